@@ -1,0 +1,107 @@
+//! Time, so that tests can turn it.
+//!
+//! Lifetimes of tokens and caches are measured on the monotonic clock: an operator or an NTP daemon that sets
+//! the wall clock neither kills tokens early nor lets them live on. The wall clock is read only to judge the
+//! timestamp inside a bearer.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+/// Milliseconds since this process made its clock.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Tick(u64);
+
+impl Tick {
+    /// The moment `span` later; saturates instead of wrapping.
+    pub fn after(self, span: Duration) -> Tick {
+        Tick(self.0.saturating_add(millis(span)))
+    }
+
+    /// How long ago `earlier` was, seen from here; zero if it lies ahead.
+    pub fn since(self, earlier: Tick) -> Duration {
+        Duration::from_millis(self.0.saturating_sub(earlier.0))
+    }
+
+    /// As a number for an atomic; [`Tick::from_raw`] is its inverse.
+    pub fn raw(self) -> u64 {
+        self.0
+    }
+
+    /// From the number that [`Tick::raw`] gave.
+    pub fn from_raw(raw: u64) -> Tick {
+        Tick(raw)
+    }
+}
+
+fn millis(span: Duration) -> u64 {
+    u64::try_from(span.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// A source of monotonic and wall time.
+#[derive(Clone, Debug)]
+pub struct Clock(Source);
+
+#[derive(Clone, Debug)]
+enum Source {
+    System { start: Instant },
+    Manual { millis: Arc<AtomicU64>, unix_start: u64 },
+}
+
+impl Clock {
+    /// The machine's clocks.
+    pub fn system() -> Clock {
+        Clock(Source::System { start: Instant::now() })
+    }
+
+    /// A clock that stands still at `unix_start` seconds after the epoch until [`Clock::advance`] moves it.
+    pub fn manual(unix_start: u64) -> Clock {
+        Clock(Source::Manual { millis: Arc::default(), unix_start })
+    }
+
+    /// Moves a manual clock; a system clock is left alone.
+    pub fn advance(&self, by: Duration) {
+        if let Source::Manual { millis: now, .. } = &self.0 {
+            now.fetch_add(millis(by), Ordering::Relaxed);
+        }
+    }
+
+    /// Monotonic now.
+    pub fn now(&self) -> Tick {
+        match &self.0 {
+            Source::System { start } => Tick(millis(start.elapsed())),
+            Source::Manual { millis, .. } => Tick(millis.load(Ordering::Relaxed)),
+        }
+    }
+
+    /// Wall time in whole seconds since the Unix epoch; zero if the machine's clock stands before it.
+    pub fn unix_seconds(&self) -> u64 {
+        match &self.0 {
+            Source::System { .. } => {
+                SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+            }
+            Source::Manual { millis, unix_start } => unix_start + millis.load(Ordering::Relaxed) / 1000,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_manual_clock_moves_both_times_and_only_when_told() {
+        let clock = Clock::manual(1_000);
+        let before = clock.now();
+        assert_eq!(clock.now(), before);
+        clock.advance(Duration::from_secs(90));
+        assert_eq!(clock.now().since(before), Duration::from_secs(90));
+        assert_eq!(clock.unix_seconds(), 1_090);
+    }
+
+    #[test]
+    fn arithmetic_saturates() {
+        assert_eq!(Tick::from_raw(5).since(Tick::from_raw(9)), Duration::ZERO);
+        assert_eq!(Tick::from_raw(u64::MAX).after(Duration::MAX).raw(), u64::MAX);
+    }
+}

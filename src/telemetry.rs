@@ -1,0 +1,61 @@
+//! The log: where its lines go and what they look like.
+//!
+//! Lines are handed to a writer thread over a bounded queue, so that a terminal, pipe or disk that does not take
+//! them never holds up a request; what does not fit is dropped.
+
+use std::io::IsTerminal;
+
+use tracing::level_filters::LevelFilter;
+use tracing_appender::non_blocking::{NonBlocking, WorkerGuard};
+use tracing_subscriber::Layer;
+use tracing_subscriber::filter::Targets;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::{SubscriberInitExt, TryInitError};
+
+/// Target of the one line that each request writes.
+pub const ACCESS: &str = "access";
+
+/// How lines are written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Format {
+    /// For a person at a terminal.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// What is logged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LogOptions {
+    /// Least level of the gateway's own events.
+    pub level: LevelFilter,
+    /// Form of a line.
+    pub format: Format,
+    /// Whether each request writes its line.
+    pub access: bool,
+}
+
+/// Keeps the writer thread alive; dropping it flushes what is queued.
+#[must_use = "the log ends when this is dropped"]
+pub struct LogGuard(#[allow(dead_code, reason = "held for its Drop")] WorkerGuard);
+
+/// Sends the process's log to standard error.
+///
+/// Libraries speak from `warn` upwards only: at lower levels hyper, h2 and rustls print what they parse, and that
+/// holds credentials.
+pub fn init(options: LogOptions) -> Result<LogGuard, TryInitError> {
+    let (writer, guard) = NonBlocking::new(std::io::stderr());
+    let access = if options.access { LevelFilter::INFO } else { LevelFilter::OFF };
+    // SECURITY: the level that the operator chooses never reaches the libraries; see above.
+    let filter = Targets::new()
+        .with_default(options.level.min(LevelFilter::WARN))
+        .with_target(env!("CARGO_CRATE_NAME"), options.level)
+        .with_target(ACCESS, access);
+    let lines = tracing_subscriber::fmt::layer().with_writer(writer);
+    let layer = match options.format {
+        Format::Json => lines.json().flatten_event(true).with_current_span(false).boxed(),
+        Format::Text => lines.with_ansi(std::io::stderr().is_terminal()).boxed(),
+    };
+    tracing_subscriber::registry().with(layer.with_filter(filter)).try_init()?;
+    Ok(LogGuard(guard))
+}
