@@ -1,1 +1,14 @@
-//! x
+//! timbr-gateway: an authenticating reverse proxy for the API of a Timbr semantic layer.
+//!
+//! `ARCHITECTURE.md` says which module lives in which layer; a module uses only modules of lower ones.
+
+pub mod clock;
+pub mod config;
+pub mod media_type;
+pub mod secret;
+pub mod shutdown;
+pub mod store;
+pub mod telemetry;
+pub mod tls;
+pub mod upstream;
+pub mod user_name;

@@ -1,0 +1,171 @@
+//! The configuration file as somebody typed it: a tree of YAML, nothing about its meaning.
+
+use std::fmt;
+use std::path::Path;
+
+use serde::de::{Deserialize, Deserializer, Error, MapAccess, SeqAccess, Visitor};
+
+/// A node of the file.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Node {
+    /// Nothing, `null` or `~`.
+    Null,
+    /// `true` or `false`.
+    Bool(bool),
+    /// A number, as YAML reads it.
+    Number(String),
+    /// Text.
+    Text(String),
+    /// A list.
+    List(Vec<Node>),
+    /// Keys and values in the order of the file.
+    Map(Vec<(String, Node)>),
+}
+
+impl Node {
+    /// Reads the file at `path`. The error is a sentence that names the file, and the line where YAML broke.
+    pub fn read(path: &Path) -> Result<Node, String> {
+        let text = std::fs::read_to_string(path)
+            .map_err(|error| format!("cannot read the configuration file {}: {error}", path.display()))?;
+        Node::parse(&text).map_err(|error| format!("{}: not valid YAML: {error}", path.display()))
+    }
+
+    /// Reads a document. An empty one is an empty map.
+    pub fn parse(text: &str) -> Result<Node, String> {
+        if text.lines().all(|line| line.trim().is_empty() || line.trim_start().starts_with('#')) {
+            return Ok(Node::Map(Vec::new()));
+        }
+        // YAML 1.1 took y, on, off … for booleans; here only true and false are.
+        let options = serde_saphyr::options! { strict_booleans: true };
+        serde_saphyr::from_str_with_options(text, options).map_err(|error| without_source(&error.to_string()))
+    }
+
+    /// What this is, for an error text.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Node::Null => "nothing",
+            Node::Bool(_) => "true or false",
+            Node::Number(_) => "a number",
+            Node::Text(_) => "text",
+            Node::List(_) => "a list",
+            Node::Map(_) => "a group of keys",
+        }
+    }
+}
+
+/// The first line of the parser's report. The following ones quote the file, and it may hold a secret.
+fn without_source(report: &str) -> String {
+    report.lines().next().unwrap_or("unreadable").to_owned()
+}
+
+impl<'de> Deserialize<'de> for Node {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Node, D::Error> {
+        deserializer.deserialize_any(NodeVisitor)
+    }
+}
+
+struct NodeVisitor;
+
+impl<'de> Visitor<'de> for NodeVisitor {
+    type Value = Node;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("YAML")
+    }
+
+    fn visit_unit<E: Error>(self) -> Result<Node, E> {
+        Ok(Node::Null)
+    }
+
+    fn visit_none<E: Error>(self) -> Result<Node, E> {
+        Ok(Node::Null)
+    }
+
+    fn visit_some<D: Deserializer<'de>>(self, deserializer: D) -> Result<Node, D::Error> {
+        Node::deserialize(deserializer)
+    }
+
+    fn visit_bool<E: Error>(self, value: bool) -> Result<Node, E> {
+        Ok(Node::Bool(value))
+    }
+
+    fn visit_i64<E: Error>(self, value: i64) -> Result<Node, E> {
+        Ok(Node::Number(value.to_string()))
+    }
+
+    fn visit_u64<E: Error>(self, value: u64) -> Result<Node, E> {
+        Ok(Node::Number(value.to_string()))
+    }
+
+    fn visit_f64<E: Error>(self, value: f64) -> Result<Node, E> {
+        Ok(Node::Number(value.to_string()))
+    }
+
+    fn visit_str<E: Error>(self, value: &str) -> Result<Node, E> {
+        Ok(Node::Text(value.to_owned()))
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Node, A::Error> {
+        let mut list = Vec::new();
+        while let Some(item) = items.next_element()? {
+            list.push(item);
+        }
+        Ok(Node::List(list))
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<Node, A::Error> {
+        let mut map: Vec<(String, Node)> = Vec::new();
+        while let Some((key, value)) = entries.next_entry::<String, Node>()? {
+            if map.iter().any(|(other, _)| *other == key) {
+                return Err(A::Error::custom(format!("the key {key} stands twice")));
+            }
+            map.push((key, value));
+        }
+        Ok(Node::Map(map))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_document_becomes_a_tree() {
+        let tree = Node::parse("a:\n  b: text\n  c: 7\n  d: true\n  e:\nf: [x, y]\n").expect("valid");
+        let text = |text: &str| Node::Text(text.into());
+        assert_eq!(
+            tree,
+            Node::Map(vec![
+                (
+                    "a".into(),
+                    Node::Map(vec![
+                        ("b".into(), text("text")),
+                        ("c".into(), Node::Number("7".into())),
+                        ("d".into(), Node::Bool(true)),
+                        ("e".into(), Node::Null),
+                    ])
+                ),
+                ("f".into(), Node::List(vec![text("x"), text("y")])),
+            ])
+        );
+    }
+
+    #[test]
+    fn an_empty_document_is_an_empty_map() {
+        for text in ["", "\n", "# only a comment\n"] {
+            assert_eq!(Node::parse(text), Ok(Node::Map(Vec::new())), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn a_key_that_stands_twice_is_an_error() {
+        assert!(Node::parse("a: 1\na: 2\n").is_err());
+    }
+
+    #[test]
+    fn a_syntax_error_tells_the_line_and_quotes_nothing() {
+        let error = Node::parse("upstream:\n  api_key: \"tk_secret\n").expect_err("unterminated");
+        assert!(error.contains("line"), "{error}");
+        assert!(!error.contains("tk_secret"), "{error}");
+    }
+}

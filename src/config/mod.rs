@@ -1,0 +1,193 @@
+//! The configuration: from what was typed (`options`, `file`, `sources`) to what it means ([`Config`]).
+
+pub mod file;
+pub mod options;
+pub mod print;
+pub mod routes;
+pub mod sources;
+mod validate;
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::secret::Secret;
+use crate::telemetry::LogOptions;
+
+pub use routes::RouteProfile;
+pub use sources::{Problem, Settings, Sources};
+
+/// The configuration as meant: every value is valid, and they fit together.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Fernet keys that open bearers; the first is the primary one. Never empty.
+    pub salts: Vec<Secret>,
+    /// Where to listen.
+    pub listen: Listen,
+    /// The certificate for HTTPS; `None`: a self-signed one is made at start.
+    pub certificate: Option<CertificateFiles>,
+    /// The backend.
+    pub upstream: UpstreamOptions,
+    /// Who says that credentials are right.
+    pub auth: AuthOptions,
+    /// Tokens and keys.
+    pub tokens: TokenOptions,
+    /// What clients are waited for.
+    pub timeouts: Timeouts,
+    /// How the process ends.
+    pub drain: Drain,
+    /// The log.
+    pub log: LogOptions,
+    /// Threads that serve requests; at least one.
+    pub workers: usize,
+    /// What is forwarded.
+    pub routes: Vec<RouteProfile>,
+}
+
+/// Listening addresses; `None` is off.
+#[derive(Clone, Copy, Debug)]
+pub struct Listen {
+    /// HTTPS.
+    pub https: Option<SocketAddr>,
+    /// Plain HTTP.
+    pub http: Option<SocketAddr>,
+    /// Health endpoints.
+    pub admin: Option<SocketAddr>,
+}
+
+/// A certificate chain and its private key, both PEM.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CertificateFiles {
+    /// The chain, leaf first.
+    pub chain: PathBuf,
+    /// The key.
+    pub key: PathBuf,
+}
+
+/// The backend and how to reach it.
+#[derive(Clone, Debug)]
+pub struct UpstreamOptions {
+    /// Scheme, host and port.
+    pub origin: Origin,
+    /// What proves a caller there.
+    pub credential: Credential,
+    /// Trust anchors instead of the system's.
+    pub ca_file: Option<PathBuf>,
+    /// The gateway's own certificate.
+    pub client_certificate: Option<CertificateFiles>,
+    /// Name to verify instead of the host.
+    pub server_name: Option<String>,
+    /// For TCP and TLS together.
+    pub connect_timeout: Duration,
+    /// For the head of the answer.
+    pub response_timeout: Duration,
+    /// The longest pause within the answer's body.
+    pub body_timeout: Duration,
+    /// How long an idle connection may be reused.
+    pub idle_timeout: Duration,
+}
+
+/// Scheme, host and port of the backend.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Origin {
+    /// `https`.
+    pub tls: bool,
+    /// Name or address; an IPv6 address without brackets.
+    pub host: String,
+    /// TCP port.
+    pub port: u16,
+}
+
+/// What proves a caller to the backend.
+#[derive(Clone, Debug)]
+pub enum Credential {
+    /// The client's own key, and the user's name in `x-forwarded-user`.
+    Forward,
+    /// The gateway's key, and the user's name in `x-api-impersonate-user`.
+    Impersonate {
+        /// A Timbr token that was granted impersonation.
+        service_key: Secret,
+    },
+}
+
+/// Who says that credentials are right.
+#[derive(Clone, Debug)]
+pub struct AuthOptions {
+    /// The authority.
+    pub verifier: VerifierOptions,
+    /// Refuse bearers made longer ago.
+    pub bearer_max_age: Option<Duration>,
+}
+
+/// The authority over passwords.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum VerifierOptions {
+    /// Whoever holds the salt may name any user; the password is not checked.
+    SaltHolder,
+    /// A file of names and password hashes.
+    UsersFile(PathBuf),
+}
+
+/// Tokens and keys.
+#[derive(Clone, Debug)]
+pub struct TokenOptions {
+    /// Absolute lifetime.
+    pub ttl: Duration,
+    /// Lifetime without use.
+    pub idle_ttl: Option<Duration>,
+    /// Most tokens kept.
+    pub max: usize,
+    /// Keys known in advance.
+    pub keys_file: Option<PathBuf>,
+    /// What becomes of unknown keys.
+    pub foreign: Foreign,
+    /// How long a yes is remembered.
+    pub foreign_accept_ttl: Duration,
+    /// How long a no is remembered.
+    pub foreign_reject_ttl: Duration,
+}
+
+/// What becomes of a key that the gateway does not know.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Foreign {
+    /// The backend is asked once.
+    Verify,
+    /// The backend judges with each request.
+    Forward,
+    /// Refused.
+    Reject,
+}
+
+/// What clients are waited for.
+#[derive(Clone, Copy, Debug)]
+pub struct Timeouts {
+    /// TLS handshake.
+    pub handshake: Duration,
+    /// Head of a request.
+    pub header: Duration,
+    /// Connection without a request.
+    pub idle: Duration,
+    /// Pause within a request's body.
+    pub body: Duration,
+    /// Answer that is not taken.
+    pub write: Duration,
+}
+
+/// How the process ends.
+#[derive(Clone, Copy, Debug)]
+pub struct Drain {
+    /// Still accepting, but not ready.
+    pub delay: Duration,
+    /// For requests in flight.
+    pub timeout: Duration,
+}
+
+/// Reads everything and says what it means, or everything that is wrong with it.
+pub fn load(sources: &Sources) -> Result<(Config, Settings), Vec<Problem>> {
+    let mut problems = Vec::new();
+    let settings = sources::merge(sources, &mut problems);
+    match validate::config(&settings, &mut problems) {
+        Some(config) if problems.is_empty() => Ok((config, settings)),
+        _ => Err(problems),
+    }
+}

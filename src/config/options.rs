@@ -1,0 +1,323 @@
+//! Every option of the gateway, each defined once: from here come the flags, the environment variables, the keys
+//! of the file, their help and their defaults.
+
+/// One option.
+#[derive(Debug)]
+pub struct Opt {
+    /// Path in the file, dots between levels: `upstream.url`.
+    pub key: &'static str,
+    /// What its text must look like.
+    pub shape: Shape,
+    /// The value when nobody gives one; `None` if there is none.
+    pub default: Option<&'static str>,
+    /// One or two sentences for `--help` and the reference.
+    pub help: &'static str,
+}
+
+/// What the text of an option means.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Shape {
+    /// Free text.
+    Text,
+    /// Text that must not be shown. It has no flag, as arguments are visible to every process of the machine;
+    /// its twin with `_file` has.
+    Secret,
+    /// `address:port`, or `off`.
+    Address,
+    /// A path of the file system.
+    Path,
+    /// A span of time with its unit: `30s`, `10m`, `1h 30m`, `1500ms`.
+    Duration,
+    /// A span of time, or `off`.
+    OptionalDuration,
+    /// A whole number above zero.
+    Count,
+    /// `true` or `false`.
+    Bool,
+    /// One of these words.
+    Choice(&'static [&'static str]),
+}
+
+impl Opt {
+    /// The variable that sets it: `TIMBR_GATEWAY_UPSTREAM_URL`; the salt keeps the name that Timbr gave it.
+    pub fn variable(&self) -> String {
+        if self.key == API_AUTH_SALT {
+            return "API_AUTH_SALT".to_owned();
+        }
+        format!("{PREFIX}{}", self.key.replace('.', "_").to_uppercase())
+    }
+
+    /// The flag that sets it, without its dashes: `upstream-url`. Secrets have none.
+    pub fn flag(&self) -> Option<String> {
+        (self.shape != Shape::Secret).then(|| flag_of(self.key))
+    }
+
+    /// For a secret: the key of the option that names a file which holds it.
+    pub fn file_twin(&self) -> Option<String> {
+        (self.shape == Shape::Secret).then(|| format!("{}_file", self.key))
+    }
+
+    /// What `--help` writes for the value.
+    pub fn value_name(&self) -> String {
+        match self.shape {
+            Shape::Text => "TEXT".to_owned(),
+            Shape::Secret => "SECRET".to_owned(),
+            Shape::Address => "ADDRESS:PORT".to_owned(),
+            Shape::Path => "FILE".to_owned(),
+            Shape::Duration => "SPAN".to_owned(),
+            Shape::OptionalDuration => "SPAN|off".to_owned(),
+            Shape::Count => "N".to_owned(),
+            Shape::Bool => "true|false".to_owned(),
+            Shape::Choice(words) => words.join("|"),
+        }
+    }
+}
+
+/// The flag for a key: dots and underscores become dashes.
+pub fn flag_of(key: &str) -> String {
+    key.replace(['.', '_'], "-")
+}
+
+/// The option with this key.
+pub fn find(key: &str) -> Option<&'static Opt> {
+    OPTIONS.iter().find(|option| option.key == key)
+}
+
+/// What the gateway's own variables begin with.
+pub const PREFIX: &str = "TIMBR_GATEWAY_";
+
+/// Key of the salt.
+pub const API_AUTH_SALT: &str = "api_auth_salt";
+
+const fn opt(key: &'static str, shape: Shape, default: Option<&'static str>, help: &'static str) -> Opt {
+    Opt { key, shape, default, help }
+}
+
+/// All options, in the order in which they are documented.
+pub const OPTIONS: &[Opt] = &[
+    opt(
+        API_AUTH_SALT,
+        Shape::Secret,
+        None,
+        "The Fernet key that opens the clients' bearers: the same as in the API service. Several, with commas \
+         between them, while salts are rotated; the first is the primary one.",
+    ),
+    opt("listen.https", Shape::Address, Some("0.0.0.0:8443"), "Where to take HTTPS (HTTP/1.1 and HTTP/2)."),
+    opt(
+        "listen.http",
+        Shape::Address,
+        Some("off"),
+        "Where to take plain HTTP/1.1: for a sidecar on the loopback address.",
+    ),
+    opt(
+        "listen.admin",
+        Shape::Address,
+        Some("127.0.0.1:9180"),
+        "Where to answer /livez and /readyz. Not for the public.",
+    ),
+    opt(
+        "tls.cert_file",
+        Shape::Path,
+        None,
+        "Certificate chain (PEM) for HTTPS. Without it a self-signed certificate is made at start.",
+    ),
+    opt("tls.key_file", Shape::Path, None, "Private key (PEM) of tls.cert_file."),
+    opt(
+        "upstream.url",
+        Shape::Text,
+        None,
+        "The Timbr backend, http://host:port or https://host[:port]. Required.",
+    ),
+    opt(
+        "upstream.credential",
+        Shape::Choice(&["forward", "impersonate"]),
+        Some("forward"),
+        "What proves the caller to the backend. forward: the client's own x-api-key, and x-forwarded-user. \
+         impersonate: the gateway's service key, and x-api-impersonate-user.",
+    ),
+    opt(
+        "upstream.api_key",
+        Shape::Secret,
+        None,
+        "The service key for upstream.credential=impersonate: a Timbr token that was granted impersonation.",
+    ),
+    opt(
+        "upstream.ca_file",
+        Shape::Path,
+        None,
+        "Certificate authorities (PEM) to trust for an https upstream, instead of the system's.",
+    ),
+    opt(
+        "upstream.client_cert_file",
+        Shape::Path,
+        None,
+        "Client certificate chain (PEM) for an https upstream.",
+    ),
+    opt(
+        "upstream.client_key_file",
+        Shape::Path,
+        None,
+        "Private key (PEM) of upstream.client_cert_file.",
+    ),
+    opt(
+        "upstream.server_name",
+        Shape::Text,
+        None,
+        "The name that an https upstream's certificate must carry, where it is not the URL's host.",
+    ),
+    opt("upstream.connect_timeout", Shape::Duration, Some("5s"), "To connect, TLS handshake included."),
+    opt(
+        "upstream.response_timeout",
+        Shape::Duration,
+        Some("1h"),
+        "For the head of the answer. Queries may take long.",
+    ),
+    opt(
+        "upstream.body_timeout",
+        Shape::Duration,
+        Some("5m"),
+        "The longest pause within an answer before it is given up.",
+    ),
+    opt(
+        "upstream.idle_timeout",
+        Shape::Duration,
+        Some("1500ms"),
+        "How long an idle connection is kept for reuse. Must be below the backend's keep-alive (gunicorn: 2s).",
+    ),
+    opt(
+        "auth.verifier",
+        Shape::Choice(&["salt-holder", "users-file"]),
+        Some("salt-holder"),
+        "Who says that a password is right. salt-holder: whoever holds the salt may name any user. \
+         users-file: a file of bcrypt hashes.",
+    ),
+    opt(
+        "auth.users_file",
+        Shape::Path,
+        None,
+        "Users and password hashes as `htpasswd -B` writes them, for auth.verifier=users-file.",
+    ),
+    opt(
+        "auth.trust_salt_holder",
+        Shape::Bool,
+        Some("false"),
+        "Accept that every holder of the salt can act as every user at the backend: what salt-holder and \
+         impersonate amount to when used together.",
+    ),
+    opt(
+        "auth.bearer_max_age",
+        Shape::OptionalDuration,
+        Some("off"),
+        "Refuse bearers that were made longer ago.",
+    ),
+    opt("tokens.ttl", Shape::Duration, Some("24h"), "How long a minted token lives."),
+    opt(
+        "tokens.idle_ttl",
+        Shape::OptionalDuration,
+        Some("off"),
+        "End a minted token that was not used for so long.",
+    ),
+    opt(
+        "tokens.max",
+        Shape::Count,
+        Some("1000000"),
+        "The most tokens kept; beyond it the oldest one ends.",
+    ),
+    opt(
+        "tokens.keys_file",
+        Shape::Path,
+        None,
+        "Keys known in advance, one a line: user:sha256-of-the-key[:upstream key].",
+    ),
+    opt(
+        "tokens.foreign",
+        Shape::Choice(&["verify", "forward", "reject"]),
+        Some("verify"),
+        "What becomes of a key that the gateway does not know. verify: ask the backend once, and remember. \
+         forward: leave it to the backend. reject: refuse it.",
+    ),
+    opt(
+        "tokens.foreign_accept_ttl",
+        Shape::Duration,
+        Some("5m"),
+        "How long the backend's yes to a foreign key is remembered.",
+    ),
+    opt(
+        "tokens.foreign_reject_ttl",
+        Shape::Duration,
+        Some("10s"),
+        "How long the backend's no to a foreign key is remembered.",
+    ),
+    opt("timeouts.handshake", Shape::Duration, Some("10s"), "For a client's TLS handshake."),
+    opt("timeouts.header", Shape::Duration, Some("30s"), "For the head of a request, once it has begun."),
+    opt("timeouts.idle", Shape::Duration, Some("75s"), "For a client's connection without a request."),
+    opt("timeouts.body", Shape::Duration, Some("60s"), "The longest pause within a request's body."),
+    opt("timeouts.write", Shape::Duration, Some("60s"), "For a client that takes nothing of its answer."),
+    opt(
+        "drain.delay",
+        Shape::Duration,
+        Some("0s"),
+        "After SIGTERM: how long to go on accepting while readiness fails. In Kubernetes some 5s.",
+    ),
+    opt(
+        "drain.timeout",
+        Shape::Duration,
+        Some("30s"),
+        "After that: how long requests in flight may take to end.",
+    ),
+    opt(
+        "log.level",
+        Shape::Choice(&["error", "warn", "info", "debug", "trace"]),
+        Some("info"),
+        "Least level of events that are logged.",
+    ),
+    opt("log.format", Shape::Choice(&["text", "json"]), Some("text"), "Form of a log line."),
+    opt("log.access", Shape::Bool, Some("true"), "One line for each request."),
+    opt("workers", Shape::Count, None, "Threads that serve requests. Default: one a core."),
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_names_that_others_script_against() {
+        let variables: Vec<String> = OPTIONS.iter().map(Opt::variable).collect();
+        for name in [
+            "API_AUTH_SALT",
+            "TIMBR_GATEWAY_UPSTREAM_URL",
+            "TIMBR_GATEWAY_LISTEN_HTTP",
+            "TIMBR_GATEWAY_LISTEN_HTTPS",
+            "TIMBR_GATEWAY_LISTEN_ADMIN",
+            "TIMBR_GATEWAY_TLS_CERT_FILE",
+            "TIMBR_GATEWAY_TLS_KEY_FILE",
+            "TIMBR_GATEWAY_UPSTREAM_CREDENTIAL",
+            "TIMBR_GATEWAY_UPSTREAM_API_KEY",
+            "TIMBR_GATEWAY_AUTH_VERIFIER",
+            "TIMBR_GATEWAY_TOKENS_FOREIGN",
+            "TIMBR_GATEWAY_TOKENS_KEYS_FILE",
+            "TIMBR_GATEWAY_WORKERS",
+        ] {
+            assert!(variables.iter().any(|variable| variable == name), "{name}");
+        }
+        assert_eq!(find("listen.https").and_then(Opt::flag).as_deref(), Some("listen-https"));
+    }
+
+    #[test]
+    fn no_secret_has_a_flag() {
+        for option in OPTIONS.iter().filter(|option| option.shape == Shape::Secret) {
+            assert_eq!(option.flag(), None, "{}", option.key);
+            assert!(option.file_twin().is_some());
+        }
+    }
+
+    #[test]
+    fn keys_are_unique_and_no_key_is_a_folder_of_another() {
+        for (i, a) in OPTIONS.iter().enumerate() {
+            for b in &OPTIONS[i + 1..] {
+                assert_ne!(a.key, b.key);
+                assert!(!b.key.starts_with(&format!("{}.", a.key)), "{} / {}", a.key, b.key);
+            }
+        }
+    }
+}

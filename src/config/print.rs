@@ -1,0 +1,96 @@
+//! The configuration in force, for people: values and where they came from, secrets left out.
+
+use std::fmt::Write as _;
+
+use crate::config::options::{OPTIONS, Shape};
+use crate::config::routes::RouteProfile;
+use crate::config::sources::{Origin, Settings};
+
+/// The configuration as a file that the gateway reads back, without its secrets. With `origins`, each line tells
+/// where its value came from.
+pub fn effective(settings: &Settings, routes: &[RouteProfile], origins: bool) -> String {
+    let mut text = String::new();
+    let mut group = "";
+    for option in OPTIONS {
+        let Some(setting) = settings.values.get(option.key) else { continue };
+        let (parent, name) = option.key.rsplit_once('.').unwrap_or(("", option.key));
+        if parent != group {
+            group = parent;
+            if !group.is_empty() {
+                let _ = writeln!(text, "{group}:");
+            }
+        }
+        let indent = if parent.is_empty() { "" } else { "  " };
+        let origin = if origins { format!("  # {}", setting.origin) } else { String::new() };
+        if option.shape == Shape::Secret {
+            // SECURITY: a secret is named, never shown.
+            let origin = if setting.origin == Origin::Default { String::new() } else { origin };
+            let _ = writeln!(text, "{indent}# {name}: (set, not shown){origin}");
+        } else {
+            let value = scalar(option.shape, setting.text.expose());
+            let _ = writeln!(text, "{indent}{name}: {value}{origin}");
+        }
+    }
+    text.push_str("routes:\n");
+    for route in routes {
+        let content_types: Vec<_> = route.content_types.iter().map(|t| quoted(t.as_str())).collect();
+        let methods: Vec<_> = route.methods.iter().map(|m| quoted(m.as_str())).collect();
+        let _ = writeln!(
+            text,
+            "  - name: {}\n    prefix: {}\n    content_types: [{}]\n    methods: [{}]",
+            quoted(&route.name),
+            quoted(&route.prefix),
+            content_types.join(", "),
+            methods.join(", ")
+        );
+    }
+    text
+}
+
+fn scalar(shape: Shape, value: &str) -> String {
+    match shape {
+        Shape::Bool | Shape::Count => value.to_owned(),
+        _ => quoted(value),
+    }
+}
+
+/// JSON's strings are YAML's double-quoted ones.
+fn quoted(text: &str) -> String {
+    serde_json::Value::from(text).to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{Sources, load};
+
+    #[test]
+    fn what_is_printed_can_be_read_back_and_shows_no_secret() {
+        let salt = "cw_0x689RpI-jtRR7oE8h_eQsKImvJapLeSbXpwF4e4=";
+        let env = vec![
+            ("API_AUTH_SALT".into(), salt.into()),
+            ("TIMBR_GATEWAY_UPSTREAM_URL".into(), "http://127.0.0.1:8000".into()),
+            ("TIMBR_GATEWAY_WORKERS".into(), "3".into()),
+        ];
+        let sources = Sources { environment: env, ..Sources::default() };
+        let (config, settings) = load(&sources).expect("valid");
+        let printed = effective(&settings, &config.routes, true);
+        assert!(!printed.contains(salt));
+        assert!(printed.contains("workers: 3  # variable TIMBR_GATEWAY_WORKERS"), "{printed}");
+
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("printed.yaml");
+        std::fs::write(&path, &printed).expect("written");
+        let again = Sources {
+            environment: vec![("API_AUTH_SALT".into(), salt.into())],
+            file: Some(path),
+            ..Sources::default()
+        };
+        let (config, settings) = load(&again).expect("what was printed is valid");
+        assert_eq!(effective(&settings, &config.routes, false), strip_origins(&printed));
+    }
+
+    fn strip_origins(text: &str) -> String {
+        text.lines().map(|line| line.split("  # ").next().unwrap_or(line).to_owned() + "\n").collect()
+    }
+}

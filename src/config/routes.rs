@@ -1,0 +1,283 @@
+//! Route profiles: which paths are forwarded, and what a request there must carry.
+
+use std::fmt;
+
+use http::Method;
+
+use crate::config::file::Node;
+use crate::config::sources::Problem;
+use crate::media_type::MediaType;
+
+/// What a request below a path must look like.
+#[derive(Clone, Debug, PartialEq)]
+pub struct RouteProfile {
+    /// Stands in logs and metrics in place of the path.
+    pub name: String,
+    /// Begins and ends with a slash; the longest one that fits is taken.
+    pub prefix: String,
+    /// Media types that `Content-Type` may name.
+    pub content_types: Vec<MediaType>,
+    /// Methods that are forwarded.
+    pub methods: Vec<Method>,
+}
+
+impl RouteProfile {
+    /// The media types for a sentence: "`a/b` or `c/d`".
+    pub fn content_type_list(&self) -> String {
+        join_or(self.content_types.iter())
+    }
+}
+
+fn join_or<T: fmt::Display>(items: impl ExactSizeIterator<Item = T>) -> String {
+    let count = items.len();
+    let mut text = String::new();
+    for (i, item) in items.enumerate() {
+        let separator = match i {
+            0 => "",
+            _ if i + 1 == count => " or ",
+            _ => ", ",
+        };
+        text.push_str(&format!("{separator}`{item}`"));
+    }
+    text
+}
+
+const METHODS: [Method; 6] =
+    [Method::GET, Method::HEAD, Method::POST, Method::PUT, Method::PATCH, Method::DELETE];
+
+fn profile(name: &str, prefix: &str, content_types: &[&str]) -> RouteProfile {
+    let media_type = |text: &&str| MediaType::parse_bare(text).expect("the defaults are valid");
+    RouteProfile {
+        name: name.to_owned(),
+        prefix: prefix.to_owned(),
+        content_types: content_types.iter().map(media_type).collect(),
+        methods: METHODS.to_vec(),
+    }
+}
+
+/// The API as Timbr documents it.
+pub fn defaults() -> Vec<RouteProfile> {
+    vec![
+        profile("api", "/timbr/api/", &["application/json"]),
+        profile("openapi", "/timbr/openapi/", &["application/json", "application/text", "text/plain"]),
+    ]
+}
+
+/// The default profiles, changed and added to by what the file's `routes` says.
+pub fn merge(node: Option<&Node>, problems: &mut Vec<Problem>) -> Vec<RouteProfile> {
+    let mut profiles = defaults();
+    let items = match node {
+        None | Some(Node::Null) => &[][..],
+        Some(Node::List(items)) => items,
+        Some(other) => {
+            problems.push(Problem::new("routes", format!("must be a list, not {}", other.kind())));
+            &[]
+        }
+    };
+    let mut seen = Vec::new();
+    for (index, item) in items.iter().enumerate() {
+        let mut entry = Entry { at: format!("routes[{index}]"), problems };
+        if let Some(change) = entry.read(item) {
+            if seen.contains(&change.name) {
+                entry.problem("name", format!("{} stands twice", change.name));
+            }
+            seen.push(change.name.clone());
+            entry.apply(change, &mut profiles);
+        }
+    }
+    for (index, one) in profiles.iter().enumerate() {
+        if let Some(other) = profiles[..index].iter().find(|other| other.prefix == one.prefix) {
+            let message = format!("{} and {} have the same prefix {}", other.name, one.name, one.prefix);
+            problems.push(Problem::new("routes", message));
+        }
+    }
+    if profiles.is_empty() {
+        problems.push(Problem::new("routes", "no profile is left, so nothing would be forwarded"));
+    }
+    profiles
+}
+
+/// What one item of the list says.
+#[derive(Default)]
+struct Change {
+    name: String,
+    prefix: Option<String>,
+    content_types: Option<Vec<MediaType>>,
+    methods: Option<Vec<Method>>,
+    disabled: bool,
+}
+
+/// One item under examination.
+struct Entry<'a> {
+    at: String,
+    problems: &'a mut Vec<Problem>,
+}
+
+impl Entry<'_> {
+    fn problem(&mut self, key: &str, message: impl Into<String>) {
+        self.problems.push(Problem::new(format!("{}.{key}", self.at), message));
+    }
+
+    fn read(&mut self, node: &Node) -> Option<Change> {
+        let Node::Map(entries) = node else {
+            let message = format!("must have the keys name and prefix, not be {}", node.kind());
+            self.problems.push(Problem::new(self.at.clone(), message));
+            return None;
+        };
+        let before = self.problems.len();
+        let mut change = Change::default();
+        for (key, value) in entries {
+            match (key.as_str(), value) {
+                ("name", Node::Text(name)) if is_name(name) => change.name.clone_from(name),
+                ("name", _) => self.problem("name", "must be a word of a-z, 0-9, `-` and `_`"),
+                ("prefix", Node::Text(prefix)) if is_prefix(prefix) => change.prefix = Some(prefix.clone()),
+                ("prefix", _) => self.problem(
+                    "prefix",
+                    "must begin and end with `/` and hold nothing that needs escaping, such as \"/timbr/api/\"",
+                ),
+                ("content_types", value) => {
+                    change.content_types = self.list("content_types", value, MediaType::parse_bare);
+                }
+                ("methods", value) => change.methods = self.list("methods", value, method),
+                ("enabled", Node::Bool(enabled)) => change.disabled = !enabled,
+                ("enabled", _) => self.problem("enabled", "must be true or false"),
+                (other, _) => self.problem(
+                    other,
+                    "unknown key; a route has name, prefix, content_types, methods and enabled",
+                ),
+            }
+        }
+        if change.name.is_empty() && self.problems.len() == before {
+            self.problem("name", "is missing");
+        }
+        (self.problems.len() == before).then_some(change)
+    }
+
+    fn list<T>(&mut self, key: &str, node: &Node, parse: fn(&str) -> Option<T>) -> Option<Vec<T>> {
+        let Node::List(items) = node else {
+            self.problem(key, format!("must be a list, not {}", node.kind()));
+            return None;
+        };
+        let mut list = Vec::new();
+        for item in items {
+            match item {
+                Node::Text(text) => match parse(text) {
+                    Some(value) => list.push(value),
+                    None => self.problem(key, format!("{text:?} is not valid here")),
+                },
+                other => self.problem(key, format!("must hold text, not {}", other.kind())),
+            }
+        }
+        if items.is_empty() {
+            self.problem(key, "must not be empty: nothing would fit");
+        }
+        Some(list)
+    }
+
+    fn apply(&mut self, change: Change, profiles: &mut Vec<RouteProfile>) {
+        let known = profiles.iter().position(|profile| profile.name == change.name);
+        let mut profile = match (known, &change.prefix, &change.content_types) {
+            (Some(index), _, _) => profiles.remove(index),
+            (None, Some(prefix), Some(_)) => profile(&change.name, prefix, &[]),
+            (None, _, _) => {
+                let message = "a new route needs prefix and content_types";
+                self.problems.push(Problem::new(self.at.clone(), message));
+                return;
+            }
+        };
+        if change.disabled {
+            return;
+        }
+        profile.prefix = change.prefix.unwrap_or(profile.prefix);
+        profile.content_types = change.content_types.unwrap_or(profile.content_types);
+        profile.methods = change.methods.unwrap_or(profile.methods);
+        profiles.push(profile);
+    }
+}
+
+fn is_name(text: &str) -> bool {
+    !text.is_empty()
+        && text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-' || b == b'_')
+}
+
+/// SECURITY: a prefix is compared with the path as the client sent it, so it must have one spelling only.
+fn is_prefix(text: &str) -> bool {
+    let plain = |b: u8| b.is_ascii_alphanumeric() || b"/-_.~".contains(&b);
+    text.starts_with('/')
+        && text.ends_with('/')
+        && !text.contains("//")
+        && !text.split('/').any(|segment| segment == "." || segment == "..")
+        && text.bytes().all(plain)
+}
+
+fn method(text: &str) -> Option<Method> {
+    METHODS.into_iter().find(|method| method.as_str() == text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn merged(yaml: &str) -> (Vec<RouteProfile>, Vec<String>) {
+        let node = Node::parse(yaml).expect("valid YAML");
+        let mut problems = Vec::new();
+        let routes = merge(Some(&node), &mut problems);
+        (routes, problems.iter().map(ToString::to_string).collect())
+    }
+
+    #[test]
+    fn without_routes_the_documented_api_is_forwarded() {
+        let mut problems = Vec::new();
+        let names: Vec<_> = merge(None, &mut problems).into_iter().map(|p| (p.name, p.prefix)).collect();
+        assert_eq!(names, [
+            ("api".into(), "/timbr/api/".into()),
+            ("openapi".into(), "/timbr/openapi/".to_owned())
+        ]);
+        assert_eq!(problems, []);
+    }
+
+    #[test]
+    fn a_profile_is_changed_by_name_and_another_is_added() {
+        let (routes, problems) = merged(
+            "- {name: api, content_types: [application/json, text/json]}\n\
+             - {name: extra, prefix: /extra/, content_types: [text/csv], methods: [GET]}\n",
+        );
+        assert_eq!(problems, [""; 0]);
+        let api = routes.iter().find(|r| r.name == "api").expect("kept");
+        assert_eq!((api.prefix.as_str(), api.content_types.len()), ("/timbr/api/", 2));
+        let extra = routes.iter().find(|r| r.name == "extra").expect("added");
+        assert_eq!(extra.methods, [Method::GET]);
+        assert_eq!(extra.content_type_list(), "`text/csv`");
+        assert_eq!(routes.len(), 3);
+    }
+
+    #[test]
+    fn a_profile_can_be_switched_off() {
+        let (routes, problems) = merged("- {name: openapi, enabled: false}\n");
+        assert_eq!(problems, [""; 0]);
+        assert_eq!(routes.len(), 1);
+    }
+
+    #[test]
+    fn what_is_wrong_is_told_with_its_place() {
+        for (yaml, expected) in [
+            ("- {name: a b}", "routes[0].name: must be a word"),
+            ("- {name: x, prefix: /x}", "routes[0].prefix: must begin and end"),
+            ("- {name: x, prefix: /x/../, content_types: [text/csv]}", "routes[0].prefix"),
+            ("- {name: x, prefix: /%78/, content_types: [text/csv]}", "routes[0].prefix"),
+            ("- {name: x}", "routes[0]: a new route needs prefix and content_types"),
+            ("- {name: api, content_types: [json]}", "routes[0].content_types: \"json\" is not valid"),
+            ("- {name: api, content_types: []}", "must not be empty"),
+            ("- {name: api, methods: [CONNECT]}", "routes[0].methods: \"CONNECT\" is not valid"),
+            ("- {name: api, colour: red}", "routes[0].colour: unknown key"),
+            ("- {prefix: /x/}", "routes[0].name: is missing"),
+            ("- {name: api}\n- {name: api}", "stands twice"),
+            ("- {name: x, prefix: /timbr/api/, content_types: [text/csv]}", "the same prefix"),
+            ("{name: x}", "routes: must be a list"),
+            ("- {name: api, enabled: false}\n- {name: openapi, enabled: false}", "no profile is left"),
+        ] {
+            let (_, problems) = merged(yaml);
+            assert!(problems.iter().any(|p| p.contains(expected)), "{yaml}: {problems:?}");
+        }
+    }
+}

@@ -1,0 +1,427 @@
+//! Where values come from: flag before environment before file before default.
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use crate::config::file::Node;
+use crate::config::options::{OPTIONS, Opt, PREFIX, Shape};
+use crate::secret::Secret;
+
+/// Everything that somebody typed.
+#[derive(Debug, Default)]
+pub struct Sources {
+    /// Flags by the key they set: `upstream.url`, or `upstream.api_key_file` for a secret's twin.
+    pub flags: BTreeMap<String, String>,
+    /// The environment of the process.
+    pub environment: Vec<(OsString, OsString)>,
+    /// The configuration file; when absent, `TIMBR_GATEWAY_CONFIG` may name it.
+    pub file: Option<PathBuf>,
+}
+
+/// Where a value was found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// A flag of the command line.
+    Flag(String),
+    /// A variable of the environment.
+    Variable(String),
+    /// A key of the configuration file.
+    File(PathBuf),
+    /// Nobody gave one.
+    Default,
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Origin::Flag(name) => write!(f, "flag --{name}"),
+            Origin::Variable(name) => write!(f, "variable {name}"),
+            Origin::File(path) => write!(f, "file {}", path.display()),
+            Origin::Default => f.write_str("default"),
+        }
+    }
+}
+
+/// A value as text, with its origin.
+#[derive(Clone, Debug)]
+pub struct Setting {
+    /// The text. Secret or not, it is kept like a secret; only printing asks which it is.
+    pub text: Secret,
+    /// Where it was found.
+    pub origin: Origin,
+}
+
+/// One thing that is wrong, and what to do about it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Problem {
+    /// The offending key, variable or file.
+    pub subject: String,
+    /// A sentence.
+    pub message: String,
+}
+
+impl Problem {
+    /// A problem of `subject`.
+    pub fn new(subject: impl Into<String>, message: impl Into<String>) -> Problem {
+        Problem { subject: subject.into(), message: message.into() }
+    }
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.subject, self.message)
+    }
+}
+
+/// The merged values by key, and the routes of the file as they stand there.
+#[derive(Debug, Default)]
+pub struct Settings {
+    /// One entry for each option that has a value.
+    pub values: BTreeMap<&'static str, Setting>,
+    /// `routes` of the file.
+    pub routes: Option<Node>,
+}
+
+/// Merges all sources; every problem is collected, none ends the search.
+pub fn merge(sources: &Sources, problems: &mut Vec<Problem>) -> Settings {
+    let environment = own_variables(&sources.environment, problems);
+    let path = sources
+        .file
+        .clone()
+        .or_else(|| environment.get("TIMBR_GATEWAY_CONFIG").map(PathBuf::from));
+    let mut typed = Typed { flags: &sources.flags, environment, file: BTreeMap::new(), path };
+    let routes = typed.read_file(problems);
+
+    let mut settings = Settings { values: BTreeMap::new(), routes };
+    for option in OPTIONS {
+        if let Some(setting) = typed.setting(option, problems) {
+            settings.values.insert(option.key, setting);
+        }
+    }
+    settings
+}
+
+/// What each source says, by key.
+struct Typed<'a> {
+    flags: &'a BTreeMap<String, String>,
+    environment: BTreeMap<String, String>,
+    file: BTreeMap<String, String>,
+    path: Option<PathBuf>,
+}
+
+impl Typed<'_> {
+    fn read_file(&mut self, problems: &mut Vec<Problem>) -> Option<Node> {
+        let path = self.path.clone()?;
+        let tree = match Node::read(&path) {
+            Ok(tree) => tree,
+            Err(message) => {
+                problems.push(Problem::new("config", message));
+                return None;
+            }
+        };
+        let Node::Map(entries) = tree else {
+            let message = format!("{} must hold keys and values, not {}", path.display(), tree.kind());
+            problems.push(Problem::new("config", message));
+            return None;
+        };
+        let mut routes = None;
+        for (key, node) in entries {
+            if key == "routes" {
+                routes = Some(node);
+            } else {
+                self.flatten(&key, node, problems);
+            }
+        }
+        routes
+    }
+
+    fn flatten(&mut self, key: &str, node: Node, problems: &mut Vec<Problem>) {
+        if let Some(shape) = shape_of(key) {
+            match scalar(shape, node) {
+                Ok(Some(text)) => drop(self.file.insert(key.to_owned(), text)),
+                Ok(None) => {}
+                Err(message) => problems.push(Problem::new(key, message)),
+            }
+            return;
+        }
+        match node {
+            Node::Map(entries) if is_group(key) => {
+                for (name, node) in entries {
+                    self.flatten(&format!("{key}.{name}"), node, problems);
+                }
+            }
+            Node::Null if is_group(key) => {}
+            _ if is_group(key) => {
+                let message = format!("is a group of keys, not {}", node.kind());
+                problems.push(Problem::new(key, message));
+            }
+            _ => problems.push(Problem::new(key, unknown("key", key, &all_keys()))),
+        }
+    }
+
+    /// The value of an option from the first source that has one.
+    fn setting(&self, option: &Opt, problems: &mut Vec<Problem>) -> Option<Setting> {
+        let path = self.path.clone().unwrap_or_default();
+        let flag_name = |key: &str| crate::config::options::flag_of(key);
+        let variable = option.variable();
+        let twin = option.file_twin();
+        let twin_flag = twin.as_deref().map(flag_name).unwrap_or_default();
+        let twin_variable = format!("{variable}_FILE");
+
+        let in_twin = |map: &BTreeMap<String, String>| twin.as_ref().and_then(|twin| map.get(twin).cloned());
+        let in_environment =
+            twin.as_ref().and_then(|_| self.environment.get(&twin_variable).cloned());
+        let levels = [
+            (
+                self.flags.get(option.key).cloned(),
+                Origin::Flag(flag_name(option.key)),
+                in_twin(self.flags),
+                Origin::Flag(twin_flag),
+            ),
+            (
+                self.environment.get(&variable).cloned(),
+                Origin::Variable(variable.clone()),
+                in_environment,
+                Origin::Variable(twin_variable),
+            ),
+            (
+                self.file.get(option.key).cloned(),
+                Origin::File(path.clone()),
+                in_twin(&self.file),
+                Origin::File(path),
+            ),
+        ];
+        for (value, origin, file, file_origin) in levels {
+            match (value, file) {
+                (None, None) => {}
+                (Some(text), None) => return Some(Setting { text: Secret::new(text), origin }),
+                (None, Some(file)) => return secret_from(&file, option, file_origin, problems),
+                (Some(_), Some(_)) => {
+                    let message = format!("{origin} and {file_origin} both set it; keep one of them");
+                    problems.push(Problem::new(option.key, message));
+                    return None;
+                }
+            }
+        }
+        let default = option.default?;
+        Some(Setting { text: Secret::new(default.to_owned()), origin: Origin::Default })
+    }
+}
+
+fn secret_from(
+    file: &str,
+    option: &Opt,
+    origin: Origin,
+    problems: &mut Vec<Problem>,
+) -> Option<Setting> {
+    match Secret::read(Path::new(file)) {
+        Ok(text) => Some(Setting { text, origin }),
+        Err(error) => {
+            let message = format!("cannot read the file {file} ({origin}): {error}");
+            problems.push(Problem::new(option.key, message));
+            None
+        }
+    }
+}
+
+/// The shape of an option or of a secret's twin.
+fn shape_of(key: &str) -> Option<Shape> {
+    OPTIONS.iter().find_map(|option| {
+        if option.key == key {
+            Some(option.shape)
+        } else {
+            (option.file_twin().as_deref() == Some(key)).then_some(Shape::Path)
+        }
+    })
+}
+
+fn is_group(key: &str) -> bool {
+    OPTIONS.iter().any(|option| option.key.strip_prefix(key).is_some_and(|rest| rest.starts_with('.')))
+}
+
+fn all_keys() -> Vec<String> {
+    OPTIONS.iter().flat_map(|option| [Some(option.key.to_owned()), option.file_twin()]).flatten().collect()
+}
+
+/// A value of the file as text. `Ok(None)` for nothing, which counts as not given.
+fn scalar(shape: Shape, node: Node) -> Result<Option<String>, String> {
+    match (node, shape) {
+        (Node::Null, _) => Ok(None),
+        (Node::Text(text), _) => Ok(Some(text)),
+        (Node::Bool(value), Shape::Bool) => Ok(Some(value.to_string())),
+        (Node::Number(number), Shape::Count) => Ok(Some(number)),
+        (Node::Number(_), Shape::Duration | Shape::OptionalDuration) => {
+            Err("needs a unit, such as \"30s\", \"10m\" or \"1500ms\"".to_owned())
+        }
+        // YAML reads 0123 as 123 and 1e3 as 1000: text that looks like a number would silently change.
+        (Node::Bool(_) | Node::Number(_), _) => Err("must be text; put it in quotes".to_owned()),
+        (node, _) => Err(format!("must be a single value, not {}", node.kind())),
+    }
+}
+
+/// The variables that are meant for the gateway. An unknown one is an error: a typing mistake in
+/// `TIMBR_GATEWAY_TOKENS_FOREIGN` would otherwise leave a door open that somebody believes shut.
+fn own_variables(
+    environment: &[(OsString, OsString)],
+    problems: &mut Vec<Problem>,
+) -> BTreeMap<String, String> {
+    let mut known: Vec<String> = vec!["TIMBR_GATEWAY_CONFIG".to_owned()];
+    for option in OPTIONS {
+        known.push(option.variable());
+        known.extend(option.file_twin().map(|_| format!("{}_FILE", option.variable())));
+    }
+    let mut own = BTreeMap::new();
+    for (name, value) in environment {
+        let Some(name) = name.to_str() else { continue };
+        if !known.iter().any(|known| known == name) {
+            if name.starts_with(PREFIX) && !is_service_link(name) {
+                problems.push(Problem::new(name, unknown("variable", name, &known)));
+            }
+            continue;
+        }
+        match value.to_str() {
+            // Compose files and charts pass empty variables for what was not set.
+            Some("") => {}
+            Some(value) => drop(own.insert(name.to_owned(), value.to_owned())),
+            None => problems.push(Problem::new(name, "is not valid UTF-8")),
+        }
+    }
+    own
+}
+
+/// Whether Kubernetes made this variable, for a Service whose name begins with `timbr-gateway`:
+/// `…_SERVICE_HOST`, `…_SERVICE_PORT[_name]`, `…_PORT`, `…_PORT_443_TCP[_ADDR|_PORT|_PROTO]`.
+fn is_service_link(name: &str) -> bool {
+    let Some(rest) = name.strip_prefix("TIMBR_GATEWAY_") else { return false };
+    let rest = format!("_{rest}");
+    if rest.ends_with("_SERVICE_HOST") || rest.contains("_SERVICE_PORT") || rest.ends_with("_PORT") {
+        return true;
+    }
+    rest.split("_PORT_").nth(1).is_some_and(|tail| {
+        let mut parts = tail.split('_');
+        parts.next().is_some_and(|port| port.parse::<u16>().is_ok())
+            && matches!(parts.next(), Some("TCP" | "UDP" | "SCTP"))
+    })
+}
+
+/// "unknown key; did you mean …?"
+fn unknown(what: &str, name: &str, known: &[String]) -> String {
+    let closest = known
+        .iter()
+        .map(|candidate| (distance(name, candidate), candidate))
+        .min_by_key(|(distance, _)| *distance)
+        .filter(|(distance, _)| *distance <= 3);
+    match closest {
+        Some((_, candidate)) => format!("unknown {what}; did you mean {candidate}?"),
+        None => format!("unknown {what}; `timbr-gateway serve --help` lists all"),
+    }
+}
+
+/// Levenshtein's distance.
+fn distance(a: &str, b: &str) -> usize {
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (i, x) in a.bytes().enumerate() {
+        let mut diagonal = row[0];
+        row[0] = i + 1;
+        for (j, y) in b.bytes().enumerate() {
+            let substituted = diagonal + usize::from(x != y);
+            diagonal = row[j + 1];
+            row[j + 1] = substituted.min(row[j] + 1).min(diagonal + 1);
+        }
+    }
+    row[b.len()]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn merged(flags: &[(&str, &str)], env: &[(&str, &str)], file: &str) -> (Settings, Vec<Problem>) {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("gateway.yaml");
+        std::fs::write(&path, file).expect("written");
+        let sources = Sources {
+            flags: flags.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect(),
+            environment: env.iter().map(|(k, v)| ((*k).into(), (*v).into())).collect(),
+            file: Some(path),
+        };
+        let mut problems = Vec::new();
+        let settings = merge(&sources, &mut problems);
+        (settings, problems)
+    }
+
+    fn text<'a>(settings: &'a Settings, key: &str) -> &'a str {
+        settings.values[key].text.expose()
+    }
+
+    #[test]
+    fn flag_before_environment_before_file_before_default() {
+        let file = "upstream: {url: 'http://file', credential: impersonate}\ntokens: {foreign: reject}\n";
+        let env = [("TIMBR_GATEWAY_UPSTREAM_URL", "http://env"), ("TIMBR_GATEWAY_TOKENS_FOREIGN", "forward")];
+        let (settings, problems) = merged(&[("upstream.url", "http://flag")], &env, file);
+        assert_eq!(problems, []);
+        assert_eq!(text(&settings, "upstream.url"), "http://flag");
+        assert_eq!(text(&settings, "tokens.foreign"), "forward");
+        assert_eq!(text(&settings, "upstream.credential"), "impersonate");
+        assert_eq!(text(&settings, "tokens.ttl"), "24h");
+        assert_eq!(settings.values["tokens.ttl"].origin, Origin::Default);
+    }
+
+    #[test]
+    fn unknown_names_are_errors_and_the_nearest_known_one_is_shown() {
+        let env = [("TIMBR_GATEWAY_TOKEN_FOREIGN", "reject"), ("TIMBR_GATEWAY_NONSENSE_WHATEVER", "1")];
+        let (_, problems) = merged(&[], &env, "tokens: {foreing: reject}\nnothing: 1\n");
+        let all = problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n");
+        assert_eq!(problems.len(), 4, "{all}");
+        assert!(all.contains("TIMBR_GATEWAY_TOKEN_FOREIGN: unknown variable; did you mean TIMBR_GATEWAY_TOKENS_FOREIGN?"), "{all}");
+        assert!(all.contains("tokens.foreing: unknown key; did you mean tokens.foreign?"), "{all}");
+    }
+
+    #[test]
+    fn variables_that_kubernetes_makes_for_a_service_are_not_ours() {
+        let env = [
+            ("TIMBR_GATEWAY_SERVICE_HOST", "10.0.0.1"),
+            ("TIMBR_GATEWAY_SERVICE_PORT", "443"),
+            ("TIMBR_GATEWAY_SERVICE_PORT_HTTPS", "443"),
+            ("TIMBR_GATEWAY_PORT", "tcp://10.0.0.1:443"),
+            ("TIMBR_GATEWAY_PORT_443_TCP", "tcp://10.0.0.1:443"),
+            ("TIMBR_GATEWAY_PORT_443_TCP_ADDR", "10.0.0.1"),
+            ("TIMBR_GATEWAY_ADMIN_SERVICE_HOST", "10.0.0.2"),
+            ("TIMBR_GATEWAY_ADMIN_PORT_9180_TCP_PROTO", "tcp"),
+        ];
+        assert_eq!(merged(&[], &env, "").1, []);
+    }
+
+    #[test]
+    fn a_secret_comes_from_a_file_and_never_from_both() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("salt");
+        std::fs::write(&path, "salt-of-the-file\n").expect("written");
+        let path = path.to_str().expect("utf-8");
+        let (settings, problems) = merged(&[], &[("API_AUTH_SALT_FILE", path)], "api_auth_salt: other\n");
+        assert_eq!(problems, []);
+        assert_eq!(text(&settings, "api_auth_salt"), "salt-of-the-file");
+
+        let (_, problems) = merged(&[], &[("API_AUTH_SALT_FILE", path), ("API_AUTH_SALT", "x")], "");
+        assert!(problems[0].to_string().contains("keep one of them"), "{problems:?}");
+        let (_, problems) = merged(&[], &[("API_AUTH_SALT_FILE", "/nonexistent")], "");
+        assert!(problems[0].to_string().contains("/nonexistent"), "{problems:?}");
+    }
+
+    #[test]
+    fn text_that_yaml_would_change_must_be_quoted() {
+        let (_, problems) = merged(&[], &[], "upstream: {api_key: 0123}\ntimeouts: {idle: 75}\n");
+        let all = problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n");
+        assert!(all.contains("upstream.api_key: must be text; put it in quotes"), "{all}");
+        assert!(all.contains("timeouts.idle: needs a unit"), "{all}");
+    }
+
+    #[test]
+    fn an_empty_variable_is_not_given() {
+        let (settings, problems) = merged(&[], &[("TIMBR_GATEWAY_LISTEN_HTTP", "")], "");
+        assert_eq!(problems, []);
+        assert_eq!(text(&settings, "listen.http"), "off");
+    }
+}

@@ -1,0 +1,551 @@
+//! From text to meaning. All problems are collected before anybody is told.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use fernet::Fernet;
+use http::HeaderValue;
+use tracing::level_filters::LevelFilter;
+
+use crate::config::options::{self, API_AUTH_SALT};
+use crate::config::sources::{Problem, Settings};
+use crate::config::{
+    AuthOptions, CertificateFiles, Config, Credential, Drain, Foreign, Listen, Origin, Timeouts,
+    TokenOptions, UpstreamOptions, VerifierOptions, routes,
+};
+use crate::secret::Secret;
+use crate::telemetry::{Format, LogOptions};
+
+/// `None` only together with at least one problem.
+pub(super) fn config(settings: &Settings, problems: &mut Vec<Problem>) -> Option<Config> {
+    let routes = routes::merge(settings.routes.as_ref(), problems);
+    let mut reader = Reader { settings, problems };
+    let salts = reader.salts();
+    let listen = reader.listen();
+    let certificate = reader.certificate("tls.cert_file", "tls.key_file");
+    let upstream = reader.upstream();
+    let auth = reader.auth();
+    let tokens = reader.tokens();
+    let timeouts = reader.timeouts();
+    let drain = reader.drain();
+    let log = reader.log();
+    let workers = reader.count("workers").or_else(cores);
+    reader.require_trust_where_any_user_may_be_named();
+    Some(Config {
+        salts: salts?,
+        listen: listen?,
+        certificate,
+        upstream: upstream?,
+        auth: auth?,
+        tokens: tokens?,
+        timeouts: timeouts?,
+        drain: drain?,
+        log: log?,
+        workers: workers?,
+        routes,
+    })
+}
+
+/// How to make a salt, for the errors about it.
+const MAKE_A_SALT: &str = "Make one with `timbr-gateway salt`, or in Python with \
+     `from cryptography.fernet import Fernet; print(Fernet.generate_key().decode())`";
+
+fn cores() -> Option<usize> {
+    Some(std::thread::available_parallelism().map_or(1, usize::from))
+}
+
+struct Reader<'a> {
+    settings: &'a Settings,
+    problems: &'a mut Vec<Problem>,
+}
+
+impl Reader<'_> {
+    fn salts(&mut self) -> Option<Vec<Secret>> {
+        let Some(text) = self.text(API_AUTH_SALT) else {
+            if !self.problems.iter().any(|problem| problem.subject == API_AUTH_SALT) {
+                let message = format!(
+                    "is required: set API_AUTH_SALT (or API_AUTH_SALT_FILE) to the Fernet key of the API \
+                     service. {MAKE_A_SALT}"
+                );
+                self.problem(API_AUTH_SALT, message);
+            }
+            return None;
+        };
+        let mut salts = Vec::new();
+        for (index, part) in text.split(',').map(str::trim).enumerate() {
+            let salt = Secret::new(url_safe(part));
+            if Fernet::new(salt.expose()).is_none() {
+                let message = format!(
+                    "value {} is no Fernet key, which is 32 bytes in URL-safe base64 (44 characters that end \
+                     in `=`; this one has {}). {MAKE_A_SALT}",
+                    index + 1,
+                    part.chars().count()
+                );
+                self.problem(API_AUTH_SALT, message);
+            } else if salts.contains(&salt) {
+                self.problem(API_AUTH_SALT, format!("value {} stands there twice", index + 1));
+            } else {
+                salts.push(salt);
+            }
+        }
+        Some(salts)
+    }
+
+    fn listen(&mut self) -> Option<Listen> {
+        let (https, http, admin) =
+            (self.address("listen.https"), self.address("listen.http"), self.address("listen.admin"));
+        let listen = Listen { https: https?, http: http?, admin: admin? };
+        if listen.https.is_none() && listen.http.is_none() {
+            self.problem("listen", "both listen.https and listen.http are off: nothing would be served");
+        }
+        Some(listen)
+    }
+
+    fn certificate(&mut self, chain: &'static str, key: &'static str) -> Option<CertificateFiles> {
+        match (self.path(chain), self.path(key)) {
+            (Some(chain), Some(key)) => Some(CertificateFiles { chain, key }),
+            (None, None) => None,
+            (Some(_), None) => {
+                self.problem(key, format!("is required together with {chain}"));
+                None
+            }
+            (None, Some(_)) => {
+                self.problem(chain, format!("is required together with {key}"));
+                None
+            }
+        }
+    }
+
+    fn upstream(&mut self) -> Option<UpstreamOptions> {
+        let origin = self.origin();
+        let credential = self.credential();
+        let client_certificate =
+            self.certificate("upstream.client_cert_file", "upstream.client_key_file");
+        let ca_file = self.path("upstream.ca_file");
+        let server_name = self.text("upstream.server_name");
+        let [connect, response, body, idle] = [
+            "upstream.connect_timeout",
+            "upstream.response_timeout",
+            "upstream.body_timeout",
+            "upstream.idle_timeout",
+        ]
+        .map(|key| self.duration(key));
+        let origin = origin?;
+        if !origin.tls {
+            let useless = [
+                ("upstream.ca_file", ca_file.is_some()),
+                ("upstream.client_cert_file", client_certificate.is_some()),
+                ("upstream.server_name", server_name.is_some()),
+            ];
+            for (key, _) in useless.into_iter().filter(|(_, given)| *given) {
+                self.problem(key, "has no use with an http:// upstream; give an https:// one or leave it out");
+            }
+        }
+        Some(UpstreamOptions {
+            origin,
+            credential: credential?,
+            ca_file,
+            client_certificate,
+            server_name,
+            connect_timeout: connect?,
+            response_timeout: response?,
+            body_timeout: body?,
+            idle_timeout: idle?,
+        })
+    }
+
+    fn origin(&mut self) -> Option<Origin> {
+        const KEY: &str = "upstream.url";
+        let Some(url) = self.text(KEY) else {
+            self.problem(
+                KEY,
+                "is required: the address of the Timbr backend, such as http://127.0.0.1:8000 \
+                 (TIMBR_GATEWAY_UPSTREAM_URL)",
+            );
+            return None;
+        };
+        match origin(&url) {
+            Ok(origin) => Some(origin),
+            Err(message) => {
+                self.problem(KEY, message);
+                None
+            }
+        }
+    }
+
+    fn credential(&mut self) -> Option<Credential> {
+        let key = self.text("upstream.api_key");
+        match (self.text("upstream.credential")?.as_str(), key) {
+            ("forward", None) => Some(Credential::Forward),
+            ("forward", Some(_)) => {
+                self.problem(
+                    "upstream.api_key",
+                    "has no use with upstream.credential=forward; did you mean impersonate?",
+                );
+                None
+            }
+            ("impersonate", Some(key)) if is_field_value(&key) => {
+                Some(Credential::Impersonate { service_key: Secret::new(key) })
+            }
+            ("impersonate", Some(_)) => {
+                self.problem("upstream.api_key", "holds a byte that a header field cannot carry");
+                None
+            }
+            ("impersonate", None) => {
+                self.problem(
+                    "upstream.api_key",
+                    "is required with upstream.credential=impersonate: a Timbr token that was granted \
+                     impersonation (TIMBR_GATEWAY_UPSTREAM_API_KEY or its _FILE twin)",
+                );
+                None
+            }
+            (other, _) => self.choice("upstream.credential", other),
+        }
+    }
+
+    fn auth(&mut self) -> Option<AuthOptions> {
+        let users_file = self.path("auth.users_file");
+        let verifier = match (self.text("auth.verifier")?.as_str(), users_file) {
+            ("salt-holder", None) => Some(VerifierOptions::SaltHolder),
+            ("salt-holder", Some(_)) => {
+                self.problem(
+                    "auth.users_file",
+                    "is not read with auth.verifier=salt-holder; did you mean users-file?",
+                );
+                None
+            }
+            ("users-file", Some(path)) => Some(VerifierOptions::UsersFile(path)),
+            ("users-file", None) => {
+                self.problem("auth.users_file", "is required with auth.verifier=users-file");
+                None
+            }
+            (other, _) => self.choice("auth.verifier", other),
+        };
+        let bearer_max_age = self.optional_duration("auth.bearer_max_age");
+        Some(AuthOptions { verifier: verifier?, bearer_max_age: bearer_max_age? })
+    }
+
+    /// SECURITY: the salt is shared with every client script. With `salt-holder` each of them may name any user,
+    /// and with `impersonate` the backend then believes it: that must be somebody's decision, not a default.
+    fn require_trust_where_any_user_may_be_named(&mut self) {
+        const TRUST: &str = "auth.trust_salt_holder";
+        let trusted = match self.text(TRUST).as_deref() {
+            Some("true") => true,
+            Some("false") | None => false,
+            Some(_) => {
+                self.problem(TRUST, "must be true or false");
+                return;
+            }
+        };
+        let any_user = self.text("auth.verifier").as_deref() == Some("salt-holder");
+        let believed = self.text("upstream.credential").as_deref() == Some("impersonate");
+        if any_user && believed && !trusted {
+            self.problem(
+                TRUST,
+                "auth.verifier=salt-holder checks no password, so with upstream.credential=impersonate every \
+                 holder of the salt could act as every user. Check passwords (auth.verifier=users-file), or \
+                 accept this with auth.trust_salt_holder=true",
+            );
+        }
+    }
+
+    fn tokens(&mut self) -> Option<TokenOptions> {
+        let foreign = match self.text("tokens.foreign")?.as_str() {
+            "verify" => Some(Foreign::Verify),
+            "forward" => Some(Foreign::Forward),
+            "reject" => Some(Foreign::Reject),
+            other => self.choice("tokens.foreign", other),
+        };
+        let keys_file = self.path("tokens.keys_file");
+        let max = self.count("tokens.max");
+        let idle_ttl = self.optional_duration("tokens.idle_ttl");
+        let [ttl, accept, reject] =
+            ["tokens.ttl", "tokens.foreign_accept_ttl", "tokens.foreign_reject_ttl"]
+                .map(|key| self.duration(key));
+        Some(TokenOptions {
+            ttl: ttl?,
+            idle_ttl: idle_ttl?,
+            max: max?,
+            keys_file,
+            foreign: foreign?,
+            foreign_accept_ttl: accept?,
+            foreign_reject_ttl: reject?,
+        })
+    }
+
+    fn timeouts(&mut self) -> Option<Timeouts> {
+        let [handshake, header, idle, body, write] = [
+            "timeouts.handshake",
+            "timeouts.header",
+            "timeouts.idle",
+            "timeouts.body",
+            "timeouts.write",
+        ]
+        .map(|key| self.duration(key));
+        Some(Timeouts { handshake: handshake?, header: header?, idle: idle?, body: body?, write: write? })
+    }
+
+    fn drain(&mut self) -> Option<Drain> {
+        // A delay of nothing is meaningful: do not wait for load balancers.
+        let delay = self.any_duration("drain.delay");
+        Some(Drain { delay: delay?, timeout: self.duration("drain.timeout")? })
+    }
+
+    fn log(&mut self) -> Option<LogOptions> {
+        let level = match self.text("log.level")?.as_str() {
+            "error" => Some(LevelFilter::ERROR),
+            "warn" => Some(LevelFilter::WARN),
+            "info" => Some(LevelFilter::INFO),
+            "debug" => Some(LevelFilter::DEBUG),
+            "trace" => Some(LevelFilter::TRACE),
+            other => self.choice("log.level", other),
+        };
+        let format = match self.text("log.format")?.as_str() {
+            "text" => Some(Format::Text),
+            "json" => Some(Format::Json),
+            other => self.choice("log.format", other),
+        };
+        let access = match self.text("log.access")?.as_str() {
+            "true" => Some(true),
+            "false" => Some(false),
+            _ => {
+                self.problem("log.access", "must be true or false");
+                None
+            }
+        };
+        Some(LogOptions { level: level?, format: format?, access: access? })
+    }
+
+    fn problem(&mut self, key: &str, message: impl Into<String>) {
+        self.problems.push(Problem::new(key, message));
+    }
+
+    fn text(&self, key: &str) -> Option<String> {
+        self.settings.values.get(key).map(|setting| setting.text.expose().to_owned())
+    }
+
+    fn path(&self, key: &str) -> Option<PathBuf> {
+        self.text(key).map(PathBuf::from)
+    }
+
+    /// Tells that `word` is none of the words of `key`.
+    fn choice<T>(&mut self, key: &str, word: &str) -> Option<T> {
+        let words = options::find(key).map(options::Opt::value_name);
+        let words = words.unwrap_or_default().replace('|', ", ");
+        self.problem(key, format!("must be one of {words}, not {word:?}"));
+        None
+    }
+
+    fn address(&mut self, key: &str) -> Option<Option<SocketAddr>> {
+        let text = self.text(key)?;
+        if text == "off" {
+            return Some(None);
+        }
+        if let Ok(address) = text.parse() {
+            return Some(Some(address));
+        }
+        let message =
+            format!("must be address:port, such as 0.0.0.0:8443 or [::]:8443, or off, not {text:?}");
+        self.problem(key, message);
+        None
+    }
+
+    fn count(&mut self, key: &str) -> Option<usize> {
+        let text = self.text(key)?;
+        match text.parse() {
+            Ok(count) if count > 0 => Some(count),
+            _ => {
+                self.problem(key, format!("must be a whole number above zero, not {text:?}"));
+                None
+            }
+        }
+    }
+
+    fn optional_duration(&mut self, key: &str) -> Option<Option<Duration>> {
+        match self.text(key)?.as_str() {
+            "off" => Some(None),
+            _ => self.duration(key).map(Some),
+        }
+    }
+
+    fn duration(&mut self, key: &str) -> Option<Duration> {
+        let span = self.any_duration(key)?;
+        if span.is_zero() {
+            self.problem(key, "must be longer than nothing");
+            return None;
+        }
+        Some(span)
+    }
+
+    fn any_duration(&mut self, key: &str) -> Option<Duration> {
+        /// Longer spans would overflow the clock's arithmetic somewhere; nobody means them.
+        const LONGEST: Duration = Duration::from_secs(10 * 365 * 24 * 60 * 60);
+        let text = self.text(key)?;
+        match humantime::parse_duration(&text) {
+            Ok(span) if span <= LONGEST => Some(span),
+            Ok(_) => {
+                self.problem(key, format!("{text:?} is more than ten years"));
+                None
+            }
+            Err(_) => {
+                let message =
+                    format!("must be a span with its unit, such as 30s, 10m, 1h or 1500ms, not {text:?}");
+                self.problem(key, message);
+                None
+            }
+        }
+    }
+}
+
+/// Python's `cryptography` takes a key in either base64 alphabet; so do we.
+fn url_safe(key: &str) -> String {
+    key.replace('+', "-").replace('/', "_")
+}
+
+fn is_field_value(text: &str) -> bool {
+    !text.is_empty() && !text.contains(' ') && HeaderValue::from_str(text).is_ok()
+}
+
+/// Reads `http://host[:port]` or `https://host[:port]`.
+fn origin(url: &str) -> Result<Origin, String> {
+    const FORM: &str = "must be http://host:port or https://host[:port]";
+    let uri: http::Uri = url.parse().map_err(|_| format!("{FORM}, not {url:?}"))?;
+    let tls = match uri.scheme_str() {
+        Some("http") => false,
+        Some("https") => true,
+        _ => return Err(format!("{FORM}, not {url:?}")),
+    };
+    let authority = uri.authority().ok_or_else(|| format!("{FORM}, not {url:?}"))?;
+    if authority.as_str().contains('@') {
+        return Err("must not hold a user name or password".to_owned());
+    }
+    if !matches!(uri.path_and_query().map(http::uri::PathAndQuery::as_str), None | Some("/")) {
+        return Err(format!("{FORM}, without a path: the client's path is forwarded as it is"));
+    }
+    let host = authority.host().trim_start_matches('[').trim_end_matches(']').to_owned();
+    // `port()` is `None` for a port beyond 65535 too; then more than the host stands there.
+    let bare = authority.as_str() == authority.host();
+    if host.is_empty() || authority.port_u16().is_some() == bare {
+        return Err(format!("{FORM}, not {url:?}"));
+    }
+    let port = authority.port_u16().unwrap_or(if tls { 443 } else { 80 });
+    Ok(Origin { tls, host, port })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{Sources, load};
+
+    const SALT: &str = "cw_0x689RpI-jtRR7oE8h_eQsKImvJapLeSbXpwF4e4=";
+
+    fn loaded(env: &[(&str, &str)]) -> Result<Config, String> {
+        let sources = Sources {
+            environment: env.iter().map(|(k, v)| ((*k).into(), (*v).into())).collect(),
+            ..Sources::default()
+        };
+        let lines = |problems: Vec<Problem>| {
+            problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")
+        };
+        load(&sources).map(|(config, _)| config).map_err(lines)
+    }
+
+    fn with(env: &[(&str, &str)]) -> Result<Config, String> {
+        let mut all = vec![("API_AUTH_SALT", SALT), ("TIMBR_GATEWAY_UPSTREAM_URL", "http://127.0.0.1:8000")];
+        all.retain(|(name, _)| !env.iter().any(|(other, _)| other == name));
+        all.extend_from_slice(env);
+        loaded(&all)
+    }
+
+    #[test]
+    fn salt_and_upstream_suffice() {
+        let config = with(&[]).expect("valid");
+        assert_eq!(config.upstream.origin, Origin { tls: false, host: "127.0.0.1".into(), port: 8000 });
+        assert_eq!(config.listen.https.map(|a| a.port()), Some(8443));
+        assert!(config.listen.http.is_none());
+        assert!(config.workers >= 1);
+    }
+
+    #[test]
+    fn all_errors_come_at_once() {
+        let error = loaded(&[
+            ("TIMBR_GATEWAY_LISTEN_HTTP", "8080"),
+            ("TIMBR_GATEWAY_TOKENS_TTL", "12"),
+            ("TIMBR_GATEWAY_WORKERS", "0"),
+            ("TIMBR_GATEWAY_TLS_CERT_FILE", "/x"),
+            ("TIMBR_GATEWAY_AUTH_VERIFIER", "magic"),
+        ])
+        .expect_err("invalid");
+        for expected in [
+            "api_auth_salt: is required",
+            "timbr-gateway salt",
+            "listen.http: must be address:port",
+            "tls.key_file: is required together with tls.cert_file",
+            "upstream.url: is required",
+            "auth.verifier: must be one of salt-holder, users-file, not \"magic\"",
+            "tokens.ttl: must be a span with its unit",
+            "workers: must be a whole number",
+        ] {
+            assert!(error.contains(expected), "{expected} in\n{error}");
+        }
+    }
+
+    #[test]
+    fn a_salt_that_is_no_fernet_key_is_refused_without_being_shown() {
+        for salt in ["hunter2", "aGVsbG8=", &SALT[1..], "a b"] {
+            let error = with(&[("API_AUTH_SALT", salt)]).expect_err(salt);
+            assert!(error.contains("no Fernet key") && error.contains("Fernet.generate_key()"), "{error}");
+            assert!(!error.contains(salt), "{error}");
+        }
+    }
+
+    #[test]
+    fn salts_are_separated_by_commas_in_either_alphabet() {
+        let other = "+/+/+/+/+/+/+/+/+/+/+/+/+/+/+/+/+/+/+/+/+/8=";
+        let config = with(&[("API_AUTH_SALT", &format!("{SALT}, {other}"))]).expect("valid");
+        assert_eq!(config.salts.len(), 2);
+        assert_eq!(config.salts[0].expose(), SALT);
+        assert!(with(&[("API_AUTH_SALT", &format!("{SALT},{SALT}"))]).is_err());
+    }
+
+    #[test]
+    fn impersonation_by_salt_holders_needs_a_decision() {
+        let env = [("TIMBR_GATEWAY_UPSTREAM_CREDENTIAL", "impersonate"), ("TIMBR_GATEWAY_UPSTREAM_API_KEY", "tk_1")];
+        let error = with(&env).expect_err("no trust");
+        assert!(error.contains("auth.trust_salt_holder"), "{error}");
+        let trusted = [env[0], env[1], ("TIMBR_GATEWAY_AUTH_TRUST_SALT_HOLDER", "true")];
+        let config = with(&trusted).expect("trusted");
+        assert!(matches!(config.upstream.credential, Credential::Impersonate { .. }));
+        let verified = [
+            env[0],
+            env[1],
+            ("TIMBR_GATEWAY_AUTH_VERIFIER", "users-file"),
+            ("TIMBR_GATEWAY_AUTH_USERS_FILE", "/users"),
+        ];
+        assert!(with(&verified).is_ok());
+    }
+
+    #[test]
+    fn impersonation_needs_a_service_key() {
+        let error = with(&[
+            ("TIMBR_GATEWAY_UPSTREAM_CREDENTIAL", "impersonate"),
+            ("TIMBR_GATEWAY_AUTH_TRUST_SALT_HOLDER", "true"),
+        ])
+        .expect_err("no key");
+        assert!(error.contains("upstream.api_key: is required"), "{error}");
+    }
+
+    #[test]
+    fn an_upstream_is_scheme_host_and_port() {
+        let parse = |url| origin(url).map(|o| (o.tls, o.host, o.port));
+        assert_eq!(parse("http://backend"), Ok((false, "backend".into(), 80)));
+        assert_eq!(parse("https://timbr.example.com/"), Ok((true, "timbr.example.com".into(), 443)));
+        assert_eq!(parse("http://[::1]:8000"), Ok((false, "::1".into(), 8000)));
+        for url in
+            ["backend:8000", "ftp://x", "http://", "http://u:p@x", "http://x/api", "http://x?y", "http://x:99999", ""]
+        {
+            assert!(origin(url).is_err(), "{url}");
+        }
+    }
+}

@@ -1,0 +1,199 @@
+//! Bodies on their way through, with a bound on every pause.
+
+use std::fmt;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body::{Body, Frame, SizeHint};
+use hyper::body::Incoming;
+use tokio::time::{Instant, Sleep, sleep};
+
+use crate::upstream::pool::Lease;
+
+/// The longest pause that a peer may make. Its timer exists only while something is waited for.
+struct Patience {
+    limit: Duration,
+    timer: Option<Pin<Box<Sleep>>>,
+    waiting: bool,
+}
+
+impl Patience {
+    fn new(limit: Duration) -> Patience {
+        Patience { limit, timer: None, waiting: false }
+    }
+
+    /// Something came.
+    fn renew(&mut self) {
+        self.waiting = false;
+    }
+
+    /// Nothing came; ready when that has lasted too long.
+    fn poll_lost(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let limit = self.limit;
+        let timer = self.timer.get_or_insert_with(|| Box::pin(sleep(limit)));
+        if !self.waiting {
+            timer.as_mut().reset(Instant::now() + limit);
+            self.waiting = true;
+        }
+        timer.as_mut().poll(cx)
+    }
+}
+
+/// Why a client's body did not arrive whole.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum RequestBodyError {
+    /// The client made too long a pause.
+    #[error("the client sent nothing of its body for too long")]
+    Stalled,
+    /// The connection failed, or the framing is broken.
+    #[error("the client's body broke off: {0}")]
+    Broken(String),
+}
+
+/// The client's body on its way up.
+pub struct RequestBody {
+    incoming: Option<Incoming>,
+    patience: Patience,
+}
+
+impl RequestBody {
+    /// No body.
+    pub fn empty() -> RequestBody {
+        RequestBody { incoming: None, patience: Patience::new(Duration::MAX) }
+    }
+
+    /// The rest of a client's body; `pause` is the longest that it may keep us waiting.
+    pub fn streaming(incoming: Incoming, pause: Duration) -> RequestBody {
+        let incoming = (!incoming.is_end_stream()).then_some(incoming);
+        RequestBody { incoming, patience: Patience::new(pause) }
+    }
+
+    /// Whether there is nothing to send.
+    pub fn is_empty(&self) -> bool {
+        self.incoming.is_none()
+    }
+}
+
+impl fmt::Debug for RequestBody {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(if self.is_empty() { "RequestBody(empty)" } else { "RequestBody(streaming)" })
+    }
+}
+
+impl Body for RequestBody {
+    type Data = Bytes;
+    type Error = RequestBodyError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, RequestBodyError>>> {
+        let Some(incoming) = self.incoming.as_mut() else { return Poll::Ready(None) };
+        match Pin::new(incoming).poll_frame(cx) {
+            Poll::Ready(Some(Ok(frame))) => {
+                self.patience.renew();
+                // Trailers end here: no field may reach the backend that the field policy has not seen.
+                Poll::Ready(if frame.is_data() { Some(Ok(frame)) } else { None })
+            }
+            Poll::Ready(Some(Err(error))) => {
+                Poll::Ready(Some(Err(RequestBodyError::Broken(error.to_string()))))
+            }
+            Poll::Ready(None) => Poll::Ready(None),
+            Poll::Pending => {
+                ready!(self.patience.poll_lost(cx));
+                Poll::Ready(Some(Err(RequestBodyError::Stalled)))
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.incoming.as_ref().is_none_or(Incoming::is_end_stream)
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.incoming.as_ref().map_or_else(|| SizeHint::with_exact(0), Incoming::size_hint)
+    }
+}
+
+/// Why the backend's body did not arrive whole. The client must see that it is cut: an error here aborts its
+/// connection or stream.
+#[derive(Debug, thiserror::Error)]
+pub enum ResponseBodyError {
+    /// The backend made too long a pause.
+    #[error("the upstream sent nothing of its answer for too long")]
+    Stalled,
+    /// The connection failed, or the framing is broken.
+    #[error("the upstream's answer broke off")]
+    Broken(#[source] hyper::Error),
+}
+
+/// The backend's body on its way down. When it was read to its end, its connection goes back to the pool.
+pub struct ResponseBody {
+    incoming: Incoming,
+    patience: Patience,
+    lease: Option<Lease>,
+}
+
+impl ResponseBody {
+    pub(super) fn new(incoming: Incoming, pause: Duration, lease: Lease) -> ResponseBody {
+        let mut body = ResponseBody { incoming, patience: Patience::new(pause), lease: Some(lease) };
+        if body.incoming.is_end_stream() {
+            body.release();
+        }
+        body
+    }
+
+    fn release(&mut self) {
+        if let Some(lease) = self.lease.take() {
+            lease.release();
+        }
+    }
+}
+
+impl Body for ResponseBody {
+    type Data = Bytes;
+    type Error = ResponseBodyError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, ResponseBodyError>>> {
+        match Pin::new(&mut self.incoming).poll_frame(cx) {
+            Poll::Ready(Some(Ok(frame))) => {
+                self.patience.renew();
+                if self.incoming.is_end_stream() {
+                    self.release();
+                }
+                if frame.is_data() {
+                    return Poll::Ready(Some(Ok(frame)));
+                }
+                // Trailers are dropped, as on the way up; the end of the body comes next.
+                cx.waker().wake_by_ref();
+                Poll::Pending
+            }
+            Poll::Ready(Some(Err(error))) => {
+                self.lease = None;
+                Poll::Ready(Some(Err(ResponseBodyError::Broken(error))))
+            }
+            Poll::Ready(None) => {
+                self.release();
+                Poll::Ready(None)
+            }
+            Poll::Pending => {
+                ready!(self.patience.poll_lost(cx));
+                self.lease = None;
+                Poll::Ready(Some(Err(ResponseBodyError::Stalled)))
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.incoming.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.incoming.size_hint()
+    }
+}

@@ -1,0 +1,72 @@
+//! A user's name that can stand in a header field.
+
+use std::fmt;
+
+use http::HeaderValue;
+
+/// The name of a user: 1 to 256 printable ASCII characters, none of them `:`, no space at either end.
+///
+/// SECURITY: a name goes upstream as the value of a field that the backend believes. What a field cannot carry, or
+/// what two parsers could read as two names, is refused here, once.
+#[derive(Clone, PartialEq, Eq, Hash)]
+pub struct UserName(HeaderValue);
+
+/// Why a text is no user name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("a user name is 1 to 256 printable ASCII characters without `:` and without spaces at its ends")]
+pub struct InvalidUserName;
+
+impl UserName {
+    /// Checks and takes over a name.
+    pub fn parse(name: &[u8]) -> Result<UserName, InvalidUserName> {
+        let printable = |byte: &u8| (b' '..=b'~').contains(byte) && *byte != b':';
+        let valid = !name.is_empty() && name.len() <= 256 && name.iter().all(printable);
+        if !valid || name.first() == Some(&b' ') || name.last() == Some(&b' ') {
+            return Err(InvalidUserName);
+        }
+        HeaderValue::from_bytes(name).map(UserName).map_err(|_| InvalidUserName)
+    }
+
+    /// The name as text.
+    pub fn as_str(&self) -> &str {
+        self.0.to_str().expect("only printable ASCII was let in")
+    }
+
+    /// The name as the value of a field; a cheap clone.
+    pub fn field_value(&self) -> HeaderValue {
+        self.0.clone()
+    }
+}
+
+impl fmt::Display for UserName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl fmt::Debug for UserName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?}", self.as_str())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_that_a_field_can_carry_are_let_in() {
+        for name in ["alice", "alice@example.com", "CORP\\alice", "Alice B", "a", &"x".repeat(256)] {
+            assert_eq!(UserName::parse(name.as_bytes()).expect(name).as_str(), name);
+        }
+    }
+
+    #[test]
+    fn names_that_could_be_read_two_ways_are_not() {
+        let long = "x".repeat(257);
+        for name in ["", " alice", "alice ", "a\nb", "a\r\nx-api-key: b", "a\0", "a\tb", "josé", "a:b", &long] {
+            assert!(UserName::parse(name.as_bytes()).is_err(), "{name:?}");
+        }
+        assert!(UserName::parse(b"a\xff").is_err());
+    }
+}
