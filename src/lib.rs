@@ -2,6 +2,7 @@
 //!
 //! `ARCHITECTURE.md` says which module lives in which layer; a module uses only modules of lower ones.
 
+pub mod auth;
 pub mod clock;
 pub mod config;
 pub mod media_type;

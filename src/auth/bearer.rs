@@ -1,0 +1,281 @@
+//! Opens the bearer of `get_token`: a Fernet token that holds base64 of `username:password`.
+
+use std::time::Duration;
+
+use base64::Engine;
+use base64::alphabet;
+use base64::engine::general_purpose::{GeneralPurpose, GeneralPurposeConfig, URL_SAFE};
+use base64::engine::{DecodePaddingMode, general_purpose::PAD};
+use fernet::Fernet;
+use zeroize::Zeroizing;
+
+use crate::clock::Clock;
+use crate::secret::Secret;
+use crate::user_name::UserName;
+
+/// A user's name and password, as the client stated them. Nobody has checked the password yet.
+#[derive(Clone, Debug)]
+pub struct Credentials {
+    /// The name.
+    pub user: UserName,
+    /// The password; not empty.
+    pub password: Secret,
+}
+
+/// Why a bearer does not open.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum BearerError {
+    /// Not a Fernet token, or made with another key, or changed on the way.
+    #[error("not a Fernet token made with this API_AUTH_SALT")]
+    NotAuthentic,
+    /// Authentic, but too old.
+    #[error("made longer ago than auth.bearer_max_age")]
+    TooOld,
+    /// Authentic, but made in the future.
+    #[error("made more than a minute in the future: a clock is wrong")]
+    FromTheFuture,
+    /// Authentic, but not what it should hold.
+    #[error("does not hold base64 of username:password, neither of them empty")]
+    NoCredentials,
+    /// Authentic, but the name is none.
+    #[error("holds a user name that no header field can carry")]
+    UserName,
+}
+
+/// How far ahead a client's clock may be, as the Fernet implementations have it.
+const MAX_CLOCK_SKEW: u64 = 60;
+
+/// No bearer of sane credentials is longer; a longer one costs nothing but a comparison.
+const MAX_LENGTH: usize = 8 * 1024;
+
+/// Python writes the payload in the standard alphabet with padding; other clients leave the padding out.
+const PAYLOAD: GeneralPurpose = GeneralPurpose::new(&alphabet::STANDARD, PADDING_INDIFFERENT);
+const PADDING_INDIFFERENT: GeneralPurposeConfig = PAD.with_decode_padding_mode(DecodePaddingMode::Indifferent);
+
+/// Opens bearers with every salt in use.
+pub struct BearerOpener {
+    keys: Vec<Fernet>,
+    max_age: Option<Duration>,
+    clock: Clock,
+}
+
+impl BearerOpener {
+    /// `salts` are Fernet keys, as the configuration has checked.
+    pub fn new(salts: &[Secret], max_age: Option<Duration>, clock: Clock) -> BearerOpener {
+        let key = |salt: &Secret| Fernet::new(salt.expose()).expect("the configuration checked the salts");
+        BearerOpener { keys: salts.iter().map(key).collect(), max_age, clock }
+    }
+
+    /// The credentials in a bearer.
+    pub fn open(&self, bearer: &str) -> Result<Credentials, BearerError> {
+        let payload = self.decrypt(bearer)?;
+        let text = PAYLOAD.decode(payload.trim_ascii()).map(Zeroizing::new);
+        let text = text.map_err(|_| BearerError::NoCredentials)?;
+        // Only the first colon separates: a password may hold more.
+        let colon = text.iter().position(|byte| *byte == b':').ok_or(BearerError::NoCredentials)?;
+        let (user, password) = (&text[..colon], &text[colon + 1..]);
+        if user.is_empty() || password.is_empty() {
+            return Err(BearerError::NoCredentials);
+        }
+        let user = UserName::parse(user).map_err(|_| BearerError::UserName)?;
+        let password = std::str::from_utf8(password).map_err(|_| BearerError::NoCredentials)?;
+        Ok(Credentials { user, password: Secret::new(password.to_owned()) })
+    }
+
+    fn decrypt(&self, bearer: &str) -> Result<Zeroizing<Vec<u8>>, BearerError> {
+        let made = timestamp(bearer).ok_or(BearerError::NotAuthentic)?;
+        // SECURITY: `made` serves as the present here, so that the signature alone decides whether the bearer is
+        // authentic. Its age is judged below, by our clock, and only told to who holds the salt.
+        let opened = self.keys.iter().find_map(|key| key.decrypt_at_time(bearer, None, made).ok());
+        let payload = opened.map(Zeroizing::new).ok_or(BearerError::NotAuthentic)?;
+        let now = self.clock.unix_seconds();
+        if made > now + MAX_CLOCK_SKEW {
+            return Err(BearerError::FromTheFuture);
+        }
+        if self.max_age.is_some_and(|age| made.saturating_add(age.as_secs()) < now) {
+            return Err(BearerError::TooOld);
+        }
+        Ok(payload)
+    }
+}
+
+/// When the bearer says that it was made, in seconds since the epoch; `None` if it is not even of the right form.
+fn timestamp(bearer: &str) -> Option<u64> {
+    if bearer.len() > MAX_LENGTH {
+        return None;
+    }
+    // The whole token must be base64 in the URL-safe alphabet with its padding; the fernet crate is laxer.
+    let bytes = URL_SAFE.decode(bearer).ok()?;
+    let seconds = u64::from_be_bytes(bytes.get(1..9)?.try_into().ok()?);
+    // Beyond that, sums of times would overflow; no authentic bearer is that far from now.
+    (bytes[0] == 0x80 && seconds < u64::MAX / 2).then_some(seconds)
+}
+
+/// Makes the bearer for a user, as the documentation's Python script does.
+pub fn make(salt: &Secret, user: &str, password: &Secret) -> Option<Secret> {
+    let key = Fernet::new(salt.expose())?;
+    let text = Zeroizing::new(format!("{user}:{}", password.expose()));
+    let payload = Zeroizing::new(PAYLOAD.encode(text.as_bytes()));
+    Some(Secret::new(key.encrypt(payload.as_bytes())))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SALT: &str = "cw_0x689RpI-jtRR7oE8h_eQsKImvJapLeSbXpwF4e4=";
+    const OTHER: &str = "d6HnHQJy2nl1YqLeN0dZlmaIHvVkAx2gRUbDUr3lKEE=";
+    const NOW: u64 = 1_700_000_000;
+
+    fn opener(salts: &[&str], max_age: Option<u64>) -> BearerOpener {
+        let salts: Vec<_> = salts.iter().map(|salt| Secret::new((*salt).to_owned())).collect();
+        BearerOpener::new(&salts, max_age.map(Duration::from_secs), Clock::manual(NOW))
+    }
+
+    fn bearer(salt: &str, payload: &[u8], made: u64) -> String {
+        Fernet::new(salt).expect("a key").encrypt_at_time(payload, made)
+    }
+
+    fn open(text: &[u8]) -> Result<(String, String), BearerError> {
+        let bearer = bearer(SALT, PAYLOAD.encode(text).as_bytes(), NOW);
+        let credentials = opener(&[SALT], None).open(&bearer)?;
+        Ok((credentials.user.to_string(), credentials.password.expose().to_owned()))
+    }
+
+    #[test]
+    fn user_and_password_are_parted_at_the_first_colon() {
+        assert_eq!(open(b"alice:secret"), Ok(("alice".into(), "secret".into())));
+        assert_eq!(open(b"alice:a:b:"), Ok(("alice".into(), "a:b:".into())));
+        assert_eq!(open("alice:pässwörd".as_bytes()), Ok(("alice".into(), "pässwörd".into())));
+    }
+
+    #[test]
+    fn a_payload_without_credentials_is_told_apart() {
+        for text in ["", "alice", ":", "alice:", ":secret"] {
+            assert_eq!(open(text.as_bytes()), Err(BearerError::NoCredentials), "{text}");
+        }
+        for text in ["a\nb:c", " alice:c", "jos\u{e9}:c", "a\0:c"] {
+            assert_eq!(open(text.as_bytes()), Err(BearerError::UserName), "{text}");
+        }
+        let raw = bearer(SALT, b"alice:not-in-base64", NOW);
+        assert_eq!(opener(&[SALT], None).open(&raw).expect_err("raw"), BearerError::NoCredentials);
+    }
+
+    #[test]
+    fn every_salt_opens_and_no_other() {
+        let payload = PAYLOAD.encode("alice:secret");
+        for salt in [SALT, OTHER] {
+            let bearer = bearer(salt, payload.as_bytes(), NOW);
+            assert!(opener(&[SALT, OTHER], None).open(&bearer).is_ok());
+        }
+        let foreign = bearer(OTHER, payload.as_bytes(), NOW);
+        assert_eq!(opener(&[SALT], None).open(&foreign).expect_err("foreign"), BearerError::NotAuthentic);
+    }
+
+    #[test]
+    fn age_is_judged_after_authenticity() {
+        let payload = PAYLOAD.encode("alice:secret");
+        let open = |made, max_age| {
+            opener(&[SALT], max_age).open(&bearer(SALT, payload.as_bytes(), made)).map(drop)
+        };
+        assert_eq!(open(0, None), Ok(()));
+        assert_eq!(open(NOW - 60, Some(60)), Ok(()));
+        assert_eq!(open(NOW - 61, Some(60)), Err(BearerError::TooOld));
+        assert_eq!(open(NOW + 60, None), Ok(()));
+        assert_eq!(open(NOW + 61, None), Err(BearerError::FromTheFuture));
+        let forged = bearer(OTHER, payload.as_bytes(), NOW + 61);
+        assert_eq!(opener(&[SALT], None).open(&forged).expect_err("forged"), BearerError::NotAuthentic);
+    }
+
+    #[test]
+    fn nonsense_is_not_authentic_and_never_panics() {
+        let good = bearer(SALT, PAYLOAD.encode("alice:secret").as_bytes(), NOW);
+        let long = "A".repeat(MAX_LENGTH + 4);
+        let extreme = URL_SAFE.encode([&[0x80][..], &[0xff; 72]].concat());
+        let unpadded = bearer(SALT, b"YTpi", NOW);
+        let unpadded = unpadded.trim_end_matches('=');
+        for text in ["", "=", "gAAA", "ü", &good[1..], &good[..good.len() - 4], &long, &extreme, unpadded] {
+            assert_eq!(opener(&[SALT], None).open(text).map(drop), Err(BearerError::NotAuthentic), "{text}");
+        }
+        let mut changed = good.into_bytes();
+        for i in 0..changed.len() {
+            changed[i] ^= 1;
+            let text = String::from_utf8_lossy(&changed).into_owned();
+            assert!(opener(&[SALT], None).open(&text).is_err(), "byte {i}");
+            changed[i] ^= 1;
+        }
+    }
+
+    #[test]
+    fn what_we_make_opens() {
+        let salt = Secret::new(SALT.into());
+        let bearer = make(&salt, "alice", &Secret::new("se:cret".into())).expect("made");
+        let opener = BearerOpener::new(&[salt], Some(Duration::from_secs(60)), Clock::system());
+        assert_eq!(opener.open(bearer.expose()).expect("opens").password.expose(), "se:cret");
+    }
+
+    /// The vectors of the Fernet specification.
+    mod specification {
+        use super::*;
+
+        fn vectors(text: &str) -> Vec<serde_json::Value> {
+            serde_json::from_str(text).expect("a list")
+        }
+
+        fn decrypt(vector: &serde_json::Value, max_age: Option<u64>) -> Result<Vec<u8>, BearerError> {
+            let clock = Clock::manual(unix(vector["now"].as_str().expect("now")));
+            let salt = Secret::new(vector["secret"].as_str().expect("secret").to_owned());
+            let opener = BearerOpener::new(&[salt], max_age.map(Duration::from_secs), clock);
+            opener.decrypt(vector["token"].as_str().expect("token")).map(|payload| payload.to_vec())
+        }
+
+        /// All times of the vectors are seven hours behind Greenwich.
+        fn unix(time: &str) -> u64 {
+            let local = time.strip_suffix("-07:00").expect("the vectors' offset");
+            let time = humantime::parse_rfc3339(&format!("{local}Z")).expect("a time");
+            time.duration_since(std::time::UNIX_EPOCH).expect("after 1970").as_secs() + 7 * 3600
+        }
+
+        #[test]
+        fn good_tokens_open() {
+            let all = vectors(include_str!("../../tests/data/fernet-spec/verify.json"));
+            assert!(!all.is_empty());
+            for vector in all {
+                let opened = decrypt(&vector, vector["ttl_sec"].as_u64()).expect("opens");
+                assert_eq!(opened, vector["src"].as_str().expect("src").as_bytes());
+            }
+        }
+
+        #[test]
+        fn bad_tokens_do_not() {
+            let all = vectors(include_str!("../../tests/data/fernet-spec/invalid.json"));
+            assert!(all.len() >= 8);
+            for vector in all {
+                let what = vector["desc"].as_str().expect("desc");
+                let error = decrypt(&vector, vector["ttl_sec"].as_u64()).expect_err(what);
+                let expected = match what {
+                    "far-future TS (unacceptable clock skew)" => BearerError::FromTheFuture,
+                    "expired TTL" => BearerError::TooOld,
+                    _ => BearerError::NotAuthentic,
+                };
+                assert_eq!(error, expected, "{what}");
+            }
+        }
+
+        /// Encryption is determined by key, time, vector and text: a token that opens and holds the stated time and
+        /// vector is the one that had to be generated.
+        #[test]
+        fn generated_tokens_are_as_stated() {
+            let all = vectors(include_str!("../../tests/data/fernet-spec/generate.json"));
+            assert!(!all.is_empty());
+            for vector in all {
+                let opened = decrypt(&vector, Some(60)).expect("opens");
+                assert_eq!(opened, vector["src"].as_str().expect("src").as_bytes());
+                let bytes = URL_SAFE.decode(vector["token"].as_str().expect("token")).expect("base64");
+                assert_eq!(bytes[1..9], unix(vector["now"].as_str().expect("now")).to_be_bytes());
+                let iv: Vec<u8> = serde_json::from_value(vector["iv"].clone()).expect("bytes");
+                assert_eq!(bytes[9..25], iv);
+            }
+        }
+    }
+}

@@ -1,0 +1,236 @@
+//! Keys that the gateway did not mint: the backend is asked once whether they are good.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use dashmap::{DashMap, Entry};
+use http::header::{ACCEPT, CONTENT_TYPE, HOST};
+use http::{HeaderValue, Method, Request, StatusCode, Uri};
+use tokio::sync::watch;
+use tokio::time::timeout;
+use tracing::warn;
+
+use crate::auth::{API_KEY, ApiKey};
+use crate::clock::{Clock, Tick};
+use crate::store::TokenId;
+use crate::upstream::{Outgoing, RequestBody, Upstream};
+
+/// Documented, cheap, and answered for every good key.
+const QUESTION: &str = "/timbr/api/get_ontologies/";
+
+/// A backend that takes longer to say yes or no is as good as down.
+const PATIENCE: Duration = Duration::from_secs(15);
+
+/// Most answers remembered of each kind. Bad keys cost a stranger nothing to make up.
+const MOST_REJECTED: usize = 100_000;
+const MOST_ACCEPTED: usize = 1_000_000;
+
+/// The backend's answer about a key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// It takes the key.
+    Good,
+    /// It does not.
+    Bad,
+    /// It could not be asked, or gave no clear answer.
+    Unknown,
+}
+
+/// Lifetimes of answers.
+#[derive(Clone, Copy, Debug)]
+pub struct Memory {
+    /// Of a yes.
+    pub accept: Duration,
+    /// Of a no.
+    pub reject: Duration,
+}
+
+/// Asks, remembers, and never asks twice at once about one key.
+pub struct ForeignKeys(Arc<Inner>);
+
+struct Inner {
+    accepted: DashMap<TokenId, Tick>,
+    rejected: DashMap<TokenId, Tick>,
+    flights: DashMap<TokenId, watch::Receiver<Verdict>>,
+    memory: Memory,
+    clock: Clock,
+}
+
+impl ForeignKeys {
+    /// Knows nothing yet.
+    pub fn new(memory: Memory, clock: Clock) -> ForeignKeys {
+        ForeignKeys(Arc::new(Inner {
+            accepted: DashMap::new(),
+            rejected: DashMap::new(),
+            flights: DashMap::new(),
+            memory,
+            clock,
+        }))
+    }
+
+    /// Whether the backend takes the key. Must be called on a `LocalSet`.
+    pub async fn judge(&self, id: TokenId, key: &ApiKey, upstream: &Upstream) -> Verdict {
+        if let Some(verdict) = self.0.remembered(&id) {
+            return verdict;
+        }
+        let mut answer = match self.0.flights.entry(id) {
+            Entry::Occupied(flight) => flight.get().clone(),
+            Entry::Vacant(place) => {
+                if let Some(verdict) = self.0.remembered(&id) {
+                    return verdict;
+                }
+                let (tell, answer) = watch::channel(Verdict::Unknown);
+                place.insert(answer.clone());
+                let flight = Flight { id, inner: Arc::clone(&self.0), tell };
+                // A task of its own: others wait for the answer too, even if this client goes away.
+                tokio::task::spawn_local(flight.ask(key.clone(), upstream.clone()));
+                answer
+            }
+        };
+        // The sender is dropped after its word; until then there is `Unknown`, which is also what remains of a
+        // flight that panicked.
+        while answer.changed().await.is_ok() {}
+        *answer.borrow()
+    }
+
+    /// Forgets answers that are too old.
+    pub fn sweep(&self) {
+        let now = self.0.clock.now();
+        self.0.accepted.retain(|_, until| now < *until);
+        self.0.rejected.retain(|_, until| now < *until);
+    }
+}
+
+impl Inner {
+    fn remembered(&self, id: &TokenId) -> Option<Verdict> {
+        let now = self.clock.now();
+        let holds = |map: &DashMap<TokenId, Tick>| map.get(id).is_some_and(|until| now < *until);
+        if holds(&self.accepted) {
+            return Some(Verdict::Good);
+        }
+        holds(&self.rejected).then_some(Verdict::Bad)
+    }
+
+    fn remember(&self, id: TokenId, verdict: Verdict) {
+        let now = self.clock.now();
+        match verdict {
+            Verdict::Good if self.accepted.len() < MOST_ACCEPTED => {
+                self.rejected.remove(&id);
+                self.accepted.insert(id, now.after(self.memory.accept));
+            }
+            Verdict::Bad if self.rejected.len() < MOST_REJECTED => {
+                self.rejected.insert(id, now.after(self.memory.reject));
+            }
+            // SECURITY: no answer is never remembered, and never a yes.
+            _ => {}
+        }
+    }
+}
+
+/// A question on its way. Whatever becomes of it, those who wait are released and the next one may ask again.
+struct Flight {
+    id: TokenId,
+    inner: Arc<Inner>,
+    tell: watch::Sender<Verdict>,
+}
+
+impl Flight {
+    async fn ask(self, key: ApiKey, upstream: Upstream) {
+        let question = Question { key, host: upstream.authority() };
+        let verdict = match timeout(PATIENCE, upstream.send(question)).await {
+            Ok(Ok(response)) => verdict(response.status()),
+            Ok(Err(error)) => {
+                warn!(%error, key = %self.id.fingerprint(), "the backend could not be asked about a key");
+                Verdict::Unknown
+            }
+            Err(_) => {
+                warn!(key = %self.id.fingerprint(), "the backend did not say in time whether a key is good");
+                Verdict::Unknown
+            }
+        };
+        self.inner.remember(self.id, verdict);
+        self.tell.send_replace(verdict);
+    }
+}
+
+impl Drop for Flight {
+    fn drop(&mut self) {
+        self.inner.flights.remove(&self.id);
+    }
+}
+
+fn verdict(status: StatusCode) -> Verdict {
+    match status {
+        // SECURITY: only a plain success proves a key. A redirection is how a platform sends strangers to its login.
+        StatusCode::OK => Verdict::Good,
+        StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => Verdict::Bad,
+        other => {
+            warn!(status = other.as_u16(), "the backend's answer to {QUESTION} tells nothing about a key");
+            Verdict::Unknown
+        }
+    }
+}
+
+/// `GET /timbr/api/get_ontologies/` with the key in question.
+struct Question {
+    key: ApiKey,
+    host: HeaderValue,
+}
+
+impl Outgoing for Question {
+    fn into_request(self) -> Request<RequestBody> {
+        let mut request = Request::new(RequestBody::empty());
+        *request.method_mut() = Method::GET;
+        *request.uri_mut() = Uri::from_static(QUESTION);
+        let fields = request.headers_mut();
+        fields.insert(HOST, self.host);
+        fields.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        fields.insert(ACCEPT, HeaderValue::from_static("application/json"));
+        fields.insert(API_KEY, self.key.into_field_value());
+        request
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_plain_success_is_a_yes() {
+        for (status, expected) in [
+            (200, Verdict::Good),
+            (201, Verdict::Unknown),
+            (302, Verdict::Unknown),
+            (400, Verdict::Unknown),
+            (401, Verdict::Bad),
+            (403, Verdict::Bad),
+            (404, Verdict::Unknown),
+            (429, Verdict::Unknown),
+            (500, Verdict::Unknown),
+            (503, Verdict::Unknown),
+        ] {
+            assert_eq!(verdict(StatusCode::from_u16(status).expect("valid")), expected, "{status}");
+        }
+    }
+
+    #[test]
+    fn answers_are_remembered_for_their_time() {
+        let clock = Clock::manual(0);
+        let memory = Memory { accept: Duration::from_secs(300), reject: Duration::from_secs(10) };
+        let keys = ForeignKeys::new(memory, clock.clone());
+        let (good, bad, unclear) = (TokenId::of(b"good"), TokenId::of(b"bad"), TokenId::of(b"unclear"));
+        keys.0.remember(good, Verdict::Good);
+        keys.0.remember(bad, Verdict::Bad);
+        keys.0.remember(unclear, Verdict::Unknown);
+        assert_eq!(keys.0.remembered(&good), Some(Verdict::Good));
+        assert_eq!(keys.0.remembered(&bad), Some(Verdict::Bad));
+        assert_eq!(keys.0.remembered(&unclear), None);
+        clock.advance(Duration::from_secs(10));
+        assert_eq!(keys.0.remembered(&bad), None);
+        assert_eq!(keys.0.remembered(&good), Some(Verdict::Good));
+        clock.advance(Duration::from_secs(290));
+        assert_eq!(keys.0.remembered(&good), None);
+        keys.sweep();
+        assert!(keys.0.accepted.is_empty() && keys.0.rejected.is_empty());
+    }
+}

@@ -1,0 +1,251 @@
+//! Who the caller is. Only this module makes an [`Identity`].
+
+pub mod bearer;
+pub mod foreign;
+mod keys_file;
+pub mod token;
+mod verifier;
+
+use http::{HeaderName, HeaderValue};
+
+use crate::clock::Clock;
+use crate::config::{Config, Foreign, VerifierOptions};
+use crate::secret::Secret;
+use crate::store::{Fingerprint, MemoryStore, TokenId, TokenRecord, memory};
+use crate::upstream::Upstream;
+use crate::user_name::UserName;
+
+use bearer::{BearerError, BearerOpener};
+use foreign::{ForeignKeys, Memory, Verdict};
+use keys_file::{KeysFileError, KnownKeys};
+use token::TokenMint;
+use verifier::{UsersFile, UsersFileError, Verifier, VerifyError};
+
+/// The field that carries a caller's key.
+pub const API_KEY: HeaderName = HeaderName::from_static("x-api-key");
+
+/// A key as a client sent it: 1 to 1024 printable ASCII characters, no space and no comma.
+///
+/// SECURITY: a comma is how two values of a field are joined; which of them a backend would take is unknown.
+#[derive(Clone)]
+pub struct ApiKey(HeaderValue);
+
+impl ApiKey {
+    /// Checks the value of the field.
+    pub fn parse(value: &HeaderValue) -> Option<ApiKey> {
+        let bytes = value.as_bytes();
+        let valid = (1..=1024).contains(&bytes.len())
+            && bytes.iter().all(|byte| byte.is_ascii_graphic() && *byte != b',');
+        valid.then(|| {
+            let mut value = value.clone();
+            value.set_sensitive(true);
+            ApiKey(value)
+        })
+    }
+
+    /// The value for the field of another request, marked as sensitive.
+    pub fn into_field_value(self) -> HeaderValue {
+        self.0
+    }
+
+    fn id(&self) -> TokenId {
+        TokenId::of(self.0.as_bytes())
+    }
+}
+
+/// A caller whose key was proven, and what follows from it.
+#[derive(Debug)]
+pub struct Identity {
+    kind: Kind,
+    user: Option<UserName>,
+    upstream_key: Option<HeaderValue>,
+    fingerprint: Fingerprint,
+}
+
+/// How the gateway came to know a key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// It minted it.
+    Minted,
+    /// It stands in `tokens.keys_file`.
+    Known,
+    /// The backend vouches for it, or is to judge it with each request.
+    Foreign,
+}
+
+impl Identity {
+    /// How the gateway came to know the key.
+    pub fn kind(&self) -> Kind {
+        self.kind
+    }
+
+    /// Whose the key is; unknown of foreign keys.
+    pub fn user(&self) -> Option<&UserName> {
+        self.user.as_ref()
+    }
+
+    /// What `tokens.keys_file` wants the backend to be shown instead of the key.
+    pub fn upstream_key(&self) -> Option<&HeaderValue> {
+        self.upstream_key.as_ref()
+    }
+
+    /// What logs call the key.
+    pub fn fingerprint(&self) -> Fingerprint {
+        self.fingerprint
+    }
+}
+
+/// Why a key proves nobody.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum KeyError {
+    /// A token of this gateway, but none that lives.
+    #[error("a token of this gateway that has ended")]
+    Ended,
+    /// Nobody knows it.
+    #[error("nobody knows the key")]
+    Unknown,
+    /// The backend could not be asked.
+    #[error("the backend could not be asked about the key")]
+    Unverifiable,
+}
+
+/// Why no token was minted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum MintError {
+    /// The bearer does not open.
+    #[error("the bearer does not open: {0}")]
+    Bearer(#[from] BearerError),
+    /// The password is not right, or could not be checked.
+    #[error("the credentials are not right: {0}")]
+    Verifier(#[from] VerifyError),
+}
+
+/// A token for a client, and for the log.
+#[derive(Debug)]
+pub struct Minted {
+    /// The token.
+    pub token: Secret,
+    /// Whose it is.
+    pub user: UserName,
+    /// What logs call it.
+    pub fingerprint: Fingerprint,
+}
+
+/// Why authentication cannot be set up.
+#[derive(Debug, thiserror::Error)]
+pub enum SetupError {
+    /// `tokens.keys_file`.
+    #[error("tokens.keys_file: {0}")]
+    KeysFile(#[from] KeysFileError),
+    /// `auth.users_file`.
+    #[error("auth.users_file: {0}")]
+    UsersFile(#[from] UsersFileError),
+}
+
+/// Everything that is needed to tell who calls; shared by all workers.
+pub struct Auth {
+    opener: BearerOpener,
+    mint: TokenMint,
+    verifier: Verifier,
+    store: MemoryStore,
+    known_keys: KnownKeys,
+    foreign: Foreign,
+    foreign_keys: ForeignKeys,
+}
+
+impl Auth {
+    /// Reads the files that the configuration names.
+    pub fn new(config: &Config, clock: &Clock) -> Result<Auth, SetupError> {
+        let tokens = &config.tokens;
+        let verifier = match &config.auth.verifier {
+            VerifierOptions::SaltHolder => Verifier::SaltHolder,
+            VerifierOptions::UsersFile(path) => Verifier::UsersFile(UsersFile::read(path)?),
+        };
+        let known_keys = tokens.keys_file.as_deref().map(KnownKeys::read).transpose()?.unwrap_or_default();
+        let limits = memory::Limits { ttl: tokens.ttl, idle_ttl: tokens.idle_ttl, max: tokens.max };
+        let memory = Memory { accept: tokens.foreign_accept_ttl, reject: tokens.foreign_reject_ttl };
+        Ok(Auth {
+            opener: BearerOpener::new(&config.salts, config.auth.bearer_max_age, clock.clone()),
+            mint: TokenMint::new(&config.salts),
+            verifier,
+            store: MemoryStore::new(limits, clock.clone()),
+            known_keys,
+            foreign: tokens.foreign,
+            foreign_keys: ForeignKeys::new(memory, clock.clone()),
+        })
+    }
+
+    /// The token for the credentials in a bearer: the one that this login has, or a new one.
+    pub async fn mint(&self, bearer: &str) -> Result<Minted, MintError> {
+        let login = self.opener.open(bearer)?;
+        self.verifier.verify(&login).await?;
+        let token_of = |seed: &_| self.mint.token(&login, seed);
+        let id_of = |seed: &_| TokenId::of(token_of(seed).expose().as_bytes());
+        let login_id = self.mint.login_id(&login);
+        let seed = self.store.seed_of(&login_id, id_of).unwrap_or_else(|| {
+            let record = |minted, expires| TokenRecord::new(login.user.clone(), minted, expires);
+            self.store.insert(login_id, self.mint.seed(), record, id_of)
+        });
+        let fingerprint = id_of(&seed).fingerprint();
+        Ok(Minted { token: token_of(&seed), fingerprint, user: login.user })
+    }
+
+    /// Whose a key is.
+    ///
+    /// SECURITY: every way out of here that is not an error was proven by a map that only this process fills, by a
+    /// file of the operator, or by the backend itself; `tokens.foreign=forward` is the operator's word that the
+    /// backend judges every request.
+    pub async fn identify(&self, key: &ApiKey, upstream: &Upstream) -> Result<Identity, KeyError> {
+        let id = key.id();
+        let fingerprint = id.fingerprint();
+        if let Some(known) = self.known_keys.find(&id) {
+            let upstream_key = known.upstream_key.clone();
+            return Ok(Identity { kind: Kind::Known, user: Some(known.user.clone()), upstream_key, fingerprint });
+        }
+        if let Some(record) = self.store.find(&id) {
+            let user = Some(record.user.clone());
+            return Ok(Identity { kind: Kind::Minted, user, upstream_key: None, fingerprint });
+        }
+        if self.mint.is_own(key.0.as_bytes()) {
+            return Err(KeyError::Ended);
+        }
+        let verdict = match self.foreign {
+            Foreign::Reject => Verdict::Bad,
+            Foreign::Forward => Verdict::Good,
+            Foreign::Verify => self.foreign_keys.judge(id, key, upstream).await,
+        };
+        match verdict {
+            Verdict::Good => {
+                Ok(Identity { kind: Kind::Foreign, user: None, upstream_key: None, fingerprint })
+            }
+            Verdict::Bad => Err(KeyError::Unknown),
+            Verdict::Unknown => Err(KeyError::Unverifiable),
+        }
+    }
+
+    /// Forgets what has ended. Called now and then, off the path of requests.
+    pub fn sweep(&self) {
+        self.store.sweep();
+        self.foreign_keys.sweep();
+    }
+
+    /// How many keys `tokens.keys_file` holds.
+    pub fn known_keys(&self) -> usize {
+        self.known_keys.len()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_is_one_printable_word() {
+        let parse = |bytes: &[u8]| HeaderValue::from_bytes(bytes).ok().and_then(|v| ApiKey::parse(&v));
+        assert!(parse(b"tk_0123").is_some_and(|key| key.into_field_value().is_sensitive()));
+        let long = vec![b'a'; 1025];
+        for wrong in [&b""[..], b"a b", b"a,b", b"a\tb", b"caf\xe9", &long] {
+            assert!(parse(wrong).is_none(), "{wrong:?}");
+        }
+    }
+}

@@ -1,0 +1,182 @@
+//! Tokens: what they are made of, and how the gateway knows its own.
+//!
+//! ```text
+//! tk_ + 40 hex digits (160 bits) + 16 hex digits (a keyed checksum over them)
+//! ```
+//!
+//! The 160 bits are a keyed hash of a random seed together with the user's name and password. The store keeps the
+//! seed and the token's hash: from those the token can be made again when the same user asks again with the same
+//! password, and by nobody else. So nothing that is kept is a credential.
+
+use aws_lc_rs::hmac::{HMAC_SHA256, Key, sign};
+use aws_lc_rs::rand;
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use subtle::{Choice, ConstantTimeEq};
+use zeroize::Zeroizing;
+
+use crate::auth::bearer::Credentials;
+use crate::secret::Secret;
+use crate::store::{LoginId, Seed};
+
+const PREFIX: &str = "tk_";
+const BODY: usize = 20;
+const CHECK: usize = 8;
+const LENGTH: usize = PREFIX.len() + 2 * (BODY + CHECK);
+
+/// Makes tokens and recognises them, with keys derived from the salts.
+pub struct TokenMint {
+    /// One for each salt; the first, the primary one, makes new tokens.
+    keys: Vec<Keys>,
+}
+
+struct Keys {
+    check: Key,
+    login: Key,
+    body: Key,
+}
+
+impl TokenMint {
+    /// `salts` are Fernet keys, as the configuration has checked; there is at least one.
+    pub fn new(salts: &[Secret]) -> TokenMint {
+        TokenMint { keys: salts.iter().map(Keys::derive).collect() }
+    }
+
+    /// The name under which a login's seed is kept.
+    pub fn login_id(&self, login: &Credentials) -> LoginId {
+        let tag = keyed(&self.primary().login, &[&login_bytes(login)]);
+        LoginId(tag[..16].try_into().expect("a tag has 32 bytes"))
+    }
+
+    /// A fresh random seed.
+    pub fn seed(&self) -> Seed {
+        let mut seed = Seed::default();
+        rand::fill(&mut seed).expect("the system's random source works");
+        seed
+    }
+
+    /// The token that belongs to a login and a seed.
+    pub fn token(&self, login: &Credentials, seed: &Seed) -> Secret {
+        let keys = self.primary();
+        let tag = keyed(&keys.body, &[seed, &login_bytes(login)]);
+        let body = &tag[..BODY];
+        let check = keyed(&keys.check, &[body]);
+        Secret::new([PREFIX, &hex(body), &hex(&check[..CHECK])].concat())
+    }
+
+    /// Whether this gateway, or another with the same salts, made the token. Says nothing about whether it lives.
+    pub fn is_own(&self, token: &[u8]) -> bool {
+        let Some((body, check)) = parse(token) else { return false };
+        let fits = |keys: &Keys| keyed(&keys.check, &[&body])[..CHECK].ct_eq(&check);
+        self.keys.iter().fold(Choice::from(0), |any, keys| any | fits(keys)).into()
+    }
+
+    fn primary(&self) -> &Keys {
+        &self.keys[0]
+    }
+}
+
+impl Keys {
+    fn derive(salt: &Secret) -> Keys {
+        // The bytes, not the text: the same salt may be written with or without padding.
+        let bytes = URL_SAFE_NO_PAD.decode(salt.expose().trim_end_matches('='));
+        let root = Key::new(HMAC_SHA256, &Zeroizing::new(bytes.expect("the configuration checked the salts")));
+        let derive = |purpose: &str| Key::new(HMAC_SHA256, &*keyed(&root, &[purpose.as_bytes()]));
+        Keys {
+            check: derive("timbr-gateway token checksum 1"),
+            login: derive("timbr-gateway login index 1"),
+            body: derive("timbr-gateway token body 1"),
+        }
+    }
+}
+
+fn keyed(key: &Key, parts: &[&[u8]]) -> Zeroizing<[u8; 32]> {
+    let tag = sign(key, &Zeroizing::new(parts.concat()));
+    Zeroizing::new(tag.as_ref().try_into().expect("SHA-256 has 32 bytes"))
+}
+
+/// A name holds no NUL, so no two logins have the same bytes.
+fn login_bytes(login: &Credentials) -> Zeroizing<Vec<u8>> {
+    Zeroizing::new([login.user.as_str().as_bytes(), b"\0", login.password.expose().as_bytes()].concat())
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn parse(token: &[u8]) -> Option<([u8; BODY], [u8; CHECK])> {
+    if token.len() != LENGTH {
+        return None;
+    }
+    let digit = |c: u8| match c {
+        b'0'..=b'9' => Some(c - b'0'),
+        b'a'..=b'f' => Some(c - b'a' + 10),
+        _ => None,
+    };
+    let mut bytes = [0; BODY + CHECK];
+    let digits = token.strip_prefix(PREFIX.as_bytes())?;
+    for (byte, pair) in bytes.iter_mut().zip(digits.chunks_exact(2)) {
+        *byte = digit(pair[0])? << 4 | digit(pair[1])?;
+    }
+    let (body, check) = bytes.split_at(BODY);
+    Some((body.try_into().ok()?, check.try_into().ok()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::user_name::UserName;
+
+    const SALT: &str = "cw_0x689RpI-jtRR7oE8h_eQsKImvJapLeSbXpwF4e4=";
+    const OTHER: &str = "d6HnHQJy2nl1YqLeN0dZlmaIHvVkAx2gRUbDUr3lKEE=";
+
+    fn mint(salts: &[&str]) -> TokenMint {
+        TokenMint::new(&salts.iter().map(|salt| Secret::new((*salt).to_owned())).collect::<Vec<_>>())
+    }
+
+    fn login(user: &str, password: &str) -> Credentials {
+        let user = UserName::parse(user.as_bytes()).expect("valid");
+        Credentials { user, password: Secret::new(password.into()) }
+    }
+
+    #[test]
+    fn a_token_is_tk_and_56_hex_digits() {
+        let mint = mint(&[SALT]);
+        let token = mint.token(&login("alice", "secret"), &mint.seed());
+        assert_eq!(token.expose().len(), LENGTH);
+        assert!(token.expose()[3..].bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b)));
+        assert!(mint.is_own(token.expose().as_bytes()));
+    }
+
+    #[test]
+    fn a_token_depends_on_seed_user_and_password() {
+        let mint = mint(&[SALT]);
+        let seed = mint.seed();
+        let token = |user, password, seed: &Seed| mint.token(&login(user, password), seed).expose().to_owned();
+        let first = token("alice", "secret", &seed);
+        assert_eq!(first, token("alice", "secret", &seed));
+        assert_ne!(first, token("alice", "secret", &mint.seed()));
+        assert_ne!(first, token("alice", "other", &seed));
+        assert_ne!(first, token("bob", "secret", &seed));
+        assert_ne!(mint.login_id(&login("a", "bc")), mint.login_id(&login("ab", "c")));
+    }
+
+    #[test]
+    fn a_gateway_knows_its_own_tokens_and_those_of_its_salts_only() {
+        let (old, new) = (mint(&[SALT]), mint(&[OTHER, SALT]));
+        let token = old.token(&login("alice", "secret"), &old.seed());
+        assert!(new.is_own(token.expose().as_bytes()), "after a rotation");
+        assert!(!mint(&[OTHER]).is_own(token.expose().as_bytes()));
+
+        let mut changed = token.expose().to_owned().into_bytes();
+        for i in 0..changed.len() {
+            let right = changed[i];
+            changed[i] = if right == b'0' { b'1' } else { b'0' };
+            assert!(!old.is_own(&changed), "character {i}");
+            changed[i] = right;
+        }
+        for foreign in ["", "tk_", "tk_ab12", &token.expose().to_uppercase(), &format!("{}0", token.expose())] {
+            assert!(!old.is_own(foreign.as_bytes()), "{foreign}");
+        }
+    }
+}

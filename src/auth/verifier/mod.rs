@@ -1,0 +1,36 @@
+//! Who says that a password is right. Asked once, when a token is minted; never on the path of a query.
+
+mod users_file;
+
+use crate::auth::bearer::Credentials;
+
+pub use users_file::{UsersFile, UsersFileError};
+
+/// The authority over passwords.
+pub enum Verifier {
+    /// SECURITY: whoever holds the salt may name any user; the password is not looked at.
+    SaltHolder,
+    /// Hashes from a file.
+    UsersFile(UsersFile),
+}
+
+/// Why there is no yes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum VerifyError {
+    /// No such user, or another password; which of them is nobody's business.
+    #[error("no such user, or not that password")]
+    Wrong,
+    /// Too many passwords are being checked.
+    #[error("too many passwords are being checked at once")]
+    Busy,
+}
+
+impl Verifier {
+    /// Asks whether the credentials are right.
+    pub async fn verify(&self, credentials: &Credentials) -> Result<(), VerifyError> {
+        match self {
+            Verifier::SaltHolder => Ok(()),
+            Verifier::UsersFile(users) => users.verify(credentials).await,
+        }
+    }
+}

@@ -1,0 +1,173 @@
+//! Users and bcrypt hashes in the format of Apache's `htpasswd -B`.
+
+use std::collections::HashMap;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::Semaphore;
+use tokio::time::timeout;
+
+use crate::auth::bearer::Credentials;
+use crate::auth::verifier::VerifyError;
+
+/// So long a login waits for its turn; a hash takes some 50 ms of a core, and they are checked one a core at a time.
+const LONGEST_WAIT: Duration = Duration::from_secs(5);
+
+/// Costs beyond this take seconds for each login; bcrypt's own bound is 31, some hours.
+const HIGHEST_COST: u32 = 16;
+
+/// The users of the file.
+#[derive(Debug)]
+pub struct UsersFile {
+    hashes: HashMap<String, Arc<str>>,
+    /// What unknown users are checked against, at the same cost.
+    decoy: Arc<str>,
+    turns: Arc<Semaphore>,
+}
+
+/// What can be wrong with the file. Names lines, never shows hashes.
+#[derive(Debug, thiserror::Error)]
+#[error("{file}: {}", .problems.join("; "))]
+pub struct UsersFileError {
+    file: String,
+    problems: Vec<String>,
+}
+
+impl UsersFile {
+    /// Reads the file; all its wrong lines are told at once.
+    pub fn read(path: &Path) -> Result<UsersFile, UsersFileError> {
+        let file = path.display().to_string();
+        match std::fs::read_to_string(path) {
+            Ok(text) => UsersFile::parse(&text).map_err(|problems| UsersFileError { file, problems }),
+            Err(error) => {
+                Err(UsersFileError { file, problems: vec![format!("cannot be read: {error}")] })
+            }
+        }
+    }
+
+    fn parse(text: &str) -> Result<UsersFile, Vec<String>> {
+        let mut hashes = HashMap::new();
+        let mut problems = Vec::new();
+        let mut highest = 4;
+        for (number, line) in text.lines().enumerate() {
+            let line = line.trim();
+            if line.is_empty() || line.starts_with('#') {
+                continue;
+            }
+            match parse_line(line) {
+                Ok((user, hash, cost)) => {
+                    highest = highest.max(cost);
+                    if hashes.insert(user.to_owned(), Arc::from(hash)).is_some() {
+                        problems.push(format!("line {}: {user} stands there twice", number + 1));
+                    }
+                }
+                Err(problem) => problems.push(format!("line {}: {problem}", number + 1)),
+            }
+        }
+        if hashes.is_empty() && problems.is_empty() {
+            problems.push("holds no user, so nobody could log in".to_owned());
+        }
+        if !problems.is_empty() {
+            return Err(problems);
+        }
+        let turns = std::thread::available_parallelism().map_or(1, usize::from);
+        Ok(UsersFile { hashes, decoy: decoy(highest), turns: Arc::new(Semaphore::new(turns)) })
+    }
+
+    /// Checks a password on a thread of its own, so that requests go on meanwhile.
+    pub(super) async fn verify(&self, credentials: &Credentials) -> Result<(), VerifyError> {
+        let turn = timeout(LONGEST_WAIT, Arc::clone(&self.turns).acquire_owned()).await;
+        let Ok(Ok(turn)) = turn else { return Err(VerifyError::Busy) };
+        // SECURITY: an unknown user costs as much as a known one, so that names cannot be found by the clock.
+        let known = self.hashes.get(credentials.user.as_str());
+        let hash = Arc::clone(known.unwrap_or(&self.decoy));
+        let password = credentials.password.clone();
+        let checked = tokio::task::spawn_blocking(move || {
+            let right = bcrypt::verify(password.expose(), &hash).unwrap_or(false);
+            drop(turn);
+            right
+        });
+        match checked.await {
+            Ok(true) if known.is_some() => Ok(()),
+            _ => Err(VerifyError::Wrong),
+        }
+    }
+}
+
+fn parse_line(line: &str) -> Result<(&str, &str, u32), String> {
+    let (user, hash) = line.split_once(':').ok_or("must be user:hash")?;
+    if user.is_empty() {
+        return Err("has no user name before the `:`".to_owned());
+    }
+    let parts: bcrypt::HashParts =
+        hash.parse().map_err(|_| "is no bcrypt hash; make it with `htpasswd -B`".to_owned())?;
+    if parts.get_cost() > HIGHEST_COST {
+        return Err(format!("has a cost above {HIGHEST_COST}: each login would take seconds"));
+    }
+    Ok((user, hash, parts.get_cost()))
+}
+
+/// A well-formed hash that no password is known for.
+fn decoy(cost: u32) -> Arc<str> {
+    Arc::from(format!("$2b${cost:02}${}{}", "abcdefghijklmnopqrstuu", "abcdefghijklmnopqrstuvwxyzABCDC"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::secret::Secret;
+    use crate::user_name::UserName;
+
+    fn credentials(user: &str, password: &str) -> Credentials {
+        let user = UserName::parse(user.as_bytes()).expect("valid");
+        Credentials { user, password: Secret::new(password.into()) }
+    }
+
+    fn hash(password: &str, prefix: &str) -> String {
+        bcrypt::hash(password, 4).expect("hashed").replacen("$2b$", prefix, 1)
+    }
+
+    #[tokio::test]
+    async fn the_right_password_and_no_other() {
+        let text = format!("# users\nalice:{}\nbob:{}\n", hash("wonder", "$2y$"), hash("builder", "$2b$"));
+        let users = UsersFile::parse(&text).expect("valid");
+        for (user, password, expected) in [
+            ("alice", "wonder", Ok(())),
+            ("bob", "builder", Ok(())),
+            ("alice", "builder", Err(VerifyError::Wrong)),
+            ("alice", "wonder ", Err(VerifyError::Wrong)),
+            ("Alice", "wonder", Err(VerifyError::Wrong)),
+            ("eve", "wonder", Err(VerifyError::Wrong)),
+        ] {
+            assert_eq!(users.verify(&credentials(user, password)).await, expected, "{user} {password}");
+        }
+    }
+
+    #[test]
+    fn the_decoy_is_a_hash_of_the_highest_cost() {
+        let users = UsersFile::parse(&format!("alice:{}\n", hash("x", "$2y$"))).expect("valid");
+        let parts: bcrypt::HashParts = users.decoy.parse().expect("well formed");
+        assert_eq!(parts.get_cost(), 4);
+        assert_eq!(bcrypt::verify("x", &users.decoy).ok(), Some(false));
+    }
+
+    #[test]
+    fn wrong_lines_are_told_by_number_and_not_shown() {
+        let good = hash("x", "$2y$");
+        let slow = good.replacen("$04$", "$17$", 1);
+        let text = format!("alice\nbob:$apr1$abc$def\n:{good}\neve:{good}\neve:{good}\nmallory:{slow}\n");
+        let problems = UsersFile::parse(&text).expect_err("wrong").join("\n");
+        for expected in [
+            "line 1: must be user:hash",
+            "line 2: is no bcrypt hash",
+            "line 3: has no user name",
+            "line 5: eve stands there twice",
+            "line 6: has a cost above 16",
+        ] {
+            assert!(problems.contains(expected), "{expected}: {problems}");
+        }
+        assert!(!problems.contains("apr1") && !problems.contains(&good), "{problems}");
+        assert!(UsersFile::parse("# nobody\n").is_err());
+    }
+}
