@@ -5,6 +5,7 @@
 pub mod auth;
 pub mod clock;
 pub mod config;
+pub mod gateway;
 pub mod media_type;
 pub mod secret;
 pub mod shutdown;

@@ -94,8 +94,7 @@ pub fn self_signed(names: &[String]) -> Result<SelfSigned, TlsError> {
 /// The server's side with certificates from files.
 pub fn server_config(files: &CertificateFiles) -> Result<Arc<ServerConfig>, TlsError> {
     let (chain, key) = load_pair(files)?;
-    server_config_of(chain, key)
-        .map_err(|source| TlsError::Pair { files: files.clone(), source })
+    server_config_of(chain, key).map_err(|source| TlsError::Pair { files: files.clone(), source })
 }
 
 /// The server's side with a certificate of our own making.
@@ -132,9 +131,8 @@ pub fn upstream_tls(options: &UpstreamOptions) -> Result<UpstreamTls, TlsError> 
         Some(path) => roots_from(path)?,
         None => system_roots()?,
     };
-    let verifier = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider())
-        .build()
-        .map_err(setup)?;
+    let verifier =
+        WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider()).build().map_err(setup)?;
     let builder = ClientConfig::builder_with_provider(provider())
         .with_safe_default_protocol_versions()
         .map_err(setup)?
@@ -157,9 +155,7 @@ pub fn upstream_tls(options: &UpstreamOptions) -> Result<UpstreamTls, TlsError> 
 fn roots_from(path: &Path) -> Result<RootCertStore, TlsError> {
     let mut roots = RootCertStore::empty();
     for certificate in load_chain(path)? {
-        roots
-            .add(certificate)
-            .map_err(|source| TlsError::Anchor { path: path.to_owned(), source })?;
+        roots.add(certificate).map_err(|source| TlsError::Anchor { path: path.to_owned(), source })?;
     }
     Ok(roots)
 }

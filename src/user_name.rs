@@ -64,7 +64,8 @@ mod tests {
     #[test]
     fn names_that_could_be_read_two_ways_are_not() {
         let long = "x".repeat(257);
-        for name in ["", " alice", "alice ", "a\nb", "a\r\nx-api-key: b", "a\0", "a\tb", "josé", "a:b", &long] {
+        for name in ["", " alice", "alice ", "a\nb", "a\r\nx-api-key: b", "a\0", "a\tb", "josé", "a:b", &long]
+        {
             assert!(UserName::parse(name.as_bytes()).is_err(), "{name:?}");
         }
         assert!(UserName::parse(b"a\xff").is_err());

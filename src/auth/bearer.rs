@@ -50,7 +50,8 @@ const MAX_LENGTH: usize = 8 * 1024;
 
 /// Python writes the payload in the standard alphabet with padding; other clients leave the padding out.
 const PAYLOAD: GeneralPurpose = GeneralPurpose::new(&alphabet::STANDARD, PADDING_INDIFFERENT);
-const PADDING_INDIFFERENT: GeneralPurposeConfig = PAD.with_decode_padding_mode(DecodePaddingMode::Indifferent);
+const PADDING_INDIFFERENT: GeneralPurposeConfig =
+    PAD.with_decode_padding_mode(DecodePaddingMode::Indifferent);
 
 /// Opens bearers with every salt in use.
 pub struct BearerOpener {
@@ -175,9 +176,8 @@ mod tests {
     #[test]
     fn age_is_judged_after_authenticity() {
         let payload = PAYLOAD.encode("alice:secret");
-        let open = |made, max_age| {
-            opener(&[SALT], max_age).open(&bearer(SALT, payload.as_bytes(), made)).map(drop)
-        };
+        let open =
+            |made, max_age| opener(&[SALT], max_age).open(&bearer(SALT, payload.as_bytes(), made)).map(drop);
         assert_eq!(open(0, None), Ok(()));
         assert_eq!(open(NOW - 60, Some(60)), Ok(()));
         assert_eq!(open(NOW - 61, Some(60)), Err(BearerError::TooOld));

@@ -45,9 +45,7 @@ impl KnownKeys {
         let file = path.display().to_string();
         match std::fs::read_to_string(path).map(Zeroizing::new) {
             Ok(text) => KnownKeys::parse(&text).map_err(|problems| KeysFileError { file, problems }),
-            Err(error) => {
-                Err(KeysFileError { file, problems: vec![format!("cannot be read: {error}")] })
-            }
+            Err(error) => Err(KeysFileError { file, problems: vec![format!("cannot be read: {error}")] }),
         }
     }
 
@@ -131,9 +129,14 @@ mod tests {
     fn wrong_lines_are_told_by_number_and_not_shown() {
         let text = format!("alice\nbob:1234\n:{HASH}\neve:{HASH}:\neve:{HASH}:a b\nok:{HASH}\nok:{HASH}\n");
         let problems = KnownKeys::parse(&text).expect_err("wrong").join("\n");
-        for expected in
-            ["line 1: must be", "line 2: the second", "line 3: no valid", "line 4: the up", "line 5: the up", "line 7: the same"]
-        {
+        for expected in [
+            "line 1: must be",
+            "line 2: the second",
+            "line 3: no valid",
+            "line 4: the up",
+            "line 5: the up",
+            "line 7: the same",
+        ] {
             assert!(problems.contains(expected), "{expected}: {problems}");
         }
         assert!(!problems.contains(HASH) && !problems.contains("1234"), "{problems}");

@@ -200,7 +200,12 @@ impl Auth {
         let fingerprint = id.fingerprint();
         if let Some(known) = self.known_keys.find(&id) {
             let upstream_key = known.upstream_key.clone();
-            return Ok(Identity { kind: Kind::Known, user: Some(known.user.clone()), upstream_key, fingerprint });
+            return Ok(Identity {
+                kind: Kind::Known,
+                user: Some(known.user.clone()),
+                upstream_key,
+                fingerprint,
+            });
         }
         if let Some(record) = self.store.find(&id) {
             let user = Some(record.user.clone());

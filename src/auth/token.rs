@@ -80,7 +80,8 @@ impl Keys {
     fn derive(salt: &Secret) -> Keys {
         // The bytes, not the text: the same salt may be written with or without padding.
         let bytes = URL_SAFE_NO_PAD.decode(salt.expose().trim_end_matches('='));
-        let root = Key::new(HMAC_SHA256, &Zeroizing::new(bytes.expect("the configuration checked the salts")));
+        let root =
+            Key::new(HMAC_SHA256, &Zeroizing::new(bytes.expect("the configuration checked the salts")));
         let derive = |purpose: &str| Key::new(HMAC_SHA256, &*keyed(&root, &[purpose.as_bytes()]));
         Keys {
             check: derive("timbr-gateway token checksum 1"),
@@ -152,7 +153,8 @@ mod tests {
     fn a_token_depends_on_seed_user_and_password() {
         let mint = mint(&[SALT]);
         let seed = mint.seed();
-        let token = |user, password, seed: &Seed| mint.token(&login(user, password), seed).expose().to_owned();
+        let token =
+            |user, password, seed: &Seed| mint.token(&login(user, password), seed).expose().to_owned();
         let first = token("alice", "secret", &seed);
         assert_eq!(first, token("alice", "secret", &seed));
         assert_ne!(first, token("alice", "secret", &mint.seed()));
@@ -175,7 +177,8 @@ mod tests {
             assert!(!old.is_own(&changed), "character {i}");
             changed[i] = right;
         }
-        for foreign in ["", "tk_", "tk_ab12", &token.expose().to_uppercase(), &format!("{}0", token.expose())] {
+        for foreign in ["", "tk_", "tk_ab12", &token.expose().to_uppercase(), &format!("{}0", token.expose())]
+        {
             assert!(!old.is_own(foreign.as_bytes()), "{foreign}");
         }
     }

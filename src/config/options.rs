@@ -153,12 +153,7 @@ pub const OPTIONS: &[Opt] = &[
         None,
         "Client certificate chain (PEM) for an https upstream.",
     ),
-    opt(
-        "upstream.client_key_file",
-        Shape::Path,
-        None,
-        "Private key (PEM) of upstream.client_cert_file.",
-    ),
+    opt("upstream.client_key_file", Shape::Path, None, "Private key (PEM) of upstream.client_cert_file."),
     opt(
         "upstream.server_name",
         Shape::Text,
@@ -217,12 +212,7 @@ pub const OPTIONS: &[Opt] = &[
         Some("off"),
         "End a minted token that was not used for so long.",
     ),
-    opt(
-        "tokens.max",
-        Shape::Count,
-        Some("1000000"),
-        "The most tokens kept; beyond it the oldest one ends.",
-    ),
+    opt("tokens.max", Shape::Count, Some("1000000"), "The most tokens kept; beyond it the oldest one ends."),
     opt(
         "tokens.keys_file",
         Shape::Path,

@@ -229,10 +229,10 @@ mod tests {
     fn without_routes_the_documented_api_is_forwarded() {
         let mut problems = Vec::new();
         let names: Vec<_> = merge(None, &mut problems).into_iter().map(|p| (p.name, p.prefix)).collect();
-        assert_eq!(names, [
-            ("api".into(), "/timbr/api/".into()),
-            ("openapi".into(), "/timbr/openapi/".to_owned())
-        ]);
+        assert_eq!(
+            names,
+            [("api".into(), "/timbr/api/".into()), ("openapi".into(), "/timbr/openapi/".to_owned())]
+        );
         assert_eq!(problems, []);
     }
 

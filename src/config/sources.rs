@@ -87,10 +87,7 @@ pub struct Settings {
 /// Merges all sources; every problem is collected, none ends the search.
 pub fn merge(sources: &Sources, problems: &mut Vec<Problem>) -> Settings {
     let environment = own_variables(&sources.environment, problems);
-    let path = sources
-        .file
-        .clone()
-        .or_else(|| environment.get("TIMBR_GATEWAY_CONFIG").map(PathBuf::from));
+    let path = sources.file.clone().or_else(|| environment.get("TIMBR_GATEWAY_CONFIG").map(PathBuf::from));
     let mut typed = Typed { flags: &sources.flags, environment, file: BTreeMap::new(), path };
     let routes = typed.read_file(problems);
 
@@ -171,8 +168,7 @@ impl Typed<'_> {
         let twin_variable = format!("{variable}_FILE");
 
         let in_twin = |map: &BTreeMap<String, String>| twin.as_ref().and_then(|twin| map.get(twin).cloned());
-        let in_environment =
-            twin.as_ref().and_then(|_| self.environment.get(&twin_variable).cloned());
+        let in_environment = twin.as_ref().and_then(|_| self.environment.get(&twin_variable).cloned());
         let levels = [
             (
                 self.flags.get(option.key).cloned(),
@@ -210,12 +206,7 @@ impl Typed<'_> {
     }
 }
 
-fn secret_from(
-    file: &str,
-    option: &Opt,
-    origin: Origin,
-    problems: &mut Vec<Problem>,
-) -> Option<Setting> {
+fn secret_from(file: &str, option: &Opt, origin: Origin, problems: &mut Vec<Problem>) -> Option<Setting> {
     match Secret::read(Path::new(file)) {
         Ok(text) => Some(Setting { text, origin }),
         Err(error) => {
@@ -375,7 +366,12 @@ mod tests {
         let (_, problems) = merged(&[], &env, "tokens: {foreing: reject}\nnothing: 1\n");
         let all = problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n");
         assert_eq!(problems.len(), 4, "{all}");
-        assert!(all.contains("TIMBR_GATEWAY_TOKEN_FOREIGN: unknown variable; did you mean TIMBR_GATEWAY_TOKENS_FOREIGN?"), "{all}");
+        assert!(
+            all.contains(
+                "TIMBR_GATEWAY_TOKEN_FOREIGN: unknown variable; did you mean TIMBR_GATEWAY_TOKENS_FOREIGN?"
+            ),
+            "{all}"
+        );
         assert!(all.contains("tokens.foreing: unknown key; did you mean tokens.foreign?"), "{all}");
     }
 

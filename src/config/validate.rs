@@ -120,8 +120,7 @@ impl Reader<'_> {
     fn upstream(&mut self) -> Option<UpstreamOptions> {
         let origin = self.origin();
         let credential = self.credential();
-        let client_certificate =
-            self.certificate("upstream.client_cert_file", "upstream.client_key_file");
+        let client_certificate = self.certificate("upstream.client_cert_file", "upstream.client_key_file");
         let ca_file = self.path("upstream.ca_file");
         let server_name = self.text("upstream.server_name");
         let [connect, response, body, idle] = [
@@ -139,7 +138,10 @@ impl Reader<'_> {
                 ("upstream.server_name", server_name.is_some()),
             ];
             for (key, _) in useless.into_iter().filter(|(_, given)| *given) {
-                self.problem(key, "has no use with an http:// upstream; give an https:// one or leave it out");
+                self.problem(
+                    key,
+                    "has no use with an http:// upstream; give an https:// one or leave it out",
+                );
             }
         }
         Some(UpstreamOptions {
@@ -260,9 +262,8 @@ impl Reader<'_> {
         let keys_file = self.path("tokens.keys_file");
         let max = self.count("tokens.max");
         let idle_ttl = self.optional_duration("tokens.idle_ttl");
-        let [ttl, accept, reject] =
-            ["tokens.ttl", "tokens.foreign_accept_ttl", "tokens.foreign_reject_ttl"]
-                .map(|key| self.duration(key));
+        let [ttl, accept, reject] = ["tokens.ttl", "tokens.foreign_accept_ttl", "tokens.foreign_reject_ttl"]
+            .map(|key| self.duration(key));
         Some(TokenOptions {
             ttl: ttl?,
             idle_ttl: idle_ttl?,
@@ -275,14 +276,9 @@ impl Reader<'_> {
     }
 
     fn timeouts(&mut self) -> Option<Timeouts> {
-        let [handshake, header, idle, body, write] = [
-            "timeouts.handshake",
-            "timeouts.header",
-            "timeouts.idle",
-            "timeouts.body",
-            "timeouts.write",
-        ]
-        .map(|key| self.duration(key));
+        let [handshake, header, idle, body, write] =
+            ["timeouts.handshake", "timeouts.header", "timeouts.idle", "timeouts.body", "timeouts.write"]
+                .map(|key| self.duration(key));
         Some(Timeouts { handshake: handshake?, header: header?, idle: idle?, body: body?, write: write? })
     }
 
@@ -445,9 +441,8 @@ mod tests {
             environment: env.iter().map(|(k, v)| ((*k).into(), (*v).into())).collect(),
             ..Sources::default()
         };
-        let lines = |problems: Vec<Problem>| {
-            problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")
-        };
+        let lines =
+            |problems: Vec<Problem>| problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n");
         load(&sources).map(|(config, _)| config).map_err(lines)
     }
 
@@ -511,7 +506,10 @@ mod tests {
 
     #[test]
     fn impersonation_by_salt_holders_needs_a_decision() {
-        let env = [("TIMBR_GATEWAY_UPSTREAM_CREDENTIAL", "impersonate"), ("TIMBR_GATEWAY_UPSTREAM_API_KEY", "tk_1")];
+        let env = [
+            ("TIMBR_GATEWAY_UPSTREAM_CREDENTIAL", "impersonate"),
+            ("TIMBR_GATEWAY_UPSTREAM_API_KEY", "tk_1"),
+        ];
         let error = with(&env).expect_err("no trust");
         assert!(error.contains("auth.trust_salt_holder"), "{error}");
         let trusted = [env[0], env[1], ("TIMBR_GATEWAY_AUTH_TRUST_SALT_HOLDER", "true")];
@@ -542,9 +540,16 @@ mod tests {
         assert_eq!(parse("http://backend"), Ok((false, "backend".into(), 80)));
         assert_eq!(parse("https://timbr.example.com/"), Ok((true, "timbr.example.com".into(), 443)));
         assert_eq!(parse("http://[::1]:8000"), Ok((false, "::1".into(), 8000)));
-        for url in
-            ["backend:8000", "ftp://x", "http://", "http://u:p@x", "http://x/api", "http://x?y", "http://x:99999", ""]
-        {
+        for url in [
+            "backend:8000",
+            "ftp://x",
+            "http://",
+            "http://u:p@x",
+            "http://x/api",
+            "http://x?y",
+            "http://x:99999",
+            "",
+        ] {
             assert!(origin(url).is_err(), "{url}");
         }
     }

@@ -239,10 +239,14 @@ mod tests {
     fn threads_that_mint_for_one_login_at_once_agree() {
         let (store, _) = store(None, 1000);
         let seeds: Vec<Seed> = std::thread::scope(|scope| {
-            let threads: Vec<_> = (0..8).map(|n| scope.spawn({
-                let store = &store;
-                move || insert(store, 1, n)
-            })).collect();
+            let threads: Vec<_> = (0..8)
+                .map(|n| {
+                    scope.spawn({
+                        let store = &store;
+                        move || insert(store, 1, n)
+                    })
+                })
+                .collect();
             threads.into_iter().map(|thread| thread.join().expect("no panic")).collect()
         });
         assert!(seeds.iter().all(|seed| *seed == seeds[0]), "{seeds:?}");

@@ -49,7 +49,8 @@ impl Pool {
 
     /// Closes what idled too long or was closed by the backend.
     pub fn sweep(&self) {
-        let fresh = |idle: &Idle| idle.since.elapsed() < self.idle_timeout && !idle.connection.sender.is_closed();
+        let fresh =
+            |idle: &Idle| idle.since.elapsed() < self.idle_timeout && !idle.connection.sender.is_closed();
         self.idle.borrow_mut().retain(fresh);
     }
 

@@ -25,6 +25,13 @@ pub enum VerifyError {
     Busy,
 }
 
+impl VerifyError {
+    /// Whether another try may succeed.
+    pub fn is_busy(self) -> bool {
+        self == VerifyError::Busy
+    }
+}
+
 impl Verifier {
     /// Asks whether the credentials are right.
     pub async fn verify(&self, credentials: &Credentials) -> Result<(), VerifyError> {

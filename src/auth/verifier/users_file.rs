@@ -40,9 +40,7 @@ impl UsersFile {
         let file = path.display().to_string();
         match std::fs::read_to_string(path) {
             Ok(text) => UsersFile::parse(&text).map_err(|problems| UsersFileError { file, problems }),
-            Err(error) => {
-                Err(UsersFileError { file, problems: vec![format!("cannot be read: {error}")] })
-            }
+            Err(error) => Err(UsersFileError { file, problems: vec![format!("cannot be read: {error}")] }),
         }
     }
 

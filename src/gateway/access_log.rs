@@ -1,0 +1,90 @@
+//! The one line that each request writes, when its answer's body has ended.
+
+use std::time::Duration;
+
+use http::{Method, StatusCode};
+use tracing::info;
+
+use crate::gateway::context::Context;
+use crate::store::Fingerprint;
+use crate::telemetry::ACCESS;
+
+/// What the line says. Dropped, it is written.
+///
+/// SECURITY: neither query nor fields nor body stand here; the query of a path can hold what a user asked for.
+#[derive(Debug)]
+pub struct AccessLine {
+    context: Context,
+    method: Method,
+    path: String,
+    /// The route's name; empty if none was found.
+    pub route: String,
+    /// Whose request it is, once that is known.
+    pub user: Option<String>,
+    /// The key's fingerprint, once that is known.
+    pub key: Option<Fingerprint>,
+    /// The rejection's reason; empty if the backend answered.
+    pub reason: &'static str,
+    /// The answer's status.
+    pub status: StatusCode,
+    /// Bytes of the answer's body that were handed on.
+    pub sent: u64,
+    /// Whether the body came to its end.
+    pub complete: bool,
+    /// From the head of the request to the head of the answer.
+    pub to_head: Duration,
+}
+
+impl AccessLine {
+    /// The line of a request that was just read. Its status stays 499, "client closed request", unless an answer
+    /// comes about.
+    pub fn new(context: Context, method: Method, path: &str) -> AccessLine {
+        AccessLine {
+            context,
+            method,
+            path: path.to_owned(),
+            route: String::new(),
+            user: None,
+            key: None,
+            reason: "",
+            status: StatusCode::from_u16(499).expect("within 100 to 999"),
+            sent: 0,
+            complete: false,
+            to_head: Duration::ZERO,
+        }
+    }
+
+    /// The request's context.
+    pub fn context(&self) -> &Context {
+        &self.context
+    }
+
+    /// Notes the moment at which the head of the answer stands.
+    pub fn head_is_ready(&mut self, status: StatusCode) {
+        self.status = status;
+        self.to_head = self.context.begun.elapsed();
+    }
+}
+
+impl Drop for AccessLine {
+    fn drop(&mut self) {
+        let millis =
+            |span: Duration| u64::try_from(span.as_micros()).map_or(f64::MAX, |us| us as f64 / 1000.0);
+        info!(
+            target: ACCESS,
+            request_id = self.context.request_id(),
+            client = %self.context.client.address,
+            method = %self.method,
+            path = self.path,
+            route = self.route,
+            user = self.user.as_deref().unwrap_or(""),
+            key = self.key.map(tracing::field::display),
+            status = self.status.as_u16(),
+            reason = self.reason,
+            sent = self.sent,
+            complete = self.complete,
+            head_ms = millis(self.to_head),
+            total_ms = millis(self.context.begun.elapsed()),
+        );
+    }
+}

@@ -1,0 +1,27 @@
+//! From a screened request to a proven identity.
+
+use crate::auth::{Auth, Identity, KeyError};
+use crate::gateway::rejection::Rejection;
+use crate::gateway::rewrite::{IMPERSONATE_USER, Rewriter};
+use crate::gateway::screen::Screened;
+use crate::upstream::Upstream;
+
+/// Whose request this is.
+pub async fn authenticate(
+    auth: &Auth,
+    upstream: &Upstream,
+    rewriter: &Rewriter,
+    screened: &Screened,
+) -> Result<Identity, Rejection> {
+    let identity = auth.identify(screened.api_key(), upstream).await.map_err(|error| match error {
+        KeyError::Ended => Rejection::TokenExpired,
+        KeyError::Unknown => Rejection::ApiKeyUnknown,
+        KeyError::Unverifiable => Rejection::ApiKeyUnverifiable,
+    })?;
+    // SECURITY: where the gateway says who the user is, a client that says so too is refused. Dropping the field in
+    // silence would run the query as somebody else than the client asked for.
+    if rewriter.names_the_user(&identity) && screened.fields().contains_key(IMPERSONATE_USER) {
+        return Err(Rejection::ImpersonationDenied);
+    }
+    Ok(identity)
+}

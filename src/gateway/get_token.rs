@@ -1,0 +1,85 @@
+//! `POST /timbr/api/get_token`: the one request that the gateway answers by itself.
+
+use bytes::Bytes;
+use http::header::{AUTHORIZATION, CACHE_CONTROL, CONTENT_TYPE};
+use http::request::Parts;
+use http::{HeaderMap, HeaderValue};
+use tracing::info;
+
+use crate::auth::bearer::BearerError;
+use crate::auth::{Auth, MintError, Minted};
+use crate::gateway::rejection::Rejection;
+use crate::gateway::screen;
+
+/// Fields and body of the answer: `{"data":["tk_…"],"status":"success"}`.
+pub struct Answer {
+    /// Its fields.
+    pub fields: HeaderMap,
+    /// Its body.
+    pub body: Bytes,
+    /// Whose token it is, for the access log.
+    pub minted: Minted,
+}
+
+/// Opens the bearer, checks the credentials and gives the login's token.
+pub async fn get_token(auth: &Auth, head: &Parts) -> Result<Answer, Rejection> {
+    screen::unambiguous(&head.headers)?;
+    let json = |essence: &[u8]| essence.eq_ignore_ascii_case(b"application/json");
+    screen::content_type(&head.headers, json, || "`application/json`".to_owned())?;
+    let minted = auth.mint(bearer(&head.headers)?).await.map_err(refusal)?;
+    info!(user = %minted.user, token = %minted.fingerprint, "token given");
+
+    let mut fields = HeaderMap::with_capacity(4);
+    fields.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    fields.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    let body = format!(r#"{{"data":["{}"],"status":"success"}}"#, minted.token.expose());
+    Ok(Answer { fields, body: Bytes::from(body), minted })
+}
+
+/// The token of `Authorization: Bearer <token>`; the scheme's letter case does not matter (RFC 9110 section 11.1).
+fn bearer(fields: &HeaderMap) -> Result<&str, Rejection> {
+    let value = fields.get(AUTHORIZATION).ok_or(Rejection::BearerMissing)?;
+    let value = value.to_str().map_err(|_| Rejection::BearerInvalid)?;
+    let (scheme, token) = value.split_once(' ').unwrap_or((value, ""));
+    match token.trim_matches(' ') {
+        _ if !scheme.eq_ignore_ascii_case("bearer") => Err(Rejection::BearerMissing),
+        "" => Err(Rejection::BearerMissing),
+        token => Ok(token),
+    }
+}
+
+fn refusal(error: MintError) -> Rejection {
+    let rejection = match error {
+        MintError::Bearer(BearerError::NotAuthentic) => Rejection::BearerInvalid,
+        MintError::Bearer(BearerError::TooOld) => Rejection::BearerExpired,
+        MintError::Bearer(BearerError::FromTheFuture) => Rejection::BearerFromTheFuture,
+        MintError::Bearer(BearerError::NoCredentials) => Rejection::BearerWithoutCredentials,
+        MintError::Bearer(BearerError::UserName) => Rejection::BearerUserName,
+        MintError::Verifier(error) if error.is_busy() => Rejection::VerifierBusy,
+        MintError::Verifier(_) => Rejection::CredentialsWrong,
+    };
+    info!(%error, "token refused");
+    rejection
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn of(value: &str) -> Result<String, &'static str> {
+        let mut fields = HeaderMap::new();
+        fields.insert(AUTHORIZATION, value.parse().expect("a value"));
+        bearer(&fields).map(str::to_owned).map_err(|rejection| rejection.reason())
+    }
+
+    #[test]
+    fn the_scheme_is_bearer_in_any_case() {
+        for value in ["Bearer abc=", "bearer abc=", "BEARER  abc=", "Bearer abc= "] {
+            assert_eq!(of(value), Ok("abc=".into()), "{value}");
+        }
+        for value in ["Bearer", "Bearer ", "Basic abc=", "abc=", "Bearerabc="] {
+            assert_eq!(of(value), Err("bearer_missing"), "{value}");
+        }
+        assert_eq!(bearer(&HeaderMap::new()), Err(Rejection::BearerMissing));
+    }
+}

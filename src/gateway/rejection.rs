@@ -1,0 +1,345 @@
+//! Every way in which the gateway itself says no, and what the client is told.
+//!
+//! A variant does not compile until it has a status, a reason and a sentence. Reasons are an interface: scripts and
+//! alerts match them, so they never change.
+
+use bytes::Bytes;
+use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
+use http::{HeaderMap, HeaderValue, StatusCode};
+use serde::Serialize;
+
+/// Why a request was not answered by the backend.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Rejection {
+    /// The request line names no path, another host than `Host`, or a path with more than one reading.
+    RequestLine(&'static str),
+    /// No route has this path.
+    NotFound,
+    /// The path has other methods.
+    MethodNotAllowed {
+        /// Value of the `Allow` field.
+        allow: String,
+    },
+    /// A field that may stand once stands more often.
+    FieldRepeated(&'static str),
+    /// A field whose name a backend would take for another one's.
+    FieldAmbiguous(&'static str),
+    /// `Connection` names a field that decides about the request.
+    ConnectionNamesPolicyField(String),
+    /// No `Content-Type`.
+    ContentTypeMissing {
+        /// What would be taken, for the sentence.
+        expected: String,
+    },
+    /// A `Content-Type` that is none of the route's, or none at all.
+    ContentTypeUnsupported {
+        /// What would be taken, for the sentence.
+        expected: String,
+    },
+    /// No `x-api-key`.
+    ApiKeyMissing,
+    /// An `x-api-key` that cannot be one.
+    ApiKeyMalformed,
+    /// An `x-api-key` that nobody knows.
+    ApiKeyUnknown,
+    /// A token of ours that has ended.
+    TokenExpired,
+    /// The backend could not be asked about a key.
+    ApiKeyUnverifiable,
+    /// `x-api-impersonate-user` where the gateway says who the user is.
+    ImpersonationDenied,
+    /// No `Authorization: Bearer`.
+    BearerMissing,
+    /// A bearer that does not open.
+    BearerInvalid,
+    /// A bearer that is too old.
+    BearerExpired,
+    /// A bearer from the future.
+    BearerFromTheFuture,
+    /// A bearer without user and password in it.
+    BearerWithoutCredentials,
+    /// A bearer with a user name that cannot be passed on.
+    BearerUserName,
+    /// Wrong user or password.
+    CredentialsWrong,
+    /// Too many passwords are being checked.
+    VerifierBusy,
+    /// The client made too long a pause in its body.
+    RequestBodyStalled,
+    /// The client's body broke off.
+    RequestBodyBroken,
+    /// No connection to the backend.
+    UpstreamUnreachable,
+    /// No connection to the backend in time.
+    UpstreamConnectTimeout,
+    /// The backend closed the connection without an answer.
+    UpstreamClosed,
+    /// The backend's answer is not HTTP.
+    UpstreamInvalid,
+    /// No answer from the backend in time.
+    UpstreamTimeout,
+}
+
+/// The answer's body.
+#[derive(Serialize)]
+struct Envelope<'a> {
+    status: &'static str,
+    data: &'a str,
+    reason: &'static str,
+    request_id: &'a str,
+}
+
+impl Rejection {
+    /// The HTTP status.
+    pub fn status(&self) -> StatusCode {
+        match self {
+            Rejection::RequestLine(_)
+            | Rejection::FieldRepeated(_)
+            | Rejection::FieldAmbiguous(_)
+            | Rejection::ConnectionNamesPolicyField(_)
+            | Rejection::ContentTypeMissing { .. }
+            | Rejection::RequestBodyBroken => StatusCode::BAD_REQUEST,
+            Rejection::ApiKeyMissing
+            | Rejection::ApiKeyMalformed
+            | Rejection::ApiKeyUnknown
+            | Rejection::TokenExpired
+            | Rejection::BearerMissing
+            | Rejection::BearerInvalid
+            | Rejection::BearerExpired
+            | Rejection::BearerFromTheFuture
+            | Rejection::BearerWithoutCredentials
+            | Rejection::BearerUserName
+            | Rejection::CredentialsWrong => StatusCode::UNAUTHORIZED,
+            Rejection::ImpersonationDenied => StatusCode::FORBIDDEN,
+            Rejection::NotFound => StatusCode::NOT_FOUND,
+            Rejection::MethodNotAllowed { .. } => StatusCode::METHOD_NOT_ALLOWED,
+            Rejection::RequestBodyStalled => StatusCode::REQUEST_TIMEOUT,
+            Rejection::ContentTypeUnsupported { .. } => StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            Rejection::UpstreamUnreachable | Rejection::UpstreamClosed | Rejection::UpstreamInvalid => {
+                StatusCode::BAD_GATEWAY
+            }
+            Rejection::ApiKeyUnverifiable | Rejection::VerifierBusy => StatusCode::SERVICE_UNAVAILABLE,
+            Rejection::UpstreamConnectTimeout | Rejection::UpstreamTimeout => StatusCode::GATEWAY_TIMEOUT,
+        }
+    }
+
+    /// The stable word for machines.
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Rejection::RequestLine(_) => "request_line_ambiguous",
+            Rejection::NotFound => "not_found",
+            Rejection::MethodNotAllowed { .. } => "method_not_allowed",
+            Rejection::FieldRepeated(_) => "field_repeated",
+            Rejection::FieldAmbiguous(_) => "field_ambiguous",
+            Rejection::ConnectionNamesPolicyField(_) => "connection_names_policy_field",
+            Rejection::ContentTypeMissing { .. } => "content_type_missing",
+            Rejection::ContentTypeUnsupported { .. } => "content_type_unsupported",
+            Rejection::ApiKeyMissing => "api_key_missing",
+            Rejection::ApiKeyMalformed => "api_key_malformed",
+            Rejection::ApiKeyUnknown => "api_key_unknown",
+            Rejection::TokenExpired => "token_expired",
+            Rejection::ApiKeyUnverifiable => "api_key_unverifiable",
+            Rejection::ImpersonationDenied => "impersonation_denied",
+            Rejection::BearerMissing => "bearer_missing",
+            Rejection::BearerInvalid => "bearer_invalid",
+            Rejection::BearerExpired => "bearer_expired",
+            Rejection::BearerFromTheFuture => "bearer_from_the_future",
+            Rejection::BearerWithoutCredentials => "bearer_without_credentials",
+            Rejection::BearerUserName => "bearer_user_name",
+            Rejection::CredentialsWrong => "credentials_wrong",
+            Rejection::VerifierBusy => "verifier_busy",
+            Rejection::RequestBodyStalled => "request_body_stalled",
+            Rejection::RequestBodyBroken => "request_body_broken",
+            Rejection::UpstreamUnreachable => "upstream_unreachable",
+            Rejection::UpstreamConnectTimeout => "upstream_connect_timeout",
+            Rejection::UpstreamClosed => "upstream_closed",
+            Rejection::UpstreamInvalid => "upstream_invalid",
+            Rejection::UpstreamTimeout => "upstream_timeout",
+        }
+    }
+
+    /// One sentence for the client: what is wrong, and what to send instead.
+    fn sentence(&self) -> String {
+        match self {
+            Rejection::RequestLine(what) => format!(
+                "The request's target is refused: {what}. Send a plain path, such as /timbr/api/query/."
+            ),
+            Rejection::NotFound => "Nothing is served here. The API's paths begin with /timbr/api/ or \
+                                    /timbr/openapi/."
+                .to_owned(),
+            Rejection::MethodNotAllowed { allow } => format!("This path takes {allow}."),
+            Rejection::FieldRepeated(name) => format!("Send the field `{name}` once."),
+            Rejection::FieldAmbiguous(name) => {
+                format!("A field's name can be mistaken for `{name}`. Spell `{name}` so, or leave it out.")
+            }
+            Rejection::ConnectionNamesPolicyField(name) => {
+                format!("The field `Connection` must not name `{name}`.")
+            }
+            Rejection::ContentTypeMissing { expected } => {
+                format!("The field `Content-Type` is missing. Send it with {expected}, with GET too.")
+            }
+            Rejection::ContentTypeUnsupported { expected } => {
+                format!("The field `Content-Type` must be {expected} here.")
+            }
+            Rejection::ApiKeyMissing => "The field `x-api-key` is missing. Send the token that \
+                                         POST /timbr/api/get_token gave, or your Timbr token."
+                .to_owned(),
+            Rejection::ApiKeyMalformed => {
+                "The field `x-api-key` must be one token of printable characters, without spaces or commas."
+                    .to_owned()
+            }
+            Rejection::ApiKeyUnknown => "The `x-api-key` is not valid. Ask for a token with \
+                                         POST /timbr/api/get_token, or check your Timbr token."
+                .to_owned(),
+            Rejection::TokenExpired => {
+                "The token has expired or was revoked. Ask for a new one with POST /timbr/api/get_token."
+                    .to_owned()
+            }
+            Rejection::ApiKeyUnverifiable => {
+                "The `x-api-key` could not be checked, as the backend does not answer. Try again in a moment."
+                    .to_owned()
+            }
+            Rejection::ImpersonationDenied => {
+                "`x-api-impersonate-user` is not allowed here: you act as the user who owns the token. Leave \
+                 the field out."
+                    .to_owned()
+            }
+            Rejection::BearerMissing => {
+                "Send `Authorization: Bearer <token>`, a Fernet token of base64(username:password) made with \
+                 API_AUTH_SALT."
+                    .to_owned()
+            }
+            Rejection::BearerInvalid => {
+                "The bearer is not a Fernet token made with this API's API_AUTH_SALT, or it was changed on \
+                 the way."
+                    .to_owned()
+            }
+            Rejection::BearerExpired => "The bearer was made too long ago. Make a new one.".to_owned(),
+            Rejection::BearerFromTheFuture => {
+                "The bearer was made in the future. Set the clock of the machine that makes it.".to_owned()
+            }
+            Rejection::BearerWithoutCredentials => {
+                "The bearer opens, but does not hold base64(username:password).".to_owned()
+            }
+            Rejection::BearerUserName => {
+                "The bearer opens, but its user name has other than printable ASCII characters, or spaces \
+                 at its ends."
+                    .to_owned()
+            }
+            Rejection::CredentialsWrong => "No such user, or not that password.".to_owned(),
+            Rejection::VerifierBusy => {
+                "Too many passwords are being checked at the moment. Try again in a few seconds.".to_owned()
+            }
+            Rejection::RequestBodyStalled => "The request's body did not arrive in time.".to_owned(),
+            Rejection::RequestBodyBroken => "The request's body is not well framed.".to_owned(),
+            Rejection::UpstreamUnreachable => {
+                "The Timbr backend cannot be reached. The request was not sent; try again in a moment."
+                    .to_owned()
+            }
+            Rejection::UpstreamConnectTimeout => {
+                "The Timbr backend does not take connections. The request was not sent; try again in a moment."
+                    .to_owned()
+            }
+            Rejection::UpstreamClosed => {
+                "The Timbr backend closed the connection without an answer. The request may have been \
+                 carried out."
+                    .to_owned()
+            }
+            Rejection::UpstreamInvalid => {
+                "The Timbr backend's answer is not valid HTTP. The request may have been carried out."
+                    .to_owned()
+            }
+            Rejection::UpstreamTimeout => {
+                "The Timbr backend did not answer in time. The request may have been carried out.".to_owned()
+            }
+        }
+    }
+
+    /// The fields of the answer, and its body in the API's envelope.
+    pub fn answer(&self, request_id: &str) -> (HeaderMap, Bytes) {
+        let mut fields = HeaderMap::with_capacity(8);
+        fields.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        fields.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        if let Some(challenge) = self.challenge() {
+            fields.insert(WWW_AUTHENTICATE, HeaderValue::from_static(challenge));
+        }
+        if let Some(seconds) = self.retry_after() {
+            fields.insert(RETRY_AFTER, HeaderValue::from_static(seconds));
+        }
+        if let Rejection::MethodNotAllowed { allow } = self {
+            let value = HeaderValue::from_str(allow).expect("a list of methods is a field value");
+            fields.insert(ALLOW, value);
+        }
+        let data = self.sentence();
+        let envelope = Envelope { status: "error", data: &data, reason: self.reason(), request_id };
+        let body = serde_json::to_vec(&envelope).expect("strings serialise");
+        (fields, Bytes::from(body))
+    }
+
+    /// What a 401 must say (RFC 9110 section 15.5.2; RFC 6750 section 3 for bearers).
+    fn challenge(&self) -> Option<&'static str> {
+        match self {
+            Rejection::BearerMissing => Some("Bearer realm=\"timbr\""),
+            Rejection::BearerInvalid
+            | Rejection::BearerExpired
+            | Rejection::BearerFromTheFuture
+            | Rejection::BearerWithoutCredentials
+            | Rejection::BearerUserName
+            | Rejection::CredentialsWrong => Some("Bearer realm=\"timbr\", error=\"invalid_token\""),
+            other if other.status() == StatusCode::UNAUTHORIZED => Some("ApiKey realm=\"timbr\""),
+            _ => None,
+        }
+    }
+
+    /// Seconds after which another try has a chance.
+    fn retry_after(&self) -> Option<&'static str> {
+        match self {
+            Rejection::UpstreamUnreachable
+            | Rejection::UpstreamConnectTimeout
+            | Rejection::UpstreamClosed => Some("1"),
+            Rejection::ApiKeyUnverifiable => Some("2"),
+            Rejection::VerifierBusy => Some("5"),
+            _ => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_answer_is_the_apis_envelope() {
+        let (fields, body) = Rejection::ApiKeyMissing.answer("req-1");
+        let body: serde_json::Value = serde_json::from_slice(&body).expect("JSON");
+        assert_eq!(body["status"], "error");
+        assert_eq!(body["reason"], "api_key_missing");
+        assert_eq!(body["request_id"], "req-1");
+        assert!(body["data"].as_str().expect("text").contains("x-api-key"));
+        assert_eq!(fields[CONTENT_TYPE], "application/json");
+        assert_eq!(fields[CACHE_CONTROL], "no-store");
+    }
+
+    #[test]
+    fn refusals_of_credentials_carry_a_challenge() {
+        assert_eq!(Rejection::BearerMissing.answer("").0[WWW_AUTHENTICATE], "Bearer realm=\"timbr\"");
+        assert!(
+            Rejection::CredentialsWrong.answer("").0[WWW_AUTHENTICATE]
+                .to_str()
+                .expect("text")
+                .starts_with("Bearer ")
+        );
+        assert_eq!(Rejection::TokenExpired.answer("").0[WWW_AUTHENTICATE], "ApiKey realm=\"timbr\"");
+        assert!(!Rejection::NotFound.answer("").0.contains_key(WWW_AUTHENTICATE));
+    }
+
+    #[test]
+    fn what_passes_says_when_to_try_again() {
+        for rejection in
+            [Rejection::UpstreamUnreachable, Rejection::ApiKeyUnverifiable, Rejection::VerifierBusy]
+        {
+            assert!(rejection.answer("").0.contains_key(RETRY_AFTER), "{rejection:?}");
+        }
+        assert!(!Rejection::UpstreamTimeout.answer("").0.contains_key(RETRY_AFTER));
+    }
+}

@@ -1,0 +1,168 @@
+//! From a screened request and a proven identity to what the backend sees.
+//!
+//! SECURITY: the only place that makes an [`UpstreamRequest`]. Its head is written anew: fields of the client that may
+//! pass, then ours, so that nothing the client sent can stand in the place of what the gateway says.
+
+use std::time::Duration;
+
+use http::header::HOST;
+use http::uri::PathAndQuery;
+use http::{HeaderMap, HeaderName, HeaderValue, Request, Uri};
+use hyper::body::Incoming;
+
+use crate::auth::{API_KEY, Identity, Kind};
+use crate::config::Credential;
+use crate::gateway::context::{Context, REQUEST_ID, TRACEPARENT, TRACESTATE};
+use crate::gateway::fields::{Fate, fate};
+use crate::gateway::screen::{Screened, ScreenedParts};
+use crate::upstream::{Outgoing, RequestBody};
+
+/// The field with the user whom the owner of a key acts as.
+pub const IMPERSONATE_USER: HeaderName = HeaderName::from_static("x-api-impersonate-user");
+
+const FORWARDED_USER: HeaderName = HeaderName::from_static("x-forwarded-user");
+const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+
+/// A request that may be sent: screened, authenticated and written anew.
+pub struct UpstreamRequest(Request<RequestBody>);
+
+impl Outgoing for UpstreamRequest {
+    fn into_request(self) -> Request<RequestBody> {
+        self.0
+    }
+}
+
+/// Knows what proves a caller to the backend.
+pub struct Rewriter {
+    credential: Shown,
+    authority: HeaderValue,
+    body_timeout: Duration,
+}
+
+enum Shown {
+    ClientKey,
+    ServiceKey(HeaderValue),
+}
+
+impl Rewriter {
+    /// `authority` goes into `host`; `body_timeout` is the longest pause of a client within its body.
+    pub fn new(credential: &Credential, authority: HeaderValue, body_timeout: Duration) -> Rewriter {
+        let credential = match credential {
+            Credential::Forward => Shown::ClientKey,
+            Credential::Impersonate { service_key } => {
+                let key = HeaderValue::from_str(service_key.expose());
+                let mut key = key.expect("the configuration checked that a field can carry the key");
+                key.set_sensitive(true);
+                Shown::ServiceKey(key)
+            }
+        };
+        Rewriter { credential, authority, body_timeout }
+    }
+
+    /// Whether the gateway tells the backend, by its own service key, who the user is.
+    ///
+    /// SECURITY: never for a foreign key: its user is not known here, and the service key in its place would act for
+    /// nobody. It goes upstream as it came.
+    pub fn names_the_user(&self, identity: &Identity) -> bool {
+        matches!(self.credential, Shown::ServiceKey(_))
+            && identity.kind() != Kind::Foreign
+            && identity.upstream_key().is_none()
+    }
+
+    /// Writes the request for the backend.
+    pub fn rewrite(
+        &self,
+        screened: Screened,
+        body: Incoming,
+        identity: &Identity,
+        context: &Context,
+    ) -> UpstreamRequest {
+        let ScreenedParts { method, uri, fields, api_key, nominated } = screened.into_parts();
+        let host = host(&uri, &fields);
+        let mut head = passed_on(fields, &nominated, context.continues_trace);
+        head.insert(HOST, self.authority.clone());
+        match (&self.credential, identity.upstream_key(), identity.user()) {
+            (_, Some(own), _) => {
+                head.insert(API_KEY, own.clone());
+            }
+            (Shown::ServiceKey(key), None, Some(user)) => {
+                head.insert(API_KEY, key.clone());
+                head.insert(IMPERSONATE_USER, user.field_value());
+            }
+            _ => {
+                head.insert(API_KEY, api_key.into_field_value());
+            }
+        }
+        if let Some(user) = identity.user() {
+            head.insert(FORWARDED_USER, user.field_value());
+        }
+        head.insert(FORWARDED_FOR, address(context));
+        let proto = if context.client.secure { "https" } else { "http" };
+        head.insert(FORWARDED_PROTO, HeaderValue::from_static(proto));
+        if let Some(host) = host {
+            head.insert(FORWARDED_HOST, host);
+        }
+        head.insert(REQUEST_ID, context.request_id.clone());
+        head.insert(TRACEPARENT, context.traceparent.clone());
+
+        let mut request = Request::new(RequestBody::streaming(body, self.body_timeout));
+        *request.method_mut() = method;
+        *request.uri_mut() = origin_form(&uri);
+        *request.headers_mut() = head;
+        UpstreamRequest(request)
+    }
+}
+
+/// The client's fields that go on.
+fn passed_on(fields: HeaderMap, nominated: &[HeaderName], continues_trace: bool) -> HeaderMap {
+    // Room for ours too, so that the map never grows.
+    let mut head = HeaderMap::with_capacity(fields.keys_len() + 10);
+    let mut current: Option<HeaderName> = None;
+    let mut keep = false;
+    for (name, value) in fields {
+        // A repeated field's name comes with its first value only.
+        if let Some(name) = name {
+            keep = fate(name.as_str()) == Fate::Forward
+                && !nominated.contains(&name)
+                && (continues_trace || name != TRACESTATE);
+            current = Some(name);
+        }
+        if let (true, Some(name)) = (keep, &current) {
+            append(&mut head, name, value);
+        }
+    }
+    head
+}
+
+/// HTTP/2 may split `cookie` into one field a pair; HTTP/1.1 servers expect one (RFC 9113 section 8.2.3).
+fn append(head: &mut HeaderMap, name: &HeaderName, value: HeaderValue) {
+    if *name == http::header::COOKIE
+        && let Some(first) = head.get_mut(name)
+    {
+        let joined = [first.as_bytes(), b"; ", value.as_bytes()].concat();
+        *first = HeaderValue::from_bytes(&joined).expect("two values with `; ` between them are a value");
+        return;
+    }
+    head.append(name.clone(), value);
+}
+
+/// What the client called us.
+fn host(uri: &Uri, fields: &HeaderMap) -> Option<HeaderValue> {
+    match uri.authority() {
+        Some(authority) => HeaderValue::from_str(authority.as_str()).ok(),
+        None => fields.get(HOST).cloned(),
+    }
+}
+
+fn address(context: &Context) -> HeaderValue {
+    let address = context.client.address.to_canonical();
+    HeaderValue::from_str(&address.to_string()).expect("an address is a field value")
+}
+
+/// Path and query alone.
+fn origin_form(uri: &Uri) -> Uri {
+    let target = uri.path_and_query().cloned().unwrap_or_else(|| PathAndQuery::from_static("/"));
+    Uri::from(target)
+}

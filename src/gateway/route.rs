@@ -1,0 +1,225 @@
+//! Which route a request line belongs to. Nothing but the request line and `Host` is looked at here.
+
+use http::header::HOST;
+use http::request::Parts;
+use http::{HeaderMap, Method, Uri};
+
+use crate::config::RouteProfile;
+use crate::gateway::rejection::Rejection;
+
+/// Where a request goes.
+#[derive(Debug)]
+pub enum Route<'a> {
+    /// Answered by the gateway itself.
+    GetToken,
+    /// Forwarded, if it satisfies the profile.
+    Profile(&'a RouteProfile),
+}
+
+/// The route profiles, the longest prefix first.
+pub struct Routes(Vec<RouteProfile>);
+
+impl Routes {
+    /// Sorts the profiles; their prefixes differ, as the configuration has checked.
+    pub fn new(mut profiles: Vec<RouteProfile>) -> Routes {
+        profiles.sort_by_key(|profile| std::cmp::Reverse(profile.prefix.len()));
+        Routes(profiles)
+    }
+
+    /// The route of a request.
+    pub fn find(&self, head: &Parts) -> Result<Route<'_>, Rejection> {
+        one_host(&head.uri, &head.headers)?;
+        let path = head.uri.path();
+        unambiguous(path)?;
+        if matches!(path, "/timbr/api/get_token" | "/timbr/api/get_token/") {
+            return match head.method {
+                Method::POST => Ok(Route::GetToken),
+                _ => Err(Rejection::MethodNotAllowed { allow: "POST".to_owned() }),
+            };
+        }
+        let profile = self.0.iter().find(|profile| path.starts_with(&profile.prefix));
+        let profile = profile.ok_or(Rejection::NotFound)?;
+        if !profile.methods.contains(&head.method) {
+            let methods: Vec<_> = profile.methods.iter().map(Method::as_str).collect();
+            return Err(Rejection::MethodNotAllowed { allow: methods.join(", ") });
+        }
+        Ok(Route::Profile(profile))
+    }
+}
+
+/// SECURITY: the request must name one host, once: in `Host`, in an absolute target or in `:authority`, or in several
+/// of them alike. Who stands behind us may believe any of them.
+fn one_host(uri: &Uri, headers: &HeaderMap) -> Result<(), Rejection> {
+    let mut fields = headers.get_all(HOST).iter();
+    let field = fields.next();
+    if fields.next().is_some() {
+        return Err(Rejection::FieldRepeated("host"));
+    }
+    match (uri.authority(), field) {
+        (None, None) => Err(Rejection::RequestLine("it names no host")),
+        (Some(authority), _) if authority.as_str().contains('@') => {
+            Err(Rejection::RequestLine("its host holds user information"))
+        }
+        (Some(authority), Some(field))
+            if !field.as_bytes().eq_ignore_ascii_case(authority.as_str().as_bytes()) =>
+        {
+            Err(Rejection::RequestLine("it and the field `Host` name different hosts"))
+        }
+        (None, Some(field)) if !is_host(field.as_bytes()) => {
+            Err(Rejection::RequestLine("the field `Host` holds no host"))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// The characters of a host name, of an address literal and of a port.
+fn is_host(host: &[u8]) -> bool {
+    !host.is_empty() && host.iter().all(|byte| byte.is_ascii_alphanumeric() || b"-._~:[]%".contains(byte))
+}
+
+/// SECURITY: a path that two parsers could read in two ways is refused, never tidied up: what was judged here must
+/// be what the backend sees.
+fn unambiguous(path: &str) -> Result<(), Rejection> {
+    let refuse = |what| Err(Rejection::RequestLine(what));
+    if !path.starts_with('/') {
+        return refuse("it is no path");
+    }
+    let bytes = path.as_bytes();
+    for (i, byte) in bytes.iter().enumerate() {
+        match byte {
+            b'/' if bytes.get(i + 1) == Some(&b'/') => return refuse("it has an empty segment (`//`)"),
+            b'/' if is_dot_segment(&bytes[i + 1..]) => return refuse("it has a `.` or `..` segment"),
+            b'\\' | b';' | b'#' => return refuse("it holds `\\`, `;` or `#`"),
+            b'%' => match escaped(&bytes[i + 1..]) {
+                None => return refuse("it holds a `%` that escapes nothing"),
+                Some(b'.' | b'/' | b'\\') => return refuse("it holds an escaped `.`, `/` or `\\`"),
+                Some(control) if control < b' ' || control == 0x7f => {
+                    return refuse("it holds an escaped control character");
+                }
+                Some(_) => {}
+            },
+            b if !(b'!'..=b'~').contains(b) => return refuse("it holds an unescaped special character"),
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+fn is_dot_segment(after_slash: &[u8]) -> bool {
+    let end = after_slash.iter().position(|byte| *byte == b'/').unwrap_or(after_slash.len());
+    matches!(&after_slash[..end], b"." | b"..")
+}
+
+fn escaped(after_percent: &[u8]) -> Option<u8> {
+    let digit = |at: usize| char::from(*after_percent.get(at)?).to_digit(16);
+    u8::try_from(digit(0)? * 16 + digit(1)?).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::routes;
+
+    fn head(method: &str, target: &str, host: Option<&str>) -> Parts {
+        let mut builder = http::Request::builder().method(method).uri(target);
+        if let Some(host) = host {
+            builder = builder.header(HOST, host);
+        }
+        builder.body(()).expect("a request").into_parts().0
+    }
+
+    fn find(method: &str, target: &str) -> Result<String, Rejection> {
+        let routes = Routes::new(routes::defaults());
+        match routes.find(&head(method, target, Some("h")))? {
+            Route::GetToken => Ok("get_token".into()),
+            Route::Profile(profile) => Ok(profile.name.clone()),
+        }
+    }
+
+    #[test]
+    fn paths_have_routes() {
+        for (method, target, name) in [
+            ("POST", "/timbr/api/get_token", "get_token"),
+            ("POST", "/timbr/api/get_token/", "get_token"),
+            ("POST", "/timbr/api/get_token?x=1", "get_token"),
+            ("GET", "/timbr/api/get_tokens", "api"),
+            ("GET", "/timbr/api/q/onto/concept/a%20b?x=a//b", "api"),
+            ("POST", "/timbr/openapi/ontology/x/query?datasource=y", "openapi"),
+            ("GET", "/timbr/api/q/o/view/v1.2/..x", "api"),
+        ] {
+            assert_eq!(find(method, target), Ok(name.to_owned()), "{method} {target}");
+        }
+    }
+
+    #[test]
+    fn everything_else_has_none() {
+        for target in ["/", "/timbr", "/timbr/api", "/timbr/apix/", "/Timbr/api/x", "/metrics", "/livez"] {
+            assert_eq!(find("GET", target), Err(Rejection::NotFound), "{target}");
+        }
+        for (method, target, allowed) in [
+            ("GET", "/timbr/api/get_token", "POST"),
+            ("TRACE", "/timbr/api/x", "GET, HEAD, POST, PUT, PATCH, DELETE"),
+            ("OPTIONS", "/timbr/api/x", "GET, HEAD, POST, PUT, PATCH, DELETE"),
+        ] {
+            let expected = Rejection::MethodNotAllowed { allow: allowed.into() };
+            assert_eq!(find(method, target), Err(expected), "{method} {target}");
+        }
+    }
+
+    #[test]
+    fn the_longest_prefix_wins() {
+        let mut profiles = routes::defaults();
+        profiles.push(RouteProfile {
+            name: "kb".into(),
+            prefix: "/timbr/api/kb/".into(),
+            ..profiles[0].clone()
+        });
+        let routes = Routes::new(profiles);
+        let head = head("POST", "/timbr/api/kb/search", Some("h"));
+        assert!(matches!(routes.find(&head), Ok(Route::Profile(profile)) if profile.name == "kb"));
+    }
+
+    #[test]
+    fn paths_with_two_readings_are_refused() {
+        for target in [
+            "//timbr/api/query/",
+            "/timbr//api/query/",
+            "/timbr/api//query/",
+            "/timbr/api/./query/",
+            "/timbr/api/../api/query/",
+            "/timbr/api/..",
+            "/timbr/api/.",
+            "/timbr/openapi/%2e%2e/api/query/",
+            "/timbr/api/%2E/query/",
+            "/timbr/api%2fquery/",
+            "/timbr/api/%2Fquery/",
+            "/timbr/api/%5cquery/",
+            "/timbr/api/query;x=1/",
+            "/timbr/api/%00",
+            "/timbr/api/%0d%0a",
+            "/timbr/api/%7f",
+            "/timbr/api/%",
+            "/timbr/api/%2",
+            "/timbr/api/%zz",
+        ] {
+            let found = find("GET", target);
+            assert!(matches!(found, Err(Rejection::RequestLine(_))), "{target}: {found:?}");
+        }
+    }
+
+    #[test]
+    fn a_request_names_one_host() {
+        let routes = Routes::new(routes::defaults());
+        let target = "http://a/timbr/api/x";
+        assert!(routes.find(&head("GET", target, Some("A"))).is_ok());
+        assert!(routes.find(&head("GET", target, None)).is_ok());
+        assert!(routes.find(&head("GET", target, Some("b"))).is_err());
+        assert!(routes.find(&head("GET", "/timbr/api/x", None)).is_err());
+        for host in ["", "a b", "a/b", "a,b", "user@a"] {
+            assert!(routes.find(&head("GET", "/timbr/api/x", Some(host))).is_err(), "{host}");
+        }
+        let mut twice = head("GET", "/timbr/api/x", Some("a"));
+        twice.headers.append(HOST, "a".parse().expect("a value"));
+        assert!(matches!(routes.find(&twice), Err(Rejection::FieldRepeated("host"))));
+    }
+}
