@@ -2,12 +2,18 @@
 //!
 //! `ARCHITECTURE.md` says which module lives in which layer; a module uses only modules of lower ones.
 
+pub mod admin;
 pub mod auth;
+pub mod cli;
 pub mod clock;
 pub mod config;
+pub mod connection;
+pub mod demo;
 pub mod gateway;
+pub mod listener;
 pub mod media_type;
 pub mod secret;
+pub mod server;
 pub mod shutdown;
 pub mod store;
 pub mod telemetry;

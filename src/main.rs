@@ -1,1 +1,7 @@
-fn main() {}
+//! The command `timbr-gateway`.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    timbr_gateway::cli::run()
+}

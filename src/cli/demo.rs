@@ -1,0 +1,166 @@
+//! `timbr-gateway demo`: the whole thing in one command, with a backend that comes along.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::thread;
+
+use anyhow::{Context, bail};
+use clap::{Arg, ArgAction, ArgMatches, Command};
+use fernet::Fernet;
+use serde_json::Value;
+
+use crate::auth::bearer::make;
+use crate::cli::Outcome;
+use crate::cli::serve::{exit_code, on_signals};
+use crate::clock::Clock;
+use crate::config::{Sources, load};
+use crate::demo::{Backend, PLATFORM_KEY};
+use crate::secret::Secret;
+use crate::server::{self, Bound, StartError};
+use crate::telemetry;
+
+mod client;
+
+use client::{Client, Exchange};
+
+const USER: &str = "alice";
+const PASSWORD: &str = "wonderland";
+
+pub fn command() -> Command {
+    let once = Arg::new("once").long("once").action(ArgAction::SetTrue).help("End after the round trip");
+    let https = Arg::new("listen-https")
+        .long("listen-https")
+        .value_name("ADDRESS:PORT")
+        .default_value("127.0.0.1:8443")
+        .help("Where to take HTTPS; a free port is taken if this one is in use");
+    Command::new("demo")
+        .about("Try the gateway: with an embedded backend, a salt and a certificate made on the spot")
+        .arg(once)
+        .arg(https)
+        .after_help("Example:\n  timbr-gateway demo --once")
+}
+
+pub fn run(matches: &ArgMatches) -> Outcome {
+    let backend = Backend::start().context("the demo's backend does not start")?;
+    let salt = Secret::new(Fernet::generate_key());
+    let wanted = matches.get_one::<String>("listen-https").expect("it has a default");
+    let bound = bind(&salt, wanted, backend.address())?;
+    let folder = Folder::new()?;
+    let ca = folder.0.join("ca.pem");
+    let pem = bound.certificate_pem().context("the demo has no certificate of its own")?.to_owned();
+    std::fs::write(&ca, &pem).with_context(|| format!("cannot write {}", ca.display()))?;
+    let address = bound.addresses().https.context("the demo listens nowhere")?;
+
+    let (stop, stopped) = server::stop();
+    on_signals(stop.clone())?;
+    let gateway = thread::spawn(move || bound.run(stopped));
+    let client = Client::new(address, &pem)?;
+    let told = round_trip(&client, &salt, &ca, &backend);
+    if told.is_err() || matches.get_flag("once") {
+        stop.ask();
+    } else {
+        println!("\nThe gateway goes on running; try the commands above. Ctrl-C ends it.");
+    }
+    let ended = gateway.join().map_err(|_| anyhow::anyhow!("the gateway panicked"))??;
+    told?;
+    Ok(exit_code(ended))
+}
+
+/// The gateway, with as few settings as it needs.
+fn bind(salt: &Secret, https: &str, backend: SocketAddr) -> anyhow::Result<Bound> {
+    let attempt = |https: &str, admin: &str| {
+        let settings = [
+            ("API_AUTH_SALT", salt.expose()),
+            ("TIMBR_GATEWAY_UPSTREAM_URL", &format!("http://{backend}")),
+            ("TIMBR_GATEWAY_LISTEN_HTTPS", https),
+            ("TIMBR_GATEWAY_LISTEN_ADMIN", admin),
+            ("TIMBR_GATEWAY_LOG_LEVEL", "error"),
+            ("TIMBR_GATEWAY_LOG_ACCESS", "false"),
+        ];
+        let environment = settings.map(|(name, value)| (name.into(), value.into())).to_vec();
+        let sources = Sources { environment, ..Sources::default() };
+        let config = load(&sources).map_err(|problems| anyhow::anyhow!("{}", problems[0]))?.0;
+        let log = config.log;
+        Ok::<_, anyhow::Error>((server::bind(config, &Clock::system()), log))
+    };
+    let (bound, log) = match attempt(https, "off")? {
+        (Err(StartError::Bind { address, .. }), _) => {
+            println!("{address} is in use; taking a free port instead.");
+            attempt(&SocketAddr::new(address.ip(), 0).to_string(), "off")?
+        }
+        other => other,
+    };
+    // Lives as long as the process: the demo's log is for what should not happen.
+    std::mem::forget(telemetry::init(log)?);
+    Ok(bound?)
+}
+
+/// A folder for the certificate, removed at the end.
+struct Folder(PathBuf);
+
+impl Folder {
+    fn new() -> anyhow::Result<Folder> {
+        let path = std::env::temp_dir().join(format!("timbr-gateway-demo-{}", std::process::id()));
+        std::fs::create_dir(&path).with_context(|| format!("cannot make {}", path.display()))?;
+        Ok(Folder(path))
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+/// Refused, let in, answered: each step with the command that does the same.
+fn round_trip(client: &Client, salt: &Secret, ca: &Path, backend: &Backend) -> anyhow::Result<()> {
+    let base = client.base();
+    println!(
+        "A gateway on {base}, in front of a demo backend on http://{}.\n\
+         Salt and certificate were made just now.\n",
+        backend.address()
+    );
+    println!("export CURL_CA_BUNDLE={}", ca.display());
+    println!("export API_AUTH_SALT={}\n", salt.expose());
+
+    println!("# 1. Nobody gets through without a key:");
+    let ontologies = Exchange::get("/timbr/api/get_ontologies/").field("Content-Type", "application/json");
+    show(client, &ontologies, 401)?;
+
+    println!("# 2. {USER} makes a bearer from her name and password, and asks for a token:");
+    let bearer = make(salt, USER, &Secret::new(PASSWORD.to_owned())).context("the demo's salt is good")?;
+    println!("BEARER=$(printf {PASSWORD} | timbr-gateway bearer --user {USER} --password-stdin)");
+    let ask = Exchange::post("/timbr/api/get_token", "")
+        .field("Content-Type", "application/json")
+        .field_shown("Authorization", &format!("Bearer {}", bearer.expose()), "Bearer $BEARER");
+    let answer = show(client, &ask, 200)?;
+    let token = serde_json::from_str::<Value>(&answer)?["data"][0].as_str().unwrap_or_default().to_owned();
+    println!("TOKEN={token}\n");
+
+    println!("# 3. With the token she queries:");
+    let query =
+        Exchange::post("/timbr/openapi/ontology/sales/query", "SELECT name, country FROM customer LIMIT 2")
+            .field("Content-Type", "application/text")
+            .field_shown("x-api-key", &token, "$TOKEN");
+    show(client, &query, 200)?;
+
+    println!("# 4. A token that the backend itself gave works too; the gateway asks about it once:");
+    let platform = ontologies.field("x-api-key", PLATFORM_KEY);
+    show(client, &platform, 200)?;
+
+    println!("# What arrived at the backend; the refused request did not:");
+    for line in backend.log() {
+        println!("{line}");
+    }
+    Ok(())
+}
+
+fn show(client: &Client, exchange: &Exchange, expected: u16) -> anyhow::Result<String> {
+    println!("{}", exchange.as_curl(&client.base()));
+    let (status, body) = client.perform(exchange)?;
+    println!("{status}  {body}\n");
+    if status != expected {
+        bail!("the demo expected {expected} here");
+    }
+    Ok(body)
+}

@@ -1,0 +1,124 @@
+//! As much of an HTTPS client as the demo needs, and the `curl` command that does the same.
+
+use std::fmt::Write as _;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use bytes::Bytes;
+use http::{Method, Request};
+use http_body_util::{BodyExt, Full};
+use hyper::client::conn::http1;
+use hyper_util::rt::TokioIo;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, ServerName};
+use rustls::{ClientConfig, RootCertStore};
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// A request to make.
+#[derive(Clone)]
+pub struct Exchange {
+    method: Method,
+    path: String,
+    /// Name, value, and what stands for the value in the command.
+    fields: Vec<(&'static str, String, String)>,
+    body: Option<String>,
+}
+
+impl Exchange {
+    pub fn get(path: &str) -> Exchange {
+        Exchange { method: Method::GET, path: path.to_owned(), fields: Vec::new(), body: None }
+    }
+
+    pub fn post(path: &str, body: &str) -> Exchange {
+        Exchange { method: Method::POST, body: Some(body.to_owned()), ..Exchange::get(path) }
+    }
+
+    pub fn field(self, name: &'static str, value: &str) -> Exchange {
+        self.field_shown(name, value, value)
+    }
+
+    pub fn field_shown(mut self, name: &'static str, value: &str, shown: &str) -> Exchange {
+        self.fields.push((name, value.to_owned(), shown.to_owned()));
+        self
+    }
+
+    pub fn as_curl(&self, base: &str) -> String {
+        let mut command = format!("curl {base}{}", self.path);
+        for (name, _, shown) in &self.fields {
+            let quote = if shown.contains('$') { '"' } else { '\'' };
+            let _ = write!(command, " -H {quote}{name}: {shown}{quote}");
+        }
+        match self.body.as_deref() {
+            None => {}
+            Some("") => command.push_str(" -X POST"),
+            Some(body) => drop(write!(command, " -d '{body}'")),
+        }
+        command
+    }
+}
+
+/// Trusts one certificate and talks to one gateway.
+pub struct Client {
+    address: SocketAddr,
+    tls: Arc<ClientConfig>,
+    runtime: tokio::runtime::Runtime,
+}
+
+impl Client {
+    pub fn new(address: SocketAddr, certificate_pem: &str) -> anyhow::Result<Client> {
+        let mut roots = RootCertStore::empty();
+        roots.add(CertificateDer::from_pem_slice(certificate_pem.as_bytes())?)?;
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let tls = ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()?
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        Ok(Client { address, tls: Arc::new(tls), runtime })
+    }
+
+    pub fn base(&self) -> String {
+        format!("https://localhost:{}", self.address.port())
+    }
+
+    /// Status and body of the answer.
+    pub fn perform(&self, exchange: &Exchange) -> anyhow::Result<(u16, String)> {
+        self.runtime.block_on(async {
+            let exchange = tokio::time::timeout(PATIENCE, self.exchange(exchange));
+            exchange.await.context("the gateway does not answer")?
+        })
+    }
+
+    async fn exchange(&self, exchange: &Exchange) -> anyhow::Result<(u16, String)> {
+        let stream = TcpStream::connect(self.address).await?;
+        let name = ServerName::try_from("localhost")?;
+        let stream = TlsConnector::from(Arc::clone(&self.tls)).connect(name, stream).await?;
+        let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
+        let mut request = Request::builder()
+            .method(exchange.method.clone())
+            .uri(&exchange.path)
+            .header("host", format!("localhost:{}", self.address.port()));
+        for (name, value, _) in &exchange.fields {
+            request = request.header(*name, value);
+        }
+        let body = Full::new(Bytes::from(exchange.body.clone().unwrap_or_default()));
+        let answering = async {
+            let response = sender.send_request(request.body(body)?).await?;
+            let status = response.status().as_u16();
+            let body = response.into_body().collect().await?.to_bytes();
+            Ok((status, String::from_utf8_lossy(&body).into_owned()))
+        };
+        tokio::select! {
+            answer = answering => answer,
+            ended = connection => {
+                ended?;
+                anyhow::bail!("the gateway closed the connection")
+            }
+        }
+    }
+}

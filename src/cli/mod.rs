@@ -1,0 +1,65 @@
+//! The command line: one file a subcommand.
+
+mod bearer;
+mod config;
+mod demo;
+mod healthcheck;
+mod options;
+mod salt;
+mod serve;
+
+use std::process::ExitCode;
+
+use clap::Command;
+
+/// What a command says at its end: an exit code, or a reason that is printed.
+type Outcome = anyhow::Result<ExitCode>;
+
+/// Runs what the arguments say.
+pub fn run() -> ExitCode {
+    let outcome = match command().get_matches().subcommand() {
+        Some(("serve", matches)) => serve::run(matches),
+        Some(("demo", matches)) => demo::run(matches),
+        Some(("bearer", matches)) => bearer::run(matches),
+        Some(("salt", _)) => salt::run(),
+        Some(("config", matches)) => config::run(matches),
+        Some(("healthcheck", matches)) => healthcheck::run(matches),
+        _ => unreachable!("clap takes no other"),
+    };
+    outcome.unwrap_or_else(|error| {
+        complain(&format!("error: {error:#}"));
+        ExitCode::FAILURE
+    })
+}
+
+/// All commands, for `main` and for what is generated from them.
+pub fn command() -> Command {
+    Command::new("timbr-gateway")
+        .version(env!("CARGO_PKG_VERSION"))
+        .about("An authenticating reverse proxy for the API of a Timbr semantic layer")
+        .subcommand_required(true)
+        .arg_required_else_help(true)
+        .subcommand(serve::command())
+        .subcommand(demo::command())
+        .subcommand(bearer::command())
+        .subcommand(salt::command())
+        .subcommand(config::command())
+        .subcommand(healthcheck::command())
+        .after_help(
+            "Exit codes: 0 done; 1 failed, with a sentence on standard error; 2 wrong arguments; 3 a worker \
+             broke down; 130 ended by a second signal.",
+        )
+}
+
+#[allow(clippy::print_stderr, reason = "what a person at the terminal must read, before there is a log")]
+fn complain(text: &str) {
+    eprintln!("{text}");
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn the_command_is_well_formed() {
+        super::command().debug_assert();
+    }
+}

@@ -1,0 +1,66 @@
+//! The options of the configuration as flags.
+
+use std::path::PathBuf;
+
+use anyhow::bail;
+use clap::{Arg, ArgMatches, Command, value_parser};
+
+use crate::config::options::{OPTIONS, Opt, flag_of};
+use crate::config::{self, Config, Settings, Sources};
+
+/// Adds `--config` and a flag for each option.
+pub fn add_to(command: Command) -> Command {
+    let file = Arg::new("config")
+        .long("config")
+        .short('c')
+        .value_name("FILE")
+        .value_parser(value_parser!(PathBuf))
+        .help("Configuration file (YAML) [env: TIMBR_GATEWAY_CONFIG]");
+    let command = command.next_line_help(true).arg(file);
+    OPTIONS.iter().fold(command, |command, option| command.arg(flag(option)))
+}
+
+fn flag(option: &'static Opt) -> Arg {
+    let default = option.default.map(|text| format!(" [default: {text}]")).unwrap_or_default();
+    let variable = option.variable();
+    match (option.flag(), option.file_twin()) {
+        (Some(flag), _) => Arg::new(option.key)
+            .long(flag)
+            .value_name(option.value_name())
+            .help(format!("{} [env: {variable}]{default}", option.help)),
+        (None, twin) => {
+            let twin = twin.expect("what has no flag is a secret, and that has a twin");
+            Arg::new(twin.clone())
+                .long(flag_of(&twin))
+                .value_name("FILE")
+                .help(format!("File with: {} [env: {variable}_FILE, or {variable} itself]", option.help))
+        }
+    }
+}
+
+/// What the flags, the environment and the file say.
+pub fn sources(matches: &ArgMatches) -> Sources {
+    let mut sources = Sources {
+        environment: std::env::vars_os().collect(),
+        file: matches.get_one::<PathBuf>("config").cloned(),
+        ..Sources::default()
+    };
+    for option in OPTIONS {
+        let key = option.file_twin().unwrap_or_else(|| option.key.to_owned());
+        if let Some(text) = matches.get_one::<String>(&key) {
+            sources.flags.insert(key, text.clone());
+        }
+    }
+    sources
+}
+
+/// The configuration, or one text with everything that is wrong with it.
+pub fn load(sources: &Sources) -> anyhow::Result<(Config, Settings)> {
+    match config::load(sources) {
+        Ok(loaded) => Ok(loaded),
+        Err(problems) => {
+            let lines: Vec<_> = problems.iter().map(|problem| format!("  {problem}")).collect();
+            bail!("the configuration cannot be used:\n{}", lines.join("\n"))
+        }
+    }
+}

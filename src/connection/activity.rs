@@ -1,0 +1,324 @@
+//! What a connection is doing, and the one timer a worker has to end those that do nothing.
+//!
+//! A timer for each connection would be armed and disarmed with every request; instead each connection notes when it
+//! began to wait, and the worker's [`Reaper`] looks at all of them now and then.
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::rc::{Rc, Weak};
+use std::task::Waker;
+use std::time::{Duration, Instant};
+
+use tokio::sync::Notify;
+
+use crate::config::Timeouts;
+
+/// What the reaper wants of a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Order {
+    /// End after the requests in flight.
+    Close,
+    /// End at once.
+    Cut,
+}
+
+/// What a connection notes about itself.
+pub struct Activity {
+    in_flight: Cell<u32>,
+    requests: Cell<u64>,
+    idle_since: Cell<Instant>,
+    /// When the first byte of a request's head came, until its last did. Not noted for HTTP/2, whose frames need not
+    /// belong to a request.
+    head_since: Cell<Option<Instant>>,
+    notes_heads: Cell<bool>,
+    write_blocked_since: Cell<Option<Instant>>,
+    leaving_since: Cell<Option<Instant>>,
+    order: Cell<Option<Order>>,
+    waker: RefCell<Option<Waker>>,
+}
+
+/// A connection that is asked to leave before its first request came gets so long to send it: the client has just
+/// connected and counts on an answer.
+const FIRST_REQUEST_GRACE: Duration = Duration::from_secs(2);
+
+impl Activity {
+    fn new(now: Instant) -> Activity {
+        Activity {
+            in_flight: Cell::new(0),
+            requests: Cell::new(0),
+            idle_since: Cell::new(now),
+            head_since: Cell::new(None),
+            notes_heads: Cell::new(true),
+            write_blocked_since: Cell::new(None),
+            leaving_since: Cell::new(None),
+            order: Cell::new(None),
+            waker: RefCell::new(None),
+        }
+    }
+
+    /// From here on the connection speaks HTTP/2.
+    pub fn multiplexed(&self) {
+        self.notes_heads.set(false);
+    }
+
+    /// Bytes came from the client.
+    pub fn bytes_came(&self) {
+        if self.notes_heads.get() && self.in_flight.get() == 0 && self.head_since.get().is_none() {
+            self.head_since.set(Some(Instant::now()));
+        }
+    }
+
+    /// The client took bytes, or did not.
+    pub fn write_blocked(&self, blocked: bool) {
+        if !blocked {
+            self.write_blocked_since.set(None);
+        } else if self.write_blocked_since.get().is_none() {
+            self.write_blocked_since.set(Some(Instant::now()));
+        }
+    }
+
+    /// A request's head is complete; the request ends when the guard is dropped.
+    pub fn request(self: &Rc<Activity>) -> InFlight {
+        self.head_since.set(None);
+        self.in_flight.set(self.in_flight.get() + 1);
+        self.requests.set(self.requests.get() + 1);
+        if self.leaving_since.get().is_some() {
+            self.give(Order::Close);
+        }
+        InFlight(Rc::clone(self))
+    }
+
+    /// Has this task woken when there is an order.
+    pub fn wake_for_orders(&self, waker: &Waker) {
+        let mut slot = self.waker.borrow_mut();
+        if !slot.as_ref().is_some_and(|current| current.will_wake(waker)) {
+            *slot = Some(waker.clone());
+        }
+    }
+
+    /// The order that has come, once.
+    pub fn take_order(&self) -> Option<Order> {
+        self.order.take()
+    }
+
+    fn give(&self, order: Order) {
+        self.order.set(Some(order));
+        if let Some(waker) = self.waker.borrow().as_ref() {
+            waker.wake_by_ref();
+        }
+    }
+
+    /// Asks the connection to end when it has answered.
+    fn leave(&self, now: Instant) {
+        if self.leaving_since.get().is_none() {
+            self.leaving_since.set(Some(now));
+            if self.requests.get() > 0 {
+                self.give(Order::Close);
+            }
+        }
+    }
+
+    fn judge(&self, now: Instant, timeouts: &Timeouts) -> Option<Order> {
+        let over =
+            |since: Option<Instant>, limit| since.is_some_and(|since| now.duration_since(since) >= limit);
+        if over(self.write_blocked_since.get(), timeouts.write) {
+            return Some(Order::Cut);
+        }
+        if self.in_flight.get() > 0 {
+            return None;
+        }
+        if over(self.head_since.get(), timeouts.header) {
+            return Some(Order::Cut);
+        }
+        if self.requests.get() == 0 && over(self.leaving_since.get(), FIRST_REQUEST_GRACE) {
+            return Some(Order::Cut);
+        }
+        over(Some(self.idle_since.get()), timeouts.idle).then_some(Order::Close)
+    }
+}
+
+/// A request that is being answered.
+pub struct InFlight(Rc<Activity>);
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        let left = self.0.in_flight.get() - 1;
+        self.0.in_flight.set(left);
+        if left == 0 {
+            self.0.idle_since.set(Instant::now());
+        }
+    }
+}
+
+/// All connections of a worker.
+pub struct Reaper {
+    connections: RefCell<HashMap<u64, Weak<Activity>>>,
+    next: Cell<u64>,
+    leaving: Cell<bool>,
+    emptied: Notify,
+    timeouts: Timeouts,
+}
+
+/// A connection's place with the reaper; leaves when dropped.
+pub struct Registration {
+    reaper: Rc<Reaper>,
+    number: u64,
+    /// What the connection notes.
+    pub activity: Rc<Activity>,
+}
+
+impl Reaper {
+    /// No connections yet.
+    pub fn new(timeouts: Timeouts) -> Reaper {
+        Reaper {
+            connections: RefCell::default(),
+            next: Cell::new(0),
+            leaving: Cell::new(false),
+            emptied: Notify::new(),
+            timeouts,
+        }
+    }
+
+    /// How often to call [`Reaper::sweep`]: no timeout is overrun by more than a quarter.
+    pub fn interval(&self) -> Duration {
+        let Timeouts { header, idle, write, .. } = self.timeouts;
+        (header.min(idle).min(write) / 4).clamp(Duration::from_millis(10), Duration::from_secs(1))
+    }
+
+    /// A place for a new connection.
+    pub fn register(self: &Rc<Reaper>) -> Registration {
+        let now = Instant::now();
+        let activity = Rc::new(Activity::new(now));
+        if self.leaving.get() {
+            activity.leave(now);
+        }
+        let number = self.next.replace(self.next.get() + 1);
+        self.connections.borrow_mut().insert(number, Rc::downgrade(&activity));
+        Registration { reaper: Rc::clone(self), number, activity }
+    }
+
+    /// Looks at all connections.
+    pub fn sweep(&self) {
+        let now = Instant::now();
+        self.each(|activity| {
+            if let Some(order) = activity.judge(now, &self.timeouts) {
+                activity.give(order);
+            }
+        });
+    }
+
+    /// Asks all connections, those to come included, to end when they have answered.
+    pub fn close_all(&self) {
+        self.leaving.set(true);
+        let now = Instant::now();
+        self.each(|activity| activity.leave(now));
+    }
+
+    /// Ends all connections at once.
+    pub fn cut_all(&self) {
+        self.each(|activity| activity.give(Order::Cut));
+    }
+
+    /// Waits until there are no connections.
+    pub async fn emptied(&self) {
+        while !self.is_empty() {
+            self.emptied.notified().await;
+        }
+    }
+
+    /// How many connections there are.
+    pub fn len(&self) -> usize {
+        self.connections.borrow().len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.connections.borrow().is_empty()
+    }
+
+    fn each(&self, act: impl Fn(&Activity)) {
+        for activity in self.connections.borrow().values().filter_map(Weak::upgrade) {
+            act(&activity);
+        }
+    }
+}
+
+impl Drop for Registration {
+    fn drop(&mut self) {
+        self.reaper.connections.borrow_mut().remove(&self.number);
+        if self.reaper.is_empty() {
+            self.reaper.emptied.notify_one();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    fn timeouts() -> Timeouts {
+        Timeouts { handshake: SECOND, header: 2 * SECOND, idle: 5 * SECOND, body: SECOND, write: 3 * SECOND }
+    }
+
+    fn registered() -> Registration {
+        Rc::new(Reaper::new(timeouts())).register()
+    }
+
+    fn after(activity: &Activity, seconds: u32) -> Option<Order> {
+        activity.judge(Instant::now() + seconds * SECOND, &timeouts())
+    }
+
+    #[test]
+    fn an_idle_connection_is_closed_and_one_at_work_is_not() {
+        let Registration { activity, .. } = &registered();
+        assert_eq!(after(activity, 4), None);
+        assert_eq!(after(activity, 5), Some(Order::Close));
+        let request = activity.request();
+        assert_eq!(after(activity, 3600), None);
+        drop(request);
+        assert_eq!(after(activity, 4), None);
+    }
+
+    #[test]
+    fn a_head_that_has_begun_must_end() {
+        let Registration { activity, .. } = &registered();
+        activity.bytes_came();
+        assert_eq!(after(activity, 1), None);
+        assert_eq!(after(activity, 2), Some(Order::Cut));
+        let request = activity.request();
+        activity.bytes_came();
+        drop(request);
+        assert_eq!(after(activity, 4), None, "bytes of a body are no head");
+        activity.multiplexed();
+        activity.bytes_came();
+        assert_eq!(after(activity, 4), None, "frames are no head");
+    }
+
+    #[test]
+    fn an_answer_that_is_not_taken_ends_the_connection() {
+        let Registration { activity, .. } = &registered();
+        let _request = activity.request();
+        activity.write_blocked(true);
+        assert_eq!(after(activity, 3), Some(Order::Cut));
+        activity.write_blocked(false);
+        assert_eq!(after(activity, 3), None);
+    }
+
+    #[test]
+    fn asked_to_leave_a_connection_closes_after_its_requests() {
+        let reaper = Rc::new(Reaper::new(timeouts()));
+        let used = reaper.register();
+        drop(used.activity.request());
+        let fresh = reaper.register();
+        reaper.close_all();
+        assert_eq!(used.activity.take_order(), Some(Order::Close));
+        assert_eq!(fresh.activity.take_order(), None, "its first request is waited for");
+        assert_eq!(after(&fresh.activity, 2), Some(Order::Cut), "but not for long");
+        let _request = fresh.activity.request();
+        assert_eq!(fresh.activity.take_order(), Some(Order::Close));
+        drop((used, fresh));
+        assert!(reaper.is_empty());
+    }
+}

@@ -1,0 +1,368 @@
+//! The whole gateway: bound, then running, then drained. The only place that puts concrete parts together.
+
+mod worker;
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use tokio::net::TcpListener;
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use tokio::task::LocalSet;
+use tokio::time::sleep;
+use tokio_rustls::TlsAcceptor;
+use tracing::{error, info, warn};
+
+use crate::admin::{self, Readiness};
+use crate::auth::{Auth, SetupError};
+use crate::clock::Clock;
+use crate::config::{Config, VerifierOptions};
+use crate::listener;
+use crate::shutdown::{self, Controller, Phase};
+use crate::tls::{self, TlsError, UpstreamTls};
+
+use worker::Worker;
+
+/// Why the gateway does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// A certificate or key.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+    /// A file of users or keys.
+    #[error(transparent)]
+    Auth(#[from] SetupError),
+    /// An address.
+    #[error("{key}: cannot listen on {address}: {source}")]
+    Bind {
+        /// The option.
+        key: &'static str,
+        /// Its value.
+        address: SocketAddr,
+        /// Why.
+        source: io::Error,
+    },
+    /// A thread or runtime.
+    #[error("cannot start threads: {0}")]
+    Threads(#[source] io::Error),
+}
+
+/// How the gateway ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ended {
+    /// As asked; so many connections were cut after the grace period.
+    Drained {
+        /// Connections whose requests did not end in time.
+        cut: usize,
+    },
+    /// At once, as asked a second time.
+    Aborted,
+    /// A worker ended that should not have.
+    Broken,
+}
+
+/// Where the gateway listens.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Addresses {
+    /// HTTPS.
+    pub https: Option<SocketAddr>,
+    /// Plain HTTP.
+    pub http: Option<SocketAddr>,
+    /// Health endpoints.
+    pub admin: Option<SocketAddr>,
+}
+
+/// Asks a running gateway to end: the first call drains, the second one ends at once.
+#[derive(Clone, Debug)]
+pub struct Stop(UnboundedSender<()>);
+
+/// The gateway's end of [`Stop`].
+pub struct Stopped(UnboundedReceiver<()>);
+
+/// A way to ask for the end.
+pub fn stop() -> (Stop, Stopped) {
+    let (sender, receiver) = unbounded_channel();
+    (Stop(sender), Stopped(receiver))
+}
+
+impl Stop {
+    /// Asks. Nothing happens if the gateway has ended already.
+    pub fn ask(&self) {
+        let _ = self.0.send(());
+    }
+}
+
+impl Stopped {
+    async fn asked(&mut self) {
+        if self.0.recv().await.is_none() {
+            std::future::pending::<()>().await;
+        }
+    }
+}
+
+/// All that comes from files, loaded and checked.
+struct Parts {
+    auth: Arc<Auth>,
+    acceptor: Option<TlsAcceptor>,
+    certificate_pem: Option<String>,
+    upstream_tls: Option<UpstreamTls>,
+}
+
+/// Loads what the configuration names, and tells what is wrong with it; listens on nothing.
+pub fn check(config: &Config) -> Result<(), StartError> {
+    load(config, &Clock::system()).map(drop)
+}
+
+fn load(config: &Config, clock: &Clock) -> Result<Parts, StartError> {
+    let auth = Arc::new(Auth::new(config, clock)?);
+    let upstream_tls =
+        if config.upstream.origin.tls { Some(tls::upstream_tls(&config.upstream)?) } else { None };
+    let mut certificate_pem = None;
+    let acceptor = match (config.listen.https, &config.certificate) {
+        (None, _) => None,
+        (Some(_), Some(files)) => Some(tls::server_config(files)?),
+        (Some(address), None) => {
+            let names: Vec<_> = tls::name_of(address.ip()).into_iter().chain(host_name()).collect();
+            let own = tls::self_signed(&names)?;
+            certificate_pem = Some(own.certificate_pem.clone());
+            Some(tls::self_signed_server_config(own)?)
+        }
+    };
+    Ok(Parts { auth, acceptor: acceptor.map(TlsAcceptor::from), certificate_pem, upstream_tls })
+}
+
+/// The name that Kubernetes and most shells give a machine.
+fn host_name() -> Option<String> {
+    let name = std::fs::read_to_string("/proc/sys/kernel/hostname").ok()?;
+    let name = name.trim();
+    (!name.is_empty()).then(|| name.to_owned())
+}
+
+/// A gateway that listens, but does not answer yet.
+pub struct Bound {
+    config: Arc<Config>,
+    parts: Parts,
+    addresses: Addresses,
+    https: Vec<std::net::TcpListener>,
+    http: Vec<std::net::TcpListener>,
+    admin: Option<std::net::TcpListener>,
+}
+
+/// Loads what the configuration names, and listens.
+pub fn bind(config: Config, clock: &Clock) -> Result<Bound, StartError> {
+    let parts = load(&config, clock)?;
+    let https = listen("listen.https", config.listen.https, config.workers)?;
+    let http = listen("listen.http", config.listen.http, config.workers)?;
+    let admin = listen("listen.admin", config.listen.admin, 1)?.pop();
+    let address = |listener: Option<&std::net::TcpListener>| listener.and_then(|l| l.local_addr().ok());
+    let addresses = Addresses {
+        https: address(https.first()),
+        http: address(http.first()),
+        admin: address(admin.as_ref()),
+    };
+    Ok(Bound { config: Arc::new(config), parts, addresses, https, http, admin })
+}
+
+fn listen(
+    key: &'static str,
+    address: Option<SocketAddr>,
+    count: usize,
+) -> Result<Vec<std::net::TcpListener>, StartError> {
+    match address {
+        None => Ok(Vec::new()),
+        Some(address) => {
+            listener::bind(address, count).map_err(|source| StartError::Bind { key, address, source })
+        }
+    }
+}
+
+/// How often ended tokens are forgotten.
+const SWEEP_INTERVAL: Duration = Duration::from_secs(10);
+
+/// Workers that were told to cut everything get so long to do it.
+const LAST_WORDS: Duration = Duration::from_secs(1);
+
+impl Bound {
+    /// Where it listens; ports that were given as 0 are the real ones here.
+    pub fn addresses(&self) -> Addresses {
+        self.addresses
+    }
+
+    /// The certificate that was made at start, if one was.
+    pub fn certificate_pem(&self) -> Option<&str> {
+        self.parts.certificate_pem.as_deref()
+    }
+
+    /// Serves until asked to stop, and drains. The calling thread looks after the others.
+    pub fn run(mut self, stopped: Stopped) -> Result<Ended, StartError> {
+        self.announce();
+        let (controller, signal) = shutdown::channel();
+        let readiness = Readiness::new(self.config.workers, signal.clone());
+        let (ended, ends) = unbounded_channel();
+        let mut workers = Vec::with_capacity(self.config.workers);
+        for number in 0..self.config.workers {
+            let worker = Worker {
+                config: Arc::clone(&self.config),
+                auth: Arc::clone(&self.parts.auth),
+                upstream_tls: self.parts.upstream_tls.clone(),
+                listeners: self.listeners_of_one_worker(),
+                readiness: readiness.clone(),
+                signal: signal.clone(),
+            };
+            workers.push(spawn(number, worker, ended.clone()).map_err(StartError::Threads)?);
+        }
+        drop(ended);
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .map_err(StartError::Threads)?;
+        let supervision = self.supervise(controller, readiness, stopped, ends);
+        let end = LocalSet::new().block_on(&runtime, supervision)?;
+        if end == Ended::Aborted {
+            return Ok(end);
+        }
+        Ok(collect(workers, end))
+    }
+
+    fn listeners_of_one_worker(&mut self) -> Vec<(std::net::TcpListener, Option<TlsAcceptor>)> {
+        let mut listeners = Vec::with_capacity(2);
+        listeners.extend(self.http.pop().map(|listener| (listener, None)));
+        let acceptor = &self.parts.acceptor;
+        listeners.extend(self.https.pop().map(|listener| (listener, acceptor.clone())));
+        listeners
+    }
+
+    fn announce(&self) {
+        let config = &self.config;
+        let shown = |address: Option<SocketAddr>| address.map_or("off".to_owned(), |a| a.to_string());
+        info!(
+            version = env!("CARGO_PKG_VERSION"),
+            https = shown(self.addresses.https),
+            http = shown(self.addresses.http),
+            admin = shown(self.addresses.admin),
+            workers = config.workers,
+            keys = self.parts.auth.known_keys(),
+            "timbr-gateway started"
+        );
+        if self.parts.certificate_pem.is_some() {
+            warn!(
+                "no tls.cert_file: HTTPS uses a self-signed certificate made just now, which clients cannot verify"
+            );
+        }
+        if config.auth.verifier == VerifierOptions::SaltHolder {
+            warn!(
+                "auth.verifier=salt-holder: passwords are not checked; whoever holds API_AUTH_SALT can get a \
+                 token for any user"
+            );
+        }
+    }
+
+    /// Waits for the end to be asked for, and sees to it that it comes.
+    async fn supervise(
+        self,
+        controller: Controller,
+        readiness: Readiness,
+        mut stopped: Stopped,
+        mut ends: UnboundedReceiver<usize>,
+    ) -> Result<Ended, StartError> {
+        if let Some(listener) = self.admin {
+            let listener = TcpListener::from_std(listener).map_err(StartError::Threads)?;
+            tokio::task::spawn_local(admin::serve(listener, readiness));
+        }
+        tokio::task::spawn_local(sweep(Arc::clone(&self.parts.auth)));
+        let drain = self.config.drain;
+
+        let broken = tokio::select! {
+            () = stopped.asked() => false,
+            worker = ends.recv() => {
+                error!(worker, "a worker has ended by itself; the gateway ends too");
+                true
+            }
+        };
+        info!("shutting down: no longer ready");
+        controller.advance(Phase::Leaving);
+        if !broken {
+            tokio::select! {
+                () = sleep(drain.delay) => {}
+                () = stopped.asked() => return Ok(Ended::Aborted),
+            }
+        }
+        info!(timeout = ?drain.timeout, "draining: no new connections");
+        controller.advance(Phase::Draining);
+        tokio::select! {
+            () = all_ended(&mut ends) => {}
+            () = sleep(drain.timeout) => warn!("drain.timeout is over: cutting what still runs"),
+            () = stopped.asked() => return Ok(Ended::Aborted),
+        }
+        controller.advance(Phase::Aborted);
+        let _ = tokio::time::timeout(LAST_WORDS, all_ended(&mut ends)).await;
+        Ok(if broken { Ended::Broken } else { Ended::Drained { cut: 0 } })
+    }
+}
+
+async fn all_ended(ends: &mut UnboundedReceiver<usize>) {
+    while ends.recv().await.is_some() {}
+}
+
+async fn sweep(auth: Arc<Auth>) {
+    let mut ticks = tokio::time::interval(SWEEP_INTERVAL);
+    loop {
+        ticks.tick().await;
+        auth.sweep();
+    }
+}
+
+type WorkerThread = JoinHandle<io::Result<usize>>;
+
+/// Starts a worker; `ended` hears of its end, however it comes.
+fn spawn(number: usize, worker: Worker, ended: UnboundedSender<usize>) -> io::Result<WorkerThread> {
+    struct Farewell(usize, UnboundedSender<usize>);
+    impl Drop for Farewell {
+        fn drop(&mut self) {
+            let _ = self.1.send(self.0);
+        }
+    }
+    std::thread::Builder::new().name(format!("worker-{number}")).spawn(move || {
+        let _farewell = Farewell(number, ended);
+        worker.run()
+    })
+}
+
+/// What the workers have to say at the end.
+fn collect(workers: Vec<WorkerThread>, end: Ended) -> Ended {
+    let mut total = 0;
+    let mut broken = end == Ended::Broken;
+    for worker in workers {
+        if !ends_soon(&worker) {
+            warn!("a worker did not end");
+            continue;
+        }
+        match worker.join() {
+            Ok(Ok(cut)) => total += cut,
+            Ok(Err(error)) => {
+                error!(%error, "a worker failed");
+                broken = true;
+            }
+            Err(_) => {
+                error!("a worker panicked");
+                broken = true;
+            }
+        }
+    }
+    info!(cut = total, "stopped");
+    if broken { Ended::Broken } else { Ended::Drained { cut: total } }
+}
+
+/// A worker says farewell a moment before its thread is gone. One that is stuck is left behind: the process is about
+/// to end, and must.
+fn ends_soon(worker: &WorkerThread) -> bool {
+    for _ in 0..100 {
+        if worker.is_finished() {
+            return true;
+        }
+        std::thread::sleep(LAST_WORDS / 100);
+    }
+    false
+}

@@ -1,0 +1,124 @@
+//! A worker thread: a runtime, listeners, upstream connections and clients of its own.
+
+use std::future::poll_fn;
+use std::io;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::Poll;
+
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::LocalSet;
+use tokio_rustls::TlsAcceptor;
+use tracing::debug;
+
+use crate::admin::Readiness;
+use crate::auth::Auth;
+use crate::config::Config;
+use crate::connection::activity::Reaper;
+use crate::connection::{Service, serve};
+use crate::gateway::Gateway;
+use crate::listener;
+use crate::shutdown::{Phase, Signal};
+use crate::tls::UpstreamTls;
+use crate::upstream::Upstream;
+
+/// What a worker thread is given.
+pub struct Worker {
+    pub config: Arc<Config>,
+    pub auth: Arc<Auth>,
+    pub upstream_tls: Option<UpstreamTls>,
+    pub listeners: Vec<(std::net::TcpListener, Option<TlsAcceptor>)>,
+    pub readiness: Readiness,
+    pub signal: Signal,
+}
+
+impl Worker {
+    /// Serves until the signal says otherwise. Returns how many connections had to be cut.
+    pub fn run(self) -> io::Result<usize> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        LocalSet::new().block_on(&runtime, self.serve())
+    }
+
+    async fn serve(mut self) -> io::Result<usize> {
+        let upstream = Upstream::new(self.config.upstream.clone(), self.upstream_tls.take());
+        let gateway = Rc::new(Gateway::new(&self.config, Arc::clone(&self.auth), upstream));
+        let reaper = Rc::new(Reaper::new(self.config.timeouts));
+        for (listener, acceptor) in std::mem::take(&mut self.listeners) {
+            let service = Service {
+                gateway: Rc::clone(&gateway),
+                acceptor,
+                handshake_timeout: self.config.timeouts.handshake,
+            };
+            let listener = TcpListener::from_std(listener)?;
+            tokio::task::spawn_local(accept(
+                listener,
+                Rc::new(service),
+                Rc::clone(&reaper),
+                self.signal.clone(),
+            ));
+        }
+        self.readiness.one_more();
+        tokio::select! {
+            () = keep_tidy(&gateway, &reaper) => unreachable!("it never ends"),
+            left = leave(self.signal.clone(), &reaper) => Ok(left),
+        }
+    }
+}
+
+/// Accepts connections until the drain begins.
+async fn accept(listener: TcpListener, service: Rc<Service>, reaper: Rc<Reaper>, mut signal: Signal) {
+    let take = |(stream, peer): (TcpStream, SocketAddr)| {
+        tokio::task::spawn_local(serve(Rc::clone(&service), stream, peer, reaper.register()));
+    };
+    loop {
+        tokio::select! {
+            () = signal.reached(Phase::Draining) => break,
+            connection = listener::accept(&listener) => take(connection),
+        }
+    }
+    // The kernel has finished the handshakes of those who wait in the backlog: closing now would reset them.
+    tokio::task::yield_now().await;
+    while let Some(Ok(connection)) = now(|cx| listener.poll_accept(cx)).await {
+        take(connection);
+    }
+}
+
+/// The result, if it is there at once.
+async fn now<T>(mut poll: impl FnMut(&mut std::task::Context<'_>) -> Poll<T>) -> Option<T> {
+    poll_fn(|cx| match poll(cx) {
+        Poll::Ready(result) => Poll::Ready(Some(result)),
+        Poll::Pending => Poll::Ready(None),
+    })
+    .await
+}
+
+async fn keep_tidy(gateway: &Gateway, reaper: &Reaper) {
+    let mut ticks = tokio::time::interval(reaper.interval());
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        reaper.sweep();
+        gateway.sweep();
+    }
+}
+
+/// Waits for the drain, then for the connections, then for nothing. Returns how many were cut.
+async fn leave(mut signal: Signal, reaper: &Reaper) -> usize {
+    signal.reached(Phase::Draining).await;
+    // Lets the accepting tasks empty their backlogs first.
+    tokio::task::yield_now().await;
+    tokio::task::yield_now().await;
+    reaper.close_all();
+    debug!(connections = reaper.len(), "draining");
+    tokio::select! {
+        () = reaper.emptied() => 0,
+        () = signal.reached(Phase::Aborted) => {
+            let left = reaper.len();
+            reaper.cut_all();
+            // One turn for each to end by itself.
+            tokio::task::yield_now().await;
+            left
+        }
+    }
+}
