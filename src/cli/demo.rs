@@ -129,7 +129,8 @@ fn round_trip(client: &Client, salt: &Secret, ca: &Path, backend: &Backend) -> a
 
     println!("# 2. {USER} makes a bearer from her name and password, and asks for a token:");
     let bearer = make(salt, USER, &Secret::new(PASSWORD.to_owned())).context("the demo's salt is good")?;
-    println!("BEARER=$(printf {PASSWORD} | timbr-gateway bearer --user {USER} --password-stdin)");
+    let program = std::env::args().next().unwrap_or_else(|| "timbr-gateway".to_owned());
+    println!("BEARER=$(printf {PASSWORD} | {program} bearer --user {USER} --password-stdin)");
     let ask = Exchange::post("/timbr/api/get_token", "")
         .field("Content-Type", "application/json")
         .field_shown("Authorization", &format!("Bearer {}", bearer.expose()), "Bearer $BEARER");

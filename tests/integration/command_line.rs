@@ -1,0 +1,140 @@
+//! The program itself, as its user runs it.
+
+use std::io::Write;
+use std::process::{Command, Output, Stdio};
+
+use crate::support::bearer::SALT;
+
+fn program(arguments: &[&str], environment: &[(&str, &str)], input: &str) -> Output {
+    let mut child = Command::new(env!("CARGO_BIN_EXE_timbr-gateway"))
+        .args(arguments)
+        .env_clear()
+        .envs(environment.iter().copied())
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("started");
+    // A command that reads no input may have closed it.
+    let _ = child.stdin.take().expect("piped").write_all(input.as_bytes());
+    child.wait_with_output().expect("ended")
+}
+
+fn text(bytes: &[u8]) -> &str {
+    std::str::from_utf8(bytes).expect("text")
+}
+
+#[test]
+fn the_demo_shows_the_round_trip() {
+    let output = program(&["demo", "--once", "--listen-https", "127.0.0.1:0"], &[], "");
+    let shown = text(&output.stdout);
+    assert!(output.status.success(), "{output:?}");
+    for expected in [
+        "401  {\"status\":\"error\"",
+        "200  {\"data\":[\"tk_",
+        "200  [{\"country\":\"United Kingdom\"",
+        "query as alice",
+    ] {
+        assert!(shown.contains(expected), "{expected} in\n{shown}");
+    }
+    let arrived = shown.split("What arrived").nth(1).expect("the backend's log");
+    assert_eq!(arrived.lines().filter(|line| line.contains(" as ")).count(), 3, "{shown}");
+}
+
+#[test]
+fn a_salt_can_be_made_and_used() {
+    let salt = program(&["salt"], &[], "");
+    let salt = text(&salt.stdout).trim();
+    assert_eq!(salt.len(), 44);
+    let output =
+        program(&["bearer", "--user", "alice", "--password-stdin"], &[("API_AUTH_SALT", salt)], "secret\n");
+    assert!(output.status.success(), "{output:?}");
+    assert!(text(&output.stdout).starts_with("gAAAA"), "{output:?}");
+}
+
+#[test]
+fn a_bearer_is_refused_with_a_sentence() {
+    for (arguments, environment, input, expected) in [
+        (&["bearer", "--user", "alice"][..], &[][..], "x", "set API_AUTH_SALT"),
+        (&["bearer", "--user", "alice"], &[("API_AUTH_SALT", "nonsense")], "x", "no Fernet key"),
+        (&["bearer", "--user", "alice"], &[("API_AUTH_SALT", SALT)], "", "the password is empty"),
+        (&["bearer", "--user", "a:b"], &[("API_AUTH_SALT", SALT)], "x", "a user name is"),
+    ] {
+        let output = program(arguments, environment, input);
+        assert_eq!(output.status.code(), Some(1), "{output:?}");
+        assert!(text(&output.stderr).contains(expected), "{output:?}");
+    }
+    let wrong = program(&["bearer", "--password", "x"], &[], "");
+    assert_eq!(wrong.status.code(), Some(2));
+}
+
+#[test]
+fn a_bad_configuration_is_told_whole_and_starts_nothing() {
+    let environment =
+        [("API_AUTH_SALT", "hunter2"), ("TIMBR_GATEWAY_LISTEN_HTTPS", "8443"), ("TIMBR_GATEWAY_NO", "x")];
+    for command in [&["serve"][..], &["config", "check"], &["config", "print"]] {
+        let output = program(command, &environment, "");
+        let shown = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{shown}");
+        for expected in [
+            "api_auth_salt: value 1 is no Fernet key",
+            "listen.https: must be address:port",
+            "upstream.url: is required",
+            "TIMBR_GATEWAY_NO: unknown variable",
+        ] {
+            assert!(shown.contains(expected), "{expected} in\n{shown}");
+        }
+        assert!(!shown.contains("hunter2"), "{shown}");
+    }
+}
+
+#[test]
+fn config_check_reads_what_serve_would_read() {
+    let good = [("API_AUTH_SALT", SALT), ("TIMBR_GATEWAY_UPSTREAM_URL", "http://127.0.0.1:1")];
+    assert!(program(&["config", "check"], &good, "").status.success());
+    let missing = program(&["config", "check", "--tokens-keys-file", "/nonexistent/keys"], &good, "");
+    assert_eq!(missing.status.code(), Some(1));
+    assert!(
+        text(&missing.stderr).contains("tokens.keys_file: /nonexistent/keys: cannot be read"),
+        "{missing:?}"
+    );
+}
+
+#[test]
+fn config_print_shows_origins_and_no_secret() {
+    let environment = [("API_AUTH_SALT", SALT), ("TIMBR_GATEWAY_UPSTREAM_URL", "http://127.0.0.1:1")];
+    let output = program(&["config", "print", "--origins", "--tokens-ttl", "2h"], &environment, "");
+    let shown = text(&output.stdout);
+    assert!(shown.contains("ttl: \"2h\"  # flag --tokens-ttl"), "{shown}");
+    assert!(shown.contains("url: \"http://127.0.0.1:1\"  # variable TIMBR_GATEWAY_UPSTREAM_URL"), "{shown}");
+    assert!(!shown.contains(SALT), "{shown}");
+}
+
+#[test]
+fn a_port_in_use_is_named() {
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").expect("bound");
+    let address = taken.local_addr().expect("an address").to_string();
+    let environment = [("API_AUTH_SALT", SALT), ("TIMBR_GATEWAY_UPSTREAM_URL", "http://127.0.0.1:1")];
+    let output = program(&["serve", "--listen-https", &address, "--listen-admin", "off"], &environment, "");
+    assert_eq!(output.status.code(), Some(1));
+    let expected = format!("listen.https: cannot listen on {address}");
+    assert!(text(&output.stderr).contains(&expected), "{output:?}");
+}
+
+#[test]
+fn healthcheck_says_who_does_not_answer() {
+    let nobody = std::net::TcpListener::bind("127.0.0.1:0").expect("bound").local_addr().expect("an address");
+    let output = program(&["healthcheck", "--listen-admin", &nobody.to_string()], &[], "");
+    assert_eq!(output.status.code(), Some(1));
+    assert!(text(&output.stderr).contains(&format!("http://{nobody}/livez")), "{output:?}");
+}
+
+#[test]
+fn healthcheck_asks_a_running_gateway() {
+    let upstream = crate::support::upstream::Upstream::start();
+    let gateway = crate::support::gateway::Gateway::start(upstream.address(), &[]);
+    let admin = gateway.admin().to_string();
+    let output = program(&["healthcheck"], &[("TIMBR_GATEWAY_LISTEN_ADMIN", &admin)], "");
+    assert!(output.status.success(), "{output:?}");
+    assert_eq!(text(&output.stdout), "ok\n");
+}

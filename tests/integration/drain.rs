@@ -1,0 +1,118 @@
+//! How the gateway ends.
+
+use std::time::Duration;
+
+use timbr_gateway::server::Ended;
+
+use crate::support::client::Client;
+use crate::support::gateway::Gateway;
+use crate::support::upstream::{Upstream, answer};
+use crate::support::wait_until;
+
+const JSON: (&str, &str) = ("Content-Type", "application/json");
+
+fn slow_upstream(millis: u64) -> Upstream {
+    Upstream::behaving(move |_, stream| {
+        std::thread::sleep(Duration::from_millis(millis));
+        answer(stream, 200, "{}")
+    })
+}
+
+fn readiness(gateway: &Gateway) -> u16 {
+    Client::connect(gateway.admin()).send("GET /readyz", &[], b"").status
+}
+
+#[test]
+fn health_is_answered_on_the_admin_listener_only() {
+    let gateway = Gateway::start(Upstream::start().address(), &[]);
+    let ask = |address, line: &str| Client::connect(address).send(line, &[], b"").status;
+    wait_until("it is ready", || readiness(&gateway) == 200);
+    assert_eq!(ask(gateway.admin(), "GET /livez"), 200);
+    assert_eq!(ask(gateway.admin(), "GET /elsewhere"), 404);
+    assert_eq!(ask(gateway.admin(), "POST /livez"), 405);
+    assert_eq!(ask(gateway.http(), "GET /livez"), 404);
+}
+
+#[test]
+fn requests_in_flight_are_finished() {
+    let upstream = slow_upstream(500);
+    let gateway = Gateway::start(upstream.address(), &[("WORKERS", "2")]);
+    let token = gateway.token();
+    let mut clients: Vec<_> = (0..10).map(|_| gateway.client()).collect();
+    for client in &mut clients {
+        client.write_request("POST /timbr/api/x", &[JSON, ("x-api-key", &token)], b"{}");
+    }
+    wait_until("all have arrived", || upstream.log().len() == 10);
+    gateway.ask_to_stop();
+    for client in &mut clients {
+        let got = client.read_answer(false);
+        assert_eq!((got.status, got.field("connection")), (200, "close"));
+        assert!(client.is_closed());
+    }
+    assert_eq!(gateway.ended(), Ended::Drained { cut: 0 });
+}
+
+#[test]
+fn idle_connections_are_closed_and_new_ones_refused() {
+    let upstream = Upstream::start();
+    let gateway = Gateway::start(upstream.address(), &[]);
+    let token = gateway.token();
+    let mut client = gateway.client();
+    assert_eq!(client.send("GET /timbr/api/x", &[JSON, ("x-api-key", &token)], b"").status, 200);
+    let address = gateway.http();
+    gateway.ask_to_stop();
+    assert!(client.is_closed());
+    assert_eq!(gateway.ended(), Ended::Drained { cut: 0 });
+    assert!(std::net::TcpStream::connect(address).is_err());
+}
+
+#[test]
+fn who_has_just_connected_is_still_answered() {
+    let upstream = Upstream::start();
+    let gateway = Gateway::start(upstream.address(), &[]);
+    let token = gateway.token();
+    let mut client = gateway.client();
+    gateway.ask_to_stop();
+    let got = client.send("GET /timbr/api/x", &[JSON, ("x-api-key", &token)], b"");
+    assert_eq!(got.status, 200);
+    assert!(client.is_closed());
+    assert_eq!(gateway.ended(), Ended::Drained { cut: 0 });
+}
+
+#[test]
+fn during_the_delay_it_is_not_ready_but_answers() {
+    let upstream = Upstream::start();
+    let gateway = Gateway::start(upstream.address(), &[("DRAIN_DELAY", "600ms")]);
+    let token = gateway.token();
+    wait_until("it is ready", || readiness(&gateway) == 200);
+    gateway.ask_to_stop();
+    wait_until("it is not ready any more", || readiness(&gateway) == 503);
+    assert_eq!(gateway.client().send("GET /timbr/api/x", &[JSON, ("x-api-key", &token)], b"").status, 200);
+    assert_eq!(gateway.ended(), Ended::Drained { cut: 0 });
+}
+
+#[test]
+fn what_does_not_end_in_time_is_cut() {
+    let upstream = slow_upstream(5000);
+    let gateway = Gateway::start(upstream.address(), &[("DRAIN_TIMEOUT", "300ms")]);
+    let token = gateway.token();
+    let mut client = gateway.client();
+    client.write_request("POST /timbr/api/x", &[JSON, ("x-api-key", &token)], b"{}");
+    wait_until("it has arrived", || upstream.log().len() == 1);
+    gateway.ask_to_stop();
+    assert!(client.is_closed());
+    assert_eq!(gateway.ended(), Ended::Drained { cut: 1 });
+}
+
+#[test]
+fn asked_twice_it_ends_at_once() {
+    let upstream = slow_upstream(5000);
+    let gateway = Gateway::start(upstream.address(), &[]);
+    let token = gateway.token();
+    let mut client = gateway.client();
+    client.write_request("POST /timbr/api/x", &[JSON, ("x-api-key", &token)], b"{}");
+    wait_until("it has arrived", || upstream.log().len() == 1);
+    gateway.ask_to_stop();
+    gateway.ask_to_stop();
+    assert_eq!(gateway.ended(), Ended::Aborted);
+}

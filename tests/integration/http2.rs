@@ -1,0 +1,105 @@
+//! The same over TLS and HTTP/2.
+
+use crate::support::bearer::bearer;
+use crate::support::gateway::Gateway;
+use crate::support::h2_client::H2Client;
+use crate::support::upstream::{Upstream, write};
+
+const JSON: (&str, &str) = ("content-type", "application/json");
+
+#[test]
+fn token_and_query_work_and_refusals_are_the_same() {
+    let upstream = Upstream::start();
+    let gateway = Gateway::start(upstream.address(), &[("TOKENS_FOREIGN", "reject")]);
+    let client = H2Client::connect(gateway.https(), gateway.certificate_pem());
+    let authorization = format!("bearer {}", bearer("alice", "secret"));
+    let given = client.send("POST /timbr/api/get_token", &[JSON, ("authorization", &authorization)], b"");
+    assert_eq!(given.status, 200);
+    let token = given.json()["data"][0].as_str().expect("a token").to_owned();
+    let key = ("x-api-key", token.as_str());
+
+    for (line, fields, status, reason) in [
+        ("GET /timbr/api/x", &[JSON][..], 401, "api_key_missing"),
+        ("GET /timbr/api/x", &[JSON, ("x-api-key", "bad")], 401, "api_key_unknown"),
+        ("GET /timbr/api/x", &[JSON, key, key], 400, "field_repeated"),
+        ("GET /timbr/api/x", &[JSON, key, ("x_api_key", "bad")], 400, "field_ambiguous"),
+        ("GET /timbr/api/x", &[key], 400, "content_type_missing"),
+        ("POST /timbr/api/x", &[("content-type", "text/plain"), key], 415, "content_type_unsupported"),
+        ("GET /timbr/api//x", &[JSON, key], 400, "request_line_ambiguous"),
+        ("GET /timbr/api/x", &[JSON, key, ("host", "elsewhere")], 400, "request_line_ambiguous"),
+        ("GET /elsewhere", &[JSON, key], 404, "not_found"),
+    ] {
+        let refused = client.send(line, fields, b"");
+        assert_eq!(
+            (refused.status, refused.json()["reason"].as_str()),
+            (status, Some(reason)),
+            "{line} {fields:?}"
+        );
+    }
+    assert!(upstream.log().is_empty());
+
+    let answer = client.send("POST /timbr/api/x", &[JSON, key], b"{}");
+    assert_eq!(answer.status, 200);
+    let seen = upstream.only();
+    assert_eq!((seen.body.as_slice(), seen.field("x-forwarded-proto")), (&b"{}"[..], "https"));
+    assert_eq!(seen.field("x-forwarded-host"), "localhost");
+    // HTTP/2 needs no length; where the client states none, the backend gets chunks.
+    assert_eq!(seen.field("transfer-encoding"), "chunked");
+    let stated = [JSON, key, ("content-length", "2")];
+    assert_eq!(client.send("POST /timbr/api/x", &stated, b"{}").status, 200);
+    assert_eq!(upstream.log()[1].field("content-length"), "2");
+}
+
+#[test]
+fn cookies_that_were_split_arrive_as_one() {
+    let upstream = Upstream::start();
+    let gateway = Gateway::start(upstream.address(), &[]);
+    let token = gateway.token();
+    let client = H2Client::connect(gateway.https(), gateway.certificate_pem());
+    let fields = [JSON, ("x-api-key", token.as_str()), ("cookie", "a=b"), ("cookie", "c=d")];
+    assert_eq!(client.send("GET /timbr/api/x", &fields, b"").status, 200);
+    assert_eq!(upstream.only().folded("cookie"), ["a=b; c=d"]);
+}
+
+#[test]
+fn a_large_answer_comes_whole() {
+    let upstream = Upstream::behaving(|_, stream| {
+        write(stream, b"HTTP/1.1 200 OK\r\nContent-Length: 8388608\r\n\r\n");
+        write(stream, &vec![b'x'; 8 * 1024 * 1024])
+    });
+    let gateway = Gateway::start(upstream.address(), &[]);
+    let token = gateway.token();
+    let client = H2Client::connect(gateway.https(), gateway.certificate_pem());
+    let answer = client.send("GET /timbr/api/x", &[JSON, ("x-api-key", &token)], b"");
+    assert_eq!(answer.body.len(), 8 * 1024 * 1024);
+}
+
+#[test]
+fn many_streams_share_a_connection() {
+    let upstream = Upstream::start();
+    let gateway = Gateway::start(upstream.address(), &[]);
+    let token = gateway.token();
+    let client = H2Client::connect(gateway.https(), gateway.certificate_pem());
+    std::thread::scope(|scope| {
+        for _ in 0..20 {
+            scope.spawn(|| {
+                let answer = client.send("POST /timbr/api/x", &[JSON, ("x-api-key", &token)], b"{}");
+                assert_eq!(answer.status, 200);
+            });
+        }
+    });
+    assert_eq!(upstream.log().len(), 20);
+}
+
+#[test]
+fn an_answer_that_breaks_off_resets_its_stream() {
+    let upstream = Upstream::behaving(|_, stream| {
+        write(stream, b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nhalf");
+        crate::support::upstream::Then::Reset
+    });
+    let gateway = Gateway::start(upstream.address(), &[]);
+    let token = gateway.token();
+    let client = H2Client::connect(gateway.https(), gateway.certificate_pem());
+    let broken = client.try_send("GET /timbr/api/x", &[JSON, ("x-api-key", &token)], b"");
+    assert!(broken.expect_err("never an answer that looks whole").is_reset());
+}

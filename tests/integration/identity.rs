@@ -1,0 +1,260 @@
+//! What the backend is told about the caller, and that nobody else can tell it.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use crate::support::client::Answer;
+use crate::support::gateway::Gateway;
+use crate::support::upstream::{Recorded, Upstream, answer};
+use crate::support::wait_until;
+
+const JSON: (&str, &str) = ("Content-Type", "application/json");
+const IMPERSONATE: [(&str, &str); 3] = [
+    ("UPSTREAM_CREDENTIAL", "impersonate"),
+    ("UPSTREAM_API_KEY", "tk_service"),
+    ("AUTH_TRUST_SALT_HOLDER", "true"),
+];
+
+fn get(gateway: &Gateway, key: &str, more: &[(&str, &str)]) -> Answer {
+    let fields = [&[JSON, ("x-api-key", key)], more].concat();
+    gateway.client().send("GET /timbr/api/x", &fields, b"")
+}
+
+#[test]
+fn forward_sends_the_clients_key_and_the_users_name() {
+    let upstream = Upstream::start();
+    let gateway = Gateway::start(upstream.address(), &[]);
+    let token = gateway.token_of("alice@example.com", "secret");
+    assert_eq!(get(&gateway, &token, &[]).status, 200);
+    let seen = upstream.only();
+    assert_eq!(seen.field("x-api-key"), token);
+    assert_eq!(seen.field("x-forwarded-user"), "alice@example.com");
+    assert_eq!(seen.field("x-forwarded-for"), "127.0.0.1");
+    assert_eq!(seen.field("x-forwarded-proto"), "http");
+    assert_eq!(seen.field("x-forwarded-host"), "gateway.test");
+    assert_eq!(seen.field("host"), upstream.address().to_string());
+}
+
+#[test]
+fn impersonate_sends_the_service_key_and_never_the_clients() {
+    let upstream = Upstream::start();
+    let gateway = Gateway::start(upstream.address(), &IMPERSONATE);
+    let token = gateway.token();
+    assert_eq!(get(&gateway, &token, &[]).status, 200);
+    let seen = upstream.only();
+    assert_eq!(seen.field("x-api-key"), "tk_service");
+    assert_eq!(seen.field("x-api-impersonate-user"), "alice");
+    assert!(!format!("{seen:?}").contains(&token));
+}
+
+#[test]
+fn under_impersonate_a_client_names_no_user() {
+    let upstream = Upstream::start();
+    let gateway = Gateway::start(upstream.address(), &IMPERSONATE);
+    let token = gateway.token();
+    let refused = get(&gateway, &token, &[("x-api-impersonate-user", "root")]);
+    assert_eq!((refused.status, refused.reason().as_str()), (403, "impersonation_denied"));
+    for spelling in ["x_api_impersonate_user", "X-Api_Impersonate-User", "x.api.impersonate.user"] {
+        let refused = get(&gateway, &token, &[(spelling, "root")]);
+        assert_eq!(refused.status, 400, "{spelling}");
+    }
+    assert!(upstream.log().is_empty());
+}
+
+#[test]
+fn under_forward_the_backend_decides_about_impersonation() {
+    let upstream = Upstream::start();
+    let gateway = Gateway::start(upstream.address(), &[]);
+    assert_eq!(get(&gateway, &gateway.token(), &[("x-api-impersonate-user", "bob")]).status, 200);
+    assert_eq!(upstream.only().field("x-api-impersonate-user"), "bob");
+}
+
+#[test]
+fn what_the_gateway_says_about_the_caller_does_not_come_from_the_caller() {
+    for options in [&[][..], &IMPERSONATE] {
+        let upstream = Upstream::start();
+        let gateway = Gateway::start(upstream.address(), options);
+        let token = gateway.token();
+        let names = [
+            "x-forwarded-user",
+            "X-Forwarded_User",
+            "x_forwarded_user",
+            "x-forwarded-for",
+            "X_Forwarded_For",
+            "x-forwarded-proto",
+            "x-forwarded-host",
+            "x-forwarded-anything",
+            "forwarded",
+            "x-real-ip",
+            "X_Real_IP",
+            "remote-user",
+            "remote_user",
+            "x-jwt-token",
+            "x_jwt_token",
+            "authorization",
+            "proxy-authorization",
+        ];
+        for name in names {
+            assert_eq!(get(&gateway, &token, &[(name, "evil")]).status, 200, "{name}");
+        }
+        for seen in upstream.log() {
+            assert!(!format!("{seen:?}").contains("evil"), "{seen:#?}");
+            assert_eq!(seen.field("x-forwarded-user"), "alice");
+        }
+        assert_eq!(upstream.log().len(), names.len());
+    }
+}
+
+#[test]
+fn keys_of_the_file_are_known_and_may_be_exchanged() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("keys");
+    // printf %s long-lived | sha256sum; printf %s etl-key | sha256sum
+    let lines = "# keys\n\
+        bob:86ba76c6fee48bb04a5fe6f8d51d325e3f9c43cc2374b4db6c9e7bfd50ee2bd8\n\
+        etl:6ecf59cf2b5d10c6a60fce1a5aeac4e7e4f0e0a9e4ce5c1d8d0bba0a3e7d3d4e:tk_platform\n";
+    let lines = lines
+        .replace("86ba76c6fee48bb04a5fe6f8d51d325e3f9c43cc2374b4db6c9e7bfd50ee2bd8", &sha256("long-lived"))
+        .replace("6ecf59cf2b5d10c6a60fce1a5aeac4e7e4f0e0a9e4ce5c1d8d0bba0a3e7d3d4e", &sha256("etl-key"));
+    std::fs::write(&file, lines).expect("written");
+    let file = ("TOKENS_KEYS_FILE", file.to_str().expect("text"));
+    let reject = ("TOKENS_FOREIGN", "reject");
+
+    let upstream = Upstream::start();
+    let gateway = Gateway::start(upstream.address(), &[file, reject]);
+    assert_eq!(get(&gateway, "long-lived", &[]).status, 200);
+    assert_eq!(get(&gateway, "etl-key", &[]).status, 200);
+    assert_eq!(get(&gateway, "long-lived2", &[]).status, 401);
+    let [bob, etl] = <[Recorded; 2]>::try_from(upstream.log()).expect("two requests");
+    assert_eq!((bob.field("x-forwarded-user"), bob.field("x-api-key")), ("bob", "long-lived"));
+    assert_eq!((etl.field("x-forwarded-user"), etl.field("x-api-key")), ("etl", "tk_platform"));
+
+    let upstream = Upstream::start();
+    let gateway = Gateway::start(upstream.address(), &[&IMPERSONATE[..], &[file, reject]].concat());
+    assert_eq!(get(&gateway, "long-lived", &[]).status, 200);
+    assert_eq!(get(&gateway, "etl-key", &[]).status, 200);
+    let [bob, etl] = <[Recorded; 2]>::try_from(upstream.log()).expect("two requests");
+    assert_eq!((bob.field("x-api-impersonate-user"), bob.field("x-api-key")), ("bob", "tk_service"));
+    assert_eq!((etl.field("x-api-impersonate-user"), etl.field("x-api-key")), ("", "tk_platform"));
+}
+
+fn sha256(key: &str) -> String {
+    let hash = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, key.as_bytes());
+    hash.as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// A backend that knows one platform key and takes its time to say so.
+fn platform(questions: &'static AtomicUsize) -> Upstream {
+    Upstream::behaving(move |request, stream| {
+        let good = request.field("x-api-key") == "tk_platform";
+        if request.line.starts_with("GET /timbr/api/get_ontologies/ ") {
+            questions.fetch_add(1, Ordering::SeqCst);
+            std::thread::sleep(Duration::from_millis(100));
+        }
+        if good { answer(stream, 200, "{}") } else { answer(stream, 401, "{}") }
+    })
+}
+
+#[test]
+fn the_backend_is_asked_once_about_a_foreign_key_and_its_yes_is_remembered() {
+    static QUESTIONS: AtomicUsize = AtomicUsize::new(0);
+    let upstream = platform(&QUESTIONS);
+    let gateway = Gateway::start(upstream.address(), &[("WORKERS", "2")]);
+    std::thread::scope(|scope| {
+        for _ in 0..10 {
+            scope.spawn(|| assert_eq!(get(&gateway, "tk_platform", &[]).status, 200));
+        }
+    });
+    assert_eq!(QUESTIONS.load(Ordering::SeqCst), 1, "ten callers, one question");
+    let log = upstream.log();
+    let question = &log[0];
+    assert_eq!(question.line, "GET /timbr/api/get_ontologies/ HTTP/1.1");
+    assert_eq!(question.field("content-type"), "application/json");
+    let query = &log[1];
+    assert_eq!((query.field("x-api-key"), query.folded("x-forwarded-user").len()), ("tk_platform", 0));
+
+    gateway.clock.advance(Duration::from_secs(299));
+    assert_eq!(get(&gateway, "tk_platform", &[]).status, 200);
+    assert_eq!(QUESTIONS.load(Ordering::SeqCst), 1);
+    gateway.clock.advance(Duration::from_secs(2));
+    assert_eq!(get(&gateway, "tk_platform", &[]).status, 200);
+    assert_eq!(QUESTIONS.load(Ordering::SeqCst), 2, "a yes grows old");
+}
+
+#[test]
+fn the_backends_no_is_remembered_for_seconds() {
+    static QUESTIONS: AtomicUsize = AtomicUsize::new(0);
+    let upstream = platform(&QUESTIONS);
+    let gateway = Gateway::start(upstream.address(), &[]);
+    for _ in 0..3 {
+        let refused = get(&gateway, "tk_wrong", &[]);
+        assert_eq!((refused.status, refused.reason().as_str()), (401, "api_key_unknown"));
+    }
+    assert_eq!(QUESTIONS.load(Ordering::SeqCst), 1);
+    gateway.clock.advance(Duration::from_secs(11));
+    assert_eq!(get(&gateway, "tk_wrong", &[]).status, 401);
+    assert_eq!(QUESTIONS.load(Ordering::SeqCst), 2);
+    let asked = |seen: &Recorded| seen.line.contains("get_ontologies");
+    assert!(upstream.log().iter().all(asked), "the request itself never arrived");
+}
+
+#[test]
+fn under_impersonate_a_foreign_key_stays_what_it_is() {
+    static QUESTIONS: AtomicUsize = AtomicUsize::new(0);
+    let upstream = platform(&QUESTIONS);
+    let gateway = Gateway::start(upstream.address(), &IMPERSONATE);
+    assert_eq!(get(&gateway, "tk_platform", &[]).status, 200);
+    for seen in upstream.log() {
+        assert_eq!(seen.field("x-api-key"), "tk_platform", "the service key speaks for users of ours only");
+        assert!(seen.folded("x-api-impersonate-user").is_empty());
+    }
+}
+
+#[test]
+fn without_a_clear_word_of_the_backend_nobody_is_let_in() {
+    for status in [302, 404, 500, 503] {
+        let upstream = Upstream::behaving(move |_, stream| answer(stream, status, "{}"));
+        let gateway = Gateway::start(upstream.address(), &[]);
+        for _ in 0..2 {
+            let refused = get(&gateway, "tk_platform", &[]);
+            assert_eq!((refused.status, refused.reason().as_str()), (503, "api_key_unverifiable"));
+            assert_ne!(refused.field("retry-after"), "");
+        }
+        assert_eq!(upstream.log().len(), 2, "no answer is not remembered");
+    }
+    let nobody = std::net::TcpListener::bind("127.0.0.1:0").expect("bound").local_addr().expect("an address");
+    let gateway = Gateway::start(nobody, &[]);
+    assert_eq!(get(&gateway, "tk_platform", &[]).status, 503);
+}
+
+#[test]
+fn a_caller_who_goes_away_does_not_spoil_the_answer_for_others() {
+    static QUESTIONS: AtomicUsize = AtomicUsize::new(0);
+    let upstream = platform(&QUESTIONS);
+    let gateway = Gateway::start(upstream.address(), &[]);
+    let mut impatient = gateway.client();
+    impatient.write_request("GET /timbr/api/x", &[JSON, ("x-api-key", "tk_platform")], b"");
+    wait_until("the backend is asked", || QUESTIONS.load(Ordering::SeqCst) == 1);
+    drop(impatient);
+    assert_eq!(get(&gateway, "tk_platform", &[]).status, 200);
+    assert_eq!(QUESTIONS.load(Ordering::SeqCst), 1);
+}
+
+#[test]
+fn foreign_keys_are_left_to_the_backend_where_that_is_configured() {
+    let upstream = Upstream::start();
+    let gateway = Gateway::start(upstream.address(), &[("TOKENS_FOREIGN", "forward")]);
+    assert_eq!(get(&gateway, "tk_anything", &[]).status, 200);
+    assert_eq!(upstream.only().field("x-api-key"), "tk_anything");
+}
+
+#[test]
+fn a_token_of_our_own_form_is_never_foreign() {
+    let upstream = Upstream::start();
+    let before = Gateway::start(upstream.address(), &[]);
+    let token = before.token();
+    drop(before);
+    let gateway = Gateway::start(upstream.address(), &[("TOKENS_FOREIGN", "forward")]);
+    assert_eq!(get(&gateway, &token, &[]).reason(), "token_expired");
+    assert!(upstream.log().is_empty());
+}

@@ -1,0 +1,15 @@
+//! The gateway as its peers see it: real listeners, a backend that records every byte, and clients that misbehave.
+
+mod support;
+
+mod command_line;
+mod drain;
+mod forwarding;
+mod get_token;
+mod http2;
+mod identity;
+mod layers;
+mod policy;
+mod timeouts;
+mod upstream_failures;
+mod upstream_tls;

@@ -1,0 +1,114 @@
+//! What is refused, and that it never reaches the backend.
+
+use crate::support::client::Client;
+use crate::support::gateway::Gateway;
+use crate::support::upstream::Upstream;
+
+const JSON: (&str, &str) = ("Content-Type", "application/json");
+
+#[test]
+fn each_lack_has_its_own_answer_and_nothing_arrives() {
+    let upstream = Upstream::start();
+    let gateway = Gateway::start(upstream.address(), &[("TOKENS_FOREIGN", "reject")]);
+    let token = gateway.token();
+    let key = ("x-api-key", token.as_str());
+    for (line, fields, status, reason) in [
+        ("GET /timbr/api/x", &[JSON][..], 401, "api_key_missing"),
+        ("GET /timbr/api/x", &[JSON, ("x-api-key", "tk_bad")], 401, "api_key_unknown"),
+        ("GET /timbr/api/x", &[JSON, ("x-api-key", "")], 401, "api_key_malformed"),
+        ("GET /timbr/api/x", &[JSON, ("x-api-key", &format!("{token},x"))], 401, "api_key_malformed"),
+        ("GET /timbr/api/x", &[JSON, key, key], 400, "field_repeated"),
+        ("GET /timbr/api/x", &[JSON, key, ("x_api_key", "tk_bad")], 400, "field_ambiguous"),
+        ("GET /timbr/api/x", &[key], 400, "content_type_missing"),
+        ("GET /timbr/api/x", &[("Content-Type", "text/html"), key], 415, "content_type_unsupported"),
+        ("POST /timbr/api/x", &[("Content-Type", "application/text"), key], 415, "content_type_unsupported"),
+        ("GET /timbr/api/x", &[JSON, JSON, key], 400, "field_repeated"),
+        ("GET /timbr/api/x", &[JSON, key, ("Connection", "x-api-key")], 400, "connection_names_policy_field"),
+        ("GET /", &[JSON, key], 404, "not_found"),
+        ("GET /timbr/server/", &[JSON, key], 404, "not_found"),
+        ("GET /metrics", &[JSON, key], 404, "not_found"),
+        ("OPTIONS /timbr/api/x", &[JSON, key], 405, "method_not_allowed"),
+        ("TRACE /timbr/api/x", &[JSON, key], 405, "method_not_allowed"),
+        ("GET //timbr/api/x", &[JSON, key], 400, "request_line_ambiguous"),
+        ("GET /timbr/openapi/../api/x", &[JSON, key], 400, "request_line_ambiguous"),
+        ("GET /timbr/api/%2e%2e/x", &[JSON, key], 400, "request_line_ambiguous"),
+        ("GET http://other/timbr/api/x", &[JSON, key], 400, "request_line_ambiguous"),
+        ("GET /timbr/api/x", &[JSON, ("X-Original-URL", "/timbr/api/get_token")], 401, "api_key_missing"),
+    ] {
+        let answer = gateway.client().send(line, fields, b"");
+        assert_eq!((answer.status, answer.reason().as_str()), (status, reason), "{line} {fields:?}");
+    }
+    assert!(upstream.log().is_empty(), "{:?}", upstream.log());
+}
+
+#[test]
+fn a_good_request_arrives_on_every_route() {
+    let upstream = Upstream::start();
+    let gateway = Gateway::start(upstream.address(), &[]);
+    let token = gateway.token();
+    for (line, content_type) in [
+        ("GET /timbr/api/get_ontologies/", "application/json"),
+        ("POST /timbr/api/query/", "application/json; charset=utf-8"),
+        ("POST /timbr/openapi/ontology/o/query?datasource=d", "application/text"),
+        ("POST /timbr/openapi/ontology/o/query", "text/plain;charset=utf-8"),
+        ("GET /timbr/openapi/get-async-results/1", "application/json"),
+    ] {
+        let fields = [("Content-Type", content_type), ("x-api-key", token.as_str())];
+        assert_eq!(gateway.client().send(line, &fields, b"").status, 200, "{line}");
+    }
+    assert_eq!(upstream.log().len(), 5);
+}
+
+#[test]
+fn routes_can_be_changed_and_added() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("gateway.yaml");
+    let routes = "routes:\n  - {name: api, methods: [GET]}\n  - {name: openapi, enabled: false}\n  \
+                  - {name: csv, prefix: /csv/, content_types: [text/csv]}\n";
+    std::fs::write(&file, routes).expect("written");
+    let upstream = Upstream::start();
+    let gateway = Gateway::start(upstream.address(), &[("CONFIG", file.to_str().expect("text"))]);
+    let token = gateway.token();
+    let send = |line: &str, content_type: &str| {
+        gateway.client().send(line, &[("Content-Type", content_type), ("x-api-key", &token)], b"")
+    };
+    assert_eq!(send("GET /timbr/api/x", "application/json").status, 200);
+    let refused = send("POST /timbr/api/x", "application/json");
+    assert_eq!((refused.status, refused.field("allow")), (405, "GET"));
+    assert_eq!(send("POST /timbr/openapi/x", "application/json").status, 404);
+    assert_eq!(send("PUT /csv/x", "text/csv").status, 200);
+    assert_eq!(send("PUT /csv/x", "application/json").status, 415);
+}
+
+/// Framing with two readings: an answer of 400 or none, and the connection ends.
+#[test]
+fn broken_framing_ends_the_connection_and_nothing_arrives() {
+    let upstream = Upstream::start();
+    let gateway = Gateway::start(upstream.address(), &[]);
+    let token = gateway.token();
+    let head = format!(
+        "POST /timbr/api/x HTTP/1.1\r\nHost: h\r\nContent-Type: application/json\r\nx-api-key: {token}\r\n"
+    );
+    for framing in [
+        "Content-Length: +3\r\n\r\nabc",
+        "Content-Length: 3, 3\r\n\r\nabc",
+        "Content-Length: 3\r\nContent-Length: 4\r\n\r\nabcd",
+        "Content-Length: \r\n\r\n",
+        "Content-Length: 99999999999999999999\r\n\r\n",
+        "Transfer-Encoding: identity, chunked2\r\n\r\n",
+        "Transfer-Encoding: gzip\r\n\r\n",
+        "Transfer-Encoding : chunked\r\n\r\n0\r\n\r\n",
+        "X: a\r\n b\r\n\r\n",
+        ": x\r\n\r\n",
+        "X\u{0}: y\r\n\r\n",
+    ] {
+        let mut client = Client::connect(gateway.http());
+        client.write(format!("{head}{framing}").as_bytes());
+        if let Some(answer) = client.read_head() {
+            assert_eq!(answer.status, 400, "{framing:?}");
+        }
+        client.read_bytes(4096);
+        assert!(client.is_closed(), "{framing:?}");
+    }
+    assert!(upstream.log().is_empty(), "{:?}", upstream.log());
+}

@@ -1,0 +1,18 @@
+//! Bearers as the documentation's script makes them.
+
+use timbr_gateway::auth::bearer::make;
+use timbr_gateway::secret::Secret;
+
+/// The salt of all test gateways.
+pub const SALT: &str = "cw_0x689RpI-jtRR7oE8h_eQsKImvJapLeSbXpwF4e4=";
+
+/// The bearer of a user, made with [`SALT`].
+pub fn bearer(user: &str, password: &str) -> String {
+    bearer_with(SALT, user, password)
+}
+
+/// The bearer of a user, made with another salt.
+pub fn bearer_with(salt: &str, user: &str, password: &str) -> String {
+    let bearer = make(&Secret::new(salt.into()), user, &Secret::new(password.into()));
+    bearer.expect("the salt is a Fernet key").expose().to_owned()
+}

@@ -1,0 +1,117 @@
+//! A gateway within the test's process, on free ports.
+
+use std::net::SocketAddr;
+use std::thread::JoinHandle;
+
+use timbr_gateway::clock::Clock;
+use timbr_gateway::config::{Sources, load};
+use timbr_gateway::server::{self, Addresses, Ended, Stop};
+
+use crate::support::bearer::{SALT, bearer};
+use crate::support::client::Client;
+
+/// A running gateway; ends with the test.
+pub struct Gateway {
+    addresses: Addresses,
+    certificate_pem: Option<String>,
+    stop: Stop,
+    running: Option<JoinHandle<Ended>>,
+    /// Its clock stands still until the test moves it: tokens and caches age with it.
+    pub clock: Clock,
+}
+
+impl Gateway {
+    /// In front of a plain HTTP upstream.
+    pub fn start(upstream: SocketAddr, options: &[(&str, &str)]) -> Gateway {
+        Gateway::start_with_url(&format!("http://{upstream}"), options)
+    }
+
+    /// `options` are variables without their `TIMBR_GATEWAY_`, except for the salt.
+    pub fn start_with_url(upstream: &str, options: &[(&str, &str)]) -> Gateway {
+        let defaults = [
+            ("API_AUTH_SALT", SALT),
+            ("UPSTREAM_URL", upstream),
+            ("LISTEN_HTTP", "127.0.0.1:0"),
+            ("LISTEN_HTTPS", "127.0.0.1:0"),
+            ("LISTEN_ADMIN", "127.0.0.1:0"),
+            ("WORKERS", "1"),
+        ];
+        let given = |name: &str| options.iter().any(|(other, _)| *other == name);
+        let all = defaults.iter().filter(|(name, _)| !given(name)).chain(options);
+        let environment = all
+            .map(|(name, value)| match *name {
+                "API_AUTH_SALT" => ((*name).into(), (*value).into()),
+                name => (format!("TIMBR_GATEWAY_{name}").into(), (*value).into()),
+            })
+            .collect();
+        let sources = Sources { environment, ..Sources::default() };
+        let (config, _) = load(&sources).unwrap_or_else(|problems| panic!("{problems:?}"));
+        let since_epoch = std::time::UNIX_EPOCH.elapsed().expect("after 1970");
+        let clock = Clock::manual(since_epoch.as_secs());
+        let bound = server::bind(config, &clock).expect("the gateway starts");
+        let addresses = bound.addresses();
+        let certificate_pem = bound.certificate_pem().map(str::to_owned);
+        let (stop, stopped) = server::stop();
+        let running = std::thread::spawn(move || bound.run(stopped).expect("the gateway runs"));
+        Gateway { addresses, certificate_pem, stop, running: Some(running), clock }
+    }
+
+    pub fn http(&self) -> SocketAddr {
+        self.addresses.http.expect("it listens on HTTP")
+    }
+
+    pub fn https(&self) -> SocketAddr {
+        self.addresses.https.expect("it listens on HTTPS")
+    }
+
+    pub fn admin(&self) -> SocketAddr {
+        self.addresses.admin.expect("it listens for operators")
+    }
+
+    pub fn certificate_pem(&self) -> &str {
+        self.certificate_pem.as_deref().expect("it made a certificate")
+    }
+
+    /// A connection over plain HTTP.
+    pub fn client(&self) -> Client {
+        Client::connect(self.http())
+    }
+
+    /// A token of `alice`.
+    pub fn token(&self) -> String {
+        self.token_of("alice", "secret")
+    }
+
+    pub fn token_of(&self, user: &str, password: &str) -> String {
+        let authorization = format!("Bearer {}", bearer(user, password));
+        let answer = self.client().send(
+            "POST /timbr/api/get_token",
+            &[("Content-Type", "application/json"), ("Authorization", &authorization)],
+            b"",
+        );
+        assert_eq!(answer.status, 200, "{answer:?}");
+        answer.json()["data"][0].as_str().expect("a token").to_owned()
+    }
+
+    /// Asks it to drain, as SIGTERM does.
+    pub fn ask_to_stop(&self) {
+        self.stop.ask();
+    }
+
+    /// Waits for its end.
+    pub fn ended(mut self) -> Ended {
+        let running = self.running.take().expect("it ends once");
+        running.join().expect("it does not panic")
+    }
+}
+
+impl Drop for Gateway {
+    fn drop(&mut self) {
+        if let Some(running) = self.running.take() {
+            self.stop.ask();
+            self.stop.ask();
+            let ended = running.join();
+            assert!(std::thread::panicking() || ended.is_ok(), "the gateway panicked");
+        }
+    }
+}

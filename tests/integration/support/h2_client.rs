@@ -1,0 +1,104 @@
+//! An HTTP/2 client over TLS that sends the fields it is told to.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use h2::client::SendRequest;
+use http::Request;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, ServerName};
+use rustls::{ClientConfig, RootCertStore};
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+
+use crate::support::PATIENCE;
+
+/// A connection and the runtime that drives it.
+pub struct H2Client {
+    runtime: tokio::runtime::Runtime,
+    sender: SendRequest<Bytes>,
+}
+
+/// An answer's status and body.
+#[derive(Debug)]
+pub struct H2Answer {
+    pub status: u16,
+    pub body: Vec<u8>,
+}
+
+impl H2Answer {
+    pub fn json(&self) -> serde_json::Value {
+        serde_json::from_slice(&self.body).unwrap_or_else(|error| panic!("{error}: {self:?}"))
+    }
+}
+
+/// A TLS client's side that trusts one certificate and offers these protocols.
+pub fn tls_config(certificate_pem: &str, protocols: &[&str]) -> Arc<ClientConfig> {
+    let mut roots = RootCertStore::empty();
+    roots.add(CertificateDer::from_pem_slice(certificate_pem.as_bytes()).expect("PEM")).expect("trusted");
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let mut config = ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .expect("versions")
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    config.alpn_protocols = protocols.iter().map(|name| name.as_bytes().to_vec()).collect();
+    Arc::new(config)
+}
+
+impl H2Client {
+    pub fn connect(address: SocketAddr, certificate_pem: &str) -> H2Client {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+        let config = tls_config(certificate_pem, &["h2", "http/1.1"]);
+        let sender = runtime.block_on(async {
+            let stream = TcpStream::connect(address).await.expect("connected");
+            let name = ServerName::try_from("localhost").expect("a name");
+            let stream = TlsConnector::from(config).connect(name, stream).await.expect("a handshake");
+            assert_eq!(stream.get_ref().1.alpn_protocol(), Some(&b"h2"[..]));
+            let (sender, connection) = h2::client::handshake(stream).await.expect("HTTP/2");
+            tokio::spawn(connection);
+            sender
+        });
+        H2Client { runtime, sender }
+    }
+
+    /// Sends a request and reads its answer; the error if the stream or connection was ended instead.
+    pub fn try_send(&self, line: &str, fields: &[(&str, &str)], body: &[u8]) -> Result<H2Answer, h2::Error> {
+        let (method, path) = line.split_once(' ').expect("method and path");
+        let mut request = Request::builder().method(method).uri(format!("https://localhost{path}"));
+        for (name, value) in fields {
+            request = request.header(*name, *value);
+        }
+        let request = request.body(()).expect("a request");
+        let body = Bytes::copy_from_slice(body);
+        self.runtime.block_on(async {
+            let exchange = exchange(self.sender.clone(), request, body);
+            tokio::time::timeout(PATIENCE, exchange).await.expect("an answer in time")
+        })
+    }
+
+    pub fn send(&self, line: &str, fields: &[(&str, &str)], body: &[u8]) -> H2Answer {
+        self.try_send(line, fields, body).expect("an answer")
+    }
+}
+
+async fn exchange(
+    sender: SendRequest<Bytes>,
+    request: Request<()>,
+    body: Bytes,
+) -> Result<H2Answer, h2::Error> {
+    let mut sender = sender.ready().await?;
+    let (response, mut stream) = sender.send_request(request, body.is_empty())?;
+    if !body.is_empty() {
+        stream.send_data(body, true)?;
+    }
+    let (head, mut incoming) = response.await?.into_parts();
+    let mut body = Vec::new();
+    while let Some(chunk) = incoming.data().await {
+        let chunk = chunk?;
+        let _ = incoming.flow_control().release_capacity(chunk.len());
+        body.extend_from_slice(&chunk);
+    }
+    Ok(H2Answer { status: head.status.as_u16(), body })
+}

@@ -1,0 +1,39 @@
+//! Certificates made for a test.
+
+use std::path::PathBuf;
+
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
+
+/// An authority and a folder for what it issues.
+pub struct Pki {
+    folder: tempfile::TempDir,
+    authority: CertifiedIssuer<'static, KeyPair>,
+}
+
+impl Pki {
+    pub fn new() -> Pki {
+        let mut params = CertificateParams::new(Vec::new()).expect("valid");
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.distinguished_name.push(rcgen::DnType::CommonName, "the test's authority");
+        let key = KeyPair::generate().expect("a key");
+        let authority = CertifiedIssuer::self_signed(params, key).expect("signed");
+        let pki = Pki { folder: tempfile::tempdir().expect("a folder"), authority };
+        std::fs::write(pki.ca_file(), pki.authority.pem()).expect("written");
+        pki
+    }
+
+    pub fn ca_file(&self) -> PathBuf {
+        self.folder.path().join("ca.pem")
+    }
+
+    /// A certificate for this name and its key, as files.
+    pub fn issue(&self, name: &str) -> (PathBuf, PathBuf) {
+        let key = KeyPair::generate().expect("a key");
+        let params = CertificateParams::new(vec![name.to_owned()]).expect("valid");
+        let certificate = params.signed_by(&key, &self.authority).expect("signed");
+        let file = |ending| self.folder.path().join(format!("{name}.{ending}"));
+        std::fs::write(file("crt"), certificate.pem()).expect("written");
+        std::fs::write(file("key"), key.serialize_pem()).expect("written");
+        (file("crt"), file("key"))
+    }
+}

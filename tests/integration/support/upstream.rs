@@ -1,0 +1,183 @@
+//! A backend that records what arrives, byte for byte, and does as it is told.
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::Duration;
+
+use socket2::SockRef;
+
+/// A request as it arrived.
+#[derive(Clone, Debug)]
+pub struct Recorded {
+    pub line: String,
+    pub fields: Vec<(String, String)>,
+    pub body: Vec<u8>,
+    /// Which connection it came on, counted from 0.
+    pub connection: usize,
+}
+
+impl Recorded {
+    /// The values of a field whose name a WSGI server would take for this one.
+    pub fn folded(&self, name: &str) -> Vec<&str> {
+        let fold = |name: &str| name.to_ascii_lowercase().replace('_', "-");
+        let same = |(other, _): &&(String, String)| fold(other) == fold(name);
+        self.fields.iter().filter(same).map(|(_, value)| value.as_str()).collect()
+    }
+
+    /// The one value of a field; empty if it is missing.
+    pub fn field(&self, name: &str) -> &str {
+        let all = self.folded(name);
+        assert!(all.len() <= 1, "{name} stands {} times: {self:?}", all.len());
+        all.first().copied().unwrap_or_default()
+    }
+}
+
+/// What becomes of the connection after a request.
+pub enum Then {
+    KeepOpen,
+    Close,
+    /// Close so that the peer sees a reset.
+    Reset,
+}
+
+/// Answers a request on its connection.
+type Behaviour = dyn Fn(&Recorded, &mut TcpStream) -> Then + Send + Sync;
+
+/// A listening backend; its threads end with the test's process.
+pub struct Upstream {
+    address: SocketAddr,
+    log: Arc<Mutex<Vec<Recorded>>>,
+}
+
+impl Upstream {
+    /// Answers every request with 200 and a little JSON.
+    pub fn start() -> Upstream {
+        Upstream::behaving(|_, stream| answer(stream, 200, "{\"status\":\"success\"}"))
+    }
+
+    pub fn behaving(
+        behaviour: impl Fn(&Recorded, &mut TcpStream) -> Then + Send + Sync + 'static,
+    ) -> Upstream {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("bound");
+        Upstream::on(listener, behaviour)
+    }
+
+    /// Listens on a port that the test chose.
+    pub fn on(
+        listener: TcpListener,
+        behaviour: impl Fn(&Recorded, &mut TcpStream) -> Then + Send + Sync + 'static,
+    ) -> Upstream {
+        let address = listener.local_addr().expect("an address");
+        let log = Arc::<Mutex<Vec<Recorded>>>::default();
+        let behaviour: Arc<Behaviour> = Arc::new(behaviour);
+        let records = Arc::clone(&log);
+        thread::spawn(move || {
+            for (number, stream) in listener.incoming().enumerate() {
+                let Ok(stream) = stream else { return };
+                let (records, behaviour) = (Arc::clone(&records), Arc::clone(&behaviour));
+                thread::spawn(move || serve(stream, number, &records, &*behaviour));
+            }
+        });
+        Upstream { address, log }
+    }
+
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// All requests that have arrived whole.
+    pub fn log(&self) -> Vec<Recorded> {
+        self.log.lock().expect("no panic").clone()
+    }
+
+    /// The one request that has arrived.
+    pub fn only(&self) -> Recorded {
+        let log = self.log();
+        assert_eq!(log.len(), 1, "{log:#?}");
+        log.into_iter().next().expect("one")
+    }
+}
+
+fn serve(mut stream: TcpStream, connection: usize, log: &Mutex<Vec<Recorded>>, behaviour: &Behaviour) {
+    stream.set_nodelay(true).expect("set");
+    while let Some(request) = read_request(&mut stream, connection) {
+        log.lock().expect("no panic").push(request.clone());
+        match behaviour(&request, &mut stream) {
+            Then::KeepOpen => {}
+            Then::Close => return,
+            Then::Reset => {
+                SockRef::from(&stream).set_linger(Some(Duration::ZERO)).expect("set");
+                return;
+            }
+        }
+    }
+}
+
+fn read_request(stream: &mut TcpStream, connection: usize) -> Option<Recorded> {
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        head.push(read_byte(stream)?);
+    }
+    let head = String::from_utf8(head).expect("a head is text");
+    let mut lines = head.trim_end().split("\r\n");
+    let line = lines.next()?.to_owned();
+    let fields: Vec<(String, String)> = lines
+        .map(|line| line.split_once(':').expect("a field"))
+        .map(|(name, value)| (name.to_owned(), value.trim().to_owned()))
+        .collect();
+    let field = |name: &str| fields.iter().find(|(other, _)| other == name).map(|(_, value)| value.as_str());
+    let body = if field("transfer-encoding") == Some("chunked") {
+        read_chunks(stream)?
+    } else {
+        let length = field("content-length").map_or(0, |length| length.parse().expect("a length"));
+        let mut body = vec![0; length];
+        stream.read_exact(&mut body).ok()?;
+        body
+    };
+    Some(Recorded { line, fields, body, connection })
+}
+
+fn read_chunks(stream: &mut TcpStream) -> Option<Vec<u8>> {
+    let mut body = Vec::new();
+    loop {
+        let mut line = Vec::new();
+        while !line.ends_with(b"\r\n") {
+            line.push(read_byte(stream)?);
+        }
+        let size = std::str::from_utf8(&line).expect("text").trim();
+        let size = usize::from_str_radix(size, 16).expect("a chunk's size");
+        let mut chunk = vec![0; size + 2];
+        stream.read_exact(&mut chunk).ok()?;
+        if size == 0 {
+            return Some(body);
+        }
+        body.extend_from_slice(&chunk[..size]);
+    }
+}
+
+fn read_byte(stream: &mut TcpStream) -> Option<u8> {
+    let mut byte = [0];
+    match stream.read(&mut byte) {
+        Ok(1) => Some(byte[0]),
+        _ => None,
+    }
+}
+
+/// A whole answer with a JSON body.
+pub fn answer(stream: &mut TcpStream, status: u16, body: &str) -> Then {
+    let head = format!(
+        "HTTP/1.1 {status} Whatever\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n",
+        body.len()
+    );
+    write(stream, format!("{head}{body}").as_bytes())
+}
+
+/// Bytes as they are. A gateway that has gone away is no failure of the test.
+pub fn write(stream: &mut TcpStream, bytes: &[u8]) -> Then {
+    match stream.write_all(bytes) {
+        Ok(()) => Then::KeepOpen,
+        Err(_) => Then::Close,
+    }
+}

@@ -1,0 +1,89 @@
+//! Clients that take their time.
+
+use std::io::Read;
+use std::net::TcpStream;
+use std::time::{Duration, Instant};
+
+use crate::support::gateway::Gateway;
+use crate::support::upstream::Upstream;
+
+const JSON: (&str, &str) = ("Content-Type", "application/json");
+
+/// How long it took until the gateway closed.
+fn closed_after(mut closed: impl FnMut() -> bool) -> Duration {
+    let start = Instant::now();
+    assert!(closed());
+    start.elapsed()
+}
+
+#[test]
+fn a_head_that_does_not_end_is_cut() {
+    let gateway = Gateway::start(Upstream::start().address(), &[("TIMEOUTS_HEADER", "400ms")]);
+    let mut client = gateway.client();
+    client.write(b"GET /timbr/api/x HTTP/1.1\r\nHost: h\r\n");
+    let waited = closed_after(|| client.is_closed());
+    assert!(waited >= Duration::from_millis(350) && waited < Duration::from_secs(1), "{waited:?}");
+}
+
+#[test]
+fn an_idle_connection_outlives_the_heads_time_and_ends_at_its_own() {
+    let options = [("TIMEOUTS_HEADER", "200ms"), ("TIMEOUTS_IDLE", "900ms")];
+    let gateway = Gateway::start(Upstream::start().address(), &options);
+    let token = gateway.token();
+    let mut client = gateway.client();
+    assert_eq!(client.send("GET /timbr/api/x", &[JSON, ("x-api-key", &token)], b"").status, 200);
+    let waited = closed_after(|| client.is_closed());
+    assert!(waited >= Duration::from_millis(850) && waited < Duration::from_secs(2), "{waited:?}");
+}
+
+#[test]
+fn a_slow_query_outlives_the_idle_time() {
+    let upstream = Upstream::behaving(|_, stream| {
+        std::thread::sleep(Duration::from_millis(900));
+        crate::support::upstream::answer(stream, 200, "{}")
+    });
+    let options = [("TIMEOUTS_IDLE", "200ms"), ("TIMEOUTS_HEADER", "200ms"), ("TIMEOUTS_BODY", "200ms")];
+    let gateway = Gateway::start(upstream.address(), &options);
+    let token = gateway.token();
+    assert_eq!(gateway.client().send("POST /timbr/api/x", &[JSON, ("x-api-key", &token)], b"{}").status, 200);
+}
+
+#[test]
+fn a_body_that_stalls_is_a_408() {
+    let gateway = Gateway::start(Upstream::start().address(), &[("TIMEOUTS_BODY", "300ms")]);
+    let token = gateway.token();
+    let mut client = gateway.client();
+    let head = format!(
+        "POST /timbr/api/x HTTP/1.1\r\nHost: h\r\nContent-Type: application/json\r\nx-api-key: {token}\r\n\
+         Content-Length: 10\r\n\r\nhalf"
+    );
+    client.write(head.as_bytes());
+    let refused = client.read_answer(false);
+    assert_eq!((refused.status, refused.reason().as_str()), (408, "request_body_stalled"));
+    assert!(client.is_closed());
+}
+
+#[test]
+fn an_answer_that_nobody_takes_is_given_up() {
+    let upstream = Upstream::behaving(|_, stream| {
+        let head = b"HTTP/1.1 200 OK\r\nContent-Length: 100000000\r\n\r\n";
+        crate::support::upstream::write(stream, head);
+        crate::support::upstream::write(stream, &vec![b'x'; 100_000_000])
+    });
+    let gateway = Gateway::start(upstream.address(), &[("TIMEOUTS_WRITE", "400ms")]);
+    let token = gateway.token();
+    let mut client = gateway.client();
+    client.write_request("GET /timbr/api/x", &[JSON, ("x-api-key", &token)], b"");
+    std::thread::sleep(Duration::from_millis(1500)); // The client takes nothing for longer than it may.
+    let got = client.read_answer(false);
+    assert!(!got.complete && got.body.len() < 100_000_000, "{} bytes", got.body.len());
+}
+
+#[test]
+fn a_handshake_that_does_not_end_is_cut() {
+    let gateway = Gateway::start(Upstream::start().address(), &[("TIMEOUTS_HANDSHAKE", "300ms")]);
+    let mut stream = TcpStream::connect(gateway.https()).expect("connected");
+    stream.set_read_timeout(Some(Duration::from_secs(5))).expect("set");
+    let waited = closed_after(|| matches!(stream.read(&mut [0]), Ok(0)));
+    assert!(waited >= Duration::from_millis(250) && waited < Duration::from_secs(1), "{waited:?}");
+}

@@ -1,0 +1,212 @@
+//! A backend that is down, hangs, breaks off or talks nonsense.
+
+use std::net::TcpListener;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use crate::support::client::Answer;
+use crate::support::gateway::Gateway;
+use crate::support::upstream::{Then, Upstream, answer, write};
+use crate::support::wait_until;
+
+const JSON: (&str, &str) = ("Content-Type", "application/json");
+
+fn send(gateway: &Gateway, token: &str, method: &str) -> Answer {
+    let body: &[u8] = if method == "POST" { b"{}" } else { b"" };
+    gateway.client().send(&format!("{method} /timbr/api/x"), &[JSON, ("x-api-key", token)], body)
+}
+
+#[test]
+fn a_backend_that_is_down_is_a_502_until_it_is_back() {
+    let port = TcpListener::bind("127.0.0.1:0").expect("bound");
+    let address = port.local_addr().expect("an address");
+    drop(port);
+    let gateway = Gateway::start(address, &[]);
+    let token = gateway.token();
+    let refused = send(&gateway, &token, "POST");
+    assert_eq!((refused.status, refused.reason().as_str()), (502, "upstream_unreachable"));
+    assert_eq!(refused.field("retry-after"), "1");
+    let upstream =
+        Upstream::on(TcpListener::bind(address).expect("bound"), |_, stream| answer(stream, 200, "{}"));
+    assert_eq!(send(&gateway, &token, "POST").status, 200);
+    assert_eq!(upstream.log().len(), 1);
+}
+
+#[test]
+fn a_backend_that_hangs_is_a_504_in_time() {
+    let upstream = Upstream::behaving(|_, _| {
+        std::thread::sleep(Duration::from_secs(5));
+        Then::Close
+    });
+    let gateway = Gateway::start(upstream.address(), &[("UPSTREAM_RESPONSE_TIMEOUT", "400ms")]);
+    let token = gateway.token();
+    let start = Instant::now();
+    let refused = send(&gateway, &token, "POST");
+    assert_eq!((refused.status, refused.reason().as_str()), (504, "upstream_timeout"));
+    let waited = start.elapsed();
+    assert!(waited >= Duration::from_millis(400) && waited < Duration::from_millis(650), "{waited:?}");
+}
+
+#[test]
+fn a_post_that_may_have_arrived_is_never_sent_again() {
+    static CLOSE: AtomicBool = AtomicBool::new(false);
+    let upstream = Upstream::behaving(|_, stream| {
+        if CLOSE.load(Ordering::SeqCst) { Then::Close } else { answer(stream, 200, "{}") }
+    });
+    let gateway = Gateway::start(upstream.address(), &[]);
+    let token = gateway.token();
+    assert_eq!(send(&gateway, &token, "POST").status, 200);
+    CLOSE.store(true, Ordering::SeqCst);
+    // On the connection that the first one left behind.
+    let refused = send(&gateway, &token, "POST");
+    assert_eq!((refused.status, refused.reason().as_str()), (502, "upstream_closed"));
+    let connections: Vec<_> = upstream.log().iter().map(|seen| seen.connection).collect();
+    assert_eq!(connections, [0, 0]);
+}
+
+#[test]
+fn a_get_on_a_connection_that_was_just_closed_is_sent_again() {
+    // Each connection answers once and then closes when the next request has come.
+    let upstream = Upstream::behaving(|request, stream| {
+        let second = request.field("x-request-id").starts_with("second");
+        if second && request.connection == 0 { Then::Close } else { answer(stream, 200, "{}") }
+    });
+    let gateway = Gateway::start(upstream.address(), &[]);
+    let token = gateway.token();
+    let get = |id: &str| {
+        let fields = [JSON, ("x-api-key", &token), ("x-request-id", id)];
+        gateway.client().send("GET /timbr/api/x", &fields, b"").status
+    };
+    assert_eq!(get("first"), 200);
+    assert_eq!(get("second"), 200);
+    let connections: Vec<_> = upstream.log().iter().map(|seen| seen.connection).collect();
+    assert_eq!(connections, [0, 0, 1]);
+}
+
+#[test]
+fn a_connection_that_the_backend_closed_while_idle_costs_nothing() {
+    let upstream = Upstream::behaving(|_, stream| {
+        answer(stream, 200, "{}");
+        Then::Close
+    });
+    let gateway = Gateway::start(upstream.address(), &[]);
+    let token = gateway.token();
+    for _ in 0..50 {
+        assert_eq!(send(&gateway, &token, "POST").status, 200);
+    }
+    assert_eq!(upstream.log().len(), 50, "each request arrived once");
+}
+
+#[test]
+fn an_answer_that_breaks_off_never_looks_whole() {
+    for head in ["Content-Length: 100", "Transfer-Encoding: chunked"] {
+        let upstream = Upstream::behaving(move |_, stream| {
+            let start = if head.contains("chunked") { "64\r\nhalf" } else { "half" };
+            write(stream, format!("HTTP/1.1 200 OK\r\n{head}\r\n\r\n{start}").as_bytes());
+            std::thread::sleep(Duration::from_millis(50));
+            Then::Reset
+        });
+        let gateway = Gateway::start(upstream.address(), &[]);
+        let token = gateway.token();
+        let mut client = gateway.client();
+        let got = client.send("GET /timbr/api/x", &[JSON, ("x-api-key", &token)], b"");
+        assert!(!got.complete, "{head}: {got:?}");
+        assert!(client.is_closed());
+    }
+}
+
+#[test]
+fn an_answer_that_pauses_too_long_is_cut() {
+    let upstream = Upstream::behaving(|_, stream| {
+        write(stream, b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nhalf");
+        std::thread::sleep(Duration::from_secs(5));
+        Then::Close
+    });
+    let gateway = Gateway::start(upstream.address(), &[("UPSTREAM_BODY_TIMEOUT", "300ms")]);
+    let token = gateway.token();
+    let start = Instant::now();
+    assert!(!send(&gateway, &token, "GET").complete);
+    assert!(start.elapsed() < Duration::from_secs(2));
+}
+
+#[test]
+fn nonsense_is_a_502_and_its_connection_is_not_used_again() {
+    for nonsense in [
+        "NONSENSE\r\n\r\n",
+        "HTTP/1.1 99999 OK\r\n\r\n",
+        "HTTP/1.1 200 OK\r\nContent-Length: 3\r\nContent-Length: 4\r\n\r\nabcd",
+        "HTTP/1.1 200 OK\r\nContent-Length: x\r\n\r\n",
+        "HTTP/1.1 200 OK\r\nno colon\r\n\r\n",
+        "HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\nConnection: upgrade\r\n\r\n",
+    ] {
+        let upstream = Upstream::behaving(move |request, stream| {
+            if request.connection == 0 {
+                write(stream, nonsense.as_bytes())
+            } else {
+                answer(stream, 200, "{}")
+            }
+        });
+        let gateway = Gateway::start(upstream.address(), &[]);
+        let token = gateway.token();
+        let refused = send(&gateway, &token, "POST");
+        assert_eq!((refused.status, refused.reason().as_str()), (502, "upstream_invalid"), "{nonsense:?}");
+        assert_eq!(send(&gateway, &token, "POST").status, 200, "{nonsense:?}");
+        assert_eq!(upstream.log().last().map(|seen| seen.connection), Some(1), "{nonsense:?}");
+    }
+}
+
+#[test]
+fn bytes_after_an_answer_reach_no_other_client() {
+    let upstream = Upstream::behaving(|request, stream| {
+        let extra =
+            if request.connection == 0 { "HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\nstolen" } else { "" };
+        write(stream, format!("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{{}}{extra}").as_bytes())
+    });
+    let gateway = Gateway::start(upstream.address(), &[]);
+    let token = gateway.token();
+    for _ in 0..5 {
+        assert_eq!(send(&gateway, &token, "GET").text(), "{}");
+    }
+}
+
+#[test]
+fn an_early_answer_is_passed_on_while_the_body_still_comes() {
+    let upstream = TcpListener::bind("127.0.0.1:0").expect("bound");
+    let address = upstream.local_addr().expect("an address");
+    std::thread::spawn(move || {
+        use std::io::{Read, Write};
+        let (mut stream, _) = upstream.accept().expect("a connection");
+        let mut some = [0; 1024];
+        let _ = stream.read(&mut some);
+        let _ =
+            stream.write_all(b"HTTP/1.1 413 Too Large\r\nContent-Length: 4\r\nConnection: close\r\n\r\nmuch");
+        while matches!(stream.read(&mut some), Ok(count) if count > 0) {}
+    });
+    let gateway = Gateway::start(address, &[]);
+    let token = gateway.token();
+    let mut client = gateway.client();
+    let head = format!(
+        "POST /timbr/api/x HTTP/1.1\r\nHost: h\r\nContent-Type: application/json\r\nx-api-key: {token}\r\n\
+         Content-Length: 1000000\r\n\r\nstart"
+    );
+    client.write(head.as_bytes());
+    let got = client.read_answer(false);
+    assert_eq!((got.status, got.text()), (413, "much"));
+}
+
+#[test]
+fn a_client_that_goes_away_ends_its_query() {
+    static ENDED: AtomicBool = AtomicBool::new(false);
+    let upstream = Upstream::behaving(|_, stream| {
+        use std::io::Read;
+        ENDED.store(matches!(stream.read(&mut [0]), Ok(0) | Err(_)), Ordering::SeqCst);
+        Then::Close
+    });
+    let gateway = Gateway::start(upstream.address(), &[]);
+    let token = gateway.token();
+    let mut client = gateway.client();
+    client.write_request("POST /timbr/api/x", &[JSON, ("x-api-key", &token)], b"{}");
+    wait_until("the query has arrived", || upstream.log().len() == 1);
+    drop(client);
+    wait_until("the backend's connection ends", || ENDED.load(Ordering::SeqCst));
+}

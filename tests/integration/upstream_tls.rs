@@ -1,0 +1,122 @@
+//! An https upstream: whom it is, and who we are.
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::server::WebPkiClientVerifier;
+use rustls::{RootCertStore, ServerConfig, ServerConnection, StreamOwned};
+
+use crate::support::client::Answer;
+use crate::support::gateway::Gateway;
+use crate::support::pki::Pki;
+
+/// A TLS backend that answers each request with 200; with `clients` it wants certificates of that authority.
+fn backend((chain, key): (PathBuf, PathBuf), clients: Option<PathBuf>) -> SocketAddr {
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let builder = ServerConfig::builder_with_provider(Arc::clone(&provider))
+        .with_safe_default_protocol_versions()
+        .expect("versions");
+    let builder = match clients {
+        None => builder.with_no_client_auth(),
+        Some(ca) => {
+            let mut roots = RootCertStore::empty();
+            roots.add(CertificateDer::from_pem_file(ca).expect("PEM")).expect("trusted");
+            let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider);
+            builder.with_client_cert_verifier(verifier.build().expect("a verifier"))
+        }
+    };
+    let chain = vec![CertificateDer::from_pem_file(chain).expect("PEM")];
+    let key = PrivateKeyDer::from_pem_file(key).expect("PEM");
+    let config = Arc::new(builder.with_single_cert(chain, key).expect("a pair"));
+    let listener = TcpListener::bind("127.0.0.1:0").expect("bound");
+    let address = listener.local_addr().expect("an address");
+    std::thread::spawn(move || {
+        for stream in listener.incoming().flatten() {
+            let connection = ServerConnection::new(Arc::clone(&config)).expect("a connection");
+            let mut stream = StreamOwned::new(connection, stream);
+            std::thread::spawn(move || {
+                let mut buffer = [0; 4096];
+                while matches!(stream.read(&mut buffer), Ok(count) if count > 0) {
+                    let answer = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}";
+                    if stream.write_all(answer).is_err() {
+                        return;
+                    }
+                }
+            });
+        }
+    });
+    address
+}
+
+fn query(address: SocketAddr, host: &str, options: &[(&str, &str)]) -> Answer {
+    let gateway = Gateway::start_with_url(&format!("https://{host}:{}", address.port()), options);
+    let token = gateway.token();
+    gateway.client().send(
+        "GET /timbr/api/x",
+        &[("Content-Type", "application/json"), ("x-api-key", &token)],
+        b"",
+    )
+}
+
+fn text(path: &std::path::Path) -> &str {
+    path.to_str().expect("text")
+}
+
+#[test]
+fn the_certificate_must_be_of_a_trusted_authority_and_for_the_name() {
+    let (pki, stranger) = (Pki::new(), Pki::new());
+    let address = backend(pki.issue("localhost"), None);
+    let (ca, other) = (pki.ca_file(), stranger.ca_file());
+    assert_eq!(query(address, "localhost", &[("UPSTREAM_CA_FILE", text(&ca))]).status, 200);
+    for (host, options) in [
+        ("localhost", vec![("UPSTREAM_CA_FILE", text(&other))]),
+        ("localhost", vec![]),
+        ("127.0.0.1", vec![("UPSTREAM_CA_FILE", text(&ca))]),
+        ("localhost", vec![("UPSTREAM_CA_FILE", text(&ca)), ("UPSTREAM_SERVER_NAME", "elsewhere")]),
+    ] {
+        let refused = query(address, host, &options);
+        assert_eq!(
+            (refused.status, refused.reason().as_str()),
+            (502, "upstream_unreachable"),
+            "{host} {options:?}"
+        );
+    }
+}
+
+#[test]
+fn another_name_can_be_asked_for() {
+    let pki = Pki::new();
+    let address = backend(pki.issue("timbr.internal"), None);
+    let ca = pki.ca_file();
+    let options = [("UPSTREAM_CA_FILE", text(&ca)), ("UPSTREAM_SERVER_NAME", "timbr.internal")];
+    assert_eq!(query(address, "127.0.0.1", &options).status, 200);
+}
+
+#[test]
+fn the_gateway_shows_its_own_certificate() {
+    let pki = Pki::new();
+    let address = backend(pki.issue("localhost"), Some(pki.ca_file()));
+    let ca = pki.ca_file();
+    let (chain, key) = pki.issue("the-gateway");
+    let trusted = ("UPSTREAM_CA_FILE", text(&ca));
+    assert_eq!(query(address, "localhost", &[trusted]).status, 502);
+    let with =
+        [trusted, ("UPSTREAM_CLIENT_CERT_FILE", text(&chain)), ("UPSTREAM_CLIENT_KEY_FILE", text(&key))];
+    assert_eq!(query(address, "localhost", &with).status, 200);
+}
+
+#[test]
+fn the_gateways_certificate_comes_from_files_too() {
+    let pki = Pki::new();
+    let (chain, key) = pki.issue("localhost");
+    let upstream = crate::support::upstream::Upstream::start();
+    let options = [("TLS_CERT_FILE", text(&chain)), ("TLS_KEY_FILE", text(&key))];
+    let gateway = Gateway::start(upstream.address(), &options);
+    let ca = std::fs::read_to_string(pki.ca_file()).expect("read");
+    let client = crate::support::h2_client::H2Client::connect(gateway.https(), &ca);
+    assert_eq!(client.send("GET /timbr/api/x", &[("content-type", "application/json")], b"").status, 401);
+}
