@@ -3,6 +3,7 @@
 mod support;
 
 mod command_line;
+mod docs;
 mod drain;
 mod forwarding;
 mod get_token;

@@ -1,0 +1,65 @@
+//! What the documents say is what the code does.
+
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
+
+use timbr_gateway::config::options::OPTIONS;
+
+fn repository() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).to_owned()
+}
+
+/// The reference as it must stand in `docs/configuration.md`, between its two marks.
+fn reference() -> String {
+    let mut text = String::from("| option | value | default | meaning |\n| --- | --- | --- | --- |\n");
+    for option in OPTIONS {
+        let value = option.value_name().replace('|', " or ");
+        let default = option.default.map_or(String::new(), |text| format!("`{text}`"));
+        let _ = writeln!(text, "| `{}` | {value} | {default} | {} |", option.key, option.help);
+    }
+    text
+}
+
+/// Run with `BLESS=1` to write the reference anew.
+#[test]
+fn the_configuration_reference_is_what_the_code_takes() {
+    const MARKS: (&str, &str) = ("<!-- options: generated -->\n", "<!-- options: end -->");
+    let path = repository().join("docs/configuration.md");
+    let text = std::fs::read_to_string(&path).expect("the reference");
+    let (before, rest) = text.split_once(MARKS.0).expect("the first mark");
+    let (now, after) = rest.split_once(MARKS.1).expect("the second mark");
+    let expected = reference();
+    if std::env::var_os("BLESS").is_some() {
+        let anew = [before, MARKS.0, &expected, MARKS.1, after].concat();
+        std::fs::write(&path, anew).expect("written");
+    } else {
+        assert!(now == expected, "docs/configuration.md is out of date; BLESS=1 cargo test writes it anew");
+    }
+}
+
+#[test]
+fn every_reason_is_explained() {
+    let source = std::fs::read_to_string(repository().join("src/gateway/rejection.rs")).expect("the source");
+    let reasons = source.split("pub fn reason(").nth(1).expect("the function");
+    let reasons = reasons.split("fn sentence(").next().expect("what follows it");
+    let reasons: Vec<_> = reasons.split('"').skip(1).step_by(2).collect();
+    assert!(reasons.len() > 20, "{reasons:?}");
+    let page = std::fs::read_to_string(repository().join("docs/errors.md")).expect("the catalogue");
+    for reason in &reasons {
+        assert!(page.contains(&format!("| `{reason}` |")), "{reason} is missing from docs/errors.md");
+    }
+    let explained = page.lines().filter(|line| line.starts_with("| `")).count();
+    assert_eq!(explained, reasons.len(), "docs/errors.md explains what no request can meet");
+}
+
+#[test]
+fn the_readme_is_short_and_its_links_lead_somewhere() {
+    let readme = std::fs::read_to_string(repository().join("README.md")).expect("the README");
+    assert!(readme.lines().count() <= 200, "{} lines", readme.lines().count());
+    for link in readme.split("](").skip(1) {
+        let target = link.split([')', '#']).next().expect("a target");
+        if !target.is_empty() && !target.starts_with("http") {
+            assert!(repository().join(target).exists(), "{target}");
+        }
+    }
+}
