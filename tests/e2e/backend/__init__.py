@@ -1,0 +1,1 @@
+"""A backend with the documented endpoints of Timbr's API, on SQLite."""

@@ -1,0 +1,4 @@
+"""Keys that the backend knows, and the tests too."""
+
+PLATFORM_KEYS = {"tk_platform_dora": "dora"}
+SERVICE_KEY = "tk_service_of_the_gateway"

@@ -1,0 +1,9 @@
+"""The bearer, as the documentation's script makes it."""
+
+import base64
+
+from cryptography.fernet import Fernet
+
+
+def bearer(salt, user, password):
+    return Fernet(salt).encrypt(base64.b64encode(f"{user}:{password}".encode())).decode()

@@ -1,0 +1,21 @@
+"""The published `langchain_timbr.kbclient`, without the rest of its package.
+
+The package's `__init__` imports language models, agents and their frameworks. The client itself needs `requests` and
+`pytimbr_api` only, so the package is entered here with an `__init__` that imports nothing; the client's own code is what
+was published.
+"""
+
+import importlib
+import importlib.util
+import sys
+import types
+
+
+def kbclient():
+    """The module `langchain_timbr.kbclient`."""
+    if "langchain_timbr" not in sys.modules:
+        spec = importlib.util.find_spec("langchain_timbr")
+        package = types.ModuleType("langchain_timbr")
+        package.__path__ = list(spec.submodule_search_locations)
+        sys.modules["langchain_timbr"] = package
+    return importlib.import_module("langchain_timbr.kbclient")

@@ -1,0 +1,38 @@
+"""`curl`, over HTTP/1.1 and HTTP/2."""
+
+import json
+import subprocess
+
+import pytest
+
+
+def curl(gateway, *arguments):
+    command = ["curl", "--silent", "--show-error", "--cacert", gateway.ca, "--max-time", "30",
+               "--write-out", "\n%{http_version} %{http_code}", *arguments]
+    output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    body, _, last = output.rpartition("\n")
+    version, status = last.split()
+    return version, int(status), body
+
+
+@pytest.mark.parametrize(("option", "version"), [("--http1.1", "1.1"), ("--http2", "2")])
+def test_token_and_query(gateway, option, version):
+    authorization = gateway.get_token().request.headers["Authorization"]
+    json_type = ("-H", "Content-Type: application/json")
+    answer = curl(gateway, option, "-X", "POST", f"{gateway.url}timbr/api/get_token", *json_type,
+                  "-H", f"Authorization: {authorization}")
+    assert answer[:2] == (version, 200)
+    token = json.loads(answer[2])["data"][0]
+    answer = curl(gateway, option, f"{gateway.url}timbr/openapi/ontology/sales/query", "-H",
+                  "Content-Type: application/text", "-H", f"x-api-key: {token}", "-d", "SELECT 1 AS one")
+    assert (answer[0], answer[1], json.loads(answer[2])) == (version, 200, [{"one": 1}])
+    answer = curl(gateway, option, f"{gateway.url}timbr/api/get_ontologies/", *json_type)
+    assert (answer[1], json.loads(answer[2])["reason"]) == (401, "api_key_missing")
+
+
+def test_a_large_refused_upload_still_gets_its_answer(gateway, tmp_path):
+    body = tmp_path / "body"
+    body.write_bytes(b"x" * 5_000_000)
+    answer = curl(gateway, "--http1.1", "-H", "Content-Type: application/json", "--data-binary", f"@{body}",
+                  f"{gateway.url}timbr/api/query/")
+    assert (answer[1], json.loads(answer[2])["reason"]) == (401, "api_key_missing")

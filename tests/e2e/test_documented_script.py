@@ -1,0 +1,62 @@
+"""The documentation's own way: a bearer made with `cryptography`, then plain `requests`."""
+
+import base64
+
+import pytest
+import requests
+from cryptography.fernet import Fernet
+
+from support.gateway import JSON
+
+
+def test_a_token_is_given_in_exactly_the_documented_form(gateway, arrived):
+    bearer = Fernet(gateway.salt).encrypt(base64.b64encode(b"alice:wonder:land"))
+    answer = requests.post(f"{gateway.url}timbr/api/get_token", verify=gateway.ca, timeout=30,
+                           headers={"Content-Type": "application/json", "Authorization": b"Bearer " + bearer})
+    assert answer.status_code == 200
+    token = answer.json()["data"][0]
+    assert answer.text == f'{{"data":["{token}"],"status":"success"}}'
+    assert token.startswith("tk_")
+    assert answer.headers["Cache-Control"] == "no-store"
+    assert arrived() == []
+
+
+def test_the_token_opens_every_documented_endpoint(gateway, arrived):
+    key = gateway.token()
+    for method, path, body in [
+        ("GET", "timbr/api/get_ontologies/", None),
+        ("POST", "timbr/api/query/", {"ontology_name": "sales", "query": "SELECT name FROM customer"}),
+        ("POST", "timbr/api/get_ontology/sales", None),
+        ("POST", "timbr/api/create_ontology/", {"ontology_name": "made by a test"}),
+        ("POST", "timbr/api/get_config/sales", None),
+        ("POST", "timbr/api/clear_cache/sales", None),
+        ("GET", "timbr/api/q/sales/concept/customer?country=Austria", None),
+        ("GET", "timbr/api/q/sales/view/customer", None),
+    ]:
+        answer = gateway.send(method, path, key, json=body)
+        assert (answer.status_code, answer.json()["status"]) == (200, "success"), (path, answer.text)
+        assert answer.headers["x-request-id"]
+    assert {request["user"] for request in arrived()} == {"alice"}
+    assert len(arrived()) == 8
+
+
+def test_the_same_login_gets_the_same_token(gateway):
+    first = gateway.token("alice")
+    assert gateway.token("alice") == first
+    assert gateway.token("bob") != first
+
+
+@pytest.mark.parametrize("scheme", ["bearer", "BEARER", "Bearer"])
+@pytest.mark.parametrize("slash", ["", "/"])
+def test_neither_case_nor_slash_matter(gateway, scheme, slash):
+    authorization = gateway.get_token().request.headers["Authorization"].replace("Bearer", scheme)
+    answer = gateway.send("POST", f"timbr/api/get_token{slash}", headers={**JSON, "Authorization": authorization})
+    assert answer.status_code == 200
+
+
+def test_two_salts_open_while_they_are_rotated(setup, backend):
+    new, old = Fernet.generate_key().decode(), Fernet.generate_key().decode()
+    setup.secrets |= {new, old}
+    gateway = setup.gateway(backend.url, API_AUTH_SALT=f"{new},{old}")
+    for salt, status in [(new, 200), (old, 200), (setup.salt, 401)]:
+        assert gateway.get_token(salt=salt).status_code == status

@@ -1,0 +1,59 @@
+"""`pytimbr_api` 2.2.0 as published."""
+
+import pytest
+from pytimbr_api import timbr_http_connector as timbr
+
+from support.processes import wait_until
+
+SQL = "SELECT name, country FROM customer ORDER BY customer_id LIMIT 2"
+ROWS = [{"name": "Ada Lovelace", "country": "United Kingdom"}, {"name": "Grace Hopper", "country": "United States"}]
+
+
+def test_run_query_returns_rows(gateway, arrived):
+    rows = timbr.run_query(url=gateway.url, ontology="sales", token=gateway.token(), query=SQL, verify_ssl=gateway.ca)
+    assert rows == ROWS
+    (seen,) = arrived()
+    assert (seen["path"], seen["user"]) == ("/timbr/openapi/ontology/sales/query", "alice")
+    assert seen["text"] == SQL
+
+
+def test_run_query_passes_its_options_on(gateway, arrived):
+    rows = timbr.run_query(url=gateway.url, ontology="sales", token=gateway.token(), query=SQL, verify_ssl=gateway.ca,
+                           datasource="warehouse", nested="true", additional_headers={"results_limit": "1"})
+    assert rows == ROWS[:1]
+    (seen,) = arrived()
+    assert seen["path"].endswith("/query?datasource=warehouse")
+    assert seen["folded"]["HTTP_NESTED"] == "true"
+
+
+def test_an_async_query_is_polled_to_its_end(gateway):
+    common = {"url": gateway.url, "token": gateway.token(), "verify_ssl": gateway.ca}
+    submitted = timbr.run_query(ontology="sales", query=SQL, is_async=True, **common)
+
+    def completed():
+        result = timbr.get_async_result(response_id=submitted["response_id"], **common)
+        return result if result["status"] != "running" else None
+
+    assert wait_until("the query is done", completed) == {
+        "status": "completed", "response": ROWS, "original_status_code": 200}
+
+
+def test_the_legacy_execute_query_returns_rows(gateway):
+    answer = timbr.executeQuery("localhost", gateway.https, "sales", gateway.token(), SQL, verify_ssl=gateway.ca)
+    assert answer == {"status": "success", "data": ROWS}
+
+
+def test_the_legacy_advanced_query_returns_rows(gateway):
+    rows = timbr.advancedQueryExecute("localhost", gateway.https, "sales", gateway.token(), SQL, verify_ssl=gateway.ca)
+    assert rows == ROWS
+
+
+def test_the_certificate_is_really_verified(gateway):
+    with pytest.raises(Exception, match="CERTIFICATE_VERIFY_FAILED"):
+        timbr.run_query(url=gateway.url, ontology="sales", token=gateway.token(), query=SQL)
+
+
+def test_a_refusal_reaches_the_user_as_a_sentence(gateway, arrived):
+    with pytest.raises(Exception, match="Error: .*x-api-key.*not valid.*api_key_unknown"):
+        timbr.run_query(url=gateway.url, ontology="sales", token="tk_wrong", query=SQL, verify_ssl=gateway.ca)
+    assert [seen["path"] for seen in arrived()] == ["/timbr/api/get_ontologies/"], "only the question about the key"
