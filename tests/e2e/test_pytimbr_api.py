@@ -1,5 +1,7 @@
 """`pytimbr_api` 2.2.0 as published."""
 
+import uuid
+
 import pytest
 from pytimbr_api import timbr_http_connector as timbr
 
@@ -55,5 +57,5 @@ def test_the_certificate_is_really_verified(gateway):
 
 def test_a_refusal_reaches_the_user_as_a_sentence(gateway, arrived):
     with pytest.raises(Exception, match="Error: .*x-api-key.*not valid.*api_key_unknown"):
-        timbr.run_query(url=gateway.url, ontology="sales", token="tk_wrong", query=SQL, verify_ssl=gateway.ca)
+        timbr.run_query(url=gateway.url, ontology="sales", token=f"tk_{uuid.uuid4()}", query=SQL, verify_ssl=gateway.ca)
     assert [seen["path"] for seen in arrived()] == ["/timbr/api/get_ontologies/"], "only the question about the key"

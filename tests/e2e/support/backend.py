@@ -23,7 +23,7 @@ class Backend:
         self.port = port or free_port()
         command = [sys.executable, "-m", "gunicorn", "--chdir", str(ROOT), "--bind", f"127.0.0.1:{self.port}",
                    "--worker-class", "gthread", "--workers", "2", "--threads", "16", "--keep-alive", "2",
-                   "--timeout", "120", "--graceful-timeout", "1", "backend.app:app"]
+                   "--timeout", "120", "--graceful-timeout", "1", "--no-control-socket", "backend.app:app"]
         environment = clean_environment(BACKEND_DATABASE=str(self.database), BACKEND_RECORD=str(self.record))
         self.process = Process(command, environment, folder / "backend.log")
         wait_until("the backend listens", lambda: self.process.check_alive() or is_open(self.port))
