@@ -19,6 +19,8 @@ pub struct Opt {
 pub enum Shape {
     /// Free text.
     Text,
+    /// `http://host:port` or `https://host[:port]`.
+    Url,
     /// Text that must not be shown. It has no flag, as arguments are visible to every process of the machine;
     /// its twin with `_file` has.
     Secret,
@@ -61,6 +63,7 @@ impl Opt {
     pub fn value_name(&self) -> String {
         match self.shape {
             Shape::Text => "TEXT".to_owned(),
+            Shape::Url => "URL".to_owned(),
             Shape::Secret => "SECRET".to_owned(),
             Shape::Address => "ADDRESS:PORT".to_owned(),
             Shape::Path => "FILE".to_owned(),
@@ -124,9 +127,9 @@ pub const OPTIONS: &[Opt] = &[
     opt("tls.key_file", Shape::Path, None, "Private key (PEM) of tls.cert_file."),
     opt(
         "upstream.url",
-        Shape::Text,
+        Shape::Url,
         None,
-        "The Timbr backend, http://host:port or https://host[:port]. Required.",
+        "The Timbr backend: http://host:port or https://host[:port]. Required.",
     ),
     opt(
         "upstream.credential",

@@ -32,6 +32,7 @@ pub struct Activity {
     head_since: Cell<Option<Instant>>,
     notes_heads: Cell<bool>,
     write_blocked_since: Cell<Option<Instant>>,
+    lingers: Cell<bool>,
     leaving_since: Cell<Option<Instant>>,
     order: Cell<Option<Order>>,
     waker: RefCell<Option<Waker>>,
@@ -50,6 +51,7 @@ impl Activity {
             head_since: Cell::new(None),
             notes_heads: Cell::new(true),
             write_blocked_since: Cell::new(None),
+            lingers: Cell::new(false),
             leaving_since: Cell::new(None),
             order: Cell::new(None),
             waker: RefCell::new(None),
@@ -75,6 +77,16 @@ impl Activity {
         } else if self.write_blocked_since.get().is_none() {
             self.write_blocked_since.set(Some(Instant::now()));
         }
+    }
+
+    /// The last answer leaves a part of its request unread.
+    pub fn linger(&self) {
+        self.lingers.set(true);
+    }
+
+    /// Whether the client must be read from before its socket is closed.
+    pub fn lingers(&self) -> bool {
+        self.lingers.get()
     }
 
     /// A request's head is complete; the request ends when the guard is dropped.

@@ -26,7 +26,7 @@ use tokio_rustls::TlsAcceptor;
 use tracing::debug;
 
 use crate::gateway::context::Client;
-use crate::gateway::{Gateway, ObservedBody};
+use crate::gateway::{Gateway, ObservedBody, RequestUnfinished};
 
 use activity::{Activity, InFlight, Order, Registration};
 use watched_io::WatchedIo;
@@ -131,8 +131,12 @@ fn answering(
     move |request| {
         let gateway = Rc::clone(&gateway);
         let in_flight = activity.request();
+        let activity = Rc::clone(&activity);
         Box::pin(async move {
             let response = gateway.handle(client, request).await;
+            if response.extensions().get::<RequestUnfinished>().is_some() {
+                activity.linger();
+            }
             Ok(response.map(|body| GuardedBody { body, _in_flight: in_flight }))
         })
     }

@@ -35,7 +35,7 @@ use rewrite::Rewriter;
 use route::{Route, Routes};
 use screen::screen;
 
-pub use respond::ObservedBody;
+pub use respond::{ObservedBody, RequestUnfinished};
 
 /// Everything that a worker thread needs to answer requests.
 pub struct Gateway {

@@ -30,6 +30,11 @@ enum Source {
 /// So much of a refused request's body is read, so that its connection can go on.
 const MOST_DISCARDED: u64 = 256 * 1024;
 
+/// Stands among the extensions of an answer after which a part of the request is still to come. Whoever owns the
+/// connection must go on reading for a while, or the answer is lost: closing a socket with unread bytes resets it.
+#[derive(Clone, Copy, Debug)]
+pub struct RequestUnfinished;
+
 /// For so long.
 const LONGEST_DISCARD: Duration = Duration::from_secs(2);
 
@@ -62,6 +67,7 @@ impl Answer {
         let small = body.size_hint().upper().is_none_or(|bytes| bytes <= MOST_DISCARDED);
         if !small || !discard(body).await {
             self.head.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+            self.head.extensions_mut().insert(RequestUnfinished);
         }
     }
 

@@ -80,3 +80,11 @@ def test_a_refused_session_goes_on(gateway):
         assert session.post(url, headers=JSON, json={"query": "x" * 1000}).status_code == 401
         key = {"x-api-key": gateway.token()}
         assert session.post(url, headers=key, json={"query": "SELECT 1"}).status_code == 200
+
+
+def test_a_large_refused_upload_over_tls_gets_its_answer(gateway, arrived):
+    """A client that writes its whole body before it reads must not be cut off by a reset."""
+    for _ in range(5):
+        answer = gateway.send("POST", "timbr/api/query/", data=b"x" * 20_000_000)
+        assert refusal(answer) == (401, "api_key_missing")
+    assert arrived() == []
