@@ -25,6 +25,8 @@ pub enum Order {
 /// What a connection notes about itself.
 pub struct Activity {
     in_flight: Cell<u32>,
+    /// One for each request in flight, found again by its number. HTTP/1.1 has one at a time.
+    answers: RefCell<Vec<Answer>>,
     requests: Cell<u64>,
     idle_since: Cell<Instant>,
     /// When the first byte of a request's head came, until its last did. Not noted for HTTP/2, whose frames need not
@@ -38,6 +40,17 @@ pub struct Activity {
     waker: RefCell<Option<Waker>>,
 }
 
+/// How far an answer's body is.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Answer {
+    /// No request has this number now.
+    Free,
+    /// The client waits for the backend.
+    Awaited,
+    /// The client was given a part then, and has not made room for the next one.
+    Offered(Instant),
+}
+
 /// A connection that is asked to leave before its first request came gets so long to send it: the client has just
 /// connected and counts on an answer.
 const FIRST_REQUEST_GRACE: Duration = Duration::from_secs(2);
@@ -46,6 +59,7 @@ impl Activity {
     fn new(now: Instant) -> Activity {
         Activity {
             in_flight: Cell::new(0),
+            answers: RefCell::default(),
             requests: Cell::new(0),
             idle_since: Cell::new(now),
             head_since: Cell::new(None),
@@ -97,7 +111,14 @@ impl Activity {
         if self.leaving_since.get().is_some() {
             self.give(Order::Close);
         }
-        InFlight(Rc::clone(self))
+        let mut answers = self.answers.borrow_mut();
+        let number = answers.iter().position(|answer| *answer == Answer::Free).unwrap_or(answers.len());
+        if number == answers.len() {
+            answers.push(Answer::Free);
+        }
+        answers[number] = Answer::Awaited;
+        drop(answers);
+        InFlight { activity: Rc::clone(self), number }
     }
 
     /// Has this task woken when there is an order.
@@ -133,7 +154,11 @@ impl Activity {
     fn judge(&self, now: Instant, timeouts: &Timeouts) -> Option<Order> {
         let over =
             |since: Option<Instant>, limit| since.is_some_and(|since| now.duration_since(since) >= limit);
-        if over(self.write_blocked_since.get(), timeouts.write) {
+        let untaken = |answer: &Answer| match answer {
+            Answer::Offered(since) => over(Some(*since), timeouts.write),
+            _ => false,
+        };
+        if over(self.write_blocked_since.get(), timeouts.write) || self.answers.borrow().iter().any(untaken) {
             return Some(Order::Cut);
         }
         if self.in_flight.get() > 0 {
@@ -150,14 +175,34 @@ impl Activity {
 }
 
 /// A request that is being answered.
-pub struct InFlight(Rc<Activity>);
+pub struct InFlight {
+    activity: Rc<Activity>,
+    number: usize,
+}
+
+impl InFlight {
+    /// The client has room for more of the answer.
+    pub fn awaited(&self) {
+        self.note(Answer::Awaited);
+    }
+
+    /// A part of the answer was handed on. Within HTTP/2 a client can leave it untaken though its socket takes bytes.
+    pub fn offered(&self) {
+        self.note(Answer::Offered(Instant::now()));
+    }
+
+    fn note(&self, answer: Answer) {
+        self.activity.answers.borrow_mut()[self.number] = answer;
+    }
+}
 
 impl Drop for InFlight {
     fn drop(&mut self) {
-        let left = self.0.in_flight.get() - 1;
-        self.0.in_flight.set(left);
+        self.note(Answer::Free);
+        let left = self.activity.in_flight.get() - 1;
+        self.activity.in_flight.set(left);
         if left == 0 {
-            self.0.idle_since.set(Instant::now());
+            self.activity.idle_since.set(Instant::now());
         }
     }
 }
@@ -316,6 +361,22 @@ mod tests {
         assert_eq!(after(activity, 3), Some(Order::Cut));
         activity.write_blocked(false);
         assert_eq!(after(activity, 3), None);
+    }
+
+    #[test]
+    fn one_answer_among_many_that_is_not_taken_ends_the_connection() {
+        let Registration { activity, .. } = &registered();
+        let (first, second) = (activity.request(), activity.request());
+        first.offered();
+        assert_eq!(after(activity, 2), None);
+        second.awaited();
+        assert_eq!(after(activity, 3), Some(Order::Cut));
+        first.awaited();
+        assert_eq!(after(activity, 3600), None, "the backend's pauses are another timeout's concern");
+        first.offered();
+        drop(first);
+        assert_eq!(after(activity, 3600), None);
+        assert_eq!(activity.request().number, 0, "its number is free again");
     }
 
     #[test]

@@ -57,7 +57,7 @@ pub struct Service {
 /// Serves a connection to its end. Errors of a client are its own; they are worth a line at debug level.
 pub async fn serve(service: Rc<Service>, stream: TcpStream, peer: SocketAddr, place: Registration) {
     let activity = Rc::clone(&place.activity);
-    let client = Client { address: peer.ip(), secure: service.acceptor.is_some() };
+    let client = Client { address: peer.ip().to_canonical(), secure: service.acceptor.is_some() };
     let gateway = Rc::clone(&service.gateway);
     let result = match &service.acceptor {
         None => serve_http1(gateway, client, WatchedIo::new(stream, Rc::clone(&activity)), &activity).await,
@@ -93,6 +93,7 @@ where
     let answer = answering(gateway, client, activity);
     let connection = http1::Builder::new()
         .max_buf_size(MAX_HEAD)
+        .max_header_size(MAX_HEAD)
         // Idle connections and slow heads are the reaper's: hyper's timer would cut the former after the latter's time.
         .header_read_timeout(None)
         .serve_connection(TokioIo::new(io), service_fn(answer));
@@ -137,7 +138,7 @@ fn answering(
             if response.extensions().get::<RequestUnfinished>().is_some() {
                 activity.linger();
             }
-            Ok(response.map(|body| GuardedBody { body, _in_flight: in_flight }))
+            Ok(response.map(|body| GuardedBody { body, in_flight }))
         })
     }
 }
@@ -182,7 +183,7 @@ impl<F: Future<Output = ()> + 'static> Executor<F> for OnThisThread {
 /// An answer's body; its request is in flight until it ends.
 struct GuardedBody {
     body: ObservedBody,
-    _in_flight: InFlight,
+    in_flight: InFlight,
 }
 
 impl Body for GuardedBody {
@@ -193,7 +194,12 @@ impl Body for GuardedBody {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
-        Pin::new(&mut self.body).poll_frame(cx)
+        self.in_flight.awaited();
+        let polled = Pin::new(&mut self.body).poll_frame(cx);
+        if polled.is_ready() {
+            self.in_flight.offered();
+        }
+        polled
     }
 
     fn is_end_stream(&self) -> bool {

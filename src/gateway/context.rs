@@ -18,7 +18,7 @@ pub const TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
 /// The peer of a connection.
 #[derive(Clone, Copy, Debug)]
 pub struct Client {
-    /// Its address.
+    /// Its address; never an IPv4 one in IPv6's clothes.
     pub address: IpAddr,
     /// Whether it speaks TLS.
     pub secure: bool,

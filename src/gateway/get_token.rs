@@ -27,7 +27,6 @@ pub async fn get_token(auth: &Auth, head: &Parts) -> Result<Answer, Rejection> {
     let json = |essence: &[u8]| essence.eq_ignore_ascii_case(b"application/json");
     screen::content_type(&head.headers, json, || "`application/json`".to_owned())?;
     let minted = auth.mint(bearer(&head.headers)?).await.map_err(refusal)?;
-    info!(user = %minted.user, token = %minted.fingerprint, "token given");
 
     let mut fields = HeaderMap::with_capacity(4);
     fields.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));

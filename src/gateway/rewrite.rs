@@ -157,8 +157,7 @@ fn host(uri: &Uri, fields: &HeaderMap) -> Option<HeaderValue> {
 }
 
 fn address(context: &Context) -> HeaderValue {
-    let address = context.client.address.to_canonical();
-    HeaderValue::from_str(&address.to_string()).expect("an address is a field value")
+    HeaderValue::from_str(&context.client.address.to_string()).expect("an address is a field value")
 }
 
 /// Path and query alone.

@@ -98,11 +98,12 @@ impl Upstream {
             let copy = copy_if_repeatable(&request);
             match self.exchange(&mut lease, request).await {
                 Ok(response) => return Ok(self.stream(response, lease)),
+                // Not a byte was written: the next idle connection may do better.
                 Err(Failure { unsent: Some(unsent), .. }) => request = unsent,
-                Err(Failure { error: UpstreamError::Closed(error), .. }) => match copy {
-                    Some(copy) => request = copy,
-                    None => return Err(UpstreamError::Closed(error)),
-                },
+                Err(Failure { error: UpstreamError::Closed(error), .. }) => {
+                    request = copy.ok_or(UpstreamError::Closed(error))?;
+                    break;
+                }
                 Err(Failure { error, .. }) => return Err(error),
             }
         }

@@ -9,7 +9,6 @@ from cryptography.fernet import Fernet
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
 
-from backend.keys import SERVICE_KEY  # noqa: E402
 from support.backend import Backend  # noqa: E402
 from support.gateway import Gateway  # noqa: E402
 from support.pki import Pki  # noqa: E402
@@ -24,8 +23,8 @@ class Setup:
         self.salt = Fernet.generate_key().decode()
         self.numbers = itertools.count()
         self.backends, self.gateways = [], []
-        # What no log may show.
-        self.secrets = {self.salt, SERVICE_KEY, "wonder:land"}
+        # What no log may show; the gateways add what is used with them.
+        self.secrets = set()
 
     def _folder(self, kind):
         folder = self.folder / f"{kind}-{next(self.numbers)}"
@@ -35,29 +34,38 @@ class Setup:
     def backend(self, **more):
         backend = Backend(self._folder("backend"), **more)
         self.backends.append(backend)
+        backend.wait_ready()
         return backend
 
     def gateway(self, upstream, **options):
-        gateway = Gateway(self._folder("gateway"), self.pki, self.salt, upstream, **options)
+        gateway = Gateway(self._folder("gateway"), self.pki, self.salt, self.secrets, upstream, **options)
         self.gateways.append(gateway)
+        gateway.wait_ready()
         return gateway
 
     def end(self):
-        for started in self.gateways + self.backends:
-            started.stop()
+        stubborn = [started.process.log for started in self.gateways + self.backends if not started.process.stop()]
+        assert not stubborn, f"ended by force, as they did not when asked to: {stubborn}"
         for gateway in self.gateways:
-            output = gateway.process.output
-            assert "panicked" not in output, output
-            for secret in self.secrets:
-                assert secret not in output, f"a gateway has written {secret!r} to its log"
-            assert "gAAAAA" not in output, "a gateway has written a bearer to its log"
-            # Tokens of the gateway are tk_ and 56 hex digits; their fingerprints may be shown.
-            assert "tk_" not in output, "a gateway has written a token to its log"
+            check_log(gateway.process.output, self.secrets)
+
+
+def check_log(output, secrets):
+    assert "listening" in output, "a gateway has logged nothing"
+    assert "panicked" not in output, output
+    for secret in secrets:
+        assert secret not in output, f"a gateway has written {secret!r} to its log"
+    assert "gAAAAA" not in output, "a gateway has written a bearer to its log"
+    # Tokens and keys begin so; their fingerprints, which may be shown, do not.
+    assert "tk_" not in output, "a gateway has written a token to its log"
+
+
+SETUP = pytest.StashKey[Setup]()
 
 
 @pytest.fixture(scope="session")
-def setup(tmp_path_factory):
-    setup = Setup(tmp_path_factory.mktemp("e2e"))
+def setup(tmp_path_factory, pytestconfig):
+    setup = pytestconfig.stash[SETUP] = Setup(tmp_path_factory.mktemp("e2e"))
     yield setup
     setup.end()
 
@@ -81,7 +89,7 @@ def arrived(backend):
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item):
     report = yield
-    setup = item.funcargs.get("setup")
+    setup = item.config.stash.get(SETUP, None)
     if report.failed and setup is not None:
         for started in setup.gateways + setup.backends:
             report.sections.append((str(started.process.log), started.process.output[-4000:]))

@@ -112,3 +112,24 @@ fn broken_framing_ends_the_connection_and_nothing_arrives() {
     }
     assert!(upstream.log().is_empty(), "{:?}", upstream.log());
 }
+
+#[test]
+fn heads_are_bounded_in_size_and_number() {
+    let upstream = Upstream::start();
+    let gateway = Gateway::start(upstream.address(), &[]);
+    let token = gateway.token();
+    let (long, many) = ("a".repeat(70_000), "x: y\r\n".repeat(101));
+    for (target, fields, status) in [
+        ("/timbr/api/x", format!("x: {long}\r\n"), 431),
+        ("/timbr/api/x", many, 431),
+        (&*format!("/timbr/api/{long}"), String::new(), 431),
+    ] {
+        let mut client = gateway.client();
+        client.write(format!("GET {target} HTTP/1.1\r\nHost: h\r\n").as_bytes());
+        client.write(
+            format!("Content-Type: application/json\r\nx-api-key: {token}\r\n{fields}\r\n").as_bytes(),
+        );
+        assert_eq!(client.read_head().expect("an answer").status, status);
+    }
+    assert!(upstream.log().is_empty());
+}

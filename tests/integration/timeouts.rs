@@ -5,6 +5,7 @@ use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
 use crate::support::gateway::Gateway;
+use crate::support::h2_client::H2Client;
 use crate::support::upstream::Upstream;
 
 const JSON: (&str, &str) = ("Content-Type", "application/json");
@@ -86,4 +87,21 @@ fn a_handshake_that_does_not_end_is_cut() {
     stream.set_read_timeout(Some(Duration::from_secs(5))).expect("set");
     let waited = closed_after(|| matches!(stream.read(&mut [0]), Ok(0)));
     assert!(waited >= Duration::from_millis(250) && waited < Duration::from_secs(1), "{waited:?}");
+}
+
+/// The socket takes bytes, but the stream's window stays shut.
+#[test]
+fn an_http2_answer_that_nobody_takes_is_given_up() {
+    let upstream = Upstream::behaving(|_, stream| {
+        crate::support::upstream::write(stream, b"HTTP/1.1 200 OK\r\nContent-Length: 10000000\r\n\r\n");
+        crate::support::upstream::write(stream, &vec![b'x'; 10_000_000])
+    });
+    let gateway = Gateway::start(upstream.address(), &[("TIMEOUTS_WRITE", "400ms")]);
+    let token = gateway.token();
+    let client = H2Client::connect(gateway.https(), gateway.certificate_pem());
+    let start = Instant::now();
+    let ended = client.send_and_take_nothing("GET /timbr/api/x", &[JSON, ("x-api-key", &token)]);
+    assert!(ended.is_err(), "{ended:?}");
+    let waited = start.elapsed();
+    assert!(waited >= Duration::from_millis(350) && waited < Duration::from_secs(2), "{waited:?}");
 }

@@ -1,22 +1,24 @@
 """The built gateway, and the ways to talk to it."""
 
 import os
+import urllib.error
 import urllib.request
 
 import requests
 
-from support.bearer import bearer
+from support.bearer import bearer, encoded
 from support.processes import Process, clean_environment, free_port, wait_until
 
 JSON = {"Content-Type": "application/json"}
 
 
 class Gateway:
-    """A running gateway. `options` are its variables without `TIMBR_GATEWAY_`, and `API_AUTH_SALT`."""
+    """A started gateway. `options` are its variables without `TIMBR_GATEWAY_`, and `API_AUTH_SALT`; what must not stand
+    in its log is added to `secrets` as it is used."""
 
-    def __init__(self, folder, pki, salt, upstream, **options):
-        folder.mkdir(parents=True, exist_ok=True)
+    def __init__(self, folder, pki, salt, secrets, upstream, **options):
         self.salt = salt
+        self.secrets = secrets
         self.ca = str(pki.ca_file)
         self.https, self.http, self.admin = free_port(), free_port(), free_port()
         settings = {
@@ -30,10 +32,13 @@ class Gateway:
             **options,
         }
         salts = settings.pop("API_AUTH_SALT", salt)
+        self.secrets |= {*salts.split(","), *filter(None, [options.get("UPSTREAM_API_KEY")])}
         variables = {f"TIMBR_GATEWAY_{name}": str(value) for name, value in settings.items()}
         environment = clean_environment(API_AUTH_SALT=salts, **variables)
         command = [os.environ["TIMBR_GATEWAY_BIN"], "serve"]
         self.process = Process(command, environment, folder / "gateway.log")
+
+    def wait_ready(self):
         wait_until("the gateway is ready", lambda: self.process.check_alive() or self.readiness() == 200)
 
     @property
@@ -52,18 +57,21 @@ class Gateway:
 
     def get_token(self, user="alice", password="wonder:land", salt=None, **more):
         """The answer of get_token, asked as the documentation's script does."""
-        headers = {**JSON, "Authorization": f"Bearer {bearer(salt or self.salt, user, password)}", **more}
+        made = bearer(salt or self.salt, user, password)
+        self.secrets |= {password, encoded(user, password).decode(), made}
+        headers = {**JSON, "Authorization": f"Bearer {made}", **more}
         return requests.post(f"{self.url}timbr/api/get_token", headers=headers, verify=self.ca, timeout=30)
 
     def token(self, user="alice", password="wonder:land"):
         answer = self.get_token(user, password)
         assert answer.status_code == 200, answer.text
-        return answer.json()["data"][0]
+        (token,) = answer.json()["data"]
+        self.secrets.add(token)
+        return token
 
     def send(self, method, path, key=None, headers=JSON, **more):
         """A request over TLS; `key` becomes `x-api-key`."""
-        headers = {**headers, **({"x-api-key": key} if key else {})}
+        if key:
+            self.secrets.add(key)
+            headers = {**headers, "x-api-key": key}
         return requests.request(method, f"{self.url}{path}", headers=headers, verify=self.ca, timeout=60, **more)
-
-    def stop(self):
-        self.process.stop()

@@ -1,6 +1,7 @@
 """Processes that a test starts and ends."""
 
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -10,9 +11,15 @@ PATIENCE = 30
 
 
 def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+    """A port of 127.0.0.1 from below the range of which the kernel takes the ports of outgoing connections."""
+    while True:
+        port = random.randrange(20_000, 32_000)
+        with socket.socket() as probe:
+            try:
+                probe.bind(("127.0.0.1", port))
+                return port
+            except OSError:
+                continue
 
 
 def wait_until(what, done, patience=PATIENCE):
@@ -55,18 +62,20 @@ class Process:
         return self.process.wait(PATIENCE)
 
     def stop(self):
+        """Ends it, by force if it has to be. Returns whether it ended when asked to."""
         if self.process.poll() is None:
             self.ask_to_stop()
             try:
                 self.wait()
             except subprocess.TimeoutExpired:
                 self.process.kill()
-                self.wait()
-                raise
+                self.process.wait()
+                return False
+        return True
 
 
 def clean_environment(**more):
     """This process's environment without what could change the gateway's configuration or a client's trust."""
-    foreign = ("TIMBR_", "API_AUTH_", "REQUESTS_CA", "CURL_CA", "SSL_CERT", "HTTP_PROXY", "HTTPS_PROXY")
+    foreign = ("TIMBR_", "API_AUTH_", "REQUESTS_CA", "CURL_CA", "SSL_CERT", "HTTP_PROXY", "HTTPS_PROXY", "GUNICORN_")
     kept = {name: value for name, value in os.environ.items() if not name.upper().startswith(foreign)}
-    return {**kept, "NO_PROXY": "127.0.0.1,localhost", **more}
+    return {**kept, "NO_PROXY": "*", "no_proxy": "*", **more}

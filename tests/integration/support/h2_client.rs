@@ -65,12 +65,7 @@ impl H2Client {
 
     /// Sends a request and reads its answer; the error if the stream or connection was ended instead.
     pub fn try_send(&self, line: &str, fields: &[(&str, &str)], body: &[u8]) -> Result<H2Answer, h2::Error> {
-        let (method, path) = line.split_once(' ').expect("method and path");
-        let mut request = Request::builder().method(method).uri(format!("https://localhost{path}"));
-        for (name, value) in fields {
-            request = request.header(*name, *value);
-        }
-        let request = request.body(()).expect("a request");
+        let request = request(line, fields);
         let body = Bytes::copy_from_slice(body);
         self.runtime.block_on(async {
             let exchange = exchange(self.sender.clone(), request, body);
@@ -78,9 +73,33 @@ impl H2Client {
         })
     }
 
+    /// Reads the head of an answer, leaves its body untaken, and waits for the end of the stream or connection.
+    pub fn send_and_take_nothing(&self, line: &str, fields: &[(&str, &str)]) -> Result<(), h2::Error> {
+        let request = request(line, fields);
+        self.runtime.block_on(async {
+            let mut sender = self.sender.clone().ready().await?;
+            let (response, _) = sender.send_request(request, true)?;
+            let mut body = response.await?.into_body();
+            let taking = async {
+                while body.data().await.transpose()?.is_some() {}
+                Ok(())
+            };
+            tokio::time::timeout(PATIENCE, taking).await.expect("an end in time")
+        })
+    }
+
     pub fn send(&self, line: &str, fields: &[(&str, &str)], body: &[u8]) -> H2Answer {
         self.try_send(line, fields, body).expect("an answer")
     }
+}
+
+fn request(line: &str, fields: &[(&str, &str)]) -> Request<()> {
+    let (method, path) = line.split_once(' ').expect("method and path");
+    let mut request = Request::builder().method(method).uri(format!("https://localhost{path}"));
+    for (name, value) in fields {
+        request = request.header(*name, *value);
+    }
+    request.body(()).expect("a request")
 }
 
 async fn exchange(
