@@ -4,6 +4,7 @@ pub mod file;
 pub mod options;
 pub mod print;
 pub mod routes;
+mod size;
 pub mod sources;
 mod validate;
 

@@ -34,6 +34,8 @@ pub enum Shape {
     OptionalDuration,
     /// A whole number above zero.
     Count,
+    /// A number of bytes with its unit: `512KiB`, `100MiB`, `2GiB`.
+    Size,
     /// `true` or `false`.
     Bool,
     /// One of these words.
@@ -70,6 +72,7 @@ impl Opt {
             Shape::Duration => "SPAN".to_owned(),
             Shape::OptionalDuration => "SPAN|off".to_owned(),
             Shape::Count => "N".to_owned(),
+            Shape::Size => "SIZE".to_owned(),
             Shape::Bool => "true|false".to_owned(),
             Shape::Choice(words) => words.join("|"),
         }
@@ -240,6 +243,12 @@ pub const OPTIONS: &[Opt] = &[
         Shape::Duration,
         Some("10s"),
         "How long the backend's no to a foreign key is remembered.",
+    ),
+    opt(
+        "limits.body",
+        Shape::Size,
+        Some("100MiB"),
+        "The largest body of a request. A route may have its own, `max_body`.",
     ),
     opt("timeouts.handshake", Shape::Duration, Some("10s"), "For a client's TLS handshake."),
     opt("timeouts.header", Shape::Duration, Some("30s"), "For the head of a request, once it has begun."),

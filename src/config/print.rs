@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 
 use crate::config::options::{OPTIONS, Shape};
 use crate::config::routes::RouteProfile;
+use crate::config::size;
 use crate::config::sources::{Origin, Settings};
 
 /// The configuration as a file that the gateway reads back, without its secrets. With `origins`, each line tells
@@ -37,11 +38,12 @@ pub fn effective(settings: &Settings, routes: &[RouteProfile], origins: bool) ->
         let methods: Vec<_> = route.methods.iter().map(|m| quoted(m.as_str())).collect();
         let _ = writeln!(
             text,
-            "  - name: {}\n    prefix: {}\n    content_types: [{}]\n    methods: [{}]",
+            "  - name: {}\n    prefix: {}\n    content_types: [{}]\n    methods: [{}]\n    max_body: {}",
             quoted(&route.name),
             quoted(&route.prefix),
             content_types.join(", "),
-            methods.join(", ")
+            methods.join(", "),
+            quoted(&size::show(route.max_body))
         );
     }
     text

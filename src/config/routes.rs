@@ -5,6 +5,7 @@ use std::fmt;
 use http::Method;
 
 use crate::config::file::Node;
+use crate::config::size;
 use crate::config::sources::Problem;
 use crate::media_type::MediaType;
 
@@ -19,6 +20,8 @@ pub struct RouteProfile {
     pub content_types: Vec<MediaType>,
     /// Methods that are forwarded.
     pub methods: Vec<Method>,
+    /// Most bytes of a request's body.
+    pub max_body: u64,
 }
 
 impl RouteProfile {
@@ -45,27 +48,29 @@ fn join_or<T: fmt::Display>(items: impl ExactSizeIterator<Item = T>) -> String {
 const METHODS: [Method; 6] =
     [Method::GET, Method::HEAD, Method::POST, Method::PUT, Method::PATCH, Method::DELETE];
 
-fn profile(name: &str, prefix: &str, content_types: &[&str]) -> RouteProfile {
+fn profile(name: &str, prefix: &str, content_types: &[&str], max_body: u64) -> RouteProfile {
     let media_type = |text: &&str| MediaType::parse_bare(text).expect("the defaults are valid");
     RouteProfile {
         name: name.to_owned(),
         prefix: prefix.to_owned(),
         content_types: content_types.iter().map(media_type).collect(),
         methods: METHODS.to_vec(),
+        max_body,
     }
 }
 
 /// The API as Timbr documents it.
-pub fn defaults() -> Vec<RouteProfile> {
+pub fn defaults(max_body: u64) -> Vec<RouteProfile> {
+    let text = ["application/json", "application/text", "text/plain"];
     vec![
-        profile("api", "/timbr/api/", &["application/json"]),
-        profile("openapi", "/timbr/openapi/", &["application/json", "application/text", "text/plain"]),
+        profile("api", "/timbr/api/", &text[..1], max_body),
+        profile("openapi", "/timbr/openapi/", &text, max_body),
     ]
 }
 
-/// The default profiles, changed and added to by what the file's `routes` says.
-pub fn merge(node: Option<&Node>, problems: &mut Vec<Problem>) -> Vec<RouteProfile> {
-    let mut profiles = defaults();
+/// The default profiles, changed and added to by what the file's `routes` says. `max_body` is `limits.body`.
+pub fn merge(node: Option<&Node>, max_body: u64, problems: &mut Vec<Problem>) -> Vec<RouteProfile> {
+    let mut profiles = defaults(max_body);
     let items = match node {
         None | Some(Node::Null) => &[][..],
         Some(Node::List(items)) => items,
@@ -76,7 +81,7 @@ pub fn merge(node: Option<&Node>, problems: &mut Vec<Problem>) -> Vec<RouteProfi
     };
     let mut seen = Vec::new();
     for (index, item) in items.iter().enumerate() {
-        let mut entry = Entry { at: format!("routes[{index}]"), problems };
+        let mut entry = Entry { at: format!("routes[{index}]"), max_body, problems };
         if let Some(change) = entry.read(item) {
             if seen.contains(&change.name) {
                 entry.problem("name", format!("{} stands twice", change.name));
@@ -104,12 +109,14 @@ struct Change {
     prefix: Option<String>,
     content_types: Option<Vec<MediaType>>,
     methods: Option<Vec<Method>>,
+    max_body: Option<u64>,
     disabled: bool,
 }
 
 /// One item under examination.
 struct Entry<'a> {
     at: String,
+    max_body: u64,
     problems: &'a mut Vec<Problem>,
 }
 
@@ -139,11 +146,15 @@ impl Entry<'_> {
                     change.content_types = self.list("content_types", value, MediaType::parse_bare);
                 }
                 ("methods", value) => change.methods = self.list("methods", value, method),
+                ("max_body", Node::Text(text)) if size::parse(text).is_some() => {
+                    change.max_body = size::parse(text);
+                }
+                ("max_body", _) => self.problem("max_body", "must be a size with its unit, such as \"10MiB\""),
                 ("enabled", Node::Bool(enabled)) => change.disabled = !enabled,
                 ("enabled", _) => self.problem("enabled", "must be true or false"),
                 (other, _) => self.problem(
                     other,
-                    "unknown key; a route has name, prefix, content_types, methods and enabled",
+                    "unknown key; a route has name, prefix, content_types, methods, max_body and enabled",
                 ),
             }
         }
@@ -178,7 +189,7 @@ impl Entry<'_> {
         let known = profiles.iter().position(|profile| profile.name == change.name);
         let mut profile = match (known, &change.prefix, &change.content_types) {
             (Some(index), _, _) => profiles.remove(index),
-            (None, Some(prefix), Some(_)) => profile(&change.name, prefix, &[]),
+            (None, Some(prefix), Some(_)) => profile(&change.name, prefix, &[], self.max_body),
             (None, _, _) => {
                 let message = "a new route needs prefix and content_types";
                 self.problems.push(Problem::new(self.at.clone(), message));
@@ -191,6 +202,7 @@ impl Entry<'_> {
         profile.prefix = change.prefix.unwrap_or(profile.prefix);
         profile.content_types = change.content_types.unwrap_or(profile.content_types);
         profile.methods = change.methods.unwrap_or(profile.methods);
+        profile.max_body = change.max_body.unwrap_or(profile.max_body);
         profiles.push(profile);
     }
 }
@@ -221,14 +233,15 @@ mod tests {
     fn merged(yaml: &str) -> (Vec<RouteProfile>, Vec<String>) {
         let node = Node::parse(yaml).expect("valid YAML");
         let mut problems = Vec::new();
-        let routes = merge(Some(&node), &mut problems);
+        let routes = merge(Some(&node), 1000, &mut problems);
         (routes, problems.iter().map(ToString::to_string).collect())
     }
 
     #[test]
     fn without_routes_the_documented_api_is_forwarded() {
         let mut problems = Vec::new();
-        let names: Vec<_> = merge(None, &mut problems).into_iter().map(|p| (p.name, p.prefix)).collect();
+        let names: Vec<_> =
+            merge(None, 1000, &mut problems).into_iter().map(|p| (p.name, p.prefix)).collect();
         assert_eq!(
             names,
             [("api".into(), "/timbr/api/".into()), ("openapi".into(), "/timbr/openapi/".to_owned())]
@@ -240,13 +253,14 @@ mod tests {
     fn a_profile_is_changed_by_name_and_another_is_added() {
         let (routes, problems) = merged(
             "- {name: api, content_types: [application/json, text/json]}\n\
-             - {name: extra, prefix: /extra/, content_types: [text/csv], methods: [GET]}\n",
+             - {name: extra, prefix: /extra/, content_types: [text/csv], methods: [GET], max_body: 1MiB}\n",
         );
         assert_eq!(problems, [""; 0]);
         let api = routes.iter().find(|r| r.name == "api").expect("kept");
         assert_eq!((api.prefix.as_str(), api.content_types.len()), ("/timbr/api/", 2));
         let extra = routes.iter().find(|r| r.name == "extra").expect("added");
         assert_eq!(extra.methods, [Method::GET]);
+        assert_eq!((api.max_body, extra.max_body), (1000, 1 << 20));
         assert_eq!(extra.content_type_list(), "`text/csv`");
         assert_eq!(routes.len(), 3);
     }
@@ -269,6 +283,7 @@ mod tests {
             ("- {name: api, content_types: [json]}", "routes[0].content_types: \"json\" is not valid"),
             ("- {name: api, content_types: []}", "must not be empty"),
             ("- {name: api, methods: [CONNECT]}", "routes[0].methods: \"CONNECT\" is not valid"),
+            ("- {name: api, max_body: 10}", "routes[0].max_body: must be a size"),
             ("- {name: api, colour: red}", "routes[0].colour: unknown key"),
             ("- {prefix: /x/}", "routes[0].name: is missing"),
             ("- {name: api}\n- {name: api}", "stands twice"),

@@ -12,15 +12,16 @@ use crate::config::options::{self, API_AUTH_SALT};
 use crate::config::sources::{Problem, Settings};
 use crate::config::{
     AuthOptions, CertificateFiles, Config, Credential, Drain, Foreign, Listen, Origin, Timeouts,
-    TokenOptions, UpstreamOptions, VerifierOptions, routes,
+    TokenOptions, UpstreamOptions, VerifierOptions, routes, size,
 };
 use crate::secret::Secret;
 use crate::telemetry::{Format, LogOptions};
 
 /// `None` only together with at least one problem.
 pub(super) fn config(settings: &Settings, problems: &mut Vec<Problem>) -> Option<Config> {
-    let routes = routes::merge(settings.routes.as_ref(), problems);
     let mut reader = Reader { settings, problems };
+    let max_body = reader.size("limits.body");
+    let routes = routes::merge(settings.routes.as_ref(), max_body.unwrap_or_default(), reader.problems);
     let salts = reader.salts();
     let listen = reader.listen();
     let certificate = reader.certificate("tls.cert_file", "tls.key_file");
@@ -358,6 +359,18 @@ impl Reader<'_> {
         }
     }
 
+    fn size(&mut self, key: &str) -> Option<u64> {
+        let text = self.text(key)?;
+        let size = size::parse(&text);
+        if size.is_none() {
+            self.problem(
+                key,
+                format!("must be a size with its unit, such as 512KiB, 100MiB or 2GiB, not {text:?}"),
+            );
+        }
+        size
+    }
+
     fn optional_duration(&mut self, key: &str) -> Option<Option<Duration>> {
         match self.text(key)?.as_str() {
             "off" => Some(None),
@@ -468,6 +481,7 @@ mod tests {
             ("TIMBR_GATEWAY_LISTEN_HTTP", "8080"),
             ("TIMBR_GATEWAY_TOKENS_TTL", "12"),
             ("TIMBR_GATEWAY_WORKERS", "0"),
+            ("TIMBR_GATEWAY_LIMITS_BODY", "10MB"),
             ("TIMBR_GATEWAY_TLS_CERT_FILE", "/x"),
             ("TIMBR_GATEWAY_AUTH_VERIFIER", "magic"),
         ])
@@ -481,6 +495,7 @@ mod tests {
             "auth.verifier: must be one of salt-holder, users-file, not \"magic\"",
             "tokens.ttl: must be a span with its unit",
             "workers: must be a whole number",
+            "limits.body: must be a size with its unit",
         ] {
             assert!(error.contains(expected), "{expected} in\n{error}");
         }

@@ -121,6 +121,7 @@ fn rejection_of(error: &UpstreamError, line: &AccessLine) -> Rejection {
         UpstreamError::Invalid(_) | UpstreamError::UnaskedUpgrade => Rejection::UpstreamInvalid,
         UpstreamError::ResponseTimeout => Rejection::UpstreamTimeout,
         UpstreamError::RequestBody(RequestBodyError::Stalled) => return Rejection::RequestBodyStalled,
+        UpstreamError::RequestBody(RequestBodyError::TooLarge) => return Rejection::RequestBodyTooLarge,
         UpstreamError::RequestBody(RequestBodyError::Broken(_)) => return Rejection::RequestBodyBroken,
     };
     let cause = std::error::Error::source(error).map(ToString::to_string).unwrap_or_default();

@@ -36,6 +36,8 @@ pub enum Rejection {
         /// What would be taken, for the sentence.
         expected: String,
     },
+    /// A body that is larger than the route takes.
+    RequestBodyTooLarge,
     /// No `x-api-key`.
     ApiKeyMissing,
     /// An `x-api-key` that cannot be one.
@@ -114,6 +116,7 @@ impl Rejection {
             Rejection::NotFound => StatusCode::NOT_FOUND,
             Rejection::MethodNotAllowed { .. } => StatusCode::METHOD_NOT_ALLOWED,
             Rejection::RequestBodyStalled => StatusCode::REQUEST_TIMEOUT,
+            Rejection::RequestBodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Rejection::ContentTypeUnsupported { .. } => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             Rejection::UpstreamUnreachable | Rejection::UpstreamClosed | Rejection::UpstreamInvalid => {
                 StatusCode::BAD_GATEWAY
@@ -148,6 +151,7 @@ impl Rejection {
             Rejection::BearerUserName => "bearer_user_name",
             Rejection::CredentialsWrong => "credentials_wrong",
             Rejection::VerifierBusy => "verifier_busy",
+            Rejection::RequestBodyTooLarge => "request_body_too_large",
             Rejection::RequestBodyStalled => "request_body_stalled",
             Rejection::RequestBodyBroken => "request_body_broken",
             Rejection::UpstreamUnreachable => "upstream_unreachable",
@@ -230,6 +234,7 @@ impl Rejection {
             Rejection::VerifierBusy => {
                 "Too many passwords are being checked at the moment. Try again in a few seconds.".to_owned()
             }
+            Rejection::RequestBodyTooLarge => "The request's body is larger than this path takes.".to_owned(),
             Rejection::RequestBodyStalled => "The request's body did not arrive in time.".to_owned(),
             Rejection::RequestBodyBroken => "The request's body is not well framed.".to_owned(),
             Rejection::UpstreamUnreachable => {

@@ -79,7 +79,7 @@ impl Rewriter {
         identity: &Identity,
         context: &Context,
     ) -> UpstreamRequest {
-        let ScreenedParts { method, uri, fields, api_key, nominated } = screened.into_parts();
+        let ScreenedParts { method, uri, fields, api_key, nominated, max_body } = screened.into_parts();
         let host = host(&uri, &fields);
         let mut head = passed_on(fields, &nominated, context.continues_trace);
         head.insert(HOST, self.authority.clone());
@@ -107,7 +107,7 @@ impl Rewriter {
         head.insert(REQUEST_ID, context.request_id.clone());
         head.insert(TRACEPARENT, context.traceparent.clone());
 
-        let mut request = Request::new(RequestBody::streaming(body, self.body_timeout));
+        let mut request = Request::new(RequestBody::streaming(body, max_body, self.body_timeout));
         *request.method_mut() = method;
         *request.uri_mut() = origin_form(&uri);
         *request.headers_mut() = head;

@@ -129,7 +129,7 @@ mod tests {
     }
 
     fn find(method: &str, target: &str) -> Result<String, Rejection> {
-        let routes = Routes::new(routes::defaults());
+        let routes = Routes::new(routes::defaults(1000));
         match routes.find(&head(method, target, Some("h")))? {
             Route::GetToken => Ok("get_token".into()),
             Route::Profile(profile) => Ok(profile.name.clone()),
@@ -168,7 +168,7 @@ mod tests {
 
     #[test]
     fn the_longest_prefix_wins() {
-        let mut profiles = routes::defaults();
+        let mut profiles = routes::defaults(1000);
         profiles.push(RouteProfile {
             name: "kb".into(),
             prefix: "/timbr/api/kb/".into(),
@@ -209,7 +209,7 @@ mod tests {
 
     #[test]
     fn a_request_names_one_host() {
-        let routes = Routes::new(routes::defaults());
+        let routes = Routes::new(routes::defaults(1000));
         let target = "http://a/timbr/api/x";
         assert!(routes.find(&head("GET", target, Some("A"))).is_ok());
         assert!(routes.find(&head("GET", target, None)).is_ok());

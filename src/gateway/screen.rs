@@ -1,6 +1,6 @@
 //! The field policy: a request that passes has one reading, and carries what its route demands.
 
-use http::header::{CONNECTION, CONTENT_TYPE};
+use http::header::{CONNECTION, CONTENT_LENGTH, CONTENT_TYPE};
 use http::request::Parts;
 use http::{HeaderMap, HeaderName, Method, Uri};
 
@@ -15,6 +15,7 @@ pub struct Screened {
     head: Parts,
     api_key: ApiKey,
     nominated: Vec<HeaderName>,
+    max_body: u64,
 }
 
 impl Screened {
@@ -31,7 +32,14 @@ impl Screened {
     /// The parts that `rewrite` makes the upstream's request of.
     pub(super) fn into_parts(self) -> ScreenedParts {
         let Parts { method, uri, headers, .. } = self.head;
-        ScreenedParts { method, uri, fields: headers, api_key: self.api_key, nominated: self.nominated }
+        ScreenedParts {
+            method,
+            uri,
+            fields: headers,
+            api_key: self.api_key,
+            nominated: self.nominated,
+            max_body: self.max_body,
+        }
     }
 }
 
@@ -43,6 +51,8 @@ pub(super) struct ScreenedParts {
     pub api_key: ApiKey,
     /// Fields that `Connection` says are for this hop only.
     pub nominated: Vec<HeaderName>,
+    /// Most bytes that the body may have.
+    pub max_body: u64,
 }
 
 /// Judges the fields of a request for a route.
@@ -51,8 +61,12 @@ pub fn screen(profile: &RouteProfile, head: Parts) -> Result<Screened, Rejection
     let nominated = nominated(&head.headers)?;
     let expected = || profile.content_type_list();
     content_type(&head.headers, |essence| profile.content_types.iter().any(|t| t.is(essence)), expected)?;
+    let max_body = profile.max_body;
+    if stated_length(&head.headers).is_some_and(|length| length > max_body) {
+        return Err(Rejection::RequestBodyTooLarge);
+    }
     let api_key = api_key(&head.headers)?;
-    Ok(Screened { head, api_key, nominated })
+    Ok(Screened { head, api_key, nominated, max_body })
 }
 
 /// SECURITY: fields that decide about the request stand once, in their own spelling. Whoever takes the first and
@@ -84,6 +98,11 @@ pub fn content_type(
         Some(essence) if accepts(essence) => Ok(()),
         _ => Err(Rejection::ContentTypeUnsupported { expected: expected() }),
     }
+}
+
+/// What `Content-Length` says. A body without one is counted on its way.
+fn stated_length(fields: &HeaderMap) -> Option<u64> {
+    fields.get(CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
 }
 
 fn api_key(fields: &HeaderMap) -> Result<ApiKey, Rejection> {
@@ -136,7 +155,7 @@ mod tests {
             builder = builder.header(*name, *value);
         }
         let head = builder.body(()).expect("a request").into_parts().0;
-        screen(&routes::defaults()[profile], head)
+        screen(&routes::defaults(1000)[profile], head)
     }
 
     fn reason(profile: usize, fields: &[(&str, &str)]) -> &'static str {
@@ -175,6 +194,12 @@ mod tests {
         ] {
             assert_eq!(reason(0, fields), expected, "{fields:?}");
         }
+    }
+
+    #[test]
+    fn a_body_that_states_to_be_too_large_is_refused_before_it_comes() {
+        assert_eq!(reason(0, &[JSON, KEY, ("content-length", "1000")]), "");
+        assert_eq!(reason(0, &[JSON, KEY, ("content-length", "1001")]), "request_body_too_large");
     }
 
     #[test]

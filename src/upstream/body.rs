@@ -47,6 +47,9 @@ pub enum RequestBodyError {
     /// The client made too long a pause.
     #[error("the client sent nothing of its body for too long")]
     Stalled,
+    /// More came than the route takes.
+    #[error("the client's body is larger than the route takes")]
+    TooLarge,
     /// The connection failed, or the framing is broken.
     #[error("the client's body broke off: {0}")]
     Broken(String),
@@ -55,19 +58,21 @@ pub enum RequestBodyError {
 /// The client's body on its way up.
 pub struct RequestBody {
     incoming: Option<Incoming>,
+    /// So many bytes may still come.
+    room: u64,
     patience: Patience,
 }
 
 impl RequestBody {
     /// No body.
     pub fn empty() -> RequestBody {
-        RequestBody { incoming: None, patience: Patience::new(Duration::MAX) }
+        RequestBody { incoming: None, room: 0, patience: Patience::new(Duration::MAX) }
     }
 
-    /// The rest of a client's body; `pause` is the longest that it may keep us waiting.
-    pub fn streaming(incoming: Incoming, pause: Duration) -> RequestBody {
+    /// The rest of a client's body: `room` bytes at most; `pause` is the longest that it may keep us waiting.
+    pub fn streaming(incoming: Incoming, room: u64, pause: Duration) -> RequestBody {
         let incoming = (!incoming.is_end_stream()).then_some(incoming);
-        RequestBody { incoming, patience: Patience::new(pause) }
+        RequestBody { incoming, room, patience: Patience::new(pause) }
     }
 
     /// Whether there is nothing to send.
@@ -95,7 +100,12 @@ impl Body for RequestBody {
             Poll::Ready(Some(Ok(frame))) => {
                 self.patience.renew();
                 // Trailers end here: no field may reach the backend that the field policy has not seen.
-                Poll::Ready(if frame.is_data() { Some(Ok(frame)) } else { None })
+                let Some(data) = frame.data_ref() else { return Poll::Ready(None) };
+                match self.room.checked_sub(data.len() as u64) {
+                    Some(room) => self.room = room,
+                    None => return Poll::Ready(Some(Err(RequestBodyError::TooLarge))),
+                }
+                Poll::Ready(Some(Ok(frame)))
             }
             Poll::Ready(Some(Err(error))) => {
                 Poll::Ready(Some(Err(RequestBodyError::Broken(error.to_string()))))

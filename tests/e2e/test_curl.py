@@ -1,13 +1,15 @@
-"""`curl`, over HTTP/1.1 and HTTP/2."""
+"""`curl`, the machine's own, over HTTP/1.1 and HTTP/2."""
 
 import json
 import subprocess
 
 import pytest
 
+VERSIONS = pytest.mark.parametrize(("option", "version"), [("--http1.1", "1.1"), ("--http2", "2")])
+
 
 def curl(gateway, *arguments):
-    command = ["curl", "--silent", "--show-error", "--cacert", gateway.ca, "--max-time", "30",
+    command = ["curl", "--disable", "--noproxy", "*", "--silent", "--show-error", "--cacert", gateway.ca, "--max-time", "30",
                "--write-out", "\n%{http_version} %{http_code}", *arguments]
     output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     body, _, last = output.rpartition("\n")
@@ -15,7 +17,7 @@ def curl(gateway, *arguments):
     return version, int(status), body
 
 
-@pytest.mark.parametrize(("option", "version"), [("--http1.1", "1.1"), ("--http2", "2")])
+@VERSIONS
 def test_token_and_query(gateway, option, version):
     authorization = gateway.get_token().request.headers["Authorization"]
     json_type = ("-H", "Content-Type: application/json")
@@ -28,6 +30,14 @@ def test_token_and_query(gateway, option, version):
     assert (answer[0], answer[1], json.loads(answer[2])) == (version, 200, [{"one": 1}])
     answer = curl(gateway, option, f"{gateway.url}timbr/api/get_ontologies/", *json_type)
     assert (answer[1], json.loads(answer[2])["reason"]) == (401, "api_key_missing")
+
+
+@VERSIONS
+def test_two_keys_are_refused_and_nothing_arrives(gateway, arrived, option, version):
+    answer = curl(gateway, option, f"{gateway.url}timbr/api/get_ontologies/", "-H", "Content-Type: application/json",
+                  "-H", f"x-api-key: {gateway.token()}", "-H", "X-API-Key: tk_platform_dora")
+    assert (answer[0], answer[1], json.loads(answer[2])["reason"]) == (version, 400, "field_repeated")
+    assert arrived() == []
 
 
 def test_a_large_refused_upload_still_gets_its_answer(gateway, tmp_path):

@@ -43,6 +43,7 @@ def test_the_token_opens_every_documented_endpoint(gateway, arrived):
 def test_the_same_login_gets_the_same_token(gateway):
     first = gateway.token("alice")
     assert gateway.token("alice") == first
+    assert gateway.token("alice", "through:the:looking-glass") != first
     assert gateway.token("bob") != first
 
 
@@ -56,7 +57,8 @@ def test_neither_case_nor_slash_matter(gateway, scheme, slash):
 
 def test_two_salts_open_while_they_are_rotated(setup, backend):
     new, old = Fernet.generate_key().decode(), Fernet.generate_key().decode()
-    setup.secrets |= {new, old}
     gateway = setup.gateway(backend.url, API_AUTH_SALT=f"{new},{old}")
     for salt, status in [(new, 200), (old, 200), (setup.salt, 401)]:
         assert gateway.get_token(salt=salt).status_code == status
+    tokens = {gateway.get_token(salt=salt).json()["data"][0] for salt in (new, old)}
+    assert len(tokens) == 1, "the same login gets the same token, whichever salt it came with"

@@ -2,11 +2,15 @@
 
 import hashlib
 
-from backend.keys import SERVICE_KEY
+import requests
+
+from backend.keys import PLATFORM_KEYS, SERVICE_KEY
 from support.gateway import JSON
 
 FORGED = ["x-forwarded-user", "X_Forwarded_User", "x-forwarded_user", "x-real-ip", "X_Real_IP", "x-forwarded-for",
-          "x_forwarded_for", "forwarded", "remote-user", "Remote_User", "x-jwt-token", "authorization"]
+          "x_forwarded_for", "forwarded", "remote-user", "Remote_User", "x-remote-user", "x-jwt-token", "x_jwt_token",
+          "authorization"]
+(PLATFORM_KEY,) = PLATFORM_KEYS
 WHO = {"ontology_name": "sales", "query": "SELECT :user AS user"}
 
 
@@ -34,6 +38,14 @@ def test_what_the_client_says_about_itself_never_arrives(gateway, arrived):
         assert "evil" not in str(seen), seen
 
 
+def test_the_backend_would_show_what_a_client_forged(backend, arrived):
+    """Without the gateway between, so that the test above cannot pass for want of sight."""
+    for name in ("x-forwarded-user", "X_Forwarded_User"):
+        answer = requests.post(f"{backend.url}/timbr/api/query/", json=WHO, headers={"x-api-key": "any", name: "evil"})
+        assert answer.json()["data"] == [{"user": "evil"}]
+    assert [seen["folded"]["HTTP_X_FORWARDED_USER"] for seen in arrived()] == ["evil", "evil"]
+
+
 def test_impersonate_sends_the_service_key_and_never_the_clients(setup, backend, arrived):
     gateway = setup.gateway(backend.url, UPSTREAM_CREDENTIAL="impersonate", UPSTREAM_API_KEY=SERVICE_KEY,
                             AUTH_TRUST_SALT_HOLDER="true")
@@ -43,20 +55,32 @@ def test_impersonate_sends_the_service_key_and_never_the_clients(setup, backend,
     assert (refused.status_code, refused.json()["reason"]) == (403, "impersonation_denied")
     (seen,) = arrived()
     assert seen["folded"]["HTTP_X_API_KEY"] == SERVICE_KEY
+    assert seen["folded"]["HTTP_X_API_IMPERSONATE_USER"] == "carol"
     assert key not in str(seen)
+
+
+def test_a_platform_key_is_never_swapped_for_the_service_key(setup, backend, arrived):
+    gateway = setup.gateway(backend.url, UPSTREAM_CREDENTIAL="impersonate", UPSTREAM_API_KEY=SERVICE_KEY,
+                            AUTH_TRUST_SALT_HOLDER="true")
+    assert user_of(gateway, PLATFORM_KEY) == "dora"
+    assert SERVICE_KEY not in str(arrived())
 
 
 def test_a_platform_key_works_and_is_asked_about_once(setup, backend, arrived):
     gateway = setup.gateway(backend.url)
     for _ in range(3):
-        assert user_of(gateway, "tk_platform_dora") == "dora"
-    assert [seen["method"] for seen in arrived()] == ["GET", "POST", "POST", "POST"]
+        assert user_of(gateway, PLATFORM_KEY) == "dora"
+    assert [(seen["method"], seen["path"]) for seen in arrived()] == [
+        ("GET", "/timbr/api/get_ontologies/"), *[("POST", "/timbr/api/query/")] * 3]
 
 
-def test_keys_of_the_file_are_known(setup, backend, tmp_path):
-    digest = hashlib.sha256(b"tk_long_lived").hexdigest()
+def test_keys_of_the_file_are_known(setup, backend, arrived, tmp_path):
+    erins, doras = (hashlib.sha256(key).hexdigest() for key in (b"tk_long_lived", b"tk_of_the_gateway_alone"))
     keys = tmp_path / "keys"
-    keys.write_text(f"# provisioned\nerin:{digest}\n")
+    keys.write_text(f"# provisioned\nerin:{erins}\ndora:{doras}:{PLATFORM_KEY}\n")
     gateway = setup.gateway(backend.url, TOKENS_KEYS_FILE=keys, TOKENS_FOREIGN="reject")
     assert user_of(gateway, "tk_long_lived") == "erin"
-    assert gateway.send("POST", "timbr/api/query/", "tk_platform_dora", json=WHO).status_code == 401
+    assert user_of(gateway, "tk_of_the_gateway_alone") == "dora"
+    refused = gateway.send("POST", "timbr/api/query/", PLATFORM_KEY, json=WHO)
+    assert (refused.status_code, refused.json()["reason"]) == (401, "api_key_unknown")
+    assert [seen["folded"]["HTTP_X_API_KEY"] for seen in arrived()] == ["tk_long_lived", PLATFORM_KEY]

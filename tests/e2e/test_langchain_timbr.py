@@ -3,6 +3,7 @@
 import pytest
 
 from support.langchain import kbclient
+from support.processes import free_port
 
 
 def client(gateway, token):
@@ -24,8 +25,6 @@ def test_a_bad_key_is_an_authentication_error_with_the_gateways_sentence(gateway
 
 
 def test_an_outage_is_a_server_error_with_the_gateways_sentence(setup):
-    from support.processes import free_port
-
     gateway = setup.gateway(f"http://127.0.0.1:{free_port()}")
     with pytest.raises(kbclient().KBServerError, match="backend cannot be reached") as raised:
         client(gateway, gateway.token()).search("Who?", ["kb"])

@@ -40,14 +40,20 @@ def test_an_async_query_is_polled_to_its_end(gateway):
         "status": "completed", "response": ROWS, "original_status_code": 200}
 
 
-def test_the_legacy_execute_query_returns_rows(gateway):
+def test_the_legacy_execute_query_returns_rows(gateway, arrived):
     answer = timbr.executeQuery("localhost", gateway.https, "sales", gateway.token(), SQL, verify_ssl=gateway.ca)
     assert answer == {"status": "success", "data": ROWS}
+    assert [(seen["path"], seen["user"]) for seen in arrived()] == [("/timbr/api/query/", "alice")]
 
 
 def test_the_legacy_advanced_query_returns_rows(gateway):
     rows = timbr.advancedQueryExecute("localhost", gateway.https, "sales", gateway.token(), SQL, verify_ssl=gateway.ca)
     assert rows == ROWS
+
+
+def test_the_simple_legacy_query_trusts_what_the_environment_names(gateway, monkeypatch):
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", gateway.ca)
+    assert timbr.simpleQueryExecution(gateway.url, "sales", gateway.token(), SQL) == ROWS
 
 
 def test_the_certificate_is_really_verified(gateway):

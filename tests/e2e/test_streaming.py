@@ -1,13 +1,24 @@
 """Large bodies, both ways."""
 
 import hashlib
+import time
 
 
 def test_a_large_answer_arrives_whole(gateway):
     with gateway.send("GET", "timbr/api/large/50", gateway.token(), stream=True) as answer:
         assert answer.status_code == 200
-        received = sum(len(chunk) for chunk in answer.iter_content(1 << 16))
-    assert received == 50 << 20
+        received = hashlib.sha256()
+        for chunk in answer.iter_content(1 << 16):
+            received.update(chunk)
+    assert received.digest() == hashlib.sha256(b"".join(bytes([n]) * (1 << 20) for n in range(50))).digest()
+
+
+def test_an_answer_is_passed_on_while_the_backend_still_makes_it(gateway):
+    with gateway.send("GET", "timbr/api/large/2?pause=1", gateway.token(), stream=True) as answer:
+        assert len(answer.raw.read(1 << 20)) == 1 << 20
+        begun = time.monotonic()
+        assert len(answer.raw.read()) == 1 << 20
+    assert time.monotonic() - begun > 0.5, "the first part came only with the last"
 
 
 def test_a_large_request_arrives_whole(gateway):

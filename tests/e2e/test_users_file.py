@@ -11,7 +11,6 @@ def gateway(setup, backend, tmp_path_factory):
 
     users = tmp_path_factory.mktemp("users") / "users"
     users.write_text(line("alice", b"wonder:land", "$2y$") + line("bob", b"builder", "$2b$"))
-    setup.secrets.add("builder")
     return setup.gateway(backend.url, AUTH_VERIFIER="users-file", AUTH_USERS_FILE=users)
 
 

@@ -133,3 +133,25 @@ fn heads_are_bounded_in_size_and_number() {
     }
     assert!(upstream.log().is_empty());
 }
+
+#[test]
+fn bodies_are_bounded_whether_they_state_their_length_or_not() {
+    let upstream = Upstream::start();
+    let gateway = Gateway::start(upstream.address(), &[("LIMITS_BODY", "1KiB")]);
+    let token = gateway.token();
+    let fields = [JSON, ("x-api-key", token.as_str())];
+    let mut client = gateway.client();
+    assert_eq!(client.send("POST /timbr/api/x", &fields, &[b'x'; 1024]).status, 200);
+    let refused = client.send("POST /timbr/api/x", &fields, &[b'x'; 1025]);
+    assert_eq!((refused.status, refused.reason().as_str()), (413, "request_body_too_large"));
+
+    let chunked = format!(
+        "POST /timbr/api/x HTTP/1.1\r\nHost: h\r\nContent-Type: application/json\r\nx-api-key: {token}\r\n\
+         Transfer-Encoding: chunked\r\n\r\n400\r\n{0}\r\n1\r\nx\r\n0\r\n\r\n",
+        "x".repeat(1024)
+    );
+    let mut client = gateway.client();
+    client.write(chunked.as_bytes());
+    assert_eq!(client.read_answer(false).status, 413);
+    assert_eq!(upstream.log().len(), 1, "no refused request arrived whole");
+}

@@ -161,7 +161,16 @@ def get_async_results(identifier):
 
 @app.get("/timbr/api/large/<int:mebibytes>")
 def large(mebibytes):
-    return Response((b"x" * (1 << 20) for _ in range(mebibytes)), content_type="application/octet-stream")
+    """So much, after a pause of `pause` seconds that follows the first mebibyte."""
+    pause = request.args.get("pause", 0, float)
+
+    def parts():
+        for number in range(mebibytes):
+            if number == 1:
+                time.sleep(pause)
+            yield bytes([number]) * (1 << 20)
+
+    return Response(parts(), content_type="application/octet-stream")
 
 
 @app.post("/timbr/api/digest")

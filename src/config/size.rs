@@ -1,0 +1,49 @@
+//! Numbers of bytes as people write them.
+
+/// Reads `512KiB`, `100MiB`, `2GiB` or `1000B`: a whole number and a binary unit. `None` for anything else.
+pub fn parse(text: &str) -> Option<u64> {
+    let digits = text.bytes().take_while(u8::is_ascii_digit).count();
+    let (number, unit) = text.split_at(digits);
+    let factor: u64 = match unit.trim_start() {
+        "B" => 1,
+        "KiB" => 1 << 10,
+        "MiB" => 1 << 20,
+        "GiB" => 1 << 30,
+        _ => return None,
+    };
+    number.parse::<u64>().ok()?.checked_mul(factor)
+}
+
+/// The other way round, in the largest unit that leaves a whole number.
+pub fn show(bytes: u64) -> String {
+    let units = [(30, "GiB"), (20, "MiB"), (10, "KiB")];
+    let fits = |(shift, _): &&(u32, &str)| bytes > 0 && bytes.trailing_zeros() >= *shift;
+    match units.iter().find(fits) {
+        Some((shift, unit)) => format!("{}{unit}", bytes >> shift),
+        None => format!("{bytes}B"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_have_a_unit() {
+        for (text, bytes) in
+            [("0B", 0), ("512KiB", 524_288), ("100 MiB", 104_857_600), ("2GiB", 2_147_483_648)]
+        {
+            assert_eq!(parse(text), Some(bytes), "{text}");
+        }
+        for text in ["", "10", "10MB", "1.5GiB", "-1B", "GiB", "99999999999999999999B", "99999999999GiB"] {
+            assert_eq!(parse(text), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn they_are_shown_as_they_are_read() {
+        for text in ["0B", "1000B", "1KiB", "100MiB", "3GiB"] {
+            assert_eq!(parse(text).map(show).as_deref(), Some(text));
+        }
+    }
+}
