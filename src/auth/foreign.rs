@@ -140,7 +140,8 @@ impl Flight {
         let verdict = match timeout(PATIENCE, upstream.send(question)).await {
             Ok(Ok(response)) => verdict(response.status()),
             Ok(Err(error)) => {
-                warn!(%error, key = %self.id.fingerprint(), "the backend could not be asked about a key");
+                let cause = std::error::Error::source(&error).map(ToString::to_string).unwrap_or_default();
+                warn!(key = %self.id.fingerprint(), cause, "the backend could not be asked about a key: {error}");
                 Verdict::Unknown
             }
             Err(_) => {

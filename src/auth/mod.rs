@@ -56,29 +56,12 @@ impl ApiKey {
 /// A caller whose key was proven, and what follows from it.
 #[derive(Debug)]
 pub struct Identity {
-    kind: Kind,
     user: Option<UserName>,
     upstream_key: Option<HeaderValue>,
     fingerprint: Fingerprint,
 }
 
-/// How the gateway came to know a key.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
-    /// It minted it.
-    Minted,
-    /// It stands in `tokens.keys_file`.
-    Known,
-    /// The backend vouches for it, or is to judge it with each request.
-    Foreign,
-}
-
 impl Identity {
-    /// How the gateway came to know the key.
-    pub fn kind(&self) -> Kind {
-        self.kind
-    }
-
     /// Whose the key is; unknown of foreign keys.
     pub fn user(&self) -> Option<&UserName> {
         self.user.as_ref()
@@ -200,16 +183,11 @@ impl Auth {
         let fingerprint = id.fingerprint();
         if let Some(known) = self.known_keys.find(&id) {
             let upstream_key = known.upstream_key.clone();
-            return Ok(Identity {
-                kind: Kind::Known,
-                user: Some(known.user.clone()),
-                upstream_key,
-                fingerprint,
-            });
+            return Ok(Identity { user: Some(known.user.clone()), upstream_key, fingerprint });
         }
         if let Some(record) = self.store.find(&id) {
             let user = Some(record.user.clone());
-            return Ok(Identity { kind: Kind::Minted, user, upstream_key: None, fingerprint });
+            return Ok(Identity { user, upstream_key: None, fingerprint });
         }
         if self.mint.is_own(key.0.as_bytes()) {
             return Err(KeyError::Ended);
@@ -220,9 +198,7 @@ impl Auth {
             Foreign::Verify => self.foreign_keys.judge(id, key, upstream).await,
         };
         match verdict {
-            Verdict::Good => {
-                Ok(Identity { kind: Kind::Foreign, user: None, upstream_key: None, fingerprint })
-            }
+            Verdict::Good => Ok(Identity { user: None, upstream_key: None, fingerprint }),
             Verdict::Bad => Err(KeyError::Unknown),
             Verdict::Unknown => Err(KeyError::Unverifiable),
         }

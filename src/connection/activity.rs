@@ -36,6 +36,7 @@ pub struct Activity {
     write_blocked_since: Cell<Option<Instant>>,
     lingers: Cell<bool>,
     leaving_since: Cell<Option<Instant>>,
+    closing_since: Cell<Option<Instant>>,
     order: Cell<Option<Order>>,
     waker: RefCell<Option<Waker>>,
 }
@@ -55,6 +56,10 @@ enum Answer {
 /// connected and counts on an answer.
 const FIRST_REQUEST_GRACE: Duration = Duration::from_secs(2);
 
+/// A connection without a request that was asked to close gets so long to do it. HTTP/2 asks the client first, and a
+/// silent client would keep it for ever.
+const CLOSE_GRACE: Duration = Duration::from_secs(2);
+
 impl Activity {
     fn new(now: Instant) -> Activity {
         Activity {
@@ -67,6 +72,7 @@ impl Activity {
             write_blocked_since: Cell::new(None),
             lingers: Cell::new(false),
             leaving_since: Cell::new(None),
+            closing_since: Cell::new(None),
             order: Cell::new(None),
             waker: RefCell::new(None),
         }
@@ -135,6 +141,9 @@ impl Activity {
     }
 
     fn give(&self, order: Order) {
+        if self.closing_since.get().is_none() {
+            self.closing_since.set(Some(Instant::now()));
+        }
         self.order.set(Some(order));
         if let Some(waker) = self.waker.borrow().as_ref() {
             waker.wake_by_ref();
@@ -170,7 +179,10 @@ impl Activity {
         if self.requests.get() == 0 && over(self.leaving_since.get(), FIRST_REQUEST_GRACE) {
             return Some(Order::Cut);
         }
-        over(Some(self.idle_since.get()), timeouts.idle).then_some(Order::Close)
+        match self.closing_since.get() {
+            None => over(Some(self.idle_since.get()), timeouts.idle).then_some(Order::Close),
+            Some(asked) => over(Some(asked.max(self.idle_since.get())), CLOSE_GRACE).then_some(Order::Cut),
+        }
     }
 }
 
@@ -336,6 +348,18 @@ mod tests {
         assert_eq!(after(activity, 3600), None);
         drop(request);
         assert_eq!(after(activity, 4), None);
+    }
+
+    #[test]
+    fn one_that_does_not_close_when_asked_is_cut() {
+        let Registration { activity, .. } = &registered();
+        activity.give(Order::Close);
+        assert_eq!(after(activity, 1), None);
+        assert_eq!(after(activity, 2), Some(Order::Cut));
+        let request = activity.request();
+        assert_eq!(after(activity, 3600), None, "what is in flight is finished");
+        drop(request);
+        assert_eq!(after(activity, 1), None);
     }
 
     #[test]

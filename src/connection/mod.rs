@@ -5,6 +5,7 @@ mod watched_io;
 
 use std::convert::Infallible;
 use std::future::poll_fn;
+use std::io;
 use std::net::SocketAddr;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
@@ -23,6 +24,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
 use tracing::debug;
 
 use crate::gateway::context::Client;
@@ -61,10 +63,9 @@ pub async fn serve(service: Rc<Service>, stream: TcpStream, peer: SocketAddr, pl
     let gateway = Rc::clone(&service.gateway);
     let result = match &service.acceptor {
         None => serve_http1(gateway, client, WatchedIo::new(stream, Rc::clone(&activity)), &activity).await,
-        Some(acceptor) => match timeout(service.handshake_timeout, acceptor.accept(stream)).await {
-            Err(_) => return debug!(%peer, "TLS handshake took too long"),
-            Ok(Err(error)) => return debug!(%peer, %error, "TLS handshake failed"),
-            Ok(Ok(stream)) => {
+        Some(acceptor) => match handshake(acceptor, stream, service.handshake_timeout, &activity).await {
+            Err(error) => return debug!(%peer, %error, "TLS handshake failed"),
+            Ok(stream) => {
                 let http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
                 let io = WatchedIo::new(stream, Rc::clone(&activity));
                 if http2 {
@@ -79,6 +80,27 @@ pub async fn serve(service: Rc<Service>, stream: TcpStream, peer: SocketAddr, pl
         let cause = std::error::Error::source(&error).map(ToString::to_string).unwrap_or_default();
         debug!(%peer, %error, cause, "connection ended with an error");
     }
+}
+
+/// Bounded by its own time, and by the reaper's orders.
+async fn handshake(
+    acceptor: &TlsAcceptor,
+    stream: TcpStream,
+    limit: Duration,
+    activity: &Activity,
+) -> io::Result<TlsStream<TcpStream>> {
+    let mut handshake = pin!(timeout(limit, acceptor.accept(stream)));
+    poll_fn(|cx| {
+        activity.wake_for_orders(cx.waker());
+        match handshake.as_mut().poll(cx) {
+            Poll::Ready(done) => Poll::Ready(done.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))),
+            Poll::Pending if activity.take_order().is_some() => {
+                Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()))
+            }
+            Poll::Pending => Poll::Pending,
+        }
+    })
+    .await
 }
 
 async fn serve_http1<I>(

@@ -18,9 +18,9 @@ pub async fn authenticate(
         KeyError::Unknown => Rejection::ApiKeyUnknown,
         KeyError::Unverifiable => Rejection::ApiKeyUnverifiable,
     })?;
-    // SECURITY: where the gateway says who the user is, a client that says so too is refused. Dropping the field in
-    // silence would run the query as somebody else than the client asked for.
-    if rewriter.names_the_user(&identity) && screened.fields().contains_key(IMPERSONATE_USER) {
+    // SECURITY: refused, not dropped: dropping the field in silence would run the query as somebody else than the
+    // client asked for.
+    if screened.fields().contains_key(IMPERSONATE_USER) && !rewriter.client_may_impersonate(&identity) {
         return Err(Rejection::ImpersonationDenied);
     }
     Ok(identity)

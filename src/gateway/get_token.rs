@@ -4,7 +4,6 @@ use bytes::Bytes;
 use http::header::{AUTHORIZATION, CACHE_CONTROL, CONTENT_TYPE};
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue};
-use tracing::info;
 
 use crate::auth::bearer::BearerError;
 use crate::auth::{Auth, MintError, Minted};
@@ -48,7 +47,7 @@ fn bearer(fields: &HeaderMap) -> Result<&str, Rejection> {
 }
 
 fn refusal(error: MintError) -> Rejection {
-    let rejection = match error {
+    match error {
         MintError::Bearer(BearerError::NotAuthentic) => Rejection::BearerInvalid,
         MintError::Bearer(BearerError::TooOld) => Rejection::BearerExpired,
         MintError::Bearer(BearerError::FromTheFuture) => Rejection::BearerFromTheFuture,
@@ -56,9 +55,7 @@ fn refusal(error: MintError) -> Rejection {
         MintError::Bearer(BearerError::UserName) => Rejection::BearerUserName,
         MintError::Verifier(error) if error.is_busy() => Rejection::VerifierBusy,
         MintError::Verifier(_) => Rejection::CredentialsWrong,
-    };
-    info!(%error, "token refused");
-    rejection
+    }
 }
 
 #[cfg(test)]

@@ -204,7 +204,7 @@ impl Rejection {
                     .to_owned()
             }
             Rejection::ImpersonationDenied => {
-                "`x-api-impersonate-user` is not allowed here: you act as the user who owns the token. Leave \
+                "`x-api-impersonate-user` is not allowed with this key: you act as the user who owns it. Leave \
                  the field out."
                     .to_owned()
             }

@@ -95,8 +95,9 @@ async fn discard(mut body: Incoming) -> bool {
 
 /// RFC 9110 section 7.6.1, in an answer.
 fn remove_hop_by_hop(fields: &mut HeaderMap) {
-    if let Some(named) = fields.get(CONNECTION).cloned() {
-        for option in named.as_bytes().split(|byte| *byte == b',') {
+    let named: Vec<_> = fields.get_all(CONNECTION).iter().cloned().collect();
+    for value in named {
+        for option in value.as_bytes().split(|byte| *byte == b',') {
             if let Ok(name) = HeaderName::from_bytes(option.trim_ascii()) {
                 // A backend cannot take the length or the type from its answer by naming them.
                 if !matches!(name.as_str(), "content-length" | "content-type" | "cache-control") {

@@ -10,12 +10,13 @@ use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Uri};
 use hyper::body::Incoming;
 
-use crate::auth::{API_KEY, Identity, Kind};
+use crate::auth::{API_KEY, Identity};
 use crate::config::Credential;
 use crate::gateway::context::{Context, REQUEST_ID, TRACEPARENT, TRACESTATE};
 use crate::gateway::fields::{Fate, fate};
 use crate::gateway::screen::{Screened, ScreenedParts};
 use crate::upstream::{Outgoing, RequestBody};
+use crate::user_name::UserName;
 
 /// The field with the user whom the owner of a key acts as.
 pub const IMPERSONATE_USER: HeaderName = HeaderName::from_static("x-api-impersonate-user");
@@ -36,39 +37,57 @@ impl Outgoing for UpstreamRequest {
 
 /// Knows what proves a caller to the backend.
 pub struct Rewriter {
-    credential: Shown,
+    mode: Mode,
     authority: HeaderValue,
     body_timeout: Duration,
 }
 
-enum Shown {
-    ClientKey,
-    ServiceKey(HeaderValue),
+enum Mode {
+    Forward,
+    Impersonate { service_key: HeaderValue },
+}
+
+/// What the backend is shown as the caller's key.
+enum Shown<'a> {
+    /// What the client sent.
+    Clients,
+    /// What `tokens.keys_file` says for the client's key.
+    Operators(&'a HeaderValue),
+    /// The gateway's own, for this user.
+    Service(&'a HeaderValue, &'a UserName),
 }
 
 impl Rewriter {
     /// `authority` goes into `host`; `body_timeout` is the longest pause of a client within its body.
     pub fn new(credential: &Credential, authority: HeaderValue, body_timeout: Duration) -> Rewriter {
-        let credential = match credential {
-            Credential::Forward => Shown::ClientKey,
+        let mode = match credential {
+            Credential::Forward => Mode::Forward,
             Credential::Impersonate { service_key } => {
                 let key = HeaderValue::from_str(service_key.expose());
                 let mut key = key.expect("the configuration checked that a field can carry the key");
                 key.set_sensitive(true);
-                Shown::ServiceKey(key)
+                Mode::Impersonate { service_key: key }
             }
         };
-        Rewriter { credential, authority, body_timeout }
+        Rewriter { mode, authority, body_timeout }
     }
 
-    /// Whether the gateway tells the backend, by its own service key, who the user is.
+    /// Whether a client may name a user to act as: only with a key of its own, and only where the backend judges that.
     ///
-    /// SECURITY: never for a foreign key: its user is not known here, and the service key in its place would act for
-    /// nobody. It goes upstream as it came.
-    pub fn names_the_user(&self, identity: &Identity) -> bool {
-        matches!(self.credential, Shown::ServiceKey(_))
-            && identity.kind() != Kind::Foreign
-            && identity.upstream_key().is_none()
+    /// SECURITY: together with the operator's or the gateway's key, the client would borrow what that key may do. Under
+    /// `impersonate` the gateway alone says who the user is, for foreign keys too.
+    pub fn client_may_impersonate(&self, identity: &Identity) -> bool {
+        matches!(self.mode, Mode::Forward) && matches!(self.shown(identity), Shown::Clients)
+    }
+
+    /// SECURITY: a foreign key is never exchanged for the service key: its user is not known here, and the service key
+    /// would act for nobody. It goes upstream as it came.
+    fn shown<'a>(&'a self, identity: &'a Identity) -> Shown<'a> {
+        match (identity.upstream_key(), &self.mode, identity.user()) {
+            (Some(key), _, _) => Shown::Operators(key),
+            (None, Mode::Impersonate { service_key }, Some(user)) => Shown::Service(service_key, user),
+            (None, _, _) => Shown::Clients,
+        }
     }
 
     /// Writes the request for the backend.
@@ -83,16 +102,12 @@ impl Rewriter {
         let host = host(&uri, &fields);
         let mut head = passed_on(fields, &nominated, context.continues_trace);
         head.insert(HOST, self.authority.clone());
-        match (&self.credential, identity.upstream_key(), identity.user()) {
-            (_, Some(own), _) => {
-                head.insert(API_KEY, own.clone());
-            }
-            (Shown::ServiceKey(key), None, Some(user)) => {
+        match self.shown(identity) {
+            Shown::Clients => drop(head.insert(API_KEY, api_key.into_field_value())),
+            Shown::Operators(key) => drop(head.insert(API_KEY, key.clone())),
+            Shown::Service(key, user) => {
                 head.insert(API_KEY, key.clone());
                 head.insert(IMPERSONATE_USER, user.field_value());
-            }
-            _ => {
-                head.insert(API_KEY, api_key.into_field_value());
             }
         }
         if let Some(user) = identity.user() {

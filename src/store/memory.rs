@@ -53,8 +53,8 @@ impl MemoryStore {
         if !self.is_live(&record, now) {
             return None;
         }
-        if self.limits.idle_ttl.is_some() {
-            record.touch(now);
+        if let Some(idle_ttl) = self.limits.idle_ttl {
+            record.touch(now, idle_ttl);
         }
         Some(record)
     }
@@ -81,8 +81,8 @@ impl MemoryStore {
         if let Some(other) = self.seed_of(&login, &id_of) {
             return other;
         }
-        while order.len() >= self.limits.max {
-            self.end_oldest(&mut order);
+        if order.len() >= self.limits.max {
+            self.make_room(&mut order);
         }
         let now = self.clock.now();
         let id = id_of(&seed);
@@ -97,7 +97,7 @@ impl MemoryStore {
         let now = self.clock.now();
         while self.end_some_expired(now) {}
         if self.limits.idle_ttl.is_some() {
-            // Shard by shard; a dead token whose place in `order` is left is removed from there when its time comes.
+            // Shard by shard. A dead token's place in `order` is given back when its time comes, or room is needed.
             self.tokens.retain(|_, record| self.is_live(record, now));
         }
     }
@@ -129,6 +129,26 @@ impl MemoryStore {
             self.end_oldest(&mut order);
         }
         true
+    }
+
+    /// Forgets what has ended; if that is nothing, the oldest that lives.
+    fn make_room(&self, order: &mut VecDeque<(TokenId, LoginId, Seed)>) {
+        let now = self.clock.now();
+        if self.limits.idle_ttl.is_some() {
+            // Only idling makes tokens end out of order. This walk is long, but what it gives back is many places, as
+            // long as many tokens idle out; where none does, the cap is too low for the users that there are.
+            order.retain(|(id, login, seed)| {
+                let live = self.tokens.get(id).is_some_and(|record| self.is_live(&record, now));
+                if !live {
+                    self.tokens.remove(id);
+                    self.logins.remove_if(login, |_, current| current == seed);
+                }
+                live
+            });
+        }
+        while order.len() >= self.limits.max {
+            self.end_oldest(order);
+        }
     }
 
     fn end_oldest(&self, order: &mut VecDeque<(TokenId, LoginId, Seed)>) {
@@ -217,6 +237,19 @@ mod tests {
         assert_eq!(store.len(), 3);
         assert!(!is_live(&store, 1) && !is_live(&store, 2));
         assert!(is_live(&store, 3) && is_live(&store, 4) && is_live(&store, 5));
+    }
+
+    #[test]
+    fn at_the_cap_a_token_that_idled_out_makes_room_before_one_in_use() {
+        let (store, clock) = store(Some(HOUR / 4), 2);
+        insert(&store, 1, 1);
+        insert(&store, 2, 2);
+        for _ in 0..3 {
+            clock.advance(HOUR / 10);
+            assert!(is_live(&store, 1));
+        }
+        insert(&store, 3, 3);
+        assert!(is_live(&store, 1) && is_live(&store, 3) && !is_live(&store, 2));
     }
 
     #[test]

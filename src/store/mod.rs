@@ -4,6 +4,7 @@ pub mod memory;
 
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use aws_lc_rs::digest::{SHA256, digest};
 
@@ -74,8 +75,6 @@ pub type Seed = [u8; 20];
 pub struct TokenRecord {
     /// Whose it is.
     pub user: UserName,
-    /// When it was minted.
-    pub minted: Tick,
     /// When it ends, used or not.
     pub expires: Tick,
     last_used: AtomicU64,
@@ -84,7 +83,7 @@ pub struct TokenRecord {
 impl TokenRecord {
     /// A token minted at `minted` that lives until `expires`.
     pub fn new(user: UserName, minted: Tick, expires: Tick) -> TokenRecord {
-        TokenRecord { user, minted, expires, last_used: AtomicU64::new(minted.raw()) }
+        TokenRecord { user, expires, last_used: AtomicU64::new(minted.raw()) }
     }
 
     /// When it was last used.
@@ -92,9 +91,10 @@ impl TokenRecord {
         Tick::from_raw(self.last_used.load(Ordering::Relaxed))
     }
 
-    /// Notes a use. Written at most once a second, so that a busy token is not a cache line that all cores fight for.
-    fn touch(&self, now: Tick) {
-        if now.since(self.last_used()).as_secs() >= 1 {
+    /// Notes a use. Written seldom, measured by the time that it may go unused, so that a busy token is not a cache
+    /// line that all cores fight for.
+    fn touch(&self, now: Tick, idle_ttl: Duration) {
+        if now.since(self.last_used()) >= (idle_ttl / 16).min(Duration::from_secs(1)) {
             self.last_used.store(now.raw(), Ordering::Relaxed);
         }
     }

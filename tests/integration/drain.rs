@@ -6,6 +6,7 @@ use timbr_gateway::server::Ended;
 
 use crate::support::client::Client;
 use crate::support::gateway::Gateway;
+use crate::support::h2_client::H2Client;
 use crate::support::upstream::{Upstream, answer};
 use crate::support::wait_until;
 
@@ -77,6 +78,34 @@ fn who_has_just_connected_is_still_answered() {
     assert_eq!(got.status, 200);
     assert!(client.is_closed());
     assert_eq!(gateway.ended(), Ended::Drained { cut: 0 });
+}
+
+#[test]
+fn over_http2_too() {
+    let upstream = slow_upstream(300);
+    let gateway = Gateway::start(upstream.address(), &[]);
+    let token = gateway.token();
+    let client = H2Client::connect(gateway.https(), gateway.certificate_pem());
+    std::thread::scope(|scope| {
+        let asking =
+            scope.spawn(|| client.send("POST /timbr/api/x", &[JSON, ("x-api-key", &token)], b"{}").status);
+        wait_until("it has arrived", || upstream.log().len() == 1);
+        gateway.ask_to_stop();
+        assert_eq!(asking.join().expect("no panic"), 200);
+    });
+    assert_eq!(gateway.ended(), Ended::Drained { cut: 0 });
+}
+
+/// Who has connected but says nothing, not even a TLS hello, holds nobody up.
+#[test]
+fn a_connection_without_a_handshake_does_not_hold_up_the_end() {
+    let gateway = Gateway::start(Upstream::start().address(), &[]);
+    let silent = std::net::TcpStream::connect(gateway.https()).expect("connected");
+    let start = std::time::Instant::now();
+    gateway.ask_to_stop();
+    assert_eq!(gateway.ended(), Ended::Drained { cut: 0 });
+    assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
+    drop(silent);
 }
 
 #[test]

@@ -14,7 +14,7 @@ const JSON: (&str, &str) = ("Content-Type", "application/json");
 fn request_and_answer_go_through_unchanged_but_for_their_hop() {
     let upstream = Upstream::behaving(|_, stream| {
         let head = "HTTP/1.1 418 Teapot\r\nContent-Type: text/x\r\nX-One: 1\r\nSet-Cookie: a=b\r\n\
-                    Set-Cookie: c=d\r\nConnection: keep-alive, x-hop\r\nX-Hop: 1\r\nKeep-Alive: timeout=2\r\n\
+                    Set-Cookie: c=d\r\nConnection: keep-alive\r\nConnection: x-hop\r\nX-Hop: 1\r\nKeep-Alive: timeout=2\r\n\
                     Content-Length: 5\r\n\r\nhello";
         write(stream, head.as_bytes())
     });

@@ -104,17 +104,11 @@ fn what_is_no_good_bearer_is_refused_with_a_challenge() {
         ("Bearer".to_owned(), "bearer_missing"),
         ("Bearer nonsense".to_owned(), "bearer_invalid"),
         (format!("Bearer {}", bearer_with(OTHER_SALT, "alice", "secret")), "bearer_invalid"),
-        (
-            format!("Bearer {}", good.trim_end_matches('=')),
-            if good.ends_with('=') { "bearer_invalid" } else { "" },
-        ),
+        (format!("Bearer {}", good.trim_end_matches('=')), "bearer_invalid"),
         (format!("Bearer {}", bearer("alice\nx-api-key: y", "secret")), "bearer_user_name"),
         (format!("Bearer {}", bearer("josé", "secret")), "bearer_user_name"),
         (format!("Bearer {}", bearer("alice", "")), "bearer_without_credentials"),
     ] {
-        if reason.is_empty() {
-            continue; // This bearer's length happens to need no padding.
-        }
         let answer = ask(&gateway, &authorization);
         assert_eq!((answer.status, answer.reason().as_str()), (401, reason), "{authorization}");
         assert!(answer.field("www-authenticate").starts_with("Bearer realm="), "{answer:?}");

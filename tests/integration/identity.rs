@@ -109,13 +109,7 @@ fn what_the_gateway_says_about_the_caller_does_not_come_from_the_caller() {
 fn keys_of_the_file_are_known_and_may_be_exchanged() {
     let folder = tempfile::tempdir().expect("a folder");
     let file = folder.path().join("keys");
-    // printf %s long-lived | sha256sum; printf %s etl-key | sha256sum
-    let lines = "# keys\n\
-        bob:86ba76c6fee48bb04a5fe6f8d51d325e3f9c43cc2374b4db6c9e7bfd50ee2bd8\n\
-        etl:6ecf59cf2b5d10c6a60fce1a5aeac4e7e4f0e0a9e4ce5c1d8d0bba0a3e7d3d4e:tk_platform\n";
-    let lines = lines
-        .replace("86ba76c6fee48bb04a5fe6f8d51d325e3f9c43cc2374b4db6c9e7bfd50ee2bd8", &sha256("long-lived"))
-        .replace("6ecf59cf2b5d10c6a60fce1a5aeac4e7e4f0e0a9e4ce5c1d8d0bba0a3e7d3d4e", &sha256("etl-key"));
+    let lines = format!("# keys\nbob:{}\netl:{}:tk_platform\n", sha256("long-lived"), sha256("etl-key"));
     std::fs::write(&file, lines).expect("written");
     let file = ("TOKENS_KEYS_FILE", file.to_str().expect("text"));
     let reject = ("TOKENS_FOREIGN", "reject");
@@ -136,6 +130,31 @@ fn keys_of_the_file_are_known_and_may_be_exchanged() {
     let [bob, etl] = <[Recorded; 2]>::try_from(upstream.log()).expect("two requests");
     assert_eq!((bob.field("x-api-impersonate-user"), bob.field("x-api-key")), ("bob", "tk_service"));
     assert_eq!((etl.field("x-api-impersonate-user"), etl.field("x-api-key")), ("", "tk_platform"));
+}
+
+/// Else a client could do what the operator's key may do, and its own may not.
+#[test]
+fn with_a_key_that_is_not_its_own_a_client_names_no_user() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("keys");
+    std::fs::write(&file, format!("etl:{}:tk_platform\n", sha256("etl-key"))).expect("written");
+    let file = ("TOKENS_KEYS_FILE", file.to_str().expect("text"));
+    static QUESTIONS: AtomicUsize = AtomicUsize::new(0);
+    let upstream = platform(&QUESTIONS);
+    for (options, key) in [
+        (&[file][..], "etl-key"),
+        (&[&IMPERSONATE[..], &[file]].concat(), "etl-key"),
+        (&IMPERSONATE, "tk_platform"),
+    ] {
+        let gateway = Gateway::start(upstream.address(), options);
+        let refused = get(&gateway, key, &[("x-api-impersonate-user", "root")]);
+        assert_eq!(
+            (refused.status, refused.reason().as_str()),
+            (403, "impersonation_denied"),
+            "{options:?} {key}"
+        );
+    }
+    assert!(upstream.log().iter().all(|seen| seen.line.contains("get_ontologies")), "{:?}", upstream.log());
 }
 
 fn sha256(key: &str) -> String {

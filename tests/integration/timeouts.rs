@@ -1,11 +1,11 @@
 //! Clients that take their time.
 
-use std::io::Read;
+use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
 use crate::support::gateway::Gateway;
-use crate::support::h2_client::H2Client;
+use crate::support::h2_client::{H2Client, tls_stream};
 use crate::support::upstream::Upstream;
 
 const JSON: (&str, &str) = ("Content-Type", "application/json");
@@ -87,6 +87,28 @@ fn a_handshake_that_does_not_end_is_cut() {
     stream.set_read_timeout(Some(Duration::from_secs(5))).expect("set");
     let waited = closed_after(|| matches!(stream.read(&mut [0]), Ok(0)));
     assert!(waited >= Duration::from_millis(250) && waited < Duration::from_secs(1), "{waited:?}");
+}
+
+/// HTTP/2 begins with a preface and asks before it closes; a client that is silent must not keep its connection.
+#[test]
+fn a_silent_http2_client_is_cut() {
+    let gateway = Gateway::start(Upstream::start().address(), &[("TIMEOUTS_IDLE", "300ms")]);
+    const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+    const SETTINGS: &[u8] = &[0, 0, 0, 4, 0, 0, 0, 0, 0];
+    /// HEADERS of stream 1 without END_HEADERS: `:method: GET`, and more to come.
+    const HALF_A_HEAD: &[u8] = &[0, 0, 1, 1, 0, 0, 0, 0, 1, 0x82];
+    for sent in
+        [&[][..], &PREFACE[..10], &[PREFACE, SETTINGS].concat(), &[PREFACE, SETTINGS, HALF_A_HEAD].concat()]
+    {
+        let mut stream = tls_stream(gateway.https(), gateway.certificate_pem(), &["h2"]);
+        stream.write_all(sent).expect("written");
+        let waited = closed_after(|| {
+            let mut buffer = [0; 1024];
+            while matches!(stream.read(&mut buffer), Ok(count) if count > 0) {}
+            true
+        });
+        assert!(waited < Duration::from_secs(4), "{} bytes sent: {waited:?}", sent.len());
+    }
 }
 
 /// The socket takes bytes, but the stream's window stays shut.

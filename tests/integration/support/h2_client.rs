@@ -8,7 +8,7 @@ use h2::client::SendRequest;
 use http::Request;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName};
-use rustls::{ClientConfig, RootCertStore};
+use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
@@ -45,6 +45,22 @@ pub fn tls_config(certificate_pem: &str, protocols: &[&str]) -> Arc<ClientConfig
         .with_no_client_auth();
     config.alpn_protocols = protocols.iter().map(|name| name.as_bytes().to_vec()).collect();
     Arc::new(config)
+}
+
+/// A TLS connection on which a test speaks for itself.
+pub fn tls_stream(
+    address: SocketAddr,
+    certificate_pem: &str,
+    protocols: &[&str],
+) -> StreamOwned<ClientConnection, std::net::TcpStream> {
+    let name = ServerName::try_from("localhost").expect("a name");
+    let connection =
+        ClientConnection::new(tls_config(certificate_pem, protocols), name).expect("a connection");
+    let socket = std::net::TcpStream::connect(address).expect("connected");
+    socket.set_read_timeout(Some(PATIENCE)).expect("set");
+    let mut stream = StreamOwned::new(connection, socket);
+    stream.conn.complete_io(&mut stream.sock).expect("a handshake");
+    stream
 }
 
 impl H2Client {

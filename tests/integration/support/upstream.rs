@@ -2,6 +2,7 @@
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
@@ -49,6 +50,7 @@ type Behaviour = dyn Fn(&Recorded, &mut TcpStream) -> Then + Send + Sync;
 pub struct Upstream {
     address: SocketAddr,
     log: Arc<Mutex<Vec<Recorded>>>,
+    closed: Arc<AtomicUsize>,
 }
 
 impl Upstream {
@@ -72,15 +74,20 @@ impl Upstream {
         let address = listener.local_addr().expect("an address");
         let log = Arc::<Mutex<Vec<Recorded>>>::default();
         let behaviour: Arc<Behaviour> = Arc::new(behaviour);
-        let records = Arc::clone(&log);
+        let (records, closed) = (Arc::clone(&log), Arc::<AtomicUsize>::default());
+        let count = Arc::clone(&closed);
         thread::spawn(move || {
             for (number, stream) in listener.incoming().enumerate() {
                 let Ok(stream) = stream else { return };
                 let (records, behaviour) = (Arc::clone(&records), Arc::clone(&behaviour));
-                thread::spawn(move || serve(stream, number, &records, &*behaviour));
+                let count = Arc::clone(&count);
+                thread::spawn(move || {
+                    serve(stream, number, &records, &*behaviour);
+                    count.fetch_add(1, Ordering::SeqCst);
+                });
             }
         });
-        Upstream { address, log }
+        Upstream { address, log, closed }
     }
 
     pub fn address(&self) -> SocketAddr {
@@ -90,6 +97,11 @@ impl Upstream {
     /// All requests that have arrived whole.
     pub fn log(&self) -> Vec<Recorded> {
         self.log.lock().expect("no panic").clone()
+    }
+
+    /// How many connections it has closed.
+    pub fn closed(&self) -> usize {
+        self.closed.load(Ordering::SeqCst)
     }
 
     /// The one request that has arrived.
