@@ -18,6 +18,8 @@ pub enum TlsError {
     /// The file cannot be read or holds no PEM of this sort.
     #[error("cannot read a {what} from {}: {reason}", path.display())]
     File {
+        /// The option that names the file.
+        option: &'static str,
         /// Certificate or key.
         what: &'static str,
         /// Which file.
@@ -26,20 +28,20 @@ pub enum TlsError {
         reason: String,
     },
     /// Key and certificate are not a pair, or a certificate cannot be used.
-    #[error("{} and {} cannot be used together: {source}", files.chain.display(), files.key.display())]
+    #[error("{} and {} cannot be used together: {reason}", files.chain.display(), files.key.display())]
     Pair {
         /// Which files.
-        files: CertificateFiles,
+        files: Box<CertificateFiles>,
         /// Why.
-        source: rustls::Error,
+        reason: rustls::Error,
     },
     /// An authority's certificate cannot be used.
-    #[error("{} holds a certificate that cannot be a trust anchor: {source}", path.display())]
+    #[error("{} holds a certificate that cannot be a trust anchor: {reason}", path.display())]
     Anchor {
         /// Which file.
         path: PathBuf,
         /// Why.
-        source: rustls::Error,
+        reason: rustls::Error,
     },
     /// The machine has no certificate authorities.
     #[error(
@@ -54,6 +56,21 @@ pub enum TlsError {
     #[error("TLS cannot be set up: {0}")]
     Setup(String),
 }
+
+impl TlsError {
+    /// The option that must be changed.
+    pub fn option(&self) -> &'static str {
+        match self {
+            TlsError::File { option, .. } => option,
+            TlsError::Pair { files, .. } => files.options[1],
+            TlsError::Anchor { .. } | TlsError::NoSystemRoots(_) => CA_FILE,
+            TlsError::ServerName(_) => "upstream.server_name",
+            TlsError::Setup(_) => "tls",
+        }
+    }
+}
+
+const CA_FILE: &str = "upstream.ca_file";
 
 fn provider() -> Arc<CryptoProvider> {
     Arc::new(aws_lc_rs::default_provider())
@@ -94,7 +111,7 @@ pub fn self_signed(names: &[String]) -> Result<SelfSigned, TlsError> {
 /// The server's side with certificates from files.
 pub fn server_config(files: &CertificateFiles) -> Result<Arc<ServerConfig>, TlsError> {
     let (chain, key) = load_pair(files)?;
-    server_config_of(chain, key).map_err(|source| TlsError::Pair { files: files.clone(), source })
+    server_config_of(chain, key).map_err(|reason| TlsError::Pair { files: Box::new(files.clone()), reason })
 }
 
 /// The server's side with a certificate of our own making.
@@ -143,19 +160,19 @@ pub fn upstream_tls(options: &UpstreamOptions) -> Result<UpstreamTls, TlsError> 
             let (chain, key) = load_pair(files)?;
             builder
                 .with_client_auth_cert(chain, key)
-                .map_err(|source| TlsError::Pair { files: files.clone(), source })?
+                .map_err(|reason| TlsError::Pair { files: Box::new(files.clone()), reason })?
         }
     };
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
-    let name = options.server_name.as_ref().unwrap_or(&options.origin.host);
+    let name = options.server_name.as_ref().unwrap_or(&options.url.host);
     let server_name = ServerName::try_from(name.clone()).map_err(|_| TlsError::ServerName(name.clone()))?;
     Ok(UpstreamTls { config: Arc::new(config), server_name })
 }
 
 fn roots_from(path: &Path) -> Result<RootCertStore, TlsError> {
     let mut roots = RootCertStore::empty();
-    for certificate in load_chain(path)? {
-        roots.add(certificate).map_err(|source| TlsError::Anchor { path: path.to_owned(), source })?;
+    for certificate in load_chain(path, CA_FILE)? {
+        roots.add(certificate).map_err(|reason| TlsError::Anchor { path: path.to_owned(), reason })?;
     }
     Ok(roots)
 }
@@ -176,29 +193,32 @@ fn system_roots() -> Result<RootCertStore, TlsError> {
 type Pair = (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>);
 
 fn load_pair(files: &CertificateFiles) -> Result<Pair, TlsError> {
+    let [chain, key] = files.options;
     let key = PrivateKeyDer::from_pem_file(&files.key)
-        .map_err(|error| file_error("private key", &files.key, &error))?;
-    Ok((load_chain(&files.chain)?, key))
+        .map_err(|error| file_error("private key", key, &files.key, &error))?;
+    Ok((load_chain(&files.chain, chain)?, key))
 }
 
-fn load_chain(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
-    const WHAT: &str = "certificate";
+fn load_chain(path: &Path, option: &'static str) -> Result<Vec<CertificateDer<'static>>, TlsError> {
+    use rustls::pki_types::pem::Error::NoItemsFound;
+    let failed = |error| file_error("certificate", option, path, &error);
     let chain = CertificateDer::pem_file_iter(path)
         .and_then(Iterator::collect::<Result<Vec<_>, _>>)
-        .map_err(|error| file_error(WHAT, path, &error))?;
-    if chain.is_empty() {
-        let reason = "it holds no `-----BEGIN CERTIFICATE-----`".to_owned();
-        return Err(TlsError::File { what: WHAT, path: path.to_owned(), reason });
-    }
-    Ok(chain)
+        .map_err(failed)?;
+    if chain.is_empty() { Err(failed(NoItemsFound)) } else { Ok(chain) }
 }
 
-fn file_error(what: &'static str, path: &Path, error: &rustls::pki_types::pem::Error) -> TlsError {
+fn file_error(
+    what: &'static str,
+    option: &'static str,
+    path: &Path,
+    error: &rustls::pki_types::pem::Error,
+) -> TlsError {
     let reason = match error {
         rustls::pki_types::pem::Error::NoItemsFound => format!("it holds no PEM {what}"),
         other => other.to_string(),
     };
-    TlsError::File { what, path: path.to_owned(), reason }
+    TlsError::File { what, option, path: path.to_owned(), reason }
 }
 
 /// Whether a self-signed certificate for `address` needs it as a name.
@@ -214,7 +234,9 @@ mod tests {
     fn a_certificate_and_key_from_files_make_a_server() {
         let dir = tempfile::tempdir().expect("a directory");
         let (pair, other) = (rcgen_pair(), rcgen_pair());
-        let files = CertificateFiles { chain: dir.path().join("tls.crt"), key: dir.path().join("tls.key") };
+        let options = ["tls.cert_file", "tls.key_file"];
+        let files =
+            CertificateFiles { chain: dir.path().join("tls.crt"), key: dir.path().join("tls.key"), options };
         std::fs::write(&files.chain, &pair.0).expect("written");
         std::fs::write(&files.key, &pair.1).expect("written");
         let config = server_config(&files).expect("a pair");
@@ -231,7 +253,7 @@ mod tests {
         std::fs::write(&files.chain, "").expect("written");
         std::fs::write(&files.key, &pair.1).expect("written");
         let error = server_config(&files).expect_err("no certificate").to_string();
-        assert!(error.contains("no `-----BEGIN CERTIFICATE-----`"), "{error}");
+        assert!(error.contains("no PEM certificate"), "{error}");
     }
 
     fn rcgen_pair() -> (String, String) {

@@ -9,7 +9,7 @@ mod verifier;
 use http::{HeaderName, HeaderValue};
 
 use crate::clock::Clock;
-use crate::config::{Config, Foreign, VerifierOptions};
+use crate::config::{Config, Foreign, Problem, VerifierOptions};
 use crate::secret::Secret;
 use crate::store::{Fingerprint, MemoryStore, TokenId, TokenRecord, memory};
 use crate::upstream::Upstream;
@@ -17,9 +17,9 @@ use crate::user_name::UserName;
 
 use bearer::{BearerError, BearerOpener};
 use foreign::{ForeignKeys, Memory, Verdict};
-use keys_file::{KeysFileError, KnownKeys};
+use keys_file::KnownKeys;
 use token::TokenMint;
-use verifier::{UsersFile, UsersFileError, Verifier, VerifyError};
+use verifier::{UsersFile, Verifier, VerifyError};
 
 /// The field that carries a caller's key.
 pub const API_KEY: HeaderName = HeaderName::from_static("x-api-key");
@@ -96,10 +96,10 @@ pub enum KeyError {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum MintError {
     /// The bearer does not open.
-    #[error("the bearer does not open: {0}")]
+    #[error("the bearer does not open")]
     Bearer(#[from] BearerError),
     /// The password is not right, or could not be checked.
-    #[error("the credentials are not right: {0}")]
+    #[error("the credentials are not right")]
     Verifier(#[from] VerifyError),
 }
 
@@ -114,17 +114,6 @@ pub struct Minted {
     pub fingerprint: Fingerprint,
 }
 
-/// Why authentication cannot be set up.
-#[derive(Debug, thiserror::Error)]
-pub enum SetupError {
-    /// `tokens.keys_file`.
-    #[error("tokens.keys_file: {0}")]
-    KeysFile(#[from] KeysFileError),
-    /// `auth.users_file`.
-    #[error("auth.users_file: {0}")]
-    UsersFile(#[from] UsersFileError),
-}
-
 /// Everything that is needed to tell who calls; shared by all workers.
 pub struct Auth {
     opener: BearerOpener,
@@ -137,14 +126,27 @@ pub struct Auth {
 }
 
 impl Auth {
-    /// Reads the files that the configuration names.
-    pub fn new(config: &Config, clock: &Clock) -> Result<Auth, SetupError> {
+    /// Reads the files that the configuration names; all that is wrong with them is told at once.
+    pub fn new(config: &Config, clock: &Clock) -> Result<Auth, Vec<Problem>> {
         let tokens = &config.tokens;
         let verifier = match &config.auth.verifier {
-            VerifierOptions::SaltHolder => Verifier::SaltHolder,
-            VerifierOptions::UsersFile(path) => Verifier::UsersFile(UsersFile::read(path)?),
+            VerifierOptions::SaltHolder => Ok(Verifier::SaltHolder),
+            VerifierOptions::UsersFile(path) => UsersFile::read(path)
+                .map(Verifier::UsersFile)
+                .map_err(|error| Problem::new("auth.users_file", error.to_string())),
         };
-        let known_keys = tokens.keys_file.as_deref().map(KnownKeys::read).transpose()?.unwrap_or_default();
+        let known_keys = match tokens.keys_file.as_deref() {
+            None => Ok(KnownKeys::default()),
+            Some(path) => {
+                KnownKeys::read(path).map_err(|error| Problem::new("tokens.keys_file", error.to_string()))
+            }
+        };
+        let (verifier, known_keys) = match (verifier, known_keys) {
+            (Ok(verifier), Ok(known_keys)) => (verifier, known_keys),
+            (verifier, known_keys) => {
+                return Err(verifier.err().into_iter().chain(known_keys.err()).collect());
+            }
+        };
         let limits = memory::Limits { ttl: tokens.ttl, idle_ttl: tokens.idle_ttl, max: tokens.max };
         let memory = Memory { accept: tokens.foreign_accept_ttl, reject: tokens.foreign_reject_ttl };
         Ok(Auth {

@@ -9,12 +9,14 @@ use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
 use zeroize::Zeroizing;
 
 use crate::auth::bearer::make;
-use crate::cli::Outcome;
+use crate::cli::{Outcome, options, say};
+use crate::config::options::API_AUTH_SALT;
+use crate::config::salts;
 use crate::secret::Secret;
 use crate::user_name::UserName;
 
 pub fn command() -> Command {
-    Command::new("bearer")
+    let command = Command::new("bearer")
         .about("Make the bearer with which a user asks for a token")
         .arg(Arg::new("user").long("user").short('u').value_name("NAME").required(true).help("The user's name"))
         .arg(
@@ -31,51 +33,29 @@ pub fn command() -> Command {
                 .conflicts_with("password-file")
                 .help("Read the password from standard input"),
         )
-        .arg(
-            Arg::new("api-auth-salt-file")
-                .long("api-auth-salt-file")
-                .value_name("FILE")
-                .value_parser(value_parser!(PathBuf))
-                .help("File with the salt [env: API_AUTH_SALT_FILE, or API_AUTH_SALT itself]"),
-        )
         .after_help(
             "The password is asked for at the terminal; it is never an argument, as those are visible to all.\n\n\
              Example:\n  \
              curl -X POST https://gateway/timbr/api/get_token -H 'Content-Type: application/json' \\\n    \
              -H \"Authorization: Bearer $(timbr-gateway bearer --user alice)\"",
-        )
+        );
+    options::add_one_to(command, API_AUTH_SALT)
 }
 
 pub fn run(matches: &ArgMatches) -> Outcome {
     let user = matches.get_one::<String>("user").expect("clap requires it");
     UserName::parse(user.as_bytes()).with_context(|| format!("--user {user:?}"))?;
-    let salt = salt(matches.get_one("api-auth-salt-file"))?;
+    let all =
+        options::one(matches, API_AUTH_SALT)?.context("set API_AUTH_SALT, or give --api-auth-salt-file")?;
+    let salt = salts::split(all.expose()).next().expect("a text has a first part");
     let password = password(matches)?;
     if password.expose().is_empty() {
         bail!("the password is empty");
     }
     let bearer = make(&salt, user, &password)
         .context("API_AUTH_SALT is no Fernet key; `timbr-gateway salt` makes one")?;
-    println!("{}", bearer.expose());
+    say(bearer.expose())?;
     Ok(ExitCode::SUCCESS)
-}
-
-/// The primary salt.
-fn salt(flag: Option<&PathBuf>) -> anyhow::Result<Secret> {
-    let variable = |name| std::env::var_os(name).filter(|value| !value.is_empty());
-    let file = flag.cloned().or_else(|| variable("API_AUTH_SALT_FILE").map(PathBuf::from));
-    let all = match (file, variable("API_AUTH_SALT")) {
-        (Some(file), _) => {
-            Secret::read(&file).with_context(|| format!("cannot read the salt from {}", file.display()))?
-        }
-        (None, Some(value)) => match value.into_string() {
-            Ok(text) => Secret::new(text),
-            Err(_) => bail!("API_AUTH_SALT is not valid UTF-8"),
-        },
-        (None, None) => bail!("set API_AUTH_SALT, or give --api-auth-salt-file"),
-    };
-    let first = all.expose().split(',').next().unwrap_or_default().trim();
-    Ok(Secret::new(first.replace('+', "-").replace('/', "_")))
 }
 
 fn password(matches: &ArgMatches) -> anyhow::Result<Secret> {

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use clap::{Arg, ArgAction, ArgMatches, Command};
 
-use crate::cli::{Outcome, options};
+use crate::cli::{Outcome, options, say};
 use crate::config::print::effective;
 use crate::server;
 
@@ -34,11 +34,11 @@ pub fn run(matches: &ArgMatches) -> Outcome {
         Some(("check", matches)) => {
             let (config, _) = options::load(&options::sources(matches))?;
             server::check(&config)?;
-            println!("The configuration is valid.");
+            say("The configuration is valid.")?;
         }
         Some(("print", matches)) => {
             let (config, settings) = options::load(&options::sources(matches))?;
-            print!("{}", effective(&settings, &config.routes, matches.get_flag("origins")));
+            say(effective(&settings, &config.routes, matches.get_flag("origins")).trim_end())?;
         }
         _ => unreachable!("clap takes no other"),
     }

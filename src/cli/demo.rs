@@ -1,5 +1,6 @@
 //! `timbr-gateway demo`: the whole thing in one command, with a backend that comes along.
 
+use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::thread;
@@ -10,9 +11,10 @@ use fernet::Fernet;
 use serde_json::Value;
 
 use crate::auth::bearer::make;
-use crate::cli::Outcome;
 use crate::cli::serve::{exit_code, on_signals};
+use crate::cli::{Outcome, say};
 use crate::clock::Clock;
+use crate::config::sources::list;
 use crate::config::{Sources, load};
 use crate::demo::{Backend, PLATFORM_KEY};
 use crate::secret::Secret;
@@ -59,7 +61,7 @@ pub fn run(matches: &ArgMatches) -> Outcome {
     if told.is_err() || matches.get_flag("once") {
         stop.ask();
     } else {
-        println!("\nThe gateway goes on running; try the commands above. Ctrl-C ends it.");
+        say(format_args!("\nThe gateway goes on running; try the commands above. Ctrl-C ends it."))?;
     }
     let ended = gateway.join().map_err(|_| anyhow::anyhow!("the gateway panicked"))??;
     told?;
@@ -68,25 +70,26 @@ pub fn run(matches: &ArgMatches) -> Outcome {
 
 /// The gateway, with as few settings as it needs.
 fn bind(salt: &Secret, https: &str, backend: SocketAddr) -> anyhow::Result<Bound> {
-    let attempt = |https: &str, admin: &str| {
+    let attempt = |https: &str| {
         let settings = [
             ("API_AUTH_SALT", salt.expose()),
             ("TIMBR_GATEWAY_UPSTREAM_URL", &format!("http://{backend}")),
             ("TIMBR_GATEWAY_LISTEN_HTTPS", https),
-            ("TIMBR_GATEWAY_LISTEN_ADMIN", admin),
+            ("TIMBR_GATEWAY_LISTEN_ADMIN", "off"),
             ("TIMBR_GATEWAY_LOG_LEVEL", "error"),
             ("TIMBR_GATEWAY_LOG_ACCESS", "false"),
         ];
         let environment = settings.map(|(name, value)| (name.into(), value.into())).to_vec();
         let sources = Sources { environment, ..Sources::default() };
-        let config = load(&sources).map_err(|problems| anyhow::anyhow!("{}", problems[0]))?.0;
+        let config =
+            load(&sources).map_err(|problems| anyhow::anyhow!("the demo's settings{}", list(&problems)))?.0;
         let log = config.log;
         Ok::<_, anyhow::Error>((server::bind(config, &Clock::system()), log))
     };
-    let (bound, log) = match attempt(https, "off")? {
-        (Err(StartError::Bind { address, .. }), _) => {
-            println!("{address} is in use; taking a free port instead.");
-            attempt(&SocketAddr::new(address.ip(), 0).to_string(), "off")?
+    let (bound, log) = match attempt(https)? {
+        (Err(StartError::Bind { address, source, .. }), _) if source.kind() == ErrorKind::AddrInUse => {
+            say(format_args!("{address} is in use; taking a free port instead."))?;
+            attempt(&SocketAddr::new(address.ip(), 0).to_string())?
         }
         other => other,
     };
@@ -100,7 +103,7 @@ struct Folder(PathBuf);
 
 impl Folder {
     fn new() -> anyhow::Result<Folder> {
-        let path = std::env::temp_dir().join(format!("timbr-gateway-demo-{}", std::process::id()));
+        let path = std::env::temp_dir().join(format!("timbr-gateway-demo-{:08x}", fastrand::u32(..)));
         std::fs::create_dir(&path).with_context(|| format!("cannot make {}", path.display()))?;
         Ok(Folder(path))
     }
@@ -115,51 +118,53 @@ impl Drop for Folder {
 /// Refused, let in, answered: each step with the command that does the same.
 fn round_trip(client: &Client, salt: &Secret, ca: &Path, backend: &Backend) -> anyhow::Result<()> {
     let base = client.base();
-    println!(
+    say(format_args!(
         "A gateway on {base}, in front of a demo backend on http://{}.\n\
          Salt and certificate were made just now.\n",
         backend.address()
-    );
-    println!("export CURL_CA_BUNDLE={}", ca.display());
-    println!("export API_AUTH_SALT={}\n", salt.expose());
+    ))?;
+    say(format_args!("export CURL_CA_BUNDLE={}", ca.display()))?;
+    say(format_args!("export API_AUTH_SALT={}\n", salt.expose()))?;
 
-    println!("# 1. Nobody gets through without a key:");
+    say(format_args!("# 1. Nobody gets through without a key:"))?;
     let ontologies = Exchange::get("/timbr/api/get_ontologies/").field("Content-Type", "application/json");
     show(client, &ontologies, 401)?;
 
-    println!("# 2. {USER} makes a bearer from her name and password, and asks for a token:");
+    say(format_args!("# 2. {USER} makes a bearer from her name and password, and asks for a token:"))?;
     let bearer = make(salt, USER, &Secret::new(PASSWORD.to_owned())).context("the demo's salt is good")?;
     let program = std::env::args().next().unwrap_or_else(|| "timbr-gateway".to_owned());
-    println!("BEARER=$(printf {PASSWORD} | {program} bearer --user {USER} --password-stdin)");
+    say(format_args!("BEARER=$(printf {PASSWORD} | {program} bearer --user {USER} --password-stdin)"))?;
     let ask = Exchange::post("/timbr/api/get_token", "")
         .field("Content-Type", "application/json")
         .field_shown("Authorization", &format!("Bearer {}", bearer.expose()), "Bearer $BEARER");
     let answer = show(client, &ask, 200)?;
     let token = serde_json::from_str::<Value>(&answer)?["data"][0].as_str().unwrap_or_default().to_owned();
-    println!("TOKEN={token}\n");
+    say(format_args!("TOKEN={token}\n"))?;
 
-    println!("# 3. With the token she queries:");
+    say(format_args!("# 3. With the token she queries:"))?;
     let query =
         Exchange::post("/timbr/openapi/ontology/sales/query", "SELECT name, country FROM customer LIMIT 2")
             .field("Content-Type", "application/text")
             .field_shown("x-api-key", &token, "$TOKEN");
     show(client, &query, 200)?;
 
-    println!("# 4. A token that the backend itself gave works too; the gateway asks about it once:");
+    say(format_args!(
+        "# 4. A token that the backend itself gave works too; the gateway asks about it once:"
+    ))?;
     let platform = ontologies.field("x-api-key", PLATFORM_KEY);
     show(client, &platform, 200)?;
 
-    println!("# What arrived at the backend; the refused request did not:");
+    say(format_args!("# What arrived at the backend; the refused request did not:"))?;
     for line in backend.log() {
-        println!("{line}");
+        say(format_args!("{line}"))?;
     }
     Ok(())
 }
 
 fn show(client: &Client, exchange: &Exchange, expected: u16) -> anyhow::Result<String> {
-    println!("{}", exchange.as_curl(&client.base()));
+    say(format_args!("{}", exchange.as_curl(&client.base())))?;
     let (status, body) = client.perform(exchange)?;
-    println!("{status}  {body}\n");
+    say(format_args!("{status}  {body}\n"))?;
     if status != expected {
         bail!("the demo expected {expected} here");
     }

@@ -8,36 +8,31 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use clap::{Arg, ArgAction, ArgMatches, Command};
 
-use crate::cli::Outcome;
-use crate::config::options;
+use crate::cli::{Outcome, options, say};
 
 const KEY: &str = "listen.admin";
 const PATIENCE: Duration = Duration::from_secs(3);
 
 pub fn command() -> Command {
-    let admin = Arg::new("address").long("listen-admin").value_name("ADDRESS:PORT").help(
-        "Where the gateway's admin listener is [env: TIMBR_GATEWAY_LISTEN_ADMIN] [default: 127.0.0.1:9180]",
-    );
     let ready = Arg::new("ready")
         .long("ready")
         .action(ArgAction::SetTrue)
         .help("Ask /readyz, whether it wants requests, instead of /livez");
-    Command::new("healthcheck")
+    let command = Command::new("healthcheck")
         .about("Ask a running gateway whether it lives; exit code 0 if so")
-        .arg(admin)
         .arg(ready)
-        .after_help("Example, in a Dockerfile:\n  HEALTHCHECK CMD [\"/timbr-gateway\", \"healthcheck\"]")
+        .after_help("Example, in a Dockerfile:\n  HEALTHCHECK CMD [\"/timbr-gateway\", \"healthcheck\"]");
+    options::add_one_to(command, KEY)
 }
 
 pub fn run(matches: &ArgMatches) -> Outcome {
-    let option = options::find(KEY).expect("it is one of the options");
-    let text = matches
-        .get_one::<String>("address")
-        .cloned()
-        .or_else(|| std::env::var(option.variable()).ok().filter(|text| !text.is_empty()))
-        .unwrap_or_else(|| option.default.expect("it has one").to_owned());
+    let text = options::one(matches, KEY)?.expect("the option has a default");
+    let text = text.expose();
+    if text == "off" {
+        bail!("{KEY} is off, so there is nobody to ask");
+    }
     let address: SocketAddr =
-        text.parse().with_context(|| format!("{KEY} must be address:port to be asked, not {text:?}"))?;
+        text.parse().with_context(|| format!("{KEY} must be address:port, not {text:?}"))?;
     let path = if matches.get_flag("ready") { "/readyz" } else { "/livez" };
     let answer = ask(reachable(address), path).with_context(|| format!("http://{address}{path}"))?;
     let status = answer.split(' ').nth(1).unwrap_or_default();
@@ -45,7 +40,7 @@ pub fn run(matches: &ArgMatches) -> Outcome {
     if status != "200" {
         bail!("http://{address}{path} answered {status}: {body}");
     }
-    println!("{body}");
+    say(body)?;
     Ok(ExitCode::SUCCESS)
 }
 

@@ -8,6 +8,8 @@ mod options;
 mod salt;
 mod serve;
 
+use std::fmt::Display;
+use std::io::{self, Write};
 use std::process::ExitCode;
 
 use clap::Command;
@@ -27,6 +29,9 @@ pub fn run() -> ExitCode {
         _ => unreachable!("clap takes no other"),
     };
     outcome.unwrap_or_else(|error| {
+        if error.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe) {
+            return ExitCode::SUCCESS; // Who reads has seen enough: `timbr-gateway config print | head`.
+        }
         complain(&format!("error: {error:#}"));
         ExitCode::FAILURE
     })
@@ -49,6 +54,11 @@ pub fn command() -> Command {
             "Exit codes: 0 done; 1 failed, with a sentence on standard error; 2 wrong arguments; 3 a worker \
              broke down; 130 ended by a second signal.",
         )
+}
+
+/// Prints a line to standard output.
+fn say(line: impl Display) -> io::Result<()> {
+    writeln!(io::stdout(), "{line}")
 }
 
 #[allow(clippy::print_stderr, reason = "what a person at the terminal must read, before there is a log")]

@@ -5,19 +5,41 @@ use std::path::PathBuf;
 use anyhow::bail;
 use clap::{Arg, ArgMatches, Command, value_parser};
 
-use crate::config::options::{OPTIONS, Opt, flag_of};
+use crate::config::options::{self, OPTIONS, Opt, flag_of};
+use crate::config::sources::{self, list};
 use crate::config::{self, Config, Settings, Sources};
+use crate::secret::Secret;
 
 /// Adds `--config` and a flag for each option.
 pub fn add_to(command: Command) -> Command {
-    let file = Arg::new("config")
+    let command = command.next_line_help(true).arg(file());
+    OPTIONS.iter().fold(command, |command, option| command.arg(flag(option)))
+}
+
+/// `--config`, and the flag for one option.
+pub fn add_one_to(command: Command, key: &str) -> Command {
+    let option = options::find(key).expect("the callers name options that there are");
+    command.next_line_help(true).arg(file()).arg(flag(option))
+}
+
+/// The value of one option, whatever else is wrong with the configuration.
+pub fn one(matches: &ArgMatches, key: &str) -> anyhow::Result<Option<Secret>> {
+    let mut problems = Vec::new();
+    let mut settings = sources::merge(&sources(matches), &mut problems);
+    problems.retain(|problem| problem.subject == key || problem.subject == "config");
+    if !problems.is_empty() {
+        bail!("the configuration cannot be used:{}", list(&problems));
+    }
+    Ok(settings.values.remove(key).map(|setting| setting.text))
+}
+
+fn file() -> Arg {
+    Arg::new("config")
         .long("config")
         .short('c')
         .value_name("FILE")
         .value_parser(value_parser!(PathBuf))
-        .help("Configuration file (YAML) [env: TIMBR_GATEWAY_CONFIG]");
-    let command = command.next_line_help(true).arg(file);
-    OPTIONS.iter().fold(command, |command, option| command.arg(flag(option)))
+        .help("Configuration file (YAML) [env: TIMBR_GATEWAY_CONFIG]")
 }
 
 fn flag(option: &'static Opt) -> Arg {
@@ -47,7 +69,7 @@ pub fn sources(matches: &ArgMatches) -> Sources {
     };
     for option in OPTIONS {
         let key = option.file_twin().unwrap_or_else(|| option.key.to_owned());
-        if let Some(text) = matches.get_one::<String>(&key) {
+        if let Ok(Some(text)) = matches.try_get_one::<String>(&key) {
             sources.flags.insert(key, text.clone());
         }
     }
@@ -58,9 +80,6 @@ pub fn sources(matches: &ArgMatches) -> Sources {
 pub fn load(sources: &Sources) -> anyhow::Result<(Config, Settings)> {
     match config::load(sources) {
         Ok(loaded) => Ok(loaded),
-        Err(problems) => {
-            let lines: Vec<_> = problems.iter().map(|problem| format!("  {problem}")).collect();
-            bail!("the configuration cannot be used:\n{}", lines.join("\n"))
-        }
+        Err(problems) => bail!("the configuration cannot be used:{}", list(&problems)),
     }
 }

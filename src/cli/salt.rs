@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use clap::Command;
 use fernet::Fernet;
 
-use crate::cli::Outcome;
+use crate::cli::{Outcome, say};
 
 pub fn command() -> Command {
     Command::new("salt").about("Make a new API_AUTH_SALT and print it").after_help(
@@ -16,6 +16,6 @@ pub fn command() -> Command {
 }
 
 pub fn run() -> Outcome {
-    println!("{}", Fernet::generate_key());
+    say(Fernet::generate_key())?;
     Ok(ExitCode::SUCCESS)
 }

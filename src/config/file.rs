@@ -53,9 +53,13 @@ impl Node {
     }
 }
 
-/// The first line of the parser's report. The following ones quote the file, and it may hold a secret.
+/// What the parser's report says about the document. Its further lines quote the file, which may hold a secret, and
+/// the end of its first one advises programmers.
 fn without_source(report: &str) -> String {
-    report.lines().next().unwrap_or("unreadable").to_owned()
+    let line = report.lines().next().unwrap_or("unreadable");
+    let line = line.strip_prefix("error: ").unwrap_or(line);
+    let advice = [", set ", "; use ", ", use "].into_iter().filter_map(|start| line.find(start)).min();
+    line[..advice.unwrap_or(line.len())].to_owned()
 }
 
 impl<'de> Deserialize<'de> for Node {
@@ -159,7 +163,8 @@ mod tests {
 
     #[test]
     fn a_key_that_stands_twice_is_an_error() {
-        assert!(Node::parse("a: 1\na: 2\n").is_err());
+        let error = Node::parse("a: 1\na: 2\n").expect_err("twice");
+        assert!(error.contains("line 2") && error.contains('a') && !error.contains("Options"), "{error}");
     }
 
     #[test]

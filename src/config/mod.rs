@@ -3,7 +3,9 @@
 pub mod file;
 pub mod options;
 pub mod print;
+mod reader;
 pub mod routes;
+pub mod salts;
 mod size;
 pub mod sources;
 mod validate;
@@ -63,13 +65,15 @@ pub struct CertificateFiles {
     pub chain: PathBuf,
     /// The key.
     pub key: PathBuf,
+    /// The options that name them: of the chain, and of the key.
+    pub options: [&'static str; 2],
 }
 
 /// The backend and how to reach it.
 #[derive(Clone, Debug)]
 pub struct UpstreamOptions {
     /// Scheme, host and port.
-    pub origin: Origin,
+    pub url: UpstreamUrl,
     /// What proves a caller there.
     pub credential: Credential,
     /// Trust anchors instead of the system's.
@@ -90,7 +94,7 @@ pub struct UpstreamOptions {
 
 /// Scheme, host and port of the backend.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Origin {
+pub struct UpstreamUrl {
     /// `https`.
     pub tls: bool,
     /// Name or address; an IPv6 address without brackets.

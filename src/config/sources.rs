@@ -1,7 +1,7 @@
 //! Where values come from: flag before environment before file before default.
 
 use std::collections::BTreeMap;
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::fmt;
 use std::path::{Path, PathBuf};
 
@@ -73,6 +73,12 @@ impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}: {}", self.subject, self.message)
     }
+}
+
+/// Problems for people to read, a line each.
+pub fn list(problems: &[Problem]) -> String {
+    let lines: Vec<_> = problems.iter().map(|problem| format!("\n  {problem}")).collect();
+    lines.concat()
 }
 
 /// The merged values by key, and the routes of the file as they stand there.
@@ -210,7 +216,8 @@ fn secret_from(file: &str, option: &Opt, origin: Origin, problems: &mut Vec<Prob
     match Secret::read(Path::new(file)) {
         Ok(text) => Some(Setting { text, origin }),
         Err(error) => {
-            let message = format!("cannot read the file {file} ({origin}): {error}");
+            // SECURITY: what should name a file may be the secret itself, by mistake. The origin tells enough.
+            let message = format!("cannot read the file that {origin} names: {error}");
             problems.push(Problem::new(option.key, message));
             None
         }
@@ -268,7 +275,7 @@ fn own_variables(
     for (name, value) in environment {
         let Some(name) = name.to_str() else { continue };
         if !known.iter().any(|known| known == name) {
-            if name.starts_with(PREFIX) && !is_service_link(name) {
+            if name.starts_with(PREFIX) && !is_service_link(name, value) {
                 problems.push(Problem::new(name, unknown("variable", name, &known)));
             }
             continue;
@@ -284,11 +291,14 @@ fn own_variables(
 }
 
 /// Whether Kubernetes made this variable, for a Service whose name begins with `timbr-gateway`:
-/// `…_SERVICE_HOST`, `…_SERVICE_PORT[_name]`, `…_PORT`, `…_PORT_443_TCP[_ADDR|_PORT|_PROTO]`.
-fn is_service_link(name: &str) -> bool {
+/// `…_SERVICE_HOST`, `…_SERVICE_PORT[_name]`, `…_PORT=tcp://…`, `…_PORT_443_TCP[_ADDR|_PORT|_PROTO]`.
+fn is_service_link(name: &str, value: &OsStr) -> bool {
     let Some(rest) = name.strip_prefix("TIMBR_GATEWAY_") else { return false };
     let rest = format!("_{rest}");
-    if rest.ends_with("_SERVICE_HOST") || rest.contains("_SERVICE_PORT") || rest.ends_with("_PORT") {
+    if rest.ends_with("_SERVICE_HOST") || rest.contains("_SERVICE_PORT") {
+        return true;
+    }
+    if rest.ends_with("_PORT") && value.to_str().is_some_and(|value| value.contains("://")) {
         return true;
     }
     rest.split("_PORT_").nth(1).is_some_and(|tail| {
@@ -389,6 +399,8 @@ mod tests {
             ("TIMBR_GATEWAY_ADMIN_PORT_9180_TCP_PROTO", "tcp"),
         ];
         assert_eq!(merged(&[], &env, "").1, []);
+        let ours = [("TIMBR_GATEWAY_LISTEN_PORT", "8080")];
+        assert_eq!(merged(&[], &ours, "").1.len(), 1, "a misspelt one is told");
     }
 
     #[test]
@@ -404,7 +416,7 @@ mod tests {
         let (_, problems) = merged(&[], &[("API_AUTH_SALT_FILE", path), ("API_AUTH_SALT", "x")], "");
         assert!(problems[0].to_string().contains("keep one of them"), "{problems:?}");
         let (_, problems) = merged(&[], &[("API_AUTH_SALT_FILE", "/nonexistent")], "");
-        assert!(problems[0].to_string().contains("/nonexistent"), "{problems:?}");
+        assert!(problems[0].to_string().contains("that variable API_AUTH_SALT_FILE names"), "{problems:?}");
     }
 
     #[test]

@@ -1,18 +1,15 @@
 //! From text to meaning. All problems are collected before anybody is told.
 
-use std::net::SocketAddr;
-use std::path::PathBuf;
-use std::time::Duration;
-
 use fernet::Fernet;
 use http::HeaderValue;
 use tracing::level_filters::LevelFilter;
 
-use crate::config::options::{self, API_AUTH_SALT};
+use crate::config::options::API_AUTH_SALT;
+use crate::config::reader::Reader;
 use crate::config::sources::{Problem, Settings};
 use crate::config::{
-    AuthOptions, CertificateFiles, Config, Credential, Drain, Foreign, Listen, Origin, Timeouts,
-    TokenOptions, UpstreamOptions, VerifierOptions, routes, size,
+    AuthOptions, CertificateFiles, Config, Credential, Drain, Foreign, Listen, Timeouts, TokenOptions,
+    UpstreamOptions, UpstreamUrl, VerifierOptions, routes, salts,
 };
 use crate::secret::Secret;
 use crate::telemetry::{Format, LogOptions};
@@ -56,32 +53,23 @@ fn cores() -> Option<usize> {
     Some(std::thread::available_parallelism().map_or(1, usize::from))
 }
 
-struct Reader<'a> {
-    settings: &'a Settings,
-    problems: &'a mut Vec<Problem>,
-}
-
 impl Reader<'_> {
     fn salts(&mut self) -> Option<Vec<Secret>> {
         let Some(text) = self.text(API_AUTH_SALT) else {
-            if !self.problems.iter().any(|problem| problem.subject == API_AUTH_SALT) {
-                let message = format!(
-                    "is required: set API_AUTH_SALT (or API_AUTH_SALT_FILE) to the Fernet key of the API \
-                     service. {MAKE_A_SALT}"
-                );
-                self.problem(API_AUTH_SALT, message);
-            }
-            return None;
+            let message = format!(
+                "is required: set API_AUTH_SALT (or API_AUTH_SALT_FILE) to the Fernet key of the API service. \
+                 {MAKE_A_SALT}"
+            );
+            return self.missing(API_AUTH_SALT, message);
         };
         let mut salts = Vec::new();
-        for (index, part) in text.split(',').map(str::trim).enumerate() {
-            let salt = Secret::new(url_safe(part));
+        for (index, salt) in salts::split(&text).enumerate() {
             if Fernet::new(salt.expose()).is_none() {
                 let message = format!(
                     "value {} is no Fernet key, which is 32 bytes in URL-safe base64 (44 characters that end \
                      in `=`; this one has {}). {MAKE_A_SALT}",
                     index + 1,
-                    part.chars().count()
+                    salt.expose().chars().count()
                 );
                 self.problem(API_AUTH_SALT, message);
             } else if salts.contains(&salt) {
@@ -97,6 +85,19 @@ impl Reader<'_> {
         let (https, http, admin) =
             (self.address("listen.https"), self.address("listen.http"), self.address("listen.admin"));
         let listen = Listen { https: https?, http: http?, admin: admin? };
+        let all =
+            [("listen.https", listen.https), ("listen.http", listen.http), ("listen.admin", listen.admin)];
+        for (index, (key, address)) in all.iter().enumerate() {
+            let same = |(_, other): &&(&str, _)| other == address;
+            if let (Some(address), Some((other, _))) = (address, all[..index].iter().find(same))
+                && address.port() != 0
+            {
+                self.problem(key, format!("is the same address as {other}"));
+            }
+        }
+        if listen.https.is_none() && self.text("tls.cert_file").is_some() {
+            self.problem("tls.cert_file", "has no use with listen.https=off");
+        }
         if listen.https.is_none() && listen.http.is_none() {
             self.problem("listen", "both listen.https and listen.http are off: nothing would be served");
         }
@@ -105,7 +106,9 @@ impl Reader<'_> {
 
     fn certificate(&mut self, chain: &'static str, key: &'static str) -> Option<CertificateFiles> {
         match (self.path(chain), self.path(key)) {
-            (Some(chain), Some(key)) => Some(CertificateFiles { chain, key }),
+            (Some(chain_path), Some(key_path)) => {
+                Some(CertificateFiles { chain: chain_path, key: key_path, options: [chain, key] })
+            }
             (None, None) => None,
             (Some(_), None) => {
                 self.problem(key, format!("is required together with {chain}"));
@@ -119,7 +122,7 @@ impl Reader<'_> {
     }
 
     fn upstream(&mut self) -> Option<UpstreamOptions> {
-        let origin = self.origin();
+        let url = self.upstream_url();
         let credential = self.credential();
         let client_certificate = self.certificate("upstream.client_cert_file", "upstream.client_key_file");
         let ca_file = self.path("upstream.ca_file");
@@ -131,8 +134,8 @@ impl Reader<'_> {
             "upstream.idle_timeout",
         ]
         .map(|key| self.duration(key));
-        let origin = origin?;
-        if !origin.tls {
+        let url = url?;
+        if !url.tls {
             let useless = [
                 ("upstream.ca_file", ca_file.is_some()),
                 ("upstream.client_cert_file", client_certificate.is_some()),
@@ -146,7 +149,7 @@ impl Reader<'_> {
             }
         }
         Some(UpstreamOptions {
-            origin,
+            url,
             credential: credential?,
             ca_file,
             client_certificate,
@@ -158,18 +161,17 @@ impl Reader<'_> {
         })
     }
 
-    fn origin(&mut self) -> Option<Origin> {
+    fn upstream_url(&mut self) -> Option<UpstreamUrl> {
         const KEY: &str = "upstream.url";
         let Some(url) = self.text(KEY) else {
-            self.problem(
+            return self.missing(
                 KEY,
                 "is required: the address of the Timbr backend, such as http://127.0.0.1:8000 \
                  (TIMBR_GATEWAY_UPSTREAM_URL)",
             );
-            return None;
         };
-        match origin(&url) {
-            Ok(origin) => Some(origin),
+        match upstream_url(&url) {
+            Ok(url) => Some(url),
             Err(message) => {
                 self.problem(KEY, message);
                 None
@@ -195,14 +197,11 @@ impl Reader<'_> {
                 self.problem("upstream.api_key", "holds a byte that a header field cannot carry");
                 None
             }
-            ("impersonate", None) => {
-                self.problem(
-                    "upstream.api_key",
-                    "is required with upstream.credential=impersonate: a Timbr token that was granted \
-                     impersonation (TIMBR_GATEWAY_UPSTREAM_API_KEY or its _FILE twin)",
-                );
-                None
-            }
+            ("impersonate", None) => self.missing(
+                "upstream.api_key",
+                "is required with upstream.credential=impersonate: a Timbr token that was granted impersonation \
+                 (TIMBR_GATEWAY_UPSTREAM_API_KEY or its _FILE twin)",
+            ),
             (other, _) => self.choice("upstream.credential", other),
         }
     }
@@ -313,103 +312,6 @@ impl Reader<'_> {
         };
         Some(LogOptions { level: level?, format: format?, access: access? })
     }
-
-    fn problem(&mut self, key: &str, message: impl Into<String>) {
-        self.problems.push(Problem::new(key, message));
-    }
-
-    fn text(&self, key: &str) -> Option<String> {
-        self.settings.values.get(key).map(|setting| setting.text.expose().to_owned())
-    }
-
-    fn path(&self, key: &str) -> Option<PathBuf> {
-        self.text(key).map(PathBuf::from)
-    }
-
-    /// Tells that `word` is none of the words of `key`.
-    fn choice<T>(&mut self, key: &str, word: &str) -> Option<T> {
-        let words = options::find(key).map(options::Opt::value_name);
-        let words = words.unwrap_or_default().replace('|', ", ");
-        self.problem(key, format!("must be one of {words}, not {word:?}"));
-        None
-    }
-
-    fn address(&mut self, key: &str) -> Option<Option<SocketAddr>> {
-        let text = self.text(key)?;
-        if text == "off" {
-            return Some(None);
-        }
-        if let Ok(address) = text.parse() {
-            return Some(Some(address));
-        }
-        let message =
-            format!("must be address:port, such as 0.0.0.0:8443 or [::]:8443, or off, not {text:?}");
-        self.problem(key, message);
-        None
-    }
-
-    fn count(&mut self, key: &str) -> Option<usize> {
-        let text = self.text(key)?;
-        match text.parse() {
-            Ok(count) if count > 0 => Some(count),
-            _ => {
-                self.problem(key, format!("must be a whole number above zero, not {text:?}"));
-                None
-            }
-        }
-    }
-
-    fn size(&mut self, key: &str) -> Option<u64> {
-        let text = self.text(key)?;
-        let size = size::parse(&text);
-        if size.is_none() {
-            self.problem(
-                key,
-                format!("must be a size with its unit, such as 512KiB, 100MiB or 2GiB, not {text:?}"),
-            );
-        }
-        size
-    }
-
-    fn optional_duration(&mut self, key: &str) -> Option<Option<Duration>> {
-        match self.text(key)?.as_str() {
-            "off" => Some(None),
-            _ => self.duration(key).map(Some),
-        }
-    }
-
-    fn duration(&mut self, key: &str) -> Option<Duration> {
-        let span = self.any_duration(key)?;
-        if span.is_zero() {
-            self.problem(key, "must be longer than nothing");
-            return None;
-        }
-        Some(span)
-    }
-
-    fn any_duration(&mut self, key: &str) -> Option<Duration> {
-        /// Longer spans would overflow the clock's arithmetic somewhere; nobody means them.
-        const LONGEST: Duration = Duration::from_secs(10 * 365 * 24 * 60 * 60);
-        let text = self.text(key)?;
-        match humantime::parse_duration(&text) {
-            Ok(span) if span <= LONGEST => Some(span),
-            Ok(_) => {
-                self.problem(key, format!("{text:?} is more than ten years"));
-                None
-            }
-            Err(_) => {
-                let message =
-                    format!("must be a span with its unit, such as 30s, 10m, 1h or 1500ms, not {text:?}");
-                self.problem(key, message);
-                None
-            }
-        }
-    }
-}
-
-/// Python's `cryptography` takes a key in either base64 alphabet; so do we.
-fn url_safe(key: &str) -> String {
-    key.replace('+', "-").replace('/', "_")
 }
 
 fn is_field_value(text: &str) -> bool {
@@ -417,8 +319,12 @@ fn is_field_value(text: &str) -> bool {
 }
 
 /// Reads `http://host[:port]` or `https://host[:port]`.
-fn origin(url: &str) -> Result<Origin, String> {
+fn upstream_url(url: &str) -> Result<UpstreamUrl, String> {
     const FORM: &str = "must be http://host:port or https://host[:port]";
+    // SECURITY: first of all, as the other errors show the URL.
+    if url.contains('@') {
+        return Err(format!("{FORM}, without a user name or password"));
+    }
     let uri: http::Uri = url.parse().map_err(|_| format!("{FORM}, not {url:?}"))?;
     let tls = match uri.scheme_str() {
         Some("http") => false,
@@ -426,9 +332,6 @@ fn origin(url: &str) -> Result<Origin, String> {
         _ => return Err(format!("{FORM}, not {url:?}")),
     };
     let authority = uri.authority().ok_or_else(|| format!("{FORM}, not {url:?}"))?;
-    if authority.as_str().contains('@') {
-        return Err("must not hold a user name or password".to_owned());
-    }
     if !matches!(uri.path_and_query().map(http::uri::PathAndQuery::as_str), None | Some("/")) {
         return Err(format!("{FORM}, without a path: the client's path is forwarded as it is"));
     }
@@ -439,7 +342,7 @@ fn origin(url: &str) -> Result<Origin, String> {
         return Err(format!("{FORM}, not {url:?}"));
     }
     let port = authority.port_u16().unwrap_or(if tls { 443 } else { 80 });
-    Ok(Origin { tls, host, port })
+    Ok(UpstreamUrl { tls, host, port })
 }
 
 #[cfg(test)]
@@ -469,7 +372,7 @@ mod tests {
     #[test]
     fn salt_and_upstream_suffice() {
         let config = with(&[]).expect("valid");
-        assert_eq!(config.upstream.origin, Origin { tls: false, host: "127.0.0.1".into(), port: 8000 });
+        assert_eq!(config.upstream.url, UpstreamUrl { tls: false, host: "127.0.0.1".into(), port: 8000 });
         assert_eq!(config.listen.https.map(|a| a.port()), Some(8443));
         assert!(config.listen.http.is_none());
         assert!(config.workers >= 1);
@@ -551,7 +454,7 @@ mod tests {
 
     #[test]
     fn an_upstream_is_scheme_host_and_port() {
-        let parse = |url| origin(url).map(|o| (o.tls, o.host, o.port));
+        let parse = |url| upstream_url(url).map(|o| (o.tls, o.host, o.port));
         assert_eq!(parse("http://backend"), Ok((false, "backend".into(), 80)));
         assert_eq!(parse("https://timbr.example.com/"), Ok((true, "timbr.example.com".into(), 443)));
         assert_eq!(parse("http://[::1]:8000"), Ok((false, "::1".into(), 8000)));
@@ -565,7 +468,38 @@ mod tests {
             "http://x:99999",
             "",
         ] {
-            assert!(origin(url).is_err(), "{url}");
+            assert!(upstream_url(url).is_err(), "{url}");
         }
+    }
+
+    #[test]
+    fn a_password_in_a_url_is_not_shown() {
+        for url in
+            ["http://user:sekrit@x:1", "user:sekrit@x:1", "httpx://user:sekrit@x", "http://u:sekrit@x "]
+        {
+            let error = with(&[("TIMBR_GATEWAY_UPSTREAM_URL", url)]).expect_err(url);
+            assert!(!error.contains("sekrit") && error.contains("without a user name"), "{error}");
+        }
+    }
+
+    #[test]
+    fn what_could_not_be_read_is_not_called_missing_too() {
+        let sources = Sources { file: Some("/nonexistent/gateway.yaml".into()), ..Sources::default() };
+        let problems = load(&sources).map(drop).expect_err("no such file");
+        assert_eq!(problems.len(), 1, "{problems:?}");
+        assert!(problems[0].message.contains("/nonexistent/gateway.yaml"), "{problems:?}");
+    }
+
+    #[test]
+    fn what_has_no_use_or_clashes_is_told() {
+        let error = with(&[
+            ("TIMBR_GATEWAY_LISTEN_HTTPS", "off"),
+            ("TIMBR_GATEWAY_LISTEN_HTTP", "127.0.0.1:9180"),
+            ("TIMBR_GATEWAY_TLS_CERT_FILE", "/c"),
+            ("TIMBR_GATEWAY_TLS_KEY_FILE", "/k"),
+        ])
+        .expect_err("useless and clashing");
+        assert!(error.contains("tls.cert_file: has no use with listen.https=off"), "{error}");
+        assert!(error.contains("listen.admin: is the same address as listen.http"), "{error}");
     }
 }

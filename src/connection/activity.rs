@@ -26,7 +26,7 @@ pub enum Order {
 pub struct Activity {
     in_flight: Cell<u32>,
     /// One for each request in flight, found again by its number. HTTP/1.1 has one at a time.
-    answers: RefCell<Vec<Answer>>,
+    deliveries: RefCell<Vec<Delivery>>,
     requests: Cell<u64>,
     idle_since: Cell<Instant>,
     /// When the first byte of a request's head came, until its last did. Not noted for HTTP/2, whose frames need not
@@ -43,7 +43,7 @@ pub struct Activity {
 
 /// How far an answer's body is.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Answer {
+enum Delivery {
     /// No request has this number now.
     Free,
     /// The client waits for the backend.
@@ -64,7 +64,7 @@ impl Activity {
     fn new(now: Instant) -> Activity {
         Activity {
             in_flight: Cell::new(0),
-            answers: RefCell::default(),
+            deliveries: RefCell::default(),
             requests: Cell::new(0),
             idle_since: Cell::new(now),
             head_since: Cell::new(None),
@@ -117,13 +117,14 @@ impl Activity {
         if self.leaving_since.get().is_some() {
             self.give(Order::Close);
         }
-        let mut answers = self.answers.borrow_mut();
-        let number = answers.iter().position(|answer| *answer == Answer::Free).unwrap_or(answers.len());
-        if number == answers.len() {
-            answers.push(Answer::Free);
+        let mut deliveries = self.deliveries.borrow_mut();
+        let number =
+            deliveries.iter().position(|delivery| *delivery == Delivery::Free).unwrap_or(deliveries.len());
+        if number == deliveries.len() {
+            deliveries.push(Delivery::Free);
         }
-        answers[number] = Answer::Awaited;
-        drop(answers);
+        deliveries[number] = Delivery::Awaited;
+        drop(deliveries);
         InFlight { activity: Rc::clone(self), number }
     }
 
@@ -163,11 +164,13 @@ impl Activity {
     fn judge(&self, now: Instant, timeouts: &Timeouts) -> Option<Order> {
         let over =
             |since: Option<Instant>, limit| since.is_some_and(|since| now.duration_since(since) >= limit);
-        let untaken = |answer: &Answer| match answer {
-            Answer::Offered(since) => over(Some(*since), timeouts.write),
+        let untaken = |delivery: &Delivery| match delivery {
+            Delivery::Offered(since) => over(Some(*since), timeouts.write),
             _ => false,
         };
-        if over(self.write_blocked_since.get(), timeouts.write) || self.answers.borrow().iter().any(untaken) {
+        if over(self.write_blocked_since.get(), timeouts.write)
+            || self.deliveries.borrow().iter().any(untaken)
+        {
             return Some(Order::Cut);
         }
         if self.in_flight.get() > 0 {
@@ -195,22 +198,22 @@ pub struct InFlight {
 impl InFlight {
     /// The client has room for more of the answer.
     pub fn awaited(&self) {
-        self.note(Answer::Awaited);
+        self.note(Delivery::Awaited);
     }
 
     /// A part of the answer was handed on. Within HTTP/2 a client can leave it untaken though its socket takes bytes.
     pub fn offered(&self) {
-        self.note(Answer::Offered(Instant::now()));
+        self.note(Delivery::Offered(Instant::now()));
     }
 
-    fn note(&self, answer: Answer) {
-        self.activity.answers.borrow_mut()[self.number] = answer;
+    fn note(&self, delivery: Delivery) {
+        self.activity.deliveries.borrow_mut()[self.number] = delivery;
     }
 }
 
 impl Drop for InFlight {
     fn drop(&mut self) {
-        self.note(Answer::Free);
+        self.note(Delivery::Free);
         let left = self.activity.in_flight.get() - 1;
         self.activity.in_flight.set(left);
         if left == 0 {

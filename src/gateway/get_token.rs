@@ -11,7 +11,7 @@ use crate::gateway::rejection::Rejection;
 use crate::gateway::screen;
 
 /// Fields and body of the answer: `{"data":["tk_…"],"status":"success"}`.
-pub struct Answer {
+pub struct Given {
     /// Its fields.
     pub fields: HeaderMap,
     /// Its body.
@@ -21,7 +21,7 @@ pub struct Answer {
 }
 
 /// Opens the bearer, checks the credentials and gives the login's token.
-pub async fn get_token(auth: &Auth, head: &Parts) -> Result<Answer, Rejection> {
+pub async fn get_token(auth: &Auth, head: &Parts) -> Result<Given, Rejection> {
     screen::unambiguous(&head.headers)?;
     let json = |essence: &[u8]| essence.eq_ignore_ascii_case(b"application/json");
     screen::content_type(&head.headers, json, || "`application/json`".to_owned())?;
@@ -31,7 +31,7 @@ pub async fn get_token(auth: &Auth, head: &Parts) -> Result<Answer, Rejection> {
     fields.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     fields.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     let body = format!(r#"{{"data":["{}"],"status":"success"}}"#, minted.token.expose());
-    Ok(Answer { fields, body: Bytes::from(body), minted })
+    Ok(Given { fields, body: Bytes::from(body), minted })
 }
 
 /// The token of `Authorization: Bearer <token>`; the scheme's letter case does not matter (RFC 9110 section 11.1).

@@ -100,10 +100,10 @@ impl Gateway {
 
     async fn get_token(&self, head: &Parts, line: &mut AccessLine) -> Result<Answer, Rejection> {
         "get_token".clone_into(&mut line.route);
-        let answer = get_token(&self.auth, head).await?;
-        line.user = Some(answer.minted.user.to_string());
-        line.key = Some(answer.minted.fingerprint);
-        Ok(Answer::own(StatusCode::OK, answer.fields, answer.body))
+        let given = get_token(&self.auth, head).await?;
+        line.user = Some(given.minted.user.to_string());
+        line.key = Some(given.minted.fingerprint);
+        Ok(Answer::own(StatusCode::OK, given.fields, given.body))
     }
 
     /// Gives back what is not used any more. Called now and then on the gateway's thread.

@@ -10,15 +10,16 @@ use std::time::Duration;
 
 use tokio::net::TcpListener;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
-use tokio::task::LocalSet;
+use tokio::task::{JoinSet, LocalSet};
 use tokio::time::sleep;
 use tokio_rustls::TlsAcceptor;
 use tracing::{error, info, warn};
 
 use crate::admin::{self, Readiness};
-use crate::auth::{Auth, SetupError};
+use crate::auth::Auth;
 use crate::clock::Clock;
-use crate::config::{Config, VerifierOptions};
+use crate::config::sources::list;
+use crate::config::{Config, Problem, VerifierOptions};
 use crate::listener;
 use crate::shutdown::{self, Controller, Phase};
 use crate::tls::{self, TlsError, UpstreamTls};
@@ -28,14 +29,11 @@ use worker::Worker;
 /// Why the gateway does not start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    /// A certificate or key.
-    #[error(transparent)]
-    Tls(#[from] TlsError),
-    /// A file of users or keys.
-    #[error(transparent)]
-    Auth(#[from] SetupError),
+    /// Files that the configuration names.
+    #[error("the configuration cannot be used:{}", list(.0))]
+    Files(Vec<Problem>),
     /// An address.
-    #[error("{key}: cannot listen on {address}: {source}")]
+    #[error("{key}: cannot listen on {address}")]
     Bind {
         /// The option.
         key: &'static str,
@@ -45,7 +43,7 @@ pub enum StartError {
         source: io::Error,
     },
     /// A thread or runtime.
-    #[error("cannot start threads: {0}")]
+    #[error("cannot start threads")]
     Threads(#[source] io::Error),
 }
 
@@ -110,27 +108,36 @@ struct Parts {
     upstream_tls: Option<UpstreamTls>,
 }
 
-/// Loads what the configuration names, and tells what is wrong with it; listens on nothing.
+/// Loads what the configuration names, and tells all that is wrong with it; listens on nothing.
 pub fn check(config: &Config) -> Result<(), StartError> {
     load(config, &Clock::system()).map(drop)
 }
 
 fn load(config: &Config, clock: &Clock) -> Result<Parts, StartError> {
-    let auth = Arc::new(Auth::new(config, clock)?);
-    let upstream_tls =
-        if config.upstream.origin.tls { Some(tls::upstream_tls(&config.upstream)?) } else { None };
-    let mut certificate_pem = None;
-    let acceptor = match (config.listen.https, &config.certificate) {
-        (None, _) => None,
-        (Some(_), Some(files)) => Some(tls::server_config(files)?),
-        (Some(address), None) => {
-            let names: Vec<_> = tls::name_of(address.ip()).into_iter().chain(host_name()).collect();
-            let own = tls::self_signed(&names)?;
-            certificate_pem = Some(own.certificate_pem.clone());
-            Some(tls::self_signed_server_config(own)?)
+    let mut problems = Vec::new();
+    let told = |error: &TlsError| Problem::new(error.option(), error.to_string());
+    let auth = Auth::new(config, clock).map_err(|found| problems.extend(found)).ok();
+    let upstream_tls = config.upstream.url.tls.then(|| tls::upstream_tls(&config.upstream)).transpose();
+    let upstream_tls = upstream_tls.map_err(|error| problems.push(told(&error))).ok();
+    let server_tls = server_tls(config).map_err(|error| problems.push(told(&error))).ok();
+    match (auth, upstream_tls, server_tls) {
+        (Some(auth), Some(upstream_tls), Some((acceptor, certificate_pem))) => {
+            Ok(Parts { auth: Arc::new(auth), acceptor, certificate_pem, upstream_tls })
         }
-    };
-    Ok(Parts { auth, acceptor: acceptor.map(TlsAcceptor::from), certificate_pem, upstream_tls })
+        _ => Err(StartError::Files(problems)),
+    }
+}
+
+/// How to speak TLS with clients, if at all; and the certificate, if it was made here.
+fn server_tls(config: &Config) -> Result<(Option<TlsAcceptor>, Option<String>), TlsError> {
+    let Some(address) = config.listen.https else { return Ok((None, None)) };
+    if let Some(files) = &config.certificate {
+        return Ok((Some(tls::server_config(files)?.into()), None));
+    }
+    let names: Vec<_> = tls::name_of(address.ip()).into_iter().chain(host_name()).collect();
+    let own = tls::self_signed(&names)?;
+    let pem = own.certificate_pem.clone();
+    Ok((Some(tls::self_signed_server_config(own)?.into()), Some(pem)))
 }
 
 /// The name that Kubernetes and most shells give a machine.
@@ -267,17 +274,23 @@ impl Bound {
         mut stopped: Stopped,
         mut ends: UnboundedReceiver<usize>,
     ) -> Result<Ended, StartError> {
+        // Neither ever ends by itself; if one does, that is a panic.
+        let mut helpers = JoinSet::new();
         if let Some(listener) = self.admin {
             let listener = TcpListener::from_std(listener).map_err(StartError::Threads)?;
-            tokio::task::spawn_local(admin::serve(listener, readiness));
+            helpers.spawn_local(admin::serve(listener, readiness));
         }
-        tokio::task::spawn_local(sweep(Arc::clone(&self.parts.auth)));
+        helpers.spawn_local(sweep(Arc::clone(&self.parts.auth)));
         let drain = self.config.drain;
 
         let broken = tokio::select! {
             () = stopped.asked() => false,
             worker = ends.recv() => {
                 error!(worker, "a worker has ended by itself; the gateway ends too");
+                true
+            }
+            _ = helpers.join_next() => {
+                error!("a task that looks after the others has ended by itself; the gateway ends too");
                 true
             }
         };
@@ -336,7 +349,8 @@ fn collect(workers: Vec<WorkerThread>, end: Ended) -> Ended {
     let mut broken = end == Ended::Broken;
     for worker in workers {
         if !ends_soon(&worker) {
-            warn!("a worker did not end");
+            error!("a worker did not end");
+            broken = true;
             continue;
         }
         match worker.join() {

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::task::Poll;
 
 use tokio::net::{TcpListener, TcpStream};
-use tokio::task::LocalSet;
+use tokio::task::{JoinError, JoinSet, LocalSet};
 use tokio_rustls::TlsAcceptor;
 use tracing::debug;
 
@@ -44,6 +44,7 @@ impl Worker {
         let upstream = Upstream::new(self.config.upstream.clone(), self.upstream_tls.take());
         let gateway = Rc::new(Gateway::new(&self.config, Arc::clone(&self.auth), upstream));
         let reaper = Rc::new(Reaper::new(self.config.timeouts));
+        let mut accepting = JoinSet::new();
         for (listener, acceptor) in std::mem::take(&mut self.listeners) {
             let service = Service {
                 gateway: Rc::clone(&gateway),
@@ -51,7 +52,7 @@ impl Worker {
                 handshake_timeout: self.config.timeouts.handshake,
             };
             let listener = TcpListener::from_std(listener)?;
-            tokio::task::spawn_local(accept(
+            accepting.spawn_local(accept(
                 listener,
                 Rc::new(service),
                 Rc::clone(&reaper),
@@ -61,9 +62,20 @@ impl Worker {
         self.readiness.one_more();
         tokio::select! {
             () = keep_tidy(&gateway, &reaper) => unreachable!("it never ends"),
+            failure = failed(&mut accepting) => Err(io::Error::other(failure)),
             left = leave(self.signal.clone(), &reaper) => Ok(left),
         }
     }
+}
+
+/// Waits for an accepting task to panic. They end by themselves with the drain.
+async fn failed(accepting: &mut JoinSet<()>) -> JoinError {
+    while let Some(ended) = accepting.join_next().await {
+        if let Err(failure) = ended {
+            return failure;
+        }
+    }
+    std::future::pending().await
 }
 
 /// Accepts connections until the drain begins.

@@ -14,7 +14,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, lookup_host};
 use tokio_rustls::TlsConnector;
 
-use crate::config::{Origin, UpstreamOptions};
+use crate::config::{UpstreamOptions, UpstreamUrl};
 use crate::tls::UpstreamTls;
 use crate::upstream::body::RequestBody;
 
@@ -28,14 +28,14 @@ pub struct Connection {
 
 /// Opens connections to one origin.
 pub struct Connector {
-    origin: Origin,
+    url: UpstreamUrl,
     tls: Option<(TlsConnector, UpstreamTls)>,
 }
 
 impl Connector {
     pub fn new(options: &UpstreamOptions, tls: Option<UpstreamTls>) -> Connector {
         let tls = tls.map(|tls| (TlsConnector::from(tls.config.clone()), tls));
-        Connector { origin: options.origin.clone(), tls }
+        Connector { url: options.url.clone(), tls }
     }
 
     /// Connects; the caller bounds the time. Must run on a `LocalSet`.
@@ -53,7 +53,7 @@ impl Connector {
     /// Tries the addresses of the name in turn.
     async fn dial(&self) -> io::Result<TcpStream> {
         let mut last = None;
-        for address in lookup_host((self.origin.host.as_str(), self.origin.port)).await? {
+        for address in lookup_host((self.url.host.as_str(), self.url.port)).await? {
             match TcpStream::connect(address).await {
                 Ok(stream) => return tune(stream),
                 Err(error) => last = Some(error),

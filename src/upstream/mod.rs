@@ -177,9 +177,9 @@ fn copy_if_repeatable(request: &Request<RequestBody>) -> Option<Request<RequestB
 }
 
 fn authority(options: &UpstreamOptions) -> HeaderValue {
-    let origin = &options.origin;
-    let host = if origin.host.contains(':') { format!("[{}]", origin.host) } else { origin.host.clone() };
-    let usual = if origin.tls { 443 } else { 80 };
-    let text = if origin.port == usual { host } else { format!("{host}:{}", origin.port) };
+    let url = &options.url;
+    let host = if url.host.contains(':') { format!("[{}]", url.host) } else { url.host.clone() };
+    let usual = if url.tls { 443 } else { 80 };
+    let text = if url.port == usual { host } else { format!("{host}:{}", url.port) };
     HeaderValue::from_str(&text).expect("a host that the configuration accepted is a field value")
 }

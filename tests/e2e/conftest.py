@@ -51,7 +51,7 @@ class Setup:
 
 
 def check_log(output, secrets):
-    assert "timbr-gateway started" in output, "a gateway has logged nothing"
+    assert output, "a gateway has logged nothing"
     assert "panicked" not in output, output
     for secret in secrets:
         assert secret not in output, f"a gateway has written {secret!r} to its log"

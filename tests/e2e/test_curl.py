@@ -1,5 +1,6 @@
 """`curl`, the machine's own, over HTTP/1.1 and HTTP/2."""
 
+import hashlib
 import json
 import subprocess
 
@@ -38,6 +39,25 @@ def test_two_keys_are_refused_and_nothing_arrives(gateway, arrived, option, vers
                   "-H", f"x-api-key: {gateway.token()}", "-H", "X-API-Key: tk_platform_dora")
     assert (answer[0], answer[1], json.loads(answer[2])["reason"]) == (version, 400, "field_repeated")
     assert arrived() == []
+
+
+@VERSIONS
+def test_a_large_upload_arrives_whole(gateway, tmp_path, option, version):
+    body = tmp_path / "body"
+    body.write_bytes(bytes(range(256)) * (20 << 12))
+    answer = curl(gateway, option, "-H", "Content-Type: application/json", "-H", f"x-api-key: {gateway.token()}",
+                  "--data-binary", f"@{body}", f"{gateway.url}timbr/api/digest")
+    assert answer[:2] == (version, 200)
+    assert json.loads(answer[2])["data"]["sha256"] == hashlib.sha256(body.read_bytes()).hexdigest()
+
+
+@VERSIONS
+def test_a_large_answer_arrives_whole(gateway, tmp_path, option, version):
+    body = tmp_path / "body"
+    answer = curl(gateway, option, "-H", "Content-Type: application/json", "-H", f"x-api-key: {gateway.token()}",
+                  "--output", str(body), f"{gateway.url}timbr/api/large/50")
+    assert answer[:2] == (version, 200)
+    assert body.stat().st_size == 50 << 20
 
 
 def test_a_large_refused_upload_still_gets_its_answer(gateway, tmp_path):

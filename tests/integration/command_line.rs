@@ -57,6 +57,12 @@ fn a_bearer_is_refused_with_a_sentence() {
     for (arguments, environment, input, expected) in [
         (&["bearer", "--user", "alice"][..], &[][..], "x", "set API_AUTH_SALT"),
         (&["bearer", "--user", "alice"], &[("API_AUTH_SALT", "nonsense")], "x", "no Fernet key"),
+        (
+            &["bearer", "--user", "alice"],
+            &[("API_AUTH_SALT", SALT), ("API_AUTH_SALT_FILE", "/x")],
+            "x",
+            "both set it; keep one",
+        ),
         (&["bearer", "--user", "alice"], &[("API_AUTH_SALT", SALT)], "", "the password is empty"),
         (&["bearer", "--user", "a:b"], &[("API_AUTH_SALT", SALT)], "x", "a user name is"),
     ] {
@@ -117,8 +123,9 @@ fn a_port_in_use_is_named() {
     let environment = [("API_AUTH_SALT", SALT), ("TIMBR_GATEWAY_UPSTREAM_URL", "http://127.0.0.1:1")];
     let output = program(&["serve", "--listen-https", &address, "--listen-admin", "off"], &environment, "");
     assert_eq!(output.status.code(), Some(1));
-    let expected = format!("listen.https: cannot listen on {address}");
-    assert!(text(&output.stderr).contains(&expected), "{output:?}");
+    let expected =
+        format!("error: listen.https: cannot listen on {address}: Address already in use (os error 98)\n");
+    assert_eq!(text(&output.stderr), expected);
 }
 
 #[test]
@@ -137,4 +144,34 @@ fn healthcheck_asks_a_running_gateway() {
     let output = program(&["healthcheck"], &[("TIMBR_GATEWAY_LISTEN_ADMIN", &admin)], "");
     assert!(output.status.success(), "{output:?}");
     assert_eq!(text(&output.stdout), "ok\n");
+}
+
+#[test]
+fn healthcheck_reads_the_configuration_too() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("gateway.yaml");
+    let upstream = crate::support::upstream::Upstream::start();
+    let gateway = crate::support::gateway::Gateway::start(upstream.address(), &[]);
+    std::fs::write(&file, format!("listen: {{admin: '{}'}}\n", gateway.admin())).expect("written");
+    let file = file.to_str().expect("text");
+    assert!(program(&["healthcheck"], &[("TIMBR_GATEWAY_CONFIG", file)], "").status.success());
+    assert!(program(&["healthcheck", "--ready", "--config", file], &[], "").status.success());
+    let off = program(&["healthcheck", "--listen-admin", "off"], &[], "");
+    assert_eq!(text(&off.stderr), "error: listen.admin is off, so there is nobody to ask\n");
+}
+
+#[test]
+fn a_reader_that_has_seen_enough_is_no_failure() {
+    let environment = [("API_AUTH_SALT", SALT), ("TIMBR_GATEWAY_UPSTREAM_URL", "http://127.0.0.1:1")];
+    let mut child = Command::new(env!("CARGO_BIN_EXE_timbr-gateway"))
+        .args(["config", "print"])
+        .env_clear()
+        .envs(environment)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("started");
+    drop(child.stdout.take());
+    let output = child.wait_with_output().expect("ended");
+    assert!(output.status.success() && output.stderr.is_empty(), "{output:?}");
 }

@@ -4,6 +4,9 @@ use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
 use timbr_gateway::config::options::OPTIONS;
+use timbr_gateway::config::{Sources, load};
+
+use crate::support::bearer::SALT;
 
 fn repository() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).to_owned()
@@ -34,6 +37,31 @@ fn the_configuration_reference_is_what_the_code_takes() {
         std::fs::write(&path, anew).expect("written");
     } else {
         assert!(now == expected, "docs/configuration.md is out of date; BLESS=1 cargo test writes it anew");
+    }
+}
+
+/// Each sample is read as a file of its own, with the files that it names at hand.
+#[test]
+fn the_samples_of_the_configuration_are_valid() {
+    let page = std::fs::read_to_string(repository().join("docs/configuration.md")).expect("the page");
+    let folder = tempfile::tempdir().expect("a folder");
+    let at = |name: &str| folder.path().join(name);
+    std::fs::write(at("salt"), SALT).expect("written");
+    std::fs::write(at("service-key"), "tk_service").expect("written");
+    let samples: Vec<_> =
+        page.split("```yaml\n").skip(1).filter_map(|rest| rest.split("```").next()).collect();
+    assert!(samples.len() >= 3);
+    for sample in samples {
+        let here = folder.path().to_str().expect("text");
+        let sample = sample.replace("/run/secrets", here).replace("/etc/timbr-gateway", here);
+        std::fs::write(at("gateway.yaml"), &sample).expect("written");
+        let mut environment = vec![];
+        if !sample.contains("api_auth_salt") {
+            environment.push(("API_AUTH_SALT".into(), SALT.into()));
+            environment.push(("TIMBR_GATEWAY_UPSTREAM_URL".into(), "http://127.0.0.1:1".into()));
+        }
+        let sources = Sources { environment, file: Some(at("gateway.yaml")), ..Sources::default() };
+        assert!(load(&sources).is_ok(), "{:?} in\n{sample}", load(&sources).err());
     }
 }
 

@@ -166,6 +166,28 @@ fn a_slow_reader_slows_the_backend_down() {
     assert!(written < 64 * 1024 * 1024, "{written} bytes went into a client that reads nothing");
 }
 
+/// The same the other way: a backend that does not read must hold up the client.
+#[test]
+fn a_slow_backend_slows_the_client_down() {
+    let upstream = std::net::TcpListener::bind("127.0.0.1:0").expect("bound");
+    let gateway = Gateway::start(upstream.local_addr().expect("an address"), &[]);
+    let token = gateway.token();
+    let mut client = std::net::TcpStream::connect(gateway.http()).expect("connected");
+    client.set_write_timeout(Some(Duration::from_millis(500))).expect("set");
+    let head = format!(
+        "POST /timbr/api/x HTTP/1.1\r\nHost: h\r\nContent-Type: application/json\r\nx-api-key: {token}\r\n\
+         Content-Length: 100000000\r\n\r\n"
+    );
+    client.write_all(head.as_bytes()).expect("written");
+    let _unread = upstream.accept().expect("a connection").0;
+    let mut written = 0_usize;
+    let chunk = vec![b'x'; 64 * 1024];
+    while let Ok(count) = client.write(&chunk) {
+        written += count;
+        assert!(written < 64 * 1024 * 1024, "the gateway takes what the backend does not");
+    }
+}
+
 #[test]
 fn answers_without_a_body_have_none() {
     let upstream = Upstream::behaving(|request, stream| match request.line.split(' ').nth(1) {

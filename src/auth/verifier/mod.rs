@@ -4,7 +4,7 @@ mod users_file;
 
 use crate::auth::bearer::Credentials;
 
-pub use users_file::{UsersFile, UsersFileError};
+pub use users_file::UsersFile;
 
 /// The authority over passwords.
 pub enum Verifier {

@@ -1,0 +1,9 @@
+//! `API_AUTH_SALT` as text: one Fernet key, or several with commas between them.
+
+use crate::secret::Secret;
+
+/// The keys in their order, each in the URL-safe alphabet. Python's `cryptography` takes a key in either base64
+/// alphabet, and `openssl rand -base64 32` makes the other one. Whether they are Fernet keys is for others to check.
+pub fn split(text: &str) -> impl Iterator<Item = Secret> {
+    text.split(',').map(|key| Secret::new(key.trim().replace('+', "-").replace('/', "_")))
+}
