@@ -5,11 +5,13 @@
 pub mod admin;
 pub mod auth;
 pub mod cli;
+pub mod client_body;
 pub mod clock;
 pub mod config;
 pub mod connection;
 pub mod demo;
 pub mod gateway;
+pub mod http1;
 pub mod listener;
 pub mod media_type;
 pub mod secret;

@@ -37,6 +37,8 @@ pub struct Config {
     pub tokens: TokenOptions,
     /// What clients are waited for.
     pub timeouts: Timeouts,
+    /// What clients may ask for.
+    pub limits: Limits,
     /// How the process ends.
     pub drain: Drain,
     /// The log.
@@ -176,6 +178,37 @@ pub struct Timeouts {
     pub body: Duration,
     /// Answer that is not taken.
     pub write: Duration,
+    /// Connection that is busy all the time; ended between two requests.
+    pub connection_age: Option<Duration>,
+}
+
+/// What clients may ask for.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Fields of a request.
+    pub headers: usize,
+    /// Bytes of a request's head.
+    pub header_size: usize,
+    /// Bytes of a request's target.
+    pub uri: usize,
+    /// Bytes a second of a request's body.
+    pub body_rate: u64,
+    /// Client connections of the process.
+    pub connections: usize,
+    /// Client connections of one address.
+    pub connections_per_address: usize,
+    /// Requests in flight of the process.
+    pub requests: usize,
+    /// Requests in flight of one identity.
+    pub requests_per_identity: usize,
+    /// Requests of one connection.
+    pub requests_per_connection: u64,
+    /// HTTP/2 streams of a connection at once.
+    pub streams: u32,
+    /// HTTP/2 streams that a connection may have reset in vain.
+    pub resets: usize,
+    /// HTTP/2 frames without a use that a connection may send.
+    pub control_frames: u32,
 }
 
 /// How the process ends.

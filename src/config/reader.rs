@@ -69,6 +69,25 @@ impl Reader<'_> {
         }
     }
 
+    pub fn count_up_to(&mut self, key: &str, most: usize) -> Option<usize> {
+        let count = self.count(key)?;
+        if count > most {
+            self.problem(key, format!("must be {most} at most, not {count}"));
+            return None;
+        }
+        Some(count)
+    }
+
+    pub fn size_within(&mut self, key: &str, least: u64, most: u64) -> Option<u64> {
+        let size = self.size(key)?;
+        if !(least..=most).contains(&size) {
+            let (least, most) = (size::show(least), size::show(most));
+            self.problem(key, format!("must be between {least} and {most}, not {}", size::show(size)));
+            return None;
+        }
+        Some(size)
+    }
+
     pub fn size(&mut self, key: &str) -> Option<u64> {
         let text = self.text(key)?;
         let size = size::parse(&text);

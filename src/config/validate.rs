@@ -8,8 +8,8 @@ use crate::config::options::API_AUTH_SALT;
 use crate::config::reader::Reader;
 use crate::config::sources::{Problem, Settings};
 use crate::config::{
-    AuthOptions, CertificateFiles, Config, Credential, Drain, Foreign, Listen, Timeouts, TokenOptions,
-    UpstreamOptions, UpstreamUrl, VerifierOptions, routes, salts,
+    AuthOptions, CertificateFiles, Config, Credential, Drain, Foreign, Limits, Listen, Timeouts,
+    TokenOptions, UpstreamOptions, UpstreamUrl, VerifierOptions, routes, salts,
 };
 use crate::secret::Secret;
 use crate::telemetry::{Format, LogOptions};
@@ -26,6 +26,7 @@ pub(super) fn config(settings: &Settings, problems: &mut Vec<Problem>) -> Option
     let auth = reader.auth();
     let tokens = reader.tokens();
     let timeouts = reader.timeouts();
+    let limits = reader.limits();
     let drain = reader.drain();
     let log = reader.log();
     let workers = reader.count("workers").or_else(cores);
@@ -38,6 +39,7 @@ pub(super) fn config(settings: &Settings, problems: &mut Vec<Problem>) -> Option
         auth: auth?,
         tokens: tokens?,
         timeouts: timeouts?,
+        limits: limits?,
         drain: drain?,
         log: log?,
         workers: workers?,
@@ -279,7 +281,46 @@ impl Reader<'_> {
         let [handshake, header, idle, body, write] =
             ["timeouts.handshake", "timeouts.header", "timeouts.idle", "timeouts.body", "timeouts.write"]
                 .map(|key| self.duration(key));
-        Some(Timeouts { handshake: handshake?, header: header?, idle: idle?, body: body?, write: write? })
+        let connection_age = self.optional_duration("timeouts.connection_age");
+        Some(Timeouts {
+            handshake: handshake?,
+            header: header?,
+            idle: idle?,
+            body: body?,
+            write: write?,
+            connection_age: connection_age?,
+        })
+    }
+
+    fn limits(&mut self) -> Option<Limits> {
+        let [connections, connections_per_address, requests, requests_per_identity, resets] = [
+            "limits.connections",
+            "limits.connections_per_address",
+            "limits.requests",
+            "limits.requests_per_identity",
+            "limits.resets",
+        ]
+        .map(|key| self.count(key));
+        let headers = self.count_up_to("limits.headers", 1000);
+        let requests_per_connection = self.count("limits.requests_per_connection");
+        let [streams, control_frames] =
+            ["limits.streams", "limits.control_frames"].map(|key| self.count_up_to(key, 1_000_000));
+        let header_size = self.size_within("limits.header_size", 1024, 256 * 1024);
+        let uri = self.size_within("limits.uri", 256, 64 * 1024);
+        Some(Limits {
+            headers: headers?,
+            header_size: usize::try_from(header_size?).ok()?,
+            uri: usize::try_from(uri?).ok()?,
+            body_rate: self.size("limits.body_rate")?,
+            connections: connections?,
+            connections_per_address: connections_per_address?,
+            requests: requests?,
+            requests_per_identity: requests_per_identity?,
+            requests_per_connection: u64::try_from(requests_per_connection?).ok()?,
+            streams: u32::try_from(streams?).ok()?,
+            resets: resets?,
+            control_frames: u32::try_from(control_frames?).ok()?,
+        })
     }
 
     fn drain(&mut self) -> Option<Drain> {

@@ -331,7 +331,14 @@ mod tests {
     const SECOND: Duration = Duration::from_secs(1);
 
     fn timeouts() -> Timeouts {
-        Timeouts { handshake: SECOND, header: 2 * SECOND, idle: 5 * SECOND, body: SECOND, write: 3 * SECOND }
+        Timeouts {
+            handshake: SECOND,
+            header: 2 * SECOND,
+            idle: 5 * SECOND,
+            body: SECOND,
+            write: 3 * SECOND,
+            connection_age: None,
+        }
     }
 
     fn registered() -> Registration {

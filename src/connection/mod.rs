@@ -1,50 +1,32 @@
 //! One client's connection: TLS, then HTTP/1.1 or HTTP/2, until it ends or has to.
 
 pub mod activity;
+mod http1;
+mod http2;
 mod watched_io;
 
-use std::convert::Infallible;
 use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
-use std::pin::{Pin, pin};
+use std::pin::pin;
 use std::rc::Rc;
-use std::task::{Context, Poll};
+use std::task::Poll;
 use std::time::Duration;
 
-use bytes::Bytes;
-use http::{Request, Response};
-use http_body::{Body, Frame, SizeHint};
-use hyper::body::Incoming;
-use hyper::rt::Executor;
-use hyper::server::conn::{http1, http2};
-use hyper::service::service_fn;
-use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 use tracing::debug;
 
+use crate::config::{Limits, Timeouts};
+use crate::gateway::Gateway;
 use crate::gateway::context::Client;
-use crate::gateway::{Gateway, ObservedBody, RequestUnfinished};
+use crate::http1::head::HeadLimits;
 
-use activity::{Activity, InFlight, Order, Registration};
+use activity::{Activity, Registration};
+use http1::Abort;
 use watched_io::WatchedIo;
-
-/// Most bytes of a request's head.
-const MAX_HEAD: usize = 64 * 1024;
-
-/// Most streams of an HTTP/2 connection at once.
-const MAX_STREAMS: u32 = 128;
-
-/// HTTP/2 windows for requests' bodies: of a stream, and of the connection.
-const STREAM_WINDOW: u32 = 256 * 1024;
-const CONNECTION_WINDOW: u32 = 1024 * 1024;
-
-/// Most bytes of answers that wait for an HTTP/2 stream's window.
-const MAX_SEND_BUFFER: usize = 256 * 1024;
 
 /// What connections of one listener have in common.
 pub struct Service {
@@ -52,8 +34,26 @@ pub struct Service {
     pub gateway: Rc<Gateway>,
     /// How to speak TLS; `None` for plain HTTP.
     pub acceptor: Option<TlsAcceptor>,
-    /// The longest that a TLS handshake may take.
-    pub handshake_timeout: Duration,
+    /// What clients are waited for.
+    pub timeouts: Timeouts,
+    /// What clients may ask for.
+    pub limits: Limits,
+}
+
+impl Service {
+    fn http1_bounds(&self) -> http1::Bounds {
+        let Limits { headers, header_size, uri, requests_per_connection, .. } = self.limits;
+        http1::Bounds {
+            head: HeadLimits { fields: headers, bytes: header_size, target: uri },
+            requests: requests_per_connection,
+            age: self.timeouts.connection_age,
+        }
+    }
+
+    fn http2_bounds(&self) -> http2::Bounds {
+        let Limits { streams, header_size, resets, .. } = self.limits;
+        http2::Bounds { streams, head: u32::try_from(header_size).unwrap_or(u32::MAX), resets }
+    }
 }
 
 /// Serves a connection to its end. Errors of a client are its own; they are worth a line at debug level.
@@ -61,24 +61,36 @@ pub async fn serve(service: Rc<Service>, stream: TcpStream, peer: SocketAddr, pl
     let activity = Rc::clone(&place.activity);
     let client = Client { address: peer.ip().to_canonical(), secure: service.acceptor.is_some() };
     let gateway = Rc::clone(&service.gateway);
-    let result = match &service.acceptor {
-        None => serve_http1(gateway, client, WatchedIo::new(stream, Rc::clone(&activity)), &activity).await,
-        Some(acceptor) => match handshake(acceptor, stream, service.handshake_timeout, &activity).await {
+    let failure = match &service.acceptor {
+        None => {
+            let io = WatchedIo::new(stream, Rc::clone(&activity));
+            let served = http1::serve(io, gateway, client, activity, service.http1_bounds()).await;
+            served.err().map(|error| error.to_string())
+        }
+        Some(acceptor) => match handshake(acceptor, stream, service.timeouts.handshake, &activity).await {
             Err(error) => return debug!(%peer, %error, "TLS handshake failed"),
             Ok(stream) => {
                 let http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
                 let io = WatchedIo::new(stream, Rc::clone(&activity));
                 if http2 {
-                    serve_http2(gateway, client, io, &activity).await
+                    let served = http2::serve(io, gateway, client, &activity, service.http2_bounds()).await;
+                    served.err().map(|error| with_cause(&error))
                 } else {
-                    serve_http1(gateway, client, io, &activity).await
+                    let served = http1::serve(io, gateway, client, activity, service.http1_bounds()).await;
+                    served.err().map(|error| error.to_string())
                 }
             }
         },
     };
-    if let Err(error) = result {
-        let cause = std::error::Error::source(&error).map(ToString::to_string).unwrap_or_default();
-        debug!(%peer, %error, cause, "connection ended with an error");
+    if let Some(error) = failure {
+        debug!(%peer, error, "connection ended with an error");
+    }
+}
+
+fn with_cause(error: &hyper::Error) -> String {
+    match std::error::Error::source(error) {
+        Some(cause) => format!("{error}: {cause}"),
+        None => error.to_string(),
     }
 }
 
@@ -103,132 +115,14 @@ async fn handshake(
     .await
 }
 
-async fn serve_http1<I>(
-    gateway: Rc<Gateway>,
-    client: Client,
-    io: I,
-    activity: &Rc<Activity>,
-) -> hyper::Result<()>
-where
-    I: AsyncRead + AsyncWrite + Unpin + 'static,
-{
-    let answer = answering(gateway, client, activity);
-    let connection = http1::Builder::new()
-        .max_buf_size(MAX_HEAD)
-        .max_header_size(MAX_HEAD)
-        // Idle connections and slow heads are the reaper's: hyper's timer would cut the former after the latter's time.
-        .header_read_timeout(None)
-        .serve_connection(TokioIo::new(io), service_fn(answer));
-    obey(pin!(connection), activity, http1::Connection::graceful_shutdown).await
-}
-
-async fn serve_http2<I>(
-    gateway: Rc<Gateway>,
-    client: Client,
-    io: I,
-    activity: &Rc<Activity>,
-) -> hyper::Result<()>
-where
-    I: AsyncRead + AsyncWrite + Unpin + 'static,
-{
-    activity.multiplexed();
-    let answer = answering(gateway, client, activity);
-    let connection = http2::Builder::new(OnThisThread)
-        .timer(TokioTimer::new())
-        .max_concurrent_streams(MAX_STREAMS)
-        .initial_stream_window_size(STREAM_WINDOW)
-        .initial_connection_window_size(CONNECTION_WINDOW)
-        .max_send_buf_size(MAX_SEND_BUFFER)
-        .max_header_list_size(u32::try_from(MAX_HEAD).expect("64 KiB"))
-        .serve_connection(TokioIo::new(io), service_fn(answer));
-    obey(pin!(connection), activity, http2::Connection::graceful_shutdown).await
-}
-
-/// The function that answers a connection's requests.
-fn answering(
-    gateway: Rc<Gateway>,
-    client: Client,
-    activity: &Rc<Activity>,
-) -> impl Fn(Request<Incoming>) -> Answering + use<> {
-    let activity = Rc::clone(activity);
-    move |request| {
-        let gateway = Rc::clone(&gateway);
-        let in_flight = activity.request();
-        let activity = Rc::clone(&activity);
-        Box::pin(async move {
-            let response = gateway.handle(client, request).await;
-            if response.extensions().get::<RequestUnfinished>().is_some() {
-                activity.linger();
-            }
-            Ok(response.map(|body| GuardedBody { body, in_flight }))
-        })
+impl Abort for TcpStream {
+    fn abort(&self) {
+        let _ = socket2::SockRef::from(self).set_linger(Some(Duration::ZERO));
     }
 }
 
-type Answering = Pin<Box<dyn Future<Output = Result<Response<GuardedBody>, Infallible>>>>;
-
-/// Drives a connection, and does what the reaper says.
-async fn obey<C>(
-    mut connection: Pin<&mut C>,
-    activity: &Activity,
-    close: impl Fn(Pin<&mut C>),
-) -> hyper::Result<()>
-where
-    C: Future<Output = hyper::Result<()>>,
-{
-    poll_fn(|cx| {
-        activity.wake_for_orders(cx.waker());
-        loop {
-            if let Poll::Ready(result) = connection.as_mut().poll(cx) {
-                return Poll::Ready(result);
-            }
-            match activity.take_order() {
-                None => return Poll::Pending,
-                Some(Order::Close) => close(connection.as_mut()),
-                Some(Order::Cut) => return Poll::Ready(Ok(())),
-            }
-        }
-    })
-    .await
-}
-
-/// Runs an HTTP/2 connection's streams beside it.
-#[derive(Clone, Copy)]
-struct OnThisThread;
-
-impl<F: Future<Output = ()> + 'static> Executor<F> for OnThisThread {
-    fn execute(&self, stream: F) {
-        tokio::task::spawn_local(stream);
-    }
-}
-
-/// An answer's body; its request is in flight until it ends.
-struct GuardedBody {
-    body: ObservedBody,
-    in_flight: InFlight,
-}
-
-impl Body for GuardedBody {
-    type Data = Bytes;
-    type Error = <ObservedBody as Body>::Error;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
-        self.in_flight.awaited();
-        let polled = Pin::new(&mut self.body).poll_frame(cx);
-        if polled.is_ready() {
-            self.in_flight.offered();
-        }
-        polled
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
+impl Abort for TlsStream<TcpStream> {
+    fn abort(&self) {
+        self.get_ref().0.abort();
     }
 }

@@ -37,6 +37,11 @@ impl<I> WatchedIo<I> {
         WatchedIo { io, activity, lingering: None }
     }
 
+    /// What is watched.
+    pub fn inner(&self) -> &I {
+        &self.io
+    }
+
     fn note<T>(&self, written: Poll<T>) -> Poll<T> {
         self.activity.write_blocked(written.is_pending());
         written

@@ -17,13 +17,13 @@ mod screen;
 use std::sync::Arc;
 
 use http::request::Parts;
-use http::{Request, Response, StatusCode};
-use hyper::body::Incoming;
+use http::{HeaderMap, Method, Request, Response, StatusCode};
 use tracing::warn;
 
 use crate::auth::Auth;
-use crate::config::Config;
-use crate::upstream::{RequestBodyError, Upstream, UpstreamError};
+use crate::client_body::ClientBody;
+use crate::config::{Config, Limits};
+use crate::upstream::{BodyBounds, RequestBodyError, Upstream, UpstreamError};
 
 use access_log::AccessLine;
 use authenticate::authenticate;
@@ -35,7 +35,7 @@ use rewrite::Rewriter;
 use route::{Route, Routes};
 use screen::screen;
 
-pub use respond::{ObservedBody, RequestUnfinished};
+pub use respond::ObservedBody;
 
 /// Everything that a worker thread needs to answer requests.
 pub struct Gateway {
@@ -43,46 +43,50 @@ pub struct Gateway {
     auth: Arc<Auth>,
     rewriter: Rewriter,
     upstream: Upstream,
+    limits: Limits,
 }
 
 impl Gateway {
     /// For the calling thread; `upstream` is its own, `auth` is everybody's.
     pub fn new(config: &Config, auth: Arc<Auth>, upstream: Upstream) -> Gateway {
         let credential = &config.upstream.credential;
+        let bounds = BodyBounds { pause: config.timeouts.body, least_rate: config.limits.body_rate };
         Gateway {
             routes: Routes::new(config.routes.clone()),
             auth,
-            rewriter: Rewriter::new(credential, upstream.authority(), config.timeouts.body),
+            rewriter: Rewriter::new(credential, upstream.authority(), bounds),
             upstream,
+            limits: config.limits,
         }
     }
 
     /// Answers a request, whatever becomes of it, and sees to its access line.
-    pub async fn handle(&self, client: Client, request: Request<Incoming>) -> Response<ObservedBody> {
+    pub async fn handle(&self, client: Client, request: Request<ClientBody>) -> Response<ObservedBody> {
         let (head, body) = request.into_parts();
         let context = Context::new(client, &head.headers);
         let mut line = AccessLine::new(context, head.method.clone(), head.uri.path());
-        let version = head.version;
-        let mut body = Some(body);
-        let mut answer = match self.forward(head, &mut body, &mut line).await {
+        let answer = match self.forward(head, body, &mut line).await {
             Ok(answer) => answer,
-            Err(rejection) => {
-                line.reason = rejection.reason();
-                let (fields, text) = rejection.answer(line.context().request_id());
-                Answer::own(rejection.status(), fields, text)
-            }
+            Err(rejection) => refusal(&rejection, &mut line),
         };
-        answer.settle(body, version).await;
         answer.observed(line)
     }
 
-    /// Decides, and forwards what may be forwarded. A body that is left in `body` was not read.
+    /// Answers what could not be read as a request.
+    pub fn refuse(&self, client: Client, rejection: &Rejection) -> Response<ObservedBody> {
+        let unknown = Method::from_bytes(b"-").expect("a token");
+        let mut line = AccessLine::new(Context::new(client, &HeaderMap::new()), unknown, "");
+        refusal(rejection, &mut line).observed(line)
+    }
+
+    /// Decides, and forwards what may be forwarded.
     async fn forward(
         &self,
         head: Parts,
-        body: &mut Option<Incoming>,
+        body: ClientBody,
         line: &mut AccessLine,
     ) -> Result<Answer, Rejection> {
+        self.within_limits(&head)?;
         let profile = match self.routes.find(&head)? {
             Route::GetToken => return self.get_token(&head, line).await,
             Route::Profile(profile) => profile,
@@ -92,10 +96,20 @@ impl Gateway {
         let identity = authenticate(&self.auth, &self.upstream, &self.rewriter, &screened).await?;
         line.user = identity.user().map(ToString::to_string);
         line.key = Some(identity.fingerprint());
-        let body = body.take().expect("nothing before this step takes the body");
         let request = self.rewriter.rewrite(screened, body, &identity, line.context());
         let response = self.upstream.send(request).await.map_err(|error| rejection_of(&error, line))?;
         Ok(Answer::from_upstream(response))
+    }
+
+    /// SECURITY: the same for all protocols, of which each counts in its own way while it reads.
+    fn within_limits(&self, head: &Parts) -> Result<(), Rejection> {
+        if head.headers.len() > self.limits.headers {
+            return Err(Rejection::RequestHeadTooLarge);
+        }
+        if head.uri.path_and_query().is_some_and(|target| target.as_str().len() > self.limits.uri) {
+            return Err(Rejection::TargetTooLong);
+        }
+        Ok(())
     }
 
     async fn get_token(&self, head: &Parts, line: &mut AccessLine) -> Result<Answer, Rejection> {
@@ -110,6 +124,12 @@ impl Gateway {
     pub fn sweep(&self) {
         self.upstream.sweep();
     }
+}
+
+fn refusal(rejection: &Rejection, line: &mut AccessLine) -> Answer {
+    line.reason = rejection.reason();
+    let (fields, text) = rejection.answer(line.context().request_id());
+    Answer::own(rejection.status(), fields, text)
 }
 
 /// What the client is told when the backend gave no answer; the log is told why.

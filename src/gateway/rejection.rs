@@ -11,6 +11,16 @@ use serde::Serialize;
 /// Why a request was not answered by the backend.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Rejection {
+    /// What came is no request, or has more than one reading.
+    RequestMalformed(&'static str),
+    /// Too many fields, or too many bytes of them.
+    RequestHeadTooLarge,
+    /// A target that is too long.
+    TargetTooLong,
+    /// The client made too long a pause in the head.
+    RequestHeadStalled,
+    /// `Upgrade` to a protocol that is not spoken here.
+    UpgradeRefused,
     /// The request line names no path, another host than `Host`, or a path with more than one reading.
     RequestLine(&'static str),
     /// No route has this path.
@@ -95,7 +105,9 @@ impl Rejection {
     /// The HTTP status.
     pub fn status(&self) -> StatusCode {
         match self {
-            Rejection::RequestLine(_)
+            Rejection::RequestMalformed(_)
+            | Rejection::UpgradeRefused
+            | Rejection::RequestLine(_)
             | Rejection::FieldRepeated(_)
             | Rejection::FieldAmbiguous(_)
             | Rejection::ConnectionNamesPolicyField(_)
@@ -115,7 +127,9 @@ impl Rejection {
             Rejection::ImpersonationDenied => StatusCode::FORBIDDEN,
             Rejection::NotFound => StatusCode::NOT_FOUND,
             Rejection::MethodNotAllowed { .. } => StatusCode::METHOD_NOT_ALLOWED,
-            Rejection::RequestBodyStalled => StatusCode::REQUEST_TIMEOUT,
+            Rejection::RequestBodyStalled | Rejection::RequestHeadStalled => StatusCode::REQUEST_TIMEOUT,
+            Rejection::RequestHeadTooLarge => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+            Rejection::TargetTooLong => StatusCode::URI_TOO_LONG,
             Rejection::RequestBodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Rejection::ContentTypeUnsupported { .. } => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             Rejection::UpstreamUnreachable | Rejection::UpstreamClosed | Rejection::UpstreamInvalid => {
@@ -129,6 +143,11 @@ impl Rejection {
     /// The stable word for machines.
     pub fn reason(&self) -> &'static str {
         match self {
+            Rejection::RequestMalformed(_) => "request_malformed",
+            Rejection::RequestHeadTooLarge => "request_head_too_large",
+            Rejection::TargetTooLong => "target_too_long",
+            Rejection::RequestHeadStalled => "request_head_stalled",
+            Rejection::UpgradeRefused => "upgrade_refused",
             Rejection::RequestLine(_) => "request_line_ambiguous",
             Rejection::NotFound => "not_found",
             Rejection::MethodNotAllowed { .. } => "method_not_allowed",
@@ -165,6 +184,19 @@ impl Rejection {
     /// One sentence for the client: what is wrong, and what to send instead.
     fn sentence(&self) -> String {
         match self {
+            Rejection::RequestMalformed(what) => format!("This is no valid HTTP request: {what}."),
+            Rejection::RequestHeadTooLarge => {
+                "The request's fields are too many or too large. Send fewer or shorter ones.".to_owned()
+            }
+            Rejection::TargetTooLong => {
+                "The request's target is too long. Send what is long in the body of a POST.".to_owned()
+            }
+            Rejection::RequestHeadStalled => {
+                "The request did not arrive in time. Send it without a pause.".to_owned()
+            }
+            Rejection::UpgradeRefused => {
+                "No other protocol is spoken here. Leave out the field `Upgrade`.".to_owned()
+            }
             Rejection::RequestLine(what) => format!(
                 "The request's target is refused: {what}. Send a plain path, such as /timbr/api/query/."
             ),

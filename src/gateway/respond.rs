@@ -2,15 +2,11 @@
 
 use std::pin::Pin;
 use std::task::{Context as TaskContext, Poll};
-use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::CONNECTION;
-use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, Version};
+use http::{HeaderMap, HeaderName, Response, StatusCode};
 use http_body::{Body, Frame, SizeHint};
-use http_body_util::BodyExt;
-use hyper::body::Incoming;
-use tokio::time::timeout;
 
 use crate::gateway::access_log::AccessLine;
 use crate::gateway::context::REQUEST_ID;
@@ -26,17 +22,6 @@ enum Source {
     Own(Option<Bytes>),
     Upstream(upstream::ResponseBody),
 }
-
-/// So much of a refused request's body is read, so that its connection can go on.
-const MOST_DISCARDED: u64 = 256 * 1024;
-
-/// Stands among the extensions of an answer after which a part of the request is still to come. Whoever owns the
-/// connection must go on reading for a while, or the answer is lost: closing a socket with unread bytes resets it.
-#[derive(Clone, Copy, Debug)]
-pub struct RequestUnfinished;
-
-/// For so long.
-const LONGEST_DISCARD: Duration = Duration::from_secs(2);
 
 impl Answer {
     /// The backend's.
@@ -54,43 +39,12 @@ impl Answer {
         Answer { head, body: Source::Own(Some(body)) }
     }
 
-    /// Deals with a request's body that nobody has read: little is read and forgotten; beyond that the connection
-    /// ends with this answer.
-    ///
-    /// SECURITY: what is left of a body must never be taken for the next request.
-    pub async fn settle(&mut self, rest: Option<Incoming>, version: Version) {
-        let Some(body) = rest else { return };
-        // HTTP/2 resets the stream instead; nothing else shares it.
-        if version == Version::HTTP_2 || body.is_end_stream() {
-            return;
-        }
-        let small = body.size_hint().upper().is_none_or(|bytes| bytes <= MOST_DISCARDED);
-        if !small || !discard(body).await {
-            self.head.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
-            self.head.extensions_mut().insert(RequestUnfinished);
-        }
-    }
-
     /// Ties the access line to the body, whose end writes it.
     pub fn observed(mut self, mut line: AccessLine) -> Response<ObservedBody> {
         line.head_is_ready(self.head.status());
         self.head.headers_mut().insert(REQUEST_ID, line.context().request_id.clone());
         self.head.map(|()| ObservedBody { source: self.body, line })
     }
-}
-
-async fn discard(mut body: Incoming) -> bool {
-    let mut read = 0;
-    let reading = async {
-        while let Some(Ok(frame)) = body.frame().await {
-            read += frame.data_ref().map_or(0, |data| data.len() as u64);
-            if read > MOST_DISCARDED {
-                return false;
-            }
-        }
-        body.is_end_stream()
-    };
-    timeout(LONGEST_DISCARD, reading).await.unwrap_or(false)
 }
 
 /// RFC 9110 section 7.6.1, in an answer.

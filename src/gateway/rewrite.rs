@@ -3,19 +3,17 @@
 //! SECURITY: the only place that makes an [`UpstreamRequest`]. Its head is written anew: fields of the client that may
 //! pass, then ours, so that nothing the client sent can stand in the place of what the gateway says.
 
-use std::time::Duration;
-
 use http::header::HOST;
 use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Uri};
-use hyper::body::Incoming;
 
 use crate::auth::{API_KEY, Identity};
+use crate::client_body::ClientBody;
 use crate::config::Credential;
 use crate::gateway::context::{Context, REQUEST_ID, TRACEPARENT, TRACESTATE};
 use crate::gateway::fields::{Fate, fate};
 use crate::gateway::screen::{Screened, ScreenedParts};
-use crate::upstream::{Outgoing, RequestBody};
+use crate::upstream::{BodyBounds, Outgoing, RequestBody};
 use crate::user_name::UserName;
 
 /// The field with the user whom the owner of a key acts as.
@@ -39,7 +37,7 @@ impl Outgoing for UpstreamRequest {
 pub struct Rewriter {
     mode: Mode,
     authority: HeaderValue,
-    body_timeout: Duration,
+    body_bounds: BodyBounds,
 }
 
 enum Mode {
@@ -58,8 +56,8 @@ enum Shown<'a> {
 }
 
 impl Rewriter {
-    /// `authority` goes into `host`; `body_timeout` is the longest pause of a client within its body.
-    pub fn new(credential: &Credential, authority: HeaderValue, body_timeout: Duration) -> Rewriter {
+    /// `authority` goes into `host`; `body_bounds` are for clients' bodies.
+    pub fn new(credential: &Credential, authority: HeaderValue, body_bounds: BodyBounds) -> Rewriter {
         let mode = match credential {
             Credential::Forward => Mode::Forward,
             Credential::Impersonate { service_key } => {
@@ -69,7 +67,7 @@ impl Rewriter {
                 Mode::Impersonate { service_key: key }
             }
         };
-        Rewriter { mode, authority, body_timeout }
+        Rewriter { mode, authority, body_bounds }
     }
 
     /// Whether a client may name a user to act as: only with a key of its own, and only where the backend judges that.
@@ -94,7 +92,7 @@ impl Rewriter {
     pub fn rewrite(
         &self,
         screened: Screened,
-        body: Incoming,
+        body: ClientBody,
         identity: &Identity,
         context: &Context,
     ) -> UpstreamRequest {
@@ -122,7 +120,7 @@ impl Rewriter {
         head.insert(REQUEST_ID, context.request_id.clone());
         head.insert(TRACEPARENT, context.traceparent.clone());
 
-        let mut request = Request::new(RequestBody::streaming(body, max_body, self.body_timeout));
+        let mut request = Request::new(RequestBody::streaming(body, max_body, self.body_bounds));
         *request.method_mut() = method;
         *request.uri_mut() = origin_form(&uri);
         *request.headers_mut() = head;

@@ -1,8 +1,8 @@
 //! The field policy: a request that passes has one reading, and carries what its route demands.
 
-use http::header::{CONNECTION, CONTENT_LENGTH, CONTENT_TYPE};
+use http::header::{CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, UPGRADE};
 use http::request::Parts;
-use http::{HeaderMap, HeaderName, Method, Uri};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri};
 
 use crate::auth::{API_KEY, ApiKey};
 use crate::config::RouteProfile;
@@ -78,6 +78,12 @@ pub fn unambiguous(fields: &HeaderMap) -> Result<(), Rejection> {
         if let Some(name) = POLICY.into_iter().find(repeated) {
             return Err(Rejection::FieldRepeated(name));
         }
+    }
+    // A client that offers HTTP/2 is answered in HTTP/1.1, as RFC 9110 section 7.8 has it: some offer it always. Who
+    // wants another protocol expects a tunnel, and there is none.
+    let other = |value: &HeaderValue| !value.as_bytes().eq_ignore_ascii_case(b"h2c");
+    if fields.get_all(UPGRADE).iter().any(other) {
+        return Err(Rejection::UpgradeRefused);
     }
     match fields.keys().find_map(|name| fields::mistaken_for(name.as_str())) {
         Some(name) => Err(Rejection::FieldAmbiguous(name)),

@@ -49,7 +49,8 @@ impl Worker {
             let service = Service {
                 gateway: Rc::clone(&gateway),
                 acceptor,
-                handshake_timeout: self.config.timeouts.handshake,
+                timeouts: self.config.timeouts,
+                limits: self.config.limits,
             };
             let listener = TcpListener::from_std(listener)?;
             accepting.spawn_local(accept(

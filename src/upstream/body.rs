@@ -10,32 +10,52 @@ use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use tokio::time::{Instant, Sleep, sleep};
 
+use crate::client_body::ClientBody;
 use crate::upstream::pool::Lease;
 
-/// The longest pause that a peer may make. Its timer exists only while something is waited for.
+/// The longest pause that a peer may make, and the longest that all its pauses may be together. The timer exists only
+/// while something is waited for.
 struct Patience {
-    limit: Duration,
+    longest_pause: Duration,
+    /// What is left for further pauses, if that is bounded.
+    left: Option<Duration>,
     timer: Option<Pin<Box<Sleep>>>,
-    waiting: bool,
+    waiting_since: Option<Instant>,
 }
 
 impl Patience {
-    fn new(limit: Duration) -> Patience {
-        Patience { limit, timer: None, waiting: false }
+    /// Patient as long as something comes now and then.
+    fn new(longest_pause: Duration) -> Patience {
+        Patience { longest_pause, left: None, timer: None, waiting_since: None }
+    }
+
+    /// Impatient with a peer that sends something now and then and not enough of it: [`Patience::earn`].
+    fn bounded(longest_pause: Duration) -> Patience {
+        Patience { left: Some(longest_pause), ..Patience::new(longest_pause) }
     }
 
     /// Something came.
     fn renew(&mut self) {
-        self.waiting = false;
+        if let (Some(since), Some(left)) = (self.waiting_since.take(), self.left.as_mut()) {
+            *left = left.saturating_sub(since.elapsed());
+        }
+    }
+
+    /// What came is worth so much waiting.
+    fn earn(&mut self, worth: Duration) {
+        if let Some(left) = self.left.as_mut() {
+            *left = left.saturating_add(worth);
+        }
     }
 
     /// Nothing came; ready when that has lasted too long.
     fn poll_lost(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let limit = self.limit;
+        let limit = self.left.map_or(self.longest_pause, |left| left.min(self.longest_pause));
         let timer = self.timer.get_or_insert_with(|| Box::pin(sleep(limit)));
-        if !self.waiting {
-            timer.as_mut().reset(Instant::now() + limit);
-            self.waiting = true;
+        if self.waiting_since.is_none() {
+            let now = Instant::now();
+            timer.as_mut().reset(now + limit);
+            self.waiting_since = Some(now);
         }
         timer.as_mut().poll(cx)
     }
@@ -57,22 +77,35 @@ pub enum RequestBodyError {
 
 /// The client's body on its way up.
 pub struct RequestBody {
-    incoming: Option<Incoming>,
+    incoming: Option<ClientBody>,
     /// So many bytes may still come.
     room: u64,
+    /// Bytes a second that the client must come to, at least.
+    least_rate: u64,
     patience: Patience,
+}
+
+/// What a client's body has to keep within.
+#[derive(Clone, Copy, Debug)]
+pub struct BodyBounds {
+    /// The longest pause.
+    pub pause: Duration,
+    /// Bytes a second at least, on average, not counting the time in which nobody waited for the client and one
+    /// longest pause.
+    pub least_rate: u64,
 }
 
 impl RequestBody {
     /// No body.
     pub fn empty() -> RequestBody {
-        RequestBody { incoming: None, room: 0, patience: Patience::new(Duration::MAX) }
+        RequestBody { incoming: None, room: 0, least_rate: 0, patience: Patience::new(Duration::MAX) }
     }
 
-    /// The rest of a client's body: `room` bytes at most; `pause` is the longest that it may keep us waiting.
-    pub fn streaming(incoming: Incoming, room: u64, pause: Duration) -> RequestBody {
+    /// The rest of a client's body: `room` bytes at most.
+    pub fn streaming(incoming: ClientBody, room: u64, bounds: BodyBounds) -> RequestBody {
         let incoming = (!incoming.is_end_stream()).then_some(incoming);
-        RequestBody { incoming, room, patience: Patience::new(pause) }
+        let patience = Patience::bounded(bounds.pause);
+        RequestBody { incoming, room, least_rate: bounds.least_rate.max(1), patience }
     }
 
     /// Whether there is nothing to send.
@@ -101,6 +134,8 @@ impl Body for RequestBody {
                 self.patience.renew();
                 // Trailers end here: no field may reach the backend that the field policy has not seen.
                 let Some(data) = frame.data_ref() else { return Poll::Ready(None) };
+                let worth = Duration::from_micros(data.len() as u64 * 1_000_000 / self.least_rate);
+                self.patience.earn(worth);
                 match self.room.checked_sub(data.len() as u64) {
                     Some(room) => self.room = room,
                     None => return Poll::Ready(Some(Err(RequestBodyError::TooLarge))),
@@ -119,11 +154,11 @@ impl Body for RequestBody {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.incoming.as_ref().is_none_or(Incoming::is_end_stream)
+        self.incoming.as_ref().is_none_or(ClientBody::is_end_stream)
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.incoming.as_ref().map_or_else(|| SizeHint::with_exact(0), Incoming::size_hint)
+        self.incoming.as_ref().map_or_else(|| SizeHint::with_exact(0), ClientBody::size_hint)
     }
 }
 

@@ -12,13 +12,15 @@ use std::error::Error as StdError;
 use std::io;
 use std::rc::Rc;
 
+use http::header::TRANSFER_ENCODING;
 use http::{HeaderValue, Method, Request, Response, StatusCode};
+use http_body::Body as _;
 use tokio::time::timeout;
 
 use crate::config::UpstreamOptions;
 use crate::tls::UpstreamTls;
 
-pub use body::{RequestBody, RequestBodyError, ResponseBody};
+pub use body::{BodyBounds, RequestBody, RequestBodyError, ResponseBody};
 use connect::Connector;
 use pool::{Lease, Pool};
 
@@ -94,6 +96,10 @@ impl Upstream {
     /// answer had come.
     pub async fn send(&self, outgoing: impl Outgoing) -> Result<Response<ResponseBody>, UpstreamError> {
         let mut request = outgoing.into_request();
+        if request.body().size_hint().exact().is_none() {
+            // Said here, as hyper would send a GET without its body otherwise.
+            request.headers_mut().insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+        }
         while let Some(mut lease) = self.0.pool.take() {
             let copy = copy_if_repeatable(&request);
             match self.exchange(&mut lease, request).await {

@@ -122,7 +122,7 @@ fn heads_are_bounded_in_size_and_number() {
     for (target, fields, status) in [
         ("/timbr/api/x", format!("x: {long}\r\n"), 431),
         ("/timbr/api/x", many, 431),
-        (&*format!("/timbr/api/{long}"), String::new(), 431),
+        (&*format!("/timbr/api/{long}"), String::new(), 414),
     ] {
         let mut client = gateway.client();
         client.write(format!("GET {target} HTTP/1.1\r\nHost: h\r\n").as_bytes());

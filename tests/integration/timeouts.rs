@@ -22,7 +22,11 @@ fn a_head_that_does_not_end_is_cut() {
     let gateway = Gateway::start(Upstream::start().address(), &[("TIMEOUTS_HEADER", "400ms")]);
     let mut client = gateway.client();
     client.write(b"GET /timbr/api/x HTTP/1.1\r\nHost: h\r\n");
-    let waited = closed_after(|| client.is_closed());
+    let start = Instant::now();
+    let answer = client.read_answer(false);
+    assert_eq!((answer.status, answer.reason()), (408, "request_head_stalled".to_owned()));
+    assert!(client.is_closed());
+    let waited = start.elapsed();
     assert!(waited >= Duration::from_millis(350) && waited < Duration::from_secs(1), "{waited:?}");
 }
 

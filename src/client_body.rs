@@ -1,0 +1,83 @@
+//! The body of a client's request, whichever protocol it comes over.
+
+use std::fmt;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use http_body::{Body, Frame, SizeHint};
+use hyper::body::Incoming;
+
+/// Why a body did not arrive whole.
+#[derive(Clone, Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct BrokenBody(pub String);
+
+/// Where the bytes of an HTTP/1 body come from: the connection itself, read when somebody asks for them.
+pub trait Http1Body {
+    /// The next bytes; `None` at the end.
+    fn poll_data(&self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, BrokenBody>>>;
+    /// Whether all was read.
+    fn is_ended(&self) -> bool;
+    /// How many bytes are left, where the client said so.
+    fn left(&self) -> Option<u64>;
+}
+
+/// A client's body.
+pub enum ClientBody {
+    /// None.
+    Empty,
+    /// Read off an HTTP/1 connection.
+    Http1(Rc<dyn Http1Body>),
+    /// A stream of an HTTP/2 connection.
+    Http2(Incoming),
+}
+
+impl fmt::Debug for ClientBody {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            ClientBody::Empty => "ClientBody::Empty",
+            ClientBody::Http1(_) => "ClientBody::Http1",
+            ClientBody::Http2(_) => "ClientBody::Http2",
+        })
+    }
+}
+
+impl Body for ClientBody {
+    type Data = Bytes;
+    type Error = BrokenBody;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BrokenBody>>> {
+        match &mut *self {
+            ClientBody::Empty => Poll::Ready(None),
+            ClientBody::Http1(body) => body.poll_data(cx).map_ok(Frame::data),
+            ClientBody::Http2(incoming) => match Pin::new(&mut *incoming).poll_frame(cx) {
+                // SECURITY: a stream that was reset "without error" looks ended, and is not whole.
+                Poll::Ready(None) if !incoming.is_end_stream() => {
+                    Poll::Ready(Some(Err(BrokenBody("the stream was reset".to_owned()))))
+                }
+                polled => polled.map_err(|error| BrokenBody(error.to_string())),
+            },
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            ClientBody::Empty => true,
+            ClientBody::Http1(body) => body.is_ended(),
+            ClientBody::Http2(incoming) => incoming.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            ClientBody::Empty => SizeHint::with_exact(0),
+            ClientBody::Http1(body) => body.left().map_or_else(SizeHint::new, SizeHint::with_exact),
+            ClientBody::Http2(incoming) => incoming.size_hint(),
+        }
+    }
+}

@@ -1,0 +1,397 @@
+//! An HTTP/1 connection: one request after the other, each answered before the next one is looked at.
+//!
+//! The gateway reads HTTP/1 itself, with `crate::http1`, and not through a library made to get along with everybody: a
+//! head that is refused gets the same kind of answer, with its id and its access line, as any other refusal.
+
+mod wire;
+
+use std::cell::RefCell;
+use std::future::poll_fn;
+use std::io;
+use std::pin::{Pin, pin};
+use std::rc::Rc;
+use std::task::{Context, Poll, ready};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use http::header::CONNECTION;
+use http::{Method, Request, Response, Version};
+use http_body::Body;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::time::timeout;
+
+use crate::client_body::ClientBody;
+use crate::connection::activity::{Activity, Order};
+use crate::connection::watched_io::WatchedIo;
+use crate::gateway::context::Client;
+use crate::gateway::rejection::Rejection;
+use crate::gateway::{Gateway, ObservedBody};
+use crate::http1::head::{HeadError, HeadLimits, HeadScanner, RequestHead, parse_request};
+use crate::http1::response::{
+    BODY_END, CHUNK_END, LAST_CHUNK_END, Persistence, ResponseFraming, write_chunk_size, write_head,
+};
+
+use wire::{Batch, Wire};
+
+/// So much of a refused request's body is read, so that its connection can go on.
+const MOST_DISCARDED: u64 = 256 * 1024;
+
+/// For so long.
+const LONGEST_DISCARD: Duration = Duration::from_secs(2);
+
+/// What a connection may ask for before it has to begin anew.
+#[derive(Clone, Copy, Debug)]
+pub struct Bounds {
+    /// Of each head.
+    pub head: HeadLimits,
+    /// Most requests.
+    pub requests: u64,
+    /// Longest life.
+    pub age: Option<Duration>,
+}
+
+/// A socket whose end can be made to look like a failure.
+pub trait Abort {
+    /// The peer shall see a reset when this is dropped, not an orderly end.
+    fn abort(&self);
+}
+
+/// Why a connection ends without further ado.
+enum End {
+    /// The reaper says so.
+    Cut,
+    /// The client has left, or its bytes do not arrive.
+    Lost(io::Error),
+    /// An answer broke off. The client must not take what it has for the whole.
+    Broken,
+}
+
+impl From<io::Error> for End {
+    fn from(error: io::Error) -> End {
+        End::Lost(error)
+    }
+}
+
+/// What an answer needs to know of its request.
+struct Asked {
+    method: Method,
+    version: Version,
+    /// The connection may go on as far as the request is concerned.
+    keep_alive: bool,
+}
+
+struct Connection<I> {
+    wire: Rc<RefCell<Wire<I>>>,
+    gateway: Rc<Gateway>,
+    client: Client,
+    activity: Rc<Activity>,
+    bounds: Bounds,
+    begun: Instant,
+    requests: u64,
+    /// The reaper wants an end after the request in flight.
+    closing: bool,
+}
+
+/// Serves a connection to its end.
+pub async fn serve<I>(
+    io: WatchedIo<I>,
+    gateway: Rc<Gateway>,
+    client: Client,
+    activity: Rc<Activity>,
+    bounds: Bounds,
+) -> io::Result<()>
+where
+    I: AsyncRead + AsyncWrite + Abort + Unpin + 'static,
+{
+    let mut connection = Connection {
+        wire: Rc::new(RefCell::new(Wire::new(io))),
+        gateway,
+        client,
+        activity,
+        bounds,
+        begun: Instant::now(),
+        requests: 0,
+        closing: false,
+    };
+    let ended = connection.run().await;
+    connection.wire.borrow_mut().give_up_body();
+    match ended {
+        Ok(()) | Err(End::Cut | End::Broken) => Ok(()),
+        Err(End::Lost(error)) => Err(error),
+    }
+}
+
+impl<I> Connection<I>
+where
+    I: AsyncRead + AsyncWrite + Abort + Unpin + 'static,
+{
+    async fn run(&mut self) -> Result<(), End> {
+        while let Some(head) = self.head().await? {
+            let head = head.and_then(|bytes| parse_request(&bytes, &self.bounds.head));
+            let goes_on = match head {
+                Ok(head) => self.exchange(head).await?,
+                Err(error) => self.refuse(rejection(error)).await?,
+            };
+            if !goes_on {
+                break;
+            }
+        }
+        self.wire.borrow_mut().give_up_body();
+        let wire = Rc::clone(&self.wire);
+        Ok(self.obeying(|cx, _| wire.borrow_mut().poll_shutdown(cx)).await??)
+    }
+
+    /// The head of the next request; `None` when there will be none.
+    async fn head(&mut self) -> Result<Option<Result<Bytes, HeadError>>, End> {
+        let (wire, bounds) = (Rc::clone(&self.wire), self.bounds);
+        if wire.borrow().has_unread() {
+            self.activity.bytes_came();
+        }
+        let mut scanner = HeadScanner::default();
+        let head = self.obeying(|cx, closing| {
+            let mut wire = wire.borrow_mut();
+            match wire.poll_head(cx, &mut scanner, &bounds.head) {
+                // Asked to close: but a request that is already there is answered.
+                Poll::Pending if closing && !wire.has_unread() => Poll::Ready(Ok(None)),
+                polled => polled,
+            }
+        });
+        match head.await {
+            Ok(head) => Ok(head?),
+            Err(End::Cut) if wire.borrow().has_unread() => {
+                self.say_too_slow().await;
+                Err(End::Cut)
+            }
+            Err(end) => Err(end),
+        }
+    }
+
+    /// Tells a client whose head does not come why it is cut off, if it takes that at once.
+    async fn say_too_slow(&mut self) {
+        let mut saying = pin!(self.refuse(Rejection::RequestHeadStalled));
+        poll_fn(|cx| {
+            let _ = saying.as_mut().poll(cx);
+            Poll::Ready(())
+        })
+        .await;
+    }
+
+    /// Answers what cannot be read as a request. The connection ends, as nobody knows where the next request begins.
+    async fn refuse(&mut self, rejection: Rejection) -> Result<bool, End> {
+        let in_flight = self.activity.request();
+        let response = self.gateway.refuse(self.client, &rejection);
+        let asked = Asked { method: Method::GET, version: Version::HTTP_11, keep_alive: false };
+        self.activity.linger();
+        self.answer(&asked, response, false).await?;
+        drop(in_flight);
+        Ok(false)
+    }
+
+    /// Answers a request. Says whether there can be another one.
+    async fn exchange(&mut self, head: RequestHead) -> Result<bool, End> {
+        let in_flight = self.activity.request();
+        self.requests += 1;
+        let RequestHead { parts, framing, keep_alive, expects_continue } = head;
+        let asked = Asked { method: parts.method.clone(), version: parts.version, keep_alive };
+        self.wire.borrow_mut().expect_body(framing, expects_continue);
+        let response = self.handle(Request::from_parts(parts, ())).await?;
+        let read = self.finish_body().await?;
+        if !read {
+            self.activity.linger();
+        }
+        let goes_on = self.answer(&asked, response, read).await?;
+        drop(in_flight);
+        Ok(goes_on && !self.closing)
+    }
+
+    /// Has the gateway answer. A client that leaves meanwhile is not answered, and its query is given up.
+    async fn handle(&mut self, head: Request<()>) -> Result<Response<ObservedBody>, End> {
+        let wire = Rc::clone(&self.wire);
+        let body = if wire.borrow().body_is_ended() {
+            ClientBody::Empty
+        } else {
+            ClientBody::Http1(Rc::clone(&self.wire) as Rc<_>)
+        };
+        let (gateway, client) = (Rc::clone(&self.gateway), self.client);
+        let request = head.map(|()| body);
+        // In the heap, so that idle connections are small.
+        let mut handling = Box::pin(async move { gateway.handle(client, request).await });
+        let answered = self.obeying(|cx, _| match handling.as_mut().poll(cx) {
+            Poll::Ready(response) => Poll::Ready(Some(response)),
+            Poll::Pending => wire.borrow_mut().poll_gone(cx).map(|()| None),
+        });
+        answered.await?.ok_or_else(|| End::Lost(io::ErrorKind::ConnectionAborted.into()))
+    }
+
+    /// Deals with what nobody has read of a body: little is read and forgotten. Says whether all of it was read.
+    ///
+    /// SECURITY: what is left of a body must never be taken for the next request.
+    async fn finish_body(&mut self) -> Result<bool, End> {
+        let wire = Rc::clone(&self.wire);
+        {
+            let wire = wire.borrow();
+            if wire.body_is_ended() {
+                return Ok(true);
+            }
+            // Two owners: this connection and this function. A third one is still sending it to the backend.
+            let is_being_sent = Rc::strong_count(&self.wire) > 2;
+            let large = wire.body_left().is_some_and(|left| left > MOST_DISCARDED);
+            if is_being_sent || large || wire.awaits_leave() || wire.body_is_broken() {
+                return Ok(false);
+            }
+        }
+        let mut read = 0;
+        let discarding = self.obeying(|cx, _| {
+            loop {
+                match ready!(wire.borrow_mut().poll_body(cx)) {
+                    None => return Poll::Ready(true),
+                    Some(Ok(bytes)) => read += bytes.len() as u64,
+                    Some(Err(_)) => return Poll::Ready(false),
+                }
+                if read > MOST_DISCARDED {
+                    return Poll::Ready(false);
+                }
+            }
+        });
+        timeout(LONGEST_DISCARD, discarding).await.unwrap_or(Ok(false))
+    }
+
+    /// Writes an answer as its body comes. Says whether the connection can go on.
+    async fn answer(
+        &mut self,
+        asked: &Asked,
+        response: Response<ObservedBody>,
+        request_was_read: bool,
+    ) -> Result<bool, End> {
+        let (head, mut body) = response.into_parts();
+        let framing =
+            ResponseFraming::of(&asked.method, asked.version, head.status, body.size_hint().exact());
+        let goes_on = request_was_read
+            && asked.keep_alive
+            && !self.closing
+            && framing != ResponseFraming::Close
+            && self.requests < self.bounds.requests
+            && self.bounds.age.is_none_or(|age| self.begun.elapsed() < age)
+            && !head.headers.contains_key(CONNECTION);
+        let persistence = match (goes_on, asked.version) {
+            (false, _) => Persistence::Close,
+            (true, Version::HTTP_10) => Persistence::KeepAlive,
+            (true, _) => Persistence::Usual,
+        };
+        let mut batch = Batch::default();
+        batch.before.reserve(512);
+        write_head(&mut batch.before, head.status, &head.headers, framing, persistence);
+        let mut left = match framing {
+            ResponseFraming::Length(length) => length,
+            _ => u64::MAX,
+        };
+        let wire = Rc::clone(&self.wire);
+        let mut ended = false;
+        let written = self.obeying(|cx, _| {
+            let mut wire = wire.borrow_mut();
+            loop {
+                if ended || !batch.data.is_empty() {
+                    ready!(wire.poll_write(cx, &mut batch)).map_err(End::Lost)?;
+                }
+                if ended {
+                    return wire.poll_flush(cx).map_err(End::Lost);
+                }
+                match next_data(Pin::new(&mut body), cx) {
+                    Poll::Ready(Some(Ok(data))) => {
+                        left = match left.checked_sub(data.len() as u64) {
+                            Some(left) => left,
+                            None => return Poll::Ready(Err(End::Broken)),
+                        };
+                        ended = body.is_end_stream() && (left == 0 || left > u64::MAX / 2);
+                        load(&mut batch, data, framing, ended);
+                    }
+                    Poll::Ready(None) if matches!(framing, ResponseFraming::Length(_)) && left > 0 => {
+                        return Poll::Ready(Err(End::Broken));
+                    }
+                    Poll::Ready(None) => {
+                        ended = true;
+                        if framing == ResponseFraming::Chunked {
+                            batch.after = BODY_END;
+                        }
+                    }
+                    // What has come so far goes out, so that the client sees where the answer breaks off.
+                    Poll::Ready(Some(Err(()))) => {
+                        let _ = wire.poll_write(cx, &mut batch);
+                        let _ = wire.poll_flush(cx);
+                        return Poll::Ready(Err(End::Broken));
+                    }
+                    Poll::Pending => {
+                        if !batch.is_empty() {
+                            ready!(wire.poll_write(cx, &mut batch)).map_err(End::Lost)?;
+                        }
+                        if let Poll::Ready(Err(error)) = wire.poll_flush(cx) {
+                            return Poll::Ready(Err(End::Lost(error)));
+                        }
+                        ready!(wire.poll_gone(cx));
+                        return Poll::Ready(Err(End::Lost(io::ErrorKind::ConnectionAborted.into())));
+                    }
+                }
+            }
+        });
+        let written = written.await?;
+        if matches!(written, Err(End::Broken)) && framing == ResponseFraming::Close {
+            // SECURITY: nothing but a reset tells such a client that its answer is not whole.
+            self.wire.borrow().io().abort();
+        }
+        written?;
+        Ok(goes_on)
+    }
+
+    /// Waits, and listens to the reaper meanwhile. `poll` is told whether the connection is asked to close.
+    async fn obeying<T>(
+        &mut self,
+        mut poll: impl FnMut(&mut Context<'_>, bool) -> Poll<T>,
+    ) -> Result<T, End> {
+        let (activity, closing) = (&self.activity, &mut self.closing);
+        poll_fn(|cx| {
+            activity.wake_for_orders(cx.waker());
+            match activity.take_order() {
+                Some(Order::Cut) => return Poll::Ready(Err(End::Cut)),
+                Some(Order::Close) => *closing = true,
+                None => {}
+            }
+            poll(cx, *closing).map(Ok)
+        })
+        .await
+    }
+}
+
+/// The next bytes of an answer, one at least.
+fn next_data(mut body: Pin<&mut ObservedBody>, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, ()>>> {
+    loop {
+        match ready!(body.as_mut().poll_frame(cx)) {
+            Some(Ok(frame)) => match frame.into_data() {
+                Ok(data) if !data.is_empty() => return Poll::Ready(Some(Ok(data))),
+                _ => {}
+            },
+            Some(Err(_)) => return Poll::Ready(Some(Err(()))),
+            None => return Poll::Ready(None),
+        }
+    }
+}
+
+fn load(batch: &mut Batch, data: Bytes, framing: ResponseFraming, last: bool) {
+    match framing {
+        // Nothing of it is for the client.
+        ResponseFraming::None => return,
+        ResponseFraming::Chunked => {
+            write_chunk_size(&mut batch.before, data.len());
+            batch.after = if last { LAST_CHUNK_END } else { CHUNK_END };
+        }
+        ResponseFraming::Length(_) | ResponseFraming::Close => {}
+    }
+    batch.data = data;
+}
+
+fn rejection(error: HeadError) -> Rejection {
+    match error {
+        HeadError::Malformed(what) => Rejection::RequestMalformed(what),
+        HeadError::TooLarge | HeadError::TooManyFields => Rejection::RequestHeadTooLarge,
+        HeadError::TargetTooLong => Rejection::TargetTooLong,
+    }
+}

@@ -1,0 +1,321 @@
+//! The socket of an HTTP/1 connection, the bytes that came too early, and the body that is being read.
+//!
+//! A connection that waits for a request owns no buffer: bytes are read into the thread's scratch space, and only what
+//! came is kept. The body of a request is read where it is wanted, mostly in the task that writes to the backend.
+
+use std::cell::RefCell;
+use std::io;
+use std::pin::{Pin, pin};
+use std::task::{Context, Poll, Waker, ready};
+
+use bytes::{Bytes, BytesMut};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
+
+use crate::client_body::{BrokenBody, Http1Body};
+use crate::connection::watched_io::WatchedIo;
+use crate::http1::chunked::{Decoded, Decoder};
+use crate::http1::head::{Framing, HeadError, HeadLimits, HeadScanner};
+
+/// Most bytes that one read takes while no body is expected.
+const SCRATCH: usize = 16 * 1024;
+
+/// Most bytes of a body that one read takes.
+const MOST_READ: u64 = 64 * 1024;
+
+/// Bytes of further requests that are taken from a client before the one in flight is answered.
+const MOST_AHEAD: usize = 16 * 1024;
+
+/// What a client waits for that announced a body with `Expect: 100-continue`.
+const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
+
+thread_local! {
+    static READING: RefCell<Box<[u8]>> = RefCell::new(vec![0; SCRATCH].into_boxed_slice());
+}
+
+/// A client's socket and where its bytes stand.
+pub struct Wire<I> {
+    io: WatchedIo<I>,
+    /// Came and was not used yet.
+    unread: BytesMut,
+    body: Inbound,
+    /// What is left to write before the client sends its body.
+    owed: &'static [u8],
+    /// The task that serves the connection, when it waits for the body to end.
+    server: Option<Waker>,
+}
+
+/// How far the body of the request is.
+enum Inbound {
+    Ended,
+    Length(u64),
+    Chunked(Decoder),
+    Broken(BrokenBody),
+}
+
+/// A part of an answer that is written as one: what stands before the bytes of the body, these, and what follows.
+#[derive(Default)]
+pub struct Batch {
+    pub before: Vec<u8>,
+    pub data: Bytes,
+    pub after: &'static [u8],
+    written: usize,
+}
+
+impl Batch {
+    pub fn is_empty(&self) -> bool {
+        self.before.is_empty() && self.data.is_empty() && self.after.is_empty()
+    }
+
+    fn clear(&mut self) {
+        self.before.clear();
+        self.data = Bytes::new();
+        self.after = &[];
+        self.written = 0;
+    }
+
+    fn rest(&self) -> [&[u8]; 3] {
+        let mut skip = self.written;
+        [&self.before[..], &self.data[..], self.after].map(|part| {
+            let skipped = skip.min(part.len());
+            skip -= skipped;
+            &part[skipped..]
+        })
+    }
+}
+
+impl<I: AsyncRead + AsyncWrite + Unpin> Wire<I> {
+    pub fn new(io: WatchedIo<I>) -> Wire<I> {
+        Wire { io, unread: BytesMut::new(), body: Inbound::Ended, owed: &[], server: None }
+    }
+
+    /// Whether a part of a request's head has come, or is yet to be looked at.
+    pub fn has_unread(&self) -> bool {
+        !self.unread.is_empty()
+    }
+
+    /// Looks for a whole head. `None`: the client closed before it began one.
+    pub fn poll_head(
+        &mut self,
+        cx: &mut Context<'_>,
+        scanner: &mut HeadScanner,
+        limits: &HeadLimits,
+    ) -> Poll<io::Result<Option<Result<Bytes, HeadError>>>> {
+        loop {
+            match scanner.find_end(&self.unread, limits) {
+                Ok(Some(end)) => {
+                    let head = self.unread.split_to(end).freeze();
+                    if self.unread.is_empty() {
+                        // Lets go of the head's memory.
+                        self.unread = BytesMut::new();
+                    }
+                    return Poll::Ready(Ok(Some(Ok(head))));
+                }
+                Err(error) => return Poll::Ready(Ok(Some(Err(error)))),
+                Ok(None) => {}
+            }
+            if ready!(self.poll_ahead(cx))? == 0 {
+                if self.unread.is_empty() {
+                    return Poll::Ready(Ok(None));
+                }
+                return Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into()));
+            }
+        }
+    }
+
+    fn poll_ahead(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        READING.with_borrow_mut(|scratch| {
+            let mut read = ReadBuf::new(scratch);
+            ready!(Pin::new(&mut self.io).poll_read(cx, &mut read))?;
+            self.unread.extend_from_slice(read.filled());
+            Poll::Ready(Ok(read.filled().len()))
+        })
+    }
+
+    /// The head that was read says that this body follows.
+    pub fn expect_body(&mut self, framing: Framing, expects_continue: bool) {
+        self.body = match framing {
+            Framing::None => Inbound::Ended,
+            Framing::Length(length) => Inbound::Length(length),
+            Framing::Chunked => Inbound::Chunked(Decoder::default()),
+        };
+        // A client that did not wait is owed nothing.
+        self.owed = if expects_continue && self.unread.is_empty() { CONTINUE } else { &[] };
+    }
+
+    /// Whether the client waits for leave to send the body, and has not got it.
+    pub fn awaits_leave(&self) -> bool {
+        self.owed.len() == CONTINUE.len()
+    }
+
+    pub fn body_is_broken(&self) -> bool {
+        matches!(self.body, Inbound::Broken(_))
+    }
+
+    /// Nobody gets anything of the body any more.
+    ///
+    /// SECURITY: what is left of it is not the next request either; the connection ends.
+    pub fn give_up_body(&mut self) {
+        if !self.body_is_ended() {
+            self.body = Inbound::Broken(BrokenBody("the request was answered before its end".to_owned()));
+        }
+    }
+
+    pub fn body_is_ended(&self) -> bool {
+        match &self.body {
+            Inbound::Ended => true,
+            Inbound::Chunked(decoder) => decoder.is_done(),
+            Inbound::Length(_) | Inbound::Broken(_) => false,
+        }
+    }
+
+    pub fn body_left(&self) -> Option<u64> {
+        match &self.body {
+            Inbound::Ended => Some(0),
+            Inbound::Length(left) => Some(*left),
+            Inbound::Chunked(_) | Inbound::Broken(_) => None,
+        }
+    }
+
+    /// The next bytes of the body.
+    pub fn poll_body(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, BrokenBody>>> {
+        let polled = self.poll_body_bytes(cx);
+        let over = match &polled {
+            Poll::Ready(Some(Ok(_))) => self.body_is_ended(),
+            Poll::Ready(_) => true,
+            Poll::Pending => false,
+        };
+        if over && let Some(server) = self.server.take() {
+            server.wake();
+        }
+        polled
+    }
+
+    fn poll_body_bytes(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, BrokenBody>>> {
+        loop {
+            let wanted = match &mut self.body {
+                Inbound::Ended => return Poll::Ready(None),
+                Inbound::Broken(why) => return Poll::Ready(Some(Err(why.clone()))),
+                Inbound::Length(left) if !self.unread.is_empty() => {
+                    let taken =
+                        usize::try_from(*left).map_or(self.unread.len(), |n| n.min(self.unread.len()));
+                    *left -= taken as u64;
+                    if *left == 0 {
+                        self.body = Inbound::Ended;
+                    }
+                    return Poll::Ready(Some(Ok(self.take_unread(taken))));
+                }
+                Inbound::Length(left) => *left,
+                Inbound::Chunked(decoder) => match decoder.decode(&mut self.unread) {
+                    Ok(Decoded::Data(data)) => return Poll::Ready(Some(Ok(data))),
+                    Ok(Decoded::End) => {
+                        self.body = Inbound::Ended;
+                        return Poll::Ready(None);
+                    }
+                    Ok(Decoded::NeedsMore) => MOST_READ,
+                    Err(error) => return self.broken(error.0),
+                },
+            };
+            if !self.owed.is_empty() {
+                match ready!(self.poll_leave(cx)) {
+                    Ok(()) => {}
+                    Err(_) => return self.broken("the connection was lost"),
+                }
+            }
+            let room = usize::try_from(wanted.min(MOST_READ)).expect("64 KiB");
+            self.unread.reserve(room);
+            match ready!(pin!(self.io.read_buf(&mut self.unread)).poll(cx)) {
+                Ok(0) => return self.broken("the connection was closed within the body"),
+                Ok(_) => {}
+                Err(_) => return self.broken("the connection was lost"),
+            }
+        }
+    }
+
+    fn take_unread(&mut self, count: usize) -> Bytes {
+        if count == self.unread.len() { self.unread.split() } else { self.unread.split_to(count) }.freeze()
+    }
+
+    fn broken(&mut self, why: &str) -> Poll<Option<Result<Bytes, BrokenBody>>> {
+        let why = BrokenBody(why.to_owned());
+        self.body = Inbound::Broken(why.clone());
+        Poll::Ready(Some(Err(why)))
+    }
+
+    /// Tells the client that it may send its body.
+    fn poll_leave(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while !self.owed.is_empty() {
+            match ready!(Pin::new(&mut self.io).poll_write(cx, self.owed))? {
+                0 => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
+                written => self.owed = &self.owed[written..],
+            }
+        }
+        Pin::new(&mut self.io).poll_flush(cx)
+    }
+
+    /// Ready when the client has gone away, while its request is being answered. Who reads the body notices it there.
+    pub fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if !self.body_is_ended() {
+            if !self.body_is_broken()
+                && !self.server.as_ref().is_some_and(|waker| waker.will_wake(cx.waker()))
+            {
+                self.server = Some(cx.waker().clone());
+            }
+            return Poll::Pending;
+        }
+        while self.unread.len() < MOST_AHEAD {
+            match ready!(self.poll_ahead(cx)) {
+                Ok(0) | Err(_) => return Poll::Ready(()),
+                Ok(_) => {}
+            }
+        }
+        Poll::Pending
+    }
+
+    /// Writes a batch; when that is done, the batch is empty. What TLS holds back needs [`Wire::poll_flush`].
+    pub fn poll_write(&mut self, cx: &mut Context<'_>, batch: &mut Batch) -> Poll<io::Result<()>> {
+        loop {
+            let [before, data, after] = batch.rest();
+            let written = match (before.is_empty(), data.is_empty(), after.is_empty()) {
+                (true, true, true) => break,
+                (false, true, true) => ready!(Pin::new(&mut self.io).poll_write(cx, before))?,
+                (true, false, true) => ready!(Pin::new(&mut self.io).poll_write(cx, data))?,
+                _ => {
+                    let parts = [before, data, after].map(io::IoSlice::new);
+                    ready!(Pin::new(&mut self.io).poll_write_vectored(cx, &parts))?
+                }
+            };
+            if written == 0 {
+                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+            }
+            batch.written += written;
+        }
+        batch.clear();
+        Poll::Ready(Ok(()))
+    }
+
+    pub fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_flush(cx)
+    }
+
+    pub fn poll_shutdown(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_shutdown(cx)
+    }
+
+    pub fn io(&self) -> &I {
+        self.io.inner()
+    }
+}
+
+impl<I: AsyncRead + AsyncWrite + Unpin> Http1Body for RefCell<Wire<I>> {
+    fn poll_data(&self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, BrokenBody>>> {
+        self.borrow_mut().poll_body(cx)
+    }
+
+    fn is_ended(&self) -> bool {
+        self.borrow().body_is_ended()
+    }
+
+    fn left(&self) -> Option<u64> {
+        self.borrow().body_left()
+    }
+}

@@ -1,0 +1,141 @@
+//! An HTTP/2 connection, spoken by hyper.
+
+use std::convert::Infallible;
+use std::future::poll_fn;
+use std::pin::{Pin, pin};
+use std::rc::Rc;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body::{Body, Frame, SizeHint};
+use hyper::body::Incoming;
+use hyper::rt::Executor;
+use hyper::server::conn::http2;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::io::{AsyncRead, AsyncWrite};
+
+use crate::client_body::ClientBody;
+use crate::connection::activity::{Activity, InFlight, Order};
+use crate::connection::watched_io::WatchedIo;
+use crate::gateway::context::Client;
+use crate::gateway::{Gateway, ObservedBody};
+
+/// HTTP/2 windows for requests' bodies: of a stream, and of the connection.
+const STREAM_WINDOW: u32 = 256 * 1024;
+const CONNECTION_WINDOW: u32 = 1024 * 1024;
+
+/// Most bytes of answers that wait for a stream's window.
+const MAX_SEND_BUFFER: usize = 256 * 1024;
+
+/// What a connection may ask for.
+#[derive(Clone, Copy, Debug)]
+pub struct Bounds {
+    /// Most streams at once.
+    pub streams: u32,
+    /// Most bytes of a head's fields, as HTTP/2 counts them.
+    pub head: u32,
+    /// Streams that the client may reset before they were begun with, or have us reset by its mistakes.
+    pub resets: usize,
+}
+
+/// Serves a connection to its end.
+pub async fn serve<I>(
+    io: WatchedIo<I>,
+    gateway: Rc<Gateway>,
+    client: Client,
+    activity: &Rc<Activity>,
+    bounds: Bounds,
+) -> hyper::Result<()>
+where
+    I: AsyncRead + AsyncWrite + Unpin + 'static,
+{
+    activity.multiplexed();
+    let answer = answering(gateway, client, activity);
+    let connection = http2::Builder::new(OnThisThread)
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(bounds.streams)
+        .max_pending_accept_reset_streams(bounds.resets)
+        .max_local_error_reset_streams(bounds.resets)
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .max_send_buf_size(MAX_SEND_BUFFER)
+        .max_header_list_size(bounds.head)
+        .serve_connection(TokioIo::new(io), service_fn(answer));
+    let mut connection = pin!(connection);
+    poll_fn(|cx| {
+        activity.wake_for_orders(cx.waker());
+        loop {
+            if let Poll::Ready(result) = connection.as_mut().poll(cx) {
+                return Poll::Ready(result);
+            }
+            match activity.take_order() {
+                None => return Poll::Pending,
+                Some(Order::Close) => connection.as_mut().graceful_shutdown(),
+                Some(Order::Cut) => return Poll::Ready(Ok(())),
+            }
+        }
+    })
+    .await
+}
+
+/// The function that answers a connection's requests.
+fn answering(
+    gateway: Rc<Gateway>,
+    client: Client,
+    activity: &Rc<Activity>,
+) -> impl Fn(Request<Incoming>) -> Answering + use<> {
+    let activity = Rc::clone(activity);
+    move |request| {
+        let gateway = Rc::clone(&gateway);
+        let in_flight = activity.request();
+        Box::pin(async move {
+            let response = gateway.handle(client, request.map(ClientBody::Http2)).await;
+            Ok(response.map(|body| GuardedBody { body, in_flight }))
+        })
+    }
+}
+
+type Answering = Pin<Box<dyn Future<Output = Result<Response<GuardedBody>, Infallible>>>>;
+
+/// Runs an HTTP/2 connection's streams beside it.
+#[derive(Clone, Copy)]
+struct OnThisThread;
+
+impl<F: Future<Output = ()> + 'static> Executor<F> for OnThisThread {
+    fn execute(&self, stream: F) {
+        tokio::task::spawn_local(stream);
+    }
+}
+
+/// An answer's body; its request is in flight until it ends.
+struct GuardedBody {
+    body: ObservedBody,
+    in_flight: InFlight,
+}
+
+impl Body for GuardedBody {
+    type Data = Bytes;
+    type Error = <ObservedBody as Body>::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
+        self.in_flight.awaited();
+        let polled = Pin::new(&mut self.body).poll_frame(cx);
+        if polled.is_ready() {
+            self.in_flight.offered();
+        }
+        polled
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}

@@ -1,0 +1,185 @@
+//! The head of an answer as it goes on the wire, and the chunks of its body.
+
+use std::cell::RefCell;
+use std::io::Write as _;
+use std::time::{Duration, SystemTime};
+
+use http::header::{CONNECTION, CONTENT_LENGTH, DATE, TRANSFER_ENCODING};
+use http::{HeaderMap, Method, StatusCode, Version};
+
+/// How the client learns where the body of an answer ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ResponseFraming {
+    /// There is no body, whatever the fields say.
+    None,
+    /// After so many bytes.
+    Length(u64),
+    /// Where the last chunk says.
+    Chunked,
+    /// Where the connection does: for HTTP/1.0, which knows no chunks.
+    Close,
+}
+
+impl ResponseFraming {
+    /// For an answer to `method`, whose body has `length` bytes if that is known.
+    pub fn of(method: &Method, version: Version, status: StatusCode, length: Option<u64>) -> ResponseFraming {
+        let bodiless = *method == Method::HEAD
+            || status == StatusCode::NO_CONTENT
+            || status == StatusCode::NOT_MODIFIED
+            || status.is_informational();
+        match length {
+            _ if bodiless => ResponseFraming::None,
+            Some(length) => ResponseFraming::Length(length),
+            None if version == Version::HTTP_11 => ResponseFraming::Chunked,
+            None => ResponseFraming::Close,
+        }
+    }
+}
+
+/// Whether the connection goes on, and whether the client has to be told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Persistence {
+    /// It does, as usual in HTTP/1.1.
+    Usual,
+    /// It does, and HTTP/1.0 is told.
+    KeepAlive,
+    /// It ends with this answer.
+    Close,
+}
+
+/// Writes a head. Of the fields that say how the body is framed none is taken over, except that an answer without a
+/// body may say how long it would have been.
+pub fn write_head(
+    out: &mut Vec<u8>,
+    status: StatusCode,
+    fields: &HeaderMap,
+    framing: ResponseFraming,
+    persistence: Persistence,
+) {
+    out.extend_from_slice(b"HTTP/1.1 ");
+    out.extend_from_slice(status.as_str().as_bytes());
+    out.push(b' ');
+    out.extend_from_slice(status.canonical_reason().unwrap_or("Unknown").as_bytes());
+    out.extend_from_slice(b"\r\n");
+    let mut dated = false;
+    for (name, value) in fields {
+        if name == CONNECTION || name == TRANSFER_ENCODING {
+            continue;
+        }
+        if name == CONTENT_LENGTH && (framing != ResponseFraming::None || status == StatusCode::NO_CONTENT) {
+            continue;
+        }
+        dated |= name == DATE;
+        write_field(out, name.as_str(), value.as_bytes());
+    }
+    match framing {
+        ResponseFraming::Length(length) => {
+            let mut text = itoa::Buffer::new();
+            write_field(out, "content-length", text.format(length).as_bytes());
+        }
+        ResponseFraming::Chunked => write_field(out, "transfer-encoding", b"chunked"),
+        ResponseFraming::None | ResponseFraming::Close => {}
+    }
+    match persistence {
+        Persistence::Usual => {}
+        Persistence::KeepAlive => write_field(out, "connection", b"keep-alive"),
+        Persistence::Close => write_field(out, "connection", b"close"),
+    }
+    if !dated {
+        write_date(out);
+    }
+    out.extend_from_slice(b"\r\n");
+}
+
+fn write_field(out: &mut Vec<u8>, name: &str, value: &[u8]) {
+    out.extend_from_slice(name.as_bytes());
+    out.extend_from_slice(b": ");
+    out.extend_from_slice(value);
+    out.extend_from_slice(b"\r\n");
+}
+
+/// RFC 9110 section 6.6.1. The text changes once a second.
+fn write_date(out: &mut Vec<u8>) {
+    thread_local! {
+        static DATE_FIELD: RefCell<(u64, Vec<u8>)> = const { RefCell::new((u64::MAX, Vec::new())) };
+    }
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or(Duration::ZERO).as_secs();
+    DATE_FIELD.with_borrow_mut(|(second, text)| {
+        if *second != now {
+            *second = now;
+            text.clear();
+            let date = httpdate::HttpDate::from(SystemTime::UNIX_EPOCH + Duration::from_secs(now));
+            let _ = write!(text, "date: {date}\r\n");
+        }
+        out.extend_from_slice(text);
+    });
+}
+
+/// Writes what stands before the bytes of a chunk.
+pub fn write_chunk_size(out: &mut Vec<u8>, length: usize) {
+    let _ = write!(out, "{length:x}\r\n");
+}
+
+/// What stands behind the bytes of a chunk,
+pub const CHUNK_END: &[u8] = b"\r\n";
+
+/// behind the bytes of the last one,
+pub const LAST_CHUNK_END: &[u8] = b"\r\n0\r\n\r\n";
+
+/// and where there is nothing more to send.
+pub const BODY_END: &[u8] = b"0\r\n\r\n";
+
+#[cfg(test)]
+mod tests {
+    use http::HeaderValue;
+
+    use super::*;
+
+    fn written(status: u16, fields: &[(&'static str, &'static str)], framing: ResponseFraming) -> String {
+        let mut map = HeaderMap::new();
+        for (name, value) in fields {
+            map.append(*name, HeaderValue::from_static(value));
+        }
+        let mut out = Vec::new();
+        let status = StatusCode::from_u16(status).expect("a status");
+        write_head(&mut out, status, &map, framing, Persistence::Usual);
+        String::from_utf8(out).expect("text")
+    }
+
+    #[test]
+    fn the_framing_is_said_once() {
+        let fields = [("content-length", "7"), ("transfer-encoding", "x"), ("date", "D"), ("a", "b")];
+        assert_eq!(
+            written(200, &fields, ResponseFraming::Length(12)),
+            "HTTP/1.1 200 OK\r\ndate: D\r\na: b\r\ncontent-length: 12\r\n\r\n"
+        );
+        let chunked = written(200, &fields, ResponseFraming::Chunked);
+        assert!(chunked.contains("transfer-encoding: chunked") && !chunked.contains("content-length"));
+        assert!(written(200, &fields, ResponseFraming::None).contains("content-length: 7"), "as for HEAD");
+        assert!(!written(204, &fields, ResponseFraming::None).contains("content-length"));
+    }
+
+    #[test]
+    fn a_date_is_added_where_none_is() {
+        let text = written(599, &[], ResponseFraming::Close);
+        assert!(
+            text.starts_with("HTTP/1.1 599 Unknown\r\ndate: ") && text.ends_with(" GMT\r\n\r\n"),
+            "{text}"
+        );
+        let mut out = Vec::new();
+        write_chunk_size(&mut out, 255);
+        assert_eq!(out, b"ff\r\n");
+    }
+
+    #[test]
+    fn bodies_are_framed_as_the_client_can_read_them() {
+        let of = |method: Method, version, status, length| {
+            ResponseFraming::of(&method, version, StatusCode::from_u16(status).expect("a status"), length)
+        };
+        assert_eq!(of(Method::HEAD, Version::HTTP_11, 200, Some(5)), ResponseFraming::None);
+        assert_eq!(of(Method::GET, Version::HTTP_11, 304, None), ResponseFraming::None);
+        assert_eq!(of(Method::GET, Version::HTTP_11, 200, Some(5)), ResponseFraming::Length(5));
+        assert_eq!(of(Method::GET, Version::HTTP_11, 200, None), ResponseFraming::Chunked);
+        assert_eq!(of(Method::GET, Version::HTTP_10, 200, None), ResponseFraming::Close);
+    }
+}
