@@ -58,6 +58,7 @@ impl ApiKey {
 pub struct Identity {
     user: Option<UserName>,
     upstream_key: Option<HeaderValue>,
+    minted: bool,
     fingerprint: Fingerprint,
 }
 
@@ -70,6 +71,11 @@ impl Identity {
     /// What `tokens.keys_file` wants the backend to be shown instead of the key.
     pub fn upstream_key(&self) -> Option<&HeaderValue> {
         self.upstream_key.as_ref()
+    }
+
+    /// Whether the key is a token that the gateway made. To the backend such a token says nothing by itself.
+    pub fn is_minted(&self) -> bool {
+        self.minted
     }
 
     /// What logs call the key.
@@ -185,11 +191,11 @@ impl Auth {
         let fingerprint = id.fingerprint();
         if let Some(known) = self.known_keys.find(&id) {
             let upstream_key = known.upstream_key.clone();
-            return Ok(Identity { user: Some(known.user.clone()), upstream_key, fingerprint });
+            return Ok(Identity { user: Some(known.user.clone()), upstream_key, minted: false, fingerprint });
         }
         if let Some(record) = self.store.find(&id) {
             let user = Some(record.user.clone());
-            return Ok(Identity { user, upstream_key: None, fingerprint });
+            return Ok(Identity { user, upstream_key: None, minted: true, fingerprint });
         }
         if self.mint.is_own(key.0.as_bytes()) {
             return Err(KeyError::Ended);
@@ -200,7 +206,7 @@ impl Auth {
             Foreign::Verify => self.foreign_keys.judge(id, key, upstream).await,
         };
         match verdict {
-            Verdict::Good => Ok(Identity { user: None, upstream_key: None, fingerprint }),
+            Verdict::Good => Ok(Identity { user: None, upstream_key: None, minted: false, fingerprint }),
             Verdict::Bad => Err(KeyError::Unknown),
             Verdict::Unknown => Err(KeyError::Unverifiable),
         }

@@ -95,7 +95,8 @@ impl Gateway {
         let body = body.take().expect("nothing before this step takes the body");
         let request = self.rewriter.rewrite(screened, body, &identity, line.context());
         let response = self.upstream.send(request).await.map_err(|error| rejection_of(&error, line))?;
-        Ok(Answer::from_upstream(response))
+        let answer = Answer::from_upstream(response);
+        Ok(if self.rewriter.shows_the_clients_key(&identity) { answer } else { answer.without_cookies() })
     }
 
     async fn get_token(&self, head: &Parts, line: &mut AccessLine) -> Result<Answer, Rejection> {

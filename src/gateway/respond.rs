@@ -5,7 +5,7 @@ use std::task::{Context as TaskContext, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::CONNECTION;
+use http::header::{CONNECTION, SET_COOKIE};
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, Version};
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::BodyExt;
@@ -44,6 +44,15 @@ impl Answer {
         let (mut head, body) = response.into_parts();
         remove_hop_by_hop(&mut head.headers);
         Answer { head: Response::from_parts(head, ()), body: Source::Upstream(body) }
+    }
+
+    /// Without the cookies that the backend sets.
+    ///
+    /// SECURITY: for answers to a key that is not the client's: a session that the backend began for that key would
+    /// outlive the gateway's judgement in the client's hands.
+    pub fn without_cookies(mut self) -> Answer {
+        self.head.headers_mut().remove(SET_COOKIE);
+        self
     }
 
     /// One of our own.

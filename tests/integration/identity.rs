@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::support::client::Answer;
 use crate::support::gateway::Gateway;
-use crate::support::upstream::{Recorded, Upstream, answer};
+use crate::support::upstream::{Recorded, Upstream, answer, write};
 use crate::support::wait_until;
 
 const JSON: (&str, &str) = ("Content-Type", "application/json");
@@ -62,11 +62,63 @@ fn under_impersonate_a_client_names_no_user() {
 }
 
 #[test]
-fn under_forward_the_backend_decides_about_impersonation() {
+fn under_forward_the_backend_decides_whom_a_key_of_its_own_may_impersonate() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("keys");
+    std::fs::write(&file, format!("bob:{}\n", sha256("long-lived"))).expect("written");
+    let file = ("TOKENS_KEYS_FILE", file.to_str().expect("text"));
+    static QUESTIONS: AtomicUsize = AtomicUsize::new(0);
+    for (key, options) in [
+        ("tk_platform", &[][..]),
+        ("tk_anything", &[("TOKENS_FOREIGN", "forward")]),
+        ("long-lived", &[file, ("TOKENS_FOREIGN", "reject")]),
+    ] {
+        let upstream = platform(&QUESTIONS);
+        let gateway = Gateway::start(upstream.address(), options);
+        get(&gateway, key, &[("x-api-impersonate-user", "carol")]);
+        let seen = upstream.log().pop().expect("it arrived");
+        assert_eq!((seen.field("x-api-key"), seen.field("x-api-impersonate-user")), (key, "carol"));
+    }
+}
+
+/// The backend takes such a token on the gateway's word for one user: it has nothing to judge a second name by.
+#[test]
+fn with_a_token_of_the_gateway_a_client_names_no_user_under_forward_either() {
     let upstream = Upstream::start();
     let gateway = Gateway::start(upstream.address(), &[]);
-    assert_eq!(get(&gateway, &gateway.token(), &[("x-api-impersonate-user", "bob")]).status, 200);
-    assert_eq!(upstream.only().field("x-api-impersonate-user"), "bob");
+    let refused = get(&gateway, &gateway.token(), &[("x-api-impersonate-user", "root")]);
+    assert_eq!((refused.status, refused.reason().as_str()), (403, "impersonation_denied"));
+    assert!(upstream.log().is_empty(), "not a byte arrived");
+}
+
+#[test]
+fn cookies_do_not_cross_from_one_identity_to_another() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("keys");
+    let keys = format!("etl:{}:tk_operators\nbob:{}\n", sha256("etl-key"), sha256("long-lived"));
+    std::fs::write(&file, keys).expect("written");
+    let file = ("TOKENS_KEYS_FILE", file.to_str().expect("text"));
+    let impersonate = [&IMPERSONATE[..], &[file]].concat();
+    for (options, key, pass) in [
+        (&[file][..], Some("etl-key"), false),
+        (&[file], Some("long-lived"), true),
+        (&[file], None, true),
+        (&impersonate, Some("etl-key"), false),
+        (&impersonate, Some("long-lived"), false),
+        (&impersonate, None, false),
+    ] {
+        let upstream = Upstream::behaving(|_, stream| {
+            let answer =
+                "HTTP/1.1 200 OK\r\nContent-Length: 0\r\nSet-Cookie: session=up\r\nset-cookie: b=c\r\n\r\n";
+            write(stream, answer.as_bytes())
+        });
+        let gateway = Gateway::start(upstream.address(), options);
+        let key = key.map_or_else(|| gateway.token(), str::to_owned);
+        let answer = get(&gateway, &key, &[("Cookie", "session=down"), ("Cookie", "a=b")]);
+        let (up, down) = if pass { ("session=down; a=b", 2) } else { ("", 0) };
+        assert_eq!(upstream.only().field("cookie"), up, "{options:?} {key}");
+        assert_eq!(answer.all("set-cookie").len(), down, "{options:?} {key}");
+    }
 }
 
 #[test]

@@ -10,9 +10,13 @@ use tokio::time::timeout;
 
 use crate::auth::bearer::Credentials;
 use crate::auth::verifier::VerifyError;
+use crate::secret::Secret;
 
 /// So long a login waits for its turn; a hash takes some 50 ms of a core, and they are checked one a core at a time.
 const LONGEST_WAIT: Duration = Duration::from_secs(5);
+
+/// As many bytes of a password bcrypt looks at.
+const LONGEST_PASSWORD: usize = 72;
 
 /// Costs beyond this take seconds for each login; bcrypt's own bound is 31, some hours.
 const HIGHEST_COST: u32 = 16;
@@ -23,6 +27,7 @@ pub struct UsersFile {
     hashes: HashMap<String, Arc<str>>,
     /// What unknown users are checked against, at the same cost.
     decoy: Arc<str>,
+    highest_cost: u32,
     turns: Arc<Semaphore>,
 }
 
@@ -70,7 +75,18 @@ impl UsersFile {
             return Err(problems);
         }
         let turns = std::thread::available_parallelism().map_or(1, usize::from);
-        Ok(UsersFile { hashes, decoy: decoy(highest), turns: Arc::new(Semaphore::new(turns)) })
+        Ok(UsersFile {
+            hashes,
+            decoy: decoy(highest),
+            highest_cost: highest,
+            turns: Arc::new(Semaphore::new(turns)),
+        })
+    }
+
+    /// What a wrong password is checked against in vain, so that it costs as much as an unknown user where hashes have
+    /// different costs: each cost is twice the work of the one below, and 2^c + 2^c + 2^(c+1) + … + 2^(h-1) = 2^h.
+    fn padding(&self, known: Option<&str>) -> Vec<Arc<str>> {
+        (known.map_or(self.highest_cost, cost_of)..self.highest_cost).map(decoy).collect()
     }
 
     /// Checks a password on a thread of its own, so that requests go on meanwhile.
@@ -81,8 +97,14 @@ impl UsersFile {
         let known = self.hashes.get(credentials.user.as_str());
         let hash = Arc::clone(known.unwrap_or(&self.decoy));
         let password = credentials.password.clone();
+        let padding = self.padding(known.map(|hash| &**hash));
         let checked = tokio::task::spawn_blocking(move || {
-            let right = bcrypt::verify(password.expose(), &hash).unwrap_or(false);
+            let right = is_right(&password, &hash);
+            if !right {
+                for decoy in padding {
+                    let _ = bcrypt::verify("x", &decoy);
+                }
+            }
             drop(turn);
             right
         });
@@ -91,6 +113,19 @@ impl UsersFile {
             _ => Err(VerifyError::Wrong),
         }
     }
+}
+
+/// SECURITY: bcrypt looks at 72 bytes and takes a NUL for the end. What lies behind must not be let in unseen, and takes
+/// as long as any other wrong password.
+fn is_right(password: &Secret, hash: &str) -> bool {
+    let password = password.expose();
+    let judged_whole = password.len() <= LONGEST_PASSWORD && !password.contains('\0');
+    let seen = if judged_whole { password } else { "x" };
+    bcrypt::verify(seen, hash).unwrap_or(false) && judged_whole
+}
+
+fn cost_of(hash: &str) -> u32 {
+    hash.parse().map_or(0, |parts: bcrypt::HashParts| parts.get_cost())
 }
 
 fn parse_line(line: &str) -> Result<(&str, &str, u32), String> {
@@ -114,7 +149,6 @@ fn decoy(cost: u32) -> Arc<str> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::secret::Secret;
     use crate::user_name::UserName;
 
     fn credentials(user: &str, password: &str) -> Credentials {
@@ -139,6 +173,53 @@ mod tests {
             ("eve", "wonder", Err(VerifyError::Wrong)),
         ] {
             assert_eq!(users.verify(&credentials(user, password)).await, expected, "{user} {password}");
+        }
+    }
+
+    #[tokio::test]
+    async fn what_bcrypt_does_not_look_at_is_wrong() {
+        let longest = "x".repeat(72);
+        let text = format!("alice:{}\nbob:{}\n", hash(&longest, "$2y$"), hash("builder", "$2y$"));
+        let users = UsersFile::parse(&text).expect("valid");
+        for (user, password, expected) in [
+            ("alice", longest.as_str(), Ok(())),
+            ("alice", &format!("{longest}x"), Err(VerifyError::Wrong)),
+            ("alice", &format!("{longest}\0"), Err(VerifyError::Wrong)),
+            ("bob", "builder\0", Err(VerifyError::Wrong)),
+            ("bob", "builder\0x", Err(VerifyError::Wrong)),
+        ] {
+            assert_eq!(users.verify(&credentials(user, password)).await, expected, "{user} {password:?}");
+        }
+    }
+
+    /// Neither the name, nor the password's length, nor the cost of a user's hash may be read off the clock.
+    #[tokio::test]
+    async fn every_no_takes_as_long() {
+        const ROUNDS: usize = 15;
+        let costly = bcrypt::hash("builder", 9).expect("hashed");
+        let cheap = bcrypt::hash("wonder", 7).expect("hashed");
+        let users = UsersFile::parse(&format!("alice:{cheap}\nbob:{costly}\n")).expect("valid");
+        let long = "x".repeat(100);
+        let tries = [("eve", "wrong"), ("bob", "wrong"), ("alice", "wrong"), ("bob", &long), ("bob", "w\0")];
+        let mut spans = [const { Vec::new() }; 5];
+        // In turns, so that whatever else the machine does meets all of them alike.
+        for _ in 0..ROUNDS {
+            for ((user, password), spans) in tries.iter().zip(&mut spans) {
+                let begun = std::time::Instant::now();
+                assert_eq!(users.verify(&credentials(user, password)).await, Err(VerifyError::Wrong));
+                spans.push(begun.elapsed().as_secs_f64());
+            }
+        }
+        let medians = spans.map(|mut spans| {
+            spans.sort_by(f64::total_cmp);
+            spans[ROUNDS / 2]
+        });
+        for (median, what) in medians.iter().zip(tries) {
+            let ratio = median / medians[0];
+            assert!(
+                (0.8..=1.25).contains(&ratio),
+                "{what:?} takes {ratio:.2} of an unknown user's {medians:?}"
+            );
         }
     }
 
