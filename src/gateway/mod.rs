@@ -89,7 +89,8 @@ impl Gateway {
         };
         line.route.clone_from(&profile.name);
         let screened = screen(profile, head)?;
-        let identity = authenticate(&self.auth, &self.upstream, &self.rewriter, &screened).await?;
+        let client = line.context().client.address;
+        let identity = authenticate(&self.auth, &self.upstream, &self.rewriter, &screened, client).await?;
         line.user = identity.user().map(ToString::to_string);
         line.key = Some(identity.fingerprint());
         let body = body.take().expect("nothing before this step takes the body");
@@ -101,7 +102,7 @@ impl Gateway {
 
     async fn get_token(&self, head: &Parts, line: &mut AccessLine) -> Result<Answer, Rejection> {
         "get_token".clone_into(&mut line.route);
-        let given = get_token(&self.auth, head).await?;
+        let given = get_token(&self.auth, head, line.context().client.address).await?;
         line.user = Some(given.minted.user.to_string());
         line.key = Some(given.minted.fingerprint);
         Ok(Answer::own(StatusCode::OK, given.fields, given.body))

@@ -3,6 +3,8 @@
 //! A variant does not compile until it has a status, a reason and a sentence. Reasons are an interface: scripts and
 //! alerts match them, so they never change.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
 use http::{HeaderMap, HeaderValue, StatusCode};
@@ -48,6 +50,10 @@ pub enum Rejection {
     TokenExpired,
     /// The backend could not be asked about a key.
     ApiKeyUnverifiable,
+    /// The backend is being asked about too many keys.
+    ApiKeyCheckBusy,
+    /// Too many wrong credentials; another try has a chance after so long.
+    TooManyFailures(Duration),
     /// `x-api-impersonate-user` where the gateway says who the user is.
     ImpersonationDenied,
     /// No `Authorization: Bearer`.
@@ -121,7 +127,10 @@ impl Rejection {
             Rejection::UpstreamUnreachable | Rejection::UpstreamClosed | Rejection::UpstreamInvalid => {
                 StatusCode::BAD_GATEWAY
             }
-            Rejection::ApiKeyUnverifiable | Rejection::VerifierBusy => StatusCode::SERVICE_UNAVAILABLE,
+            Rejection::TooManyFailures(_) => StatusCode::TOO_MANY_REQUESTS,
+            Rejection::ApiKeyUnverifiable | Rejection::ApiKeyCheckBusy | Rejection::VerifierBusy => {
+                StatusCode::SERVICE_UNAVAILABLE
+            }
             Rejection::UpstreamConnectTimeout | Rejection::UpstreamTimeout => StatusCode::GATEWAY_TIMEOUT,
         }
     }
@@ -142,6 +151,8 @@ impl Rejection {
             Rejection::ApiKeyUnknown => "api_key_unknown",
             Rejection::TokenExpired => "token_expired",
             Rejection::ApiKeyUnverifiable => "api_key_unverifiable",
+            Rejection::ApiKeyCheckBusy => "api_key_check_busy",
+            Rejection::TooManyFailures(_) => "too_many_failures",
             Rejection::ImpersonationDenied => "impersonation_denied",
             Rejection::BearerMissing => "bearer_missing",
             Rejection::BearerInvalid => "bearer_invalid",
@@ -201,6 +212,14 @@ impl Rejection {
             }
             Rejection::ApiKeyUnverifiable => {
                 "The `x-api-key` could not be checked, as the backend does not answer. Try again in a moment."
+                    .to_owned()
+            }
+            Rejection::ApiKeyCheckBusy => {
+                "Too many keys are being checked at the moment. Try again in a few seconds.".to_owned()
+            }
+            Rejection::TooManyFailures(_) => {
+                "Too many wrong keys, bearers or passwords came from your address. Wait as long as \
+                 `Retry-After` says; a key that is known goes on working meanwhile."
                     .to_owned()
             }
             Rejection::ImpersonationDenied => {
@@ -269,7 +288,7 @@ impl Rejection {
             fields.insert(WWW_AUTHENTICATE, HeaderValue::from_static(challenge));
         }
         if let Some(seconds) = self.retry_after() {
-            fields.insert(RETRY_AFTER, HeaderValue::from_static(seconds));
+            fields.insert(RETRY_AFTER, HeaderValue::from(seconds));
         }
         if let Rejection::MethodNotAllowed { allow } = self {
             let value = HeaderValue::from_str(allow).expect("a list of methods is a field value");
@@ -297,13 +316,15 @@ impl Rejection {
     }
 
     /// Seconds after which another try has a chance.
-    fn retry_after(&self) -> Option<&'static str> {
+    fn retry_after(&self) -> Option<u64> {
         match self {
             Rejection::UpstreamUnreachable
             | Rejection::UpstreamConnectTimeout
-            | Rejection::UpstreamClosed => Some("1"),
-            Rejection::ApiKeyUnverifiable => Some("2"),
-            Rejection::VerifierBusy => Some("5"),
+            | Rejection::UpstreamClosed => Some(1),
+            Rejection::ApiKeyUnverifiable => Some(2),
+            Rejection::VerifierBusy | Rejection::ApiKeyCheckBusy => Some(5),
+            // Rounded up: who waits so long must not be early.
+            Rejection::TooManyFailures(wait) => Some(wait.as_secs() + 1),
             _ => None,
         }
     }

@@ -214,11 +214,17 @@ fn sha256(key: &str) -> String {
     hash.as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
+/// Whether this is the question about a key that nobody has; the tests' own keys do not look so.
+fn is_control(seen: &Recorded) -> bool {
+    let key = seen.field("x-api-key");
+    seen.line.contains("get_ontologies") && key.len() == 43 && key.starts_with("tk_")
+}
+
 /// A backend that knows one platform key and takes its time to say so.
 fn platform(questions: &'static AtomicUsize) -> Upstream {
     Upstream::behaving(move |request, stream| {
         let good = request.field("x-api-key") == "tk_platform";
-        if request.line.starts_with("GET /timbr/api/get_ontologies/ ") {
+        if request.line.starts_with("GET /timbr/api/get_ontologies/ ") && !is_control(request) {
             questions.fetch_add(1, Ordering::SeqCst);
             std::thread::sleep(Duration::from_millis(100));
         }
@@ -241,7 +247,8 @@ fn the_backend_is_asked_once_about_a_foreign_key_and_its_yes_is_remembered() {
     let question = &log[0];
     assert_eq!(question.line, "GET /timbr/api/get_ontologies/ HTTP/1.1");
     assert_eq!(question.field("content-type"), "application/json");
-    let query = &log[1];
+    assert_eq!(log.iter().filter(|seen| is_control(seen)).count(), 1);
+    let query = &log[2];
     assert_eq!((query.field("x-api-key"), query.folded("x-forwarded-user").len()), ("tk_platform", 0));
 
     gateway.clock.advance(Duration::from_secs(299));
@@ -276,7 +283,8 @@ fn under_impersonate_a_foreign_key_stays_what_it_is() {
     let gateway = Gateway::start(upstream.address(), &IMPERSONATE);
     assert_eq!(get(&gateway, "tk_platform", &[]).status, 200);
     for seen in upstream.log() {
-        assert_eq!(seen.field("x-api-key"), "tk_platform", "the service key speaks for users of ours only");
+        let clients = seen.field("x-api-key") == "tk_platform" || is_control(&seen);
+        assert!(clients, "the service key speaks for users of ours only");
         assert!(seen.folded("x-api-impersonate-user").is_empty());
     }
 }
@@ -296,6 +304,92 @@ fn without_a_clear_word_of_the_backend_nobody_is_let_in() {
     let nobody = std::net::TcpListener::bind("127.0.0.1:0").expect("bound").local_addr().expect("an address");
     let gateway = Gateway::start(nobody, &[]);
     assert_eq!(get(&gateway, "tk_platform", &[]).status, 503);
+}
+
+/// A yes of a backend that says yes to everybody is worth nothing.
+#[test]
+fn a_backend_that_takes_any_key_proves_nobody() {
+    let upstream = Upstream::start();
+    let gateway = Gateway::start(upstream.address(), &[]);
+    for _ in 0..3 {
+        let refused = get(&gateway, "tk_anything", &[]);
+        assert_eq!((refused.status, refused.reason().as_str()), (503, "api_key_unverifiable"));
+    }
+    let log = upstream.log();
+    assert!(
+        log.iter().all(|seen| seen.line.contains("get_ontologies")),
+        "the request itself never arrived: {log:?}"
+    );
+    assert_eq!(log.iter().filter(|seen| is_control(seen)).count(), 1, "{log:?}");
+    let token = gateway.token();
+    assert_eq!(get(&gateway, &token, &[]).status, 200, "tokens of the gateway's own are no question");
+}
+
+#[test]
+fn whether_the_backend_tells_keys_apart_is_asked_again_now_and_then() {
+    static STRICT: AtomicUsize = AtomicUsize::new(1);
+    let upstream = Upstream::behaving(|request, stream| {
+        let strict = STRICT.load(Ordering::SeqCst) == 1;
+        let good = request.field("x-api-key") == "tk_platform" || !strict;
+        if good { answer(stream, 200, "{}") } else { answer(stream, 401, "{}") }
+    });
+    let gateway = Gateway::start(upstream.address(), &[("TOKENS_FOREIGN_ACCEPT_TTL", "1s")]);
+    let status = || get(&gateway, "tk_platform", &[]).status;
+    let controls = || {
+        upstream
+            .log()
+            .iter()
+            .filter(|seen| is_control(seen))
+            .map(|seen| seen.field("x-api-key").to_owned())
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(status(), 200);
+    gateway.clock.advance(Duration::from_secs(299));
+    assert_eq!((status(), controls().len()), (200, 1));
+    STRICT.store(0, Ordering::SeqCst);
+    gateway.clock.advance(Duration::from_secs(2));
+    assert_eq!((status(), controls().len()), (503, 2));
+    STRICT.store(1, Ordering::SeqCst);
+    gateway.clock.advance(Duration::from_secs(3));
+    assert_eq!((status(), controls().len()), (200, 3));
+    let keys = controls();
+    assert!(keys[0] != keys[1] && keys[1] != keys[2], "another one each time: {keys:?}");
+}
+
+#[test]
+fn an_answer_that_calls_itself_an_error_is_no_yes() {
+    let upstream =
+        Upstream::behaving(|_, stream| answer(stream, 200, r#"{"status":"error","data":"token"}"#));
+    let gateway = Gateway::start(upstream.address(), &[]);
+    let refused = get(&gateway, "tk_anything", &[]);
+    assert_eq!((refused.status, refused.reason().as_str()), (503, "api_key_unverifiable"));
+}
+
+#[test]
+fn the_backend_is_not_asked_about_too_many_keys_at_once() {
+    let upstream = Upstream::behaving(|_, stream| {
+        std::thread::sleep(Duration::from_secs(2));
+        answer(stream, 401, "{}")
+    });
+    let gateway = Gateway::start(upstream.address(), &[("WORKERS", "2")]);
+    let busy = AtomicUsize::new(0);
+    std::thread::scope(|scope| {
+        for number in 0..80 {
+            let (gateway, busy) = (&gateway, &busy);
+            scope.spawn(move || {
+                let refused = get(gateway, &format!("tk_guess_{number}"), &[]);
+                if refused.status == 503 {
+                    assert_eq!(refused.reason(), "api_key_check_busy");
+                    assert_ne!(refused.field("retry-after"), "");
+                    busy.fetch_add(1, Ordering::SeqCst);
+                } else {
+                    assert_eq!(refused.status, 401);
+                }
+            });
+        }
+    });
+    assert_eq!(busy.load(Ordering::SeqCst), 80 - 64);
+    assert_eq!(upstream.log().len(), 64);
 }
 
 #[test]

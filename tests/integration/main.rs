@@ -7,6 +7,7 @@ mod docs;
 mod drain;
 mod forwarding;
 mod get_token;
+mod guesses;
 mod http2;
 mod identity;
 mod layers;

@@ -9,6 +9,7 @@ use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
 use crate::auth::bearer::Credentials;
+use crate::auth::guesses::Attempt;
 use crate::auth::verifier::VerifyError;
 use crate::secret::Secret;
 
@@ -90,26 +91,38 @@ impl UsersFile {
     }
 
     /// Checks a password on a thread of its own, so that requests go on meanwhile.
-    pub(super) async fn verify(&self, credentials: &Credentials) -> Result<(), VerifyError> {
+    pub(super) async fn verify(
+        &self,
+        credentials: &Credentials,
+        attempt: Attempt,
+    ) -> Result<(), VerifyError> {
+        // SECURITY: who was wrong too often costs us no hash, nor a place among those who wait for theirs.
+        attempt.look().map_err(VerifyError::TooMany)?;
         let turn = timeout(LONGEST_WAIT, Arc::clone(&self.turns).acquire_owned()).await;
         let Ok(Ok(turn)) = turn else { return Err(VerifyError::Busy) };
+        // SECURITY: once more, as others of the same client may have waited with this one: they are wrong one by one now,
+        // so hardly one of them gets an answer that is too many.
+        attempt.look().map_err(VerifyError::TooMany)?;
         // SECURITY: an unknown user costs as much as a known one, so that names cannot be found by the clock.
         let known = self.hashes.get(credentials.user.as_str());
         let hash = Arc::clone(known.unwrap_or(&self.decoy));
         let password = credentials.password.clone();
+        let is_decoy = known.is_none();
         let padding = self.padding(known.map(|hash| &**hash));
         let checked = tokio::task::spawn_blocking(move || {
-            let right = is_right(&password, &hash);
+            let right = is_right(&password, &hash) && !is_decoy;
             if !right {
                 for decoy in padding {
                     let _ = bcrypt::verify("x", &decoy);
                 }
+                // Here, so that it is noted although the client may have gone away, and before the next one's turn.
+                attempt.failed();
             }
             drop(turn);
             right
         });
         match checked.await {
-            Ok(true) if known.is_some() => Ok(()),
+            Ok(true) => Ok(()),
             _ => Err(VerifyError::Wrong),
         }
     }
@@ -149,7 +162,20 @@ fn decoy(cost: u32) -> Arc<str> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::auth::guesses::Guesses;
+    use crate::clock::Clock;
+    use crate::config::FailureLimits;
     use crate::user_name::UserName;
+
+    fn attempt() -> Attempt {
+        attempt_within(0)
+    }
+
+    fn attempt_within(per_user: u32) -> Attempt {
+        let limits = FailureLimits { per_address: 0, per_user };
+        let user = UserName::parse(b"alice").expect("valid");
+        Arc::new(Guesses::new(limits, Clock::manual(0))).attempt([192, 0, 2, 1].into()).of(&user)
+    }
 
     fn credentials(user: &str, password: &str) -> Credentials {
         let user = UserName::parse(user.as_bytes()).expect("valid");
@@ -172,8 +198,45 @@ mod tests {
             ("Alice", "wonder", Err(VerifyError::Wrong)),
             ("eve", "wonder", Err(VerifyError::Wrong)),
         ] {
-            assert_eq!(users.verify(&credentials(user, password)).await, expected, "{user} {password}");
+            assert_eq!(
+                users.verify(&credentials(user, password), attempt()).await,
+                expected,
+                "{user} {password}"
+            );
         }
+    }
+
+    #[tokio::test]
+    async fn beyond_the_limit_no_hash_is_computed() {
+        // Each would take seconds.
+        let slow = bcrypt::hash("builder", 4).expect("hashed").replacen("$04$", "$16$", 1);
+        let users = UsersFile::parse(&format!("alice:{slow}\n")).expect("valid");
+        let attempt = attempt_within(1);
+        attempt.failed();
+        let begun = std::time::Instant::now();
+        for _ in 0..100 {
+            let verified = users.verify(&credentials("alice", "wrong"), attempt.clone()).await;
+            assert!(matches!(verified, Err(VerifyError::TooMany(_))), "{verified:?}");
+        }
+        assert!(begun.elapsed() < Duration::from_secs(1), "{:?}", begun.elapsed());
+    }
+
+    #[tokio::test]
+    async fn tries_at_once_are_no_more_than_tries_one_by_one() {
+        let users = UsersFile::parse(&format!("alice:{}\n", hash("x", "$2y$"))).expect("valid");
+        let (users, attempt) = (Arc::new(users), attempt_within(10));
+        let tries: Vec<_> = (0..100)
+            .map(|_| {
+                let (users, attempt) = (Arc::clone(&users), attempt.clone());
+                tokio::spawn(async move { users.verify(&credentials("alice", "wrong"), attempt).await })
+            })
+            .collect();
+        let mut wrong = 0;
+        for attempt in tries {
+            wrong += usize::from(attempt.await.expect("no panic") == Err(VerifyError::Wrong));
+        }
+        let at_once = std::thread::available_parallelism().map_or(1, usize::from);
+        assert!((10..10 + at_once).contains(&wrong), "{wrong}");
     }
 
     #[tokio::test]
@@ -188,7 +251,11 @@ mod tests {
             ("bob", "builder\0", Err(VerifyError::Wrong)),
             ("bob", "builder\0x", Err(VerifyError::Wrong)),
         ] {
-            assert_eq!(users.verify(&credentials(user, password)).await, expected, "{user} {password:?}");
+            assert_eq!(
+                users.verify(&credentials(user, password), attempt()).await,
+                expected,
+                "{user} {password:?}"
+            );
         }
     }
 
@@ -206,7 +273,10 @@ mod tests {
         for _ in 0..ROUNDS {
             for ((user, password), spans) in tries.iter().zip(&mut spans) {
                 let begun = std::time::Instant::now();
-                assert_eq!(users.verify(&credentials(user, password)).await, Err(VerifyError::Wrong));
+                assert_eq!(
+                    users.verify(&credentials(user, password), attempt()).await,
+                    Err(VerifyError::Wrong)
+                );
                 spans.push(begun.elapsed().as_secs_f64());
             }
         }
