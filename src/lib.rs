@@ -10,6 +10,7 @@ pub mod config;
 pub mod connection;
 pub mod demo;
 pub mod gateway;
+pub mod hardening;
 pub mod listener;
 pub mod media_type;
 pub mod secret;

@@ -5,6 +5,7 @@
 
 mod access_log;
 mod authenticate;
+mod contained;
 pub mod context;
 mod fields;
 mod get_token;
@@ -19,7 +20,7 @@ use std::sync::Arc;
 use http::request::Parts;
 use http::{Request, Response, StatusCode};
 use hyper::body::Incoming;
-use tracing::warn;
+use tracing::{error, warn};
 
 use crate::auth::Auth;
 use crate::config::Config;
@@ -27,6 +28,7 @@ use crate::upstream::{RequestBodyError, Upstream, UpstreamError};
 
 use access_log::AccessLine;
 use authenticate::authenticate;
+use contained::{Panicked, contained};
 use context::{Client, Context};
 use get_token::get_token;
 use rejection::Rejection;
@@ -64,7 +66,12 @@ impl Gateway {
         let mut line = AccessLine::new(context, head.method.clone(), head.uri.path());
         let version = head.version;
         let mut body = Some(body);
-        let mut answer = match self.forward(head, &mut body, &mut line).await {
+        let decided = contained(self.forward(head, &mut body, &mut line)).await;
+        let decided = decided.unwrap_or_else(|Panicked| {
+            error!(request_id = line.context().request_id(), "a panic ended this request; please report it");
+            Err(Rejection::Internal)
+        });
+        let mut answer = match decided {
             Ok(answer) => answer,
             Err(rejection) => {
                 line.reason = rejection.reason();

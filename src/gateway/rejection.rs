@@ -86,6 +86,8 @@ pub enum Rejection {
     UpstreamInvalid,
     /// No answer from the backend in time.
     UpstreamTimeout,
+    /// The gateway itself failed.
+    Internal,
 }
 
 /// The answer's body.
@@ -132,6 +134,7 @@ impl Rejection {
                 StatusCode::SERVICE_UNAVAILABLE
             }
             Rejection::UpstreamConnectTimeout | Rejection::UpstreamTimeout => StatusCode::GATEWAY_TIMEOUT,
+            Rejection::Internal => StatusCode::INTERNAL_SERVER_ERROR,
         }
     }
 
@@ -170,6 +173,7 @@ impl Rejection {
             Rejection::UpstreamClosed => "upstream_closed",
             Rejection::UpstreamInvalid => "upstream_invalid",
             Rejection::UpstreamTimeout => "upstream_timeout",
+            Rejection::Internal => "internal_error",
         }
     }
 
@@ -276,6 +280,9 @@ impl Rejection {
             Rejection::UpstreamTimeout => {
                 "The Timbr backend did not answer in time. The request may have been carried out.".to_owned()
             }
+            Rejection::Internal => "The gateway failed over this request, which may have been carried out. Its \
+                                    log says more under the request's id."
+                .to_owned(),
         }
     }
 

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 /// The modules by layer; a module uses only what stands above its own line, or within itself.
 const LAYERS: [&[&str]; 8] = [
-    &["clock", "secret", "shutdown", "telemetry", "media_type", "user_name"],
+    &["clock", "secret", "shutdown", "telemetry", "media_type", "user_name", "hardening"],
     &["config"],
     &["store", "upstream", "tls"],
     &["auth"],

@@ -12,6 +12,7 @@ mod http2;
 mod identity;
 mod layers;
 mod policy;
+mod process;
 mod timeouts;
 mod upstream_failures;
 mod upstream_tls;

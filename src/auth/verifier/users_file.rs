@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
+use zeroize::Zeroizing;
 
 use crate::auth::bearer::Credentials;
 use crate::auth::guesses::Attempt;
@@ -44,7 +45,7 @@ impl UsersFile {
     /// Reads the file; all its wrong lines are told at once.
     pub fn read(path: &Path) -> Result<UsersFile, UsersFileError> {
         let file = path.display().to_string();
-        match std::fs::read_to_string(path) {
+        match std::fs::read_to_string(path).map(Zeroizing::new) {
             Ok(text) => UsersFile::parse(&text).map_err(|problems| UsersFileError { file, problems }),
             Err(error) => Err(UsersFileError { file, problems: vec![format!("cannot be read: {error}")] }),
         }
