@@ -11,6 +11,7 @@ pub mod config;
 pub mod connection;
 pub mod demo;
 pub mod gateway;
+pub mod hardening;
 pub mod http1;
 pub mod listener;
 pub mod media_type;

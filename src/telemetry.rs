@@ -4,9 +4,12 @@
 //! them never holds up a request; what does not fit is dropped.
 
 use std::io::IsTerminal;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use tracing::level_filters::LevelFilter;
-use tracing_appender::non_blocking::{NonBlocking, WorkerGuard};
+use tracing::warn;
+use tracing_appender::non_blocking::{ErrorCounter, NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::Layer;
 use tracing_subscriber::filter::Targets;
 use tracing_subscriber::layer::SubscriberExt;
@@ -35,16 +38,48 @@ pub struct LogOptions {
     pub access: bool,
 }
 
+/// Most lines that wait for the log's reader: with the longest access lines some 10 MiB.
+const MOST_WAITING: usize = 8192;
+
+/// Counts lines that found the queue full.
+static DROPPED: OnceLock<ErrorCounter> = OnceLock::new();
+
+/// How many of them the log has been told of.
+static TOLD: AtomicUsize = AtomicUsize::new(0);
+
 /// Keeps the writer thread alive; dropping it flushes what is queued.
 #[must_use = "the log ends when this is dropped"]
 pub struct LogGuard(#[allow(dead_code, reason = "held for its Drop")] WorkerGuard);
+
+impl Drop for LogGuard {
+    fn drop(&mut self) {
+        tell_dropped_lines();
+    }
+}
+
+/// Lines that nobody took in time since the log was set up.
+pub fn dropped_lines() -> usize {
+    DROPPED.get().map_or(0, ErrorCounter::dropped_lines)
+}
+
+/// Says in the log how many lines are missing from it, if more are than it said last. Called now and then.
+pub fn tell_dropped_lines() {
+    let total = dropped_lines();
+    if TOLD.swap(total, Ordering::Relaxed) != total {
+        warn!(total, "log lines were dropped, as nobody took them in time");
+    }
+}
 
 /// Sends the process's log to standard error.
 ///
 /// Libraries speak from `warn` upwards only: at lower levels hyper, h2 and rustls print what they parse, and that
 /// holds credentials.
 pub fn init(options: LogOptions) -> Result<LogGuard, TryInitError> {
-    let (writer, guard) = NonBlocking::new(std::io::stderr());
+    let (writer, guard) = NonBlockingBuilder::default()
+        .buffered_lines_limit(MOST_WAITING)
+        .lossy(true)
+        .finish(std::io::stderr());
+    let _ = DROPPED.set(writer.error_counter());
     let access = if options.access { LevelFilter::INFO } else { LevelFilter::OFF };
     // SECURITY: the level that the operator chooses never reaches the libraries; see above.
     let filter = Targets::new()

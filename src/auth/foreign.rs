@@ -6,14 +6,15 @@ use std::time::Duration;
 use dashmap::{DashMap, Entry};
 use http::header::{ACCEPT, CONTENT_TYPE, HOST};
 use http::{HeaderValue, Method, Request, StatusCode, Uri};
-use tokio::sync::watch;
+use http_body_util::{BodyExt, Limited};
+use tokio::sync::{Mutex, OwnedSemaphorePermit, Semaphore, watch};
 use tokio::time::timeout;
-use tracing::warn;
+use tracing::{error, warn};
 
 use crate::auth::{API_KEY, ApiKey};
 use crate::clock::{Clock, Tick};
 use crate::store::TokenId;
-use crate::upstream::{Outgoing, RequestBody, Upstream};
+use crate::upstream::{Outgoing, RequestBody, ResponseBody, Upstream, UpstreamError};
 
 /// Documented, cheap, and answered for every good key.
 const QUESTION: &str = "/timbr/api/get_ontologies/";
@@ -34,7 +35,22 @@ pub enum Verdict {
     Bad,
     /// It could not be asked, or gave no clear answer.
     Unknown,
+    /// It is being asked about as many keys as it may be at once.
+    Busy,
 }
+
+/// Most keys that the backend is asked about at once. A question holds one of its threads, and strangers can make up
+/// keys as fast as they can send them.
+const MOST_AT_ONCE: usize = 64;
+
+/// How long it is taken for granted that the backend tells keys apart.
+const CONTROL_INTERVAL: Duration = Duration::from_secs(300);
+
+/// How long after it did not, so that those who wait for the same answer do not ask one after the other.
+const RETRY_INTERVAL: Duration = Duration::from_secs(2);
+
+/// More of an answer is not read to see what it says of itself.
+const MOST_READ: usize = 1024 * 1024;
 
 /// Lifetimes of answers.
 #[derive(Clone, Copy, Debug)]
@@ -52,6 +68,9 @@ struct Inner {
     accepted: DashMap<TokenId, Tick>,
     rejected: DashMap<TokenId, Tick>,
     flights: DashMap<TokenId, watch::Receiver<Verdict>>,
+    turns: Arc<Semaphore>,
+    /// Whether the backend refuses a key that nobody has, and until when that is taken for granted.
+    controlled: Mutex<Option<(bool, Tick)>>,
     memory: Memory,
     clock: Clock,
 }
@@ -63,25 +82,30 @@ impl ForeignKeys {
             accepted: DashMap::new(),
             rejected: DashMap::new(),
             flights: DashMap::new(),
+            turns: Arc::new(Semaphore::new(MOST_AT_ONCE)),
+            controlled: Mutex::default(),
             memory,
             clock,
         }))
     }
 
+    /// What the backend said about the key not long ago.
+    pub fn remembered(&self, id: &TokenId) -> Option<Verdict> {
+        self.0.remembered(id)
+    }
+
     /// Whether the backend takes the key. Must be called on a `LocalSet`.
     pub async fn judge(&self, id: TokenId, key: &ApiKey, upstream: &Upstream) -> Verdict {
-        if let Some(verdict) = self.0.remembered(&id) {
-            return verdict;
-        }
         let mut answer = match self.0.flights.entry(id) {
             Entry::Occupied(flight) => flight.get().clone(),
             Entry::Vacant(place) => {
                 if let Some(verdict) = self.0.remembered(&id) {
                     return verdict;
                 }
+                let Ok(turn) = Arc::clone(&self.0.turns).try_acquire_owned() else { return Verdict::Busy };
                 let (tell, answer) = watch::channel(Verdict::Unknown);
                 place.insert(answer.clone());
-                let flight = Flight { id, inner: Arc::clone(&self.0), tell };
+                let flight = Flight { id, inner: Arc::clone(&self.0), tell, _turn: turn };
                 // A task of its own: others wait for the answer too, even if this client goes away.
                 tokio::task::spawn_local(flight.ask(key.clone(), upstream.clone()));
                 answer
@@ -127,28 +151,94 @@ impl Inner {
     }
 }
 
+impl Inner {
+    /// Whether the backend says no to a key that nobody has.
+    ///
+    /// SECURITY: a yes is worth nothing from a backend that says yes to everybody, be it that it does not look at keys
+    /// on this path, or that something before it answers in its place. The question has the form of the others, so that
+    /// it cannot be told from them.
+    async fn backend_refuses(&self, upstream: &Upstream) -> bool {
+        let mut controlled = self.controlled.lock().await;
+        if let Some((refuses, until)) = *controlled
+            && self.clock.now() < until
+        {
+            return refuses;
+        }
+        let verdict = ask(ApiKey::nobodys(), upstream).await;
+        if verdict == Verdict::Good {
+            error!(
+                "the backend takes a key that was made up just now, so its yes proves nothing: no foreign key is \
+                 let in. Does it check keys on {QUESTION}? With tokens.foreign=reject or forward it is not asked"
+            );
+        }
+        let refuses = verdict == Verdict::Bad;
+        let interval = if refuses { CONTROL_INTERVAL } else { RETRY_INTERVAL };
+        *controlled = Some((refuses, self.clock.now().after(interval)));
+        refuses
+    }
+}
+
+/// Asks the backend about a key.
+async fn ask(key: ApiKey, upstream: &Upstream) -> Verdict {
+    let fingerprint = key.id().fingerprint();
+    let question = Question { key, host: upstream.authority() };
+    let asking = async {
+        let response = upstream.send(question).await?;
+        let verdict = verdict(response.status());
+        Ok(if verdict == Verdict::Good { confirmed(response.into_body()).await } else { verdict })
+    };
+    match timeout(PATIENCE, asking).await {
+        Ok(Ok(verdict)) => verdict,
+        Ok(Err::<_, UpstreamError>(error)) => {
+            let cause = std::error::Error::source(&error).map(ToString::to_string).unwrap_or_default();
+            warn!(key = %fingerprint, cause, "the backend could not be asked about a key: {error}");
+            Verdict::Unknown
+        }
+        Err(_) => {
+            warn!(key = %fingerprint, "the backend did not say in time whether a key is good");
+            Verdict::Unknown
+        }
+    }
+}
+
+/// What an answer with status 200 says of itself: the API's envelope has a `status` too.
+async fn confirmed(body: ResponseBody) -> Verdict {
+    let Ok(body) = Limited::new(body, MOST_READ).collect().await else {
+        warn!("the backend's answer to {QUESTION} breaks off, or is too long to be read");
+        return Verdict::Unknown;
+    };
+    if says_error(&body.to_bytes()) {
+        warn!("the backend's answer to {QUESTION} has the status 200 and calls itself an error");
+        return Verdict::Unknown;
+    }
+    Verdict::Good
+}
+
+fn says_error(body: &[u8]) -> bool {
+    #[derive(serde::Deserialize)]
+    struct Envelope {
+        status: Option<serde_json::Value>,
+    }
+    let envelope = serde_json::from_slice::<Envelope>(body).ok();
+    let status = envelope.and_then(|envelope| envelope.status);
+    let status = status.as_ref().and_then(serde_json::Value::as_str).unwrap_or_default();
+    status.eq_ignore_ascii_case("error") || status.to_ascii_lowercase().starts_with("fail")
+}
+
 /// A question on its way. Whatever becomes of it, those who wait are released and the next one may ask again.
 struct Flight {
     id: TokenId,
     inner: Arc<Inner>,
     tell: watch::Sender<Verdict>,
+    _turn: OwnedSemaphorePermit,
 }
 
 impl Flight {
     async fn ask(self, key: ApiKey, upstream: Upstream) {
-        let question = Question { key, host: upstream.authority() };
-        let verdict = match timeout(PATIENCE, upstream.send(question)).await {
-            Ok(Ok(response)) => verdict(response.status()),
-            Ok(Err(error)) => {
-                let cause = std::error::Error::source(&error).map(ToString::to_string).unwrap_or_default();
-                warn!(key = %self.id.fingerprint(), cause, "the backend could not be asked about a key: {error}");
-                Verdict::Unknown
-            }
-            Err(_) => {
-                warn!(key = %self.id.fingerprint(), "the backend did not say in time whether a key is good");
-                Verdict::Unknown
-            }
-        };
+        let mut verdict = ask(key, &upstream).await;
+        if verdict == Verdict::Good && !self.inner.backend_refuses(&upstream).await {
+            verdict = Verdict::Unknown;
+        }
         self.inner.remember(self.id, verdict);
         self.tell.send_replace(verdict);
     }
@@ -211,6 +301,18 @@ mod tests {
             (503, Verdict::Unknown),
         ] {
             assert_eq!(verdict(StatusCode::from_u16(status).expect("valid")), expected, "{status}");
+        }
+    }
+
+    #[test]
+    fn an_envelope_that_speaks_of_an_error_is_no_yes() {
+        for body in [r#"{"status":"error","data":"no"}"#, r#"{"data":[],"status":"failed"}"#] {
+            assert!(says_error(body.as_bytes()), "{body}");
+        }
+        for body in
+            ["", "[]", "{}", r#"{"status":"success","data":["error"]}"#, r#"{"status":null}"#, "<html>"]
+        {
+            assert!(!says_error(body.as_bytes()), "{body}");
         }
     }
 

@@ -2,10 +2,15 @@
 
 pub mod bearer;
 pub mod foreign;
+pub mod guesses;
 mod keys_file;
 pub mod token;
 mod verifier;
 
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use aws_lc_rs::rand;
 use http::{HeaderName, HeaderValue};
 
 use crate::clock::Clock;
@@ -17,6 +22,7 @@ use crate::user_name::UserName;
 
 use bearer::{BearerError, BearerOpener};
 use foreign::{ForeignKeys, Memory, Verdict};
+use guesses::{Guesses, TooMany};
 use keys_file::KnownKeys;
 use token::TokenMint;
 use verifier::{UsersFile, Verifier, VerifyError};
@@ -48,6 +54,16 @@ impl ApiKey {
         self.0
     }
 
+    /// A key of the form that Timbr's have, which nobody was given.
+    fn nobodys() -> ApiKey {
+        let mut random = [0; 20];
+        rand::fill(&mut random).expect("the system's random source works");
+        let text = random.iter().fold("tk_".to_owned(), |text, byte| format!("{text}{byte:02x}"));
+        let mut value = HeaderValue::from_str(&text).expect("letters and digits");
+        value.set_sensitive(true);
+        ApiKey(value)
+    }
+
     fn id(&self) -> TokenId {
         TokenId::of(self.0.as_bytes())
     }
@@ -58,6 +74,7 @@ impl ApiKey {
 pub struct Identity {
     user: Option<UserName>,
     upstream_key: Option<HeaderValue>,
+    minted: bool,
     fingerprint: Fingerprint,
 }
 
@@ -70,6 +87,11 @@ impl Identity {
     /// What `tokens.keys_file` wants the backend to be shown instead of the key.
     pub fn upstream_key(&self) -> Option<&HeaderValue> {
         self.upstream_key.as_ref()
+    }
+
+    /// Whether the key is a token that the gateway made. To the backend such a token says nothing by itself.
+    pub fn is_minted(&self) -> bool {
+        self.minted
     }
 
     /// What logs call the key.
@@ -90,6 +112,12 @@ pub enum KeyError {
     /// The backend could not be asked.
     #[error("the backend could not be asked about the key")]
     Unverifiable,
+    /// The backend is being asked about as many keys as it may be at once.
+    #[error("too many keys are being asked about")]
+    Busy,
+    /// Nobody knows the key, and its client was wrong too often to have the backend asked.
+    #[error("too many wrong keys")]
+    TooMany(TooMany),
 }
 
 /// Why no token was minted.
@@ -100,7 +128,23 @@ pub enum MintError {
     Bearer(#[from] BearerError),
     /// The password is not right, or could not be checked.
     #[error("the credentials are not right")]
-    Verifier(#[from] VerifyError),
+    Wrong,
+    /// Too many passwords are being checked.
+    #[error("too many passwords are being checked at once")]
+    Busy,
+    /// Not right, or not looked at, as the client was wrong too often.
+    #[error("too many wrong bearers or passwords")]
+    TooMany(TooMany),
+}
+
+impl From<VerifyError> for MintError {
+    fn from(error: VerifyError) -> MintError {
+        match error {
+            VerifyError::Wrong => MintError::Wrong,
+            VerifyError::Busy => MintError::Busy,
+            VerifyError::TooMany(wait) => MintError::TooMany(wait),
+        }
+    }
 }
 
 /// A token for a client, and for the log.
@@ -123,6 +167,7 @@ pub struct Auth {
     known_keys: KnownKeys,
     foreign: Foreign,
     foreign_keys: ForeignKeys,
+    guesses: Arc<Guesses>,
 }
 
 impl Auth {
@@ -157,13 +202,26 @@ impl Auth {
             known_keys,
             foreign: tokens.foreign,
             foreign_keys: ForeignKeys::new(memory, clock.clone()),
+            guesses: Arc::new(Guesses::new(config.failures, clock.clone())),
         })
     }
 
-    /// The token for the credentials in a bearer: the one that this login has, or a new one.
-    pub async fn mint(&self, bearer: &str) -> Result<Minted, MintError> {
-        let login = self.opener.open(bearer)?;
-        self.verifier.verify(&login).await?;
+    /// The token for the credentials in a bearer: the one that this login has, or a new one. `client` is who asks.
+    ///
+    /// SECURITY: a bearer that does not open and a password that is wrong are guesses. One that opens but is too old, or
+    /// holds no credentials, was made by somebody with the salt.
+    pub async fn mint(&self, bearer: &str, client: IpAddr) -> Result<Minted, MintError> {
+        let attempt = self.guesses.attempt(client);
+        let login = match self.opener.open(bearer) {
+            Ok(login) => login,
+            Err(BearerError::NotAuthentic) => {
+                attempt.fail().map_err(MintError::TooMany)?;
+                return Err(MintError::Bearer(BearerError::NotAuthentic));
+            }
+            Err(error) => return Err(error.into()),
+        };
+        let attempt = attempt.of(&login.user);
+        self.verifier.verify(&login, attempt).await?;
         let token_of = |seed: &_| self.mint.token(&login, seed);
         let id_of = |seed: &_| TokenId::of(token_of(seed).expose().as_bytes());
         let login_id = self.mint.login_id(&login);
@@ -175,34 +233,55 @@ impl Auth {
         Ok(Minted { token: token_of(&seed), fingerprint, user: login.user })
     }
 
-    /// Whose a key is.
+    /// Whose a key is; `client` is who shows it.
     ///
     /// SECURITY: every way out of here that is not an error was proven by a map that only this process fills, by a
     /// file of the operator, or by the backend itself; `tokens.foreign=forward` is the operator's word that the
     /// backend judges every request.
-    pub async fn identify(&self, key: &ApiKey, upstream: &Upstream) -> Result<Identity, KeyError> {
+    ///
+    /// What is known passes however often others at the same address were wrong. A token of ours that has ended is no
+    /// guess: nobody can make one up without the salt.
+    pub async fn identify(
+        &self,
+        key: &ApiKey,
+        client: IpAddr,
+        upstream: &Upstream,
+    ) -> Result<Identity, KeyError> {
         let id = key.id();
         let fingerprint = id.fingerprint();
         if let Some(known) = self.known_keys.find(&id) {
             let upstream_key = known.upstream_key.clone();
-            return Ok(Identity { user: Some(known.user.clone()), upstream_key, fingerprint });
+            return Ok(Identity { user: Some(known.user.clone()), upstream_key, minted: false, fingerprint });
         }
         if let Some(record) = self.store.find(&id) {
             let user = Some(record.user.clone());
-            return Ok(Identity { user, upstream_key: None, fingerprint });
+            return Ok(Identity { user, upstream_key: None, minted: true, fingerprint });
         }
         if self.mint.is_own(key.0.as_bytes()) {
             return Err(KeyError::Ended);
         }
+        let attempt = self.guesses.attempt(client);
         let verdict = match self.foreign {
             Foreign::Reject => Verdict::Bad,
             Foreign::Forward => Verdict::Good,
-            Foreign::Verify => self.foreign_keys.judge(id, key, upstream).await,
+            Foreign::Verify => match self.foreign_keys.remembered(&id) {
+                Some(verdict) => verdict,
+                None => {
+                    // SECURITY: else every made-up key would be a request to the backend, and a right guess among them
+                    // would stand out.
+                    attempt.look().map_err(KeyError::TooMany)?;
+                    self.foreign_keys.judge(id, key, upstream).await
+                }
+            },
         };
         match verdict {
-            Verdict::Good => Ok(Identity { user: None, upstream_key: None, fingerprint }),
-            Verdict::Bad => Err(KeyError::Unknown),
+            Verdict::Good => Ok(Identity { user: None, upstream_key: None, minted: false, fingerprint }),
+            Verdict::Bad => {
+                attempt.fail().map_err(KeyError::TooMany)?;
+                Err(KeyError::Unknown)
+            }
             Verdict::Unknown => Err(KeyError::Unverifiable),
+            Verdict::Busy => Err(KeyError::Busy),
         }
     }
 
@@ -210,6 +289,7 @@ impl Auth {
     pub fn sweep(&self) {
         self.store.sweep();
         self.foreign_keys.sweep();
+        self.guesses.sweep();
     }
 
     /// How many keys `tokens.keys_file` holds.

@@ -12,22 +12,18 @@ use std::fmt::Display;
 use std::io::{self, Write};
 use std::process::ExitCode;
 
+use anyhow::Context;
 use clap::Command;
+
+use crate::hardening;
 
 /// What a command says at its end: an exit code, or a reason that is printed.
 type Outcome = anyhow::Result<ExitCode>;
 
 /// Runs what the arguments say.
 pub fn run() -> ExitCode {
-    let outcome = match command().get_matches().subcommand() {
-        Some(("serve", matches)) => serve::run(matches),
-        Some(("demo", matches)) => demo::run(matches),
-        Some(("bearer", matches)) => bearer::run(matches),
-        Some(("salt", _)) => salt::run(),
-        Some(("config", matches)) => config::run(matches),
-        Some(("healthcheck", matches)) => healthcheck::run(matches),
-        _ => unreachable!("clap takes no other"),
-    };
+    let outcome =
+        hardening::close().context("cannot switch core dumps off").and_then(|()| command_of_the_arguments());
     outcome.unwrap_or_else(|error| {
         if error.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe) {
             return ExitCode::SUCCESS; // Who reads has seen enough: `timbr-gateway config print | head`.
@@ -35,6 +31,18 @@ pub fn run() -> ExitCode {
         complain(&format!("error: {error:#}"));
         ExitCode::FAILURE
     })
+}
+
+fn command_of_the_arguments() -> Outcome {
+    match command().get_matches().subcommand() {
+        Some(("serve", matches)) => serve::run(matches),
+        Some(("demo", matches)) => demo::run(matches),
+        Some(("bearer", matches)) => bearer::run(matches),
+        Some(("salt", _)) => salt::run(),
+        Some(("config", matches)) => config::run(matches),
+        Some(("healthcheck", matches)) => healthcheck::run(matches),
+        _ => unreachable!("clap takes no other"),
+    }
 }
 
 /// All commands, for `main` and for what is generated from them.

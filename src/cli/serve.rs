@@ -6,9 +6,11 @@ use std::thread;
 use anyhow::Context;
 use clap::{ArgMatches, Command};
 use tokio::signal::unix::{SignalKind, signal};
+use tracing::warn;
 
 use crate::cli::{Outcome, options};
 use crate::clock::Clock;
+use crate::hardening;
 use crate::server::{self, Ended, Stop};
 use crate::telemetry;
 
@@ -24,6 +26,12 @@ pub fn command() -> Command {
 pub fn run(matches: &ArgMatches) -> Outcome {
     let (config, _) = options::load(&options::sources(matches))?;
     let _log = telemetry::init(config.log)?;
+    if config.core_dumps {
+        hardening::allow().context("cannot switch core dumps on")?;
+        warn!("core_dumps=true: dumps and debuggers see every secret of this process");
+    } else {
+        hardening::seal().context("cannot switch core dumps off for good")?;
+    }
     let (stop, stopped) = server::stop();
     on_signals(stop)?;
     let bound = server::bind(config, &Clock::system())?;

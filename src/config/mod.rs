@@ -35,6 +35,8 @@ pub struct Config {
     pub auth: AuthOptions,
     /// Tokens and keys.
     pub tokens: TokenOptions,
+    /// How often clients may be wrong about credentials.
+    pub failures: FailureLimits,
     /// What clients are waited for.
     pub timeouts: Timeouts,
     /// What clients may ask for.
@@ -43,6 +45,8 @@ pub struct Config {
     pub drain: Drain,
     /// The log.
     pub log: LogOptions,
+    /// Whether the process may be dumped and debugged.
+    pub core_dumps: bool,
     /// Threads that serve requests; at least one.
     pub workers: usize,
     /// What is forwarded.
@@ -163,6 +167,15 @@ pub enum Foreign {
     Forward,
     /// Refused.
     Reject,
+}
+
+/// How often a minute a client may be wrong about credentials; 0 is no limit.
+#[derive(Clone, Copy, Debug)]
+pub struct FailureLimits {
+    /// From one address.
+    pub per_address: u32,
+    /// From one address, about one user.
+    pub per_user: u32,
 }
 
 /// What clients are waited for.

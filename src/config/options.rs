@@ -34,6 +34,8 @@ pub enum Shape {
     OptionalDuration,
     /// A whole number above zero.
     Count,
+    /// A whole number; zero switches off.
+    Limit,
     /// A number of bytes with its unit: `512KiB`, `100MiB`, `2GiB`.
     Size,
     /// `true` or `false`.
@@ -72,6 +74,7 @@ impl Opt {
             Shape::Duration => "SPAN".to_owned(),
             Shape::OptionalDuration => "SPAN|off".to_owned(),
             Shape::Count => "N".to_owned(),
+            Shape::Limit => "N|0".to_owned(),
             Shape::Size => "SIZE".to_owned(),
             Shape::Bool => "true|false".to_owned(),
             Shape::Choice(words) => words.join("|"),
@@ -308,6 +311,20 @@ pub const OPTIONS: &[Opt] = &[
         "The most HTTP/2 frames that do nothing (PING, SETTINGS, PRIORITY, empty DATA) beyond those that go with \
          requests.",
     ),
+    opt(
+        "limits.failures_per_address",
+        Shape::Limit,
+        Some("120"),
+        "How often a minute a client's address (of IPv6: its /64) may show a wrong bearer, password or key. Beyond it, \
+         what is wrong is answered 429, and no password is checked. Keys and tokens that are known pass all the same. \
+         0: no limit.",
+    ),
+    opt(
+        "limits.failures_per_user",
+        Shape::Limit,
+        Some("10"),
+        "How often a minute an address may be wrong about one user's password. 0: no limit.",
+    ),
     opt("timeouts.handshake", Shape::Duration, Some("10s"), "For a client's TLS handshake."),
     opt("timeouts.header", Shape::Duration, Some("30s"), "For the head of a request, once it has begun."),
     opt("timeouts.idle", Shape::Duration, Some("75s"), "For a client's connection without a request."),
@@ -339,6 +356,12 @@ pub const OPTIONS: &[Opt] = &[
     ),
     opt("log.format", Shape::Choice(&["text", "json"]), Some("text"), "Form of a log line."),
     opt("log.access", Shape::Bool, Some("true"), "One line for each request."),
+    opt(
+        "core_dumps",
+        Shape::Bool,
+        Some("false"),
+        "Let core dumps be written and debuggers attach. Both see every secret; for the search for an error only.",
+    ),
     opt("workers", Shape::Count, None, "Threads that serve requests. Default: one a core."),
 ];
 

@@ -51,7 +51,7 @@ pub fn effective(settings: &Settings, routes: &[RouteProfile], origins: bool) ->
 
 fn scalar(shape: Shape, value: &str) -> String {
     match shape {
-        Shape::Bool | Shape::Count => value.to_owned(),
+        Shape::Bool | Shape::Count | Shape::Limit => value.to_owned(),
         _ => quoted(value),
     }
 }

@@ -88,6 +88,26 @@ impl Reader<'_> {
         Some(size)
     }
 
+    pub fn limit(&mut self, key: &str) -> Option<u32> {
+        let text = self.text(key)?;
+        let limit = text.parse().ok();
+        if limit.is_none() {
+            self.problem(key, format!("must be a whole number, or 0 for no limit, not {text:?}"));
+        }
+        limit
+    }
+
+    pub fn flag(&mut self, key: &str) -> Option<bool> {
+        match self.text(key)?.as_str() {
+            "true" => Some(true),
+            "false" => Some(false),
+            _ => {
+                self.problem(key, "must be true or false");
+                None
+            }
+        }
+    }
+
     pub fn size(&mut self, key: &str) -> Option<u64> {
         let text = self.text(key)?;
         let size = size::parse(&text);

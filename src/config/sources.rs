@@ -249,7 +249,7 @@ fn scalar(shape: Shape, node: Node) -> Result<Option<String>, String> {
         (Node::Null, _) => Ok(None),
         (Node::Text(text), _) => Ok(Some(text)),
         (Node::Bool(value), Shape::Bool) => Ok(Some(value.to_string())),
-        (Node::Number(number), Shape::Count) => Ok(Some(number)),
+        (Node::Number(number), Shape::Count | Shape::Limit) => Ok(Some(number)),
         (Node::Number(_), Shape::Size) => Err("needs a unit, such as \"512KiB\" or \"100MiB\"".to_owned()),
         (Node::Number(_), Shape::Duration | Shape::OptionalDuration) => {
             Err("needs a unit, such as \"30s\", \"10m\" or \"1500ms\"".to_owned())

@@ -8,8 +8,8 @@ use crate::config::options::API_AUTH_SALT;
 use crate::config::reader::Reader;
 use crate::config::sources::{Problem, Settings};
 use crate::config::{
-    AuthOptions, CertificateFiles, Config, Credential, Drain, Foreign, Limits, Listen, Timeouts,
-    TokenOptions, UpstreamOptions, UpstreamUrl, VerifierOptions, routes, salts,
+    AuthOptions, CertificateFiles, Config, Credential, Drain, FailureLimits, Foreign, Limits, Listen,
+    Timeouts, TokenOptions, UpstreamOptions, UpstreamUrl, VerifierOptions, routes, salts,
 };
 use crate::secret::Secret;
 use crate::telemetry::{Format, LogOptions};
@@ -25,10 +25,12 @@ pub(super) fn config(settings: &Settings, problems: &mut Vec<Problem>) -> Option
     let upstream = reader.upstream();
     let auth = reader.auth();
     let tokens = reader.tokens();
+    let failures = reader.failures();
     let timeouts = reader.timeouts();
     let limits = reader.limits();
     let drain = reader.drain();
     let log = reader.log();
+    let core_dumps = reader.flag("core_dumps");
     let workers = reader.count("workers").or_else(cores);
     reader.require_trust_where_any_user_may_be_named();
     Some(Config {
@@ -38,10 +40,12 @@ pub(super) fn config(settings: &Settings, problems: &mut Vec<Problem>) -> Option
         upstream: upstream?,
         auth: auth?,
         tokens: tokens?,
+        failures: failures?,
         timeouts: timeouts?,
         limits: limits?,
         drain: drain?,
         log: log?,
+        core_dumps: core_dumps?,
         workers: workers?,
         routes,
     })
@@ -277,6 +281,12 @@ impl Reader<'_> {
         })
     }
 
+    fn failures(&mut self) -> Option<FailureLimits> {
+        let per_address = self.limit("limits.failures_per_address");
+        let per_user = self.limit("limits.failures_per_user");
+        Some(FailureLimits { per_address: per_address?, per_user: per_user? })
+    }
+
     fn timeouts(&mut self) -> Option<Timeouts> {
         let [handshake, header, idle, body, write] =
             ["timeouts.handshake", "timeouts.header", "timeouts.idle", "timeouts.body", "timeouts.write"]
@@ -343,14 +353,7 @@ impl Reader<'_> {
             "json" => Some(Format::Json),
             other => self.choice("log.format", other),
         };
-        let access = match self.text("log.access")?.as_str() {
-            "true" => Some(true),
-            "false" => Some(false),
-            _ => {
-                self.problem("log.access", "must be true or false");
-                None
-            }
-        };
+        let access = self.flag("log.access");
         Some(LogOptions { level: level?, format: format?, access: access? })
     }
 }
@@ -426,6 +429,8 @@ mod tests {
             ("TIMBR_GATEWAY_TOKENS_TTL", "12"),
             ("TIMBR_GATEWAY_WORKERS", "0"),
             ("TIMBR_GATEWAY_LIMITS_BODY", "10MB"),
+            ("TIMBR_GATEWAY_LIMITS_FAILURES_PER_USER", "off"),
+            ("TIMBR_GATEWAY_CORE_DUMPS", "yes"),
             ("TIMBR_GATEWAY_TLS_CERT_FILE", "/x"),
             ("TIMBR_GATEWAY_AUTH_VERIFIER", "magic"),
         ])
@@ -440,6 +445,8 @@ mod tests {
             "tokens.ttl: must be a span with its unit",
             "workers: must be a whole number",
             "limits.body: must be a size with its unit",
+            "limits.failures_per_user: must be a whole number, or 0 for no limit, not \"off\"",
+            "core_dumps: must be true or false",
         ] {
             assert!(error.contains(expected), "{expected} in\n{error}");
         }

@@ -9,6 +9,12 @@ use crate::gateway::context::Context;
 use crate::store::Fingerprint;
 use crate::telemetry::ACCESS;
 
+/// Most bytes of what a client chooses. A line is kept in memory until the log takes it, so strangers must not say how
+/// long it is.
+const LONGEST_PATH: usize = 512;
+const LONGEST_METHOD: usize = 32;
+const LONGEST_USER: usize = 128;
+
 /// What the line says. Dropped, it is written.
 ///
 /// SECURITY: neither query nor fields nor body stand here; the query of a path can hold what a user asked for.
@@ -42,7 +48,7 @@ impl AccessLine {
         AccessLine {
             context,
             method,
-            path: path.to_owned(),
+            path: cut(path, LONGEST_PATH).to_owned(),
             route: String::new(),
             user: None,
             key: None,
@@ -74,10 +80,10 @@ impl Drop for AccessLine {
             target: ACCESS,
             request_id = self.context.request_id(),
             client = %self.context.client.address,
-            method = %self.method,
+            method = cut(self.method.as_str(), LONGEST_METHOD),
             path = self.path,
             route = self.route,
-            user = self.user.as_deref().unwrap_or(""),
+            user = cut(self.user.as_deref().unwrap_or_default(), LONGEST_USER),
             key = self.key.map(tracing::field::display),
             status = self.status.as_u16(),
             reason = self.reason,
@@ -86,5 +92,27 @@ impl Drop for AccessLine {
             head_ms = millis(self.to_head),
             total_ms = millis(self.context.begun.elapsed()),
         );
+    }
+}
+
+/// The beginning of a text, at most so many bytes of it.
+fn cut(text: &str, most: usize) -> &str {
+    if text.len() <= most {
+        return text;
+    }
+    let end = (0..=most).rev().find(|at| text.is_char_boundary(*at)).unwrap_or_default();
+    &text[..end]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_text_is_cut_between_characters() {
+        assert_eq!(cut("alice", 5), "alice");
+        assert_eq!(cut("alice", 4), "alic");
+        assert_eq!(cut("aé", 2), "a");
+        assert_eq!(cut("é", 1), "");
     }
 }

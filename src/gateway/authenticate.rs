@@ -1,5 +1,8 @@
 //! From a screened request to a proven identity.
 
+use std::net::IpAddr;
+
+use crate::auth::guesses::TooMany;
 use crate::auth::{Auth, Identity, KeyError};
 use crate::gateway::rejection::Rejection;
 use crate::gateway::rewrite::{IMPERSONATE_USER, Rewriter};
@@ -12,12 +15,16 @@ pub async fn authenticate(
     upstream: &Upstream,
     rewriter: &Rewriter,
     screened: &Screened,
+    client: IpAddr,
 ) -> Result<Identity, Rejection> {
-    let identity = auth.identify(screened.api_key(), upstream).await.map_err(|error| match error {
-        KeyError::Ended => Rejection::TokenExpired,
-        KeyError::Unknown => Rejection::ApiKeyUnknown,
-        KeyError::Unverifiable => Rejection::ApiKeyUnverifiable,
-    })?;
+    let identity =
+        auth.identify(screened.api_key(), client, upstream).await.map_err(|error| match error {
+            KeyError::Ended => Rejection::TokenExpired,
+            KeyError::Unknown => Rejection::ApiKeyUnknown,
+            KeyError::Unverifiable => Rejection::ApiKeyUnverifiable,
+            KeyError::Busy => Rejection::ApiKeyCheckBusy,
+            KeyError::TooMany(TooMany(wait)) => Rejection::TooManyFailures(wait),
+        })?;
     // SECURITY: refused, not dropped: dropping the field in silence would run the query as somebody else than the
     // client asked for.
     if screened.fields().contains_key(IMPERSONATE_USER) && !rewriter.client_may_impersonate(&identity) {

@@ -20,10 +20,15 @@ pub const POLICY: [&str; 6] =
 
 /// What becomes of the field with this name, which is in lower case.
 ///
-/// SECURITY: what the gateway tells the backend about the caller never comes from the caller, in no spelling.
+/// SECURITY: what the gateway tells the backend about the caller never comes from the caller, in no spelling. A name
+/// with other than letters, digits and `-` is another spelling of some name, and WSGI servers take a few such names
+/// from a proxy at their word: gunicorn answers for another path than the one that was judged if `SCRIPT_NAME` or
+/// `PATH_INFO` come as fields. No client of Timbr's sends one, so all of them end here.
 pub fn fate(name: &str) -> Fate {
-    let folded = fold(name);
-    let dropped = match &*folded {
+    if !is_plain(name) {
+        return Fate::Drop;
+    }
+    let dropped = match name {
         // RFC 9110 section 7.6.1.
         "connection"
         | "proxy-connection"
@@ -55,7 +60,9 @@ pub fn fate(name: &str) -> Fate {
         | "x-http-method"
         | "x-http-method-override"
         | "x-method-override"
-        | "x-script-name" => true,
+        | "x-script-name"
+        | "script-name"
+        | "path-info" => true,
         other => other.starts_with("x-forwarded-") || other.starts_with("x-jwt-"),
     };
     if dropped { Fate::Drop } else { Fate::Forward }
@@ -71,11 +78,18 @@ pub fn mistaken_for(name: &str) -> Option<&'static str> {
 
 /// The name with `-` for every character that is neither letter nor digit. Borrowed if that changes nothing.
 fn fold(name: &str) -> Cow<'_, str> {
-    let plain = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-';
-    if name.bytes().all(plain) {
+    if is_plain(name) {
         return Cow::Borrowed(name);
     }
-    Cow::Owned(name.bytes().map(|byte| if plain(byte) { char::from(byte) } else { '-' }).collect())
+    Cow::Owned(name.bytes().map(|byte| if is_plain_byte(byte) { char::from(byte) } else { '-' }).collect())
+}
+
+fn is_plain(name: &str) -> bool {
+    name.bytes().all(is_plain_byte)
+}
+
+fn is_plain_byte(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || byte == b'-'
 }
 
 #[cfg(test)]
@@ -95,7 +109,7 @@ mod tests {
             "user-agent",
             "cookie",
             "tracestate",
-            "custom_field",
+            "custom-field",
         ] {
             assert_eq!(fate(name), Fate::Forward, "{name}");
         }
@@ -114,7 +128,28 @@ mod tests {
             "remote_user",
             "x-jwt-token",
             "x_jwt_tenant_id",
+        ] {
+            assert_eq!(fate(name), Fate::Drop, "{name}");
+        }
+    }
+
+    #[test]
+    fn what_makes_a_backend_answer_for_another_path_does_not_go_through() {
+        for name in [
+            "script_name",
+            "script-name",
+            "path_info",
+            "path-info",
+            "x-script-name",
+            "x_script_name",
+            "x-forwarded-prefix",
+            "x-forwarded-uri",
             "x-original-url",
+            "x-original-uri",
+            "x-rewrite-url",
+            "custom_field",
+            "custom.field",
+            "wsgi.url_scheme",
         ] {
             assert_eq!(fate(name), Fate::Drop, "{name}");
         }

@@ -1,11 +1,14 @@
 //! `POST /timbr/api/get_token`: the one request that the gateway answers by itself.
 
+use std::net::IpAddr;
+
 use bytes::Bytes;
 use http::header::{AUTHORIZATION, CACHE_CONTROL, CONTENT_TYPE};
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue};
 
 use crate::auth::bearer::BearerError;
+use crate::auth::guesses::TooMany;
 use crate::auth::{Auth, MintError, Minted};
 use crate::gateway::rejection::Rejection;
 use crate::gateway::screen;
@@ -21,11 +24,11 @@ pub struct Given {
 }
 
 /// Opens the bearer, checks the credentials and gives the login's token.
-pub async fn get_token(auth: &Auth, head: &Parts) -> Result<Given, Rejection> {
+pub async fn get_token(auth: &Auth, head: &Parts, client: IpAddr) -> Result<Given, Rejection> {
     screen::unambiguous(&head.headers)?;
     let json = |essence: &[u8]| essence.eq_ignore_ascii_case(b"application/json");
     screen::content_type(&head.headers, json, || "`application/json`".to_owned())?;
-    let minted = auth.mint(bearer(&head.headers)?).await.map_err(refusal)?;
+    let minted = auth.mint(bearer(&head.headers)?, client).await.map_err(refusal)?;
 
     let mut fields = HeaderMap::with_capacity(4);
     fields.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
@@ -53,8 +56,9 @@ fn refusal(error: MintError) -> Rejection {
         MintError::Bearer(BearerError::FromTheFuture) => Rejection::BearerFromTheFuture,
         MintError::Bearer(BearerError::NoCredentials) => Rejection::BearerWithoutCredentials,
         MintError::Bearer(BearerError::UserName) => Rejection::BearerUserName,
-        MintError::Verifier(error) if error.is_busy() => Rejection::VerifierBusy,
-        MintError::Verifier(_) => Rejection::CredentialsWrong,
+        MintError::Busy => Rejection::VerifierBusy,
+        MintError::Wrong => Rejection::CredentialsWrong,
+        MintError::TooMany(TooMany(wait)) => Rejection::TooManyFailures(wait),
     }
 }
 

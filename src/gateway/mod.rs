@@ -5,6 +5,7 @@
 
 mod access_log;
 mod authenticate;
+mod contained;
 pub mod context;
 mod fields;
 mod get_token;
@@ -18,7 +19,7 @@ use std::sync::Arc;
 
 use http::request::Parts;
 use http::{HeaderMap, Method, Request, Response, StatusCode};
-use tracing::warn;
+use tracing::{error, warn};
 
 use crate::auth::Auth;
 use crate::client_body::ClientBody;
@@ -27,6 +28,7 @@ use crate::upstream::{BodyBounds, RequestBodyError, Upstream, UpstreamError};
 
 use access_log::AccessLine;
 use authenticate::authenticate;
+use contained::{Panicked, contained};
 use context::{Client, Context};
 use get_token::get_token;
 use rejection::Rejection;
@@ -65,7 +67,12 @@ impl Gateway {
         let (head, body) = request.into_parts();
         let context = Context::new(client, &head.headers);
         let mut line = AccessLine::new(context, head.method.clone(), head.uri.path());
-        let answer = match self.forward(head, body, &mut line).await {
+        let decided = contained(self.forward(head, body, &mut line)).await;
+        let decided = decided.unwrap_or_else(|Panicked| {
+            error!(request_id = line.context().request_id(), "a panic ended this request; please report it");
+            Err(Rejection::Internal)
+        });
+        let answer = match decided {
             Ok(answer) => answer,
             Err(rejection) => refusal(&rejection, &mut line),
         };
@@ -93,12 +100,14 @@ impl Gateway {
         };
         line.route.clone_from(&profile.name);
         let screened = screen(profile, head)?;
-        let identity = authenticate(&self.auth, &self.upstream, &self.rewriter, &screened).await?;
+        let client = line.context().client.address;
+        let identity = authenticate(&self.auth, &self.upstream, &self.rewriter, &screened, client).await?;
         line.user = identity.user().map(ToString::to_string);
         line.key = Some(identity.fingerprint());
         let request = self.rewriter.rewrite(screened, body, &identity, line.context());
         let response = self.upstream.send(request).await.map_err(|error| rejection_of(&error, line))?;
-        Ok(Answer::from_upstream(response))
+        let answer = Answer::from_upstream(response);
+        Ok(if self.rewriter.shows_the_clients_key(&identity) { answer } else { answer.without_cookies() })
     }
 
     /// SECURITY: the same for all protocols, of which each counts in its own way while it reads.
@@ -114,7 +123,7 @@ impl Gateway {
 
     async fn get_token(&self, head: &Parts, line: &mut AccessLine) -> Result<Answer, Rejection> {
         "get_token".clone_into(&mut line.route);
-        let given = get_token(&self.auth, head).await?;
+        let given = get_token(&self.auth, head, line.context().client.address).await?;
         line.user = Some(given.minted.user.to_string());
         line.key = Some(given.minted.fingerprint);
         Ok(Answer::own(StatusCode::OK, given.fields, given.body))

@@ -3,6 +3,8 @@
 //! A variant does not compile until it has a status, a reason and a sentence. Reasons are an interface: scripts and
 //! alerts match them, so they never change.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
 use http::{HeaderMap, HeaderValue, StatusCode};
@@ -58,6 +60,10 @@ pub enum Rejection {
     TokenExpired,
     /// The backend could not be asked about a key.
     ApiKeyUnverifiable,
+    /// The backend is being asked about too many keys.
+    ApiKeyCheckBusy,
+    /// Too many wrong credentials; another try has a chance after so long.
+    TooManyFailures(Duration),
     /// `x-api-impersonate-user` where the gateway says who the user is.
     ImpersonationDenied,
     /// No `Authorization: Bearer`.
@@ -90,6 +96,8 @@ pub enum Rejection {
     UpstreamInvalid,
     /// No answer from the backend in time.
     UpstreamTimeout,
+    /// The gateway itself failed.
+    Internal,
 }
 
 /// The answer's body.
@@ -135,8 +143,12 @@ impl Rejection {
             Rejection::UpstreamUnreachable | Rejection::UpstreamClosed | Rejection::UpstreamInvalid => {
                 StatusCode::BAD_GATEWAY
             }
-            Rejection::ApiKeyUnverifiable | Rejection::VerifierBusy => StatusCode::SERVICE_UNAVAILABLE,
+            Rejection::TooManyFailures(_) => StatusCode::TOO_MANY_REQUESTS,
+            Rejection::ApiKeyUnverifiable | Rejection::ApiKeyCheckBusy | Rejection::VerifierBusy => {
+                StatusCode::SERVICE_UNAVAILABLE
+            }
             Rejection::UpstreamConnectTimeout | Rejection::UpstreamTimeout => StatusCode::GATEWAY_TIMEOUT,
+            Rejection::Internal => StatusCode::INTERNAL_SERVER_ERROR,
         }
     }
 
@@ -161,6 +173,8 @@ impl Rejection {
             Rejection::ApiKeyUnknown => "api_key_unknown",
             Rejection::TokenExpired => "token_expired",
             Rejection::ApiKeyUnverifiable => "api_key_unverifiable",
+            Rejection::ApiKeyCheckBusy => "api_key_check_busy",
+            Rejection::TooManyFailures(_) => "too_many_failures",
             Rejection::ImpersonationDenied => "impersonation_denied",
             Rejection::BearerMissing => "bearer_missing",
             Rejection::BearerInvalid => "bearer_invalid",
@@ -178,6 +192,7 @@ impl Rejection {
             Rejection::UpstreamClosed => "upstream_closed",
             Rejection::UpstreamInvalid => "upstream_invalid",
             Rejection::UpstreamTimeout => "upstream_timeout",
+            Rejection::Internal => "internal_error",
         }
     }
 
@@ -235,6 +250,14 @@ impl Rejection {
                 "The `x-api-key` could not be checked, as the backend does not answer. Try again in a moment."
                     .to_owned()
             }
+            Rejection::ApiKeyCheckBusy => {
+                "Too many keys are being checked at the moment. Try again in a few seconds.".to_owned()
+            }
+            Rejection::TooManyFailures(_) => {
+                "Too many wrong keys, bearers or passwords came from your address. Wait as long as \
+                 `Retry-After` says; a key that is known goes on working meanwhile."
+                    .to_owned()
+            }
             Rejection::ImpersonationDenied => {
                 "`x-api-impersonate-user` is not allowed with this key: you act as the user who owns it. Leave \
                  the field out."
@@ -289,6 +312,9 @@ impl Rejection {
             Rejection::UpstreamTimeout => {
                 "The Timbr backend did not answer in time. The request may have been carried out.".to_owned()
             }
+            Rejection::Internal => "The gateway failed over this request, which may have been carried out. Its \
+                                    log says more under the request's id."
+                .to_owned(),
         }
     }
 
@@ -301,7 +327,7 @@ impl Rejection {
             fields.insert(WWW_AUTHENTICATE, HeaderValue::from_static(challenge));
         }
         if let Some(seconds) = self.retry_after() {
-            fields.insert(RETRY_AFTER, HeaderValue::from_static(seconds));
+            fields.insert(RETRY_AFTER, HeaderValue::from(seconds));
         }
         if let Rejection::MethodNotAllowed { allow } = self {
             let value = HeaderValue::from_str(allow).expect("a list of methods is a field value");
@@ -329,13 +355,15 @@ impl Rejection {
     }
 
     /// Seconds after which another try has a chance.
-    fn retry_after(&self) -> Option<&'static str> {
+    fn retry_after(&self) -> Option<u64> {
         match self {
             Rejection::UpstreamUnreachable
             | Rejection::UpstreamConnectTimeout
-            | Rejection::UpstreamClosed => Some("1"),
-            Rejection::ApiKeyUnverifiable => Some("2"),
-            Rejection::VerifierBusy => Some("5"),
+            | Rejection::UpstreamClosed => Some(1),
+            Rejection::ApiKeyUnverifiable => Some(2),
+            Rejection::VerifierBusy | Rejection::ApiKeyCheckBusy => Some(5),
+            // Rounded up: who waits so long must not be early.
+            Rejection::TooManyFailures(wait) => Some(wait.as_secs() + 1),
             _ => None,
         }
     }

@@ -4,7 +4,7 @@ use std::pin::Pin;
 use std::task::{Context as TaskContext, Poll};
 
 use bytes::Bytes;
-use http::header::CONNECTION;
+use http::header::{CONNECTION, SET_COOKIE};
 use http::{HeaderMap, HeaderName, Response, StatusCode};
 use http_body::{Body, Frame, SizeHint};
 
@@ -29,6 +29,15 @@ impl Answer {
         let (mut head, body) = response.into_parts();
         remove_hop_by_hop(&mut head.headers);
         Answer { head: Response::from_parts(head, ()), body: Source::Upstream(body) }
+    }
+
+    /// Without the cookies that the backend sets.
+    ///
+    /// SECURITY: for answers to a key that is not the client's: a session that the backend began for that key would
+    /// outlive the gateway's judgement in the client's hands.
+    pub fn without_cookies(mut self) -> Answer {
+        self.head.headers_mut().remove(SET_COOKIE);
+        self
     }
 
     /// One of our own.

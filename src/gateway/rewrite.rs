@@ -3,7 +3,7 @@
 //! SECURITY: the only place that makes an [`UpstreamRequest`]. Its head is written anew: fields of the client that may
 //! pass, then ours, so that nothing the client sent can stand in the place of what the gateway says.
 
-use http::header::HOST;
+use http::header::{COOKIE, HOST};
 use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Uri};
 
@@ -72,10 +72,17 @@ impl Rewriter {
 
     /// Whether a client may name a user to act as: only with a key of its own, and only where the backend judges that.
     ///
-    /// SECURITY: together with the operator's or the gateway's key, the client would borrow what that key may do. Under
-    /// `impersonate` the gateway alone says who the user is, for foreign keys too.
+    /// SECURITY: together with the operator's or the gateway's key, the client would borrow what that key may do. A token
+    /// that the gateway made is no key of the backend's either: a backend that takes it does so on the gateway's word for
+    /// one user, and has nothing by which to judge who else that user may be. Under `impersonate` the gateway alone says
+    /// who the user is, for foreign keys too.
     pub fn client_may_impersonate(&self, identity: &Identity) -> bool {
-        matches!(self.mode, Mode::Forward) && matches!(self.shown(identity), Shown::Clients)
+        matches!(self.mode, Mode::Forward) && self.shows_the_clients_key(identity) && !identity.is_minted()
+    }
+
+    /// Whether the backend sees the key that the client sent.
+    pub fn shows_the_clients_key(&self, identity: &Identity) -> bool {
+        matches!(self.shown(identity), Shown::Clients)
     }
 
     /// SECURITY: a foreign key is never exchanged for the service key: its user is not known here, and the service key
@@ -99,6 +106,11 @@ impl Rewriter {
         let ScreenedParts { method, uri, fields, api_key, nominated, max_body } = screened.into_parts();
         let host = host(&uri, &fields);
         let mut head = passed_on(fields, &nominated, context.continues_trace);
+        if !self.shows_the_clients_key(identity) {
+            // SECURITY: a session's cookie says who somebody is, as a key does. One beside a key that is not the client's
+            // would let it act in a session that this key, or another client, began.
+            head.remove(COOKIE);
+        }
         head.insert(HOST, self.authority.clone());
         match self.shown(identity) {
             Shown::Clients => drop(head.insert(API_KEY, api_key.into_field_value())),
@@ -151,7 +163,7 @@ fn passed_on(fields: HeaderMap, nominated: &[HeaderName], continues_trace: bool)
 
 /// HTTP/2 may split `cookie` into one field a pair; HTTP/1.1 servers expect one (RFC 9113 section 8.2.3).
 fn append(head: &mut HeaderMap, name: &HeaderName, value: HeaderValue) {
-    if *name == http::header::COOKIE
+    if *name == COOKIE
         && let Some(first) = head.get_mut(name)
     {
         let joined = [first.as_bytes(), b"; ", value.as_bytes()].concat();

@@ -96,6 +96,11 @@ fn unambiguous(path: &str) -> Result<(), Rejection> {
                 Some(control) if control < b' ' || control == 0x7f => {
                     return refuse("it holds an escaped control character");
                 }
+                // SECURITY: RFC 3986 section 2.3 has the escaped and the plain spelling name the same thing, so a backend
+                // answers `%6bb/` as `kb/`. A narrower route's prefix, compared byte by byte, would be passed by.
+                Some(b) if b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'~') => {
+                    return refuse("it holds an escaped letter, digit, `-`, `_` or `~`");
+                }
                 Some(_) => {}
             },
             b if !(b'!'..=b'~').contains(b) => return refuse("it holds an unescaped special character"),
@@ -198,6 +203,12 @@ mod tests {
             "/timbr/api/%00",
             "/timbr/api/%0d%0a",
             "/timbr/api/%7f",
+            "/timbr/api/%6bb/search",
+            "/timbr/api/k%42",
+            "/timbr/api/%30",
+            "/timbr/api/a%2Db",
+            "/timbr/api/a%5fb",
+            "/timbr/api/%7Ealice",
             "/timbr/api/%",
             "/timbr/api/%2",
             "/timbr/api/%zz",

@@ -22,6 +22,7 @@ use crate::config::sources::list;
 use crate::config::{Config, Problem, VerifierOptions};
 use crate::listener;
 use crate::shutdown::{self, Controller, Phase};
+use crate::telemetry;
 use crate::tls::{self, TlsError, UpstreamTls};
 
 use worker::Worker;
@@ -324,6 +325,7 @@ async fn sweep(auth: Arc<Auth>) {
     loop {
         ticks.tick().await;
         auth.sweep();
+        telemetry::tell_dropped_lines();
     }
 }
 

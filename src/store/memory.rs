@@ -26,10 +26,22 @@ pub struct MemoryStore {
     tokens: DashMap<TokenId, Arc<TokenRecord>>,
     logins: DashMap<LoginId, Seed>,
     /// In the order of minting, which is the order of expiry too, as all tokens live equally long.
-    order: Mutex<VecDeque<(TokenId, LoginId, Seed)>>,
+    order: Mutex<Order>,
     limits: Limits,
     clock: Clock,
 }
+
+/// Tokens in the order of minting.
+#[derive(Debug, Default)]
+struct Order {
+    places: VecDeque<(TokenId, LoginId, Seed)>,
+    /// Mints since all places were last looked at.
+    since_walk: usize,
+}
+
+/// A walk over all places is due again after the `max`-th part of this of mints, so that each mint pays for so many
+/// places at most.
+const PLACES_A_MINT: usize = 16;
 
 /// Enough that a sweep holds up few lookups at a time.
 const SHARDS: usize = 256;
@@ -81,14 +93,15 @@ impl MemoryStore {
         if let Some(other) = self.seed_of(&login, &id_of) {
             return other;
         }
-        if order.len() >= self.limits.max {
+        order.since_walk = order.since_walk.saturating_add(1);
+        if order.places.len() >= self.limits.max {
             self.make_room(&mut order);
         }
         let now = self.clock.now();
         let id = id_of(&seed);
         self.tokens.insert(id, Arc::new(record(now, now.after(self.limits.ttl))));
         self.logins.insert(login, seed);
-        order.push_back((id, login, seed));
+        order.places.push_back((id, login, seed));
         seed
     }
 
@@ -121,7 +134,7 @@ impl MemoryStore {
     fn end_some_expired(&self, now: Tick) -> bool {
         let mut order = self.order.lock().unwrap_or_else(PoisonError::into_inner);
         for _ in 0..100 {
-            let Some((id, _, _)) = order.front() else { return false };
+            let Some((id, _, _)) = order.places.front() else { return false };
             let live = self.tokens.get(id).is_some_and(|record| self.is_live(&record, now));
             if live {
                 return false;
@@ -132,12 +145,14 @@ impl MemoryStore {
     }
 
     /// Forgets what has ended; if that is nothing, the oldest that lives.
-    fn make_room(&self, order: &mut VecDeque<(TokenId, LoginId, Seed)>) {
+    fn make_room(&self, order: &mut Order) {
         let now = self.clock.now();
-        if self.limits.idle_ttl.is_some() {
-            // Only idling makes tokens end out of order. This walk is long, but what it gives back is many places, as
-            // long as many tokens idle out; where none does, the cap is too low for the users that there are.
-            order.retain(|(id, login, seed)| {
+        // Only idling makes tokens end out of order. Between two walks a token that has just idled out may outlive an
+        // older one that is in use: who mints at the cap again and again must not make each mint a walk.
+        if self.limits.idle_ttl.is_some() && order.since_walk.saturating_mul(PLACES_A_MINT) >= self.limits.max
+        {
+            order.since_walk = 0;
+            order.places.retain(|(id, login, seed)| {
                 let live = self.tokens.get(id).is_some_and(|record| self.is_live(&record, now));
                 if !live {
                     self.tokens.remove(id);
@@ -146,13 +161,13 @@ impl MemoryStore {
                 live
             });
         }
-        while order.len() >= self.limits.max {
+        while order.places.len() >= self.limits.max {
             self.end_oldest(order);
         }
     }
 
-    fn end_oldest(&self, order: &mut VecDeque<(TokenId, LoginId, Seed)>) {
-        if let Some((id, login, seed)) = order.pop_front() {
+    fn end_oldest(&self, order: &mut Order) {
+        if let Some((id, login, seed)) = order.places.pop_front() {
             self.tokens.remove(&id);
             // The login may have a newer token by now; that one stays.
             self.logins.remove_if(&login, |_, current| *current == seed);
@@ -253,6 +268,18 @@ mod tests {
     }
 
     #[test]
+    fn a_full_store_of_tokens_in_use_is_not_walked_with_every_mint() {
+        let (store, _) = store(Some(HOUR / 4), 160);
+        let walks = (0..=255_u8).map(|n| {
+            insert(&store, n, n);
+            store.order.lock().expect("no panic").since_walk == 0
+        });
+        // The first one is when the store is full; then one every ten mints.
+        assert_eq!(walks.filter(|walked| *walked).count(), 10);
+        assert_eq!(store.len(), 160);
+    }
+
+    #[test]
     fn a_sweep_forgets_what_has_ended_and_nothing_else() {
         let (store, clock) = store(None, 1000);
         for n in 0..200 {
@@ -265,7 +292,7 @@ mod tests {
         clock.advance(HOUR / 2);
         store.sweep();
         assert_eq!(store.len(), 56);
-        assert!(store.logins.len() == 56 && store.order.lock().expect("no panic").len() == 56);
+        assert!(store.logins.len() == 56 && store.order.lock().expect("no panic").places.len() == 56);
     }
 
     #[test]

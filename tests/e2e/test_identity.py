@@ -70,8 +70,11 @@ def test_a_platform_key_works_and_is_asked_about_once(setup, backend, arrived):
     gateway = setup.gateway(backend.url)
     for _ in range(3):
         assert user_of(gateway, PLATFORM_KEY) == "dora"
-    assert [(seen["method"], seen["path"]) for seen in arrived()] == [
+    ours = [seen for seen in arrived() if seen["folded"]["HTTP_X_API_KEY"] == PLATFORM_KEY]
+    assert [(seen["method"], seen["path"]) for seen in ours] == [
         ("GET", "/timbr/api/get_ontologies/"), *[("POST", "/timbr/api/query/")] * 3]
+    (control,) = [seen for seen in arrived() if seen not in ours]
+    assert (control["path"], control["user"]) == ("/timbr/api/get_ontologies/", None), "a key that nobody has is refused"
 
 
 def test_keys_of_the_file_are_known(setup, backend, arrived, tmp_path):

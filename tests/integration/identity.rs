@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::support::client::Answer;
 use crate::support::gateway::Gateway;
-use crate::support::upstream::{Recorded, Upstream, answer};
+use crate::support::upstream::{Recorded, Upstream, answer, write};
 use crate::support::wait_until;
 
 const JSON: (&str, &str) = ("Content-Type", "application/json");
@@ -62,11 +62,63 @@ fn under_impersonate_a_client_names_no_user() {
 }
 
 #[test]
-fn under_forward_the_backend_decides_about_impersonation() {
+fn under_forward_the_backend_decides_whom_a_key_of_its_own_may_impersonate() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("keys");
+    std::fs::write(&file, format!("bob:{}\n", sha256("long-lived"))).expect("written");
+    let file = ("TOKENS_KEYS_FILE", file.to_str().expect("text"));
+    static QUESTIONS: AtomicUsize = AtomicUsize::new(0);
+    for (key, options) in [
+        ("tk_platform", &[][..]),
+        ("tk_anything", &[("TOKENS_FOREIGN", "forward")]),
+        ("long-lived", &[file, ("TOKENS_FOREIGN", "reject")]),
+    ] {
+        let upstream = platform(&QUESTIONS);
+        let gateway = Gateway::start(upstream.address(), options);
+        get(&gateway, key, &[("x-api-impersonate-user", "carol")]);
+        let seen = upstream.log().pop().expect("it arrived");
+        assert_eq!((seen.field("x-api-key"), seen.field("x-api-impersonate-user")), (key, "carol"));
+    }
+}
+
+/// The backend takes such a token on the gateway's word for one user: it has nothing to judge a second name by.
+#[test]
+fn with_a_token_of_the_gateway_a_client_names_no_user_under_forward_either() {
     let upstream = Upstream::start();
     let gateway = Gateway::start(upstream.address(), &[]);
-    assert_eq!(get(&gateway, &gateway.token(), &[("x-api-impersonate-user", "bob")]).status, 200);
-    assert_eq!(upstream.only().field("x-api-impersonate-user"), "bob");
+    let refused = get(&gateway, &gateway.token(), &[("x-api-impersonate-user", "root")]);
+    assert_eq!((refused.status, refused.reason().as_str()), (403, "impersonation_denied"));
+    assert!(upstream.log().is_empty(), "not a byte arrived");
+}
+
+#[test]
+fn cookies_do_not_cross_from_one_identity_to_another() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("keys");
+    let keys = format!("etl:{}:tk_operators\nbob:{}\n", sha256("etl-key"), sha256("long-lived"));
+    std::fs::write(&file, keys).expect("written");
+    let file = ("TOKENS_KEYS_FILE", file.to_str().expect("text"));
+    let impersonate = [&IMPERSONATE[..], &[file]].concat();
+    for (options, key, pass) in [
+        (&[file][..], Some("etl-key"), false),
+        (&[file], Some("long-lived"), true),
+        (&[file], None, true),
+        (&impersonate, Some("etl-key"), false),
+        (&impersonate, Some("long-lived"), false),
+        (&impersonate, None, false),
+    ] {
+        let upstream = Upstream::behaving(|_, stream| {
+            let answer =
+                "HTTP/1.1 200 OK\r\nContent-Length: 0\r\nSet-Cookie: session=up\r\nset-cookie: b=c\r\n\r\n";
+            write(stream, answer.as_bytes())
+        });
+        let gateway = Gateway::start(upstream.address(), options);
+        let key = key.map_or_else(|| gateway.token(), str::to_owned);
+        let answer = get(&gateway, &key, &[("Cookie", "session=down"), ("Cookie", "a=b")]);
+        let (up, down) = if pass { ("session=down; a=b", 2) } else { ("", 0) };
+        assert_eq!(upstream.only().field("cookie"), up, "{options:?} {key}");
+        assert_eq!(answer.all("set-cookie").len(), down, "{options:?} {key}");
+    }
 }
 
 #[test]
@@ -162,11 +214,17 @@ fn sha256(key: &str) -> String {
     hash.as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
+/// Whether this is the question about a key that nobody has; the tests' own keys do not look so.
+fn is_control(seen: &Recorded) -> bool {
+    let key = seen.field("x-api-key");
+    seen.line.contains("get_ontologies") && key.len() == 43 && key.starts_with("tk_")
+}
+
 /// A backend that knows one platform key and takes its time to say so.
 fn platform(questions: &'static AtomicUsize) -> Upstream {
     Upstream::behaving(move |request, stream| {
         let good = request.field("x-api-key") == "tk_platform";
-        if request.line.starts_with("GET /timbr/api/get_ontologies/ ") {
+        if request.line.starts_with("GET /timbr/api/get_ontologies/ ") && !is_control(request) {
             questions.fetch_add(1, Ordering::SeqCst);
             std::thread::sleep(Duration::from_millis(100));
         }
@@ -189,7 +247,8 @@ fn the_backend_is_asked_once_about_a_foreign_key_and_its_yes_is_remembered() {
     let question = &log[0];
     assert_eq!(question.line, "GET /timbr/api/get_ontologies/ HTTP/1.1");
     assert_eq!(question.field("content-type"), "application/json");
-    let query = &log[1];
+    assert_eq!(log.iter().filter(|seen| is_control(seen)).count(), 1);
+    let query = &log[2];
     assert_eq!((query.field("x-api-key"), query.folded("x-forwarded-user").len()), ("tk_platform", 0));
 
     gateway.clock.advance(Duration::from_secs(299));
@@ -224,7 +283,8 @@ fn under_impersonate_a_foreign_key_stays_what_it_is() {
     let gateway = Gateway::start(upstream.address(), &IMPERSONATE);
     assert_eq!(get(&gateway, "tk_platform", &[]).status, 200);
     for seen in upstream.log() {
-        assert_eq!(seen.field("x-api-key"), "tk_platform", "the service key speaks for users of ours only");
+        let clients = seen.field("x-api-key") == "tk_platform" || is_control(&seen);
+        assert!(clients, "the service key speaks for users of ours only");
         assert!(seen.folded("x-api-impersonate-user").is_empty());
     }
 }
@@ -244,6 +304,92 @@ fn without_a_clear_word_of_the_backend_nobody_is_let_in() {
     let nobody = std::net::TcpListener::bind("127.0.0.1:0").expect("bound").local_addr().expect("an address");
     let gateway = Gateway::start(nobody, &[]);
     assert_eq!(get(&gateway, "tk_platform", &[]).status, 503);
+}
+
+/// A yes of a backend that says yes to everybody is worth nothing.
+#[test]
+fn a_backend_that_takes_any_key_proves_nobody() {
+    let upstream = Upstream::start();
+    let gateway = Gateway::start(upstream.address(), &[]);
+    for _ in 0..3 {
+        let refused = get(&gateway, "tk_anything", &[]);
+        assert_eq!((refused.status, refused.reason().as_str()), (503, "api_key_unverifiable"));
+    }
+    let log = upstream.log();
+    assert!(
+        log.iter().all(|seen| seen.line.contains("get_ontologies")),
+        "the request itself never arrived: {log:?}"
+    );
+    assert_eq!(log.iter().filter(|seen| is_control(seen)).count(), 1, "{log:?}");
+    let token = gateway.token();
+    assert_eq!(get(&gateway, &token, &[]).status, 200, "tokens of the gateway's own are no question");
+}
+
+#[test]
+fn whether_the_backend_tells_keys_apart_is_asked_again_now_and_then() {
+    static STRICT: AtomicUsize = AtomicUsize::new(1);
+    let upstream = Upstream::behaving(|request, stream| {
+        let strict = STRICT.load(Ordering::SeqCst) == 1;
+        let good = request.field("x-api-key") == "tk_platform" || !strict;
+        if good { answer(stream, 200, "{}") } else { answer(stream, 401, "{}") }
+    });
+    let gateway = Gateway::start(upstream.address(), &[("TOKENS_FOREIGN_ACCEPT_TTL", "1s")]);
+    let status = || get(&gateway, "tk_platform", &[]).status;
+    let controls = || {
+        upstream
+            .log()
+            .iter()
+            .filter(|seen| is_control(seen))
+            .map(|seen| seen.field("x-api-key").to_owned())
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(status(), 200);
+    gateway.clock.advance(Duration::from_secs(299));
+    assert_eq!((status(), controls().len()), (200, 1));
+    STRICT.store(0, Ordering::SeqCst);
+    gateway.clock.advance(Duration::from_secs(2));
+    assert_eq!((status(), controls().len()), (503, 2));
+    STRICT.store(1, Ordering::SeqCst);
+    gateway.clock.advance(Duration::from_secs(3));
+    assert_eq!((status(), controls().len()), (200, 3));
+    let keys = controls();
+    assert!(keys[0] != keys[1] && keys[1] != keys[2], "another one each time: {keys:?}");
+}
+
+#[test]
+fn an_answer_that_calls_itself_an_error_is_no_yes() {
+    let upstream =
+        Upstream::behaving(|_, stream| answer(stream, 200, r#"{"status":"error","data":"token"}"#));
+    let gateway = Gateway::start(upstream.address(), &[]);
+    let refused = get(&gateway, "tk_anything", &[]);
+    assert_eq!((refused.status, refused.reason().as_str()), (503, "api_key_unverifiable"));
+}
+
+#[test]
+fn the_backend_is_not_asked_about_too_many_keys_at_once() {
+    let upstream = Upstream::behaving(|_, stream| {
+        std::thread::sleep(Duration::from_secs(2));
+        answer(stream, 401, "{}")
+    });
+    let gateway = Gateway::start(upstream.address(), &[("WORKERS", "2")]);
+    let busy = AtomicUsize::new(0);
+    std::thread::scope(|scope| {
+        for number in 0..80 {
+            let (gateway, busy) = (&gateway, &busy);
+            scope.spawn(move || {
+                let refused = get(gateway, &format!("tk_guess_{number}"), &[]);
+                if refused.status == 503 {
+                    assert_eq!(refused.reason(), "api_key_check_busy");
+                    assert_ne!(refused.field("retry-after"), "");
+                    busy.fetch_add(1, Ordering::SeqCst);
+                } else {
+                    assert_eq!(refused.status, 401);
+                }
+            });
+        }
+    });
+    assert_eq!(busy.load(Ordering::SeqCst), 80 - 64);
+    assert_eq!(upstream.log().len(), 64);
 }
 
 #[test]

@@ -4,7 +4,17 @@ use std::path::{Path, PathBuf};
 
 /// The modules by layer; a module uses only what stands above its own line, or within itself.
 const LAYERS: [&[&str]; 8] = [
-    &["clock", "secret", "shutdown", "telemetry", "media_type", "user_name", "http1", "client_body"],
+    &[
+        "clock",
+        "secret",
+        "shutdown",
+        "telemetry",
+        "media_type",
+        "user_name",
+        "hardening",
+        "http1",
+        "client_body",
+    ],
     &["config"],
     &["store", "upstream", "tls"],
     &["auth"],

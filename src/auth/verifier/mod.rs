@@ -3,6 +3,7 @@
 mod users_file;
 
 use crate::auth::bearer::Credentials;
+use crate::auth::guesses::{Attempt, TooMany};
 
 pub use users_file::UsersFile;
 
@@ -23,21 +24,17 @@ pub enum VerifyError {
     /// Too many passwords are being checked.
     #[error("too many passwords are being checked at once")]
     Busy,
-}
-
-impl VerifyError {
-    /// Whether another try may succeed.
-    pub fn is_busy(self) -> bool {
-        self == VerifyError::Busy
-    }
+    /// The client was wrong too often; the password was not looked at.
+    #[error("too many wrong passwords")]
+    TooMany(TooMany),
 }
 
 impl Verifier {
-    /// Asks whether the credentials are right.
-    pub async fn verify(&self, credentials: &Credentials) -> Result<(), VerifyError> {
+    /// Asks whether the credentials are right, and notes with the attempt if they are not.
+    pub async fn verify(&self, credentials: &Credentials, attempt: Attempt) -> Result<(), VerifyError> {
         match self {
             Verifier::SaltHolder => Ok(()),
-            Verifier::UsersFile(users) => users.verify(credentials).await,
+            Verifier::UsersFile(users) => users.verify(credentials, attempt).await,
         }
     }
 }

@@ -1,0 +1,284 @@
+//! How often an address may be wrong about credentials.
+//!
+//! A bucket for each client address, and one for each user together with an address: `limits.failures_per_address` and
+//! `limits.failures_per_user` failures fit in, and so many run out again in a minute. Looking whether there is room and
+//! putting something in are two steps, as only a failure is put in, and what is right never meets a bucket.
+//!
+//! SECURITY: there is no bucket for a user alone: anybody could fill it and so keep that user out.
+
+use std::collections::HashMap;
+use std::hash::{BuildHasher, RandomState};
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use crate::clock::{Clock, Tick};
+use crate::config::FailureLimits;
+use crate::user_name::UserName;
+
+/// So long a full bucket takes to run empty.
+const PERIOD: Duration = Duration::from_secs(60);
+
+/// Maps of buckets that are locked one by one.
+const SHARDS: usize = 16;
+
+/// Most buckets of a shard's generation. With two generations this bounds the memory to some 10 MB, whatever strangers do.
+const MOST_OF_A_GENERATION: usize = 10_000;
+
+/// All buckets of a process.
+pub struct Guesses {
+    address: Option<Rate>,
+    user: Option<Rate>,
+    shards: [Mutex<Shard>; SHARDS],
+    hasher: RandomState,
+    clock: Clock,
+}
+
+/// Too many failures; another try has a chance after so long.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TooMany(pub Duration);
+
+/// One client's try, for as long as it lasts.
+#[derive(Clone)]
+pub struct Attempt {
+    guesses: Arc<Guesses>,
+    address: Bucket,
+    user: Option<Bucket>,
+}
+
+/// A bucket's name: a keyed hash of what it is for, so that nobody can choose one that is another's too.
+type Bucket = u64;
+
+impl Guesses {
+    /// Nobody has failed yet.
+    pub fn new(limits: FailureLimits, clock: Clock) -> Guesses {
+        Guesses {
+            address: Rate::of(limits.per_address),
+            user: Rate::of(limits.per_user),
+            shards: std::array::from_fn(|_| Mutex::default()),
+            hasher: RandomState::new(),
+            clock,
+        }
+    }
+
+    /// A try of the client at this address.
+    pub fn attempt(self: &Arc<Guesses>, address: IpAddr) -> Attempt {
+        let address = self.hasher.hash_one(network(address));
+        Attempt { guesses: Arc::clone(self), address, user: None }
+    }
+
+    /// Forgets buckets that have run empty. Called now and then.
+    pub fn sweep(&self) {
+        let now = self.clock.now();
+        for shard in &self.shards {
+            let mut shard = shard.lock().unwrap_or_else(PoisonError::into_inner);
+            shard.young.retain(|_, empty| *empty > now);
+            shard.old.retain(|_, empty| *empty > now);
+        }
+    }
+
+    fn look(&self, rate: Option<Rate>, bucket: Bucket) -> Result<(), TooMany> {
+        let Some(rate) = rate else { return Ok(()) };
+        let now = self.clock.now();
+        let empty = self.shard(bucket).lock().unwrap_or_else(PoisonError::into_inner).empty(bucket);
+        rate.look(empty, now)
+    }
+
+    fn fill(&self, rate: Option<Rate>, bucket: Bucket) {
+        let Some(rate) = rate else { return };
+        let now = self.clock.now();
+        let mut shard = self.shard(bucket).lock().unwrap_or_else(PoisonError::into_inner);
+        let empty = rate.fill(shard.empty(bucket), now);
+        shard.set(bucket, empty);
+    }
+
+    fn shard(&self, bucket: Bucket) -> &Mutex<Shard> {
+        &self.shards[bucket as usize % SHARDS]
+    }
+}
+
+impl Attempt {
+    /// The same try, now that it names a user.
+    pub fn of(mut self, user: &UserName) -> Attempt {
+        self.user = Some(self.guesses.hasher.hash_one((self.address, user)));
+        self
+    }
+
+    /// Whether the client may be wrong once more. This costs it nothing.
+    pub fn look(&self) -> Result<(), TooMany> {
+        let guesses = &self.guesses;
+        let of_user = self.user.map_or(Ok(()), |user| guesses.look(guesses.user, user));
+        guesses.look(guesses.address, self.address).and(of_user)
+    }
+
+    /// Notes that the client was wrong.
+    pub fn failed(&self) {
+        self.guesses.fill(self.guesses.address, self.address);
+        if let Some(user) = self.user {
+            self.guesses.fill(self.guesses.user, user);
+        }
+    }
+
+    /// Notes that the client was wrong, unless that was once too often: then it learns nothing else.
+    pub fn fail(&self) -> Result<(), TooMany> {
+        self.look()?;
+        self.failed();
+        Ok(())
+    }
+}
+
+/// The addresses that one client has at its disposal: of IPv6 a whole /64.
+fn network(address: IpAddr) -> (u8, u64) {
+    match address {
+        IpAddr::V4(address) => (4, u64::from(address.to_bits())),
+        IpAddr::V6(address) => (6, (address.to_bits() >> 64) as u64),
+    }
+}
+
+/// The generic cell rate algorithm: a bucket is the moment at which it will be empty.
+#[derive(Clone, Copy, Debug)]
+struct Rate {
+    /// So long one failure takes to run out.
+    each: Duration,
+}
+
+impl Rate {
+    /// `None` for no limit.
+    fn of(a_minute: u32) -> Option<Rate> {
+        (a_minute > 0).then(|| Rate { each: (PERIOD / a_minute).max(Duration::from_millis(1)) })
+    }
+
+    fn look(self, empty: Option<Tick>, now: Tick) -> Result<(), TooMany> {
+        let full_with_one_more = empty.map_or(Duration::ZERO, |empty| empty.since(now)) + self.each;
+        match full_with_one_more.checked_sub(PERIOD) {
+            None | Some(Duration::ZERO) => Ok(()),
+            Some(wait) => Err(TooMany(wait)),
+        }
+    }
+
+    fn fill(self, empty: Option<Tick>, now: Tick) -> Tick {
+        let filled = empty.map_or(now, |empty| empty.max(now)).after(self.each);
+        // Failures that were under way together may overfill it, but not for long.
+        filled.min(now.after(PERIOD))
+    }
+}
+
+/// Buckets of two generations: when the young one is large enough it becomes the old one, and the old one is
+/// forgotten. So making room costs nothing, and who fails again and again is not forgotten.
+#[derive(Default)]
+struct Shard {
+    young: HashMap<Bucket, Tick>,
+    old: HashMap<Bucket, Tick>,
+}
+
+impl Shard {
+    fn empty(&self, bucket: Bucket) -> Option<Tick> {
+        self.young.get(&bucket).or_else(|| self.old.get(&bucket)).copied()
+    }
+
+    fn set(&mut self, bucket: Bucket, empty: Tick) {
+        if self.young.len() >= MOST_OF_A_GENERATION && !self.young.contains_key(&bucket) {
+            self.old = std::mem::take(&mut self.young);
+        }
+        self.young.insert(bucket, empty);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn guesses(per_address: u32, per_user: u32) -> (Arc<Guesses>, Clock) {
+        let clock = Clock::manual(0);
+        (Arc::new(Guesses::new(FailureLimits { per_address, per_user }, clock.clone())), clock)
+    }
+
+    fn address(text: &str) -> IpAddr {
+        text.parse().expect("an address")
+    }
+
+    fn user(name: &str) -> UserName {
+        UserName::parse(name.as_bytes()).expect("a name")
+    }
+
+    /// How often one may fail until it is too often.
+    fn room(attempt: &Attempt) -> usize {
+        (0..1000).take_while(|_| attempt.fail().is_ok()).count()
+    }
+
+    #[test]
+    fn so_many_failures_fit_in_and_run_out_within_a_minute() {
+        let (guesses, clock) = guesses(10, 0);
+        let attempt = guesses.attempt(address("192.0.2.1"));
+        assert_eq!(room(&attempt), 10);
+        assert_eq!(attempt.look(), Err(TooMany(Duration::from_secs(6))));
+        assert_eq!(attempt.look(), Err(TooMany(Duration::from_secs(6))), "a look and a refusal cost nothing");
+        clock.advance(Duration::from_millis(5999));
+        assert!(attempt.look().is_err());
+        clock.advance(Duration::from_millis(1));
+        assert_eq!(room(&attempt), 1);
+        clock.advance(PERIOD);
+        assert_eq!(room(&attempt), 10);
+    }
+
+    #[test]
+    fn others_are_not_concerned() {
+        let (guesses, _) = guesses(10, 3);
+        let at = |text| guesses.attempt(address(text));
+        assert_eq!(room(&at("192.0.2.1").of(&user("alice"))), 3);
+        assert_eq!(room(&at("192.0.2.1").of(&user("bob"))), 3);
+        assert_eq!(room(&at("192.0.2.2").of(&user("alice"))), 3, "the name alone locks nobody out");
+        assert_eq!(room(&at("192.0.2.1")), 4, "the address has a bucket of its own");
+        assert_eq!(room(&at("192.0.2.3")), 10);
+    }
+
+    #[test]
+    fn a_network_of_ipv6_is_one_client() {
+        let (guesses, _) = guesses(10, 0);
+        assert_eq!(room(&guesses.attempt(address("2001:db8::1"))), 10);
+        assert_eq!(room(&guesses.attempt(address("2001:db8::ffff:1"))), 0);
+        assert_eq!(room(&guesses.attempt(address("2001:db8:0:1::1"))), 10);
+    }
+
+    #[test]
+    fn nothing_is_counted_where_that_is_configured() {
+        let (guesses, _) = guesses(0, 0);
+        let attempt = guesses.attempt(address("192.0.2.1")).of(&user("alice"));
+        assert_eq!(room(&attempt), 1000);
+        assert!(guesses.shards.iter().all(|shard| shard.lock().expect("no panic").young.is_empty()));
+    }
+
+    #[test]
+    fn failures_that_were_under_way_together_do_not_fill_it_for_long() {
+        let (guesses, clock) = guesses(10, 0);
+        let attempt = guesses.attempt(address("192.0.2.1"));
+        (0..100).for_each(|_| attempt.failed());
+        clock.advance(PERIOD / 10);
+        assert!(attempt.look().is_ok());
+    }
+
+    #[test]
+    fn memory_is_bounded_and_who_goes_on_is_not_forgotten() {
+        let (guesses, clock) = guesses(10, 0);
+        let busy = guesses.attempt(address("192.0.2.1"));
+        assert_eq!(room(&busy), 10);
+        let kept = || -> usize {
+            let of = |shard: &Mutex<Shard>| {
+                let shard = shard.lock().expect("no panic");
+                shard.young.len() + shard.old.len()
+            };
+            guesses.shards.iter().map(of).sum()
+        };
+        for number in 0..500_000_u32 {
+            guesses.attempt(IpAddr::from(number.to_be_bytes())).failed();
+            if number % 50_000 == 0 {
+                busy.failed();
+            }
+        }
+        assert!(kept() <= 2 * SHARDS * MOST_OF_A_GENERATION, "{}", kept());
+        assert!(busy.look().is_err());
+        clock.advance(PERIOD);
+        guesses.sweep();
+        assert_eq!(kept(), 0);
+    }
+}

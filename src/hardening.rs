@@ -1,0 +1,28 @@
+//! What a process that holds everybody's keys does about its own memory.
+
+use std::io;
+
+use rustix::process::{DumpableBehavior, Resource, Rlimit, getrlimit, set_dumpable_behavior, setrlimit};
+
+/// Takes away what shows this process's memory to others: core dumps; and `ptrace`, `/proc/PID/mem` and
+/// `/proc/PID/environ` for processes of the same user.
+///
+/// SECURITY: salts, service keys and what clients send stand in memory. Called first of all, before any of it is read.
+/// The limit is taken back softly here, so that [`allow`] can undo it; [`seal`] makes it final.
+pub fn close() -> io::Result<()> {
+    let maximum = getrlimit(Resource::Core).maximum;
+    setrlimit(Resource::Core, Rlimit { current: Some(0), maximum })?;
+    Ok(set_dumpable_behavior(DumpableBehavior::NotDumpable)?)
+}
+
+/// Makes it final: no thread or child can raise the limit again.
+pub fn seal() -> io::Result<()> {
+    Ok(setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) })?)
+}
+
+/// Undoes [`close`], for who looks for an error with a debugger.
+pub fn allow() -> io::Result<()> {
+    let maximum = getrlimit(Resource::Core).maximum;
+    setrlimit(Resource::Core, Rlimit { current: maximum, maximum })?;
+    Ok(set_dumpable_behavior(DumpableBehavior::Dumpable)?)
+}

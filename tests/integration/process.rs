@@ -1,0 +1,146 @@
+//! The process itself: what it shows of its memory, and that its log holds up nobody.
+
+use std::io::{BufRead, BufReader, Read};
+use std::net::SocketAddr;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+
+use crate::support::bearer::SALT;
+use crate::support::client::Client;
+
+/// The user that owns nothing.
+const NOBODY: u32 = 65534;
+
+/// A started gateway, whose log is read up to the line that says where it listens.
+struct Program {
+    child: Child,
+    log: BufReader<std::process::ChildStderr>,
+    begun_with: String,
+    http: SocketAddr,
+    _folder: tempfile::TempDir,
+}
+
+impl Program {
+    /// Root sees everything of everybody, so the program runs as somebody else then.
+    fn start(options: &[(&str, &str)]) -> Program {
+        let folder = tempfile::tempdir().expect("a folder");
+        std::fs::set_permissions(folder.path(), PermissionsExt::from_mode(0o755)).expect("set");
+        let mut path = PathBuf::from(env!("CARGO_BIN_EXE_timbr-gateway"));
+        let root = std::fs::metadata("/proc/self").expect("metadata").uid() == 0;
+        if root {
+            // The build's folder may be closed to others.
+            let copy = folder.path().join("timbr-gateway");
+            std::fs::copy(&path, &copy).expect("copied");
+            path = copy;
+        }
+        let mut command = Command::new(path);
+        if root {
+            command.uid(NOBODY).gid(NOBODY);
+        }
+        let mut child = command
+            .arg("serve")
+            .current_dir("/")
+            .env_clear()
+            .env("API_AUTH_SALT", SALT)
+            .env("TIMBR_GATEWAY_UPSTREAM_URL", "http://127.0.0.1:1")
+            .env("TIMBR_GATEWAY_LISTEN_HTTP", "127.0.0.1:0")
+            .env("TIMBR_GATEWAY_LISTEN_HTTPS", "off")
+            .env("TIMBR_GATEWAY_LISTEN_ADMIN", "off")
+            .env("TIMBR_GATEWAY_LOG_FORMAT", "json")
+            .envs(options.iter().copied())
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("started");
+        let mut log = BufReader::new(child.stderr.take().expect("piped"));
+        let mut begun_with = String::new();
+        let http = loop {
+            let before = begun_with.len();
+            assert_ne!(log.read_line(&mut begun_with).expect("text"), 0, "it ended");
+            let line: serde_json::Value = serde_json::from_str(&begun_with[before..]).expect("JSON");
+            if let Some(address) = line["http"].as_str() {
+                break address.parse().expect("an address");
+            }
+        };
+        Program { child, log, begun_with, http, _folder: folder }
+    }
+
+    fn proc(&self, name: &str) -> PathBuf {
+        PathBuf::from(format!("/proc/{}/{name}", self.child.id()))
+    }
+
+    /// The soft and the hard limit of core dumps.
+    fn core_limit(&self) -> String {
+        let limits = std::fs::read_to_string(self.proc("limits")).expect("readable by all");
+        let line = limits.lines().find_map(|line| line.strip_prefix("Max core file size")).expect("the line");
+        line.split_whitespace().take(2).collect::<Vec<_>>().join(" ")
+    }
+
+    /// Whether other processes of its user may look into its memory: then these files are that user's, else root's.
+    fn is_open(&self) -> bool {
+        let owner = std::fs::metadata(self.proc("environ")).expect("metadata").uid();
+        let status = std::fs::read_to_string(self.proc("status")).expect("readable by all");
+        let runs_as = status.lines().find_map(|line| line.strip_prefix("Uid:")).expect("the line");
+        let runs_as: u32 = runs_as.split_whitespace().next().expect("a number").parse().expect("a number");
+        assert_ne!(runs_as, 0);
+        assert!(owner == 0 || owner == runs_as, "{owner} {runs_as}");
+        owner == runs_as
+    }
+
+    fn end(mut self) -> String {
+        let pid = rustix::process::Pid::from_child(&self.child);
+        rustix::process::kill_process(pid, rustix::process::Signal::TERM).expect("sent");
+        let mut log = self.begun_with;
+        self.log.read_to_string(&mut log).expect("text");
+        assert!(self.child.wait().expect("ended").success(), "{log}");
+        log
+    }
+}
+
+#[test]
+fn nobody_looks_into_the_process() {
+    let program = Program::start(&[]);
+    assert_eq!(program.core_limit(), "0 0");
+    assert!(!program.is_open());
+    if std::fs::metadata("/proc/self").expect("metadata").uid() != 0 {
+        assert!(std::fs::read(program.proc("environ")).is_err(), "the salt stands there");
+    }
+    program.end();
+}
+
+#[test]
+fn who_looks_for_an_error_can_open_it() {
+    let program = Program::start(&[("TIMBR_GATEWAY_CORE_DUMPS", "true")]);
+    assert!(program.is_open());
+    let log = program.end();
+    assert!(log.contains("see every secret"), "{log}");
+}
+
+/// The pipe holds 64 KiB, the queue some thousand lines; what comes then is dropped, counted and told.
+#[test]
+fn a_log_that_nobody_reads_holds_up_no_request() {
+    const REQUESTS: usize = 10_000;
+    let program = Program::start(&[]);
+    let mut client = Client::connect(program.http);
+    let long = "x".repeat(1000);
+    for _ in 0..REQUESTS / 100 {
+        for _ in 0..100 {
+            client.write_request(&format!("GET /nowhere/{long}"), &[("x-request-id", &long[..100])], b"");
+        }
+        for _ in 0..100 {
+            assert_eq!(client.read_answer(false).status, 404);
+        }
+    }
+    let log = program.end();
+    let lines: Vec<serde_json::Value> =
+        log.lines().map(|line| serde_json::from_str(line).expect("whole lines")).collect();
+    let access = lines.iter().filter(|line| line["target"] == "access").count();
+    let dropped = lines.iter().filter_map(|line| line["total"].as_u64()).max().expect("it tells");
+    assert!(dropped > 0 && access < REQUESTS, "{dropped} {access}");
+    assert!(access as u64 + dropped >= REQUESTS as u64, "{dropped} {access}");
+    let path = lines.iter().find_map(|line| line["path"].as_str()).expect("an access line");
+    assert_eq!(path.len(), 512);
+}
