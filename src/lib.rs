@@ -3,6 +3,7 @@
 //! `ARCHITECTURE.md` says which module lives in which layer; a module uses only modules of lower ones.
 
 pub mod admin;
+pub mod admission;
 pub mod auth;
 pub mod cli;
 pub mod client_body;
@@ -15,6 +16,7 @@ pub mod hardening;
 pub mod http1;
 pub mod listener;
 pub mod media_type;
+pub mod metrics;
 pub mod secret;
 pub mod server;
 pub mod shutdown;

@@ -1,4 +1,4 @@
-//! The listener for operators: whether the process lives, and whether it wants requests.
+//! The listener for operators: whether the process lives, whether it wants requests, and what it counts.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -16,6 +16,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::TcpListener;
 
 use crate::listener;
+use crate::metrics::Metrics;
 use crate::shutdown::{Phase, Signal};
 
 /// Whether the gateway wants requests: all its workers listen, and it is not about to end.
@@ -48,6 +49,9 @@ impl Readiness {
     }
 }
 
+/// The media type of what Prometheus reads.
+const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
 /// Probes come seconds apart; what holds a connection for longer is none.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -55,15 +59,15 @@ const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
 const MOST_CONNECTIONS: usize = 64;
 
 /// Answers until the task is dropped. Runs on a `LocalSet`.
-pub async fn serve(listener: TcpListener, readiness: Readiness) {
+pub async fn serve(listener: TcpListener, readiness: Readiness, metrics: Arc<Metrics>) {
     let places = Arc::new(tokio::sync::Semaphore::new(MOST_CONNECTIONS));
     loop {
         let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
         let (stream, _) = listener::accept(&listener).await;
-        let readiness = readiness.clone();
+        let (readiness, metrics) = (readiness.clone(), Arc::clone(&metrics));
         tokio::task::spawn_local(async move {
             let answer = |request: Request<Incoming>| {
-                let answer = answer(&request, &readiness);
+                let answer = answer(&request, &readiness, &metrics);
                 async { Ok::<_, Infallible>(answer) }
             };
             let connection = http1::Builder::new()
@@ -77,7 +81,7 @@ pub async fn serve(listener: TcpListener, readiness: Readiness) {
     }
 }
 
-fn answer(request: &Request<Incoming>, readiness: &Readiness) -> Response<Full<Bytes>> {
+fn answer(request: &Request<Incoming>, readiness: &Readiness, metrics: &Metrics) -> Response<Full<Bytes>> {
     if !matches!(*request.method(), Method::GET | Method::HEAD) {
         let mut response = text(StatusCode::METHOD_NOT_ALLOWED, "GET or HEAD");
         response.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
@@ -90,7 +94,13 @@ fn answer(request: &Request<Incoming>, readiness: &Readiness) -> Response<Full<B
             Ok(()) => text(StatusCode::OK, "ok"),
             Err(why) => text(StatusCode::SERVICE_UNAVAILABLE, why),
         },
-        _ => text(StatusCode::NOT_FOUND, "here are /livez and /readyz"),
+        "/metrics" => {
+            let mut response = text(StatusCode::OK, "");
+            *response.body_mut() = Full::new(Bytes::from(metrics.text()));
+            response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(OPEN_METRICS));
+            response
+        }
+        _ => text(StatusCode::NOT_FOUND, "here are /livez, /readyz and /metrics"),
     }
 }
 

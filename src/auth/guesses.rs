@@ -12,6 +12,7 @@ use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use crate::admission::network;
 use crate::clock::{Clock, Tick};
 use crate::config::FailureLimits;
 use crate::user_name::UserName;
@@ -124,14 +125,6 @@ impl Attempt {
         self.look()?;
         self.failed();
         Ok(())
-    }
-}
-
-/// The addresses that one client has at its disposal: of IPv6 a whole /64.
-fn network(address: IpAddr) -> (u8, u64) {
-    match address {
-        IpAddr::V4(address) => (4, u64::from(address.to_bits())),
-        IpAddr::V6(address) => (6, (address.to_bits() >> 64) as u64),
     }
 }
 

@@ -94,6 +94,12 @@ impl Identity {
         self.minted
     }
 
+    /// Who is behind the key, to count by: the user, or whoever holds a foreign key.
+    pub fn caller(&self) -> impl std::hash::Hash + use<'_> {
+        let name = self.user().map(UserName::as_str);
+        (name, name.is_none().then_some(self.fingerprint))
+    }
+
     /// What logs call the key.
     pub fn fingerprint(&self) -> Fingerprint {
         self.fingerprint

@@ -224,6 +224,26 @@ pub struct Limits {
     pub control_frames: u32,
 }
 
+impl Limits {
+    /// Nothing is limited: for what has its own limits, and for tests.
+    pub fn none() -> Limits {
+        Limits {
+            headers: usize::MAX,
+            header_size: usize::MAX,
+            uri: usize::MAX,
+            body_rate: 0,
+            connections: usize::MAX,
+            connections_per_address: usize::MAX,
+            requests: usize::MAX,
+            requests_per_identity: usize::MAX,
+            requests_per_connection: u64::MAX,
+            streams: u32::MAX,
+            resets: usize::MAX,
+            control_frames: u32::MAX,
+        }
+    }
+}
+
 /// How the process ends.
 #[derive(Clone, Copy, Debug)]
 pub struct Drain {

@@ -6,12 +6,15 @@
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::rc::{Rc, Weak};
+use std::sync::Arc;
 use std::task::Waker;
 use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
 
+use crate::admission::ConnectionPlace;
 use crate::config::Timeouts;
+use crate::metrics::{Cause, Metrics};
 
 /// What the reaper wants of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,6 +27,7 @@ pub enum Order {
 
 /// What a connection notes about itself.
 pub struct Activity {
+    begun: Instant,
     in_flight: Cell<u32>,
     /// One for each request in flight, found again by its number. HTTP/1.1 has one at a time.
     deliveries: RefCell<Vec<Delivery>>,
@@ -63,6 +67,7 @@ const CLOSE_GRACE: Duration = Duration::from_secs(2);
 impl Activity {
     fn new(now: Instant) -> Activity {
         Activity {
+            begun: now,
             in_flight: Cell::new(0),
             deliveries: RefCell::default(),
             requests: Cell::new(0),
@@ -96,6 +101,18 @@ impl Activity {
             self.write_blocked_since.set(None);
         } else if self.write_blocked_since.get().is_none() {
             self.write_blocked_since.set(Some(Instant::now()));
+        }
+    }
+
+    /// How many requests there were.
+    pub fn requests(&self) -> u64 {
+        self.requests.get()
+    }
+
+    /// Asks for an end in good order, from within.
+    pub fn close(&self) {
+        if self.closing_since.get().is_none() {
+            self.give(Order::Close);
         }
     }
 
@@ -161,7 +178,8 @@ impl Activity {
         }
     }
 
-    fn judge(&self, now: Instant, timeouts: &Timeouts) -> Option<Order> {
+    /// What the reaper wants, and the cause if it is the client's doing.
+    fn judge(&self, now: Instant, timeouts: &Timeouts) -> Option<(Order, Option<Cause>)> {
         let over =
             |since: Option<Instant>, limit| since.is_some_and(|since| now.duration_since(since) >= limit);
         let untaken = |delivery: &Delivery| match delivery {
@@ -171,20 +189,32 @@ impl Activity {
         if over(self.write_blocked_since.get(), timeouts.write)
             || self.deliveries.borrow().iter().any(untaken)
         {
-            return Some(Order::Cut);
+            return Some((Order::Cut, Some(Cause::WriteTimeout)));
+        }
+        // An HTTP/1 connection sees to its age itself, with the answer to a request.
+        if !self.notes_heads.get()
+            && self.closing_since.get().is_none()
+            && timeouts.connection_age.is_some_and(|age| over(Some(self.begun), age))
+        {
+            return Some((Order::Close, Some(Cause::Age)));
         }
         if self.in_flight.get() > 0 {
             return None;
         }
         if over(self.head_since.get(), timeouts.header) {
-            return Some(Order::Cut);
+            return Some((Order::Cut, Some(Cause::HeaderTimeout)));
         }
         if self.requests.get() == 0 && over(self.leaving_since.get(), FIRST_REQUEST_GRACE) {
-            return Some(Order::Cut);
+            return Some((Order::Cut, None));
         }
         match self.closing_since.get() {
-            None => over(Some(self.idle_since.get()), timeouts.idle).then_some(Order::Close),
-            Some(asked) => over(Some(asked.max(self.idle_since.get())), CLOSE_GRACE).then_some(Order::Cut),
+            None => over(Some(self.idle_since.get()), timeouts.idle)
+                .then_some((Order::Close, Some(Cause::IdleTimeout))),
+            // A slow client that is still taking the end of an answer is at work; the write timeout bounds it.
+            Some(_) if self.write_blocked_since.get().is_some() => None,
+            Some(asked) => {
+                over(Some(asked.max(self.idle_since.get())), CLOSE_GRACE).then_some((Order::Cut, None))
+            }
         }
     }
 }
@@ -229,6 +259,7 @@ pub struct Reaper {
     leaving: Cell<bool>,
     emptied: Notify,
     timeouts: Timeouts,
+    metrics: Arc<Metrics>,
 }
 
 /// A connection's place with the reaper; leaves when dropped.
@@ -237,17 +268,19 @@ pub struct Registration {
     number: u64,
     /// What the connection notes.
     pub activity: Rc<Activity>,
+    _place: ConnectionPlace,
 }
 
 impl Reaper {
     /// No connections yet.
-    pub fn new(timeouts: Timeouts) -> Reaper {
+    pub fn new(timeouts: Timeouts, metrics: Arc<Metrics>) -> Reaper {
         Reaper {
             connections: RefCell::default(),
             next: Cell::new(0),
             leaving: Cell::new(false),
             emptied: Notify::new(),
             timeouts,
+            metrics,
         }
     }
 
@@ -258,7 +291,7 @@ impl Reaper {
     }
 
     /// A place for a new connection.
-    pub fn register(self: &Rc<Reaper>) -> Registration {
+    pub fn register(self: &Rc<Reaper>, place: ConnectionPlace) -> Registration {
         let now = Instant::now();
         let activity = Rc::new(Activity::new(now));
         if self.leaving.get() {
@@ -266,14 +299,17 @@ impl Reaper {
         }
         let number = self.next.replace(self.next.get() + 1);
         self.connections.borrow_mut().insert(number, Rc::downgrade(&activity));
-        Registration { reaper: Rc::clone(self), number, activity }
+        Registration { reaper: Rc::clone(self), number, activity, _place: place }
     }
 
     /// Looks at all connections.
     pub fn sweep(&self) {
         let now = Instant::now();
         self.each(|activity| {
-            if let Some(order) = activity.judge(now, &self.timeouts) {
+            if let Some((order, cause)) = activity.judge(now, &self.timeouts) {
+                if let Some(cause) = cause {
+                    self.metrics.connection_ended(cause);
+                }
                 activity.give(order);
             }
         });
@@ -327,6 +363,8 @@ impl Drop for Registration {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::admission::Admission;
+    use crate::config::Limits;
 
     const SECOND: Duration = Duration::from_secs(1);
 
@@ -341,12 +379,17 @@ mod tests {
         }
     }
 
+    fn place() -> ConnectionPlace {
+        let admission = Arc::new(Admission::new(Limits::none(), Arc::default()));
+        admission.connection([127, 0, 0, 1].into()).expect("a place")
+    }
+
     fn registered() -> Registration {
-        Rc::new(Reaper::new(timeouts())).register()
+        Rc::new(Reaper::new(timeouts(), Arc::default())).register(place())
     }
 
     fn after(activity: &Activity, seconds: u32) -> Option<Order> {
-        activity.judge(Instant::now() + seconds * SECOND, &timeouts())
+        activity.judge(Instant::now() + seconds * SECOND, &timeouts()).map(|(order, _)| order)
     }
 
     #[test]
@@ -415,10 +458,10 @@ mod tests {
 
     #[test]
     fn asked_to_leave_a_connection_closes_after_its_requests() {
-        let reaper = Rc::new(Reaper::new(timeouts()));
-        let used = reaper.register();
+        let reaper = Rc::new(Reaper::new(timeouts(), Arc::default()));
+        let used = reaper.register(place());
         drop(used.activity.request());
-        let fresh = reaper.register();
+        let fresh = reaper.register(place());
         reaper.close_all();
         assert_eq!(used.activity.take_order(), Some(Order::Close));
         assert_eq!(fresh.activity.take_order(), None, "its first request is waited for");

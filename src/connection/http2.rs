@@ -38,6 +38,8 @@ pub struct Bounds {
     pub head: u32,
     /// Streams that the client may reset before they were begun with, or have us reset by its mistakes.
     pub resets: usize,
+    /// Most requests.
+    pub requests: u64,
 }
 
 /// Serves a connection to its end.
@@ -52,7 +54,7 @@ where
     I: AsyncRead + AsyncWrite + Unpin + 'static,
 {
     activity.multiplexed();
-    let answer = answering(gateway, client, activity);
+    let answer = answering(gateway, client, activity, bounds.requests);
     let connection = http2::Builder::new(OnThisThread)
         .timer(TokioTimer::new())
         .max_concurrent_streams(bounds.streams)
@@ -80,16 +82,26 @@ where
     .await
 }
 
+/// Whether the client was sent away for what it did: too many resets, in either direction.
+pub fn is_abuse(error: &hyper::Error) -> bool {
+    let cause = std::error::Error::source(error).and_then(|cause| cause.downcast_ref::<h2::Error>());
+    cause.is_some_and(|cause| cause.is_library() && cause.reason() == Some(h2::Reason::ENHANCE_YOUR_CALM))
+}
+
 /// The function that answers a connection's requests.
 fn answering(
     gateway: Rc<Gateway>,
     client: Client,
     activity: &Rc<Activity>,
+    most_requests: u64,
 ) -> impl Fn(Request<Incoming>) -> Answering + use<> {
     let activity = Rc::clone(activity);
     move |request| {
         let gateway = Rc::clone(&gateway);
         let in_flight = activity.request();
+        if activity.requests() >= most_requests {
+            activity.close();
+        }
         Box::pin(async move {
             let response = gateway.handle(client, request.map(ClientBody::Http2)).await;
             Ok(response.map(|body| GuardedBody { body, in_flight }))

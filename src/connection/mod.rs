@@ -1,6 +1,7 @@
 //! One client's connection: TLS, then HTTP/1.1 or HTTP/2, until it ends or has to.
 
 pub mod activity;
+mod frames;
 mod http1;
 mod http2;
 mod watched_io;
@@ -10,6 +11,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::pin::pin;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
@@ -19,10 +21,12 @@ use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 use tracing::debug;
 
+use crate::admission::Admission;
 use crate::config::{Limits, Timeouts};
 use crate::gateway::Gateway;
 use crate::gateway::context::Client;
 use crate::http1::head::HeadLimits;
+use crate::metrics::Cause;
 
 use activity::{Activity, Registration};
 use http1::Abort;
@@ -38,6 +42,8 @@ pub struct Service {
     pub timeouts: Timeouts,
     /// What clients may ask for.
     pub limits: Limits,
+    /// Who may come in.
+    pub admission: Arc<Admission>,
 }
 
 impl Service {
@@ -51,8 +57,13 @@ impl Service {
     }
 
     fn http2_bounds(&self) -> http2::Bounds {
-        let Limits { streams, header_size, resets, .. } = self.limits;
-        http2::Bounds { streams, head: u32::try_from(header_size).unwrap_or(u32::MAX), resets }
+        let Limits { streams, header_size, resets, requests_per_connection, .. } = self.limits;
+        http2::Bounds {
+            streams,
+            head: u32::try_from(header_size).unwrap_or(u32::MAX),
+            resets,
+            requests: requests_per_connection,
+        }
     }
 }
 
@@ -68,12 +79,22 @@ pub async fn serve(service: Rc<Service>, stream: TcpStream, peer: SocketAddr, pl
             served.err().map(|error| error.to_string())
         }
         Some(acceptor) => match handshake(acceptor, stream, service.timeouts.handshake, &activity).await {
-            Err(error) => return debug!(%peer, %error, "TLS handshake failed"),
+            Err(error) => {
+                let timed_out = error.kind() == io::ErrorKind::TimedOut;
+                let cause = if timed_out { Cause::HandshakeTimeout } else { Cause::HandshakeFailed };
+                service.admission.metrics().connection_ended(cause);
+                return debug!(%peer, %error, "TLS handshake failed");
+            }
             Ok(stream) => {
                 let http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
                 let io = WatchedIo::new(stream, Rc::clone(&activity));
                 if http2 {
+                    let metrics = Arc::clone(service.admission.metrics());
+                    let io = io.metered(service.limits.control_frames, Arc::clone(&metrics));
                     let served = http2::serve(io, gateway, client, &activity, service.http2_bounds()).await;
+                    if served.as_ref().is_err_and(http2::is_abuse) {
+                        metrics.connection_ended(Cause::Resets);
+                    }
                     served.err().map(|error| with_cause(&error))
                 } else {
                     let served = http1::serve(io, gateway, client, activity, service.http1_bounds()).await;

@@ -4,6 +4,7 @@ use std::io;
 use std::mem::MaybeUninit;
 use std::pin::Pin;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -11,6 +12,8 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep, sleep};
 
 use crate::connection::activity::Activity;
+use crate::connection::frames::{FORBIDDEN, FrameMeter};
+use crate::metrics::{Cause, Metrics};
 
 /// A client that was answered before its request had ended gets so long to end it,
 const LONGEST_LINGER: Duration = Duration::from_secs(15);
@@ -29,12 +32,27 @@ pub struct WatchedIo<I> {
     io: I,
     activity: Rc<Activity>,
     lingering: Option<Lingering>,
+    metered: Option<Box<Metered>>,
+}
+
+/// An HTTP/2 client, whose frames are counted.
+struct Metered {
+    meter: FrameMeter,
+    metrics: Arc<Metrics>,
+    /// What is read instead of what the client sends, once it has gone too far.
+    instead: Option<&'static [u8]>,
 }
 
 impl<I> WatchedIo<I> {
     /// Watches `io`.
     pub fn new(io: I, activity: Rc<Activity>) -> WatchedIo<I> {
-        WatchedIo { io, activity, lingering: None }
+        WatchedIo { io, activity, lingering: None, metered: None }
+    }
+
+    /// Counts HTTP/2 frames, and has the connection ended when too many are of no use.
+    pub fn metered(self, per_minute: u32, metrics: Arc<Metrics>) -> WatchedIo<I> {
+        let metered = Metered { meter: FrameMeter::new(per_minute), metrics, instead: None };
+        WatchedIo { metered: Some(Box::new(metered)), ..self }
     }
 
     /// What is watched.
@@ -45,6 +63,13 @@ impl<I> WatchedIo<I> {
     fn note<T>(&self, written: Poll<T>) -> Poll<T> {
         self.activity.write_blocked(written.is_pending());
         written
+    }
+
+    fn note_bytes(&mut self, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+        if let (Some(metered), Poll::Ready(Ok(bytes))) = (&mut self.metered, &written) {
+            metered.meter.sent(*bytes);
+        }
+        self.note(written)
     }
 }
 
@@ -83,10 +108,30 @@ impl<I: AsyncRead + Unpin> AsyncRead for WatchedIo<I> {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
+        if let Some(instead) = self.metered.as_mut().and_then(|metered| metered.instead.as_mut()) {
+            let given = instead.len().min(buf.remaining());
+            buf.put_slice(&instead[..given]);
+            *instead = &instead[given..];
+            // Nothing more is read until the connection lingers.
+            return if given > 0 { Poll::Ready(Ok(())) } else { Poll::Pending };
+        }
         let before = buf.filled().len();
         let polled = Pin::new(&mut self.io).poll_read(cx, buf);
         if buf.filled().len() > before {
             self.activity.bytes_came();
+            let activity = Rc::clone(&self.activity);
+            if let Some(metered) = &mut self.metered
+                && let Some(end) = metered.meter.read(&buf.filled()[before..])
+            {
+                metered.metrics.connection_ended(Cause::ControlFrames);
+                metered.instead = Some(&FORBIDDEN);
+                // What the client goes on sending is read for a moment, or it would not see the GOAWAY.
+                activity.linger();
+                buf.set_filled(before + end);
+                if end == 0 {
+                    return self.poll_read(cx, buf);
+                }
+            }
         }
         polled
     }
@@ -95,7 +140,7 @@ impl<I: AsyncRead + Unpin> AsyncRead for WatchedIo<I> {
 impl<I: AsyncRead + AsyncWrite + Unpin> AsyncWrite for WatchedIo<I> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         let polled = Pin::new(&mut self.io).poll_write(cx, buf);
-        self.note(polled)
+        self.note_bytes(polled)
     }
 
     fn poll_write_vectored(
@@ -104,7 +149,7 @@ impl<I: AsyncRead + AsyncWrite + Unpin> AsyncWrite for WatchedIo<I> {
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let polled = Pin::new(&mut self.io).poll_write_vectored(cx, bufs);
-        self.note(polled)
+        self.note_bytes(polled)
     }
 
     fn is_write_vectored(&self) -> bool {

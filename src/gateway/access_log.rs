@@ -5,6 +5,7 @@ use std::time::Duration;
 use http::{Method, StatusCode};
 use tracing::info;
 
+use crate::admission::RequestPlace;
 use crate::gateway::context::Context;
 use crate::store::Fingerprint;
 use crate::telemetry::ACCESS;
@@ -33,6 +34,8 @@ pub struct AccessLine {
     pub reason: &'static str,
     /// The answer's status.
     pub status: StatusCode,
+    /// The request's place among those in flight, given back when the answer has ended.
+    pub place: Option<RequestPlace>,
     /// Bytes of the answer's body that were handed on.
     pub sent: u64,
     /// Whether the body came to its end.
@@ -54,6 +57,7 @@ impl AccessLine {
             key: None,
             reason: "",
             status: StatusCode::from_u16(499).expect("within 100 to 999"),
+            place: None,
             sent: 0,
             complete: false,
             to_head: Duration::ZERO,

@@ -21,6 +21,7 @@ use http::request::Parts;
 use http::{HeaderMap, Method, Request, Response, StatusCode};
 use tracing::{error, warn};
 
+use crate::admission::Admission;
 use crate::auth::Auth;
 use crate::client_body::ClientBody;
 use crate::config::{Config, Limits};
@@ -46,11 +47,12 @@ pub struct Gateway {
     rewriter: Rewriter,
     upstream: Upstream,
     limits: Limits,
+    admission: Arc<Admission>,
 }
 
 impl Gateway {
-    /// For the calling thread; `upstream` is its own, `auth` is everybody's.
-    pub fn new(config: &Config, auth: Arc<Auth>, upstream: Upstream) -> Gateway {
+    /// For the calling thread; `upstream` is its own, the rest is everybody's.
+    pub fn new(config: &Config, auth: Arc<Auth>, upstream: Upstream, admission: Arc<Admission>) -> Gateway {
         let credential = &config.upstream.credential;
         let bounds = BodyBounds { pause: config.timeouts.body, least_rate: config.limits.body_rate };
         Gateway {
@@ -59,6 +61,7 @@ impl Gateway {
             rewriter: Rewriter::new(credential, upstream.authority(), bounds),
             upstream,
             limits: config.limits,
+            admission,
         }
     }
 
@@ -74,7 +77,7 @@ impl Gateway {
         });
         let answer = match decided {
             Ok(answer) => answer,
-            Err(rejection) => refusal(&rejection, &mut line),
+            Err(rejection) => self.refusal(&rejection, &mut line),
         };
         answer.observed(line)
     }
@@ -83,7 +86,7 @@ impl Gateway {
     pub fn refuse(&self, client: Client, rejection: &Rejection) -> Response<ObservedBody> {
         let unknown = Method::from_bytes(b"-").expect("a token");
         let mut line = AccessLine::new(Context::new(client, &HeaderMap::new()), unknown, "");
-        refusal(rejection, &mut line).observed(line)
+        self.refusal(rejection, &mut line).observed(line)
     }
 
     /// Decides, and forwards what may be forwarded.
@@ -93,6 +96,7 @@ impl Gateway {
         body: ClientBody,
         line: &mut AccessLine,
     ) -> Result<Answer, Rejection> {
+        line.place = Some(self.admission.request()?);
         self.within_limits(&head)?;
         let profile = match self.routes.find(&head)? {
             Route::GetToken => return self.get_token(&head, line).await,
@@ -104,10 +108,18 @@ impl Gateway {
         let identity = authenticate(&self.auth, &self.upstream, &self.rewriter, &screened, client).await?;
         line.user = identity.user().map(ToString::to_string);
         line.key = Some(identity.fingerprint());
+        line.place.as_mut().map_or(Ok(()), |place| place.of(&identity.caller()))?;
         let request = self.rewriter.rewrite(screened, body, &identity, line.context());
         let response = self.upstream.send(request).await.map_err(|error| rejection_of(&error, line))?;
         let answer = Answer::from_upstream(response);
         Ok(if self.rewriter.shows_the_clients_key(&identity) { answer } else { answer.without_cookies() })
+    }
+
+    fn refusal(&self, rejection: &Rejection, line: &mut AccessLine) -> Answer {
+        line.reason = rejection.reason();
+        self.admission.metrics().rejected(rejection.reason());
+        let (fields, text) = rejection.answer(line.context().request_id());
+        Answer::own(rejection.status(), fields, text)
     }
 
     /// SECURITY: the same for all protocols, of which each counts in its own way while it reads.
@@ -133,12 +145,6 @@ impl Gateway {
     pub fn sweep(&self) {
         self.upstream.sweep();
     }
-}
-
-fn refusal(rejection: &Rejection, line: &mut AccessLine) -> Answer {
-    line.reason = rejection.reason();
-    let (fields, text) = rejection.answer(line.context().request_id());
-    Answer::own(rejection.status(), fields, text)
 }
 
 /// What the client is told when the backend gave no answer; the log is told why.

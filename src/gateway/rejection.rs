@@ -10,6 +10,8 @@ use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTI
 use http::{HeaderMap, HeaderValue, StatusCode};
 use serde::Serialize;
 
+use crate::admission::Full;
+
 /// Why a request was not answered by the backend.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Rejection {
@@ -21,6 +23,10 @@ pub enum Rejection {
     TargetTooLong,
     /// The client made too long a pause in the head.
     RequestHeadStalled,
+    /// Too many requests are in flight.
+    Overloaded,
+    /// Too many requests are in flight with this key.
+    TooManyRequests,
     /// `Upgrade` to a protocol that is not spoken here.
     UpgradeRefused,
     /// The request line names no path, another host than `Host`, or a path with more than one reading.
@@ -109,6 +115,15 @@ struct Envelope<'a> {
     request_id: &'a str,
 }
 
+impl From<Full> for Rejection {
+    fn from(full: Full) -> Rejection {
+        match full {
+            Full::Everybody => Rejection::Overloaded,
+            Full::Caller => Rejection::TooManyRequests,
+        }
+    }
+}
+
 impl Rejection {
     /// The HTTP status.
     pub fn status(&self) -> StatusCode {
@@ -143,7 +158,8 @@ impl Rejection {
             Rejection::UpstreamUnreachable | Rejection::UpstreamClosed | Rejection::UpstreamInvalid => {
                 StatusCode::BAD_GATEWAY
             }
-            Rejection::TooManyFailures(_) => StatusCode::TOO_MANY_REQUESTS,
+            Rejection::TooManyFailures(_) | Rejection::TooManyRequests => StatusCode::TOO_MANY_REQUESTS,
+            Rejection::Overloaded => StatusCode::SERVICE_UNAVAILABLE,
             Rejection::ApiKeyUnverifiable | Rejection::ApiKeyCheckBusy | Rejection::VerifierBusy => {
                 StatusCode::SERVICE_UNAVAILABLE
             }
@@ -156,6 +172,8 @@ impl Rejection {
     pub fn reason(&self) -> &'static str {
         match self {
             Rejection::RequestMalformed(_) => "request_malformed",
+            Rejection::Overloaded => "overloaded",
+            Rejection::TooManyRequests => "too_many_requests",
             Rejection::RequestHeadTooLarge => "request_head_too_large",
             Rejection::TargetTooLong => "target_too_long",
             Rejection::RequestHeadStalled => "request_head_stalled",
@@ -199,6 +217,10 @@ impl Rejection {
     /// One sentence for the client: what is wrong, and what to send instead.
     fn sentence(&self) -> String {
         match self {
+            Rejection::Overloaded => "Too many requests are being answered. Try again in a moment.".to_owned(),
+            Rejection::TooManyRequests => {
+                "Too many requests with this key are being answered. Wait for some of them to end.".to_owned()
+            }
             Rejection::RequestMalformed(what) => format!("This is no valid HTTP request: {what}."),
             Rejection::RequestHeadTooLarge => {
                 "The request's fields are too many or too large. Send fewer or shorter ones.".to_owned()
@@ -357,7 +379,9 @@ impl Rejection {
     /// Seconds after which another try has a chance.
     fn retry_after(&self) -> Option<u64> {
         match self {
-            Rejection::UpstreamUnreachable
+            Rejection::Overloaded
+            | Rejection::TooManyRequests
+            | Rejection::UpstreamUnreachable
             | Rejection::UpstreamConnectTimeout
             | Rejection::UpstreamClosed => Some(1),
             Rejection::ApiKeyUnverifiable => Some(2),

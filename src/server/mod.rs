@@ -16,11 +16,13 @@ use tokio_rustls::TlsAcceptor;
 use tracing::{error, info, warn};
 
 use crate::admin::{self, Readiness};
+use crate::admission::Admission;
 use crate::auth::Auth;
 use crate::clock::Clock;
 use crate::config::sources::list;
 use crate::config::{Config, Problem, VerifierOptions};
 use crate::listener;
+use crate::metrics::Metrics;
 use crate::shutdown::{self, Controller, Phase};
 use crate::telemetry;
 use crate::tls::{self, TlsError, UpstreamTls};
@@ -208,12 +210,14 @@ impl Bound {
         self.announce();
         let (controller, signal) = shutdown::channel();
         let readiness = Readiness::new(self.config.workers, signal.clone());
+        let admission = Arc::new(Admission::new(self.config.limits, Arc::default()));
         let (ended, ends) = unbounded_channel();
         let mut workers = Vec::with_capacity(self.config.workers);
         for number in 0..self.config.workers {
             let worker = Worker {
                 config: Arc::clone(&self.config),
                 auth: Arc::clone(&self.parts.auth),
+                admission: Arc::clone(&admission),
                 upstream_tls: self.parts.upstream_tls.clone(),
                 listeners: self.listeners_of_one_worker(),
                 readiness: readiness.clone(),
@@ -226,7 +230,8 @@ impl Bound {
             .enable_all()
             .build()
             .map_err(StartError::Threads)?;
-        let supervision = self.supervise(controller, readiness, stopped, ends);
+        let supervision =
+            self.supervise(controller, readiness, Arc::clone(admission.metrics()), stopped, ends);
         let end = LocalSet::new().block_on(&runtime, supervision)?;
         if end == Ended::Aborted {
             return Ok(end);
@@ -272,6 +277,7 @@ impl Bound {
         self,
         controller: Controller,
         readiness: Readiness,
+        metrics: Arc<Metrics>,
         mut stopped: Stopped,
         mut ends: UnboundedReceiver<usize>,
     ) -> Result<Ended, StartError> {
@@ -279,7 +285,7 @@ impl Bound {
         let mut helpers = JoinSet::new();
         if let Some(listener) = self.admin {
             let listener = TcpListener::from_std(listener).map_err(StartError::Threads)?;
-            helpers.spawn_local(admin::serve(listener, readiness));
+            helpers.spawn_local(admin::serve(listener, readiness, metrics));
         }
         helpers.spawn_local(sweep(Arc::clone(&self.parts.auth)));
         let drain = self.config.drain;

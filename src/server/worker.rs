@@ -13,6 +13,7 @@ use tokio_rustls::TlsAcceptor;
 use tracing::debug;
 
 use crate::admin::Readiness;
+use crate::admission::Admission;
 use crate::auth::Auth;
 use crate::config::Config;
 use crate::connection::activity::Reaper;
@@ -27,6 +28,7 @@ use crate::upstream::Upstream;
 pub struct Worker {
     pub config: Arc<Config>,
     pub auth: Arc<Auth>,
+    pub admission: Arc<Admission>,
     pub upstream_tls: Option<UpstreamTls>,
     pub listeners: Vec<(std::net::TcpListener, Option<TlsAcceptor>)>,
     pub readiness: Readiness,
@@ -42,8 +44,13 @@ impl Worker {
 
     async fn serve(mut self) -> io::Result<usize> {
         let upstream = Upstream::new(self.config.upstream.clone(), self.upstream_tls.take());
-        let gateway = Rc::new(Gateway::new(&self.config, Arc::clone(&self.auth), upstream));
-        let reaper = Rc::new(Reaper::new(self.config.timeouts));
+        let gateway = Rc::new(Gateway::new(
+            &self.config,
+            Arc::clone(&self.auth),
+            upstream,
+            Arc::clone(&self.admission),
+        ));
+        let reaper = Rc::new(Reaper::new(self.config.timeouts, Arc::clone(self.admission.metrics())));
         let mut accepting = JoinSet::new();
         for (listener, acceptor) in std::mem::take(&mut self.listeners) {
             let service = Service {
@@ -51,6 +58,7 @@ impl Worker {
                 acceptor,
                 timeouts: self.config.timeouts,
                 limits: self.config.limits,
+                admission: Arc::clone(&self.admission),
             };
             let listener = TcpListener::from_std(listener)?;
             accepting.spawn_local(accept(
@@ -82,7 +90,9 @@ async fn failed(accepting: &mut JoinSet<()>) -> JoinError {
 /// Accepts connections until the drain begins.
 async fn accept(listener: TcpListener, service: Rc<Service>, reaper: Rc<Reaper>, mut signal: Signal) {
     let take = |(stream, peer): (TcpStream, SocketAddr)| {
-        tokio::task::spawn_local(serve(Rc::clone(&service), stream, peer, reaper.register()));
+        if let Some(place) = service.admission.connection(peer.ip()) {
+            tokio::task::spawn_local(serve(Rc::clone(&service), stream, peer, reaper.register(place)));
+        }
     };
     loop {
         tokio::select! {

@@ -54,7 +54,7 @@ impl fmt::Debug for TokenId {
 }
 
 /// The beginning of a [`TokenId`], for logs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Fingerprint([u8; 4]);
 
 impl fmt::Display for Fingerprint {

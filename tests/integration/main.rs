@@ -11,6 +11,7 @@ mod guesses;
 mod http2;
 mod identity;
 mod layers;
+mod limits;
 mod policy;
 mod process;
 mod timeouts;

@@ -281,15 +281,13 @@ mod tests {
                 spans.push(begun.elapsed().as_secs_f64());
             }
         }
-        let medians = spans.map(|mut spans| {
-            spans.sort_by(f64::total_cmp);
-            spans[ROUNDS / 2]
-        });
-        for (median, what) in medians.iter().zip(tries) {
-            let ratio = median / medians[0];
+        // The shortest of each: whatever else the machine did is not in it.
+        let shortest = spans.map(|spans| spans.into_iter().fold(f64::MAX, f64::min));
+        for (span, what) in shortest.iter().zip(tries) {
+            let ratio = span / shortest[0];
             assert!(
                 (0.8..=1.25).contains(&ratio),
-                "{what:?} takes {ratio:.2} of an unknown user's {medians:?}"
+                "{what:?} takes {ratio:.2} of an unknown user's {shortest:?}"
             );
         }
     }

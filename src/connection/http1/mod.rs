@@ -233,10 +233,9 @@ where
             if wire.body_is_ended() {
                 return Ok(true);
             }
-            // Two owners: this connection and this function. A third one is still sending it to the backend.
-            let is_being_sent = Rc::strong_count(&self.wire) > 2;
-            let large = wire.body_left().is_some_and(|left| left > MOST_DISCARDED);
-            if is_being_sent || large || wire.awaits_leave() || wire.body_is_broken() {
+            // What somebody began to read and gave up is too large, too slow or broken, or still on its way up.
+            let small = wire.body_left().is_none_or(|left| left <= MOST_DISCARDED);
+            if !small || !wire.body_is_untouched() {
                 return Ok(false);
             }
         }

@@ -38,6 +38,8 @@ pub struct Wire<I> {
     /// Came and was not used yet.
     unread: BytesMut,
     body: Inbound,
+    /// Somebody has asked for the body.
+    body_wanted: bool,
     /// What is left to write before the client sends its body.
     owed: &'static [u8],
     /// The task that serves the connection, when it waits for the body to end.
@@ -85,7 +87,14 @@ impl Batch {
 
 impl<I: AsyncRead + AsyncWrite + Unpin> Wire<I> {
     pub fn new(io: WatchedIo<I>) -> Wire<I> {
-        Wire { io, unread: BytesMut::new(), body: Inbound::Ended, owed: &[], server: None }
+        Wire {
+            io,
+            unread: BytesMut::new(),
+            body: Inbound::Ended,
+            body_wanted: false,
+            owed: &[],
+            server: None,
+        }
     }
 
     /// Whether a part of a request's head has come, or is yet to be looked at.
@@ -138,17 +147,14 @@ impl<I: AsyncRead + AsyncWrite + Unpin> Wire<I> {
             Framing::Length(length) => Inbound::Length(length),
             Framing::Chunked => Inbound::Chunked(Decoder::default()),
         };
+        self.body_wanted = false;
         // A client that did not wait is owed nothing.
         self.owed = if expects_continue && self.unread.is_empty() { CONTINUE } else { &[] };
     }
 
-    /// Whether the client waits for leave to send the body, and has not got it.
-    pub fn awaits_leave(&self) -> bool {
-        self.owed.len() == CONTINUE.len()
-    }
-
-    pub fn body_is_broken(&self) -> bool {
-        matches!(self.body, Inbound::Broken(_))
+    /// Whether the client sends its body without being asked to, and nobody has looked at it.
+    pub fn body_is_untouched(&self) -> bool {
+        !self.body_wanted && self.owed.is_empty()
     }
 
     /// Nobody gets anything of the body any more.
@@ -178,6 +184,7 @@ impl<I: AsyncRead + AsyncWrite + Unpin> Wire<I> {
 
     /// The next bytes of the body.
     pub fn poll_body(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, BrokenBody>>> {
+        self.body_wanted = true;
         let polled = self.poll_body_bytes(cx);
         let over = match &polled {
             Poll::Ready(Some(Ok(_))) => self.body_is_ended(),
@@ -255,7 +262,7 @@ impl<I: AsyncRead + AsyncWrite + Unpin> Wire<I> {
     /// Ready when the client has gone away, while its request is being answered. Who reads the body notices it there.
     pub fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         if !self.body_is_ended() {
-            if !self.body_is_broken()
+            if !matches!(self.body, Inbound::Broken(_))
                 && !self.server.as_ref().is_some_and(|waker| waker.will_wake(cx.waker()))
             {
                 self.server = Some(cx.waker().clone());

@@ -82,6 +82,11 @@ impl Client {
         self.write(body);
     }
 
+    /// The same socket, to be written to by another thread.
+    pub fn try_clone(&self) -> TcpStream {
+        self.stream.try_clone().expect("another descriptor")
+    }
+
     /// Sends bytes as they are.
     pub fn write(&mut self, bytes: &[u8]) {
         self.stream.write_all(bytes).expect("written");

@@ -77,6 +77,14 @@ impl Gateway {
         Client::connect(self.http())
     }
 
+    /// What operators read of a counter or gauge; 0 if it is not there.
+    pub fn metric(&self, series: &str) -> f64 {
+        let answer = Client::connect(self.admin()).send("GET /metrics", &[], b"");
+        assert_eq!(answer.status, 200);
+        let line = answer.text().lines().find_map(|line| line.strip_prefix(series)?.strip_prefix(' '));
+        line.map_or(0.0, |value| value.parse().expect("a number"))
+    }
+
     /// A token of `alice`.
     pub fn token(&self) -> String {
         self.token_of("alice", "secret")

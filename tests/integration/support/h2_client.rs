@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use h2::client::SendRequest;
@@ -104,6 +105,47 @@ impl H2Client {
         })
     }
 
+    /// Sends a body byte by byte with pauses between, and reads what answer there is before it has ended.
+    pub fn send_slowly(
+        &self,
+        line: &str,
+        fields: &[(&str, &str)],
+        pause: Duration,
+    ) -> Result<H2Answer, h2::Error> {
+        let request = request(line, fields);
+        self.runtime.block_on(async {
+            let mut sender = self.sender.clone().ready().await?;
+            let (response, mut stream) = sender.send_request(request, false)?;
+            let dripping = tokio::spawn(async move {
+                while stream.send_data(Bytes::from_static(b"x"), false).is_ok() {
+                    tokio::time::sleep(pause).await;
+                }
+            });
+            let answer = tokio::time::timeout(PATIENCE, read(response)).await.expect("an answer in time");
+            dripping.abort();
+            answer
+        })
+    }
+
+    /// Sends requests at once and reads their answers.
+    pub fn send_together(&self, requests: &[(&str, &[(&str, &str)])]) -> Vec<Result<H2Answer, h2::Error>> {
+        self.runtime.block_on(async {
+            let mut answers = Vec::new();
+            for (line, fields) in requests {
+                let mut sender = self.sender.clone().ready().await.expect("room for a stream");
+                answers.push(sender.send_request(request(line, fields), true).map(|(response, _)| response));
+            }
+            let mut read_answers = Vec::new();
+            for answer in answers {
+                read_answers.push(match answer {
+                    Ok(response) => read(response).await,
+                    Err(error) => Err(error),
+                });
+            }
+            read_answers
+        })
+    }
+
     pub fn send(&self, line: &str, fields: &[(&str, &str)], body: &[u8]) -> H2Answer {
         self.try_send(line, fields, body).expect("an answer")
     }
@@ -128,6 +170,10 @@ async fn exchange(
     if !body.is_empty() {
         stream.send_data(body, true)?;
     }
+    read(response).await
+}
+
+async fn read(response: h2::client::ResponseFuture) -> Result<H2Answer, h2::Error> {
     let (head, mut incoming) = response.await?.into_parts();
     let mut body = Vec::new();
     while let Some(chunk) = incoming.data().await {

@@ -66,6 +66,26 @@ impl Upstream {
         Upstream::on(listener, behaviour)
     }
 
+    /// Acts as soon as the head of a request is there, on every connection, and reads nothing more.
+    pub fn behaving_at_head(behaviour: impl Fn(&mut TcpStream) + Send + 'static) -> SocketAddr {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("bound");
+        let address = listener.local_addr().expect("an address");
+        thread::spawn(move || {
+            let mut open = Vec::new();
+            for stream in listener.incoming() {
+                let Ok(mut stream) = stream else { return };
+                let mut head = Vec::new();
+                while !head.ends_with(b"\r\n\r\n") {
+                    let Some(byte) = read_byte(&mut stream) else { break };
+                    head.push(byte);
+                }
+                behaviour(&mut stream);
+                open.push(stream);
+            }
+        });
+        address
+    }
+
     /// Listens on a port that the test chose.
     pub fn on(
         listener: TcpListener,

@@ -1,0 +1,170 @@
+//! Counts the frames of an HTTP/2 client that ask for work and get it nothing.
+//!
+//! The protocol lets a client send them without end, and each costs. So they draw on a budget that grows with time,
+//! with requests and with what is sent to the client: clients that work never come near its end.
+
+use std::time::Instant;
+
+/// What a client sends first of all (RFC 9113 section 3.4).
+const PREFACE: usize = 24;
+
+const HEADER: usize = 9;
+
+/// Frames that one request pays for.
+const PER_REQUEST: u32 = 8;
+
+/// Bytes to the client that pay for one frame, such as the `WINDOW_UPDATE` that acknowledges them.
+const BYTES_PER_FRAME: usize = 1024;
+
+/// A frame that none may send: `PING` without its 8 bytes. HTTP/2 answers `GOAWAY` and ends the connection.
+pub const FORBIDDEN: [u8; HEADER] = [0, 0, 0, 6, 0, 0, 0, 0, 0];
+
+/// Reads along.
+#[derive(Debug)]
+pub struct FrameMeter {
+    /// Bytes until the next frame's header.
+    skip: usize,
+    header: [u8; HEADER],
+    header_read: usize,
+    budget: u32,
+    most: u32,
+    renewed: Instant,
+}
+
+impl FrameMeter {
+    /// Allows `per_minute` frames without a use.
+    pub fn new(per_minute: u32) -> FrameMeter {
+        FrameMeter {
+            skip: PREFACE,
+            header: [0; HEADER],
+            header_read: 0,
+            budget: per_minute,
+            most: per_minute,
+            renewed: Instant::now(),
+        }
+    }
+
+    /// Bytes went to the client.
+    pub fn sent(&mut self, bytes: usize) {
+        let frames = u32::try_from(bytes.div_ceil(BYTES_PER_FRAME)).unwrap_or(u32::MAX);
+        self.earn(frames);
+    }
+
+    fn earn(&mut self, frames: u32) {
+        self.budget = self.budget.saturating_add(frames).min(self.most);
+    }
+
+    /// Looks at bytes that came. `Some(at)`: the client has gone too far, and this is a place between two frames.
+    pub fn read(&mut self, bytes: &[u8]) -> Option<usize> {
+        let mut at = 0;
+        while at < bytes.len() {
+            if self.skip > 0 {
+                let skipped = self.skip.min(bytes.len() - at);
+                self.skip -= skipped;
+                at += skipped;
+                continue;
+            }
+            if self.header_read == 0 && self.budget == 0 && !self.renew() {
+                return Some(at);
+            }
+            let taken = (HEADER - self.header_read).min(bytes.len() - at);
+            self.header[self.header_read..self.header_read + taken].copy_from_slice(&bytes[at..at + taken]);
+            self.header_read += taken;
+            at += taken;
+            if self.header_read == HEADER {
+                self.header_read = 0;
+                self.judge();
+            }
+        }
+        None
+    }
+
+    /// What time has brought; false if that is nothing.
+    fn renew(&mut self) -> bool {
+        let passed = self.renewed.elapsed().as_millis() * u128::from(self.most) / 60_000;
+        if passed > 0 {
+            self.renewed = Instant::now();
+            self.earn(u32::try_from(passed).unwrap_or(u32::MAX));
+        }
+        passed > 0
+    }
+
+    fn judge(&mut self) {
+        const DATA: u8 = 0;
+        const HEADERS: u8 = 1;
+        const CONTINUATION: u8 = 9;
+        const END_STREAM: u8 = 1;
+        let [a, b, c, kind, flags, ..] = self.header;
+        self.skip = usize::from(a) << 16 | usize::from(b) << 8 | usize::from(c);
+        match kind {
+            HEADERS => self.earn(PER_REQUEST),
+            DATA if self.skip > 0 || flags & END_STREAM != 0 => {}
+            // The library bounds these itself, by the size of the head that they make up.
+            CONTINUATION => {}
+            _ => self.budget = self.budget.saturating_sub(1),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn frame(kind: u8, flags: u8, payload: &[u8]) -> Vec<u8> {
+        let length = u8::try_from(payload.len()).expect("short");
+        [&[0, 0, length, kind, flags, 0, 0, 0, 1], payload].concat()
+    }
+
+    fn meter(most: u32) -> FrameMeter {
+        let mut meter = FrameMeter::new(most);
+        assert_eq!(meter.read(&[b'x'; PREFACE]), None);
+        meter
+    }
+
+    #[test]
+    fn frames_without_a_use_come_to_an_end() {
+        for idle in [frame(6, 0, &[0; 8]), frame(4, 0, &[]), frame(2, 0, &[0; 5]), frame(0, 0, &[])] {
+            let mut meter = meter(10);
+            for _ in 0..10 {
+                assert_eq!(meter.read(&idle), None);
+            }
+            assert_eq!(meter.read(&idle), Some(0), "{idle:?}");
+        }
+    }
+
+    #[test]
+    fn the_place_is_between_two_frames_however_the_bytes_come() {
+        let bytes = frame(6, 0, &[0; 8]).repeat(12);
+        let mut meter = meter(10);
+        assert_eq!(meter.read(&bytes), Some(10 * 17));
+        for part in 1..40 {
+            let mut meter = super::tests::meter(10);
+            let mut before = 0;
+            let end = bytes.chunks(part).find_map(|chunk| {
+                let end = meter.read(chunk).map(|at| before + at);
+                before += chunk.len();
+                end
+            });
+            assert_eq!(end, Some(10 * 17), "{part}");
+        }
+    }
+
+    #[test]
+    fn work_pays_for_them() {
+        let mut meter = meter(10);
+        for _ in 0..100 {
+            for _ in 0..8 {
+                assert_eq!(meter.read(&frame(6, 0, &[0; 8])), None);
+            }
+            assert_eq!(meter.read(&frame(1, 4, &[0; 20])), None);
+        }
+        for _ in 0..100 {
+            meter.sent(5000);
+            for _ in 0..5 {
+                assert_eq!(meter.read(&frame(8, 0, &[0; 4])), None);
+            }
+            assert_eq!(meter.read(&frame(0, 0, b"data")), None);
+            assert_eq!(meter.read(&frame(0, 1, b"")), None);
+        }
+    }
+}

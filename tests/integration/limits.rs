@@ -1,0 +1,275 @@
+//! Limits: each holds over HTTP/1.1 and HTTP/2, and operators see it being reached.
+
+use std::io::{Read, Write};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crate::support::client::Client;
+use crate::support::gateway::Gateway;
+use crate::support::h2_client::{H2Client, tls_stream};
+use crate::support::upstream::{Upstream, answer};
+use crate::support::wait_until;
+
+const JSON: (&str, &str) = ("Content-Type", "application/json");
+const X: &str = "GET /timbr/api/x";
+
+fn h2(gateway: &Gateway) -> H2Client {
+    H2Client::connect(gateway.https(), gateway.certificate_pem())
+}
+
+/// Answers after a while.
+fn slow_upstream() -> Upstream {
+    Upstream::behaving(|_, stream| {
+        thread::sleep(Duration::from_millis(600));
+        answer(stream, 200, "{}")
+    })
+}
+
+fn ended(cause: &str) -> String {
+    format!("timbr_gateway_connections_ended_total{{cause=\"{cause}\"}}")
+}
+
+fn rejected(reason: &str) -> String {
+    format!("timbr_gateway_rejections_total{{reason=\"{reason}\"}}")
+}
+
+#[test]
+fn connections_of_an_address_and_of_all_are_limited() {
+    for (option, cause) in
+        [("LIMITS_CONNECTIONS_PER_ADDRESS", "address_limit"), ("LIMITS_CONNECTIONS", "connections_limit")]
+    {
+        let gateway = Gateway::start(Upstream::start().address(), &[(option, "2")]);
+        let (mut first, second) = (gateway.client(), gateway.client());
+        assert_eq!(first.send("GET /", &[], b"").status, 404, "{option}");
+        assert!(gateway.client().is_closed(), "{option}");
+        assert_eq!(gateway.metric(&ended(cause)), 1.0, "{option}");
+        assert_eq!(gateway.metric("timbr_gateway_client_connections"), 2.0);
+        let mut tls = std::net::TcpStream::connect(gateway.https()).expect("the kernel takes it");
+        assert_eq!(tls.read(&mut [0]).unwrap_or(0), 0, "before a handshake");
+        drop(second);
+        let room = || gateway.metric("timbr_gateway_client_connections") < 2.0;
+        wait_until("there is room", room);
+        assert_eq!(h2(&gateway).send("GET /", &[], b"").status, 404, "{option}");
+    }
+}
+
+#[test]
+fn requests_in_flight_are_limited() {
+    let gateway = Gateway::start(slow_upstream().address(), &[("LIMITS_REQUESTS", "1")]);
+    let token = gateway.token();
+    let fields = [JSON, ("x-api-key", &*token)];
+    let mut busy = gateway.client();
+    busy.write_request(X, &fields, b"");
+    wait_until("the request is in flight", || gateway.metric("timbr_gateway_requests_in_flight") > 0.0);
+    let refused = gateway.client().send(X, &fields, b"");
+    assert_eq!((refused.status, refused.reason().as_str()), (503, "overloaded"));
+    assert_eq!(refused.field("retry-after"), "1");
+    assert_eq!(h2(&gateway).send(X, &fields, b"").status, 503);
+    assert_eq!(busy.read_answer(false).status, 200);
+    assert_eq!(busy.send(X, &fields, b"").status, 200, "its place is free again");
+    assert_eq!(gateway.metric(&rejected("overloaded")), 2.0);
+    assert_eq!(gateway.metric("timbr_gateway_requests_in_flight"), 0.0);
+}
+
+#[test]
+fn requests_in_flight_of_one_caller_are_limited() {
+    let gateway = Gateway::start(slow_upstream().address(), &[("LIMITS_REQUESTS_PER_IDENTITY", "2")]);
+    let (alice, bob) = (gateway.token(), gateway.token_of("bob", "secret"));
+    let of_alice: &[_] = &[JSON, ("x-api-key", &*alice)];
+    let of_bob: &[_] = &[JSON, ("x-api-key", &*bob)];
+    let answers = h2(&gateway).send_together(&[(X, of_alice), (X, of_alice), (X, of_alice), (X, of_bob)]);
+    let statuses: Vec<_> = answers.iter().map(|answer| answer.as_ref().expect("an answer").status).collect();
+    assert_eq!(statuses, [200, 200, 429, 200]);
+    let mut busy: Vec<_> = (0..3).map(|_| gateway.client()).collect();
+    for client in &mut busy {
+        client.write_request(X, of_alice, b"");
+    }
+    let mut statuses: Vec<_> = busy.iter_mut().map(|client| client.read_answer(false).status).collect();
+    statuses.sort_unstable();
+    assert_eq!(statuses, [200, 200, 429]);
+    assert_eq!(gateway.metric(&rejected("too_many_requests")), 2.0);
+}
+
+#[test]
+fn a_connection_ends_in_good_order_after_its_requests_and_at_its_age() {
+    for options in [[("LIMITS_REQUESTS_PER_CONNECTION", "3")], [("TIMEOUTS_CONNECTION_AGE", "700ms")]] {
+        let gateway = Gateway::start(Upstream::start().address(), &options);
+        let mut client = gateway.client();
+        let mut answers = 1;
+        while client.send("GET /", &[], b"").field("connection") != "close" {
+            answers += 1;
+            thread::sleep(Duration::from_millis(100));
+        }
+        assert!(client.is_closed() && (3..20).contains(&answers), "{options:?}: {answers}");
+        let client = h2(&gateway);
+        let mut answers = 0;
+        while let Ok(answer) = client.try_send("GET /", &[], b"") {
+            assert_eq!(answer.status, 404);
+            answers += 1;
+            thread::sleep(Duration::from_millis(100));
+        }
+        assert!((3..30).contains(&answers), "{options:?}: {answers}");
+    }
+}
+
+#[test]
+fn fields_and_targets_are_bounded_over_http_2_as_well() {
+    let upstream = Upstream::start();
+    let gateway = Gateway::start(upstream.address(), &[("LIMITS_URI", "1KiB")]);
+    let client = h2(&gateway);
+    let names: Vec<_> = (0..101).map(|number| format!("x-{number}")).collect();
+    let many: Vec<_> = names.iter().map(|name| (name.as_str(), "v")).collect();
+    assert_eq!(client.send(X, &many, b"").status, 431);
+    let long = format!("GET /timbr/api/{}", "x".repeat(1024));
+    assert_eq!(client.send(&long, &[JSON], b"").json()["reason"], "target_too_long");
+    assert_eq!(gateway.client().send(&long, &[JSON], b"").reason(), "target_too_long");
+    let large = "v".repeat(40_000);
+    // The library answers this one by itself.
+    assert_eq!(client.send(X, &[("x-large", &large)], b"").status, 431);
+    assert_eq!(gateway.client().send(X, &[("x-large", &large)], b"").status, 431);
+    assert!(upstream.log().is_empty());
+    assert_eq!(gateway.metric(&rejected("request_head_too_large")), 2.0);
+    assert_eq!(gateway.metric(&rejected("target_too_long")), 2.0);
+}
+
+#[test]
+fn a_body_that_drips_is_given_up() {
+    let upstream = Upstream::start();
+    let options = [("LIMITS_BODY_RATE", "1KiB"), ("TIMEOUTS_BODY", "500ms")];
+    let gateway = Gateway::start(upstream.address(), &options);
+    let token = gateway.token();
+    let fields = [JSON, ("x-api-key", &*token)];
+    let start = Instant::now();
+    let mut client = gateway.client();
+    client.write(
+        format!(
+            "POST /timbr/api/query/ HTTP/1.1\r\nHost: h\r\nContent-Type: application/json\r\n\
+             x-api-key: {token}\r\nContent-Length: 1000\r\n\r\n"
+        )
+        .as_bytes(),
+    );
+    let mut dripping = client.try_clone();
+    thread::spawn(move || {
+        while dripping.write_all(b"x").is_ok() {
+            thread::sleep(Duration::from_millis(50));
+        }
+    });
+    let answer = client.read_answer(false);
+    assert_eq!((answer.status, answer.reason().as_str()), (408, "request_body_stalled"));
+    assert!(start.elapsed() < Duration::from_secs(2), "{:?}", start.elapsed());
+    let start = Instant::now();
+    let answer = h2(&gateway)
+        .send_slowly("POST /timbr/api/query/", &fields, Duration::from_millis(50))
+        .expect("an answer");
+    assert_eq!(answer.json()["reason"], "request_body_stalled");
+    assert!(start.elapsed() < Duration::from_secs(2), "{:?}", start.elapsed());
+    assert!(upstream.log().is_empty());
+    assert_eq!(gateway.metric(&rejected("request_body_stalled")), 2.0);
+}
+
+#[test]
+fn frames_without_a_use_end_in_a_goaway() {
+    let gateway = Gateway::start(Upstream::start().address(), &[("LIMITS_CONTROL_FRAMES", "20")]);
+    let mut stream = tls_stream(gateway.https(), gateway.certificate_pem(), &["h2"]);
+    let ping = [0, 0, 8, 6, 0, 0, 0, 0, 0, 1, 2, 3, 4, 5, 6, 7, 8];
+    let settings = [0, 0, 0, 4, 0, 0, 0, 0, 0];
+    let bytes = [&b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"[..], &settings, &ping.repeat(10_000)].concat();
+    stream.write_all(&bytes).expect("written");
+    let mut received = Vec::new();
+    let _ = stream.read_to_end(&mut received);
+    let mut rest = &received[..];
+    let mut kinds = Vec::new();
+    while let [a, b, c, kind, tail @ ..] = rest {
+        let length = usize::from(*a) << 16 | usize::from(*b) << 8 | usize::from(*c);
+        kinds.push(*kind);
+        rest = &tail[5 + length..];
+    }
+    let pongs = kinds.iter().filter(|kind| **kind == 6).count();
+    assert!(pongs <= 21 && kinds.last() == Some(&7), "{pongs} answers, {:?}", kinds.last());
+    assert_eq!(gateway.metric(&ended("control_frames")), 1.0);
+}
+
+#[test]
+fn what_timeouts_end_is_counted() {
+    let options = [("TIMEOUTS_HEADER", "200ms"), ("TIMEOUTS_IDLE", "300ms"), ("TIMEOUTS_HANDSHAKE", "300ms")];
+    let gateway = Gateway::start(Upstream::start().address(), &options);
+    let mut idle = gateway.client();
+    assert_eq!(idle.send("GET /", &[], b"").status, 404);
+    assert!(idle.is_closed());
+    let mut slow = Client::connect(gateway.http());
+    slow.write(b"GET / HTT");
+    assert_eq!(slow.read_answer(false).status, 408);
+    let mut silent = std::net::TcpStream::connect(gateway.https()).expect("connected");
+    assert_eq!(silent.read(&mut [0]).unwrap_or(0), 0);
+    let mut wrong = std::net::TcpStream::connect(gateway.https()).expect("connected");
+    wrong.write_all(b"GET / HTTP/1.1\r\n\r\n").expect("written");
+    let _ = wrong.read_to_end(&mut Vec::new());
+    for cause in ["idle_timeout", "header_timeout", "handshake_timeout", "handshake_failed"] {
+        assert_eq!(gateway.metric(&ended(cause)), 1.0, "{cause}");
+    }
+}
+
+#[test]
+fn an_early_answer_reaches_a_client_that_is_still_sending() {
+    let upstream = Upstream::behaving_at_head(|stream| {
+        answer(stream, 403, "{\"status\":\"error\",\"data\":\"no\"}");
+    });
+    let gateway = Gateway::start(upstream, &[]);
+    let token = gateway.token();
+    let mut client = gateway.client();
+    client.write(
+        format!(
+            "POST /timbr/api/query/ HTTP/1.1\r\nHost: h\r\nContent-Type: application/json\r\n\
+             x-api-key: {token}\r\nContent-Length: 20000000\r\n\r\n"
+        )
+        .as_bytes(),
+    );
+    let mut sending = client.try_clone();
+    let sender = thread::spawn(move || {
+        let part = vec![b'x'; 100_000];
+        (0..200).take_while(|_| sending.write_all(&part).is_ok()).count()
+    });
+    thread::sleep(Duration::from_millis(500));
+    let answer = client.read_answer(false);
+    assert_eq!((answer.status, answer.field("connection")), (403, "close"));
+    assert!(answer.complete);
+    sender.join().expect("no panic");
+}
+
+#[test]
+fn leave_to_send_a_body_is_given_to_those_who_may() {
+    let upstream = Upstream::start();
+    let gateway = Gateway::start(upstream.address(), &[]);
+    let token = gateway.token();
+    let head = |key: &str| {
+        format!(
+            "POST /timbr/api/query/ HTTP/1.1\r\nHost: h\r\nContent-Type: application/json\r\nx-api-key: {key}\r\n\
+             Expect: 100-continue\r\nContent-Length: 5\r\n\r\n"
+        )
+    };
+    let mut client = gateway.client();
+    client.write(head(&token).as_bytes());
+    assert_eq!(client.read_bytes(25), b"HTTP/1.1 100 Continue\r\n\r\n");
+    client.write(b"hello");
+    assert_eq!(client.read_answer(false).status, 200);
+    assert_eq!(upstream.only().body, b"hello");
+    client.write(head("").as_bytes());
+    assert_eq!(client.read_head().expect("an answer").status, 401, "without leave");
+}
+
+#[test]
+fn a_get_with_a_body_of_unknown_length_arrives_with_it() {
+    let upstream = Upstream::start();
+    let gateway = Gateway::start(upstream.address(), &[]);
+    let token = gateway.token();
+    let mut client = gateway.client();
+    client.write(
+        format!(
+            "GET /timbr/api/x HTTP/1.1\r\nHost: h\r\nContent-Type: application/json\r\nx-api-key: {token}\r\n\
+             Transfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n"
+        )
+        .as_bytes(),
+    );
+    assert_eq!(client.read_answer(false).status, 200);
+    assert_eq!(upstream.only().body, b"hello");
+}
