@@ -4,6 +4,8 @@
 //! two programs that read the same bytes differently lies request smuggling, so nothing here is lenient: one line end,
 //! one length, one place where a message stops.
 
+pub mod batch;
 pub mod chunked;
 pub mod head;
+pub mod request;
 pub mod response;

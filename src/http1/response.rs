@@ -1,11 +1,74 @@
-//! The head of an answer as it goes on the wire, and the chunks of its body.
+//! The head of an answer, in both directions, and the chunks of a body.
 
 use std::cell::RefCell;
 use std::io::Write as _;
 use std::time::{Duration, SystemTime};
 
+use bytes::Bytes;
 use http::header::{CONNECTION, CONTENT_LENGTH, DATE, TRANSFER_ENCODING};
-use http::{HeaderMap, Method, StatusCode, Version};
+use http::{HeaderMap, Method, Response, StatusCode, Version};
+
+use crate::http1::head::{self, Framing, HeadError, framing, keeps_alive};
+
+/// Where the body of an answer ends, as its reader knows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Extent {
+    /// As its fields say.
+    Framed(Framing),
+    /// Where the connection does.
+    UntilClose,
+}
+
+/// The head of an answer that was understood.
+#[derive(Debug)]
+pub struct ResponseHead {
+    /// Status and fields.
+    pub head: Response<()>,
+    /// Where the body ends.
+    pub extent: Extent,
+    /// Whether the connection can take another request after this.
+    pub keep_alive: bool,
+}
+
+/// Understands a whole head, whose end was found before. Values share its memory.
+///
+/// SECURITY: as strict as with requests. An answer with two readings would let whoever stands behind a backend put a
+/// forged one behind it.
+pub fn parse_response(bytes: &Bytes, to: &Method) -> Result<ResponseHead, HeadError> {
+    const MOST_FIELDS: usize = 128;
+    let mut storage = [const { std::mem::MaybeUninit::<httparse::Header<'_>>::uninit() }; MOST_FIELDS];
+    let mut parsed = httparse::Response::new(&mut []);
+    let config = httparse::ParserConfig::default();
+    match config.parse_response_with_uninit_headers(&mut parsed, bytes, &mut storage) {
+        Ok(httparse::Status::Complete(length)) if length == bytes.len() => {}
+        Ok(_) => return Err(HeadError::Malformed("the head breaks off")),
+        Err(httparse::Error::TooManyHeaders) => return Err(HeadError::TooManyFields),
+        Err(_) => return Err(HeadError::Malformed("a line that is no status line or no field")),
+    }
+    let status = parsed.code.and_then(|code| StatusCode::from_u16(code).ok());
+    let status = status.ok_or(HeadError::Malformed("the status is no number from 100 to 999"))?;
+    let version = if parsed.version == Some(1) { Version::HTTP_11 } else { Version::HTTP_10 };
+    let fields = head::fields(bytes, parsed.headers)?;
+    let said = framing(&fields, version)?;
+    let extent = match said {
+        _ if is_bodiless(to, status) => Extent::Framed(Framing::None),
+        Some(framing) => Extent::Framed(framing),
+        None => Extent::UntilClose,
+    };
+    let keep_alive = keeps_alive(&fields, version) && extent != Extent::UntilClose;
+    let mut head = Response::new(());
+    *head.status_mut() = status;
+    *head.headers_mut() = fields;
+    Ok(ResponseHead { head, extent, keep_alive })
+}
+
+/// Whether an answer has no body, whatever its fields say.
+fn is_bodiless(to: &Method, status: StatusCode) -> bool {
+    *to == Method::HEAD
+        || status == StatusCode::NO_CONTENT
+        || status == StatusCode::NOT_MODIFIED
+        || status.is_informational()
+}
 
 /// How the client learns where the body of an answer ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,10 +86,7 @@ pub enum ResponseFraming {
 impl ResponseFraming {
     /// For an answer to `method`, whose body has `length` bytes if that is known.
     pub fn of(method: &Method, version: Version, status: StatusCode, length: Option<u64>) -> ResponseFraming {
-        let bodiless = *method == Method::HEAD
-            || status == StatusCode::NO_CONTENT
-            || status == StatusCode::NOT_MODIFIED
-            || status.is_informational();
+        let bodiless = is_bodiless(method, status);
         match length {
             _ if bodiless => ResponseFraming::None,
             Some(length) => ResponseFraming::Length(length),
@@ -49,7 +109,7 @@ pub enum Persistence {
 
 /// Writes a head. Of the fields that say how the body is framed none is taken over, except that an answer without a
 /// body may say how long it would have been.
-pub fn write_head(
+pub fn write_response(
     out: &mut Vec<u8>,
     status: StatusCode,
     fields: &HeaderMap,
@@ -91,7 +151,8 @@ pub fn write_head(
     out.extend_from_slice(b"\r\n");
 }
 
-fn write_field(out: &mut Vec<u8>, name: &str, value: &[u8]) {
+/// Writes one field.
+pub fn write_field(out: &mut Vec<u8>, name: &str, value: &[u8]) {
     out.extend_from_slice(name.as_bytes());
     out.extend_from_slice(b": ");
     out.extend_from_slice(value);
@@ -142,7 +203,7 @@ mod tests {
         }
         let mut out = Vec::new();
         let status = StatusCode::from_u16(status).expect("a status");
-        write_head(&mut out, status, &map, framing, Persistence::Usual);
+        write_response(&mut out, status, &map, framing, Persistence::Usual);
         String::from_utf8(out).expect("text")
     }
 
@@ -181,5 +242,47 @@ mod tests {
         assert_eq!(of(Method::GET, Version::HTTP_11, 200, Some(5)), ResponseFraming::Length(5));
         assert_eq!(of(Method::GET, Version::HTTP_11, 200, None), ResponseFraming::Chunked);
         assert_eq!(of(Method::GET, Version::HTTP_10, 200, None), ResponseFraming::Close);
+    }
+
+    fn parsed(text: &str, to: Method) -> Result<(u16, Extent, bool), HeadError> {
+        let head = parse_response(&Bytes::copy_from_slice(text.as_bytes()), &to)?;
+        Ok((head.head.status().as_u16(), head.extent, head.keep_alive))
+    }
+
+    #[test]
+    fn answers_are_understood() {
+        let of = |fields: &str| parsed(&format!("HTTP/1.1 200 OK\r\n{fields}\r\n"), Method::GET);
+        assert_eq!(of("Content-Length: 5\r\n"), Ok((200, Extent::Framed(Framing::Length(5)), true)));
+        assert_eq!(of("Content-Length: 0\r\n"), Ok((200, Extent::Framed(Framing::None), true)));
+        assert_eq!(of("Transfer-Encoding: chunked\r\n"), Ok((200, Extent::Framed(Framing::Chunked), true)));
+        assert_eq!(of(""), Ok((200, Extent::UntilClose, false)));
+        assert_eq!(
+            of("Content-Length: 5\r\nConnection: close\r\n"),
+            Ok((200, Extent::Framed(Framing::Length(5)), false))
+        );
+        let none = Ok((200, Extent::Framed(Framing::None), true));
+        assert_eq!(parsed("HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n", Method::HEAD), none);
+        let old = parsed("HTTP/1.0 304 \r\nContent-Length: 5\r\n\r\n", Method::GET);
+        assert_eq!(old, Ok((304, Extent::Framed(Framing::None), false)));
+    }
+
+    #[test]
+    fn answers_with_two_readings_are_refused() {
+        for text in [
+            "HTTP/1.1 200 OK\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\n",
+            "HTTP/1.1 200 OK\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n",
+            "HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip, chunked\r\n\r\n",
+            "HTTP/1.0 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n",
+            "HTTP/1.1 200 OK\r\nContent-Length: -5\r\n\r\n",
+            "HTTP/1.1 099 OK\r\n\r\n",
+            "HTTP/1.1 2xx OK\r\n\r\n",
+            "HTTP/2 200 OK\r\n\r\n",
+            "HTTP/1.1 200 OK\r\nA: b\r\n folded\r\n\r\n",
+            "HTTP/1.1 200 OK\r\nA : b\r\n\r\n",
+            "ICY 200 OK\r\n\r\n",
+            "<html>\r\n\r\n",
+        ] {
+            assert!(parsed(text, Method::GET).is_err(), "{text:?}");
+        }
     }
 }

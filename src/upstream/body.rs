@@ -2,16 +2,21 @@
 
 use std::fmt;
 use std::pin::Pin;
+use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
-use hyper::body::Incoming;
 use tokio::time::{Instant, Sleep, sleep};
 
 use crate::client_body::ClientBody;
-use crate::upstream::pool::Lease;
+use crate::http1::chunked::{Decoded, Decoder};
+use crate::http1::head::Framing;
+use crate::http1::response::Extent;
+use crate::upstream::connection::Connection;
+use crate::upstream::exchange::Upload;
+use crate::upstream::pool::Pool;
 
 /// The longest pause that a peer may make, and the longest that all its pauses may be together. The timer exists only
 /// while something is waited for.
@@ -170,29 +175,116 @@ pub enum ResponseBodyError {
     #[error("the upstream sent nothing of its answer for too long")]
     Stalled,
     /// The connection failed, or the framing is broken.
-    #[error("the upstream's answer broke off")]
-    Broken(#[source] hyper::Error),
+    #[error("the upstream's answer broke off: {0}")]
+    Broken(String),
 }
+
+/// Most bytes of an answer that one read takes.
+const MOST_READ: u64 = 64 * 1024;
 
 /// The backend's body on its way down. When it was read to its end, its connection goes back to the pool.
 pub struct ResponseBody {
-    incoming: Incoming,
+    connection: Option<Connection>,
+    rest: Rest,
+    /// The rest of a request that was answered before its end.
+    upload: Option<Upload>,
+    pool: Option<Rc<Pool>>,
     patience: Patience,
-    lease: Option<Lease>,
+}
+
+/// What is still to come.
+enum Rest {
+    Nothing,
+    Length(u64),
+    Chunked(Decoder),
+    UntilClose,
 }
 
 impl ResponseBody {
-    pub(super) fn new(incoming: Incoming, pause: Duration, lease: Lease) -> ResponseBody {
-        let mut body = ResponseBody { incoming, patience: Patience::new(pause), lease: Some(lease) };
-        if body.incoming.is_end_stream() {
-            body.release();
-        }
+    pub(super) fn new(
+        connection: Connection,
+        extent: Extent,
+        upload: Option<Upload>,
+        pool: Option<Rc<Pool>>,
+        pause: Duration,
+    ) -> ResponseBody {
+        let rest = match extent {
+            Extent::Framed(Framing::None) => Rest::Nothing,
+            Extent::Framed(Framing::Length(length)) => Rest::Length(length),
+            Extent::Framed(Framing::Chunked) => Rest::Chunked(Decoder::default()),
+            Extent::UntilClose => Rest::UntilClose,
+        };
+        let connection = Some(connection);
+        let mut body = ResponseBody { connection, rest, upload, pool, patience: Patience::new(pause) };
+        body.release_at_end();
         body
     }
 
-    fn release(&mut self) {
-        if let Some(lease) = self.lease.take() {
-            lease.release();
+    /// Gives the connection back, or closes it, as soon as the answer was read whole.
+    fn release_at_end(&mut self) {
+        if !self.is_end_stream() {
+            return;
+        }
+        let (connection, pool) = (self.connection.take(), self.pool.take());
+        // A request that was not sent whole leaves a connection that nobody can use.
+        if let (Some(connection), Some(pool), None) = (connection, pool, self.upload.take()) {
+            pool.put(connection);
+        }
+    }
+
+    fn poll_data(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, ResponseBodyError>>> {
+        let Some(connection) = self.connection.as_mut() else { return Poll::Ready(None) };
+        if let Some(upload) = &mut self.upload {
+            match upload.poll(&mut connection.stream, cx, &mut false) {
+                Poll::Ready(Ok(())) => self.upload = None,
+                // The answer may be whole nevertheless; the connection is not used again.
+                Poll::Ready(Err(_)) => (self.upload, self.pool) = (None, None),
+                Poll::Pending => {}
+            }
+        }
+        let broken = |why: &str| Poll::Ready(Some(Err(ResponseBodyError::Broken(why.to_owned()))));
+        loop {
+            let unread = &mut connection.unread;
+            let wanted = match &mut self.rest {
+                Rest::Nothing => return Poll::Ready(None),
+                Rest::Length(left) if !unread.is_empty() => {
+                    let taken = usize::try_from(*left).map_or(unread.len(), |left| left.min(unread.len()));
+                    *left -= taken as u64;
+                    if *left == 0 {
+                        self.rest = Rest::Nothing;
+                    }
+                    return Poll::Ready(Some(Ok(unread.split_to(taken).freeze())));
+                }
+                Rest::UntilClose if !unread.is_empty() => {
+                    return Poll::Ready(Some(Ok(unread.split().freeze())));
+                }
+                Rest::Length(left) => *left,
+                Rest::Chunked(decoder) => match decoder.decode(unread) {
+                    Ok(Decoded::Data(data)) => {
+                        if decoder.is_done() {
+                            self.rest = Rest::Nothing;
+                        }
+                        return Poll::Ready(Some(Ok(data)));
+                    }
+                    Ok(Decoded::End) => {
+                        self.rest = Rest::Nothing;
+                        return Poll::Ready(None);
+                    }
+                    Ok(Decoded::NeedsMore) => MOST_READ,
+                    Err(error) => return broken(error.0),
+                },
+                Rest::UntilClose => MOST_READ,
+            };
+            let wanted = usize::try_from(wanted.min(MOST_READ)).expect("64 KiB");
+            match ready!(connection.poll_fill(cx, wanted)) {
+                Ok(0) if matches!(self.rest, Rest::UntilClose) => {
+                    self.rest = Rest::Nothing;
+                    return Poll::Ready(None);
+                }
+                Ok(0) => return broken("the connection was closed within it"),
+                Ok(_) => {}
+                Err(error) => return broken(&error.to_string()),
+            }
         }
     }
 }
@@ -205,40 +297,37 @@ impl Body for ResponseBody {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, ResponseBodyError>>> {
-        match Pin::new(&mut self.incoming).poll_frame(cx) {
-            Poll::Ready(Some(Ok(frame))) => {
+        match self.poll_data(cx) {
+            Poll::Ready(Some(Ok(data))) => {
                 self.patience.renew();
-                if self.incoming.is_end_stream() {
-                    self.release();
-                }
-                if frame.is_data() {
-                    return Poll::Ready(Some(Ok(frame)));
-                }
-                // Trailers are dropped, as on the way up; the end of the body comes next.
-                cx.waker().wake_by_ref();
-                Poll::Pending
+                self.release_at_end();
+                Poll::Ready(Some(Ok(Frame::data(data))))
             }
             Poll::Ready(Some(Err(error))) => {
-                self.lease = None;
-                Poll::Ready(Some(Err(ResponseBodyError::Broken(error))))
+                self.connection = None;
+                Poll::Ready(Some(Err(error)))
             }
             Poll::Ready(None) => {
-                self.release();
+                self.release_at_end();
                 Poll::Ready(None)
             }
             Poll::Pending => {
                 ready!(self.patience.poll_lost(cx));
-                self.lease = None;
+                self.connection = None;
                 Poll::Ready(Some(Err(ResponseBodyError::Stalled)))
             }
         }
     }
 
     fn is_end_stream(&self) -> bool {
-        self.incoming.is_end_stream()
+        matches!(self.rest, Rest::Nothing)
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.incoming.size_hint()
+        match self.rest {
+            Rest::Nothing => SizeHint::with_exact(0),
+            Rest::Length(left) => SizeHint::with_exact(left),
+            Rest::Chunked(_) | Rest::UntilClose => SizeHint::new(),
+        }
     }
 }

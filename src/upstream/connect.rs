@@ -1,65 +1,83 @@
-//! A new connection to the backend: name, TCP, TLS, HTTP/1.1.
+//! A new connection to the backend: name, TCP, TLS.
 
 use std::cell::RefCell;
 use std::io;
-use std::pin::Pin;
-use std::rc::Rc;
-use std::task::{Context, Poll};
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-use hyper::client::conn::http1;
-use hyper_util::rt::TokioIo;
 use socket2::{SockRef, TcpKeepalive};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, lookup_host};
+use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
+use tracing::warn;
 
 use crate::config::{UpstreamOptions, UpstreamUrl};
 use crate::tls::UpstreamTls;
-use crate::upstream::body::RequestBody;
-
-/// A connection that can take a request.
-pub struct Connection {
-    pub sender: http1::SendRequest<RequestBody>,
-    pub socket: SharedSocket,
-    /// TLS sends records of its own, so unread bytes say nothing there.
-    pub encrypted: bool,
-}
+use crate::upstream::connection::{Connection, Stream};
 
 /// Opens connections to one origin.
 pub struct Connector {
     url: UpstreamUrl,
     tls: Option<(TlsConnector, UpstreamTls)>,
+    limit: Duration,
+    /// What the name meant when it was last found.
+    known: RefCell<Vec<SocketAddr>>,
 }
 
 impl Connector {
     pub fn new(options: &UpstreamOptions, tls: Option<UpstreamTls>) -> Connector {
         let tls = tls.map(|tls| (TlsConnector::from(tls.config.clone()), tls));
-        Connector { url: options.url.clone(), tls }
+        let limit = options.connect_timeout;
+        Connector { url: options.url.clone(), tls, limit, known: RefCell::default() }
     }
 
-    /// Connects; the caller bounds the time. Must run on a `LocalSet`.
+    /// Connects; takes no longer than `upstream.connect_timeout`.
     pub async fn connect(&self) -> io::Result<Connection> {
-        let socket = SharedSocket::new(self.dial().await?);
-        match &self.tls {
-            None => serve(TokioIo::new(socket.clone()), socket, false).await,
-            Some((connector, tls)) => {
-                let stream = connector.connect(tls.server_name.clone(), socket.clone()).await?;
-                serve(TokioIo::new(stream), socket, true).await
-            }
-        }
+        let connecting = async {
+            let socket = self.dial().await?;
+            let stream = match &self.tls {
+                None => Stream::Plain(socket),
+                Some((connector, tls)) => {
+                    Stream::Tls(Box::new(connector.connect(tls.server_name.clone(), socket).await?))
+                }
+            };
+            Ok(Connection::new(stream))
+        };
+        timeout(self.limit, connecting).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
     }
 
-    /// Tries the addresses of the name in turn.
+    /// Tries the addresses of the name in turn; one that does not answer leaves time for the others.
     async fn dial(&self) -> io::Result<TcpStream> {
+        let addresses = self.look_up().await?;
+        let share = self.limit / u32::try_from(addresses.len().max(1)).unwrap_or(u32::MAX);
         let mut last = None;
-        for address in lookup_host((self.url.host.as_str(), self.url.port)).await? {
-            match TcpStream::connect(address).await {
-                Ok(stream) => return tune(stream),
-                Err(error) => last = Some(error),
+        for address in addresses {
+            match timeout(share, TcpStream::connect(address)).await {
+                Ok(Ok(stream)) => return tune(stream),
+                Ok(Err(error)) => last = Some(error),
+                Err(_) => last = Some(io::ErrorKind::TimedOut.into()),
             }
         }
         Err(last.unwrap_or_else(|| io::Error::new(io::ErrorKind::NotFound, "the name has no address")))
+    }
+
+    async fn look_up(&self) -> io::Result<Vec<SocketAddr>> {
+        if let Ok(address) = self.url.host.parse::<IpAddr>() {
+            return Ok(vec![SocketAddr::new(address, self.url.port)]);
+        }
+        match lookup_host((self.url.host.as_str(), self.url.port)).await {
+            Ok(found) => {
+                let found: Vec<_> = found.collect();
+                self.known.borrow_mut().clone_from(&found);
+                Ok(found)
+            }
+            Err(error) if self.known.borrow().is_empty() => Err(error),
+            // A name service that is away for a moment must not take the backend with it.
+            Err(error) => {
+                warn!(%error, "cannot look up the upstream's name; using the addresses it had before");
+                Ok(self.known.borrow().clone())
+            }
+        }
     }
 }
 
@@ -73,68 +91,4 @@ fn tune(stream: TcpStream) -> io::Result<TcpStream> {
         .with_retries(3);
     SockRef::from(&stream).set_tcp_keepalive(&probes)?;
     Ok(stream)
-}
-
-async fn serve<I>(io: I, socket: SharedSocket, encrypted: bool) -> io::Result<Connection>
-where
-    I: hyper::rt::Read + hyper::rt::Write + Unpin + 'static,
-{
-    let (sender, connection) = http1::Builder::new().handshake(io).await.map_err(io::Error::other)?;
-    // Ends by itself: when the sender is dropped and the last answer was read, or with the socket. Errors reach the
-    // request they concern.
-    tokio::task::spawn_local(connection);
-    Ok(Connection { sender, socket, encrypted })
-}
-
-/// A socket that the HTTP connection reads and writes, and that the pool can look at.
-#[derive(Clone)]
-pub struct SharedSocket(Rc<RefCell<TcpStream>>);
-
-impl SharedSocket {
-    fn new(stream: TcpStream) -> SharedSocket {
-        SharedSocket(Rc::new(RefCell::new(stream)))
-    }
-
-    /// Asks the kernel whether the peer has closed or, if it must be silent, has spoken. The runtime learns of it
-    /// only when it next polls for events, which may be after a request was written into the closed connection.
-    pub fn is_quiet(&self, bytes_may_wait: bool) -> bool {
-        let mut byte = [std::mem::MaybeUninit::uninit()];
-        match SockRef::from(&*self.0.borrow()).peek(&mut byte) {
-            Ok(0) => false,
-            Ok(_) => bytes_may_wait,
-            Err(error) => error.kind() == io::ErrorKind::WouldBlock,
-        }
-    }
-}
-
-impl AsyncRead for SharedSocket {
-    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut *self.0.borrow_mut()).poll_read(cx, buf)
-    }
-}
-
-impl AsyncWrite for SharedSocket {
-    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut *self.0.borrow_mut()).poll_write(cx, buf)
-    }
-
-    fn poll_write_vectored(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bufs: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut *self.0.borrow_mut()).poll_write_vectored(cx, bufs)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        true
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut *self.0.borrow_mut()).poll_flush(cx)
-    }
-
-    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut *self.0.borrow_mut()).poll_shutdown(cx)
-    }
 }

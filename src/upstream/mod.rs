@@ -6,23 +6,28 @@
 
 pub mod body;
 mod connect;
+mod connection;
+mod exchange;
 mod pool;
 
-use std::error::Error as StdError;
+use std::future::poll_fn;
 use std::io;
+use std::pin::pin;
 use std::rc::Rc;
+use std::task::Poll;
 
-use http::header::TRANSFER_ENCODING;
-use http::{HeaderValue, Method, Request, Response, StatusCode};
-use http_body::Body as _;
-use tokio::time::timeout;
+use http::{HeaderValue, Method, Request, Response};
+use tokio::time::{Instant, sleep};
 
 use crate::config::UpstreamOptions;
+use crate::http1::response::ResponseHead;
 use crate::tls::UpstreamTls;
 
 pub use body::{BodyBounds, RequestBody, RequestBodyError, ResponseBody};
 use connect::Connector;
-use pool::{Lease, Pool};
+use connection::Connection;
+use exchange::{Exchange, Upload};
+use pool::Pool;
 
 /// What may be sent to the backend.
 pub trait Outgoing {
@@ -41,10 +46,10 @@ pub enum UpstreamError {
     ConnectTimeout,
     /// The request was sent, in part at least, and the connection ended before an answer.
     #[error("the upstream closed the connection without an answer")]
-    Closed(#[source] hyper::Error),
+    Closed(#[source] io::Error),
     /// What came back is no HTTP answer.
     #[error("the upstream's answer is not valid HTTP")]
-    Invalid(#[source] hyper::Error),
+    Invalid(#[source] InvalidAnswer),
     /// It wants to change the protocol, which nobody asked for.
     #[error("the upstream answered 101 Switching Protocols, which nobody asked for")]
     UnaskedUpgrade,
@@ -55,6 +60,11 @@ pub enum UpstreamError {
     #[error("the request's body did not arrive")]
     RequestBody(RequestBodyError),
 }
+
+/// What is wrong with an answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct InvalidAnswer(pub &'static str);
 
 /// One worker's way to the backend. Clones share the pool.
 #[derive(Clone)]
@@ -95,91 +105,62 @@ impl Upstream {
     /// connection was closed before any of it was written, or it is a GET or HEAD without a body and no byte of an
     /// answer had come.
     pub async fn send(&self, outgoing: impl Outgoing) -> Result<Response<ResponseBody>, UpstreamError> {
-        let mut request = outgoing.into_request();
-        if request.body().size_hint().exact().is_none() {
-            // Said here, as hyper would send a GET without its body otherwise.
-            request.headers_mut().insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
-        }
-        while let Some(mut lease) = self.0.pool.take() {
-            let copy = copy_if_repeatable(&request);
-            match self.exchange(&mut lease, request).await {
-                Ok(response) => return Ok(self.stream(response, lease)),
+        let request = outgoing.into_request();
+        let method = request.method().clone();
+        let mut upload = Upload::new(request);
+        while let Some(mut connection) = self.0.pool.take() {
+            match self.exchange(&mut connection, &mut upload, &method).await {
+                Ok(head) => return Ok(self.stream(head, connection, upload)),
                 // Not a byte was written: the next idle connection may do better.
-                Err(Failure { unsent: Some(unsent), .. }) => request = unsent,
-                Err(Failure { error: UpstreamError::Closed(error), .. }) => {
-                    request = copy.ok_or(UpstreamError::Closed(error))?;
-                    break;
-                }
-                Err(Failure { error, .. }) => return Err(error),
+                Err(UpstreamError::Closed(_)) if upload.is_unsent() => {}
+                Err(UpstreamError::Closed(_)) if upload.rewind() => break,
+                Err(error) => return Err(error),
             }
         }
-        let mut lease = self.connect().await?;
-        match self.exchange(&mut lease, request).await {
-            Ok(response) => Ok(self.stream(response, lease)),
-            Err(failure) => Err(failure.error),
-        }
+        let mut connection = self.connect().await?;
+        let head = self.exchange(&mut connection, &mut upload, &method).await?;
+        Ok(self.stream(head, connection, upload))
     }
 
-    async fn connect(&self) -> Result<Lease, UpstreamError> {
-        let connecting = self.0.connector.connect();
-        match timeout(self.0.options.connect_timeout, connecting).await {
-            Ok(Ok(connection)) => Ok(self.0.pool.lease(connection)),
-            Ok(Err(error)) => Err(UpstreamError::Connect(error)),
-            Err(_) => Err(UpstreamError::ConnectTimeout),
-        }
+    async fn connect(&self) -> Result<Connection, UpstreamError> {
+        self.0.connector.connect().await.map_err(|error| match error.kind() {
+            io::ErrorKind::TimedOut => UpstreamError::ConnectTimeout,
+            _ => UpstreamError::Connect(error),
+        })
     }
 
+    /// The time for the answer runs from the last byte of the request that the backend took.
     async fn exchange(
         &self,
-        lease: &mut Lease,
-        request: Request<RequestBody>,
-    ) -> Result<Response<hyper::body::Incoming>, Failure> {
-        let answer = lease.sender().try_send_request(request);
-        match timeout(self.0.options.response_timeout, answer).await {
-            Ok(Ok(response)) if response.status() == StatusCode::SWITCHING_PROTOCOLS => {
-                Err(Failure { error: UpstreamError::UnaskedUpgrade, unsent: None })
+        connection: &mut Connection,
+        upload: &mut Upload,
+        method: &Method,
+    ) -> Result<ResponseHead, UpstreamError> {
+        let limit = self.0.options.response_timeout;
+        connection.be_impatient(upload.is_surely_taken());
+        let mut exchange = Exchange::new(connection, upload, method.clone());
+        let mut timer = pin!(sleep(limit));
+        let mut is_first = true;
+        poll_fn(|cx| {
+            let mut progress = false;
+            if let Poll::Ready(result) = exchange.poll(cx, &mut progress) {
+                return Poll::Ready(result);
             }
-            Ok(Ok(response)) => Ok(response),
-            Ok(Err(mut refused)) => {
-                let unsent = refused.take_message();
-                Err(Failure { error: classify(refused.into_error()), unsent })
+            if progress && !is_first {
+                timer.as_mut().reset(Instant::now() + limit);
             }
-            Err(_) => Err(Failure { error: UpstreamError::ResponseTimeout, unsent: None }),
-        }
+            is_first = false;
+            timer.as_mut().poll(cx).map(|()| Err(UpstreamError::ResponseTimeout))
+        })
+        .await
     }
 
-    fn stream(&self, response: Response<hyper::body::Incoming>, lease: Lease) -> Response<ResponseBody> {
-        response.map(|body| ResponseBody::new(body, self.0.options.body_timeout, lease))
+    fn stream(&self, answer: ResponseHead, connection: Connection, upload: Upload) -> Response<ResponseBody> {
+        let ResponseHead { head, extent, keep_alive } = answer;
+        let pool = keep_alive.then(|| Rc::clone(&self.0.pool));
+        let upload = (!upload.is_done()).then_some(upload);
+        head.map(|()| ResponseBody::new(connection, extent, upload, pool, self.0.options.body_timeout))
     }
-}
-
-/// Why an exchange failed, and the request if no byte of it was written.
-struct Failure {
-    error: UpstreamError,
-    unsent: Option<Request<RequestBody>>,
-}
-
-fn classify(error: hyper::Error) -> UpstreamError {
-    if let Some(cause) = error.source().and_then(|cause| cause.downcast_ref::<RequestBodyError>()) {
-        return UpstreamError::RequestBody(cause.clone());
-    }
-    if error.is_parse() {
-        return UpstreamError::Invalid(error);
-    }
-    UpstreamError::Closed(error)
-}
-
-/// A second copy of a request that may be repeated without harm (RFC 9110 section 9.2.2).
-fn copy_if_repeatable(request: &Request<RequestBody>) -> Option<Request<RequestBody>> {
-    let safe = matches!(*request.method(), Method::GET | Method::HEAD);
-    if !safe || !request.body().is_empty() {
-        return None;
-    }
-    let mut copy = Request::new(RequestBody::empty());
-    *copy.method_mut() = request.method().clone();
-    *copy.uri_mut() = request.uri().clone();
-    *copy.headers_mut() = request.headers().clone();
-    Some(copy)
 }
 
 fn authority(options: &UpstreamOptions) -> HeaderValue {

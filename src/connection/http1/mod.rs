@@ -26,12 +26,12 @@ use crate::connection::watched_io::WatchedIo;
 use crate::gateway::context::Client;
 use crate::gateway::rejection::Rejection;
 use crate::gateway::{Gateway, ObservedBody};
-use crate::http1::head::{HeadError, HeadLimits, HeadScanner, RequestHead, parse_request};
-use crate::http1::response::{
-    BODY_END, CHUNK_END, LAST_CHUNK_END, Persistence, ResponseFraming, write_chunk_size, write_head,
-};
+use crate::http1::batch::Batch;
+use crate::http1::head::{Framing, HeadError, HeadLimits, HeadScanner};
+use crate::http1::request::{RequestHead, parse_request};
+use crate::http1::response::{Persistence, ResponseFraming, write_response};
 
-use wire::{Batch, Wire};
+use wire::Wire;
 
 /// So much of a refused request's body is read, so that its connection can go on.
 const MOST_DISCARDED: u64 = 256 * 1024;
@@ -279,49 +279,50 @@ where
         };
         let mut batch = Batch::default();
         batch.before.reserve(512);
-        write_head(&mut batch.before, head.status, &head.headers, framing, persistence);
-        let mut left = match framing {
-            ResponseFraming::Length(length) => length,
-            _ => u64::MAX,
+        write_response(&mut batch.before, head.status, &head.headers, framing, persistence);
+        let (mut left, is_counted) = match framing {
+            ResponseFraming::Length(length) => (length, true),
+            _ => (u64::MAX, false),
         };
         let wire = Rc::clone(&self.wire);
         let mut ended = false;
         let written = self.obeying(|cx, _| {
-            let mut wire = wire.borrow_mut();
             loop {
                 if ended || !batch.data.is_empty() {
-                    ready!(wire.poll_write(cx, &mut batch)).map_err(End::Lost)?;
+                    ready!(wire.borrow_mut().poll_write(cx, &mut batch))?;
                 }
                 if ended {
-                    return wire.poll_flush(cx).map_err(End::Lost);
+                    return wire.borrow_mut().poll_flush(cx).map_err(End::Lost);
                 }
+                // Nothing is borrowed here: the body may be read while the request's is still being sent.
                 match next_data(Pin::new(&mut body), cx) {
+                    // Nothing of it is for the client.
+                    Poll::Ready(Some(Ok(_))) if framing == ResponseFraming::None => {}
                     Poll::Ready(Some(Ok(data))) => {
-                        left = match left.checked_sub(data.len() as u64) {
-                            Some(left) => left,
-                            None => return Poll::Ready(Err(End::Broken)),
+                        let Some(still) = left.checked_sub(data.len() as u64) else {
+                            return Poll::Ready(Err(End::Broken));
                         };
-                        ended = body.is_end_stream() && (left == 0 || left > u64::MAX / 2);
-                        load(&mut batch, data, framing, ended);
+                        left = still;
+                        ended = body.is_end_stream() && (left == 0 || !is_counted);
+                        batch.load(data, framing == ResponseFraming::Chunked, ended);
                     }
-                    Poll::Ready(None) if matches!(framing, ResponseFraming::Length(_)) && left > 0 => {
-                        return Poll::Ready(Err(End::Broken));
-                    }
+                    Poll::Ready(None) if is_counted && left > 0 => return Poll::Ready(Err(End::Broken)),
                     Poll::Ready(None) => {
                         ended = true;
                         if framing == ResponseFraming::Chunked {
-                            batch.after = BODY_END;
+                            batch.load_end(Framing::Chunked);
                         }
                     }
                     // What has come so far goes out, so that the client sees where the answer breaks off.
                     Poll::Ready(Some(Err(()))) => {
-                        let _ = wire.poll_write(cx, &mut batch);
-                        let _ = wire.poll_flush(cx);
+                        let _ = wire.borrow_mut().poll_write(cx, &mut batch);
+                        let _ = wire.borrow_mut().poll_flush(cx);
                         return Poll::Ready(Err(End::Broken));
                     }
                     Poll::Pending => {
+                        let mut wire = wire.borrow_mut();
                         if !batch.is_empty() {
-                            ready!(wire.poll_write(cx, &mut batch)).map_err(End::Lost)?;
+                            ready!(wire.poll_write(cx, &mut batch))?;
                         }
                         if let Poll::Ready(Err(error)) = wire.poll_flush(cx) {
                             return Poll::Ready(Err(End::Lost(error)));
@@ -372,19 +373,6 @@ fn next_data(mut body: Pin<&mut ObservedBody>, cx: &mut Context<'_>) -> Poll<Opt
             None => return Poll::Ready(None),
         }
     }
-}
-
-fn load(batch: &mut Batch, data: Bytes, framing: ResponseFraming, last: bool) {
-    match framing {
-        // Nothing of it is for the client.
-        ResponseFraming::None => return,
-        ResponseFraming::Chunked => {
-            write_chunk_size(&mut batch.before, data.len());
-            batch.after = if last { LAST_CHUNK_END } else { CHUNK_END };
-        }
-        ResponseFraming::Length(_) | ResponseFraming::Close => {}
-    }
-    batch.data = data;
 }
 
 fn rejection(error: HeadError) -> Rejection {

@@ -13,6 +13,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 
 use crate::client_body::{BrokenBody, Http1Body};
 use crate::connection::watched_io::WatchedIo;
+use crate::http1::batch::Batch;
 use crate::http1::chunked::{Decoded, Decoder};
 use crate::http1::head::{Framing, HeadError, HeadLimits, HeadScanner};
 
@@ -52,37 +53,6 @@ enum Inbound {
     Length(u64),
     Chunked(Decoder),
     Broken(BrokenBody),
-}
-
-/// A part of an answer that is written as one: what stands before the bytes of the body, these, and what follows.
-#[derive(Default)]
-pub struct Batch {
-    pub before: Vec<u8>,
-    pub data: Bytes,
-    pub after: &'static [u8],
-    written: usize,
-}
-
-impl Batch {
-    pub fn is_empty(&self) -> bool {
-        self.before.is_empty() && self.data.is_empty() && self.after.is_empty()
-    }
-
-    fn clear(&mut self) {
-        self.before.clear();
-        self.data = Bytes::new();
-        self.after = &[];
-        self.written = 0;
-    }
-
-    fn rest(&self) -> [&[u8]; 3] {
-        let mut skip = self.written;
-        [&self.before[..], &self.data[..], self.after].map(|part| {
-            let skipped = skip.min(part.len());
-            skip -= skipped;
-            &part[skipped..]
-        })
-    }
 }
 
 impl<I: AsyncRead + AsyncWrite + Unpin> Wire<I> {
@@ -278,26 +248,9 @@ impl<I: AsyncRead + AsyncWrite + Unpin> Wire<I> {
         Poll::Pending
     }
 
-    /// Writes a batch; when that is done, the batch is empty. What TLS holds back needs [`Wire::poll_flush`].
+    /// Writes a batch. What TLS holds back needs [`Wire::poll_flush`].
     pub fn poll_write(&mut self, cx: &mut Context<'_>, batch: &mut Batch) -> Poll<io::Result<()>> {
-        loop {
-            let [before, data, after] = batch.rest();
-            let written = match (before.is_empty(), data.is_empty(), after.is_empty()) {
-                (true, true, true) => break,
-                (false, true, true) => ready!(Pin::new(&mut self.io).poll_write(cx, before))?,
-                (true, false, true) => ready!(Pin::new(&mut self.io).poll_write(cx, data))?,
-                _ => {
-                    let parts = [before, data, after].map(io::IoSlice::new);
-                    ready!(Pin::new(&mut self.io).poll_write_vectored(cx, &parts))?
-                }
-            };
-            if written == 0 {
-                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
-            }
-            batch.written += written;
-        }
-        batch.clear();
-        Poll::Ready(Ok(()))
+        batch.poll_write(&mut self.io, cx)
     }
 
     pub fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

@@ -1,0 +1,276 @@
+//! The head of a request, in both directions.
+
+use bytes::Bytes;
+use http::header::{CONNECTION, CONTENT_LENGTH, EXPECT, HOST, TRANSFER_ENCODING};
+use http::request::Parts;
+use http::{HeaderMap, Method, Request, Uri, Version};
+
+use crate::http1::head::{self, Framing, HeadError, HeadLimits, framing, keeps_alive};
+use crate::http1::response::write_field;
+
+/// A head that was understood.
+#[derive(Debug)]
+pub struct RequestHead {
+    /// Method, target, version and fields.
+    pub parts: Parts,
+    /// Where the body ends.
+    pub framing: Framing,
+    /// Whether the client wants to go on after this request.
+    pub keep_alive: bool,
+    /// Whether the client waits for `100 Continue` before it sends the body.
+    pub expects_continue: bool,
+}
+
+/// So many fields are parsed without memory from the heap.
+const USUAL_FIELDS: usize = 64;
+
+/// Understands a whole head, whose end [`HeadScanner::find_end`] has found. Values share its memory.
+pub fn parse_request(bytes: &Bytes, limits: &HeadLimits) -> Result<RequestHead, HeadError> {
+    let mut few = [const { std::mem::MaybeUninit::<httparse::Header<'_>>::uninit() }; USUAL_FIELDS];
+    let mut parsed = httparse::Request::new(&mut []);
+    match parsed.parse_with_uninit_headers(bytes, &mut few) {
+        Ok(status) => convert(bytes, &parsed, status, limits),
+        Err(httparse::Error::TooManyHeaders) => {
+            let mut many = vec![httparse::EMPTY_HEADER; limits.fields];
+            let mut parsed = httparse::Request::new(&mut many);
+            match parsed.parse(bytes) {
+                Ok(status) => convert(bytes, &parsed, status, limits),
+                Err(error) => Err(refusal(error)),
+            }
+        }
+        Err(error) => Err(refusal(error)),
+    }
+}
+
+fn refusal(error: httparse::Error) -> HeadError {
+    HeadError::Malformed(match error {
+        httparse::Error::TooManyHeaders => return HeadError::TooManyFields,
+        httparse::Error::HeaderName => "a field's name has characters that none may have, or is folded",
+        httparse::Error::HeaderValue => "a field's value has characters that none may have",
+        httparse::Error::Version => "the version is not HTTP/1.1 or HTTP/1.0",
+        _ => "the request line is not a method, a target and a version, with one space between them",
+    })
+}
+
+fn convert(
+    bytes: &Bytes,
+    parsed: &httparse::Request<'_, '_>,
+    status: httparse::Status<usize>,
+    limits: &HeadLimits,
+) -> Result<RequestHead, HeadError> {
+    const BROKEN: HeadError = HeadError::Malformed("the head breaks off");
+    if status != httparse::Status::Complete(bytes.len()) {
+        return Err(BROKEN);
+    }
+    let target = parsed.path.ok_or(BROKEN)?;
+    if target.len() > limits.target {
+        return Err(HeadError::TargetTooLong);
+    }
+    if parsed.headers.len() > limits.fields {
+        return Err(HeadError::TooManyFields);
+    }
+    // SECURITY: `http::Uri` drops a fragment without a word; whoever keeps it sees another path.
+    if !target.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'#') {
+        return Err(HeadError::Malformed("the target has characters that none may have"));
+    }
+    let method = parsed.method.ok_or(BROKEN)?;
+    let method = Method::from_bytes(method.as_bytes()).map_err(|_| BROKEN)?;
+    let uri = Uri::from_maybe_shared(bytes.slice_ref(target.as_bytes()))
+        .map_err(|_| HeadError::Malformed("the target is no path and no URL"))?;
+    let fields = head::fields(bytes, parsed.headers)?;
+    let version = if parsed.version == Some(1) { Version::HTTP_11 } else { Version::HTTP_10 };
+    one_host(&fields, version)?;
+    let framing = framing(&fields, version)?.unwrap_or(Framing::None);
+    let keep_alive = keeps_alive(&fields, version);
+    let expects_continue = version == Version::HTTP_11
+        && framing != Framing::None
+        && fields.get(EXPECT).is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"100-continue"));
+    let mut request = Request::new(());
+    *request.method_mut() = method;
+    *request.uri_mut() = uri;
+    *request.version_mut() = version;
+    *request.headers_mut() = fields;
+    Ok(RequestHead { parts: request.into_parts().0, framing, keep_alive, expects_continue })
+}
+
+/// RFC 9112 section 3.2: exactly one `Host` in HTTP/1.1, one at most before.
+fn one_host(fields: &HeaderMap, version: Version) -> Result<(), HeadError> {
+    match fields.get_all(HOST).iter().count() {
+        1 => Ok(()),
+        0 if version == Version::HTTP_10 => Ok(()),
+        0 => Err(HeadError::Malformed("the field `Host` is missing")),
+        _ => Err(HeadError::Malformed("the field `Host` stands twice")),
+    }
+}
+
+/// Writes a head in HTTP/1.1: target in origin form, the fields but for those that frame the body, and how it is framed.
+pub fn write_request(out: &mut Vec<u8>, method: &Method, uri: &Uri, fields: &HeaderMap, framing: Framing) {
+    out.extend_from_slice(method.as_str().as_bytes());
+    out.push(b' ');
+    out.extend_from_slice(uri.path_and_query().map_or("/", |target| target.as_str()).as_bytes());
+    out.extend_from_slice(b" HTTP/1.1\r\n");
+    for (name, value) in fields {
+        if name != CONNECTION && name != TRANSFER_ENCODING && name != CONTENT_LENGTH {
+            write_field(out, name.as_str(), value.as_bytes());
+        }
+    }
+    match framing {
+        // RFC 9110 section 8.6: where a body would mean something, its absence is said.
+        Framing::None if matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS | Method::DELETE) => {
+        }
+        Framing::None => write_field(out, "content-length", b"0"),
+        Framing::Length(length) => {
+            write_field(out, "content-length", itoa::Buffer::new().format(length).as_bytes());
+        }
+        Framing::Chunked => write_field(out, "transfer-encoding", b"chunked"),
+    }
+    out.extend_from_slice(b"\r\n");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::http1::head::HeadScanner;
+
+    const LIMITS: HeadLimits = HeadLimits { fields: 100, bytes: 32 * 1024, target: 8 * 1024 };
+
+    fn head(text: &[u8]) -> Result<RequestHead, HeadError> {
+        match HeadScanner::default().find_end(text, &LIMITS)? {
+            Some(end) => parse_request(&Bytes::copy_from_slice(&text[..end]), &LIMITS),
+            None => Err(HeadError::Malformed("unfinished")),
+        }
+    }
+
+    fn with(fields: &str) -> Result<RequestHead, HeadError> {
+        head(format!("POST /p HTTP/1.1\r\nHost: h\r\n{fields}\r\n").as_bytes())
+    }
+
+    #[test]
+    fn a_plain_request_is_understood() {
+        let head =
+            with("Content-Type: application/json\r\nX-Api-Key: k \r\nContent-Length: 5\r\n").expect("good");
+        assert_eq!((head.parts.method.as_str(), head.parts.uri.path()), ("POST", "/p"));
+        assert_eq!(head.parts.headers["x-api-key"], "k", "blanks around a value are no part of it");
+        assert_eq!((head.framing, head.keep_alive), (Framing::Length(5), true));
+        assert!(!with("Connection: foo, Close\r\n").expect("good").keep_alive);
+        assert!(with("Expect: 100-Continue\r\nContent-Length: 1\r\n").expect("good").expects_continue);
+        assert_eq!(with("Transfer-Encoding: Chunked\r\n").expect("good").framing, Framing::Chunked);
+        assert_eq!(with("Content-Length: 0\r\n").expect("good").framing, Framing::None);
+    }
+
+    #[test]
+    fn http_1_0_closes_unless_asked() {
+        let ten = |fields: &str| super::tests::head(format!("GET / HTTP/1.0\r\n{fields}\r\n").as_bytes());
+        assert!(!ten("").expect("good").keep_alive);
+        assert!(ten("Connection: Keep-Alive\r\n").expect("good").keep_alive);
+        assert!(ten("Transfer-Encoding: chunked\r\n").is_err());
+    }
+
+    #[test]
+    fn lengths_with_two_readings_are_refused() {
+        for value in ["+5", "-1", "5 5", "0x5", "5,5", "", "5, 5", "5;", "1e1", "99999999999999999999", "٥"]
+        {
+            assert!(with(&format!("Content-Length: {value}\r\n")).is_err(), "{value:?}");
+        }
+        for value in
+            ["identity", "chunked, identity", "identity, chunked", "chunked, chunked", "xchunked", ""]
+        {
+            assert!(with(&format!("Transfer-Encoding: {value}\r\n")).is_err(), "{value:?}");
+        }
+        for fields in [
+            "Content-Length: 5\r\nContent-Length: 5\r\n",
+            "Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n",
+            "Content-Length: 5\r\nTransfer-Encoding: chunked\r\n",
+            "Content-Length: 5\r\ncontent-length: 6\r\n",
+        ] {
+            assert!(with(fields).is_err(), "{fields:?}");
+        }
+        for blank in [b'\x0b', b'\x0c', b'\0', b'\xa0'] {
+            let mut text = b"POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: ".to_vec();
+            text.push(blank);
+            text.extend_from_slice(b"chunked\r\n\r\n");
+            assert!(head(&text).is_err(), "{blank:#x}");
+        }
+    }
+
+    #[test]
+    fn lines_and_fields_with_two_readings_are_refused() {
+        for text in [
+            "GET / HTTP/1.1\nHost: h\n\n",
+            "GET / HTTP/1.1\r\nHost: h\nX: y\r\n\r\n",
+            "GET / HTTP/1.1\r\nHost: h\r\nX: a\rb\r\n\r\n",
+            "GET / HTTP/1.1\r\nHost: h\r\n folded\r\n\r\n",
+            "GET / HTTP/1.1\r\nHost: h\r\n\tfolded\r\n\r\n",
+            "GET / HTTP/1.1\r\n Host: h\r\n\r\n",
+            "GET / HTTP/1.1\r\nHost: h\r\nX : y\r\n\r\n",
+            "GET / HTTP/1.1\r\nHost: h\r\n: y\r\n\r\n",
+            "GET / HTTP/1.1\r\nHost: h\r\nX y: y\r\n\r\n",
+            "GET / HTTP/1.1\r\nHost: h\r\nX: a\0b\r\n\r\n",
+            "GET / HTTP/1.1\r\nHost: h\r\nX\r\n\r\n",
+            "GET / HTTP/1.1\r\nHost: h\r\nÄ: y\r\n\r\n",
+            "GET / HTTP/1.1\r\nHost: h\r\nHost: h\r\n\r\n",
+            "GET / HTTP/1.1\r\n\r\n",
+            "GET  / HTTP/1.1\r\nHost: h\r\n\r\n",
+            "GET /  HTTP/1.1\r\nHost: h\r\n\r\n",
+            "GET\t/ HTTP/1.1\r\nHost: h\r\n\r\n",
+            "GET / HTTP/1.1 \r\nHost: h\r\n\r\n",
+            "GET /\r\nHost: h\r\n\r\n",
+            "GET / HTTP/1.2\r\nHost: h\r\n\r\n",
+            "GET / HTTP/2.0\r\nHost: h\r\n\r\n",
+            "GET / http/1.1\r\nHost: h\r\n\r\n",
+            "GET /a#b HTTP/1.1\r\nHost: h\r\n\r\n",
+            "GET /ä HTTP/1.1\r\nHost: h\r\n\r\n",
+            "G(T / HTTP/1.1\r\nHost: h\r\n\r\n",
+            "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+        ] {
+            assert!(matches!(head(text.as_bytes()), Err(HeadError::Malformed(_))), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn heads_are_bounded_while_they_come() {
+        let mut scanner = HeadScanner::default();
+        let long = vec![b'a'; LIMITS.target + 21];
+        assert_eq!(scanner.find_end(&long, &LIMITS), Err(HeadError::TargetTooLong));
+        let text = format!("GET /{} HTTP/1.1\r\nHost: h\r\n\r\n", "a".repeat(LIMITS.target));
+        assert_eq!(head(text.as_bytes()).expect_err("too long"), HeadError::TargetTooLong);
+        let text = format!("GET / HTTP/1.1\r\nHost: h\r\nX: {}", "a".repeat(LIMITS.bytes));
+        assert_eq!(head(text.as_bytes()).expect_err("too large"), HeadError::TooLarge);
+        assert!(with(&"a: b\r\n".repeat(99)).is_ok());
+        assert_eq!(with(&"a: b\r\n".repeat(100)).expect_err("too many"), HeadError::TooManyFields);
+    }
+
+    #[test]
+    fn the_end_is_found_however_the_bytes_come() {
+        let text = b"GET / HTTP/1.1\r\nHost: h\r\n\r\nrest";
+        let end = text.len() - 4;
+        let mut scanner = HeadScanner::default();
+        for length in 0..end {
+            assert_eq!(scanner.find_end(&text[..length], &LIMITS), Ok(None), "{length}");
+        }
+        assert_eq!(scanner.find_end(text, &LIMITS), Ok(Some(end)));
+    }
+
+    #[test]
+    fn what_is_written_reads_the_same() {
+        let mut fields = HeaderMap::new();
+        fields.insert("host", "h".parse().expect("a value"));
+        fields.insert("x", "y".parse().expect("a value"));
+        fields.insert("content-length", "7".parse().expect("a value"));
+        fields.insert("connection", "close".parse().expect("a value"));
+        for (framing, said) in [
+            (Framing::None, "content-length: 0\r\n"),
+            (Framing::Length(5), "content-length: 5\r\n"),
+            (Framing::Chunked, "transfer-encoding: chunked\r\n"),
+        ] {
+            let mut out = Vec::new();
+            write_request(&mut out, &Method::POST, &"/a?b=c".parse().expect("a target"), &fields, framing);
+            let text = String::from_utf8(out).expect("text");
+            assert_eq!(text, format!("POST /a?b=c HTTP/1.1\r\nhost: h\r\nx: y\r\n{said}\r\n"));
+            assert_eq!(head(text.as_bytes()).expect("good").framing, framing);
+        }
+        let mut out = Vec::new();
+        write_request(&mut out, &Method::GET, &"/".parse().expect("a target"), &fields, Framing::None);
+        assert!(!String::from_utf8(out).expect("text").contains("length"));
+    }
+}

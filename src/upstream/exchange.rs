@@ -1,0 +1,273 @@
+//! One request and the head of its answer, on one connection.
+
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use http::{Method, StatusCode};
+use http_body::Body;
+use tokio::io::AsyncWrite;
+
+use crate::http1::batch::Batch;
+use crate::http1::head::{Framing, HeadError, HeadLimits, HeadScanner};
+use crate::http1::request::write_request;
+use crate::http1::response::{ResponseHead, parse_response};
+use crate::upstream::body::{RequestBody, RequestBodyError};
+use crate::upstream::connection::Connection;
+use crate::upstream::{InvalidAnswer, UpstreamError};
+
+/// How large the head of an answer may be.
+const HEAD_LIMITS: HeadLimits = HeadLimits { fields: 128, bytes: 64 * 1024, target: 64 * 1024 };
+
+/// Informational answers that may come before the one that counts.
+const MOST_INFORMATIONAL: u32 = 8;
+
+/// A body that is at most so large fits into a backend's buffers, though the backend does not read.
+const SURELY_TAKEN: u64 = 32 * 1024;
+
+/// A request on its way up. It does not belong to a connection until a byte of it is written.
+pub struct Upload {
+    /// The head once more, if the request may be sent again.
+    again: Option<Vec<u8>>,
+    batch: Batch,
+    body: RequestBody,
+    framing: Framing,
+    /// Bytes of the body that are still to come, where their number was told.
+    left: u64,
+    state: State,
+    is_unsent: bool,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum State {
+    Sending,
+    /// All of it is in the batch, or written.
+    Ending,
+    Done,
+}
+
+/// Why an upload broke off.
+#[derive(Debug)]
+pub enum UploadError {
+    /// The client's part of it failed.
+    Body(RequestBodyError),
+    /// The connection failed.
+    Connection(io::Error),
+}
+
+impl Upload {
+    pub fn new(request: http::Request<RequestBody>) -> Upload {
+        let (parts, body) = request.into_parts();
+        let (framing, left) = match body.size_hint().exact() {
+            Some(0) => (Framing::None, 0),
+            Some(length) => (Framing::Length(length), length),
+            None => (Framing::Chunked, u64::MAX),
+        };
+        let mut batch = Batch::default();
+        batch.before.reserve(512);
+        write_request(&mut batch.before, &parts.method, &parts.uri, &parts.headers, framing);
+        // RFC 9110 section 9.2.2.
+        let harmless = framing == Framing::None && matches!(parts.method, Method::GET | Method::HEAD);
+        let again = harmless.then(|| batch.before.clone());
+        Upload { again, batch, body, framing, left, state: State::Sending, is_unsent: true }
+    }
+
+    /// Whether no byte of it was written.
+    pub fn is_unsent(&self) -> bool {
+        self.is_unsent
+    }
+
+    pub fn is_done(&self) -> bool {
+        self.state == State::Done
+    }
+
+    /// Begins anew, once, if it does no harm that the request is carried out twice.
+    pub fn rewind(&mut self) -> bool {
+        let Some(head) = self.again.take() else { return false };
+        self.batch = Batch::default();
+        self.batch.before = head;
+        (self.state, self.is_unsent) = (State::Sending, true);
+        true
+    }
+
+    /// Whether the backend's kernel takes all of it, whatever the backend itself is doing.
+    pub fn is_surely_taken(&self) -> bool {
+        match self.framing {
+            Framing::None => true,
+            Framing::Length(length) => length <= SURELY_TAKEN,
+            Framing::Chunked => false,
+        }
+    }
+
+    /// Sends what there is. `progress` is set if that was something.
+    pub fn poll(
+        &mut self,
+        io: &mut (impl AsyncWrite + Unpin),
+        cx: &mut Context<'_>,
+        progress: &mut bool,
+    ) -> Poll<Result<(), UploadError>> {
+        loop {
+            match self.state {
+                State::Done => return Poll::Ready(Ok(())),
+                State::Ending => {
+                    ready!(self.poll_write(io, cx, progress))?;
+                    ready!(Pin::new(&mut *io).poll_flush(cx)).map_err(UploadError::Connection)?;
+                    self.state = State::Done;
+                }
+                State::Sending => {
+                    let has_room = self.batch.data.is_empty() && !self.batch.is_begun();
+                    if has_room && self.poll_body(cx)?.is_pending() {
+                        // What there is goes out meanwhile.
+                        ready!(self.poll_write(io, cx, progress))?;
+                        ready!(Pin::new(&mut *io).poll_flush(cx)).map_err(UploadError::Connection)?;
+                        return Poll::Pending;
+                    }
+                    if self.state == State::Sending {
+                        ready!(self.poll_write(io, cx, progress))?;
+                    }
+                }
+            }
+        }
+    }
+
+    fn poll_write(
+        &mut self,
+        io: &mut (impl AsyncWrite + Unpin),
+        cx: &mut Context<'_>,
+        progress: &mut bool,
+    ) -> Poll<Result<(), UploadError>> {
+        if self.batch.is_empty() {
+            return Poll::Ready(Ok(()));
+        }
+        let polled = self.batch.poll_write(io, cx);
+        if matches!(polled, Poll::Ready(Ok(()))) || self.batch.is_begun() {
+            *progress = true;
+            self.is_unsent = false;
+        }
+        polled.map_err(UploadError::Connection)
+    }
+
+    /// Takes the next bytes of the body into the batch.
+    fn poll_body(&mut self, cx: &mut Context<'_>) -> Result<Poll<()>, UploadError> {
+        let body = &mut self.body;
+        let data = loop {
+            match Pin::new(&mut *body).poll_frame(cx) {
+                Poll::Pending => return Ok(Poll::Pending),
+                Poll::Ready(None) => break None,
+                Poll::Ready(Some(Err(error))) => return Err(UploadError::Body(error)),
+                Poll::Ready(Some(Ok(frame))) => match frame.into_data() {
+                    Ok(data) if !data.is_empty() => break Some(data),
+                    _ => {}
+                },
+            }
+        };
+        let broken = |what: &str| Err(UploadError::Body(RequestBodyError::Broken(what.to_owned())));
+        match data {
+            None if self.framing != Framing::Chunked && self.left > 0 => {
+                return broken("it ended before its length");
+            }
+            None => {
+                self.batch.load_end(self.framing);
+                self.state = State::Ending;
+            }
+            Some(data) => {
+                match self.left.checked_sub(data.len() as u64) {
+                    Some(left) => self.left = left,
+                    None => return broken("it goes on behind its length"),
+                }
+                let last = self.body.is_end_stream();
+                self.batch.load(data, self.framing == Framing::Chunked, last);
+                if last {
+                    self.state = State::Ending;
+                }
+            }
+        }
+        Ok(Poll::Ready(()))
+    }
+}
+
+/// Sends a request and waits for the head of the answer that counts.
+pub struct Exchange<'a> {
+    pub connection: &'a mut Connection,
+    pub upload: &'a mut Upload,
+    method: Method,
+    scanner: HeadScanner,
+    informational: u32,
+    /// Why the rest of the upload cannot be sent. The backend may have answered before it closed.
+    failed: Option<io::Error>,
+}
+
+impl<'a> Exchange<'a> {
+    pub fn new(connection: &'a mut Connection, upload: &'a mut Upload, method: Method) -> Exchange<'a> {
+        Exchange {
+            connection,
+            upload,
+            method,
+            scanner: HeadScanner::default(),
+            informational: 0,
+            failed: None,
+        }
+    }
+
+    /// `progress` is set when the upload got on.
+    pub fn poll(
+        &mut self,
+        cx: &mut Context<'_>,
+        progress: &mut bool,
+    ) -> Poll<Result<ResponseHead, UpstreamError>> {
+        if self.failed.is_none() {
+            match self.upload.poll(&mut self.connection.stream, cx, progress) {
+                Poll::Ready(Err(UploadError::Body(error))) => {
+                    return Poll::Ready(Err(UpstreamError::RequestBody(error)));
+                }
+                Poll::Ready(Err(UploadError::Connection(error))) => {
+                    if self.upload.is_unsent() {
+                        return Poll::Ready(Err(UpstreamError::Closed(error)));
+                    }
+                    self.failed = Some(error);
+                }
+                Poll::Ready(Ok(())) | Poll::Pending => {}
+            }
+        }
+        loop {
+            let end = self.scanner.find_end(&self.connection.unread, &HEAD_LIMITS).map_err(invalid)?;
+            if let Some(end) = end {
+                let head = self.connection.unread.split_to(end).freeze();
+                let answer = parse_response(&head, &self.method).map_err(invalid)?;
+                match answer.head.status() {
+                    StatusCode::SWITCHING_PROTOCOLS => {
+                        return Poll::Ready(Err(UpstreamError::UnaskedUpgrade));
+                    }
+                    status if status.is_informational() => {
+                        self.informational += 1;
+                        if self.informational > MOST_INFORMATIONAL {
+                            return Poll::Ready(Err(invalid(HeadError::TooLarge)));
+                        }
+                        self.scanner = HeadScanner::default();
+                        continue;
+                    }
+                    _ => return Poll::Ready(Ok(answer)),
+                }
+            }
+            match ready!(self.connection.poll_fill(cx, 4096)) {
+                Ok(0) if self.connection.unread.is_empty() => {
+                    let error = self.failed.take().unwrap_or_else(|| io::ErrorKind::UnexpectedEof.into());
+                    return Poll::Ready(Err(UpstreamError::Closed(error)));
+                }
+                Ok(0) => return Poll::Ready(Err(invalid(HeadError::Malformed("the head breaks off")))),
+                Ok(_) => {}
+                Err(error) if self.connection.unread.is_empty() => {
+                    return Poll::Ready(Err(UpstreamError::Closed(error)));
+                }
+                Err(_) => return Poll::Ready(Err(invalid(HeadError::Malformed("the head breaks off")))),
+            }
+        }
+    }
+}
+
+fn invalid(error: HeadError) -> UpstreamError {
+    UpstreamError::Invalid(InvalidAnswer(match error {
+        HeadError::Malformed(what) => what,
+        _ => "its head is too large",
+    }))
+}
