@@ -7,13 +7,13 @@ mod access_log;
 mod authenticate;
 mod contained;
 pub mod context;
-mod fields;
+pub mod fields;
 mod get_token;
 pub mod rejection;
 mod respond;
 mod rewrite;
-mod route;
-mod screen;
+pub mod route;
+pub mod screen;
 
 use std::sync::Arc;
 
