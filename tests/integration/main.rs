@@ -13,6 +13,7 @@ mod identity;
 mod layers;
 mod policy;
 mod process;
+mod properties;
 mod timeouts;
 mod upstream_failures;
 mod upstream_tls;
