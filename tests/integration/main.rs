@@ -14,6 +14,7 @@ mod layers;
 mod policy;
 mod process;
 mod properties;
+mod supply_chain;
 mod timeouts;
 mod upstream_failures;
 mod upstream_tls;
