@@ -52,8 +52,9 @@ fuzz:
 
 # What the gateway is made of, as CycloneDX (needs cargo-cyclonedx).
 sbom:
-	$(CARGO) cyclonedx --format json --override-filename sbom.cdx
-	@mkdir -p target && mv sbom.cdx.json target/
+	$(CARGO) cyclonedx --format json --target x86_64-unknown-linux-gnu --override-filename sbom.cdx
+	@mkdir -p target && sed 's|file://$(CURDIR)|file://timbr-gateway|g' sbom.cdx.json > target/sbom.cdx.json
+	@rm sbom.cdx.json
 
 clean:
 	$(CARGO) clean

@@ -9,8 +9,8 @@ const FLOORS: [(&str, &str); 12] = [
     ("rustls", "0.23.46"), // RUSTSEC-2026-0285, -0346 to -0349
     ("hyper", "1.12.0"),   // RUSTSEC-2021-0078, -0079: lengths
     ("hyper-util", "0.1.21"), // with hyper
-    ("rustls-webpki", "0.103.10"), // names and revocation lists
-    ("aws-lc-sys", "0.39.0"), // the cryptography itself
+    ("rustls-webpki", "0.103.13"), // RUSTSEC-2026-0049, -0098, -0099, -0104: names and revocation lists
+    ("aws-lc-sys", "0.39.0"), // RUSTSEC-2026-0044, -0048
     ("tokio", "1.44.2"),   // RUSTSEC-2025-0023: broadcast channels
     ("http", "1.4.0"),
     ("bytes", "1.11.1"),              // RUSTSEC-2026-0007: overflow in `reserve`
