@@ -68,7 +68,7 @@ impl Gateway {
         let mut body = Some(body);
         let decided = contained(self.forward(head, &mut body, &mut line)).await;
         let decided = decided.unwrap_or_else(|Panicked| {
-            error!(request_id = line.context().request_id(), "a panic ended this request; please report it");
+            error!(request_id = line.context().request_id(), "this request was ended by a panic");
             Err(Rejection::Internal)
         });
         let mut answer = match decided {
