@@ -3,7 +3,11 @@
 CARGO ?= cargo
 BINARY := target/debug/timbr-gateway
 
-.PHONY: test lint unit e2e readme demo release deny clean
+# So long each fuzz target runs, in seconds.
+FUZZ_SECONDS ?= 15
+FUZZ_TARGETS ?= bearer policy token config connection
+
+.PHONY: test lint unit e2e readme demo release deny fuzz sbom clean
 
 test: lint unit e2e readme
 
@@ -35,6 +39,22 @@ release:
 # Licences, sources and duplicate versions of what the gateway is made of (needs cargo-deny).
 deny:
 	$(CARGO) deny check bans licenses sources
+
+# Each fuzz target for a moment, from its seeds and what it has found before (needs cargo-fuzz).
+# Without a sanitizer: there is no unsafe code here for one to watch, and the C code is not built by this compiler.
+fuzz:
+	@set -e; for target in $(FUZZ_TARGETS); do \
+	  mkdir -p fuzz/corpus/$$target; \
+	  $(CARGO) fuzz run --sanitizer none $$target fuzz/corpus/$$target fuzz/seeds/$$target -- \
+	    -max_total_time=$(FUZZ_SECONDS) -timeout=20 -rss_limit_mb=2048 -dict=fuzz/http.dict \
+	    -print_final_stats=1 -verbosity=0; \
+	done
+
+# What the gateway is made of, as CycloneDX (needs cargo-cyclonedx).
+sbom:
+	$(CARGO) cyclonedx --format json --target x86_64-unknown-linux-gnu --override-filename sbom.cdx
+	@mkdir -p target && sed 's|file://$(CURDIR)|file://timbr-gateway|g' sbom.cdx.json > target/sbom.cdx.json
+	@rm sbom.cdx.json
 
 clean:
 	$(CARGO) clean

@@ -3,12 +3,13 @@
 //! Lines are handed to a writer thread over a bounded queue, so that a terminal, pipe or disk that does not take
 //! them never holds up a request; what does not fit is dropped.
 
+use std::any::Any;
 use std::io::IsTerminal;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use tracing::level_filters::LevelFilter;
-use tracing::warn;
+use tracing::{error, warn};
 use tracing_appender::non_blocking::{ErrorCounter, NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::Layer;
 use tracing_subscriber::filter::Targets;
@@ -70,7 +71,7 @@ pub fn tell_dropped_lines() {
     }
 }
 
-/// Sends the process's log to standard error.
+/// Sends the process's log to standard error, panics included: the usual way to tell of them waits for the terminal.
 ///
 /// Libraries speak from `warn` upwards only: at lower levels hyper, h2 and rustls print what they parse, and that
 /// holds credentials.
@@ -92,5 +93,34 @@ pub fn init(options: LogOptions) -> Result<LogGuard, TryInitError> {
         Format::Text => lines.with_ansi(std::io::stderr().is_terminal()).boxed(),
     };
     tracing_subscriber::registry().with(layer.with_filter(filter)).try_init()?;
+    std::panic::set_hook(Box::new(|panic| {
+        let at = panic.location().map(ToString::to_string).unwrap_or_default();
+        error!(at, what = what_a_panic_says(panic.payload()), "panicked; please report it");
+    }));
     Ok(LogGuard(guard))
+}
+
+/// SECURITY: a message that was put together may quote what was being read, as those of `str`'s slices do. One that stands
+/// in the source as it is tells nothing but itself.
+fn what_a_panic_says(payload: &(dyn Any + Send)) -> &'static str {
+    payload.downcast_ref::<&'static str>().copied().unwrap_or("(a message that is not shown)")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_panic_shows_no_data() {
+        let said = |panic: fn()| {
+            let payload = std::panic::catch_unwind(panic).expect_err("it panics");
+            what_a_panic_says(&*payload)
+        };
+        assert_eq!(said(|| panic!("why it holds")), "why it holds");
+        assert_eq!(
+            said(|| panic!("wrong password: {}", "hunter2".to_owned())),
+            "(a message that is not shown)"
+        );
+        assert_eq!(said(|| drop("hunter2é"[..8].to_owned())), "(a message that is not shown)");
+    }
 }

@@ -1,10 +1,13 @@
 //! How often an address may be wrong about credentials.
 //!
-//! A bucket for each client address, and one for each user together with an address: `limits.failures_per_address` and
-//! `limits.failures_per_user` failures fit in, and so many run out again in a minute. Looking whether there is room and
-//! putting something in are two steps, as only a failure is put in, and what is right never meets a bucket.
+//! Three kinds of buckets: an address's wrong keys and bearers, an address's wrong passwords, and its wrong passwords for
+//! one user. `limits.failures_per_address` failures fit in the former two, `limits.failures_per_user` in the last, and so
+//! many run out again in a minute. Looking whether there is room and putting something in are two steps, as only a failure
+//! is put in, and a key or bearer that is right never meets a bucket.
 //!
-//! SECURITY: there is no bucket for a user alone: anybody could fill it and so keep that user out.
+//! SECURITY: there is no bucket for a user alone: anybody could fill it and so keep that user out. Passwords have buckets of
+//! their own because only who holds the salt can try one: else any stranger could keep all users of an address that many
+//! share, such as a balancer's, from logging in.
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
@@ -99,10 +102,12 @@ impl Guesses {
 }
 
 impl Attempt {
-    /// The same try, now that it names a user.
-    pub fn of(mut self, user: &UserName) -> Attempt {
-        self.user = Some(self.guesses.hasher.hash_one((self.address, user)));
-        self
+    /// The same try, now that it names a user, whose password is to be checked.
+    pub fn of(self, user: &UserName) -> Attempt {
+        let hasher = &self.guesses.hasher;
+        let (address, user) =
+            (hasher.hash_one((self.address, "passwords")), hasher.hash_one((self.address, user)));
+        Attempt { address, user: Some(user), guesses: self.guesses }
     }
 
     /// Whether the client may be wrong once more. This costs it nothing.
@@ -221,7 +226,9 @@ mod tests {
         assert_eq!(room(&at("192.0.2.1").of(&user("alice"))), 3);
         assert_eq!(room(&at("192.0.2.1").of(&user("bob"))), 3);
         assert_eq!(room(&at("192.0.2.2").of(&user("alice"))), 3, "the name alone locks nobody out");
-        assert_eq!(room(&at("192.0.2.1")), 4, "the address has a bucket of its own");
+        assert_eq!(room(&at("192.0.2.1").of(&user("carol"))), 3);
+        assert_eq!(room(&at("192.0.2.1").of(&user("dave"))), 1, "the address has a bucket too");
+        assert_eq!(room(&at("192.0.2.1")), 10, "and another one for what strangers can try");
         assert_eq!(room(&at("192.0.2.3")), 10);
     }
 
@@ -229,7 +236,7 @@ mod tests {
     fn a_network_of_ipv6_is_one_client() {
         let (guesses, _) = guesses(10, 0);
         assert_eq!(room(&guesses.attempt(address("2001:db8::1"))), 10);
-        assert_eq!(room(&guesses.attempt(address("2001:db8::ffff:1"))), 0);
+        assert_eq!(room(&guesses.attempt(address("2001:db8:0:0:ffff:ffff:ffff:ffff"))), 0);
         assert_eq!(room(&guesses.attempt(address("2001:db8:0:1::1"))), 10);
     }
 

@@ -4,6 +4,7 @@ use std::fmt;
 use std::path::Path;
 
 use serde::de::{Deserialize, Deserializer, Error, MapAccess, SeqAccess, Visitor};
+use zeroize::Zeroizing;
 
 /// A node of the file.
 #[derive(Clone, Debug, PartialEq)]
@@ -26,6 +27,7 @@ impl Node {
     /// Reads the file at `path`. The error is a sentence that names the file, and the line where YAML broke.
     pub fn read(path: &Path) -> Result<Node, String> {
         let text = std::fs::read_to_string(path)
+            .map(Zeroizing::new)
             .map_err(|error| format!("cannot read the configuration file {}: {error}", path.display()))?;
         Node::parse(&text).map_err(|error| format!("{}: not valid YAML: {error}", path.display()))
     }

@@ -315,9 +315,9 @@ pub const OPTIONS: &[Opt] = &[
         "limits.failures_per_address",
         Shape::Limit,
         Some("120"),
-        "How often a minute a client's address (of IPv6: its /64) may show a wrong bearer, password or key. Beyond it, \
-         what is wrong is answered 429, and no password is checked. Keys and tokens that are known pass all the same. \
-         0: no limit.",
+        "How often a minute a client's address (of IPv6: its /64) may show a wrong key or bearer and, counted apart, a \
+         wrong password. Beyond it, what is wrong is answered 429, and no password is checked. Keys, tokens and bearers \
+         that are right pass all the same. 0: no limit.",
     ),
     opt(
         "limits.failures_per_user",

@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use crate::config::options::{OPTIONS, Shape};
-use crate::config::routes::RouteProfile;
+use crate::config::routes::{RouteProfile, defaults};
 use crate::config::size;
 use crate::config::sources::{Origin, Settings};
 
@@ -45,6 +45,12 @@ pub fn effective(settings: &Settings, routes: &[RouteProfile], origins: bool) ->
             methods.join(", "),
             quoted(&size::show(route.max_body))
         );
+    }
+    // SECURITY: a route that is left out of a file is there by default, so one that was switched off is named too.
+    for route in defaults(0) {
+        if !routes.iter().any(|other| other.name == route.name) {
+            let _ = writeln!(text, "  - name: {}\n    enabled: false", quoted(&route.name));
+        }
     }
     text
 }
@@ -90,6 +96,24 @@ mod tests {
         };
         let (config, settings) = load(&again).expect("what was printed is valid");
         assert_eq!(effective(&settings, &config.routes, false), strip_origins(&printed));
+    }
+
+    #[test]
+    fn a_route_that_is_off_stays_off_when_what_was_printed_is_read_back() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("gateway.yaml");
+        let read = |text: &str| {
+            std::fs::write(&path, text).expect("written");
+            let environment = vec![
+                ("API_AUTH_SALT".into(), "cw_0x689RpI-jtRR7oE8h_eQsKImvJapLeSbXpwF4e4=".into()),
+                ("TIMBR_GATEWAY_UPSTREAM_URL".into(), "http://127.0.0.1:8000".into()),
+            ];
+            load(&Sources { environment, file: Some(path.clone()), ..Sources::default() }).expect("valid")
+        };
+        let (config, settings) = read("routes:\n  - {name: openapi, enabled: false}\n");
+        let (again, _) = read(&effective(&settings, &config.routes, false));
+        let names: Vec<_> = again.routes.iter().map(|route| route.name.as_str()).collect();
+        assert_eq!(names, ["api"]);
     }
 
     fn strip_origins(text: &str) -> String {

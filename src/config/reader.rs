@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use crate::config::sources::{Problem, Settings};
 use crate::config::{options, size};
+use crate::secret::Secret;
 
 /// Reads settings and collects what is wrong with them. A reader that returns `None` has told why, or the option has
 /// neither value nor default.
@@ -30,6 +31,11 @@ impl Reader<'_> {
 
     pub fn text(&self, key: &str) -> Option<String> {
         self.settings.values.get(key).map(|setting| setting.text.expose().to_owned())
+    }
+
+    /// The value of a secret; unlike a text it is wiped when it is dropped.
+    pub fn secret(&self, key: &str) -> Option<Secret> {
+        self.settings.values.get(key).map(|setting| setting.text.clone())
     }
 
     pub fn path(&self, key: &str) -> Option<PathBuf> {

@@ -93,7 +93,10 @@ pub struct Settings {
 /// Merges all sources; every problem is collected, none ends the search.
 pub fn merge(sources: &Sources, problems: &mut Vec<Problem>) -> Settings {
     let environment = own_variables(&sources.environment, problems);
-    let path = sources.file.clone().or_else(|| environment.get("TIMBR_GATEWAY_CONFIG").map(PathBuf::from));
+    let path = sources
+        .file
+        .clone()
+        .or_else(|| environment.get("TIMBR_GATEWAY_CONFIG").map(|path| PathBuf::from(path.expose())));
     let mut typed = Typed { flags: &sources.flags, environment, file: BTreeMap::new(), path };
     let routes = typed.read_file(problems);
 
@@ -109,8 +112,8 @@ pub fn merge(sources: &Sources, problems: &mut Vec<Problem>) -> Settings {
 /// What each source says, by key.
 struct Typed<'a> {
     flags: &'a BTreeMap<String, String>,
-    environment: BTreeMap<String, String>,
-    file: BTreeMap<String, String>,
+    environment: BTreeMap<String, Secret>,
+    file: BTreeMap<String, Secret>,
     path: Option<PathBuf>,
 }
 
@@ -143,7 +146,7 @@ impl Typed<'_> {
     fn flatten(&mut self, key: &str, node: Node, problems: &mut Vec<Problem>) {
         if let Some(shape) = shape_of(key) {
             match scalar(shape, node) {
-                Ok(Some(text)) => drop(self.file.insert(key.to_owned(), text)),
+                Ok(Some(text)) => drop(self.file.insert(key.to_owned(), Secret::new(text))),
                 Ok(None) => {}
                 Err(message) => problems.push(Problem::new(key, message)),
             }
@@ -173,13 +176,14 @@ impl Typed<'_> {
         let twin_flag = twin.as_deref().map(flag_name).unwrap_or_default();
         let twin_variable = format!("{variable}_FILE");
 
-        let in_twin = |map: &BTreeMap<String, String>| twin.as_ref().and_then(|twin| map.get(twin).cloned());
+        let flag = |key: &str| self.flags.get(key).map(|text| Secret::new(text.clone()));
+        let in_file = |key: &String| self.file.get(key).cloned();
         let in_environment = twin.as_ref().and_then(|_| self.environment.get(&twin_variable).cloned());
         let levels = [
             (
-                self.flags.get(option.key).cloned(),
+                flag(option.key),
                 Origin::Flag(flag_name(option.key)),
-                in_twin(self.flags),
+                twin.as_deref().and_then(flag),
                 Origin::Flag(twin_flag),
             ),
             (
@@ -191,15 +195,15 @@ impl Typed<'_> {
             (
                 self.file.get(option.key).cloned(),
                 Origin::File(path.clone()),
-                in_twin(&self.file),
+                twin.as_ref().and_then(in_file),
                 Origin::File(path),
             ),
         ];
         for (value, origin, file, file_origin) in levels {
             match (value, file) {
                 (None, None) => {}
-                (Some(text), None) => return Some(Setting { text: Secret::new(text), origin }),
-                (None, Some(file)) => return secret_from(&file, option, file_origin, problems),
+                (Some(text), None) => return Some(Setting { text, origin }),
+                (None, Some(file)) => return secret_from(file.expose(), option, file_origin, problems),
                 (Some(_), Some(_)) => {
                     let message = format!("{origin} and {file_origin} both set it; keep one of them");
                     problems.push(Problem::new(option.key, message));
@@ -265,7 +269,7 @@ fn scalar(shape: Shape, node: Node) -> Result<Option<String>, String> {
 fn own_variables(
     environment: &[(OsString, OsString)],
     problems: &mut Vec<Problem>,
-) -> BTreeMap<String, String> {
+) -> BTreeMap<String, Secret> {
     let mut known: Vec<String> = vec!["TIMBR_GATEWAY_CONFIG".to_owned()];
     for option in OPTIONS {
         known.push(option.variable());
@@ -283,7 +287,7 @@ fn own_variables(
         match value.to_str() {
             // Compose files and charts pass empty variables for what was not set.
             Some("") => {}
-            Some(value) => drop(own.insert(name.to_owned(), value.to_owned())),
+            Some(value) => drop(own.insert(name.to_owned(), Secret::new(value.to_owned()))),
             None => problems.push(Problem::new(name, "is not valid UTF-8")),
         }
     }

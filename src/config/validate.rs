@@ -61,7 +61,7 @@ fn cores() -> Option<usize> {
 
 impl Reader<'_> {
     fn salts(&mut self) -> Option<Vec<Secret>> {
-        let Some(text) = self.text(API_AUTH_SALT) else {
+        let Some(text) = self.secret(API_AUTH_SALT) else {
             let message = format!(
                 "is required: set API_AUTH_SALT (or API_AUTH_SALT_FILE) to the Fernet key of the API service. \
                  {MAKE_A_SALT}"
@@ -69,7 +69,7 @@ impl Reader<'_> {
             return self.missing(API_AUTH_SALT, message);
         };
         let mut salts = Vec::new();
-        for (index, salt) in salts::split(&text).enumerate() {
+        for (index, salt) in salts::split(text.expose()).enumerate() {
             if Fernet::new(salt.expose()).is_none() {
                 let message = format!(
                     "value {} is no Fernet key, which is 32 bytes in URL-safe base64 (44 characters that end \
@@ -186,7 +186,7 @@ impl Reader<'_> {
     }
 
     fn credential(&mut self) -> Option<Credential> {
-        let key = self.text("upstream.api_key");
+        let key = self.secret("upstream.api_key");
         match (self.text("upstream.credential")?.as_str(), key) {
             ("forward", None) => Some(Credential::Forward),
             ("forward", Some(_)) => {
@@ -196,8 +196,8 @@ impl Reader<'_> {
                 );
                 None
             }
-            ("impersonate", Some(key)) if is_field_value(&key) => {
-                Some(Credential::Impersonate { service_key: Secret::new(key) })
+            ("impersonate", Some(service_key)) if is_field_value(service_key.expose()) => {
+                Some(Credential::Impersonate { service_key })
             }
             ("impersonate", Some(_)) => {
                 self.problem("upstream.api_key", "holds a byte that a header field cannot carry");

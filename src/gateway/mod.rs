@@ -7,13 +7,13 @@ mod access_log;
 mod authenticate;
 mod contained;
 pub mod context;
-mod fields;
+pub mod fields;
 mod get_token;
 pub mod rejection;
 mod respond;
 mod rewrite;
-mod route;
-mod screen;
+pub mod route;
+pub mod screen;
 
 use std::sync::Arc;
 
@@ -72,7 +72,7 @@ impl Gateway {
         let mut line = AccessLine::new(context, head.method.clone(), head.uri.path());
         let decided = contained(self.forward(head, body, &mut line)).await;
         let decided = decided.unwrap_or_else(|Panicked| {
-            error!(request_id = line.context().request_id(), "a panic ended this request; please report it");
+            error!(request_id = line.context().request_id(), "this request was ended by a panic");
             Err(Rejection::Internal)
         });
         let answer = match decided {

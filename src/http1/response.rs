@@ -244,14 +244,14 @@ mod tests {
         assert_eq!(of(Method::GET, Version::HTTP_10, 200, None), ResponseFraming::Close);
     }
 
-    fn parsed(text: &str, to: Method) -> Result<(u16, Extent, bool), HeadError> {
-        let head = parse_response(&Bytes::copy_from_slice(text.as_bytes()), &to)?;
+    fn parsed(text: &str, to: &Method) -> Result<(u16, Extent, bool), HeadError> {
+        let head = parse_response(&Bytes::copy_from_slice(text.as_bytes()), to)?;
         Ok((head.head.status().as_u16(), head.extent, head.keep_alive))
     }
 
     #[test]
     fn answers_are_understood() {
-        let of = |fields: &str| parsed(&format!("HTTP/1.1 200 OK\r\n{fields}\r\n"), Method::GET);
+        let of = |fields: &str| parsed(&format!("HTTP/1.1 200 OK\r\n{fields}\r\n"), &Method::GET);
         assert_eq!(of("Content-Length: 5\r\n"), Ok((200, Extent::Framed(Framing::Length(5)), true)));
         assert_eq!(of("Content-Length: 0\r\n"), Ok((200, Extent::Framed(Framing::None), true)));
         assert_eq!(of("Transfer-Encoding: chunked\r\n"), Ok((200, Extent::Framed(Framing::Chunked), true)));
@@ -261,8 +261,8 @@ mod tests {
             Ok((200, Extent::Framed(Framing::Length(5)), false))
         );
         let none = Ok((200, Extent::Framed(Framing::None), true));
-        assert_eq!(parsed("HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n", Method::HEAD), none);
-        let old = parsed("HTTP/1.0 304 \r\nContent-Length: 5\r\n\r\n", Method::GET);
+        assert_eq!(parsed("HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n", &Method::HEAD), none);
+        let old = parsed("HTTP/1.0 304 \r\nContent-Length: 5\r\n\r\n", &Method::GET);
         assert_eq!(old, Ok((304, Extent::Framed(Framing::None), false)));
     }
 
@@ -282,7 +282,7 @@ mod tests {
             "ICY 200 OK\r\n\r\n",
             "<html>\r\n\r\n",
         ] {
-            assert!(parsed(text, Method::GET).is_err(), "{text:?}");
+            assert!(parsed(text, &Method::GET).is_err(), "{text:?}");
         }
     }
 }

@@ -187,7 +187,7 @@ pub struct ResponseBody {
     connection: Option<Connection>,
     rest: Rest,
     /// The rest of a request that was answered before its end.
-    upload: Option<Upload>,
+    upload: Option<Box<Upload>>,
     pool: Option<Rc<Pool>>,
     patience: Patience,
 }
@@ -204,7 +204,7 @@ impl ResponseBody {
     pub(super) fn new(
         connection: Connection,
         extent: Extent,
-        upload: Option<Upload>,
+        upload: Option<Box<Upload>>,
         pool: Option<Rc<Pool>>,
         pause: Duration,
     ) -> ResponseBody {

@@ -158,7 +158,7 @@ impl Upstream {
     fn stream(&self, answer: ResponseHead, connection: Connection, upload: Upload) -> Response<ResponseBody> {
         let ResponseHead { head, extent, keep_alive } = answer;
         let pool = keep_alive.then(|| Rc::clone(&self.0.pool));
-        let upload = (!upload.is_done()).then_some(upload);
+        let upload = (!upload.is_done()).then(|| Box::new(upload));
         head.map(|()| ResponseBody::new(connection, extent, upload, pool, self.0.options.body_timeout))
     }
 }

@@ -140,6 +140,26 @@ fn keys_that_the_backend_has_confirmed_pass_and_others_are_not_asked_about() {
     assert_eq!(get(&gateway, "tk_good_2").status, 200);
 }
 
+/// Only who holds the salt can try passwords, so a stranger at a shared address does not keep others from logging in.
+#[test]
+fn strangers_do_not_keep_others_from_logging_in() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = users(&folder, 4);
+    let options = [
+        ("AUTH_VERIFIER", "users-file"),
+        ("AUTH_USERS_FILE", file.as_str()),
+        ("TOKENS_FOREIGN", "reject"),
+        FEW,
+    ];
+    let gateway = Gateway::start(Upstream::start().address(), &options);
+    for number in 0..20 {
+        let refused = [get(&gateway, &format!("tk_{number}")), ask(&gateway, "nonsense")];
+        assert!(refused.iter().all(|answer| matches!(answer.status, 401 | 429)));
+    }
+    assert!(is_too_many(&get(&gateway, "tk_1")));
+    gateway.token_of("alice", "wonder");
+}
+
 #[test]
 fn limits_can_be_switched_off() {
     let options = [

@@ -367,28 +367,29 @@ fn an_answer_that_calls_itself_an_error_is_no_yes() {
 
 #[test]
 fn the_backend_is_not_asked_about_too_many_keys_at_once() {
+    static BUSY: AtomicUsize = AtomicUsize::new(0);
+    const TOO_MANY: usize = 16;
     let upstream = Upstream::behaving(|_, stream| {
-        std::thread::sleep(Duration::from_secs(2));
+        wait_until("the others have been refused", || BUSY.load(Ordering::SeqCst) == TOO_MANY);
         answer(stream, 401, "{}")
     });
     let gateway = Gateway::start(upstream.address(), &[("WORKERS", "2")]);
-    let busy = AtomicUsize::new(0);
     std::thread::scope(|scope| {
-        for number in 0..80 {
-            let (gateway, busy) = (&gateway, &busy);
+        for number in 0..64 + TOO_MANY {
+            let gateway = &gateway;
             scope.spawn(move || {
                 let refused = get(gateway, &format!("tk_guess_{number}"), &[]);
                 if refused.status == 503 {
                     assert_eq!(refused.reason(), "api_key_check_busy");
                     assert_ne!(refused.field("retry-after"), "");
-                    busy.fetch_add(1, Ordering::SeqCst);
+                    BUSY.fetch_add(1, Ordering::SeqCst);
                 } else {
                     assert_eq!(refused.status, 401);
                 }
             });
         }
     });
-    assert_eq!(busy.load(Ordering::SeqCst), 80 - 64);
+    assert_eq!(BUSY.load(Ordering::SeqCst), TOO_MANY);
     assert_eq!(upstream.log().len(), 64);
 }
 

@@ -14,6 +14,8 @@ mod layers;
 mod limits;
 mod policy;
 mod process;
+mod properties;
+mod supply_chain;
 mod timeouts;
 mod upstream_failures;
 mod upstream_tls;

@@ -7,8 +7,11 @@ use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 
-use crate::support::bearer::SALT;
+use timbr_gateway::server::Ended;
+
+use crate::support::bearer::{SALT, bearer};
 use crate::support::client::Client;
+use crate::support::gateway::Gateway;
 
 /// The user that owns nothing.
 const NOBODY: u32 = 65534;
@@ -117,6 +120,28 @@ fn who_looks_for_an_error_can_open_it() {
     assert!(program.is_open());
     let log = program.end();
     assert!(log.contains("see every secret"), "{log}");
+}
+
+/// At the end of time, arithmetic on a bearer's age overflows, which panics where overflows are checked.
+#[cfg(debug_assertions)]
+#[test]
+fn a_panic_ends_one_request_and_nothing_else() {
+    let json = ("Content-Type", "application/json");
+    let gateway = Gateway::start_at("http://127.0.0.1:1", &[("TOKENS_FOREIGN", "reject")], u64::MAX);
+    let bearer = format!("Bearer {}", bearer("alice", "secret"));
+    let mut client = gateway.client();
+    for _ in 0..3 {
+        let failed = client.send("POST /timbr/api/get_token", &[json, ("Authorization", &bearer)], b"");
+        assert_eq!((failed.status, failed.reason().as_str()), (500, "internal_error"));
+        let other = client.send("GET /timbr/api/x", &[json, ("x-api-key", "tk_1")], b"");
+        assert_eq!(
+            (other.status, other.reason().as_str()),
+            (401, "api_key_unknown"),
+            "on the same connection"
+        );
+    }
+    gateway.ask_to_stop();
+    assert_eq!(gateway.ended(), Ended::Drained { cut: 0 });
 }
 
 /// The pipe holds 64 KiB, the queue some thousand lines; what comes then is dropped, counted and told.

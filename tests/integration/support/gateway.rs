@@ -28,6 +28,12 @@ impl Gateway {
 
     /// `options` are variables without their `TIMBR_GATEWAY_`, except for the salt.
     pub fn start_with_url(upstream: &str, options: &[(&str, &str)]) -> Gateway {
+        let since_epoch = std::time::UNIX_EPOCH.elapsed().expect("after 1970");
+        Gateway::start_at(upstream, options, since_epoch.as_secs())
+    }
+
+    /// With a clock that stands at so many seconds after the epoch.
+    pub fn start_at(upstream: &str, options: &[(&str, &str)], unix_seconds: u64) -> Gateway {
         let defaults = [
             ("API_AUTH_SALT", SALT),
             ("UPSTREAM_URL", upstream),
@@ -46,8 +52,7 @@ impl Gateway {
             .collect();
         let sources = Sources { environment, ..Sources::default() };
         let (config, _) = load(&sources).unwrap_or_else(|problems| panic!("{problems:?}"));
-        let since_epoch = std::time::UNIX_EPOCH.elapsed().expect("after 1970");
-        let clock = Clock::manual(since_epoch.as_secs());
+        let clock = Clock::manual(unix_seconds);
         let bound = server::bind(config, &clock).expect("the gateway starts");
         let addresses = bound.addresses();
         let certificate_pem = bound.certificate_pem().map(str::to_owned);

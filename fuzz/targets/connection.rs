@@ -1,0 +1,144 @@
+//! Bytes on a connection, against the whole gateway with a backend behind it. Nothing may panic, and nothing may reach
+//! the backend without the one good key.
+
+#![no_main]
+
+use std::cell::RefCell;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use libfuzzer_sys::fuzz_target;
+use timbr_gateway::auth::Auth;
+use timbr_gateway::clock::Clock;
+use timbr_gateway::config::{Sources, load};
+use timbr_gateway::connection::activity::Reaper;
+use timbr_gateway::connection::{Service, serve};
+use timbr_gateway::gateway::Gateway;
+use timbr_gateway::upstream::Upstream;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::runtime::Runtime;
+use tokio::task::LocalSet;
+use tokio::time::timeout;
+
+/// The only key that is good, and its hash. It stands in no other text, so what holds it was meant to get through.
+const KEY: &str = "k0";
+const KEY_FILE: &str = "alice:d1a5ac9a015fac2ef7b341673635512a1511f41fe37d111b267f039eec5d4f58\n";
+
+/// So long nothing comes before the client gives up. All run on one thread, so nothing is on its way then.
+const QUIET: Duration = Duration::from_millis(4);
+
+struct World {
+    runtime: Runtime,
+    local: LocalSet,
+    service: Rc<Service>,
+    reaper: Rc<Reaper>,
+    listener: TcpListener,
+    address: SocketAddr,
+    arrived: Rc<RefCell<Vec<u8>>>,
+}
+
+thread_local!(static WORLD: World = World::new());
+
+impl World {
+    fn new() -> World {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+        let local = LocalSet::new();
+        let arrived = Rc::<RefCell<Vec<u8>>>::default();
+        let (listener, backend) = local.block_on(&runtime, async {
+            let listener = TcpListener::bind("127.0.0.1:0").await.expect("bound");
+            let backend = TcpListener::bind("127.0.0.1:0").await.expect("bound");
+            let address = backend.local_addr().expect("an address");
+            tokio::task::spawn_local(answer(backend, Rc::clone(&arrived)));
+            (listener, address)
+        });
+        let keys = std::env::temp_dir().join(format!("timbr-gateway-fuzz-{}.keys", std::process::id()));
+        std::fs::write(&keys, KEY_FILE).expect("written");
+        let variable = |name: &str, value: String| (name.into(), value.into());
+        let environment = vec![
+            variable("API_AUTH_SALT", "cw_0x689RpI-jtRR7oE8h_eQsKImvJapLeSbXpwF4e4=".to_owned()),
+            variable("TIMBR_GATEWAY_UPSTREAM_URL", format!("http://{backend}")),
+            variable("TIMBR_GATEWAY_TOKENS_KEYS_FILE", keys.display().to_string()),
+            variable("TIMBR_GATEWAY_TOKENS_FOREIGN", "reject".to_owned()),
+            variable("TIMBR_GATEWAY_LIMITS_FAILURES_PER_ADDRESS", "0".to_owned()),
+        ];
+        let (config, _) = load(&Sources { environment, ..Sources::default() }).expect("valid");
+        let auth = Arc::new(Auth::new(&config, &Clock::system()).expect("loaded"));
+        let upstream = Upstream::new(config.upstream.clone(), None);
+        let gateway = Rc::new(Gateway::new(&config, auth, upstream));
+        let service = Service { gateway, acceptor: None, handshake_timeout: config.timeouts.handshake };
+        let address = listener.local_addr().expect("an address");
+        let reaper = Rc::new(Reaper::new(config.timeouts));
+        World { runtime, local, service: Rc::new(service), reaper, listener, address, arrived }
+    }
+
+    /// One connection: these bytes, and then silence.
+    async fn meet(&self, bytes: &[u8]) {
+        let mut client = TcpStream::connect(self.address).await.expect("connected");
+        let (stream, peer) = self.listener.accept().await.expect("accepted");
+        let serving = serve(Rc::clone(&self.service), stream, peer, self.reaper.register());
+        let served = tokio::task::spawn_local(serving);
+        let (mut reader, mut writer) = client.split();
+        let mut answers = vec![0; 64 * 1024];
+        let writing = async {
+            let _ = writer.write_all(bytes).await;
+            writer
+        };
+        let reading =
+            async { while matches!(timeout(QUIET, reader.read(&mut answers)).await, Ok(Ok(1..))) {} };
+        let (mut writer, ()) = (writing.await, reading.await);
+        let _ = writer.shutdown().await;
+        drop(client);
+        // A refused body is waited for, and so is a backend: both end soon after the client does.
+        match timeout(Duration::from_secs(5), served).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => panic!("the connection's task failed: {error}"),
+            Err(_) => panic!("the connection outlives its client"),
+        }
+        // What is still on its way to the backend belongs to this connection, not to the next one.
+        loop {
+            let before = self.arrived.borrow().len();
+            tokio::time::sleep(Duration::from_millis(1)).await;
+            if self.arrived.borrow().len() == before {
+                return;
+            }
+        }
+    }
+}
+
+/// A backend that keeps what arrives and answers each head. Bodies are left unread where they come apart from it.
+async fn answer(listener: TcpListener, arrived: Rc<RefCell<Vec<u8>>>) {
+    loop {
+        let (mut stream, _) = listener.accept().await.expect("accepted");
+        let arrived = Rc::clone(&arrived);
+        tokio::task::spawn_local(async move {
+            let mut buffer = vec![0; 64 * 1024];
+            while let Ok(count @ 1..) = stream.read(&mut buffer).await {
+                arrived.borrow_mut().extend_from_slice(&buffer[..count]);
+                let answer = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\n{}";
+                if stream.write_all(answer).await.is_err() {
+                    return;
+                }
+            }
+        });
+    }
+}
+
+fn contains(text: &[u8], part: &str) -> bool {
+    text.windows(part.len()).any(|window| window.eq_ignore_ascii_case(part.as_bytes()))
+}
+
+fuzz_target!(|data: &[u8]| {
+    WORLD.with(|world| {
+        world.arrived.borrow_mut().clear();
+        world.local.block_on(&world.runtime, world.meet(data));
+        let arrived = world.arrived.borrow();
+        if !arrived.is_empty() {
+            assert!(contains(data, KEY), "a request without the key: {}", arrived.escape_ascii());
+            assert!(contains(&arrived, "x-forwarded-user: alice\r\n"), "{}", arrived.escape_ascii());
+            assert!(!contains(&arrived, "transfer-encoding: chunked\r\ncontent-length"), "two lengths");
+        }
+    });
+});

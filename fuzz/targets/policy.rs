@@ -1,0 +1,93 @@
+//! Request lines and fields: `METHOD target`, then lines `name: value`. What passes has one reading.
+
+#![no_main]
+
+use std::sync::LazyLock;
+
+use http::{HeaderName, HeaderValue, Request};
+use libfuzzer_sys::fuzz_target;
+use timbr_gateway::config::routes::defaults;
+use timbr_gateway::gateway::fields::{Fate, POLICY, fate};
+use timbr_gateway::gateway::route::{Route, Routes};
+use timbr_gateway::gateway::screen::screen;
+use timbr_gateway::media_type::essence;
+
+static ROUTES: LazyLock<Routes> = LazyLock::new(|| Routes::new(defaults(1 << 20)));
+
+/// What a backend makes of a path: escapes resolved once.
+fn decoded(path: &str) -> Vec<u8> {
+    let bytes = path.as_bytes();
+    let (mut text, mut at) = (Vec::new(), 0);
+    while at < bytes.len() {
+        let escape = bytes.get(at + 1..at + 3).filter(|_| bytes[at] == b'%');
+        match escape.and_then(|digits| u8::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok()) {
+            Some(byte) => {
+                text.push(byte);
+                at += 3;
+            }
+            None => {
+                text.push(bytes[at]);
+                at += 1;
+            }
+        }
+    }
+    text
+}
+
+/// As WSGI servers do.
+fn folded(name: &str) -> String {
+    name.to_ascii_lowercase().replace(|c: char| !c.is_ascii_alphanumeric(), "-")
+}
+
+fuzz_target!(|data: &[u8]| {
+    let mut lines = data.split(|byte| *byte == b'\n');
+    let line = lines.next().unwrap_or_default();
+    let (method, target) = match line.iter().position(|byte| *byte == b' ') {
+        Some(at) => (&line[..at], &line[at + 1..]),
+        None => (&b"GET"[..], line),
+    };
+    let Ok(request) = Request::builder().method(method).uri(target).body(()) else { return };
+    let mut head = request.into_parts().0;
+    for line in lines {
+        let Some(colon) = line.iter().position(|byte| *byte == b':') else { continue };
+        let name = HeaderName::from_bytes(&line[..colon]);
+        let value = HeaderValue::from_bytes(line[colon + 1..].trim_ascii());
+        if let (Ok(name), Ok(value)) = (name, value) {
+            head.headers.append(name, value);
+        }
+    }
+    for name in head.headers.keys().filter(|name| fate(name.as_str()) == Fate::Forward) {
+        // What goes on cannot be taken for another field, nor for what the gateway says.
+        assert_eq!(folded(name.as_str()), name.as_str());
+        assert!(!name.as_str().starts_with("x-forwarded-"));
+    }
+    let Ok(route) = ROUTES.find(&head) else { return };
+    let path = decoded(head.uri.path());
+    let segments: Vec<_> = path.split(|byte| *byte == b'/').skip(1).collect();
+    assert!(path.starts_with(b"/timbr/"));
+    let (last, others) = segments.split_last().expect("one at least");
+    assert!(
+        others.iter().all(|segment| !segment.is_empty() && **segment != b"."[..] && **segment != b".."[..])
+    );
+    assert!(**last != b"."[..] && **last != b".."[..]);
+    assert!(!path.iter().any(|byte| byte.is_ascii_control() || *byte == b'\\'));
+    assert_eq!(head.headers.get_all("host").iter().count().max(1), 1);
+    let Route::Profile(profile) = route else { return };
+    // The decision is the same for what the backend reads.
+    assert!(path.starts_with(profile.prefix.as_bytes()));
+    assert!(profile.methods.contains(&head.method));
+    let fields = head.headers.clone();
+    if screen(profile, head).is_ok() {
+        for name in POLICY {
+            let count: usize = fields
+                .keys()
+                .filter(|other| folded(other.as_str()) == name)
+                .map(|other| fields.get_all(other).iter().count())
+                .sum();
+            assert!(count <= 1, "{name}");
+        }
+        let given = essence(fields["content-type"].as_bytes()).expect("well formed");
+        assert!(profile.content_types.iter().any(|accepted| accepted.is(given)));
+        assert!(fields["x-api-key"].as_bytes().iter().all(|byte| byte.is_ascii_graphic() && *byte != b','));
+    }
+});

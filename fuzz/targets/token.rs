@@ -1,0 +1,47 @@
+//! Keys as they come in, and tokens with a change in them.
+
+#![no_main]
+
+use std::sync::LazyLock;
+
+use http::HeaderValue;
+use libfuzzer_sys::fuzz_target;
+use timbr_gateway::auth::ApiKey;
+use timbr_gateway::auth::bearer::Credentials;
+use timbr_gateway::auth::token::TokenMint;
+use timbr_gateway::secret::Secret;
+use timbr_gateway::store::TokenId;
+use timbr_gateway::user_name::UserName;
+
+static MINT: LazyLock<TokenMint> = LazyLock::new(|| {
+    TokenMint::new(&[Secret::new("cw_0x689RpI-jtRR7oE8h_eQsKImvJapLeSbXpwF4e4=".to_owned())])
+});
+static TOKEN: LazyLock<Vec<u8>> = LazyLock::new(|| {
+    let user = UserName::parse(b"alice").expect("a name");
+    let login = Credentials { user, password: Secret::new("secret".to_owned()) };
+    MINT.token(&login, &[7; 20]).expose().as_bytes().to_vec()
+});
+
+fuzz_target!(|data: &[u8]| {
+    // 64 bits of keyed checksum: what is found here is not found by chance.
+    assert!(data == TOKEN.as_slice() || !MINT.is_own(data));
+    let mut changed = TOKEN.clone();
+    for change in data.chunks_exact(2).take(4) {
+        let at = usize::from(change[0]) % changed.len();
+        changed[at] = change[1];
+    }
+    assert_eq!(MINT.is_own(&changed), changed == *TOKEN);
+    assert!(!MINT.is_own(&[&TOKEN[..], data].concat()) || data.is_empty());
+    if let Ok(value) = HeaderValue::from_bytes(data) {
+        let key = ApiKey::parse(&value);
+        assert!(key.is_none_or(|key| key.into_field_value().is_sensitive()));
+    }
+    if let Ok(text) = std::str::from_utf8(data)
+        && let Some(id) = TokenId::from_hex(text)
+    {
+        assert_eq!(id.fingerprint().to_string(), text[..8].to_ascii_lowercase());
+    }
+    if let Ok(name) = UserName::parse(data) {
+        assert_eq!(name.as_str().as_bytes(), data);
+    }
+});
