@@ -14,7 +14,6 @@ const FLOORS: [(&str, &str); 12] = [
     ("tokio", "1.44.2"),   // RUSTSEC-2025-0023: broadcast channels
     ("http", "1.4.0"),
     ("bytes", "1.11.1"),              // RUSTSEC-2026-0007: overflow in `reserve`
-    ("crossbeam-channel", "0.5.15"),  // RUSTSEC-2025-0024: double free
     ("tracing-subscriber", "0.3.20"), // RUSTSEC-2025-0055: escape sequences in logs
     ("time", "0.3.47"),               // RUSTSEC-2026-0009: depth of RFC 2822 comments
 ];
