@@ -4,7 +4,7 @@
 use std::path::Path;
 
 /// Below these versions there is an advisory that concerns the gateway; see SECURITY.md.
-const FLOORS: [(&str, &str); 12] = [
+const FLOORS: [(&str, &str); 11] = [
     ("h2", "0.4.16"),      // RUSTSEC-2026-0258: empty DATA frames; RUSTSEC-2024-0332: CONTINUATION
     ("rustls", "0.23.46"), // RUSTSEC-2026-0285, -0346 to -0349
     ("hyper", "1.12.0"),   // RUSTSEC-2021-0078, -0079: lengths
