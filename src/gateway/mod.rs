@@ -69,7 +69,8 @@ impl Gateway {
     pub async fn handle(&self, client: Client, request: Request<ClientBody>) -> Response<ObservedBody> {
         let (head, body) = request.into_parts();
         let context = Context::new(client, &head.headers);
-        let mut line = AccessLine::new(context, head.method.clone(), head.uri.path());
+        // In the heap, as it is handed on from here to the end of the answer's body.
+        let mut line = Box::new(AccessLine::new(context, head.method.clone(), head.uri.path()));
         let decided = contained(self.forward(head, body, &mut line)).await;
         let decided = decided.unwrap_or_else(|Panicked| {
             error!(request_id = line.context().request_id(), "this request was ended by a panic");
@@ -85,7 +86,7 @@ impl Gateway {
     /// Answers what could not be read as a request.
     pub fn refuse(&self, client: Client, rejection: &Rejection) -> Response<ObservedBody> {
         let unknown = Method::from_bytes(b"-").expect("a token");
-        let mut line = AccessLine::new(Context::new(client, &HeaderMap::new()), unknown, "");
+        let mut line = Box::new(AccessLine::new(Context::new(client, &HeaderMap::new()), unknown, ""));
         self.refusal(rejection, &mut line).observed(line)
     }
 

@@ -288,7 +288,7 @@ where
         let mut ended = false;
         let written = self.obeying(|cx, _| {
             loop {
-                if ended || !batch.data.is_empty() {
+                if ended || !batch.has_room() {
                     ready!(wire.borrow_mut().poll_write(cx, &mut batch))?;
                 }
                 if ended {
