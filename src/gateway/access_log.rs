@@ -3,12 +3,11 @@
 use std::time::Duration;
 
 use http::{Method, StatusCode};
-use tracing::info;
 
 use crate::admission::RequestPlace;
 use crate::gateway::context::Context;
 use crate::store::Fingerprint;
-use crate::telemetry::ACCESS;
+use crate::telemetry;
 
 /// Most bytes of what a client chooses. A line is kept in memory until the log takes it, so strangers must not say how
 /// long it is.
@@ -78,24 +77,23 @@ impl AccessLine {
 
 impl Drop for AccessLine {
     fn drop(&mut self) {
-        let millis =
-            |span: Duration| u64::try_from(span.as_micros()).map_or(f64::MAX, |us| us as f64 / 1000.0);
-        info!(
-            target: ACCESS,
-            request_id = self.context.request_id(),
-            client = %self.context.client.address,
-            method = cut(self.method.as_str(), LONGEST_METHOD),
-            path = self.path,
-            route = self.route,
-            user = cut(self.user.as_deref().unwrap_or_default(), LONGEST_USER),
-            key = self.key.map(tracing::field::display),
-            status = self.status.as_u16(),
-            reason = self.reason,
-            sent = self.sent,
-            complete = self.complete,
-            head_ms = millis(self.to_head),
-            total_ms = millis(self.context.begun.elapsed()),
-        );
+        telemetry::access(|line| {
+            line.text("request_id", self.context.request_id());
+            line.word("client", self.context.client.address);
+            line.text("method", cut(self.method.as_str(), LONGEST_METHOD));
+            line.text("path", &self.path);
+            line.text("route", &self.route);
+            line.text("user", cut(self.user.as_deref().unwrap_or_default(), LONGEST_USER));
+            if let Some(key) = self.key {
+                line.word("key", key);
+            }
+            line.number("status", self.status.as_u16().into());
+            line.text("reason", self.reason);
+            line.number("sent", self.sent);
+            line.flag("complete", self.complete);
+            line.millis("head_ms", self.to_head);
+            line.millis("total_ms", self.context.begun.elapsed());
+        });
     }
 }
 

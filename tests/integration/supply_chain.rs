@@ -4,7 +4,7 @@
 use std::path::Path;
 
 /// Below these versions there is an advisory that concerns the gateway; see SECURITY.md.
-const FLOORS: [(&str, &str); 12] = [
+const FLOORS: [(&str, &str); 11] = [
     ("h2", "0.4.16"),      // RUSTSEC-2026-0258: empty DATA frames; RUSTSEC-2024-0332: CONTINUATION
     ("rustls", "0.23.46"), // RUSTSEC-2026-0285, -0346 to -0349
     ("hyper", "1.12.0"),   // RUSTSEC-2021-0078, -0079: lengths
@@ -14,7 +14,6 @@ const FLOORS: [(&str, &str); 12] = [
     ("tokio", "1.44.2"),   // RUSTSEC-2025-0023: broadcast channels
     ("http", "1.4.0"),
     ("bytes", "1.11.1"),              // RUSTSEC-2026-0007: overflow in `reserve`
-    ("crossbeam-channel", "0.5.15"),  // RUSTSEC-2025-0024: double free
     ("tracing-subscriber", "0.3.20"), // RUSTSEC-2025-0055: escape sequences in logs
     ("time", "0.3.47"),               // RUSTSEC-2026-0009: depth of RFC 2822 comments
 ];

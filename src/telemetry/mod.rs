@@ -3,6 +3,9 @@
 //! Lines are handed to a writer thread over a bounded queue, so that a terminal, pipe or disk that does not take
 //! them never holds up a request; what does not fit is dropped.
 
+mod lines;
+mod record;
+
 use std::any::Any;
 use std::io::IsTerminal;
 use std::sync::OnceLock;
@@ -10,14 +13,13 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use tracing::level_filters::LevelFilter;
 use tracing::{error, warn};
-use tracing_appender::non_blocking::{ErrorCounter, NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::Layer;
 use tracing_subscriber::filter::Targets;
 use tracing_subscriber::layer::SubscriberExt;
-use tracing_subscriber::util::{SubscriberInitExt, TryInitError};
+use tracing_subscriber::util::SubscriberInitExt;
 
-/// Target of the one line that each request writes.
-pub const ACCESS: &str = "access";
+use lines::Lines;
+pub use record::Record;
 
 /// How lines are written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,28 +41,38 @@ pub struct LogOptions {
     pub access: bool,
 }
 
-/// Most lines that wait for the log's reader: with the longest access lines some 10 MiB.
-const MOST_WAITING: usize = 8192;
+/// Where lines go.
+static LINES: OnceLock<Lines> = OnceLock::new();
 
-/// Counts lines that found the queue full.
-static DROPPED: OnceLock<ErrorCounter> = OnceLock::new();
+/// The form of the line that each request writes, if it does.
+static ACCESS: OnceLock<Format> = OnceLock::new();
 
-/// How many of them the log has been told of.
+/// How many dropped lines the log has been told of.
 static TOLD: AtomicUsize = AtomicUsize::new(0);
 
-/// Keeps the writer thread alive; dropping it flushes what is queued.
-#[must_use = "the log ends when this is dropped"]
-pub struct LogGuard(#[allow(dead_code, reason = "held for its Drop")] WorkerGuard);
+/// Dropped, it waits for what is queued to be written.
+#[must_use = "the last lines are lost without it"]
+pub struct LogGuard(());
 
 impl Drop for LogGuard {
     fn drop(&mut self) {
         tell_dropped_lines();
+        if let Some(lines) = LINES.get() {
+            lines.finish();
+        }
+    }
+}
+
+/// Writes the line of a request, if such lines are wanted.
+pub fn access(fill: impl FnOnce(&mut Record<'_>)) {
+    if let (Some(format), Some(lines)) = (ACCESS.get(), LINES.get()) {
+        Record::make(*format, "access", fill, |line| lines.push(line));
     }
 }
 
 /// Lines that nobody took in time since the log was set up.
 pub fn dropped_lines() -> usize {
-    DROPPED.get().map_or(0, ErrorCounter::dropped_lines)
+    LINES.get().map_or(0, Lines::dropped)
 }
 
 /// Says in the log how many lines are missing from it, if more are than it said last. Called now and then.
@@ -75,29 +87,27 @@ pub fn tell_dropped_lines() {
 ///
 /// Libraries speak from `warn` upwards only: at lower levels hyper, h2 and rustls print what they parse, and that
 /// holds credentials.
-pub fn init(options: LogOptions) -> Result<LogGuard, TryInitError> {
-    let (writer, guard) = NonBlockingBuilder::default()
-        .buffered_lines_limit(MOST_WAITING)
-        .lossy(true)
-        .finish(std::io::stderr());
-    let _ = DROPPED.set(writer.error_counter());
-    let access = if options.access { LevelFilter::INFO } else { LevelFilter::OFF };
+pub fn init(options: LogOptions) -> anyhow::Result<LogGuard> {
+    let lines = Lines::to(std::io::stderr())?;
     // SECURITY: the level that the operator chooses never reaches the libraries; see above.
     let filter = Targets::new()
         .with_default(options.level.min(LevelFilter::WARN))
-        .with_target(env!("CARGO_CRATE_NAME"), options.level)
-        .with_target(ACCESS, access);
-    let lines = tracing_subscriber::fmt::layer().with_writer(writer);
+        .with_target(env!("CARGO_CRATE_NAME"), options.level);
+    let layer = tracing_subscriber::fmt::layer().with_writer(lines.clone());
     let layer = match options.format {
-        Format::Json => lines.json().flatten_event(true).with_current_span(false).boxed(),
-        Format::Text => lines.with_ansi(std::io::stderr().is_terminal()).boxed(),
+        Format::Json => layer.json().flatten_event(true).with_current_span(false).boxed(),
+        Format::Text => layer.with_ansi(std::io::stderr().is_terminal()).boxed(),
     };
     tracing_subscriber::registry().with(layer.with_filter(filter)).try_init()?;
+    let _ = LINES.set(lines);
+    if options.access {
+        let _ = ACCESS.set(options.format);
+    }
     std::panic::set_hook(Box::new(|panic| {
         let at = panic.location().map(ToString::to_string).unwrap_or_default();
         error!(at, what = what_a_panic_says(panic.payload()), "panicked; please report it");
     }));
-    Ok(LogGuard(guard))
+    Ok(LogGuard(()))
 }
 
 /// SECURITY: a message that was put together may quote what was being read, as those of `str`'s slices do. One that stands

@@ -1,0 +1,184 @@
+//! Lines on their way to standard error: gathered in memory and written by one thread, many at a time.
+
+use std::io::{self, Write};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::Duration;
+
+use tracing_subscriber::fmt::MakeWriter;
+
+/// Most bytes that wait to be taken.
+const MOST_WAITING: usize = 4 * 1024 * 1024;
+
+/// Lines that come within so short a time are written together. A system call for each would cost more than all else
+/// about a line.
+const GATHERING: Duration = Duration::from_millis(10);
+
+/// How long the end of the process waits for somebody to take the last lines.
+const LAST_PATIENCE: Duration = Duration::from_secs(1);
+
+/// The lines that wait. Clones are the same queue.
+#[derive(Clone)]
+pub struct Lines(Arc<Shared>);
+
+struct Shared {
+    queue: Mutex<Queue>,
+    /// There is something to write, or nothing will come any more.
+    came: Condvar,
+    /// All was written.
+    drained: Condvar,
+}
+
+#[derive(Default)]
+struct Queue {
+    waiting: Vec<u8>,
+    is_writing: bool,
+    is_closing: bool,
+    dropped: usize,
+}
+
+impl Lines {
+    /// Starts the thread that writes to `output`.
+    pub fn to(output: impl Write + Send + 'static) -> io::Result<Lines> {
+        let (came, drained) = (Condvar::new(), Condvar::new());
+        let lines = Lines(Arc::new(Shared { queue: Mutex::default(), came, drained }));
+        let shared = Arc::clone(&lines.0);
+        thread::Builder::new().name("log".into()).spawn(move || shared.write_all_to(output))?;
+        Ok(lines)
+    }
+
+    /// Adds lines, or counts them as dropped if too much waits already. Never waits for the output.
+    pub fn push(&self, line: &[u8]) {
+        let mut queue = self.0.lock();
+        if queue.waiting.len() + line.len() > MOST_WAITING {
+            queue.dropped += 1;
+            return;
+        }
+        let was_empty = queue.waiting.is_empty();
+        queue.waiting.extend_from_slice(line);
+        drop(queue);
+        if was_empty {
+            self.0.came.notify_one();
+        }
+    }
+
+    /// Lines that nobody took in time.
+    pub fn dropped(&self) -> usize {
+        self.0.lock().dropped
+    }
+
+    /// Waits until all is written, but not for ever.
+    pub fn finish(&self) {
+        let mut queue = self.0.lock();
+        queue.is_closing = true;
+        self.0.came.notify_one();
+        let unfinished = |queue: &mut Queue| queue.is_writing || !queue.waiting.is_empty();
+        let waited = self.0.drained.wait_timeout_while(queue, LAST_PATIENCE, unfinished);
+        drop(waited.unwrap_or_else(PoisonError::into_inner));
+    }
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, Queue> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write_all_to(&self, mut output: impl Write) {
+        let mut writing = Vec::new();
+        loop {
+            let nothing = |queue: &mut Queue| queue.waiting.is_empty() && !queue.is_closing;
+            let queue = self.came.wait_while(self.lock(), nothing).unwrap_or_else(PoisonError::into_inner);
+            let is_closing = queue.is_closing;
+            drop(queue);
+            if !is_closing {
+                thread::sleep(GATHERING);
+            }
+            let mut queue = self.lock();
+            std::mem::swap(&mut queue.waiting, &mut writing);
+            queue.is_writing = true;
+            drop(queue);
+            // An output that is gone takes nothing; there is nobody left to tell.
+            let _ = output.write_all(&writing).and_then(|()| output.flush());
+            writing.clear();
+            writing.shrink_to(64 * 1024);
+            let mut queue = self.lock();
+            queue.is_writing = false;
+            if queue.waiting.is_empty() {
+                self.drained.notify_all();
+                if queue.is_closing {
+                    return;
+                }
+            }
+        }
+    }
+}
+
+impl Write for Lines {
+    /// A whole line.
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        self.push(line);
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl<'a> MakeWriter<'a> for Lines {
+    type Writer = Lines;
+
+    fn make_writer(&'a self) -> Lines {
+        self.clone()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc::{Receiver, Sender, channel};
+
+    use super::*;
+
+    /// Takes a batch each time the test lets it.
+    struct Slow(Receiver<()>, Sender<Vec<u8>>);
+
+    impl Write for Slow {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            let _ = self.0.recv();
+            let _ = self.1.send(bytes.to_vec());
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn lines_come_in_order_and_together_and_nobody_waits() {
+        let ((go, gate), (out, written)) = (channel(), channel());
+        let lines = Lines::to(Slow(gate, out)).expect("a thread");
+        lines.push(b"one\n");
+        lines.push(b"two\n");
+        go.send(()).expect("it waits");
+        assert_eq!(written.recv().expect("written"), b"one\ntwo\n");
+        let large = vec![b'x'; MOST_WAITING];
+        lines.push(&large);
+        lines.push(b"too many\n");
+        assert_eq!(lines.dropped(), 1);
+        go.send(()).expect("it waits");
+        assert_eq!(written.recv().expect("written").len(), MOST_WAITING);
+        lines.push(b"room again\n");
+        drop(go);
+        lines.finish();
+        assert_eq!(written.recv().expect("written"), b"room again\n");
+    }
+
+    #[test]
+    fn an_output_that_takes_nothing_does_not_keep_the_process() {
+        let ((_go, gate), (out, _written)) = (channel(), channel());
+        let lines = Lines::to(Slow(gate, out)).expect("a thread");
+        lines.push(b"lost\n");
+        lines.finish();
+    }
+}
