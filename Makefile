@@ -5,7 +5,7 @@ BINARY := target/debug/timbr-gateway
 
 # So long each fuzz target runs, in seconds.
 FUZZ_SECONDS ?= 15
-FUZZ_TARGETS ?= bearer policy token config connection
+FUZZ_TARGETS ?= bearer policy token config http1 connection
 
 .PHONY: test lint unit e2e readme demo release deny fuzz sbom clean
 

@@ -10,12 +10,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use libfuzzer_sys::fuzz_target;
+use timbr_gateway::admission::Admission;
 use timbr_gateway::auth::Auth;
 use timbr_gateway::clock::Clock;
 use timbr_gateway::config::{Sources, load};
 use timbr_gateway::connection::activity::Reaper;
 use timbr_gateway::connection::{Service, serve};
 use timbr_gateway::gateway::Gateway;
+use timbr_gateway::metrics::Metrics;
 use timbr_gateway::upstream::Upstream;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -67,10 +69,13 @@ impl World {
         let (config, _) = load(&Sources { environment, ..Sources::default() }).expect("valid");
         let auth = Arc::new(Auth::new(&config, &Clock::system()).expect("loaded"));
         let upstream = Upstream::new(config.upstream.clone(), None);
-        let gateway = Rc::new(Gateway::new(&config, auth, upstream));
-        let service = Service { gateway, acceptor: None, handshake_timeout: config.timeouts.handshake };
+        let metrics = Arc::<Metrics>::default();
+        let admission = Arc::new(Admission::new(config.limits, Arc::clone(&metrics)));
+        let gateway = Rc::new(Gateway::new(&config, auth, upstream, Arc::clone(&admission)));
+        let (timeouts, limits) = (config.timeouts, config.limits);
+        let service = Service { gateway, acceptor: None, timeouts, limits, admission };
         let address = listener.local_addr().expect("an address");
-        let reaper = Rc::new(Reaper::new(config.timeouts));
+        let reaper = Rc::new(Reaper::new(config.timeouts, metrics));
         World { runtime, local, service: Rc::new(service), reaper, listener, address, arrived }
     }
 
@@ -78,7 +83,8 @@ impl World {
     async fn meet(&self, bytes: &[u8]) {
         let mut client = TcpStream::connect(self.address).await.expect("connected");
         let (stream, peer) = self.listener.accept().await.expect("accepted");
-        let serving = serve(Rc::clone(&self.service), stream, peer, self.reaper.register());
+        let place = self.service.admission.connection(peer.ip()).expect("one connection at a time");
+        let serving = serve(Rc::clone(&self.service), stream, peer, self.reaper.register(place));
         let served = tokio::task::spawn_local(serving);
         let (mut reader, mut writer) = client.split();
         let mut answers = vec![0; 64 * 1024];

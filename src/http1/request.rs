@@ -107,7 +107,12 @@ fn one_host(fields: &HeaderMap, version: Version) -> Result<(), HeadError> {
 pub fn write_request(out: &mut Vec<u8>, method: &Method, uri: &Uri, fields: &HeaderMap, framing: Framing) {
     out.extend_from_slice(method.as_str().as_bytes());
     out.push(b' ');
-    out.extend_from_slice(uri.path_and_query().map_or("/", |target| target.as_str()).as_bytes());
+    let target = uri.path_and_query().map_or("/", |target| target.as_str());
+    // A URL may have a query and no path; an origin form always has one (RFC 9112 section 3.2.1).
+    if target.starts_with('?') {
+        out.push(b'/');
+    }
+    out.extend_from_slice(target.as_bytes());
     out.extend_from_slice(b" HTTP/1.1\r\n");
     for (name, value) in fields {
         if name != CONNECTION && name != TRANSFER_ENCODING && name != CONTENT_LENGTH {
@@ -143,6 +148,14 @@ mod tests {
 
     fn with(fields: &str) -> Result<RequestHead, HeadError> {
         head(format!("POST /p HTTP/1.1\r\nHost: h\r\n{fields}\r\n").as_bytes())
+    }
+
+    #[test]
+    fn a_query_without_a_path_gets_one() {
+        let read = head(b"GET http://h?x HTTP/1.1\r\nHost: h\r\n\r\n").expect("a request");
+        let mut out = Vec::new();
+        write_request(&mut out, &read.parts.method, &read.parts.uri, &read.parts.headers, read.framing);
+        assert!(out.starts_with(b"GET /?x HTTP/1.1\r\n"), "{}", out.escape_ascii());
     }
 
     #[test]

@@ -263,10 +263,23 @@ mod tests {
     /// Neither the name, nor the password's length, nor the cost of a user's hash may be read off the clock.
     #[tokio::test]
     async fn every_no_takes_as_long() {
-        const ROUNDS: usize = 15;
-        let costly = bcrypt::hash("builder", 9).expect("hashed");
-        let cheap = bcrypt::hash("wonder", 7).expect("hashed");
+        let costly = bcrypt::hash("builder", 8).expect("hashed");
+        let cheap = bcrypt::hash("wonder", 6).expect("hashed");
         let users = UsersFile::parse(&format!("alice:{cheap}\nbob:{costly}\n")).expect("valid");
+        // What else the machine does may spoil a measurement; a difference that is there spoils all of them.
+        let mut spoiled = Vec::new();
+        while spoiled.len() < 8 {
+            match compare(&users).await {
+                Ok(()) => return,
+                Err(found) => spoiled.push(found),
+            }
+        }
+        panic!("{spoiled:#?}");
+    }
+
+    /// Compares the median spans of refusals with that of an unknown user.
+    async fn compare(users: &UsersFile) -> Result<(), String> {
+        const ROUNDS: usize = 15;
         let long = "x".repeat(100);
         let tries = [("eve", "wrong"), ("bob", "wrong"), ("alice", "wrong"), ("bob", &long), ("bob", "w\0")];
         let mut spans = [const { Vec::new() }; 5];
@@ -281,15 +294,12 @@ mod tests {
                 spans.push(begun.elapsed().as_secs_f64());
             }
         }
-        // The shortest of each: whatever else the machine did is not in it.
-        let shortest = spans.map(|spans| spans.into_iter().fold(f64::MAX, f64::min));
-        for (span, what) in shortest.iter().zip(tries) {
-            let ratio = span / shortest[0];
-            assert!(
-                (0.8..=1.25).contains(&ratio),
-                "{what:?} takes {ratio:.2} of an unknown user's {shortest:?}"
-            );
-        }
+        let medians = spans.map(|mut spans| {
+            spans.sort_by(f64::total_cmp);
+            spans[ROUNDS / 2]
+        });
+        let alike = |median: &f64| (0.8..=1.25).contains(&(median / medians[0]));
+        if medians.iter().all(alike) { Ok(()) } else { Err(format!("{tries:?}: {medians:?}")) }
     }
 
     #[test]

@@ -1,0 +1,129 @@
+//! HTTP/1.1 as bytes: heads of requests and answers, and chunked bodies. What is understood has one reading, however its
+//! bytes come, and is understood the same when it is written anew.
+
+#![no_main]
+
+use bytes::{Bytes, BytesMut};
+use http::{Method, Uri, Version};
+use libfuzzer_sys::fuzz_target;
+use timbr_gateway::http1::chunked::{Decoded, Decoder};
+use timbr_gateway::http1::head::{Framing, HeadLimits, HeadScanner};
+use timbr_gateway::http1::request::{parse_request, write_request};
+use timbr_gateway::http1::response::parse_response;
+
+const LIMITS: HeadLimits = HeadLimits { fields: 100, bytes: 64 * 1024, target: 8 * 1024 };
+
+/// The end of the head, from bytes that come in two parts.
+fn head_end(data: &[u8], first: usize) -> Result<Option<usize>, ()> {
+    let mut scanner = HeadScanner::default();
+    match scanner.find_end(&data[..first], &LIMITS) {
+        Ok(None) => scanner.find_end(data, &LIMITS).map_err(drop),
+        found => found.map_err(drop),
+    }
+}
+
+fn request(data: &[u8], first: usize) {
+    let end = head_end(data, data.len());
+    assert_eq!(head_end(data, first), end);
+    let Ok(Some(end)) = end else { return };
+    let head = Bytes::copy_from_slice(&data[..end]);
+    let Ok(read) = parse_request(&head, &LIMITS) else { return };
+
+    // What a strict reader asks, asked of the bytes.
+    let text = head.strip_suffix(b"\r\n\r\n").expect("heads end so");
+    // One empty line may come before (RFC 9112 section 2.2).
+    let text = text.strip_prefix(b"\r\n").unwrap_or(text);
+    let lines: Vec<_> =
+        text.split(|byte| *byte == b'\n').map(|line| line.strip_suffix(b"\r").unwrap_or(line)).collect();
+    assert!(lines.iter().all(|line| !line.contains(&b'\r') && !line.contains(&0)));
+    assert_eq!(lines[0].split(|byte| *byte == b' ').count(), 3);
+    let named = |name: &str| {
+        let parted = lines[1..]
+            .iter()
+            .filter_map(|line| line.iter().position(|byte| *byte == b':').map(|at| line.split_at(at)));
+        let of = parted.filter(|(other, _)| other.eq_ignore_ascii_case(name.as_bytes()));
+        of.map(|(_, value)| value[1..].trim_ascii()).collect::<Vec<_>>()
+    };
+    for line in &lines[1..] {
+        assert!(!line.starts_with(b" ") && !line.starts_with(b"\t"), "folded");
+        let colon = line.iter().position(|byte| *byte == b':').expect("a field");
+        assert!(colon > 0 && !line[colon - 1].is_ascii_whitespace());
+    }
+    let (lengths, codings) = (named("content-length"), named("transfer-encoding"));
+    assert!(lengths.len() + codings.len() <= 1);
+    assert!(named("host").len() <= 1);
+    match read.framing {
+        Framing::None => assert!(
+            codings.is_empty() && lengths.iter().all(|length| length.iter().all(|digit| *digit == b'0'))
+        ),
+        Framing::Length(length) => assert!(
+            length > 0
+                && lengths[0].iter().all(u8::is_ascii_digit)
+                && std::str::from_utf8(lengths[0]).expect("digits").parse() == Ok(length)
+        ),
+        Framing::Chunked => {
+            assert!(codings[0].eq_ignore_ascii_case(b"chunked") && read.parts.version == Version::HTTP_11)
+        }
+    }
+
+    let mut fields = read.parts.headers.clone();
+    fields.remove("connection");
+    fields.remove("transfer-encoding");
+    fields.remove("content-length");
+    fields.entry("host").or_insert_with(|| "h".parse().expect("a value"));
+    let mut written = Vec::new();
+    write_request(&mut written, &read.parts.method, &read.parts.uri, &fields, read.framing);
+    let length = written.len();
+    let anew = parse_request(&Bytes::from(written), &HeadLimits { bytes: length + 1, fields: 200, ..LIMITS })
+        .expect("ours");
+    assert_eq!((anew.parts.method, anew.framing), (read.parts.method, read.framing));
+    let target = |uri: &Uri| {
+        let path = Some(uri.path()).filter(|path| !path.is_empty());
+        format!("{}?{}", path.unwrap_or("/"), uri.query().unwrap_or_default())
+    };
+    assert_eq!(target(&anew.parts.uri), target(&read.parts.uri));
+    for name in fields.keys() {
+        let values: Vec<_> = fields.get_all(name).iter().collect();
+        assert_eq!(anew.parts.headers.get_all(name).iter().collect::<Vec<_>>(), values);
+    }
+}
+
+/// The body and what is behind it, from bytes that come in parts; `None` for an error or a body without an end.
+fn body<'a>(parts: impl Iterator<Item = &'a [u8]>) -> Option<(Vec<u8>, Vec<u8>)> {
+    let (mut decoder, mut buffer, mut body) = (Decoder::default(), BytesMut::new(), Vec::new());
+    for part in parts {
+        buffer.extend_from_slice(part);
+        loop {
+            match decoder.decode(&mut buffer).ok()? {
+                Decoded::Data(data) => {
+                    assert!(!data.is_empty());
+                    body.extend_from_slice(&data);
+                }
+                Decoded::NeedsMore => break,
+                Decoded::End => {
+                    assert!(decoder.is_done());
+                    break;
+                }
+            }
+        }
+    }
+    decoder.is_done().then(|| (body, buffer.to_vec()))
+}
+
+fuzz_target!(|data: &[u8]| {
+    let Some((how, data)) = data.split_first() else { return };
+    let first = usize::from(how >> 2).min(data.len());
+    match how % 3 {
+        0 => request(data, first),
+        1 => {
+            let whole = body([data].into_iter());
+            assert_eq!(body([&data[..first], &data[first..]].into_iter()), whole);
+            assert_eq!(body(data.chunks(1)), whole);
+        }
+        _ => {
+            for method in [Method::GET, Method::HEAD] {
+                let _ = parse_response(&Bytes::copy_from_slice(data), &method);
+            }
+        }
+    }
+});
