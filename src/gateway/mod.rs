@@ -73,6 +73,7 @@ impl Gateway {
         let mut line = Box::new(AccessLine::new(context, head.method.clone(), head.uri.path()));
         let decided = contained(self.forward(head, body, &mut line)).await;
         let decided = decided.unwrap_or_else(|Panicked| {
+            self.admission.metrics().panics.inc();
             error!(request_id = line.context().request_id(), "this request was ended by a panic");
             Err(Rejection::Internal)
         });

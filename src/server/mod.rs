@@ -21,6 +21,7 @@ use crate::auth::Auth;
 use crate::clock::Clock;
 use crate::config::sources::list;
 use crate::config::{Config, Problem, VerifierOptions};
+use crate::descriptors;
 use crate::listener;
 use crate::metrics::Metrics;
 use crate::shutdown::{self, Controller, Phase};
@@ -210,7 +211,16 @@ impl Bound {
         self.announce();
         let (controller, signal) = shutdown::channel();
         let readiness = Readiness::new(self.config.workers, signal.clone());
-        let admission = Arc::new(Admission::new(self.config.limits, Arc::default()));
+        let mut limits = self.config.limits;
+        let most = descriptors::most_clients();
+        if most < limits.connections {
+            warn!(
+                connections = most,
+                "limits.connections is more than the limit of open files allows (ulimit -n)"
+            );
+            limits.connections = most;
+        }
+        let admission = Arc::new(Admission::new(limits, Arc::default()));
         let (ended, ends) = unbounded_channel();
         let mut workers = Vec::with_capacity(self.config.workers);
         for number in 0..self.config.workers {

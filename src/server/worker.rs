@@ -43,7 +43,11 @@ impl Worker {
     }
 
     async fn serve(mut self) -> io::Result<usize> {
-        let upstream = Upstream::new(self.config.upstream.clone(), self.upstream_tls.take());
+        let upstream = Upstream::new(
+            self.config.upstream.clone(),
+            self.upstream_tls.take(),
+            Arc::clone(self.admission.metrics()),
+        );
         let gateway = Rc::new(Gateway::new(
             &self.config,
             Arc::clone(&self.auth),
@@ -94,10 +98,11 @@ async fn accept(listener: TcpListener, service: Rc<Service>, reaper: Rc<Reaper>,
             tokio::task::spawn_local(serve(Rc::clone(&service), stream, peer, reaper.register(place)));
         }
     };
+    let failures = &service.admission.metrics().accept_failures;
     loop {
         tokio::select! {
             () = signal.reached(Phase::Draining) => break,
-            connection = listener::accept(&listener) => take(connection),
+            connection = listener::accept(&listener, failures) => take(connection),
         }
     }
     // The kernel has finished the handshakes of those who wait in the backlog: closing now would reset them.
