@@ -6,6 +6,7 @@ mod command_line;
 mod docs;
 mod drain;
 mod forwarding;
+mod framing;
 mod get_token;
 mod guesses;
 mod http2;
