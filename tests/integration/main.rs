@@ -5,6 +5,8 @@ mod support;
 mod command_line;
 mod docs;
 mod drain;
+mod failures;
+mod floods;
 mod forwarding;
 mod framing;
 mod get_token;

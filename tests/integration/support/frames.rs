@@ -73,7 +73,6 @@ pub fn good_head(method: &str, path: &str, token: &str) -> Vec<u8> {
 #[derive(Clone, Debug)]
 pub struct Came {
     pub kind: u8,
-    pub flags: u8,
     pub stream: u32,
     pub payload: Vec<u8>,
 }
@@ -211,7 +210,7 @@ impl Frames {
             // Answers to pings and settings would only fill the test's own memory.
             if !matches!(bytes[3], PING | SETTINGS | WINDOW_UPDATE) {
                 let payload = bytes[9..].to_vec();
-                self.came.push(Came { kind: bytes[3], flags: bytes[4], stream, payload });
+                self.came.push(Came { kind: bytes[3], stream, payload });
             }
         }
     }
