@@ -114,7 +114,8 @@ fn a_head_that_is_continued_without_end_is_cut_off() {
         sent = frames.send_until_ended(200, |_| frame(CONTINUATION, 0, 1, &part));
     });
     println!("{sent} frames of 16 KiB, {memory} bytes");
-    assert!(sent * part.len() < 2 * MIB && memory < 10 * MIB, "{sent} {memory}");
+    // What was sent includes what only the sockets hold: the gateway has read less.
+    assert!(memory < 5 * MIB, "{sent} {memory}");
     assert!(frames.wait_for(|frames| frames.is_reset(1)) && backend.seen().is_empty());
 }
 

@@ -65,7 +65,7 @@ fn keys_in_a_list_are_no_key() {
         format!("{token} {token}"),
         format!("Bearer {token}"),
     ];
-    let lists: Vec<_> = lists.iter().map(|list| list.as_bytes()).collect();
+    let lists: Vec<_> = lists.iter().map(String::as_bytes).collect();
     let head = "GET @T HTTP/1.1\r\nHost: h\r\nContent-Type: application/json\r\nx-api-key: ";
     site.refuses_by_policy(&[400, 401], &between(head, &lists, "\r\n\r\n"));
 }
