@@ -19,6 +19,8 @@ pub struct Metrics {
     pub connections: Gauge,
     /// Requests that are being answered.
     pub requests_in_flight: Gauge,
+    /// 1 while certificate files cannot be used, and what was read before stays in use.
+    pub certificates_unusable: Gauge,
     /// Connections that could not be accepted for want of descriptors or memory.
     pub accept_failures: Counter,
     /// Requests that were sent to the backend a second time, as the first time did provably no harm.
@@ -97,6 +99,12 @@ impl Default for Metrics {
             "Requests that are being answered, their bodies included",
             requests_in_flight.clone(),
         );
+        let certificates_unusable = Gauge::default();
+        registry.register(
+            "certificates_unusable",
+            "1 while certificate files cannot be used, and what was read before stays in use",
+            certificates_unusable.clone(),
+        );
         let mut counter = |name, help| {
             let counter = Counter::default();
             registry.register(name, help, counter.clone());
@@ -119,6 +127,7 @@ impl Default for Metrics {
             registry,
             connections,
             requests_in_flight,
+            certificates_unusable,
             accept_failures,
             upstream_retries,
             panics,

@@ -83,7 +83,7 @@ struct Asked {
 struct Connection<I> {
     wire: Rc<RefCell<Wire<I>>>,
     gateway: Rc<Gateway>,
-    client: Client,
+    client: Rc<Client>,
     activity: Rc<Activity>,
     bounds: Bounds,
     begun: Instant,
@@ -96,7 +96,7 @@ struct Connection<I> {
 pub async fn serve<I>(
     io: WatchedIo<I>,
     gateway: Rc<Gateway>,
-    client: Client,
+    client: Rc<Client>,
     activity: Rc<Activity>,
     bounds: Bounds,
 ) -> io::Result<()>
@@ -179,7 +179,7 @@ where
     /// Answers what cannot be read as a request. The connection ends, as nobody knows where the next request begins.
     async fn refuse(&mut self, rejection: Rejection) -> Result<bool, End> {
         let in_flight = self.activity.request();
-        let response = self.gateway.refuse(self.client, &rejection);
+        let response = self.gateway.refuse(Rc::clone(&self.client), &rejection);
         let asked = Asked { method: Method::GET, version: Version::HTTP_11, keep_alive: false };
         self.activity.linger();
         self.answer(&asked, response, false).await?;
@@ -215,7 +215,7 @@ where
         } else {
             ClientBody::Http1(Rc::clone(&self.wire) as Rc<_>)
         };
-        let (gateway, client) = (Rc::clone(&self.gateway), self.client);
+        let (gateway, client) = (Rc::clone(&self.gateway), Rc::clone(&self.client));
         let request = head.map(|()| body);
         // In the heap, so that idle connections are small.
         let mut handling = Box::pin(async move { gateway.handle(client, request).await });
