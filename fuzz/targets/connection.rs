@@ -73,7 +73,10 @@ impl World {
         let admission = Arc::new(Admission::new(config.limits, Arc::clone(&metrics)));
         let gateway = Rc::new(Gateway::new(&config, auth, upstream, Arc::clone(&admission)));
         let (timeouts, limits) = (config.timeouts, config.limits);
-        let service = Service { gateway, acceptor: None, timeouts, limits, admission };
+        let trusted_proxies = Vec::new();
+        let proxy_protocol = false;
+        let service =
+            Service { gateway, tls: None, trusted_proxies, proxy_protocol, timeouts, limits, admission };
         let address = listener.local_addr().expect("an address");
         let reaper = Rc::new(Reaper::new(config.timeouts, metrics));
         World { runtime, local, service: Rc::new(service), reaper, listener, address, arrived }
@@ -83,7 +86,7 @@ impl World {
     async fn meet(&self, bytes: &[u8]) {
         let mut client = TcpStream::connect(self.address).await.expect("connected");
         let (stream, peer) = self.listener.accept().await.expect("accepted");
-        let place = self.service.admission.connection(peer.ip()).expect("one connection at a time");
+        let place = self.service.admission.connection(peer.ip(), false).expect("one connection at a time");
         let serving = serve(Rc::clone(&self.service), stream, peer, self.reaper.register(place));
         let served = tokio::task::spawn_local(serving);
         let (mut reader, mut writer) = client.split();

@@ -285,7 +285,7 @@ mod tests {
         let current = setup.tls.current();
         let certificate = &current.certificates()[0];
         let end = time(certificate.not_after);
-        let days = |count| Duration::from_secs(count * 24 * 60 * 60);
+        let days = |count: u64| Duration::from_secs(count * 24 * 60 * 60);
         assert_eq!(expiry(certificate, end - days(15)), None);
         assert_eq!(expiry(certificate, end - days(13)), Some(14));
         assert_eq!(expiry(certificate, end - Duration::from_secs(60)), Some(1));

@@ -88,7 +88,7 @@ fn fifty_requests_in_flight_are_finished_by_the_drain() {
     let good = answers.iter().filter(|answer| answer.status == 200 && answer.complete).count();
     let told = answers.iter().filter(|answer| answer.field("connection") == "close").count();
     assert_eq!((good, told), (50, 50));
-    assert!(program.terminate().success());
+    assert!(program.ended().success());
 }
 
 /// Each is a 502, and the connection that it came on carries nobody else's answer.

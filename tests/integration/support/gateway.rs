@@ -1,6 +1,7 @@
 //! A gateway within the test's process, on free ports.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::thread::JoinHandle;
 
 use timbr_gateway::clock::Clock;
@@ -28,12 +29,28 @@ impl Gateway {
 
     /// `options` are variables without their `TIMBR_GATEWAY_`, except for the salt.
     pub fn start_with_url(upstream: &str, options: &[(&str, &str)]) -> Gateway {
-        let since_epoch = std::time::UNIX_EPOCH.elapsed().expect("after 1970");
-        Gateway::start_at(upstream, options, since_epoch.as_secs())
+        Gateway::start_at(upstream, options, now())
+    }
+
+    /// With a configuration file of this content.
+    pub fn start_with_file(upstream: SocketAddr, file: &str, options: &[(&str, &str)]) -> Gateway {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("gateway.yaml");
+        std::fs::write(&path, file).expect("written");
+        Gateway::start_from(&format!("http://{upstream}"), Some(path), options, now())
     }
 
     /// With a clock that stands at so many seconds after the epoch.
     pub fn start_at(upstream: &str, options: &[(&str, &str)], unix_seconds: u64) -> Gateway {
+        Gateway::start_from(upstream, None, options, unix_seconds)
+    }
+
+    fn start_from(
+        upstream: &str,
+        file: Option<PathBuf>,
+        options: &[(&str, &str)],
+        unix_seconds: u64,
+    ) -> Gateway {
         let defaults = [
             ("API_AUTH_SALT", SALT),
             ("UPSTREAM_URL", upstream),
@@ -50,7 +67,7 @@ impl Gateway {
                 name => (format!("TIMBR_GATEWAY_{name}").into(), (*value).into()),
             })
             .collect();
-        let sources = Sources { environment, ..Sources::default() };
+        let sources = Sources { environment, file, ..Sources::default() };
         let (config, _) = load(&sources).unwrap_or_else(|problems| panic!("{problems:?}"));
         let clock = Clock::manual(unix_seconds);
         let bound = server::bind(config, &clock).expect("the gateway starts");
@@ -106,6 +123,11 @@ impl Gateway {
         answer.json()["data"][0].as_str().expect("a token").to_owned()
     }
 
+    /// Has certificates read again, as SIGHUP does.
+    pub fn reload(&self) {
+        self.stop.reload();
+    }
+
     /// Asks it to drain, as SIGTERM does.
     pub fn ask_to_stop(&self) {
         self.stop.ask();
@@ -116,6 +138,10 @@ impl Gateway {
         let running = self.running.take().expect("it ends once");
         running.join().expect("it does not panic")
     }
+}
+
+fn now() -> u64 {
+    std::time::UNIX_EPOCH.elapsed().expect("after 1970").as_secs()
 }
 
 impl Drop for Gateway {

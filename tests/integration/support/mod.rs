@@ -8,6 +8,7 @@ pub mod h2_client;
 pub mod pki;
 pub mod program;
 pub mod recorder;
+pub mod tls_client;
 pub mod upstream;
 pub mod wire;
 

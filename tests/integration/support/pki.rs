@@ -1,6 +1,6 @@
 //! Certificates made for a test.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 
@@ -26,12 +26,30 @@ impl Pki {
         self.folder.path().join("ca.pem")
     }
 
+    /// The folder with all files.
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    pub fn ca_pem(&self) -> String {
+        self.authority.pem()
+    }
+
     /// A certificate for this name and its key, as files.
     pub fn issue(&self, name: &str) -> (PathBuf, PathBuf) {
+        self.issue_as(name, &[name])
+    }
+
+    /// A certificate for these names and its key, as files of this name.
+    pub fn issue_as(&self, file: &str, names: &[&str]) -> (PathBuf, PathBuf) {
         let key = KeyPair::generate().expect("a key");
-        let params = CertificateParams::new(vec![name.to_owned()]).expect("valid");
+        let names: Vec<_> = names.iter().map(ToString::to_string).collect();
+        let mut params = CertificateParams::new(names.clone()).expect("valid");
+        params.distinguished_name = rcgen::DistinguishedName::new();
+        params.distinguished_name.push(rcgen::DnType::CommonName, names[0].clone());
+        params.serial_number = Some(fastrand::u64(1..).into());
         let certificate = params.signed_by(&key, &self.authority).expect("signed");
-        let file = |ending| self.folder.path().join(format!("{name}.{ending}"));
+        let file = |ending| self.folder.path().join(format!("{file}.{ending}"));
         std::fs::write(file("crt"), certificate.pem()).expect("written");
         std::fs::write(file("key"), key.serialize_pem()).expect("written");
         (file("crt"), file("key"))

@@ -109,13 +109,13 @@ impl Program {
         std::fs::read_dir(format!("/proc/{}/fd", self.child.id())).expect("it runs").count()
     }
 
-    /// Sends SIGTERM and waits for the end.
-    pub fn terminate(&mut self) -> ExitStatus {
-        self.ask_to_stop();
+    /// Waits for the end.
+    pub fn ended(&mut self) -> ExitStatus {
         wait_until("the program ends", || !self.is_running());
         self.child.wait().expect("it has ended")
     }
 
+    /// Sends SIGTERM.
     pub fn ask_to_stop(&self) {
         let asked = Command::new("kill").arg(self.child.id().to_string()).status().expect("kill runs");
         assert!(asked.success());

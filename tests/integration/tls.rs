@@ -1,0 +1,191 @@
+//! TLS with clients: which certificate, for which hosts, who shows one, and what is never spoken.
+
+use std::io::{Read, Write};
+use std::net::TcpStream;
+
+use crate::support::frames::{END_HEADERS, END_STREAM, Frames, HEADERS, field, frame};
+use crate::support::gateway::Gateway;
+use crate::support::pki::Pki;
+use crate::support::tls_client::{TlsClient, leaf};
+use crate::support::upstream::Upstream;
+
+/// A gateway with certificates for `localhost`, `api.test` and `*.apps.test`.
+fn several(pki: &Pki, upstream: &Upstream, more: &[(&str, &str)]) -> (Gateway, [std::path::PathBuf; 3]) {
+    let (default, api) = (pki.issue("localhost"), pki.issue("api.test"));
+    let apps = pki.issue_as("apps", &["*.apps.test", "other.test"]);
+    let list = format!(
+        "[{{cert_file: {}, key_file: {}}}, {{cert_file: {}, key_file: {}}}]",
+        api.0.display(),
+        api.1.display(),
+        apps.0.display(),
+        apps.1.display()
+    );
+    let mut options = vec![
+        ("TLS_CERT_FILE", default.0.to_str().expect("text")),
+        ("TLS_KEY_FILE", default.1.to_str().expect("text")),
+        ("TLS_CERTIFICATES", list.as_str()),
+    ];
+    options.extend(more);
+    (Gateway::start(upstream.address(), &options), [default.0, api.0, apps.0])
+}
+
+#[test]
+fn a_name_has_its_certificate() {
+    let (pki, upstream) = (Pki::new(), Upstream::start());
+    let (gateway, [default, api, apps]) = several(&pki, &upstream, &[]);
+    let client = TlsClient::new(&pki.ca_pem(), None);
+    for (name, file) in
+        [("localhost", &default), ("api.test", &api), ("x.apps.test", &apps), ("other.test", &apps)]
+    {
+        let connection = client.connect(gateway.https(), name).expect("connected");
+        assert_eq!(connection.certificate(), leaf(file), "{name}");
+    }
+    // The default is shown, which is not for them.
+    for name in ["elsewhere.test", "apps.test", "a.b.apps.test"] {
+        let error = client.connect(gateway.https(), name).map(|_| ()).expect_err(name).to_string();
+        assert!(error.contains("not valid for name"), "{error}");
+    }
+}
+
+#[test]
+fn a_request_for_another_host_is_misdirected() {
+    let (pki, upstream) = (Pki::new(), Upstream::start());
+    let (gateway, _) = several(&pki, &upstream, &[]);
+    let token = gateway.token();
+    let client = TlsClient::new(&pki.ca_pem(), None);
+    let fields =
+        |host: &str| format!("Host: {host}\r\nContent-Type: application/json\r\nx-api-key: {token}\r\n");
+    for (name, host, status) in [
+        ("api.test", "api.test", 200),
+        ("api.test", "API.test:8443", 200),
+        ("api.test", "localhost", 421),
+        ("api.test", "other.test", 421),
+        ("x.apps.test", "y.apps.test", 200),
+        ("x.apps.test", "other.test", 200),
+        ("x.apps.test", "api.test", 421),
+        ("localhost", "127.0.0.1", 421),
+    ] {
+        let mut connection = client.connect(gateway.https(), name).expect("connected");
+        let (got, body) = connection.get("/timbr/api/x", &fields(host)).expect("an answer");
+        assert_eq!(got, status, "{name} {host}: {body}");
+        assert_eq!(got == 421, body.contains("\"misdirected\""), "{body}");
+    }
+    assert_eq!(upstream.log().len(), 4);
+}
+
+#[test]
+fn over_http_2_too() {
+    let upstream = Upstream::start();
+    let gateway = Gateway::start(upstream.address(), &[]);
+    let token = gateway.token();
+    let mut frames = Frames::connect(gateway.https(), gateway.certificate_pem());
+    for (stream, authority, status) in [(1, "localhost", 200), (3, "elsewhere.test", 421)] {
+        let head = [
+            field(":method", b"GET"),
+            field(":scheme", b"https"),
+            field(":authority", authority.as_bytes()),
+            field(":path", b"/timbr/api/x"),
+            field("content-type", b"application/json"),
+            field("x-api-key", token.as_bytes()),
+        ];
+        frames.send(&frame(HEADERS, END_HEADERS | END_STREAM, stream, &head.concat()));
+        assert!(frames.wait_for(|frames| frames.status(stream).is_some()));
+        assert_eq!(frames.status(stream), Some(status));
+    }
+    assert_eq!(upstream.log().len(), 1);
+}
+
+/// The first bytes of what a client sends that knows nothing newer than this.
+fn old_hello(version: u8) -> Vec<u8> {
+    let suites: &[u8] = &[0xc0, 0x13, 0xc0, 0x14, 0xc0, 0x09, 0xc0, 0x0a, 0x00, 0x2f, 0x00, 0x35];
+    let groups: &[u8] = &[0, 10, 0, 4, 0, 2, 0, 23];
+    let mut body = vec![3, version];
+    body.extend([7; 32]);
+    body.push(0);
+    body.extend([0, u8::try_from(suites.len()).expect("short")]);
+    body.extend(suites);
+    body.extend([1, 0]);
+    body.extend([0, u8::try_from(groups.len()).expect("short")]);
+    body.extend(groups);
+    let length = u8::try_from(body.len()).expect("short");
+    [&[22, 3, 1, 0, length + 4, 1, 0, 0, length][..], &body].concat()
+}
+
+#[test]
+fn old_versions_and_suites_are_refused() {
+    let gateway = Gateway::start(Upstream::start().address(), &[]);
+    // SSL 3.0, TLS 1.0, 1.1, and 1.2 with suites that are neither AEAD nor ephemeral.
+    for version in [0, 1, 2, 3] {
+        let mut socket = TcpStream::connect(gateway.https()).expect("connected");
+        socket.write_all(&old_hello(version)).expect("sent");
+        let mut answer = Vec::new();
+        let _ = socket.read_to_end(&mut answer);
+        assert_eq!(answer.first(), Some(&21), "an alert, and nothing else: {answer:?}");
+    }
+}
+
+#[test]
+fn sessions_are_resumed_without_early_data() {
+    let (pki, upstream) = (Pki::new(), Upstream::start());
+    let (gateway, _) = several(&pki, &upstream, &[]);
+    let client = TlsClient::new(&pki.ca_pem(), None);
+    let mut first = client.connect(gateway.https(), "localhost").expect("connected");
+    assert!(!first.is_resumed());
+    // The tickets come with the answer.
+    assert_eq!(first.get("/nowhere", "Host: localhost\r\n").expect("an answer").0, 404);
+    assert!(client.connect(gateway.https(), "localhost").expect("connected").is_resumed());
+}
+
+#[test]
+fn a_clients_certificate_is_verified_and_known() {
+    let (pki, strangers, upstream) = (Pki::new(), Pki::new(), Upstream::start());
+    let ca = pki.ca_file();
+    let (mine, theirs) = (pki.issue("etl-job"), strangers.issue("etl-job"));
+    for auth in ["optional", "required"] {
+        let more = [("TLS_CLIENT_CA_FILE", ca.to_str().expect("text")), ("TLS_CLIENT_AUTH", auth)];
+        let (gateway, _) = several(&pki, &upstream, &more);
+        let get = |client: &TlsClient| {
+            let mut connection = client.connect(gateway.https(), "localhost").ok()?;
+            connection.get("/nowhere", "Host: localhost\r\n").map(|(status, _)| status)
+        };
+        assert_eq!(get(&TlsClient::new(&pki.ca_pem(), Some(&mine))), Some(404), "{auth}");
+        assert_eq!(get(&TlsClient::new(&pki.ca_pem(), Some(&theirs))), None, "{auth}: of a stranger");
+        let without = (auth == "optional").then_some(404);
+        assert_eq!(get(&TlsClient::new(&pki.ca_pem(), None)), without, "{auth}");
+    }
+}
+
+#[test]
+fn a_route_can_insist_on_a_certificate() {
+    let (pki, upstream) = (Pki::new(), Upstream::start());
+    let (server, mine) = (pki.issue("localhost"), pki.issue("etl-job"));
+    let text = |path: &std::path::Path| path.to_str().expect("text").to_owned();
+    let gateway = Gateway::start_with_file(
+        upstream.address(),
+        "routes: [{name: api, client_certificate: required}]\n",
+        &[
+            ("TLS_CERT_FILE", &text(&server.0)),
+            ("TLS_KEY_FILE", &text(&server.1)),
+            ("TLS_CLIENT_CA_FILE", &text(&pki.ca_file())),
+            ("TLS_CLIENT_AUTH", "optional"),
+        ],
+    );
+    let token = gateway.token();
+    let fields = format!("Host: localhost\r\nContent-Type: application/json\r\nx-api-key: {token}\r\n");
+    let get = |certificate| {
+        let client = TlsClient::new(&pki.ca_pem(), certificate);
+        let mut connection = client.connect(gateway.https(), "localhost").expect("connected");
+        connection.get("/timbr/api/x", &fields).expect("an answer")
+    };
+    assert_eq!(get(Some(&mine)).0, 200);
+    let (status, body) = get(None);
+    assert_eq!(status, 403);
+    assert!(body.contains("\"client_certificate_required\""), "{body}");
+    let plain = gateway.client().send(
+        "GET /timbr/api/x",
+        &[("Content-Type", "application/json"), ("x-api-key", &token)],
+        b"",
+    );
+    assert_eq!(plain.status, 403, "without TLS there is no certificate");
+    assert_eq!(upstream.log().len(), 1);
+}
