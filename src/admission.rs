@@ -41,10 +41,13 @@ impl Admission {
         &self.metrics
     }
 
-    /// A place for a connection. `None`: there is none left, and that was counted.
-    pub fn connection(self: &Arc<Admission>, address: IpAddr) -> Option<ConnectionPlace> {
-        let network = self.connections.key(&network(address));
-        if !self.connections.enter(network, self.limits.connections_per_address) {
+    /// A place for a connection; `is_shared` says that many clients come from this address, as from a proxy's. `None`:
+    /// there is none left, and that was counted.
+    pub fn connection(self: &Arc<Admission>, address: IpAddr, is_shared: bool) -> Option<ConnectionPlace> {
+        let network = (!is_shared).then(|| self.connections.key(&network(address)));
+        if let Some(network) = network
+            && !self.connections.enter(network, self.limits.connections_per_address)
+        {
             self.metrics.connection_ended(Cause::Address);
             return None;
         }
@@ -72,12 +75,14 @@ impl Admission {
 #[derive(Debug)]
 pub struct ConnectionPlace {
     admission: Arc<Admission>,
-    network: u64,
+    network: Option<u64>,
 }
 
 impl Drop for ConnectionPlace {
     fn drop(&mut self) {
-        self.admission.connections.leave(self.network);
+        if let Some(network) = self.network {
+            self.admission.connections.leave(network);
+        }
         self.admission.metrics.connections.dec();
     }
 }
@@ -174,7 +179,7 @@ mod tests {
     #[test]
     fn an_address_and_all_together_have_so_many_connections() {
         let admission = admission();
-        let connect = |address: &str| admission.connection(address.parse().expect("an address"));
+        let connect = |address: &str| admission.connection(address.parse().expect("an address"), false);
         let (first, _second) = (connect("10.0.0.1"), connect("::ffff:10.0.0.1"));
         assert!(first.is_some() && connect("10.0.0.1").is_none());
         let other = connect("2001:db8::1");

@@ -11,6 +11,7 @@ pub mod clock;
 pub mod config;
 pub mod connection;
 pub mod demo;
+pub mod descriptors;
 pub mod gateway;
 pub mod hardening;
 pub mod http1;

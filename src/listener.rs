@@ -5,6 +5,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use prometheus_client::metrics::counter::Counter;
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 use tokio::net::{TcpListener, TcpStream};
 use tracing::warn;
@@ -39,8 +40,8 @@ fn socket(address: SocketAddr, shared: bool) -> io::Result<std::net::TcpListener
     Ok(socket.into())
 }
 
-/// Waits for the next connection. Failures to accept are logged and outlived.
-pub async fn accept(listener: &TcpListener) -> (TcpStream, SocketAddr) {
+/// Waits for the next connection. Failures to accept are logged, counted and outlived.
+pub async fn accept(listener: &TcpListener, failures: &Counter) -> (TcpStream, SocketAddr) {
     loop {
         match listener.accept().await {
             Ok((stream, peer)) => {
@@ -50,6 +51,7 @@ pub async fn accept(listener: &TcpListener) -> (TcpStream, SocketAddr) {
             }
             Err(error) if is_about_one_connection(&error) => {}
             Err(error) => {
+                failures.inc();
                 warn!(%error, "cannot accept connections; trying again");
                 tokio::time::sleep(ACCEPT_PAUSE).await;
             }

@@ -9,6 +9,8 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 
+use crate::telemetry;
+
 /// Counters and gauges.
 #[derive(Debug)]
 pub struct Metrics {
@@ -17,6 +19,16 @@ pub struct Metrics {
     pub connections: Gauge,
     /// Requests that are being answered.
     pub requests_in_flight: Gauge,
+    /// 1 while certificate files cannot be used, and what was read before stays in use.
+    pub certificates_unusable: Gauge,
+    /// Connections that could not be accepted for want of descriptors or memory.
+    pub accept_failures: Counter,
+    /// Requests that were sent to the backend a second time, as the first time did provably no harm.
+    pub upstream_retries: Counter,
+    /// Requests that a defect of the gateway ended.
+    pub panics: Counter,
+    /// Lines of the log that nobody took in time.
+    log_lines_dropped: Counter,
     rejections: Family<Reason, Counter>,
     connections_ended: Family<Ending, Counter>,
 }
@@ -87,6 +99,22 @@ impl Default for Metrics {
             "Requests that are being answered, their bodies included",
             requests_in_flight.clone(),
         );
+        let certificates_unusable = Gauge::default();
+        registry.register(
+            "certificates_unusable",
+            "1 while certificate files cannot be used, and what was read before stays in use",
+            certificates_unusable.clone(),
+        );
+        let mut counter = |name, help| {
+            let counter = Counter::default();
+            registry.register(name, help, counter.clone());
+            counter
+        };
+        let accept_failures =
+            counter("accept_failures", "Connections not accepted for want of descriptors or memory");
+        let upstream_retries = counter("upstream_retries", "Requests sent to the upstream a second time");
+        let panics = counter("panics", "Requests that a defect of the gateway ended");
+        let log_lines_dropped = counter("log_lines_dropped", "Lines of the log that nobody took in time");
         let rejections = Family::default();
         registry.register("rejections", "Requests that the gateway refused, by reason", rejections.clone());
         let connections_ended = Family::default();
@@ -95,7 +123,18 @@ impl Default for Metrics {
             "Client connections that the gateway ended or did not take, by cause",
             connections_ended.clone(),
         );
-        Metrics { registry, connections, requests_in_flight, rejections, connections_ended }
+        Metrics {
+            registry,
+            connections,
+            requests_in_flight,
+            certificates_unusable,
+            accept_failures,
+            upstream_retries,
+            panics,
+            log_lines_dropped,
+            rejections,
+            connections_ended,
+        }
     }
 }
 
@@ -112,6 +151,8 @@ impl Metrics {
 
     /// All of them as OpenMetrics text.
     pub fn text(&self) -> String {
+        let dropped = u64::try_from(telemetry::dropped_lines()).unwrap_or(u64::MAX);
+        self.log_lines_dropped.inc_by(dropped.saturating_sub(self.log_lines_dropped.get()));
         let mut text = String::new();
         encode(&mut text, &self.registry).expect("writing into memory does not fail");
         text

@@ -68,7 +68,7 @@ impl World {
         ];
         let (config, _) = load(&Sources { environment, ..Sources::default() }).expect("valid");
         let auth = Arc::new(Auth::new(&config, &Clock::system()).expect("loaded"));
-        let upstream = Upstream::new(config.upstream.clone(), None);
+        let upstream = Upstream::new(config.upstream.clone(), None, Arc::default());
         let metrics = Arc::<Metrics>::default();
         let admission = Arc::new(Admission::new(config.limits, Arc::clone(&metrics)));
         let gateway = Rc::new(Gateway::new(&config, auth, upstream, Arc::clone(&admission)));

@@ -63,7 +63,7 @@ pub async fn serve(listener: TcpListener, readiness: Readiness, metrics: Arc<Met
     let places = Arc::new(tokio::sync::Semaphore::new(MOST_CONNECTIONS));
     loop {
         let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
-        let (stream, _) = listener::accept(&listener).await;
+        let (stream, _) = listener::accept(&listener, &metrics.accept_failures).await;
         let (readiness, metrics) = (readiness.clone(), Arc::clone(&metrics));
         tokio::task::spawn_local(async move {
             let answer = |request: Request<Incoming>| {

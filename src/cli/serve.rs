@@ -46,12 +46,13 @@ pub fn exit_code(ended: Ended) -> ExitCode {
     }
 }
 
-/// Asks for the end with each SIGTERM and SIGINT, from now on: also as process 1, where no default would.
+/// Asks for the end with each SIGTERM and SIGINT, from now on: also as process 1, where no default would. SIGHUP has
+/// certificates read again.
 pub fn on_signals(stop: Stop) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let (mut terminate, mut interrupt) = {
+    let (mut terminate, mut interrupt, mut hangup) = {
         let _entered = runtime.enter();
-        (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?)
+        (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?, signal(SignalKind::hangup())?)
     };
     let listening = move || {
         runtime.block_on(async {
@@ -59,6 +60,10 @@ pub fn on_signals(stop: Stop) -> anyhow::Result<()> {
                 tokio::select! {
                     _ = terminate.recv() => {}
                     _ = interrupt.recv() => {}
+                    _ = hangup.recv() => {
+                        stop.reload();
+                        continue;
+                    }
                 }
                 stop.ask();
             }

@@ -42,6 +42,24 @@ impl Node {
         serde_saphyr::from_str_with_options(text, options).map_err(|error| without_source(&error.to_string()))
     }
 
+    /// The document on one line, in a form that [`Node::parse`] reads back.
+    pub fn flow(&self) -> String {
+        // JSON's strings are YAML's double-quoted ones.
+        let quoted = |text: &str| serde_json::Value::from(text).to_string();
+        let joined = |items: Vec<String>| items.join(", ");
+        match self {
+            Node::Null => "~".to_owned(),
+            Node::Bool(value) => value.to_string(),
+            Node::Number(number) => number.clone(),
+            Node::Text(text) => quoted(text),
+            Node::List(items) => format!("[{}]", joined(items.iter().map(Node::flow).collect())),
+            Node::Map(entries) => {
+                let entry = |(key, node): &(String, Node)| format!("{}: {}", quoted(key), node.flow());
+                format!("{{{}}}", joined(entries.iter().map(entry).collect()))
+            }
+        }
+    }
+
     /// What this is, for an error text.
     pub fn kind(&self) -> &'static str {
         match self {

@@ -8,11 +8,14 @@ pub mod routes;
 pub mod salts;
 mod size;
 pub mod sources;
+mod transport;
 mod validate;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
+
+use ipnet::IpNet;
 
 use crate::secret::Secret;
 use crate::telemetry::LogOptions;
@@ -27,8 +30,10 @@ pub struct Config {
     pub salts: Vec<Secret>,
     /// Where to listen.
     pub listen: Listen,
-    /// The certificate for HTTPS; `None`: a self-signed one is made at start.
-    pub certificate: Option<CertificateFiles>,
+    /// HTTPS.
+    pub tls: TlsOptions,
+    /// Proxies that are believed when they say who the client is. Usually empty: nobody.
+    pub trusted_proxies: Vec<IpNet>,
     /// The backend.
     pub upstream: UpstreamOptions,
     /// Who says that credentials are right.
@@ -62,6 +67,26 @@ pub struct Listen {
     pub http: Option<SocketAddr>,
     /// Health endpoints.
     pub admin: Option<SocketAddr>,
+    /// Whether connections to the first two begin with a PROXY protocol header.
+    pub proxy_protocol: bool,
+}
+
+/// Whom HTTPS shows itself as, and who must show what.
+#[derive(Clone, Debug, Default)]
+pub struct TlsOptions {
+    /// The first one is the default. Empty: a self-signed one is made at start.
+    pub certificates: Vec<CertificateFiles>,
+    /// What clients show; `None`: nothing.
+    pub client_auth: Option<ClientAuth>,
+}
+
+/// What clients show in the TLS handshake.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ClientAuth {
+    /// The authorities of their certificates.
+    pub ca_file: PathBuf,
+    /// Whether a handshake without a certificate fails.
+    pub required: bool,
 }
 
 /// A certificate chain and its private key, both PEM.

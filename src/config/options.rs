@@ -40,6 +40,10 @@ pub enum Shape {
     Size,
     /// `true` or `false`.
     Bool,
+    /// Networks and addresses with commas between them; in the file a list too.
+    Networks,
+    /// Certificates with their keys: YAML's `[{cert_file: …, key_file: …}]`, in the file as a list.
+    Certificates,
     /// One of these words.
     Choice(&'static [&'static str]),
 }
@@ -77,6 +81,8 @@ impl Opt {
             Shape::Limit => "N|0".to_owned(),
             Shape::Size => "SIZE".to_owned(),
             Shape::Bool => "true|false".to_owned(),
+            Shape::Networks => "NETWORK,…".to_owned(),
+            Shape::Certificates => "LIST".to_owned(),
             Shape::Choice(words) => words.join("|"),
         }
     }
@@ -125,12 +131,47 @@ pub const OPTIONS: &[Opt] = &[
         "Where to answer /livez and /readyz. Not for the public.",
     ),
     opt(
+        "listen.proxy_protocol",
+        Shape::Choice(&["off", "required"]),
+        Some("off"),
+        "Whether connections begin with a PROXY protocol header (version 1 or 2). required: all do, and come from \
+         trusted_proxies; others are closed.",
+    ),
+    opt(
+        "trusted_proxies",
+        Shape::Networks,
+        None,
+        "Networks of the proxies in front of the gateway, such as 10.0.0.0/8: only they are believed when they say \
+         who the client is (X-Forwarded-For, Forwarded, PROXY protocol).",
+    ),
+    opt(
         "tls.cert_file",
         Shape::Path,
         None,
-        "Certificate chain (PEM) for HTTPS. Without it a self-signed certificate is made at start.",
+        "Certificate chain (PEM) for HTTPS. Without it a self-signed certificate is made at start. Read again when \
+         it changes, like the other files of tls.",
     ),
     opt("tls.key_file", Shape::Path, None, "Private key (PEM) of tls.cert_file."),
+    opt(
+        "tls.certificates",
+        Shape::Certificates,
+        None,
+        "Further certificates, chosen by the name that the client asks for (SNI): a list of {cert_file, key_file}. \
+         tls.cert_file, or else the first one here, is shown to all others.",
+    ),
+    opt(
+        "tls.client_auth",
+        Shape::Choice(&["off", "optional", "required"]),
+        Some("off"),
+        "Whether HTTPS clients show a certificate of tls.client_ca_file. optional: they may, and a route can insist \
+         (client_certificate). required: all must.",
+    ),
+    opt(
+        "tls.client_ca_file",
+        Shape::Path,
+        None,
+        "Certificate authorities (PEM) of the clients' certificates.",
+    ),
     opt(
         "upstream.url",
         Shape::Url,

@@ -2,6 +2,7 @@
 
 use std::fmt::Write as _;
 
+use crate::config::file::Node;
 use crate::config::options::{OPTIONS, Shape};
 use crate::config::routes::{RouteProfile, defaults};
 use crate::config::size;
@@ -38,12 +39,13 @@ pub fn effective(settings: &Settings, routes: &[RouteProfile], origins: bool) ->
         let methods: Vec<_> = route.methods.iter().map(|m| quoted(m.as_str())).collect();
         let _ = writeln!(
             text,
-            "  - name: {}\n    prefix: {}\n    content_types: [{}]\n    methods: [{}]\n    max_body: {}",
+            "  - name: {}\n    prefix: {}\n    content_types: [{}]\n    methods: [{}]\n    max_body: {}\n    client_certificate: {}",
             quoted(&route.name),
             quoted(&route.prefix),
             content_types.join(", "),
             methods.join(", "),
-            quoted(&size::show(route.max_body))
+            quoted(&size::show(route.max_body)),
+            if route.client_certificate { "required" } else { "optional" }
         );
     }
     // SECURITY: a route that is left out of a file is there by default, so one that was switched off is named too.
@@ -58,6 +60,8 @@ pub fn effective(settings: &Settings, routes: &[RouteProfile], origins: bool) ->
 fn scalar(shape: Shape, value: &str) -> String {
     match shape {
         Shape::Bool | Shape::Count | Shape::Limit => value.to_owned(),
+        // The values of variables and flags may stand on several lines; here is one.
+        Shape::Certificates => Node::parse(value).map_or_else(|_| quoted(value), |node| node.flow()),
         _ => quoted(value),
     }
 }

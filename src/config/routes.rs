@@ -22,6 +22,8 @@ pub struct RouteProfile {
     pub methods: Vec<Method>,
     /// Most bytes of a request's body.
     pub max_body: u64,
+    /// Whether the client must have shown a certificate.
+    pub client_certificate: bool,
 }
 
 impl RouteProfile {
@@ -56,6 +58,7 @@ fn profile(name: &str, prefix: &str, content_types: &[&str], max_body: u64) -> R
         content_types: content_types.iter().map(media_type).collect(),
         methods: METHODS.to_vec(),
         max_body,
+        client_certificate: false,
     }
 }
 
@@ -110,6 +113,7 @@ struct Change {
     content_types: Option<Vec<MediaType>>,
     methods: Option<Vec<Method>>,
     max_body: Option<u64>,
+    client_certificate: Option<bool>,
     disabled: bool,
 }
 
@@ -150,11 +154,18 @@ impl Entry<'_> {
                     change.max_body = size::parse(text);
                 }
                 ("max_body", _) => self.problem("max_body", "must be a size with its unit, such as \"10MiB\""),
+                ("client_certificate", Node::Text(word)) if word == "required" || word == "optional" => {
+                    change.client_certificate = Some(word == "required");
+                }
+                ("client_certificate", _) => {
+                    self.problem("client_certificate", "must be required or optional");
+                }
                 ("enabled", Node::Bool(enabled)) => change.disabled = !enabled,
                 ("enabled", _) => self.problem("enabled", "must be true or false"),
                 (other, _) => self.problem(
                     other,
-                    "unknown key; a route has name, prefix, content_types, methods, max_body and enabled",
+                    "unknown key; a route has name, prefix, content_types, methods, max_body, client_certificate \
+                     and enabled",
                 ),
             }
         }
@@ -203,6 +214,7 @@ impl Entry<'_> {
         profile.content_types = change.content_types.unwrap_or(profile.content_types);
         profile.methods = change.methods.unwrap_or(profile.methods);
         profile.max_body = change.max_body.unwrap_or(profile.max_body);
+        profile.client_certificate = change.client_certificate.unwrap_or(profile.client_certificate);
         profiles.push(profile);
     }
 }
@@ -284,6 +296,7 @@ mod tests {
             ("- {name: api, content_types: []}", "must not be empty"),
             ("- {name: api, methods: [CONNECT]}", "routes[0].methods: \"CONNECT\" is not valid"),
             ("- {name: api, max_body: 10}", "routes[0].max_body: must be a size"),
+            ("- {name: api, client_certificate: yes}", "routes[0].client_certificate: must be required"),
             ("- {name: api, colour: red}", "routes[0].colour: unknown key"),
             ("- {prefix: /x/}", "routes[0].name: is missing"),
             ("- {name: api}\n- {name: api}", "stands twice"),

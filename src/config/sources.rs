@@ -251,6 +251,10 @@ fn all_keys() -> Vec<String> {
 fn scalar(shape: Shape, node: Node) -> Result<Option<String>, String> {
     match (node, shape) {
         (Node::Null, _) => Ok(None),
+        (Node::List(items), Shape::Networks) => {
+            items.into_iter().map(text_of).collect::<Result<Vec<_>, _>>().map(|items| Some(items.join(",")))
+        }
+        (node @ Node::List(_), Shape::Certificates) => Ok(Some(node.flow())),
         (Node::Text(text), _) => Ok(Some(text)),
         (Node::Bool(value), Shape::Bool) => Ok(Some(value.to_string())),
         (Node::Number(number), Shape::Count | Shape::Limit) => Ok(Some(number)),
@@ -261,6 +265,13 @@ fn scalar(shape: Shape, node: Node) -> Result<Option<String>, String> {
         // YAML reads 0123 as 123 and 1e3 as 1000: text that looks like a number would silently change.
         (Node::Bool(_) | Node::Number(_), _) => Err("must be text; put it in quotes".to_owned()),
         (node, _) => Err(format!("must be a single value, not {}", node.kind())),
+    }
+}
+
+fn text_of(node: Node) -> Result<String, String> {
+    match node {
+        Node::Text(text) => Ok(text),
+        other => Err(format!("must hold text, not {}", other.kind())),
     }
 }
 

@@ -21,7 +21,8 @@ pub(super) fn config(settings: &Settings, problems: &mut Vec<Problem>) -> Option
     let routes = routes::merge(settings.routes.as_ref(), max_body.unwrap_or_default(), reader.problems);
     let salts = reader.salts();
     let listen = reader.listen();
-    let certificate = reader.certificate("tls.cert_file", "tls.key_file");
+    let tls = reader.tls();
+    let trusted_proxies = reader.trusted_proxies();
     let upstream = reader.upstream();
     let auth = reader.auth();
     let tokens = reader.tokens();
@@ -33,10 +34,12 @@ pub(super) fn config(settings: &Settings, problems: &mut Vec<Problem>) -> Option
     let core_dumps = reader.flag("core_dumps");
     let workers = reader.count("workers").or_else(cores);
     reader.require_trust_where_any_user_may_be_named();
+    reader.require_what_routes_rely_on(&routes);
     Some(Config {
         salts: salts?,
         listen: listen?,
-        certificate,
+        tls: tls?,
+        trusted_proxies,
         upstream: upstream?,
         auth: auth?,
         tokens: tokens?,
@@ -90,7 +93,8 @@ impl Reader<'_> {
     fn listen(&mut self) -> Option<Listen> {
         let (https, http, admin) =
             (self.address("listen.https"), self.address("listen.http"), self.address("listen.admin"));
-        let listen = Listen { https: https?, http: http?, admin: admin? };
+        let proxy_protocol = self.proxy_protocol();
+        let listen = Listen { https: https?, http: http?, admin: admin?, proxy_protocol: proxy_protocol? };
         let all =
             [("listen.https", listen.https), ("listen.http", listen.http), ("listen.admin", listen.admin)];
         for (index, (key, address)) in all.iter().enumerate() {
@@ -101,8 +105,10 @@ impl Reader<'_> {
                 self.problem(key, format!("is the same address as {other}"));
             }
         }
-        if listen.https.is_none() && self.text("tls.cert_file").is_some() {
-            self.problem("tls.cert_file", "has no use with listen.https=off");
+        for key in ["tls.cert_file", "tls.certificates", "tls.client_ca_file"] {
+            if listen.https.is_none() && self.text(key).is_some() {
+                self.problem(key, "has no use with listen.https=off");
+            }
         }
         if listen.https.is_none() && listen.http.is_none() {
             self.problem("listen", "both listen.https and listen.http are off: nothing would be served");
@@ -110,7 +116,7 @@ impl Reader<'_> {
         Some(listen)
     }
 
-    fn certificate(&mut self, chain: &'static str, key: &'static str) -> Option<CertificateFiles> {
+    pub(super) fn certificate(&mut self, chain: &'static str, key: &'static str) -> Option<CertificateFiles> {
         match (self.path(chain), self.path(key)) {
             (Some(chain_path), Some(key_path)) => {
                 Some(CertificateFiles { chain: chain_path, key: key_path, options: [chain, key] })

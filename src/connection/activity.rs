@@ -381,7 +381,7 @@ mod tests {
 
     fn place() -> ConnectionPlace {
         let admission = Arc::new(Admission::new(Limits::none(), Arc::default()));
-        admission.connection([127, 0, 0, 1].into()).expect("a place")
+        admission.connection([127, 0, 0, 1].into(), false).expect("a place")
     }
 
     fn registered() -> Registration {

@@ -46,7 +46,7 @@ pub struct Bounds {
 pub async fn serve<I>(
     io: WatchedIo<I>,
     gateway: Rc<Gateway>,
-    client: Client,
+    client: Rc<Client>,
     activity: &Rc<Activity>,
     bounds: Bounds,
 ) -> hyper::Result<()>
@@ -91,13 +91,13 @@ pub fn is_abuse(error: &hyper::Error) -> bool {
 /// The function that answers a connection's requests.
 fn answering(
     gateway: Rc<Gateway>,
-    client: Client,
+    client: Rc<Client>,
     activity: &Rc<Activity>,
     most_requests: u64,
 ) -> impl Fn(Request<Incoming>) -> Answering + use<> {
     let activity = Rc::clone(activity);
     move |request| {
-        let gateway = Rc::clone(&gateway);
+        let (gateway, client) = (Rc::clone(&gateway), Rc::clone(&client));
         let in_flight = activity.request();
         if activity.requests() >= most_requests {
             activity.close();

@@ -4,20 +4,22 @@ pub mod activity;
 mod frames;
 mod http1;
 mod http2;
+mod proxy_protocol;
 mod watched_io;
 
 use std::future::poll_fn;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
+use ipnet::IpNet;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
-use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 use tracing::debug;
 
@@ -25,8 +27,10 @@ use crate::admission::Admission;
 use crate::config::{Limits, Timeouts};
 use crate::gateway::Gateway;
 use crate::gateway::context::Client;
+use crate::gateway::forwarded::is_trusted;
 use crate::http1::head::HeadLimits;
 use crate::metrics::Cause;
+use crate::tls::{Current, ServerTls};
 
 use activity::{Activity, Registration};
 use http1::Abort;
@@ -37,7 +41,11 @@ pub struct Service {
     /// Answers requests.
     pub gateway: Rc<Gateway>,
     /// How to speak TLS; `None` for plain HTTP.
-    pub acceptor: Option<TlsAcceptor>,
+    pub tls: Option<ServerTls>,
+    /// Proxies that are believed when they say who the client is.
+    pub trusted_proxies: Vec<IpNet>,
+    /// Whether connections begin with a PROXY protocol header.
+    pub proxy_protocol: bool,
     /// What clients are waited for.
     pub timeouts: Timeouts,
     /// What clients may ask for.
@@ -68,43 +76,105 @@ impl Service {
 }
 
 /// Serves a connection to its end. Errors of a client are its own; they are worth a line at debug level.
-pub async fn serve(service: Rc<Service>, stream: TcpStream, peer: SocketAddr, place: Registration) {
-    let activity = Rc::clone(&place.activity);
-    let client = Client { address: peer.ip().to_canonical(), secure: service.acceptor.is_some() };
-    let gateway = Rc::clone(&service.gateway);
-    let failure = match &service.acceptor {
-        None => {
-            let io = WatchedIo::new(stream, Rc::clone(&activity));
-            let served = http1::serve(io, gateway, client, activity, service.http1_bounds()).await;
-            served.err().map(|error| error.to_string())
+pub async fn serve(service: Rc<Service>, mut stream: TcpStream, peer: SocketAddr, place: Registration) {
+    let activity = &place.activity;
+    let mut client = Client {
+        address: peer.ip().to_canonical(),
+        secure: service.tls.is_some(),
+        served: None,
+        certificate: None,
+    };
+    if service.proxy_protocol {
+        match service.behind_proxy(&mut stream, client.address, activity).await {
+            Ok(address) => client.address = address,
+            Err(error) => return service.lost(peer, &error),
         }
-        Some(acceptor) => match handshake(acceptor, stream, service.timeouts.handshake, &activity).await {
-            Err(error) => {
-                let timed_out = error.kind() == io::ErrorKind::TimedOut;
-                let cause = if timed_out { Cause::HandshakeTimeout } else { Cause::HandshakeFailed };
-                service.admission.metrics().connection_ended(cause);
-                return debug!(%peer, %error, "TLS handshake failed");
+    }
+    let failure = match &service.tls {
+        None => service.speak_http1(stream, Rc::new(client), activity).await,
+        Some(tls) => match service.shake_hands(&tls.current(), stream, client, activity).await {
+            Err(error) => return service.lost(peer, &error),
+            Ok((stream, client)) if stream.get_ref().1.alpn_protocol() == Some(b"h2") => {
+                service.speak_http2(stream, client, activity).await
             }
-            Ok(stream) => {
-                let http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
-                let io = WatchedIo::new(stream, Rc::clone(&activity));
-                if http2 {
-                    let metrics = Arc::clone(service.admission.metrics());
-                    let io = io.metered(service.limits.control_frames, Arc::clone(&metrics));
-                    let served = http2::serve(io, gateway, client, &activity, service.http2_bounds()).await;
-                    if served.as_ref().is_err_and(http2::is_abuse) {
-                        metrics.connection_ended(Cause::Resets);
-                    }
-                    served.err().map(|error| with_cause(&error))
-                } else {
-                    let served = http1::serve(io, gateway, client, activity, service.http1_bounds()).await;
-                    served.err().map(|error| error.to_string())
-                }
-            }
+            Ok((stream, client)) => service.speak_http1(stream, client, activity).await,
         },
     };
     if let Some(error) = failure {
         debug!(%peer, error, "connection ended with an error");
+    }
+}
+
+impl Service {
+    /// Whether a peer is one of the proxies that are believed.
+    pub fn trusts(&self, peer: IpAddr) -> bool {
+        is_trusted(peer.to_canonical(), &self.trusted_proxies)
+    }
+
+    /// Whom the load balancer says it has taken the connection from.
+    ///
+    /// SECURITY: a header from elsewhere would let anybody be anybody, so such connections end.
+    async fn behind_proxy(
+        &self,
+        stream: &mut TcpStream,
+        peer: IpAddr,
+        activity: &Activity,
+    ) -> io::Result<IpAddr> {
+        if !self.trusts(peer) {
+            let what = "the peer is none of trusted_proxies, and listen.proxy_protocol is required";
+            return Err(io::Error::new(io::ErrorKind::PermissionDenied, what));
+        }
+        let header = proxy_protocol::read(stream);
+        Ok(bounded(header, self.timeouts.handshake, activity).await?.unwrap_or(peer))
+    }
+
+    /// TLS, and what it tells about the client.
+    async fn shake_hands(
+        &self,
+        current: &Current,
+        stream: TcpStream,
+        client: Client,
+        activity: &Activity,
+    ) -> io::Result<(TlsStream<TcpStream>, Rc<Client>)> {
+        let handshake = current.acceptor().accept(stream);
+        let stream = bounded(handshake, self.timeouts.handshake, activity).await?;
+        let connection = stream.get_ref().1;
+        let served = current.served(connection);
+        let certificate = Current::identity(connection).map_err(io::Error::other)?;
+        Ok((stream, Rc::new(Client { served, certificate, ..client })))
+    }
+
+    async fn speak_http1<I>(&self, io: I, client: Rc<Client>, activity: &Rc<Activity>) -> Option<String>
+    where
+        I: AsyncRead + AsyncWrite + Abort + Unpin + 'static,
+    {
+        let io = WatchedIo::new(io, Rc::clone(activity));
+        let gateway = Rc::clone(&self.gateway);
+        let served = http1::serve(io, gateway, client, Rc::clone(activity), self.http1_bounds()).await;
+        served.err().map(|error| error.to_string())
+    }
+
+    async fn speak_http2<I>(&self, io: I, client: Rc<Client>, activity: &Rc<Activity>) -> Option<String>
+    where
+        I: AsyncRead + AsyncWrite + Unpin + 'static,
+    {
+        let metrics = self.admission.metrics();
+        let io =
+            WatchedIo::new(io, Rc::clone(activity)).metered(self.limits.control_frames, Arc::clone(metrics));
+        let gateway = Rc::clone(&self.gateway);
+        let served = http2::serve(io, gateway, client, activity, self.http2_bounds()).await;
+        if served.as_ref().is_err_and(http2::is_abuse) {
+            metrics.connection_ended(Cause::Resets);
+        }
+        served.err().map(|error| with_cause(&error))
+    }
+
+    /// A connection that came to no request.
+    fn lost(&self, peer: SocketAddr, error: &io::Error) {
+        let timed_out = error.kind() == io::ErrorKind::TimedOut;
+        let cause = if timed_out { Cause::HandshakeTimeout } else { Cause::HandshakeFailed };
+        self.admission.metrics().connection_ended(cause);
+        debug!(%peer, %error, "the handshake failed");
     }
 }
 
@@ -116,16 +186,15 @@ fn with_cause(error: &hyper::Error) -> String {
 }
 
 /// Bounded by its own time, and by the reaper's orders.
-async fn handshake(
-    acceptor: &TlsAcceptor,
-    stream: TcpStream,
+async fn bounded<T>(
+    future: impl Future<Output = io::Result<T>>,
     limit: Duration,
     activity: &Activity,
-) -> io::Result<TlsStream<TcpStream>> {
-    let mut handshake = pin!(timeout(limit, acceptor.accept(stream)));
+) -> io::Result<T> {
+    let mut future = pin!(timeout(limit, future));
     poll_fn(|cx| {
         activity.wake_for_orders(cx.waker());
-        match handshake.as_mut().poll(cx) {
+        match future.as_mut().poll(cx) {
             Poll::Ready(done) => Poll::Ready(done.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))),
             Poll::Pending if activity.take_order().is_some() => {
                 Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()))

@@ -79,7 +79,10 @@ impl Drop for AccessLine {
     fn drop(&mut self) {
         telemetry::access(|line| {
             line.text("request_id", self.context.request_id());
-            line.word("client", self.context.client.address);
+            line.word("client", self.context.origin.address);
+            if let Some(certificate) = &self.context.client.certificate {
+                line.text("certificate", certificate);
+            }
             line.text("method", cut(self.method.as_str(), LONGEST_METHOD));
             line.text("path", &self.path);
             line.text("route", &self.route);

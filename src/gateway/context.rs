@@ -2,9 +2,14 @@
 
 use std::fmt::Write as _;
 use std::net::IpAddr;
+use std::rc::Rc;
 use std::time::Instant;
 
 use http::{HeaderMap, HeaderName, HeaderValue};
+use ipnet::IpNet;
+
+use crate::gateway::forwarded::{Origin, origin};
+use crate::tls::Served;
 
 /// The field with a request's id, accepted from clients and given to the backend and back.
 pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -16,19 +21,25 @@ pub const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 pub const TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
 
 /// The peer of a connection.
-#[derive(Clone, Copy, Debug)]
+#[derive(Debug)]
 pub struct Client {
-    /// Its address; never an IPv4 one in IPv6's clothes.
+    /// Its address, or the one that a load balancer gave for it; never an IPv4 one in IPv6's clothes.
     pub address: IpAddr,
     /// Whether it speaks TLS.
     pub secure: bool,
+    /// Whom it asked for by name in the TLS handshake.
+    pub served: Option<Served>,
+    /// Whom its verified certificate says that it is.
+    pub certificate: Option<String>,
 }
 
 /// A request's id, trace and beginning.
 #[derive(Debug)]
 pub struct Context {
     /// The peer.
-    pub client: Client,
+    pub client: Rc<Client>,
+    /// Who the client is, which may stand behind proxies.
+    pub origin: Origin,
     /// The client's `x-request-id` if it is usable, else one of ours.
     pub request_id: HeaderValue,
     /// The client's `traceparent` if it is valid, else one of ours.
@@ -41,9 +52,10 @@ pub struct Context {
 
 impl Context {
     /// Takes over what the client's fields say, where that is well formed.
-    pub fn new(client: Client, fields: &HeaderMap) -> Context {
+    pub fn new(client: Rc<Client>, fields: &HeaderMap, trusted_proxies: &[IpNet]) -> Context {
         let given = single(fields, &TRACEPARENT).filter(|value| is_traceparent(value.as_bytes()));
         Context {
+            origin: origin(client.address, fields, trusted_proxies),
             client,
             request_id: single(fields, &REQUEST_ID)
                 .filter(|value| is_request_id(value.as_bytes()))
@@ -112,7 +124,8 @@ mod tests {
                 value.parse().expect("a value"),
             );
         }
-        Context::new(Client { address: IpAddr::from([127, 0, 0, 1]), secure: true }, &map)
+        let address = IpAddr::from([127, 0, 0, 1]);
+        Context::new(Rc::new(Client { address, secure: true, served: None, certificate: None }), &map, &[])
     }
 
     #[test]

@@ -8,17 +8,21 @@ mod authenticate;
 mod contained;
 pub mod context;
 pub mod fields;
+pub mod forwarded;
 mod get_token;
+mod handshake;
 pub mod rejection;
 mod respond;
 mod rewrite;
 pub mod route;
 pub mod screen;
 
+use std::rc::Rc;
 use std::sync::Arc;
 
 use http::request::Parts;
 use http::{HeaderMap, Method, Request, Response, StatusCode};
+use ipnet::IpNet;
 use tracing::{error, warn};
 
 use crate::admission::Admission;
@@ -32,6 +36,7 @@ use authenticate::authenticate;
 use contained::{Panicked, contained};
 use context::{Client, Context};
 use get_token::get_token;
+use handshake::{directed_here, has_certificate};
 use rejection::Rejection;
 use respond::Answer;
 use rewrite::Rewriter;
@@ -47,6 +52,7 @@ pub struct Gateway {
     rewriter: Rewriter,
     upstream: Upstream,
     limits: Limits,
+    trusted_proxies: Vec<IpNet>,
     admission: Arc<Admission>,
 }
 
@@ -61,17 +67,20 @@ impl Gateway {
             rewriter: Rewriter::new(credential, upstream.authority(), bounds),
             upstream,
             limits: config.limits,
+            trusted_proxies: config.trusted_proxies.clone(),
             admission,
         }
     }
 
     /// Answers a request, whatever becomes of it, and sees to its access line.
-    pub async fn handle(&self, client: Client, request: Request<ClientBody>) -> Response<ObservedBody> {
+    pub async fn handle(&self, client: Rc<Client>, request: Request<ClientBody>) -> Response<ObservedBody> {
         let (head, body) = request.into_parts();
-        let context = Context::new(client, &head.headers);
-        let mut line = AccessLine::new(context, head.method.clone(), head.uri.path());
+        let context = Context::new(client, &head.headers, &self.trusted_proxies);
+        // In the heap, as it is handed on from here to the end of the answer's body.
+        let mut line = Box::new(AccessLine::new(context, head.method.clone(), head.uri.path()));
         let decided = contained(self.forward(head, body, &mut line)).await;
         let decided = decided.unwrap_or_else(|Panicked| {
+            self.admission.metrics().panics.inc();
             error!(request_id = line.context().request_id(), "this request was ended by a panic");
             Err(Rejection::Internal)
         });
@@ -83,9 +92,9 @@ impl Gateway {
     }
 
     /// Answers what could not be read as a request.
-    pub fn refuse(&self, client: Client, rejection: &Rejection) -> Response<ObservedBody> {
+    pub fn refuse(&self, client: Rc<Client>, rejection: &Rejection) -> Response<ObservedBody> {
         let unknown = Method::from_bytes(b"-").expect("a token");
-        let mut line = AccessLine::new(Context::new(client, &HeaderMap::new()), unknown, "");
+        let mut line = Box::new(AccessLine::new(Context::new(client, &HeaderMap::new(), &[]), unknown, ""));
         self.refusal(rejection, &mut line).observed(line)
     }
 
@@ -98,13 +107,16 @@ impl Gateway {
     ) -> Result<Answer, Rejection> {
         line.place = Some(self.admission.request()?);
         self.within_limits(&head)?;
-        let profile = match self.routes.find(&head)? {
+        let route = self.routes.find(&head)?;
+        directed_here(&line.context().client, &head.uri, &head.headers)?;
+        let profile = match route {
             Route::GetToken => return self.get_token(&head, line).await,
             Route::Profile(profile) => profile,
         };
+        has_certificate(&line.context().client, profile)?;
         line.route.clone_from(&profile.name);
         let screened = screen(profile, head)?;
-        let client = line.context().client.address;
+        let client = line.context().origin.address;
         let identity = authenticate(&self.auth, &self.upstream, &self.rewriter, &screened, client).await?;
         line.user = identity.user().map(ToString::to_string);
         line.key = Some(identity.fingerprint());
@@ -135,7 +147,7 @@ impl Gateway {
 
     async fn get_token(&self, head: &Parts, line: &mut AccessLine) -> Result<Answer, Rejection> {
         "get_token".clone_into(&mut line.route);
-        let given = get_token(&self.auth, head, line.context().client.address).await?;
+        let given = get_token(&self.auth, head, line.context().origin.address).await?;
         line.user = Some(given.minted.user.to_string());
         line.key = Some(given.minted.fingerprint);
         Ok(Answer::own(StatusCode::OK, given.fields, given.body))

@@ -23,6 +23,10 @@ pub enum Rejection {
     TargetTooLong,
     /// The client made too long a pause in the head.
     RequestHeadStalled,
+    /// For another host than the connection was made for.
+    Misdirected,
+    /// A route that insists on a client's certificate, and there is none.
+    ClientCertificateRequired,
     /// Too many requests are in flight.
     Overloaded,
     /// Too many requests are in flight with this key.
@@ -147,7 +151,8 @@ impl Rejection {
             | Rejection::BearerWithoutCredentials
             | Rejection::BearerUserName
             | Rejection::CredentialsWrong => StatusCode::UNAUTHORIZED,
-            Rejection::ImpersonationDenied => StatusCode::FORBIDDEN,
+            Rejection::ImpersonationDenied | Rejection::ClientCertificateRequired => StatusCode::FORBIDDEN,
+            Rejection::Misdirected => StatusCode::MISDIRECTED_REQUEST,
             Rejection::NotFound => StatusCode::NOT_FOUND,
             Rejection::MethodNotAllowed { .. } => StatusCode::METHOD_NOT_ALLOWED,
             Rejection::RequestBodyStalled | Rejection::RequestHeadStalled => StatusCode::REQUEST_TIMEOUT,
@@ -172,6 +177,8 @@ impl Rejection {
     pub fn reason(&self) -> &'static str {
         match self {
             Rejection::RequestMalformed(_) => "request_malformed",
+            Rejection::Misdirected => "misdirected",
+            Rejection::ClientCertificateRequired => "client_certificate_required",
             Rejection::Overloaded => "overloaded",
             Rejection::TooManyRequests => "too_many_requests",
             Rejection::RequestHeadTooLarge => "request_head_too_large",
@@ -217,6 +224,12 @@ impl Rejection {
     /// One sentence for the client: what is wrong, and what to send instead.
     fn sentence(&self) -> String {
         match self {
+            Rejection::Misdirected => {
+                "The connection was made for another host than the request names. Connect anew for this one.".to_owned()
+            }
+            Rejection::ClientCertificateRequired => {
+                "This path takes clients with a certificate alone. Show one in the TLS handshake.".to_owned()
+            }
             Rejection::Overloaded => "Too many requests are being answered. Try again in a moment.".to_owned(),
             Rejection::TooManyRequests => {
                 "Too many requests with this key are being answered. Wait for some of them to end.".to_owned()

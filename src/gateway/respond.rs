@@ -20,7 +20,7 @@ pub struct Answer {
 
 enum Source {
     Own(Option<Bytes>),
-    Upstream(upstream::ResponseBody),
+    Upstream(Box<upstream::ResponseBody>),
 }
 
 impl Answer {
@@ -28,7 +28,7 @@ impl Answer {
     pub fn from_upstream(response: Response<upstream::ResponseBody>) -> Answer {
         let (mut head, body) = response.into_parts();
         remove_hop_by_hop(&mut head.headers);
-        Answer { head: Response::from_parts(head, ()), body: Source::Upstream(body) }
+        Answer { head: Response::from_parts(head, ()), body: Source::Upstream(Box::new(body)) }
     }
 
     /// Without the cookies that the backend sets.
@@ -49,7 +49,7 @@ impl Answer {
     }
 
     /// Ties the access line to the body, whose end writes it.
-    pub fn observed(mut self, mut line: AccessLine) -> Response<ObservedBody> {
+    pub fn observed(mut self, mut line: Box<AccessLine>) -> Response<ObservedBody> {
         line.head_is_ready(self.head.status());
         self.head.headers_mut().insert(REQUEST_ID, line.context().request_id.clone());
         self.head.map(|()| ObservedBody { source: self.body, line })
@@ -86,7 +86,7 @@ fn remove_hop_by_hop(fields: &mut HeaderMap) {
 /// The body of every answer. When it is dropped, read to its end or not, the access line is written.
 pub struct ObservedBody {
     source: Source,
-    line: AccessLine,
+    line: Box<AccessLine>,
 }
 
 impl Body for ObservedBody {

@@ -123,8 +123,8 @@ impl Rewriter {
         if let Some(user) = identity.user() {
             head.insert(FORWARDED_USER, user.field_value());
         }
-        head.insert(FORWARDED_FOR, address(context));
-        let proto = if context.client.secure { "https" } else { "http" };
+        head.insert(FORWARDED_FOR, context.origin.hops.clone());
+        let proto = if context.origin.secure.unwrap_or(context.client.secure) { "https" } else { "http" };
         head.insert(FORWARDED_PROTO, HeaderValue::from_static(proto));
         if let Some(host) = host {
             head.insert(FORWARDED_HOST, host);
@@ -179,10 +179,6 @@ fn host(uri: &Uri, fields: &HeaderMap) -> Option<HeaderValue> {
         Some(authority) => HeaderValue::from_str(authority.as_str()).ok(),
         None => fields.get(HOST).cloned(),
     }
-}
-
-fn address(context: &Context) -> HeaderValue {
-    HeaderValue::from_str(&context.client.address.to_string()).expect("an address is a field value")
 }
 
 /// Path and query alone.

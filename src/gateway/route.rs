@@ -1,5 +1,7 @@
 //! Which route a request line belongs to. Nothing but the request line and `Host` is looked at here.
 
+use std::net::Ipv6Addr;
+
 use http::header::HOST;
 use http::request::Parts;
 use http::{HeaderMap, Method, Uri};
@@ -60,10 +62,16 @@ fn one_host(uri: &Uri, headers: &HeaderMap) -> Result<(), Rejection> {
         (Some(authority), _) if authority.as_str().contains('@') => {
             Err(Rejection::RequestLine("its host holds user information"))
         }
+        _ if uri.scheme_str().is_some_and(|scheme| !matches!(scheme, "http" | "https")) => {
+            Err(Rejection::RequestLine("its scheme is neither http nor https"))
+        }
         (Some(authority), Some(field))
             if !field.as_bytes().eq_ignore_ascii_case(authority.as_str().as_bytes()) =>
         {
             Err(Rejection::RequestLine("it and the field `Host` name different hosts"))
+        }
+        (Some(authority), _) if !is_host(authority.as_str().as_bytes()) => {
+            Err(Rejection::RequestLine("its authority is no host"))
         }
         (None, Some(field)) if !is_host(field.as_bytes()) => {
             Err(Rejection::RequestLine("the field `Host` holds no host"))
@@ -72,9 +80,31 @@ fn one_host(uri: &Uri, headers: &HeaderMap) -> Result<(), Rejection> {
     }
 }
 
-/// The characters of a host name, of an address literal and of a port.
+/// A name or an address, IPv6 in brackets, and perhaps a port.
 fn is_host(host: &[u8]) -> bool {
-    !host.is_empty() && host.iter().all(|byte| byte.is_ascii_alphanumeric() || b"-._~:[]%".contains(byte))
+    let (name, port) = match host {
+        [b'[', rest @ ..] => {
+            let Some(end) = rest.iter().position(|byte| *byte == b']') else { return false };
+            let is_address =
+                std::str::from_utf8(&rest[..end]).is_ok_and(|text| text.parse::<Ipv6Addr>().is_ok());
+            (is_address, &rest[end + 1..])
+        }
+        _ => {
+            let end = host.iter().position(|byte| *byte == b':').unwrap_or(host.len());
+            let plain = |byte: &u8| byte.is_ascii_alphanumeric() || b"-._~".contains(byte);
+            (end > 0 && host[..end].iter().all(plain), &host[end..])
+        }
+    };
+    let is_port = |port: &[u8]| {
+        (1..=5).contains(&port.len())
+            && port.iter().all(u8::is_ascii_digit)
+            && std::str::from_utf8(port).is_ok_and(|text| text.parse::<u16>().is_ok())
+    };
+    name && match port {
+        [] => true,
+        [b':', port @ ..] => is_port(port),
+        _ => false,
+    }
 }
 
 /// SECURITY: a path that two parsers could read in two ways is refused, never tidied up: what was judged here must
@@ -93,6 +123,10 @@ fn unambiguous(path: &str) -> Result<(), Rejection> {
             b'%' => match escaped(&bytes[i + 1..]) {
                 None => return refuse("it holds a `%` that escapes nothing"),
                 Some(b'.' | b'/' | b'\\') => return refuse("it holds an escaped `.`, `/` or `\\`"),
+                // SECURITY: whoever unescapes twice sees what we have not judged.
+                Some(b'%') if escaped(&bytes[i + 3..]).is_some() => {
+                    return refuse("it holds something that is escaped twice");
+                }
                 Some(control) if control < b' ' || control == 0x7f => {
                     return refuse("it holds an escaped control character");
                 }
@@ -103,7 +137,9 @@ fn unambiguous(path: &str) -> Result<(), Rejection> {
                 }
                 Some(_) => {}
             },
-            b if !(b'!'..=b'~').contains(b) => return refuse("it holds an unescaped special character"),
+            b if !(b'!'..=b'~').contains(b) || b"\"<>^`{|}".contains(b) => {
+                return refuse("it holds an unescaped special character");
+            }
             _ => {}
         }
     }

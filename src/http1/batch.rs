@@ -10,6 +10,12 @@ use tokio::io::AsyncWrite;
 use crate::http1::head::Framing;
 use crate::http1::response::{BODY_END, CHUNK_END, LAST_CHUNK_END, write_chunk_size};
 
+/// To copy so few bytes costs less than to have the kernel gather them.
+const MOST_COPIED: usize = 4 * 1024;
+
+/// Small parts are gathered up to so many bytes.
+const MOST_GATHERED: usize = 16 * 1024;
+
 /// A part of a message that is written as one: what stands before the bytes of the body, these, and what follows.
 #[derive(Debug, Default)]
 pub struct Batch {
@@ -28,6 +34,11 @@ impl Batch {
         self.before.is_empty() && self.data.is_empty() && self.after.is_empty()
     }
 
+    /// Whether more can be added before it is written.
+    pub fn has_room(&self) -> bool {
+        self.data.is_empty() && self.before.len() < MOST_GATHERED
+    }
+
     /// Whether a byte of it was written.
     pub fn is_begun(&self) -> bool {
         self.written > 0
@@ -35,12 +46,21 @@ impl Batch {
 
     /// Adds bytes of a body; one at least. `last` are those that no others follow.
     pub fn load(&mut self, data: Bytes, chunked: bool, last: bool) {
-        debug_assert!(self.data.is_empty() && !data.is_empty());
+        debug_assert!(self.has_room() && !data.is_empty());
+        let after: &[u8] = match (chunked, last) {
+            (false, _) => &[],
+            (true, false) => CHUNK_END,
+            (true, true) => LAST_CHUNK_END,
+        };
         if chunked {
             write_chunk_size(&mut self.before, data.len());
-            self.after = if last { LAST_CHUNK_END } else { CHUNK_END };
         }
-        self.data = data;
+        if data.len() <= MOST_COPIED {
+            self.before.extend_from_slice(&data);
+            self.before.extend_from_slice(after);
+        } else {
+            (self.data, self.after) = (data, after);
+        }
     }
 
     /// Adds the end of a body after whose last bytes it was not known that they were the last.

@@ -19,13 +19,15 @@ pub struct Decoder {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
     Size { size: u64, digits: u8 },
+    ExtensionStart { size: u64 },
     Extension { size: u64 },
     SizeEnd { size: u64 },
     Data { left: u64 },
     DataReturn,
     DataEnd,
     TrailerStart,
-    Trailer,
+    TrailerName,
+    TrailerValue,
     TrailerEnd,
     LastEnd,
     Done,
@@ -104,14 +106,18 @@ impl Decoder {
                 (_, Some(_)) if digits == MOST_DIGITS => return Err(SIZE),
                 (_, Some(digit)) => State::Size { size: size * 16 + u64::from(digit), digits: digits + 1 },
                 _ if digits == 0 => return Err(SIZE),
-                (b';', _) => State::Extension { size },
+                (b';', _) => State::ExtensionStart { size },
                 (b'\r', _) => State::SizeEnd { size },
                 _ => return Err(SIZE),
             },
+            State::ExtensionStart { size } if is_token(byte) => {
+                self.passed_over(State::Extension { size })?
+            }
+            State::ExtensionStart { .. } => return Err(ChunkError("a chunk extension has no name")),
             State::Extension { size } => match byte {
                 b'\r' => State::SizeEnd { size },
-                b'\n' | b'\0' => return Err(LINE),
-                _ => self.passed_over(State::Extension { size })?,
+                byte if is_text(byte) => self.passed_over(State::Extension { size })?,
+                _ => return Err(LINE),
             },
             State::SizeEnd { size } => match (byte, size) {
                 (b'\n', 0) => State::TrailerStart,
@@ -124,10 +130,16 @@ impl Decoder {
                 return Err(ChunkError("a chunk is longer than its size says"));
             }
             State::TrailerStart if byte == b'\r' => State::LastEnd,
-            State::TrailerStart | State::Trailer => match byte {
+            State::TrailerStart if is_token(byte) => self.passed_over(State::TrailerName)?,
+            State::TrailerName if is_token(byte) => self.passed_over(State::TrailerName)?,
+            State::TrailerName if byte == b':' => self.passed_over(State::TrailerValue)?,
+            State::TrailerStart | State::TrailerName => {
+                return Err(ChunkError("a trailer is not a name, a colon and a value"));
+            }
+            State::TrailerValue => match byte {
                 b'\r' => State::TrailerEnd,
-                b'\n' | b'\0' => return Err(LINE),
-                _ => self.passed_over(State::Trailer)?,
+                byte if is_text(byte) => self.passed_over(State::TrailerValue)?,
+                _ => return Err(LINE),
             },
             State::TrailerEnd if byte == b'\n' => State::TrailerStart,
             State::LastEnd if byte == b'\n' => State::Done,
@@ -143,6 +155,16 @@ impl Decoder {
         }
         Ok(next)
     }
+}
+
+/// A character of a field's name (RFC 9110 section 5.6.2).
+fn is_token(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
+}
+
+/// A character of a field's value.
+fn is_text(byte: u8) -> bool {
+    byte == b'\t' || (byte >= b' ' && byte != 0x7f)
 }
 
 #[cfg(test)]
@@ -211,6 +233,12 @@ mod tests {
             "0\r\nx: y\n\r\n",
             "0\r\nx: y\r\r\n",
             "0\r\n\n",
+            "0\r\n x: y\r\n\r\n",
+            "0\r\n: y\r\n\r\n",
+            "0\r\nxy\r\n\r\n",
+            "0\r\nx : y\r\n\r\n",
+            "0\r\nx: y\r\n z\r\n\r\n",
+            "5;\r\nhello\r\n0\r\n\r\n",
         ] {
             assert!(decode(text.as_bytes(), 3).is_err(), "{text:?}");
         }

@@ -102,6 +102,10 @@ pub fn fields(bytes: &Bytes, parsed: &[httparse::Header<'_>]) -> Result<HeaderMa
 ///
 /// SECURITY: a body has one length. Two statements about it, equal or not, are an attack or a defect.
 pub fn framing(fields: &HeaderMap, version: Version) -> Result<Option<Framing>, HeadError> {
+    if fields.keys().any(|name| is_taken_for(name, &TRANSFER_ENCODING) || is_taken_for(name, &CONTENT_LENGTH))
+    {
+        return Err(HeadError::Malformed("a field's name can be taken for one that frames the body"));
+    }
     let mut codings = fields.get_all(TRANSFER_ENCODING).iter();
     let mut lengths = fields.get_all(CONTENT_LENGTH).iter();
     match (codings.next(), lengths.next()) {
@@ -125,6 +129,13 @@ pub fn framing(fields: &HeaderMap, version: Version) -> Result<Option<Framing>, 
             Ok(Some(if length == 0 { Framing::None } else { Framing::Length(length) }))
         }
     }
+}
+
+/// Whether some programs, for which `-` and `_` are the same, take a name for another one.
+fn is_taken_for(name: &HeaderName, other: &HeaderName) -> bool {
+    let (name, other) = (name.as_str().as_bytes(), other.as_str().as_bytes());
+    let alike = |(a, b): (&u8, &u8)| a == b || (*b == b'-' && !a.is_ascii_alphanumeric());
+    name.len() == other.len() && name != other && name.iter().zip(other).all(alike)
 }
 
 /// Digits and nothing else, few enough that nobody's integers overflow.

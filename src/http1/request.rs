@@ -194,6 +194,8 @@ mod tests {
             "Content-Length: 5\r\nContent-Length: 5\r\n",
             "Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n",
             "Content-Length: 5\r\nTransfer-Encoding: chunked\r\n",
+            "Transfer_Encoding: chunked\r\n",
+            "Content_Length: 5\r\n",
             "Content-Length: 5\r\ncontent-length: 6\r\n",
         ] {
             assert!(with(fields).is_err(), "{fields:?}");

@@ -9,10 +9,10 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use tokio::net::TcpListener;
+use tokio::sync::Notify;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::task::{JoinSet, LocalSet};
 use tokio::time::sleep;
-use tokio_rustls::TlsAcceptor;
 use tracing::{error, info, warn};
 
 use crate::admin::{self, Readiness};
@@ -21,11 +21,12 @@ use crate::auth::Auth;
 use crate::clock::Clock;
 use crate::config::sources::list;
 use crate::config::{Config, Problem, VerifierOptions};
+use crate::descriptors;
 use crate::listener;
 use crate::metrics::Metrics;
 use crate::shutdown::{self, Controller, Phase};
 use crate::telemetry;
-use crate::tls::{self, TlsError, UpstreamTls};
+use crate::tls::{self, Reloader, ServerTls, TlsError, UpstreamTls};
 
 use worker::Worker;
 
@@ -75,29 +76,41 @@ pub struct Addresses {
     pub admin: Option<SocketAddr>,
 }
 
-/// Asks a running gateway to end: the first call drains, the second one ends at once.
+/// Asks a running gateway to end: the first call drains, the second one ends at once. Or to read its files again.
 #[derive(Clone, Debug)]
-pub struct Stop(UnboundedSender<()>);
+pub struct Stop {
+    end: UnboundedSender<()>,
+    reload: Arc<Notify>,
+}
 
 /// The gateway's end of [`Stop`].
-pub struct Stopped(UnboundedReceiver<()>);
+pub struct Stopped {
+    end: UnboundedReceiver<()>,
+    reload: Arc<Notify>,
+}
 
 /// A way to ask for the end.
 pub fn stop() -> (Stop, Stopped) {
     let (sender, receiver) = unbounded_channel();
-    (Stop(sender), Stopped(receiver))
+    let reload = Arc::<Notify>::default();
+    (Stop { end: sender, reload: Arc::clone(&reload) }, Stopped { end: receiver, reload })
 }
 
 impl Stop {
     /// Asks. Nothing happens if the gateway has ended already.
     pub fn ask(&self) {
-        let _ = self.0.send(());
+        let _ = self.end.send(());
+    }
+
+    /// Has certificates, keys and authorities read again, even if they look the same.
+    pub fn reload(&self) {
+        self.reload.notify_one();
     }
 }
 
 impl Stopped {
     async fn asked(&mut self) {
-        if self.0.recv().await.is_none() {
+        if self.end.recv().await.is_none() {
             std::future::pending::<()>().await;
         }
     }
@@ -106,7 +119,7 @@ impl Stopped {
 /// All that comes from files, loaded and checked.
 struct Parts {
     auth: Arc<Auth>,
-    acceptor: Option<TlsAcceptor>,
+    tls: Option<(Reloader, ServerTls)>,
     certificate_pem: Option<String>,
     upstream_tls: Option<UpstreamTls>,
 }
@@ -124,23 +137,26 @@ fn load(config: &Config, clock: &Clock) -> Result<Parts, StartError> {
     let upstream_tls = upstream_tls.map_err(|error| problems.push(told(&error))).ok();
     let server_tls = server_tls(config).map_err(|error| problems.push(told(&error))).ok();
     match (auth, upstream_tls, server_tls) {
-        (Some(auth), Some(upstream_tls), Some((acceptor, certificate_pem))) => {
-            Ok(Parts { auth: Arc::new(auth), acceptor, certificate_pem, upstream_tls })
+        (Some(auth), Some(upstream_tls), Some((tls, certificate_pem))) => {
+            Ok(Parts { auth: Arc::new(auth), tls, certificate_pem, upstream_tls })
         }
         _ => Err(StartError::Files(problems)),
     }
 }
 
 /// How to speak TLS with clients, if at all; and the certificate, if it was made here.
-fn server_tls(config: &Config) -> Result<(Option<TlsAcceptor>, Option<String>), TlsError> {
+type OwnTls = (Option<(Reloader, ServerTls)>, Option<String>);
+
+fn server_tls(config: &Config) -> Result<OwnTls, TlsError> {
     let Some(address) = config.listen.https else { return Ok((None, None)) };
-    if let Some(files) = &config.certificate {
-        return Ok((Some(tls::server_config(files)?.into()), None));
-    }
-    let names: Vec<_> = tls::name_of(address.ip()).into_iter().chain(host_name()).collect();
-    let own = tls::self_signed(&names)?;
-    let pem = own.certificate_pem.clone();
-    Ok((Some(tls::self_signed_server_config(own)?.into()), Some(pem)))
+    let own = if config.tls.certificates.is_empty() {
+        let names: Vec<_> = tls::name_of(address.ip()).into_iter().chain(host_name()).collect();
+        Some(tls::self_signed(&names)?)
+    } else {
+        None
+    };
+    let pem = own.as_ref().map(|own| own.certificate_pem.clone());
+    Ok((Some(Reloader::start(config.tls.clone(), own)?), pem))
 }
 
 /// The name that Kubernetes and most shells give a machine.
@@ -188,6 +204,9 @@ fn listen(
     }
 }
 
+/// How often certificate files are looked at.
+const CERTIFICATE_INTERVAL: Duration = Duration::from_secs(1);
+
 /// How often ended tokens are forgotten.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(10);
 
@@ -210,7 +229,16 @@ impl Bound {
         self.announce();
         let (controller, signal) = shutdown::channel();
         let readiness = Readiness::new(self.config.workers, signal.clone());
-        let admission = Arc::new(Admission::new(self.config.limits, Arc::default()));
+        let mut limits = self.config.limits;
+        let most = descriptors::most_clients();
+        if most < limits.connections {
+            warn!(
+                connections = most,
+                "limits.connections is more than the limit of open files allows (ulimit -n)"
+            );
+            limits.connections = most;
+        }
+        let admission = Arc::new(Admission::new(limits, Arc::default()));
         let (ended, ends) = unbounded_channel();
         let mut workers = Vec::with_capacity(self.config.workers);
         for number in 0..self.config.workers {
@@ -239,11 +267,11 @@ impl Bound {
         Ok(collect(workers, end))
     }
 
-    fn listeners_of_one_worker(&mut self) -> Vec<(std::net::TcpListener, Option<TlsAcceptor>)> {
+    fn listeners_of_one_worker(&mut self) -> Vec<(std::net::TcpListener, Option<ServerTls>)> {
         let mut listeners = Vec::with_capacity(2);
         listeners.extend(self.http.pop().map(|listener| (listener, None)));
-        let acceptor = &self.parts.acceptor;
-        listeners.extend(self.https.pop().map(|listener| (listener, acceptor.clone())));
+        let tls = self.parts.tls.as_ref().map(|(_, tls)| tls);
+        listeners.extend(self.https.pop().map(|listener| (listener, tls.cloned())));
         listeners
     }
 
@@ -285,7 +313,10 @@ impl Bound {
         let mut helpers = JoinSet::new();
         if let Some(listener) = self.admin {
             let listener = TcpListener::from_std(listener).map_err(StartError::Threads)?;
-            helpers.spawn_local(admin::serve(listener, readiness, metrics));
+            helpers.spawn_local(admin::serve(listener, readiness, Arc::clone(&metrics)));
+        }
+        if let Some((reloader, _)) = self.parts.tls {
+            helpers.spawn_local(keep_certificates(reloader, Arc::clone(&stopped.reload), metrics));
         }
         helpers.spawn_local(sweep(Arc::clone(&self.parts.auth)));
         let drain = self.config.drain;
@@ -324,6 +355,31 @@ impl Bound {
 
 async fn all_ended(ends: &mut UnboundedReceiver<usize>) {
     while ends.recv().await.is_some() {}
+}
+
+/// Reads certificate files again when they change, and when somebody asks. Never ends by itself.
+async fn keep_certificates(mut reloader: Reloader, asked: Arc<Notify>, metrics: Arc<Metrics>) {
+    reloader.announce();
+    let mut ticks = tokio::time::interval(CERTIFICATE_INTERVAL);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        let is_asked = tokio::select! {
+            () = asked.notified() => true,
+            _ = ticks.tick() => false,
+        };
+        // A file system that does not answer holds up nothing but this.
+        let reading = tokio::task::spawn_blocking(move || {
+            if is_asked {
+                reloader.reload()
+            } else {
+                reloader.look()
+            }
+            reloader
+        });
+        let Ok(back) = reading.await else { return };
+        reloader = back;
+        metrics.certificates_unusable.set(i64::from(reloader.is_failing()));
+    }
 }
 
 async fn sweep(auth: Arc<Auth>) {

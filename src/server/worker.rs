@@ -9,7 +9,6 @@ use std::task::Poll;
 
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::{JoinError, JoinSet, LocalSet};
-use tokio_rustls::TlsAcceptor;
 use tracing::debug;
 
 use crate::admin::Readiness;
@@ -21,7 +20,7 @@ use crate::connection::{Service, serve};
 use crate::gateway::Gateway;
 use crate::listener;
 use crate::shutdown::{Phase, Signal};
-use crate::tls::UpstreamTls;
+use crate::tls::{ServerTls, UpstreamTls};
 use crate::upstream::Upstream;
 
 /// What a worker thread is given.
@@ -30,7 +29,7 @@ pub struct Worker {
     pub auth: Arc<Auth>,
     pub admission: Arc<Admission>,
     pub upstream_tls: Option<UpstreamTls>,
-    pub listeners: Vec<(std::net::TcpListener, Option<TlsAcceptor>)>,
+    pub listeners: Vec<(std::net::TcpListener, Option<ServerTls>)>,
     pub readiness: Readiness,
     pub signal: Signal,
 }
@@ -43,7 +42,11 @@ impl Worker {
     }
 
     async fn serve(mut self) -> io::Result<usize> {
-        let upstream = Upstream::new(self.config.upstream.clone(), self.upstream_tls.take());
+        let upstream = Upstream::new(
+            self.config.upstream.clone(),
+            self.upstream_tls.take(),
+            Arc::clone(self.admission.metrics()),
+        );
         let gateway = Rc::new(Gateway::new(
             &self.config,
             Arc::clone(&self.auth),
@@ -52,10 +55,12 @@ impl Worker {
         ));
         let reaper = Rc::new(Reaper::new(self.config.timeouts, Arc::clone(self.admission.metrics())));
         let mut accepting = JoinSet::new();
-        for (listener, acceptor) in std::mem::take(&mut self.listeners) {
+        for (listener, tls) in std::mem::take(&mut self.listeners) {
             let service = Service {
                 gateway: Rc::clone(&gateway),
-                acceptor,
+                tls,
+                trusted_proxies: self.config.trusted_proxies.clone(),
+                proxy_protocol: self.config.listen.proxy_protocol,
                 timeouts: self.config.timeouts,
                 limits: self.config.limits,
                 admission: Arc::clone(&self.admission),
@@ -90,14 +95,15 @@ async fn failed(accepting: &mut JoinSet<()>) -> JoinError {
 /// Accepts connections until the drain begins.
 async fn accept(listener: TcpListener, service: Rc<Service>, reaper: Rc<Reaper>, mut signal: Signal) {
     let take = |(stream, peer): (TcpStream, SocketAddr)| {
-        if let Some(place) = service.admission.connection(peer.ip()) {
+        if let Some(place) = service.admission.connection(peer.ip(), service.trusts(peer.ip())) {
             tokio::task::spawn_local(serve(Rc::clone(&service), stream, peer, reaper.register(place)));
         }
     };
+    let failures = &service.admission.metrics().accept_failures;
     loop {
         tokio::select! {
             () = signal.reached(Phase::Draining) => break,
-            connection = listener::accept(&listener) => take(connection),
+            connection = listener::accept(&listener, failures) => take(connection),
         }
     }
     // The kernel has finished the handshakes of those who wait in the backlog: closing now would reset them.

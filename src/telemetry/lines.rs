@@ -68,10 +68,19 @@ impl Lines {
     }
 
     /// Waits until all is written, but not for ever.
+    pub fn drain(&self) {
+        self.wait(self.0.lock());
+    }
+
+    /// The same, and writes nothing that comes later.
     pub fn finish(&self) {
         let mut queue = self.0.lock();
         queue.is_closing = true;
         self.0.came.notify_one();
+        self.wait(queue);
+    }
+
+    fn wait(&self, queue: MutexGuard<'_, Queue>) {
         let unfinished = |queue: &mut Queue| queue.is_writing || !queue.waiting.is_empty();
         let waited = self.0.drained.wait_timeout_while(queue, LAST_PATIENCE, unfinished);
         drop(waited.unwrap_or_else(PoisonError::into_inner));

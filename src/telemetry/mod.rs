@@ -56,8 +56,9 @@ pub struct LogGuard(());
 
 impl Drop for LogGuard {
     fn drop(&mut self) {
-        tell_dropped_lines();
         if let Some(lines) = LINES.get() {
+            lines.drain();
+            tell_dropped_lines();
             lines.finish();
         }
     }
@@ -78,8 +79,12 @@ pub fn dropped_lines() -> usize {
 /// Says in the log how many lines are missing from it, if more are than it said last. Called now and then.
 pub fn tell_dropped_lines() {
     let total = dropped_lines();
-    if TOLD.swap(total, Ordering::Relaxed) != total {
+    if TOLD.load(Ordering::Relaxed) != total {
         warn!(total, "log lines were dropped, as nobody took them in time");
+        // This line may have been dropped like the others.
+        if dropped_lines() == total {
+            TOLD.store(total, Ordering::Relaxed);
+        }
     }
 }
 

@@ -115,15 +115,13 @@ impl Upload {
                     self.state = State::Done;
                 }
                 State::Sending => {
-                    let has_room = self.batch.data.is_empty() && !self.batch.is_begun();
-                    if has_room && self.poll_body(cx)?.is_pending() {
+                    if !self.batch.has_room() {
+                        ready!(self.poll_write(io, cx, progress))?;
+                    } else if self.poll_body(cx)?.is_pending() {
                         // What there is goes out meanwhile.
                         ready!(self.poll_write(io, cx, progress))?;
                         ready!(Pin::new(&mut *io).poll_flush(cx)).map_err(UploadError::Connection)?;
                         return Poll::Pending;
-                    }
-                    if self.state == State::Sending {
-                        ready!(self.poll_write(io, cx, progress))?;
                     }
                 }
             }

@@ -14,6 +14,7 @@ use std::future::poll_fn;
 use std::io;
 use std::pin::pin;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::Poll;
 
 use http::{HeaderValue, Method, Request, Response};
@@ -21,6 +22,7 @@ use tokio::time::{Instant, sleep};
 
 use crate::config::UpstreamOptions;
 use crate::http1::response::ResponseHead;
+use crate::metrics::Metrics;
 use crate::tls::UpstreamTls;
 
 pub use body::{BodyBounds, RequestBody, RequestBodyError, ResponseBody};
@@ -75,17 +77,19 @@ struct Inner {
     pool: Rc<Pool>,
     options: UpstreamOptions,
     authority: HeaderValue,
+    metrics: Arc<Metrics>,
 }
 
 impl Upstream {
     /// A pool for the calling thread; connects to nothing yet. `tls` is there exactly for an https origin.
-    pub fn new(options: UpstreamOptions, tls: Option<UpstreamTls>) -> Upstream {
+    pub fn new(options: UpstreamOptions, tls: Option<UpstreamTls>, metrics: Arc<Metrics>) -> Upstream {
         let authority = authority(&options);
         Upstream(Rc::new(Inner {
             connector: Connector::new(&options, tls),
             pool: Rc::new(Pool::new(options.idle_timeout)),
             options,
             authority,
+            metrics,
         }))
     }
 
@@ -112,8 +116,13 @@ impl Upstream {
             match self.exchange(&mut connection, &mut upload, &method).await {
                 Ok(head) => return Ok(self.stream(head, connection, upload)),
                 // Not a byte was written: the next idle connection may do better.
-                Err(UpstreamError::Closed(_)) if upload.is_unsent() => {}
-                Err(UpstreamError::Closed(_)) if upload.rewind() => break,
+                Err(UpstreamError::Closed(_)) if upload.is_unsent() => {
+                    self.0.metrics.upstream_retries.inc();
+                }
+                Err(UpstreamError::Closed(_)) if upload.rewind() => {
+                    self.0.metrics.upstream_retries.inc();
+                    break;
+                }
                 Err(error) => return Err(error),
             }
         }

@@ -14,6 +14,7 @@ const LAYERS: [&[&str]; 8] = [
         "hardening",
         "http1",
         "client_body",
+        "descriptors",
         "metrics",
     ],
     &["config"],
@@ -26,7 +27,7 @@ const LAYERS: [&[&str]; 8] = [
 ];
 
 /// Uses within a layer that are meant.
-const SIDEWAYS: [(&str, &str); 2] = [("upstream", "tls"), ("admin", "listener")];
+const SIDEWAYS: [(&str, &str); 3] = [("metrics", "telemetry"), ("upstream", "tls"), ("admin", "listener")];
 
 fn sources() -> Vec<(PathBuf, String)> {
     fn walk(folder: &Path, found: &mut Vec<(PathBuf, String)>) {

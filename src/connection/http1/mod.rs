@@ -33,7 +33,7 @@ use crate::http1::response::{Persistence, ResponseFraming, write_response};
 
 use wire::Wire;
 
-/// So much of a refused request's body is read, so that its connection can go on.
+/// So much of a refused request's body is read after the answer, so that its connection can go on.
 const MOST_DISCARDED: u64 = 256 * 1024;
 
 /// For so long.
@@ -83,7 +83,7 @@ struct Asked {
 struct Connection<I> {
     wire: Rc<RefCell<Wire<I>>>,
     gateway: Rc<Gateway>,
-    client: Client,
+    client: Rc<Client>,
     activity: Rc<Activity>,
     bounds: Bounds,
     begun: Instant,
@@ -96,7 +96,7 @@ struct Connection<I> {
 pub async fn serve<I>(
     io: WatchedIo<I>,
     gateway: Rc<Gateway>,
-    client: Client,
+    client: Rc<Client>,
     activity: Rc<Activity>,
     bounds: Bounds,
 ) -> io::Result<()>
@@ -179,7 +179,7 @@ where
     /// Answers what cannot be read as a request. The connection ends, as nobody knows where the next request begins.
     async fn refuse(&mut self, rejection: Rejection) -> Result<bool, End> {
         let in_flight = self.activity.request();
-        let response = self.gateway.refuse(self.client, &rejection);
+        let response = self.gateway.refuse(Rc::clone(&self.client), &rejection);
         let asked = Asked { method: Method::GET, version: Version::HTTP_11, keep_alive: false };
         self.activity.linger();
         self.answer(&asked, response, false).await?;
@@ -192,14 +192,17 @@ where
         let in_flight = self.activity.request();
         self.requests += 1;
         let RequestHead { parts, framing, keep_alive, expects_continue } = head;
+        // SECURITY: what follows a request for a tunnel is not meant for us, and not taken for requests.
+        let keep_alive = keep_alive && parts.method != Method::CONNECT;
         let asked = Asked { method: parts.method.clone(), version: parts.version, keep_alive };
         self.wire.borrow_mut().expect_body(framing, expects_continue);
         let response = self.handle(Request::from_parts(parts, ())).await?;
-        let read = self.finish_body().await?;
-        if !read {
+        let is_passable = self.body_is_passable();
+        if !is_passable || !keep_alive {
             self.activity.linger();
         }
-        let goes_on = self.answer(&asked, response, read).await?;
+        let goes_on = self.answer(&asked, response, is_passable).await?;
+        let goes_on = goes_on && self.pass_over_body().await?;
         drop(in_flight);
         Ok(goes_on && !self.closing)
     }
@@ -212,7 +215,7 @@ where
         } else {
             ClientBody::Http1(Rc::clone(&self.wire) as Rc<_>)
         };
-        let (gateway, client) = (Rc::clone(&self.gateway), self.client);
+        let (gateway, client) = (Rc::clone(&self.gateway), Rc::clone(&self.client));
         let request = head.map(|()| body);
         // In the heap, so that idle connections are small.
         let mut handling = Box::pin(async move { gateway.handle(client, request).await });
@@ -223,23 +226,25 @@ where
         answered.await?.ok_or_else(|| End::Lost(io::ErrorKind::ConnectionAborted.into()))
     }
 
-    /// Deals with what nobody has read of a body: little is read and forgotten. Says whether all of it was read.
+    /// Whether what is left of the request's body, if anything, is little enough to be read and forgotten.
+    fn body_is_passable(&self) -> bool {
+        let wire = self.wire.borrow();
+        // What somebody began to read and gave up is too large, too slow or broken, or still on its way up.
+        let is_small = wire.body_left().is_none_or(|left| left <= MOST_DISCARDED);
+        wire.body_is_ended() || (is_small && wire.body_is_untouched())
+    }
+
+    /// Reads and forgets what nobody has read of a body. Says whether it came to its end; if not, so does the
+    /// connection.
     ///
-    /// SECURITY: what is left of a body must never be taken for the next request.
-    async fn finish_body(&mut self) -> Result<bool, End> {
+    /// SECURITY: what is left of it must never be taken for the next request.
+    async fn pass_over_body(&mut self) -> Result<bool, End> {
         let wire = Rc::clone(&self.wire);
-        {
-            let wire = wire.borrow();
-            if wire.body_is_ended() {
-                return Ok(true);
-            }
-            // What somebody began to read and gave up is too large, too slow or broken, or still on its way up.
-            let small = wire.body_left().is_none_or(|left| left <= MOST_DISCARDED);
-            if !small || !wire.body_is_untouched() {
-                return Ok(false);
-            }
+        if wire.borrow().body_is_ended() {
+            return Ok(true);
         }
         let mut read = 0;
+        let activity = Rc::clone(&self.activity);
         let discarding = self.obeying(|cx, _| {
             loop {
                 match ready!(wire.borrow_mut().poll_body(cx)) {
@@ -248,6 +253,7 @@ where
                     Some(Err(_)) => return Poll::Ready(false),
                 }
                 if read > MOST_DISCARDED {
+                    activity.linger();
                     return Poll::Ready(false);
                 }
             }
@@ -260,12 +266,12 @@ where
         &mut self,
         asked: &Asked,
         response: Response<ObservedBody>,
-        request_was_read: bool,
+        body_is_passable: bool,
     ) -> Result<bool, End> {
         let (head, mut body) = response.into_parts();
         let framing =
             ResponseFraming::of(&asked.method, asked.version, head.status, body.size_hint().exact());
-        let goes_on = request_was_read
+        let goes_on = body_is_passable
             && asked.keep_alive
             && !self.closing
             && framing != ResponseFraming::Close
@@ -288,7 +294,7 @@ where
         let mut ended = false;
         let written = self.obeying(|cx, _| {
             loop {
-                if ended || !batch.data.is_empty() {
+                if ended || !batch.has_room() {
                     ready!(wire.borrow_mut().poll_write(cx, &mut batch))?;
                 }
                 if ended {

@@ -70,6 +70,14 @@ impl Client {
         self.read_answer(line.starts_with("HEAD "))
     }
 
+    /// The answer, unless the gateway closes or has closed.
+    pub fn try_send(&mut self, line: &str, fields: &[(&str, &str)]) -> Option<Answer> {
+        let lines: String = fields.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
+        let head = format!("{line} HTTP/1.1\r\nHost: gateway.test\r\n{lines}\r\n");
+        self.stream.write_all(head.as_bytes()).ok()?;
+        self.read_head()
+    }
+
     pub fn write_request(&mut self, line: &str, fields: &[(&str, &str)], body: &[u8]) {
         let mut head = format!("{line} HTTP/1.1\r\nHost: gateway.test\r\n");
         for (name, value) in fields {

@@ -2,10 +2,14 @@
 
 pub mod bearer;
 pub mod client;
+pub mod frames;
 pub mod gateway;
 pub mod h2_client;
 pub mod pki;
+pub mod program;
+pub mod recorder;
 pub mod upstream;
+pub mod wire;
 
 use std::time::{Duration, Instant};
 

@@ -1,0 +1,171 @@
+//! The PROXY protocol, versions 1 and 2: what a load balancer says, before anything else, about who has connected to it.
+//!
+//! Source: <https://www.haproxy.org/download/3.0/doc/proxy-protocol.txt>
+
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use tokio::io::{AsyncRead, AsyncReadExt};
+
+/// What version 2 begins with.
+const SIGNATURE: [u8; 12] = *b"\r\n\r\n\0\r\nQUIT\n";
+
+/// A version 1 line is at most so long, its line end included.
+const LONGEST_LINE: usize = 107;
+
+/// Most bytes behind the fixed part of a version 2 header: two addresses, and what else a balancer may say.
+const LONGEST_REST: u16 = 2048;
+
+/// Reads the header and not a byte more. `None`: the balancer speaks for itself, as with health checks.
+///
+/// SECURITY: believed of trusted peers only; who calls this has seen to that. What is not understood ends the
+/// connection: a client behind it must not be taken for the balancer.
+pub async fn read(stream: &mut (impl AsyncRead + Unpin)) -> io::Result<Option<IpAddr>> {
+    let mut begun = [0; SIGNATURE.len()];
+    stream.read_exact(&mut begun).await?;
+    if begun == SIGNATURE {
+        return read_binary(stream).await;
+    }
+    // The shortest line there is, `PROXY UNKNOWN`, is longer than what was read.
+    let mut line = begun.to_vec();
+    if !line.starts_with(b"PROXY ") {
+        return Err(invalid("no PROXY protocol header"));
+    }
+    while !line.ends_with(b"\r\n") {
+        if line.len() >= LONGEST_LINE {
+            return Err(invalid("a PROXY protocol line without an end"));
+        }
+        line.push(stream.read_u8().await?);
+    }
+    let line = std::str::from_utf8(&line[..line.len() - 2]).map_err(|_| invalid("a line that is no text"))?;
+    parse_line(line).ok_or_else(|| invalid("a PROXY protocol line that says nothing valid"))
+}
+
+fn invalid(what: &'static str) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, what)
+}
+
+/// `PROXY TCP4 192.0.2.1 192.0.2.2 56324 443`.
+fn parse_line(line: &str) -> Option<Option<IpAddr>> {
+    let mut words = line.split(' ');
+    if words.next() != Some("PROXY") {
+        return None;
+    }
+    let family = words.next()?;
+    if family == "UNKNOWN" {
+        return Some(None);
+    }
+    let [source, destination, from, to] = [words.next()?, words.next()?, words.next()?, words.next()?];
+    let source: IpAddr = source.parse().ok()?;
+    let destination: IpAddr = destination.parse().ok()?;
+    let is_port = |port: &str| port.bytes().all(|byte| byte.is_ascii_digit()) && port.parse::<u16>().is_ok();
+    let same_family = match family {
+        "TCP4" => source.is_ipv4() && destination.is_ipv4(),
+        "TCP6" => source.is_ipv6() && destination.is_ipv6(),
+        _ => false,
+    };
+    let whole = same_family && is_port(from) && is_port(to) && words.next().is_none();
+    whole.then(|| Some(source.to_canonical()))
+}
+
+async fn read_binary(stream: &mut (impl AsyncRead + Unpin)) -> io::Result<Option<IpAddr>> {
+    let (version_and_command, family, length) =
+        (stream.read_u8().await?, stream.read_u8().await?, stream.read_u16().await?);
+    if length > LONGEST_REST {
+        return Err(invalid("a PROXY protocol header that is too long"));
+    }
+    let mut rest = vec![0; usize::from(length)];
+    stream.read_exact(&mut rest).await?;
+    match (version_and_command, family) {
+        // LOCAL: the addresses mean nothing.
+        (0x20, _) => Ok(None),
+        // PROXY, over IPv4 and IPv6, by TCP.
+        (0x21, 0x11) => match rest.get(..4).filter(|_| rest.len() >= 12) {
+            Some(source) => {
+                let source = <[u8; 4]>::try_from(source).expect("four bytes");
+                Ok(Some(Ipv4Addr::from(source).into()))
+            }
+            None => Err(invalid("a PROXY protocol header without its addresses")),
+        },
+        (0x21, 0x21) => match rest.get(..16).filter(|_| rest.len() >= 36) {
+            Some(source) => {
+                let source = <[u8; 16]>::try_from(source).expect("sixteen bytes");
+                Ok(Some(IpAddr::from(Ipv6Addr::from(source)).to_canonical()))
+            }
+            None => Err(invalid("a PROXY protocol header without its addresses")),
+        },
+        // The balancer does not know, or it is no TCP.
+        (0x21, 0x00) => Ok(None),
+        _ => Err(invalid("a PROXY protocol header of an unknown version, command or family")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What was read, and what was left.
+    async fn header(bytes: &[u8]) -> (Result<Option<IpAddr>, io::ErrorKind>, usize) {
+        let mut rest = bytes;
+        let read = read(&mut rest).await.map_err(|error| error.kind());
+        (read, rest.len())
+    }
+
+    fn binary(command: u8, family: u8, rest: &[u8]) -> Vec<u8> {
+        let length = u16::try_from(rest.len()).expect("short").to_be_bytes();
+        [&SIGNATURE[..], &[command, family], &length, rest].concat()
+    }
+
+    #[tokio::test]
+    async fn good_headers_are_read_to_their_end() {
+        let four = [192, 0, 2, 1, 192, 0, 2, 2, 0xdc, 4, 1, 0xbb];
+        let six = [&[0x20, 1, 0xd, 0xb8][..], &[0; 11], &[1], &[0; 16], &[0; 4]].concat();
+        let mapped = [&[0; 10][..], &[0xff, 0xff, 192, 0, 2, 1], &[0; 20]].concat();
+        for (bytes, expected) in [
+            (b"PROXY TCP4 192.0.2.1 192.0.2.2 56324 443\r\n".to_vec(), Some("192.0.2.1")),
+            (b"PROXY TCP6 2001:db8::1 2001:db8::2 1 443\r\n".to_vec(), Some("2001:db8::1")),
+            (b"PROXY UNKNOWN\r\n".to_vec(), None),
+            (b"PROXY UNKNOWN ffff::1 ffff::2 1 2\r\n".to_vec(), None),
+            (binary(0x21, 0x11, &four), Some("192.0.2.1")),
+            (binary(0x21, 0x11, &[&four[..], &[4, 0, 1, 9]].concat()), Some("192.0.2.1")),
+            (binary(0x21, 0x21, &six), Some("2001:db8::1")),
+            (binary(0x21, 0x21, &mapped), Some("192.0.2.1")),
+            (binary(0x20, 0x00, &[]), None),
+            (binary(0x20, 0x11, &four), None),
+            (binary(0x21, 0x00, &[]), None),
+        ] {
+            let (read, left) = header(&[&bytes[..], b"next"].concat()).await;
+            let expected = expected.map(|text| text.parse::<IpAddr>().expect("an address"));
+            assert_eq!((read, left), (Ok(expected), 4), "{}", bytes.escape_ascii());
+        }
+    }
+
+    #[tokio::test]
+    async fn others_are_refused() {
+        for bytes in [
+            b"GET / HTTP/1.1\r\nHost: h\r\n\r\n".to_vec(),
+            b"PROXY TCP4 192.0.2.1 192.0.2.2 56324\r\n".to_vec(),
+            b"PROXY TCP4 192.0.2.1 192.0.2.2 56324 443 5\r\n".to_vec(),
+            b"PROXY TCP4 192.0.2.1 192.0.2.2 56324 99999\r\n".to_vec(),
+            b"PROXY TCP4 192.0.2.1 192.0.2.2 +1 443\r\n".to_vec(),
+            b"PROXY TCP4 ::1 ::2 56324 443\r\n".to_vec(),
+            b"PROXY  TCP4 192.0.2.1 192.0.2.2 1 2\r\n".to_vec(),
+            b"PROXY UDP4 192.0.2.1 192.0.2.2 1 2\r\n".to_vec(),
+            b"proxy TCP4 192.0.2.1 192.0.2.2 1 2\r\n".to_vec(),
+            [b"PROXY TCP4 ".to_vec(), vec![b'1'; 200], b"\r\n".to_vec()].concat(),
+            binary(0x21, 0x11, &[0; 11]),
+            binary(0x21, 0x21, &[0; 35]),
+            binary(0x31, 0x11, &[0; 12]),
+            binary(0x22, 0x11, &[0; 12]),
+            binary(0x21, 0x12, &[0; 12]),
+            binary(0x21, 0x11, &[0; 4000]),
+        ] {
+            let (read, _) = header(&bytes).await;
+            assert_eq!(read, Err(io::ErrorKind::InvalidData), "{}", bytes.escape_ascii());
+        }
+        for cut in [0, 5, 20] {
+            let (read, _) = header(&b"PROXY TCP4 192.0.2.1 192.0.2.2 56324 443\r\n"[..cut]).await;
+            assert_eq!(read, Err(io::ErrorKind::UnexpectedEof));
+        }
+    }
+}

@@ -1,0 +1,53 @@
+//! What the TLS handshake has to say about a request.
+
+use http::HeaderMap;
+use http::Uri;
+use http::header::HOST;
+
+use crate::config::RouteProfile;
+use crate::gateway::context::Client;
+use crate::gateway::rejection::Rejection;
+
+/// SECURITY: a request for a host that the connection was not made for is refused (RFC 9110 section 15.5.20), unless
+/// the certificate that was shown is for that host too: its client would have taken this connection for that host's.
+pub fn directed_here(client: &Client, uri: &Uri, fields: &HeaderMap) -> Result<(), Rejection> {
+    let Some(served) = &client.served else { return Ok(()) };
+    let authority = uri.authority().map(http::uri::Authority::as_str);
+    let field = || fields.get(HOST).and_then(|value| value.to_str().ok());
+    let Some(host) = authority.or_else(field) else { return Ok(()) };
+    let host = without_port(host).to_ascii_lowercase();
+    if host == *served.name || served.names.covers(&host) { Ok(()) } else { Err(Rejection::Misdirected) }
+}
+
+fn without_port(host: &str) -> &str {
+    match host.rsplit_once(':') {
+        Some((name, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => name,
+        _ => host,
+    }
+}
+
+/// SECURITY: the handshake has verified the certificate, if there is one; here it is only asked for.
+pub fn has_certificate(client: &Client, profile: &RouteProfile) -> Result<(), Rejection> {
+    if profile.client_certificate && client.certificate.is_none() {
+        return Err(Rejection::ClientCertificateRequired);
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_port_is_no_part_of_a_name() {
+        for (host, name) in [
+            ("a.b:443", "a.b"),
+            ("a.b", "a.b"),
+            ("[::1]:443", "[::1]"),
+            ("[::1]", "[::1]"),
+            ("1.2.3.4:1", "1.2.3.4"),
+        ] {
+            assert_eq!(without_port(host), name);
+        }
+    }
+}

@@ -1,0 +1,202 @@
+//! The gateway's certificates: whom each is for, and which one a client is shown.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use rustls::pki_types::CertificateDer;
+use rustls::server::{ClientHello, ResolvesServerCert};
+use rustls::sign::CertifiedKey;
+use x509_parser::extensions::GeneralName;
+use x509_parser::prelude::{FromDer, X509Certificate};
+
+/// Whom a certificate is for: its subject alternative names. A common name counts for nothing, as with all clients.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Names {
+    /// In lower case.
+    exact: Vec<String>,
+    /// What follows `*.`, in lower case.
+    wildcards: Vec<String>,
+    addresses: Vec<IpAddr>,
+}
+
+impl Names {
+    /// Whether a client that asks for `host`, a name in lower case or an address, would take the certificate for it.
+    /// A wildcard stands for one whole label, the first one (RFC 9525 section 6.3).
+    pub fn covers(&self, host: &str) -> bool {
+        if let Ok(address) = host.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>() {
+            return self.addresses.contains(&address);
+        }
+        let below = host.split_once('.').filter(|(label, _)| !label.is_empty()).map(|(_, parent)| parent);
+        self.exact.iter().any(|name| name == host)
+            || below.is_some_and(|parent| self.wildcards.iter().any(|name| name == parent))
+    }
+
+    fn of(certificate: &X509Certificate<'_>) -> Names {
+        let mut names = Names::default();
+        for name in alternative_names(certificate) {
+            match name {
+                GeneralName::DNSName(name) => match name.strip_prefix("*.") {
+                    Some(parent) => names.wildcards.push(parent.to_ascii_lowercase()),
+                    None => names.exact.push(name.to_ascii_lowercase()),
+                },
+                GeneralName::IPAddress(bytes) => names.addresses.extend(address(bytes)),
+                _ => {}
+            }
+        }
+        names
+    }
+}
+
+impl fmt::Display for Names {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let exact = self.exact.iter().cloned();
+        let wildcards = self.wildcards.iter().map(|parent| format!("*.{parent}"));
+        let addresses = self.addresses.iter().map(ToString::to_string);
+        let all: Vec<_> = exact.chain(wildcards).chain(addresses).collect();
+        f.write_str(&all.join(", "))
+    }
+}
+
+/// The subject alternative names of a certificate; none if it has none or they cannot be read.
+pub fn alternative_names<'a>(certificate: &'a X509Certificate<'_>) -> &'a [GeneralName<'a>] {
+    match certificate.subject_alternative_name() {
+        Ok(Some(extension)) => &extension.value.general_names,
+        _ => &[],
+    }
+}
+
+fn address(bytes: &[u8]) -> Option<IpAddr> {
+    let four = <[u8; 4]>::try_from(bytes).map(IpAddr::from);
+    four.or_else(|_| <[u8; 16]>::try_from(bytes).map(IpAddr::from)).ok()
+}
+
+/// One certificate, ready for use.
+#[derive(Debug)]
+pub struct Certificate {
+    key: Arc<CertifiedKey>,
+    /// Whom it is for.
+    pub names: Arc<Names>,
+    /// Its last second, since 1970.
+    pub not_after: i64,
+}
+
+impl Certificate {
+    /// Reads what the leaf says. The error is the reader's.
+    pub fn new(key: CertifiedKey) -> Result<Certificate, String> {
+        let leaf = key.cert.first().ok_or("an empty chain")?;
+        let (_, leaf) = X509Certificate::from_der(leaf).map_err(|error| error.to_string())?;
+        let (names, not_after) = (Arc::new(Names::of(&leaf)), leaf.validity().not_after.timestamp());
+        Ok(Certificate { key: Arc::new(key), names, not_after })
+    }
+
+    /// The chain, leaf first.
+    pub fn chain(&self) -> &[CertificateDer<'static>] {
+        &self.key.cert
+    }
+}
+
+/// All certificates of the gateway, by name. Never empty.
+pub struct Certificates {
+    all: Vec<Certificate>,
+    /// Which one is for a name; of several the first.
+    exact: HashMap<String, usize>,
+    wildcards: HashMap<String, usize>,
+}
+
+impl Certificates {
+    /// The first one is the default.
+    pub fn new(all: Vec<Certificate>) -> Certificates {
+        assert!(!all.is_empty(), "whoever serves TLS has a certificate");
+        let (mut exact, mut wildcards) = (HashMap::new(), HashMap::new());
+        for (index, certificate) in all.iter().enumerate() {
+            for name in &certificate.names.exact {
+                exact.entry(name.clone()).or_insert(index);
+            }
+            for name in &certificate.names.wildcards {
+                wildcards.entry(name.clone()).or_insert(index);
+            }
+        }
+        Certificates { all, exact, wildcards }
+    }
+
+    /// All of them, the default first.
+    pub fn all(&self) -> &[Certificate] {
+        &self.all
+    }
+
+    /// The certificate for a client that asks for `name`, in lower case: the one that has the name, or else a wildcard
+    /// for it, or else the default.
+    pub fn choose(&self, name: Option<&str>) -> &Certificate {
+        let index = name.and_then(|name| {
+            let wildcard = || self.wildcards.get(name.split_once('.')?.1);
+            self.exact.get(name).or_else(wildcard)
+        });
+        &self.all[index.copied().unwrap_or(0)]
+    }
+}
+
+impl ResolvesServerCert for Certificates {
+    fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        let name = hello.server_name().map(str::to_ascii_lowercase);
+        Some(Arc::clone(&self.choose(name.as_deref()).key))
+    }
+}
+
+impl fmt::Debug for Certificates {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list().entries(self.all.iter().map(|certificate| certificate.names.to_string())).finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tls::provider;
+    use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
+
+    fn certificate(names: &[&str]) -> Certificate {
+        let key = rcgen::KeyPair::generate().expect("a key");
+        let names: Vec<_> = names.iter().map(ToString::to_string).collect();
+        let params = rcgen::CertificateParams::new(names).expect("valid");
+        let chain = vec![params.self_signed(&key).expect("signed").der().clone()];
+        let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der()));
+        Certificate::new(CertifiedKey::from_der(chain, key, &provider()).expect("a pair")).expect("readable")
+    }
+
+    #[test]
+    fn a_certificate_covers_its_names() {
+        let names = certificate(&["Api.Example.com", "*.apps.example.com", "192.0.2.1", "2001:db8::1"]).names;
+        for host in ["api.example.com", "x.apps.example.com", "192.0.2.1", "[2001:db8::1]"] {
+            assert!(names.covers(host), "{host}");
+        }
+        for host in
+            ["example.com", "apps.example.com", "a.b.apps.example.com", ".apps.example.com", "192.0.2.2", ""]
+        {
+            assert!(!names.covers(host), "{host}");
+        }
+        assert_eq!(names.to_string(), "api.example.com, *.apps.example.com, 192.0.2.1, 2001:db8::1");
+    }
+
+    #[test]
+    fn the_exact_name_goes_before_the_wildcard_and_the_default_is_for_all_others() {
+        let all = [&["default.test"][..], &["*.example.com"], &["api.example.com"], &["*.example.com"]];
+        let all = Certificates::new(all.iter().map(|names| certificate(names)).collect());
+        let index = |name| {
+            let chosen = all.choose(name);
+            all.all().iter().position(|other| std::ptr::eq(other, chosen))
+        };
+        for (name, expected) in [
+            (Some("default.test"), 0),
+            (Some("api.example.com"), 2),
+            (Some("www.example.com"), 1),
+            (Some("a.www.example.com"), 0),
+            (Some("example.com"), 0),
+            (Some("elsewhere.test"), 0),
+            (None, 0),
+        ] {
+            assert_eq!(index(name), Some(expected), "{name:?}");
+        }
+    }
+}

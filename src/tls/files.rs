@@ -1,0 +1,56 @@
+//! Certificates and keys as they stand in files.
+
+use std::path::Path;
+
+use rustls::RootCertStore;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+
+use crate::config::CertificateFiles;
+use crate::tls::TlsError;
+
+pub type Pair = (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>);
+
+/// The certificates of a file as trust anchors.
+pub fn roots_from(path: &Path, option: &'static str) -> Result<RootCertStore, TlsError> {
+    let mut roots = RootCertStore::empty();
+    for certificate in load_chain(path, option)? {
+        roots.add(certificate).map_err(|reason| TlsError::Anchor {
+            option,
+            path: path.to_owned(),
+            reason,
+        })?;
+    }
+    Ok(roots)
+}
+
+/// A chain and its key; whether they are a pair is not looked at.
+pub fn load_pair(files: &CertificateFiles) -> Result<Pair, TlsError> {
+    let [chain, key] = files.options;
+    let key = PrivateKeyDer::from_pem_file(&files.key)
+        .map_err(|error| file_error("private key", key, &files.key, &error))?;
+    Ok((load_chain(&files.chain, chain)?, key))
+}
+
+/// The certificates of a file; one at least.
+pub fn load_chain(path: &Path, option: &'static str) -> Result<Vec<CertificateDer<'static>>, TlsError> {
+    use rustls::pki_types::pem::Error::NoItemsFound;
+    let failed = |error| file_error("certificate", option, path, &error);
+    let chain = CertificateDer::pem_file_iter(path)
+        .and_then(Iterator::collect::<Result<Vec<_>, _>>)
+        .map_err(failed)?;
+    if chain.is_empty() { Err(failed(NoItemsFound)) } else { Ok(chain) }
+}
+
+fn file_error(
+    what: &'static str,
+    option: &'static str,
+    path: &Path,
+    error: &rustls::pki_types::pem::Error,
+) -> TlsError {
+    let reason = match error {
+        rustls::pki_types::pem::Error::NoItemsFound => format!("it holds no PEM {what}"),
+        other => other.to_string(),
+    };
+    TlsError::File { what, option, path: path.to_owned(), reason }
+}

@@ -1,0 +1,294 @@
+//! Certificates, keys and authorities that are renewed while the gateway runs.
+
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use rustls::pki_types::CertificateDer;
+use tokio::sync::watch;
+use tracing::{debug, error, info, warn};
+
+use crate::config::TlsOptions;
+use crate::tls::certificates::Certificate;
+use crate::tls::client_auth::fingerprint;
+use crate::tls::server_side::{Current, Material, Resumption, ServerTls};
+use crate::tls::{SelfSigned, TlsError};
+
+/// From here on a certificate's end is warned of.
+const SOON: i64 = 14 * DAY;
+
+const DAY: i64 = 24 * 60 * 60;
+
+/// What stays wrong is told again after so long.
+const REMINDER: Duration = Duration::from_secs(10 * 60);
+const EXPIRY_REMINDER: Duration = Duration::from_secs(12 * 60 * 60);
+
+/// Two writes within a clock tick of the file system leave the same time; a file that is younger is read again.
+const SETTLED: Duration = Duration::from_secs(2);
+
+/// Looks after what [`ServerTls`] hands out.
+pub struct Reloader {
+    options: TlsOptions,
+    own: Option<SelfSigned>,
+    current: watch::Sender<Arc<Current>>,
+    authorities: Vec<CertificateDer<'static>>,
+    resumption: Resumption,
+    /// The files as they were when they were last read to satisfaction.
+    seen: Option<Vec<Stamp>>,
+    failure: Option<(String, Instant)>,
+    expiry_told: Instant,
+}
+
+/// What tells one state of a file from another, behind all links. Kubernetes renews secrets by turning a link
+/// (`..data`) to another folder: to us that is another inode.
+type Stamp = (u64, u64, u64, [i64; 4]);
+
+impl Reloader {
+    /// Reads everything for the first time. Without certificates in the options, `own` is shown.
+    pub fn start(options: TlsOptions, own: Option<SelfSigned>) -> Result<(Reloader, ServerTls), TlsError> {
+        let material = Material::load(&options, own.as_ref())?;
+        let authorities = material.authorities.clone();
+        let resumption = Resumption::new()?;
+        let current = Arc::new(material.build(&options, &resumption)?);
+        let (sender, receiver) = watch::channel(current);
+        let reloader = Reloader {
+            options,
+            own,
+            current: sender,
+            authorities,
+            resumption,
+            // Nobody knows what happened between reading and here.
+            seen: None,
+            failure: None,
+            expiry_told: Instant::now(),
+        };
+        Ok((reloader, ServerTls(receiver)))
+    }
+
+    /// Whether the files cannot be used as they are.
+    pub fn is_failing(&self) -> bool {
+        self.failure.is_some()
+    }
+
+    /// Tells the log what is in force.
+    pub fn announce(&mut self) {
+        for certificate in self.current.borrow().certificates() {
+            info!(
+                names = %certificate.names,
+                not_after = %humantime::format_rfc3339_seconds(time(certificate.not_after)),
+                sha256 = fingerprint(&certificate.chain()[0]),
+                "certificate in use"
+            );
+        }
+        self.warn_of_expiry();
+    }
+
+    fn warn_of_expiry(&mut self) {
+        self.expiry_told = Instant::now();
+        for certificate in self.current.borrow().certificates() {
+            let not_after = humantime::format_rfc3339_seconds(time(certificate.not_after));
+            match expiry(certificate, SystemTime::now()) {
+                None => {}
+                Some(0) => error!(names = %certificate.names, %not_after, "the certificate has expired"),
+                Some(days) => {
+                    warn!(names = %certificate.names, %not_after, days, "the certificate expires soon")
+                }
+            }
+        }
+    }
+
+    /// Reads the files if they have changed since, or could not be used then. Blocks on the file system.
+    pub fn look(&mut self) {
+        if self.expiry_told.elapsed() >= EXPIRY_REMINDER {
+            self.warn_of_expiry();
+        }
+        let (stamps, settled) = self.stamps();
+        if stamps.is_some() && stamps == self.seen {
+            return;
+        }
+        self.read();
+        // The stamps were taken before reading: what changed meanwhile differs from them.
+        self.seen = stamps.filter(|_| settled && self.failure.is_none());
+    }
+
+    /// Reads the files, whatever they look like; somebody has asked for it.
+    pub fn reload(&mut self) {
+        info!("reading certificates again, as asked");
+        self.failure = None;
+        self.seen = None;
+        self.look();
+    }
+
+    /// SECURITY: what cannot be used changes nothing. A pair of which one half is new settles with the other half.
+    fn read(&mut self) {
+        match Material::load(&self.options, self.own.as_ref()).and_then(|material| self.take(material)) {
+            Ok(changed) => {
+                if self.failure.take().is_some() && !changed {
+                    info!("the certificate files are in order again, and as they were before");
+                }
+            }
+            Err(error) => {
+                let message = error.to_string();
+                let told = |(before, at): &(String, Instant)| *before == message && at.elapsed() < REMINDER;
+                if !self.failure.as_ref().is_some_and(told) {
+                    error!(
+                        option = error.option(),
+                        error = message,
+                        "certificate files cannot be used; what was read before stays in use"
+                    );
+                    self.failure = Some((message, Instant::now()));
+                }
+            }
+        }
+    }
+
+    /// Puts `material` in force, unless it is what is in force already.
+    fn take(&mut self, material: Material) -> Result<bool, TlsError> {
+        let same_authorities = material.authorities == self.authorities;
+        if same_authorities && material.shows_what(&self.current.borrow()) {
+            debug!("the certificate files were read again; nothing in them is new");
+            return Ok(false);
+        }
+        let authorities = material.authorities.clone();
+        // SECURITY: a resumed session is not verified again. With other authorities in force, nobody may come in by
+        // what an earlier one vouched for.
+        let resumption = if same_authorities { self.resumption.clone() } else { Resumption::new()? };
+        let current = Arc::new(material.build(&self.options, &resumption)?);
+        self.current.send_replace(current);
+        (self.authorities, self.resumption) = (authorities, resumption);
+        info!(client_authorities = !same_authorities, "certificate files have changed: new ones in force");
+        self.announce();
+        Ok(true)
+    }
+
+    /// All files as they are now, and whether they have been so for a while; `None` if one cannot be looked at.
+    fn stamps(&self) -> (Option<Vec<Stamp>>, bool) {
+        let pairs = self.options.certificates.iter().flat_map(|files| [&files.chain, &files.key]);
+        let authorities = self.options.client_auth.iter().map(|auth| &auth.ca_file);
+        let stamps: Option<Vec<_>> = pairs.chain(authorities).map(|path| stamp(path)).collect();
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        let limit = i64::try_from(now.saturating_sub(SETTLED).as_secs()).unwrap_or(i64::MAX);
+        let settled = stamps.iter().flatten().all(|(_, _, _, [_, _, changed, _])| *changed < limit);
+        (stamps, settled)
+    }
+}
+
+fn stamp(path: &Path) -> Option<Stamp> {
+    let data = std::fs::metadata(path).ok()?;
+    let times = [data.mtime(), data.mtime_nsec(), data.ctime(), data.ctime_nsec()];
+    Some((data.dev(), data.ino(), data.size(), times))
+}
+
+fn time(seconds: i64) -> SystemTime {
+    SystemTime::UNIX_EPOCH + Duration::from_secs(u64::try_from(seconds).unwrap_or_default())
+}
+
+/// Days that are left, if they are few; 0: none.
+fn expiry(certificate: &Certificate, now: SystemTime) -> Option<i64> {
+    let now = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
+    let left = certificate.not_after - i64::try_from(now).unwrap_or(i64::MAX);
+    match left {
+        left if left < 0 => Some(0),
+        left if left < SOON => Some(left / DAY + 1),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{CertificateFiles, ClientAuth};
+
+    fn write_pair(files: &CertificateFiles, name: &str) {
+        let key = rcgen::KeyPair::generate().expect("a key");
+        let params = rcgen::CertificateParams::new(vec![name.to_owned()]).expect("valid");
+        std::fs::write(&files.chain, params.self_signed(&key).expect("signed").pem()).expect("written");
+        std::fs::write(&files.key, key.serialize_pem()).expect("written");
+    }
+
+    struct Setup {
+        _folder: tempfile::TempDir,
+        files: CertificateFiles,
+        ca: CertificateFiles,
+        reloader: Reloader,
+        tls: ServerTls,
+    }
+
+    impl Setup {
+        fn new() -> Setup {
+            let folder = tempfile::tempdir().expect("a folder");
+            let options = ["tls.cert_file", "tls.key_file"];
+            let at = |name: &str| CertificateFiles {
+                chain: folder.path().join(format!("{name}.crt")),
+                key: folder.path().join(format!("{name}.key")),
+                options,
+            };
+            let (files, ca) = (at("tls"), at("ca"));
+            write_pair(&files, "one.test");
+            write_pair(&ca, "authority.test");
+            let client_auth = Some(ClientAuth { ca_file: ca.chain.clone(), required: true });
+            let options = TlsOptions { certificates: vec![files.clone()], client_auth };
+            let (reloader, tls) = Reloader::start(options, None).expect("valid");
+            Setup { _folder: folder, files, ca, reloader, tls }
+        }
+
+        fn name(&self) -> String {
+            self.tls.current().certificates()[0].names.to_string()
+        }
+    }
+
+    #[test]
+    fn a_new_pair_comes_into_force_and_tickets_stay_good() {
+        let mut setup = Setup::new();
+        let before = setup.reloader.resumption.clone();
+        setup.reloader.look();
+        assert_eq!(setup.name(), "one.test");
+        write_pair(&setup.files, "two.test");
+        setup.reloader.look();
+        assert_eq!(setup.name(), "two.test");
+        assert!(Arc::ptr_eq(&before.ticketer(), &setup.reloader.resumption.ticketer()));
+    }
+
+    #[test]
+    fn another_authority_ends_resumption() {
+        let mut setup = Setup::new();
+        let before = setup.reloader.resumption.clone();
+        write_pair(&setup.ca, "another.test");
+        setup.reloader.look();
+        assert!(!Arc::ptr_eq(&before.ticketer(), &setup.reloader.resumption.ticketer()));
+    }
+
+    #[test]
+    fn what_cannot_be_used_changes_nothing_and_is_tried_again() {
+        let mut setup = Setup::new();
+        let (chain, key) = (setup.files.chain.clone(), setup.files.key.clone());
+        let good = (std::fs::read(&chain).expect("read"), std::fs::read(&key).expect("read"));
+        for (path, content) in [(&chain, &b""[..]), (&key, b"-----BEGIN"), (&chain, &good.1)] {
+            std::fs::write(path, content).expect("written");
+            setup.reloader.look();
+            assert!(setup.reloader.failure.is_some());
+            assert_eq!(setup.name(), "one.test");
+        }
+        std::fs::remove_file(&key).expect("removed");
+        setup.reloader.look();
+        assert!(setup.reloader.failure.as_ref().expect("it failed").0.contains("tls.key"));
+        write_pair(&setup.files, "two.test");
+        setup.reloader.look();
+        assert!(setup.reloader.failure.is_none());
+        assert_eq!(setup.name(), "two.test");
+    }
+
+    #[test]
+    fn the_end_of_a_certificate_is_warned_of_in_time() {
+        let setup = Setup::new();
+        let current = setup.tls.current();
+        let certificate = &current.certificates()[0];
+        let end = time(certificate.not_after);
+        let days = |count| Duration::from_secs(count * 24 * 60 * 60);
+        assert_eq!(expiry(certificate, end - days(15)), None);
+        assert_eq!(expiry(certificate, end - days(13)), Some(14));
+        assert_eq!(expiry(certificate, end - Duration::from_secs(60)), Some(1));
+        assert_eq!(expiry(certificate, end + Duration::from_secs(60)), Some(0));
+    }
+}

@@ -1,0 +1,131 @@
+//! Things that break around the gateway: descriptors, memory, the backend, in the numbers in which they do.
+
+use std::net::TcpStream;
+use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crate::support::client::Client;
+use crate::support::gateway::Gateway;
+use crate::support::program::Program;
+use crate::support::recorder::{Recorder, Reply};
+use crate::support::upstream::Upstream;
+use crate::support::wait_until;
+
+const JSON: (&str, &str) = ("Content-Type", "application/json");
+
+#[test]
+fn who_has_no_descriptor_left_neither_spins_nor_falls() {
+    let upstream = Upstream::start();
+    let shell = "ulimit -n 256; exec \"$0\" serve";
+    let program = Program::start_unread(upstream.address(), &[], shell);
+    let token = program.token();
+    let fields = [JSON, ("x-api-key", &*token)];
+    let mut established = Client::connect(program.http);
+    assert_eq!(established.send("GET /timbr/api/x", &fields, b"").status, 200);
+    let crowd: Vec<_> = (0..300).filter_map(|_| TcpStream::connect(program.http).ok()).collect();
+    let cpu = program.cpu();
+    thread::sleep(Duration::from_secs(2));
+    let cpu = program.cpu() - cpu;
+    println!("{} connections, {} descriptors, {cpu:?} in 2 s", crowd.len(), program.descriptors());
+    assert!(cpu < Duration::from_millis(200), "{cpu:?}");
+    assert_eq!(established.send("GET /timbr/api/x", &fields, b"").status, 200);
+    drop(crowd);
+    let start = Instant::now();
+    wait_until("newcomers are served again", || {
+        let mut client = Client::connect(program.http);
+        client.try_send("GET /timbr/api/x", &fields).is_some_and(|answer| answer.status == 200)
+    });
+    assert!(start.elapsed() < Duration::from_secs(1), "{:?}", start.elapsed());
+}
+
+/// Bodies stream; those that the backend does not take wait at the clients.
+#[test]
+fn bodies_that_nobody_takes_stay_with_their_clients() {
+    const CLIENTS: usize = 200;
+    let backend = Upstream::behaving_at_head(|_| {});
+    let program = Program::start(backend, &[]);
+    let token = program.token();
+    let before = program.memory();
+    let head = format!(
+        "POST /timbr/api/query/ HTTP/1.1\r\nHost: h\r\nContent-Type: application/json\r\nx-api-key: {token}\r\n\
+         Content-Length: 10000000\r\n\r\n"
+    );
+    let part = vec![b'x'; 256 * 1024];
+    let clients: Vec<_> = (0..CLIENTS)
+        .map(|_| {
+            let mut client = Client::connect(program.http);
+            client.write(head.as_bytes());
+            client
+        })
+        .collect();
+    for client in &clients {
+        let mut socket = client.try_clone();
+        socket.set_nonblocking(true).expect("set");
+        let end = Instant::now() + Duration::from_millis(20);
+        while Instant::now() < end {
+            let _ = std::io::Write::write(&mut socket, &part);
+        }
+    }
+    thread::sleep(Duration::from_millis(500));
+    let grown = program.memory().saturating_sub(before) / CLIENTS;
+    println!("{grown} bytes for each of {CLIENTS} stalled uploads");
+    assert!(grown < 256 * 1024, "{grown}");
+}
+
+#[test]
+fn fifty_requests_in_flight_are_finished_by_the_drain() {
+    let backend = Recorder::start(Reply::After(Duration::from_secs(2)));
+    let mut program = Program::start(backend.address(), &[("DRAIN_TIMEOUT", "10s")]);
+    let token = program.token();
+    let mut clients: Vec<_> = (0..50).map(|_| Client::connect(program.http)).collect();
+    for client in &mut clients {
+        client.write_request("GET /timbr/api/x", &[JSON, ("x-api-key", &*token)], b"");
+    }
+    wait_until("all have arrived", || backend.seen().len() == 50);
+    program.ask_to_stop();
+    let answers: Vec<_> = clients.iter_mut().map(|client| client.read_answer(false)).collect();
+    let good = answers.iter().filter(|answer| answer.status == 200 && answer.complete).count();
+    let told = answers.iter().filter(|answer| answer.field("connection") == "close").count();
+    assert_eq!((good, told), (50, 50));
+    assert!(program.terminate().success());
+}
+
+/// Each is a 502, and the connection that it came on carries nobody else's answer.
+#[test]
+fn garbage_of_the_backend_stays_with_its_request() {
+    let large = [b"HTTP/1.1 200 OK\r\nX: ".to_vec(), vec![b'x'; 1 << 20], b"\r\n\r\n".to_vec()].concat();
+    let interim = b"HTTP/1.1 100 Continue\r\n\r\n".repeat(100);
+    let cases: [&[u8]; 9] = [
+        b"\x16\x03\x01\x00\x05hello",
+        b"HTTP/1.1 abc OK\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nContent-Length: 3\r\n\r\nabc",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+        b"HTTP/1.1 200 OK\nContent-Length: 2\n\nab",
+        b"HTTP/1.1 200 OK\r\nX : y\r\n\r\n",
+        b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\n\r\n",
+        &large,
+        &interim,
+    ];
+    for case in cases {
+        let backend = Recorder::start(Reply::Bytes(Arc::new(case.to_vec())));
+        let gateway = Gateway::start(backend.address(), &[("TOKENS_FOREIGN", "reject")]);
+        let token = gateway.token();
+        let mut client = gateway.client();
+        for _ in 0..2 {
+            let answer = client.send("POST /timbr/api/x", &[JSON, ("x-api-key", &token)], b"{}");
+            assert_eq!(answer.status, 502, "{}", case[..case.len().min(60)].escape_ascii());
+        }
+    }
+}
+
+/// The times for idle clients are not for those who wait.
+#[test]
+fn a_query_outlives_the_idle_times_of_everything() {
+    let backend = Recorder::start(Reply::After(Duration::from_millis(1500)));
+    let options = [("TIMEOUTS_IDLE", "300ms"), ("TIMEOUTS_HEADER", "300ms"), ("TIMEOUTS_WRITE", "300ms")];
+    let gateway = Gateway::start(backend.address(), &options);
+    let token = gateway.token();
+    let answer = gateway.client().send("GET /timbr/api/x", &[JSON, ("x-api-key", &token)], b"");
+    assert_eq!((answer.status, answer.complete), (200, true));
+}

@@ -1,0 +1,84 @@
+//! Bodies that look like requests, and requests that are answered before their body has come.
+
+use super::{CLOSING, Site};
+use crate::support::wire::Wire;
+
+/// What a backend or gateway that loses count would take for a request of its own.
+const WITHIN: &str = "GET /timbr/api/within HTTP/1.1\r\nHost: h\r\n\r\n";
+
+#[test]
+fn a_body_is_never_a_request() {
+    let site = Site::new(&[]);
+    let length = WITHIN.len();
+    let chunked = format!("Transfer-Encoding: chunked\r\n\r\n{length:x}\r\n{WITHIN}\r\n0\r\n\r\n");
+    let lengthy = format!("Content-Length: {length}\r\n\r\n{WITHIN}");
+    let cases: Vec<_> = ["GET", "DELETE", "POST", "PUT", "PATCH"]
+        .iter()
+        .flat_map(|method| [&chunked, &lengthy].map(|rest| format!("{method} @T HTTP/1.1\r\n@H{rest}")))
+        .map(|template| (template.clone(), template))
+        .collect();
+    site.serves(WITHIN.as_bytes(), &cases);
+    assert!(site.backend.find("/timbr/api/within").is_none());
+}
+
+/// A HEAD's answer has no body; whatever its request carried is not the next request.
+#[test]
+fn nor_is_the_body_of_a_head() {
+    let site = Site::new(&[]);
+    let mut wire = Wire::connect(site.gateway.http());
+    let length = WITHIN.len();
+    let head = format!("HEAD @T HTTP/1.1\r\n@HContent-Length: {length}\r\nConnection: close\r\n\r\n{WITHIN}");
+    wire.send(&site.fill(0, head.as_bytes()));
+    wire.read_for(CLOSING);
+    assert!(wire.closed());
+    assert_eq!(wire.bytes().windows(9).filter(|nine| nine.starts_with(b"HTTP/1.1 ")).count(), 1);
+    assert!(site.backend.find("/timbr/api/within").is_none());
+    assert_eq!(site.backend.complaints(), [""; 0]);
+}
+
+/// The refusal comes before the body is read. The rest is drained, or the connection ends; it is never answered.
+#[test]
+fn the_body_of_a_refused_request_is_no_request() {
+    let site = Site::new(&[]);
+    for (fields, status) in [
+        ("Host: h\r\nContent-Type: application/json\r\n", 401),
+        ("Host: h\r\nContent-Type: text/html\r\n@K", 415),
+        ("Host: h\r\nContent-Type: multipart/form-data; boundary=x\r\n@K", 415),
+        ("Host: h\r\n@K", 400),
+    ] {
+        let good = format!("GET /timbr/api/within HTTP/1.1\r\n{}\r\n", "@H");
+        let good = String::from_utf8(site.fill(0, good.as_bytes())).expect("text");
+        for copies in [1, 3000] {
+            let body = good.repeat(copies);
+            let head = format!("POST @T HTTP/1.1\r\n{fields}Content-Length: {}\r\n\r\n", body.len());
+            let mut wire = Wire::connect(site.gateway.http());
+            wire.send(&site.fill(0, head.as_bytes()));
+            wire.send(body.as_bytes());
+            wire.finish();
+            let answers = wire.read_for(CLOSING).answers();
+            let statuses: Vec<_> = answers.iter().map(|answer| answer.status).collect();
+            assert_eq!(statuses, [status], "{fields:?} {copies}");
+        }
+    }
+    assert!(site.backend.find("/timbr/api/within").is_none());
+}
+
+/// The same with a body that stops in its middle: a waiting client gets its refusal.
+#[test]
+fn a_refusal_does_not_wait_for_the_body() {
+    let site = Site::new(&[]);
+    for framing in ["Content-Length: 1000000", "Transfer-Encoding: chunked", "Content-Length: 10"] {
+        for expect in ["", "Expect: 100-continue\r\n"] {
+            let head = format!(
+                "POST @T HTTP/1.1\r\nHost: h\r\nContent-Type: application/json\r\n{expect}{framing}\r\n\r\n"
+            );
+            let mut wire = Wire::connect(site.gateway.http());
+            wire.send(&site.fill(0, head.as_bytes()));
+            let answers = wire.read_for(CLOSING).answers();
+            let statuses: Vec<_> = answers.iter().map(|answer| answer.status).collect();
+            assert_eq!(statuses, [401], "{framing} {expect:?}");
+            assert!(wire.closed(), "{framing} {expect:?}");
+        }
+    }
+    assert!(site.backend.seen().is_empty());
+}

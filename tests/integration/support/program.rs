@@ -1,0 +1,135 @@
+//! The gateway as a process of its own, whose memory, CPU time and descriptors can be measured.
+
+use std::io::{BufRead, BufReader};
+use std::net::SocketAddr;
+use std::process::{Child, ChildStderr, Command, ExitStatus, Stdio};
+use std::time::Duration;
+
+use serde_json::Value;
+
+use crate::support::bearer::{SALT, bearer};
+use crate::support::client::Client;
+use crate::support::pki::Pki;
+use crate::support::wait_until;
+
+/// A running program; ends with the test.
+pub struct Program {
+    child: Child,
+    pub http: SocketAddr,
+    pub https: SocketAddr,
+    pub authority_pem: String,
+    /// Held, so that it neither ends nor is read; `None` once something reads it.
+    log: Option<BufReader<ChildStderr>>,
+    _files: Pki,
+}
+
+impl Program {
+    /// With one worker. Its log is read and forgotten.
+    pub fn start(upstream: SocketAddr, options: &[(&str, &str)]) -> Program {
+        let mut program = Program::start_unread(upstream, options, "exec \"$0\" serve");
+        let mut log = program.log.take().expect("nobody reads it yet");
+        std::thread::spawn(move || std::io::copy(&mut log, &mut std::io::sink()));
+        program
+    }
+
+    /// Nobody reads its log after the first line. `shell` is what starts the program, as `$0`.
+    pub fn start_unread(upstream: SocketAddr, options: &[(&str, &str)], shell: &str) -> Program {
+        let files = Pki::new();
+        let (certificate, key) = files.issue("localhost");
+        let mut child = Command::new("/bin/sh")
+            .args(["-c", shell, env!("CARGO_BIN_EXE_timbr-gateway")])
+            .env_clear()
+            .env("API_AUTH_SALT", SALT)
+            .env("TIMBR_GATEWAY_UPSTREAM_URL", format!("http://{upstream}"))
+            .env("TIMBR_GATEWAY_TLS_CERT_FILE", certificate)
+            .env("TIMBR_GATEWAY_TLS_KEY_FILE", key)
+            .env("TIMBR_GATEWAY_LISTEN_HTTP", "127.0.0.1:0")
+            .env("TIMBR_GATEWAY_LISTEN_HTTPS", "127.0.0.1:0")
+            .env("TIMBR_GATEWAY_LISTEN_ADMIN", "off")
+            .env("TIMBR_GATEWAY_LOG_FORMAT", "json")
+            .env("TIMBR_GATEWAY_WORKERS", "1")
+            .envs(options.iter().map(|(name, value)| (format!("TIMBR_GATEWAY_{name}"), value)))
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("started");
+        let mut log = BufReader::new(child.stderr.take().expect("piped"));
+        let mut line = String::new();
+        let started: Value = loop {
+            line.clear();
+            assert!(log.read_line(&mut line).expect("a log") > 0, "it ended before it started");
+            match serde_json::from_str::<Value>(&line) {
+                Ok(entry) if entry["http"].is_string() => break entry,
+                _ => {}
+            }
+        };
+        let address = |name: &str| started[name].as_str().expect("text").parse().expect("an address");
+        Program {
+            http: address("http"),
+            https: address("https"),
+            authority_pem: std::fs::read_to_string(files.ca_file()).expect("read"),
+            child,
+            log: Some(log),
+            _files: files,
+        }
+    }
+
+    /// A token of `alice`.
+    pub fn token(&self) -> String {
+        let authorization = format!("Bearer {}", bearer("alice", "secret"));
+        let fields = [("Content-Type", "application/json"), ("Authorization", authorization.as_str())];
+        let answer = Client::connect(self.http).send("POST /timbr/api/get_token", &fields, b"");
+        answer.json()["data"][0].as_str().expect("a token").to_owned()
+    }
+
+    fn proc(&self, file: &str) -> String {
+        std::fs::read_to_string(format!("/proc/{}/{file}", self.child.id())).expect("it runs")
+    }
+
+    /// Bytes of memory in use.
+    pub fn memory(&self) -> usize {
+        let status = self.proc("status");
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("a line");
+        line.trim().trim_end_matches(" kB").parse::<usize>().expect("a number") * 1024
+    }
+
+    /// CPU time used so far; the kernel counts in hundredths of a second.
+    pub fn cpu(&self) -> Duration {
+        let stat = self.proc("stat");
+        let after_name = stat.rsplit(')').next().expect("fields");
+        let ticks = |field: usize| -> u64 {
+            after_name.split_ascii_whitespace().nth(field).expect("a field").parse().expect("a number")
+        };
+        Duration::from_millis((ticks(11) + ticks(12)) * 10)
+    }
+
+    /// How many descriptors are open.
+    pub fn descriptors(&self) -> usize {
+        std::fs::read_dir(format!("/proc/{}/fd", self.child.id())).expect("it runs").count()
+    }
+
+    /// Sends SIGTERM and waits for the end.
+    pub fn terminate(&mut self) -> ExitStatus {
+        self.ask_to_stop();
+        wait_until("the program ends", || !self.is_running());
+        self.child.wait().expect("it has ended")
+    }
+
+    pub fn ask_to_stop(&self) {
+        let asked = Command::new("kill").arg(self.child.id().to_string()).status().expect("kill runs");
+        assert!(asked.success());
+    }
+
+    /// A process that has ended, but was not waited for, is a zombie.
+    fn is_running(&self) -> bool {
+        !self.proc("stat").rsplit(')').next().expect("fields").starts_with(" Z")
+    }
+}
+
+impl Drop for Program {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
