@@ -370,9 +370,9 @@ async fn keep_certificates(mut reloader: Reloader, asked: Arc<Notify>, metrics: 
         // A file system that does not answer holds up nothing but this.
         let reading = tokio::task::spawn_blocking(move || {
             if is_asked {
-                reloader.reload()
+                reloader.reload();
             } else {
-                reloader.look()
+                reloader.look();
             }
             reloader
         });

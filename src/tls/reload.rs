@@ -92,7 +92,7 @@ impl Reloader {
                 None => {}
                 Some(0) => error!(names = %certificate.names, %not_after, "the certificate has expired"),
                 Some(days) => {
-                    warn!(names = %certificate.names, %not_after, days, "the certificate expires soon")
+                    warn!(names = %certificate.names, %not_after, days, "the certificate expires soon");
                 }
             }
         }
