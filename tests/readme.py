@@ -101,7 +101,7 @@ def main():
     check_serve(serve)
     check_python(client)
     # The test command is what runs this; CI must call it as it stands.
-    assert (ROOT / ".ci" / "run").read_text().rstrip().endswith(f"exec {test.strip()}"), test
+    assert test.strip() in (ROOT / ".ci" / "run").read_text().splitlines(), f".ci/run does not call {test!r}"
     print(f"{len(found)} passed, 0 failed")
 
 
