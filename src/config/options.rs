@@ -311,13 +311,13 @@ pub const OPTIONS: &[Opt] = &[
     opt(
         "limits.connections",
         Shape::Count,
-        Some("20000"),
+        Some("50000"),
         "The most client connections at once; further ones are closed at once.",
     ),
     opt(
         "limits.connections_per_address",
         Shape::Count,
-        Some("4096"),
+        Some("12000"),
         "The most client connections of one address (IPv6: of one /64).",
     ),
     opt(
