@@ -94,10 +94,16 @@ impl FrameMeter {
         const HEADERS: u8 = 1;
         const CONTINUATION: u8 = 9;
         const END_STREAM: u8 = 1;
+        const PADDED: u8 = 8;
+        const LARGEST_PADDING: usize = 256;
         let [a, b, c, kind, flags, ..] = self.header;
         self.skip = usize::from(a) << 16 | usize::from(b) << 8 | usize::from(c);
         match kind {
             HEADERS => self.earn(PER_REQUEST),
+            // Padding hides that there is nothing within.
+            DATA if flags & PADDED != 0 && self.skip <= LARGEST_PADDING => {
+                self.budget = self.budget.saturating_sub(1);
+            }
             DATA if self.skip > 0 || flags & END_STREAM != 0 => {}
             // The library bounds these itself, by the size of the head that they make up.
             CONTINUATION => {}
@@ -123,7 +129,13 @@ mod tests {
 
     #[test]
     fn frames_without_a_use_come_to_an_end() {
-        for idle in [frame(6, 0, &[0; 8]), frame(4, 0, &[]), frame(2, 0, &[0; 5]), frame(0, 0, &[])] {
+        for idle in [
+            frame(6, 0, &[0; 8]),
+            frame(4, 0, &[]),
+            frame(2, 0, &[0; 5]),
+            frame(0, 0, &[]),
+            frame(0, 8, &[3, 0, 0, 0]),
+        ] {
             let mut meter = meter(10);
             for _ in 0..10 {
                 assert_eq!(meter.read(&idle), None);
