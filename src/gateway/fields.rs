@@ -63,7 +63,12 @@ pub fn fate(name: &str) -> Fate {
         | "x-script-name"
         | "script-name"
         | "path-info" => true,
-        other => other.starts_with("x-forwarded-") || other.starts_with("x-jwt-"),
+        // A certificate that the client claims to have shown.
+        "client-cert" | "client-cert-chain" => true,
+        other => {
+            let claims = ["x-forwarded-", "x-jwt-", "x-client-cert", "x-ssl-", "ssl-client-"];
+            claims.iter().any(|claim| other.starts_with(claim))
+        }
     };
     if dropped { Fate::Drop } else { Fate::Forward }
 }

@@ -22,6 +22,7 @@ mod proxies;
 mod supply_chain;
 mod timeouts;
 mod tls;
+mod tls_program;
 mod tls_reload;
 mod upstream_failures;
 mod upstream_tls;
