@@ -26,3 +26,4 @@ pub mod telemetry;
 pub mod tls;
 pub mod upstream;
 pub mod user_name;
+pub mod watched_files;

@@ -5,7 +5,7 @@ pub mod foreign;
 pub mod guesses;
 mod keys_file;
 pub mod token;
-mod verifier;
+pub mod verifier;
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -316,6 +316,21 @@ impl Auth {
         self.store.sweep();
         self.foreign_keys.sweep();
         self.guesses.sweep();
+    }
+
+    /// Reads the verifier's files again if they have changed, or if somebody has `asked` for it. Blocks on the file system.
+    ///
+    /// SECURITY: who was taken out of the file, or has another password now, loses the tokens that the old one gave.
+    pub fn look(&self, asked: bool) {
+        let ended = self.verifier.look(asked);
+        if !ended.is_empty() {
+            self.store.end_of(&ended.into_iter().collect());
+        }
+    }
+
+    /// Whether a file of the verifier's cannot be used as it is.
+    pub fn is_failing(&self) -> bool {
+        self.verifier.is_failing()
     }
 
     /// How many keys `tokens.keys_file` holds.

@@ -5,8 +5,10 @@ mod config;
 mod demo;
 mod healthcheck;
 mod options;
+mod password;
 mod salt;
 mod serve;
+mod users;
 
 use std::fmt::Display;
 use std::io::{self, Write};
@@ -39,6 +41,7 @@ fn command_of_the_arguments() -> Outcome {
         Some(("demo", matches)) => demo::run(matches),
         Some(("bearer", matches)) => bearer::run(matches),
         Some(("salt", _)) => salt::run(),
+        Some(("users", matches)) => users::run(matches),
         Some(("config", matches)) => config::run(matches),
         Some(("healthcheck", matches)) => healthcheck::run(matches),
         _ => unreachable!("clap takes no other"),
@@ -56,6 +59,7 @@ pub fn command() -> Command {
         .subcommand(demo::command())
         .subcommand(bearer::command())
         .subcommand(salt::command())
+        .subcommand(users::command())
         .subcommand(config::command())
         .subcommand(healthcheck::command())
         .after_help(

@@ -234,13 +234,14 @@ pub const OPTIONS: &[Opt] = &[
         Shape::Choice(&["salt-holder", "users-file"]),
         Some("salt-holder"),
         "Who says that a password is right. salt-holder: whoever holds the salt may name any user. \
-         users-file: a file of bcrypt hashes.",
+         users-file: a file of password hashes.",
     ),
     opt(
         "auth.users_file",
         Shape::Path,
         None,
-        "Users and password hashes as `htpasswd -B` writes them, for auth.verifier=users-file.",
+        "Users and password hashes (bcrypt, Argon2id), as `htpasswd -B` and `timbr-gateway users add` write them, for \
+         auth.verifier=users-file. Read again when it changes.",
     ),
     opt(
         "auth.trust_salt_holder",

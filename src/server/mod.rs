@@ -1,5 +1,6 @@
 //! The whole gateway: bound, then running, then drained. The only place that puts concrete parts together.
 
+mod upkeep;
 mod worker;
 
 use std::io;
@@ -25,9 +26,9 @@ use crate::descriptors;
 use crate::listener;
 use crate::metrics::Metrics;
 use crate::shutdown::{self, Controller, Phase};
-use crate::telemetry;
 use crate::tls::{self, Reloader, ServerTls, TlsError, UpstreamTls};
 
+use upkeep::{keep_files, sweep};
 use worker::Worker;
 
 /// Why the gateway does not start.
@@ -102,7 +103,7 @@ impl Stop {
         let _ = self.end.send(());
     }
 
-    /// Has certificates, keys and authorities read again, even if they look the same.
+    /// Has certificates, keys, authorities and users read again, even if they look the same.
     pub fn reload(&self) {
         self.reload.notify_one();
     }
@@ -203,12 +204,6 @@ fn listen(
         }
     }
 }
-
-/// How often certificate files are looked at.
-const CERTIFICATE_INTERVAL: Duration = Duration::from_secs(1);
-
-/// How often ended tokens are forgotten.
-const SWEEP_INTERVAL: Duration = Duration::from_secs(10);
 
 /// Workers that were told to cut everything get so long to do it.
 const LAST_WORDS: Duration = Duration::from_secs(1);
@@ -315,9 +310,9 @@ impl Bound {
             let listener = TcpListener::from_std(listener).map_err(StartError::Threads)?;
             helpers.spawn_local(admin::serve(listener, readiness, Arc::clone(&metrics)));
         }
-        if let Some((reloader, _)) = self.parts.tls {
-            helpers.spawn_local(keep_certificates(reloader, Arc::clone(&stopped.reload), metrics));
-        }
+        let reloader = self.parts.tls.map(|(reloader, _)| reloader);
+        let auth = Arc::clone(&self.parts.auth);
+        helpers.spawn_local(keep_files(reloader, auth, Arc::clone(&stopped.reload), metrics));
         helpers.spawn_local(sweep(Arc::clone(&self.parts.auth)));
         let drain = self.config.drain;
 
@@ -355,40 +350,6 @@ impl Bound {
 
 async fn all_ended(ends: &mut UnboundedReceiver<usize>) {
     while ends.recv().await.is_some() {}
-}
-
-/// Reads certificate files again when they change, and when somebody asks. Never ends by itself.
-async fn keep_certificates(mut reloader: Reloader, asked: Arc<Notify>, metrics: Arc<Metrics>) {
-    reloader.announce();
-    let mut ticks = tokio::time::interval(CERTIFICATE_INTERVAL);
-    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    loop {
-        let is_asked = tokio::select! {
-            () = asked.notified() => true,
-            _ = ticks.tick() => false,
-        };
-        // A file system that does not answer holds up nothing but this.
-        let reading = tokio::task::spawn_blocking(move || {
-            if is_asked {
-                reloader.reload();
-            } else {
-                reloader.look();
-            }
-            reloader
-        });
-        let Ok(back) = reading.await else { return };
-        reloader = back;
-        metrics.certificates_unusable.set(i64::from(reloader.is_failing()));
-    }
-}
-
-async fn sweep(auth: Arc<Auth>) {
-    let mut ticks = tokio::time::interval(SWEEP_INTERVAL);
-    loop {
-        ticks.tick().await;
-        auth.sweep();
-        telemetry::tell_dropped_lines();
-    }
 }
 
 type WorkerThread = JoinHandle<io::Result<usize>>;

@@ -1,6 +1,6 @@
 //! Tokens in the memory of this process.
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -123,6 +123,11 @@ impl MemoryStore {
             // Shard by shard. A dead token's place in `order` is given back when its time comes, or room is needed.
             self.tokens.retain(|_, record| self.is_live(record, now));
         }
+    }
+
+    /// Ends all tokens of these users. Their places are given back as those of tokens that idled out.
+    pub fn end_of(&self, users: &HashSet<String>) {
+        self.tokens.retain(|_, record| !users.contains(record.user.as_str()));
     }
 
     /// How many tokens are kept, ended ones that were not swept yet included.
@@ -251,6 +256,18 @@ mod tests {
         assert!(!is_live(&store, 2), "idle lifetime");
         store.sweep();
         assert!(store.is_empty());
+    }
+
+    #[test]
+    fn a_users_tokens_can_be_ended() {
+        let (store, _) = store(None, 10);
+        insert(&store, 1, 1);
+        insert(&store, 2, 2);
+        store.end_of(&HashSet::from(["user-1".to_owned()]));
+        assert!(!is_live(&store, 1) && is_live(&store, 2));
+        assert_eq!(insert(&store, 1, 3), [3; 20]);
+        store.sweep();
+        assert!(is_live(&store, 2) && is_live(&store, 3));
     }
 
     #[test]

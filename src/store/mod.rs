@@ -2,6 +2,7 @@
 
 pub mod memory;
 
+use std::collections::HashSet;
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -146,6 +147,13 @@ impl Store {
             Store::Memory(memory) => memory.set_upstream_key(id, key),
         }
         Ok(())
+    }
+
+    /// Ends all tokens of these users. May block.
+    pub fn end_of(&self, users: &HashSet<String>) {
+        match self {
+            Store::Memory(memory) => memory.end_of(users),
+        }
     }
 
     /// Forgets what has ended. Called now and then, off the path of requests.

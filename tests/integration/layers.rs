@@ -11,6 +11,7 @@ const LAYERS: [&[&str]; 8] = [
         "telemetry",
         "media_type",
         "user_name",
+        "watched_files",
         "hardening",
         "http1",
         "client_body",

@@ -1,5 +1,7 @@
 //! Who says that a password is right. Asked once, when a token is minted; never on the path of a query.
 
+pub mod password_hash;
+pub mod users;
 mod users_file;
 
 use crate::auth::bearer::Credentials;
@@ -35,6 +37,23 @@ impl Verifier {
         match self {
             Verifier::SaltHolder => Ok(()),
             Verifier::UsersFile(users) => users.verify(credentials, attempt).await,
+        }
+    }
+
+    /// Reads files again that have changed, or all if somebody has `asked` for it; tells whose logins count no more.
+    /// Blocks on the file system.
+    pub fn look(&self, asked: bool) -> Vec<String> {
+        match self {
+            Verifier::SaltHolder => Vec::new(),
+            Verifier::UsersFile(users) => users.look(asked),
+        }
+    }
+
+    /// Whether a file cannot be used as it is, and what was read before is in use.
+    pub fn is_failing(&self) -> bool {
+        match self {
+            Verifier::SaltHolder => false,
+            Verifier::UsersFile(users) => users.is_failing(),
         }
     }
 }

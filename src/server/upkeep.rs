@@ -1,0 +1,63 @@
+//! What is looked after beside the requests, on the main thread.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::Notify;
+
+use crate::auth::Auth;
+use crate::metrics::Metrics;
+use crate::telemetry;
+use crate::tls::Reloader;
+
+/// How often the files that are read again are looked at.
+const FILES_INTERVAL: Duration = Duration::from_secs(1);
+
+/// How often ended tokens are forgotten.
+const SWEEP_INTERVAL: Duration = Duration::from_secs(10);
+
+/// Reads files again when they change, and when somebody asks. Never ends by itself.
+pub async fn keep_files(
+    mut reloader: Option<Reloader>,
+    auth: Arc<Auth>,
+    asked: Arc<Notify>,
+    metrics: Arc<Metrics>,
+) {
+    if let Some(reloader) = &mut reloader {
+        reloader.announce();
+    }
+    let mut ticks = tokio::time::interval(FILES_INTERVAL);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        let is_asked = tokio::select! {
+            () = asked.notified() => true,
+            _ = ticks.tick() => false,
+        };
+        let auth = Arc::clone(&auth);
+        // A file system that does not answer holds up nothing but this.
+        let reading = tokio::task::spawn_blocking(move || {
+            match &mut reloader {
+                Some(reloader) if is_asked => reloader.reload(),
+                Some(reloader) => reloader.look(),
+                None => {}
+            }
+            auth.look(is_asked);
+            (reloader, auth.is_failing())
+        });
+        let Ok((back, is_failing)) = reading.await else { return };
+        reloader = back;
+        let certificates = reloader.as_ref().is_some_and(Reloader::is_failing);
+        metrics.certificates_unusable.set(i64::from(certificates));
+        metrics.users_unusable.set(i64::from(is_failing));
+    }
+}
+
+/// Forgets what has ended, now and then.
+pub async fn sweep(auth: Arc<Auth>) {
+    let mut ticks = tokio::time::interval(SWEEP_INTERVAL);
+    loop {
+        ticks.tick().await;
+        auth.sweep();
+        telemetry::tell_dropped_lines();
+    }
+}
