@@ -12,6 +12,7 @@ pub mod config;
 pub mod connection;
 pub mod demo;
 pub mod descriptors;
+pub mod fetch;
 pub mod gateway;
 pub mod hardening;
 pub mod http1;

@@ -23,6 +23,8 @@ pub struct Metrics {
     pub certificates_unusable: Gauge,
     /// 1 while the users file cannot be used, and what was read before stays in use.
     pub users_unusable: Gauge,
+    /// Token issuers whose keys could not be fetched or read the last time.
+    pub issuers_unusable: Gauge,
     /// Connections that could not be accepted for want of descriptors or memory.
     pub accept_failures: Counter,
     /// Requests that were sent to the backend a second time, as the first time did provably no harm.
@@ -113,6 +115,12 @@ impl Default for Metrics {
             "1 while the users file cannot be used, and what was read before stays in use",
             users_unusable.clone(),
         );
+        let issuers_unusable = Gauge::default();
+        registry.register(
+            "issuers_unusable",
+            "Token issuers whose keys could not be fetched or read the last time",
+            issuers_unusable.clone(),
+        );
         let mut counter = |name, help| {
             let counter = Counter::default();
             registry.register(name, help, counter.clone());
@@ -137,6 +145,7 @@ impl Default for Metrics {
             requests_in_flight,
             certificates_unusable,
             users_unusable,
+            issuers_unusable,
             accept_failures,
             upstream_retries,
             panics,

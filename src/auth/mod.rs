@@ -3,6 +3,7 @@
 pub mod bearer;
 pub mod foreign;
 pub mod guesses;
+pub mod jwt;
 mod keys_file;
 pub mod token;
 pub mod verifier;
@@ -23,6 +24,7 @@ use crate::user_name::UserName;
 use bearer::{BearerError, BearerOpener};
 use foreign::{ForeignKeys, Memory, Verdict};
 use guesses::{Guesses, TooMany};
+use jwt::{Jwt, JwtError, Jwts};
 use keys_file::KnownKeys;
 use token::TokenMint;
 use verifier::{UsersFile, Verifier, VerifyError};
@@ -67,6 +69,15 @@ impl ApiKey {
     fn id(&self) -> TokenId {
         TokenId::of(self.0.as_bytes())
     }
+}
+
+/// The one credential of a request; whose it is, [`Auth::identify`] tells.
+#[derive(Clone)]
+pub enum Presented {
+    /// `x-api-key`.
+    Key(ApiKey),
+    /// `x-jwt-token`.
+    Jwt(Jwt),
 }
 
 /// A caller whose key was proven, and what follows from it.
@@ -128,6 +139,9 @@ pub enum KeyError {
     /// The backend is being asked about as many keys as it may be at once.
     #[error("too many keys are being asked about")]
     Busy,
+    /// A JSON Web Token that proves nobody.
+    #[error("the JWT is refused: {0}")]
+    Jwt(JwtError),
     /// Nobody knows the key, and its client was wrong too often to have the backend asked.
     #[error("too many wrong keys")]
     TooMany(TooMany),
@@ -184,6 +198,7 @@ pub struct Auth {
     foreign: Foreign,
     foreign_keys: ForeignKeys,
     guesses: Arc<Guesses>,
+    jwts: Jwts,
 }
 
 impl Auth {
@@ -202,10 +217,12 @@ impl Auth {
                 KnownKeys::read(path).map_err(|error| Problem::new("tokens.keys_file", error.to_string()))
             }
         };
-        let (verifier, known_keys) = match (verifier, known_keys) {
-            (Ok(verifier), Ok(known_keys)) => (verifier, known_keys),
-            (verifier, known_keys) => {
-                return Err(verifier.err().into_iter().chain(known_keys.err()).collect());
+        let jwts = Jwts::new(&config.auth.jwt, clock);
+        let (verifier, known_keys, jwts) = match (verifier, known_keys, jwts) {
+            (Ok(verifier), Ok(known_keys), Ok(jwts)) => (verifier, known_keys, jwts),
+            (verifier, known_keys, jwts) => {
+                let problems = verifier.err().into_iter().chain(known_keys.err());
+                return Err(problems.chain(jwts.err().into_iter().flatten()).collect());
             }
         };
         let limits = store::Limits { ttl: tokens.ttl, idle_ttl: tokens.idle_ttl, max: tokens.max };
@@ -219,6 +236,7 @@ impl Auth {
             foreign: tokens.foreign,
             foreign_keys: ForeignKeys::new(memory, clock.clone()),
             guesses: Arc::new(Guesses::new(config.failures, clock.clone())),
+            jwts,
         })
     }
 
@@ -255,15 +273,43 @@ impl Auth {
         Ok(Minted { token: token_of(&seed), fingerprint, user: login.user })
     }
 
-    /// Whose a key is; `client` is who shows it.
-    ///
+    /// Whose a credential is; `client` is who shows it.
+    pub async fn identify(
+        &self,
+        presented: &Presented,
+        client: IpAddr,
+        upstream: &Upstream,
+    ) -> Result<Identity, KeyError> {
+        match presented {
+            Presented::Key(key) => self.identify_key(key, client, upstream).await,
+            Presented::Jwt(jwt) => self.identify_jwt(jwt, client).await,
+        }
+    }
+
+    /// SECURITY: a token that nobody has signed is a guess. One that has expired, or is meant for others, is none: it was
+    /// made by an issuer that we know.
+    async fn identify_jwt(&self, jwt: &Jwt, client: IpAddr) -> Result<Identity, KeyError> {
+        let id = jwt.id();
+        match self.jwts.verify(jwt, id).await {
+            Ok(user) => {
+                let fingerprint = id.fingerprint();
+                Ok(Identity { user: Some(user), upstream_key: None, minted: false, fingerprint })
+            }
+            Err(JwtError::Invalid(why)) => {
+                self.guesses.attempt(client).fail().map_err(KeyError::TooMany)?;
+                Err(KeyError::Jwt(JwtError::Invalid(why)))
+            }
+            Err(error) => Err(KeyError::Jwt(error)),
+        }
+    }
+
     /// SECURITY: every way out of here that is not an error was proven by a map that only this process fills, by a
     /// file of the operator, or by the backend itself; `tokens.foreign=forward` is the operator's word that the
     /// backend judges every request.
     ///
     /// What is known passes however often others at the same address were wrong. A token of ours that has ended is no
     /// guess: nobody can make one up without the salt.
-    pub async fn identify(
+    async fn identify_key(
         &self,
         key: &ApiKey,
         client: IpAddr,
@@ -315,6 +361,7 @@ impl Auth {
     pub fn sweep(&self) {
         self.store.sweep();
         self.foreign_keys.sweep();
+        self.jwts.sweep();
         self.guesses.sweep();
     }
 
@@ -322,6 +369,7 @@ impl Auth {
     ///
     /// SECURITY: who was taken out of the file, or has another password now, loses the tokens that the old one gave.
     pub fn look(&self, asked: bool) {
+        self.jwts.look(asked);
         let ended = self.verifier.look(asked);
         if !ended.is_empty() {
             self.store.end_of(&ended.into_iter().collect());
@@ -331,6 +379,16 @@ impl Auth {
     /// Whether a file of the verifier's cannot be used as it is.
     pub fn is_failing(&self) -> bool {
         self.verifier.is_failing()
+    }
+
+    /// Fetches the keys of token issuers, again and again. Never ends.
+    pub async fn keep_issuers_keys(&self) {
+        self.jwts.keep().await;
+    }
+
+    /// How many token issuers' keys could not be read or fetched the last time.
+    pub fn failing_issuers(&self) -> usize {
+        self.jwts.failing()
     }
 
     /// How many keys `tokens.keys_file` holds.

@@ -1,6 +1,9 @@
 //! The configuration: from what was typed (`options`, `file`, `sources`) to what it means ([`Config`]).
 
+mod entry;
 pub mod file;
+mod identity;
+pub mod jwt;
 pub mod options;
 pub mod print;
 mod reader;
@@ -9,6 +12,7 @@ pub mod salts;
 mod size;
 pub mod sources;
 mod transport;
+pub mod url;
 mod validate;
 
 use std::net::SocketAddr;
@@ -20,7 +24,8 @@ use ipnet::IpNet;
 use crate::secret::Secret;
 use crate::telemetry::LogOptions;
 
-pub use routes::RouteProfile;
+pub use jwt::JwtOptions;
+pub use routes::{Accepts, RouteProfile};
 pub use sources::{Problem, Settings, Sources};
 
 /// The configuration as meant: every value is valid, and they fit together.
@@ -134,6 +139,15 @@ pub struct UpstreamUrl {
     pub port: u16,
 }
 
+impl UpstreamUrl {
+    /// Host, and the port where it is not the scheme's own: the value of `host`.
+    pub fn authority(&self) -> String {
+        let host = if self.host.contains(':') { format!("[{}]", self.host) } else { self.host.clone() };
+        let usual = if self.tls { 443 } else { 80 };
+        if self.port == usual { host } else { format!("{host}:{}", self.port) }
+    }
+}
+
 /// What proves a caller to the backend.
 #[derive(Clone, Debug)]
 pub enum Credential {
@@ -153,6 +167,8 @@ pub struct AuthOptions {
     pub verifier: VerifierOptions,
     /// Refuse bearers made longer ago.
     pub bearer_max_age: Option<Duration>,
+    /// Tokens of identity providers.
+    pub jwt: JwtOptions,
 }
 
 /// The authority over passwords.

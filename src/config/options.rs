@@ -42,6 +42,8 @@ pub enum Shape {
     Bool,
     /// Networks and addresses with commas between them; in the file a list too.
     Networks,
+    /// Groups of keys: YAML's `[{key: value, …}, …]`, in the file as a list.
+    List,
     /// Certificates with their keys: YAML's `[{cert_file: …, key_file: …}]`, in the file as a list.
     Certificates,
     /// One of these words.
@@ -82,7 +84,7 @@ impl Opt {
             Shape::Size => "SIZE".to_owned(),
             Shape::Bool => "true|false".to_owned(),
             Shape::Networks => "NETWORK,…".to_owned(),
-            Shape::Certificates => "LIST".to_owned(),
+            Shape::List | Shape::Certificates => "LIST".to_owned(),
             Shape::Choice(words) => words.join("|"),
         }
     }
@@ -255,6 +257,21 @@ pub const OPTIONS: &[Opt] = &[
         Shape::OptionalDuration,
         Some("off"),
         "Refuse bearers that were made longer ago.",
+    ),
+    opt(
+        "auth.jwt_issuers",
+        Shape::List,
+        None,
+        "Identity providers whose JSON Web Tokens are taken in x-jwt-token: a list of {issuer, jwks_url or jwks_file or \
+         secret_file, audiences, …}. See below.",
+    ),
+    opt("auth.jwt_leeway", Shape::Duration, Some("30s"), "How far an identity provider's clock may differ."),
+    opt("auth.jwt_refresh", Shape::Duration, Some("10m"), "How often the keys of jwks_url are fetched."),
+    opt(
+        "auth.jwt_refetch",
+        Shape::Duration,
+        Some("10s"),
+        "How soon again they may be fetched because a token names a key that is not among them.",
     ),
     opt("tokens.ttl", Shape::Duration, Some("24h"), "How long a minted token lives."),
     opt(

@@ -24,7 +24,40 @@ pub struct RouteProfile {
     pub max_body: u64,
     /// Whether the client must have shown a certificate.
     pub client_certificate: bool,
+    /// What may prove a caller.
+    pub accepts: Accepts,
+    /// Whether the operator has said so, or it is the default.
+    pub credentials_are_given: bool,
 }
+
+/// The credentials that a route takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Accepts {
+    /// `x-api-key`.
+    pub api_key: bool,
+    /// `x-jwt-token`.
+    pub jwt: bool,
+}
+
+impl Accepts {
+    /// What a route takes unless it says otherwise. JWTs only where there are issuers.
+    const USUAL: Accepts = Accepts { api_key: true, jwt: true };
+
+    fn of(words: &[String]) -> Accepts {
+        let has = |word: &str| words.iter().any(|other| other == word);
+        Accepts { api_key: has("api_key"), jwt: has("jwt") }
+    }
+
+    /// The words of the configuration.
+    pub fn words(self) -> Vec<&'static str> {
+        [("api_key", self.api_key), ("jwt", self.jwt)]
+            .into_iter()
+            .filter_map(|(word, is)| is.then_some(word))
+            .collect()
+    }
+}
+
+const CREDENTIALS: [&str; 2] = ["api_key", "jwt"];
 
 impl RouteProfile {
     /// The media types for a sentence: "`a/b` or `c/d`".
@@ -59,6 +92,8 @@ fn profile(name: &str, prefix: &str, content_types: &[&str], max_body: u64) -> R
         methods: METHODS.to_vec(),
         max_body,
         client_certificate: false,
+        accepts: Accepts::USUAL,
+        credentials_are_given: false,
     }
 }
 
@@ -114,6 +149,7 @@ struct Change {
     methods: Option<Vec<Method>>,
     max_body: Option<u64>,
     client_certificate: Option<bool>,
+    accepts: Option<Accepts>,
     disabled: bool,
 }
 
@@ -160,12 +196,16 @@ impl Entry<'_> {
                 ("client_certificate", _) => {
                     self.problem("client_certificate", "must be required or optional");
                 }
+                ("credentials", value) => {
+                    let known = |text: &str| CREDENTIALS.contains(&text).then(|| text.to_owned());
+                    change.accepts = self.list("credentials", value, known).map(|words| Accepts::of(&words));
+                }
                 ("enabled", Node::Bool(enabled)) => change.disabled = !enabled,
                 ("enabled", _) => self.problem("enabled", "must be true or false"),
                 (other, _) => self.problem(
                     other,
-                    "unknown key; a route has name, prefix, content_types, methods, max_body, client_certificate \
-                     and enabled",
+                    "unknown key; a route has name, prefix, content_types, methods, max_body, client_certificate, \
+                     credentials and enabled",
                 ),
             }
         }
@@ -175,7 +215,7 @@ impl Entry<'_> {
         (self.problems.len() == before).then_some(change)
     }
 
-    fn list<T>(&mut self, key: &str, node: &Node, parse: fn(&str) -> Option<T>) -> Option<Vec<T>> {
+    fn list<T>(&mut self, key: &str, node: &Node, parse: impl Fn(&str) -> Option<T>) -> Option<Vec<T>> {
         let Node::List(items) = node else {
             self.problem(key, format!("must be a list, not {}", node.kind()));
             return None;
@@ -215,6 +255,10 @@ impl Entry<'_> {
         profile.methods = change.methods.unwrap_or(profile.methods);
         profile.max_body = change.max_body.unwrap_or(profile.max_body);
         profile.client_certificate = change.client_certificate.unwrap_or(profile.client_certificate);
+        if let Some(accepts) = change.accepts {
+            profile.accepts = accepts;
+            profile.credentials_are_given = true;
+        }
         profiles.push(profile);
     }
 }

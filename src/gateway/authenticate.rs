@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 
 use crate::auth::guesses::TooMany;
+use crate::auth::jwt::JwtError;
 use crate::auth::{Auth, Identity, KeyError};
 use crate::gateway::rejection::Rejection;
 use crate::gateway::rewrite::{IMPERSONATE_USER, Rewriter};
@@ -18,12 +19,16 @@ pub async fn authenticate(
     client: IpAddr,
 ) -> Result<Identity, Rejection> {
     let identity =
-        auth.identify(screened.api_key(), client, upstream).await.map_err(|error| match error {
+        auth.identify(screened.presented(), client, upstream).await.map_err(|error| match error {
             KeyError::Ended => Rejection::TokenExpired,
             KeyError::Unknown => Rejection::ApiKeyUnknown,
             KeyError::StoreUnavailable => Rejection::TokenStoreUnavailable,
             KeyError::Unverifiable => Rejection::ApiKeyUnverifiable,
             KeyError::Busy => Rejection::ApiKeyCheckBusy,
+            KeyError::Jwt(JwtError::Invalid(why)) => Rejection::JwtInvalid(why),
+            KeyError::Jwt(JwtError::Expired) => Rejection::JwtExpired,
+            KeyError::Jwt(JwtError::Unacceptable(why)) => Rejection::JwtUnacceptable(why),
+            KeyError::Jwt(JwtError::KeysUnavailable) => Rejection::JwtKeysUnavailable,
             KeyError::TooMany(TooMany(wait)) => Rejection::TooManyFailures(wait),
         })?;
     // SECURITY: refused, not dropped: dropping the field in silence would run the query as somebody else than the

@@ -15,8 +15,16 @@ pub enum Fate {
 }
 
 /// Fields that decide about the request. They may stand once, in this spelling, and `Connection` may not name them.
-pub const POLICY: [&str; 6] =
-    ["x-api-key", "x-api-impersonate-user", "authorization", "content-type", "content-length", "host"];
+pub const POLICY: [&str; 8] = [
+    "x-api-key",
+    "x-jwt-token",
+    "x-jwt-tenant-id",
+    "x-api-impersonate-user",
+    "authorization",
+    "content-type",
+    "content-length",
+    "host",
+];
 
 /// What becomes of the field with this name, which is in lower case.
 ///

@@ -16,6 +16,7 @@ mod respond;
 mod rewrite;
 pub mod route;
 pub mod screen;
+mod sentences;
 
 use std::rc::Rc;
 use std::sync::Arc;

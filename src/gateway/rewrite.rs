@@ -7,7 +7,8 @@ use http::header::{COOKIE, HOST};
 use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Uri};
 
-use crate::auth::{API_KEY, Identity};
+use crate::auth::jwt::{JWT_TENANT, JWT_TOKEN};
+use crate::auth::{API_KEY, Identity, Presented};
 use crate::client_body::ClientBody;
 use crate::config::Credential;
 use crate::gateway::context::{Context, REQUEST_ID, TRACEPARENT, TRACESTATE};
@@ -103,7 +104,7 @@ impl Rewriter {
         identity: &Identity,
         context: &Context,
     ) -> UpstreamRequest {
-        let ScreenedParts { method, uri, fields, api_key, nominated, max_body } = screened.into_parts();
+        let ScreenedParts { method, uri, fields, presented, nominated, max_body } = screened.into_parts();
         let host = host(&uri, &fields);
         let mut head = passed_on(fields, &nominated, context.continues_trace);
         if !self.shows_the_clients_key(identity) {
@@ -113,7 +114,7 @@ impl Rewriter {
         }
         head.insert(HOST, self.authority.clone());
         match self.shown(identity) {
-            Shown::Clients => drop(head.insert(API_KEY, api_key.into_field_value())),
+            Shown::Clients => insert(&mut head, presented),
             Shown::Operators(key) => drop(head.insert(API_KEY, key.clone())),
             Shown::Service(key, user) => {
                 head.insert(API_KEY, key.clone());
@@ -137,6 +138,20 @@ impl Rewriter {
         *request.uri_mut() = origin_form(&uri);
         *request.headers_mut() = head;
         UpstreamRequest(request)
+    }
+}
+
+/// What the client has shown, once more.
+fn insert(head: &mut HeaderMap, presented: Presented) {
+    match presented {
+        Presented::Key(key) => drop(head.insert(API_KEY, key.into_field_value())),
+        Presented::Jwt(jwt) => {
+            let (token, tenant) = jwt.into_field_values();
+            head.insert(JWT_TOKEN, token);
+            if let Some(tenant) = tenant {
+                head.insert(JWT_TENANT, tenant);
+            }
+        }
     }
 }
 

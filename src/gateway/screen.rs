@@ -4,8 +4,9 @@ use http::header::{CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, UPGRADE};
 use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri};
 
-use crate::auth::{API_KEY, ApiKey};
-use crate::config::RouteProfile;
+use crate::auth::jwt::{JWT_TENANT, JWT_TOKEN, Jwt};
+use crate::auth::{API_KEY, ApiKey, Presented};
+use crate::config::{Accepts, RouteProfile};
 use crate::gateway::fields::{self, POLICY};
 use crate::gateway::rejection::Rejection;
 use crate::media_type::essence;
@@ -13,15 +14,15 @@ use crate::media_type::essence;
 /// The head of a request that satisfies its route's field policy. Only [`screen`] makes one.
 pub struct Screened {
     head: Parts,
-    api_key: ApiKey,
+    presented: Presented,
     nominated: Vec<HeaderName>,
     max_body: u64,
 }
 
 impl Screened {
-    /// The one key of the request; whose it is, `authenticate` tells.
-    pub fn api_key(&self) -> &ApiKey {
-        &self.api_key
+    /// The one credential of the request; whose it is, `authenticate` tells.
+    pub fn presented(&self) -> &Presented {
+        &self.presented
     }
 
     /// All fields as the client sent them.
@@ -36,7 +37,7 @@ impl Screened {
             method,
             uri,
             fields: headers,
-            api_key: self.api_key,
+            presented: self.presented,
             nominated: self.nominated,
             max_body: self.max_body,
         }
@@ -48,7 +49,7 @@ pub(super) struct ScreenedParts {
     pub method: Method,
     pub uri: Uri,
     pub fields: HeaderMap,
-    pub api_key: ApiKey,
+    pub presented: Presented,
     /// Fields that `Connection` says are for this hop only.
     pub nominated: Vec<HeaderName>,
     /// Most bytes that the body may have.
@@ -65,8 +66,8 @@ pub fn screen(profile: &RouteProfile, head: Parts) -> Result<Screened, Rejection
     if stated_length(&head.headers).is_some_and(|length| length > max_body) {
         return Err(Rejection::RequestBodyTooLarge);
     }
-    let api_key = api_key(&head.headers)?;
-    Ok(Screened { head, api_key, nominated, max_body })
+    let presented = presented(profile.accepts, &head.headers)?;
+    Ok(Screened { head, presented, nominated, max_body })
 }
 
 /// SECURITY: fields that decide about the request stand once, in their own spelling. Whoever takes the first and
@@ -111,9 +112,20 @@ fn stated_length(fields: &HeaderMap) -> Option<u64> {
     fields.get(CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
 }
 
-fn api_key(fields: &HeaderMap) -> Result<ApiKey, Rejection> {
-    let value = fields.get(API_KEY).ok_or(Rejection::ApiKeyMissing)?;
-    ApiKey::parse(value).ok_or(Rejection::ApiKeyMalformed)
+/// SECURITY: exactly one credential, so that nobody has to choose whom to believe; whether the route takes it or not.
+fn presented(accepts: Accepts, fields: &HeaderMap) -> Result<Presented, Rejection> {
+    match (fields.get(API_KEY), fields.get(JWT_TOKEN)) {
+        (Some(_), Some(_)) => Err(Rejection::CredentialsAmbiguous),
+        (None, Some(token)) if accepts.jwt => {
+            let jwt = Jwt::parse(token, fields.get(JWT_TENANT));
+            jwt.map(Presented::Jwt).ok_or(Rejection::JwtInvalid("it does not have the form of one"))
+        }
+        (Some(key), None) if accepts.api_key => {
+            ApiKey::parse(key).map(Presented::Key).ok_or(Rejection::ApiKeyMalformed)
+        }
+        _ if accepts.api_key => Err(Rejection::ApiKeyMissing),
+        _ => Err(Rejection::JwtMissing),
+    }
 }
 
 /// The fields that `Connection` names.

@@ -28,7 +28,7 @@ use crate::metrics::Metrics;
 use crate::shutdown::{self, Controller, Phase};
 use crate::tls::{self, Reloader, ServerTls, TlsError, UpstreamTls};
 
-use upkeep::{keep_files, sweep};
+use upkeep::{keep_files, keep_issuers_keys, sweep};
 use worker::Worker;
 
 /// Why the gateway does not start.
@@ -313,6 +313,7 @@ impl Bound {
         let reloader = self.parts.tls.map(|(reloader, _)| reloader);
         let auth = Arc::clone(&self.parts.auth);
         helpers.spawn_local(keep_files(reloader, auth, Arc::clone(&stopped.reload), metrics));
+        helpers.spawn_local(keep_issuers_keys(Arc::clone(&self.parts.auth)));
         helpers.spawn_local(sweep(Arc::clone(&self.parts.auth)));
         let drain = self.config.drain;
 

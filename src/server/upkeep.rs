@@ -42,14 +42,20 @@ pub async fn keep_files(
                 None => {}
             }
             auth.look(is_asked);
-            (reloader, auth.is_failing())
+            (reloader, auth.is_failing(), auth.failing_issuers())
         });
-        let Ok((back, is_failing)) = reading.await else { return };
+        let Ok((back, is_failing, issuers)) = reading.await else { return };
         reloader = back;
         let certificates = reloader.as_ref().is_some_and(Reloader::is_failing);
         metrics.certificates_unusable.set(i64::from(certificates));
         metrics.users_unusable.set(i64::from(is_failing));
+        metrics.issuers_unusable.set(i64::try_from(issuers).unwrap_or(i64::MAX));
     }
+}
+
+/// Fetches the keys with which tokens of identity providers are verified. Never ends by itself.
+pub async fn keep_issuers_keys(auth: Arc<Auth>) {
+    auth.keep_issuers_keys().await;
 }
 
 /// Forgets what has ended, now and then.

@@ -173,9 +173,6 @@ impl Upstream {
 }
 
 fn authority(options: &UpstreamOptions) -> HeaderValue {
-    let url = &options.url;
-    let host = if url.host.contains(':') { format!("[{}]", url.host) } else { url.host.clone() };
-    let usual = if url.tls { 443 } else { 80 };
-    let text = if url.port == usual { host } else { format!("{host}:{}", url.port) };
-    HeaderValue::from_str(&text).expect("a host that the configuration accepted is a field value")
+    HeaderValue::from_str(&options.url.authority())
+        .expect("a host that the configuration accepted is a field value")
 }

@@ -8,8 +8,7 @@ from backend.keys import PLATFORM_KEYS, SERVICE_KEY
 from support.gateway import JSON
 
 FORGED = ["x-forwarded-user", "X_Forwarded_User", "x-forwarded_user", "x-real-ip", "X_Real_IP", "x-forwarded-for",
-          "x_forwarded_for", "forwarded", "remote-user", "Remote_User", "x-remote-user", "x-jwt-token", "x_jwt_token",
-          "authorization"]
+          "x_forwarded_for", "forwarded", "remote-user", "Remote_User", "x-remote-user", "x-jwt-anything", "authorization"]
 (PLATFORM_KEY,) = PLATFORM_KEYS
 WHO = {"ontology_name": "sales", "query": "SELECT :user AS user"}
 

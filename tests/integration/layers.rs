@@ -19,7 +19,7 @@ const LAYERS: [&[&str]; 8] = [
         "metrics",
     ],
     &["config"],
-    &["store", "upstream", "tls", "admission"],
+    &["store", "upstream", "tls", "admission", "fetch"],
     &["auth"],
     &["gateway"],
     &["connection", "listener", "admin"],
@@ -28,7 +28,8 @@ const LAYERS: [&[&str]; 8] = [
 ];
 
 /// Uses within a layer that are meant.
-const SIDEWAYS: [(&str, &str); 3] = [("metrics", "telemetry"), ("upstream", "tls"), ("admin", "listener")];
+const SIDEWAYS: [(&str, &str); 4] =
+    [("metrics", "telemetry"), ("upstream", "tls"), ("fetch", "tls"), ("admin", "listener")];
 
 fn sources() -> Vec<(PathBuf, String)> {
     fn walk(folder: &Path, found: &mut Vec<(PathBuf, String)>) {

@@ -13,6 +13,7 @@ mod get_token;
 mod guesses;
 mod http2;
 mod identity;
+mod jwt;
 mod layers;
 mod limits;
 mod policy;
