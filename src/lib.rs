@@ -14,6 +14,7 @@ pub mod demo;
 pub mod descriptors;
 pub mod fetch;
 pub mod gateway;
+pub mod glob;
 pub mod hardening;
 pub mod http1;
 pub mod listener;

@@ -3,6 +3,7 @@
 pub mod bearer;
 pub mod foreign;
 pub mod guesses;
+pub mod impersonation;
 pub mod jwt;
 mod keys_file;
 pub mod token;
@@ -24,6 +25,7 @@ use crate::user_name::UserName;
 use bearer::{BearerError, BearerOpener};
 use foreign::{ForeignKeys, Memory, Verdict};
 use guesses::{Guesses, TooMany};
+use impersonation::Impersonation;
 use jwt::{Jwt, JwtError, Jwts};
 use keys_file::KnownKeys;
 use token::TokenMint;
@@ -80,18 +82,35 @@ pub enum Presented {
     Jwt(Jwt),
 }
 
+/// What proved a caller.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    /// A token that the gateway made.
+    Minted,
+    /// A key that the operator or the backend has made known.
+    Key,
+    /// A token that an identity provider made.
+    Jwt,
+}
+
 /// A caller whose key was proven, and what follows from it.
 #[derive(Debug)]
 pub struct Identity {
     user: Option<UserName>,
     upstream_key: Option<HeaderValue>,
-    minted: bool,
+    kind: Kind,
+    acts_as: Option<UserName>,
     fingerprint: Fingerprint,
 }
 
 impl Identity {
     fn minted(record: &TokenRecord, fingerprint: Fingerprint) -> Identity {
-        Identity { user: Some(record.user.clone()), upstream_key: None, minted: true, fingerprint }
+        let user = Some(record.user.clone());
+        Identity { user, upstream_key: None, kind: Kind::Minted, acts_as: None, fingerprint }
+    }
+
+    fn of(user: Option<UserName>, upstream_key: Option<HeaderValue>, fingerprint: Fingerprint) -> Identity {
+        Identity { user, upstream_key, kind: Kind::Key, acts_as: None, fingerprint }
     }
 
     /// Whose the key is; unknown of foreign keys.
@@ -106,7 +125,17 @@ impl Identity {
 
     /// Whether the key is a token that the gateway made. To the backend such a token says nothing by itself.
     pub fn is_minted(&self) -> bool {
-        self.minted
+        self.kind == Kind::Minted
+    }
+
+    /// Whether the caller showed a token of an identity provider.
+    pub fn is_of_jwt(&self) -> bool {
+        self.kind == Kind::Jwt
+    }
+
+    /// Whom the caller acts as, where a rule allows it to.
+    pub fn acts_as(&self) -> Option<&UserName> {
+        self.acts_as.as_ref()
     }
 
     /// Who is behind the key, to count by: the user, or whoever holds a foreign key.
@@ -199,6 +228,7 @@ pub struct Auth {
     foreign_keys: ForeignKeys,
     guesses: Arc<Guesses>,
     jwts: Jwts,
+    impersonation: Impersonation,
 }
 
 impl Auth {
@@ -237,6 +267,7 @@ impl Auth {
             foreign_keys: ForeignKeys::new(memory, clock.clone()),
             guesses: Arc::new(Guesses::new(config.failures, clock.clone())),
             jwts,
+            impersonation: Impersonation::new(config.impersonation.clone()),
         })
     }
 
@@ -291,10 +322,7 @@ impl Auth {
     async fn identify_jwt(&self, jwt: &Jwt, client: IpAddr) -> Result<Identity, KeyError> {
         let id = jwt.id();
         match self.jwts.verify(jwt, id).await {
-            Ok(user) => {
-                let fingerprint = id.fingerprint();
-                Ok(Identity { user: Some(user), upstream_key: None, minted: false, fingerprint })
-            }
+            Ok(user) => Ok(Identity { kind: Kind::Jwt, ..Identity::of(Some(user), None, id.fingerprint()) }),
             Err(JwtError::Invalid(why)) => {
                 self.guesses.attempt(client).fail().map_err(KeyError::TooMany)?;
                 Err(KeyError::Jwt(JwtError::Invalid(why)))
@@ -319,7 +347,7 @@ impl Auth {
         let fingerprint = id.fingerprint();
         if let Some(known) = self.known_keys.find(&id) {
             let upstream_key = known.upstream_key.clone();
-            return Ok(Identity { user: Some(known.user.clone()), upstream_key, minted: false, fingerprint });
+            return Ok(Identity::of(Some(known.user.clone()), upstream_key, fingerprint));
         }
         if let Some(record) = self.store.find(&id) {
             return Ok(Identity::minted(&record, fingerprint));
@@ -347,7 +375,7 @@ impl Auth {
             },
         };
         match verdict {
-            Verdict::Good => Ok(Identity { user: None, upstream_key: None, minted: false, fingerprint }),
+            Verdict::Good => Ok(Identity::of(None, None, fingerprint)),
             Verdict::Bad => {
                 attempt.fail().map_err(KeyError::TooMany)?;
                 Err(KeyError::Unknown)
@@ -355,6 +383,11 @@ impl Auth {
             Verdict::Unknown => Err(KeyError::Unverifiable),
             Verdict::Busy => Err(KeyError::Busy),
         }
+    }
+
+    /// Who may act as whom.
+    pub fn impersonation(&self) -> &Impersonation {
+        &self.impersonation
     }
 
     /// Forgets what has ended. Called now and then, off the path of requests.

@@ -8,6 +8,7 @@ pub mod options;
 pub mod print;
 mod reader;
 pub mod routes;
+pub mod rules;
 pub mod salts;
 mod size;
 pub mod sources;
@@ -26,6 +27,7 @@ use crate::telemetry::LogOptions;
 
 pub use jwt::JwtOptions;
 pub use routes::{Accepts, RouteProfile};
+pub use rules::ImpersonationOptions;
 pub use sources::{Problem, Settings, Sources};
 
 /// The configuration as meant: every value is valid, and they fit together.
@@ -43,6 +45,8 @@ pub struct Config {
     pub upstream: UpstreamOptions,
     /// Who says that credentials are right.
     pub auth: AuthOptions,
+    /// Who may act as whom.
+    pub impersonation: ImpersonationOptions,
     /// Tokens and keys.
     pub tokens: TokenOptions,
     /// How often clients may be wrong about credentials.

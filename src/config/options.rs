@@ -273,6 +273,20 @@ pub const OPTIONS: &[Opt] = &[
         Some("10s"),
         "How soon again they may be fetched because a token names a key that is not among them.",
     ),
+    opt(
+        "impersonation.rules",
+        Shape::List,
+        None,
+        "Who may act as whom with x-api-impersonate-user: a list of {users, act_as}, names or patterns with * and ?. \
+         What no rule allows is refused.",
+    ),
+    opt(
+        "impersonation.own_keys",
+        Shape::Choice(&["backend", "deny"]),
+        Some("backend"),
+        "Who decides where no rule fits and the backend is shown a key of its own as the client sent it \
+         (upstream.credential=forward). backend: it does. deny: it is refused.",
+    ),
     opt("tokens.ttl", Shape::Duration, Some("24h"), "How long a minted token lives."),
     opt(
         "tokens.idle_ttl",

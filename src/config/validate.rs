@@ -25,6 +25,7 @@ pub(super) fn config(settings: &Settings, problems: &mut Vec<Problem>) -> Option
     let upstream = reader.upstream();
     let auth = reader.auth();
     reader.require_issuers_where_routes_take_jwts(&mut routes, auth.as_ref());
+    let impersonation = reader.impersonation();
     let tokens = reader.tokens();
     let failures = reader.failures();
     let timeouts = reader.timeouts();
@@ -42,6 +43,7 @@ pub(super) fn config(settings: &Settings, problems: &mut Vec<Problem>) -> Option
         trusted_proxies,
         upstream: upstream?,
         auth: auth?,
+        impersonation: impersonation?,
         tokens: tokens?,
         failures: failures?,
         timeouts: timeouts?,

@@ -7,7 +7,7 @@ use http::{Method, StatusCode};
 use crate::admission::RequestPlace;
 use crate::gateway::context::Context;
 use crate::store::Fingerprint;
-use crate::telemetry;
+use crate::telemetry::{self, Record};
 
 /// Most bytes of what a client chooses. A line is kept in memory until the log takes it, so strangers must not say how
 /// long it is.
@@ -27,6 +27,8 @@ pub struct AccessLine {
     pub route: String,
     /// Whose request it is, once that is known.
     pub user: Option<String>,
+    /// Whom it asks to act as.
+    pub acts_as: Option<String>,
     /// The key's fingerprint, once that is known.
     pub key: Option<Fingerprint>,
     /// The rejection's reason; empty if the backend answered.
@@ -53,6 +55,7 @@ impl AccessLine {
             path: cut(path, LONGEST_PATH).to_owned(),
             route: String::new(),
             user: None,
+            acts_as: None,
             key: None,
             reason: "",
             status: StatusCode::from_u16(499).expect("within 100 to 999"),
@@ -66,6 +69,24 @@ impl AccessLine {
     /// The request's context.
     pub fn context(&self) -> &Context {
         &self.context
+    }
+
+    /// Fills a line of the audit log: who has asked for what, and what was decided.
+    pub fn tell_who(&self, record: &mut Record<'_>, what: &str, decision: &str) {
+        record.text("what", what);
+        record.text("decision", decision);
+        record.text("request_id", self.context.request_id());
+        record.word("client", self.context.origin.address);
+        record.text("method", cut(self.method.as_str(), LONGEST_METHOD));
+        record.text("path", &self.path);
+        record.text("route", &self.route);
+        record.text("user", cut(self.user.as_deref().unwrap_or_default(), LONGEST_USER));
+        if let Some(user) = &self.acts_as {
+            record.text("acts_as", cut(user, LONGEST_USER));
+        }
+        if let Some(key) = self.key {
+            record.word("key", key);
+        }
     }
 
     /// Notes the moment at which the head of the answer stands.
@@ -87,6 +108,9 @@ impl Drop for AccessLine {
             line.text("path", &self.path);
             line.text("route", &self.route);
             line.text("user", cut(self.user.as_deref().unwrap_or_default(), LONGEST_USER));
+            if let Some(user) = &self.acts_as {
+                line.text("acts_as", cut(user, LONGEST_USER));
+            }
             if let Some(key) = self.key {
                 line.word("key", key);
             }

@@ -71,14 +71,17 @@ impl Rewriter {
         Rewriter { mode, authority, body_bounds }
     }
 
-    /// Whether a client may name a user to act as: only with a key of its own, and only where the backend judges that.
+    /// Whether the backend sees a key that it knows by itself, as the client sent it, and can judge what it may.
     ///
     /// SECURITY: together with the operator's or the gateway's key, the client would borrow what that key may do. A token
     /// that the gateway made is no key of the backend's either: a backend that takes it does so on the gateway's word for
-    /// one user, and has nothing by which to judge who else that user may be. Under `impersonate` the gateway alone says
-    /// who the user is, for foreign keys too.
-    pub fn client_may_impersonate(&self, identity: &Identity) -> bool {
-        matches!(self.mode, Mode::Forward) && self.shows_the_clients_key(identity) && !identity.is_minted()
+    /// one user, and has nothing by which to judge who else that user may be. Nor is a JWT, which names one user. Under
+    /// `impersonate` the gateway alone says who the user is, for foreign keys too.
+    pub fn shows_a_key_of_the_backends(&self, identity: &Identity) -> bool {
+        matches!(self.mode, Mode::Forward)
+            && self.shows_the_clients_key(identity)
+            && !identity.is_minted()
+            && !identity.is_of_jwt()
     }
 
     /// Whether the backend sees the key that the client sent.
@@ -120,6 +123,9 @@ impl Rewriter {
                 head.insert(API_KEY, key.clone());
                 head.insert(IMPERSONATE_USER, user.field_value());
             }
+        }
+        if let Some(user) = identity.acts_as() {
+            head.insert(IMPERSONATE_USER, user.field_value());
         }
         if let Some(user) = identity.user() {
             head.insert(FORWARDED_USER, user.field_value());

@@ -97,8 +97,8 @@ impl Rejection {
                     .to_owned()
             }
             Rejection::ImpersonationDenied => {
-                "`x-api-impersonate-user` is not allowed with this key: you act as the user who owns it. Leave \
-                 the field out."
+                "`x-api-impersonate-user` is not allowed: no rule of this gateway lets you act as that user. Leave the \
+                 field out, or ask for a rule (impersonation.rules)."
                     .to_owned()
             }
             Rejection::BearerMissing => {

@@ -12,6 +12,7 @@ const LAYERS: [&[&str]; 8] = [
         "media_type",
         "user_name",
         "watched_files",
+        "glob",
         "hardening",
         "http1",
         "client_body",
