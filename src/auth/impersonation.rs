@@ -43,7 +43,7 @@ impl Impersonation {
         if let (Some(user), Some(target)) = (identity.user(), target)
             && let Some(rule) = self.rule_for(user, &target)
         {
-            return Ok((Identity { acts_as: Some(target), ..identity }, Permission::Rule(rule)));
+            return Ok((identity.acting_as(target), Permission::Rule(rule)));
         }
         if with_own_key && self.0.backend_decides {
             return Ok((identity, Permission::BackendDecides));

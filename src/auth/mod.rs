@@ -1,19 +1,19 @@
 //! Who the caller is. Only this module makes an [`Identity`].
 
+mod api_key;
 pub mod bearer;
 pub mod foreign;
 pub mod guesses;
+mod identity;
 pub mod impersonation;
 pub mod jwt;
 mod keys_file;
 pub mod token;
+pub mod upstream_keys;
 pub mod verifier;
 
 use std::net::IpAddr;
 use std::sync::Arc;
-
-use aws_lc_rs::rand;
-use http::{HeaderName, HeaderValue};
 
 use crate::clock::Clock;
 use crate::config::{Config, Foreign, Problem, VerifierOptions};
@@ -22,6 +22,9 @@ use crate::store::{self, Fingerprint, NewToken, Store, TokenId, TokenRecord, Una
 use crate::upstream::Upstream;
 use crate::user_name::UserName;
 
+pub use api_key::{API_KEY, ApiKey, Presented};
+pub use identity::Identity;
+
 use bearer::{BearerError, BearerOpener};
 use foreign::{ForeignKeys, Memory, Verdict};
 use guesses::{Guesses, TooMany};
@@ -29,126 +32,8 @@ use impersonation::Impersonation;
 use jwt::{Jwt, JwtError, Jwts};
 use keys_file::KnownKeys;
 use token::TokenMint;
-use verifier::{UsersFile, Verifier, VerifyError};
-
-/// The field that carries a caller's key.
-pub const API_KEY: HeaderName = HeaderName::from_static("x-api-key");
-
-/// A key as a client sent it: 1 to 1024 printable ASCII characters, no space and no comma.
-///
-/// SECURITY: a comma is how two values of a field are joined; which of them a backend would take is unknown.
-#[derive(Clone)]
-pub struct ApiKey(HeaderValue);
-
-impl ApiKey {
-    /// Checks the value of the field.
-    pub fn parse(value: &HeaderValue) -> Option<ApiKey> {
-        let bytes = value.as_bytes();
-        let valid = (1..=1024).contains(&bytes.len())
-            && bytes.iter().all(|byte| byte.is_ascii_graphic() && *byte != b',');
-        valid.then(|| {
-            let mut value = value.clone();
-            value.set_sensitive(true);
-            ApiKey(value)
-        })
-    }
-
-    /// The value for the field of another request, marked as sensitive.
-    pub fn into_field_value(self) -> HeaderValue {
-        self.0
-    }
-
-    /// A key of the form that Timbr's have, which nobody was given.
-    fn nobodys() -> ApiKey {
-        let mut random = [0; 20];
-        rand::fill(&mut random).expect("the system's random source works");
-        let text = random.iter().fold("tk_".to_owned(), |text, byte| format!("{text}{byte:02x}"));
-        let mut value = HeaderValue::from_str(&text).expect("letters and digits");
-        value.set_sensitive(true);
-        ApiKey(value)
-    }
-
-    fn id(&self) -> TokenId {
-        TokenId::of(self.0.as_bytes())
-    }
-}
-
-/// The one credential of a request; whose it is, [`Auth::identify`] tells.
-#[derive(Clone)]
-pub enum Presented {
-    /// `x-api-key`.
-    Key(ApiKey),
-    /// `x-jwt-token`.
-    Jwt(Jwt),
-}
-
-/// What proved a caller.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Kind {
-    /// A token that the gateway made.
-    Minted,
-    /// A key that the operator or the backend has made known.
-    Key,
-    /// A token that an identity provider made.
-    Jwt,
-}
-
-/// A caller whose key was proven, and what follows from it.
-#[derive(Debug)]
-pub struct Identity {
-    user: Option<UserName>,
-    upstream_key: Option<HeaderValue>,
-    kind: Kind,
-    acts_as: Option<UserName>,
-    fingerprint: Fingerprint,
-}
-
-impl Identity {
-    fn minted(record: &TokenRecord, fingerprint: Fingerprint) -> Identity {
-        let user = Some(record.user.clone());
-        Identity { user, upstream_key: None, kind: Kind::Minted, acts_as: None, fingerprint }
-    }
-
-    fn of(user: Option<UserName>, upstream_key: Option<HeaderValue>, fingerprint: Fingerprint) -> Identity {
-        Identity { user, upstream_key, kind: Kind::Key, acts_as: None, fingerprint }
-    }
-
-    /// Whose the key is; unknown of foreign keys.
-    pub fn user(&self) -> Option<&UserName> {
-        self.user.as_ref()
-    }
-
-    /// What `tokens.keys_file` wants the backend to be shown instead of the key.
-    pub fn upstream_key(&self) -> Option<&HeaderValue> {
-        self.upstream_key.as_ref()
-    }
-
-    /// Whether the key is a token that the gateway made. To the backend such a token says nothing by itself.
-    pub fn is_minted(&self) -> bool {
-        self.kind == Kind::Minted
-    }
-
-    /// Whether the caller showed a token of an identity provider.
-    pub fn is_of_jwt(&self) -> bool {
-        self.kind == Kind::Jwt
-    }
-
-    /// Whom the caller acts as, where a rule allows it to.
-    pub fn acts_as(&self) -> Option<&UserName> {
-        self.acts_as.as_ref()
-    }
-
-    /// Who is behind the key, to count by: the user, or whoever holds a foreign key.
-    pub fn caller(&self) -> impl std::hash::Hash + use<'_> {
-        let name = self.user().map(UserName::as_str);
-        (name, name.is_none().then_some(self.fingerprint))
-    }
-
-    /// What logs call the key.
-    pub fn fingerprint(&self) -> Fingerprint {
-        self.fingerprint
-    }
-}
+use upstream_keys::{Renewal, UpstreamKeys, field_value};
+use verifier::{Delegate, Platform, Remote, UsersFile, Verified, Verifier, VerifyError};
 
 /// Why a key proves nobody.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -185,6 +70,9 @@ pub enum MintError {
     /// The password is not right, or could not be checked.
     #[error("the credentials are not right")]
     Wrong,
+    /// Nobody could say whether the password is right.
+    #[error("the verifier does not answer")]
+    VerifierUnavailable,
     /// Too many passwords are being checked.
     #[error("too many passwords are being checked at once")]
     Busy,
@@ -200,6 +88,7 @@ impl From<VerifyError> for MintError {
     fn from(error: VerifyError) -> MintError {
         match error {
             VerifyError::Wrong => MintError::Wrong,
+            VerifyError::Unavailable => MintError::VerifierUnavailable,
             VerifyError::Busy => MintError::Busy,
             VerifyError::TooMany(wait) => MintError::TooMany(wait),
         }
@@ -229,18 +118,15 @@ pub struct Auth {
     guesses: Arc<Guesses>,
     jwts: Jwts,
     impersonation: Impersonation,
+    /// Where a token stands for its user's own key.
+    upstream_keys: Option<UpstreamKeys>,
 }
 
 impl Auth {
     /// Reads the files that the configuration names; all that is wrong with them is told at once.
     pub fn new(config: &Config, clock: &Clock) -> Result<Auth, Vec<Problem>> {
         let tokens = &config.tokens;
-        let verifier = match &config.auth.verifier {
-            VerifierOptions::SaltHolder => Ok(Verifier::SaltHolder),
-            VerifierOptions::UsersFile(path) => UsersFile::read(path)
-                .map(Verifier::UsersFile)
-                .map_err(|error| Problem::new("auth.users_file", error.to_string())),
-        };
+        let verifier = verifier(config);
         let known_keys = match tokens.keys_file.as_deref() {
             None => Ok(KnownKeys::default()),
             Some(path) => {
@@ -255,6 +141,10 @@ impl Auth {
                 return Err(problems.chain(jwts.err().into_iter().flatten()).collect());
             }
         };
+        let upstream_keys =
+            config.upstream.credential.is_of_each_user().then(|| {
+                UpstreamKeys::new(verifier.platform().cloned(), tokens.ttl, tokens.max, clock.clone())
+            });
         let limits = store::Limits { ttl: tokens.ttl, idle_ttl: tokens.idle_ttl, max: tokens.max };
         let memory = Memory { accept: tokens.foreign_accept_ttl, reject: tokens.foreign_reject_ttl };
         Ok(Auth {
@@ -268,6 +158,7 @@ impl Auth {
             guesses: Arc::new(Guesses::new(config.failures, clock.clone())),
             jwts,
             impersonation: Impersonation::new(config.impersonation.clone()),
+            upstream_keys,
         })
     }
 
@@ -286,20 +177,26 @@ impl Auth {
             Err(error) => return Err(error.into()),
         };
         let attempt = attempt.of(&login.user);
-        self.verifier.verify(&login, attempt).await?;
+        let Verified { upstream_key, session } = self.verifier.verify(&login, bearer, attempt).await?;
+        let upstream_key = upstream_key.filter(|_| self.upstream_keys.is_some());
         let token_of = |seed: &_| self.mint.token(&login, seed);
         let id_of = |seed: &_| TokenId::of(token_of(seed).expose().as_bytes());
         let login_id = self.mint.login_id(&login);
-        let seed = match self.store.seed_of(&login_id, id_of) {
-            Some(seed) => seed,
-            None => {
-                let new = NewToken { login: login_id, user: login.user.clone(), upstream_key: None };
-                self.store
-                    .insert(new, self.mint.seed(), id_of)
-                    .await
-                    .map_err(|_| MintError::StoreUnavailable)?
+        let unavailable = |_| MintError::StoreUnavailable;
+        let seed = match (self.store.seed_of(&login_id, id_of), upstream_key) {
+            (Some(seed), None) => seed,
+            (Some(seed), Some(key)) => {
+                self.store.set_upstream_key(&id_of(&seed), key).await.map_err(unavailable)?;
+                seed
+            }
+            (None, upstream_key) => {
+                let new = NewToken { login: login_id, user: login.user.clone(), upstream_key };
+                self.store.insert(new, self.mint.seed(), id_of).await.map_err(unavailable)?
             }
         };
+        if let (Some(keys), Some(session)) = (&self.upstream_keys, session) {
+            keys.keep(id_of(&seed), session);
+        }
         let fingerprint = id_of(&seed).fingerprint();
         Ok(Minted { token: token_of(&seed), fingerprint, user: login.user })
     }
@@ -322,7 +219,7 @@ impl Auth {
     async fn identify_jwt(&self, jwt: &Jwt, client: IpAddr) -> Result<Identity, KeyError> {
         let id = jwt.id();
         match self.jwts.verify(jwt, id).await {
-            Ok(user) => Ok(Identity { kind: Kind::Jwt, ..Identity::of(Some(user), None, id.fingerprint()) }),
+            Ok(user) => Ok(Identity::of_jwt(user, id.fingerprint())),
             Err(JwtError::Invalid(why)) => {
                 self.guesses.attempt(client).fail().map_err(KeyError::TooMany)?;
                 Err(KeyError::Jwt(JwtError::Invalid(why)))
@@ -350,12 +247,12 @@ impl Auth {
             return Ok(Identity::of(Some(known.user.clone()), upstream_key, fingerprint));
         }
         if let Some(record) = self.store.find(&id) {
-            return Ok(Identity::minted(&record, fingerprint));
+            return self.minted(id, &record);
         }
-        if self.mint.is_own(key.0.as_bytes()) {
+        if self.mint.is_own(key.as_bytes()) {
             // SECURITY: a store that does not answer is neither a yes nor a no.
             return match self.store.fetch(&id).await {
-                Ok(Some(record)) => Ok(Identity::minted(&record, fingerprint)),
+                Ok(Some(record)) => self.minted(id, &record),
                 Ok(None) => Err(KeyError::Ended),
                 Err(Unavailable) => Err(KeyError::StoreUnavailable),
             };
@@ -385,6 +282,21 @@ impl Auth {
         }
     }
 
+    /// SECURITY: where tokens stand for keys, one without says nothing to the backend: it was made when they did not.
+    fn minted(&self, id: TokenId, record: &TokenRecord) -> Result<Identity, KeyError> {
+        let upstream_key = match &self.upstream_keys {
+            None => None,
+            Some(_) => Some(record.upstream_key().and_then(field_value).ok_or(KeyError::Ended)?),
+        };
+        Ok(Identity::of_token(id, record.user.clone(), upstream_key))
+    }
+
+    /// The backend has refused the key that a token stands for; `None` if it is none of those.
+    pub async fn renew(&self, identity: &Identity) -> Option<Renewal> {
+        let (id, refused) = identity.stands_for()?;
+        Some(self.upstream_keys.as_ref()?.renew(&self.store, id, refused).await)
+    }
+
     /// Who may act as whom.
     pub fn impersonation(&self) -> &Impersonation {
         &self.impersonation
@@ -395,6 +307,7 @@ impl Auth {
         self.store.sweep();
         self.foreign_keys.sweep();
         self.jwts.sweep();
+        self.upstream_keys.iter().for_each(UpstreamKeys::sweep);
         self.guesses.sweep();
     }
 
@@ -430,17 +343,18 @@ impl Auth {
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_key_is_one_printable_word() {
-        let parse = |bytes: &[u8]| HeaderValue::from_bytes(bytes).ok().and_then(|v| ApiKey::parse(&v));
-        assert!(parse(b"tk_0123").is_some_and(|key| key.into_field_value().is_sensitive()));
-        let long = vec![b'a'; 1025];
-        for wrong in [&b""[..], b"a b", b"a,b", b"a\tb", b"caf\xe9", &long] {
-            assert!(parse(wrong).is_none(), "{wrong:?}");
-        }
+/// The authority over passwords, as configured.
+fn verifier(config: &Config) -> Result<Verifier, Problem> {
+    match &config.auth.verifier {
+        VerifierOptions::SaltHolder => Ok(Verifier::SaltHolder),
+        VerifierOptions::UsersFile(path) => UsersFile::read(path)
+            .map(Verifier::UsersFile)
+            .map_err(|error| Problem::new("auth.users_file", error.to_string())),
+        VerifierOptions::Platform => Platform::new(config)
+            .map(|platform| Verifier::remote(Remote::Platform(platform)))
+            .map_err(|error| Problem::new(error.option(), error.to_string())),
+        VerifierOptions::Delegate => Delegate::new(&config.upstream)
+            .map(|delegate| Verifier::remote(Remote::Delegate(delegate)))
+            .map_err(|error| Problem::new(error.option(), error.to_string())),
     }
 }

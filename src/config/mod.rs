@@ -45,6 +45,8 @@ pub struct Config {
     pub upstream: UpstreamOptions,
     /// Who says that credentials are right.
     pub auth: AuthOptions,
+    /// The platform.
+    pub platform: PlatformOptions,
     /// Who may act as whom.
     pub impersonation: ImpersonationOptions,
     /// Tokens and keys.
@@ -157,11 +159,37 @@ impl UpstreamUrl {
 pub enum Credential {
     /// The client's own key, and the user's name in `x-forwarded-user`.
     Forward,
+    /// The key that the platform gives the user when the gateway logs him in.
+    Platform,
+    /// The token that the backend's own `get_token` gives the user.
+    Delegate,
     /// The gateway's key, and the user's name in `x-api-impersonate-user`.
     Impersonate {
         /// A Timbr token that was granted impersonation.
         service_key: Secret,
     },
+}
+
+impl Credential {
+    /// Whether each token stands for a key of its user's own.
+    pub fn is_of_each_user(&self) -> bool {
+        matches!(self, Credential::Platform | Credential::Delegate)
+    }
+}
+
+/// Where the platform is, and its pages.
+#[derive(Clone, Debug)]
+pub struct PlatformOptions {
+    /// `None`: where the upstream is.
+    pub url: Option<UpstreamUrl>,
+    /// Trust anchors instead of the system's.
+    pub ca_file: Option<PathBuf>,
+    /// The login form.
+    pub login_path: String,
+    /// The page with the user's token.
+    pub token_path: String,
+    /// For each of its answers.
+    pub timeout: Duration,
 }
 
 /// Who says that credentials are right.
@@ -182,6 +210,10 @@ pub enum VerifierOptions {
     SaltHolder,
     /// A file of names and password hashes.
     UsersFile(PathBuf),
+    /// The platform's login form.
+    Platform,
+    /// The backend's own `get_token`.
+    Delegate,
 }
 
 /// Tokens and keys.

@@ -25,6 +25,7 @@ pub(super) fn config(settings: &Settings, problems: &mut Vec<Problem>) -> Option
     let upstream = reader.upstream();
     let auth = reader.auth();
     reader.require_issuers_where_routes_take_jwts(&mut routes, auth.as_ref());
+    let platform = reader.platform();
     let impersonation = reader.impersonation();
     let tokens = reader.tokens();
     let failures = reader.failures();
@@ -35,6 +36,7 @@ pub(super) fn config(settings: &Settings, problems: &mut Vec<Problem>) -> Option
     let core_dumps = reader.flag("core_dumps");
     let workers = reader.count("workers").or_else(cores);
     reader.require_trust_where_any_user_may_be_named();
+    reader.require_the_verifier_that_finds_the_credential();
     reader.require_what_routes_rely_on(&routes);
     Some(Config {
         salts: salts?,
@@ -43,6 +45,7 @@ pub(super) fn config(settings: &Settings, problems: &mut Vec<Problem>) -> Option
         trusted_proxies,
         upstream: upstream?,
         auth: auth?,
+        platform: platform?,
         impersonation: impersonation?,
         tokens: tokens?,
         failures: failures?,
@@ -345,7 +348,7 @@ mod tests {
             "listen.http: must be address:port",
             "tls.key_file: is required together with tls.cert_file",
             "upstream.url: is required",
-            "auth.verifier: must be one of salt-holder, users-file, not \"magic\"",
+            "auth.verifier: must be one of salt-holder, users-file, platform, delegate, not \"magic\"",
             "tokens.ttl: must be a span with its unit",
             "workers: must be a whole number",
             "limits.body: must be a size with its unit",

@@ -13,6 +13,7 @@ mod get_token;
 mod handshake;
 mod impersonate;
 pub mod rejection;
+mod renewal;
 mod respond;
 mod rewrite;
 pub mod route;
@@ -126,7 +127,11 @@ impl Gateway {
         line.place.as_mut().map_or(Ok(()), |place| place.of(&identity.caller()))?;
         let identity = impersonate(&self.auth, &self.rewriter, &screened, identity, line)?;
         let request = self.rewriter.rewrite(screened, body, &identity, line.context());
-        let response = self.upstream.send(request).await.map_err(|error| rejection_of(&error, line))?;
+        let response = match identity.stands_for() {
+            None => self.upstream.send(request).await.map_err(|error| rejection_of(&error, line))?,
+            // In the heap, as it is seldom so and long.
+            Some(_) => Box::pin(self.send_renewing(request, &identity, line)).await?,
+        };
         let answer = Answer::from_upstream(response);
         Ok(if self.rewriter.shows_the_clients_key(&identity) { answer } else { answer.without_cookies() })
     }

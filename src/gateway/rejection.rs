@@ -104,8 +104,12 @@ pub enum Rejection {
     BearerUserName,
     /// Wrong user or password.
     CredentialsWrong,
+    /// Nobody could say whether a password is right, or which key a user has.
+    VerifierUnavailable,
     /// Too many passwords are being checked.
     VerifierBusy,
+    /// The backend refused the user's key, another one was found, and the request could not be sent again.
+    UpstreamKeyRenewed,
     /// The client made too long a pause in its body.
     RequestBodyStalled,
     /// The client's body broke off.
@@ -188,6 +192,8 @@ impl Rejection {
             | Rejection::JwtKeysUnavailable
             | Rejection::ApiKeyUnverifiable
             | Rejection::ApiKeyCheckBusy
+            | Rejection::VerifierUnavailable
+            | Rejection::UpstreamKeyRenewed
             | Rejection::VerifierBusy => StatusCode::SERVICE_UNAVAILABLE,
             Rejection::UpstreamConnectTimeout | Rejection::UpstreamTimeout => StatusCode::GATEWAY_TIMEOUT,
             Rejection::Internal => StatusCode::INTERNAL_SERVER_ERROR,
@@ -236,6 +242,8 @@ impl Rejection {
             Rejection::BearerWithoutCredentials => "bearer_without_credentials",
             Rejection::BearerUserName => "bearer_user_name",
             Rejection::CredentialsWrong => "credentials_wrong",
+            Rejection::VerifierUnavailable => "verifier_unavailable",
+            Rejection::UpstreamKeyRenewed => "upstream_key_renewed",
             Rejection::VerifierBusy => "verifier_busy",
             Rejection::RequestBodyTooLarge => "request_body_too_large",
             Rejection::RequestBodyStalled => "request_body_stalled",
@@ -293,9 +301,9 @@ impl Rejection {
             | Rejection::UpstreamUnreachable
             | Rejection::UpstreamConnectTimeout
             | Rejection::UpstreamClosed => Some(1),
-            Rejection::TokenStoreUnavailable => Some(1),
+            Rejection::TokenStoreUnavailable | Rejection::UpstreamKeyRenewed => Some(1),
             Rejection::ApiKeyUnverifiable | Rejection::JwtKeysUnavailable => Some(2),
-            Rejection::VerifierBusy | Rejection::ApiKeyCheckBusy => Some(5),
+            Rejection::VerifierBusy | Rejection::VerifierUnavailable | Rejection::ApiKeyCheckBusy => Some(5),
             // Rounded up: who waits so long must not be early.
             Rejection::TooManyFailures(wait) => Some(wait.as_secs() + 1),
             _ => None,

@@ -5,7 +5,7 @@
 
 use http::header::{COOKIE, HOST};
 use http::uri::PathAndQuery;
-use http::{HeaderMap, HeaderName, HeaderValue, Request, Uri};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Uri};
 
 use crate::auth::jwt::{JWT_TENANT, JWT_TOKEN};
 use crate::auth::{API_KEY, Identity, Presented};
@@ -14,7 +14,7 @@ use crate::config::Credential;
 use crate::gateway::context::{Context, REQUEST_ID, TRACEPARENT, TRACESTATE};
 use crate::gateway::fields::{Fate, fate};
 use crate::gateway::screen::{Screened, ScreenedParts};
-use crate::upstream::{BodyBounds, Outgoing, RequestBody};
+use crate::upstream::{BodyBounds, Kept, Outgoing, RequestBody};
 use crate::user_name::UserName;
 
 /// The field with the user whom the owner of a key acts as.
@@ -34,6 +34,34 @@ impl Outgoing for UpstreamRequest {
     }
 }
 
+impl UpstreamRequest {
+    /// What it takes to send it again with another key. From here on, what goes by of its body is kept, if it is little.
+    pub fn spare(&mut self) -> Spare {
+        let (method, uri) = (self.0.method().clone(), self.0.uri().clone());
+        Spare { method, uri, head: self.0.headers().clone(), body: self.0.body_mut().keep() }
+    }
+}
+
+/// A request that may have to be sent again.
+pub struct Spare {
+    method: Method,
+    uri: Uri,
+    head: HeaderMap,
+    body: Kept,
+}
+
+impl Spare {
+    /// The same request with another key; `None` if its body has not been kept whole.
+    pub fn with_key(self, key: HeaderValue) -> Option<UpstreamRequest> {
+        let mut request = Request::new(self.body.again()?);
+        *request.method_mut() = self.method;
+        *request.uri_mut() = self.uri;
+        *request.headers_mut() = self.head;
+        request.headers_mut().insert(API_KEY, key);
+        Some(UpstreamRequest(request))
+    }
+}
+
 /// Knows what proves a caller to the backend.
 pub struct Rewriter {
     mode: Mode,
@@ -43,15 +71,19 @@ pub struct Rewriter {
 
 enum Mode {
     Forward,
-    Impersonate { service_key: HeaderValue },
+    /// What each token stands for.
+    OfEachUser,
+    Impersonate {
+        service_key: HeaderValue,
+    },
 }
 
 /// What the backend is shown as the caller's key.
 enum Shown<'a> {
     /// What the client sent.
     Clients,
-    /// What `tokens.keys_file` says for the client's key.
-    Operators(&'a HeaderValue),
+    /// What `tokens.keys_file` says for the client's key, or what his token stands for.
+    Other(&'a HeaderValue),
     /// The gateway's own, for this user.
     Service(&'a HeaderValue, &'a UserName),
 }
@@ -61,6 +93,7 @@ impl Rewriter {
     pub fn new(credential: &Credential, authority: HeaderValue, body_bounds: BodyBounds) -> Rewriter {
         let mode = match credential {
             Credential::Forward => Mode::Forward,
+            Credential::Platform | Credential::Delegate => Mode::OfEachUser,
             Credential::Impersonate { service_key } => {
                 let key = HeaderValue::from_str(service_key.expose());
                 let mut key = key.expect("the configuration checked that a field can carry the key");
@@ -93,7 +126,7 @@ impl Rewriter {
     /// would act for nobody. It goes upstream as it came.
     fn shown<'a>(&'a self, identity: &'a Identity) -> Shown<'a> {
         match (identity.upstream_key(), &self.mode, identity.user()) {
-            (Some(key), _, _) => Shown::Operators(key),
+            (Some(key), _, _) => Shown::Other(key),
             (None, Mode::Impersonate { service_key }, Some(user)) => Shown::Service(service_key, user),
             (None, _, _) => Shown::Clients,
         }
@@ -118,7 +151,7 @@ impl Rewriter {
         head.insert(HOST, self.authority.clone());
         match self.shown(identity) {
             Shown::Clients => insert(&mut head, presented),
-            Shown::Operators(key) => drop(head.insert(API_KEY, key.clone())),
+            Shown::Other(key) => drop(head.insert(API_KEY, key.clone())),
             Shown::Service(key, user) => {
                 head.insert(API_KEY, key.clone());
                 head.insert(IMPERSONATE_USER, user.field_value());

@@ -124,6 +124,15 @@ impl Rejection {
                     .to_owned()
             }
             Rejection::CredentialsWrong => "No such user, or not that password.".to_owned(),
+            Rejection::VerifierUnavailable => {
+                "Nobody can say at the moment whether the password is right. Try again in a few seconds; tokens \
+                 that were given go on working."
+                    .to_owned()
+            }
+            Rejection::UpstreamKeyRenewed => {
+                "Your key at the backend had ended and was renewed. The request was not carried out; send it again."
+                    .to_owned()
+            }
             Rejection::VerifierBusy => {
                 "Too many passwords are being checked at the moment. Try again in a few seconds.".to_owned()
             }

@@ -130,6 +130,11 @@ impl MemoryStore {
         self.tokens.retain(|_, record| !users.contains(record.user.as_str()));
     }
 
+    /// Ends the tokens that are meant. Their places are given back as those of tokens that idled out.
+    pub fn remove_those(&self, meant: impl Fn(&TokenId) -> bool) {
+        self.tokens.retain(|id, _| !meant(id));
+    }
+
     /// How many tokens are kept, ended ones that were not swept yet included.
     pub fn len(&self) -> usize {
         self.tokens.len()

@@ -1,6 +1,7 @@
 //! What the gateway remembers about tokens: by the token's hash, never by the token.
 
 pub mod memory;
+mod revocation;
 
 use std::collections::HashSet;
 use std::fmt;
@@ -15,6 +16,7 @@ use crate::secret::Secret;
 use crate::user_name::UserName;
 
 pub use memory::{Limits, MemoryStore};
+pub use revocation::Revocation;
 
 /// SHA-256 of a token or key: the name under which it is kept.
 ///
@@ -145,6 +147,15 @@ impl Store {
     pub async fn set_upstream_key(&self, id: &TokenId, key: Secret) -> Result<(), Unavailable> {
         match self {
             Store::Memory(memory) => memory.set_upstream_key(id, key),
+        }
+        Ok(())
+    }
+
+    /// Ends tokens before their time, everywhere.
+    #[allow(clippy::unused_async, reason = "other stores are asked over the network")]
+    pub async fn revoke(&self, what: Revocation) -> Result<(), Unavailable> {
+        match self {
+            Store::Memory(memory) => memory.remove_those(|id| what.covers(id)),
         }
         Ok(())
     }

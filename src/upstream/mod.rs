@@ -25,7 +25,7 @@ use crate::http1::response::ResponseHead;
 use crate::metrics::Metrics;
 use crate::tls::UpstreamTls;
 
-pub use body::{BodyBounds, RequestBody, RequestBodyError, ResponseBody};
+pub use body::{BodyBounds, Kept, RequestBody, RequestBodyError, ResponseBody};
 use connect::Connector;
 use connection::Connection;
 use exchange::{Exchange, Upload};

@@ -12,6 +12,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
 from support.backend import Backend  # noqa: E402
 from support.gateway import Gateway  # noqa: E402
 from support.pki import Pki  # noqa: E402
+from support.platform import Platform  # noqa: E402
 
 
 class Setup:
@@ -36,6 +37,12 @@ class Setup:
         self.backends.append(backend)
         backend.wait_ready()
         return backend
+
+    def platform(self, users):
+        platform = Platform(self._folder("platform"), users)
+        self.backends.append(platform)
+        platform.wait_ready()
+        return platform
 
     def gateway(self, upstream, **options):
         gateway = Gateway(self._folder("gateway"), self.pki, self.salt, self.secrets, upstream, **options)

@@ -3,6 +3,7 @@
 mod support;
 
 mod command_line;
+mod delegated;
 mod docs;
 mod drain;
 mod failures;
