@@ -7,7 +7,8 @@ use http::{Method, StatusCode};
 use crate::admission::RequestPlace;
 use crate::gateway::context::Context;
 use crate::store::Fingerprint;
-use crate::telemetry;
+use crate::telemetry::{self, label};
+use crate::user_name::UserName;
 
 /// Most bytes of what a client chooses. A line is kept in memory until the log takes it, so strangers must not say how
 /// long it is.
@@ -26,7 +27,7 @@ pub struct AccessLine {
     /// The route's name; empty if none was found.
     pub route: String,
     /// Whose request it is, once that is known.
-    pub user: Option<String>,
+    pub user: Option<UserName>,
     /// The key's fingerprint, once that is known.
     pub key: Option<Fingerprint>,
     /// The rejection's reason; empty if the backend answered.
@@ -78,24 +79,24 @@ impl AccessLine {
 impl Drop for AccessLine {
     fn drop(&mut self) {
         telemetry::access(|line| {
-            line.text("request_id", self.context.request_id());
-            line.word("client", self.context.origin.address);
+            line.word(label!("request_id"), self.context.request_id_bytes());
+            line.word(label!("client"), self.context.client_text().as_bytes());
             if let Some(certificate) = &self.context.client.certificate {
-                line.text("certificate", certificate);
+                line.text(label!("certificate"), certificate);
             }
-            line.text("method", cut(self.method.as_str(), LONGEST_METHOD));
-            line.text("path", &self.path);
-            line.text("route", &self.route);
-            line.text("user", cut(self.user.as_deref().unwrap_or_default(), LONGEST_USER));
+            line.text(label!("method"), cut(self.method.as_str(), LONGEST_METHOD));
+            line.text(label!("path"), &self.path);
+            line.text(label!("route"), &self.route);
+            line.text(label!("user"), cut(self.user.as_ref().map_or("", UserName::as_str), LONGEST_USER));
             if let Some(key) = self.key {
-                line.word("key", key);
+                line.hex(label!("key"), key.raw());
             }
-            line.number("status", self.status.as_u16().into());
-            line.text("reason", self.reason);
-            line.number("sent", self.sent);
-            line.flag("complete", self.complete);
-            line.millis("head_ms", self.to_head);
-            line.millis("total_ms", self.context.begun.elapsed());
+            line.number(label!("status"), self.status.as_u16().into());
+            line.text(label!("reason"), self.reason);
+            line.number(label!("sent"), self.sent);
+            line.flag(label!("complete"), self.complete);
+            line.millis(label!("head_ms"), self.to_head);
+            line.millis(label!("total_ms"), self.context.begun.elapsed());
         });
     }
 }

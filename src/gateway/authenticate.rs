@@ -4,8 +4,9 @@ use std::net::IpAddr;
 
 use crate::auth::guesses::TooMany;
 use crate::auth::{Auth, Identity, KeyError};
+use crate::fields::Name;
 use crate::gateway::rejection::Rejection;
-use crate::gateway::rewrite::{IMPERSONATE_USER, Rewriter};
+use crate::gateway::rewrite::Rewriter;
 use crate::gateway::screen::Screened;
 use crate::upstream::Upstream;
 
@@ -27,7 +28,7 @@ pub async fn authenticate(
         })?;
     // SECURITY: refused, not dropped: dropping the field in silence would run the query as somebody else than the
     // client asked for.
-    if screened.fields().contains_key(IMPERSONATE_USER) && !rewriter.client_may_impersonate(&identity) {
+    if screened.fields().contains(Name::XApiImpersonateUser) && !rewriter.client_may_impersonate(&identity) {
         return Err(Rejection::ImpersonationDenied);
     }
     Ok(identity)

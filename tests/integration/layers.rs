@@ -13,6 +13,8 @@ const LAYERS: [&[&str]; 8] = [
         "user_name",
         "hardening",
         "http1",
+        "fields",
+        "prehashed",
         "client_body",
         "descriptors",
         "metrics",
@@ -27,7 +29,8 @@ const LAYERS: [&[&str]; 8] = [
 ];
 
 /// Uses within a layer that are meant.
-const SIDEWAYS: [(&str, &str); 3] = [("metrics", "telemetry"), ("upstream", "tls"), ("admin", "listener")];
+const SIDEWAYS: [(&str, &str); 4] =
+    [("metrics", "telemetry"), ("http1", "fields"), ("upstream", "tls"), ("admin", "listener")];
 
 fn sources() -> Vec<(PathBuf, String)> {
     fn walk(folder: &Path, found: &mut Vec<(PathBuf, String)>) {
