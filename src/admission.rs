@@ -11,6 +11,7 @@ use dashmap::mapref::entry::Entry;
 
 use crate::config::Limits;
 use crate::metrics::{Cause, Metrics};
+use crate::prehashed::Prehashed;
 
 /// The counts and their limits.
 #[derive(Debug)]
@@ -129,7 +130,7 @@ pub fn network(address: IpAddr) -> (u8, u64) {
 #[derive(Debug, Default)]
 struct Counts {
     hasher: RandomState,
-    counts: DashMap<u64, usize>,
+    counts: DashMap<u64, usize, Prehashed>,
 }
 
 impl Counts {

@@ -4,17 +4,19 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use dashmap::{DashMap, Entry};
-use http::header::{ACCEPT, CONTENT_TYPE, HOST};
-use http::{HeaderValue, Method, Request, StatusCode, Uri};
+use http::{Method, StatusCode, Uri};
 use http_body_util::{BodyExt, Limited};
 use tokio::sync::{Mutex, OwnedSemaphorePermit, Semaphore, watch};
 use tokio::time::timeout;
 use tracing::{error, warn};
 
-use crate::auth::{API_KEY, ApiKey};
+use crate::auth::ApiKey;
 use crate::clock::{Clock, Tick};
+use crate::fields::Name;
+use crate::http1::request::begin_request;
+use crate::http1::response::write_field;
 use crate::store::TokenId;
-use crate::upstream::{Outgoing, RequestBody, ResponseBody, Upstream, UpstreamError};
+use crate::upstream::{Message, Outgoing, RequestBody, ResponseBody, Upstream, UpstreamError};
 
 /// Documented, cheap, and answered for every good key.
 const QUESTION: &str = "/timbr/api/get_ontologies/";
@@ -181,11 +183,11 @@ impl Inner {
 /// Asks the backend about a key.
 async fn ask(key: ApiKey, upstream: &Upstream) -> Verdict {
     let fingerprint = key.id().fingerprint();
-    let question = Question { key, host: upstream.authority() };
+    let question = Question { key, host: upstream.authority().to_owned() };
     let asking = async {
         let response = upstream.send(question).await?;
-        let verdict = verdict(response.status());
-        Ok(if verdict == Verdict::Good { confirmed(response.into_body()).await } else { verdict })
+        let verdict = verdict(response.status);
+        Ok(if verdict == Verdict::Good { confirmed(response.body).await } else { verdict })
     };
     match timeout(PATIENCE, asking).await {
         Ok(Ok(verdict)) => verdict,
@@ -265,20 +267,18 @@ fn verdict(status: StatusCode) -> Verdict {
 /// `GET /timbr/api/get_ontologies/` with the key in question.
 struct Question {
     key: ApiKey,
-    host: HeaderValue,
+    host: String,
 }
 
 impl Outgoing for Question {
-    fn into_request(self) -> Request<RequestBody> {
-        let mut request = Request::new(RequestBody::empty());
-        *request.method_mut() = Method::GET;
-        *request.uri_mut() = Uri::from_static(QUESTION);
-        let fields = request.headers_mut();
-        fields.insert(HOST, self.host);
-        fields.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-        fields.insert(ACCEPT, HeaderValue::from_static("application/json"));
-        fields.insert(API_KEY, self.key.into_field_value());
-        request
+    fn into_message(self) -> Message {
+        let mut head = Vec::new();
+        begin_request(&mut head, &Method::GET, &Uri::from_static(QUESTION));
+        write_field(&mut head, Name::Host, self.host.as_bytes());
+        write_field(&mut head, Name::ContentType, b"application/json");
+        write_field(&mut head, Name::Accept, b"application/json");
+        write_field(&mut head, Name::XApiKey, self.key.expose());
+        Message { method: Method::GET, head, body: RequestBody::empty() }
     }
 }
 

@@ -1,7 +1,5 @@
 //! Who may act as whom: `x-api-impersonate-user`.
 
-use http::HeaderValue;
-
 use crate::auth::Identity;
 use crate::config::ImpersonationOptions;
 use crate::user_name::UserName;
@@ -36,10 +34,10 @@ impl Impersonation {
     pub fn permit(
         &self,
         identity: Identity,
-        named: &HeaderValue,
+        named: &[u8],
         with_own_key: bool,
     ) -> Result<(Identity, Permission), Denied> {
-        let target = UserName::parse(named.as_bytes()).ok();
+        let target = UserName::parse(named).ok();
         if let (Some(user), Some(target)) = (identity.user(), target)
             && let Some(rule) = self.rule_for(user, &target)
         {
@@ -94,12 +92,11 @@ mod tests {
             (None, "bob", false, true, None),
             (Some("root"), "a:b", false, true, None),
         ] {
-            let named = HeaderValue::from_str(named).expect("a value");
-            let permitted = impersonation(backend_decides).permit(identity(user), &named, own_key);
+            let permitted = impersonation(backend_decides).permit(identity(user), named.as_bytes(), own_key);
             let case = format!("{user:?} {named:?} {own_key} {backend_decides}");
             assert_eq!(permitted.as_ref().ok().map(|(_, why)| *why), expected, "{case}");
             if let Ok((identity, Permission::Rule(_))) = permitted {
-                assert_eq!(identity.acts_as().expect("it does").as_str().as_bytes(), named.as_bytes());
+                assert_eq!(identity.acts_as().expect("it does").as_str(), named);
             }
         }
     }

@@ -12,6 +12,7 @@ use std::path::Path;
 use http::HeaderValue;
 use zeroize::Zeroizing;
 
+use crate::prehashed::Prehashed;
 use crate::store::TokenId;
 use crate::user_name::UserName;
 
@@ -26,7 +27,7 @@ pub struct KnownKey {
 
 /// The keys of the file by their hash.
 #[derive(Debug, Default)]
-pub struct KnownKeys(HashMap<TokenId, KnownKey>);
+pub struct KnownKeys(HashMap<TokenId, KnownKey, Prehashed>);
 
 /// What can be wrong with the file. Names lines, never shows them.
 #[derive(Debug, thiserror::Error)]
@@ -50,7 +51,7 @@ impl KnownKeys {
     }
 
     fn parse(text: &str) -> Result<KnownKeys, Vec<String>> {
-        let mut keys = HashMap::new();
+        let mut keys = HashMap::default();
         let mut problems = Vec::new();
         for (number, line) in text.lines().enumerate() {
             let line = line.trim();

@@ -22,7 +22,7 @@ use crate::store::{self, Fingerprint, NewToken, Store, TokenId, TokenRecord, Una
 use crate::upstream::Upstream;
 use crate::user_name::UserName;
 
-pub use api_key::{API_KEY, ApiKey, Presented};
+pub use api_key::{ApiKey, Presented};
 pub use identity::Identity;
 
 use bearer::{BearerError, BearerOpener};
@@ -249,7 +249,7 @@ impl Auth {
         if let Some(record) = self.store.find(&id) {
             return self.minted(id, &record);
         }
-        if self.mint.is_own(key.as_bytes()) {
+        if self.mint.is_own(key.expose()) {
             // SECURITY: a store that does not answer is neither a yes nor a no.
             return match self.store.fetch(&id).await {
                 Ok(Some(record)) => self.minted(id, &record),
@@ -267,7 +267,8 @@ impl Auth {
                     // SECURITY: else every made-up key would be a request to the backend, and a right guess among them
                     // would stand out.
                     attempt.look().map_err(KeyError::TooMany)?;
-                    self.foreign_keys.judge(id, key, upstream).await
+                    // In the heap, as it is seldom asked and every request would have to be as large.
+                    Box::pin(self.foreign_keys.judge(id, key, upstream)).await
                 }
             },
         };

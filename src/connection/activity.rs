@@ -33,10 +33,10 @@ pub struct Activity {
     deliveries: RefCell<Vec<Delivery>>,
     requests: Cell<u64>,
     idle_since: Cell<Instant>,
-    /// When the first byte of a request's head came, until its last did. Not noted for HTTP/2, whose frames need not
-    /// belong to a request.
+    /// When a part of a request's head had come, until the rest did. Not noted for HTTP/2, whose frames need not belong
+    /// to a request.
     head_since: Cell<Option<Instant>>,
-    notes_heads: Cell<bool>,
+    is_multiplexed: Cell<bool>,
     write_blocked_since: Cell<Option<Instant>>,
     lingers: Cell<bool>,
     leaving_since: Cell<Option<Instant>>,
@@ -73,7 +73,7 @@ impl Activity {
             requests: Cell::new(0),
             idle_since: Cell::new(now),
             head_since: Cell::new(None),
-            notes_heads: Cell::new(true),
+            is_multiplexed: Cell::new(false),
             write_blocked_since: Cell::new(None),
             lingers: Cell::new(false),
             leaving_since: Cell::new(None),
@@ -85,12 +85,12 @@ impl Activity {
 
     /// From here on the connection speaks HTTP/2.
     pub fn multiplexed(&self) {
-        self.notes_heads.set(false);
+        self.is_multiplexed.set(true);
     }
 
-    /// Bytes came from the client.
-    pub fn bytes_came(&self) {
-        if self.notes_heads.get() && self.in_flight.get() == 0 && self.head_since.get().is_none() {
+    /// A part of a request's head has come, and not yet all of it.
+    pub fn head_begun(&self) {
+        if self.head_since.get().is_none() {
             self.head_since.set(Some(Instant::now()));
         }
     }
@@ -102,6 +102,11 @@ impl Activity {
         } else if self.write_blocked_since.get().is_none() {
             self.write_blocked_since.set(Some(Instant::now()));
         }
+    }
+
+    /// How many requests are being answered.
+    pub fn in_flight(&self) -> u32 {
+        self.in_flight.get()
     }
 
     /// How many requests there were.
@@ -192,7 +197,7 @@ impl Activity {
             return Some((Order::Cut, Some(Cause::WriteTimeout)));
         }
         // An HTTP/1 connection sees to its age itself, with the answer to a request.
-        if !self.notes_heads.get()
+        if self.is_multiplexed.get()
             && self.closing_since.get().is_none()
             && timeouts.connection_age.is_some_and(|age| over(Some(self.begun), age))
         {
@@ -418,16 +423,11 @@ mod tests {
     #[test]
     fn a_head_that_has_begun_must_end() {
         let Registration { activity, .. } = &registered();
-        activity.bytes_came();
+        activity.head_begun();
         assert_eq!(after(activity, 1), None);
         assert_eq!(after(activity, 2), Some(Order::Cut));
-        let request = activity.request();
-        activity.bytes_came();
-        drop(request);
-        assert_eq!(after(activity, 4), None, "bytes of a body are no head");
-        activity.multiplexed();
-        activity.bytes_came();
-        assert_eq!(after(activity, 4), None, "frames are no head");
+        drop(activity.request());
+        assert_eq!(after(activity, 4), None, "it has come whole");
     }
 
     #[test]

@@ -18,9 +18,11 @@ use tokio::io::{AsyncRead, AsyncWrite};
 
 use crate::client_body::ClientBody;
 use crate::connection::activity::{Activity, InFlight, Order};
+use crate::connection::coalesced_io::CoalescedIo;
 use crate::connection::watched_io::WatchedIo;
+use crate::fields::Head;
 use crate::gateway::context::Client;
-use crate::gateway::{Gateway, ObservedBody};
+use crate::gateway::{Gateway, ObservedBody, Reply};
 
 /// HTTP/2 windows for requests' bodies: of a stream, and of the connection.
 const STREAM_WINDOW: u32 = 256 * 1024;
@@ -64,7 +66,7 @@ where
         .initial_connection_window_size(CONNECTION_WINDOW)
         .max_send_buf_size(MAX_SEND_BUFFER)
         .max_header_list_size(bounds.head)
-        .serve_connection(TokioIo::new(io), service_fn(answer));
+        .serve_connection(TokioIo::new(CoalescedIo::new(io, Rc::clone(activity))), service_fn(answer));
     let mut connection = pin!(connection);
     poll_fn(|cx| {
         activity.wake_for_orders(cx.waker());
@@ -103,8 +105,13 @@ fn answering(
             activity.close();
         }
         Box::pin(async move {
-            let response = gateway.handle(client, request.map(ClientBody::Http2)).await;
-            Ok(response.map(|body| GuardedBody { body, in_flight }))
+            let (head, body) = request.into_parts();
+            let Reply { status, fields, body } =
+                gateway.handle(client, Head::from(head), ClientBody::Http2(body)).await;
+            let mut response = Response::new(GuardedBody { body, in_flight });
+            *response.status_mut() = status;
+            *response.headers_mut() = fields.into_map();
+            Ok(response)
         })
     }
 }

@@ -1,6 +1,7 @@
 //! One client's connection: TLS, then HTTP/1.1 or HTTP/2, until it ends or has to.
 
 pub mod activity;
+mod coalesced_io;
 mod frames;
 mod http1;
 mod http2;
@@ -78,15 +79,10 @@ impl Service {
 /// Serves a connection to its end. Errors of a client are its own; they are worth a line at debug level.
 pub async fn serve(service: Rc<Service>, mut stream: TcpStream, peer: SocketAddr, place: Registration) {
     let activity = &place.activity;
-    let mut client = Client {
-        address: peer.ip().to_canonical(),
-        secure: service.tls.is_some(),
-        served: None,
-        certificate: None,
-    };
+    let mut client = Client::at(peer.ip().to_canonical(), service.tls.is_some());
     if service.proxy_protocol {
         match service.behind_proxy(&mut stream, client.address, activity).await {
-            Ok(address) => client.address = address,
+            Ok(address) => client = Client::at(address, client.secure),
             Err(error) => return service.lost(peer, &error),
         }
     }

@@ -118,7 +118,6 @@ impl<I: AsyncRead + Unpin> AsyncRead for WatchedIo<I> {
         let before = buf.filled().len();
         let polled = Pin::new(&mut self.io).poll_read(cx, buf);
         if buf.filled().len() > before {
-            self.activity.bytes_came();
             let activity = Rc::clone(&self.activity);
             if let Some(metered) = &mut self.metered
                 && let Some(end) = metered.meter.read(&buf.filled()[before..])

@@ -7,7 +7,8 @@ use http::{Method, StatusCode};
 use crate::admission::RequestPlace;
 use crate::gateway::context::Context;
 use crate::store::Fingerprint;
-use crate::telemetry::{self, Record};
+use crate::telemetry::{self, Record, label};
+use crate::user_name::UserName;
 
 /// Most bytes of what a client chooses. A line is kept in memory until the log takes it, so strangers must not say how
 /// long it is.
@@ -26,7 +27,7 @@ pub struct AccessLine {
     /// The route's name; empty if none was found.
     pub route: String,
     /// Whose request it is, once that is known.
-    pub user: Option<String>,
+    pub user: Option<UserName>,
     /// Whom it asks to act as.
     pub acts_as: Option<String>,
     /// The key's fingerprint, once that is known.
@@ -73,19 +74,19 @@ impl AccessLine {
 
     /// Fills a line of the audit log: who has asked for what, and what was decided.
     pub fn tell_who(&self, record: &mut Record<'_>, what: &str, decision: &str) {
-        record.text("what", what);
-        record.text("decision", decision);
-        record.text("request_id", self.context.request_id());
-        record.word("client", self.context.origin.address);
-        record.text("method", cut(self.method.as_str(), LONGEST_METHOD));
-        record.text("path", &self.path);
-        record.text("route", &self.route);
-        record.text("user", cut(self.user.as_deref().unwrap_or_default(), LONGEST_USER));
+        record.text(label!("what"), what);
+        record.text(label!("decision"), decision);
+        record.word(label!("request_id"), self.context.request_id_bytes());
+        record.word(label!("client"), self.context.client_text().as_bytes());
+        record.text(label!("method"), cut(self.method.as_str(), LONGEST_METHOD));
+        record.text(label!("path"), &self.path);
+        record.text(label!("route"), &self.route);
+        record.text(label!("user"), cut(self.user.as_ref().map_or("", UserName::as_str), LONGEST_USER));
         if let Some(user) = &self.acts_as {
-            record.text("acts_as", cut(user, LONGEST_USER));
+            record.text(label!("acts_as"), cut(user, LONGEST_USER));
         }
         if let Some(key) = self.key {
-            record.word("key", key);
+            record.hex(label!("key"), key.raw());
         }
     }
 
@@ -99,27 +100,27 @@ impl AccessLine {
 impl Drop for AccessLine {
     fn drop(&mut self) {
         telemetry::access(|line| {
-            line.text("request_id", self.context.request_id());
-            line.word("client", self.context.origin.address);
+            line.word(label!("request_id"), self.context.request_id_bytes());
+            line.word(label!("client"), self.context.client_text().as_bytes());
             if let Some(certificate) = &self.context.client.certificate {
-                line.text("certificate", certificate);
+                line.text(label!("certificate"), certificate);
             }
-            line.text("method", cut(self.method.as_str(), LONGEST_METHOD));
-            line.text("path", &self.path);
-            line.text("route", &self.route);
-            line.text("user", cut(self.user.as_deref().unwrap_or_default(), LONGEST_USER));
+            line.text(label!("method"), cut(self.method.as_str(), LONGEST_METHOD));
+            line.text(label!("path"), &self.path);
+            line.text(label!("route"), &self.route);
+            line.text(label!("user"), cut(self.user.as_ref().map_or("", UserName::as_str), LONGEST_USER));
             if let Some(user) = &self.acts_as {
-                line.text("acts_as", cut(user, LONGEST_USER));
+                line.text(label!("acts_as"), cut(user, LONGEST_USER));
             }
             if let Some(key) = self.key {
-                line.word("key", key);
+                line.hex(label!("key"), key.raw());
             }
-            line.number("status", self.status.as_u16().into());
-            line.text("reason", self.reason);
-            line.number("sent", self.sent);
-            line.flag("complete", self.complete);
-            line.millis("head_ms", self.to_head);
-            line.millis("total_ms", self.context.begun.elapsed());
+            line.number(label!("status"), self.status.as_u16().into());
+            line.text(label!("reason"), self.reason);
+            line.number(label!("sent"), self.sent);
+            line.flag(label!("complete"), self.complete);
+            line.millis(label!("head_ms"), self.to_head);
+            line.millis(label!("total_ms"), self.context.begun.elapsed());
         });
     }
 }

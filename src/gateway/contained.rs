@@ -1,7 +1,7 @@
 //! A panic ends one request, not the connection with its other requests, nor the worker.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::pin::pin;
+use std::pin::Pin;
 use std::task::Poll;
 
 /// The future panicked. The panic's hook has told where.
@@ -12,8 +12,9 @@ pub struct Panicked;
 ///
 /// What it had begun is dropped with it, as if the client had gone away. What it shares with others is made for that:
 /// locks are taken over when poisoned, and none is held while something is waited for.
-pub async fn contained<T>(future: impl Future<Output = T>) -> Result<T, Panicked> {
-    let mut future = pin!(future);
+///
+/// It is pinned by the caller: a future that is handed over by value has its room twice in the one that waits for it.
+pub async fn contained<T>(mut future: Pin<&mut impl Future<Output = T>>) -> Result<T, Panicked> {
     std::future::poll_fn(|cx| {
         // Never polled again after a panic: the result is ready then.
         match catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(cx))) {
@@ -27,6 +28,8 @@ pub async fn contained<T>(future: impl Future<Output = T>) -> Result<T, Panicked
 
 #[cfg(test)]
 mod tests {
+    use std::pin::pin;
+
     use super::*;
 
     #[tokio::test]
@@ -35,7 +38,7 @@ mod tests {
             tokio::task::yield_now().await;
             1
         };
-        assert_eq!(contained(slow).await, Ok(1));
+        assert_eq!(contained(pin!(slow)).await, Ok(1));
     }
 
     #[tokio::test]
@@ -47,13 +50,13 @@ mod tests {
             }
         }
         let dropped = std::cell::Cell::new(false);
-        let at_once: Result<(), _> = contained(async { panic!("meant") }).await;
+        let at_once: Result<(), _> = contained(pin!(async { panic!("meant") })).await;
         assert_eq!(at_once, Err(Panicked));
-        let later: Result<(), _> = contained(async {
+        let later: Result<(), _> = contained(pin!(async {
             let _held = Noted(&dropped);
             tokio::task::yield_now().await;
             panic!("meant")
-        })
+        }))
         .await;
         assert_eq!(later, Err(Panicked));
         assert!(dropped.get(), "what it held was given back");

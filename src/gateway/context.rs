@@ -1,36 +1,35 @@
 //! What is known of a request before anything is judged: who connected, and how logs call the request.
 
-use std::fmt::Write as _;
 use std::net::IpAddr;
 use std::rc::Rc;
 use std::time::Instant;
 
-use http::{HeaderMap, HeaderName, HeaderValue};
 use ipnet::IpNet;
 
+use crate::fields::{Fields, Name};
 use crate::gateway::forwarded::{Origin, origin};
 use crate::tls::Served;
-
-/// The field with a request's id, accepted from clients and given to the backend and back.
-pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
-
-/// W3C trace context.
-pub const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
-
-/// W3C trace context, the part that vendors add.
-pub const TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
 
 /// The peer of a connection.
 #[derive(Debug)]
 pub struct Client {
     /// Its address, or the one that a load balancer gave for it; never an IPv4 one in IPv6's clothes.
     pub address: IpAddr,
+    /// The same as text, which each request wants.
+    pub address_text: String,
     /// Whether it speaks TLS.
     pub secure: bool,
     /// Whom it asked for by name in the TLS handshake.
     pub served: Option<Served>,
     /// Whom its verified certificate says that it is.
     pub certificate: Option<String>,
+}
+
+impl Client {
+    /// One of whom nothing is known but where it is.
+    pub fn at(address: IpAddr, secure: bool) -> Client {
+        Client { address, address_text: address.to_string(), secure, served: None, certificate: None }
+    }
 }
 
 /// A request's id, trace and beginning.
@@ -41,77 +40,127 @@ pub struct Context {
     /// Who the client is, which may stand behind proxies.
     pub origin: Origin,
     /// The client's `x-request-id` if it is usable, else one of ours.
-    pub request_id: HeaderValue,
+    request_id: RequestId,
     /// The client's `traceparent` if it is valid, else one of ours.
-    pub traceparent: HeaderValue,
+    traceparent: [u8; TRACEPARENT_LENGTH],
     /// Whether the client's trace goes on, and its `tracestate` with it.
     pub continues_trace: bool,
     /// When the head had been read.
     pub begun: Instant,
 }
 
+#[derive(Debug)]
+enum RequestId {
+    Given(Box<str>),
+    Made([u8; 32]),
+}
+
+/// W3C Trace Context level 1, section 3.2.
+const TRACEPARENT_LENGTH: usize = 55;
+
 impl Context {
     /// Takes over what the client's fields say, where that is well formed.
-    pub fn new(client: Rc<Client>, fields: &HeaderMap, trusted_proxies: &[IpNet]) -> Context {
-        let given = single(fields, &TRACEPARENT).filter(|value| is_traceparent(value.as_bytes()));
+    pub fn new(client: Rc<Client>, fields: &Fields, trusted_proxies: &[IpNet]) -> Context {
+        let given = fields.single(Name::Traceparent).and_then(traceparent);
         Context {
             origin: origin(client.address, fields, trusted_proxies),
             client,
-            request_id: single(fields, &REQUEST_ID)
-                .filter(|value| is_request_id(value.as_bytes()))
-                .cloned()
-                .unwrap_or_else(|| HeaderValue::from_str(&hex(16)).expect("hex digits")),
+            request_id: match fields.single(Name::XRequestId).and_then(request_id) {
+                Some(id) => RequestId::Given(id.into()),
+                None => RequestId::Made(random_hex()),
+            },
             continues_trace: given.is_some(),
-            traceparent: given.cloned().unwrap_or_else(|| {
-                HeaderValue::from_str(&format!("00-{}-{}-00", hex(16), hex(8))).expect("hex digits")
-            }),
+            traceparent: given.unwrap_or_else(made_traceparent),
             begun: Instant::now(),
         }
     }
 
-    /// The request's id as text.
+    /// The request's id.
     pub fn request_id(&self) -> &str {
-        self.request_id.to_str().expect("only ids of visible characters are taken or made")
+        match &self.request_id {
+            RequestId::Given(id) => id,
+            RequestId::Made(digits) => std::str::from_utf8(digits).expect("hex digits"),
+        }
+    }
+
+    /// The same as bytes.
+    pub fn request_id_bytes(&self) -> &[u8] {
+        match &self.request_id {
+            RequestId::Given(id) => id.as_bytes(),
+            RequestId::Made(digits) => digits,
+        }
+    }
+
+    /// W3C trace context.
+    pub fn traceparent(&self) -> &[u8] {
+        &self.traceparent
+    }
+
+    /// The client, as text.
+    pub fn client_text(&self) -> std::borrow::Cow<'_, str> {
+        if self.origin.address == self.client.address {
+            return self.client.address_text.as_str().into();
+        }
+        self.origin.address.to_string().into()
     }
 }
 
-fn single<'a>(fields: &'a HeaderMap, name: &HeaderName) -> Option<&'a HeaderValue> {
-    let mut values = fields.get_all(name).iter();
-    let value = values.next()?;
-    values.next().is_none().then_some(value)
-}
-
 /// Ids stand in logs and answers, so they are short words: 1 to 128 of letters, digits and `-_.:/+=@`.
-fn is_request_id(value: &[u8]) -> bool {
+fn request_id(value: &[u8]) -> Option<&str> {
     let plain = |byte: &u8| byte.is_ascii_alphanumeric() || b"-_.:/+=@".contains(byte);
-    (1..=128).contains(&value.len()) && value.iter().all(plain)
+    let is_usable = (1..=128).contains(&value.len()) && value.iter().all(plain);
+    std::str::from_utf8(value).ok().filter(|_| is_usable)
 }
 
 /// W3C Trace Context level 1, section 3.2: version, trace id, parent id, flags; ids are not all zeros.
-fn is_traceparent(value: &[u8]) -> bool {
+fn traceparent(value: &[u8]) -> Option<[u8; TRACEPARENT_LENGTH]> {
     let lower_hex = |part: &[u8]| part.iter().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(b));
     let not_zero = |part: &[u8]| part.iter().any(|b| *b != b'0');
-    let dashes = value.len() == 55 && value[2] == b'-' && value[35] == b'-' && value[52] == b'-';
-    dashes
+    let value: [u8; TRACEPARENT_LENGTH] = value.try_into().ok()?;
+    let dashes = value[2] == b'-' && value[35] == b'-' && value[52] == b'-';
+    let is_valid = dashes
         && &value[..2] == b"00"
         && lower_hex(&value[3..35])
         && not_zero(&value[3..35])
         && lower_hex(&value[36..52])
         && not_zero(&value[36..52])
-        && lower_hex(&value[53..])
+        && lower_hex(&value[53..]);
+    is_valid.then_some(value)
 }
 
-/// So many random bytes in hex. Ids must differ, not be secret.
-fn hex(bytes: usize) -> String {
-    let mut text = String::with_capacity(2 * bytes);
-    for _ in 0..bytes / 8 {
-        let _ = write!(text, "{:016x}", fastrand::u64(1..));
+fn made_traceparent() -> [u8; TRACEPARENT_LENGTH] {
+    let mut made = *b"00-00000000000000000000000000000000-0000000000000000-00";
+    made[3..35].copy_from_slice(&random_hex::<32>());
+    made[36..52].copy_from_slice(&random_hex::<16>());
+    made
+}
+
+/// The two digits of each byte.
+static HEX: [[u8; 2]; 256] = {
+    let (digits, mut pairs, mut byte) = (b"0123456789abcdef", [[0; 2]; 256], 0);
+    while byte < 256 {
+        pairs[byte] = [digits[byte >> 4], digits[byte & 15]];
+        byte += 1;
+    }
+    pairs
+};
+
+/// So many random hex digits, a multiple of 16. Ids must differ, not be secret.
+fn random_hex<const DIGITS: usize>() -> [u8; DIGITS] {
+    let mut text = [0; DIGITS];
+    for digits in text.chunks_exact_mut(16) {
+        let bits = fastrand::u64(1..);
+        for (pair, byte) in digits.chunks_exact_mut(2).zip(bits.to_be_bytes()) {
+            pair.copy_from_slice(&HEX[usize::from(byte)]);
+        }
     }
     text
 }
 
 #[cfg(test)]
 mod tests {
+    use http::{HeaderMap, HeaderName};
+
     use super::*;
 
     const TRACE: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
@@ -124,15 +173,15 @@ mod tests {
                 value.parse().expect("a value"),
             );
         }
-        let address = IpAddr::from([127, 0, 0, 1]);
-        Context::new(Rc::new(Client { address, secure: true, served: None, certificate: None }), &map, &[])
+        let client = Client::at(IpAddr::from([127, 0, 0, 1]), true);
+        Context::new(Rc::new(client), &Fields::from(&map), &[])
     }
 
     #[test]
     fn usable_ids_are_taken_over() {
         let context = context(&[("x-request-id", "abc-1.2"), ("traceparent", TRACE)]);
         assert_eq!(context.request_id(), "abc-1.2");
-        assert_eq!(context.traceparent, TRACE);
+        assert_eq!(context.traceparent(), TRACE.as_bytes());
         assert!(context.continues_trace);
     }
 
@@ -153,8 +202,8 @@ mod tests {
             "00-00000000000000000000000000000000-00f067aa0ba902b7-01",
         ] {
             let context = context(&[("traceparent", trace)]);
-            assert_ne!(context.traceparent, trace);
-            assert!(is_traceparent(context.traceparent.as_bytes()) && !context.continues_trace);
+            assert_ne!(context.traceparent(), trace.as_bytes());
+            assert!(traceparent(context.traceparent()).is_some() && !context.continues_trace);
         }
         assert_ne!(context(&[]).request_id(), context(&[]).request_id());
     }

@@ -2,12 +2,9 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use http::header::FORWARDED;
-use http::{HeaderMap, HeaderName, HeaderValue};
 use ipnet::IpNet;
 
-const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
-const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+use crate::fields::{Fields, Name};
 
 /// Addresses that a request may have come by; a longer list is no client's.
 const MOST_HOPS: usize = 32;
@@ -17,8 +14,8 @@ const MOST_HOPS: usize = 32;
 pub struct Origin {
     /// The client.
     pub address: IpAddr,
-    /// The client and the proxies between, for whoever stands behind us.
-    pub hops: HeaderValue,
+    /// The client and the proxies between, for whoever stands behind us. `None`: the peer, and nobody else.
+    pub hops: Option<String>,
     /// Whether the client spoke TLS, if a proxy has said so.
     pub secure: Option<bool>,
 }
@@ -28,30 +25,27 @@ pub struct Origin {
 /// SECURITY: anybody can send these fields. They are read only if the peer is trusted, and from the right, where the
 /// peer has written: up to the first address that is not a trusted proxy's, which is the client. What stands left of it
 /// is the client's own word, and goes nowhere.
-pub fn origin(peer: IpAddr, fields: &HeaderMap, trusted: &[IpNet]) -> Origin {
-    let mut hops = vec![peer];
-    let mut secure = None;
-    if is_trusted(peer, trusted) {
-        for claimed in claims(fields).into_iter().rev().take(MOST_HOPS) {
-            // What cannot be read ends the chain: further left anything could stand.
-            let Some(address) = claimed else { break };
-            hops.push(address);
-            if !is_trusted(address, trusted) {
-                break;
-            }
-        }
-        let proto = fields.get(FORWARDED_PROTO).map(HeaderValue::as_bytes);
-        let is_single = fields.get_all(FORWARDED_PROTO).iter().count() == 1;
-        secure = match proto.filter(|_| is_single) {
-            Some(b"https") => Some(true),
-            Some(b"http") => Some(false),
-            _ => None,
-        };
+pub fn origin(peer: IpAddr, fields: &Fields, trusted: &[IpNet]) -> Origin {
+    if !is_trusted(peer, trusted) {
+        return Origin { address: peer, hops: None, secure: None };
     }
+    let mut hops = vec![peer];
+    for claimed in claims(fields).into_iter().rev().take(MOST_HOPS) {
+        // What cannot be read ends the chain: further left anything could stand.
+        let Some(address) = claimed else { break };
+        hops.push(address);
+        if !is_trusted(address, trusted) {
+            break;
+        }
+    }
+    let secure = match fields.single(Name::XForwardedProto) {
+        Some(b"https") => Some(true),
+        Some(b"http") => Some(false),
+        _ => None,
+    };
     let address = hops.last().copied().unwrap_or(peer);
     let texts: Vec<_> = hops.iter().rev().map(ToString::to_string).collect();
-    let hops = HeaderValue::from_str(&texts.join(", ")).expect("addresses and commas are a field value");
-    Origin { address, hops, secure }
+    Origin { address, hops: Some(texts.join(", ")), secure }
 }
 
 /// Whether an address is one of these.
@@ -61,15 +55,14 @@ pub fn is_trusted(address: IpAddr, trusted: &[IpNet]) -> bool {
 
 /// The addresses that the fields name, from left to right; `None` for what is no address. `X-Forwarded-For` goes before
 /// `Forwarded`, as it is what most proxies write and the others pass on unread.
-fn claims(fields: &HeaderMap) -> Vec<Option<IpAddr>> {
-    let items = |name: &HeaderName| {
-        let values = fields.get_all(name).into_iter();
-        values.flat_map(|value| value.as_bytes().split(|byte| *byte == b',')).map(<[u8]>::trim_ascii)
+fn claims(fields: &Fields) -> Vec<Option<IpAddr>> {
+    let items = |name: Name| {
+        fields.all(name).flat_map(|value| value.split(|byte| *byte == b',')).map(<[u8]>::trim_ascii)
     };
-    if fields.contains_key(FORWARDED_FOR) {
-        return items(&FORWARDED_FOR).map(address).collect();
+    if fields.contains(Name::XForwardedFor) {
+        return items(Name::XForwardedFor).map(address).collect();
     }
-    items(&FORWARDED).map(|element| address(forwarded_for(element)?)).collect()
+    items(Name::Forwarded).map(|element| address(forwarded_for(element)?)).collect()
 }
 
 /// The value of `for` in an element of `Forwarded` (RFC 7239 section 4).
@@ -95,6 +88,8 @@ fn address(text: &[u8]) -> Option<IpAddr> {
 
 #[cfg(test)]
 mod tests {
+    use http::{HeaderMap, HeaderValue};
+
     use super::*;
 
     fn origin_of(peer: &str, fields: &[(&'static str, &'static str)]) -> (String, String, Option<bool>) {
@@ -103,8 +98,8 @@ mod tests {
         for (name, value) in fields {
             map.append(*name, HeaderValue::from_static(value));
         }
-        let found = origin(peer.parse().expect("an address"), &map, &trusted);
-        (found.address.to_string(), found.hops.to_str().expect("text").to_owned(), found.secure)
+        let found = origin(peer.parse().expect("an address"), &Fields::from(&map), &trusted);
+        (found.address.to_string(), found.hops.unwrap_or_else(|| peer.to_owned()), found.secure)
     }
 
     #[test]

@@ -3,20 +3,18 @@
 use std::net::IpAddr;
 
 use bytes::Bytes;
-use http::header::{AUTHORIZATION, CACHE_CONTROL, CONTENT_TYPE};
-use http::request::Parts;
-use http::{HeaderMap, HeaderValue};
 
 use crate::auth::bearer::BearerError;
 use crate::auth::guesses::TooMany;
 use crate::auth::{Auth, MintError, Minted};
+use crate::fields::{Fields, Head, Name};
 use crate::gateway::rejection::Rejection;
 use crate::gateway::screen;
 
 /// Fields and body of the answer: `{"data":["tk_…"],"status":"success"}`.
 pub struct Given {
     /// Its fields.
-    pub fields: HeaderMap,
+    pub fields: Fields,
     /// Its body.
     pub body: Bytes,
     /// Whose token it is, for the access log.
@@ -24,23 +22,23 @@ pub struct Given {
 }
 
 /// Opens the bearer, checks the credentials and gives the login's token.
-pub async fn get_token(auth: &Auth, head: &Parts, client: IpAddr) -> Result<Given, Rejection> {
-    screen::unambiguous(&head.headers)?;
+pub async fn get_token(auth: &Auth, head: &Head, client: IpAddr) -> Result<Given, Rejection> {
+    screen::unambiguous(&head.fields)?;
     let json = |essence: &[u8]| essence.eq_ignore_ascii_case(b"application/json");
-    screen::content_type(&head.headers, json, || "`application/json`".to_owned())?;
-    let minted = auth.mint(bearer(&head.headers)?, client).await.map_err(refusal)?;
+    screen::content_type(&head.fields, json, || "`application/json`".to_owned())?;
+    let minted = auth.mint(bearer(&head.fields)?, client).await.map_err(refusal)?;
 
-    let mut fields = HeaderMap::with_capacity(4);
-    fields.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    fields.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    let mut fields = Fields::new();
+    fields.push(Name::ContentType, b"application/json");
+    fields.push(Name::CacheControl, b"no-store");
     let body = format!(r#"{{"data":["{}"],"status":"success"}}"#, minted.token.expose());
     Ok(Given { fields, body: Bytes::from(body), minted })
 }
 
 /// The token of `Authorization: Bearer <token>`; the scheme's letter case does not matter (RFC 9110 section 11.1).
-fn bearer(fields: &HeaderMap) -> Result<&str, Rejection> {
-    let value = fields.get(AUTHORIZATION).ok_or(Rejection::BearerMissing)?;
-    let value = value.to_str().map_err(|_| Rejection::BearerInvalid)?;
+fn bearer(fields: &Fields) -> Result<&str, Rejection> {
+    let value = fields.get(Name::Authorization).ok_or(Rejection::BearerMissing)?;
+    let value = std::str::from_utf8(value).map_err(|_| Rejection::BearerInvalid)?;
     let (scheme, token) = value.split_once(' ').unwrap_or((value, ""));
     match token.trim_matches(' ') {
         _ if !scheme.eq_ignore_ascii_case("bearer") => Err(Rejection::BearerMissing),
@@ -69,8 +67,8 @@ mod tests {
     use super::*;
 
     fn of(value: &str) -> Result<String, &'static str> {
-        let mut fields = HeaderMap::new();
-        fields.insert(AUTHORIZATION, value.parse().expect("a value"));
+        let mut fields = Fields::new();
+        fields.push(Name::Authorization, value.as_bytes());
         bearer(&fields).map(str::to_owned).map_err(|rejection| rejection.reason())
     }
 
@@ -82,6 +80,6 @@ mod tests {
         for value in ["Bearer", "Bearer ", "Basic abc=", "abc=", "Bearerabc="] {
             assert_eq!(of(value), Err("bearer_missing"), "{value}");
         }
-        assert_eq!(bearer(&HeaderMap::new()), Err(Rejection::BearerMissing));
+        assert_eq!(bearer(&Fields::new()), Err(Rejection::BearerMissing));
     }
 }

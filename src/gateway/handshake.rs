@@ -1,19 +1,18 @@
 //! What the TLS handshake has to say about a request.
 
-use http::HeaderMap;
 use http::Uri;
-use http::header::HOST;
 
 use crate::config::RouteProfile;
+use crate::fields::{Fields, Name};
 use crate::gateway::context::Client;
 use crate::gateway::rejection::Rejection;
 
 /// SECURITY: a request for a host that the connection was not made for is refused (RFC 9110 section 15.5.20), unless
 /// the certificate that was shown is for that host too: its client would have taken this connection for that host's.
-pub fn directed_here(client: &Client, uri: &Uri, fields: &HeaderMap) -> Result<(), Rejection> {
+pub fn directed_here(client: &Client, uri: &Uri, fields: &Fields) -> Result<(), Rejection> {
     let Some(served) = &client.served else { return Ok(()) };
     let authority = uri.authority().map(http::uri::Authority::as_str);
-    let field = || fields.get(HOST).and_then(|value| value.to_str().ok());
+    let field = || fields.get(Name::Host).and_then(|value| std::str::from_utf8(value).ok());
     let Some(host) = authority.or_else(field) else { return Ok(()) };
     let host = without_port(host).to_ascii_lowercase();
     if host == *served.name || served.names.covers(&host) { Ok(()) } else { Err(Rejection::Misdirected) }

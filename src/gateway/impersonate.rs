@@ -2,9 +2,10 @@
 
 use crate::auth::impersonation::Permission;
 use crate::auth::{Auth, Identity};
+use crate::fields::Name;
 use crate::gateway::access_log::AccessLine;
 use crate::gateway::rejection::Rejection;
-use crate::gateway::rewrite::{IMPERSONATE_USER, Rewriter};
+use crate::gateway::rewrite::Rewriter;
 use crate::gateway::screen::Screened;
 use crate::telemetry;
 
@@ -19,8 +20,8 @@ pub fn impersonate(
     identity: Identity,
     line: &mut AccessLine,
 ) -> Result<Identity, Rejection> {
-    let Some(named) = screened.fields().get(IMPERSONATE_USER) else { return Ok(identity) };
-    let named_text = String::from_utf8_lossy(named.as_bytes()).into_owned();
+    let Some(named) = screened.fields().get(Name::XApiImpersonateUser) else { return Ok(identity) };
+    let named_text = String::from_utf8_lossy(named).into_owned();
     let with_own_key = rewriter.shows_a_key_of_the_backends(&identity);
     let permitted = auth.impersonation().permit(identity, named, with_own_key);
     let decision = match &permitted {

@@ -7,7 +7,7 @@ mod access_log;
 mod authenticate;
 mod contained;
 pub mod context;
-pub mod fields;
+pub mod field_policy;
 pub mod forwarded;
 mod get_token;
 mod handshake;
@@ -20,11 +20,11 @@ pub mod route;
 pub mod screen;
 mod sentences;
 
+use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use http::request::Parts;
-use http::{HeaderMap, Method, Request, Response, StatusCode};
+use http::{Method, StatusCode};
 use ipnet::IpNet;
 use tracing::{error, warn};
 
@@ -32,6 +32,7 @@ use crate::admission::Admission;
 use crate::auth::Auth;
 use crate::client_body::ClientBody;
 use crate::config::{Config, Limits};
+use crate::fields::{Fields, Head};
 use crate::upstream::{BodyBounds, RequestBodyError, Upstream, UpstreamError};
 
 use access_log::AccessLine;
@@ -47,7 +48,7 @@ use rewrite::Rewriter;
 use route::{Route, Routes};
 use screen::screen;
 
-pub use respond::ObservedBody;
+pub use respond::{ObservedBody, Reply};
 
 /// Everything that a worker thread needs to answer requests.
 pub struct Gateway {
@@ -68,7 +69,7 @@ impl Gateway {
         Gateway {
             routes: Routes::new(config.routes.clone()),
             auth,
-            rewriter: Rewriter::new(credential, upstream.authority(), bounds),
+            rewriter: Rewriter::new(credential, upstream.authority().to_owned(), bounds),
             upstream,
             limits: config.limits,
             trusted_proxies: config.trusted_proxies.clone(),
@@ -77,12 +78,11 @@ impl Gateway {
     }
 
     /// Answers a request, whatever becomes of it, and sees to its access line.
-    pub async fn handle(&self, client: Rc<Client>, request: Request<ClientBody>) -> Response<ObservedBody> {
-        let (head, body) = request.into_parts();
-        let context = Context::new(client, &head.headers, &self.trusted_proxies);
+    pub async fn handle(&self, client: Rc<Client>, head: Head, body: ClientBody) -> Reply {
+        let context = Context::new(client, &head.fields, &self.trusted_proxies);
         // In the heap, as it is handed on from here to the end of the answer's body.
         let mut line = Box::new(AccessLine::new(context, head.method.clone(), head.uri.path()));
-        let decided = contained(self.forward(head, body, &mut line)).await;
+        let decided = contained(pin!(self.forward(head, body, &mut line))).await;
         let decided = decided.unwrap_or_else(|Panicked| {
             self.admission.metrics().panics.inc();
             error!(request_id = line.context().request_id(), "this request was ended by a panic");
@@ -96,25 +96,26 @@ impl Gateway {
     }
 
     /// Answers what could not be read as a request.
-    pub fn refuse(&self, client: Rc<Client>, rejection: &Rejection) -> Response<ObservedBody> {
+    pub fn refuse(&self, client: Rc<Client>, rejection: &Rejection) -> Reply {
         let unknown = Method::from_bytes(b"-").expect("a token");
-        let mut line = Box::new(AccessLine::new(Context::new(client, &HeaderMap::new(), &[]), unknown, ""));
+        let mut line = Box::new(AccessLine::new(Context::new(client, &Fields::new(), &[]), unknown, ""));
         self.refusal(rejection, &mut line).observed(line)
     }
 
     /// Decides, and forwards what may be forwarded.
     async fn forward(
         &self,
-        head: Parts,
+        head: Head,
         body: ClientBody,
         line: &mut AccessLine,
     ) -> Result<Answer, Rejection> {
         line.place = Some(self.admission.request()?);
         self.within_limits(&head)?;
         let route = self.routes.find(&head)?;
-        directed_here(&line.context().client, &head.uri, &head.headers)?;
+        directed_here(&line.context().client, &head.uri, &head.fields)?;
         let profile = match route {
-            Route::GetToken => return self.get_token(&head, line).await,
+            // In the heap, as few requests come here and all would have to be as large.
+            Route::GetToken => return Box::pin(self.get_token(&head, line)).await,
             Route::Profile(profile) => profile,
         };
         has_certificate(&line.context().client, profile)?;
@@ -122,7 +123,7 @@ impl Gateway {
         let screened = screen(profile, head)?;
         let client = line.context().origin.address;
         let identity = authenticate(&self.auth, &self.upstream, &screened, client).await?;
-        line.user = identity.user().map(ToString::to_string);
+        line.user = identity.user().cloned();
         line.key = Some(identity.fingerprint());
         line.place.as_mut().map_or(Ok(()), |place| place.of(&identity.caller()))?;
         let identity = impersonate(&self.auth, &self.rewriter, &screened, identity, line)?;
@@ -144,8 +145,8 @@ impl Gateway {
     }
 
     /// SECURITY: the same for all protocols, of which each counts in its own way while it reads.
-    fn within_limits(&self, head: &Parts) -> Result<(), Rejection> {
-        if head.headers.len() > self.limits.headers {
+    fn within_limits(&self, head: &Head) -> Result<(), Rejection> {
+        if head.fields.len() > self.limits.headers {
             return Err(Rejection::RequestHeadTooLarge);
         }
         if head.uri.path_and_query().is_some_and(|target| target.as_str().len() > self.limits.uri) {
@@ -154,10 +155,10 @@ impl Gateway {
         Ok(())
     }
 
-    async fn get_token(&self, head: &Parts, line: &mut AccessLine) -> Result<Answer, Rejection> {
+    async fn get_token(&self, head: &Head, line: &mut AccessLine) -> Result<Answer, Rejection> {
         "get_token".clone_into(&mut line.route);
         let given = get_token(&self.auth, head, line.context().origin.address).await?;
-        line.user = Some(given.minted.user.to_string());
+        line.user = Some(given.minted.user);
         line.key = Some(given.minted.fingerprint);
         Ok(Answer::own(StatusCode::OK, given.fields, given.body))
     }

@@ -6,11 +6,11 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
-use http::{HeaderMap, HeaderValue, StatusCode};
+use http::StatusCode;
 use serde::Serialize;
 
 use crate::admission::Full;
+use crate::fields::{Fields, Name};
 
 /// Why a request was not answered by the backend.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -258,19 +258,19 @@ impl Rejection {
     }
 
     /// The fields of the answer, and its body in the API's envelope.
-    pub fn answer(&self, request_id: &str) -> (HeaderMap, Bytes) {
-        let mut fields = HeaderMap::with_capacity(8);
-        fields.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-        fields.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    pub fn answer(&self, request_id: &str) -> (Fields, Bytes) {
+        // Room for the request's id too.
+        let mut fields = Fields::with_capacity(6, 256);
+        fields.push(Name::ContentType, b"application/json");
+        fields.push(Name::CacheControl, b"no-store");
         if let Some(challenge) = self.challenge() {
-            fields.insert(WWW_AUTHENTICATE, HeaderValue::from_static(challenge));
+            fields.push(Name::WwwAuthenticate, challenge.as_bytes());
         }
         if let Some(seconds) = self.retry_after() {
-            fields.insert(RETRY_AFTER, HeaderValue::from(seconds));
+            fields.push(Name::RetryAfter, itoa::Buffer::new().format(seconds).as_bytes());
         }
         if let Rejection::MethodNotAllowed { allow } = self {
-            let value = HeaderValue::from_str(allow).expect("a list of methods is a field value");
-            fields.insert(ALLOW, value);
+            fields.push(Name::Allow, allow.as_bytes());
         }
         let data = self.sentence();
         let envelope = Envelope { status: "error", data: &data, reason: self.reason(), request_id };
@@ -323,21 +323,20 @@ mod tests {
         assert_eq!(body["reason"], "api_key_missing");
         assert_eq!(body["request_id"], "req-1");
         assert!(body["data"].as_str().expect("text").contains("x-api-key"));
-        assert_eq!(fields[CONTENT_TYPE], "application/json");
-        assert_eq!(fields[CACHE_CONTROL], "no-store");
+        assert_eq!(fields.get(Name::ContentType), Some(&b"application/json"[..]));
+        assert_eq!(fields.get(Name::CacheControl), Some(&b"no-store"[..]));
     }
 
     #[test]
     fn refusals_of_credentials_carry_a_challenge() {
-        assert_eq!(Rejection::BearerMissing.answer("").0[WWW_AUTHENTICATE], "Bearer realm=\"timbr\"");
-        assert!(
-            Rejection::CredentialsWrong.answer("").0[WWW_AUTHENTICATE]
-                .to_str()
-                .expect("text")
-                .starts_with("Bearer ")
-        );
-        assert_eq!(Rejection::TokenExpired.answer("").0[WWW_AUTHENTICATE], "ApiKey realm=\"timbr\"");
-        assert!(!Rejection::NotFound.answer("").0.contains_key(WWW_AUTHENTICATE));
+        let challenge = |rejection: Rejection| {
+            let fields = rejection.answer("").0;
+            fields.get(Name::WwwAuthenticate).map(|value| String::from_utf8_lossy(value).into_owned())
+        };
+        assert_eq!(challenge(Rejection::BearerMissing).as_deref(), Some("Bearer realm=\"timbr\""));
+        assert!(challenge(Rejection::CredentialsWrong).is_some_and(|told| told.starts_with("Bearer ")));
+        assert_eq!(challenge(Rejection::TokenExpired).as_deref(), Some("ApiKey realm=\"timbr\""));
+        assert_eq!(challenge(Rejection::NotFound), None);
     }
 
     #[test]
@@ -345,8 +344,8 @@ mod tests {
         for rejection in
             [Rejection::UpstreamUnreachable, Rejection::ApiKeyUnverifiable, Rejection::VerifierBusy]
         {
-            assert!(rejection.answer("").0.contains_key(RETRY_AFTER), "{rejection:?}");
+            assert!(rejection.answer("").0.contains(Name::RetryAfter), "{rejection:?}");
         }
-        assert!(!Rejection::UpstreamTimeout.answer("").0.contains_key(RETRY_AFTER));
+        assert!(!Rejection::UpstreamTimeout.answer("").0.contains(Name::RetryAfter));
     }
 }

@@ -4,31 +4,41 @@ use std::pin::Pin;
 use std::task::{Context as TaskContext, Poll};
 
 use bytes::Bytes;
-use http::header::{CONNECTION, SET_COOKIE};
-use http::{HeaderMap, HeaderName, Response, StatusCode};
+use http::{HeaderName, StatusCode};
 use http_body::{Body, Frame, SizeHint};
 
+use crate::fields::{Fields, Name};
 use crate::gateway::access_log::AccessLine;
-use crate::gateway::context::REQUEST_ID;
 use crate::upstream;
 
 /// An answer that stands, before the access line is tied to its body.
 pub struct Answer {
-    head: Response<()>,
-    body: Source,
+    status: StatusCode,
+    fields: Fields,
+    source: Source,
+}
+
+/// What the client gets.
+pub struct Reply {
+    /// Its status.
+    pub status: StatusCode,
+    /// Its fields; none concerns a hop but perhaps `connection`, and how the body is framed is not said.
+    pub fields: Fields,
+    /// Its body.
+    pub body: ObservedBody,
 }
 
 enum Source {
     Own(Option<Bytes>),
-    Upstream(Box<upstream::ResponseBody>),
+    Upstream(upstream::ResponseBody),
 }
 
 impl Answer {
     /// The backend's.
-    pub fn from_upstream(response: Response<upstream::ResponseBody>) -> Answer {
-        let (mut head, body) = response.into_parts();
-        remove_hop_by_hop(&mut head.headers);
-        Answer { head: Response::from_parts(head, ()), body: Source::Upstream(Box::new(body)) }
+    pub fn from_upstream(response: upstream::Response) -> Answer {
+        let upstream::Response { status, mut fields, body } = response;
+        remove_hop_by_hop(&mut fields);
+        Answer { status, fields, source: Source::Upstream(body) }
     }
 
     /// Without the cookies that the backend sets.
@@ -36,51 +46,49 @@ impl Answer {
     /// SECURITY: for answers to a key that is not the client's: a session that the backend began for that key would
     /// outlive the gateway's judgement in the client's hands.
     pub fn without_cookies(mut self) -> Answer {
-        self.head.headers_mut().remove(SET_COOKIE);
+        self.fields.remove(Name::SetCookie);
         self
     }
 
     /// One of our own.
-    pub fn own(status: StatusCode, fields: HeaderMap, body: Bytes) -> Answer {
-        let mut head = Response::new(());
-        *head.status_mut() = status;
-        *head.headers_mut() = fields;
-        Answer { head, body: Source::Own(Some(body)) }
+    pub fn own(status: StatusCode, fields: Fields, body: Bytes) -> Answer {
+        Answer { status, fields, source: Source::Own(Some(body)) }
     }
 
     /// Ties the access line to the body, whose end writes it.
-    pub fn observed(mut self, mut line: Box<AccessLine>) -> Response<ObservedBody> {
-        line.head_is_ready(self.head.status());
-        self.head.headers_mut().insert(REQUEST_ID, line.context().request_id.clone());
-        self.head.map(|()| ObservedBody { source: self.body, line })
+    pub fn observed(mut self, mut line: Box<AccessLine>) -> Reply {
+        line.head_is_ready(self.status);
+        self.fields.remove(Name::XRequestId);
+        self.fields.push(Name::XRequestId, line.context().request_id_bytes());
+        Reply { status: self.status, fields: self.fields, body: ObservedBody { source: self.source, line } }
     }
 }
 
 /// RFC 9110 section 7.6.1, in an answer.
-fn remove_hop_by_hop(fields: &mut HeaderMap) {
-    let named: Vec<_> = fields.get_all(CONNECTION).iter().cloned().collect();
-    for value in named {
-        for option in value.as_bytes().split(|byte| *byte == b',') {
-            if let Ok(name) = HeaderName::from_bytes(option.trim_ascii()) {
-                // A backend cannot take the length or the type from its answer by naming them.
-                if !matches!(name.as_str(), "content-length" | "content-type" | "cache-control") {
-                    fields.remove(name);
-                }
-            }
+fn remove_hop_by_hop(fields: &mut Fields) {
+    let mut named = Vec::new();
+    for option in fields.all(Name::Connection).flat_map(|value| value.split(|byte| *byte == b',')) {
+        // A backend cannot take the length or the type from its answer by naming them.
+        let stays = [Name::ContentLength, Name::ContentType, Name::CacheControl];
+        match HeaderName::from_bytes(option.trim_ascii()) {
+            Ok(name) if !stays.contains(&Name::of(name.as_str().as_bytes())) => named.push(name),
+            _ => {}
         }
     }
-    for name in [
-        "connection",
-        "proxy-connection",
-        "keep-alive",
-        "te",
-        "trailer",
-        "transfer-encoding",
-        "upgrade",
-        "proxy-authenticate",
-    ] {
-        fields.remove(name);
-    }
+    fields.retain(|field| {
+        let is_of_the_hop = matches!(
+            field.name,
+            Name::Connection
+                | Name::ProxyConnection
+                | Name::KeepAlive
+                | Name::Te
+                | Name::Trailer
+                | Name::TransferEncoding
+                | Name::Upgrade
+                | Name::ProxyAuthenticate
+        );
+        !is_of_the_hop && !named.iter().any(|name| name.as_str().as_bytes() == field.text())
+    });
 }
 
 /// The body of every answer. When it is dropped, read to its end or not, the access line is written.

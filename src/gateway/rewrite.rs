@@ -3,69 +3,67 @@
 //! SECURITY: the only place that makes an [`UpstreamRequest`]. Its head is written anew: fields of the client that may
 //! pass, then ours, so that nothing the client sent can stand in the place of what the gateway says.
 
-use http::header::{COOKIE, HOST};
-use http::uri::PathAndQuery;
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Uri};
+use http::{HeaderName, HeaderValue, Method};
 
-use crate::auth::jwt::{JWT_TENANT, JWT_TOKEN};
-use crate::auth::{API_KEY, Identity, Presented};
+use crate::auth::{Identity, Presented};
 use crate::client_body::ClientBody;
 use crate::config::Credential;
-use crate::gateway::context::{Context, REQUEST_ID, TRACEPARENT, TRACESTATE};
-use crate::gateway::fields::{Fate, fate};
+use crate::fields::{Field, Fields, Name};
+use crate::gateway::context::Context;
+use crate::gateway::field_policy::{Fate, fate};
 use crate::gateway::screen::{Screened, ScreenedParts};
-use crate::upstream::{BodyBounds, Kept, Outgoing, RequestBody};
+use crate::http1::request::begin_request;
+use crate::http1::response::{pass_on, write_field};
+use crate::secret::Secret;
+use crate::upstream::{BodyBounds, Kept, Message, Outgoing, RequestBody};
 use crate::user_name::UserName;
 
-/// The field with the user whom the owner of a key acts as.
-pub const IMPERSONATE_USER: HeaderName = HeaderName::from_static("x-api-impersonate-user");
-
-const FORWARDED_USER: HeaderName = HeaderName::from_static("x-forwarded-user");
-const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
-const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
-const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
-
 /// A request that may be sent: screened, authenticated and written anew.
-pub struct UpstreamRequest(Request<RequestBody>);
+pub struct UpstreamRequest {
+    message: Message,
+    /// Where in the head the credential begins, which ends it.
+    credential: usize,
+}
 
 impl Outgoing for UpstreamRequest {
-    fn into_request(self) -> Request<RequestBody> {
-        self.0
+    fn into_message(self) -> Message {
+        self.message
     }
 }
 
 impl UpstreamRequest {
     /// What it takes to send it again with another key. From here on, what goes by of its body is kept, if it is little.
     pub fn spare(&mut self) -> Spare {
-        let (method, uri) = (self.0.method().clone(), self.0.uri().clone());
-        Spare { method, uri, head: self.0.headers().clone(), body: self.0.body_mut().keep() }
+        let Message { method, head, body } = &mut self.message;
+        Spare { method: method.clone(), head: head[..self.credential].to_owned(), body: body.keep() }
     }
 }
 
-/// A request that may have to be sent again.
+/// A request that may have to be sent again, without its credential.
 pub struct Spare {
     method: Method,
-    uri: Uri,
-    head: HeaderMap,
+    head: Vec<u8>,
     body: Kept,
 }
 
 impl Spare {
     /// The same request with another key; `None` if its body has not been kept whole.
-    pub fn with_key(self, key: HeaderValue) -> Option<UpstreamRequest> {
-        let mut request = Request::new(self.body.again()?);
-        *request.method_mut() = self.method;
-        *request.uri_mut() = self.uri;
-        *request.headers_mut() = self.head;
-        request.headers_mut().insert(API_KEY, key);
-        Some(UpstreamRequest(request))
+    pub fn with_key(self, key: &HeaderValue) -> Option<UpstreamRequest> {
+        let Spare { method, mut head, body } = self;
+        let (credential, body) = (head.len(), body.again()?);
+        write_field(&mut head, Name::XApiKey, key.as_bytes());
+        Some(UpstreamRequest { message: Message { method, head, body }, credential })
     }
 }
+
+/// Room for a head and a small body, so that they need no more memory on their way. The allocator has pieces of this
+/// size at hand.
+const USUAL_MESSAGE: usize = 1000;
 
 /// Knows what proves a caller to the backend.
 pub struct Rewriter {
     mode: Mode,
-    authority: HeaderValue,
+    authority: String,
     body_bounds: BodyBounds,
 }
 
@@ -74,7 +72,7 @@ enum Mode {
     /// What each token stands for.
     OfEachUser,
     Impersonate {
-        service_key: HeaderValue,
+        service_key: Secret,
     },
 }
 
@@ -85,21 +83,17 @@ enum Shown<'a> {
     /// What `tokens.keys_file` says for the client's key, or what his token stands for.
     Other(&'a HeaderValue),
     /// The gateway's own, for this user.
-    Service(&'a HeaderValue, &'a UserName),
+    Service(&'a Secret, &'a UserName),
 }
 
 impl Rewriter {
     /// `authority` goes into `host`; `body_bounds` are for clients' bodies.
-    pub fn new(credential: &Credential, authority: HeaderValue, body_bounds: BodyBounds) -> Rewriter {
+    pub fn new(credential: &Credential, authority: String, body_bounds: BodyBounds) -> Rewriter {
         let mode = match credential {
             Credential::Forward => Mode::Forward,
             Credential::Platform | Credential::Delegate => Mode::OfEachUser,
-            Credential::Impersonate { service_key } => {
-                let key = HeaderValue::from_str(service_key.expose());
-                let mut key = key.expect("the configuration checked that a field can carry the key");
-                key.set_sensitive(true);
-                Mode::Impersonate { service_key: key }
-            }
+            // The configuration checked that a field can carry the key.
+            Credential::Impersonate { service_key } => Mode::Impersonate { service_key: service_key.clone() },
         };
         Rewriter { mode, authority, body_bounds }
     }
@@ -141,102 +135,99 @@ impl Rewriter {
         context: &Context,
     ) -> UpstreamRequest {
         let ScreenedParts { method, uri, fields, presented, nominated, max_body } = screened.into_parts();
-        let host = host(&uri, &fields);
-        let mut head = passed_on(fields, &nominated, context.continues_trace);
-        if !self.shows_the_clients_key(identity) {
+        let mut head = Vec::with_capacity(USUAL_MESSAGE);
+        begin_request(&mut head, &method, &uri);
+        write_field(&mut head, Name::Host, self.authority.as_bytes());
+        let passing = Passing {
+            nominated: &nominated,
+            continues_trace: context.continues_trace,
             // SECURITY: a session's cookie says who somebody is, as a key does. One beside a key that is not the client's
             // would let it act in a session that this key, or another client, began.
-            head.remove(COOKIE);
-        }
-        head.insert(HOST, self.authority.clone());
-        match self.shown(identity) {
-            Shown::Clients => insert(&mut head, presented),
-            Shown::Other(key) => drop(head.insert(API_KEY, key.clone())),
-            Shown::Service(key, user) => {
-                head.insert(API_KEY, key.clone());
-                head.insert(IMPERSONATE_USER, user.field_value());
-            }
-        }
-        if let Some(user) = identity.acts_as() {
-            head.insert(IMPERSONATE_USER, user.field_value());
-        }
+            cookies: self.shows_the_clients_key(identity),
+            // Where a rule allows it, the field is written anew.
+            impersonation: identity.acts_as().is_none() && self.shows_a_key_of_the_backends(identity),
+        };
+        passing.write(&mut head, &fields);
         if let Some(user) = identity.user() {
-            head.insert(FORWARDED_USER, user.field_value());
+            write_field(&mut head, Name::XForwardedUser, user.as_str().as_bytes());
         }
-        head.insert(FORWARDED_FOR, context.origin.hops.clone());
+        let hops = context.origin.hops.as_ref().unwrap_or(&context.client.address_text);
+        write_field(&mut head, Name::XForwardedFor, hops.as_bytes());
         let proto = if context.origin.secure.unwrap_or(context.client.secure) { "https" } else { "http" };
-        head.insert(FORWARDED_PROTO, HeaderValue::from_static(proto));
-        if let Some(host) = host {
-            head.insert(FORWARDED_HOST, host);
+        write_field(&mut head, Name::XForwardedProto, proto.as_bytes());
+        // What the client called us.
+        let host = uri.authority().map(|authority| authority.as_str().as_bytes());
+        if let Some(host) = host.or_else(|| fields.get(Name::Host)) {
+            write_field(&mut head, Name::XForwardedHost, host);
         }
-        head.insert(REQUEST_ID, context.request_id.clone());
-        head.insert(TRACEPARENT, context.traceparent.clone());
+        write_field(&mut head, Name::XRequestId, context.request_id_bytes());
+        write_field(&mut head, Name::Traceparent, context.traceparent());
+        if let Some(user) = self.impersonated(identity) {
+            write_field(&mut head, Name::XApiImpersonateUser, user.as_str().as_bytes());
+        }
+        let credential = head.len();
+        self.write_credential(&mut head, &presented, identity);
+        let body = RequestBody::streaming(body, max_body, self.body_bounds);
+        UpstreamRequest { message: Message { method, head, body }, credential }
+    }
 
-        let mut request = Request::new(RequestBody::streaming(body, max_body, self.body_bounds));
-        *request.method_mut() = method;
-        *request.uri_mut() = origin_form(&uri);
-        *request.headers_mut() = head;
-        UpstreamRequest(request)
+    /// Whom the gateway says that the shown key acts as.
+    fn impersonated<'a>(&'a self, identity: &'a Identity) -> Option<&'a UserName> {
+        identity.acts_as().or_else(|| match self.shown(identity) {
+            Shown::Service(_, user) => Some(user),
+            Shown::Clients | Shown::Other(_) => None,
+        })
+    }
+
+    fn write_credential(&self, head: &mut Vec<u8>, presented: &Presented, identity: &Identity) {
+        match (self.shown(identity), presented) {
+            (Shown::Clients, Presented::Key(key)) => write_field(head, Name::XApiKey, key.expose()),
+            (Shown::Clients, Presented::Jwt(jwt)) => {
+                write_field(head, Name::XJwtToken, jwt.expose());
+                if let Some(tenant) = jwt.tenant() {
+                    write_field(head, Name::XJwtTenantId, tenant.as_bytes());
+                }
+            }
+            (Shown::Other(key), _) => write_field(head, Name::XApiKey, key.as_bytes()),
+            (Shown::Service(key, _), _) => write_field(head, Name::XApiKey, key.expose().as_bytes()),
+        }
     }
 }
 
-/// What the client has shown, once more.
-fn insert(head: &mut HeaderMap, presented: Presented) {
-    match presented {
-        Presented::Key(key) => drop(head.insert(API_KEY, key.into_field_value())),
-        Presented::Jwt(jwt) => {
-            let (token, tenant) = jwt.into_field_values();
-            head.insert(JWT_TOKEN, token);
-            if let Some(tenant) = tenant {
-                head.insert(JWT_TENANT, tenant);
+/// Which of the client's fields go on.
+struct Passing<'a> {
+    nominated: &'a [HeaderName],
+    continues_trace: bool,
+    cookies: bool,
+    impersonation: bool,
+}
+
+impl Passing<'_> {
+    fn write(&self, head: &mut Vec<u8>, fields: &Fields) {
+        let mut cookies_written = false;
+        for field in fields.iter().filter(|field| self.passes(*field)) {
+            if field.name != Name::Cookie {
+                pass_on(head, field);
+            } else if !std::mem::replace(&mut cookies_written, true) {
+                write_cookies(head, fields);
             }
         }
     }
-}
 
-/// The client's fields that go on.
-fn passed_on(fields: HeaderMap, nominated: &[HeaderName], continues_trace: bool) -> HeaderMap {
-    // Room for ours too, so that the map never grows.
-    let mut head = HeaderMap::with_capacity(fields.keys_len() + 10);
-    let mut current: Option<HeaderName> = None;
-    let mut keep = false;
-    for (name, value) in fields {
-        // A repeated field's name comes with its first value only.
-        if let Some(name) = name {
-            keep = fate(name.as_str()) == Fate::Forward
-                && !nominated.contains(&name)
-                && (continues_trace || name != TRACESTATE);
-            current = Some(name);
-        }
-        if let (true, Some(name)) = (keep, &current) {
-            append(&mut head, name, value);
-        }
+    fn passes(&self, field: Field<'_>) -> bool {
+        fate(field.name, field.text()) == Fate::Forward
+            && match field.name {
+                Name::Cookie => self.cookies,
+                Name::XApiImpersonateUser => self.impersonation,
+                Name::Tracestate => self.continues_trace,
+                _ => true,
+            }
+            && !self.nominated.iter().any(|name| name.as_str().as_bytes() == field.text())
     }
-    head
 }
 
 /// HTTP/2 may split `cookie` into one field a pair; HTTP/1.1 servers expect one (RFC 9113 section 8.2.3).
-fn append(head: &mut HeaderMap, name: &HeaderName, value: HeaderValue) {
-    if *name == COOKIE
-        && let Some(first) = head.get_mut(name)
-    {
-        let joined = [first.as_bytes(), b"; ", value.as_bytes()].concat();
-        *first = HeaderValue::from_bytes(&joined).expect("two values with `; ` between them are a value");
-        return;
-    }
-    head.append(name.clone(), value);
-}
-
-/// What the client called us.
-fn host(uri: &Uri, fields: &HeaderMap) -> Option<HeaderValue> {
-    match uri.authority() {
-        Some(authority) => HeaderValue::from_str(authority.as_str()).ok(),
-        None => fields.get(HOST).cloned(),
-    }
-}
-
-/// Path and query alone.
-fn origin_form(uri: &Uri) -> Uri {
-    let target = uri.path_and_query().cloned().unwrap_or_else(|| PathAndQuery::from_static("/"));
-    Uri::from(target)
+fn write_cookies(head: &mut Vec<u8>, fields: &Fields) {
+    let pairs: Vec<_> = fields.all(Name::Cookie).collect();
+    write_field(head, Name::Cookie, &pairs.join(&b"; "[..]));
 }

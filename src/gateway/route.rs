@@ -2,11 +2,10 @@
 
 use std::net::Ipv6Addr;
 
-use http::header::HOST;
-use http::request::Parts;
-use http::{HeaderMap, Method, Uri};
+use http::{Method, Uri};
 
 use crate::config::RouteProfile;
+use crate::fields::{Fields, Head, Name};
 use crate::gateway::rejection::Rejection;
 
 /// Where a request goes.
@@ -29,8 +28,8 @@ impl Routes {
     }
 
     /// The route of a request.
-    pub fn find(&self, head: &Parts) -> Result<Route<'_>, Rejection> {
-        one_host(&head.uri, &head.headers)?;
+    pub fn find(&self, head: &Head) -> Result<Route<'_>, Rejection> {
+        one_host(&head.uri, &head.fields)?;
         let path = head.uri.path();
         unambiguous(path)?;
         if matches!(path, "/timbr/api/get_token" | "/timbr/api/get_token/") {
@@ -51,8 +50,8 @@ impl Routes {
 
 /// SECURITY: the request must name one host, once: in `Host`, in an absolute target or in `:authority`, or in several
 /// of them alike. Who stands behind us may believe any of them.
-fn one_host(uri: &Uri, headers: &HeaderMap) -> Result<(), Rejection> {
-    let mut fields = headers.get_all(HOST).iter();
+fn one_host(uri: &Uri, fields: &Fields) -> Result<(), Rejection> {
+    let mut fields = fields.all(Name::Host);
     let field = fields.next();
     if fields.next().is_some() {
         return Err(Rejection::FieldRepeated("host"));
@@ -65,15 +64,13 @@ fn one_host(uri: &Uri, headers: &HeaderMap) -> Result<(), Rejection> {
         _ if uri.scheme_str().is_some_and(|scheme| !matches!(scheme, "http" | "https")) => {
             Err(Rejection::RequestLine("its scheme is neither http nor https"))
         }
-        (Some(authority), Some(field))
-            if !field.as_bytes().eq_ignore_ascii_case(authority.as_str().as_bytes()) =>
-        {
+        (Some(authority), Some(field)) if !field.eq_ignore_ascii_case(authority.as_str().as_bytes()) => {
             Err(Rejection::RequestLine("it and the field `Host` name different hosts"))
         }
         (Some(authority), _) if !is_host(authority.as_str().as_bytes()) => {
             Err(Rejection::RequestLine("its authority is no host"))
         }
-        (None, Some(field)) if !is_host(field.as_bytes()) => {
+        (None, Some(field)) if !is_host(field) => {
             Err(Rejection::RequestLine("the field `Host` holds no host"))
         }
         _ => Ok(()),
@@ -161,12 +158,12 @@ mod tests {
     use super::*;
     use crate::config::routes;
 
-    fn head(method: &str, target: &str, host: Option<&str>) -> Parts {
+    fn head(method: &str, target: &str, host: Option<&str>) -> Head {
         let mut builder = http::Request::builder().method(method).uri(target);
         if let Some(host) = host {
-            builder = builder.header(HOST, host);
+            builder = builder.header("host", host);
         }
-        builder.body(()).expect("a request").into_parts().0
+        builder.body(()).expect("a request").into_parts().0.into()
     }
 
     fn find(method: &str, target: &str) -> Result<String, Rejection> {
@@ -266,7 +263,7 @@ mod tests {
             assert!(routes.find(&head("GET", "/timbr/api/x", Some(host))).is_err(), "{host}");
         }
         let mut twice = head("GET", "/timbr/api/x", Some("a"));
-        twice.headers.append(HOST, "a".parse().expect("a value"));
+        twice.fields.push(Name::Host, b"a");
         assert!(matches!(routes.find(&twice), Err(Rejection::FieldRepeated("host"))));
     }
 }

@@ -1,19 +1,18 @@
 //! The field policy: a request that passes has one reading, and carries what its route demands.
 
-use http::header::{CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, UPGRADE};
-use http::request::Parts;
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri};
+use http::{HeaderName, Method, Uri};
 
-use crate::auth::jwt::{JWT_TENANT, JWT_TOKEN, Jwt};
-use crate::auth::{API_KEY, ApiKey, Presented};
+use crate::auth::jwt::Jwt;
+use crate::auth::{ApiKey, Presented};
 use crate::config::{Accepts, RouteProfile};
-use crate::gateway::fields::{self, POLICY};
+use crate::fields::{Fields, Head, Name};
+use crate::gateway::field_policy::{self, Fate, POLICY};
 use crate::gateway::rejection::Rejection;
 use crate::media_type::essence;
 
 /// The head of a request that satisfies its route's field policy. Only [`screen`] makes one.
 pub struct Screened {
-    head: Parts,
+    head: Head,
     presented: Presented,
     nominated: Vec<HeaderName>,
     max_body: u64,
@@ -26,21 +25,14 @@ impl Screened {
     }
 
     /// All fields as the client sent them.
-    pub fn fields(&self) -> &HeaderMap {
-        &self.head.headers
+    pub fn fields(&self) -> &Fields {
+        &self.head.fields
     }
 
     /// The parts that `rewrite` makes the upstream's request of.
     pub(super) fn into_parts(self) -> ScreenedParts {
-        let Parts { method, uri, headers, .. } = self.head;
-        ScreenedParts {
-            method,
-            uri,
-            fields: headers,
-            presented: self.presented,
-            nominated: self.nominated,
-            max_body: self.max_body,
-        }
+        let Screened { head: Head { method, uri, fields }, presented, nominated, max_body } = self;
+        ScreenedParts { method, uri, fields, presented, nominated, max_body }
     }
 }
 
@@ -48,7 +40,7 @@ impl Screened {
 pub(super) struct ScreenedParts {
     pub method: Method,
     pub uri: Uri,
-    pub fields: HeaderMap,
+    pub fields: Fields,
     pub presented: Presented,
     /// Fields that `Connection` says are for this hop only.
     pub nominated: Vec<HeaderName>,
@@ -57,67 +49,67 @@ pub(super) struct ScreenedParts {
 }
 
 /// Judges the fields of a request for a route.
-pub fn screen(profile: &RouteProfile, head: Parts) -> Result<Screened, Rejection> {
-    unambiguous(&head.headers)?;
-    let nominated = nominated(&head.headers)?;
+pub fn screen(profile: &RouteProfile, head: Head) -> Result<Screened, Rejection> {
+    unambiguous(&head.fields)?;
+    let nominated = nominated(&head.fields)?;
     let expected = || profile.content_type_list();
-    content_type(&head.headers, |essence| profile.content_types.iter().any(|t| t.is(essence)), expected)?;
+    content_type(&head.fields, |essence| profile.content_types.iter().any(|t| t.is(essence)), expected)?;
     let max_body = profile.max_body;
-    if stated_length(&head.headers).is_some_and(|length| length > max_body) {
+    if stated_length(&head.fields).is_some_and(|length| length > max_body) {
         return Err(Rejection::RequestBodyTooLarge);
     }
-    let presented = presented(profile.accepts, &head.headers)?;
+    let presented = presented(profile.accepts, &head.fields)?;
     Ok(Screened { head, presented, nominated, max_body })
 }
 
 /// SECURITY: fields that decide about the request stand once, in their own spelling. Whoever takes the first and
 /// whoever takes the last of two values must not come to different ends.
-pub fn unambiguous(fields: &HeaderMap) -> Result<(), Rejection> {
-    // As many values as names: then no name has two.
-    if fields.len() != fields.keys_len() {
-        let repeated = |name: &&str| fields.get_all(*name).iter().nth(1).is_some();
-        if let Some(name) = POLICY.into_iter().find(repeated) {
-            return Err(Rejection::FieldRepeated(name));
+pub fn unambiguous(fields: &Fields) -> Result<(), Rejection> {
+    let mut seen = [false; POLICY.len()];
+    for field in fields.iter() {
+        if let Some(decides) = POLICY.iter().position(|name| *name == field.name)
+            && std::mem::replace(&mut seen[decides], true)
+        {
+            return Err(Rejection::FieldRepeated(field.name.as_str()));
+        }
+        if let Some(name) = field_policy::mistaken_for(field) {
+            return Err(Rejection::FieldAmbiguous(name.as_str()));
         }
     }
     // A client that offers HTTP/2 is answered in HTTP/1.1, as RFC 9110 section 7.8 has it: some offer it always. Who
     // wants another protocol expects a tunnel, and there is none.
-    let other = |value: &HeaderValue| !value.as_bytes().eq_ignore_ascii_case(b"h2c");
-    if fields.get_all(UPGRADE).iter().any(other) {
+    if fields.all(Name::Upgrade).any(|value| !value.eq_ignore_ascii_case(b"h2c")) {
         return Err(Rejection::UpgradeRefused);
     }
-    match fields.keys().find_map(|name| fields::mistaken_for(name.as_str())) {
-        Some(name) => Err(Rejection::FieldAmbiguous(name)),
-        None => Ok(()),
-    }
+    Ok(())
 }
 
 /// Checks that `Content-Type` is there, well formed and accepted.
 pub fn content_type(
-    fields: &HeaderMap,
+    fields: &Fields,
     accepts: impl Fn(&[u8]) -> bool,
     expected: impl Fn() -> String,
 ) -> Result<(), Rejection> {
-    let Some(value) = fields.get(CONTENT_TYPE) else {
+    let Some(value) = fields.get(Name::ContentType) else {
         return Err(Rejection::ContentTypeMissing { expected: expected() });
     };
-    match essence(value.as_bytes()) {
+    match essence(value) {
         Some(essence) if accepts(essence) => Ok(()),
         _ => Err(Rejection::ContentTypeUnsupported { expected: expected() }),
     }
 }
 
 /// What `Content-Length` says. A body without one is counted on its way.
-fn stated_length(fields: &HeaderMap) -> Option<u64> {
-    fields.get(CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
+fn stated_length(fields: &Fields) -> Option<u64> {
+    std::str::from_utf8(fields.get(Name::ContentLength)?).ok()?.parse().ok()
 }
 
 /// SECURITY: exactly one credential, so that nobody has to choose whom to believe; whether the route takes it or not.
-fn presented(accepts: Accepts, fields: &HeaderMap) -> Result<Presented, Rejection> {
-    match (fields.get(API_KEY), fields.get(JWT_TOKEN)) {
+fn presented(accepts: Accepts, fields: &Fields) -> Result<Presented, Rejection> {
+    match (fields.get(Name::XApiKey), fields.get(Name::XJwtToken)) {
         (Some(_), Some(_)) => Err(Rejection::CredentialsAmbiguous),
         (None, Some(token)) if accepts.jwt => {
-            let jwt = Jwt::parse(token, fields.get(JWT_TENANT));
+            let jwt = Jwt::parse(token, fields.get(Name::XJwtTenantId));
             jwt.map(Presented::Jwt).ok_or(Rejection::JwtInvalid("it does not have the form of one"))
         }
         (Some(key), None) if accepts.api_key => {
@@ -132,27 +124,29 @@ fn presented(accepts: Accepts, fields: &HeaderMap) -> Result<Presented, Rejectio
 ///
 /// SECURITY: it may not name a field that decides about the request or that the gateway writes: some intermediary
 /// behind us could strip what we have judged or written.
-fn nominated(fields: &HeaderMap) -> Result<Vec<HeaderName>, Rejection> {
+fn nominated(fields: &Fields) -> Result<Vec<HeaderName>, Rejection> {
     let mut names = Vec::new();
-    for value in fields.get_all(CONNECTION) {
-        for option in value.as_bytes().split(|byte| *byte == b',') {
+    for value in fields.all(Name::Connection) {
+        for option in value.split(|byte| *byte == b',') {
             let option = option.trim_ascii();
             if option.is_empty() || is_usual(option) {
                 continue;
             }
-            let Ok(name) = HeaderName::from_bytes(option) else {
-                let name = String::from_utf8_lossy(option).into_owned();
-                return Err(Rejection::ConnectionNamesPolicyField(name));
+            let Ok(text) = HeaderName::from_bytes(option) else {
+                let text = String::from_utf8_lossy(option).into_owned();
+                return Err(Rejection::ConnectionNamesPolicyField(text));
             };
-            let decides = POLICY.contains(&name.as_str()) || fields::mistaken_for(name.as_str()).is_some();
+            let name = Name::of(option);
+            let decides =
+                POLICY.contains(&name) || field_policy::mistaken(text.as_str().as_bytes()).is_some();
             let hop = matches!(
-                name.as_str(),
-                "te" | "trailer" | "upgrade" | "http2-settings" | "transfer-encoding"
+                name,
+                Name::Te | Name::Trailer | Name::Upgrade | Name::Http2Settings | Name::TransferEncoding
             );
-            if decides || (!hop && fields::fate(name.as_str()) == fields::Fate::Drop) {
-                return Err(Rejection::ConnectionNamesPolicyField(name.as_str().to_owned()));
+            if decides || (!hop && field_policy::fate(name, text.as_str().as_bytes()) == Fate::Drop) {
+                return Err(Rejection::ConnectionNamesPolicyField(text.as_str().to_owned()));
             }
-            names.push(name);
+            names.push(text);
         }
     }
     Ok(names)
@@ -172,7 +166,7 @@ mod tests {
         for (name, value) in fields {
             builder = builder.header(*name, *value);
         }
-        let head = builder.body(()).expect("a request").into_parts().0;
+        let head = Head::from(builder.body(()).expect("a request").into_parts().0);
         screen(&routes::defaults(1000)[profile], head)
     }
 

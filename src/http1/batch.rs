@@ -29,6 +29,11 @@ pub struct Batch {
 }
 
 impl Batch {
+    /// A head, and what will be added.
+    pub fn beginning_with(head: Vec<u8>) -> Batch {
+        Batch { before: head, ..Batch::default() }
+    }
+
     /// Whether there is nothing to write.
     pub fn is_empty(&self) -> bool {
         self.before.is_empty() && self.data.is_empty() && self.after.is_empty()

@@ -1,8 +1,8 @@
 //! What heads of requests and of answers have in common: where they end, and where their bodies do.
 
-use bytes::Bytes;
-use http::header::{CONNECTION, CONTENT_LENGTH, TRANSFER_ENCODING};
-use http::{HeaderMap, HeaderName, HeaderValue, Version};
+use http::Version;
+
+use crate::fields::{Fields, Name};
 
 /// How large a head may be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -84,58 +84,72 @@ impl HeadScanner {
     }
 }
 
-/// Takes over parsed fields; values share the memory of `bytes`.
-pub fn fields(bytes: &Bytes, parsed: &[httparse::Header<'_>]) -> Result<HeaderMap, HeadError> {
-    let mut fields = HeaderMap::with_capacity(parsed.len());
-    for field in parsed {
-        // The parser stops at bytes that are no token, an empty name included.
-        let name = HeaderName::from_bytes(field.name.as_bytes())
-            .map_err(|_| HeadError::Malformed("a field's name has characters that none may have"))?;
-        let value = HeaderValue::from_maybe_shared(bytes.slice_ref(field.value))
-            .map_err(|_| HeadError::Malformed("a field's value has characters that none may have"))?;
-        fields.try_append(name, value).map_err(|_| HeadError::TooManyFields)?;
-    }
-    Ok(fields)
-}
-
 /// What the fields say about the body (RFC 9112 section 6.3), without leniencies. `None`: they say nothing.
 ///
 /// SECURITY: a body has one length. Two statements about it, equal or not, are an attack or a defect.
-pub fn framing(fields: &HeaderMap, version: Version) -> Result<Option<Framing>, HeadError> {
-    if fields.keys().any(|name| is_taken_for(name, &TRANSFER_ENCODING) || is_taken_for(name, &CONTENT_LENGTH))
-    {
-        return Err(HeadError::Malformed("a field's name can be taken for one that frames the body"));
+pub fn framing(fields: &Fields, version: Version) -> Result<Option<Framing>, HeadError> {
+    let (mut codings, mut lengths) = (Once::default(), Once::default());
+    for field in fields.iter() {
+        match field.name {
+            Name::TransferEncoding => codings.see(field.value),
+            Name::ContentLength => lengths.see(field.value),
+            Name::Other if frames_elsewhere(field.text()) => {
+                return Err(HeadError::Malformed("a field's name can be taken for one that frames the body"));
+            }
+            _ => {}
+        }
     }
-    let mut codings = fields.get_all(TRANSFER_ENCODING).iter();
-    let mut lengths = fields.get_all(CONTENT_LENGTH).iter();
-    match (codings.next(), lengths.next()) {
-        (None, None) => Ok(None),
-        (Some(_), Some(_)) => {
+    match (codings, lengths) {
+        (Once::Never, Once::Never) => Ok(None),
+        (Once::Never, Once::Seen(length)) => match decimal(length) {
+            None => Err(HeadError::Malformed("`Content-Length` must be one decimal number")),
+            Some(0) => Ok(Some(Framing::None)),
+            Some(length) => Ok(Some(Framing::Length(length))),
+        },
+        (Once::Never, Once::Again) => {
+            Err(HeadError::Malformed("`Content-Length` must be one decimal number"))
+        }
+        (_, Once::Seen(_) | Once::Again) => {
             Err(HeadError::Malformed("`Content-Length` and `Transfer-Encoding` exclude each other"))
         }
-        (Some(_), None) if version == Version::HTTP_10 => {
+        (_, Once::Never) if version == Version::HTTP_10 => {
             Err(HeadError::Malformed("HTTP/1.0 has no `Transfer-Encoding`"))
         }
-        (Some(coding), None) => {
-            if codings.next().is_some() || !coding.as_bytes().eq_ignore_ascii_case(b"chunked") {
-                return Err(HeadError::Malformed("`Transfer-Encoding` must be `chunked`, once"));
-            }
+        (Once::Seen(coding), Once::Never) if coding.eq_ignore_ascii_case(b"chunked") => {
             Ok(Some(Framing::Chunked))
         }
-        (None, Some(length)) => {
-            let (None, Some(length)) = (lengths.next(), decimal(length.as_bytes())) else {
-                return Err(HeadError::Malformed("`Content-Length` must be one decimal number"));
-            };
-            Ok(Some(if length == 0 { Framing::None } else { Framing::Length(length) }))
-        }
+        (_, Once::Never) => Err(HeadError::Malformed("`Transfer-Encoding` must be `chunked`, once")),
     }
 }
 
+/// A value that may stand once.
+#[derive(Clone, Copy, Default)]
+enum Once<'a> {
+    #[default]
+    Never,
+    Seen(&'a [u8]),
+    Again,
+}
+
+impl<'a> Once<'a> {
+    fn see(&mut self, value: &'a [u8]) {
+        *self = match self {
+            Once::Never => Once::Seen(value),
+            Once::Seen(_) | Once::Again => Once::Again,
+        };
+    }
+}
+
+/// Whether some programs frame a body by the field that is called so.
+fn frames_elsewhere(name: &[u8]) -> bool {
+    let frames = [Name::TransferEncoding, Name::ContentLength].map(Name::as_str);
+    frames.iter().any(|other| is_taken_for(name, other.as_bytes()))
+}
+
 /// Whether some programs, for which `-` and `_` are the same, take a name for another one.
-fn is_taken_for(name: &HeaderName, other: &HeaderName) -> bool {
-    let (name, other) = (name.as_str().as_bytes(), other.as_str().as_bytes());
+fn is_taken_for(name: &[u8], other: &[u8]) -> bool {
     let alike = |(a, b): (&u8, &u8)| a == b || (*b == b'-' && !a.is_ascii_alphanumeric());
-    name.len() == other.len() && name != other && name.iter().zip(other).all(alike)
+    name.len() == other.len() && name.iter().zip(other).all(alike)
 }
 
 /// Digits and nothing else, few enough that nobody's integers overflow.
@@ -147,10 +161,10 @@ fn decimal(text: &[u8]) -> Option<u64> {
 }
 
 /// Whether the connection goes on after this message.
-pub fn keeps_alive(fields: &HeaderMap, version: Version) -> bool {
+pub fn keeps_alive(fields: &Fields, version: Version) -> bool {
     let (mut close, mut keep) = (false, false);
-    for value in fields.get_all(CONNECTION) {
-        for option in value.as_bytes().split(|byte| *byte == b',') {
+    for value in fields.all(Name::Connection) {
+        for option in value.split(|byte| *byte == b',') {
             let option = option.trim_ascii();
             close |= option.eq_ignore_ascii_case(b"close");
             keep |= option.eq_ignore_ascii_case(b"keep-alive");

@@ -1,18 +1,19 @@
 //! The head of a request, in both directions.
 
 use bytes::Bytes;
-use http::header::{CONNECTION, CONTENT_LENGTH, EXPECT, HOST, TRANSFER_ENCODING};
-use http::request::Parts;
-use http::{HeaderMap, Method, Request, Uri, Version};
+use http::{Method, Uri, Version};
 
-use crate::http1::head::{self, Framing, HeadError, HeadLimits, framing, keeps_alive};
+use crate::fields::{Fields, Head, Name, Parsed};
+use crate::http1::head::{Framing, HeadError, HeadLimits, framing, keeps_alive};
 use crate::http1::response::write_field;
 
 /// A head that was understood.
 #[derive(Debug)]
 pub struct RequestHead {
-    /// Method, target, version and fields.
-    pub parts: Parts,
+    /// Method, target and fields.
+    pub head: Head,
+    /// HTTP/1.1 or HTTP/1.0.
+    pub version: Version,
     /// Where the body ends.
     pub framing: Framing,
     /// Whether the client wants to go on after this request.
@@ -22,24 +23,23 @@ pub struct RequestHead {
 }
 
 /// So many fields are parsed without memory from the heap.
-const USUAL_FIELDS: usize = 64;
+const USUAL_FIELDS: usize = 32;
 
-/// Understands a whole head, whose end [`HeadScanner::find_end`] has found. Values share its memory.
-pub fn parse_request(bytes: &Bytes, limits: &HeadLimits) -> Result<RequestHead, HeadError> {
+/// Understands a whole head, whose end [`HeadScanner::find_end`] has found. The fields keep its memory.
+pub fn parse_request(head: Vec<u8>, limits: &HeadLimits) -> Result<RequestHead, HeadError> {
     let mut few = [const { std::mem::MaybeUninit::<httparse::Header<'_>>::uninit() }; USUAL_FIELDS];
     let mut parsed = httparse::Request::new(&mut []);
-    match parsed.parse_with_uninit_headers(bytes, &mut few) {
-        Ok(status) => convert(bytes, &parsed, status, limits),
+    let read = match parsed.parse_with_uninit_headers(&head, &mut few) {
+        Ok(status) => Line::read(&head, &parsed, status, limits)?,
         Err(httparse::Error::TooManyHeaders) => {
             let mut many = vec![httparse::EMPTY_HEADER; limits.fields];
             let mut parsed = httparse::Request::new(&mut many);
-            match parsed.parse(bytes) {
-                Ok(status) => convert(bytes, &parsed, status, limits),
-                Err(error) => Err(refusal(error)),
-            }
+            let status = parsed.parse(&head).map_err(refusal)?;
+            Line::read(&head, &parsed, status, limits)?
         }
-        Err(error) => Err(refusal(error)),
-    }
+        Err(error) => return Err(refusal(error)),
+    };
+    read.with_fields(head)
 }
 
 fn refusal(error: httparse::Error) -> HeadError {
@@ -52,50 +52,61 @@ fn refusal(error: httparse::Error) -> HeadError {
     })
 }
 
-fn convert(
-    bytes: &Bytes,
-    parsed: &httparse::Request<'_, '_>,
-    status: httparse::Status<usize>,
-    limits: &HeadLimits,
-) -> Result<RequestHead, HeadError> {
-    const BROKEN: HeadError = HeadError::Malformed("the head breaks off");
-    if status != httparse::Status::Complete(bytes.len()) {
-        return Err(BROKEN);
+/// What was found in a head, before its memory is taken over.
+struct Line {
+    method: Method,
+    uri: Uri,
+    version: Version,
+    fields: Parsed,
+}
+
+impl Line {
+    fn read(
+        head: &[u8],
+        parsed: &httparse::Request<'_, '_>,
+        status: httparse::Status<usize>,
+        limits: &HeadLimits,
+    ) -> Result<Line, HeadError> {
+        const BROKEN: HeadError = HeadError::Malformed("the head breaks off");
+        if status != httparse::Status::Complete(head.len()) {
+            return Err(BROKEN);
+        }
+        let target = parsed.path.ok_or(BROKEN)?;
+        if target.len() > limits.target {
+            return Err(HeadError::TargetTooLong);
+        }
+        if parsed.headers.len() > limits.fields {
+            return Err(HeadError::TooManyFields);
+        }
+        // SECURITY: `http::Uri` drops a fragment without a word; whoever keeps it sees another path.
+        if !target.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'#') {
+            return Err(HeadError::Malformed("the target has characters that none may have"));
+        }
+        let method = parsed.method.ok_or(BROKEN)?;
+        let method = Method::from_bytes(method.as_bytes()).map_err(|_| BROKEN)?;
+        let uri = Uri::from_maybe_shared(Bytes::copy_from_slice(target.as_bytes()))
+            .map_err(|_| HeadError::Malformed("the target is no path and no URL"))?;
+        let version = if parsed.version == Some(1) { Version::HTTP_11 } else { Version::HTTP_10 };
+        Ok(Line { method, uri, version, fields: Parsed::new(head, parsed.headers) })
     }
-    let target = parsed.path.ok_or(BROKEN)?;
-    if target.len() > limits.target {
-        return Err(HeadError::TargetTooLong);
+
+    fn with_fields(self, head: Vec<u8>) -> Result<RequestHead, HeadError> {
+        let Line { method, uri, version, fields } = self;
+        let fields = fields.over(head);
+        one_host(&fields, version)?;
+        let framing = framing(&fields, version)?.unwrap_or(Framing::None);
+        let keep_alive = keeps_alive(&fields, version);
+        let expects_continue = version == Version::HTTP_11
+            && framing != Framing::None
+            && fields.get(Name::Expect).is_some_and(|value| value.eq_ignore_ascii_case(b"100-continue"));
+        let head = Head { method, uri, fields };
+        Ok(RequestHead { head, version, framing, keep_alive, expects_continue })
     }
-    if parsed.headers.len() > limits.fields {
-        return Err(HeadError::TooManyFields);
-    }
-    // SECURITY: `http::Uri` drops a fragment without a word; whoever keeps it sees another path.
-    if !target.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'#') {
-        return Err(HeadError::Malformed("the target has characters that none may have"));
-    }
-    let method = parsed.method.ok_or(BROKEN)?;
-    let method = Method::from_bytes(method.as_bytes()).map_err(|_| BROKEN)?;
-    let uri = Uri::from_maybe_shared(bytes.slice_ref(target.as_bytes()))
-        .map_err(|_| HeadError::Malformed("the target is no path and no URL"))?;
-    let fields = head::fields(bytes, parsed.headers)?;
-    let version = if parsed.version == Some(1) { Version::HTTP_11 } else { Version::HTTP_10 };
-    one_host(&fields, version)?;
-    let framing = framing(&fields, version)?.unwrap_or(Framing::None);
-    let keep_alive = keeps_alive(&fields, version);
-    let expects_continue = version == Version::HTTP_11
-        && framing != Framing::None
-        && fields.get(EXPECT).is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"100-continue"));
-    let mut request = Request::new(());
-    *request.method_mut() = method;
-    *request.uri_mut() = uri;
-    *request.version_mut() = version;
-    *request.headers_mut() = fields;
-    Ok(RequestHead { parts: request.into_parts().0, framing, keep_alive, expects_continue })
 }
 
 /// RFC 9112 section 3.2: exactly one `Host` in HTTP/1.1, one at most before.
-fn one_host(fields: &HeaderMap, version: Version) -> Result<(), HeadError> {
-    match fields.get_all(HOST).iter().count() {
+fn one_host(fields: &Fields, version: Version) -> Result<(), HeadError> {
+    match fields.all(Name::Host).count() {
         1 => Ok(()),
         0 if version == Version::HTTP_10 => Ok(()),
         0 => Err(HeadError::Malformed("the field `Host` is missing")),
@@ -103,8 +114,8 @@ fn one_host(fields: &HeaderMap, version: Version) -> Result<(), HeadError> {
     }
 }
 
-/// Writes a head in HTTP/1.1: target in origin form, the fields but for those that frame the body, and how it is framed.
-pub fn write_request(out: &mut Vec<u8>, method: &Method, uri: &Uri, fields: &HeaderMap, framing: Framing) {
+/// Writes a request line in HTTP/1.1, its target in origin form. Fields and [`end_request`] follow.
+pub fn begin_request(out: &mut Vec<u8>, method: &Method, uri: &Uri) {
     out.extend_from_slice(method.as_str().as_bytes());
     out.push(b' ');
     let target = uri.path_and_query().map_or("/", |target| target.as_str());
@@ -114,20 +125,19 @@ pub fn write_request(out: &mut Vec<u8>, method: &Method, uri: &Uri, fields: &Hea
     }
     out.extend_from_slice(target.as_bytes());
     out.extend_from_slice(b" HTTP/1.1\r\n");
-    for (name, value) in fields {
-        if name != CONNECTION && name != TRANSFER_ENCODING && name != CONTENT_LENGTH {
-            write_field(out, name.as_str(), value.as_bytes());
-        }
-    }
+}
+
+/// Writes the field that says how the body is framed, and the end of the head.
+pub fn end_request(out: &mut Vec<u8>, method: &Method, framing: Framing) {
     match framing {
         // RFC 9110 section 8.6: where a body would mean something, its absence is said.
         Framing::None if matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS | Method::DELETE) => {
         }
-        Framing::None => write_field(out, "content-length", b"0"),
+        Framing::None => write_field(out, Name::ContentLength, b"0"),
         Framing::Length(length) => {
-            write_field(out, "content-length", itoa::Buffer::new().format(length).as_bytes());
+            write_field(out, Name::ContentLength, itoa::Buffer::new().format(length).as_bytes());
         }
-        Framing::Chunked => write_field(out, "transfer-encoding", b"chunked"),
+        Framing::Chunked => write_field(out, Name::TransferEncoding, b"chunked"),
     }
     out.extend_from_slice(b"\r\n");
 }
@@ -141,7 +151,7 @@ mod tests {
 
     fn head(text: &[u8]) -> Result<RequestHead, HeadError> {
         match HeadScanner::default().find_end(text, &LIMITS)? {
-            Some(end) => parse_request(&Bytes::copy_from_slice(&text[..end]), &LIMITS),
+            Some(end) => parse_request(text[..end].to_vec(), &LIMITS),
             None => Err(HeadError::Malformed("unfinished")),
         }
     }
@@ -154,7 +164,7 @@ mod tests {
     fn a_query_without_a_path_gets_one() {
         let read = head(b"GET http://h?x HTTP/1.1\r\nHost: h\r\n\r\n").expect("a request");
         let mut out = Vec::new();
-        write_request(&mut out, &read.parts.method, &read.parts.uri, &read.parts.headers, read.framing);
+        begin_request(&mut out, &read.head.method, &read.head.uri);
         assert!(out.starts_with(b"GET /?x HTTP/1.1\r\n"), "{}", out.escape_ascii());
     }
 
@@ -162,8 +172,12 @@ mod tests {
     fn a_plain_request_is_understood() {
         let head =
             with("Content-Type: application/json\r\nX-Api-Key: k \r\nContent-Length: 5\r\n").expect("good");
-        assert_eq!((head.parts.method.as_str(), head.parts.uri.path()), ("POST", "/p"));
-        assert_eq!(head.parts.headers["x-api-key"], "k", "blanks around a value are no part of it");
+        assert_eq!((head.head.method.as_str(), head.head.uri.path()), ("POST", "/p"));
+        assert_eq!(
+            head.head.fields.get(Name::XApiKey),
+            Some(&b"k"[..]),
+            "blanks around a value are no part of it"
+        );
         assert_eq!((head.framing, head.keep_alive), (Framing::Length(5), true));
         assert!(!with("Connection: foo, Close\r\n").expect("good").keep_alive);
         assert!(with("Expect: 100-Continue\r\nContent-Length: 1\r\n").expect("good").expects_continue);
@@ -268,24 +282,22 @@ mod tests {
 
     #[test]
     fn what_is_written_reads_the_same() {
-        let mut fields = HeaderMap::new();
-        fields.insert("host", "h".parse().expect("a value"));
-        fields.insert("x", "y".parse().expect("a value"));
-        fields.insert("content-length", "7".parse().expect("a value"));
-        fields.insert("connection", "close".parse().expect("a value"));
+        let written = |method: &Method, target: &str, framing| {
+            let mut out = Vec::new();
+            begin_request(&mut out, method, &target.parse().expect("a target"));
+            write_field(&mut out, Name::Host, b"h");
+            end_request(&mut out, method, framing);
+            String::from_utf8(out).expect("text")
+        };
         for (framing, said) in [
             (Framing::None, "content-length: 0\r\n"),
             (Framing::Length(5), "content-length: 5\r\n"),
             (Framing::Chunked, "transfer-encoding: chunked\r\n"),
         ] {
-            let mut out = Vec::new();
-            write_request(&mut out, &Method::POST, &"/a?b=c".parse().expect("a target"), &fields, framing);
-            let text = String::from_utf8(out).expect("text");
-            assert_eq!(text, format!("POST /a?b=c HTTP/1.1\r\nhost: h\r\nx: y\r\n{said}\r\n"));
+            let text = written(&Method::POST, "/a?b=c", framing);
+            assert_eq!(text, format!("POST /a?b=c HTTP/1.1\r\nhost: h\r\n{said}\r\n"));
             assert_eq!(head(text.as_bytes()).expect("good").framing, framing);
         }
-        let mut out = Vec::new();
-        write_request(&mut out, &Method::GET, &"/".parse().expect("a target"), &fields, Framing::None);
-        assert!(!String::from_utf8(out).expect("text").contains("length"));
+        assert!(!written(&Method::GET, "/", Framing::None).contains("length"));
     }
 }

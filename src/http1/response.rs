@@ -4,11 +4,10 @@ use std::cell::RefCell;
 use std::io::Write as _;
 use std::time::{Duration, SystemTime};
 
-use bytes::Bytes;
-use http::header::{CONNECTION, CONTENT_LENGTH, DATE, TRANSFER_ENCODING};
-use http::{HeaderMap, Method, Response, StatusCode, Version};
+use http::{Method, StatusCode, Version};
 
-use crate::http1::head::{self, Framing, HeadError, framing, keeps_alive};
+use crate::fields::{Field, Fields, Name, Parsed};
+use crate::http1::head::{Framing, HeadError, framing, keeps_alive};
 
 /// Where the body of an answer ends, as its reader knows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,25 +21,27 @@ pub enum Extent {
 /// The head of an answer that was understood.
 #[derive(Debug)]
 pub struct ResponseHead {
-    /// Status and fields.
-    pub head: Response<()>,
+    /// Its status.
+    pub status: StatusCode,
+    /// Its fields.
+    pub fields: Fields,
     /// Where the body ends.
     pub extent: Extent,
     /// Whether the connection can take another request after this.
     pub keep_alive: bool,
 }
 
-/// Understands a whole head, whose end was found before. Values share its memory.
+/// Understands a whole head, whose end was found before. The fields keep its memory.
 ///
 /// SECURITY: as strict as with requests. An answer with two readings would let whoever stands behind a backend put a
 /// forged one behind it.
-pub fn parse_response(bytes: &Bytes, to: &Method) -> Result<ResponseHead, HeadError> {
+pub fn parse_response(head: Vec<u8>, to: &Method) -> Result<ResponseHead, HeadError> {
     const MOST_FIELDS: usize = 128;
     let mut storage = [const { std::mem::MaybeUninit::<httparse::Header<'_>>::uninit() }; MOST_FIELDS];
     let mut parsed = httparse::Response::new(&mut []);
     let config = httparse::ParserConfig::default();
-    match config.parse_response_with_uninit_headers(&mut parsed, bytes, &mut storage) {
-        Ok(httparse::Status::Complete(length)) if length == bytes.len() => {}
+    match config.parse_response_with_uninit_headers(&mut parsed, &head, &mut storage) {
+        Ok(httparse::Status::Complete(length)) if length == head.len() => {}
         Ok(_) => return Err(HeadError::Malformed("the head breaks off")),
         Err(httparse::Error::TooManyHeaders) => return Err(HeadError::TooManyFields),
         Err(_) => return Err(HeadError::Malformed("a line that is no status line or no field")),
@@ -48,7 +49,7 @@ pub fn parse_response(bytes: &Bytes, to: &Method) -> Result<ResponseHead, HeadEr
     let status = parsed.code.and_then(|code| StatusCode::from_u16(code).ok());
     let status = status.ok_or(HeadError::Malformed("the status is no number from 100 to 999"))?;
     let version = if parsed.version == Some(1) { Version::HTTP_11 } else { Version::HTTP_10 };
-    let fields = head::fields(bytes, parsed.headers)?;
+    let fields = Parsed::new(&head, parsed.headers).over(head);
     let said = framing(&fields, version)?;
     let extent = match said {
         _ if is_bodiless(to, status) => Extent::Framed(Framing::None),
@@ -56,10 +57,7 @@ pub fn parse_response(bytes: &Bytes, to: &Method) -> Result<ResponseHead, HeadEr
         None => Extent::UntilClose,
     };
     let keep_alive = keeps_alive(&fields, version) && extent != Extent::UntilClose;
-    let mut head = Response::new(());
-    *head.status_mut() = status;
-    *head.headers_mut() = fields;
-    Ok(ResponseHead { head, extent, keep_alive })
+    Ok(ResponseHead { status, fields, extent, keep_alive })
 }
 
 /// Whether an answer has no body, whatever its fields say.
@@ -112,7 +110,7 @@ pub enum Persistence {
 pub fn write_response(
     out: &mut Vec<u8>,
     status: StatusCode,
-    fields: &HeaderMap,
+    fields: &Fields,
     framing: ResponseFraming,
     persistence: Persistence,
 ) {
@@ -122,28 +120,29 @@ pub fn write_response(
     out.extend_from_slice(status.canonical_reason().unwrap_or("Unknown").as_bytes());
     out.extend_from_slice(b"\r\n");
     let mut dated = false;
-    for (name, value) in fields {
-        if name == CONNECTION || name == TRANSFER_ENCODING {
-            continue;
+    for field in fields.iter() {
+        match field.name {
+            Name::Connection | Name::TransferEncoding => continue,
+            Name::ContentLength if framing != ResponseFraming::None || status == StatusCode::NO_CONTENT => {
+                continue;
+            }
+            Name::Date => dated = true,
+            _ => {}
         }
-        if name == CONTENT_LENGTH && (framing != ResponseFraming::None || status == StatusCode::NO_CONTENT) {
-            continue;
-        }
-        dated |= name == DATE;
-        write_field(out, name.as_str(), value.as_bytes());
+        pass_on(out, field);
     }
     match framing {
         ResponseFraming::Length(length) => {
             let mut text = itoa::Buffer::new();
-            write_field(out, "content-length", text.format(length).as_bytes());
+            write_field(out, Name::ContentLength, text.format(length).as_bytes());
         }
-        ResponseFraming::Chunked => write_field(out, "transfer-encoding", b"chunked"),
+        ResponseFraming::Chunked => write_field(out, Name::TransferEncoding, b"chunked"),
         ResponseFraming::None | ResponseFraming::Close => {}
     }
     match persistence {
         Persistence::Usual => {}
-        Persistence::KeepAlive => write_field(out, "connection", b"keep-alive"),
-        Persistence::Close => write_field(out, "connection", b"close"),
+        Persistence::KeepAlive => write_field(out, Name::Connection, b"keep-alive"),
+        Persistence::Close => write_field(out, Name::Connection, b"close"),
     }
     if !dated {
         write_date(out);
@@ -151,11 +150,22 @@ pub fn write_response(
     out.extend_from_slice(b"\r\n");
 }
 
-/// Writes one field.
-pub fn write_field(out: &mut Vec<u8>, name: &str, value: &[u8]) {
-    out.extend_from_slice(name.as_bytes());
-    out.extend_from_slice(b": ");
+/// Writes one field whose name is known by heart.
+pub fn write_field(out: &mut Vec<u8>, name: Name, value: &[u8]) {
+    debug_assert!(name != Name::Other);
+    out.extend_from_slice(name.line().as_bytes());
     out.extend_from_slice(value);
+    out.extend_from_slice(b"\r\n");
+}
+
+/// Writes a field of another head.
+pub fn pass_on(out: &mut Vec<u8>, field: Field<'_>) {
+    if field.name != Name::Other {
+        return write_field(out, field.name, field.value);
+    }
+    out.extend_from_slice(field.text());
+    out.extend_from_slice(b": ");
+    out.extend_from_slice(field.value);
     out.extend_from_slice(b"\r\n");
 }
 
@@ -192,7 +202,7 @@ pub const BODY_END: &[u8] = b"0\r\n\r\n";
 
 #[cfg(test)]
 mod tests {
-    use http::HeaderValue;
+    use http::{HeaderMap, HeaderValue};
 
     use super::*;
 
@@ -203,7 +213,7 @@ mod tests {
         }
         let mut out = Vec::new();
         let status = StatusCode::from_u16(status).expect("a status");
-        write_response(&mut out, status, &map, framing, Persistence::Usual);
+        write_response(&mut out, status, &Fields::from(&map), framing, Persistence::Usual);
         String::from_utf8(out).expect("text")
     }
 
@@ -245,8 +255,8 @@ mod tests {
     }
 
     fn parsed(text: &str, to: &Method) -> Result<(u16, Extent, bool), HeadError> {
-        let head = parse_response(&Bytes::copy_from_slice(text.as_bytes()), to)?;
-        Ok((head.head.status().as_u16(), head.extent, head.keep_alive))
+        let head = parse_response(text.as_bytes().to_vec(), to)?;
+        Ok((head.status.as_u16(), head.extent, head.keep_alive))
     }
 
     #[test]

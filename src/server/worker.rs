@@ -8,7 +8,8 @@ use std::sync::Arc;
 use std::task::Poll;
 
 use tokio::net::{TcpListener, TcpStream};
-use tokio::task::{JoinError, JoinSet, LocalSet};
+use tokio::runtime::LocalOptions;
+use tokio::task::{JoinError, JoinSet};
 use tracing::debug;
 
 use crate::admin::Readiness;
@@ -37,8 +38,9 @@ pub struct Worker {
 impl Worker {
     /// Serves until the signal says otherwise. Returns how many connections had to be cut.
     pub fn run(self) -> io::Result<usize> {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        LocalSet::new().block_on(&runtime, self.serve())
+        let runtime =
+            tokio::runtime::Builder::new_current_thread().enable_all().build_local(LocalOptions::default())?;
+        runtime.block_on(self.serve())
     }
 
     async fn serve(mut self) -> io::Result<usize> {

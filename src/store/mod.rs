@@ -5,6 +5,7 @@ mod revocation;
 
 use std::collections::HashSet;
 use std::fmt;
+use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -22,8 +23,16 @@ pub use revocation::Revocation;
 ///
 /// SECURITY: an index of these is no list of credentials; a token has 160 random bits, so its hash cannot be
 /// turned back.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct TokenId([u8; 32]);
+
+/// For [`crate::prehashed`] too.
+impl Hash for TokenId {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        let [a, b, c, d, e, f, g, h, ..] = self.0;
+        state.write_u64(u64::from_le_bytes([a, b, c, d, e, f, g, h]));
+    }
+}
 
 impl TokenId {
     /// The name of this token.
@@ -62,9 +71,16 @@ impl fmt::Debug for TokenId {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Fingerprint([u8; 4]);
 
+impl Fingerprint {
+    /// As a number, whose eight hex digits logs show.
+    pub fn raw(self) -> u32 {
+        u32::from_be_bytes(self.0)
+    }
+}
+
 impl fmt::Display for Fingerprint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:08x}", u32::from_be_bytes(self.0))
+        write!(f, "{:08x}", self.raw())
     }
 }
 

@@ -10,6 +10,9 @@ use tracing_subscriber::fmt::MakeWriter;
 /// Most bytes that wait to be taken.
 const MOST_WAITING: usize = 4 * 1024 * 1024;
 
+/// So much memory is kept for lines to come: growing it anew for each batch would cost as much as filling it.
+const USUALLY_WAITING: usize = 1024 * 1024;
+
 /// Lines that come within so short a time are written together. A system call for each would cost more than all else
 /// about a line.
 const GATHERING: Duration = Duration::from_millis(10);
@@ -109,7 +112,7 @@ impl Shared {
             // An output that is gone takes nothing; there is nobody left to tell.
             let _ = output.write_all(&writing).and_then(|()| output.flush());
             writing.clear();
-            writing.shrink_to(64 * 1024);
+            writing.shrink_to(USUALLY_WAITING);
             let mut queue = self.lock();
             queue.is_writing = false;
             if queue.waiting.is_empty() {

@@ -19,7 +19,8 @@ use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 
 use lines::Lines;
-pub use record::Record;
+pub(crate) use record::label;
+pub use record::{Label, Record};
 
 /// How lines are written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -2,10 +2,26 @@
 //! each request.
 
 use std::cell::RefCell;
-use std::io::Write as _;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use crate::telemetry::Format;
+
+/// The name of a value, as each form of the log writes it.
+#[derive(Clone, Copy)]
+pub struct Label {
+    /// `,"name":`
+    pub json: &'static str,
+    /// ` name=`
+    pub text: &'static str,
+}
+
+/// A [`Label`], put together when this is compiled.
+macro_rules! label {
+    ($name:literal) => {
+        $crate::telemetry::Label { json: concat!(",\"", $name, "\":"), text: concat!(" ", $name, "=") }
+    };
+}
+pub(crate) use label;
 
 /// A line in the making.
 pub struct Record<'a> {
@@ -54,26 +70,19 @@ impl Record<'_> {
         self.line.push(b'\n');
     }
 
-    fn name(&mut self, name: &str) {
-        match self.format {
-            Format::Json => {
-                self.line.extend_from_slice(b",\"");
-                self.line.extend_from_slice(name.as_bytes());
-                self.line.extend_from_slice(b"\":");
-            }
-            Format::Text => {
-                self.line.push(b' ');
-                self.line.extend_from_slice(name.as_bytes());
-                self.line.push(b'=');
-            }
-        }
+    fn label(&mut self, label: Label) {
+        let label = match self.format {
+            Format::Json => label.json,
+            Format::Text => label.text,
+        };
+        self.line.extend_from_slice(label.as_bytes());
     }
 
     /// A text, in quotes.
-    pub fn text(&mut self, name: &str, value: &str) {
-        self.name(name);
-        let plain = |byte: &u8| (b' '..0x7f).contains(byte) && *byte != b'"' && *byte != b'\\';
-        if value.as_bytes().iter().all(plain) {
+    pub fn text(&mut self, label: Label, value: &str) {
+        self.label(label);
+        let plain = |byte: u8| (b' '..0x7f).contains(&byte) && byte != b'"' && byte != b'\\';
+        if value.bytes().fold(true, |all, byte| all & plain(byte)) {
             self.line.push(b'"');
             self.line.extend_from_slice(value.as_bytes());
             self.line.push(b'"');
@@ -83,42 +92,56 @@ impl Record<'_> {
         serde_json::to_writer(&mut *self.line, value).expect("a text can always be written into memory");
     }
 
-    /// Whatever has no characters that need quotes.
-    pub fn word(&mut self, name: &str, value: impl std::fmt::Display) {
-        self.name(name);
-        let quote: &[u8] = if self.format == Format::Json { b"\"" } else { b"" };
-        self.line.extend_from_slice(quote);
-        let _ = write!(self.line, "{value}");
-        self.line.extend_from_slice(quote);
+    /// A word of ASCII, without characters that need quotes.
+    pub fn word(&mut self, label: Label, word: &[u8]) {
+        self.label(label);
+        if self.format == Format::Text {
+            return self.line.extend_from_slice(word);
+        }
+        self.line.push(b'"');
+        self.line.extend_from_slice(word);
+        self.line.push(b'"');
+    }
+
+    /// A number that is a name, as eight hex digits.
+    pub fn hex(&mut self, label: Label, value: u32) {
+        let mut digits = [0; 8];
+        for (digit, shift) in digits.iter_mut().zip((0..32).step_by(4).rev()) {
+            *digit = b"0123456789abcdef"[(value >> shift & 15) as usize];
+        }
+        self.word(label, &digits);
     }
 
     /// A number.
-    pub fn number(&mut self, name: &str, value: u64) {
-        self.name(name);
+    pub fn number(&mut self, label: Label, value: u64) {
+        self.label(label);
         self.line.extend_from_slice(itoa::Buffer::new().format(value).as_bytes());
     }
 
     /// True or false.
-    pub fn flag(&mut self, name: &str, value: bool) {
-        self.name(name);
+    pub fn flag(&mut self, label: Label, value: bool) {
+        self.label(label);
         self.line.extend_from_slice(if value { b"true" } else { b"false" });
     }
 
     /// A span in milliseconds, to the microsecond.
-    pub fn millis(&mut self, name: &str, span: Duration) {
-        self.name(name);
+    pub fn millis(&mut self, label: Label, span: Duration) {
+        self.label(label);
         let micros = u64::try_from(span.as_micros()).unwrap_or(u64::MAX);
         self.line.extend_from_slice(itoa::Buffer::new().format(micros / 1000).as_bytes());
         self.line.push(b'.');
-        write_digits(self.line, micros % 1000, 3);
+        self.line.extend_from_slice(&digits::<3>(micros % 1000));
     }
 }
 
-fn write_digits(line: &mut Vec<u8>, value: u64, digits: u32) {
-    for position in (0..digits).rev() {
-        let digit = value / 10_u64.pow(position) % 10;
-        line.push(b'0' + u8::try_from(digit).expect("one digit"));
+/// The last decimal digits of a number.
+fn digits<const COUNT: usize>(mut value: u64) -> [u8; COUNT] {
+    let mut text = [b'0'; COUNT];
+    for digit in text.iter_mut().rev() {
+        *digit += u8::try_from(value % 10).expect("one digit");
+        value /= 10;
     }
+    text
 }
 
 /// RFC 3339 in UTC, to the microsecond. All but the last digits change once a second.
@@ -136,7 +159,7 @@ fn write_now(line: &mut Vec<u8>) {
         line.extend_from_slice(text.as_bytes());
     });
     line.push(b'.');
-    write_digits(line, u64::from(now.subsec_micros()), 6);
+    line.extend_from_slice(&digits::<6>(now.subsec_micros().into()));
     line.push(b'Z');
 }
 
@@ -147,12 +170,13 @@ mod tests {
     fn made(format: Format) -> String {
         let mut text = String::new();
         let fill = |record: &mut Record<'_>| {
-            record.text("path", "/a");
-            record.text("odd", "a\"b\\c\nd\u{1b}é");
-            record.word("client", std::net::IpAddr::from([127, 0, 0, 1]));
-            record.number("status", 200);
-            record.flag("complete", true);
-            record.millis("ms", Duration::from_micros(12_045));
+            record.text(label!("path"), "/a");
+            record.text(label!("odd"), "a\"b\\c\nd\u{1b}é");
+            record.word(label!("client"), b"127.0.0.1");
+            record.hex(label!("key"), 0x00ab_cdef);
+            record.number(label!("status"), 200);
+            record.flag(label!("complete"), true);
+            record.millis(label!("ms"), Duration::from_micros(12_045));
         };
         Record::make(format, "access", fill, |line| {
             text = String::from_utf8(line.to_vec()).expect("text");
@@ -166,7 +190,7 @@ mod tests {
         let value: serde_json::Value = serde_json::from_str(&line).expect("JSON");
         assert_eq!((&value["target"], &value["level"]), (&"access".into(), &"INFO".into()));
         assert_eq!(value["odd"], "a\"b\\c\nd\u{1b}é");
-        assert_eq!(value["client"], "127.0.0.1");
+        assert_eq!((&value["client"], &value["key"]), (&"127.0.0.1".into(), &"00abcdef".into()));
         assert_eq!((&value["status"], &value["complete"]), (&200.into(), &true.into()));
         assert_eq!(value["ms"], 12.045);
         let stamp = value["timestamp"].as_str().expect("text");
@@ -178,7 +202,7 @@ mod tests {
     fn a_text_line_is_one_line() {
         let line = made(Format::Text);
         assert_eq!(line.lines().count(), 1);
-        let end = " INFO access: path=\"/a\" odd=\"a\\\"b\\\\c\\nd\\u001bé\" client=127.0.0.1 status=200 \
+        let end = " INFO access: path=\"/a\" odd=\"a\\\"b\\\\c\\nd\\u001bé\" client=127.0.0.1 key=00abcdef status=200 \
                    complete=true ms=12.045\n";
         assert!(line.ends_with(end), "{line}");
     }

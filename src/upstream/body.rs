@@ -10,13 +10,14 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
-use tokio::time::{Instant, Sleep, sleep};
+use tokio::time::Instant;
 
 use crate::client_body::ClientBody;
 use crate::http1::chunked::{Decoded, Decoder};
 use crate::http1::head::Framing;
 use crate::http1::response::Extent;
 use crate::upstream::connection::Connection;
+use crate::upstream::deadline::Deadline;
 use crate::upstream::exchange::Upload;
 use crate::upstream::pool::Pool;
 
@@ -26,14 +27,14 @@ struct Patience {
     longest_pause: Duration,
     /// What is left for further pauses, if that is bounded.
     left: Option<Duration>,
-    timer: Option<Pin<Box<Sleep>>>,
+    timer: Deadline,
     waiting_since: Option<Instant>,
 }
 
 impl Patience {
     /// Patient as long as something comes now and then.
     fn new(longest_pause: Duration) -> Patience {
-        Patience { longest_pause, left: None, timer: None, waiting_since: None }
+        Patience { longest_pause, left: None, timer: Deadline::default(), waiting_since: None }
     }
 
     /// Impatient with a peer that sends something now and then and not enough of it: [`Patience::earn`].
@@ -58,13 +59,12 @@ impl Patience {
     /// Nothing came; ready when that has lasted too long.
     fn poll_lost(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let limit = self.left.map_or(self.longest_pause, |left| left.min(self.longest_pause));
-        let timer = self.timer.get_or_insert_with(|| Box::pin(sleep(limit)));
         if self.waiting_since.is_none() {
             let now = Instant::now();
-            timer.as_mut().reset(now + limit);
+            self.timer.set(now + limit);
             self.waiting_since = Some(now);
         }
-        timer.as_mut().poll(cx)
+        self.timer.poll(cx)
     }
 }
 
@@ -244,7 +244,7 @@ const MOST_READ: u64 = 64 * 1024;
 
 /// The backend's body on its way down. When it was read to its end, its connection goes back to the pool.
 pub struct ResponseBody {
-    connection: Option<Connection>,
+    connection: Option<Box<Connection>>,
     rest: Rest,
     /// The rest of a request that was answered before its end.
     upload: Option<Box<Upload>>,
@@ -262,7 +262,7 @@ enum Rest {
 
 impl ResponseBody {
     pub(super) fn new(
-        connection: Connection,
+        connection: Box<Connection>,
         extent: Extent,
         upload: Option<Box<Upload>>,
         pool: Option<Rc<Pool>>,
@@ -313,7 +313,11 @@ impl ResponseBody {
                     if *left == 0 {
                         self.rest = Rest::Nothing;
                     }
-                    return Poll::Ready(Some(Ok(unread.split_to(taken).freeze())));
+                    let data = match taken == unread.len() {
+                        true => std::mem::take(unread),
+                        false => unread.split_to(taken),
+                    };
+                    return Poll::Ready(Some(Ok(data.freeze())));
                 }
                 Rest::UntilClose if !unread.is_empty() => {
                     return Poll::Ready(Some(Ok(unread.split().freeze())));

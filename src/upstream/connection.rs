@@ -12,6 +12,8 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::client::TlsStream;
 
+use crate::upstream::deadline::Deadline;
+
 /// So long may written bytes wait for the peer's kernel to acknowledge them, before the host is taken for gone.
 const UNACKNOWLEDGED: Duration = Duration::from_secs(5);
 
@@ -20,6 +22,8 @@ pub struct Connection {
     pub stream: Stream,
     /// Came and was not used yet.
     pub unread: BytesMut,
+    /// When the answer to the request that is under way must have begun.
+    pub answer_due: Deadline,
     is_impatient: bool,
 }
 
@@ -31,7 +35,7 @@ pub enum Stream {
 
 impl Connection {
     pub fn new(stream: Stream) -> Connection {
-        Connection { stream, unread: BytesMut::new(), is_impatient: false }
+        Connection { stream, unread: BytesMut::new(), answer_due: Deadline::default(), is_impatient: false }
     }
 
     /// Reads what there is: so many bytes, or some more. 0 is the end.

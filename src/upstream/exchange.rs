@@ -8,13 +8,14 @@ use http::{Method, StatusCode};
 use http_body::Body;
 use tokio::io::AsyncWrite;
 
+use crate::http1::ahead;
 use crate::http1::batch::Batch;
 use crate::http1::head::{Framing, HeadError, HeadLimits, HeadScanner};
-use crate::http1::request::write_request;
+use crate::http1::request::end_request;
 use crate::http1::response::{ResponseHead, parse_response};
 use crate::upstream::body::{RequestBody, RequestBodyError};
 use crate::upstream::connection::Connection;
-use crate::upstream::{InvalidAnswer, UpstreamError};
+use crate::upstream::{InvalidAnswer, Message, UpstreamError};
 
 /// How large the head of an answer may be.
 const HEAD_LIMITS: HeadLimits = HeadLimits { fields: 128, bytes: 64 * 1024, target: 64 * 1024 };
@@ -56,19 +57,18 @@ pub enum UploadError {
 }
 
 impl Upload {
-    pub fn new(request: http::Request<RequestBody>) -> Upload {
-        let (parts, body) = request.into_parts();
+    pub fn new(message: Message) -> Upload {
+        let Message { method, mut head, body } = message;
         let (framing, left) = match body.size_hint().exact() {
             Some(0) => (Framing::None, 0),
             Some(length) => (Framing::Length(length), length),
             None => (Framing::Chunked, u64::MAX),
         };
-        let mut batch = Batch::default();
-        batch.before.reserve(512);
-        write_request(&mut batch.before, &parts.method, &parts.uri, &parts.headers, framing);
+        end_request(&mut head, &method, framing);
         // RFC 9110 section 9.2.2.
-        let harmless = framing == Framing::None && matches!(parts.method, Method::GET | Method::HEAD);
-        let again = harmless.then(|| batch.before.clone());
+        let harmless = framing == Framing::None && matches!(method, Method::GET | Method::HEAD);
+        let again = harmless.then(|| head.clone());
+        let batch = Batch::beginning_with(head);
         Upload { again, batch, body, framing, left, state: State::Sending, is_unsent: true }
     }
 
@@ -84,8 +84,7 @@ impl Upload {
     /// Begins anew, once, if it does no harm that the request is carried out twice.
     pub fn rewind(&mut self) -> bool {
         let Some(head) = self.again.take() else { return false };
-        self.batch = Batch::default();
-        self.batch.before = head;
+        self.batch = Batch::beginning_with(head);
         (self.state, self.is_unsent) = (State::Sending, true);
         true
     }
@@ -188,7 +187,7 @@ impl Upload {
 pub struct Exchange<'a> {
     pub connection: &'a mut Connection,
     pub upload: &'a mut Upload,
-    method: Method,
+    method: &'a Method,
     scanner: HeadScanner,
     informational: u32,
     /// Why the rest of the upload cannot be sent. The backend may have answered before it closed.
@@ -196,7 +195,7 @@ pub struct Exchange<'a> {
 }
 
 impl<'a> Exchange<'a> {
-    pub fn new(connection: &'a mut Connection, upload: &'a mut Upload, method: Method) -> Exchange<'a> {
+    pub fn new(connection: &'a mut Connection, upload: &'a mut Upload, method: &'a Method) -> Exchange<'a> {
         Exchange {
             connection,
             upload,
@@ -228,36 +227,27 @@ impl<'a> Exchange<'a> {
             }
         }
         loop {
-            let end = self.scanner.find_end(&self.connection.unread, &HEAD_LIMITS).map_err(invalid)?;
-            if let Some(end) = end {
-                let head = self.connection.unread.split_to(end).freeze();
-                let answer = parse_response(&head, &self.method).map_err(invalid)?;
-                match answer.head.status() {
-                    StatusCode::SWITCHING_PROTOCOLS => {
-                        return Poll::Ready(Err(UpstreamError::UnaskedUpgrade));
-                    }
-                    status if status.is_informational() => {
-                        self.informational += 1;
-                        if self.informational > MOST_INFORMATIONAL {
-                            return Poll::Ready(Err(invalid(HeadError::TooLarge)));
-                        }
-                        self.scanner = HeadScanner::default();
-                        continue;
-                    }
-                    _ => return Poll::Ready(Ok(answer)),
-                }
-            }
-            match ready!(self.connection.poll_fill(cx, 4096)) {
-                Ok(0) if self.connection.unread.is_empty() => {
-                    let error = self.failed.take().unwrap_or_else(|| io::ErrorKind::UnexpectedEof.into());
+            let Connection { stream, unread, .. } = &mut *self.connection;
+            let head = match ready!(ahead::poll_head(stream, cx, unread, &mut self.scanner, &HEAD_LIMITS)) {
+                Ok(Some(head)) => head.map_err(invalid)?,
+                ended if unread.is_empty() => {
+                    let error = ended.err().or_else(|| self.failed.take());
+                    let error = error.unwrap_or_else(|| io::ErrorKind::UnexpectedEof.into());
                     return Poll::Ready(Err(UpstreamError::Closed(error)));
                 }
-                Ok(0) => return Poll::Ready(Err(invalid(HeadError::Malformed("the head breaks off")))),
-                Ok(_) => {}
-                Err(error) if self.connection.unread.is_empty() => {
-                    return Poll::Ready(Err(UpstreamError::Closed(error)));
+                _ => return Poll::Ready(Err(invalid(HeadError::Malformed("the head breaks off")))),
+            };
+            let answer = parse_response(head, self.method).map_err(invalid)?;
+            match answer.status {
+                StatusCode::SWITCHING_PROTOCOLS => return Poll::Ready(Err(UpstreamError::UnaskedUpgrade)),
+                status if status.is_informational() => {
+                    self.informational += 1;
+                    if self.informational > MOST_INFORMATIONAL {
+                        return Poll::Ready(Err(invalid(HeadError::TooLarge)));
+                    }
+                    self.scanner = HeadScanner::default();
                 }
-                Err(_) => return Poll::Ready(Err(invalid(HeadError::Malformed("the head breaks off")))),
+                _ => return Poll::Ready(Ok(answer)),
             }
         }
     }

@@ -7,20 +7,21 @@
 pub mod body;
 mod connect;
 mod connection;
+mod deadline;
 mod exchange;
 mod pool;
 
 use std::future::poll_fn;
 use std::io;
-use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::Poll;
 
-use http::{HeaderValue, Method, Request, Response};
-use tokio::time::{Instant, sleep};
+use http::{Method, StatusCode};
+use tokio::time::Instant;
 
 use crate::config::UpstreamOptions;
+use crate::fields::Fields;
 use crate::http1::response::ResponseHead;
 use crate::metrics::Metrics;
 use crate::tls::UpstreamTls;
@@ -33,8 +34,29 @@ use pool::Pool;
 
 /// What may be sent to the backend.
 pub trait Outgoing {
-    /// The request as it goes on the wire: target in origin form, `host` set, no hop-by-hop fields.
-    fn into_request(self) -> Request<RequestBody>;
+    /// The request as it goes on the wire.
+    fn into_message(self) -> Message;
+}
+
+/// A request as it goes on the wire, but for what says how its body is framed.
+pub struct Message {
+    /// Its method, once more.
+    pub method: Method,
+    /// The request line, its target in origin form, and the fields: `host` among them, none that concern a hop, none that
+    /// frame the body.
+    pub head: Vec<u8>,
+    /// Its body.
+    pub body: RequestBody,
+}
+
+/// The backend's answer; the body streams.
+pub struct Response {
+    /// Its status.
+    pub status: StatusCode,
+    /// Its fields, as they came.
+    pub fields: Fields,
+    /// Its body.
+    pub body: ResponseBody,
 }
 
 /// Why there is no answer.
@@ -76,14 +98,14 @@ struct Inner {
     connector: Connector,
     pool: Rc<Pool>,
     options: UpstreamOptions,
-    authority: HeaderValue,
+    authority: String,
     metrics: Arc<Metrics>,
 }
 
 impl Upstream {
     /// A pool for the calling thread; connects to nothing yet. `tls` is there exactly for an https origin.
     pub fn new(options: UpstreamOptions, tls: Option<UpstreamTls>, metrics: Arc<Metrics>) -> Upstream {
-        let authority = authority(&options);
+        let authority = options.url.authority();
         Upstream(Rc::new(Inner {
             connector: Connector::new(&options, tls),
             pool: Rc::new(Pool::new(options.idle_timeout)),
@@ -94,8 +116,8 @@ impl Upstream {
     }
 
     /// The backend's name for the `host` field.
-    pub fn authority(&self) -> HeaderValue {
-        self.0.authority.clone()
+    pub fn authority(&self) -> &str {
+        &self.0.authority
     }
 
     /// Closes connections that idled too long.
@@ -108,12 +130,13 @@ impl Upstream {
     /// It is sent a second time, on a fresh connection, only where the first time did provably no harm: the reused
     /// connection was closed before any of it was written, or it is a GET or HEAD without a body and no byte of an
     /// answer had come.
-    pub async fn send(&self, outgoing: impl Outgoing) -> Result<Response<ResponseBody>, UpstreamError> {
-        let request = outgoing.into_request();
-        let method = request.method().clone();
-        let mut upload = Upload::new(request);
-        while let Some(mut connection) = self.0.pool.take() {
-            match self.exchange(&mut connection, &mut upload, &method).await {
+    pub async fn send(&self, outgoing: impl Outgoing) -> Result<Response, UpstreamError> {
+        let message = outgoing.into_message();
+        let method = message.method.clone();
+        let mut upload = Upload::new(message);
+        let now = Instant::now();
+        while let Some(mut connection) = self.0.pool.take(now.into_std()) {
+            match self.exchange(&mut connection, &mut upload, &method, now).await {
                 Ok(head) => return Ok(self.stream(head, connection, upload)),
                 // Not a byte was written: the next idle connection may do better.
                 Err(UpstreamError::Closed(_)) if upload.is_unsent() => {
@@ -126,13 +149,14 @@ impl Upstream {
                 Err(error) => return Err(error),
             }
         }
-        let mut connection = self.connect().await?;
-        let head = self.exchange(&mut connection, &mut upload, &method).await?;
+        // In the heap, as most requests find a connection and all would have to be as large.
+        let mut connection = Box::pin(self.connect()).await?;
+        let head = self.exchange(&mut connection, &mut upload, &method, Instant::now()).await?;
         Ok(self.stream(head, connection, upload))
     }
 
-    async fn connect(&self) -> Result<Connection, UpstreamError> {
-        self.0.connector.connect().await.map_err(|error| match error.kind() {
+    async fn connect(&self) -> Result<Box<Connection>, UpstreamError> {
+        self.0.connector.connect().await.map(Box::new).map_err(|error| match error.kind() {
             io::ErrorKind::TimedOut => UpstreamError::ConnectTimeout,
             _ => UpstreamError::Connect(error),
         })
@@ -144,11 +168,12 @@ impl Upstream {
         connection: &mut Connection,
         upload: &mut Upload,
         method: &Method,
+        now: Instant,
     ) -> Result<ResponseHead, UpstreamError> {
         let limit = self.0.options.response_timeout;
         connection.be_impatient(upload.is_surely_taken());
-        let mut exchange = Exchange::new(connection, upload, method.clone());
-        let mut timer = pin!(sleep(limit));
+        connection.answer_due.set(now + limit);
+        let mut exchange = Exchange::new(connection, upload, method);
         let mut is_first = true;
         poll_fn(|cx| {
             let mut progress = false;
@@ -156,23 +181,19 @@ impl Upstream {
                 return Poll::Ready(result);
             }
             if progress && !is_first {
-                timer.as_mut().reset(Instant::now() + limit);
+                exchange.connection.answer_due.set(Instant::now() + limit);
             }
             is_first = false;
-            timer.as_mut().poll(cx).map(|()| Err(UpstreamError::ResponseTimeout))
+            exchange.connection.answer_due.poll(cx).map(|()| Err(UpstreamError::ResponseTimeout))
         })
         .await
     }
 
-    fn stream(&self, answer: ResponseHead, connection: Connection, upload: Upload) -> Response<ResponseBody> {
-        let ResponseHead { head, extent, keep_alive } = answer;
+    fn stream(&self, answer: ResponseHead, connection: Box<Connection>, upload: Upload) -> Response {
+        let ResponseHead { status, fields, extent, keep_alive } = answer;
         let pool = keep_alive.then(|| Rc::clone(&self.0.pool));
         let upload = (!upload.is_done()).then(|| Box::new(upload));
-        head.map(|()| ResponseBody::new(connection, extent, upload, pool, self.0.options.body_timeout))
+        let body = ResponseBody::new(connection, extent, upload, pool, self.0.options.body_timeout);
+        Response { status, fields, body }
     }
-}
-
-fn authority(options: &UpstreamOptions) -> HeaderValue {
-    HeaderValue::from_str(&options.url.authority())
-        .expect("a host that the configuration accepted is a field value")
 }

@@ -15,7 +15,7 @@ pub struct Pool {
 }
 
 struct Idle {
-    connection: Connection,
+    connection: Box<Connection>,
     since: Instant,
 }
 
@@ -24,11 +24,11 @@ impl Pool {
         Pool { idle: RefCell::default(), idle_timeout }
     }
 
-    /// A connection that can be reused, if there is one.
-    pub fn take(&self) -> Option<Connection> {
+    /// A connection that can be reused, if there is one. `now` is when it is to be used.
+    pub fn take(&self, now: Instant) -> Option<Box<Connection>> {
         loop {
             let Idle { mut connection, since } = self.idle.borrow_mut().pop()?;
-            let age = since.elapsed();
+            let age = now.saturating_duration_since(since);
             if age < self.idle_timeout && connection.is_quiet(age >= TRUSTED_IDLE) {
                 return Some(connection);
             }
@@ -38,7 +38,7 @@ impl Pool {
     /// Takes back a connection on which one request was sent whole and one answer read whole.
     ///
     /// SECURITY: bytes behind an answer belong to nobody's request; such a connection is never used again.
-    pub fn put(&self, connection: Connection) {
+    pub fn put(&self, connection: Box<Connection>) {
         if connection.unread.is_empty() {
             self.idle.borrow_mut().push(Idle { connection, since: Instant::now() });
         }

@@ -15,6 +15,8 @@ const LAYERS: [&[&str]; 8] = [
         "glob",
         "hardening",
         "http1",
+        "fields",
+        "prehashed",
         "client_body",
         "descriptors",
         "metrics",
@@ -29,8 +31,13 @@ const LAYERS: [&[&str]; 8] = [
 ];
 
 /// Uses within a layer that are meant.
-const SIDEWAYS: [(&str, &str); 4] =
-    [("metrics", "telemetry"), ("upstream", "tls"), ("fetch", "tls"), ("admin", "listener")];
+const SIDEWAYS: [(&str, &str); 5] = [
+    ("metrics", "telemetry"),
+    ("http1", "fields"),
+    ("upstream", "tls"),
+    ("fetch", "tls"),
+    ("admin", "listener"),
+];
 
 fn sources() -> Vec<(PathBuf, String)> {
     fn walk(folder: &Path, found: &mut Vec<(PathBuf, String)>) {

@@ -191,7 +191,7 @@ fn frames_without_a_use_end_in_a_goaway() {
 
 #[test]
 fn what_timeouts_end_is_counted() {
-    let options = [("TIMEOUTS_HEADER", "200ms"), ("TIMEOUTS_IDLE", "300ms"), ("TIMEOUTS_HANDSHAKE", "300ms")];
+    let options = [("TIMEOUTS_HEADER", "200ms"), ("TIMEOUTS_IDLE", "900ms"), ("TIMEOUTS_HANDSHAKE", "300ms")];
     let gateway = Gateway::start(Upstream::start().address(), &options);
     let mut idle = gateway.client();
     assert_eq!(idle.send("GET /", &[], b"").status, 404);

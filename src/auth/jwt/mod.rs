@@ -13,7 +13,6 @@ use std::future::poll_fn;
 use std::task::Poll;
 
 use dashmap::DashMap;
-use http::{HeaderName, HeaderValue};
 use jsonwebtoken::decode_header;
 
 use crate::clock::Clock;
@@ -23,20 +22,14 @@ use crate::user_name::UserName;
 
 use issuer::Issuer;
 
-/// The field that carries a token.
-pub const JWT_TOKEN: HeaderName = HeaderName::from_static("x-jwt-token");
-
-/// The field that names the tenant whose identity provider made it.
-pub const JWT_TENANT: HeaderName = HeaderName::from_static("x-jwt-tenant-id");
-
 /// Most tokens that are remembered; beyond it each is verified each time.
 const MOST_REMEMBERED: usize = 100_000;
 
 /// A token as a client sent it: three words of base64 with dots between them, and the tenant that it named.
 #[derive(Clone)]
 pub struct Jwt {
-    token: HeaderValue,
-    tenant: Option<HeaderValue>,
+    token: Box<[u8]>,
+    tenant: Option<Box<str>>,
 }
 
 /// Why a token proves nobody.
@@ -58,35 +51,37 @@ pub enum JwtError {
 
 impl Jwt {
     /// Checks the values of the fields.
-    pub fn parse(token: &HeaderValue, tenant: Option<&HeaderValue>) -> Option<Jwt> {
+    pub fn parse(token: &[u8], tenant: Option<&[u8]>) -> Option<Jwt> {
         let plain = |byte: &u8| byte.is_ascii_alphanumeric() || b"-_.".contains(byte);
-        let bytes = token.as_bytes();
-        let three = bytes.iter().filter(|byte| **byte == b'.').count() == 2;
-        let is_word = |value: &HeaderValue| {
-            let bytes = value.as_bytes();
-            (1..=256).contains(&bytes.len()) && bytes.iter().all(|b| b.is_ascii_graphic() && *b != b',')
+        let three = token.iter().filter(|byte| **byte == b'.').count() == 2;
+        let tenant = match tenant {
+            None => None,
+            Some(tenant) => Some(word(tenant)?.into()),
         };
-        let valid = three && bytes.iter().all(plain) && tenant.is_none_or(is_word);
-        valid.then(|| {
-            let mut token = token.clone();
-            token.set_sensitive(true);
-            Jwt { token, tenant: tenant.cloned() }
-        })
+        (three && token.iter().all(plain)).then(|| Jwt { token: token.into(), tenant })
     }
 
-    /// Both for the fields of another request.
-    pub fn into_field_values(self) -> (HeaderValue, Option<HeaderValue>) {
-        (self.token, self.tenant)
+    /// The token, for the field of another request.
+    pub fn expose(&self) -> &[u8] {
+        &self.token
+    }
+
+    /// The tenant that the client named.
+    pub fn tenant(&self) -> Option<&str> {
+        self.tenant.as_deref()
     }
 
     /// The name under which it is remembered.
     pub fn id(&self) -> TokenId {
-        TokenId::of(self.token.as_bytes())
+        TokenId::of(&self.token)
     }
+}
 
-    fn tenant(&self) -> Option<&str> {
-        self.tenant.as_ref().and_then(|tenant| tenant.to_str().ok())
-    }
+/// The name of a tenant: 1 to 256 printable ASCII characters, no space and no comma.
+fn word(value: &[u8]) -> Option<&str> {
+    let plain = |byte: &u8| byte.is_ascii_graphic() && *byte != b',';
+    let valid = (1..=256).contains(&value.len()) && value.iter().all(plain);
+    std::str::from_utf8(value).ok().filter(|_| valid)
 }
 
 /// All issuers, and what was verified of them.
@@ -132,7 +127,7 @@ impl Jwts {
                 return Ok(known.user.clone());
             }
         }
-        let token = jwt.token.as_bytes();
+        let token = jwt.expose();
         let header = decode_header(token)
             .map_err(|_| JwtError::Invalid("its header is not in order, or names an unknown algorithm"))?;
         // Only to find whose keys are to be tried; nothing of this is believed.
@@ -186,16 +181,14 @@ mod tests {
 
     #[test]
     fn a_token_is_three_words() {
-        let value = |text: &str| HeaderValue::from_str(text).expect("a value");
-        let tenant = value("acme");
-        assert!(Jwt::parse(&value("a-_.b.c"), Some(&tenant)).is_some_and(|jwt| jwt.token.is_sensitive()));
+        assert!(Jwt::parse(b"a-_.b.c", Some(b"acme")).is_some_and(|jwt| jwt.tenant() == Some("acme")));
         // An unsigned one has no third word; it is refused for its algorithm.
-        assert!(Jwt::parse(&value("a.b."), None).is_some());
+        assert!(Jwt::parse(b"a.b.", None).is_some());
         for wrong in ["", "a", "a.b", "a.b.c.d", "a.b.c,d.e.f", "a b.c.d", "a.b.c=", "a.b/c.d"] {
-            assert!(Jwt::parse(&value(wrong), None).is_none(), "{wrong}");
+            assert!(Jwt::parse(wrong.as_bytes(), None).is_none(), "{wrong}");
         }
         for wrong in ["", "a b", "a,b"] {
-            assert!(Jwt::parse(&value("a.b.c"), Some(&value(wrong))).is_none(), "{wrong}");
+            assert!(Jwt::parse(b"a.b.c", Some(wrong.as_bytes())).is_none(), "{wrong}");
         }
     }
 }

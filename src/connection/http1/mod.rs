@@ -14,8 +14,7 @@ use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use http::header::CONNECTION;
-use http::{Method, Request, Response, Version};
+use http::{Method, Version};
 use http_body::Body;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::timeout;
@@ -23,9 +22,10 @@ use tokio::time::timeout;
 use crate::client_body::ClientBody;
 use crate::connection::activity::{Activity, Order};
 use crate::connection::watched_io::WatchedIo;
+use crate::fields::{Head, Name};
 use crate::gateway::context::Client;
 use crate::gateway::rejection::Rejection;
-use crate::gateway::{Gateway, ObservedBody};
+use crate::gateway::{Gateway, ObservedBody, Reply};
 use crate::http1::batch::Batch;
 use crate::http1::head::{Framing, HeadError, HeadLimits, HeadScanner};
 use crate::http1::request::{RequestHead, parse_request};
@@ -38,6 +38,9 @@ const MOST_DISCARDED: u64 = 256 * 1024;
 
 /// For so long.
 const LONGEST_DISCARD: Duration = Duration::from_secs(2);
+
+/// Room for a head and a small body. The allocator has pieces of this size at hand.
+const USUAL_ANSWER: usize = 1000;
 
 /// What a connection may ask for before it has to begin anew.
 #[derive(Clone, Copy, Debug)]
@@ -127,7 +130,7 @@ where
 {
     async fn run(&mut self) -> Result<(), End> {
         while let Some(head) = self.head().await? {
-            let head = head.and_then(|bytes| parse_request(&bytes, &self.bounds.head));
+            let head = head.and_then(|head| parse_request(head, &self.bounds.head));
             let goes_on = match head {
                 Ok(head) => self.exchange(head).await?,
                 Err(error) => self.refuse(rejection(error)).await?,
@@ -142,17 +145,20 @@ where
     }
 
     /// The head of the next request; `None` when there will be none.
-    async fn head(&mut self) -> Result<Option<Result<Bytes, HeadError>>, End> {
+    async fn head(&mut self) -> Result<Option<Result<Vec<u8>, HeadError>>, End> {
         let (wire, bounds) = (Rc::clone(&self.wire), self.bounds);
-        if wire.borrow().has_unread() {
-            self.activity.bytes_came();
-        }
+        let activity = Rc::clone(&self.activity);
         let mut scanner = HeadScanner::default();
         let head = self.obeying(|cx, closing| {
             let mut wire = wire.borrow_mut();
             match wire.poll_head(cx, &mut scanner, &bounds.head) {
+                // A part of it is here, and must be followed by the rest.
+                Poll::Pending if wire.has_unread() => {
+                    activity.head_begun();
+                    Poll::Pending
+                }
                 // Asked to close: but a request that is already there is answered.
-                Poll::Pending if closing && !wire.has_unread() => Poll::Ready(Ok(None)),
+                Poll::Pending if closing => Poll::Ready(Ok(None)),
                 polled => polled,
             }
         });
@@ -179,10 +185,10 @@ where
     /// Answers what cannot be read as a request. The connection ends, as nobody knows where the next request begins.
     async fn refuse(&mut self, rejection: Rejection) -> Result<bool, End> {
         let in_flight = self.activity.request();
-        let response = self.gateway.refuse(Rc::clone(&self.client), &rejection);
+        let reply = self.gateway.refuse(Rc::clone(&self.client), &rejection);
         let asked = Asked { method: Method::GET, version: Version::HTTP_11, keep_alive: false };
         self.activity.linger();
-        self.answer(&asked, response, false).await?;
+        self.answer(&asked, reply, false).await?;
         drop(in_flight);
         Ok(false)
     }
@@ -191,24 +197,24 @@ where
     async fn exchange(&mut self, head: RequestHead) -> Result<bool, End> {
         let in_flight = self.activity.request();
         self.requests += 1;
-        let RequestHead { parts, framing, keep_alive, expects_continue } = head;
+        let RequestHead { head, version, framing, keep_alive, expects_continue } = head;
         // SECURITY: what follows a request for a tunnel is not meant for us, and not taken for requests.
-        let keep_alive = keep_alive && parts.method != Method::CONNECT;
-        let asked = Asked { method: parts.method.clone(), version: parts.version, keep_alive };
+        let keep_alive = keep_alive && head.method != Method::CONNECT;
+        let asked = Asked { method: head.method.clone(), version, keep_alive };
         self.wire.borrow_mut().expect_body(framing, expects_continue);
-        let response = self.handle(Request::from_parts(parts, ())).await?;
+        let reply = self.handle(head).await?;
         let is_passable = self.body_is_passable();
         if !is_passable || !keep_alive {
             self.activity.linger();
         }
-        let goes_on = self.answer(&asked, response, is_passable).await?;
+        let goes_on = self.answer(&asked, reply, is_passable).await?;
         let goes_on = goes_on && self.pass_over_body().await?;
         drop(in_flight);
         Ok(goes_on && !self.closing)
     }
 
     /// Has the gateway answer. A client that leaves meanwhile is not answered, and its query is given up.
-    async fn handle(&mut self, head: Request<()>) -> Result<Response<ObservedBody>, End> {
+    async fn handle(&mut self, head: Head) -> Result<Reply, End> {
         let wire = Rc::clone(&self.wire);
         let body = if wire.borrow().body_is_ended() {
             ClientBody::Empty
@@ -216,11 +222,10 @@ where
             ClientBody::Http1(Rc::clone(&self.wire) as Rc<_>)
         };
         let (gateway, client) = (Rc::clone(&self.gateway), Rc::clone(&self.client));
-        let request = head.map(|()| body);
         // In the heap, so that idle connections are small.
-        let mut handling = Box::pin(async move { gateway.handle(client, request).await });
+        let mut handling = Box::pin(async move { gateway.handle(client, head, body).await });
         let answered = self.obeying(|cx, _| match handling.as_mut().poll(cx) {
-            Poll::Ready(response) => Poll::Ready(Some(response)),
+            Poll::Ready(reply) => Poll::Ready(Some(reply)),
             Poll::Pending => wire.borrow_mut().poll_gone(cx).map(|()| None),
         });
         answered.await?.ok_or_else(|| End::Lost(io::ErrorKind::ConnectionAborted.into()))
@@ -262,30 +267,24 @@ where
     }
 
     /// Writes an answer as its body comes. Says whether the connection can go on.
-    async fn answer(
-        &mut self,
-        asked: &Asked,
-        response: Response<ObservedBody>,
-        body_is_passable: bool,
-    ) -> Result<bool, End> {
-        let (head, mut body) = response.into_parts();
-        let framing =
-            ResponseFraming::of(&asked.method, asked.version, head.status, body.size_hint().exact());
+    async fn answer(&mut self, asked: &Asked, reply: Reply, body_is_passable: bool) -> Result<bool, End> {
+        let Reply { status, fields, mut body } = reply;
+        let framing = ResponseFraming::of(&asked.method, asked.version, status, body.size_hint().exact());
         let goes_on = body_is_passable
             && asked.keep_alive
             && !self.closing
             && framing != ResponseFraming::Close
             && self.requests < self.bounds.requests
             && self.bounds.age.is_none_or(|age| self.begun.elapsed() < age)
-            && !head.headers.contains_key(CONNECTION);
+            && !fields.contains(Name::Connection);
         let persistence = match (goes_on, asked.version) {
             (false, _) => Persistence::Close,
             (true, Version::HTTP_10) => Persistence::KeepAlive,
             (true, _) => Persistence::Usual,
         };
         let mut batch = Batch::default();
-        batch.before.reserve(512);
-        write_response(&mut batch.before, head.status, &head.headers, framing, persistence);
+        batch.before.reserve(USUAL_ANSWER);
+        write_response(&mut batch.before, status, &fields, framing, persistence);
         let (mut left, is_counted) = match framing {
             ResponseFraming::Length(length) => (length, true),
             _ => (u64::MAX, false),

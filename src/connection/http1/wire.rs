@@ -1,7 +1,6 @@
 //! The socket of an HTTP/1 connection, the bytes that came too early, and the body that is being read.
 //!
-//! A connection that waits for a request owns no buffer: bytes are read into the thread's scratch space, and only what
-//! came is kept. The body of a request is read where it is wanted, mostly in the task that writes to the backend.
+//! The body of a request is read where it is wanted, mostly in the task that writes to the backend.
 
 use std::cell::RefCell;
 use std::io;
@@ -9,16 +8,14 @@ use std::pin::{Pin, pin};
 use std::task::{Context, Poll, Waker, ready};
 
 use bytes::{Bytes, BytesMut};
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
 
 use crate::client_body::{BrokenBody, Http1Body};
 use crate::connection::watched_io::WatchedIo;
+use crate::http1::ahead;
 use crate::http1::batch::Batch;
 use crate::http1::chunked::{Decoded, Decoder};
-use crate::http1::head::{Framing, HeadError, HeadLimits, HeadScanner};
-
-/// Most bytes that one read takes while no body is expected.
-const SCRATCH: usize = 16 * 1024;
+use crate::http1::head::{Framing, HeadLimits, HeadScanner};
 
 /// Most bytes of a body that one read takes.
 const MOST_READ: u64 = 64 * 1024;
@@ -28,10 +25,6 @@ const MOST_AHEAD: usize = 16 * 1024;
 
 /// What a client waits for that announced a body with `Expect: 100-continue`.
 const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
-
-thread_local! {
-    static READING: RefCell<Box<[u8]>> = RefCell::new(vec![0; SCRATCH].into_boxed_slice());
-}
 
 /// A client's socket and where its bytes stand.
 pub struct Wire<I> {
@@ -78,36 +71,11 @@ impl<I: AsyncRead + AsyncWrite + Unpin> Wire<I> {
         cx: &mut Context<'_>,
         scanner: &mut HeadScanner,
         limits: &HeadLimits,
-    ) -> Poll<io::Result<Option<Result<Bytes, HeadError>>>> {
-        loop {
-            match scanner.find_end(&self.unread, limits) {
-                Ok(Some(end)) => {
-                    let head = self.unread.split_to(end).freeze();
-                    if self.unread.is_empty() {
-                        // Lets go of the head's memory.
-                        self.unread = BytesMut::new();
-                    }
-                    return Poll::Ready(Ok(Some(Ok(head))));
-                }
-                Err(error) => return Poll::Ready(Ok(Some(Err(error)))),
-                Ok(None) => {}
-            }
-            if ready!(self.poll_ahead(cx))? == 0 {
-                if self.unread.is_empty() {
-                    return Poll::Ready(Ok(None));
-                }
-                return Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into()));
-            }
+    ) -> Poll<io::Result<ahead::Found>> {
+        match ready!(ahead::poll_head(&mut self.io, cx, &mut self.unread, scanner, limits))? {
+            None if !self.unread.is_empty() => Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into())),
+            head => Poll::Ready(Ok(head)),
         }
-    }
-
-    fn poll_ahead(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
-        READING.with_borrow_mut(|scratch| {
-            let mut read = ReadBuf::new(scratch);
-            ready!(Pin::new(&mut self.io).poll_read(cx, &mut read))?;
-            self.unread.extend_from_slice(read.filled());
-            Poll::Ready(Ok(read.filled().len()))
-        })
     }
 
     /// The head that was read says that this body follows.
@@ -209,7 +177,11 @@ impl<I: AsyncRead + AsyncWrite + Unpin> Wire<I> {
     }
 
     fn take_unread(&mut self, count: usize) -> Bytes {
-        if count == self.unread.len() { self.unread.split() } else { self.unread.split_to(count) }.freeze()
+        let taken = match count == self.unread.len() {
+            true => std::mem::take(&mut self.unread),
+            false => self.unread.split_to(count),
+        };
+        taken.freeze()
     }
 
     fn broken(&mut self, why: &str) -> Poll<Option<Result<Bytes, BrokenBody>>> {
@@ -240,7 +212,7 @@ impl<I: AsyncRead + AsyncWrite + Unpin> Wire<I> {
             return Poll::Pending;
         }
         while self.unread.len() < MOST_AHEAD {
-            match ready!(self.poll_ahead(cx)) {
+            match ready!(ahead::poll_more(&mut self.io, cx, &mut self.unread)) {
                 Ok(0) | Err(_) => return Poll::Ready(()),
                 Ok(_) => {}
             }

@@ -5,6 +5,8 @@
 
 use std::borrow::Cow;
 
+use crate::fields::{Field, Name};
+
 /// What becomes of a field.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fate {
@@ -15,90 +17,108 @@ pub enum Fate {
 }
 
 /// Fields that decide about the request. They may stand once, in this spelling, and `Connection` may not name them.
-pub const POLICY: [&str; 8] = [
-    "x-api-key",
-    "x-jwt-token",
-    "x-jwt-tenant-id",
-    "x-api-impersonate-user",
-    "authorization",
-    "content-type",
-    "content-length",
-    "host",
+pub const POLICY: [Name; 8] = [
+    Name::XApiKey,
+    Name::XJwtToken,
+    Name::XJwtTenantId,
+    Name::XApiImpersonateUser,
+    Name::Authorization,
+    Name::ContentType,
+    Name::ContentLength,
+    Name::Host,
 ];
 
-/// What becomes of the field with this name, which is in lower case.
+/// What becomes of a field of this name; `text` is the name in lower case.
 ///
 /// SECURITY: what the gateway tells the backend about the caller never comes from the caller, in no spelling. A name
 /// with other than letters, digits and `-` is another spelling of some name, and WSGI servers take a few such names
 /// from a proxy at their word: gunicorn answers for another path than the one that was judged if `SCRIPT_NAME` or
 /// `PATH_INFO` come as fields. No client of Timbr's sends one, so all of them end here.
-pub fn fate(name: &str) -> Fate {
-    if !is_plain(name) {
-        return Fate::Drop;
-    }
+pub fn fate(name: Name, text: &[u8]) -> Fate {
     let dropped = match name {
         // RFC 9110 section 7.6.1.
-        "connection"
-        | "proxy-connection"
-        | "keep-alive"
-        | "te"
-        | "trailer"
-        | "transfer-encoding"
-        | "upgrade"
-        | "http2-settings"
-        | "proxy-authorization"
-        | "proxy-authenticate" => true,
+        Name::Connection
+        | Name::ProxyConnection
+        | Name::KeepAlive
+        | Name::Te
+        | Name::Trailer
+        | Name::TransferEncoding
+        | Name::Upgrade
+        | Name::Http2Settings
+        | Name::ProxyAuthorization
+        | Name::ProxyAuthenticate => true,
         // Written anew, or answered already.
-        "host" | "content-length" | "expect" | "x-api-key" | "authorization" | "x-request-id"
-        | "traceparent" => true,
+        Name::Host
+        | Name::ContentLength
+        | Name::Expect
+        | Name::XApiKey
+        | Name::Authorization
+        | Name::XRequestId
+        | Name::Traceparent => true,
         // The caller's address and identity.
-        "forwarded"
-        | "via"
-        | "x-real-ip"
-        | "x-client-ip"
-        | "true-client-ip"
-        | "remote-user"
-        | "remote-addr"
-        | "x-remote-user"
-        | "x-authenticated-user" => true,
+        Name::Forwarded
+        | Name::Via
+        | Name::XForwardedFor
+        | Name::XForwardedHost
+        | Name::XForwardedProto
+        | Name::XForwardedUser
+        | Name::XRealIp
+        | Name::XClientIp
+        | Name::TrueClientIp
+        | Name::RemoteUser
+        | Name::RemoteAddr
+        | Name::XRemoteUser
+        | Name::XAuthenticatedUser
+        | Name::XJwtToken
+        | Name::XJwtTenantId => true,
         // They make some backends answer for another path or method than the one that was judged.
-        "x-original-url"
-        | "x-original-uri"
-        | "x-rewrite-url"
-        | "x-http-method"
-        | "x-http-method-override"
-        | "x-method-override"
-        | "x-script-name"
-        | "script-name"
-        | "path-info" => true,
+        Name::XOriginalUrl
+        | Name::XOriginalUri
+        | Name::XRewriteUrl
+        | Name::XHttpMethod
+        | Name::XHttpMethodOverride
+        | Name::XMethodOverride
+        | Name::XScriptName
+        | Name::ScriptName
+        | Name::PathInfo => true,
         // A certificate that the client claims to have shown.
-        "client-cert" | "client-cert-chain" => true,
-        other => {
-            let claims = ["x-forwarded-", "x-jwt-", "x-client-cert", "x-ssl-", "ssl-client-"];
-            claims.iter().any(|claim| other.starts_with(claim))
-        }
+        Name::ClientCert | Name::ClientCertChain => true,
+        Name::Other => !is_plain(text) || CLAIMS.iter().any(|claim| text.starts_with(claim.as_bytes())),
+        _ => false,
     };
     if dropped { Fate::Drop } else { Fate::Forward }
 }
 
-/// The policy field for which a backend could take `name`, though it is spelled otherwise.
-pub fn mistaken_for(name: &str) -> Option<&'static str> {
+/// What names of fields begin with that say something about the caller.
+const CLAIMS: [&str; 5] = ["x-forwarded-", "x-jwt-", "x-client-cert", "x-ssl-", "ssl-client-"];
+
+/// The policy field for which a backend could take this one, though it is spelled otherwise.
+pub fn mistaken_for(field: Field<'_>) -> Option<Name> {
+    // What is known by heart is spelled as it should be.
+    if field.name != Name::Other {
+        return None;
+    }
+    mistaken(field.text())
+}
+
+/// The same of a name alone, in lower case.
+pub fn mistaken(name: &[u8]) -> Option<Name> {
     match fold(name) {
         Cow::Borrowed(_) => None,
-        Cow::Owned(folded) => POLICY.into_iter().find(|policy| *policy == folded),
+        Cow::Owned(folded) => POLICY.into_iter().find(|policy| *policy.as_str().as_bytes() == *folded),
     }
 }
 
 /// The name with `-` for every character that is neither letter nor digit. Borrowed if that changes nothing.
-fn fold(name: &str) -> Cow<'_, str> {
+fn fold(name: &[u8]) -> Cow<'_, [u8]> {
     if is_plain(name) {
         return Cow::Borrowed(name);
     }
-    Cow::Owned(name.bytes().map(|byte| if is_plain_byte(byte) { char::from(byte) } else { '-' }).collect())
+    Cow::Owned(name.iter().map(|byte| if is_plain_byte(*byte) { *byte } else { b'-' }).collect())
 }
 
-fn is_plain(name: &str) -> bool {
-    name.bytes().all(is_plain_byte)
+fn is_plain(name: &[u8]) -> bool {
+    name.iter().copied().all(is_plain_byte)
 }
 
 fn is_plain_byte(byte: u8) -> bool {
@@ -108,6 +128,14 @@ fn is_plain_byte(byte: u8) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn fate(text: &str) -> Fate {
+        super::fate(Name::of(text.as_bytes()), text.as_bytes())
+    }
+
+    fn mistaken_for(text: &str) -> Option<&'static str> {
+        mistaken(text.as_bytes()).map(Name::as_str)
+    }
 
     #[test]
     fn what_clients_send_goes_through() {
@@ -143,6 +171,15 @@ mod tests {
             "x_jwt_tenant_id",
         ] {
             assert_eq!(fate(name), Fate::Drop, "{name}");
+        }
+    }
+
+    #[test]
+    fn being_known_by_heart_makes_no_name_harmless() {
+        for claim in CLAIMS {
+            for name in ["for", "user", "token", "tenant-id", "host", "proto", "cert", "", "x"] {
+                assert_eq!(fate(&format!("{claim}{name}")), Fate::Drop, "{claim}{name}");
+            }
         }
     }
 

@@ -1,0 +1,217 @@
+//! Names of fields that the gateway knows by heart, so that a field's name is looked at once.
+
+use http::HeaderName;
+
+macro_rules! names {
+    ($($variant:ident $text:literal)*) => {
+        /// The name of a field, in any case of its letters.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        #[repr(u8)]
+        #[expect(missing_docs, reason = "they are called what they are")]
+        pub enum Name {
+            $($variant,)*
+            /// One that is written out where it stands.
+            Other,
+        }
+
+        /// In lower case, as they are written; in the order of the variants.
+        const TEXTS: [&str; KNOWN] = [$($text,)*];
+
+        /// With what follows a name in a head.
+        const LINES: [&str; KNOWN] = [$(concat!($text, ": "),)*];
+
+        const NAMES: [Name; KNOWN] = [$(Name::$variant,)*];
+
+        static HEADER_NAMES: [HeaderName; KNOWN] = [$(HeaderName::from_static($text),)*];
+
+        /// How many there are.
+        const KNOWN: usize = [$($text,)*].len();
+    };
+}
+
+names! {
+    Accept "accept"
+    AcceptCharset "accept-charset"
+    AcceptEncoding "accept-encoding"
+    AcceptLanguage "accept-language"
+    AcceptRanges "accept-ranges"
+    AccessControlAllowOrigin "access-control-allow-origin"
+    Age "age"
+    Allow "allow"
+    Authorization "authorization"
+    CacheControl "cache-control"
+    ClientCert "client-cert"
+    ClientCertChain "client-cert-chain"
+    Connection "connection"
+    ContentDisposition "content-disposition"
+    ContentEncoding "content-encoding"
+    ContentLanguage "content-language"
+    ContentLength "content-length"
+    ContentType "content-type"
+    Cookie "cookie"
+    Date "date"
+    Etag "etag"
+    Expect "expect"
+    Expires "expires"
+    Forwarded "forwarded"
+    Host "host"
+    Http2Settings "http2-settings"
+    IfModifiedSince "if-modified-since"
+    IfNoneMatch "if-none-match"
+    KeepAlive "keep-alive"
+    LastModified "last-modified"
+    Location "location"
+    Nested "nested"
+    Origin "origin"
+    PathInfo "path-info"
+    Pragma "pragma"
+    ProxyAuthenticate "proxy-authenticate"
+    ProxyAuthorization "proxy-authorization"
+    ProxyConnection "proxy-connection"
+    Range "range"
+    Referer "referer"
+    RemoteAddr "remote-addr"
+    RemoteUser "remote-user"
+    ResultsLimit "results-limit"
+    RetryAfter "retry-after"
+    ScriptName "script-name"
+    Server "server"
+    SetCookie "set-cookie"
+    StrictTransportSecurity "strict-transport-security"
+    Te "te"
+    Traceparent "traceparent"
+    Tracestate "tracestate"
+    Trailer "trailer"
+    TransferEncoding "transfer-encoding"
+    TrueClientIp "true-client-ip"
+    Upgrade "upgrade"
+    UserAgent "user-agent"
+    Vary "vary"
+    Via "via"
+    WwwAuthenticate "www-authenticate"
+    XApiImpersonateUser "x-api-impersonate-user"
+    XApiKey "x-api-key"
+    XAuthenticatedUser "x-authenticated-user"
+    XClientIp "x-client-ip"
+    XContentTypeOptions "x-content-type-options"
+    XForwardedFor "x-forwarded-for"
+    XForwardedHost "x-forwarded-host"
+    XForwardedProto "x-forwarded-proto"
+    XForwardedUser "x-forwarded-user"
+    XFrameOptions "x-frame-options"
+    XHttpMethod "x-http-method"
+    XHttpMethodOverride "x-http-method-override"
+    XJwtTenantId "x-jwt-tenant-id"
+    XJwtToken "x-jwt-token"
+    XMethodOverride "x-method-override"
+    XOriginalUri "x-original-uri"
+    XOriginalUrl "x-original-url"
+    XRealIp "x-real-ip"
+    XRemoteUser "x-remote-user"
+    XRequestId "x-request-id"
+    XRewriteUrl "x-rewrite-url"
+    XScriptName "x-script-name"
+}
+
+/// One more than the length of the longest.
+const LENGTHS: usize = 32;
+
+/// The same, and zeros behind them, to be compared whole.
+static PADDED: [[u8; LENGTHS]; KNOWN] = padded();
+
+const fn padded() -> [[u8; LENGTHS]; KNOWN] {
+    let mut padded = [[0; LENGTHS]; KNOWN];
+    let mut i = 0;
+    while i < KNOWN {
+        let text = TEXTS[i].as_bytes();
+        let mut at = 0;
+        while at < text.len() {
+            padded[i][at] = text[at];
+            at += 1;
+        }
+        i += 1;
+    }
+    padded
+}
+
+/// Positions in [`BY_LENGTH`]: names of `n` bytes stand from the `n`-th of these to before the next.
+const STARTS: [u8; LENGTHS + 1] = sorted().0;
+const BY_LENGTH: [Name; KNOWN] = sorted().1;
+
+const fn sorted() -> ([u8; LENGTHS + 1], [Name; KNOWN]) {
+    let (mut starts, mut names) = ([0; LENGTHS + 1], [Name::Other; KNOWN]);
+    let (mut length, mut at) = (0, 0);
+    while length < LENGTHS {
+        starts[length] = at;
+        let mut i = 0;
+        while i < KNOWN {
+            if TEXTS[i].len() == length {
+                names[at as usize] = NAMES[i];
+                at += 1;
+            }
+            i += 1;
+        }
+        length += 1;
+    }
+    starts[LENGTHS] = at;
+    assert!(at as usize == KNOWN, "a name is longer than `LENGTHS`");
+    (starts, names)
+}
+
+impl Name {
+    /// The name that these bytes are, in any case of their letters.
+    pub fn of(bytes: &[u8]) -> Name {
+        let length = bytes.len();
+        if length == 0 || length >= LENGTHS {
+            return Name::Other;
+        }
+        let (from, to) = (usize::from(STARTS[length]), usize::from(STARTS[length + 1]));
+        // All at once, by a few instructions for many bytes.
+        let mut small = [0; LENGTHS];
+        small[..length].copy_from_slice(bytes);
+        small.make_ascii_lowercase();
+        let is_it = |name: &&Name| PADDED[**name as usize] == small;
+        BY_LENGTH[from..to].iter().find(is_it).copied().unwrap_or(Name::Other)
+    }
+
+    /// In lower case; empty for [`Name::Other`].
+    pub fn as_str(self) -> &'static str {
+        TEXTS.get(self as usize).copied().unwrap_or_default()
+    }
+
+    /// The beginning of the field's line in a head; empty for [`Name::Other`].
+    pub fn line(self) -> &'static str {
+        LINES.get(self as usize).copied().unwrap_or_default()
+    }
+
+    /// For HTTP/2.
+    pub fn header_name(self) -> Option<&'static HeaderName> {
+        HEADER_NAMES.get(self as usize)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_name_is_found_in_any_case() {
+        for (name, text) in NAMES.into_iter().zip(TEXTS) {
+            assert_eq!(Name::of(text.as_bytes()), name);
+            assert_eq!(Name::of(text.to_uppercase().as_bytes()), name);
+            assert_eq!((name.as_str(), name.line()), (text, &*format!("{text}: ")));
+            assert_eq!(name.header_name().map(HeaderName::as_str), Some(text));
+        }
+    }
+
+    #[test]
+    fn nothing_else_is_taken_for_one() {
+        for text in ["", "x", "x-api-kez", "x_api_key", "x-api-key2", "hos\u{54}x", "connectio\u{4e}s"] {
+            assert_eq!(Name::of(text.as_bytes()), Name::Other, "{text}");
+        }
+        // A `-` and the control character that differs from it in the bit that makes letters small.
+        assert_eq!(Name::of(b"x\x0dapi\x0dkey"), Name::Other);
+        assert_eq!((Name::Other.as_str(), Name::Other.line()), ("", ""));
+        assert_eq!(Name::of(&[b'a'; 1000]), Name::Other);
+    }
+}
