@@ -33,7 +33,7 @@ use jwt::{Jwt, JwtError, Jwts};
 use keys_file::KnownKeys;
 use token::TokenMint;
 use upstream_keys::{Renewal, UpstreamKeys, field_value};
-use verifier::{Delegate, Platform, Remote, UsersFile, Verified, Verifier, VerifyError};
+use verifier::{Delegate, Directory, Platform, Remote, UsersFile, Verified, Verifier, VerifyError};
 
 /// Why a key proves nobody.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -356,6 +356,9 @@ fn verifier(config: &Config) -> Result<Verifier, Problem> {
             .map_err(|error| Problem::new(error.option(), error.to_string())),
         VerifierOptions::Delegate => Delegate::new(&config.upstream)
             .map(|delegate| Verifier::remote(Remote::Delegate(delegate)))
+            .map_err(|error| Problem::new(error.option(), error.to_string())),
+        VerifierOptions::Ldap(options) => Directory::new(options)
+            .map(|directory| Verifier::remote(Remote::Ldap(directory)))
             .map_err(|error| Problem::new(error.option(), error.to_string())),
     }
 }

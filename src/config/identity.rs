@@ -39,7 +39,8 @@ impl Reader<'_> {
             ("salt-holder", None) => Some(VerifierOptions::SaltHolder),
             ("platform", None) => Some(VerifierOptions::Platform),
             ("delegate", None) => Some(VerifierOptions::Delegate),
-            (word @ ("salt-holder" | "platform" | "delegate"), Some(_)) => {
+            ("ldap", None) => self.ldap().map(VerifierOptions::Ldap),
+            (word @ ("salt-holder" | "platform" | "delegate" | "ldap"), Some(_)) => {
                 let message = format!("is not read with auth.verifier={word}; did you mean users-file?");
                 self.problem("auth.users_file", message);
                 None
@@ -51,6 +52,9 @@ impl Reader<'_> {
             }
             (other, _) => self.choice("auth.verifier", other),
         };
+        if self.text("auth.verifier").as_deref() != Some("ldap") {
+            self.refuse_useless_ldap();
+        }
         let bearer_max_age = self.optional_duration("auth.bearer_max_age");
         let jwt = self.jwt();
         Some(AuthOptions { verifier: verifier?, bearer_max_age: bearer_max_age?, jwt: jwt? })

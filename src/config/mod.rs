@@ -4,6 +4,7 @@ mod entry;
 pub mod file;
 mod identity;
 pub mod jwt;
+pub mod ldap;
 pub mod options;
 pub mod print;
 mod reader;
@@ -26,6 +27,7 @@ use crate::secret::Secret;
 use crate::telemetry::LogOptions;
 
 pub use jwt::JwtOptions;
+pub use ldap::LdapOptions;
 pub use routes::{Accepts, RouteProfile};
 pub use rules::ImpersonationOptions;
 pub use sources::{Problem, Settings, Sources};
@@ -214,6 +216,8 @@ pub enum VerifierOptions {
     Platform,
     /// The backend's own `get_token`.
     Delegate,
+    /// A directory.
+    Ldap(LdapOptions),
 }
 
 /// Tokens and keys.

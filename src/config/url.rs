@@ -34,7 +34,8 @@ pub fn trusted_resource(url: &str) -> Result<ResourceUrl, String> {
     Ok(resource)
 }
 
-fn is_loopback(host: &str) -> bool {
+/// Whether a host is this machine.
+pub fn is_loopback(host: &str) -> bool {
     host == "localhost" || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
 }
 

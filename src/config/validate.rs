@@ -348,7 +348,7 @@ mod tests {
             "listen.http: must be address:port",
             "tls.key_file: is required together with tls.cert_file",
             "upstream.url: is required",
-            "auth.verifier: must be one of salt-holder, users-file, platform, delegate, not \"magic\"",
+            "auth.verifier: must be one of salt-holder, users-file, platform, delegate, ldap, not \"magic\"",
             "tokens.ttl: must be a span with its unit",
             "workers: must be a whole number",
             "limits.body: must be a size with its unit",

@@ -48,6 +48,7 @@ fn the_samples_of_the_configuration_are_valid() {
     let at = |name: &str| folder.path().join(name);
     std::fs::write(at("salt"), SALT).expect("written");
     std::fs::write(at("service-key"), "tk_service").expect("written");
+    std::fs::write(at("ldap-password"), "secret").expect("written");
     let samples: Vec<_> =
         page.split("```yaml\n").skip(1).filter_map(|rest| rest.split("```").next()).collect();
     assert!(samples.len() >= 3);

@@ -2,6 +2,7 @@
 
 mod delegate;
 mod form;
+mod ldap;
 pub mod password_hash;
 mod platform;
 pub mod users;
@@ -18,6 +19,7 @@ use crate::auth::guesses::{Attempt, TooMany};
 use crate::secret::Secret;
 
 pub use delegate::Delegate;
+pub use ldap::Directory;
 pub use platform::{Platform, Session};
 pub use users_file::UsersFile;
 
@@ -44,6 +46,8 @@ pub enum Remote {
     Platform(Platform),
     /// The API service behind.
     Delegate(Delegate),
+    /// A directory.
+    Ldap(Directory),
 }
 
 /// What follows from a right password.
@@ -142,6 +146,7 @@ impl Remote {
         match self {
             Remote::Platform(platform) => platform.verify(credentials).await,
             Remote::Delegate(delegate) => delegate.verify(bearer).await,
+            Remote::Ldap(directory) => directory.verify(credentials).await,
         }
     }
 }

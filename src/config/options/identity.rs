@@ -5,11 +5,11 @@ use crate::config::options::{Opt, Shape, opt};
 pub const IDENTITY: &[Opt] = &[
     opt(
         "auth.verifier",
-        Shape::Choice(&["salt-holder", "users-file", "platform", "delegate"]),
+        Shape::Choice(&["salt-holder", "users-file", "platform", "delegate", "ldap"]),
         Some("salt-holder"),
         "Who says that a password is right. salt-holder: whoever holds the salt may name any user. \
          users-file: a file of password hashes. platform: the platform's login form. delegate: the backend's own \
-         get_token.",
+         get_token. ldap: a directory.",
     ),
     opt(
         "auth.users_file",
@@ -66,6 +66,40 @@ pub const IDENTITY: &[Opt] = &[
         "The platform's page with the user's token.",
     ),
     opt("platform.timeout", Shape::Duration, Some("10s"), "For each of the platform's answers."),
+    opt(
+        "ldap.url",
+        Shape::Text,
+        None,
+        "The directory, for auth.verifier=ldap: ldap://host[:port] or ldaps://host[:port].",
+    ),
+    opt(
+        "ldap.start_tls",
+        Shape::Bool,
+        Some("true"),
+        "Ask for TLS within an ldap:// connection. false is taken for a directory on this machine only.",
+    ),
+    opt(
+        "ldap.ca_file",
+        Shape::Path,
+        None,
+        "Certificate authorities (PEM) to trust for the directory, instead of the system's.",
+    ),
+    opt(
+        "ldap.user_dn",
+        Shape::Text,
+        None,
+        "The distinguished name of a user's entry, such as uid={user},ou=people,dc=example,dc=com.",
+    ),
+    opt("ldap.base_dn", Shape::Text, None, "Or where to search for it."),
+    opt(
+        "ldap.filter",
+        Shape::Text,
+        Some("(uid={user})"),
+        "What to search for. The attribute before ={user} must be the user's name to the letter.",
+    ),
+    opt("ldap.bind_dn", Shape::Text, None, "Who searches. Unless given, the search is anonymous."),
+    opt("ldap.bind_password", Shape::Secret, None, "The password of ldap.bind_dn."),
+    opt("ldap.timeout", Shape::Duration, Some("5s"), "For a whole login."),
     opt(
         "impersonation.rules",
         Shape::List,
