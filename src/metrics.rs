@@ -29,6 +29,8 @@ pub struct Metrics {
     pub accept_failures: Counter,
     /// Requests that were sent to the backend a second time, as the first time did provably no harm.
     pub upstream_retries: Counter,
+    /// Requests that no rule allows, and that passed because rules are only tried out.
+    pub authorization_shadow_denials: Counter,
     /// Requests that a defect of the gateway ended.
     pub panics: Counter,
     /// Lines of the log that nobody took in time.
@@ -129,6 +131,10 @@ impl Default for Metrics {
         let accept_failures =
             counter("accept_failures", "Connections not accepted for want of descriptors or memory");
         let upstream_retries = counter("upstream_retries", "Requests sent to the upstream a second time");
+        let authorization_shadow_denials = counter(
+            "authorization_shadow_denials",
+            "Requests that no rule allows, and that passed because rules are only tried out",
+        );
         let panics = counter("panics", "Requests that a defect of the gateway ended");
         let log_lines_dropped = counter("log_lines_dropped", "Lines of the log that nobody took in time");
         let rejections = Family::default();
@@ -148,6 +154,7 @@ impl Default for Metrics {
             issuers_unusable,
             accept_failures,
             upstream_retries,
+            authorization_shadow_denials,
             panics,
             log_lines_dropped,
             rejections,

@@ -1,6 +1,7 @@
 //! Who the caller is. Only this module makes an [`Identity`].
 
 mod api_key;
+pub mod authorization;
 pub mod bearer;
 pub mod foreign;
 pub mod guesses;
@@ -22,9 +23,10 @@ use crate::store::{self, Fingerprint, NewToken, Store, TokenId, TokenRecord, Una
 use crate::upstream::Upstream;
 use crate::user_name::UserName;
 
-pub use api_key::{ApiKey, Presented};
+pub use api_key::{ApiKey, Presented, basic};
 pub use identity::Identity;
 
+use authorization::Authorization;
 use bearer::{BearerError, BearerOpener};
 use foreign::{ForeignKeys, Memory, Verdict};
 use guesses::{Guesses, TooMany};
@@ -118,6 +120,7 @@ pub struct Auth {
     guesses: Arc<Guesses>,
     jwts: Jwts,
     impersonation: Impersonation,
+    authorization: Option<Authorization>,
     /// Where a token stands for its user's own key.
     upstream_keys: Option<UpstreamKeys>,
 }
@@ -158,6 +161,7 @@ impl Auth {
             guesses: Arc::new(Guesses::new(config.failures, clock.clone())),
             jwts,
             impersonation: Impersonation::new(config.impersonation.clone()),
+            authorization: config.authorization.clone().map(Authorization::new),
             upstream_keys,
         })
     }
@@ -209,7 +213,7 @@ impl Auth {
         upstream: &Upstream,
     ) -> Result<Identity, KeyError> {
         match presented {
-            Presented::Key(key) => self.identify_key(key, client, upstream).await,
+            Presented::Key(key) | Presented::Basic(key) => self.identify_key(key, client, upstream).await,
             Presented::Jwt(jwt) => self.identify_jwt(jwt, client).await,
         }
     }
@@ -301,6 +305,11 @@ impl Auth {
     /// Who may act as whom.
     pub fn impersonation(&self) -> &Impersonation {
         &self.impersonation
+    }
+
+    /// Who may ask for what, where that is configured.
+    pub fn authorization(&self) -> Option<&Authorization> {
+        self.authorization.as_ref()
     }
 
     /// Forgets what has ended. Called now and then, off the path of requests.

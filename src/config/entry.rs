@@ -70,6 +70,18 @@ impl<'a> Entry<'a> {
         Some(texts)
     }
 
+    /// `true` or `false`; the latter if it is not there.
+    pub fn flag(&mut self, key: &'static str) -> bool {
+        match self.take(key) {
+            None => false,
+            Some(Node::Bool(value)) => value,
+            Some(_) => {
+                self.problem(key, "must be true or false");
+                false
+            }
+        }
+    }
+
     /// Whether a key stands there.
     pub fn has(&self, key: &str) -> bool {
         self.values.iter().any(|(other, node)| other == key && *node != Node::Null)

@@ -29,7 +29,7 @@ use crate::telemetry::LogOptions;
 pub use jwt::JwtOptions;
 pub use ldap::LdapOptions;
 pub use routes::{Accepts, RouteProfile};
-pub use rules::ImpersonationOptions;
+pub use rules::{AuthorizationOptions, ImpersonationOptions};
 pub use sources::{Problem, Settings, Sources};
 
 /// The configuration as meant: every value is valid, and they fit together.
@@ -51,6 +51,8 @@ pub struct Config {
     pub platform: PlatformOptions,
     /// Who may act as whom.
     pub impersonation: ImpersonationOptions,
+    /// Who may ask for what; `None`: everybody for everything.
+    pub authorization: Option<AuthorizationOptions>,
     /// Tokens and keys.
     pub tokens: TokenOptions,
     /// How often clients may be wrong about credentials.

@@ -1,7 +1,10 @@
-//! Who may act as whom.
+//! Who may act as whom, and who may ask for what.
+
+use http::Method;
 
 use crate::config::entry::Entry;
 use crate::config::reader::Reader;
+use crate::config::{RouteProfile, routes};
 use crate::glob::Glob;
 
 const RULES: &str = "impersonation.rules";
@@ -25,7 +28,63 @@ pub struct ImpersonationRule {
     pub act_as: Vec<Glob>,
 }
 
+const MODE: &str = "authorization.mode";
+const ALLOW: &str = "authorization.rules";
+
+/// Who may ask for what.
+#[derive(Clone, Debug)]
+pub struct AuthorizationOptions {
+    /// Whether what no rule allows is refused, or only told.
+    pub enforce: bool,
+    /// What is allowed.
+    pub rules: Vec<AuthorizationRule>,
+}
+
+/// These may ask for that. What is `None` is not looked at.
+#[derive(Clone, Debug)]
+pub struct AuthorizationRule {
+    /// Users, by name.
+    pub users: Vec<Glob>,
+    /// Whether those are meant, too, whom only the backend knows.
+    pub unknown_users: bool,
+    /// Names of routes.
+    pub routes: Option<Vec<String>>,
+    /// Methods.
+    pub methods: Option<Vec<Method>>,
+    /// Ontologies that a path names.
+    pub ontologies: Option<Vec<Glob>>,
+}
+
 impl Reader<'_> {
+    /// `None` within: everybody may ask for everything.
+    pub(super) fn authorization(&mut self, routes: &[RouteProfile]) -> Option<Option<AuthorizationOptions>> {
+        let mut rules = Vec::new();
+        for (index, node) in self.list(ALLOW).into_iter().enumerate() {
+            let entry = Entry::new(format!("{ALLOW}[{index}]"), node, self.problems);
+            rules.extend(entry.and_then(|entry| authorization_rule(entry, routes)));
+        }
+        let given = self.settings.values.contains_key(ALLOW);
+        let enforce = match self.text(MODE)?.as_str() {
+            "off" if given => {
+                return self.missing(
+                    ALLOW,
+                    "has no use with authorization.mode=off; did you mean shadow or enforce?",
+                );
+            }
+            "off" => return Some(None),
+            word @ ("shadow" | "enforce") if !given => {
+                return self.missing(
+                    ALLOW,
+                    format!("is required with authorization.mode={word}: nothing is allowed yet"),
+                );
+            }
+            "shadow" => false,
+            "enforce" => true,
+            other => return self.choice(MODE, other),
+        };
+        Some(Some(AuthorizationOptions { enforce, rules }))
+    }
+
     pub(super) fn impersonation(&mut self) -> Option<ImpersonationOptions> {
         let mut rules = Vec::new();
         for (index, node) in self.list(RULES).into_iter().enumerate() {
@@ -39,6 +98,33 @@ impl Reader<'_> {
         };
         Some(ImpersonationOptions { rules, backend_decides })
     }
+}
+
+fn authorization_rule(mut entry: Entry<'_>, profiles: &[RouteProfile]) -> Option<AuthorizationRule> {
+    let users = globs(&mut entry, "users");
+    let unknown_users = entry.flag("unknown_users");
+    if users.is_none() && !unknown_users {
+        entry.problem("users", "is missing; \"*\" stands for everybody whom the gateway knows by name");
+    }
+    let routes = entry.texts("routes");
+    for name in routes.iter().flatten() {
+        if !profiles.iter().any(|profile| profile.name == *name) {
+            entry.problem("routes", format!("{name:?} is no route"));
+        }
+    }
+    let methods = entry.texts("methods").map(|names| {
+        let mut methods = Vec::new();
+        for name in names {
+            match routes::method(&name) {
+                Some(method) => methods.push(method),
+                None => entry.problem("methods", format!("{name:?} is not valid here")),
+            }
+        }
+        methods
+    });
+    let ontologies = globs(&mut entry, "ontologies");
+    let users = users.unwrap_or_default();
+    entry.finish().then_some(AuthorizationRule { users, unknown_users, routes, methods, ontologies })
 }
 
 fn impersonation_rule(mut entry: Entry<'_>) -> Option<ImpersonationRule> {
@@ -71,6 +157,34 @@ mod tests {
         let lines =
             |problems: Vec<Problem>| problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n");
         load(&Sources { environment, ..Sources::default() }).map(|(config, _)| config).map_err(lines)
+    }
+
+    #[test]
+    fn rules_of_authorization_are_read() {
+        let load = |mode, rules| {
+            loaded(&[
+                ("TIMBR_GATEWAY_AUTHORIZATION_MODE", mode),
+                ("TIMBR_GATEWAY_AUTHORIZATION_RULES", rules),
+            ])
+        };
+        let rules =
+            "[{users: '*', methods: GET}, {unknown_users: true, routes: [openapi], ontologies: 'sales*'}]";
+        let options = load("shadow", rules).expect("valid").authorization.expect("on");
+        assert!(!options.enforce && options.rules[1].unknown_users && options.rules[0].routes.is_none());
+        for (mode, rules, expected) in [
+            ("off", rules, "has no use with"),
+            ("enforce", "", "is required with"),
+            ("maybe", rules, "must be one of"),
+            ("enforce", "[{routes: api}]", "users: is missing"),
+            ("enforce", "[{users: a, routes: [api, other]}]", "\"other\" is no route"),
+            ("enforce", "[{users: a, methods: [FETCH]}]", "\"FETCH\" is not valid"),
+            ("enforce", "[{users: a, unknown_users: 'yes'}]", "must be true or false"),
+            ("enforce", "[{users: a, ontology: sales}]", "unknown key"),
+        ] {
+            let error = load(mode, rules).expect_err(rules);
+            assert!(error.contains(expected), "{mode} {rules}: {error}");
+        }
+        assert!(loaded(&[]).expect("valid").authorization.is_none());
     }
 
     #[test]

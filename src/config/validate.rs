@@ -27,6 +27,7 @@ pub(super) fn config(settings: &Settings, problems: &mut Vec<Problem>) -> Option
     reader.require_issuers_where_routes_take_jwts(&mut routes, auth.as_ref());
     let platform = reader.platform();
     let impersonation = reader.impersonation();
+    let authorization = reader.authorization(&routes);
     let tokens = reader.tokens();
     let failures = reader.failures();
     let timeouts = reader.timeouts();
@@ -47,6 +48,7 @@ pub(super) fn config(settings: &Settings, problems: &mut Vec<Problem>) -> Option
         auth: auth?,
         platform: platform?,
         impersonation: impersonation?,
+        authorization: authorization?,
         tokens: tokens?,
         failures: failures?,
         timeouts: timeouts?,

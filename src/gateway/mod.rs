@@ -5,6 +5,7 @@
 
 mod access_log;
 mod authenticate;
+mod authorize;
 mod contained;
 pub mod context;
 pub mod field_policy;
@@ -37,6 +38,7 @@ use crate::upstream::{BodyBounds, RequestBodyError, Upstream, UpstreamError};
 
 use access_log::AccessLine;
 use authenticate::authenticate;
+use authorize::authorize;
 use contained::{Panicked, contained};
 use context::{Client, Context};
 use get_token::get_token;
@@ -127,6 +129,7 @@ impl Gateway {
         line.key = Some(identity.fingerprint());
         line.place.as_mut().map_or(Ok(()), |place| place.of(&identity.caller()))?;
         let identity = impersonate(&self.auth, &self.rewriter, &screened, identity, line)?;
+        authorize(&self.auth, &screened, &identity, line, self.admission.metrics())?;
         let request = self.rewriter.rewrite(screened, body, &identity, line.context());
         let response = match identity.stands_for() {
             None => self.upstream.send(request).await.map_err(|error| rejection_of(&error, line))?,

@@ -90,6 +90,12 @@ pub enum Rejection {
     TooManyFailures(Duration),
     /// `x-api-impersonate-user` where the gateway says who the user is.
     ImpersonationDenied,
+    /// No rule allows what a proven caller asks for.
+    NotAuthorized,
+    /// No `Authorization: Basic`, on a route that takes that.
+    BasicMissing,
+    /// `Authorization: Basic` without a key in it.
+    BasicMalformed,
     /// No `Authorization: Bearer`.
     BearerMissing,
     /// A bearer that does not open.
@@ -167,6 +173,8 @@ impl Rejection {
             | Rejection::JwtInvalid(_)
             | Rejection::JwtExpired
             | Rejection::JwtUnacceptable(_)
+            | Rejection::BasicMissing
+            | Rejection::BasicMalformed
             | Rejection::BearerMissing
             | Rejection::BearerInvalid
             | Rejection::BearerExpired
@@ -174,7 +182,9 @@ impl Rejection {
             | Rejection::BearerWithoutCredentials
             | Rejection::BearerUserName
             | Rejection::CredentialsWrong => StatusCode::UNAUTHORIZED,
-            Rejection::ImpersonationDenied | Rejection::ClientCertificateRequired => StatusCode::FORBIDDEN,
+            Rejection::ImpersonationDenied
+            | Rejection::NotAuthorized
+            | Rejection::ClientCertificateRequired => StatusCode::FORBIDDEN,
             Rejection::Misdirected => StatusCode::MISDIRECTED_REQUEST,
             Rejection::NotFound => StatusCode::NOT_FOUND,
             Rejection::MethodNotAllowed { .. } => StatusCode::METHOD_NOT_ALLOWED,
@@ -235,6 +245,9 @@ impl Rejection {
             Rejection::JwtKeysUnavailable => "jwt_keys_unavailable",
             Rejection::TooManyFailures(_) => "too_many_failures",
             Rejection::ImpersonationDenied => "impersonation_denied",
+            Rejection::NotAuthorized => "not_authorized",
+            Rejection::BasicMissing => "basic_missing",
+            Rejection::BasicMalformed => "basic_malformed",
             Rejection::BearerMissing => "bearer_missing",
             Rejection::BearerInvalid => "bearer_invalid",
             Rejection::BearerExpired => "bearer_expired",
@@ -281,6 +294,7 @@ impl Rejection {
     /// What a 401 must say (RFC 9110 section 15.5.2; RFC 6750 section 3 for bearers).
     fn challenge(&self) -> Option<&'static str> {
         match self {
+            Rejection::BasicMissing | Rejection::BasicMalformed => Some("Basic realm=\"timbr\""),
             Rejection::BearerMissing => Some("Bearer realm=\"timbr\""),
             Rejection::BearerInvalid
             | Rejection::BearerExpired

@@ -5,7 +5,7 @@
 
 use http::{HeaderName, HeaderValue, Method};
 
-use crate::auth::{Identity, Presented};
+use crate::auth::{Identity, Presented, basic};
 use crate::client_body::ClientBody;
 use crate::config::Credential;
 use crate::fields::{Field, Fields, Name};
@@ -23,6 +23,8 @@ pub struct UpstreamRequest {
     message: Message,
     /// Where in the head the credential begins, which ends it.
     credential: usize,
+    /// Whether a key stands there as a password.
+    is_basic: bool,
 }
 
 impl Outgoing for UpstreamRequest {
@@ -35,7 +37,8 @@ impl UpstreamRequest {
     /// What it takes to send it again with another key. From here on, what goes by of its body is kept, if it is little.
     pub fn spare(&mut self) -> Spare {
         let Message { method, head, body } = &mut self.message;
-        Spare { method: method.clone(), head: head[..self.credential].to_owned(), body: body.keep() }
+        let head = head[..self.credential].to_owned();
+        Spare { method: method.clone(), head, body: body.keep(), is_basic: self.is_basic }
     }
 }
 
@@ -44,15 +47,16 @@ pub struct Spare {
     method: Method,
     head: Vec<u8>,
     body: Kept,
+    is_basic: bool,
 }
 
 impl Spare {
     /// The same request with another key; `None` if its body has not been kept whole.
     pub fn with_key(self, key: &HeaderValue) -> Option<UpstreamRequest> {
-        let Spare { method, mut head, body } = self;
+        let Spare { method, mut head, body, is_basic } = self;
         let (credential, body) = (head.len(), body.again()?);
-        write_field(&mut head, Name::XApiKey, key.as_bytes());
-        Some(UpstreamRequest { message: Message { method, head, body }, credential })
+        write_key(&mut head, key.as_bytes(), is_basic);
+        Some(UpstreamRequest { message: Message { method, head, body }, credential, is_basic })
     }
 }
 
@@ -168,7 +172,8 @@ impl Rewriter {
         let credential = head.len();
         self.write_credential(&mut head, &presented, identity);
         let body = RequestBody::streaming(body, max_body, self.body_bounds);
-        UpstreamRequest { message: Message { method, head, body }, credential }
+        let is_basic = matches!(presented, Presented::Basic(_));
+        UpstreamRequest { message: Message { method, head, body }, credential, is_basic }
     }
 
     /// Whom the gateway says that the shown key acts as.
@@ -180,17 +185,28 @@ impl Rewriter {
     }
 
     fn write_credential(&self, head: &mut Vec<u8>, presented: &Presented, identity: &Identity) {
+        let is_basic = matches!(presented, Presented::Basic(_));
         match (self.shown(identity), presented) {
-            (Shown::Clients, Presented::Key(key)) => write_field(head, Name::XApiKey, key.expose()),
+            (Shown::Clients, Presented::Key(key) | Presented::Basic(key)) => {
+                write_key(head, key.expose(), is_basic);
+            }
             (Shown::Clients, Presented::Jwt(jwt)) => {
                 write_field(head, Name::XJwtToken, jwt.expose());
                 if let Some(tenant) = jwt.tenant() {
                     write_field(head, Name::XJwtTenantId, tenant.as_bytes());
                 }
             }
-            (Shown::Other(key), _) => write_field(head, Name::XApiKey, key.as_bytes()),
-            (Shown::Service(key, _), _) => write_field(head, Name::XApiKey, key.expose().as_bytes()),
+            (Shown::Other(key), _) => write_key(head, key.as_bytes(), is_basic),
+            (Shown::Service(key, _), _) => write_key(head, key.expose().as_bytes(), is_basic),
         }
+    }
+}
+
+/// A key, in the form in which the route has it.
+fn write_key(head: &mut Vec<u8>, key: &[u8], is_basic: bool) {
+    match is_basic {
+        false => write_field(head, Name::XApiKey, key),
+        true => write_field(head, Name::Authorization, basic(key).as_bytes()),
     }
 }
 

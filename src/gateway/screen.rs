@@ -24,6 +24,16 @@ impl Screened {
         &self.presented
     }
 
+    /// Its method.
+    pub fn method(&self) -> &Method {
+        &self.head.method
+    }
+
+    /// Its path.
+    pub fn path(&self) -> &str {
+        self.head.uri.path()
+    }
+
     /// All fields as the client sent them.
     pub fn fields(&self) -> &Fields {
         &self.head.fields
@@ -105,17 +115,25 @@ fn stated_length(fields: &Fields) -> Option<u64> {
 }
 
 /// SECURITY: exactly one credential, so that nobody has to choose whom to believe; whether the route takes it or not.
+/// `Authorization` is none where the route does not take it: many clients send one to everybody.
 fn presented(accepts: Accepts, fields: &Fields) -> Result<Presented, Rejection> {
-    match (fields.get(Name::XApiKey), fields.get(Name::XJwtToken)) {
-        (Some(_), Some(_)) => Err(Rejection::CredentialsAmbiguous),
-        (None, Some(token)) if accepts.jwt => {
+    let basic = fields.get(Name::Authorization).filter(|_| accepts.basic);
+    match (fields.get(Name::XApiKey), fields.get(Name::XJwtToken), basic) {
+        (None, Some(token), None) if accepts.jwt => {
             let jwt = Jwt::parse(token, fields.get(Name::XJwtTenantId));
             jwt.map(Presented::Jwt).ok_or(Rejection::JwtInvalid("it does not have the form of one"))
         }
-        (Some(key), None) if accepts.api_key => {
+        (Some(key), None, None) if accepts.api_key => {
             ApiKey::parse(key).map(Presented::Key).ok_or(Rejection::ApiKeyMalformed)
         }
+        (None, None, Some(value)) => {
+            ApiKey::parse_basic(value).map(Presented::Basic).ok_or(Rejection::BasicMalformed)
+        }
+        (Some(_), Some(_), _) | (Some(_), _, Some(_)) | (_, Some(_), Some(_)) => {
+            Err(Rejection::CredentialsAmbiguous)
+        }
         _ if accepts.api_key => Err(Rejection::ApiKeyMissing),
+        _ if accepts.basic => Err(Rejection::BasicMissing),
         _ => Err(Rejection::JwtMissing),
     }
 }

@@ -103,6 +103,16 @@ impl Rejection {
                  field out, or ask for a rule (impersonation.rules)."
                     .into()
             }
+            Rejection::NotAuthorized => {
+                "You are known here, but not allowed to ask for this. Ask for a rule (authorization.rules).".into()
+            }
+            Rejection::BasicMissing => {
+                "Send `Authorization: Basic`, with `token` for the user's name and your Timbr token for the password."
+                    .into()
+            }
+            Rejection::BasicMalformed => {
+                "The field `Authorization` must be `Basic` with base64 of `token:` and your Timbr token.".into()
+            }
             Rejection::BearerMissing => {
                 "Send `Authorization: Bearer <token>`, a Fernet token of base64(username:password) made with \
                  API_AUTH_SALT."

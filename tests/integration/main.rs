@@ -2,6 +2,7 @@
 
 mod support;
 
+mod authorization;
 mod command_line;
 mod delegated;
 mod docs;

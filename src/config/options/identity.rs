@@ -114,6 +114,19 @@ pub const IDENTITY: &[Opt] = &[
         "Who decides where no rule fits and the backend is shown a key of its own as the client sent it \
          (upstream.credential=forward). backend: it does. deny: it is refused.",
     ),
+    opt(
+        "authorization.mode",
+        Shape::Choice(&["off", "shadow", "enforce"]),
+        Some("off"),
+        "Whether authorization.rules say who may ask for what. shadow: what no rule allows is told in the log and counted, \
+         and passes. enforce: it is refused.",
+    ),
+    opt(
+        "authorization.rules",
+        Shape::List,
+        None,
+        "What is allowed: a list of {users, unknown_users, routes, methods, ontologies}. See below.",
+    ),
     opt("tokens.ttl", Shape::Duration, Some("24h"), "How long a minted token lives."),
     opt(
         "tokens.idle_ttl",
