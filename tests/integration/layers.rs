@@ -29,8 +29,14 @@ const LAYERS: [&[&str]; 8] = [
 ];
 
 /// Uses within a layer that are meant.
-const SIDEWAYS: [(&str, &str); 4] =
-    [("metrics", "telemetry"), ("http1", "fields"), ("upstream", "tls"), ("admin", "listener")];
+const SIDEWAYS: [(&str, &str); 6] = [
+    ("metrics", "telemetry"),
+    ("telemetry", "clock"),
+    ("http1", "clock"),
+    ("http1", "fields"),
+    ("upstream", "tls"),
+    ("admin", "listener"),
+];
 
 fn sources() -> Vec<(PathBuf, String)> {
     fn walk(folder: &Path, found: &mut Vec<(PathBuf, String)>) {
