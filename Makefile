@@ -3,11 +3,14 @@
 CARGO ?= cargo
 BINARY := target/debug/timbr-gateway
 
+# Arguments of bench/run.py: cases, --rounds, --name, …
+BENCH ?=
+
 # So long each fuzz target runs, in seconds.
 FUZZ_SECONDS ?= 15
 FUZZ_TARGETS ?= bearer policy token config http1 connection
 
-.PHONY: test lint unit e2e readme demo release deny fuzz sbom clean
+.PHONY: test lint unit e2e readme demo release bench deny fuzz sbom clean
 
 test: lint unit e2e readme
 
@@ -35,6 +38,11 @@ demo:
 
 release:
 	$(CARGO) build --locked --release
+
+# The release beside nginx and HAProxy at the same job; bench/README.md says how, bench/results what came of it.
+bench: release
+	bench/setup
+	python3 bench/run.py $(BENCH)
 
 # Licences, sources and duplicate versions of what the gateway is made of (needs cargo-deny).
 deny:
