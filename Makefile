@@ -10,7 +10,7 @@ BENCH ?=
 FUZZ_SECONDS ?= 15
 FUZZ_TARGETS ?= bearer policy token config http1 connection
 
-.PHONY: test lint unit e2e readme demo release bench deny fuzz sbom clean
+.PHONY: test lint unit e2e readme demo release bench micro instructions deny fuzz sbom clean
 
 test: lint unit e2e readme
 
@@ -43,6 +43,15 @@ release:
 bench: release
 	bench/setup
 	python3 bench/run.py $(BENCH)
+
+# The steps of the path of a request one by one, and what tokens take.
+micro:
+	$(CARGO) bench --locked --profile instructions --bench steps --bench tokens $(if $(STEP),-- $(STEP))
+
+# The instructions that a request costs, beside those recorded in bench/instructions.json. BLESS=1 records them anew.
+instructions:
+	$(CARGO) build --locked --profile instructions
+	python3 bench/instructions.py
 
 # Licences, sources and duplicate versions of what the gateway is made of (needs cargo-deny).
 deny:

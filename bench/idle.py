@@ -51,8 +51,8 @@ def held(bench, proxy, kind, count):
     try:
         for number in range(count):
             connections.append(_connect(proxy, kind, number))
-            _ask(connections[-1], request)
-        yield lambda: sum(_ask(each, request) for each in connections[:: max(1, count // 50)][:50])
+            ask(connections[-1], request)
+        yield lambda: sum(ask(each, request) == 200 for each in connections[:: max(1, count // 50)][:50])
     finally:
         for connection in connections:
             connection.close()
@@ -75,15 +75,15 @@ def _request(bench):
     return head.encode() + body
 
 
-def _ask(connection, request):
-    """Sends a request and reads its answer to the end."""
+def ask(connection, request):
+    """Sends a request, reads its answer to the end, and gives its status."""
     connection.sendall(request)
     got = b""
     while True:
         piece = connection.recv(65536)
         if not piece:
-            raise RuntimeError(f"an idle connection was closed after {got[:200]!r}")
+            raise RuntimeError(f"the connection was closed after {got[:200]!r}")
         got += piece
         head, found, body = got.partition(b"\r\n\r\n")
         if found and len(body) >= int(re.search(rb"content-length: *(\d+)", head, re.I)[1]):
-            return head.startswith(b"HTTP/1.1 200")
+            return int(head.split(b" ", 2)[1])

@@ -34,6 +34,10 @@ class Inputs:
         """The first of the hot ones."""
         return self.hot.read_text().split("\n", 1)[0]
 
+    def one_bearer(self):
+        """The first of them."""
+        return self.bearers.read_text().split("\n", 1)[0]
+
     def key_files(self, name, count, hot):
         """`count` keys; their hashes, as tokens.keys_file wants them; and `hot` of them, evenly spread."""
         chosen = random.Random(count)

@@ -43,7 +43,7 @@ def draw(sections, path):
     highest = max(float(value) for row in rows for value in row.rsplit(" ", 4)[1:] if value != "NaN")
     data = path.with_suffix(".dat")
     data.write_text("\n".join(rows) + "\n")
-    script = SCRIPT.format(output=path, data=data, width=max(600, 110 * len(rows)), top=max(1.2, highest + 0.15))
+    script = SCRIPT.format(output=path, data=data, width=max(760, 110 * len(rows)), top=max(1.2, highest + 0.15))
     subprocess.run(["gnuplot"], input=script, text=True, check=True)
     data.unlink()
     return True

@@ -59,12 +59,12 @@ class Processes:
         said = (self.folder / f"{name}.log").read_text()[-2000:]
         raise SystemExit(f"error: {name} does not listen on port {port}; it said:\n{said}")
 
-    def end(self, process):
-        """Ends a program, by force after five seconds."""
+    def end(self, process, patience=5):
+        """Ends a program, by force after so many seconds."""
         if process.poll() is None:
             process.send_signal(signal.SIGTERM)
         try:
-            process.wait(5)
+            process.wait(patience)
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()

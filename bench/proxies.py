@@ -68,12 +68,12 @@ class Bench:
             return self.start_peer(kind, name)
         return self.start_gateway(kind, name, **settings)
 
-    def start_gateway(self, kind, name, cores=None, wait=True, **settings):
-        """A gateway with the configuration of gateway.yaml, its log read from a pipe."""
+    def start_gateway(self, kind, name, cores=None, wait=True, under=(), **settings):
+        """A gateway with the configuration of gateway.yaml, its log read from a pipe; `under` another program, if any."""
         binary = self.options.compare if kind == OLD else self.options.binary
         values = self._values(name, settings)
         config = self._config(name, "gateway.yaml", values)
-        process = self.processes.start(name, [binary, "serve", "--config", config], cores or self.proxy_cores,
+        process = self.processes.start(name, [*under, binary, "serve", "--config", config], cores or self.proxy_cores,
                                        stderr=subprocess.PIPE)
         reader = self.processes.start(f"{name}-log", ["wc", "-l"], self.load_cores, stdin=process.stderr)
         process.stderr.close()
@@ -94,9 +94,9 @@ class Bench:
             command = ["haproxy", "-db", "-f", config]
         return self._started(name, self.processes.start(name, command, self.proxy_cores), values)
 
-    def stop(self, proxy):
+    def stop(self, proxy, patience=5):
         """Ends it; a gateway's log lines are counted, and returned."""
-        self.processes.end(proxy.process)
+        self.processes.end(proxy.process, patience)
         if not proxy.log_reader:
             return None
         proxy.log_reader.wait(30)
