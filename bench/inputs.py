@@ -62,8 +62,8 @@ class Inputs:
         self.bearers.write_text("\n".join(bearers) + "\n")
 
     def _make_certificate(self):
-        """ECDSA on P-256, for a day."""
+        """ECDSA on P-256, for a month."""
         subprocess.run(["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes",
-                        "-keyout", self.key, "-out", self.certificate, "-days", "1", "-subj", "/CN=localhost",
+                        "-keyout", self.key, "-out", self.certificate, "-days", "30", "-subj", "/CN=localhost",
                         "-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1"], check=True, capture_output=True)
         self.certificate_and_key.write_text(self.certificate.read_text() + self.key.read_text())

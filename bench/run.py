@@ -129,7 +129,7 @@ def notes_of(bench, options):
         f"the median of each round's ratio, and within 5 % a tie",
         f"each proxy has {options.threads} worker{'s' if options.threads > 1 else ''} and knows {options.keys:,} keys; "
         f"only the gateway writes an access log: {lines:,} lines were read, {dropped} dropped",
-        f"descriptors: {options.descriptors:,}, which is why there are {options.idle:,} idle connections",
+        f"the limit of open files is {options.descriptors:,}, of which a proxy may need two for each client",
     ]
 
 
