@@ -3,11 +3,14 @@
 CARGO ?= cargo
 BINARY := target/debug/timbr-gateway
 
+# Arguments of bench/run.py: cases, --rounds, --name, …
+BENCH ?=
+
 # So long each fuzz target runs, in seconds.
 FUZZ_SECONDS ?= 15
 FUZZ_TARGETS ?= bearer policy token config http1 connection
 
-.PHONY: test lint unit e2e readme demo release deny fuzz sbom clean
+.PHONY: test lint unit e2e readme demo release bench micro instructions deny fuzz sbom clean
 
 test: lint unit e2e readme
 
@@ -35,6 +38,20 @@ demo:
 
 release:
 	$(CARGO) build --locked --release
+
+# The release beside nginx and HAProxy at the same job; bench/README.md says how, bench/results what came of it.
+bench: release
+	bench/setup
+	python3 bench/run.py $(BENCH)
+
+# The steps of the path of a request one by one, and what tokens take.
+micro:
+	$(CARGO) bench --locked --profile instructions --bench steps --bench tokens $(if $(STEP),-- $(STEP))
+
+# The instructions that a request costs, beside those recorded in bench/instructions.json. BLESS=1 records them anew.
+instructions:
+	$(CARGO) build --locked --profile instructions
+	python3 bench/instructions.py
 
 # Licences, sources and duplicate versions of what the gateway is made of (needs cargo-deny).
 deny:

@@ -4,9 +4,58 @@
 //! the wall clock neither kills tokens early nor lets them live on. The wall clock is read only to judge the
 //! timestamp inside a bearer.
 
+use std::cell::Cell;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+/// Reads the monotonic clock, for [`recent`] and [`wall`] too.
+pub fn now() -> Instant {
+    let now = Instant::now();
+    READ.with(|read| {
+        let Read { anchor, since_epoch, .. } = read.get().unwrap_or_else(|| Read::at(now));
+        let anchored = now.duration_since(anchor) < ANCHORED;
+        let read_now = if anchored { Read { anchor, since_epoch, now } } else { Read::at(now) };
+        read.set(Some(read_now));
+    });
+    now
+}
+
+/// What this thread has read last: the present, for who knows that it was a moment ago.
+pub fn recent() -> Instant {
+    READ.get().map_or_else(now, |read| read.now)
+}
+
+/// The wall clock at the moment that this thread has read last, since the Unix epoch. For texts: it follows a clock that is
+/// set with up to a second's delay.
+pub fn wall() -> Duration {
+    let read = READ.get().unwrap_or_else(|| Read::at(now()));
+    read.since_epoch + read.now.duration_since(read.anchor)
+}
+
+/// Reading a clock costs as much as a hundred instructions, and several parts of a request's way want to know the time, all
+/// of them within microseconds.
+#[derive(Clone, Copy)]
+struct Read {
+    now: Instant,
+    /// When the wall clock was read, and what it showed.
+    anchor: Instant,
+    since_epoch: Duration,
+}
+
+impl Read {
+    fn at(now: Instant) -> Read {
+        let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        Read { now, anchor: now, since_epoch }
+    }
+}
+
+/// So long the wall clock is not read again.
+const ANCHORED: Duration = Duration::from_secs(1);
+
+thread_local! {
+    static READ: Cell<Option<Read>> = const { Cell::new(None) };
+}
 
 /// Milliseconds since this process made its clock.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -97,6 +146,16 @@ mod tests {
         clock.advance(Duration::from_secs(90));
         assert_eq!(clock.now().since(before), Duration::from_secs(90));
         assert_eq!(clock.unix_seconds(), 1_090);
+    }
+
+    #[test]
+    fn the_wall_clock_is_known_from_the_other_one() {
+        for _ in 0..3 {
+            now();
+            let read = SystemTime::now().duration_since(UNIX_EPOCH).expect("later");
+            assert!(read.abs_diff(wall()) < Duration::from_millis(100), "{read:?}");
+            assert!(recent() <= now());
+        }
     }
 
     #[test]

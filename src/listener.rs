@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use prometheus_client::metrics::counter::Counter;
-use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
+use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
 use tokio::net::{TcpListener, TcpStream};
 use tracing::warn;
 
@@ -35,6 +35,7 @@ fn socket(address: SocketAddr, shared: bool) -> io::Result<std::net::TcpListener
     socket.set_reuse_address(true)?;
     socket.set_reuse_port(shared)?;
     socket.set_nonblocking(true)?;
+    for_connections(&socket)?;
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
     Ok(socket.into())
@@ -44,11 +45,7 @@ fn socket(address: SocketAddr, shared: bool) -> io::Result<std::net::TcpListener
 pub async fn accept(listener: &TcpListener, failures: &Counter) -> (TcpStream, SocketAddr) {
     loop {
         match listener.accept().await {
-            Ok((stream, peer)) => {
-                if tune(&stream).is_ok() {
-                    return (stream, peer);
-                }
-            }
+            Ok(connection) => return connection,
             Err(error) if is_about_one_connection(&error) => {}
             Err(error) => {
                 failures.inc();
@@ -64,19 +61,38 @@ fn is_about_one_connection(error: &io::Error) -> bool {
     matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset)
 }
 
-/// No Nagle; probes find clients that are gone without a word while a query runs for them.
-fn tune(stream: &TcpStream) -> io::Result<()> {
-    stream.set_nodelay(true)?;
+/// What connections take over from the socket that they come in by, as Linux has it: set once and not for each of them. No
+/// Nagle; probes find clients that are gone without a word while a query runs for them.
+fn for_connections(socket: &Socket) -> io::Result<()> {
+    socket.set_tcp_nodelay(true)?;
     let probes = TcpKeepalive::new()
         .with_time(Duration::from_secs(60))
         .with_interval(Duration::from_secs(10))
         .with_retries(6);
-    SockRef::from(stream).set_tcp_keepalive(&probes)
+    socket.set_tcp_keepalive(&probes)
 }
 
 #[cfg(test)]
 mod tests {
+    use socket2::SockRef;
+
     use super::*;
+
+    #[test]
+    fn connections_take_over_what_is_set_for_them() {
+        let listener = bind(SocketAddr::from(([127, 0, 0, 1], 0)), 1).expect("bound").remove(0);
+        let _client =
+            std::net::TcpStream::connect(listener.local_addr().expect("an address")).expect("let in");
+        let accepted = loop {
+            match listener.accept() {
+                Ok((accepted, _)) => break accepted,
+                Err(error) => assert_eq!(error.kind(), io::ErrorKind::WouldBlock),
+            }
+        };
+        let socket = SockRef::from(&accepted);
+        assert!(socket.tcp_nodelay().expect("read") && socket.keepalive().expect("read"));
+        assert_eq!(socket.tcp_keepalive_time().expect("read"), Duration::from_secs(60));
+    }
 
     #[test]
     fn all_workers_share_the_port_that_was_given() {

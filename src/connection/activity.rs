@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::Notify;
 
 use crate::admission::ConnectionPlace;
+use crate::clock;
 use crate::config::Timeouts;
 use crate::metrics::{Cause, Metrics};
 
@@ -252,7 +253,8 @@ impl Drop for InFlight {
         let left = self.activity.in_flight.get() - 1;
         self.activity.in_flight.set(left);
         if left == 0 {
-            self.activity.idle_since.set(Instant::now());
+            // The end of the request's access line has just been read off the clock.
+            self.activity.idle_since.set(clock::recent());
         }
     }
 }

@@ -78,20 +78,21 @@ impl Service {
 
 /// Serves a connection to its end. Errors of a client are its own; they are worth a line at debug level.
 pub async fn serve(service: Rc<Service>, mut stream: TcpStream, peer: SocketAddr, place: Registration) {
+    // What takes part in few connections, or for a moment, lives in the heap: most connections are idle HTTP/1.1.
     let activity = &place.activity;
     let mut client = Client::at(peer.ip().to_canonical(), service.tls.is_some());
     if service.proxy_protocol {
-        match service.behind_proxy(&mut stream, client.address, activity).await {
+        match Box::pin(service.behind_proxy(&mut stream, client.address, activity)).await {
             Ok(address) => client = Client::at(address, client.secure),
             Err(error) => return service.lost(peer, &error),
         }
     }
     let failure = match &service.tls {
         None => service.speak_http1(stream, Rc::new(client), activity).await,
-        Some(tls) => match service.shake_hands(&tls.current(), stream, client, activity).await {
+        Some(tls) => match Box::pin(service.shake_hands(&tls.current(), stream, client, activity)).await {
             Err(error) => return service.lost(peer, &error),
             Ok((stream, client)) if stream.get_ref().1.alpn_protocol() == Some(b"h2") => {
-                service.speak_http2(stream, client, activity).await
+                Box::pin(service.speak_http2(stream, client, activity)).await
             }
             Ok((stream, client)) => service.speak_http1(stream, client, activity).await,
         },
@@ -131,9 +132,9 @@ impl Service {
         stream: TcpStream,
         client: Client,
         activity: &Activity,
-    ) -> io::Result<(TlsStream<TcpStream>, Rc<Client>)> {
+    ) -> io::Result<(Box<TlsStream<TcpStream>>, Rc<Client>)> {
         let handshake = current.acceptor().accept(stream);
-        let stream = bounded(handshake, self.timeouts.handshake, activity).await?;
+        let stream = Box::new(bounded(handshake, self.timeouts.handshake, activity).await?);
         let connection = stream.get_ref().1;
         let served = current.served(connection);
         let certificate = Current::identity(connection).map_err(io::Error::other)?;
@@ -207,7 +208,7 @@ impl Abort for TcpStream {
     }
 }
 
-impl Abort for TlsStream<TcpStream> {
+impl Abort for Box<TlsStream<TcpStream>> {
     fn abort(&self) {
         self.get_ref().0.abort();
     }

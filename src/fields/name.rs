@@ -17,8 +17,8 @@ macro_rules! names {
         /// In lower case, as they are written; in the order of the variants.
         const TEXTS: [&str; KNOWN] = [$($text,)*];
 
-        /// With what follows a name in a head.
-        const LINES: [&str; KNOWN] = [$(concat!($text, ": "),)*];
+        /// With what stands around a name in a head: the end of the line before it, and a colon.
+        const LINES: [&str; KNOWN] = [$(concat!("\r\n", $text, ": "),)*];
 
         const NAMES: [Name; KNOWN] = [$(Name::$variant,)*];
 
@@ -179,7 +179,7 @@ impl Name {
         TEXTS.get(self as usize).copied().unwrap_or_default()
     }
 
-    /// The beginning of the field's line in a head; empty for [`Name::Other`].
+    /// The end of the line before the field's in a head, and the beginning of its own; empty for [`Name::Other`].
     pub fn line(self) -> &'static str {
         LINES.get(self as usize).copied().unwrap_or_default()
     }
@@ -199,7 +199,7 @@ mod tests {
         for (name, text) in NAMES.into_iter().zip(TEXTS) {
             assert_eq!(Name::of(text.as_bytes()), name);
             assert_eq!(Name::of(text.to_uppercase().as_bytes()), name);
-            assert_eq!((name.as_str(), name.line()), (text, &*format!("{text}: ")));
+            assert_eq!((name.as_str(), name.line()), (text, &*format!("\r\n{text}: ")));
             assert_eq!(name.header_name().map(HeaderName::as_str), Some(text));
         }
     }

@@ -5,6 +5,7 @@ use std::time::Duration;
 use http::{Method, StatusCode};
 
 use crate::admission::RequestPlace;
+use crate::clock;
 use crate::gateway::context::Context;
 use crate::store::Fingerprint;
 use crate::telemetry::{self, Record, label};
@@ -93,12 +94,14 @@ impl AccessLine {
     /// Notes the moment at which the head of the answer stands.
     pub fn head_is_ready(&mut self, status: StatusCode) {
         self.status = status;
-        self.to_head = self.context.begun.elapsed();
+        self.to_head = clock::now().duration_since(self.context.begun);
     }
 }
 
 impl Drop for AccessLine {
     fn drop(&mut self) {
+        // Read before the line is made, which tells it too.
+        let total = clock::now().duration_since(self.context.begun);
         telemetry::access(|line| {
             line.word(label!("request_id"), self.context.request_id_bytes());
             line.word(label!("client"), self.context.client_text().as_bytes());
@@ -120,7 +123,7 @@ impl Drop for AccessLine {
             line.number(label!("sent"), self.sent);
             line.flag(label!("complete"), self.complete);
             line.millis(label!("head_ms"), self.to_head);
-            line.millis(label!("total_ms"), self.context.begun.elapsed());
+            line.millis(label!("total_ms"), total);
         });
     }
 }

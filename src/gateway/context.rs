@@ -6,6 +6,7 @@ use std::time::Instant;
 
 use ipnet::IpNet;
 
+use crate::clock;
 use crate::fields::{Fields, Name};
 use crate::gateway::forwarded::{Origin, origin};
 use crate::tls::Served;
@@ -71,7 +72,7 @@ impl Context {
             },
             continues_trace: given.is_some(),
             traceparent: given.unwrap_or_else(made_traceparent),
-            begun: Instant::now(),
+            begun: clock::now(),
         }
     }
 

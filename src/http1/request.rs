@@ -114,7 +114,7 @@ fn one_host(fields: &Fields, version: Version) -> Result<(), HeadError> {
     }
 }
 
-/// Writes a request line in HTTP/1.1, its target in origin form. Fields and [`end_request`] follow.
+/// Writes a request line in HTTP/1.1, its target in origin form, but for its end: fields and [`end_request`] follow.
 pub fn begin_request(out: &mut Vec<u8>, method: &Method, uri: &Uri) {
     out.extend_from_slice(method.as_str().as_bytes());
     out.push(b' ');
@@ -124,7 +124,7 @@ pub fn begin_request(out: &mut Vec<u8>, method: &Method, uri: &Uri) {
         out.push(b'/');
     }
     out.extend_from_slice(target.as_bytes());
-    out.extend_from_slice(b" HTTP/1.1\r\n");
+    out.extend_from_slice(b" HTTP/1.1");
 }
 
 /// Writes the field that says how the body is framed, and the end of the head.
@@ -139,7 +139,7 @@ pub fn end_request(out: &mut Vec<u8>, method: &Method, framing: Framing) {
         }
         Framing::Chunked => write_field(out, Name::TransferEncoding, b"chunked"),
     }
-    out.extend_from_slice(b"\r\n");
+    out.extend_from_slice(b"\r\n\r\n");
 }
 
 #[cfg(test)]
@@ -165,7 +165,7 @@ mod tests {
         let read = head(b"GET http://h?x HTTP/1.1\r\nHost: h\r\n\r\n").expect("a request");
         let mut out = Vec::new();
         begin_request(&mut out, &read.head.method, &read.head.uri);
-        assert!(out.starts_with(b"GET /?x HTTP/1.1\r\n"), "{}", out.escape_ascii());
+        assert!(out.starts_with(b"GET /?x HTTP/1.1"), "{}", out.escape_ascii());
     }
 
     #[test]

@@ -6,6 +6,7 @@ use std::time::{Duration, SystemTime};
 
 use http::{Method, StatusCode, Version};
 
+use crate::clock;
 use crate::fields::{Field, Fields, Name, Parsed};
 use crate::http1::head::{Framing, HeadError, framing, keeps_alive};
 
@@ -118,7 +119,6 @@ pub fn write_response(
     out.extend_from_slice(status.as_str().as_bytes());
     out.push(b' ');
     out.extend_from_slice(status.canonical_reason().unwrap_or("Unknown").as_bytes());
-    out.extend_from_slice(b"\r\n");
     let mut dated = false;
     for field in fields.iter() {
         match field.name {
@@ -147,15 +147,14 @@ pub fn write_response(
     if !dated {
         write_date(out);
     }
-    out.extend_from_slice(b"\r\n");
+    out.extend_from_slice(b"\r\n\r\n");
 }
 
-/// Writes one field whose name is known by heart.
+/// Writes one field whose name is known by heart. The line before it ends here, its own where the next one begins.
 pub fn write_field(out: &mut Vec<u8>, name: Name, value: &[u8]) {
     debug_assert!(name != Name::Other);
     out.extend_from_slice(name.line().as_bytes());
     out.extend_from_slice(value);
-    out.extend_from_slice(b"\r\n");
 }
 
 /// Writes a field of another head.
@@ -163,10 +162,10 @@ pub fn pass_on(out: &mut Vec<u8>, field: Field<'_>) {
     if field.name != Name::Other {
         return write_field(out, field.name, field.value);
     }
+    out.extend_from_slice(b"\r\n");
     out.extend_from_slice(field.text());
     out.extend_from_slice(b": ");
     out.extend_from_slice(field.value);
-    out.extend_from_slice(b"\r\n");
 }
 
 /// RFC 9110 section 6.6.1. The text changes once a second.
@@ -174,13 +173,13 @@ fn write_date(out: &mut Vec<u8>) {
     thread_local! {
         static DATE_FIELD: RefCell<(u64, Vec<u8>)> = const { RefCell::new((u64::MAX, Vec::new())) };
     }
-    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or(Duration::ZERO).as_secs();
+    let now = clock::wall().as_secs();
     DATE_FIELD.with_borrow_mut(|(second, text)| {
         if *second != now {
             *second = now;
             text.clear();
             let date = httpdate::HttpDate::from(SystemTime::UNIX_EPOCH + Duration::from_secs(now));
-            let _ = write!(text, "date: {date}\r\n");
+            let _ = write!(text, "{}{date}", Name::Date.line());
         }
         out.extend_from_slice(text);
     });

@@ -2,8 +2,9 @@
 //! each request.
 
 use std::cell::RefCell;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, UNIX_EPOCH};
 
+use crate::clock;
 use crate::telemetry::Format;
 
 /// The name of a value, as each form of the log writes it.
@@ -149,7 +150,7 @@ fn write_now(line: &mut Vec<u8>) {
     thread_local! {
         static SECOND: RefCell<(u64, String)> = const { RefCell::new((u64::MAX, String::new())) };
     }
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let now = clock::wall();
     SECOND.with_borrow_mut(|(second, text)| {
         if *second != now.as_secs() {
             *second = now.as_secs();

@@ -155,6 +155,9 @@ impl Material {
         };
         let mut config = builder.with_cert_resolver(Arc::clone(&certificates) as _);
         config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+        // Most clients' order is that of a library which puts what is longest first. A client that wants no other suite
+        // than one of 256 bits offers no other.
+        config.ignore_client_order = true;
         // SECURITY: early data can be replayed by anybody who saw it.
         config.max_early_data_size = 0;
         config.ticketer = Arc::clone(&resumption.ticketer);

@@ -31,8 +31,10 @@ const LAYERS: [&[&str]; 8] = [
 ];
 
 /// Uses within a layer that are meant.
-const SIDEWAYS: [(&str, &str); 5] = [
+const SIDEWAYS: [(&str, &str); 7] = [
     ("metrics", "telemetry"),
+    ("telemetry", "clock"),
+    ("http1", "clock"),
     ("http1", "fields"),
     ("upstream", "tls"),
     ("fetch", "tls"),

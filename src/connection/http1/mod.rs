@@ -132,8 +132,9 @@ where
         while let Some(head) = self.head().await? {
             let head = head.and_then(|head| parse_request(head, &self.bounds.head));
             let goes_on = match head {
-                Ok(head) => self.exchange(head).await?,
-                Err(error) => self.refuse(rejection(error)).await?,
+                // In the heap, so that a connection is small while it has no request.
+                Ok(head) => Box::pin(self.exchange(head)).await?,
+                Err(error) => Box::pin(self.refuse(rejection(error))).await?,
             };
             if !goes_on {
                 break;
@@ -165,7 +166,7 @@ where
         match head.await {
             Ok(head) => Ok(head?),
             Err(End::Cut) if wire.borrow().has_unread() => {
-                self.say_too_slow().await;
+                Box::pin(self.say_too_slow()).await;
                 Err(End::Cut)
             }
             Err(end) => Err(end),
@@ -222,8 +223,7 @@ where
             ClientBody::Http1(Rc::clone(&self.wire) as Rc<_>)
         };
         let (gateway, client) = (Rc::clone(&self.gateway), Rc::clone(&self.client));
-        // In the heap, so that idle connections are small.
-        let mut handling = Box::pin(async move { gateway.handle(client, head, body).await });
+        let mut handling = pin!(gateway.handle(client, head, body));
         let answered = self.obeying(|cx, _| match handling.as_mut().poll(cx) {
             Poll::Ready(reply) => Poll::Ready(Some(reply)),
             Poll::Pending => wire.borrow_mut().poll_gone(cx).map(|()| None),

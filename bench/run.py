@@ -1,0 +1,160 @@
+#!/usr/bin/env python3
+"""Measures the gateway beside nginx and HAProxy at the same job, and says which targets it meets.
+
+The proxies are pinned to one core, load and upstream to the other. They take turns round by round, and what counts is
+the CPU time that each spends on a request: it holds on a noisy machine, where requests per second do not. All load
+stays on the loopback interface. Writes bench/results/NAME.md, .png and .json.
+"""
+
+import argparse
+import json
+import os
+import pathlib
+import shutil
+import signal
+import sys
+import time
+
+import idle
+import plot
+import report
+import rounds
+import scale
+import start
+import stream
+import tokens
+from cases import CASES
+from inputs import Inputs
+from processes import Processes, raise_descriptors
+from proxies import GATEWAY, OLD, PEERS, Bench, versions
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+SPECIAL = {"tokens-1m": tokens.measure, "idle": idle.measure, "stream-1g": stream.measure, "cold-start": start.measure,
+           "scale": scale.measure}
+BY_NAME = {case.name: case for case in CASES}
+
+
+def arguments():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add("cases", nargs="*", metavar="CASE", help=f"all of them unless given: {', '.join([*BY_NAME, *SPECIAL])}")
+    add("--binary", type=pathlib.Path, default=ROOT / "target/release/timbr-gateway", help="the gateway (%(default)s)")
+    add("--compare", type=pathlib.Path, metavar="OLD_BINARY", help="another gateway, to be measured beside it")
+    add("--no-peers", action="store_true", help="without nginx and HAProxy")
+    add("--name", default="local", help="of the results (%(default)s)")
+    add("--rounds", type=int, default=5, help="turns of each proxy in each case (%(default)s)")
+    add("--slice", type=float, default=3.0, help="seconds of a turn (%(default)s)")
+    add("--rate", type=int, default=1000, help="requests a second of the cases rate-* (%(default)s)")
+    add("--keys", type=int, default=100_000, help="keys known to each proxy (%(default)s)")
+    add("--idle", type=int, default=10_000, help="connections of the case idle (%(default)s)")
+    add("--threads", type=int, default=1, help="workers of each proxy, on as many cores (%(default)s)")
+    add("--port", type=int, default=18100, help="the ports after it are used (%(default)s)")
+    options = parser.parse_args()
+    unknown = set(options.cases) - set(BY_NAME) - set(SPECIAL)
+    if unknown:
+        parser.error(f"no such case: {', '.join(sorted(unknown))}")
+    return options
+
+
+def fitted(options):
+    """The options, to what this machine has."""
+    for binary in filter(None, (options.binary, options.compare)):
+        if not binary.is_file():
+            raise SystemExit(f"error: {binary} is missing; build it with: cargo build --release")
+    os.environ["PATH"] += ":/usr/sbin"
+    for program in ("gcc", "openssl", "wrk", "h2load", "curl", "nginx", "haproxy", "gnuplot"):
+        if not shutil.which(program):
+            raise SystemExit(f"error: {program} is missing; bench/setup installs it")
+    cores = sorted(os.sched_getaffinity(0))
+    if len(cores) < 2:
+        raise SystemExit("error: two cores are needed, one for the proxy and one for the load")
+    # The load has the first core, which is also the one that most interrupts go to.
+    options.load_cores = {cores[0]} if options.threads < len(cores) else set(cores)
+    options.proxy_cores = set(cores[-options.threads:])
+    os.sched_setaffinity(0, options.load_cores)
+    options.descriptors = raise_descriptors()
+    # A proxy may need a second descriptor for each client; the gateway lets in no more clients than that.
+    options.idle = min(options.idle, options.descriptors // 2 - 500)
+    return options
+
+
+def main():
+    options = fitted(arguments())
+    folder = ROOT / "target" / "bench"
+    folder.mkdir(parents=True, exist_ok=True)
+    # The workers of nginx run as nobody.
+    folder.chmod(0o755)
+    processes = Processes(folder)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    try:
+        return measure(options, processes)
+    finally:
+        processes.end_all()
+
+
+def measure(options, processes):
+    facts = versions(options.binary)
+    for name, text in facts:
+        print(f"{name}: {text}", flush=True)
+    inputs = Inputs(processes.folder, options.keys)
+    inputs.make_bearers(options.binary)
+    bench = Bench(processes, inputs, options)
+    bench.start_all([GATEWAY] + ([OLD] if options.compare else []) + ([] if options.no_peers else PEERS))
+
+    sections = []
+    for name in options.cases or [*BY_NAME, *SPECIAL]:
+        if name in BY_NAME:
+            section = report.section_of(rounds.measure(bench, BY_NAME[name], options))
+        else:
+            section = SPECIAL[name](bench, options)
+        sections.append(section)
+        print(f"\n{section.markdown()}", flush=True)
+
+    notes = notes_of(bench, options)
+    print()
+    for note in notes:
+        print(note)
+    write(options, facts, notes, sections)
+    return verdict(sections)
+
+
+def notes_of(bench, options):
+    """How it was measured, and whether the log was whole."""
+    gateway = bench.running[GATEWAY]
+    dropped = gateway.metric("log_lines_dropped_total")
+    lines = bench.stop(gateway)
+    return [
+        f"command: `bench/run.py{''.join(' ' + each for each in sys.argv[1:])}`, {time.strftime('%Y-%m-%d')}",
+        f"{options.rounds} rounds of {options.slice:g} s each, after one that does not count; figures are medians, ratios "
+        f"the median of each round's ratio, and within 5 % a tie",
+        f"each proxy has {options.threads} worker{'s' if options.threads > 1 else ''} and knows {options.keys:,} keys; "
+        f"only the gateway writes an access log: {lines:,} lines were read, {dropped} dropped",
+        f"the limit of open files is {options.descriptors:,}, of which a proxy may need two for each client",
+    ]
+
+
+def write(options, facts, notes, sections):
+    results = ROOT / "bench" / "results"
+    results.mkdir(exist_ok=True)
+    picture = results / f"{options.name}.png"
+    drawn = plot.draw(sections, picture)
+    text = report.document(f"Measured: {options.name}", facts, notes, sections, picture.name if drawn else None)
+    (results / f"{options.name}.md").write_text(text)
+    figures = {section.name: section.figures for section in sections}
+    (results / f"{options.name}.json").write_text(json.dumps(figures, indent=1) + "\n")
+    print(f"\nwritten: {results.relative_to(ROOT)}/{options.name}.md")
+
+
+def verdict(sections):
+    """Prints each target, and gives the exit code: a missed target is no failure of the benchmark, errors are."""
+    for section in sections:
+        for each in section.verdicts:
+            print("  ".join(each.row()))
+    broken = [section.name for section in sections if section.errors]
+    if broken:
+        print(f"error: requests failed in {', '.join(broken)}: those figures say nothing", file=sys.stderr)
+    return 1 if broken else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,114 @@
+#!/usr/bin/env python3
+"""Writes the measured tables of docs/scaling.md from bench/results/NAME.json.
+
+    bench/scaling.py NAME
+
+What is computed is in here, so that the page and the figures cannot part.
+"""
+
+import json
+import math
+import pathlib
+import re
+import statistics
+import sys
+
+from report import table
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+PAGE = ROOT / "docs" / "scaling.md"
+NEEDED = ("plain-h1", "tls-h1", "tls-h2", "handshake", "reject", "get_token", "down-tls", "up-tls", "idle", "tokens-1m",
+          "cold-start")
+
+BUSY = 0.6  # of a core, at most: room for a node that fails, for bursts, and for the tail of latencies
+CORES = 8  # of a node
+RATES = (10_000, 100_000, 1_000_000)
+LINE = 345  # bytes of an access line
+# Bytes of a small request and its answer on both sides of the gateway, with heads, what the gateway adds, TLS, TCP/IP and
+# Ethernet: 500 and 600 with the client, 700 and 500 with the backend, 100 of acknowledgements.
+WIRE = 2400
+TOKEN_BYTES = 382  # resident, of a minted token, as `make micro` prints it
+CLIENTS = {
+    "kept connections, HTTP/1.1": "tls-h1",
+    "kept connections, HTTP/2": "tls-h2",
+    "a connection for each request": "handshake",
+}
+
+
+def main(name):
+    path = ROOT / "bench" / "results" / f"{name}.json"
+    figures = json.loads(path.read_text())
+    missing = [case for case in NEEDED if case not in figures]
+    if missing:
+        raise SystemExit(f"error: {path.relative_to(ROOT)} lacks {', '.join(missing)}; make bench measures them")
+    text = PAGE.read_text()
+    for part, rows in (("units", units(figures)), ("fleets", fleets(figures)), ("load", load(figures))):
+        begin, end = f"<!-- measured: {part} -->\n", f"<!-- measured: end {part} -->"
+        found = re.search(re.escape(begin) + ".*?" + re.escape(end), text, re.S)
+        text = text.replace(found[0], f"{begin}{rows}{end}")
+    PAGE.write_text(text)
+    print(f"written: {PAGE.relative_to(ROOT)}, from {path.relative_to(ROOT)}")
+
+
+def micros(figures, case):
+    """CPU of the gateway for one unit of a case's work."""
+    return statistics.median(each["cpu"] for each in figures[case]["gateway"])
+
+
+def units(figures):
+    """What one of each costs."""
+    cpu = lambda case: f"{micros(figures, case):.1f} µs"
+    of_a_core = lambda case: f"{1e6 / micros(figures, case):,.0f} a second"
+    idle = figures["idle"]
+    start = figures["cold-start"]
+    return table(["one", "costs", "so a core does, with nothing else to do", "case"], [
+        ["request, kept connection, TLS", cpu("tls-h1"), of_a_core("tls-h1"), "`tls-h1`"],
+        ["request, kept connection, without TLS", cpu("plain-h1"), of_a_core("plain-h1"), "`plain-h1`"],
+        ["request, HTTP/2", cpu("tls-h2"), of_a_core("tls-h2"), "`tls-h2`"],
+        ["request with a TLS connection of its own", cpu("handshake"), of_a_core("handshake"), "`handshake`"],
+        ["refusal, kept connection", cpu("reject"), of_a_core("reject"), "`reject`"],
+        ["`get_token`, `salt-holder`", cpu("get_token"), of_a_core("get_token"), "`get_token`"],
+        ["MiB of an answer, TLS", cpu("down-tls"), f"{1e6 / micros(figures, 'down-tls'):,.0f} MiB a second", "`down-tls`"],
+        ["MiB of a request, TLS", cpu("up-tls"), f"{1e6 / micros(figures, 'up-tls'):,.0f} MiB a second", "`up-tls`"],
+        ["idle connection, TLS", f"{idle['gateway TLS KiB']:.1f} KiB", "", "`idle`"],
+        ["idle connection, without TLS", f"{idle['gateway plain KiB']:.1f} KiB", "", "`idle`"],
+        ["key of `tokens.keys_file`", f"{figures['tokens-1m']['bytes a key']:.0f} B", "", "`tokens-1m`"],
+        ["minted token", f"{TOKEN_BYTES} B", "", "`make micro`"],
+        ["start", f"{next(iter(start.values())):.0f} ms", "", "`cold-start`"],
+    ])
+
+
+def fleets(figures):
+    """Cores and nodes for each rate and kind of client."""
+    rows = []
+    for what, case in CLIENTS.items():
+        row = [what]
+        for rate in RATES:
+            cores = rate * micros(figures, case) / 1e6 / BUSY
+            nodes = max(1, math.ceil(cores / CORES)) + 1
+            row.append(f"{cores:.1f} cores: {nodes} nodes" if cores >= 1 else f"{cores:.2f} cores: {nodes} nodes")
+        rows.append(row)
+    return table(["clients with", *(f"{rate:,} requests/s" for rate in RATES)], rows)
+
+
+def load(figures):
+    """What the surroundings get, for each rate."""
+    small = micros(figures, "tls-h1")
+    more = micros(figures, "down-tls") * 100 / 1024
+    rows = [
+        ["on the wire, small answers", *(f"{rate * WIRE * 8 / 1e9:.1f} Gbit/s" for rate in RATES)],
+        ["on the wire, answers of 100 KiB", *(f"{rate * (WIRE + 2 * 100 * 1024) * 8 / 1e9:,.0f} Gbit/s" for rate in RATES)],
+        ["cores for answers of 100 KiB, kept connections", *(f"{rate * (small + more) / 1e6 / BUSY:,.1f}" for rate in RATES)],
+        ["access log", *(f"{rate * LINE / 1e6:,.1f} MB/s" for rate in RATES)],
+        ["access log of a day", *(f"{rate * LINE * 86_400 / 1e12:,.2f} TB" for rate in RATES)],
+        ["backend cores, at 2 ms a query", *(f"{rate * 0.002:,.0f}" for rate in RATES)],
+        ["requests in flight, at 100 ms a query", *(f"{rate * 0.1:,.0f}" for rate in RATES)],
+        ["requests in flight, at 10 s a query", *(f"{rate * 10:,.0f}" for rate in RATES)],
+    ]
+    return table(["", *(f"{rate:,} requests/s" for rate in RATES)], rows)
+
+
+if __name__ == "__main__":
+    if len(sys.argv) != 2:
+        raise SystemExit(__doc__)
+    main(sys.argv[1])

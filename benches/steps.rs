@@ -1,0 +1,174 @@
+//! The steps of the path of a request, one by one: time, and allocations.
+//!
+//! `cargo bench --bench steps`; a name as argument picks the steps that contain it. What a whole request costs is
+//! counted by `make instructions`, and measured beside nginx and HAProxy by `make bench`.
+
+use std::future::Future;
+use std::hint::black_box;
+use std::net::{IpAddr, Ipv4Addr};
+use std::pin::pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use divan::{AllocProfiler, Bencher};
+use http::{Method, Version};
+use timbr_gateway::auth::{Auth, bearer};
+use timbr_gateway::clock::Clock;
+use timbr_gateway::config::{Config, Sources, load};
+use timbr_gateway::fields::Head;
+use timbr_gateway::gateway::route::{Route, Routes};
+use timbr_gateway::gateway::screen::screen;
+use timbr_gateway::http1::head::{HeadLimits, HeadScanner};
+use timbr_gateway::http1::request::parse_request;
+use timbr_gateway::http1::response::{
+    Persistence, ResponseFraming, ResponseHead, parse_response, write_response,
+};
+use timbr_gateway::metrics::Metrics;
+use timbr_gateway::secret::Secret;
+use timbr_gateway::store::TokenId;
+use timbr_gateway::telemetry::{Format, Label, Record};
+use timbr_gateway::upstream::Upstream;
+
+#[global_allocator]
+static ALLOCATIONS: AllocProfiler = AllocProfiler::system();
+
+const LIMITS: HeadLimits = HeadLimits { fields: 100, bytes: 32 * 1024, target: 8 * 1024 };
+const CLIENT: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
+const KEY: &str = "k-00112233445566778899aabbccddeeff";
+
+/// What `requests` sends for a query.
+const REQUEST: &str = "POST /timbr/openapi/ontology/sales/query HTTP/1.1\r\nHost: gateway.example.com\r\n\
+    User-Agent: python-requests/2.32.5\r\nAccept-Encoding: gzip, deflate\r\nAccept: */*\r\nConnection: keep-alive\r\n\
+    Content-Type: application/json\r\nx-api-key: k-00112233445566778899aabbccddeeff\r\nContent-Length: 200\r\n\r\n";
+
+/// What gunicorn answers.
+const ANSWER: &str = "HTTP/1.1 200 OK\r\nServer: gunicorn\r\nDate: Tue, 24 Nov 2026 00:00:00 GMT\r\n\
+    Connection: keep-alive\r\nContent-Type: application/json\r\nContent-Length: 300\r\n\r\n";
+
+fn main() {
+    // Many at a time: a step takes less than the clock can tell.
+    divan::Divan::from_args().sample_size(100).main();
+}
+
+#[divan::bench]
+fn find_the_end_of_a_head(bencher: Bencher<'_, '_>) {
+    bencher.bench(|| HeadScanner::default().find_end(black_box(REQUEST.as_bytes()), &LIMITS));
+}
+
+#[divan::bench]
+fn parse_a_request(bencher: Bencher<'_, '_>) {
+    bencher.with_inputs(|| REQUEST.into()).bench_values(|head| parse_request(head, &LIMITS));
+}
+
+#[divan::bench]
+fn find_the_route(bencher: Bencher<'_, '_>) {
+    let routes = Routes::new(config().routes);
+    let head = parsed(REQUEST);
+    bencher.bench(|| routes.find(black_box(&head)).is_ok());
+}
+
+#[divan::bench]
+fn screen_the_fields(bencher: Bencher<'_, '_>) {
+    let routes = Routes::new(config().routes);
+    let head = parsed(REQUEST);
+    let Ok(Route::Profile(profile)) = routes.find(&head) else { panic!("the request has a route") };
+    bencher.with_inputs(|| parsed(REQUEST)).bench_values(|head| screen(profile, head).is_ok());
+}
+
+#[divan::bench]
+fn hash_a_key(bencher: Bencher<'_, '_>) {
+    bencher.bench(|| TokenId::of(black_box(KEY.as_bytes())));
+}
+
+/// A token that the gateway minted: its hash, and a look into the store.
+#[divan::bench]
+fn identify_a_token(bencher: Bencher<'_, '_>) {
+    let config = config();
+    let auth = auth(&config);
+    let upstream = Upstream::new(config.upstream.clone(), None, Arc::<Metrics>::default());
+    let token = at_once(auth.mint(&bearer_of_alice(&config), CLIENT)).expect("minted").token;
+    let head = parsed(&REQUEST.replace(KEY, token.expose()));
+    let routes = Routes::new(config.routes.clone());
+    let Ok(Route::Profile(profile)) = routes.find(&head) else { panic!("the request has a route") };
+    let screened =
+        screen(profile, parsed(&REQUEST.replace(KEY, token.expose()))).expect("nothing is wrong with it");
+    bencher.bench_local(|| at_once(auth.identify(black_box(screened.api_key()), CLIENT, &upstream)));
+}
+
+/// A bearer opened, and its login's token made again.
+#[divan::bench]
+fn mint_a_token_again(bencher: Bencher<'_, '_>) {
+    let config = config();
+    let auth = auth(&config);
+    let bearer = bearer_of_alice(&config);
+    bencher.bench(|| at_once(auth.mint(black_box(&bearer), CLIENT)).expect("minted"));
+}
+
+#[divan::bench]
+fn parse_an_answer(bencher: Bencher<'_, '_>) {
+    bencher.with_inputs(|| ANSWER.into()).bench_values(|head| parse_response(head, &Method::POST));
+}
+
+#[divan::bench]
+fn write_the_answer(bencher: Bencher<'_, '_>) {
+    let ResponseHead { status, fields, .. } =
+        parse_response(ANSWER.into(), &Method::POST).expect("an answer");
+    let framing = ResponseFraming::of(&Method::POST, Version::HTTP_11, status, Some(300));
+    let mut out = Vec::with_capacity(1024);
+    bencher.bench_local(|| {
+        out.clear();
+        write_response(&mut out, status, &fields, framing, Persistence::Usual);
+        out.len()
+    });
+}
+
+/// Some of what `gateway::access_log` writes.
+#[divan::bench]
+fn format_an_access_line(bencher: Bencher<'_, '_>) {
+    const ID: Label = Label { json: ",\"request_id\":", text: " request_id=" };
+    const PATH: Label = Label { json: ",\"path\":", text: " path=" };
+    const STATUS: Label = Label { json: ",\"status\":", text: " status=" };
+    const TOTAL: Label = Label { json: ",\"total_ms\":", text: " total_ms=" };
+    bencher.bench(|| {
+        let fill = |record: &mut Record<'_>| {
+            record.word(ID, b"7496242a5a20f5b161b487663c87d61a");
+            record.text(PATH, black_box("/timbr/openapi/ontology/sales/query"));
+            record.number(STATUS, black_box(200));
+            record.millis(TOTAL, black_box(Duration::from_micros(1234)));
+        };
+        Record::make(Format::Json, "access", fill, |line| {
+            black_box(line);
+        });
+    });
+}
+
+fn parsed(request: &str) -> Head {
+    parse_request(request.into(), &LIMITS).expect("a request").head
+}
+
+fn config() -> Config {
+    let environment = [
+        ("API_AUTH_SALT", "cw_0x689RpI-jtRR7oE8h_eQsKImvJapLeSbXpwF4e4="),
+        ("TIMBR_GATEWAY_UPSTREAM_URL", "http://127.0.0.1:1"),
+    ];
+    let environment = environment.iter().map(|(name, value)| ((*name).into(), (*value).into())).collect();
+    load(&Sources { environment, ..Sources::default() }).expect("a configuration").0
+}
+
+fn auth(config: &Config) -> Auth {
+    Auth::new(config, &Clock::system()).expect("no file is named")
+}
+
+fn bearer_of_alice(config: &Config) -> String {
+    let made = bearer::make(&config.salts[0], "alice", &Secret::new("wonderland".into()));
+    made.expect("the salt is a Fernet key").expose().to_owned()
+}
+
+/// The outcome of a future that waits for nothing.
+fn at_once<T>(future: impl Future<Output = T>) -> T {
+    match pin!(future).poll(&mut Context::from_waker(Waker::noop())) {
+        Poll::Ready(outcome) => outcome,
+        Poll::Pending => panic!("nothing here has to wait"),
+    }
+}

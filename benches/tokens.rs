@@ -1,0 +1,87 @@
+//! What tokens take of memory, and what finding one costs, among a thousand and among a million.
+//!
+//! Asked for are tokens in no order, as by many users, so that what does not fit into the processor's caches is paid for.
+//! `make bench` has the same of `tokens.keys_file`, as part of whole requests.
+
+use std::hint::black_box;
+use std::time::{Duration, Instant};
+
+use timbr_gateway::clock::Clock;
+use timbr_gateway::store::memory::Limits;
+use timbr_gateway::store::{LoginId, MemoryStore, TokenId, TokenRecord};
+use timbr_gateway::user_name::UserName;
+
+/// Resident bytes of a minted token: its record, its login, its place in the order of expiry.
+const MOST_BYTES: usize = 250;
+
+/// Of the cost of a lookup, hash of the token included, among the many by that among the few.
+const MOST_RATIO: f64 = 1.5;
+
+const FEW: u64 = 1_000;
+const MANY: u64 = 1_000_000;
+const LOOKUPS: u64 = 2_000_000;
+
+fn main() {
+    let (few, _) = filled(FEW);
+    let (many, bytes) = filled(MANY);
+    // In turns, and the best of each: whatever else the machine does only ever adds.
+    let mut best = [f64::INFINITY; 2];
+    for _ in 0..5 {
+        best[0] = best[0].min(nanoseconds(&few, FEW));
+        best[1] = best[1].min(nanoseconds(&many, MANY));
+    }
+    let ratio = best[1] / best[0];
+    let verdict = |met| if met { "met" } else { "missed" };
+    println!(
+        "{MANY} minted tokens take {bytes} bytes each; at most {MOST_BYTES} is {}",
+        verdict(bytes <= MOST_BYTES)
+    );
+    println!(
+        "a lookup takes {:.0} ns among {FEW} and {:.0} ns among {MANY}, {ratio:.2} times as long; at most {MOST_RATIO} is {}",
+        best[0],
+        best[1],
+        verdict(ratio <= MOST_RATIO)
+    );
+}
+
+/// A store with so many tokens, and the resident bytes that each of them takes.
+fn filled(count: u64) -> (MemoryStore, usize) {
+    let before = resident();
+    let day = Duration::from_secs(86_400);
+    let limits = Limits { ttl: day, idle_ttl: None, max: usize::MAX };
+    let store = MemoryStore::new(limits, Clock::system());
+    for number in 0..count {
+        let user = UserName::parse(format!("user{number}").as_bytes()).expect("a name");
+        let login = LoginId((u128::from(number) << 64 | u128::from(number)).to_be_bytes());
+        let record = |minted, expires| TokenRecord::new(user.clone(), minted, expires);
+        store.insert(login, [0; 20], record, |_| TokenId::of(&token(number)));
+    }
+    let taken = resident().saturating_sub(before);
+    (store, taken / usize::try_from(count).expect("64 bits"))
+}
+
+/// As long as the gateway's own.
+fn token(number: u64) -> [u8; 59] {
+    let mut token = [b'0'; 59];
+    token[..8].copy_from_slice(&number.to_le_bytes());
+    token
+}
+
+/// The mean time of a lookup by token.
+fn nanoseconds(store: &MemoryStore, count: u64) -> f64 {
+    let mut random = fastrand::Rng::with_seed(1);
+    let begun = Instant::now();
+    for _ in 0..LOOKUPS {
+        let id = TokenId::of(&token(random.u64(0..count)));
+        assert!(black_box(store.find(&id)).is_some());
+    }
+    begun.elapsed().as_secs_f64() * 1e9 / LOOKUPS as f64
+}
+
+/// Bytes, as Linux counts them.
+fn resident() -> usize {
+    let status = std::fs::read_to_string("/proc/self/status").expect("Linux");
+    let line = status.lines().find(|line| line.starts_with("VmRSS:")).expect("resident memory");
+    let kib: usize = line.split_whitespace().nth(1).and_then(|n| n.parse().ok()).expect("a number");
+    kib * 1024
+}
