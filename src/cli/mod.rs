@@ -3,6 +3,7 @@
 mod bearer;
 mod config;
 mod demo;
+mod doctor;
 mod healthcheck;
 mod options;
 mod password;
@@ -43,6 +44,7 @@ fn command_of_the_arguments() -> Outcome {
         Some(("salt", _)) => salt::run(),
         Some(("users", matches)) => users::run(matches),
         Some(("config", matches)) => config::run(matches),
+        Some(("doctor", matches)) => doctor::run(matches),
         Some(("healthcheck", matches)) => healthcheck::run(matches),
         _ => unreachable!("clap takes no other"),
     }
@@ -61,6 +63,7 @@ pub fn command() -> Command {
         .subcommand(salt::command())
         .subcommand(users::command())
         .subcommand(config::command())
+        .subcommand(doctor::command())
         .subcommand(healthcheck::command())
         .after_help(
             "Exit codes: 0 done; 1 failed, with a sentence on standard error; 2 wrong arguments; 3 a worker \

@@ -22,6 +22,13 @@ const DAY: i64 = 24 * 60 * 60;
 /// What stays so is told again after so long.
 const EXPIRY_REMINDER: Duration = Duration::from_secs(12 * 60 * 60);
 
+/// The names of each certificate in the files, and when it ends, in seconds of Unix time.
+pub fn ends(options: &TlsOptions) -> Result<Vec<(String, i64)>, TlsError> {
+    let (_, tls) = Reloader::start(options.clone(), None)?;
+    let told = |certificate: &Certificate| (certificate.names.to_string(), certificate.not_after);
+    Ok(tls.current().certificates().iter().map(told).collect())
+}
+
 /// Looks after what [`ServerTls`] hands out.
 pub struct Reloader {
     options: TlsOptions,
