@@ -11,6 +11,10 @@ use timbr_gateway::store::memory::Limits;
 use timbr_gateway::store::{LoginId, MemoryStore, TokenId, TokenRecord};
 use timbr_gateway::user_name::UserName;
 
+/// As the gateway has it.
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
 /// Resident bytes of a minted token: its record, its login, its place in the order of expiry.
 const MOST_BYTES: usize = 250;
 
