@@ -16,7 +16,7 @@ use http::HeaderValue;
 use crate::clock::Clock;
 use crate::config::{Config, Foreign, Problem, VerifierOptions};
 use crate::secret::Secret;
-use crate::store::{Fingerprint, MemoryStore, TokenId, TokenRecord, memory};
+use crate::store::{self, Fingerprint, NewToken, Store, TokenId, TokenRecord, Unavailable};
 use crate::upstream::Upstream;
 use crate::user_name::UserName;
 
@@ -69,6 +69,10 @@ pub struct Identity {
 }
 
 impl Identity {
+    fn minted(record: &TokenRecord, fingerprint: Fingerprint) -> Identity {
+        Identity { user: Some(record.user.clone()), upstream_key: None, minted: true, fingerprint }
+    }
+
     /// Whose the key is; unknown of foreign keys.
     pub fn user(&self) -> Option<&UserName> {
         self.user.as_ref()
@@ -105,6 +109,9 @@ pub enum KeyError {
     /// Nobody knows it.
     #[error("nobody knows the key")]
     Unknown,
+    /// A token of this gateway's, of which nothing is known here, and the store cannot be asked.
+    #[error("the token store does not answer")]
+    StoreUnavailable,
     /// The backend could not be asked.
     #[error("the backend could not be asked about the key")]
     Unverifiable,
@@ -128,6 +135,9 @@ pub enum MintError {
     /// Too many passwords are being checked.
     #[error("too many passwords are being checked at once")]
     Busy,
+    /// The token could not be kept.
+    #[error("the token store does not answer")]
+    StoreUnavailable,
     /// Not right, or not looked at, as the client was wrong too often.
     #[error("too many wrong bearers or passwords")]
     TooMany(TooMany),
@@ -159,7 +169,7 @@ pub struct Auth {
     opener: BearerOpener,
     mint: TokenMint,
     verifier: Verifier,
-    store: MemoryStore,
+    store: Store,
     known_keys: KnownKeys,
     foreign: Foreign,
     foreign_keys: ForeignKeys,
@@ -188,13 +198,13 @@ impl Auth {
                 return Err(verifier.err().into_iter().chain(known_keys.err()).collect());
             }
         };
-        let limits = memory::Limits { ttl: tokens.ttl, idle_ttl: tokens.idle_ttl, max: tokens.max };
+        let limits = store::Limits { ttl: tokens.ttl, idle_ttl: tokens.idle_ttl, max: tokens.max };
         let memory = Memory { accept: tokens.foreign_accept_ttl, reject: tokens.foreign_reject_ttl };
         Ok(Auth {
             opener: BearerOpener::new(&config.salts, config.auth.bearer_max_age, clock.clone()),
             mint: TokenMint::new(&config.salts),
             verifier,
-            store: MemoryStore::new(limits, clock.clone()),
+            store: Store::memory(limits, clock.clone()),
             known_keys,
             foreign: tokens.foreign,
             foreign_keys: ForeignKeys::new(memory, clock.clone()),
@@ -221,10 +231,16 @@ impl Auth {
         let token_of = |seed: &_| self.mint.token(&login, seed);
         let id_of = |seed: &_| TokenId::of(token_of(seed).expose().as_bytes());
         let login_id = self.mint.login_id(&login);
-        let seed = self.store.seed_of(&login_id, id_of).unwrap_or_else(|| {
-            let record = |minted, expires| TokenRecord::new(login.user.clone(), minted, expires);
-            self.store.insert(login_id, self.mint.seed(), record, id_of)
-        });
+        let seed = match self.store.seed_of(&login_id, id_of) {
+            Some(seed) => seed,
+            None => {
+                let new = NewToken { login: login_id, user: login.user.clone(), upstream_key: None };
+                self.store
+                    .insert(new, self.mint.seed(), id_of)
+                    .await
+                    .map_err(|_| MintError::StoreUnavailable)?
+            }
+        };
         let fingerprint = id_of(&seed).fingerprint();
         Ok(Minted { token: token_of(&seed), fingerprint, user: login.user })
     }
@@ -250,11 +266,15 @@ impl Auth {
             return Ok(Identity { user: Some(known.user.clone()), upstream_key, minted: false, fingerprint });
         }
         if let Some(record) = self.store.find(&id) {
-            let user = Some(record.user.clone());
-            return Ok(Identity { user, upstream_key: None, minted: true, fingerprint });
+            return Ok(Identity::minted(&record, fingerprint));
         }
         if self.mint.is_own(&key.0) {
-            return Err(KeyError::Ended);
+            // SECURITY: a store that does not answer is neither a yes nor a no.
+            return match Box::pin(self.store.fetch(&id)).await {
+                Ok(Some(record)) => Ok(Identity::minted(&record, fingerprint)),
+                Ok(None) => Err(KeyError::Ended),
+                Err(Unavailable) => Err(KeyError::StoreUnavailable),
+            };
         }
         let attempt = self.guesses.attempt(client);
         let verdict = match self.foreign {

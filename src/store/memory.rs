@@ -7,6 +7,7 @@ use std::time::Duration;
 use dashmap::DashMap;
 
 use crate::clock::{Clock, Tick};
+use crate::secret::Secret;
 use crate::store::{LoginId, Seed, TokenId, TokenRecord};
 
 /// Lifetimes and size.
@@ -103,6 +104,15 @@ impl MemoryStore {
         self.logins.insert(login, seed);
         order.places.push_back((id, login, seed));
         seed
+    }
+
+    /// Has the backend shown another key instead of a live token; nothing happens if it lives no more.
+    pub fn set_upstream_key(&self, id: &TokenId, key: Secret) {
+        if let Some(mut record) = self.tokens.get_mut(id) {
+            // Requests that have the old one in their hands end with it.
+            let renewed = TokenRecord::new(record.user.clone(), record.last_used(), record.expires);
+            *record = Arc::new(renewed.with_upstream_key(Some(key)));
+        }
     }
 
     /// Forgets tokens that have ended. Called now and then, off the path of requests.
@@ -265,6 +275,23 @@ mod tests {
         }
         insert(&store, 3, 3);
         assert!(is_live(&store, 1) && is_live(&store, 3) && !is_live(&store, 2));
+    }
+
+    #[test]
+    fn the_upstream_key_of_a_live_token_can_be_changed_and_nothing_else_of_it() {
+        let (store, clock) = store(Some(HOUR / 4), 10);
+        insert(&store, 1, 1);
+        let key = || store.find(&id_of(&[1; 20])).and_then(|record| record.upstream_key().cloned());
+        assert_eq!(key(), None);
+        clock.advance(HOUR / 8);
+        store.set_upstream_key(&id_of(&[1; 20]), Secret::new("tk_upstream".into()));
+        assert_eq!(key(), Some(Secret::new("tk_upstream".into())));
+        assert!(!format!("{:?}", store.find(&id_of(&[1; 20]))).contains("tk_upstream"));
+        clock.advance(HOUR / 4);
+        store.set_upstream_key(&id_of(&[1; 20]), Secret::new("tk_upstream".into()));
+        assert_eq!(key(), None, "that is no use of it, so it has idled out");
+        store.set_upstream_key(&id_of(&[2; 20]), Secret::new("tk_upstream".into()));
+        assert_eq!(store.len(), 1, "what is not there is not made");
     }
 
     #[test]

@@ -4,15 +4,17 @@ pub mod memory;
 
 use std::fmt;
 use std::hash::{Hash, Hasher};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use aws_lc_rs::digest::{SHA256, digest};
 
-use crate::clock::Tick;
+use crate::clock::{Clock, Tick};
+use crate::secret::Secret;
 use crate::user_name::UserName;
 
-pub use memory::MemoryStore;
+pub use memory::{Limits, MemoryStore};
 
 /// SHA-256 of a token or key: the name under which it is kept.
 ///
@@ -86,6 +88,90 @@ pub struct LoginId(pub [u8; 16]);
 /// The random part that, together with the login itself, makes a token; see `auth::token`.
 pub type Seed = [u8; 20];
 
+/// Where tokens are kept.
+#[derive(Debug)]
+pub enum Store {
+    /// In this process alone.
+    Memory(MemoryStore),
+}
+
+/// The store cannot be asked: nothing is known of the token, neither that it lives nor that it has ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the token store does not answer")]
+pub struct Unavailable;
+
+/// A token that is to be kept.
+#[derive(Debug)]
+pub struct NewToken {
+    /// The login that it is for.
+    pub login: LoginId,
+    /// Whose it is.
+    pub user: UserName,
+    /// What the backend is shown instead of the token.
+    pub upstream_key: Option<Secret>,
+}
+
+impl Store {
+    /// Tokens in the memory of this process.
+    pub fn memory(limits: Limits, clock: Clock) -> Store {
+        Store::Memory(MemoryStore::new(limits, clock))
+    }
+
+    /// The live token with this name, if it is known here, noting its use. Never waits.
+    pub fn find(&self, id: &TokenId) -> Option<Arc<TokenRecord>> {
+        match self {
+            Store::Memory(memory) => memory.find(id),
+        }
+    }
+
+    /// The live token with this name, that [`Store::find`] does not know: others may have minted it.
+    #[allow(clippy::unused_async, reason = "other stores are asked over the network")]
+    pub async fn fetch(&self, _id: &TokenId) -> Result<Option<Arc<TokenRecord>>, Unavailable> {
+        match self {
+            Store::Memory(_) => Ok(None),
+        }
+    }
+
+    /// The seed of the login's live token, if it is known here and has a tenth of its life before it. Never waits.
+    pub fn seed_of(&self, login: &LoginId, id_of: impl Fn(&Seed) -> TokenId) -> Option<Seed> {
+        match self {
+            Store::Memory(memory) => memory.seed_of(login, id_of),
+        }
+    }
+
+    /// Keeps a token for the login, unless somebody kept one first: then that one's seed is given back.
+    #[allow(clippy::unused_async, reason = "other stores are asked over the network")]
+    pub async fn insert(
+        &self,
+        new: NewToken,
+        seed: Seed,
+        id_of: impl Fn(&Seed) -> TokenId,
+    ) -> Result<Seed, Unavailable> {
+        let NewToken { login, user, upstream_key } = new;
+        let record =
+            |minted, expires| TokenRecord::new(user, minted, expires).with_upstream_key(upstream_key);
+        match self {
+            Store::Memory(memory) => Ok(memory.insert(login, seed, record, id_of)),
+        }
+    }
+
+    /// Has the backend shown another key instead of a live token from now on; nothing happens if it lives no more.
+    #[allow(clippy::unused_async, reason = "other stores are asked over the network")]
+    pub async fn set_upstream_key(&self, id: &TokenId, key: Secret) -> Result<(), Unavailable> {
+        match self {
+            Store::Memory(memory) => memory.set_upstream_key(id, key),
+        }
+        Ok(())
+    }
+
+    /// Forgets what has ended. Called now and then, off the path of requests.
+    pub fn sweep(&self) {
+        match self {
+            Store::Memory(memory) => memory.sweep(),
+        }
+    }
+}
+
 /// What is kept for a live token.
 #[derive(Debug)]
 pub struct TokenRecord {
@@ -93,13 +179,24 @@ pub struct TokenRecord {
     pub user: UserName,
     /// When it ends, used or not.
     pub expires: Tick,
+    upstream_key: Option<Secret>,
     last_used: AtomicU64,
 }
 
 impl TokenRecord {
     /// A token minted at `minted` that lives until `expires`.
     pub fn new(user: UserName, minted: Tick, expires: Tick) -> TokenRecord {
-        TokenRecord { user, expires, last_used: AtomicU64::new(minted.raw()) }
+        TokenRecord { user, expires, upstream_key: None, last_used: AtomicU64::new(minted.raw()) }
+    }
+
+    /// The same token, with what the backend is shown in its place.
+    pub fn with_upstream_key(self, upstream_key: Option<Secret>) -> TokenRecord {
+        TokenRecord { upstream_key, ..self }
+    }
+
+    /// What the backend is shown instead of the token, if that is not the token itself.
+    pub fn upstream_key(&self) -> Option<&Secret> {
+        self.upstream_key.as_ref()
     }
 
     /// When it was last used.
