@@ -10,7 +10,7 @@ BENCH ?=
 FUZZ_SECONDS ?= 15
 FUZZ_TARGETS ?= bearer policy token config http1 connection
 
-.PHONY: test lint unit e2e readme demo release bench micro instructions deny fuzz sbom clean
+.PHONY: test lint unit servers figures e2e readme demo release bench micro instructions deny fuzz sbom clean
 
 test: lint unit e2e readme
 
@@ -18,8 +18,12 @@ lint:
 	$(CARGO) fmt --all -- --check
 	$(CARGO) clippy --locked --all-targets -- -D warnings
 
-unit:
+unit: servers
 	$(CARGO) test --locked
+
+# Real servers that tests start for themselves.
+servers:
+	@tests/servers
 
 $(BINARY): FORCE
 	$(CARGO) build --locked

@@ -12,11 +12,14 @@ use std::sync::Arc;
 
 use aws_lc_rs::rand;
 use http::HeaderValue;
+use prometheus_client::metrics::gauge::Gauge;
 
 use crate::clock::Clock;
 use crate::config::{Config, Foreign, Problem, VerifierOptions};
 use crate::secret::Secret;
-use crate::store::{self, Fingerprint, NewToken, Store, TokenId, TokenRecord, Unavailable};
+use crate::store::{
+    Fingerprint, NewToken, Running, StartError, Store, TokenId, TokenRecord, Unavailable, derived, salt_name,
+};
 use crate::upstream::Upstream;
 use crate::user_name::UserName;
 
@@ -169,7 +172,8 @@ pub struct Auth {
     opener: BearerOpener,
     mint: TokenMint,
     verifier: Verifier,
-    store: Store,
+    store: Arc<Store>,
+    salts: Vec<String>,
     known_keys: KnownKeys,
     foreign: Foreign,
     foreign_keys: ForeignKeys,
@@ -192,23 +196,31 @@ impl Auth {
                 KnownKeys::read(path).map_err(|error| Problem::new("tokens.keys_file", error.to_string()))
             }
         };
-        let (verifier, known_keys) = match (verifier, known_keys) {
-            (Ok(verifier), Ok(known_keys)) => (verifier, known_keys),
-            (verifier, known_keys) => {
-                return Err(verifier.err().into_iter().chain(known_keys.err()).collect());
+        let store = Store::new(config, clock);
+        let (verifier, known_keys, store) = match (verifier, known_keys, store) {
+            (Ok(verifier), Ok(known_keys), Ok(store)) => (verifier, known_keys, store),
+            (verifier, known_keys, store) => {
+                return Err(verifier.err().into_iter().chain(known_keys.err()).chain(store.err()).collect());
             }
         };
-        let limits = store::Limits { ttl: tokens.ttl, idle_ttl: tokens.idle_ttl, max: tokens.max };
+        let store = Arc::new(store);
+        let tell = Box::new({
+            let store = Arc::clone(&store);
+            move |failure| store.tell_failure(failure)
+        });
+        let names = derived(&config.salts[0], "timbr-gateway failures 1");
+        let guesses = Guesses::shared(config.failures, &names, tell, clock.clone());
         let memory = Memory { accept: tokens.foreign_accept_ttl, reject: tokens.foreign_reject_ttl };
         Ok(Auth {
             opener: BearerOpener::new(&config.salts, config.auth.bearer_max_age, clock.clone()),
             mint: TokenMint::new(&config.salts),
             verifier,
-            store: Store::memory(limits, clock.clone()),
+            guesses: Arc::new(guesses),
+            salts: config.salts.iter().map(salt_name).collect(),
+            store,
             known_keys,
             foreign: tokens.foreign,
             foreign_keys: ForeignKeys::new(memory, clock.clone()),
-            guesses: Arc::new(Guesses::new(config.failures, clock.clone())),
         })
     }
 
@@ -218,8 +230,8 @@ impl Auth {
     /// holds no credentials, was made by somebody with the salt.
     pub async fn mint(&self, bearer: &str, client: IpAddr) -> Result<Minted, MintError> {
         let attempt = self.guesses.attempt(client);
-        let login = match self.opener.open(bearer) {
-            Ok(login) => login,
+        let (salt, login) = match self.opener.open_and_tell(bearer) {
+            Ok(opened) => opened,
             Err(BearerError::NotAuthentic) => {
                 attempt.fail().map_err(MintError::TooMany)?;
                 return Err(MintError::Bearer(BearerError::NotAuthentic));
@@ -241,6 +253,7 @@ impl Auth {
                     .map_err(|_| MintError::StoreUnavailable)?
             }
         };
+        self.store.note_salt_use(salt, &login.user);
         let fingerprint = id_of(&seed).fingerprint();
         Ok(Minted { token: token_of(&seed), fingerprint, user: login.user })
     }
@@ -268,9 +281,10 @@ impl Auth {
         if let Some(record) = self.store.find(&id) {
             return Ok(Identity::minted(&record, fingerprint));
         }
-        if self.mint.is_own(&key.0) {
-            // SECURITY: a store that does not answer is neither a yes nor a no.
-            return match Box::pin(self.store.fetch(&id)).await {
+        if let Some(salt) = self.mint.maker(&key.0) {
+            // SECURITY: a store that does not answer is neither a yes nor a no. In the heap, as it is seldom asked and every
+            // request would have to be as large.
+            return match Box::pin(self.store.fetch(&id, salt)).await {
                 Ok(Some(record)) => Ok(Identity::minted(&record, fingerprint)),
                 Ok(None) => Err(KeyError::Ended),
                 Err(Unavailable) => Err(KeyError::StoreUnavailable),
@@ -307,6 +321,28 @@ impl Auth {
         self.store.sweep();
         self.foreign_keys.sweep();
         self.guesses.sweep();
+    }
+
+    /// Opens the store of tokens and starts its thread, if it has one. `up` shows whether it answers.
+    pub fn start_store(&self, up: &Gauge) -> Result<Option<Running>, StartError> {
+        // Not to hold what holds the store: its thread ends when nobody has it any more.
+        let guesses = Arc::downgrade(&self.guesses);
+        let heard = move |failure| {
+            if let Some(guesses) = guesses.upgrade() {
+                guesses.heard(failure);
+            }
+        };
+        self.store.start(up, Box::new(heard))
+    }
+
+    /// The store of tokens, for operators.
+    pub fn store(&self) -> &Store {
+        &self.store
+    }
+
+    /// What operators call the salts, the primary one first.
+    pub fn salts(&self) -> &[String] {
+        &self.salts
     }
 
     /// How many keys `tokens.keys_file` holds.

@@ -288,8 +288,7 @@ impl Rejection {
             }
             Rejection::TokenStoreUnavailable => {
                 "The token could not be looked up or kept, as the gateway's token store does not answer. Try again \
-                 in a moment."
-                    .to_owned()
+                 in a moment.".into()
             }
             Rejection::ApiKeyUnverifiable => {
                 "The `x-api-key` could not be checked, as the backend does not answer. Try again in a moment."

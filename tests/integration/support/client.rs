@@ -64,6 +64,13 @@ impl Client {
         Client { stream, unread: Vec::new() }
     }
 
+    /// A connection, unless nobody listens.
+    pub fn try_connect(address: SocketAddr) -> Option<Client> {
+        let stream = TcpStream::connect(address).ok()?;
+        stream.set_read_timeout(Some(PATIENCE)).expect("set");
+        Some(Client { stream, unread: Vec::new() })
+    }
+
     /// Sends a request with `Host` and `Content-Length`, and reads the answer.
     pub fn send(&mut self, line: &str, fields: &[(&str, &str)], body: &[u8]) -> Answer {
         self.write_request(line, fields, body);

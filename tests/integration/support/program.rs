@@ -26,7 +26,12 @@ pub struct Program {
 impl Program {
     /// With one worker. Its log is read and forgotten.
     pub fn start(upstream: SocketAddr, options: &[(&str, &str)]) -> Program {
-        let mut program = Program::start_unread(upstream, options, "exec \"$0\" serve");
+        Program::start_as(upstream, options, "exec \"$0\" serve")
+    }
+
+    /// `shell` is what starts the program, as `$0`. Its log is read and forgotten.
+    pub fn start_as(upstream: SocketAddr, options: &[(&str, &str)], shell: &str) -> Program {
+        let mut program = Program::start_unread(upstream, options, shell);
         let mut log = program.log.take().expect("nobody reads it yet");
         std::thread::spawn(move || std::io::copy(&mut log, &mut std::io::sink()));
         program
@@ -113,6 +118,12 @@ impl Program {
     pub fn ended(&mut self) -> ExitStatus {
         wait_until("the program ends", || !self.is_running());
         self.child.wait().expect("it has ended")
+    }
+
+    /// Ends it as a crash does, with no chance to do anything more.
+    pub fn kill_9(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
     }
 
     /// Sends SIGTERM.

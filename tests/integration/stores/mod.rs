@@ -1,0 +1,9 @@
+//! Token stores: what holds of each, and what holds of the one or the other.
+
+mod alike;
+mod commands;
+mod file;
+mod outages;
+mod redis;
+mod revocation;
+mod topologies;
