@@ -100,6 +100,12 @@ impl MemoryStore {
         self.may_be_handed_out(&record).then_some(seed)
     }
 
+    /// The seed of this token, if it is the one that its login is given.
+    pub fn seed_of_current(&self, record: &TokenRecord, id: &TokenId) -> Option<Seed> {
+        let current = *self.logins.get(&record.login)?;
+        (current.token == id.fingerprint()).then_some(current.seed)
+    }
+
     /// Whether enough of its life is left.
     pub fn may_be_handed_out(&self, record: &TokenRecord) -> bool {
         record.expires.since(self.clock.now()) >= self.limits.ttl / 10

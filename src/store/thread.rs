@@ -9,7 +9,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use prometheus_client::metrics::gauge::Gauge;
-use tokio::sync::{Notify, mpsc, oneshot};
+use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::task::LocalSet;
 use tokio::time::timeout;
 
@@ -33,6 +33,9 @@ const OPERATORS_PATIENCE: Duration = Duration::from_secs(30);
 /// Steps that making a token takes at most, each of which may take `store.timeout`. One that does not is the last one.
 const MOST_STEPS: u32 = 8;
 
+/// A request of a process that has just started waits for the first connection, but not forever.
+const FIRST_CONTACT: Duration = Duration::from_secs(1);
+
 /// Where an answer goes.
 pub(super) type Reply<T> = oneshot::Sender<Result<T, Unavailable>>;
 
@@ -54,6 +57,8 @@ pub(super) struct Link {
     up: AtomicBool,
     /// Until this tick what is known here may be believed.
     vouched_until: AtomicU64,
+    /// Whether the first attempt to reach it has come to an end.
+    tried: watch::Sender<bool>,
     /// Somebody waited in vain: the store should be looked at before its time.
     suspected: Notify,
     max_stale: Duration,
@@ -64,6 +69,7 @@ impl Link {
         Link {
             up: AtomicBool::new(false),
             vouched_until: AtomicU64::new(0),
+            tried: watch::Sender::new(false),
             suspected: Notify::new(),
             max_stale,
         }
@@ -78,17 +84,33 @@ impl Link {
     pub(super) fn heard_from(&self, now: Tick) {
         self.vouched_until.store(now.after(self.max_stale).raw(), Ordering::Relaxed);
         self.up.store(true, Ordering::Release);
+        self.tried();
     }
 
     /// What is known here is all there is, so it can always be believed.
     pub(super) fn is_all_there_is(&self) {
         self.vouched_until.store(u64::MAX, Ordering::Relaxed);
         self.up.store(true, Ordering::Release);
+        self.tried();
     }
 
     /// The store does not answer.
     pub(super) fn down(&self) {
         self.up.store(false, Ordering::Release);
+        self.tried();
+    }
+
+    fn tried(&self) {
+        self.tried.send_if_modified(|tried| !std::mem::replace(tried, true));
+    }
+
+    /// Whether the store answers, as far as is known. A process that has just started finds out first: its clients come
+    /// with tokens that it does not know yet.
+    async fn answers(&self) -> bool {
+        if !self.is_up() && !*self.tried.borrow() {
+            let _ = timeout(FIRST_CONTACT, self.tried.subscribe().wait_for(|tried| *tried)).await;
+        }
+        self.is_up()
     }
 
     fn is_up(&self) -> bool {
@@ -156,7 +178,7 @@ impl Commands {
 
     /// SECURITY: no answer in time is no answer. Who asks is told so, and lets nobody in.
     async fn ask<T>(&self, steps: u32, command: impl FnOnce(Reply<T>) -> Command) -> Result<T, Unavailable> {
-        if !self.link.is_up() {
+        if !self.link.answers().await {
             return Err(Unavailable);
         }
         let answer = self.send(command)?;
@@ -170,7 +192,7 @@ impl Commands {
     }
 
     async fn ask_patiently<T>(&self, command: impl FnOnce(Reply<T>) -> Command) -> Result<T, Unavailable> {
-        if !self.link.is_up() {
+        if !self.link.answers().await {
             return Err(Unavailable);
         }
         patiently(self.send(command)?).await

@@ -58,6 +58,9 @@ impl Session {
 
     async fn beat_on(&self, mut connection: Connection) {
         *self.connection.borrow_mut() = Some(connection.clone());
+        if !self.shared.memory.is_empty() {
+            self.reconnected.notify_one();
+        }
         self.link.heard_from(self.shared.clock.now());
         self.tell(true);
         let mut misses = 0;

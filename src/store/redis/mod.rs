@@ -14,6 +14,7 @@
 
 mod connection;
 mod flights;
+mod healing;
 mod heart;
 mod listing;
 mod notices;
@@ -108,6 +109,8 @@ struct Session {
     connection: RefCell<Option<Connection>>,
     /// The connection is of no use any more: another one is needed, now.
     broken: Notify,
+    /// Another connection than the first one was made: the server may have lost something.
+    reconnected: Notify,
     /// Why, for the log.
     reason: RefCell<String>,
     was_up: Cell<bool>,
@@ -144,6 +147,7 @@ impl RedisStore {
             on_failure,
             connection: RefCell::default(),
             broken: Notify::new(),
+            reconnected: Notify::new(),
             reason: RefCell::default(),
             was_up: Cell::new(true),
             revocations: RefCell::default(),

@@ -18,7 +18,8 @@ use crate::store::{NewToken, Seed, Stamp, TokenId, TokenRecord};
 const STAMP: usize = 8;
 
 /// A login as it was found: what it says, and the very bytes, to compare by.
-struct FoundLogin {
+#[derive(Default)]
+pub(super) struct FoundLogin {
     login: Option<KeptLogin>,
     bytes: Vec<u8>,
 }
@@ -117,7 +118,7 @@ impl Session {
     }
 
     /// Points the login to a token, unless it points elsewhere by now; where it points then.
-    async fn claim(&self, kept: &KeptToken, found: &FoundLogin) -> Outcome<FoundLogin> {
+    pub(super) async fn claim(&self, kept: &KeptToken, found: &FoundLogin) -> Outcome<FoundLogin> {
         let key = self.login_key(&kept.token);
         let login = KeptLogin { seed: kept.seed, id: kept.id };
         let sealed = self.shared.keys.seal(0, key.as_bytes(), &login.write());
@@ -146,14 +147,19 @@ impl Session {
         only_if_there: bool,
     ) -> Outcome<()> {
         let key = self.token_key(salt, &kept.id);
-        let sealed = self.shared.keys.seal(salt, key.as_bytes(), &kept.write());
-        let used = self.shared.calendar.now().max(kept.minted);
-        let value = [&used.0.to_be_bytes()[..], &sealed].concat();
+        let value = self.value_of(kept, salt, &key);
         let mut options = SetOptions::default().with_expiration(expiry);
         if only_if_there {
             options = options.conditional_set(redis::ExistenceCheck::XX);
         }
         self.query::<redis::Value>(cmd("SET").arg(&key).arg(value).arg(options)).await.map(drop)
+    }
+
+    /// The value of a token that is used just now.
+    pub(super) fn value_of(&self, kept: &KeptToken, salt: u8, key: &str) -> Vec<u8> {
+        let sealed = self.shared.keys.seal(salt, key.as_bytes(), &kept.write());
+        let used = self.shared.calendar.now().max(kept.minted);
+        [&used.0.to_be_bytes()[..], &sealed].concat()
     }
 
     /// The token in a value, whichever salt sealed it.

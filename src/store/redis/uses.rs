@@ -26,6 +26,9 @@ const SALT_GRAIN: u64 = 60_000;
 /// So often uses of salts are told.
 const SALT_INTERVAL: Duration = Duration::from_secs(2);
 
+/// Before the next attempt.
+const AFTER_FAILURE: Duration = Duration::from_millis(500);
+
 /// More users than that within a grain are told of again.
 const MOST_TOLD: usize = 100_000;
 
@@ -70,15 +73,22 @@ impl Session {
         let interval = self.use_interval();
         let mut tokens_due = Instant::now() + interval;
         loop {
-            sleep(interval.min(SALT_INTERVAL)).await;
-            let outcome = if Instant::now() >= tokens_due {
+            let reconnected = tokio::select! {
+                () = sleep(interval.min(SALT_INTERVAL)) => false,
+                () = self.reconnected.notified() => true,
+            };
+            let outcome = if reconnected {
+                self.put_back().await.inspect_err(|_| self.reconnected.notify_one())
+            } else if Instant::now() >= tokens_due {
                 tokens_due = Instant::now() + interval;
                 self.note_uses().await
             } else {
                 self.note_salts().await
             };
-            // Told next time; the beat has noticed by itself.
-            let _ = outcome;
+            if outcome.is_err() {
+                // Told next time; the beat has noticed by itself.
+                sleep(AFTER_FAILURE).await;
+            }
         }
     }
 

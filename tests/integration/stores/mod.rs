@@ -2,8 +2,10 @@
 
 mod alike;
 mod commands;
+mod figures;
 mod file;
 mod outages;
 mod redis;
 mod revocation;
+mod rolling_restart;
 mod topologies;

@@ -124,6 +124,33 @@ fn redis_is_killed() {
 }
 
 #[test]
+fn what_an_empty_server_has_lost_is_put_back() {
+    let mut redis = Redis::start();
+    let scene = Scene::new(&redis, &redis.url(), &[]);
+    let users: Vec<_> = (0..50).map(|number| format!("user-{number}")).collect();
+    let tokens: Vec<_> = users.iter().map(|user| scene.gateway.token_of(user, "secret")).collect();
+    scene.gateway.revoke("{\"user\":\"user-7\"}");
+    redis.restart();
+    assert_eq!(redis.command::<u64>(&["EXISTS", "timbr-gateway:notices"]), 0, "it is empty");
+    let url = redis.url();
+    let options = [("STORE_KIND", "redis"), ("STORE_URLS", url.as_str()), ("STORE_TIMEOUT", "2s")];
+    let other = Gateway::start(scene.upstream.address(), &options);
+    let status =
+        |token: &str| other.client().send("GET /timbr/api/x", &[JSON, ("x-api-key", token)], b"").status;
+    wait_until("a replica that never saw them knows all but the revoked one", || {
+        tokens.iter().filter(|token| status(token) == 200).count() == 49
+    });
+    wait_until("the revocation is there again", || status(&tokens[7]) == 401);
+    for number in [0, 49] {
+        assert_eq!(
+            other.token_of(&users[number], "secret"),
+            tokens[number],
+            "its login is given the same one"
+        );
+    }
+}
+
+#[test]
 fn redis_hangs() {
     let redis = Redis::start();
     let scene = Scene::new(&redis, &redis.url(), &[]);

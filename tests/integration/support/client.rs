@@ -195,6 +195,15 @@ impl Client {
         self.unread.is_empty() && !self.fill_some()
     }
 
+    /// Whether the other side has ended the connection already; does not wait.
+    pub fn has_ended(&self) -> bool {
+        self.stream.set_nonblocking(true).expect("set");
+        let mut one = [0];
+        let ended = !matches!(self.stream.peek(&mut one), Err(error) if error.kind() == std::io::ErrorKind::WouldBlock);
+        self.stream.set_nonblocking(false).expect("set");
+        ended
+    }
+
     fn fill(&mut self, count: usize) {
         while self.unread.len() < count && self.fill_some() {}
     }

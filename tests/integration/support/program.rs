@@ -17,6 +17,8 @@ pub struct Program {
     child: Child,
     pub http: SocketAddr,
     pub https: SocketAddr,
+    /// Where operators are answered, if that is on.
+    pub admin: Option<SocketAddr>,
     pub authority_pem: String,
     /// Held, so that it neither ends nor is read; `None` once something reads it.
     log: Option<BufReader<ChildStderr>>,
@@ -73,6 +75,7 @@ impl Program {
         Program {
             http: address("http"),
             https: address("https"),
+            admin: started["admin"].as_str().and_then(|text| text.parse().ok()),
             authority_pem: std::fs::read_to_string(files.ca_file()).expect("read"),
             child,
             log: Some(log),

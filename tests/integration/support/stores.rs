@@ -135,6 +135,10 @@ impl Replica {
         self.store.as_ref().expect("it is open")
     }
 
+    pub fn shared(&self) -> Arc<Store> {
+        Arc::clone(self.store.as_ref().expect("it is open"))
+    }
+
     /// A user's token, by the number of its seed: the one that it is given.
     pub fn mint(&self, user: &str, seed: u8) -> Result<TokenId, Unavailable> {
         self.mint_with_key(user, seed, None)
