@@ -21,6 +21,8 @@ pub struct Metrics {
     pub requests_in_flight: Gauge,
     /// 1 while certificate files cannot be used, and what was read before stays in use.
     pub certificates_unusable: Gauge,
+    /// 1 while the token store answers.
+    pub store_up: Gauge,
     /// Connections that could not be accepted for want of descriptors or memory.
     pub accept_failures: Counter,
     /// Requests that were sent to the backend a second time, as the first time did provably no harm.
@@ -105,6 +107,12 @@ impl Default for Metrics {
             "1 while certificate files cannot be used, and what was read before stays in use",
             certificates_unusable.clone(),
         );
+        let store_up = Gauge::default();
+        registry.register(
+            "store_up",
+            "1 while the token store answers, 0 while it does not",
+            store_up.clone(),
+        );
         let mut counter = |name, help| {
             let counter = Counter::default();
             registry.register(name, help, counter.clone());
@@ -128,6 +136,7 @@ impl Default for Metrics {
             connections,
             requests_in_flight,
             certificates_unusable,
+            store_up,
             accept_failures,
             upstream_retries,
             panics,

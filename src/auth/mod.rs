@@ -12,11 +12,14 @@ use std::sync::Arc;
 
 use aws_lc_rs::rand;
 use http::HeaderValue;
+use prometheus_client::metrics::gauge::Gauge;
 
 use crate::clock::Clock;
 use crate::config::{Config, Foreign, Problem, VerifierOptions};
 use crate::secret::Secret;
-use crate::store::{Fingerprint, MemoryStore, TokenId, TokenRecord, memory};
+use crate::store::{
+    Fingerprint, NewToken, Running, StartError, Store, TokenId, TokenRecord, Unavailable, derived, salt_name,
+};
 use crate::upstream::Upstream;
 use crate::user_name::UserName;
 
@@ -69,6 +72,10 @@ pub struct Identity {
 }
 
 impl Identity {
+    fn minted(record: &TokenRecord, fingerprint: Fingerprint) -> Identity {
+        Identity { user: Some(record.user.clone()), upstream_key: None, minted: true, fingerprint }
+    }
+
     /// Whose the key is; unknown of foreign keys.
     pub fn user(&self) -> Option<&UserName> {
         self.user.as_ref()
@@ -105,6 +112,9 @@ pub enum KeyError {
     /// Nobody knows it.
     #[error("nobody knows the key")]
     Unknown,
+    /// A token of this gateway's, of which nothing is known here, and the store cannot be asked.
+    #[error("the token store does not answer")]
+    StoreUnavailable,
     /// The backend could not be asked.
     #[error("the backend could not be asked about the key")]
     Unverifiable,
@@ -128,6 +138,9 @@ pub enum MintError {
     /// Too many passwords are being checked.
     #[error("too many passwords are being checked at once")]
     Busy,
+    /// The token could not be kept.
+    #[error("the token store does not answer")]
+    StoreUnavailable,
     /// Not right, or not looked at, as the client was wrong too often.
     #[error("too many wrong bearers or passwords")]
     TooMany(TooMany),
@@ -159,7 +172,8 @@ pub struct Auth {
     opener: BearerOpener,
     mint: TokenMint,
     verifier: Verifier,
-    store: MemoryStore,
+    store: Arc<Store>,
+    salts: Vec<String>,
     known_keys: KnownKeys,
     foreign: Foreign,
     foreign_keys: ForeignKeys,
@@ -182,23 +196,31 @@ impl Auth {
                 KnownKeys::read(path).map_err(|error| Problem::new("tokens.keys_file", error.to_string()))
             }
         };
-        let (verifier, known_keys) = match (verifier, known_keys) {
-            (Ok(verifier), Ok(known_keys)) => (verifier, known_keys),
-            (verifier, known_keys) => {
-                return Err(verifier.err().into_iter().chain(known_keys.err()).collect());
+        let store = Store::new(config, clock);
+        let (verifier, known_keys, store) = match (verifier, known_keys, store) {
+            (Ok(verifier), Ok(known_keys), Ok(store)) => (verifier, known_keys, store),
+            (verifier, known_keys, store) => {
+                return Err(verifier.err().into_iter().chain(known_keys.err()).chain(store.err()).collect());
             }
         };
-        let limits = memory::Limits { ttl: tokens.ttl, idle_ttl: tokens.idle_ttl, max: tokens.max };
+        let store = Arc::new(store);
+        let tell = Box::new({
+            let store = Arc::clone(&store);
+            move |failure| store.tell_failure(failure)
+        });
+        let names = derived(&config.salts[0], "timbr-gateway failures 1");
+        let guesses = Guesses::shared(config.failures, &names, tell, clock.clone());
         let memory = Memory { accept: tokens.foreign_accept_ttl, reject: tokens.foreign_reject_ttl };
         Ok(Auth {
             opener: BearerOpener::new(&config.salts, config.auth.bearer_max_age, clock.clone()),
             mint: TokenMint::new(&config.salts),
             verifier,
-            store: MemoryStore::new(limits, clock.clone()),
+            guesses: Arc::new(guesses),
+            salts: config.salts.iter().map(salt_name).collect(),
+            store,
             known_keys,
             foreign: tokens.foreign,
             foreign_keys: ForeignKeys::new(memory, clock.clone()),
-            guesses: Arc::new(Guesses::new(config.failures, clock.clone())),
         })
     }
 
@@ -208,8 +230,8 @@ impl Auth {
     /// holds no credentials, was made by somebody with the salt.
     pub async fn mint(&self, bearer: &str, client: IpAddr) -> Result<Minted, MintError> {
         let attempt = self.guesses.attempt(client);
-        let login = match self.opener.open(bearer) {
-            Ok(login) => login,
+        let (salt, login) = match self.opener.open_and_tell(bearer) {
+            Ok(opened) => opened,
             Err(BearerError::NotAuthentic) => {
                 attempt.fail().map_err(MintError::TooMany)?;
                 return Err(MintError::Bearer(BearerError::NotAuthentic));
@@ -221,10 +243,17 @@ impl Auth {
         let token_of = |seed: &_| self.mint.token(&login, seed);
         let id_of = |seed: &_| TokenId::of(token_of(seed).expose().as_bytes());
         let login_id = self.mint.login_id(&login);
-        let seed = self.store.seed_of(&login_id, id_of).unwrap_or_else(|| {
-            let record = |minted, expires| TokenRecord::new(login.user.clone(), minted, expires);
-            self.store.insert(login_id, self.mint.seed(), record, id_of)
-        });
+        let seed = match self.store.seed_of(&login_id, id_of) {
+            Some(seed) => seed,
+            None => {
+                let new = NewToken { login: login_id, user: login.user.clone(), upstream_key: None };
+                self.store
+                    .insert(new, self.mint.seed(), id_of)
+                    .await
+                    .map_err(|_| MintError::StoreUnavailable)?
+            }
+        };
+        self.store.note_salt_use(salt, &login.user);
         let fingerprint = id_of(&seed).fingerprint();
         Ok(Minted { token: token_of(&seed), fingerprint, user: login.user })
     }
@@ -250,11 +279,16 @@ impl Auth {
             return Ok(Identity { user: Some(known.user.clone()), upstream_key, minted: false, fingerprint });
         }
         if let Some(record) = self.store.find(&id) {
-            let user = Some(record.user.clone());
-            return Ok(Identity { user, upstream_key: None, minted: true, fingerprint });
+            return Ok(Identity::minted(&record, fingerprint));
         }
-        if self.mint.is_own(&key.0) {
-            return Err(KeyError::Ended);
+        if let Some(salt) = self.mint.maker(&key.0) {
+            // SECURITY: a store that does not answer is neither a yes nor a no. In the heap, as it is seldom asked and every
+            // request would have to be as large.
+            return match Box::pin(self.store.fetch(&id, salt)).await {
+                Ok(Some(record)) => Ok(Identity::minted(&record, fingerprint)),
+                Ok(None) => Err(KeyError::Ended),
+                Err(Unavailable) => Err(KeyError::StoreUnavailable),
+            };
         }
         let attempt = self.guesses.attempt(client);
         let verdict = match self.foreign {
@@ -287,6 +321,28 @@ impl Auth {
         self.store.sweep();
         self.foreign_keys.sweep();
         self.guesses.sweep();
+    }
+
+    /// Opens the store of tokens and starts its thread, if it has one. `up` shows whether it answers.
+    pub fn start_store(&self, up: &Gauge) -> Result<Option<Running>, StartError> {
+        // Not to hold what holds the store: its thread ends when nobody has it any more.
+        let guesses = Arc::downgrade(&self.guesses);
+        let heard = move |failure| {
+            if let Some(guesses) = guesses.upgrade() {
+                guesses.heard(failure);
+            }
+        };
+        self.store.start(up, Box::new(heard))
+    }
+
+    /// The store of tokens, for operators.
+    pub fn store(&self) -> &Store {
+        &self.store
+    }
+
+    /// What operators call the salts, the primary one first.
+    pub fn salts(&self) -> &[String] {
+        &self.salts
     }
 
     /// How many keys `tokens.keys_file` holds.

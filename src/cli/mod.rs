@@ -5,8 +5,10 @@ mod config;
 mod demo;
 mod healthcheck;
 mod options;
+mod running;
 mod salt;
 mod serve;
+mod tokens;
 
 use std::fmt::Display;
 use std::io::{self, Write};
@@ -38,7 +40,8 @@ fn command_of_the_arguments() -> Outcome {
         Some(("serve", matches)) => serve::run(matches),
         Some(("demo", matches)) => demo::run(matches),
         Some(("bearer", matches)) => bearer::run(matches),
-        Some(("salt", _)) => salt::run(),
+        Some(("salt", matches)) => salt::run(matches),
+        Some(("tokens", matches)) => tokens::run(matches),
         Some(("config", matches)) => config::run(matches),
         Some(("healthcheck", matches)) => healthcheck::run(matches),
         _ => unreachable!("clap takes no other"),
@@ -56,6 +59,7 @@ pub fn command() -> Command {
         .subcommand(demo::command())
         .subcommand(bearer::command())
         .subcommand(salt::command())
+        .subcommand(tokens::command())
         .subcommand(config::command())
         .subcommand(healthcheck::command())
         .after_help(

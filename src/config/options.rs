@@ -1,108 +1,12 @@
 //! Every option of the gateway, each defined once: from here come the flags, the environment variables, the keys
 //! of the file, their help and their defaults.
 
-/// One option.
-#[derive(Debug)]
-pub struct Opt {
-    /// Path in the file, dots between levels: `upstream.url`.
-    pub key: &'static str,
-    /// What its text must look like.
-    pub shape: Shape,
-    /// The value when nobody gives one; `None` if there is none.
-    pub default: Option<&'static str>,
-    /// One or two sentences for `--help` and the reference.
-    pub help: &'static str,
-}
-
-/// What the text of an option means.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Shape {
-    /// Free text.
-    Text,
-    /// `http://host:port` or `https://host[:port]`.
-    Url,
-    /// Text that must not be shown. It has no flag, as arguments are visible to every process of the machine;
-    /// its twin with `_file` has.
-    Secret,
-    /// `address:port`, or `off`.
-    Address,
-    /// A path of the file system.
-    Path,
-    /// A span of time with its unit: `30s`, `10m`, `1h 30m`, `1500ms`.
-    Duration,
-    /// A span of time, or `off`.
-    OptionalDuration,
-    /// A whole number above zero.
-    Count,
-    /// A whole number; zero switches off.
-    Limit,
-    /// A number of bytes with its unit: `512KiB`, `100MiB`, `2GiB`.
-    Size,
-    /// `true` or `false`.
-    Bool,
-    /// Networks and addresses with commas between them; in the file a list too.
-    Networks,
-    /// Certificates with their keys: YAML's `[{cert_file: …, key_file: …}]`, in the file as a list.
-    Certificates,
-    /// One of these words.
-    Choice(&'static [&'static str]),
-}
-
-impl Opt {
-    /// The variable that sets it: `TIMBR_GATEWAY_UPSTREAM_URL`; the salt keeps the name that Timbr gave it.
-    pub fn variable(&self) -> String {
-        if self.key == API_AUTH_SALT {
-            return "API_AUTH_SALT".to_owned();
-        }
-        format!("{PREFIX}{}", self.key.replace('.', "_").to_uppercase())
-    }
-
-    /// The flag that sets it, without its dashes: `upstream-url`. Secrets have none.
-    pub fn flag(&self) -> Option<String> {
-        (self.shape != Shape::Secret).then(|| flag_of(self.key))
-    }
-
-    /// For a secret: the key of the option that names a file which holds it.
-    pub fn file_twin(&self) -> Option<String> {
-        (self.shape == Shape::Secret).then(|| format!("{}_file", self.key))
-    }
-
-    /// What `--help` writes for the value.
-    pub fn value_name(&self) -> String {
-        match self.shape {
-            Shape::Text => "TEXT".to_owned(),
-            Shape::Url => "URL".to_owned(),
-            Shape::Secret => "SECRET".to_owned(),
-            Shape::Address => "ADDRESS:PORT".to_owned(),
-            Shape::Path => "FILE".to_owned(),
-            Shape::Duration => "SPAN".to_owned(),
-            Shape::OptionalDuration => "SPAN|off".to_owned(),
-            Shape::Count => "N".to_owned(),
-            Shape::Limit => "N|0".to_owned(),
-            Shape::Size => "SIZE".to_owned(),
-            Shape::Bool => "true|false".to_owned(),
-            Shape::Networks => "NETWORK,…".to_owned(),
-            Shape::Certificates => "LIST".to_owned(),
-            Shape::Choice(words) => words.join("|"),
-        }
-    }
-}
-
-/// The flag for a key: dots and underscores become dashes.
-pub fn flag_of(key: &str) -> String {
-    key.replace(['.', '_'], "-")
-}
+pub use crate::config::shape::{API_AUTH_SALT, Opt, PREFIX, Shape, flag_of};
 
 /// The option with this key.
 pub fn find(key: &str) -> Option<&'static Opt> {
     OPTIONS.iter().find(|option| option.key == key)
 }
-
-/// What the gateway's own variables begin with.
-pub const PREFIX: &str = "TIMBR_GATEWAY_";
-
-/// Key of the salt.
-pub const API_AUTH_SALT: &str = "api_auth_salt";
 
 const fn opt(key: &'static str, shape: Shape, default: Option<&'static str>, help: &'static str) -> Opt {
     Opt { key, shape, default, help }
@@ -287,6 +191,75 @@ pub const OPTIONS: &[Opt] = &[
         Shape::Duration,
         Some("10s"),
         "How long the backend's no to a foreign key is remembered.",
+    ),
+    opt(
+        "store.kind",
+        Shape::Choice(&["memory", "file", "redis"]),
+        Some("memory"),
+        "Where tokens are kept; see tokens.md. memory: in this process, until it ends. file: in a file too, for one \
+         process. redis: in a Redis or Valkey that replicas share.",
+    ),
+    opt(
+        "store.path",
+        Shape::Path,
+        None,
+        "The file of store.kind=file; made with mode 0600 if it is not there. Only one process can have it open.",
+    ),
+    opt(
+        "store.urls",
+        Shape::Text,
+        None,
+        "The server of store.kind=redis: redis://host:port, or rediss://host:port for TLS. With store.mode=sentinel \
+         the Sentinels, with cluster some of the nodes, with commas between them.",
+    ),
+    opt(
+        "store.mode",
+        Shape::Choice(&["standalone", "sentinel", "cluster"]),
+        Some("standalone"),
+        "How the servers of store.urls are put together.",
+    ),
+    opt(
+        "store.sentinel_master",
+        Shape::Text,
+        None,
+        "The name that the Sentinels know the primary server by, for store.mode=sentinel.",
+    ),
+    opt("store.database", Shape::Limit, Some("0"), "The number of the database. A cluster has only 0."),
+    opt(
+        "store.username",
+        Shape::Text,
+        None,
+        "The ACL user to log in as; without it, the server's default user.",
+    ),
+    opt("store.password", Shape::Secret, None, "The password to log in with."),
+    opt("store.sentinel_username", Shape::Text, None, "The ACL user to log in as at the Sentinels."),
+    opt("store.sentinel_password", Shape::Secret, None, "The password to log in with at the Sentinels."),
+    opt(
+        "store.ca_file",
+        Shape::Path,
+        None,
+        "Certificate authorities (PEM) to trust for rediss://, instead of the system's.",
+    ),
+    opt("store.client_cert_file", Shape::Path, None, "Client certificate chain (PEM) for rediss://."),
+    opt("store.client_key_file", Shape::Path, None, "Private key (PEM) of store.client_cert_file."),
+    opt(
+        "store.prefix",
+        Shape::Text,
+        Some("timbr-gateway:"),
+        "What all keys begin with. Replicas that are to share tokens have the same; others need another one.",
+    ),
+    opt(
+        "store.timeout",
+        Shape::Duration,
+        Some("50ms"),
+        "How long a request waits for Redis, and how slow Redis may be before it is taken for down. At most 10s.",
+    ),
+    opt(
+        "store.max_stale",
+        Shape::Duration,
+        Some("1h"),
+        "How long tokens that are known here go on working while Redis does not answer. Revocations do not arrive \
+         meanwhile.",
     ),
     opt(
         "limits.body",

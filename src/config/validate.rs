@@ -26,6 +26,7 @@ pub(super) fn config(settings: &Settings, problems: &mut Vec<Problem>) -> Option
     let upstream = reader.upstream();
     let auth = reader.auth();
     let tokens = reader.tokens();
+    let store = reader.store();
     let failures = reader.failures();
     let timeouts = reader.timeouts();
     let limits = reader.limits();
@@ -43,6 +44,7 @@ pub(super) fn config(settings: &Settings, problems: &mut Vec<Problem>) -> Option
         upstream: upstream?,
         auth: auth?,
         tokens: tokens?,
+        store: store?,
         failures: failures?,
         timeouts: timeouts?,
         limits: limits?,
@@ -57,6 +59,9 @@ pub(super) fn config(settings: &Settings, problems: &mut Vec<Problem>) -> Option
 /// How to make a salt, for the errors about it.
 const MAKE_A_SALT: &str = "Make one with `timbr-gateway salt`, or in Python with \
      `from cryptography.fernet import Fernet; print(Fernet.generate_key().decode())`";
+
+/// Each is tried with every bearer that does not open.
+const MOST_SALTS: usize = 32;
 
 fn cores() -> Option<usize> {
     Some(std::thread::available_parallelism().map_or(1, usize::from))
@@ -86,6 +91,9 @@ impl Reader<'_> {
             } else {
                 salts.push(salt);
             }
+        }
+        if salts.len() > MOST_SALTS {
+            self.problem(API_AUTH_SALT, format!("holds {} salts; {MOST_SALTS} are enough", salts.len()));
         }
         Some(salts)
     }

@@ -22,6 +22,7 @@ pub async fn authenticate(
         auth.identify(screened.api_key(), client, upstream).await.map_err(|error| match error {
             KeyError::Ended => Rejection::TokenExpired,
             KeyError::Unknown => Rejection::ApiKeyUnknown,
+            KeyError::StoreUnavailable => Rejection::TokenStoreUnavailable,
             KeyError::Unverifiable => Rejection::ApiKeyUnverifiable,
             KeyError::Busy => Rejection::ApiKeyCheckBusy,
             KeyError::TooMany(TooMany(wait)) => Rejection::TooManyFailures(wait),

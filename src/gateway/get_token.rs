@@ -54,6 +54,7 @@ fn refusal(error: MintError) -> Rejection {
         MintError::Bearer(BearerError::FromTheFuture) => Rejection::BearerFromTheFuture,
         MintError::Bearer(BearerError::NoCredentials) => Rejection::BearerWithoutCredentials,
         MintError::Bearer(BearerError::UserName) => Rejection::BearerUserName,
+        MintError::StoreUnavailable => Rejection::TokenStoreUnavailable,
         MintError::Busy => Rejection::VerifierBusy,
         MintError::Wrong => Rejection::CredentialsWrong,
         MintError::TooMany(TooMany(wait)) => Rejection::TooManyFailures(wait),

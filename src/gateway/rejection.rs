@@ -69,6 +69,8 @@ pub enum Rejection {
     ApiKeyUnknown,
     /// A token of ours that has ended.
     TokenExpired,
+    /// The store of tokens could not be asked, or could not keep one.
+    TokenStoreUnavailable,
     /// The backend could not be asked about a key.
     ApiKeyUnverifiable,
     /// The backend is being asked about too many keys.
@@ -166,9 +168,10 @@ impl Rejection {
             }
             Rejection::TooManyFailures(_) | Rejection::TooManyRequests => StatusCode::TOO_MANY_REQUESTS,
             Rejection::Overloaded => StatusCode::SERVICE_UNAVAILABLE,
-            Rejection::ApiKeyUnverifiable | Rejection::ApiKeyCheckBusy | Rejection::VerifierBusy => {
-                StatusCode::SERVICE_UNAVAILABLE
-            }
+            Rejection::TokenStoreUnavailable
+            | Rejection::ApiKeyUnverifiable
+            | Rejection::ApiKeyCheckBusy
+            | Rejection::VerifierBusy => StatusCode::SERVICE_UNAVAILABLE,
             Rejection::UpstreamConnectTimeout | Rejection::UpstreamTimeout => StatusCode::GATEWAY_TIMEOUT,
             Rejection::Internal => StatusCode::INTERNAL_SERVER_ERROR,
         }
@@ -198,6 +201,7 @@ impl Rejection {
             Rejection::ApiKeyMalformed => "api_key_malformed",
             Rejection::ApiKeyUnknown => "api_key_unknown",
             Rejection::TokenExpired => "token_expired",
+            Rejection::TokenStoreUnavailable => "token_store_unavailable",
             Rejection::ApiKeyUnverifiable => "api_key_unverifiable",
             Rejection::ApiKeyCheckBusy => "api_key_check_busy",
             Rejection::TooManyFailures(_) => "too_many_failures",
@@ -281,6 +285,10 @@ impl Rejection {
             Rejection::TokenExpired => {
                 "The token has expired or was revoked. Ask for a new one with POST /timbr/api/get_token."
                     .into()
+            }
+            Rejection::TokenStoreUnavailable => {
+                "The token could not be looked up or kept, as the gateway's token store does not answer. Try again \
+                 in a moment.".into()
             }
             Rejection::ApiKeyUnverifiable => {
                 "The `x-api-key` could not be checked, as the backend does not answer. Try again in a moment."
@@ -398,6 +406,7 @@ impl Rejection {
             | Rejection::UpstreamUnreachable
             | Rejection::UpstreamConnectTimeout
             | Rejection::UpstreamClosed => Some(1),
+            Rejection::TokenStoreUnavailable => Some(1),
             Rejection::ApiKeyUnverifiable => Some(2),
             Rejection::VerifierBusy | Rejection::ApiKeyCheckBusy => Some(5),
             // Rounded up: who waits so long must not be early.

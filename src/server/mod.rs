@@ -1,5 +1,6 @@
 //! The whole gateway: bound, then running, then drained. The only place that puts concrete parts together.
 
+mod upkeep;
 mod worker;
 
 use std::io;
@@ -25,7 +26,7 @@ use crate::descriptors;
 use crate::listener;
 use crate::metrics::Metrics;
 use crate::shutdown::{self, Controller, Phase};
-use crate::telemetry;
+use crate::store;
 use crate::tls::{self, Reloader, ServerTls, TlsError, UpstreamTls};
 
 use worker::Worker;
@@ -46,6 +47,9 @@ pub enum StartError {
         /// Why.
         source: io::Error,
     },
+    /// The store of tokens.
+    #[error(transparent)]
+    Store(#[from] store::StartError),
     /// A thread or runtime.
     #[error("cannot start threads")]
     Threads(#[source] io::Error),
@@ -174,6 +178,8 @@ pub struct Bound {
     https: Vec<std::net::TcpListener>,
     http: Vec<std::net::TcpListener>,
     admin: Option<std::net::TcpListener>,
+    metrics: Arc<Metrics>,
+    store: Option<store::Running>,
 }
 
 /// Loads what the configuration names, and listens.
@@ -188,7 +194,9 @@ pub fn bind(config: Config, clock: &Clock) -> Result<Bound, StartError> {
         http: address(http.first()),
         admin: address(admin.as_ref()),
     };
-    Ok(Bound { config: Arc::new(config), parts, addresses, https, http, admin })
+    let metrics = Arc::<Metrics>::default();
+    let store = parts.auth.start_store(&metrics.store_up)?;
+    Ok(Bound { config: Arc::new(config), parts, addresses, https, http, admin, metrics, store })
 }
 
 fn listen(
@@ -203,12 +211,6 @@ fn listen(
         }
     }
 }
-
-/// How often certificate files are looked at.
-const CERTIFICATE_INTERVAL: Duration = Duration::from_secs(1);
-
-/// How often ended tokens are forgotten.
-const SWEEP_INTERVAL: Duration = Duration::from_secs(10);
 
 /// Workers that were told to cut everything get so long to do it.
 const LAST_WORDS: Duration = Duration::from_secs(1);
@@ -238,7 +240,7 @@ impl Bound {
             );
             limits.connections = most;
         }
-        let admission = Arc::new(Admission::new(limits, Arc::default()));
+        let admission = Arc::new(Admission::new(limits, Arc::clone(&self.metrics)));
         let (ended, ends) = unbounded_channel();
         let mut workers = Vec::with_capacity(self.config.workers);
         for number in 0..self.config.workers {
@@ -258,13 +260,19 @@ impl Bound {
             .enable_all()
             .build()
             .map_err(StartError::Threads)?;
-        let supervision =
-            self.supervise(controller, readiness, Arc::clone(admission.metrics()), stopped, ends);
+        drop(admission);
+        let mut store = self.store.take();
+        let supervision = self.supervise(controller, readiness, &mut store, stopped, ends);
         let end = LocalSet::new().block_on(&runtime, supervision)?;
         if end == Ended::Aborted {
             return Ok(end);
         }
-        Ok(collect(workers, end))
+        let end = collect(workers, end);
+        // All who could ask it anything are gone.
+        if store.is_some_and(|store| !store.finish(LAST_WORDS)) {
+            error!("the token store did not end");
+        }
+        Ok(end)
     }
 
     fn listeners_of_one_worker(&mut self) -> Vec<(std::net::TcpListener, Option<ServerTls>)> {
@@ -305,26 +313,32 @@ impl Bound {
         self,
         controller: Controller,
         readiness: Readiness,
-        metrics: Arc<Metrics>,
+        store: &mut Option<store::Running>,
         mut stopped: Stopped,
         mut ends: UnboundedReceiver<usize>,
     ) -> Result<Ended, StartError> {
         // Neither ever ends by itself; if one does, that is a panic.
         let mut helpers = JoinSet::new();
+        let metrics = self.metrics;
         if let Some(listener) = self.admin {
             let listener = TcpListener::from_std(listener).map_err(StartError::Threads)?;
-            helpers.spawn_local(admin::serve(listener, readiness, Arc::clone(&metrics)));
+            let auth = Arc::clone(&self.parts.auth);
+            helpers.spawn_local(admin::serve(listener, readiness, Arc::clone(&metrics), auth));
         }
         if let Some((reloader, _)) = self.parts.tls {
-            helpers.spawn_local(keep_certificates(reloader, Arc::clone(&stopped.reload), metrics));
+            helpers.spawn_local(upkeep::keep_certificates(reloader, Arc::clone(&stopped.reload), metrics));
         }
-        helpers.spawn_local(sweep(Arc::clone(&self.parts.auth)));
+        helpers.spawn_local(upkeep::sweep(self.parts.auth));
         let drain = self.config.drain;
 
         let broken = tokio::select! {
             () = stopped.asked() => false,
             worker = ends.recv() => {
                 error!(worker, "a worker has ended by itself; the gateway ends too");
+                true
+            }
+            () = ended(store) => {
+                error!("the token store's thread has ended by itself; the gateway ends too");
                 true
             }
             _ = helpers.join_next() => {
@@ -353,42 +367,16 @@ impl Bound {
     }
 }
 
+/// Waits for the end of the store's thread, if there is one.
+async fn ended(store: &mut Option<store::Running>) {
+    match store {
+        Some(store) => store.ended().await,
+        None => std::future::pending().await,
+    }
+}
+
 async fn all_ended(ends: &mut UnboundedReceiver<usize>) {
     while ends.recv().await.is_some() {}
-}
-
-/// Reads certificate files again when they change, and when somebody asks. Never ends by itself.
-async fn keep_certificates(mut reloader: Reloader, asked: Arc<Notify>, metrics: Arc<Metrics>) {
-    reloader.announce();
-    let mut ticks = tokio::time::interval(CERTIFICATE_INTERVAL);
-    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    loop {
-        let is_asked = tokio::select! {
-            () = asked.notified() => true,
-            _ = ticks.tick() => false,
-        };
-        // A file system that does not answer holds up nothing but this.
-        let reading = tokio::task::spawn_blocking(move || {
-            if is_asked {
-                reloader.reload();
-            } else {
-                reloader.look();
-            }
-            reloader
-        });
-        let Ok(back) = reading.await else { return };
-        reloader = back;
-        metrics.certificates_unusable.set(i64::from(reloader.is_failing()));
-    }
-}
-
-async fn sweep(auth: Arc<Auth>) {
-    let mut ticks = tokio::time::interval(SWEEP_INTERVAL);
-    loop {
-        ticks.tick().await;
-        auth.sweep();
-        telemetry::tell_dropped_lines();
-    }
 }
 
 type WorkerThread = JoinHandle<io::Result<usize>>;

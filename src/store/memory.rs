@@ -1,4 +1,4 @@
-//! Tokens in the memory of this process.
+//! Tokens in the memory of this process: all there are, or those that it has seen of a store beyond.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -7,7 +7,8 @@ use std::time::Duration;
 use dashmap::DashMap;
 
 use crate::clock::{Clock, Tick};
-use crate::store::{LoginId, Seed, TokenId, TokenRecord};
+use crate::secret::Secret;
+use crate::store::{Fingerprint, LoginId, Seed, TokenId, TokenRecord};
 
 /// Lifetimes and size.
 #[derive(Clone, Copy, Debug)]
@@ -24,17 +25,25 @@ pub struct Limits {
 #[derive(Debug)]
 pub struct MemoryStore {
     tokens: DashMap<TokenId, Arc<TokenRecord>>,
-    logins: DashMap<LoginId, Seed>,
-    /// In the order of minting, which is the order of expiry too, as all tokens live equally long.
+    logins: DashMap<LoginId, Current>,
+    /// In the order of coming, which is the order of expiry too where all tokens are minted here, as all live equally
+    /// long. One that came from elsewhere may end before those ahead of it: it is dead then, but keeps its place.
     order: Mutex<Order>,
     limits: Limits,
     clock: Clock,
 }
 
-/// Tokens in the order of minting.
+/// The token that a login is given.
+#[derive(Clone, Copy, Debug)]
+struct Current {
+    seed: Seed,
+    token: Fingerprint,
+}
+
+/// Tokens in the order of coming.
 #[derive(Debug, Default)]
 struct Order {
-    places: VecDeque<(TokenId, LoginId, Seed)>,
+    places: VecDeque<TokenId>,
     /// Mints since all places were last looked at.
     since_walk: usize,
 }
@@ -58,33 +67,55 @@ impl MemoryStore {
         }
     }
 
+    /// Lifetimes and size.
+    pub fn limits(&self) -> Limits {
+        self.limits
+    }
+
     /// The live token with this name, noting its use.
     pub fn find(&self, id: &TokenId) -> Option<Arc<TokenRecord>> {
+        self.find_at(id, self.clock.now())
+    }
+
+    /// The same, where the caller knows the time already.
+    pub fn find_at(&self, id: &TokenId, now: Tick) -> Option<Arc<TokenRecord>> {
         let record = Arc::clone(&*self.tokens.get(id)?);
-        let now = self.clock.now();
         if !self.is_live(&record, now) {
             return None;
         }
-        if let Some(idle_ttl) = self.limits.idle_ttl {
-            record.touch(now, idle_ttl);
-        }
+        record.touch(now, self.limits.idle_ttl);
         Some(record)
+    }
+
+    /// The token with this name, without noting a use.
+    pub fn peek(&self, id: &TokenId) -> Option<Arc<TokenRecord>> {
+        self.tokens.get(id).map(|record| Arc::clone(&record))
     }
 
     /// The seed of the login's live token, if it still has a tenth of its life before it: a client that asks for a
     /// token means to use it, and one about to end would be of no use. Asking counts as a use.
     pub fn seed_of(&self, login: &LoginId, id_of: impl Fn(&Seed) -> TokenId) -> Option<Seed> {
-        let seed = *self.logins.get(login)?;
+        let seed = self.logins.get(login)?.seed;
         let record = self.find(&id_of(&seed))?;
-        let left = record.expires.since(self.clock.now());
-        (left >= self.limits.ttl / 10).then_some(seed)
+        self.may_be_handed_out(&record).then_some(seed)
+    }
+
+    /// The seed of this token, if it is the one that its login is given.
+    pub fn seed_of_current(&self, record: &TokenRecord, id: &TokenId) -> Option<Seed> {
+        let current = *self.logins.get(&record.login)?;
+        (current.token == id.fingerprint()).then_some(current.seed)
+    }
+
+    /// Whether enough of its life is left.
+    pub fn may_be_handed_out(&self, record: &TokenRecord) -> bool {
+        record.expires.since(self.clock.now()) >= self.limits.ttl / 10
     }
 
     /// Keeps a token for the login, unless another thread kept one first: then that one's seed is given back.
     pub fn insert(
         &self,
-        login: LoginId,
         seed: Seed,
+        login: LoginId,
         record: impl FnOnce(Tick, Tick) -> TokenRecord,
         id_of: impl Fn(&Seed) -> TokenId,
     ) -> Seed {
@@ -93,16 +124,84 @@ impl MemoryStore {
         if let Some(other) = self.seed_of(&login, &id_of) {
             return other;
         }
+        let now = self.clock.now();
+        self.place(&mut order, id_of(&seed), seed, record(now, now.after(self.limits.ttl)));
+        seed
+    }
+
+    /// Keeps a token that was minted for its login just now, here or elsewhere.
+    pub fn put_minted(&self, id: TokenId, seed: Seed, record: TokenRecord) {
+        let mut order = self.order.lock().unwrap_or_else(PoisonError::into_inner);
+        self.place(&mut order, id, seed, record);
+    }
+
+    /// Keeps a token that was minted at some time. Its login may have a newer one; that one stays the one it is given.
+    pub fn put_found(&self, id: TokenId, seed: Seed, record: TokenRecord) -> Arc<TokenRecord> {
+        let mut order = self.order.lock().unwrap_or_else(PoisonError::into_inner);
+        let newer = self.logins.get(&record.login).map(|current| *current);
+        let record = {
+            let login = record.login;
+            let record = self.place(&mut order, id, seed, record);
+            if let Some(newer) = newer {
+                self.logins.insert(login, newer);
+            }
+            record
+        };
+        drop(order);
+        record
+    }
+
+    fn place(&self, order: &mut Order, id: TokenId, seed: Seed, record: TokenRecord) -> Arc<TokenRecord> {
         order.since_walk = order.since_walk.saturating_add(1);
         if order.places.len() >= self.limits.max {
-            self.make_room(&mut order);
+            self.make_room(order);
         }
+        let (login, record) = (record.login, Arc::new(record));
+        let had_a_place = self.tokens.insert(id, Arc::clone(&record)).is_some();
+        self.logins.insert(login, Current { seed, token: id.fingerprint() });
+        if !had_a_place {
+            order.places.push_back(id);
+        }
+        record
+    }
+
+    /// Has the backend shown another key instead of a live token; `None` if it lives no more.
+    pub fn set_upstream_key(&self, id: &TokenId, key: Secret) -> Option<Arc<TokenRecord>> {
+        let mut record = self.tokens.get_mut(id)?;
+        // Requests that have the old one in their hands end with it.
+        *record = Arc::new(record.with_upstream_key(Some(key)));
+        Some(Arc::clone(&record))
+    }
+
+    /// Forgets one token. Its place is given back when its time comes.
+    pub fn remove(&self, id: &TokenId) {
+        if let Some((_, record)) = self.tokens.remove(id) {
+            self.forget_login(&record, id);
+        }
+    }
+
+    /// Forgets the tokens that `ends` says, shard by shard; gives back how many.
+    pub fn remove_those(&self, ends: impl Fn(&TokenId, &TokenRecord) -> bool) -> usize {
+        let mut removed = 0;
+        self.tokens.retain(|id, record| {
+            let stays = !ends(id, record);
+            if !stays {
+                removed += 1;
+                self.forget_login(record, id);
+            }
+            stays
+        });
+        removed
+    }
+
+    /// Shows all live tokens, shard by shard.
+    pub fn for_each(&self, mut show: impl FnMut(&TokenId, &Arc<TokenRecord>)) {
         let now = self.clock.now();
-        let id = id_of(&seed);
-        self.tokens.insert(id, Arc::new(record(now, now.after(self.limits.ttl))));
-        self.logins.insert(login, seed);
-        order.places.push_back((id, login, seed));
-        seed
+        for entry in &self.tokens {
+            if self.is_live(entry.value(), now) {
+                show(entry.key(), entry.value());
+            }
+        }
     }
 
     /// Forgets tokens that have ended. Called now and then, off the path of requests.
@@ -110,8 +209,8 @@ impl MemoryStore {
         let now = self.clock.now();
         while self.end_some_expired(now) {}
         if self.limits.idle_ttl.is_some() {
-            // Shard by shard. A dead token's place in `order` is given back when its time comes, or room is needed.
-            self.tokens.retain(|_, record| self.is_live(record, now));
+            // A dead token's place in `order` is given back when its time comes, or room is needed.
+            self.remove_those(|_, record| !self.is_live(record, now));
         }
     }
 
@@ -134,7 +233,7 @@ impl MemoryStore {
     fn end_some_expired(&self, now: Tick) -> bool {
         let mut order = self.order.lock().unwrap_or_else(PoisonError::into_inner);
         for _ in 0..100 {
-            let Some((id, _, _)) = order.places.front() else { return false };
+            let Some(id) = order.places.front() else { return false };
             let live = self.tokens.get(id).is_some_and(|record| self.is_live(&record, now));
             if live {
                 return false;
@@ -152,11 +251,10 @@ impl MemoryStore {
         if self.limits.idle_ttl.is_some() && order.since_walk.saturating_mul(PLACES_A_MINT) >= self.limits.max
         {
             order.since_walk = 0;
-            order.places.retain(|(id, login, seed)| {
+            order.places.retain(|id| {
                 let live = self.tokens.get(id).is_some_and(|record| self.is_live(&record, now));
                 if !live {
-                    self.tokens.remove(id);
-                    self.logins.remove_if(login, |_, current| current == seed);
+                    self.remove(id);
                 }
                 live
             });
@@ -167,17 +265,21 @@ impl MemoryStore {
     }
 
     fn end_oldest(&self, order: &mut Order) {
-        if let Some((id, login, seed)) = order.places.pop_front() {
-            self.tokens.remove(&id);
-            // The login may have a newer token by now; that one stays.
-            self.logins.remove_if(&login, |_, current| *current == seed);
+        if let Some(id) = order.places.pop_front() {
+            self.remove(&id);
         }
+    }
+
+    /// The login may have a newer token by now; that one stays.
+    fn forget_login(&self, record: &TokenRecord, id: &TokenId) {
+        self.logins.remove_if(&record.login, |_, current| current.token == id.fingerprint());
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::store::{NewToken, Stamp};
     use crate::user_name::UserName;
 
     const HOUR: Duration = Duration::from_secs(3600);
@@ -193,8 +295,9 @@ mod tests {
 
     fn insert(store: &MemoryStore, login: u8, seed: u8) -> Seed {
         let user = UserName::parse(format!("user-{login}").as_bytes()).expect("valid");
-        let record = |minted, expires| TokenRecord::new(user, minted, expires);
-        store.insert(LoginId([login; 16]), [seed; 20], record, id_of)
+        let token = NewToken { login: LoginId([login; 16]), user, upstream_key: None };
+        let record = |now, expires| TokenRecord::new(token, Stamp(0), now, expires);
+        store.insert([seed; 20], LoginId([login; 16]), record, id_of)
     }
 
     fn is_live(store: &MemoryStore, seed: u8) -> bool {
@@ -268,6 +371,23 @@ mod tests {
     }
 
     #[test]
+    fn the_upstream_key_of_a_live_token_can_be_changed_and_nothing_else_of_it() {
+        let (store, clock) = store(Some(HOUR / 4), 10);
+        insert(&store, 1, 1);
+        let key = || store.find(&id_of(&[1; 20])).and_then(|record| record.upstream_key().cloned());
+        assert_eq!(key(), None);
+        clock.advance(HOUR / 8);
+        store.set_upstream_key(&id_of(&[1; 20]), Secret::new("tk_upstream".into()));
+        assert_eq!(key(), Some(Secret::new("tk_upstream".into())));
+        assert!(!format!("{:?}", store.find(&id_of(&[1; 20]))).contains("tk_upstream"));
+        clock.advance(HOUR / 4);
+        store.set_upstream_key(&id_of(&[1; 20]), Secret::new("tk_upstream".into()));
+        assert_eq!(key(), None, "that is no use of it, so it has idled out");
+        store.set_upstream_key(&id_of(&[2; 20]), Secret::new("tk_upstream".into()));
+        assert_eq!(store.len(), 1, "what is not there is not made");
+    }
+
+    #[test]
     fn a_full_store_of_tokens_in_use_is_not_walked_with_every_mint() {
         let (store, _) = store(Some(HOUR / 4), 160);
         let walks = (0..=255_u8).map(|n| {
@@ -293,6 +413,46 @@ mod tests {
         store.sweep();
         assert_eq!(store.len(), 56);
         assert!(store.logins.len() == 56 && store.order.lock().expect("no panic").places.len() == 56);
+    }
+
+    #[test]
+    fn what_is_removed_is_gone_and_so_is_its_login_unless_that_has_a_newer_token() {
+        let (store, clock) = store(None, 10);
+        insert(&store, 1, 1);
+        clock.advance(HOUR * 95 / 100);
+        insert(&store, 1, 2);
+        insert(&store, 2, 3);
+        store.remove(&id_of(&[1; 20]));
+        assert_eq!(insert(&store, 1, 4), [2; 20], "the newer one stays");
+        assert_eq!(store.remove_those(|_, record| record.user.as_str() == "user-2"), 1);
+        assert_eq!(insert(&store, 2, 5), [5; 20]);
+        clock.advance(HOUR);
+        store.sweep();
+        assert!(store.is_empty() && store.logins.is_empty());
+        assert!(store.order.lock().expect("no panic").places.is_empty());
+    }
+
+    #[test]
+    fn a_token_found_elsewhere_is_not_handed_out_where_there_is_a_newer_one() {
+        let (store, clock) = store(None, 10);
+        let found = |seed: u8, login: u8| {
+            let user = UserName::parse(b"alice").expect("valid");
+            let token = NewToken { login: LoginId([login; 16]), user, upstream_key: None };
+            let now = clock.now();
+            store.put_found(
+                id_of(&[seed; 20]),
+                [seed; 20],
+                TokenRecord::new(token, Stamp(0), now, now.after(HOUR)),
+            )
+        };
+        insert(&store, 1, 1);
+        found(2, 1);
+        assert!(is_live(&store, 1) && is_live(&store, 2));
+        assert_eq!(insert(&store, 1, 3), [1; 20]);
+        found(4, 2);
+        found(4, 2);
+        assert_eq!(insert(&store, 2, 5), [4; 20]);
+        assert_eq!(store.order.lock().expect("no panic").places.len(), 3, "found twice, it has one place");
     }
 
     #[test]

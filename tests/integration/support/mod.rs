@@ -8,6 +8,8 @@ pub mod h2_client;
 pub mod pki;
 pub mod program;
 pub mod recorder;
+pub mod redis;
+pub mod stores;
 pub mod tls_client;
 pub mod upstream;
 pub mod wire;
