@@ -7,8 +7,9 @@ use std::time::Duration;
 use dashmap::DashMap;
 
 use crate::clock::{Clock, Tick};
+use crate::prehashed::Prehashed;
 use crate::secret::Secret;
-use crate::store::{Fingerprint, LoginId, Seed, TokenId, TokenRecord};
+use crate::store::{LoginId, Seed, TokenId, TokenRecord};
 
 /// Lifetimes and size.
 #[derive(Clone, Copy, Debug)]
@@ -24,8 +25,9 @@ pub struct Limits {
 /// A concurrent map of live tokens, bounded in number and time.
 #[derive(Debug)]
 pub struct MemoryStore {
-    tokens: DashMap<TokenId, Arc<TokenRecord>>,
-    logins: DashMap<LoginId, Current>,
+    tokens: DashMap<TokenId, Arc<TokenRecord>, Prehashed>,
+    /// The token that a login is given. Two logins share a key hardly ever; then one of them gets new tokens more often.
+    logins: DashMap<LoginKey, Arc<TokenRecord>, Prehashed>,
     /// In the order of coming, which is the order of expiry too where all tokens are minted here, as all live equally
     /// long. One that came from elsewhere may end before those ahead of it: it is dead then, but keeps its place.
     order: Mutex<Order>,
@@ -33,11 +35,14 @@ pub struct MemoryStore {
     clock: Clock,
 }
 
-/// The token that a login is given.
-#[derive(Clone, Copy, Debug)]
-struct Current {
-    seed: Seed,
-    token: Fingerprint,
+/// The beginning of a login's keyed hash.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+struct LoginKey(u64);
+
+impl LoginKey {
+    fn of(login: &LoginId) -> LoginKey {
+        LoginKey(u64::from_le_bytes(*login.0.first_chunk().expect("it has 16 bytes")))
+    }
 }
 
 /// Tokens in the order of coming.
@@ -59,8 +64,8 @@ impl MemoryStore {
     /// An empty store.
     pub fn new(limits: Limits, clock: Clock) -> MemoryStore {
         MemoryStore {
-            tokens: DashMap::with_shard_amount(SHARDS),
-            logins: DashMap::with_shard_amount(SHARDS),
+            tokens: DashMap::with_hasher_and_shard_amount(Prehashed::default(), SHARDS),
+            logins: DashMap::with_hasher_and_shard_amount(Prehashed::default(), SHARDS),
             order: Mutex::default(),
             limits,
             clock,
@@ -95,15 +100,19 @@ impl MemoryStore {
     /// The seed of the login's live token, if it still has a tenth of its life before it: a client that asks for a
     /// token means to use it, and one about to end would be of no use. Asking counts as a use.
     pub fn seed_of(&self, login: &LoginId, id_of: impl Fn(&Seed) -> TokenId) -> Option<Seed> {
-        let seed = self.logins.get(login)?.seed;
+        let seed = self.current(login)?.seed;
         let record = self.find(&id_of(&seed))?;
         self.may_be_handed_out(&record).then_some(seed)
     }
 
-    /// The seed of this token, if it is the one that its login is given.
-    pub fn seed_of_current(&self, record: &TokenRecord, id: &TokenId) -> Option<Seed> {
-        let current = *self.logins.get(&record.login)?;
-        (current.token == id.fingerprint()).then_some(current.seed)
+    /// Whether this token is the one that its login is given.
+    pub fn is_current(&self, record: &TokenRecord) -> bool {
+        self.current(&record.login).is_some_and(|current| std::ptr::eq(&*current, record))
+    }
+
+    fn current(&self, login: &LoginId) -> Option<Arc<TokenRecord>> {
+        let current = Arc::clone(&*self.logins.get(&LoginKey::of(login))?);
+        (current.login == *login).then_some(current)
     }
 
     /// Whether enough of its life is left.
@@ -125,40 +134,39 @@ impl MemoryStore {
             return other;
         }
         let now = self.clock.now();
-        self.place(&mut order, id_of(&seed), seed, record(now, now.after(self.limits.ttl)));
+        self.place(&mut order, id_of(&seed), record(now, now.after(self.limits.ttl)), false);
         seed
     }
 
     /// Keeps a token that was minted for its login just now, here or elsewhere.
-    pub fn put_minted(&self, id: TokenId, seed: Seed, record: TokenRecord) {
+    pub fn put_minted(&self, id: TokenId, record: TokenRecord) {
         let mut order = self.order.lock().unwrap_or_else(PoisonError::into_inner);
-        self.place(&mut order, id, seed, record);
+        self.place(&mut order, id, record, false);
     }
 
     /// Keeps a token that was minted at some time. Its login may have a newer one; that one stays the one it is given.
-    pub fn put_found(&self, id: TokenId, seed: Seed, record: TokenRecord) -> Arc<TokenRecord> {
+    pub fn put_found(&self, id: TokenId, record: TokenRecord) -> Arc<TokenRecord> {
         let mut order = self.order.lock().unwrap_or_else(PoisonError::into_inner);
-        let newer = self.logins.get(&record.login).map(|current| *current);
-        let record = {
-            let login = record.login;
-            let record = self.place(&mut order, id, seed, record);
-            if let Some(newer) = newer {
-                self.logins.insert(login, newer);
-            }
-            record
-        };
-        drop(order);
-        record
+        let has_another = self.current(&record.login).is_some_and(|current| current.seed != record.seed);
+        self.place(&mut order, id, record, has_another)
     }
 
-    fn place(&self, order: &mut Order, id: TokenId, seed: Seed, record: TokenRecord) -> Arc<TokenRecord> {
+    fn place(
+        &self,
+        order: &mut Order,
+        id: TokenId,
+        record: TokenRecord,
+        has_another: bool,
+    ) -> Arc<TokenRecord> {
         order.since_walk = order.since_walk.saturating_add(1);
         if order.places.len() >= self.limits.max {
             self.make_room(order);
         }
-        let (login, record) = (record.login, Arc::new(record));
+        let record = Arc::new(record);
         let had_a_place = self.tokens.insert(id, Arc::clone(&record)).is_some();
-        self.logins.insert(login, Current { seed, token: id.fingerprint() });
+        if !has_another {
+            self.logins.insert(LoginKey::of(&record.login), Arc::clone(&record));
+        }
         if !had_a_place {
             order.places.push_back(id);
         }
@@ -167,16 +175,24 @@ impl MemoryStore {
 
     /// Has the backend shown another key instead of a live token; `None` if it lives no more.
     pub fn set_upstream_key(&self, id: &TokenId, key: Secret) -> Option<Arc<TokenRecord>> {
-        let mut record = self.tokens.get_mut(id)?;
         // Requests that have the old one in their hands end with it.
-        *record = Arc::new(record.with_upstream_key(Some(key)));
-        Some(Arc::clone(&record))
+        let (old, new) = {
+            let mut record = self.tokens.get_mut(id)?;
+            let new = Arc::new(record.with_upstream_key(Some(key)));
+            (std::mem::replace(&mut *record, Arc::clone(&new)), new)
+        };
+        if let Some(mut current) = self.logins.get_mut(&LoginKey::of(&old.login))
+            && Arc::ptr_eq(&current, &old)
+        {
+            *current = Arc::clone(&new);
+        }
+        Some(new)
     }
 
     /// Forgets one token. Its place is given back when its time comes.
     pub fn remove(&self, id: &TokenId) {
         if let Some((_, record)) = self.tokens.remove(id) {
-            self.forget_login(&record, id);
+            self.forget_login(&record);
         }
     }
 
@@ -187,7 +203,7 @@ impl MemoryStore {
             let stays = !ends(id, record);
             if !stays {
                 removed += 1;
-                self.forget_login(record, id);
+                self.forget_login(record);
             }
             stays
         });
@@ -271,8 +287,8 @@ impl MemoryStore {
     }
 
     /// The login may have a newer token by now; that one stays.
-    fn forget_login(&self, record: &TokenRecord, id: &TokenId) {
-        self.logins.remove_if(&record.login, |_, current| current.token == id.fingerprint());
+    fn forget_login(&self, record: &Arc<TokenRecord>) {
+        self.logins.remove_if(&LoginKey::of(&record.login), |_, current| Arc::ptr_eq(current, record));
     }
 }
 
@@ -296,7 +312,7 @@ mod tests {
     fn insert(store: &MemoryStore, login: u8, seed: u8) -> Seed {
         let user = UserName::parse(format!("user-{login}").as_bytes()).expect("valid");
         let token = NewToken { login: LoginId([login; 16]), user, upstream_key: None };
-        let record = |now, expires| TokenRecord::new(token, Stamp(0), now, expires);
+        let record = |now, expires| TokenRecord::new(token, [seed; 20], Stamp(0), now, expires);
         store.insert([seed; 20], LoginId([login; 16]), record, id_of)
     }
 
@@ -439,11 +455,8 @@ mod tests {
             let user = UserName::parse(b"alice").expect("valid");
             let token = NewToken { login: LoginId([login; 16]), user, upstream_key: None };
             let now = clock.now();
-            store.put_found(
-                id_of(&[seed; 20]),
-                [seed; 20],
-                TokenRecord::new(token, Stamp(0), now, now.after(HOUR)),
-            )
+            let record = TokenRecord::new(token, [seed; 20], Stamp(0), now, now.after(HOUR));
+            store.put_found(id_of(&[seed; 20]), record)
         };
         insert(&store, 1, 1);
         found(2, 1);

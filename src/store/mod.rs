@@ -42,12 +42,12 @@ pub use salt_uses::SaltUse;
 pub use thread::Running;
 pub use time::Stamp;
 
-/// SHA-256 of a token or key: the name under which it is kept.
+/// The first half of the SHA-256 of a token or key: the name under which it is kept.
 ///
-/// SECURITY: an index of these is no list of credentials; a token has 160 random bits, so its hash cannot be
+/// SECURITY: who wants to get in needs a token with the same 128 bits as a live one's, and finds none. An index of these is no list of credentials; a token has 160 random bits, so its hash cannot be
 /// turned back. It does not leave the process as it is, either; see `keys`.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub struct TokenId([u8; 32]);
+pub struct TokenId([u8; 16]);
 
 /// For [`crate::prehashed`] too.
 impl Hash for TokenId {
@@ -61,7 +61,7 @@ impl TokenId {
     /// The name of this token.
     pub fn of(token: &[u8]) -> TokenId {
         let hash = digest(&SHA256, token);
-        TokenId(hash.as_ref().try_into().expect("SHA-256 has 32 bytes"))
+        TokenId(*hash.as_ref().first_chunk().expect("SHA-256 has 32 bytes"))
     }
 
     /// From the 64 hex digits that `sha256sum` prints.
@@ -71,18 +71,18 @@ impl TokenId {
             return None;
         }
         let digit = |c: u8| char::from(c).to_digit(16).and_then(|d| u8::try_from(d).ok());
-        let mut id = [0; 32];
+        let mut id = [0_u8; 32];
         for (byte, pair) in id.iter_mut().zip(digits.chunks_exact(2)) {
             *byte = digit(pair[0])? << 4 | digit(pair[1])?;
         }
-        Some(TokenId(id))
+        id.first_chunk().copied().map(TokenId)
     }
 
-    pub(crate) fn from_bytes(bytes: [u8; 32]) -> TokenId {
+    pub(crate) fn from_bytes(bytes: [u8; 16]) -> TokenId {
         TokenId(bytes)
     }
 
-    pub(crate) fn bytes(&self) -> &[u8; 32] {
+    pub(crate) fn bytes(&self) -> &[u8; 16] {
         &self.0
     }
 
@@ -264,7 +264,7 @@ impl Store {
             return behind.mint(token, seed, id_of(&seed)).await;
         }
         let login = token.login;
-        let record = |now, expires| TokenRecord::new(token, self.calendar.stamp(now), now, expires);
+        let record = |now, expires| TokenRecord::new(token, seed, self.calendar.stamp(now), now, expires);
         Ok(self.memory.insert(seed, login, record, id_of))
     }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::clock::Tick;
 use crate::secret::Secret;
-use crate::store::{LoginId, Stamp};
+use crate::store::{LoginId, Seed, Stamp};
 use crate::user_name::UserName;
 
 /// A token that is to be kept.
@@ -27,10 +27,13 @@ pub struct TokenRecord {
     /// When it ends, used or not.
     pub expires: Tick,
     pub(super) login: LoginId,
+    /// What it is made from again for its login.
+    pub(super) seed: Seed,
     pub(super) minted: Stamp,
     /// Which salt made it, counted from the primary one.
     pub(super) salt: u8,
-    upstream_key: Option<Secret>,
+    /// Few have one, so it is kept apart.
+    upstream_key: Option<Box<Secret>>,
     last_used: AtomicU64,
 }
 
@@ -39,17 +42,11 @@ const USE_GRAIN: Duration = Duration::from_secs(60);
 
 impl TokenRecord {
     /// A token minted now that lives until `expires`.
-    pub(super) fn new(token: NewToken, minted: Stamp, now: Tick, expires: Tick) -> TokenRecord {
+    pub(super) fn new(token: NewToken, seed: Seed, minted: Stamp, now: Tick, expires: Tick) -> TokenRecord {
         let NewToken { login, user, upstream_key } = token;
-        TokenRecord {
-            user,
-            expires,
-            login,
-            minted,
-            salt: 0,
-            upstream_key,
-            last_used: AtomicU64::new(now.raw()),
-        }
+        let upstream_key = upstream_key.map(Box::new);
+        let last_used = AtomicU64::new(now.raw());
+        TokenRecord { user, expires, login, seed, minted, salt: 0, upstream_key, last_used }
     }
 
     /// The same token, which another salt than the primary one made.
@@ -63,16 +60,17 @@ impl TokenRecord {
             user: self.user.clone(),
             expires: self.expires,
             login: self.login,
+            seed: self.seed,
             minted: self.minted,
             salt: self.salt,
-            upstream_key,
+            upstream_key: upstream_key.map(Box::new),
             last_used: AtomicU64::new(self.last_used().raw()),
         }
     }
 
     /// What the backend is shown instead of the token, if that is not the token itself.
     pub fn upstream_key(&self) -> Option<&Secret> {
-        self.upstream_key.as_ref()
+        self.upstream_key.as_deref()
     }
 
     /// When it was last used.

@@ -161,10 +161,10 @@ impl FileStore {
             // A clock that was set back must not make tokens live longer.
             let longest = self.calendar.now().0.saturating_add(millis(self.memory.limits().ttl));
             kept.expires = kept.expires.min(Stamp(longest));
-            let (id, seed) = (kept.id, kept.seed);
+            let id = kept.id;
             let record = self.record(kept, salt);
             record.used_at(self.calendar.tick(last_used));
-            self.memory.put_minted(id, seed, record);
+            self.memory.put_minted(id, record);
         }
         info!(path = %self.path.display(), tokens = count, "tokens are kept in a file");
         if unreadable > 0 {
@@ -202,7 +202,7 @@ impl FileStore {
 
     fn record(&self, kept: KeptToken, salt: u8) -> TokenRecord {
         let (now, expires) = (self.calendar.tick(self.calendar.now()), self.calendar.tick(kept.expires));
-        TokenRecord::new(kept.token, kept.minted, now, expires).with_salt(salt)
+        TokenRecord::new(kept.token, kept.seed, kept.minted, now, expires).with_salt(salt)
     }
 
     fn open_token(&self, name: &[u8; 16], sealed: &[u8]) -> Option<(u8, KeptToken)> {

@@ -64,8 +64,8 @@ impl Opened {
         }
         write.commit()?;
         for token in kept {
-            let (id, seed) = (token.id, token.seed);
-            store.memory.put_minted(id, seed, store.record(token, 0));
+            let id = token.id;
+            store.memory.put_minted(id, store.record(token, 0));
         }
         Ok(seeds)
     }

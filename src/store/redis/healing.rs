@@ -64,15 +64,13 @@ impl Session {
     async fn put_one_back(&self, id: TokenId) -> Outcome<bool> {
         let memory = &self.shared.memory;
         let Some(record) = memory.peek(&id) else { return Ok(false) };
-        let seed = memory.seed_of_current(&record, &id);
         let token = NewToken {
             login: record.login,
             user: record.user.clone(),
             upstream_key: record.upstream_key().cloned(),
         };
         let expires = self.shared.calendar.stamp(record.expires);
-        // Without the seed it is one that its login is not given any more.
-        let kept = KeptToken { id, seed: seed.unwrap_or_default(), minted: record.minted, expires, token };
+        let kept = KeptToken { id, seed: record.seed, minted: record.minted, expires, token };
         if !self.lives(&kept) {
             return Ok(false);
         }
@@ -82,7 +80,7 @@ impl Session {
         let key = self.token_key(record.salt, &id);
         let value = self.value_of(&kept, record.salt, &key);
         let written: Option<String> = self.query(cmd("SET").arg(&key).arg(value).arg(options)).await?;
-        if seed.is_some() && record.salt == 0 {
+        if memory.is_current(&record) && record.salt == 0 {
             self.claim(&kept, &FoundLogin::default()).await?;
         }
         Ok(written.is_some())

@@ -28,7 +28,7 @@ impl Session {
     /// The token, if it lives. It is remembered here.
     pub(super) async fn fetch(&self, id: TokenId, salt: u8) -> Outcome<Option<Arc<TokenRecord>>> {
         let Some(kept) = self.living(&id, salt).await? else { return Ok(None) };
-        Ok(Some(self.shared.memory.put_found(id, kept.seed, self.record(kept, salt))))
+        Ok(Some(self.shared.memory.put_found(id, self.record(kept, salt))))
     }
 
     /// The login's token: the one that it has, or this one.
@@ -44,7 +44,7 @@ impl Session {
         let now = self.claim(&kept, &found).await?;
         if now.login == Some(KeptLogin { seed, id }) {
             let record = self.record(kept, 0);
-            self.shared.memory.put_minted(id, seed, record);
+            self.shared.memory.put_minted(id, record);
             return Ok(seed);
         }
         // Another replica was faster. Nobody has been given the token that was made here.
@@ -64,7 +64,7 @@ impl Session {
         if !self.shared.memory.may_be_handed_out(&record) {
             return Ok(None);
         }
-        self.shared.memory.put_minted(login.id, login.seed, record);
+        self.shared.memory.put_minted(login.id, record);
         Ok(Some(login.seed))
     }
 
@@ -177,7 +177,7 @@ impl Session {
     /// Looking it up is a use.
     fn record(&self, kept: KeptToken, salt: u8) -> TokenRecord {
         let expires = self.shared.calendar.tick(kept.expires);
-        TokenRecord::new(kept.token, kept.minted, self.shared.clock.now(), expires).with_salt(salt)
+        TokenRecord::new(kept.token, kept.seed, kept.minted, self.shared.clock.now(), expires).with_salt(salt)
     }
 
     pub(super) fn token_key(&self, salt: u8, id: &TokenId) -> String {

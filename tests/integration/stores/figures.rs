@@ -41,6 +41,15 @@ fn token(number: u32) -> NewToken {
 fn fill(replica: &Replica, count: u32) -> Duration {
     let begin = Instant::now();
     let store: std::sync::Arc<Store> = replica.shared();
+    if store.is_memory_alone() {
+        // One after the other: nothing waits, and tasks would leave holes in the memory that is measured.
+        replica.block_on(async {
+            for number in 0..count {
+                store.insert(token(number), seed(number), |seed| TokenId::of(seed)).await.expect("minted");
+            }
+        });
+        return begin.elapsed();
+    }
     replica.block_on(async {
         let mut under_way = JoinSet::new();
         for number in 0..count {
@@ -135,7 +144,7 @@ fn in_memory(count: u32) {
     );
     assert!(found < Duration::from_micros(50), "{found:?}");
     if count >= 1_000_000 {
-        assert!(each <= 350, "{each} bytes");
+        assert!(each <= 300, "{each} bytes");
     }
 }
 

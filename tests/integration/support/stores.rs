@@ -184,10 +184,10 @@ impl Drop for Replica {
 }
 
 pub fn new_token(user: &str, key: Option<&str>) -> NewToken {
-    let mut login = [0; 16];
-    login.copy_from_slice(&format!("{user:0>16}").as_bytes()[..16]);
+    // As a keyed hash is: spread.
+    let hash = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, user.as_bytes());
     NewToken {
-        login: LoginId(login),
+        login: LoginId(*hash.as_ref().first_chunk().expect("32 bytes")),
         user: UserName::parse(user.as_bytes()).expect("valid"),
         upstream_key: key.map(|key| Secret::new(key.into())),
     }
