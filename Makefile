@@ -10,7 +10,7 @@ BENCH ?=
 FUZZ_SECONDS ?= 15
 FUZZ_TARGETS ?= bearer policy token config http1 connection
 
-.PHONY: test lint unit e2e readme demo release bench micro instructions deny fuzz sbom clean
+.PHONY: test lint unit servers figures e2e readme demo release bench micro instructions deny fuzz sbom clean
 
 test: lint unit e2e readme
 
@@ -18,12 +18,21 @@ lint:
 	$(CARGO) fmt --all -- --check
 	$(CARGO) clippy --locked --all-targets -- -D warnings
 
-unit:
+unit: servers
 	$(CARGO) test --locked
+
+# Real servers that tests start for themselves.
+servers:
+	@tests/servers
 
 $(BINARY): FORCE
 	$(CARGO) build --locked
 FORCE:
+
+# The figures of docs/tokens.md: a million tokens, and a rolling restart of a minute.
+figures: servers
+	TOKENS=1000000 ROLLING_RESTART_SECONDS=60 CARGO_PROFILE_DEV_OPT_LEVEL=3 $(CARGO) test --locked \
+	  --target-dir target/figures --test integration -- --nocapture --test-threads 1 figures rolling_restart
 
 # Timbr's published Python clients, requests and curl, against a Flask backend under gunicorn.
 e2e: $(BINARY)

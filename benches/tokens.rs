@@ -4,12 +4,17 @@
 //! `make bench` has the same of `tokens.keys_file`, as part of whole requests.
 
 use std::hint::black_box;
+use std::pin::pin;
+use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
 use timbr_gateway::clock::Clock;
-use timbr_gateway::store::memory::Limits;
-use timbr_gateway::store::{LoginId, MemoryStore, TokenId, TokenRecord};
+use timbr_gateway::store::{Limits, LoginId, NewToken, Store, TokenId};
 use timbr_gateway::user_name::UserName;
+
+/// As the gateway has it.
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 /// Resident bytes of a minted token: its record, its login, its place in the order of expiry.
 const MOST_BYTES: usize = 250;
@@ -45,16 +50,18 @@ fn main() {
 }
 
 /// A store with so many tokens, and the resident bytes that each of them takes.
-fn filled(count: u64) -> (MemoryStore, usize) {
+fn filled(count: u64) -> (Store, usize) {
     let before = resident();
     let day = Duration::from_secs(86_400);
     let limits = Limits { ttl: day, idle_ttl: None, max: usize::MAX };
-    let store = MemoryStore::new(limits, Clock::system());
+    let store = Store::memory(limits, Clock::system());
     for number in 0..count {
         let user = UserName::parse(format!("user{number}").as_bytes()).expect("a name");
         let login = LoginId((u128::from(number) << 64 | u128::from(number)).to_be_bytes());
-        let record = |minted, expires| TokenRecord::new(user.clone(), minted, expires);
-        store.insert(login, [0; 20], record, |_| TokenId::of(&token(number)));
+        let new = NewToken { login, user, upstream_key: None };
+        let mut kept = pin!(store.insert(new, [0; 20], |_| TokenId::of(&token(number))));
+        let kept = kept.as_mut().poll(&mut Context::from_waker(Waker::noop()));
+        assert!(matches!(kept, Poll::Ready(Ok(_))), "memory waits for nothing");
     }
     let taken = resident().saturating_sub(before);
     (store, taken / usize::try_from(count).expect("64 bits"))
@@ -68,7 +75,7 @@ fn token(number: u64) -> [u8; 59] {
 }
 
 /// The mean time of a lookup by token.
-fn nanoseconds(store: &MemoryStore, count: u64) -> f64 {
+fn nanoseconds(store: &Store, count: u64) -> f64 {
     let mut random = fastrand::Rng::with_seed(1);
     let begun = Instant::now();
     for _ in 0..LOOKUPS {

@@ -25,6 +25,8 @@ pub struct Metrics {
     pub users_unusable: Gauge,
     /// Token issuers whose keys could not be fetched or read the last time.
     pub issuers_unusable: Gauge,
+    /// 1 while the token store answers.
+    pub store_up: Gauge,
     /// Connections that could not be accepted for want of descriptors or memory.
     pub accept_failures: Counter,
     /// Requests that were sent to the backend a second time, as the first time did provably no harm.
@@ -123,6 +125,12 @@ impl Default for Metrics {
             "Token issuers whose keys could not be fetched or read the last time",
             issuers_unusable.clone(),
         );
+        let store_up = Gauge::default();
+        registry.register(
+            "store_up",
+            "1 while the token store answers, 0 while it does not",
+            store_up.clone(),
+        );
         let mut counter = |name, help| {
             let counter = Counter::default();
             registry.register(name, help, counter.clone());
@@ -152,6 +160,7 @@ impl Default for Metrics {
             certificates_unusable,
             users_unusable,
             issuers_unusable,
+            store_up,
             accept_failures,
             upstream_retries,
             authorization_shadow_denials,

@@ -1,4 +1,7 @@
-//! The listener for operators: whether the process lives, whether it wants requests, and what it counts.
+//! The listener for operators: whether the process lives, whether it wants requests, what it counts, and, for who is on
+//! this machine, its tokens.
+
+mod operators;
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -15,6 +18,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::TcpListener;
 
+use crate::auth::Auth;
 use crate::listener;
 use crate::metrics::Metrics;
 use crate::shutdown::{Phase, Signal};
@@ -59,16 +63,21 @@ const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
 const MOST_CONNECTIONS: usize = 64;
 
 /// Answers until the task is dropped. Runs on a `LocalSet`.
-pub async fn serve(listener: TcpListener, readiness: Readiness, metrics: Arc<Metrics>) {
+pub async fn serve(listener: TcpListener, readiness: Readiness, metrics: Arc<Metrics>, auth: Arc<Auth>) {
     let places = Arc::new(tokio::sync::Semaphore::new(MOST_CONNECTIONS));
     loop {
         let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
-        let (stream, _) = listener::accept(&listener, &metrics.accept_failures).await;
-        let (readiness, metrics) = (readiness.clone(), Arc::clone(&metrics));
+        let (stream, peer) = listener::accept(&listener, &metrics.accept_failures).await;
+        let (readiness, metrics, auth) = (readiness.clone(), Arc::clone(&metrics), Arc::clone(&auth));
         tokio::task::spawn_local(async move {
             let answer = |request: Request<Incoming>| {
-                let answer = answer(&request, &readiness, &metrics);
-                async { Ok::<_, Infallible>(answer) }
+                let (readiness, metrics, auth) = (&readiness, &metrics, &auth);
+                async move {
+                    Ok::<_, Infallible>(match operators::Verb::of(request.uri().path()) {
+                        Some(verb) => operators::answer(verb, request, peer, auth).await,
+                        None => answer(&request, readiness, metrics),
+                    })
+                }
             };
             let connection = http1::Builder::new()
                 .timer(TokioTimer::new())
@@ -100,7 +109,10 @@ fn answer(request: &Request<Incoming>, readiness: &Readiness, metrics: &Metrics)
             response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(OPEN_METRICS));
             response
         }
-        _ => text(StatusCode::NOT_FOUND, "here are /livez, /readyz and /metrics"),
+        _ => text(
+            StatusCode::NOT_FOUND,
+            "here are /livez, /readyz, /metrics, /tokens, /tokens/revoke and /salts",
+        ),
     }
 }
 

@@ -69,7 +69,12 @@ impl BearerOpener {
 
     /// The credentials in a bearer.
     pub fn open(&self, bearer: &str) -> Result<Credentials, BearerError> {
-        let payload = self.decrypt(bearer)?;
+        self.open_and_tell(bearer).map(|(_, credentials)| credentials)
+    }
+
+    /// The credentials in a bearer, and the number of the salt that opened it.
+    pub fn open_and_tell(&self, bearer: &str) -> Result<(u8, Credentials), BearerError> {
+        let (salt, payload) = self.decrypt(bearer)?;
         let text = PAYLOAD.decode(payload.trim_ascii()).map(Zeroizing::new);
         let text = text.map_err(|_| BearerError::NoCredentials)?;
         // Only the first colon separates: a password may hold more.
@@ -80,15 +85,17 @@ impl BearerOpener {
         }
         let user = UserName::parse(user).map_err(|_| BearerError::UserName)?;
         let password = std::str::from_utf8(password).map_err(|_| BearerError::NoCredentials)?;
-        Ok(Credentials { user, password: Secret::new(password.to_owned()) })
+        Ok((salt, Credentials { user, password: Secret::new(password.to_owned()) }))
     }
 
-    fn decrypt(&self, bearer: &str) -> Result<Zeroizing<Vec<u8>>, BearerError> {
+    fn decrypt(&self, bearer: &str) -> Result<(u8, Zeroizing<Vec<u8>>), BearerError> {
         let made = timestamp(bearer).ok_or(BearerError::NotAuthentic)?;
         // SECURITY: `made` serves as the present here, so that the signature alone decides whether the bearer is
         // authentic. Its age is judged below, by our clock, and only told to who holds the salt.
-        let opened = self.keys.iter().find_map(|key| key.decrypt_at_time(bearer, None, made).ok());
-        let payload = opened.map(Zeroizing::new).ok_or(BearerError::NotAuthentic)?;
+        let opened = self.keys.iter().zip(0..).find_map(|(key, salt)| {
+            Some((salt, Zeroizing::new(key.decrypt_at_time(bearer, None, made).ok()?)))
+        });
+        let (salt, payload) = opened.ok_or(BearerError::NotAuthentic)?;
         let now = self.clock.unix_seconds();
         if made > now + MAX_CLOCK_SKEW {
             return Err(BearerError::FromTheFuture);
@@ -96,7 +103,7 @@ impl BearerOpener {
         if self.max_age.is_some_and(|age| made.saturating_add(age.as_secs()) < now) {
             return Err(BearerError::TooOld);
         }
-        Ok(payload)
+        Ok((salt, payload))
     }
 }
 
@@ -226,7 +233,7 @@ mod tests {
             let clock = Clock::manual(unix(vector["now"].as_str().expect("now")));
             let salt = Secret::new(vector["secret"].as_str().expect("secret").to_owned());
             let opener = BearerOpener::new(&[salt], max_age.map(Duration::from_secs), clock);
-            opener.decrypt(vector["token"].as_str().expect("token")).map(|payload| payload.to_vec())
+            opener.decrypt(vector["token"].as_str().expect("token")).map(|(_, payload)| payload.to_vec())
         }
 
         /// All times of the vectors are seven hours behind Greenwich.

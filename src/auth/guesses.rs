@@ -10,14 +10,17 @@
 //! share, such as a balancer's, from logging in.
 
 use std::collections::HashMap;
-use std::hash::{BuildHasher, RandomState};
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use aws_lc_rs::hmac::{HMAC_SHA256, Key, sign};
+use aws_lc_rs::rand;
+
 use crate::admission::network;
 use crate::clock::{Clock, Tick};
 use crate::config::FailureLimits;
+use crate::store::Failure;
 use crate::user_name::UserName;
 
 /// So long a full bucket takes to run empty.
@@ -34,9 +37,13 @@ pub struct Guesses {
     address: Option<Rate>,
     user: Option<Rate>,
     shards: [Mutex<Shard>; SHARDS],
-    hasher: RandomState,
+    names: Key,
+    tell: Tell,
     clock: Clock,
 }
+
+/// Tells other replicas of a failure.
+pub type Tell = Box<dyn Fn(Failure) + Send + Sync>;
 
 /// Too many failures; another try has a chance after so long.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,25 +57,62 @@ pub struct Attempt {
     user: Option<Bucket>,
 }
 
-/// A bucket's name: a keyed hash of what it is for, so that nobody can choose one that is another's too.
+/// A bucket's name: a keyed hash of what it is for, so that nobody can choose one that is another's too, and the same at
+/// every replica.
 type Bucket = u64;
 
+/// What a bucket counts: wrong keys and bearers of an address, its wrong passwords, or those for one user.
+const KEYS: u8 = 0;
+const PASSWORDS: u8 = 1;
+const USER: u8 = 2;
+
 impl Guesses {
-    /// Nobody has failed yet.
+    /// Nobody has failed yet, and nobody is told.
     pub fn new(limits: FailureLimits, clock: Clock) -> Guesses {
+        let mut key = [0; 32];
+        rand::fill(&mut key).expect("the system's random source works");
+        Guesses::shared(limits, &key, Box::new(drop), clock)
+    }
+
+    /// The same where replicas tell each other. `key` makes the buckets' names; `tell` hears of each failure.
+    pub fn shared(limits: FailureLimits, key: &[u8; 32], tell: Tell, clock: Clock) -> Guesses {
         Guesses {
             address: Rate::of(limits.per_address),
             user: Rate::of(limits.per_user),
             shards: std::array::from_fn(|_| Mutex::default()),
-            hasher: RandomState::new(),
+            names: Key::new(HMAC_SHA256, key),
+            tell,
             clock,
         }
     }
 
     /// A try of the client at this address.
     pub fn attempt(self: &Arc<Guesses>, address: IpAddr) -> Attempt {
-        let address = self.hasher.hash_one(network(address));
+        let (version, network) = network(address);
+        let address = self.bucket(&[&[KEYS, version], &network.to_be_bytes()]);
         Attempt { guesses: Arc::clone(self), address, user: None }
+    }
+
+    /// Counts a failure that another replica saw.
+    pub fn heard(&self, failure: Failure) {
+        match failure.kind {
+            KEYS | PASSWORDS => self.fill(self.address, failure.bucket),
+            USER => self.fill(self.user, failure.bucket),
+            // A newer version's; it counts them itself.
+            _ => {}
+        }
+    }
+
+    fn bucket(&self, parts: &[&[u8]]) -> Bucket {
+        let tag = sign(&self.names, &parts.concat());
+        u64::from_be_bytes(*tag.as_ref().first_chunk().expect("SHA-256 has 32 bytes"))
+    }
+
+    fn failed(&self, kind: u8, rate: Option<Rate>, bucket: Bucket) {
+        if rate.is_some() {
+            self.fill(rate, bucket);
+            (self.tell)(Failure { kind, bucket });
+        }
     }
 
     /// Forgets buckets that have run empty. Called now and then.
@@ -104,9 +148,9 @@ impl Guesses {
 impl Attempt {
     /// The same try, now that it names a user, whose password is to be checked.
     pub fn of(self, user: &UserName) -> Attempt {
-        let hasher = &self.guesses.hasher;
-        let (address, user) =
-            (hasher.hash_one((self.address, "passwords")), hasher.hash_one((self.address, user)));
+        let at = self.address.to_be_bytes();
+        let address = self.guesses.bucket(&[&[PASSWORDS], &at]);
+        let user = self.guesses.bucket(&[&[USER], &at, user.as_str().as_bytes()]);
         Attempt { address, user: Some(user), guesses: self.guesses }
     }
 
@@ -119,9 +163,11 @@ impl Attempt {
 
     /// Notes that the client was wrong.
     pub fn failed(&self) {
-        self.guesses.fill(self.guesses.address, self.address);
+        let guesses = &self.guesses;
+        let kind = if self.user.is_some() { PASSWORDS } else { KEYS };
+        guesses.failed(kind, guesses.address, self.address);
         if let Some(user) = self.user {
-            self.guesses.fill(self.guesses.user, user);
+            guesses.failed(USER, guesses.user, user);
         }
     }
 
@@ -188,7 +234,15 @@ mod tests {
 
     fn guesses(per_address: u32, per_user: u32) -> (Arc<Guesses>, Clock) {
         let clock = Clock::manual(0);
-        (Arc::new(Guesses::new(FailureLimits { per_address, per_user }, clock.clone())), clock)
+        (
+            Arc::new(Guesses::shared(
+                FailureLimits { per_address, per_user },
+                &[7; 32],
+                Box::new(drop),
+                clock.clone(),
+            )),
+            clock,
+        )
     }
 
     fn address(text: &str) -> IpAddr {
@@ -238,6 +292,24 @@ mod tests {
         assert_eq!(room(&guesses.attempt(address("2001:db8::1"))), 10);
         assert_eq!(room(&guesses.attempt(address("2001:db8:0:0:ffff:ffff:ffff:ffff"))), 0);
         assert_eq!(room(&guesses.attempt(address("2001:db8:0:1::1"))), 10);
+    }
+
+    #[test]
+    fn what_one_replica_tells_another_counts() {
+        let (other, _) = guesses(10, 3);
+        let tell = {
+            let other = Arc::clone(&other);
+            Box::new(move |failure| other.heard(failure))
+        };
+        let limits = FailureLimits { per_address: 10, per_user: 3 };
+        let here = Arc::new(Guesses::shared(limits, &[7; 32], tell, Clock::manual(0)));
+        let at = |guesses: &Arc<Guesses>| guesses.attempt(address("192.0.2.1"));
+        assert_eq!(room(&at(&here).of(&user("alice"))), 3);
+        assert_eq!(room(&at(&here)), 10);
+        assert_eq!(room(&at(&other).of(&user("alice"))), 0);
+        assert_eq!(room(&at(&other)), 0);
+        assert_eq!(room(&at(&other).of(&user("bob"))), 3);
+        assert_eq!(room(&other.attempt(address("192.0.2.2"))), 10);
     }
 
     #[test]

@@ -16,10 +16,14 @@ pub mod verifier;
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use prometheus_client::metrics::gauge::Gauge;
+
 use crate::clock::Clock;
 use crate::config::{Config, Foreign, Problem, VerifierOptions};
 use crate::secret::Secret;
-use crate::store::{self, Fingerprint, NewToken, Store, TokenId, TokenRecord, Unavailable};
+use crate::store::{
+    Fingerprint, NewToken, Running, StartError, Store, TokenId, TokenRecord, Unavailable, derived, salt_name,
+};
 use crate::upstream::Upstream;
 use crate::user_name::UserName;
 
@@ -113,7 +117,8 @@ pub struct Auth {
     opener: BearerOpener,
     mint: TokenMint,
     verifier: Verifier,
-    store: Store,
+    store: Arc<Store>,
+    salts: Vec<String>,
     known_keys: KnownKeys,
     foreign: Foreign,
     foreign_keys: ForeignKeys,
@@ -137,28 +142,36 @@ impl Auth {
             }
         };
         let jwts = Jwts::new(&config.auth.jwt, clock);
-        let (verifier, known_keys, jwts) = match (verifier, known_keys, jwts) {
-            (Ok(verifier), Ok(known_keys), Ok(jwts)) => (verifier, known_keys, jwts),
-            (verifier, known_keys, jwts) => {
-                let problems = verifier.err().into_iter().chain(known_keys.err());
+        let store = Store::new(config, clock);
+        let (verifier, known_keys, jwts, store) = match (verifier, known_keys, jwts, store) {
+            (Ok(verifier), Ok(known_keys), Ok(jwts), Ok(store)) => (verifier, known_keys, jwts, store),
+            (verifier, known_keys, jwts, store) => {
+                let problems = verifier.err().into_iter().chain(known_keys.err()).chain(store.err());
                 return Err(problems.chain(jwts.err().into_iter().flatten()).collect());
             }
         };
+        let store = Arc::new(store);
+        let tell = Box::new({
+            let store = Arc::clone(&store);
+            move |failure| store.tell_failure(failure)
+        });
+        let names = derived(&config.salts[0], "timbr-gateway failures 1");
+        let guesses = Guesses::shared(config.failures, &names, tell, clock.clone());
         let upstream_keys =
             config.upstream.credential.is_of_each_user().then(|| {
                 UpstreamKeys::new(verifier.platform().cloned(), tokens.ttl, tokens.max, clock.clone())
             });
-        let limits = store::Limits { ttl: tokens.ttl, idle_ttl: tokens.idle_ttl, max: tokens.max };
         let memory = Memory { accept: tokens.foreign_accept_ttl, reject: tokens.foreign_reject_ttl };
         Ok(Auth {
             opener: BearerOpener::new(&config.salts, config.auth.bearer_max_age, clock.clone()),
             mint: TokenMint::new(&config.salts),
             verifier,
-            store: Store::memory(limits, clock.clone()),
+            store,
+            salts: config.salts.iter().map(salt_name).collect(),
             known_keys,
             foreign: tokens.foreign,
             foreign_keys: ForeignKeys::new(memory, clock.clone()),
-            guesses: Arc::new(Guesses::new(config.failures, clock.clone())),
+            guesses: Arc::new(guesses),
             jwts,
             impersonation: Impersonation::new(config.impersonation.clone()),
             authorization: config.authorization.clone().map(Authorization::new),
@@ -172,8 +185,8 @@ impl Auth {
     /// holds no credentials, was made by somebody with the salt.
     pub async fn mint(&self, bearer: &str, client: IpAddr) -> Result<Minted, MintError> {
         let attempt = self.guesses.attempt(client);
-        let login = match self.opener.open(bearer) {
-            Ok(login) => login,
+        let (salt, login) = match self.opener.open_and_tell(bearer) {
+            Ok(opened) => opened,
             Err(BearerError::NotAuthentic) => {
                 attempt.fail().map_err(MintError::TooMany)?;
                 return Err(MintError::Bearer(BearerError::NotAuthentic));
@@ -201,6 +214,7 @@ impl Auth {
         if let (Some(keys), Some(session)) = (&self.upstream_keys, session) {
             keys.keep(id_of(&seed), session);
         }
+        self.store.note_salt_use(salt, &login.user);
         let fingerprint = id_of(&seed).fingerprint();
         Ok(Minted { token: token_of(&seed), fingerprint, user: login.user })
     }
@@ -253,9 +267,10 @@ impl Auth {
         if let Some(record) = self.store.find(&id) {
             return self.minted(id, &record);
         }
-        if self.mint.is_own(key.expose()) {
-            // SECURITY: a store that does not answer is neither a yes nor a no.
-            return match self.store.fetch(&id).await {
+        if let Some(salt) = self.mint.maker(key.expose()) {
+            // SECURITY: a store that does not answer is neither a yes nor a no. In the heap, as it is seldom asked and every
+            // request would have to be as large.
+            return match Box::pin(self.store.fetch(&id, salt)).await {
                 Ok(Some(record)) => self.minted(id, &record),
                 Ok(None) => Err(KeyError::Ended),
                 Err(Unavailable) => Err(KeyError::StoreUnavailable),
@@ -345,6 +360,28 @@ impl Auth {
     /// How many token issuers' keys could not be read or fetched the last time.
     pub fn failing_issuers(&self) -> usize {
         self.jwts.failing()
+    }
+
+    /// Opens the store of tokens and starts its thread, if it has one. `up` shows whether it answers.
+    pub fn start_store(&self, up: &Gauge) -> Result<Option<Running>, StartError> {
+        // Not to hold what holds the store: its thread ends when nobody has it any more.
+        let guesses = Arc::downgrade(&self.guesses);
+        let heard = move |failure| {
+            if let Some(guesses) = guesses.upgrade() {
+                guesses.heard(failure);
+            }
+        };
+        self.store.start(up, Box::new(heard))
+    }
+
+    /// The store of tokens, for operators.
+    pub fn store(&self) -> &Store {
+        &self.store
+    }
+
+    /// What operators call the salts, the primary one first.
+    pub fn salts(&self) -> &[String] {
+        &self.salts
     }
 
     /// How many keys `tokens.keys_file` holds.

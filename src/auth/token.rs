@@ -10,14 +10,12 @@
 
 use aws_lc_rs::hmac::{HMAC_SHA256, Key, sign};
 use aws_lc_rs::rand;
-use base64::Engine;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use subtle::{Choice, ConstantTimeEq};
+use subtle::ConstantTimeEq;
 use zeroize::Zeroizing;
 
 use crate::auth::bearer::Credentials;
 use crate::secret::Secret;
-use crate::store::{LoginId, Seed};
+use crate::store::{LoginId, Seed, derived};
 
 const PREFIX: &str = "tk_";
 const BODY: usize = 20;
@@ -64,11 +62,16 @@ impl TokenMint {
         Secret::new([PREFIX, &*hex(body), &*hex(&check[..CHECK])].concat())
     }
 
-    /// Whether this gateway, or another with the same salts, made the token. Says nothing about whether it lives.
-    pub fn is_own(&self, token: &[u8]) -> bool {
-        let Some((body, check)) = parse(token) else { return false };
+    /// The number of the salt with which this gateway, or another, made the token; `None` if it is not one of theirs.
+    /// Says nothing about whether it lives.
+    pub fn maker(&self, token: &[u8]) -> Option<u8> {
+        let (body, check) = parse(token)?;
         let fits = |keys: &Keys| keyed(&keys.check, &[&body])[..CHECK].ct_eq(&check);
-        self.keys.iter().fold(Choice::from(0), |any, keys| any | fits(keys)).into()
+        // All of them, so that the time taken does not tell which.
+        self.keys
+            .iter()
+            .zip(0..)
+            .fold(None, |maker, (keys, salt)| if fits(keys).into() { Some(salt) } else { maker })
     }
 
     fn primary(&self) -> &Keys {
@@ -78,11 +81,7 @@ impl TokenMint {
 
 impl Keys {
     fn derive(salt: &Secret) -> Keys {
-        // The bytes, not the text: the same salt may be written with or without padding.
-        let bytes = URL_SAFE_NO_PAD.decode(salt.expose().trim_end_matches('='));
-        let root =
-            Key::new(HMAC_SHA256, &Zeroizing::new(bytes.expect("the configuration checked the salts")));
-        let derive = |purpose: &str| Key::new(HMAC_SHA256, &*keyed(&root, &[purpose.as_bytes()]));
+        let derive = |purpose: &str| Key::new(HMAC_SHA256, &*derived(salt, purpose));
         Keys {
             check: derive("timbr-gateway token checksum 1"),
             login: derive("timbr-gateway login index 1"),
@@ -153,7 +152,7 @@ mod tests {
         let token = mint.token(&login("alice", "secret"), &mint.seed());
         assert_eq!(token.expose().len(), LENGTH);
         assert!(token.expose()[3..].bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b)));
-        assert!(mint.is_own(token.expose().as_bytes()));
+        assert!(mint.maker(token.expose().as_bytes()) == Some(0));
     }
 
     #[test]
@@ -174,19 +173,19 @@ mod tests {
     fn a_gateway_knows_its_own_tokens_and_those_of_its_salts_only() {
         let (old, new) = (mint(&[SALT]), mint(&[OTHER, SALT]));
         let token = old.token(&login("alice", "secret"), &old.seed());
-        assert!(new.is_own(token.expose().as_bytes()), "after a rotation");
-        assert!(!mint(&[OTHER]).is_own(token.expose().as_bytes()));
+        assert_eq!(new.maker(token.expose().as_bytes()), Some(1), "after a rotation");
+        assert!(mint(&[OTHER]).maker(token.expose().as_bytes()).is_none());
 
         let mut changed = token.expose().to_owned().into_bytes();
         for i in 0..changed.len() {
             let right = changed[i];
             changed[i] = if right == b'0' { b'1' } else { b'0' };
-            assert!(!old.is_own(&changed), "character {i}");
+            assert!(old.maker(&changed).is_none(), "character {i}");
             changed[i] = right;
         }
         for foreign in ["", "tk_", "tk_ab12", &token.expose().to_uppercase(), &format!("{}0", token.expose())]
         {
-            assert!(!old.is_own(foreign.as_bytes()), "{foreign}");
+            assert!(old.maker(foreign.as_bytes()).is_none(), "{foreign}");
         }
     }
 }

@@ -7,8 +7,10 @@ mod doctor;
 mod healthcheck;
 mod options;
 mod password;
+mod running;
 mod salt;
 mod serve;
+mod tokens;
 mod users;
 
 use std::fmt::Display;
@@ -41,10 +43,11 @@ fn command_of_the_arguments() -> Outcome {
         Some(("serve", matches)) => serve::run(matches),
         Some(("demo", matches)) => demo::run(matches),
         Some(("bearer", matches)) => bearer::run(matches),
-        Some(("salt", _)) => salt::run(),
+        Some(("salt", matches)) => salt::run(matches),
+        Some(("tokens", matches)) => tokens::run(matches),
         Some(("users", matches)) => users::run(matches),
-        Some(("config", matches)) => config::run(matches),
         Some(("doctor", matches)) => doctor::run(matches),
+        Some(("config", matches)) => config::run(matches),
         Some(("healthcheck", matches)) => healthcheck::run(matches),
         _ => unreachable!("clap takes no other"),
     }
@@ -61,9 +64,10 @@ pub fn command() -> Command {
         .subcommand(demo::command())
         .subcommand(bearer::command())
         .subcommand(salt::command())
+        .subcommand(tokens::command())
         .subcommand(users::command())
-        .subcommand(config::command())
         .subcommand(doctor::command())
+        .subcommand(config::command())
         .subcommand(healthcheck::command())
         .after_help(
             "Exit codes: 0 done; 1 failed, with a sentence on standard error; 2 wrong arguments; 3 a worker \

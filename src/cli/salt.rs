@@ -1,21 +1,53 @@
-//! `timbr-gateway salt`
+//! `timbr-gateway salt`, `timbr-gateway salt status`
 
 use std::process::ExitCode;
+use std::time::Duration;
 
-use clap::Command;
+use clap::{ArgMatches, Command};
 use fernet::Fernet;
 
+use crate::cli::running::{self, Running};
+use crate::cli::tokens::time;
 use crate::cli::{Outcome, say};
 
+const PATIENCE: Duration = Duration::from_secs(30);
+
 pub fn command() -> Command {
-    Command::new("salt").about("Make a new API_AUTH_SALT and print it").after_help(
-        "Example:\n  \
+    let status = Command::new("status")
+        .about("Tell of a running gateway when each salt was last used, and by how many users")
+        .after_help("A salt that nobody uses any more can be taken away, once the tokens that it made have ended: docs/tokens.md");
+    Command::new("salt")
+        .about("Make a new API_AUTH_SALT and print it")
+        .subcommand(running::add_to(status))
+        .after_help(
+            "Example:\n  \
          timbr-gateway salt > salt && timbr-gateway serve --api-auth-salt-file salt …\n\n\
          To rotate, put the new salt before the old one, with a comma between them.",
-    )
+        )
 }
 
-pub fn run() -> Outcome {
-    say(Fernet::generate_key())?;
+pub fn run(matches: &ArgMatches) -> Outcome {
+    match matches.subcommand() {
+        Some(("status", matches)) => status(matches)?,
+        _ => say(Fernet::generate_key())?,
+    }
     Ok(ExitCode::SUCCESS)
+}
+
+fn status(matches: &ArgMatches) -> anyhow::Result<()> {
+    let told = Running::of(matches, PATIENCE)?.json("/salts", None)?;
+    say(format_args!("{:<10}{:<10}{:<22}USERS IN 30 DAYS", "SALT", "", "LAST USED"))?;
+    for (number, salt) in told["salts"].as_array().into_iter().flatten().enumerate() {
+        let role = if number == 0 { "primary" } else { "" };
+        let last = salt["last_used"].as_u64().map_or("never".to_owned(), time);
+        say(format_args!(
+            "{:<10}{role:<10}{last:<22}{}",
+            salt["salt"].as_str().unwrap_or_default(),
+            salt["users"]
+        ))?;
+    }
+    if told["since_start"] == true {
+        say("This is what this process has seen since it started: store.kind is memory.")?;
+    }
+    Ok(())
 }

@@ -11,8 +11,10 @@ mod reader;
 pub mod routes;
 pub mod rules;
 pub mod salts;
+mod shape;
 mod size;
 pub mod sources;
+mod store;
 mod transport;
 pub mod url;
 mod validate;
@@ -55,6 +57,8 @@ pub struct Config {
     pub authorization: Option<AuthorizationOptions>,
     /// Tokens and keys.
     pub tokens: TokenOptions,
+    /// Where tokens are kept.
+    pub store: StoreOptions,
     /// How often clients may be wrong about credentials.
     pub failures: FailureLimits,
     /// What clients are waited for.
@@ -239,6 +243,78 @@ pub struct TokenOptions {
     pub foreign_accept_ttl: Duration,
     /// How long a no is remembered.
     pub foreign_reject_ttl: Duration,
+}
+
+/// Where tokens are kept.
+#[derive(Clone, Debug)]
+pub struct StoreOptions {
+    /// What keeps them.
+    pub kind: StoreKind,
+    /// How long a request may wait for it.
+    pub timeout: Duration,
+    /// How long what is known here is believed while it cannot be asked.
+    pub max_stale: Duration,
+}
+
+/// What keeps tokens.
+#[derive(Clone, Debug)]
+pub enum StoreKind {
+    /// The process's memory.
+    Memory,
+    /// A file, and the process's memory.
+    File(PathBuf),
+    /// A Redis or Valkey that replicas share.
+    Redis(Box<RedisOptions>),
+}
+
+/// Redis or Valkey, and how to reach it.
+#[derive(Clone, Debug)]
+pub struct RedisOptions {
+    /// What the addresses are those of.
+    pub topology: RedisTopology,
+    /// Where to begin; one at least.
+    pub nodes: Vec<RedisNode>,
+    /// Number of the database.
+    pub database: u32,
+    /// ACL user.
+    pub username: Option<String>,
+    /// Its password, or the server's.
+    pub password: Option<Secret>,
+    /// ACL user of the Sentinels.
+    pub sentinel_username: Option<String>,
+    /// Password of the Sentinels.
+    pub sentinel_password: Option<Secret>,
+    /// Trust anchors instead of the system's.
+    pub ca_file: Option<PathBuf>,
+    /// The gateway's own certificate.
+    pub client_certificate: Option<CertificateFiles>,
+    /// What all keys begin with.
+    pub prefix: String,
+}
+
+/// How the servers are put together.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum RedisTopology {
+    /// One server, or one address behind which others see to it that there is one.
+    Standalone,
+    /// Sentinels know which server is the primary one.
+    Sentinel {
+        /// The name that they know it by.
+        master: String,
+    },
+    /// Keys are spread over several primary servers.
+    Cluster,
+}
+
+/// A server's address.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RedisNode {
+    /// `rediss`.
+    pub tls: bool,
+    /// Name or address; an IPv6 address without brackets.
+    pub host: String,
+    /// TCP port.
+    pub port: u16,
 }
 
 /// What becomes of a key that the gateway does not know.

@@ -29,6 +29,7 @@ pub(super) fn config(settings: &Settings, problems: &mut Vec<Problem>) -> Option
     let impersonation = reader.impersonation();
     let authorization = reader.authorization(&routes);
     let tokens = reader.tokens();
+    let store = reader.store();
     let failures = reader.failures();
     let timeouts = reader.timeouts();
     let limits = reader.limits();
@@ -50,6 +51,7 @@ pub(super) fn config(settings: &Settings, problems: &mut Vec<Problem>) -> Option
         impersonation: impersonation?,
         authorization: authorization?,
         tokens: tokens?,
+        store: store?,
         failures: failures?,
         timeouts: timeouts?,
         limits: limits?,
@@ -64,6 +66,9 @@ pub(super) fn config(settings: &Settings, problems: &mut Vec<Problem>) -> Option
 /// How to make a salt, for the errors about it.
 const MAKE_A_SALT: &str = "Make one with `timbr-gateway salt`, or in Python with \
      `from cryptography.fernet import Fernet; print(Fernet.generate_key().decode())`";
+
+/// Each is tried with every bearer that does not open.
+const MOST_SALTS: usize = 32;
 
 fn cores() -> Option<usize> {
     Some(std::thread::available_parallelism().map_or(1, usize::from))
@@ -93,6 +98,9 @@ impl Reader<'_> {
             } else {
                 salts.push(salt);
             }
+        }
+        if salts.len() > MOST_SALTS {
+            self.problem(API_AUTH_SALT, format!("holds {} salts; {MOST_SALTS} are enough", salts.len()));
         }
         Some(salts)
     }

@@ -26,6 +26,7 @@ use crate::descriptors;
 use crate::listener;
 use crate::metrics::Metrics;
 use crate::shutdown::{self, Controller, Phase};
+use crate::store;
 use crate::tls::{self, Reloader, ServerTls, TlsError, UpstreamTls};
 
 use upkeep::{keep_files, keep_issuers_keys, sweep};
@@ -47,6 +48,9 @@ pub enum StartError {
         /// Why.
         source: io::Error,
     },
+    /// The store of tokens.
+    #[error(transparent)]
+    Store(#[from] store::StartError),
     /// A thread or runtime.
     #[error("cannot start threads")]
     Threads(#[source] io::Error),
@@ -175,6 +179,8 @@ pub struct Bound {
     https: Vec<std::net::TcpListener>,
     http: Vec<std::net::TcpListener>,
     admin: Option<std::net::TcpListener>,
+    metrics: Arc<Metrics>,
+    store: Option<store::Running>,
 }
 
 /// Loads what the configuration names, and listens.
@@ -189,7 +195,9 @@ pub fn bind(config: Config, clock: &Clock) -> Result<Bound, StartError> {
         http: address(http.first()),
         admin: address(admin.as_ref()),
     };
-    Ok(Bound { config: Arc::new(config), parts, addresses, https, http, admin })
+    let metrics = Arc::<Metrics>::default();
+    let store = parts.auth.start_store(&metrics.store_up)?;
+    Ok(Bound { config: Arc::new(config), parts, addresses, https, http, admin, metrics, store })
 }
 
 fn listen(
@@ -233,7 +241,7 @@ impl Bound {
             );
             limits.connections = most;
         }
-        let admission = Arc::new(Admission::new(limits, Arc::default()));
+        let admission = Arc::new(Admission::new(limits, Arc::clone(&self.metrics)));
         let (ended, ends) = unbounded_channel();
         let mut workers = Vec::with_capacity(self.config.workers);
         for number in 0..self.config.workers {
@@ -253,13 +261,19 @@ impl Bound {
             .enable_all()
             .build()
             .map_err(StartError::Threads)?;
-        let supervision =
-            self.supervise(controller, readiness, Arc::clone(admission.metrics()), stopped, ends);
+        drop(admission);
+        let mut store = self.store.take();
+        let supervision = self.supervise(controller, readiness, &mut store, stopped, ends);
         let end = LocalSet::new().block_on(&runtime, supervision)?;
         if end == Ended::Aborted {
             return Ok(end);
         }
-        Ok(collect(workers, end))
+        let end = collect(workers, end);
+        // All who could ask it anything are gone.
+        if store.is_some_and(|store| !store.finish(LAST_WORDS)) {
+            error!("the token store did not end");
+        }
+        Ok(end)
     }
 
     fn listeners_of_one_worker(&mut self) -> Vec<(std::net::TcpListener, Option<ServerTls>)> {
@@ -300,15 +314,17 @@ impl Bound {
         self,
         controller: Controller,
         readiness: Readiness,
-        metrics: Arc<Metrics>,
+        store: &mut Option<store::Running>,
         mut stopped: Stopped,
         mut ends: UnboundedReceiver<usize>,
     ) -> Result<Ended, StartError> {
         // Neither ever ends by itself; if one does, that is a panic.
         let mut helpers = JoinSet::new();
+        let metrics = self.metrics;
         if let Some(listener) = self.admin {
             let listener = TcpListener::from_std(listener).map_err(StartError::Threads)?;
-            helpers.spawn_local(admin::serve(listener, readiness, Arc::clone(&metrics)));
+            let auth = Arc::clone(&self.parts.auth);
+            helpers.spawn_local(admin::serve(listener, readiness, Arc::clone(&metrics), auth));
         }
         let reloader = self.parts.tls.map(|(reloader, _)| reloader);
         let auth = Arc::clone(&self.parts.auth);
@@ -321,6 +337,10 @@ impl Bound {
             () = stopped.asked() => false,
             worker = ends.recv() => {
                 error!(worker, "a worker has ended by itself; the gateway ends too");
+                true
+            }
+            () = ended(store) => {
+                error!("the token store's thread has ended by itself; the gateway ends too");
                 true
             }
             _ = helpers.join_next() => {
@@ -346,6 +366,14 @@ impl Bound {
         controller.advance(Phase::Aborted);
         let _ = tokio::time::timeout(LAST_WORDS, all_ended(&mut ends)).await;
         Ok(if broken { Ended::Broken } else { Ended::Drained { cut: 0 } })
+    }
+}
+
+/// Waits for the end of the store's thread, if there is one.
+async fn ended(store: &mut Option<store::Running>) {
+    match store {
+        Some(store) => store.ended().await,
+        None => std::future::pending().await,
     }
 }
 

@@ -1,12 +1,13 @@
-//! Tokens in the memory of this process.
+//! Tokens in the memory of this process: all there are, or those that it has seen of a store beyond.
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use dashmap::DashMap;
 
 use crate::clock::{Clock, Tick};
+use crate::prehashed::Prehashed;
 use crate::secret::Secret;
 use crate::store::{LoginId, Seed, TokenId, TokenRecord};
 
@@ -24,18 +25,30 @@ pub struct Limits {
 /// A concurrent map of live tokens, bounded in number and time.
 #[derive(Debug)]
 pub struct MemoryStore {
-    tokens: DashMap<TokenId, Arc<TokenRecord>>,
-    logins: DashMap<LoginId, Seed>,
-    /// In the order of minting, which is the order of expiry too, as all tokens live equally long.
+    tokens: DashMap<TokenId, Arc<TokenRecord>, Prehashed>,
+    /// The token that a login is given. Two logins share a key hardly ever; then one of them gets new tokens more often.
+    logins: DashMap<LoginKey, Arc<TokenRecord>, Prehashed>,
+    /// In the order of coming, which is the order of expiry too where all tokens are minted here, as all live equally
+    /// long. One that came from elsewhere may end before those ahead of it: it is dead then, but keeps its place.
     order: Mutex<Order>,
     limits: Limits,
     clock: Clock,
 }
 
-/// Tokens in the order of minting.
+/// The beginning of a login's keyed hash.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+struct LoginKey(u64);
+
+impl LoginKey {
+    fn of(login: &LoginId) -> LoginKey {
+        LoginKey(u64::from_le_bytes(*login.0.first_chunk().expect("it has 16 bytes")))
+    }
+}
+
+/// Tokens in the order of coming.
 #[derive(Debug, Default)]
 struct Order {
-    places: VecDeque<(TokenId, LoginId, Seed)>,
+    places: VecDeque<TokenId>,
     /// Mints since all places were last looked at.
     since_walk: usize,
 }
@@ -51,41 +64,67 @@ impl MemoryStore {
     /// An empty store.
     pub fn new(limits: Limits, clock: Clock) -> MemoryStore {
         MemoryStore {
-            tokens: DashMap::with_shard_amount(SHARDS),
-            logins: DashMap::with_shard_amount(SHARDS),
+            tokens: DashMap::with_hasher_and_shard_amount(Prehashed::default(), SHARDS),
+            logins: DashMap::with_hasher_and_shard_amount(Prehashed::default(), SHARDS),
             order: Mutex::default(),
             limits,
             clock,
         }
     }
 
+    /// Lifetimes and size.
+    pub fn limits(&self) -> Limits {
+        self.limits
+    }
+
     /// The live token with this name, noting its use.
     pub fn find(&self, id: &TokenId) -> Option<Arc<TokenRecord>> {
+        self.find_at(id, self.clock.now())
+    }
+
+    /// The same, where the caller knows the time already.
+    pub fn find_at(&self, id: &TokenId, now: Tick) -> Option<Arc<TokenRecord>> {
         let record = Arc::clone(&*self.tokens.get(id)?);
-        let now = self.clock.now();
         if !self.is_live(&record, now) {
             return None;
         }
-        if let Some(idle_ttl) = self.limits.idle_ttl {
-            record.touch(now, idle_ttl);
-        }
+        record.touch(now, self.limits.idle_ttl);
         Some(record)
+    }
+
+    /// The token with this name, without noting a use.
+    pub fn peek(&self, id: &TokenId) -> Option<Arc<TokenRecord>> {
+        self.tokens.get(id).map(|record| Arc::clone(&record))
     }
 
     /// The seed of the login's live token, if it still has a tenth of its life before it: a client that asks for a
     /// token means to use it, and one about to end would be of no use. Asking counts as a use.
     pub fn seed_of(&self, login: &LoginId, id_of: impl Fn(&Seed) -> TokenId) -> Option<Seed> {
-        let seed = *self.logins.get(login)?;
+        let seed = self.current(login)?.seed;
         let record = self.find(&id_of(&seed))?;
-        let left = record.expires.since(self.clock.now());
-        (left >= self.limits.ttl / 10).then_some(seed)
+        self.may_be_handed_out(&record).then_some(seed)
+    }
+
+    /// Whether this token is the one that its login is given.
+    pub fn is_current(&self, record: &TokenRecord) -> bool {
+        self.current(&record.login).is_some_and(|current| std::ptr::eq(&*current, record))
+    }
+
+    fn current(&self, login: &LoginId) -> Option<Arc<TokenRecord>> {
+        let current = Arc::clone(&*self.logins.get(&LoginKey::of(login))?);
+        (current.login == *login).then_some(current)
+    }
+
+    /// Whether enough of its life is left.
+    pub fn may_be_handed_out(&self, record: &TokenRecord) -> bool {
+        record.expires.since(self.clock.now()) >= self.limits.ttl / 10
     }
 
     /// Keeps a token for the login, unless another thread kept one first: then that one's seed is given back.
     pub fn insert(
         &self,
-        login: LoginId,
         seed: Seed,
+        login: LoginId,
         record: impl FnOnce(Tick, Tick) -> TokenRecord,
         id_of: impl Fn(&Seed) -> TokenId,
     ) -> Seed {
@@ -94,24 +133,90 @@ impl MemoryStore {
         if let Some(other) = self.seed_of(&login, &id_of) {
             return other;
         }
-        order.since_walk = order.since_walk.saturating_add(1);
-        if order.places.len() >= self.limits.max {
-            self.make_room(&mut order);
-        }
         let now = self.clock.now();
-        let id = id_of(&seed);
-        self.tokens.insert(id, Arc::new(record(now, now.after(self.limits.ttl))));
-        self.logins.insert(login, seed);
-        order.places.push_back((id, login, seed));
+        self.place(&mut order, id_of(&seed), record(now, now.after(self.limits.ttl)), false);
         seed
     }
 
-    /// Has the backend shown another key instead of a live token; nothing happens if it lives no more.
-    pub fn set_upstream_key(&self, id: &TokenId, key: Secret) {
-        if let Some(mut record) = self.tokens.get_mut(id) {
-            // Requests that have the old one in their hands end with it.
-            let renewed = TokenRecord::new(record.user.clone(), record.last_used(), record.expires);
-            *record = Arc::new(renewed.with_upstream_key(Some(key)));
+    /// Keeps a token that was minted for its login just now, here or elsewhere.
+    pub fn put_minted(&self, id: TokenId, record: TokenRecord) {
+        let mut order = self.order.lock().unwrap_or_else(PoisonError::into_inner);
+        self.place(&mut order, id, record, false);
+    }
+
+    /// Keeps a token that was minted at some time. Its login may have a newer one; that one stays the one it is given.
+    pub fn put_found(&self, id: TokenId, record: TokenRecord) -> Arc<TokenRecord> {
+        let mut order = self.order.lock().unwrap_or_else(PoisonError::into_inner);
+        let has_another = self.current(&record.login).is_some_and(|current| current.seed != record.seed);
+        self.place(&mut order, id, record, has_another)
+    }
+
+    fn place(
+        &self,
+        order: &mut Order,
+        id: TokenId,
+        record: TokenRecord,
+        has_another: bool,
+    ) -> Arc<TokenRecord> {
+        order.since_walk = order.since_walk.saturating_add(1);
+        if order.places.len() >= self.limits.max {
+            self.make_room(order);
+        }
+        let record = Arc::new(record);
+        let had_a_place = self.tokens.insert(id, Arc::clone(&record)).is_some();
+        if !has_another {
+            self.logins.insert(LoginKey::of(&record.login), Arc::clone(&record));
+        }
+        if !had_a_place {
+            order.places.push_back(id);
+        }
+        record
+    }
+
+    /// Has the backend shown another key instead of a live token; `None` if it lives no more.
+    pub fn set_upstream_key(&self, id: &TokenId, key: Secret) -> Option<Arc<TokenRecord>> {
+        // Requests that have the old one in their hands end with it.
+        let (old, new) = {
+            let mut record = self.tokens.get_mut(id)?;
+            let new = Arc::new(record.with_upstream_key(Some(key)));
+            (std::mem::replace(&mut *record, Arc::clone(&new)), new)
+        };
+        if let Some(mut current) = self.logins.get_mut(&LoginKey::of(&old.login))
+            && Arc::ptr_eq(&current, &old)
+        {
+            *current = Arc::clone(&new);
+        }
+        Some(new)
+    }
+
+    /// Forgets one token. Its place is given back when its time comes.
+    pub fn remove(&self, id: &TokenId) {
+        if let Some((_, record)) = self.tokens.remove(id) {
+            self.forget_login(&record);
+        }
+    }
+
+    /// Forgets the tokens that `ends` says, shard by shard; gives back how many.
+    pub fn remove_those(&self, ends: impl Fn(&TokenId, &TokenRecord) -> bool) -> usize {
+        let mut removed = 0;
+        self.tokens.retain(|id, record| {
+            let stays = !ends(id, record);
+            if !stays {
+                removed += 1;
+                self.forget_login(record);
+            }
+            stays
+        });
+        removed
+    }
+
+    /// Shows all live tokens, shard by shard.
+    pub fn for_each(&self, mut show: impl FnMut(&TokenId, &Arc<TokenRecord>)) {
+        let now = self.clock.now();
+        for entry in &self.tokens {
+            if self.is_live(entry.value(), now) {
+                show(entry.key(), entry.value());
+            }
         }
     }
 
@@ -120,19 +225,9 @@ impl MemoryStore {
         let now = self.clock.now();
         while self.end_some_expired(now) {}
         if self.limits.idle_ttl.is_some() {
-            // Shard by shard. A dead token's place in `order` is given back when its time comes, or room is needed.
-            self.tokens.retain(|_, record| self.is_live(record, now));
+            // A dead token's place in `order` is given back when its time comes, or room is needed.
+            self.remove_those(|_, record| !self.is_live(record, now));
         }
-    }
-
-    /// Ends all tokens of these users. Their places are given back as those of tokens that idled out.
-    pub fn end_of(&self, users: &HashSet<String>) {
-        self.tokens.retain(|_, record| !users.contains(record.user.as_str()));
-    }
-
-    /// Ends the tokens that are meant. Their places are given back as those of tokens that idled out.
-    pub fn remove_those(&self, meant: impl Fn(&TokenId) -> bool) {
-        self.tokens.retain(|id, _| !meant(id));
     }
 
     /// How many tokens are kept, ended ones that were not swept yet included.
@@ -154,7 +249,7 @@ impl MemoryStore {
     fn end_some_expired(&self, now: Tick) -> bool {
         let mut order = self.order.lock().unwrap_or_else(PoisonError::into_inner);
         for _ in 0..100 {
-            let Some((id, _, _)) = order.places.front() else { return false };
+            let Some(id) = order.places.front() else { return false };
             let live = self.tokens.get(id).is_some_and(|record| self.is_live(&record, now));
             if live {
                 return false;
@@ -172,11 +267,10 @@ impl MemoryStore {
         if self.limits.idle_ttl.is_some() && order.since_walk.saturating_mul(PLACES_A_MINT) >= self.limits.max
         {
             order.since_walk = 0;
-            order.places.retain(|(id, login, seed)| {
+            order.places.retain(|id| {
                 let live = self.tokens.get(id).is_some_and(|record| self.is_live(&record, now));
                 if !live {
-                    self.tokens.remove(id);
-                    self.logins.remove_if(login, |_, current| current == seed);
+                    self.remove(id);
                 }
                 live
             });
@@ -187,17 +281,21 @@ impl MemoryStore {
     }
 
     fn end_oldest(&self, order: &mut Order) {
-        if let Some((id, login, seed)) = order.places.pop_front() {
-            self.tokens.remove(&id);
-            // The login may have a newer token by now; that one stays.
-            self.logins.remove_if(&login, |_, current| *current == seed);
+        if let Some(id) = order.places.pop_front() {
+            self.remove(&id);
         }
+    }
+
+    /// The login may have a newer token by now; that one stays.
+    fn forget_login(&self, record: &Arc<TokenRecord>) {
+        self.logins.remove_if(&LoginKey::of(&record.login), |_, current| Arc::ptr_eq(current, record));
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::store::{NewToken, Stamp};
     use crate::user_name::UserName;
 
     const HOUR: Duration = Duration::from_secs(3600);
@@ -213,8 +311,9 @@ mod tests {
 
     fn insert(store: &MemoryStore, login: u8, seed: u8) -> Seed {
         let user = UserName::parse(format!("user-{login}").as_bytes()).expect("valid");
-        let record = |minted, expires| TokenRecord::new(user, minted, expires);
-        store.insert(LoginId([login; 16]), [seed; 20], record, id_of)
+        let token = NewToken { login: LoginId([login; 16]), user, upstream_key: None };
+        let record = |now, expires| TokenRecord::new(token, [seed; 20], Stamp(0), now, expires);
+        store.insert([seed; 20], LoginId([login; 16]), record, id_of)
     }
 
     fn is_live(store: &MemoryStore, seed: u8) -> bool {
@@ -261,18 +360,6 @@ mod tests {
         assert!(!is_live(&store, 2), "idle lifetime");
         store.sweep();
         assert!(store.is_empty());
-    }
-
-    #[test]
-    fn a_users_tokens_can_be_ended() {
-        let (store, _) = store(None, 10);
-        insert(&store, 1, 1);
-        insert(&store, 2, 2);
-        store.end_of(&HashSet::from(["user-1".to_owned()]));
-        assert!(!is_live(&store, 1) && is_live(&store, 2));
-        assert_eq!(insert(&store, 1, 3), [3; 20]);
-        store.sweep();
-        assert!(is_live(&store, 2) && is_live(&store, 3));
     }
 
     #[test]
@@ -342,6 +429,43 @@ mod tests {
         store.sweep();
         assert_eq!(store.len(), 56);
         assert!(store.logins.len() == 56 && store.order.lock().expect("no panic").places.len() == 56);
+    }
+
+    #[test]
+    fn what_is_removed_is_gone_and_so_is_its_login_unless_that_has_a_newer_token() {
+        let (store, clock) = store(None, 10);
+        insert(&store, 1, 1);
+        clock.advance(HOUR * 95 / 100);
+        insert(&store, 1, 2);
+        insert(&store, 2, 3);
+        store.remove(&id_of(&[1; 20]));
+        assert_eq!(insert(&store, 1, 4), [2; 20], "the newer one stays");
+        assert_eq!(store.remove_those(|_, record| record.user.as_str() == "user-2"), 1);
+        assert_eq!(insert(&store, 2, 5), [5; 20]);
+        clock.advance(HOUR);
+        store.sweep();
+        assert!(store.is_empty() && store.logins.is_empty());
+        assert!(store.order.lock().expect("no panic").places.is_empty());
+    }
+
+    #[test]
+    fn a_token_found_elsewhere_is_not_handed_out_where_there_is_a_newer_one() {
+        let (store, clock) = store(None, 10);
+        let found = |seed: u8, login: u8| {
+            let user = UserName::parse(b"alice").expect("valid");
+            let token = NewToken { login: LoginId([login; 16]), user, upstream_key: None };
+            let now = clock.now();
+            let record = TokenRecord::new(token, [seed; 20], Stamp(0), now, now.after(HOUR));
+            store.put_found(id_of(&[seed; 20]), record)
+        };
+        insert(&store, 1, 1);
+        found(2, 1);
+        assert!(is_live(&store, 1) && is_live(&store, 2));
+        assert_eq!(insert(&store, 1, 3), [1; 20]);
+        found(4, 2);
+        found(4, 2);
+        assert_eq!(insert(&store, 2, 5), [4; 20]);
+        assert_eq!(store.order.lock().expect("no panic").places.len(), 3, "found twice, it has one place");
     }
 
     #[test]

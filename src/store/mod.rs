@@ -1,30 +1,53 @@
 //! What the gateway remembers about tokens: by the token's hash, never by the token.
+//!
+//! [`Store`] is what others see. In front is always the memory of this process, which answers the requests whose token it
+//! knows without waiting; behind it may be a file, or a Redis that replicas share, driven by a thread of its own.
 
-pub mod memory;
+mod file;
+mod keys;
+mod listing;
+mod memory;
+mod record;
+mod redis;
 mod revocation;
+mod salt_uses;
+mod thread;
+mod time;
+mod wire;
 
 use std::collections::HashSet;
 use std::fmt;
 use std::hash::{Hash, Hasher};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use aws_lc_rs::digest::{SHA256, digest};
+use prometheus_client::metrics::gauge::Gauge;
 
-use crate::clock::{Clock, Tick};
+use crate::clock::Clock;
+use crate::config::{Config, Problem, StoreKind};
 use crate::secret::Secret;
 use crate::user_name::UserName;
 
-pub use memory::{Limits, MemoryStore};
-pub use revocation::Revocation;
+use keys::StoreKeys;
+use salt_uses::SaltUses;
+use thread::{Behind, Commands, Prepared};
+use time::Calendar;
 
-/// SHA-256 of a token or key: the name under which it is kept.
+pub use keys::{derived, salt_name};
+pub use listing::{Filter, Listing, TokenLine};
+pub use memory::{Limits, MemoryStore};
+pub use record::{NewToken, TokenRecord};
+pub use revocation::Revocation;
+pub use salt_uses::SaltUse;
+pub use thread::Running;
+pub use time::Stamp;
+
+/// The first half of the SHA-256 of a token or key: the name under which it is kept.
 ///
-/// SECURITY: an index of these is no list of credentials; a token has 160 random bits, so its hash cannot be
-/// turned back.
+/// SECURITY: who wants to get in needs a token with the same 128 bits as a live one's, and finds none. An index of these is no list of credentials; a token has 160 random bits, so its hash cannot be
+/// turned back. It does not leave the process as it is, either; see `keys`.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub struct TokenId([u8; 32]);
+pub struct TokenId([u8; 16]);
 
 /// For [`crate::prehashed`] too.
 impl Hash for TokenId {
@@ -38,7 +61,7 @@ impl TokenId {
     /// The name of this token.
     pub fn of(token: &[u8]) -> TokenId {
         let hash = digest(&SHA256, token);
-        TokenId(hash.as_ref().try_into().expect("SHA-256 has 32 bytes"))
+        TokenId(*hash.as_ref().first_chunk().expect("SHA-256 has 32 bytes"))
     }
 
     /// From the 64 hex digits that `sha256sum` prints.
@@ -48,11 +71,19 @@ impl TokenId {
             return None;
         }
         let digit = |c: u8| char::from(c).to_digit(16).and_then(|d| u8::try_from(d).ok());
-        let mut id = [0; 32];
+        let mut id = [0_u8; 32];
         for (byte, pair) in id.iter_mut().zip(digits.chunks_exact(2)) {
             *byte = digit(pair[0])? << 4 | digit(pair[1])?;
         }
-        Some(TokenId(id))
+        id.first_chunk().copied().map(TokenId)
+    }
+
+    pub(crate) fn from_bytes(bytes: [u8; 16]) -> TokenId {
+        TokenId(bytes)
+    }
+
+    pub(crate) fn bytes(&self) -> &[u8; 16] {
+        &self.0
     }
 
     /// The first 8 hex digits: enough to find a token in a log, nothing to use it with.
@@ -68,13 +99,30 @@ impl fmt::Debug for TokenId {
 }
 
 /// The beginning of a [`TokenId`], for logs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Fingerprint([u8; 4]);
 
 impl Fingerprint {
     /// As a number, whose eight hex digits logs show.
     pub fn raw(self) -> u32 {
         u32::from_be_bytes(self.0)
+    }
+
+    /// From the 8 hex digits that logs show.
+    pub fn from_hex(text: &str) -> Option<Fingerprint> {
+        let digits = text.len() == 8 && text.bytes().all(|byte| byte.is_ascii_hexdigit());
+        digits
+            .then(|| u32::from_str_radix(text, 16).ok())
+            .flatten()
+            .map(|number| Fingerprint(number.to_be_bytes()))
+    }
+
+    pub(crate) fn from_bytes(bytes: [u8; 4]) -> Fingerprint {
+        Fingerprint(bytes)
+    }
+
+    pub(crate) fn bytes(self) -> [u8; 4] {
+        self.0
     }
 }
 
@@ -92,10 +140,16 @@ pub struct LoginId(pub [u8; 16]);
 pub type Seed = [u8; 20];
 
 /// Where tokens are kept.
-#[derive(Debug)]
-pub enum Store {
-    /// In this process alone.
-    Memory(MemoryStore),
+pub struct Store {
+    memory: Arc<MemoryStore>,
+    calendar: Arc<Calendar>,
+    clock: Clock,
+    /// What is behind the memory, if anything is.
+    behind: Option<Commands>,
+    /// What [`Store::start`] starts.
+    prepared: Mutex<Option<Prepared>>,
+    /// Who used which salt, where nothing behind keeps that.
+    salt_uses: SaltUses,
 }
 
 /// The store cannot be asked: nothing is known of the token, neither that it lives nor that it has ended.
@@ -103,132 +157,188 @@ pub enum Store {
 #[error("the token store does not answer")]
 pub struct Unavailable;
 
-/// A token that is to be kept.
-#[derive(Debug)]
-pub struct NewToken {
-    /// The login that it is for.
-    pub login: LoginId,
-    /// Whose it is.
-    pub user: UserName,
-    /// What the backend is shown instead of the token.
-    pub upstream_key: Option<Secret>,
+/// Why a store does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// Its file.
+    #[error("store.path: {0}")]
+    File(String),
+    /// Its thread.
+    #[error("the store's thread cannot be started")]
+    Thread(#[source] std::io::Error),
 }
 
+/// A wrong credential that replicas tell each other of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Failure {
+    /// Which of the limits it counts against.
+    pub kind: u8,
+    /// A keyed hash of whom it counts against.
+    pub bucket: u64,
+}
+
+/// Hears of the failures that other replicas saw.
+pub type OnFailure = Box<dyn Fn(Failure) + Send>;
+
 impl Store {
-    /// Tokens in the memory of this process.
+    /// As the configuration has it. Files that it names are read; nothing is opened, and nobody is connected to, before
+    /// [`Store::start`].
+    pub fn new(config: &Config, clock: &Clock) -> Result<Store, Problem> {
+        let tokens = &config.tokens;
+        let limits = Limits { ttl: tokens.ttl, idle_ttl: tokens.idle_ttl, max: tokens.max };
+        let mut store = Store::memory(limits, clock.clone());
+        let keys = || StoreKeys::new(&config.salts);
+        let (memory, calendar) = (Arc::clone(&store.memory), Arc::clone(&store.calendar));
+        let behind = match &config.store.kind {
+            StoreKind::Memory => return Ok(store),
+            StoreKind::File(path) => {
+                Behind::File(file::FileStore::new(path.clone(), keys(), memory, calendar))
+            }
+            StoreKind::Redis(options) => {
+                let shared = redis::Shared { keys: keys(), memory, calendar, clock: clock.clone() };
+                let options = redis::Options { redis: (**options).clone(), store: config.store.clone() };
+                Behind::Redis(Box::new(redis::RedisStore::new(options, shared)?))
+            }
+        };
+        let (commands, prepared) = thread::prepare(behind, &config.store);
+        store.behind = Some(commands);
+        store.prepared = Mutex::new(Some(prepared));
+        Ok(store)
+    }
+
+    /// Tokens in the memory of this process alone.
     pub fn memory(limits: Limits, clock: Clock) -> Store {
-        Store::Memory(MemoryStore::new(limits, clock))
+        Store {
+            memory: Arc::new(MemoryStore::new(limits, clock.clone())),
+            calendar: Arc::new(Calendar::new(clock.clone())),
+            clock,
+            behind: None,
+            prepared: Mutex::default(),
+            salt_uses: SaltUses::default(),
+        }
+    }
+
+    /// Opens what is behind the memory, and starts its thread; `None` if nothing is. `up` shows whether it answers.
+    pub fn start(&self, up: &Gauge, on_failure: OnFailure) -> Result<Option<Running>, StartError> {
+        let prepared = self.prepared.lock().unwrap_or_else(PoisonError::into_inner).take();
+        match prepared {
+            None => {
+                up.set(1);
+                Ok(None)
+            }
+            Some(prepared) => prepared.start(up.clone(), on_failure).map(Some),
+        }
     }
 
     /// The live token with this name, if it is known here, noting its use. Never waits.
     pub fn find(&self, id: &TokenId) -> Option<Arc<TokenRecord>> {
-        match self {
-            Store::Memory(memory) => memory.find(id),
-        }
+        let now = self.clock.now();
+        let record = self.memory.find_at(id, now)?;
+        // SECURITY: what is known here is worth nothing once it was too long ago that the store could have said otherwise.
+        self.behind.as_ref().is_none_or(|behind| behind.link.vouches(now)).then_some(record)
     }
 
-    /// The live token with this name, that [`Store::find`] does not know: others may have minted it.
-    #[allow(clippy::unused_async, reason = "other stores are asked over the network")]
-    pub async fn fetch(&self, _id: &TokenId) -> Result<Option<Arc<TokenRecord>>, Unavailable> {
-        match self {
-            Store::Memory(_) => Ok(None),
+    /// The live token with this name, that [`Store::find`] does not know: others may have minted it. `salt` is the number
+    /// of the salt that made it.
+    pub async fn fetch(&self, id: &TokenId, salt: u8) -> Result<Option<Arc<TokenRecord>>, Unavailable> {
+        match &self.behind {
+            None => Ok(None),
+            Some(behind) => behind.fetch(*id, salt).await,
         }
     }
 
     /// The seed of the login's live token, if it is known here and has a tenth of its life before it. Never waits.
     pub fn seed_of(&self, login: &LoginId, id_of: impl Fn(&Seed) -> TokenId) -> Option<Seed> {
-        match self {
-            Store::Memory(memory) => memory.seed_of(login, id_of),
-        }
+        let vouched = self.behind.as_ref().is_none_or(|behind| behind.link.vouches(self.clock.now()));
+        vouched.then(|| self.memory.seed_of(login, id_of)).flatten()
     }
 
     /// Keeps a token for the login, unless somebody kept one first: then that one's seed is given back.
-    #[allow(clippy::unused_async, reason = "other stores are asked over the network")]
     pub async fn insert(
         &self,
-        new: NewToken,
+        token: NewToken,
         seed: Seed,
         id_of: impl Fn(&Seed) -> TokenId,
     ) -> Result<Seed, Unavailable> {
-        let NewToken { login, user, upstream_key } = new;
-        let record =
-            |minted, expires| TokenRecord::new(user, minted, expires).with_upstream_key(upstream_key);
-        match self {
-            Store::Memory(memory) => Ok(memory.insert(login, seed, record, id_of)),
+        if let Some(behind) = &self.behind {
+            return behind.mint(token, seed, id_of(&seed)).await;
         }
+        let login = token.login;
+        let record = |now, expires| TokenRecord::new(token, seed, self.calendar.stamp(now), now, expires);
+        Ok(self.memory.insert(seed, login, record, id_of))
     }
 
     /// Has the backend shown another key instead of a live token from now on; nothing happens if it lives no more.
-    #[allow(clippy::unused_async, reason = "other stores are asked over the network")]
     pub async fn set_upstream_key(&self, id: &TokenId, key: Secret) -> Result<(), Unavailable> {
-        match self {
-            Store::Memory(memory) => memory.set_upstream_key(id, key),
+        match &self.behind {
+            None => drop(self.memory.set_upstream_key(id, key)),
+            Some(behind) => behind.set_upstream_key(*id, key).await?,
         }
         Ok(())
     }
 
-    /// Ends tokens before their time, everywhere.
-    #[allow(clippy::unused_async, reason = "other stores are asked over the network")]
+    /// Ends tokens before their time, everywhere. Once this says so, none of them gets in here any more, and within a
+    /// second none at other replicas. `Unavailable` means that only here they have ended: others hear of it when the store
+    /// answers again, unless this process ends before.
     pub async fn revoke(&self, what: Revocation) -> Result<(), Unavailable> {
-        match self {
-            Store::Memory(memory) => memory.remove_those(|id| what.covers(id)),
+        match &self.behind {
+            None => {
+                self.memory.remove_those(|id, record| what.covers(id, &record.user));
+                Ok(())
+            }
+            Some(behind) => behind.revoke(what).await,
         }
-        Ok(())
     }
 
-    /// Ends all tokens of these users. May block.
+    /// Ends all tokens of these users, here at once, and elsewhere as soon as can be.
     pub fn end_of(&self, users: &HashSet<String>) {
-        match self {
-            Store::Memory(memory) => memory.end_of(users),
+        self.memory.remove_those(|_, record| users.contains(record.user.as_str()));
+        if let Some(behind) = &self.behind {
+            for user in users.iter().filter_map(|user| UserName::parse(user.as_bytes()).ok()) {
+                behind.end(Revocation::User(user));
+            }
         }
+    }
+
+    /// Live tokens.
+    pub async fn list(&self, filter: Filter) -> Result<Listing, Unavailable> {
+        match &self.behind {
+            None => Ok(listing::of_memory(&self.memory, &self.calendar, &filter)),
+            Some(behind) => behind.list(filter).await,
+        }
+    }
+
+    /// Tells other replicas of a failure, if there are any. Never waits.
+    pub fn tell_failure(&self, failure: Failure) {
+        if let Some(behind) = &self.behind {
+            behind.tell_failure(failure);
+        }
+    }
+
+    /// Notes that the salt with this number opened a bearer of the user's. Never waits.
+    pub fn note_salt_use(&self, salt: u8, user: &UserName) {
+        match &self.behind {
+            None => self.salt_uses.note(salt, user, self.calendar.now()),
+            Some(behind) => behind.note_salt_use(salt, user),
+        }
+    }
+
+    /// Who used the first `count` salts. Where nothing is behind the memory, since this process began.
+    pub async fn salt_uses(&self, count: usize) -> Result<Vec<SaltUse>, Unavailable> {
+        match &self.behind {
+            None => Ok(self.salt_uses.of(count, self.calendar.now())),
+            Some(behind) => behind.salt_uses().await,
+        }
+    }
+
+    /// Whether nothing outlives the process.
+    pub fn is_memory_alone(&self) -> bool {
+        self.behind.is_none()
     }
 
     /// Forgets what has ended. Called now and then, off the path of requests.
     pub fn sweep(&self) {
-        match self {
-            Store::Memory(memory) => memory.sweep(),
-        }
-    }
-}
-
-/// What is kept for a live token.
-#[derive(Debug)]
-pub struct TokenRecord {
-    /// Whose it is.
-    pub user: UserName,
-    /// When it ends, used or not.
-    pub expires: Tick,
-    upstream_key: Option<Secret>,
-    last_used: AtomicU64,
-}
-
-impl TokenRecord {
-    /// A token minted at `minted` that lives until `expires`.
-    pub fn new(user: UserName, minted: Tick, expires: Tick) -> TokenRecord {
-        TokenRecord { user, expires, upstream_key: None, last_used: AtomicU64::new(minted.raw()) }
-    }
-
-    /// The same token, with what the backend is shown in its place.
-    pub fn with_upstream_key(self, upstream_key: Option<Secret>) -> TokenRecord {
-        TokenRecord { upstream_key, ..self }
-    }
-
-    /// What the backend is shown instead of the token, if that is not the token itself.
-    pub fn upstream_key(&self) -> Option<&Secret> {
-        self.upstream_key.as_ref()
-    }
-
-    /// When it was last used.
-    pub fn last_used(&self) -> Tick {
-        Tick::from_raw(self.last_used.load(Ordering::Relaxed))
-    }
-
-    /// Notes a use. Written seldom, measured by the time that it may go unused, so that a busy token is not a cache
-    /// line that all cores fight for.
-    fn touch(&self, now: Tick, idle_ttl: Duration) {
-        if now.since(self.last_used()) >= (idle_ttl / 16).min(Duration::from_secs(1)) {
-            self.last_used.store(now.raw(), Ordering::Relaxed);
-        }
+        self.memory.sweep();
     }
 }
 

@@ -22,6 +22,7 @@ mod policy;
 mod process;
 mod properties;
 mod proxies;
+mod stores;
 mod supply_chain;
 mod timeouts;
 mod tls;

@@ -15,7 +15,7 @@ use crate::auth::bearer::make;
 use crate::cli::doctor::PATIENCE;
 use crate::cli::doctor::report::Report;
 use crate::clock::Clock;
-use crate::config::{Config, Listen, UpstreamUrl};
+use crate::config::{Config, Listen, StoreKind, UpstreamUrl};
 use crate::fetch::Origin;
 use crate::secret::Secret;
 use crate::server;
@@ -55,7 +55,20 @@ impl Chain {
         caller: Option<Caller>,
         report: &mut Report,
     ) -> anyhow::Result<()> {
-        report.ok("store", "tokens are kept in the memory of the process");
+        match &config.store.kind {
+            StoreKind::Memory => report.ok("store", "tokens are kept in the memory of the process"),
+            StoreKind::Redis(_) => {
+                report.ok("store", "Redis; get_token keeps a token there and fails if it cannot");
+            }
+            // Only one process can have it open, and that may be the gateway.
+            StoreKind::File(path) => {
+                report.skipped(
+                    "store",
+                    format!("{} may be in use; tokens are kept in memory here", path.display()),
+                );
+                config.store.kind = StoreKind::Memory;
+            }
+        }
         let Some(caller) = caller else {
             report.skipped("get_token", "nobody to log in as; give --user and a password");
             return Ok(());
@@ -204,6 +217,9 @@ fn mend(reason: Option<&str>, status: StatusCode) -> &'static str {
         }
         (Some("verifier_unavailable" | "verifier_busy"), _) => {
             "the server that auth.verifier asks (platform.url, ldap.url, upstream.url); the log above says why"
+        }
+        (Some("token_store_unavailable"), _) => {
+            "store.urls, store.password, store.ca_file; the log above says why"
         }
         (Some("token_expired"), _) => {
             "upstream.credential: the backend refuses the key that the token stands for"

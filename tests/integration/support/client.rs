@@ -64,6 +64,13 @@ impl Client {
         Client { stream, unread: Vec::new() }
     }
 
+    /// A connection, unless nobody listens.
+    pub fn try_connect(address: SocketAddr) -> Option<Client> {
+        let stream = TcpStream::connect(address).ok()?;
+        stream.set_read_timeout(Some(PATIENCE)).expect("set");
+        Some(Client { stream, unread: Vec::new() })
+    }
+
     /// Sends a request with `Host` and `Content-Length`, and reads the answer.
     pub fn send(&mut self, line: &str, fields: &[(&str, &str)], body: &[u8]) -> Answer {
         self.write_request(line, fields, body);
@@ -186,6 +193,15 @@ impl Client {
     /// Whether the gateway closes without another word.
     pub fn is_closed(&mut self) -> bool {
         self.unread.is_empty() && !self.fill_some()
+    }
+
+    /// Whether the other side has ended the connection already; does not wait.
+    pub fn has_ended(&self) -> bool {
+        self.stream.set_nonblocking(true).expect("set");
+        let mut one = [0];
+        let ended = !matches!(self.stream.peek(&mut one), Err(error) if error.kind() == std::io::ErrorKind::WouldBlock);
+        self.stream.set_nonblocking(false).expect("set");
+        ended
     }
 
     fn fill(&mut self, count: usize) {

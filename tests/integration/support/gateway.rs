@@ -9,7 +9,7 @@ use timbr_gateway::config::{Sources, load};
 use timbr_gateway::server::{self, Addresses, Ended, Stop};
 
 use crate::support::bearer::{SALT, bearer};
-use crate::support::client::Client;
+use crate::support::client::{Answer, Client};
 
 /// A running gateway; ends with the test.
 pub struct Gateway {
@@ -105,6 +105,35 @@ impl Gateway {
         assert_eq!(answer.status, 200);
         let line = answer.text().lines().find_map(|line| line.strip_prefix(series)?.strip_prefix(' '));
         line.map_or(0.0, |value| value.parse().expect("a number"))
+    }
+
+    /// What operators are shown.
+    pub fn get(&self, path: &str) -> serde_json::Value {
+        let answer = self.operator(&format!("GET {path}"), b"");
+        assert_eq!(answer.status, 200, "{answer:?}");
+        answer.json()
+    }
+
+    /// Has tokens revoked.
+    pub fn revoke(&self, order: &str) {
+        let answer = self.try_revoke(order);
+        assert_eq!(answer.status, 200, "{answer:?}");
+    }
+
+    pub fn try_revoke(&self, order: &str) -> Answer {
+        self.operator("POST /tokens/revoke", order.as_bytes())
+    }
+
+    fn operator(&self, line: &str, body: &[u8]) -> Answer {
+        let mut client = Client::connect(self.admin());
+        let length = body.len();
+        let json = "Content-Type: application/json\r\n";
+        client.write(
+            format!("{line} HTTP/1.1\r\nHost: localhost\r\n{json}Content-Length: {length}\r\n\r\n")
+                .as_bytes(),
+        );
+        client.write(body);
+        client.read_answer(false)
     }
 
     /// A token of `alice`.

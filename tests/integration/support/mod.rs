@@ -9,6 +9,8 @@ pub mod idp;
 pub mod pki;
 pub mod program;
 pub mod recorder;
+pub mod redis;
+pub mod stores;
 pub mod tls_client;
 pub mod upstream;
 pub mod wire;

@@ -17,6 +17,8 @@ pub struct Program {
     child: Child,
     pub http: SocketAddr,
     pub https: SocketAddr,
+    /// Where operators are answered, if that is on.
+    pub admin: Option<SocketAddr>,
     pub authority_pem: String,
     /// Held, so that it neither ends nor is read; `None` once something reads it.
     log: Option<BufReader<ChildStderr>>,
@@ -26,7 +28,12 @@ pub struct Program {
 impl Program {
     /// With one worker. Its log is read and forgotten.
     pub fn start(upstream: SocketAddr, options: &[(&str, &str)]) -> Program {
-        let mut program = Program::start_unread(upstream, options, "exec \"$0\" serve");
+        Program::start_as(upstream, options, "exec \"$0\" serve")
+    }
+
+    /// `shell` is what starts the program, as `$0`. Its log is read and forgotten.
+    pub fn start_as(upstream: SocketAddr, options: &[(&str, &str)], shell: &str) -> Program {
+        let mut program = Program::start_unread(upstream, options, shell);
         let mut log = program.log.take().expect("nobody reads it yet");
         std::thread::spawn(move || std::io::copy(&mut log, &mut std::io::sink()));
         program
@@ -68,6 +75,7 @@ impl Program {
         Program {
             http: address("http"),
             https: address("https"),
+            admin: started["admin"].as_str().and_then(|text| text.parse().ok()),
             authority_pem: std::fs::read_to_string(files.ca_file()).expect("read"),
             child,
             log: Some(log),
@@ -113,6 +121,12 @@ impl Program {
     pub fn ended(&mut self) -> ExitStatus {
         wait_until("the program ends", || !self.is_running());
         self.child.wait().expect("it has ended")
+    }
+
+    /// Ends it as a crash does, with no chance to do anything more.
+    pub fn kill_9(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
     }
 
     /// Sends SIGTERM.

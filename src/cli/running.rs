@@ -1,0 +1,104 @@
+//! A running gateway on this machine, by its admin listener.
+
+use std::io::{Read, Write};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use clap::{ArgMatches, Command};
+
+use crate::cli::options;
+
+const KEY: &str = "listen.admin";
+
+/// Longer answers than the gateway ever gives.
+const MOST: u64 = 64 * 1024 * 1024;
+
+/// Where a gateway's operators are answered.
+pub struct Running {
+    address: SocketAddr,
+    patience: Duration,
+}
+
+/// What it said.
+pub struct Said {
+    pub status: String,
+    pub body: String,
+}
+
+/// Adds the flags that say which gateway is meant.
+pub fn add_to(command: Command) -> Command {
+    options::add_one_to(command, KEY)
+}
+
+impl Running {
+    /// The one that the flags, the environment and the file name.
+    pub fn of(matches: &ArgMatches, patience: Duration) -> anyhow::Result<Running> {
+        let text = options::one(matches, KEY)?.expect("the option has a default");
+        let text = text.expose();
+        if text == "off" {
+            bail!("{KEY} is off, so there is nobody to ask");
+        }
+        let address: SocketAddr =
+            text.parse().with_context(|| format!("{KEY} must be address:port, not {text:?}"))?;
+        Ok(Running { address: reachable(address), patience })
+    }
+
+    /// Its answer to a GET, or to a POST of JSON.
+    pub fn ask(&self, path: &str, json: Option<&str>) -> anyhow::Result<Said> {
+        let answer = self.exchange(path, json).with_context(|| format!("http://{}{path}", self.address))?;
+        let (head, body) = answer.split_once("\r\n\r\n").unwrap_or((&answer, ""));
+        let status = head.split(' ').nth(1).unwrap_or_default().to_owned();
+        Ok(Said { status, body: body.trim().to_owned() })
+    }
+
+    /// The JSON of a success; what it said against it is the error.
+    pub fn json(&self, path: &str, json: Option<&str>) -> anyhow::Result<serde_json::Value> {
+        let said = self.ask(path, json)?;
+        let body: serde_json::Value = serde_json::from_str(&said.body).unwrap_or_default();
+        if said.status != "200" {
+            bail!(
+                "the gateway at {} answered {}: {}",
+                self.address,
+                said.status,
+                body["data"].as_str().unwrap_or(&said.body)
+            );
+        }
+        Ok(body)
+    }
+
+    fn exchange(&self, path: &str, json: Option<&str>) -> std::io::Result<String> {
+        let address = self.address;
+        let mut stream = TcpStream::connect_timeout(&address, self.patience)?;
+        stream.set_read_timeout(Some(self.patience))?;
+        stream.set_write_timeout(Some(self.patience))?;
+        let common = format!("HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n");
+        match json {
+            None => write!(stream, "GET {path} {common}\r\n")?,
+            Some(json) => write!(
+                stream,
+                "POST {path} {common}Content-Type: application/json\r\nContent-Length: {}\r\n\r\n{json}",
+                json.len()
+            )?,
+        }
+        let mut answer = String::new();
+        stream.take(MOST).read_to_string(&mut answer)?;
+        Ok(answer)
+    }
+}
+
+impl std::fmt::Display for Running {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.address.fmt(f)
+    }
+}
+
+/// Who listens on all addresses is asked on the loopback one.
+fn reachable(mut address: SocketAddr) -> SocketAddr {
+    match address.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => address.set_ip(Ipv4Addr::LOCALHOST.into()),
+        IpAddr::V6(ip) if ip.is_unspecified() => address.set_ip(Ipv6Addr::LOCALHOST.into()),
+        _ => {}
+    }
+    address
+}

@@ -1,0 +1,154 @@
+//! `timbr-gateway tokens list|revoke`
+
+use std::io::Read;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::{Duration, UNIX_EPOCH};
+
+use anyhow::Context;
+use clap::{Arg, ArgAction, ArgGroup, ArgMatches, Command, value_parser};
+use serde_json::json;
+use zeroize::Zeroizing;
+
+use crate::cli::running::{self, Running};
+use crate::cli::{Outcome, say};
+use crate::secret::Secret;
+
+const PATIENCE: Duration = Duration::from_secs(35);
+
+pub fn command() -> Command {
+    let list = Command::new("list")
+        .about("Show live tokens: whose, what logs call them, when made, used and ending")
+        .arg(Arg::new("user").long("user").short('u').value_name("NAME").help("Of this user alone"))
+        .arg(
+            Arg::new("limit")
+                .long("limit")
+                .value_name("N")
+                .default_value("1000")
+                .value_parser(value_parser!(u32).range(1..=100_000))
+                .help("At most so many"),
+        )
+        .arg(
+            Arg::new("json")
+                .long("json")
+                .action(ArgAction::SetTrue)
+                .help("As JSON; times in seconds since 1970"),
+        );
+    let revoke = Command::new("revoke")
+        .about("End tokens at once, at every replica")
+        .arg(Arg::new("user").long("user").short('u').value_name("NAME").help("All of this user"))
+        .arg(
+            Arg::new("fingerprint")
+                .long("fingerprint")
+                .value_name("HEX")
+                .help("The one that logs and `tokens list` call so"),
+        )
+        .arg(
+            Arg::new("token-file")
+                .long("token-file")
+                .value_name("FILE")
+                .value_parser(value_parser!(PathBuf))
+                .help("The one in this file"),
+        )
+        .arg(
+            Arg::new("token-stdin")
+                .long("token-stdin")
+                .action(ArgAction::SetTrue)
+                .help("The one that standard input gives"),
+        )
+        .arg(Arg::new("all").long("all").action(ArgAction::SetTrue).help("All of all users"))
+        .group(
+            ArgGroup::new("which")
+                .args(["user", "fingerprint", "token-file", "token-stdin", "all"])
+                .required(true),
+        )
+        .after_help(
+            "A token itself is never an argument, as those are visible to all.\n\n\
+             Example:\n  timbr-gateway tokens revoke --user alice",
+        );
+    Command::new("tokens")
+        .about("Look at the tokens of a running gateway, and end them")
+        .subcommand_required(true)
+        .subcommand(running::add_to(list))
+        .subcommand(running::add_to(revoke))
+        .after_help("The gateway is asked on its admin listener (listen.admin), which does this from its own machine only.")
+}
+
+pub fn run(matches: &ArgMatches) -> Outcome {
+    match matches.subcommand() {
+        Some(("list", matches)) => list(matches)?,
+        Some(("revoke", matches)) => revoke(matches)?,
+        _ => unreachable!("clap takes no other"),
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn list(matches: &ArgMatches) -> anyhow::Result<()> {
+    let limit = matches.get_one::<u32>("limit").expect("it has a default");
+    let mut path = format!("/tokens?limit={limit}");
+    if let Some(user) = matches.get_one::<String>("user") {
+        path += &format!("&user={}", escaped(user));
+    }
+    let told = Running::of(matches, PATIENCE)?.json(&path, None)?;
+    if matches.get_flag("json") {
+        say(&told["tokens"])?;
+        return Ok(());
+    }
+    say(format_args!("{:<13}{:<22}{:<22}{:<22}USER", "FINGERPRINT", "MINTED", "EXPIRES", "LAST USED"))?;
+    for token in told["tokens"].as_array().into_iter().flatten() {
+        let at = |name: &str| token[name].as_u64().map_or(String::new(), time);
+        let text = |name: &str| token[name].as_str().unwrap_or_default().to_owned();
+        say(format_args!(
+            "{:<13}{:<22}{:<22}{:<22}{}",
+            text("fingerprint"),
+            at("minted"),
+            at("expires"),
+            at("last_used"),
+            text("user")
+        ))?;
+    }
+    if told["more"] == true {
+        say(format_args!("There are more than {limit}: --limit shows more, --user fewer."))?;
+    }
+    Ok(())
+}
+
+fn revoke(matches: &ArgMatches) -> anyhow::Result<()> {
+    let text = |name: &str| matches.get_one::<String>(name).cloned();
+    let order = if let Some(user) = text("user") {
+        json!({ "user": user })
+    } else if let Some(fingerprint) = text("fingerprint") {
+        json!({ "fingerprint": fingerprint })
+    } else if matches.get_flag("all") {
+        json!({ "all": true })
+    } else {
+        json!({ "token": token(matches)?.expose() })
+    };
+    let order = Zeroizing::new(order.to_string());
+    Running::of(matches, PATIENCE)?.json("/tokens/revoke", Some(&order))?;
+    say("Revoked.")?;
+    Ok(())
+}
+
+fn token(matches: &ArgMatches) -> anyhow::Result<Secret> {
+    if let Some(file) = matches.get_one::<PathBuf>("token-file") {
+        return Secret::read(file).with_context(|| format!("cannot read the token from {}", file.display()));
+    }
+    let mut text = Zeroizing::new(String::new());
+    std::io::stdin().read_to_string(&mut text).context("cannot read the token from standard input")?;
+    Ok(Secret::new(text.trim_end_matches(['\r', '\n']).to_owned()))
+}
+
+/// A time that people read.
+pub fn time(unix_seconds: u64) -> String {
+    let time = UNIX_EPOCH.checked_add(Duration::from_secs(unix_seconds)).unwrap_or(UNIX_EPOCH);
+    humantime::format_rfc3339_seconds(time).to_string()
+}
+
+/// A value for a query.
+fn escaped(text: &str) -> String {
+    text.bytes().fold(String::new(), |escaped, byte| match byte {
+        byte if byte.is_ascii_alphanumeric() => escaped + char::from(byte).encode_utf8(&mut [0; 4]),
+        byte => escaped + &format!("%{byte:02X}"),
+    })
+}

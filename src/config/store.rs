@@ -1,0 +1,285 @@
+//! The options of the token store.
+
+use std::time::Duration;
+
+use crate::config::reader::Reader;
+use crate::config::{RedisNode, RedisOptions, RedisTopology, StoreKind, StoreOptions};
+
+const KIND: &str = "store.kind";
+const PATH: &str = "store.path";
+const URLS: &str = "store.urls";
+const MODE: &str = "store.mode";
+const MASTER: &str = "store.sentinel_master";
+const DATABASE: &str = "store.database";
+const PREFIX: &str = "store.prefix";
+
+/// Options that only `store.kind=redis` reads and that have no default.
+const OF_REDIS: [&str; 9] = [
+    URLS,
+    MASTER,
+    "store.username",
+    "store.password",
+    "store.sentinel_username",
+    "store.sentinel_password",
+    "store.ca_file",
+    "store.client_cert_file",
+    "store.client_key_file",
+];
+
+impl Reader<'_> {
+    pub(super) fn store(&mut self) -> Option<StoreOptions> {
+        let timeout = self.duration("store.timeout");
+        let max_stale = self.any_duration("store.max_stale");
+        let kind = match (self.text(KIND)?.as_str(), self.path(PATH)) {
+            ("memory", None) => Some(StoreKind::Memory),
+            ("redis", None) => self.redis().map(Box::new).map(StoreKind::Redis),
+            ("file", Some(path)) => Some(StoreKind::File(path)),
+            ("file", None) => {
+                self.missing(PATH, "is required with store.kind=file: the file that keeps the tokens")
+            }
+            ("memory" | "redis", Some(_)) => {
+                self.problem(PATH, "is only used with store.kind=file");
+                None
+            }
+            (other, _) => self.choice(KIND, other),
+        };
+        if self.text(KIND).as_deref() != Some("redis") {
+            for key in OF_REDIS {
+                if self.text(key).is_some() {
+                    self.problem(key, "is only used with store.kind=redis");
+                }
+            }
+        }
+        Some(StoreOptions { kind: kind?, timeout: timeout?.min(LONGEST_TIMEOUT), max_stale: max_stale? })
+    }
+
+    fn redis(&mut self) -> Option<RedisOptions> {
+        let nodes = self.nodes();
+        let topology = self.topology();
+        let database = self.database(topology.as_ref());
+        let prefix = self.prefix();
+        let client_certificate = self.certificate("store.client_cert_file", "store.client_key_file");
+        let ca_file = self.path("store.ca_file");
+        let [username, sentinel_username] =
+            ["store.username", "store.sentinel_username"].map(|key| self.text(key));
+        let [password, sentinel_password] =
+            ["store.password", "store.sentinel_password"].map(|key| self.secret(key));
+        for (name, key, has_password) in [
+            (&username, "store.username", password.is_some()),
+            (&sentinel_username, "store.sentinel_username", sentinel_password.is_some()),
+        ] {
+            if name.is_some() && !has_password {
+                self.problem(
+                    key,
+                    format!("is required together with {}", key.replace("username", "password")),
+                );
+            }
+        }
+        let (nodes, topology) = (nodes?, topology?);
+        if !matches!(topology, RedisTopology::Sentinel { .. }) {
+            if nodes.len() > 1 && topology == RedisTopology::Standalone {
+                self.problem(
+                    URLS,
+                    "is one address with store.mode=standalone; did you mean sentinel or cluster?",
+                );
+            }
+            for key in ["store.sentinel_username", "store.sentinel_password"] {
+                if self.text(key).is_some() {
+                    self.problem(key, "is only used with store.mode=sentinel");
+                }
+            }
+        }
+        let tls = nodes.iter().any(|node| node.tls);
+        if tls && nodes.iter().any(|node| !node.tls) {
+            self.problem(URLS, "must be all redis:// or all rediss://");
+        }
+        if !tls && (ca_file.is_some() || client_certificate.is_some()) {
+            self.problem(
+                URLS,
+                "must be rediss:// for store.ca_file and store.client_cert_file to have a use",
+            );
+        }
+        Some(RedisOptions {
+            topology,
+            nodes,
+            database: database?,
+            username,
+            password,
+            sentinel_username,
+            sentinel_password,
+            ca_file,
+            client_certificate,
+            prefix: prefix?,
+        })
+    }
+
+    fn nodes(&mut self) -> Option<Vec<RedisNode>> {
+        let Some(text) = self.text(URLS) else {
+            return self.missing(
+                URLS,
+                "is required with store.kind=redis: redis://host:port or rediss://host:port; with store.mode=sentinel \
+                 those of the Sentinels, with cluster those of some nodes, with commas between them",
+            );
+        };
+        let mut nodes = Vec::new();
+        for url in text.split(',').map(str::trim) {
+            match node(url) {
+                Ok(node) => nodes.push(node),
+                Err(message) => self.problem(URLS, message),
+            }
+        }
+        (!nodes.is_empty()).then_some(nodes)
+    }
+
+    fn topology(&mut self) -> Option<RedisTopology> {
+        match (self.text(MODE)?.as_str(), self.text(MASTER)) {
+            ("standalone", None) => Some(RedisTopology::Standalone),
+            ("cluster", None) => Some(RedisTopology::Cluster),
+            ("sentinel", Some(master)) => Some(RedisTopology::Sentinel { master }),
+            ("sentinel", None) => self.missing(
+                MASTER,
+                "is required with store.mode=sentinel: the name that the Sentinels know the primary by",
+            ),
+            ("standalone" | "cluster", Some(_)) => {
+                self.problem(MASTER, "is only used with store.mode=sentinel");
+                None
+            }
+            (other, _) => self.choice(MODE, other),
+        }
+    }
+
+    fn database(&mut self, topology: Option<&RedisTopology>) -> Option<u32> {
+        let database = self.limit(DATABASE)?;
+        if database > 0 && topology == Some(&RedisTopology::Cluster) {
+            self.problem(DATABASE, "must be 0 with store.mode=cluster, which has no other");
+        }
+        Some(database)
+    }
+
+    fn prefix(&mut self) -> Option<String> {
+        let prefix = self.text(PREFIX)?;
+        let plain = |c: char| c.is_ascii_alphanumeric() || "-_.:/".contains(c);
+        // Braces would put all keys of a cluster into one slot, and `*` would find others' keys.
+        if prefix.is_empty() || prefix.len() > 64 || !prefix.chars().all(plain) {
+            self.problem(PREFIX, "must be 1 to 64 letters, digits and - _ . : /");
+            return None;
+        }
+        Some(prefix)
+    }
+}
+
+/// A request waits for the store at most so long, whatever is configured.
+const LONGEST_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Reads `redis://host[:port]` or `rediss://host[:port]`.
+fn node(url: &str) -> Result<RedisNode, String> {
+    const FORM: &str = "must be redis://host:port or rediss://host:port";
+    // SECURITY: first of all, as the other errors show the URL.
+    if url.contains('@') {
+        return Err(format!(
+            "{FORM}, without a user name or password: store.username and store.password take those"
+        ));
+    }
+    let (scheme, rest) = url.split_once("://").ok_or_else(|| format!("{FORM}, not {url:?}"))?;
+    let tls = match scheme {
+        "redis" => false,
+        "rediss" => true,
+        _ => return Err(format!("{FORM}, not {url:?}")),
+    };
+    let rest = rest.strip_suffix('/').unwrap_or(rest);
+    if rest.contains(['/', '?', '#']) {
+        return Err(format!(
+            "{FORM}, with nothing behind it: store.database takes the number of the database"
+        ));
+    }
+    let authority: http::uri::Authority = rest.parse().map_err(|_| format!("{FORM}, not {url:?}"))?;
+    let bare = authority.as_str() == authority.host();
+    let host = authority.host().trim_start_matches('[').trim_end_matches(']').to_owned();
+    if host.is_empty() || authority.port_u16().is_some() == bare {
+        return Err(format!("{FORM}, not {url:?}"));
+    }
+    Ok(RedisNode { tls, host, port: authority.port_u16().unwrap_or(6379) })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{Sources, load};
+
+    const SALT: &str = "cw_0x689RpI-jtRR7oE8h_eQsKImvJapLeSbXpwF4e4=";
+
+    fn with(options: &[(&str, &str)]) -> Result<StoreOptions, String> {
+        let mut environment = vec![
+            ("API_AUTH_SALT".into(), SALT.into()),
+            ("TIMBR_GATEWAY_UPSTREAM_URL".into(), "http://127.0.0.1:8000".into()),
+        ];
+        environment.extend(
+            options
+                .iter()
+                .map(|(name, value)| (format!("TIMBR_GATEWAY_STORE_{name}").into(), (*value).into())),
+        );
+        load(&Sources { environment, ..Sources::default() })
+            .map(|(config, _)| config.store)
+            .map_err(|problems| problems.iter().map(|problem| format!("{problem}\n")).collect())
+    }
+
+    #[test]
+    fn what_is_asked_for_is_understood() {
+        assert!(matches!(with(&[]).expect("valid").kind, StoreKind::Memory));
+        let file = with(&[("KIND", "file"), ("PATH", "/var/lib/tokens")]).expect("valid");
+        assert!(matches!(file.kind, StoreKind::File(path) if path.as_os_str() == "/var/lib/tokens"));
+        let urls = ("URLS", "rediss://a:1, rediss://[::1]:2,rediss://c");
+        let kind = ("KIND", "redis");
+        let sentinel =
+            with(&[kind, urls, ("MODE", "sentinel"), ("SENTINEL_MASTER", "main"), ("DATABASE", "3")]);
+        let StoreKind::Redis(redis) = sentinel.expect("valid").kind else { panic!("not Redis") };
+        assert_eq!(redis.topology, RedisTopology::Sentinel { master: "main".into() });
+        assert_eq!(redis.database, 3);
+        let node = |host: &str, port| RedisNode { tls: true, host: host.into(), port };
+        assert_eq!(redis.nodes, [node("a", 1), node("::1", 2), node("c", 6379)]);
+    }
+
+    #[test]
+    fn what_makes_no_sense_is_told() {
+        let redis = |more: &[(&str, &str)]| {
+            with(&[&[("KIND", "redis"), ("URLS", "redis://a:1")], more].concat()).expect_err("makes no sense")
+        };
+        for (error, part) in [
+            (with(&[("KIND", "file")]).expect_err("no path"), "store.path: is required"),
+            (with(&[("PATH", "/x")]).expect_err("no use"), "store.path: is only used"),
+            (with(&[("URLS", "redis://a")]).expect_err("no use"), "store.urls: is only used"),
+            (with(&[("KIND", "redis")]).expect_err("no address"), "store.urls: is required"),
+            (with(&[("KIND", "sqlite")]).expect_err("unknown"), "must be one of memory, file, redis"),
+            (redis(&[("MODE", "sentinel")]), "store.sentinel_master: is required"),
+            (redis(&[("SENTINEL_MASTER", "x")]), "store.sentinel_master: is only used"),
+            (redis(&[("MODE", "cluster"), ("DATABASE", "1")]), "store.database: must be 0"),
+            (redis(&[("USERNAME", "x")]), "store.username: is required together with store.password"),
+            (redis(&[("CA_FILE", "/ca")]), "must be rediss://"),
+            (redis(&[("CLIENT_CERT_FILE", "/c")]), "store.client_key_file: is required together"),
+            (redis(&[("PREFIX", "{x}")]), "store.prefix: must be 1 to 64"),
+            (redis(&[("SENTINEL_PASSWORD", "x")]), "is only used with store.mode=sentinel"),
+        ] {
+            assert!(error.contains(part), "{part} in {error}");
+        }
+        for urls in [
+            "redis://a,redis://b",
+            "http://a",
+            "redis://a/3",
+            "a:1",
+            "redis://",
+            "redis://a:x",
+            "redis://a,rediss://b",
+        ] {
+            let error = with(&[("KIND", "redis"), ("URLS", urls)]).expect_err(urls);
+            assert!(error.contains("store.urls: "), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_password_in_an_address_is_not_shown() {
+        for url in ["redis://user:sekrit@x:1", "user:sekrit@x"] {
+            let error = with(&[("KIND", "redis"), ("URLS", url)]).expect_err(url);
+            assert!(!error.contains("sekrit") && error.contains("store.password"), "{error}");
+        }
+    }
+}

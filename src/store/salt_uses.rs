@@ -1,0 +1,78 @@
+//! Who used which salt: what tells when one can be taken away.
+
+use std::collections::HashMap;
+use std::hash::{BuildHasher, RandomState};
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use crate::store::Stamp;
+use crate::user_name::UserName;
+
+/// Users are counted for so long.
+pub(super) const PERIOD: Duration = Duration::from_secs(30 * 24 * 60 * 60);
+
+/// More users of a salt are not told apart: it is in use.
+const MOST_USERS: usize = 100_000;
+
+/// Who used a salt.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SaltUse {
+    /// When it last opened a bearer that led to a token.
+    pub last: Option<Stamp>,
+    /// Of how many users in the last thirty days.
+    pub users: u64,
+}
+
+/// The uses that this process has seen.
+#[derive(Default)]
+pub(super) struct SaltUses {
+    hasher: RandomState,
+    by_salt: Mutex<HashMap<u8, HashMap<u64, Stamp>>>,
+}
+
+impl SaltUses {
+    pub fn note(&self, salt: u8, user: &UserName, now: Stamp) {
+        let user = self.hasher.hash_one(user);
+        let mut by_salt = self.by_salt.lock().unwrap_or_else(PoisonError::into_inner);
+        let users = by_salt.entry(salt).or_default();
+        if users.len() < MOST_USERS || users.contains_key(&user) {
+            users.insert(user, now);
+        } else if let Some(last) = users.values_mut().next() {
+            *last = now;
+        }
+    }
+
+    pub fn of(&self, count: usize, now: Stamp) -> Vec<SaltUse> {
+        let since = now.0.saturating_sub(u64::try_from(PERIOD.as_millis()).unwrap_or(u64::MAX));
+        let by_salt = self.by_salt.lock().unwrap_or_else(PoisonError::into_inner);
+        let of = |salt: u8| {
+            let users = by_salt.get(&salt)?;
+            let recent = users.values().filter(|when| when.0 >= since).count();
+            Some(SaltUse {
+                last: users.values().max().copied(),
+                users: u64::try_from(recent).unwrap_or(u64::MAX),
+            })
+        };
+        (0..).take(count).map(|salt| of(salt).unwrap_or_default()).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn users_are_counted_by_salt_and_for_thirty_days() {
+        let user = |name: &str| UserName::parse(name.as_bytes()).expect("valid");
+        let uses = SaltUses::default();
+        let day = 24 * 60 * 60 * 1000;
+        uses.note(1, &user("alice"), Stamp(day));
+        uses.note(1, &user("alice"), Stamp(2 * day));
+        uses.note(1, &user("bob"), Stamp(20 * day));
+        let of = |now| uses.of(3, Stamp(now));
+        let unused = SaltUse::default();
+        assert_eq!(of(20 * day), [unused, SaltUse { last: Some(Stamp(20 * day)), users: 2 }, unused]);
+        assert_eq!(of(40 * day)[1].users, 1);
+        assert_eq!(of(60 * day)[1], SaltUse { last: Some(Stamp(20 * day)), users: 0 });
+    }
+}

@@ -1,0 +1,211 @@
+//! What holds of every store, be it memory, a file, one Redis, one with Sentinels, or a cluster.
+
+use std::time::Duration;
+
+use timbr_gateway::secret::Secret;
+use timbr_gateway::store::{Filter, Revocation};
+use timbr_gateway::user_name::UserName;
+
+use crate::support::bearer::SALT;
+use crate::support::stores::{Ground, id_of, new_token};
+use crate::support::wait_until;
+
+const OTHER_SALT: &str = "d6HnHQJy2nl1YqLeN0dZlmaIHvVkAx2gRUbDUr3lKEE=";
+
+fn filter(user: Option<&str>, most: usize) -> Filter {
+    Filter { user: user.map(|user| UserName::parse(user.as_bytes()).expect("valid")), most }
+}
+
+/// All of it for each kind: starting servers takes longer than asking them.
+#[test]
+fn every_store_does_the_same() {
+    std::thread::scope(|scope| {
+        for ground in Ground::all() {
+            scope.spawn(move || {
+                let name = ground.name();
+                println!("{name}");
+                a_login_keeps_its_token(&ground);
+                an_upstream_key_is_kept_and_can_be_changed(&ground);
+                revoked_is_revoked(&ground);
+                live_tokens_are_listed(&ground);
+                threads_that_mint_for_one_login_at_once_agree(&ground);
+                what_outlives_the_process_outlives_it(&ground);
+                salts_rotate(&ground);
+                users_of_salts_are_counted(&ground);
+            });
+        }
+    });
+}
+
+fn a_login_keeps_its_token(ground: &Ground) {
+    let replica = ground.open();
+    let first = replica.mint("keeps", 1).expect("minted");
+    assert_eq!(first, id_of("keeps", &[1; 20]), "{}", ground.name());
+    assert_eq!(replica.mint("keeps", 2), Ok(first), "the first one stays");
+    assert_ne!(replica.mint("keeps-2", 1), Ok(first), "another login has its own");
+    assert_eq!(replica.find(&first, 0).expect("it answers").expect("it lives").user.as_str(), "keeps");
+    assert!(!replica.lives(&id_of("keeps", &[2; 20])), "the second one was never kept");
+    if ground.is_shared() {
+        let other = ground.open();
+        assert_eq!(other.mint("keeps", 3), Ok(first), "{}: at another replica too", ground.name());
+        let found = other.find(&first, 0).expect("it answers").expect("it lives there too");
+        let left = |replica: &crate::support::stores::Replica, expires: timbr_gateway::clock::Tick| {
+            expires.since(replica.clock.now()).as_secs()
+        };
+        assert!(left(&other, found.expires).abs_diff(24 * 3600) <= 2, "{:?}", found.expires);
+    }
+}
+
+fn an_upstream_key_is_kept_and_can_be_changed(ground: &Ground) {
+    let replica = ground.open();
+    let id = replica.mint_with_key("with-a-key", 1, Some("tk_first")).expect("minted");
+    let key_at = |replica: &crate::support::stores::Replica| {
+        let record = replica.find(&id, 0).expect("it answers").expect("it lives");
+        record.upstream_key().map(|key| key.expose().to_owned())
+    };
+    assert_eq!(key_at(&replica).as_deref(), Some("tk_first"), "{}", ground.name());
+    let other = ground.is_shared().then(|| ground.open());
+    if let Some(other) = &other {
+        assert_eq!(key_at(other).as_deref(), Some("tk_first"), "{}", ground.name());
+    }
+    replica
+        .block_on(replica.store().set_upstream_key(&id, Secret::new("tk_second".into())))
+        .expect("it answers");
+    assert_eq!(key_at(&replica).as_deref(), Some("tk_second"));
+    if let Some(other) = &other {
+        wait_until("the other replica knows the new key", || key_at(other).as_deref() == Some("tk_second"));
+    }
+    let unknown = id_of("nobody", &[9; 20]);
+    replica
+        .block_on(replica.store().set_upstream_key(&unknown, Secret::new("tk_x".into())))
+        .expect("it answers");
+    assert!(!replica.lives(&unknown));
+}
+
+fn revoked_is_revoked(ground: &Ground) {
+    let replica = ground.open();
+    let user = |name: &str| UserName::parse(name.as_bytes()).expect("valid");
+    let mint = |name: &str, seed| replica.mint(name, seed).expect("minted");
+    let revoke = |what| replica.block_on(replica.store().revoke(what)).expect("it answers");
+
+    let (alices, bobs) = (mint("r-alice", 1), mint("r-bob", 1));
+    revoke(Revocation::User(user("r-alice")));
+    assert!(!replica.lives(&alices) && replica.lives(&bobs), "{}", ground.name());
+    let second = mint("r-alice", 2);
+    assert_ne!(second, alices, "a revoked token does not come back");
+    assert!(replica.lives(&second) && !replica.lives(&alices));
+
+    revoke(Revocation::Token(bobs.fingerprint()));
+    assert!(!replica.lives(&bobs) && replica.lives(&second), "{}", ground.name());
+
+    let third = mint("r-bob", 3);
+    revoke(Revocation::All);
+    assert!(!replica.lives(&second) && !replica.lives(&third), "{}", ground.name());
+    assert!(replica.lives(&mint("r-bob", 4)));
+}
+
+fn live_tokens_are_listed(ground: &Ground) {
+    let replica = ground.open();
+    let list = |filter| replica.block_on(replica.store().list(filter)).expect("it answers");
+    replica.block_on(replica.store().revoke(Revocation::All)).expect("it answers");
+    assert_eq!(list(filter(None, 10)).tokens, [], "{}: what was revoked is not shown", ground.name());
+    let ids: Vec<_> = (1..=5).map(|n| replica.mint(&format!("listed-{n}"), n).expect("minted")).collect();
+    let all = list(filter(None, 10));
+    assert!(!all.cut && all.tokens.len() == 5, "{}: {all:?}", ground.name());
+    assert!(
+        all.tokens.iter().all(|line| line.minted < line.expires && line.last_used >= line.minted),
+        "{all:?}"
+    );
+    let one = list(filter(Some("listed-3"), 10));
+    assert_eq!(one.tokens.len(), 1);
+    assert_eq!((one.tokens[0].user.as_str(), one.tokens[0].fingerprint), ("listed-3", ids[2].fingerprint()));
+    let some = list(filter(None, 3));
+    assert!(some.cut && some.tokens.len() == 3, "{}: {some:?}", ground.name());
+}
+
+fn threads_that_mint_for_one_login_at_once_agree(ground: &Ground) {
+    let replicas: Vec<_> = (0..if ground.is_shared() { 3 } else { 1 }).map(|_| ground.open()).collect();
+    for round in 0..20 {
+        let user = format!("agree-{round}");
+        let seeds: Vec<_> = std::thread::scope(|scope| {
+            let threads: Vec<_> = (0..6_u8)
+                .map(|n| {
+                    let (store, user) = (replicas[usize::from(n) % replicas.len()].store(), user.as_str());
+                    scope.spawn(move || {
+                        let runtime = tokio::runtime::Builder::new_current_thread()
+                            .enable_all()
+                            .build()
+                            .expect("a runtime");
+                        runtime
+                            .block_on(store.insert(new_token(user, None), [n; 20], |seed| id_of(user, seed)))
+                    })
+                })
+                .collect();
+            threads.into_iter().map(|thread| thread.join().expect("no panic").expect("minted")).collect()
+        });
+        assert!(seeds.iter().all(|seed| *seed == seeds[0]), "{}: {seeds:?}", ground.name());
+        for replica in &replicas {
+            assert!(replica.lives(&id_of(&user, &seeds[0])), "{}", ground.name());
+        }
+    }
+}
+
+fn what_outlives_the_process_outlives_it(ground: &Ground) {
+    let replica = ground.open();
+    let (stays, ends) =
+        (replica.mint("outlives", 1).expect("minted"), replica.mint("ends", 1).expect("minted"));
+    replica.block_on(replica.store().revoke(Revocation::Token(ends.fingerprint()))).expect("it answers");
+    replica.close();
+    let replica = ground.open();
+    assert_eq!(replica.lives(&stays), !matches!(ground, Ground::Memory), "{}", ground.name());
+    assert!(!replica.lives(&ends), "{}", ground.name());
+    if replica.lives(&stays) {
+        assert_eq!(replica.mint("outlives", 2), Ok(stays), "{}: its login knows it too", ground.name());
+    }
+    replica.close();
+}
+
+fn salts_rotate(ground: &Ground) {
+    if matches!(ground, Ground::Memory) {
+        return; // Nothing of it outlives the process that knew the old salt.
+    }
+    let replica = ground.open();
+    let old = replica.mint("rotates", 1).expect("minted");
+    replica.close();
+    let replica = ground.open_with(&[("API_AUTH_SALT", &format!("{OTHER_SALT},{SALT}"))]);
+    // What logins are known by comes from the primary salt, so this one is a new one.
+    let new = replica.mint("rotated", 2).expect("minted");
+    assert!(replica.find(&old, 1).expect("it answers").is_some(), "{}: it stays good", ground.name());
+    replica.block_on(replica.store().set_upstream_key(&old, Secret::new("tk_x".into()))).expect("it answers");
+    assert!(replica.find(&old, 1).expect("it answers").expect("it lives").upstream_key().is_some());
+    replica.close();
+    let replica = ground.open_with(&[("API_AUTH_SALT", OTHER_SALT)]);
+    assert!(
+        replica.lives(&new) && !replica.lives(&old),
+        "{}: what the old salt made ends with it",
+        ground.name()
+    );
+    replica.close();
+}
+
+fn users_of_salts_are_counted(ground: &Ground) {
+    let salts = [("API_AUTH_SALT", &*format!("{OTHER_SALT},{SALT}"))];
+    let replica = ground.open_with(&salts);
+    let user = |name: &str| UserName::parse(name.as_bytes()).expect("valid");
+    for name in ["alice", "bob", "alice"] {
+        replica.store().note_salt_use(1, &user(name));
+    }
+    let uses = || replica.block_on(replica.store().salt_uses(2)).expect("it answers");
+    wait_until("both users are counted", || uses()[1].users == 2);
+    assert_eq!((uses()[0].last, uses()[0].users), (None, 0), "{}", ground.name());
+    let last = uses()[1].last.expect("it was used").unix_seconds();
+    let now = replica.clock.unix_seconds();
+    assert!(last.abs_diff(now) <= Duration::from_secs(60).as_secs(), "{last} {now}");
+    replica.close();
+    if !matches!(ground, Ground::Memory) {
+        let replica = ground.open_with(&salts);
+        let uses = replica.block_on(replica.store().salt_uses(2)).expect("it answers");
+        assert_eq!(uses[1].users, 2, "{}: it outlives the process", ground.name());
+        replica.close();
+    }
+}

@@ -1,0 +1,163 @@
+//! `timbr-gateway tokens list|revoke` and `salt status`, as an operator runs them beside a gateway.
+
+use std::io::Write;
+use std::process::{Command, Output, Stdio};
+
+use timbr_gateway::store::TokenId;
+
+use crate::support::bearer::{SALT, bearer_with};
+use crate::support::gateway::Gateway;
+use crate::support::redis::Redis;
+use crate::support::upstream::Upstream;
+use crate::support::wait_until;
+
+const JSON: (&str, &str) = ("Content-Type", "application/json");
+const OTHER_SALT: &str = "d6HnHQJy2nl1YqLeN0dZlmaIHvVkAx2gRUbDUr3lKEE=";
+
+fn program(gateway: &Gateway, arguments: &[&str], input: &str) -> Output {
+    let mut child = Command::new(env!("CARGO_BIN_EXE_timbr-gateway"))
+        .args(arguments)
+        .args(["--listen-admin", &gateway.admin().to_string()])
+        .env_clear()
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("started");
+    // A command that reads no input may have ended already.
+    let _ = child.stdin.take().expect("piped").write_all(input.as_bytes());
+    child.wait_with_output().expect("ended")
+}
+
+fn said(output: &Output) -> String {
+    assert!(output.status.success(), "{output:?}");
+    String::from_utf8(output.stdout.clone()).expect("text")
+}
+
+fn status(gateway: &Gateway, token: &str) -> u16 {
+    gateway.client().send("GET /timbr/api/x", &[JSON, ("x-api-key", token)], b"").status
+}
+
+#[test]
+fn tokens_are_shown_and_revoked_and_never_printed() {
+    let gateway = Gateway::start(Upstream::start().address(), &[]);
+    let tokens = ["alice", "bob", "carol", "dave"].map(|user| gateway.token_of(user, "secret"));
+    let fingerprint = |token: &str| format!("{:?}", TokenId::of(token.as_bytes()))[8..16].to_owned();
+
+    let shown = said(&program(&gateway, &["tokens", "list"], ""));
+    assert_eq!(shown.lines().count(), 5, "{shown}");
+    let bobs = shown.lines().find(|line| line.ends_with("bob")).expect("a line");
+    assert!(bobs.starts_with(&fingerprint(&tokens[1])), "{bobs}");
+    assert_eq!(bobs.matches('T').count(), 3, "minted, expires, last used: {bobs}");
+    for token in &tokens {
+        assert!(!shown.contains(&token[3..]), "{shown}");
+    }
+    let one = said(&program(&gateway, &["tokens", "list", "--user", "bob", "--json"], ""));
+    let one: serde_json::Value = serde_json::from_str(&one).expect("JSON");
+    assert_eq!((one.as_array().map(Vec::len), &one[0]["user"]), (Some(1), &"bob".into()));
+    assert!(one[0]["expires"].as_u64() > one[0]["minted"].as_u64());
+    let some = said(&program(&gateway, &["tokens", "list", "--limit", "2"], ""));
+    assert!(some.contains("There are more than 2"), "{some}");
+
+    let by_user = program(&gateway, &["tokens", "revoke", "--user", "alice"], "");
+    assert_eq!(said(&by_user), "Revoked.\n");
+    said(&program(&gateway, &["tokens", "revoke", "--fingerprint", &fingerprint(&tokens[1])], ""));
+    said(&program(&gateway, &["tokens", "revoke", "--token-stdin"], &format!("{}\n", tokens[2])));
+    assert_eq!(tokens.each_ref().map(|token| status(&gateway, token)), [401, 401, 401, 200]);
+    said(&program(&gateway, &["tokens", "revoke", "--all"], ""));
+    assert_eq!(status(&gateway, &tokens[3]), 401);
+}
+
+#[test]
+fn what_cannot_be_done_is_told_with_a_sentence() {
+    let gateway = Gateway::start(Upstream::start().address(), &[]);
+    for (arguments, code, part) in [
+        (&["tokens", "revoke"][..], 2, "--user <NAME>"),
+        (&["tokens", "revoke", "--user", "alice", "--all"], 2, "cannot be used with"),
+        (&["tokens", "revoke", "--user", "a:b"], 1, "a user name is 1 to 256"),
+        (&["tokens", "revoke", "--fingerprint", "xyz"], 1, "8 hex digits"),
+        (&["tokens", "revoke", "--token-file", "/nonexistent"], 1, "cannot read the token from /nonexistent"),
+        (&["tokens", "list", "--limit", "0"], 2, "0 is not in"),
+    ] {
+        let output = program(&gateway, arguments, "");
+        let told = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(code), "{arguments:?}: {told}");
+        assert!(told.contains(part), "{arguments:?}: {told}");
+    }
+    let nobody = Command::new(env!("CARGO_BIN_EXE_timbr-gateway"))
+        .args(["tokens", "list", "--listen-admin", "127.0.0.1:1"])
+        .env_clear()
+        .output()
+        .expect("it runs");
+    assert_eq!(nobody.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&nobody.stderr).contains("http://127.0.0.1:1/tokens"), "{nobody:?}");
+}
+
+/// From one salt to another, as docs/tokens.md has it, with two replicas that are restarted in turn.
+#[test]
+fn salts_are_rotated_without_a_client_noticing() {
+    let redis = Redis::start();
+    let upstream = Upstream::start();
+    let url = redis.url();
+    let start = |salts: &str| {
+        let options = [
+            ("STORE_KIND", "redis"),
+            ("STORE_URLS", url.as_str()),
+            ("STORE_TIMEOUT", "2s"),
+            ("TOKENS_FOREIGN", "reject"),
+            ("API_AUTH_SALT", salts),
+        ];
+        let gateway = Gateway::start(upstream.address(), &options);
+        wait_until("the store answers", || gateway.metric("timbr_gateway_store_up") == 1.0);
+        gateway
+    };
+    let login = |gateway: &Gateway, salt: &str, user: &str| {
+        let authorization = format!("Bearer {}", bearer_with(salt, user, "secret"));
+        let fields = [JSON, ("Authorization", authorization.as_str())];
+        let answer = gateway.client().send("POST /timbr/api/get_token", &fields, b"");
+        (answer.status == 200).then(|| answer.json()["data"][0].as_str().expect("a token").to_owned())
+    };
+    let (old_first, new_first) = (format!("{SALT},{OTHER_SALT}"), format!("{OTHER_SALT},{SALT}"));
+
+    // Before, and when both know both: tokens are still made with the old one.
+    let mut replicas = [start(SALT), start(SALT)];
+    let early = login(&replicas[0], SALT, "early").expect("a token");
+    for number in 0..2 {
+        replicas[number] = start(&old_first);
+        assert!(replicas.iter().all(|replica| status(replica, &early) == 200));
+    }
+    // The new one becomes the primary one, at one replica before the other.
+    replicas[0] = start(&new_first);
+    let new = login(&replicas[0], OTHER_SALT, "new").expect("a token");
+    assert!(replicas.iter().all(|replica| status(replica, &early) == 200 && status(replica, &new) == 200));
+    replicas[1] = start(&new_first);
+    assert!(replicas.iter().all(|replica| status(replica, &early) == 200 && status(replica, &new) == 200));
+    assert_eq!(login(&replicas[1], OTHER_SALT, "new"), Some(new.clone()), "the same at each");
+
+    // Who still uses the old one?
+    assert!(login(&replicas[0], SALT, "late").is_some(), "it still opens bearers");
+    let shown = || said(&program(&replicas[1], &["salt", "status"], ""));
+    wait_until("its use is told at the other replica", || {
+        let shown = shown();
+        let old = shown.lines().nth(2).expect("a line").to_owned();
+        old.ends_with(" 2") && old.contains('T')
+    });
+    let shown = shown();
+    assert!(shown.lines().nth(1).expect("a line").contains("primary"), "{shown}");
+    assert!(!shown.contains("since it started"), "{shown}");
+
+    // Without the old one, what only it could do ends.
+    let replica = start(OTHER_SALT);
+    assert_eq!((status(&replica, &new), status(&replica, &early)), (200, 401));
+    assert_eq!(login(&replica, SALT, "early"), None);
+}
+
+#[test]
+fn without_a_store_the_status_of_salts_says_since_when_it_counts() {
+    let gateway = Gateway::start(Upstream::start().address(), &[]);
+    let shown = said(&program(&gateway, &["salt", "status"], ""));
+    assert!(shown.contains("never") && shown.contains("since it started"), "{shown}");
+    gateway.token();
+    let shown = said(&program(&gateway, &["salt", "status"], ""));
+    assert!(!shown.contains("never") && shown.lines().nth(1).expect("a line").ends_with(" 1"), "{shown}");
+}

@@ -1,0 +1,312 @@
+//! Redis is killed, hangs, is slow, or takes no writes: known tokens go on, others get 503, and nobody gets in who should
+//! not.
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use crate::support::bearer::bearer;
+use crate::support::client::Answer;
+use crate::support::gateway::Gateway;
+use crate::support::redis::Redis;
+use crate::support::upstream::Upstream;
+use crate::support::wait_until;
+
+const JSON: (&str, &str) = ("Content-Type", "application/json");
+
+/// What a request may wait for the store, and what a busy machine may add to it.
+const DEADLINE: Duration = Duration::from_millis(50);
+const NOISE: Duration = Duration::from_millis(100);
+
+/// A gateway on a Redis, and two tokens: one that it knows, and one that only another gateway knows.
+struct Scene {
+    gateway: Gateway,
+    known: String,
+    unknown: String,
+    upstream: Upstream,
+}
+
+impl Scene {
+    fn new(redis: &Redis, url: &str, options: &[(&str, &str)]) -> Scene {
+        let upstream = Upstream::start();
+        let all = [&[("STORE_KIND", "redis"), ("STORE_URLS", url)], options].concat();
+        let gateway = Gateway::start(upstream.address(), &all);
+        let direct = redis.url();
+        let other = [("STORE_KIND", "redis"), ("STORE_URLS", direct.as_str()), ("STORE_TIMEOUT", "2s")];
+        let other = Gateway::start(upstream.address(), &other);
+        wait_until("the store answers", || is_up(&gateway) && is_up(&other));
+        let known = gateway.token_of("known", "secret");
+        let unknown = other.token_of("unknown", "secret");
+        let scene = Scene { gateway, known, unknown, upstream };
+        assert_eq!(scene.query(&scene.known).status, 200);
+        scene
+    }
+
+    fn query(&self, token: &str) -> Answer {
+        self.gateway.client().send("GET /timbr/api/x", &[JSON, ("x-api-key", token)], b"")
+    }
+
+    fn login(&self, user: &str) -> Answer {
+        let authorization = format!("Bearer {}", bearer(user, "secret"));
+        self.gateway.client().send(
+            "POST /timbr/api/get_token",
+            &[JSON, ("Authorization", &authorization)],
+            b"",
+        )
+    }
+
+    /// For as long as the store is away.
+    fn holds_out(&self) {
+        let arrived = self.upstream.log().len();
+        let mut slowest = Duration::ZERO;
+        for number in 0..40 {
+            let begin = Instant::now();
+            assert_eq!(self.query(&self.known).status, 200, "a known token goes on working");
+            assert_eq!(self.login("known").status, 200, "and its login is given it again");
+            for answer in [self.query(&self.unknown), self.login(&format!("new-{number}"))] {
+                let told = (answer.status, answer.reason(), answer.field("retry-after").to_owned());
+                assert_eq!(told, (503, "token_store_unavailable".into(), "1".into()));
+            }
+            slowest = slowest.max(begin.elapsed());
+        }
+        assert_eq!(self.upstream.log().len(), arrived + 40, "nothing of an unknown token arrived");
+        println!("four requests, two of them unknown: {slowest:?} at most");
+        assert!(slowest < 2 * DEADLINE + NOISE, "{slowest:?}");
+    }
+
+    fn recovers(&self) {
+        let begin = Instant::now();
+        wait_until("it answers again", || self.query(&self.unknown).status == 200);
+        println!("recovered after {:?}", begin.elapsed());
+        assert!(begin.elapsed() < Duration::from_secs(2), "{:?}", begin.elapsed());
+        wait_until("that shows", || is_up(&self.gateway));
+        assert_eq!(self.login("new-0").status, 200);
+    }
+}
+
+fn is_up(gateway: &Gateway) -> bool {
+    gateway.metric("timbr_gateway_store_up") == 1.0
+}
+
+/// How long it takes until the gateway knows.
+fn notices(scene: &Scene) -> Duration {
+    let begin = Instant::now();
+    wait_until("that is noticed", || !is_up(&scene.gateway));
+    println!("noticed after {:?}", begin.elapsed());
+    begin.elapsed()
+}
+
+#[test]
+fn redis_is_killed() {
+    let mut redis = Redis::start();
+    // What is unknown must still be there afterwards.
+    let _: String = redis.command(&["CONFIG", "SET", "appendfsync", "always"]);
+    let scene = Scene::new(&redis, &redis.url(), &[]);
+    let value: Vec<(Vec<u8>, Vec<u8>)> = redis
+        .command::<Vec<Vec<u8>>>(&["KEYS", "*:t:*"])
+        .into_iter()
+        .map(|key| {
+            let value = ::redis::cmd("GET").arg(&key).query(&mut redis.connect()).expect("a value");
+            (key, value)
+        })
+        .collect();
+    redis.kill();
+    scene.holds_out();
+    assert!(notices(&scene) < Duration::from_secs(1));
+    scene.holds_out();
+    redis.restart();
+    for (key, value) in value {
+        let _: () = ::redis::cmd("SET").arg(key).arg(value).query(&mut redis.connect()).expect("set");
+    }
+    scene.recovers();
+}
+
+#[test]
+fn what_an_empty_server_has_lost_is_put_back() {
+    let mut redis = Redis::start();
+    let scene = Scene::new(&redis, &redis.url(), &[]);
+    let users: Vec<_> = (0..50).map(|number| format!("user-{number}")).collect();
+    let tokens: Vec<_> = users.iter().map(|user| scene.gateway.token_of(user, "secret")).collect();
+    scene.gateway.revoke("{\"user\":\"user-7\"}");
+    redis.restart();
+    assert_eq!(redis.command::<u64>(&["EXISTS", "timbr-gateway:notices"]), 0, "it is empty");
+    let url = redis.url();
+    let options = [("STORE_KIND", "redis"), ("STORE_URLS", url.as_str()), ("STORE_TIMEOUT", "2s")];
+    let other = Gateway::start(scene.upstream.address(), &options);
+    let status =
+        |token: &str| other.client().send("GET /timbr/api/x", &[JSON, ("x-api-key", token)], b"").status;
+    wait_until("a replica that never saw them knows all but the revoked one", || {
+        tokens.iter().filter(|token| status(token) == 200).count() == 49
+    });
+    wait_until("the revocation is there again", || status(&tokens[7]) == 401);
+    for number in [0, 49] {
+        assert_eq!(
+            other.token_of(&users[number], "secret"),
+            tokens[number],
+            "its login is given the same one"
+        );
+    }
+}
+
+#[test]
+fn redis_hangs() {
+    let redis = Redis::start();
+    let scene = Scene::new(&redis, &redis.url(), &[]);
+    redis.hang();
+    let begin = Instant::now();
+    scene.holds_out();
+    notices(&scene);
+    assert!(begin.elapsed() < Duration::from_secs(10));
+    let begin = Instant::now();
+    for _ in 0..50 {
+        assert_eq!(scene.query(&scene.unknown).status, 503);
+    }
+    println!("{:?} for a refusal once it is known", begin.elapsed() / 50);
+    assert!(begin.elapsed() < 50 * Duration::from_millis(20), "the breaker is open: nothing waits");
+    redis.go_on();
+    scene.recovers();
+}
+
+#[test]
+fn redis_takes_no_writes() {
+    let redis = Redis::start();
+    let other = Redis::start();
+    let scene = Scene::new(&redis, &redis.url(), &[]);
+    let _: String = redis.command(&["CONFIG", "SET", "replica-serve-stale-data", "yes"]);
+    let unknown: Vec<u8> = dump(&redis);
+    let _: String = redis.command(&["REPLICAOF", "127.0.0.1", &other.port.to_string()]);
+    assert!(notices(&scene) < Duration::from_secs(1));
+    scene.holds_out();
+    let _: String = redis.command(&["REPLICAOF", "NO", "ONE"]);
+    restore(&redis, &unknown);
+    scene.recovers();
+}
+
+/// Keys and values as they stand, to be put back after a server followed an empty one.
+fn dump(redis: &Redis) -> Vec<u8> {
+    let mut all = Vec::new();
+    for key in redis.command::<Vec<Vec<u8>>>(&["KEYS", "*:t:*"]) {
+        let value: Vec<u8> = ::redis::cmd("GET").arg(&key).query(&mut redis.connect()).expect("a value");
+        for part in [key, value] {
+            all.extend(u32::try_from(part.len()).expect("short").to_be_bytes());
+            all.extend(part);
+        }
+    }
+    all
+}
+
+fn restore(redis: &Redis, mut dump: &[u8]) {
+    let mut part = || {
+        let (length, rest) = dump.split_first_chunk::<4>()?;
+        let (part, rest) = rest.split_at(u32::from_be_bytes(*length) as usize);
+        dump = rest;
+        Some(part.to_vec())
+    };
+    while let (Some(key), Some(value)) = (part(), part()) {
+        let _: () = ::redis::cmd("SET").arg(key).arg(value).query(&mut redis.connect()).expect("set");
+    }
+}
+
+#[test]
+fn redis_is_slow() {
+    let redis = Redis::start();
+    let (between, delay) = slow(redis.address());
+    let scene = Scene::new(&redis, &format!("redis://{between}"), &[]);
+    delay.store(20, Ordering::Relaxed);
+    let begin = Instant::now();
+    assert_eq!(scene.query(&scene.unknown).status, 200, "slow, but in time");
+    println!("a lookup over 2 × 20 ms: {:?}", begin.elapsed());
+    // Each of its steps is in time, though all together are not.
+    let extra = scene.gateway.token_of("extra", "secret");
+    assert!(extra.starts_with("tk_"));
+}
+
+#[test]
+fn redis_is_too_slow() {
+    let redis = Redis::start();
+    let (between, delay) = slow(redis.address());
+    let scene = Scene::new(&redis, &format!("redis://{between}"), &[]);
+    delay.store(400, Ordering::Relaxed);
+    scene.holds_out();
+    notices(&scene);
+    scene.holds_out();
+    delay.store(0, Ordering::Relaxed);
+    scene.recovers();
+}
+
+/// Passes on what comes, so many milliseconds late in each direction.
+fn slow(to: SocketAddr) -> (SocketAddr, Arc<AtomicU64>) {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("bound");
+    let address = listener.local_addr().expect("an address");
+    let delay = Arc::<AtomicU64>::default();
+    let of = Arc::clone(&delay);
+    std::thread::spawn(move || {
+        for client in listener.incoming() {
+            let Ok(client) = client else { return };
+            let Ok(server) = TcpStream::connect(to) else { continue };
+            let ends = |stream: &TcpStream| stream.try_clone().expect("another descriptor");
+            for (from, to) in [(ends(&client), ends(&server)), (ends(&server), ends(&client))] {
+                let delay = Arc::clone(&of);
+                std::thread::spawn(move || pass(from, to, &delay));
+            }
+        }
+    });
+    (address, delay)
+}
+
+fn pass(mut from: TcpStream, mut to: TcpStream, delay: &AtomicU64) {
+    let mut buffer = [0; 16 * 1024];
+    while let Ok(count @ 1..) = from.read(&mut buffer) {
+        std::thread::sleep(Duration::from_millis(delay.load(Ordering::Relaxed)));
+        if to.write_all(&buffer[..count]).is_err() {
+            break;
+        }
+    }
+    let _ = to.shutdown(std::net::Shutdown::Both);
+}
+
+#[test]
+fn what_is_known_is_believed_no_longer_than_it_may_be() {
+    let mut redis = Redis::start();
+    let scene = Scene::new(&redis, &redis.url(), &[("STORE_MAX_STALE", "10m")]);
+    redis.kill();
+    notices(&scene);
+    scene.gateway.clock.advance(Duration::from_secs(590));
+    assert_eq!(scene.query(&scene.known).status, 200);
+    scene.gateway.clock.advance(Duration::from_secs(20));
+    let answer = scene.query(&scene.known);
+    assert_eq!((answer.status, answer.reason().as_str()), (503, "token_store_unavailable"));
+    assert_eq!(scene.login("known").status, 503);
+    redis.restart();
+    wait_until("it is back", || is_up(&scene.gateway));
+    assert_eq!(scene.query(&scene.known).status, 200, "vouched for again");
+}
+
+#[test]
+fn a_gateway_starts_without_its_store_and_serves_once_that_is_there() {
+    let mut redis = Redis::start();
+    redis.kill();
+    let upstream = Upstream::start();
+    let url = redis.url();
+    let options = [("STORE_KIND", "redis"), ("STORE_URLS", url.as_str()), ("TOKENS_FOREIGN", "reject")];
+    let gateway = Gateway::start(upstream.address(), &options);
+    let ready = || {
+        crate::support::client::Client::connect(gateway.admin()).send("GET /readyz", &[], b"").status == 200
+    };
+    wait_until("it is ready: that does not hang on Redis", ready);
+    let authorization = format!("Bearer {}", bearer("alice", "secret"));
+    let fields = [JSON, ("Authorization", authorization.as_str())];
+    let login = || gateway.client().send("POST /timbr/api/get_token", &fields, b"").status;
+    assert_eq!(login(), 503);
+    let strangers = format!("tk_{}", "0".repeat(56));
+    let foreign = gateway.client().send("GET /timbr/api/x", &[JSON, ("x-api-key", &strangers)], b"");
+    assert_eq!(
+        (foreign.status, foreign.reason().as_str()),
+        (401, "api_key_unknown"),
+        "not the store's concern"
+    );
+    redis.restart();
+    wait_until("it serves", || login() == 200);
+}

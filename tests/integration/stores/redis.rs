@@ -1,0 +1,267 @@
+//! Tokens in Redis: what stands there, how it ends, and who may do what.
+
+use std::time::{Duration, Instant};
+
+use timbr_gateway::store::TokenId;
+
+use crate::support::bearer::bearer;
+use crate::support::gateway::Gateway;
+use crate::support::pki::Pki;
+use crate::support::redis::Redis;
+use crate::support::stores::Ground;
+use crate::support::upstream::Upstream;
+use crate::support::wait_until;
+
+const JSON: (&str, &str) = ("Content-Type", "application/json");
+
+fn contains(all: &[u8], part: &[u8]) -> bool {
+    all.windows(part.len()).any(|window| window == part)
+}
+
+#[test]
+fn a_dump_is_no_credential_and_names_nobody() {
+    let redis = Redis::start();
+    let upstream = Upstream::start();
+    let url = redis.url();
+    let options =
+        [("STORE_KIND", "redis"), ("STORE_URLS", url.as_str()), ("LIMITS_FAILURES_PER_ADDRESS", "5")];
+    let gateway = Gateway::start(upstream.address(), &options);
+    wait_until("the store answers", || gateway.metric("timbr_gateway_store_up") == 1.0);
+    let token = gateway.token_of("somebody-by-name", "password-of-somebody");
+    gateway.revoke("{\"user\":\"somebody-by-name\"}");
+    let wrong = format!("Bearer {}", bearer("x", "y").replace('A', "B"));
+    gateway.client().send("POST /timbr/api/get_token", &[JSON, ("Authorization", &wrong)], b"");
+    wait_until("the failure is told", || redis.command::<u64>(&["XLEN", "timbr-gateway:failures"]) == 1);
+    wait_until("the salt's use is told", || redis.command::<Vec<String>>(&["KEYS", "*salt:*"]).len() == 1);
+    let all = redis.everything();
+    assert!(contains(&all, b"timbr-gateway:t:") && contains(&all, b"timbr-gateway:notices"));
+    let id = format!("{:?}", TokenId::of(token.as_bytes()));
+    let fingerprint = &id[8..16];
+    for secret in ["somebody", "password", token.as_str(), &token[3..43], fingerprint, "127.0.0.1"] {
+        assert!(!contains(&all, secret.as_bytes()), "{secret}");
+    }
+    let hash = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, token.as_bytes());
+    assert!(!contains(&all, &hash.as_ref()[..4]), "the hash is no index either");
+}
+
+#[test]
+fn values_cannot_be_moved_or_made_up() {
+    let ground = Ground::Redis(Redis::start());
+    let Ground::Redis(redis) = &ground else { unreachable!() };
+    let replica = ground.open();
+    let (alices, bobs) = (replica.mint("alice", 1).expect("minted"), replica.mint("bob", 2).expect("minted"));
+    let keys: Vec<String> = redis.command(&["KEYS", "timbr-gateway:t:*"]);
+    assert_eq!(keys.len(), 2);
+    // Each in the other's place.
+    let _: () = redis.command(&["RENAME", &keys[0], "aside"]);
+    let _: () = redis.command(&["RENAME", &keys[1], &keys[0]]);
+    let _: () = redis.command(&["RENAME", "aside", &keys[1]]);
+    let other = ground.open();
+    for id in [alices, bobs] {
+        assert!(other.find(&id, 0).is_err(), "neither a yes nor a no");
+    }
+    let _: () = redis.command(&["SET", &keys[0], "made up"]);
+    let _: () = redis.command(&["SET", &keys[1], ""]);
+    for id in [alices, bobs] {
+        assert!(other.find(&id, 0).is_err());
+    }
+}
+
+#[test]
+fn the_store_itself_ends_tokens() {
+    let ground = Ground::Redis(Redis::start());
+    let Ground::Redis(redis) = &ground else { unreachable!() };
+    let replica = ground.open_with(&[("TOKENS_TTL", "2s")]);
+    let id = replica.mint("alice", 1).expect("minted");
+    for key in redis.command::<Vec<String>>(&["KEYS", "*"]) {
+        let left: i64 = redis.command(&["PTTL", &key]);
+        assert!((1..=2000).contains(&left), "{key}: {left} ms");
+    }
+    let other = ground.open_with(&[("TOKENS_TTL", "2s")]);
+    assert!(other.lives(&id));
+    wait_until("nothing is left", || redis.command::<u64>(&["DBSIZE"]) == 0);
+    for replica in [&replica, &other] {
+        replica.clock.advance(Duration::from_secs(2));
+        assert!(!replica.lives(&id));
+    }
+}
+
+#[test]
+fn tokens_idle_out_everywhere_at_once_and_a_use_costs_no_write() {
+    let ground = Ground::Redis(Redis::start());
+    let Ground::Redis(redis) = &ground else { unreachable!() };
+    let options = [("TOKENS_TTL", "1h"), ("TOKENS_IDLE_TTL", "3s")];
+    let (first, second) = (ground.open_with(&options), ground.open_with(&options));
+    let (busy, idle) = (first.mint("busy", 1).expect("minted"), first.mint("idle", 2).expect("minted"));
+    assert!(second.lives(&busy) && second.lives(&idle));
+    let writes = || -> u64 {
+        let stats: String = redis.command(&["INFO", "commandstats"]);
+        let calls = |name: &str| -> u64 {
+            let line = stats.lines().find(|line| line.starts_with(&format!("cmdstat_{name}:calls=")));
+            line.map_or(0, |line| line.split(['=', ',']).nth(1).expect("a number").parse().expect("a number"))
+        };
+        calls("set") + calls("evalsha") + calls("pexpire") + calls("get")
+    };
+    let before = (writes(), Instant::now());
+    let mut uses = 0;
+    // The real time is Redis's; the replicas' clocks go along with it. Only one replica sees the busy token used.
+    let began = Instant::now();
+    let mut advanced = Duration::ZERO;
+    while began.elapsed() < Duration::from_millis(4500) {
+        let step = began.elapsed() - advanced;
+        advanced += step;
+        [&first, &second].iter().for_each(|replica| replica.clock.advance(step));
+        for _ in 0..20 {
+            assert!(first.lives(&busy), "after {:?}", began.elapsed());
+            uses += 1;
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    let each = before.1.elapsed().as_millis() / 187; // An interval is a sixteenth of the idle lifetime.
+    let written = writes() - before.0;
+    println!("{uses} uses, {written} commands that touch tokens, {each} intervals");
+    assert!(
+        uses > 2000 && u128::from(written) <= 6 * (each + 2),
+        "{uses} uses, {written} commands, {each} intervals"
+    );
+    assert!(!first.lives(&idle) && !second.lives(&idle), "nobody used it");
+    assert!(second.lives(&busy), "used at the other replica, it has not idled out at this one");
+}
+
+/// The rights that docs/tokens.md tells operators to give.
+fn documented_rights() -> Vec<String> {
+    let page =
+        std::fs::read_to_string(std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/tokens.md"));
+    let page = page.expect("the page");
+    let line = page.lines().find_map(|line| line.strip_prefix("ACL SETUSER timbr ")).expect("the line");
+    line.split_ascii_whitespace().map(str::to_owned).collect()
+}
+
+#[test]
+fn tls_a_client_certificate_and_an_acl_user_with_the_documented_rights_are_all_it_takes() {
+    let pki = Pki::new();
+    let (server, server_key) = pki.issue_as("server", &["localhost"]);
+    let (client, client_key) = pki.issue_as("client", &["gateway"]);
+    let text = |path: &std::path::Path| path.to_str().expect("text").to_owned();
+    let ca = text(&pki.ca_file());
+    let rights = documented_rights().join(" ").replace("PASSWORD", "wonder");
+    let tls_port = crate::support::redis::free_port().to_string();
+    let redis = Redis::start_with(&[
+        "--tls-port",
+        &tls_port,
+        "--tls-cert-file",
+        &text(&server),
+        "--tls-key-file",
+        &text(&server_key),
+        "--tls-ca-cert-file",
+        &ca,
+        "--tls-auth-clients",
+        "yes",
+    ]);
+    let setting: Vec<_> = ["ACL", "SETUSER", "timbr"].into_iter().chain(rights.split(' ')).collect();
+    let _: () = redis.command(&setting);
+    let url = format!("rediss://localhost:{tls_port}");
+    let (client, client_key) = (text(&client), text(&client_key));
+    let upstream = Upstream::start();
+    let all = [
+        ("STORE_KIND", "redis"),
+        ("STORE_URLS", url.as_str()),
+        ("STORE_CA_FILE", &ca),
+        ("STORE_CLIENT_CERT_FILE", &client),
+        ("STORE_CLIENT_KEY_FILE", &client_key),
+        ("STORE_USERNAME", "timbr"),
+        ("STORE_PASSWORD", "wonder"),
+        ("STORE_PREFIX", "timbr-gateway:"),
+        ("STORE_TIMEOUT", "2s"),
+        ("TOKENS_IDLE_TTL", "2s"),
+    ];
+    let up = |gateway: &Gateway| gateway.metric("timbr_gateway_store_up") == 1.0;
+    let (gateway, other) =
+        (Gateway::start(upstream.address(), &all), Gateway::start(upstream.address(), &all));
+    wait_until("the store answers", || up(&gateway) && up(&other));
+    let token = gateway.token();
+    let used = || other.client().send("GET /timbr/api/x", &[JSON, ("x-api-key", &token)], b"").status;
+    assert_eq!(used(), 200);
+    wait_until("uses are told", || {
+        redis.command::<String>(&["INFO", "commandstats"]).contains("cmdstat_setrange")
+    });
+    assert_eq!(gateway.get("/tokens")["tokens"][0]["user"], "alice");
+    assert_eq!(gateway.get("/salts")["salts"][0]["users"], 1);
+    gateway.revoke("{\"all\":true}");
+    wait_until("it is revoked", || used() == 401);
+    let denied: String = redis.command(&["INFO", "errorstats"]);
+    assert!(!denied.contains("NOPERM"), "{denied}");
+
+    // Each of these alone keeps it out.
+    for without in ["STORE_CLIENT_CERT_FILE", "STORE_CA_FILE", "STORE_PASSWORD"] {
+        let mut some: Vec<_> = all.iter().copied().filter(|(name, _)| *name != without).collect();
+        if without == "STORE_CLIENT_CERT_FILE" {
+            some.retain(|(name, _)| *name != "STORE_CLIENT_KEY_FILE");
+        }
+        if without == "STORE_PASSWORD" {
+            some.push(("STORE_PASSWORD", "wrong"));
+        }
+        let gateway = Gateway::start(upstream.address(), &some);
+        let authorization = format!("Bearer {}", bearer("alice", "secret"));
+        let answer = gateway.client().send(
+            "POST /timbr/api/get_token",
+            &[JSON, ("Authorization", &authorization)],
+            b"",
+        );
+        assert_eq!((answer.status, answer.reason().as_str()), (503, "token_store_unavailable"), "{without}");
+        std::thread::sleep(Duration::from_millis(300));
+        assert!(!up(&gateway), "{without}");
+    }
+}
+
+#[test]
+fn a_prefix_keeps_strangers_apart() {
+    let ground = Ground::Redis(Redis::start());
+    let ours = ground.open_with(&[("STORE_PREFIX", "ours:"), ("STORE_DATABASE", "3")]);
+    let theirs = ground.open_with(&[("STORE_PREFIX", "theirs:"), ("STORE_DATABASE", "3")]);
+    let id = ours.mint("alice", 1).expect("minted");
+    assert!(!theirs.lives(&id));
+    assert_ne!(theirs.mint("alice", 2), Ok(id));
+    theirs.block_on(theirs.store().revoke(timbr_gateway::store::Revocation::All)).expect("it answers");
+    assert!(ours.lives(&id));
+}
+
+#[test]
+fn wrong_passwords_count_at_every_replica() {
+    let redis = Redis::start();
+    let upstream = Upstream::start();
+    let url = redis.url();
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("users");
+    std::fs::write(&file, format!("alice:{}\n", bcrypt::hash("wonder", 4).expect("hashed")))
+        .expect("written");
+    let options = [
+        ("STORE_KIND", "redis"),
+        ("STORE_URLS", url.as_str()),
+        ("STORE_TIMEOUT", "2s"),
+        ("AUTH_VERIFIER", "users-file"),
+        ("AUTH_USERS_FILE", file.to_str().expect("text")),
+        ("LIMITS_FAILURES_PER_USER", "5"),
+    ];
+    let gateways: Vec<_> = (0..3).map(|_| Gateway::start(upstream.address(), &options)).collect();
+    for gateway in &gateways {
+        wait_until("the store answers", || gateway.metric("timbr_gateway_store_up") == 1.0);
+    }
+    let try_at = |gateway: &Gateway, password: &str| {
+        let authorization = format!("Bearer {}", bearer("alice", password));
+        gateway
+            .client()
+            .send("POST /timbr/api/get_token", &[JSON, ("Authorization", &authorization)], b"")
+            .status
+    };
+    for _ in 0..5 {
+        assert_eq!(try_at(&gateways[0], "wrong"), 401);
+    }
+    assert_eq!(try_at(&gateways[0], "wrong"), 429);
+    let begin = Instant::now();
+    wait_until("the others have heard of it", || {
+        gateways[1..].iter().all(|gateway| try_at(gateway, "wrong") == 429)
+    });
+    println!("others refuse after {:?}", begin.elapsed());
+    assert!(begin.elapsed() < Duration::from_secs(2));
+}

@@ -1,0 +1,198 @@
+//! Token stores of each kind, opened as replicas open them.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use prometheus_client::metrics::gauge::Gauge;
+use timbr_gateway::clock::Clock;
+use timbr_gateway::config::{Sources, load};
+use timbr_gateway::secret::Secret;
+use timbr_gateway::store::{
+    Failure, LoginId, NewToken, Running, Seed, Store, TokenId, TokenRecord, Unavailable,
+};
+use timbr_gateway::user_name::UserName;
+
+use crate::support::bearer::SALT;
+use crate::support::redis::{Cluster, Redis, Sentinels};
+use crate::support::wait_until;
+
+/// What a store stands on; ends with the test.
+pub enum Ground {
+    Memory,
+    File(tempfile::TempDir),
+    Redis(Redis),
+    Sentinels(Sentinels),
+    Cluster(Cluster),
+}
+
+impl Ground {
+    /// One of each kind.
+    pub fn all() -> Vec<Ground> {
+        let folder = tempfile::tempdir().expect("a folder");
+        vec![
+            Ground::Memory,
+            Ground::File(folder),
+            Ground::Redis(Redis::start()),
+            Ground::Sentinels(Sentinels::start()),
+            Ground::Cluster(Cluster::start()),
+        ]
+    }
+
+    pub fn name(&self) -> &'static str {
+        match self {
+            Ground::Memory => "memory",
+            Ground::File(_) => "file",
+            Ground::Redis(_) => "redis",
+            Ground::Sentinels(_) => "sentinel",
+            Ground::Cluster(_) => "cluster",
+        }
+    }
+
+    /// Whether several may have it open.
+    pub fn is_shared(&self) -> bool {
+        !matches!(self, Ground::Memory | Ground::File(_))
+    }
+
+    pub fn path(&self) -> PathBuf {
+        let Ground::File(folder) = self else { panic!("{} has no file", self.name()) };
+        folder.path().join("tokens")
+    }
+
+    /// The options that lead here, as variables without `TIMBR_GATEWAY_`.
+    pub fn options(&self) -> Vec<(&'static str, String)> {
+        let redis = |urls: String| vec![("STORE_KIND", "redis".into()), ("STORE_URLS", urls)];
+        // Tests of many kinds run at once on few cores.
+        let patient = ("STORE_TIMEOUT", "2s".to_owned());
+        match self {
+            Ground::Memory => vec![],
+            Ground::File(_) => {
+                vec![
+                    ("STORE_KIND", "file".into()),
+                    ("STORE_PATH", self.path().to_str().expect("text").into()),
+                ]
+            }
+            Ground::Redis(server) => [redis(server.url()), vec![patient]].concat(),
+            Ground::Sentinels(servers) => [
+                redis(servers.urls()),
+                vec![("STORE_MODE", "sentinel".into()), ("STORE_SENTINEL_MASTER", "main".into()), patient],
+            ]
+            .concat(),
+            Ground::Cluster(servers) => {
+                [redis(servers.urls()), vec![("STORE_MODE", "cluster".into()), patient]].concat()
+            }
+        }
+    }
+
+    /// A replica with the usual options.
+    pub fn open(&self) -> Replica {
+        self.open_with(&[])
+    }
+
+    /// A replica with further options, which win.
+    pub fn open_with(&self, options: &[(&str, &str)]) -> Replica {
+        let mut all: Vec<(String, String)> =
+            self.options().into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
+        all.extend(options.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())));
+        Replica::open(&all)
+    }
+}
+
+/// A store and what it needs.
+pub struct Replica {
+    store: Option<Arc<Store>>,
+    running: Option<Running>,
+    pub clock: Clock,
+    pub up: Gauge,
+    runtime: tokio::runtime::Runtime,
+}
+
+impl Replica {
+    fn open(options: &[(String, String)]) -> Replica {
+        let mut environment = vec![
+            ("API_AUTH_SALT".into(), SALT.into()),
+            ("TIMBR_GATEWAY_UPSTREAM_URL".into(), "http://127.0.0.1:1".into()),
+        ];
+        for (name, value) in options {
+            if name == "API_AUTH_SALT" {
+                environment[0].1 = value.into();
+            } else {
+                environment.push((format!("TIMBR_GATEWAY_{name}").into(), value.into()));
+            }
+        }
+        let (config, _) = load(&Sources { environment, ..Sources::default() }).expect("valid options");
+        let clock = Clock::manual(std::time::UNIX_EPOCH.elapsed().expect("after 1970").as_secs());
+        let store = Arc::new(Store::new(&config, &clock).expect("a store"));
+        let up = Gauge::default();
+        let running = store.start(&up, Box::new(|_: Failure| {})).expect("it starts");
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+        let replica = Replica { store: Some(store), running, clock, up, runtime };
+        wait_until("the store answers", || replica.up.get() == 1);
+        replica
+    }
+
+    pub fn store(&self) -> &Store {
+        self.store.as_ref().expect("it is open")
+    }
+
+    pub fn shared(&self) -> Arc<Store> {
+        Arc::clone(self.store.as_ref().expect("it is open"))
+    }
+
+    /// A user's token, by the number of its seed: the one that it is given.
+    pub fn mint(&self, user: &str, seed: u8) -> Result<TokenId, Unavailable> {
+        self.mint_with_key(user, seed, None)
+    }
+
+    pub fn mint_with_key(&self, user: &str, seed: u8, key: Option<&str>) -> Result<TokenId, Unavailable> {
+        let token = new_token(user, key);
+        if let Some(seed) = self.store().seed_of(&token.login, |seed| id_of(user, seed)) {
+            return Ok(id_of(user, &seed));
+        }
+        let seed = self.block_on(self.store().insert(token, [seed; 20], |seed| id_of(user, seed)))?;
+        Ok(id_of(user, &seed))
+    }
+
+    /// The token, wherever it is known.
+    pub fn find(&self, id: &TokenId, salt: u8) -> Result<Option<Arc<TokenRecord>>, Unavailable> {
+        match self.store().find(id) {
+            Some(record) => Ok(Some(record)),
+            None => self.block_on(self.store().fetch(id, salt)),
+        }
+    }
+
+    pub fn lives(&self, id: &TokenId) -> bool {
+        self.find(id, 0).expect("the store answers").is_some()
+    }
+
+    pub fn block_on<T>(&self, operation: impl Future<Output = T>) -> T {
+        self.runtime.block_on(operation)
+    }
+
+    /// Ends it in good order.
+    pub fn close(self) {
+        drop(self);
+    }
+}
+
+impl Drop for Replica {
+    fn drop(&mut self) {
+        drop(self.store.take());
+        let finished = self.running.take().is_none_or(|running| running.finish(Duration::from_secs(5)));
+        assert!(finished || std::thread::panicking(), "the store's thread ends");
+    }
+}
+
+pub fn new_token(user: &str, key: Option<&str>) -> NewToken {
+    // As a keyed hash is: spread.
+    let hash = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, user.as_bytes());
+    NewToken {
+        login: LoginId(*hash.as_ref().first_chunk().expect("32 bytes")),
+        user: UserName::parse(user.as_bytes()).expect("valid"),
+        upstream_key: key.map(|key| Secret::new(key.into())),
+    }
+}
+
+pub fn id_of(user: &str, seed: &Seed) -> TokenId {
+    TokenId::of(&[user.as_bytes(), seed].concat())
+}
