@@ -36,7 +36,7 @@ class Users:
 def users(tmp_path_factory):
     users = Users(tmp_path_factory.mktemp("users") / "users")
     users.add("alice", "wonder:land")
-    users.add("bob", "builder")
+    users.add("bob", "builds-9")
     with users.path.open("a") as file:
         file.write(f"carol:{PasswordHasher().hash('sings')}\n")
     return users
@@ -48,8 +48,8 @@ def gateway(setup, backend, users):
 
 
 @pytest.mark.parametrize(("user", "password", "status"), [
-    ("alice", "wonder:land", 200), ("bob", "builder", 200), ("carol", "sings", 200), ("alice", "builder", 401),
-    ("carol", "builder", 401), ("eve", "wonder:land", 401)])
+    ("alice", "wonder:land", 200), ("bob", "builds-9", 200), ("carol", "sings", 200), ("alice", "builds-9", 401),
+    ("carol", "builds-9", 401), ("eve", "wonder:land", 401)])
 def test_the_password_counts(gateway, user, password, status):
     answer = gateway.get_token(user, password)
     assert answer.status_code == status
