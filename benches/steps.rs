@@ -93,7 +93,7 @@ fn identify_a_token(bencher: Bencher<'_, '_>) {
     let Ok(Route::Profile(profile)) = routes.find(&head) else { panic!("the request has a route") };
     let screened =
         screen(profile, parsed(&REQUEST.replace(KEY, token.expose()))).expect("nothing is wrong with it");
-    bencher.bench_local(|| at_once(auth.identify(black_box(screened.api_key()), CLIENT, &upstream)));
+    bencher.bench_local(|| at_once(auth.identify(black_box(screened.presented()), CLIENT, &upstream)));
 }
 
 /// A bearer opened, and its login's token made again.

@@ -1,5 +1,6 @@
 //! The body of a client's request, whichever protocol it comes over.
 
+use std::collections::VecDeque;
 use std::fmt;
 use std::pin::Pin;
 use std::rc::Rc;
@@ -32,6 +33,8 @@ pub enum ClientBody {
     Http1(Rc<dyn Http1Body>),
     /// A stream of an HTTP/2 connection.
     Http2(Incoming),
+    /// What has come before, once more.
+    Kept(VecDeque<Bytes>),
 }
 
 impl fmt::Debug for ClientBody {
@@ -40,6 +43,7 @@ impl fmt::Debug for ClientBody {
             ClientBody::Empty => "ClientBody::Empty",
             ClientBody::Http1(_) => "ClientBody::Http1",
             ClientBody::Http2(_) => "ClientBody::Http2",
+            ClientBody::Kept(_) => "ClientBody::Kept",
         })
     }
 }
@@ -55,6 +59,7 @@ impl Body for ClientBody {
         match &mut *self {
             ClientBody::Empty => Poll::Ready(None),
             ClientBody::Http1(body) => body.poll_data(cx).map_ok(Frame::data),
+            ClientBody::Kept(parts) => Poll::Ready(parts.pop_front().map(|part| Ok(Frame::data(part)))),
             ClientBody::Http2(incoming) => match Pin::new(&mut *incoming).poll_frame(cx) {
                 // SECURITY: a stream that was reset "without error" looks ended, and is not whole.
                 Poll::Ready(None) if !incoming.is_end_stream() => {
@@ -70,6 +75,7 @@ impl Body for ClientBody {
             ClientBody::Empty => true,
             ClientBody::Http1(body) => body.is_ended(),
             ClientBody::Http2(incoming) => incoming.is_end_stream(),
+            ClientBody::Kept(parts) => parts.is_empty(),
         }
     }
 
@@ -78,6 +84,7 @@ impl Body for ClientBody {
             ClientBody::Empty => SizeHint::with_exact(0),
             ClientBody::Http1(body) => body.left().map_or_else(SizeHint::new, SizeHint::with_exact),
             ClientBody::Http2(incoming) => incoming.size_hint(),
+            ClientBody::Kept(parts) => SizeHint::with_exact(parts.iter().map(|part| part.len() as u64).sum()),
         }
     }
 }

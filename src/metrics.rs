@@ -23,10 +23,16 @@ pub struct Metrics {
     pub certificates_unusable: Gauge,
     /// 1 while the token store answers.
     pub store_up: Gauge,
+    /// 1 while the users file cannot be used, and what was read before stays in use.
+    pub users_unusable: Gauge,
+    /// Token issuers whose keys could not be fetched or read the last time.
+    pub issuers_unusable: Gauge,
     /// Connections that could not be accepted for want of descriptors or memory.
     pub accept_failures: Counter,
     /// Requests that were sent to the backend a second time, as the first time did provably no harm.
     pub upstream_retries: Counter,
+    /// Requests that no rule allows, and that passed because rules are only tried out.
+    pub authorization_shadow_denials: Counter,
     /// Requests that a defect of the gateway ended.
     pub panics: Counter,
     /// Lines of the log that nobody took in time.
@@ -113,6 +119,18 @@ impl Default for Metrics {
             "1 while the token store answers, 0 while it does not",
             store_up.clone(),
         );
+        let users_unusable = Gauge::default();
+        registry.register(
+            "users_unusable",
+            "1 while the users file cannot be used, and what was read before stays in use",
+            users_unusable.clone(),
+        );
+        let issuers_unusable = Gauge::default();
+        registry.register(
+            "issuers_unusable",
+            "Token issuers whose keys could not be fetched or read the last time",
+            issuers_unusable.clone(),
+        );
         let mut counter = |name, help| {
             let counter = Counter::default();
             registry.register(name, help, counter.clone());
@@ -121,6 +139,10 @@ impl Default for Metrics {
         let accept_failures =
             counter("accept_failures", "Connections not accepted for want of descriptors or memory");
         let upstream_retries = counter("upstream_retries", "Requests sent to the upstream a second time");
+        let authorization_shadow_denials = counter(
+            "authorization_shadow_denials",
+            "Requests that no rule allows, and that passed because rules are only tried out",
+        );
         let panics = counter("panics", "Requests that a defect of the gateway ended");
         let log_lines_dropped = counter("log_lines_dropped", "Lines of the log that nobody took in time");
         let rejections = Family::default();
@@ -137,8 +159,11 @@ impl Default for Metrics {
             requests_in_flight,
             certificates_unusable,
             store_up,
+            users_unusable,
+            issuers_unusable,
             accept_failures,
             upstream_retries,
+            authorization_shadow_denials,
             panics,
             log_lines_dropped,
             rejections,

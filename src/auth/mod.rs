@@ -1,17 +1,21 @@
 //! Who the caller is. Only this module makes an [`Identity`].
 
+mod api_key;
+pub mod authorization;
 pub mod bearer;
 pub mod foreign;
 pub mod guesses;
+mod identity;
+pub mod impersonation;
+pub mod jwt;
 mod keys_file;
 pub mod token;
-mod verifier;
+pub mod upstream_keys;
+pub mod verifier;
 
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use aws_lc_rs::rand;
-use http::HeaderValue;
 use prometheus_client::metrics::gauge::Gauge;
 
 use crate::clock::Clock;
@@ -23,85 +27,19 @@ use crate::store::{
 use crate::upstream::Upstream;
 use crate::user_name::UserName;
 
+pub use api_key::{ApiKey, Presented, basic};
+pub use identity::Identity;
+
+use authorization::Authorization;
 use bearer::{BearerError, BearerOpener};
 use foreign::{ForeignKeys, Memory, Verdict};
 use guesses::{Guesses, TooMany};
+use impersonation::Impersonation;
+use jwt::{Jwt, JwtError, Jwts};
 use keys_file::KnownKeys;
 use token::TokenMint;
-use verifier::{UsersFile, Verifier, VerifyError};
-
-/// A key as a client sent it: 1 to 1024 printable ASCII characters, no space and no comma.
-///
-/// SECURITY: a comma is how two values of a field are joined; which of them a backend would take is unknown.
-#[derive(Clone)]
-pub struct ApiKey(Box<[u8]>);
-
-impl ApiKey {
-    /// Checks the value of the field.
-    pub fn parse(value: &[u8]) -> Option<ApiKey> {
-        let valid = (1..=1024).contains(&value.len())
-            && value.iter().all(|byte| byte.is_ascii_graphic() && *byte != b',');
-        valid.then(|| ApiKey(value.into()))
-    }
-
-    /// The value for the field of another request.
-    pub fn expose(&self) -> &[u8] {
-        &self.0
-    }
-
-    /// A key of the form that Timbr's have, which nobody was given.
-    fn nobodys() -> ApiKey {
-        let mut random = [0; 20];
-        rand::fill(&mut random).expect("the system's random source works");
-        let text = random.iter().fold("tk_".to_owned(), |text, byte| format!("{text}{byte:02x}"));
-        ApiKey(text.into_bytes().into())
-    }
-
-    fn id(&self) -> TokenId {
-        TokenId::of(&self.0)
-    }
-}
-
-/// A caller whose key was proven, and what follows from it.
-#[derive(Debug)]
-pub struct Identity {
-    user: Option<UserName>,
-    upstream_key: Option<HeaderValue>,
-    minted: bool,
-    fingerprint: Fingerprint,
-}
-
-impl Identity {
-    fn minted(record: &TokenRecord, fingerprint: Fingerprint) -> Identity {
-        Identity { user: Some(record.user.clone()), upstream_key: None, minted: true, fingerprint }
-    }
-
-    /// Whose the key is; unknown of foreign keys.
-    pub fn user(&self) -> Option<&UserName> {
-        self.user.as_ref()
-    }
-
-    /// What `tokens.keys_file` wants the backend to be shown instead of the key.
-    pub fn upstream_key(&self) -> Option<&HeaderValue> {
-        self.upstream_key.as_ref()
-    }
-
-    /// Whether the key is a token that the gateway made. To the backend such a token says nothing by itself.
-    pub fn is_minted(&self) -> bool {
-        self.minted
-    }
-
-    /// Who is behind the key, to count by: the user, or whoever holds a foreign key.
-    pub fn caller(&self) -> impl std::hash::Hash + use<'_> {
-        let name = self.user().map(UserName::as_str);
-        (name, name.is_none().then_some(self.fingerprint))
-    }
-
-    /// What logs call the key.
-    pub fn fingerprint(&self) -> Fingerprint {
-        self.fingerprint
-    }
-}
+use upstream_keys::{Renewal, UpstreamKeys, field_value};
+use verifier::{Delegate, Directory, Platform, Remote, UsersFile, Verified, Verifier, VerifyError};
 
 /// Why a key proves nobody.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -121,6 +59,9 @@ pub enum KeyError {
     /// The backend is being asked about as many keys as it may be at once.
     #[error("too many keys are being asked about")]
     Busy,
+    /// A JSON Web Token that proves nobody.
+    #[error("the JWT is refused: {0}")]
+    Jwt(JwtError),
     /// Nobody knows the key, and its client was wrong too often to have the backend asked.
     #[error("too many wrong keys")]
     TooMany(TooMany),
@@ -135,6 +76,9 @@ pub enum MintError {
     /// The password is not right, or could not be checked.
     #[error("the credentials are not right")]
     Wrong,
+    /// Nobody could say whether the password is right.
+    #[error("the verifier does not answer")]
+    VerifierUnavailable,
     /// Too many passwords are being checked.
     #[error("too many passwords are being checked at once")]
     Busy,
@@ -150,6 +94,7 @@ impl From<VerifyError> for MintError {
     fn from(error: VerifyError) -> MintError {
         match error {
             VerifyError::Wrong => MintError::Wrong,
+            VerifyError::Unavailable => MintError::VerifierUnavailable,
             VerifyError::Busy => MintError::Busy,
             VerifyError::TooMany(wait) => MintError::TooMany(wait),
         }
@@ -178,29 +123,31 @@ pub struct Auth {
     foreign: Foreign,
     foreign_keys: ForeignKeys,
     guesses: Arc<Guesses>,
+    jwts: Jwts,
+    impersonation: Impersonation,
+    authorization: Option<Authorization>,
+    /// Where a token stands for its user's own key.
+    upstream_keys: Option<UpstreamKeys>,
 }
 
 impl Auth {
     /// Reads the files that the configuration names; all that is wrong with them is told at once.
     pub fn new(config: &Config, clock: &Clock) -> Result<Auth, Vec<Problem>> {
         let tokens = &config.tokens;
-        let verifier = match &config.auth.verifier {
-            VerifierOptions::SaltHolder => Ok(Verifier::SaltHolder),
-            VerifierOptions::UsersFile(path) => UsersFile::read(path)
-                .map(Verifier::UsersFile)
-                .map_err(|error| Problem::new("auth.users_file", error.to_string())),
-        };
+        let verifier = verifier(config);
         let known_keys = match tokens.keys_file.as_deref() {
             None => Ok(KnownKeys::default()),
             Some(path) => {
                 KnownKeys::read(path).map_err(|error| Problem::new("tokens.keys_file", error.to_string()))
             }
         };
+        let jwts = Jwts::new(&config.auth.jwt, clock);
         let store = Store::new(config, clock);
-        let (verifier, known_keys, store) = match (verifier, known_keys, store) {
-            (Ok(verifier), Ok(known_keys), Ok(store)) => (verifier, known_keys, store),
-            (verifier, known_keys, store) => {
-                return Err(verifier.err().into_iter().chain(known_keys.err()).chain(store.err()).collect());
+        let (verifier, known_keys, jwts, store) = match (verifier, known_keys, jwts, store) {
+            (Ok(verifier), Ok(known_keys), Ok(jwts), Ok(store)) => (verifier, known_keys, jwts, store),
+            (verifier, known_keys, jwts, store) => {
+                let problems = verifier.err().into_iter().chain(known_keys.err()).chain(store.err());
+                return Err(problems.chain(jwts.err().into_iter().flatten()).collect());
             }
         };
         let store = Arc::new(store);
@@ -210,6 +157,10 @@ impl Auth {
         });
         let names = derived(&config.salts[0], "timbr-gateway failures 1");
         let guesses = Guesses::shared(config.failures, &names, tell, clock.clone());
+        let upstream_keys =
+            config.upstream.credential.is_of_each_user().then(|| {
+                UpstreamKeys::new(verifier.platform().cloned(), tokens.ttl, tokens.max, clock.clone())
+            });
         let memory = Memory { accept: tokens.foreign_accept_ttl, reject: tokens.foreign_reject_ttl };
         Ok(Auth {
             opener: BearerOpener::new(&config.salts, config.auth.bearer_max_age, clock.clone()),
@@ -221,6 +172,10 @@ impl Auth {
             known_keys,
             foreign: tokens.foreign,
             foreign_keys: ForeignKeys::new(memory, clock.clone()),
+            jwts,
+            impersonation: Impersonation::new(config.impersonation.clone()),
+            authorization: config.authorization.clone().map(Authorization::new),
+            upstream_keys,
         })
     }
 
@@ -239,34 +194,65 @@ impl Auth {
             Err(error) => return Err(error.into()),
         };
         let attempt = attempt.of(&login.user);
-        self.verifier.verify(&login, attempt).await?;
+        let Verified { upstream_key, session } = self.verifier.verify(&login, bearer, attempt).await?;
+        let upstream_key = upstream_key.filter(|_| self.upstream_keys.is_some());
         let token_of = |seed: &_| self.mint.token(&login, seed);
         let id_of = |seed: &_| TokenId::of(token_of(seed).expose().as_bytes());
         let login_id = self.mint.login_id(&login);
-        let seed = match self.store.seed_of(&login_id, id_of) {
-            Some(seed) => seed,
-            None => {
-                let new = NewToken { login: login_id, user: login.user.clone(), upstream_key: None };
-                self.store
-                    .insert(new, self.mint.seed(), id_of)
-                    .await
-                    .map_err(|_| MintError::StoreUnavailable)?
+        let unavailable = |_| MintError::StoreUnavailable;
+        let seed = match (self.store.seed_of(&login_id, id_of), upstream_key) {
+            (Some(seed), None) => seed,
+            (Some(seed), Some(key)) => {
+                self.store.set_upstream_key(&id_of(&seed), key).await.map_err(unavailable)?;
+                seed
+            }
+            (None, upstream_key) => {
+                let new = NewToken { login: login_id, user: login.user.clone(), upstream_key };
+                self.store.insert(new, self.mint.seed(), id_of).await.map_err(unavailable)?
             }
         };
         self.store.note_salt_use(salt, &login.user);
+        if let (Some(keys), Some(session)) = (&self.upstream_keys, session) {
+            keys.keep(id_of(&seed), session);
+        }
         let fingerprint = id_of(&seed).fingerprint();
         Ok(Minted { token: token_of(&seed), fingerprint, user: login.user })
     }
 
-    /// Whose a key is; `client` is who shows it.
-    ///
+    /// Whose a credential is; `client` is who shows it.
+    pub async fn identify(
+        &self,
+        presented: &Presented,
+        client: IpAddr,
+        upstream: &Upstream,
+    ) -> Result<Identity, KeyError> {
+        match presented {
+            Presented::Key(key) | Presented::Basic(key) => self.identify_key(key, client, upstream).await,
+            Presented::Jwt(jwt) => self.identify_jwt(jwt, client).await,
+        }
+    }
+
+    /// SECURITY: a token that nobody has signed is a guess. One that has expired, or is meant for others, is none: it was
+    /// made by an issuer that we know.
+    async fn identify_jwt(&self, jwt: &Jwt, client: IpAddr) -> Result<Identity, KeyError> {
+        let id = jwt.id();
+        match self.jwts.verify(jwt, id).await {
+            Ok(user) => Ok(Identity::of_jwt(user, id.fingerprint())),
+            Err(JwtError::Invalid(why)) => {
+                self.guesses.attempt(client).fail().map_err(KeyError::TooMany)?;
+                Err(KeyError::Jwt(JwtError::Invalid(why)))
+            }
+            Err(error) => Err(KeyError::Jwt(error)),
+        }
+    }
+
     /// SECURITY: every way out of here that is not an error was proven by a map that only this process fills, by a
     /// file of the operator, or by the backend itself; `tokens.foreign=forward` is the operator's word that the
     /// backend judges every request.
     ///
     /// What is known passes however often others at the same address were wrong. A token of ours that has ended is no
     /// guess: nobody can make one up without the salt.
-    pub async fn identify(
+    async fn identify_key(
         &self,
         key: &ApiKey,
         client: IpAddr,
@@ -276,16 +262,16 @@ impl Auth {
         let fingerprint = id.fingerprint();
         if let Some(known) = self.known_keys.find(&id) {
             let upstream_key = known.upstream_key.clone();
-            return Ok(Identity { user: Some(known.user.clone()), upstream_key, minted: false, fingerprint });
+            return Ok(Identity::of(Some(known.user.clone()), upstream_key, fingerprint));
         }
         if let Some(record) = self.store.find(&id) {
-            return Ok(Identity::minted(&record, fingerprint));
+            return self.minted(id, &record);
         }
-        if let Some(salt) = self.mint.maker(&key.0) {
+        if let Some(salt) = self.mint.maker(key.expose()) {
             // SECURITY: a store that does not answer is neither a yes nor a no. In the heap, as it is seldom asked and every
             // request would have to be as large.
             return match Box::pin(self.store.fetch(&id, salt)).await {
-                Ok(Some(record)) => Ok(Identity::minted(&record, fingerprint)),
+                Ok(Some(record)) => self.minted(id, &record),
                 Ok(None) => Err(KeyError::Ended),
                 Err(Unavailable) => Err(KeyError::StoreUnavailable),
             };
@@ -306,7 +292,7 @@ impl Auth {
             },
         };
         match verdict {
-            Verdict::Good => Ok(Identity { user: None, upstream_key: None, minted: false, fingerprint }),
+            Verdict::Good => Ok(Identity::of(None, None, fingerprint)),
             Verdict::Bad => {
                 attempt.fail().map_err(KeyError::TooMany)?;
                 Err(KeyError::Unknown)
@@ -316,10 +302,37 @@ impl Auth {
         }
     }
 
+    /// SECURITY: where tokens stand for keys, one without says nothing to the backend: it was made when they did not.
+    fn minted(&self, id: TokenId, record: &TokenRecord) -> Result<Identity, KeyError> {
+        let upstream_key = match &self.upstream_keys {
+            None => None,
+            Some(_) => Some(record.upstream_key().and_then(field_value).ok_or(KeyError::Ended)?),
+        };
+        Ok(Identity::of_token(id, record.user.clone(), upstream_key))
+    }
+
+    /// The backend has refused the key that a token stands for; `None` if it is none of those.
+    pub async fn renew(&self, identity: &Identity) -> Option<Renewal> {
+        let (id, refused) = identity.stands_for()?;
+        Some(self.upstream_keys.as_ref()?.renew(&self.store, id, refused).await)
+    }
+
+    /// Who may act as whom.
+    pub fn impersonation(&self) -> &Impersonation {
+        &self.impersonation
+    }
+
+    /// Who may ask for what, where that is configured.
+    pub fn authorization(&self) -> Option<&Authorization> {
+        self.authorization.as_ref()
+    }
+
     /// Forgets what has ended. Called now and then, off the path of requests.
     pub fn sweep(&self) {
         self.store.sweep();
         self.foreign_keys.sweep();
+        self.jwts.sweep();
+        self.upstream_keys.iter().for_each(UpstreamKeys::sweep);
         self.guesses.sweep();
     }
 
@@ -345,22 +358,53 @@ impl Auth {
         &self.salts
     }
 
+    /// Reads the verifier's files again if they have changed, or if somebody has `asked` for it. Blocks on the file system.
+    ///
+    /// SECURITY: who was taken out of the file, or has another password now, loses the tokens that the old one gave.
+    pub fn look(&self, asked: bool) {
+        self.jwts.look(asked);
+        let ended = self.verifier.look(asked);
+        if !ended.is_empty() {
+            self.store.end_of(&ended.into_iter().collect());
+        }
+    }
+
+    /// Whether a file of the verifier's cannot be used as it is.
+    pub fn is_failing(&self) -> bool {
+        self.verifier.is_failing()
+    }
+
+    /// Fetches the keys of token issuers, again and again. Never ends.
+    pub async fn keep_issuers_keys(&self) {
+        self.jwts.keep().await;
+    }
+
+    /// How many token issuers' keys could not be read or fetched the last time.
+    pub fn failing_issuers(&self) -> usize {
+        self.jwts.failing()
+    }
+
     /// How many keys `tokens.keys_file` holds.
     pub fn known_keys(&self) -> usize {
         self.known_keys.len()
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_key_is_one_printable_word() {
-        assert!(ApiKey::parse(b"tk_0123").is_some_and(|key| key.expose() == b"tk_0123"));
-        let long = vec![b'a'; 1025];
-        for wrong in [&b""[..], b"a b", b"a,b", b"a\tb", b"caf\xe9", &long] {
-            assert!(ApiKey::parse(wrong).is_none(), "{wrong:?}");
-        }
+/// The authority over passwords, as configured.
+fn verifier(config: &Config) -> Result<Verifier, Problem> {
+    match &config.auth.verifier {
+        VerifierOptions::SaltHolder => Ok(Verifier::SaltHolder),
+        VerifierOptions::UsersFile(path) => UsersFile::read(path)
+            .map(Verifier::UsersFile)
+            .map_err(|error| Problem::new("auth.users_file", error.to_string())),
+        VerifierOptions::Platform => Platform::new(config)
+            .map(|platform| Verifier::remote(Remote::Platform(platform)))
+            .map_err(|error| Problem::new(error.option(), error.to_string())),
+        VerifierOptions::Delegate => Delegate::new(&config.upstream)
+            .map(|delegate| Verifier::remote(Remote::Delegate(delegate)))
+            .map_err(|error| Problem::new(error.option(), error.to_string())),
+        VerifierOptions::Ldap(options) => Directory::new(options)
+            .map(|directory| Verifier::remote(Remote::Ldap(directory)))
+            .map_err(|error| Problem::new(error.option(), error.to_string())),
     }
 }

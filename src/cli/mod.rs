@@ -3,12 +3,15 @@
 mod bearer;
 mod config;
 mod demo;
+mod doctor;
 mod healthcheck;
 mod options;
+mod password;
 mod running;
 mod salt;
 mod serve;
 mod tokens;
+mod users;
 
 use std::fmt::Display;
 use std::io::{self, Write};
@@ -42,7 +45,9 @@ fn command_of_the_arguments() -> Outcome {
         Some(("bearer", matches)) => bearer::run(matches),
         Some(("salt", matches)) => salt::run(matches),
         Some(("tokens", matches)) => tokens::run(matches),
+        Some(("users", matches)) => users::run(matches),
         Some(("config", matches)) => config::run(matches),
+        Some(("doctor", matches)) => doctor::run(matches),
         Some(("healthcheck", matches)) => healthcheck::run(matches),
         _ => unreachable!("clap takes no other"),
     }
@@ -60,7 +65,9 @@ pub fn command() -> Command {
         .subcommand(bearer::command())
         .subcommand(salt::command())
         .subcommand(tokens::command())
+        .subcommand(users::command())
         .subcommand(config::command())
+        .subcommand(doctor::command())
         .subcommand(healthcheck::command())
         .after_help(
             "Exit codes: 0 done; 1 failed, with a sentence on standard error; 2 wrong arguments; 3 a worker \

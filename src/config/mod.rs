@@ -1,16 +1,22 @@
 //! The configuration: from what was typed (`options`, `file`, `sources`) to what it means ([`Config`]).
 
+mod entry;
 pub mod file;
+mod identity;
+pub mod jwt;
+pub mod ldap;
 pub mod options;
 pub mod print;
 mod reader;
 pub mod routes;
+pub mod rules;
 pub mod salts;
 mod shape;
 mod size;
 pub mod sources;
 mod store;
 mod transport;
+pub mod url;
 mod validate;
 
 use std::net::SocketAddr;
@@ -22,7 +28,10 @@ use ipnet::IpNet;
 use crate::secret::Secret;
 use crate::telemetry::LogOptions;
 
-pub use routes::RouteProfile;
+pub use jwt::JwtOptions;
+pub use ldap::LdapOptions;
+pub use routes::{Accepts, RouteProfile};
+pub use rules::{AuthorizationOptions, ImpersonationOptions};
 pub use sources::{Problem, Settings, Sources};
 
 /// The configuration as meant: every value is valid, and they fit together.
@@ -40,6 +49,12 @@ pub struct Config {
     pub upstream: UpstreamOptions,
     /// Who says that credentials are right.
     pub auth: AuthOptions,
+    /// The platform.
+    pub platform: PlatformOptions,
+    /// Who may act as whom.
+    pub impersonation: ImpersonationOptions,
+    /// Who may ask for what; `None`: everybody for everything.
+    pub authorization: Option<AuthorizationOptions>,
     /// Tokens and keys.
     pub tokens: TokenOptions,
     /// Where tokens are kept.
@@ -138,16 +153,51 @@ pub struct UpstreamUrl {
     pub port: u16,
 }
 
+impl UpstreamUrl {
+    /// Host, and the port where it is not the scheme's own: the value of `host`.
+    pub fn authority(&self) -> String {
+        let host = if self.host.contains(':') { format!("[{}]", self.host) } else { self.host.clone() };
+        let usual = if self.tls { 443 } else { 80 };
+        if self.port == usual { host } else { format!("{host}:{}", self.port) }
+    }
+}
+
 /// What proves a caller to the backend.
 #[derive(Clone, Debug)]
 pub enum Credential {
     /// The client's own key, and the user's name in `x-forwarded-user`.
     Forward,
+    /// The key that the platform gives the user when the gateway logs him in.
+    Platform,
+    /// The token that the backend's own `get_token` gives the user.
+    Delegate,
     /// The gateway's key, and the user's name in `x-api-impersonate-user`.
     Impersonate {
         /// A Timbr token that was granted impersonation.
         service_key: Secret,
     },
+}
+
+impl Credential {
+    /// Whether each token stands for a key of its user's own.
+    pub fn is_of_each_user(&self) -> bool {
+        matches!(self, Credential::Platform | Credential::Delegate)
+    }
+}
+
+/// Where the platform is, and its pages.
+#[derive(Clone, Debug)]
+pub struct PlatformOptions {
+    /// `None`: where the upstream is.
+    pub url: Option<UpstreamUrl>,
+    /// Trust anchors instead of the system's.
+    pub ca_file: Option<PathBuf>,
+    /// The login form.
+    pub login_path: String,
+    /// The page with the user's token.
+    pub token_path: String,
+    /// For each of its answers.
+    pub timeout: Duration,
 }
 
 /// Who says that credentials are right.
@@ -157,6 +207,8 @@ pub struct AuthOptions {
     pub verifier: VerifierOptions,
     /// Refuse bearers made longer ago.
     pub bearer_max_age: Option<Duration>,
+    /// Tokens of identity providers.
+    pub jwt: JwtOptions,
 }
 
 /// The authority over passwords.
@@ -166,6 +218,12 @@ pub enum VerifierOptions {
     SaltHolder,
     /// A file of names and password hashes.
     UsersFile(PathBuf),
+    /// The platform's login form.
+    Platform,
+    /// The backend's own `get_token`.
+    Delegate,
+    /// A directory.
+    Ldap(LdapOptions),
 }
 
 /// Tokens and keys.

@@ -39,13 +39,14 @@ pub fn effective(settings: &Settings, routes: &[RouteProfile], origins: bool) ->
         let methods: Vec<_> = route.methods.iter().map(|m| quoted(m.as_str())).collect();
         let _ = writeln!(
             text,
-            "  - name: {}\n    prefix: {}\n    content_types: [{}]\n    methods: [{}]\n    max_body: {}\n    client_certificate: {}",
+            "  - name: {}\n    prefix: {}\n    content_types: [{}]\n    methods: [{}]\n    max_body: {}\n    client_certificate: {}\n    credentials: [{}]",
             quoted(&route.name),
             quoted(&route.prefix),
             content_types.join(", "),
             methods.join(", "),
             quoted(&size::show(route.max_body)),
-            if route.client_certificate { "required" } else { "optional" }
+            if route.client_certificate { "required" } else { "optional" },
+            route.accepts.words().join(", ")
         );
     }
     // SECURITY: a route that is left out of a file is there by default, so one that was switched off is named too.
@@ -61,7 +62,9 @@ fn scalar(shape: Shape, value: &str) -> String {
     match shape {
         Shape::Bool | Shape::Count | Shape::Limit => value.to_owned(),
         // The values of variables and flags may stand on several lines; here is one.
-        Shape::Certificates => Node::parse(value).map_or_else(|_| quoted(value), |node| node.flow()),
+        Shape::Certificates | Shape::List => {
+            Node::parse(value).map_or_else(|_| quoted(value), |node| node.flow())
+        }
         _ => quoted(value),
     }
 }

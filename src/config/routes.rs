@@ -24,7 +24,42 @@ pub struct RouteProfile {
     pub max_body: u64,
     /// Whether the client must have shown a certificate.
     pub client_certificate: bool,
+    /// What may prove a caller.
+    pub accepts: Accepts,
+    /// Whether the operator has said so, or it is the default.
+    pub credentials_are_given: bool,
 }
+
+/// The credentials that a route takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Accepts {
+    /// `x-api-key`.
+    pub api_key: bool,
+    /// `x-jwt-token`.
+    pub jwt: bool,
+    /// `Authorization: Basic`, with `token` for the user and a key for the password.
+    pub basic: bool,
+}
+
+impl Accepts {
+    /// What a route takes unless it says otherwise. JWTs only where there are issuers.
+    const USUAL: Accepts = Accepts { api_key: true, jwt: true, basic: false };
+
+    fn of(words: &[String]) -> Accepts {
+        let has = |word: &str| words.iter().any(|other| other == word);
+        Accepts { api_key: has("api_key"), jwt: has("jwt"), basic: has("basic") }
+    }
+
+    /// The words of the configuration.
+    pub fn words(self) -> Vec<&'static str> {
+        [("api_key", self.api_key), ("jwt", self.jwt), ("basic", self.basic)]
+            .into_iter()
+            .filter_map(|(word, is)| is.then_some(word))
+            .collect()
+    }
+}
+
+const CREDENTIALS: [&str; 3] = ["api_key", "jwt", "basic"];
 
 impl RouteProfile {
     /// The media types for a sentence: "`a/b` or `c/d`".
@@ -59,6 +94,8 @@ fn profile(name: &str, prefix: &str, content_types: &[&str], max_body: u64) -> R
         methods: METHODS.to_vec(),
         max_body,
         client_certificate: false,
+        accepts: Accepts::USUAL,
+        credentials_are_given: false,
     }
 }
 
@@ -69,6 +106,15 @@ pub fn defaults(max_body: u64) -> Vec<RouteProfile> {
         profile("api", "/timbr/api/", &text[..1], max_body),
         profile("openapi", "/timbr/openapi/", &text, max_body),
     ]
+}
+
+/// What `pytimbr_sqla` speaks over HTTP; off unless the file's `routes` name it.
+fn thrift(max_body: u64) -> RouteProfile {
+    RouteProfile {
+        methods: vec![Method::POST],
+        accepts: Accepts { api_key: false, jwt: false, basic: true },
+        ..profile("thrift", "/timbr-server/", &["application/x-thrift"], max_body)
+    }
 }
 
 /// The default profiles, changed and added to by what the file's `routes` says. `max_body` is `limits.body`.
@@ -114,6 +160,7 @@ struct Change {
     methods: Option<Vec<Method>>,
     max_body: Option<u64>,
     client_certificate: Option<bool>,
+    accepts: Option<Accepts>,
     disabled: bool,
 }
 
@@ -160,12 +207,16 @@ impl Entry<'_> {
                 ("client_certificate", _) => {
                     self.problem("client_certificate", "must be required or optional");
                 }
+                ("credentials", value) => {
+                    let known = |text: &str| CREDENTIALS.contains(&text).then(|| text.to_owned());
+                    change.accepts = self.list("credentials", value, known).map(|words| Accepts::of(&words));
+                }
                 ("enabled", Node::Bool(enabled)) => change.disabled = !enabled,
                 ("enabled", _) => self.problem("enabled", "must be true or false"),
                 (other, _) => self.problem(
                     other,
-                    "unknown key; a route has name, prefix, content_types, methods, max_body, client_certificate \
-                     and enabled",
+                    "unknown key; a route has name, prefix, content_types, methods, max_body, client_certificate, \
+                     credentials and enabled",
                 ),
             }
         }
@@ -175,7 +226,7 @@ impl Entry<'_> {
         (self.problems.len() == before).then_some(change)
     }
 
-    fn list<T>(&mut self, key: &str, node: &Node, parse: fn(&str) -> Option<T>) -> Option<Vec<T>> {
+    fn list<T>(&mut self, key: &str, node: &Node, parse: impl Fn(&str) -> Option<T>) -> Option<Vec<T>> {
         let Node::List(items) = node else {
             self.problem(key, format!("must be a list, not {}", node.kind()));
             return None;
@@ -200,6 +251,7 @@ impl Entry<'_> {
         let known = profiles.iter().position(|profile| profile.name == change.name);
         let mut profile = match (known, &change.prefix, &change.content_types) {
             (Some(index), _, _) => profiles.remove(index),
+            (None, _, _) if change.name == "thrift" => thrift(self.max_body),
             (None, Some(prefix), Some(_)) => profile(&change.name, prefix, &[], self.max_body),
             (None, _, _) => {
                 let message = "a new route needs prefix and content_types";
@@ -215,6 +267,10 @@ impl Entry<'_> {
         profile.methods = change.methods.unwrap_or(profile.methods);
         profile.max_body = change.max_body.unwrap_or(profile.max_body);
         profile.client_certificate = change.client_certificate.unwrap_or(profile.client_certificate);
+        if let Some(accepts) = change.accepts {
+            profile.accepts = accepts;
+            profile.credentials_are_given = true;
+        }
         profiles.push(profile);
     }
 }
@@ -234,7 +290,7 @@ fn is_prefix(text: &str) -> bool {
         && text.bytes().all(plain)
 }
 
-fn method(text: &str) -> Option<Method> {
+pub(super) fn method(text: &str) -> Option<Method> {
     METHODS.into_iter().find(|method| method.as_str() == text)
 }
 
@@ -275,6 +331,16 @@ mod tests {
         assert_eq!((api.max_body, extra.max_body), (1000, 1 << 20));
         assert_eq!(extra.content_type_list(), "`text/csv`");
         assert_eq!(routes.len(), 3);
+    }
+
+    #[test]
+    fn the_thrift_profile_is_there_once_it_is_named() {
+        let thrift = |yaml| merged(yaml).0.into_iter().find(|route| route.name == "thrift");
+        let profile = thrift("- {name: thrift, enabled: true}\n").expect("on");
+        assert_eq!((profile.prefix.as_str(), profile.accepts.words()), ("/timbr-server/", vec!["basic"]));
+        assert!(
+            thrift("- {name: thrift, enabled: false}\n").is_none() && thrift("- {name: api}\n").is_none()
+        );
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! What an option is: its names, and what its text must look like.
 
 /// One option.
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug)]
 pub struct Opt {
     /// Path in the file, dots between levels: `upstream.url`.
     pub key: &'static str,
@@ -41,6 +41,8 @@ pub enum Shape {
     Bool,
     /// Networks and addresses with commas between them; in the file a list too.
     Networks,
+    /// Groups of keys: YAML's `[{key: value, …}, …]`, in the file as a list.
+    List,
     /// Certificates with their keys: YAML's `[{cert_file: …, key_file: …}]`, in the file as a list.
     Certificates,
     /// One of these words.
@@ -81,7 +83,7 @@ impl Opt {
             Shape::Size => "SIZE".to_owned(),
             Shape::Bool => "true|false".to_owned(),
             Shape::Networks => "NETWORK,…".to_owned(),
-            Shape::Certificates => "LIST".to_owned(),
+            Shape::List | Shape::Certificates => "LIST".to_owned(),
             Shape::Choice(words) => words.join("|"),
         }
     }

@@ -254,7 +254,7 @@ fn scalar(shape: Shape, node: Node) -> Result<Option<String>, String> {
         (Node::List(items), Shape::Networks) => {
             items.into_iter().map(text_of).collect::<Result<Vec<_>, _>>().map(|items| Some(items.join(",")))
         }
-        (node @ Node::List(_), Shape::Certificates) => Ok(Some(node.flow())),
+        (node @ Node::List(_), Shape::Certificates | Shape::List) => Ok(Some(node.flow())),
         (Node::Text(text), _) => Ok(Some(text)),
         (Node::Bool(value), Shape::Bool) => Ok(Some(value.to_string())),
         (Node::Number(number), Shape::Count | Shape::Limit) => Ok(Some(number)),

@@ -1,15 +1,14 @@
 //! From text to meaning. All problems are collected before anybody is told.
 
 use fernet::Fernet;
-use http::HeaderValue;
 use tracing::level_filters::LevelFilter;
 
 use crate::config::options::API_AUTH_SALT;
 use crate::config::reader::Reader;
 use crate::config::sources::{Problem, Settings};
 use crate::config::{
-    AuthOptions, CertificateFiles, Config, Credential, Drain, FailureLimits, Foreign, Limits, Listen,
-    Timeouts, TokenOptions, UpstreamOptions, UpstreamUrl, VerifierOptions, routes, salts,
+    CertificateFiles, Config, Drain, FailureLimits, Foreign, Limits, Listen, Timeouts, TokenOptions,
+    UpstreamOptions, UpstreamUrl, routes, salts, url,
 };
 use crate::secret::Secret;
 use crate::telemetry::{Format, LogOptions};
@@ -18,13 +17,17 @@ use crate::telemetry::{Format, LogOptions};
 pub(super) fn config(settings: &Settings, problems: &mut Vec<Problem>) -> Option<Config> {
     let mut reader = Reader { settings, problems };
     let max_body = reader.size("limits.body");
-    let routes = routes::merge(settings.routes.as_ref(), max_body.unwrap_or_default(), reader.problems);
+    let mut routes = routes::merge(settings.routes.as_ref(), max_body.unwrap_or_default(), reader.problems);
     let salts = reader.salts();
     let listen = reader.listen();
     let tls = reader.tls();
     let trusted_proxies = reader.trusted_proxies();
     let upstream = reader.upstream();
     let auth = reader.auth();
+    reader.require_issuers_where_routes_take_jwts(&mut routes, auth.as_ref());
+    let platform = reader.platform();
+    let impersonation = reader.impersonation();
+    let authorization = reader.authorization(&routes);
     let tokens = reader.tokens();
     let store = reader.store();
     let failures = reader.failures();
@@ -35,6 +38,7 @@ pub(super) fn config(settings: &Settings, problems: &mut Vec<Problem>) -> Option
     let core_dumps = reader.flag("core_dumps");
     let workers = reader.count("workers").or_else(cores);
     reader.require_trust_where_any_user_may_be_named();
+    reader.require_the_verifier_that_finds_the_credential();
     reader.require_what_routes_rely_on(&routes);
     Some(Config {
         salts: salts?,
@@ -43,6 +47,9 @@ pub(super) fn config(settings: &Settings, problems: &mut Vec<Problem>) -> Option
         trusted_proxies,
         upstream: upstream?,
         auth: auth?,
+        platform: platform?,
+        impersonation: impersonation?,
+        authorization: authorization?,
         tokens: tokens?,
         store: store?,
         failures: failures?,
@@ -190,85 +197,12 @@ impl Reader<'_> {
                  (TIMBR_GATEWAY_UPSTREAM_URL)",
             );
         };
-        match upstream_url(&url) {
+        match url::origin(&url) {
             Ok(url) => Some(url),
             Err(message) => {
                 self.problem(KEY, message);
                 None
             }
-        }
-    }
-
-    fn credential(&mut self) -> Option<Credential> {
-        let key = self.secret("upstream.api_key");
-        match (self.text("upstream.credential")?.as_str(), key) {
-            ("forward", None) => Some(Credential::Forward),
-            ("forward", Some(_)) => {
-                self.problem(
-                    "upstream.api_key",
-                    "has no use with upstream.credential=forward; did you mean impersonate?",
-                );
-                None
-            }
-            ("impersonate", Some(service_key)) if is_field_value(service_key.expose()) => {
-                Some(Credential::Impersonate { service_key })
-            }
-            ("impersonate", Some(_)) => {
-                self.problem("upstream.api_key", "holds a byte that a header field cannot carry");
-                None
-            }
-            ("impersonate", None) => self.missing(
-                "upstream.api_key",
-                "is required with upstream.credential=impersonate: a Timbr token that was granted impersonation \
-                 (TIMBR_GATEWAY_UPSTREAM_API_KEY or its _FILE twin)",
-            ),
-            (other, _) => self.choice("upstream.credential", other),
-        }
-    }
-
-    fn auth(&mut self) -> Option<AuthOptions> {
-        let users_file = self.path("auth.users_file");
-        let verifier = match (self.text("auth.verifier")?.as_str(), users_file) {
-            ("salt-holder", None) => Some(VerifierOptions::SaltHolder),
-            ("salt-holder", Some(_)) => {
-                self.problem(
-                    "auth.users_file",
-                    "is not read with auth.verifier=salt-holder; did you mean users-file?",
-                );
-                None
-            }
-            ("users-file", Some(path)) => Some(VerifierOptions::UsersFile(path)),
-            ("users-file", None) => {
-                self.problem("auth.users_file", "is required with auth.verifier=users-file");
-                None
-            }
-            (other, _) => self.choice("auth.verifier", other),
-        };
-        let bearer_max_age = self.optional_duration("auth.bearer_max_age");
-        Some(AuthOptions { verifier: verifier?, bearer_max_age: bearer_max_age? })
-    }
-
-    /// SECURITY: the salt is shared with every client script. With `salt-holder` each of them may name any user,
-    /// and with `impersonate` the backend then believes it: that must be somebody's decision, not a default.
-    fn require_trust_where_any_user_may_be_named(&mut self) {
-        const TRUST: &str = "auth.trust_salt_holder";
-        let trusted = match self.text(TRUST).as_deref() {
-            Some("true") => true,
-            Some("false") | None => false,
-            Some(_) => {
-                self.problem(TRUST, "must be true or false");
-                return;
-            }
-        };
-        let any_user = self.text("auth.verifier").as_deref() == Some("salt-holder");
-        let believed = self.text("upstream.credential").as_deref() == Some("impersonate");
-        if any_user && believed && !trusted {
-            self.problem(
-                TRUST,
-                "auth.verifier=salt-holder checks no password, so with upstream.credential=impersonate every \
-                 holder of the salt could act as every user. Check passwords (auth.verifier=users-file), or \
-                 accept this with auth.trust_salt_holder=true",
-            );
         }
     }
 
@@ -372,41 +306,10 @@ impl Reader<'_> {
     }
 }
 
-fn is_field_value(text: &str) -> bool {
-    !text.is_empty() && !text.contains(' ') && HeaderValue::from_str(text).is_ok()
-}
-
-/// Reads `http://host[:port]` or `https://host[:port]`.
-fn upstream_url(url: &str) -> Result<UpstreamUrl, String> {
-    const FORM: &str = "must be http://host:port or https://host[:port]";
-    // SECURITY: first of all, as the other errors show the URL.
-    if url.contains('@') {
-        return Err(format!("{FORM}, without a user name or password"));
-    }
-    let uri: http::Uri = url.parse().map_err(|_| format!("{FORM}, not {url:?}"))?;
-    let tls = match uri.scheme_str() {
-        Some("http") => false,
-        Some("https") => true,
-        _ => return Err(format!("{FORM}, not {url:?}")),
-    };
-    let authority = uri.authority().ok_or_else(|| format!("{FORM}, not {url:?}"))?;
-    if !matches!(uri.path_and_query().map(http::uri::PathAndQuery::as_str), None | Some("/")) {
-        return Err(format!("{FORM}, without a path: the client's path is forwarded as it is"));
-    }
-    let host = authority.host().trim_start_matches('[').trim_end_matches(']').to_owned();
-    // `port()` is `None` for a port beyond 65535 too; then more than the host stands there.
-    let bare = authority.as_str() == authority.host();
-    if host.is_empty() || authority.port_u16().is_some() == bare {
-        return Err(format!("{FORM}, not {url:?}"));
-    }
-    let port = authority.port_u16().unwrap_or(if tls { 443 } else { 80 });
-    Ok(UpstreamUrl { tls, host, port })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::{Sources, load};
+    use crate::config::{Credential, Sources, load};
 
     const SALT: &str = "cw_0x689RpI-jtRR7oE8h_eQsKImvJapLeSbXpwF4e4=";
 
@@ -455,7 +358,7 @@ mod tests {
             "listen.http: must be address:port",
             "tls.key_file: is required together with tls.cert_file",
             "upstream.url: is required",
-            "auth.verifier: must be one of salt-holder, users-file, not \"magic\"",
+            "auth.verifier: must be one of salt-holder, users-file, platform, delegate, ldap, not \"magic\"",
             "tokens.ttl: must be a span with its unit",
             "workers: must be a whole number",
             "limits.body: must be a size with its unit",
@@ -516,7 +419,7 @@ mod tests {
 
     #[test]
     fn an_upstream_is_scheme_host_and_port() {
-        let parse = |url| upstream_url(url).map(|o| (o.tls, o.host, o.port));
+        let parse = |text| url::origin(text).map(|o| (o.tls, o.host, o.port));
         assert_eq!(parse("http://backend"), Ok((false, "backend".into(), 80)));
         assert_eq!(parse("https://timbr.example.com/"), Ok((true, "timbr.example.com".into(), 443)));
         assert_eq!(parse("http://[::1]:8000"), Ok((false, "::1".into(), 8000)));
@@ -530,7 +433,7 @@ mod tests {
             "http://x:99999",
             "",
         ] {
-            assert!(upstream_url(url).is_err(), "{url}");
+            assert!(url::origin(url).is_err(), "{url}");
         }
     }
 

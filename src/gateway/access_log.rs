@@ -8,7 +8,7 @@ use crate::admission::RequestPlace;
 use crate::clock;
 use crate::gateway::context::Context;
 use crate::store::Fingerprint;
-use crate::telemetry::{self, label};
+use crate::telemetry::{self, Record, label};
 use crate::user_name::UserName;
 
 /// Most bytes of what a client chooses. A line is kept in memory until the log takes it, so strangers must not say how
@@ -29,6 +29,8 @@ pub struct AccessLine {
     pub route: String,
     /// Whose request it is, once that is known.
     pub user: Option<UserName>,
+    /// Whom it asks to act as.
+    pub acts_as: Option<String>,
     /// The key's fingerprint, once that is known.
     pub key: Option<Fingerprint>,
     /// The rejection's reason; empty if the backend answered.
@@ -55,6 +57,7 @@ impl AccessLine {
             path: cut(path, LONGEST_PATH).to_owned(),
             route: String::new(),
             user: None,
+            acts_as: None,
             key: None,
             reason: "",
             status: StatusCode::from_u16(499).expect("within 100 to 999"),
@@ -68,6 +71,24 @@ impl AccessLine {
     /// The request's context.
     pub fn context(&self) -> &Context {
         &self.context
+    }
+
+    /// Fills a line of the audit log: who has asked for what, and what was decided.
+    pub fn tell_who(&self, record: &mut Record<'_>, what: &str, decision: &str) {
+        record.text(label!("what"), what);
+        record.text(label!("decision"), decision);
+        record.word(label!("request_id"), self.context.request_id_bytes());
+        record.word(label!("client"), self.context.client_text().as_bytes());
+        record.text(label!("method"), cut(self.method.as_str(), LONGEST_METHOD));
+        record.text(label!("path"), &self.path);
+        record.text(label!("route"), &self.route);
+        record.text(label!("user"), cut(self.user.as_ref().map_or("", UserName::as_str), LONGEST_USER));
+        if let Some(user) = &self.acts_as {
+            record.text(label!("acts_as"), cut(user, LONGEST_USER));
+        }
+        if let Some(key) = self.key {
+            record.hex(label!("key"), key.raw());
+        }
     }
 
     /// Notes the moment at which the head of the answer stands.
@@ -91,6 +112,9 @@ impl Drop for AccessLine {
             line.text(label!("path"), &self.path);
             line.text(label!("route"), &self.route);
             line.text(label!("user"), cut(self.user.as_ref().map_or("", UserName::as_str), LONGEST_USER));
+            if let Some(user) = &self.acts_as {
+                line.text(label!("acts_as"), cut(user, LONGEST_USER));
+            }
             if let Some(key) = self.key {
                 line.hex(label!("key"), key.raw());
             }

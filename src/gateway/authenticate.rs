@@ -3,10 +3,9 @@
 use std::net::IpAddr;
 
 use crate::auth::guesses::TooMany;
+use crate::auth::jwt::JwtError;
 use crate::auth::{Auth, Identity, KeyError};
-use crate::fields::Name;
 use crate::gateway::rejection::Rejection;
-use crate::gateway::rewrite::Rewriter;
 use crate::gateway::screen::Screened;
 use crate::upstream::Upstream;
 
@@ -14,23 +13,19 @@ use crate::upstream::Upstream;
 pub async fn authenticate(
     auth: &Auth,
     upstream: &Upstream,
-    rewriter: &Rewriter,
     screened: &Screened,
     client: IpAddr,
 ) -> Result<Identity, Rejection> {
-    let identity =
-        auth.identify(screened.api_key(), client, upstream).await.map_err(|error| match error {
-            KeyError::Ended => Rejection::TokenExpired,
-            KeyError::Unknown => Rejection::ApiKeyUnknown,
-            KeyError::StoreUnavailable => Rejection::TokenStoreUnavailable,
-            KeyError::Unverifiable => Rejection::ApiKeyUnverifiable,
-            KeyError::Busy => Rejection::ApiKeyCheckBusy,
-            KeyError::TooMany(TooMany(wait)) => Rejection::TooManyFailures(wait),
-        })?;
-    // SECURITY: refused, not dropped: dropping the field in silence would run the query as somebody else than the
-    // client asked for.
-    if screened.fields().contains(Name::XApiImpersonateUser) && !rewriter.client_may_impersonate(&identity) {
-        return Err(Rejection::ImpersonationDenied);
-    }
-    Ok(identity)
+    auth.identify(screened.presented(), client, upstream).await.map_err(|error| match error {
+        KeyError::Ended => Rejection::TokenExpired,
+        KeyError::Unknown => Rejection::ApiKeyUnknown,
+        KeyError::StoreUnavailable => Rejection::TokenStoreUnavailable,
+        KeyError::Unverifiable => Rejection::ApiKeyUnverifiable,
+        KeyError::Busy => Rejection::ApiKeyCheckBusy,
+        KeyError::Jwt(JwtError::Invalid(why)) => Rejection::JwtInvalid(why),
+        KeyError::Jwt(JwtError::Expired) => Rejection::JwtExpired,
+        KeyError::Jwt(JwtError::Unacceptable(why)) => Rejection::JwtUnacceptable(why),
+        KeyError::Jwt(JwtError::KeysUnavailable) => Rejection::JwtKeysUnavailable,
+        KeyError::TooMany(TooMany(wait)) => Rejection::TooManyFailures(wait),
+    })
 }

@@ -17,8 +17,10 @@ pub enum Fate {
 }
 
 /// Fields that decide about the request. They may stand once, in this spelling, and `Connection` may not name them.
-pub const POLICY: [Name; 6] = [
+pub const POLICY: [Name; 8] = [
     Name::XApiKey,
+    Name::XJwtToken,
+    Name::XJwtTenantId,
     Name::XApiImpersonateUser,
     Name::Authorization,
     Name::ContentType,

@@ -55,6 +55,7 @@ fn refusal(error: MintError) -> Rejection {
         MintError::Bearer(BearerError::NoCredentials) => Rejection::BearerWithoutCredentials,
         MintError::Bearer(BearerError::UserName) => Rejection::BearerUserName,
         MintError::StoreUnavailable => Rejection::TokenStoreUnavailable,
+        MintError::VerifierUnavailable => Rejection::VerifierUnavailable,
         MintError::Busy => Rejection::VerifierBusy,
         MintError::Wrong => Rejection::CredentialsWrong,
         MintError::TooMany(TooMany(wait)) => Rejection::TooManyFailures(wait),

@@ -5,17 +5,21 @@
 
 mod access_log;
 mod authenticate;
+mod authorize;
 mod contained;
 pub mod context;
 pub mod field_policy;
 pub mod forwarded;
 mod get_token;
 mod handshake;
+mod impersonate;
 pub mod rejection;
+mod renewal;
 mod respond;
 mod rewrite;
 pub mod route;
 pub mod screen;
+mod sentences;
 
 use std::pin::pin;
 use std::rc::Rc;
@@ -34,10 +38,12 @@ use crate::upstream::{BodyBounds, RequestBodyError, Upstream, UpstreamError};
 
 use access_log::AccessLine;
 use authenticate::authenticate;
+use authorize::authorize;
 use contained::{Panicked, contained};
 use context::{Client, Context};
 use get_token::get_token;
 use handshake::{directed_here, has_certificate};
+use impersonate::impersonate;
 use rejection::Rejection;
 use respond::Answer;
 use rewrite::Rewriter;
@@ -118,12 +124,18 @@ impl Gateway {
         line.route.clone_from(&profile.name);
         let screened = screen(profile, head)?;
         let client = line.context().origin.address;
-        let identity = authenticate(&self.auth, &self.upstream, &self.rewriter, &screened, client).await?;
+        let identity = authenticate(&self.auth, &self.upstream, &screened, client).await?;
         line.user = identity.user().cloned();
         line.key = Some(identity.fingerprint());
         line.place.as_mut().map_or(Ok(()), |place| place.of(&identity.caller()))?;
+        let identity = impersonate(&self.auth, &self.rewriter, &screened, identity, line)?;
+        authorize(&self.auth, &screened, &identity, line, self.admission.metrics())?;
         let request = self.rewriter.rewrite(screened, body, &identity, line.context());
-        let response = self.upstream.send(request).await.map_err(|error| rejection_of(&error, line))?;
+        let response = match identity.stands_for() {
+            None => self.upstream.send(request).await.map_err(|error| rejection_of(&error, line))?,
+            // In the heap, as it is seldom so and long.
+            Some(_) => Box::pin(self.send_renewing(request, &identity, line)).await?,
+        };
         let answer = Answer::from_upstream(response);
         Ok(if self.rewriter.shows_the_clients_key(&identity) { answer } else { answer.without_cookies() })
     }

@@ -3,7 +3,6 @@
 //! A variant does not compile until it has a status, a reason and a sentence. Reasons are an interface: scripts and
 //! alerts match them, so they never change.
 
-use std::borrow::Cow;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -75,10 +74,28 @@ pub enum Rejection {
     ApiKeyUnverifiable,
     /// The backend is being asked about too many keys.
     ApiKeyCheckBusy,
+    /// More than one credential.
+    CredentialsAmbiguous,
+    /// No `x-jwt-token`, on a route that takes nothing else.
+    JwtMissing,
+    /// An `x-jwt-token` that cannot be one, or that nobody known has signed.
+    JwtInvalid(&'static str),
+    /// An `x-jwt-token` whose time is over.
+    JwtExpired,
+    /// An `x-jwt-token` that is genuine, and not meant for us, or of no use.
+    JwtUnacceptable(&'static str),
+    /// The keys of the `x-jwt-token`'s issuer could not be had.
+    JwtKeysUnavailable,
     /// Too many wrong credentials; another try has a chance after so long.
     TooManyFailures(Duration),
     /// `x-api-impersonate-user` where the gateway says who the user is.
     ImpersonationDenied,
+    /// No rule allows what a proven caller asks for.
+    NotAuthorized,
+    /// No `Authorization: Basic`, on a route that takes that.
+    BasicMissing,
+    /// `Authorization: Basic` without a key in it.
+    BasicMalformed,
     /// No `Authorization: Bearer`.
     BearerMissing,
     /// A bearer that does not open.
@@ -93,8 +110,12 @@ pub enum Rejection {
     BearerUserName,
     /// Wrong user or password.
     CredentialsWrong,
+    /// Nobody could say whether a password is right, or which key a user has.
+    VerifierUnavailable,
     /// Too many passwords are being checked.
     VerifierBusy,
+    /// The backend refused the user's key, another one was found, and the request could not be sent again.
+    UpstreamKeyRenewed,
     /// The client made too long a pause in its body.
     RequestBodyStalled,
     /// The client's body broke off.
@@ -142,11 +163,18 @@ impl Rejection {
             | Rejection::FieldAmbiguous(_)
             | Rejection::ConnectionNamesPolicyField(_)
             | Rejection::ContentTypeMissing { .. }
+            | Rejection::CredentialsAmbiguous
             | Rejection::RequestBodyBroken => StatusCode::BAD_REQUEST,
             Rejection::ApiKeyMissing
             | Rejection::ApiKeyMalformed
             | Rejection::ApiKeyUnknown
             | Rejection::TokenExpired
+            | Rejection::JwtMissing
+            | Rejection::JwtInvalid(_)
+            | Rejection::JwtExpired
+            | Rejection::JwtUnacceptable(_)
+            | Rejection::BasicMissing
+            | Rejection::BasicMalformed
             | Rejection::BearerMissing
             | Rejection::BearerInvalid
             | Rejection::BearerExpired
@@ -154,7 +182,9 @@ impl Rejection {
             | Rejection::BearerWithoutCredentials
             | Rejection::BearerUserName
             | Rejection::CredentialsWrong => StatusCode::UNAUTHORIZED,
-            Rejection::ImpersonationDenied | Rejection::ClientCertificateRequired => StatusCode::FORBIDDEN,
+            Rejection::ImpersonationDenied
+            | Rejection::NotAuthorized
+            | Rejection::ClientCertificateRequired => StatusCode::FORBIDDEN,
             Rejection::Misdirected => StatusCode::MISDIRECTED_REQUEST,
             Rejection::NotFound => StatusCode::NOT_FOUND,
             Rejection::MethodNotAllowed { .. } => StatusCode::METHOD_NOT_ALLOWED,
@@ -169,8 +199,11 @@ impl Rejection {
             Rejection::TooManyFailures(_) | Rejection::TooManyRequests => StatusCode::TOO_MANY_REQUESTS,
             Rejection::Overloaded => StatusCode::SERVICE_UNAVAILABLE,
             Rejection::TokenStoreUnavailable
+            | Rejection::JwtKeysUnavailable
             | Rejection::ApiKeyUnverifiable
             | Rejection::ApiKeyCheckBusy
+            | Rejection::VerifierUnavailable
+            | Rejection::UpstreamKeyRenewed
             | Rejection::VerifierBusy => StatusCode::SERVICE_UNAVAILABLE,
             Rejection::UpstreamConnectTimeout | Rejection::UpstreamTimeout => StatusCode::GATEWAY_TIMEOUT,
             Rejection::Internal => StatusCode::INTERNAL_SERVER_ERROR,
@@ -204,8 +237,17 @@ impl Rejection {
             Rejection::TokenStoreUnavailable => "token_store_unavailable",
             Rejection::ApiKeyUnverifiable => "api_key_unverifiable",
             Rejection::ApiKeyCheckBusy => "api_key_check_busy",
+            Rejection::CredentialsAmbiguous => "credentials_ambiguous",
+            Rejection::JwtMissing => "jwt_missing",
+            Rejection::JwtInvalid(_) => "jwt_invalid",
+            Rejection::JwtExpired => "jwt_expired",
+            Rejection::JwtUnacceptable(_) => "jwt_unacceptable",
+            Rejection::JwtKeysUnavailable => "jwt_keys_unavailable",
             Rejection::TooManyFailures(_) => "too_many_failures",
             Rejection::ImpersonationDenied => "impersonation_denied",
+            Rejection::NotAuthorized => "not_authorized",
+            Rejection::BasicMissing => "basic_missing",
+            Rejection::BasicMalformed => "basic_malformed",
             Rejection::BearerMissing => "bearer_missing",
             Rejection::BearerInvalid => "bearer_invalid",
             Rejection::BearerExpired => "bearer_expired",
@@ -213,6 +255,8 @@ impl Rejection {
             Rejection::BearerWithoutCredentials => "bearer_without_credentials",
             Rejection::BearerUserName => "bearer_user_name",
             Rejection::CredentialsWrong => "credentials_wrong",
+            Rejection::VerifierUnavailable => "verifier_unavailable",
+            Rejection::UpstreamKeyRenewed => "upstream_key_renewed",
             Rejection::VerifierBusy => "verifier_busy",
             Rejection::RequestBodyTooLarge => "request_body_too_large",
             Rejection::RequestBodyStalled => "request_body_stalled",
@@ -223,142 +267,6 @@ impl Rejection {
             Rejection::UpstreamInvalid => "upstream_invalid",
             Rejection::UpstreamTimeout => "upstream_timeout",
             Rejection::Internal => "internal_error",
-        }
-    }
-
-    /// One sentence for the client: what is wrong, and what to send instead.
-    fn sentence(&self) -> Cow<'static, str> {
-        match self {
-            Rejection::Misdirected => {
-                "The connection was made for another host than the request names. Connect anew for this one.".into()
-            }
-            Rejection::ClientCertificateRequired => {
-                "This path takes clients with a certificate alone. Show one in the TLS handshake.".into()
-            }
-            Rejection::Overloaded => "Too many requests are being answered. Try again in a moment.".into(),
-            Rejection::TooManyRequests => {
-                "Too many requests with this key are being answered. Wait for some of them to end.".into()
-            }
-            Rejection::RequestMalformed(what) => format!("This is no valid HTTP request: {what}.").into(),
-            Rejection::RequestHeadTooLarge => {
-                "The request's fields are too many or too large. Send fewer or shorter ones.".into()
-            }
-            Rejection::TargetTooLong => {
-                "The request's target is too long. Send what is long in the body of a POST.".into()
-            }
-            Rejection::RequestHeadStalled => {
-                "The request did not arrive in time. Send it without a pause.".into()
-            }
-            Rejection::UpgradeRefused => {
-                "No other protocol is spoken here. Leave out the field `Upgrade`.".into()
-            }
-            Rejection::RequestLine(what) => format!(
-                "The request's target is refused: {what}. Send a plain path, such as /timbr/api/query/."
-            ).into(),
-            Rejection::NotFound => "Nothing is served here. The API's paths begin with /timbr/api/ or \
-                                    /timbr/openapi/."
-                .into(),
-            Rejection::MethodNotAllowed { allow } => format!("This path takes {allow}.").into(),
-            Rejection::FieldRepeated(name) => format!("Send the field `{name}` once.").into(),
-            Rejection::FieldAmbiguous(name) => {
-                format!("A field's name can be mistaken for `{name}`. Spell `{name}` so, or leave it out.").into()
-            }
-            Rejection::ConnectionNamesPolicyField(name) => {
-                format!("The field `Connection` must not name `{name}`.").into()
-            }
-            Rejection::ContentTypeMissing { expected } => {
-                format!("The field `Content-Type` is missing. Send it with {expected}, with GET too.").into()
-            }
-            Rejection::ContentTypeUnsupported { expected } => {
-                format!("The field `Content-Type` must be {expected} here.").into()
-            }
-            Rejection::ApiKeyMissing => "The field `x-api-key` is missing. Send the token that \
-                                         POST /timbr/api/get_token gave, or your Timbr token."
-                .into(),
-            Rejection::ApiKeyMalformed => {
-                "The field `x-api-key` must be one token of printable characters, without spaces or commas."
-                    .into()
-            }
-            Rejection::ApiKeyUnknown => "The `x-api-key` is not valid. Ask for a token with \
-                                         POST /timbr/api/get_token, or check your Timbr token."
-                .into(),
-            Rejection::TokenExpired => {
-                "The token has expired or was revoked. Ask for a new one with POST /timbr/api/get_token."
-                    .into()
-            }
-            Rejection::TokenStoreUnavailable => {
-                "The token could not be looked up or kept, as the gateway's token store does not answer. Try again \
-                 in a moment.".into()
-            }
-            Rejection::ApiKeyUnverifiable => {
-                "The `x-api-key` could not be checked, as the backend does not answer. Try again in a moment."
-                    .into()
-            }
-            Rejection::ApiKeyCheckBusy => {
-                "Too many keys are being checked at the moment. Try again in a few seconds.".into()
-            }
-            Rejection::TooManyFailures(_) => {
-                "Too many wrong keys, bearers or passwords came from your address. Wait as long as \
-                 `Retry-After` says; a key that is known goes on working meanwhile."
-                    .into()
-            }
-            Rejection::ImpersonationDenied => {
-                "`x-api-impersonate-user` is not allowed with this key: you act as the user who owns it. Leave \
-                 the field out."
-                    .into()
-            }
-            Rejection::BearerMissing => {
-                "Send `Authorization: Bearer <token>`, a Fernet token of base64(username:password) made with \
-                 API_AUTH_SALT."
-                    .into()
-            }
-            Rejection::BearerInvalid => {
-                "The bearer is not a Fernet token made with this API's API_AUTH_SALT, or it was changed on \
-                 the way."
-                    .into()
-            }
-            Rejection::BearerExpired => "The bearer was made too long ago. Make a new one.".into(),
-            Rejection::BearerFromTheFuture => {
-                "The bearer was made in the future. Set the clock of the machine that makes it.".into()
-            }
-            Rejection::BearerWithoutCredentials => {
-                "The bearer opens, but does not hold base64(username:password).".into()
-            }
-            Rejection::BearerUserName => {
-                "The bearer opens, but its user name has other than printable ASCII characters, or spaces \
-                 at its ends."
-                    .into()
-            }
-            Rejection::CredentialsWrong => "No such user, or not that password.".into(),
-            Rejection::VerifierBusy => {
-                "Too many passwords are being checked at the moment. Try again in a few seconds.".into()
-            }
-            Rejection::RequestBodyTooLarge => "The request's body is larger than this path takes.".into(),
-            Rejection::RequestBodyStalled => "The request's body did not arrive in time.".into(),
-            Rejection::RequestBodyBroken => "The request's body is not well framed.".into(),
-            Rejection::UpstreamUnreachable => {
-                "The Timbr backend cannot be reached. The request was not sent; try again in a moment."
-                    .into()
-            }
-            Rejection::UpstreamConnectTimeout => {
-                "The Timbr backend does not take connections. The request was not sent; try again in a moment."
-                    .into()
-            }
-            Rejection::UpstreamClosed => {
-                "The Timbr backend closed the connection without an answer. The request may have been \
-                 carried out."
-                    .into()
-            }
-            Rejection::UpstreamInvalid => {
-                "The Timbr backend's answer is not valid HTTP. The request may have been carried out."
-                    .into()
-            }
-            Rejection::UpstreamTimeout => {
-                "The Timbr backend did not answer in time. The request may have been carried out.".into()
-            }
-            Rejection::Internal => "The gateway failed over this request, which may have been carried out. Its \
-                                    log says more under the request's id."
-                .into(),
         }
     }
 
@@ -386,6 +294,7 @@ impl Rejection {
     /// What a 401 must say (RFC 9110 section 15.5.2; RFC 6750 section 3 for bearers).
     fn challenge(&self) -> Option<&'static str> {
         match self {
+            Rejection::BasicMissing | Rejection::BasicMalformed => Some("Basic realm=\"timbr\""),
             Rejection::BearerMissing => Some("Bearer realm=\"timbr\""),
             Rejection::BearerInvalid
             | Rejection::BearerExpired
@@ -406,9 +315,9 @@ impl Rejection {
             | Rejection::UpstreamUnreachable
             | Rejection::UpstreamConnectTimeout
             | Rejection::UpstreamClosed => Some(1),
-            Rejection::TokenStoreUnavailable => Some(1),
-            Rejection::ApiKeyUnverifiable => Some(2),
-            Rejection::VerifierBusy | Rejection::ApiKeyCheckBusy => Some(5),
+            Rejection::TokenStoreUnavailable | Rejection::UpstreamKeyRenewed => Some(1),
+            Rejection::ApiKeyUnverifiable | Rejection::JwtKeysUnavailable => Some(2),
+            Rejection::VerifierBusy | Rejection::VerifierUnavailable | Rejection::ApiKeyCheckBusy => Some(5),
             // Rounded up: who waits so long must not be early.
             Rejection::TooManyFailures(wait) => Some(wait.as_secs() + 1),
             _ => None,

@@ -3,9 +3,9 @@
 //! SECURITY: the only place that makes an [`UpstreamRequest`]. Its head is written anew: fields of the client that may
 //! pass, then ours, so that nothing the client sent can stand in the place of what the gateway says.
 
-use http::{HeaderName, HeaderValue};
+use http::{HeaderName, HeaderValue, Method};
 
-use crate::auth::{ApiKey, Identity};
+use crate::auth::{Identity, Presented, basic};
 use crate::client_body::ClientBody;
 use crate::config::Credential;
 use crate::fields::{Field, Fields, Name};
@@ -15,15 +15,48 @@ use crate::gateway::screen::{Screened, ScreenedParts};
 use crate::http1::request::begin_request;
 use crate::http1::response::{pass_on, write_field};
 use crate::secret::Secret;
-use crate::upstream::{BodyBounds, Message, Outgoing, RequestBody};
+use crate::upstream::{BodyBounds, Kept, Message, Outgoing, RequestBody};
 use crate::user_name::UserName;
 
 /// A request that may be sent: screened, authenticated and written anew.
-pub struct UpstreamRequest(Message);
+pub struct UpstreamRequest {
+    message: Message,
+    /// Where in the head the credential begins, which ends it.
+    credential: usize,
+    /// Whether a key stands there as a password.
+    is_basic: bool,
+}
 
 impl Outgoing for UpstreamRequest {
     fn into_message(self) -> Message {
-        self.0
+        self.message
+    }
+}
+
+impl UpstreamRequest {
+    /// What it takes to send it again with another key. From here on, what goes by of its body is kept, if it is little.
+    pub fn spare(&mut self) -> Spare {
+        let Message { method, head, body } = &mut self.message;
+        let head = head[..self.credential].to_owned();
+        Spare { method: method.clone(), head, body: body.keep(), is_basic: self.is_basic }
+    }
+}
+
+/// A request that may have to be sent again, without its credential.
+pub struct Spare {
+    method: Method,
+    head: Vec<u8>,
+    body: Kept,
+    is_basic: bool,
+}
+
+impl Spare {
+    /// The same request with another key; `None` if its body has not been kept whole.
+    pub fn with_key(self, key: &HeaderValue) -> Option<UpstreamRequest> {
+        let Spare { method, mut head, body, is_basic } = self;
+        let (credential, body) = (head.len(), body.again()?);
+        write_key(&mut head, key.as_bytes(), is_basic);
+        Some(UpstreamRequest { message: Message { method, head, body }, credential, is_basic })
     }
 }
 
@@ -40,15 +73,19 @@ pub struct Rewriter {
 
 enum Mode {
     Forward,
-    Impersonate { service_key: Secret },
+    /// What each token stands for.
+    OfEachUser,
+    Impersonate {
+        service_key: Secret,
+    },
 }
 
 /// What the backend is shown as the caller's key.
 enum Shown<'a> {
     /// What the client sent.
     Clients,
-    /// What `tokens.keys_file` says for the client's key.
-    Operators(&'a HeaderValue),
+    /// What `tokens.keys_file` says for the client's key, or what his token stands for.
+    Other(&'a HeaderValue),
     /// The gateway's own, for this user.
     Service(&'a Secret, &'a UserName),
 }
@@ -58,20 +95,24 @@ impl Rewriter {
     pub fn new(credential: &Credential, authority: String, body_bounds: BodyBounds) -> Rewriter {
         let mode = match credential {
             Credential::Forward => Mode::Forward,
+            Credential::Platform | Credential::Delegate => Mode::OfEachUser,
             // The configuration checked that a field can carry the key.
             Credential::Impersonate { service_key } => Mode::Impersonate { service_key: service_key.clone() },
         };
         Rewriter { mode, authority, body_bounds }
     }
 
-    /// Whether a client may name a user to act as: only with a key of its own, and only where the backend judges that.
+    /// Whether the backend sees a key that it knows by itself, as the client sent it, and can judge what it may.
     ///
     /// SECURITY: together with the operator's or the gateway's key, the client would borrow what that key may do. A token
     /// that the gateway made is no key of the backend's either: a backend that takes it does so on the gateway's word for
-    /// one user, and has nothing by which to judge who else that user may be. Under `impersonate` the gateway alone says
-    /// who the user is, for foreign keys too.
-    pub fn client_may_impersonate(&self, identity: &Identity) -> bool {
-        matches!(self.mode, Mode::Forward) && self.shows_the_clients_key(identity) && !identity.is_minted()
+    /// one user, and has nothing by which to judge who else that user may be. Nor is a JWT, which names one user. Under
+    /// `impersonate` the gateway alone says who the user is, for foreign keys too.
+    pub fn shows_a_key_of_the_backends(&self, identity: &Identity) -> bool {
+        matches!(self.mode, Mode::Forward)
+            && self.shows_the_clients_key(identity)
+            && !identity.is_minted()
+            && !identity.is_of_jwt()
     }
 
     /// Whether the backend sees the key that the client sent.
@@ -83,7 +124,7 @@ impl Rewriter {
     /// would act for nobody. It goes upstream as it came.
     fn shown<'a>(&'a self, identity: &'a Identity) -> Shown<'a> {
         match (identity.upstream_key(), &self.mode, identity.user()) {
-            (Some(key), _, _) => Shown::Operators(key),
+            (Some(key), _, _) => Shown::Other(key),
             (None, Mode::Impersonate { service_key }, Some(user)) => Shown::Service(service_key, user),
             (None, _, _) => Shown::Clients,
         }
@@ -97,7 +138,7 @@ impl Rewriter {
         identity: &Identity,
         context: &Context,
     ) -> UpstreamRequest {
-        let ScreenedParts { method, uri, fields, api_key, nominated, max_body } = screened.into_parts();
+        let ScreenedParts { method, uri, fields, presented, nominated, max_body } = screened.into_parts();
         let mut head = Vec::with_capacity(USUAL_MESSAGE);
         begin_request(&mut head, &method, &uri);
         write_field(&mut head, Name::Host, self.authority.as_bytes());
@@ -107,10 +148,10 @@ impl Rewriter {
             // SECURITY: a session's cookie says who somebody is, as a key does. One beside a key that is not the client's
             // would let it act in a session that this key, or another client, began.
             cookies: self.shows_the_clients_key(identity),
-            impersonation: self.client_may_impersonate(identity),
+            // Where a rule allows it, the field is written anew.
+            impersonation: identity.acts_as().is_none() && self.shows_a_key_of_the_backends(identity),
         };
         passing.write(&mut head, &fields);
-        self.write_credential(&mut head, &api_key, identity);
         if let Some(user) = identity.user() {
             write_field(&mut head, Name::XForwardedUser, user.as_str().as_bytes());
         }
@@ -125,19 +166,47 @@ impl Rewriter {
         }
         write_field(&mut head, Name::XRequestId, context.request_id_bytes());
         write_field(&mut head, Name::Traceparent, context.traceparent());
+        if let Some(user) = self.impersonated(identity) {
+            write_field(&mut head, Name::XApiImpersonateUser, user.as_str().as_bytes());
+        }
+        let credential = head.len();
+        self.write_credential(&mut head, &presented, identity);
         let body = RequestBody::streaming(body, max_body, self.body_bounds);
-        UpstreamRequest(Message { method, head, body })
+        let is_basic = matches!(presented, Presented::Basic(_));
+        UpstreamRequest { message: Message { method, head, body }, credential, is_basic }
     }
 
-    fn write_credential(&self, head: &mut Vec<u8>, clients: &ApiKey, identity: &Identity) {
-        match self.shown(identity) {
-            Shown::Clients => write_field(head, Name::XApiKey, clients.expose()),
-            Shown::Operators(key) => write_field(head, Name::XApiKey, key.as_bytes()),
-            Shown::Service(key, user) => {
-                write_field(head, Name::XApiKey, key.expose().as_bytes());
-                write_field(head, Name::XApiImpersonateUser, user.as_str().as_bytes());
+    /// Whom the gateway says that the shown key acts as.
+    fn impersonated<'a>(&'a self, identity: &'a Identity) -> Option<&'a UserName> {
+        identity.acts_as().or_else(|| match self.shown(identity) {
+            Shown::Service(_, user) => Some(user),
+            Shown::Clients | Shown::Other(_) => None,
+        })
+    }
+
+    fn write_credential(&self, head: &mut Vec<u8>, presented: &Presented, identity: &Identity) {
+        let is_basic = matches!(presented, Presented::Basic(_));
+        match (self.shown(identity), presented) {
+            (Shown::Clients, Presented::Key(key) | Presented::Basic(key)) => {
+                write_key(head, key.expose(), is_basic);
             }
+            (Shown::Clients, Presented::Jwt(jwt)) => {
+                write_field(head, Name::XJwtToken, jwt.expose());
+                if let Some(tenant) = jwt.tenant() {
+                    write_field(head, Name::XJwtTenantId, tenant.as_bytes());
+                }
+            }
+            (Shown::Other(key), _) => write_key(head, key.as_bytes(), is_basic),
+            (Shown::Service(key, _), _) => write_key(head, key.expose().as_bytes(), is_basic),
         }
+    }
+}
+
+/// A key, in the form in which the route has it.
+fn write_key(head: &mut Vec<u8>, key: &[u8], is_basic: bool) {
+    match is_basic {
+        false => write_field(head, Name::XApiKey, key),
+        true => write_field(head, Name::Authorization, basic(key).as_bytes()),
     }
 }
 

@@ -2,8 +2,9 @@
 
 use http::{HeaderName, Method, Uri};
 
-use crate::auth::ApiKey;
-use crate::config::RouteProfile;
+use crate::auth::jwt::Jwt;
+use crate::auth::{ApiKey, Presented};
+use crate::config::{Accepts, RouteProfile};
 use crate::fields::{Fields, Head, Name};
 use crate::gateway::field_policy::{self, Fate, POLICY};
 use crate::gateway::rejection::Rejection;
@@ -12,15 +13,25 @@ use crate::media_type::essence;
 /// The head of a request that satisfies its route's field policy. Only [`screen`] makes one.
 pub struct Screened {
     head: Head,
-    api_key: ApiKey,
+    presented: Presented,
     nominated: Vec<HeaderName>,
     max_body: u64,
 }
 
 impl Screened {
-    /// The one key of the request; whose it is, `authenticate` tells.
-    pub fn api_key(&self) -> &ApiKey {
-        &self.api_key
+    /// The one credential of the request; whose it is, `authenticate` tells.
+    pub fn presented(&self) -> &Presented {
+        &self.presented
+    }
+
+    /// Its method.
+    pub fn method(&self) -> &Method {
+        &self.head.method
+    }
+
+    /// Its path.
+    pub fn path(&self) -> &str {
+        self.head.uri.path()
     }
 
     /// All fields as the client sent them.
@@ -30,8 +41,8 @@ impl Screened {
 
     /// The parts that `rewrite` makes the upstream's request of.
     pub(super) fn into_parts(self) -> ScreenedParts {
-        let Screened { head: Head { method, uri, fields }, api_key, nominated, max_body } = self;
-        ScreenedParts { method, uri, fields, api_key, nominated, max_body }
+        let Screened { head: Head { method, uri, fields }, presented, nominated, max_body } = self;
+        ScreenedParts { method, uri, fields, presented, nominated, max_body }
     }
 }
 
@@ -40,7 +51,7 @@ pub(super) struct ScreenedParts {
     pub method: Method,
     pub uri: Uri,
     pub fields: Fields,
-    pub api_key: ApiKey,
+    pub presented: Presented,
     /// Fields that `Connection` says are for this hop only.
     pub nominated: Vec<HeaderName>,
     /// Most bytes that the body may have.
@@ -57,8 +68,8 @@ pub fn screen(profile: &RouteProfile, head: Head) -> Result<Screened, Rejection>
     if stated_length(&head.fields).is_some_and(|length| length > max_body) {
         return Err(Rejection::RequestBodyTooLarge);
     }
-    let api_key = api_key(&head.fields)?;
-    Ok(Screened { head, api_key, nominated, max_body })
+    let presented = presented(profile.accepts, &head.fields)?;
+    Ok(Screened { head, presented, nominated, max_body })
 }
 
 /// SECURITY: fields that decide about the request stand once, in their own spelling. Whoever takes the first and
@@ -103,9 +114,28 @@ fn stated_length(fields: &Fields) -> Option<u64> {
     std::str::from_utf8(fields.get(Name::ContentLength)?).ok()?.parse().ok()
 }
 
-fn api_key(fields: &Fields) -> Result<ApiKey, Rejection> {
-    let value = fields.get(Name::XApiKey).ok_or(Rejection::ApiKeyMissing)?;
-    ApiKey::parse(value).ok_or(Rejection::ApiKeyMalformed)
+/// SECURITY: exactly one credential, so that nobody has to choose whom to believe; whether the route takes it or not.
+/// `Authorization` is none where the route does not take it: many clients send one to everybody.
+fn presented(accepts: Accepts, fields: &Fields) -> Result<Presented, Rejection> {
+    let basic = fields.get(Name::Authorization).filter(|_| accepts.basic);
+    match (fields.get(Name::XApiKey), fields.get(Name::XJwtToken), basic) {
+        (None, Some(token), None) if accepts.jwt => {
+            let jwt = Jwt::parse(token, fields.get(Name::XJwtTenantId));
+            jwt.map(Presented::Jwt).ok_or(Rejection::JwtInvalid("it does not have the form of one"))
+        }
+        (Some(key), None, None) if accepts.api_key => {
+            ApiKey::parse(key).map(Presented::Key).ok_or(Rejection::ApiKeyMalformed)
+        }
+        (None, None, Some(value)) => {
+            ApiKey::parse_basic(value).map(Presented::Basic).ok_or(Rejection::BasicMalformed)
+        }
+        (Some(_), Some(_), _) | (Some(_), _, Some(_)) | (_, Some(_), Some(_)) => {
+            Err(Rejection::CredentialsAmbiguous)
+        }
+        _ if accepts.api_key => Err(Rejection::ApiKeyMissing),
+        _ if accepts.basic => Err(Rejection::BasicMissing),
+        _ => Err(Rejection::JwtMissing),
+    }
 }
 
 /// The fields that `Connection` names.

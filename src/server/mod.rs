@@ -29,6 +29,7 @@ use crate::shutdown::{self, Controller, Phase};
 use crate::store;
 use crate::tls::{self, Reloader, ServerTls, TlsError, UpstreamTls};
 
+use upkeep::{keep_files, keep_issuers_keys, sweep};
 use worker::Worker;
 
 /// Why the gateway does not start.
@@ -106,7 +107,7 @@ impl Stop {
         let _ = self.end.send(());
     }
 
-    /// Has certificates, keys and authorities read again, even if they look the same.
+    /// Has certificates, keys, authorities and users read again, even if they look the same.
     pub fn reload(&self) {
         self.reload.notify_one();
     }
@@ -325,10 +326,11 @@ impl Bound {
             let auth = Arc::clone(&self.parts.auth);
             helpers.spawn_local(admin::serve(listener, readiness, Arc::clone(&metrics), auth));
         }
-        if let Some((reloader, _)) = self.parts.tls {
-            helpers.spawn_local(upkeep::keep_certificates(reloader, Arc::clone(&stopped.reload), metrics));
-        }
-        helpers.spawn_local(upkeep::sweep(self.parts.auth));
+        let reloader = self.parts.tls.map(|(reloader, _)| reloader);
+        let auth = Arc::clone(&self.parts.auth);
+        helpers.spawn_local(keep_files(reloader, auth, Arc::clone(&stopped.reload), metrics));
+        helpers.spawn_local(keep_issuers_keys(Arc::clone(&self.parts.auth)));
+        helpers.spawn_local(sweep(Arc::clone(&self.parts.auth)));
         let drain = self.config.drain;
 
         let broken = tokio::select! {

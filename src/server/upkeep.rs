@@ -10,35 +10,52 @@ use crate::metrics::Metrics;
 use crate::telemetry;
 use crate::tls::Reloader;
 
-/// How often certificate files are looked at.
-const CERTIFICATE_INTERVAL: Duration = Duration::from_secs(1);
+/// How often the files that are read again are looked at.
+const FILES_INTERVAL: Duration = Duration::from_secs(1);
 
 /// How often ended tokens are forgotten.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(10);
 
-/// Reads certificate files again when they change, and when somebody asks. Never ends by itself.
-pub async fn keep_certificates(mut reloader: Reloader, asked: Arc<Notify>, metrics: Arc<Metrics>) {
-    reloader.announce();
-    let mut ticks = tokio::time::interval(CERTIFICATE_INTERVAL);
+/// Reads files again when they change, and when somebody asks. Never ends by itself.
+pub async fn keep_files(
+    mut reloader: Option<Reloader>,
+    auth: Arc<Auth>,
+    asked: Arc<Notify>,
+    metrics: Arc<Metrics>,
+) {
+    if let Some(reloader) = &mut reloader {
+        reloader.announce();
+    }
+    let mut ticks = tokio::time::interval(FILES_INTERVAL);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         let is_asked = tokio::select! {
             () = asked.notified() => true,
             _ = ticks.tick() => false,
         };
+        let auth = Arc::clone(&auth);
         // A file system that does not answer holds up nothing but this.
         let reading = tokio::task::spawn_blocking(move || {
-            if is_asked {
-                reloader.reload();
-            } else {
-                reloader.look();
+            match &mut reloader {
+                Some(reloader) if is_asked => reloader.reload(),
+                Some(reloader) => reloader.look(),
+                None => {}
             }
-            reloader
+            auth.look(is_asked);
+            (reloader, auth.is_failing(), auth.failing_issuers())
         });
-        let Ok(back) = reading.await else { return };
+        let Ok((back, is_failing, issuers)) = reading.await else { return };
         reloader = back;
-        metrics.certificates_unusable.set(i64::from(reloader.is_failing()));
+        let certificates = reloader.as_ref().is_some_and(Reloader::is_failing);
+        metrics.certificates_unusable.set(i64::from(certificates));
+        metrics.users_unusable.set(i64::from(is_failing));
+        metrics.issuers_unusable.set(i64::try_from(issuers).unwrap_or(i64::MAX));
     }
+}
+
+/// Fetches the keys with which tokens of identity providers are verified. Never ends by itself.
+pub async fn keep_issuers_keys(auth: Arc<Auth>) {
+    auth.keep_issuers_keys().await;
 }
 
 /// Forgets what has ended, now and then. Never ends by itself.

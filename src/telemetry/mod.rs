@@ -48,6 +48,9 @@ static LINES: OnceLock<Lines> = OnceLock::new();
 /// The form of the line that each request writes, if it does.
 static ACCESS: OnceLock<Format> = OnceLock::new();
 
+/// The form of all lines.
+static FORM: OnceLock<Format> = OnceLock::new();
+
 /// How many dropped lines the log has been told of.
 static TOLD: AtomicUsize = AtomicUsize::new(0);
 
@@ -69,6 +72,13 @@ impl Drop for LogGuard {
 pub fn access(fill: impl FnOnce(&mut Record<'_>)) {
     if let (Some(format), Some(lines)) = (ACCESS.get(), LINES.get()) {
         Record::make(*format, "access", fill, |line| lines.push(line));
+    }
+}
+
+/// Writes a line about a decision that somebody may be asked about later, whatever is logged besides.
+pub fn audit(fill: impl FnOnce(&mut Record<'_>)) {
+    if let (Some(format), Some(lines)) = (FORM.get(), LINES.get()) {
+        Record::make(*format, "audit", fill, |line| lines.push(line));
     }
 }
 
@@ -106,6 +116,7 @@ pub fn init(options: LogOptions) -> anyhow::Result<LogGuard> {
     };
     tracing_subscriber::registry().with(layer.with_filter(filter)).try_init()?;
     let _ = LINES.set(lines);
+    let _ = FORM.set(options.format);
     if options.access {
         let _ = ACCESS.set(options.format);
     }

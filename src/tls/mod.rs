@@ -19,10 +19,10 @@ use rustls::crypto::{CryptoProvider, aws_lc_rs};
 use crate::config::CertificateFiles;
 
 pub use certificates::Names;
-pub use reload::Reloader;
+pub use reload::{Reloader, ends};
 pub use self_signed::{SelfSigned, name_of, self_signed};
 pub use server_side::{Current, Served, ServerTls};
-pub use upstream_side::{UpstreamTls, upstream_tls};
+pub use upstream_side::{UpstreamTls, client_tls, trust, upstream_tls};
 
 /// What can be wrong with certificates and keys. Names the file, never shows a key.
 #[derive(Debug, thiserror::Error)]

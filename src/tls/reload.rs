@@ -1,7 +1,5 @@
 //! Certificates, keys and authorities that are renewed while the gateway runs.
 
-use std::os::unix::fs::MetadataExt;
-use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -14,18 +12,22 @@ use crate::tls::certificates::Certificate;
 use crate::tls::client_auth::fingerprint;
 use crate::tls::server_side::{Current, Material, Resumption, ServerTls};
 use crate::tls::{SelfSigned, TlsError};
+use crate::watched_files::{Stamps, Watch};
 
 /// From here on a certificate's end is warned of.
 const SOON: i64 = 14 * DAY;
 
 const DAY: i64 = 24 * 60 * 60;
 
-/// What stays wrong is told again after so long.
-const REMINDER: Duration = Duration::from_secs(10 * 60);
+/// What stays so is told again after so long.
 const EXPIRY_REMINDER: Duration = Duration::from_secs(12 * 60 * 60);
 
-/// Two writes within a clock tick of the file system leave the same time; a file that is younger is read again.
-const SETTLED: Duration = Duration::from_secs(2);
+/// The names of each certificate in the files, and when it ends, in seconds of Unix time.
+pub fn ends(options: &TlsOptions) -> Result<Vec<(String, i64)>, TlsError> {
+    let (_, tls) = Reloader::start(options.clone(), None)?;
+    let told = |certificate: &Certificate| (certificate.names.to_string(), certificate.not_after);
+    Ok(tls.current().certificates().iter().map(told).collect())
+}
 
 /// Looks after what [`ServerTls`] hands out.
 pub struct Reloader {
@@ -34,15 +36,9 @@ pub struct Reloader {
     current: watch::Sender<Arc<Current>>,
     authorities: Vec<CertificateDer<'static>>,
     resumption: Resumption,
-    /// The files as they were when they were last read to satisfaction.
-    seen: Option<Vec<Stamp>>,
-    failure: Option<(String, Instant)>,
+    watch: Watch,
     expiry_told: Instant,
 }
-
-/// What tells one state of a file from another, behind all links. Kubernetes renews secrets by turning a link
-/// (`..data`) to another folder: to us that is another inode.
-type Stamp = (u64, u64, u64, [i64; 4]);
 
 impl Reloader {
     /// Reads everything for the first time. Without certificates in the options, `own` is shown.
@@ -59,8 +55,7 @@ impl Reloader {
             authorities,
             resumption,
             // Nobody knows what happened between reading and here.
-            seen: None,
-            failure: None,
+            watch: Watch::default(),
             expiry_told: Instant::now(),
         };
         Ok((reloader, ServerTls(receiver)))
@@ -68,7 +63,7 @@ impl Reloader {
 
     /// Whether the files cannot be used as they are.
     pub fn is_failing(&self) -> bool {
-        self.failure.is_some()
+        self.watch.is_failing()
     }
 
     /// Tells the log what is in force.
@@ -103,41 +98,36 @@ impl Reloader {
         if self.expiry_told.elapsed() >= EXPIRY_REMINDER {
             self.warn_of_expiry();
         }
-        let (stamps, settled) = self.stamps();
-        if stamps.is_some() && stamps == self.seen {
-            return;
+        let pairs = self.options.certificates.iter().flat_map(|files| [&files.chain, &files.key]);
+        let authorities = self.options.client_auth.iter().map(|auth| &auth.ca_file);
+        if let Some(stamps) = self.watch.changed(pairs.chain(authorities).map(|path| &**path)) {
+            self.read(stamps);
         }
-        self.read();
-        // The stamps were taken before reading: what changed meanwhile differs from them.
-        self.seen = stamps.filter(|_| settled && self.failure.is_none());
     }
 
     /// Reads the files, whatever they look like; somebody has asked for it.
     pub fn reload(&mut self) {
         info!("reading certificates again, as asked");
-        self.failure = None;
-        self.seen = None;
+        self.watch.forget();
         self.look();
     }
 
     /// SECURITY: what cannot be used changes nothing. A pair of which one half is new settles with the other half.
-    fn read(&mut self) {
+    fn read(&mut self, stamps: Stamps) {
         match Material::load(&self.options, self.own.as_ref()).and_then(|material| self.take(material)) {
             Ok(changed) => {
-                if self.failure.take().is_some() && !changed {
+                if self.watch.read_well(stamps) && !changed {
                     info!("the certificate files are in order again, and as they were before");
                 }
             }
             Err(error) => {
                 let message = error.to_string();
-                let told = |(before, at): &(String, Instant)| *before == message && at.elapsed() < REMINDER;
-                if !self.failure.as_ref().is_some_and(told) {
+                if self.watch.failed(&message) {
                     error!(
                         option = error.option(),
                         error = message,
                         "certificate files cannot be used; what was read before stays in use"
                     );
-                    self.failure = Some((message, Instant::now()));
                 }
             }
         }
@@ -161,23 +151,6 @@ impl Reloader {
         self.announce();
         Ok(true)
     }
-
-    /// All files as they are now, and whether they have been so for a while; `None` if one cannot be looked at.
-    fn stamps(&self) -> (Option<Vec<Stamp>>, bool) {
-        let pairs = self.options.certificates.iter().flat_map(|files| [&files.chain, &files.key]);
-        let authorities = self.options.client_auth.iter().map(|auth| &auth.ca_file);
-        let stamps: Option<Vec<_>> = pairs.chain(authorities).map(|path| stamp(path)).collect();
-        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-        let limit = i64::try_from(now.saturating_sub(SETTLED).as_secs()).unwrap_or(i64::MAX);
-        let settled = stamps.iter().flatten().all(|(_, _, _, [_, _, changed, _])| *changed < limit);
-        (stamps, settled)
-    }
-}
-
-fn stamp(path: &Path) -> Option<Stamp> {
-    let data = std::fs::metadata(path).ok()?;
-    let times = [data.mtime(), data.mtime_nsec(), data.ctime(), data.ctime_nsec()];
-    Some((data.dev(), data.ino(), data.size(), times))
 }
 
 fn time(seconds: i64) -> SystemTime {
@@ -267,15 +240,15 @@ mod tests {
         for (path, content) in [(&chain, &b""[..]), (&key, b"-----BEGIN"), (&chain, &good.1)] {
             std::fs::write(path, content).expect("written");
             setup.reloader.look();
-            assert!(setup.reloader.failure.is_some());
+            assert!(setup.reloader.is_failing());
             assert_eq!(setup.name(), "one.test");
         }
         std::fs::remove_file(&key).expect("removed");
         setup.reloader.look();
-        assert!(setup.reloader.failure.as_ref().expect("it failed").0.contains("tls.key"));
+        assert!(setup.reloader.is_failing());
         write_pair(&setup.files, "two.test");
         setup.reloader.look();
-        assert!(setup.reloader.failure.is_none());
+        assert!(!setup.reloader.is_failing());
         assert_eq!(setup.name(), "two.test");
     }
 

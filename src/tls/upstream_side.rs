@@ -1,10 +1,12 @@
-//! TLS with an https upstream, made once at start.
+//! TLS with an https upstream and with other servers that are asked, made once at start.
 
+use std::path::Path;
 use std::sync::Arc;
 
+use rustls::client::WantsClientCert;
 use rustls::client::WebPkiServerVerifier;
 use rustls::pki_types::ServerName;
-use rustls::{ClientConfig, RootCertStore};
+use rustls::{ClientConfig, ConfigBuilder, RootCertStore};
 
 use crate::config::UpstreamOptions;
 use crate::tls::files::{load_pair, roots_from};
@@ -21,17 +23,8 @@ pub struct UpstreamTls {
 
 /// The client's side towards an https upstream.
 pub fn upstream_tls(options: &UpstreamOptions) -> Result<UpstreamTls, TlsError> {
-    let roots = match &options.ca_file {
-        Some(path) => roots_from(path, "upstream.ca_file")?,
-        None => system_roots()?,
-    };
-    let verifier =
-        WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider()).build().map_err(setup)?;
-    let builder = ClientConfig::builder_with_provider(provider())
-        .with_safe_default_protocol_versions()
-        .map_err(setup)?
-        .with_webpki_verifier(verifier);
-    let mut config = match &options.client_certificate {
+    let builder = builder(options.ca_file.as_deref(), "upstream.ca_file")?;
+    let config = match &options.client_certificate {
         None => builder.with_no_client_auth(),
         Some(files) => {
             let (chain, key) = load_pair(files)?;
@@ -40,9 +33,41 @@ pub fn upstream_tls(options: &UpstreamOptions) -> Result<UpstreamTls, TlsError> 
                 .map_err(|reason| TlsError::Pair { files: Box::new(files.clone()), reason })?
         }
     };
-    config.alpn_protocols = vec![b"http/1.1".to_vec()];
     let name = options.server_name.as_ref().unwrap_or(&options.url.host);
-    let server_name = ServerName::try_from(name.clone()).map_err(|_| TlsError::ServerName(name.clone()))?;
+    with_name(config, name)
+}
+
+/// The client's side towards another server. `ca_file` is what to trust instead of the system's authorities, and
+/// `option` what names it.
+pub fn client_tls(host: &str, ca_file: Option<&Path>, option: &'static str) -> Result<UpstreamTls, TlsError> {
+    with_name(builder(ca_file, option)?.with_no_client_auth(), host)
+}
+
+/// Trust alone, for libraries that look after names and sockets by themselves.
+pub fn trust(ca_file: Option<&Path>, option: &'static str) -> Result<ClientConfig, TlsError> {
+    Ok(builder(ca_file, option)?.with_no_client_auth())
+}
+
+fn builder(
+    ca_file: Option<&Path>,
+    option: &'static str,
+) -> Result<ConfigBuilder<ClientConfig, WantsClientCert>, TlsError> {
+    let roots = match ca_file {
+        Some(path) => roots_from(path, option)?,
+        None => system_roots()?,
+    };
+    let verifier =
+        WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider()).build().map_err(setup)?;
+    Ok(ClientConfig::builder_with_provider(provider())
+        .with_safe_default_protocol_versions()
+        .map_err(setup)?
+        .with_webpki_verifier(verifier))
+}
+
+fn with_name(mut config: ClientConfig, name: &str) -> Result<UpstreamTls, TlsError> {
+    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    let server_name =
+        ServerName::try_from(name.to_owned()).map_err(|_| TlsError::ServerName(name.to_owned()))?;
     Ok(UpstreamTls { config: Arc::new(config), server_name })
 }
 

@@ -1,5 +1,7 @@
 //! Bodies on their way through, with a bound on every pause.
 
+use std::cell::RefCell;
+use std::collections::VecDeque;
 use std::fmt;
 use std::pin::Pin;
 use std::rc::Rc;
@@ -88,6 +90,47 @@ pub struct RequestBody {
     /// Bytes a second that the client must come to, at least.
     least_rate: u64,
     patience: Patience,
+    kept: Option<Kept>,
+}
+
+/// What has gone by of a body, so that it can be sent again; nothing once it is more than a little.
+#[derive(Clone, Default)]
+pub struct Kept(Rc<RefCell<KeptParts>>);
+
+#[derive(Default)]
+struct KeptParts {
+    parts: VecDeque<Bytes>,
+    size: u64,
+    /// Of the whole body, where the client said so.
+    expected: Option<u64>,
+    /// Whether its end was seen.
+    ended: bool,
+}
+
+/// Queries are shorter; and so much is held for each request that may have to be sent again.
+const MOST_KEPT: u64 = 64 * 1024;
+
+impl Kept {
+    fn note(&self, data: &Bytes) {
+        let mut kept = self.0.borrow_mut();
+        kept.size = kept.size.saturating_add(data.len() as u64);
+        if kept.size <= MOST_KEPT {
+            kept.parts.push_back(data.clone());
+        } else {
+            kept.parts.clear();
+        }
+    }
+
+    /// The body once more, if all of it has gone by and was kept.
+    pub fn again(&self) -> Option<RequestBody> {
+        let kept = self.0.borrow();
+        let whole = kept.ended || kept.expected == Some(kept.size);
+        if !whole || kept.size > MOST_KEPT {
+            return None;
+        }
+        let incoming = (!kept.parts.is_empty()).then(|| ClientBody::Kept(kept.parts.clone()));
+        Some(RequestBody { incoming, room: u64::MAX, ..RequestBody::empty() })
+    }
 }
 
 /// What a client's body has to keep within.
@@ -103,14 +146,23 @@ pub struct BodyBounds {
 impl RequestBody {
     /// No body.
     pub fn empty() -> RequestBody {
-        RequestBody { incoming: None, room: 0, least_rate: 0, patience: Patience::new(Duration::MAX) }
+        let patience = Patience::new(Duration::MAX);
+        RequestBody { incoming: None, room: 0, least_rate: 1, patience, kept: None }
     }
 
     /// The rest of a client's body: `room` bytes at most.
     pub fn streaming(incoming: ClientBody, room: u64, bounds: BodyBounds) -> RequestBody {
         let incoming = (!incoming.is_end_stream()).then_some(incoming);
         let patience = Patience::bounded(bounds.pause);
-        RequestBody { incoming, room, least_rate: bounds.least_rate.max(1), patience }
+        RequestBody { incoming, room, least_rate: bounds.least_rate.max(1), patience, kept: None }
+    }
+
+    /// Keeps what goes by from here on.
+    pub fn keep(&mut self) -> Kept {
+        let kept = Kept::default();
+        kept.0.borrow_mut().expected = self.size_hint().exact();
+        self.kept = Some(kept.clone());
+        kept
     }
 
     /// Whether there is nothing to send.
@@ -145,12 +197,20 @@ impl Body for RequestBody {
                     Some(room) => self.room = room,
                     None => return Poll::Ready(Some(Err(RequestBodyError::TooLarge))),
                 }
+                if let Some(kept) = &self.kept {
+                    kept.note(data);
+                }
                 Poll::Ready(Some(Ok(frame)))
             }
             Poll::Ready(Some(Err(error))) => {
                 Poll::Ready(Some(Err(RequestBodyError::Broken(error.to_string()))))
             }
-            Poll::Ready(None) => Poll::Ready(None),
+            Poll::Ready(None) => {
+                if let Some(kept) = &self.kept {
+                    kept.0.borrow_mut().ended = true;
+                }
+                Poll::Ready(None)
+            }
             Poll::Pending => {
                 ready!(self.patience.poll_lost(cx));
                 Poll::Ready(Some(Err(RequestBodyError::Stalled)))

@@ -26,7 +26,7 @@ use crate::http1::response::ResponseHead;
 use crate::metrics::Metrics;
 use crate::tls::UpstreamTls;
 
-pub use body::{BodyBounds, RequestBody, RequestBodyError, ResponseBody};
+pub use body::{BodyBounds, Kept, RequestBody, RequestBodyError, ResponseBody};
 use connect::Connector;
 use connection::Connection;
 use exchange::{Exchange, Upload};
@@ -105,7 +105,7 @@ struct Inner {
 impl Upstream {
     /// A pool for the calling thread; connects to nothing yet. `tls` is there exactly for an https origin.
     pub fn new(options: UpstreamOptions, tls: Option<UpstreamTls>, metrics: Arc<Metrics>) -> Upstream {
-        let authority = authority(&options);
+        let authority = options.url.authority();
         Upstream(Rc::new(Inner {
             connector: Connector::new(&options, tls),
             pool: Rc::new(Pool::new(options.idle_timeout)),
@@ -196,11 +196,4 @@ impl Upstream {
         let body = ResponseBody::new(connection, extent, upload, pool, self.0.options.body_timeout);
         Response { status, fields, body }
     }
-}
-
-fn authority(options: &UpstreamOptions) -> String {
-    let url = &options.url;
-    let host = if url.host.contains(':') { format!("[{}]", url.host) } else { url.host.clone() };
-    let usual = if url.tls { 443 } else { 80 };
-    if url.port == usual { host } else { format!("{host}:{}", url.port) }
 }

@@ -10,8 +10,10 @@ from cryptography.fernet import Fernet
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
 
 from support.backend import Backend  # noqa: E402
+from support.directory import Directory  # noqa: E402
 from support.gateway import Gateway  # noqa: E402
 from support.pki import Pki  # noqa: E402
+from support.platform import Platform  # noqa: E402
 
 
 class Setup:
@@ -36,6 +38,18 @@ class Setup:
         self.backends.append(backend)
         backend.wait_ready()
         return backend
+
+    def platform(self, users):
+        platform = Platform(self._folder("platform"), users)
+        self.backends.append(platform)
+        platform.wait_ready()
+        return platform
+
+    def directory(self, users):
+        directory = Directory(self._folder("directory"), self.pki, users)
+        self.backends.append(directory)
+        directory.wait_ready()
+        return directory
 
     def gateway(self, upstream, **options):
         gateway = Gateway(self._folder("gateway"), self.pki, self.salt, self.secrets, upstream, **options)

@@ -6,10 +6,10 @@ import requests
 
 from backend.keys import PLATFORM_KEYS, SERVICE_KEY
 from support.gateway import JSON
+from support.processes import wait_until
 
 FORGED = ["x-forwarded-user", "X_Forwarded_User", "x-forwarded_user", "x-real-ip", "X_Real_IP", "x-forwarded-for",
-          "x_forwarded_for", "forwarded", "remote-user", "Remote_User", "x-remote-user", "x-jwt-token", "x_jwt_token",
-          "authorization"]
+          "x_forwarded_for", "forwarded", "remote-user", "Remote_User", "x-remote-user", "x-jwt-anything", "authorization"]
 (PLATFORM_KEY,) = PLATFORM_KEYS
 WHO = {"ontology_name": "sales", "query": "SELECT :user AS user"}
 
@@ -87,3 +87,22 @@ def test_keys_of_the_file_are_known(setup, backend, arrived, tmp_path):
     refused = gateway.send("POST", "timbr/api/query/", PLATFORM_KEY, json=WHO)
     assert (refused.status_code, refused.json()["reason"]) == (401, "api_key_unknown")
     assert [seen["folded"]["HTTP_X_API_KEY"] for seen in arrived()] == ["tk_long_lived", PLATFORM_KEY]
+
+
+def test_a_rule_lets_one_user_act_as_another_and_the_log_tells(setup, backend, arrived):
+    rules = '[{users: "bi", act_as: ["*@example.com"]}]'
+    gateway = setup.gateway(backend.url, UPSTREAM_CREDENTIAL="impersonate", UPSTREAM_API_KEY=SERVICE_KEY,
+                            AUTH_TRUST_SALT_HOLDER="true", IMPERSONATION_RULES=rules, LOG_ACCESS="false", LOG_LEVEL="warn")
+    key = gateway.token("bi")
+    assert user_of(gateway, key, **{"x-api-impersonate-user": "carol@example.com"}) == "carol@example.com"
+    refused = gateway.send("POST", "timbr/api/query/", key, headers={**JSON, "x-api-impersonate-user": "root"}, json=WHO)
+    assert (refused.status_code, refused.json()["reason"]) == (403, "impersonation_denied")
+    assert len(arrived()) == 1
+
+    def decisions():
+        lines = [line for line in gateway.process.output.splitlines() if " audit: " in line]
+        return lines if len(lines) == 2 else None
+
+    allowed, denied = wait_until("both decisions are told", decisions)
+    assert 'decision="rule 0"' in allowed and 'user="bi"' in allowed and 'acts_as="carol@example.com"' in allowed
+    assert 'decision="denied"' in denied and 'acts_as="root"' in denied

@@ -182,3 +182,28 @@ fn with_a_users_file_the_password_counts() {
         }
     }
 }
+
+#[test]
+fn a_password_that_is_slow_to_check_holds_up_no_request() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("users");
+    let hash = bcrypt::hash("wonder", 4).expect("hashed");
+    // No password has this one, and each try takes seconds.
+    let slow = hash.replacen("$04$", "$14$", 1);
+    std::fs::write(&file, format!("alice:{hash}\nbob:{slow}\n")).expect("written");
+    let options = [("AUTH_VERIFIER", "users-file"), ("AUTH_USERS_FILE", file.to_str().expect("text"))];
+    let gateway = Gateway::start(Upstream::start().address(), &options);
+    let token = gateway.token_of("alice", "wonder");
+    let mut client = gateway.client();
+    let mut answered = 0;
+    std::thread::scope(|scope| {
+        let login = scope.spawn(|| ask(&gateway, &format!("Bearer {}", bearer("bob", "x"))).status);
+        while !login.is_finished() {
+            let answer = client.send("GET /timbr/api/x", &[JSON, ("x-api-key", &token)], b"");
+            assert_eq!(answer.status, 200);
+            answered += 1;
+        }
+        assert_eq!(login.join().expect("no panic"), 401);
+    });
+    assert!(answered > 20, "only {answered} requests while one password was checked by the one worker");
+}

@@ -11,6 +11,8 @@ const LAYERS: [&[&str]; 8] = [
         "telemetry",
         "media_type",
         "user_name",
+        "watched_files",
+        "glob",
         "hardening",
         "http1",
         "fields",
@@ -20,7 +22,7 @@ const LAYERS: [&[&str]; 8] = [
         "metrics",
     ],
     &["config"],
-    &["store", "upstream", "tls", "admission"],
+    &["store", "upstream", "tls", "admission", "fetch"],
     &["auth"],
     &["gateway"],
     &["connection", "listener", "admin"],
@@ -29,12 +31,13 @@ const LAYERS: [&[&str]; 8] = [
 ];
 
 /// Uses within a layer that are meant.
-const SIDEWAYS: [(&str, &str); 6] = [
+const SIDEWAYS: [(&str, &str); 7] = [
     ("metrics", "telemetry"),
     ("telemetry", "clock"),
     ("http1", "clock"),
     ("http1", "fields"),
     ("upstream", "tls"),
+    ("fetch", "tls"),
     ("admin", "listener"),
 ];
 

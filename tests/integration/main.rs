@@ -2,7 +2,9 @@
 
 mod support;
 
+mod authorization;
 mod command_line;
+mod delegated;
 mod docs;
 mod drain;
 mod failures;
@@ -13,6 +15,7 @@ mod get_token;
 mod guesses;
 mod http2;
 mod identity;
+mod jwt;
 mod layers;
 mod limits;
 mod policy;

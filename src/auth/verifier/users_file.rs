@@ -1,35 +1,28 @@
-//! Users and bcrypt hashes in the format of Apache's `htpasswd -B`.
+//! Users and hashes of their passwords, in a file that is read again when it changes.
 
-use std::collections::HashMap;
-use std::path::Path;
-use std::sync::Arc;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
+use tracing::{error, info};
 use zeroize::Zeroizing;
 
 use crate::auth::bearer::Credentials;
 use crate::auth::guesses::Attempt;
 use crate::auth::verifier::VerifyError;
-use crate::secret::Secret;
+use crate::auth::verifier::users::Users;
+use crate::watched_files::Watch;
 
 /// So long a login waits for its turn; a hash takes some 50 ms of a core, and they are checked one a core at a time.
 const LONGEST_WAIT: Duration = Duration::from_secs(5);
 
-/// As many bytes of a password bcrypt looks at.
-const LONGEST_PASSWORD: usize = 72;
-
-/// Costs beyond this take seconds for each login; bcrypt's own bound is 31, some hours.
-const HIGHEST_COST: u32 = 16;
-
-/// The users of the file.
-#[derive(Debug)]
+/// The users of a file.
 pub struct UsersFile {
-    hashes: HashMap<String, Arc<str>>,
-    /// What unknown users are checked against, at the same cost.
-    decoy: Arc<str>,
-    highest_cost: u32,
+    path: PathBuf,
+    users: RwLock<Arc<Users>>,
+    watch: Mutex<Watch>,
     turns: Arc<Semaphore>,
 }
 
@@ -44,51 +37,60 @@ pub struct UsersFileError {
 impl UsersFile {
     /// Reads the file; all its wrong lines are told at once.
     pub fn read(path: &Path) -> Result<UsersFile, UsersFileError> {
-        let file = path.display().to_string();
-        match std::fs::read_to_string(path).map(Zeroizing::new) {
-            Ok(text) => UsersFile::parse(&text).map_err(|problems| UsersFileError { file, problems }),
-            Err(error) => Err(UsersFileError { file, problems: vec![format!("cannot be read: {error}")] }),
-        }
-    }
-
-    fn parse(text: &str) -> Result<UsersFile, Vec<String>> {
-        let mut hashes = HashMap::new();
-        let mut problems = Vec::new();
-        let mut highest = 4;
-        for (number, line) in text.lines().enumerate() {
-            let line = line.trim();
-            if line.is_empty() || line.starts_with('#') {
-                continue;
-            }
-            match parse_line(line) {
-                Ok((user, hash, cost)) => {
-                    highest = highest.max(cost);
-                    if hashes.insert(user.to_owned(), Arc::from(hash)).is_some() {
-                        problems.push(format!("line {}: {user} stands there twice", number + 1));
-                    }
-                }
-                Err(problem) => problems.push(format!("line {}: {problem}", number + 1)),
-            }
-        }
-        if hashes.is_empty() && problems.is_empty() {
-            problems.push("holds no user, so nobody could log in".to_owned());
-        }
-        if !problems.is_empty() {
-            return Err(problems);
-        }
+        let users = read(path)?;
         let turns = std::thread::available_parallelism().map_or(1, usize::from);
         Ok(UsersFile {
-            hashes,
-            decoy: decoy(highest),
-            highest_cost: highest,
+            path: path.to_owned(),
+            users: RwLock::new(Arc::new(users)),
+            watch: Mutex::default(),
             turns: Arc::new(Semaphore::new(turns)),
         })
     }
 
-    /// What a wrong password is checked against in vain, so that it costs as much as an unknown user where hashes have
-    /// different costs: each cost is twice the work of the one below, and 2^c + 2^c + 2^(c+1) + … + 2^(h-1) = 2^h.
-    fn padding(&self, known: Option<&str>) -> Vec<Arc<str>> {
-        (known.map_or(self.highest_cost, cost_of)..self.highest_cost).map(decoy).collect()
+    /// Reads the file again if it has changed, or if somebody has `asked` for it. Blocks on the file system. Whom the file
+    /// does not know any more, or knows by another hash, is told.
+    ///
+    /// SECURITY: a file that cannot be used changes nothing; that nobody could log in is no reason to let anybody in.
+    pub fn look(&self, asked: bool) -> Vec<String> {
+        let mut watch = self.watch.lock().unwrap_or_else(PoisonError::into_inner);
+        if asked {
+            watch.forget();
+        }
+        let Some(stamps) = watch.changed([&*self.path].into_iter()) else { return Vec::new() };
+        match read(&self.path) {
+            Ok(users) => {
+                let before = self.users();
+                let ended = ended(&before, &users);
+                if watch.read_well(stamps)
+                    || !ended.is_empty()
+                    || users.sorted().len() != before.sorted().len()
+                {
+                    info!(users = users.sorted().len(), ended = ended.len(), "the users file was read again");
+                }
+                *self.users.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(users);
+                ended
+            }
+            Err(problem) => {
+                let message = problem.to_string();
+                if watch.failed(&message) {
+                    error!(
+                        option = "auth.users_file",
+                        error = message,
+                        "the users file cannot be used; what was read before stays in use"
+                    );
+                }
+                Vec::new()
+            }
+        }
+    }
+
+    /// Whether the file cannot be used as it is.
+    pub fn is_failing(&self) -> bool {
+        self.watch.lock().unwrap_or_else(PoisonError::into_inner).is_failing()
+    }
+
+    fn users(&self) -> Arc<Users> {
+        Arc::clone(&self.users.read().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Checks a password on a thread of its own, so that requests go on meanwhile.
@@ -104,18 +106,15 @@ impl UsersFile {
         // SECURITY: once more, as others of the same client may have waited with this one: they are wrong one by one now,
         // so hardly one of them gets an answer that is too many.
         attempt.look().map_err(VerifyError::TooMany)?;
-        // SECURITY: an unknown user costs as much as a known one, so that names cannot be found by the clock.
-        let known = self.hashes.get(credentials.user.as_str());
-        let hash = Arc::clone(known.unwrap_or(&self.decoy));
+        let users = self.users();
+        let hash = users.hash_of(credentials.user.as_str()).cloned();
         let password = credentials.password.clone();
-        let is_decoy = known.is_none();
-        let padding = self.padding(known.map(|hash| &**hash));
         let checked = tokio::task::spawn_blocking(move || {
-            let right = is_right(&password, &hash) && !is_decoy;
+            let right = hash.as_ref().is_some_and(|hash| hash.is_of(&password));
             if !right {
-                for decoy in padding {
-                    let _ = bcrypt::verify("x", &decoy);
-                }
+                // SECURITY: an unknown user costs as much as a known one, whatever the hash, so that neither can be found
+                // by the clock.
+                users.toll.pay_rest(hash.as_deref());
                 // Here, so that it is noted although the client may have gone away, and before the next one's turn.
                 attempt.failed();
             }
@@ -129,35 +128,23 @@ impl UsersFile {
     }
 }
 
-/// SECURITY: bcrypt looks at 72 bytes and takes a NUL for the end. What lies behind must not be let in unseen, and takes
-/// as long as any other wrong password.
-fn is_right(password: &Secret, hash: &str) -> bool {
-    let password = password.expose();
-    let judged_whole = password.len() <= LONGEST_PASSWORD && !password.contains('\0');
-    let seen = if judged_whole { password } else { "x" };
-    bcrypt::verify(seen, hash).unwrap_or(false) && judged_whole
+fn read(path: &Path) -> Result<Users, UsersFileError> {
+    let problems = match std::fs::read_to_string(path).map(Zeroizing::new) {
+        Ok(text) => match Users::parse(&text) {
+            Ok(users) if users.is_empty() => vec!["holds no user, so nobody could log in".to_owned()],
+            Ok(users) => return Ok(users),
+            Err(problems) => problems,
+        },
+        Err(error) => vec![format!("cannot be read: {error}")],
+    };
+    Err(UsersFileError { file: path.display().to_string(), problems })
 }
 
-fn cost_of(hash: &str) -> u32 {
-    hash.parse().map_or(0, |parts: bcrypt::HashParts| parts.get_cost())
-}
-
-fn parse_line(line: &str) -> Result<(&str, &str, u32), String> {
-    let (user, hash) = line.split_once(':').ok_or("must be user:hash")?;
-    if user.is_empty() {
-        return Err("has no user name before the `:`".to_owned());
-    }
-    let parts: bcrypt::HashParts =
-        hash.parse().map_err(|_| "is no bcrypt hash; make it with `htpasswd -B`".to_owned())?;
-    if parts.get_cost() > HIGHEST_COST {
-        return Err(format!("has a cost above {HIGHEST_COST}: each login would take seconds"));
-    }
-    Ok((user, hash, parts.get_cost()))
-}
-
-/// A well-formed hash that no password is known for.
-fn decoy(cost: u32) -> Arc<str> {
-    Arc::from(format!("$2b${cost:02}${}{}", "abcdefghijklmnopqrstuu", "abcdefghijklmnopqrstuvwxyzABCDC"))
+/// Users of `before` whose password may not be what it was.
+fn ended(before: &Users, now: &Users) -> Vec<String> {
+    let same = |user: &str, hash| now.hash_of(user).is_some_and(|other| other.is_same(hash));
+    let all = before.sorted();
+    all.into_iter().filter(|(user, hash)| !same(user, hash)).map(|(user, _)| user.to_owned()).collect()
 }
 
 #[cfg(test)]
@@ -166,6 +153,7 @@ mod tests {
     use crate::auth::guesses::Guesses;
     use crate::clock::Clock;
     use crate::config::FailureLimits;
+    use crate::secret::Secret;
     use crate::user_name::UserName;
 
     fn attempt() -> Attempt {
@@ -183,17 +171,40 @@ mod tests {
         Credentials { user, password: Secret::new(password.into()) }
     }
 
+    fn of(text: &str) -> UsersFile {
+        let file = tempfile::NamedTempFile::new().expect("a file");
+        std::fs::write(file.path(), text).expect("written");
+        UsersFile::read(file.path()).expect("valid")
+    }
+
     fn hash(password: &str, prefix: &str) -> String {
         bcrypt::hash(password, 4).expect("hashed").replacen("$2b$", prefix, 1)
     }
 
+    fn argon2id(password: &str, memory: u32) -> String {
+        use argon2::{Algorithm, Argon2, Params, PasswordHasher, Version};
+        let params = Params::new(memory, 1, 1, None).expect("valid");
+        let argon2 = Argon2::new(Algorithm::Argon2id, Version::V0x13, params);
+        argon2
+            .hash_password_with_salt(password.as_bytes(), b"some salt or another")
+            .expect("hashed")
+            .to_string()
+    }
+
     #[tokio::test]
     async fn the_right_password_and_no_other() {
-        let text = format!("# users\nalice:{}\nbob:{}\n", hash("wonder", "$2y$"), hash("builder", "$2b$"));
-        let users = UsersFile::parse(&text).expect("valid");
+        let text = format!(
+            "# users\nalice:{}\nbob:{}\ncarol:{}\n",
+            hash("wonder", "$2y$"),
+            hash("builder", "$2b$"),
+            argon2id("c:\u{e4}", 64)
+        );
+        let users = of(&text);
         for (user, password, expected) in [
             ("alice", "wonder", Ok(())),
             ("bob", "builder", Ok(())),
+            ("carol", "c:\u{e4}", Ok(())),
+            ("carol", "builder", Err(VerifyError::Wrong)),
             ("alice", "builder", Err(VerifyError::Wrong)),
             ("alice", "wonder ", Err(VerifyError::Wrong)),
             ("Alice", "wonder", Err(VerifyError::Wrong)),
@@ -211,7 +222,7 @@ mod tests {
     async fn beyond_the_limit_no_hash_is_computed() {
         // Each would take seconds.
         let slow = bcrypt::hash("builder", 4).expect("hashed").replacen("$04$", "$16$", 1);
-        let users = UsersFile::parse(&format!("alice:{slow}\n")).expect("valid");
+        let users = of(&format!("alice:{slow}\n"));
         let attempt = attempt_within(1);
         attempt.failed();
         let begun = std::time::Instant::now();
@@ -224,7 +235,7 @@ mod tests {
 
     #[tokio::test]
     async fn tries_at_once_are_no_more_than_tries_one_by_one() {
-        let users = UsersFile::parse(&format!("alice:{}\n", hash("x", "$2y$"))).expect("valid");
+        let users = of(&format!("alice:{}\n", hash("x", "$2y$")));
         let (users, attempt) = (Arc::new(users), attempt_within(10));
         let tries: Vec<_> = (0..100)
             .map(|_| {
@@ -244,7 +255,7 @@ mod tests {
     async fn what_bcrypt_does_not_look_at_is_wrong() {
         let longest = "x".repeat(72);
         let text = format!("alice:{}\nbob:{}\n", hash(&longest, "$2y$"), hash("builder", "$2y$"));
-        let users = UsersFile::parse(&text).expect("valid");
+        let users = of(&text);
         for (user, password, expected) in [
             ("alice", longest.as_str(), Ok(())),
             ("alice", &format!("{longest}x"), Err(VerifyError::Wrong)),
@@ -265,7 +276,8 @@ mod tests {
     async fn every_no_takes_as_long() {
         let costly = bcrypt::hash("builder", 8).expect("hashed");
         let cheap = bcrypt::hash("wonder", 6).expect("hashed");
-        let users = UsersFile::parse(&format!("alice:{cheap}\nbob:{costly}\n")).expect("valid");
+        let (small, large) = (argon2id("carol's", 2048), argon2id("dave's", 8192));
+        let users = of(&format!("alice:{cheap}\nbob:{costly}\ncarol:{small}\ndave:{large}\n"));
         // What else the machine does may spoil a measurement; a difference that is there spoils all of them.
         let mut spoiled = Vec::new();
         while spoiled.len() < 8 {
@@ -281,8 +293,16 @@ mod tests {
     async fn compare(users: &UsersFile) -> Result<(), String> {
         const ROUNDS: usize = 15;
         let long = "x".repeat(100);
-        let tries = [("eve", "wrong"), ("bob", "wrong"), ("alice", "wrong"), ("bob", &long), ("bob", "w\0")];
-        let mut spans = [const { Vec::new() }; 5];
+        let tries = [
+            ("eve", "wrong"),
+            ("bob", "wrong"),
+            ("alice", "wrong"),
+            ("bob", &long),
+            ("bob", "w\0"),
+            ("carol", "wrong"),
+            ("dave", &long),
+        ];
+        let mut spans = [const { Vec::new() }; 7];
         // In turns, so that whatever else the machine does meets all of them alike.
         for _ in 0..ROUNDS {
             for ((user, password), spans) in tries.iter().zip(&mut spans) {
@@ -303,29 +323,22 @@ mod tests {
     }
 
     #[test]
-    fn the_decoy_is_a_hash_of_the_highest_cost() {
-        let users = UsersFile::parse(&format!("alice:{}\n", hash("x", "$2y$"))).expect("valid");
-        let parts: bcrypt::HashParts = users.decoy.parse().expect("well formed");
-        assert_eq!(parts.get_cost(), 4);
-        assert_eq!(bcrypt::verify("x", &users.decoy).ok(), Some(false));
-    }
-
-    #[test]
-    fn wrong_lines_are_told_by_number_and_not_shown() {
-        let good = hash("x", "$2y$");
-        let slow = good.replacen("$04$", "$17$", 1);
-        let text = format!("alice\nbob:$apr1$abc$def\n:{good}\neve:{good}\neve:{good}\nmallory:{slow}\n");
-        let problems = UsersFile::parse(&text).expect_err("wrong").join("\n");
-        for expected in [
-            "line 1: must be user:hash",
-            "line 2: is no bcrypt hash",
-            "line 3: has no user name",
-            "line 5: eve stands there twice",
-            "line 6: has a cost above 16",
-        ] {
-            assert!(problems.contains(expected), "{expected}: {problems}");
+    fn a_changed_file_comes_into_force_and_tells_whose_password_it_was() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("users");
+        let (a, b, c) = (hash("a", "$2y$"), hash("b", "$2y$"), hash("c", "$2y$"));
+        std::fs::write(&path, format!("alice:{a}\nbob:{b}\n")).expect("written");
+        let file = UsersFile::read(&path).expect("valid");
+        assert_eq!(file.look(false), [""; 0]);
+        std::fs::write(&path, format!("alice:{a}\nbob:{c}\neve:{c}\n")).expect("written");
+        assert_eq!(file.look(false), ["bob"]);
+        for broken in ["", "alice:nonsense\n"] {
+            std::fs::write(&path, broken).expect("written");
+            assert_eq!(file.look(false), [""; 0]);
+            assert!(file.is_failing() && file.users().hash_of("eve").is_some());
         }
-        assert!(!problems.contains("apr1") && !problems.contains(&good), "{problems}");
-        assert!(UsersFile::parse("# nobody\n").is_err());
+        std::fs::write(&path, format!("eve:{c}\n")).expect("written");
+        assert_eq!(file.look(false), ["alice", "bob"]);
+        assert!(!file.is_failing());
     }
 }

@@ -58,7 +58,7 @@ class Gateway:
     def get_token(self, user="alice", password="wonder:land", salt=None, **more):
         """The answer of get_token, asked as the documentation's script does."""
         made = bearer(salt or self.salt, user, password)
-        self.secrets |= {password, encoded(user, password).decode(), made}
+        self.secrets |= {*filter(None, [password]), encoded(user, password).decode(), made}
         headers = {**JSON, "Authorization": f"Bearer {made}", **more}
         return requests.post(f"{self.url}timbr/api/get_token", headers=headers, verify=self.ca, timeout=30)
 

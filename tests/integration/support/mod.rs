@@ -5,6 +5,7 @@ pub mod client;
 pub mod frames;
 pub mod gateway;
 pub mod h2_client;
+pub mod idp;
 pub mod pki;
 pub mod program;
 pub mod recorder;

@@ -1,0 +1,110 @@
+//! What a client shows to prove who it is. Nothing is proven here.
+
+use aws_lc_rs::rand;
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use zeroize::Zeroizing;
+
+use crate::auth::jwt::Jwt;
+use crate::store::TokenId;
+
+/// A key as a client sent it: 1 to 1024 printable ASCII characters, no space and no comma.
+///
+/// SECURITY: a comma is how two values of a field are joined; which of them a backend would take is unknown.
+#[derive(Clone)]
+pub struct ApiKey(Box<[u8]>);
+
+impl ApiKey {
+    /// Checks the value of the field.
+    pub fn parse(value: &[u8]) -> Option<ApiKey> {
+        let valid = (1..=1024).contains(&value.len())
+            && value.iter().all(|byte| byte.is_ascii_graphic() && *byte != b',');
+        valid.then(|| ApiKey(value.into()))
+    }
+
+    /// The value for the field of another request.
+    pub fn expose(&self) -> &[u8] {
+        &self.0
+    }
+
+    /// A key of the form that Timbr's have, which nobody was given.
+    pub(super) fn nobodys() -> ApiKey {
+        let mut random = [0; 20];
+        rand::fill(&mut random).expect("the system's random source works");
+        let text = random.iter().fold("tk_".to_owned(), |text, byte| format!("{text}{byte:02x}"));
+        ApiKey(text.into_bytes().into())
+    }
+
+    pub(super) fn id(&self) -> TokenId {
+        TokenId::of(&self.0)
+    }
+}
+
+/// Whom `Authorization: Basic` names where a key is the password, as Timbr's clients do.
+const BASIC_USER: &str = "token:";
+
+impl ApiKey {
+    /// The key in the value of `Authorization: Basic` (RFC 7617).
+    pub fn parse_basic(value: &[u8]) -> Option<ApiKey> {
+        let (scheme, rest) = value.split_at_checked(6)?;
+        let decoded = Zeroizing::new(STANDARD.decode(rest.trim_ascii()).ok()?);
+        let key = decoded.strip_prefix(BASIC_USER.as_bytes())?;
+        ApiKey::parse(key).filter(|_| scheme.eq_ignore_ascii_case(b"basic "))
+    }
+}
+
+/// A key as the value of `Authorization: Basic`.
+pub fn basic(key: &[u8]) -> Zeroizing<String> {
+    let pair = Zeroizing::new([BASIC_USER.as_bytes(), key].concat());
+    Zeroizing::new(format!("Basic {}", &*Zeroizing::new(STANDARD.encode(&*pair))))
+}
+
+/// The one credential of a request; whose it is, [`Auth::identify`] tells.
+#[derive(Clone)]
+pub enum Presented {
+    /// `x-api-key`.
+    Key(ApiKey),
+    /// The same, as the password of the user `token` in `Authorization: Basic`.
+    Basic(ApiKey),
+    /// `x-jwt-token`.
+    Jwt(Jwt),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_may_be_a_password() {
+        let value = basic(b"tk_a:b");
+        assert_eq!(&*value, "Basic dG9rZW46dGtfYTpi");
+        for good in [&*value, "basic dG9rZW46dGtfYTpi", "BASIC  dG9rZW46dGtfYTpi "] {
+            assert!(
+                ApiKey::parse_basic(good.as_bytes()).is_some_and(|key| key.expose() == b"tk_a:b"),
+                "{good}"
+            );
+        }
+        // alice:tk_a, token: and a key with a comma in it; no base64; another scheme.
+        for wrong in [
+            "Basic YWxpY2U6dGtfYQ==",
+            "Basic dG9rZW46",
+            "Basic dG9rZW46YSxi",
+            "Basic dG9rZW46dGtfYTp",
+            "Basic tk_a",
+            "Bearer dG9rZW46dGtfYTpi",
+            "Basic",
+            "",
+        ] {
+            assert!(ApiKey::parse_basic(wrong.as_bytes()).is_none(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn a_key_is_one_printable_word() {
+        assert!(ApiKey::parse(b"tk_0123").is_some_and(|key| key.expose() == b"tk_0123"));
+        let long = vec![b'a'; 1025];
+        for wrong in [&b""[..], b"a b", b"a,b", b"a\tb", b"caf\xe9", &long] {
+            assert!(ApiKey::parse(wrong).is_none(), "{wrong:?}");
+        }
+    }
+}

@@ -1,0 +1,101 @@
+//! A proven caller. Only `auth` makes one.
+
+use http::HeaderValue;
+
+use crate::store::{Fingerprint, TokenId};
+use crate::user_name::UserName;
+
+/// What proved a caller.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    /// A token that the gateway made.
+    Minted(TokenId),
+    /// A key that the operator or the backend has made known.
+    Key,
+    /// A token that an identity provider made.
+    Jwt,
+}
+
+/// A caller whose key was proven, and what follows from it.
+#[derive(Debug)]
+pub struct Identity {
+    user: Option<UserName>,
+    upstream_key: Option<HeaderValue>,
+    kind: Kind,
+    acts_as: Option<UserName>,
+    fingerprint: Fingerprint,
+}
+
+impl Identity {
+    /// Of a key that the operator or the backend has made known.
+    pub(super) fn of(
+        user: Option<UserName>,
+        upstream_key: Option<HeaderValue>,
+        fingerprint: Fingerprint,
+    ) -> Identity {
+        Identity { user, upstream_key, kind: Kind::Key, acts_as: None, fingerprint }
+    }
+
+    /// Of a token that the gateway made, and what it stands for.
+    pub(super) fn of_token(id: TokenId, user: UserName, upstream_key: Option<HeaderValue>) -> Identity {
+        Identity { kind: Kind::Minted(id), ..Identity::of(Some(user), upstream_key, id.fingerprint()) }
+    }
+
+    /// Of a token that an identity provider made.
+    pub(super) fn of_jwt(user: UserName, fingerprint: Fingerprint) -> Identity {
+        Identity { kind: Kind::Jwt, ..Identity::of(Some(user), None, fingerprint) }
+    }
+
+    /// The same caller, who may act as another user.
+    pub(super) fn acting_as(self, user: UserName) -> Identity {
+        Identity { acts_as: Some(user), ..self }
+    }
+
+    /// Whose the key is; unknown of foreign keys.
+    pub fn user(&self) -> Option<&UserName> {
+        self.user.as_ref()
+    }
+
+    /// What the backend is shown instead of the key: what `tokens.keys_file` says, or what a token stands for.
+    pub fn upstream_key(&self) -> Option<&HeaderValue> {
+        self.upstream_key.as_ref()
+    }
+
+    /// Whether the key is a token that the gateway made. To the backend such a token says nothing by itself.
+    pub fn is_minted(&self) -> bool {
+        self.minted_id().is_some()
+    }
+
+    fn minted_id(&self) -> Option<TokenId> {
+        match self.kind {
+            Kind::Minted(id) => Some(id),
+            Kind::Key | Kind::Jwt => None,
+        }
+    }
+
+    /// Whether the caller showed a token of an identity provider.
+    pub fn is_of_jwt(&self) -> bool {
+        self.kind == Kind::Jwt
+    }
+
+    /// Whom the caller acts as, where a rule allows it to.
+    pub fn acts_as(&self) -> Option<&UserName> {
+        self.acts_as.as_ref()
+    }
+
+    /// Who is behind the key, to count by: the user, or whoever holds a foreign key.
+    pub fn caller(&self) -> impl std::hash::Hash + use<'_> {
+        let name = self.user().map(UserName::as_str);
+        (name, name.is_none().then_some(self.fingerprint))
+    }
+
+    /// What logs call the key.
+    pub fn fingerprint(&self) -> Fingerprint {
+        self.fingerprint
+    }
+
+    /// The token and the key that it stands for, if that is one that can be had anew or makes the token end.
+    pub fn stands_for(&self) -> Option<(TokenId, &HeaderValue)> {
+        Some((self.minted_id()?, self.upstream_key()?))
+    }
+}

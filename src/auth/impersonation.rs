@@ -1,0 +1,103 @@
+//! Who may act as whom: `x-api-impersonate-user`.
+
+use crate::auth::Identity;
+use crate::config::ImpersonationOptions;
+use crate::user_name::UserName;
+
+/// The rules of the operator.
+pub struct Impersonation(ImpersonationOptions);
+
+/// Why a caller may act as the user that it names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Permission {
+    /// By the rule with this number, counted from 0.
+    Rule(usize),
+    /// The backend will say.
+    BackendDecides,
+}
+
+/// The caller may not.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the caller may not act as that user")]
+pub struct Denied;
+
+impl Impersonation {
+    /// By these options.
+    pub fn new(options: ImpersonationOptions) -> Impersonation {
+        Impersonation(options)
+    }
+
+    /// The identity that acts as the user whom the field names. `with_own_key`: the backend is shown a key of its own that
+    /// the client sent, so that it can judge by that.
+    ///
+    /// SECURITY: what no rule allows is denied, wherever it is the gateway that says who the caller is.
+    pub fn permit(
+        &self,
+        identity: Identity,
+        named: &[u8],
+        with_own_key: bool,
+    ) -> Result<(Identity, Permission), Denied> {
+        let target = UserName::parse(named).ok();
+        if let (Some(user), Some(target)) = (identity.user(), target)
+            && let Some(rule) = self.rule_for(user, &target)
+        {
+            return Ok((identity.acting_as(target), Permission::Rule(rule)));
+        }
+        if with_own_key && self.0.backend_decides {
+            return Ok((identity, Permission::BackendDecides));
+        }
+        Err(Denied)
+    }
+
+    fn rule_for(&self, user: &UserName, target: &UserName) -> Option<usize> {
+        self.0.rules.iter().position(|rule| {
+            rule.users.iter().any(|glob| glob.fits(user.as_str()))
+                && rule.act_as.iter().any(|glob| glob.fits(target.as_str()))
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::rules::ImpersonationRule;
+    use crate::glob::Glob;
+    use crate::store::TokenId;
+
+    fn identity(user: Option<&str>) -> Identity {
+        let user = user.map(|user| UserName::parse(user.as_bytes()).expect("valid"));
+        Identity::of(user, None, TokenId::of(b"key").fingerprint())
+    }
+
+    #[test]
+    fn only_what_a_rule_allows_or_the_backend_judges() {
+        let globs = |texts: &[&str]| texts.iter().map(|text| Glob::new(*text)).collect();
+        let rules = vec![
+            ImpersonationRule { users: globs(&["root"]), act_as: globs(&["*"]) },
+            ImpersonationRule { users: globs(&["svc-*", "bi"]), act_as: globs(&["*@example.com"]) },
+        ];
+        let impersonation = |backend_decides| {
+            Impersonation::new(ImpersonationOptions { rules: rules.clone(), backend_decides })
+        };
+        for (user, named, own_key, backend_decides, expected) in [
+            (Some("root"), "alice", false, true, Some(Permission::Rule(0))),
+            (Some("svc-etl"), "alice@example.com", false, true, Some(Permission::Rule(1))),
+            (Some("svc-etl"), "alice@example.com", true, true, Some(Permission::Rule(1))),
+            (Some("svc-etl"), "root", false, true, None),
+            (Some("alice"), "alice@example.com", false, true, None),
+            (Some("alice"), "bob", true, true, Some(Permission::BackendDecides)),
+            (Some("alice"), "bob", true, false, None),
+            (None, "bob", true, true, Some(Permission::BackendDecides)),
+            (None, "bob", true, false, None),
+            (None, "bob", false, true, None),
+            (Some("root"), "a:b", false, true, None),
+        ] {
+            let permitted = impersonation(backend_decides).permit(identity(user), named.as_bytes(), own_key);
+            let case = format!("{user:?} {named:?} {own_key} {backend_decides}");
+            assert_eq!(permitted.as_ref().ok().map(|(_, why)| *why), expected, "{case}");
+            if let Ok((identity, Permission::Rule(_))) = permitted {
+                assert_eq!(identity.acts_as().expect("it does").as_str(), named);
+            }
+        }
+    }
+}

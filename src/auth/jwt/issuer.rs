@@ -1,0 +1,130 @@
+//! One identity provider: its keys, what it may sign with, and what must stand in its tokens.
+
+use jsonwebtoken::{Algorithm, DecodingKey, Header, Validation, decode};
+
+use crate::auth::jwt::JwtError;
+use crate::auth::jwt::claims::{Claims, Rules};
+use crate::auth::jwt::keys::Keys;
+use crate::clock::Clock;
+use crate::config::JwtOptions;
+use crate::config::jwt::{self, IssuerOptions};
+use crate::user_name::UserName;
+
+/// One identity provider.
+pub struct Issuer {
+    keys: Keys,
+    algorithms: Vec<Algorithm>,
+    rules: Rules,
+    tenants: Option<Vec<String>>,
+}
+
+/// What a token that can be believed says.
+pub struct Verified {
+    /// Whose it is.
+    pub user: UserName,
+    /// Of the keys that it was verified with.
+    pub generation: u64,
+    /// When it ends, leeway included, in seconds of Unix time.
+    pub until: u64,
+}
+
+impl Issuer {
+    /// Reads files, but fetches nothing yet.
+    pub fn new(issuer: &IssuerOptions, options: &JwtOptions, clock: &Clock) -> Result<Issuer, String> {
+        Ok(Issuer {
+            keys: Keys::new(&issuer.keys, options, clock)?,
+            algorithms: issuer.algorithms.iter().map(|algorithm| library(*algorithm)).collect(),
+            rules: Rules {
+                issuer: issuer.issuer.clone(),
+                audiences: issuer.audiences.clone(),
+                user_claim: issuer.user_claim.clone(),
+                leeway: options.leeway.as_secs(),
+            },
+            tenants: issuer.tenants.clone(),
+        })
+    }
+
+    /// The claim `iss` of its tokens.
+    pub fn name(&self) -> &str {
+        &self.rules.issuer
+    }
+
+    /// Which state of its keys is in force.
+    pub fn generation(&self) -> Option<u64> {
+        self.keys.current().map(|set| set.generation)
+    }
+
+    /// SECURITY: the tenant is a field of its own, which the token does not vouch for.
+    pub fn accepts_tenant(&self, tenant: Option<&str>) -> Result<(), JwtError> {
+        match &self.tenants {
+            Some(tenants) if !tenant.is_some_and(|tenant| tenants.iter().any(|other| other == tenant)) => {
+                Err(JwtError::Unacceptable("`x-jwt-tenant-id` does not fit its issuer"))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Verifies the signature first, and judges the claims second.
+    pub async fn verify(&self, token: &[u8], header: &Header, now: u64) -> Result<Verified, JwtError> {
+        // SECURITY: the operator says what is strong enough, not the token.
+        if !self.algorithms.contains(&header.alg) {
+            return Err(JwtError::Invalid("its algorithm is not allowed"));
+        }
+        // RFC 7515 section 4.1.11: extensions that must be understood, and none is.
+        if header.crit.is_some() {
+            return Err(JwtError::Invalid("it has critical extensions"));
+        }
+        let mut set = self.keys.current();
+        if set.as_ref().is_none_or(|set| set.find(header).is_none())
+            && let Some(newer) = self.keys.newer_than(set.as_ref().map(|set| set.generation)).await
+        {
+            set = Some(newer);
+        }
+        let set = set.ok_or(JwtError::KeysUnavailable)?;
+        let key = set.find(header).ok_or(JwtError::Invalid("its issuer has no such key"))?;
+        let claims = signed(token, key, header.alg)?;
+        let (user, until) = self.rules.judge(&claims, now)?;
+        Ok(Verified { user, generation: set.generation, until })
+    }
+
+    /// Fetches keys, again and again. Never ends.
+    pub async fn keep(&self) {
+        self.keys.keep().await;
+    }
+
+    /// Reads a key file again if it has changed. Blocks on the file system.
+    pub fn look(&self, asked: bool) {
+        self.keys.look(asked);
+    }
+
+    /// Whether its keys could not be fetched or read the last time.
+    pub fn is_failing(&self) -> bool {
+        self.keys.is_failing()
+    }
+}
+
+/// The claims, if the key's owner has signed them. They are judged elsewhere, by our own clock.
+fn signed(token: &[u8], key: &DecodingKey, algorithm: Algorithm) -> Result<Claims, JwtError> {
+    let mut validation = Validation::new(algorithm);
+    validation.required_spec_claims.clear();
+    (validation.validate_exp, validation.validate_nbf, validation.validate_aud) = (false, false, false);
+    let decoded = decode::<Claims>(token, key, &validation);
+    decoded.map(|decoded| decoded.claims).map_err(|_| JwtError::Invalid("its signature is wrong"))
+}
+
+fn library(algorithm: jwt::Algorithm) -> Algorithm {
+    match algorithm {
+        jwt::Algorithm::RS256 => Algorithm::RS256,
+        jwt::Algorithm::RS384 => Algorithm::RS384,
+        jwt::Algorithm::RS512 => Algorithm::RS512,
+        jwt::Algorithm::PS256 => Algorithm::PS256,
+        jwt::Algorithm::PS384 => Algorithm::PS384,
+        jwt::Algorithm::PS512 => Algorithm::PS512,
+        jwt::Algorithm::ES256 => Algorithm::ES256,
+        jwt::Algorithm::ES384 => Algorithm::ES384,
+        jwt::Algorithm::EdDSA => Algorithm::EdDSA,
+        jwt::Algorithm::HS256 => Algorithm::HS256,
+        jwt::Algorithm::HS384 => Algorithm::HS384,
+        jwt::Algorithm::HS512 => Algorithm::HS512,
+    }
+}

@@ -1,0 +1,169 @@
+//! The keys of an issuer at a time: a JSON Web Key Set (RFC 7517), as far as signatures can be verified with it.
+
+use jsonwebtoken::jwk::{AlgorithmParameters, EllipticCurve, Jwk, PublicKeyUse};
+use jsonwebtoken::{Algorithm, DecodingKey, Header};
+use serde::Deserialize;
+use serde_json::Value;
+
+use crate::secret::Secret;
+
+/// More keys than that have no use but to make us look for long.
+const MOST_KEYS: usize = 100;
+
+/// Keys, and which state of the issuer's they are.
+pub struct KeySet {
+    keys: Vec<Key>,
+    /// Counts the states.
+    pub generation: u64,
+    /// The text that they were read from; empty for a secret.
+    text: Vec<u8>,
+}
+
+struct Key {
+    id: Option<String>,
+    kind: Kind,
+    key: DecodingKey,
+}
+
+enum Kind {
+    /// Of these algorithms, those that its form fits.
+    Public(Vec<Algorithm>),
+    Secret,
+}
+
+impl KeySet {
+    /// Reads a set. Keys that are for something else, or that nobody here understands, are left out.
+    pub fn parse(text: &[u8], generation: u64) -> Result<KeySet, String> {
+        #[derive(Deserialize)]
+        struct Set {
+            keys: Vec<Value>,
+        }
+        let set: Set =
+            serde_json::from_slice(text).map_err(|_| "is no JSON Web Key Set ({\"keys\": [...]})")?;
+        if set.keys.len() > MOST_KEYS {
+            return Err(format!("has more than {MOST_KEYS} keys"));
+        }
+        let keys: Vec<_> = set.keys.into_iter().filter_map(Key::read).collect();
+        if keys.is_empty() {
+            return Err("has no key with which a signature could be verified".to_owned());
+        }
+        Ok(KeySet { keys, generation, text: text.to_owned() })
+    }
+
+    /// The one secret of an HMAC.
+    pub fn of_secret(secret: &Secret) -> KeySet {
+        let key = DecodingKey::from_secret(secret.expose().as_bytes());
+        KeySet { keys: vec![Key { id: None, kind: Kind::Secret, key }], generation: 0, text: Vec::new() }
+    }
+
+    /// Whether it was read from this text.
+    pub fn is_of(&self, text: &[u8]) -> bool {
+        self.text == text
+    }
+
+    /// How many keys there are.
+    pub fn len(&self) -> usize {
+        self.keys.len()
+    }
+
+    /// The key that a token's header means: by its `kid`; without one, the only one that its algorithm fits.
+    ///
+    /// SECURITY: a key is used only with an algorithm of its own kind, so nobody can pass a public key off as a secret.
+    pub fn find(&self, header: &Header) -> Option<&DecodingKey> {
+        let mut fitting = self.keys.iter().filter(|key| key.fits(header.alg));
+        match (&header.kid, &self.keys[..]) {
+            (_, [Key { kind: Kind::Secret, .. }]) => fitting.next().map(|key| &key.key),
+            (Some(id), _) => fitting.find(|key| key.id.as_ref() == Some(id)).map(|key| &key.key),
+            (None, _) => {
+                let only = fitting.next()?;
+                fitting.next().is_none().then_some(&only.key)
+            }
+        }
+    }
+}
+
+impl Key {
+    fn read(value: Value) -> Option<Key> {
+        let jwk: Jwk = serde_json::from_value(value).ok()?;
+        if matches!(jwk.common.public_key_use, Some(PublicKeyUse::Encryption | PublicKeyUse::Other(_))) {
+            return None;
+        }
+        let mut fitting = fitting(&jwk.algorithm);
+        if let Some(only) = jwk.common.key_algorithm {
+            let only = Algorithm::try_from(only).ok()?;
+            fitting.retain(|algorithm| *algorithm == only);
+        }
+        let key = DecodingKey::from_jwk(&jwk).ok()?;
+        (!fitting.is_empty()).then(|| Key { id: jwk.common.key_id, kind: Kind::Public(fitting), key })
+    }
+
+    fn fits(&self, algorithm: Algorithm) -> bool {
+        match &self.kind {
+            Kind::Public(algorithms) => algorithms.contains(&algorithm),
+            Kind::Secret => matches!(algorithm, Algorithm::HS256 | Algorithm::HS384 | Algorithm::HS512),
+        }
+    }
+}
+
+/// SECURITY: secrets have no business in a set that is published, so `oct` keys fit nothing.
+fn fitting(parameters: &AlgorithmParameters) -> Vec<Algorithm> {
+    use Algorithm::{ES256, ES384, EdDSA, PS256, PS384, PS512, RS256, RS384, RS512};
+    match parameters {
+        AlgorithmParameters::RSA(_) => vec![RS256, RS384, RS512, PS256, PS384, PS512],
+        AlgorithmParameters::EllipticCurve(key) if key.curve == EllipticCurve::P256 => vec![ES256],
+        AlgorithmParameters::EllipticCurve(key) if key.curve == EllipticCurve::P384 => vec![ES384],
+        AlgorithmParameters::OctetKeyPair(key) if key.curve == EllipticCurve::Ed25519 => vec![EdDSA],
+        _ => Vec::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const EC: &str = r#"{"kty": "EC", "crv": "P-256", "kid": "KID", "x": "f83OJ3D2xF1Bg8vub9tLe1gHMzV76e8Tus9uPHvRVEU", "y": "x_FEzRu9m36HLN_tue659LNpXW6pCyStikYjKIWI5a0"MORE}"#;
+
+    fn key(id: &str, more: &str) -> String {
+        EC.replace("KID", id).replace("MORE", more)
+    }
+
+    fn finds(set: &KeySet, kid: Option<&str>, alg: Algorithm) -> bool {
+        let mut header = Header::new(alg);
+        header.kid = kid.map(str::to_owned);
+        set.find(&header).is_some()
+    }
+
+    #[test]
+    fn a_key_is_found_by_its_id_for_its_algorithm() {
+        let oct = r#"{"kty": "oct", "kid": "s", "k": "c2VjcmV0c2VjcmV0c2VjcmV0c2VjcmV0c2VjcmV0"}"#;
+        let enc = key("e", r#", "use": "enc""#);
+        let other = r#"{"kty": "new", "kid": "n"}"#;
+        let text = format!(r#"{{"keys": [{}, {oct}, {enc}, {other}, 7]}}"#, key("a", r#", "use": "sig""#));
+        let set = KeySet::parse(text.as_bytes(), 1).expect("valid");
+        assert_eq!(set.len(), 1);
+        assert!(finds(&set, Some("a"), Algorithm::ES256) && finds(&set, None, Algorithm::ES256));
+        for (kid, alg) in [
+            (Some("a"), Algorithm::RS256),
+            (Some("a"), Algorithm::HS256),
+            (Some("s"), Algorithm::HS256),
+            (Some("e"), Algorithm::ES256),
+            (Some("b"), Algorithm::ES256),
+        ] {
+            assert!(!finds(&set, kid, alg), "{kid:?} {alg:?}");
+        }
+    }
+
+    #[test]
+    fn without_an_id_there_must_be_no_choice() {
+        let text = format!(r#"{{"keys": [{}, {}]}}"#, key("a", ""), key("b", ""));
+        let set = KeySet::parse(text.as_bytes(), 1).expect("valid");
+        assert!(!finds(&set, None, Algorithm::ES256) && finds(&set, Some("b"), Algorithm::ES256));
+    }
+
+    #[test]
+    fn what_is_no_set_is_refused() {
+        for text in ["", "[]", "{}", r#"{"keys": []}"#, r#"{"keys": [{"kty": "oct", "k": "YQ"}]}"#] {
+            assert!(KeySet::parse(text.as_bytes(), 1).is_err(), "{text}");
+        }
+    }
+}

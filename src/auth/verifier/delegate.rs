@@ -1,0 +1,74 @@
+//! The API service behind says whether a password is right: its own `get_token` is asked, with the client's own bearer.
+
+use std::time::Duration;
+
+use http::header::{AUTHORIZATION, CONTENT_TYPE};
+use http::{HeaderValue, Request, StatusCode};
+use http_body_util::Full;
+use serde::Deserialize;
+use tracing::warn;
+
+use crate::auth::verifier::{Verified, VerifyError};
+use crate::config::UpstreamOptions;
+use crate::fetch::Origin;
+use crate::secret::Secret;
+use crate::tls::{TlsError, upstream_tls};
+
+/// A service that takes longer to give a token is as good as down.
+const PATIENCE: Duration = Duration::from_secs(15);
+
+const GET_TOKEN: &str = "/timbr/api/get_token";
+
+/// The API service behind.
+#[derive(Clone)]
+pub struct Delegate(Origin);
+
+/// `{"status": "success", "data": ["tk_…"]}`.
+#[derive(Deserialize)]
+struct Envelope {
+    status: String,
+    data: Vec<String>,
+}
+
+impl Delegate {
+    /// The upstream, spoken to as always.
+    pub fn new(upstream: &UpstreamOptions) -> Result<Delegate, TlsError> {
+        let tls = upstream.url.tls.then(|| upstream_tls(upstream)).transpose()?;
+        Ok(Delegate(Origin::with_tls(&upstream.url, tls, PATIENCE)))
+    }
+
+    /// The token that the service gives for this bearer.
+    ///
+    /// SECURITY: the bearer goes on as it came. One that was made anew here would let an old one in that the service
+    /// itself refuses. Only a 200 with a token in it is a yes.
+    pub async fn verify(&self, bearer: &str) -> Result<Verified, VerifyError> {
+        let mut authorization =
+            HeaderValue::from_str(&format!("Bearer {bearer}")).map_err(|_| VerifyError::Wrong)?;
+        authorization.set_sensitive(true);
+        let request = Request::post(GET_TOKEN)
+            .header(CONTENT_TYPE, "application/json")
+            .header(AUTHORIZATION, authorization)
+            .body(Full::default())
+            .expect("a path and three fields are a request");
+        let unavailable = |why: String| {
+            warn!(why, "the API service behind did not say whether a password is right");
+            VerifyError::Unavailable
+        };
+        let answer = self.0.ask(request).await.map_err(|error| unavailable(error.to_string()))?;
+        match answer.status() {
+            StatusCode::OK => {}
+            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => return Err(VerifyError::Wrong),
+            other => return Err(unavailable(format!("{GET_TOKEN} was answered {other}"))),
+        }
+        let envelope = serde_json::from_slice::<Envelope>(answer.body()).ok();
+        let key = envelope
+            .filter(|envelope| envelope.status == "success")
+            .and_then(|mut envelope| envelope.data.pop());
+        match key {
+            Some(key) if super::is_key(&key) => {
+                Ok(Verified { upstream_key: Some(Secret::new(key)), session: None })
+            }
+            _ => Err(unavailable(format!("{GET_TOKEN} gave no token"))),
+        }
+    }
+}

@@ -1,0 +1,89 @@
+//! Forms of web pages, as far as a login needs them.
+
+use std::fmt::Write as _;
+
+/// The value of the hidden field with this name in a page.
+pub fn hidden_value(page: &str, name: &str) -> Option<String> {
+    let mut rest = page;
+    while let Some(at) = rest.find("<input") {
+        rest = &rest[at + "<input".len()..];
+        let tag = &rest[..rest.find('>')?];
+        if attribute(tag, "name") == Some(name) {
+            return attribute(tag, "value").map(unescaped);
+        }
+    }
+    None
+}
+
+/// The value of an attribute in the text of a tag.
+fn attribute<'a>(tag: &'a str, name: &str) -> Option<&'a str> {
+    let mut rest = tag;
+    while let Some(at) = rest.find('=') {
+        let key = rest[..at].trim_end().rsplit([' ', '\t', '\n', '\r', '"', '\'', '/']).next()?;
+        let value = rest[at + 1..].trim_start();
+        let quote = value.chars().next().filter(|c| matches!(c, '"' | '\''));
+        let (value, after) = match quote {
+            Some(quote) => value[1..].split_once(quote)?,
+            None => value.split_at(value.find(char::is_whitespace).unwrap_or(value.len())),
+        };
+        if key.eq_ignore_ascii_case(name) {
+            return Some(value);
+        }
+        rest = after;
+    }
+    None
+}
+
+fn unescaped(text: &str) -> String {
+    let named =
+        [("&lt;", "<"), ("&gt;", ">"), ("&quot;", "\""), ("&#34;", "\""), ("&#39;", "'"), ("&amp;", "&")];
+    named.into_iter().fold(text.to_owned(), |text, (from, to)| text.replace(from, to))
+}
+
+/// `application/x-www-form-urlencoded`.
+pub fn encoded(fields: &[(&str, &str)]) -> String {
+    let mut text = String::with_capacity(256);
+    for (name, value) in fields {
+        if !text.is_empty() {
+            text.push('&');
+        }
+        text.push_str(name);
+        text.push('=');
+        for byte in value.bytes() {
+            match byte {
+                b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'*' => {
+                    text.push(char::from(byte));
+                }
+                other => drop(write!(text, "%{other:02X}")),
+            }
+        }
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_hidden_field_is_found_however_it_is_written() {
+        for page in [
+            r#"<form><input id="csrf_token" name="csrf_token" type="hidden" value="a&amp;b"></form>"#,
+            "<input name=other value=x><input value='a&amp;b' type=hidden name='csrf_token'/>",
+            "<input type=\"text\" name=\"username\">\n<input\n  value = \"a&amp;b\"\n  NAME=\"csrf_token\"\n>",
+        ] {
+            assert_eq!(hidden_value(page, "csrf_token").as_deref(), Some("a&b"), "{page}");
+        }
+        for page in
+            ["", "<input", "<input name=csrf_token>", "<input name=\"csrf_token\" value=\"", "csrf_token=a"]
+        {
+            assert_eq!(hidden_value(page, "csrf_token"), None, "{page}");
+        }
+    }
+
+    #[test]
+    fn what_a_form_sends_is_escaped() {
+        let fields = [("username", "alice b"), ("password", "a&b=c+é\"%")];
+        assert_eq!(encoded(&fields), "username=alice%20b&password=a%26b%3Dc%2B%C3%A9%22%25");
+    }
+}

@@ -1,0 +1,135 @@
+//! The text of a users file: a line `user:hash` for each user, in the format of Apache's `htpasswd`.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use crate::auth::verifier::password_hash::{PasswordHash, Toll};
+
+/// Each refusal pays for every kind of hash, so there must not be many.
+const MOST_KINDS: usize = 4;
+
+/// So many wrong lines are told; more would bury the first.
+const MOST_PROBLEMS: usize = 10;
+
+/// The users of a file.
+pub struct Users {
+    hashes: HashMap<String, Arc<PasswordHash>>,
+    /// What each refusal costs.
+    pub toll: Toll,
+}
+
+impl Users {
+    /// Reads the text; all its wrong lines are told at once, by number, and not shown.
+    pub fn parse(text: &str) -> Result<Users, Vec<String>> {
+        let mut users = Users { hashes: HashMap::new(), toll: Toll::default() };
+        let mut problems = Vec::new();
+        for (number, line) in text.lines().enumerate() {
+            if let Some(problem) = entry(line).and_then(|entry| users.add(entry).err()) {
+                problems.push(format!("line {}: {problem}", number + 1));
+            }
+            if problems.len() >= MOST_PROBLEMS {
+                problems.push("…".to_owned());
+                break;
+            }
+        }
+        if users.toll.kinds_of_argon2id() > MOST_KINDS {
+            let message =
+                format!("has Argon2id hashes with more than {MOST_KINDS} different parameters (m, t, p)");
+            problems.push(message);
+        }
+        if problems.is_empty() { Ok(users) } else { Err(problems) }
+    }
+
+    fn add(&mut self, entry: &str) -> Result<(), String> {
+        let (user, hash) = entry.split_once(':').ok_or("must be user:hash")?;
+        if user.is_empty() {
+            return Err("has no user name before the `:`".to_owned());
+        }
+        let hash = PasswordHash::parse(hash)?;
+        self.toll.include(&hash);
+        if self.hashes.insert(user.to_owned(), Arc::new(hash)).is_some() {
+            return Err(format!("{user} stands there twice"));
+        }
+        Ok(())
+    }
+
+    /// Whether nobody could log in.
+    pub fn is_empty(&self) -> bool {
+        self.hashes.is_empty()
+    }
+
+    /// A user's hash.
+    pub fn hash_of(&self, user: &str) -> Option<&Arc<PasswordHash>> {
+        self.hashes.get(user)
+    }
+
+    /// All names with their hashes, in order.
+    pub fn sorted(&self) -> Vec<(&str, &PasswordHash)> {
+        let mut all: Vec<_> = self.hashes.iter().map(|(user, hash)| (user.as_str(), &**hash)).collect();
+        all.sort_by_key(|(user, _)| *user);
+        all
+    }
+}
+
+/// What a line says, unless it is empty or a comment.
+fn entry(line: &str) -> Option<&str> {
+    let line = line.trim();
+    (!line.is_empty() && !line.starts_with('#')).then_some(line)
+}
+
+/// The text with another hash for a user, or with none. Everything else stays as it is. True if the user was in it.
+pub fn changed(text: &str, user: &str, hash: Option<&str>) -> (String, bool) {
+    let is_users =
+        |line: &str| entry(line).and_then(|entry| entry.split_once(':')).is_some_and(|(u, _)| u == user);
+    let was_there = text.lines().any(is_users);
+    let mut new = hash.map(|hash| format!("{user}:{hash}\n"));
+    let mut changed = String::with_capacity(text.len() + 200);
+    for line in text.lines() {
+        match is_users(line) {
+            true => changed.extend(new.take()),
+            false => {
+                changed.push_str(line);
+                changed.push('\n');
+            }
+        }
+    }
+    changed.extend(new);
+    (changed, was_there)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn hash() -> String {
+        bcrypt::hash("x", 4).expect("hashed")
+    }
+
+    #[test]
+    fn wrong_lines_are_told_by_number_and_not_shown() {
+        let good = hash();
+        let slow = good.replacen("$04$", "$17$", 1);
+        let text = format!("alice\nbob:$apr1$abc$def\n:{good}\neve:{good}\neve:{good}\nmallory:{slow}\n");
+        let problems = Users::parse(&text).err().expect("wrong").join("\n");
+        for expected in [
+            "line 1: must be user:hash",
+            "line 2: is neither a bcrypt nor",
+            "line 3: has no user name",
+            "line 5: eve stands there twice",
+            "line 6: has a cost above 16",
+        ] {
+            assert!(problems.contains(expected), "{expected}: {problems}");
+        }
+        assert!(!problems.contains("apr1") && !problems.contains(&good), "{problems}");
+        assert!(Users::parse("# nobody\n").is_ok_and(|users| users.is_empty()));
+    }
+
+    #[test]
+    fn a_change_touches_one_line() {
+        let text = "# users\nalice:1\n\nbob:2";
+        assert_eq!(changed(text, "alice", Some("3")), ("# users\nalice:3\n\nbob:2\n".to_owned(), true));
+        assert_eq!(changed(text, "bob", None), ("# users\nalice:1\n\n".to_owned(), true));
+        assert_eq!(changed(text, "al", Some("3")), ("# users\nalice:1\n\nbob:2\nal:3\n".to_owned(), false));
+        assert_eq!(changed("", "eve", None), (String::new(), false));
+    }
+}

@@ -1,0 +1,138 @@
+//! `timbr-gateway users add|remove|list`
+
+use std::fs::{self, OpenOptions};
+use std::io::{ErrorKind, Write};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt, chown};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::{Context, bail};
+use clap::{Arg, ArgAction, ArgMatches, Command};
+use zeroize::Zeroizing;
+
+use crate::auth::verifier::password_hash::{Method, PasswordHash};
+use crate::auth::verifier::users::{Users, changed};
+use crate::cli::{Outcome, options, password, say};
+use crate::user_name::UserName;
+
+const KEY: &str = "auth.users_file";
+
+pub fn command() -> Command {
+    let user = || Arg::new("user").value_name("NAME").required(true).help("The user's name");
+    let bcrypt = Arg::new("bcrypt")
+        .long("bcrypt")
+        .action(ArgAction::SetTrue)
+        .help("Write a bcrypt hash, for a file that Apache reads too, instead of an Argon2id one");
+    let add = Command::new("add").about("Add a user, or give one another password").arg(user()).arg(bcrypt);
+    let remove = Command::new("remove").about("Take a user out of the file").arg(user());
+    let list = Command::new("list").about("Print the names, and how each password is hashed");
+    Command::new("users")
+        .about("Change the users file (auth.verifier=users-file)")
+        .subcommand_required(true)
+        .subcommand(options::add_one_to(add.args(password::arguments()), KEY))
+        .subcommand(options::add_one_to(remove, KEY))
+        .subcommand(options::add_one_to(list, KEY))
+        .after_help(
+            "The password is asked for at the terminal; it is never an argument, as those are visible to all.\n\
+             A running gateway reads the file again by itself. Who was removed, or got another password, loses his \
+             tokens.\n\n\
+             Example:\n  timbr-gateway users add alice --auth-users-file users",
+        )
+}
+
+pub fn run(matches: &ArgMatches) -> Outcome {
+    match matches.subcommand() {
+        Some(("add", matches)) => add(matches)?,
+        Some(("remove", matches)) => remove(matches)?,
+        Some(("list", matches)) => list(matches)?,
+        _ => unreachable!("clap takes no other"),
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn add(matches: &ArgMatches) -> anyhow::Result<()> {
+    let (file, user) = (file(matches)?, user(matches)?);
+    let text = match fs::read_to_string(&file).map(Zeroizing::new) {
+        Err(error) if error.kind() == ErrorKind::NotFound => Zeroizing::default(),
+        read => read.with_context(|| format!("cannot read {}", file.display()))?,
+    };
+    let method = if matches.get_flag("bcrypt") { Method::Bcrypt } else { Method::Argon2id };
+    let hash = PasswordHash::make(&password::read(matches)?, method).map_err(anyhow::Error::msg)?;
+    let (text, was_there) = changed(&text, user, Some(&hash));
+    replace(&file, &Zeroizing::new(text))?;
+    let what = if was_there { "has another password now" } else { "was added" };
+    Ok(say(format!("{user} {what}: {}", file.display()))?)
+}
+
+fn remove(matches: &ArgMatches) -> anyhow::Result<()> {
+    let (file, user) = (file(matches)?, user(matches)?);
+    let (text, was_there) = changed(&read(&file)?, user, None);
+    if !was_there {
+        bail!("{} has no user {user}", file.display());
+    }
+    if Users::parse(&text).is_ok_and(|users| users.is_empty()) {
+        bail!("{user} is the last user of {}; the gateway takes no file without one", file.display());
+    }
+    replace(&file, &Zeroizing::new(text))?;
+    Ok(say(format!("{user} was removed: {}", file.display()))?)
+}
+
+fn list(matches: &ArgMatches) -> anyhow::Result<()> {
+    let file = file(matches)?;
+    for (user, hash) in parsed(&file, &read(&file)?)?.sorted() {
+        say(format!("{user}\t{}", hash.method()))?;
+    }
+    Ok(())
+}
+
+/// The file itself, behind all links.
+fn file(matches: &ArgMatches) -> anyhow::Result<PathBuf> {
+    let name = options::one(matches, KEY)?.context("name the file: --auth-users-file, or auth.users_file")?;
+    let path = PathBuf::from(name.expose());
+    Ok(fs::canonicalize(&path).unwrap_or(path))
+}
+
+fn user(matches: &ArgMatches) -> anyhow::Result<&str> {
+    let user = matches.get_one::<String>("user").expect("clap requires it");
+    UserName::parse(user.as_bytes()).with_context(|| format!("{user:?}"))?;
+    if user.starts_with('#') {
+        bail!("{user:?}: a line that begins with `#` is a comment");
+    }
+    Ok(user)
+}
+
+fn read(file: &Path) -> anyhow::Result<Zeroizing<String>> {
+    fs::read_to_string(file).map(Zeroizing::new).with_context(|| format!("cannot read {}", file.display()))
+}
+
+fn parsed(file: &Path, text: &str) -> anyhow::Result<Users> {
+    let told = |problems: Vec<String>| anyhow::anyhow!("{}: {}", file.display(), problems.join("; "));
+    Users::parse(text).map_err(told)
+}
+
+/// Puts a whole new file in the old one's place, with its owner and mode, so that a gateway that reads it meanwhile sees
+/// the one or the other. A text that the gateway would refuse is not written.
+fn replace(file: &Path, text: &str) -> anyhow::Result<()> {
+    parsed(file, text)?;
+    let mut name = file.file_name().context("the users file has no name")?.to_owned();
+    name.push(format!(".{}", std::process::id()));
+    let new = file.with_file_name(name);
+    let written = write(file, &new, text).and_then(|()| fs::rename(&new, file));
+    if written.is_err() {
+        let _ = fs::remove_file(&new);
+    }
+    written.with_context(|| format!("cannot write {}", file.display()))
+}
+
+fn write(file: &Path, new: &Path, text: &str) -> std::io::Result<()> {
+    let mut output = OpenOptions::new().write(true).create_new(true).mode(0o600).open(new)?;
+    if let Ok(old) = fs::metadata(file) {
+        let own = output.metadata()?;
+        if (own.uid(), own.gid()) != (old.uid(), old.gid()) {
+            chown(new, Some(old.uid()), Some(old.gid()))?;
+        }
+        output.set_permissions(fs::Permissions::from_mode(old.mode() & 0o7777))?;
+    }
+    output.write_all(text.as_bytes())?;
+    output.sync_all()
+}

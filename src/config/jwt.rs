@@ -1,0 +1,318 @@
+//! `auth.jwt_issuers`: whose tokens are taken, and what must stand in them.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::config::entry::Entry;
+use crate::config::file::Node;
+use crate::config::reader::Reader;
+use crate::config::url::{self, ResourceUrl};
+use crate::config::{AuthOptions, RouteProfile};
+use crate::secret::Secret;
+
+const ISSUERS: &str = "auth.jwt_issuers";
+
+/// JSON Web Tokens of identity providers.
+#[derive(Clone, Debug)]
+pub struct JwtOptions {
+    /// Empty: none are taken.
+    pub issuers: Vec<IssuerOptions>,
+    /// How far clocks may differ.
+    pub leeway: Duration,
+    /// How often keys are fetched.
+    pub refresh: Duration,
+    /// How soon again they may be fetched because a token names a key that is not among them.
+    pub refetch: Duration,
+}
+
+/// One identity provider.
+#[derive(Clone, Debug)]
+pub struct IssuerOptions {
+    /// The claim `iss`.
+    pub issuer: String,
+    /// Where its keys are.
+    pub keys: KeysSource,
+    /// One of them must be in the claim `aud`.
+    pub audiences: Vec<String>,
+    /// What signatures may be made with.
+    pub algorithms: Vec<Algorithm>,
+    /// The claim that names the user.
+    pub user_claim: String,
+    /// What `x-jwt-tenant-id` may say; `None`: that is left to the backend.
+    pub tenants: Option<Vec<String>>,
+}
+
+/// Where the keys of an issuer come from.
+#[derive(Clone, Debug)]
+pub enum KeysSource {
+    /// A JSON Web Key Set that is fetched.
+    Url {
+        /// Where.
+        url: ResourceUrl,
+        /// Trust anchors instead of the system's.
+        ca_file: Option<PathBuf>,
+    },
+    /// A JSON Web Key Set in a file.
+    File(PathBuf),
+    /// The secret of an HMAC.
+    Secret(Secret),
+}
+
+/// Signature algorithms of RFC 7518 and RFC 8037. There is no `none`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs, reason = "the names are the specification's")]
+pub enum Algorithm {
+    RS256,
+    RS384,
+    RS512,
+    PS256,
+    PS384,
+    PS512,
+    ES256,
+    ES384,
+    EdDSA,
+    HS256,
+    HS384,
+    HS512,
+}
+
+impl Algorithm {
+    const ALL: [(&'static str, Algorithm); 12] = [
+        ("RS256", Algorithm::RS256),
+        ("RS384", Algorithm::RS384),
+        ("RS512", Algorithm::RS512),
+        ("PS256", Algorithm::PS256),
+        ("PS384", Algorithm::PS384),
+        ("PS512", Algorithm::PS512),
+        ("ES256", Algorithm::ES256),
+        ("ES384", Algorithm::ES384),
+        ("EdDSA", Algorithm::EdDSA),
+        ("HS256", Algorithm::HS256),
+        ("HS384", Algorithm::HS384),
+        ("HS512", Algorithm::HS512),
+    ];
+
+    /// Whether both sides have the same secret.
+    pub fn is_hmac(self) -> bool {
+        matches!(self, Algorithm::HS256 | Algorithm::HS384 | Algorithm::HS512)
+    }
+}
+
+/// A secret that is shorter than the hash could be guessed (RFC 7518 section 3.2).
+const SHORTEST_SECRET: usize = 32;
+
+impl Reader<'_> {
+    pub(super) fn jwt(&mut self) -> Option<JwtOptions> {
+        let issuers = self.issuers();
+        let leeway = self.any_duration("auth.jwt_leeway");
+        let [refresh, refetch] = ["auth.jwt_refresh", "auth.jwt_refetch"].map(|key| self.duration(key));
+        let leeway = leeway?;
+        if leeway > Duration::from_secs(300) {
+            self.problem("auth.jwt_leeway", "must be 5m at most: tokens would live longer than they say");
+        }
+        Some(JwtOptions { issuers, leeway, refresh: refresh?, refetch: refetch? })
+    }
+
+    fn issuers(&mut self) -> Vec<IssuerOptions> {
+        let mut issuers: Vec<IssuerOptions> = Vec::new();
+        for (index, node) in self.list(ISSUERS).into_iter().enumerate() {
+            let at = format!("{ISSUERS}[{index}]");
+            let issuer = Entry::new(at.clone(), node, self.problems).and_then(issuer);
+            match issuer {
+                Some(issuer) if issuers.iter().any(|other| other.issuer == issuer.issuer) => {
+                    self.problem(&format!("{at}.issuer"), "stands there twice");
+                }
+                issuer => issuers.extend(issuer),
+            }
+        }
+        issuers
+    }
+
+    /// The groups of a list option.
+    pub(super) fn list(&mut self, key: &'static str) -> Vec<Node> {
+        let Some(text) = self.text(key) else { return Vec::new() };
+        match Node::parse(&text) {
+            Ok(Node::List(items)) => items,
+            _ => {
+                self.problem(
+                    key,
+                    "must be a list of groups of keys, in the form of YAML: [{key: value, …}, …]",
+                );
+                Vec::new()
+            }
+        }
+    }
+
+    /// Without issuers no route takes a JWT; one that says it does is a mistake.
+    pub(super) fn require_issuers_where_routes_take_jwts(
+        &mut self,
+        routes: &mut [RouteProfile],
+        auth: Option<&AuthOptions>,
+    ) {
+        if auth.is_none_or(|auth| !auth.jwt.issuers.is_empty()) {
+            return;
+        }
+        for route in routes {
+            if route.credentials_are_given && route.accepts.jwt {
+                let message = format!("is needed, as the route {} has jwt among its credentials", route.name);
+                self.problems.push(crate::config::Problem::new(ISSUERS, message));
+            }
+            route.accepts.jwt = false;
+        }
+    }
+}
+
+fn issuer(mut entry: Entry<'_>) -> Option<IssuerOptions> {
+    let issuer = entry.required("issuer");
+    let keys = keys(&mut entry);
+    let audiences = entry.texts("audiences");
+    if audiences.is_none() {
+        entry.problem("audiences", "is missing: tokens that were made for others would be taken");
+    }
+    let is_secret = matches!(keys, Some(KeysSource::Secret(_)));
+    let algorithms = algorithms(&mut entry, is_secret);
+    let user_claim = entry.text("user_claim").unwrap_or_else(|| "sub".to_owned());
+    let tenants = entry.texts("tenants");
+    let complete = entry.finish();
+    let options = IssuerOptions {
+        issuer: issuer?,
+        keys: keys?,
+        audiences: audiences?,
+        algorithms,
+        user_claim,
+        tenants,
+    };
+    complete.then_some(options)
+}
+
+fn keys(entry: &mut Entry<'_>) -> Option<KeysSource> {
+    const ONE: &str = "give one of jwks_url, jwks_file and secret_file";
+    let (from_url, file, secret) =
+        (entry.text("jwks_url"), entry.text("jwks_file"), entry.text("secret_file"));
+    let ca_file = entry.text("ca_file").map(PathBuf::from);
+    if ca_file.is_some() && from_url.is_none() {
+        entry.problem("ca_file", "has no use without jwks_url");
+    }
+    match (from_url, file, secret) {
+        (Some(text), None, None) => match url::trusted_resource(&text) {
+            Ok(url) => Some(KeysSource::Url { url, ca_file }),
+            Err(message) => {
+                entry.problem("jwks_url", message);
+                None
+            }
+        },
+        (None, Some(path), None) => Some(KeysSource::File(path.into())),
+        (None, None, Some(path)) => match Secret::read(path.as_ref()) {
+            Ok(secret) if secret.expose().len() >= SHORTEST_SECRET => Some(KeysSource::Secret(secret)),
+            Ok(_) => {
+                entry.problem("secret_file", format!("must hold {SHORTEST_SECRET} bytes at least"));
+                None
+            }
+            Err(error) => {
+                entry.problem("secret_file", format!("cannot be read: {error}"));
+                None
+            }
+        },
+        _ => {
+            entry.problem("jwks_url", ONE);
+            None
+        }
+    }
+}
+
+/// SECURITY: a public key must never serve as the secret of an HMAC, so the two kinds do not mix: HMACs only with
+/// `secret_file`, and nothing else with it.
+fn algorithms(entry: &mut Entry<'_>, is_secret: bool) -> Vec<Algorithm> {
+    let Some(names) = entry.texts("algorithms") else {
+        if is_secret {
+            entry.problem("algorithms", "is missing; with secret_file say which of HS256, HS384 and HS512");
+        }
+        return vec![Algorithm::RS256, Algorithm::PS256, Algorithm::ES256, Algorithm::EdDSA];
+    };
+    let mut algorithms = Vec::new();
+    for name in names {
+        match Algorithm::ALL.iter().find(|(other, _)| *other == name) {
+            None => {
+                let known: Vec<_> = Algorithm::ALL.iter().map(|(name, _)| *name).collect();
+                entry.problem("algorithms", format!("must be among {}, not {name:?}", known.join(", ")));
+            }
+            Some((_, algorithm)) if algorithm.is_hmac() != is_secret => {
+                let message = format!(
+                    "{name} and {} do not go together",
+                    if is_secret { "secret_file" } else { "a key set" }
+                );
+                entry.problem("algorithms", message);
+            }
+            Some((_, algorithm)) => algorithms.push(*algorithm),
+        }
+    }
+    algorithms
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::config::{Config, Problem, Sources, load};
+
+    fn loaded(issuers: &str) -> Result<Config, String> {
+        let environment = vec![
+            ("API_AUTH_SALT".into(), "cw_0x689RpI-jtRR7oE8h_eQsKImvJapLeSbXpwF4e4=".into()),
+            ("TIMBR_GATEWAY_UPSTREAM_URL".into(), "http://127.0.0.1:8000".into()),
+            ("TIMBR_GATEWAY_AUTH_JWT_ISSUERS".into(), issuers.into()),
+        ];
+        let lines =
+            |problems: Vec<Problem>| problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n");
+        load(&Sources { environment, ..Sources::default() }).map(|(config, _)| config).map_err(lines)
+    }
+
+    #[test]
+    fn an_issuer_needs_a_name_keys_and_an_audience() {
+        let config = loaded("[{issuer: 'https://idp/', jwks_url: 'https://idp/keys', audiences: timbr}]");
+        let config = config.expect("valid");
+        let issuer = &config.auth.jwt.issuers[0];
+        assert_eq!(
+            (issuer.audiences.as_slice(), issuer.user_claim.as_str()),
+            (&["timbr".to_owned()][..], "sub")
+        );
+        assert!(issuer.algorithms.iter().all(|algorithm| !algorithm.is_hmac()));
+        assert!(config.routes.iter().all(|route| route.accepts.jwt));
+        assert!(loaded("[]").expect("valid").routes.iter().all(|route| !route.accepts.jwt));
+    }
+
+    #[test]
+    fn what_would_take_too_much_is_refused() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let at = |name: &str, text: &str| {
+            let path = folder.path().join(name);
+            std::fs::write(&path, text).expect("written");
+            path.display().to_string()
+        };
+        let (short, long) = (at("short", "hush"), at("long", &"x".repeat(32)));
+        for (issuer, expected) in [
+            ("jwks_url: 'https://idp/k', audiences: a".to_owned(), "issuer: is missing"),
+            ("issuer: i, jwks_url: 'https://idp/k'".to_owned(), "audiences: is missing"),
+            ("issuer: i, audiences: []".to_owned(), "audiences: must not be empty"),
+            ("issuer: i, audiences: a".to_owned(), "give one of"),
+            ("issuer: i, audiences: a, jwks_url: 'http://idp/k'".to_owned(), "must be https"),
+            ("issuer: i, audiences: a, jwks_file: k, algorithms: none".to_owned(), "must be among"),
+            (
+                "issuer: i, audiences: a, jwks_file: k, algorithms: [RS256, HS256]".to_owned(),
+                "do not go together",
+            ),
+            (
+                format!("issuer: i, audiences: a, secret_file: {long}, algorithms: RS256"),
+                "do not go together",
+            ),
+            (format!("issuer: i, audiences: a, secret_file: {long}"), "algorithms: is missing"),
+            (
+                format!("issuer: i, audiences: a, secret_file: {short}, algorithms: HS256"),
+                "32 bytes at least",
+            ),
+            ("issuer: i, audiences: a, jwks_file: k, ca_file: c".to_owned(), "no use without jwks_url"),
+            ("issuer: i, audiences: a, jwks_file: k, audience: b".to_owned(), "audience: unknown key"),
+        ] {
+            let error = loaded(&format!("[{{{issuer}}}]")).expect_err(&issuer);
+            assert!(error.contains(expected), "{issuer}: {error}");
+        }
+        assert!(loaded("{issuer: i}").expect_err("no list").contains("must be a list"));
+    }
+}

@@ -1,0 +1,233 @@
+//! `ldap`: the directory, and how a user is found in it.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::config::reader::Reader;
+use crate::config::{UpstreamUrl, url};
+use crate::secret::Secret;
+
+/// What stands for the user's name in a template.
+pub const USER: &str = "{user}";
+
+/// The directory.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LdapOptions {
+    /// Host and port; `tls` if TLS comes first (`ldaps`).
+    pub url: UpstreamUrl,
+    /// Whether TLS is asked for in the plain connection.
+    pub start_tls: bool,
+    /// Trust anchors instead of the system's.
+    pub ca_file: Option<PathBuf>,
+    /// How a user is found.
+    pub lookup: LdapLookup,
+    /// For a whole login.
+    pub timeout: Duration,
+}
+
+/// How the entry of a user is found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum LdapLookup {
+    /// By a distinguished name with the user's name in it.
+    Template(String),
+    /// By a search.
+    Search {
+        /// Who searches; `None`: anybody may.
+        binding: Option<(String, Secret)>,
+        /// Where.
+        base: String,
+        /// For what, with the user's name in it.
+        filter: String,
+        /// The attribute that the filter compares with the user's name.
+        attribute: String,
+    },
+}
+
+const URL: &str = "ldap.url";
+const START_TLS: &str = "ldap.start_tls";
+const CA: &str = "ldap.ca_file";
+const TEMPLATE: &str = "ldap.user_dn";
+const BASE: &str = "ldap.base_dn";
+const FILTER: &str = "ldap.filter";
+const BIND: &str = "ldap.bind_dn";
+const PASSWORD: &str = "ldap.bind_password";
+
+impl Reader<'_> {
+    /// Nothing of it may be set unless it is used.
+    pub(super) fn refuse_useless_ldap(&mut self) {
+        for key in [URL, CA, TEMPLATE, BASE, BIND, PASSWORD] {
+            if self.settings.values.contains_key(key) {
+                self.problem(key, "has no use without auth.verifier=ldap");
+            }
+        }
+    }
+
+    pub(super) fn ldap(&mut self) -> Option<LdapOptions> {
+        let url = self.ldap_url();
+        let start_tls = self.flag(START_TLS);
+        let lookup = self.lookup();
+        let timeout = self.duration("ldap.timeout");
+        let ca_file = self.path(CA);
+        let (url, start_tls) = (url?, start_tls?);
+        // SECURITY: a password that is sent in the clear is everybody's on the way.
+        if !url.tls && !start_tls && !url::is_loopback(&url.host) {
+            self.problem(
+                START_TLS,
+                "must be true unless the directory is on this machine, or ldap.url is ldaps://",
+            );
+        }
+        if ca_file.is_some() && !url.tls && !start_tls {
+            self.problem(CA, "has no use without TLS");
+        }
+        let start_tls = start_tls && !url.tls;
+        Some(LdapOptions { url, start_tls, ca_file, lookup: lookup?, timeout: timeout? })
+    }
+
+    fn ldap_url(&mut self) -> Option<UpstreamUrl> {
+        const FORM: &str = "must be ldap://host[:port] or ldaps://host[:port]";
+        let Some(text) = self.text(URL) else {
+            return self.missing(
+                URL,
+                "is required with auth.verifier=ldap: ldap://host[:port] or ldaps://host[:port]",
+            );
+        };
+        let (tls, rest) = match text.split_once("://") {
+            Some(("ldap", rest)) => (false, rest),
+            Some(("ldaps", rest)) => (true, rest),
+            _ => return self.missing(URL, FORM),
+        };
+        match url::origin(&format!("http{}://{rest}", if tls { "s" } else { "" })) {
+            Ok(url) => {
+                let given = rest.trim_end_matches('/').ends_with(&format!(":{}", url.port));
+                let port = if given {
+                    url.port
+                } else if tls {
+                    636
+                } else {
+                    389
+                };
+                Some(UpstreamUrl { tls, port, ..url })
+            }
+            Err(_) => self.missing(URL, FORM),
+        }
+    }
+
+    fn lookup(&mut self) -> Option<LdapLookup> {
+        match (self.text(TEMPLATE), self.text(BASE)) {
+            (Some(template), None) => {
+                let useless =
+                    [BIND, PASSWORD].into_iter().find(|key| self.settings.values.contains_key(*key));
+                if let Some(key) = useless {
+                    self.problem(
+                        key,
+                        "has no use with ldap.user_dn, by which users are found without a search",
+                    );
+                }
+                if template.matches(USER).count() != 1 || !template.contains(&format!("={USER}")) {
+                    let message =
+                        "must have {user} in it once, such as uid={user},ou=people,dc=example,dc=com";
+                    return self.missing(TEMPLATE, message);
+                }
+                Some(LdapLookup::Template(template))
+            }
+            (None, Some(base)) => self.search(base),
+            _ => self.missing(TEMPLATE, "give either ldap.user_dn, or ldap.base_dn for a search"),
+        }
+    }
+
+    fn search(&mut self, base: String) -> Option<LdapLookup> {
+        let filter = self.text(FILTER)?;
+        let Some(attribute) = attribute(&filter) else {
+            let message = "must be a filter in parentheses with one comparison such as uid={user} in it";
+            return self.missing(FILTER, message);
+        };
+        let binding = match (self.text(BIND), self.secret(PASSWORD)) {
+            (None, None) => None,
+            // SECURITY: a bind with a name and no password succeeds as nobody (RFC 4513 section 5.1.2).
+            (Some(dn), Some(password)) if !password.expose().is_empty() => Some((dn, password)),
+            (Some(_), _) => return self.missing(PASSWORD, "is required together with ldap.bind_dn"),
+            (None, Some(_)) => return self.missing(BIND, "is required together with ldap.bind_password"),
+        };
+        let attribute = attribute.to_owned();
+        Some(LdapLookup::Search { binding, base, filter, attribute })
+    }
+}
+
+/// The attribute that a filter compares with the user's name.
+fn attribute(filter: &str) -> Option<&str> {
+    let whole = filter.starts_with('(') && filter.ends_with(')');
+    let (before, after) = filter.split_once(&format!("={USER}"))?;
+    let name = before.rsplit('(').next()?;
+    let plain =
+        !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-;.".contains(&byte));
+    (whole && plain && after.starts_with(')') && !after.contains(USER) && !before.contains(USER))
+        .then_some(name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{Config, Problem, Sources, VerifierOptions, load};
+
+    fn loaded(more: &[(&str, &str)]) -> Result<Config, String> {
+        let required = [
+            ("API_AUTH_SALT", "cw_0x689RpI-jtRR7oE8h_eQsKImvJapLeSbXpwF4e4="),
+            ("TIMBR_GATEWAY_UPSTREAM_URL", "http://127.0.0.1:8000"),
+        ];
+        let own = more.iter().map(|(key, value)| (format!("TIMBR_GATEWAY_{key}").into(), (*value).into()));
+        let environment = required.iter().map(|(k, v)| ((*k).into(), (*v).into())).chain(own).collect();
+        let lines =
+            |problems: Vec<Problem>| problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n");
+        load(&Sources { environment, ..Sources::default() }).map(|(config, _)| config).map_err(lines)
+    }
+
+    const LDAP: (&str, &str) = ("AUTH_VERIFIER", "ldap");
+    const HERE: (&str, &str) = ("LDAP_URL", "ldaps://directory.example.com");
+    const TEMPLATE: (&str, &str) = ("LDAP_USER_DN", "uid={user},dc=x");
+    const BASE: (&str, &str) = ("LDAP_BASE_DN", "dc=x");
+
+    #[test]
+    fn a_directory_is_an_address_and_a_way_to_find_users() {
+        for (url, tls, port, start_tls) in [
+            ("ldaps://directory.example.com", true, 636, false),
+            ("ldaps://directory.example.com:1636/", true, 1636, false),
+            ("ldap://directory.example.com", false, 389, true),
+            ("ldap://[::1]:3389", false, 3389, true),
+        ] {
+            let config = loaded(&[LDAP, ("LDAP_URL", url), TEMPLATE]).expect(url);
+            let VerifierOptions::Ldap(ldap) = config.auth.verifier else { panic!("{url}") };
+            assert_eq!((ldap.url.tls, ldap.url.port, ldap.start_tls), (tls, port, start_tls), "{url}");
+        }
+        let config = loaded(&[LDAP, HERE, BASE]).expect("valid");
+        let VerifierOptions::Ldap(ldap) = config.auth.verifier else { panic!("ldap") };
+        let LdapLookup::Search { binding: None, attribute, .. } = ldap.lookup else { panic!("a search") };
+        assert_eq!(attribute, "uid");
+    }
+
+    #[test]
+    fn what_would_be_unsafe_or_mean_nothing_is_refused() {
+        for (options, expected) in [
+            (&[LDAP, TEMPLATE][..], "ldap.url: is required"),
+            (&[LDAP, HERE], "give either ldap.user_dn, or ldap.base_dn"),
+            (&[LDAP, HERE, TEMPLATE, BASE], "give either"),
+            (&[LDAP, ("LDAP_URL", "https://x"), TEMPLATE], "must be ldap://"),
+            (&[LDAP, ("LDAP_URL", "ldap://x"), ("LDAP_START_TLS", "false"), TEMPLATE], "must be true unless"),
+            (&[LDAP, HERE, ("LDAP_USER_DN", "uid=alice,dc=x")], "must have {user}"),
+            (&[LDAP, HERE, BASE, ("LDAP_FILTER", "uid={user}")], "must be a filter"),
+            (&[LDAP, HERE, BASE, ("LDAP_FILTER", "(|(uid={user})(mail={user}))")], "must be a filter"),
+            (&[LDAP, HERE, BASE, ("LDAP_FILTER", "(uid={user}*)")], "must be a filter"),
+            (&[LDAP, HERE, BASE, ("LDAP_BIND_DN", "cn=x")], "ldap.bind_password: is required"),
+            (
+                &[LDAP, HERE, TEMPLATE, ("LDAP_BIND_DN", "cn=x"), ("LDAP_BIND_PASSWORD", "y")],
+                "has no use with",
+            ),
+            (&[HERE], "has no use without auth.verifier=ldap"),
+        ] {
+            let error = loaded(options).expect_err(expected);
+            assert!(error.contains(expected), "{options:?}: {error}");
+        }
+        assert!(
+            loaded(&[LDAP, ("LDAP_URL", "ldap://127.0.0.1"), ("LDAP_START_TLS", "false"), TEMPLATE]).is_ok()
+        );
+    }
+}

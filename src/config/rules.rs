@@ -1,0 +1,211 @@
+//! Who may act as whom, and who may ask for what.
+
+use http::Method;
+
+use crate::config::entry::Entry;
+use crate::config::reader::Reader;
+use crate::config::{RouteProfile, routes};
+use crate::glob::Glob;
+
+const RULES: &str = "impersonation.rules";
+const OWN_KEYS: &str = "impersonation.own_keys";
+
+/// What `x-api-impersonate-user` may ask for.
+#[derive(Clone, Debug)]
+pub struct ImpersonationOptions {
+    /// What is allowed to those whom the gateway knows; nothing unless a rule says so.
+    pub rules: Vec<ImpersonationRule>,
+    /// Whether the backend decides for keys of its own that it is shown as they came.
+    pub backend_decides: bool,
+}
+
+/// These users may act as those.
+#[derive(Clone, Debug)]
+pub struct ImpersonationRule {
+    /// Who calls.
+    pub users: Vec<Glob>,
+    /// Whom the backend shall take them for.
+    pub act_as: Vec<Glob>,
+}
+
+const MODE: &str = "authorization.mode";
+const ALLOW: &str = "authorization.rules";
+
+/// Who may ask for what.
+#[derive(Clone, Debug)]
+pub struct AuthorizationOptions {
+    /// Whether what no rule allows is refused, or only told.
+    pub enforce: bool,
+    /// What is allowed.
+    pub rules: Vec<AuthorizationRule>,
+}
+
+/// These may ask for that. What is `None` is not looked at.
+#[derive(Clone, Debug)]
+pub struct AuthorizationRule {
+    /// Users, by name.
+    pub users: Vec<Glob>,
+    /// Whether those are meant, too, whom only the backend knows.
+    pub unknown_users: bool,
+    /// Names of routes.
+    pub routes: Option<Vec<String>>,
+    /// Methods.
+    pub methods: Option<Vec<Method>>,
+    /// Ontologies that a path names.
+    pub ontologies: Option<Vec<Glob>>,
+}
+
+impl Reader<'_> {
+    /// `None` within: everybody may ask for everything.
+    pub(super) fn authorization(&mut self, routes: &[RouteProfile]) -> Option<Option<AuthorizationOptions>> {
+        let mut rules = Vec::new();
+        for (index, node) in self.list(ALLOW).into_iter().enumerate() {
+            let entry = Entry::new(format!("{ALLOW}[{index}]"), node, self.problems);
+            rules.extend(entry.and_then(|entry| authorization_rule(entry, routes)));
+        }
+        let given = self.settings.values.contains_key(ALLOW);
+        let enforce = match self.text(MODE)?.as_str() {
+            "off" if given => {
+                return self.missing(
+                    ALLOW,
+                    "has no use with authorization.mode=off; did you mean shadow or enforce?",
+                );
+            }
+            "off" => return Some(None),
+            word @ ("shadow" | "enforce") if !given => {
+                return self.missing(
+                    ALLOW,
+                    format!("is required with authorization.mode={word}: nothing is allowed yet"),
+                );
+            }
+            "shadow" => false,
+            "enforce" => true,
+            other => return self.choice(MODE, other),
+        };
+        Some(Some(AuthorizationOptions { enforce, rules }))
+    }
+
+    pub(super) fn impersonation(&mut self) -> Option<ImpersonationOptions> {
+        let mut rules = Vec::new();
+        for (index, node) in self.list(RULES).into_iter().enumerate() {
+            let entry = Entry::new(format!("{RULES}[{index}]"), node, self.problems);
+            rules.extend(entry.and_then(impersonation_rule));
+        }
+        let backend_decides = match self.text(OWN_KEYS)?.as_str() {
+            "backend" => true,
+            "deny" => false,
+            other => return self.choice(OWN_KEYS, other),
+        };
+        Some(ImpersonationOptions { rules, backend_decides })
+    }
+}
+
+fn authorization_rule(mut entry: Entry<'_>, profiles: &[RouteProfile]) -> Option<AuthorizationRule> {
+    let users = globs(&mut entry, "users");
+    let unknown_users = entry.flag("unknown_users");
+    if users.is_none() && !unknown_users {
+        entry.problem("users", "is missing; \"*\" stands for everybody whom the gateway knows by name");
+    }
+    let routes = entry.texts("routes");
+    for name in routes.iter().flatten() {
+        if !profiles.iter().any(|profile| profile.name == *name) {
+            entry.problem("routes", format!("{name:?} is no route"));
+        }
+    }
+    let methods = entry.texts("methods").map(|names| {
+        let mut methods = Vec::new();
+        for name in names {
+            match routes::method(&name) {
+                Some(method) => methods.push(method),
+                None => entry.problem("methods", format!("{name:?} is not valid here")),
+            }
+        }
+        methods
+    });
+    let ontologies = globs(&mut entry, "ontologies");
+    let users = users.unwrap_or_default();
+    entry.finish().then_some(AuthorizationRule { users, unknown_users, routes, methods, ontologies })
+}
+
+fn impersonation_rule(mut entry: Entry<'_>) -> Option<ImpersonationRule> {
+    let users = globs(&mut entry, "users");
+    let act_as = globs(&mut entry, "act_as");
+    for (key, given) in [("users", &users), ("act_as", &act_as)] {
+        if given.is_none() {
+            entry.problem(key, "is missing; \"*\" stands for everybody");
+        }
+    }
+    let complete = entry.finish();
+    let rule = ImpersonationRule { users: users?, act_as: act_as? };
+    complete.then_some(rule)
+}
+
+fn globs(entry: &mut Entry<'_>, key: &'static str) -> Option<Vec<Glob>> {
+    entry.texts(key).map(|texts| texts.into_iter().map(Glob::new).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::config::{Config, Problem, Sources, load};
+
+    fn loaded(more: &[(&str, &str)]) -> Result<Config, String> {
+        let required = [
+            ("API_AUTH_SALT", "cw_0x689RpI-jtRR7oE8h_eQsKImvJapLeSbXpwF4e4="),
+            ("TIMBR_GATEWAY_UPSTREAM_URL", "http://127.0.0.1:8000"),
+        ];
+        let environment = required.iter().chain(more).map(|(k, v)| ((*k).into(), (*v).into())).collect();
+        let lines =
+            |problems: Vec<Problem>| problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n");
+        load(&Sources { environment, ..Sources::default() }).map(|(config, _)| config).map_err(lines)
+    }
+
+    #[test]
+    fn rules_of_authorization_are_read() {
+        let load = |mode, rules| {
+            loaded(&[
+                ("TIMBR_GATEWAY_AUTHORIZATION_MODE", mode),
+                ("TIMBR_GATEWAY_AUTHORIZATION_RULES", rules),
+            ])
+        };
+        let rules =
+            "[{users: '*', methods: GET}, {unknown_users: true, routes: [openapi], ontologies: 'sales*'}]";
+        let options = load("shadow", rules).expect("valid").authorization.expect("on");
+        assert!(!options.enforce && options.rules[1].unknown_users && options.rules[0].routes.is_none());
+        for (mode, rules, expected) in [
+            ("off", rules, "has no use with"),
+            ("enforce", "", "is required with"),
+            ("maybe", rules, "must be one of"),
+            ("enforce", "[{routes: api}]", "users: is missing"),
+            ("enforce", "[{users: a, routes: [api, other]}]", "\"other\" is no route"),
+            ("enforce", "[{users: a, methods: [FETCH]}]", "\"FETCH\" is not valid"),
+            ("enforce", "[{users: a, unknown_users: 'yes'}]", "must be true or false"),
+            ("enforce", "[{users: a, ontology: sales}]", "unknown key"),
+        ] {
+            let error = load(mode, rules).expect_err(rules);
+            assert!(error.contains(expected), "{mode} {rules}: {error}");
+        }
+        assert!(loaded(&[]).expect("valid").authorization.is_none());
+    }
+
+    #[test]
+    fn rules_of_impersonation_are_read() {
+        let rules = "[{users: [bi, 'svc-*'], act_as: '*@example.com'}]";
+        let config = loaded(&[("TIMBR_GATEWAY_IMPERSONATION_RULES", rules)]).expect("valid");
+        let rule = &config.impersonation.rules[0];
+        assert_eq!(format!("{:?} {:?}", rule.users, rule.act_as), r#"["bi", "svc-*"] ["*@example.com"]"#);
+        assert!(config.impersonation.backend_decides);
+        for (rules, expected) in [
+            ("[{users: bi}]", "impersonation.rules[0].act_as: is missing"),
+            ("[{act_as: bi}]", "impersonation.rules[0].users: is missing"),
+            ("[{users: [], act_as: a}]", "must not be empty"),
+            ("[{users: a, act_as: b, as: c}]", "as: unknown key"),
+            ("[bi]", "must be a group of keys"),
+            ("bi", "must be a list"),
+        ] {
+            let error = loaded(&[("TIMBR_GATEWAY_IMPERSONATION_RULES", rules)]).expect_err(rules);
+            assert!(error.contains(expected), "{rules}: {error}");
+        }
+        let error = loaded(&[("TIMBR_GATEWAY_IMPERSONATION_OWN_KEYS", "yes")]).expect_err("no word");
+        assert!(error.contains("must be one of backend, deny"), "{error}");
+    }
+}

@@ -1,0 +1,122 @@
+//! Questions to other servers that are asked now and then: for keys of an identity provider, for whether a password is
+//! right. One connection each, HTTP/1.1, no redirects followed, everything bounded.
+//!
+//! Requests of clients never go this way: those take `upstream`, which is made for many of them.
+
+use std::path::Path;
+use std::pin::pin;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::{HOST, USER_AGENT};
+use http::{HeaderValue, Request, Response};
+use http_body_util::{BodyExt, Full, Limited};
+use hyper::client::conn::http1;
+use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+use tokio_rustls::TlsConnector;
+
+use crate::config::UpstreamUrl;
+use crate::tls::{TlsError, UpstreamTls, client_tls};
+
+/// More of an answer is not read.
+const MOST_READ: usize = 1024 * 1024;
+
+/// A server that is asked now and then.
+#[derive(Clone, Debug)]
+pub struct Origin {
+    url: UpstreamUrl,
+    tls: Option<UpstreamTls>,
+    host: HeaderValue,
+    patience: Duration,
+}
+
+/// Why there is no answer. Shows neither the request nor the answer.
+#[derive(Debug, thiserror::Error)]
+pub enum FetchError {
+    /// No connection.
+    #[error("cannot connect to {0}: {1}")]
+    Connect(String, std::io::Error),
+    /// It failed on the way.
+    #[error("{0} gave no whole answer: {1}")]
+    Broken(String, String),
+    /// It took too long.
+    #[error("{0} did not answer in time")]
+    TimedOut(String),
+}
+
+impl Origin {
+    /// A server by its address; `ca_file` is what to trust instead of the system's authorities, named by `option`.
+    pub fn new(
+        url: &UpstreamUrl,
+        ca_file: Option<&Path>,
+        option: &'static str,
+        patience: Duration,
+    ) -> Result<Origin, TlsError> {
+        let tls = url.tls.then(|| client_tls(&url.host, ca_file, option)).transpose()?;
+        Ok(Origin::with_tls(url, tls, patience))
+    }
+
+    /// A server of which it is known how to speak TLS with it.
+    pub fn with_tls(url: &UpstreamUrl, tls: Option<UpstreamTls>, patience: Duration) -> Origin {
+        let host = HeaderValue::from_str(&url.authority());
+        let host = host.expect("a host that the configuration accepted is a field value");
+        Origin { url: url.clone(), tls, host, patience }
+    }
+
+    /// How logs call it.
+    pub fn name(&self) -> String {
+        self.url.authority()
+    }
+
+    /// Sends a request, whose target is a path, and reads the whole answer.
+    pub async fn ask(&self, mut request: Request<Full<Bytes>>) -> Result<Response<Bytes>, FetchError> {
+        request.headers_mut().insert(HOST, self.host.clone());
+        request.headers_mut().entry(USER_AGENT).or_insert(HeaderValue::from_static("timbr-gateway"));
+        match timeout(self.patience, self.connect_and_ask(request)).await {
+            Ok(answer) => answer,
+            Err(_) => Err(FetchError::TimedOut(self.name())),
+        }
+    }
+
+    async fn connect_and_ask(&self, request: Request<Full<Bytes>>) -> Result<Response<Bytes>, FetchError> {
+        let failed = |error| FetchError::Connect(self.name(), error);
+        let socket = TcpStream::connect((self.url.host.as_str(), self.url.port)).await.map_err(failed)?;
+        match &self.tls {
+            None => self.exchange(socket, request).await,
+            Some(tls) => {
+                let connector = TlsConnector::from(tls.config.clone());
+                let stream = connector.connect(tls.server_name.clone(), socket).await.map_err(failed)?;
+                self.exchange(stream, request).await
+            }
+        }
+    }
+
+    async fn exchange(
+        &self,
+        stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+        request: Request<Full<Bytes>>,
+    ) -> Result<Response<Bytes>, FetchError> {
+        let broken = |error: &dyn std::error::Error| FetchError::Broken(self.name(), error.to_string());
+        let (mut sender, connection) =
+            http1::handshake(TokioIo::new(stream)).await.map_err(|error| broken(&error))?;
+        let mut connection = pin!(connection);
+        let mut asking = pin!(async {
+            let (head, body) =
+                sender.send_request(request).await.map_err(|error| broken(&error))?.into_parts();
+            let body = Limited::new(body, MOST_READ).collect().await.map_err(|error| broken(&*error))?;
+            Ok(Response::from_parts(head, body.to_bytes()))
+        });
+        tokio::select! {
+            biased;
+            answer = &mut asking => answer,
+            ended = &mut connection => match ended {
+                // What has been read is still to be taken.
+                Ok(()) => asking.await,
+                Err(error) => Err(broken(&error)),
+            },
+        }
+    }
+}

@@ -1,0 +1,35 @@
+//! From a proven identity to one that acts as another user, where the client asks for that and may.
+
+use crate::auth::impersonation::Permission;
+use crate::auth::{Auth, Identity};
+use crate::fields::Name;
+use crate::gateway::access_log::AccessLine;
+use crate::gateway::rejection::Rejection;
+use crate::gateway::rewrite::Rewriter;
+use crate::gateway::screen::Screened;
+use crate::telemetry;
+
+/// As whom the request is made.
+///
+/// SECURITY: refused, not dropped: dropping the field in silence would run the query as somebody else than the client
+/// asked for. Each decision is told in a line of its own, whatever else is logged.
+pub fn impersonate(
+    auth: &Auth,
+    rewriter: &Rewriter,
+    screened: &Screened,
+    identity: Identity,
+    line: &mut AccessLine,
+) -> Result<Identity, Rejection> {
+    let Some(named) = screened.fields().get(Name::XApiImpersonateUser) else { return Ok(identity) };
+    let named_text = String::from_utf8_lossy(named).into_owned();
+    let with_own_key = rewriter.shows_a_key_of_the_backends(&identity);
+    let permitted = auth.impersonation().permit(identity, named, with_own_key);
+    let decision = match &permitted {
+        Ok((_, Permission::Rule(number))) => format!("rule {number}"),
+        Ok((_, Permission::BackendDecides)) => "left to the backend".to_owned(),
+        Err(_) => "denied".to_owned(),
+    };
+    line.acts_as = Some(named_text);
+    telemetry::audit(|record| line.tell_who(record, "impersonation", &decision));
+    permitted.map(|(identity, _)| identity).map_err(|_| Rejection::ImpersonationDenied)
+}

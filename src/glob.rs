@@ -1,0 +1,86 @@
+//! Patterns of names, where `*` stands for any characters and `?` for one.
+
+use std::fmt;
+
+/// A pattern that was typed by an operator.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Glob(String);
+
+impl Glob {
+    /// Every text is a pattern.
+    pub fn new(pattern: impl Into<String>) -> Glob {
+        Glob(pattern.into())
+    }
+
+    /// Whether it fits the whole text, letter case included. Takes time in the product of both lengths at most.
+    pub fn fits(&self, text: &str) -> bool {
+        let (pattern, text) = (self.0.as_bytes(), text.as_bytes());
+        let (mut p, mut t) = (0, 0);
+        // Where the last star stands, and how far it has reached.
+        let mut star: Option<(usize, usize)> = None;
+        while t < text.len() {
+            match pattern.get(p) {
+                Some(b'*') => {
+                    star = Some((p, t));
+                    p += 1;
+                }
+                Some(byte) if *byte == b'?' || *byte == text[t] => (p, t) = (p + 1, t + 1),
+                _ => {
+                    let Some((at, reached)) = star else { return false };
+                    star = Some((at, reached + 1));
+                    (p, t) = (at + 1, reached + 1);
+                }
+            }
+        }
+        pattern[p..].iter().all(|byte| *byte == b'*')
+    }
+}
+
+impl fmt::Debug for Glob {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?}", self.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pattern_fits_the_whole_text() {
+        for (pattern, text) in [
+            ("alice", "alice"),
+            ("*", ""),
+            ("*", "alice"),
+            ("svc-*", "svc-"),
+            ("svc-*", "svc-etl"),
+            ("*@example.com", "alice@example.com"),
+            ("a*b*c", "axxbybxc"),
+            ("a?c", "abc"),
+            ("**a", "ba"),
+        ] {
+            assert!(Glob::new(pattern).fits(text), "{pattern} {text}");
+        }
+        for (pattern, text) in [
+            ("alice", "alice2"),
+            ("alice", "Alice"),
+            ("alice", "malice"),
+            ("", "a"),
+            ("svc-*", "svc"),
+            ("*@example.com", "alice@example.com.evil"),
+            ("a?c", "ac"),
+            ("a*b", "abx"),
+            ("?", ""),
+            ("a.c", "abc"),
+        ] {
+            assert!(!Glob::new(pattern).fits(text), "{pattern} {text}");
+        }
+    }
+
+    #[test]
+    fn many_stars_do_not_take_forever() {
+        let begun = std::time::Instant::now();
+        assert!(!Glob::new("*a".repeat(40)).fits(&"a".repeat(250).replace("aaaaaaaaaa", "ab")));
+        assert!(begun.elapsed() < std::time::Duration::from_secs(1));
+    }
+}

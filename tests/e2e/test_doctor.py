@@ -1,0 +1,68 @@
+"""`timbr-gateway doctor`: what it says of a good set-up, and of broken ones."""
+
+import json
+import os
+import subprocess
+
+import pytest
+
+from support.processes import clean_environment, free_port
+from backend.keys import SERVICE_KEY
+
+
+@pytest.fixture
+def doctor(setup):
+    def doctor(upstream, *arguments, password=None, **options):
+        variables = {f"TIMBR_GATEWAY_{name}": str(value) for name, value in options.items()}
+        environment = clean_environment(API_AUTH_SALT=setup.salt, TIMBR_GATEWAY_UPSTREAM_URL=upstream, **variables)
+        command = [os.environ["TIMBR_GATEWAY_BIN"], "doctor", *arguments]
+        return subprocess.run(command, env=environment, input=password or "", text=True, capture_output=True, timeout=100)
+
+    return doctor
+
+
+def failures(output):
+    report = json.loads(output.stdout)
+    failed = [step for step in report["steps"] if step["outcome"] == "failed"]
+    assert (output.returncode, report["healthy"]) == ((1, False) if failed else (0, True)), output
+    return {step["step"]: step["mend"] for step in failed}
+
+
+def test_a_good_set_up_is_tried_to_its_end(doctor, backend, arrived):
+    output = doctor(backend.url)
+    assert output.returncode == 0, output
+    steps = [line.split("  ")[0] for line in output.stdout.splitlines()]
+    assert "FAILED" not in output.stdout and "async result" in output.stdout and steps[-1] == "Nothing is broken."
+    asked = [(seen["path"].partition("/get-async-results/")[0], dict(seen["fields"])["Content-Type"]) for seen in arrived()]
+    json_type, text_type = "application/json", "application/text"
+    assert asked[0] == ("/timbr/api/get_ontologies/", json_type), "with the made-up key"
+    assert asked[1:3] == [("/timbr/api/get_ontologies/", json_type), ("/timbr/api/query/", json_type)]
+    assert [kind for _, kind in asked[3:]] == [text_type] * 5, "a query, an asynchronous one, and its polls"
+    assert [path for path, _ in asked[5:]] == ["/timbr/openapi"] * 3
+    assert failures(doctor(backend.url, "--json")) == {}
+
+
+def test_a_password_can_be_tried(setup, doctor, backend, tmp_path):
+    users = tmp_path / "users"
+    subprocess.run(["htpasswd", "-c", "-b", "-B", "-C", "5", users, "alice", "wonder:land"], check=True, capture_output=True)
+    options = {"AUTH_VERIFIER": "users-file", "AUTH_USERS_FILE": users}
+    assert failures(doctor(backend.url, "--json", "--user", "alice", password="wonder:land", **options)) == {}
+    assert list(failures(doctor(backend.url, "--json", "--user", "alice", password="wrong", **options))) == ["get_token"]
+    output = doctor(backend.url, "--json", **options)
+    assert failures(output) == {} and '"skipped"' in output.stdout, "nobody to log in as"
+
+
+def test_the_step_that_fails_is_named_with_what_mends_it(doctor, backend, setup):
+    assert "upstream.url" in failures(doctor(f"http://127.0.0.1:{free_port()}", "--json"))["upstream"]
+    assert "upstream.url" in failures(doctor("http://no-such-host.invalid:80", "--json"))["dns"]
+    impersonate = {"UPSTREAM_CREDENTIAL": "impersonate", "UPSTREAM_API_KEY": SERVICE_KEY, "AUTH_TRUST_SALT_HOLDER": "true"}
+    assert failures(doctor(backend.url, "--json", **impersonate)) == {}
+    # A backend that knows its own keys alone does not take ours.
+    platform = setup.platform({"alice": "wonder:land-7"})
+    assert "upstream.credential" in failures(doctor(platform.url, "--json"))["get_ontologies"]
+    assert failures(doctor(backend.url, "--json", LISTEN_HTTPS="nowhere"))["configuration"] == "listen.https"
+    assert failures(doctor(backend.url, "--json", AUTH_VERIFIER="users-file", AUTH_USERS_FILE="/none"))["files"] == "auth.users_file"
+    gateway = setup.gateway(backend.url)
+    mend = failures(doctor(f"https://localhost:{gateway.https}", "--json"))["upstream"]
+    assert "upstream.ca_file" in mend
+    assert "https" in failures(doctor(f"http://127.0.0.1:{gateway.https}", "--json"))["upstream"]

@@ -1,0 +1,93 @@
+"""Tokens of an identity provider, with the published client, and while its keys change."""
+
+import threading
+import time
+
+import pytest
+import requests
+from pytimbr_api import timbr_http_connector as timbr
+
+from backend.keys import SERVICE_KEY
+from support.gateway import JSON
+from support.idp import Idp
+
+SQL = "SELECT name FROM customer ORDER BY customer_id LIMIT 1"
+ROWS = [{"name": "Ada Lovelace"}]
+
+
+@pytest.fixture(scope="module")
+def idp():
+    idp = Idp()
+    yield idp
+    idp.stop()
+
+
+@pytest.fixture(scope="module")
+def gateway(setup, backend, idp):
+    return setup.gateway(backend.url, **idp.options())
+
+
+def test_the_published_client_queries_with_a_jwt(gateway, idp, arrived):
+    token = idp.token("alice@example.com")
+    gateway.secrets.add(token)
+    rows = timbr.run_query(url=gateway.url, ontology="sales", token=token, query=SQL, is_jwt=True,
+                           jwt_tenant_id="acme", verify_ssl=gateway.ca)
+    assert rows == ROWS
+    (seen,) = arrived()
+    assert seen["folded"]["HTTP_X_JWT_TOKEN"] == token
+    assert seen["folded"]["HTTP_X_JWT_TENANT_ID"] == "acme"
+    assert (seen["user"], "HTTP_X_API_KEY" in seen["folded"]) == ("alice@example.com", False)
+
+
+def test_the_service_key_goes_in_its_place(setup, backend, idp, arrived):
+    gateway = setup.gateway(backend.url, **idp.options(), UPSTREAM_CREDENTIAL="impersonate",
+                            UPSTREAM_API_KEY=SERVICE_KEY, AUTH_TRUST_SALT_HOLDER="true")
+    token = idp.token("carol")
+    gateway.secrets.add(token)
+    assert timbr.run_query(url=gateway.url, ontology="sales", token=token, query=SQL, is_jwt=True,
+                           verify_ssl=gateway.ca) == ROWS
+    (seen,) = arrived()
+    assert seen["user"] == "carol" and token not in str(seen)
+
+
+@pytest.mark.parametrize(("claims", "reason"), [
+    ({"exp": 1_600_000_000}, "jwt_expired"), ({"aud": "other"}, "jwt_unacceptable"),
+    ({"iss": "https://other"}, "jwt_invalid")])
+def test_a_refusal_reaches_the_user_as_a_sentence(gateway, idp, arrived, claims, reason):
+    token = idp.token(**claims)
+    gateway.secrets.add(token)
+    with pytest.raises(Exception, match=f"Error: .*x-jwt-token.*{reason}"):
+        timbr.run_query(url=gateway.url, ontology="sales", token=token, query=SQL, is_jwt=True, verify_ssl=gateway.ca)
+    assert arrived() == []
+
+
+def test_keys_rotate_under_load(gateway, idp):
+    """Each request has a token of its own, signed with whatever key is the newest."""
+    wrong, counts, stop = [], [], threading.Event()
+
+    def work(number):
+        count = 0
+        with requests.Session() as session:
+            session.verify = gateway.ca
+            while not stop.is_set():
+                token = idp.token(f"user-{number}-{count}")
+                answer = session.get(f"{gateway.url}timbr/api/get_ontologies/", headers={**JSON, "x-jwt-token": token})
+                if answer.status_code != 200:
+                    wrong.append(answer.text)
+                count += 1
+        counts.append(count)
+
+    threads = [threading.Thread(target=work, args=[number]) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    before = idp.fetched
+    for _ in range(6):
+        time.sleep(0.4)
+        idp.rotate()
+    time.sleep(0.2)
+    stop.set()
+    for thread in threads:
+        thread.join()
+    assert wrong == []
+    assert sum(counts) > 100
+    assert 6 <= idp.fetched - before <= 12, "about one fetch for each new key, whoever met it first"

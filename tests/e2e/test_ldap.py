@@ -1,0 +1,101 @@
+"""`auth.verifier=ldap`, with a real slapd."""
+
+import pytest
+
+from support.directory import BASE, GATEWAY, GATEWAY_PASSWORD
+from support.gateway import JSON
+from support.processes import wait_until
+
+USERS = {"alice": "wonder:land-9", "bob, the (builder)*": "hammers-9", "carol": "sings-9"}
+PEOPLE = f"ou=people,{BASE}"
+COMMON = {"AUTH_VERIFIER": "ldap", "LIMITS_FAILURES_PER_USER": 0, "LIMITS_FAILURES_PER_ADDRESS": 0}
+TEMPLATE = {"LDAP_USER_DN": "uid={user}," + PEOPLE}
+SEARCH = {"LDAP_BASE_DN": BASE, "LDAP_FILTER": "(&(objectClass=inetOrgPerson)(uid={user}))", "LDAP_BIND_DN": GATEWAY,
+          "LDAP_BIND_PASSWORD": GATEWAY_PASSWORD}
+
+
+@pytest.fixture(scope="module")
+def directory(setup):
+    return setup.directory(USERS)
+
+
+def gateway_for(setup, backend, directory, how):
+    lookup, way = how.split(" by ")
+    options = {"LDAP_CA_FILE": directory.pki.ca_file}
+    match way:
+        case "ldaps":
+            options["LDAP_URL"] = f"ldaps://localhost:{directory.tls_port}"
+        case "starttls":
+            options["LDAP_URL"] = f"ldap://localhost:{directory.port}"
+        case "plain":
+            options = {"LDAP_URL": f"ldap://127.0.0.1:{directory.port}", "LDAP_START_TLS": "false"}
+    setup.secrets.add(GATEWAY_PASSWORD)
+    return setup.gateway(backend.url, **COMMON, **options, **(TEMPLATE if lookup == "template" else SEARCH))
+
+
+@pytest.fixture(scope="module", params=["template by ldaps", "template by plain", "search by starttls", "search by ldaps"])
+def gateway(setup, backend, directory, request):
+    return gateway_for(setup, backend, directory, request.param)
+
+
+@pytest.mark.parametrize(("user", "password"), USERS.items())
+def test_the_password_of_the_entry_counts(gateway, user, password, arrived):
+    token = gateway.token(user, password)
+    assert gateway.send("GET", "timbr/api/get_ontologies/", token).status_code == 200
+    assert [seen["user"] for seen in arrived()] == [user]
+
+
+@pytest.mark.parametrize(("user", "password"), [
+    ("alice", "hammers-9"),
+    ("eve", "wonder:land-9"),
+    ("*", "wonder:land-9"),
+    ("a*", "wonder:land-9"),
+    ("alice)(uid=*", "wonder:land-9"),
+    ("alice)(|(uid=alice", "wonder:land-9"),
+    ("\\61lice", "wonder:land-9"),
+    ("alice," + PEOPLE, "wonder:land-9"),
+    ("eve+uid=alice", "wonder:land-9"),
+    ("bob, the (builder)", "hammers-9"),
+])
+def test_nobody_else_gets_in(gateway, user, password):
+    refused = gateway.get_token(user, password)
+    assert (refused.status_code, refused.json()["reason"]) == (401, "credentials_wrong")
+
+
+def test_without_a_password_nobody_gets_in_though_the_directory_would_let_them_bind(gateway):
+    assert gateway.get_token("alice", "").status_code == 401
+
+
+def test_a_search_takes_the_name_to_the_letter(setup, backend, directory):
+    gateway = gateway_for(setup, backend, directory, "search by starttls")
+    assert gateway.get_token("Alice", "wonder:land-9").status_code == 401
+    assert gateway.get_token("alice", "wonder:land-9").status_code == 200
+
+
+def test_the_directorys_certificate_is_verified(setup, backend, directory):
+    for url in (f"ldaps://localhost:{directory.tls_port}", f"ldap://localhost:{directory.port}"):
+        gateway = setup.gateway(backend.url, **COMMON, **TEMPLATE, LDAP_URL=url)
+        refused = gateway.get_token("alice", "wonder:land-9")
+        assert (refused.status_code, refused.json()["reason"]) == (503, "verifier_unavailable"), url
+
+
+def test_the_gateways_own_password_may_be_wrong(setup, backend, directory):
+    options = {**SEARCH, "LDAP_BIND_PASSWORD": "not-the-gateways-own"}
+    gateway = setup.gateway(backend.url, **COMMON, **options, LDAP_URL=f"ldaps://localhost:{directory.tls_port}",
+                            LDAP_CA_FILE=directory.pki.ca_file)
+    assert gateway.get_token("alice", "wonder:land-9").json()["reason"] == "verifier_unavailable"
+    wait_until("the log says why", lambda: "ldap.bind_dn cannot bind: result 49" in gateway.process.output)
+
+
+def test_while_the_directory_is_down_live_tokens_go_on(setup, backend):
+    directory = setup.directory(USERS)
+    gateway = gateway_for(setup, backend, directory, "search by starttls")
+    token = gateway.token("carol", "sings-9")
+    assert directory.process.stop()
+    refused = gateway.get_token("carol", "sings-9")
+    assert (refused.status_code, refused.json()["reason"]) == (503, "verifier_unavailable")
+    assert refused.headers["Retry-After"] == "5"
+    assert gateway.send("GET", "timbr/api/get_ontologies/", token, headers=JSON).status_code == 200
+    directory.start()
+    directory.wait_ready()
+    assert gateway.get_token("carol", "sings-9").status_code == 200

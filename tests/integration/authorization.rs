@@ -1,0 +1,135 @@
+//! Who may ask for what; and keys as passwords, on the route that takes them.
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+
+use crate::support::client::Answer;
+use crate::support::gateway::Gateway;
+use crate::support::upstream::Upstream;
+
+const JSON: (&str, &str) = ("Content-Type", "application/json");
+const RULES: &str = "[{users: alice, routes: openapi, ontologies: 'sales*'}, {users: '*', methods: GET}, \
+                     {users: 'bob', routes: api}]";
+
+fn send(gateway: &Gateway, line: &str, key: &str) -> Answer {
+    gateway.client().send(line, &[JSON, ("x-api-key", key)], b"")
+}
+
+#[test]
+fn what_no_rule_allows_is_refused_and_does_not_arrive() {
+    let upstream = Upstream::start();
+    let options = [("AUTHORIZATION_MODE", "enforce"), ("AUTHORIZATION_RULES", RULES)];
+    let gateway = Gateway::start(upstream.address(), &options);
+    let (alice, bob) = (gateway.token(), gateway.token_of("bob", "secret"));
+    for (line, key, allowed) in [
+        ("POST /timbr/openapi/ontology/sales_eu/query", &alice, true),
+        ("POST /timbr/openapi/ontology/hr/query", &alice, false),
+        ("POST /timbr/openapi/ontology/s%61les/query", &alice, false),
+        ("POST /timbr/api/query/", &alice, false),
+        ("GET /timbr/api/q/hr/concept/person", &alice, true),
+        ("POST /timbr/api/query/", &bob, true),
+        ("POST /timbr/openapi/ontology/sales/query", &bob, false),
+    ] {
+        let before = upstream.log().len();
+        let answer = send(&gateway, line, key);
+        if !allowed && !line.contains('%') {
+            assert_eq!((answer.status, answer.reason().as_str()), (403, "not_authorized"), "{line}");
+        }
+        assert_eq!(answer.status == 200, allowed, "{line}");
+        assert_eq!(upstream.log().len() - before, usize::from(allowed), "{line}");
+    }
+    assert_eq!(gateway.metric("timbr_gateway_authorization_shadow_denials_total"), 0.0);
+}
+
+#[test]
+fn in_shadow_it_passes_and_is_counted() {
+    let upstream = Upstream::start();
+    let options = [("AUTHORIZATION_MODE", "shadow"), ("AUTHORIZATION_RULES", RULES)];
+    let gateway = Gateway::start(upstream.address(), &options);
+    let token = gateway.token();
+    for line in ["POST /timbr/openapi/ontology/hr/query", "POST /timbr/openapi/ontology/sales/query"] {
+        assert_eq!(send(&gateway, line, &token).status, 200);
+    }
+    assert_eq!(upstream.log().len(), 2);
+    assert_eq!(gateway.metric("timbr_gateway_authorization_shadow_denials_total"), 1.0);
+}
+
+/// As `THttpClient` of `pytimbr_sqla` 2.1.0 writes it.
+fn thrift(gateway: &Gateway, authorization: &str, more: &[(&str, &str)]) -> Answer {
+    let own = [
+        ("Accept-Encoding", "identity"),
+        ("Content-Type", "application/x-thrift"),
+        ("User-Agent", "Python/THttpClient (query.py)"),
+        ("Authorization", authorization),
+    ];
+    gateway.client().send(
+        "POST /timbr-server/",
+        &[&own, more].concat(),
+        b"\x80\x01\x00\x01\x00\x00\x00\x0bOpenSession",
+    )
+}
+
+fn basic(user: &str, key: &str) -> String {
+    format!("Basic {}", STANDARD.encode(format!("{user}:{key}")))
+}
+
+#[test]
+fn a_key_is_a_password_where_the_thrift_route_is_on() {
+    let upstream = Upstream::start();
+    let on = "routes:\n  - {name: thrift, enabled: true}\n";
+    let gateway = Gateway::start_with_file(upstream.address(), on, &[("TOKENS_FOREIGN", "reject")]);
+    let token = gateway.token();
+    assert_eq!(thrift(&gateway, &basic("token", &token), &[]).status, 200);
+    let seen = upstream.only();
+    assert_eq!(
+        (seen.line.as_str(), seen.field("authorization")),
+        ("POST /timbr-server/ HTTP/1.1", &*basic("token", &token))
+    );
+    assert_eq!((seen.field("x-forwarded-user"), seen.field("x-api-key")), ("alice", ""));
+    assert_eq!(seen.body, b"\x80\x01\x00\x01\x00\x00\x00\x0bOpenSession");
+
+    for (authorization, more, status, reason) in [
+        (basic("token", "tk_wrong"), &[][..], 401, "api_key_unknown"),
+        (basic("alice", &token), &[], 401, "basic_malformed"),
+        (format!("Bearer {token}"), &[], 401, "basic_malformed"),
+        (basic("token", &token), &[("x-api-key", token.as_str())], 400, "credentials_ambiguous"),
+    ] {
+        let refused = thrift(&gateway, &authorization, more);
+        assert_eq!((refused.status, refused.reason().as_str()), (status, reason), "{authorization}");
+    }
+    let missing =
+        gateway.client().send("POST /timbr-server/", &[("Content-Type", "application/x-thrift")], b"");
+    assert_eq!(
+        (missing.reason().as_str(), missing.field("www-authenticate")),
+        ("basic_missing", "Basic realm=\"timbr\"")
+    );
+    // Elsewhere it is no credential, and goes nowhere.
+    let fields = [JSON, ("x-api-key", token.as_str()), ("Authorization", "Basic eDp5")];
+    assert_eq!(gateway.client().send("GET /timbr/api/x", &fields, b"").status, 200);
+    let seen = upstream.log().pop().expect("it arrived");
+    assert_eq!((upstream.log().len(), seen.field("authorization")), (2, ""));
+}
+
+#[test]
+fn the_service_key_goes_in_the_same_form() {
+    let upstream = Upstream::start();
+    let options = [
+        ("UPSTREAM_CREDENTIAL", "impersonate"),
+        ("UPSTREAM_API_KEY", "tk_service"),
+        ("AUTH_TRUST_SALT_HOLDER", "true"),
+    ];
+    let on = "routes: [{name: thrift, enabled: true}]\n";
+    let gateway = Gateway::start_with_file(upstream.address(), on, &options);
+    assert_eq!(thrift(&gateway, &basic("token", &gateway.token()), &[]).status, 200);
+    let seen = upstream.only();
+    assert_eq!(seen.field("authorization"), basic("token", "tk_service"));
+    assert_eq!((seen.field("x-api-impersonate-user"), seen.field("x-api-key")), ("alice", ""));
+}
+
+#[test]
+fn the_thrift_route_is_off_by_default() {
+    let upstream = Upstream::start();
+    let gateway = Gateway::start(upstream.address(), &[]);
+    assert_eq!(thrift(&gateway, &basic("token", &gateway.token()), &[]).reason(), "not_found");
+    assert!(upstream.log().is_empty());
+}

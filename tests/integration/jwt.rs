@@ -1,0 +1,260 @@
+//! Tokens of identity providers, in `x-jwt-token`.
+
+use std::time::Duration;
+
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use jsonwebtoken::{Algorithm, EncodingKey, Header, encode};
+use serde_json::{Value, json};
+
+use crate::support::client::Answer;
+use crate::support::gateway::Gateway;
+use crate::support::idp::{ISSUER, Idp, SigningKey, claims};
+use crate::support::upstream::Upstream;
+use crate::support::wait_until;
+
+const JSON: (&str, &str) = ("Content-Type", "application/json");
+
+/// Seconds of Unix time at which the gateways' clocks stand.
+const NOW: u64 = 1_900_000_000;
+
+struct Setup {
+    idp: Idp,
+    key: SigningKey,
+    upstream: Upstream,
+    gateway: Gateway,
+}
+
+impl Setup {
+    fn new(issuer: &str, options: &[(&str, &str)]) -> Setup {
+        let key = SigningKey::new("one");
+        let idp = Idp::start(&[&key]);
+        let upstream = Upstream::start();
+        let issuers = idp.option(issuer);
+        let options = [options, &[("AUTH_JWT_ISSUERS", issuers.as_str())]].concat();
+        let gateway = Gateway::start_at(&format!("http://{}", upstream.address()), &options, NOW);
+        Setup { idp, key, upstream, gateway }
+    }
+
+    fn token(&self, change: &Value) -> String {
+        self.key.sign(&claims(NOW, change))
+    }
+
+    fn get(&self, token: &str, more: &[(&str, &str)]) -> Answer {
+        let fields = [&[JSON, ("x-jwt-token", token)], more].concat();
+        self.gateway.client().send("GET /timbr/api/x", &fields, b"")
+    }
+}
+
+#[test]
+fn a_token_goes_on_as_it_came_with_the_name_of_its_user() {
+    let setup = Setup::new("", &[]);
+    let token = setup.token(&json!({}));
+    assert_eq!(setup.get(&token, &[("x-jwt-tenant-id", "acme")]).status, 200);
+    let seen = setup.upstream.only();
+    assert_eq!((seen.field("x-jwt-token"), seen.field("x-jwt-tenant-id")), (token.as_str(), "acme"));
+    assert_eq!((seen.field("x-api-key"), seen.field("x-forwarded-user")), ("", "alice@example.com"));
+}
+
+#[test]
+fn or_the_service_key_goes_in_its_place() {
+    let options = [
+        ("UPSTREAM_CREDENTIAL", "impersonate"),
+        ("UPSTREAM_API_KEY", "tk_service"),
+        ("AUTH_TRUST_SALT_HOLDER", "true"),
+    ];
+    let setup = Setup::new("", &options);
+    let token = setup.token(&json!({}));
+    assert_eq!(setup.get(&token, &[("x-jwt-tenant-id", "acme"), ("Cookie", "a=b")]).status, 200);
+    let seen = setup.upstream.only();
+    let user = seen.field("x-api-impersonate-user");
+    assert_eq!((seen.field("x-api-key"), user), ("tk_service", "alice@example.com"));
+    let shown = format!("{seen:?}");
+    assert!(!shown.contains(&token) && !shown.contains("acme") && !shown.contains("a=b"), "{shown}");
+}
+
+#[test]
+fn a_request_has_one_credential() {
+    let setup = Setup::new("", &[]);
+    let (token, key) = (setup.token(&json!({})), setup.gateway.token());
+    let both = setup.get(&token, &[("x-api-key", &key)]);
+    assert_eq!((both.status, both.reason().as_str()), (400, "credentials_ambiguous"));
+    for (name, reason) in [("x-jwt-token", "field_repeated"), ("x_jwt_token", "field_ambiguous")] {
+        let twice = setup.get(&token, &[(name, &token)]);
+        assert_eq!((twice.status, twice.reason().as_str()), (400, reason));
+    }
+    assert_eq!(setup.get(&token, &[("Connection", "x-jwt-token")]).status, 400);
+    assert!(setup.upstream.log().is_empty());
+}
+
+#[test]
+fn what_nobody_known_has_signed_is_refused() {
+    let setup = Setup::new("", &[("LIMITS_FAILURES_PER_ADDRESS", "0")]);
+    let good = claims(NOW, &json!({}));
+    let part = |value: &Value| URL_SAFE_NO_PAD.encode(value.to_string());
+    let token = setup.token(&json!({}));
+    let [header, _, signature] = token.split('.').collect::<Vec<_>>()[..] else { panic!("{token}") };
+    let hmac = |secret: &[u8]| {
+        let mut header = Header::new(Algorithm::HS256);
+        header.kid = Some("one".to_owned());
+        encode(&header, &good, &EncodingKey::from_secret(secret)).expect("signed")
+    };
+    let root = claims(NOW, &json!({"email": "root"}));
+    for (token, expected) in [
+        (format!("{}.{}.", part(&json!({"alg": "none"})), part(&good)), "unknown algorithm"),
+        (format!("{}.{}.", part(&json!({"alg": "None", "typ": "JWT"})), part(&good)), "unknown algorithm"),
+        // With the public key as the secret, in two of the forms in which it is known.
+        (hmac(setup.key.public.to_string().as_bytes()), "algorithm is not allowed"),
+        (hmac(setup.key.public["x"].as_str().expect("text").as_bytes()), "algorithm is not allowed"),
+        (format!("{header}.{}.{signature}", part(&root)), "signature is wrong"),
+        (format!("{header}.{}.", part(&good)), "signature is wrong"),
+        (SigningKey::new("one").sign(&good), "signature is wrong"),
+        (SigningKey::new("two").sign(&good), "no such key"),
+        (SigningKey::new("one").sign(&claims(NOW, &json!({"iss": "https://evil"}))), "issuer is not known"),
+        // Nobody asks where the token itself says that its key is.
+        (
+            format!(
+                "{}.{}.{signature}",
+                part(&json!({"alg": "ES256", "jku": format!("http://{}/keys", setup.upstream.address())})),
+                part(&good)
+            ),
+            "signature is wrong",
+        ),
+        (format!("{header}.{}", part(&good)), "form"),
+        ("nonsense".to_owned(), "form"),
+    ] {
+        let refused = setup.get(&token, &[]);
+        assert_eq!((refused.status, refused.reason().as_str()), (401, "jwt_invalid"), "{token}");
+        assert!(refused.text().contains(expected), "{expected}: {}", refused.text());
+    }
+    assert!(setup.upstream.log().is_empty());
+}
+
+#[test]
+fn what_is_not_meant_for_us_is_refused() {
+    let setup = Setup::new(", tenants: [acme]", &[]);
+    let tenant = ("x-jwt-tenant-id", "acme");
+    for (change, tenant, reason) in [
+        (json!({"exp": NOW - 31}), Some(tenant), "jwt_expired"),
+        (json!({"aud": "somebody else"}), Some(tenant), "jwt_unacceptable"),
+        (json!({"nbf": NOW + 60}), Some(tenant), "jwt_unacceptable"),
+        (json!({"email": "a\r\nx-api-key: b"}), Some(tenant), "jwt_unacceptable"),
+        (json!({}), Some(("x-jwt-tenant-id", "other")), "jwt_unacceptable"),
+        (json!({}), None, "jwt_unacceptable"),
+    ] {
+        let refused = setup.get(&setup.token(&change), &tenant.into_iter().collect::<Vec<_>>());
+        assert_eq!((refused.status, refused.reason().as_str()), (401, reason), "{change} {tenant:?}");
+    }
+    assert!(setup.upstream.log().is_empty());
+    let token = setup.token(&json!({}));
+    assert_eq!(setup.get(&token, &[tenant]).status, 200);
+    assert_eq!(setup.get(&token, &[]).reason(), "jwt_unacceptable", "though the token itself is remembered");
+    setup.gateway.clock.advance(Duration::from_secs(3600 + 31));
+    assert_eq!(setup.get(&token, &[tenant]).reason(), "jwt_expired");
+}
+
+#[test]
+fn a_new_key_is_fetched_once_and_one_that_was_withdrawn_counts_no_more() {
+    let setup = Setup::new("", &[("LIMITS_FAILURES_PER_ADDRESS", "0")]);
+    let old = setup.token(&json!({}));
+    assert_eq!(setup.get(&old, &[]).status, 200);
+    assert_eq!(setup.idp.fetched(), 1);
+
+    let next = SigningKey::new("two");
+    setup.idp.publish(&[&next]);
+    assert_eq!(setup.get(&old, &[]).status, 200, "nobody knows of the change yet");
+    let new = next.sign(&claims(NOW, &json!({})));
+    assert_eq!(setup.get(&new, &[]).reason(), "jwt_invalid", "they were fetched just now");
+    setup.gateway.clock.advance(Duration::from_secs(10));
+    std::thread::scope(|scope| {
+        for _ in 0..8 {
+            scope.spawn(|| assert_eq!(setup.get(&new, &[]).status, 200));
+        }
+    });
+    assert_eq!(setup.idp.fetched(), 2, "all wait for the same answer");
+    assert_eq!(setup.get(&old, &[]).reason(), "jwt_invalid", "its key is no more");
+
+    for number in 0..20 {
+        let made_up = SigningKey::new(&format!("key-{number}")).sign(&claims(NOW, &json!({})));
+        assert_eq!(setup.get(&made_up, &[]).reason(), "jwt_invalid");
+    }
+    assert_eq!(setup.idp.fetched(), 2, "made-up keys are not asked for");
+    setup.gateway.clock.advance(Duration::from_secs(10));
+    let made_up = SigningKey::new("another").sign(&claims(NOW, &json!({})));
+    assert_eq!(setup.get(&made_up, &[]).reason(), "jwt_invalid");
+    assert_eq!(setup.idp.fetched(), 3);
+}
+
+#[test]
+fn without_keys_there_is_neither_yes_nor_no() {
+    let setup = Setup::new("", &[("AUTH_JWT_REFRESH", "50ms")]);
+    let token = setup.token(&json!({}));
+    assert_eq!(setup.get(&token, &[]).status, 200);
+    setup.idp.publish(&[]);
+    wait_until("it is told", || setup.gateway.metric("timbr_gateway_issuers_unusable") == 1.0);
+    assert_eq!(setup.get(&token, &[]).status, 200, "what was read before stays in use");
+    setup.gateway.clock.advance(Duration::from_secs(24 * 60 * 60));
+    let token = setup.key.sign(&claims(NOW + 24 * 60 * 60, &json!({})));
+    let refused = setup.get(&token, &[]);
+    assert_eq!((refused.status, refused.reason().as_str()), (503, "jwt_keys_unavailable"));
+    assert_ne!(refused.field("retry-after"), "");
+    setup.idp.publish(&[&setup.key]);
+    wait_until("the keys are there again", || setup.get(&token, &[]).status == 200);
+}
+
+#[test]
+fn a_secret_and_a_file_serve_where_they_are_configured() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let secret = "a secret of thirty-two bytes and more";
+    let key = SigningKey::new("one");
+    let (keys_file, secret_file) = (folder.path().join("keys"), folder.path().join("secret"));
+    std::fs::write(&keys_file, json!({"keys": [key.public]}).to_string()).expect("written");
+    std::fs::write(&secret_file, secret).expect("written");
+    let issuers = format!(
+        "[{{issuer: '{ISSUER}', audiences: timbr, user_claim: email, jwks_file: '{}'}}, {{issuer: internal, \
+         audiences: timbr, user_claim: email, secret_file: '{}', algorithms: HS256}}]",
+        keys_file.display(),
+        secret_file.display()
+    );
+    let upstream = Upstream::start();
+    let url = format!("http://{}", upstream.address());
+    let gateway = Gateway::start_at(&url, &[("AUTH_JWT_ISSUERS", &issuers)], NOW);
+    let get = |token: &str| gateway.client().send("GET /timbr/api/x", &[JSON, ("x-jwt-token", token)], b"");
+    assert_eq!(get(&key.sign(&claims(NOW, &json!({})))).status, 200);
+    let hmac = |claims: &Value, secret: &str| {
+        encode(&Header::new(Algorithm::HS256), claims, &EncodingKey::from_secret(secret.as_bytes()))
+            .expect("signed")
+    };
+    let internal = claims(NOW, &json!({"iss": "internal"}));
+    assert_eq!(get(&hmac(&internal, secret)).status, 200);
+    assert_eq!(get(&hmac(&internal, "another secret")).reason(), "jwt_invalid");
+    assert_eq!(
+        get(&hmac(&claims(NOW, &json!({})), secret)).reason(),
+        "jwt_invalid",
+        "not for the other issuer"
+    );
+
+    let next = SigningKey::new("two");
+    std::fs::write(&keys_file, json!({"keys": [next.public]}).to_string()).expect("written");
+    let token = next.sign(&claims(NOW, &json!({})));
+    wait_until("the file is read again", || get(&token).status == 200);
+}
+
+#[test]
+fn a_route_says_what_it_takes() {
+    let key = SigningKey::new("one");
+    let idp = Idp::start(&[&key]);
+    let upstream = Upstream::start();
+    let file = "routes:\n  - {name: api, credentials: [api_key]}\n  - {name: openapi, credentials: [jwt]}\n";
+    let gateway =
+        Gateway::start_with_file(upstream.address(), file, &[("AUTH_JWT_ISSUERS", &idp.option(""))]);
+    let (token, api_key) = (key.sign(&claims(4_000_000_000, &json!({}))), gateway.token());
+    let send = |path: &str, name: &str, value: &str| {
+        gateway.client().send(&format!("GET {path}"), &[JSON, (name, value)], b"")
+    };
+    assert_eq!(send("/timbr/api/x", "x-api-key", &api_key).status, 200);
+    assert_eq!(send("/timbr/openapi/x", "x-jwt-token", &token).status, 200);
+    assert_eq!(send("/timbr/api/x", "x-jwt-token", &token).reason(), "api_key_missing");
+    assert_eq!(send("/timbr/openapi/x", "x-api-key", &api_key).reason(), "jwt_missing");
+    assert_eq!(upstream.log().len(), 2);
+}
