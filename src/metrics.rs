@@ -21,12 +21,12 @@ pub struct Metrics {
     pub requests_in_flight: Gauge,
     /// 1 while certificate files cannot be used, and what was read before stays in use.
     pub certificates_unusable: Gauge,
+    /// 1 while the token store answers.
+    pub store_up: Gauge,
     /// 1 while the users file cannot be used, and what was read before stays in use.
     pub users_unusable: Gauge,
     /// Token issuers whose keys could not be fetched or read the last time.
     pub issuers_unusable: Gauge,
-    /// 1 while the token store answers.
-    pub store_up: Gauge,
     /// Connections that could not be accepted for want of descriptors or memory.
     pub accept_failures: Counter,
     /// Requests that were sent to the backend a second time, as the first time did provably no harm.
@@ -113,6 +113,12 @@ impl Default for Metrics {
             "1 while certificate files cannot be used, and what was read before stays in use",
             certificates_unusable.clone(),
         );
+        let store_up = Gauge::default();
+        registry.register(
+            "store_up",
+            "1 while the token store answers, 0 while it does not",
+            store_up.clone(),
+        );
         let users_unusable = Gauge::default();
         registry.register(
             "users_unusable",
@@ -124,12 +130,6 @@ impl Default for Metrics {
             "issuers_unusable",
             "Token issuers whose keys could not be fetched or read the last time",
             issuers_unusable.clone(),
-        );
-        let store_up = Gauge::default();
-        registry.register(
-            "store_up",
-            "1 while the token store answers, 0 while it does not",
-            store_up.clone(),
         );
         let mut counter = |name, help| {
             let counter = Counter::default();
@@ -158,9 +158,9 @@ impl Default for Metrics {
             connections,
             requests_in_flight,
             certificates_unusable,
+            store_up,
             users_unusable,
             issuers_unusable,
-            store_up,
             accept_failures,
             upstream_retries,
             authorization_shadow_denials,

@@ -166,12 +166,12 @@ impl Auth {
             opener: BearerOpener::new(&config.salts, config.auth.bearer_max_age, clock.clone()),
             mint: TokenMint::new(&config.salts),
             verifier,
-            store,
+            guesses: Arc::new(guesses),
             salts: config.salts.iter().map(salt_name).collect(),
+            store,
             known_keys,
             foreign: tokens.foreign,
             foreign_keys: ForeignKeys::new(memory, clock.clone()),
-            guesses: Arc::new(guesses),
             jwts,
             impersonation: Impersonation::new(config.impersonation.clone()),
             authorization: config.authorization.clone().map(Authorization::new),
@@ -211,10 +211,10 @@ impl Auth {
                 self.store.insert(new, self.mint.seed(), id_of).await.map_err(unavailable)?
             }
         };
+        self.store.note_salt_use(salt, &login.user);
         if let (Some(keys), Some(session)) = (&self.upstream_keys, session) {
             keys.keep(id_of(&seed), session);
         }
-        self.store.note_salt_use(salt, &login.user);
         let fingerprint = id_of(&seed).fingerprint();
         Ok(Minted { token: token_of(&seed), fingerprint, user: login.user })
     }
@@ -336,6 +336,28 @@ impl Auth {
         self.guesses.sweep();
     }
 
+    /// Opens the store of tokens and starts its thread, if it has one. `up` shows whether it answers.
+    pub fn start_store(&self, up: &Gauge) -> Result<Option<Running>, StartError> {
+        // Not to hold what holds the store: its thread ends when nobody has it any more.
+        let guesses = Arc::downgrade(&self.guesses);
+        let heard = move |failure| {
+            if let Some(guesses) = guesses.upgrade() {
+                guesses.heard(failure);
+            }
+        };
+        self.store.start(up, Box::new(heard))
+    }
+
+    /// The store of tokens, for operators.
+    pub fn store(&self) -> &Store {
+        &self.store
+    }
+
+    /// What operators call the salts, the primary one first.
+    pub fn salts(&self) -> &[String] {
+        &self.salts
+    }
+
     /// Reads the verifier's files again if they have changed, or if somebody has `asked` for it. Blocks on the file system.
     ///
     /// SECURITY: who was taken out of the file, or has another password now, loses the tokens that the old one gave.
@@ -360,28 +382,6 @@ impl Auth {
     /// How many token issuers' keys could not be read or fetched the last time.
     pub fn failing_issuers(&self) -> usize {
         self.jwts.failing()
-    }
-
-    /// Opens the store of tokens and starts its thread, if it has one. `up` shows whether it answers.
-    pub fn start_store(&self, up: &Gauge) -> Result<Option<Running>, StartError> {
-        // Not to hold what holds the store: its thread ends when nobody has it any more.
-        let guesses = Arc::downgrade(&self.guesses);
-        let heard = move |failure| {
-            if let Some(guesses) = guesses.upgrade() {
-                guesses.heard(failure);
-            }
-        };
-        self.store.start(up, Box::new(heard))
-    }
-
-    /// The store of tokens, for operators.
-    pub fn store(&self) -> &Store {
-        &self.store
-    }
-
-    /// What operators call the salts, the primary one first.
-    pub fn salts(&self) -> &[String] {
-        &self.salts
     }
 
     /// How many keys `tokens.keys_file` holds.

@@ -46,8 +46,8 @@ fn command_of_the_arguments() -> Outcome {
         Some(("salt", matches)) => salt::run(matches),
         Some(("tokens", matches)) => tokens::run(matches),
         Some(("users", matches)) => users::run(matches),
-        Some(("doctor", matches)) => doctor::run(matches),
         Some(("config", matches)) => config::run(matches),
+        Some(("doctor", matches)) => doctor::run(matches),
         Some(("healthcheck", matches)) => healthcheck::run(matches),
         _ => unreachable!("clap takes no other"),
     }
@@ -66,8 +66,8 @@ pub fn command() -> Command {
         .subcommand(salt::command())
         .subcommand(tokens::command())
         .subcommand(users::command())
-        .subcommand(doctor::command())
         .subcommand(config::command())
+        .subcommand(doctor::command())
         .subcommand(healthcheck::command())
         .after_help(
             "Exit codes: 0 done; 1 failed, with a sentence on standard error; 2 wrong arguments; 3 a worker \

@@ -58,7 +58,7 @@ pub async fn keep_issuers_keys(auth: Arc<Auth>) {
     auth.keep_issuers_keys().await;
 }
 
-/// Forgets what has ended, now and then.
+/// Forgets what has ended, now and then. Never ends by itself.
 pub async fn sweep(auth: Arc<Auth>) {
     let mut ticks = tokio::time::interval(SWEEP_INTERVAL);
     loop {

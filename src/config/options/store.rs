@@ -1,8 +1,9 @@
 //! Where tokens are kept.
 
-use crate::config::options::{Opt, Shape, opt};
+use super::{Opt, Shape, opt};
 
-pub const STORE: &[Opt] = &[
+/// The options of `store`.
+pub(super) const STORE: &[Opt] = &[
     opt(
         "store.kind",
         Shape::Choice(&["memory", "file", "redis"]),

@@ -77,6 +77,8 @@ pub(super) enum Failed {
     Redis(#[from] RedisError),
     #[error("no answer within store.timeout")]
     Late,
+    #[error("it was revoked while it was being made")]
+    Overtaken,
     #[error("what it holds cannot be read")]
     Unreadable,
 }
@@ -216,7 +218,7 @@ impl Session {
                 Failed::Redis(error) if is_lost(error) => self.lose(error),
                 // Whether that was a moment or the end is for the next beat to tell.
                 Failed::Late => self.link.suspect(),
-                Failed::NoConnection => {}
+                Failed::NoConnection | Failed::Overtaken => {}
                 Failed::Redis(_) | Failed::Unreadable => {
                     warn!("the token store cannot do what it is asked for: {failed}");
                 }
@@ -241,8 +243,13 @@ impl Session {
         self.connection.borrow().clone().ok_or(Failed::NoConnection)
     }
 
-    /// The connection is of no use any more.
+    /// The connection is of no use any more. A cluster's knows by itself which server is; losing all for the sake of one
+    /// would be worse, and the next beat tells whether it is about all.
     fn lose(&self, error: &RedisError) {
+        if matches!(*self.connection.borrow(), Some(Connection::Cluster(_))) {
+            self.link.suspect();
+            return;
+        }
         if self.connection.borrow_mut().take().is_some() {
             *self.reason.borrow_mut() = error.to_string();
             self.link.down();

@@ -43,8 +43,7 @@ impl Session {
         self.write(&kept, SetExpiry::PX(self.keep_for(expires)), false).await?;
         let now = self.claim(&kept, &found).await?;
         if now.login == Some(KeptLogin { seed, id }) {
-            let record = self.record(kept, 0);
-            self.shared.memory.put_minted(id, record);
+            self.remember(kept)?;
             return Ok(seed);
         }
         // Another replica was faster. Nobody has been given the token that was made here.
@@ -60,12 +59,21 @@ impl Session {
             kept.token.upstream_key.clone_from(&token.upstream_key);
             self.rewrite(&kept, 0).await?;
         }
-        let record = self.record(kept, 0);
-        if !self.shared.memory.may_be_handed_out(&record) {
+        if !self.shared.memory.may_be_handed_out(&self.record(kept.clone(), 0)) {
             return Ok(None);
         }
-        self.shared.memory.put_minted(login.id, record);
+        self.remember(kept)?;
         Ok(Some(login.seed))
+    }
+
+    /// SECURITY: looked at once more, as time has passed since it was found or made: what was revoked meanwhile has been
+    /// searched for in memory already.
+    fn remember(&self, kept: KeptToken) -> Outcome<()> {
+        if !self.lives(&kept) {
+            return Err(Failed::Overtaken);
+        }
+        self.shared.memory.put_minted(kept.id, self.record(kept, 0));
+        Ok(())
     }
 
     /// Has the backend shown another key instead of the token; nothing happens if it lives no more.
