@@ -126,6 +126,16 @@ impl Reader<'_> {
                  accept this with auth.trust_salt_holder=true",
             );
         }
+        // SECURITY: a rule says what a user may do, and here anybody may be that user.
+        let rules = self.text("impersonation.rules").is_some_and(|rules| rules.trim() != "[]");
+        if any_user && rules && !trusted {
+            self.problem(
+                TRUST,
+                "auth.verifier=salt-holder checks no password, so every holder of the salt could act by every rule of \
+                 impersonation.rules. Check passwords (auth.verifier=users-file), or accept this with \
+                 auth.trust_salt_holder=true",
+            );
+        }
     }
 }
 

@@ -190,7 +190,11 @@ mod tests {
     #[test]
     fn rules_of_impersonation_are_read() {
         let rules = "[{users: [bi, 'svc-*'], act_as: '*@example.com'}]";
-        let config = loaded(&[("TIMBR_GATEWAY_IMPERSONATION_RULES", rules)]).expect("valid");
+        let trust = ("TIMBR_GATEWAY_AUTH_TRUST_SALT_HOLDER", "true");
+        let alone =
+            loaded(&[("TIMBR_GATEWAY_IMPERSONATION_RULES", rules)]).expect_err("nobody checks passwords");
+        assert!(alone.contains("auth.trust_salt_holder"), "{alone}");
+        let config = loaded(&[("TIMBR_GATEWAY_IMPERSONATION_RULES", rules), trust]).expect("valid");
         let rule = &config.impersonation.rules[0];
         assert_eq!(format!("{:?} {:?}", rule.users, rule.act_as), r#"["bi", "svc-*"] ["*@example.com"]"#);
         assert!(config.impersonation.backend_decides);

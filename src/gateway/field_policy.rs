@@ -83,7 +83,11 @@ pub fn fate(name: Name, text: &[u8]) -> Fate {
         | Name::PathInfo => true,
         // A certificate that the client claims to have shown.
         Name::ClientCert | Name::ClientCertChain => true,
-        Name::Other => !is_plain(text) || CLAIMS.iter().any(|claim| text.starts_with(claim.as_bytes())),
+        Name::Other => {
+            matches!(text, b"x-forwarded" | b"x-original-method")
+                || !is_plain(text)
+                || CLAIMS.iter().any(|claim| text.starts_with(claim.as_bytes()))
+        }
         _ => false,
     };
     if dropped { Fate::Drop } else { Fate::Forward }

@@ -137,7 +137,11 @@ impl Gateway {
             Some(_) => Box::pin(self.send_renewing(request, &identity, line)).await?,
         };
         let answer = Answer::from_upstream(response);
-        Ok(if self.rewriter.shows_the_clients_key(&identity) { answer } else { answer.without_cookies() })
+        Ok(if self.rewriter.is_the_clients_own_session(&identity) {
+            answer
+        } else {
+            answer.without_cookies()
+        })
     }
 
     fn refusal(&self, rejection: &Rejection, line: &mut AccessLine) -> Answer {

@@ -115,8 +115,13 @@ impl Rewriter {
             && !identity.is_of_jwt()
     }
 
+    /// Whether a session that the backend begins with this request is the client's: its own key, and nobody it acts as.
+    pub fn is_the_clients_own_session(&self, identity: &Identity) -> bool {
+        self.shows_the_clients_key(identity) && identity.acts_as().is_none()
+    }
+
     /// Whether the backend sees the key that the client sent.
-    pub fn shows_the_clients_key(&self, identity: &Identity) -> bool {
+    fn shows_the_clients_key(&self, identity: &Identity) -> bool {
         matches!(self.shown(identity), Shown::Clients)
     }
 
@@ -147,7 +152,7 @@ impl Rewriter {
             continues_trace: context.continues_trace,
             // SECURITY: a session's cookie says who somebody is, as a key does. One beside a key that is not the client's
             // would let it act in a session that this key, or another client, began.
-            cookies: self.shows_the_clients_key(identity),
+            cookies: self.is_the_clients_own_session(identity),
             // Where a rule allows it, the field is written anew.
             impersonation: identity.acts_as().is_none() && self.shows_a_key_of_the_backends(identity),
         };

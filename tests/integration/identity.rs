@@ -431,6 +431,7 @@ fn a_rule_says_who_may_act_as_whom() {
     std::fs::write(&file, format!("svc-etl:{}:tk_operators\n", sha256("etl-key"))).expect("written");
     let more = [
         ("IMPERSONATION_RULES", "[{users: [alice, 'svc-*'], act_as: '*@example.com'}]"),
+        ("AUTH_TRUST_SALT_HOLDER", "true"),
         ("TOKENS_KEYS_FILE", file.to_str().expect("text")),
     ];
     let impersonate = [&IMPERSONATE[..], &more].concat();
