@@ -311,7 +311,7 @@ impl Reaper {
 
     /// Looks at all connections.
     pub fn sweep(&self) {
-        let now = Instant::now();
+        let now = clock::now();
         self.each(|activity| {
             if let Some((order, cause)) = activity.judge(now, &self.timeouts) {
                 if let Some(cause) = cause {

@@ -70,8 +70,10 @@ impl<I: AsyncWrite + Unpin> AsyncWrite for CoalescedIo<I> {
             let before = &this.gathered[this.written..];
             let parts = [IoSlice::new(before), IoSlice::new(buf)];
             let written = ready!(Pin::new(&mut this.io).poll_write_vectored(cx, &parts))?;
+            if written == 0 {
+                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+            }
             match written.checked_sub(before.len()) {
-                None if written == 0 => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
                 None => this.written += written,
                 Some(of_buf) => {
                     this.gathered.clear();

@@ -159,6 +159,11 @@ impl Gateway {
         if head.uri.path_and_query().is_some_and(|target| target.as_str().len() > self.limits.uri) {
             return Err(Rejection::TargetTooLong);
         }
+        // What HTTP/1 refuses while it reads; a query may come otherwise over HTTP/2.
+        let target = head.uri.path_and_query().map_or("", |target| target.as_str());
+        if !target.bytes().all(|byte| byte.is_ascii_graphic()) {
+            return Err(Rejection::RequestLine("it has characters that none may have"));
+        }
         Ok(())
     }
 

@@ -172,7 +172,7 @@ impl Upload {
                     Some(left) => self.left = left,
                     None => return broken("it goes on behind its length"),
                 }
-                let last = self.body.is_end_stream();
+                let last = self.body.is_end_stream() && (self.left == 0 || self.framing == Framing::Chunked);
                 self.batch.load(data, self.framing == Framing::Chunked, last);
                 if last {
                     self.state = State::Ending;
