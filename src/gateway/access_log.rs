@@ -79,6 +79,11 @@ impl AccessLine {
         record.text(label!("decision"), decision);
         record.word(label!("request_id"), self.context.request_id_bytes());
         record.word(label!("client"), self.context.client_text().as_bytes());
+        self.tell_request(record);
+    }
+
+    /// What was asked for, and by whom: alike in both logs.
+    fn tell_request(&self, record: &mut Record<'_>) {
         record.text(label!("method"), cut(self.method.as_str(), LONGEST_METHOD));
         record.text(label!("path"), &self.path);
         record.text(label!("route"), &self.route);
@@ -108,16 +113,7 @@ impl Drop for AccessLine {
             if let Some(certificate) = &self.context.client.certificate {
                 line.text(label!("certificate"), certificate);
             }
-            line.text(label!("method"), cut(self.method.as_str(), LONGEST_METHOD));
-            line.text(label!("path"), &self.path);
-            line.text(label!("route"), &self.route);
-            line.text(label!("user"), cut(self.user.as_ref().map_or("", UserName::as_str), LONGEST_USER));
-            if let Some(user) = &self.acts_as {
-                line.text(label!("acts_as"), cut(user, LONGEST_USER));
-            }
-            if let Some(key) = self.key {
-                line.hex(label!("key"), key.raw());
-            }
+            self.tell_request(line);
             line.number(label!("status"), self.status.as_u16().into());
             line.text(label!("reason"), self.reason);
             line.number(label!("sent"), self.sent);
