@@ -2,6 +2,7 @@
 //! this machine, its tokens.
 
 mod operators;
+mod refusals;
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -19,6 +20,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::TcpListener;
 
 use crate::auth::Auth;
+use crate::gateway::refusals::Refusals;
 use crate::listener;
 use crate::metrics::Metrics;
 use crate::shutdown::{Phase, Signal};
@@ -63,18 +65,25 @@ const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
 const MOST_CONNECTIONS: usize = 64;
 
 /// Answers until the task is dropped. Runs on a `LocalSet`.
-pub async fn serve(listener: TcpListener, readiness: Readiness, metrics: Arc<Metrics>, auth: Arc<Auth>) {
+pub async fn serve(
+    listener: TcpListener,
+    readiness: Readiness,
+    metrics: Arc<Metrics>,
+    auth: Arc<Auth>,
+    refusals: Arc<Refusals>,
+) {
     let places = Arc::new(tokio::sync::Semaphore::new(MOST_CONNECTIONS));
     loop {
         let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
         let (stream, peer) = listener::accept(&listener, &metrics.accept_failures).await;
         let (readiness, metrics, auth) = (readiness.clone(), Arc::clone(&metrics), Arc::clone(&auth));
+        let refusals = Arc::clone(&refusals);
         tokio::task::spawn_local(async move {
             let answer = |request: Request<Incoming>| {
-                let (readiness, metrics, auth) = (&readiness, &metrics, &auth);
+                let (readiness, metrics, auth, refusals) = (&readiness, &metrics, &auth, &refusals);
                 async move {
                     Ok::<_, Infallible>(match operators::Verb::of(request.uri().path()) {
-                        Some(verb) => operators::answer(verb, request, peer, auth).await,
+                        Some(verb) => operators::answer(verb, request, peer, auth, refusals).await,
                         None => answer(&request, readiness, metrics),
                     })
                 }
@@ -111,7 +120,7 @@ fn answer(request: &Request<Incoming>, readiness: &Readiness, metrics: &Metrics)
         }
         _ => text(
             StatusCode::NOT_FOUND,
-            "here are /livez, /readyz, /metrics, /tokens, /tokens/revoke and /salts",
+            "here are /livez, /readyz, /metrics, /tokens, /tokens/revoke, /salts, /refusals and /explain/REQUEST_ID",
         ),
     }
 }

@@ -1,10 +1,11 @@
-//! Tokens and salts, for operators on this machine.
+//! Tokens, salts and refusals, for operators on this machine.
 //!
 //! ```text
 //! GET  /tokens[?user=NAME][&limit=N]   {"tokens": [{user, fingerprint, minted, expires, last_used}], "more": false}
 //! POST /tokens/revoke                  {"user": NAME} or {"fingerprint": HEX} or {"token": TOKEN} or {"all": true}
 //! GET  /salts                          {"since_start": false, "salts": [{salt, last_used, users}]}
 //! ```
+//! GET  /refusals, /explain/ID          see `refusals`
 //!
 //! Times are seconds since the Unix epoch.
 
@@ -22,7 +23,9 @@ use serde_json::json;
 use tokio::time::timeout;
 use tracing::{info, warn};
 
+use crate::admin::refusals;
 use crate::auth::Auth;
+use crate::gateway::refusals::Refusals;
 use crate::secret::Secret;
 use crate::store::{Filter, Fingerprint, Revocation, Stamp, TokenId, TokenLine};
 use crate::user_name::UserName;
@@ -36,6 +39,9 @@ const MOST: usize = 100_000;
 /// A longer body asks for nothing that there is.
 const MOST_BODY: usize = 16 * 1024;
 
+/// What comes before a request's id.
+const EXPLAIN: &str = "/explain/";
+
 /// For that body.
 const BODY_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -45,6 +51,8 @@ pub enum Verb {
     List,
     Revoke,
     Salts,
+    Refusals,
+    Explain,
 }
 
 /// What is to be revoked: one of these.
@@ -57,7 +65,8 @@ struct Order {
     all: Option<bool>,
 }
 
-type Refusal = (StatusCode, String);
+/// Why an operator gets no answer.
+pub type Refusal = (StatusCode, String);
 
 impl Verb {
     /// The verb of a path, if it is one.
@@ -66,13 +75,15 @@ impl Verb {
             "/tokens" => Some(Verb::List),
             "/tokens/revoke" => Some(Verb::Revoke),
             "/salts" => Some(Verb::Salts),
+            "/refusals" => Some(Verb::Refusals),
+            path if path.starts_with(EXPLAIN) => Some(Verb::Explain),
             _ => None,
         }
     }
 
     fn method(self) -> Method {
         match self {
-            Verb::List | Verb::Salts => Method::GET,
+            Verb::List | Verb::Salts | Verb::Refusals | Verb::Explain => Method::GET,
             Verb::Revoke => Method::POST,
         }
     }
@@ -84,6 +95,7 @@ pub async fn answer(
     request: Request<Incoming>,
     peer: SocketAddr,
     auth: &Auth,
+    refusals: &Refusals,
 ) -> Response<Full<Bytes>> {
     if let Err(refusal) = may_ask(&request, peer) {
         return refused(refusal);
@@ -98,6 +110,8 @@ pub async fn answer(
         Verb::List => list(request.uri().query().unwrap_or_default(), auth).await,
         Verb::Revoke => revoke(request, auth).await,
         Verb::Salts => salts(auth).await,
+        Verb::Refusals => refusals::list(request.uri().query().unwrap_or_default(), refusals),
+        Verb::Explain => refusals::explain(&request.uri().path()[EXPLAIN.len()..], refusals),
     };
     match done {
         Ok(body) => json_of(StatusCode::OK, &body),
@@ -119,7 +133,7 @@ fn may_ask<T>(request: &Request<T>, peer: SocketAddr) -> Result<(), Refusal> {
     }
     Err((
         StatusCode::FORBIDDEN,
-        "tokens and salts are shown and revoked on the loopback address only".to_owned(),
+        "tokens, salts and refusals are shown, and tokens revoked, on the loopback address only".to_owned(),
     ))
 }
 
@@ -223,7 +237,7 @@ fn unavailable(what: &str) -> Refusal {
 }
 
 /// A value of the query as it was meant; what is no escape stays as it is.
-fn unescaped(text: &str) -> String {
+pub fn unescaped(text: &str) -> String {
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text.as_bytes();
     while let Some((&first, behind)) = rest.split_first() {

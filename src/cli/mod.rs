@@ -4,6 +4,7 @@ mod bearer;
 mod config;
 mod demo;
 mod doctor;
+mod explain;
 mod healthcheck;
 mod options;
 mod password;
@@ -45,6 +46,7 @@ fn command_of_the_arguments() -> Outcome {
         Some(("bearer", matches)) => bearer::run(matches),
         Some(("salt", matches)) => salt::run(matches),
         Some(("tokens", matches)) => tokens::run(matches),
+        Some(("explain", matches)) => explain::run(matches),
         Some(("users", matches)) => users::run(matches),
         Some(("config", matches)) => config::run(matches),
         Some(("doctor", matches)) => doctor::run(matches),
@@ -65,6 +67,7 @@ pub fn command() -> Command {
         .subcommand(bearer::command())
         .subcommand(salt::command())
         .subcommand(tokens::command())
+        .subcommand(explain::command())
         .subcommand(users::command())
         .subcommand(config::command())
         .subcommand(doctor::command())

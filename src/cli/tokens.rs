@@ -145,8 +145,8 @@ pub fn time(unix_seconds: u64) -> String {
     humantime::format_rfc3339_seconds(time).to_string()
 }
 
-/// A value for a query.
-fn escaped(text: &str) -> String {
+/// A value for a query or a path.
+pub fn escaped(text: &str) -> String {
     text.bytes().fold(String::new(), |escaped, byte| match byte {
         byte if byte.is_ascii_alphanumeric() => escaped + char::from(byte).encode_utf8(&mut [0; 4]),
         byte => escaped + &format!("%{byte:02X}"),

@@ -73,6 +73,16 @@ impl AccessLine {
         &self.context
     }
 
+    /// The request's method, no longer than a line shows it.
+    pub fn method(&self) -> &str {
+        cut(self.method.as_str(), LONGEST_METHOD)
+    }
+
+    /// Its path without the query, no longer than a line shows it.
+    pub fn path(&self) -> &str {
+        &self.path
+    }
+
     /// Fills a line of the audit log: who has asked for what, and what was decided.
     pub fn tell_who(&self, record: &mut Record<'_>, what: &str, decision: &str) {
         record.text(label!("what"), what);
@@ -84,7 +94,7 @@ impl AccessLine {
 
     /// What was asked for, and by whom: alike in both logs.
     fn tell_request(&self, record: &mut Record<'_>) {
-        record.text(label!("method"), cut(self.method.as_str(), LONGEST_METHOD));
+        record.text(label!("method"), self.method());
         record.text(label!("path"), &self.path);
         record.text(label!("route"), &self.route);
         record.text(label!("user"), cut(self.user.as_ref().map_or("", UserName::as_str), LONGEST_USER));

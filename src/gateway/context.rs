@@ -97,6 +97,11 @@ impl Context {
         &self.traceparent
     }
 
+    /// The id of the trace that the request belongs to: 32 hex digits.
+    pub fn trace_id(&self) -> &str {
+        std::str::from_utf8(&self.traceparent[3..35]).expect("hex digits")
+    }
+
     /// The client, as text.
     pub fn client_text(&self) -> std::borrow::Cow<'_, str> {
         if self.origin.address == self.client.address {

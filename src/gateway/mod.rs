@@ -4,15 +4,18 @@
 //! upstream is written anew from what was decided upon.
 
 mod access_log;
+pub mod advice;
 mod authenticate;
 mod authorize;
 mod contained;
 pub mod context;
+pub mod explanation;
 pub mod field_policy;
 pub mod forwarded;
 mod get_token;
 mod handshake;
 mod impersonate;
+pub mod refusals;
 pub mod rejection;
 mod renewal;
 mod respond;
@@ -41,9 +44,11 @@ use authenticate::authenticate;
 use authorize::authorize;
 use contained::{Panicked, contained};
 use context::{Client, Context};
+use explanation::GET_TOKEN;
 use get_token::get_token;
 use handshake::{directed_here, has_certificate};
 use impersonate::impersonate;
+use refusals::Recorder;
 use rejection::Rejection;
 use respond::Answer;
 use rewrite::Rewriter;
@@ -61,11 +66,18 @@ pub struct Gateway {
     limits: Limits,
     trusted_proxies: Vec<IpNet>,
     admission: Arc<Admission>,
+    refusals: Recorder,
 }
 
 impl Gateway {
     /// For the calling thread; `upstream` is its own, the rest is everybody's.
-    pub fn new(config: &Config, auth: Arc<Auth>, upstream: Upstream, admission: Arc<Admission>) -> Gateway {
+    pub fn new(
+        config: &Config,
+        auth: Arc<Auth>,
+        upstream: Upstream,
+        admission: Arc<Admission>,
+        refusals: Recorder,
+    ) -> Gateway {
         let credential = &config.upstream.credential;
         let bounds = BodyBounds { pause: config.timeouts.body, least_rate: config.limits.body_rate };
         Gateway {
@@ -76,6 +88,7 @@ impl Gateway {
             limits: config.limits,
             trusted_proxies: config.trusted_proxies.clone(),
             admission,
+            refusals,
         }
     }
 
@@ -147,6 +160,7 @@ impl Gateway {
     fn refusal(&self, rejection: &Rejection, line: &mut AccessLine) -> Answer {
         line.reason = rejection.reason();
         self.admission.metrics().rejected(rejection.reason());
+        self.refusals.note(rejection, line);
         let (fields, text) = rejection.answer(line.context().request_id());
         Answer::own(rejection.status(), fields, text)
     }
@@ -168,7 +182,7 @@ impl Gateway {
     }
 
     async fn get_token(&self, head: &Head, line: &mut AccessLine) -> Result<Answer, Rejection> {
-        "get_token".clone_into(&mut line.route);
+        GET_TOKEN.clone_into(&mut line.route);
         let given = get_token(&self.auth, head, line.context().origin.address).await?;
         line.user = Some(given.minted.user);
         line.key = Some(given.minted.fingerprint);

@@ -23,6 +23,7 @@ use crate::clock::Clock;
 use crate::config::sources::list;
 use crate::config::{Config, Problem, VerifierOptions};
 use crate::descriptors;
+use crate::gateway::refusals::Refusals;
 use crate::listener;
 use crate::metrics::Metrics;
 use crate::shutdown::{self, Controller, Phase};
@@ -181,6 +182,7 @@ pub struct Bound {
     admin: Option<std::net::TcpListener>,
     metrics: Arc<Metrics>,
     store: Option<store::Running>,
+    refusals: Arc<Refusals>,
 }
 
 /// Loads what the configuration names, and listens.
@@ -197,7 +199,8 @@ pub fn bind(config: Config, clock: &Clock) -> Result<Bound, StartError> {
     };
     let metrics = Arc::<Metrics>::default();
     let store = parts.auth.start_store(&metrics.store_up)?;
-    Ok(Bound { config: Arc::new(config), parts, addresses, https, http, admin, metrics, store })
+    let refusals = Refusals::new(config.workers);
+    Ok(Bound { config: Arc::new(config), parts, addresses, https, http, admin, metrics, store, refusals })
 }
 
 fn listen(
@@ -249,6 +252,7 @@ impl Bound {
                 config: Arc::clone(&self.config),
                 auth: Arc::clone(&self.parts.auth),
                 admission: Arc::clone(&admission),
+                refusals: self.refusals.recorder(number),
                 upstream_tls: self.parts.upstream_tls.clone(),
                 listeners: self.listeners_of_one_worker(),
                 readiness: readiness.clone(),
@@ -324,7 +328,7 @@ impl Bound {
         if let Some(listener) = self.admin {
             let listener = TcpListener::from_std(listener).map_err(StartError::Threads)?;
             let auth = Arc::clone(&self.parts.auth);
-            helpers.spawn_local(admin::serve(listener, readiness, Arc::clone(&metrics), auth));
+            helpers.spawn_local(admin::serve(listener, readiness, Arc::clone(&metrics), auth, self.refusals));
         }
         let reloader = self.parts.tls.map(|(reloader, _)| reloader);
         let auth = Arc::clone(&self.parts.auth);

@@ -19,6 +19,7 @@ use crate::config::Config;
 use crate::connection::activity::Reaper;
 use crate::connection::{Service, serve};
 use crate::gateway::Gateway;
+use crate::gateway::refusals::Recorder;
 use crate::listener;
 use crate::shutdown::{Phase, Signal};
 use crate::tls::{ServerTls, UpstreamTls};
@@ -29,6 +30,7 @@ pub struct Worker {
     pub config: Arc<Config>,
     pub auth: Arc<Auth>,
     pub admission: Arc<Admission>,
+    pub refusals: Recorder,
     pub upstream_tls: Option<UpstreamTls>,
     pub listeners: Vec<(std::net::TcpListener, Option<ServerTls>)>,
     pub readiness: Readiness,
@@ -54,6 +56,7 @@ impl Worker {
             Arc::clone(&self.auth),
             upstream,
             Arc::clone(&self.admission),
+            self.refusals.clone(),
         ));
         let reaper = Rc::new(Reaper::new(self.config.timeouts, Arc::clone(self.admission.metrics())));
         let mut accepting = JoinSet::new();

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use timbr_gateway::config::options::OPTIONS;
 use timbr_gateway::config::{Sources, load};
+use timbr_gateway::gateway::advice::CATALOGUE;
 
 use crate::support::bearer::SALT;
 
@@ -79,6 +80,33 @@ fn every_reason_is_explained() {
     }
     let explained = page.lines().filter(|line| line.starts_with("| `")).count();
     assert_eq!(explained, reasons.len(), "docs/errors.md explains what no request can meet");
+}
+
+/// Run with `BLESS=1` to write the explanations anew.
+#[test]
+fn the_catalogue_of_errors_says_what_operators_are_told() {
+    let path = repository().join("docs/errors.md");
+    let page = std::fs::read_to_string(&path).expect("the catalogue");
+    let anew: String = page
+        .lines()
+        .map(|line| {
+            let row = line.strip_prefix("| `").and_then(|row| row.split_once("` | "));
+            let Some((reason, rest)) = row else { return format!("{line}\n") };
+            let (status, _) = rest.split_once(" | ").expect("a status");
+            let (reason, advice) = CATALOGUE
+                .iter()
+                .find(|(name, _)| *name == reason)
+                .unwrap_or_else(|| panic!("no advice for {reason}"));
+            format!("| `{reason}` | {status} | {advice} |\n")
+        })
+        .collect();
+    let explained = page.lines().filter(|line| line.starts_with("| `")).count();
+    assert_eq!(explained, CATALOGUE.len(), "docs/errors.md and src/gateway/advice.rs have different reasons");
+    if std::env::var_os("BLESS").is_some() {
+        std::fs::write(&path, anew).expect("written");
+    } else {
+        assert!(page == anew, "docs/errors.md is out of date; BLESS=1 cargo test docs writes it anew");
+    }
 }
 
 #[test]

@@ -7,6 +7,7 @@ mod command_line;
 mod delegated;
 mod docs;
 mod drain;
+mod explain;
 mod failures;
 mod floods;
 mod forwarding;

@@ -1,0 +1,169 @@
+//! `timbr-gateway explain [REQUEST_ID]`
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
+use serde_json::Value;
+
+use crate::cli::running::{self, Running};
+use crate::cli::tokens::{escaped, time};
+use crate::cli::{Outcome, say};
+
+const PATIENCE: Duration = Duration::from_secs(10);
+
+pub fn command() -> Command {
+    running::add_to(
+        Command::new("explain")
+            .about("Tell why a running gateway refused a request, or show what it refused lately")
+            .arg(
+                Arg::new("request-id")
+                    .value_name("REQUEST_ID")
+                    .help("The id that the answer, its field x-request-id and the log have"),
+            )
+            .arg(
+                Arg::new("limit")
+                    .long("limit")
+                    .value_name("N")
+                    .default_value("20")
+                    .value_parser(value_parser!(u32).range(1..))
+                    .help("Without an id: at most so many"),
+            )
+            .arg(
+                Arg::new("reason")
+                    .long("reason")
+                    .value_name("WORD")
+                    .help("Without an id: of this reason alone"),
+            )
+            .arg(
+                Arg::new("user")
+                    .long("user")
+                    .short('u')
+                    .value_name("NAME")
+                    .help("Without an id: of this user alone"),
+            )
+            .arg(
+                Arg::new("json")
+                    .long("json")
+                    .action(ArgAction::SetTrue)
+                    .help("As JSON; times in seconds since 1970"),
+            ),
+    )
+    .after_help(
+        "The last thousand or so refusals are remembered, without any value of a field.\n\n\
+         Examples:\n  timbr-gateway explain 7496242a0b4f4c0f9b1d5d0c3f1e2a77\n  \
+         timbr-gateway explain --reason token_expired --limit 5",
+    )
+}
+
+pub fn run(matches: &ArgMatches) -> Outcome {
+    let running = Running::of(matches, PATIENCE)?;
+    let id = matches.get_one::<String>("request-id");
+    let told =
+        running.json(&id.map_or_else(|| recent(matches), |id| format!("/explain/{}", escaped(id))), None)?;
+    let refusals = told["refusals"].as_array().map_or(&[][..], Vec::as_slice);
+    if matches.get_flag("json") {
+        say(&told["refusals"])?;
+    } else if id.is_some() {
+        for refusal in refusals {
+            say(explained(refusal))?;
+        }
+    } else {
+        list(refusals)?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn recent(matches: &ArgMatches) -> String {
+    let limit = matches.get_one::<u32>("limit").expect("it has a default");
+    let mut path = format!("/refusals?limit={limit}");
+    for name in ["reason", "user"] {
+        if let Some(value) = matches.get_one::<String>(name) {
+            path += &format!("&{name}={}", escaped(value));
+        }
+    }
+    path
+}
+
+fn list(refusals: &[Value]) -> std::io::Result<()> {
+    say(format_args!("{:<22}{:<8}{:<28}{:<34}PATH", "TIME", "STATUS", "REASON", "REQUEST ID"))?;
+    for refusal in refusals {
+        say(format_args!(
+            "{:<22}{:<8}{:<28}{:<34}{}",
+            when(refusal),
+            refusal["status"].to_string(),
+            text(refusal, "reason"),
+            text(refusal, "request_id"),
+            text(refusal, "path"),
+        ))?;
+    }
+    Ok(())
+}
+
+/// What people read who have one id.
+fn explained(refusal: &Value) -> String {
+    let mut lines = vec![
+        format!(
+            "{} refused with {} {}",
+            text(refusal, "request_id"),
+            refusal["status"],
+            text(refusal, "reason")
+        ),
+        format!("  {}", text(refusal, "advice")),
+    ];
+    let mut line = |name: &str, value: String| {
+        if !value.is_empty() {
+            lines.push(format!("  {name:<12}{value}"));
+        }
+    };
+    line("when", format!("{}, after {} ms", when(refusal), refusal["after_ms"]));
+    line("client", text(refusal, "client").to_owned());
+    line("request", format!("{} {}", text(refusal, "method"), text(refusal, "path")));
+    for name in ["route", "user", "key", "field", "detail"] {
+        line(name, text(refusal, name).to_owned());
+    }
+    line("decided by", list_of(&refusal["rules"], Value::as_str));
+    line("trace id", text(refusal, "trace_id").to_owned());
+    let outcome = |step: &Value| Some(format!("{} {}", step["step"].as_str()?, step["outcome"].as_str()?));
+    let steps = refusal["trace"].as_array().into_iter().flatten().filter_map(outcome);
+    line("steps", steps.collect::<Vec<_>>().join(", "));
+    lines.join("\n")
+}
+
+fn list_of<'a>(values: &'a Value, text: impl Fn(&'a Value) -> Option<&'a str>) -> String {
+    values.as_array().into_iter().flatten().filter_map(text).collect::<Vec<_>>().join(", ")
+}
+
+fn text<'a>(refusal: &'a Value, name: &str) -> &'a str {
+    refusal[name].as_str().unwrap_or_default()
+}
+
+#[allow(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "a time after 1970, in whole seconds"
+)]
+fn when(refusal: &Value) -> String {
+    time(refusal["time"].as_f64().unwrap_or_default() as u64)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_explanation_reads_like_one() {
+        let refusal = serde_json::json!({
+            "request_id": "r-1", "status": 401, "reason": "api_key_missing", "advice": "No key.", "time": 0.5,
+            "after_ms": 0.2, "client": "192.0.2.1", "method": "GET", "path": "/timbr/api/query/", "route": "api",
+            "user": null, "key": null, "field": "x-api-key", "rules": ["routes.credentials"], "detail": null,
+            "trace_id": "ab", "trace": [{"step": "route", "outcome": "passed"}, {"step": "screen", "outcome": "refused"}],
+        });
+        assert_eq!(
+            explained(&refusal),
+            "r-1 refused with 401 api_key_missing\n  No key.\n  when        1970-01-01T00:00:00Z, after 0.2 ms\n  \
+             client      192.0.2.1\n  request     GET /timbr/api/query/\n  route       api\n  field       x-api-key\n  \
+             decided by  routes.credentials\n  trace id    ab\n  steps       route passed, screen refused"
+        );
+    }
+}
