@@ -21,6 +21,7 @@ pub mod http1;
 pub mod listener;
 pub mod media_type;
 pub mod metrics;
+pub mod octets;
 pub mod prehashed;
 pub mod secret;
 pub mod server;

@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use crate::octets::Octets;
+
 /// A type and subtype in lower case, without parameters.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MediaType(String);
@@ -73,12 +75,8 @@ fn is_text(byte: u8) -> bool {
 
 /// Splits a non-empty RFC 9110 token off the front.
 fn token(text: &[u8]) -> Option<(&[u8], &[u8])> {
-    let end = text.iter().position(|byte| !is_token_char(*byte)).unwrap_or(text.len());
+    let end = Octets::TOKEN.first_other(text).unwrap_or(text.len());
     (end > 0).then(|| text.split_at(end))
-}
-
-fn is_token_char(byte: u8) -> bool {
-    byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
 }
 
 #[cfg(test)]

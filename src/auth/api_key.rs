@@ -6,6 +6,7 @@ use base64::engine::general_purpose::STANDARD;
 use zeroize::Zeroizing;
 
 use crate::auth::jwt::Jwt;
+use crate::octets::Octets;
 use crate::store::TokenId;
 
 /// A key as a client sent it: 1 to 1024 printable ASCII characters, no space and no comma.
@@ -17,8 +18,7 @@ pub struct ApiKey(Box<[u8]>);
 impl ApiKey {
     /// Checks the value of the field.
     pub fn parse(value: &[u8]) -> Option<ApiKey> {
-        let valid = (1..=1024).contains(&value.len())
-            && value.iter().all(|byte| byte.is_ascii_graphic() && *byte != b',');
+        let valid = (1..=1024).contains(&value.len()) && Octets::KEY.are_all(value);
         valid.then(|| ApiKey(value.into()))
     }
 

@@ -34,6 +34,7 @@ pub struct Activity {
     deliveries: RefCell<Vec<Delivery>>,
     requests: Cell<u64>,
     idle_since: Cell<Instant>,
+    rests: Cell<bool>,
     /// When a part of a request's head had come, until the rest did. Not noted for HTTP/2, whose frames need not belong
     /// to a request.
     head_since: Cell<Option<Instant>>,
@@ -65,6 +66,9 @@ const FIRST_REQUEST_GRACE: Duration = Duration::from_secs(2);
 /// silent client would keep it for ever.
 const CLOSE_GRACE: Duration = Duration::from_secs(2);
 
+/// Requests that follow each other sooner are served without the connection getting its memory anew.
+const RESTS_AFTER: Duration = Duration::from_millis(500);
+
 impl Activity {
     fn new(now: Instant) -> Activity {
         Activity {
@@ -73,6 +77,7 @@ impl Activity {
             deliveries: RefCell::default(),
             requests: Cell::new(0),
             idle_since: Cell::new(now),
+            rests: Cell::new(false),
             head_since: Cell::new(None),
             is_multiplexed: Cell::new(false),
             write_blocked_since: Cell::new(None),
@@ -132,9 +137,15 @@ impl Activity {
         self.lingers.get()
     }
 
+    /// Whether no request has come for a while, so that what serves them can be put away.
+    pub fn rests(&self) -> bool {
+        self.rests.get()
+    }
+
     /// A request's head is complete; the request ends when the guard is dropped.
     pub fn request(self: &Rc<Activity>) -> InFlight {
         self.head_since.set(None);
+        self.rests.set(false);
         self.in_flight.set(self.in_flight.get() + 1);
         self.requests.set(self.requests.get() + 1);
         if self.leaving_since.get().is_some() {
@@ -169,8 +180,21 @@ impl Activity {
             self.closing_since.set(Some(Instant::now()));
         }
         self.order.set(Some(order));
+        self.wake();
+    }
+
+    fn wake(&self) {
         if let Some(waker) = self.waker.borrow().as_ref() {
             waker.wake_by_ref();
+        }
+    }
+
+    /// Lets the connection rest, if no request has come for a while.
+    fn rest(&self, now: Instant) {
+        let is_idle = self.in_flight.get() == 0 && self.requests.get() > 0;
+        if is_idle && !self.rests.get() && now.duration_since(self.idle_since.get()) >= RESTS_AFTER {
+            self.rests.set(true);
+            self.wake();
         }
     }
 
@@ -319,6 +343,7 @@ impl Reaper {
                 }
                 activity.give(order);
             }
+            activity.rest(now);
         });
     }
 

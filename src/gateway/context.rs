@@ -9,6 +9,7 @@ use ipnet::IpNet;
 use crate::clock;
 use crate::fields::{Fields, Name};
 use crate::gateway::forwarded::{Origin, origin};
+use crate::octets::HEX;
 use crate::tls::Served;
 
 /// The peer of a connection.
@@ -140,16 +141,6 @@ fn made_traceparent() -> [u8; TRACEPARENT_LENGTH] {
     made[36..52].copy_from_slice(&random_hex::<16>());
     made
 }
-
-/// The two digits of each byte.
-static HEX: [[u8; 2]; 256] = {
-    let (digits, mut pairs, mut byte) = (b"0123456789abcdef", [[0; 2]; 256], 0);
-    while byte < 256 {
-        pairs[byte] = [digits[byte >> 4], digits[byte & 15]];
-        byte += 1;
-    }
-    pairs
-};
 
 /// So many random hex digits, a multiple of 16. Ids must differ, not be secret.
 fn random_hex<const DIGITS: usize>() -> [u8; DIGITS] {

@@ -37,6 +37,7 @@ use crate::auth::Auth;
 use crate::client_body::ClientBody;
 use crate::config::{Config, Limits};
 use crate::fields::{Fields, Head};
+use crate::octets::Octets;
 use crate::upstream::{BodyBounds, RequestBodyError, Upstream, UpstreamError};
 
 use access_log::AccessLine;
@@ -175,7 +176,7 @@ impl Gateway {
         }
         // What HTTP/1 refuses while it reads; a query may come otherwise over HTTP/2.
         let target = head.uri.path_and_query().map_or("", |target| target.as_str());
-        if !target.bytes().all(|byte| byte.is_ascii_graphic()) {
+        if !Octets::VISIBLE.are_all(target.as_bytes()) {
             return Err(Rejection::RequestLine("it has characters that none may have"));
         }
         Ok(())

@@ -7,6 +7,7 @@ use http::{Method, Uri};
 use crate::config::RouteProfile;
 use crate::fields::{Fields, Head, Name};
 use crate::gateway::rejection::Rejection;
+use crate::octets::Octets;
 
 /// Where a request goes.
 #[derive(Debug)]
@@ -88,8 +89,7 @@ fn is_host(host: &[u8]) -> bool {
         }
         _ => {
             let end = host.iter().position(|byte| *byte == b':').unwrap_or(host.len());
-            let plain = |byte: &u8| byte.is_ascii_alphanumeric() || b"-._~".contains(byte);
-            (end > 0 && host[..end].iter().all(plain), &host[end..])
+            (end > 0 && Octets::HOST.are_all(&host[..end]), &host[end..])
         }
     };
     let is_port = |port: &[u8]| {
@@ -112,8 +112,11 @@ fn unambiguous(path: &str) -> Result<(), Rejection> {
         return refuse("it is no path");
     }
     let bytes = path.as_bytes();
-    for (i, byte) in bytes.iter().enumerate() {
-        match byte {
+    let mut judged = 0;
+    while let Some(found) = Octets::PATH.first_other(&bytes[judged..]) {
+        let i = judged + found;
+        judged = i + 1;
+        match bytes[i] {
             b'/' if bytes.get(i + 1) == Some(&b'/') => return refuse("it has an empty segment (`//`)"),
             b'/' if is_dot_segment(&bytes[i + 1..]) => return refuse("it has a `.` or `..` segment"),
             b'\\' | b';' | b'#' => return refuse("it holds `\\`, `;` or `#`"),
@@ -134,10 +137,8 @@ fn unambiguous(path: &str) -> Result<(), Rejection> {
                 }
                 Some(_) => {}
             },
-            b if !(b'!'..=b'~').contains(b) || b"\"<>^`{|}".contains(b) => {
-                return refuse("it holds an unescaped special character");
-            }
-            _ => {}
+            b'/' => {}
+            _ => return refuse("it holds an unescaped special character"),
         }
     }
     Ok(())

@@ -6,6 +6,7 @@ use http::{Method, Uri, Version};
 use crate::fields::{Fields, Head, Name, Parsed};
 use crate::http1::head::{Framing, HeadError, HeadLimits, framing, keeps_alive};
 use crate::http1::response::write_field;
+use crate::octets::Octets;
 
 /// A head that was understood.
 #[derive(Debug)]
@@ -79,7 +80,7 @@ impl Line {
             return Err(HeadError::TooManyFields);
         }
         // SECURITY: `http::Uri` drops a fragment without a word; whoever keeps it sees another path.
-        if !target.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'#') {
+        if !Octets::TARGET.are_all(target.as_bytes()) {
             return Err(HeadError::Malformed("the target has characters that none may have"));
         }
         let method = parsed.method.ok_or(BROKEN)?;

@@ -5,6 +5,7 @@ use std::cell::RefCell;
 use std::time::{Duration, UNIX_EPOCH};
 
 use crate::clock;
+use crate::octets::{HEX, Octets};
 use crate::telemetry::Format;
 
 /// The name of a value, as each form of the log writes it.
@@ -82,8 +83,7 @@ impl Record<'_> {
     /// A text, in quotes.
     pub fn text(&mut self, label: Label, value: &str) {
         self.label(label);
-        let plain = |byte: u8| (b' '..0x7f).contains(&byte) && byte != b'"' && byte != b'\\';
-        if value.bytes().fold(true, |all, byte| all & plain(byte)) {
+        if Octets::QUOTED.are_all(value.as_bytes()) {
             self.line.push(b'"');
             self.line.extend_from_slice(value.as_bytes());
             self.line.push(b'"');
@@ -107,8 +107,8 @@ impl Record<'_> {
     /// A number that is a name, as eight hex digits.
     pub fn hex(&mut self, label: Label, value: u32) {
         let mut digits = [0; 8];
-        for (digit, shift) in digits.iter_mut().zip((0..32).step_by(4).rev()) {
-            *digit = b"0123456789abcdef"[(value >> shift & 15) as usize];
+        for (pair, byte) in digits.chunks_exact_mut(2).zip(value.to_be_bytes()) {
+            pair.copy_from_slice(&HEX[usize::from(byte)]);
         }
         self.word(label, &digits);
     }

@@ -17,6 +17,7 @@ const LAYERS: [&[&str]; 8] = [
         "http1",
         "fields",
         "prehashed",
+        "octets",
         "client_body",
         "descriptors",
         "metrics",
@@ -31,9 +32,12 @@ const LAYERS: [&[&str]; 8] = [
 ];
 
 /// Uses within a layer that are meant.
-const SIDEWAYS: [(&str, &str); 7] = [
+const SIDEWAYS: [(&str, &str); 10] = [
     ("metrics", "telemetry"),
     ("telemetry", "clock"),
+    ("telemetry", "octets"),
+    ("media_type", "octets"),
+    ("http1", "octets"),
     ("http1", "clock"),
     ("http1", "fields"),
     ("upstream", "tls"),

@@ -17,6 +17,7 @@ use jsonwebtoken::decode_header;
 
 use crate::clock::Clock;
 use crate::config::{JwtOptions, Problem};
+use crate::octets::Octets;
 use crate::store::TokenId;
 use crate::user_name::UserName;
 
@@ -79,8 +80,7 @@ impl Jwt {
 
 /// The name of a tenant: 1 to 256 printable ASCII characters, no space and no comma.
 fn word(value: &[u8]) -> Option<&str> {
-    let plain = |byte: &u8| byte.is_ascii_graphic() && *byte != b',';
-    let valid = (1..=256).contains(&value.len()) && value.iter().all(plain);
+    let valid = (1..=256).contains(&value.len()) && Octets::KEY.are_all(value);
     std::str::from_utf8(value).ok().filter(|_| valid)
 }
 

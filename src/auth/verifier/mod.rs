@@ -16,6 +16,7 @@ use tokio::time::timeout;
 
 use crate::auth::bearer::Credentials;
 use crate::auth::guesses::{Attempt, TooMany};
+use crate::octets::Octets;
 use crate::secret::Secret;
 
 pub use delegate::Delegate;
@@ -153,5 +154,5 @@ impl Remote {
 
 /// Whether a text that another server gave can be a key in a field.
 fn is_key(text: &str) -> bool {
-    (1..=1024).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_graphic() && byte != b',')
+    (1..=1024).contains(&text.len()) && Octets::KEY.are_all(text.as_bytes())
 }

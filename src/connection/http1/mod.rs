@@ -75,6 +75,16 @@ impl From<io::Error> for End {
     }
 }
 
+/// What a connection is to do.
+enum Next {
+    /// To answer: the head of a request, or what is wrong with it.
+    Head(Result<Vec<u8>, HeadError>),
+    /// To wait, and hold little memory meanwhile.
+    Rest,
+    /// To end.
+    Nothing,
+}
+
 /// What an answer needs to know of its request.
 struct Asked {
     method: Method,
@@ -129,14 +139,9 @@ where
     I: AsyncRead + AsyncWrite + Abort + Unpin + 'static,
 {
     async fn run(&mut self) -> Result<(), End> {
-        while let Some(head) = self.head().await? {
-            let head = head.and_then(|head| parse_request(head, &self.bounds.head));
-            let goes_on = match head {
-                // In the heap, so that a connection is small while it has no request.
-                Ok(head) => Box::pin(self.exchange(head)).await?,
-                Err(error) => Box::pin(self.refuse(rejection(error))).await?,
-            };
-            if !goes_on {
+        while let Next::Head(head) = self.next(false).await? {
+            // In the heap, so that a connection is small while it has no request.
+            if !Box::pin(self.work(head)).await? {
                 break;
             }
         }
@@ -145,8 +150,27 @@ where
         Ok(self.obeying(|cx, _| wire.borrow_mut().poll_shutdown(cx)).await??)
     }
 
-    /// The head of the next request; `None` when there will be none.
-    async fn head(&mut self) -> Result<Option<Result<Vec<u8>, HeadError>>, End> {
+    /// Answers requests for as long as one follows the other soon. Says whether there can be further ones.
+    async fn work(&mut self, first: Result<Vec<u8>, HeadError>) -> Result<bool, End> {
+        let mut head = first;
+        loop {
+            let goes_on = match head.and_then(|head| parse_request(head, &self.bounds.head)) {
+                Ok(head) => self.exchange(head).await?,
+                Err(error) => Box::pin(self.refuse(rejection(error))).await?,
+            };
+            if !goes_on {
+                return Ok(false);
+            }
+            head = match self.next(true).await? {
+                Next::Head(head) => head,
+                Next::Rest => return Ok(true),
+                Next::Nothing => return Ok(false),
+            };
+        }
+    }
+
+    /// Waits for the next request, or, if the connection `may_rest`, for the reaper to say that it has waited for long.
+    async fn next(&mut self, may_rest: bool) -> Result<Next, End> {
         let (wire, bounds) = (Rc::clone(&self.wire), self.bounds);
         let activity = Rc::clone(&self.activity);
         let mut scanner = HeadScanner::default();
@@ -159,12 +183,13 @@ where
                     Poll::Pending
                 }
                 // Asked to close: but a request that is already there is answered.
-                Poll::Pending if closing => Poll::Ready(Ok(None)),
-                polled => polled,
+                Poll::Pending if closing => Poll::Ready(Ok(Next::Nothing)),
+                Poll::Pending if may_rest && activity.rests() => Poll::Ready(Ok(Next::Rest)),
+                polled => polled.map_ok(|head| head.map_or(Next::Nothing, Next::Head)),
             }
         });
         match head.await {
-            Ok(head) => Ok(head?),
+            Ok(next) => Ok(next?),
             Err(End::Cut) if wire.borrow().has_unread() => {
                 Box::pin(self.say_too_slow()).await;
                 Err(End::Cut)

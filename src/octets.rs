@@ -1,0 +1,124 @@
+//! Which characters may stand where.
+//!
+//! Each request is looked at for several of these sets, so all are in one table: a look at it costs a character less than
+//! comparisons, and nothing depends on what comes.
+
+/// A set of ASCII characters.
+#[derive(Clone, Copy, Debug)]
+pub struct Octets(u8);
+
+impl Octets {
+    /// Visible characters: no blank, no control character.
+    pub const VISIBLE: Octets = Octets(1);
+    /// What a request's target may be made of: visible characters but `#`, which begins what is no part of it.
+    pub const TARGET: Octets = Octets(1 << 1);
+    /// What stands in a path without further meaning.
+    pub const PATH: Octets = Octets(1 << 2);
+    /// What a host's name or address of IPv4 is made of.
+    pub const HOST: Octets = Octets(1 << 3);
+    /// RFC 9110 section 5.6.2.
+    pub const TOKEN: Octets = Octets(1 << 4);
+    /// What a key is made of: visible characters but `,`, by which values of a field are joined.
+    pub const KEY: Octets = Octets(1 << 5);
+    /// What can stand between quotes as it is, in a log and in JSON.
+    pub const QUOTED: Octets = Octets(1 << 6);
+
+    /// Whether all of `bytes` are among these.
+    pub fn are_all(self, bytes: &[u8]) -> bool {
+        bytes.iter().fold(self.0, |left, byte| left & SETS[usize::from(*byte)]) != 0
+    }
+
+    /// Where the first of `bytes` is that is none of these.
+    pub fn first_other(self, bytes: &[u8]) -> Option<usize> {
+        bytes.iter().position(|byte| SETS[usize::from(*byte)] & self.0 == 0)
+    }
+}
+
+/// The sets that each byte is in.
+static SETS: [u8; 256] = sets();
+
+const fn sets() -> [u8; 256] {
+    let mut sets = [0; 256];
+    let mut byte = 0;
+    while byte < 128 {
+        let b = byte as u8;
+        let visible = b.is_ascii_graphic();
+        let alphanumeric = b.is_ascii_alphanumeric();
+        let mut set = 0;
+        if visible {
+            set |= Octets::VISIBLE.0;
+        }
+        if visible && b != b'#' {
+            set |= Octets::TARGET.0;
+        }
+        if visible && !is_one_of(b, b"/\\;#%\"<>^`{|}") {
+            set |= Octets::PATH.0;
+        }
+        if alphanumeric || is_one_of(b, b"-._~") {
+            set |= Octets::HOST.0;
+        }
+        if alphanumeric || is_one_of(b, b"!#$%&'*+-.^_`|~") {
+            set |= Octets::TOKEN.0;
+        }
+        if visible && b != b',' {
+            set |= Octets::KEY.0;
+        }
+        if (visible || b == b' ') && !is_one_of(b, b"\"\\") {
+            set |= Octets::QUOTED.0;
+        }
+        sets[byte] = set;
+        byte += 1;
+    }
+    sets
+}
+
+const fn is_one_of(byte: u8, set: &[u8]) -> bool {
+    let mut at = 0;
+    while at < set.len() {
+        if set[at] == byte {
+            return true;
+        }
+        at += 1;
+    }
+    false
+}
+
+/// The two hexadecimal digits of each byte.
+pub static HEX: [[u8; 2]; 256] = {
+    let (digits, mut pairs, mut byte) = (b"0123456789abcdef", [[0; 2]; 256], 0);
+    while byte < 256 {
+        pairs[byte] = [digits[byte >> 4], digits[byte & 15]];
+        byte += 1;
+    }
+    pairs
+};
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_set_is_what_it_says() {
+        let members = |set: Octets| (0..=u8::MAX).filter(|byte| set.are_all(&[*byte])).collect::<Vec<_>>();
+        let of = |is_in: fn(u8) -> bool| (0..=u8::MAX).filter(|byte| is_in(*byte)).collect::<Vec<_>>();
+        assert_eq!(members(Octets::VISIBLE), of(|b| b.is_ascii_graphic()));
+        assert_eq!(members(Octets::TARGET), of(|b| b.is_ascii_graphic() && b != b'#'));
+        assert_eq!(members(Octets::KEY), of(|b| b.is_ascii_graphic() && b != b','));
+        assert_eq!(members(Octets::HOST), of(|b| b.is_ascii_alphanumeric() || b"-._~".contains(&b)));
+        assert_eq!(members(Octets::QUOTED), of(|b| (b' '..0x7f).contains(&b) && b != b'"' && b != b'\\'));
+        let is_token = |b: u8| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b);
+        assert_eq!(members(Octets::TOKEN), of(is_token));
+        let is_plain = |b: u8| b.is_ascii_graphic() && !b"/\\;#%\"<>^`{|}".contains(&b);
+        assert_eq!(members(Octets::PATH), of(is_plain));
+    }
+
+    #[test]
+    fn the_first_other_is_found() {
+        assert!(
+            Octets::TOKEN.are_all(b"") && Octets::TOKEN.are_all(b"text") && !Octets::TOKEN.are_all(b"te xt")
+        );
+        assert_eq!(Octets::TOKEN.first_other(b"text/plain"), Some(4));
+        assert_eq!(Octets::TOKEN.first_other(b"text"), None);
+        assert_eq!(Octets::VISIBLE.first_other(&[b'a', 0x80]), Some(1));
+    }
+}
