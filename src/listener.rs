@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use prometheus_client::metrics::counter::Counter;
-use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
+use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 use tokio::net::{TcpListener, TcpStream};
 use tracing::warn;
 
@@ -39,6 +39,12 @@ fn socket(address: SocketAddr, shared: bool) -> io::Result<std::net::TcpListener
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
     Ok(socket.into())
+}
+
+/// Has a socket that somebody else opened serve like ours. All workers accept from the one socket then.
+pub fn adopt(socket: &std::net::TcpListener) -> io::Result<()> {
+    socket.set_nonblocking(true)?;
+    for_connections(&SockRef::from(socket))
 }
 
 /// Waits for the next connection. Failures to accept are logged, counted and outlived.
@@ -74,8 +80,6 @@ fn for_connections(socket: &Socket) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use socket2::SockRef;
-
     use super::*;
 
     #[test]

@@ -23,9 +23,8 @@ use serde_json::json;
 use tokio::time::timeout;
 use tracing::{info, warn};
 
-use crate::admin::refusals;
+use crate::admin::{Admin, refusals};
 use crate::auth::Auth;
-use crate::gateway::refusals::Refusals;
 use crate::secret::Secret;
 use crate::store::{Filter, Fingerprint, Revocation, Stamp, TokenId, TokenLine};
 use crate::user_name::UserName;
@@ -94,9 +93,9 @@ pub async fn answer(
     verb: Verb,
     request: Request<Incoming>,
     peer: SocketAddr,
-    auth: &Auth,
-    refusals: &Refusals,
+    admin: &Admin,
 ) -> Response<Full<Bytes>> {
+    let Admin { auth, refusals, .. } = admin;
     if let Err(refusal) = may_ask(&request, peer) {
         return refused(refusal);
     }

@@ -16,6 +16,7 @@ use crate::cli::{Outcome, say};
 use crate::clock::Clock;
 use crate::config::sources::list;
 use crate::config::{Sources, load};
+use crate::control;
 use crate::demo::{Backend, PLATFORM_KEY};
 use crate::secret::Secret;
 use crate::server::{self, Bound, StartError};
@@ -53,13 +54,13 @@ pub fn run(matches: &ArgMatches) -> Outcome {
     std::fs::write(&ca, &pem).with_context(|| format!("cannot write {}", ca.display()))?;
     let address = bound.addresses().https.context("the demo listens nowhere")?;
 
-    let (stop, stopped) = server::stop();
-    on_signals(stop.clone())?;
-    let gateway = thread::spawn(move || bound.run(stopped));
+    let (control, orders) = control::channel();
+    on_signals(control.clone())?;
+    let gateway = thread::spawn(move || bound.run(orders));
     let client = Client::new(address, &pem)?;
     let told = round_trip(&client, &salt, &ca, &backend);
     if told.is_err() || matches.get_flag("once") {
-        stop.ask();
+        control.drain();
     } else {
         say(format_args!("\nThe gateway goes on running; try the commands above. Ctrl-C ends it."))?;
     }

@@ -10,8 +10,11 @@ use tracing::warn;
 
 use crate::cli::{Outcome, options};
 use crate::clock::Clock;
+use crate::control::{self, Control};
 use crate::hardening;
-use crate::server::{self, Ended, Stop};
+use crate::passed_sockets::PassedSockets;
+use crate::server::{self, Ended, Given};
+use crate::service_manager::ServiceManager;
 use crate::telemetry;
 
 pub fn command() -> Command {
@@ -24,6 +27,8 @@ pub fn command() -> Command {
 }
 
 pub fn run(matches: &ArgMatches) -> Outcome {
+    // Before there are threads, and before the environment is read.
+    let sockets = PassedSockets::of_environment()?;
     let (config, _) = options::load(&options::sources(matches))?;
     let _log = telemetry::init(config.log)?;
     if config.core_dumps {
@@ -32,10 +37,11 @@ pub fn run(matches: &ArgMatches) -> Outcome {
     } else {
         hardening::seal().context("cannot switch core dumps off for good")?;
     }
-    let (stop, stopped) = server::stop();
-    on_signals(stop)?;
-    let bound = server::bind(config, &Clock::system())?;
-    Ok(exit_code(bound.run(stopped)?))
+    let (control, orders) = control::channel();
+    on_signals(control)?;
+    let given = Given { sockets, manager: ServiceManager::of_environment() };
+    let bound = server::bind_with(config, given, &Clock::system())?;
+    Ok(exit_code(bound.run(orders)?))
 }
 
 pub fn exit_code(ended: Ended) -> ExitCode {
@@ -47,8 +53,8 @@ pub fn exit_code(ended: Ended) -> ExitCode {
 }
 
 /// Asks for the end with each SIGTERM and SIGINT, from now on: also as process 1, where no default would. SIGHUP has
-/// certificates read again.
-pub fn on_signals(stop: Stop) -> anyhow::Result<()> {
+/// the configuration read again.
+pub fn on_signals(control: Control) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let (mut terminate, mut interrupt, mut hangup) = {
         let _entered = runtime.enter();
@@ -61,11 +67,11 @@ pub fn on_signals(stop: Stop) -> anyhow::Result<()> {
                     _ = terminate.recv() => {}
                     _ = interrupt.recv() => {}
                     _ = hangup.recv() => {
-                        stop.reload();
+                        drop(control.reload("SIGHUP"));
                         continue;
                     }
                 }
-                stop.ask();
+                control.stop();
             }
         });
     };

@@ -3,9 +3,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::Notify;
+use tokio::sync::mpsc::UnboundedReceiver;
 
 use crate::auth::Auth;
+use crate::control::{ReloadOrder, Reloaded};
 use crate::metrics::Metrics;
 use crate::telemetry;
 use crate::tls::Reloader;
@@ -20,7 +21,7 @@ const SWEEP_INTERVAL: Duration = Duration::from_secs(10);
 pub async fn keep_files(
     mut reloader: Option<Reloader>,
     auth: Arc<Auth>,
-    asked: Arc<Notify>,
+    mut asked: UnboundedReceiver<ReloadOrder>,
     metrics: Arc<Metrics>,
 ) {
     if let Some(reloader) = &mut reloader {
@@ -29,10 +30,11 @@ pub async fn keep_files(
     let mut ticks = tokio::time::interval(FILES_INTERVAL);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
-        let is_asked = tokio::select! {
-            () = asked.notified() => true,
-            _ = ticks.tick() => false,
+        let order = tokio::select! {
+            Some(order) = asked.recv() => Some(order),
+            _ = ticks.tick() => None,
         };
+        let is_asked = order.is_some();
         let auth = Arc::clone(&auth);
         // A file system that does not answer holds up nothing but this.
         let reading = tokio::task::spawn_blocking(move || {
@@ -46,6 +48,9 @@ pub async fn keep_files(
         });
         let Ok((back, is_failing, issuers)) = reading.await else { return };
         reloader = back;
+        if let Some(ReloadOrder { reply, .. }) = order {
+            let _ = reply.send(Reloaded::Taken { needs_restart: Vec::new() });
+        }
         let certificates = reloader.as_ref().is_some_and(Reloader::is_failing);
         metrics.certificates_unusable.set(i64::from(certificates));
         metrics.users_unusable.set(i64::from(is_failing));

@@ -9,10 +9,12 @@ use std::task::Poll;
 
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::LocalOptions;
+use tokio::sync::mpsc::UnboundedReceiver;
+use tokio::sync::oneshot;
 use tokio::task::{JoinError, JoinSet};
 use tracing::debug;
 
-use crate::admin::Readiness;
+use crate::admin::health::Started;
 use crate::admission::Admission;
 use crate::auth::Auth;
 use crate::config::Config;
@@ -33,8 +35,15 @@ pub struct Worker {
     pub refusals: Recorder,
     pub upstream_tls: Option<UpstreamTls>,
     pub listeners: Vec<(std::net::TcpListener, Option<ServerTls>)>,
-    pub readiness: Readiness,
+    pub started: Started,
     pub signal: Signal,
+    pub orders: UnboundedReceiver<Order>,
+}
+
+/// What a worker is told by the thread that supervises it.
+pub enum Order {
+    /// To say that it is alive.
+    Answer(oneshot::Sender<()>),
 }
 
 impl Worker {
@@ -78,8 +87,9 @@ impl Worker {
                 self.signal.clone(),
             ));
         }
-        self.readiness.one_more();
+        self.started.one_more();
         tokio::select! {
+            () = obey(&mut self.orders) => unreachable!("it never ends"),
             () = keep_tidy(&gateway, &reaper) => unreachable!("it never ends"),
             failure = failed(&mut accepting) => Err(io::Error::other(failure)),
             left = leave(self.signal.clone(), &reaper) => Ok(left),
@@ -125,6 +135,16 @@ async fn now<T>(mut poll: impl FnMut(&mut std::task::Context<'_>) -> Poll<T>) ->
         Poll::Pending => Poll::Ready(None),
     })
     .await
+}
+
+/// Does as it is told. Never ends.
+async fn obey(orders: &mut UnboundedReceiver<Order>) {
+    while let Some(order) = orders.recv().await {
+        match order {
+            Order::Answer(heard) => drop(heard.send(())),
+        }
+    }
+    std::future::pending::<()>().await;
 }
 
 async fn keep_tidy(gateway: &Gateway, reaper: &Reaper) {

@@ -23,6 +23,7 @@ mod policy;
 mod process;
 mod properties;
 mod proxies;
+mod service_manager;
 mod stores;
 mod supply_chain;
 mod timeouts;

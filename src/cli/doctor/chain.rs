@@ -16,6 +16,7 @@ use crate::cli::doctor::PATIENCE;
 use crate::cli::doctor::report::Report;
 use crate::clock::Clock;
 use crate::config::{Config, Listen, StoreKind, UpstreamUrl};
+use crate::control;
 use crate::fetch::Origin;
 use crate::secret::Secret;
 use crate::server;
@@ -83,8 +84,8 @@ impl Chain {
         config.workers = 1;
         let bound = server::bind(config, &Clock::system())?;
         let port = bound.addresses().http.context("it listens")?.port();
-        let (stop, stopped) = server::stop();
-        let gateway = std::thread::spawn(move || bound.run(stopped));
+        let (control, orders) = control::channel();
+        let gateway = std::thread::spawn(move || bound.run(orders));
         let url = UpstreamUrl { tls: false, host: Ipv4Addr::LOCALHOST.to_string(), port };
         let mut client = Client { origin: Origin::with_tls(&url, None, PATIENCE), token: None };
         if client.get_token(&salt, &caller, report).await {
@@ -92,9 +93,8 @@ impl Chain {
         } else {
             report.skipped("queries", "there is no token to ask with");
         }
-        // Twice: nothing is in flight any more.
-        stop.ask();
-        stop.ask();
+        // At once: nothing is in flight any more.
+        control.quit();
         gateway.join().map_err(|_| anyhow::anyhow!("the gateway panicked"))??;
         Ok(())
     }

@@ -6,7 +6,8 @@ use std::thread::JoinHandle;
 
 use timbr_gateway::clock::Clock;
 use timbr_gateway::config::{Sources, load};
-use timbr_gateway::server::{self, Addresses, Ended, Stop};
+use timbr_gateway::control::{self, Control};
+use timbr_gateway::server::{self, Addresses, Ended};
 
 use crate::support::bearer::{SALT, bearer};
 use crate::support::client::{Answer, Client};
@@ -15,7 +16,7 @@ use crate::support::client::{Answer, Client};
 pub struct Gateway {
     addresses: Addresses,
     certificate_pem: Option<String>,
-    stop: Stop,
+    control: Control,
     running: Option<JoinHandle<Ended>>,
     /// Its clock stands still until the test moves it: tokens and caches age with it.
     pub clock: Clock,
@@ -73,9 +74,9 @@ impl Gateway {
         let bound = server::bind(config, &clock).expect("the gateway starts");
         let addresses = bound.addresses();
         let certificate_pem = bound.certificate_pem().map(str::to_owned);
-        let (stop, stopped) = server::stop();
-        let running = std::thread::spawn(move || bound.run(stopped).expect("the gateway runs"));
-        Gateway { addresses, certificate_pem, stop, running: Some(running), clock }
+        let (control, orders) = control::channel();
+        let running = std::thread::spawn(move || bound.run(orders).expect("the gateway runs"));
+        Gateway { addresses, certificate_pem, control, running: Some(running), clock }
     }
 
     pub fn http(&self) -> SocketAddr {
@@ -154,12 +155,12 @@ impl Gateway {
 
     /// Has certificates read again, as SIGHUP does.
     pub fn reload(&self) {
-        self.stop.reload();
+        drop(self.control.reload("a test"));
     }
 
     /// Asks it to drain, as SIGTERM does.
     pub fn ask_to_stop(&self) {
-        self.stop.ask();
+        self.control.stop();
     }
 
     /// Waits for its end.
@@ -176,8 +177,7 @@ fn now() -> u64 {
 impl Drop for Gateway {
     fn drop(&mut self) {
         if let Some(running) = self.running.take() {
-            self.stop.ask();
-            self.stop.ask();
+            self.control.quit();
             let ended = running.join();
             assert!(std::thread::panicking() || ended.is_ok(), "the gateway panicked");
         }

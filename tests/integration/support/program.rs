@@ -41,6 +41,16 @@ impl Program {
 
     /// Nobody reads its log after the first line. `shell` is what starts the program, as `$0`.
     pub fn start_unread(upstream: SocketAddr, options: &[(&str, &str)], shell: &str) -> Program {
+        Program::start_with(upstream, options, shell, [Stdio::null(), Stdio::null()])
+    }
+
+    /// The same, with these as its descriptors 0 and 1.
+    pub fn start_with(
+        upstream: SocketAddr,
+        options: &[(&str, &str)],
+        shell: &str,
+        [stdin, stdout]: [Stdio; 2],
+    ) -> Program {
         let files = Pki::new();
         let (certificate, key) = files.issue("localhost");
         let mut child = Command::new("/bin/sh")
@@ -56,8 +66,8 @@ impl Program {
             .env("TIMBR_GATEWAY_LOG_FORMAT", "json")
             .env("TIMBR_GATEWAY_WORKERS", "1")
             .envs(options.iter().map(|(name, value)| (format!("TIMBR_GATEWAY_{name}"), value)))
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
+            .stdin(stdin)
+            .stdout(stdout)
             .stderr(Stdio::piped())
             .spawn()
             .expect("started");
@@ -131,8 +141,14 @@ impl Program {
 
     /// Sends SIGTERM.
     pub fn ask_to_stop(&self) {
-        let asked = Command::new("kill").arg(self.child.id().to_string()).status().expect("kill runs");
-        assert!(asked.success());
+        self.signal("TERM");
+    }
+
+    /// Sends a signal.
+    pub fn signal(&self, name: &str) {
+        let process = self.child.id().to_string();
+        let sent = Command::new("kill").args(["-s", name, &process]).status().expect("kill runs");
+        assert!(sent.success());
     }
 
     /// A process that has ended, but was not waited for, is a zombie.

@@ -1,0 +1,109 @@
+//! The main thread: it looks after the others, waits for the end to be asked for, and sees to it that it comes.
+
+use std::rc::Rc;
+use std::sync::Arc;
+
+use tokio::net::TcpListener;
+use tokio::sync::mpsc::UnboundedReceiver;
+use tokio::task::JoinSet;
+use tokio::time::{sleep, timeout};
+use tracing::{error, info, warn};
+
+use crate::admin::health::{Health, Pulse};
+use crate::admin::{self, Admin};
+use crate::control::Orders;
+use crate::server::crew::Crew;
+use crate::server::pulse::keep_pulse;
+use crate::server::upkeep::{keep_files, keep_issuers_keys, sweep};
+use crate::server::{Addresses, Bound, Ended, LAST_WORDS, StartError, shown};
+use crate::shutdown::{Controller, Phase, Signal};
+use crate::store;
+
+/// What is supervised, and who says until when.
+pub(super) struct Supervision<'a> {
+    pub controller: Controller,
+    pub signal: Signal,
+    pub crew: Crew,
+    pub store: &'a mut Option<store::Running>,
+    pub orders: Orders,
+}
+
+impl Supervision<'_> {
+    /// Runs beside the workers of the gateway to the end.
+    pub async fn of(self, gateway: Bound) -> Result<Ended, StartError> {
+        let Supervision { controller, signal, mut crew, store, orders } = self;
+        let Orders { mut ends, reloads } = orders;
+        let Addresses { https, http, admin } = gateway.addresses();
+        let Bound { config, parts, sockets, manager, metrics, refusals, .. } = gateway;
+        // None of them ever ends by itself; if one does, that is a panic.
+        let mut helpers = JoinSet::new();
+        let pulse = Rc::new(Pulse::new(crew.orders.len()));
+        let status = format!("serving: https {}, http {}, admin {}", shown(https), shown(http), shown(admin));
+        let workers = std::mem::take(&mut crew.orders);
+        helpers.spawn_local(keep_pulse(workers, Rc::clone(&pulse), manager.clone(), status));
+        let health = Health { started: crew.started, pulse, signal };
+        let auth = Arc::clone(&parts.auth);
+        let admin = Rc::new(Admin { health, metrics: Arc::clone(&metrics), auth, refusals });
+        for listener in sockets.admin {
+            let listener = TcpListener::from_std(listener).map_err(StartError::Threads)?;
+            helpers.spawn_local(admin::serve(listener, Rc::clone(&admin)));
+        }
+        drop(admin);
+        let reloader = parts.tls.map(|(reloader, _)| reloader);
+        helpers.spawn_local(keep_files(reloader, Arc::clone(&parts.auth), reloads, metrics));
+        helpers.spawn_local(keep_issuers_keys(Arc::clone(&parts.auth)));
+        helpers.spawn_local(sweep(Arc::clone(&parts.auth)));
+        drop(parts.auth);
+
+        let broken = tokio::select! {
+            orderly = ends.asked() => match orderly {
+                true => false,
+                false => return Ok(Ended::Aborted),
+            },
+            worker = crew.ends.recv() => {
+                error!(worker, "a worker has ended by itself; the gateway ends too");
+                true
+            }
+            () = ended(store) => {
+                error!("the token store's thread has ended by itself; the gateway ends too");
+                true
+            }
+            _ = helpers.join_next() => {
+                error!("a task that looks after the others has ended by itself; the gateway ends too");
+                true
+            }
+        };
+        info!("shutting down: no longer ready");
+        manager.stopping("draining");
+        controller.advance(Phase::Leaving);
+        if !broken {
+            tokio::select! {
+                () = sleep(config.drain.delay) => {}
+                () = ends.hurried() => return Ok(Ended::Aborted),
+            }
+        }
+        let limit = config.drain.timeout;
+        info!(timeout = ?limit, "draining: no new connections");
+        controller.advance(Phase::Draining);
+        tokio::select! {
+            () = all_ended(&mut crew.ends) => {}
+            () = sleep(limit) => warn!("drain.timeout is over: cutting what still runs"),
+            () = ends.hurried() => return Ok(Ended::Aborted),
+        }
+        controller.advance(Phase::Aborted);
+        let _ = timeout(LAST_WORDS, all_ended(&mut crew.ends)).await;
+        Ok(if broken { Ended::Broken } else { Ended::Drained { cut: 0 } })
+    }
+}
+
+/// Waits for the end of the store's thread, if there is one.
+async fn ended(store: &mut Option<store::Running>) {
+    match store {
+        Some(store) => store.ended().await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn all_ended(ends: &mut UnboundedReceiver<usize>) {
+    while ends.recv().await.is_some() {}
+}

@@ -1,0 +1,118 @@
+//! The gateway under a service manager: what it tells it, and the sockets that it is given by it.
+
+use std::net::TcpListener;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixDatagram;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use crate::support::PATIENCE;
+use crate::support::client::Client;
+use crate::support::program::Program;
+use crate::support::upstream::Upstream;
+
+/// The manager's end of `NOTIFY_SOCKET`.
+struct Manager {
+    socket: UnixDatagram,
+    folder: tempfile::TempDir,
+}
+
+impl Manager {
+    fn new() -> Manager {
+        let folder = tempfile::tempdir().expect("a folder");
+        let socket = UnixDatagram::bind(folder.path().join("notify")).expect("bound");
+        socket.set_read_timeout(Some(PATIENCE)).expect("set");
+        Manager { socket, folder }
+    }
+
+    /// What starts the program so that it knows of this manager, with more variables.
+    fn shell(&self, more: &str) -> String {
+        format!("export NOTIFY_SOCKET={}/notify {more}; exec \"$0\" serve", self.folder.path().display())
+    }
+
+    fn heard(&self) -> String {
+        let mut buffer = [0; 4096];
+        let length = self.socket.recv(&mut buffer).expect("told in time");
+        String::from_utf8(buffer[..length].to_vec()).expect("text")
+    }
+
+    /// The next word that is not about being alive.
+    fn news(&self) -> String {
+        loop {
+            let heard = self.heard();
+            if heard != "WATCHDOG=1\n" {
+                return heard;
+            }
+        }
+    }
+}
+
+#[test]
+fn the_manager_hears_of_the_start_of_reloads_of_life_and_of_the_end() {
+    let (manager, upstream) = (Manager::new(), Upstream::start());
+    let shell = manager.shell("WATCHDOG_USEC=400000");
+    let mut program = Program::start_as(upstream.address(), &[("WORKERS", "2")], &shell);
+    let ready = manager.news();
+    assert!(ready.starts_with("READY=1\nSTATUS=serving: https 127.0.0.1:"), "{ready}");
+    // The first word of life is on its way already.
+    let begun = Instant::now();
+    for _ in 0..4 {
+        assert_eq!(manager.heard(), "WATCHDOG=1\n");
+    }
+    let span = begun.elapsed();
+    assert!(span > Duration::from_millis(500) && span < Duration::from_millis(1600), "{span:?}");
+    program.ask_to_stop();
+    assert!(manager.news().starts_with("STOPPING=1\n"));
+    assert!(program.ended().success());
+}
+
+#[test]
+fn it_serves_on_sockets_that_it_is_given() {
+    let upstream = Upstream::start();
+    let socket = || TcpListener::bind("127.0.0.1:0").expect("bound");
+    let (http, admin) = (socket(), socket());
+    let addresses = [&http, &admin].map(|socket| socket.local_addr().expect("an address"));
+    let names = "export LISTEN_PID=$$ LISTEN_FDS=2 LISTEN_FDNAMES=http:admin";
+    // A client that came before the gateway waits for it.
+    let mut early = Client::connect(addresses[0]);
+    let given = [http, admin].map(|socket| Stdio::from(OwnedFd::from(socket)));
+    let program = Program::start_with(
+        upstream.address(),
+        &[("WORKERS", "2"), ("LISTEN_ADMIN", "127.0.0.1:1")],
+        &format!("{names}; exec \"$0\" serve 3<&0 4<&1 </dev/null >/dev/null"),
+        given,
+    );
+    assert_eq!((program.http, program.admin), (addresses[0], Some(addresses[1])));
+    let token = program.token();
+    let fields = [("Content-Type", "application/json"), ("x-api-key", token.as_str())];
+    assert_eq!(early.send("GET /timbr/api/x", &fields, b"").status, 200);
+    for _ in 0..20 {
+        assert_eq!(Client::connect(addresses[0]).send("GET /timbr/api/x", &fields, b"").status, 200);
+    }
+    assert_eq!(Client::connect(addresses[1]).send("GET /readyz", &[], b"").status, 200);
+}
+
+#[test]
+fn a_socket_that_nobody_wants_is_an_error_that_says_so() {
+    let told = |names: &str, options: &[(&str, &str)]| {
+        let socket = TcpListener::bind("127.0.0.1:0").expect("bound");
+        let shell = format!(
+            "export LISTEN_PID=$$ LISTEN_FDS=1 LISTEN_FDNAMES={names}; exec \"$0\" serve 3<&0 </dev/null"
+        );
+        let output = Command::new("/bin/sh")
+            .args(["-c", &shell, env!("CARGO_BIN_EXE_timbr-gateway")])
+            .env_clear()
+            .env("API_AUTH_SALT", crate::support::bearer::SALT)
+            .env("TIMBR_GATEWAY_UPSTREAM_URL", "http://127.0.0.1:1")
+            .envs(options.iter().copied())
+            .stdin(Stdio::from(OwnedFd::from(socket)))
+            .output()
+            .expect("it runs");
+        assert_eq!(output.status.code(), Some(1));
+        String::from_utf8(output.stderr).expect("text")
+    };
+    let error = told("timbr-gateway.socket", &[]);
+    assert!(error.contains("\"timbr-gateway.socket\"; the names are https, http and admin"), "{error}");
+    let error = told("http", &[]);
+    assert!(error.contains("passes a socket for listen.http, which is off"), "{error}");
+}
