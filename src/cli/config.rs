@@ -1,4 +1,4 @@
-//! `timbr-gateway config check|print`
+//! `timbr-gateway config check|print|schema`
 
 use std::process::ExitCode;
 
@@ -6,6 +6,7 @@ use clap::{Arg, ArgAction, ArgMatches, Command};
 
 use crate::cli::{Outcome, options, say};
 use crate::config::print::effective;
+use crate::config::schema::schema;
 use crate::server;
 
 pub fn command() -> Command {
@@ -26,6 +27,13 @@ pub fn command() -> Command {
             )
             .arg(origins),
         )
+        .subcommand(
+            Command::new("schema").about("Print the JSON Schema (2020-12) of the configuration file").after_help(
+                "Example:\n  timbr-gateway config schema > gateway.schema.json\n\n\
+                 An editor that speaks to yaml-language-server checks the file against it if that begins with:\n  \
+                 # yaml-language-server: $schema=gateway.schema.json",
+            ),
+        )
         .after_help("Example:\n  timbr-gateway config print --config gateway.yaml --origins")
 }
 
@@ -40,6 +48,7 @@ pub fn run(matches: &ArgMatches) -> Outcome {
             let (config, settings) = options::load(&options::sources(matches))?;
             say(effective(&settings, &config.routes, matches.get_flag("origins")).trim_end())?;
         }
+        Some(("schema", _)) => say(format_args!("{:#}", schema()))?,
         _ => unreachable!("clap takes no other"),
     }
     Ok(ExitCode::SUCCESS)

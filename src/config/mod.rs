@@ -11,6 +11,7 @@ mod reader;
 pub mod routes;
 pub mod rules;
 pub mod salts;
+pub mod schema;
 mod shape;
 mod size;
 pub mod sources;

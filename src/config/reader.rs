@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::config::options::{OPTIONS, Shape};
 use crate::config::sources::{Problem, Settings};
 use crate::config::{options, size};
 use crate::secret::Secret;
@@ -27,6 +28,41 @@ impl Reader<'_> {
             self.problem(key, message);
         }
         None
+    }
+
+    /// Judges what nobody has read, because it has no use with the other options or because these are wrong. Who sets it
+    /// hears of his mistake now, and not when he comes to use it.
+    pub fn judge_the_unread(&mut self) {
+        for option in OPTIONS {
+            if self.problems.iter().any(|problem| problem.subject == option.key) {
+                continue;
+            }
+            match option.shape {
+                Shape::Address => drop(self.address(option.key)),
+                Shape::Duration => drop(self.any_duration(option.key)),
+                Shape::OptionalDuration => drop(self.optional_duration(option.key)),
+                Shape::Count => drop(self.count(option.key)),
+                Shape::Limit => drop(self.limit(option.key)),
+                Shape::Size => drop(self.size(option.key)),
+                Shape::Bool => drop(self.flag(option.key)),
+                Shape::Choice(words) => {
+                    if let Some(word) = self.text(option.key).filter(|word| !words.contains(&word.as_str())) {
+                        let _: Option<()> = self.choice(option.key, &word);
+                    }
+                }
+                Shape::Path => {
+                    if self.text(option.key).is_some_and(|path| path.is_empty()) {
+                        self.problem(option.key, "must name a file, or be left out");
+                    }
+                }
+                Shape::Text
+                | Shape::Url
+                | Shape::Secret
+                | Shape::Networks
+                | Shape::List
+                | Shape::Certificates => {}
+            }
+        }
     }
 
     pub fn text(&self, key: &str) -> Option<String> {

@@ -40,6 +40,7 @@ pub(super) fn config(settings: &Settings, problems: &mut Vec<Problem>) -> Option
     reader.require_trust_where_any_user_may_be_named();
     reader.require_the_verifier_that_finds_the_credential();
     reader.require_what_routes_rely_on(&routes);
+    reader.judge_the_unread();
     Some(Config {
         salts: salts?,
         listen: listen?,
@@ -366,6 +367,21 @@ mod tests {
             "core_dumps: must be true or false",
         ] {
             assert!(error.contains(expected), "{expected} in\n{error}");
+        }
+    }
+
+    #[test]
+    fn options_without_a_use_are_judged_too_and_none_hides_another() {
+        let error = with(&[
+            ("TIMBR_GATEWAY_LDAP_TIMEOUT", "soon"),
+            ("TIMBR_GATEWAY_STORE_MODE", "magic"),
+            ("TIMBR_GATEWAY_STORE_DATABASE", "many"),
+            ("TIMBR_GATEWAY_DRAIN_DELAY", "soon"),
+            ("TIMBR_GATEWAY_DRAIN_TIMEOUT", "later"),
+        ])
+        .expect_err("invalid");
+        for key in ["ldap.timeout", "store.mode", "store.database", "drain.delay", "drain.timeout"] {
+            assert_eq!(error.matches(&format!("{key}: ")).count(), 1, "{key} in\n{error}");
         }
     }
 

@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
 use timbr_gateway::config::options::OPTIONS;
+use timbr_gateway::config::schema::entries_of;
 use timbr_gateway::config::{Sources, load};
 use timbr_gateway::gateway::advice::CATALOGUE;
 
@@ -24,20 +25,35 @@ fn reference() -> String {
     text
 }
 
+/// The table of the keys of a list's entries.
+fn table(list: &str) -> String {
+    let mut text = String::from("| key | meaning |\n| --- | --- |\n");
+    for field in entries_of(list).expect("a list") {
+        let _ = writeln!(text, "| `{}` | {} |", field.key, field.meaning);
+    }
+    text
+}
+
 /// Run with `BLESS=1` to write the reference anew.
 #[test]
 fn the_configuration_reference_is_what_the_code_takes() {
-    const MARKS: (&str, &str) = ("<!-- options: generated -->\n", "<!-- options: end -->");
     let path = repository().join("docs/configuration.md");
-    let text = std::fs::read_to_string(&path).expect("the reference");
-    let (before, rest) = text.split_once(MARKS.0).expect("the first mark");
-    let (now, after) = rest.split_once(MARKS.1).expect("the second mark");
-    let expected = reference();
-    if std::env::var_os("BLESS").is_some() {
-        let anew = [before, MARKS.0, &expected, MARKS.1, after].concat();
-        std::fs::write(&path, anew).expect("written");
-    } else {
-        assert!(now == expected, "docs/configuration.md is out of date; BLESS=1 cargo test writes it anew");
+    let mut text = std::fs::read_to_string(&path).expect("the reference");
+    let tables = ["routes", "auth.jwt_issuers", "authorization.rules"];
+    let generated = tables.iter().map(|list| (*list, table(list))).chain([("options", reference())]);
+    for (name, expected) in generated {
+        let marks = (format!("<!-- {name}: generated -->\n"), format!("<!-- {name}: end -->"));
+        let (before, rest) = text.split_once(&marks.0).expect("the first mark");
+        let (now, after) = rest.split_once(&marks.1).expect("the second mark");
+        if std::env::var_os("BLESS").is_some() {
+            text = [before, &marks.0, &expected, &marks.1, after].concat();
+            std::fs::write(&path, &text).expect("written");
+        } else {
+            assert!(
+                now == expected,
+                "{name} of docs/configuration.md is out of date; BLESS=1 cargo test writes it anew"
+            );
+        }
     }
 }
 

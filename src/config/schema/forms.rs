@@ -1,0 +1,158 @@
+//! What the text of an option, and of a key of an entry, must look like, in the words of JSON Schema.
+
+use serde_json::{Value, json};
+
+use super::entries::{Field, Form, ROUTES, entries_of};
+use crate::config::options::{Opt, Shape};
+
+/// Patterns are of the kind that every engine knows, without looking around.
+const URL: &str = r"^https?://[^/?#@\s]+/?$";
+const ADDRESS: &str = concat!(
+    r"^(off|((25[0-5]|2[0-4]\d|1\d\d|[1-9]?\d)\.){3}(25[0-5]|2[0-4]\d|1\d\d|[1-9]?\d):\d{1,5}",
+    r"|\[[0-9A-Fa-f:.]+(%\d+)?\]:\d{1,5})$"
+);
+const NETWORK: &str = r"[0-9A-Fa-f:.]+(/\d{1,3})?";
+const SIZE: &str = r"^\d+ *(B|KiB|MiB|GiB)$";
+const ABOVE_ZERO: &str = r"^\+?0*[1-9]\d*$";
+const WHOLE_NUMBER: &str = r"^\+?\d+$";
+/// The units of `humantime`.
+const SPAN: &str = concat!(
+    r"(\s*\d+(\.\d+)?\s*(nanos|nsec|ns|usec|us|µs|millis|msec|ms|seconds|second|secs|sec|s|minutes|minute|mins|min|m",
+    r"|hours|hour|hrs|hr|h|days|day|d|weeks|week|wks|wk|w|months|month|M|years|year|yrs|yr|y))+\s*"
+);
+/// A path in its only spelling, with `/` at both ends.
+const PREFIX: &str = r"^/([A-Za-z0-9._~-]+/)*$";
+const NAME: &str = r"^[a-z0-9_-]+$";
+const MEDIA_TYPE: &str = r"^[^\s/;,]+/[^\s/;,]+$";
+
+/// An option. `null` counts as not given, everywhere.
+pub fn option(option: &Opt) -> Value {
+    let mut schema = shape(option);
+    schema["description"] = json!(option.help);
+    let flag = option.flag().map(|flag| format!(", flag --{flag}")).unwrap_or_default();
+    schema["$comment"] = json!(format!("variable {}{flag}", option.variable()));
+    if let Some(text) = option.default {
+        schema["default"] = default(option.shape, text);
+    }
+    schema
+}
+
+/// The option that names a file with a secret.
+pub fn file_twin(option: &Opt) -> Value {
+    let mut schema = path();
+    schema["description"] = json!(format!("File with: {}", option.help));
+    schema["$comment"] = json!(format!("variable {}_FILE", option.variable()));
+    schema
+}
+
+/// `routes`, which stands in the file only.
+pub fn routes() -> Value {
+    let mut entry = group(ROUTES, false);
+    let known = json!({ "properties": { "name": { "enum": ["api", "openapi", "thrift"] } } });
+    entry["anyOf"] = json!([known, { "required": ["prefix", "content_types"] }]);
+    json!({
+        "type": ["array", "null"],
+        "items": entry,
+        "description": "What a request below a path must look like. An entry with a known name (api, openapi, thrift) \
+                        changes that profile, one with another name adds a profile.",
+    })
+}
+
+fn shape(option: &Opt) -> Value {
+    match option.shape {
+        Shape::Text => json!({ "type": ["string", "null"] }),
+        Shape::Secret => json!({ "type": ["string", "null"], "writeOnly": true }),
+        Shape::Path => path(),
+        Shape::Url => text(URL),
+        Shape::Address => text(ADDRESS),
+        Shape::Duration => text(&format!("^(0|{SPAN})$")),
+        Shape::OptionalDuration => text(&format!("^(off|0|{SPAN})$")),
+        Shape::Size => text(SIZE),
+        Shape::Count => json!({ "type": ["integer", "string", "null"], "minimum": 1, "pattern": ABOVE_ZERO }),
+        Shape::Limit => {
+            json!({ "type": ["integer", "string", "null"], "minimum": 0, "maximum": u32::MAX, "pattern": WHOLE_NUMBER })
+        }
+        Shape::Bool => json!({ "enum": [true, false, "true", "false", null] }),
+        Shape::Choice(words) => {
+            json!({ "enum": words.iter().map(|word| json!(word)).chain([Value::Null]).collect::<Vec<_>>() })
+        }
+        Shape::Networks => {
+            let pattern = format!(r"^\s*({NETWORK}\s*(,\s*|$))*$");
+            json!({
+                "type": ["array", "string", "null"],
+                "items": { "type": "string", "pattern": pattern },
+                "pattern": pattern,
+            })
+        }
+        Shape::List | Shape::Certificates => {
+            let entry = group(entries_of(option.key).unwrap_or_default(), true);
+            // As text, for variables and flags, it is the same in one line.
+            json!({ "type": ["array", "string", "null"], "items": entry })
+        }
+    }
+}
+
+fn default(shape: Shape, text: &str) -> Value {
+    match shape {
+        Shape::Bool | Shape::Count | Shape::Limit => {
+            serde_json::from_str(text).unwrap_or_else(|_| json!(text))
+        }
+        _ => json!(text),
+    }
+}
+
+fn text(pattern: &str) -> Value {
+    json!({ "type": ["string", "null"], "pattern": pattern })
+}
+
+fn path() -> Value {
+    json!({ "type": ["string", "null"], "minLength": 1 })
+}
+
+/// One entry of a list. With `nullable`, a key with nothing behind it counts as not given.
+fn group(fields: &[Field], nullable: bool) -> Value {
+    let property = |field: &Field| {
+        let mut schema = form(field.form);
+        if nullable && !field.required {
+            schema = json!({ "anyOf": [schema, { "type": "null" }] });
+        }
+        schema["description"] = json!(field.meaning.replace('`', ""));
+        (field.key.to_owned(), schema)
+    };
+    let required: Vec<_> = fields.iter().filter(|field| field.required).map(|field| field.key).collect();
+    let mut schema = json!({
+        "type": "object",
+        "additionalProperties": false,
+        "properties": fields.iter().map(property).collect::<serde_json::Map<_, _>>(),
+        "required": required,
+    });
+    let alternatives: Vec<_> = fields.iter().filter(|field| field.one_of).map(|field| field.key).collect();
+    if !alternatives.is_empty() {
+        let given =
+            |key: &&str| json!({ "required": [key], "properties": { *key: { "not": { "type": "null" } } } });
+        schema["oneOf"] = alternatives.iter().map(given).collect();
+    }
+    schema
+}
+
+fn form(form: Form) -> Value {
+    let words = |words: &[&str]| json!({ "enum": words });
+    let list = |items: Value| json!({ "type": "array", "items": items, "minItems": 1 });
+    match form {
+        Form::Text => json!({ "type": "string", "minLength": 1 }),
+        Form::Texts => one_or_more(&json!({ "type": "string", "minLength": 1 })),
+        Form::Words(choice) => one_or_more(&words(choice)),
+        Form::Flag => json!({ "type": "boolean" }),
+        Form::Name => json!({ "type": "string", "pattern": NAME }),
+        Form::Prefix => json!({ "type": "string", "pattern": PREFIX }),
+        Form::Size => json!({ "type": "string", "pattern": SIZE }),
+        Form::MediaTypes => list(json!({ "type": "string", "pattern": MEDIA_TYPE })),
+        Form::WordList(choice) => list(words(choice)),
+        Form::Word(choice) => words(choice),
+    }
+}
+
+/// A list of such items, or one alone.
+fn one_or_more(item: &Value) -> Value {
+    json!({ "anyOf": [item, { "type": "array", "items": item, "minItems": 1 }] })
+}

@@ -1,0 +1,149 @@
+//! The configuration file as JSON Schema (2020-12), made from the options themselves: for editors, for the chart, for
+//! whoever writes such a file by program.
+//!
+//! What the gateway takes, the schema takes. The other way round the gateway knows more: whether values fit together.
+//! Nothing refers to anything by `$ref`, so that the whole can be put into another schema at any place.
+
+mod entries;
+mod forms;
+
+use serde_json::{Map, Value, json};
+
+use crate::config::options::{OPTIONS, Opt};
+
+pub use entries::{Field, LISTS, ROUTES, entries_of};
+
+/// The schema of the whole file.
+pub fn schema() -> Value {
+    let mut root = Group::default();
+    for option in OPTIONS {
+        root.add(option.key, option);
+    }
+    let mut schema = root.schema();
+    let members = schema.as_object_mut().expect("a group is an object");
+    members.insert("$schema".to_owned(), json!("https://json-schema.org/draft/2020-12/schema"));
+    members.insert("title".to_owned(), json!("Configuration file of timbr-gateway"));
+    members.insert("type".to_owned(), json!("object"));
+    members["properties"]["routes"] = forms::routes();
+    schema
+}
+
+/// A group of keys while it is put together.
+#[derive(Default)]
+struct Group {
+    properties: Map<String, Value>,
+    groups: Vec<(&'static str, Group)>,
+    secrets: Vec<&'static str>,
+}
+
+impl Group {
+    /// Adds an option by what is left of its key.
+    fn add(&mut self, key: &'static str, option: &Opt) {
+        let Some((name, rest)) = key.split_once('.') else {
+            self.properties.insert(key.to_owned(), forms::option(option));
+            if option.file_twin().is_some() {
+                self.properties.insert(format!("{key}_file"), forms::file_twin(option));
+                self.secrets.push(key);
+            }
+            return;
+        };
+        let at = self.groups.iter().position(|(other, _)| *other == name).unwrap_or_else(|| {
+            self.groups.push((name, Group::default()));
+            self.groups.len() - 1
+        });
+        self.groups[at].1.add(rest, option);
+    }
+
+    fn schema(self) -> Value {
+        let mut properties = self.properties;
+        properties.extend(self.groups.into_iter().map(|(name, group)| (name.to_owned(), group.schema())));
+        let mut schema = json!({
+            "type": ["object", "null"],
+            "additionalProperties": false,
+            "properties": properties,
+        });
+        if !self.secrets.is_empty() {
+            schema["allOf"] = self.secrets.into_iter().map(not_both).collect();
+        }
+        schema
+    }
+}
+
+/// A secret stands in the file itself or in another one.
+fn not_both(secret: &'static str) -> Value {
+    let file = format!("{secret}_file");
+    let given = json!({ "type": "string" });
+    json!({ "not": { "type": "object", "required": [secret, &file], "properties": { secret: &given, &file: &given } } })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::options::Shape;
+    use crate::config::{Sources, load};
+
+    /// The schema of the option with this key.
+    fn of<'a>(schema: &'a Value, key: &str) -> &'a Value {
+        key.split('.').fold(schema, |schema, name| &schema["properties"][name])
+    }
+
+    #[test]
+    fn every_option_is_described_where_it_stands() {
+        let schema = schema();
+        for option in OPTIONS {
+            assert_eq!(of(&schema, option.key)["description"], option.help, "{}", option.key);
+            if let Some(twin) = option.file_twin() {
+                assert!(of(&schema, &twin).is_object(), "{twin}");
+            }
+        }
+        assert_eq!(of(&schema, "upstream")["additionalProperties"], false);
+        assert_eq!(of(&schema, "tokens.ttl")["default"], "24h");
+        assert_eq!(of(&schema, "tokens.max")["default"], 1_000_000);
+        assert_eq!(of(&schema, "log.access")["default"], true);
+    }
+
+    #[test]
+    fn every_list_says_what_its_entries_are() {
+        for option in
+            OPTIONS.iter().filter(|option| matches!(option.shape, Shape::List | Shape::Certificates))
+        {
+            assert!(entries_of(option.key).is_some(), "{} has no entries in config/schema", option.key);
+        }
+    }
+
+    /// What the gateway says of a file with this text.
+    fn complaints(text: &str) -> String {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("gateway.yaml");
+        std::fs::write(&path, text).expect("written");
+        let problems = load(&Sources { file: Some(path), ..Sources::default() }).map(drop).expect_err("bad");
+        problems.iter().map(|problem| format!("{problem}\n")).collect()
+    }
+
+    #[test]
+    fn the_keys_of_entries_are_those_that_the_gateway_takes() {
+        for (list, fields) in LISTS {
+            let text = match list.split_once('.') {
+                Some((group, name)) => format!("{group}: {{{name}: [{{nonsense: 1}}]}}"),
+                None => format!("{list}: [{{nonsense: 1}}]"),
+            };
+            let told = complaints(&text);
+            let place = format!("{list}[0]");
+            let told =
+                told.lines().find(|line| line.starts_with(&place) && line.contains("key")).expect("told");
+            let told = told.replace(" and ", ", ");
+            let known: Vec<&str> = told
+                .split([',', ' ', ';', ':'])
+                .filter(|word| fields.iter().any(|field| field.key == *word))
+                .collect();
+            let expected: Vec<&str> = fields.iter().map(|field| field.key).collect();
+            assert!(
+                expected.iter().all(|key| known.contains(key)),
+                "{list}: the gateway names {known:?} in {told:?}, the schema {expected:?}"
+            );
+            if let Some(listed) = told.split("unknown key; there are ").nth(1) {
+                assert_eq!(listed.split(", ").count(), expected.len(), "{list}: {listed} / {expected:?}");
+            }
+        }
+    }
+}

@@ -1,0 +1,208 @@
+"""`timbr-gateway config schema` beside what the gateway itself takes, with a validator that others use too."""
+
+import json
+import os
+import pathlib
+import re
+import subprocess
+
+import pytest
+import yaml
+from jsonschema import Draft7Validator, Draft202012Validator
+
+from support.processes import clean_environment
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+
+
+class Yaml(yaml.SafeLoader):
+    """YAML 1.2 as the gateway reads it: `off` and `yes` are text, and so are dates and 1:30."""
+
+
+Yaml.yaml_implicit_resolvers = {}
+for kind, pattern, first in [
+    ("null", r"^(?:~|null|Null|NULL|)$", list("~nN") + [""]),
+    ("bool", r"^(?:true|True|TRUE|false|False|FALSE)$", list("tTfF")),
+    ("int", r"^[-+]?[0-9]+$", list("-+0123456789")),
+    ("float", r"^[-+]?(?:\.[0-9]+|[0-9]+\.[0-9]*)(?:[eE][-+]?[0-9]+)?$", list("-+.0123456789")),
+]:
+    Yaml.add_implicit_resolver(f"tag:yaml.org,2002:{kind}", re.compile(pattern), first)
+
+
+def gateway(*arguments, **variables):
+    return subprocess.run([os.environ["TIMBR_GATEWAY_BIN"], *arguments], env=clean_environment(**variables), text=True,
+                          capture_output=True, timeout=30)
+
+
+@pytest.fixture(scope="module")
+def schema():
+    return json.loads(gateway("config", "schema").stdout)
+
+
+@pytest.fixture(scope="module")
+def errors(schema):
+    """What the schema has against a text, as (key, sentence)."""
+    validator = Draft202012Validator(schema)
+
+    def errors(text):
+        return [(".".join(map(str, error.absolute_path)), error.message)
+                for error in validator.iter_errors(yaml.load(text, Yaml) or {})]
+
+    return errors
+
+
+@pytest.fixture(scope="module")
+def gateway_says(tmp_path_factory):
+    """What the gateway has against a file; the salt and the upstream's address come from elsewhere, unless it has them."""
+    folder = tmp_path_factory.mktemp("schema")
+    for name, text in [("salt", gateway("salt").stdout), ("service-key", "tk_service"), ("ldap-password", "secret"),
+                       ("redis-password", "secret"), ("hmac", "x" * 40)]:
+        (folder / name).write_text(text)
+
+    def say(text, command="print"):
+        text = re.sub(r"/run/secrets|/etc/timbr-gateway", str(folder), text)
+        (folder / "gateway.yaml").write_text(text)
+        tree = yaml.load(text, Yaml) or {}
+        variables = {}
+        if not {"api_auth_salt", "api_auth_salt_file"} & set(tree):
+            variables["API_AUTH_SALT_FILE"] = str(folder / "salt")
+        if "url" not in (tree.get("upstream") or {}):
+            variables["TIMBR_GATEWAY_UPSTREAM_URL"] = "http://127.0.0.1:8000"
+        output = gateway("config", command, "--config", str(folder / "gateway.yaml"), **variables)
+        assert output.returncode in (0, 1), output
+        return None if output.returncode == 0 else output.stderr
+
+    return say
+
+
+def samples():
+    """Every configuration file that the repository shows."""
+    for page in [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]:
+        for number, text in enumerate(re.findall(r"^```yaml\n(.*?)^```", page.read_text(), re.M | re.S)):
+            if re.search(r"^(volume\w*|apiVersion|spec|services|kind|containers|initContainers|groups|scrape_configs):", text, re.M):
+                continue  # Kubernetes', compose's or Prometheus'
+            yield pytest.param(text, id=f"{page.relative_to(ROOT)}[{number}]")
+    for path in [*sorted((ROOT / "fuzz/seeds/config").iterdir()), *sorted((ROOT / "deploy").glob("**/gateway*.yaml"))]:
+        yield pytest.param(path.read_text(), id=str(path.relative_to(ROOT)))
+
+
+GOOD = [
+    "",
+    "upstream: ~\nroutes: ~\ntokens: {ttl: ~}",
+    "listen: {http: off, https: '[::]:8443', admin: '127.0.0.1:0'}",
+    "workers: 3\nlimits: {headers: '50', failures_per_user: 0, failures_per_address: '0', body: 10 MiB}",
+    "tokens: {ttl: 1h 30m, idle_ttl: off}\ntimeouts: {body: 1500ms, connection_age: 1.5h}\ndrain: {delay: 0s}",
+    "trusted_proxies: [10.0.0.0/8, 'fd00::/8', 192.168.1.1]",
+    "trusted_proxies: 10.0.0.0/8, fd00::1",
+    "log: {access: 'false', level: debug}\ncore_dumps: false",
+    "routes: [{name: thrift, enabled: true}, {name: api, credentials: [api_key], max_body: 1GiB, client_certificate: optional}]",
+    "auth: {jwt_issuers: [{issuer: i, audiences: a, jwks_url: 'https://idp/keys', ca_file: c, algorithms: RS256, tenants: [t]}]}",
+    "auth: {jwt_issuers: [{issuer: i, audiences: [a, b], secret_file: /run/secrets/hmac, algorithms: [HS256, HS512]}]}",
+    "auth: {jwt_issuers: '[{issuer: i, audiences: a, jwks_file: k}]'}",
+    "auth: {jwt_issuers: [{issuer: i, audiences: a, jwks_file: k, jwks_url: ~, tenants: ~}]}",
+    "auth: {trust_salt_holder: true}\nimpersonation: {rules: [{users: bi, act_as: ['*']}], own_keys: deny}",
+    "authorization: {mode: enforce, rules: [{users: '*', methods: [GET, HEAD]}, {unknown_users: true, routes: api}]}",
+    "tls: {certificates: [{cert_file: a.crt, key_file: a.key}]}",
+    "store: {kind: redis, urls: 'redis://a:1,redis://b', mode: cluster, database: 0}",
+]
+
+BAD = [
+    "upstream: http://127.0.0.1",
+    "upstream: {url: 127.0.0.1:8000}",
+    "upstream: {url: 'http://x/path'}",
+    "upstream: {urll: 'http://x'}",
+    "nothing: 1",
+    "listen: {http: 8080}",
+    "listen: {http: '8080'}",
+    "listen: {http: false}",
+    "workers: 0",
+    "workers: many",
+    "limits: {body: 100}",
+    "limits: {body: 100MB}",
+    "limits: {failures_per_user: off}",
+    "tokens: {ttl: 30}",
+    "tokens: {ttl: 30x}",
+    "tokens: {ttl: off}",
+    "tokens: {foreign: perhaps}",
+    "log: {access: 1}",
+    "core_dumps: yes",
+    "trusted_proxies: [proxy.internal]",
+    "api_auth_salt: 12",
+    "api_auth_salt: x\napi_auth_salt_file: y",
+    "routes: {name: api}",
+    "routes: [{name: A}]",
+    "routes: [{name: x}]",
+    "routes: [{prefix: /x/, content_types: [text/csv]}]",
+    "routes: [{name: x, prefix: /x, content_types: [text/csv]}]",
+    "routes: [{name: api, content_types: []}]",
+    "routes: [{name: api, methods: GET}]",
+    "routes: [{name: api, max_body: 10}]",
+    "routes: [{name: api, enabled: ~}]",
+    "routes: [{name: api, colour: red}]",
+    "auth: {jwt_issuers: {issuer: i}}",
+    "auth: {jwt_issuers: [{issuer: i, audiences: a}]}",
+    "auth: {jwt_issuers: [{issuer: i, jwks_file: k}]}",
+    "auth: {jwt_issuers: [{issuer: i, audiences: [], jwks_file: k}]}",
+    "auth: {jwt_issuers: [{issuer: i, audiences: a, jwks_file: k, secret_file: s}]}",
+    "auth: {jwt_issuers: [{issuer: i, audiences: a, jwks_file: k, algorithms: none}]}",
+    "auth: {jwt_issuers: [{issuer: i, audiences: a, jwks_file: k, audience: b}]}",
+    "impersonation: {rules: [{users: bi}]}",
+    "impersonation: {rules: [bi]}",
+    "authorization: {mode: enforce, rules: [{users: a, methods: [FETCH]}]}",
+    "authorization: {mode: enforce, rules: [{users: a, unknown_users: 'yes'}]}",
+    "tls: {certificates: [{cert_file: a}]}",
+]
+
+
+def test_the_schema_is_one_in_the_current_and_an_older_dialect(schema):
+    Draft202012Validator.check_schema(schema)
+    Draft7Validator.check_schema(schema)
+    assert '"$ref"' not in json.dumps(schema), "so that it can be put into another schema"
+
+
+@pytest.mark.parametrize("text", [*samples(), *GOOD])
+def test_what_the_gateway_takes_the_schema_takes(text, errors, gateway_says):
+    assert gateway_says(text) is None
+    assert errors(text) == []
+
+
+@pytest.mark.parametrize("text", BAD)
+def test_both_refuse_what_is_wrong(text, errors, gateway_says):
+    assert gateway_says(text, "check") is not None
+    assert errors(text) != []
+
+
+def leaves(schema, at=""):
+    """The key of every option."""
+    for name, below in schema["properties"].items():
+        key = f"{at}{name}"
+        if "properties" in below:
+            yield from leaves(below, f"{key}.")
+        else:
+            yield key
+
+
+def nested(keys, value):
+    """A file in which each of these keys has the same value."""
+    tree = {}
+    for key in keys:
+        *groups, name = key.split(".")
+        node = tree
+        for group in groups:
+            node = node.setdefault(group, {})
+        node[name] = value
+    return json.dumps(tree)
+
+
+@pytest.mark.parametrize("value", [0, 1, -1, 1.5, True, "", "x", "0", "+7", "007", "off", "30s", " 1h  2m ", "10MiB", "5 B", "127.0.0.1:1",
+                                   "[::1]:1", "10.0.0.0/8,", "http://h", "true", [], ["x"], [1], ["10.0.0.0/8"], {}, {"x": 1}])
+def test_the_schema_refuses_no_value_that_the_gateway_takes(value, schema, errors, gateway_says):
+    keys = [key for key in leaves(schema) if not (key.endswith("_file") and key.removesuffix("_file") in set(leaves(schema)))]
+    text = nested(keys, value)
+    refused = {re.sub(r"[.\[]\d+.*", "", key) for key, _ in errors(text)}
+    complained = gateway_says(text)
+    assert complained is not None, "these values cannot all be right"
+    told = {re.sub(r"\[\d+\].*", "", line.strip().split(": ")[0]) for line in complained.splitlines()}
+    assert refused - {""} <= told, refused - told
+    if value in ({}, {"x": 1}):
+        assert refused == set(keys), "no option is a group of keys"
