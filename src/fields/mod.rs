@@ -222,7 +222,10 @@ impl Fields {
             };
             let from = entry.value.start as usize;
             let value = bytes.slice(from..from + entry.value.length as usize);
-            map.append(name, HeaderValue::from_maybe_shared(value).expect("only values were let in"));
+            let mut value = HeaderValue::from_maybe_shared(value).expect("only values were let in");
+            // Never the same twice: it would drive from the table of HPACK what does come again.
+            value.set_sensitive(entry.name == Name::XRequestId);
+            map.append(name, value);
         }
         map
     }
