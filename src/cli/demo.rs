@@ -3,12 +3,15 @@
 use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::mpsc;
 use std::thread;
 
 use anyhow::{Context, bail};
-use clap::{Arg, ArgAction, ArgMatches, Command};
+use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
 use fernet::Fernet;
 use serde_json::Value;
+use tokio::signal::unix::{SignalKind, signal};
 
 use crate::auth::bearer::make;
 use crate::cli::serve::{exit_code, on_signals};
@@ -36,15 +39,32 @@ pub fn command() -> Command {
         .value_name("ADDRESS:PORT")
         .default_value("127.0.0.1:8443")
         .help("Where to take HTTPS; a free port is taken if this one is in use");
+    let backend_only = Arg::new("backend-only")
+        .long("backend-only")
+        .value_name("ADDRESS:PORT")
+        .value_parser(value_parser!(SocketAddr))
+        .conflicts_with_all(["once", "listen-https"])
+        .help(
+            "Run the demo's backend alone, for a gateway beside it; it believes whoever sends x-forwarded-user",
+        );
     Command::new("demo")
         .about("Try the gateway: with an embedded backend, a salt and a certificate made on the spot")
         .arg(once)
         .arg(https)
+        .arg(backend_only)
         .after_help("Example:\n  timbr-gateway demo --once")
 }
 
 pub fn run(matches: &ArgMatches) -> Outcome {
-    let backend = Backend::start().context("the demo's backend does not start")?;
+    if let Some(address) = matches.get_one::<SocketAddr>("backend-only") {
+        return run_backend(*address);
+    }
+    let (arrived, arrivals) = mpsc::channel();
+    let tell = move |line: &str| {
+        let _ = arrived.send(line.to_owned()); // Nobody reads once the round trip is over.
+    };
+    let backend = Backend::start(SocketAddr::from(([127, 0, 0, 1], 0)), tell)
+        .context("the demo's backend does not start")?;
     let salt = Secret::new(Fernet::generate_key());
     let wanted = matches.get_one::<String>("listen-https").expect("it has a default");
     let bound = bind(&salt, wanted, backend.address())?;
@@ -58,7 +78,7 @@ pub fn run(matches: &ArgMatches) -> Outcome {
     on_signals(control.clone())?;
     let gateway = thread::spawn(move || bound.run(orders));
     let client = Client::new(address, &pem)?;
-    let told = round_trip(&client, &salt, &ca, &backend);
+    let told = round_trip(&client, &salt, &ca, backend.address(), arrivals);
     if told.is_err() || matches.get_flag("once") {
         control.drain();
     } else {
@@ -67,6 +87,27 @@ pub fn run(matches: &ArgMatches) -> Outcome {
     let ended = gateway.join().map_err(|_| anyhow::anyhow!("the gateway panicked"))??;
     told?;
     Ok(exit_code(ended))
+}
+
+/// The backend until SIGTERM or SIGINT, also as process 1, where no default would end it.
+fn run_backend(address: SocketAddr) -> Outcome {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let (mut terminate, mut interrupt) = {
+        let _entered = runtime.enter();
+        (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?)
+    };
+    let tell = |line: &str| {
+        let _ = say(line); // Who does not want to read it may still query.
+    };
+    let backend = Backend::start(address, tell).with_context(|| format!("cannot listen on {address}"))?;
+    say(format_args!("The demo's backend, on http://{}.", backend.address()))?;
+    runtime.block_on(async {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+    });
+    Ok(ExitCode::SUCCESS)
 }
 
 /// The gateway, with as few settings as it needs.
@@ -105,7 +146,9 @@ struct Folder(PathBuf);
 impl Folder {
     fn new() -> anyhow::Result<Folder> {
         let path = std::env::temp_dir().join(format!("timbr-gateway-demo-{:08x}", fastrand::u32(..)));
-        std::fs::create_dir(&path).with_context(|| format!("cannot make {}", path.display()))?;
+        std::fs::create_dir(&path).with_context(|| {
+            format!("cannot make {}; TMPDIR can name a folder that may be written to", path.display())
+        })?;
         Ok(Folder(path))
     }
 }
@@ -117,12 +160,18 @@ impl Drop for Folder {
 }
 
 /// Refused, let in, answered: each step with the command that does the same.
-fn round_trip(client: &Client, salt: &Secret, ca: &Path, backend: &Backend) -> anyhow::Result<()> {
+#[allow(clippy::needless_pass_by_value, reason = "with the receiver, what arrives later is dropped")]
+fn round_trip(
+    client: &Client,
+    salt: &Secret,
+    ca: &Path,
+    backend: SocketAddr,
+    arrivals: mpsc::Receiver<String>,
+) -> anyhow::Result<()> {
     let base = client.base();
     say(format_args!(
-        "A gateway on {base}, in front of a demo backend on http://{}.\n\
-         Salt and certificate were made just now.\n",
-        backend.address()
+        "A gateway on {base}, in front of a demo backend on http://{backend}.\n\
+         Salt and certificate were made just now.\n"
     ))?;
     say(format_args!("export CURL_CA_BUNDLE={}", ca.display()))?;
     say(format_args!("export API_AUTH_SALT={}\n", salt.expose()))?;
@@ -156,7 +205,7 @@ fn round_trip(client: &Client, salt: &Secret, ca: &Path, backend: &Backend) -> a
     show(client, &platform, 200)?;
 
     say(format_args!("# What arrived at the backend; the refused request did not:"))?;
-    for line in backend.log() {
+    for line in arrivals.try_iter() {
         say(format_args!("{line}"))?;
     }
     Ok(())

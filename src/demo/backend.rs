@@ -32,12 +32,13 @@ const MAX_BODY: usize = 1024 * 1024;
 /// A backend that runs on a thread of its own until the process ends.
 pub struct Backend {
     address: SocketAddr,
-    state: Arc<Mutex<State>>,
 }
 
-#[derive(Default)]
+/// Is told of each request that has arrived from somebody known, and as whom.
+type Arrived = Box<dyn Fn(&str) + Send>;
+
 struct State {
-    log: Vec<String>,
+    arrived: Arrived,
     results: HashMap<String, Value>,
 }
 
@@ -45,29 +46,22 @@ struct State {
 type Answer = (StatusCode, Value);
 
 impl Backend {
-    /// Listens on a free port of the loopback address.
-    pub fn start() -> io::Result<Backend> {
-        let listener = std::net::TcpListener::bind(("127.0.0.1", 0))?;
+    /// Listens there.
+    pub fn start(address: SocketAddr, arrived: impl Fn(&str) + Send + 'static) -> io::Result<Backend> {
+        let listener = std::net::TcpListener::bind(address)?;
         listener.set_nonblocking(true)?;
         let address = listener.local_addr()?;
-        let state = Arc::<Mutex<State>>::default();
+        let state = State { arrived: Box::new(arrived), results: HashMap::new() };
+        let state = Arc::new(Mutex::new(state));
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        let serving = {
-            let state = Arc::clone(&state);
-            move || LocalSet::new().block_on(&runtime, serve(listener, state))
-        };
+        let serving = move || LocalSet::new().block_on(&runtime, serve(listener, state));
         thread::Builder::new().name("demo-backend".to_owned()).spawn(serving)?;
-        Ok(Backend { address, state })
+        Ok(Backend { address })
     }
 
     /// Where it listens.
     pub fn address(&self) -> SocketAddr {
         self.address
-    }
-
-    /// The requests that have arrived, and as whom.
-    pub fn log(&self) -> Vec<String> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner).log.clone()
     }
 }
 
@@ -89,7 +83,7 @@ async fn respond(request: Request<Incoming>, state: &Mutex<State>) -> Response<F
     let mut state = state.lock().unwrap_or_else(PoisonError::into_inner);
     let (status, answer) = match caller(&head) {
         Some(user) => {
-            state.log.push(format!("{} {} as {user}", head.method, head.uri.path()));
+            (state.arrived)(&format!("{} {} as {user}", head.method, head.uri.path()));
             api(&head, &body, &mut state.results)
         }
         None => error(StatusCode::UNAUTHORIZED, "unknown token"),

@@ -1,6 +1,7 @@
 //! The program itself, as its user runs it.
 
-use std::io::Write;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpStream;
 use std::process::{Command, Output, Stdio};
 
 use crate::support::bearer::SALT;
@@ -39,6 +40,35 @@ fn the_demo_shows_the_round_trip() {
     }
     let arrived = shown.split("What arrived").nth(1).expect("the backend's log");
     assert_eq!(arrived.lines().filter(|line| line.contains(" as ")).count(), 3, "{shown}");
+}
+
+#[test]
+fn the_demos_backend_serves_alone_until_it_is_asked_to_end() {
+    let mut child = Command::new(env!("CARGO_BIN_EXE_timbr-gateway"))
+        .args(["demo", "--backend-only", "127.0.0.1:0"])
+        .env_clear()
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("started");
+    let mut told = BufReader::new(child.stdout.take().expect("piped")).lines();
+    let mut next = || told.next().expect("a line").expect("text");
+    let first = next();
+    let address = first.split("http://").nth(1).expect("where it listens").trim_end_matches('.').to_owned();
+    for (field, expected) in [("", "HTTP/1.1 401 "), ("x-forwarded-user: alice\r\n", "HTTP/1.1 200 ")] {
+        let mut stream = TcpStream::connect(&address).expect("connected");
+        write!(
+            stream,
+            "GET /timbr/api/get_ontologies HTTP/1.1\r\nhost: x\r\nconnection: close\r\nx-api-key: k\r\n{field}\r\n"
+        )
+        .expect("sent");
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).expect("answered");
+        assert!(answer.starts_with(expected), "{answer}");
+    }
+    assert_eq!(next(), "GET /timbr/api/get_ontologies as alice");
+    let pid = rustix::process::Pid::from_child(&child);
+    rustix::process::kill_process(pid, rustix::process::Signal::TERM).expect("signalled");
+    assert!(child.wait().expect("ended").success());
 }
 
 #[test]

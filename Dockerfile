@@ -1,0 +1,58 @@
+# The gateway's image. docs/install.md says how to build and run it.
+#
+# It is built by podman, buildah, BuildKit and docker's old builder alike, so there is no `# syntax=` line and no cache
+# mount: dependencies are a layer of their own instead.
+
+ARG RUST_VERSION=1.95
+ARG RUST_IMAGE=docker.io/library/rust:${RUST_VERSION}-bookworm
+ARG RUNTIME_IMAGE=gcr.io/distroless/cc-debian12:nonroot
+
+# For another platform than the machine's, the whole build is emulated; release.yaml has a machine for each instead.
+FROM ${RUST_IMAGE} AS build
+ARG CARGO_AUDITABLE_VERSION=0.7.7
+RUN cargo install --locked --quiet --version ${CARGO_AUDITABLE_VERSION} cargo-auditable
+WORKDIR /src
+
+# Nothing but the manifests: this layer stays until they change.
+COPY Cargo.toml Cargo.lock ./
+# `dev` builds in a third of the time, for trying the image out.
+ARG PROFILE=release
+RUN mkdir src benches \
+ && printf '//! A stub.\nfn main() {}\n' | tee src/main.rs benches/steps.rs > benches/tokens.rs \
+ && echo '//! A stub.' > src/lib.rs \
+ && cargo auditable build --locked --profile "$PROFILE" --bin timbr-gateway
+COPY deploy/release/licences deploy/release/licences
+RUN mkdir -p /out/usr/share/doc/timbr-gateway \
+ && deploy/release/licences > /out/usr/share/doc/timbr-gateway/THIRD_PARTY_LICENSES
+
+COPY LICENSE /out/usr/share/doc/timbr-gateway/
+COPY src src
+# cargo goes by times, and the stubs above are younger than the sources.
+RUN touch src/main.rs src/lib.rs \
+ && cargo auditable build --locked --profile "$PROFILE" --bin timbr-gateway \
+ && install -D "target/$([ "$PROFILE" = dev ] && echo debug || echo "$PROFILE")/timbr-gateway" /out/usr/local/bin/timbr-gateway
+
+FROM ${RUNTIME_IMAGE}
+COPY --from=build /out /
+# 65532 by number, as Kubernetes' runAsNonRoot cannot look names up.
+USER 65532:65532
+# HTTPS, plain HTTP where listen.http says so, and the operators' listener, which is on the loopback address unless
+# listen.admin says otherwise. No setting is made here: a variable would win over a mounted file in silence.
+EXPOSE 8443 8080 9180
+STOPSIGNAL SIGTERM
+HEALTHCHECK --interval=10s --timeout=5s --start-period=10s --retries=3 \
+  CMD ["/usr/local/bin/timbr-gateway", "healthcheck"]
+ENTRYPOINT ["/usr/local/bin/timbr-gateway"]
+CMD ["serve"]
+
+ARG VERSION=0.0.0-unreleased
+ARG REVISION=unknown
+ARG CREATED=1970-01-01T00:00:00Z
+ARG SOURCE=unknown
+LABEL org.opencontainers.image.title="timbr-gateway" \
+      org.opencontainers.image.description="An authenticating reverse proxy for the API of a Timbr semantic layer" \
+      org.opencontainers.image.licenses="Apache-2.0" \
+      org.opencontainers.image.version="${VERSION}" \
+      org.opencontainers.image.revision="${REVISION}" \
+      org.opencontainers.image.created="${CREATED}" \
+      org.opencontainers.image.source="${SOURCE}"
