@@ -10,9 +10,9 @@ BENCH ?=
 FUZZ_SECONDS ?= 15
 FUZZ_TARGETS ?= bearer policy token config http1 connection
 
-.PHONY: test lint unit servers figures e2e readme demo release bench micro instructions deny fuzz sbom clean
+.PHONY: test lint unit servers figures e2e readme chart demo release bench micro instructions deny fuzz sbom clean
 
-test: lint unit e2e readme
+test: lint unit e2e readme chart
 
 lint:
 	$(CARGO) fmt --all -- --check
@@ -41,6 +41,11 @@ e2e: $(BINARY)
 # The commands of the README, run as they stand there.
 readme: $(BINARY)
 	python3 tests/readme.py
+
+# The Helm chart, the sidecar and the plain manifests: rendered, judged, installed at a stand-in for the API.
+# BLESS=1 writes anew what is made from the chart.
+chart: $(BINARY)
+	tests/chart/run
 
 demo:
 	$(CARGO) run --locked -- demo

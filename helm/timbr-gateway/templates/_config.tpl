@@ -1,0 +1,97 @@
+{{/* The gateway's configuration: what stands in `config`, and what only the chart knows (addresses, files). */}}
+
+{{- define "timbr-gateway.config" -}}
+{{- $config := deepCopy .Values.config -}}
+{{- range $option, $value := include "timbr-gateway.chartOptions" . | fromYaml }}
+{{- $path := splitList "." $option }}
+{{- if eq (len $path) 1 }}
+{{- $_ := set $config $option $value }}
+{{- else }}
+{{- $group := get $config (first $path) | default dict }}
+{{- $_ := set $group (last $path) $value }}
+{{- $_ := set $config (first $path) $group }}
+{{- end }}
+{{- end }}
+{{- toYaml $config -}}
+{{- end }}
+
+{{/* The options that the chart sets, by their dotted names. */}}
+{{- define "timbr-gateway.chartOptions" -}}
+{{- $listeners := .Values.listeners -}}
+{{- $address := ternary (printf "[%s]" $listeners.address) $listeners.address (contains ":" $listeners.address) -}}
+{{- /* Beside a backend, plain HTTP is for the pod alone. */}}
+{{- $plain := ternary "127.0.0.1" $address (eq .Values.mode "sidecar") -}}
+{{- $options := dict
+  "listen.https" (ternary (printf "%s:%v" $address $listeners.https.port) "off" $listeners.https.enabled)
+  "listen.http" (ternary (printf "%s:%v" $plain $listeners.http.port) "off" $listeners.http.enabled)
+  "listen.admin" (printf "%s:%v" $address $listeners.admin.port) -}}
+{{- range $line := include "timbr-gateway.files" . | fromYamlArray }}
+{{- range $option, $file := $line.options }}
+{{- $_ := set $options $option (printf "/etc/timbr-gateway/%s/%s" $line.folder $file) }}
+{{- end }}
+{{- end }}
+{{- if and .Values.tls.additionalSecrets $listeners.https.enabled }}
+{{- $certificates := list }}
+{{- range $index, $_ := .Values.tls.additionalSecrets }}
+{{- $folder := printf "/etc/timbr-gateway/tls-%d" $index }}
+{{- $certificates = append $certificates
+  (dict "cert_file" (printf "%s/tls.crt" $folder) "key_file" (printf "%s/tls.key" $folder)) }}
+{{- end }}
+{{- $_ := set $options "tls.certificates" $certificates }}
+{{- end }}
+{{- if eq (include "timbr-gateway.keepsFile" .) "true" }}
+{{- $_ := set $options "store.path" "/var/lib/timbr-gateway/tokens" }}
+{{- end }}
+{{- toYaml $options -}}
+{{- end }}
+
+{{/*
+What a pod is made anew for. With `rollOnConfigChange`, every change of the configuration; else only what a running gateway
+cannot take over.
+*/}}
+{{- define "timbr-gateway.configChecksum" -}}
+{{- if .Values.rollOnConfigChange -}}
+{{- include "timbr-gateway.config" . | sha256sum -}}
+{{- else -}}
+{{- $config := include "timbr-gateway.config" . | fromYaml -}}
+{{- pick $config "listen" "workers" "store" "core_dumps" | toYaml | sha256sum -}}
+{{- end -}}
+{{- end }}
+
+{{/* A span such as "1h 30m" in milliseconds; nothing if it is none. */}}
+{{- define "timbr-gateway.milliseconds" -}}
+{{- $units := dict "ms" 1 "msec" 1 "s" 1000 "sec" 1000 "second" 1000 "seconds" 1000
+  "m" 60000 "min" 60000 "minute" 60000 "minutes" 60000 "h" 3600000 "hr" 3600000 "hour" 3600000 "hours" 3600000
+  "d" 86400000 "day" 86400000 "days" 86400000 -}}
+{{- if regexMatch "^([0-9]+ *[a-z]+ *)+$" . -}}
+{{- $sum := 0 -}}
+{{- $known := true -}}
+{{- range regexFindAll "[0-9]+ *[a-z]+" . -1 -}}
+{{- $unit := regexFind "[a-z]+" . -}}
+{{- if hasKey $units $unit -}}
+{{- $sum = add $sum (mul (regexFind "[0-9]+" . | int64) (get $units $unit)) -}}
+{{- else -}}
+{{- $known = false -}}
+{{- end -}}
+{{- end -}}
+{{- if $known }}{{ $sum }}{{ end -}}
+{{- end -}}
+{{- end }}
+
+{{/* How long a drain may take, in whole seconds, rounded up; nothing if that cannot be read. */}}
+{{- define "timbr-gateway.drainSeconds" -}}
+{{- $delay := (.Values.config.drain).delay | default "0s" | toString | include "timbr-gateway.milliseconds" -}}
+{{- $timeout := (.Values.config.drain).timeout | default "30s" | toString | include "timbr-gateway.milliseconds" -}}
+{{- if and $delay $timeout -}}
+{{- div (add (int64 $delay) (int64 $timeout) 999) 1000 -}}
+{{- end -}}
+{{- end }}
+
+{{/* The kubelet kills after this: the drain, and ten seconds for what is around it. */}}
+{{- define "timbr-gateway.gracePeriod" -}}
+{{- if kindIs "invalid" .Values.terminationGracePeriodSeconds -}}
+{{- add (include "timbr-gateway.drainSeconds" . | default "30" | int64) 10 -}}
+{{- else -}}
+{{- .Values.terminationGracePeriodSeconds -}}
+{{- end -}}
+{{- end }}

@@ -1,0 +1,114 @@
+{{/* Names, labels and the image. */}}
+
+{{- define "timbr-gateway.name" -}}
+{{- default .Chart.Name .Values.nameOverride | trunc 63 | trimSuffix "-" -}}
+{{- end }}
+
+{{/* At most 52 characters, so that what is appended to it fits into 63. */}}
+{{- define "timbr-gateway.fullname" -}}
+{{- if .Values.fullnameOverride -}}
+{{- .Values.fullnameOverride | trunc 52 | trimSuffix "-" -}}
+{{- else -}}
+{{- $name := include "timbr-gateway.name" . -}}
+{{- if contains $name .Release.Name -}}
+{{- .Release.Name | trunc 52 | trimSuffix "-" -}}
+{{- else -}}
+{{- printf "%s-%s" .Release.Name $name | trunc 52 | trimSuffix "-" -}}
+{{- end -}}
+{{- end -}}
+{{- end }}
+
+{{- define "timbr-gateway.namespace" -}}
+{{- default .Release.Namespace .Values.namespaceOverride -}}
+{{- end }}
+
+{{/* What selects the pods. It cannot be changed once a Deployment is there, so nothing that may change is in it. */}}
+{{- define "timbr-gateway.selectorLabels" -}}
+app.kubernetes.io/name: {{ include "timbr-gateway.name" . }}
+app.kubernetes.io/instance: {{ .Release.Name }}
+{{- end }}
+
+{{- define "timbr-gateway.labels" -}}
+{{- $labels := dict
+  "helm.sh/chart" (printf "%s-%s" .Chart.Name (.Chart.Version | replace "+" "_") | trunc 63 | trimSuffix "-")
+  "app.kubernetes.io/version" .Chart.AppVersion
+  "app.kubernetes.io/component" "gateway"
+  "app.kubernetes.io/part-of" "timbr"
+  "app.kubernetes.io/managed-by" .Release.Service -}}
+{{- $selector := include "timbr-gateway.selectorLabels" . | fromYaml -}}
+{{- merge $selector $labels .Values.commonLabels | toYaml -}}
+{{- end }}
+
+{{/*
+The metadata of an object. Takes a list: the context, what is appended to the name, further labels, further annotations,
+and another namespace.
+*/}}
+{{- define "timbr-gateway.metadata" -}}
+{{- $root := index . 0 -}}
+{{- $labels := include "timbr-gateway.labels" $root | fromYaml -}}
+name: {{ include "timbr-gateway.fullname" $root }}{{ index . 1 }}
+namespace: {{ if gt (len .) 4 }}{{ default (include "timbr-gateway.namespace" $root) (index . 4) }}{{ else }}{{ include "timbr-gateway.namespace" $root }}{{ end }}
+labels:
+  {{- merge $labels (index . 2 | default dict) | toYaml | nindent 2 }}
+{{- with merge (dict) (index . 3 | default dict) $root.Values.commonAnnotations }}
+annotations:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- end }}
+
+{{- define "timbr-gateway.serviceAccountName" -}}
+{{- if .Values.serviceAccount.create -}}
+{{- default (include "timbr-gateway.fullname" .) .Values.serviceAccount.name -}}
+{{- else -}}
+{{- default "default" .Values.serviceAccount.name -}}
+{{- end -}}
+{{- end }}
+
+{{- define "timbr-gateway.image" -}}
+{{- $image := .Values.image -}}
+{{- $registry := default $image.registry (.Values.global).imageRegistry -}}
+{{- $name := $image.repository -}}
+{{- with $registry }}{{ $name = printf "%s/%s" . $name }}{{ end -}}
+{{- if $image.digest -}}
+{{- printf "%s@%s" $name $image.digest -}}
+{{- else -}}
+{{- printf "%s:%s" $name (default .Chart.AppVersion $image.tag) -}}
+{{- end -}}
+{{- end }}
+
+{{- define "timbr-gateway.imagePullSecrets" -}}
+{{- with concat ((.Values.global).imagePullSecrets | default list) .Values.imagePullSecrets -}}
+imagePullSecrets:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- end }}
+
+{{/* The name of the Secret that holds the certificate, if there is one. */}}
+{{- define "timbr-gateway.tlsSecret" -}}
+{{- if .Values.tls.certManager.enabled -}}
+{{- default (printf "%s-tls" (include "timbr-gateway.fullname" .)) .Values.tls.certManager.secretName -}}
+{{- else -}}
+{{- .Values.tls.existingSecret -}}
+{{- end -}}
+{{- end }}
+
+{{/* The claim that the file of store.kind=file lies on. */}}
+{{- define "timbr-gateway.claim" -}}
+{{- default (include "timbr-gateway.fullname" .) .Values.persistence.existingClaim -}}
+{{- end }}
+
+{{/* How many pods there are, or will be at least. */}}
+{{- define "timbr-gateway.replicas" -}}
+{{- if .Values.autoscaling.enabled -}}
+{{- .Values.autoscaling.minReplicas -}}
+{{- else if kindIs "invalid" .Values.replicaCount -}}
+1
+{{- else -}}
+{{- .Values.replicaCount -}}
+{{- end -}}
+{{- end }}
+
+{{/* The name of the Service's port behind which routes and ingresses find the gateway. */}}
+{{- define "timbr-gateway.routedPort" -}}
+{{- ternary "http" "https" .Values.listeners.http.enabled -}}
+{{- end }}

@@ -1,0 +1,23 @@
+"""Counts what was done, so that a part that was left out shows."""
+
+from collections import Counter
+
+import pytest
+
+COUNTS = pytest.StashKey[Counter]()
+
+
+def pytest_configure(config):
+    config.stash[COUNTS] = Counter()
+
+
+@pytest.fixture(scope="session")
+def counts(request) -> Counter:
+    """What the last line tells: so many of each were looked at."""
+    return request.config.stash[COUNTS]
+
+
+def pytest_terminal_summary(terminalreporter, config):
+    told = ", ".join(f"{count} {what}" for what, count in config.stash[COUNTS].items())
+    if told:
+        terminalreporter.write_line(f"chart: {told}")

@@ -1,0 +1,72 @@
+"""A pod's files as the kubelet would lay them out, below a folder, with contents that the gateway can use."""
+
+import functools
+from pathlib import Path
+
+from support.chart import GATEWAY, gateway_config, of_kind, run
+
+# Of `alice`, made with bcrypt at its lowest cost.
+USERS = "alice:$2b$04$JpWTkhZJ0iKRzXnYcS6EAeRWx/jZ1uVIlbWHLfpqLBqjDHYqCjCYi\n"
+KEYS = "alice:" + "0" * 64 + "\n"
+
+
+@functools.cache
+def pair() -> tuple[str, str]:
+    """A certificate and its key, which serve as an authority too."""
+    done = run(
+        "openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-keyout", "-",
+        "-subj", "/CN=gateway", "-addext", "subjectAltName=DNS:gateway", "-days", "2",
+    ).stdout
+    key, certificate = done.split("-----END PRIVATE KEY-----\n")
+    return certificate, key + "-----END PRIVATE KEY-----\n"
+
+
+@functools.cache
+def salt() -> str:
+    return run(GATEWAY, "salt").stdout
+
+
+def content_of(path: str) -> str:
+    """What stands in a file of that name."""
+    certificate, key = pair()
+    known = {
+        "salt": salt(), "users-file": USERS, "keys-file": KEYS, "tls.crt": certificate, "tls.key": key, "ca.crt": certificate,
+    }
+    return known.get(path, "a-secret\n")
+
+
+def lay_out(objects: list[dict], pod: dict, container: dict, root: Path) -> None:
+    """Makes what the container mounts, at the same places below `root`."""
+    volumes = {volume["name"]: volume for volume in pod["volumes"]}
+    configs = {one["metadata"]["name"]: one["data"] for one in of_kind(objects, "ConfigMap")}
+    for mount in container["volumeMounts"]:
+        folder = root / mount["mountPath"].lstrip("/")
+        folder.mkdir(parents=True, exist_ok=True)
+        volume = volumes[mount["name"]]
+        source = volume.get("secret") or volume.get("configMap") or {}
+        if "csi" in volume:
+            (folder / "salt").write_text(salt())
+        elif "items" in source:
+            for item in source["items"]:
+                (folder / item["path"]).write_text(content_of(item["path"]))
+        elif "configMap" in volume:
+            for name, text in configs[source["name"]].items():
+                # The gateway finds below the folder what it finds below / in the pod.
+                (folder / name).write_text(moved(text, root))
+
+
+def moved(text: str, root: Path) -> str:
+    for place in ("/etc/timbr-gateway", "/var/lib/timbr-gateway", "/mnt/secrets"):
+        text = text.replace(place, f"{root}{place}")
+    return text
+
+
+def check(objects: list[dict], pod: dict, container: dict, root: Path):
+    """Has the gateway read its configuration, with the container's own arguments and variables."""
+    lay_out(objects, pod, container, root)
+    command, *arguments = container["args"]
+    assert command == "serve" and gateway_config(objects)
+    environment = {each["name"]: each["value"] for each in container.get("env", []) if "value" in each}
+    return run(
+        GATEWAY, "config", "check", *(moved(argument, root) for argument in arguments), env=environment, check=False,
+    )

@@ -1,0 +1,59 @@
+"""What is made from something else is as it would be made now. `BLESS=1` writes it anew."""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+import yaml
+
+from support import manifests
+from support.chart import CHART, REPOSITORY
+from support.readme import readme
+
+
+def is_current(path: Path, expected: str) -> None:
+    if os.environ.get("BLESS"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(expected)
+    now = path.read_text() if path.exists() else ""
+    assert now == expected, f"{path.relative_to(REPOSITORY)} is out of date; BLESS=1 make chart writes it anew"
+
+
+def test_the_readme_tells_of_every_value():
+    is_current(CHART / "README.md", readme())
+
+
+def test_the_plain_manifests_are_what_the_chart_renders():
+    is_current(REPOSITORY / "deploy" / "kubernetes" / "gateway.yaml", manifests.standalone())
+
+
+@pytest.mark.parametrize("name", ["kustomization.yaml", "sidecar.yaml", "gateway.yaml"])
+def test_the_sidecar_of_kustomize_is_the_one_of_the_chart(name):
+    is_current(manifests.SIDECAR / "component" / name, manifests.component()[name])
+
+
+def test_the_chart_has_the_version_of_the_gateway():
+    chart = yaml.safe_load((CHART / "Chart.yaml").read_text())
+    cargo = (REPOSITORY / "Cargo.toml").read_text().split('version = "', 1)[1].split('"')[0]
+    assert chart["appVersion"] == cargo
+    assert f":{cargo}\n" in chart["annotations"]["artifacthub.io/images"]
+
+
+def test_the_schema_knows_the_values_and_no_others():
+    schema = json.loads((CHART / "values.schema.json").read_text())
+
+    def compare(values, schema, path):
+        if schema.get("type") != "object" or "properties" not in schema:
+            return
+        known = schema["properties"].keys()
+        optional = {"issuerRef", "privateKey", "resources", "timeouts", "startupProbe", "readinessProbe", "livenessProbe", "config"}
+        assert values.keys() <= known, f"{path}: {values.keys() - known}"
+        if path.split(".")[-1] not in optional:
+            assert known <= values.keys(), f"{path}: {known - values.keys()}"
+            assert schema.get("additionalProperties") is False or path == "global", path
+            for key, value in values.items():
+                if isinstance(value, dict):
+                    compare(value, schema["properties"][key], f"{path}.{key}".lstrip("."))
+
+    compare(yaml.safe_load((CHART / "values.yaml").read_text()), schema, "")
