@@ -72,7 +72,7 @@ fn find_the_route(bencher: Bencher<'_, '_>) {
 fn screen_the_fields(bencher: Bencher<'_, '_>) {
     let routes = Routes::new(config().routes);
     let head = parsed(REQUEST);
-    let Ok(Route::Profile(profile)) = routes.find(&head) else { panic!("the request has a route") };
+    let Ok(Route::Profile(profile, _)) = routes.find(&head) else { panic!("the request has a route") };
     bencher.with_inputs(|| parsed(REQUEST)).bench_values(|head| screen(profile, head).is_ok());
 }
 
@@ -90,7 +90,7 @@ fn identify_a_token(bencher: Bencher<'_, '_>) {
     let token = at_once(auth.mint(&bearer_of_alice(&config), CLIENT)).expect("minted").token;
     let head = parsed(&REQUEST.replace(KEY, token.expose()));
     let routes = Routes::new(config.routes.clone());
-    let Ok(Route::Profile(profile)) = routes.find(&head) else { panic!("the request has a route") };
+    let Ok(Route::Profile(profile, _)) = routes.find(&head) else { panic!("the request has a route") };
     let screened =
         screen(profile, parsed(&REQUEST.replace(KEY, token.expose()))).expect("nothing is wrong with it");
     bencher.bench_local(|| at_once(auth.identify(black_box(screened.presented()), CLIENT, &upstream)));

@@ -80,7 +80,7 @@ fuzz_target!(|data: &[u8]| {
     assert!(**last != b"."[..] && **last != b".."[..]);
     assert!(!path.iter().any(|byte| byte.is_ascii_control() || *byte == b'\\'));
     assert_eq!(head.fields.all(Name::Host).count().max(1), 1);
-    let Route::Profile(profile) = route else { return };
+    let Route::Profile(profile, _) = route else { return };
     // The decision is the same for what the backend reads.
     assert!(path.starts_with(profile.prefix.as_bytes()));
     assert!(profile.methods.contains(&head.method));

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE};
+use http::header::{ACCEPT, ALLOW, CACHE_CONTROL, CONTENT_TYPE};
 use http::{HeaderValue, Method, Request, Response, StatusCode};
 use http_body_util::Full;
 use hyper::body::Incoming;
@@ -23,12 +23,9 @@ use tokio::net::TcpListener;
 use crate::auth::Auth;
 use crate::gateway::refusals::Refusals;
 use crate::listener;
-use crate::metrics::Metrics;
+use crate::metrics::{Format, Metrics};
 
 use health::{Health, Verdict};
-
-/// The media type of what Prometheus reads.
-const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
 /// Probes come seconds apart; what holds a connection for longer is none.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
@@ -88,9 +85,11 @@ fn answer(request: &Request<Incoming>, admin: &Admin) -> Response<Full<Bytes>> {
     }
     match path {
         "/metrics" => {
+            let accept = request.headers().get(ACCEPT).and_then(|value| value.to_str().ok());
+            let format = Format::preferred(accept.unwrap_or_default());
             let mut response = text(StatusCode::OK, "");
-            *response.body_mut() = Full::new(Bytes::from(admin.metrics.text()));
-            response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(OPEN_METRICS));
+            *response.body_mut() = Full::new(Bytes::from(admin.metrics.text(format)));
+            response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(format.content_type()));
             response
         }
         _ => text(

@@ -2,6 +2,7 @@
 
 pub mod activity;
 mod coalesced_io;
+mod failure;
 mod frames;
 mod http1;
 mod http2;
@@ -15,9 +16,10 @@ use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::Poll;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use ipnet::IpNet;
+use rustls::{HandshakeKind, ProtocolVersion};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
@@ -30,7 +32,7 @@ use crate::gateway::Gateway;
 use crate::gateway::context::Client;
 use crate::gateway::forwarded::is_trusted;
 use crate::http1::head::HeadLimits;
-use crate::metrics::Cause;
+use crate::metrics::{Cause, HandshakeFailure, Protocol, TlsVersion};
 use crate::tls::{Current, ServerTls};
 
 use activity::{Activity, Registration};
@@ -84,13 +86,18 @@ pub async fn serve(service: Rc<Service>, mut stream: TcpStream, peer: SocketAddr
     if service.proxy_protocol {
         match Box::pin(service.behind_proxy(&mut stream, client.address, activity)).await {
             Ok(address) => client = Client::at(address, client.secure),
-            Err(error) => return service.lost(peer, &error),
+            Err(error) => {
+                let timed_out = error.kind() == io::ErrorKind::TimedOut;
+                let kind =
+                    if timed_out { HandshakeFailure::Timeout } else { HandshakeFailure::ProxyProtocol };
+                return service.lost(peer, &error, kind);
+            }
         }
     }
     let failure = match &service.tls {
         None => service.speak_http1(stream, Rc::new(client), activity).await,
         Some(tls) => match Box::pin(service.shake_hands(&tls.current(), stream, client, activity)).await {
-            Err(error) => return service.lost(peer, &error),
+            Err(error) => return service.lost(peer, &error, failure::kind(&error)),
             Ok((stream, client)) if stream.get_ref().1.alpn_protocol() == Some(b"h2") => {
                 Box::pin(service.speak_http2(stream, client, activity)).await
             }
@@ -133,9 +140,16 @@ impl Service {
         client: Client,
         activity: &Activity,
     ) -> io::Result<(Box<TlsStream<TcpStream>>, Rc<Client>)> {
+        let begun = Instant::now();
         let handshake = current.acceptor().accept(stream);
         let stream = Box::new(bounded(handshake, self.timeouts.handshake, activity).await?);
         let connection = stream.get_ref().1;
+        let resumed = connection.handshake_kind() == Some(HandshakeKind::Resumed);
+        let version = match connection.protocol_version() {
+            Some(ProtocolVersion::TLSv1_2) => TlsVersion::Tls12,
+            _ => TlsVersion::Tls13,
+        };
+        self.gateway.worker().handshake(version, resumed, begun.elapsed());
         let served = current.served(connection);
         let certificate = Current::identity(connection).map_err(io::Error::other)?;
         Ok((stream, Rc::new(Client { served, certificate, ..client })))
@@ -145,6 +159,7 @@ impl Service {
     where
         I: AsyncRead + AsyncWrite + Abort + Unpin + 'static,
     {
+        let _open = self.gateway.worker().connection(Protocol::Http1);
         let io = WatchedIo::new(io, Rc::clone(activity));
         let gateway = Rc::clone(&self.gateway);
         let served = http1::serve(io, gateway, client, Rc::clone(activity), self.http1_bounds()).await;
@@ -155,6 +170,7 @@ impl Service {
     where
         I: AsyncRead + AsyncWrite + Unpin + 'static,
     {
+        let _open = self.gateway.worker().connection(Protocol::Http2);
         let metrics = self.admission.metrics();
         let io =
             WatchedIo::new(io, Rc::clone(activity)).metered(self.limits.control_frames, Arc::clone(metrics));
@@ -167,7 +183,8 @@ impl Service {
     }
 
     /// A connection that came to no request.
-    fn lost(&self, peer: SocketAddr, error: &io::Error) {
+    fn lost(&self, peer: SocketAddr, error: &io::Error, kind: HandshakeFailure) {
+        self.gateway.worker().handshake_failed(kind);
         let timed_out = error.kind() == io::ErrorKind::TimedOut;
         let cause = if timed_out { Cause::HandshakeTimeout } else { Cause::HandshakeFailed };
         self.admission.metrics().connection_ended(cause);

@@ -1,5 +1,6 @@
 //! The one line that each request writes, when its answer's body has ended.
 
+use std::rc::Rc;
 use std::time::Duration;
 
 use http::{Method, StatusCode};
@@ -7,6 +8,7 @@ use http::{Method, StatusCode};
 use crate::admission::RequestPlace;
 use crate::clock;
 use crate::gateway::context::Context;
+use crate::metrics::{self, Answered};
 use crate::store::Fingerprint;
 use crate::telemetry::{self, Record, label};
 use crate::user_name::UserName;
@@ -25,8 +27,8 @@ pub struct AccessLine {
     context: Context,
     method: Method,
     path: String,
-    /// The route's name; empty if none was found.
-    pub route: String,
+    /// The route, and where its requests are counted; the nameless one if none was found.
+    pub route: Rc<metrics::Route>,
     /// Whose request it is, once that is known.
     pub user: Option<UserName>,
     /// Whom it asks to act as.
@@ -43,19 +45,19 @@ pub struct AccessLine {
     pub sent: u64,
     /// Whether the body came to its end.
     pub complete: bool,
-    /// From the head of the request to the head of the answer.
-    pub to_head: Duration,
+    /// From the head of the request to the head of the answer, if there is one.
+    pub to_head: Option<Duration>,
 }
 
 impl AccessLine {
     /// The line of a request that was just read. Its status stays 499, "client closed request", unless an answer
     /// comes about.
-    pub fn new(context: Context, method: Method, path: &str) -> AccessLine {
+    pub fn new(context: Context, method: Method, path: &str, route: Rc<metrics::Route>) -> AccessLine {
         AccessLine {
             context,
             method,
             path: cut(path, LONGEST_PATH).to_owned(),
-            route: String::new(),
+            route,
             user: None,
             acts_as: None,
             key: None,
@@ -64,7 +66,7 @@ impl AccessLine {
             place: None,
             sent: 0,
             complete: false,
-            to_head: Duration::ZERO,
+            to_head: None,
         }
     }
 
@@ -96,7 +98,7 @@ impl AccessLine {
     fn tell_request(&self, record: &mut Record<'_>) {
         record.text(label!("method"), self.method());
         record.text(label!("path"), &self.path);
-        record.text(label!("route"), &self.route);
+        record.text(label!("route"), self.route.name());
         record.text(label!("user"), cut(self.user.as_ref().map_or("", UserName::as_str), LONGEST_USER));
         if let Some(user) = &self.acts_as {
             record.text(label!("acts_as"), cut(user, LONGEST_USER));
@@ -109,7 +111,7 @@ impl AccessLine {
     /// Notes the moment at which the head of the answer stands.
     pub fn head_is_ready(&mut self, status: StatusCode) {
         self.status = status;
-        self.to_head = clock::now().duration_since(self.context.begun);
+        self.to_head = Some(clock::now().duration_since(self.context.begun));
     }
 }
 
@@ -117,6 +119,18 @@ impl Drop for AccessLine {
     fn drop(&mut self) {
         // Read before the line is made, which tells it too.
         let total = clock::now().duration_since(self.context.begun);
+        if self.to_head.is_none() {
+            self.reason = "client_closed";
+        }
+        self.route.note(&Answered {
+            method: &self.method,
+            status: self.status,
+            reason: self.reason,
+            to_head: self.to_head,
+            total,
+            received: 0,
+            sent: self.sent,
+        });
         telemetry::access(|line| {
             line.word(label!("request_id"), self.context.request_id_bytes());
             line.word(label!("client"), self.context.client_text().as_bytes());
@@ -128,7 +142,7 @@ impl Drop for AccessLine {
             line.text(label!("reason"), self.reason);
             line.number(label!("sent"), self.sent);
             line.flag(label!("complete"), self.complete);
-            line.millis(label!("head_ms"), self.to_head);
+            line.millis(label!("head_ms"), self.to_head.unwrap_or_default());
             line.millis(label!("total_ms"), total);
         });
     }

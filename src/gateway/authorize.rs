@@ -20,7 +20,8 @@ pub fn authorize(
 ) -> Result<(), Rejection> {
     let Some(authorization) = auth.authorization() else { return Ok(()) };
     let ontology = ontology(screened.path());
-    let action = Action { route: &line.route, method: screened.method(), ontology: ontology.as_deref() };
+    let action =
+        Action { route: line.route.name(), method: screened.method(), ontology: ontology.as_deref() };
     if authorization.allows(identity, action) {
         return Ok(());
     }

@@ -35,8 +35,10 @@ use tracing::{error, warn};
 use crate::admission::Admission;
 use crate::auth::Auth;
 use crate::client_body::ClientBody;
+use crate::clock;
 use crate::config::{Config, Limits};
 use crate::fields::{Fields, Head};
+use crate::metrics;
 use crate::octets::Octets;
 use crate::upstream::{BodyBounds, RequestBodyError, Upstream, UpstreamError};
 
@@ -58,9 +60,19 @@ use screen::screen;
 
 pub use respond::{ObservedBody, Reply};
 
+/// Where requests are counted.
+struct Counted {
+    no_route: Rc<metrics::Route>,
+    get_token: Rc<metrics::Route>,
+    /// By the profiles' numbers.
+    profiles: Vec<Rc<metrics::Route>>,
+}
+
 /// Everything that a worker thread needs to answer requests.
 pub struct Gateway {
     routes: Routes,
+    counted: Counted,
+    worker: metrics::Worker,
     auth: Arc<Auth>,
     rewriter: Rewriter,
     upstream: Upstream,
@@ -81,8 +93,16 @@ impl Gateway {
     ) -> Gateway {
         let credential = &config.upstream.credential;
         let bounds = BodyBounds { pause: config.timeouts.body, least_rate: config.limits.body_rate };
+        let routes = Routes::new(config.routes.clone());
+        let worker = admission.metrics().worker();
         Gateway {
-            routes: Routes::new(config.routes.clone()),
+            counted: Counted {
+                no_route: worker.route(""),
+                get_token: worker.route(GET_TOKEN),
+                profiles: routes.names().map(|name| worker.route(name)).collect(),
+            },
+            routes,
+            worker,
             auth,
             rewriter: Rewriter::new(credential, upstream.authority().to_owned(), bounds),
             upstream,
@@ -97,7 +117,8 @@ impl Gateway {
     pub async fn handle(&self, client: Rc<Client>, head: Head, body: ClientBody) -> Reply {
         let context = Context::new(client, &head.fields, &self.trusted_proxies);
         // In the heap, as it is handed on from here to the end of the answer's body.
-        let mut line = Box::new(AccessLine::new(context, head.method.clone(), head.uri.path()));
+        let route = Rc::clone(&self.counted.no_route);
+        let mut line = Box::new(AccessLine::new(context, head.method.clone(), head.uri.path(), route));
         let decided = contained(pin!(self.forward(head, body, &mut line))).await;
         let decided = decided.unwrap_or_else(|Panicked| {
             self.admission.metrics().panics.inc();
@@ -114,7 +135,8 @@ impl Gateway {
     /// Answers what could not be read as a request.
     pub fn refuse(&self, client: Rc<Client>, rejection: &Rejection) -> Reply {
         let unknown = Method::from_bytes(b"-").expect("a token");
-        let mut line = Box::new(AccessLine::new(Context::new(client, &Fields::new(), &[]), unknown, ""));
+        let context = Context::new(client, &Fields::new(), &[]);
+        let mut line = Box::new(AccessLine::new(context, unknown, "", Rc::clone(&self.counted.no_route)));
         self.refusal(rejection, &mut line).observed(line)
     }
 
@@ -129,13 +151,13 @@ impl Gateway {
         self.within_limits(&head)?;
         let route = self.routes.find(&head)?;
         directed_here(&line.context().client, &head.uri, &head.fields)?;
-        let profile = match route {
+        let (profile, number) = match route {
             // In the heap, as few requests come here and all would have to be as large.
             Route::GetToken => return Box::pin(self.get_token(&head, line)).await,
-            Route::Profile(profile) => profile,
+            Route::Profile(profile, number) => (profile, number),
         };
         has_certificate(&line.context().client, profile)?;
-        line.route.clone_from(&profile.name);
+        line.route = Rc::clone(&self.counted.profiles[number]);
         let screened = screen(profile, head)?;
         let client = line.context().origin.address;
         let identity = authenticate(&self.auth, &self.upstream, &screened, client).await?;
@@ -145,11 +167,13 @@ impl Gateway {
         let identity = impersonate(&self.auth, &self.rewriter, &screened, identity, line)?;
         authorize(&self.auth, &screened, &identity, line, self.admission.metrics())?;
         let request = self.rewriter.rewrite(screened, body, &identity, line.context());
+        let asked = clock::now();
         let response = match identity.stands_for() {
             None => self.upstream.send(request).await.map_err(|error| rejection_of(&error, line))?,
             // In the heap, as it is seldom so and long.
             Some(_) => Box::pin(self.send_renewing(request, &identity, line)).await?,
         };
+        line.route.note_upstream(clock::now().duration_since(asked));
         let answer = Answer::from_upstream(response);
         Ok(if self.rewriter.is_the_clients_own_session(&identity) {
             answer
@@ -160,7 +184,6 @@ impl Gateway {
 
     fn refusal(&self, rejection: &Rejection, line: &mut AccessLine) -> Answer {
         line.reason = rejection.reason();
-        self.admission.metrics().rejected(rejection.reason());
         self.refusals.note(rejection, line);
         let (fields, text) = rejection.answer(line.context().request_id());
         Answer::own(rejection.status(), fields, text)
@@ -183,11 +206,16 @@ impl Gateway {
     }
 
     async fn get_token(&self, head: &Head, line: &mut AccessLine) -> Result<Answer, Rejection> {
-        GET_TOKEN.clone_into(&mut line.route);
+        line.route = Rc::clone(&self.counted.get_token);
         let given = get_token(&self.auth, head, line.context().origin.address).await?;
         line.user = Some(given.minted.user);
         line.key = Some(given.minted.fingerprint);
         Ok(Answer::own(StatusCode::OK, given.fields, given.body))
+    }
+
+    /// Where this gateway's thread counts.
+    pub fn worker(&self) -> &metrics::Worker {
+        &self.worker
     }
 
     /// Gives back what is not used any more. Called now and then on the gateway's thread.

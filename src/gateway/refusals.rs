@@ -136,12 +136,12 @@ impl Ring {
             trace_id: rewritten(&mut slot.trace_id, context.trace_id()),
             method: rewritten(&mut slot.method, line.method()),
             path: rewritten(&mut slot.path, line.path()),
-            route: rewritten(&mut slot.route, &line.route),
+            route: rewritten(&mut slot.route, line.route.name()),
             ..Refusal::of(rejection, context.origin.address)
         };
         *slot = Refusal {
             after: clock::recent().duration_since(context.begun),
-            step: rejection.step(&line.route),
+            step: rejection.step(line.route.name()),
             user: line.user.clone(),
             key: line.key,
             ..texts
@@ -201,12 +201,14 @@ mod tests {
     use super::*;
     use crate::fields::{Fields, Name};
     use crate::gateway::context::{Client, Context};
+    use crate::metrics::Metrics;
 
     fn note(recorder: &Recorder, id: &str) {
         let mut fields = Fields::new();
         fields.push(Name::XRequestId, id.as_bytes());
         let client = Rc::new(Client::at(IpAddr::from([192, 0, 2, 1]), false));
-        let line = AccessLine::new(Context::new(client, &fields, &[]), Method::GET, "/timbr/api/query/");
+        let (context, route) = (Context::new(client, &fields, &[]), Metrics::default().worker().route(""));
+        let line = AccessLine::new(context, Method::GET, "/timbr/api/query/", route);
         recorder.note(&Rejection::ApiKeyMissing, &line);
     }
 

@@ -14,8 +14,8 @@ use crate::octets::Octets;
 pub enum Route<'a> {
     /// Answered by the gateway itself.
     GetToken,
-    /// Forwarded, if it satisfies the profile.
-    Profile(&'a RouteProfile),
+    /// Forwarded, if it satisfies the profile. The number is its place among [`Routes::names`].
+    Profile(&'a RouteProfile, usize),
 }
 
 /// The route profiles, the longest prefix first.
@@ -26,6 +26,11 @@ impl Routes {
     pub fn new(mut profiles: Vec<RouteProfile>) -> Routes {
         profiles.sort_by_key(|profile| std::cmp::Reverse(profile.prefix.len()));
         Routes(profiles)
+    }
+
+    /// What the profiles are called, in the order of their numbers.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.0.iter().map(|profile| profile.name.as_str())
     }
 
     /// The route of a request.
@@ -39,13 +44,14 @@ impl Routes {
                 _ => Err(Rejection::MethodNotAllowed { allow: "POST".to_owned() }),
             };
         }
-        let profile = self.0.iter().find(|profile| path.starts_with(&profile.prefix));
-        let profile = profile.ok_or(Rejection::NotFound)?;
+        let number = self.0.iter().position(|profile| path.starts_with(&profile.prefix));
+        let number = number.ok_or(Rejection::NotFound)?;
+        let profile = &self.0[number];
         if !profile.methods.contains(&head.method) {
             let methods: Vec<_> = profile.methods.iter().map(Method::as_str).collect();
             return Err(Rejection::MethodNotAllowed { allow: methods.join(", ") });
         }
-        Ok(Route::Profile(profile))
+        Ok(Route::Profile(profile, number))
     }
 }
 
@@ -171,7 +177,7 @@ mod tests {
         let routes = Routes::new(routes::defaults(1000));
         match routes.find(&head(method, target, Some("h")))? {
             Route::GetToken => Ok("get_token".into()),
-            Route::Profile(profile) => Ok(profile.name.clone()),
+            Route::Profile(profile, _) => Ok(profile.name.clone()),
         }
     }
 
@@ -215,7 +221,7 @@ mod tests {
         });
         let routes = Routes::new(profiles);
         let head = head("POST", "/timbr/api/kb/search", Some("h"));
-        assert!(matches!(routes.find(&head), Ok(Route::Profile(profile)) if profile.name == "kb"));
+        assert!(matches!(routes.find(&head), Ok(Route::Profile(profile, _)) if profile.name == "kb"));
     }
 
     #[test]

@@ -7,6 +7,7 @@ use timbr_gateway::config::options::OPTIONS;
 use timbr_gateway::config::schema::entries_of;
 use timbr_gateway::config::{Sources, load};
 use timbr_gateway::gateway::advice::CATALOGUE;
+use timbr_gateway::metrics::Metrics;
 
 use crate::support::bearer::SALT;
 
@@ -122,6 +123,28 @@ fn the_catalogue_of_errors_says_what_operators_are_told() {
         std::fs::write(&path, anew).expect("written");
     } else {
         assert!(page == anew, "docs/errors.md is out of date; BLESS=1 cargo test docs writes it anew");
+    }
+}
+
+/// Run with `BLESS=1` to write the reference anew.
+#[test]
+fn the_metrics_reference_is_what_the_code_exports() {
+    let mut expected =
+        String::from("| metric | type | unit | labels | meaning |\n| --- | --- | --- | --- | --- |\n");
+    for one in Metrics::default().described() {
+        let labels: Vec<_> = one.labels.iter().map(|label| format!("`{label}`")).collect();
+        let (name, labels) = (one.full_name(), labels.join(", "));
+        let _ = writeln!(expected, "| `{name}` | {} | {} | {labels} | {} |", one.form, one.unit(), one.help);
+    }
+    let path = repository().join("docs/metrics.md");
+    let page = std::fs::read_to_string(&path).expect("the reference");
+    let (before, rest) = page.split_once("<!-- metrics: generated -->\n").expect("the first mark");
+    let (now, after) = rest.split_once("<!-- metrics: end -->").expect("the second mark");
+    if std::env::var_os("BLESS").is_some() {
+        let marks = ["<!-- metrics: generated -->\n", "<!-- metrics: end -->"];
+        std::fs::write(&path, [before, marks[0], &expected, marks[1], after].concat()).expect("written");
+    } else {
+        assert!(now == expected, "docs/metrics.md is out of date; BLESS=1 cargo test docs writes it anew");
     }
 }
 

@@ -1,0 +1,77 @@
+//! The two texts in which Prometheus reads metrics.
+
+use prometheus_client::encoding::prometheus_text;
+use prometheus_client::encoding::text::{encode_eof, encode_registry};
+use prometheus_client::registry::Registry;
+
+/// Which of them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Format {
+    /// OpenMetrics 1.0.
+    OpenMetrics,
+    /// Prometheus' own, version 0.0.4, which more programs read.
+    Plain,
+}
+
+impl Format {
+    /// What an `accept` field prefers. Where it says nothing of either, OpenMetrics.
+    pub fn preferred(accept: &str) -> Format {
+        let weight = |wanted: &str| {
+            let of_one = |range: &str| {
+                let mut parts = range.split(';').map(str::trim);
+                let is_meant = parts.next().is_some_and(|kind| kind.eq_ignore_ascii_case(wanted));
+                let weight =
+                    parts.find_map(|part| part.strip_prefix("q=")).map_or(Some(1.0), |q| q.parse().ok());
+                weight.filter(|_| is_meant)
+            };
+            accept.split(',').filter_map(of_one).fold(0.0_f32, f32::max)
+        };
+        let (open, plain) = (weight("application/openmetrics-text"), weight("text/plain"));
+        if plain > open { Format::Plain } else { Format::OpenMetrics }
+    }
+
+    /// Its media type.
+    pub fn content_type(self) -> &'static str {
+        match self {
+            Format::OpenMetrics => "application/openmetrics-text; version=1.0.0; charset=utf-8",
+            Format::Plain => prometheus_text::CONTENT_TYPE,
+        }
+    }
+
+    pub(super) fn text(self, registries: &[&Registry]) -> String {
+        let mut text = String::new();
+        let written = registries.iter().try_for_each(|registry| match self {
+            Format::OpenMetrics => encode_registry(&mut text, registry),
+            Format::Plain => prometheus_text::encode(&mut text, registry),
+        });
+        written.expect("writing into memory does not fail");
+        if self == Format::OpenMetrics {
+            encode_eof(&mut text).expect("writing into memory does not fail");
+        }
+        text
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_asks_for_plain_text_gets_it() {
+        for (accept, format) in [
+            ("", Format::OpenMetrics),
+            ("*/*", Format::OpenMetrics),
+            ("text/plain; version=0.0.4", Format::Plain),
+            ("text/plain", Format::Plain),
+            ("text/plain;q=0", Format::OpenMetrics),
+            // Prometheus 2 and 3.
+            (
+                "application/openmetrics-text;version=1.0.0,application/openmetrics-text;version=0.0.1;q=0.75,text/plain;version=0.0.4;q=0.5,*/*;q=0.1",
+                Format::OpenMetrics,
+            ),
+            ("text/plain;version=0.0.4;q=0.9,application/openmetrics-text;q=0.5", Format::Plain),
+        ] {
+            assert_eq!(Format::preferred(accept), format, "{accept}");
+        }
+    }
+}
