@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from support import manifests
-from support.chart import CHART, REPOSITORY
+from support.chart import CHART, GATEWAY, REPOSITORY, run
 from support.readme import readme
 
 
@@ -38,6 +38,23 @@ def test_the_chart_has_the_version_of_the_gateway():
     cargo = (REPOSITORY / "Cargo.toml").read_text().split('version = "', 1)[1].split('"')[0]
     assert chart["appVersion"] == cargo
     assert f":{cargo}\n" in chart["annotations"]["artifacthub.io/images"]
+
+
+def test_the_schema_of_config_is_the_one_that_the_gateway_prints():
+    path = CHART / "values.schema.json"
+    schema = json.loads(path.read_text())
+    config = json.loads(run(GATEWAY, "config", "schema").stdout)
+    # What helm reads is draft 7, which has all that is used of the newer one.
+    assert config.pop("$schema") == "https://json-schema.org/draft/2020-12/schema"
+    assert not {"$defs", "$ref", "prefixItems", "dependentRequired", "unevaluatedProperties"} & words(config)
+    schema["properties"]["config"] = config
+    is_current(path, json.dumps(schema, indent=2, ensure_ascii=False) + "\n")
+
+
+def words(node) -> set[str]:
+    if isinstance(node, dict):
+        return node.keys() | {word for value in node.values() for word in words(value)}
+    return {word for value in node for word in words(value)} if isinstance(node, list) else set()
 
 
 def test_the_schema_knows_the_values_and_no_others():

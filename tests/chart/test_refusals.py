@@ -38,7 +38,7 @@ SENTENCES = [
     ("two budgets", [("podDisruptionBudget", {"minAvailable": 1}), ("config.store", REDIS), ("replicaCount", 2)], "not both"),
     ("a budget that blocks", [("podDisruptionBudget", {"minAvailable": 2, "maxUnavailable": None}), ("config.store", REDIS), ("replicaCount", 2)], "no node could ever be drained"),
     ("too little grace", [("terminationGracePeriodSeconds", 30)], "set it to 40 or more"),
-    ("a drain without a unit", [("config.drain.timeout", "forever")], "must be spans"),
+    ("a drain of weeks", [("config.drain.timeout", "2 weeks")], "must be spans in days, hours"),
     ("impersonate without a key", [("config.upstream.credential", "impersonate"), ("config.auth.trust_salt_holder", True)], "secrets.serviceKey.existingSecret"),
     ("impersonate by salt holders", [("config.upstream.credential", "impersonate"), ("secrets.serviceKey.existingSecret", "key")], "config.auth.trust_salt_holder"),
     ("a key for nothing", [("secrets.serviceKey.existingSecret", "key")], "has no use with config.upstream.credential forward"),
@@ -105,6 +105,9 @@ UNKNOWN = [
     ("a quantity of nothing", ("resources.limits.memory", "banana"), "memory"),
     ("an unknown mode", ("mode", "both"), "mode"),
     ("a path that is none", ("ingress.path", "timbr"), "path"),
+    ("an option that the gateway does not know", ("config.upstream.uri", "http://a"), "uri"),
+    ("a span without its unit", ("config.drain.timeout", "30"), "timeout"),
+    ("a verifier that is none", ("config.auth", {"verifier": "magic"}), "verifier"),
     ("an unknown field of a probe", ("readinessProbe.path", "/x"), "path"),
 ]
 

@@ -7,7 +7,7 @@ import subprocess
 import kubernetes_validate
 import pytest
 
-from support.chart import CHART, FEATURES, HELMS, PLACE, of_kind, rendered, run, values_of
+from support.chart import CHART, FEATURES, HELMS, PLACE, gateway_config, of_kind, rendered, run, values_of
 from support.semantics import problems
 
 KUBERNETES = ["1.29", "1.31", "1.34", "1.37"]
@@ -181,7 +181,14 @@ def test_the_grace_period_follows_the_drain():
 
     assert grace("minimal") == 5 + 30 + 10
     assert grace("minimal", "config.drain.timeout=1500ms") == 7 + 10
+    assert grace("minimal", "config.drain.timeout=0.5min 1s", "config.drain.delay=0s") == 31 + 10
+    assert grace("minimal", "terminationGracePeriodSeconds=1000000") == 1000000
     assert grace("extra") == 10 + 5400 + 10
+
+
+def test_large_numbers_stay_numbers():
+    objects = rendered("minimal", "helm 3", "config.limits.requests_per_connection=2000000")
+    assert "requests_per_connection: 2000000\n" in gateway_config(objects)
 
 
 def test_every_secret_is_a_folder_of_its_own_with_only_the_key_that_is_needed():

@@ -58,23 +58,33 @@ cannot take over.
 {{- end -}}
 {{- end }}
 
-{{/* A span such as "1h 30m" in milliseconds; nothing if it is none. */}}
+{{/* A span such as "1h 30m" in milliseconds; nothing if it is none, or has a unit that no drain is measured in. */}}
 {{- define "timbr-gateway.milliseconds" -}}
-{{- $units := dict "ms" 1 "msec" 1 "s" 1000 "sec" 1000 "second" 1000 "seconds" 1000
-  "m" 60000 "min" 60000 "minute" 60000 "minutes" 60000 "h" 3600000 "hr" 3600000 "hour" 3600000 "hours" 3600000
-  "d" 86400000 "day" 86400000 "days" 86400000 -}}
-{{- if regexMatch "^([0-9]+ *[a-z]+ *)+$" . -}}
-{{- $sum := 0 -}}
+{{- $units := dict -}}
+{{- range list
+  (list 1        "millis" "msec" "ms")
+  (list 1000     "seconds" "second" "secs" "sec" "s")
+  (list 60000    "minutes" "minute" "mins" "min" "m")
+  (list 3600000  "hours" "hour" "hrs" "hr" "h")
+  (list 86400000 "days" "day" "d") -}}
+{{- $length := first . -}}
+{{- range rest . }}{{ $_ := set $units . $length }}{{ end -}}
+{{- end -}}
+{{- $parts := regexFindAll "[0-9.]+ *[a-zA-Z]+" . -1 -}}
+{{- if eq . "0" -}}
+0
+{{- else if $parts -}}
+{{- $sum := 0.0 -}}
 {{- $known := true -}}
-{{- range regexFindAll "[0-9]+ *[a-z]+" . -1 -}}
-{{- $unit := regexFind "[a-z]+" . -}}
+{{- range $parts -}}
+{{- $unit := regexFind "[a-zA-Z]+" . -}}
 {{- if hasKey $units $unit -}}
-{{- $sum = add $sum (mul (regexFind "[0-9]+" . | int64) (get $units $unit)) -}}
+{{- $sum = addf $sum (mulf (regexFind "[0-9.]+" . | float64) (get $units $unit)) -}}
 {{- else -}}
 {{- $known = false -}}
 {{- end -}}
 {{- end -}}
-{{- if $known }}{{ $sum }}{{ end -}}
+{{- if $known }}{{ ceil $sum | int64 }}{{ end -}}
 {{- end -}}
 {{- end }}
 
@@ -92,6 +102,6 @@ cannot take over.
 {{- if kindIs "invalid" .Values.terminationGracePeriodSeconds -}}
 {{- add (include "timbr-gateway.drainSeconds" . | default "30" | int64) 10 -}}
 {{- else -}}
-{{- .Values.terminationGracePeriodSeconds -}}
+{{- int64 .Values.terminationGracePeriodSeconds -}}
 {{- end -}}
 {{- end }}

@@ -128,7 +128,7 @@
 {{- $problems := list -}}
 {{- $drain := include "timbr-gateway.drainSeconds" . -}}
 {{- if not $drain -}}
-{{- $problems = append $problems "config.drain.delay and config.drain.timeout must be spans such as 5s, 10m or 1h 30m" -}}
+{{- $problems = append $problems "config.drain.delay and config.drain.timeout must be spans in days, hours, minutes, seconds or milliseconds, such as 5s or 1h 30m" -}}
 {{- else if and (not (kindIs "invalid" .Values.terminationGracePeriodSeconds)) (lt (int .Values.terminationGracePeriodSeconds) (add (int $drain) 5 | int)) -}}
 {{- $problems = append $problems (printf "terminationGracePeriodSeconds is %d, but config.drain.delay and config.drain.timeout take %s s: the kubelet would kill requests in flight; leave it out, or set it to %d or more" (int .Values.terminationGracePeriodSeconds) $drain (add (int $drain) 5)) -}}
 {{- end -}}
