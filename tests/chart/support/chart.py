@@ -33,7 +33,7 @@ def objects_of(text: str) -> list[dict]:
 
 
 def run(*command, check=True, **options) -> subprocess.CompletedProcess:
-    done = subprocess.run([str(word) for word in command], capture_output=True, text=True, timeout=120, **options)
+    done = subprocess.run([str(word) for word in command], capture_output=True, text=True, **{"timeout": 120, **options})
     if check and done.returncode != 0:
         raise AssertionError(f"{' '.join(map(str, command))}\n{done.stdout}{done.stderr}")
     return done

@@ -15,7 +15,7 @@ def pair() -> tuple[str, str]:
     """A certificate and its key, which serve as an authority too."""
     done = run(
         "openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-keyout", "-",
-        "-subj", "/CN=gateway", "-addext", "subjectAltName=DNS:gateway", "-days", "2",
+        "-subj", "/CN=gateway", "-addext", "subjectAltName=DNS:gateway", "-days", "90",
     ).stdout
     key, certificate = done.split("-----END PRIVATE KEY-----\n")
     return certificate, key + "-----END PRIVATE KEY-----\n"
@@ -35,8 +35,9 @@ def content_of(path: str) -> str:
     return known.get(path, "a-secret\n")
 
 
-def lay_out(objects: list[dict], pod: dict, container: dict, root: Path) -> None:
-    """Makes what the container mounts, at the same places below `root`."""
+def lay_out(objects: list[dict], pod: dict, container: dict, root: Path, is_moved: bool) -> None:
+    """Makes what the container mounts, at the same places below `root`. If it is moved, the gateway finds there what it
+    finds below / in the pod."""
     volumes = {volume["name"]: volume for volume in pod["volumes"]}
     configs = {one["metadata"]["name"]: one["data"] for one in of_kind(objects, "ConfigMap")}
     for mount in container["volumeMounts"]:
@@ -51,8 +52,7 @@ def lay_out(objects: list[dict], pod: dict, container: dict, root: Path) -> None
                 (folder / item["path"]).write_text(content_of(item["path"]))
         elif "configMap" in volume:
             for name, text in configs[source["name"]].items():
-                # The gateway finds below the folder what it finds below / in the pod.
-                (folder / name).write_text(moved(text, root))
+                (folder / name).write_text(moved(text, root) if is_moved else text)
 
 
 def moved(text: str, root: Path) -> str:
@@ -63,7 +63,7 @@ def moved(text: str, root: Path) -> str:
 
 def check(objects: list[dict], pod: dict, container: dict, root: Path):
     """Has the gateway read its configuration, with the container's own arguments and variables."""
-    lay_out(objects, pod, container, root)
+    lay_out(objects, pod, container, root, is_moved=True)
     command, *arguments = container["args"]
     assert command == "serve" and gateway_config(objects)
     environment = {each["name"]: each["value"] for each in container.get("env", []) if "value" in each}
