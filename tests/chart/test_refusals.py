@@ -71,6 +71,8 @@ SENTENCES = [
     ("a TLS route for all", [("tlsRoute", {"enabled": True, "parentRefs": [{"name": "g"}]})], "tlsRoute.hostnames is empty"),
     ("a sidecar far away", [("mode", "sidecar")], "must lead to the loopback address"),
     ("a sidecar that scales", [("mode", "sidecar"), ("config.upstream.url", "http://127.0.0.1:1"), ("ingress", {"enabled": True, "hosts": ["a"]})], "ingress.enabled has no use with mode sidecar"),
+    ("a sidecar whose pods nobody knows", [("mode", "sidecar"), ("config.upstream.url", "http://127.0.0.1:1"), ("metrics.serviceMonitor.enabled", True)], "podSelector is empty"),
+    ("a test without a password", [("tests.user", "alice")], "tests.password.existingSecret"),
 ]
 
 

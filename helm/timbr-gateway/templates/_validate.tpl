@@ -55,6 +55,9 @@
 {{- if and .Values.persistence.enabled (ne (include "timbr-gateway.storeKind" .) "file") -}}
 {{- $problems = append $problems "persistence has no use unless config.store.kind is file" -}}
 {{- end -}}
+{{- if and .Values.tests.enabled .Values.tests.user (not .Values.tests.password.existingSecret) -}}
+{{- $problems = append $problems "tests.user needs a password: name its Secret in tests.password.existingSecret" -}}
+{{- end -}}
 {{- toYaml $problems -}}
 {{- end }}
 
@@ -169,6 +172,9 @@
 {{- if (get $.Values .).enabled -}}
 {{- $problems = append $problems (printf "%s.enabled has no use with mode sidecar: it is for the chart that owns the pod" .) -}}
 {{- end -}}
+{{- end -}}
+{{- if and .Values.metrics.serviceMonitor.enabled (not .Values.metrics.serviceMonitor.podSelector) -}}
+{{- $problems = append $problems "metrics.serviceMonitor.podSelector is empty: the labels of the pods that have the sidecar" -}}
 {{- end -}}
 {{- if not (regexMatch "^https?://(127\\.[0-9.]+|localhost|\\[::1\\])(:|/|$)" (((.Values.config).upstream).url | default "http://127.0.0.1")) -}}
 {{- $problems = append $problems "mode is sidecar, so the backend is in the same pod: config.upstream.url must lead to the loopback address, such as http://127.0.0.1:8000" -}}
