@@ -239,8 +239,8 @@ pub enum ResponseBodyError {
     Broken(String),
 }
 
-/// Most bytes of an answer that one read takes.
-const MOST_READ: u64 = 64 * 1024;
+/// Most bytes of an answer that one read takes. Twice as many cost no less; half of it costs a quarter more behind TLS.
+const MOST_READ: u64 = 128 * 1024;
 
 /// The backend's body on its way down. When it was read to its end, its connection goes back to the pool.
 pub struct ResponseBody {
@@ -310,13 +310,14 @@ impl ResponseBody {
                 Rest::Length(left) if !unread.is_empty() => {
                     let taken = usize::try_from(*left).map_or(unread.len(), |left| left.min(unread.len()));
                     *left -= taken as u64;
-                    if *left == 0 {
-                        self.rest = Rest::Nothing;
-                    }
-                    let data = match taken == unread.len() {
+                    // While more is to come, its memory is used again for that once these bytes are written.
+                    let data = match *left == 0 && taken == unread.len() {
                         true => std::mem::take(unread),
                         false => unread.split_to(taken),
                     };
+                    if *left == 0 {
+                        self.rest = Rest::Nothing;
+                    }
                     return Poll::Ready(Some(Ok(data.freeze())));
                 }
                 Rest::UntilClose if !unread.is_empty() => {
@@ -339,7 +340,7 @@ impl ResponseBody {
                 },
                 Rest::UntilClose => MOST_READ,
             };
-            let wanted = usize::try_from(wanted.min(MOST_READ)).expect("64 KiB");
+            let wanted = usize::try_from(wanted.min(MOST_READ)).expect("128 KiB");
             match ready!(connection.poll_fill(cx, wanted)) {
                 Ok(0) if matches!(self.rest, Rest::UntilClose) => {
                     self.rest = Rest::Nothing;

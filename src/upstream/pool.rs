@@ -3,6 +3,8 @@
 use std::cell::RefCell;
 use std::time::{Duration, Instant};
 
+use bytes::BytesMut;
+
 use crate::upstream::connection::Connection;
 
 /// A connection that was idle for longer is looked at by the kernel before it is used again; below, the event loop
@@ -38,8 +40,10 @@ impl Pool {
     /// Takes back a connection on which one request was sent whole and one answer read whole.
     ///
     /// SECURITY: bytes behind an answer belong to nobody's request; such a connection is never used again.
-    pub fn put(&self, connection: Box<Connection>) {
+    pub fn put(&self, mut connection: Box<Connection>) {
         if connection.unread.is_empty() {
+            // What waits owns no memory.
+            connection.unread = BytesMut::new();
             self.idle.borrow_mut().push(Idle { connection, since: Instant::now() });
         }
     }
