@@ -10,7 +10,7 @@ BENCH ?=
 FUZZ_SECONDS ?= 15
 FUZZ_TARGETS ?= bearer policy token config http1 connection
 
-.PHONY: test lint unit servers figures e2e readme chart demo release bench micro instructions deny fuzz sbom clean
+.PHONY: test lint unit servers figures e2e readme chart packaging image demo release bench micro instructions deny fuzz sbom clean
 
 test: lint unit e2e readme chart
 
@@ -46,6 +46,18 @@ readme: $(BINARY)
 # BLESS=1 writes anew what is made from the chart.
 chart: $(BINARY)
 	tests/chart/run
+
+# The image, built on stand-ins for its bases and run; the compose file, the systemd units under a systemd of their own, and
+# what a release is made of. Needs root, or podman and the rest installed.
+packaging: $(BINARY)
+	tests/packaging/run
+
+# The image as it is published, on the same stand-ins: localhost/timbr-gateway:release.
+image:
+	tests/packaging/setup
+	PROFILE=release tests/packaging/build
+	TIMBR_TEST_IMAGE=localhost/timbr-gateway:release target/packaging-venv/bin/python -m pytest \
+	  -c tests/packaging/pytest.ini -s tests/packaging/test_image.py
 
 demo:
 	$(CARGO) run --locked -- demo
