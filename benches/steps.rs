@@ -28,7 +28,7 @@ use timbr_gateway::metrics::Metrics;
 use timbr_gateway::secret::Secret;
 use timbr_gateway::store::TokenId;
 use timbr_gateway::telemetry::{Format, Label, Record};
-use timbr_gateway::upstream::Upstream;
+use timbr_gateway::upstream::{Backends, Upstream};
 
 #[global_allocator]
 static ALLOCATIONS: AllocProfiler = AllocProfiler::system();
@@ -86,7 +86,7 @@ fn hash_a_key(bencher: Bencher<'_, '_>) {
 fn identify_a_token(bencher: Bencher<'_, '_>) {
     let config = config();
     let auth = auth(&config);
-    let upstream = Upstream::new(config.upstream.clone(), None, Arc::<Metrics>::default());
+    let upstream = Upstream::new(backends(&config), 0, Arc::<Metrics>::default());
     let token = at_once(auth.mint(&bearer_of_alice(&config), CLIENT)).expect("minted").token;
     let head = parsed(&REQUEST.replace(KEY, token.expose()));
     let routes = Routes::new(config.routes.clone());
@@ -154,6 +154,10 @@ fn config() -> Config {
     ];
     let environment = environment.iter().map(|(name, value)| ((*name).into(), (*value).into())).collect();
     load(&Sources { environment, ..Sources::default() }).expect("a configuration").0
+}
+
+fn backends(config: &Config) -> Arc<Backends> {
+    Backends::new(config.upstream.clone(), vec![None], 1)
 }
 
 fn auth(config: &Config) -> Auth {

@@ -18,7 +18,7 @@ use timbr_gateway::connection::activity::Reaper;
 use timbr_gateway::connection::{Service, serve};
 use timbr_gateway::gateway::Gateway;
 use timbr_gateway::metrics::Metrics;
-use timbr_gateway::upstream::Upstream;
+use timbr_gateway::upstream::{Backends, Upstream};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::Runtime;
@@ -68,7 +68,8 @@ impl World {
         ];
         let (config, _) = load(&Sources { environment, ..Sources::default() }).expect("valid");
         let auth = Arc::new(Auth::new(&config, &Clock::system()).expect("loaded"));
-        let upstream = Upstream::new(config.upstream.clone(), None, Arc::default());
+        let backends = Backends::new(config.upstream.clone(), vec![None], 1);
+        let upstream = Upstream::new(backends, 0, Arc::default());
         let metrics = Arc::<Metrics>::default();
         let admission = Arc::new(Admission::new(config.limits, Arc::clone(&metrics)));
         let gateway = Rc::new(Gateway::new(&config, auth, upstream, Arc::clone(&admission)));

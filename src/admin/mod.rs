@@ -24,6 +24,7 @@ use crate::auth::Auth;
 use crate::gateway::refusals::Refusals;
 use crate::listener;
 use crate::metrics::{Format, Metrics};
+use crate::upstream::Backends;
 
 use health::{Health, Verdict};
 
@@ -43,6 +44,8 @@ pub struct Admin {
     pub auth: Arc<Auth>,
     /// Why requests were refused lately.
     pub refusals: Arc<Refusals>,
+    /// How the backends are.
+    pub backends: Arc<Backends>,
 }
 
 /// Answers until the task is dropped. Runs on a `LocalSet`.
@@ -94,7 +97,7 @@ fn answer(request: &Request<Incoming>, admin: &Admin) -> Response<Full<Bytes>> {
         }
         _ => text(
             StatusCode::NOT_FOUND,
-            "here are /livez, /readyz, /startupz, /metrics, /tokens, /tokens/revoke, /salts, /refusals and \
+            "here are /livez, /readyz, /startupz, /metrics, /tokens, /tokens/revoke, /salts, /upstreams, /refusals and \
              /explain/REQUEST_ID",
         ),
     }

@@ -1,9 +1,10 @@
-//! Tokens, salts and refusals, for operators on this machine.
+//! Tokens, salts, backends and refusals, for operators on this machine.
 //!
 //! ```text
 //! GET  /tokens[?user=NAME][&limit=N]   {"tokens": [{user, fingerprint, minted, expires, last_used}], "more": false}
 //! POST /tokens/revoke                  {"user": NAME} or {"fingerprint": HEX} or {"token": TOKEN} or {"all": true}
 //! GET  /salts                          {"since_start": false, "salts": [{salt, last_used, users}]}
+//! GET  /upstreams                      {"usable": true, "endpoints": [{authority, address, state, …}], "names": […]}
 //! ```
 //! GET  /refusals, /explain/ID          see `refusals`
 //!
@@ -52,6 +53,7 @@ pub enum Verb {
     Salts,
     Refusals,
     Explain,
+    Upstreams,
 }
 
 /// What is to be revoked: one of these.
@@ -76,13 +78,14 @@ impl Verb {
             "/salts" => Some(Verb::Salts),
             "/refusals" => Some(Verb::Refusals),
             path if path.starts_with(EXPLAIN) => Some(Verb::Explain),
+            "/upstreams" => Some(Verb::Upstreams),
             _ => None,
         }
     }
 
     fn method(self) -> Method {
         match self {
-            Verb::List | Verb::Salts | Verb::Refusals | Verb::Explain => Method::GET,
+            Verb::List | Verb::Salts | Verb::Upstreams | Verb::Refusals | Verb::Explain => Method::GET,
             Verb::Revoke => Method::POST,
         }
     }
@@ -95,7 +98,7 @@ pub async fn answer(
     peer: SocketAddr,
     admin: &Admin,
 ) -> Response<Full<Bytes>> {
-    let Admin { auth, refusals, .. } = admin;
+    let Admin { auth, refusals, backends, .. } = admin;
     if let Err(refusal) = may_ask(&request, peer) {
         return refused(refusal);
     }
@@ -111,6 +114,7 @@ pub async fn answer(
         Verb::Salts => salts(auth).await,
         Verb::Refusals => refusals::list(request.uri().query().unwrap_or_default(), refusals),
         Verb::Explain => refusals::explain(&request.uri().path()[EXPLAIN.len()..], refusals),
+        Verb::Upstreams => Ok(json!(backends.status())),
     };
     match done {
         Ok(body) => json_of(StatusCode::OK, &body),
@@ -132,7 +136,8 @@ fn may_ask<T>(request: &Request<T>, peer: SocketAddr) -> Result<(), Refusal> {
     }
     Err((
         StatusCode::FORBIDDEN,
-        "tokens, salts and refusals are shown, and tokens revoked, on the loopback address only".to_owned(),
+        "tokens, salts, backends and refusals are shown, and tokens revoked, on the loopback address only"
+            .to_owned(),
     ))
 }
 

@@ -183,9 +183,8 @@ impl Inner {
 /// Asks the backend about a key.
 async fn ask(key: ApiKey, upstream: &Upstream) -> Verdict {
     let fingerprint = key.id().fingerprint();
-    let question = Question { key, host: upstream.authority().to_owned() };
     let asking = async {
-        let response = upstream.send(question).await?;
+        let response = upstream.send(Question { key }).await?;
         let verdict = verdict(response.status);
         Ok(if verdict == Verdict::Good { confirmed(response.body).await } else { verdict })
     };
@@ -267,18 +266,18 @@ fn verdict(status: StatusCode) -> Verdict {
 /// `GET /timbr/api/get_ontologies/` with the key in question.
 struct Question {
     key: ApiKey,
-    host: String,
 }
 
 impl Outgoing for Question {
     fn into_message(self) -> Message {
         let mut head = Vec::new();
         begin_request(&mut head, &Method::GET, &Uri::from_static(QUESTION));
-        write_field(&mut head, Name::Host, self.host.as_bytes());
+        write_field(&mut head, Name::Host, b"");
+        let host = head.len();
         write_field(&mut head, Name::ContentType, b"application/json");
         write_field(&mut head, Name::Accept, b"application/json");
         write_field(&mut head, Name::XApiKey, self.key.expose());
-        Message { method: Method::GET, head, body: RequestBody::empty() }
+        Message { method: Method::GET, head, host, body: RequestBody::empty() }
     }
 }
 

@@ -17,6 +17,7 @@ mod size;
 pub mod sources;
 mod store;
 mod transport;
+mod upstream;
 pub mod url;
 mod validate;
 
@@ -34,6 +35,7 @@ pub use ldap::LdapOptions;
 pub use routes::{Accepts, RouteProfile};
 pub use rules::{AuthorizationOptions, ImpersonationOptions};
 pub use sources::{Problem, Settings, Sources};
+pub use upstream::{Credential, HealthOptions, UpstreamOptions, UpstreamUrl};
 
 /// The configuration as meant: every value is valid, and they fit together.
 #[derive(Clone, Debug)]
@@ -118,72 +120,6 @@ pub struct CertificateFiles {
     pub key: PathBuf,
     /// The options that name them: of the chain, and of the key.
     pub options: [&'static str; 2],
-}
-
-/// The backend and how to reach it.
-#[derive(Clone, Debug)]
-pub struct UpstreamOptions {
-    /// Scheme, host and port.
-    pub url: UpstreamUrl,
-    /// What proves a caller there.
-    pub credential: Credential,
-    /// Trust anchors instead of the system's.
-    pub ca_file: Option<PathBuf>,
-    /// The gateway's own certificate.
-    pub client_certificate: Option<CertificateFiles>,
-    /// Name to verify instead of the host.
-    pub server_name: Option<String>,
-    /// For TCP and TLS together.
-    pub connect_timeout: Duration,
-    /// For the head of the answer.
-    pub response_timeout: Duration,
-    /// The longest pause within the answer's body.
-    pub body_timeout: Duration,
-    /// How long an idle connection may be reused.
-    pub idle_timeout: Duration,
-}
-
-/// Scheme, host and port of the backend.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct UpstreamUrl {
-    /// `https`.
-    pub tls: bool,
-    /// Name or address; an IPv6 address without brackets.
-    pub host: String,
-    /// TCP port.
-    pub port: u16,
-}
-
-impl UpstreamUrl {
-    /// Host, and the port where it is not the scheme's own: the value of `host`.
-    pub fn authority(&self) -> String {
-        let host = if self.host.contains(':') { format!("[{}]", self.host) } else { self.host.clone() };
-        let usual = if self.tls { 443 } else { 80 };
-        if self.port == usual { host } else { format!("{host}:{}", self.port) }
-    }
-}
-
-/// What proves a caller to the backend.
-#[derive(Clone, Debug)]
-pub enum Credential {
-    /// The client's own key, and the user's name in `x-forwarded-user`.
-    Forward,
-    /// The key that the platform gives the user when the gateway logs him in.
-    Platform,
-    /// The token that the backend's own `get_token` gives the user.
-    Delegate,
-    /// The gateway's key, and the user's name in `x-api-impersonate-user`.
-    Impersonate {
-        /// A Timbr token that was granted impersonation.
-        service_key: Secret,
-    },
-}
-
-impl Credential {
-    /// Whether each token stands for a key of its user's own.
-    pub fn is_of_each_user(&self) -> bool {
-        matches!(self, Credential::Platform | Credential::Delegate)
-    }
 }
 
 /// Where the platform is, and its pages.

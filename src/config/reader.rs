@@ -59,6 +59,7 @@ impl Reader<'_> {
                 | Shape::Url
                 | Shape::Secret
                 | Shape::Networks
+                | Shape::Urls
                 | Shape::List
                 | Shape::Certificates => {}
             }

@@ -41,6 +41,8 @@ pub enum Shape {
     Bool,
     /// Networks and addresses with commas between them; in the file a list too.
     Networks,
+    /// Addresses of servers with commas between them; in the file a list too.
+    Urls,
     /// Groups of keys: YAML's `[{key: value, …}, …]`, in the file as a list.
     List,
     /// Certificates with their keys: YAML's `[{cert_file: …, key_file: …}]`, in the file as a list.
@@ -83,6 +85,7 @@ impl Opt {
             Shape::Size => "SIZE".to_owned(),
             Shape::Bool => "true|false".to_owned(),
             Shape::Networks => "NETWORK,…".to_owned(),
+            Shape::Urls => "URL,…".to_owned(),
             Shape::List | Shape::Certificates => "LIST".to_owned(),
             Shape::Choice(words) => words.join("|"),
         }

@@ -251,7 +251,7 @@ fn all_keys() -> Vec<String> {
 fn scalar(shape: Shape, node: Node) -> Result<Option<String>, String> {
     match (node, shape) {
         (Node::Null, _) => Ok(None),
-        (Node::List(items), Shape::Networks) => {
+        (Node::List(items), Shape::Networks | Shape::Urls) => {
             items.into_iter().map(text_of).collect::<Result<Vec<_>, _>>().map(|items| Some(items.join(",")))
         }
         (node @ Node::List(_), Shape::Certificates | Shape::List) => Ok(Some(node.flow())),

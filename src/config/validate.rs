@@ -7,8 +7,8 @@ use crate::config::options::API_AUTH_SALT;
 use crate::config::reader::Reader;
 use crate::config::sources::{Problem, Settings};
 use crate::config::{
-    CertificateFiles, Config, Drain, FailureLimits, Foreign, Limits, Listen, Timeouts, TokenOptions,
-    UpstreamOptions, UpstreamUrl, routes, salts, url,
+    CertificateFiles, Config, Drain, FailureLimits, Foreign, Limits, Listen, Timeouts, TokenOptions, routes,
+    salts,
 };
 use crate::secret::Secret;
 use crate::telemetry::{Format, LogOptions};
@@ -149,64 +149,6 @@ impl Reader<'_> {
         }
     }
 
-    fn upstream(&mut self) -> Option<UpstreamOptions> {
-        let url = self.upstream_url();
-        let credential = self.credential();
-        let client_certificate = self.certificate("upstream.client_cert_file", "upstream.client_key_file");
-        let ca_file = self.path("upstream.ca_file");
-        let server_name = self.text("upstream.server_name");
-        let [connect, response, body, idle] = [
-            "upstream.connect_timeout",
-            "upstream.response_timeout",
-            "upstream.body_timeout",
-            "upstream.idle_timeout",
-        ]
-        .map(|key| self.duration(key));
-        let url = url?;
-        if !url.tls {
-            let useless = [
-                ("upstream.ca_file", ca_file.is_some()),
-                ("upstream.client_cert_file", client_certificate.is_some()),
-                ("upstream.server_name", server_name.is_some()),
-            ];
-            for (key, _) in useless.into_iter().filter(|(_, given)| *given) {
-                self.problem(
-                    key,
-                    "has no use with an http:// upstream; give an https:// one or leave it out",
-                );
-            }
-        }
-        Some(UpstreamOptions {
-            url,
-            credential: credential?,
-            ca_file,
-            client_certificate,
-            server_name,
-            connect_timeout: connect?,
-            response_timeout: response?,
-            body_timeout: body?,
-            idle_timeout: idle?,
-        })
-    }
-
-    fn upstream_url(&mut self) -> Option<UpstreamUrl> {
-        const KEY: &str = "upstream.url";
-        let Some(url) = self.text(KEY) else {
-            return self.missing(
-                KEY,
-                "is required: the address of the Timbr backend, such as http://127.0.0.1:8000 \
-                 (TIMBR_GATEWAY_UPSTREAM_URL)",
-            );
-        };
-        match url::origin(&url) {
-            Ok(url) => Some(url),
-            Err(message) => {
-                self.problem(KEY, message);
-                None
-            }
-        }
-    }
-
     fn tokens(&mut self) -> Option<TokenOptions> {
         let foreign = match self.text("tokens.foreign")?.as_str() {
             "verify" => Some(Foreign::Verify),
@@ -310,7 +252,7 @@ impl Reader<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::{Credential, Sources, load};
+    use crate::config::{Credential, Sources, UpstreamUrl, load, url};
 
     const SALT: &str = "cw_0x689RpI-jtRR7oE8h_eQsKImvJapLeSbXpwF4e4=";
 
@@ -334,7 +276,7 @@ mod tests {
     #[test]
     fn salt_and_upstream_suffice() {
         let config = with(&[]).expect("valid");
-        assert_eq!(config.upstream.url, UpstreamUrl { tls: false, host: "127.0.0.1".into(), port: 8000 });
+        assert_eq!(config.upstream.url(), &UpstreamUrl { tls: false, host: "127.0.0.1".into(), port: 8000 });
         assert_eq!(config.listen.https.map(|a| a.port()), Some(8443));
         assert!(config.listen.http.is_none());
         assert!(config.workers >= 1);

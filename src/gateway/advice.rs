@@ -146,6 +146,12 @@ pub const CATALOGUE: &[(&str, &str)] = &[
     ),
     ("request_body_broken", "The client's body broke off or is not well framed."),
     (
+        "upstream_unavailable",
+        "No address of the backend is in use: each of them refused several requests, or failed its checks, and none has \
+         recovered yet. Nothing was sent. The log, and `/upstreams` on the admin listener, say why; \
+         [upstreams.md](upstreams.md) explains it.",
+    ),
+    (
         "upstream_unreachable",
         "No connection to the backend, or none that can be trusted (TLS). The log says why. Nothing was sent.",
     ),

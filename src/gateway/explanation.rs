@@ -135,6 +135,7 @@ impl Rejection {
             | Rejection::UpstreamKeyRenewed
             | Rejection::RequestBodyStalled
             | Rejection::RequestBodyBroken
+            | Rejection::UpstreamUnavailable
             | Rejection::UpstreamUnreachable
             | Rejection::UpstreamConnectTimeout
             | Rejection::UpstreamClosed
@@ -216,6 +217,7 @@ impl Rejection {
             Rejection::UpstreamUnreachable | Rejection::UpstreamClosed | Rejection::UpstreamInvalid => {
                 &["upstream.url"]
             }
+            Rejection::UpstreamUnavailable => &["upstream.eject_after", "upstream.health_path"],
             Rejection::UpstreamConnectTimeout => &["upstream.connect_timeout"],
             Rejection::UpstreamTimeout => &["upstream.response_timeout"],
             Rejection::RequestMalformed(_)

@@ -104,7 +104,7 @@ impl Gateway {
             routes,
             worker,
             auth,
-            rewriter: Rewriter::new(credential, upstream.authority().to_owned(), bounds),
+            rewriter: Rewriter::new(credential, bounds),
             upstream,
             limits: config.limits,
             trusted_proxies: config.trusted_proxies.clone(),
@@ -227,6 +227,7 @@ impl Gateway {
 /// What the client is told when the backend gave no answer; the log is told why.
 fn rejection_of(error: &UpstreamError, line: &AccessLine) -> Rejection {
     let rejection = match error {
+        UpstreamError::Unavailable => Rejection::UpstreamUnavailable,
         UpstreamError::Connect(_) => Rejection::UpstreamUnreachable,
         UpstreamError::ConnectTimeout => Rejection::UpstreamConnectTimeout,
         UpstreamError::Closed(_) => Rejection::UpstreamClosed,

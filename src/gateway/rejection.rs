@@ -120,6 +120,8 @@ pub enum Rejection {
     RequestBodyStalled,
     /// The client's body broke off.
     RequestBodyBroken,
+    /// No address of the backend is in use.
+    UpstreamUnavailable,
     /// No connection to the backend.
     UpstreamUnreachable,
     /// No connection to the backend in time.
@@ -197,7 +199,7 @@ impl Rejection {
                 StatusCode::BAD_GATEWAY
             }
             Rejection::TooManyFailures(_) | Rejection::TooManyRequests => StatusCode::TOO_MANY_REQUESTS,
-            Rejection::Overloaded => StatusCode::SERVICE_UNAVAILABLE,
+            Rejection::Overloaded | Rejection::UpstreamUnavailable => StatusCode::SERVICE_UNAVAILABLE,
             Rejection::TokenStoreUnavailable
             | Rejection::JwtKeysUnavailable
             | Rejection::ApiKeyUnverifiable
@@ -261,6 +263,7 @@ impl Rejection {
             Rejection::RequestBodyTooLarge => "request_body_too_large",
             Rejection::RequestBodyStalled => "request_body_stalled",
             Rejection::RequestBodyBroken => "request_body_broken",
+            Rejection::UpstreamUnavailable => "upstream_unavailable",
             Rejection::UpstreamUnreachable => "upstream_unreachable",
             Rejection::UpstreamConnectTimeout => "upstream_connect_timeout",
             Rejection::UpstreamClosed => "upstream_closed",
@@ -312,6 +315,7 @@ impl Rejection {
         match self {
             Rejection::Overloaded
             | Rejection::TooManyRequests
+            | Rejection::UpstreamUnavailable
             | Rejection::UpstreamUnreachable
             | Rejection::UpstreamConnectTimeout
             | Rejection::UpstreamClosed => Some(1),

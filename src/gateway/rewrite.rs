@@ -36,9 +36,9 @@ impl Outgoing for UpstreamRequest {
 impl UpstreamRequest {
     /// What it takes to send it again with another key. From here on, what goes by of its body is kept, if it is little.
     pub fn spare(&mut self) -> Spare {
-        let Message { method, head, body } = &mut self.message;
+        let Message { method, head, host, body } = &mut self.message;
         let head = head[..self.credential].to_owned();
-        Spare { method: method.clone(), head, body: body.keep(), is_basic: self.is_basic }
+        Spare { method: method.clone(), head, host: *host, body: body.keep(), is_basic: self.is_basic }
     }
 }
 
@@ -46,6 +46,7 @@ impl UpstreamRequest {
 pub struct Spare {
     method: Method,
     head: Vec<u8>,
+    host: usize,
     body: Kept,
     is_basic: bool,
 }
@@ -53,10 +54,10 @@ pub struct Spare {
 impl Spare {
     /// The same request with another key; `None` if its body has not been kept whole.
     pub fn with_key(self, key: &HeaderValue) -> Option<UpstreamRequest> {
-        let Spare { method, mut head, body, is_basic } = self;
+        let Spare { method, mut head, host, body, is_basic } = self;
         let (credential, body) = (head.len(), body.again()?);
         write_key(&mut head, key.as_bytes(), is_basic);
-        Some(UpstreamRequest { message: Message { method, head, body }, credential, is_basic })
+        Some(UpstreamRequest { message: Message { method, head, host, body }, credential, is_basic })
     }
 }
 
@@ -67,7 +68,6 @@ const USUAL_MESSAGE: usize = 1000;
 /// Knows what proves a caller to the backend.
 pub struct Rewriter {
     mode: Mode,
-    authority: String,
     body_bounds: BodyBounds,
 }
 
@@ -91,15 +91,15 @@ enum Shown<'a> {
 }
 
 impl Rewriter {
-    /// `authority` goes into `host`; `body_bounds` are for clients' bodies.
-    pub fn new(credential: &Credential, authority: String, body_bounds: BodyBounds) -> Rewriter {
+    /// `body_bounds` are for clients' bodies.
+    pub fn new(credential: &Credential, body_bounds: BodyBounds) -> Rewriter {
         let mode = match credential {
             Credential::Forward => Mode::Forward,
             Credential::Platform | Credential::Delegate => Mode::OfEachUser,
             // The configuration checked that a field can carry the key.
             Credential::Impersonate { service_key } => Mode::Impersonate { service_key: service_key.clone() },
         };
-        Rewriter { mode, authority, body_bounds }
+        Rewriter { mode, body_bounds }
     }
 
     /// Whether the backend sees a key that it knows by itself, as the client sent it, and can judge what it may.
@@ -146,7 +146,9 @@ impl Rewriter {
         let ScreenedParts { method, uri, fields, presented, nominated, max_body } = screened.into_parts();
         let mut head = Vec::with_capacity(USUAL_MESSAGE);
         begin_request(&mut head, &method, &uri);
-        write_field(&mut head, Name::Host, self.authority.as_bytes());
+        // The name of the backend that is chosen for it.
+        write_field(&mut head, Name::Host, b"");
+        let backend = head.len();
         let passing = Passing {
             nominated: &nominated,
             continues_trace: context.continues_trace,
@@ -178,7 +180,8 @@ impl Rewriter {
         self.write_credential(&mut head, &presented, identity);
         let body = RequestBody::streaming(body, max_body, self.body_bounds);
         let is_basic = matches!(presented, Presented::Basic(_));
-        UpstreamRequest { message: Message { method, head, body }, credential, is_basic }
+        let message = Message { method, head, host: backend, body };
+        UpstreamRequest { message, credential, is_basic }
     }
 
     /// Whom the gateway says that the shown key acts as.

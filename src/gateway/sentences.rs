@@ -151,6 +151,10 @@ impl Rejection {
             Rejection::RequestBodyTooLarge => "The request's body is larger than this path takes.".into(),
             Rejection::RequestBodyStalled => "The request's body did not arrive in time.".into(),
             Rejection::RequestBodyBroken => "The request's body is not well framed.".into(),
+            Rejection::UpstreamUnavailable => {
+                "The Timbr backend is out of service at the moment. The request was not sent; try again in a moment."
+                    .into()
+            }
             Rejection::UpstreamUnreachable => {
                 "The Timbr backend cannot be reached. The request was not sent; try again in a moment."
                     .into()

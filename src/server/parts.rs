@@ -6,13 +6,14 @@ use crate::auth::Auth;
 use crate::clock::Clock;
 use crate::config::{Config, Problem};
 use crate::server::StartError;
-use crate::tls::{self, Reloader, ServerTls, TlsError, UpstreamTls};
+use crate::tls::{self, Reloader, ServerTls, TlsError};
+use crate::upstream::Backends;
 
 pub(super) struct Parts {
     pub auth: Arc<Auth>,
     pub tls: Option<(Reloader, ServerTls)>,
     pub certificate_pem: Option<String>,
-    pub upstream_tls: Option<UpstreamTls>,
+    pub backends: Arc<Backends>,
 }
 
 /// Loads what the configuration names, and tells all that is wrong with it; listens on nothing.
@@ -24,12 +25,13 @@ pub(super) fn load(config: &Config, clock: &Clock) -> Result<Parts, StartError> 
     let mut problems = Vec::new();
     let told = |error: &TlsError| Problem::new(error.option(), error.to_string());
     let auth = Auth::new(config, clock).map_err(|found| problems.extend(found)).ok();
-    let upstream_tls = config.upstream.url.tls.then(|| tls::upstream_tls(&config.upstream)).transpose();
+    let upstream_tls = tls::upstream_tls(&config.upstream);
     let upstream_tls = upstream_tls.map_err(|error| problems.push(told(&error))).ok();
     let server_tls = server_tls(config).map_err(|error| problems.push(told(&error))).ok();
     match (auth, upstream_tls, server_tls) {
         (Some(auth), Some(upstream_tls), Some((tls, certificate_pem))) => {
-            Ok(Parts { auth: Arc::new(auth), tls, certificate_pem, upstream_tls })
+            let backends = Backends::new(config.upstream.clone(), upstream_tls, config.workers);
+            Ok(Parts { auth: Arc::new(auth), tls, certificate_pem, backends })
         }
         _ => Err(StartError::Files(problems)),
     }

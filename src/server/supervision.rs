@@ -42,8 +42,8 @@ impl Supervision<'_> {
         let workers = std::mem::take(&mut crew.orders);
         helpers.spawn_local(keep_pulse(workers, Rc::clone(&pulse), manager.clone(), status));
         let health = Health { started: crew.started, pulse, signal };
-        let auth = Arc::clone(&parts.auth);
-        let admin = Rc::new(Admin { health, metrics: Arc::clone(&metrics), auth, refusals });
+        let (auth, backends) = (Arc::clone(&parts.auth), Arc::clone(&parts.backends));
+        let admin = Rc::new(Admin { health, metrics: Arc::clone(&metrics), auth, refusals, backends });
         for listener in sockets.admin {
             let listener = TcpListener::from_std(listener).map_err(StartError::Threads)?;
             helpers.spawn_local(admin::serve(listener, Rc::clone(&admin)));
@@ -52,6 +52,7 @@ impl Supervision<'_> {
         let reloader = parts.tls.map(|(reloader, _)| reloader);
         helpers.spawn_local(keep_files(reloader, Arc::clone(&parts.auth), reloads, metrics));
         helpers.spawn_local(keep_issuers_keys(Arc::clone(&parts.auth)));
+        helpers.spawn_local(parts.backends.keep());
         helpers.spawn_local(sweep(Arc::clone(&parts.auth)));
         drop(parts.auth);
 

@@ -24,16 +24,17 @@ use crate::gateway::Gateway;
 use crate::gateway::refusals::Recorder;
 use crate::listener;
 use crate::shutdown::{Phase, Signal};
-use crate::tls::{ServerTls, UpstreamTls};
-use crate::upstream::Upstream;
+use crate::tls::ServerTls;
+use crate::upstream::{Backends, Upstream};
 
 /// What a worker thread is given.
 pub struct Worker {
     pub config: Arc<Config>,
     pub auth: Arc<Auth>,
     pub admission: Arc<Admission>,
+    pub number: usize,
+    pub backends: Arc<Backends>,
     pub refusals: Recorder,
-    pub upstream_tls: Option<UpstreamTls>,
     pub listeners: Vec<(std::net::TcpListener, Option<ServerTls>)>,
     pub started: Started,
     pub signal: Signal,
@@ -55,11 +56,8 @@ impl Worker {
     }
 
     async fn serve(mut self) -> io::Result<usize> {
-        let upstream = Upstream::new(
-            self.config.upstream.clone(),
-            self.upstream_tls.take(),
-            Arc::clone(self.admission.metrics()),
-        );
+        let backends = Arc::clone(&self.backends);
+        let upstream = Upstream::new(backends, self.number, Arc::clone(self.admission.metrics()));
         let gateway = Rc::new(Gateway::new(
             &self.config,
             Arc::clone(&self.auth),

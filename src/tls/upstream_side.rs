@@ -21,8 +21,11 @@ pub struct UpstreamTls {
     pub server_name: ServerName<'static>,
 }
 
-/// The client's side towards an https upstream.
-pub fn upstream_tls(options: &UpstreamOptions) -> Result<UpstreamTls, TlsError> {
+/// The client's side towards each backend, in their order; `None` where TLS is not spoken.
+pub fn upstream_tls(options: &UpstreamOptions) -> Result<Vec<Option<UpstreamTls>>, TlsError> {
+    if !options.tls() {
+        return Ok(vec![None; options.urls.len()]);
+    }
     let builder = builder(options.ca_file.as_deref(), "upstream.ca_file")?;
     let config = match &options.client_certificate {
         None => builder.with_no_client_auth(),
@@ -33,14 +36,16 @@ pub fn upstream_tls(options: &UpstreamOptions) -> Result<UpstreamTls, TlsError> 
                 .map_err(|reason| TlsError::Pair { files: Box::new(files.clone()), reason })?
         }
     };
-    let name = options.server_name.as_ref().unwrap_or(&options.url.host);
-    with_name(config, name)
+    let config = over_http1(config);
+    let name_of = |host| options.server_name.as_ref().unwrap_or(host);
+    let each = options.urls.iter().map(|url| with_name(Arc::clone(&config), name_of(&url.host)).map(Some));
+    each.collect()
 }
 
 /// The client's side towards another server. `ca_file` is what to trust instead of the system's authorities, and
 /// `option` what names it.
 pub fn client_tls(host: &str, ca_file: Option<&Path>, option: &'static str) -> Result<UpstreamTls, TlsError> {
-    with_name(builder(ca_file, option)?.with_no_client_auth(), host)
+    with_name(over_http1(builder(ca_file, option)?.with_no_client_auth()), host)
 }
 
 /// Trust alone, for libraries that look after names and sockets by themselves.
@@ -64,11 +69,15 @@ fn builder(
         .with_webpki_verifier(verifier))
 }
 
-fn with_name(mut config: ClientConfig, name: &str) -> Result<UpstreamTls, TlsError> {
+fn over_http1(mut config: ClientConfig) -> Arc<ClientConfig> {
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    Arc::new(config)
+}
+
+fn with_name(config: Arc<ClientConfig>, name: &str) -> Result<UpstreamTls, TlsError> {
     let server_name =
         ServerName::try_from(name.to_owned()).map_err(|_| TlsError::ServerName(name.to_owned()))?;
-    Ok(UpstreamTls { config: Arc::new(config), server_name })
+    Ok(UpstreamTls { config, server_name })
 }
 
 fn system_roots() -> Result<RootCertStore, TlsError> {

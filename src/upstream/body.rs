@@ -19,7 +19,7 @@ use crate::http1::response::Extent;
 use crate::upstream::connection::Connection;
 use crate::upstream::deadline::Deadline;
 use crate::upstream::exchange::Upload;
-use crate::upstream::pool::Pool;
+use crate::upstream::lane::InFlight;
 
 /// The longest pause that a peer may make, and the longest that all its pauses may be together. The timer exists only
 /// while something is waited for.
@@ -248,7 +248,9 @@ pub struct ResponseBody {
     rest: Rest,
     /// The rest of a request that was answered before its end.
     upload: Option<Box<Upload>>,
-    pool: Option<Rc<Pool>>,
+    place: Option<InFlight>,
+    /// Whether the connection can be used again.
+    reusable: bool,
     patience: Patience,
 }
 
@@ -265,7 +267,8 @@ impl ResponseBody {
         connection: Box<Connection>,
         extent: Extent,
         upload: Option<Box<Upload>>,
-        pool: Option<Rc<Pool>>,
+        place: InFlight,
+        reusable: bool,
         pause: Duration,
     ) -> ResponseBody {
         let rest = match extent {
@@ -274,8 +277,8 @@ impl ResponseBody {
             Extent::Framed(Framing::Chunked) => Rest::Chunked(Decoder::default()),
             Extent::UntilClose => Rest::UntilClose,
         };
-        let connection = Some(connection);
-        let mut body = ResponseBody { connection, rest, upload, pool, patience: Patience::new(pause) };
+        let (connection, place, patience) = (Some(connection), Some(place), Patience::new(pause));
+        let mut body = ResponseBody { connection, rest, upload, place, reusable, patience };
         body.release_at_end();
         body
     }
@@ -285,11 +288,18 @@ impl ResponseBody {
         if !self.is_end_stream() {
             return;
         }
-        let (connection, pool) = (self.connection.take(), self.pool.take());
+        let (connection, place) = (self.connection.take(), self.place.take());
         // A request that was not sent whole leaves a connection that nobody can use.
-        if let (Some(connection), Some(pool), None) = (connection, pool, self.upload.take()) {
-            pool.put(connection);
+        if let (Some(connection), Some(place), None, true) =
+            (connection, place, self.upload.take(), self.reusable)
+        {
+            place.keep(connection);
         }
+    }
+
+    /// Gives up what is still to come.
+    fn break_off(&mut self) {
+        (self.connection, self.place) = (None, None);
     }
 
     fn poll_data(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, ResponseBodyError>>> {
@@ -298,7 +308,7 @@ impl ResponseBody {
             match upload.poll(&mut connection.stream, cx, &mut false) {
                 Poll::Ready(Ok(())) => self.upload = None,
                 // The answer may be whole nevertheless; the connection is not used again.
-                Poll::Ready(Err(_)) => (self.upload, self.pool) = (None, None),
+                Poll::Ready(Err(_)) => (self.upload, self.reusable) = (None, false),
                 Poll::Pending => {}
             }
         }
@@ -369,7 +379,7 @@ impl Body for ResponseBody {
                 Poll::Ready(Some(Ok(Frame::data(data))))
             }
             Poll::Ready(Some(Err(error))) => {
-                self.connection = None;
+                self.break_off();
                 Poll::Ready(Some(Err(error)))
             }
             Poll::Ready(None) => {
@@ -378,7 +388,7 @@ impl Body for ResponseBody {
             }
             Poll::Pending => {
                 ready!(self.patience.poll_lost(cx));
-                self.connection = None;
+                self.break_off();
                 Poll::Ready(Some(Err(ResponseBodyError::Stalled)))
             }
         }

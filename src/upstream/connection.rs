@@ -3,6 +3,7 @@
 use std::io;
 use std::mem::MaybeUninit;
 use std::pin::{Pin, pin};
+use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
@@ -13,6 +14,7 @@ use tokio::net::TcpStream;
 use tokio_rustls::client::TlsStream;
 
 use crate::upstream::deadline::Deadline;
+use crate::upstream::endpoint::Endpoint;
 
 /// So long may written bytes wait for the peer's kernel to acknowledge them, before the host is taken for gone.
 const UNACKNOWLEDGED: Duration = Duration::from_secs(5);
@@ -25,6 +27,31 @@ pub struct Connection {
     /// When the answer to the request that is under way must have begun.
     pub answer_due: Deadline,
     is_impatient: bool,
+    _open: Open,
+}
+
+/// A connection's place in what is counted.
+pub struct Open(Option<(Arc<Endpoint>, usize)>);
+
+impl Open {
+    /// Must be called, and dropped, on the worker's thread.
+    pub fn at(endpoint: &Arc<Endpoint>, worker: usize) -> Open {
+        endpoint.tally(worker).open.add();
+        Open(Some((Arc::clone(endpoint), worker)))
+    }
+
+    /// A connection that no worker has.
+    pub fn uncounted() -> Open {
+        Open(None)
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        if let Some((endpoint, worker)) = &self.0 {
+            endpoint.tally(*worker).open.take();
+        }
+    }
 }
 
 /// With TLS or without.
@@ -34,8 +61,9 @@ pub enum Stream {
 }
 
 impl Connection {
-    pub fn new(stream: Stream) -> Connection {
-        Connection { stream, unread: BytesMut::new(), answer_due: Deadline::default(), is_impatient: false }
+    pub fn new(stream: Stream, open: Open) -> Connection {
+        let (unread, answer_due) = (BytesMut::new(), Deadline::default());
+        Connection { stream, unread, answer_due, is_impatient: false, _open: open }
     }
 
     /// Reads what there is: so many bytes, or some more. 0 is the end.

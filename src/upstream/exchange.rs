@@ -1,6 +1,7 @@
 //! One request and the head of its answer, on one connection.
 
 use std::io;
+use std::ops::Range;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
@@ -30,6 +31,8 @@ const SURELY_TAKEN: u64 = 32 * 1024;
 pub struct Upload {
     /// The head once more, if the request may be sent again.
     again: Option<Vec<u8>>,
+    /// Where in the head the name of the backend stands.
+    host: Range<usize>,
     batch: Batch,
     body: RequestBody,
     framing: Framing,
@@ -57,8 +60,10 @@ pub enum UploadError {
 }
 
 impl Upload {
-    pub fn new(message: Message) -> Upload {
-        let Message { method, mut head, body } = message;
+    /// For the backend with this name.
+    pub fn new(message: Message, authority: &str) -> Upload {
+        let Message { method, mut head, host, body } = message;
+        let host = replace(&mut head, host..host, authority.as_bytes());
         let (framing, left) = match body.size_hint().exact() {
             Some(0) => (Framing::None, 0),
             Some(length) => (Framing::Length(length), length),
@@ -69,7 +74,17 @@ impl Upload {
         let harmless = framing == Framing::None && matches!(method, Method::GET | Method::HEAD);
         let again = harmless.then(|| head.clone());
         let batch = Batch::beginning_with(head);
-        Upload { again, batch, body, framing, left, state: State::Sending, is_unsent: true }
+        Upload { again, host, batch, body, framing, left, state: State::Sending, is_unsent: true }
+    }
+
+    /// For a backend with another name, while nothing of it was written.
+    pub fn address_to(&mut self, authority: &str) {
+        debug_assert!(self.is_unsent);
+        let host = self.host.clone();
+        if let Some(again) = &mut self.again {
+            replace(again, host.clone(), authority.as_bytes());
+        }
+        self.host = replace(&mut self.batch.before, host, authority.as_bytes());
     }
 
     /// Whether no byte of it was written.
@@ -183,6 +198,17 @@ impl Upload {
     }
 }
 
+/// Puts other bytes in the place of some. Says where they stand.
+fn replace(all: &mut Vec<u8>, at: Range<usize>, with: &[u8]) -> Range<usize> {
+    let (before, new_end) = (all.len(), at.start + with.len());
+    let after = before - at.end;
+    all.resize(before.max(new_end + after), 0);
+    all.copy_within(at.end..before, new_end);
+    all.truncate(new_end + after);
+    all[at.start..new_end].copy_from_slice(with);
+    at.start..new_end
+}
+
 /// Sends a request and waits for the head of the answer that counts.
 pub struct Exchange<'a> {
     pub connection: &'a mut Connection,
@@ -258,4 +284,24 @@ fn invalid(error: HeadError) -> UpstreamError {
         HeadError::Malformed(what) => what,
         _ => "its head is too large",
     }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_request_is_addressed_to_one_backend_after_the_other() {
+        let mut head = b"GET / HTTP/1.1\r\nhost: ".to_vec();
+        let host = head.len();
+        head.extend_from_slice(b"\r\naccept: */*");
+        let message = Message { method: Method::GET, head, host, body: RequestBody::empty() };
+        let mut upload = Upload::new(message, "first:8000");
+        for name in ["first:8000", "b", "another.example:8000", ""] {
+            upload.address_to(name);
+            let expected = format!("GET / HTTP/1.1\r\nhost: {name}\r\naccept: */*\r\n\r\n");
+            assert_eq!(upload.batch.before, expected.as_bytes());
+            assert_eq!(upload.again.as_deref(), Some(expected.as_bytes()), "the second time too");
+        }
+    }
 }

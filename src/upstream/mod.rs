@@ -1,15 +1,25 @@
-//! The backend, as one worker thread sees it: a pool of keep-alive HTTP/1.1 connections that never leave the thread.
+//! The backends, as one worker thread sees them: pools of keep-alive HTTP/1.1 connections that never leave the thread.
+//!
+//! Which addresses there are, and which of them are in use, is one thing for the whole process: [`Backends`]. A worker has
+//! its own view of them, its [`Upstream`], and tells what its requests met there.
 //!
 //! The pool takes nothing but [`Outgoing`] values. Two types are that: the request that `gateway::rewrite` makes of a
 //! screened and authenticated one, and the question of `auth::foreign` whether a key is good. So a request that nobody
 //! authenticated cannot be sent by forgetting something.
 
+mod backends;
 pub mod body;
+mod care;
 mod connect;
 mod connection;
 mod deadline;
+mod endpoint;
 mod exchange;
+mod lane;
+mod origin;
 mod pool;
+mod resolve;
+mod status;
 
 use std::future::poll_fn;
 use std::io;
@@ -18,19 +28,20 @@ use std::sync::Arc;
 use std::task::Poll;
 
 use http::{Method, StatusCode};
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 
-use crate::config::UpstreamOptions;
 use crate::fields::Fields;
 use crate::http1::response::ResponseHead;
 use crate::metrics::Metrics;
-use crate::tls::UpstreamTls;
 
+pub use backends::Backends;
 pub use body::{BodyBounds, Kept, RequestBody, RequestBodyError, ResponseBody};
-use connect::Connector;
-use connection::Connection;
+pub use status::{EndpointStatus, NameStatus, Status};
+
+use connection::{Connection, Open};
+use endpoint::Failure;
 use exchange::{Exchange, Upload};
-use pool::Pool;
+use lane::{InFlight, Lane, Lanes};
 
 /// What may be sent to the backend.
 pub trait Outgoing {
@@ -42,9 +53,11 @@ pub trait Outgoing {
 pub struct Message {
     /// Its method, once more.
     pub method: Method,
-    /// The request line, its target in origin form, and the fields: `host` among them, none that concern a hop, none that
-    /// frame the body.
+    /// The request line, its target in origin form, and the fields: `host` among them without its value, none that concern
+    /// a hop, none that frame the body.
     pub head: Vec<u8>,
+    /// Where in the head the name of the backend belongs, which is known when one is chosen.
+    pub host: usize,
     /// Its body.
     pub body: RequestBody,
 }
@@ -62,6 +75,9 @@ pub struct Response {
 /// Why there is no answer.
 #[derive(Debug, thiserror::Error)]
 pub enum UpstreamError {
+    /// No address is in use, so nothing was sent.
+    #[error("no address of the upstream is in use")]
+    Unavailable,
     /// No connection, so nothing was sent.
     #[error("cannot connect to the upstream")]
     Connect(#[source] io::Error),
@@ -90,54 +106,48 @@ pub enum UpstreamError {
 #[error("{0}")]
 pub struct InvalidAnswer(pub &'static str);
 
-/// One worker's way to the backend. Clones share the pool.
+/// One worker's way to the backends. Clones share the pools.
 #[derive(Clone)]
 pub struct Upstream(Rc<Inner>);
 
 struct Inner {
-    connector: Connector,
-    pool: Rc<Pool>,
-    options: UpstreamOptions,
-    authority: String,
+    backends: Arc<Backends>,
+    worker: usize,
+    lanes: Lanes,
     metrics: Arc<Metrics>,
 }
 
 impl Upstream {
-    /// A pool for the calling thread; connects to nothing yet. `tls` is there exactly for an https origin.
-    pub fn new(options: UpstreamOptions, tls: Option<UpstreamTls>, metrics: Arc<Metrics>) -> Upstream {
-        let authority = options.url.authority();
-        Upstream(Rc::new(Inner {
-            connector: Connector::new(&options, tls),
-            pool: Rc::new(Pool::new(options.idle_timeout)),
-            options,
-            authority,
-            metrics,
-        }))
+    /// Pools for the calling thread, the `worker`th of those that `backends` was made for; connects to nothing yet.
+    pub fn new(backends: Arc<Backends>, worker: usize, metrics: Arc<Metrics>) -> Upstream {
+        let lanes = Lanes::new(Arc::clone(&backends), worker);
+        Upstream(Rc::new(Inner { backends, worker, lanes, metrics }))
     }
 
-    /// The backend's name for the `host` field.
-    pub fn authority(&self) -> &str {
-        &self.0.authority
-    }
-
-    /// Closes connections that idled too long.
+    /// Closes connections that idled too long, or whose address is gone.
     pub fn sweep(&self) {
-        self.0.pool.sweep();
+        self.0.lanes.sweep();
     }
 
     /// Sends a request and waits for the head of its answer; the body streams.
     ///
     /// It is sent a second time, on a fresh connection, only where the first time did provably no harm: the reused
     /// connection was closed before any of it was written, or it is a GET or HEAD without a body and no byte of an
-    /// answer had come.
+    /// answer had come. Where there is no connection, nothing was sent, and another address is tried.
     pub async fn send(&self, outgoing: impl Outgoing) -> Result<Response, UpstreamError> {
         let message = outgoing.into_message();
         let method = message.method.clone();
-        let mut upload = Upload::new(message);
+        let lane = match self.0.lanes.choose(&[]) {
+            Some(lane) => lane,
+            // In the heap, as it is seldom so.
+            None => Box::pin(self.first_address()).await?,
+        };
+        let mut upload = Upload::new(message, &lane.endpoint.origin.authority);
+        let place = InFlight::at(lane);
         let now = Instant::now();
-        while let Some(mut connection) = self.0.pool.take(now.into_std()) {
+        while let Some(mut connection) = place.lane.pool.take(now.into_std()) {
             match self.exchange(&mut connection, &mut upload, &method, now).await {
-                Ok(head) => return Ok(self.stream(head, connection, upload)),
+                Ok(head) => return Ok(self.stream(head, connection, upload, place)),
                 // Not a byte was written: the next idle connection may do better.
                 Err(UpstreamError::Closed(_)) if upload.is_unsent() => {
                     self.0.metrics.upstream_retries.inc();
@@ -146,20 +156,81 @@ impl Upstream {
                     self.0.metrics.upstream_retries.inc();
                     break;
                 }
-                Err(error) => return Err(error),
+                Err(error) => return Err(self.told(error, &place)),
             }
         }
         // In the heap, as most requests find a connection and all would have to be as large.
-        let mut connection = Box::pin(self.connect()).await?;
-        let head = self.exchange(&mut connection, &mut upload, &method, Instant::now()).await?;
-        Ok(self.stream(head, connection, upload))
+        let (mut connection, place) = Box::pin(self.connect(place, &mut upload)).await?;
+        match self.exchange(&mut connection, &mut upload, &method, Instant::now()).await {
+            Ok(head) => Ok(self.stream(head, connection, upload, place)),
+            Err(error) => Err(self.told(error, &place)),
+        }
     }
 
-    async fn connect(&self) -> Result<Box<Connection>, UpstreamError> {
-        self.0.connector.connect().await.map(Box::new).map_err(|error| match error.kind() {
-            io::ErrorKind::TimedOut => UpstreamError::ConnectTimeout,
-            _ => UpstreamError::Connect(error),
-        })
+    /// A new connection, to another address if there is none to this one.
+    async fn connect(
+        &self,
+        mut place: InFlight,
+        upload: &mut Upload,
+    ) -> Result<(Box<Connection>, InFlight), UpstreamError> {
+        let Inner { backends, lanes, .. } = &*self.0;
+        let begun = Instant::now();
+        let mut tried = Vec::new();
+        loop {
+            // What does not answer leaves time for the others.
+            let left = backends.connect_timeout().saturating_sub(begun.elapsed());
+            let others = lanes.count().saturating_sub(tried.len() + 1);
+            let limit = left / u32::try_from(others + 1).unwrap_or(u32::MAX);
+            let endpoint = &place.lane.endpoint;
+            let error = match connect::connect(endpoint, limit).await {
+                Ok(stream) => {
+                    let open = Open::at(endpoint, self.0.worker);
+                    return Ok((Box::new(Connection::new(stream, open)), place));
+                }
+                Err(error) if error.kind() == io::ErrorKind::TimedOut => UpstreamError::ConnectTimeout,
+                Err(error) => UpstreamError::Connect(error),
+            };
+            let error = self.told(error, &place);
+            tried.push(Rc::clone(&place.lane));
+            let Some(next) = lanes.choose(&tried) else { return Err(error) };
+            upload.address_to(&next.endpoint.origin.authority);
+            place = InFlight::at(next);
+        }
+    }
+
+    /// Waits for the names to be looked up for the first time, if that is what is missing.
+    async fn first_address(&self) -> Result<Rc<Lane>, UpstreamError> {
+        let Inner { backends, lanes, .. } = &*self.0;
+        let mut changes = backends.changes();
+        let waiting = async {
+            loop {
+                changes.borrow_and_update();
+                if let Some(lane) = lanes.choose(&[]) {
+                    return Ok(lane);
+                }
+                if backends.are_looked_up() || changes.changed().await.is_err() {
+                    return Err(backends.why_there_is_none());
+                }
+            }
+        };
+        timeout(backends.connect_timeout(), waiting).await.unwrap_or(Err(UpstreamError::ConnectTimeout))
+    }
+
+    /// Has it counted that an address gave no answer, where that is its own fault.
+    fn told(&self, error: UpstreamError, place: &InFlight) -> UpstreamError {
+        let why = match &error {
+            UpstreamError::Connect(_) => Failure::Connect,
+            UpstreamError::ConnectTimeout => Failure::ConnectTimeout,
+            UpstreamError::Closed(_) => Failure::Closed,
+            UpstreamError::Invalid(_) | UpstreamError::UnaskedUpgrade => Failure::Invalid,
+            // Who answers others meanwhile has a long query, and is well.
+            UpstreamError::ResponseTimeout if place.answers_since() == 0 => Failure::Silent,
+            UpstreamError::ResponseTimeout | UpstreamError::RequestBody(_) | UpstreamError::Unavailable => {
+                return error;
+            }
+        };
+        self.0.backends.failed(&place.lane.endpoint, why);
+        error
     }
 
     /// The time for the answer runs from the last byte of the request that the backend took.
@@ -170,7 +241,7 @@ impl Upstream {
         method: &Method,
         now: Instant,
     ) -> Result<ResponseHead, UpstreamError> {
-        let limit = self.0.options.response_timeout;
+        let limit = self.0.backends.options.response_timeout;
         connection.be_impatient(upload.is_surely_taken());
         connection.answer_due.set(now + limit);
         let mut exchange = Exchange::new(connection, upload, method);
@@ -189,11 +260,19 @@ impl Upstream {
         .await
     }
 
-    fn stream(&self, answer: ResponseHead, connection: Box<Connection>, upload: Upload) -> Response {
+    fn stream(
+        &self,
+        answer: ResponseHead,
+        connection: Box<Connection>,
+        upload: Upload,
+        place: InFlight,
+    ) -> Response {
         let ResponseHead { status, fields, extent, keep_alive } = answer;
-        let pool = keep_alive.then(|| Rc::clone(&self.0.pool));
+        place.lane.tally().answers.add();
+        self.0.backends.answered(&place.lane.endpoint, status);
         let upload = (!upload.is_done()).then(|| Box::new(upload));
-        let body = ResponseBody::new(connection, extent, upload, pool, self.0.options.body_timeout);
+        let pause = self.0.backends.options.body_timeout;
+        let body = ResponseBody::new(connection, extent, upload, place, keep_alive, pause);
         Response { status, fields, body }
     }
 }

@@ -1,4 +1,4 @@
-//! Idle connections of one worker thread, the most recently used on top.
+//! Idle connections of one worker thread to one address, the most recently used on top.
 
 use std::cell::RefCell;
 use std::time::{Duration, Instant};
@@ -46,6 +46,11 @@ impl Pool {
             connection.unread = BytesMut::new();
             self.idle.borrow_mut().push(Idle { connection, since: Instant::now() });
         }
+    }
+
+    /// Closes all.
+    pub fn clear(&self) {
+        self.idle.borrow_mut().clear();
     }
 
     /// Closes what idled too long or was closed by the backend.

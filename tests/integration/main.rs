@@ -32,3 +32,4 @@ mod tls_program;
 mod tls_reload;
 mod upstream_failures;
 mod upstream_tls;
+mod upstreams;

@@ -2,15 +2,16 @@
 
 use std::time::Duration;
 
+use bytes::Bytes;
 use http::header::{AUTHORIZATION, CONTENT_TYPE};
-use http::{HeaderValue, Request, StatusCode};
+use http::{HeaderValue, Request, Response, StatusCode};
 use http_body_util::Full;
 use serde::Deserialize;
 use tracing::warn;
 
 use crate::auth::verifier::{Verified, VerifyError};
 use crate::config::UpstreamOptions;
-use crate::fetch::Origin;
+use crate::fetch::{FetchError, Origin};
 use crate::secret::Secret;
 use crate::tls::{TlsError, upstream_tls};
 
@@ -19,9 +20,9 @@ const PATIENCE: Duration = Duration::from_secs(15);
 
 const GET_TOKEN: &str = "/timbr/api/get_token";
 
-/// The API service behind.
+/// The API service behind, at each of its addresses.
 #[derive(Clone)]
-pub struct Delegate(Origin);
+pub struct Delegate(Vec<Origin>);
 
 /// `{"status": "success", "data": ["tk_…"]}`.
 #[derive(Deserialize)]
@@ -33,8 +34,20 @@ struct Envelope {
 impl Delegate {
     /// The upstream, spoken to as always.
     pub fn new(upstream: &UpstreamOptions) -> Result<Delegate, TlsError> {
-        let tls = upstream.url.tls.then(|| upstream_tls(upstream)).transpose()?;
-        Ok(Delegate(Origin::with_tls(&upstream.url, tls, PATIENCE)))
+        let each = upstream.urls.iter().zip(upstream_tls(upstream)?);
+        Ok(Delegate(each.map(|(url, tls)| Origin::with_tls(url, tls, PATIENCE)).collect()))
+    }
+
+    /// Asks one backend, and the next one where there is no connection.
+    async fn ask(&self, request: Request<Full<Bytes>>) -> Result<Response<Bytes>, FetchError> {
+        let (last, others) = self.0.split_last().expect("there is one backend at least");
+        for origin in others {
+            match origin.ask(request.clone()).await {
+                Err(FetchError::Connect(..)) => {}
+                answer => return answer,
+            }
+        }
+        last.ask(request).await
     }
 
     /// The token that the service gives for this bearer.
@@ -54,7 +67,7 @@ impl Delegate {
             warn!(why, "the API service behind did not say whether a password is right");
             VerifyError::Unavailable
         };
-        let answer = self.0.ask(request).await.map_err(|error| unavailable(error.to_string()))?;
+        let answer = self.ask(request).await.map_err(|error| unavailable(error.to_string()))?;
         match answer.status() {
             StatusCode::OK => {}
             StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => return Err(VerifyError::Wrong),

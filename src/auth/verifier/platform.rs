@@ -57,8 +57,8 @@ impl Platform {
                 (url, Origin::new(url, ca_file, "platform.ca_file", options.timeout)?)
             }
             None => {
-                let url = &config.upstream.url;
-                let tls = url.tls.then(|| upstream_tls(&config.upstream)).transpose()?;
+                let url = config.upstream.url();
+                let tls = upstream_tls(&config.upstream)?.swap_remove(0);
                 (url, Origin::with_tls(url, tls, options.timeout))
             }
         };

@@ -28,7 +28,7 @@ pub async fn examine(config: &Config, report: &mut Report) -> bool {
     let files = files(config, report);
     salt(config, report);
     certificates(config, report);
-    let reachable = name(config, report).await && upstream(config, report).await;
+    let reachable = name(config, report).await && upstreams(config, report).await;
     files && reachable
 }
 
@@ -91,29 +91,59 @@ fn certificates(config: &Config, report: &mut Report) {
 }
 
 async fn name(config: &Config, report: &mut Report) -> bool {
-    let url = &config.upstream.url;
-    match lookup_host((url.host.as_str(), url.port)).await {
-        Ok(addresses) => {
-            let addresses: Vec<_> = addresses.map(|address| address.ip().to_string()).collect();
-            report.ok("dns", format!("{} is {}", url.host, addresses.join(", ")));
-            true
+    let mut all = true;
+    for url in &config.upstream.urls {
+        match lookup_host((url.host.as_str(), url.port)).await {
+            Ok(addresses) => {
+                let addresses: Vec<_> = addresses.map(|address| address.ip().to_string()).collect();
+                report.ok("dns", format!("{} is {}", url.host, addresses.join(", ")));
+            }
+            Err(error) => {
+                let mend = "the host of upstream.url, or the resolver of this machine";
+                report.failed("dns", format!("{} has no address: {error}", url.host), mend);
+                all = false;
+            }
         }
-        Err(error) => {
-            let mend = "the host of upstream.url, or the resolver of this machine";
-            report.failed("dns", format!("{} has no address: {error}", url.host), mend);
-            false
+    }
+    all
+}
+
+/// Asks each backend.
+async fn upstreams(config: &Config, report: &mut Report) -> bool {
+    let Ok(tls) = tls::upstream_tls(&config.upstream) else {
+        report.skipped("upstream", "its TLS cannot be set up; see files");
+        return false;
+    };
+    let mut all = true;
+    for (url, tls) in config.upstream.urls.iter().zip(tls) {
+        let origin = Origin::with_tls(url, tls, PATIENCE);
+        all &= upstream(config, &origin, report).await;
+        if let Some(path) = &config.upstream.health.path {
+            health(&origin, path, report).await;
         }
+    }
+    all
+}
+
+/// Asks what the gateway asks again and again.
+async fn health(origin: &Origin, path: &str, report: &mut Report) {
+    let question = Request::get(path).body(Full::default()).expect("the configuration checked the path");
+    let mend = "upstream.health_path: a path that answers 200 to 399 without credentials, quickly; without it, no \
+                address is checked";
+    match origin.ask(question).await {
+        Ok(answer) if answer.status().is_success() || answer.status().is_redirection() => {
+            report.ok("health", format!("{} answers {} on {path}", origin.name(), answer.status()));
+        }
+        Ok(answer) => {
+            report.failed("health", format!("{} answers {} on {path}", origin.name(), answer.status()), mend);
+        }
+        Err(error) => report.failed("health", error.to_string(), mend),
     }
 }
 
 /// Connects as always, and asks what a stranger could ask.
-async fn upstream(config: &Config, report: &mut Report) -> bool {
-    let url = &config.upstream.url;
-    let Ok(tls) = url.tls.then(|| tls::upstream_tls(&config.upstream)).transpose() else {
-        report.skipped("upstream", "its TLS cannot be set up; see files");
-        return false;
-    };
-    let origin = Origin::with_tls(url, tls, PATIENCE);
+async fn upstream(config: &Config, origin: &Origin, report: &mut Report) -> bool {
+    let tls = config.upstream.tls();
     let question = Request::get("/timbr/api/get_ontologies/")
         .header(CONTENT_TYPE, "application/json")
         .header("x-api-key", "tk_of_nobody")
@@ -122,7 +152,7 @@ async fn upstream(config: &Config, report: &mut Report) -> bool {
     let answer = match origin.ask(question).await {
         Ok(answer) => answer,
         Err(error) => {
-            let mend = match (&error, url.tls) {
+            let mend = match (&error, tls) {
                 (FetchError::Connect(_, cause), true) if cause.kind() == std::io::ErrorKind::InvalidData => {
                     "upstream.ca_file (whom to trust), upstream.server_name (the name in the certificate)"
                 }
@@ -134,7 +164,7 @@ async fn upstream(config: &Config, report: &mut Report) -> bool {
             return false;
         }
     };
-    report.ok("upstream", format!("{} answers{}", origin.name(), if url.tls { " over TLS" } else { "" }));
+    report.ok("upstream", format!("{} answers{}", origin.name(), if tls { " over TLS" } else { "" }));
     clock(answer.headers(), report);
     match (answer.status(), config.tokens.foreign) {
         (StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN, _) => {

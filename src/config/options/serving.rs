@@ -69,7 +69,13 @@ pub const SERVING: &[Opt] = &[
         "upstream.url",
         Shape::Url,
         None,
-        "The Timbr backend: http://host:port or https://host[:port]. Required.",
+        "The Timbr backend: http://host:port or https://host[:port]. Required, unless upstream.urls is given.",
+    ),
+    opt(
+        "upstream.urls",
+        Shape::Urls,
+        None,
+        "Several backends of one kind instead of upstream.url, all http:// or all https://; see upstreams.md.",
     ),
     opt(
         "upstream.credential",
@@ -122,5 +128,46 @@ pub const SERVING: &[Opt] = &[
         Shape::Duration,
         Some("1500ms"),
         "How long an idle connection is kept for reuse. Must be below the backend's keep-alive (gunicorn: 2s).",
+    ),
+    opt(
+        "upstream.resolve_interval",
+        Shape::Duration,
+        Some("5s"),
+        "How often a backend's name is looked up anew. New connections go to the addresses it has then; what was known \
+         stays in use while the name cannot be looked up.",
+    ),
+    opt(
+        "upstream.health_path",
+        Shape::Text,
+        None,
+        "A path of the backend that each address is asked for now and then, without credentials; 200 to 399 is healthy. \
+         Default: none is asked, and what requests meet decides.",
+    ),
+    opt(
+        "upstream.health_interval",
+        Shape::Duration,
+        Some("5s"),
+        "How often, and the longest such a check may take.",
+    ),
+    opt(
+        "upstream.unhealthy_after",
+        Shape::Count,
+        Some("3"),
+        "So many checks that fail one after the other take an address out of use.",
+    ),
+    opt("upstream.healthy_after", Shape::Count, Some("2"), "So many that succeed put it back."),
+    opt(
+        "upstream.eject_after",
+        Shape::Limit,
+        Some("5"),
+        "So many requests one after the other that an address does not answer take it out of use: no connection, none in \
+         time, closed or timed out without an answer, an invalid one, or 502, 503 or 504. 0: never.",
+    ),
+    opt(
+        "upstream.eject_time",
+        Shape::Duration,
+        Some("5s"),
+        "How long, at first; twice as long each further time, up to five minutes. An address that takes no connections is \
+         back as soon as it does.",
     ),
 ];

@@ -7,6 +7,7 @@ use crate::config::options::{Opt, Shape};
 
 /// Patterns are of the kind that every engine knows, without looking around.
 const URL: &str = r"^https?://[^/?#@\s]+/?$";
+const SEVERAL_URLS: &str = r"^\s*https?://[^/?#@,\s]+/?\s*(,\s*https?://[^/?#@,\s]+/?\s*)*$";
 const ADDRESS: &str = concat!(
     r"^(off|((25[0-5]|2[0-4]\d|1\d\d|[1-9]?\d)\.){3}(25[0-5]|2[0-4]\d|1\d\d|[1-9]?\d):\d{1,5}",
     r"|\[[0-9A-Fa-f:.]+(%\d+)?\]:\d{1,5})$"
@@ -84,6 +85,11 @@ fn shape(option: &Opt) -> Value {
                 "pattern": pattern,
             })
         }
+        Shape::Urls => json!({
+            "type": ["array", "string", "null"],
+            "items": { "type": "string", "pattern": SEVERAL_URLS },
+            "pattern": SEVERAL_URLS,
+        }),
         Shape::List | Shape::Certificates => {
             let entry = group(entries_of(option.key).unwrap_or_default(), true);
             // As text, for variables and flags, it is the same in one line.

@@ -1,0 +1,279 @@
+//! The options of `upstream`: where the backends are, and when one of them is in use.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::config::reader::Reader;
+use crate::config::{CertificateFiles, url};
+use crate::secret::Secret;
+
+const URL: &str = "upstream.url";
+const URLS: &str = "upstream.urls";
+const HEALTH_PATH: &str = "upstream.health_path";
+
+/// Each has connections of its own in each worker, and a task that looks after it.
+const MOST_URLS: usize = 64;
+
+/// The backend and how to reach it.
+#[derive(Clone, Debug)]
+pub struct UpstreamOptions {
+    /// Scheme, host and port of each backend: one at least, all of one scheme.
+    pub urls: Vec<UpstreamUrl>,
+    /// What proves a caller there.
+    pub credential: Credential,
+    /// Trust anchors instead of the system's.
+    pub ca_file: Option<PathBuf>,
+    /// The gateway's own certificate.
+    pub client_certificate: Option<CertificateFiles>,
+    /// Name to verify instead of the host.
+    pub server_name: Option<String>,
+    /// For TCP and TLS together.
+    pub connect_timeout: Duration,
+    /// For the head of the answer.
+    pub response_timeout: Duration,
+    /// The longest pause within the answer's body.
+    pub body_timeout: Duration,
+    /// How long an idle connection may be reused.
+    pub idle_timeout: Duration,
+    /// How often names are looked up.
+    pub resolve_interval: Duration,
+    /// When an address is in use, and when not.
+    pub health: HealthOptions,
+}
+
+impl UpstreamOptions {
+    /// The first backend.
+    pub fn url(&self) -> &UpstreamUrl {
+        &self.urls[0]
+    }
+
+    /// Whether the backends speak TLS.
+    pub fn tls(&self) -> bool {
+        self.url().tls
+    }
+}
+
+/// When an address of a backend is in use, and when not.
+#[derive(Clone, Debug)]
+pub struct HealthOptions {
+    /// What each address is asked for now and then.
+    pub path: Option<String>,
+    /// How often, and how long that may take.
+    pub interval: Duration,
+    /// Failed checks in a row that take it out of use.
+    pub unhealthy_after: u32,
+    /// Successful ones that put it back.
+    pub healthy_after: u32,
+    /// Requests in a row without an answer that take it out of use; 0: never.
+    pub eject_after: u32,
+    /// For how long, the first time.
+    pub eject_time: Duration,
+}
+
+/// Scheme, host and port of the backend.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UpstreamUrl {
+    /// `https`.
+    pub tls: bool,
+    /// Name or address; an IPv6 address without brackets.
+    pub host: String,
+    /// TCP port.
+    pub port: u16,
+}
+
+impl UpstreamUrl {
+    /// Host, and the port where it is not the scheme's own: the value of `host`.
+    pub fn authority(&self) -> String {
+        let host = if self.host.contains(':') { format!("[{}]", self.host) } else { self.host.clone() };
+        let usual = if self.tls { 443 } else { 80 };
+        if self.port == usual { host } else { format!("{host}:{}", self.port) }
+    }
+}
+
+/// What proves a caller to the backend.
+#[derive(Clone, Debug)]
+pub enum Credential {
+    /// The client's own key, and the user's name in `x-forwarded-user`.
+    Forward,
+    /// The key that the platform gives the user when the gateway logs him in.
+    Platform,
+    /// The token that the backend's own `get_token` gives the user.
+    Delegate,
+    /// The gateway's key, and the user's name in `x-api-impersonate-user`.
+    Impersonate {
+        /// A Timbr token that was granted impersonation.
+        service_key: Secret,
+    },
+}
+
+impl Credential {
+    /// Whether each token stands for a key of its user's own.
+    pub fn is_of_each_user(&self) -> bool {
+        matches!(self, Credential::Platform | Credential::Delegate)
+    }
+}
+
+impl Reader<'_> {
+    pub(super) fn upstream(&mut self) -> Option<UpstreamOptions> {
+        let urls = self.upstream_urls();
+        let credential = self.credential();
+        let client_certificate = self.certificate("upstream.client_cert_file", "upstream.client_key_file");
+        let ca_file = self.path("upstream.ca_file");
+        let server_name = self.text("upstream.server_name");
+        let [connect, response, body, idle, resolve] = [
+            "upstream.connect_timeout",
+            "upstream.response_timeout",
+            "upstream.body_timeout",
+            "upstream.idle_timeout",
+            "upstream.resolve_interval",
+        ]
+        .map(|key| self.duration(key));
+        let health = self.health();
+        let urls = urls?;
+        if !urls[0].tls {
+            let useless = [
+                ("upstream.ca_file", ca_file.is_some()),
+                ("upstream.client_cert_file", client_certificate.is_some()),
+                ("upstream.server_name", server_name.is_some()),
+            ];
+            for (key, _) in useless.into_iter().filter(|(_, given)| *given) {
+                self.problem(
+                    key,
+                    "has no use with an http:// upstream; give an https:// one or leave it out",
+                );
+            }
+        }
+        Some(UpstreamOptions {
+            urls,
+            credential: credential?,
+            ca_file,
+            client_certificate,
+            server_name,
+            connect_timeout: connect?,
+            response_timeout: response?,
+            body_timeout: body?,
+            idle_timeout: idle?,
+            resolve_interval: resolve?,
+            health: health?,
+        })
+    }
+
+    fn upstream_urls(&mut self) -> Option<Vec<UpstreamUrl>> {
+        let (key, text) = match (self.text(URL), self.text(URLS)) {
+            (Some(one), None) => (URL, one),
+            (None, Some(several)) => (URLS, several),
+            (Some(_), Some(_)) => {
+                self.problem(URLS, "cannot stand beside upstream.url; keep one of them");
+                return None;
+            }
+            (None, None) => {
+                return self.missing(
+                    URL,
+                    "is required: the address of the Timbr backend, such as http://127.0.0.1:8000 \
+                     (TIMBR_GATEWAY_UPSTREAM_URL); several stand in upstream.urls",
+                );
+            }
+        };
+        let mut urls: Vec<UpstreamUrl> = Vec::new();
+        let texts: Vec<_> = if key == URL { vec![&*text] } else { text.split(',').map(str::trim).collect() };
+        for text in texts {
+            match url::origin(text) {
+                Ok(url) if urls.contains(&url) => {
+                    self.problem(key, format!("{} stands there twice", url.authority()));
+                    return None;
+                }
+                Ok(url) => urls.push(url),
+                Err(message) => {
+                    self.problem(key, message);
+                    return None;
+                }
+            }
+        }
+        if urls.iter().any(|url| url.tls != urls[0].tls) {
+            self.problem(key, "must be all http:// or all https://: they share one way to speak TLS");
+            return None;
+        }
+        if urls.len() > MOST_URLS {
+            self.problem(key, format!("holds {} backends; {MOST_URLS} are the most", urls.len()));
+            return None;
+        }
+        Some(urls)
+    }
+
+    fn health(&mut self) -> Option<HealthOptions> {
+        let path = self.health_path();
+        let [interval, eject_time] =
+            ["upstream.health_interval", "upstream.eject_time"].map(|key| self.duration(key));
+        let [unhealthy_after, healthy_after] = ["upstream.unhealthy_after", "upstream.healthy_after"]
+            .map(|key| self.count_up_to(key, 1000).and_then(|count| u32::try_from(count).ok()));
+        let eject_after = self.limit("upstream.eject_after");
+        Some(HealthOptions {
+            path: path?,
+            interval: interval?,
+            unhealthy_after: unhealthy_after?,
+            healthy_after: healthy_after?,
+            eject_after: eject_after?,
+            eject_time: eject_time?,
+        })
+    }
+
+    fn health_path(&mut self) -> Option<Option<String>> {
+        let Some(path) = self.text(HEALTH_PATH) else { return Some(None) };
+        let plain = path.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'#');
+        if !path.starts_with('/') || !plain || path.parse::<http::Uri>().is_err() {
+            self.problem(HEALTH_PATH, format!("must be a path such as /health, not {path:?}"));
+            return None;
+        }
+        Some(Some(path))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::config::{Config, Problem, Sources, load};
+
+    fn loaded(file: &str, env: &[(&str, &str)]) -> Result<Config, String> {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("gateway.yaml");
+        std::fs::write(&path, file).expect("written");
+        let mut environment =
+            vec![("API_AUTH_SALT".into(), "cw_0x689RpI-jtRR7oE8h_eQsKImvJapLeSbXpwF4e4=".into())];
+        for (name, value) in env {
+            environment.push((format!("TIMBR_GATEWAY_UPSTREAM_{name}").into(), (*value).into()));
+        }
+        let sources = Sources { environment, file: Some(path), ..Sources::default() };
+        let lines =
+            |problems: Vec<Problem>| problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n");
+        load(&sources).map(|(config, _)| config).map_err(lines)
+    }
+
+    fn authorities(config: Result<Config, String>) -> String {
+        let urls = config.expect("valid").upstream.urls;
+        urls.iter().map(crate::config::UpstreamUrl::authority).collect::<Vec<_>>().join(" ")
+    }
+
+    #[test]
+    fn there_is_one_backend_or_there_are_several() {
+        assert_eq!(authorities(loaded("", &[("URL", "http://a:1")])), "a:1");
+        assert_eq!(authorities(loaded("", &[("URLS", "https://a, https://b:2")])), "a b:2");
+        assert_eq!(authorities(loaded("upstream:\n  urls: ['http://a:1', 'http://b:1']\n", &[])), "a:1 b:1");
+        assert_eq!(authorities(loaded("upstream:\n  urls:\n    - http://a:1\n", &[])), "a:1");
+    }
+
+    #[test]
+    fn what_has_no_meaning_is_told() {
+        for (env, expected) in [
+            (&[("URL", "http://a"), ("URLS", "http://b")][..], "upstream.urls: cannot stand beside"),
+            (&[], "upstream.url: is required"),
+            (&[("URLS", "http://a,https://b")], "upstream.urls: must be all http:// or all https://"),
+            (&[("URLS", "http://a,http://a:80")], "upstream.urls: a stands there twice"),
+            (&[("URLS", "http://a,")], "upstream.urls: must be http://host:port"),
+            (&[("URLS", "http://u:sekrit@a")], "without a user name"),
+            (&[("URL", "http://a"), ("HEALTH_PATH", "health")], "upstream.health_path: must be a path"),
+            (&[("URL", "http://a"), ("HEALTH_PATH", "/a b")], "upstream.health_path: must be a path"),
+        ] {
+            let error = loaded("", env).expect_err(expected);
+            assert!(error.contains(expected) && !error.contains("sekrit"), "{expected} in {error}");
+        }
+    }
+}

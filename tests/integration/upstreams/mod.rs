@@ -1,0 +1,39 @@
+//! Several backends: who gets which request, and what becomes of those that fail.
+
+mod balance;
+mod outages;
+
+use std::net::{SocketAddr, TcpListener};
+
+use serde_json::Value;
+
+use crate::support::client::Answer;
+use crate::support::gateway::Gateway;
+
+const JSON: (&str, &str) = ("Content-Type", "application/json");
+
+/// In front of these, all of them on this machine.
+fn gateway(backends: &[SocketAddr], options: &[(&str, &str)]) -> Gateway {
+    let urls: Vec<_> = backends.iter().map(|address| format!("http://{address}")).collect();
+    let urls = urls.join(",");
+    Gateway::start_with_url("", &[&[("UPSTREAM_URLS", urls.as_str())], options].concat())
+}
+
+fn post(gateway: &Gateway, token: &str, id: &str) -> Answer {
+    let fields = [JSON, ("x-api-key", token), ("x-request-id", id)];
+    gateway.client().send("POST /timbr/api/x", &fields, b"{}")
+}
+
+/// What operators are shown of an address.
+fn endpoint(gateway: &Gateway, address: SocketAddr) -> Value {
+    let status = gateway.get("/upstreams");
+    let endpoints = status["endpoints"].as_array().expect("a list");
+    let ours = endpoints.iter().find(|endpoint| endpoint["address"] == address.to_string());
+    ours.unwrap_or_else(|| panic!("{address} is not in {status}")).clone()
+}
+
+/// A port of this machine on which nobody listens.
+fn closed_port() -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("bound");
+    listener.local_addr().expect("an address")
+}
