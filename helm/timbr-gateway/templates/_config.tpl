@@ -54,7 +54,10 @@ cannot take over.
 {{- include "timbr-gateway.config" . | sha256sum -}}
 {{- else -}}
 {{- $config := include "timbr-gateway.config" . | fromYaml -}}
-{{- pick $config "listen" "workers" "store" "core_dumps" | toYaml | sha256sum -}}
+{{- $held := pick $config "workers" "store" "core_dumps" -}}
+{{- $_ := set $held "listen" (omit $config.listen "proxy_protocol") -}}
+{{- $_ := set $held "log" (omit ($config.log | default dict) "level") -}}
+{{- $held | toYaml | sha256sum -}}
 {{- end -}}
 {{- end }}
 
