@@ -2,6 +2,8 @@
 //!
 //! Shared by all workers. Places are given back when dropped, so nothing is counted twice or forgotten.
 
+mod turns;
+
 use std::hash::{BuildHasher, Hash, RandomState};
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -13,6 +15,9 @@ use crate::config::Limits;
 use crate::metrics::{Cause, Metrics};
 use crate::prehashed::Prehashed;
 
+pub use turns::NoTurn;
+use turns::{Turn, Turns};
+
 /// The counts and their limits.
 #[derive(Debug)]
 pub struct Admission {
@@ -20,6 +25,8 @@ pub struct Admission {
     metrics: Arc<Metrics>,
     connections: Counts,
     requests: Counts,
+    /// What goes to the backends at once, if that is limited.
+    turns: Option<Arc<Turns>>,
 }
 
 /// A request too many.
@@ -34,7 +41,8 @@ pub enum Full {
 impl Admission {
     /// Nothing goes on.
     pub fn new(limits: Limits, metrics: Arc<Metrics>) -> Admission {
-        Admission { limits, metrics, connections: Counts::default(), requests: Counts::default() }
+        let turns = limits.turns.map(|limits| Turns::new(limits, Arc::clone(&metrics)));
+        Admission { limits, metrics, connections: Counts::default(), requests: Counts::default(), turns }
     }
 
     /// What is counted.
@@ -63,7 +71,7 @@ impl Admission {
 
     /// A place for a request.
     pub fn request(self: &Arc<Admission>) -> Result<RequestPlace, Full> {
-        let place = RequestPlace { admission: Arc::clone(self), caller: None };
+        let place = RequestPlace { admission: Arc::clone(self), caller: None, turn: None };
         let before = self.metrics.requests_in_flight.inc();
         if usize::try_from(before).is_ok_and(|before| before >= self.limits.requests) {
             return Err(Full::Everybody);
@@ -93,6 +101,7 @@ impl Drop for ConnectionPlace {
 pub struct RequestPlace {
     admission: Arc<Admission>,
     caller: Option<u64>,
+    turn: Option<Turn>,
 }
 
 impl RequestPlace {
@@ -104,6 +113,22 @@ impl RequestPlace {
             return Err(Full::Caller);
         }
         self.caller = Some(caller);
+        Ok(())
+    }
+
+    /// Whether the request may go to the backend now; if not, it has to [wait](RequestPlace::turn). Until the place is
+    /// given back it counts as being there.
+    pub fn turn_at_once(&mut self) -> bool {
+        let Some(turns) = &self.admission.turns else { return true };
+        self.turn = turns.at_once();
+        self.turn.is_some()
+    }
+
+    /// Waits until it may, with others of the same caller behind one another.
+    pub async fn turn(&mut self) -> Result<(), NoTurn> {
+        if let Some(turns) = &self.admission.turns {
+            self.turn = Some(turns.wait(self.caller.unwrap_or_default()).await?);
+        }
         Ok(())
     }
 }

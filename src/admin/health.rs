@@ -1,7 +1,8 @@
 //! `/livez`, `/readyz` and `/startupz`: whether the process lives, wants requests, and has started.
 //!
-//! With `?verbose` each tells its checks by name, in the form of Kubernetes' own servers. None of them asks the backend or
-//! the token store: all replicas would fail at once with those, and a restart mends neither.
+//! With `?verbose` each tells its checks by name, in the form of Kubernetes' own servers. None of them asks the token store
+//! or, unless `readiness.upstream` is set, the backend: all replicas would fail at once with those, and a restart mends
+//! neither.
 
 use std::cell::Cell;
 use std::fmt::Write;
@@ -11,6 +12,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::shutdown::{Phase, Signal};
+use crate::upstream::Backends;
 
 /// A worker that has not answered for so long is stuck. A machine that is merely overloaded gets round to it sooner.
 const STUCK: Duration = Duration::from_secs(30);
@@ -82,6 +84,8 @@ pub struct Health {
     pub pulse: Rc<Pulse>,
     /// Whether the end has begun.
     pub signal: Signal,
+    /// What is ready only while one of its addresses is in use, if that is wanted.
+    pub backends: Option<Arc<Backends>>,
 }
 
 /// A check's name, and why it fails.
@@ -101,7 +105,10 @@ impl Health {
         let checks = match path {
             // Alive is who answers here: the thread that supervises all others.
             "/livez" => vec![("supervisor", Ok(())), self.workers()],
-            "/readyz" => vec![self.startup(), self.workers(), self.shutdown()],
+            "/readyz" => {
+                let usual = [self.startup(), self.workers(), self.shutdown()];
+                usual.into_iter().chain(self.upstream()).collect()
+            }
             "/startupz" => vec![self.startup()],
             _ => return None,
         };
@@ -118,6 +125,12 @@ impl Health {
             format!("worker-{worker} has not answered for {} s", silence.as_secs())
         };
         ("workers", self.pulse.silent().map_or(Ok(()), |silent| Err(failed(silent))))
+    }
+
+    fn upstream(&self) -> Option<Check> {
+        let usable = self.backends.as_ref()?.is_usable();
+        let why = "no address of the backend is in use; see /upstreams";
+        Some(("upstream", if usable { Ok(()) } else { Err(why.to_owned()) }))
     }
 
     fn shutdown(&self) -> Check {
@@ -159,7 +172,8 @@ mod tests {
     #[test]
     fn each_endpoint_has_its_checks_and_tells_them_when_asked() {
         let (controller, signal) = channel();
-        let health = Health { started: Started::new(2), pulse: Rc::new(Pulse::new(2)), signal };
+        let health =
+            Health { started: Started::new(2), pulse: Rc::new(Pulse::new(2)), signal, backends: None };
         let ask = |path: &str, query: Option<&str>| {
             let verdict = health.answer(path, query).expect("it is one");
             (verdict.is_well, verdict.text)

@@ -70,6 +70,8 @@ pub struct Config {
     pub limits: Limits,
     /// How the process ends.
     pub drain: Drain,
+    /// Whether the gateway wants no requests while no backend is in use.
+    pub ready_with_upstream: bool,
     /// The log.
     pub log: LogOptions,
     /// Whether the process may be dumped and debugged.
@@ -318,6 +320,19 @@ pub struct Limits {
     pub resets: usize,
     /// HTTP/2 frames without a use that a connection may send.
     pub control_frames: u32,
+    /// Requests that go to the backends at once, if that is limited.
+    pub turns: Option<TurnLimits>,
+}
+
+/// Requests that go to the backends at once, and those that wait for it.
+#[derive(Clone, Copy, Debug)]
+pub struct TurnLimits {
+    /// At once.
+    pub requests: usize,
+    /// Waiting.
+    pub queue: usize,
+    /// For so long.
+    pub patience: Duration,
 }
 
 impl Limits {
@@ -336,6 +351,7 @@ impl Limits {
             streams: u32::MAX,
             resets: usize::MAX,
             control_frames: u32::MAX,
+            turns: None,
         }
     }
 }

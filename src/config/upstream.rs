@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::config::reader::Reader;
-use crate::config::{CertificateFiles, url};
+use crate::config::{CertificateFiles, TurnLimits, url};
 use crate::secret::Secret;
 
 const URL: &str = "upstream.url";
@@ -156,6 +156,15 @@ impl Reader<'_> {
             resolve_interval: resolve?,
             health: health?,
         })
+    }
+
+    /// What goes to the backends at once.
+    pub(super) fn turns(&mut self) -> Option<Option<TurnLimits>> {
+        let [requests, queue] = ["upstream.requests", "upstream.queue"]
+            .map(|key| self.limit(key).and_then(|limit| usize::try_from(limit).ok()));
+        let patience = self.duration("upstream.queue_timeout");
+        let limits = TurnLimits { requests: requests?, queue: queue?, patience: patience? };
+        Some((limits.requests > 0).then_some(limits))
     }
 
     fn upstream_urls(&mut self) -> Option<Vec<UpstreamUrl>> {

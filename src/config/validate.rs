@@ -34,6 +34,7 @@ pub(super) fn config(settings: &Settings, problems: &mut Vec<Problem>) -> Option
     let timeouts = reader.timeouts();
     let limits = reader.limits();
     let drain = reader.drain();
+    let ready_with_upstream = reader.flag("readiness.upstream");
     let log = reader.log();
     let core_dumps = reader.flag("core_dumps");
     let workers = reader.count("workers").or_else(cores);
@@ -57,6 +58,7 @@ pub(super) fn config(settings: &Settings, problems: &mut Vec<Problem>) -> Option
         timeouts: timeouts?,
         limits: limits?,
         drain: drain?,
+        ready_with_upstream: ready_with_upstream?,
         log: log?,
         core_dumps: core_dumps?,
         workers: workers?,
@@ -202,6 +204,7 @@ impl Reader<'_> {
             "limits.resets",
         ]
         .map(|key| self.count(key));
+        let turns = self.turns();
         let headers = self.count_up_to("limits.headers", 1000);
         let requests_per_connection = self.count("limits.requests_per_connection");
         let [streams, control_frames] =
@@ -221,6 +224,7 @@ impl Reader<'_> {
             streams: u32::try_from(streams?).ok()?,
             resets: resets?,
             control_frames: u32::try_from(control_frames?).ok()?,
+            turns: turns?,
         })
     }
 

@@ -146,6 +146,16 @@ pub const CATALOGUE: &[(&str, &str)] = &[
     ),
     ("request_body_broken", "The client's body broke off or is not well framed."),
     (
+        "queue_full",
+        "The backend has `upstream.requests` requests, and `upstream.queue` more wait; of these the caller has as many as \
+         anybody, so this one gave way. Nothing was sent. See [upstreams.md](upstreams.md).",
+    ),
+    (
+        "queue_timeout",
+        "The backend had `upstream.requests` requests for as long as one may wait: `upstream.queue_timeout`. Nothing was \
+         sent.",
+    ),
+    (
         "upstream_unavailable",
         "No address of the backend is in use: each of them refused several requests, or failed its checks, and none has \
          recovered yet. Nothing was sent. The log, and `/upstreams` on the admin listener, say why; \

@@ -120,7 +120,7 @@ impl Rejection {
             | Rejection::JwtUnacceptable(_)
             | Rejection::JwtKeysUnavailable
             | Rejection::TooManyFailures(_) => Step::Authenticate,
-            Rejection::TooManyRequests => Step::Share,
+            Rejection::TooManyRequests | Rejection::QueueFull | Rejection::QueueTimeout => Step::Share,
             Rejection::ImpersonationDenied => Step::Impersonate,
             Rejection::NotAuthorized => Step::Authorize,
             Rejection::BearerMissing
@@ -217,6 +217,8 @@ impl Rejection {
             Rejection::UpstreamUnreachable | Rejection::UpstreamClosed | Rejection::UpstreamInvalid => {
                 &["upstream.url"]
             }
+            Rejection::QueueFull => &["upstream.queue", "upstream.requests"],
+            Rejection::QueueTimeout => &["upstream.queue_timeout", "upstream.requests"],
             Rejection::UpstreamUnavailable => &["upstream.eject_after", "upstream.health_path"],
             Rejection::UpstreamConnectTimeout => &["upstream.connect_timeout"],
             Rejection::UpstreamTimeout => &["upstream.response_timeout"],

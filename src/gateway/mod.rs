@@ -32,7 +32,7 @@ use http::{Method, StatusCode};
 use ipnet::IpNet;
 use tracing::{error, warn};
 
-use crate::admission::Admission;
+use crate::admission::{Admission, RequestPlace};
 use crate::auth::Auth;
 use crate::client_body::ClientBody;
 use crate::clock;
@@ -166,6 +166,10 @@ impl Gateway {
         line.place.as_mut().map_or(Ok(()), |place| place.of(&identity.caller()))?;
         let identity = impersonate(&self.auth, &self.rewriter, &screened, identity, line)?;
         authorize(&self.auth, &screened, &identity, line, self.admission.metrics())?;
+        if !line.place.as_mut().is_none_or(RequestPlace::turn_at_once) {
+            // In the heap, as it is seldom so.
+            Box::pin(turn(line)).await?;
+        }
         let request = self.rewriter.rewrite(screened, body, &identity, line.context());
         let asked = clock::now();
         let response = match identity.stands_for() {
@@ -224,10 +228,19 @@ impl Gateway {
     }
 }
 
+/// Waits until the backend takes another request.
+async fn turn(line: &mut AccessLine) -> Result<(), Rejection> {
+    match &mut line.place {
+        Some(place) => Ok(place.turn().await?),
+        None => Ok(()),
+    }
+}
+
 /// What the client is told when the backend gave no answer; the log is told why.
 fn rejection_of(error: &UpstreamError, line: &AccessLine) -> Rejection {
     let rejection = match error {
-        UpstreamError::Unavailable => Rejection::UpstreamUnavailable,
+        // That was told when the last address went out of use; it need not be with each request.
+        UpstreamError::Unavailable => return Rejection::UpstreamUnavailable,
         UpstreamError::Connect(_) => Rejection::UpstreamUnreachable,
         UpstreamError::ConnectTimeout => Rejection::UpstreamConnectTimeout,
         UpstreamError::Closed(_) => Rejection::UpstreamClosed,

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use http::StatusCode;
 use serde::Serialize;
 
-use crate::admission::Full;
+use crate::admission::{Full, NoTurn};
 use crate::fields::{Fields, Name};
 
 /// Why a request was not answered by the backend.
@@ -120,6 +120,10 @@ pub enum Rejection {
     RequestBodyStalled,
     /// The client's body broke off.
     RequestBodyBroken,
+    /// The backend has as many requests as it may have, and as many wait as may.
+    QueueFull,
+    /// The same, and this one has waited for too long.
+    QueueTimeout,
     /// No address of the backend is in use.
     UpstreamUnavailable,
     /// No connection to the backend.
@@ -150,6 +154,15 @@ impl From<Full> for Rejection {
         match full {
             Full::Everybody => Rejection::Overloaded,
             Full::Caller => Rejection::TooManyRequests,
+        }
+    }
+}
+
+impl From<NoTurn> for Rejection {
+    fn from(no_turn: NoTurn) -> Rejection {
+        match no_turn {
+            NoTurn::Full => Rejection::QueueFull,
+            NoTurn::TooLate => Rejection::QueueTimeout,
         }
     }
 }
@@ -199,7 +212,10 @@ impl Rejection {
                 StatusCode::BAD_GATEWAY
             }
             Rejection::TooManyFailures(_) | Rejection::TooManyRequests => StatusCode::TOO_MANY_REQUESTS,
-            Rejection::Overloaded | Rejection::UpstreamUnavailable => StatusCode::SERVICE_UNAVAILABLE,
+            Rejection::Overloaded
+            | Rejection::QueueFull
+            | Rejection::QueueTimeout
+            | Rejection::UpstreamUnavailable => StatusCode::SERVICE_UNAVAILABLE,
             Rejection::TokenStoreUnavailable
             | Rejection::JwtKeysUnavailable
             | Rejection::ApiKeyUnverifiable
@@ -263,6 +279,8 @@ impl Rejection {
             Rejection::RequestBodyTooLarge => "request_body_too_large",
             Rejection::RequestBodyStalled => "request_body_stalled",
             Rejection::RequestBodyBroken => "request_body_broken",
+            Rejection::QueueFull => "queue_full",
+            Rejection::QueueTimeout => "queue_timeout",
             Rejection::UpstreamUnavailable => "upstream_unavailable",
             Rejection::UpstreamUnreachable => "upstream_unreachable",
             Rejection::UpstreamConnectTimeout => "upstream_connect_timeout",
@@ -315,6 +333,8 @@ impl Rejection {
         match self {
             Rejection::Overloaded
             | Rejection::TooManyRequests
+            | Rejection::QueueFull
+            | Rejection::QueueTimeout
             | Rejection::UpstreamUnavailable
             | Rejection::UpstreamUnreachable
             | Rejection::UpstreamConnectTimeout

@@ -151,6 +151,14 @@ impl Rejection {
             Rejection::RequestBodyTooLarge => "The request's body is larger than this path takes.".into(),
             Rejection::RequestBodyStalled => "The request's body did not arrive in time.".into(),
             Rejection::RequestBodyBroken => "The request's body is not well framed.".into(),
+            Rejection::QueueFull => {
+                "The Timbr backend is busy, and too many requests wait for it. Send fewer at once, or try again in a \
+                 moment. This one was not sent."
+                    .into()
+            }
+            Rejection::QueueTimeout => {
+                "The Timbr backend was busy for too long. The request was not sent; try again in a moment.".into()
+            }
             Rejection::UpstreamUnavailable => {
                 "The Timbr backend is out of service at the moment. The request was not sent; try again in a moment."
                     .into()

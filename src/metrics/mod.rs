@@ -43,6 +43,8 @@ pub struct Metrics {
     pub connections: Gauge,
     /// Requests that are being answered.
     pub requests_in_flight: Gauge,
+    /// Requests of these that wait for `upstream.requests`.
+    pub requests_queued: Gauge,
     /// 1 while certificate files cannot be used, and what was read before stays in use.
     pub certificates_unusable: Gauge,
     /// 1 while the token store answers.
@@ -79,6 +81,10 @@ impl Default for Metrics {
         let connections = of.gauge("client_connections", "Client connections that are open");
         let requests_in_flight =
             of.gauge("requests_in_flight", "Requests that are being answered, their bodies included");
+        let requests_queued = of.gauge(
+            "requests_queued",
+            "Requests of these that wait for their turn, where upstream.requests limits them",
+        );
         let certificates_unusable = of.gauge(
             "certificates_unusable",
             "1 while certificate files cannot be used, and what was read before stays in use",
@@ -111,6 +117,7 @@ impl Default for Metrics {
             workers,
             connections,
             requests_in_flight,
+            requests_queued,
             certificates_unusable,
             store_up,
             users_unusable,

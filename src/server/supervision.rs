@@ -41,7 +41,8 @@ impl Supervision<'_> {
         let status = format!("serving: https {}, http {}, admin {}", shown(https), shown(http), shown(admin));
         let workers = std::mem::take(&mut crew.orders);
         helpers.spawn_local(keep_pulse(workers, Rc::clone(&pulse), manager.clone(), status));
-        let health = Health { started: crew.started, pulse, signal };
+        let backends = config.ready_with_upstream.then(|| Arc::clone(&parts.backends));
+        let health = Health { started: crew.started, pulse, signal, backends };
         let (auth, backends) = (Arc::clone(&parts.auth), Arc::clone(&parts.backends));
         let admin = Rc::new(Admin { health, metrics: Arc::clone(&metrics), auth, refusals, backends });
         for listener in sockets.admin {

@@ -42,11 +42,12 @@ pub async fn keep_resolved(backends: Arc<Backends>, origin: Arc<Origin>, resolve
         let begun = Instant::now();
         let found = resolver.look_up(&origin.host).await;
         let is_known = take(&backends, &origin, found);
-        let pause = if is_known { backends.options.resolve_interval } else { SOONEST };
-        let next = begun + pause.max(SOONEST.min(backends.options.resolve_interval));
+        let interval = backends.options.resolve_interval;
+        let soonest = SOONEST.min(interval);
+        let next = begun + if is_known { interval } else { soonest };
         tokio::select! {
             () = sleep_until(next) => {}
-            () = backends.doubted.notified() => sleep_until(next.min(begun + SOONEST)).await,
+            () = backends.doubted.notified() => sleep_until(next.min(begun + soonest)).await,
         }
     }
 }
@@ -88,5 +89,82 @@ fn take(backends: &Backends, origin: &Arc<Origin>, found: io::Result<Vec<IpAddr>
             }
             false
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::RefCell;
+    use std::collections::VecDeque;
+    use std::rc::Rc;
+
+    use tokio::task::LocalSet;
+
+    use super::*;
+    use crate::config::{Sources, load};
+
+    type Answers = Rc<RefCell<VecDeque<io::Result<Vec<IpAddr>>>>>;
+
+    /// Gives one answer after the other, and the last one again and again.
+    struct Scripted(Answers);
+
+    impl Resolver for Scripted {
+        fn look_up(&self, host: &str) -> Pin<Box<dyn Future<Output = io::Result<Vec<IpAddr>>>>> {
+            assert_eq!(host, "backend.test");
+            let next = self.0.borrow_mut().pop_front();
+            Box::pin(async move { next.unwrap_or_else(|| Err(io::Error::other("no answer"))) })
+        }
+    }
+
+    fn backends() -> Arc<Backends> {
+        let variables = [
+            ("API_AUTH_SALT", "cw_0x689RpI-jtRR7oE8h_eQsKImvJapLeSbXpwF4e4="),
+            ("TIMBR_GATEWAY_UPSTREAM_URL", "http://backend.test:8000"),
+            ("TIMBR_GATEWAY_UPSTREAM_RESOLVE_INTERVAL", "5ms"),
+        ];
+        let environment = variables.map(|(name, value)| (name.into(), value.into())).into();
+        let (config, _) = load(&Sources { environment, ..Sources::default() }).expect("valid");
+        Backends::new(config.upstream, vec![None], 1)
+    }
+
+    fn addresses(backends: &Backends) -> Vec<String> {
+        backends.endpoints().iter().map(|endpoint| endpoint.address.to_string()).collect()
+    }
+
+    #[tokio::test]
+    async fn addresses_follow_the_name_and_stay_while_it_has_none() {
+        let backends = backends();
+        let origin = Arc::clone(&backends.origins()[0]);
+        let ips = |list: &[&str]| -> io::Result<Vec<IpAddr>> {
+            Ok(list.iter().map(|ip| ip.parse().expect("an address")).collect())
+        };
+        let answers = Answers::default();
+        let script = |answer| answers.borrow_mut().push_back(answer);
+        script(Err(io::Error::other("down")));
+        script(ips(&["10.0.0.2", "10.0.0.1", "10.0.0.2"]));
+        script(ips(&["10.0.0.1", "10.0.0.3"]));
+        script(ips(&[]));
+        script(Err(io::Error::other("down")));
+        let mut changes = backends.changes();
+        let local = LocalSet::new();
+        local.spawn_local(keep_resolved(Arc::clone(&backends), Arc::clone(&origin), Scripted(answers)));
+        local
+            .run_until(async {
+                // Known to have none: nobody waits any longer.
+                changes.changed().await.expect("it lives");
+                assert!(backends.are_looked_up() && addresses(&backends).is_empty());
+                changes.changed().await.expect("it lives");
+                assert_eq!(addresses(&backends), ["10.0.0.1:8000", "10.0.0.2:8000"]);
+                let [kept, left] = [0, 1].map(|at| Arc::clone(&backends.endpoints()[at]));
+                changes.changed().await.expect("it lives");
+                assert_eq!(addresses(&backends), ["10.0.0.1:8000", "10.0.0.3:8000"]);
+                assert!(Arc::ptr_eq(&backends.endpoints()[0], &kept), "it is the same as before");
+                assert!(left.is_gone() && !kept.is_gone());
+                while origin.resolution().failures < 4 {
+                    tokio::time::sleep(std::time::Duration::from_millis(1)).await;
+                }
+                assert_eq!(addresses(&backends), ["10.0.0.1:8000", "10.0.0.3:8000"], "what was known stays");
+            })
+            .await;
     }
 }

@@ -105,6 +105,13 @@ pub const RUNNING: &[Opt] = &[
         "After that: how long requests in flight may take to end.",
     ),
     opt(
+        "readiness.upstream",
+        Shape::Bool,
+        Some("false"),
+        "Whether /readyz fails while no address of the backend is in use. Off, as all replicas would leave at once, and the \
+         clients would be refused a connection instead of being told why.",
+    ),
+    opt(
         "log.level",
         Shape::Choice(&["error", "warn", "info", "debug", "trace"]),
         Some("info"),

@@ -130,6 +130,21 @@ pub const SERVING: &[Opt] = &[
         "How long an idle connection is kept for reuse. Must be below the backend's keep-alive (gunicorn: 2s).",
     ),
     opt(
+        "upstream.requests",
+        Shape::Limit,
+        Some("0"),
+        "The most requests that go to the backends at once, altogether; further ones wait, and callers take turns. For a \
+         backend with so many threads. 0: no limit.",
+    ),
+    opt(
+        "upstream.queue",
+        Shape::Limit,
+        Some("1024"),
+        "The most requests that wait for upstream.requests; beyond it the caller with the most gives way, with 503. 0: \
+         none waits.",
+    ),
+    opt("upstream.queue_timeout", Shape::Duration, Some("30s"), "How long one may wait there."),
+    opt(
         "upstream.resolve_interval",
         Shape::Duration,
         Some("5s"),

@@ -203,7 +203,8 @@ impl<I: AsyncRead + AsyncWrite + Unpin> Wire<I> {
 
     /// Ready when the client has gone away, while its request is being answered. Who reads the body notices it there.
     pub fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        if !self.body_is_ended() {
+        // What nobody has asked for yet is read ahead, as a request may wait for its turn and its client leave meanwhile.
+        if !self.body_is_ended() && (self.body_wanted || matches!(self.body, Inbound::Broken(_))) {
             if !matches!(self.body, Inbound::Broken(_))
                 && !self.server.as_ref().is_some_and(|waker| waker.will_wake(cx.waker()))
             {

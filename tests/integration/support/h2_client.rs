@@ -127,6 +127,32 @@ impl H2Client {
         })
     }
 
+    /// Sends a request, resets its stream when it `is_there`, and waits until it `is_over`.
+    pub fn send_and_leave(
+        &self,
+        line: &str,
+        fields: &[(&str, &str)],
+        is_there: impl Fn() -> bool,
+        is_over: impl Fn() -> bool,
+    ) {
+        const PAUSE: Duration = Duration::from_millis(5);
+        let begun = std::time::Instant::now();
+        self.runtime.block_on(async {
+            let mut sender = self.sender.clone().ready().await.expect("room for a stream");
+            let (response, mut stream) = sender.send_request(request(line, fields), false).expect("sent");
+            stream.send_data(Bytes::from_static(b"{}"), true).expect("sent");
+            while !is_there() {
+                assert!(begun.elapsed() < PATIENCE, "it does not arrive");
+                tokio::time::sleep(PAUSE).await;
+            }
+            drop((response, stream));
+            while !is_over() {
+                assert!(begun.elapsed() < PATIENCE, "it is not over");
+                tokio::time::sleep(PAUSE).await;
+            }
+        });
+    }
+
     /// Sends requests at once and reads their answers.
     pub fn send_together(&self, requests: &[(&str, &[(&str, &str)])]) -> Vec<Result<H2Answer, h2::Error>> {
         self.runtime.block_on(async {

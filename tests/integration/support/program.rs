@@ -3,6 +3,7 @@
 use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
 use std::process::{Child, ChildStderr, Command, ExitStatus, Stdio};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use serde_json::Value;
@@ -25,6 +26,9 @@ pub struct Program {
     _files: Pki,
 }
 
+/// What a program has logged so far.
+pub type Lines = Arc<Mutex<Vec<Value>>>;
+
 impl Program {
     /// With one worker. Its log is read and forgotten.
     pub fn start(upstream: SocketAddr, options: &[(&str, &str)]) -> Program {
@@ -37,6 +41,22 @@ impl Program {
         let mut log = program.log.take().expect("nobody reads it yet");
         std::thread::spawn(move || std::io::copy(&mut log, &mut std::io::sink()));
         program
+    }
+
+    /// With the lines of its log as they come. `shell` is what starts the program, as `$0`.
+    pub fn start_logged(upstream: SocketAddr, options: &[(&str, &str)], shell: &str) -> (Program, Lines) {
+        let mut program = Program::start_unread(upstream, options, shell);
+        let log = program.log.take().expect("nobody reads it yet");
+        let lines = Lines::default();
+        let shared = Arc::clone(&lines);
+        std::thread::spawn(move || {
+            for line in log.lines().map_while(Result::ok) {
+                if let Ok(line) = serde_json::from_str(&line) {
+                    shared.lock().expect("no panic").push(line);
+                }
+            }
+        });
+        (program, lines)
     }
 
     /// Nobody reads its log after the first line. `shell` is what starts the program, as `$0`.

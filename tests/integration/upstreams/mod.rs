@@ -1,7 +1,12 @@
 //! Several backends: who gets which request, and what becomes of those that fail.
 
 mod balance;
+mod checks;
+mod names;
 mod outages;
+mod queue;
+mod restart;
+mod slow;
 
 use std::net::{SocketAddr, TcpListener};
 

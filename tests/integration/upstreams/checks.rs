@@ -1,0 +1,70 @@
+//! Checks of `upstream.health_path`, and readiness.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use crate::support::client::Client;
+use crate::support::gateway::Gateway;
+use crate::support::upstream::{Upstream, answer};
+use crate::support::wait_until;
+
+use super::{endpoint, gateway, post};
+
+/// Says of itself whether it is well, and answers requests all the same.
+fn checked(well: &Arc<AtomicBool>) -> Upstream {
+    let well = Arc::clone(well);
+    Upstream::behaving(move |request, stream| {
+        let is_ill = request.line.starts_with("GET /health ") && !well.load(Ordering::SeqCst);
+        answer(stream, if is_ill { 500 } else { 200 }, "{}")
+    })
+}
+
+fn is_ready(gateway: &Gateway) -> bool {
+    Client::connect(gateway.admin()).send("GET /readyz", &[], b"").status == 200
+}
+
+const CHECKED: [(&str, &str); 4] = [
+    ("UPSTREAM_HEALTH_PATH", "/health"),
+    ("UPSTREAM_HEALTH_INTERVAL", "50ms"),
+    ("UPSTREAM_UNHEALTHY_AFTER", "2"),
+    ("READINESS_UPSTREAM", "true"),
+];
+
+#[test]
+fn what_is_unhealthy_gets_no_requests_until_it_is_healthy_again() {
+    let well = [Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(true))];
+    let backends = [checked(&well[0]), checked(&well[1])];
+    let gateway = gateway(&[backends[0].address(), backends[1].address()], &CHECKED);
+    let token = gateway.token();
+    let state = |number: usize| endpoint(&gateway, backends[number].address())["state"].clone();
+    wait_until("it is found out", || state(0) == "unhealthy");
+    assert_eq!((state(1).as_str(), is_ready(&gateway)), (Some("usable"), true));
+    let requests =
+        |number: usize| backends[number].log().iter().filter(|seen| seen.line.starts_with("POST")).count();
+    let before = requests(0);
+    for number in 0..20 {
+        assert_eq!(post(&gateway, &token, &number.to_string()).status, 200);
+    }
+    assert_eq!(requests(0), before);
+    let check =
+        backends[0].log().into_iter().find(|seen| seen.line.starts_with("GET /health")).expect("a check");
+    assert_eq!(check.field("host"), backends[0].address().to_string());
+    assert!(check.folded("x-api-key").is_empty() && check.folded("authorization").is_empty());
+    well[1].store(false, Ordering::SeqCst);
+    wait_until("nobody is healthy", || state(1) == "unhealthy");
+    let refused = post(&gateway, &token, "x");
+    assert_eq!((refused.status, refused.reason().as_str()), (503, "upstream_unavailable"));
+    assert!(!is_ready(&gateway), "with readiness.upstream");
+    well[0].store(true, Ordering::SeqCst);
+    wait_until("it is healthy again", || state(0) == "usable");
+    assert_eq!((post(&gateway, &token, "y").status, is_ready(&gateway)), (200, true));
+}
+
+#[test]
+fn readiness_does_not_ask_for_the_backend_unless_told_to() {
+    let gateway = Gateway::start(super::closed_port(), &[("UPSTREAM_EJECT_AFTER", "1")]);
+    let token = gateway.token();
+    assert_eq!(post(&gateway, &token, "a").status, 502);
+    assert_eq!(post(&gateway, &token, "b").reason(), "upstream_unavailable");
+    assert!(is_ready(&gateway));
+}

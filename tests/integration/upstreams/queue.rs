@@ -1,0 +1,184 @@
+//! A backend that takes only so many requests at once: who waits, whose turn it is, and who leaves.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+use crate::support::client::Client;
+use crate::support::gateway::Gateway;
+use crate::support::h2_client::H2Client;
+use crate::support::program::Program;
+use crate::support::upstream::{Upstream, answer};
+use crate::support::wait_until;
+
+use super::JSON;
+
+const QUERY: &str = "POST /timbr/api/x";
+
+fn queued(gateway: &Gateway) -> f64 {
+    gateway.metric("timbr_gateway_requests_queued")
+}
+
+/// Takes so long for each request, and counts how many it has at once.
+fn busy(pause: Duration, most: &Arc<AtomicUsize>) -> Upstream {
+    let (now, most) = (AtomicUsize::new(0), Arc::clone(most));
+    Upstream::behaving(move |_, stream| {
+        most.fetch_max(now.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
+        thread::sleep(pause);
+        now.fetch_sub(1, Ordering::SeqCst);
+        answer(stream, 200, "{}")
+    })
+}
+
+/// Answers nobody before it is opened.
+fn gate() -> (Upstream, Arc<std::sync::atomic::AtomicBool>) {
+    let open = Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let ours = Arc::clone(&open);
+    let upstream = Upstream::behaving(move |_, stream| {
+        wait_until("it is opened", || ours.load(Ordering::SeqCst));
+        answer(stream, 200, "{}")
+    });
+    (upstream, open)
+}
+
+/// A client whose query is on its way.
+fn sent(gateway: &Gateway, token: &str) -> Client {
+    let mut client = gateway.client();
+    client.write_request(QUERY, &[JSON, ("x-api-key", token)], b"{}");
+    client
+}
+
+#[test]
+fn two_hundred_queries_of_one_user_hold_up_nobody_else() {
+    const QUERIES: usize = 200;
+    let most = Arc::<AtomicUsize>::default();
+    let upstream = busy(Duration::from_millis(25), &most);
+    let gateway = Gateway::start(upstream.address(), &[("UPSTREAM_REQUESTS", "4")]);
+    let (alice, bob) = (gateway.token(), gateway.token_of("bob", "secret"));
+    let dashboard: Vec<_> = (0..QUERIES).map(|_| sent(&gateway, &alice)).collect();
+    wait_until("they wait", || queued(&gateway) > 100.0);
+    let start = Instant::now();
+    let before = upstream.log().len();
+    assert_eq!(sent(&gateway, &bob).read_answer(false).status, 200);
+    let waited = start.elapsed();
+    let of_bob = |seen: &crate::support::upstream::Recorded| seen.field("x-forwarded-user") == "bob";
+    let place = upstream.log().iter().position(of_bob).expect("it arrived") - before;
+    for mut client in dashboard {
+        assert_eq!(client.read_answer(false).status, 200);
+    }
+    println!("one query behind {QUERIES}: {place} before it, {waited:?}; {:?} for all", start.elapsed());
+    assert!(place < 40, "{place} of those that came before it were served first");
+    assert_eq!(most.load(Ordering::SeqCst), 4, "never more at once");
+    assert_eq!((upstream.log().len(), queued(&gateway)), (QUERIES + 1, 0.0));
+}
+
+#[test]
+fn who_waits_for_too_long_or_finds_no_room_is_told_when_to_come_again() {
+    let (upstream, open) = gate();
+    let options = [("UPSTREAM_REQUESTS", "1"), ("UPSTREAM_QUEUE", "2"), ("UPSTREAM_QUEUE_TIMEOUT", "600ms")];
+    let gateway = Gateway::start(upstream.address(), &options);
+    let (alice, bob) = (gateway.token(), gateway.token_of("bob", "secret"));
+    let mut served = sent(&gateway, &alice);
+    wait_until("it is there", || upstream.log().len() == 1);
+    let mut waiting = sent(&gateway, &alice);
+    wait_until("it waits", || queued(&gateway) == 1.0);
+    let mut last = sent(&gateway, &alice);
+    wait_until("it waits", || queued(&gateway) == 2.0);
+    let full = sent(&gateway, &alice).read_answer(false);
+    assert_eq!((full.status, full.reason().as_str(), full.field("retry-after")), (503, "queue_full", "1"));
+    // Bob has none yet; the last one of Alice's gives way.
+    let start = Instant::now();
+    let mut other = sent(&gateway, &bob);
+    assert_eq!(last.read_answer(false).reason(), "queue_full");
+    for client in [&mut waiting, &mut other] {
+        let late = client.read_answer(false);
+        assert_eq!((late.status, late.reason().as_str()), (503, "queue_timeout"));
+        assert_eq!(late.field("retry-after"), "1");
+    }
+    assert!(start.elapsed() >= Duration::from_millis(590), "{:?}", start.elapsed());
+    open.store(true, Ordering::SeqCst);
+    assert_eq!(served.read_answer(false).status, 200);
+    assert_eq!(upstream.log().len(), 1, "nothing else was sent");
+    assert_eq!(sent(&gateway, &bob).read_answer(false).status, 200);
+}
+
+#[test]
+fn a_drain_lets_the_queue_go_on() {
+    let most = Arc::<AtomicUsize>::default();
+    let upstream = busy(Duration::from_millis(50), &most);
+    let gateway = Gateway::start(upstream.address(), &[("UPSTREAM_REQUESTS", "2")]);
+    let token = gateway.token();
+    let clients: Vec<_> = (0..10).map(|_| sent(&gateway, &token)).collect();
+    wait_until("they wait", || queued(&gateway) > 3.0);
+    gateway.ask_to_stop();
+    for mut client in clients {
+        assert_eq!(client.read_answer(false).status, 200);
+    }
+    assert_eq!((upstream.log().len(), most.load(Ordering::SeqCst)), (10, 2));
+}
+
+/// How many wait, as operators read it.
+fn waiting(program: &Program) -> usize {
+    let metrics = Client::connect(program.admin.expect("it is on")).send("GET /metrics", &[], b"");
+    let line = metrics.text().lines().find_map(|line| line.strip_prefix("timbr_gateway_requests_queued "));
+    line.expect("it is there").parse().expect("a number")
+}
+
+/// The access lines of queries.
+fn queries(lines: &Mutex<Vec<Value>>) -> Vec<(u64, String)> {
+    let lines = lines.lock().expect("no panic");
+    let of_queries = lines.iter().filter(|line| line["path"] == "/timbr/api/x");
+    of_queries
+        .map(|line| {
+            (line["status"].as_u64().expect("a status"), line["request_id"].as_str().unwrap_or("").to_owned())
+        })
+        .collect()
+}
+
+#[test]
+fn a_client_that_leaves_ends_its_query_wherever_that_is() {
+    for queued in [false, true] {
+        let (upstream, open) = gate();
+        let options = [("UPSTREAM_REQUESTS", "1"), ("LISTEN_ADMIN", "127.0.0.1:0")];
+        let (program, lines) = Program::start_logged(upstream.address(), &options, "exec \"$0\" serve");
+        let token = program.token();
+        let fields = |id: &'static str| [JSON, ("x-api-key", token.as_str()), ("x-request-id", id)];
+        let mut first = Client::connect(program.http);
+        if queued {
+            first.write_request(QUERY, &fields("first"), b"{}");
+            wait_until("the first one is there", || upstream.log().len() == 1);
+        }
+        let here = usize::from(queued);
+        // HTTP/1, with a body that nobody has read yet while the request waits.
+        let mut leaving = Client::connect(program.http);
+        leaving.write_request(QUERY, &fields("leaves"), b"{\"a\":1}");
+        let is_there = |sent: usize| match queued {
+            true => waiting(&program) == 1,
+            false => upstream.log().len() == sent,
+        };
+        wait_until("it has arrived", || is_there(1));
+        drop(leaving);
+        wait_until("it is told", || queries(&lines).contains(&(499, "leaves".to_owned())));
+        let h2 = H2Client::connect(program.https, &program.authority_pem);
+        h2.send_and_leave(
+            QUERY,
+            &fields("leaves-h2"),
+            || is_there(2),
+            || queries(&lines).contains(&(499, "leaves-h2".to_owned())),
+        );
+        if !queued {
+            assert_eq!(upstream.log().len(), 2);
+        }
+        open.store(true, Ordering::SeqCst);
+        if queued {
+            assert_eq!(first.read_answer(false).status, 200);
+            assert_eq!(upstream.log().len(), here, "who left was not sent");
+        }
+        // Its place is free: with one at once, nobody would be served otherwise.
+        let mut next = Client::connect(program.http);
+        assert_eq!(next.send(QUERY, &fields("next"), b"{}").status, 200);
+    }
+}

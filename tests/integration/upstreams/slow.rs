@@ -1,0 +1,145 @@
+//! What hangs holds up nobody else.
+
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crate::support::client::Client;
+use crate::support::program::Program;
+use crate::support::upstream::{Then, Upstream, answer};
+
+use super::JSON;
+
+/// Hangs on one route for longer than it is waited for, and answers others at once.
+fn hanging_on_one_route() -> Upstream {
+    Upstream::behaving(|request, stream| {
+        if request.line.contains("/timbr/openapi/") {
+            thread::sleep(Duration::from_secs(4));
+            return Then::Close;
+        }
+        answer(stream, 200, "{}")
+    })
+}
+
+/// The 50th and the 99th percentile of so many requests, one after the other.
+fn percentiles(client: &mut Client, fields: &[(&str, &str)], requests: usize) -> (Duration, Duration) {
+    let mut times: Vec<_> = (0..requests)
+        .map(|_| {
+            let start = Instant::now();
+            assert_eq!(client.send("POST /timbr/api/x", fields, b"{}").status, 200);
+            start.elapsed()
+        })
+        .collect();
+    times.sort_unstable();
+    (times[requests / 2], times[requests * 99 / 100])
+}
+
+/// `SLOW_ROUTE_REQUESTS` says how many are measured: the figures of a quiet machine need more than a test does.
+#[test]
+fn a_route_that_hangs_does_not_slow_another_one() {
+    const HANGING: usize = 100;
+    let requests =
+        std::env::var("SLOW_ROUTE_REQUESTS").ok().and_then(|text| text.parse().ok()).unwrap_or(500);
+    let upstream = hanging_on_one_route();
+    let options =
+        [("UPSTREAM_RESPONSE_TIMEOUT", "2s"), ("LISTEN_ADMIN", "127.0.0.1:0"), ("LIMITS_REQUESTS", "101")];
+    let program = Program::start(upstream.address(), &options);
+    let token = program.token();
+    let fields = [JSON, ("x-api-key", &*token)];
+    let mut client = Client::connect(program.http);
+    percentiles(&mut client, &fields, requests);
+    let before = percentiles(&mut client, &fields, requests);
+    let start = Instant::now();
+    let hanging: Vec<_> = (0..HANGING)
+        .map(|_| {
+            let mut client = Client::connect(program.http);
+            client.write_request("POST /timbr/openapi/x", &fields, b"{}");
+            client
+        })
+        .collect();
+    crate::support::wait_until("they hang", || {
+        upstream.log().iter().filter(|seen| seen.line.contains("openapi")).count() == HANGING
+    });
+    let all_there = start.elapsed();
+    let during = percentiles(&mut client, &fields, requests);
+    // One more is let in beside the hundred, and no other.
+    let mut held = Client::connect(program.http);
+    held.write_request("POST /timbr/openapi/x", &fields, b"{}");
+    crate::support::wait_until("it hangs too", || {
+        upstream.log().iter().filter(|seen| seen.line.contains("openapi")).count() > HANGING
+    });
+    let refused = Client::connect(program.http).send("POST /timbr/api/x", &fields, b"{}");
+    let capped = (refused.status, start.elapsed());
+    for mut client in hanging {
+        let late = client.read_answer(false);
+        assert_eq!((late.status, late.reason().as_str()), (504, "upstream_timeout"));
+    }
+    let waited = start.elapsed();
+    println!(
+        "p50/p99 of one route: {before:?} before, {during:?} while {HANGING} requests of another hang (all there after \
+         {all_there:?}); 504 after {waited:?}; the next one {capped:?}"
+    );
+    assert!(
+        waited >= Duration::from_secs(2) && waited < Duration::from_millis(2250) + all_there,
+        "{waited:?}"
+    );
+    if capped.1 < Duration::from_secs(2) {
+        assert_eq!((refused.status, refused.reason().as_str()), (503, "overloaded"));
+    }
+    // Far from any real delay, on a machine that does other things besides.
+    assert!(during.0 < before.0 * 3 + Duration::from_millis(5), "{before:?} {during:?}");
+}
+
+#[test]
+fn a_backend_that_hangs_is_given_up_and_the_other_one_serves() {
+    let hanging = Upstream::behaving(|_, _| {
+        thread::sleep(Duration::from_secs(3));
+        Then::Close
+    });
+    let sound = Upstream::start();
+    let options = [("UPSTREAM_RESPONSE_TIMEOUT", "200ms"), ("UPSTREAM_EJECT_AFTER", "3")];
+    let gateway = super::gateway(&[hanging.address(), sound.address()], &options);
+    let token = gateway.token();
+    let mut late = 0;
+    for number in 0..60 {
+        let start = Instant::now();
+        let got = super::post(&gateway, &token, &number.to_string());
+        if got.status != 200 {
+            assert_eq!((got.status, got.reason().as_str()), (504, "upstream_timeout"));
+            assert!(start.elapsed() < Duration::from_millis(450), "{:?}", start.elapsed());
+            late += 1;
+        }
+    }
+    assert!(late <= 3, "{late} of 60");
+    let told = super::endpoint(&gateway, hanging.address());
+    assert_eq!(
+        (told["state"].as_str(), told["why"].as_str()),
+        (Some("ejected"), Some("response_timeout")),
+        "{told}"
+    );
+}
+
+/// A long query is no sign of a backend that is ill, as long as it answers others.
+#[test]
+fn queries_that_take_too_long_do_not_take_a_backend_out_of_use() {
+    let backends = [hanging_on_one_route(), hanging_on_one_route()];
+    let addresses = [backends[0].address(), backends[1].address()];
+    let options = [("UPSTREAM_RESPONSE_TIMEOUT", "300ms"), ("UPSTREAM_EJECT_AFTER", "2")];
+    let gateway = super::gateway(&addresses, &options);
+    let token = gateway.token();
+    let fields = [JSON, ("x-api-key", &*token)];
+    let mut long: Vec<_> = (0..16).map(|_| gateway.client()).collect();
+    for client in &mut long {
+        client.write_request("POST /timbr/openapi/x", &fields, b"{}");
+    }
+    for number in 0..100 {
+        assert_eq!(super::post(&gateway, &token, &number.to_string()).status, 200);
+        thread::sleep(Duration::from_millis(2));
+    }
+    for client in &mut long {
+        assert_eq!(client.read_answer(false).reason(), "upstream_timeout");
+    }
+    for address in addresses {
+        let told = super::endpoint(&gateway, address);
+        assert_eq!((told["state"].as_str(), told["ejections"].as_u64()), (Some("usable"), Some(0)), "{told}");
+    }
+}
