@@ -4,9 +4,10 @@ use std::process::ExitCode;
 
 use clap::{Arg, ArgAction, ArgMatches, Command};
 
-use crate::cli::{Outcome, options, say};
-use crate::config::print::effective;
+use crate::cli::{Outcome, complain, options, say};
+use crate::config::print::{as_json, effective};
 use crate::config::schema::schema;
+use crate::config::warnings;
 use crate::server;
 
 pub fn command() -> Command {
@@ -14,18 +15,31 @@ pub fn command() -> Command {
         .long("origins")
         .action(ArgAction::SetTrue)
         .help("Tell where each value came from");
+    let format = Arg::new("format")
+        .long("format")
+        .value_name("FORMAT")
+        .value_parser(["yaml", "json"])
+        .default_value("yaml")
+        .help("yaml: a file that the gateway reads back. json: options with their values and origins, for programs");
     Command::new("config")
         .about("Look at the configuration without starting the gateway")
         .subcommand_required(true)
         .subcommand(options::add_to(
             Command::new("check")
-                .about("Read everything that `serve` would read, and tell all that is wrong"),
+                .about("Read everything that `serve` would read, and tell all that is wrong")
+                .after_help(
+                    "Exit code 1 if anything is wrong; warnings change nothing about it.\n\n\
+                     Example:\n  timbr-gateway config check -c gateway.yaml",
+                ),
         ))
         .subcommand(
             options::add_to(
-                Command::new("print").about("Print the configuration in force, without its secrets"),
+                Command::new("print")
+                    .about("Print the configuration in force, without its secrets")
+                    .after_help("Example:\n  timbr-gateway config print -c gateway.yaml --origins"),
             )
-            .arg(origins),
+            .arg(origins)
+            .arg(format),
         )
         .subcommand(
             Command::new("schema").about("Print the JSON Schema (2020-12) of the configuration file").after_help(
@@ -34,19 +48,29 @@ pub fn command() -> Command {
                  # yaml-language-server: $schema=gateway.schema.json",
             ),
         )
-        .after_help("Example:\n  timbr-gateway config print --config gateway.yaml --origins")
+        .after_help(
+            "Examples:\n  timbr-gateway config check -c gateway.yaml\n  \
+             timbr-gateway config print -c gateway.yaml --origins\n  \
+             timbr-gateway config schema > gateway.schema.json",
+        )
 }
 
 pub fn run(matches: &ArgMatches) -> Outcome {
     match matches.subcommand() {
         Some(("check", matches)) => {
-            let (config, _) = options::load(&options::sources(matches))?;
+            let (config, settings) = options::load(&options::sources(matches))?;
             server::check(&config)?;
+            for warning in warnings(&config, &settings) {
+                complain(&format!("warning: {warning}"));
+            }
             say("The configuration is valid.")?;
         }
         Some(("print", matches)) => {
             let (config, settings) = options::load(&options::sources(matches))?;
-            say(effective(&settings, &config.routes, matches.get_flag("origins")).trim_end())?;
+            match matches.get_one::<String>("format").map(String::as_str) {
+                Some("json") => say(format_args!("{:#}", as_json(&settings, &config.routes)))?,
+                _ => say(effective(&settings, &config.routes, matches.get_flag("origins")).trim_end())?,
+            }
         }
         Some(("schema", _)) => say(format_args!("{:#}", schema()))?,
         _ => unreachable!("clap takes no other"),

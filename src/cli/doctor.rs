@@ -16,7 +16,7 @@ use crate::secret::Secret;
 use crate::telemetry::{self, Format, LogOptions};
 
 use chain::{Caller, Chain};
-use report::Report;
+use report::{Manner, Report};
 
 /// Another server that takes longer for the head of an answer is broken, as far as this goes.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -42,7 +42,8 @@ pub fn command() -> Command {
 }
 
 pub fn run(matches: &ArgMatches) -> Outcome {
-    let mut report = Report::default();
+    let manner = if matches.get_flag("json") { Manner::Json } else { Manner::Lines };
+    let mut report = Report::new(manner);
     let sources = options::sources(matches);
     match config::load(&sources) {
         Err(problems) => {
@@ -50,8 +51,11 @@ pub fn run(matches: &ArgMatches) -> Outcome {
                 report.failed("configuration", &problem.message, &problem.subject);
             }
         }
-        Ok((config, _)) => {
+        Ok((config, settings)) => {
             report.ok("configuration", "every option is valid");
+            for warning in config::warnings(&config, &settings) {
+                report.warning("configuration", warning.message, warning.subject);
+            }
             let log = LogOptions { level: LevelFilter::WARN, format: Format::Text, access: false };
             let _log = telemetry::init(log)?;
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
@@ -68,7 +72,7 @@ pub fn run(matches: &ArgMatches) -> Outcome {
             }
         }
     }
-    say(if matches.get_flag("json") { report.json() } else { report.text() })?;
+    say(report.conclusion())?;
     Ok(if report.is_healthy() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 

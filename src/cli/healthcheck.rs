@@ -19,7 +19,10 @@ pub fn command() -> Command {
     let command = Command::new("healthcheck")
         .about("Ask a running gateway whether it lives; exit code 0 if so")
         .arg(ready)
-        .after_help("Example, in a Dockerfile:\n  HEALTHCHECK CMD [\"/timbr-gateway\", \"healthcheck\"]");
+        .after_help(
+            "Exit code 0: it does. 1: it does not, or nobody answers.\n\n\
+             Example, in a Dockerfile:\n  HEALTHCHECK CMD [\"/timbr-gateway\", \"healthcheck\"]",
+        );
     running::add_to(command)
 }
 

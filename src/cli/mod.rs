@@ -1,11 +1,13 @@
 //! The command line: one file a subcommand.
 
 mod bearer;
+mod completions;
 mod config;
 mod demo;
 mod doctor;
 mod explain;
 mod healthcheck;
+mod man;
 mod options;
 mod password;
 mod running;
@@ -51,6 +53,8 @@ fn command_of_the_arguments() -> Outcome {
         Some(("config", matches)) => config::run(matches),
         Some(("doctor", matches)) => doctor::run(matches),
         Some(("healthcheck", matches)) => healthcheck::run(matches),
+        Some(("completions", matches)) => completions::run(matches),
+        Some(("man", matches)) => man::run(matches),
         _ => unreachable!("clap takes no other"),
     }
 }
@@ -59,6 +63,7 @@ fn command_of_the_arguments() -> Outcome {
 pub fn command() -> Command {
     Command::new("timbr-gateway")
         .version(env!("CARGO_PKG_VERSION"))
+        .long_version(long_version())
         .about("An authenticating reverse proxy for the API of a Timbr semantic layer")
         .subcommand_required(true)
         .arg_required_else_help(true)
@@ -72,10 +77,32 @@ pub fn command() -> Command {
         .subcommand(config::command())
         .subcommand(doctor::command())
         .subcommand(healthcheck::command())
+        .subcommand(completions::command())
+        .subcommand(man::command())
         .after_help(
-            "Exit codes: 0 done; 1 failed, with a sentence on standard error; 2 wrong arguments; 3 a worker \
-             broke down; 130 ended by a second signal.",
+            "Examples:\n  \
+             timbr-gateway demo --once\n  \
+             timbr-gateway config check -c gateway.yaml\n  \
+             timbr-gateway serve -c gateway.yaml\n  \
+             timbr-gateway doctor -c gateway.yaml --user alice\n  \
+             timbr-gateway explain 7496242a0b4f4c0f9b1d5d0c3f1e2a77\n\n\
+             Exit codes:\n  \
+             0    done\n  \
+             1    failed, or something is wrong: a sentence says what\n  \
+             2    wrong arguments\n  \
+             3    serve: a worker broke down\n  \
+             130  serve: ended by a second signal\n\n\
+             Colours are for terminals only, and never there if NO_COLOR is set.",
         )
+}
+
+/// Version, commit and target. The commit is the one that the build was told: who builds from an archive has no other.
+fn long_version() -> String {
+    let commit =
+        option_env!("BUILD_COMMIT").filter(|commit| !commit.is_empty()).unwrap_or("not told to the build");
+    let libc = if cfg!(target_env = "musl") { "musl" } else { "gnu" };
+    let (arch, os) = (std::env::consts::ARCH, std::env::consts::OS);
+    format!("{}\ncommit: {commit}\ntarget: {arch}-{os}-{libc}", env!("CARGO_PKG_VERSION"))
 }
 
 /// Prints a line to standard output.
@@ -93,5 +120,17 @@ mod tests {
     #[test]
     fn the_command_is_well_formed() {
         super::command().debug_assert();
+    }
+
+    #[test]
+    fn every_command_shows_how_it_is_used() {
+        fn look(command: &clap::Command, name: &str) {
+            let told = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+            assert!(told.contains("Example"), "{name} --help ends without an example");
+            for below in command.get_subcommands() {
+                look(below, &format!("{name} {}", below.get_name()));
+            }
+        }
+        look(&super::command(), "timbr-gateway");
     }
 }

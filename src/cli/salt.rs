@@ -15,14 +15,18 @@ const PATIENCE: Duration = Duration::from_secs(30);
 pub fn command() -> Command {
     let status = Command::new("status")
         .about("Tell of a running gateway when each salt was last used, and by how many users")
-        .after_help("A salt that nobody uses any more can be taken away, once the tokens that it made have ended: docs/tokens.md");
+        .after_help(
+            "A salt that nobody uses any more can be taken away, once the tokens that it made have ended.\n\n\
+             Example:\n  timbr-gateway salt status",
+        );
     Command::new("salt")
         .about("Make a new API_AUTH_SALT and print it")
         .subcommand(running::add_to(status))
         .after_help(
-            "Example:\n  \
-         timbr-gateway salt > salt && timbr-gateway serve --api-auth-salt-file salt …\n\n\
-         To rotate, put the new salt before the old one, with a comma between them.",
+            "To rotate: first old,new at every replica, then new,old, then new alone.\n\n\
+             Examples:\n  \
+             (umask 077; timbr-gateway salt > salt)\n  \
+             timbr-gateway serve --api-auth-salt-file salt --upstream-url http://127.0.0.1:8000",
         )
 }
 

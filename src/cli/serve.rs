@@ -10,6 +10,7 @@ use tracing::warn;
 
 use crate::cli::{Outcome, options};
 use crate::clock::Clock;
+use crate::config::warnings;
 use crate::control::{self, Control};
 use crate::hardening;
 use crate::passed_sockets::PassedSockets;
@@ -22,15 +23,20 @@ pub fn command() -> Command {
         "Examples:\n  \
          API_AUTH_SALT=… TIMBR_GATEWAY_UPSTREAM_URL=http://127.0.0.1:8000 timbr-gateway serve\n  \
          timbr-gateway serve --config gateway.yaml --listen-http 127.0.0.1:8080\n\n\
-         SIGTERM or SIGINT: drain and end. A second one: end at once.",
+         SIGTERM or SIGINT: drain and end. A second one: end at once. SIGHUP: read the configuration and its files again.\n\n\
+         Exit codes: 0 drained; 1 could not start; 2 wrong arguments; 3 a worker broke down; 130 ended by a second \
+         signal.",
     )
 }
 
 pub fn run(matches: &ArgMatches) -> Outcome {
     // Before there are threads, and before the environment is read.
     let sockets = PassedSockets::of_environment()?;
-    let (config, _) = options::load(&options::sources(matches))?;
+    let (config, settings) = options::load(&options::sources(matches))?;
     let _log = telemetry::init(config.log)?;
+    for warning in warnings(&config, &settings) {
+        warn!("{warning}");
+    }
     if config.core_dumps {
         hardening::allow().context("cannot switch core dumps on")?;
         warn!("core_dumps=true: dumps and debuggers see every secret of this process");

@@ -33,6 +33,9 @@ pub fn command() -> Command {
                 .long("json")
                 .action(ArgAction::SetTrue)
                 .help("As JSON; times in seconds since 1970"),
+        )
+        .after_help(
+            "Examples:\n  timbr-gateway tokens list --user alice\n  timbr-gateway tokens list --json",
         );
     let revoke = Command::new("revoke")
         .about("End tokens at once, at every replica")
@@ -64,14 +67,18 @@ pub fn command() -> Command {
         )
         .after_help(
             "A token itself is never an argument, as those are visible to all.\n\n\
-             Example:\n  timbr-gateway tokens revoke --user alice",
+             Examples:\n  timbr-gateway tokens revoke --user alice\n  \
+             timbr-gateway tokens revoke --token-stdin < token",
         );
     Command::new("tokens")
         .about("Look at the tokens of a running gateway, and end them")
         .subcommand_required(true)
         .subcommand(running::add_to(list))
         .subcommand(running::add_to(revoke))
-        .after_help("The gateway is asked on its admin listener (listen.admin), which does this from its own machine only.")
+        .after_help(
+            "The gateway is asked on its admin listener (listen.admin), which does this from its own machine only.\n\n\
+             Examples:\n  timbr-gateway tokens list --user alice\n  timbr-gateway tokens revoke --fingerprint 3fdf0040",
+        )
 }
 
 pub fn run(matches: &ArgMatches) -> Outcome {

@@ -23,9 +23,21 @@ pub fn command() -> Command {
         .long("bcrypt")
         .action(ArgAction::SetTrue)
         .help("Write a bcrypt hash, for a file that Apache reads too, instead of an Argon2id one");
-    let add = Command::new("add").about("Add a user, or give one another password").arg(user()).arg(bcrypt);
-    let remove = Command::new("remove").about("Take a user out of the file").arg(user());
-    let list = Command::new("list").about("Print the names, and how each password is hashed");
+    let add = Command::new("add")
+        .about("Add a user, or give one another password")
+        .arg(user())
+        .arg(bcrypt)
+        .after_help(
+            "Without --password-file and --password-stdin the password is asked for.\n\n\
+             Example:\n  timbr-gateway users add alice --auth-users-file users",
+        );
+    let remove = Command::new("remove")
+        .about("Take a user out of the file")
+        .arg(user())
+        .after_help("Example:\n  timbr-gateway users remove alice --auth-users-file users");
+    let list = Command::new("list")
+        .about("Print the names, and how each password is hashed")
+        .after_help("Example:\n  timbr-gateway users list --auth-users-file users");
     Command::new("users")
         .about("Change the users file (auth.verifier=users-file)")
         .subcommand_required(true)

@@ -60,6 +60,18 @@ impl Node {
         }
     }
 
+    /// The same in JSON. A number that JSON does not know stays text.
+    pub fn to_json(&self) -> serde_json::Value {
+        match self {
+            Node::Null => serde_json::Value::Null,
+            Node::Bool(value) => (*value).into(),
+            Node::Number(number) => serde_json::from_str(number).unwrap_or_else(|_| number.as_str().into()),
+            Node::Text(text) => text.as_str().into(),
+            Node::List(items) => items.iter().map(Node::to_json).collect(),
+            Node::Map(entries) => entries.iter().map(|(key, node)| (key.clone(), node.to_json())).collect(),
+        }
+    }
+
     /// What this is, for an error text.
     pub fn kind(&self) -> &'static str {
         match self {

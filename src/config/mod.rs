@@ -20,6 +20,7 @@ mod transport;
 mod upstream;
 pub mod url;
 mod validate;
+mod warnings;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -36,6 +37,7 @@ pub use routes::{Accepts, RouteProfile};
 pub use rules::{AuthorizationOptions, ImpersonationOptions};
 pub use sources::{Problem, Settings, Sources};
 pub use upstream::{Credential, HealthOptions, UpstreamOptions, UpstreamUrl};
+pub use warnings::warnings;
 
 /// The configuration as meant: every value is valid, and they fit together.
 #[derive(Clone, Debug)]

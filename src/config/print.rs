@@ -2,6 +2,8 @@
 
 use std::fmt::Write as _;
 
+use serde_json::{Value, json};
+
 use crate::config::file::Node;
 use crate::config::options::{OPTIONS, Shape};
 use crate::config::routes::{RouteProfile, defaults};
@@ -58,6 +60,43 @@ pub fn effective(settings: &Settings, routes: &[RouteProfile], origins: bool) ->
     text
 }
 
+/// The same for programs: each option with its value, or that it is a secret, and where it came from.
+pub fn as_json(settings: &Settings, routes: &[RouteProfile]) -> Value {
+    let options = OPTIONS.iter().filter_map(|option| {
+        let setting = settings.values.get(option.key)?;
+        let origin = setting.origin.to_string();
+        // SECURITY: a secret is named, never shown.
+        Some(match option.shape {
+            Shape::Secret => json!({ "key": option.key, "secret": true, "origin": origin }),
+            shape => {
+                json!({ "key": option.key, "value": value(shape, setting.text.expose()), "origin": origin })
+            }
+        })
+    });
+    let routes = routes.iter().map(|route| {
+        json!({
+            "name": route.name,
+            "prefix": route.prefix,
+            "content_types": route.content_types.iter().map(|t| t.as_str()).collect::<Vec<_>>(),
+            "methods": route.methods.iter().map(|m| m.as_str()).collect::<Vec<_>>(),
+            "max_body": size::show(route.max_body),
+            "client_certificate": if route.client_certificate { "required" } else { "optional" },
+            "credentials": route.accepts.words(),
+        })
+    });
+    json!({ "options": options.collect::<Vec<_>>(), "routes": routes.collect::<Vec<_>>() })
+}
+
+/// A value in JSON's own form where it has one.
+fn value(shape: Shape, text: &str) -> Value {
+    let node = match shape {
+        Shape::Bool | Shape::Count | Shape::Limit => serde_json::from_str(text).ok(),
+        Shape::Certificates | Shape::List => Node::parse(text).ok().map(|node| node.to_json()),
+        _ => None,
+    };
+    node.unwrap_or_else(|| text.into())
+}
+
 fn scalar(shape: Shape, value: &str) -> String {
     match shape {
         Shape::Bool | Shape::Count | Shape::Limit => value.to_owned(),
@@ -103,6 +142,32 @@ mod tests {
         };
         let (config, settings) = load(&again).expect("what was printed is valid");
         assert_eq!(effective(&settings, &config.routes, false), strip_origins(&printed));
+    }
+
+    #[test]
+    fn programs_are_told_values_and_origins_and_no_secret() {
+        let environment = vec![
+            ("API_AUTH_SALT".into(), "cw_0x689RpI-jtRR7oE8h_eQsKImvJapLeSbXpwF4e4=".into()),
+            ("TIMBR_GATEWAY_UPSTREAM_URL".into(), "http://127.0.0.1:8000".into()),
+            ("TIMBR_GATEWAY_TLS_CERTIFICATES".into(), "[{cert_file: a, key_file: b}]".into()),
+        ];
+        let (config, settings) = load(&Sources { environment, ..Sources::default() }).expect("valid");
+        let told = as_json(&settings, &config.routes);
+        let of =
+            |key: &str| told["options"].as_array().expect("a list").iter().find(|o| o["key"] == key).cloned();
+        assert_eq!(
+            of("api_auth_salt"),
+            Some(json!({"key": "api_auth_salt", "secret": true, "origin": "variable API_AUTH_SALT"}))
+        );
+        assert_eq!(
+            of("tokens.max"),
+            Some(json!({"key": "tokens.max", "value": 1_000_000, "origin": "default"}))
+        );
+        assert_eq!(
+            of("tls.certificates").expect("given")["value"],
+            json!([{"cert_file": "a", "key_file": "b"}])
+        );
+        assert_eq!(told["routes"][0]["name"], "api");
     }
 
     #[test]

@@ -325,30 +325,27 @@ fn is_service_link(name: &str, value: &OsStr) -> bool {
 
 /// "unknown key; did you mean …?"
 fn unknown(what: &str, name: &str, known: &[String]) -> String {
-    let closest = known
-        .iter()
-        .map(|candidate| (distance(name, candidate), candidate))
-        .min_by_key(|(distance, _)| *distance)
-        .filter(|(distance, _)| *distance <= 3);
-    match closest {
-        Some((_, candidate)) => format!("unknown {what}; did you mean {candidate}?"),
+    match nearest(name, known) {
+        Some(candidate) => format!("unknown {what}; did you mean {candidate}?"),
         None => format!("unknown {what}; `timbr-gateway serve --help` lists all"),
     }
 }
 
-/// Levenshtein's distance.
-fn distance(a: &str, b: &str) -> usize {
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, x) in a.bytes().enumerate() {
-        let mut diagonal = row[0];
-        row[0] = i + 1;
-        for (j, y) in b.bytes().enumerate() {
-            let substituted = diagonal + usize::from(x != y);
-            diagonal = row[j + 1];
-            row[j + 1] = substituted.min(row[j] + 1).min(diagonal + 1);
-        }
-    }
-    row[b.len()]
+/// What was meant: a name that differs in few letters, or one whose end this is (`url` at the top of the file).
+fn nearest<'a>(name: &str, known: &'a [String]) -> Option<&'a String> {
+    let typed = |candidate: &&String| strsim::osa_distance(name, candidate);
+    let closest = known.iter().min_by_key(typed).filter(|candidate| typed(candidate) <= 3);
+    let last = name.rsplit('.').next().unwrap_or(name);
+    let mut ends = known.iter().filter(|candidate| candidate.rsplit('.').next() == Some(last));
+    // Several keys with the same end would be a guess.
+    let end = ends.next().filter(|_| ends.next().is_none());
+    let spelt = known.iter().find(|candidate| flat(candidate) == flat(name));
+    spelt.or(end).or(closest)
+}
+
+/// A key as somebody writes it who has the flag or the variable in mind: `upstream-url`, `upstreamUrl`.
+fn flat(name: &str) -> String {
+    name.chars().filter(char::is_ascii_alphanumeric).map(|c| c.to_ascii_lowercase()).collect()
 }
 
 #[cfg(test)]
@@ -399,6 +396,17 @@ mod tests {
             "{all}"
         );
         assert!(all.contains("tokens.foreing: unknown key; did you mean tokens.foreign?"), "{all}");
+        for (file, meant) in [
+            ("keys_file: x", "tokens.keys_file"),
+            ("auth: {keys_file: x}", "tokens.keys_file"),
+            ("upstream_url: x", "upstream.url"),
+            ("upstreamUrl: x", "upstream.url"),
+            ("listen: {htpp: x}", "listen.http"),
+        ] {
+            let (_, problems) = merged(&[], &[], file);
+            let said = problems[0].to_string();
+            assert!(said.ends_with(&format!("unknown key; did you mean {meant}?")), "{file}: {said}");
+        }
     }
 
     #[test]

@@ -112,7 +112,7 @@ pub fn init(options: LogOptions) -> anyhow::Result<LogGuard> {
     let layer = tracing_subscriber::fmt::layer().with_writer(lines.clone());
     let layer = match options.format {
         Format::Json => layer.json().flatten_event(true).with_current_span(false).boxed(),
-        Format::Text => layer.with_ansi(std::io::stderr().is_terminal()).boxed(),
+        Format::Text => layer.with_ansi(is_colourful(&std::io::stderr())).boxed(),
     };
     tracing_subscriber::registry().with(layer.with_filter(filter)).try_init()?;
     let _ = LINES.set(lines);
@@ -125,6 +125,11 @@ pub fn init(options: LogOptions) -> anyhow::Result<LogGuard> {
         error!(at, what = what_a_panic_says(panic.payload()), "panicked; please report it");
     }));
     Ok(LogGuard(()))
+}
+
+/// Whether what is written there may have colours: at a terminal, unless its user has said otherwise (no-color.org).
+pub fn is_colourful(stream: &impl IsTerminal) -> bool {
+    stream.is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
 }
 
 /// SECURITY: a message that was put together may quote what was being read, as those of `str`'s slices do. One that stands

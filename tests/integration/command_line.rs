@@ -205,3 +205,95 @@ fn a_reader_that_has_seen_enough_is_no_failure() {
     let output = child.wait_with_output().expect("ended");
     assert!(output.status.success() && output.stderr.is_empty(), "{output:?}");
 }
+
+#[test]
+fn each_shell_gets_its_completions() {
+    for (shell, expected) in [
+        ("bash", "complete -F _timbr__gateway"),
+        ("zsh", "#compdef timbr-gateway"),
+        ("fish", "complete -c timbr-gateway"),
+        ("elvish", "edit:completion:arg-completer[timbr-gateway]"),
+        ("powershell", "Register-ArgumentCompleter"),
+    ] {
+        let output = program(&["completions", shell], &[], "");
+        let script = text(&output.stdout);
+        assert!(output.status.success() && script.contains(expected), "{shell}: {:.300}", script);
+        assert!(script.contains("upstream-url") && script.contains("revoke"), "{shell}");
+    }
+    assert_eq!(program(&["completions", "csh"], &[], "").status.code(), Some(2));
+}
+
+#[test]
+fn bash_completes_what_the_script_says() {
+    let script = program(&["completions", "bash"], &[], "");
+    let asked = format!(
+        "{}\nCOMP_WORDS=(timbr-gateway config pr) COMP_CWORD=2; _timbr__gateway timbr-gateway pr config; echo \"${{COMPREPLY[@]}}\"",
+        text(&script.stdout)
+    );
+    let mut bash = Command::new("bash");
+    let output = bash.arg("--norc").arg("-c").arg(asked).output().expect("bash");
+    assert_eq!(text(&output.stdout).trim(), "print", "{output:?}");
+}
+
+#[test]
+fn there_is_a_manual_page_for_each_command() {
+    let one = program(&["man"], &[], "");
+    assert!(text(&one.stdout).contains(".TH timbr-gateway 1"), "{one:?}");
+    let folder = tempfile::tempdir().expect("a folder");
+    let all = program(&["man", folder.path().join("man1").to_str().expect("text")], &[], "");
+    assert!(all.status.success(), "{all:?}");
+    let read = |name: &str| std::fs::read_to_string(folder.path().join("man1").join(name)).expect(name);
+    assert!(read("timbr-gateway-serve.1").contains("upstream\\-url"));
+    let print = read("timbr-gateway-config-print.1");
+    assert!(print.contains(".TH timbr-gateway-config-print 1") && print.contains("origins"), "{print}");
+    assert!(print.contains("\\fBtimbr\\-gateway config print\\fR"), "as it is typed: {print}");
+}
+
+#[test]
+fn the_version_names_its_build() {
+    let short = program(&["-V"], &[], "");
+    assert_eq!(text(&short.stdout), concat!("timbr-gateway ", env!("CARGO_PKG_VERSION"), "\n"));
+    let long = program(&["--version"], &[], "");
+    let long = text(&long.stdout);
+    assert!(
+        long.contains("\ncommit: ") && long.contains(&format!("\ntarget: {}-linux-", std::env::consts::ARCH))
+    );
+}
+
+#[test]
+fn what_is_read_through_a_pipe_has_no_colours() {
+    for arguments in [&["--help"][..], &["doctor"], &["nonsense"], &["config", "check", "--tokens-ttl"]] {
+        let output = program(arguments, &[], "");
+        assert!(!output.stdout.contains(&0x1b) && !output.stderr.contains(&0x1b), "{output:?}");
+    }
+}
+
+#[test]
+fn config_print_has_a_form_for_programs() {
+    let environment = [("API_AUTH_SALT", SALT), ("TIMBR_GATEWAY_UPSTREAM_URL", "http://127.0.0.1:1")];
+    let output = program(&["config", "print", "--format", "json"], &environment, "");
+    let shown = text(&output.stdout);
+    let told: serde_json::Value = serde_json::from_str(shown).expect("JSON");
+    assert!(told["options"].as_array().is_some_and(|options| options.len() > 50));
+    assert!(!shown.contains(SALT), "{shown}");
+}
+
+#[test]
+fn rules_that_anybody_with_the_salt_passes_are_warned_of() {
+    let environment = [
+        ("API_AUTH_SALT", SALT),
+        ("TIMBR_GATEWAY_UPSTREAM_URL", "http://127.0.0.1:1"),
+        ("TIMBR_GATEWAY_AUTHORIZATION_MODE", "enforce"),
+        ("TIMBR_GATEWAY_AUTHORIZATION_RULES", "[{users: admin}]"),
+    ];
+    let output = program(&["config", "check"], &environment, "");
+    assert!(output.status.success(), "{output:?}");
+    assert!(
+        text(&output.stderr).starts_with("warning: authorization.rules: auth.verifier=salt-holder"),
+        "{output:?}"
+    );
+    let doctor = program(&["doctor", "--json"], &environment, "");
+    let told: serde_json::Value = serde_json::from_slice(&doctor.stdout).expect("JSON");
+    assert_eq!(told["steps"][1]["outcome"], "warning", "{told}");
+    assert_eq!(told["steps"][1]["mend"], "authorization.rules");
+}
