@@ -9,6 +9,7 @@ use crate::config::options::{OPTIONS, Shape};
 use crate::config::routes::{RouteProfile, defaults};
 use crate::config::size;
 use crate::config::sources::{Origin, Settings};
+use crate::media_type::MediaType;
 
 /// The configuration as a file that the gateway reads back, without its secrets. With `origins`, each line tells
 /// where its value came from.
@@ -77,8 +78,8 @@ pub fn as_json(settings: &Settings, routes: &[RouteProfile]) -> Value {
         json!({
             "name": route.name,
             "prefix": route.prefix,
-            "content_types": route.content_types.iter().map(|t| t.as_str()).collect::<Vec<_>>(),
-            "methods": route.methods.iter().map(|m| m.as_str()).collect::<Vec<_>>(),
+            "content_types": route.content_types.iter().map(MediaType::as_str).collect::<Vec<_>>(),
+            "methods": route.methods.iter().map(http::Method::as_str).collect::<Vec<_>>(),
             "max_body": size::show(route.max_body),
             "client_certificate": if route.client_certificate { "required" } else { "optional" },
             "credentials": route.accepts.words(),

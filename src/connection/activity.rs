@@ -70,6 +70,12 @@ const CLOSE_GRACE: Duration = Duration::from_secs(2);
 const RESTS_AFTER: Duration = Duration::from_millis(500);
 
 impl Activity {
+    /// One that no reaper looks at.
+    #[cfg(test)]
+    pub fn unwatched() -> Activity {
+        Activity::new(Instant::now())
+    }
+
     fn new(now: Instant) -> Activity {
         Activity {
             begun: now,

@@ -74,6 +74,21 @@ fn the_services_token_goes_up_in_place_of_ours() {
 }
 
 #[test]
+fn an_answer_with_two_readings_is_no_yes() {
+    for body in [
+        r#"{"status":"success","data":["tk_one","tk_two"]}"#,
+        r#"{"status":"success","data":["tk_one"],"data":["tk_two"]}"#,
+        r#"{"status":"success","status":"success","data":["tk_one"]}"#,
+        r#"{"status":"success","data":[]}"#,
+    ] {
+        let upstream = Upstream::behaving(move |_, stream| answer(stream, 200, body));
+        let gateway = Gateway::start(upstream.address(), &DELEGATE);
+        let refused = ask(&gateway, "alice", "secret");
+        assert_eq!((refused.status, refused.reason().as_str()), (503, "verifier_unavailable"), "{body}");
+    }
+}
+
+#[test]
 fn when_the_service_refuses_its_own_token_ours_ends() {
     let given = Arc::<AtomicUsize>::default();
     let upstream = service(&given);

@@ -1,6 +1,6 @@
 //! The keys of an issuer at a time: a JSON Web Key Set (RFC 7517), as far as signatures can be verified with it.
 
-use jsonwebtoken::jwk::{AlgorithmParameters, EllipticCurve, Jwk, PublicKeyUse};
+use jsonwebtoken::jwk::{AlgorithmParameters, EllipticCurve, Jwk, KeyOperations, PublicKeyUse};
 use jsonwebtoken::{Algorithm, DecodingKey, Header};
 use serde::Deserialize;
 use serde_json::Value;
@@ -88,6 +88,15 @@ impl Key {
         if matches!(jwk.common.public_key_use, Some(PublicKeyUse::Encryption | PublicKeyUse::Other(_))) {
             return None;
         }
+        // SECURITY: RFC 7517 section 4.3; what is for something else than verification verifies nothing.
+        if jwk
+            .common
+            .key_operations
+            .as_ref()
+            .is_some_and(|operations| !operations.contains(&KeyOperations::Verify))
+        {
+            return None;
+        }
         let mut fitting = fitting(&jwk.algorithm);
         if let Some(only) = jwk.common.key_algorithm {
             let only = Algorithm::try_from(only).ok()?;
@@ -151,6 +160,20 @@ mod tests {
         ] {
             assert!(!finds(&set, kid, alg), "{kid:?} {alg:?}");
         }
+    }
+
+    #[test]
+    fn a_key_whose_operations_do_not_name_verification_verifies_nothing() {
+        let keys = [
+            key("sign", r#", "key_ops": ["sign"]"#),
+            key("none", r#", "key_ops": []"#),
+            key("derive", r#", "key_ops": ["deriveKey", "x"], "use": "sig""#),
+            key("verify", r#", "key_ops": ["sign", "verify"]"#),
+        ];
+        let text = format!(r#"{{"keys": [{}]}}"#, keys.join(", "));
+        let set = KeySet::parse(text.as_bytes(), 1).expect("valid");
+        assert_eq!(set.len(), 1);
+        assert!(finds(&set, Some("verify"), Algorithm::ES256));
     }
 
     #[test]

@@ -25,10 +25,12 @@ const GET_TOKEN: &str = "/timbr/api/get_token";
 pub struct Delegate(Vec<Origin>);
 
 /// `{"status": "success", "data": ["tk_…"]}`.
+///
+/// SECURITY: one token and no more. Of several, or of a member that stands twice, another reader might take another one.
 #[derive(Deserialize)]
 struct Envelope {
     status: String,
-    data: Vec<String>,
+    data: [String; 1],
 }
 
 impl Delegate {
@@ -74,14 +76,12 @@ impl Delegate {
             other => return Err(unavailable(format!("{GET_TOKEN} was answered {other}"))),
         }
         let envelope = serde_json::from_slice::<Envelope>(answer.body()).ok();
-        let key = envelope
-            .filter(|envelope| envelope.status == "success")
-            .and_then(|mut envelope| envelope.data.pop());
-        match key {
-            Some(key) if super::is_key(&key) => {
+        let data = envelope.filter(|envelope| envelope.status == "success").map(|envelope| envelope.data);
+        match data {
+            Some([key]) if super::is_key(&key) => {
                 Ok(Verified { upstream_key: Some(Secret::new(key)), session: None })
             }
-            _ => Err(unavailable(format!("{GET_TOKEN} gave no token"))),
+            _ => Err(unavailable(format!("{GET_TOKEN} gave not exactly one token"))),
         }
     }
 }

@@ -36,6 +36,8 @@ pub struct Wire<I> {
     body_wanted: bool,
     /// What is left to write before the client sends its body.
     owed: &'static [u8],
+    /// That was written, and may still stand in the buffer of TLS.
+    owes_flush: bool,
     /// The task that serves the connection, when it waits for the body to end.
     server: Option<Waker>,
 }
@@ -56,6 +58,7 @@ impl<I: AsyncRead + AsyncWrite + Unpin> Wire<I> {
             body: Inbound::Ended,
             body_wanted: false,
             owed: &[],
+            owes_flush: false,
             server: None,
         }
     }
@@ -160,7 +163,7 @@ impl<I: AsyncRead + AsyncWrite + Unpin> Wire<I> {
                     Err(error) => return self.broken(error.0),
                 },
             };
-            if !self.owed.is_empty() {
+            if !self.owed.is_empty() || self.owes_flush {
                 match ready!(self.poll_leave(cx)) {
                     Ok(()) => {}
                     Err(_) => return self.broken("the connection was lost"),
@@ -197,8 +200,11 @@ impl<I: AsyncRead + AsyncWrite + Unpin> Wire<I> {
                 0 => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
                 written => self.owed = &self.owed[written..],
             }
+            self.owes_flush = true;
         }
-        Pin::new(&mut self.io).poll_flush(cx)
+        ready!(Pin::new(&mut self.io).poll_flush(cx))?;
+        self.owes_flush = false;
+        Poll::Ready(Ok(()))
     }
 
     /// Ready when the client has gone away, while its request is being answered. Who reads the body notices it there.
@@ -250,5 +256,76 @@ impl<I: AsyncRead + AsyncWrite + Unpin> Http1Body for RefCell<Wire<I>> {
 
     fn left(&self) -> Option<u64> {
         self.borrow().body_left()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::rc::Rc;
+
+    use tokio::io::ReadBuf;
+
+    use super::*;
+    use crate::connection::activity::Activity;
+
+    /// A peer behind a buffer that is full at first, as TLS's may be: what is written there goes out with the second flush.
+    #[derive(Default)]
+    struct Buffered {
+        held: Vec<u8>,
+        arrived: Vec<u8>,
+        flushes: usize,
+    }
+
+    impl AsyncWrite for Buffered {
+        fn poll_write(
+            mut self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+            bytes: &[u8],
+        ) -> Poll<io::Result<usize>> {
+            self.held.extend_from_slice(bytes);
+            Poll::Ready(Ok(bytes.len()))
+        }
+
+        fn poll_flush(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            self.flushes += 1;
+            if self.flushes == 1 {
+                return Poll::Pending;
+            }
+            let held = std::mem::take(&mut self.held);
+            self.arrived.extend(held);
+            Poll::Ready(Ok(()))
+        }
+
+        fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    /// The client sends its body once it was told that it may.
+    impl AsyncRead for Buffered {
+        fn poll_read(
+            self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+            buffer: &mut ReadBuf<'_>,
+        ) -> Poll<io::Result<()>> {
+            if self.arrived != CONTINUE {
+                return Poll::Pending;
+            }
+            buffer.put_slice(b"body");
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    #[test]
+    fn a_continue_that_did_not_go_out_at_once_goes_out_later() {
+        let mut wire = Wire::new(WatchedIo::new(Buffered::default(), Rc::new(Activity::unwatched())));
+        wire.expect_body(Framing::Length(4), true);
+        let cx = &mut Context::from_waker(Waker::noop());
+        assert!(wire.poll_body(cx).is_pending());
+        match wire.poll_body(cx) {
+            Poll::Ready(Some(Ok(body))) => assert_eq!(body, "body"),
+            other => panic!("the client was not told to send its body: {other:?}"),
+        }
+        assert_eq!(wire.io().flushes, 2);
     }
 }
