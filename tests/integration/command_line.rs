@@ -217,7 +217,7 @@ fn each_shell_gets_its_completions() {
     ] {
         let output = program(&["completions", shell], &[], "");
         let script = text(&output.stdout);
-        assert!(output.status.success() && script.contains(expected), "{shell}: {:.300}", script);
+        assert!(output.status.success() && script.contains(expected), "{shell}: {script:.300}");
         assert!(script.contains("upstream-url") && script.contains("revoke"), "{shell}");
     }
     assert_eq!(program(&["completions", "csh"], &[], "").status.code(), Some(2));
