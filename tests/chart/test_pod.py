@@ -15,9 +15,9 @@ import time
 import pytest
 import yaml
 
-from support.chart import GATEWAY, REPOSITORY, of_kind, pods, run
+from support.chart import GATEWAY, REPOSITORY, of_kind, pods, rendered, run
 from support.manifests import beside_a_backend
-from support.mounted import lay_out, pair, salt
+from support.mounted import SERVICE, lay_out, pki, salt
 
 PACKAGING = REPOSITORY / "tests" / "packaging"
 PODMAN = PACKAGING / "podman"
@@ -50,6 +50,7 @@ def as_podman_takes_it(objects: list[dict], root, ports: dict[str, int]) -> dict
     backend["args"] = ["demo", "--backend-only", backend["args"][1]]
     pod["containers"] = [gateway, backend]
     pod["restartPolicy"] = "Never"
+    pod["hostAliases"] = [{"ip": "127.0.0.1", "hostnames": [SERVICE]}]
     return {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": POD, "labels": {"app": POD}}, "spec": pod}
 
 
@@ -57,7 +58,7 @@ class RunningPod:
     def __init__(self, ports, root):
         self.ports = ports
         self.root = root
-        (root / "ca.pem").write_text(pair()[0])
+        (root / "ca.pem").write_text(pki()[0])
         self.tls = ssl.create_default_context(cafile=str(root / "ca.pem"))
 
     def connect(self):
@@ -150,10 +151,21 @@ def test_the_round_trip_through_the_sidecar(pod, counts):
     socket.create_connection((address, 8443), timeout=2).close()
 
 
-def test_what_helm_test_runs_finds_nothing_broken(pod):
+@pytest.mark.parametrize("name", ["doctor", "doctor-by-service"])
+def test_what_helm_test_runs_finds_nothing_broken(pod, name):
+    [test] = of_kind(rendered("test-by-service"), "Pod")
+    [container] = [each for each in test["spec"]["containers"] if each["name"] == name]
+    places = {"test-password/password": "wonderland", "test-authority/ca.crt": pki()[0]}
+    for place, content in places.items():
+        path = pod.root / "etc" / "timbr-gateway" / place
+        path.parent.mkdir()
+        path.write_text(content)
+    # The Service's name leads to the pod itself, and to the port of the container.
+    arguments = [word.replace(f"{SERVICE}:443", f"{SERVICE}:8443").replace("--user=probe", "--user=alice") for word in container["args"]]
+    assert any(f"https://{SERVICE}:8443" in word for word in arguments) == (name == "doctor-by-service")
     mounts = [f"--volume={pod.root}/etc/timbr-gateway:/etc/timbr-gateway:ro"]
     done = run(PODMAN, "run", "--rm", "--pod", POD, "--read-only", "--cap-drop=all", *mounts, IMAGE,
-               "doctor", "--config=/etc/timbr-gateway/config/gateway.yaml", f"--query={SELECT}", check=False)
+               *arguments, f"--query={SELECT}", check=False)
     assert done.returncode == 0 and "Nothing is broken." in done.stdout, done.stdout + done.stderr
 
 

@@ -72,6 +72,7 @@ SENTENCES = [
     ("a sidecar far away", [("mode", "sidecar")], "must lead to the loopback address"),
     ("a sidecar that scales", [("mode", "sidecar"), ("config.upstream.url", "http://127.0.0.1:1"), ("ingress", {"enabled": True, "hosts": ["a"]})], "ingress.enabled has no use with mode sidecar"),
     ("a sidecar whose pods nobody knows", [("mode", "sidecar"), ("config.upstream.url", "http://127.0.0.1:1"), ("metrics.serviceMonitor.enabled", True)], "podSelector is empty"),
+    ("a test of nobody", [("tests.service", {"enabled": True})], "needs somebody to log in as"),
     ("a test without a password", [("tests.user", "alice")], "tests.password.existingSecret"),
 ]
 

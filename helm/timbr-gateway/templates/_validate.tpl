@@ -58,6 +58,9 @@
 {{- if and .Values.tests.enabled .Values.tests.user (not .Values.tests.password.existingSecret) -}}
 {{- $problems = append $problems "tests.user needs a password: name its Secret in tests.password.existingSecret" -}}
 {{- end -}}
+{{- if and .Values.tests.enabled .Values.tests.service.enabled (not .Values.tests.user) -}}
+{{- $problems = append $problems "tests.service needs somebody to log in as: set tests.user and tests.password" -}}
+{{- end -}}
 {{- toYaml $problems -}}
 {{- end }}
 

@@ -1,6 +1,7 @@
 """A pod's files as the kubelet would lay them out, below a folder, with contents that the gateway can use."""
 
 import functools
+import tempfile
 from pathlib import Path
 
 from support.chart import GATEWAY, gateway_config, of_kind, run
@@ -10,15 +11,30 @@ USERS = "alice:$2b$04$JpWTkhZJ0iKRzXnYcS6EAeRWx/jZ1uVIlbWHLfpqLBqjDHYqCjCYi\n"
 KEYS = "alice:" + "0" * 64 + "\n"
 
 
+def _issued(folder: str, name: str, *options: str) -> tuple[str, str]:
+    """A certificate of that name, valid for three months, and its key; both are kept in the folder too."""
+    key, certificate = f"{folder}/{name}.key", f"{folder}/{name}.crt"
+    run(
+        "openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "90",
+        "-subj", f"/CN={name}", "-keyout", key, "-out", certificate, *options,
+    )
+    return Path(certificate).read_text(), Path(key).read_text()
+
+
+# Where `helm test` finds the release of the tests.
+SERVICE = "release-timbr-gateway.timbr.svc"
+
+
 @functools.cache
-def pair() -> tuple[str, str]:
-    """A certificate and its key, which serve as an authority too."""
-    done = run(
-        "openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-keyout", "-",
-        "-subj", "/CN=gateway", "-addext", "subjectAltName=DNS:gateway", "-days", "90",
-    ).stdout
-    key, certificate = done.split("-----END PRIVATE KEY-----\n")
-    return certificate, key + "-----END PRIVATE KEY-----\n"
+def pki() -> tuple[str, str, str]:
+    """An authority's certificate, and the certificate of the gateway that it issued, with its key."""
+    with tempfile.TemporaryDirectory() as folder:
+        authority, _ = _issued(folder, "authority")
+        certificate, key = _issued(
+            folder, "gateway", "-CA", f"{folder}/authority.crt", "-CAkey", f"{folder}/authority.key",
+            "-addext", "basicConstraints=critical,CA:FALSE", "-addext", f"subjectAltName=DNS:gateway,DNS:{SERVICE}",
+        )
+        return authority, certificate, key
 
 
 @functools.cache
@@ -28,9 +44,9 @@ def salt() -> str:
 
 def content_of(path: str) -> str:
     """What stands in a file of that name."""
-    certificate, key = pair()
+    authority, certificate, key = pki()
     known = {
-        "salt": salt(), "users-file": USERS, "keys-file": KEYS, "tls.crt": certificate, "tls.key": key, "ca.crt": certificate,
+        "salt": salt(), "users-file": USERS, "keys-file": KEYS, "tls.crt": certificate, "tls.key": key, "ca.crt": authority,
     }
     return known.get(path, "a-secret\n")
 
