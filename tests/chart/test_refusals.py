@@ -70,6 +70,7 @@ SENTENCES = [
     ("a backend without a name", [("httpRoute", {"enabled": True, "parentRefs": [{"name": "g"}], "backendTLS": {"enabled": True}})], "httpRoute.backendTLS.hostname is missing"),
     ("a TLS route for all", [("tlsRoute", {"enabled": True, "parentRefs": [{"name": "g"}]})], "tlsRoute.hostnames is empty"),
     ("a sidecar far away", [("mode", "sidecar")], "must lead to the loopback address"),
+    ("a sidecar with a backend far away", [("mode", "sidecar"), ("config.upstream", {"urls": ["http://127.0.0.1:1", "http://timbr-backend:8000"]})], "must lead to the loopback address"),
     ("a sidecar that scales", [("mode", "sidecar"), ("config.upstream.url", "http://127.0.0.1:1"), ("ingress", {"enabled": True, "hosts": ["a"]})], "ingress.enabled has no use with mode sidecar"),
     ("a sidecar whose pods nobody knows", [("mode", "sidecar"), ("config.upstream.url", "http://127.0.0.1:1"), ("metrics.serviceMonitor.enabled", True)], "podSelector is empty"),
     ("a test of nobody", [("tests.service", {"enabled": True})], "needs somebody to log in as"),

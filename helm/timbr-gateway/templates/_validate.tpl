@@ -19,7 +19,7 @@
 {{- if not (or $secrets.salt.existingSecret $config.api_auth_salt_file) -}}
 {{- $problems = append $problems "secrets.salt.existingSecret is missing: name the Secret that holds API_AUTH_SALT, the Fernet key of the API service (kubectl create secret generic timbr-gateway-salt --from-file=salt)" -}}
 {{- end -}}
-{{- if not ($config.upstream).url -}}
+{{- if not (or ($config.upstream).url ($config.upstream).urls) -}}
 {{- $problems = append $problems "config.upstream.url is missing: the address of the Timbr backend, such as http://timbr-backend:8000" -}}
 {{- end -}}
 {{- $credential := ($config.upstream).credential | default "forward" -}}
@@ -179,8 +179,12 @@
 {{- if and .Values.metrics.serviceMonitor.enabled (not .Values.metrics.serviceMonitor.podSelector) -}}
 {{- $problems = append $problems "metrics.serviceMonitor.podSelector is empty: the labels of the pods that have the sidecar" -}}
 {{- end -}}
-{{- if not (regexMatch "^https?://(127\\.[0-9.]+|localhost|\\[::1\\])(:|/|$)" (((.Values.config).upstream).url | default "http://127.0.0.1")) -}}
+{{- $urls := (.Values.config.upstream).urls | default list -}}
+{{- if kindIs "string" $urls }}{{ $urls = splitList "," $urls }}{{ end -}}
+{{- range $url := concat (list (.Values.config.upstream).url) $urls | compact -}}
+{{- if not (regexMatch "^https?://(127\\.[0-9.]+|localhost|\\[::1\\])(:|/|$)" $url) -}}
 {{- $problems = append $problems "mode is sidecar, so the backend is in the same pod: config.upstream.url must lead to the loopback address, such as http://127.0.0.1:8000" -}}
+{{- end -}}
 {{- end -}}
 {{- end -}}
 {{- if and .Values.ingress.enabled (not .Values.ingress.hosts) -}}
