@@ -26,6 +26,7 @@ use timbr_gateway::http1::response::{
 };
 use timbr_gateway::metrics::Metrics;
 use timbr_gateway::secret::Secret;
+use timbr_gateway::steps::Steps;
 use timbr_gateway::store::TokenId;
 use timbr_gateway::telemetry::{Format, Label, Record};
 use timbr_gateway::upstream::{Backends, Upstream};
@@ -81,19 +82,25 @@ fn hash_a_key(bencher: Bencher<'_, '_>) {
     bencher.bench(|| TokenId::of(black_box(KEY.as_bytes())));
 }
 
+fn steps() -> Steps {
+    Steps::new(Metrics::default().worker())
+}
+
 /// A token that the gateway minted: its hash, and a look into the store.
 #[divan::bench]
 fn identify_a_token(bencher: Bencher<'_, '_>) {
     let config = config();
     let auth = auth(&config);
     let upstream = Upstream::new(backends(&config), 0, Arc::<Metrics>::default());
-    let token = at_once(auth.mint(&bearer_of_alice(&config), CLIENT)).expect("minted").token;
+    let token = at_once(auth.mint(&bearer_of_alice(&config), CLIENT, &steps())).expect("minted").token;
     let head = parsed(&REQUEST.replace(KEY, token.expose()));
     let routes = Routes::new(config.routes.clone());
     let Ok(Route::Profile(profile, _)) = routes.find(&head) else { panic!("the request has a route") };
     let screened =
         screen(profile, parsed(&REQUEST.replace(KEY, token.expose()))).expect("nothing is wrong with it");
-    bencher.bench_local(|| at_once(auth.identify(black_box(screened.presented()), CLIENT, &upstream)));
+    let steps = steps();
+    bencher
+        .bench_local(|| at_once(auth.identify(black_box(screened.presented()), CLIENT, &upstream, &steps)));
 }
 
 /// A bearer opened, and its login's token made again.
@@ -102,7 +109,8 @@ fn mint_a_token_again(bencher: Bencher<'_, '_>) {
     let config = config();
     let auth = auth(&config);
     let bearer = bearer_of_alice(&config);
-    bencher.bench(|| at_once(auth.mint(black_box(&bearer), CLIENT)).expect("minted"));
+    let steps = steps();
+    bencher.bench_local(|| at_once(auth.mint(black_box(&bearer), CLIENT, &steps)).expect("minted"));
 }
 
 #[divan::bench]

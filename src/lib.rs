@@ -30,6 +30,7 @@ pub mod secret;
 pub mod server;
 pub mod service_manager;
 pub mod shutdown;
+pub mod steps;
 pub mod store;
 pub mod telemetry;
 pub mod tls;

@@ -16,11 +16,11 @@ pub mod verifier;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use prometheus_client::metrics::gauge::Gauge;
-
 use crate::clock::Clock;
 use crate::config::{Config, Foreign, Problem, VerifierOptions};
+use crate::metrics::{Outcome, Step, StoreMetrics};
 use crate::secret::Secret;
+use crate::steps::Steps;
 use crate::store::{
     Fingerprint, NewToken, Running, StartError, Store, TokenId, TokenRecord, Unavailable, derived, salt_name,
 };
@@ -183,9 +183,10 @@ impl Auth {
     ///
     /// SECURITY: a bearer that does not open and a password that is wrong are guesses. One that opens but is too old, or
     /// holds no credentials, was made by somebody with the salt.
-    pub async fn mint(&self, bearer: &str, client: IpAddr) -> Result<Minted, MintError> {
+    pub async fn mint(&self, bearer: &str, client: IpAddr, steps: &Steps) -> Result<Minted, MintError> {
         let attempt = self.guesses.attempt(client);
-        let (salt, login) = match self.opener.open_and_tell(bearer) {
+        let opened = steps.of_now(Step::Bearer, || self.opener.open_and_tell(bearer), of_bearer);
+        let (salt, login) = match opened {
             Ok(opened) => opened,
             Err(BearerError::NotAuthentic) => {
                 attempt.fail().map_err(MintError::TooMany)?;
@@ -194,7 +195,8 @@ impl Auth {
             Err(error) => return Err(error.into()),
         };
         let attempt = attempt.of(&login.user);
-        let Verified { upstream_key, session } = self.verifier.verify(&login, bearer, attempt).await?;
+        let verifying = self.verifier.verify(&login, bearer, attempt);
+        let Verified { upstream_key, session } = steps.of(Step::Verifier, verifying, of_verifier).await?;
         let upstream_key = upstream_key.filter(|_| self.upstream_keys.is_some());
         let token_of = |seed: &_| self.mint.token(&login, seed);
         let id_of = |seed: &_| TokenId::of(token_of(seed).expose().as_bytes());
@@ -203,12 +205,15 @@ impl Auth {
         let seed = match (self.store.seed_of(&login_id, id_of), upstream_key) {
             (Some(seed), None) => seed,
             (Some(seed), Some(key)) => {
-                self.store.set_upstream_key(&id_of(&seed), key).await.map_err(unavailable)?;
+                let id = id_of(&seed);
+                let keeping = self.store.set_upstream_key(&id, key);
+                steps.of(Step::Store, keeping, of_store).await.map_err(unavailable)?;
                 seed
             }
             (None, upstream_key) => {
                 let new = NewToken { login: login_id, user: login.user.clone(), upstream_key };
-                self.store.insert(new, self.mint.seed(), id_of).await.map_err(unavailable)?
+                let keeping = self.store.insert(new, self.mint.seed(), id_of);
+                steps.of(Step::Store, keeping, of_store).await.map_err(unavailable)?
             }
         };
         self.store.note_salt_use(salt, &login.user);
@@ -225,18 +230,21 @@ impl Auth {
         presented: &Presented,
         client: IpAddr,
         upstream: &Upstream,
+        steps: &Steps,
     ) -> Result<Identity, KeyError> {
         match presented {
-            Presented::Key(key) | Presented::Basic(key) => self.identify_key(key, client, upstream).await,
-            Presented::Jwt(jwt) => self.identify_jwt(jwt, client).await,
+            Presented::Key(key) | Presented::Basic(key) => {
+                self.identify_key(key, client, upstream, steps).await
+            }
+            Presented::Jwt(jwt) => self.identify_jwt(jwt, client, steps).await,
         }
     }
 
     /// SECURITY: a token that nobody has signed is a guess. One that has expired, or is meant for others, is none: it was
     /// made by an issuer that we know.
-    async fn identify_jwt(&self, jwt: &Jwt, client: IpAddr) -> Result<Identity, KeyError> {
+    async fn identify_jwt(&self, jwt: &Jwt, client: IpAddr, steps: &Steps) -> Result<Identity, KeyError> {
         let id = jwt.id();
-        match self.jwts.verify(jwt, id).await {
+        match self.jwts.verify(jwt, id, steps).await {
             Ok(user) => Ok(Identity::of_jwt(user, id.fingerprint())),
             Err(JwtError::Invalid(why)) => {
                 self.guesses.attempt(client).fail().map_err(KeyError::TooMany)?;
@@ -257,6 +265,7 @@ impl Auth {
         key: &ApiKey,
         client: IpAddr,
         upstream: &Upstream,
+        steps: &Steps,
     ) -> Result<Identity, KeyError> {
         let id = key.id();
         let fingerprint = id.fingerprint();
@@ -270,7 +279,7 @@ impl Auth {
         if let Some(salt) = self.mint.maker(key.expose()) {
             // SECURITY: a store that does not answer is neither a yes nor a no. In the heap, as it is seldom asked and every
             // request would have to be as large.
-            return match Box::pin(self.store.fetch(&id, salt)).await {
+            return match Box::pin(steps.of(Step::Store, self.store.fetch(&id, salt), of_store)).await {
                 Ok(Some(record)) => self.minted(id, &record),
                 Ok(None) => Err(KeyError::Ended),
                 Err(Unavailable) => Err(KeyError::StoreUnavailable),
@@ -287,7 +296,8 @@ impl Auth {
                     // would stand out.
                     attempt.look().map_err(KeyError::TooMany)?;
                     // In the heap, as it is seldom asked and every request would have to be as large.
-                    Box::pin(self.foreign_keys.judge(id, key, upstream)).await
+                    let asking = self.foreign_keys.judge(id, key, upstream);
+                    Box::pin(steps.of(Step::ForeignCheck, asking, of_verdict)).await
                 }
             },
         };
@@ -336,8 +346,8 @@ impl Auth {
         self.guesses.sweep();
     }
 
-    /// Opens the store of tokens and starts its thread, if it has one. `up` shows whether it answers.
-    pub fn start_store(&self, up: &Gauge) -> Result<Option<Running>, StartError> {
+    /// Opens the store of tokens and starts its thread, if it has one. `metrics` show how it does.
+    pub fn start_store(&self, metrics: &StoreMetrics) -> Result<Option<Running>, StartError> {
         // Not to hold what holds the store: its thread ends when nobody has it any more.
         let guesses = Arc::downgrade(&self.guesses);
         let heard = move |failure| {
@@ -345,7 +355,7 @@ impl Auth {
                 guesses.heard(failure);
             }
         };
-        self.store.start(up, Box::new(heard))
+        self.store.start(metrics, Box::new(heard))
     }
 
     /// The store of tokens, for operators.
@@ -387,6 +397,32 @@ impl Auth {
     /// How many keys `tokens.keys_file` holds.
     pub fn known_keys(&self) -> usize {
         self.known_keys.len()
+    }
+}
+
+fn of_bearer(opened: &Result<(u8, bearer::Credentials), BearerError>) -> Outcome {
+    if opened.is_ok() { Outcome::Ok } else { Outcome::Refused }
+}
+
+fn of_verifier(verified: &Result<Verified, VerifyError>) -> Outcome {
+    match verified {
+        Ok(_) => Outcome::Ok,
+        Err(VerifyError::Wrong) => Outcome::Refused,
+        Err(VerifyError::Unavailable) => Outcome::Unavailable,
+        Err(VerifyError::Busy | VerifyError::TooMany(_)) => Outcome::Busy,
+    }
+}
+
+fn of_store<T>(answer: &Result<T, Unavailable>) -> Outcome {
+    if answer.is_ok() { Outcome::Ok } else { Outcome::Unavailable }
+}
+
+fn of_verdict(verdict: &Verdict) -> Outcome {
+    match verdict {
+        Verdict::Good => Outcome::Ok,
+        Verdict::Bad => Outcome::Refused,
+        Verdict::Unknown => Outcome::Unavailable,
+        Verdict::Busy => Outcome::Busy,
     }
 }
 

@@ -9,6 +9,7 @@ use crate::admission::RequestPlace;
 use crate::clock;
 use crate::gateway::context::Context;
 use crate::metrics::{self, Answered};
+use crate::steps::Steps;
 use crate::store::Fingerprint;
 use crate::telemetry::{self, Record, label};
 use crate::user_name::UserName;
@@ -41,6 +42,8 @@ pub struct AccessLine {
     pub status: StatusCode,
     /// The request's place among those in flight, given back when the answer has ended.
     pub place: Option<RequestPlace>,
+    /// What the steps took by which its caller was found out.
+    pub steps: Steps,
     /// Bytes of the answer's body that were handed on.
     pub sent: u64,
     /// Whether the body came to its end.
@@ -52,12 +55,18 @@ pub struct AccessLine {
 impl AccessLine {
     /// The line of a request that was just read. Its status stays 499, "client closed request", unless an answer
     /// comes about.
-    pub fn new(context: Context, method: Method, path: &str, route: Rc<metrics::Route>) -> AccessLine {
+    pub fn new(
+        context: Context,
+        method: Method,
+        path: &str,
+        counted: (&Rc<metrics::Route>, &metrics::Worker),
+    ) -> AccessLine {
         AccessLine {
             context,
             method,
             path: cut(path, LONGEST_PATH).to_owned(),
-            route,
+            route: Rc::clone(counted.0),
+            steps: Steps::new(counted.1.clone()),
             user: None,
             acts_as: None,
             key: None,
@@ -122,13 +131,14 @@ impl Drop for AccessLine {
         if self.to_head.is_none() {
             self.reason = "client_closed";
         }
+        let received = self.context.received.as_ref().map_or(0, |received| received.get());
         self.route.note(&Answered {
             method: &self.method,
             status: self.status,
             reason: self.reason,
             to_head: self.to_head,
             total,
-            received: 0,
+            received,
             sent: self.sent,
         });
         telemetry::access(|line| {
@@ -140,6 +150,7 @@ impl Drop for AccessLine {
             self.tell_request(line);
             line.number(label!("status"), self.status.as_u16().into());
             line.text(label!("reason"), self.reason);
+            line.number(label!("received"), received);
             line.number(label!("sent"), self.sent);
             line.flag(label!("complete"), self.complete);
             line.millis(label!("head_ms"), self.to_head.unwrap_or_default());

@@ -7,6 +7,7 @@ use crate::auth::jwt::JwtError;
 use crate::auth::{Auth, Identity, KeyError};
 use crate::gateway::rejection::Rejection;
 use crate::gateway::screen::Screened;
+use crate::steps::Steps;
 use crate::upstream::Upstream;
 
 /// Whose request this is.
@@ -15,8 +16,9 @@ pub async fn authenticate(
     upstream: &Upstream,
     screened: &Screened,
     client: IpAddr,
+    steps: &Steps,
 ) -> Result<Identity, Rejection> {
-    auth.identify(screened.presented(), client, upstream).await.map_err(|error| match error {
+    auth.identify(screened.presented(), client, upstream, steps).await.map_err(|error| match error {
         KeyError::Ended => Rejection::TokenExpired,
         KeyError::Unknown => Rejection::ApiKeyUnknown,
         KeyError::StoreUnavailable => Rejection::TokenStoreUnavailable,

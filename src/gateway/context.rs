@@ -1,5 +1,6 @@
 //! What is known of a request before anything is judged: who connected, and how logs call the request.
 
+use std::cell::Cell;
 use std::net::IpAddr;
 use std::rc::Rc;
 use std::time::Instant;
@@ -49,6 +50,8 @@ pub struct Context {
     pub continues_trace: bool,
     /// When the head had been read.
     pub begun: Instant,
+    /// Bytes of the request's body that have come, if it has one.
+    pub received: Option<Rc<Cell<u64>>>,
 }
 
 #[derive(Debug)]
@@ -74,6 +77,7 @@ impl Context {
             continues_trace: given.is_some(),
             traceparent: given.unwrap_or_else(made_traceparent),
             begun: clock::now(),
+            received: None,
         }
     }
 

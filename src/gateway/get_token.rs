@@ -10,6 +10,7 @@ use crate::auth::{Auth, MintError, Minted};
 use crate::fields::{Fields, Head, Name};
 use crate::gateway::rejection::Rejection;
 use crate::gateway::screen;
+use crate::steps::Steps;
 
 /// Fields and body of the answer: `{"data":["tk_…"],"status":"success"}`.
 pub struct Given {
@@ -22,11 +23,11 @@ pub struct Given {
 }
 
 /// Opens the bearer, checks the credentials and gives the login's token.
-pub async fn get_token(auth: &Auth, head: &Head, client: IpAddr) -> Result<Given, Rejection> {
+pub async fn get_token(auth: &Auth, head: &Head, client: IpAddr, steps: &Steps) -> Result<Given, Rejection> {
     screen::unambiguous(&head.fields)?;
     let json = |essence: &[u8]| essence.eq_ignore_ascii_case(b"application/json");
     screen::content_type(&head.fields, json, || "`application/json`".to_owned())?;
-    let minted = auth.mint(bearer(&head.fields)?, client).await.map_err(refusal)?;
+    let minted = auth.mint(bearer(&head.fields)?, client, steps).await.map_err(refusal)?;
 
     let mut fields = Fields::new();
     fields.push(Name::ContentType, b"application/json");

@@ -29,6 +29,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use http::{Method, StatusCode};
+use http_body::Body;
 use ipnet::IpNet;
 use tracing::{error, warn};
 
@@ -115,10 +116,11 @@ impl Gateway {
 
     /// Answers a request, whatever becomes of it, and sees to its access line.
     pub async fn handle(&self, client: Rc<Client>, head: Head, body: ClientBody) -> Reply {
-        let context = Context::new(client, &head.fields, &self.trusted_proxies);
+        let mut context = Context::new(client, &head.fields, &self.trusted_proxies);
+        context.received = (!body.is_end_stream()).then(Rc::default);
         // In the heap, as it is handed on from here to the end of the answer's body.
-        let route = Rc::clone(&self.counted.no_route);
-        let mut line = Box::new(AccessLine::new(context, head.method.clone(), head.uri.path(), route));
+        let counted = (&self.counted.no_route, &self.worker);
+        let mut line = Box::new(AccessLine::new(context, head.method.clone(), head.uri.path(), counted));
         let decided = contained(pin!(self.forward(head, body, &mut line))).await;
         let decided = decided.unwrap_or_else(|Panicked| {
             self.admission.metrics().panics.inc();
@@ -136,7 +138,8 @@ impl Gateway {
     pub fn refuse(&self, client: Rc<Client>, rejection: &Rejection) -> Reply {
         let unknown = Method::from_bytes(b"-").expect("a token");
         let context = Context::new(client, &Fields::new(), &[]);
-        let mut line = Box::new(AccessLine::new(context, unknown, "", Rc::clone(&self.counted.no_route)));
+        let mut line =
+            Box::new(AccessLine::new(context, unknown, "", (&self.counted.no_route, &self.worker)));
         self.refusal(rejection, &mut line).observed(line)
     }
 
@@ -160,7 +163,7 @@ impl Gateway {
         line.route = Rc::clone(&self.counted.profiles[number]);
         let screened = screen(profile, head)?;
         let client = line.context().origin.address;
-        let identity = authenticate(&self.auth, &self.upstream, &screened, client).await?;
+        let identity = authenticate(&self.auth, &self.upstream, &screened, client, &line.steps).await?;
         line.user = identity.user().cloned();
         line.key = Some(identity.fingerprint());
         line.place.as_mut().map_or(Ok(()), |place| place.of(&identity.caller()))?;
@@ -211,7 +214,7 @@ impl Gateway {
 
     async fn get_token(&self, head: &Head, line: &mut AccessLine) -> Result<Answer, Rejection> {
         line.route = Rc::clone(&self.counted.get_token);
-        let given = get_token(&self.auth, head, line.context().origin.address).await?;
+        let given = get_token(&self.auth, head, line.context().origin.address, &line.steps).await?;
         line.user = Some(given.minted.user);
         line.key = Some(given.minted.fingerprint);
         Ok(Answer::own(StatusCode::OK, given.fields, given.body))

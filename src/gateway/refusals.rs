@@ -207,8 +207,8 @@ mod tests {
         let mut fields = Fields::new();
         fields.push(Name::XRequestId, id.as_bytes());
         let client = Rc::new(Client::at(IpAddr::from([192, 0, 2, 1]), false));
-        let (context, route) = (Context::new(client, &fields, &[]), Metrics::default().worker().route(""));
-        let line = AccessLine::new(context, Method::GET, "/timbr/api/query/", route);
+        let (context, worker) = (Context::new(client, &fields, &[]), Metrics::default().worker());
+        let line = AccessLine::new(context, Method::GET, "/timbr/api/query/", (&worker.route(""), &worker));
         recorder.note(&Rejection::ApiKeyMissing, &line);
     }
 

@@ -178,7 +178,7 @@ impl Rewriter {
         }
         let credential = head.len();
         self.write_credential(&mut head, &presented, identity);
-        let body = RequestBody::streaming(body, max_body, self.body_bounds);
+        let body = RequestBody::streaming(body, max_body, self.body_bounds).counted(context.received.clone());
         let is_basic = matches!(presented, Presented::Basic(_));
         let message = Message { method, head, host: backend, body };
         UpstreamRequest { message, credential, is_basic }

@@ -6,7 +6,10 @@ use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
+
+use crate::metrics::cell::bounds;
 
 /// Names of the gateway's own metrics begin so.
 pub const PREFIX: &str = "timbr_gateway";
@@ -132,6 +135,32 @@ impl Catalogue {
         self.described.push(Described::new(name, Form::Counter, labels, help));
         self.registry.register(name, help, counters.clone());
         counters
+    }
+
+    /// With the buckets of [`Durations`](crate::metrics::cell::Durations).
+    pub fn histograms<const COUNT: usize>(
+        &mut self,
+        name: &'static str,
+        labels: &'static [&'static str; COUNT],
+        help: &'static str,
+    ) -> Family<Labels<COUNT>, Histogram, fn() -> Histogram> {
+        let histograms = Family::new_with_constructor((|| Histogram::new(bounds())) as fn() -> Histogram);
+        self.described.push(Described::new(name, Form::Histogram, labels, help));
+        self.registry.register(name, help, histograms.clone());
+        histograms
+    }
+
+    /// One for each of what the configuration names.
+    pub fn gauges(
+        &mut self,
+        name: &'static str,
+        labels: &'static [&'static str],
+        help: &'static str,
+    ) -> Family<Vec<(&'static str, String)>, Gauge> {
+        let gauges = Family::default();
+        self.described.push(Described::new(name, Form::Gauge, labels, help));
+        self.registry.register(name, help, gauges.clone());
+        gauges
     }
 
     /// Describes what a collector encodes.

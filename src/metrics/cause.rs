@@ -28,6 +28,21 @@ pub enum Cause {
 }
 
 impl Cause {
+    /// All of them.
+    pub const ALL: [Cause; 11] = [
+        Cause::Connections,
+        Cause::Address,
+        Cause::Requests,
+        Cause::Age,
+        Cause::HandshakeFailed,
+        Cause::HandshakeTimeout,
+        Cause::HeaderTimeout,
+        Cause::IdleTimeout,
+        Cause::WriteTimeout,
+        Cause::ControlFrames,
+        Cause::Resets,
+    ];
+
     /// The label's value.
     pub fn word(self) -> &'static str {
         match self {

@@ -45,6 +45,11 @@ const BOUNDS: [u64; 19] = [
     300_000_000_000,
 ];
 
+/// The same in seconds.
+pub fn bounds() -> impl Iterator<Item = f64> {
+    BOUNDS.iter().map(|bound| seconds(*bound))
+}
+
 /// One bucket for each bound, and one for what is longer than all.
 const BUCKETS: usize = BOUNDS.len() + 1;
 
@@ -92,8 +97,7 @@ impl Histogram {
 
     /// Bounds in seconds, each with how many came between it and the one before.
     pub fn buckets(&self) -> Vec<(f64, u64)> {
-        let bounds = BOUNDS.iter().map(|bound| seconds(*bound)).chain([f64::INFINITY]);
-        bounds.zip(self.buckets).collect()
+        bounds().chain([f64::INFINITY]).zip(self.buckets).collect()
     }
 
     /// What another one has noted besides.
@@ -123,7 +127,7 @@ impl Histogram {
         }
         let rank = part.clamp(0.0, 1.0) * float(count);
         let (mut below, mut lower) = (0.0, 0.0);
-        for (bound, bucket) in BOUNDS.iter().map(|bound| seconds(*bound)).zip(self.buckets) {
+        for (bound, bucket) in bounds().zip(self.buckets) {
             let here = float(bucket);
             if here > 0.0 && below + here >= rank {
                 return Some(lower + (bound - lower) * ((rank - below) / here).max(0.0));

@@ -10,10 +10,14 @@ mod cell;
 mod exposition;
 mod process;
 mod route;
+mod store;
 mod worker;
 mod workers;
 
+use std::time::{SystemTime, UNIX_EPOCH};
+
 use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::Registry;
@@ -29,6 +33,7 @@ pub use cause::Cause;
 pub use cell::Histogram;
 pub use exposition::Format;
 pub use route::{Answered, Answers, RouteSum};
+pub use store::StoreMetrics;
 pub use worker::{HandshakeFailure, OpenConnection, Outcome, Protocol, Route, Step, Sum, TlsVersion, Worker};
 
 /// Counters and gauges.
@@ -47,8 +52,15 @@ pub struct Metrics {
     pub requests_queued: Gauge,
     /// 1 while certificate files cannot be used, and what was read before stays in use.
     pub certificates_unusable: Gauge,
-    /// 1 while the token store answers.
-    pub store_up: Gauge,
+    /// How the token store does.
+    pub store: StoreMetrics,
+    /// Tokens in memory.
+    pub tokens: Gauge,
+    /// When certificates end, by the names that they are for.
+    certificates: Family<Vec<(&'static str, String)>, Gauge>,
+    reloads: Counters<1>,
+    last_reload_successful: Gauge,
+    last_reload_success: Gauge,
     /// 1 while the users file cannot be used, and what was read before stays in use.
     pub users_unusable: Gauge,
     /// Token issuers whose keys could not be fetched or read the last time.
@@ -89,7 +101,26 @@ impl Default for Metrics {
             "certificates_unusable",
             "1 while certificate files cannot be used, and what was read before stays in use",
         );
-        let store_up = of.gauge("store_up", "1 while the token store answers, 0 while it does not");
+        let store = StoreMetrics::new(&mut of);
+        let tokens = of.gauge("tokens", "Tokens that are kept in memory; ended ones for some seconds more");
+        let certificates = of.gauges(
+            "certificate_expiry_timestamp_seconds",
+            &["names"],
+            "When a certificate that clients are shown ends, in seconds of Unix time",
+        );
+        let reloads = of.counters(
+            "config_reloads",
+            &["outcome"],
+            "Reloads of the configuration: `success`, or `failure`, where what was in force stayed",
+        );
+        let last_reload_successful = of.gauge(
+            "config_last_reload_successful",
+            "1 if the configuration could be used when it was read last, 0 if what was read before is in force",
+        );
+        let last_reload_success = of.gauge(
+            "config_last_reload_success_timestamp_seconds",
+            "When the configuration in force was read, in seconds of Unix time",
+        );
         let users_unusable = of.gauge(
             "users_unusable",
             "1 while the users file cannot be used, and what was read before stays in use",
@@ -110,7 +141,7 @@ impl Default for Metrics {
             &["cause"],
             "Client connections that the gateway ended or did not take, by cause",
         );
-        Metrics {
+        let metrics = Metrics {
             registry: of.registry,
             process,
             described: of.described,
@@ -119,7 +150,12 @@ impl Default for Metrics {
             requests_in_flight,
             requests_queued,
             certificates_unusable,
-            store_up,
+            store,
+            tokens,
+            certificates,
+            reloads,
+            last_reload_successful,
+            last_reload_success,
             users_unusable,
             issuers_unusable,
             accept_failures,
@@ -128,7 +164,9 @@ impl Default for Metrics {
             panics,
             log_lines_dropped,
             connections_ended,
-        }
+        };
+        metrics.begin_with_nothing();
+        metrics
     }
 }
 
@@ -155,6 +193,43 @@ impl Metrics {
     /// A connection was ended or not taken.
     pub fn connection_ended(&self, cause: Cause) {
         self.connections_ended.get_or_create(&[("cause", cause.word())]).inc();
+    }
+
+    /// The configuration was read again: whether it could be used.
+    pub fn reloaded(&self, successful: bool) {
+        let outcome = if successful { "success" } else { "failure" };
+        self.reloads.get_or_create(&[("outcome", outcome)]).inc();
+        if successful {
+            self.read_well();
+        } else {
+            self.last_reload_successful.set(0);
+        }
+    }
+
+    /// A series that comes into being with its first event hides that event from `rate()`.
+    fn begin_with_nothing(&self) {
+        for outcome in ["success", "failure"] {
+            drop(self.reloads.get_or_create(&[("outcome", outcome)]));
+        }
+        for cause in Cause::ALL {
+            drop(self.connections_ended.get_or_create(&[("cause", cause.word())]));
+        }
+        // What cannot be read does not start.
+        self.read_well();
+    }
+
+    fn read_well(&self) {
+        self.last_reload_successful.set(1);
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        self.last_reload_success.set(i64::try_from(now.as_secs()).unwrap_or(i64::MAX));
+    }
+
+    /// The certificates that clients are shown: the names that each is for, and when it ends, in seconds of Unix time.
+    pub fn certificates_are(&self, ends: &[(String, i64)]) {
+        self.certificates.clear();
+        for (names, end) in ends {
+            self.certificates.get_or_create(&vec![("names", names.clone())]).set(*end);
+        }
     }
 
     /// All of them as text.
@@ -201,6 +276,9 @@ mod tests {
         let _open = worker.connection(Protocol::Http2);
         metrics.connection_ended(Cause::Address);
         metrics.connections.inc();
+        metrics.store.operation("fetch", true, Duration::from_millis(2));
+        metrics.certificates_are(&[("a.test, b.test".into(), 1_900_000_000)]);
+        metrics.reloaded(false);
         metrics
     }
 
@@ -223,6 +301,10 @@ mod tests {
             "timbr_gateway_client_connections_speaking{protocol=\"http/2\"} 0",
             "timbr_gateway_connections_ended_total{cause=\"address_limit\"} 1",
             "timbr_gateway_client_connections 1",
+            "timbr_gateway_store_operations_total{operation=\"fetch\",outcome=\"ok\"} 1",
+            "timbr_gateway_certificate_expiry_timestamp_seconds{names=\"a.test, b.test\"} 1900000000",
+            "timbr_gateway_config_reloads_total{outcome=\"failure\"} 1",
+            "timbr_gateway_config_last_reload_successful 0",
             "# TYPE timbr_gateway_requests counter",
             "# TYPE process_cpu_seconds counter",
             "# EOF",
@@ -259,7 +341,7 @@ mod tests {
             let one = by(name).or_else(|| by(base?)).unwrap_or_else(|| panic!("{name} is not described"));
             let labels = rest.split_once("} ").map_or("", |(labels, _)| labels);
             let mut labels: Vec<_> =
-                labels.split(',').filter_map(|label| Some(label.split_once('=')?.0)).collect();
+                labels.split("\",").filter_map(|label| Some(label.split_once('=')?.0)).collect();
             labels.retain(|label| *label != "le");
             assert_eq!(labels, one.labels, "{line}");
         }

@@ -179,43 +179,44 @@ pub struct Sum {
 
 /// The calling thread's cells. It cannot leave the thread, so nobody else writes to them.
 #[derive(Clone, Debug)]
-pub struct Worker {
-    cells: Arc<WorkerCells>,
-    bound: PhantomData<Rc<()>>,
-}
+#[expect(
+    clippy::redundant_allocation,
+    reason = "each request has a handle, and counts it without a locked instruction"
+)]
+pub struct Worker(Rc<Arc<WorkerCells>>);
 
 impl Worker {
     /// SECURITY: only for the owner's thread; what another one added at the same time would be lost.
     pub(super) fn new(cells: Arc<WorkerCells>) -> Worker {
         assert_eq!(cells.owner, std::thread::current().id(), "cells belong to one thread");
-        Worker { cells, bound: PhantomData }
+        Worker(Rc::new(cells))
     }
 
     /// Where requests of a route are counted; of none, by the empty name.
     pub fn route(&self, name: &str) -> Rc<Route> {
-        Rc::new(Route { cells: self.cells.route(name), bound: PhantomData })
+        Rc::new(Route { cells: self.0.route(name), bound: PhantomData })
     }
 
     /// A step took so long.
     pub fn step(&self, step: Step, outcome: Outcome, span: Duration) {
-        self.cells.steps[step as usize][outcome as usize].note(span);
+        self.0.steps[step as usize][outcome as usize].note(span);
     }
 
     /// A connection speaks HTTP until the guard is dropped.
     pub fn connection(&self, protocol: Protocol) -> OpenConnection {
-        self.cells.opened[protocol as usize].add(1);
+        self.0.opened[protocol as usize].add(1);
         OpenConnection { worker: self.clone(), protocol }
     }
 
     /// A TLS handshake succeeded.
     pub fn handshake(&self, version: TlsVersion, resumed: bool, span: Duration) {
-        self.cells.handshakes[version as usize][usize::from(resumed)].add(1);
-        self.cells.handshake.note(span);
+        self.0.handshakes[version as usize][usize::from(resumed)].add(1);
+        self.0.handshake.note(span);
     }
 
     /// A handshake failed.
     pub fn handshake_failed(&self, why: HandshakeFailure) {
-        self.cells.handshake_failures[why as usize].add(1);
+        self.0.handshake_failures[why as usize].add(1);
     }
 }
 
@@ -228,7 +229,7 @@ pub struct OpenConnection {
 
 impl Drop for OpenConnection {
     fn drop(&mut self) {
-        self.worker.cells.closed[self.protocol as usize].add(1);
+        self.worker.0.closed[self.protocol as usize].add(1);
     }
 }
 

@@ -110,7 +110,7 @@ pub fn bind_with(config: Config, given: Given, clock: &Clock) -> Result<Bound, S
     let parts = load(&config, clock)?;
     let sockets = Sockets::open(&config.listen, given.sockets, config.workers)?;
     let metrics = Arc::<Metrics>::default();
-    let store = parts.auth.start_store(&metrics.store_up)?;
+    let store = parts.auth.start_store(&metrics.store)?;
     let refusals = Refusals::new(config.workers);
     Ok(Bound { config: Arc::new(config), parts, sockets, manager: given.manager, metrics, store, refusals })
 }

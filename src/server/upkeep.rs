@@ -44,14 +44,18 @@ pub async fn keep_files(
                 None => {}
             }
             auth.look(is_asked);
-            (reloader, auth.is_failing(), auth.failing_issuers())
+            (reloader, auth.is_failing(), auth.failing_issuers(), auth.store().tokens())
         });
-        let Ok((back, is_failing, issuers)) = reading.await else { return };
+        let Ok((back, is_failing, issuers, tokens)) = reading.await else { return };
         reloader = back;
         if let Some(ReloadOrder { reply, .. }) = order {
             let _ = reply.send(Reloaded::Taken { needs_restart: Vec::new() });
         }
         let certificates = reloader.as_ref().is_some_and(Reloader::is_failing);
+        if let Some(reloader) = &reloader {
+            metrics.certificates_are(&reloader.ends());
+        }
+        metrics.tokens.set(i64::try_from(tokens).unwrap_or(i64::MAX));
         metrics.certificates_unusable.set(i64::from(certificates));
         metrics.users_unusable.set(i64::from(is_failing));
         metrics.issuers_unusable.set(i64::try_from(issuers).unwrap_or(i64::MAX));

@@ -18,13 +18,14 @@ mod wire;
 use std::collections::HashSet;
 use std::fmt;
 use std::hash::{Hash, Hasher};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::Instant;
 
 use aws_lc_rs::digest::{SHA256, digest};
-use prometheus_client::metrics::gauge::Gauge;
 
 use crate::clock::Clock;
 use crate::config::{Config, Problem, StoreKind};
+use crate::metrics::StoreMetrics;
 use crate::secret::Secret;
 use crate::user_name::UserName;
 
@@ -148,6 +149,8 @@ pub struct Store {
     behind: Option<Commands>,
     /// What [`Store::start`] starts.
     prepared: Mutex<Option<Prepared>>,
+    /// Who is told how the store behind does.
+    told: OnceLock<StoreMetrics>,
     /// Who used which salt, where nothing behind keeps that.
     salt_uses: SaltUses,
 }
@@ -214,19 +217,27 @@ impl Store {
             clock,
             behind: None,
             prepared: Mutex::default(),
+            told: OnceLock::new(),
             salt_uses: SaltUses::default(),
         }
     }
 
-    /// Opens what is behind the memory, and starts its thread; `None` if nothing is. `up` shows whether it answers.
-    pub fn start(&self, up: &Gauge, on_failure: OnFailure) -> Result<Option<Running>, StartError> {
+    /// Opens what is behind the memory, and starts its thread; `None` if nothing is. `metrics` show how it does.
+    pub fn start(
+        &self,
+        metrics: &StoreMetrics,
+        on_failure: OnFailure,
+    ) -> Result<Option<Running>, StartError> {
         let prepared = self.prepared.lock().unwrap_or_else(PoisonError::into_inner).take();
         match prepared {
             None => {
-                up.set(1);
+                metrics.up.set(1);
                 Ok(None)
             }
-            Some(prepared) => prepared.start(up.clone(), on_failure).map(Some),
+            Some(prepared) => {
+                let _ = self.told.set(metrics.clone());
+                prepared.start(metrics.up.clone(), on_failure).map(Some)
+            }
         }
     }
 
@@ -243,7 +254,7 @@ impl Store {
     pub async fn fetch(&self, id: &TokenId, salt: u8) -> Result<Option<Arc<TokenRecord>>, Unavailable> {
         match &self.behind {
             None => Ok(None),
-            Some(behind) => behind.fetch(*id, salt).await,
+            Some(behind) => self.noted("fetch", behind.fetch(*id, salt)).await,
         }
     }
 
@@ -261,7 +272,7 @@ impl Store {
         id_of: impl Fn(&Seed) -> TokenId,
     ) -> Result<Seed, Unavailable> {
         if let Some(behind) = &self.behind {
-            return behind.mint(token, seed, id_of(&seed)).await;
+            return self.noted("mint", behind.mint(token, seed, id_of(&seed))).await;
         }
         let login = token.login;
         let record = |now, expires| TokenRecord::new(token, seed, self.calendar.stamp(now), now, expires);
@@ -272,7 +283,7 @@ impl Store {
     pub async fn set_upstream_key(&self, id: &TokenId, key: Secret) -> Result<(), Unavailable> {
         match &self.behind {
             None => drop(self.memory.set_upstream_key(id, key)),
-            Some(behind) => behind.set_upstream_key(*id, key).await?,
+            Some(behind) => self.noted("set_upstream_key", behind.set_upstream_key(*id, key)).await?,
         }
         Ok(())
     }
@@ -286,7 +297,7 @@ impl Store {
                 self.memory.remove_those(|id, record| what.covers(id, &record.user));
                 Ok(())
             }
-            Some(behind) => behind.revoke(what).await,
+            Some(behind) => self.noted("revoke", behind.revoke(what)).await,
         }
     }
 
@@ -304,7 +315,7 @@ impl Store {
     pub async fn list(&self, filter: Filter) -> Result<Listing, Unavailable> {
         match &self.behind {
             None => Ok(listing::of_memory(&self.memory, &self.calendar, &filter)),
-            Some(behind) => behind.list(filter).await,
+            Some(behind) => self.noted("list", behind.list(filter)).await,
         }
     }
 
@@ -329,6 +340,25 @@ impl Store {
             None => Ok(self.salt_uses.of(count, self.calendar.now())),
             Some(behind) => behind.salt_uses().await,
         }
+    }
+
+    /// Notes what the store behind takes, and whether it answers.
+    async fn noted<T>(
+        &self,
+        operation: &'static str,
+        asking: impl Future<Output = Result<T, Unavailable>>,
+    ) -> Result<T, Unavailable> {
+        let begun = Instant::now();
+        let answer = asking.await;
+        if let Some(metrics) = self.told.get() {
+            metrics.operation(operation, answer.is_ok(), begun.elapsed());
+        }
+        answer
+    }
+
+    /// How many tokens are in memory.
+    pub fn tokens(&self) -> usize {
+        self.memory.len()
     }
 
     /// Whether nothing outlives the process.

@@ -24,9 +24,7 @@ const EXPIRY_REMINDER: Duration = Duration::from_secs(12 * 60 * 60);
 
 /// The names of each certificate in the files, and when it ends, in seconds of Unix time.
 pub fn ends(options: &TlsOptions) -> Result<Vec<(String, i64)>, TlsError> {
-    let (_, tls) = Reloader::start(options.clone(), None)?;
-    let told = |certificate: &Certificate| (certificate.names.to_string(), certificate.not_after);
-    Ok(tls.current().certificates().iter().map(told).collect())
+    Ok(Reloader::start(options.clone(), None)?.0.ends())
 }
 
 /// Looks after what [`ServerTls`] hands out.
@@ -64,6 +62,12 @@ impl Reloader {
     /// Whether the files cannot be used as they are.
     pub fn is_failing(&self) -> bool {
         self.watch.is_failing()
+    }
+
+    /// The names of each certificate in force, and when it ends, in seconds of Unix time.
+    pub fn ends(&self) -> Vec<(String, i64)> {
+        let told = |certificate: &Certificate| (certificate.names.to_string(), certificate.not_after);
+        self.current.borrow().certificates().iter().map(told).collect()
     }
 
     /// Tells the log what is in force.

@@ -1,6 +1,6 @@
 //! Bodies on their way through, with a bound on every pause.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::fmt;
 use std::pin::Pin;
@@ -91,6 +91,8 @@ pub struct RequestBody {
     least_rate: u64,
     patience: Patience,
     kept: Option<Kept>,
+    /// Where the bytes that came are counted.
+    counter: Option<Rc<Cell<u64>>>,
 }
 
 /// What has gone by of a body, so that it can be sent again; nothing once it is more than a little.
@@ -147,14 +149,21 @@ impl RequestBody {
     /// No body.
     pub fn empty() -> RequestBody {
         let patience = Patience::new(Duration::MAX);
-        RequestBody { incoming: None, room: 0, least_rate: 1, patience, kept: None }
+        RequestBody { incoming: None, room: 0, least_rate: 1, patience, kept: None, counter: None }
     }
 
     /// The rest of a client's body: `room` bytes at most.
     pub fn streaming(incoming: ClientBody, room: u64, bounds: BodyBounds) -> RequestBody {
         let incoming = (!incoming.is_end_stream()).then_some(incoming);
         let patience = Patience::bounded(bounds.pause);
-        RequestBody { incoming, room, least_rate: bounds.least_rate.max(1), patience, kept: None }
+        RequestBody {
+            incoming,
+            room,
+            least_rate: bounds.least_rate.max(1),
+            patience,
+            kept: None,
+            counter: None,
+        }
     }
 
     /// Keeps what goes by from here on.
@@ -163,6 +172,11 @@ impl RequestBody {
         kept.0.borrow_mut().expected = self.size_hint().exact();
         self.kept = Some(kept.clone());
         kept
+    }
+
+    /// Counts what comes.
+    pub fn counted(self, counter: Option<Rc<Cell<u64>>>) -> RequestBody {
+        RequestBody { counter, ..self }
     }
 
     /// Whether there is nothing to send.
@@ -193,6 +207,9 @@ impl Body for RequestBody {
                 let Some(data) = frame.data_ref() else { return Poll::Ready(None) };
                 let worth = Duration::from_micros(data.len() as u64 * 1_000_000 / self.least_rate);
                 self.patience.earn(worth);
+                if let Some(counter) = &self.counter {
+                    counter.set(counter.get() + data.len() as u64);
+                }
                 match self.room.checked_sub(data.len() as u64) {
                     Some(room) => self.room = room,
                     None => return Poll::Ready(Some(Err(RequestBodyError::TooLarge))),

@@ -24,6 +24,7 @@ const LAYERS: [&[&str]; 8] = [
         "client_body",
         "descriptors",
         "metrics",
+        "steps",
     ],
     &["config"],
     &["store", "upstream", "tls", "admission", "fetch", "control"],
@@ -35,8 +36,10 @@ const LAYERS: [&[&str]; 8] = [
 ];
 
 /// Uses within a layer that are meant.
-const SIDEWAYS: [(&str, &str); 10] = [
+const SIDEWAYS: [(&str, &str); 12] = [
     ("metrics", "telemetry"),
+    ("steps", "clock"),
+    ("steps", "metrics"),
     ("telemetry", "clock"),
     ("telemetry", "octets"),
     ("media_type", "octets"),

@@ -21,6 +21,7 @@ mod layers;
 mod limits;
 mod policy;
 mod process;
+mod prometheus;
 mod properties;
 mod proxies;
 mod service_manager;

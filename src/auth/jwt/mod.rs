@@ -17,7 +17,9 @@ use jsonwebtoken::decode_header;
 
 use crate::clock::Clock;
 use crate::config::{JwtOptions, Problem};
+use crate::metrics::{Outcome, Step};
 use crate::octets::Octets;
+use crate::steps::Steps;
 use crate::store::TokenId;
 use crate::user_name::UserName;
 
@@ -78,6 +80,14 @@ impl Jwt {
     }
 }
 
+fn outcome(verified: &Result<UserName, JwtError>) -> Outcome {
+    match verified {
+        Ok(_) => Outcome::Ok,
+        Err(JwtError::KeysUnavailable) => Outcome::Unavailable,
+        Err(_) => Outcome::Refused,
+    }
+}
+
 /// The name of a tenant: 1 to 256 printable ASCII characters, no space and no comma.
 fn word(value: &[u8]) -> Option<&str> {
     let valid = (1..=256).contains(&value.len()) && Octets::KEY.are_all(value);
@@ -118,7 +128,7 @@ impl Jwts {
     }
 
     /// Whose token this is.
-    pub async fn verify(&self, jwt: &Jwt, id: TokenId) -> Result<UserName, JwtError> {
+    pub async fn verify(&self, jwt: &Jwt, id: TokenId, steps: &Steps) -> Result<UserName, JwtError> {
         let now = self.clock.unix_seconds();
         if let Some(known) = self.remembered.get(&id) {
             let issuer = &self.issuers[known.issuer];
@@ -127,6 +137,11 @@ impl Jwts {
                 return Ok(known.user.clone());
             }
         }
+        // In the heap, as a token is judged once and then known.
+        Box::pin(steps.of(Step::Jwt, self.judge(jwt, id, now), outcome)).await
+    }
+
+    async fn judge(&self, jwt: &Jwt, id: TokenId, now: u64) -> Result<UserName, JwtError> {
         let token = jwt.expose();
         let header = decode_header(token)
             .map_err(|_| JwtError::Invalid("its header is not in order, or names an unknown algorithm"))?;

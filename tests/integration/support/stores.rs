@@ -7,6 +7,7 @@ use std::time::Duration;
 use prometheus_client::metrics::gauge::Gauge;
 use timbr_gateway::clock::Clock;
 use timbr_gateway::config::{Sources, load};
+use timbr_gateway::metrics::StoreMetrics;
 use timbr_gateway::secret::Secret;
 use timbr_gateway::store::{
     Failure, LoginId, NewToken, Running, Seed, Store, TokenId, TokenRecord, Unavailable,
@@ -123,8 +124,9 @@ impl Replica {
         let (config, _) = load(&Sources { environment, ..Sources::default() }).expect("valid options");
         let clock = Clock::manual(std::time::UNIX_EPOCH.elapsed().expect("after 1970").as_secs());
         let store = Arc::new(Store::new(&config, &clock).expect("a store"));
-        let up = Gauge::default();
-        let running = store.start(&up, Box::new(|_: Failure| {})).expect("it starts");
+        let metrics = StoreMetrics::default();
+        let up = metrics.up.clone();
+        let running = store.start(&metrics, Box::new(|_: Failure| {})).expect("it starts");
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
         let replica = Replica { store: Some(store), running, clock, up, runtime };
         wait_until("the store answers", || replica.up.get() == 1);

@@ -1,0 +1,44 @@
+//! What the steps took by which a request's caller was found out.
+
+use std::time::Instant;
+
+use crate::clock;
+use crate::metrics::{Outcome, Step, Worker};
+
+/// Notes them for one request.
+#[derive(Debug)]
+pub struct Steps {
+    worker: Worker,
+}
+
+impl Steps {
+    /// Of a request of the calling thread's.
+    pub fn new(worker: Worker) -> Steps {
+        Steps { worker }
+    }
+
+    /// Notes what a step takes, and how it ends.
+    pub async fn of<T>(
+        &self,
+        step: Step,
+        doing: impl Future<Output = T>,
+        outcome: impl FnOnce(&T) -> Outcome,
+    ) -> T {
+        let begun = clock::now();
+        let done = doing.await;
+        self.note(step, begun, outcome(&done));
+        done
+    }
+
+    /// The same of a step that does not wait for anything.
+    pub fn of_now<T>(&self, step: Step, doing: impl FnOnce() -> T, outcome: impl FnOnce(&T) -> Outcome) -> T {
+        let begun = clock::now();
+        let done = doing();
+        self.note(step, begun, outcome(&done));
+        done
+    }
+
+    fn note(&self, step: Step, begun: Instant, outcome: Outcome) {
+        self.worker.step(step, outcome, clock::now().duration_since(begun));
+    }
+}
