@@ -28,6 +28,7 @@ use crate::admin::{Admin, refusals};
 use crate::auth::Auth;
 use crate::secret::Secret;
 use crate::store::{Filter, Fingerprint, Revocation, Stamp, TokenId, TokenLine};
+use crate::telemetry::{self, label};
 use crate::user_name::UserName;
 
 /// Tokens that are shown where no limit is given.
@@ -187,6 +188,11 @@ async fn revoke(request: Request<Incoming>, auth: &Auth) -> Result<serde_json::V
         Revocation::User(user) => format!("user {user}"),
         Revocation::Token(fingerprint) => format!("token {fingerprint}"),
     };
+    telemetry::audit(|record| {
+        record.text(label!("what"), "revocation");
+        record.text(label!("decision"), if revoked.is_ok() { "done" } else { "done here only" });
+        record.text(label!("tokens"), &told);
+    });
     if revoked.is_err() {
         warn!(what = told, "tokens were revoked here, but the token store could not be told");
         return Err(unavailable(

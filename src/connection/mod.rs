@@ -152,7 +152,9 @@ impl Service {
         self.gateway.worker().handshake(version, resumed, begun.elapsed());
         let served = current.served(connection);
         let certificate = Current::identity(connection).map_err(io::Error::other)?;
-        Ok((stream, Rc::new(Client { served, certificate, ..client })))
+        let is_http2 = connection.alpn_protocol() == Some(b"h2");
+        let protocol = if is_http2 { Protocol::Http2 } else { Protocol::Http1 }.word();
+        Ok((stream, Rc::new(Client { served, certificate, protocol, ..client })))
     }
 
     async fn speak_http1<I>(&self, io: I, client: Rc<Client>, activity: &Rc<Activity>) -> Option<String>

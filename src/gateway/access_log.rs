@@ -48,6 +48,8 @@ pub struct AccessLine {
     pub sent: u64,
     /// Whether the body came to its end.
     pub complete: bool,
+    /// What the backend took for the head of its answer.
+    pub upstream_to_head: Option<Duration>,
     /// From the head of the request to the head of the answer, if there is one.
     pub to_head: Option<Duration>,
 }
@@ -75,6 +77,7 @@ impl AccessLine {
             place: None,
             sent: 0,
             complete: false,
+            upstream_to_head: None,
             to_head: None,
         }
     }
@@ -117,6 +120,12 @@ impl AccessLine {
         }
     }
 
+    /// Notes what the backend took for the head of its answer.
+    pub fn upstream_answered(&mut self, span: Duration) {
+        self.route.note_upstream(span);
+        self.upstream_to_head = Some(span);
+    }
+
     /// Notes the moment at which the head of the answer stands.
     pub fn head_is_ready(&mut self, status: StatusCode) {
         self.status = status;
@@ -143,6 +152,8 @@ impl Drop for AccessLine {
         });
         telemetry::access(|line| {
             line.word(label!("request_id"), self.context.request_id_bytes());
+            line.word(label!("trace_id"), self.context.trace_id().as_bytes());
+            line.word(label!("protocol"), self.context.client.protocol.as_bytes());
             line.word(label!("client"), self.context.client_text().as_bytes());
             if let Some(certificate) = &self.context.client.certificate {
                 line.text(label!("certificate"), certificate);
@@ -154,6 +165,9 @@ impl Drop for AccessLine {
             line.number(label!("sent"), self.sent);
             line.flag(label!("complete"), self.complete);
             line.millis(label!("head_ms"), self.to_head.unwrap_or_default());
+            if let Some(span) = self.upstream_to_head {
+                line.millis(label!("upstream_ms"), span);
+            }
             line.millis(label!("total_ms"), total);
         });
     }

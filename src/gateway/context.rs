@@ -22,6 +22,8 @@ pub struct Client {
     pub address_text: String,
     /// Whether it speaks TLS.
     pub secure: bool,
+    /// What it speaks, for logs.
+    pub protocol: &'static str,
     /// Whom it asked for by name in the TLS handshake.
     pub served: Option<Served>,
     /// Whom its verified certificate says that it is.
@@ -31,7 +33,14 @@ pub struct Client {
 impl Client {
     /// One of whom nothing is known but where it is.
     pub fn at(address: IpAddr, secure: bool) -> Client {
-        Client { address, address_text: address.to_string(), secure, served: None, certificate: None }
+        Client {
+            address,
+            address_text: address.to_string(),
+            secure,
+            protocol: "http/1",
+            served: None,
+            certificate: None,
+        }
     }
 }
 

@@ -41,6 +41,7 @@ use crate::config::{Config, Limits};
 use crate::fields::{Fields, Head};
 use crate::metrics;
 use crate::octets::Octets;
+use crate::telemetry;
 use crate::upstream::{BodyBounds, RequestBodyError, Upstream, UpstreamError};
 
 use access_log::AccessLine;
@@ -180,7 +181,7 @@ impl Gateway {
             // In the heap, as it is seldom so and long.
             Some(_) => Box::pin(self.send_renewing(request, &identity, line)).await?,
         };
-        line.route.note_upstream(clock::now().duration_since(asked));
+        line.upstream_answered(clock::now().duration_since(asked));
         let answer = Answer::from_upstream(response);
         Ok(if self.rewriter.is_the_clients_own_session(&identity) {
             answer
@@ -214,9 +215,17 @@ impl Gateway {
 
     async fn get_token(&self, head: &Head, line: &mut AccessLine) -> Result<Answer, Rejection> {
         line.route = Rc::clone(&self.counted.get_token);
-        let given = get_token(&self.auth, head, line.context().origin.address, &line.steps).await?;
+        let minted = get_token(&self.auth, head, line.context().origin.address, &line.steps).await;
+        let given = match minted {
+            Ok(given) => given,
+            Err(rejection) => {
+                telemetry::audit(|record| line.tell_who(record, "mint", rejection.reason()));
+                return Err(rejection);
+            }
+        };
         line.user = Some(given.minted.user);
         line.key = Some(given.minted.fingerprint);
+        telemetry::audit(|record| line.tell_who(record, "mint", "granted"));
         Ok(Answer::own(StatusCode::OK, given.fields, given.body))
     }
 

@@ -109,12 +109,13 @@ impl Shared {
             std::mem::swap(&mut queue.waiting, &mut writing);
             queue.is_writing = true;
             drop(queue);
-            // An output that is gone takes nothing; there is nobody left to tell.
-            let _ = output.write_all(&writing).and_then(|()| output.flush());
+            // An output that is gone, or a full disk, takes nothing.
+            let lost = lines_lost(&mut output, &writing);
             writing.clear();
             writing.shrink_to(USUALLY_WAITING);
             let mut queue = self.lock();
             queue.is_writing = false;
+            queue.dropped += lost;
             if queue.waiting.is_empty() {
                 self.drained.notify_all();
                 if queue.is_closing {
@@ -123,6 +124,20 @@ impl Shared {
             }
         }
     }
+}
+
+/// Writes, and tells how many lines did not get through whole.
+fn lines_lost(output: &mut impl Write, lines: &[u8]) -> usize {
+    let mut rest = lines;
+    while !rest.is_empty() {
+        match output.write(rest) {
+            Ok(count @ 1..) => rest = &rest[count..],
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Ok(_) | Err(_) => break,
+        }
+    }
+    let _ = output.flush();
+    memchr::memchr_iter(b'\n', rest).count()
 }
 
 impl Write for Lines {
@@ -184,6 +199,25 @@ mod tests {
         drop(go);
         lines.finish();
         assert_eq!(written.recv().expect("written"), b"room again\n");
+    }
+
+    #[test]
+    fn lines_that_a_full_disk_does_not_take_are_counted() {
+        /// Has room for so many bytes.
+        struct Small(usize);
+        impl Write for Small {
+            fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+                let taken = bytes.len().min(self.0);
+                self.0 -= taken;
+                if taken > 0 { Ok(taken) } else { Err(io::ErrorKind::StorageFull.into()) }
+            }
+
+            fn flush(&mut self) -> io::Result<()> {
+                Ok(())
+            }
+        }
+        assert_eq!(lines_lost(&mut Small(100), b"one\ntwo\n"), 0);
+        assert_eq!(lines_lost(&mut Small(6), b"one\ntwo\nthree\n"), 2, "half a line is lost too");
     }
 
     #[test]

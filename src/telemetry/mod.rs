@@ -13,10 +13,10 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use tracing::level_filters::LevelFilter;
 use tracing::{error, warn};
-use tracing_subscriber::Layer;
 use tracing_subscriber::filter::Targets;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
+use tracing_subscriber::{Layer, reload};
 
 use lines::Lines;
 pub(crate) use record::label;
@@ -51,6 +51,9 @@ static ACCESS: OnceLock<Format> = OnceLock::new();
 /// The form of all lines.
 static FORM: OnceLock<Format> = OnceLock::new();
 
+/// Sets the level that the gateway's own events are logged from.
+static LEVEL: OnceLock<Box<dyn Fn(LevelFilter) + Send + Sync>> = OnceLock::new();
+
 /// How many dropped lines the log has been told of.
 static TOLD: AtomicUsize = AtomicUsize::new(0);
 
@@ -82,6 +85,13 @@ pub fn audit(fill: impl FnOnce(&mut Record<'_>)) {
     }
 }
 
+/// Has the gateway's own events logged from this level on. Nothing happens before the log is set up.
+pub fn set_level(level: LevelFilter) {
+    if let Some(set) = LEVEL.get() {
+        set(level);
+    }
+}
+
 /// Lines that nobody took in time since the log was set up.
 pub fn dropped_lines() -> usize {
     LINES.get().map_or(0, Lines::dropped)
@@ -105,16 +115,17 @@ pub fn tell_dropped_lines() {
 /// holds credentials.
 pub fn init(options: LogOptions) -> anyhow::Result<LogGuard> {
     let lines = Lines::to(std::io::stderr())?;
-    // SECURITY: the level that the operator chooses never reaches the libraries; see above.
-    let filter = Targets::new()
-        .with_default(options.level.min(LevelFilter::WARN))
-        .with_target(env!("CARGO_CRATE_NAME"), options.level);
+    let (switched, handle) = reload::Layer::new(filter(options.level));
     let layer = tracing_subscriber::fmt::layer().with_writer(lines.clone());
     let layer = match options.format {
         Format::Json => layer.json().flatten_event(true).with_current_span(false).boxed(),
         Format::Text => layer.with_ansi(is_colourful(&std::io::stderr())).boxed(),
     };
-    tracing_subscriber::registry().with(layer.with_filter(filter)).try_init()?;
+    tracing_subscriber::registry().with(layer.with_filter(switched)).try_init()?;
+    let _ = LEVEL.set(Box::new(move |level| {
+        // It fails only where the log is gone.
+        let _ = handle.reload(filter(level));
+    }));
     let _ = LINES.set(lines);
     let _ = FORM.set(options.format);
     if options.access {
@@ -130,6 +141,11 @@ pub fn init(options: LogOptions) -> anyhow::Result<LogGuard> {
 /// Whether what is written there may have colours: at a terminal, unless its user has said otherwise (no-color.org).
 pub fn is_colourful(stream: &impl IsTerminal) -> bool {
     stream.is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
+}
+
+/// SECURITY: the level that the operator chooses never reaches the libraries; see [`init`].
+fn filter(level: LevelFilter) -> Targets {
+    Targets::new().with_default(level.min(LevelFilter::WARN)).with_target(env!("CARGO_CRATE_NAME"), level)
 }
 
 /// SECURITY: a message that was put together may quote what was being read, as those of `str`'s slices do. One that stands

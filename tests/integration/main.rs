@@ -19,6 +19,7 @@ mod identity;
 mod jwt;
 mod layers;
 mod limits;
+mod logs;
 mod policy;
 mod process;
 mod prometheus;

@@ -1,0 +1,221 @@
+//! The log: what its lines say, and that a place that takes none of them holds up nobody.
+
+use std::fs::File;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+
+use serde_json::Value;
+
+use crate::support::bearer::{SALT, bearer};
+use crate::support::client::Client;
+use crate::support::program::Program;
+use crate::support::upstream::Upstream;
+use crate::support::wait_until;
+
+/// A file system of one MiB, as long as the test lasts.
+struct SmallDisk(tempfile::TempDir);
+
+impl SmallDisk {
+    fn mount() -> SmallDisk {
+        let folder = tempfile::tempdir().expect("a folder");
+        let mounted = Command::new("mount")
+            .args(["-t", "tmpfs", "-o", "size=1m", "tmpfs"])
+            .arg(folder.path())
+            .output()
+            .expect("mount is installed");
+        assert!(mounted.status.success(), "this test mounts a small tmpfs, as root: {mounted:?}");
+        SmallDisk(folder)
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg(self.0.path()).status();
+    }
+}
+
+/// A gateway whose log is a file.
+struct Logging {
+    child: Child,
+    started: Value,
+}
+
+impl Drop for Logging {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+impl Logging {
+    fn start(upstream: SocketAddr, log: &Path) -> Logging {
+        let child = Command::new(env!("CARGO_BIN_EXE_timbr-gateway"))
+            .arg("serve")
+            .env_clear()
+            .env("API_AUTH_SALT", SALT)
+            .env("TIMBR_GATEWAY_UPSTREAM_URL", format!("http://{upstream}"))
+            .env("TIMBR_GATEWAY_LISTEN_HTTP", "127.0.0.1:0")
+            .env("TIMBR_GATEWAY_LISTEN_HTTPS", "off")
+            .env("TIMBR_GATEWAY_LISTEN_ADMIN", "127.0.0.1:0")
+            .env("TIMBR_GATEWAY_LOG_FORMAT", "json")
+            .env("TIMBR_GATEWAY_LOG_LEVEL", "trace")
+            .env("TIMBR_GATEWAY_WORKERS", "1")
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(File::create(log).expect("created"))
+            .spawn()
+            .expect("started");
+        let mut logging = Logging { child, started: Value::Null };
+        wait_until("it listens", || lines(log).iter().any(|line| line["http"].is_string()));
+        logging.started = lines(log).into_iter().find(|line| line["http"].is_string()).expect("just seen");
+        logging
+    }
+
+    fn address(&self, name: &str) -> SocketAddr {
+        self.started[name].as_str().expect("text").parse().expect("an address")
+    }
+}
+
+/// Whole lines.
+fn lines(log: &Path) -> Vec<Value> {
+    let text = std::fs::read_to_string(log).unwrap_or_default();
+    text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
+}
+
+fn dropped(admin: SocketAddr) -> f64 {
+    let answer = Client::connect(admin).send("GET /metrics", &[], b"");
+    let series = "timbr_gateway_log_lines_dropped_total ";
+    let line =
+        answer.text().lines().find_map(|line| line.strip_prefix(series)).expect("it is exported").to_owned();
+    line.parse().expect("a number")
+}
+
+/// Sends requests until lines were dropped, and then as many again: each is answered.
+fn answered_though_lines_are_dropped(http: SocketAddr, admin: SocketAddr) {
+    let authorization = format!("Bearer {}", bearer("alice", "secret"));
+    let fields = [("content-type", "application/json"), ("authorization", authorization.as_str())];
+    let answer = Client::connect(http).send("POST /timbr/api/get_token", &fields, b"");
+    let token = answer.json()["data"][0].as_str().expect("a token").to_owned();
+    let mut client = Client::connect(http);
+    let long = format!("POST /timbr/api/query/{}", "x".repeat(400));
+    let mut ask = |count: usize| {
+        for _ in 0..count {
+            let fields = [("x-api-key", token.as_str()), ("content-type", "application/json")];
+            assert_eq!(client.send(&long, &fields, b"{}").status, 200);
+        }
+    };
+    let mut sent = 0;
+    while dropped(admin) == 0.0 {
+        ask(500);
+        sent += 500;
+        assert!(sent < 40_000, "nothing was dropped");
+    }
+    let before = dropped(admin);
+    while dropped(admin) <= before {
+        ask(500);
+        sent += 500;
+        assert!(sent < 80_000, "what came later is not counted");
+    }
+}
+
+#[test]
+fn a_full_disk_holds_up_no_request_and_its_lines_are_counted() {
+    let disk = SmallDisk::mount();
+    let log = disk.0.path().join("log");
+    let upstream = Upstream::start();
+    let gateway = Logging::start(upstream.address(), &log);
+    answered_though_lines_are_dropped(gateway.address("http"), gateway.address("admin"));
+    assert!(std::fs::metadata(&log).expect("the log").len() > 900_000, "the disk is full");
+    drop(gateway);
+}
+
+#[test]
+fn a_stopped_reader_holds_up_no_request_and_lines_are_counted() {
+    let upstream = Upstream::start();
+    let options = [("LISTEN_ADMIN", "127.0.0.1:0")];
+    let program = Program::start_unread(upstream.address(), &options, "exec \"$0\" serve");
+    answered_though_lines_are_dropped(program.http, program.admin.expect("it is on"));
+}
+
+/// All levels are on. What a client sent in confidence, and what it got, stands in no line.
+#[test]
+fn a_line_says_who_asked_for_what_and_tells_no_secret() {
+    const QUERY: &str = "SELECT secret_column FROM secrets";
+    let folder = tempfile::tempdir().expect("a folder");
+    let log = folder.path().join("log");
+    let upstream = Upstream::start();
+    let gateway = Logging::start(upstream.address(), &log);
+    let login = bearer("alice", "pass-word-of-alice");
+    let authorization = format!("Bearer {login}");
+    let fields = [("content-type", "application/json"), ("authorization", authorization.as_str())];
+    let mut client = Client::connect(gateway.address("http"));
+    let token = client.send("POST /timbr/api/get_token", &fields, b"").json()["data"][0]
+        .as_str()
+        .expect("a token")
+        .to_owned();
+    let trace = "4bf92f3577b34da6a3ce929d0e0e4736";
+    let traceparent = format!("00-{trace}-00f067aa0ba902b7-01");
+    let fields = [
+        ("x-api-key", token.as_str()),
+        ("content-type", "application/json"),
+        ("cookie", "session=cookie-of-alice"),
+        ("traceparent", &traceparent),
+        ("x-request-id", "the-request"),
+    ];
+    let answer = client.send("POST /timbr/api/query/?q=secret-in-the-query", &fields, QUERY.as_bytes());
+    assert_eq!(answer.status, 200);
+    let wrong = [("x-api-key", "tk_a-key-that-nobody-knows"), ("content-type", "application/json")];
+    let judged = client.send("POST /timbr/api/query/", &wrong, b"{}").status;
+    assert_eq!(judged, 503, "a backend that takes every key is not believed");
+    let forged = [("authorization", "Bearer not-a-bearer"), ("content-type", "application/json")];
+    assert_eq!(client.send("POST /timbr/api/get_token", &forged, b"").status, 401);
+
+    let found = |target: &str, key: &str, value: &str| {
+        lines(&log).into_iter().find(|line| line["target"] == target && line[key] == value)
+    };
+    wait_until("its line is written", || found("audit", "decision", "bearer_invalid").is_some());
+    wait_until("its line is written", || found("access", "request_id", "the-request").is_some());
+    let line = found("access", "request_id", "the-request").expect("just seen");
+    for (key, value) in [
+        ("trace_id", trace),
+        ("protocol", "http/1"),
+        ("client", "127.0.0.1"),
+        ("user", "alice"),
+        ("route", "api"),
+        ("method", "POST"),
+        ("path", "/timbr/api/query/"),
+        ("reason", ""),
+    ] {
+        assert_eq!(line[key], value, "{key} of {line}");
+    }
+    assert_eq!(
+        (&line["status"], &line["received"], &line["complete"]),
+        (&200.into(), &QUERY.len().into(), &true.into())
+    );
+    assert!(line["sent"].as_u64().is_some_and(|sent| sent > 0), "{line}");
+    assert_eq!(line["key"].as_str().map(str::len), Some(8), "a fingerprint: {line}");
+    for key in ["head_ms", "upstream_ms", "total_ms"] {
+        assert!(line[key].as_f64().is_some_and(|millis| millis > 0.0), "{key} of {line}");
+    }
+    let minted = found("audit", "what", "mint").expect("a line of the audit log");
+    assert_eq!((&minted["decision"], &minted["user"]), (&"granted".into(), &"alice".into()));
+    assert_eq!(minted["key"], line["key"]);
+
+    let text = std::fs::read_to_string(&log).expect("the log");
+    let secrets = [
+        SALT,
+        login.as_str(),
+        "pass-word-of-alice",
+        token.as_str(),
+        &token[3..],
+        "cookie-of-alice",
+        "secret-in-the-query",
+        "secret_column",
+        "tk_a-key-that-nobody-knows",
+        "not-a-bearer",
+    ];
+    for secret in secrets {
+        assert!(!text.contains(secret), "{secret} stands in the log");
+    }
+}
