@@ -33,6 +33,13 @@ def test_the_sidecar_of_kustomize_is_the_one_of_the_chart(name):
     is_current(manifests.SIDECAR / "component" / name, manifests.component()[name])
 
 
+@pytest.mark.parametrize("source", ["prometheus/rules.yaml", "grafana/timbr-gateway.json"])
+def test_the_chart_has_a_copy_of_the_rules_and_the_dashboard(source):
+    # A chart holds no links to what is outside of it.
+    original = REPOSITORY / "deploy" / source
+    is_current(CHART / "files" / original.name, original.read_text())
+
+
 def test_the_chart_has_the_version_of_the_gateway():
     chart = yaml.safe_load((CHART / "Chart.yaml").read_text())
     cargo = (REPOSITORY / "Cargo.toml").read_text().split('version = "', 1)[1].split('"')[0]

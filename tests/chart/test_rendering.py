@@ -2,12 +2,14 @@
 
 import copy
 import json
+import re
 import subprocess
 
 import kubernetes_validate
 import pytest
+import yaml
 
-from support.chart import CHART, FEATURES, HELMS, PLACE, gateway_config, of_kind, rendered, run, values_of
+from support.chart import CHART, FEATURES, HELMS, PLACE, REPOSITORY, gateway_config, of_kind, rendered, run, values_of
 from support.semantics import problems
 
 KUBERNETES = ["1.29", "1.31", "1.34", "1.37"]
@@ -56,7 +58,7 @@ def test_custom_resources_are_as_their_models_want_them(counts):
     objects = [(feature, one) for feature in FEATURES for one in rendered(feature) if is_custom(one)]
     kinds = {one["kind"] for _, one in objects}
     assert kinds == {
-        "Certificate", "HTTPRoute", "TLSRoute", "BackendTLSPolicy", "ServiceMonitor", "PodMonitor",
+        "Certificate", "HTTPRoute", "TLSRoute", "BackendTLSPolicy", "ServiceMonitor", "PodMonitor", "PrometheusRule",
     }
     said = problems_of_models([one for _, one in objects])
     wrong = [(feature, one["kind"], what) for (feature, one), what in zip(objects, said, strict=True) if what]
@@ -185,6 +187,19 @@ def test_the_grace_period_follows_the_drain():
     assert grace("minimal", "config.drain.timeout=0.5min 1s", "config.drain.delay=0s") == 31 + 10
     assert grace("minimal", "terminationGracePeriodSeconds=1000000") == 1000000
     assert grace("extra") == 10 + 5400 + 10
+
+
+def test_the_rules_and_the_dashboard_know_the_job_that_the_monitors_make():
+    rules = of_kind(rendered("metrics"), "PrometheusRule")[0]["spec"]["groups"]
+    written = yaml.safe_load((REPOSITORY / "deploy" / "prometheus" / "rules.yaml").read_text())
+    assert rules == written["groups"]
+    jobs = set(re.findall(r'job="([^"]*)"', json.dumps(rules).replace('\\"', '"')))
+    for feature, kind, endpoints in (("metrics", "ServiceMonitor", "endpoints"), ("sidecar", "PodMonitor", "podMetricsEndpoints")):
+        [endpoint] = of_kind(rendered(feature), kind)[0]["spec"][endpoints]
+        assert {each["replacement"] for each in endpoint["relabelings"] if each["targetLabel"] == "job"} == jobs
+    [dashboard] = [one for one in of_kind(rendered("metrics"), "ConfigMap") if "timbr-gateway.json" in one["data"]]
+    written = json.loads((REPOSITORY / "deploy" / "grafana" / "timbr-gateway.json").read_text())
+    assert json.loads(dashboard["data"]["timbr-gateway.json"]) == written
 
 
 def test_large_numbers_stay_numbers():
