@@ -27,9 +27,10 @@ RUN mkdir -p /out/usr/share/doc/timbr-gateway \
 
 COPY LICENSE /out/usr/share/doc/timbr-gateway/
 COPY src src
+ARG REVISION=unknown
 # cargo goes by times, and the stubs above are younger than the sources.
 RUN touch src/main.rs src/lib.rs \
- && cargo auditable build --locked --profile "$PROFILE" --bin timbr-gateway \
+ && BUILD_COMMIT="$REVISION" cargo auditable build --locked --profile "$PROFILE" --bin timbr-gateway \
  && install -D "target/$([ "$PROFILE" = dev ] && echo debug || echo "$PROFILE")/timbr-gateway" /out/usr/local/bin/timbr-gateway
 
 FROM ${RUNTIME_IMAGE}

@@ -29,8 +29,9 @@ def test_it_says_what_it_is_and_has_no_settings_of_its_own():
     assert not [name for name in config.get("Env") or [] if name.startswith(("TIMBR_", "API_"))]
     wanted = ("title", "description", "licenses", "version", "revision", "created", "source")
     assert all(labels[f"org.opencontainers.image.{name}"] for name in wanted)
-    version = podman("run", "--rm", IMAGE, "--version").stdout.split()
-    assert version == ["timbr-gateway", labels["org.opencontainers.image.version"]]
+    first, *more = podman("run", "--rm", IMAGE, "--version").stdout.splitlines()
+    assert first == f"timbr-gateway {labels['org.opencontainers.image.version']}"
+    assert f"commit: {labels['org.opencontainers.image.revision']}" in more
 
 
 def test_there_is_no_shell():
