@@ -23,8 +23,8 @@ use tokio::net::TcpListener;
 use crate::auth::Auth;
 use crate::gateway::refusals::Refusals;
 use crate::listener;
-use crate::metrics::{Format, Metrics};
-use crate::upstream::Backends;
+use crate::metrics::{Format, Metrics, UpstreamLine};
+use crate::upstream::{Backends, EndpointStatus};
 
 use health::{Health, Verdict};
 
@@ -88,6 +88,7 @@ fn answer(request: &Request<Incoming>, admin: &Admin) -> Response<Full<Bytes>> {
     }
     match path {
         "/metrics" => {
+            tell_backends(admin);
             let accept = request.headers().get(ACCEPT).and_then(|value| value.to_str().ok());
             let format = Format::preferred(accept.unwrap_or_default());
             let mut response = text(StatusCode::OK, "");
@@ -101,6 +102,24 @@ fn answer(request: &Request<Incoming>, admin: &Admin) -> Response<Full<Bytes>> {
              /explain/REQUEST_ID",
         ),
     }
+}
+
+/// Has the metrics say how the backends are now.
+fn tell_backends(admin: &Admin) {
+    let status = admin.backends.status();
+    let line = |endpoint: EndpointStatus| UpstreamLine {
+        usable: endpoint.is_usable(),
+        backend: endpoint.authority,
+        address: endpoint.address,
+        in_flight: endpoint.in_flight,
+        open: endpoint.open,
+        answers: endpoint.answers,
+        failures: endpoint.failures,
+        ejections: endpoint.ejections,
+    };
+    let lines: Vec<_> = status.endpoints.into_iter().map(line).collect();
+    let names: Vec<_> = status.names.into_iter().map(|name| (name.host, name.failures)).collect();
+    admin.metrics.upstreams.show(&lines, &names);
 }
 
 fn text(status: StatusCode, line: &str) -> Response<Full<Bytes>> {

@@ -1,12 +1,14 @@
 //! What is exported, each once: its name, form, labels and meaning. The registry and `docs/metrics.md` are made of this.
 
 use std::fmt;
+use std::hash::Hash;
 
-use prometheus_client::metrics::MetricType;
+use prometheus_client::encoding::{EncodeLabelSet, EncodeMetric};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::metrics::{MetricType, TypedMetric};
 use prometheus_client::registry::Registry;
 
 use crate::metrics::cell::bounds;
@@ -161,6 +163,24 @@ impl Catalogue {
         self.described.push(Described::new(name, Form::Gauge, labels, help));
         self.registry.register(name, help, gauges.clone());
         gauges
+    }
+
+    /// Values that differ in labels which are known only when they are told.
+    pub fn family<L, M>(
+        &mut self,
+        name: &'static str,
+        form: Form,
+        labels: &'static [&'static str],
+        help: &'static str,
+    ) -> Family<L, M>
+    where
+        L: Clone + Hash + Eq + EncodeLabelSet + fmt::Debug + Send + Sync + 'static,
+        M: Default + EncodeMetric + TypedMetric + fmt::Debug + Send + Sync + 'static,
+    {
+        let family = Family::default();
+        self.described.push(Described::new(name, form, labels, help));
+        self.registry.register(name, help, family.clone());
+        family
     }
 
     /// Describes what a collector encodes.

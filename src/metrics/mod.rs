@@ -11,6 +11,7 @@ mod exposition;
 mod process;
 mod route;
 mod store;
+mod upstreams;
 mod worker;
 mod workers;
 
@@ -34,6 +35,7 @@ pub use cell::Histogram;
 pub use exposition::Format;
 pub use route::{Answered, Answers, RouteSum};
 pub use store::StoreMetrics;
+pub use upstreams::{UpstreamLine, Upstreams};
 pub use worker::{HandshakeFailure, OpenConnection, Outcome, Protocol, Route, Step, Sum, TlsVersion, Worker};
 
 /// Counters and gauges.
@@ -67,6 +69,8 @@ pub struct Metrics {
     pub issuers_unusable: Gauge,
     /// Connections that could not be accepted for want of descriptors or memory.
     pub accept_failures: Counter,
+    /// How the backends are.
+    pub upstreams: Upstreams,
     /// Requests that were sent to the backend a second time, as the first time did provably no harm.
     pub upstream_retries: Counter,
     /// Requests that no rule allows, and that passed because rules are only tried out.
@@ -130,6 +134,7 @@ impl Default for Metrics {
         let accept_failures =
             of.counter("accept_failures", "Connections not accepted for want of descriptors or memory");
         let upstream_retries = of.counter("upstream_retries", "Requests sent to the upstream a second time");
+        let upstreams = Upstreams::new(&mut of);
         let authorization_shadow_denials = of.counter(
             "authorization_shadow_denials",
             "Requests that no rule allows, and that passed because rules are only tried out",
@@ -159,6 +164,7 @@ impl Default for Metrics {
             users_unusable,
             issuers_unusable,
             accept_failures,
+            upstreams,
             upstream_retries,
             authorization_shadow_denials,
             panics,
@@ -279,6 +285,17 @@ mod tests {
         metrics.store.operation("fetch", true, Duration::from_millis(2));
         metrics.certificates_are(&[("a.test, b.test".into(), 1_900_000_000)]);
         metrics.reloaded(false);
+        let line = UpstreamLine {
+            backend: "timbr".into(),
+            address: "10.0.0.1:8000".into(),
+            usable: true,
+            in_flight: 1,
+            open: 2,
+            answers: 3,
+            failures: 0,
+            ejections: 0,
+        };
+        metrics.upstreams.show(&[line], &[("timbr".into(), 0)]);
         metrics
     }
 

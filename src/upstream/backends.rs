@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use http::StatusCode;
-use tokio::sync::{Notify, watch};
+use tokio::sync::watch;
 use tracing::{info, warn};
 
 use crate::config::UpstreamOptions;
@@ -27,8 +27,6 @@ pub struct Backends {
     generation: AtomicU64,
     /// The same, for who waits for it.
     changes: watch::Sender<u64>,
-    /// Somebody found an address that takes no connections: names may mean others by now.
-    pub(super) doubted: Notify,
 }
 
 impl Backends {
@@ -46,7 +44,6 @@ impl Backends {
             endpoints: Mutex::new(endpoints.into()),
             generation: AtomicU64::new(0),
             changes: watch::Sender::new(0),
-            doubted: Notify::new(),
         })
     }
 
@@ -135,7 +132,7 @@ impl Backends {
     pub(super) fn failed(&self, endpoint: &Endpoint, why: Failure) {
         let strikes = endpoint.struck();
         if why.is_of_connecting() {
-            self.doubted.notify_one();
+            endpoint.origin.doubted.notify_one();
         }
         let most = self.options.health.eject_after;
         if most == 0 || strikes < most {

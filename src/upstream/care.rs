@@ -25,7 +25,10 @@ use crate::upstream::{Message, UpstreamError};
 /// How often an address that takes no connections is tried.
 const TRIAL_INTERVAL: Duration = Duration::from_millis(250);
 
-/// Longest such trial.
+/// How often one is checked at least that is out of use by its checks.
+const RECOVERY_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Longest trial of one that takes no connections.
 const TRIAL_LIMIT: Duration = Duration::from_secs(1);
 
 impl Backends {
@@ -61,7 +64,9 @@ async fn look_after(backends: Arc<Backends>, endpoint: Arc<Endpoint>) {
     while !endpoint.is_gone() {
         let (standing, health) = endpoint.health_now();
         let wait = match (standing, health.why) {
-            (Standing::OutOfUse, Some(Failure::Check)) => backends.options.health.interval,
+            (Standing::OutOfUse, Some(Failure::Check)) => {
+                backends.options.health.interval.min(RECOVERY_INTERVAL)
+            }
             (Standing::OutOfUse, _) => {
                 let until = health.until.map(|until| until.saturating_duration_since(Instant::now()));
                 until.unwrap_or_default().max(TRIAL_INTERVAL)

@@ -4,6 +4,7 @@ use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
+use tokio::sync::Notify;
 use tokio_rustls::TlsConnector;
 
 use crate::config::UpstreamUrl;
@@ -17,6 +18,8 @@ pub struct Origin {
     pub port: u16,
     pub tls: Option<(TlsConnector, UpstreamTls)>,
     resolution: Mutex<Resolution>,
+    /// One of its addresses takes no connections: the name may mean others by now.
+    pub doubted: Notify,
 }
 
 /// What became of looking up the name.
@@ -38,6 +41,7 @@ impl Origin {
             port: url.port,
             tls: tls.map(|tls| (TlsConnector::from(Arc::clone(&tls.config)), tls)),
             resolution: Mutex::default(),
+            doubted: Notify::new(),
         })
     }
 

@@ -47,7 +47,7 @@ pub async fn keep_resolved(backends: Arc<Backends>, origin: Arc<Origin>, resolve
         let next = begun + if is_known { interval } else { soonest };
         tokio::select! {
             () = sleep_until(next) => {}
-            () = backends.doubted.notified() => sleep_until(next.min(begun + soonest)).await,
+            () = origin.doubted.notified() => sleep_until(next.min(begun + soonest)).await,
         }
     }
 }

@@ -76,6 +76,11 @@ impl Backends {
 }
 
 impl EndpointStatus {
+    /// Whether requests go there, be it one at a time.
+    pub fn is_usable(&self) -> bool {
+        matches!(self.state, "usable" | "trial")
+    }
+
     fn of(endpoint: &Endpoint) -> EndpointStatus {
         let (standing, health) = endpoint.health_now();
         let counts = endpoint.counts();

@@ -24,6 +24,12 @@ fn a_backend_that_is_down_costs_no_request() {
     let told = endpoint(&gateway, down);
     assert_eq!((told["state"].as_str(), told["why"].as_str()), (Some("ejected"), Some("connect_failed")));
     assert_eq!((told["failures"].as_u64(), told["ejections"].as_u64()), (Some(3), Some(1)), "{told}");
+    let series = |name: &str, address| {
+        gateway
+            .metric(&format!("timbr_gateway_upstream_{name}{{backend=\"{address}\",address=\"{address}\"}}"))
+    };
+    assert_eq!((series("usable", down), series("failures_total", down)), (0.0, 3.0));
+    assert_eq!((series("usable", up.address()), series("answers_total", up.address())), (1.0, 40.0));
     let back = Upstream::on(TcpListener::bind(down).expect("bound"), |_, stream| answer(stream, 200, "{}"));
     let listening = Instant::now();
     wait_until("it is in use again", || endpoint(&gateway, down)["state"] == "usable");
