@@ -10,9 +10,9 @@ BENCH ?=
 FUZZ_SECONDS ?= 15
 FUZZ_TARGETS ?= bearer policy token config http1 connection
 
-.PHONY: test lint unit servers figures e2e readme chart packaging image demo release bench micro instructions deny fuzz sbom clean
+.PHONY: test lint unit servers figures e2e readme chart packaging image dashboard demo release bench micro instructions deny fuzz sbom clean
 
-test: lint unit e2e readme chart
+test: lint unit e2e readme chart dashboard
 
 lint:
 	$(CARGO) fmt --all -- --check
@@ -58,6 +58,10 @@ image:
 	PROFILE=release tests/packaging/build
 	TIMBR_TEST_IMAGE=localhost/timbr-gateway:release target/packaging-venv/bin/python -m pytest \
 	  -c tests/packaging/pytest.ini -s tests/packaging/test_image.py
+
+# The operators' page in headless Chromium; what it looks like lands in target/dashboard.
+dashboard: $(BINARY)
+	tests/browser/run
 
 demo:
 	$(CARGO) run --locked -- demo

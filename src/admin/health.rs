@@ -34,7 +34,8 @@ impl Started {
         self.waiting_for.fetch_sub(1, Ordering::AcqRel) == 1
     }
 
-    fn is_complete(&self) -> bool {
+    /// Whether all do.
+    pub fn is_complete(&self) -> bool {
         self.waiting_for.load(Ordering::Acquire) == 0
     }
 }
@@ -113,6 +114,11 @@ impl Health {
             _ => return None,
         };
         Some(verdict(path, &checks, is_verbose(query)))
+    }
+
+    /// Why the gateway wants no requests, if it does not.
+    pub fn readiness(&self) -> Result<(), String> {
+        [self.startup(), self.workers(), self.shutdown()].into_iter().try_for_each(|(_, result)| result)
     }
 
     fn startup(&self) -> Check {

@@ -1,11 +1,13 @@
 //! The listener for operators: whether the process lives, whether it wants requests, what it counts, and, for who is on
 //! this machine, its tokens.
 
+pub mod dashboard;
 pub mod health;
 mod operators;
 mod refusals;
 
 use std::convert::Infallible;
+use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,7 +15,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::header::{ACCEPT, ALLOW, CACHE_CONTROL, CONTENT_TYPE};
 use http::{HeaderValue, Method, Request, Response, StatusCode};
-use http_body_util::Full;
+use http_body_util::{Either, Full};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -26,6 +28,7 @@ use crate::listener;
 use crate::metrics::{Format, Metrics, UpstreamLine};
 use crate::upstream::{Backends, EndpointStatus};
 
+use dashboard::{Dashboard, Events};
 use health::{Health, Verdict};
 
 /// Probes come seconds apart; what holds a connection for longer is none.
@@ -46,7 +49,12 @@ pub struct Admin {
     pub refusals: Arc<Refusals>,
     /// How the backends are.
     pub backends: Arc<Backends>,
+    /// The page.
+    pub dashboard: Dashboard,
 }
+
+/// What answers are made of.
+pub type Body = Either<Full<Bytes>, Events>;
 
 /// Answers until the task is dropped. Runs on a `LocalSet`.
 pub async fn serve(listener: TcpListener, admin: Rc<Admin>) {
@@ -61,7 +69,7 @@ pub async fn serve(listener: TcpListener, admin: Rc<Admin>) {
                 async move {
                     Ok::<_, Infallible>(match operators::Verb::of(request.uri().path()) {
                         Some(verb) => operators::answer(verb, request, peer, admin).await,
-                        None => answer(&request, admin),
+                        None => answer(&request, peer, admin),
                     })
                 }
             };
@@ -76,7 +84,7 @@ pub async fn serve(listener: TcpListener, admin: Rc<Admin>) {
     }
 }
 
-fn answer(request: &Request<Incoming>, admin: &Admin) -> Response<Full<Bytes>> {
+fn answer(request: &Request<Incoming>, peer: SocketAddr, admin: &Admin) -> Response<Body> {
     if !matches!(*request.method(), Method::GET | Method::HEAD) {
         let mut response = text(StatusCode::METHOD_NOT_ALLOWED, "GET or HEAD");
         response.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
@@ -86,20 +94,28 @@ fn answer(request: &Request<Incoming>, admin: &Admin) -> Response<Full<Bytes>> {
     if let Some(Verdict { is_well, text }) = admin.health.answer(path, query) {
         return self::text(if is_well { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE }, &text);
     }
+    if dashboard::has(path)
+        && let Err((status, why)) = operators::may_ask(request, peer)
+    {
+        return self::text(status, &why);
+    }
+    if let Some(response) = dashboard::answer(path, admin) {
+        return response;
+    }
     match path {
         "/metrics" => {
             tell_backends(admin);
             let accept = request.headers().get(ACCEPT).and_then(|value| value.to_str().ok());
             let format = Format::preferred(accept.unwrap_or_default());
             let mut response = text(StatusCode::OK, "");
-            *response.body_mut() = Full::new(Bytes::from(admin.metrics.text(format)));
+            *response.body_mut() = Either::Left(Full::new(Bytes::from(admin.metrics.text(format))));
             response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(format.content_type()));
             response
         }
         _ => text(
             StatusCode::NOT_FOUND,
-            "here are /livez, /readyz, /startupz, /metrics, /tokens, /tokens/revoke, /salts, /upstreams, /refusals and \
-             /explain/REQUEST_ID",
+            "here are /livez, /readyz, /startupz, /metrics and, on this machine, /, /overview, /events, /tokens, \
+             /tokens/revoke, /salts, /upstreams, /refusals and /explain/REQUEST_ID",
         ),
     }
 }
@@ -122,8 +138,8 @@ fn tell_backends(admin: &Admin) {
     admin.metrics.upstreams.show(&lines, &names);
 }
 
-fn text(status: StatusCode, line: &str) -> Response<Full<Bytes>> {
-    let mut response = Response::new(Full::new(Bytes::from(format!("{line}\n"))));
+fn text(status: StatusCode, line: &str) -> Response<Body> {
+    let mut response = Response::new(Either::Left(Full::new(Bytes::from(format!("{line}\n")))));
     *response.status_mut() = status;
     let fields = response.headers_mut();
     fields.insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));

@@ -17,14 +17,14 @@ use bytes::Bytes;
 use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HOST};
 use http::uri::Authority;
 use http::{HeaderValue, Method, Request, Response, StatusCode};
-use http_body_util::{BodyExt, Full, Limited};
+use http_body_util::{BodyExt, Either, Full, Limited};
 use hyper::body::Incoming;
 use serde::Deserialize;
 use serde_json::json;
 use tokio::time::timeout;
 use tracing::{info, warn};
 
-use crate::admin::{Admin, refusals};
+use crate::admin::{Admin, Body, refusals};
 use crate::auth::Auth;
 use crate::secret::Secret;
 use crate::store::{Filter, Fingerprint, Revocation, Stamp, TokenId, TokenLine};
@@ -98,7 +98,7 @@ pub async fn answer(
     request: Request<Incoming>,
     peer: SocketAddr,
     admin: &Admin,
-) -> Response<Full<Bytes>> {
+) -> Response<Body> {
     let Admin { auth, refusals, backends, .. } = admin;
     if let Err(refusal) = may_ask(&request, peer) {
         return refused(refusal);
@@ -125,7 +125,7 @@ pub async fn answer(
 
 /// SECURITY: from this machine alone, whatever the listener is bound to. The name that the request gives the host must be
 /// this machine's too: a page in a browser here could have its own name resolve to the loopback address.
-fn may_ask<T>(request: &Request<T>, peer: SocketAddr) -> Result<(), Refusal> {
+pub fn may_ask<T>(request: &Request<T>, peer: SocketAddr) -> Result<(), Refusal> {
     let from_here = peer.ip().to_canonical().is_loopback();
     let host = request.headers().get(HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
     let to_here = host.parse::<Authority>().is_ok_and(|host| {
@@ -137,8 +137,8 @@ fn may_ask<T>(request: &Request<T>, peer: SocketAddr) -> Result<(), Refusal> {
     }
     Err((
         StatusCode::FORBIDDEN,
-        "tokens, salts, backends and refusals are shown, and tokens revoked, on the loopback address only"
-            .to_owned(),
+        "this is shown, and tokens are revoked, on the loopback address only, under its own name. From elsewhere: \
+         `kubectl port-forward`, or `ssh -L`.".to_owned(),
     ))
 }
 
@@ -266,12 +266,12 @@ pub fn unescaped(text: &str) -> String {
     String::from_utf8_lossy(&bytes).into_owned()
 }
 
-fn refused((status, sentence): Refusal) -> Response<Full<Bytes>> {
+fn refused((status, sentence): Refusal) -> Response<Body> {
     json_of(status, &json!({ "status": "error", "data": sentence }))
 }
 
-fn json_of(status: StatusCode, body: &serde_json::Value) -> Response<Full<Bytes>> {
-    let mut response = Response::new(Full::new(Bytes::from(format!("{body}\n"))));
+fn json_of(status: StatusCode, body: &serde_json::Value) -> Response<Body> {
+    let mut response = Response::new(Either::Left(Full::new(Bytes::from(format!("{body}\n")))));
     *response.status_mut() = status;
     let fields = response.headers_mut();
     fields.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));

@@ -24,6 +24,7 @@ mod warnings;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use ipnet::IpNet;
@@ -82,6 +83,8 @@ pub struct Config {
     pub workers: usize,
     /// What is forwarded.
     pub routes: Vec<RouteProfile>,
+    /// The options as they were given, for people.
+    pub entries: Arc<[print::Entry]>,
 }
 
 /// Listening addresses; `None` is off.

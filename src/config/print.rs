@@ -2,14 +2,37 @@
 
 use std::fmt::Write as _;
 
+use serde::Serialize;
 use serde_json::{Value, json};
 
 use crate::config::file::Node;
-use crate::config::options::{OPTIONS, Shape};
+use crate::config::options::{OPTIONS, Opt, Shape};
 use crate::config::routes::{RouteProfile, defaults};
 use crate::config::size;
 use crate::config::sources::{Origin, Settings};
 use crate::media_type::MediaType;
+
+/// One option that has a value.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Entry {
+    /// Its key.
+    pub key: &'static str,
+    /// Its value; `None` if that is secret.
+    pub value: Option<String>,
+    /// Where that came from, in words.
+    pub origin: String,
+}
+
+/// The options that have values, without secrets.
+pub fn entries(settings: &Settings) -> Vec<Entry> {
+    let entry = |option: &'static Opt| {
+        let setting = settings.values.get(option.key)?;
+        // SECURITY: a secret is named, never shown.
+        let value = (option.shape != Shape::Secret).then(|| setting.text.expose().to_owned());
+        Some(Entry { key: option.key, value, origin: setting.origin.to_string() })
+    };
+    OPTIONS.iter().filter_map(entry).collect()
+}
 
 /// The configuration as a file that the gateway reads back, without its secrets. With `origins`, each line tells
 /// where its value came from.

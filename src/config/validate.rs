@@ -7,8 +7,8 @@ use crate::config::options::API_AUTH_SALT;
 use crate::config::reader::Reader;
 use crate::config::sources::{Problem, Settings};
 use crate::config::{
-    CertificateFiles, Config, Drain, FailureLimits, Foreign, Limits, Listen, Timeouts, TokenOptions, routes,
-    salts,
+    CertificateFiles, Config, Drain, FailureLimits, Foreign, Limits, Listen, Timeouts, TokenOptions, print,
+    routes, salts,
 };
 use crate::secret::Secret;
 use crate::telemetry::{Format, LogOptions};
@@ -63,6 +63,7 @@ pub(super) fn config(settings: &Settings, problems: &mut Vec<Problem>) -> Option
         core_dumps: core_dumps?,
         workers: workers?,
         routes,
+        entries: print::entries(settings).into(),
     })
 }
 

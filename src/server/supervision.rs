@@ -9,6 +9,7 @@ use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 use tracing::{error, info, warn};
 
+use crate::admin::dashboard::Dashboard;
 use crate::admin::health::{Health, Pulse};
 use crate::admin::{self, Admin};
 use crate::control::Orders;
@@ -44,7 +45,11 @@ impl Supervision<'_> {
         let backends = config.ready_with_upstream.then(|| Arc::clone(&parts.backends));
         let health = Health { started: crew.started, pulse, signal, backends };
         let (auth, backends) = (Arc::clone(&parts.auth), Arc::clone(&parts.backends));
-        let admin = Rc::new(Admin { health, metrics: Arc::clone(&metrics), auth, refusals, backends });
+        let tls = parts.tls.as_ref().map(|(_, tls)| tls.clone());
+        let dashboard = Dashboard::new(Arc::clone(&config), tls, parts.certificate_pem.is_some());
+        let admin =
+            Rc::new(Admin { health, metrics: Arc::clone(&metrics), auth, refusals, backends, dashboard });
+        helpers.spawn_local(admin::dashboard::keep(Rc::clone(&admin)));
         for listener in sockets.admin {
             let listener = TcpListener::from_std(listener).map_err(StartError::Threads)?;
             helpers.spawn_local(admin::serve(listener, Rc::clone(&admin)));

@@ -68,6 +68,12 @@ impl Current {
         chain.map(|chain| client_auth::identity(chain, SystemTime::now())).transpose()
     }
 
+    /// The names of each certificate, the default first, and its last second since 1970.
+    pub fn ends(&self) -> Vec<(String, i64)> {
+        let told = |certificate: &Certificate| (certificate.names.to_string(), certificate.not_after);
+        self.certificates().iter().map(told).collect()
+    }
+
     /// The gateway's certificates.
     pub(super) fn certificates(&self) -> &[Certificate] {
         self.certificates.all()

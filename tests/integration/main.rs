@@ -4,6 +4,7 @@ mod support;
 
 mod authorization;
 mod command_line;
+mod dashboard;
 mod delegated;
 mod docs;
 mod drain;

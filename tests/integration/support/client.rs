@@ -171,6 +171,14 @@ impl Client {
         }
     }
 
+    /// The next chunk; `None` after the last one.
+    pub fn read_chunk(&mut self) -> Option<Vec<u8>> {
+        let size = usize::from_str_radix(self.read_line()?.trim(), 16).expect("a chunk's size");
+        let mut chunk = self.read_bytes(size + 2);
+        chunk.truncate(size);
+        (size > 0).then_some(chunk)
+    }
+
     fn read_line(&mut self) -> Option<String> {
         loop {
             if let Some(at) = self.unread.iter().position(|byte| *byte == b'\n') {

@@ -1,0 +1,147 @@
+//! The stream of server-sent events (the HTML standard, section 9.2) by which pages are kept up to date.
+
+use std::convert::Infallible;
+use std::pin::{Pin, pin};
+use std::rc::Rc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body::{Body, Frame};
+use tokio::sync::{OwnedSemaphorePermit, watch};
+use tokio::time::{Instant, Sleep, sleep_until};
+
+/// What is said when there is nothing new, so that both sides notice when the other has gone.
+const HEARTBEAT: &[u8] = b": still here\n\n";
+
+/// One section of the page in its newest form.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Section {
+    /// Its name, which is the event's.
+    pub name: &'static str,
+    /// JSON on one line.
+    pub json: Rc<str>,
+}
+
+/// All sections as they are now.
+pub type Sections = Rc<[Section]>;
+
+/// The body of an answer: what has changed, whenever it changes. Who reads slowly gets the newest and not all of it. Ends
+/// when its source ends.
+pub struct Events {
+    source: Pin<Box<dyn Future<Output = (watch::Receiver<Sections>, bool)>>>,
+    told: Vec<Section>,
+    silence: Duration,
+    heartbeat: Pin<Box<Sleep>>,
+    is_over: bool,
+    _place: OwnedSemaphorePermit,
+}
+
+impl Events {
+    /// Begins with all sections. Nothing is said for `silence` at most.
+    pub fn new(
+        mut source: watch::Receiver<Sections>,
+        place: OwnedSemaphorePermit,
+        silence: Duration,
+    ) -> Events {
+        source.mark_changed();
+        Events {
+            source: Box::pin(changed(source)),
+            told: Vec::new(),
+            silence,
+            heartbeat: Box::pin(sleep_until(Instant::now() + silence)),
+            is_over: false,
+            _place: place,
+        }
+    }
+
+    /// The events of the sections that this listener does not have in this form.
+    fn news(&mut self, sections: &[Section]) -> String {
+        let mut text = String::new();
+        for section in sections {
+            if !self.told.contains(section) {
+                text += &format!("event: {}\ndata: {}\n\n", section.name, section.json);
+            }
+        }
+        self.told = sections.to_vec();
+        text
+    }
+}
+
+/// The source, and whether it has something new; else it is over.
+async fn changed(mut source: watch::Receiver<Sections>) -> (watch::Receiver<Sections>, bool) {
+    let is_new = source.changed().await.is_ok();
+    (source, is_new)
+}
+
+impl Body for Events {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        let this = &mut *self;
+        if this.is_over {
+            return Poll::Ready(None);
+        }
+        let mut text = String::new();
+        while let Poll::Ready((mut source, is_new)) = this.source.as_mut().poll(cx) {
+            let sections = Rc::clone(&source.borrow_and_update());
+            text += &this.news(&sections);
+            if !is_new {
+                this.is_over = true;
+                break;
+            }
+            this.source = Box::pin(changed(source));
+        }
+        if text.is_empty() && !this.is_over && pin!(&mut this.heartbeat).poll(cx).is_ready() {
+            text += std::str::from_utf8(HEARTBEAT).expect("ASCII");
+        }
+        if text.is_empty() {
+            return if this.is_over { Poll::Ready(None) } else { Poll::Pending };
+        }
+        this.heartbeat.as_mut().reset(Instant::now() + this.silence);
+        Poll::Ready(Some(Ok(Frame::data(text.into()))))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use http_body_util::BodyExt;
+    use tokio::sync::Semaphore;
+
+    use super::*;
+
+    fn sections(all: &[(&'static str, &str)]) -> Sections {
+        all.iter().map(|(name, json)| Section { name, json: (*json).into() }).collect()
+    }
+
+    async fn next(events: &mut Events) -> Option<String> {
+        let frame = events.frame().await?.expect("it never fails").into_data().expect("data");
+        Some(String::from_utf8(frame.to_vec()).expect("text"))
+    }
+
+    #[tokio::test]
+    async fn all_is_told_first_and_then_what_changes_until_the_end() {
+        let places = Arc::new(Semaphore::new(1));
+        let (sender, receiver) = watch::channel(sections(&[("state", "1"), ("store", "{}")]));
+        let place = Arc::clone(&places).acquire_owned().await.expect("a place");
+        let mut events = Events::new(receiver, place, Duration::from_millis(5));
+        let first = next(&mut events).await.expect("all");
+        assert_eq!(first, "event: state\ndata: 1\n\nevent: store\ndata: {}\n\n");
+        assert_eq!(next(&mut events).await.expect("a heartbeat"), ": still here\n\n");
+        sender.send_replace(sections(&[("state", "2"), ("store", "{}")]));
+        assert_eq!(next(&mut events).await.expect("news"), "event: state\ndata: 2\n\n");
+        sender.send_replace(sections(&[("state", "3"), ("store", "{}")]));
+        drop(sender);
+        assert_eq!(next(&mut events).await.expect("the last word"), "event: state\ndata: 3\n\n");
+        assert_eq!(next(&mut events).await, None);
+        assert_eq!(places.available_permits(), 0);
+        drop(events);
+        assert_eq!(places.available_permits(), 1);
+    }
+}

@@ -1,0 +1,236 @@
+// The operators' page as an operator meets it.
+
+import assert from "node:assert/strict";
+import { createRequire } from "node:module";
+import path from "node:path";
+import { after, before, test } from "node:test";
+
+import { Backend, Gateway, until } from "./gateway.mjs";
+
+const require = createRequire(`${process.env.MODULES}/`);
+const { chromium } = require("playwright-core");
+const { source: AXE } = require("axe-core");
+
+const FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
+  "--disable-component-update", "--disable-sync"];
+const WIDE = { width: 1280, height: 900 };
+const TABLET = { width: 820, height: 1100 };
+const PHONE = { width: 360, height: 780 };
+
+let browser, backend, gateway, tokens;
+const problems = [];
+
+before(async () => {
+  backend = await new Backend().start();
+  gateway = await Gateway.start(backend);
+  tokens = [];
+  for (const user of ["alice", "bob", "reporting@example.com"]) tokens.push(await gateway.token(user));
+  browser = await chromium.launch({ executablePath: process.env.CHROMIUM, args: FLAGS });
+  await gateway.load(6000, tokens);
+});
+
+after(async () => {
+  await browser?.close();
+  await gateway?.stop();
+  await backend?.stop().catch(() => {});
+});
+
+/** A page that reports whatever goes wrong in it. `lost` says that the gateway may go away. */
+async function open(options = {}, lost = false) {
+  const context = await browser.newContext({ viewport: WIDE, ...options });
+  const page = await context.newPage();
+  page.setDefaultTimeout(15000);
+  page.on("pageerror", (error) => problems.push(`error: ${error}`));
+  page.on("console", (message) => {
+    if (["error", "warning"].includes(message.type()) && !lost) problems.push(`console: ${message.text()}`);
+  });
+  page.on("request", (request) => {
+    if (!request.url().startsWith(gateway.admin)) problems.push(`asks elsewhere: ${request.url()}`);
+  });
+  await page.exposeFunction("tellViolation", (what) => problems.push(`policy: ${what}`));
+  await page.addInitScript(() => document.addEventListener("securitypolicyviolation", (event) => window.tellViolation(`${event.violatedDirective} ${event.blockedURI}`)));
+  await page.goto(gateway.admin);
+  await page.getByText("Ready", { exact: true }).waitFor();
+  return page;
+}
+
+const shot = (page, name) => page.screenshot({ path: path.join(process.env.SCREENSHOTS, `${name}.png`), fullPage: true });
+
+async function isAccessible(page, what) {
+  await page.evaluate(AXE);
+  const { violations } = await page.evaluate(() => window.axe.run(document, { runOnly: ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"] }));
+  const told = violations.map((one) => `${what}: ${one.impact} ${one.id}: ${one.nodes.map((node) => node.html).slice(0, 3).join(" | ")}`);
+  assert.deepEqual(told, []);
+}
+
+const overflow = (page) => page.evaluate(() => document.documentElement.scrollWidth - window.innerWidth);
+
+test("all sections show what is so", async () => {
+  const page = await open();
+  const text = (id) => page.locator(`#${id}`).innerText();
+  await page.locator("#reasons tbody tr").first().waitFor();
+  assert.match(await text("figures"), /Requests\s+\d/);
+  assert.match(await text("figures"), /1 of 1/);
+  assert.match(await text("upstreams"), new RegExp(`127\\.0\\.0\\.1:${backend.port}[\\s\\S]*usable`));
+  for (const reason of ["api_key_missing", "content_type_missing", "not_found"]) {
+    assert.match(await text("reasons"), new RegExp(`${reason}[\\s\\S]*\\d+`));
+  }
+  await page.locator("#tokens tbody tr").first().waitFor();
+  assert.match(await text("tokens"), /alice[\s\S]*[0-9a-f]{8}/);
+  assert.match(await text("certificates"), /127\.0\.0\.1[\s\S]*self-signed/);
+  assert.match(await text("store"), /memory[\s\S]*answers/);
+  assert.match(await text("configuration"), /api_auth_salt\s+set, not shown\s+variable API_AUTH_SALT/);
+  assert.match(await text("attention"), /Nothing needs attention/);
+  const whole = await page.content();
+  for (const secret of [gateway.salt, "planted-in-a-query", ...tokens]) assert.ok(!whole.includes(secret));
+  await page.context().close();
+});
+
+test("curves have points, axes and words for who does not see them", async () => {
+  const page = await open();
+  await page.getByText("5 min").click();
+  await page.locator("#chart-requests svg.plot path.line.s-a").waitFor();
+  await page.locator("#chart-durations svg.plot .line, #chart-durations svg.plot .dot").first().waitFor();
+  const title = await page.locator("#chart-requests svg.plot title").textContent();
+  assert.match(title, /Requests, last 5 minutes: answered .*\/s, refused .*\/s, failed 0\/s/);
+  const labels = await page.locator("#chart-requests svg.plot text").allTextContents();
+  assert.ok(labels.some((label) => /^\d\d:\d\d$/.test(label)) && labels.includes("0"), labels.join());
+  const plot = await page.locator("#chart-requests svg.plot").boundingBox();
+  await page.mouse.move(plot.x + plot.width - 20, plot.y + plot.height / 2);
+  assert.match(await page.locator("#chart-requests .readout").innerText(), /\d\d:\d\d:\d\d\s+answered/);
+  await page.locator("#chart-requests summary").click();
+  await page.locator("#chart-requests details tbody tr").first().waitFor();
+  await page.context().close();
+});
+
+test("the page is kept up to date", async () => {
+  const page = await open();
+  await page.getByText("live", { exact: true }).waitFor();
+  await gateway.ask("GET /timbr/api/fresh", { "content-type": "application/json", "x-request-id": "a-fresh-one", "x-api-key": tokens[0], "x_api_key": "x" });
+  const row = page.locator("#recent tr", { hasText: "/timbr/api/fresh" });
+  await row.waitFor();
+  await row.getByRole("button").click();
+  const explained = page.locator("#recent tr.explained");
+  await explained.getByText("screen refused").waitFor();
+  assert.match(await explained.innerText(), /Python backend[\s\S]*x-api-key[\s\S]*a-fresh-one/);
+  await page.context().close();
+});
+
+test("it works with the keyboard alone", async () => {
+  const page = await open();
+  await page.locator("#recent .expand").first().waitFor();
+  await page.keyboard.press("Tab");
+  assert.equal(await page.evaluate(() => document.activeElement.textContent), "Skip to the content");
+  await page.keyboard.press("Enter");
+  const first = page.locator("#recent .expand").first();
+  await first.focus();
+  await page.keyboard.press("Enter");
+  await page.locator("#recent .explanation .steps").waitFor();
+  assert.equal(await page.evaluate(() => document.activeElement.getAttribute("aria-expanded")), "true", "the focus stays");
+  const outline = await page.evaluate(() => getComputedStyle(document.activeElement).outlineStyle);
+  assert.equal(outline, "solid", "the focus can be seen");
+  await page.keyboard.press("Enter");
+  await page.locator("#recent .explanation").waitFor({ state: "detached" });
+  await page.locator("#tokens .danger").first().focus();
+  await page.keyboard.press("Enter");
+  await page.locator("dialog[open]").waitFor();
+  assert.equal(await page.evaluate(() => document.activeElement.textContent), "Keep it", "the harmless answer first");
+  await page.keyboard.press("Escape");
+  assert.match(await page.evaluate(() => document.activeElement.getAttribute("aria-label")), /^Revoke /);
+  await page.context().close();
+});
+
+test("a token is revoked after a question", async () => {
+  const page = await open();
+  const json = { "content-type": "application/json", "x-api-key": tokens[1] };
+  assert.equal((await gateway.ask("GET /timbr/api/q/sales", json)).status, 200);
+  const row = page.locator("#tokens tbody tr", { hasText: "bob" });
+  await row.getByRole("button", { name: /^Revoke/ }).click();
+  await page.getByRole("button", { name: "Keep it" }).click();
+  assert.equal((await gateway.ask("GET /timbr/api/q/sales", json)).status, 200);
+  await row.getByRole("button", { name: /^Revoke/ }).click();
+  await page.locator("dialog").getByRole("button", { name: "Revoke" }).click();
+  await page.getByText(/Revoked [0-9a-f]{8} of bob/).waitFor();
+  await row.waitFor({ state: "detached" });
+  const refused = await gateway.ask("GET /timbr/api/q/sales", json);
+  assert.deepEqual([refused.status, JSON.parse(refused.body).reason], [401, "token_expired"]);
+  await page.locator("#tokens-user").fill("nobody");
+  await page.getByText("nobody has no live token.").waitFor();
+  await page.context().close();
+});
+
+test("options are found", async () => {
+  const page = await open();
+  await page.locator("#configuration-filter").fill("drain");
+  await page.locator("#configuration tbody tr", { hasText: "drain.timeout" }).waitFor();
+  assert.match(await page.locator("#configuration").innerText(), /drain\.delay\s+3s\s+variable TIMBR_GATEWAY_DRAIN_DELAY/);
+  await page.locator("#configuration-filter").fill("no such thing");
+  await page.getByText("No option matches.").waitFor();
+  await page.context().close();
+});
+
+for (const [colorScheme, viewport, name] of [["light", WIDE, "light"], ["dark", WIDE, "dark"], ["light", TABLET, "tablet"], ["light", PHONE, "phone"], ["dark", PHONE, "phone-dark"]]) {
+  test(`it is accessible and fits: ${name}`, async () => {
+    const page = await open({ colorScheme, viewport, reducedMotion: "reduce" });
+    await page.getByText("5 min").click();
+    await page.locator("#tokens tbody tr").first().waitFor();
+    await page.locator("#recent .expand").first().click();
+    await page.locator("#recent .explanation .steps").waitFor();
+    await isAccessible(page, name);
+    assert.ok((await overflow(page)) <= 0, "nothing stands out to the side");
+    const motion = await page.evaluate(() => getComputedStyle(document.querySelector("#live > .shape")).animationName);
+    assert.equal(motion, "none");
+    await shot(page, name);
+    await page.context().close();
+  });
+}
+
+test("without JavaScript it says where else to look", async () => {
+  const context = await browser.newContext({ viewport: WIDE, javaScriptEnabled: false });
+  const plain = await context.newPage();
+  await plain.goto(gateway.admin);
+  await plain.locator("noscript h2").waitFor();
+  await shot(plain, "without-javascript");
+  await context.close();
+  const page = await (await fetch(gateway.admin)).text();
+  const links = page.match(/<noscript>[\s\S]*<\/noscript>/)[0].match(/href="[^"]+"/g).map((link) => link.slice(6, -1));
+  assert.ok(links.length > 3);
+  for (const link of links) assert.equal((await fetch(gateway.admin + link)).status, 200, link);
+});
+
+test("an outage of the backend is seen at a glance, and its end", async () => {
+  const page = await open({ colorScheme: "dark" });
+  await page.getByText("5 min").click();
+  const { port } = backend;
+  await backend.stop();
+  const json = { "content-type": "application/json", "x-api-key": tokens[0] };
+  const asking = setInterval(() => gateway.ask("GET /timbr/api/q/sales", json).catch(() => {}), 40);
+  try {
+    await page.locator("#attention li[data-is=bad]", { hasText: "No backend is usable" }).waitFor();
+    await until("the title tells of it", async () => (await page.title()).startsWith("✖"));
+    await page.locator("#upstreams").getByText(/ejected|unhealthy/).first().waitFor();
+    await page.locator("#chart-requests svg.plot path.line.s-c").waitFor();
+    await isAccessible(page, "outage");
+    await shot(page, "outage");
+    backend = await new Backend().start(port);
+    await page.locator("#upstreams").getByText("1 of 1 usable").waitFor();
+  } finally {
+    clearInterval(asking);
+  }
+  await until("nothing is wrong with the backend any more", async () => !/No backend/.test(await page.locator("#attention").innerText()));
+  await page.context().close();
+});
+
+test("a gateway that drains says so, and one that has ended is not taken for well", async () => {
+  const page = await open({}, true);
+  gateway.child.kill("SIGTERM");
+  await page.getByText("The gateway is draining").waitFor();
+  assert.equal(await page.locator("#state").innerText(), "Draining");
+  await gateway.ended;
+  await page.getByText("The gateway has ended").waitFor();
+  await page.locator("#state", { hasText: "No answer" }).waitFor();
+  await shot(page, "ended");
+  await page.context().close();
+});
+
+test("nothing went wrong in the browser, and nobody else was asked", () => assert.deepEqual(problems, []));
