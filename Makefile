@@ -38,9 +38,10 @@ figures: servers
 e2e: $(BINARY)
 	tests/e2e/run
 
-# The commands of the README, run as they stand there.
+# The commands of the README and of the guides, run as they stand there.
 readme: $(BINARY)
 	python3 tests/readme.py
+	python3 tests/guides.py
 
 # The Helm chart, the sidecar and the plain manifests: rendered, judged, installed at a stand-in for the API.
 # BLESS=1 writes anew what is made from the chart.

@@ -10,6 +10,7 @@ mod authorize;
 mod contained;
 pub mod context;
 pub mod explanation;
+pub mod faults;
 pub mod field_policy;
 pub mod forwarded;
 mod get_token;

@@ -66,7 +66,7 @@ def gateway_says(tmp_path_factory):
         variables = {}
         if not {"api_auth_salt", "api_auth_salt_file"} & set(tree):
             variables["API_AUTH_SALT_FILE"] = str(folder / "salt")
-        if "url" not in (tree.get("upstream") or {}):
+        if not {"url", "urls"} & set(tree.get("upstream") or {}):
             variables["TIMBR_GATEWAY_UPSTREAM_URL"] = "http://127.0.0.1:8000"
         output = gateway("config", command, "--config", str(folder / "gateway.yaml"), **variables)
         assert output.returncode in (0, 1), output
@@ -79,11 +79,18 @@ def samples():
     """Every configuration file that the repository shows."""
     for page in [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]:
         for number, text in enumerate(re.findall(r"^```yaml\n(.*?)^```", page.read_text(), re.M | re.S)):
-            if re.search(r"^(volume\w*|apiVersion|spec|services|kind|containers|initContainers|groups|scrape_configs):", text, re.M):
+            if page.name == "kubernetes.md" or re.search(r"^(volume\w*|apiVersion|spec|services|kind|containers|initContainers|groups|scrape_configs):", text, re.M):
                 continue  # Kubernetes', compose's or Prometheus'
             yield pytest.param(text, id=f"{page.relative_to(ROOT)}[{number}]")
-    for path in [*sorted((ROOT / "fuzz/seeds/config").iterdir()), *sorted((ROOT / "deploy").glob("**/gateway*.yaml"))]:
+    for path in sorted((ROOT / "fuzz/seeds/config").iterdir()):
         yield pytest.param(path.read_text(), id=str(path.relative_to(ROOT)))
+
+
+def deployed():
+    """Configuration files of deployments, which name files that are there only."""
+    for path in sorted((ROOT / "deploy").glob("**/gateway*.yaml")):
+        if "apiVersion:" not in path.read_text():
+            yield pytest.param(path.read_text(), id=str(path.relative_to(ROOT)))
 
 
 GOOD = [
@@ -166,6 +173,11 @@ def test_what_the_gateway_takes_the_schema_takes(text, errors, gateway_says):
     assert errors(text) == []
 
 
+@pytest.mark.parametrize("text", [*deployed()])
+def test_what_is_deployed_is_in_order(text, errors):
+    assert errors(text) == []
+
+
 @pytest.mark.parametrize("text", BAD)
 def test_both_refuse_what_is_wrong(text, errors, gateway_says):
     assert gateway_says(text, "check") is not None
@@ -197,12 +209,15 @@ def nested(keys, value):
 @pytest.mark.parametrize("value", [0, 1, -1, 1.5, True, "", "x", "0", "+7", "007", "off", "30s", " 1h  2m ", "10MiB", "5 B", "127.0.0.1:1",
                                    "[::1]:1", "10.0.0.0/8,", "http://h", "true", [], ["x"], [1], ["10.0.0.0/8"], {}, {"x": 1}])
 def test_the_schema_refuses_no_value_that_the_gateway_takes(value, schema, errors, gateway_says):
-    keys = [key for key in leaves(schema) if not (key.endswith("_file") and key.removesuffix("_file") in set(leaves(schema)))]
-    text = nested(keys, value)
-    refused = {re.sub(r"[.\[]\d+.*", "", key) for key, _ in errors(text)}
-    complained = gateway_says(text)
-    assert complained is not None, "these values cannot all be right"
-    told = {re.sub(r"\[\d+\].*", "", line.strip().split(": ")[0]) for line in complained.splitlines()}
-    assert refused - {""} <= told, refused - told
-    if value in ({}, {"x": 1}):
-        assert refused == set(keys), "no option is a group of keys"
+    everything = set(leaves(schema))
+    # Where one of two excludes the other, the gateway looks at no more.
+    for other in ("upstream.url", "upstream.urls"):
+        keys = [key for key in everything - {other} if key.removesuffix("_file") == key or key.removesuffix("_file") not in everything]
+        text = nested(keys, value)
+        refused = {re.sub(r"[.\[]\d+.*", "", key) for key, _ in errors(text)}
+        complained = gateway_says(text)
+        assert complained is not None, "these values cannot all be right"
+        told = {re.sub(r"\[\d+\].*", "", line.strip().split(": ")[0]) for line in complained.splitlines()}
+        assert refused - {""} <= told, refused - told
+        if value in ({}, {"x": 1}):
+            assert refused == set(keys), "no option is a group of keys"

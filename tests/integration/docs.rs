@@ -6,7 +6,9 @@ use std::path::{Path, PathBuf};
 use timbr_gateway::config::options::OPTIONS;
 use timbr_gateway::config::schema::entries_of;
 use timbr_gateway::config::{Sources, load};
+use timbr_gateway::fields::Name;
 use timbr_gateway::gateway::advice::CATALOGUE;
+use timbr_gateway::gateway::faults::specimens;
 use timbr_gateway::metrics::Metrics;
 
 use crate::support::bearer::SALT;
@@ -99,30 +101,47 @@ fn every_reason_is_explained() {
     assert_eq!(explained, reasons.len(), "docs/errors.md explains what no request can meet");
 }
 
-/// Run with `BLESS=1` to write the explanations anew.
+/// The catalogue of `docs/errors.md`: what clients get, and what operators are told.
+fn catalogue() -> String {
+    let mut text = String::from(
+        "| reason | status | at fault | the client reads | what happened, and what to do |\n| --- | --- | --- | --- | --- |\n",
+    );
+    let specimens = specimens();
+    assert_eq!(
+        specimens.len(),
+        CATALOGUE.len(),
+        "src/gateway/faults.rs and advice.rs have different reasons"
+    );
+    for (reason, advice) in CATALOGUE {
+        let rejection = specimens.iter().find(|one| one.reason() == *reason);
+        let rejection = rejection.unwrap_or_else(|| panic!("src/gateway/faults.rs has no {reason}"));
+        let (fields, body) = rejection.answer("");
+        let body: serde_json::Value = serde_json::from_slice(&body).expect("the envelope");
+        let retry = if fields.contains(Name::RetryAfter) { ", `Retry-After`" } else { "" };
+        let _ = writeln!(
+            text,
+            "| `{reason}` | {}{retry} | {} | {} | {advice} |",
+            rejection.status().as_u16(),
+            rejection.fault().word(),
+            body["data"].as_str().expect("a sentence"),
+        );
+    }
+    text
+}
+
+/// Run with `BLESS=1` to write the catalogue anew.
 #[test]
-fn the_catalogue_of_errors_says_what_operators_are_told() {
+fn the_catalogue_of_errors_says_what_clients_and_operators_are_told() {
     let path = repository().join("docs/errors.md");
     let page = std::fs::read_to_string(&path).expect("the catalogue");
-    let anew: String = page
-        .lines()
-        .map(|line| {
-            let row = line.strip_prefix("| `").and_then(|row| row.split_once("` | "));
-            let Some((reason, rest)) = row else { return format!("{line}\n") };
-            let (status, _) = rest.split_once(" | ").expect("a status");
-            let (reason, advice) = CATALOGUE
-                .iter()
-                .find(|(name, _)| *name == reason)
-                .unwrap_or_else(|| panic!("no advice for {reason}"));
-            format!("| `{reason}` | {status} | {advice} |\n")
-        })
-        .collect();
-    let explained = page.lines().filter(|line| line.starts_with("| `")).count();
-    assert_eq!(explained, CATALOGUE.len(), "docs/errors.md and src/gateway/advice.rs have different reasons");
+    let (before, rest) = page.split_once("<!-- errors: generated -->\n").expect("the first mark");
+    let (now, after) = rest.split_once("<!-- errors: end -->").expect("the second mark");
+    let expected = catalogue();
     if std::env::var_os("BLESS").is_some() {
-        std::fs::write(&path, anew).expect("written");
+        let marks = ["<!-- errors: generated -->\n", "<!-- errors: end -->"];
+        std::fs::write(&path, [before, marks[0], &expected, marks[1], after].concat()).expect("written");
     } else {
-        assert!(page == anew, "docs/errors.md is out of date; BLESS=1 cargo test docs writes it anew");
+        assert!(now == expected, "docs/errors.md is out of date; BLESS=1 cargo test docs writes it anew");
     }
 }
 
@@ -149,13 +168,80 @@ fn the_metrics_reference_is_what_the_code_exports() {
 }
 
 #[test]
-fn the_readme_is_short_and_its_links_lead_somewhere() {
+fn the_readme_is_short() {
     let readme = std::fs::read_to_string(repository().join("README.md")).expect("the README");
     assert!(readme.lines().count() <= 200, "{} lines", readme.lines().count());
-    for link in readme.split("](").skip(1) {
-        let target = link.split([')', '#']).next().expect("a target");
-        if !target.is_empty() && !target.starts_with("http") {
-            assert!(repository().join(target).exists(), "{target}");
+}
+
+/// All pages of the repository.
+fn pages() -> Vec<PathBuf> {
+    fn walk(folder: &Path, found: &mut Vec<PathBuf>) {
+        for entry in std::fs::read_dir(folder).expect("a folder").flatten() {
+            let (path, name) = (entry.path(), entry.file_name());
+            if path.is_dir()
+                && !path.is_symlink()
+                && name != "target"
+                && !name.to_string_lossy().starts_with('.')
+            {
+                walk(&path, found);
+            } else if path.extension().is_some_and(|ending| ending == "md") {
+                found.push(path);
+            }
         }
     }
+    let mut found = Vec::new();
+    walk(&repository(), &mut found);
+    found
+}
+
+/// A page without its blocks of code.
+fn prose(path: &Path) -> Vec<String> {
+    let text = std::fs::read_to_string(path).expect("a page");
+    let mut in_code = false;
+    let is_prose = |line: &&str| {
+        let fence = line.trim_start().starts_with("```");
+        in_code ^= fence;
+        !in_code && !fence
+    };
+    text.lines().filter(is_prose).map(str::to_owned).collect()
+}
+
+/// The anchors of a page's headings, as forges make them.
+fn anchors(path: &Path) -> Vec<String> {
+    let headings = prose(path).into_iter().filter(|line| line.starts_with('#'));
+    headings
+        .map(|line| {
+            let kept = line.trim_start_matches('#').trim().chars().filter_map(|c| match c {
+                ' ' => Some('-'),
+                '-' | '_' => Some(c),
+                c if c.is_alphanumeric() => Some(c.to_ascii_lowercase()),
+                _ => None,
+            });
+            kept.collect()
+        })
+        .collect()
+}
+
+#[test]
+fn every_link_leads_somewhere() {
+    let mut broken = Vec::new();
+    for page in pages() {
+        let text = prose(&page).join("\n");
+        for link in text.split("](").skip(1) {
+            let link = link.split([')', ' ']).next().expect("a target");
+            if link.starts_with("http") || link.starts_with("mailto:") {
+                continue;
+            }
+            let (target, anchor) = link.split_once('#').unwrap_or((link, ""));
+            let path = match target {
+                "" => page.clone(),
+                target => page.parent().expect("a folder").join(target),
+            };
+            let has_anchor = || anchor.is_empty() || anchors(&path).iter().any(|one| one == anchor);
+            if !path.exists() || (path.extension().is_some_and(|ending| ending == "md") && !has_anchor()) {
+                broken.push(format!("{}: {link}", page.display()));
+            }
+        }
+    }
+    assert!(broken.is_empty(), "{}", broken.join("\n"));
 }
