@@ -29,10 +29,10 @@ $(BINARY): FORCE
 	$(CARGO) build --locked
 FORCE:
 
-# The figures of docs/tokens.md: a million tokens, and a rolling restart of a minute.
+# The figures of docs/tokens.md (a million tokens, a rolling restart of a minute), and fifty reloads under load.
 figures: servers
-	TOKENS=1000000 ROLLING_RESTART_SECONDS=60 CARGO_PROFILE_DEV_OPT_LEVEL=3 $(CARGO) test --locked \
-	  --target-dir target/figures --test integration -- --nocapture --test-threads 1 figures rolling_restart
+	TOKENS=1000000 ROLLING_RESTART_SECONDS=60 RELOADS=50 CARGO_PROFILE_DEV_OPT_LEVEL=3 $(CARGO) test --locked \
+	  --target-dir target/figures --test integration -- --nocapture --test-threads 1 figures rolling_restart reloads_under_load
 
 # Timbr's published Python clients, requests and curl, against a Flask backend under gunicorn.
 e2e: $(BINARY)

@@ -23,8 +23,8 @@ use turns::{Turn, Turns};
 pub struct Admission {
     limits: Limits,
     metrics: Arc<Metrics>,
-    connections: Counts,
-    requests: Counts,
+    connections: Arc<Counts>,
+    requests: Arc<Counts>,
     /// What goes to the backends at once, if that is limited.
     turns: Option<Arc<Turns>>,
 }
@@ -42,7 +42,24 @@ impl Admission {
     /// Nothing goes on.
     pub fn new(limits: Limits, metrics: Arc<Metrics>) -> Admission {
         let turns = limits.turns.map(|limits| Turns::new(limits, Arc::clone(&metrics)));
-        Admission { limits, metrics, connections: Counts::default(), requests: Counts::default(), turns }
+        Admission { limits, metrics, connections: Arc::default(), requests: Arc::default(), turns }
+    }
+
+    /// The same counts by other limits. Turns by other limits begin anew: what is at the backends already is not counted
+    /// among them.
+    pub fn anew(&self, limits: Limits) -> Admission {
+        let turns = if limits.turns == self.limits.turns {
+            self.turns.clone()
+        } else {
+            limits.turns.map(|limits| Turns::new(limits, Arc::clone(&self.metrics)))
+        };
+        Admission {
+            limits,
+            metrics: Arc::clone(&self.metrics),
+            connections: Arc::clone(&self.connections),
+            requests: Arc::clone(&self.requests),
+            turns,
+        }
     }
 
     /// What is counted.
@@ -233,5 +250,20 @@ mod tests {
         assert!(request("a").is_ok());
         assert_eq!(admission.metrics().requests_in_flight.get(), 1);
         assert_eq!(admission.requests.counts.len(), 1, "who has none is forgotten");
+    }
+
+    #[test]
+    fn other_limits_count_on_from_where_the_old_ones_were() {
+        let old = admission();
+        let connect =
+            |admission: &Arc<Admission>| admission.connection("10.0.0.1".parse().expect("an address"), false);
+        let (one, two) = (connect(&old), connect(&old));
+        assert!(one.is_some() && two.is_some() && connect(&old).is_none());
+        let limits = Limits { connections: 9, connections_per_address: 3, ..Limits::none() };
+        let new = Arc::new(old.anew(limits));
+        let third = connect(&new);
+        assert!(third.is_some() && connect(&new).is_none());
+        drop((one, two, third));
+        assert_eq!((new.metrics().connections.get(), new.connections.counts.len()), (0, 0));
     }
 }

@@ -20,6 +20,8 @@ pub struct Orders {
     pub ends: Ends,
     /// Reloads.
     pub reloads: UnboundedReceiver<ReloadOrder>,
+    /// The way to ask, for who takes orders on the gateway's behalf.
+    pub control: Control,
 }
 
 /// Hears that the end was asked for.
@@ -64,7 +66,8 @@ pub enum Reloaded {
 pub fn channel() -> (Control, Orders) {
     let (ends, heard_ends) = unbounded_channel();
     let (reloads, heard_reloads) = unbounded_channel();
-    (Control { ends, reloads }, Orders { ends: Ends(heard_ends), reloads: heard_reloads })
+    let control = Control { ends, reloads };
+    (control.clone(), Orders { ends: Ends(heard_ends), reloads: heard_reloads, control })
 }
 
 impl Control {

@@ -15,8 +15,10 @@ use timbr_gateway::auth::Auth;
 use timbr_gateway::clock::Clock;
 use timbr_gateway::config::{Sources, load};
 use timbr_gateway::connection::activity::Reaper;
-use timbr_gateway::connection::{Service, serve};
+use timbr_gateway::connection::{Service, Terms, serve};
 use timbr_gateway::gateway::Gateway;
+use timbr_gateway::gateway::refusals::Refusals;
+use timbr_gateway::in_force::InForce;
 use timbr_gateway::metrics::Metrics;
 use timbr_gateway::upstream::{Backends, Upstream};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -72,12 +74,13 @@ impl World {
         let upstream = Upstream::new(backends, 0, Arc::default());
         let metrics = Arc::<Metrics>::default();
         let admission = Arc::new(Admission::new(config.limits, Arc::clone(&metrics)));
-        let gateway = Rc::new(Gateway::new(&config, auth, upstream, Arc::clone(&admission)));
+        let refusals = Refusals::new(1).recorder(0);
+        let gateway = Rc::new(Gateway::new(&config, auth, upstream, Arc::clone(&admission), refusals));
         let (timeouts, limits) = (config.timeouts, config.limits);
         let trusted_proxies = Vec::new();
-        let proxy_protocol = false;
-        let service =
-            Service { gateway, tls: None, trusted_proxies, proxy_protocol, timeouts, limits, admission };
+        let terms =
+            Terms { gateway, trusted_proxies, proxy_protocol: false, timeouts, limits, admission };
+        let service = Service { terms: InForce::new(Rc::new(terms)), tls: None };
         let address = listener.local_addr().expect("an address");
         let reaper = Rc::new(Reaper::new(config.timeouts, metrics));
         World { runtime, local, service: Rc::new(service), reaper, listener, address, arrived }
@@ -87,7 +90,7 @@ impl World {
     async fn meet(&self, bytes: &[u8]) {
         let mut client = TcpStream::connect(self.address).await.expect("connected");
         let (stream, peer) = self.listener.accept().await.expect("accepted");
-        let place = self.service.admission.connection(peer.ip(), false).expect("one connection at a time");
+        let place = self.service.terms.now().admission.connection(peer.ip(), false).expect("one connection at a time");
         let serving = serve(Rc::clone(&self.service), stream, peer, self.reaper.register(place));
         let served = tokio::task::spawn_local(serving);
         let (mut reader, mut writer) = client.split();

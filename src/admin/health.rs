@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use crate::in_force::InForce;
 use crate::shutdown::{Phase, Signal};
 use crate::upstream::Backends;
 
@@ -86,7 +87,7 @@ pub struct Health {
     /// Whether the end has begun.
     pub signal: Signal,
     /// What is ready only while one of its addresses is in use, if that is wanted.
-    pub backends: Option<Arc<Backends>>,
+    pub backends: InForce<Option<Arc<Backends>>>,
 }
 
 /// A check's name, and why it fails.
@@ -134,7 +135,7 @@ impl Health {
     }
 
     fn upstream(&self) -> Option<Check> {
-        let usable = self.backends.as_ref()?.is_usable();
+        let usable = self.backends.now()?.is_usable();
         let why = "no address of the backend is in use; see /upstreams";
         Some(("upstream", if usable { Ok(()) } else { Err(why.to_owned()) }))
     }
@@ -178,8 +179,12 @@ mod tests {
     #[test]
     fn each_endpoint_has_its_checks_and_tells_them_when_asked() {
         let (controller, signal) = channel();
-        let health =
-            Health { started: Started::new(2), pulse: Rc::new(Pulse::new(2)), signal, backends: None };
+        let health = Health {
+            started: Started::new(2),
+            pulse: Rc::new(Pulse::new(2)),
+            signal,
+            backends: InForce::new(None),
+        };
         let ask = |path: &str, query: Option<&str>| {
             let verdict = health.answer(path, query).expect("it is one");
             (verdict.is_well, verdict.text)

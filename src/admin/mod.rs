@@ -4,6 +4,7 @@
 pub mod dashboard;
 pub mod health;
 mod operators;
+mod orders;
 mod refusals;
 
 use std::convert::Infallible;
@@ -23,7 +24,9 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::TcpListener;
 
 use crate::auth::Auth;
+use crate::control::Control;
 use crate::gateway::refusals::Refusals;
+use crate::in_force::InForce;
 use crate::listener;
 use crate::metrics::{Format, Metrics, UpstreamLine};
 use crate::upstream::{Backends, EndpointStatus};
@@ -44,11 +47,13 @@ pub struct Admin {
     /// What is counted.
     pub metrics: Arc<Metrics>,
     /// Tokens and salts.
-    pub auth: Arc<Auth>,
+    pub auth: InForce<Arc<Auth>>,
     /// Why requests were refused lately.
     pub refusals: Arc<Refusals>,
     /// How the backends are.
-    pub backends: Arc<Backends>,
+    pub backends: InForce<Arc<Backends>>,
+    /// Ends and reloads the gateway.
+    pub control: Control,
     /// The page.
     pub dashboard: Dashboard,
 }
@@ -115,14 +120,15 @@ fn answer(request: &Request<Incoming>, peer: SocketAddr, admin: &Admin) -> Respo
         _ => text(
             StatusCode::NOT_FOUND,
             "here are /livez, /readyz, /startupz, /metrics and, on this machine, /, /overview, /events, /tokens, \
-             /tokens/revoke, /salts, /upstreams, /refusals and /explain/REQUEST_ID",
+             /tokens/revoke, /salts, /upstreams, /refusals, /explain/REQUEST_ID, \
+             /reload, /drain, /quit and /log-level",
         ),
     }
 }
 
 /// Has the metrics say how the backends are now.
 fn tell_backends(admin: &Admin) {
-    let status = admin.backends.status();
+    let status = admin.backends.now().status();
     let line = |endpoint: EndpointStatus| UpstreamLine {
         usable: endpoint.is_usable(),
         backend: endpoint.authority,

@@ -7,6 +7,8 @@
 //! GET  /upstreams                      {"usable": true, "endpoints": [{authority, address, state, …}], "names": […]}
 //! ```
 //! GET  /refusals, /explain/ID          see `refusals`
+//! POST /reload, /drain, /quit          see `orders`
+//! GET and PUT /log-level               see `orders`
 //!
 //! Times are seconds since the Unix epoch.
 
@@ -14,7 +16,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HOST};
+use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HOST, HeaderName, ORIGIN};
 use http::uri::Authority;
 use http::{HeaderValue, Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Either, Full, Limited};
@@ -24,7 +26,8 @@ use serde_json::json;
 use tokio::time::timeout;
 use tracing::{info, warn};
 
-use crate::admin::{Admin, Body, refusals};
+use crate::admin::orders::Answered;
+use crate::admin::{Admin, Body, orders, refusals};
 use crate::auth::Auth;
 use crate::secret::Secret;
 use crate::store::{Filter, Fingerprint, Revocation, Stamp, TokenId, TokenLine};
@@ -55,6 +58,10 @@ pub enum Verb {
     Refusals,
     Explain,
     Upstreams,
+    Reload,
+    Drain,
+    Quit,
+    LogLevel,
 }
 
 /// What is to be revoked: one of these.
@@ -78,16 +85,37 @@ impl Verb {
             "/tokens/revoke" => Some(Verb::Revoke),
             "/salts" => Some(Verb::Salts),
             "/refusals" => Some(Verb::Refusals),
+            "/reload" => Some(Verb::Reload),
+            "/drain" => Some(Verb::Drain),
+            "/quit" => Some(Verb::Quit),
+            "/log-level" => Some(Verb::LogLevel),
             path if path.starts_with(EXPLAIN) => Some(Verb::Explain),
             "/upstreams" => Some(Verb::Upstreams),
             _ => None,
         }
     }
 
-    fn method(self) -> Method {
+    fn methods(self) -> &'static [Method] {
         match self {
-            Verb::List | Verb::Salts | Verb::Upstreams | Verb::Refusals | Verb::Explain => Method::GET,
-            Verb::Revoke => Method::POST,
+            Verb::List | Verb::Salts | Verb::Upstreams | Verb::Refusals | Verb::Explain => &[Method::GET],
+            Verb::Revoke | Verb::Reload | Verb::Drain | Verb::Quit => &[Method::POST],
+            Verb::LogLevel => &[Method::GET, Method::PUT],
+        }
+    }
+
+    /// Its name in the log.
+    fn word(self) -> &'static str {
+        match self {
+            Verb::List => "tokens",
+            Verb::Revoke => "revoke",
+            Verb::Salts => "salts",
+            Verb::Refusals => "refusals",
+            Verb::Explain => "explain",
+            Verb::Upstreams => "upstreams",
+            Verb::Reload => "reload",
+            Verb::Drain => "drain",
+            Verb::Quit => "quit",
+            Verb::LogLevel => "log-level",
         }
     }
 }
@@ -99,28 +127,93 @@ pub async fn answer(
     peer: SocketAddr,
     admin: &Admin,
 ) -> Response<Body> {
-    let Admin { auth, refusals, backends, .. } = admin;
     if let Err(refusal) = may_ask(&request, peer) {
         return refused(refusal);
     }
-    if *request.method() != verb.method() {
-        let mut response = refused((StatusCode::METHOD_NOT_ALLOWED, format!("this takes {}", verb.method())));
-        let allow = HeaderValue::from_str(verb.method().as_str()).expect("a method is a word");
+    let methods = verb.methods();
+    if !methods.contains(request.method()) {
+        let names = methods.iter().map(Method::as_str).collect::<Vec<_>>();
+        let told = format!("this takes {}", names.join(" or "));
+        let mut response = refused((StatusCode::METHOD_NOT_ALLOWED, told));
+        let allow = HeaderValue::from_str(&names.join(", ")).expect("methods are words");
         response.headers_mut().insert(ALLOW, allow);
         return response;
     }
-    let done = match verb {
-        Verb::List => list(request.uri().query().unwrap_or_default(), auth).await,
-        Verb::Revoke => revoke(request, auth).await,
-        Verb::Salts => salts(auth).await,
-        Verb::Refusals => refusals::list(request.uri().query().unwrap_or_default(), refusals),
-        Verb::Explain => refusals::explain(&request.uri().path()[EXPLAIN.len()..], refusals),
-        Verb::Upstreams => Ok(json!(backends.status())),
-    };
+    if *request.method() == Method::GET {
+        return answer_of(look(verb, &request, admin).await.map_err(Answered::from));
+    }
+    if let Err(refusal) = may_change(&request) {
+        return refused(refusal);
+    }
+    let done = change(verb, request, admin).await;
+    telemetry::audit(|record| {
+        record.text(label!("what"), verb.word());
+        record.text(label!("decision"), if done.is_ok() { "done" } else { "failed" });
+        record.text(label!("client"), &peer.ip().to_string());
+    });
+    answer_of(done)
+}
+
+async fn look(verb: Verb, request: &Request<Incoming>, admin: &Admin) -> Result<serde_json::Value, Refusal> {
+    let query = request.uri().query().unwrap_or_default();
+    match verb {
+        Verb::List => list(query, &admin.auth.now()).await,
+        Verb::Salts => salts(&admin.auth.now()).await,
+        Verb::Refusals => refusals::list(query, &admin.refusals),
+        Verb::Explain => refusals::explain(&request.uri().path()[EXPLAIN.len()..], &admin.refusals),
+        Verb::Upstreams => Ok(json!(admin.backends.now().status())),
+        Verb::LogLevel => orders::log_level(),
+        Verb::Revoke | Verb::Reload | Verb::Drain | Verb::Quit => unreachable!("they take no GET"),
+    }
+}
+
+async fn change(
+    verb: Verb,
+    request: Request<Incoming>,
+    admin: &Admin,
+) -> Result<serde_json::Value, Answered> {
+    let body = body_of(request).await?;
+    match verb {
+        Verb::Revoke => Ok(revoke(&body, &admin.auth.now()).await?),
+        Verb::Reload => orders::reload(&admin.control).await,
+        Verb::Drain => Ok(orders::drain(&admin.control)),
+        Verb::Quit => Ok(orders::quit(&admin.control)),
+        Verb::LogLevel => Ok(orders::set_log_level(&body)?),
+        Verb::List | Verb::Salts | Verb::Refusals | Verb::Explain | Verb::Upstreams => {
+            unreachable!("they take GET alone")
+        }
+    }
+}
+
+fn answer_of(done: Result<serde_json::Value, Answered>) -> Response<Body> {
     match done {
         Ok(body) => json_of(StatusCode::OK, &body),
-        Err(refusal) => refused(refusal),
+        Err(Answered::Refusal(refusal)) => refused(refusal),
+        Err(Answered::Body(status, body)) => json_of(status, &body),
     }
+}
+
+async fn body_of(request: Request<Incoming>) -> Result<Bytes, Refusal> {
+    let body = timeout(BODY_TIMEOUT, Limited::new(request.into_body(), MOST_BODY).collect()).await;
+    let bad = || (StatusCode::BAD_REQUEST, "the body is too long, or did not come".to_owned());
+    body.ok().and_then(Result::ok).map(http_body_util::Collected::to_bytes).ok_or_else(bad)
+}
+
+/// SECURITY: a page of another site that is open in a browser on this machine must not change anything. Such a page cannot
+/// send this type without being allowed to first, which nobody does here; and where the browser says whose page it is, it
+/// must be one of ours.
+fn may_change<T>(request: &Request<T>) -> Result<(), Refusal> {
+    let field = |name: &HeaderName| request.headers().get(name).and_then(|value| value.to_str().ok());
+    if field(&CONTENT_TYPE) != Some("application/json") {
+        return Err((StatusCode::UNSUPPORTED_MEDIA_TYPE, "this takes application/json".to_owned()));
+    }
+    let host = field(&HOST).unwrap_or_default();
+    let is_ours =
+        |origin: &HeaderValue| origin.to_str().is_ok_and(|origin| origin == format!("http://{host}"));
+    if request.headers().get_all(ORIGIN).iter().all(is_ours) {
+        return Ok(());
+    }
+    Err((StatusCode::FORBIDDEN, "a page of another site cannot change anything here".to_owned()))
 }
 
 /// SECURITY: from this machine alone, whatever the listener is bound to. The name that the request gives the host must be
@@ -172,16 +265,9 @@ fn line(token: &TokenLine) -> serde_json::Value {
     })
 }
 
-async fn revoke(request: Request<Incoming>, auth: &Auth) -> Result<serde_json::Value, Refusal> {
-    // SECURITY: a form of another site cannot send this type without asking first.
-    let is_json = request.headers().get(CONTENT_TYPE).is_some_and(|value| value == "application/json");
-    if !is_json {
-        return Err((StatusCode::UNSUPPORTED_MEDIA_TYPE, "this takes application/json".to_owned()));
-    }
-    let body = timeout(BODY_TIMEOUT, Limited::new(request.into_body(), MOST_BODY).collect()).await;
-    let bad = |message: &str| (StatusCode::BAD_REQUEST, message.to_owned());
-    let Ok(Ok(body)) = body else { return Err(bad("the body is too long, or did not come")) };
-    let what = order(&body.to_bytes()).map_err(|message| bad(&message))?;
+async fn revoke(body: &[u8], auth: &Auth) -> Result<serde_json::Value, Refusal> {
+    let bad = |message: String| (StatusCode::BAD_REQUEST, message);
+    let what = order(body).map_err(bad)?;
     let revoked = auth.store().revoke(what.clone()).await;
     let told = match &what {
         Revocation::All => "all".to_owned(),
@@ -230,7 +316,7 @@ fn user(name: &str) -> Result<UserName, String> {
 async fn salts(auth: &Auth) -> Result<serde_json::Value, Refusal> {
     let store = auth.store();
     let uses = store
-        .salt_uses(auth.salts().len())
+        .salt_uses(auth.salt_numbers())
         .await
         .map_err(|_| unavailable("Nothing is known of the salts."))?;
     let salts: Vec<_> = auth
@@ -282,6 +368,34 @@ fn json_of(status: StatusCode, body: &serde_json::Value) -> Response<Body> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn nothing_is_changed_for_a_page_of_another_site() {
+        let may = |fields: &[(HeaderName, &str)]| {
+            let mut request = Request::builder().header(HOST, "127.0.0.1:9180");
+            for (name, value) in fields {
+                request = request.header(name, *value);
+            }
+            may_change(&request.body(()).expect("a request")).is_ok()
+        };
+        let json = (CONTENT_TYPE, "application/json");
+        assert!(may(std::slice::from_ref(&json)));
+        assert!(may(&[json.clone(), (ORIGIN, "http://127.0.0.1:9180")]), "the page that is served here");
+        for origin in [
+            "http://evil.test",
+            "null",
+            "http://127.0.0.1:80",
+            "https://127.0.0.1:9180",
+            "http://localhost:9180",
+        ] {
+            assert!(!may(&[json.clone(), (ORIGIN, origin)]), "{origin}");
+        }
+        assert!(!may(&[json.clone(), (ORIGIN, "http://127.0.0.1:9180"), (ORIGIN, "http://evil.test")]));
+        for form in ["text/plain", "application/x-www-form-urlencoded", "multipart/form-data"] {
+            assert!(!may(&[(CONTENT_TYPE, form)]), "{form}");
+        }
+        assert!(!may(&[]));
+    }
 
     #[test]
     fn only_this_machine_may_ask_and_only_by_its_own_name() {

@@ -63,7 +63,8 @@ pub struct Memory {
     pub reject: Duration,
 }
 
-/// Asks, remembers, and never asks twice at once about one key.
+/// Asks, remembers, and never asks twice at once about one key. Clones share what they remember.
+#[derive(Clone)]
 pub struct ForeignKeys(Arc<Inner>);
 
 struct Inner {

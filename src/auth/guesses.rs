@@ -36,7 +36,7 @@ const MOST_OF_A_GENERATION: usize = 10_000;
 pub struct Guesses {
     address: Option<Rate>,
     user: Option<Rate>,
-    shards: [Mutex<Shard>; SHARDS],
+    shards: Arc<[Mutex<Shard>; SHARDS]>,
     names: Key,
     tell: Tell,
     clock: Clock,
@@ -79,11 +79,18 @@ impl Guesses {
         Guesses {
             address: Rate::of(limits.per_address),
             user: Rate::of(limits.per_user),
-            shards: std::array::from_fn(|_| Mutex::default()),
+            shards: Arc::new(std::array::from_fn(|_| Mutex::default())),
             names: Key::new(HMAC_SHA256, key),
             tell,
             clock,
         }
+    }
+
+    /// The same buckets by other limits. Another `key` gives them other names, so that nobody's failures are found any
+    /// more.
+    pub fn anew(&self, limits: FailureLimits, key: &[u8; 32], tell: Tell) -> Guesses {
+        let shards = Arc::clone(&self.shards);
+        Guesses { shards, ..Guesses::shared(limits, key, tell, self.clock.clone()) }
     }
 
     /// A try of the client at this address.
@@ -118,7 +125,7 @@ impl Guesses {
     /// Forgets buckets that have run empty. Called now and then.
     pub fn sweep(&self) {
         let now = self.clock.now();
-        for shard in &self.shards {
+        for shard in &*self.shards {
             let mut shard = shard.lock().unwrap_or_else(PoisonError::into_inner);
             shard.young.retain(|_, empty| *empty > now);
             shard.old.retain(|_, empty| *empty > now);
@@ -271,6 +278,16 @@ mod tests {
         assert_eq!(room(&attempt), 1);
         clock.advance(PERIOD);
         assert_eq!(room(&attempt), 10);
+    }
+
+    #[test]
+    fn failures_outlive_other_limits() {
+        let (guesses, _) = guesses(10, 0);
+        assert_eq!(room(&guesses.attempt(address("192.0.2.1"))), 10);
+        let limits = FailureLimits { per_address: 20, per_user: 0 };
+        let anew = Arc::new(guesses.anew(limits, &[7; 32], Box::new(drop)));
+        assert_eq!(room(&anew.attempt(address("192.0.2.1"))), 0, "the minute is not over");
+        assert_eq!(room(&anew.attempt(address("192.0.2.2"))), 20);
     }
 
     #[test]

@@ -9,21 +9,20 @@ mod identity;
 pub mod impersonation;
 pub mod jwt;
 mod keys_file;
+mod loading;
+mod salt_numbers;
 pub mod token;
 pub mod upstream_keys;
 pub mod verifier;
 
 use std::net::IpAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, Weak};
 
-use crate::clock::Clock;
-use crate::config::{Config, Foreign, Problem, VerifierOptions};
-use crate::metrics::{Outcome, Step, StoreMetrics};
+use crate::config::Foreign;
+use crate::metrics::{Outcome, Step};
 use crate::secret::Secret;
 use crate::steps::Steps;
-use crate::store::{
-    Fingerprint, NewToken, Running, StartError, Store, TokenId, TokenRecord, Unavailable, derived, salt_name,
-};
+use crate::store::{Fingerprint, NewToken, Store, TokenId, TokenRecord, Unavailable};
 use crate::upstream::Upstream;
 use crate::user_name::UserName;
 
@@ -32,14 +31,15 @@ pub use identity::Identity;
 
 use authorization::Authorization;
 use bearer::{BearerError, BearerOpener};
-use foreign::{ForeignKeys, Memory, Verdict};
+use foreign::{ForeignKeys, Verdict};
 use guesses::{Guesses, TooMany};
 use impersonation::Impersonation;
 use jwt::{Jwt, JwtError, Jwts};
 use keys_file::KnownKeys;
+use salt_numbers::SaltNumbers;
 use token::TokenMint;
 use upstream_keys::{Renewal, UpstreamKeys, field_value};
-use verifier::{Delegate, Directory, Platform, Remote, UsersFile, Verified, Verifier, VerifyError};
+use verifier::{Verified, Verifier, VerifyError};
 
 /// Why a key proves nobody.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -116,69 +116,26 @@ pub struct Minted {
 pub struct Auth {
     opener: BearerOpener,
     mint: TokenMint,
-    verifier: Verifier,
+    verifier: Arc<Verifier>,
     store: Arc<Store>,
     salts: Vec<String>,
+    /// The numbers of the salts, by which the store knows them.
+    salt_numbers: Vec<u8>,
+    numbering: Arc<SaltNumbers>,
     known_keys: KnownKeys,
     foreign: Foreign,
     foreign_keys: ForeignKeys,
     guesses: Arc<Guesses>,
-    jwts: Jwts,
+    /// Who hears of the failures that other replicas saw.
+    hearer: Arc<Mutex<Weak<Guesses>>>,
+    jwts: Arc<Jwts>,
     impersonation: Impersonation,
     authorization: Option<Authorization>,
     /// Where a token stands for its user's own key.
-    upstream_keys: Option<UpstreamKeys>,
+    upstream_keys: Option<Arc<UpstreamKeys>>,
 }
 
 impl Auth {
-    /// Reads the files that the configuration names; all that is wrong with them is told at once.
-    pub fn new(config: &Config, clock: &Clock) -> Result<Auth, Vec<Problem>> {
-        let tokens = &config.tokens;
-        let verifier = verifier(config);
-        let known_keys = match tokens.keys_file.as_deref() {
-            None => Ok(KnownKeys::default()),
-            Some(path) => {
-                KnownKeys::read(path).map_err(|error| Problem::new("tokens.keys_file", error.to_string()))
-            }
-        };
-        let jwts = Jwts::new(&config.auth.jwt, clock);
-        let store = Store::new(config, clock);
-        let (verifier, known_keys, jwts, store) = match (verifier, known_keys, jwts, store) {
-            (Ok(verifier), Ok(known_keys), Ok(jwts), Ok(store)) => (verifier, known_keys, jwts, store),
-            (verifier, known_keys, jwts, store) => {
-                let problems = verifier.err().into_iter().chain(known_keys.err()).chain(store.err());
-                return Err(problems.chain(jwts.err().into_iter().flatten()).collect());
-            }
-        };
-        let store = Arc::new(store);
-        let tell = Box::new({
-            let store = Arc::clone(&store);
-            move |failure| store.tell_failure(failure)
-        });
-        let names = derived(&config.salts[0], "timbr-gateway failures 1");
-        let guesses = Guesses::shared(config.failures, &names, tell, clock.clone());
-        let upstream_keys =
-            config.upstream.credential.is_of_each_user().then(|| {
-                UpstreamKeys::new(verifier.platform().cloned(), tokens.ttl, tokens.max, clock.clone())
-            });
-        let memory = Memory { accept: tokens.foreign_accept_ttl, reject: tokens.foreign_reject_ttl };
-        Ok(Auth {
-            opener: BearerOpener::new(&config.salts, config.auth.bearer_max_age, clock.clone()),
-            mint: TokenMint::new(&config.salts),
-            verifier,
-            guesses: Arc::new(guesses),
-            salts: config.salts.iter().map(salt_name).collect(),
-            store,
-            known_keys,
-            foreign: tokens.foreign,
-            foreign_keys: ForeignKeys::new(memory, clock.clone()),
-            jwts,
-            impersonation: Impersonation::new(config.impersonation.clone()),
-            authorization: config.authorization.clone().map(Authorization::new),
-            upstream_keys,
-        })
-    }
-
     /// The token for the credentials in a bearer: the one that this login has, or a new one. `client` is who asks.
     ///
     /// SECURITY: a bearer that does not open and a password that is wrong are guesses. One that opens but is too old, or
@@ -211,12 +168,13 @@ impl Auth {
                 seed
             }
             (None, upstream_key) => {
-                let new = NewToken { login: login_id, user: login.user.clone(), upstream_key };
+                let salt = self.salt_numbers[0];
+                let new = NewToken { login: login_id, user: login.user.clone(), upstream_key, salt };
                 let keeping = self.store.insert(new, self.mint.seed(), id_of);
                 steps.of(Step::Store, keeping, of_store).await.map_err(unavailable)?
             }
         };
-        self.store.note_salt_use(salt, &login.user);
+        self.store.note_salt_use(self.salt_numbers[usize::from(salt)], &login.user);
         if let (Some(keys), Some(session)) = (&self.upstream_keys, session) {
             keys.keep(id_of(&seed), session);
         }
@@ -279,6 +237,7 @@ impl Auth {
         if let Some(salt) = self.mint.maker(key.expose()) {
             // SECURITY: a store that does not answer is neither a yes nor a no. In the heap, as it is seldom asked and every
             // request would have to be as large.
+            let salt = self.salt_numbers[usize::from(salt)];
             return match Box::pin(steps.of(Step::Store, self.store.fetch(&id, salt), of_store)).await {
                 Ok(Some(record)) => self.minted(id, &record),
                 Ok(None) => Err(KeyError::Ended),
@@ -342,20 +301,8 @@ impl Auth {
         self.store.sweep();
         self.foreign_keys.sweep();
         self.jwts.sweep();
-        self.upstream_keys.iter().for_each(UpstreamKeys::sweep);
+        self.upstream_keys.iter().for_each(|keys| keys.sweep());
         self.guesses.sweep();
-    }
-
-    /// Opens the store of tokens and starts its thread, if it has one. `metrics` show how it does.
-    pub fn start_store(&self, metrics: &StoreMetrics) -> Result<Option<Running>, StartError> {
-        // Not to hold what holds the store: its thread ends when nobody has it any more.
-        let guesses = Arc::downgrade(&self.guesses);
-        let heard = move |failure| {
-            if let Some(guesses) = guesses.upgrade() {
-                guesses.heard(failure);
-            }
-        };
-        self.store.start(metrics, Box::new(heard))
     }
 
     /// The store of tokens, for operators.
@@ -366,6 +313,11 @@ impl Auth {
     /// What operators call the salts, the primary one first.
     pub fn salts(&self) -> &[String] {
         &self.salts
+    }
+
+    /// The numbers by which the store knows the salts, in the same order.
+    pub fn salt_numbers(&self) -> &[u8] {
+        &self.salt_numbers
     }
 
     /// Reads the verifier's files again if they have changed, or if somebody has `asked` for it. Blocks on the file system.
@@ -423,24 +375,5 @@ fn of_verdict(verdict: &Verdict) -> Outcome {
         Verdict::Bad => Outcome::Refused,
         Verdict::Unknown => Outcome::Unavailable,
         Verdict::Busy => Outcome::Busy,
-    }
-}
-
-/// The authority over passwords, as configured.
-fn verifier(config: &Config) -> Result<Verifier, Problem> {
-    match &config.auth.verifier {
-        VerifierOptions::SaltHolder => Ok(Verifier::SaltHolder),
-        VerifierOptions::UsersFile(path) => UsersFile::read(path)
-            .map(Verifier::UsersFile)
-            .map_err(|error| Problem::new("auth.users_file", error.to_string())),
-        VerifierOptions::Platform => Platform::new(config)
-            .map(|platform| Verifier::remote(Remote::Platform(platform)))
-            .map_err(|error| Problem::new(error.option(), error.to_string())),
-        VerifierOptions::Delegate => Delegate::new(&config.upstream)
-            .map(|delegate| Verifier::remote(Remote::Delegate(delegate)))
-            .map_err(|error| Problem::new(error.option(), error.to_string())),
-        VerifierOptions::Ldap(options) => Directory::new(options)
-            .map(|directory| Verifier::remote(Remote::Ldap(directory)))
-            .map_err(|error| Problem::new(error.option(), error.to_string())),
     }
 }

@@ -9,6 +9,7 @@ mod explain;
 mod healthcheck;
 mod man;
 mod options;
+mod orders;
 mod password;
 mod running;
 mod salt;
@@ -47,6 +48,9 @@ fn command_of_the_arguments() -> Outcome {
         Some(("demo", matches)) => demo::run(matches),
         Some(("bearer", matches)) => bearer::run(matches),
         Some(("salt", matches)) => salt::run(matches),
+        Some(("reload", matches)) => orders::reload(matches),
+        Some(("drain", matches)) => orders::drain(matches),
+        Some(("log-level", matches)) => orders::log_level(matches),
         Some(("tokens", matches)) => tokens::run(matches),
         Some(("explain", matches)) => explain::run(matches),
         Some(("users", matches)) => users::run(matches),
@@ -71,6 +75,7 @@ pub fn command() -> Command {
         .subcommand(demo::command())
         .subcommand(bearer::command())
         .subcommand(salt::command())
+        .subcommands(orders::commands())
         .subcommand(tokens::command())
         .subcommand(explain::command())
         .subcommand(users::command())

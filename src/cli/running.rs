@@ -46,7 +46,12 @@ impl Running {
 
     /// Its answer to a GET, or to a POST of JSON.
     pub fn ask(&self, path: &str, json: Option<&str>) -> anyhow::Result<Said> {
-        let answer = self.exchange(path, json).with_context(|| format!("http://{}{path}", self.address))?;
+        self.send(if json.is_some() { "POST" } else { "GET" }, path, json)
+    }
+
+    fn send(&self, method: &str, path: &str, json: Option<&str>) -> anyhow::Result<Said> {
+        let answer =
+            self.exchange(method, path, json).with_context(|| format!("http://{}{path}", self.address))?;
         let (head, body) = answer.split_once("\r\n\r\n").unwrap_or((&answer, ""));
         let status = head.split(' ').nth(1).unwrap_or_default().to_owned();
         Ok(Said { status, body: body.trim().to_owned() })
@@ -54,7 +59,15 @@ impl Running {
 
     /// The JSON of a success; what it said against it is the error.
     pub fn json(&self, path: &str, json: Option<&str>) -> anyhow::Result<serde_json::Value> {
-        let said = self.ask(path, json)?;
+        self.success(&self.ask(path, json)?)
+    }
+
+    /// The same for a PUT.
+    pub fn put(&self, path: &str, json: &str) -> anyhow::Result<serde_json::Value> {
+        self.success(&self.send("PUT", path, Some(json))?)
+    }
+
+    fn success(&self, said: &Said) -> anyhow::Result<serde_json::Value> {
         let body: serde_json::Value = serde_json::from_str(&said.body).unwrap_or_default();
         if said.status != "200" {
             bail!(
@@ -67,17 +80,17 @@ impl Running {
         Ok(body)
     }
 
-    fn exchange(&self, path: &str, json: Option<&str>) -> std::io::Result<String> {
+    fn exchange(&self, method: &str, path: &str, json: Option<&str>) -> std::io::Result<String> {
         let address = self.address;
         let mut stream = TcpStream::connect_timeout(&address, self.patience)?;
         stream.set_read_timeout(Some(self.patience))?;
         stream.set_write_timeout(Some(self.patience))?;
         let common = format!("HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n");
         match json {
-            None => write!(stream, "GET {path} {common}\r\n")?,
+            None => write!(stream, "{method} {path} {common}\r\n")?,
             Some(json) => write!(
                 stream,
-                "POST {path} {common}Content-Type: application/json\r\nContent-Length: {}\r\n\r\n{json}",
+                "{method} {path} {common}Content-Type: application/json\r\nContent-Length: {}\r\n\r\n{json}",
                 json.len()
             )?,
         }

@@ -32,7 +32,8 @@ pub fn command() -> Command {
 pub fn run(matches: &ArgMatches) -> Outcome {
     // Before there are threads, and before the environment is read.
     let sockets = PassedSockets::of_environment()?;
-    let (config, settings) = options::load(&options::sources(matches))?;
+    let sources = options::sources(matches);
+    let (config, settings) = options::load(&sources)?;
     let _log = telemetry::init(config.log)?;
     for warning in warnings(&config, &settings) {
         warn!("{warning}");
@@ -45,7 +46,8 @@ pub fn run(matches: &ArgMatches) -> Outcome {
     }
     let (control, orders) = control::channel();
     on_signals(control)?;
-    let given = Given { sockets, manager: ServiceManager::of_environment() };
+    let manager = ServiceManager::of_environment();
+    let given = Given { sockets, manager, source: Some((sources, settings)) };
     let bound = server::bind_with(config, given, &Clock::system())?;
     Ok(exit_code(bound.run(orders)?))
 }

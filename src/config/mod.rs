@@ -1,5 +1,6 @@
 //! The configuration: from what was typed (`options`, `file`, `sources`) to what it means ([`Config`]).
 
+pub mod changes;
 mod entry;
 pub mod file;
 mod identity;
@@ -101,7 +102,7 @@ pub struct Listen {
 }
 
 /// Whom HTTPS shows itself as, and who must show what.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct TlsOptions {
     /// The first one is the default. Empty: a self-signed one is made at start.
     pub certificates: Vec<CertificateFiles>,
@@ -330,7 +331,7 @@ pub struct Limits {
 }
 
 /// Requests that go to the backends at once, and those that wait for it.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TurnLimits {
     /// At once.
     pub requests: usize,

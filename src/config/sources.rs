@@ -88,6 +88,8 @@ pub struct Settings {
     pub values: BTreeMap<&'static str, Setting>,
     /// `routes` of the file.
     pub routes: Option<Node>,
+    /// The files that were read: the configuration's own, and those with secrets.
+    pub files: Vec<PathBuf>,
 }
 
 /// Merges all sources; every problem is collected, none ends the search.
@@ -100,9 +102,10 @@ pub fn merge(sources: &Sources, problems: &mut Vec<Problem>) -> Settings {
     let mut typed = Typed { flags: &sources.flags, environment, file: BTreeMap::new(), path };
     let routes = typed.read_file(problems);
 
-    let mut settings = Settings { values: BTreeMap::new(), routes };
+    let mut settings =
+        Settings { values: BTreeMap::new(), routes, files: typed.path.iter().cloned().collect() };
     for option in OPTIONS {
-        if let Some(setting) = typed.setting(option, problems) {
+        if let Some(setting) = typed.setting(option, &mut settings.files, problems) {
             settings.values.insert(option.key, setting);
         }
     }
@@ -168,7 +171,12 @@ impl Typed<'_> {
     }
 
     /// The value of an option from the first source that has one.
-    fn setting(&self, option: &Opt, problems: &mut Vec<Problem>) -> Option<Setting> {
+    fn setting(
+        &self,
+        option: &Opt,
+        files: &mut Vec<PathBuf>,
+        problems: &mut Vec<Problem>,
+    ) -> Option<Setting> {
         let path = self.path.clone().unwrap_or_default();
         let flag_name = |key: &str| crate::config::options::flag_of(key);
         let variable = option.variable();
@@ -203,7 +211,10 @@ impl Typed<'_> {
             match (value, file) {
                 (None, None) => {}
                 (Some(text), None) => return Some(Setting { text, origin }),
-                (None, Some(file)) => return secret_from(file.expose(), option, file_origin, problems),
+                (None, Some(file)) => {
+                    files.push(PathBuf::from(file.expose()));
+                    return secret_from(file.expose(), option, file_origin, problems);
+                }
                 (Some(_), Some(_)) => {
                     let message = format!("{origin} and {file_origin} both set it; keep one of them");
                     problems.push(Problem::new(option.key, message));

@@ -295,7 +295,7 @@ pub struct Reaper {
     next: Cell<u64>,
     leaving: Cell<bool>,
     emptied: Notify,
-    timeouts: Timeouts,
+    timeouts: Cell<Timeouts>,
     metrics: Arc<Metrics>,
 }
 
@@ -316,15 +316,20 @@ impl Reaper {
             next: Cell::new(0),
             leaving: Cell::new(false),
             emptied: Notify::new(),
-            timeouts,
+            timeouts: Cell::new(timeouts),
             metrics,
         }
     }
 
     /// How often to call [`Reaper::sweep`]: no timeout is overrun by more than a quarter.
     pub fn interval(&self) -> Duration {
-        let Timeouts { header, idle, write, .. } = self.timeouts;
+        let Timeouts { header, idle, write, .. } = self.timeouts.get();
         (header.min(idle).min(write) / 4).clamp(Duration::from_millis(10), Duration::from_secs(1))
+    }
+
+    /// Other timeouts from now on, for open connections too.
+    pub fn set_timeouts(&self, timeouts: Timeouts) {
+        self.timeouts.set(timeouts);
     }
 
     /// A place for a new connection.
@@ -341,9 +346,9 @@ impl Reaper {
 
     /// Looks at all connections.
     pub fn sweep(&self) {
-        let now = clock::now();
+        let (now, timeouts) = (clock::now(), self.timeouts.get());
         self.each(|activity| {
-            if let Some((order, cause)) = activity.judge(now, &self.timeouts) {
+            if let Some((order, cause)) = activity.judge(now, &timeouts) {
                 if let Some(cause) = cause {
                     self.metrics.connection_ended(cause);
                 }

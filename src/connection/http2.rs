@@ -7,7 +7,7 @@ use std::rc::Rc;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
-use http::{Request, Response};
+use http::{Method, Request, Response};
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use hyper::rt::Executor;
@@ -17,12 +17,14 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use crate::client_body::ClientBody;
+use crate::connection::Terms;
 use crate::connection::activity::{Activity, InFlight, Order};
 use crate::connection::coalesced_io::CoalescedIo;
 use crate::connection::watched_io::WatchedIo;
 use crate::fields::Head;
 use crate::gateway::context::Client;
-use crate::gateway::{Gateway, ObservedBody, Reply};
+use crate::gateway::{ObservedBody, Reply};
+use crate::in_force::InForce;
 
 /// HTTP/2 windows for requests' bodies: of a stream, and of the connection.
 const STREAM_WINDOW: u32 = 256 * 1024;
@@ -47,7 +49,7 @@ pub struct Bounds {
 /// Serves a connection to its end.
 pub async fn serve<I>(
     io: WatchedIo<I>,
-    gateway: Rc<Gateway>,
+    terms: InForce<Rc<Terms>>,
     client: Rc<Client>,
     activity: &Rc<Activity>,
     bounds: Bounds,
@@ -56,7 +58,7 @@ where
     I: AsyncRead + AsyncWrite + Unpin + 'static,
 {
     activity.multiplexed();
-    let answer = answering(gateway, client, activity, bounds.requests);
+    let answer = answering(terms, client, activity, bounds.requests);
     let connection = http2::Builder::new(OnThisThread)
         .timer(TokioTimer::new())
         .max_concurrent_streams(bounds.streams)
@@ -92,22 +94,26 @@ pub fn is_abuse(error: &hyper::Error) -> bool {
 
 /// The function that answers a connection's requests.
 fn answering(
-    gateway: Rc<Gateway>,
+    terms: InForce<Rc<Terms>>,
     client: Rc<Client>,
     activity: &Rc<Activity>,
     most_requests: u64,
 ) -> impl Fn(Request<Incoming>) -> Answering + use<> {
     let activity = Rc::clone(activity);
     move |request| {
-        let (gateway, client) = (Rc::clone(&gateway), Rc::clone(&client));
+        let (gateway, client) = (Rc::clone(&terms.now().gateway), Rc::clone(&client));
         let in_flight = activity.request();
         if activity.requests() >= most_requests {
             activity.close();
         }
         Box::pin(async move {
             let (head, body) = request.into_parts();
-            let Reply { status, fields, body } =
+            let is_head = head.method == Method::HEAD;
+            let Reply { status, fields, mut body } =
                 gateway.handle(client, Head::from(head), ClientBody::Http2(body)).await;
+            if is_head {
+                body.withhold();
+            }
             let mut response = Response::new(GuardedBody { body, in_flight });
             *response.status_mut() = status;
             *response.headers_mut() = fields.into_map();

@@ -32,6 +32,7 @@ use crate::gateway::Gateway;
 use crate::gateway::context::Client;
 use crate::gateway::forwarded::is_trusted;
 use crate::http1::head::HeadLimits;
+use crate::in_force::InForce;
 use crate::metrics::{Cause, HandshakeFailure, Protocol, TlsVersion};
 use crate::tls::{Current, ServerTls};
 
@@ -41,10 +42,16 @@ use watched_io::WatchedIo;
 
 /// What connections of one listener have in common.
 pub struct Service {
-    /// Answers requests.
-    pub gateway: Rc<Gateway>,
+    /// On what terms they are served. Each request is answered on those that are in force when it comes, and to its end.
+    pub terms: InForce<Rc<Terms>>,
     /// How to speak TLS; `None` for plain HTTP.
     pub tls: Option<ServerTls>,
+}
+
+/// What a reload may replace.
+pub struct Terms {
+    /// Answers requests.
+    pub gateway: Rc<Gateway>,
     /// Proxies that are believed when they say who the client is.
     pub trusted_proxies: Vec<IpNet>,
     /// Whether connections begin with a PROXY protocol header.
@@ -57,7 +64,7 @@ pub struct Service {
     pub admission: Arc<Admission>,
 }
 
-impl Service {
+impl Terms {
     fn http1_bounds(&self) -> http1::Bounds {
         let Limits { headers, header_size, uri, requests_per_connection, .. } = self.limits;
         http1::Bounds {
@@ -83,7 +90,7 @@ pub async fn serve(service: Rc<Service>, mut stream: TcpStream, peer: SocketAddr
     // What takes part in few connections, or for a moment, lives in the heap: most connections are idle HTTP/1.1.
     let activity = &place.activity;
     let mut client = Client::at(peer.ip().to_canonical(), service.tls.is_some());
-    if service.proxy_protocol {
+    if service.terms.now().proxy_protocol {
         match Box::pin(service.behind_proxy(&mut stream, client.address, activity)).await {
             Ok(address) => client = Client::at(address, client.secure),
             Err(error) => {
@@ -109,12 +116,15 @@ pub async fn serve(service: Rc<Service>, mut stream: TcpStream, peer: SocketAddr
     }
 }
 
-impl Service {
+impl Terms {
     /// Whether a peer is one of the proxies that are believed.
     pub fn trusts(&self, peer: IpAddr) -> bool {
         is_trusted(peer.to_canonical(), &self.trusted_proxies)
     }
+}
 
+// No connection holds on to terms while it waits for a request: those that were replaced would live as long as it does.
+impl Service {
     /// Whom the load balancer says it has taken the connection from.
     ///
     /// SECURITY: a header from elsewhere would let anybody be anybody, so such connections end.
@@ -124,12 +134,13 @@ impl Service {
         peer: IpAddr,
         activity: &Activity,
     ) -> io::Result<IpAddr> {
-        if !self.trusts(peer) {
+        let terms = self.terms.now();
+        if !terms.trusts(peer) {
             let what = "the peer is none of trusted_proxies, and listen.proxy_protocol is required";
             return Err(io::Error::new(io::ErrorKind::PermissionDenied, what));
         }
         let header = proxy_protocol::read(stream);
-        Ok(bounded(header, self.timeouts.handshake, activity).await?.unwrap_or(peer))
+        Ok(bounded(header, terms.timeouts.handshake, activity).await?.unwrap_or(peer))
     }
 
     /// TLS, and what it tells about the client.
@@ -142,14 +153,15 @@ impl Service {
     ) -> io::Result<(Box<TlsStream<TcpStream>>, Rc<Client>)> {
         let begun = Instant::now();
         let handshake = current.acceptor().accept(stream);
-        let stream = Box::new(bounded(handshake, self.timeouts.handshake, activity).await?);
+        let limit = self.terms.now().timeouts.handshake;
+        let stream = Box::new(bounded(handshake, limit, activity).await?);
         let connection = stream.get_ref().1;
         let resumed = connection.handshake_kind() == Some(HandshakeKind::Resumed);
         let version = match connection.protocol_version() {
             Some(ProtocolVersion::TLSv1_2) => TlsVersion::Tls12,
             _ => TlsVersion::Tls13,
         };
-        self.gateway.worker().handshake(version, resumed, begun.elapsed());
+        self.terms.now().gateway.worker().handshake(version, resumed, begun.elapsed());
         let served = current.served(connection);
         let certificate = Current::identity(connection).map_err(io::Error::other)?;
         let is_http2 = connection.alpn_protocol() == Some(b"h2");
@@ -161,10 +173,9 @@ impl Service {
     where
         I: AsyncRead + AsyncWrite + Abort + Unpin + 'static,
     {
-        let _open = self.gateway.worker().connection(Protocol::Http1);
+        let _open = self.terms.now().gateway.worker().connection(Protocol::Http1);
         let io = WatchedIo::new(io, Rc::clone(activity));
-        let gateway = Rc::clone(&self.gateway);
-        let served = http1::serve(io, gateway, client, Rc::clone(activity), self.http1_bounds()).await;
+        let served = http1::serve(io, self.terms.clone(), client, Rc::clone(activity)).await;
         served.err().map(|error| error.to_string())
     }
 
@@ -172,24 +183,25 @@ impl Service {
     where
         I: AsyncRead + AsyncWrite + Unpin + 'static,
     {
-        let _open = self.gateway.worker().connection(Protocol::Http2);
-        let metrics = self.admission.metrics();
-        let io =
-            WatchedIo::new(io, Rc::clone(activity)).metered(self.limits.control_frames, Arc::clone(metrics));
-        let gateway = Rc::clone(&self.gateway);
-        let served = http2::serve(io, gateway, client, activity, self.http2_bounds()).await;
+        let _open = self.terms.now().gateway.worker().connection(Protocol::Http2);
+        let (frames, bounds, metrics) = {
+            let terms = self.terms.now();
+            (terms.limits.control_frames, terms.http2_bounds(), Arc::clone(terms.admission.metrics()))
+        };
+        let io = WatchedIo::new(io, Rc::clone(activity)).metered(frames, metrics);
+        let served = http2::serve(io, self.terms.clone(), client, activity, bounds).await;
         if served.as_ref().is_err_and(http2::is_abuse) {
-            metrics.connection_ended(Cause::Resets);
+            self.terms.now().admission.metrics().connection_ended(Cause::Resets);
         }
         served.err().map(|error| with_cause(&error))
     }
 
     /// A connection that came to no request.
     fn lost(&self, peer: SocketAddr, error: &io::Error, kind: HandshakeFailure) {
-        self.gateway.worker().handshake_failed(kind);
+        self.terms.now().gateway.worker().handshake_failed(kind);
         let timed_out = error.kind() == io::ErrorKind::TimedOut;
         let cause = if timed_out { Cause::HandshakeTimeout } else { Cause::HandshakeFailed };
-        self.admission.metrics().connection_ended(cause);
+        self.terms.now().admission.metrics().connection_ended(cause);
         debug!(%peer, %error, "the handshake failed");
     }
 }

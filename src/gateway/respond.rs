@@ -97,6 +97,16 @@ pub struct ObservedBody {
     line: Box<AccessLine>,
 }
 
+impl ObservedBody {
+    /// Nothing of an answer of our own is sent, as HEAD has it (RFC 9110 section 9.3.2). The backend sees to that itself.
+    pub fn withhold(&mut self) {
+        if let Source::Own(bytes) = &mut self.source {
+            *bytes = None;
+            self.line.complete = true;
+        }
+    }
+}
+
 impl Body for ObservedBody {
     type Data = Bytes;
     type Error = upstream::body::ResponseBodyError;

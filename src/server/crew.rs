@@ -9,8 +9,7 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tracing::{error, info};
 
 use crate::admin::health::Started;
-use crate::admission::Admission;
-use crate::server::worker::{Order, Worker};
+use crate::server::worker::{Order, Revision, Worker};
 use crate::server::{Bound, Ended, LAST_WORDS};
 use crate::shutdown::Signal;
 
@@ -30,8 +29,8 @@ impl Crew {
     /// A worker for each set of sockets, of which some speak TLS.
     pub fn start(
         gateway: &Bound,
+        revision: &Arc<Revision>,
         sockets: Vec<Vec<(TcpListener, bool)>>,
-        admission: &Arc<Admission>,
         signal: &Signal,
     ) -> io::Result<(Crew, Vec<WorkerThread>)> {
         let (ended, ends) = unbounded_channel();
@@ -44,11 +43,8 @@ impl Crew {
             let listeners =
                 sockets.into_iter().map(|(socket, is_tls)| (socket, is_tls.then(tls).flatten())).collect();
             let worker = Worker {
-                config: Arc::clone(&gateway.config),
-                auth: Arc::clone(&gateway.parts.auth),
-                admission: Arc::clone(admission),
                 number,
-                backends: Arc::clone(&gateway.parts.backends),
+                revision: Arc::clone(revision),
                 refusals: gateway.refusals.recorder(number),
                 listeners,
                 started: crew.started.clone(),

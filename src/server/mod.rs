@@ -3,6 +3,7 @@
 mod crew;
 mod parts;
 mod pulse;
+mod reload;
 mod sockets;
 mod supervision;
 mod upkeep;
@@ -18,10 +19,10 @@ use tracing::{error, info, warn};
 
 use crate::admission::Admission;
 use crate::clock::Clock;
+use crate::config::changes::Reading;
 use crate::config::sources::list;
-use crate::config::{Config, Problem, VerifierOptions};
+use crate::config::{Config, Problem, Settings, Sources, VerifierOptions};
 use crate::control::Orders;
-use crate::descriptors;
 use crate::gateway::refusals::Refusals;
 use crate::metrics::Metrics;
 use crate::passed_sockets::PassedSockets;
@@ -30,9 +31,10 @@ use crate::shutdown;
 use crate::store;
 
 use crew::Crew;
-use parts::{Parts, load};
+use parts::{Parts, limits, load};
 use sockets::Sockets;
 use supervision::Supervision;
+use worker::Revision;
 
 pub use parts::check;
 pub use sockets::Addresses;
@@ -87,6 +89,8 @@ pub struct Given {
     pub sockets: PassedSockets,
     /// Who is told how the gateway is.
     pub manager: ServiceManager,
+    /// What the configuration was read from, and what was read, so that it can be read again.
+    pub source: Option<(Sources, Settings)>,
 }
 
 /// A gateway that listens, but does not answer yet.
@@ -95,6 +99,8 @@ pub struct Bound {
     parts: Parts,
     sockets: Sockets,
     manager: ServiceManager,
+    source: Option<(Sources, Reading)>,
+    clock: Clock,
     metrics: Arc<Metrics>,
     store: Option<store::Running>,
     refusals: Arc<Refusals>,
@@ -107,12 +113,24 @@ pub fn bind(config: Config, clock: &Clock) -> Result<Bound, StartError> {
 
 /// The same, with what the process was given.
 pub fn bind_with(config: Config, given: Given, clock: &Clock) -> Result<Bound, StartError> {
+    // What the files hold is noted before they are read: a later state of theirs is a change.
+    let source = given.source.map(|(sources, settings)| (sources, Reading::of(settings)));
     let parts = load(&config, clock)?;
     let sockets = Sockets::open(&config.listen, given.sockets, config.workers)?;
     let metrics = Arc::<Metrics>::default();
     let store = parts.auth.start_store(&metrics.store)?;
     let refusals = Refusals::new(config.workers);
-    Ok(Bound { config: Arc::new(config), parts, sockets, manager: given.manager, metrics, store, refusals })
+    Ok(Bound {
+        config: Arc::new(config),
+        parts,
+        sockets,
+        manager: given.manager,
+        source,
+        clock: clock.clone(),
+        metrics,
+        store,
+        refusals,
+    })
 }
 
 /// Workers that were told to cut everything get so long to do it.
@@ -133,26 +151,21 @@ impl Bound {
     pub fn run(mut self, orders: Orders) -> Result<Ended, StartError> {
         self.announce();
         let (controller, signal) = shutdown::channel();
-        let mut limits = self.config.limits;
-        let most = descriptors::most_clients();
-        if most < limits.connections {
-            warn!(
-                connections = most,
-                "limits.connections is more than the limit of open files allows (ulimit -n)"
-            );
-            limits.connections = most;
-        }
-        let admission = Arc::new(Admission::new(limits, Arc::clone(&self.metrics)));
+        let admission = Admission::new(limits(&self.config), Arc::clone(&self.metrics));
+        let revision = Arc::new(Revision {
+            config: Arc::clone(&self.config),
+            auth: Arc::clone(&self.parts.auth),
+            admission: Arc::new(admission),
+            backends: Arc::clone(&self.parts.backends),
+        });
         let sockets = std::mem::take(&mut self.sockets.of_workers);
-        let (crew, threads) =
-            Crew::start(&self, sockets, &admission, &signal).map_err(StartError::Threads)?;
-        drop(admission);
+        let (crew, threads) = Crew::start(&self, &revision, sockets, &signal).map_err(StartError::Threads)?;
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()
             .map_err(StartError::Threads)?;
         let mut store = self.store.take();
-        let supervision = Supervision { controller, signal, crew, store: &mut store, orders };
+        let supervision = Supervision { controller, signal, crew, revision, store: &mut store, orders };
         let end = LocalSet::new().block_on(&runtime, supervision.of(self))?;
         if end == Ended::Aborted {
             return Ok(end);

@@ -2,11 +2,14 @@
 
 use std::sync::Arc;
 
+use tracing::warn;
+
 use crate::auth::Auth;
 use crate::clock::Clock;
-use crate::config::{Config, Problem};
+use crate::config::{Config, Limits, Problem};
+use crate::descriptors;
 use crate::server::StartError;
-use crate::tls::{self, Reloader, ServerTls, TlsError};
+use crate::tls::{self, Reloader, SelfSigned, ServerTls, TlsError};
 use crate::upstream::Backends;
 
 pub(super) struct Parts {
@@ -41,15 +44,30 @@ pub(super) fn load(config: &Config, clock: &Clock) -> Result<Parts, StartError> 
 type OwnTls = (Option<(Reloader, ServerTls)>, Option<String>);
 
 fn server_tls(config: &Config) -> Result<OwnTls, TlsError> {
-    let Some(address) = config.listen.https else { return Ok((None, None)) };
-    let own = if config.tls.certificates.is_empty() {
-        let names: Vec<_> = tls::name_of(address.ip()).into_iter().chain(host_name()).collect();
-        Some(tls::self_signed(&names)?)
-    } else {
-        None
-    };
+    if config.listen.https.is_none() {
+        return Ok((None, None));
+    }
+    let own = own_certificate(config)?;
     let pem = own.as_ref().map(|own| own.certificate_pem.clone());
     Ok((Some(Reloader::start(config.tls.clone(), own)?), pem))
+}
+
+/// A certificate that is made here, where none is given.
+pub(super) fn own_certificate(config: &Config) -> Result<Option<SelfSigned>, TlsError> {
+    let address = config.listen.https.filter(|_| config.tls.certificates.is_empty());
+    let Some(address) = address else { return Ok(None) };
+    let names: Vec<_> = tls::name_of(address.ip()).into_iter().chain(host_name()).collect();
+    tls::self_signed(&names).map(Some)
+}
+
+/// The limits of the configuration, and what the process can do.
+pub(super) fn limits(config: &Config) -> Limits {
+    let most = descriptors::most_clients();
+    if most >= config.limits.connections {
+        return config.limits;
+    }
+    warn!(connections = most, "limits.connections is more than the limit of open files allows (ulimit -n)");
+    Limits { connections: most, ..config.limits }
 }
 
 /// The name that Kubernetes and most shells give a machine.

@@ -87,7 +87,7 @@ mod tests {
         let (hanging, mut hangs) = unbounded_channel();
         let (ending, mut ends) = unbounded_channel();
         let say = |order| {
-            let Order::Answer(reply) = order;
+            let (Order::Answer(reply) | Order::Take(_, reply)) = order;
             let _ = reply.send(());
         };
         let pulse = Rc::new(Pulse::new(2));

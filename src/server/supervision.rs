@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use tokio::net::TcpListener;
 use tokio::sync::mpsc::UnboundedReceiver;
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 use tracing::{error, info, warn};
@@ -13,9 +14,12 @@ use crate::admin::dashboard::Dashboard;
 use crate::admin::health::{Health, Pulse};
 use crate::admin::{self, Admin};
 use crate::control::Orders;
+use crate::in_force::InForce;
 use crate::server::crew::Crew;
 use crate::server::pulse::keep_pulse;
-use crate::server::upkeep::{keep_files, keep_issuers_keys, sweep};
+use crate::server::reload::Keeper;
+use crate::server::upkeep::{Upkeep, keep_backends, keep_issuers_keys, ready_with, sweep};
+use crate::server::worker::Revision;
 use crate::server::{Addresses, Bound, Ended, LAST_WORDS, StartError, shown};
 use crate::shutdown::{Controller, Phase, Signal};
 use crate::store;
@@ -25,6 +29,7 @@ pub(super) struct Supervision<'a> {
     pub controller: Controller,
     pub signal: Signal,
     pub crew: Crew,
+    pub revision: Arc<Revision>,
     pub store: &'a mut Option<store::Running>,
     pub orders: Orders,
 }
@@ -32,35 +37,58 @@ pub(super) struct Supervision<'a> {
 impl Supervision<'_> {
     /// Runs beside the workers of the gateway to the end.
     pub async fn of(self, gateway: Bound) -> Result<Ended, StartError> {
-        let Supervision { controller, signal, mut crew, store, orders } = self;
-        let Orders { mut ends, reloads } = orders;
+        let Supervision { controller, signal, mut crew, revision, store, orders } = self;
+        let Orders { mut ends, reloads, control } = orders;
         let Addresses { https, http, admin } = gateway.addresses();
-        let Bound { config, parts, sockets, manager, metrics, refusals, .. } = gateway;
+        let Bound { parts, sockets, manager, metrics, refusals, source, clock, .. } = gateway;
+        drop(parts.auth);
         // None of them ever ends by itself; if one does, that is a panic.
         let mut helpers = JoinSet::new();
         let pulse = Rc::new(Pulse::new(crew.orders.len()));
         let status = format!("serving: https {}, http {}, admin {}", shown(https), shown(http), shown(admin));
         let workers = std::mem::take(&mut crew.orders);
-        helpers.spawn_local(keep_pulse(workers, Rc::clone(&pulse), manager.clone(), status));
-        let backends = config.ready_with_upstream.then(|| Arc::clone(&parts.backends));
-        let health = Health { started: crew.started, pulse, signal, backends };
-        let (auth, backends) = (Arc::clone(&parts.auth), Arc::clone(&parts.backends));
-        let tls = parts.tls.as_ref().map(|(_, tls)| tls.clone());
-        let dashboard = Dashboard::new(Arc::clone(&config), tls, parts.certificate_pem.is_some());
-        let admin =
-            Rc::new(Admin { health, metrics: Arc::clone(&metrics), auth, refusals, backends, dashboard });
+        helpers.spawn_local(keep_pulse(workers.clone(), Rc::clone(&pulse), manager.clone(), status.clone()));
+        let (reloader, tls) = parts.tls.unzip();
+        let keeper = Keeper::new(source, Arc::clone(&revision), reloader, clock);
+        let (sender, revision) = watch::channel(revision);
+        let ready_with = InForce::new(ready_with(&revision.borrow()));
+        let health =
+            Health { started: crew.started, pulse, signal: signal.clone(), backends: ready_with.clone() };
+        let auth = InForce::new(Arc::clone(&revision.borrow().auth));
+        let backends = InForce::new(Arc::clone(&revision.borrow().backends));
+        let dashboard =
+            Dashboard::new(Arc::clone(&revision.borrow().config), tls, parts.certificate_pem.is_some());
+        let admin = Rc::new(Admin {
+            health,
+            metrics: Arc::clone(&metrics),
+            auth: auth.clone(),
+            refusals,
+            backends: backends.clone(),
+            control,
+            dashboard,
+        });
         helpers.spawn_local(admin::dashboard::keep(Rc::clone(&admin)));
         for listener in sockets.admin {
             let listener = TcpListener::from_std(listener).map_err(StartError::Threads)?;
             helpers.spawn_local(admin::serve(listener, Rc::clone(&admin)));
         }
         drop(admin);
-        let reloader = parts.tls.map(|(reloader, _)| reloader);
-        helpers.spawn_local(keep_files(reloader, Arc::clone(&parts.auth), reloads, metrics));
-        helpers.spawn_local(keep_issuers_keys(Arc::clone(&parts.auth)));
-        helpers.spawn_local(parts.backends.keep());
-        helpers.spawn_local(sweep(Arc::clone(&parts.auth)));
-        drop(parts.auth);
+        let manager_of_reloads = manager.clone();
+        let upkeep = Upkeep {
+            workers,
+            revision: sender,
+            auth,
+            backends,
+            ready_with,
+            metrics,
+            manager: manager_of_reloads,
+            status,
+            signal,
+        };
+        helpers.spawn_local(upkeep.keep_files(keeper, reloads));
+        helpers.spawn_local(keep_issuers_keys(revision.clone()));
+        helpers.spawn_local(sweep(revision.clone()));
+        helpers.spawn_local(keep_backends(revision.clone()));
 
         let broken = tokio::select! {
             orderly = ends.asked() => match orderly {
@@ -80,16 +108,17 @@ impl Supervision<'_> {
                 true
             }
         };
+        let drain = revision.borrow().config.drain;
         info!("shutting down: no longer ready");
         manager.stopping("draining");
         controller.advance(Phase::Leaving);
         if !broken {
             tokio::select! {
-                () = sleep(config.drain.delay) => {}
+                () = sleep(drain.delay) => {}
                 () = ends.hurried() => return Ok(Ended::Aborted),
             }
         }
-        let limit = config.drain.timeout;
+        let limit = drain.timeout;
         info!(timeout = ?limit, "draining: no new connections");
         controller.advance(Phase::Draining);
         tokio::select! {

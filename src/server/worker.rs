@@ -12,6 +12,7 @@ use tokio::runtime::LocalOptions;
 use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::sync::oneshot;
 use tokio::task::{JoinError, JoinSet};
+use tokio::time::sleep;
 use tracing::debug;
 
 use crate::admin::health::Started;
@@ -19,9 +20,10 @@ use crate::admission::Admission;
 use crate::auth::Auth;
 use crate::config::Config;
 use crate::connection::activity::Reaper;
-use crate::connection::{Service, serve};
+use crate::connection::{Service, Terms, serve};
 use crate::gateway::Gateway;
 use crate::gateway::refusals::Recorder;
+use crate::in_force::InForce;
 use crate::listener;
 use crate::shutdown::{Phase, Signal};
 use crate::tls::ServerTls;
@@ -29,11 +31,8 @@ use crate::upstream::{Backends, Upstream};
 
 /// What a worker thread is given.
 pub struct Worker {
-    pub config: Arc<Config>,
-    pub auth: Arc<Auth>,
-    pub admission: Arc<Admission>,
+    pub revision: Arc<Revision>,
     pub number: usize,
-    pub backends: Arc<Backends>,
     pub refusals: Recorder,
     pub listeners: Vec<(std::net::TcpListener, Option<ServerTls>)>,
     pub started: Started,
@@ -41,10 +40,21 @@ pub struct Worker {
     pub orders: UnboundedReceiver<Order>,
 }
 
+/// A configuration, with all that was made of it for every worker.
+pub struct Revision {
+    pub config: Arc<Config>,
+    pub auth: Arc<Auth>,
+    pub admission: Arc<Admission>,
+    /// The same as before where nothing about them has changed: connections to them go on being used.
+    pub backends: Arc<Backends>,
+}
+
 /// What a worker is told by the thread that supervises it.
 pub enum Order {
     /// To say that it is alive.
     Answer(oneshot::Sender<()>),
+    /// To answer requests by another configuration from now on, and to say when that is so.
+    Take(Arc<Revision>, oneshot::Sender<()>),
 }
 
 impl Worker {
@@ -55,44 +65,87 @@ impl Worker {
         runtime.block_on(self.serve())
     }
 
-    async fn serve(mut self) -> io::Result<usize> {
-        let backends = Arc::clone(&self.backends);
-        let upstream = Upstream::new(backends, self.number, Arc::clone(self.admission.metrics()));
-        let gateway = Rc::new(Gateway::new(
-            &self.config,
-            Arc::clone(&self.auth),
-            upstream,
-            Arc::clone(&self.admission),
-            self.refusals.clone(),
-        ));
-        let reaper = Rc::new(Reaper::new(self.config.timeouts, Arc::clone(self.admission.metrics())));
+    async fn serve(self) -> io::Result<usize> {
+        let Worker { revision, number, refusals, listeners, started, signal, orders } = self;
+        let metrics = Arc::clone(revision.admission.metrics());
+        let reaper = Rc::new(Reaper::new(revision.config.timeouts, metrics));
+        let backends = Arc::clone(&revision.backends);
+        let upstream = upstream(&revision, number);
+        let terms = InForce::new(Rc::new(terms(&revision, upstream.clone(), refusals.clone())));
+        drop(revision);
         let mut accepting = JoinSet::new();
-        for (listener, tls) in std::mem::take(&mut self.listeners) {
-            let service = Service {
-                gateway: Rc::clone(&gateway),
-                tls,
-                trusted_proxies: self.config.trusted_proxies.clone(),
-                proxy_protocol: self.config.listen.proxy_protocol,
-                timeouts: self.config.timeouts,
-                limits: self.config.limits,
-                admission: Arc::clone(&self.admission),
-            };
+        for (listener, tls) in listeners {
+            let service = Rc::new(Service { terms: terms.clone(), tls });
             let listener = TcpListener::from_std(listener)?;
-            accepting.spawn_local(accept(
-                listener,
-                Rc::new(service),
-                Rc::clone(&reaper),
-                self.signal.clone(),
-            ));
+            accepting.spawn_local(accept(listener, service, Rc::clone(&reaper), signal.clone()));
         }
-        self.started.one_more();
+        started.one_more();
+        let taking =
+            Taking { terms: terms.clone(), number, backends, upstream, refusals, reaper: Rc::clone(&reaper) };
         tokio::select! {
-            () = obey(&mut self.orders) => unreachable!("it never ends"),
-            () = keep_tidy(&gateway, &reaper) => unreachable!("it never ends"),
+            () = obey(orders, taking) => unreachable!("it never ends"),
+            () = keep_tidy(&terms, &reaper) => unreachable!("it never ends"),
             failure = failed(&mut accepting) => Err(io::Error::other(failure)),
-            left = leave(self.signal.clone(), &reaper) => Ok(left),
+            left = leave(signal, &reaper) => Ok(left),
         }
     }
+}
+
+/// A way to the backends for the calling thread.
+fn upstream(revision: &Revision, worker: usize) -> Upstream {
+    let metrics = Arc::clone(revision.admission.metrics());
+    Upstream::new(Arc::clone(&revision.backends), worker, metrics)
+}
+
+fn terms(revision: &Revision, upstream: Upstream, refusals: Recorder) -> Terms {
+    let Revision { config, auth, admission, .. } = revision;
+    let gateway = Gateway::new(config, Arc::clone(auth), upstream, Arc::clone(admission), refusals);
+    Terms {
+        gateway: Rc::new(gateway),
+        trusted_proxies: config.trusted_proxies.clone(),
+        proxy_protocol: config.listen.proxy_protocol,
+        timeouts: config.timeouts,
+        limits: config.limits,
+        admission: Arc::clone(admission),
+    }
+}
+
+/// What another configuration changes in a worker.
+struct Taking {
+    terms: InForce<Rc<Terms>>,
+    number: usize,
+    backends: Arc<Backends>,
+    upstream: Upstream,
+    refusals: Recorder,
+    reaper: Rc<Reaper>,
+}
+
+impl Taking {
+    /// Requests that are being answered keep what they began with; it is gone when they are.
+    fn take(&mut self, revision: &Revision) {
+        if !Arc::ptr_eq(&self.backends, &revision.backends) {
+            self.backends = Arc::clone(&revision.backends);
+            self.upstream = upstream(revision, self.number);
+        }
+        let terms = terms(revision, self.upstream.clone(), self.refusals.clone());
+        self.reaper.set_timeouts(revision.config.timeouts);
+        drop(self.terms.replace(Rc::new(terms)));
+    }
+}
+
+/// Does as it is told. Never ends.
+async fn obey(mut orders: UnboundedReceiver<Order>, mut taking: Taking) {
+    while let Some(order) = orders.recv().await {
+        let done = match order {
+            Order::Answer(done) => done,
+            Order::Take(revision, done) => {
+                taking.take(&revision);
+                done
+            }
+        };
+        let _ = done.send(());
+    }
+    std::future::pending::<()>().await;
 }
 
 /// Waits for an accepting task to panic. They end by themselves with the drain.
@@ -108,11 +161,13 @@ async fn failed(accepting: &mut JoinSet<()>) -> JoinError {
 /// Accepts connections until the drain begins.
 async fn accept(listener: TcpListener, service: Rc<Service>, reaper: Rc<Reaper>, mut signal: Signal) {
     let take = |(stream, peer): (TcpStream, SocketAddr)| {
-        if let Some(place) = service.admission.connection(peer.ip(), service.trusts(peer.ip())) {
+        let terms = service.terms.now();
+        if let Some(place) = terms.admission.connection(peer.ip(), terms.trusts(peer.ip())) {
             tokio::task::spawn_local(serve(Rc::clone(&service), stream, peer, reaper.register(place)));
         }
     };
-    let failures = &service.admission.metrics().accept_failures;
+    let metrics = Arc::clone(service.terms.now().admission.metrics());
+    let failures = &metrics.accept_failures;
     loop {
         tokio::select! {
             () = signal.reached(Phase::Draining) => break,
@@ -135,23 +190,12 @@ async fn now<T>(mut poll: impl FnMut(&mut std::task::Context<'_>) -> Poll<T>) ->
     .await
 }
 
-/// Does as it is told. Never ends.
-async fn obey(orders: &mut UnboundedReceiver<Order>) {
-    while let Some(order) = orders.recv().await {
-        match order {
-            Order::Answer(heard) => drop(heard.send(())),
-        }
-    }
-    std::future::pending::<()>().await;
-}
-
-async fn keep_tidy(gateway: &Gateway, reaper: &Reaper) {
-    let mut ticks = tokio::time::interval(reaper.interval());
-    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+async fn keep_tidy(terms: &InForce<Rc<Terms>>, reaper: &Reaper) {
     loop {
-        ticks.tick().await;
+        // Timeouts, and with them the interval, may become others.
+        sleep(reaper.interval()).await;
         reaper.sweep();
-        gateway.sweep();
+        terms.now().gateway.sweep();
     }
 }
 

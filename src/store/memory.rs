@@ -1,6 +1,7 @@
 //! Tokens in the memory of this process: all there are, or those that it has seen of a store beyond.
 
 use std::collections::VecDeque;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -22,6 +23,51 @@ pub struct Limits {
     pub max: usize,
 }
 
+/// The limits as all threads see them: written seldom, read with each lookup.
+#[derive(Debug)]
+struct RwLimits {
+    /// Nanoseconds.
+    ttl: AtomicU64,
+    /// Nanoseconds; [`NEVER`] for none.
+    idle_ttl: AtomicU64,
+    max: AtomicUsize,
+}
+
+/// Five hundred years.
+const NEVER: u64 = u64::MAX;
+
+impl RwLimits {
+    fn of(limits: Limits) -> RwLimits {
+        let all = RwLimits { ttl: AtomicU64::new(0), idle_ttl: AtomicU64::new(0), max: AtomicUsize::new(0) };
+        all.set(limits);
+        all
+    }
+
+    fn set(&self, limits: Limits) {
+        let nanos = |span: Duration| u64::try_from(span.as_nanos()).unwrap_or(NEVER - 1);
+        self.ttl.store(nanos(limits.ttl), Ordering::Relaxed);
+        self.idle_ttl.store(limits.idle_ttl.map_or(NEVER, nanos), Ordering::Relaxed);
+        self.max.store(limits.max, Ordering::Relaxed);
+    }
+
+    fn now(&self) -> Limits {
+        Limits { ttl: self.ttl(), idle_ttl: self.idle_ttl(), max: self.max() }
+    }
+
+    fn ttl(&self) -> Duration {
+        Duration::from_nanos(self.ttl.load(Ordering::Relaxed))
+    }
+
+    fn idle_ttl(&self) -> Option<Duration> {
+        let nanos = self.idle_ttl.load(Ordering::Relaxed);
+        (nanos != NEVER).then(|| Duration::from_nanos(nanos))
+    }
+
+    fn max(&self) -> usize {
+        self.max.load(Ordering::Relaxed)
+    }
+}
+
 /// A concurrent map of live tokens, bounded in number and time.
 #[derive(Debug)]
 pub struct MemoryStore {
@@ -31,7 +77,7 @@ pub struct MemoryStore {
     /// In the order of coming, which is the order of expiry too where all tokens are minted here, as all live equally
     /// long. One that came from elsewhere may end before those ahead of it: it is dead then, but keeps its place.
     order: Mutex<Order>,
-    limits: Limits,
+    limits: RwLimits,
     clock: Clock,
 }
 
@@ -67,14 +113,23 @@ impl MemoryStore {
             tokens: DashMap::with_hasher_and_shard_amount(Prehashed::default(), SHARDS),
             logins: DashMap::with_hasher_and_shard_amount(Prehashed::default(), SHARDS),
             order: Mutex::default(),
-            limits,
+            limits: RwLimits::of(limits),
             clock,
         }
     }
 
     /// Lifetimes and size.
     pub fn limits(&self) -> Limits {
-        self.limits
+        self.limits.now()
+    }
+
+    /// Other ones from now on. A token keeps the end that it was given, and idles by the new ones.
+    pub fn set_limits(&self, limits: Limits) {
+        self.limits.set(limits);
+        let mut order = self.order.lock().unwrap_or_else(PoisonError::into_inner);
+        if order.places.len() > limits.max {
+            self.make_room(&mut order, limits.max);
+        }
     }
 
     /// The live token with this name, noting its use.
@@ -88,7 +143,7 @@ impl MemoryStore {
         if !self.is_live(&record, now) {
             return None;
         }
-        record.touch(now, self.limits.idle_ttl);
+        record.touch(now, self.limits.idle_ttl());
         Some(record)
     }
 
@@ -117,7 +172,7 @@ impl MemoryStore {
 
     /// Whether enough of its life is left.
     pub fn may_be_handed_out(&self, record: &TokenRecord) -> bool {
-        record.expires.since(self.clock.now()) >= self.limits.ttl / 10
+        record.expires.since(self.clock.now()) >= self.limits.ttl() / 10
     }
 
     /// Keeps a token for the login, unless another thread kept one first: then that one's seed is given back.
@@ -134,7 +189,7 @@ impl MemoryStore {
             return other;
         }
         let now = self.clock.now();
-        self.place(&mut order, id_of(&seed), record(now, now.after(self.limits.ttl)), false);
+        self.place(&mut order, id_of(&seed), record(now, now.after(self.limits.ttl())), false);
         seed
     }
 
@@ -159,8 +214,9 @@ impl MemoryStore {
         has_another: bool,
     ) -> Arc<TokenRecord> {
         order.since_walk = order.since_walk.saturating_add(1);
-        if order.places.len() >= self.limits.max {
-            self.make_room(order);
+        let max = self.limits.max();
+        if order.places.len() >= max {
+            self.make_room(order, max - 1);
         }
         let record = Arc::new(record);
         let had_a_place = self.tokens.insert(id, Arc::clone(&record)).is_some();
@@ -224,7 +280,7 @@ impl MemoryStore {
     pub fn sweep(&self) {
         let now = self.clock.now();
         while self.end_some_expired(now) {}
-        if self.limits.idle_ttl.is_some() {
+        if self.limits.idle_ttl().is_some() {
             // A dead token's place in `order` is given back when its time comes, or room is needed.
             self.remove_those(|_, record| !self.is_live(record, now));
         }
@@ -242,7 +298,7 @@ impl MemoryStore {
 
     fn is_live(&self, record: &TokenRecord, now: Tick) -> bool {
         let idle = |ttl| now.since(record.last_used()) >= ttl;
-        now < record.expires && !self.limits.idle_ttl.is_some_and(idle)
+        now < record.expires && !self.limits.idle_ttl().is_some_and(idle)
     }
 
     /// Ends at most a hundred expired tokens, so that minting never waits long for the lock; false when none is left.
@@ -259,12 +315,13 @@ impl MemoryStore {
         true
     }
 
-    /// Forgets what has ended; if that is nothing, the oldest that lives.
-    fn make_room(&self, order: &mut Order) {
+    /// Forgets what has ended, and then the oldest that live, until there are `most`.
+    fn make_room(&self, order: &mut Order, most: usize) {
         let now = self.clock.now();
         // Only idling makes tokens end out of order. Between two walks a token that has just idled out may outlive an
         // older one that is in use: who mints at the cap again and again must not make each mint a walk.
-        if self.limits.idle_ttl.is_some() && order.since_walk.saturating_mul(PLACES_A_MINT) >= self.limits.max
+        if self.limits.idle_ttl().is_some()
+            && order.since_walk.saturating_mul(PLACES_A_MINT) >= self.limits.max()
         {
             order.since_walk = 0;
             order.places.retain(|id| {
@@ -275,7 +332,7 @@ impl MemoryStore {
                 live
             });
         }
-        while order.places.len() >= self.limits.max {
+        while order.places.len() > most {
             self.end_oldest(order);
         }
     }
@@ -311,7 +368,7 @@ mod tests {
 
     fn insert(store: &MemoryStore, login: u8, seed: u8) -> Seed {
         let user = UserName::parse(format!("user-{login}").as_bytes()).expect("valid");
-        let token = NewToken { login: LoginId([login; 16]), user, upstream_key: None };
+        let token = NewToken { login: LoginId([login; 16]), user, upstream_key: None, salt: 0 };
         let record = |now, expires| TokenRecord::new(token, [seed; 20], Stamp(0), now, expires);
         store.insert([seed; 20], LoginId([login; 16]), record, id_of)
     }
@@ -453,7 +510,7 @@ mod tests {
         let (store, clock) = store(None, 10);
         let found = |seed: u8, login: u8| {
             let user = UserName::parse(b"alice").expect("valid");
-            let token = NewToken { login: LoginId([login; 16]), user, upstream_key: None };
+            let token = NewToken { login: LoginId([login; 16]), user, upstream_key: None, salt: 0 };
             let now = clock.now();
             let record = TokenRecord::new(token, [seed; 20], Stamp(0), now, now.after(HOUR));
             store.put_found(id_of(&[seed; 20]), record)

@@ -18,7 +18,7 @@ mod wire;
 use std::collections::HashSet;
 use std::fmt;
 use std::hash::{Hash, Hasher};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
 use std::time::Instant;
 
 use aws_lc_rs::digest::{SHA256, digest};
@@ -153,6 +153,8 @@ pub struct Store {
     told: OnceLock<StoreMetrics>,
     /// Who used which salt, where nothing behind keeps that.
     salt_uses: SaltUses,
+    /// The numbers of salts that are in use, where nothing is behind the memory; what another one made is not kept.
+    salts: RwLock<Option<Vec<u8>>>,
 }
 
 /// The store cannot be asked: nothing is known of the token, neither that it lives nor that it has ended.
@@ -219,6 +221,7 @@ impl Store {
             prepared: Mutex::default(),
             told: OnceLock::new(),
             salt_uses: SaltUses::default(),
+            salts: RwLock::default(),
         }
     }
 
@@ -275,6 +278,11 @@ impl Store {
             return self.noted("mint", behind.mint(token, seed, id_of(&seed))).await;
         }
         let login = token.login;
+        // Held until it is kept: who takes a salt away waits for that, and finds it.
+        let salts = self.salts.read().unwrap_or_else(PoisonError::into_inner);
+        if salts.as_ref().is_some_and(|salts| !salts.contains(&token.salt)) {
+            return Err(Unavailable);
+        }
         let record = |now, expires| TokenRecord::new(token, seed, self.calendar.stamp(now), now, expires);
         Ok(self.memory.insert(seed, login, record, id_of))
     }
@@ -334,10 +342,10 @@ impl Store {
         }
     }
 
-    /// Who used the first `count` salts. Where nothing is behind the memory, since this process began.
-    pub async fn salt_uses(&self, count: usize) -> Result<Vec<SaltUse>, Unavailable> {
+    /// Who used the salts with these numbers, which are all. Where nothing is behind the memory, since this process began.
+    pub async fn salt_uses(&self, salts: &[u8]) -> Result<Vec<SaltUse>, Unavailable> {
         match &self.behind {
-            None => Ok(self.salt_uses.of(count, self.calendar.now())),
+            None => Ok(self.salt_uses.of(salts, self.calendar.now())),
             Some(behind) => behind.salt_uses().await,
         }
     }
@@ -359,6 +367,23 @@ impl Store {
     /// How many tokens are in memory.
     pub fn tokens(&self) -> usize {
         self.memory.len()
+    }
+
+    /// Takes other lifetimes and another size from now on.
+    pub fn set_limits(&self, limits: Limits) {
+        self.memory.set_limits(limits);
+    }
+
+    /// Ends the tokens of all salts but these, where nothing is behind the memory; elsewhere salts change with a restart.
+    ///
+    /// SECURITY: a salt that was taken away may be in wrong hands; what it made ends with it, and what it makes in a
+    /// request that is under way is not kept.
+    pub fn keep_salts(&self, numbers: &[u8]) {
+        if self.behind.is_some() {
+            return;
+        }
+        *self.salts.write().unwrap_or_else(PoisonError::into_inner) = Some(numbers.to_vec());
+        self.memory.remove_those(|_, record| !numbers.contains(&record.salt));
     }
 
     /// Whether nothing outlives the process.

@@ -17,6 +17,8 @@ pub struct NewToken {
     pub user: UserName,
     /// What the backend is shown instead of the token.
     pub upstream_key: Option<Secret>,
+    /// The number of the salt that made it.
+    pub salt: u8,
 }
 
 /// What is kept for a live token.
@@ -30,7 +32,7 @@ pub struct TokenRecord {
     /// What it is made from again for its login.
     pub(super) seed: Seed,
     pub(super) minted: Stamp,
-    /// Which salt made it, counted from the primary one.
+    /// The number of the salt that made it.
     pub(super) salt: u8,
     /// Few have one, so it is kept apart.
     upstream_key: Option<Box<Secret>>,
@@ -43,10 +45,10 @@ const USE_GRAIN: Duration = Duration::from_secs(60);
 impl TokenRecord {
     /// A token minted now that lives until `expires`.
     pub(super) fn new(token: NewToken, seed: Seed, minted: Stamp, now: Tick, expires: Tick) -> TokenRecord {
-        let NewToken { login, user, upstream_key } = token;
+        let NewToken { login, user, upstream_key, salt } = token;
         let upstream_key = upstream_key.map(Box::new);
         let last_used = AtomicU64::new(now.raw());
-        TokenRecord { user, expires, login, seed, minted, salt: 0, upstream_key, last_used }
+        TokenRecord { user, expires, login, seed, minted, salt, upstream_key, last_used }
     }
 
     /// The same token, which another salt than the primary one made.

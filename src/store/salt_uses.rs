@@ -42,7 +42,7 @@ impl SaltUses {
         }
     }
 
-    pub fn of(&self, count: usize, now: Stamp) -> Vec<SaltUse> {
+    pub fn of(&self, salts: &[u8], now: Stamp) -> Vec<SaltUse> {
         let since = now.0.saturating_sub(u64::try_from(PERIOD.as_millis()).unwrap_or(u64::MAX));
         let by_salt = self.by_salt.lock().unwrap_or_else(PoisonError::into_inner);
         let of = |salt: u8| {
@@ -53,7 +53,7 @@ impl SaltUses {
                 users: u64::try_from(recent).unwrap_or(u64::MAX),
             })
         };
-        (0..).take(count).map(|salt| of(salt).unwrap_or_default()).collect()
+        salts.iter().map(|salt| of(*salt).unwrap_or_default()).collect()
     }
 }
 
@@ -69,7 +69,7 @@ mod tests {
         uses.note(1, &user("alice"), Stamp(day));
         uses.note(1, &user("alice"), Stamp(2 * day));
         uses.note(1, &user("bob"), Stamp(20 * day));
-        let of = |now| uses.of(3, Stamp(now));
+        let of = |now| uses.of(&[0, 1, 2], Stamp(now));
         let unused = SaltUse::default();
         assert_eq!(of(20 * day), [unused, SaltUse { last: Some(Stamp(20 * day)), users: 2 }, unused]);
         assert_eq!(of(40 * day)[1].users, 1);

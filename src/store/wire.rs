@@ -54,7 +54,7 @@ impl KeptToken {
         let user = UserName::parse(rest.take(usize::from(length))?).ok()?;
         let key = std::str::from_utf8(rest.0).ok()?;
         let upstream_key = (!key.is_empty()).then(|| Secret::new(key.to_owned()));
-        Some(KeptToken { id, seed, minted, expires, token: NewToken { login, user, upstream_key } })
+        Some(KeptToken { id, seed, minted, expires, token: NewToken { login, user, upstream_key, salt: 0 } })
     }
 }
 
@@ -103,7 +103,7 @@ mod tests {
     fn what_is_written_is_read_and_nothing_shorter_is() {
         for key in [None, Some(Secret::new("tk_upstream".into()))] {
             let user = UserName::parse(b"alice").expect("valid");
-            let token = NewToken { login: LoginId([3; 16]), user, upstream_key: key };
+            let token = NewToken { login: LoginId([3; 16]), user, upstream_key: key, salt: 0 };
             let kept = KeptToken {
                 id: TokenId::of(b"x"),
                 seed: [7; 20],

@@ -8,15 +8,15 @@ mod record;
 
 use std::any::Any;
 use std::io::IsTerminal;
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, OnceLock, PoisonError};
 
 use tracing::level_filters::LevelFilter;
 use tracing::{error, warn};
 use tracing_subscriber::filter::Targets;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
-use tracing_subscriber::{Layer, reload};
+use tracing_subscriber::{Layer, Registry, reload};
 
 use lines::Lines;
 pub(crate) use record::label;
@@ -45,14 +45,14 @@ pub struct LogOptions {
 /// Where lines go.
 static LINES: OnceLock<Lines> = OnceLock::new();
 
+/// What is logged, and from which level on.
+static FILTER: OnceLock<(reload::Handle<Targets, Registry>, Mutex<LevelFilter>)> = OnceLock::new();
+
 /// The form of the line that each request writes, if it does.
 static ACCESS: OnceLock<Format> = OnceLock::new();
 
 /// The form of all lines.
 static FORM: OnceLock<Format> = OnceLock::new();
-
-/// Sets the level that the gateway's own events are logged from.
-static LEVEL: OnceLock<Box<dyn Fn(LevelFilter) + Send + Sync>> = OnceLock::new();
 
 /// How many dropped lines the log has been told of.
 static TOLD: AtomicUsize = AtomicUsize::new(0);
@@ -85,13 +85,6 @@ pub fn audit(fill: impl FnOnce(&mut Record<'_>)) {
     }
 }
 
-/// Has the gateway's own events logged from this level on. Nothing happens before the log is set up.
-pub fn set_level(level: LevelFilter) {
-    if let Some(set) = LEVEL.get() {
-        set(level);
-    }
-}
-
 /// Lines that nobody took in time since the log was set up.
 pub fn dropped_lines() -> usize {
     LINES.get().map_or(0, Lines::dropped)
@@ -115,17 +108,14 @@ pub fn tell_dropped_lines() {
 /// holds credentials.
 pub fn init(options: LogOptions) -> anyhow::Result<LogGuard> {
     let lines = Lines::to(std::io::stderr())?;
-    let (switched, handle) = reload::Layer::new(filter(options.level));
+    let (filter, handle) = reload::Layer::new(filter(options.level));
     let layer = tracing_subscriber::fmt::layer().with_writer(lines.clone());
     let layer = match options.format {
         Format::Json => layer.json().flatten_event(true).with_current_span(false).boxed(),
         Format::Text => layer.with_ansi(is_colourful(&std::io::stderr())).boxed(),
     };
-    tracing_subscriber::registry().with(layer.with_filter(switched)).try_init()?;
-    let _ = LEVEL.set(Box::new(move |level| {
-        // It fails only where the log is gone.
-        let _ = handle.reload(filter(level));
-    }));
+    tracing_subscriber::registry().with(layer.with_filter(filter)).try_init()?;
+    let _ = FILTER.set((handle, Mutex::new(options.level)));
     let _ = LINES.set(lines);
     let _ = FORM.set(options.format);
     if options.access {
@@ -146,6 +136,20 @@ pub fn is_colourful(stream: &impl IsTerminal) -> bool {
 /// SECURITY: the level that the operator chooses never reaches the libraries; see [`init`].
 fn filter(level: LevelFilter) -> Targets {
     Targets::new().with_default(level.min(LevelFilter::WARN)).with_target(env!("CARGO_CRATE_NAME"), level)
+}
+
+/// The least level of what is logged now; `None` where there is no log.
+pub fn level() -> Option<LevelFilter> {
+    FILTER.get().map(|(_, level)| *level.lock().unwrap_or_else(PoisonError::into_inner))
+}
+
+/// Logs from this level on, until another is set.
+pub fn set_level(level: LevelFilter) {
+    let Some((handle, now)) = FILTER.get() else { return };
+    let mut now = now.lock().unwrap_or_else(PoisonError::into_inner);
+    if handle.reload(filter(level)).is_ok() {
+        *now = level;
+    }
 }
 
 /// SECURITY: a message that was put together may quote what was being read, as those of `str`'s slices do. One that stands

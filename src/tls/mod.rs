@@ -19,7 +19,7 @@ use rustls::crypto::{CryptoProvider, aws_lc_rs};
 use crate::config::CertificateFiles;
 
 pub use certificates::Names;
-pub use reload::{Reloader, ends};
+pub use reload::{Prepared, Reloader, ends};
 pub use self_signed::{SelfSigned, name_of, self_signed};
 pub use server_side::{Current, Served, ServerTls};
 pub use upstream_side::{UpstreamTls, client_tls, trust, upstream_tls};

@@ -27,6 +27,15 @@ pub fn ends(options: &TlsOptions) -> Result<Vec<(String, i64)>, TlsError> {
     Ok(Reloader::start(options.clone(), None)?.0.ends())
 }
 
+/// What is in order, and not yet in force.
+pub struct Prepared {
+    options: TlsOptions,
+    own: Option<SelfSigned>,
+    authorities: Vec<CertificateDer<'static>>,
+    resumption: Resumption,
+    current: Arc<Current>,
+}
+
 /// Looks after what [`ServerTls`] hands out.
 pub struct Reloader {
     options: TlsOptions,
@@ -57,6 +66,36 @@ impl Reloader {
             expiry_told: Instant::now(),
         };
         Ok((reloader, ServerTls(receiver)))
+    }
+
+    /// Whether a certificate was made here, for want of files.
+    pub fn has_own(&self) -> bool {
+        self.own.is_some()
+    }
+
+    /// What other options name, read and found in order; nothing of it is in force yet. Without certificates in the
+    /// options, `own` is shown, or the one that was made before.
+    pub fn prepare(&self, options: TlsOptions, own: Option<SelfSigned>) -> Result<Prepared, TlsError> {
+        let material = Material::load(&options, own.as_ref().or(self.own.as_ref()))?;
+        let same_authorities =
+            material.authorities == self.authorities && options.client_auth == self.options.client_auth;
+        let authorities = material.authorities.clone();
+        let resumption = if same_authorities { self.resumption.clone() } else { Resumption::new()? };
+        let current = Arc::new(material.build(&options, &resumption)?);
+        Ok(Prepared { options, own, authorities, resumption, current })
+    }
+
+    /// Puts it in force.
+    pub fn adopt(&mut self, prepared: Prepared) {
+        let Prepared { options, own, authorities, resumption, current } = prepared;
+        let is_new = options != self.options || authorities != self.authorities;
+        self.own = own.or(self.own.take());
+        (self.options, self.authorities, self.resumption) = (options, authorities, resumption);
+        self.current.send_replace(current);
+        self.watch.forget();
+        if is_new {
+            self.announce();
+        }
     }
 
     /// Whether the files cannot be used as they are.

@@ -51,6 +51,16 @@ fn token_and_query_work_and_refusals_are_the_same() {
 }
 
 #[test]
+fn a_head_request_that_is_refused_gets_no_body() {
+    let gateway = Gateway::start(Upstream::start().address(), &[]);
+    let client = H2Client::connect(gateway.https(), gateway.certificate_pem());
+    for line in ["HEAD /elsewhere", "HEAD /timbr/api/x"] {
+        let refused = client.send(line, &[JSON], b"");
+        assert!(refused.status >= 400 && refused.body.is_empty(), "{line}");
+    }
+}
+
+#[test]
 fn cookies_that_were_split_arrive_as_one() {
     let upstream = Upstream::start();
     let gateway = Gateway::start(upstream.address(), &[]);

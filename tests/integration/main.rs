@@ -26,6 +26,8 @@ mod process;
 mod prometheus;
 mod properties;
 mod proxies;
+mod reload;
+mod reload_figures;
 mod service_manager;
 mod stores;
 mod supply_chain;

@@ -61,6 +61,10 @@ fn the_manager_hears_of_the_start_of_reloads_of_life_and_of_the_end() {
     }
     let span = begun.elapsed();
     assert!(span > Duration::from_millis(500) && span < Duration::from_millis(1600), "{span:?}");
+    program.signal("HUP");
+    let reloading = manager.news();
+    assert!(reloading.starts_with("RELOADING=1\nMONOTONIC_USEC="), "{reloading}");
+    assert!(manager.news().starts_with("READY=1\nSTATUS=serving: "));
     program.ask_to_stop();
     assert!(manager.news().starts_with("STOPPING=1\n"));
     assert!(program.ended().success());

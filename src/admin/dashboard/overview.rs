@@ -35,7 +35,7 @@ pub fn sections(admin: &Admin) -> Sections {
     let section = |(name, value): (&'static str, Value)| Section { name, json: value.to_string().into() };
     [
         ("state", state(admin, config)),
-        ("upstreams", json!(admin.backends.status())),
+        ("upstreams", json!(admin.backends.now().status())),
         ("traffic", history.told()),
         ("attention", attention.into()),
         ("refusals", recent.into()),
@@ -173,7 +173,7 @@ fn attention(admin: &Admin, config: &Config, history: &History) -> Vec<Point> {
 }
 
 fn of_upstreams(admin: &Admin) -> Option<Point> {
-    let status = admin.backends.status();
+    let status = admin.backends.now().status();
     let all = status.endpoints.len();
     let out = status.endpoints.iter().filter(|endpoint| endpoint.state != "usable").count();
     if !status.usable || (all > 0 && out == all) {

@@ -133,6 +133,15 @@ impl Verifier {
         }
     }
 
+    /// Users whose passwords another verifier, in force before, took and this one does not; `None` if nobody can tell.
+    pub fn ended_since(&self, before: &Verifier) -> Option<Vec<String>> {
+        match (self, before) {
+            (Verifier::UsersFile(users), Verifier::UsersFile(before)) => Some(users.ended_since(before)),
+            (Verifier::SaltHolder, Verifier::SaltHolder) => Some(Vec::new()),
+            _ => None,
+        }
+    }
+
     /// Whether a file cannot be used as it is, and what was read before is in use.
     pub fn is_failing(&self) -> bool {
         match self {

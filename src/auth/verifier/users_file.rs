@@ -89,6 +89,11 @@ impl UsersFile {
         self.watch.lock().unwrap_or_else(PoisonError::into_inner).is_failing()
     }
 
+    /// Users of another file whose password may not be what it was there.
+    pub fn ended_since(&self, before: &UsersFile) -> Vec<String> {
+        ended(&before.users(), &self.users())
+    }
+
     fn users(&self) -> Arc<Users> {
         Arc::clone(&self.users.read().unwrap_or_else(PoisonError::into_inner))
     }

@@ -20,16 +20,18 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::timeout;
 
 use crate::client_body::ClientBody;
+use crate::connection::Terms;
 use crate::connection::activity::{Activity, Order};
 use crate::connection::watched_io::WatchedIo;
 use crate::fields::{Head, Name};
 use crate::gateway::context::Client;
 use crate::gateway::rejection::Rejection;
-use crate::gateway::{Gateway, ObservedBody, Reply};
+use crate::gateway::{ObservedBody, Reply};
 use crate::http1::batch::Batch;
 use crate::http1::head::{Framing, HeadError, HeadLimits, HeadScanner};
 use crate::http1::request::{RequestHead, parse_request};
 use crate::http1::response::{Persistence, ResponseFraming, write_response};
+use crate::in_force::InForce;
 
 use wire::Wire;
 
@@ -95,7 +97,7 @@ struct Asked {
 
 struct Connection<I> {
     wire: Rc<RefCell<Wire<I>>>,
-    gateway: Rc<Gateway>,
+    terms: InForce<Rc<Terms>>,
     client: Rc<Client>,
     activity: Rc<Activity>,
     bounds: Bounds,
@@ -108,20 +110,19 @@ struct Connection<I> {
 /// Serves a connection to its end.
 pub async fn serve<I>(
     io: WatchedIo<I>,
-    gateway: Rc<Gateway>,
+    terms: InForce<Rc<Terms>>,
     client: Rc<Client>,
     activity: Rc<Activity>,
-    bounds: Bounds,
 ) -> io::Result<()>
 where
     I: AsyncRead + AsyncWrite + Abort + Unpin + 'static,
 {
     let mut connection = Connection {
         wire: Rc::new(RefCell::new(Wire::new(io))),
-        gateway,
+        bounds: terms.now().http1_bounds(),
+        terms,
         client,
         activity,
-        bounds,
         begun: Instant::now(),
         requests: 0,
         closing: false,
@@ -171,6 +172,7 @@ where
 
     /// Waits for the next request, or, if the connection `may_rest`, for the reaper to say that it has waited for long.
     async fn next(&mut self, may_rest: bool) -> Result<Next, End> {
+        self.bounds = self.terms.now().http1_bounds();
         let (wire, bounds) = (Rc::clone(&self.wire), self.bounds);
         let activity = Rc::clone(&self.activity);
         let mut scanner = HeadScanner::default();
@@ -211,7 +213,8 @@ where
     /// Answers what cannot be read as a request. The connection ends, as nobody knows where the next request begins.
     async fn refuse(&mut self, rejection: Rejection) -> Result<bool, End> {
         let in_flight = self.activity.request();
-        let reply = self.gateway.refuse(Rc::clone(&self.client), &rejection);
+        let gateway = Rc::clone(&self.terms.now().gateway);
+        let reply = gateway.refuse(Rc::clone(&self.client), &rejection);
         let asked = Asked { method: Method::GET, version: Version::HTTP_11, keep_alive: false };
         self.activity.linger();
         self.answer(&asked, reply, false).await?;
@@ -247,7 +250,7 @@ where
         } else {
             ClientBody::Http1(Rc::clone(&self.wire) as Rc<_>)
         };
-        let (gateway, client) = (Rc::clone(&self.gateway), Rc::clone(&self.client));
+        let (gateway, client) = (Rc::clone(&self.terms.now().gateway), Rc::clone(&self.client));
         let mut handling = pin!(gateway.handle(client, head, body));
         let answered = self.obeying(|cx, _| match handling.as_mut().poll(cx) {
             Poll::Ready(reply) => Poll::Ready(Some(reply)),

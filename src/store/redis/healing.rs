@@ -68,6 +68,7 @@ impl Session {
             login: record.login,
             user: record.user.clone(),
             upstream_key: record.upstream_key().cloned(),
+            salt: record.salt,
         };
         let expires = self.shared.calendar.stamp(record.expires);
         let kept = KeptToken { id, seed: record.seed, minted: record.minted, expires, token };

@@ -34,7 +34,7 @@ fn token(number: u32) -> NewToken {
         &aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, &number.to_be_bytes()).as_ref()[..16],
     );
     let user = UserName::parse(format!("user-{number}@example.com").as_bytes()).expect("valid");
-    NewToken { login: LoginId(login), user, upstream_key: None }
+    NewToken { login: LoginId(login), user, upstream_key: None, salt: 0 }
 }
 
 /// Makes so many tokens, many at once; how long that took.

@@ -7,7 +7,7 @@ use std::thread::JoinHandle;
 use timbr_gateway::clock::Clock;
 use timbr_gateway::config::{Sources, load};
 use timbr_gateway::control::{self, Control};
-use timbr_gateway::server::{self, Addresses, Ended};
+use timbr_gateway::server::{self, Addresses, Ended, Given};
 
 use crate::support::bearer::{SALT, bearer};
 use crate::support::client::{Answer, Client};
@@ -41,6 +41,11 @@ impl Gateway {
         Gateway::start_from(&format!("http://{upstream}"), Some(path), options, now())
     }
 
+    /// With this configuration file, which the test keeps, and an upstream that it or `options` name.
+    pub fn start_with_path(path: PathBuf, options: &[(&str, &str)]) -> Gateway {
+        Gateway::start_from("", Some(path), options, now())
+    }
+
     /// With a clock that stands at so many seconds after the epoch.
     pub fn start_at(upstream: &str, options: &[(&str, &str)], unix_seconds: u64) -> Gateway {
         Gateway::start_from(upstream, None, options, unix_seconds)
@@ -69,9 +74,10 @@ impl Gateway {
             })
             .collect();
         let sources = Sources { environment, file, ..Sources::default() };
-        let (config, _) = load(&sources).unwrap_or_else(|problems| panic!("{problems:?}"));
+        let (config, settings) = load(&sources).unwrap_or_else(|problems| panic!("{problems:?}"));
+        let given = Given { source: Some((sources, settings)), ..Given::default() };
         let clock = Clock::manual(unix_seconds);
-        let bound = server::bind(config, &clock).expect("the gateway starts");
+        let bound = server::bind_with(config, given, &clock).expect("the gateway starts");
         let addresses = bound.addresses();
         let certificate_pem = bound.certificate_pem().map(str::to_owned);
         let (control, orders) = control::channel();
@@ -123,6 +129,11 @@ impl Gateway {
 
     pub fn try_revoke(&self, order: &str) -> Answer {
         self.operator("POST /tokens/revoke", order.as_bytes())
+    }
+
+    /// What an operator's order is answered.
+    pub fn order(&self, line: &str, json: &str) -> Answer {
+        self.operator(line, json.as_bytes())
     }
 
     fn operator(&self, line: &str, body: &[u8]) -> Answer {

@@ -192,6 +192,7 @@ pub fn new_token(user: &str, key: Option<&str>) -> NewToken {
         login: LoginId(*hash.as_ref().first_chunk().expect("32 bytes")),
         user: UserName::parse(user.as_bytes()).expect("valid"),
         upstream_key: key.map(|key| Secret::new(key.into())),
+        salt: 0,
     }
 }
 

@@ -1,0 +1,198 @@
+//! What a new reading of the configuration changes, and what of it has to wait for a restart.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+
+use aws_lc_rs::digest::{SHA256, digest};
+
+use crate::config::options::{API_AUTH_SALT, OPTIONS, Shape};
+use crate::config::{Config, Listen, Settings, StoreKind};
+
+/// Options that belong to the process from its beginning to its end; those that end with a dot are whole groups.
+const FIXED: [&str; 8] = [
+    "listen.https",
+    "listen.http",
+    "listen.admin",
+    "workers",
+    "store.",
+    "core_dumps",
+    "log.format",
+    "log.access",
+];
+
+/// A configuration as it was read: what was typed, and what the files that it names held then.
+#[derive(Debug)]
+pub struct Reading {
+    settings: Settings,
+    contents: BTreeMap<&'static str, [u8; 32]>,
+}
+
+/// The options that differ between two readings.
+#[derive(Debug, Default)]
+pub struct Changes(BTreeSet<&'static str>);
+
+impl Reading {
+    /// Looks into the files that are read together with the configuration. Blocks on the file system.
+    pub fn of(settings: Settings) -> Reading {
+        let content = |(key, path): (&'static str, &Path)| {
+            let bytes = std::fs::read(path).ok()?;
+            let hash = digest(&SHA256, &bytes);
+            Some((key, hash.as_ref().try_into().expect("SHA-256 has 32 bytes")))
+        };
+        let contents = named(&settings).filter_map(content).collect();
+        Reading { settings, contents }
+    }
+
+    /// The files that make another reading necessary when they change: the configuration's own, those with secrets, and
+    /// those that options name. What is looked after elsewhere while the gateway runs (certificates, users, the file of
+    /// the store) is not among them.
+    pub fn files(&self) -> Vec<PathBuf> {
+        let named = named(&self.settings).map(|(_, path)| path.to_owned());
+        self.settings.files.iter().cloned().chain(named).collect()
+    }
+
+    /// What `self` changes, compared with what was read before.
+    pub fn changes(&self, before: &Reading) -> Changes {
+        let mut changed: BTreeSet<_> = OPTIONS
+            .iter()
+            .map(|option| option.key)
+            .filter(|key| self.says(key) != before.says(key))
+            .collect();
+        if self.settings.routes != before.settings.routes {
+            changed.insert("routes");
+        }
+        Changes(changed)
+    }
+
+    /// The value of an option, and what its file held.
+    fn says(&self, key: &str) -> (Option<&str>, Option<&[u8; 32]>) {
+        let setting = self.settings.values.get(key);
+        (setting.map(|setting| setting.text.expose()), self.contents.get(key))
+    }
+
+    /// What counts as read from now on where `held` stays as it was before.
+    pub fn holding(mut self, held: &[&'static str], before: &Reading) -> Reading {
+        for key in held {
+            match before.settings.values.get(key) {
+                Some(setting) => drop(self.settings.values.insert(key, setting.clone())),
+                None => drop(self.settings.values.remove(key)),
+            }
+            match before.contents.get(key) {
+                Some(content) => drop(self.contents.insert(key, *content)),
+                None => drop(self.contents.remove(key)),
+            }
+        }
+        self
+    }
+}
+
+impl Changes {
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Whether an option changes whose key begins with one of these.
+    pub fn touch(&self, beginnings: &[&str]) -> bool {
+        self.0.iter().any(|key| beginnings.iter().any(|beginning| key.starts_with(beginning)))
+    }
+
+    /// The options that changed.
+    pub fn keys(&self) -> impl Iterator<Item = &'static str> {
+        self.0.iter().copied()
+    }
+
+    /// Gives `config` the values of the one in force for what needs a restart; the keys of what would change.
+    pub fn hold(&self, config: &mut Config, in_force: &Config) -> Vec<&'static str> {
+        let Listen { proxy_protocol, .. } = config.listen;
+        config.listen = Listen { proxy_protocol, ..in_force.listen };
+        config.workers = in_force.workers;
+        config.store = in_force.store.clone();
+        config.core_dumps = in_force.core_dumps;
+        config.log.format = in_force.log.format;
+        config.log.access = in_force.log.access;
+        let holds_salts = !matches!(in_force.store.kind, StoreKind::Memory);
+        if holds_salts {
+            config.salts.clone_from(&in_force.salts);
+        }
+        let is_fixed = |key: &str| {
+            let by_name = |fixed: &&str| key == *fixed || (fixed.ends_with('.') && key.starts_with(*fixed));
+            FIXED.iter().any(by_name) || (holds_salts && key == API_AUTH_SALT)
+        };
+        self.keys().filter(|key| is_fixed(key)).collect()
+    }
+}
+
+/// Options that name a file, with the file.
+fn named(settings: &Settings) -> impl Iterator<Item = (&'static str, &Path)> {
+    let elsewhere =
+        |key: &str| key == "auth.users_file" || key.starts_with("tls.") || key.starts_with("store.");
+    let files = OPTIONS.iter().filter(move |option| option.shape == Shape::Path && !elsewhere(option.key));
+    files.filter_map(|option| Some((option.key, Path::new(settings.values.get(option.key)?.text.expose()))))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{Sources, load};
+
+    const SALT: &str = "cw_0x689RpI-jtRR7oE8h_eQsKImvJapLeSbXpwF4e4=";
+
+    fn read(env: &[(&str, &str)]) -> (Config, Reading) {
+        let mut environment = vec![("API_AUTH_SALT".into(), SALT.into())];
+        environment.extend(
+            env.iter().map(|(name, value)| (format!("TIMBR_GATEWAY_{name}").into(), (*value).into())),
+        );
+        let (config, settings) = load(&Sources { environment, ..Sources::default() }).expect("valid");
+        (config, Reading::of(settings))
+    }
+
+    #[test]
+    fn fixed_options_exist() {
+        for fixed in FIXED {
+            assert!(
+                OPTIONS.iter().any(|option| option.key == fixed || option.key.starts_with(fixed)),
+                "{fixed}"
+            );
+        }
+    }
+
+    #[test]
+    fn what_needs_a_restart_stays_as_it_is_and_is_named_each_time() {
+        let (in_force, before) = read(&[("UPSTREAM_URL", "http://one")]);
+        let (mut config, after) = read(&[
+            ("UPSTREAM_URL", "http://two"),
+            ("WORKERS", "7"),
+            ("LISTEN_HTTP", "127.0.0.1:1"),
+            ("LISTEN_PROXY_PROTOCOL", "required"),
+            ("TRUSTED_PROXIES", "10.0.0.0/8"),
+        ]);
+        let changes = after.changes(&before);
+        let held = changes.hold(&mut config, &in_force);
+        assert_eq!(held, ["listen.http", "workers"]);
+        assert_eq!((config.workers, config.listen.http), (in_force.workers, None));
+        assert!(config.listen.proxy_protocol && config.upstream.url().host == "two");
+        assert!(changes.touch(&["upstream."]) && !changes.touch(&["auth.", "timeouts."]));
+        let (_, again) = read(&[("UPSTREAM_URL", "http://two"), ("WORKERS", "7")]);
+        let again = again.changes(&after.holding(&held, &before));
+        assert_eq!(
+            again.keys().collect::<Vec<_>>(),
+            ["listen.proxy_protocol", "trusted_proxies", "workers"],
+            "what was held is still to come"
+        );
+    }
+
+    #[test]
+    fn a_file_with_another_content_is_a_change() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let file = folder.path().join("keys");
+        std::fs::write(&file, "").expect("written");
+        let path = file.to_str().expect("text");
+        let read = || read(&[("UPSTREAM_URL", "http://one"), ("TOKENS_KEYS_FILE", path)]).1;
+        let before = read();
+        assert!(read().changes(&before).is_empty());
+        assert_eq!(before.files(), std::slice::from_ref(&file));
+        std::fs::write(&file, "# other\n").expect("written");
+        assert_eq!(read().changes(&before).keys().collect::<Vec<_>>(), ["tokens.keys_file"]);
+    }
+}

@@ -1,0 +1,229 @@
+//! Another reading of the configuration: built whole beside the one in force, and put in its place whole, or refused.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tracing::{error, info, warn};
+
+use crate::clock::Clock;
+use crate::config::changes::{Changes, Reading};
+use crate::config::{self, Config, Problem, Sources};
+use crate::server::parts::{self, limits};
+use crate::server::worker::Revision;
+use crate::telemetry;
+use crate::tls::{self, Prepared, Reloader, TlsError};
+use crate::upstream::Backends;
+use crate::watched_files::Watch;
+
+/// What cannot be used is tried again so often; it may be waiting for a file that comes later.
+const RETRY_INTERVAL: Duration = Duration::from_secs(5);
+
+/// Looks after everything that was read, and reads it again. It blocks on the file system.
+pub(super) struct Keeper {
+    /// `None`: nothing but files that are looked after one by one can be read again.
+    source: Option<(Sources, Reading)>,
+    in_force: Arc<Revision>,
+    reloader: Option<Reloader>,
+    watch: Watch,
+    failed_at: Option<Instant>,
+    clock: Clock,
+}
+
+/// A configuration that came into force.
+pub(super) struct Taken {
+    pub revision: Arc<Revision>,
+    /// The options that changed.
+    pub changed: Vec<&'static str>,
+    /// Those among them that take effect with a restart.
+    pub needs_restart: Vec<&'static str>,
+}
+
+/// What one look came to.
+pub(super) enum Outcome {
+    /// Nothing is new.
+    Same,
+    /// Another configuration is ready, and the workers are to be told of it.
+    Taken(Taken),
+    /// Everything that is wrong with it. What was in force still is.
+    Refused(Vec<Problem>),
+}
+
+/// What a new configuration is made of, before anything of it is in force.
+struct Built {
+    auth: crate::auth::Auth,
+    backends: Arc<Backends>,
+    prepared: Option<Prepared>,
+}
+
+impl Keeper {
+    pub fn new(
+        source: Option<(Sources, Reading)>,
+        in_force: Arc<Revision>,
+        reloader: Option<Reloader>,
+        clock: Clock,
+    ) -> Keeper {
+        Keeper { source, in_force, reloader, watch: Watch::default(), failed_at: None, clock }
+    }
+
+    /// Says in the log what certificates there are.
+    pub fn announce(&mut self) {
+        if let Some(reloader) = &mut self.reloader {
+            reloader.announce();
+        }
+    }
+
+    /// Looks at everything, or, if somebody has `asked` for it, reads everything.
+    pub fn look(&mut self, asked: bool) -> Outcome {
+        // These are read by themselves: one of them that cannot be used holds up none of the others.
+        match &mut self.reloader {
+            Some(reloader) if asked => reloader.reload(),
+            Some(reloader) => reloader.look(),
+            None => {}
+        }
+        self.in_force.auth.look(asked);
+        if asked {
+            self.watch.forget();
+            return self.reload(true);
+        }
+        if self.failed_at.is_some_and(|at| at.elapsed() < RETRY_INTERVAL) {
+            return Outcome::Same;
+        }
+        let Some((_, reading)) = &self.source else { return Outcome::Same };
+        let files = reading.files();
+        let Some(stamps) = self.watch.changed(files.iter().map(PathBuf::as_path)) else {
+            return Outcome::Same;
+        };
+        let outcome = self.reload(false);
+        match &outcome {
+            Outcome::Refused(problems) => {
+                self.failed_at = Some(Instant::now());
+                // What is known already is neither told nor counted again.
+                let message: String = problems.iter().map(|problem| format!("{problem}\n")).collect();
+                if !self.watch.failed(&message) {
+                    return Outcome::Same;
+                }
+            }
+            Outcome::Same | Outcome::Taken(_) => {
+                self.failed_at = None;
+                if self.watch.read_well(stamps) {
+                    info!("the configuration is in order again");
+                }
+            }
+        }
+        outcome
+    }
+
+    /// Whether certificates cannot be used as they are in their files.
+    pub fn has_bad_certificates(&self) -> bool {
+        self.reloader.as_ref().is_some_and(Reloader::is_failing)
+    }
+
+    /// Names of the certificates in use, and when they end.
+    pub fn certificates_end(&self) -> Option<Vec<(String, i64)>> {
+        self.reloader.as_ref().map(Reloader::ends)
+    }
+
+    /// What is in force.
+    pub fn in_force(&self) -> &Arc<Revision> {
+        &self.in_force
+    }
+
+    fn reload(&mut self, asked: bool) -> Outcome {
+        let Some((sources, before)) = &self.source else { return Outcome::Same };
+        let (mut config, settings) = match config::load(sources) {
+            Ok(loaded) => loaded,
+            Err(problems) => return Outcome::Refused(problems),
+        };
+        let reading = Reading::of(settings);
+        let changes = reading.changes(before);
+        if changes.is_empty() && !asked {
+            return Outcome::Same;
+        }
+        let needs_restart = changes.hold(&mut config, &self.in_force.config);
+        let built = match self.build(&config, &changes) {
+            Ok(built) => built,
+            Err(problems) => return Outcome::Refused(problems),
+        };
+        let reading = reading.holding(&needs_restart, before);
+        if let Some((_, before)) = &mut self.source {
+            *before = reading;
+        }
+        let revision = self.put_in_force(config, &changes, built);
+        Outcome::Taken(Taken { revision, changed: changes.keys().collect(), needs_restart })
+    }
+
+    fn build(&self, config: &Config, changes: &Changes) -> Result<Built, Vec<Problem>> {
+        let mut problems = Vec::new();
+        let told = |error: TlsError| Problem::new(error.option(), error.to_string());
+        let auth = self.in_force.auth.anew(config, changes, &self.clock);
+        let auth = auth.map_err(|found| problems.extend(found)).ok();
+        let backends = self.backends(config, changes).map_err(|error| problems.push(told(error))).ok();
+        let prepared = self.prepare(config).map_err(|error| problems.push(told(error))).ok();
+        match (auth, backends, prepared) {
+            (Some(auth), Some(backends), Some(prepared)) => Ok(Built { auth, backends, prepared }),
+            _ => Err(problems),
+        }
+    }
+
+    /// The same ones, unless something about them has changed.
+    fn backends(&self, config: &Config, changes: &Changes) -> Result<Arc<Backends>, TlsError> {
+        if !changes.touch(&["upstream"]) {
+            return Ok(Arc::clone(&self.in_force.backends));
+        }
+        let tls = tls::upstream_tls(&config.upstream)?;
+        Ok(Backends::new(config.upstream.clone(), tls, config.workers))
+    }
+
+    /// How to speak TLS with clients, where that is done at all.
+    fn prepare(&self, config: &Config) -> Result<Option<Prepared>, TlsError> {
+        let Some(reloader) = &self.reloader else { return Ok(None) };
+        let own = if reloader.has_own() { None } else { parts::own_certificate(config)? };
+        reloader.prepare(config.tls.clone(), own).map(Some)
+    }
+
+    fn put_in_force(&mut self, config: Config, changes: &Changes, built: Built) -> Arc<Revision> {
+        let Built { auth, backends, prepared } = built;
+        if let (Some(reloader), Some(prepared)) = (&mut self.reloader, prepared) {
+            reloader.adopt(prepared);
+        }
+        auth.take_over(&self.in_force.auth, &config);
+        if changes.touch(&["log.level"]) {
+            telemetry::set_level(config.log.level);
+        }
+        let admission = self.in_force.admission.anew(limits(&config));
+        self.in_force = Arc::new(Revision {
+            config: Arc::new(config),
+            auth: Arc::new(auth),
+            admission: Arc::new(admission),
+            backends,
+        });
+        Arc::clone(&self.in_force)
+    }
+}
+
+/// Tells the log of a configuration that came into force, or did not.
+pub(super) fn tell(by: &str, outcome: &Outcome) {
+    match outcome {
+        Outcome::Same => {}
+        Outcome::Taken(Taken { changed, needs_restart, .. }) => {
+            info!(by, changed = changed.join(" "), "the configuration was read again and is in force");
+            if !needs_restart.is_empty() {
+                warn!(
+                    options = needs_restart.join(" "),
+                    "these options have other values now, which take effect with a restart"
+                );
+            }
+        }
+        Outcome::Refused(problems) => {
+            for Problem { subject, message } in problems {
+                error!(option = subject, "{message}");
+            }
+            error!(
+                by,
+                problems = problems.len(),
+                "the configuration was read again and cannot be used; the one before stays in force"
+            );
+        }
+    }
+}
