@@ -4,17 +4,20 @@ use std::time::Instant;
 
 use crate::clock;
 use crate::metrics::{Outcome, Step, Worker};
+use crate::trace::{Span, Trace};
 
 /// Notes them for one request.
 #[derive(Debug)]
 pub struct Steps {
     worker: Worker,
+    /// Where the request is traced.
+    pub trace: Option<Box<Trace>>,
 }
 
 impl Steps {
     /// Of a request of the calling thread's.
     pub fn new(worker: Worker) -> Steps {
-        Steps { worker }
+        Steps { worker, trace: None }
     }
 
     /// Notes what a step takes, and how it ends.
@@ -39,6 +42,10 @@ impl Steps {
     }
 
     fn note(&self, step: Step, begun: Instant, outcome: Outcome) {
-        self.worker.step(step, outcome, clock::now().duration_since(begun));
+        let ended = clock::now();
+        self.worker.step(step, outcome, ended.duration_since(begun));
+        if let Some(trace) = &self.trace {
+            trace.step(step, outcome, Span { begun, ended });
+        }
     }
 }

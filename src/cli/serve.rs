@@ -13,6 +13,7 @@ use crate::clock::Clock;
 use crate::config::warnings;
 use crate::control::{self, Control};
 use crate::hardening;
+use crate::otlp;
 use crate::passed_sockets::PassedSockets;
 use crate::server::{self, Ended, Given};
 use crate::service_manager::ServiceManager;
@@ -44,6 +45,7 @@ pub fn run(matches: &ArgMatches) -> Outcome {
     } else {
         hardening::seal().context("cannot switch core dumps off for good")?;
     }
+    let _traces = otlp::start(|name| std::env::var(name).ok())?;
     let (control, orders) = control::channel();
     on_signals(control)?;
     let manager = ServiceManager::of_environment();

@@ -34,6 +34,11 @@ pub fn trusted_resource(url: &str) -> Result<ResourceUrl, String> {
     Ok(resource)
 }
 
+/// Reads a URL with a path, to which something is sent and of which nothing is believed.
+pub fn resource(url: &str) -> Result<ResourceUrl, String> {
+    parse(url, "must be http://host:port/path or https://host[:port]/path")
+}
+
 /// Whether a host is this machine.
 pub fn is_loopback(host: &str) -> bool {
     host == "localhost" || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())

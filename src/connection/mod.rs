@@ -35,6 +35,7 @@ use crate::http1::head::HeadLimits;
 use crate::in_force::InForce;
 use crate::metrics::{Cause, HandshakeFailure, Protocol, TlsVersion};
 use crate::tls::{Current, ServerTls};
+use crate::trace::Span;
 
 use activity::{Activity, Registration};
 use http1::Abort;
@@ -161,7 +162,9 @@ impl Service {
             Some(ProtocolVersion::TLSv1_2) => TlsVersion::Tls12,
             _ => TlsVersion::Tls13,
         };
-        self.terms.now().gateway.worker().handshake(version, resumed, begun.elapsed());
+        let ended = Instant::now();
+        self.terms.now().gateway.worker().handshake(version, resumed, ended.duration_since(begun));
+        client.handshake.set(Some(Span { begun, ended }));
         let served = current.served(connection);
         let certificate = Current::identity(connection).map_err(io::Error::other)?;
         let is_http2 = connection.alpn_protocol() == Some(b"h2");

@@ -1,7 +1,7 @@
 //! The one line that each request writes, when its answer's body has ended.
 
 use std::rc::Rc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use http::{Method, StatusCode};
 
@@ -12,6 +12,7 @@ use crate::metrics::{self, Answered};
 use crate::steps::Steps;
 use crate::store::Fingerprint;
 use crate::telemetry::{self, Record, label};
+use crate::trace::{Said, Span, Trace};
 use crate::user_name::UserName;
 
 /// Most bytes of what a client chooses. A line is kept in memory until the log takes it, so strangers must not say how
@@ -120,10 +121,39 @@ impl AccessLine {
         }
     }
 
-    /// Notes what the backend took for the head of its answer.
-    pub fn upstream_answered(&mut self, span: Duration) {
-        self.route.note_upstream(span);
-        self.upstream_to_head = Some(span);
+    /// Notes what the backend took for the head of its answer, or for none.
+    pub fn upstream_ended(&mut self, begun: Instant, answered: bool) {
+        let ended = clock::now();
+        if answered {
+            let span = ended.duration_since(begun);
+            self.route.note_upstream(span);
+            self.upstream_to_head = Some(span);
+        }
+        if let Some(trace) = &self.steps.trace {
+            trace.asked(Span { begun, ended });
+        }
+    }
+
+    /// Hands on the trace.
+    #[cold]
+    fn finish(&self, trace: Trace, received: u64) {
+        let said = Said {
+            method: cut(self.method.as_str(), LONGEST_METHOD).to_owned(),
+            route: self.route.name().to_owned(),
+            path: self.path.clone(),
+            status: self.status.as_u16(),
+            reason: self.reason,
+            client: self.context.client_text().into_owned(),
+            protocol: if self.context.client.protocol == "http/2" { "2" } else { "1.1" },
+            secure: self.context.client.secure,
+            user: self.user.as_ref().map(|user| cut(user.as_str(), LONGEST_USER).to_owned()),
+            key: self.key.map(|key| key.to_string()),
+            request_id: self.context.request_id().to_owned(),
+            server: None,
+            received,
+            sent: self.sent,
+        };
+        trace.finish(Span { begun: self.context.begun, ended: clock::recent() }, said);
     }
 
     /// Notes the moment at which the head of the answer stands.
@@ -150,6 +180,9 @@ impl Drop for AccessLine {
             received,
             sent: self.sent,
         });
+        if let Some(trace) = self.steps.trace.take() {
+            self.finish(*trace, received);
+        }
         telemetry::access(|line| {
             line.word(label!("request_id"), self.context.request_id_bytes());
             line.word(label!("trace_id"), self.context.trace_id().as_bytes());

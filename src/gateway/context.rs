@@ -12,6 +12,7 @@ use crate::fields::{Fields, Name};
 use crate::gateway::forwarded::{Origin, origin};
 use crate::octets::HEX;
 use crate::tls::Served;
+use crate::trace::{Span, Trace, Tracer};
 
 /// The peer of a connection.
 #[derive(Debug)]
@@ -24,6 +25,8 @@ pub struct Client {
     pub secure: bool,
     /// What it speaks, for logs.
     pub protocol: &'static str,
+    /// The TLS handshake, until a request's trace has told of it.
+    pub handshake: Cell<Option<Span>>,
     /// Whom it asked for by name in the TLS handshake.
     pub served: Option<Served>,
     /// Whom its verified certificate says that it is.
@@ -38,6 +41,7 @@ impl Client {
             address_text: address.to_string(),
             secure,
             protocol: "http/1",
+            handshake: Cell::new(None),
             served: None,
             certificate: None,
         }
@@ -111,6 +115,24 @@ impl Context {
         &self.traceparent
     }
 
+    /// Begins to trace the request, if it is to be traced: its spans go between the client's and the backend's.
+    pub fn trace(&mut self, tracer: &'static Tracer) -> Option<Box<Trace>> {
+        let (mut trace_id, mut client) = ([0; 16], [0; 8]);
+        read_hex(&self.traceparent[3..35], &mut trace_id);
+        read_hex(&self.traceparent[36..52], &mut client);
+        // The last bit of the flags says whether the client traces it.
+        let sampled = b"13579bdf".contains(&self.traceparent[54]);
+        let trace = tracer.begin(trace_id, self.continues_trace.then_some((client, sampled)))?;
+        for (pair, byte) in self.traceparent[36..52].chunks_exact_mut(2).zip(trace.upstream_id()) {
+            pair.copy_from_slice(&HEX[usize::from(byte)]);
+        }
+        self.traceparent[53..].copy_from_slice(b"01");
+        if let Some(span) = self.client.handshake.take() {
+            trace.handshake(span);
+        }
+        Some(trace)
+    }
+
     /// The id of the trace that the request belongs to: 32 hex digits.
     pub fn trace_id(&self) -> &str {
         std::str::from_utf8(&self.traceparent[3..35]).expect("hex digits")
@@ -153,6 +175,15 @@ fn made_traceparent() -> [u8; TRACEPARENT_LENGTH] {
     made[3..35].copy_from_slice(&random_hex::<32>());
     made[36..52].copy_from_slice(&random_hex::<16>());
     made
+}
+
+/// Digits that were found to be such.
+fn read_hex(digits: &[u8], bytes: &mut [u8]) {
+    let value =
+        |digit: u8| char::from(digit).to_digit(16).and_then(|value| u8::try_from(value).ok()).unwrap_or(0);
+    for (byte, pair) in bytes.iter_mut().zip(digits.chunks_exact(2)) {
+        *byte = value(pair[0]) << 4 | value(pair[1]);
+    }
 }
 
 /// So many random hex digits, a multiple of 16. Ids must differ, not be secret.

@@ -43,6 +43,7 @@ use crate::fields::{Fields, Head};
 use crate::metrics;
 use crate::octets::Octets;
 use crate::telemetry;
+use crate::trace::Tracer;
 use crate::upstream::{BodyBounds, RequestBodyError, Upstream, UpstreamError};
 
 use access_log::AccessLine;
@@ -76,6 +77,7 @@ pub struct Gateway {
     routes: Routes,
     counted: Counted,
     worker: metrics::Worker,
+    tracer: Option<&'static Tracer>,
     auth: Arc<Auth>,
     rewriter: Rewriter,
     upstream: Upstream,
@@ -106,6 +108,7 @@ impl Gateway {
             },
             routes,
             worker,
+            tracer: Tracer::installed(),
             auth,
             rewriter: Rewriter::new(credential, bounds),
             upstream,
@@ -120,9 +123,11 @@ impl Gateway {
     pub async fn handle(&self, client: Rc<Client>, head: Head, body: ClientBody) -> Reply {
         let mut context = Context::new(client, &head.fields, &self.trusted_proxies);
         context.received = (!body.is_end_stream()).then(Rc::default);
+        let trace = self.tracer.and_then(|tracer| context.trace(tracer));
         // In the heap, as it is handed on from here to the end of the answer's body.
         let counted = (&self.counted.no_route, &self.worker);
         let mut line = Box::new(AccessLine::new(context, head.method.clone(), head.uri.path(), counted));
+        line.steps.trace = trace;
         let decided = contained(pin!(self.forward(head, body, &mut line))).await;
         let decided = decided.unwrap_or_else(|Panicked| {
             self.admission.metrics().panics.inc();
@@ -178,11 +183,12 @@ impl Gateway {
         let request = self.rewriter.rewrite(screened, body, &identity, line.context());
         let asked = clock::now();
         let response = match identity.stands_for() {
-            None => self.upstream.send(request).await.map_err(|error| rejection_of(&error, line))?,
+            None => self.upstream.send(request).await.map_err(|error| rejection_of(&error, line)),
             // In the heap, as it is seldom so and long.
-            Some(_) => Box::pin(self.send_renewing(request, &identity, line)).await?,
+            Some(_) => Box::pin(self.send_renewing(request, &identity, line)).await,
         };
-        line.upstream_answered(clock::now().duration_since(asked));
+        line.upstream_ended(asked, response.is_ok());
+        let response = response?;
         let answer = Answer::from_upstream(response);
         Ok(if self.rewriter.is_the_clients_own_session(&identity) {
             answer

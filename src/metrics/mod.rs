@@ -24,6 +24,7 @@ use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::Registry;
 
 use crate::telemetry;
+use crate::trace;
 
 use catalogue::{Catalogue, Counters};
 use process::Process;
@@ -79,6 +80,8 @@ pub struct Metrics {
     pub panics: Counter,
     /// Lines of the log that nobody took in time.
     log_lines_dropped: Counter,
+    spans_dropped: Counter,
+    spans_exported: Counter,
     connections_ended: Counters<1>,
 }
 
@@ -141,6 +144,9 @@ impl Default for Metrics {
         );
         let panics = of.counter("panics", "Requests that a defect of the gateway ended");
         let log_lines_dropped = of.counter("log_lines_dropped", "Lines of the log that nobody took in time");
+        let spans_dropped = of
+            .counter("trace_spans_dropped", "Spans of traces that were not taken in time, or by no receiver");
+        let spans_exported = of.counter("trace_spans_exported", "Spans of traces that the receiver took");
         let connections_ended = of.counters(
             "connections_ended",
             &["cause"],
@@ -169,6 +175,8 @@ impl Default for Metrics {
             authorization_shadow_denials,
             panics,
             log_lines_dropped,
+            spans_dropped,
+            spans_exported,
             connections_ended,
         };
         metrics.begin_with_nothing();
@@ -242,6 +250,11 @@ impl Metrics {
     pub fn text(&self, format: Format) -> String {
         let dropped = u64::try_from(telemetry::dropped_lines()).unwrap_or(u64::MAX);
         self.log_lines_dropped.inc_by(dropped.saturating_sub(self.log_lines_dropped.get()));
+        for (counter, total) in
+            [(&self.spans_dropped, trace::dropped()), (&self.spans_exported, trace::exported())]
+        {
+            counter.inc_by(total.saturating_sub(counter.get()));
+        }
         format.text(&[&self.registry, &self.process])
     }
 }

@@ -25,9 +25,10 @@ const LAYERS: [&[&str]; 8] = [
         "descriptors",
         "metrics",
         "steps",
+        "trace",
     ],
     &["config"],
-    &["store", "upstream", "tls", "admission", "fetch", "control"],
+    &["store", "upstream", "tls", "admission", "fetch", "control", "otlp"],
     &["auth"],
     &["gateway"],
     &["connection", "listener", "admin"],
@@ -36,10 +37,15 @@ const LAYERS: [&[&str]; 8] = [
 ];
 
 /// Uses within a layer that are meant.
-const SIDEWAYS: [(&str, &str); 12] = [
+const SIDEWAYS: [(&str, &str); 17] = [
     ("metrics", "telemetry"),
     ("steps", "clock"),
     ("steps", "metrics"),
+    ("steps", "trace"),
+    ("metrics", "trace"),
+    ("trace", "metrics"),
+    ("otlp", "fetch"),
+    ("otlp", "tls"),
     ("telemetry", "clock"),
     ("telemetry", "octets"),
     ("media_type", "octets"),

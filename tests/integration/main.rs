@@ -35,6 +35,7 @@ mod timeouts;
 mod tls;
 mod tls_program;
 mod tls_reload;
+mod traces;
 mod upstream_failures;
 mod upstream_tls;
 mod upstreams;

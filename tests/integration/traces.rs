@@ -1,0 +1,240 @@
+//! Traces, as a real receiver of OTLP gets them.
+
+use std::io::Read;
+use std::net::{SocketAddr, TcpListener};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Mutex};
+
+use crate::support::bearer::{SALT, bearer};
+use crate::support::client::Client;
+use crate::support::upstream::Upstream;
+use crate::support::wait_until;
+
+const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
+const CLIENTS_SPAN: &str = "00f067aa0ba902b7";
+
+/// Reads what a child says while it runs.
+fn read(mut from: impl Read + Send + 'static) -> Arc<Mutex<String>> {
+    let text = Arc::<Mutex<String>>::default();
+    let (to, mut piece) = (Arc::clone(&text), [0; 4096]);
+    std::thread::spawn(move || {
+        while let Ok(count @ 1..) = from.read(&mut piece) {
+            to.lock().expect("no panic").push_str(&String::from_utf8_lossy(&piece[..count]));
+        }
+    });
+    text
+}
+
+/// A child that ends with the test.
+struct Ends(Child);
+
+impl Drop for Ends {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// Rotel, which prints the spans that it receives; `tests/servers` installs it.
+struct Receiver {
+    _child: Ends,
+    address: SocketAddr,
+    said: Arc<Mutex<String>>,
+}
+
+impl Receiver {
+    fn start() -> Receiver {
+        let [http, grpc] = [free_address(), free_address()];
+        let agent = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/rotel/rotel-agent");
+        let mut child = Command::new(agent)
+            .args(["start", "--exporter", "blackhole", "--debug-log", "traces"])
+            .args(["--debug-log-verbosity", "detailed"])
+            .args(["--otlp-http-endpoint", &http.to_string(), "--otlp-grpc-endpoint", &grpc.to_string()])
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("rotel is installed");
+        let said = read(child.stdout.take().expect("piped"));
+        let receiver = Receiver { _child: Ends(child), address: http, said };
+        wait_until("the receiver listens", || std::net::TcpStream::connect(http).is_ok());
+        receiver
+    }
+
+    fn said(&self) -> String {
+        self.said.lock().expect("no panic").clone()
+    }
+}
+
+fn free_address() -> SocketAddr {
+    TcpListener::bind("127.0.0.1:0").and_then(|free| free.local_addr()).expect("a port")
+}
+
+struct Traced {
+    _child: Ends,
+    http: SocketAddr,
+    admin: SocketAddr,
+    log: Arc<Mutex<String>>,
+}
+
+impl Traced {
+    fn start(upstream: SocketAddr, variables: &[(&str, &str)]) -> Traced {
+        let mut child = Command::new(env!("CARGO_BIN_EXE_timbr-gateway"))
+            .arg("serve")
+            .env_clear()
+            .env("API_AUTH_SALT", SALT)
+            .env("TIMBR_GATEWAY_UPSTREAM_URL", format!("http://{upstream}"))
+            .env("TIMBR_GATEWAY_LISTEN_HTTP", "127.0.0.1:0")
+            .env("TIMBR_GATEWAY_LISTEN_HTTPS", "off")
+            .env("TIMBR_GATEWAY_LISTEN_ADMIN", "127.0.0.1:0")
+            .env("TIMBR_GATEWAY_LOG_FORMAT", "json")
+            .env("TIMBR_GATEWAY_WORKERS", "1")
+            .envs(variables.iter().copied())
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("started");
+        let log = read(child.stderr.take().expect("piped"));
+        let started = || -> Option<serde_json::Value> {
+            let lines = log.lock().expect("no panic").clone();
+            lines
+                .lines()
+                .filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok())
+                .find(|line| line["http"].is_string())
+        };
+        wait_until("it listens", || started().is_some());
+        let started = started().expect("just seen");
+        let address = |name: &str| started[name].as_str().expect("text").parse().expect("an address");
+        Traced { _child: Ends(child), http: address("http"), admin: address("admin"), log }
+    }
+
+    fn token(&self) -> String {
+        let authorization = format!("Bearer {}", bearer("alice", "pass-word-of-alice"));
+        let fields = [("content-type", "application/json"), ("authorization", authorization.as_str())];
+        let answer = Client::connect(self.http).send("POST /timbr/api/get_token", &fields, b"");
+        answer.json()["data"][0].as_str().expect("a token").to_owned()
+    }
+
+    fn metric(&self, series: &str) -> f64 {
+        let answer = Client::connect(self.admin).send("GET /metrics", &[], b"");
+        let line = answer.text().lines().find_map(|line| line.strip_prefix(series)?.strip_prefix(' '));
+        line.expect("it is exported").parse().expect("a number")
+    }
+}
+
+#[test]
+fn a_receiver_gets_the_spans_of_a_request_between_the_clients_and_the_backends() {
+    let (upstream, receiver) = (Upstream::start(), Receiver::start());
+    let endpoint = format!("http://{}", receiver.address);
+    let gateway = Traced::start(
+        upstream.address(),
+        &[
+            ("OTEL_EXPORTER_OTLP_ENDPOINT", &endpoint),
+            ("OTEL_SERVICE_NAME", "gateway-of-the-test"),
+            ("OTEL_RESOURCE_ATTRIBUTES", "deployment.environment=test"),
+            ("OTEL_BSP_SCHEDULE_DELAY", "100"),
+        ],
+    );
+    let token = gateway.token();
+    let traceparent = format!("00-{TRACE}-{CLIENTS_SPAN}-01");
+    let fields = [
+        ("x-api-key", token.as_str()),
+        ("content-type", "application/json"),
+        ("traceparent", &traceparent),
+        ("x-request-id", "the-request"),
+    ];
+    let mut client = Client::connect(gateway.http);
+    let answer =
+        client.send("POST /timbr/api/query/?q=secret-in-the-query", &fields, b"SELECT secret_column");
+    assert_eq!(answer.status, 200);
+    assert_eq!(
+        client.send("POST /timbr/api/query/", &[("content-type", "application/json")], b"{}").status,
+        401
+    );
+    // Alice's bearer, the step in which it was opened, her query with the backend's part, and a refusal.
+    wait_until("all spans have arrived", || {
+        gateway.metric("timbr_gateway_trace_spans_exported_total") >= 7.0
+            && receiver.said().contains("content_type")
+            || receiver.said().contains("api_key_missing")
+    });
+    let said = receiver.said();
+    if std::env::var_os("SHOW").is_some() {
+        println!("{said}");
+    }
+    for part in [
+        TRACE,
+        CLIENTS_SPAN,
+        "gateway-of-the-test",
+        "deployment.environment",
+        "POST api",
+        "POST get_token",
+        "http.request.method",
+        "http.route",
+        "http.response.status_code",
+        "client.address",
+        "127.0.0.1",
+        "error.type",
+        "api_key_missing",
+        "bearer",
+        "verifier",
+        "the-request",
+        "enduser.id",
+        "alice",
+        "timbr.key.fingerprint",
+    ] {
+        assert!(said.contains(part), "{part} in {said}");
+    }
+    // The backend is told of the span that asks it, which is not the client's.
+    let seen = upstream
+        .log()
+        .into_iter()
+        .find(|seen| seen.field("x-request-id") == "the-request")
+        .expect("it arrived");
+    let seen = seen.field("traceparent").to_owned();
+    let (trace, rest) = seen.strip_prefix("00-").and_then(|rest| rest.split_once('-')).expect("W3C");
+    let (span, flags) = rest.split_once('-').expect("W3C");
+    assert_eq!((trace, flags), (TRACE, "01"));
+    assert_ne!(span, CLIENTS_SPAN);
+    assert!(said.contains(span), "the span {span} is among those received: {said}");
+    for secret in [&token[3..], "secret-in-the-query", "secret_column", "pass-word-of-alice", SALT] {
+        assert!(!said.contains(secret), "{secret} in {said}");
+    }
+}
+
+#[test]
+fn what_the_client_does_not_trace_is_not_traced() {
+    let (upstream, receiver) = (Upstream::start(), Receiver::start());
+    let endpoint = format!("http://{}", receiver.address);
+    let variables = [("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint.as_str()), ("OTEL_BSP_SCHEDULE_DELAY", "50")];
+    let gateway = Traced::start(upstream.address(), &variables);
+    let mut client = Client::connect(gateway.http);
+    let traceparent = format!("00-{TRACE}-{CLIENTS_SPAN}-00");
+    assert_eq!(client.send("GET /untraced", &[("traceparent", &traceparent)], b"").status, 404);
+    assert_eq!(client.send("GET /traced", &[], b"").status, 404);
+    wait_until("one was traced", || receiver.said().contains("/traced"));
+    assert!(!receiver.said().contains("/untraced") && !receiver.said().contains(TRACE));
+}
+
+#[test]
+fn a_receiver_that_is_gone_costs_spans_and_no_request() {
+    let upstream = Upstream::start();
+    let nobody = format!("http://{}", free_address());
+    let variables = [
+        ("OTEL_EXPORTER_OTLP_ENDPOINT", nobody.as_str()),
+        ("OTEL_BSP_SCHEDULE_DELAY", "10"),
+        ("OTEL_BSP_MAX_QUEUE_SIZE", "8"),
+    ];
+    let gateway = Traced::start(upstream.address(), &variables);
+    let token = gateway.token();
+    let fields = [("x-api-key", token.as_str()), ("content-type", "application/json")];
+    let mut client = Client::connect(gateway.http);
+    for _ in 0..100 {
+        assert_eq!(client.send("POST /timbr/api/query/", &fields, b"{}").status, 200);
+    }
+    let dropped = "timbr_gateway_trace_spans_dropped_total";
+    wait_until("what found no room is counted", || gateway.metric(dropped) > 100.0);
+    wait_until("it is told", || gateway.log.lock().expect("no panic").contains("traces are not taken"));
+    assert_eq!(gateway.metric("timbr_gateway_trace_spans_exported_total"), 0.0);
+}
