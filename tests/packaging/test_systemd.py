@@ -56,6 +56,7 @@ class Machine:
                         "-keyout", etc / "tls.key", "-out", etc / "tls.crt"], check=True, capture_output=True)
         for secret in ("api-auth-salt", "tls.key"):
             (etc / secret).chmod(0o600)
+        self.etc = etc
         self.container = run("--systemd=always", "--privileged", "--network=none",
                              "--volume", f"{bin_folder}/timbr-gateway:/usr/local/bin/timbr-gateway:ro",
                              "--volume", f"{etc}:/etc/timbr-gateway", "--volume", f"{system}:/run/systemd/system",
@@ -143,11 +144,21 @@ def test_no_connection_is_refused_while_it_is_restarted(machine):
     assert set(answers) == {401}
 
 
-def test_a_reload_leaves_it_running(machine):
-    before = machine.show("MainPID")
+def test_a_reload_is_told_how_it_went(machine):
+    before, sample = machine.show("MainPID"), machine.etc / "gateway.yaml"
+    good = sample.read_text()
+    sample.write_text(f"{good}nonsense: 1\n")
+    try:
+        refused = machine.container.exec("systemctl", "reload", SERVICE, check=False)
+        assert refused.returncode == 1, refused.stdout + refused.stderr
+        assert "nonsense" in machine.journal()
+        wait_until("systemd knows", lambda: "problem" in machine.show("StatusText"))
+        assert machine.curl("/timbr/api/get_ontologies/")[0] == 401
+    finally:
+        sample.write_text(good)
     machine.systemctl("reload", SERVICE)
-    assert machine.show("ActiveState") == "active"
-    assert machine.show("MainPID") == before
+    wait_until("systemd knows", lambda: "problem" not in machine.show("StatusText"))
+    assert (machine.show("ActiveState"), machine.show("MainPID")) == ("active", before)
     assert machine.curl("/timbr/api/get_ontologies/")[0] == 401
 
 
