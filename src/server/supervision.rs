@@ -56,8 +56,10 @@ impl Supervision<'_> {
             Health { started: crew.started, pulse, signal: signal.clone(), backends: ready_with.clone() };
         let auth = InForce::new(Arc::clone(&revision.borrow().auth));
         let backends = InForce::new(Arc::clone(&revision.borrow().backends));
-        let dashboard =
-            Dashboard::new(Arc::clone(&revision.borrow().config), tls, parts.certificate_pem.is_some());
+        let config = InForce::new(Arc::clone(&revision.borrow().config));
+        let last_reload = InForce::new(None);
+        let is_self_signed = parts.certificate_pem.is_some();
+        let dashboard = Dashboard::new(config.clone(), last_reload.clone(), tls, is_self_signed);
         let admin = Rc::new(Admin {
             health,
             metrics: Arc::clone(&metrics),
@@ -79,6 +81,8 @@ impl Supervision<'_> {
             revision: sender,
             auth,
             backends,
+            config,
+            last_reload,
             ready_with,
             metrics,
             manager: manager_of_reloads,

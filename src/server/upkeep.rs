@@ -1,15 +1,16 @@
 //! What is looked after beside the requests, on the main thread.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
 use tokio::sync::{oneshot, watch};
 use tokio::time::timeout;
 use tracing::error;
 
+use crate::admin::dashboard::LastReload;
 use crate::auth::Auth;
-use crate::config::Problem;
+use crate::config::{Config, Problem};
 use crate::control::{ReloadOrder, Reloaded};
 use crate::in_force::InForce;
 use crate::metrics::Metrics;
@@ -37,6 +38,8 @@ pub(super) struct Upkeep {
     /// The same for who answers operators.
     pub auth: InForce<Arc<Auth>>,
     pub backends: InForce<Arc<Backends>>,
+    pub config: InForce<Arc<Config>>,
+    pub last_reload: InForce<Option<LastReload>>,
     /// Those that readiness depends on, if it does.
     pub ready_with: InForce<Option<Arc<Backends>>>,
     pub metrics: Arc<Metrics>,
@@ -114,6 +117,8 @@ impl Upkeep {
         };
         self.manager.ready(&format!("{}{status}", self.status));
         self.metrics.reloaded(is_taken);
+        let last = LastReload { at: SystemTime::now(), by, outcome: reloaded.clone() };
+        drop(self.last_reload.replace(Some(last)));
         telemetry::audit(|record| {
             record.text(label!("what"), "reload");
             record.text(label!("decision"), if is_taken { "taken" } else { "refused" });
@@ -134,6 +139,7 @@ impl Upkeep {
         self.revision.send_replace(Arc::clone(revision));
         drop(self.auth.replace(Arc::clone(&revision.auth)));
         drop(self.backends.replace(Arc::clone(&revision.backends)));
+        drop(self.config.replace(Arc::clone(&revision.config)));
         drop(self.ready_with.replace(ready_with(revision)));
         let all = async {
             for done in waiting {

@@ -26,6 +26,8 @@ use tokio::time::{MissedTickBehavior, interval};
 
 use crate::admin::{Admin, Body};
 use crate::config::Config;
+use crate::control::Reloaded;
+use crate::in_force::InForce;
 use crate::shutdown::Phase;
 use crate::tls::ServerTls;
 
@@ -48,10 +50,22 @@ const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; i
 
 const JAVASCRIPT: &str = "text/javascript; charset=utf-8";
 
+/// What became of the last reading of the configuration.
+#[derive(Clone, Debug)]
+pub struct LastReload {
+    /// When.
+    pub at: SystemTime,
+    /// Who asked, in words.
+    pub by: &'static str,
+    /// Whether it is in force.
+    pub outcome: Reloaded,
+}
+
 /// What the page is made of, besides what operators can ask for one by one.
 pub struct Dashboard {
     started: SystemTime,
-    config: Arc<Config>,
+    config: InForce<Arc<Config>>,
+    last_reload: InForce<Option<LastReload>>,
     tls: Option<ServerTls>,
     is_self_signed: bool,
     history: RefCell<History>,
@@ -62,10 +76,16 @@ pub struct Dashboard {
 
 impl Dashboard {
     /// Of a gateway that starts now. `is_self_signed`: with a certificate that it has made itself.
-    pub fn new(config: Arc<Config>, tls: Option<ServerTls>, is_self_signed: bool) -> Dashboard {
+    pub fn new(
+        config: InForce<Arc<Config>>,
+        last_reload: InForce<Option<LastReload>>,
+        tls: Option<ServerTls>,
+        is_self_signed: bool,
+    ) -> Dashboard {
         Dashboard {
             started: SystemTime::now(),
             config,
+            last_reload,
             tls,
             is_self_signed,
             history: RefCell::new(History::new(Counts::default())),

@@ -5,10 +5,12 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use serde_json::{Value, json};
 
 use crate::admin::Admin;
+use crate::admin::dashboard::LastReload;
 use crate::admin::dashboard::events::{Section, Sections};
 use crate::admin::dashboard::history::History;
 use crate::admin::refusals;
 use crate::config::{Config, StoreKind, VerifierOptions};
+use crate::control::Reloaded;
 use crate::shutdown::Phase;
 
 /// Refusals that the page shows.
@@ -28,7 +30,7 @@ struct Point {
 
 /// All sections, in the order in which a page needs them.
 pub fn sections(admin: &Admin) -> Sections {
-    let config = &admin.dashboard.config;
+    let config = &admin.dashboard.config.now();
     let history = admin.dashboard.history.borrow();
     let recent: Vec<_> = admin.refusals.newest(RECENT, |_| true).iter().map(refusals::told).collect();
     let attention: Vec<_> = attention(admin, config, &history).iter().map(Point::told).collect();
@@ -67,7 +69,13 @@ fn state(admin: &Admin, config: &Config) -> Value {
         "workers": config.workers,
         "in_flight": admin.metrics.requests_in_flight.get(),
         "connections": admin.metrics.connections.get(),
+        "reload": admin.dashboard.last_reload.now().as_ref().map(reload),
     })
+}
+
+fn reload(last: &LastReload) -> Value {
+    let at = last.at.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+    json!({ "at": at, "by": last.by, "taken": matches!(last.outcome, Reloaded::Taken { .. }) })
 }
 
 fn phase(admin: &Admin) -> &'static str {
@@ -161,6 +169,7 @@ fn attention(admin: &Admin, config: &Config, history: &History) -> Vec<Point> {
     }
     points.extend(of_certificates(admin));
     points.extend(of_files(admin));
+    points.extend(of_reload(admin));
     if matches!(config.auth.verifier, VerifierOptions::SaltHolder) && config.salts.len() > 1 {
         points.push(Point::warn(
             "Several salts are in force, and passwords are not checked",
@@ -219,6 +228,23 @@ fn of_certificates(admin: &Admin) -> Vec<Point> {
         }
     }
     points
+}
+
+/// A configuration that is not in force as it stands in its sources.
+fn of_reload(admin: &Admin) -> Option<Point> {
+    let section = Some("configuration");
+    match admin.dashboard.last_reload.now()?.outcome {
+        Reloaded::Refused(problems) => {
+            let all: Vec<_> = problems.iter().map(ToString::to_string).collect();
+            let todo = format!("What was read before stays in force. {}", all.join("; "));
+            Some(Point::warn("The configuration that was read last cannot be used", &todo, section))
+        }
+        Reloaded::Taken { needs_restart } if !needs_restart.is_empty() => {
+            let what = format!("A restart is needed for {}", needs_restart.join(", "));
+            Some(Point::warn(what, "The rest of what was read is in force.", section))
+        }
+        Reloaded::Taken { .. } | Reloaded::Impossible(_) => None,
+    }
 }
 
 /// Files that were read again and cannot be used.
