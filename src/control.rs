@@ -26,7 +26,11 @@ pub struct Orders {
 
 /// Hears that the end was asked for.
 #[derive(Debug)]
-pub struct Ends(UnboundedReceiver<End>);
+pub struct Ends {
+    heard: UnboundedReceiver<End>,
+    /// The end began by an order. The signal that a supervisor sends afterwards, as it always does, says the same.
+    is_ordered: bool,
+}
 
 /// How the gateway is to end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -67,7 +71,10 @@ pub fn channel() -> (Control, Orders) {
     let (ends, heard_ends) = unbounded_channel();
     let (reloads, heard_reloads) = unbounded_channel();
     let control = Control { ends, reloads };
-    (control.clone(), Orders { ends: Ends(heard_ends), reloads: heard_reloads, control })
+    (
+        control.clone(),
+        Orders { ends: Ends { heard: heard_ends, is_ordered: false }, reloads: heard_reloads, control },
+    )
 }
 
 impl Control {
@@ -99,8 +106,12 @@ impl Control {
 impl Ends {
     /// Waits until the gateway is to end; false: at once.
     pub async fn asked(&mut self) -> bool {
-        match self.0.recv().await {
-            Some(End::Signal | End::Drain) => true,
+        match self.heard.recv().await {
+            Some(End::Signal) => true,
+            Some(End::Drain) => {
+                self.is_ordered = true;
+                true
+            }
             Some(End::Quit) => false,
             None => std::future::pending().await,
         }
@@ -109,7 +120,8 @@ impl Ends {
     /// The end has begun: waits until it is to come at once.
     pub async fn hurried(&mut self) {
         loop {
-            match self.0.recv().await {
+            match self.heard.recv().await {
+                Some(End::Signal) if std::mem::take(&mut self.is_ordered) => {}
                 Some(End::Signal | End::Quit) => return,
                 Some(End::Drain) => {}
                 None => std::future::pending().await,
@@ -125,12 +137,24 @@ mod tests {
     #[tokio::test]
     async fn a_second_signal_hurries_and_a_second_drain_does_not() {
         let (control, mut orders) = channel();
-        control.drain();
+        control.stop();
         assert!(orders.ends.asked().await);
         control.drain();
         control.stop();
         orders.ends.hurried().await;
         control.quit();
         assert!(!orders.ends.asked().await);
+    }
+
+    #[tokio::test]
+    async fn the_signal_after_an_order_to_drain_does_not_hurry_and_the_next_one_does() {
+        let (control, mut orders) = channel();
+        control.drain();
+        assert!(orders.ends.asked().await);
+        control.stop();
+        let hurried = tokio::time::timeout(std::time::Duration::ZERO, orders.ends.hurried());
+        assert!(hurried.await.is_err());
+        control.stop();
+        orders.ends.hurried().await;
     }
 }

@@ -107,10 +107,7 @@ impl Health {
         let checks = match path {
             // Alive is who answers here: the thread that supervises all others.
             "/livez" => vec![("supervisor", Ok(())), self.workers()],
-            "/readyz" => {
-                let usual = [self.startup(), self.workers(), self.shutdown()];
-                usual.into_iter().chain(self.upstream()).collect()
-            }
+            "/readyz" => self.checks_of_readiness().collect(),
             "/startupz" => vec![self.startup()],
             _ => return None,
         };
@@ -119,7 +116,11 @@ impl Health {
 
     /// Why the gateway wants no requests, if it does not.
     pub fn readiness(&self) -> Result<(), String> {
-        [self.startup(), self.workers(), self.shutdown()].into_iter().try_for_each(|(_, result)| result)
+        self.checks_of_readiness().try_for_each(|(_, result)| result)
+    }
+
+    fn checks_of_readiness(&self) -> impl Iterator<Item = Check> {
+        [self.startup(), self.workers(), self.shutdown()].into_iter().chain(self.upstream())
     }
 
     fn startup(&self) -> Check {

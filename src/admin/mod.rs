@@ -5,6 +5,7 @@ pub mod dashboard;
 pub mod health;
 mod operators;
 mod orders;
+mod permission;
 mod refusals;
 
 use std::convert::Infallible;
@@ -100,7 +101,7 @@ fn answer(request: &Request<Incoming>, peer: SocketAddr, admin: &Admin) -> Respo
         return self::text(if is_well { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE }, &text);
     }
     if dashboard::has(path)
-        && let Err((status, why)) = operators::may_ask(request, peer)
+        && let Err((status, why)) = permission::may_ask(request, peer)
     {
         return self::text(status, &why);
     }

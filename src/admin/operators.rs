@@ -12,12 +12,11 @@
 //!
 //! Times are seconds since the Unix epoch.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HOST, HeaderName, ORIGIN};
-use http::uri::Authority;
+use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE};
 use http::{HeaderValue, Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Either, Full, Limited};
 use hyper::body::Incoming;
@@ -27,6 +26,7 @@ use tokio::time::timeout;
 use tracing::{info, warn};
 
 use crate::admin::orders::Answered;
+use crate::admin::permission::{may_ask, may_change};
 use crate::admin::{Admin, Body, orders, refusals};
 use crate::auth::Auth;
 use crate::secret::Secret;
@@ -199,42 +199,6 @@ async fn body_of(request: Request<Incoming>) -> Result<Bytes, Refusal> {
     body.ok().and_then(Result::ok).map(http_body_util::Collected::to_bytes).ok_or_else(bad)
 }
 
-/// SECURITY: a page of another site that is open in a browser on this machine must not change anything. Such a page cannot
-/// send this type without being allowed to first, which nobody does here; and where the browser says whose page it is, it
-/// must be one of ours.
-fn may_change<T>(request: &Request<T>) -> Result<(), Refusal> {
-    let field = |name: &HeaderName| request.headers().get(name).and_then(|value| value.to_str().ok());
-    if field(&CONTENT_TYPE) != Some("application/json") {
-        return Err((StatusCode::UNSUPPORTED_MEDIA_TYPE, "this takes application/json".to_owned()));
-    }
-    let host = field(&HOST).unwrap_or_default();
-    let is_ours =
-        |origin: &HeaderValue| origin.to_str().is_ok_and(|origin| origin == format!("http://{host}"));
-    if request.headers().get_all(ORIGIN).iter().all(is_ours) {
-        return Ok(());
-    }
-    Err((StatusCode::FORBIDDEN, "a page of another site cannot change anything here".to_owned()))
-}
-
-/// SECURITY: from this machine alone, whatever the listener is bound to. The name that the request gives the host must be
-/// this machine's too: a page in a browser here could have its own name resolve to the loopback address.
-pub fn may_ask<T>(request: &Request<T>, peer: SocketAddr) -> Result<(), Refusal> {
-    let from_here = peer.ip().to_canonical().is_loopback();
-    let host = request.headers().get(HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
-    let to_here = host.parse::<Authority>().is_ok_and(|host| {
-        let name = host.host().trim_start_matches('[').trim_end_matches(']');
-        name.eq_ignore_ascii_case("localhost") || name.parse().is_ok_and(|ip: IpAddr| ip.is_loopback())
-    });
-    if from_here && to_here {
-        return Ok(());
-    }
-    Err((
-        StatusCode::FORBIDDEN,
-        "this is shown, and tokens are revoked, on the loopback address only, under its own name. From elsewhere: \
-         `kubectl port-forward`, or `ssh -L`.".to_owned(),
-    ))
-}
-
 async fn list(query: &str, auth: &Auth) -> Result<serde_json::Value, Refusal> {
     let bad = |message: String| (StatusCode::BAD_REQUEST, message);
     let mut filter = Filter { user: None, most: USUAL };
@@ -368,50 +332,6 @@ fn json_of(status: StatusCode, body: &serde_json::Value) -> Response<Body> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn nothing_is_changed_for_a_page_of_another_site() {
-        let may = |fields: &[(HeaderName, &str)]| {
-            let mut request = Request::builder().header(HOST, "127.0.0.1:9180");
-            for (name, value) in fields {
-                request = request.header(name, *value);
-            }
-            may_change(&request.body(()).expect("a request")).is_ok()
-        };
-        let json = (CONTENT_TYPE, "application/json");
-        assert!(may(std::slice::from_ref(&json)));
-        assert!(may(&[json.clone(), (ORIGIN, "http://127.0.0.1:9180")]), "the page that is served here");
-        for origin in [
-            "http://evil.test",
-            "null",
-            "http://127.0.0.1:80",
-            "https://127.0.0.1:9180",
-            "http://localhost:9180",
-        ] {
-            assert!(!may(&[json.clone(), (ORIGIN, origin)]), "{origin}");
-        }
-        assert!(!may(&[json.clone(), (ORIGIN, "http://127.0.0.1:9180"), (ORIGIN, "http://evil.test")]));
-        for form in ["text/plain", "application/x-www-form-urlencoded", "multipart/form-data"] {
-            assert!(!may(&[(CONTENT_TYPE, form)]), "{form}");
-        }
-        assert!(!may(&[]));
-    }
-
-    #[test]
-    fn only_this_machine_may_ask_and_only_by_its_own_name() {
-        let ask = |peer: &str, host: &str| {
-            let request = Request::builder().header(HOST, host).body(()).expect("a request");
-            may_ask(&request, SocketAddr::new(peer.parse().expect("an address"), 1)).is_ok()
-        };
-        for host in ["127.0.0.1:9180", "localhost", "LOCALHOST:1", "[::1]:9180", "127.1.2.3"] {
-            assert!(ask("127.0.0.1", host) && ask("::1", host) && ask("::ffff:127.0.0.1", host), "{host}");
-            assert!(!ask("192.0.2.1", host), "{host}");
-        }
-        for host in ["evil.example", "evil.example:9180", "", "10.0.0.1", "localhost.evil.example", "::1:1:"]
-        {
-            assert!(!ask("127.0.0.1", host), "{host}");
-        }
-    }
 
     #[test]
     fn an_order_names_one_thing() {

@@ -117,13 +117,13 @@ fn explained(refusal: &Value) -> String {
         }
     };
     line("when", format!("{}, after {} ms", when(refusal), refusal["after_ms"]));
-    line("client", text(refusal, "client").to_owned());
+    line("client", text(refusal, "client"));
     line("request", format!("{} {}", text(refusal, "method"), text(refusal, "path")));
     for name in ["route", "user", "key", "field", "detail"] {
-        line(name, text(refusal, name).to_owned());
+        line(name, text(refusal, name));
     }
     line("decided by", list_of(&refusal["rules"], Value::as_str));
-    line("trace id", text(refusal, "trace_id").to_owned());
+    line("trace id", text(refusal, "trace_id"));
     let outcome = |step: &Value| Some(format!("{} {}", step["step"].as_str()?, step["outcome"].as_str()?));
     let steps = refusal["trace"].as_array().into_iter().flatten().filter_map(outcome);
     line("steps", steps.collect::<Vec<_>>().join(", "));
@@ -134,8 +134,12 @@ fn list_of<'a>(values: &'a Value, text: impl Fn(&'a Value) -> Option<&'a str>) -
     values.as_array().into_iter().flatten().filter_map(text).collect::<Vec<_>>().join(", ")
 }
 
-fn text<'a>(refusal: &'a Value, name: &str) -> &'a str {
-    refusal[name].as_str().unwrap_or_default()
+/// SECURITY: a path is the client's text, and over HTTP/2 it may hold what a terminal takes for commands.
+fn text(refusal: &Value, name: &str) -> String {
+    let text = refusal[name].as_str().unwrap_or_default();
+    text.chars()
+        .map(|c| if c.is_control() { c.escape_unicode().to_string() } else { c.to_string() })
+        .collect()
 }
 
 #[allow(
@@ -150,6 +154,12 @@ fn when(refusal: &Value) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn no_control_character_reaches_the_terminal() {
+        let refusal = serde_json::json!({ "path": "/a\u{9b}31m\u{1b}[2Jé" });
+        assert_eq!(text(&refusal, "path"), "/a\\u{9b}31m\\u{1b}[2Jé");
+    }
 
     #[test]
     fn an_explanation_reads_like_one() {

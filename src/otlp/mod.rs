@@ -101,7 +101,8 @@ struct Exporter {
 
 impl Exporter {
     async fn run(mut self, mut finished: mpsc::Receiver<Finished>, mut stop: oneshot::Receiver<()>) {
-        loop {
+        let mut is_stopped = false;
+        while !is_stopped {
             let first = tokio::select! {
                 biased;
                 _ = &mut stop => break,
@@ -113,7 +114,10 @@ impl Exporter {
             while spans.len() < self.most_together {
                 let next = tokio::select! {
                     biased;
-                    _ = &mut stop => break,
+                    _ = &mut stop => {
+                        is_stopped = true;
+                        break;
+                    }
                     next = timeout_at(until, finished.recv()) => next,
                 };
                 match next {

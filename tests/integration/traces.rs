@@ -72,7 +72,7 @@ fn free_address() -> SocketAddr {
 }
 
 struct Traced {
-    _child: Ends,
+    child: Ends,
     http: SocketAddr,
     admin: SocketAddr,
     log: Arc<Mutex<String>>,
@@ -107,7 +107,7 @@ impl Traced {
         wait_until("it listens", || started().is_some());
         let started = started().expect("just seen");
         let address = |name: &str| started[name].as_str().expect("text").parse().expect("an address");
-        Traced { _child: Ends(child), http: address("http"), admin: address("admin"), log }
+        Traced { child: Ends(child), http: address("http"), admin: address("admin"), log }
     }
 
     fn token(&self) -> String {
@@ -237,4 +237,23 @@ fn a_receiver_that_is_gone_costs_spans_and_no_request() {
     wait_until("what found no room is counted", || gateway.metric(dropped) > 100.0);
     wait_until("it is told", || gateway.log.lock().expect("no panic").contains("traces are not taken"));
     assert_eq!(gateway.metric("timbr_gateway_trace_spans_exported_total"), 0.0);
+}
+
+#[test]
+fn spans_that_wait_at_the_end_still_arrive() {
+    let (upstream, receiver) = (Upstream::start(), Receiver::start());
+    let endpoint = format!("http://{}", receiver.address);
+    let variables =
+        [("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint.as_str()), ("OTEL_BSP_SCHEDULE_DELAY", "60000")];
+    let mut gateway = Traced::start(upstream.address(), &variables);
+    for path in ["/one-of-the-last", "/the-last"] {
+        assert_eq!(Client::connect(gateway.http).send(&format!("GET {path}"), &[], b"").status, 404);
+    }
+    let child = &mut gateway.child.0;
+    assert!(Command::new("kill").arg(child.id().to_string()).status().expect("run").success());
+    assert!(child.wait().expect("ended").success());
+    wait_until("they arrived", || {
+        receiver.said().contains("/one-of-the-last") && receiver.said().contains("/the-last")
+    });
+    assert!(!gateway.log.lock().expect("no panic").contains("panicked"));
 }
