@@ -1,4 +1,4 @@
-# What CI runs, as targets for the desk. `make test` is everything; the others are its parts.
+# What CI (.ci/run) runs, as targets for the desk: test, packaging, instructions, deny and fuzz. The rest are parts of these, or tools.
 
 CARGO ?= cargo
 BINARY := target/debug/timbr-gateway
@@ -38,7 +38,7 @@ figures: servers
 e2e: $(BINARY)
 	tests/e2e/run
 
-# The commands of the README and of the guides, run as they stand there.
+# The commands of the README and of the guides, run as they stand there: on the ports 8080, 8443 and 9180.
 readme: $(BINARY)
 	python3 tests/readme.py
 	python3 tests/guides.py

@@ -5,9 +5,9 @@ A guide's `sh` blocks run one after the other in one shell, in an empty folder. 
 each line must be printed, in this order; `…` stands for any lines, or for the rest of its line. What differs from run to run (ids, tokens,
 times, ports) is masked on both sides. A block after `<!-- not run: why -->` is only shown.
 
-With `--show` it prints what the blocks print, for who writes a guide.
+With `--show` it prints what the blocks print, for whoever writes a guide.
 
-Needs the built program (target/debug/timbr-gateway), curl and openssl.
+Needs the built program (target/debug/timbr-gateway), curl and openssl, and the ports 8080, 8443 and 9180.
 """
 
 import os
@@ -18,7 +18,7 @@ import subprocess
 import sys
 import tempfile
 
-from readme import ROOT, environment
+from readme import ROOT, environment, need_free_ports
 
 PATIENCE = 120
 BLOCK = re.compile(r"(<!-- not run: .*? -->\n+)?^```(\w+)\n(.*?)^```$", re.M | re.S)
@@ -92,6 +92,7 @@ def run(page):
 
 
 def main(names):
+    need_free_ports()
     pages = [ROOT / name for name in names] or [*sorted((ROOT / "docs" / "guide").glob("*.md")), ROOT / "docs" / "doctor.md"]
     for page in pages:
         print(f"{page.name}: {run(page)} blocks", flush=True)

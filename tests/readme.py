@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 """Runs the commands of the README as they stand there, and compares what it shows with what they print.
 
-Needs the built program (target/debug/timbr-gateway) and the Python environment of tests/e2e.
+Needs the built program (target/debug/timbr-gateway), the Python environment of tests/e2e, and the ports that the page
+names: 8080, 8443 and 9180.
 """
 
 import os
@@ -9,6 +10,7 @@ import pathlib
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -24,6 +26,17 @@ PATIENCE = 60
 def blocks():
     """The README's code blocks: (language, text)."""
     return re.findall(r"^```(\w+)\n(.*?)^```$", (ROOT / "README.md").read_text(), re.M | re.S)
+
+
+def need_free_ports():
+    """Ends if another program has one of the ports that stand in the texts."""
+    for port in (8080, 8443, 9180):
+        with socket.socket() as listener:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                listener.bind(("127.0.0.1", port))
+            except OSError as error:
+                sys.exit(f"error: port {port} is in use ({error.strerror}); the commands of the documentation need it")
 
 
 def environment(**more):
@@ -93,6 +106,7 @@ def check_python(script):
 
 
 def main():
+    need_free_ports()
     found = blocks()
     kinds = [language for language, _ in found]
     assert kinds == ["sh", "text", "sh", "python", "sh"], f"this script does not know the README's blocks: {kinds}"

@@ -8,6 +8,7 @@ use crate::cli::{Outcome, complain, options, say};
 use crate::config::print::{as_json, effective};
 use crate::config::schema::schema;
 use crate::config::warnings;
+use crate::otlp;
 use crate::server;
 
 pub fn command() -> Command {
@@ -60,6 +61,7 @@ pub fn run(matches: &ArgMatches) -> Outcome {
         Some(("check", matches)) => {
             let (config, settings) = options::load(&options::sources(matches))?;
             server::check(&config)?;
+            otlp::check(|name| std::env::var(name).ok())?;
             for warning in warnings(&config, &settings) {
                 complain(&format!("warning: {warning}"));
             }

@@ -12,6 +12,7 @@ use tracing::level_filters::LevelFilter;
 
 use crate::cli::{Outcome, options, password, say};
 use crate::config::{self, VerifierOptions};
+use crate::otlp;
 use crate::secret::Secret;
 use crate::telemetry::{self, Format, LogOptions};
 
@@ -55,6 +56,9 @@ pub fn run(matches: &ArgMatches) -> Outcome {
             report.ok("configuration", "every option is valid");
             for warning in config::warnings(&config, &settings) {
                 report.warning("configuration", warning.message, warning.subject);
+            }
+            if let Err(error) = otlp::check(|name| std::env::var(name).ok()) {
+                report.failed("traces", error.to_string(), "OTEL_…");
             }
             let log = LogOptions { level: LevelFilter::WARN, format: Format::Text, access: false };
             let _log = telemetry::init(log)?;

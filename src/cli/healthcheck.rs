@@ -21,7 +21,7 @@ pub fn command() -> Command {
         .arg(ready)
         .after_help(
             "Exit code 0: it does. 1: it does not, or nobody answers.\n\n\
-             Example, in a Dockerfile:\n  HEALTHCHECK CMD [\"/timbr-gateway\", \"healthcheck\"]",
+             Example, in a Dockerfile:\n  HEALTHCHECK CMD [\"/usr/local/bin/timbr-gateway\", \"healthcheck\"]",
         );
     running::add_to(command)
 }

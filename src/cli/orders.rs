@@ -14,10 +14,7 @@ const PATIENCE: Duration = Duration::from_secs(35);
 
 /// The three commands.
 pub fn commands() -> [Command; 3] {
-    let reload =
-        Command::new("reload").about("Have a running gateway read its configuration again").after_help(
-            "What cannot be used changes nothing: all that is wrong is printed, and the exit code is 1.",
-        );
+    let reload = Command::new("reload").about("Have a running gateway read its configuration again");
     let drain = Command::new("drain").about("Have a running gateway end in good order, as SIGTERM does");
     let log_level = Command::new("log-level")
         .about("Show from which level on a running gateway logs, or set it until it is set or started again")
@@ -27,13 +24,17 @@ pub fn commands() -> [Command; 3] {
                 .value_parser(["error", "warn", "info", "debug", "trace"])
                 .help("The new level"),
         );
-    let examples = ["reload", "drain --listen-admin 127.0.0.1:9180", "log-level debug"];
-    let mut examples = examples.into_iter();
-    [reload, drain, log_level].map(|command| {
-        let example = examples.next().expect("one for each");
+    let refused =
+        "What cannot be used changes nothing: all that is wrong is printed, and the exit code is 1.\n\n";
+    [
+        (reload, refused, "reload"),
+        (drain, "", "drain --listen-admin 127.0.0.1:9180"),
+        (log_level, "", "log-level debug"),
+    ]
+    .map(|(command, first, example)| {
         running::add_to(command).after_help(format!(
-            "The gateway is asked on its admin listener (listen.admin), which does this from its own machine only.\n\n\
-             Example:\n  timbr-gateway {example}"
+            "{first}The gateway is asked on its admin listener (listen.admin), which does this from its own machine \
+             only.\n\nExample:\n  timbr-gateway {example}"
         ))
     })
 }

@@ -60,12 +60,21 @@ impl Drop for Exporting {
     }
 }
 
+/// Whether `start` would take what the standard variables hold.
+pub fn check(get: impl Fn(&str) -> Option<String>) -> Result<(), StartError> {
+    options::of_variables(get).map_err(StartError::Variable)?.as_ref().map(receiver).transpose()?;
+    Ok(())
+}
+
+fn receiver(options: &options::Options) -> Result<Origin, TlsError> {
+    let ca_file = options.ca_file.as_deref();
+    Origin::new(&options.endpoint.origin, ca_file, "OTEL_EXPORTER_OTLP_CERTIFICATE", options.timeout)
+}
+
 /// Begins to send the traces of this process, if the standard variables want it.
 pub fn start(get: impl Fn(&str) -> Option<String>) -> Result<Option<Exporting>, StartError> {
     let Some(options) = options::of_variables(get).map_err(StartError::Variable)? else { return Ok(None) };
-    let ca_file = options.ca_file.as_deref();
-    let origin =
-        Origin::new(&options.endpoint.origin, ca_file, "OTEL_EXPORTER_OTLP_CERTIFICATE", options.timeout)?;
+    let origin = receiver(&options)?;
     info!(to = origin.name(), "traces are sent");
     let (tracer, finished) = Tracer::new(options.sampler, options.most_waiting);
     let attributes = options.resource.iter().map(|(key, value)| text(key, value)).collect();

@@ -73,6 +73,7 @@ SENTENCES = [
     ("a sidecar with a backend far away", [("mode", "sidecar"), ("config.upstream", {"urls": ["http://127.0.0.1:1", "http://timbr-backend:8000"]})], "must lead to the loopback address"),
     ("a sidecar that scales", [("mode", "sidecar"), ("config.upstream.url", "http://127.0.0.1:1"), ("ingress", {"enabled": True, "hosts": ["a"]})], "ingress.enabled has no use with mode sidecar"),
     ("a sidecar whose pods nobody knows", [("mode", "sidecar"), ("config.upstream.url", "http://127.0.0.1:1"), ("metrics.serviceMonitor.enabled", True)], "podSelector is empty"),
+    ("scrapes that a policy blocks", [("networkPolicy.enabled", True), ("metrics.serviceMonitor.enabled", True)], "name Prometheus in networkPolicy.monitoring"),
     ("a test of nobody", [("tests.service", {"enabled": True})], "needs somebody to log in as"),
     ("a test without a password", [("tests.user", "alice")], "tests.password.existingSecret"),
 ]

@@ -134,6 +134,20 @@ fn config_check_reads_what_serve_would_read() {
         text(&missing.stderr).contains("tokens.keys_file: /nonexistent/keys: cannot be read"),
         "{missing:?}"
     );
+    let traced = [&good[..], &[("OTEL_EXPORTER_OTLP_ENDPOINT", "collector:4318")]].concat();
+    let wrong = program(&["config", "check"], &traced, "");
+    assert_eq!(wrong.status.code(), Some(1));
+    assert!(text(&wrong.stderr).contains("OTEL_EXPORTER_OTLP_ENDPOINT"), "{wrong:?}");
+}
+
+#[test]
+fn a_reloads_help_says_what_becomes_of_a_bad_configuration() {
+    let help = program(&["reload", "--help"], &[], "");
+    for expected in
+        ["cannot be used changes nothing", "exit code is 1", "listen.admin", "timbr-gateway reload"]
+    {
+        assert!(text(&help.stdout).contains(expected), "{expected} in {help:?}");
+    }
 }
 
 #[test]

@@ -1,8 +1,9 @@
 //! The log: what its lines say, and that a place that takes none of them holds up nobody.
 
 use std::fs::File;
+use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 use serde_json::Value;
@@ -13,25 +14,46 @@ use crate::support::program::Program;
 use crate::support::upstream::Upstream;
 use crate::support::wait_until;
 
-/// A file system of one MiB, as long as the test lasts.
-struct SmallDisk(tempfile::TempDir);
+/// A file system of one MiB, as long as the test lasts. A process holds it in a mount namespace of its own, so nobody has to
+/// be root for it.
+struct SmallDisk {
+    holder: Child,
+    folder: tempfile::TempDir,
+}
 
 impl SmallDisk {
     fn mount() -> SmallDisk {
         let folder = tempfile::tempdir().expect("a folder");
-        let mounted = Command::new("mount")
-            .args(["-t", "tmpfs", "-o", "size=1m", "tmpfs"])
+        // Root needs no user namespace of its own, which a machine may forbid.
+        let script = r#"export PATH=/usr/sbin:/usr/bin:/sbin:/bin; map=-rm; [ "$(id -u)" != 0 ] || map=-m
+            exec unshare $map /bin/sh -c 'mount -t tmpfs -o size=1m tmpfs "$0" && echo mounted && exec cat' "$0""#;
+        let mut holder = Command::new("/bin/sh")
+            .args(["-c", script])
             .arg(folder.path())
-            .output()
-            .expect("mount is installed");
-        assert!(mounted.status.success(), "this test mounts a small tmpfs, as root: {mounted:?}");
-        SmallDisk(folder)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("there is a shell");
+        let mut told = String::new();
+        let output = holder.stdout.take().expect("piped");
+        BufReader::new(output).read_line(&mut told).expect("read");
+        assert_eq!(
+            told, "mounted\n",
+            "a small tmpfs cannot be mounted here: user namespaces, or root, are needed"
+        );
+        SmallDisk { holder, folder }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        let folder = self.folder.path().strip_prefix("/").expect("it is absolute");
+        Path::new("/proc").join(self.holder.id().to_string()).join("root").join(folder).join(name)
     }
 }
 
 impl Drop for SmallDisk {
     fn drop(&mut self) {
-        let _ = Command::new("umount").arg(self.0.path()).status();
+        let _ = self.holder.kill();
+        let _ = self.holder.wait();
     }
 }
 
@@ -122,7 +144,7 @@ fn answered_though_lines_are_dropped(http: SocketAddr, admin: SocketAddr) {
 #[test]
 fn a_full_disk_holds_up_no_request_and_its_lines_are_counted() {
     let disk = SmallDisk::mount();
-    let log = disk.0.path().join("log");
+    let log = disk.path("log");
     let upstream = Upstream::start();
     let gateway = Logging::start(upstream.address(), &log);
     answered_though_lines_are_dropped(gateway.address("http"), gateway.address("admin"));

@@ -187,6 +187,10 @@
 {{- end -}}
 {{- end -}}
 {{- end -}}
+{{- $policy := .Values.networkPolicy -}}
+{{- if and $policy.enabled .Values.metrics.serviceMonitor.enabled (not (or $policy.monitoring $policy.extraIngress)) -}}
+{{- $problems = append $problems "networkPolicy.enabled lets nobody to the metrics that metrics.serviceMonitor has scraped: name Prometheus in networkPolicy.monitoring, such as [{namespaceSelector: {matchLabels: {kubernetes.io/metadata.name: monitoring}}}]" -}}
+{{- end -}}
 {{- if and .Values.ingress.enabled (not .Values.ingress.hosts) -}}
 {{- $problems = append $problems "ingress.hosts is empty: the names that clients call the gateway by" -}}
 {{- end -}}

@@ -21,7 +21,7 @@ pub const SERVING: &[Opt] = &[
         "listen.admin",
         Shape::Address,
         Some("127.0.0.1:9180"),
-        "Where to answer /livez and /readyz. Not for the public.",
+        "Where to answer health checks, scrapes of metrics, and operators: their page and their orders. Not for the public.",
     ),
     opt(
         "listen.proxy_protocol",
