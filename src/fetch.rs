@@ -17,6 +17,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
 
 use crate::config::UpstreamUrl;
 use crate::tls::{TlsError, UpstreamTls, client_tls};
@@ -31,6 +32,14 @@ pub struct Origin {
     tls: Option<UpstreamTls>,
     host: HeaderValue,
     patience: Duration,
+    /// For the connection, of the whole.
+    connect_patience: Duration,
+}
+
+/// A connection on which nothing was asked yet.
+enum Connected {
+    Plain(TcpStream),
+    Tls(Box<TlsStream<TcpStream>>),
 }
 
 /// Why there is no answer. Shows neither the request nor the answer.
@@ -63,7 +72,12 @@ impl Origin {
     pub fn with_tls(url: &UpstreamUrl, tls: Option<UpstreamTls>, patience: Duration) -> Origin {
         let host = HeaderValue::from_str(&url.authority());
         let host = host.expect("a host that the configuration accepted is a field value");
-        Origin { url: url.clone(), tls, host, patience }
+        Origin { url: url.clone(), tls, host, patience, connect_patience: patience }
+    }
+
+    /// A server that has so long for the connection, TLS included: who waits no longer can ask another one in time.
+    pub fn connecting_within(self, connect_patience: Duration) -> Origin {
+        Origin { connect_patience, ..self }
     }
 
     /// How logs call it.
@@ -82,16 +96,20 @@ impl Origin {
     }
 
     async fn connect_and_ask(&self, request: Request<Full<Bytes>>) -> Result<Response<Bytes>, FetchError> {
-        let failed = |error| FetchError::Connect(self.name(), error);
-        let socket = TcpStream::connect((self.url.host.as_str(), self.url.port)).await.map_err(failed)?;
-        match &self.tls {
-            None => self.exchange(socket, request).await,
-            Some(tls) => {
-                let connector = TlsConnector::from(tls.config.clone());
-                let stream = connector.connect(tls.server_name.clone(), socket).await.map_err(failed)?;
-                self.exchange(stream, request).await
-            }
+        let connected = timeout(self.connect_patience, self.connect()).await;
+        let connected = connected.unwrap_or_else(|_| Err(std::io::ErrorKind::TimedOut.into()));
+        match connected.map_err(|error| FetchError::Connect(self.name(), error))? {
+            Connected::Plain(socket) => self.exchange(socket, request).await,
+            Connected::Tls(stream) => self.exchange(*stream, request).await,
         }
+    }
+
+    async fn connect(&self) -> std::io::Result<Connected> {
+        let socket = TcpStream::connect((self.url.host.as_str(), self.url.port)).await?;
+        let Some(tls) = &self.tls else { return Ok(Connected::Plain(socket)) };
+        let connector = TlsConnector::from(tls.config.clone());
+        let stream = connector.connect(tls.server_name.clone(), socket).await?;
+        Ok(Connected::Tls(Box::new(stream)))
     }
 
     async fn exchange(

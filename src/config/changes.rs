@@ -21,7 +21,7 @@ const FIXED: [&str; 8] = [
 ];
 
 /// A configuration as it was read: what was typed, and what the files that it names held then.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Reading {
     settings: Settings,
     contents: BTreeMap<&'static str, [u8; 32]>,

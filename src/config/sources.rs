@@ -82,7 +82,7 @@ pub fn list(problems: &[Problem]) -> String {
 }
 
 /// The merged values by key, and the routes of the file as they stand there.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Settings {
     /// One entry for each option that has a value.
     pub values: BTreeMap<&'static str, Setting>,

@@ -23,6 +23,8 @@ const RETRY_INTERVAL: Duration = Duration::from_secs(5);
 pub(super) struct Keeper {
     /// `None`: nothing but files that are looked after one by one can be read again.
     source: Option<(Sources, Reading)>,
+    /// What was read last and is in force but for what needs a restart.
+    last_read: Option<Reading>,
     in_force: Arc<Revision>,
     reloader: Option<Reloader>,
     watch: Watch,
@@ -63,7 +65,8 @@ impl Keeper {
         reloader: Option<Reloader>,
         clock: Clock,
     ) -> Keeper {
-        Keeper { source, in_force, reloader, watch: Watch::default(), failed_at: None, clock }
+        let last_read = None;
+        Keeper { source, last_read, in_force, reloader, watch: Watch::default(), failed_at: None, clock }
     }
 
     /// Says in the log what certificates there are.
@@ -84,7 +87,13 @@ impl Keeper {
         self.in_force.auth.look(asked);
         if asked {
             self.watch.forget();
-            return self.reload(true);
+            let outcome = self.reload(true);
+            self.failed_at = None;
+            if let Outcome::Refused(problems) = &outcome {
+                // Who has asked is told, and the next look tells nobody again.
+                self.has_failed(problems);
+            }
+            return outcome;
         }
         if self.failed_at.is_some_and(|at| at.elapsed() < RETRY_INTERVAL) {
             return Outcome::Same;
@@ -97,10 +106,8 @@ impl Keeper {
         let outcome = self.reload(false);
         match &outcome {
             Outcome::Refused(problems) => {
-                self.failed_at = Some(Instant::now());
                 // What is known already is neither told nor counted again.
-                let message: String = problems.iter().map(|problem| format!("{problem}\n")).collect();
-                if !self.watch.failed(&message) {
+                if !self.has_failed(problems) {
                     return Outcome::Same;
                 }
             }
@@ -129,6 +136,13 @@ impl Keeper {
         &self.in_force
     }
 
+    /// Whether these are news.
+    fn has_failed(&mut self, problems: &[Problem]) -> bool {
+        self.failed_at = Some(Instant::now());
+        let message: String = problems.iter().map(|problem| format!("{problem}\n")).collect();
+        self.watch.failed(&message)
+    }
+
     fn reload(&mut self, asked: bool) -> Outcome {
         let Some((sources, before)) = &self.source else { return Outcome::Same };
         let (mut config, settings) = match config::load(sources) {
@@ -136,15 +150,18 @@ impl Keeper {
             Err(problems) => return Outcome::Refused(problems),
         };
         let reading = Reading::of(settings);
-        let changes = reading.changes(before);
-        if changes.is_empty() && !asked {
+        // What was held differs from what is in force until the restart, and is no news.
+        let last = self.last_read.as_ref().unwrap_or(before);
+        if reading.changes(last).is_empty() && !asked {
             return Outcome::Same;
         }
+        let changes = reading.changes(before);
         let needs_restart = changes.hold(&mut config, &self.in_force.config);
         let built = match self.build(&config, &changes) {
             Ok(built) => built,
             Err(problems) => return Outcome::Refused(problems),
         };
+        self.last_read = Some(reading.clone());
         let reading = reading.holding(&needs_restart, before);
         if let Some((_, before)) = &mut self.source {
             *before = reading;
@@ -172,7 +189,13 @@ impl Keeper {
             return Ok(Arc::clone(&self.in_force.backends));
         }
         let tls = tls::upstream_tls(&config.upstream)?;
-        Ok(Backends::new(config.upstream.clone(), tls, config.workers))
+        let same_tls = !changes.touch(&[
+            "upstream.ca_file",
+            "upstream.client_cert_file",
+            "upstream.client_key_file",
+            "upstream.server_name",
+        ]);
+        Ok(self.in_force.backends.anew(config.upstream.clone(), tls, config.workers, same_tls))
     }
 
     /// How to speak TLS with clients, where that is done at all.
@@ -225,5 +248,86 @@ pub(super) fn tell(by: &str, outcome: &Outcome) {
                 "the configuration was read again and cannot be used; the one before stays in force"
             );
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::admission::Admission;
+    use crate::metrics::Metrics;
+
+    const SALT: &str = "cw_0x689RpI-jtRR7oE8h_eQsKImvJapLeSbXpwF4e4=";
+
+    fn write(file: &Path, more: &str) {
+        let text = format!("api_auth_salt: \"{SALT}\"\nupstream: {{url: \"http://127.0.0.1:1\"}}\n{more}");
+        std::fs::write(file, text).expect("written");
+    }
+
+    /// Looks after a configuration file; the test is over before that counts as one that is not being written.
+    fn keeper(file: &Path) -> Keeper {
+        write(file, "");
+        let sources = Sources { file: Some(file.to_owned()), ..Sources::default() };
+        let (config, settings) = config::load(&sources).expect("valid");
+        let clock = Clock::system();
+        let auth = crate::auth::Auth::new(&config, &clock).expect("no file is named");
+        let backends = Backends::new(config.upstream.clone(), vec![None], 1);
+        let admission = Admission::new(config.limits, Arc::<Metrics>::default());
+        let revision = Revision {
+            config: Arc::new(config),
+            auth: Arc::new(auth),
+            admission: Arc::new(admission),
+            backends,
+        };
+        Keeper::new(Some((sources, Reading::of(settings))), Arc::new(revision), None, clock)
+    }
+
+    fn restarts(outcome: Outcome) -> Option<Vec<&'static str>> {
+        match outcome {
+            Outcome::Same => None,
+            Outcome::Taken(Taken { needs_restart, .. }) => Some(needs_restart),
+            Outcome::Refused(problems) => panic!("{problems:?}"),
+        }
+    }
+
+    #[test]
+    fn what_waits_for_a_restart_is_news_once() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let file = folder.path().join("gateway.yaml");
+        let mut keeper = keeper(&file);
+        assert_eq!(restarts(keeper.look(false)), None);
+        write(&file, "workers: 7\n");
+        assert_eq!(restarts(keeper.look(false)), Some(vec!["workers"]));
+        assert_eq!(restarts(keeper.look(false)), None);
+        write(&file, "workers: 8\n");
+        assert_eq!(restarts(keeper.look(false)), Some(vec!["workers"]), "another value");
+        assert_eq!(restarts(keeper.look(true)), Some(vec!["workers"]), "who asks is told each time");
+        assert_eq!(restarts(keeper.look(false)), None);
+        write(&file, "workers: 8\nlimits: {uri: 300B}\n");
+        assert_eq!(restarts(keeper.look(false)), Some(vec!["workers"]));
+        assert_eq!(restarts(keeper.look(false)), None);
+        write(&file, "limits: {uri: 300B}\n");
+        assert_eq!(restarts(keeper.look(false)), Some(vec![]), "no restart is needed any more");
+        assert_eq!(restarts(keeper.look(false)), None);
+    }
+
+    #[test]
+    fn who_asked_is_told_what_is_wrong_and_the_next_looks_tell_nobody_again() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let file = folder.path().join("gateway.yaml");
+        let mut keeper = keeper(&file);
+        write(&file, "nonsense: 1\n");
+        for _ in 0..2 {
+            assert!(matches!(keeper.look(true), Outcome::Refused(_)), "each who asks is told");
+            assert!(matches!(keeper.look(false), Outcome::Same));
+            // As it is when it is tried again.
+            keeper.failed_at = None;
+            assert!(matches!(keeper.look(false), Outcome::Same));
+        }
+        write(&file, "workers: 7\n");
+        assert!(matches!(keeper.look(true), Outcome::Taken(_)));
+        assert!(keeper.failed_at.is_none() && !keeper.watch.is_failing());
     }
 }

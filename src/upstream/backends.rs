@@ -11,7 +11,7 @@ use http::StatusCode;
 use tokio::sync::watch;
 use tracing::{info, warn};
 
-use crate::config::UpstreamOptions;
+use crate::config::{HealthOptions, UpstreamOptions};
 use crate::tls::UpstreamTls;
 use crate::upstream::UpstreamError;
 use crate::upstream::endpoint::{Endpoint, Failure, Standing};
@@ -32,19 +32,62 @@ pub struct Backends {
 impl Backends {
     /// With the addresses that need no looking up. `tls` has one entry for each backend; `workers` will ask.
     pub fn new(options: UpstreamOptions, tls: Vec<Option<UpstreamTls>>, workers: usize) -> Arc<Backends> {
-        let origins: Vec<_> = options.urls.iter().zip(tls).map(|(url, tls)| Origin::new(url, tls)).collect();
-        let known = origins.iter().filter_map(|origin| Some((origin, origin.literal()?)));
-        let endpoints: Vec<_> = known
-            .map(|(origin, ip)| Endpoint::new(Arc::clone(origin), SocketAddr::new(ip, origin.port), workers))
-            .collect();
-        Arc::new(Backends {
+        let mut new = Backends::of(options, tls, workers);
+        let endpoints = new.origins.iter().filter_map(|origin| literal(origin, workers));
+        new.endpoints = Mutex::new(endpoints.collect());
+        Arc::new(new)
+    }
+
+    /// Without any address.
+    fn of(options: UpstreamOptions, tls: Vec<Option<UpstreamTls>>, workers: usize) -> Backends {
+        let origins = options.urls.iter().zip(tls).map(|(url, tls)| Origin::new(url, tls)).collect();
+        Backends {
             options,
             origins,
             workers,
-            endpoints: Mutex::new(endpoints.into()),
+            endpoints: Mutex::default(),
             generation: AtomicU64::new(0),
             changes: watch::Sender::new(0),
-        })
+        }
+    }
+
+    /// The same with other options. What is known of the addresses of a name stays until it is looked up again, and how
+    /// they are stays where that says something of them still: `same_tls` if the names and certificates of TLS are the same.
+    pub fn anew(
+        &self,
+        options: UpstreamOptions,
+        tls: Vec<Option<UpstreamTls>>,
+        workers: usize,
+        same_tls: bool,
+    ) -> Arc<Backends> {
+        let mut new = Backends::of(options, tls, workers);
+        let before = self.endpoints();
+        let endpoints = new.origins.iter().flat_map(|origin| {
+            let is_meant = |old: &&Arc<Endpoint>| old.origin.is_at_the_place_of(origin);
+            if let Some(old) = self.origins.iter().find(|old| old.is_at_the_place_of(origin)) {
+                origin.resolution().clone_from(&old.resolution());
+            }
+            let same_way = |old: &Endpoint| same_tls && old.origin.tls.is_some() == origin.tls.is_some();
+            let known = before.iter().filter(is_meant).map(|old| {
+                let endpoint = Endpoint::new(Arc::clone(origin), old.address, workers);
+                if same_way(old) && self.still_says(old, &new.options.health) {
+                    endpoint.is_as(old);
+                }
+                endpoint
+            });
+            let known: Vec<_> = known.collect();
+            if known.is_empty() { literal(origin, workers).into_iter().collect() } else { known }
+        });
+        new.endpoints = Mutex::new(endpoints.collect());
+        Arc::new(new)
+    }
+
+    /// Whether an address would be out of use by other options too.
+    fn still_says(&self, endpoint: &Endpoint, health: &HealthOptions) -> bool {
+        match endpoint.health_now().1.why {
+            Some(Failure::Check) => self.options.health.path == health.path,
+            _ => health.eject_after != 0,
+        }
     }
 
     /// Each backend.
@@ -149,11 +192,30 @@ impl Backends {
             }
             return;
         }
+        self.eject(endpoint, why, strikes);
+    }
+
+    /// An address was given all the time there is to take a connection, after many requests had not waited for it.
+    pub(super) fn takes_no_connections(&self, endpoint: &Endpoint, why: Failure) {
+        self.eject(endpoint, why, self.options.health.eject_after);
+    }
+
+    fn eject(&self, endpoint: &Endpoint, why: Failure, strikes: u32) {
         if endpoint.eject(why, &self.options.health, Instant::now()) {
             warn!(
                 backend = &*endpoint.origin.authority, address = %endpoint.address, why = why.word(), strikes,
                 "an address of the backend is out of use"
             );
+        }
+    }
+
+    /// An address has not taken a connection within a part of `upstream.connect_timeout`. As many of these as take one out
+    /// of use have it tried with the whole time.
+    pub(super) fn not_waited_for(&self, endpoint: &Endpoint) {
+        endpoint.origin.doubted.notify_one();
+        let most = self.options.health.eject_after;
+        if endpoint.not_waited_for() >= most && most != 0 {
+            endpoint.doubted.notify_one();
         }
     }
 
@@ -178,10 +240,95 @@ impl Backends {
     }
 }
 
+/// The address of a backend that needs no looking up.
+fn literal(origin: &Arc<Origin>, workers: usize) -> Option<Arc<Endpoint>> {
+    let address = SocketAddr::new(origin.literal()?, origin.port);
+    Some(Endpoint::new(Arc::clone(origin), address, workers))
+}
+
 /// Whether half of all addresses are in use without this one. What still takes connections may be better than it seems:
 /// the requests themselves may be what is wrong.
 fn can_be_spared(endpoint: &Endpoint, all: &[Arc<Endpoint>]) -> bool {
     let others = all.iter().filter(|other| !std::ptr::eq(Arc::as_ptr(other), endpoint));
     let in_use = others.filter(|other| other.standing() == Standing::InUse).count();
     in_use > 0 && in_use * 2 >= all.len()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{Sources, load};
+
+    fn options(env: &[(&str, &str)]) -> UpstreamOptions {
+        let mut environment =
+            vec![("API_AUTH_SALT".into(), "cw_0x689RpI-jtRR7oE8h_eQsKImvJapLeSbXpwF4e4=".into())];
+        let urls = ("URLS", "http://backend.test:8000,http://127.0.0.9:8000");
+        let all = [urls].into_iter().chain(env.iter().copied());
+        environment.extend(
+            all.map(|(name, value)| {
+                (format!("TIMBR_GATEWAY_UPSTREAM_{name}").into(), value.to_owned().into())
+            }),
+        );
+        load(&Sources { environment, ..Sources::default() }).expect("valid").0.upstream
+    }
+
+    fn standings(backends: &Backends) -> Vec<(String, Standing)> {
+        let told = |one: &Arc<Endpoint>| (one.address.ip().to_string(), one.standing());
+        let mut all: Vec<_> = backends.endpoints().iter().map(told).collect();
+        all.sort_by(|one, other| one.0.cmp(&other.0));
+        all
+    }
+
+    fn plain(count: usize) -> Vec<Option<UpstreamTls>> {
+        vec![None; count]
+    }
+
+    /// Knows two addresses of the name; one of them is out of use, and so is that without a name.
+    fn known(why: Failure) -> Arc<Backends> {
+        let backends = Backends::new(options(&[("HEALTH_PATH", "/health")]), plain(2), 1);
+        let found = ["10.0.0.1", "10.0.0.2"].map(|ip| ip.parse().expect("an address"));
+        backends.origins()[0].resolution().found = Some(std::time::SystemTime::now());
+        backends.set_addresses(&backends.origins()[0], &found);
+        for endpoint in backends.endpoints().iter().filter(|one| one.address.ip() != found[0]) {
+            assert!(endpoint.eject(why, &backends.options.health, Instant::now()));
+        }
+        backends
+    }
+
+    #[test]
+    fn other_options_leave_the_known_addresses_and_how_they_are() {
+        use Standing::{InUse, OutOfUse};
+        let now = |one, two, three| {
+            [("10.0.0.1", one), ("10.0.0.2", two), ("127.0.0.9", three)].map(|(ip, how)| (ip.to_owned(), how))
+        };
+        let path = ("HEALTH_PATH", "/health");
+        let later = options(&[("RESPONSE_TIMEOUT", "7s"), path]);
+        for why in [Failure::Connect, Failure::Status, Failure::Check] {
+            let new = known(why).anew(later.clone(), plain(2), 3, true);
+            assert_eq!(standings(&new), now(InUse, OutOfUse, OutOfUse), "{why:?}");
+            assert!(new.is_usable() && new.are_looked_up());
+            assert_eq!(new.endpoints()[1].counts().ejections, 1, "counters go on");
+            assert_eq!(new.endpoints()[1].tally(2).open.get(), 0, "connections are its own");
+        }
+        let all_in_use = now(InUse, InUse, InUse);
+        let other_tls = known(Failure::Connect).anew(later, plain(2), 1, false);
+        assert_eq!(standings(&other_tls), all_in_use, "another certificate may be all that was missing");
+        let other_path = known(Failure::Check).anew(options(&[]), plain(2), 1, true);
+        assert_eq!(standings(&other_path), all_in_use, "nobody checks it any more");
+        let never = known(Failure::Connect).anew(options(&[("EJECT_AFTER", "0"), path]), plain(2), 1, true);
+        assert_eq!(standings(&never), all_in_use, "requests take nothing out of use any more");
+    }
+
+    #[test]
+    fn a_lookup_replaces_what_was_taken_over_and_another_port_takes_over_nothing() {
+        let new = known(Failure::Connect).anew(options(&[]), plain(2), 1, true);
+        let found = ["10.0.0.2", "10.0.0.3"].map(|ip| ip.parse().expect("an address"));
+        new.set_addresses(&new.origins()[0], &found);
+        let addresses: Vec<_> = standings(&new).into_iter().map(|(ip, _)| ip).collect();
+        assert_eq!(addresses, ["10.0.0.2", "10.0.0.3", "127.0.0.9"]);
+        let elsewhere = options(&[("URLS", "http://backend.test:9000,http://127.0.0.9:9000")]);
+        let new = known(Failure::Connect).anew(elsewhere, plain(2), 1, true);
+        assert_eq!(standings(&new), [("127.0.0.9".to_owned(), Standing::InUse)]);
+        assert!(!new.are_looked_up());
+    }
 }

@@ -2,6 +2,8 @@
 //! those that are out of use are tried, so that no request has to be the one that finds out.
 
 use std::collections::HashMap;
+use std::io;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -28,8 +30,8 @@ const TRIAL_INTERVAL: Duration = Duration::from_millis(250);
 /// How often one is checked at least that is out of use by its checks.
 const RECOVERY_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Longest trial of one that takes no connections.
-const TRIAL_LIMIT: Duration = Duration::from_secs(1);
+/// Longest trial that is begun while another one goes on.
+const QUICK_TRIAL: Duration = Duration::from_secs(1);
 
 impl Backends {
     /// Looks after names and addresses. Never ends by itself; must be called on a `LocalSet`.
@@ -76,6 +78,10 @@ async fn look_after(backends: Arc<Backends>, endpoint: Arc<Endpoint>) {
         };
         let is_due = tokio::select! {
             () = endpoint.changed.notified() => false,
+            () = endpoint.doubted.notified() => {
+                wait_for(&backends, &endpoint).await;
+                false
+            }
             () = sleep(wait) => true,
         };
         // A change only says that there is something else to wait for.
@@ -90,10 +96,39 @@ async fn look_after(backends: Arc<Backends>, endpoint: Arc<Endpoint>) {
     }
 }
 
+/// Gives an address the whole time to take a connection, as requests did not, and takes it out of use if it does not.
+async fn wait_for(backends: &Backends, endpoint: &Endpoint) {
+    let connected = connect(endpoint, backends.connect_timeout()).await;
+    endpoint.was_waited_for();
+    if let Err(error) = connected {
+        let is_late = error.kind() == io::ErrorKind::TimedOut;
+        backends
+            .takes_no_connections(endpoint, if is_late { Failure::ConnectTimeout } else { Failure::Connect });
+    }
+}
+
+/// Whether an address takes connections. One that is begun has the whole time; meanwhile others are begun, for a backend
+/// that comes back may know nothing of the first.
+async fn takes_connections(endpoint: &Arc<Endpoint>, limit: Duration) -> bool {
+    let mut patient = pin!(connect(endpoint, limit));
+    // Those of the last second, so four at most.
+    let mut quick = JoinSet::new();
+    loop {
+        tokio::select! {
+            outcome = &mut patient => return outcome.is_ok(),
+            Some(Ok(true)) = quick.join_next() => return true,
+            () = sleep(TRIAL_INTERVAL) => {
+                let endpoint = Arc::clone(endpoint);
+                quick.spawn_local(async move { connect(&endpoint, QUICK_TRIAL).await.is_ok() });
+            }
+        }
+    }
+}
+
 /// Tries an address that requests took out of use.
 async fn attempt(backends: &Backends, endpoint: &Arc<Endpoint>) {
     let (_, health) = endpoint.health_now();
-    if connect(endpoint, TRIAL_LIMIT.min(backends.connect_timeout())).await.is_err() {
+    if !takes_connections(endpoint, backends.connect_timeout()).await {
         return;
     }
     if let Some(path) = &backends.options.health.path
@@ -117,12 +152,18 @@ async fn attempt(backends: &Backends, endpoint: &Arc<Endpoint>) {
 struct Checks {
     failed: u32,
     succeeded: u32,
+    /// How often the address had gone out of use when these were begun.
+    ejections: u64,
 }
 
 impl Checks {
     async fn check(&mut self, backends: &Backends, endpoint: &Arc<Endpoint>) {
         let Some(path) = &backends.options.health.path else { return };
         let options = &backends.options.health;
+        if self.ejections != endpoint.ejections() {
+            // How it was before says nothing of whether it is well again.
+            *self = Checks { ejections: endpoint.ejections(), ..Checks::default() };
+        }
         let outcome = ask(backends, endpoint, path).await;
         match &outcome {
             Ok(()) => (self.failed, self.succeeded) = (0, self.succeeded.saturating_add(1)),

@@ -27,6 +27,8 @@ pub struct Endpoint {
     standing: AtomicU8,
     /// Failures since the last answer.
     strikes: AtomicU32,
+    /// Requests that went elsewhere before it had the whole time to take their connection, since it last did.
+    impatient: AtomicU32,
     health: Mutex<Health>,
     tallies: Box<[Tally]>,
     failures: AtomicU64,
@@ -35,6 +37,8 @@ pub struct Endpoint {
     gone: AtomicBool,
     /// Tells who looks after it that it went out of use, or is gone.
     pub changed: Notify,
+    /// Tells the same that it may take no connections any more.
+    pub doubted: Notify,
 }
 
 /// Whether requests go there.
@@ -148,13 +152,30 @@ impl Endpoint {
             address,
             standing: AtomicU8::new(Standing::InUse as u8),
             strikes: AtomicU32::new(0),
+            impatient: AtomicU32::new(0),
             health: Mutex::new(health),
             tallies: (0..workers).map(|_| Tally::default()).collect(),
             failures: AtomicU64::new(0),
             ejections: AtomicU64::new(0),
             gone: AtomicBool::new(false),
             changed: Notify::new(),
+            doubted: Notify::new(),
         })
+    }
+
+    /// Takes over what is known of the same address under other options, and goes on with its counters.
+    pub fn is_as(&self, old: &Endpoint) {
+        let (standing, health) = old.health_now();
+        *self.health() = health;
+        self.standing.store(standing as u8, Ordering::Relaxed);
+        let copy = |new: &AtomicU32, old: &AtomicU32| {
+            new.store(old.load(Ordering::Relaxed), Ordering::Relaxed);
+        };
+        copy(&self.strikes, &old.strikes);
+        copy(&self.impatient, &old.impatient);
+        let Counts { failures, ejections, .. } = old.counts();
+        self.failures.store(failures, Ordering::Relaxed);
+        self.ejections.store(ejections, Ordering::Relaxed);
     }
 
     /// Whether requests go there.
@@ -179,8 +200,13 @@ impl Endpoint {
             open: sum(|tally| &tally.open),
             answers: sum(|tally| &tally.answers),
             failures: self.failures.load(Ordering::Relaxed),
-            ejections: self.ejections.load(Ordering::Relaxed),
+            ejections: self.ejections(),
         }
+    }
+
+    /// How often it went out of use.
+    pub fn ejections(&self) -> u64 {
+        self.ejections.load(Ordering::Relaxed)
     }
 
     /// It has answered.
@@ -200,6 +226,17 @@ impl Endpoint {
     pub fn struck(&self) -> u32 {
         self.failures.fetch_add(1, Ordering::Relaxed);
         self.strikes.fetch_add(1, Ordering::Relaxed).saturating_add(1)
+    }
+
+    /// It was not given the whole time to take a connection, and has not. Says how often that was.
+    pub fn not_waited_for(&self) -> u32 {
+        self.failures.fetch_add(1, Ordering::Relaxed);
+        self.impatient.fetch_add(1, Ordering::Relaxed).saturating_add(1)
+    }
+
+    /// With the whole time it was found out whether it takes connections.
+    pub fn was_waited_for(&self) {
+        self.impatient.store(0, Ordering::Relaxed);
     }
 
     /// Takes it out of use; false if it is already. A failure to connect is over as soon as it connects, others have

@@ -108,9 +108,10 @@ impl Lanes {
         fewer_of_two(&lanes, open).or_else(|| fewer_of_two(&lanes, on_trial))
     }
 
-    /// How many there are to choose from.
-    pub fn count(&self) -> usize {
-        self.lanes.borrow().iter().filter(|lane| lane.is_open()).count()
+    /// How many there are to choose from beside those that were tried.
+    pub fn open_beside(&self, tried: &[Rc<Lane>]) -> usize {
+        let untried = |lane: &&Rc<Lane>| !tried.iter().any(|other| Rc::ptr_eq(other, lane));
+        self.lanes.borrow().iter().filter(untried).filter(|lane| lane.is_open()).count()
     }
 
     /// Takes over new addresses and leaves others.

@@ -26,6 +26,7 @@ use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::Poll;
+use std::time::Duration;
 
 use http::{Method, StatusCode};
 use tokio::time::{Instant, timeout};
@@ -42,6 +43,10 @@ use connection::{Connection, Open};
 use endpoint::Failure;
 use exchange::{Exchange, Upload};
 use lane::{InFlight, Lane, Lanes};
+
+/// So long an address has for a connection at least where others are to be tried after it, if that is no more than half
+/// of the time for all.
+const LEAST_SHARE: Duration = Duration::from_secs(1);
 
 /// What may be sent to the backend.
 pub trait Outgoing {
@@ -175,12 +180,11 @@ impl Upstream {
     ) -> Result<(Box<Connection>, InFlight), UpstreamError> {
         let Inner { backends, lanes, .. } = &*self.0;
         let begun = Instant::now();
+        let whole = backends.connect_timeout();
         let mut tried = Vec::new();
         loop {
-            // What does not answer leaves time for the others.
-            let left = backends.connect_timeout().saturating_sub(begun.elapsed());
-            let others = lanes.count().saturating_sub(tried.len() + 1);
-            let limit = left / u32::try_from(others + 1).unwrap_or(u32::MAX);
+            tried.push(Rc::clone(&place.lane));
+            let limit = share(whole, begun.elapsed(), lanes.open_beside(&tried));
             let endpoint = &place.lane.endpoint;
             let error = match connect::connect(endpoint, limit).await {
                 Ok(stream) => {
@@ -190,8 +194,17 @@ impl Upstream {
                 Err(error) if error.kind() == io::ErrorKind::TimedOut => UpstreamError::ConnectTimeout,
                 Err(error) => UpstreamError::Connect(error),
             };
-            let error = self.told(error, &place);
-            tried.push(Rc::clone(&place.lane));
+            let error = match error {
+                // Who was not given the whole time may be well: that is for the care of the backends to find out.
+                UpstreamError::ConnectTimeout if limit < whole => {
+                    backends.not_waited_for(endpoint);
+                    error
+                }
+                error => self.told(error, &place),
+            };
+            if begun.elapsed() >= whole {
+                return Err(error);
+            }
             let Some(next) = lanes.choose(&tried) else { return Err(error) };
             upload.address_to(&next.endpoint.origin.authority);
             place = InFlight::at(next);
@@ -274,5 +287,29 @@ impl Upstream {
         let pause = self.0.backends.options.body_timeout;
         let body = ResponseBody::new(connection, extent, upload, place, keep_alive, pause);
         Response { status, fields, body }
+    }
+}
+
+/// How long a connection may take, of the `whole` time for one to anybody, so that what does not answer leaves time for
+/// the others.
+fn share(whole: Duration, spent: Duration, others: usize) -> Duration {
+    let left = whole.saturating_sub(spent);
+    let even = left / u32::try_from(others + 1).unwrap_or(u32::MAX);
+    even.max(LEAST_SHARE.min(whole / 2)).min(left)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_time_to_connect_is_shared_and_no_share_is_too_short_for_a_handshake() {
+        let share = |whole, spent, others| {
+            super::share(Duration::from_millis(whole), Duration::from_millis(spent), others).as_millis()
+        };
+        assert_eq!((share(5000, 0, 0), share(5000, 0, 1), share(5000, 2500, 0)), (5000, 2500, 2500));
+        assert_eq!((share(5000, 0, 19), share(5000, 4000, 15)), (1000, 1000));
+        assert_eq!((share(600, 0, 19), share(600, 300, 18)), (300, 300), "there is time for a second one");
+        assert_eq!((share(5000, 4900, 3), share(5000, 6000, 3)), (100, 0));
     }
 }

@@ -45,6 +45,11 @@ impl Origin {
         })
     }
 
+    /// Whether it has the same name and port.
+    pub fn is_at_the_place_of(&self, other: &Origin) -> bool {
+        self.host == other.host && self.port == other.port
+    }
+
     /// The address, where the name is one.
     pub fn literal(&self) -> Option<IpAddr> {
         self.host.parse().ok()

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
 
 use timbr_gateway::auth::bearer::BearerOpener;
 use timbr_gateway::clock::Clock;
@@ -10,7 +11,7 @@ use timbr_gateway::secret::Secret;
 use crate::support::bearer::{SALT, bearer};
 use crate::support::client::Answer;
 use crate::support::gateway::Gateway;
-use crate::support::upstream::{Then, Upstream, answer};
+use crate::support::upstream::{Silent, Then, Upstream, answer};
 
 const JSON: (&str, &str) = ("Content-Type", "application/json");
 const DELEGATE: [(&str, &str); 2] = [("AUTH_VERIFIER", "delegate"), ("UPSTREAM_CREDENTIAL", "delegate")];
@@ -150,4 +151,20 @@ fn wrong_passwords_are_counted_and_then_nobody_is_asked() {
     }
     assert_eq!(ask(&gateway, "alice", "wrong").reason(), "too_many_failures");
     assert_eq!(upstream.log().len(), 3);
+}
+
+#[test]
+fn a_backend_that_drops_what_comes_leaves_the_password_to_the_next_one() {
+    let (silent, sound) = (Silent::start(), service(&Arc::default()));
+    let urls = format!("http://{},http://{}", silent.address(), sound.address());
+    let options =
+        [&DELEGATE[..], &[("UPSTREAM_URLS", &urls), ("UPSTREAM_CONNECT_TIMEOUT", "700ms")]].concat();
+    let gateway = Gateway::start_with_url("", &options);
+    let begun = Instant::now();
+    assert_eq!(ask(&gateway, "alice", "secret").status, 200);
+    let first = begun.elapsed();
+    assert!(first >= Duration::from_millis(700) && first < Duration::from_secs(3), "{first:?}");
+    assert_eq!(ask(&gateway, "alice", "wrong").status, 401);
+    let next = begun.elapsed() - first;
+    assert!(next < Duration::from_millis(600), "who answered is asked first: {next:?}");
 }

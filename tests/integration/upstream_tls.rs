@@ -4,6 +4,8 @@ use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
@@ -13,9 +15,21 @@ use rustls::{RootCertStore, ServerConfig, ServerConnection, StreamOwned};
 use crate::support::client::Answer;
 use crate::support::gateway::Gateway;
 use crate::support::pki::Pki;
+use crate::support::wait_until;
 
 /// A TLS backend that answers each request with 200; with `clients` it wants certificates of that authority.
-fn backend((chain, key): (PathBuf, PathBuf), clients: Option<PathBuf>) -> SocketAddr {
+fn backend(pair: (PathBuf, PathBuf), clients: Option<PathBuf>) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("bound");
+    slow_backend(listener, pair, clients, || Some(Duration::ZERO))
+}
+
+/// The same, which takes so long to begin the handshake of a new connection, or does so never.
+fn slow_backend(
+    listener: TcpListener,
+    (chain, key): (PathBuf, PathBuf),
+    clients: Option<PathBuf>,
+    delay: impl Fn() -> Option<Duration> + Send + 'static,
+) -> SocketAddr {
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let builder = ServerConfig::builder_with_provider(Arc::clone(&provider))
         .with_safe_default_protocol_versions()
@@ -32,13 +46,18 @@ fn backend((chain, key): (PathBuf, PathBuf), clients: Option<PathBuf>) -> Socket
     let chain = vec![CertificateDer::from_pem_file(chain).expect("PEM")];
     let key = PrivateKeyDer::from_pem_file(key).expect("PEM");
     let config = Arc::new(builder.with_single_cert(chain, key).expect("a pair"));
-    let listener = TcpListener::bind("127.0.0.1:0").expect("bound");
     let address = listener.local_addr().expect("an address");
     std::thread::spawn(move || {
+        let mut hanging = Vec::new();
         for stream in listener.incoming().flatten() {
+            let Some(delay) = delay() else {
+                hanging.push(stream);
+                continue;
+            };
             let connection = ServerConnection::new(Arc::clone(&config)).expect("a connection");
             let mut stream = StreamOwned::new(connection, stream);
             std::thread::spawn(move || {
+                std::thread::sleep(delay);
                 let mut buffer = [0; 4096];
                 while matches!(stream.read(&mut buffer), Ok(count) if count > 0) {
                     let answer = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}";
@@ -119,4 +138,89 @@ fn the_gateways_certificate_comes_from_files_too() {
     let ca = std::fs::read_to_string(pki.ca_file()).expect("read");
     let client = crate::support::h2_client::H2Client::connect(gateway.https(), &ca);
     assert_eq!(client.send("GET /timbr/api/x", &[("content-type", "application/json")], b"").status, 401);
+}
+
+#[test]
+fn many_backends_whose_handshakes_are_slow_stay_in_use() {
+    let pki = Pki::new();
+    let slow = |_| {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("bound");
+        let delay = || Some(Duration::from_millis(500));
+        format!("https://{}", slow_backend(listener, pki.issue("localhost"), None, delay))
+    };
+    let urls: Vec<_> = (0..20).map(slow).collect();
+    let (urls, ca) = (urls.join(","), pki.ca_file());
+    let options = [
+        ("UPSTREAM_URLS", urls.as_str()),
+        ("UPSTREAM_SERVER_NAME", "localhost"),
+        ("UPSTREAM_CA_FILE", text(&ca)),
+        ("UPSTREAM_CONNECT_TIMEOUT", "4s"),
+        ("UPSTREAM_EJECT_AFTER", "1"),
+    ];
+    let gateway = Gateway::start_with_url("", &options);
+    let token = gateway.token();
+    let fields = [("Content-Type", "application/json"), ("x-api-key", token.as_str())];
+    // Each on a connection of its own, as long as they are sent at once.
+    let mut clients: Vec<_> = (0..8).map(|_| gateway.client()).collect();
+    for client in &mut clients {
+        client.write_request("GET /timbr/api/x", &fields, b"");
+    }
+    for client in &mut clients {
+        assert_eq!(client.read_answer(false).status, 200);
+    }
+    let told = gateway.get("/upstreams");
+    for endpoint in told["endpoints"].as_array().expect("a list") {
+        assert_eq!((endpoint["state"].as_str(), endpoint["failures"].as_u64()), (Some("usable"), Some(0)));
+    }
+}
+
+/// A gateway in front of one backend that was down and has been taken out of use.
+fn in_front_of_one_that_was_down(pki: &Pki, connect_timeout: &str) -> (Gateway, SocketAddr) {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("bound");
+    let address = listener.local_addr().expect("an address");
+    drop(listener);
+    let ca = pki.ca_file();
+    let options = [
+        ("UPSTREAM_SERVER_NAME", "localhost"),
+        ("UPSTREAM_CA_FILE", text(&ca)),
+        ("UPSTREAM_CONNECT_TIMEOUT", connect_timeout),
+        ("UPSTREAM_EJECT_AFTER", "1"),
+    ];
+    let gateway = Gateway::start_with_url(&format!("https://{address}"), &options);
+    let token = gateway.token();
+    let fields = [("Content-Type", "application/json"), ("x-api-key", token.as_str())];
+    assert_eq!(gateway.client().send("GET /timbr/api/x", &fields, b"").status, 502);
+    assert_eq!(state(&gateway), "ejected");
+    (gateway, address)
+}
+
+fn state(gateway: &Gateway) -> String {
+    gateway.get("/upstreams")["endpoints"][0]["state"].as_str().expect("a state").to_owned()
+}
+
+#[test]
+fn a_backend_alone_that_takes_as_long_to_connect_as_it_may_comes_back() {
+    let pki = Pki::new();
+    let (gateway, address) = in_front_of_one_that_was_down(&pki, "5s");
+    let listener = TcpListener::bind(address).expect("bound");
+    slow_backend(listener, pki.issue("localhost"), None, || Some(Duration::from_millis(1300)));
+    wait_until("it is in use again", || state(&gateway) == "usable");
+}
+
+#[test]
+fn a_trial_that_hangs_does_not_hold_up_the_next_one() {
+    let pki = Pki::new();
+    let (gateway, address) = in_front_of_one_that_was_down(&pki, "30s");
+    let (well, seen) = (Arc::<AtomicBool>::default(), Arc::<AtomicBool>::default());
+    let (is_well, has_seen) = (Arc::clone(&well), Arc::clone(&seen));
+    let listener = TcpListener::bind(address).expect("bound");
+    slow_backend(listener, pki.issue("localhost"), None, move || {
+        has_seen.store(true, Ordering::SeqCst);
+        is_well.load(Ordering::SeqCst).then_some(Duration::ZERO)
+    });
+    wait_until("a trial hangs", || seen.load(Ordering::SeqCst));
+    well.store(true, Ordering::SeqCst);
+    let back = Instant::now();
+    wait_until("it is in use again", || state(&gateway) == "usable");
+    assert!(back.elapsed() < Duration::from_secs(1), "{:?}", back.elapsed());
 }

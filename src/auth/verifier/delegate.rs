@@ -1,5 +1,7 @@
 //! The API service behind says whether a password is right: its own `get_token` is asked, with the client's own bearer.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -20,9 +22,16 @@ const PATIENCE: Duration = Duration::from_secs(15);
 
 const GET_TOKEN: &str = "/timbr/api/get_token";
 
+/// A connection has so long at least, however many backends share the time that there is.
+const LEAST_CONNECT_PATIENCE: Duration = Duration::from_secs(1);
+
 /// The API service behind, at each of its addresses.
 #[derive(Clone)]
-pub struct Delegate(Vec<Origin>);
+pub struct Delegate {
+    origins: Arc<[Origin]>,
+    /// The one that took the last connection is asked first: others may be down.
+    first: Arc<AtomicUsize>,
+}
 
 /// `{"status": "success", "data": ["tk_…"]}`.
 ///
@@ -36,20 +45,31 @@ struct Envelope {
 impl Delegate {
     /// The upstream, spoken to as always.
     pub fn new(upstream: &UpstreamOptions) -> Result<Delegate, TlsError> {
+        let count = u32::try_from(upstream.urls.len()).unwrap_or(u32::MAX);
+        let share = (PATIENCE / count).max(LEAST_CONNECT_PATIENCE);
+        let connect_patience = upstream.connect_timeout.min(share);
         let each = upstream.urls.iter().zip(upstream_tls(upstream)?);
-        Ok(Delegate(each.map(|(url, tls)| Origin::with_tls(url, tls, PATIENCE)).collect()))
+        let each =
+            each.map(|(url, tls)| Origin::with_tls(url, tls, PATIENCE).connecting_within(connect_patience));
+        Ok(Delegate { origins: each.collect(), first: Arc::default() })
     }
 
     /// Asks one backend, and the next one where there is no connection.
     async fn ask(&self, request: Request<Full<Bytes>>) -> Result<Response<Bytes>, FetchError> {
-        let (last, others) = self.0.split_last().expect("there is one backend at least");
-        for origin in others {
-            match origin.ask(request.clone()).await {
-                Err(FetchError::Connect(..)) => {}
-                answer => return answer,
+        let (first, count) = (self.first.load(Ordering::Relaxed), self.origins.len());
+        let mut at = first;
+        loop {
+            let next = (at + 1) % count;
+            match self.origins[at].ask(request.clone()).await {
+                Err(FetchError::Connect(..)) if next != first => at = next,
+                answer => {
+                    if at != first && !matches!(answer, Err(FetchError::Connect(..))) {
+                        self.first.store(at, Ordering::Relaxed);
+                    }
+                    return answer;
+                }
             }
         }
-        last.ask(request).await
     }
 
     /// The token that the service gives for this bearer.

@@ -9,6 +9,33 @@ use std::time::Duration;
 
 use socket2::SockRef;
 
+/// An address of this machine that answers nothing at all to who wants to connect, as one behind a firewall.
+pub struct Silent {
+    listener: socket2::Socket,
+    /// Kept for as long as it is to be silent.
+    waiting: Vec<TcpStream>,
+}
+
+impl Silent {
+    pub fn start() -> Silent {
+        let listener =
+            socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).expect("made");
+        listener.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).expect("bound");
+        // One has room that nobody ever takes out; what comes after it is dropped.
+        listener.listen(0).expect("listening");
+        let mut silent = Silent { listener, waiting: Vec::new() };
+        let (address, limit) = (silent.address(), Duration::from_millis(100));
+        while let Ok(stream) = TcpStream::connect_timeout(&address, limit) {
+            silent.waiting.push(stream);
+        }
+        silent
+    }
+
+    pub fn address(&self) -> SocketAddr {
+        self.listener.local_addr().expect("an address").as_socket().expect("of IP")
+    }
+}
+
 /// A request as it arrived.
 #[derive(Clone, Debug)]
 pub struct Recorded {

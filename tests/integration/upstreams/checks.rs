@@ -1,11 +1,11 @@
 //! Checks of `upstream.health_path`, and readiness.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use crate::support::client::Client;
 use crate::support::gateway::Gateway;
-use crate::support::upstream::{Upstream, answer};
+use crate::support::upstream::{Then, Upstream, answer};
 use crate::support::wait_until;
 
 use super::{endpoint, gateway, post};
@@ -67,4 +67,40 @@ fn readiness_does_not_ask_for_the_backend_unless_told_to() {
     assert_eq!(post(&gateway, &token, "a").status, 502);
     assert_eq!(post(&gateway, &token, "b").reason(), "upstream_unavailable");
     assert!(is_ready(&gateway));
+}
+
+#[test]
+fn checks_from_before_an_address_went_out_of_use_do_not_bring_it_back() {
+    let (well, good) = (Arc::new(AtomicBool::new(true)), Arc::<AtomicUsize>::default());
+    let (is_well, count) = (Arc::clone(&well), Arc::clone(&good));
+    let broken = Upstream::behaving(move |request, stream| match is_well.load(Ordering::SeqCst) {
+        true => {
+            count.fetch_add(1, Ordering::SeqCst);
+            answer(stream, 200, "{}")
+        }
+        false if request.line.starts_with("GET /health ") => answer(stream, 500, "{}"),
+        false => Then::Close,
+    });
+    let sound = Upstream::start();
+    let options = [
+        ("UPSTREAM_HEALTH_PATH", "/health"),
+        ("UPSTREAM_HEALTH_INTERVAL", "200ms"),
+        ("UPSTREAM_UNHEALTHY_AFTER", "1000"),
+        ("UPSTREAM_HEALTHY_AFTER", "4"),
+        ("UPSTREAM_EJECT_AFTER", "1"),
+        ("UPSTREAM_EJECT_TIME", "1ms"),
+    ];
+    let gateway = gateway(&[broken.address(), sound.address()], &options);
+    let token = gateway.token();
+    wait_until("it was well for long", || good.load(Ordering::SeqCst) > 4);
+    well.store(false, Ordering::SeqCst);
+    let state = || endpoint(&gateway, broken.address())["state"].clone();
+    wait_until("its trial fails", || {
+        post(&gateway, &token, "a");
+        state() == "unhealthy"
+    });
+    good.store(0, Ordering::SeqCst);
+    well.store(true, Ordering::SeqCst);
+    wait_until("it is healthy again", || state() == "usable");
+    assert!(good.load(Ordering::SeqCst) >= 4, "{good:?}");
 }

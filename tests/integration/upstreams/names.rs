@@ -53,7 +53,10 @@ impl Named {
             path("resolv.conf")
         );
         let url = format!("http://backend.test:{port}");
+        let config = path("gateway.yaml");
+        std::fs::write(&config, "").expect("written");
         let options = [
+            ("CONFIG", config.as_str()),
             ("UPSTREAM_URL", url.as_str()),
             ("UPSTREAM_RESOLVE_INTERVAL", "1s"),
             ("LISTEN_ADMIN", "127.0.0.1:0"),
@@ -65,6 +68,17 @@ impl Named {
     /// The name means these from now on. In place, as the file is bound by itself.
     fn means(&self, addresses: &[&str]) {
         std::fs::write(self.folder.path().join("hosts"), hosts(addresses)).expect("written");
+    }
+
+    /// Has another configuration taken.
+    fn take(&self, config: &str) {
+        std::fs::write(self.folder.path().join("gateway.yaml"), config).expect("written");
+        let mut admin = Client::connect(self.program.admin.expect("it is on"));
+        admin.write(
+            b"POST /reload HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n{}",
+        );
+        let answer = admin.read_answer(false);
+        assert_eq!(answer.status, 200, "{answer:?}");
     }
 
     fn status(&self) -> serde_json::Value {
@@ -153,5 +167,28 @@ fn a_name_that_cannot_be_looked_up_keeps_its_addresses() {
     wait_until("it is found again", || named.status()["names"][0]["failing"].is_null());
     let (sent, failed) = load.end();
     println!("{failed} of {sent} failed while the name could not be looked up");
+    assert_eq!(failed, 0);
+}
+
+#[test]
+fn another_configuration_keeps_the_addresses_while_the_name_cannot_be_looked_up() {
+    let (backends, port) = backends(2, Duration::from_millis(2));
+    let named = Named::start(port, &["127.0.3.1"]);
+    let load = Load::on(&named.program);
+    wait_until("it is asked", || backends[0].log().len() > 20);
+    named.means(&[]);
+    wait_until("the name cannot be looked up", || named.status()["names"][0]["failures"].as_u64() > Some(1));
+    for seconds in [31, 32] {
+        named.take(&format!("upstream: {{response_timeout: {seconds}s}}\n"));
+        let (asked, failures) = (backends[0].log().len(), named.status()["names"][0]["failures"].as_u64());
+        wait_until("it is asked and the name is not found once more", || {
+            let now = named.status()["names"][0]["failures"].as_u64();
+            backends[0].log().len() > asked + 20 && now > failures
+        });
+    }
+    named.means(&["127.0.3.2"]);
+    wait_until("the other one is asked", || !backends[1].log().is_empty());
+    let (sent, failed) = load.end();
+    println!("{failed} of {sent} failed while the configuration changed and the name could not be looked up");
     assert_eq!(failed, 0);
 }

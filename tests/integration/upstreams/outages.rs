@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::support::gateway::Gateway;
-use crate::support::upstream::{Then, Upstream, answer, write};
+use crate::support::upstream::{Silent, Then, Upstream, answer, write};
 use crate::support::wait_until;
 
 use super::{closed_port, endpoint, gateway, post};
@@ -127,4 +127,23 @@ fn a_backend_that_breaks_down_is_left_alone_for_a_while_and_tried_with_one_reque
         });
         assert!(broken.log().len() >= 5 && endpoint(&gateway, broken.address())["ejections"] == 2, "{why}");
     }
+}
+
+#[test]
+fn a_backend_that_drops_what_comes_costs_time_and_no_request_until_it_is_out_of_use() {
+    let (silent, sound) = (Silent::start(), Upstream::start());
+    let options = [("UPSTREAM_CONNECT_TIMEOUT", "600ms"), ("UPSTREAM_EJECT_AFTER", "2")];
+    let gateway = gateway(&[silent.address(), sound.address()], &options);
+    let token = gateway.token();
+    wait_until("it is out of use", || {
+        assert_eq!(post(&gateway, &token, "a").status, 200);
+        endpoint(&gateway, silent.address())["state"] == "ejected"
+    });
+    let told = endpoint(&gateway, silent.address());
+    assert_eq!(told["why"], "connect_timeout", "{told}");
+    let at_once = Instant::now();
+    for _ in 0..20 {
+        assert_eq!(post(&gateway, &token, "b").status, 200);
+    }
+    assert!(at_once.elapsed() < Duration::from_millis(300), "{:?}", at_once.elapsed());
 }
