@@ -168,6 +168,18 @@ def test_a_budget_is_there_for_several_replicas_only():
     assert (budget["maxUnavailable"], budget["unhealthyPodEvictionPolicy"]) == (1, "AlwaysAllow")
 
 
+def test_a_policy_for_clients_lets_the_test_by_the_service_through():
+    settings = ("networkPolicy.enabled=true", "networkPolicy.clients[0].podSelector.matchLabels.app=client")
+    objects = rendered("test-by-service", "helm 3", *settings)
+    [pod] = [one for one in of_kind(objects, "Pod")]
+    clients = of_kind(objects, "NetworkPolicy")[0]["spec"]["ingress"][0]["from"]
+    admitted = [peer["podSelector"]["matchLabels"] for peer in clients]
+    assert {"app": "client"} in admitted
+    assert any(labels.items() <= pod["metadata"]["labels"].items() for labels in admitted), admitted
+    without = rendered("test-by-service", "helm 3", *settings, "tests.service.enabled=false")
+    assert len(of_kind(without, "NetworkPolicy")[0]["spec"]["ingress"][0]["from"]) == 1
+
+
 def test_the_file_of_tokens_is_never_open_twice():
     objects = rendered("file-store")
     assert deployment_of(objects)["strategy"] == {"type": "Recreate"}

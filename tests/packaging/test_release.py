@@ -84,7 +84,8 @@ def test_the_archive_holds_all_that_an_installation_needs(program, tmp_path):
         text = {name: tar.extractfile(member).read() for name, member in members.items() if member.isfile()}
     assert members["bin/timbr-gateway"].mode == 0o755
     assert b"\nrustls " in text["THIRD_PARTY_LICENSES"] and b"Apache License" in text["LICENSE"]
-    for name in ("README.md", "CHANGELOG.md", "docs/configuration.md", "docs/install.md", "systemd/timbr-gateway.service",
+    for name in ("README.md", "CHANGELOG.md", "docs/configuration.md", "docs/install.md", "docs/guide/first-hour.md",
+                 "docs/images/dashboard.png", "systemd/timbr-gateway.service",
                  "systemd/timbr-gateway.socket", "systemd/gateway.yaml", "completions/timbr-gateway.bash",
                  "completions/timbr-gateway.zsh", "completions/timbr-gateway.fish", "man/man1/timbr-gateway.1",
                  "man/man1/timbr-gateway-serve.1"):
