@@ -59,7 +59,7 @@ fn filled(count: u64) -> (Store, usize) {
         let user = UserName::parse(format!("user{number}").as_bytes()).expect("a name");
         let login = LoginId((u128::from(number) << 64 | u128::from(number)).to_be_bytes());
         let new = NewToken { login, user, upstream_key: None, salt: 0 };
-        let mut kept = pin!(store.insert(new, [0; 20], |_| TokenId::of(&token(number))));
+        let mut kept = pin!(store.insert(new, [0; 20], store.proof(0), |_| TokenId::of(&token(number))));
         let kept = kept.as_mut().poll(&mut Context::from_waker(Waker::noop()));
         assert!(matches!(kept, Poll::Ready(Ok(_))), "memory waits for nothing");
     }

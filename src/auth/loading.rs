@@ -1,13 +1,11 @@
 //! How what tells callers apart is put together, at the start and with each reload.
 
-use std::collections::HashSet;
 use std::sync::{Arc, Mutex, PoisonError};
-
-use tracing::warn;
 
 use crate::auth::Auth;
 use crate::auth::authorization::Authorization;
 use crate::auth::bearer::BearerOpener;
+use crate::auth::endings::{Ended, ended};
 use crate::auth::foreign::{ForeignKeys, Memory};
 use crate::auth::guesses::{Guesses, Tell};
 use crate::auth::impersonation::Impersonation;
@@ -101,6 +99,7 @@ impl Auth {
             opener: BearerOpener::new(&config.salts, config.auth.bearer_max_age, clock.clone()),
             mint: TokenMint::new(&config.salts),
             verifier,
+            verifier_number: before.map_or(0, |(auth, _)| auth.verifier_number),
             guesses,
             hearer,
             salts: config.salts.iter().map(salt_name).collect(),
@@ -129,25 +128,27 @@ impl Auth {
         self.store.start(metrics, Box::new(heard))
     }
 
-    /// Comes into force instead of `before`, from which it was made anew. To be called before the first request meets it.
+    /// Comes into force instead of the one from which it was made anew; each with its configuration. To be called before the
+    /// first request meets it. Tells whose tokens ended with that.
     ///
-    /// SECURITY: tokens of salts that were taken away end here, and so do those of users whom another file does not know,
-    /// or knows by another password.
-    pub fn take_over(&self, before: &Auth, config: &Config) {
+    /// SECURITY: tokens of salts that were taken away end here, and so do those that would not be given any more.
+    pub fn take_over(&mut self, config: &Config, (before, before_config): (&Auth, &Config)) -> Ended {
         let tokens = &config.tokens;
         self.store.set_limits(Limits { ttl: tokens.ttl, idle_ttl: tokens.idle_ttl, max: tokens.max });
         self.store.keep_salts(&self.salt_numbers);
         *self.hearer.lock().unwrap_or_else(PoisonError::into_inner) = Arc::downgrade(&self.guesses);
-        if Arc::ptr_eq(&self.verifier, &before.verifier) {
-            return;
+        let ended = ended((before_config, &before.verifier), (config, &self.verifier));
+        if !matches!(ended, Ended::Nobody) {
+            // Logins that the one before is still about to let in are not kept.
+            self.verifier_number += 1;
+            self.store.only_verifier(self.verifier_number);
         }
-        match self.verifier.ended_since(&before.verifier) {
-            Some(ended) => self.store.end_of(&ended.into_iter().collect::<HashSet<_>>()),
-            None => warn!(
-                "passwords are verified in another way from now on; tokens that were given before stay good until they \
-                 end. `timbr-gateway tokens revoke --all` ends them now"
-            ),
+        match &ended {
+            Ended::Nobody => {}
+            Ended::Users(users) => self.store.end_of(users),
+            Ended::All => self.store.end_all(),
         }
+        ended
     }
 }
 

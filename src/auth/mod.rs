@@ -3,6 +3,7 @@
 mod api_key;
 pub mod authorization;
 pub mod bearer;
+mod endings;
 pub mod foreign;
 pub mod guesses;
 mod identity;
@@ -27,6 +28,7 @@ use crate::upstream::Upstream;
 use crate::user_name::UserName;
 
 pub use api_key::{ApiKey, Presented, basic};
+pub use endings::Ended;
 pub use identity::Identity;
 
 use authorization::Authorization;
@@ -117,6 +119,8 @@ pub struct Auth {
     opener: BearerOpener,
     mint: TokenMint,
     verifier: Arc<Verifier>,
+    /// Another one if it is another verifier that ended what the one before had let in.
+    verifier_number: u64,
     store: Arc<Store>,
     salts: Vec<String>,
     /// The numbers of the salts, by which the store knows them.
@@ -152,8 +156,13 @@ impl Auth {
             Err(error) => return Err(error.into()),
         };
         let attempt = attempt.of(&login.user);
+        let proof = self.store.proof(self.verifier_number);
         let verifying = self.verifier.verify(&login, bearer, attempt);
         let Verified { upstream_key, session } = steps.of(Step::Verifier, verifying, of_verifier).await?;
+        // SECURITY: a password that was right when it was looked at need not be so any more: tokens were ended meanwhile.
+        if !self.store.accepts(proof) {
+            return Err(MintError::StoreUnavailable);
+        }
         let upstream_key = upstream_key.filter(|_| self.upstream_keys.is_some());
         let token_of = |seed: &_| self.mint.token(&login, seed);
         let id_of = |seed: &_| TokenId::of(token_of(seed).expose().as_bytes());
@@ -170,7 +179,7 @@ impl Auth {
             (None, upstream_key) => {
                 let salt = self.salt_numbers[0];
                 let new = NewToken { login: login_id, user: login.user.clone(), upstream_key, salt };
-                let keeping = self.store.insert(new, self.mint.seed(), id_of);
+                let keeping = self.store.insert(new, self.mint.seed(), proof, id_of);
                 steps.of(Step::Store, keeping, of_store).await.map_err(unavailable)?
             }
         };
@@ -336,9 +345,9 @@ impl Auth {
         self.verifier.is_failing()
     }
 
-    /// Fetches the keys of token issuers, again and again. Never ends.
-    pub async fn keep_issuers_keys(&self) {
-        self.jwts.keep().await;
+    /// Token issuers and their keys: the very same after a reload that changes nothing about them.
+    pub fn issuers(&self) -> &Arc<Jwts> {
+        &self.jwts
     }
 
     /// How many token issuers' keys could not be read or fetched the last time.

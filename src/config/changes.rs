@@ -1,10 +1,12 @@
 //! What a new reading of the configuration changes, and what of it has to wait for a restart.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use aws_lc_rs::digest::{SHA256, digest};
+use zeroize::Zeroizing;
 
+use crate::config::jwt::{self, ISSUERS};
 use crate::config::options::{API_AUTH_SALT, OPTIONS, Shape};
 use crate::config::{Config, Listen, Settings, StoreKind};
 
@@ -24,22 +26,20 @@ const FIXED: [&str; 8] = [
 #[derive(Clone, Debug)]
 pub struct Reading {
     settings: Settings,
-    contents: BTreeMap<&'static str, [u8; 32]>,
+    contents: Contents,
 }
+
+/// Hashes of what stood in the files that options name.
+pub type Contents = BTreeMap<&'static str, [u8; 32]>;
 
 /// The options that differ between two readings.
 #[derive(Debug, Default)]
 pub struct Changes(BTreeSet<&'static str>);
 
 impl Reading {
-    /// Looks into the files that are read together with the configuration. Blocks on the file system.
-    pub fn of(settings: Settings) -> Reading {
-        let content = |(key, path): (&'static str, &Path)| {
-            let bytes = std::fs::read(path).ok()?;
-            let hash = digest(&SHA256, &bytes);
-            Some((key, hash.as_ref().try_into().expect("SHA-256 has 32 bytes")))
-        };
-        let contents = named(&settings).filter_map(content).collect();
+    /// What [`crate::config::load`] gave.
+    pub fn of(mut settings: Settings) -> Reading {
+        let contents = std::mem::take(&mut settings.contents);
         Reading { settings, contents }
     }
 
@@ -47,7 +47,7 @@ impl Reading {
     /// those that options name. What is looked after elsewhere while the gateway runs (certificates, users, the file of
     /// the store) is not among them.
     pub fn files(&self) -> Vec<PathBuf> {
-        let named = named(&self.settings).map(|(_, path)| path.to_owned());
+        let named = named(&self.settings).map(|(_, path)| path);
         self.settings.files.iter().cloned().chain(named).collect()
     }
 
@@ -123,12 +123,32 @@ impl Changes {
     }
 }
 
-/// Options that name a file, with the file.
-fn named(settings: &Settings) -> impl Iterator<Item = (&'static str, &Path)> {
+/// Looks into the files that are read together with the configuration. Blocks on the file system.
+///
+/// SECURITY: to be called before any of them is read for use: what changes in between then counts as not read yet, and is
+/// read once more. The other way round, a secret that was taken back could stay in force.
+pub(super) fn contents(settings: &Settings) -> Contents {
+    let mut contents = Contents::new();
+    for (key, path) in named(settings) {
+        // One that cannot be read is told where it is used.
+        let Ok(bytes) = std::fs::read(&path).map(Zeroizing::new) else { continue };
+        let hash = digest(&SHA256, &bytes);
+        // An option may name several.
+        let all = [contents.get(key).map_or(&[][..], |other| &other[..]), hash.as_ref()].concat();
+        contents.insert(key, digest(&SHA256, &all).as_ref().try_into().expect("SHA-256 has 32 bytes"));
+    }
+    contents
+}
+
+/// Options that name files, each with one of them.
+fn named(settings: &Settings) -> impl Iterator<Item = (&'static str, PathBuf)> {
     let elsewhere =
         |key: &str| key == "auth.users_file" || key.starts_with("tls.") || key.starts_with("store.");
-    let files = OPTIONS.iter().filter(move |option| option.shape == Shape::Path && !elsewhere(option.key));
-    files.filter_map(|option| Some((option.key, Path::new(settings.values.get(option.key)?.text.expose()))))
+    let text = |key: &str| settings.values.get(key).map(|setting| setting.text.expose());
+    let options = OPTIONS.iter().filter(move |option| option.shape == Shape::Path && !elsewhere(option.key));
+    let files = options.filter_map(move |option| Some((option.key, PathBuf::from(text(option.key)?))));
+    let of_issuers = text(ISSUERS).map(jwt::files).unwrap_or_default();
+    files.chain(of_issuers.into_iter().map(|path| (ISSUERS, path)))
 }
 
 #[cfg(test)]
@@ -194,5 +214,36 @@ mod tests {
         assert_eq!(before.files(), std::slice::from_ref(&file));
         std::fs::write(&file, "# other\n").expect("written");
         assert_eq!(read().changes(&before).keys().collect::<Vec<_>>(), ["tokens.keys_file"]);
+    }
+
+    #[test]
+    fn so_is_another_secret_of_a_token_issuer() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let at = |name: &str| folder.path().join(name);
+        for (name, text) in [("one", "1"), ("two", "2"), ("ca", "3"), ("keys", "4")] {
+            std::fs::write(at(name), text.repeat(40)).expect("written");
+        }
+        let of = |issuer: &str, keys: &str| format!("{{issuer: {issuer}, audiences: a, {keys}}}");
+        let hmac = |name: &str| format!("secret_file: '{}', algorithms: HS256", at(name).display());
+        let issuers = [
+            of("i", &hmac("one")),
+            of("j", &hmac("two")),
+            of("k", &format!("jwks_url: 'https://idp/k', ca_file: '{}'", at("ca").display())),
+            of("l", &format!("jwks_file: '{}'", at("keys").display())),
+        ];
+        let issuers = format!("[{}]", issuers.join(", "));
+        let read = || read(&[("UPSTREAM_URL", "http://one"), ("AUTH_JWT_ISSUERS", &issuers)]).1;
+        let mut before = read();
+        assert_eq!(before.files(), ["one", "two", "ca"].map(at), "the key set is looked after by itself");
+        for name in ["one", "two", "ca"] {
+            std::fs::write(at(name), "another".repeat(10)).expect("written");
+            let now = read();
+            let changes: Vec<_> = now.changes(&before).keys().collect();
+            assert_eq!(changes, ["auth.jwt_issuers"], "{name}");
+            before = now;
+        }
+        std::fs::write(at("keys"), "another").expect("written");
+        assert!(read().changes(&before).is_empty());
+        assert!(!format!("{before:?}").contains("another"));
     }
 }

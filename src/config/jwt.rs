@@ -10,7 +10,7 @@ use crate::config::url::{self, ResourceUrl};
 use crate::config::{AuthOptions, RouteProfile};
 use crate::secret::Secret;
 
-const ISSUERS: &str = "auth.jwt_issuers";
+pub(super) const ISSUERS: &str = "auth.jwt_issuers";
 
 /// JSON Web Tokens of identity providers.
 #[derive(Clone, Debug)]
@@ -160,6 +160,20 @@ impl Reader<'_> {
             route.accepts.jwt = false;
         }
     }
+}
+
+/// The files in the text of `auth.jwt_issuers` that are read once: secrets and trust anchors. Key sets are looked after by
+/// themselves.
+pub(super) fn files(text: &str) -> Vec<PathBuf> {
+    let Ok(Node::List(issuers)) = Node::parse(text) else { return Vec::new() };
+    // What is wrong with them is told where they are read for use.
+    let mut problems = Vec::new();
+    let mut files = Vec::new();
+    for node in issuers {
+        let Some(mut entry) = Entry::new(ISSUERS.to_owned(), node, &mut problems) else { continue };
+        files.extend(["secret_file", "ca_file"].iter().filter_map(|key| entry.text(key)).map(PathBuf::from));
+    }
+    files
 }
 
 fn issuer(mut entry: Entry<'_>) -> Option<IssuerOptions> {

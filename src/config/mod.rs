@@ -374,7 +374,8 @@ pub struct Drain {
 /// Reads everything and says what it means, or everything that is wrong with it.
 pub fn load(sources: &Sources) -> Result<(Config, Settings), Vec<Problem>> {
     let mut problems = Vec::new();
-    let settings = sources::merge(sources, &mut problems);
+    let mut settings = sources::merge(sources, &mut problems);
+    settings.contents = changes::contents(&settings);
     match validate::config(&settings, &mut problems) {
         Some(config) if problems.is_empty() => Ok((config, settings)),
         _ => Err(problems),

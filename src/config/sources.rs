@@ -5,6 +5,7 @@ use std::ffi::{OsStr, OsString};
 use std::fmt;
 use std::path::{Path, PathBuf};
 
+use crate::config::changes::Contents;
 use crate::config::file::Node;
 use crate::config::options::{OPTIONS, Opt, PREFIX, Shape};
 use crate::secret::Secret;
@@ -90,6 +91,8 @@ pub struct Settings {
     pub routes: Option<Node>,
     /// The files that were read: the configuration's own, and those with secrets.
     pub files: Vec<PathBuf>,
+    /// What the files held that options name.
+    pub(super) contents: Contents,
 }
 
 /// Merges all sources; every problem is collected, none ends the search.
@@ -103,7 +106,7 @@ pub fn merge(sources: &Sources, problems: &mut Vec<Problem>) -> Settings {
     let routes = typed.read_file(problems);
 
     let mut settings =
-        Settings { values: BTreeMap::new(), routes, files: typed.path.iter().cloned().collect() };
+        Settings { routes, files: typed.path.iter().cloned().collect(), ..Settings::default() };
     for option in OPTIONS {
         if let Some(setting) = typed.setting(option, &mut settings.files, problems) {
             settings.values.insert(option.key, setting);

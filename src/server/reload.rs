@@ -6,12 +6,13 @@ use std::time::{Duration, Instant};
 
 use tracing::{error, info, warn};
 
+use crate::auth::Ended;
 use crate::clock::Clock;
 use crate::config::changes::{Changes, Reading};
 use crate::config::{self, Config, Problem, Sources};
 use crate::server::parts::{self, limits};
 use crate::server::worker::Revision;
-use crate::telemetry;
+use crate::telemetry::{self, label};
 use crate::tls::{self, Prepared, Reloader, TlsError};
 use crate::upstream::Backends;
 use crate::watched_files::Watch;
@@ -206,11 +207,12 @@ impl Keeper {
     }
 
     fn put_in_force(&mut self, config: Config, changes: &Changes, built: Built) -> Arc<Revision> {
-        let Built { auth, backends, prepared } = built;
+        let Built { mut auth, backends, prepared } = built;
         if let (Some(reloader), Some(prepared)) = (&mut self.reloader, prepared) {
             reloader.adopt(prepared);
         }
-        auth.take_over(&self.in_force.auth, &config);
+        let ended = auth.take_over(&config, (&self.in_force.auth, &self.in_force.config));
+        tell_ended(&ended);
         if changes.touch(&["log.level"]) {
             telemetry::set_level(config.log.level);
         }
@@ -222,6 +224,28 @@ impl Keeper {
             backends,
         });
         Arc::clone(&self.in_force)
+    }
+}
+
+/// Tells the logs of tokens that ended with the configuration that was in force.
+fn tell_ended(ended: &Ended) {
+    let told = match ended {
+        Ended::Nobody => return,
+        Ended::Users(users) => format!("of {} users", users.len()),
+        Ended::All => "all".to_owned(),
+    };
+    telemetry::audit(|record| {
+        record.text(label!("what"), "revocation");
+        record.text(label!("decision"), "done");
+        record.text(label!("tokens"), &told);
+        record.text(label!("by"), "reload");
+    });
+    match ended {
+        Ended::All => warn!(
+            "logins are verified by somebody else from now on, or another backend would be shown their keys: all tokens \
+             that were given before have ended"
+        ),
+        _ => info!(what = told, "tokens were revoked"),
     }
 }
 

@@ -166,10 +166,12 @@ impl Upkeep {
 /// Fetches the keys with which tokens of identity providers are verified. Never ends by itself.
 pub async fn keep_issuers_keys(mut revision: watch::Receiver<Arc<Revision>>) {
     loop {
-        let auth = auth_of(&mut revision);
+        let issuers = Arc::clone(revision.borrow_and_update().auth.issuers());
+        let same = |revision: &Arc<Revision>| Arc::ptr_eq(revision.auth.issuers(), &issuers);
         tokio::select! {
-            () = auth.keep_issuers_keys() => return,
-            changed = revision.changed() => if changed.is_err() { return },
+            _ = issuers.keep() => return,
+            // Keys that stay are not fetched anew.
+            other = revision.wait_for(|revision| !same(revision)) => if other.is_err() { return },
         }
     }
 }

@@ -3,6 +3,7 @@
 //! [`Store`] is what others see. In front is always the memory of this process, which answers the requests whose token it
 //! knows without waiting; behind it may be a file, or a Redis that replicas share, driven by a thread of its own.
 
+mod acceptance;
 mod file;
 mod keys;
 mod listing;
@@ -18,7 +19,7 @@ mod wire;
 use std::collections::HashSet;
 use std::fmt;
 use std::hash::{Hash, Hasher};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Instant;
 
 use aws_lc_rs::digest::{SHA256, digest};
@@ -29,11 +30,13 @@ use crate::metrics::StoreMetrics;
 use crate::secret::Secret;
 use crate::user_name::UserName;
 
+use acceptance::Acceptance;
 use keys::StoreKeys;
 use salt_uses::SaltUses;
 use thread::{Behind, Commands, Prepared};
 use time::Calendar;
 
+pub use acceptance::Proof;
 pub use keys::{derived, salt_name};
 pub use listing::{Filter, Listing, TokenLine};
 pub use memory::{Limits, MemoryStore};
@@ -153,8 +156,8 @@ pub struct Store {
     told: OnceLock<StoreMetrics>,
     /// Who used which salt, where nothing behind keeps that.
     salt_uses: SaltUses,
-    /// The numbers of salts that are in use, where nothing is behind the memory; what another one made is not kept.
-    salts: RwLock<Option<Vec<u8>>>,
+    /// Which logins may have a token kept.
+    acceptance: Acceptance,
 }
 
 /// The store cannot be asked: nothing is known of the token, neither that it lives nor that it has ended.
@@ -221,7 +224,7 @@ impl Store {
             prepared: Mutex::default(),
             told: OnceLock::new(),
             salt_uses: SaltUses::default(),
-            salts: RwLock::default(),
+            acceptance: Acceptance::default(),
         }
     }
 
@@ -267,22 +270,33 @@ impl Store {
         vouched.then(|| self.memory.seed_of(login, id_of)).flatten()
     }
 
+    /// What proves a login that is verified from now on, by the verifier of this number.
+    pub fn proof(&self, verifier: u64) -> Proof {
+        self.acceptance.proof(verifier)
+    }
+
+    /// Whether what proved a login still does.
+    pub fn accepts(&self, proof: Proof) -> bool {
+        self.acceptance.accepts(proof)
+    }
+
     /// Keeps a token for the login, unless somebody kept one first: then that one's seed is given back.
+    ///
+    /// SECURITY: none for a login whose proof does not count any more. Where that is looked at and what is ended exclude each
+    /// other: either the token is refused here, or who ends tokens finds it.
     pub async fn insert(
         &self,
         token: NewToken,
         seed: Seed,
+        proof: Proof,
         id_of: impl Fn(&Seed) -> TokenId,
     ) -> Result<Seed, Unavailable> {
         if let Some(behind) = &self.behind {
-            return self.noted("mint", behind.mint(token, seed, id_of(&seed))).await;
+            let permit = || self.acceptance.permit(proof, token.salt);
+            return self.noted("mint", behind.mint(&token, seed, id_of(&seed), permit)).await;
         }
         let login = token.login;
-        // Held until it is kept: who takes a salt away waits for that, and finds it.
-        let salts = self.salts.read().unwrap_or_else(PoisonError::into_inner);
-        if salts.as_ref().is_some_and(|salts| !salts.contains(&token.salt)) {
-            return Err(Unavailable);
-        }
+        let Some(_permit) = self.acceptance.permit(proof, token.salt) else { return Err(Unavailable) };
         let record = |now, expires| TokenRecord::new(token, seed, self.calendar.stamp(now), now, expires);
         Ok(self.memory.insert(seed, login, record, id_of))
     }
@@ -311,12 +325,27 @@ impl Store {
 
     /// Ends all tokens of these users, here at once, and elsewhere as soon as can be.
     pub fn end_of(&self, users: &HashSet<String>) {
+        self.acceptance.end();
         self.memory.remove_those(|_, record| users.contains(record.user.as_str()));
         if let Some(behind) = &self.behind {
             for user in users.iter().filter_map(|user| UserName::parse(user.as_bytes()).ok()) {
                 behind.end(Revocation::User(user));
             }
         }
+    }
+
+    /// Ends all tokens, in the same way.
+    pub fn end_all(&self) {
+        self.acceptance.end();
+        self.memory.remove_those(|_, _| true);
+        if let Some(behind) = &self.behind {
+            behind.end(Revocation::All);
+        }
+    }
+
+    /// Keeps tokens of logins by this verifier alone from now on.
+    pub fn only_verifier(&self, number: u64) {
+        self.acceptance.only_verifier(number);
     }
 
     /// Live tokens.
@@ -382,7 +411,7 @@ impl Store {
         if self.behind.is_some() {
             return;
         }
-        *self.salts.write().unwrap_or_else(PoisonError::into_inner) = Some(numbers.to_vec());
+        self.acceptance.only_salts(numbers);
         self.memory.remove_those(|_, record| !numbers.contains(&record.salt));
     }
 

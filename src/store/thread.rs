@@ -12,6 +12,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::task::LocalSet;
 use tokio::time::timeout;
+use tracing::error;
 
 use crate::clock::Tick;
 use crate::config::{StoreKind, StoreOptions};
@@ -140,8 +141,22 @@ impl Commands {
         self.ask(1, |reply| Command::Fetch { id, salt, reply }).await
     }
 
-    pub(super) async fn mint(&self, token: NewToken, seed: Seed, id: TokenId) -> Result<Seed, Unavailable> {
-        self.ask(MOST_STEPS, |reply| Command::Mint { token, seed, id, reply }).await
+    /// `permit` is taken while the command is sent: what ends the token, if anything, is sent after it.
+    pub(super) async fn mint<P>(
+        &self,
+        token: &NewToken,
+        seed: Seed,
+        id: TokenId,
+        permit: impl FnOnce() -> Option<P>,
+    ) -> Result<Seed, Unavailable> {
+        if !self.link.answers().await {
+            return Err(Unavailable);
+        }
+        let answer = {
+            let Some(_permit) = permit() else { return Err(Unavailable) };
+            self.send(|reply| Command::Mint { token: token.clone(), seed, id, reply })?
+        };
+        self.in_time(MOST_STEPS, answer).await
     }
 
     pub(super) async fn set_upstream_key(&self, id: TokenId, key: Secret) -> Result<(), Unavailable> {
@@ -155,7 +170,9 @@ impl Commands {
 
     /// Ends tokens without waiting for it.
     pub(super) fn end(&self, what: Revocation) {
-        let _ = self.send(|reply| Command::Revoke { what, reply });
+        if self.send(|reply| Command::Revoke { what, reply }).is_err() {
+            error!("tokens were ended here, but the token store could not be told: revoke them again");
+        }
     }
 
     pub(super) async fn list(&self, filter: Filter) -> Result<Listing, Unavailable> {
@@ -182,6 +199,14 @@ impl Commands {
             return Err(Unavailable);
         }
         let answer = self.send(command)?;
+        self.in_time(steps, answer).await
+    }
+
+    async fn in_time<T>(
+        &self,
+        steps: u32,
+        answer: oneshot::Receiver<Result<T, Unavailable>>,
+    ) -> Result<T, Unavailable> {
         timeout(self.timeout * steps, answer).await.map_or_else(
             |_| {
                 self.link.suspect();

@@ -218,7 +218,8 @@ fn a_secret_and_a_file_serve_where_they_are_configured() {
     );
     let upstream = Upstream::start();
     let url = format!("http://{}", upstream.address());
-    let gateway = Gateway::start_at(&url, &[("AUTH_JWT_ISSUERS", &issuers)], NOW);
+    let options = [("AUTH_JWT_ISSUERS", issuers.as_str()), ("LIMITS_FAILURES_PER_ADDRESS", "0")];
+    let gateway = Gateway::start_at(&url, &options, NOW);
     let get = |token: &str| gateway.client().send("GET /timbr/api/x", &[JSON, ("x-jwt-token", token)], b"");
     assert_eq!(get(&key.sign(&claims(NOW, &json!({})))).status, 200);
     let hmac = |claims: &Value, secret: &str| {
@@ -238,6 +239,27 @@ fn a_secret_and_a_file_serve_where_they_are_configured() {
     std::fs::write(&keys_file, json!({"keys": [next.public]}).to_string()).expect("written");
     let token = next.sign(&claims(NOW, &json!({})));
     wait_until("the file is read again", || get(&token).status == 200);
+
+    let rotated = "another secret of thirty-two bytes";
+    std::fs::write(&secret_file, rotated).expect("written");
+    wait_until("the secret is read again", || get(&hmac(&internal, rotated)).status == 200);
+    assert_eq!(
+        get(&hmac(&internal, secret)).reason(),
+        "jwt_invalid",
+        "who knows the old one makes no tokens"
+    );
+}
+
+#[test]
+fn a_reload_that_is_about_something_else_fetches_no_keys() {
+    let setup = Setup::new("", &[]);
+    assert_eq!(setup.get(&setup.token(&json!({})), &[]).status, 200);
+    let fetched = setup.idp.fetched();
+    for _ in 0..5 {
+        assert_eq!(setup.gateway.order("POST /reload", "{}").status, 200);
+    }
+    assert_eq!(setup.get(&setup.token(&json!({"jti": "another"})), &[]).status, 200);
+    assert_eq!(setup.idp.fetched(), fetched);
 }
 
 #[test]

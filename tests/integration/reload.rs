@@ -191,6 +191,89 @@ fn another_backend_is_asked_about_foreign_keys_anew() {
     assert_eq!(get(&mut client, "tk_theirs"), 401);
 }
 
+/// A line of the users file; `cost` doubles the work with each step.
+fn user(name: &str, password: &str, cost: u32) -> String {
+    format!("{name}:{}\n", bcrypt::hash(password, cost).expect("hashed"))
+}
+
+#[test]
+fn tokens_that_a_stricter_verifier_has_not_granted_end_with_the_one_that_did() {
+    let upstream = Upstream::start();
+    let folder = tempfile::tempdir().expect("a folder");
+    let users = folder.path().join("users");
+    std::fs::write(&users, user("alice", "wonder", 4)).expect("written");
+    let ground = Ground::start(&config(&upstream, ""), &[]);
+    // Whoever has the salt may name anybody.
+    let made_up = ground.gateway.token_of("root", "anything");
+    let mut client = ground.gateway.client();
+    assert_eq!(get(&mut client, &made_up), 200);
+    ground.take(&config(&upstream, "auth: {verifier: salt-holder, bearer_max_age: 5m}\n"));
+    assert_eq!(get(&mut client, &made_up), 200, "the verifier is the same");
+    ground.take(&config(
+        &upstream,
+        &format!("auth: {{verifier: users-file, users_file: \"{}\"}}\n", users.display()),
+    ));
+    assert_eq!(get(&mut client, &made_up), 401);
+    let token = ground.gateway.token_of("alice", "wonder");
+    assert_eq!(get(&mut client, &token), 200);
+    let listed = ground.gateway.get("/tokens");
+    assert_eq!(listed["tokens"].as_array().map(Vec::len), Some(1), "{listed}");
+}
+
+#[test]
+fn a_backend_is_shown_no_key_that_another_one_gave() {
+    let giving = |key: &'static str| {
+        Upstream::behaving(move |request, stream| {
+            let is_login = request.line.starts_with("POST /timbr/api/get_token ");
+            answer(
+                stream,
+                200,
+                &if is_login { format!(r#"{{"status":"success","data":["{key}"]}}"#) } else { "{}".into() },
+            )
+        })
+    };
+    let (first, second) = (giving("tk_first"), giving("tk_second"));
+    let of = |upstream: &Upstream, more: &str| {
+        let place = format!("url: \"http://{}\", credential: delegate{more}", upstream.address());
+        format!("api_auth_salt: \"{SALT}\"\nauth: {{verifier: delegate}}\nupstream: {{{place}}}\n")
+    };
+    let ground = Ground::start(&of(&first, ""), &[]);
+    let token = ground.gateway.token();
+    let mut client = ground.gateway.client();
+    assert_eq!(get(&mut client, &token), 200);
+    ground.take(&of(&first, ", response_timeout: 77s"));
+    assert_eq!(get(&mut client, &token), 200, "the backend is the same");
+    ground.take(&of(&second, ""));
+    assert_eq!(get(&mut client, &token), 401);
+    let token = ground.gateway.token();
+    assert_eq!(get(&mut client, &token), 200);
+    let shown: Vec<_> = second.log().iter().map(|seen| seen.field("x-api-key").to_owned()).collect();
+    assert_eq!(shown, ["", "tk_second"]);
+}
+
+#[test]
+fn who_is_taken_out_while_the_password_is_looked_at_gets_no_token() {
+    let upstream = Upstream::start();
+    let folder = tempfile::tempdir().expect("a folder");
+    let users = folder.path().join("users");
+    let (alice, bob) = (user("alice", "wonder", 4), user("bob", "builder", 12));
+    std::fs::write(&users, format!("{alice}{bob}")).expect("written");
+    let more = format!("auth: {{verifier: users-file, users_file: \"{}\"}}\n", users.display());
+    let ground = Ground::start(&config(&upstream, &more), &[]);
+    let authorization = format!("Bearer {}", bearer_with(SALT, "bob", "builder"));
+    let mut waiting = ground.gateway.client();
+    waiting.write_request("POST /timbr/api/get_token", &[JSON, ("Authorization", &authorization)], b"");
+    wait_until("the password is looked at", || {
+        ground.gateway.metric("timbr_gateway_requests_in_flight") == 1.0
+    });
+    std::fs::write(&users, alice).expect("written");
+    assert_eq!(ground.reload().status, 200);
+    let answered = waiting.read_answer(false);
+    assert_eq!((answered.status, answered.reason().as_str()), (503, "token_store_unavailable"));
+    let listed = ground.gateway.get("/tokens");
+    assert_eq!(listed["tokens"].as_array().map(Vec::len), Some(0), "{listed}");
+}
+
 #[test]
 fn keys_of_a_file_come_and_go_with_it() {
     let upstream = Upstream::start();

@@ -133,12 +133,12 @@ impl Verifier {
         }
     }
 
-    /// Users whose passwords another verifier, in force before, took and this one does not; `None` if nobody can tell.
-    pub fn ended_since(&self, before: &Verifier) -> Option<Vec<String>> {
+    /// Users whose passwords another verifier of the same kind, in force before, took and this one does not, as far as is
+    /// known here.
+    pub fn ended_since(&self, before: &Verifier) -> Vec<String> {
         match (self, before) {
-            (Verifier::UsersFile(users), Verifier::UsersFile(before)) => Some(users.ended_since(before)),
-            (Verifier::SaltHolder, Verifier::SaltHolder) => Some(Vec::new()),
-            _ => None,
+            (Verifier::UsersFile(users), Verifier::UsersFile(before)) => users.ended_since(before),
+            _ => Vec::new(),
         }
     }
 

@@ -117,6 +117,8 @@ struct Session {
     reason: RefCell<String>,
     was_up: Cell<bool>,
     revocations: RefCell<Revocations>,
+    /// How often tokens were ended here.
+    endings: Cell<u64>,
     notices: RefCell<Notices>,
     uses: RefCell<Uses>,
     fetches: Flights<TokenId, Option<Arc<TokenRecord>>>,
@@ -153,6 +155,7 @@ impl RedisStore {
             reason: RefCell::default(),
             was_up: Cell::new(true),
             revocations: RefCell::default(),
+            endings: Cell::default(),
             notices: RefCell::default(),
             fetches: Flights::new(),
             mints: Flights::new(),
@@ -185,9 +188,10 @@ impl Session {
             }
             Command::Mint { token, seed, id, reply } => {
                 if let Some(flight) = self.mints.join(token.login, reply) {
-                    spawn_local(
-                        async move { flight.land(session.judged(session.mint(token, seed, id).await)) },
-                    );
+                    let endings = self.endings.get();
+                    spawn_local(async move {
+                        flight.land(session.judged(session.mint(token, seed, id, endings).await));
+                    });
                 }
             }
             Command::SetUpstreamKey { id, key, reply } => {
@@ -196,6 +200,7 @@ impl Session {
                 );
             }
             Command::Revoke { what, reply } => {
+                self.endings.set(self.endings.get() + 1);
                 spawn_local(async move { reply.send(session.judged(session.revoke(what).await)) });
             }
             Command::List { filter, reply } => {

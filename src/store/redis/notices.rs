@@ -172,7 +172,7 @@ impl Session {
         if unheeded.is_empty() {
             return;
         }
-        let count = unheeded.len();
+        let done = unheeded.clone();
         if !self.shared.memory.is_empty() {
             let memory = Arc::clone(&self.shared.memory);
             let search = move || {
@@ -184,7 +184,8 @@ impl Session {
                 return;
             }
         }
-        self.notices.borrow_mut().unheeded.drain(..count);
+        // Others may have searched for some of them meanwhile.
+        self.notices.borrow_mut().unheeded.retain(|one| !done.contains(one));
     }
 
     /// Writes revocations that this replica knows of and the log does not: a failover may have lost them.

@@ -31,11 +31,15 @@ impl Session {
         Ok(Some(self.shared.memory.put_found(id, self.record(kept, salt))))
     }
 
-    /// The login's token: the one that it has, or this one.
-    pub(super) async fn mint(&self, token: NewToken, seed: Seed, id: TokenId) -> Outcome<Seed> {
+    /// The login's token: the one that it has, or this one. `endings` is how often tokens had been ended when it was asked for.
+    pub(super) async fn mint(&self, token: NewToken, seed: Seed, id: TokenId, endings: u64) -> Outcome<Seed> {
         let found = self.login(&token).await?;
         if let Some(seed) = self.taken_over(&found, &token).await? {
             return Ok(seed);
+        }
+        // SECURITY: what was ended since counts, although the token would be younger than that: its login was proven before.
+        if self.endings.get() != endings {
+            return Err(Failed::Overtaken);
         }
         let minted = self.minting_time(&token, &id);
         let expires = Stamp(minted.0.saturating_add(millis(self.ttl())));

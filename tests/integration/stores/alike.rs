@@ -1,5 +1,6 @@
 //! What holds of every store, be it memory, a file, one Redis, one with Sentinels, or a cluster.
 
+use std::collections::HashSet;
 use std::time::Duration;
 
 use timbr_gateway::secret::Secret;
@@ -27,6 +28,7 @@ fn every_store_does_the_same() {
                 a_login_keeps_its_token(&ground);
                 an_upstream_key_is_kept_and_can_be_changed(&ground);
                 revoked_is_revoked(&ground);
+                who_was_ended_gets_nothing_for_a_login_of_before(&ground);
                 live_tokens_are_listed(&ground);
                 threads_that_mint_for_one_login_at_once_agree(&ground);
                 what_outlives_the_process_outlives_it(&ground);
@@ -123,6 +125,47 @@ fn live_tokens_are_listed(ground: &Ground) {
     assert!(some.cut && some.tokens.len() == 3, "{}: {some:?}", ground.name());
 }
 
+fn who_was_ended_gets_nothing_for_a_login_of_before(ground: &Ground) {
+    let replica = ground.open();
+    let store = replica.store();
+    let users = |user: &str| HashSet::from([user.to_owned()]);
+    let first = replica.mint("ended", 1).expect("minted");
+    let before = store.proof(0);
+    store.end_of(&users("ended"));
+    wait_until("it has ended", || !replica.lives(&first));
+    assert!(replica.mint_proven("ended", 2, before).is_err(), "{}: it was verified before", ground.name());
+    wait_until("a login of afterwards counts", || replica.mint("ended", 3).is_ok());
+    // Whichever of both comes first.
+    for round in 0..20 {
+        let user = format!("ended-{round}");
+        let proof = store.proof(0);
+        let minted = std::thread::scope(|scope| {
+            let minting = scope.spawn(|| {
+                let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+                let kept = store.insert(new_token(&user, None), [1; 20], proof, |seed| id_of(&user, seed));
+                runtime.expect("a runtime").block_on(kept)
+            });
+            if round % 2 == 0 {
+                std::thread::yield_now();
+            }
+            store.end_of(&users(&user));
+            minting.join().expect("no panic")
+        });
+        if minted.is_ok() {
+            wait_until("it ends all the same", || !replica.lives(&id_of(&user, &[1; 20])));
+        }
+    }
+    let other = if ground.is_shared() { &ground.open() } else { &replica };
+    let anybody = other.mint("anybody", 1).expect("minted");
+    let before = other.store().proof(0);
+    other.store().only_verifier(1);
+    other.store().end_all();
+    wait_until("it ends everywhere", || !other.lives(&anybody) && !replica.lives(&anybody));
+    for late in [before, other.store().proof(0)] {
+        assert!(other.mint_proven("anybody", 2, late).is_err(), "{}: by the verifier before", ground.name());
+    }
+}
+
 fn threads_that_mint_for_one_login_at_once_agree(ground: &Ground) {
     let replicas: Vec<_> = (0..if ground.is_shared() { 3 } else { 1 }).map(|_| ground.open()).collect();
     for round in 0..20 {
@@ -136,8 +179,8 @@ fn threads_that_mint_for_one_login_at_once_agree(ground: &Ground) {
                             .enable_all()
                             .build()
                             .expect("a runtime");
-                        runtime
-                            .block_on(store.insert(new_token(user, None), [n; 20], |seed| id_of(user, seed)))
+                        let (new, proof) = (new_token(user, None), store.proof(0));
+                        runtime.block_on(store.insert(new, [n; 20], proof, |seed| id_of(user, seed)))
                     })
                 })
                 .collect();

@@ -45,7 +45,10 @@ fn fill(replica: &Replica, count: u32) -> Duration {
         // One after the other: nothing waits, and tasks would leave holes in the memory that is measured.
         replica.block_on(async {
             for number in 0..count {
-                store.insert(token(number), seed(number), |seed| TokenId::of(seed)).await.expect("minted");
+                store
+                    .insert(token(number), seed(number), store.proof(0), |seed| TokenId::of(seed))
+                    .await
+                    .expect("minted");
             }
         });
         return begin.elapsed();
@@ -58,7 +61,10 @@ fn fill(replica: &Replica, count: u32) -> Duration {
             }
             let store = std::sync::Arc::clone(&store);
             under_way.spawn(async move {
-                store.insert(token(number), seed(number), |seed| TokenId::of(seed)).await.expect("minted");
+                store
+                    .insert(token(number), seed(number), store.proof(0), |seed| TokenId::of(seed))
+                    .await
+                    .expect("minted");
             });
         }
         while under_way.join_next().await.is_some() {}
@@ -119,7 +125,10 @@ fn in_memory(count: u32) {
     replica.block_on(async {
         for number in 0..1000 {
             let number = newer(number);
-            store.insert(token(number), seed(number), |seed| TokenId::of(seed)).await.expect("minted");
+            store
+                .insert(token(number), seed(number), store.proof(0), |seed| TokenId::of(seed))
+                .await
+                .expect("minted");
         }
     });
     let (took, (usual, pause)) = std::thread::scope(|scope| {

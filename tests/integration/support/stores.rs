@@ -10,7 +10,7 @@ use timbr_gateway::config::{Sources, load};
 use timbr_gateway::metrics::StoreMetrics;
 use timbr_gateway::secret::Secret;
 use timbr_gateway::store::{
-    Failure, LoginId, NewToken, Running, Seed, Store, TokenId, TokenRecord, Unavailable,
+    Failure, LoginId, NewToken, Proof, Running, Seed, Store, TokenId, TokenRecord, Unavailable,
 };
 use timbr_gateway::user_name::UserName;
 
@@ -151,7 +151,16 @@ impl Replica {
         if let Some(seed) = self.store().seed_of(&token.login, |seed| id_of(user, seed)) {
             return Ok(id_of(user, &seed));
         }
-        let seed = self.block_on(self.store().insert(token, [seed; 20], |seed| id_of(user, seed)))?;
+        self.mint_as(token, user, seed, self.store().proof(0))
+    }
+
+    /// With what proved the login.
+    pub fn mint_proven(&self, user: &str, seed: u8, proof: Proof) -> Result<TokenId, Unavailable> {
+        self.mint_as(new_token(user, None), user, seed, proof)
+    }
+
+    fn mint_as(&self, token: NewToken, user: &str, seed: u8, proof: Proof) -> Result<TokenId, Unavailable> {
+        let seed = self.block_on(self.store().insert(token, [seed; 20], proof, |seed| id_of(user, seed)))?;
         Ok(id_of(user, &seed))
     }
 
