@@ -79,8 +79,8 @@ def samples():
     """Every configuration file that the repository shows."""
     for page in [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]:
         for number, text in enumerate(re.findall(r"^```yaml\n(.*?)^```", page.read_text(), re.M | re.S)):
-            if page.name == "kubernetes.md" or re.search(r"^(volume\w*|apiVersion|spec|services|kind|containers|initContainers|groups|scrape_configs):", text, re.M):
-                continue  # Kubernetes', compose's or Prometheus'
+            if page.name == "kubernetes.md" or re.search(r"^(volume\w*|apiVersion|spec|services|kind|containers|extraEnv|initContainers|groups|scrape_configs):", text, re.M):
+                continue  # Kubernetes', the chart's, compose's or Prometheus'
             yield pytest.param(text, id=f"{page.relative_to(ROOT)}[{number}]")
     for path in sorted((ROOT / "fuzz/seeds/config").iterdir()):
         yield pytest.param(path.read_text(), id=str(path.relative_to(ROOT)))
