@@ -2,6 +2,7 @@
 
 pub mod activity;
 mod coalesced_io;
+mod corked_io;
 mod failure;
 mod frames;
 mod http1;
@@ -20,9 +21,10 @@ use std::time::{Duration, Instant};
 
 use ipnet::IpNet;
 use rustls::{HandshakeKind, ProtocolVersion};
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
+use tokio_rustls::Accept;
 use tokio_rustls::server::TlsStream;
 use tracing::debug;
 
@@ -38,7 +40,8 @@ use crate::tls::{Current, ServerTls};
 use crate::trace::Span;
 
 use activity::{Activity, Registration};
-use http1::Abort;
+use corked_io::CorkedIo;
+use http1::Socket;
 use watched_io::WatchedIo;
 
 /// What connections of one listener have in common.
@@ -85,6 +88,9 @@ impl Terms {
         }
     }
 }
+
+/// TLS with a client.
+type ClientTls = TlsStream<CorkedIo<TcpStream>>;
 
 /// Serves a connection to its end. Errors of a client are its own; they are worth a line at debug level.
 pub async fn serve(service: Rc<Service>, mut stream: TcpStream, peer: SocketAddr, place: Registration) {
@@ -151,9 +157,9 @@ impl Service {
         stream: TcpStream,
         client: Client,
         activity: &Activity,
-    ) -> io::Result<(Box<TlsStream<TcpStream>>, Rc<Client>)> {
+    ) -> io::Result<(Box<ClientTls>, Rc<Client>)> {
         let begun = Instant::now();
-        let handshake = current.acceptor().accept(stream);
+        let handshake = handshake(current.acceptor().accept(CorkedIo::new(stream)));
         let limit = self.terms.now().timeouts.handshake;
         let stream = Box::new(bounded(handshake, limit, activity).await?);
         let connection = stream.get_ref().1;
@@ -174,7 +180,7 @@ impl Service {
 
     async fn speak_http1<I>(&self, io: I, client: Rc<Client>, activity: &Rc<Activity>) -> Option<String>
     where
-        I: AsyncRead + AsyncWrite + Abort + Unpin + 'static,
+        I: AsyncRead + AsyncWrite + Socket + Unpin + 'static,
     {
         let _open = self.terms.now().gateway.worker().connection(Protocol::Http1);
         let io = WatchedIo::new(io, Rc::clone(activity));
@@ -236,14 +242,39 @@ async fn bounded<T>(
     .await
 }
 
-impl Abort for TcpStream {
-    fn abort(&self) {
-        let _ = socket2::SockRef::from(self).set_linger(Some(Duration::ZERO));
+/// Shakes hands. Who fails is told why, as TLS does it; session tickets go with the first answer.
+async fn handshake(accept: Accept<CorkedIo<TcpStream>>) -> io::Result<ClientTls> {
+    match accept.into_fallible().await {
+        Ok(mut stream) => {
+            let (io, connection) = stream.get_mut();
+            io.uncork();
+            // Before TLS 1.3 the last word is the server's, and the client waits for it.
+            if connection.protocol_version() != Some(ProtocolVersion::TLSv1_3) {
+                stream.flush().await?;
+            }
+            Ok(stream)
+        }
+        Err((error, mut io)) => {
+            io.send_held().await;
+            Err(error)
+        }
     }
 }
 
-impl Abort for Box<TlsStream<TcpStream>> {
+impl Socket for TcpStream {
     fn abort(&self) {
-        self.get_ref().0.abort();
+        let _ = socket2::SockRef::from(self).set_linger(Some(Duration::ZERO));
+    }
+
+    fn cork(&mut self) {}
+}
+
+impl Socket for Box<ClientTls> {
+    fn abort(&self) {
+        self.get_ref().0.inner().abort();
+    }
+
+    fn cork(&mut self) {
+        self.get_mut().0.cork();
     }
 }

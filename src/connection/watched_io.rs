@@ -31,6 +31,8 @@ struct Lingering {
 pub struct WatchedIo<I> {
     io: I,
     activity: Rc<Activity>,
+    /// The client was told that nothing more comes.
+    is_shut: bool,
     lingering: Option<Lingering>,
     metered: Option<Box<Metered>>,
 }
@@ -46,7 +48,7 @@ struct Metered {
 impl<I> WatchedIo<I> {
     /// Watches `io`.
     pub fn new(io: I, activity: Rc<Activity>) -> WatchedIo<I> {
-        WatchedIo { io, activity, lingering: None, metered: None }
+        WatchedIo { io, activity, is_shut: false, lingering: None, metered: None }
     }
 
     /// Counts HTTP/2 frames, and has the connection ended when too many are of no use.
@@ -58,6 +60,11 @@ impl<I> WatchedIo<I> {
     /// What is watched.
     pub fn inner(&self) -> &I {
         &self.io
+    }
+
+    /// What is watched.
+    pub fn inner_mut(&mut self) -> &mut I {
+        &mut self.io
     }
 
     fn note<T>(&self, written: Poll<T>) -> Poll<T> {
@@ -84,7 +91,6 @@ impl<I: AsyncRead + AsyncWrite + Unpin> WatchedIo<I> {
         if lingering.silence.as_mut().poll(cx).is_ready() {
             return Poll::Ready(());
         }
-        let _ = Pin::new(&mut self.io).poll_flush(cx);
         let mut forgotten = [MaybeUninit::uninit(); 16 * 1024];
         // A client that sends without end must not keep this thread.
         for _ in 0..16 {
@@ -161,10 +167,14 @@ impl<I: AsyncRead + AsyncWrite + Unpin> AsyncWrite for WatchedIo<I> {
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if !self.is_shut {
+            let polled = Pin::new(&mut self.io).poll_shutdown(cx);
+            ready!(self.note(polled))?;
+            self.is_shut = true;
+        }
         if self.activity.lingers() {
             ready!(self.poll_linger(cx));
         }
-        let polled = Pin::new(&mut self.io).poll_shutdown(cx);
-        self.note(polled)
+        Poll::Ready(Ok(()))
     }
 }

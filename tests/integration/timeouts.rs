@@ -59,7 +59,7 @@ fn a_body_that_stalls_is_a_408() {
     let token = gateway.token();
     let mut client = gateway.client();
     let head = format!(
-        "POST /timbr/api/x HTTP/1.1\r\nHost: h\r\nContent-Type: application/json\r\nx-api-key: {token}\r\n\
+        "POST /timbr/api/x HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nx-api-key: {token}\r\n\
          Content-Length: 10\r\n\r\nhalf"
     );
     client.write(head.as_bytes());
@@ -130,4 +130,34 @@ fn an_http2_answer_that_nobody_takes_is_given_up() {
     assert!(ended.is_err(), "{ended:?}");
     let waited = start.elapsed();
     assert!(waited >= Duration::from_millis(350) && waited < Duration::from_secs(2), "{waited:?}");
+}
+
+/// What a client reads that takes everything up to the end for the answer, as those of HTTP/1.0 do.
+fn read_to_the_end(mut stream: impl Read + Write, request: &str) -> String {
+    stream.write_all(request.as_bytes()).expect("sent");
+    let (start, mut answer) = (Instant::now(), String::new());
+    stream.read_to_string(&mut answer).expect("an end in good order");
+    let waited = start.elapsed();
+    assert!(waited < Duration::from_millis(700), "{waited:?} for the end of {answer}");
+    answer
+}
+
+#[test]
+fn who_asks_for_the_end_need_not_wait_for_it() {
+    let gateway = Gateway::start(Upstream::start().address(), &[]);
+    let token = gateway.token();
+    let good = format!("Host: localhost\r\nContent-Type: application/json\r\nx-api-key: {token}\r\n");
+    for (target, ending) in
+        [("/timbr/api/x HTTP/1.1", "Connection: close\r\n"), ("/timbr/api/x HTTP/1.0", "")]
+    {
+        for (fields, status) in [(&*good, " 200 "), ("Host: localhost\r\n", " 400 ")] {
+            let request = format!("GET {target}\r\n{fields}{ending}\r\n");
+            let plain = TcpStream::connect(gateway.http()).expect("connected");
+            // rustls takes an end without a `close_notify` for an error.
+            let tls = tls_stream(gateway.https(), gateway.certificate_pem(), &["http/1.1"]);
+            for answer in [read_to_the_end(plain, &request), read_to_the_end(tls, &request)] {
+                assert!(answer.starts_with("HTTP/1.1") && answer.contains(status), "{answer}");
+            }
+        }
+    }
 }

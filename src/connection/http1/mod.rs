@@ -55,10 +55,13 @@ pub struct Bounds {
     pub age: Option<Duration>,
 }
 
-/// A socket whose end can be made to look like a failure.
-pub trait Abort {
+/// What a socket can do besides reading and writing.
+pub trait Socket {
     /// The peer shall see a reset when this is dropped, not an orderly end.
     fn abort(&self);
+
+    /// What is written from here on may go out with what ends the connection.
+    fn cork(&mut self);
 }
 
 /// Why a connection ends without further ado.
@@ -115,7 +118,7 @@ pub async fn serve<I>(
     activity: Rc<Activity>,
 ) -> io::Result<()>
 where
-    I: AsyncRead + AsyncWrite + Abort + Unpin + 'static,
+    I: AsyncRead + AsyncWrite + Socket + Unpin + 'static,
 {
     let mut connection = Connection {
         wire: Rc::new(RefCell::new(Wire::new(io))),
@@ -137,7 +140,7 @@ where
 
 impl<I> Connection<I>
 where
-    I: AsyncRead + AsyncWrite + Abort + Unpin + 'static,
+    I: AsyncRead + AsyncWrite + Socket + Unpin + 'static,
 {
     async fn run(&mut self) -> Result<(), End> {
         while let Next::Head(head) = self.next(false).await? {
@@ -202,9 +205,12 @@ where
 
     /// Tells a client whose head does not come why it is cut off, if it takes that at once.
     async fn say_too_slow(&mut self) {
+        let wire = Rc::clone(&self.wire);
         let mut saying = pin!(self.refuse(Rejection::RequestHeadStalled));
         poll_fn(|cx| {
-            let _ = saying.as_mut().poll(cx);
+            if saying.as_mut().poll(cx).is_ready() {
+                let _ = wire.borrow_mut().poll_shutdown(cx);
+            }
             Poll::Ready(())
         })
         .await;
@@ -228,12 +234,14 @@ where
         self.requests += 1;
         let RequestHead { head, version, framing, keep_alive, expects_continue } = head;
         // SECURITY: what follows a request for a tunnel is not meant for us, and not taken for requests.
-        let keep_alive = keep_alive && head.method != Method::CONNECT;
+        let is_tunnel = head.method == Method::CONNECT;
+        let keep_alive = keep_alive && !is_tunnel;
         let asked = Asked { method: head.method.clone(), version, keep_alive };
         self.wire.borrow_mut().expect_body(framing, expects_continue);
         let reply = self.handle(head).await?;
         let is_passable = self.body_is_passable();
-        if !is_passable || !keep_alive {
+        // Who asked for the end has nothing more to say; but one that has must see its answer.
+        if !is_passable || is_tunnel || (!keep_alive && self.wire.borrow().has_unread()) {
             self.activity.linger();
         }
         let goes_on = self.answer(&asked, reply, is_passable).await?;
@@ -321,6 +329,9 @@ where
         let mut ended = false;
         let written = self.obeying(|cx, _| {
             loop {
+                if ended && !goes_on {
+                    wire.borrow_mut().cork();
+                }
                 if ended || !batch.has_room() {
                     ready!(wire.borrow_mut().poll_write(cx, &mut batch))?;
                 }

@@ -11,6 +11,7 @@ use bytes::{Bytes, BytesMut};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
 
 use crate::client_body::{BrokenBody, Http1Body};
+use crate::connection::http1::Socket;
 use crate::connection::watched_io::WatchedIo;
 use crate::http1::ahead;
 use crate::http1::batch::Batch;
@@ -242,6 +243,13 @@ impl<I: AsyncRead + AsyncWrite + Unpin> Wire<I> {
 
     pub fn io(&self) -> &I {
         self.io.inner()
+    }
+}
+
+impl<I: Socket> Wire<I> {
+    /// What is written from here on may go out with the end of the connection.
+    pub fn cork(&mut self) {
+        self.io.inner_mut().cork();
     }
 }
 
