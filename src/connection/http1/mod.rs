@@ -234,14 +234,13 @@ where
         self.requests += 1;
         let RequestHead { head, version, framing, keep_alive, expects_continue } = head;
         // SECURITY: what follows a request for a tunnel is not meant for us, and not taken for requests.
-        let is_tunnel = head.method == Method::CONNECT;
-        let keep_alive = keep_alive && !is_tunnel;
+        let keep_alive = keep_alive && head.method != Method::CONNECT;
         let asked = Asked { method: head.method.clone(), version, keep_alive };
         self.wire.borrow_mut().expect_body(framing, expects_continue);
         let reply = self.handle(head).await?;
         let is_passable = self.body_is_passable();
-        // Who asked for the end has nothing more to say; but one that has must see its answer.
-        if !is_passable || is_tunnel || (!keep_alive && self.wire.borrow().has_unread()) {
+        // Who asked for the end may still have said something, if only that it ends TLS, and must see the answer.
+        if !is_passable || !keep_alive {
             self.activity.linger();
         }
         let goes_on = self.answer(&asked, reply, is_passable).await?;
