@@ -1,21 +1,15 @@
-//! What a connection is doing, and the one timer a worker has to end those that do nothing.
+//! What a connection is doing, and what it is told to do.
 //!
-//! A timer for each connection would be armed and disarmed with every request; instead each connection notes when it
-//! began to wait, and the worker's [`Reaper`] looks at all of them now and then.
+//! It notes since when it waits, and for what; the worker's [`super::reaper`] looks at the notes of all of them.
 
 use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
-use std::rc::{Rc, Weak};
-use std::sync::Arc;
+use std::rc::Rc;
 use std::task::Waker;
 use std::time::{Duration, Instant};
 
-use tokio::sync::Notify;
-
-use crate::admission::ConnectionPlace;
 use crate::clock;
 use crate::config::Timeouts;
-use crate::metrics::{Cause, Metrics};
+use crate::metrics::Cause;
 
 /// What the reaper wants of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -76,7 +70,7 @@ impl Activity {
         Activity::new(Instant::now())
     }
 
-    fn new(now: Instant) -> Activity {
+    pub(super) fn new(now: Instant) -> Activity {
         Activity {
             begun: now,
             in_flight: Cell::new(0),
@@ -181,7 +175,7 @@ impl Activity {
         self.order.take()
     }
 
-    fn give(&self, order: Order) {
+    pub(super) fn give(&self, order: Order) {
         if self.closing_since.get().is_none() {
             self.closing_since.set(Some(Instant::now()));
         }
@@ -196,7 +190,7 @@ impl Activity {
     }
 
     /// Lets the connection rest, if no request has come for a while.
-    fn rest(&self, now: Instant) {
+    pub(super) fn rest(&self, now: Instant) {
         let is_idle = self.in_flight.get() == 0 && self.requests.get() > 0;
         if is_idle && !self.rests.get() && now.duration_since(self.idle_since.get()) >= RESTS_AFTER {
             self.rests.set(true);
@@ -205,7 +199,7 @@ impl Activity {
     }
 
     /// Asks the connection to end when it has answered.
-    fn leave(&self, now: Instant) {
+    pub(super) fn leave(&self, now: Instant) {
         if self.leaving_since.get().is_none() {
             self.leaving_since.set(Some(now));
             if self.requests.get() > 0 {
@@ -215,7 +209,7 @@ impl Activity {
     }
 
     /// What the reaper wants, and the cause if it is the client's doing.
-    fn judge(&self, now: Instant, timeouts: &Timeouts) -> Option<(Order, Option<Cause>)> {
+    pub(super) fn judge(&self, now: Instant, timeouts: &Timeouts) -> Option<(Order, Option<Cause>)> {
         let over =
             |since: Option<Instant>, limit| since.is_some_and(|since| now.duration_since(since) >= limit);
         let untaken = |delivery: &Delivery| match delivery {
@@ -289,125 +283,9 @@ impl Drop for InFlight {
     }
 }
 
-/// All connections of a worker.
-pub struct Reaper {
-    connections: RefCell<HashMap<u64, Weak<Activity>>>,
-    next: Cell<u64>,
-    leaving: Cell<bool>,
-    emptied: Notify,
-    timeouts: Cell<Timeouts>,
-    metrics: Arc<Metrics>,
-}
-
-/// A connection's place with the reaper; leaves when dropped.
-pub struct Registration {
-    reaper: Rc<Reaper>,
-    number: u64,
-    /// What the connection notes.
-    pub activity: Rc<Activity>,
-    _place: ConnectionPlace,
-}
-
-impl Reaper {
-    /// No connections yet.
-    pub fn new(timeouts: Timeouts, metrics: Arc<Metrics>) -> Reaper {
-        Reaper {
-            connections: RefCell::default(),
-            next: Cell::new(0),
-            leaving: Cell::new(false),
-            emptied: Notify::new(),
-            timeouts: Cell::new(timeouts),
-            metrics,
-        }
-    }
-
-    /// How often to call [`Reaper::sweep`]: no timeout is overrun by more than a quarter.
-    pub fn interval(&self) -> Duration {
-        let Timeouts { header, idle, write, .. } = self.timeouts.get();
-        (header.min(idle).min(write) / 4).clamp(Duration::from_millis(10), Duration::from_secs(1))
-    }
-
-    /// Other timeouts from now on, for open connections too.
-    pub fn set_timeouts(&self, timeouts: Timeouts) {
-        self.timeouts.set(timeouts);
-    }
-
-    /// A place for a new connection.
-    pub fn register(self: &Rc<Reaper>, place: ConnectionPlace) -> Registration {
-        let now = Instant::now();
-        let activity = Rc::new(Activity::new(now));
-        if self.leaving.get() {
-            activity.leave(now);
-        }
-        let number = self.next.replace(self.next.get() + 1);
-        self.connections.borrow_mut().insert(number, Rc::downgrade(&activity));
-        Registration { reaper: Rc::clone(self), number, activity, _place: place }
-    }
-
-    /// Looks at all connections.
-    pub fn sweep(&self) {
-        let (now, timeouts) = (clock::now(), self.timeouts.get());
-        self.each(|activity| {
-            if let Some((order, cause)) = activity.judge(now, &timeouts) {
-                if let Some(cause) = cause {
-                    self.metrics.connection_ended(cause);
-                }
-                activity.give(order);
-            }
-            activity.rest(now);
-        });
-    }
-
-    /// Asks all connections, those to come included, to end when they have answered.
-    pub fn close_all(&self) {
-        self.leaving.set(true);
-        let now = Instant::now();
-        self.each(|activity| activity.leave(now));
-    }
-
-    /// Ends all connections at once.
-    pub fn cut_all(&self) {
-        self.each(|activity| activity.give(Order::Cut));
-    }
-
-    /// Waits until there are no connections.
-    pub async fn emptied(&self) {
-        while !self.is_empty() {
-            self.emptied.notified().await;
-        }
-    }
-
-    /// How many connections there are.
-    pub fn len(&self) -> usize {
-        self.connections.borrow().len()
-    }
-
-    /// Whether there are none.
-    pub fn is_empty(&self) -> bool {
-        self.connections.borrow().is_empty()
-    }
-
-    fn each(&self, act: impl Fn(&Activity)) {
-        for activity in self.connections.borrow().values().filter_map(Weak::upgrade) {
-            act(&activity);
-        }
-    }
-}
-
-impl Drop for Registration {
-    fn drop(&mut self) {
-        self.reaper.connections.borrow_mut().remove(&self.number);
-        if self.reaper.is_empty() {
-            self.reaper.emptied.notify_one();
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::admission::Admission;
-    use crate::config::Limits;
 
     const SECOND: Duration = Duration::from_secs(1);
 
@@ -422,22 +300,13 @@ mod tests {
         }
     }
 
-    fn place() -> ConnectionPlace {
-        let admission = Arc::new(Admission::new(Limits::none(), Arc::default()));
-        admission.connection([127, 0, 0, 1].into(), false).expect("a place")
-    }
-
-    fn registered() -> Registration {
-        Rc::new(Reaper::new(timeouts(), Arc::default())).register(place())
-    }
-
     fn after(activity: &Activity, seconds: u32) -> Option<Order> {
         activity.judge(Instant::now() + seconds * SECOND, &timeouts()).map(|(order, _)| order)
     }
 
     #[test]
     fn an_idle_connection_is_closed_and_one_at_work_is_not() {
-        let Registration { activity, .. } = &registered();
+        let activity = &Rc::new(Activity::unwatched());
         assert_eq!(after(activity, 4), None);
         assert_eq!(after(activity, 5), Some(Order::Close));
         let request = activity.request();
@@ -448,7 +317,7 @@ mod tests {
 
     #[test]
     fn one_that_does_not_close_when_asked_is_cut() {
-        let Registration { activity, .. } = &registered();
+        let activity = &Rc::new(Activity::unwatched());
         activity.give(Order::Close);
         assert_eq!(after(activity, 1), None);
         assert_eq!(after(activity, 2), Some(Order::Cut));
@@ -460,7 +329,7 @@ mod tests {
 
     #[test]
     fn a_head_that_has_begun_must_end() {
-        let Registration { activity, .. } = &registered();
+        let activity = &Rc::new(Activity::unwatched());
         activity.head_begun();
         assert_eq!(after(activity, 1), None);
         assert_eq!(after(activity, 2), Some(Order::Cut));
@@ -470,7 +339,7 @@ mod tests {
 
     #[test]
     fn an_answer_that_is_not_taken_ends_the_connection() {
-        let Registration { activity, .. } = &registered();
+        let activity = &Rc::new(Activity::unwatched());
         let _request = activity.request();
         activity.write_blocked(true);
         assert_eq!(after(activity, 3), Some(Order::Cut));
@@ -480,7 +349,7 @@ mod tests {
 
     #[test]
     fn one_answer_among_many_that_is_not_taken_ends_the_connection() {
-        let Registration { activity, .. } = &registered();
+        let activity = &Rc::new(Activity::unwatched());
         let (first, second) = (activity.request(), activity.request());
         first.offered();
         assert_eq!(after(activity, 2), None);
@@ -492,21 +361,5 @@ mod tests {
         drop(first);
         assert_eq!(after(activity, 3600), None);
         assert_eq!(activity.request().number, 0, "its number is free again");
-    }
-
-    #[test]
-    fn asked_to_leave_a_connection_closes_after_its_requests() {
-        let reaper = Rc::new(Reaper::new(timeouts(), Arc::default()));
-        let used = reaper.register(place());
-        drop(used.activity.request());
-        let fresh = reaper.register(place());
-        reaper.close_all();
-        assert_eq!(used.activity.take_order(), Some(Order::Close));
-        assert_eq!(fresh.activity.take_order(), None, "its first request is waited for");
-        assert_eq!(after(&fresh.activity, 2), Some(Order::Cut), "but not for long");
-        let _request = fresh.activity.request();
-        assert_eq!(fresh.activity.take_order(), Some(Order::Close));
-        drop((used, fresh));
-        assert!(reaper.is_empty());
     }
 }

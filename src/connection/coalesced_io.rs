@@ -11,6 +11,7 @@ use std::task::{Context, Poll, ready};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use crate::connection::activity::Activity;
+use crate::connection::gathered::Gathered;
 
 /// Most bytes that are gathered: what a TLS record holds.
 const MOST_GATHERED: usize = 16 * 1024;
@@ -18,9 +19,7 @@ const MOST_GATHERED: usize = 16 * 1024;
 /// A socket, and what is on its way to it.
 pub struct CoalescedIo<I> {
     io: I,
-    gathered: Vec<u8>,
-    /// So much of it was taken.
-    written: usize,
+    gathered: Gathered,
     activity: Rc<Activity>,
     /// The flush was put off once.
     is_put_off: bool,
@@ -28,21 +27,14 @@ pub struct CoalescedIo<I> {
 
 impl<I: AsyncWrite + Unpin> CoalescedIo<I> {
     pub fn new(io: I, activity: Rc<Activity>) -> CoalescedIo<I> {
-        CoalescedIo { io, gathered: Vec::new(), written: 0, activity, is_put_off: false }
+        CoalescedIo { io, gathered: Gathered::default(), activity, is_put_off: false }
     }
 
     fn poll_drain(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        while self.written < self.gathered.len() {
-            match ready!(Pin::new(&mut self.io).poll_write(cx, &self.gathered[self.written..]))? {
-                0 => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
-                written => self.written += written,
-            }
-        }
-        self.gathered.clear();
-        self.written = 0;
+        ready!(self.gathered.poll_drain(&mut self.io, cx))?;
         // An idle connection owns no buffer, and seldom is one idle that has just written.
         if self.activity.in_flight() == 0 {
-            self.gathered = Vec::new();
+            self.gathered.release();
         }
         Poll::Ready(Ok(()))
     }
@@ -63,25 +55,20 @@ impl<I: AsyncWrite + Unpin> AsyncWrite for CoalescedIo<I> {
         loop {
             let this = &mut *self;
             if this.gathered.len() + buf.len() <= MOST_GATHERED {
-                this.gathered.extend_from_slice(buf);
+                this.gathered.push(buf);
                 return Poll::Ready(Ok(buf.len()));
             }
             // Much is not copied. What has been gathered goes out before it, in the same call.
-            let before = &this.gathered[this.written..];
+            let before = this.gathered.rest();
             let parts = [IoSlice::new(before), IoSlice::new(buf)];
             let written = ready!(Pin::new(&mut this.io).poll_write_vectored(cx, &parts))?;
             if written == 0 {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }
-            match written.checked_sub(before.len()) {
-                None => this.written += written,
-                Some(of_buf) => {
-                    this.gathered.clear();
-                    this.written = 0;
-                    if of_buf > 0 {
-                        return Poll::Ready(Ok(of_buf));
-                    }
-                }
+            let of_gathered = written.min(before.len());
+            this.gathered.advance(of_gathered);
+            if written > of_gathered {
+                return Poll::Ready(Ok(written - of_gathered));
             }
         }
     }

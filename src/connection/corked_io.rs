@@ -11,22 +11,22 @@ use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
+use crate::connection::gathered::Gathered;
+
 /// Most bytes that are held: an answer as HTTP/1 gathers it, and what TLS adds to it.
 const MOST_HELD: usize = 20 * 1024;
 
 /// A socket, and what is held back from it.
 pub struct CorkedIo<I> {
     io: I,
-    held: Vec<u8>,
-    /// So much of it was taken.
-    written: usize,
+    held: Gathered,
     is_corked: bool,
 }
 
 impl<I> CorkedIo<I> {
     /// Corked: what is written is held until the peer is waited for.
     pub fn new(io: I) -> CorkedIo<I> {
-        CorkedIo { io, held: Vec::new(), written: 0, is_corked: true }
+        CorkedIo { io, held: Gathered::default(), is_corked: true }
     }
 
     /// The socket.
@@ -56,15 +56,9 @@ impl<I: AsyncWrite + Unpin> CorkedIo<I> {
     }
 
     fn poll_drain(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        while self.written < self.held.len() {
-            match ready!(Pin::new(&mut self.io).poll_write(cx, &self.held[self.written..]))? {
-                0 => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
-                written => self.written += written,
-            }
-        }
-        self.written = 0;
+        ready!(self.held.poll_drain(&mut self.io, cx))?;
         // Few writes are held, and idle connections are to own no buffer.
-        self.held = Vec::new();
+        self.held.release();
         Poll::Ready(Ok(()))
     }
 
@@ -106,7 +100,7 @@ impl<I: AsyncRead + AsyncWrite + Unpin> AsyncWrite for CorkedIo<I> {
     ) -> Poll<io::Result<usize>> {
         let count = bufs.iter().map(|buf| buf.len()).sum::<usize>();
         if !self.passes() && self.held.len() + count <= MOST_HELD {
-            bufs.iter().for_each(|buf| self.held.extend_from_slice(buf));
+            bufs.iter().for_each(|buf| self.held.push(buf));
             // What the socket does not take now goes with the flush.
             if !self.is_corked
                 && let Poll::Ready(Err(error)) = self.poll_drain(cx)

@@ -1,13 +1,16 @@
 //! One client's connection: TLS, then HTTP/1.1 or HTTP/2, until it ends or has to.
 
-pub mod activity;
+mod activity;
 mod coalesced_io;
 mod corked_io;
 mod failure;
 mod frames;
+mod gathered;
 mod http1;
 mod http2;
 mod proxy_protocol;
+pub mod reaper;
+mod socket;
 mod watched_io;
 
 use std::future::poll_fn;
@@ -25,7 +28,6 @@ use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_rustls::Accept;
-use tokio_rustls::server::TlsStream;
 use tracing::debug;
 
 use crate::admission::Admission;
@@ -39,9 +41,10 @@ use crate::metrics::{Cause, HandshakeFailure, Protocol, TlsVersion};
 use crate::tls::{Current, ServerTls};
 use crate::trace::Span;
 
-use activity::{Activity, Registration};
+use activity::Activity;
 use corked_io::CorkedIo;
-use http1::Socket;
+use reaper::Registration;
+use socket::{ClientTls, Socket};
 use watched_io::WatchedIo;
 
 /// What connections of one listener have in common.
@@ -88,9 +91,6 @@ impl Terms {
         }
     }
 }
-
-/// TLS with a client.
-type ClientTls = TlsStream<CorkedIo<TcpStream>>;
 
 /// Serves a connection to its end. Errors of a client are its own; they are worth a line at debug level.
 pub async fn serve(service: Rc<Service>, mut stream: TcpStream, peer: SocketAddr, place: Registration) {
@@ -258,23 +258,5 @@ async fn handshake(accept: Accept<CorkedIo<TcpStream>>) -> io::Result<ClientTls>
             io.send_held().await;
             Err(error)
         }
-    }
-}
-
-impl Socket for TcpStream {
-    fn abort(&self) {
-        let _ = socket2::SockRef::from(self).set_linger(Some(Duration::ZERO));
-    }
-
-    fn cork(&mut self) {}
-}
-
-impl Socket for Box<ClientTls> {
-    fn abort(&self) {
-        self.get_ref().0.inner().abort();
-    }
-
-    fn cork(&mut self) {
-        self.get_mut().0.cork();
     }
 }

@@ -109,7 +109,7 @@ impl ObservedBody {
 
 impl Body for ObservedBody {
     type Data = Bytes;
-    type Error = upstream::body::ResponseBodyError;
+    type Error = upstream::ResponseBodyError;
 
     fn poll_frame(
         mut self: Pin<&mut Self>,

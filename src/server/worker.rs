@@ -19,7 +19,7 @@ use crate::admin::health::Started;
 use crate::admission::Admission;
 use crate::auth::Auth;
 use crate::config::Config;
-use crate::connection::activity::Reaper;
+use crate::connection::reaper::Reaper;
 use crate::connection::{Service, Terms, serve};
 use crate::gateway::Gateway;
 use crate::gateway::refusals::Recorder;

@@ -14,15 +14,12 @@ mod revocation;
 mod salt_uses;
 mod thread;
 mod time;
+mod token_id;
 mod wire;
 
 use std::collections::HashSet;
-use std::fmt;
-use std::hash::{Hash, Hasher};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Instant;
-
-use aws_lc_rs::digest::{SHA256, digest};
 
 use crate::clock::Clock;
 use crate::config::{Config, Problem, StoreKind};
@@ -45,96 +42,7 @@ pub use revocation::Revocation;
 pub use salt_uses::SaltUse;
 pub use thread::Running;
 pub use time::Stamp;
-
-/// The first half of the SHA-256 of a token or key: the name under which it is kept.
-///
-/// SECURITY: who wants to get in needs a token with the same 128 bits as a live one's, and finds none. An index of these is no list of credentials; a token has 160 random bits, so its hash cannot be
-/// turned back. It does not leave the process as it is, either; see `keys`.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub struct TokenId([u8; 16]);
-
-/// For [`crate::prehashed`] too.
-impl Hash for TokenId {
-    fn hash<H: Hasher>(&self, state: &mut H) {
-        let [a, b, c, d, e, f, g, h, ..] = self.0;
-        state.write_u64(u64::from_le_bytes([a, b, c, d, e, f, g, h]));
-    }
-}
-
-impl TokenId {
-    /// The name of this token.
-    pub fn of(token: &[u8]) -> TokenId {
-        let hash = digest(&SHA256, token);
-        TokenId(*hash.as_ref().first_chunk().expect("SHA-256 has 32 bytes"))
-    }
-
-    /// From the 64 hex digits that `sha256sum` prints.
-    pub fn from_hex(text: &str) -> Option<TokenId> {
-        let digits = text.as_bytes();
-        if digits.len() != 64 {
-            return None;
-        }
-        let digit = |c: u8| char::from(c).to_digit(16).and_then(|d| u8::try_from(d).ok());
-        let mut id = [0_u8; 32];
-        for (byte, pair) in id.iter_mut().zip(digits.chunks_exact(2)) {
-            *byte = digit(pair[0])? << 4 | digit(pair[1])?;
-        }
-        id.first_chunk().copied().map(TokenId)
-    }
-
-    pub(crate) fn from_bytes(bytes: [u8; 16]) -> TokenId {
-        TokenId(bytes)
-    }
-
-    pub(crate) fn bytes(&self) -> &[u8; 16] {
-        &self.0
-    }
-
-    /// The first 8 hex digits: enough to find a token in a log, nothing to use it with.
-    pub fn fingerprint(&self) -> Fingerprint {
-        Fingerprint([self.0[0], self.0[1], self.0[2], self.0[3]])
-    }
-}
-
-impl fmt::Debug for TokenId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "TokenId({}…)", self.fingerprint())
-    }
-}
-
-/// The beginning of a [`TokenId`], for logs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Fingerprint([u8; 4]);
-
-impl Fingerprint {
-    /// As a number, whose eight hex digits logs show.
-    pub fn raw(self) -> u32 {
-        u32::from_be_bytes(self.0)
-    }
-
-    /// From the 8 hex digits that logs show.
-    pub fn from_hex(text: &str) -> Option<Fingerprint> {
-        let digits = text.len() == 8 && text.bytes().all(|byte| byte.is_ascii_hexdigit());
-        digits
-            .then(|| u32::from_str_radix(text, 16).ok())
-            .flatten()
-            .map(|number| Fingerprint(number.to_be_bytes()))
-    }
-
-    pub(crate) fn from_bytes(bytes: [u8; 4]) -> Fingerprint {
-        Fingerprint(bytes)
-    }
-
-    pub(crate) fn bytes(self) -> [u8; 4] {
-        self.0
-    }
-}
-
-impl fmt::Display for Fingerprint {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:08x}", self.raw())
-    }
-}
+pub use token_id::{Fingerprint, TokenId};
 
 /// A login as the index knows it: a keyed hash of user name and password.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -423,21 +331,5 @@ impl Store {
     /// Forgets what has ended. Called now and then, off the path of requests.
     pub fn sweep(&self) {
         self.memory.sweep();
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn an_id_is_what_sha256sum_prints() {
-        let hex = "2bd806c97f0e00af1a1fc3328fa763a9269723c8db8fac4f93af71db186d6e90";
-        assert_eq!(TokenId::from_hex(hex), Some(TokenId::of(b"alice")));
-        assert_eq!(TokenId::from_hex(&hex.to_uppercase()), Some(TokenId::of(b"alice")));
-        assert_eq!(TokenId::of(b"alice").fingerprint().to_string(), "2bd806c9");
-        for wrong in ["", "2bd8", &hex[1..], &hex.replace('2', "g"), &hex.replacen("2b", "+b", 1)] {
-            assert_eq!(TokenId::from_hex(wrong), None, "{wrong}");
-        }
     }
 }

@@ -16,11 +16,11 @@ use crate::fields::Name;
 use crate::http1::request::begin_request;
 use crate::http1::response::write_field;
 use crate::upstream::backends::Backends;
-use crate::upstream::body::RequestBody;
 use crate::upstream::connect::connect;
 use crate::upstream::connection::{Connection, Open};
 use crate::upstream::endpoint::{Endpoint, Failure, Standing};
 use crate::upstream::exchange::{Exchange, Upload};
+use crate::upstream::request_body::RequestBody;
 use crate::upstream::resolve::{SystemResolver, keep_resolved};
 use crate::upstream::{Message, UpstreamError};
 

@@ -14,8 +14,8 @@ use crate::http1::batch::Batch;
 use crate::http1::head::{Framing, HeadError, HeadLimits, HeadScanner};
 use crate::http1::request::end_request;
 use crate::http1::response::{ResponseHead, parse_response};
-use crate::upstream::body::{RequestBody, RequestBodyError};
 use crate::upstream::connection::Connection;
+use crate::upstream::request_body::{RequestBody, RequestBodyError};
 use crate::upstream::{InvalidAnswer, Message, UpstreamError};
 
 /// How large the head of an answer may be.

@@ -8,7 +8,6 @@
 //! authenticated cannot be sent by forgetting something.
 
 mod backends;
-pub mod body;
 mod care;
 mod connect;
 mod connection;
@@ -17,8 +16,11 @@ mod endpoint;
 mod exchange;
 mod lane;
 mod origin;
+mod patience;
 mod pool;
+mod request_body;
 mod resolve;
+mod response_body;
 mod status;
 
 use std::future::poll_fn;
@@ -36,7 +38,8 @@ use crate::http1::response::ResponseHead;
 use crate::metrics::Metrics;
 
 pub use backends::Backends;
-pub use body::{BodyBounds, Kept, RequestBody, RequestBodyError, ResponseBody};
+pub use request_body::{BodyBounds, Kept, RequestBody, RequestBodyError};
+pub use response_body::{ResponseBody, ResponseBodyError};
 pub use status::{EndpointStatus, NameStatus, Status};
 
 use connection::{Connection, Open};

@@ -11,7 +11,7 @@ use bytes::{Bytes, BytesMut};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
 
 use crate::client_body::{BrokenBody, Http1Body};
-use crate::connection::http1::Socket;
+use crate::connection::socket::Socket;
 use crate::connection::watched_io::WatchedIo;
 use crate::http1::ahead;
 use crate::http1::batch::Batch;

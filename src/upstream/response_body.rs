@@ -1,0 +1,196 @@
+//! The backend's body on its way down, with a bound on every pause.
+
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body::{Body, Frame, SizeHint};
+
+use crate::http1::chunked::{Decoded, Decoder};
+use crate::http1::head::Framing;
+use crate::http1::response::Extent;
+use crate::upstream::connection::Connection;
+use crate::upstream::exchange::Upload;
+use crate::upstream::lane::InFlight;
+use crate::upstream::patience::Patience;
+
+/// Why the backend's body did not arrive whole. The client must see that it is cut: an error here aborts its
+/// connection or stream.
+#[derive(Debug, thiserror::Error)]
+pub enum ResponseBodyError {
+    /// The backend made too long a pause.
+    #[error("the upstream sent nothing of its answer for too long")]
+    Stalled,
+    /// The connection failed, or the framing is broken.
+    #[error("the upstream's answer broke off: {0}")]
+    Broken(String),
+}
+
+/// Most bytes of an answer that one read takes. Twice as many cost no less; half of it costs a quarter more behind TLS.
+const MOST_READ: u64 = 128 * 1024;
+
+/// The backend's body on its way down. When it was read to its end, its connection goes back to the pool.
+pub struct ResponseBody {
+    connection: Option<Box<Connection>>,
+    rest: Rest,
+    /// The rest of a request that was answered before its end.
+    upload: Option<Box<Upload>>,
+    place: Option<InFlight>,
+    /// Whether the connection can be used again.
+    reusable: bool,
+    patience: Patience,
+}
+
+/// What is still to come.
+enum Rest {
+    Nothing,
+    Length(u64),
+    Chunked(Decoder),
+    UntilClose,
+}
+
+impl ResponseBody {
+    pub(super) fn new(
+        connection: Box<Connection>,
+        extent: Extent,
+        upload: Option<Box<Upload>>,
+        place: InFlight,
+        reusable: bool,
+        pause: Duration,
+    ) -> ResponseBody {
+        let rest = match extent {
+            Extent::Framed(Framing::None) => Rest::Nothing,
+            Extent::Framed(Framing::Length(length)) => Rest::Length(length),
+            Extent::Framed(Framing::Chunked) => Rest::Chunked(Decoder::default()),
+            Extent::UntilClose => Rest::UntilClose,
+        };
+        let (connection, place, patience) = (Some(connection), Some(place), Patience::new(pause));
+        let mut body = ResponseBody { connection, rest, upload, place, reusable, patience };
+        body.release_at_end();
+        body
+    }
+
+    /// Gives the connection back, or closes it, as soon as the answer was read whole.
+    fn release_at_end(&mut self) {
+        if !self.is_end_stream() {
+            return;
+        }
+        let (connection, place) = (self.connection.take(), self.place.take());
+        // A request that was not sent whole leaves a connection that nobody can use.
+        if let (Some(connection), Some(place), None, true) =
+            (connection, place, self.upload.take(), self.reusable)
+        {
+            place.keep(connection);
+        }
+    }
+
+    /// Gives up what is still to come.
+    fn break_off(&mut self) {
+        (self.connection, self.place) = (None, None);
+    }
+
+    fn poll_data(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, ResponseBodyError>>> {
+        let Some(connection) = self.connection.as_mut() else { return Poll::Ready(None) };
+        if let Some(upload) = &mut self.upload {
+            match upload.poll(&mut connection.stream, cx, &mut false) {
+                Poll::Ready(Ok(())) => self.upload = None,
+                // The answer may be whole nevertheless; the connection is not used again.
+                Poll::Ready(Err(_)) => (self.upload, self.reusable) = (None, false),
+                Poll::Pending => {}
+            }
+        }
+        let broken = |why: &str| Poll::Ready(Some(Err(ResponseBodyError::Broken(why.to_owned()))));
+        loop {
+            let unread = &mut connection.unread;
+            let wanted = match &mut self.rest {
+                Rest::Nothing => return Poll::Ready(None),
+                Rest::Length(left) if !unread.is_empty() => {
+                    let taken = usize::try_from(*left).map_or(unread.len(), |left| left.min(unread.len()));
+                    *left -= taken as u64;
+                    // While more is to come, its memory is used again for that once these bytes are written.
+                    let data = match *left == 0 && taken == unread.len() {
+                        true => std::mem::take(unread),
+                        false => unread.split_to(taken),
+                    };
+                    if *left == 0 {
+                        self.rest = Rest::Nothing;
+                    }
+                    return Poll::Ready(Some(Ok(data.freeze())));
+                }
+                Rest::UntilClose if !unread.is_empty() => {
+                    return Poll::Ready(Some(Ok(unread.split().freeze())));
+                }
+                Rest::Length(left) => *left,
+                Rest::Chunked(decoder) => match decoder.decode(unread) {
+                    Ok(Decoded::Data(data)) => {
+                        if decoder.is_done() {
+                            self.rest = Rest::Nothing;
+                        }
+                        return Poll::Ready(Some(Ok(data)));
+                    }
+                    Ok(Decoded::End) => {
+                        self.rest = Rest::Nothing;
+                        return Poll::Ready(None);
+                    }
+                    Ok(Decoded::NeedsMore) => MOST_READ,
+                    Err(error) => return broken(error.0),
+                },
+                Rest::UntilClose => MOST_READ,
+            };
+            let wanted = usize::try_from(wanted.min(MOST_READ)).expect("128 KiB");
+            match ready!(connection.poll_fill(cx, wanted)) {
+                Ok(0) if matches!(self.rest, Rest::UntilClose) => {
+                    self.rest = Rest::Nothing;
+                    return Poll::Ready(None);
+                }
+                Ok(0) => return broken("the connection was closed within it"),
+                Ok(_) => {}
+                Err(error) => return broken(&error.to_string()),
+            }
+        }
+    }
+}
+
+impl Body for ResponseBody {
+    type Data = Bytes;
+    type Error = ResponseBodyError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, ResponseBodyError>>> {
+        match self.poll_data(cx) {
+            Poll::Ready(Some(Ok(data))) => {
+                self.patience.renew();
+                self.release_at_end();
+                Poll::Ready(Some(Ok(Frame::data(data))))
+            }
+            Poll::Ready(Some(Err(error))) => {
+                self.break_off();
+                Poll::Ready(Some(Err(error)))
+            }
+            Poll::Ready(None) => {
+                self.release_at_end();
+                Poll::Ready(None)
+            }
+            Poll::Pending => {
+                ready!(self.patience.poll_lost(cx));
+                self.break_off();
+                Poll::Ready(Some(Err(ResponseBodyError::Stalled)))
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        matches!(self.rest, Rest::Nothing)
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self.rest {
+            Rest::Nothing => SizeHint::with_exact(0),
+            Rest::Length(left) => SizeHint::with_exact(left),
+            Rest::Chunked(_) | Rest::UntilClose => SizeHint::new(),
+        }
+    }
+}
