@@ -1,10 +1,9 @@
-//! A socket whose small writes can be made to go out together.
+//! A socket whose last writes go out together.
 //!
-//! It lies beneath TLS, which writes when it has something to say: session tickets when the handshake is over, and an
-//! alert when the connection is. Each of these would be a system call and a packet of its own, though an answer follows
-//! the one and precedes the other.
+//! It lies beneath TLS, which ends a connection with an alert: a system call and a packet of its own, though the last answer
+//! has just been written. Session tickets are not held for the first answer: nothing else acknowledges the end of the
+//! client's handshake, and a client without TCP_NODELAY sends no request before that.
 
-use std::future::poll_fn;
 use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
@@ -24,9 +23,9 @@ pub struct CorkedIo<I> {
 }
 
 impl<I> CorkedIo<I> {
-    /// Corked: what is written is held until the peer is waited for.
+    /// Lets everything through.
     pub fn new(io: I) -> CorkedIo<I> {
-        CorkedIo { io, held: Gathered::default(), is_corked: true }
+        CorkedIo { io, held: Gathered::default(), is_corked: false }
     }
 
     /// The socket.
@@ -34,62 +33,32 @@ impl<I> CorkedIo<I> {
         &self.io
     }
 
-    /// Holds what is written from here on until the peer is waited for, or the socket shut down.
+    /// Holds what is written from here on until the socket is shut down.
     pub fn cork(&mut self) {
         self.is_corked = true;
-    }
-
-    /// What is held goes out with what is written next.
-    pub fn uncork(&mut self) {
-        self.is_corked = false;
     }
 }
 
 impl<I: AsyncWrite + Unpin> CorkedIo<I> {
-    /// Has what is held go out, as far as the socket takes it at once.
-    pub async fn send_held(&mut self) {
-        poll_fn(|cx| {
-            let _ = self.poll_drain(cx);
-            Poll::Ready(())
-        })
-        .await;
-    }
-
     fn poll_drain(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         ready!(self.held.poll_drain(&mut self.io, cx))?;
-        // Few writes are held, and idle connections are to own no buffer.
         self.held.release();
         Poll::Ready(Ok(()))
     }
-
-    fn passes(&self) -> bool {
-        !self.is_corked && self.held.is_empty()
-    }
 }
 
-impl<I: AsyncRead + AsyncWrite + Unpin> AsyncRead for CorkedIo<I> {
+impl<I: AsyncRead + Unpin> AsyncRead for CorkedIo<I> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        let polled = Pin::new(&mut self.io).poll_read(cx, buf);
-        // Who waits for the peer must not hold back what the peer waits for.
-        if polled.is_pending()
-            && self.is_corked
-            && let Poll::Ready(Err(error)) = self.poll_drain(cx)
-        {
-            return Poll::Ready(Err(error));
-        }
-        polled
+        Pin::new(&mut self.io).poll_read(cx, buf)
     }
 }
 
-impl<I: AsyncRead + AsyncWrite + Unpin> AsyncWrite for CorkedIo<I> {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        if self.passes() {
-            return Pin::new(&mut self.io).poll_write(cx, buf);
-        }
+impl<I: AsyncWrite + Unpin> AsyncWrite for CorkedIo<I> {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         self.poll_write_vectored(cx, &[IoSlice::new(buf)])
     }
 
@@ -99,14 +68,8 @@ impl<I: AsyncRead + AsyncWrite + Unpin> AsyncWrite for CorkedIo<I> {
         bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let count = bufs.iter().map(|buf| buf.len()).sum::<usize>();
-        if !self.passes() && self.held.len() + count <= MOST_HELD {
+        if self.is_corked && self.held.len() + count <= MOST_HELD {
             bufs.iter().for_each(|buf| self.held.push(buf));
-            // What the socket does not take now goes with the flush.
-            if !self.is_corked
-                && let Poll::Ready(Err(error)) = self.poll_drain(cx)
-            {
-                return Poll::Ready(Err(error));
-            }
             return Poll::Ready(Ok(count));
         }
         ready!(self.poll_drain(cx))?;
@@ -121,7 +84,6 @@ impl<I: AsyncRead + AsyncWrite + Unpin> AsyncWrite for CorkedIo<I> {
         if self.is_corked {
             return Poll::Ready(Ok(()));
         }
-        ready!(self.poll_drain(cx))?;
         Pin::new(&mut self.io).poll_flush(cx)
     }
 
@@ -137,17 +99,11 @@ mod tests {
 
     use super::*;
 
-    /// Notes what it is given, each write by itself, and has nothing to be read. Takes so many bytes, no more.
+    /// Notes what it is given, each write by itself. Takes so many bytes, no more.
     struct Noting {
         writes: Vec<String>,
         room: usize,
         is_shut: bool,
-    }
-
-    impl AsyncRead for Noting {
-        fn poll_read(self: Pin<&mut Self>, _: &mut Context<'_>, _: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-            Poll::Pending
-        }
     }
 
     impl AsyncWrite for Noting {
@@ -171,7 +127,7 @@ mod tests {
         }
     }
 
-    fn corked() -> CorkedIo<Noting> {
+    fn noting() -> CorkedIo<Noting> {
         CorkedIo::new(Noting { writes: Vec::new(), room: usize::MAX, is_shut: false })
     }
 
@@ -183,68 +139,36 @@ mod tests {
         }
     }
 
-    fn wait(io: &mut CorkedIo<Noting>) {
-        let mut room = [0; 8];
+    fn shut_down(io: &mut CorkedIo<Noting>) -> bool {
         let cx = &mut Context::from_waker(Waker::noop());
-        assert!(Pin::new(io).poll_read(cx, &mut ReadBuf::new(&mut room)).is_pending());
-    }
-
-    fn flush(io: &mut CorkedIo<Noting>) -> bool {
-        let cx = &mut Context::from_waker(Waker::noop());
-        Pin::new(io).poll_flush(cx).is_ready()
-    }
-
-    #[test]
-    fn what_the_peer_waits_for_goes_out_when_the_peer_is_waited_for() {
-        let mut io = corked();
-        write(&mut io, "hello ");
-        assert!(flush(&mut io));
-        write(&mut io, "finished");
-        assert!(io.io.writes.is_empty());
-        wait(&mut io);
-        assert_eq!(io.io.writes, ["hello finished"]);
-    }
-
-    #[test]
-    fn tickets_go_with_the_first_answer() {
-        let mut io = corked();
-        write(&mut io, "tickets ");
-        io.uncork();
-        wait(&mut io);
-        assert!(io.io.writes.is_empty(), "nobody waits for tickets");
-        write(&mut io, "answer");
-        write(&mut io, "another");
-        assert_eq!(io.io.writes, ["tickets answer", "another"]);
+        Pin::new(io).poll_shutdown(cx).is_ready()
     }
 
     #[test]
     fn the_last_answer_goes_with_the_end() {
-        let mut io = corked();
-        io.uncork();
+        let mut io = noting();
         write(&mut io, "first");
         io.cork();
         write(&mut io, "last ");
-        assert!(flush(&mut io));
         write(&mut io, "alert");
         assert_eq!(io.io.writes, ["first"]);
-        let cx = &mut Context::from_waker(Waker::noop());
-        assert!(Pin::new(&mut io).poll_shutdown(cx).is_ready());
+        assert!(shut_down(&mut io));
         assert_eq!(io.io.writes, ["first", "last alert"]);
         assert!(io.io.is_shut);
     }
 
     #[test]
     fn what_is_large_or_not_taken_at_once_is_sent_in_order_and_whole() {
-        let mut io = corked();
-        io.io.room = 4;
-        write(&mut io, "tickets ");
-        io.uncork();
-        write(&mut io, "answer ");
-        assert!(!flush(&mut io));
-        io.io.room = usize::MAX;
+        let mut io = noting();
         io.cork();
+        write(&mut io, "last ");
         let large = "x".repeat(MOST_HELD);
         write(&mut io, &large);
-        assert_eq!(io.io.writes.concat(), format!("tickets answer {large}"));
+        write(&mut io, "alert");
+        io.io.room = 2;
+        assert!(!shut_down(&mut io) && !io.io.is_shut);
+        io.io.room = usize::MAX;
+        assert!(shut_down(&mut io) && io.io.is_shut);
+        assert_eq!(io.io.writes.concat(), format!("last {large}alert"));
     }
 }

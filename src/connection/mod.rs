@@ -24,10 +24,9 @@ use std::time::{Duration, Instant};
 
 use ipnet::IpNet;
 use rustls::{HandshakeKind, ProtocolVersion};
-use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
-use tokio_rustls::Accept;
 use tracing::debug;
 
 use crate::admission::Admission;
@@ -159,7 +158,7 @@ impl Service {
         activity: &Activity,
     ) -> io::Result<(Box<ClientTls>, Rc<Client>)> {
         let begun = Instant::now();
-        let handshake = handshake(current.acceptor().accept(CorkedIo::new(stream)));
+        let handshake = current.acceptor().accept(CorkedIo::new(stream));
         let limit = self.terms.now().timeouts.handshake;
         let stream = Box::new(bounded(handshake, limit, activity).await?);
         let connection = stream.get_ref().1;
@@ -240,23 +239,4 @@ async fn bounded<T>(
         }
     })
     .await
-}
-
-/// Shakes hands. Who fails is told why, as TLS does it; session tickets go with the first answer.
-async fn handshake(accept: Accept<CorkedIo<TcpStream>>) -> io::Result<ClientTls> {
-    match accept.into_fallible().await {
-        Ok(mut stream) => {
-            let (io, connection) = stream.get_mut();
-            io.uncork();
-            // Before TLS 1.3 the last word is the server's, and the client waits for it.
-            if connection.protocol_version() != Some(ProtocolVersion::TLSv1_3) {
-                stream.flush().await?;
-            }
-            Ok(stream)
-        }
-        Err((error, mut io)) => {
-            io.send_held().await;
-            Err(error)
-        }
-    }
 }

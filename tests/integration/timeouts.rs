@@ -161,3 +161,19 @@ fn who_asks_for_the_end_need_not_wait_for_it() {
         }
     }
 }
+
+/// Such a client (without TCP_NODELAY) holds its request back until the end of its handshake is acknowledged, which takes
+/// 40 ms where the gateway has nothing to send.
+#[test]
+fn the_first_request_does_not_wait_for_a_late_acknowledgement() {
+    let gateway = Gateway::start(Upstream::start().address(), &[]);
+    let took = |_| {
+        let tls = tls_stream(gateway.https(), gateway.certificate_pem(), &["http/1.1"]);
+        assert!(!tls.sock.nodelay().expect("read"));
+        let start = Instant::now();
+        read_to_the_end(tls, "GET /timbr/api/x HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
+        start.elapsed()
+    };
+    let fastest = (0..8).map(took).min().expect("some");
+    assert!(fastest < Duration::from_millis(30), "{fastest:?}");
+}
