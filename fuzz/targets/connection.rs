@@ -14,7 +14,7 @@ use timbr_gateway::admission::Admission;
 use timbr_gateway::auth::Auth;
 use timbr_gateway::clock::Clock;
 use timbr_gateway::config::{Sources, load};
-use timbr_gateway::connection::activity::Reaper;
+use timbr_gateway::connection::reaper::Reaper;
 use timbr_gateway::connection::{Service, Terms, serve};
 use timbr_gateway::gateway::Gateway;
 use timbr_gateway::gateway::refusals::Refusals;

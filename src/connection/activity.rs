@@ -127,7 +127,7 @@ impl Activity {
         }
     }
 
-    /// The last answer leaves a part of its request unread.
+    /// The client may still be sending when its last answer is written.
     pub fn linger(&self) {
         self.lingers.set(true);
     }
@@ -238,10 +238,10 @@ impl Activity {
             return Some((Order::Cut, None));
         }
         match self.closing_since.get() {
+            // A slow client that is still taking the end of an answer is at work; the write timeout bounds it.
+            _ if self.write_blocked_since.get().is_some() => None,
             None => over(Some(self.idle_since.get()), timeouts.idle)
                 .then_some((Order::Close, Some(Cause::IdleTimeout))),
-            // A slow client that is still taking the end of an answer is at work; the write timeout bounds it.
-            Some(_) if self.write_blocked_since.get().is_some() => None,
             Some(asked) => {
                 over(Some(asked.max(self.idle_since.get())), CLOSE_GRACE).then_some((Order::Cut, None))
             }
@@ -284,12 +284,12 @@ impl Drop for InFlight {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
 
-    const SECOND: Duration = Duration::from_secs(1);
+    pub const SECOND: Duration = Duration::from_secs(1);
 
-    fn timeouts() -> Timeouts {
+    pub fn timeouts() -> Timeouts {
         Timeouts {
             handshake: SECOND,
             header: 2 * SECOND,
@@ -345,6 +345,17 @@ mod tests {
         assert_eq!(after(activity, 3), Some(Order::Cut));
         activity.write_blocked(false);
         assert_eq!(after(activity, 3), None);
+    }
+
+    #[test]
+    fn who_still_takes_the_end_of_an_answer_is_not_idle() {
+        let activity = &Rc::new(Activity::unwatched());
+        drop(activity.request());
+        activity.write_blocked(true);
+        let patient = Timeouts { write: 9 * SECOND, ..timeouts() };
+        assert_eq!(activity.judge(Instant::now() + 8 * SECOND, &patient), None);
+        let why = activity.judge(Instant::now() + 9 * SECOND, &patient);
+        assert_eq!(why, Some((Order::Cut, Some(Cause::WriteTimeout))));
     }
 
     #[test]

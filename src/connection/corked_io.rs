@@ -33,7 +33,7 @@ impl<I> CorkedIo<I> {
         &self.io
     }
 
-    /// Holds what is written from here on until the socket is shut down.
+    /// Holds what is written from here on until the socket is shut down, unless it is much.
     pub fn cork(&mut self) {
         self.is_corked = true;
     }

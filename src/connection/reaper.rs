@@ -136,19 +136,7 @@ mod tests {
     use super::*;
     use crate::admission::Admission;
     use crate::config::Limits;
-
-    const SECOND: Duration = Duration::from_secs(1);
-
-    fn timeouts() -> Timeouts {
-        Timeouts {
-            handshake: SECOND,
-            header: 2 * SECOND,
-            idle: 5 * SECOND,
-            body: SECOND,
-            write: 3 * SECOND,
-            connection_age: None,
-        }
-    }
+    use crate::connection::activity::tests::{SECOND, timeouts};
 
     fn place() -> ConnectionPlace {
         let admission = Arc::new(Admission::new(Limits::none(), Arc::default()));

@@ -20,14 +20,25 @@ fn closed_after(mut closed: impl FnMut() -> bool) -> Duration {
 #[test]
 fn a_head_that_does_not_end_is_cut() {
     let gateway = Gateway::start(Upstream::start().address(), &[("TIMEOUTS_HEADER", "400ms")]);
+    let in_time = |start: Instant| {
+        let waited = start.elapsed();
+        assert!(waited >= Duration::from_millis(350) && waited < Duration::from_secs(1), "{waited:?}");
+    };
+    let head = b"GET /timbr/api/x HTTP/1.1\r\nHost: h\r\n";
     let mut client = gateway.client();
-    client.write(b"GET /timbr/api/x HTTP/1.1\r\nHost: h\r\n");
+    client.write(head);
     let start = Instant::now();
     let answer = client.read_answer(false);
     assert_eq!((answer.status, answer.reason()), (408, "request_head_stalled".to_owned()));
     assert!(client.is_closed());
-    let waited = start.elapsed();
-    assert!(waited >= Duration::from_millis(350) && waited < Duration::from_secs(1), "{waited:?}");
+    in_time(start);
+
+    let mut tls = tls_stream(gateway.https(), gateway.certificate_pem(), &["http/1.1"]);
+    tls.write_all(head).expect("sent");
+    let (start, mut answer) = (Instant::now(), String::new());
+    tls.read_to_string(&mut answer).expect("an end in good order");
+    assert!(answer.starts_with("HTTP/1.1 408 ") && answer.contains("request_head_stalled"), "{answer}");
+    in_time(start);
 }
 
 #[test]
@@ -171,7 +182,8 @@ fn the_first_request_does_not_wait_for_a_late_acknowledgement() {
         let tls = tls_stream(gateway.https(), gateway.certificate_pem(), &["http/1.1"]);
         assert!(!tls.sock.nodelay().expect("read"));
         let start = Instant::now();
-        read_to_the_end(tls, "GET /timbr/api/x HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
+        let request = "GET /timbr/api/x HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
+        assert!(read_to_the_end(tls, request).starts_with("HTTP/1.1 400 "));
         start.elapsed()
     };
     let fastest = (0..8).map(took).min().expect("some");

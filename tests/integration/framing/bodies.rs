@@ -32,6 +32,7 @@ fn nor_is_the_body_of_a_head() {
     wire.read_for(CLOSING);
     assert!(wire.closed());
     assert_eq!(wire.bytes().windows(9).filter(|nine| nine.starts_with(b"HTTP/1.1 ")).count(), 1);
+    site.settle();
     assert!(site.backend.find("/timbr/api/within").is_none());
     assert_eq!(site.backend.complaints(), [""; 0]);
 }
@@ -60,6 +61,7 @@ fn the_body_of_a_refused_request_is_no_request() {
             assert_eq!(statuses, [status], "{fields:?} {copies}");
         }
     }
+    site.settle();
     assert!(site.backend.find("/timbr/api/within").is_none());
 }
 
@@ -80,5 +82,7 @@ fn a_refusal_does_not_wait_for_the_body() {
             assert!(wire.closed(), "{framing} {expect:?}");
         }
     }
-    assert!(site.backend.seen().is_empty());
+    site.settle();
+    let targets: Vec<_> = site.backend.seen().into_iter().map(|seen| seen.target).collect();
+    assert_eq!(targets, ["/timbr/api/afterwards"]);
 }

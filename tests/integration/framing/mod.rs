@@ -26,7 +26,7 @@ use crate::support::gateway::Gateway;
 use crate::support::recorder::{Recorder, Reply, Seen};
 use crate::support::wire::Wire;
 
-/// So long a connection is listened to that should have closed: longer than the gateway lingers.
+/// So long a connection is listened to that should have closed.
 const CLOSING: Duration = Duration::from_millis(3500);
 
 /// How many cases run at once.
@@ -83,24 +83,20 @@ impl Site {
     }
 
     /// Sends each template with the good request behind it, waits for `answers` answers or the end, and lets `judge`
-    /// say what is wrong. All that is wrong is told at once.
+    /// say what is wrong, once all that goes upstream has arrived. All that is wrong is told at once.
     fn judge_each<N: AsRef<str> + Sync, T: AsRef<[u8]> + Sync>(
         &self,
         cases: &[(N, T)],
         answers: usize,
         judge: impl Fn(&Outcome) -> Result<(), String> + Sync,
     ) {
-        let (next, wrong) = (AtomicUsize::new(0), Mutex::new(Vec::new()));
+        let (next, outcomes) = (AtomicUsize::new(0), Mutex::new(Vec::new()));
         let work = || {
             loop {
                 let number = next.fetch_add(1, Ordering::Relaxed);
-                let Some((name, template)) = cases.get(number) else { return };
-                let outcome = self.outcome(number, template.as_ref(), answers);
-                if let Err(what) = judge(&outcome) {
-                    let statuses: Vec<_> = outcome.answers.iter().map(|answer| answer.status).collect();
-                    let line = format!("{}: {what}; {}", name.as_ref(), told(&outcome, &statuses));
-                    wrong.lock().unwrap_or_else(PoisonError::into_inner).push(line);
-                }
+                let Some((_, template)) = cases.get(number) else { return };
+                let wire = self.carry(number, template.as_ref(), answers);
+                outcomes.lock().unwrap_or_else(PoisonError::into_inner).push((number, wire));
             }
         };
         std::thread::scope(|scope| {
@@ -108,18 +104,29 @@ impl Site {
                 scope.spawn(work);
             }
         });
-        let mut wrong = wrong.into_inner().unwrap_or_else(PoisonError::into_inner);
+        self.settle();
+        let mut wrong = Vec::new();
+        for (number, wire) in outcomes.into_inner().unwrap_or_else(PoisonError::into_inner) {
+            let outcome = self.outcome(number, &wire);
+            if let Err(what) = judge(&outcome) {
+                let statuses: Vec<_> = outcome.answers.iter().map(|answer| answer.status).collect();
+                wrong.push(format!("{}: {what}; {}", cases[number].0.as_ref(), told(&outcome, &statuses)));
+            }
+        }
         wrong.sort();
         wrong.extend(self.backend.complaints());
         assert!(wrong.is_empty(), "{} of {}:\n{}", wrong.len(), cases.len(), wrong.join("\n"));
-        self.assert_serves();
     }
 
-    fn outcome(&self, number: usize, template: &[u8], answers: usize) -> Outcome {
+    fn carry(&self, number: usize, template: &[u8], answers: usize) -> Wire {
         let mut wire = Wire::connect(self.gateway.http());
         let sent = [self.fill(number, template), self.follower(number)].concat();
         wire.send(&sent);
         wire.read_answers(answers, CLOSING);
+        wire
+    }
+
+    fn outcome(&self, number: usize, wire: &Wire) -> Outcome {
         Outcome {
             answers: wire.answers(),
             closed: wire.closed(),
@@ -135,7 +142,7 @@ impl Site {
             refused(outcome, statuses)?;
             outcome.first.is_none().then_some(()).ok_or("its head arrived".to_owned())
         });
-        // The good request at the end.
+        // The good request behind them.
         let arrived = self.backend.seen().split_off(before);
         assert_eq!(arrived.len(), 1, "{arrived:#?}");
     }
@@ -171,12 +178,13 @@ impl Site {
         self.judge_each(cases, 2, |outcome| served(outcome, body));
     }
 
-    /// It still answers, and what it sent upstream before has been recorded by now.
-    fn assert_serves(&self) {
+    /// It still answers, and what it sent upstream before is recorded when this returns.
+    fn settle(&self) {
         let mut wire = Wire::connect(self.gateway.http());
         wire.send(&self.fill(0, b"GET /timbr/api/afterwards HTTP/1.1\r\n@H\r\n"));
         let answers = wire.read_answers(1, CLOSING).answers();
         assert_eq!(answers.first().map(|answer| answer.status), Some(200), "{answers:?}");
+        self.backend.settled();
     }
 }
 

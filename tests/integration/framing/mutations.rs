@@ -50,7 +50,7 @@ fn no_byte_makes_a_request_of_a_body() {
             scope.spawn(work);
         }
     });
-    site.assert_serves();
+    site.settle();
     assert_eq!(site.backend.complaints(), [""; 0]);
     let within: Vec<_> =
         site.backend.seen().into_iter().filter(|seen| seen.target.contains("within")).collect();

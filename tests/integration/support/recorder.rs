@@ -4,7 +4,7 @@ use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// What it does with a request that has arrived whole.
 #[derive(Clone)]
@@ -44,6 +44,8 @@ struct Log {
     seen: Vec<Seen>,
     complaints: Vec<String>,
     open: usize,
+    /// Requests of which a part has come.
+    unfinished: usize,
     most_open: usize,
 }
 
@@ -95,6 +97,15 @@ impl Recorder {
     /// What no gateway may send; empty if all was well.
     pub fn complaints(&self) -> Vec<String> {
         self.log().complaints.clone()
+    }
+
+    /// Waits until no request is there in part: the rest of it has come, or its connection has ended.
+    pub fn settled(&self) {
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while self.log().unfinished > 0 {
+            assert!(Instant::now() < deadline, "a request goes neither on nor away: {:?}", self.seen());
+            thread::sleep(Duration::from_millis(5));
+        }
     }
 
     /// How many connections are open now.
@@ -165,7 +176,14 @@ impl Connection {
     }
 
     fn request(&mut self) -> Result<String, End> {
-        let mut head = Vec::new();
+        let first = self.take(1)?;
+        self.log().unfinished += 1;
+        let request = self.request_beginning(first);
+        self.log().unfinished -= 1;
+        request
+    }
+
+    fn request_beginning(&mut self, mut head: Vec<u8>) -> Result<String, End> {
         while !head.ends_with(b"\r\n\r\n") {
             head.extend(self.take(1)?);
         }
