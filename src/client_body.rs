@@ -1,5 +1,6 @@
 //! The body of a client's request, whichever protocol it comes over.
 
+use std::cell::Cell;
 use std::collections::VecDeque;
 use std::fmt;
 use std::pin::Pin;
@@ -25,6 +26,19 @@ pub trait Http1Body {
     fn left(&self) -> Option<u64>;
 }
 
+/// A body over HTTP/2. What nobody has read to its end is left to whoever took the request in, instead of being dropped.
+pub struct Http2Body {
+    /// Until the end.
+    incoming: Option<Incoming>,
+    unread: Rc<Cell<Option<Incoming>>>,
+}
+
+impl Drop for Http2Body {
+    fn drop(&mut self) {
+        self.unread.set(self.incoming.take().filter(|incoming| !incoming.is_end_stream()));
+    }
+}
+
 /// A client's body.
 pub enum ClientBody {
     /// None.
@@ -32,9 +46,21 @@ pub enum ClientBody {
     /// Read off an HTTP/1 connection.
     Http1(Rc<dyn Http1Body>),
     /// A stream of an HTTP/2 connection.
-    Http2(Incoming),
+    Http2(Http2Body),
     /// What has come before, once more.
     Kept(VecDeque<Bytes>),
+}
+
+impl ClientBody {
+    /// A stream's, and where what is not read of it will be found.
+    pub fn http2(incoming: Incoming) -> (ClientBody, Rc<Cell<Option<Incoming>>>) {
+        let unread = Rc::default();
+        if incoming.is_end_stream() {
+            return (ClientBody::Empty, unread);
+        }
+        let body = Http2Body { incoming: Some(incoming), unread: Rc::clone(&unread) };
+        (ClientBody::Http2(body), unread)
+    }
 }
 
 impl fmt::Debug for ClientBody {
@@ -60,13 +86,16 @@ impl Body for ClientBody {
             ClientBody::Empty => Poll::Ready(None),
             ClientBody::Http1(body) => body.poll_data(cx).map_ok(Frame::data),
             ClientBody::Kept(parts) => Poll::Ready(parts.pop_front().map(|part| Ok(Frame::data(part)))),
-            ClientBody::Http2(incoming) => match Pin::new(&mut *incoming).poll_frame(cx) {
-                // SECURITY: a stream that was reset "without error" looks ended, and is not whole.
-                Poll::Ready(None) if !incoming.is_end_stream() => {
-                    Poll::Ready(Some(Err(BrokenBody("the stream was reset".to_owned()))))
+            ClientBody::Http2(body) => {
+                let Some(incoming) = &mut body.incoming else { return Poll::Ready(None) };
+                match Pin::new(&mut *incoming).poll_frame(cx) {
+                    // SECURITY: a stream that was reset "without error" looks ended, and is not whole.
+                    Poll::Ready(None) if !incoming.is_end_stream() => {
+                        Poll::Ready(Some(Err(BrokenBody("the stream was reset".to_owned()))))
+                    }
+                    polled => polled.map_err(|error| BrokenBody(error.to_string())),
                 }
-                polled => polled.map_err(|error| BrokenBody(error.to_string())),
-            },
+            }
         }
     }
 
@@ -74,7 +103,7 @@ impl Body for ClientBody {
         match self {
             ClientBody::Empty => true,
             ClientBody::Http1(body) => body.is_ended(),
-            ClientBody::Http2(incoming) => incoming.is_end_stream(),
+            ClientBody::Http2(body) => body.incoming.as_ref().is_none_or(Incoming::is_end_stream),
             ClientBody::Kept(parts) => parts.is_empty(),
         }
     }
@@ -83,7 +112,7 @@ impl Body for ClientBody {
         match self {
             ClientBody::Empty => SizeHint::with_exact(0),
             ClientBody::Http1(body) => body.left().map_or_else(SizeHint::new, SizeHint::with_exact),
-            ClientBody::Http2(incoming) => incoming.size_hint(),
+            ClientBody::Http2(body) => body.incoming.as_ref().map(Incoming::size_hint).unwrap_or_default(),
             ClientBody::Kept(parts) => SizeHint::with_exact(parts.iter().map(|part| part.len() as u64).sum()),
         }
     }

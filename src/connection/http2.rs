@@ -9,18 +9,20 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 use http::{Method, Request, Response};
 use http_body::{Body, Frame, SizeHint};
+use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use hyper::rt::Executor;
 use hyper::server::conn::http2;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::time::timeout;
 
 use crate::client_body::ClientBody;
-use crate::connection::Terms;
 use crate::connection::activity::{Activity, InFlight, Order};
 use crate::connection::coalesced_io::CoalescedIo;
 use crate::connection::watched_io::WatchedIo;
+use crate::connection::{LONGEST_DISCARD, MOST_DISCARDED, Terms};
 use crate::fields::Head;
 use crate::gateway::context::Client;
 use crate::gateway::{ObservedBody, Reply};
@@ -109,8 +111,11 @@ fn answering(
         Box::pin(async move {
             let (head, body) = request.into_parts();
             let is_head = head.method == Method::HEAD;
-            let Reply { status, fields, mut body } =
-                gateway.handle(client, Head::from(head), ClientBody::Http2(body)).await;
+            let (body, unread) = ClientBody::http2(body);
+            let Reply { status, fields, mut body } = gateway.handle(client, Head::from(head), body).await;
+            if let Some(unread) = unread.take() {
+                tokio::task::spawn_local(pass_over(unread));
+            }
             if is_head {
                 body.withhold();
             }
@@ -120,6 +125,21 @@ fn answering(
             Ok(response)
         })
     }
+}
+
+/// Reads and forgets what nobody has read of a request's body. Without that its stream would be reset at the end of the
+/// answer, and there are clients that lose the answer then, as they are still sending (curl before version 8).
+async fn pass_over(mut body: Incoming) {
+    let mut read = 0;
+    let discarding = async {
+        while let Some(Ok(frame)) = body.frame().await {
+            read += frame.data_ref().map_or(0, |data| data.len() as u64);
+            if read > MOST_DISCARDED {
+                break;
+            }
+        }
+    };
+    let _ = timeout(LONGEST_DISCARD, discarding).await; // A reset is what is left.
 }
 
 type Answering = Pin<Box<dyn Future<Output = Result<Response<GuardedBody>, Infallible>>>>;

@@ -46,6 +46,13 @@ use reaper::Registration;
 use socket::{ClientTls, Socket};
 use watched_io::WatchedIo;
 
+/// So much of a refused request's body is read and forgotten after the answer: so that HTTP/1's connection can go on, and that
+/// a client which still sends over HTTP/2 does not take the reset of its stream for a failure.
+const MOST_DISCARDED: u64 = 256 * 1024;
+
+/// For so long.
+const LONGEST_DISCARD: Duration = Duration::from_secs(2);
+
 /// What connections of one listener have in common.
 pub struct Service {
     /// On what terms they are served. Each request is answered on those that are in force when it comes, and to its end.

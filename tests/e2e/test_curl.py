@@ -42,6 +42,16 @@ def test_two_keys_are_refused_and_nothing_arrives(gateway, arrived, option, vers
 
 
 @VERSIONS
+def test_a_refusal_is_not_lost_while_the_body_is_sent(gateway, option, version):
+    """Also by clients that take the reset of a stream on which they are sending for a failure."""
+    command = ["curl", "--disable", "--noproxy", "*", "--silent", "--show-error", "--cacert", gateway.ca, "--max-time", "60", option,
+               "--output", "/dev/null", "--write-out", "%{http_code}\n", "-H", "Content-Type: application/json",
+               "--data-binary", "x" * 500, f"{gateway.url}timbr/api/query?n=[1-300]"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.stdout.split() == ["401"] * 300, done.stderr
+
+
+@VERSIONS
 def test_a_large_upload_arrives_whole(gateway, tmp_path, option, version):
     body = tmp_path / "body"
     body.write_bytes(bytes(range(256)) * (20 << 12))

@@ -1,6 +1,7 @@
 //! The same over TLS and HTTP/2.
 
 use crate::support::bearer::bearer;
+use crate::support::frames::{DATA, END_HEADERS, END_STREAM, Frames, HEADERS, RST_STREAM, frame, good_head};
 use crate::support::gateway::Gateway;
 use crate::support::h2_client::H2Client;
 use crate::support::upstream::{Upstream, write};
@@ -58,6 +59,40 @@ fn a_head_request_that_is_refused_gets_no_body() {
         let refused = client.send(line, &[JSON], b"");
         assert!(refused.status >= 400 && refused.body.is_empty(), "{line}");
     }
+}
+
+/// There are clients that lose an answer when its stream is reset while they are sending.
+#[test]
+fn a_refused_request_may_send_a_small_body_to_the_end() {
+    let gateway = Gateway::start(Upstream::start().address(), &[]);
+    let mut frames = Frames::connect(gateway.https(), gateway.certificate_pem());
+    let head = good_head("POST", "/timbr/api/x", "nobody's");
+    let part = frame(DATA, 0, 1, &[b'x'; 16 * 1024]);
+    frames.send(&frame(HEADERS, END_HEADERS, 1, &head));
+    assert!(frames.wait_for(|frames| frames.has_answered(1)), "before the body comes");
+    let mut others = (3..).step_by(2);
+    // Frames are dealt with in their order: what there was to say about the stream is said before this is answered.
+    let mut catch_up = |frames: &mut Frames| {
+        let other = others.next().expect("some");
+        frames.send(&frame(HEADERS, END_HEADERS | END_STREAM, other, &head));
+        assert!(frames.wait_for(|frames| frames.has_answered(other)));
+    };
+    for sent in [4, 8, 12, 16] {
+        frames.send(&part.repeat(4));
+        catch_up(&mut frames);
+        assert!(!frames.is_reset(1), "after {sent} parts");
+    }
+    // A large one is not waited for, and no error is said.
+    frames.send(&part);
+    assert!(frames.wait_for(|frames| frames.is_reset(1)));
+    let reset = frames.came.iter().find(|came| came.kind == RST_STREAM).expect("one");
+    assert_eq!((reset.stream, reset.code()), (1, 0));
+
+    frames.send(&frame(HEADERS, END_HEADERS, 101, &head));
+    assert!(frames.wait_for(|frames| frames.has_answered(101)));
+    frames.send(&frame(DATA, END_STREAM, 101, b"the end"));
+    frames.send(&frame(HEADERS, END_HEADERS | END_STREAM, 103, &head));
+    assert!(frames.wait_for(|frames| frames.has_answered(103)) && !frames.is_reset(101));
 }
 
 #[test]

@@ -19,10 +19,10 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::timeout;
 
 use crate::client_body::ClientBody;
-use crate::connection::Terms;
 use crate::connection::activity::{Activity, Order};
 use crate::connection::socket::Socket;
 use crate::connection::watched_io::WatchedIo;
+use crate::connection::{LONGEST_DISCARD, MOST_DISCARDED, Terms};
 use crate::fields::Head;
 use crate::gateway::Reply;
 use crate::gateway::context::Client;
@@ -33,12 +33,6 @@ use crate::in_force::InForce;
 
 use answer::Asked;
 use wire::Wire;
-
-/// So much of a refused request's body is read after the answer, so that its connection can go on.
-const MOST_DISCARDED: u64 = 256 * 1024;
-
-/// For so long.
-const LONGEST_DISCARD: Duration = Duration::from_secs(2);
 
 /// What a connection may ask for before it has to begin anew.
 #[derive(Clone, Copy, Debug)]

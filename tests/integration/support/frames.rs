@@ -168,6 +168,11 @@ impl Frames {
         self.is_ended() || self.came.iter().any(|came| came.kind == RST_STREAM && came.stream == stream)
     }
 
+    /// Whether the body of a stream's answer is here, or a part of it.
+    pub fn has_answered(&self, stream: u32) -> bool {
+        self.came.iter().any(|came| came.stream == stream && came.kind == DATA)
+    }
+
     /// The status of a stream's answer, if that is one that the gateway has not used before on this connection.
     pub fn status(&self, stream: u32) -> Option<u16> {
         let head = self.came.iter().find(|came| came.kind == HEADERS && came.stream == stream)?;
