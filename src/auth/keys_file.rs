@@ -21,8 +21,8 @@ use crate::user_name::UserName;
 pub struct KnownKey {
     /// The user.
     pub user: UserName,
-    /// What the backend is shown instead of the key; marked as sensitive.
-    pub upstream_key: Option<HeaderValue>,
+    /// What the backend is shown instead of the key; marked as sensitive. In the heap, as few have one.
+    pub upstream_key: Option<Box<HeaderValue>>,
 }
 
 /// The keys of the file by their hash.
@@ -40,6 +40,9 @@ pub struct KeysFileError {
 /// So many wrong lines are told; more would bury the first.
 const MOST_PROBLEMS: usize = 10;
 
+/// A user of one letter, a hash, and the end of the line.
+const SHORTEST_LINE: usize = 67;
+
 impl KnownKeys {
     /// Reads the file; all its wrong lines are told at once.
     pub fn read(path: &Path) -> Result<KnownKeys, KeysFileError> {
@@ -51,7 +54,8 @@ impl KnownKeys {
     }
 
     fn parse(text: &str) -> Result<KnownKeys, Vec<String>> {
-        let mut keys = HashMap::default();
+        // Room for as many as there can be, so that nothing is moved on the way.
+        let mut keys = HashMap::with_capacity_and_hasher(text.len() / SHORTEST_LINE, Prehashed::default());
         let mut problems = Vec::new();
         for (number, line) in text.lines().enumerate() {
             let line = line.trim();
@@ -101,7 +105,7 @@ fn parse_line(line: &str) -> Result<(TokenId, KnownKey), &'static str> {
         Some(key) => {
             let mut value = HeaderValue::from_str(key).expect("printable ASCII was checked");
             value.set_sensitive(true);
-            Some(value)
+            Some(Box::new(value))
         }
     };
     Ok((id, KnownKey { user, upstream_key }))
@@ -121,7 +125,7 @@ mod tests {
         let alice = keys.find(&TokenId::of(b"alice")).expect("known");
         assert_eq!((alice.user.as_str(), &alice.upstream_key), ("alice", &None));
         let etl = keys.find(&TokenId::from_hex(&HASH.replace('2', "3")).expect("hex")).expect("known");
-        let shown = etl.upstream_key.as_ref().expect("given");
+        let shown = etl.upstream_key.as_deref().expect("given");
         assert_eq!(shown, "tk_a:b");
         assert!(shown.is_sensitive());
     }

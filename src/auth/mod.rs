@@ -237,7 +237,7 @@ impl Auth {
         let id = key.id();
         let fingerprint = id.fingerprint();
         if let Some(known) = self.known_keys.find(&id) {
-            let upstream_key = known.upstream_key.clone();
+            let upstream_key = known.upstream_key.as_deref().cloned();
             return Ok(Identity::of(Some(known.user.clone()), upstream_key, fingerprint));
         }
         if let Some(record) = self.store.find(&id) {
