@@ -67,8 +67,9 @@ dashboard: $(BINARY)
 demo:
 	$(CARGO) run --locked -- demo
 
+# As it is published: optimized by what it does under load. Lands in target/trained/timbr-gateway.
 release:
-	$(CARGO) build --locked --release
+	CARGO="$(CARGO)" deploy/release/build
 
 # The release beside nginx and HAProxy at the same job; bench/README.md says how, bench/results what came of it.
 bench: release

@@ -38,7 +38,7 @@ def arguments():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("cases", nargs="*", metavar="CASE", help=f"all of them unless given: {', '.join([*BY_NAME, *SPECIAL])}")
-    add("--binary", type=pathlib.Path, default=ROOT / "target/release/timbr-gateway", help="the gateway (%(default)s)")
+    add("--binary", type=pathlib.Path, default=ROOT / "target/trained/timbr-gateway", help="the gateway (%(default)s)")
     add("--compare", type=pathlib.Path, metavar="OLD_BINARY", help="another gateway, to be measured beside it")
     add("--no-peers", action="store_true", help="without nginx and HAProxy")
     add("--name", default="local", help="of the results (%(default)s)")
@@ -60,7 +60,7 @@ def fitted(options):
     """The options, to what this machine has."""
     for binary in filter(None, (options.binary, options.compare)):
         if not binary.is_file():
-            raise SystemExit(f"error: {binary} is missing; build it with: cargo build --release")
+            raise SystemExit(f"error: {binary} is missing; build it with: make release")
     os.environ["PATH"] += ":/usr/sbin"
     for program in ("gcc", "openssl", "wrk", "h2load", "curl", "nginx", "haproxy", "gnuplot"):
         if not shutil.which(program):
