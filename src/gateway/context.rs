@@ -135,7 +135,12 @@ impl Context {
 
     /// The id of the trace that the request belongs to: 32 hex digits.
     pub fn trace_id(&self) -> &str {
-        std::str::from_utf8(&self.traceparent[3..35]).expect("hex digits")
+        std::str::from_utf8(self.trace_id_bytes()).expect("hex digits")
+    }
+
+    /// The same as bytes.
+    pub fn trace_id_bytes(&self) -> &[u8] {
+        &self.traceparent[3..35]
     }
 
     /// The client, as text.

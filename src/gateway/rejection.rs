@@ -7,10 +7,10 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::StatusCode;
-use serde::Serialize;
 
 use crate::admission::{Full, NoTurn};
 use crate::fields::{Fields, Name};
+use crate::octets::Octets;
 
 /// Why a request was not answered by the backend.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -138,15 +138,6 @@ pub enum Rejection {
     UpstreamTimeout,
     /// The gateway itself failed.
     Internal,
-}
-
-/// The answer's body.
-#[derive(Serialize)]
-struct Envelope<'a> {
-    status: &'static str,
-    data: &'a str,
-    reason: &'static str,
-    request_id: &'a str,
 }
 
 impl From<Full> for Rejection {
@@ -306,10 +297,7 @@ impl Rejection {
         if let Rejection::MethodNotAllowed { allow } = self {
             fields.push(Name::Allow, allow.as_bytes());
         }
-        let data = self.sentence();
-        let envelope = Envelope { status: "error", data: &data, reason: self.reason(), request_id };
-        let body = serde_json::to_vec(&envelope).expect("strings serialise");
-        (fields, Bytes::from(body))
+        (fields, Bytes::from(envelope(&self.sentence(), self.reason(), request_id)))
     }
 
     /// What a 401 must say (RFC 9110 section 15.5.2; RFC 6750 section 3 for bearers).
@@ -349,6 +337,35 @@ impl Rejection {
     }
 }
 
+/// The API's envelope. Put together by hand, as refusals are what a flood consists of; ids and reasons are words that need no
+/// escapes in JSON, and so are most sentences.
+fn envelope(data: &str, reason: &str, request_id: &str) -> Vec<u8> {
+    const PARTS: [&str; 4] =
+        [r#"{"status":"error","data":"#, r#","reason":""#, r#"","request_id":""#, r#""}"#];
+    debug_assert!([reason, request_id].iter().all(|word| Octets::QUOTED.are_all(word.as_bytes())));
+    let known: usize = PARTS.iter().map(|part| part.len()).sum();
+    let mut body = Vec::with_capacity(known + data.len() + 2 + reason.len() + request_id.len());
+    body.extend_from_slice(PARTS[0].as_bytes());
+    append_quoted(&mut body, data);
+    body.extend_from_slice(PARTS[1].as_bytes());
+    body.extend_from_slice(reason.as_bytes());
+    body.extend_from_slice(PARTS[2].as_bytes());
+    body.extend_from_slice(request_id.as_bytes());
+    body.extend_from_slice(PARTS[3].as_bytes());
+    body
+}
+
+/// Appends a text as JSON has it.
+fn append_quoted(body: &mut Vec<u8>, text: &str) {
+    if Octets::QUOTED.are_all(text.as_bytes()) {
+        body.push(b'"');
+        body.extend_from_slice(text.as_bytes());
+        body.push(b'"');
+    } else {
+        serde_json::to_writer(body, text).expect("a text can always be written into memory");
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -363,6 +380,28 @@ mod tests {
         assert!(body["data"].as_str().expect("text").contains("x-api-key"));
         assert_eq!(fields.get(Name::ContentType), Some(&b"application/json"[..]));
         assert_eq!(fields.get(Name::CacheControl), Some(&b"no-store"[..]));
+    }
+
+    #[test]
+    fn an_envelope_is_what_serde_makes_of_it() {
+        #[derive(serde::Serialize)]
+        struct Envelope<'a> {
+            status: &'static str,
+            data: &'a str,
+            reason: &'static str,
+            request_id: &'a str,
+        }
+        let odd = (0..=0xff_u8).map(|byte| format!("a{}b", char::from(byte)));
+        let longer = ["", "plain, with `quotes`", "\"\\/\u{7f}\u{2028}\u{2029}", "… – é 漢 \u{1f980}"]
+            .map(str::to_owned);
+        for data in odd.chain(longer) {
+            for request_id in ["req-1.:/+=@_", "0123456789abcdef0123456789abcdef"] {
+                let expected =
+                    Envelope { status: "error", data: &data, reason: "api_key_missing", request_id };
+                let made = envelope(&data, "api_key_missing", request_id);
+                assert_eq!(made, serde_json::to_vec(&expected).expect("strings serialise"), "{data:?}");
+            }
+        }
     }
 
     #[test]

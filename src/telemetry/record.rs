@@ -128,7 +128,8 @@ impl Record<'_> {
     /// A span in milliseconds, to the microsecond.
     pub fn millis(&mut self, label: Label, span: Duration) {
         self.label(label);
-        let micros = u64::try_from(span.as_micros()).unwrap_or(u64::MAX);
+        // Five hundred thousand years of them fit.
+        let micros = span.as_secs().saturating_mul(1_000_000).saturating_add(span.subsec_micros().into());
         self.line.extend_from_slice(itoa::Buffer::new().format(micros / 1000).as_bytes());
         self.line.push(b'.');
         self.line.extend_from_slice(&digits::<3>(micros % 1000));
