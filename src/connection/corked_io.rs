@@ -73,7 +73,11 @@ impl<I: AsyncWrite + Unpin> AsyncWrite for CorkedIo<I> {
             return Poll::Ready(Ok(count));
         }
         ready!(self.poll_drain(cx))?;
-        Pin::new(&mut self.io).poll_write_vectored(cx, bufs)
+        // To the kernel a list of one is more work than the one. TLS has no other call.
+        match bufs {
+            [buf] => Pin::new(&mut self.io).poll_write(cx, buf),
+            bufs => Pin::new(&mut self.io).poll_write_vectored(cx, bufs),
+        }
     }
 
     fn is_write_vectored(&self) -> bool {

@@ -8,9 +8,11 @@ mod record;
 
 use std::any::Any;
 use std::io::IsTerminal;
+use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, OnceLock, PoisonError};
 
+use rustix::pipe::{fcntl_getpipe_size, fcntl_setpipe_size};
 use tracing::level_filters::LevelFilter;
 use tracing::{error, warn};
 use tracing_subscriber::filter::Targets;
@@ -107,6 +109,7 @@ pub fn tell_dropped_lines() {
 /// Libraries speak from `warn` upwards only: at lower levels hyper, h2 and rustls print what they parse, and that
 /// holds credentials.
 pub fn init(options: LogOptions) -> anyhow::Result<LogGuard> {
+    widen_if_pipe(std::io::stderr().as_fd());
     let lines = Lines::to(std::io::stderr())?;
     let (filter, handle) = reload::Layer::new(filter(options.level));
     let layer = tracing_subscriber::fmt::layer().with_writer(lines.clone());
@@ -126,6 +129,17 @@ pub fn init(options: LogOptions) -> anyhow::Result<LogGuard> {
         error!(at, what = what_a_panic_says(panic.payload()), "panicked; please report it");
     }));
     Ok(LogGuard(()))
+}
+
+/// What a pipe that takes the log is to hold. All pipes of a user may hold 64 MiB, and many gateways run as the same one.
+const PIPE_SIZE: usize = 256 * 1024;
+
+/// Has a pipe hold enough for a busy gateway's lines, which otherwise go out in pieces of 64 KiB, each of which the reader has to
+/// take before the next. Where that may not be, the pipe does as it is.
+fn widen_if_pipe(output: impl AsFd + Copy) {
+    if fcntl_getpipe_size(output).is_ok_and(|size| size < PIPE_SIZE) {
+        let _ = fcntl_setpipe_size(output, PIPE_SIZE);
+    }
 }
 
 /// Whether what is written there may have colours: at a terminal, unless its user has said otherwise (no-color.org).
