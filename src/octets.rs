@@ -83,6 +83,28 @@ const fn is_one_of(byte: u8, set: &[u8]) -> bool {
     false
 }
 
+/// Whether all of a text can stand between quotes as it is: [`Octets::QUOTED`], sixteen at a time, as whole sentences and paths
+/// are looked at for this set.
+pub fn needs_no_escapes(text: &[u8]) -> bool {
+    let (chunks, rest) = text.as_chunks::<16>();
+    let is_other = |byte: &u8| u8::from(*byte < b' ' || *byte > b'~' || *byte == b'"' || *byte == b'\\');
+    // One chunk after the other: the compiler compares its bytes at once.
+    let is_plain = |chunk: &[u8; 16]| chunk.iter().map(is_other).fold(0, std::ops::BitOr::bitor) == 0;
+    chunks.iter().all(is_plain) && Octets::QUOTED.are_all(rest)
+}
+
+/// The eight hexadecimal digits of a number: each half byte is moved into a byte of its own, all at once.
+pub fn hex_digits(value: u32) -> [u8; 8] {
+    const EACH: u64 = 0x0101_0101_0101_0101;
+    let mut digits = u64::from(value);
+    digits = (digits << 16 | digits) & 0x0000_ffff_0000_ffff;
+    digits = (digits << 8 | digits) & 0x00ff_00ff_00ff_00ff;
+    digits = (digits << 4 | digits) & 0x0f0f_0f0f_0f0f_0f0f;
+    // Ones where a digit is a letter: there, six more make sixteen.
+    let letters = (digits + 6 * EACH) >> 4 & EACH;
+    (digits + u64::from(b'0') * EACH + letters * u64::from(b'a' - b'0' - 10)).to_be_bytes()
+}
+
 /// The two hexadecimal digits of each byte.
 pub static HEX: [[u8; 2]; 256] = {
     let (digits, mut pairs, mut byte) = (b"0123456789abcdef", [[0; 2]; 256], 0);
@@ -110,6 +132,31 @@ mod tests {
         assert_eq!(members(Octets::TOKEN), of(is_token));
         let is_plain = |b: u8| b.is_ascii_graphic() && !b"/\\;#%\"<>^`{|}".contains(&b);
         assert_eq!(members(Octets::PATH), of(is_plain));
+    }
+
+    #[test]
+    fn what_needs_no_escapes_is_what_can_be_quoted_wherever_it_stands() {
+        for byte in 0..=u8::MAX {
+            for (length, at) in [(1, 0), (15, 14), (16, 0), (16, 15), (17, 16), (40, 31), (40, 39)] {
+                let mut text = vec![b'a'; length];
+                text[at] = byte;
+                assert_eq!(
+                    needs_no_escapes(&text),
+                    Octets::QUOTED.are_all(&text),
+                    "{byte} at {at} of {length}"
+                );
+            }
+        }
+        assert!(needs_no_escapes(b""));
+    }
+
+    #[test]
+    fn digits_are_those_that_are_usual() {
+        let spread =
+            (0..=u32::from(u16::MAX)).flat_map(|low| [low, low << 16, low.wrapping_mul(0x9e37_79b9)]);
+        for value in spread.chain([u32::MAX]) {
+            assert_eq!(hex_digits(value), format!("{value:08x}").as_bytes(), "{value}");
+        }
     }
 
     #[test]

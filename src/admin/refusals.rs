@@ -48,7 +48,7 @@ pub fn list(query: &str, refusals: &Refusals) -> Result<Value, No> {
 pub fn explain(escaped_id: &str, refusals: &Refusals) -> Result<Value, No> {
     // In a path `+` is itself.
     let id = unescaped(&escaped_id.replace('+', "%2B"));
-    let found = refusals.newest(MOST_OF_ONE_ID, |refusal| refusal.request_id == id);
+    let found = refusals.newest(MOST_OF_ONE_ID, |refusal| refusal.request_id() == id);
     if found.is_empty() {
         let told = format!(
             "none of the last {} refusals has this id: the request was not refused, or longer ago, or by another \
@@ -65,8 +65,8 @@ pub fn told(refusal: &Refusal) -> Value {
     json!({
         "time": seconds(refusal.at),
         "after_ms": seconds(refusal.after) * 1000.0,
-        "request_id": refusal.request_id,
-        "trace_id": refusal.trace_id,
+        "request_id": refusal.request_id(),
+        "trace_id": refusal.trace_id(),
         "client": refusal.client.to_string(),
         "method": refusal.method,
         "path": refusal.path,

@@ -185,7 +185,7 @@ impl Drop for AccessLine {
         }
         telemetry::access(|line| {
             line.word(label!("request_id"), self.context.request_id_bytes());
-            line.word(label!("trace_id"), self.context.trace_id_bytes());
+            line.word(label!("trace_id"), self.context.trace_id());
             line.word(label!("protocol"), self.context.client.protocol.as_bytes());
             line.word(label!("client"), self.context.client_text().as_bytes());
             if let Some(certificate) = &self.context.client.certificate {

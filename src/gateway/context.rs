@@ -10,7 +10,7 @@ use ipnet::IpNet;
 use crate::clock;
 use crate::fields::{Fields, Name};
 use crate::gateway::forwarded::{Origin, origin};
-use crate::octets::HEX;
+use crate::octets::{HEX, hex_digits};
 use crate::tls::Served;
 use crate::trace::{Span, Trace, Tracer};
 
@@ -133,14 +133,9 @@ impl Context {
         Some(trace)
     }
 
-    /// The id of the trace that the request belongs to: 32 hex digits.
-    pub fn trace_id(&self) -> &str {
-        std::str::from_utf8(self.trace_id_bytes()).expect("hex digits")
-    }
-
-    /// The same as bytes.
-    pub fn trace_id_bytes(&self) -> &[u8] {
-        &self.traceparent[3..35]
+    /// The id of the trace that the request belongs to, as hex digits.
+    pub fn trace_id(&self) -> &[u8; 32] {
+        self.traceparent[3..].first_chunk().expect("it is longer")
     }
 
     /// The client, as text.
@@ -194,10 +189,11 @@ fn read_hex(digits: &[u8], bytes: &mut [u8]) {
 /// So many random hex digits, a multiple of 16. Ids must differ, not be secret.
 fn random_hex<const DIGITS: usize>() -> [u8; DIGITS] {
     let mut text = [0; DIGITS];
-    for digits in text.chunks_exact_mut(16) {
+    for digits in text.as_chunks_mut::<16>().0 {
         let bits = fastrand::u64(1..);
-        for (pair, byte) in digits.chunks_exact_mut(2).zip(bits.to_be_bytes()) {
-            pair.copy_from_slice(&HEX[usize::from(byte)]);
+        let halves = digits.as_chunks_mut::<8>().0.iter_mut();
+        for (half, value) in halves.zip([(bits >> 32) as u32, bits as u32]) {
+            *half = hex_digits(value);
         }
     }
     text

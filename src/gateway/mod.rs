@@ -200,7 +200,7 @@ impl Gateway {
     fn refusal(&self, rejection: &Rejection, line: &mut AccessLine) -> Answer {
         line.reason = rejection.reason();
         self.refusals.note(rejection, line);
-        let (fields, text) = rejection.answer(line.context().request_id());
+        let (fields, text) = rejection.answer(line.context().request_id_bytes());
         Answer::own(rejection.status(), fields, text)
     }
 

@@ -4,7 +4,7 @@
 //! thousand need: each worker writes into a ring of its own, over its oldest entry, and its lock is met by nobody else but
 //! an operator's question.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -32,9 +32,8 @@ pub struct Refusal {
     /// How long the request had been there by then.
     pub after: Duration,
     /// The request's id; a client may have chosen it, and others the same.
-    pub request_id: String,
-    /// The trace that the request belongs to, as hex digits.
-    pub trace_id: String,
+    request_id: Vec<u8>,
+    trace_id: [u8; 32],
     /// The client's address, that of the first one behind trusted proxies.
     pub client: IpAddr,
     /// `-` if it could not be read.
@@ -122,30 +121,46 @@ impl Recorder {
 impl Ring {
     fn note(&mut self, rejection: &Rejection, line: &AccessLine) {
         let context = line.context();
-        let slot = match self.refusals.get_mut(self.next) {
-            Some(oldest) => oldest,
-            None => {
-                self.refusals.push(Refusal::of(rejection, context.origin.address));
-                self.refusals.last_mut().expect("it was just put there")
-            }
-        };
+        if self.next == self.refusals.len() {
+            self.refusals.push(Refusal::blank());
+        }
+        let Refusal {
+            at,
+            after,
+            request_id,
+            trace_id,
+            client,
+            method,
+            path,
+            route,
+            status,
+            reason,
+            step,
+            field,
+            rules,
+            detail,
+            user,
+            key,
+        } = &mut self.refusals[self.next];
         self.next = (self.next + 1) % self.most;
+        *at = clock::wall();
+        *after = clock::recent().duration_since(context.begun);
+        *client = context.origin.address;
+        *status = rejection.status().as_u16();
+        *reason = rejection.reason();
+        *step = rejection.step(line.route.name());
+        *field = rejection.field();
+        *rules = rejection.rules();
+        *detail = rejection.detail().map(Into::into);
+        user.clone_from(&line.user);
+        *key = line.key;
         // The texts of the oldest one make room for those of the new one, so that a flood allocates nothing.
-        let texts = Refusal {
-            request_id: rewritten(&mut slot.request_id, context.request_id()),
-            trace_id: rewritten(&mut slot.trace_id, context.trace_id()),
-            method: rewritten(&mut slot.method, line.method()),
-            path: rewritten(&mut slot.path, line.path()),
-            route: rewritten(&mut slot.route, line.route.name()),
-            ..Refusal::of(rejection, context.origin.address)
-        };
-        *slot = Refusal {
-            after: clock::recent().duration_since(context.begun),
-            step: rejection.step(line.route.name()),
-            user: line.user.clone(),
-            key: line.key,
-            ..texts
-        };
+        *trace_id = *context.trace_id();
+        request_id.clear();
+        request_id.extend_from_slice(context.request_id_bytes());
+        rewrite(method, line.method());
+        rewrite(path, line.path());
+        rewrite(route, line.route.name());
     }
 
     /// From the newest to the oldest.
@@ -156,35 +171,48 @@ impl Ring {
 }
 
 impl Refusal {
-    /// What the rejection itself says, now.
-    fn of(rejection: &Rejection, client: IpAddr) -> Refusal {
+    /// The request's id; a client may have chosen it, and others the same.
+    pub fn request_id(&self) -> &str {
+        word(&self.request_id)
+    }
+
+    /// The trace that the request belongs to, as hex digits.
+    pub fn trace_id(&self) -> &str {
+        word(&self.trace_id)
+    }
+
+    /// One to be written over.
+    fn blank() -> Refusal {
         Refusal {
-            at: clock::wall(),
+            at: Duration::ZERO,
             after: Duration::ZERO,
-            request_id: String::new(),
-            trace_id: String::new(),
-            client,
+            request_id: Vec::new(),
+            trace_id: [b'0'; 32],
+            client: IpAddr::V4(Ipv4Addr::UNSPECIFIED),
             method: String::new(),
             path: String::new(),
             route: String::new(),
-            status: rejection.status().as_u16(),
-            reason: rejection.reason(),
+            status: 0,
+            reason: "",
             step: Step::Unknown,
-            field: rejection.field(),
-            rules: rejection.rules(),
-            detail: rejection.detail().map(Into::into),
+            field: None,
+            rules: &[],
+            detail: None,
             user: None,
             key: None,
         }
     }
 }
 
-/// `new` in the memory of `old`.
-fn rewritten(old: &mut String, new: &str) -> String {
-    let mut text = std::mem::take(old);
-    text.clear();
-    text.push_str(new);
-    text
+/// Ids are ASCII, as they came or were made. That is looked at when somebody asks, which is seldom.
+fn word(bytes: &[u8]) -> &str {
+    std::str::from_utf8(bytes).unwrap_or_default()
+}
+
+/// Writes `new` over `old`, in its memory.
+fn rewrite(old: &mut String, new: &str) {
+    old.clear();
+    old.push_str(new);
 }
 
 fn lock(ring: &Mutex<Ring>) -> MutexGuard<'_, Ring> {
@@ -213,7 +241,7 @@ mod tests {
     }
 
     fn ids(refusals: &Refusals, most: usize) -> Vec<String> {
-        refusals.newest(most, |_| true).into_iter().map(|refusal| refusal.request_id).collect()
+        refusals.newest(most, |_| true).into_iter().map(|refusal| refusal.request_id().to_owned()).collect()
     }
 
     #[test]
@@ -237,7 +265,7 @@ mod tests {
         let mut all = ids(&refusals, 10);
         all.sort();
         assert_eq!(all, ["a", "b"]);
-        let found = refusals.newest(10, |refusal| refusal.request_id == "b");
+        let found = refusals.newest(10, |refusal| refusal.request_id() == "b");
         assert_eq!((found.len(), found[0].reason, found[0].method.as_str()), (1, "api_key_missing", "GET"));
         assert!(Refusals::new(64).capacity() >= 64 * LEAST);
     }
@@ -251,7 +279,7 @@ mod tests {
         }
         note(&recorder, "b");
         let newest = &refusals.newest(1, |_| true)[0];
-        assert_eq!((newest.request_id.as_str(), newest.trace_id.len()), ("b", 32));
+        assert_eq!((newest.request_id(), newest.trace_id().len()), ("b", 32));
         assert_eq!(newest.path, "/timbr/api/query/");
     }
 }

@@ -10,7 +10,7 @@ use http::StatusCode;
 
 use crate::admission::{Full, NoTurn};
 use crate::fields::{Fields, Name};
-use crate::octets::Octets;
+use crate::octets::needs_no_escapes;
 
 /// Why a request was not answered by the backend.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -283,7 +283,7 @@ impl Rejection {
     }
 
     /// The fields of the answer, and its body in the API's envelope.
-    pub fn answer(&self, request_id: &str) -> (Fields, Bytes) {
+    pub fn answer(&self, request_id: &[u8]) -> (Fields, Bytes) {
         // Room for the request's id too.
         let mut fields = Fields::with_capacity(6, 256);
         fields.push(Name::ContentType, b"application/json");
@@ -339,10 +339,10 @@ impl Rejection {
 
 /// The API's envelope. Put together by hand, as refusals are what a flood consists of; ids and reasons are words that need no
 /// escapes in JSON, and so are most sentences.
-fn envelope(data: &str, reason: &str, request_id: &str) -> Vec<u8> {
+fn envelope(data: &str, reason: &str, request_id: &[u8]) -> Vec<u8> {
     const PARTS: [&str; 4] =
         [r#"{"status":"error","data":"#, r#","reason":""#, r#"","request_id":""#, r#""}"#];
-    debug_assert!([reason, request_id].iter().all(|word| Octets::QUOTED.are_all(word.as_bytes())));
+    debug_assert!([reason.as_bytes(), request_id].into_iter().all(needs_no_escapes));
     let known: usize = PARTS.iter().map(|part| part.len()).sum();
     let mut body = Vec::with_capacity(known + data.len() + 2 + reason.len() + request_id.len());
     body.extend_from_slice(PARTS[0].as_bytes());
@@ -350,14 +350,14 @@ fn envelope(data: &str, reason: &str, request_id: &str) -> Vec<u8> {
     body.extend_from_slice(PARTS[1].as_bytes());
     body.extend_from_slice(reason.as_bytes());
     body.extend_from_slice(PARTS[2].as_bytes());
-    body.extend_from_slice(request_id.as_bytes());
+    body.extend_from_slice(request_id);
     body.extend_from_slice(PARTS[3].as_bytes());
     body
 }
 
 /// Appends a text as JSON has it.
 fn append_quoted(body: &mut Vec<u8>, text: &str) {
-    if Octets::QUOTED.are_all(text.as_bytes()) {
+    if needs_no_escapes(text.as_bytes()) {
         body.push(b'"');
         body.extend_from_slice(text.as_bytes());
         body.push(b'"');
@@ -369,10 +369,11 @@ fn append_quoted(body: &mut Vec<u8>, text: &str) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::gateway::faults::specimens;
 
     #[test]
     fn an_answer_is_the_apis_envelope() {
-        let (fields, body) = Rejection::ApiKeyMissing.answer("req-1");
+        let (fields, body) = Rejection::ApiKeyMissing.answer(b"req-1");
         let body: serde_json::Value = serde_json::from_slice(&body).expect("JSON");
         assert_eq!(body["status"], "error");
         assert_eq!(body["reason"], "api_key_missing");
@@ -394,11 +395,16 @@ mod tests {
         let odd = (0..=0xff_u8).map(|byte| format!("a{}b", char::from(byte)));
         let longer = ["", "plain, with `quotes`", "\"\\/\u{7f}\u{2028}\u{2029}", "… – é 漢 \u{1f980}"]
             .map(str::to_owned);
-        for data in odd.chain(longer) {
+        let odd = odd.chain(longer).map(|data| (data, "api_key_missing"));
+        let all = specimens();
+        let told = all.iter().map(|rejection| (rejection.sentence().into_owned(), rejection.reason()));
+        // What a client has written stands in this one.
+        let quoting = Rejection::ConnectionNamesPolicyField("x\"\\\n\u{1b}-api-key".to_owned());
+        let quoting = (quoting.sentence().into_owned(), quoting.reason());
+        for (data, reason) in odd.chain(told).chain([quoting]) {
             for request_id in ["req-1.:/+=@_", "0123456789abcdef0123456789abcdef"] {
-                let expected =
-                    Envelope { status: "error", data: &data, reason: "api_key_missing", request_id };
-                let made = envelope(&data, "api_key_missing", request_id);
+                let expected = Envelope { status: "error", data: &data, reason, request_id };
+                let made = envelope(&data, reason, request_id.as_bytes());
                 assert_eq!(made, serde_json::to_vec(&expected).expect("strings serialise"), "{data:?}");
             }
         }
@@ -407,7 +413,7 @@ mod tests {
     #[test]
     fn refusals_of_credentials_carry_a_challenge() {
         let challenge = |rejection: Rejection| {
-            let fields = rejection.answer("").0;
+            let fields = rejection.answer(b"").0;
             fields.get(Name::WwwAuthenticate).map(|value| String::from_utf8_lossy(value).into_owned())
         };
         assert_eq!(challenge(Rejection::BearerMissing).as_deref(), Some("Bearer realm=\"timbr\""));
@@ -421,8 +427,8 @@ mod tests {
         for rejection in
             [Rejection::UpstreamUnreachable, Rejection::ApiKeyUnverifiable, Rejection::VerifierBusy]
         {
-            assert!(rejection.answer("").0.contains(Name::RetryAfter), "{rejection:?}");
+            assert!(rejection.answer(b"").0.contains(Name::RetryAfter), "{rejection:?}");
         }
-        assert!(!Rejection::UpstreamTimeout.answer("").0.contains(Name::RetryAfter));
+        assert!(!Rejection::UpstreamTimeout.answer(b"").0.contains(Name::RetryAfter));
     }
 }

@@ -5,7 +5,7 @@ use std::cell::RefCell;
 use std::time::{Duration, UNIX_EPOCH};
 
 use crate::clock;
-use crate::octets::{HEX, Octets};
+use crate::octets::{hex_digits, needs_no_escapes};
 use crate::telemetry::Format;
 
 /// The name of a value, as each form of the log writes it.
@@ -83,7 +83,7 @@ impl Record<'_> {
     /// A text, in quotes.
     pub fn text(&mut self, label: Label, value: &str) {
         self.label(label);
-        if Octets::QUOTED.are_all(value.as_bytes()) {
+        if needs_no_escapes(value.as_bytes()) {
             self.line.push(b'"');
             self.line.extend_from_slice(value.as_bytes());
             self.line.push(b'"');
@@ -106,11 +106,7 @@ impl Record<'_> {
 
     /// A number that is a name, as eight hex digits.
     pub fn hex(&mut self, label: Label, value: u32) {
-        let mut digits = [0; 8];
-        for (pair, byte) in digits.chunks_exact_mut(2).zip(value.to_be_bytes()) {
-            pair.copy_from_slice(&HEX[usize::from(byte)]);
-        }
-        self.word(label, &digits);
+        self.word(label, &hex_digits(value));
     }
 
     /// A number.

@@ -115,7 +115,7 @@ fn catalogue() -> String {
     for (reason, advice) in CATALOGUE {
         let rejection = specimens.iter().find(|one| one.reason() == *reason);
         let rejection = rejection.unwrap_or_else(|| panic!("src/gateway/faults.rs has no {reason}"));
-        let (fields, body) = rejection.answer("");
+        let (fields, body) = rejection.answer(b"");
         let body: serde_json::Value = serde_json::from_slice(&body).expect("the envelope");
         let retry = if fields.contains(Name::RetryAfter) { ", `Retry-After`" } else { "" };
         let _ = writeln!(
