@@ -24,11 +24,12 @@ use timbr_gateway::http1::request::parse_request;
 use timbr_gateway::http1::response::{
     Persistence, ResponseFraming, ResponseHead, parse_response, write_response,
 };
+use timbr_gateway::label;
 use timbr_gateway::metrics::Metrics;
 use timbr_gateway::secret::Secret;
 use timbr_gateway::steps::Steps;
 use timbr_gateway::store::TokenId;
-use timbr_gateway::telemetry::{Format, Label, Record};
+use timbr_gateway::telemetry::{Format, Record};
 use timbr_gateway::upstream::{Backends, Upstream};
 
 #[global_allocator]
@@ -134,16 +135,12 @@ fn write_the_answer(bencher: Bencher<'_, '_>) {
 /// Some of what `gateway::access_log` writes.
 #[divan::bench]
 fn format_an_access_line(bencher: Bencher<'_, '_>) {
-    const ID: Label = Label { json: ",\"request_id\":", text: " request_id=" };
-    const PATH: Label = Label { json: ",\"path\":", text: " path=" };
-    const STATUS: Label = Label { json: ",\"status\":", text: " status=" };
-    const TOTAL: Label = Label { json: ",\"total_ms\":", text: " total_ms=" };
     bencher.bench(|| {
         let fill = |record: &mut Record<'_>| {
-            record.word(ID, b"7496242a5a20f5b161b487663c87d61a");
-            record.text(PATH, black_box("/timbr/openapi/ontology/sales/query"));
-            record.number(STATUS, black_box(200));
-            record.millis(TOTAL, black_box(Duration::from_micros(1234)));
+            record.word(label!("request_id"), b"7496242a5a20f5b161b487663c87d61a");
+            record.text(label!("path"), black_box("/timbr/openapi/ontology/sales/query"));
+            record.number(label!("status"), black_box(200));
+            record.millis(label!("total_ms"), black_box(Duration::from_micros(1234)));
         };
         Record::make(Format::Json, "access", fill, |line| {
             black_box(line);

@@ -15,12 +15,22 @@ pub struct Label {
     pub json: &'static str,
     /// ` name=`
     pub text: &'static str,
+    /// The first two with the quote that begins a text.
+    pub json_quoted: &'static str,
+    /// The same.
+    pub text_quoted: &'static str,
 }
 
-/// A [`Label`], put together when this is compiled.
+/// A [`Label`](crate::telemetry::Label), put together when this is compiled.
+#[macro_export]
 macro_rules! label {
     ($name:literal) => {
-        $crate::telemetry::Label { json: concat!(",\"", $name, "\":"), text: concat!(" ", $name, "=") }
+        $crate::telemetry::Label {
+            json: concat!(",\"", $name, "\":"),
+            text: concat!(" ", $name, "="),
+            json_quoted: concat!(",\"", $name, "\":\""),
+            text_quoted: concat!(" ", $name, "=\""),
+        }
     };
 }
 pub(crate) use label;
@@ -72,63 +82,85 @@ impl Record<'_> {
         self.line.push(b'\n');
     }
 
-    fn label(&mut self, label: Label) {
-        let label = match self.format {
-            Format::Json => label.json,
-            Format::Text => label.text,
-        };
-        self.line.extend_from_slice(label.as_bytes());
+    /// Where this is inlined, the lengths of labels are known, and they are written with an instruction or two.
+    #[inline(always)]
+    fn label(&mut self, json: &'static str, text: &'static str) {
+        match self.format {
+            Format::Json => self.line.extend_from_slice(json.as_bytes()),
+            Format::Text => self.line.extend_from_slice(text.as_bytes()),
+        }
     }
 
     /// A text, in quotes.
+    #[inline(always)]
     pub fn text(&mut self, label: Label, value: &str) {
-        self.label(label);
-        if needs_no_escapes(value.as_bytes()) {
-            self.line.push(b'"');
-            self.line.extend_from_slice(value.as_bytes());
-            self.line.push(b'"');
-            return;
-        }
-        // Escapes of JSON are readable in the other format too.
-        serde_json::to_writer(&mut *self.line, value).expect("a text can always be written into memory");
+        self.label(label.json_quoted, label.text_quoted);
+        self.rest_of_text(value);
     }
 
-    /// A word of ASCII, without characters that need quotes.
-    pub fn word(&mut self, label: Label, word: &[u8]) {
-        self.label(label);
-        if self.format == Format::Text {
-            return self.line.extend_from_slice(word);
+    fn rest_of_text(&mut self, value: &str) {
+        if needs_no_escapes(value.as_bytes()) {
+            self.rest_of_word(value.as_bytes());
+        } else {
+            self.line.pop();
+            // Escapes of JSON are readable in the other format too.
+            serde_json::to_writer(&mut *self.line, value).expect("a text can always be written into memory");
         }
-        self.line.push(b'"');
+    }
+
+    fn rest_of_word(&mut self, word: &[u8]) {
+        self.line.reserve(word.len() + 1);
         self.line.extend_from_slice(word);
         self.line.push(b'"');
     }
 
+    /// A word of ASCII, without characters that need quotes.
+    #[inline(always)]
+    pub fn word(&mut self, label: Label, word: &[u8]) {
+        self.label(label.json_quoted, label.text);
+        match self.format {
+            Format::Json => self.rest_of_word(word),
+            Format::Text => self.line.extend_from_slice(word),
+        }
+    }
+
     /// A number that is a name, as eight hex digits.
+    #[inline(always)]
     pub fn hex(&mut self, label: Label, value: u32) {
         self.word(label, &hex_digits(value));
     }
 
     /// A number.
+    #[inline(always)]
     pub fn number(&mut self, label: Label, value: u64) {
-        self.label(label);
+        self.label(label.json, label.text);
+        self.rest_of_number(value);
+    }
+
+    fn rest_of_number(&mut self, value: u64) {
         self.line.extend_from_slice(itoa::Buffer::new().format(value).as_bytes());
     }
 
     /// True or false.
+    #[inline(always)]
     pub fn flag(&mut self, label: Label, value: bool) {
-        self.label(label);
+        self.label(label.json, label.text);
         self.line.extend_from_slice(if value { b"true" } else { b"false" });
     }
 
     /// A span in milliseconds, to the microsecond.
+    #[inline(always)]
     pub fn millis(&mut self, label: Label, span: Duration) {
-        self.label(label);
+        self.label(label.json, label.text);
+        self.rest_of_millis(span);
+    }
+
+    fn rest_of_millis(&mut self, span: Duration) {
         // Five hundred thousand years of them fit.
         let micros = span.as_secs().saturating_mul(1_000_000).saturating_add(span.subsec_micros().into());
-        self.line.extend_from_slice(itoa::Buffer::new().format(micros / 1000).as_bytes());
-        self.line.push(b'.');
-        self.line.extend_from_slice(&digits::<3>(micros % 1000));
+        self.rest_of_number(micros / 1000);
+        let [hundreds, tens, ones] = digits::<3>(micros % 1000);
+        self.line.extend_from_slice(&[b'.', hundreds, tens, ones]);
     }
 }
 
@@ -156,9 +188,8 @@ fn write_now(line: &mut Vec<u8>) {
         }
         line.extend_from_slice(text.as_bytes());
     });
-    line.push(b'.');
-    line.extend_from_slice(&digits::<6>(now.subsec_micros().into()));
-    line.push(b'Z');
+    let [a, b, c, d, e, f] = digits(now.subsec_micros().into());
+    line.extend_from_slice(&[b'.', a, b, c, d, e, f, b'Z']);
 }
 
 #[cfg(test)]
