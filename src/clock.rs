@@ -13,10 +13,10 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 pub fn now() -> Instant {
     let now = Instant::now();
     READ.with(|read| {
-        let Read { anchor, since_epoch, .. } = read.get().unwrap_or_else(|| Read::at(now));
-        let anchored = now.duration_since(anchor) < ANCHORED;
-        let read_now = if anchored { Read { anchor, since_epoch, now } } else { Read::at(now) };
-        read.set(Some(read_now));
+        read.set(Some(match read.get() {
+            Some(before) if now < before.anchored_until => Read { now, ..before },
+            _ => Read::at(now),
+        }));
     });
     now
 }
@@ -41,12 +41,14 @@ struct Read {
     /// When the wall clock was read, and what it showed.
     anchor: Instant,
     since_epoch: Duration,
+    /// When it is to be read again: compared at each reading, which a difference would be too dear for.
+    anchored_until: Instant,
 }
 
 impl Read {
     fn at(now: Instant) -> Read {
         let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        Read { now, anchor: now, since_epoch }
+        Read { now, anchor: now, since_epoch, anchored_until: now + ANCHORED }
     }
 }
 

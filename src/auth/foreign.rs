@@ -11,7 +11,7 @@ use tokio::time::timeout;
 use tracing::{error, warn};
 
 use crate::auth::ApiKey;
-use crate::clock::{Clock, Tick};
+use crate::clock::{self, Clock, Tick};
 use crate::fields::Name;
 use crate::http1::request::begin_request;
 use crate::http1::response::write_field;
@@ -185,7 +185,7 @@ impl Inner {
 async fn ask(key: ApiKey, upstream: &Upstream) -> Verdict {
     let fingerprint = key.id().fingerprint();
     let asking = async {
-        let response = upstream.send(Question { key }).await?;
+        let response = upstream.send(Question { key }, clock::now()).await?;
         let verdict = verdict(response.status);
         Ok(if verdict == Verdict::Good { confirmed(response.body).await } else { verdict })
     };

@@ -159,7 +159,9 @@ impl AccessLine {
     /// Notes the moment at which the head of the answer stands.
     pub fn head_is_ready(&mut self, status: StatusCode) {
         self.status = status;
-        self.to_head = Some(clock::now().duration_since(self.context.begun));
+        // A backend's answer has come a moment ago, when the clock was read.
+        let now = if self.upstream_to_head.is_some() { clock::recent() } else { clock::now() };
+        self.to_head = Some(now.duration_since(self.context.begun));
     }
 }
 

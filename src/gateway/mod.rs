@@ -183,9 +183,9 @@ impl Gateway {
         let request = self.rewriter.rewrite(screened, body, &identity, line.context());
         let asked = clock::now();
         let response = match identity.stands_for() {
-            None => self.upstream.send(request).await.map_err(|error| rejection_of(&error, line)),
+            None => self.upstream.send(request, asked).await.map_err(|error| rejection_of(&error, line)),
             // In the heap, as it is seldom so and long.
-            Some(_) => Box::pin(self.send_renewing(request, &identity, line)).await,
+            Some(_) => Box::pin(self.send_renewing(request, asked, &identity, line)).await,
         };
         line.upstream_ended(asked, response.is_ok());
         let response = response?;

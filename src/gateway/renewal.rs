@@ -1,9 +1,12 @@
 //! A request with a key of the user's own, which the backend may refuse although the user's token lives.
 
+use std::time::Instant;
+
 use http::StatusCode;
 
 use crate::auth::Identity;
 use crate::auth::upstream_keys::Renewal;
+use crate::clock;
 use crate::gateway::access_log::AccessLine;
 use crate::gateway::rejection::Rejection;
 use crate::gateway::rewrite::UpstreamRequest;
@@ -16,18 +19,20 @@ impl Gateway {
     pub(super) async fn send_renewing(
         &self,
         mut request: UpstreamRequest,
+        asked: Instant,
         identity: &Identity,
         line: &AccessLine,
     ) -> Result<Response, Rejection> {
         let spare = request.spare();
-        let response = self.upstream.send(request).await.map_err(|error| rejection_of(&error, line))?;
+        let response =
+            self.upstream.send(request, asked).await.map_err(|error| rejection_of(&error, line))?;
         if response.status != StatusCode::UNAUTHORIZED {
             return Ok(response);
         }
         match self.auth.renew(identity).await {
             Some(Renewal::Key(key)) => {
                 let again = spare.with_key(&key).ok_or(Rejection::UpstreamKeyRenewed)?;
-                self.upstream.send(again).await.map_err(|error| rejection_of(&error, line))
+                self.upstream.send(again, clock::now()).await.map_err(|error| rejection_of(&error, line))
             }
             Some(Renewal::Ended) => Err(Rejection::TokenExpired),
             Some(Renewal::Unavailable) => Err(Rejection::VerifierUnavailable),

@@ -141,18 +141,22 @@ impl Upstream {
     ///
     /// It is sent a second time, on a fresh connection, only where the first time did provably no harm: the reused
     /// connection was closed before any of it was written, or it is a GET or HEAD without a body and no byte of an
-    /// answer had come. Where there is no connection, nothing was sent, and another address is tried.
-    pub async fn send(&self, outgoing: impl Outgoing) -> Result<Response, UpstreamError> {
+    /// answer had come. Where there is no connection, nothing was sent, and another address is tried. `now` is when this is
+    /// called, which the caller knows.
+    pub async fn send(
+        &self,
+        outgoing: impl Outgoing,
+        now: std::time::Instant,
+    ) -> Result<Response, UpstreamError> {
         let message = outgoing.into_message();
         let method = message.method.clone();
-        let lane = match self.0.lanes.choose(&[]) {
-            Some(lane) => lane,
+        let (lane, now) = match self.0.lanes.choose(&[]) {
+            Some(lane) => (lane, Instant::from_std(now)),
             // In the heap, as it is seldom so.
-            None => Box::pin(self.first_address()).await?,
+            None => (Box::pin(self.first_address()).await?, Instant::now()),
         };
         let mut upload = Upload::new(message, &lane.endpoint.origin.authority);
         let place = InFlight::at(lane);
-        let now = Instant::now();
         while let Some(mut connection) = place.lane.pool.take(now.into_std()) {
             match self.exchange(&mut connection, &mut upload, &method, now).await {
                 Ok(head) => return Ok(self.stream(head, connection, upload, place)),
