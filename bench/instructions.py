@@ -32,6 +32,7 @@ RECORD = pathlib.Path(__file__).with_name("instructions.json")
 REQUESTS = 2000  # of the shorter run
 TOLERANCE = 0.05
 PATIENCE = 60  # seconds for the gateway to end, which takes long under valgrind
+SETTLED = 3.1  # seconds after which the gateway does not read its files again for being young, once more or once less
 
 
 def main():
@@ -110,7 +111,8 @@ def instructions(bench, name, requests):
     output = bench.processes.folder / f"{name}.callgrind"
     output.unlink(missing_ok=True)
     gateway = bench.start_gateway(GATEWAY, name, under=(
-        "valgrind", "--tool=callgrind", f"--callgrind-out-file={output}", f"--log-file={output}.log"))
+        "valgrind", "--tool=callgrind", f"--callgrind-out-file={output}", f"--log-file={output}.log"),
+                                  rest=SETTLED)
     CASES[name](bench, gateway, requests)
     lines = bench.stop(gateway, PATIENCE)
     if gateway.process.returncode:

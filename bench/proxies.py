@@ -5,6 +5,7 @@ import dataclasses
 import pathlib
 import re
 import subprocess
+import time
 import urllib.request
 
 HERE = pathlib.Path(__file__).resolve().parent
@@ -68,11 +69,15 @@ class Bench:
             return self.start_peer(kind, name)
         return self.start_gateway(kind, name, **settings)
 
-    def start_gateway(self, kind, name, cores=None, wait=True, under=(), **settings):
-        """A gateway with the configuration of gateway.yaml, its log read from a pipe; `under` another program, if any."""
+    def start_gateway(self, kind, name, cores=None, wait=True, under=(), rest=0, **settings):
+        """A gateway with the configuration of gateway.yaml, its log read from a pipe; `under` another program, if any.
+
+        It starts `rest` seconds after its configuration was written.
+        """
         binary = self.options.compare if kind == OLD else self.options.binary
         values = self._values(name, settings)
         config = self._config(name, "gateway.yaml", values)
+        time.sleep(rest)
         process = self.processes.start(name, [*under, binary, "serve", "--config", config], cores or self.proxy_cores,
                                        stderr=subprocess.PIPE)
         reader = self.processes.start(f"{name}-log", ["wc", "-l"], self.load_cores, stdin=process.stderr)
