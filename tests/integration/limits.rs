@@ -42,8 +42,8 @@ fn connections_of_an_address_and_of_all_are_limited() {
         let (mut first, second) = (gateway.client(), gateway.client());
         assert_eq!(first.send("GET /", &[], b"").status, 404, "{option}");
         assert!(gateway.client().is_closed(), "{option}");
-        assert_eq!(gateway.metric(&ended(cause)), 1.0, "{option}");
-        assert_eq!(gateway.metric("timbr_gateway_client_connections"), 2.0);
+        gateway.expect_metric(&ended(cause), 1.0);
+        gateway.expect_metric("timbr_gateway_client_connections", 2.0);
         let mut tls = std::net::TcpStream::connect(gateway.https()).expect("the kernel takes it");
         assert_eq!(tls.read(&mut [0]).unwrap_or(0), 0, "before a handshake");
         drop(second);
@@ -67,8 +67,8 @@ fn requests_in_flight_are_limited() {
     assert_eq!(h2(&gateway).send(X, &fields, b"").status, 503);
     assert_eq!(busy.read_answer(false).status, 200);
     assert_eq!(busy.send(X, &fields, b"").status, 200, "its place is free again");
-    assert_eq!(gateway.metric(&rejected("overloaded")), 2.0);
-    assert_eq!(gateway.metric("timbr_gateway_requests_in_flight"), 0.0);
+    gateway.expect_metric(&rejected("overloaded"), 2.0);
+    gateway.expect_metric("timbr_gateway_requests_in_flight", 0.0);
 }
 
 #[test]
@@ -87,7 +87,7 @@ fn requests_in_flight_of_one_caller_are_limited() {
     let mut statuses: Vec<_> = busy.iter_mut().map(|client| client.read_answer(false).status).collect();
     statuses.sort_unstable();
     assert_eq!(statuses, [200, 200, 429]);
-    assert_eq!(gateway.metric(&rejected("too_many_requests")), 2.0);
+    gateway.expect_metric(&rejected("too_many_requests"), 2.0);
 }
 
 #[test]
@@ -128,8 +128,8 @@ fn fields_and_targets_are_bounded_over_http_2_as_well() {
     assert_eq!(client.send(X, &[("x-large", &large)], b"").status, 431);
     assert_eq!(gateway.client().send(X, &[("x-large", &large)], b"").status, 431);
     assert!(upstream.log().is_empty());
-    assert_eq!(gateway.metric(&rejected("request_head_too_large")), 2.0);
-    assert_eq!(gateway.metric(&rejected("target_too_long")), 2.0);
+    gateway.expect_metric(&rejected("request_head_too_large"), 2.0);
+    gateway.expect_metric(&rejected("target_too_long"), 2.0);
 }
 
 #[test]
@@ -164,7 +164,7 @@ fn a_body_that_drips_is_given_up() {
     assert_eq!(answer.json()["reason"], "request_body_stalled");
     assert!(start.elapsed() < Duration::from_secs(2), "{:?}", start.elapsed());
     assert!(upstream.log().is_empty());
-    assert_eq!(gateway.metric(&rejected("request_body_stalled")), 2.0);
+    gateway.expect_metric(&rejected("request_body_stalled"), 2.0);
 }
 
 #[test]
@@ -186,7 +186,7 @@ fn frames_without_a_use_end_in_a_goaway() {
     }
     let pongs = kinds.iter().filter(|kind| **kind == 6).count();
     assert!(pongs <= 21 && kinds.last() == Some(&7), "{pongs} answers, {:?}", kinds.last());
-    assert_eq!(gateway.metric(&ended("control_frames")), 1.0);
+    gateway.expect_metric(&ended("control_frames"), 1.0);
 }
 
 #[test]
@@ -205,7 +205,7 @@ fn what_timeouts_end_is_counted() {
     wrong.write_all(b"GET / HTTP/1.1\r\n\r\n").expect("written");
     let _ = wrong.read_to_end(&mut Vec::new());
     for cause in ["idle_timeout", "header_timeout", "handshake_timeout", "handshake_failed"] {
-        assert_eq!(gateway.metric(&ended(cause)), 1.0, "{cause}");
+        gateway.expect_metric(&ended(cause), 1.0);
     }
 }
 

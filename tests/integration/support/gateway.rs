@@ -2,13 +2,15 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::thread::JoinHandle;
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
 
 use timbr_gateway::clock::Clock;
 use timbr_gateway::config::{Sources, load};
 use timbr_gateway::control::{self, Control};
 use timbr_gateway::server::{self, Addresses, Ended, Given};
 
+use crate::support::PATIENCE;
 use crate::support::bearer::{SALT, bearer};
 use crate::support::client::{Answer, Client};
 
@@ -112,6 +114,15 @@ impl Gateway {
         assert_eq!(answer.status, 200);
         let line = answer.text().lines().find_map(|line| line.strip_prefix(series)?.strip_prefix(' '));
         line.map_or(0.0, |value| value.parse().expect("a number"))
+    }
+
+    /// Waits until a counter or gauge is so: a request counts when it has ended, which is a moment after its answer has come.
+    pub fn expect_metric(&self, series: &str, value: f64) {
+        let start = Instant::now();
+        while self.metric(series) != value {
+            assert!(start.elapsed() < PATIENCE, "{series} is {}, not {value}", self.metric(series));
+            thread::sleep(Duration::from_millis(5));
+        }
     }
 
     /// What operators are shown.
