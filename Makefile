@@ -57,7 +57,7 @@ packaging: $(BINARY)
 image:
 	tests/packaging/setup
 	PROFILE=release tests/packaging/build
-	TIMBR_TEST_IMAGE=localhost/timbr-gateway:release target/packaging-venv/bin/python -m pytest \
+	PATH="$$PWD/target/packaging-venv/bin:$$PATH" TIMBR_TEST_IMAGE=localhost/timbr-gateway:release python -m pytest \
 	  -c tests/packaging/pytest.ini -s tests/packaging/test_image.py
 
 # The operators' page in headless Chromium; what it looks like lands in target/dashboard.
