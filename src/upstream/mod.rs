@@ -225,10 +225,12 @@ impl Upstream {
         let waiting = async {
             loop {
                 changes.borrow_and_update();
+                // Asked first, as addresses may come in between.
+                let that_is_all = backends.are_looked_up();
                 if let Some(lane) = lanes.choose(&[]) {
                     return Ok(lane);
                 }
-                if backends.are_looked_up() || changes.changed().await.is_err() {
+                if that_is_all || changes.changed().await.is_err() {
                     return Err(backends.why_there_is_none());
                 }
             }

@@ -62,6 +62,8 @@ fn take(backends: &Backends, origin: &Arc<Origin>, found: io::Result<Vec<IpAddr>
     });
     match found {
         Ok(found) => {
+            // The addresses first: who sees that the name was looked up must find them.
+            backends.set_addresses(origin, &found);
             let failed = {
                 let mut resolution = origin.resolution();
                 resolution.found = Some(SystemTime::now());
@@ -70,7 +72,6 @@ fn take(backends: &Backends, origin: &Arc<Origin>, found: io::Result<Vec<IpAddr>
             if failed.is_some() {
                 info!(host = origin.host, "a backend's name can be looked up again");
             }
-            backends.set_addresses(origin, &found);
             true
         }
         Err(error) => {
@@ -166,5 +167,20 @@ mod tests {
                 assert_eq!(addresses(&backends), ["10.0.0.1:8000", "10.0.0.3:8000"], "what was known stays");
             })
             .await;
+    }
+
+    #[test]
+    fn who_sees_that_a_name_was_looked_up_finds_its_addresses() {
+        for _ in 0..2000 {
+            let backends = backends();
+            let origin = &backends.origins()[0];
+            std::thread::scope(|scope| {
+                scope.spawn(|| take(&backends, origin, Ok(vec![IpAddr::from([10, 0, 0, 1])])));
+                while !backends.are_looked_up() {
+                    std::hint::spin_loop();
+                }
+                assert_eq!((addresses(&backends).len(), backends.generation()), (1, 1));
+            });
+        }
     }
 }
