@@ -15,8 +15,9 @@ WORKDIR /src
 
 # `dev` builds in a sixth of the time, for trying the image out.
 ARG PROFILE=release
-# The release is optimized by what it does under load, so it is built twice.
-COPY deploy/release/build deploy/release/train deploy/release/
+# The release is optimized by what it does under load, so it is built twice: the first time without, and all of what it
+# depends on again with what was learned.
+COPY deploy/release/build deploy/release/
 RUN if [ "$PROFILE" = release ] && command -v rustup >/dev/null; then rustup component add llvm-tools; fi
 
 # Nothing but the manifests: this layer stays until they change.
@@ -31,6 +32,7 @@ RUN mkdir -p /out/usr/share/doc/timbr-gateway \
  && deploy/release/licences > /out/usr/share/doc/timbr-gateway/THIRD_PARTY_LICENSES
 
 COPY LICENSE /out/usr/share/doc/timbr-gateway/
+COPY deploy/release/train deploy/release/
 COPY src src
 ARG REVISION=unknown
 # cargo goes by times, and the stubs above are younger than the sources.

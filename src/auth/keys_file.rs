@@ -40,9 +40,6 @@ pub struct KeysFileError {
 /// So many wrong lines are told; more would bury the first.
 const MOST_PROBLEMS: usize = 10;
 
-/// A user of one letter, a hash, and the end of the line.
-const SHORTEST_LINE: usize = 67;
-
 impl KnownKeys {
     /// Reads the file; all its wrong lines are told at once.
     pub fn read(path: &Path) -> Result<KnownKeys, KeysFileError> {
@@ -55,7 +52,8 @@ impl KnownKeys {
 
     fn parse(text: &str) -> Result<KnownKeys, Vec<String>> {
         // Room for as many as there can be, so that nothing is moved on the way.
-        let mut keys = HashMap::with_capacity_and_hasher(text.len() / SHORTEST_LINE, Prehashed::default());
+        let lines = memchr::memchr_iter(b'\n', text.as_bytes()).count() + 1;
+        let mut keys = HashMap::with_capacity_and_hasher(lines, Prehashed::default());
         let mut problems = Vec::new();
         for (number, line) in text.lines().enumerate() {
             let line = line.trim();

@@ -1,11 +1,13 @@
 //! Tokens in the memory of this process: all there are, or those that it has seen of a store beyond.
 
+use std::borrow::Borrow;
 use std::collections::VecDeque;
+use std::hash::{Hash, Hasher};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use dashmap::DashMap;
+use dashmap::{DashMap, Entry};
 
 use crate::clock::{Clock, Tick};
 use crate::prehashed::Prehashed;
@@ -72,8 +74,8 @@ impl RwLimits {
 #[derive(Debug)]
 pub struct MemoryStore {
     tokens: DashMap<TokenId, Arc<TokenRecord>, Prehashed>,
-    /// The token that a login is given. Two logins share a key hardly ever; then one of them gets new tokens more often.
-    logins: DashMap<LoginKey, Arc<TokenRecord>, Prehashed>,
+    /// The token that a login is given. A set in all but name: one whose elements can be replaced.
+    logins: DashMap<ByLogin, (), Prehashed>,
     /// In the order of coming, which is the order of expiry too where all tokens are minted here, as all live equally
     /// long. One that came from elsewhere may end before those ahead of it: it is dead then, but keeps its place.
     order: Mutex<Order>,
@@ -81,13 +83,27 @@ pub struct MemoryStore {
     clock: Clock,
 }
 
-/// The beginning of a login's keyed hash.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-struct LoginKey(u64);
+/// A token that is found by its login, which it holds: a key beside it would be as large as the rest of its place.
+#[derive(Debug)]
+struct ByLogin(Arc<TokenRecord>);
 
-impl LoginKey {
-    fn of(login: &LoginId) -> LoginKey {
-        LoginKey(u64::from_le_bytes(*login.0.first_chunk().expect("it has 16 bytes")))
+impl Borrow<LoginId> for ByLogin {
+    fn borrow(&self) -> &LoginId {
+        &self.0.login
+    }
+}
+
+impl PartialEq for ByLogin {
+    fn eq(&self, other: &ByLogin) -> bool {
+        self.0.login == other.0.login
+    }
+}
+
+impl Eq for ByLogin {}
+
+impl Hash for ByLogin {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.0.login.hash(state);
     }
 }
 
@@ -166,8 +182,7 @@ impl MemoryStore {
     }
 
     fn current(&self, login: &LoginId) -> Option<Arc<TokenRecord>> {
-        let current = Arc::clone(&*self.logins.get(&LoginKey::of(login))?);
-        (current.login == *login).then_some(current)
+        self.logins.get(login).map(|current| Arc::clone(&current.key().0))
     }
 
     /// Whether enough of its life is left.
@@ -221,7 +236,10 @@ impl MemoryStore {
         let record = Arc::new(record);
         let had_a_place = self.tokens.insert(id, Arc::clone(&record)).is_some();
         if !has_another {
-            self.logins.insert(LoginKey::of(&record.login), Arc::clone(&record));
+            match self.logins.entry(ByLogin(Arc::clone(&record))) {
+                Entry::Occupied(older) => drop(older.replace_entry(())),
+                Entry::Vacant(free) => drop(free.insert(())),
+            }
         }
         if !had_a_place {
             order.places.push_back(id);
@@ -237,10 +255,10 @@ impl MemoryStore {
             let new = Arc::new(record.with_upstream_key(Some(key)));
             (std::mem::replace(&mut *record, Arc::clone(&new)), new)
         };
-        if let Some(mut current) = self.logins.get_mut(&LoginKey::of(&old.login))
-            && Arc::ptr_eq(&current, &old)
+        if let Entry::Occupied(current) = self.logins.entry(ByLogin(Arc::clone(&new)))
+            && Arc::ptr_eq(&current.key().0, &old)
         {
-            *current = Arc::clone(&new);
+            current.replace_entry(());
         }
         Some(new)
     }
@@ -345,7 +363,7 @@ impl MemoryStore {
 
     /// The login may have a newer token by now; that one stays.
     fn forget_login(&self, record: &Arc<TokenRecord>) {
-        self.logins.remove_if(&LoginKey::of(&record.login), |_, current| Arc::ptr_eq(current, record));
+        self.logins.remove_if(&record.login, |current, ()| Arc::ptr_eq(&current.0, record));
     }
 }
 

@@ -18,6 +18,7 @@ mod token_id;
 mod wire;
 
 use std::collections::HashSet;
+use std::hash::{Hash, Hasher};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Instant;
 
@@ -45,8 +46,16 @@ pub use time::Stamp;
 pub use token_id::{Fingerprint, TokenId};
 
 /// A login as the index knows it: a keyed hash of user name and password.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LoginId(pub [u8; 16]);
+
+/// For [`crate::prehashed`] too.
+impl Hash for LoginId {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        let [a, b, c, d, e, f, g, h, ..] = self.0;
+        state.write_u64(u64::from_le_bytes([a, b, c, d, e, f, g, h]));
+    }
+}
 
 /// The random part that, together with the login itself, makes a token; see `auth::token`.
 pub type Seed = [u8; 20];

@@ -97,6 +97,7 @@ impl Shared {
 
     fn write_all_to(&self, mut output: impl Write) {
         let mut writing = Vec::new();
+        let mut is_inside = false;
         loop {
             let nothing = |queue: &mut Queue| queue.waiting.is_empty() && !queue.is_closing;
             let queue = self.came.wait_while(self.lock(), nothing).unwrap_or_else(PoisonError::into_inner);
@@ -110,7 +111,7 @@ impl Shared {
             queue.is_writing = true;
             drop(queue);
             // An output that is gone, or a full disk, takes nothing.
-            let lost = lines_lost(&mut output, &writing);
+            let lost = lines_lost(&mut output, &writing, &mut is_inside);
             writing.clear();
             writing.shrink_to(USUALLY_WAITING);
             let mut queue = self.lock();
@@ -126,18 +127,32 @@ impl Shared {
     }
 }
 
-/// Writes, and tells how many lines did not get through whole.
-fn lines_lost(output: &mut impl Write, lines: &[u8]) -> usize {
-    let mut rest = lines;
+/// Writes, and tells how many lines did not get through whole. `is_inside`: what was written before ended inside a line,
+/// which is ended first, so that it spoils no other one.
+fn lines_lost(output: &mut impl Write, lines: &[u8], is_inside: &mut bool) -> usize {
+    if *is_inside {
+        *is_inside = write_as_much(output, b"\n") == 0;
+    }
+    let written = if *is_inside { 0 } else { write_as_much(output, lines) };
+    let (through, lost) = lines.split_at(written);
+    *is_inside |= through.last().is_some_and(|last| *last != b'\n');
+    memchr::memchr_iter(b'\n', lost).count()
+}
+
+/// Writes until the output takes no more, and tells how many bytes it took.
+fn write_as_much(output: &mut impl Write, bytes: &[u8]) -> usize {
+    let mut rest = bytes;
     while !rest.is_empty() {
         match output.write(rest) {
             Ok(count @ 1..) => rest = &rest[count..],
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            // Whoever shares the output has it not wait: so this does.
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => thread::sleep(GATHERING),
             Ok(_) | Err(_) => break,
         }
     }
     let _ = output.flush();
-    memchr::memchr_iter(b'\n', rest).count()
+    bytes.len() - rest.len()
 }
 
 impl Write for Lines {
@@ -189,7 +204,8 @@ mod tests {
         lines.push(b"two\n");
         go.send(()).expect("it waits");
         assert_eq!(written.recv().expect("written"), b"one\ntwo\n");
-        let large = vec![b'x'; MOST_WAITING];
+        let mut large = vec![b'x'; MOST_WAITING];
+        large[MOST_WAITING - 1] = b'\n';
         lines.push(&large);
         lines.push(b"too many\n");
         assert_eq!(lines.dropped(), 1);
@@ -203,12 +219,13 @@ mod tests {
 
     #[test]
     fn lines_that_a_full_disk_does_not_take_are_counted() {
-        /// Has room for so many bytes.
-        struct Small(usize);
+        /// Has room for so many bytes, and what it took.
+        struct Small(usize, Vec<u8>);
         impl Write for Small {
             fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
                 let taken = bytes.len().min(self.0);
                 self.0 -= taken;
+                self.1.extend_from_slice(&bytes[..taken]);
                 if taken > 0 { Ok(taken) } else { Err(io::ErrorKind::StorageFull.into()) }
             }
 
@@ -216,8 +233,17 @@ mod tests {
                 Ok(())
             }
         }
-        assert_eq!(lines_lost(&mut Small(100), b"one\ntwo\n"), 0);
-        assert_eq!(lines_lost(&mut Small(6), b"one\ntwo\nthree\n"), 2, "half a line is lost too");
+        let mut is_inside = false;
+        assert_eq!(lines_lost(&mut Small(100, Vec::new()), b"one\ntwo\n", &mut is_inside), 0);
+        assert!(!is_inside);
+        let mut disk = Small(6, Vec::new());
+        assert_eq!(lines_lost(&mut disk, b"one\ntwo\nthree\n", &mut is_inside), 2, "half a line is lost too");
+        assert_eq!(lines_lost(&mut disk, b"four\n", &mut is_inside), 1);
+        assert!(is_inside);
+        disk.0 = 100;
+        assert_eq!(lines_lost(&mut disk, b"five\nsix\n", &mut is_inside), 0);
+        assert!(!is_inside);
+        assert_eq!(disk.1, b"one\ntw\nfive\nsix\n", "half a line spoils no other one");
     }
 
     #[test]

@@ -103,8 +103,7 @@ impl Record<'_> {
             self.rest_of_word(value.as_bytes());
         } else {
             self.line.pop();
-            // Escapes of JSON are readable in the other format too.
-            serde_json::to_writer(&mut *self.line, value).expect("a text can always be written into memory");
+            write_escaped(self.line, value);
         }
     }
 
@@ -162,6 +161,33 @@ impl Record<'_> {
         let [hundreds, tens, ones] = digits::<3>(micros % 1000);
         self.line.extend_from_slice(&[b'.', hundreds, tens, ones]);
     }
+}
+
+/// A text in quotes, with the escapes of JSON, which are readable in the other format too.
+///
+/// SECURITY: callers choose what stands here. No character of theirs ends a line, for any reader, or is obeyed by the
+/// terminal that shows it.
+fn write_escaped(line: &mut Vec<u8>, value: &str) {
+    let quoted = serde_json::to_string(value).expect("a text can always be written into memory");
+    for character in quoted.chars() {
+        if misleads(character) {
+            line.extend_from_slice(format!("\\u{:04x}", u32::from(character)).as_bytes());
+        } else {
+            line.extend_from_slice(character.encode_utf8(&mut [0; 4]).as_bytes());
+        }
+    }
+}
+
+/// Beyond what JSON escapes: control characters, ends of lines, and what turns the order of the text around it.
+fn misleads(character: char) -> bool {
+    matches!(
+        character,
+        '\u{7f}'..='\u{9f}'
+            | '\u{61c}'
+            | '\u{200e}' | '\u{200f}'
+            | '\u{2028}'..='\u{202e}'
+            | '\u{2066}'..='\u{2069}'
+    )
 }
 
 /// The last decimal digits of a number.
@@ -225,6 +251,24 @@ mod tests {
         let stamp = value["timestamp"].as_str().expect("text");
         let told = humantime::parse_rfc3339(stamp).expect("RFC 3339");
         assert!(told.elapsed().is_ok_and(|age| age < Duration::from_secs(60)), "{stamp}");
+    }
+
+    #[test]
+    fn nothing_that_a_caller_chooses_ends_a_line_or_moves_a_cursor() {
+        let odd = "/\u{9b}2J\u{85}\u{2028}\u{202e}\u{7f}\u{200e}é€😀";
+        for format in [Format::Json, Format::Text] {
+            let mut made = String::new();
+            let fill = |record: &mut Record<'_>| record.text(label!("path"), odd);
+            Record::make(format, "access", fill, |line| {
+                made = String::from_utf8(line.to_vec()).expect("text");
+            });
+            let expected = r#"/\u009b2J\u0085\u2028\u202e\u007f\u200eé€😀""#;
+            assert!(made.contains(expected), "{made}");
+            if format == Format::Json {
+                let value: serde_json::Value = serde_json::from_str(&made).expect("JSON");
+                assert_eq!(value["path"], odd);
+            }
+        }
     }
 
     #[test]
