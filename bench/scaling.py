@@ -27,7 +27,7 @@ LINE = 345  # bytes of an access line
 # Bytes of a small request and its answer on both sides of the gateway, with heads, what the gateway adds, TLS, TCP/IP and
 # Ethernet: 500 and 600 with the client, 700 and 500 with the backend, 100 of acknowledgements.
 WIRE = 2400
-TOKEN_BYTES = 281  # resident, of a minted token, as `make micro` prints it
+TOKEN_BYTES = 241  # resident, of a minted token, as `make micro` prints it
 CLIENTS = {
     "kept connections, HTTP/1.1": "tls-h1",
     "kept connections, HTTP/2": "tls-h2",

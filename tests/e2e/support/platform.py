@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import secrets
 import sys
 
 from support.processes import Process, clean_environment, free_port, is_open, wait_until
@@ -38,7 +39,7 @@ class Platform:
 
     def rotate(self, user):
         """Another token, as when the user asks for one on the platform."""
-        self.tokens[user] = f"tk_platform_{user}_{len(self.tokens)}_{id(object())}"
+        self.tokens[user] = f"tk_platform_{user}_{secrets.token_hex(8)}"
         (self.folder / "tokens.json").write_text(json.dumps(self.tokens))
         return self.tokens[user]
 
