@@ -1,14 +1,19 @@
 //! What a new reading of the configuration changes, and what of it has to wait for a restart.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::PathBuf;
+use std::fs::File;
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
 
-use aws_lc_rs::digest::{SHA256, digest};
+use aws_lc_rs::digest::{self, Digest, SHA256, digest};
 use zeroize::Zeroizing;
 
 use crate::config::jwt::{self, ISSUERS};
 use crate::config::options::{API_AUTH_SALT, OPTIONS, Shape};
 use crate::config::{Config, Listen, Settings, StoreKind};
+
+/// Bytes of a file that are read at once to be hashed.
+const HASHED_AT_ONCE: usize = 64 * 1024;
 
 /// Options that belong to the process from its beginning to its end; those that end with a dot are whole groups.
 const FIXED: [&str; 8] = [
@@ -131,13 +136,27 @@ pub(super) fn contents(settings: &Settings) -> Contents {
     let mut contents = Contents::new();
     for (key, path) in named(settings) {
         // One that cannot be read is told where it is used.
-        let Ok(bytes) = std::fs::read(&path).map(Zeroizing::new) else { continue };
-        let hash = digest(&SHA256, &bytes);
+        let Ok(hash) = hash_of_file(&path) else { continue };
         // An option may name several.
         let all = [contents.get(key).map_or(&[][..], |other| &other[..]), hash.as_ref()].concat();
         contents.insert(key, digest(&SHA256, &all).as_ref().try_into().expect("SHA-256 has 32 bytes"));
     }
     contents
+}
+
+/// Reads piece by piece, as a file of keys may be large.
+fn hash_of_file(path: &Path) -> io::Result<Digest> {
+    let mut file = File::open(path)?;
+    let mut hash = digest::Context::new(&SHA256);
+    let mut piece = Zeroizing::new(vec![0; HASHED_AT_ONCE]);
+    loop {
+        match file.read(&mut piece) {
+            Ok(0) => return Ok(hash.finish()),
+            Ok(length) => hash.update(&piece[..length]),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
 }
 
 /// Options that name files, each with one of them.

@@ -30,15 +30,18 @@ impl TokenId {
     /// From the 64 hex digits that `sha256sum` prints.
     pub fn from_hex(text: &str) -> Option<TokenId> {
         let digits = text.as_bytes();
-        if digits.len() != 64 {
+        // All are looked at, without a branch for each: a start reads as many as there are keys known in advance.
+        let are_hex = digits.iter().fold(true, |so_far, digit| so_far & digit.is_ascii_hexdigit());
+        if digits.len() != 64 || !are_hex {
             return None;
         }
-        let digit = |c: u8| char::from(c).to_digit(16).and_then(|d| u8::try_from(d).ok());
-        let mut id = [0_u8; 32];
+        // Letters, of either case, stand at 1 and after in their columns of ASCII, which digits are not in.
+        let value = |digit: u8| (digit & 0xf) + 9 * (digit >> 6);
+        let mut id = [0; 16];
         for (byte, pair) in id.iter_mut().zip(digits.chunks_exact(2)) {
-            *byte = digit(pair[0])? << 4 | digit(pair[1])?;
+            *byte = value(pair[0]) << 4 | value(pair[1]);
         }
-        id.first_chunk().copied().map(TokenId)
+        Some(TokenId(id))
     }
 
     pub(crate) fn from_bytes(bytes: [u8; 16]) -> TokenId {
@@ -105,8 +108,18 @@ mod tests {
         assert_eq!(TokenId::from_hex(hex), Some(TokenId::of(b"alice")));
         assert_eq!(TokenId::from_hex(&hex.to_uppercase()), Some(TokenId::of(b"alice")));
         assert_eq!(TokenId::of(b"alice").fingerprint().to_string(), "2bd806c9");
+        let all_digits = "0123456789abcdefABCDEF9876543210".repeat(2);
+        let expected = 0x0123_4567_89ab_cdef_abcd_ef98_7654_3210_u128.to_be_bytes();
+        assert_eq!(TokenId::from_hex(&all_digits), Some(TokenId(expected)));
         for wrong in ["", "2bd8", &hex[1..], &hex.replace('2', "g"), &hex.replacen("2b", "+b", 1)] {
             assert_eq!(TokenId::from_hex(wrong), None, "{wrong}");
+        }
+        for wrong in (0..=0x7f).map(char::from).filter(|c| !c.is_ascii_hexdigit()) {
+            for at in [0, 31, 32, 63] {
+                let mut text = hex.to_owned();
+                text.replace_range(at..=at, wrong.encode_utf8(&mut [0; 1]));
+                assert_eq!(TokenId::from_hex(&text), None, "{text:?}");
+            }
         }
     }
 }
