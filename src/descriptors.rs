@@ -2,8 +2,10 @@
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-/// Kept back for listeners, the log, files that are read anew, name lookups and idle upstream connections.
-const RESERVE: u64 = 64;
+use crate::kernel_pipe::MOST_PIPES;
+
+/// Kept back for listeners, the log, files that are read anew, name lookups and idle upstream connections, and for pipes.
+const RESERVE: u64 = 64 + 2 * MOST_PIPES as u64;
 
 /// Raises the limit as far as it goes, and says how many clients can be connected at once then.
 ///
@@ -30,8 +32,8 @@ mod tests {
 
     #[test]
     fn each_client_may_need_two() {
-        assert_eq!(clients(Some(256)), 96);
-        assert_eq!(clients(Some(1024)), 480);
+        assert_eq!(clients(Some(256)), 64);
+        assert_eq!(clients(Some(1024)), 448);
         assert_eq!(clients(Some(10)), 1);
         assert_eq!(clients(None), usize::MAX);
     }

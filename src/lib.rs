@@ -20,6 +20,7 @@ pub mod glob;
 pub mod hardening;
 pub mod http1;
 pub mod in_force;
+pub mod kernel_pipe;
 pub mod listener;
 pub mod media_type;
 pub mod metrics;

@@ -17,6 +17,9 @@ pub trait Socket {
 
     /// What is written from here on may go out with what ends the connection.
     fn cork(&mut self);
+
+    /// The socket, if bytes go into it as they are.
+    fn plain(&self) -> Option<&TcpStream>;
 }
 
 impl Socket for TcpStream {
@@ -25,6 +28,10 @@ impl Socket for TcpStream {
     }
 
     fn cork(&mut self) {}
+
+    fn plain(&self) -> Option<&TcpStream> {
+        Some(self)
+    }
 }
 
 impl Socket for Box<ClientTls> {
@@ -34,5 +41,9 @@ impl Socket for Box<ClientTls> {
 
     fn cork(&mut self) {
         self.get_mut().0.cork();
+    }
+
+    fn plain(&self) -> Option<&TcpStream> {
+        None
     }
 }

@@ -13,6 +13,8 @@ use tokio::time::{Instant, Sleep, sleep};
 
 use crate::connection::activity::Activity;
 use crate::connection::frames::{FORBIDDEN, FrameMeter};
+use crate::connection::socket::Socket;
+use crate::kernel_pipe::KernelPipe;
 use crate::metrics::{Cause, Metrics};
 
 /// A client that was answered before its request had ended gets so long to end it,
@@ -77,6 +79,19 @@ impl<I> WatchedIo<I> {
             metered.meter.sent(*bytes);
         }
         self.note(written)
+    }
+}
+
+impl<I: Socket> WatchedIo<I> {
+    /// Writes what is in a pipe.
+    pub fn poll_empty(&mut self, cx: &mut Context<'_>, pipe: &mut KernelPipe) -> Poll<io::Result<()>> {
+        while !pipe.is_empty() {
+            let socket = self.io.plain().ok_or(io::ErrorKind::Unsupported)?;
+            if ready!(self.note(pipe.poll_drain(cx, socket)))? == 0 {
+                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+            }
+        }
+        Poll::Ready(Ok(()))
     }
 }
 

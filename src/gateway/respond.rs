@@ -9,6 +9,7 @@ use http_body::{Body, Frame, SizeHint};
 
 use crate::fields::{Fields, Name};
 use crate::gateway::access_log::AccessLine;
+use crate::kernel_pipe::KernelPipe;
 use crate::upstream;
 
 /// An answer that stands, before the access line is tied to its body.
@@ -104,6 +105,17 @@ impl ObservedBody {
             *bytes = None;
             self.line.complete = true;
         }
+    }
+
+    /// Moves what has come from the backend into an empty pipe: so many bytes. 0 where it has to be read instead.
+    pub fn fill(&mut self, pipe: &mut KernelPipe) -> usize {
+        let Source::Upstream(body) = &mut self.source else { return 0 };
+        let moved = body.fill(pipe);
+        self.line.sent += moved as u64;
+        if self.is_end_stream() {
+            self.line.complete = true;
+        }
+        moved
     }
 }
 

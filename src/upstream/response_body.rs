@@ -10,7 +10,8 @@ use http_body::{Body, Frame, SizeHint};
 use crate::http1::chunked::{Decoded, Decoder};
 use crate::http1::head::Framing;
 use crate::http1::response::Extent;
-use crate::upstream::connection::Connection;
+use crate::kernel_pipe::KernelPipe;
+use crate::upstream::connection::{Connection, Stream};
 use crate::upstream::exchange::Upload;
 use crate::upstream::lane::InFlight;
 use crate::upstream::patience::Patience;
@@ -88,6 +89,26 @@ impl ResponseBody {
     /// Gives up what is still to come.
     fn break_off(&mut self) {
         (self.connection, self.place) = (None, None);
+    }
+
+    /// Moves what has come into an empty pipe: so many bytes. 0 where it has to be read: what is here already, what has a framing
+    /// or TLS on it, what comes while the request's body is still on its way up, and whatever the pipe does not take.
+    pub fn fill(&mut self, pipe: &mut KernelPipe) -> usize {
+        let (Some(connection), None) = (&self.connection, &self.upload) else { return 0 };
+        let (Stream::Plain(socket), true) = (&connection.stream, connection.unread.is_empty()) else {
+            return 0;
+        };
+        let Rest::Length(left) = &mut self.rest else { return 0 };
+        let moved = pipe.fill(socket, *left);
+        if moved > 0 {
+            *left -= moved as u64;
+            if *left == 0 {
+                self.rest = Rest::Nothing;
+            }
+            self.patience.renew();
+            self.release_at_end();
+        }
+        moved
     }
 
     fn poll_data(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, ResponseBodyError>>> {

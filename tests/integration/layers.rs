@@ -17,6 +17,7 @@ const LAYERS: [&[&str]; 8] = [
         "service_manager",
         "passed_sockets",
         "in_force",
+        "kernel_pipe",
         "http1",
         "fields",
         "prehashed",
@@ -37,8 +38,9 @@ const LAYERS: [&[&str]; 8] = [
 ];
 
 /// Uses within a layer that are meant.
-const SIDEWAYS: [(&str, &str); 17] = [
+const SIDEWAYS: [(&str, &str); 18] = [
     ("metrics", "telemetry"),
+    ("descriptors", "kernel_pipe"),
     ("steps", "clock"),
     ("steps", "metrics"),
     ("steps", "trace"),

@@ -18,6 +18,7 @@ mod guesses;
 mod http2;
 mod identity;
 mod jwt;
+mod large_answers;
 mod layers;
 mod limits;
 mod logs;

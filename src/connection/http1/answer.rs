@@ -17,9 +17,13 @@ use crate::gateway::{ObservedBody, Reply};
 use crate::http1::batch::Batch;
 use crate::http1::head::Framing;
 use crate::http1::response::{Persistence, ResponseFraming, write_response};
+use crate::kernel_pipe::KernelPipe;
 
 /// Room for a head and a small body. The allocator has pieces of this size at hand.
 const USUAL_ANSWER: usize = 1000;
+
+/// A body of so many bytes is worth a pipe, which takes some system calls to make.
+const WORTH_A_PIPE: u64 = 256 * 1024;
 
 /// What an answer needs to know of its request.
 pub(super) struct Asked {
@@ -62,17 +66,30 @@ where
             _ => (u64::MAX, false),
         };
         let wire = Rc::clone(&self.wire);
+        let is_large = is_counted && left >= WORTH_A_PIPE;
+        let mut pipe = (is_large && wire.borrow().takes_pipes()).then(KernelPipe::default);
         let mut ended = false;
         let written = self.obeying(|cx, _| {
             loop {
                 if ended && !goes_on {
                     wire.borrow_mut().cork();
                 }
-                if ended || !batch.has_room() {
+                let is_piped = pipe.as_ref().is_some_and(|pipe| !pipe.is_empty());
+                if ended || is_piped || !batch.has_room() {
                     ready!(wire.borrow_mut().poll_write(cx, &mut batch))?;
+                }
+                if let (true, Some(pipe)) = (is_piped, &mut pipe) {
+                    ready!(wire.borrow_mut().poll_empty(cx, pipe))?;
                 }
                 if ended {
                     return wire.borrow_mut().poll_flush(cx).map_err(End::Lost);
+                }
+                if let Some(pipe) = &mut pipe
+                    && let moved @ 1.. = body.fill(pipe)
+                {
+                    left = left.saturating_sub(moved as u64);
+                    ended = body.is_end_stream() && left == 0;
+                    continue;
                 }
                 // Nothing is borrowed here: the body may be read while the request's is still being sent.
                 match next_data(Pin::new(&mut body), cx) {

@@ -17,6 +17,7 @@ use crate::http1::ahead;
 use crate::http1::batch::Batch;
 use crate::http1::chunked::{Decoded, Decoder};
 use crate::http1::head::{Framing, HeadLimits, HeadScanner};
+use crate::kernel_pipe::KernelPipe;
 
 /// Most bytes of a body that one read takes.
 const MOST_READ: u64 = 64 * 1024;
@@ -250,6 +251,16 @@ impl<I: Socket> Wire<I> {
     /// What is written from here on may go out with the end of the connection.
     pub fn cork(&mut self) {
         self.io.inner_mut().cork();
+    }
+
+    /// Whether bytes go to the client as they are.
+    pub fn takes_pipes(&self) -> bool {
+        self.io.inner().plain().is_some()
+    }
+
+    /// Writes what is in a pipe.
+    pub fn poll_empty(&mut self, cx: &mut Context<'_>, pipe: &mut KernelPipe) -> Poll<io::Result<()>> {
+        self.io.poll_empty(cx, pipe)
     }
 }
 

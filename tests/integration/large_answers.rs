@@ -1,0 +1,333 @@
+//! Large answers without TLS, whose bytes stay in the kernel on their way from the backend to the client.
+
+use std::io::{Read, Write};
+use std::net::SocketAddr;
+use std::sync::{LazyLock, mpsc};
+use std::thread;
+use std::time::Duration;
+
+use socket2::SockRef;
+
+use crate::support::client::Client;
+use crate::support::gateway::Gateway;
+use crate::support::h2_client::tls_stream;
+use crate::support::program::Program;
+use crate::support::upstream::{Then, Upstream, answer, write};
+use crate::support::{PATIENCE, wait_until};
+
+const JSON: (&str, &str) = ("Content-Type", "application/json");
+
+const MIB: usize = 1024 * 1024;
+
+/// Bytes in which no piece looks like another one, 16 MiB at most.
+fn bytes(count: usize) -> &'static [u8] {
+    static BYTES: LazyLock<Vec<u8>> = LazyLock::new(|| {
+        let word = |n: u64| n.wrapping_add(1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        (0..2 * MIB as u64).flat_map(|n| word(n).to_be_bytes()).collect()
+    });
+    &BYTES[..count]
+}
+
+fn head(length: usize) -> String {
+    format!("HTTP/1.1 200 OK\r\nContent-Length: {length}\r\n\r\n")
+}
+
+fn ask(client: &mut Client, token: &str) {
+    client.write_request("GET /timbr/api/x", &[JSON, ("x-api-key", token)], b"");
+}
+
+/// What the backend sends of a line `GET /timbr/api/x?size=pieces`.
+fn requested(line: &str) -> (usize, usize) {
+    let query = line.split([' ', '?']).nth(2).expect("a query");
+    let (size, piece) = query.split_once('=').expect("two numbers");
+    (size.parse().expect("a number"), piece.parse().expect("a number"))
+}
+
+#[test]
+fn they_come_whole_whatever_their_pieces_and_the_connections_go_on() {
+    let upstream = Upstream::behaving(|request, stream| {
+        let (size, piece) = requested(&request.line);
+        write(stream, head(size).as_bytes());
+        for piece in bytes(size).chunks(piece) {
+            write(stream, piece);
+        }
+        Then::KeepOpen
+    });
+    let gateway = Gateway::start(upstream.address(), &[]);
+    let token = gateway.token();
+    let mut client = gateway.client();
+    let _ = bytes(0); // Made now, as a backend's connection is not kept for as long as that takes.
+    let threshold = 256 * 1024;
+    for (size, piece) in [
+        (16 * MIB, 128 * 1024),
+        (2, 2),
+        (MIB + 1, 1000),
+        (threshold - 1, threshold),
+        (threshold, threshold),
+        (threshold + 1, 4096),
+        (3 * MIB, 65537),
+        (300_000, 299_999),
+    ] {
+        let line = format!("GET /timbr/api/x?{size}={piece}");
+        let got = client.send(&line, &[JSON, ("x-api-key", &token)], b"");
+        assert!(got.complete && got.body == bytes(size), "{size} in pieces of {piece}: {}", got.body.len());
+    }
+    assert!(
+        upstream.log().iter().all(|seen| seen.connection == 0),
+        "the backend's connection was used again"
+    );
+}
+
+/// Holds each answer up in its midst until the test drops its end.
+fn holding_backend(size: usize) -> (Upstream, mpsc::Sender<()>) {
+    let (hold, held) = mpsc::channel::<()>();
+    let held = std::sync::Mutex::new(held);
+    let upstream = Upstream::behaving(move |_, stream| {
+        write(stream, head(size).as_bytes());
+        let body = bytes(size);
+        write(stream, &body[..size / 2]);
+        let _ = held.lock().map(|held| held.recv());
+        write(stream, &body[size / 2..])
+    });
+    (upstream, hold)
+}
+
+fn begun(address: SocketAddr, token: &str, size: usize) -> Client {
+    let mut client = Client::connect(address);
+    ask(&mut client, token);
+    assert_eq!(client.read_head().expect("a head").status, 200);
+    assert_eq!(client.read_bytes(size / 2), bytes(size)[..size / 2]);
+    client
+}
+
+/// Each takes a pipe, and so two descriptors more, until there are enough of them; they are given back.
+#[test]
+fn pipes_are_bounded_and_given_back() {
+    let size = 2 * MIB;
+    let (upstream, hold) = holding_backend(size);
+    let program = Program::start(upstream.address(), &[]);
+    let before = program.descriptors();
+    let token = program.token();
+    wait_until("its connection is gone", || program.descriptors() == before);
+    let mut clients = vec![begun(program.http, &token, size)];
+    assert_eq!(program.descriptors(), before + 4, "a client, a backend's connection, a pipe");
+    clients.extend((1..40).map(|_| begun(program.http, &token, size)));
+    assert_eq!(program.descriptors(), before + 2 * 40 + 2 * 32);
+    drop(hold);
+    for client in &mut clients {
+        assert!(client.read_bytes(size - size / 2) == bytes(size)[size / 2..]);
+    }
+    drop(clients);
+    wait_until("descriptors are given back", || program.descriptors() <= before + 40);
+}
+
+#[test]
+fn a_client_that_leaves_takes_its_pipe_along_and_the_query() {
+    let size = 16 * MIB;
+    let (gone, is_gone) = mpsc::channel();
+    let gone = std::sync::Mutex::new(gone);
+    let upstream = Upstream::behaving(move |_, stream| {
+        write(stream, head(size).as_bytes());
+        let cut = stream.write_all(bytes(size)).is_err();
+        gone.lock().expect("no panic").send(cut).expect("the test listens");
+        Then::Close
+    });
+    let program = Program::start(upstream.address(), &[]);
+    let before = program.descriptors();
+    let token = program.token();
+    let mut client = Client::connect(program.http);
+    ask(&mut client, &token);
+    assert_eq!(client.read_bytes(MIB).len(), MIB);
+    drop(client);
+    assert!(is_gone.recv_timeout(Duration::from_secs(10)).expect("it was told"), "it could send everything");
+    wait_until("descriptors are given back", || program.descriptors() == before);
+}
+
+#[test]
+fn one_that_breaks_off_or_stalls_is_seen_to_be_cut() {
+    let upstream = Upstream::behaving(|request, stream| {
+        write(stream, head(2 * MIB).as_bytes());
+        write(stream, bytes(MIB));
+        if request.line.contains("stall") {
+            thread::sleep(Duration::from_secs(2));
+        }
+        match request.line.contains("whole") {
+            true => write(stream, &bytes(2 * MIB)[MIB..]),
+            false => Then::Close,
+        }
+    });
+    let options = [("UPSTREAM_BODY_TIMEOUT", "300ms")];
+    let (program, lines) = Program::start_logged(upstream.address(), &options, "exec \"$0\" serve");
+    let token = program.token();
+    for (how, size, reason) in [
+        ("close", MIB, "upstream_body_broken"),
+        ("stall", MIB, "upstream_body_broken"),
+        ("whole", 2 * MIB, ""),
+    ] {
+        let mut client = Client::connect(program.http);
+        let line = format!("GET /timbr/api/{how}");
+        let got = client.send(&line, &[JSON, ("x-api-key", &token)], b"");
+        assert!(got.body == bytes(size), "{how}: {} bytes", got.body.len());
+        assert_eq!(got.complete, reason.is_empty(), "{how}");
+        let logged = || {
+            let lines = lines.lock().expect("no panic");
+            let path = format!("/timbr/api/{how}");
+            lines.iter().find(|line| line["path"] == path.as_str()).cloned()
+        };
+        wait_until("its line is written", || logged().is_some());
+        let line = logged().expect("just seen");
+        assert_eq!((&line["reason"], &line["sent"]), (&reason.into(), &size.into()), "{line}");
+        assert_eq!(line["complete"], reason.is_empty(), "{line}");
+    }
+}
+
+/// SECURITY: what a backend sends beyond the length that it gave is nobody's, least of all the next client's.
+#[test]
+fn what_comes_beyond_the_length_is_dropped_with_its_connection() {
+    let upstream = Upstream::behaving(|_, stream| {
+        let extra = b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nevil";
+        write(stream, &[head(MIB).as_bytes(), bytes(MIB), extra].concat());
+        Then::KeepOpen
+    });
+    let gateway = Gateway::start(upstream.address(), &[]);
+    let token = gateway.token();
+    let mut client = gateway.client();
+    for _ in 0..3 {
+        let got = client.send("GET /timbr/api/x", &[JSON, ("x-api-key", &token)], b"");
+        assert!(got.complete && got.body == bytes(MIB), "{} bytes", got.body.len());
+    }
+    let connections: Vec<usize> = upstream.log().iter().map(|seen| seen.connection).collect();
+    assert_eq!(connections, [0, 1, 2]);
+}
+
+/// SECURITY: the backend's connection goes to the next request while its last bytes still wait for a slow client.
+#[test]
+fn two_answers_of_one_connection_never_mix() {
+    let upstream = Upstream::behaving(|request, stream| {
+        let (size, from) = requested(&request.line);
+        let is_first = request.connection == 0;
+        let close = if is_first { "" } else { "Connection: close\r\n" };
+        write(stream, format!("HTTP/1.1 200 OK\r\n{close}Content-Length: {size}\r\n\r\n").as_bytes());
+        write(stream, &bytes(from + size)[from..]);
+        if is_first { Then::KeepOpen } else { Then::Close }
+    });
+    let gateway = Gateway::start(upstream.address(), &[]);
+    let token = gateway.token();
+    let key = [JSON, ("x-api-key", token.as_str())];
+    let mut slow = gateway.client();
+    SockRef::from(&slow.try_clone()).set_recv_buffer_size(16 * 1024).expect("set");
+    let size = 12 * MIB;
+    slow.write_request(&format!("GET /timbr/api/x?{size}=0"), &key, b"");
+    assert_eq!(slow.read_head().expect("a head").status, 200);
+    let mut taken = Vec::new();
+    // Until the first answer has been read to its end, others get connections of their own.
+    while upstream.log().iter().skip(1).all(|seen| seen.connection != 0) {
+        assert!(taken.len() < size, "the first connection is not used again");
+        taken.extend(slow.read_bytes(MIB / 4));
+        let got = gateway.client().send(&format!("GET /timbr/api/x?{MIB}={size}"), &key, b"");
+        assert!(got.complete && got.body == bytes(size + MIB)[size..], "not its own bytes");
+    }
+    assert!(taken.len() < size - MIB, "nothing of the first answer was left: {}", taken.len());
+    taken.extend(slow.read_bytes(size - taken.len()));
+    assert!(taken == bytes(size), "not its own bytes");
+}
+
+#[test]
+fn a_client_is_seen_to_leave_while_the_backend_makes_a_pause() {
+    let (gone, is_gone) = mpsc::channel();
+    let gone = std::sync::Mutex::new(gone);
+    let upstream = Upstream::behaving(move |_, stream| {
+        write(stream, head(2 * MIB).as_bytes());
+        write(stream, bytes(MIB));
+        // Until the gateway closes.
+        stream.set_read_timeout(Some(PATIENCE)).expect("set");
+        let ended = matches!(stream.read(&mut [0]), Ok(0));
+        gone.lock().expect("no panic").send(ended).expect("the test listens");
+        Then::Close
+    });
+    let program = Program::start(upstream.address(), &[]);
+    let before = program.descriptors();
+    let token = program.token();
+    drop(begun(program.http, &token, 2 * MIB));
+    assert!(is_gone.recv_timeout(PATIENCE).expect("it was told"), "the query was not given up");
+    wait_until("descriptors are given back", || program.descriptors() == before);
+}
+
+/// What is encrypted takes no pipe, and none of the places for them.
+#[test]
+fn with_tls_there_is_no_pipe() {
+    let size = 2 * MIB;
+    let (upstream, hold) = holding_backend(size);
+    let program = Program::start(upstream.address(), &[]);
+    let before = program.descriptors();
+    let token = program.token();
+    wait_until("its connection is gone", || program.descriptors() == before);
+    let mut client = tls_stream(program.https, &program.authority_pem, &["http/1.1"]);
+    let fields = format!(
+        "Host: localhost\r\nContent-Type: application/json\r\nx-api-key: {token}\r\nConnection: close\r\n"
+    );
+    client.write_all(format!("GET /timbr/api/x HTTP/1.1\r\n{fields}\r\n").as_bytes()).expect("sent");
+    let mut half = vec![0; size / 2];
+    client.read_exact(&mut half).expect("the head and some of the body");
+    assert_eq!(program.descriptors(), before + 2, "a client and a backend's connection");
+    drop(hold);
+    let mut rest = Vec::new();
+    client.read_to_end(&mut rest).expect("an end in good order");
+    assert!(rest.ends_with(&bytes(size)[size / 2..]));
+}
+
+/// A client that takes something now and then is not one that takes nothing.
+#[test]
+fn a_slow_client_gets_all_of_it() {
+    let size = 16 * MIB;
+    let upstream = Upstream::behaving(move |_, stream| {
+        write(stream, head(size).as_bytes());
+        write(stream, bytes(size))
+    });
+    let gateway = Gateway::start(upstream.address(), &[("TIMEOUTS_WRITE", "800ms")]);
+    let token = gateway.token();
+    let mut client = gateway.client();
+    SockRef::from(&client.try_clone()).set_recv_buffer_size(64 * 1024).expect("set");
+    ask(&mut client, &token);
+    assert_eq!(client.read_head().expect("a head").status, 200);
+    // For over two seconds, three times as long as it may take nothing.
+    for (at, piece) in bytes(size).chunks(size / 200).enumerate() {
+        thread::sleep(Duration::from_millis(12));
+        assert!(client.read_bytes(piece.len()) == piece, "cut or mixed up in piece {at}");
+    }
+}
+
+/// An answer that comes before its request has been sent whole: both go on beside each other.
+#[test]
+fn one_may_begin_before_its_request_has_ended() {
+    let address = Upstream::behaving_at_head(|stream| {
+        write(stream, head(2 * MIB).as_bytes());
+        write(stream, bytes(2 * MIB));
+    });
+    let gateway = Gateway::start(address, &[]);
+    let token = gateway.token();
+    let mut client = gateway.client();
+    client.write(
+        format!(
+            "POST /timbr/api/x HTTP/1.1\r\nHost: h\r\nContent-Type: application/json\r\nx-api-key: {token}\r\n\
+             Content-Length: 10\r\n\r\nhalf"
+        )
+        .as_bytes(),
+    );
+    let got = client.read_answer(false);
+    assert!(got.complete && got.body == bytes(2 * MIB), "{} bytes", got.body.len());
+}
+
+#[test]
+fn only_the_head_of_one_is_only_a_head() {
+    let upstream = Upstream::behaving(|request, stream| match request.line.starts_with("HEAD") {
+        true => write(stream, head(8 * MIB).as_bytes()),
+        false => answer(stream, 200, "{}"),
+    });
+    let gateway = Gateway::start(upstream.address(), &[]);
+    let token = gateway.token();
+    let mut client = gateway.client();
+    let got = client.send("HEAD /timbr/api/x", &[JSON, ("x-api-key", &token)], b"");
+    assert_eq!((got.status, got.field("content-length")), (200, "8388608"));
+    assert_eq!(client.send("GET /timbr/api/x", &[JSON, ("x-api-key", &token)], b"").text(), "{}");
+}
