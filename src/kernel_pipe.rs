@@ -11,7 +11,7 @@ use rustix::pipe::{PipeFlags, SpliceFlags, fcntl_setpipe_size, pipe_with, splice
 use tokio::io::Interest;
 use tokio::net::TcpStream;
 
-/// Most pipes of the process at once. Each takes two descriptors, for which [`crate::descriptors`] keeps room.
+/// Most pipes of the process at once. Each takes two descriptors, which are kept back for them.
 pub const MOST_PIPES: usize = 32;
 
 /// What a pipe holds, where the kernel lets it. Less costs a call more for every 64 KiB.
