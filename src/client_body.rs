@@ -1,7 +1,6 @@
 //! The body of a client's request, whichever protocol it comes over.
 
 use std::cell::Cell;
-use std::collections::VecDeque;
 use std::fmt;
 use std::pin::Pin;
 use std::rc::Rc;
@@ -48,7 +47,7 @@ pub enum ClientBody {
     /// A stream of an HTTP/2 connection.
     Http2(Http2Body),
     /// What has come before, once more.
-    Kept(VecDeque<Bytes>),
+    Kept(Bytes),
 }
 
 impl ClientBody {
@@ -85,7 +84,10 @@ impl Body for ClientBody {
         match &mut *self {
             ClientBody::Empty => Poll::Ready(None),
             ClientBody::Http1(body) => body.poll_data(cx).map_ok(Frame::data),
-            ClientBody::Kept(parts) => Poll::Ready(parts.pop_front().map(|part| Ok(Frame::data(part)))),
+            ClientBody::Kept(rest) => {
+                let rest = std::mem::take(rest);
+                Poll::Ready((!rest.is_empty()).then(|| Ok(Frame::data(rest))))
+            }
             ClientBody::Http2(body) => {
                 let Some(incoming) = &mut body.incoming else { return Poll::Ready(None) };
                 match Pin::new(&mut *incoming).poll_frame(cx) {
@@ -104,7 +106,7 @@ impl Body for ClientBody {
             ClientBody::Empty => true,
             ClientBody::Http1(body) => body.is_ended(),
             ClientBody::Http2(body) => body.incoming.as_ref().is_none_or(Incoming::is_end_stream),
-            ClientBody::Kept(parts) => parts.is_empty(),
+            ClientBody::Kept(rest) => rest.is_empty(),
         }
     }
 
@@ -113,7 +115,7 @@ impl Body for ClientBody {
             ClientBody::Empty => SizeHint::with_exact(0),
             ClientBody::Http1(body) => body.left().map_or_else(SizeHint::new, SizeHint::with_exact),
             ClientBody::Http2(body) => body.incoming.as_ref().map(Incoming::size_hint).unwrap_or_default(),
-            ClientBody::Kept(parts) => SizeHint::with_exact(parts.iter().map(|part| part.len() as u64).sum()),
+            ClientBody::Kept(rest) => SizeHint::with_exact(rest.len() as u64),
         }
     }
 }

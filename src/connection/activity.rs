@@ -37,6 +37,8 @@ pub struct Activity {
     lingers: Cell<bool>,
     leaving_since: Cell<Option<Instant>>,
     closing_since: Cell<Option<Instant>>,
+    /// When the client last took or sent something after it was asked to close.
+    moved: Cell<Option<Instant>>,
     order: Cell<Option<Order>>,
     waker: RefCell<Option<Waker>>,
 }
@@ -84,6 +86,7 @@ impl Activity {
             lingers: Cell::new(false),
             leaving_since: Cell::new(None),
             closing_since: Cell::new(None),
+            moved: Cell::new(None),
             order: Cell::new(None),
             waker: RefCell::new(None),
         }
@@ -108,6 +111,18 @@ impl Activity {
         } else if self.write_blocked_since.get().is_none() {
             self.write_blocked_since.set(Some(Instant::now()));
         }
+    }
+
+    /// The client took or sent something.
+    pub fn moved(&self) {
+        if self.closing_since.get().is_some() {
+            self.moved.set(Some(Instant::now()));
+        }
+    }
+
+    /// Whether an answer is under way to the client, or may still be.
+    pub fn is_answering(&self) -> bool {
+        self.in_flight.get() > 0 || (self.requests.get() > 0 && self.idle_since.get().elapsed() < CLOSE_GRACE)
     }
 
     /// How many requests are being answered.
@@ -243,7 +258,11 @@ impl Activity {
             None => over(Some(self.idle_since.get()), timeouts.idle)
                 .then_some((Order::Close, Some(Cause::IdleTimeout))),
             Some(asked) => {
-                over(Some(asked.max(self.idle_since.get())), CLOSE_GRACE).then_some((Order::Cut, None))
+                let idle_since = asked.max(self.idle_since.get());
+                // The end of an HTTP/2 answer may be taken bit by bit.
+                let moved = self.moved.get().map_or(idle_since, |moved| moved.max(idle_since));
+                let ends = over(Some(moved), CLOSE_GRACE) || over(Some(idle_since), timeouts.write);
+                ends.then_some((Order::Cut, None))
             }
         }
     }
@@ -325,6 +344,22 @@ pub(super) mod tests {
         assert_eq!(after(activity, 3600), None, "what is in flight is finished");
         drop(request);
         assert_eq!(after(activity, 1), None);
+    }
+
+    #[test]
+    fn one_that_still_takes_the_end_of_an_answer_is_not_cut() {
+        let activity = &Rc::new(Activity::unwatched());
+        let patient = Timeouts { write: 9 * SECOND, ..timeouts() };
+        let after = |seconds| activity.judge(Instant::now() + seconds * SECOND, &patient);
+        activity.moved();
+        activity.give(Order::Close);
+        // As if it had been asked a while ago.
+        activity.closing_since.set(Instant::now().checked_sub(7 * SECOND));
+        activity.idle_since.set(Instant::now().checked_sub(7 * SECOND).expect("the machine runs for longer"));
+        assert_eq!(after(0), Some((Order::Cut, None)), "it moved before it was asked");
+        activity.moved();
+        assert_eq!(after(1), None);
+        assert_eq!(after(2), Some((Order::Cut, None)), "not for ever");
     }
 
     #[test]

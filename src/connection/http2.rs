@@ -80,7 +80,13 @@ where
             }
             match activity.take_order() {
                 None => return Poll::Pending,
-                Some(Order::Close) => connection.as_mut().graceful_shutdown(),
+                Some(Order::Close) => {
+                    // A client that makes room for the end of an answer would have it reset by doing so.
+                    if activity.is_answering() {
+                        activity.linger();
+                    }
+                    connection.as_mut().graceful_shutdown();
+                }
                 Some(Order::Cut) => return Poll::Ready(Ok(())),
             }
         }

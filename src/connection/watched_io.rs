@@ -78,6 +78,9 @@ impl<I> WatchedIo<I> {
         if let (Some(metered), Poll::Ready(Ok(bytes))) = (&mut self.metered, &written) {
             metered.meter.sent(*bytes);
         }
+        if matches!(written, Poll::Ready(Ok(1..))) {
+            self.activity.moved();
+        }
         self.note(written)
     }
 }
@@ -112,6 +115,7 @@ impl<I: AsyncRead + AsyncWrite + Unpin> WatchedIo<I> {
             let mut buffer = ReadBuf::uninit(&mut forgotten);
             match ready!(Pin::new(&mut self.io).poll_read(cx, &mut buffer)) {
                 Ok(()) if !buffer.filled().is_empty() => {
+                    self.activity.moved();
                     let next = Instant::now() + LONGEST_SILENCE;
                     lingering.silence.as_mut().reset(next.min(lingering.end));
                 }

@@ -17,7 +17,7 @@ const MOST_COPIED: usize = 4 * 1024;
 const MOST_GATHERED: usize = 16 * 1024;
 
 /// A part of a message that is written as one: what stands before the bytes of the body, these, and what follows.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub struct Batch {
     /// A head, or the size of a chunk, or both.
     pub before: Vec<u8>,

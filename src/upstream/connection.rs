@@ -4,13 +4,14 @@ use std::io;
 use std::mem::MaybeUninit;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
 use bytes::BytesMut;
 use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
+use tokio::time::Instant;
 use tokio_rustls::client::TlsStream;
 
 use crate::upstream::deadline::Deadline;
@@ -19,13 +20,19 @@ use crate::upstream::endpoint::Endpoint;
 /// So long may written bytes wait for the peer's kernel to acknowledge them, before the host is taken for gone.
 const UNACKNOWLEDGED: Duration = Duration::from_secs(5);
 
+/// After so long nothing is unacknowledged any more. Where a backend is silent for longer, impatience would end its
+/// connection for a single keep-alive probe that got lost, as the kernel then counts seconds instead of probes.
+const ACKNOWLEDGED: Duration = Duration::from_secs(10);
+
 /// A connection to the backend.
 pub struct Connection {
     pub stream: Stream,
     /// Came and was not used yet.
     pub unread: BytesMut,
     /// When the answer to the request that is under way must have begun.
-    pub answer_due: Deadline,
+    answer_due: Instant,
+    /// When that is, or before it when what was sent has been acknowledged.
+    timer: Deadline,
     is_impatient: bool,
     _open: Open,
 }
@@ -62,14 +69,35 @@ pub enum Stream {
 
 impl Connection {
     pub fn new(stream: Stream, open: Open) -> Connection {
-        let (unread, answer_due) = (BytesMut::new(), Deadline::default());
-        Connection { stream, unread, answer_due, is_impatient: false, _open: open }
+        let (unread, answer_due, timer) = (BytesMut::new(), Instant::now(), Deadline::default());
+        Connection { stream, unread, answer_due, timer, is_impatient: false, _open: open }
     }
 
     /// Reads what there is: so many bytes, or some more. 0 is the end.
     pub fn poll_fill(&mut self, cx: &mut Context<'_>, wanted: usize) -> Poll<io::Result<usize>> {
         self.unread.reserve(wanted);
         pin!(self.stream.read_buf(&mut self.unread)).poll(cx)
+    }
+
+    /// The last byte that the backend took was sent at `now`: its answer must begin within `limit`.
+    pub fn expect_answer(&mut self, now: Instant, limit: Duration) {
+        self.answer_due = now + limit;
+        self.timer.set(now + limit.min(ACKNOWLEDGED));
+    }
+
+    /// Ready when the answer is too late.
+    pub fn poll_late(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        ready!(self.timer.poll(cx));
+        self.be_impatient(false);
+        self.timer.set(self.answer_due);
+        self.timer.poll(cx)
+    }
+
+    /// The answer has begun, and makes a pause.
+    pub fn pauses(&mut self, cx: &mut Context<'_>) {
+        if self.is_impatient && self.timer.poll(cx).is_ready() {
+            self.be_impatient(false);
+        }
     }
 
     /// Whether a host that does not acknowledge anything is given up soon. Not while more is sent than a backend that
@@ -177,5 +205,49 @@ impl AsyncWrite for Stream {
             Stream::Plain(stream) => Pin::new(stream).poll_shutdown(cx),
             Stream::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::poll_fn;
+
+    use tokio::time::timeout;
+
+    use super::*;
+
+    /// A keep-alive probe that is lost may end only a connection that has something unacknowledged.
+    #[tokio::test]
+    async fn it_is_impatient_only_while_something_may_be_unacknowledged() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("bound");
+        let socket = TcpStream::connect(listener.local_addr().expect("an address")).await.expect("connected");
+        let mut connection = Connection::new(Stream::Plain(socket), Open::uncounted());
+        let limit = |connection: &Connection| {
+            SockRef::from(connection.stream.socket()).tcp_user_timeout().expect("read").unwrap_or_default()
+        };
+        let (hour, moment) = (Duration::from_secs(3600), Duration::from_millis(20));
+
+        connection.be_impatient(true);
+        connection.expect_answer(Instant::now(), hour);
+        assert!(timeout(moment, poll_fn(|cx| connection.poll_late(cx))).await.is_err());
+        assert_eq!(limit(&connection), UNACKNOWLEDGED);
+        connection.expect_answer(Instant::now() - ACKNOWLEDGED, hour);
+        assert!(timeout(moment, poll_fn(|cx| connection.poll_late(cx))).await.is_err());
+        assert_eq!(limit(&connection), Duration::ZERO);
+        connection.expect_answer(Instant::now() - hour, hour);
+        assert!(timeout(moment, poll_fn(|cx| connection.poll_late(cx))).await.is_ok());
+
+        // The same within an answer that has begun.
+        let pausing = |cx: &mut Context<'_>, connection: &mut Connection| -> Poll<()> {
+            connection.pauses(cx);
+            Poll::Pending
+        };
+        connection.be_impatient(true);
+        connection.expect_answer(Instant::now(), hour);
+        let _ = timeout(moment, poll_fn(|cx| pausing(cx, &mut connection))).await;
+        assert_eq!(limit(&connection), UNACKNOWLEDGED);
+        connection.expect_answer(Instant::now() - ACKNOWLEDGED, hour);
+        let _ = timeout(moment, poll_fn(|cx| pausing(cx, &mut connection))).await;
+        assert_eq!(limit(&connection), Duration::ZERO);
     }
 }

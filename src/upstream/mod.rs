@@ -265,7 +265,7 @@ impl Upstream {
     ) -> Result<ResponseHead, UpstreamError> {
         let limit = self.0.backends.options.response_timeout;
         connection.be_impatient(upload.is_surely_taken());
-        connection.answer_due.set(now + limit);
+        connection.expect_answer(now, limit);
         let mut exchange = Exchange::new(connection, upload, method);
         let mut is_first = true;
         after_the_others().await;
@@ -275,10 +275,10 @@ impl Upstream {
                 return Poll::Ready(result);
             }
             if progress && !is_first {
-                exchange.connection.answer_due.set(Instant::now() + limit);
+                exchange.connection.expect_answer(Instant::now(), limit);
             }
             is_first = false;
-            exchange.connection.answer_due.poll(cx).map(|()| Err(UpstreamError::ResponseTimeout))
+            exchange.connection.poll_late(cx).map(|()| Err(UpstreamError::ResponseTimeout))
         })
         .await
     }

@@ -1,7 +1,6 @@
 //! A client's body on its way up, with a bound on its size and on every pause.
 
 use std::cell::{Cell, RefCell};
-use std::collections::VecDeque;
 use std::fmt;
 use std::pin::Pin;
 use std::rc::Rc;
@@ -47,7 +46,8 @@ pub struct Kept(Rc<RefCell<KeptParts>>);
 
 #[derive(Default)]
 struct KeptParts {
-    parts: VecDeque<Bytes>,
+    /// Copied, as a part may be a byte of a large buffer, which would be held with it.
+    bytes: Vec<u8>,
     size: u64,
     /// Of the whole body, where the client said so.
     expected: Option<u64>,
@@ -59,13 +59,13 @@ struct KeptParts {
 const MOST_KEPT: u64 = 64 * 1024;
 
 impl Kept {
-    fn note(&self, data: &Bytes) {
+    fn note(&self, data: &[u8]) {
         let mut kept = self.0.borrow_mut();
         kept.size = kept.size.saturating_add(data.len() as u64);
         if kept.size <= MOST_KEPT {
-            kept.parts.push_back(data.clone());
+            kept.bytes.extend_from_slice(data);
         } else {
-            kept.parts.clear();
+            kept.bytes = Vec::new();
         }
     }
 
@@ -76,7 +76,8 @@ impl Kept {
         if !whole || kept.size > MOST_KEPT {
             return None;
         }
-        let incoming = (!kept.parts.is_empty()).then(|| ClientBody::Kept(kept.parts.clone()));
+        let bytes = Bytes::copy_from_slice(&kept.bytes);
+        let incoming = (!bytes.is_empty()).then_some(ClientBody::Kept(bytes));
         Some(RequestBody { incoming, room: u64::MAX, ..RequestBody::empty() })
     }
 }

@@ -196,6 +196,9 @@ impl Body for ResponseBody {
                 Poll::Ready(None)
             }
             Poll::Pending => {
+                if let Some(connection) = &mut self.connection {
+                    connection.pauses(cx);
+                }
                 ready!(self.patience.poll_lost(cx));
                 self.break_off();
                 Poll::Ready(Some(Err(ResponseBodyError::Stalled)))

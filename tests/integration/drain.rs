@@ -1,13 +1,20 @@
 //! How the gateway ends.
 
+use std::io::{Read, Write};
+use std::sync::{Mutex, mpsc};
+use std::thread;
 use std::time::Duration;
 
+use socket2::SockRef;
 use timbr_gateway::server::Ended;
 
 use crate::support::client::Client;
+use crate::support::frames::{
+    DATA, END_HEADERS, END_STREAM, HEADERS, PING, SETTINGS, WINDOW_UPDATE, frame, good_head,
+};
 use crate::support::gateway::Gateway;
-use crate::support::h2_client::H2Client;
-use crate::support::upstream::{Upstream, answer};
+use crate::support::h2_client::{H2Client, tls_stream};
+use crate::support::upstream::{Upstream, answer, write};
 use crate::support::wait_until;
 
 const JSON: (&str, &str) = ("Content-Type", "application/json");
@@ -94,6 +101,76 @@ fn over_http2_too() {
         assert_eq!(asking.join().expect("no panic"), 200);
     });
     assert_eq!(gateway.ended(), Ended::Drained { cut: 0 });
+}
+
+/// What the kernel still has to send would be lost, if the socket were closed over what the client says meanwhile: that
+/// it has room for more.
+#[test]
+fn over_http2_the_end_of_an_answer_is_not_reset() {
+    const BODY: usize = 512 * 1024;
+    let (go_on, wait) = mpsc::channel::<()>();
+    let wait = Mutex::new(wait);
+    let upstream = Upstream::behaving(move |_, stream| {
+        write(stream, format!("HTTP/1.1 200 OK\r\nContent-Length: {BODY}\r\n\r\n").as_bytes());
+        write(stream, &[b'x'; 1000]);
+        wait.lock().expect("no panic").recv().expect("the test goes on");
+        write(stream, &vec![b'x'; BODY - 1000])
+    });
+    let gateway = Gateway::start(upstream.address(), &[]);
+    let token = gateway.token();
+    let mut client = tls_stream(gateway.https(), gateway.certificate_pem(), &["h2"]);
+    SockRef::from(&client.sock).set_recv_buffer_size(16 * 1024).expect("set");
+    // INITIAL_WINDOW_SIZE, and as much for the connection: nothing is held back but by the socket.
+    let window = (1_u32 << 20).to_be_bytes();
+    let opening = [
+        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec(),
+        frame(SETTINGS, 0, 0, &[&[0, 4][..], &window].concat()),
+        frame(WINDOW_UPDATE, 0, 0, &window),
+        frame(HEADERS, END_STREAM | END_HEADERS, 1, &good_head("GET", "/timbr/api/x", &token)),
+    ];
+    client.write_all(&opening.concat()).expect("sent");
+    wait_until("it has arrived", || upstream.log().len() == 1);
+    gateway.ask_to_stop();
+    // The gateway says so with a PING, which is to be acknowledged.
+    let mut frames = Vec::new();
+    let mut buffer = vec![0; 16 * 1024];
+    let ping = loop {
+        let count = client.read(&mut buffer).expect("frames");
+        frames.extend_from_slice(&buffer[..count]);
+        if let Some(ping) = came(&frames).into_iter().find(|(kind, _)| *kind == PING) {
+            break ping.1;
+        }
+    };
+    client.write_all(&frame(PING, 1, 0, &ping)).expect("sent");
+    go_on.send(()).expect("sent");
+    // All is in the kernel by then, and the gateway has done with the connection.
+    thread::sleep(Duration::from_millis(500));
+    for _ in 0..3 {
+        client.write_all(&frame(WINDOW_UPDATE, 0, 0, &[0, 0, 1, 0])).expect("sent");
+        thread::sleep(Duration::from_millis(50));
+    }
+    loop {
+        match client.read(&mut buffer) {
+            Ok(0) | Err(_) => break,
+            Ok(count) => frames.extend_from_slice(&buffer[..count]),
+        }
+    }
+    let data = came(&frames).into_iter().filter(|(kind, _)| *kind == DATA);
+    assert_eq!(data.map(|(_, payload)| payload.len()).sum::<usize>(), BODY);
+    drop(client);
+    assert_eq!(gateway.ended(), Ended::Drained { cut: 0 });
+}
+
+/// The whole frames in what has been read: their kinds and payloads.
+fn came(mut bytes: &[u8]) -> Vec<(u8, Vec<u8>)> {
+    let mut all = Vec::new();
+    while let Some(head) = bytes.first_chunk::<9>() {
+        let length = usize::from(head[0]) << 16 | usize::from(head[1]) << 8 | usize::from(head[2]);
+        let Some(payload) = bytes.get(9..9 + length) else { break };
+        all.push((head[3], payload.to_vec()));
+        bytes = &bytes[9 + length..];
+    }
+    all
 }
 
 /// Who has connected but says nothing, not even a TLS hello, holds nobody up.
