@@ -62,6 +62,9 @@ const FIRST_REQUEST_GRACE: Duration = Duration::from_secs(2);
 /// silent client would keep it for ever.
 const CLOSE_GRACE: Duration = Duration::from_secs(2);
 
+/// And so long, where it still takes or sends something.
+const LONGEST_ENDING: Duration = Duration::from_secs(15);
+
 /// Requests that follow each other sooner are served without the connection getting its memory anew.
 const RESTS_AFTER: Duration = Duration::from_millis(500);
 
@@ -118,11 +121,6 @@ impl Activity {
         if self.closing_since.get().is_some() {
             self.moved.set(Some(Instant::now()));
         }
-    }
-
-    /// Whether an answer is under way to the client, or may still be.
-    pub fn is_answering(&self) -> bool {
-        self.in_flight.get() > 0 || (self.requests.get() > 0 && self.idle_since.get().elapsed() < CLOSE_GRACE)
     }
 
     /// How many requests are being answered.
@@ -261,7 +259,7 @@ impl Activity {
                 let idle_since = asked.max(self.idle_since.get());
                 // The end of an HTTP/2 answer may be taken bit by bit.
                 let moved = self.moved.get().map_or(idle_since, |moved| moved.max(idle_since));
-                let ends = over(Some(moved), CLOSE_GRACE) || over(Some(idle_since), timeouts.write);
+                let ends = over(Some(moved), CLOSE_GRACE) || over(Some(idle_since), LONGEST_ENDING);
                 ends.then_some((Order::Cut, None))
             }
         }
@@ -349,8 +347,7 @@ pub(super) mod tests {
     #[test]
     fn one_that_still_takes_the_end_of_an_answer_is_not_cut() {
         let activity = &Rc::new(Activity::unwatched());
-        let patient = Timeouts { write: 9 * SECOND, ..timeouts() };
-        let after = |seconds| activity.judge(Instant::now() + seconds * SECOND, &patient);
+        let after = |seconds| activity.judge(Instant::now() + seconds * SECOND, &timeouts());
         activity.moved();
         activity.give(Order::Close);
         // As if it had been asked a while ago.
@@ -359,7 +356,12 @@ pub(super) mod tests {
         assert_eq!(after(0), Some((Order::Cut, None)), "it moved before it was asked");
         activity.moved();
         assert_eq!(after(1), None);
-        assert_eq!(after(2), Some((Order::Cut, None)), "not for ever");
+        assert_eq!(after(2), Some((Order::Cut, None)));
+        activity.closing_since.set(Instant::now().checked_sub(15 * SECOND));
+        activity
+            .idle_since
+            .set(Instant::now().checked_sub(15 * SECOND).expect("the machine runs for longer"));
+        assert_eq!(after(0), Some((Order::Cut, None)), "not for ever");
     }
 
     #[test]

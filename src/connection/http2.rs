@@ -82,9 +82,7 @@ where
                 None => return Poll::Pending,
                 Some(Order::Close) => {
                     // A client that makes room for the end of an answer would have it reset by doing so.
-                    if activity.is_answering() {
-                        activity.linger();
-                    }
+                    activity.linger();
                     connection.as_mut().graceful_shutdown();
                 }
                 Some(Order::Cut) => return Poll::Ready(Ok(())),

@@ -44,9 +44,9 @@ impl Batch {
         self.data.is_empty() && self.before.len() < MOST_GATHERED
     }
 
-    /// Whether a byte of it was written.
-    pub fn is_begun(&self) -> bool {
-        self.written > 0
+    /// How many bytes of it were written.
+    pub fn written(&self) -> usize {
+        self.written
     }
 
     /// Adds bytes of a body; one at least. `last` are those that no others follow.

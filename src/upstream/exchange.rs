@@ -151,8 +151,9 @@ impl Upload {
         if self.batch.is_empty() {
             return Poll::Ready(Ok(()));
         }
+        let before = self.batch.written();
         let polled = self.batch.poll_write(io, cx);
-        if matches!(polled, Poll::Ready(Ok(()))) || self.batch.is_begun() {
+        if matches!(polled, Poll::Ready(Ok(()))) || self.batch.written() > before {
             *progress = true;
             self.is_unsent = false;
         }
@@ -303,5 +304,42 @@ mod tests {
             assert_eq!(upload.batch.before, expected.as_bytes());
             assert_eq!(upload.again.as_deref(), Some(expected.as_bytes()), "the second time too");
         }
+    }
+
+    /// A backend that takes so many bytes, and no more.
+    struct Full(usize);
+
+    impl AsyncWrite for Full {
+        fn poll_write(mut self: Pin<&mut Self>, _: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+            let taken = buf.len().min(self.0);
+            self.0 -= taken;
+            if taken == 0 { Poll::Pending } else { Poll::Ready(Ok(taken)) }
+        }
+
+        fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+
+        fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    #[test]
+    fn what_is_stuck_half_way_makes_no_progress() {
+        let head = b"GET / HTTP/1.1\r\nhost: ".to_vec();
+        let host = head.len();
+        let mut upload =
+            Upload::new(Message { method: Method::GET, head, host, body: RequestBody::empty() }, "b");
+        let cx = &mut Context::from_waker(std::task::Waker::noop());
+        let mut poll = |io: &mut Full| {
+            let mut progress = false;
+            let done = upload.poll(io, cx, &mut progress).is_ready();
+            (progress, done, upload.is_unsent())
+        };
+        assert_eq!(poll(&mut Full(0)), (false, false, true));
+        assert_eq!(poll(&mut Full(5)), (true, false, false));
+        assert_eq!(poll(&mut Full(0)), (false, false, false), "nor does asking again");
+        assert_eq!(poll(&mut Full(1000)), (true, true, false));
     }
 }

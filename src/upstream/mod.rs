@@ -275,6 +275,7 @@ impl Upstream {
                 return Poll::Ready(result);
             }
             if progress && !is_first {
+                exchange.connection.be_impatient(exchange.upload.is_surely_taken());
                 exchange.connection.expect_answer(Instant::now(), limit);
             }
             is_first = false;

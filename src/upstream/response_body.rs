@@ -86,6 +86,16 @@ impl ResponseBody {
         }
     }
 
+    /// A part of it has come.
+    fn has_come(&mut self) {
+        self.patience.renew();
+        self.release_at_end();
+        // What is left may have to wait for the client, for long.
+        if let Some(connection) = &mut self.connection {
+            connection.be_impatient(false);
+        }
+    }
+
     /// Gives up what is still to come.
     fn break_off(&mut self) {
         (self.connection, self.place) = (None, None);
@@ -105,8 +115,7 @@ impl ResponseBody {
             if *left == 0 {
                 self.rest = Rest::Nothing;
             }
-            self.patience.renew();
-            self.release_at_end();
+            self.has_come();
         }
         moved
     }
@@ -183,8 +192,7 @@ impl Body for ResponseBody {
     ) -> Poll<Option<Result<Frame<Bytes>, ResponseBodyError>>> {
         match self.poll_data(cx) {
             Poll::Ready(Some(Ok(data))) => {
-                self.patience.renew();
-                self.release_at_end();
+                self.has_come();
                 Poll::Ready(Some(Ok(Frame::data(data))))
             }
             Poll::Ready(Some(Err(error))) => {

@@ -1,5 +1,6 @@
 //! A backend that is down, hangs, breaks off or talks nonsense.
 
+use std::io::Write;
 use std::net::TcpListener;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -45,6 +46,29 @@ fn a_backend_that_hangs_is_a_504_in_time() {
     assert_eq!((refused.status, refused.reason().as_str()), (504, "upstream_timeout"));
     let waited = start.elapsed();
     assert!(waited >= Duration::from_millis(400) && waited < Duration::from_millis(650), "{waited:?}");
+}
+
+/// It took a part of the body, and that is not progress for ever.
+#[test]
+fn a_backend_that_stops_taking_the_body_is_a_504_in_time() {
+    let upstream = TcpListener::bind("127.0.0.1:0").expect("bound");
+    let options = [("UPSTREAM_RESPONSE_TIMEOUT", "400ms")];
+    let gateway = Gateway::start(upstream.local_addr().expect("an address"), &options);
+    let token = gateway.token();
+    let mut client = gateway.client();
+    let head = format!(
+        "POST /timbr/api/x HTTP/1.1\r\nHost: h\r\nContent-Type: application/json\r\nx-api-key: {token}\r\n\
+         Content-Length: 100000000\r\n\r\n"
+    );
+    client.write(head.as_bytes());
+    let mut sending = client.try_clone();
+    let sender = std::thread::spawn(move || while sending.write_all(&[b'x'; 64 * 1024]).is_ok() {});
+    let _unread = upstream.accept().expect("a connection").0;
+    let refused = client.read_answer(false);
+    assert_eq!((refused.status, refused.reason().as_str()), (504, "upstream_timeout"));
+    drop(client);
+    drop(gateway);
+    sender.join().expect("no panic");
 }
 
 #[test]
