@@ -74,11 +74,11 @@ where
                 if ended && !goes_on {
                     wire.borrow_mut().cork();
                 }
-                let is_piped = pipe.as_ref().is_some_and(|pipe| !pipe.is_empty());
-                if ended || is_piped || !batch.has_room() {
+                let full = pipe.as_mut().filter(|pipe| !pipe.is_empty());
+                if ended || full.is_some() || !batch.has_room() {
                     ready!(wire.borrow_mut().poll_write(cx, &mut batch))?;
                 }
-                if let (true, Some(pipe)) = (is_piped, &mut pipe) {
+                if let Some(pipe) = full {
                     ready!(wire.borrow_mut().poll_empty(cx, pipe))?;
                 }
                 if ended {
