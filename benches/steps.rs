@@ -14,22 +14,22 @@ use std::time::Duration;
 use divan::{AllocProfiler, Bencher};
 use http::{Method, Version};
 use timbr_gateway::auth::{Auth, bearer};
-use timbr_gateway::clock::Clock;
+use timbr_gateway::base::clock::Clock;
+use timbr_gateway::base::secret::Secret;
 use timbr_gateway::config::{Config, Sources, load};
-use timbr_gateway::fields::Head;
 use timbr_gateway::gateway::route::{Route, Routes};
 use timbr_gateway::gateway::screen::screen;
-use timbr_gateway::http1::head::{HeadLimits, HeadScanner};
-use timbr_gateway::http1::request::parse_request;
-use timbr_gateway::http1::response::{
+use timbr_gateway::http::h1::head::{HeadLimits, HeadScanner};
+use timbr_gateway::http::h1::request::parse_request;
+use timbr_gateway::http::h1::response::{
     Persistence, ResponseFraming, ResponseHead, parse_response, write_response,
 };
+use timbr_gateway::http::headers::Head;
 use timbr_gateway::label;
-use timbr_gateway::metrics::Metrics;
-use timbr_gateway::secret::Secret;
-use timbr_gateway::steps::Steps;
+use timbr_gateway::observability::auth_timing::Steps;
+use timbr_gateway::observability::log::{Format, Record};
+use timbr_gateway::observability::metrics::Metrics;
 use timbr_gateway::store::TokenId;
-use timbr_gateway::telemetry::{Format, Record};
 use timbr_gateway::upstream::{Backends, Upstream};
 
 #[global_allocator]

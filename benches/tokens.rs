@@ -8,9 +8,9 @@ use std::pin::pin;
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
-use timbr_gateway::clock::Clock;
+use timbr_gateway::base::clock::Clock;
+use timbr_gateway::base::user_name::UserName;
 use timbr_gateway::store::{Limits, LoginId, NewToken, Store, TokenId};
-use timbr_gateway::user_name::UserName;
 
 /// As the gateway has it.
 #[global_allocator]

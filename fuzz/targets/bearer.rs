@@ -9,8 +9,8 @@ use base64::engine::general_purpose::STANDARD;
 use fernet::Fernet;
 use libfuzzer_sys::fuzz_target;
 use timbr_gateway::auth::bearer::{BearerError, BearerOpener};
-use timbr_gateway::clock::Clock;
-use timbr_gateway::secret::Secret;
+use timbr_gateway::base::clock::Clock;
+use timbr_gateway::base::secret::Secret;
 
 const SALT: &str = "cw_0x689RpI-jtRR7oE8h_eQsKImvJapLeSbXpwF4e4=";
 const OTHER: &str = "d6HnHQJy2nl1YqLeN0dZlmaIHvVkAx2gRUbDUr3lKEE=";

@@ -6,11 +6,11 @@
 use bytes::BytesMut;
 use http::{Method, Uri, Version};
 use libfuzzer_sys::fuzz_target;
-use timbr_gateway::fields::{Fields, Name};
-use timbr_gateway::http1::chunked::{Decoded, Decoder};
-use timbr_gateway::http1::head::{Framing, HeadLimits, HeadScanner};
-use timbr_gateway::http1::request::{begin_request, end_request, parse_request};
-use timbr_gateway::http1::response::{parse_response, pass_on, write_field};
+use timbr_gateway::http::headers::{Fields, Name};
+use timbr_gateway::http::h1::chunked::{Decoded, Decoder};
+use timbr_gateway::http::h1::head::{Framing, HeadLimits, HeadScanner};
+use timbr_gateway::http::h1::request::{begin_request, end_request, parse_request};
+use timbr_gateway::http::h1::response::{parse_response, pass_on, write_field};
 
 const LIMITS: HeadLimits = HeadLimits { fields: 100, bytes: 64 * 1024, target: 8 * 1024 };
 

@@ -7,11 +7,11 @@ use std::sync::LazyLock;
 use http::{HeaderName, HeaderValue, Request};
 use libfuzzer_sys::fuzz_target;
 use timbr_gateway::config::routes::defaults;
-use timbr_gateway::fields::{Head, Name};
+use timbr_gateway::http::headers::{Head, Name};
 use timbr_gateway::gateway::field_policy::{Fate, POLICY, fate};
 use timbr_gateway::gateway::route::{Route, Routes};
 use timbr_gateway::gateway::screen::screen;
-use timbr_gateway::media_type::essence;
+use timbr_gateway::http::media_type::essence;
 
 static ROUTES: LazyLock<Routes> = LazyLock::new(|| Routes::new(defaults(1 << 20)));
 

@@ -9,9 +9,9 @@ use libfuzzer_sys::fuzz_target;
 use timbr_gateway::auth::ApiKey;
 use timbr_gateway::auth::bearer::Credentials;
 use timbr_gateway::auth::token::TokenMint;
-use timbr_gateway::secret::Secret;
+use timbr_gateway::base::secret::Secret;
 use timbr_gateway::store::TokenId;
-use timbr_gateway::user_name::UserName;
+use timbr_gateway::base::user_name::UserName;
 
 static MINT: LazyLock<TokenMint> = LazyLock::new(|| {
     TokenMint::new(&[Secret::new("cw_0x689RpI-jtRR7oE8h_eQsKImvJapLeSbXpwF4e4=".to_owned())])

@@ -11,8 +11,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use crate::in_force::InForce;
-use crate::shutdown::{Phase, Signal};
+use crate::base::current::InForce;
+use crate::base::shutdown::{Phase, Signal};
 use crate::upstream::Backends;
 
 /// A worker that has not answered for so long is stuck. A machine that is merely overloaded gets round to it sooner.
@@ -175,7 +175,7 @@ fn verdict(path: &str, checks: &[Check], verbose: bool) -> Verdict {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::shutdown::channel;
+    use crate::base::shutdown::channel;
 
     #[test]
     fn each_endpoint_has_its_checks_and_tells_them_when_asked() {

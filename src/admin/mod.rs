@@ -1,12 +1,13 @@
 //! The listener for operators: whether the process lives, whether it wants requests, what it counts, and, for who is on
 //! this machine, its tokens.
 
+mod api;
+mod commands;
+pub mod control;
 pub mod dashboard;
 pub mod health;
-mod operators;
-mod orders;
 mod permission;
-mod refusals;
+mod rejections;
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
@@ -24,12 +25,12 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::TcpListener;
 
+use crate::admin::control::Control;
 use crate::auth::Auth;
-use crate::control::Control;
-use crate::gateway::refusals::Refusals;
-use crate::in_force::InForce;
-use crate::listener;
-use crate::metrics::{Format, Metrics, UpstreamLine};
+use crate::base::current::InForce;
+use crate::downstream::listener;
+use crate::gateway::recent_rejections::Refusals;
+use crate::observability::metrics::{Format, Metrics, UpstreamLine};
 use crate::upstream::{Backends, EndpointStatus};
 
 use dashboard::{Dashboard, Events};
@@ -73,8 +74,8 @@ pub async fn serve(listener: TcpListener, admin: Rc<Admin>) {
             let answer = |request: Request<Incoming>| {
                 let admin = &admin;
                 async move {
-                    Ok::<_, Infallible>(match operators::Verb::of(request.uri().path()) {
-                        Some(verb) => operators::answer(verb, request, peer, admin).await,
+                    Ok::<_, Infallible>(match api::Verb::of(request.uri().path()) {
+                        Some(verb) => api::answer(verb, request, peer, admin).await,
                         None => answer(&request, peer, admin),
                     })
                 }

@@ -6,7 +6,7 @@ use http::header::{CONTENT_TYPE, FORWARDED, HOST, HeaderName, ORIGIN, VIA};
 use http::uri::Authority;
 use http::{HeaderMap, HeaderValue, Request, StatusCode};
 
-use crate::admin::operators::Refusal;
+use crate::admin::api::Refusal;
 
 /// SECURITY: from this machine alone, whatever the listener is bound to, and not by way of a proxy on it. The name that
 /// the request gives the host must be this machine's too: a page in a browser here could have its own name resolve to

@@ -6,7 +6,7 @@ use base64::engine::general_purpose::STANDARD;
 use zeroize::Zeroizing;
 
 use crate::auth::jwt::Jwt;
-use crate::octets::Octets;
+use crate::base::byte_class::Octets;
 use crate::store::TokenId;
 
 /// A key as a client sent it: 1 to 1024 printable ASCII characters, no space and no comma.

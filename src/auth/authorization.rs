@@ -3,9 +3,9 @@
 use http::Method;
 
 use crate::auth::Identity;
+use crate::base::user_name::UserName;
 use crate::config::AuthorizationOptions;
 use crate::config::rules::AuthorizationRule;
-use crate::user_name::UserName;
 
 /// The rules of the operator.
 pub struct Authorization(AuthorizationOptions);
@@ -60,7 +60,7 @@ fn fits(rule: &AuthorizationRule, action: Action<'_>) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::glob::Glob;
+    use crate::base::glob::Glob;
     use crate::store::TokenId;
 
     fn identity(user: Option<&str>) -> Identity {

@@ -9,9 +9,9 @@ use base64::engine::{DecodePaddingMode, general_purpose::PAD};
 use fernet::Fernet;
 use zeroize::Zeroizing;
 
-use crate::clock::Clock;
-use crate::secret::Secret;
-use crate::user_name::UserName;
+use crate::base::clock::Clock;
+use crate::base::secret::Secret;
+use crate::base::user_name::UserName;
 
 /// A user's name and password, as the client stated them. Nobody has checked the password yet.
 #[derive(Clone, Debug)]

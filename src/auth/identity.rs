@@ -2,8 +2,8 @@
 
 use http::HeaderValue;
 
+use crate::base::user_name::UserName;
 use crate::store::{Fingerprint, TokenId};
-use crate::user_name::UserName;
 
 /// What proved a caller.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

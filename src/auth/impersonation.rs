@@ -1,8 +1,8 @@
 //! Who may act as whom: `x-api-impersonate-user`.
 
 use crate::auth::Identity;
+use crate::base::user_name::UserName;
 use crate::config::ImpersonationOptions;
-use crate::user_name::UserName;
 
 /// The rules of the operator.
 pub struct Impersonation(ImpersonationOptions);
@@ -60,8 +60,8 @@ impl Impersonation {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::base::glob::Glob;
     use crate::config::rules::ImpersonationRule;
-    use crate::glob::Glob;
     use crate::store::TokenId;
 
     fn identity(user: Option<&str>) -> Identity {

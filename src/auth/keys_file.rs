@@ -12,9 +12,9 @@ use std::path::Path;
 use http::HeaderValue;
 use zeroize::Zeroizing;
 
-use crate::prehashed::Prehashed;
+use crate::base::identity_hasher::Prehashed;
+use crate::base::user_name::UserName;
 use crate::store::TokenId;
-use crate::user_name::UserName;
 
 /// Whose a key is.
 #[derive(Clone, Debug)]

@@ -5,20 +5,20 @@ use std::sync::{Arc, Mutex, PoisonError};
 use crate::auth::Auth;
 use crate::auth::authorization::Authorization;
 use crate::auth::bearer::BearerOpener;
-use crate::auth::endings::{Ended, ended};
-use crate::auth::foreign::{ForeignKeys, Memory};
-use crate::auth::guesses::{Guesses, Tell};
+use crate::auth::failure_limiter::{Guesses, Tell};
+use crate::auth::foreign_keys::{ForeignKeys, Memory};
 use crate::auth::impersonation::Impersonation;
 use crate::auth::jwt::Jwts;
 use crate::auth::keys_file::KnownKeys;
-use crate::auth::salt_numbers::SaltNumbers;
+use crate::auth::salt_ids::SaltNumbers;
 use crate::auth::token::TokenMint;
+use crate::auth::token_invalidation::{Ended, ended};
 use crate::auth::upstream_keys::UpstreamKeys;
 use crate::auth::verifier::{Delegate, Directory, Platform, Remote, UsersFile, Verifier};
-use crate::clock::Clock;
+use crate::base::clock::Clock;
 use crate::config::changes::Changes;
 use crate::config::{Config, Problem, VerifierOptions};
-use crate::metrics::StoreMetrics;
+use crate::observability::metrics::StoreMetrics;
 use crate::store::{Limits, Running, StartError, Store, derived, salt_name};
 
 /// What a verifier is made of, and what the backend's word about a key depends on. With one of these another, nothing is

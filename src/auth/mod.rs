@@ -3,42 +3,42 @@
 mod api_key;
 pub mod authorization;
 pub mod bearer;
-mod endings;
-pub mod foreign;
-pub mod guesses;
+pub mod failure_limiter;
+pub mod foreign_keys;
 mod identity;
 pub mod impersonation;
 pub mod jwt;
 mod keys_file;
 mod loading;
-mod salt_numbers;
+mod salt_ids;
 pub mod token;
+mod token_invalidation;
 pub mod upstream_keys;
 pub mod verifier;
 
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, Weak};
 
+use crate::base::secret::Secret;
+use crate::base::user_name::UserName;
 use crate::config::Foreign;
-use crate::metrics::{Outcome, Step};
-use crate::secret::Secret;
-use crate::steps::Steps;
+use crate::observability::auth_timing::Steps;
+use crate::observability::metrics::{Outcome, Step};
 use crate::store::{Fingerprint, NewToken, Store, TokenId, TokenRecord, Unavailable};
 use crate::upstream::Upstream;
-use crate::user_name::UserName;
 
 pub use api_key::{ApiKey, Presented, basic};
-pub use endings::Ended;
 pub use identity::Identity;
+pub use token_invalidation::Ended;
 
 use authorization::Authorization;
 use bearer::{BearerError, BearerOpener};
-use foreign::{ForeignKeys, Verdict};
-use guesses::{Guesses, TooMany};
+use failure_limiter::{Guesses, TooMany};
+use foreign_keys::{ForeignKeys, Verdict};
 use impersonation::Impersonation;
 use jwt::{Jwt, JwtError, Jwts};
 use keys_file::KnownKeys;
-use salt_numbers::SaltNumbers;
+use salt_ids::SaltNumbers;
 use token::TokenMint;
 use upstream_keys::{Renewal, UpstreamKeys, field_value};
 use verifier::{Verified, Verifier, VerifyError};

@@ -14,7 +14,7 @@ use subtle::ConstantTimeEq;
 use zeroize::Zeroizing;
 
 use crate::auth::bearer::Credentials;
-use crate::secret::Secret;
+use crate::base::secret::Secret;
 use crate::store::{LoginId, Seed, derived};
 
 const PREFIX: &str = "tk_";
@@ -132,7 +132,7 @@ fn parse(token: &[u8]) -> Option<([u8; BODY], [u8; CHECK])> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::user_name::UserName;
+    use crate::base::user_name::UserName;
 
     const SALT: &str = "cw_0x689RpI-jtRR7oE8h_eQsKImvJapLeSbXpwF4e4=";
     const OTHER: &str = "d6HnHQJy2nl1YqLeN0dZlmaIHvVkAx2gRUbDUr3lKEE=";

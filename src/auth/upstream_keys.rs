@@ -9,8 +9,8 @@ use tokio::sync::Mutex;
 use tracing::{info, warn};
 
 use crate::auth::verifier::{Platform, Session, VerifyError};
-use crate::clock::{Clock, Tick};
-use crate::secret::Secret;
+use crate::base::clock::{Clock, Tick};
+use crate::base::secret::Secret;
 use crate::store::{Revocation, Store, TokenId};
 
 /// So soon after a renewal another one would bring the same.

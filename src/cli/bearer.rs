@@ -6,10 +6,10 @@ use anyhow::Context;
 use clap::{Arg, ArgMatches, Command};
 
 use crate::auth::bearer::make;
+use crate::base::user_name::UserName;
 use crate::cli::{Outcome, options, password, say};
 use crate::config::options::API_AUTH_SALT;
 use crate::config::salts;
-use crate::user_name::UserName;
 
 pub fn command() -> Command {
     let command = Command::new("bearer")

@@ -4,12 +4,12 @@ use std::process::ExitCode;
 
 use clap::{Arg, ArgAction, ArgMatches, Command};
 
+use crate::app;
 use crate::cli::{Outcome, complain, options, say};
 use crate::config::print::{as_json, effective};
 use crate::config::schema::schema;
 use crate::config::warnings;
-use crate::otlp;
-use crate::server;
+use crate::outbound::otlp;
 
 pub fn command() -> Command {
     let origins = Arg::new("origins")
@@ -60,7 +60,7 @@ pub fn run(matches: &ArgMatches) -> Outcome {
     match matches.subcommand() {
         Some(("check", matches)) => {
             let (config, settings) = options::load(&options::sources(matches))?;
-            server::check(&config)?;
+            app::check(&config)?;
             otlp::check(|name| std::env::var(name).ok())?;
             for warning in warnings(&config, &settings) {
                 complain(&format!("warning: {warning}"));

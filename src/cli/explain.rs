@@ -6,14 +6,14 @@ use std::time::Duration;
 use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
 use serde_json::Value;
 
-use crate::cli::running::{self, Running};
+use crate::cli::admin_client::{self, Running};
 use crate::cli::tokens::{escaped, time};
 use crate::cli::{Outcome, say};
 
 const PATIENCE: Duration = Duration::from_secs(10);
 
 pub fn command() -> Command {
-    running::add_to(
+    admin_client::add_to(
         Command::new("explain")
             .about("Tell why a running gateway refused a request, or show what it refused lately")
             .arg(

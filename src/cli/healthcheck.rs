@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::bail;
 use clap::{Arg, ArgAction, ArgMatches, Command};
 
-use crate::cli::running::{self, Running};
+use crate::cli::admin_client::{self, Running};
 use crate::cli::{Outcome, say};
 
 const PATIENCE: Duration = Duration::from_secs(3);
@@ -23,7 +23,7 @@ pub fn command() -> Command {
             "Exit code 0: it does. 1: it does not, or nobody answers.\n\n\
              Example, in a Dockerfile:\n  HEALTHCHECK CMD [\"/usr/local/bin/timbr-gateway\", \"healthcheck\"]",
         );
-    running::add_to(command)
+    admin_client::add_to(command)
 }
 
 pub fn run(matches: &ArgMatches) -> Outcome {

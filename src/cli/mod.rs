@@ -1,5 +1,7 @@
 //! The command line: one file a subcommand.
 
+mod admin_client;
+mod admin_commands;
 mod bearer;
 mod completions;
 mod config;
@@ -9,9 +11,7 @@ mod explain;
 mod healthcheck;
 mod man;
 mod options;
-mod orders;
 mod password;
-mod running;
 mod salt;
 mod serve;
 mod tokens;
@@ -24,7 +24,7 @@ use std::process::ExitCode;
 use anyhow::Context;
 use clap::Command;
 
-use crate::hardening;
+use crate::os::core_dumps;
 
 /// What a command says at its end: an exit code, or a reason that is printed.
 type Outcome = anyhow::Result<ExitCode>;
@@ -32,7 +32,7 @@ type Outcome = anyhow::Result<ExitCode>;
 /// Runs what the arguments say.
 pub fn run() -> ExitCode {
     let outcome =
-        hardening::close().context("cannot switch core dumps off").and_then(|()| command_of_the_arguments());
+        core_dumps::close().context("cannot switch core dumps off").and_then(|()| command_of_the_arguments());
     outcome.unwrap_or_else(|error| {
         if error.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe) {
             return ExitCode::SUCCESS; // Who reads has seen enough: `timbr-gateway config print | head`.
@@ -48,9 +48,9 @@ fn command_of_the_arguments() -> Outcome {
         Some(("demo", matches)) => demo::run(matches),
         Some(("bearer", matches)) => bearer::run(matches),
         Some(("salt", matches)) => salt::run(matches),
-        Some(("reload", matches)) => orders::reload(matches),
-        Some(("drain", matches)) => orders::drain(matches),
-        Some(("log-level", matches)) => orders::log_level(matches),
+        Some(("reload", matches)) => admin_commands::reload(matches),
+        Some(("drain", matches)) => admin_commands::drain(matches),
+        Some(("log-level", matches)) => admin_commands::log_level(matches),
         Some(("tokens", matches)) => tokens::run(matches),
         Some(("explain", matches)) => explain::run(matches),
         Some(("users", matches)) => users::run(matches),
@@ -75,7 +75,7 @@ pub fn command() -> Command {
         .subcommand(demo::command())
         .subcommand(bearer::command())
         .subcommand(salt::command())
-        .subcommands(orders::commands())
+        .subcommands(admin_commands::commands())
         .subcommand(tokens::command())
         .subcommand(explain::command())
         .subcommand(users::command())

@@ -5,10 +5,10 @@ use std::path::PathBuf;
 use anyhow::bail;
 use clap::{Arg, ArgMatches, Command, value_parser};
 
+use crate::base::secret::Secret;
 use crate::config::options::{self, OPTIONS, Opt, flag_of};
 use crate::config::sources::{self, list};
 use crate::config::{self, Config, Settings, Sources};
-use crate::secret::Secret;
 
 /// Adds `--config` and a flag for each option.
 pub fn add_to(command: Command) -> Command {

@@ -7,7 +7,7 @@ use anyhow::{Context, bail};
 use clap::{Arg, ArgAction, ArgMatches, value_parser};
 use zeroize::Zeroizing;
 
-use crate::secret::Secret;
+use crate::base::secret::Secret;
 
 /// The arguments that say where it comes from.
 pub fn arguments() -> [Arg; 2] {

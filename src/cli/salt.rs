@@ -6,7 +6,7 @@ use std::time::Duration;
 use clap::{ArgMatches, Command};
 use fernet::Fernet;
 
-use crate::cli::running::{self, Running};
+use crate::cli::admin_client::{self, Running};
 use crate::cli::tokens::time;
 use crate::cli::{Outcome, say};
 
@@ -21,7 +21,7 @@ pub fn command() -> Command {
         );
     Command::new("salt")
         .about("Make a new API_AUTH_SALT and print it")
-        .subcommand(running::add_to(status))
+        .subcommand(admin_client::add_to(status))
         .after_help(
             "To rotate: first old,new at every replica, then new,old, then new alone.\n\n\
              Examples:\n  \

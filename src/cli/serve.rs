@@ -8,16 +8,16 @@ use clap::{ArgMatches, Command};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing::warn;
 
+use crate::admin::control::{self, Control};
+use crate::app::{self, Ended, Given};
+use crate::base::clock::Clock;
 use crate::cli::{Outcome, options};
-use crate::clock::Clock;
 use crate::config::warnings;
-use crate::control::{self, Control};
-use crate::hardening;
-use crate::otlp;
-use crate::passed_sockets::PassedSockets;
-use crate::server::{self, Ended, Given};
-use crate::service_manager::ServiceManager;
-use crate::telemetry;
+use crate::observability::log;
+use crate::os::core_dumps;
+use crate::os::sd_notify::ServiceManager;
+use crate::os::socket_activation::PassedSockets;
+use crate::outbound::otlp;
 
 pub fn command() -> Command {
     options::add_to(Command::new("serve").about("Run the gateway")).after_help(
@@ -35,22 +35,22 @@ pub fn run(matches: &ArgMatches) -> Outcome {
     let sockets = PassedSockets::of_environment()?;
     let sources = options::sources(matches);
     let (config, settings) = options::load(&sources)?;
-    let _log = telemetry::init(config.log)?;
+    let _log = log::init(config.log)?;
     for warning in warnings(&config, &settings) {
         warn!("{warning}");
     }
     if config.core_dumps {
-        hardening::allow().context("cannot switch core dumps on")?;
+        core_dumps::allow().context("cannot switch core dumps on")?;
         warn!("core_dumps=true: dumps and debuggers see every secret of this process");
     } else {
-        hardening::seal().context("cannot switch core dumps off for good")?;
+        core_dumps::seal().context("cannot switch core dumps off for good")?;
     }
     let _traces = otlp::start(|name| std::env::var(name).ok())?;
     let (control, orders) = control::channel();
     on_signals(control)?;
     let manager = ServiceManager::of_environment();
     let given = Given { sockets, manager, source: Some((sources, settings)) };
-    let bound = server::bind_with(config, given, &Clock::system())?;
+    let bound = app::bind_with(config, given, &Clock::system())?;
     Ok(exit_code(bound.run(orders)?))
 }
 

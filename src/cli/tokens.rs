@@ -10,9 +10,9 @@ use clap::{Arg, ArgAction, ArgGroup, ArgMatches, Command, value_parser};
 use serde_json::json;
 use zeroize::Zeroizing;
 
-use crate::cli::running::{self, Running};
+use crate::base::secret::Secret;
+use crate::cli::admin_client::{self, Running};
 use crate::cli::{Outcome, say};
-use crate::secret::Secret;
 
 const PATIENCE: Duration = Duration::from_secs(35);
 
@@ -73,8 +73,8 @@ pub fn command() -> Command {
     Command::new("tokens")
         .about("Look at the tokens of a running gateway, and end them")
         .subcommand_required(true)
-        .subcommand(running::add_to(list))
-        .subcommand(running::add_to(revoke))
+        .subcommand(admin_client::add_to(list))
+        .subcommand(admin_client::add_to(revoke))
         .after_help(
             "The gateway is asked on its admin listener (listen.admin), which does this from its own machine only.\n\n\
              Examples:\n  timbr-gateway tokens list --user alice\n  timbr-gateway tokens revoke --fingerprint 3fdf0040",

@@ -12,8 +12,8 @@ use zeroize::Zeroizing;
 
 use crate::auth::verifier::password_hash::{Method, PasswordHash};
 use crate::auth::verifier::users::{Users, changed};
+use crate::base::user_name::UserName;
 use crate::cli::{Outcome, options, password, say};
-use crate::user_name::UserName;
 
 const KEY: &str = "auth.users_file";
 

@@ -3,12 +3,12 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::base::secret::Secret;
 use crate::config::entry::Entry;
 use crate::config::file::Node;
 use crate::config::reader::Reader;
 use crate::config::url::{self, ResourceUrl};
 use crate::config::{AuthOptions, RouteProfile};
-use crate::secret::Secret;
 
 pub(super) const ISSUERS: &str = "auth.jwt_issuers";
 

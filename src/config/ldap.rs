@@ -3,9 +3,9 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::base::secret::Secret;
 use crate::config::reader::Reader;
 use crate::config::{UpstreamUrl, url};
-use crate::secret::Secret;
 
 /// What stands for the user's name in a template.
 pub const USER: &str = "{user}";

@@ -30,8 +30,8 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
-use crate::secret::Secret;
-use crate::telemetry::LogOptions;
+use crate::base::secret::Secret;
+use crate::observability::log::LogOptions;
 
 pub use jwt::JwtOptions;
 pub use ldap::LdapOptions;

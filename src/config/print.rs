@@ -10,7 +10,7 @@ use crate::config::options::{OPTIONS, Opt, Shape};
 use crate::config::routes::{RouteProfile, defaults};
 use crate::config::size;
 use crate::config::sources::{Origin, Settings};
-use crate::media_type::MediaType;
+use crate::http::media_type::MediaType;
 
 /// One option that has a value.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]

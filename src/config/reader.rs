@@ -4,10 +4,10 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::base::secret::Secret;
 use crate::config::options::{OPTIONS, Shape};
 use crate::config::sources::{Problem, Settings};
 use crate::config::{options, size};
-use crate::secret::Secret;
 
 /// Reads settings and collects what is wrong with them. A reader that returns `None` has told why, or the option has
 /// neither value nor default.

@@ -7,7 +7,7 @@ use http::Method;
 use crate::config::file::Node;
 use crate::config::size;
 use crate::config::sources::Problem;
-use crate::media_type::MediaType;
+use crate::http::media_type::MediaType;
 
 /// What a request below a path must look like.
 #[derive(Clone, Debug, PartialEq)]

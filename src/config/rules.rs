@@ -2,10 +2,10 @@
 
 use http::Method;
 
+use crate::base::glob::Glob;
 use crate::config::entry::Entry;
 use crate::config::reader::Reader;
 use crate::config::{RouteProfile, routes};
-use crate::glob::Glob;
 
 const RULES: &str = "impersonation.rules";
 const OWN_KEYS: &str = "impersonation.own_keys";

@@ -1,6 +1,6 @@
 //! `API_AUTH_SALT` as text: one Fernet key, or several with commas between them.
 
-use crate::secret::Secret;
+use crate::base::secret::Secret;
 
 /// The keys in their order, each in the URL-safe alphabet. Python's `cryptography` takes a key in either base64
 /// alphabet, and `openssl rand -base64 32` makes the other one. Whether they are Fernet keys is for others to check.

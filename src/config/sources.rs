@@ -5,10 +5,10 @@ use std::ffi::{OsStr, OsString};
 use std::fmt;
 use std::path::{Path, PathBuf};
 
+use crate::base::secret::Secret;
 use crate::config::changes::Contents;
 use crate::config::file::Node;
 use crate::config::options::{OPTIONS, Opt, PREFIX, Shape};
-use crate::secret::Secret;
 
 /// Everything that somebody typed.
 #[derive(Debug, Default)]

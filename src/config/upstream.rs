@@ -3,9 +3,9 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::base::secret::Secret;
 use crate::config::reader::Reader;
 use crate::config::{CertificateFiles, TurnLimits, url};
-use crate::secret::Secret;
 
 const URL: &str = "upstream.url";
 const URLS: &str = "upstream.urls";

@@ -3,6 +3,7 @@
 use fernet::Fernet;
 use tracing::level_filters::LevelFilter;
 
+use crate::base::secret::Secret;
 use crate::config::options::API_AUTH_SALT;
 use crate::config::reader::Reader;
 use crate::config::sources::{Problem, Settings};
@@ -10,8 +11,7 @@ use crate::config::{
     CertificateFiles, Config, Drain, FailureLimits, Foreign, Limits, Listen, Timeouts, TokenOptions, print,
     routes, salts,
 };
-use crate::secret::Secret;
-use crate::telemetry::{Format, LogOptions};
+use crate::observability::log::{Format, LogOptions};
 
 /// `None` only together with at least one problem.
 pub(super) fn config(settings: &Settings, problems: &mut Vec<Problem>) -> Option<Config> {

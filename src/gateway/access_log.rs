@@ -6,14 +6,14 @@ use std::time::{Duration, Instant};
 use http::{Method, StatusCode};
 
 use crate::admission::RequestPlace;
-use crate::clock;
+use crate::base::clock;
+use crate::base::user_name::UserName;
 use crate::gateway::context::Context;
-use crate::metrics::{self, Answered};
-use crate::steps::Steps;
+use crate::observability::auth_timing::Steps;
+use crate::observability::log::{self, Record, label};
+use crate::observability::metrics::{self, Answered};
+use crate::observability::trace::{Said, Span, Trace};
 use crate::store::Fingerprint;
-use crate::telemetry::{self, Record, label};
-use crate::trace::{Said, Span, Trace};
-use crate::user_name::UserName;
 
 /// Most bytes of what a client chooses. A line is kept in memory until the log takes it, so strangers must not say how
 /// long it is.
@@ -185,7 +185,7 @@ impl Drop for AccessLine {
         if let Some(trace) = self.steps.trace.take() {
             self.finish(*trace, received);
         }
-        telemetry::access(|line| {
+        log::access(|line| {
             line.word(label!("request_id"), self.context.request_id_bytes());
             line.word(label!("trace_id"), self.context.trace_id());
             line.word(label!("protocol"), self.context.client.protocol.as_bytes());

@@ -2,12 +2,12 @@
 
 use std::net::IpAddr;
 
-use crate::auth::guesses::TooMany;
+use crate::auth::failure_limiter::TooMany;
 use crate::auth::jwt::JwtError;
 use crate::auth::{Auth, Identity, KeyError};
 use crate::gateway::rejection::Rejection;
 use crate::gateway::screen::Screened;
-use crate::steps::Steps;
+use crate::observability::auth_timing::Steps;
 use crate::upstream::Upstream;
 
 /// Whose request this is.

@@ -7,8 +7,8 @@ use crate::auth::{Auth, Identity};
 use crate::gateway::access_log::AccessLine;
 use crate::gateway::rejection::Rejection;
 use crate::gateway::screen::Screened;
-use crate::metrics::Metrics;
-use crate::telemetry;
+use crate::observability::log;
+use crate::observability::metrics::Metrics;
 
 /// Refuses what no rule allows, or only tells of it.
 pub fn authorize(
@@ -26,7 +26,7 @@ pub fn authorize(
         return Ok(());
     }
     let decision = if authorization.is_enforced() { "denied" } else { "would be denied" };
-    telemetry::audit(|record| line.tell_who(record, "authorization", decision));
+    log::audit(|record| line.tell_who(record, "authorization", decision));
     if authorization.is_enforced() {
         return Err(Rejection::NotAuthorized);
     }

@@ -7,12 +7,12 @@ use std::time::Instant;
 
 use ipnet::IpNet;
 
-use crate::clock;
-use crate::fields::{Fields, Name};
+use crate::base::byte_class::{HEX, hex_digits};
+use crate::base::clock;
 use crate::gateway::forwarded::{Origin, origin};
-use crate::octets::{HEX, hex_digits};
+use crate::http::headers::{Fields, Name};
+use crate::observability::trace::{Span, Trace, Tracer};
 use crate::tls::Served;
-use crate::trace::{Span, Trace, Tracer};
 
 /// The peer of a connection.
 #[derive(Debug)]

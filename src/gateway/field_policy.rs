@@ -5,7 +5,7 @@
 
 use std::borrow::Cow;
 
-use crate::fields::{Field, Name};
+use crate::http::headers::{Field, Name};
 
 /// What becomes of a field.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

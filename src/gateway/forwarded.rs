@@ -4,7 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use ipnet::IpNet;
 
-use crate::fields::{Fields, Name};
+use crate::http::headers::{Fields, Name};
 
 /// Addresses that a request may have come by; a longer list is no client's.
 const MOST_HOPS: usize = 32;

@@ -5,12 +5,12 @@ use std::net::IpAddr;
 use bytes::Bytes;
 
 use crate::auth::bearer::BearerError;
-use crate::auth::guesses::TooMany;
+use crate::auth::failure_limiter::TooMany;
 use crate::auth::{Auth, MintError, Minted};
-use crate::fields::{Fields, Head, Name};
 use crate::gateway::rejection::Rejection;
 use crate::gateway::screen;
-use crate::steps::Steps;
+use crate::http::headers::{Fields, Head, Name};
+use crate::observability::auth_timing::Steps;
 
 /// Fields and body of the answer: `{"data":["tk_…"],"status":"success"}`.
 pub struct Given {

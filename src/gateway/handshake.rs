@@ -3,9 +3,9 @@
 use http::Uri;
 
 use crate::config::RouteProfile;
-use crate::fields::{Fields, Name};
 use crate::gateway::context::Client;
 use crate::gateway::rejection::Rejection;
+use crate::http::headers::{Fields, Name};
 
 /// SECURITY: a request for a host that the connection was not made for is refused (RFC 9110 section 15.5.20), unless
 /// the certificate that was shown is for that host too: its client would have taken this connection for that host's.

@@ -2,12 +2,12 @@
 
 use crate::auth::impersonation::Permission;
 use crate::auth::{Auth, Identity};
-use crate::fields::Name;
 use crate::gateway::access_log::AccessLine;
 use crate::gateway::rejection::Rejection;
 use crate::gateway::rewrite::Rewriter;
 use crate::gateway::screen::Screened;
-use crate::telemetry;
+use crate::http::headers::Name;
+use crate::observability::log;
 
 /// As whom the request is made.
 ///
@@ -30,6 +30,6 @@ pub fn impersonate(
         Err(_) => "denied".to_owned(),
     };
     line.acts_as = Some(named_text);
-    telemetry::audit(|record| line.tell_who(record, "impersonation", &decision));
+    log::audit(|record| line.tell_who(record, "impersonation", &decision));
     permitted.map(|(identity, _)| identity).map_err(|_| Rejection::ImpersonationDenied)
 }

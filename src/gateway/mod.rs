@@ -7,7 +7,7 @@ mod access_log;
 pub mod advice;
 mod authenticate;
 mod authorize;
-mod contained;
+mod catch_panic;
 pub mod context;
 pub mod explanation;
 pub mod faults;
@@ -16,7 +16,7 @@ pub mod forwarded;
 mod get_token;
 mod handshake;
 mod impersonate;
-pub mod refusals;
+pub mod recent_rejections;
 pub mod rejection;
 mod renewal;
 mod respond;
@@ -36,26 +36,26 @@ use tracing::{error, warn};
 
 use crate::admission::{Admission, RequestPlace};
 use crate::auth::Auth;
-use crate::client_body::ClientBody;
-use crate::clock;
+use crate::base::byte_class::Octets;
+use crate::base::clock;
 use crate::config::{Config, Limits};
-use crate::fields::{Fields, Head};
-use crate::metrics;
-use crate::octets::Octets;
-use crate::telemetry;
-use crate::trace::Tracer;
+use crate::http::client_body::ClientBody;
+use crate::http::headers::{Fields, Head};
+use crate::observability::log;
+use crate::observability::metrics;
+use crate::observability::trace::Tracer;
 use crate::upstream::{BodyBounds, RequestBodyError, Upstream, UpstreamError};
 
 use access_log::AccessLine;
 use authenticate::authenticate;
 use authorize::authorize;
-use contained::{Panicked, contained};
+use catch_panic::{Panicked, contained};
 use context::{Client, Context};
 use explanation::GET_TOKEN;
 use get_token::get_token;
 use handshake::{directed_here, has_certificate};
 use impersonate::impersonate;
-use refusals::Recorder;
+use recent_rejections::Recorder;
 use rejection::Rejection;
 use respond::Answer;
 use rewrite::Rewriter;
@@ -226,13 +226,13 @@ impl Gateway {
         let given = match minted {
             Ok(given) => given,
             Err(rejection) => {
-                telemetry::audit(|record| line.tell_who(record, "mint", rejection.reason()));
+                log::audit(|record| line.tell_who(record, "mint", rejection.reason()));
                 return Err(rejection);
             }
         };
         line.user = Some(given.minted.user);
         line.key = Some(given.minted.fingerprint);
-        telemetry::audit(|record| line.tell_who(record, "mint", "granted"));
+        log::audit(|record| line.tell_who(record, "mint", "granted"));
         Ok(Answer::own(StatusCode::OK, given.fields, given.body))
     }
 

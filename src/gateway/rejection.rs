@@ -9,8 +9,8 @@ use bytes::Bytes;
 use http::StatusCode;
 
 use crate::admission::{Full, NoTurn};
-use crate::fields::{Fields, Name};
-use crate::octets::needs_no_escapes;
+use crate::base::byte_class::needs_no_escapes;
+use crate::http::headers::{Fields, Name};
 
 /// Why a request was not answered by the backend.
 #[derive(Clone, Debug, PartialEq, Eq)]

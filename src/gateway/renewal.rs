@@ -6,7 +6,7 @@ use http::StatusCode;
 
 use crate::auth::Identity;
 use crate::auth::upstream_keys::Renewal;
-use crate::clock;
+use crate::base::clock;
 use crate::gateway::access_log::AccessLine;
 use crate::gateway::rejection::Rejection;
 use crate::gateway::rewrite::UpstreamRequest;

@@ -7,9 +7,9 @@ use bytes::Bytes;
 use http::{HeaderName, StatusCode};
 use http_body::{Body, Frame, SizeHint};
 
-use crate::fields::{Fields, Name};
 use crate::gateway::access_log::AccessLine;
-use crate::kernel_pipe::KernelPipe;
+use crate::http::headers::{Fields, Name};
+use crate::os::splice::KernelPipe;
 use crate::upstream;
 
 /// An answer that stands, before the access line is tied to its body.

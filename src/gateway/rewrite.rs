@@ -6,17 +6,17 @@
 use http::{HeaderName, HeaderValue, Method};
 
 use crate::auth::{Identity, Presented, basic};
-use crate::client_body::ClientBody;
+use crate::base::secret::Secret;
+use crate::base::user_name::UserName;
 use crate::config::Credential;
-use crate::fields::{Field, Fields, Name};
 use crate::gateway::context::Context;
 use crate::gateway::field_policy::{Fate, fate};
 use crate::gateway::screen::{Screened, ScreenedParts};
-use crate::http1::request::begin_request;
-use crate::http1::response::{pass_on, write_field};
-use crate::secret::Secret;
+use crate::http::client_body::ClientBody;
+use crate::http::h1::request::begin_request;
+use crate::http::h1::response::{pass_on, write_field};
+use crate::http::headers::{Field, Fields, Name};
 use crate::upstream::{BodyBounds, Kept, Message, Outgoing, RequestBody};
-use crate::user_name::UserName;
 
 /// A request that may be sent: screened, authenticated and written anew.
 pub struct UpstreamRequest {

@@ -4,10 +4,10 @@ use std::net::Ipv6Addr;
 
 use http::{Method, Uri};
 
+use crate::base::byte_class::Octets;
 use crate::config::RouteProfile;
-use crate::fields::{Fields, Head, Name};
 use crate::gateway::rejection::Rejection;
-use crate::octets::Octets;
+use crate::http::headers::{Fields, Head, Name};
 
 /// Where a request goes.
 #[derive(Debug)]

@@ -5,10 +5,10 @@ use http::{HeaderName, Method, Uri};
 use crate::auth::jwt::Jwt;
 use crate::auth::{ApiKey, Presented};
 use crate::config::{Accepts, RouteProfile};
-use crate::fields::{Fields, Head, Name};
 use crate::gateway::field_policy::{self, Fate, POLICY};
 use crate::gateway::rejection::Rejection;
-use crate::media_type::essence;
+use crate::http::headers::{Fields, Head, Name};
+use crate::http::media_type::essence;
 
 /// The head of a request that satisfies its route's field policy. Only [`screen`] makes one.
 pub struct Screened {

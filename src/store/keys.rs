@@ -13,9 +13,9 @@ use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use zeroize::Zeroizing;
 
-use crate::secret::Secret;
+use crate::base::secret::Secret;
+use crate::base::user_name::UserName;
 use crate::store::{LoginId, TokenId};
-use crate::user_name::UserName;
 
 /// The key that `salt` gives for one purpose. `salt` is a Fernet key, as the configuration has checked.
 pub fn derived(salt: &Secret, purpose: &str) -> Zeroizing<[u8; 32]> {

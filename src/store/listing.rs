@@ -1,9 +1,9 @@
 //! What operators are shown of tokens.
 
+use crate::base::user_name::UserName;
 use crate::store::memory::MemoryStore;
 use crate::store::time::Calendar;
 use crate::store::{Fingerprint, Stamp, TokenId, TokenRecord};
-use crate::user_name::UserName;
 
 /// Which tokens to show.
 #[derive(Clone, Debug)]

@@ -9,9 +9,9 @@ use std::time::Duration;
 
 use dashmap::{DashMap, Entry};
 
-use crate::clock::{Clock, Tick};
-use crate::prehashed::Prehashed;
-use crate::secret::Secret;
+use crate::base::clock::{Clock, Tick};
+use crate::base::identity_hasher::Prehashed;
+use crate::base::secret::Secret;
 use crate::store::{LoginId, Seed, TokenId, TokenRecord};
 
 /// Lifetimes and size.
@@ -370,8 +370,8 @@ impl MemoryStore {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::base::user_name::UserName;
     use crate::store::{NewToken, Stamp};
-    use crate::user_name::UserName;
 
     const HOUR: Duration = Duration::from_secs(3600);
 

@@ -4,6 +4,7 @@
 //! knows without waiting; behind it may be a file, or a Redis that replicas share, driven by a thread of its own.
 
 mod acceptance;
+mod driver;
 mod file;
 mod keys;
 mod listing;
@@ -12,7 +13,6 @@ mod record;
 mod redis;
 mod revocation;
 mod salt_uses;
-mod thread;
 mod time;
 mod token_id;
 mod wire;
@@ -22,26 +22,26 @@ use std::hash::{Hash, Hasher};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Instant;
 
-use crate::clock::Clock;
+use crate::base::clock::Clock;
+use crate::base::secret::Secret;
+use crate::base::user_name::UserName;
 use crate::config::{Config, Problem, StoreKind};
-use crate::metrics::StoreMetrics;
-use crate::secret::Secret;
-use crate::user_name::UserName;
+use crate::observability::metrics::StoreMetrics;
 
 use acceptance::Acceptance;
+use driver::{Behind, Commands, Prepared};
 use keys::StoreKeys;
 use salt_uses::SaltUses;
-use thread::{Behind, Commands, Prepared};
 use time::Calendar;
 
 pub use acceptance::Proof;
+pub use driver::Running;
 pub use keys::{derived, salt_name};
 pub use listing::{Filter, Listing, TokenLine};
 pub use memory::{Limits, MemoryStore};
 pub use record::{NewToken, TokenRecord};
 pub use revocation::Revocation;
 pub use salt_uses::SaltUse;
-pub use thread::Running;
 pub use time::Stamp;
 pub use token_id::{Fingerprint, TokenId};
 
@@ -49,7 +49,7 @@ pub use token_id::{Fingerprint, TokenId};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LoginId(pub [u8; 16]);
 
-/// For [`crate::prehashed`] too.
+/// For [`crate::base::identity_hasher`] too.
 impl Hash for LoginId {
     fn hash<H: Hasher>(&self, state: &mut H) {
         let [a, b, c, d, e, f, g, h, ..] = self.0;
@@ -125,7 +125,7 @@ impl Store {
                 Behind::Redis(Box::new(redis::RedisStore::new(options, shared)?))
             }
         };
-        let (commands, prepared) = thread::prepare(behind, &config.store);
+        let (commands, prepared) = driver::prepare(behind, &config.store);
         store.behind = Some(commands);
         store.prepared = Mutex::new(Some(prepared));
         Ok(store)

@@ -3,10 +3,10 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use crate::clock::Tick;
-use crate::secret::Secret;
+use crate::base::clock::Tick;
+use crate::base::secret::Secret;
+use crate::base::user_name::UserName;
 use crate::store::{LoginId, Seed, Stamp};
-use crate::user_name::UserName;
 
 /// A token that is to be kept.
 #[derive(Clone, Debug)]

@@ -3,8 +3,8 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
+use crate::base::user_name::UserName;
 use crate::store::{Fingerprint, Stamp, TokenId};
-use crate::user_name::UserName;
 
 /// Which tokens end.
 #[derive(Clone, Debug, PartialEq, Eq)]

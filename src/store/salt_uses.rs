@@ -5,8 +5,8 @@ use std::hash::{BuildHasher, RandomState};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+use crate::base::user_name::UserName;
 use crate::store::Stamp;
-use crate::user_name::UserName;
 
 /// Users are counted for so long.
 pub(super) const PERIOD: Duration = Duration::from_secs(30 * 24 * 60 * 60);

@@ -12,7 +12,7 @@ use aws_lc_rs::digest::{SHA256, digest};
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct TokenId([u8; 16]);
 
-/// For [`crate::prehashed`] too.
+/// For [`crate::base::identity_hasher`] too.
 impl Hash for TokenId {
     fn hash<H: Hasher>(&self, state: &mut H) {
         let [a, b, c, d, e, f, g, h, ..] = self.0;

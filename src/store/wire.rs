@@ -2,9 +2,9 @@
 
 use zeroize::Zeroizing;
 
-use crate::secret::Secret;
+use crate::base::secret::Secret;
+use crate::base::user_name::UserName;
 use crate::store::{LoginId, NewToken, Seed, Stamp, TokenId};
-use crate::user_name::UserName;
 
 /// The first byte of everything; another one is of another version, and not read.
 const VERSION: u8 = 1;

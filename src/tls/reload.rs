@@ -7,12 +7,12 @@ use rustls::pki_types::CertificateDer;
 use tokio::sync::watch;
 use tracing::{debug, error, info, warn};
 
+use crate::base::watched_files::{Stamps, Watch};
 use crate::config::TlsOptions;
 use crate::tls::certificates::Certificate;
 use crate::tls::client_auth::fingerprint;
 use crate::tls::server_side::{Current, Material, Resumption, ServerTls};
 use crate::tls::{SelfSigned, TlsError};
-use crate::watched_files::{Stamps, Watch};
 
 /// From here on a certificate's end is warned of.
 const SOON: i64 = 14 * DAY;

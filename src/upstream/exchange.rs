@@ -9,11 +9,11 @@ use http::{Method, StatusCode};
 use http_body::Body;
 use tokio::io::AsyncWrite;
 
-use crate::http1::ahead;
-use crate::http1::batch::Batch;
-use crate::http1::head::{Framing, HeadError, HeadLimits, HeadScanner};
-use crate::http1::request::end_request;
-use crate::http1::response::{ResponseHead, parse_response};
+use crate::http::h1::batch::Batch;
+use crate::http::h1::head::{Framing, HeadError, HeadLimits, HeadScanner};
+use crate::http::h1::read_head;
+use crate::http::h1::request::end_request;
+use crate::http::h1::response::{ResponseHead, parse_response};
 use crate::upstream::connection::Connection;
 use crate::upstream::request_body::{RequestBody, RequestBodyError};
 use crate::upstream::{InvalidAnswer, Message, UpstreamError};
@@ -255,7 +255,8 @@ impl<'a> Exchange<'a> {
         }
         loop {
             let Connection { stream, unread, .. } = &mut *self.connection;
-            let head = match ready!(ahead::poll_head(stream, cx, unread, &mut self.scanner, &HEAD_LIMITS)) {
+            let head = match ready!(read_head::poll_head(stream, cx, unread, &mut self.scanner, &HEAD_LIMITS))
+            {
                 Ok(Some(head)) => head.map_err(invalid)?,
                 ended if unread.is_empty() => {
                     let error = ended.err().or_else(|| self.failed.take());

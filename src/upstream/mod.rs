@@ -8,16 +8,16 @@
 //! authenticated cannot be sent by forgetting something.
 
 mod backends;
-mod care;
 mod connect;
 mod connection;
 mod deadline;
 mod endpoint;
 mod exchange;
-mod lane;
+mod health_check;
+mod load_balancer;
 mod origin;
-mod patience;
 mod pool;
+mod progress_timeout;
 mod request_body;
 mod resolve;
 mod response_body;
@@ -33,9 +33,9 @@ use std::time::Duration;
 use http::{Method, StatusCode};
 use tokio::time::{Instant, timeout};
 
-use crate::fields::Fields;
-use crate::http1::response::ResponseHead;
-use crate::metrics::Metrics;
+use crate::http::h1::response::ResponseHead;
+use crate::http::headers::Fields;
+use crate::observability::metrics::Metrics;
 
 pub use backends::Backends;
 pub use request_body::{BodyBounds, Kept, RequestBody, RequestBodyError};
@@ -45,7 +45,7 @@ pub use status::{EndpointStatus, NameStatus, Status};
 use connection::{Connection, Open};
 use endpoint::Failure;
 use exchange::{Exchange, Upload};
-use lane::{InFlight, Lane, Lanes};
+use load_balancer::{InFlight, Lane, Lanes};
 
 /// So long an address has for a connection at least where others are to be tried after it, if that is no more than half
 /// of the time for all.

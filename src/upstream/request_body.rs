@@ -10,8 +10,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 
-use crate::client_body::ClientBody;
-use crate::upstream::patience::Patience;
+use crate::http::client_body::ClientBody;
+use crate::upstream::progress_timeout::Patience;
 
 /// Why a client's body did not arrive whole.
 #[derive(Clone, Debug, thiserror::Error)]

@@ -7,14 +7,14 @@ use std::time::Duration;
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 
-use crate::http1::chunked::{Decoded, Decoder};
-use crate::http1::head::Framing;
-use crate::http1::response::Extent;
-use crate::kernel_pipe::KernelPipe;
+use crate::http::h1::chunked::{Decoded, Decoder};
+use crate::http::h1::head::Framing;
+use crate::http::h1::response::Extent;
+use crate::os::splice::KernelPipe;
 use crate::upstream::connection::{Connection, Stream};
 use crate::upstream::exchange::Upload;
-use crate::upstream::lane::InFlight;
-use crate::upstream::patience::Patience;
+use crate::upstream::load_balancer::InFlight;
+use crate::upstream::progress_timeout::Patience;
 
 /// Why the backend's body did not arrive whole. The client must see that it is cut: an error here aborts its
 /// connection or stream.

@@ -5,8 +5,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use timbr_gateway::auth::bearer::BearerOpener;
-use timbr_gateway::clock::Clock;
-use timbr_gateway::secret::Secret;
+use timbr_gateway::base::clock::Clock;
+use timbr_gateway::base::secret::Secret;
 
 use crate::support::bearer::{SALT, bearer};
 use crate::support::client::Answer;

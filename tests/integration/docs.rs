@@ -6,10 +6,10 @@ use std::path::{Path, PathBuf};
 use timbr_gateway::config::options::OPTIONS;
 use timbr_gateway::config::schema::entries_of;
 use timbr_gateway::config::{Sources, load};
-use timbr_gateway::fields::Name;
 use timbr_gateway::gateway::advice::CATALOGUE;
 use timbr_gateway::gateway::faults::specimens;
-use timbr_gateway::metrics::Metrics;
+use timbr_gateway::http::headers::Name;
+use timbr_gateway::observability::metrics::Metrics;
 
 use crate::support::bearer::SALT;
 

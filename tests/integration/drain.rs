@@ -6,7 +6,7 @@ use std::thread;
 use std::time::Duration;
 
 use socket2::SockRef;
-use timbr_gateway::server::Ended;
+use timbr_gateway::app::Ended;
 
 use crate::support::client::Client;
 use crate::support::frames::{

@@ -2,62 +2,29 @@
 
 use std::path::{Path, PathBuf};
 
-/// The modules by layer; a module uses only what stands above its own line, or within itself.
-const LAYERS: [&[&str]; 8] = [
-    &[
-        "clock",
-        "secret",
-        "shutdown",
-        "telemetry",
-        "media_type",
-        "user_name",
-        "watched_files",
-        "glob",
-        "hardening",
-        "service_manager",
-        "passed_sockets",
-        "in_force",
-        "kernel_pipe",
-        "http1",
-        "fields",
-        "prehashed",
-        "octets",
-        "client_body",
-        "descriptors",
-        "metrics",
-        "steps",
-        "trace",
-    ],
-    &["config"],
-    &["store", "upstream", "tls", "admission", "fetch", "control", "otlp"],
-    &["auth"],
-    &["gateway"],
-    &["connection", "listener", "admin"],
-    &["server", "demo"],
-    &["cli"],
+/// The folders of `src`, which are the layers, from the lowest to the highest. A folder uses only itself and the folders
+/// before it in this list.
+const LAYERS: [&str; 16] = [
+    "base",
+    "os",
+    "http",
+    "observability",
+    "config",
+    "store",
+    "admission",
+    "tls",
+    "upstream",
+    "outbound",
+    "auth",
+    "gateway",
+    "downstream",
+    "admin",
+    "app",
+    "cli",
 ];
 
-/// Uses within a layer that are meant.
-const SIDEWAYS: [(&str, &str); 18] = [
-    ("metrics", "telemetry"),
-    ("descriptors", "kernel_pipe"),
-    ("steps", "clock"),
-    ("steps", "metrics"),
-    ("steps", "trace"),
-    ("metrics", "trace"),
-    ("trace", "metrics"),
-    ("otlp", "fetch"),
-    ("otlp", "tls"),
-    ("telemetry", "clock"),
-    ("telemetry", "octets"),
-    ("media_type", "octets"),
-    ("http1", "octets"),
-    ("http1", "clock"),
-    ("http1", "fields"),
-    ("upstream", "tls"),
-    ("fetch", "tls"),
-    ("admin", "listener"),
-];
+/// The root of `src` stays small enough to be read as a table of contents.
+const MAX_ROOT_ENTRIES: usize = 20;
 
 fn sources() -> Vec<(PathBuf, String)> {
     fn walk(folder: &Path, found: &mut Vec<(PathBuf, String)>) {
@@ -76,47 +43,94 @@ fn sources() -> Vec<(PathBuf, String)> {
     found
 }
 
-/// The top-level module that a file belongs to.
-fn module(path: &Path) -> String {
-    let within = path.strip_prefix(Path::new(env!("CARGO_MANIFEST_DIR")).join("src")).expect("below src");
-    let first = within.components().next().expect("a name").as_os_str().to_str().expect("text");
-    first.trim_end_matches(".rs").to_owned()
+/// The folder of `src` that a file belongs to; `None` for the files at the root.
+fn layer_of(path: &Path) -> Option<usize> {
+    let below_src = path.strip_prefix(Path::new(env!("CARGO_MANIFEST_DIR")).join("src")).expect("below src");
+    let (folder, rest) = below_src.to_str().expect("text").split_once('/').unwrap_or(("", ""));
+    if rest.is_empty() {
+        return None;
+    }
+    Some(layer(folder).unwrap_or_else(|| panic!("src/{folder} is not in LAYERS")))
 }
 
-fn layer(module: &str) -> usize {
-    LAYERS
-        .iter()
-        .position(|layer| layer.contains(&module))
-        .unwrap_or_else(|| panic!("{module} is in no layer"))
+fn layer(folder: &str) -> Option<usize> {
+    LAYERS.iter().position(|layer| *layer == folder)
 }
 
-/// The part of a file before its tests.
-fn without_tests(text: &str) -> &str {
-    text.split("#[cfg(test)]").next().expect("split gives one at least")
+/// A file without its test modules: each `#[cfg(test)]` item is left out, from its attribute to its closing brace or
+/// semicolon. What comes after it is checked, too.
+fn without_tests(text: &str) -> String {
+    let mut kept = String::with_capacity(text.len());
+    let mut lines = text.lines();
+    while let Some(line) = lines.next() {
+        let indent = line.len() - line.trim_start().len();
+        if !line.trim_start().starts_with("#[cfg(test)]") {
+            kept.push_str(line);
+            kept.push('\n');
+            continue;
+        }
+        // rustfmt puts the end of an item at the indentation of its beginning.
+        for line in lines.by_ref() {
+            let is_at_indent = line.len() - line.trim_start().len() == indent;
+            if is_at_indent
+                && (line.trim_start().starts_with('}') || line.ends_with(';') || line.ends_with(','))
+            {
+                break;
+            }
+        }
+    }
+    kept
+}
+
+/// The names that follow `crate::` in a line, the ones in braces as well.
+fn folders_used(line: &str) -> Vec<String> {
+    let name = |text: &str| -> String {
+        text.chars().take_while(|c| c.is_ascii_alphanumeric() || *c == '_').collect()
+    };
+    let mut found = Vec::new();
+    for (_, rest) in line.match_indices("crate::").map(|(at, word)| line.split_at(at + word.len())) {
+        match rest.strip_prefix('{') {
+            Some(_) => panic!("one `use` for each folder, please: {line}"),
+            None => found.push(name(rest)),
+        }
+    }
+    found
 }
 
 #[test]
-fn modules_use_only_lower_layers() {
+fn folders_use_only_the_folders_below_them() {
     let mut wrong = Vec::new();
     for (path, text) in sources() {
-        let user = module(&path);
-        if user == "lib" || user == "main" {
-            continue;
-        }
+        let Some(user) = layer_of(&path) else { continue };
         for line in without_tests(&text).lines() {
-            let mut rest = line;
-            while let Some(at) = rest.find("crate::") {
-                rest = &rest[at + "crate::".len()..];
-                let used: String =
-                    rest.chars().take_while(|c| c.is_ascii_alphanumeric() || *c == '_').collect();
-                let meant = SIDEWAYS.contains(&(user.as_str(), used.as_str()));
-                if used != user && layer(&used) >= layer(&user) && !meant {
+            for used in folders_used(line) {
+                // A macro that the crate exports has no folder.
+                if layer(&used).is_none_or(|used| used > user) && !line.contains(&format!("crate::{used}!")) {
                     wrong.push(format!("{}: {}", path.display(), line.trim()));
                 }
             }
         }
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+fn code_after_a_test_item_is_checked() {
+    let text = "a\n#[cfg(test)]\nmod tests {\n    b\n}\nc\n    #[cfg(test)]\n    use d;\n    e\n";
+    assert_eq!(without_tests(text), "a\nc\n    e\n");
+}
+
+#[test]
+fn the_root_of_the_source_is_its_table_of_contents() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let entries = std::fs::read_dir(&root).expect("a folder").count();
+    assert!(entries <= MAX_ROOT_ENTRIES, "src has {entries} entries");
+    let lib = std::fs::read_to_string(root.join("lib.rs")).expect("text");
+    let declared: Vec<_> = lib
+        .lines()
+        .filter_map(|line| line.strip_prefix("pub mod ").and_then(|name| name.strip_suffix(';')))
+        .collect();
+    assert_eq!(declared, LAYERS, "lib.rs lists the folders in the order of the layers");
 }
 
 #[test]
@@ -127,7 +141,7 @@ fn only_two_things_can_be_sent_to_the_backend() {
         .map(|(path, _)| path.file_name().expect("a name").to_str().expect("text").to_owned())
         .collect();
     senders.sort();
-    assert_eq!(senders, ["foreign.rs", "rewrite.rs"]);
+    assert_eq!(senders, ["foreign_keys.rs", "rewrite.rs"]);
 }
 
 #[test]

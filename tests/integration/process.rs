@@ -7,7 +7,7 @@ use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 
-use timbr_gateway::server::Ended;
+use timbr_gateway::app::Ended;
 
 use crate::support::bearer::{SALT, bearer};
 use crate::support::client::Client;

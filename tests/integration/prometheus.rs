@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 
 use serde_json::Value;
-use timbr_gateway::metrics::{Form, Metrics};
+use timbr_gateway::observability::metrics::{Form, Metrics};
 
 use crate::support::client::Client;
 use crate::support::gateway::Gateway;

@@ -11,9 +11,9 @@ use fernet::Fernet;
 use proptest::prelude::*;
 use proptest::sample::{Index, select};
 use timbr_gateway::auth::bearer::{BearerError, BearerOpener};
-use timbr_gateway::clock::Clock;
-use timbr_gateway::secret::Secret;
-use timbr_gateway::user_name::UserName;
+use timbr_gateway::base::clock::Clock;
+use timbr_gateway::base::secret::Secret;
+use timbr_gateway::base::user_name::UserName;
 
 use crate::support::bearer::{SALT, bearer};
 use crate::support::client::{Answer, Client};

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use timbr_gateway::server::Ended;
+use timbr_gateway::app::Ended;
 
 use crate::support::bearer::{SALT, bearer_with};
 use crate::support::client::{Answer, Client};

@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime};
 
 use serde_json::{Value, json};
 
-use crate::metrics::{Histogram, Sum};
+use crate::observability::metrics::{Histogram, Sum};
 
 /// How often the finer series is added to.
 pub const STEP: Duration = Duration::from_secs(2);

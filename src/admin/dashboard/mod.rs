@@ -24,11 +24,11 @@ use http_body_util::{Either, Full};
 use tokio::sync::{Semaphore, watch};
 use tokio::time::{MissedTickBehavior, interval};
 
+use crate::admin::control::Reloaded;
 use crate::admin::{Admin, Body};
+use crate::base::current::InForce;
+use crate::base::shutdown::Phase;
 use crate::config::Config;
-use crate::control::Reloaded;
-use crate::in_force::InForce;
-use crate::shutdown::Phase;
 use crate::tls::ServerTls;
 
 use events::Sections;

@@ -5,13 +5,13 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use serde_json::{Value, json};
 
 use crate::admin::Admin;
+use crate::admin::control::Reloaded;
 use crate::admin::dashboard::LastReload;
 use crate::admin::dashboard::events::{Section, Sections};
 use crate::admin::dashboard::history::History;
-use crate::admin::refusals;
+use crate::admin::rejections;
+use crate::base::shutdown::Phase;
 use crate::config::{Config, StoreKind, VerifierOptions};
-use crate::control::Reloaded;
-use crate::shutdown::Phase;
 
 /// Refusals that the page shows.
 const RECENT: usize = 50;
@@ -32,7 +32,7 @@ struct Point {
 pub fn sections(admin: &Admin) -> Sections {
     let config = &admin.dashboard.config.now();
     let history = admin.dashboard.history.borrow();
-    let recent: Vec<_> = admin.refusals.newest(RECENT, |_| true).iter().map(refusals::told).collect();
+    let recent: Vec<_> = admin.refusals.newest(RECENT, |_| true).iter().map(rejections::told).collect();
     let attention: Vec<_> = attention(admin, config, &history).iter().map(Point::told).collect();
     let section = |(name, value): (&'static str, Value)| Section { name, json: value.to_string().into() };
     [

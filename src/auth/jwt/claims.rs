@@ -4,7 +4,7 @@ use jsonwebtoken::dangerous::insecure_decode_claims;
 use serde_json::{Map, Value};
 
 use crate::auth::jwt::JwtError;
-use crate::user_name::UserName;
+use crate::base::user_name::UserName;
 
 /// What must stand in a token.
 pub struct Rules {

@@ -5,10 +5,10 @@ use jsonwebtoken::{Algorithm, DecodingKey, Header, Validation, decode};
 use crate::auth::jwt::JwtError;
 use crate::auth::jwt::claims::{Claims, Rules};
 use crate::auth::jwt::keys::Keys;
-use crate::clock::Clock;
+use crate::base::clock::Clock;
+use crate::base::user_name::UserName;
 use crate::config::JwtOptions;
 use crate::config::jwt::{self, IssuerOptions};
-use crate::user_name::UserName;
 
 /// One identity provider.
 pub struct Issuer {

@@ -5,7 +5,7 @@ use jsonwebtoken::{Algorithm, DecodingKey, Header};
 use serde::Deserialize;
 use serde_json::Value;
 
-use crate::secret::Secret;
+use crate::base::secret::Secret;
 
 /// More keys than that have no use but to make us look for long.
 const MOST_KEYS: usize = 100;

@@ -10,11 +10,11 @@ use tokio::time::{sleep, timeout};
 use tracing::{info, warn};
 
 use crate::auth::jwt::key_set::KeySet;
-use crate::clock::{Clock, Tick};
+use crate::base::clock::{Clock, Tick};
+use crate::base::watched_files::Watch;
 use crate::config::JwtOptions;
 use crate::config::jwt::KeysSource;
-use crate::fetch::Origin;
-use crate::watched_files::Watch;
+use crate::outbound::http_client::Origin;
 
 /// An identity provider that takes longer to give its keys is as good as down; and so long a request waits for them.
 const PATIENCE: Duration = Duration::from_secs(5);

@@ -15,13 +15,13 @@ use std::task::Poll;
 use dashmap::DashMap;
 use jsonwebtoken::decode_header;
 
-use crate::clock::Clock;
+use crate::base::byte_class::Octets;
+use crate::base::clock::Clock;
+use crate::base::user_name::UserName;
 use crate::config::{JwtOptions, Problem};
-use crate::metrics::{Outcome, Step};
-use crate::octets::Octets;
-use crate::steps::Steps;
+use crate::observability::auth_timing::Steps;
+use crate::observability::metrics::{Outcome, Step};
 use crate::store::TokenId;
-use crate::user_name::UserName;
 
 use issuer::Issuer;
 

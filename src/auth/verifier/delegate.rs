@@ -12,9 +12,9 @@ use serde::Deserialize;
 use tracing::warn;
 
 use crate::auth::verifier::{Verified, VerifyError};
+use crate::base::secret::Secret;
 use crate::config::UpstreamOptions;
-use crate::fetch::{FetchError, Origin};
-use crate::secret::Secret;
+use crate::outbound::http_client::{FetchError, Origin};
 use crate::tls::{TlsError, upstream_tls};
 
 /// A service that takes longer to give a token is as good as down.

@@ -15,9 +15,9 @@ use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
 use crate::auth::bearer::Credentials;
-use crate::auth::guesses::{Attempt, TooMany};
-use crate::octets::Octets;
-use crate::secret::Secret;
+use crate::auth::failure_limiter::{Attempt, TooMany};
+use crate::base::byte_class::Octets;
+use crate::base::secret::Secret;
 
 pub use delegate::Delegate;
 pub use ldap::Directory;

@@ -4,7 +4,7 @@ use argon2::password_hash::phc;
 use argon2::{Algorithm, Argon2, Params, PasswordHasher, PasswordVerifier, Version};
 use aws_lc_rs::rand;
 
-use crate::secret::Secret;
+use crate::base::secret::Secret;
 
 /// As many bytes of a password bcrypt looks at.
 const LONGEST_FOR_BCRYPT: usize = 72;

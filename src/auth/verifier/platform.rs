@@ -16,9 +16,9 @@ use zeroize::Zeroizing;
 
 use crate::auth::bearer::Credentials;
 use crate::auth::verifier::{Verified, VerifyError, form};
+use crate::base::secret::Secret;
 use crate::config::{Config, PlatformOptions};
-use crate::fetch::Origin;
-use crate::secret::Secret;
+use crate::outbound::http_client::Origin;
 use crate::tls::{TlsError, upstream_tls};
 
 /// How long it is taken for granted that the platform gives no token to strangers.

@@ -10,10 +10,10 @@ use tracing::{error, info};
 use zeroize::Zeroizing;
 
 use crate::auth::bearer::Credentials;
-use crate::auth::guesses::Attempt;
+use crate::auth::failure_limiter::Attempt;
 use crate::auth::verifier::VerifyError;
 use crate::auth::verifier::users::Users;
-use crate::watched_files::Watch;
+use crate::base::watched_files::Watch;
 
 /// So long a login waits for its turn; a hash takes some 50 ms of a core, and they are checked one a core at a time.
 const LONGEST_WAIT: Duration = Duration::from_secs(5);
@@ -155,11 +155,11 @@ fn ended(before: &Users, now: &Users) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::auth::guesses::Guesses;
-    use crate::clock::Clock;
+    use crate::auth::failure_limiter::Guesses;
+    use crate::base::clock::Clock;
+    use crate::base::secret::Secret;
+    use crate::base::user_name::UserName;
     use crate::config::FailureLimits;
-    use crate::secret::Secret;
-    use crate::user_name::UserName;
 
     fn attempt() -> Attempt {
         attempt_within(0)

@@ -11,15 +11,15 @@ use http_body_util::Full;
 use serde_json::{Value, json};
 use tokio::time::sleep;
 
+use crate::admin::control;
+use crate::app;
 use crate::auth::bearer::make;
+use crate::base::clock::Clock;
+use crate::base::secret::Secret;
 use crate::cli::doctor::PATIENCE;
 use crate::cli::doctor::report::Report;
-use crate::clock::Clock;
 use crate::config::{Config, Listen, StoreKind, UpstreamUrl};
-use crate::control;
-use crate::fetch::Origin;
-use crate::secret::Secret;
-use crate::server;
+use crate::outbound::http_client::Origin;
 
 /// So often a result that is still being made is asked for, with a second between.
 const MOST_POLLS: usize = 30;
@@ -82,7 +82,7 @@ impl Chain {
             proxy_protocol: false,
         };
         config.workers = 1;
-        let bound = server::bind(config, &Clock::system())?;
+        let bound = app::bind(config, &Clock::system())?;
         let port = bound.addresses().http.context("it listens")?.port();
         let (control, orders) = control::channel();
         let gateway = std::thread::spawn(move || bound.run(orders));

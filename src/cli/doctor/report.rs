@@ -4,7 +4,7 @@ use std::io::{self, Write};
 
 use serde::Serialize;
 
-use crate::telemetry::is_colourful;
+use crate::observability::log::is_colourful;
 
 /// All steps in their order.
 pub struct Report {

@@ -4,7 +4,7 @@
 //! wait for the disk. What may be late is written late and in small portions: when a token was last used, and that it has
 //! ended.
 
-mod late;
+mod deferred_writes;
 mod write;
 
 use std::collections::{HashMap, VecDeque};
@@ -22,11 +22,11 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until};
 use tracing::{error, info, warn};
 
-use crate::clock::Tick;
+use crate::base::clock::Tick;
+use crate::store::driver::{Command, Reply};
 use crate::store::keys::{Name, StoreKeys};
 use crate::store::listing::of_memory;
 use crate::store::memory::MemoryStore;
-use crate::store::thread::{Command, Reply};
 use crate::store::time::Calendar;
 use crate::store::wire::KeptToken;
 use crate::store::{NewToken, Seed, Stamp, TokenId, TokenRecord, Unavailable};

@@ -2,7 +2,7 @@
 
 use redb::ReadableTable;
 
-use crate::secret::Secret;
+use crate::base::secret::Secret;
 use crate::store::file::{
     FileStore, LOGINS, Mint, Opened, Outcome, Sealed, TOKENS, millis, open, parts, place,
 };

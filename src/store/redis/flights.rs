@@ -7,7 +7,7 @@ use std::hash::Hash;
 use std::rc::Rc;
 
 use crate::store::Unavailable;
-use crate::store::thread::Reply;
+use crate::store::driver::Reply;
 
 /// Who waits for what.
 pub struct Flights<K, T>(Rc<RefCell<HashMap<K, Vec<Reply<T>>>>>);

@@ -13,11 +13,11 @@
 //! would not do.
 
 mod connection;
+mod event_log;
 mod flights;
-mod healing;
-mod heart;
+mod heartbeat;
 mod listing;
-mod notices;
+mod repair;
 mod tokens;
 mod uses;
 
@@ -33,18 +33,18 @@ use tokio::task::spawn_local;
 use tokio::time::timeout;
 use tracing::{error, warn};
 
-use crate::clock::Clock;
+use crate::base::clock::Clock;
 use crate::config::{Problem, RedisOptions, StoreOptions};
+use crate::store::driver::{Command, Link};
 use crate::store::keys::StoreKeys;
 use crate::store::memory::MemoryStore;
 use crate::store::revocation::Revocations;
-use crate::store::thread::{Command, Link};
 use crate::store::time::Calendar;
 use crate::store::{LoginId, OnFailure, Seed, TokenId, TokenRecord, Unavailable};
 
 use connection::Connection;
+use event_log::Notices;
 use flights::Flights;
-use notices::Notices;
 use uses::Uses;
 
 /// How to reach it, and how long to wait for it.

@@ -7,9 +7,9 @@ use redis::{SetExpiry, SetOptions, cmd};
 use tracing::error;
 use zeroize::Zeroizing;
 
-use crate::secret::Secret;
+use crate::base::secret::Secret;
 use crate::store::keys::Name;
-use crate::store::redis::notices::Notice;
+use crate::store::redis::event_log::Notice;
 use crate::store::redis::{Failed, Outcome, Session};
 use crate::store::wire::{KeptLogin, KeptToken};
 use crate::store::{NewToken, Seed, Stamp, TokenId, TokenRecord};

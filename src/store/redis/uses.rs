@@ -7,7 +7,7 @@ use std::time::Duration;
 use redis::{Cmd, cmd, pipe};
 use tokio::time::{Instant, sleep};
 
-use crate::clock::Tick;
+use crate::base::clock::Tick;
 use crate::store::keys::Name;
 use crate::store::redis::connection::Connection;
 use crate::store::redis::tokens::millis;

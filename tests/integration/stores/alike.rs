@@ -3,9 +3,9 @@
 use std::collections::HashSet;
 use std::time::Duration;
 
-use timbr_gateway::secret::Secret;
+use timbr_gateway::base::secret::Secret;
+use timbr_gateway::base::user_name::UserName;
 use timbr_gateway::store::{Filter, Revocation};
-use timbr_gateway::user_name::UserName;
 
 use crate::support::bearer::SALT;
 use crate::support::stores::{Ground, id_of, new_token};
@@ -51,7 +51,7 @@ fn a_login_keeps_its_token(ground: &Ground) {
         let other = ground.open();
         assert_eq!(other.mint("keeps", 3), Ok(first), "{}: at another replica too", ground.name());
         let found = other.find(&first, 0).expect("it answers").expect("it lives there too");
-        let left = |replica: &crate::support::stores::Replica, expires: timbr_gateway::clock::Tick| {
+        let left = |replica: &crate::support::stores::Replica, expires: timbr_gateway::base::clock::Tick| {
             expires.since(replica.clock.now()).as_secs()
         };
         assert!(left(&other, found.expires).abs_diff(24 * 3600) <= 2, "{:?}", found.expires);

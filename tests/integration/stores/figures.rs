@@ -3,8 +3,8 @@
 
 use std::time::{Duration, Instant};
 
+use timbr_gateway::base::user_name::UserName;
 use timbr_gateway::store::{Filter, LoginId, NewToken, Seed, Store, TokenId};
-use timbr_gateway::user_name::UserName;
 use tokio::task::JoinSet;
 
 use crate::support::redis::Redis;

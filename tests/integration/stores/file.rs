@@ -4,8 +4,8 @@ use std::os::unix::fs::PermissionsExt;
 use std::process::Command;
 use std::time::Duration;
 
+use timbr_gateway::app;
 use timbr_gateway::config::{Sources, load};
-use timbr_gateway::server;
 
 use crate::support::bearer::{SALT, bearer};
 use crate::support::client::Client;
@@ -112,7 +112,7 @@ fn a_file_that_cannot_be_trusted_or_used_is_refused_with_a_sentence() {
             ("TIMBR_GATEWAY_STORE_PATH".into(), path.clone().into()),
         ];
         let (config, _) = load(&Sources { environment, ..Sources::default() }).expect("valid");
-        match server::bind(config, &timbr_gateway::clock::Clock::system()) {
+        match app::bind(config, &timbr_gateway::base::clock::Clock::system()) {
             Ok(_) => panic!("it starts"),
             Err(error) => error.to_string(),
         }

@@ -1,7 +1,7 @@
 //! Bearers as the documentation's script makes them.
 
 use timbr_gateway::auth::bearer::make;
-use timbr_gateway::secret::Secret;
+use timbr_gateway::base::secret::Secret;
 
 /// The salt of all test gateways.
 pub const SALT: &str = "cw_0x689RpI-jtRR7oE8h_eQsKImvJapLeSbXpwF4e4=";

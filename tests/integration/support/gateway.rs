@@ -5,10 +5,10 @@ use std::path::PathBuf;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use timbr_gateway::clock::Clock;
+use timbr_gateway::admin::control::{self, Control};
+use timbr_gateway::app::{self, Addresses, Ended, Given};
+use timbr_gateway::base::clock::Clock;
 use timbr_gateway::config::{Sources, load};
-use timbr_gateway::control::{self, Control};
-use timbr_gateway::server::{self, Addresses, Ended, Given};
 
 use crate::support::PATIENCE;
 use crate::support::bearer::{SALT, bearer};
@@ -79,7 +79,7 @@ impl Gateway {
         let (config, settings) = load(&sources).unwrap_or_else(|problems| panic!("{problems:?}"));
         let given = Given { source: Some((sources, settings)), ..Given::default() };
         let clock = Clock::manual(unix_seconds);
-        let bound = server::bind_with(config, given, &clock).expect("the gateway starts");
+        let bound = app::bind_with(config, given, &clock).expect("the gateway starts");
         let addresses = bound.addresses();
         let certificate_pem = bound.certificate_pem().map(str::to_owned);
         let (control, orders) = control::channel();

@@ -5,14 +5,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use prometheus_client::metrics::gauge::Gauge;
-use timbr_gateway::clock::Clock;
+use timbr_gateway::base::clock::Clock;
+use timbr_gateway::base::secret::Secret;
+use timbr_gateway::base::user_name::UserName;
 use timbr_gateway::config::{Sources, load};
-use timbr_gateway::metrics::StoreMetrics;
-use timbr_gateway::secret::Secret;
+use timbr_gateway::observability::metrics::StoreMetrics;
 use timbr_gateway::store::{
     Failure, LoginId, NewToken, Proof, Running, Seed, Store, TokenId, TokenRecord, Unavailable,
 };
-use timbr_gateway::user_name::UserName;
 
 use crate::support::bearer::SALT;
 use crate::support::redis::{Cluster, Redis, Sentinels};

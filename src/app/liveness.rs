@@ -1,0 +1,114 @@
+//! Whether the workers are alive: each is asked again and again, and only what it answers counts.
+
+use std::rc::Rc;
+use std::time::Duration;
+
+use tokio::sync::mpsc::UnboundedSender;
+use tokio::sync::oneshot;
+use tokio::task::JoinSet;
+use tokio::time::sleep;
+
+use crate::admin::health::Pulse;
+use crate::app::worker::Order;
+use crate::os::sd_notify::ServiceManager;
+
+/// How often a worker is asked where no watchdog wants it sooner.
+const USUAL_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Tells the service manager that the gateway is ready once all workers have answered, and that it is alive for as long as
+/// they do. Never ends by itself.
+///
+/// A worker that hangs says nothing, and the manager then hears nothing either: that is what a watchdog is for.
+pub async fn keep_pulse(
+    workers: Vec<UnboundedSender<Order>>,
+    pulse: Rc<Pulse>,
+    manager: ServiceManager,
+    status: String,
+) {
+    for worker in &workers {
+        answer(worker).await;
+    }
+    manager.ready(&status);
+    let interval = manager.watchdog().map_or(USUAL_INTERVAL, |limit| (limit / 4).min(USUAL_INTERVAL));
+    let mut asking = JoinSet::new();
+    for (number, worker) in workers.into_iter().enumerate() {
+        let pulse = Rc::clone(&pulse);
+        asking.spawn_local(async move {
+            while answer(&worker).await {
+                pulse.felt(number);
+                sleep(interval).await;
+            }
+            pulse.ended(number);
+        });
+    }
+    let Some(limit) = manager.watchdog() else { return std::future::pending().await };
+    loop {
+        if pulse.is_felt_within(interval * 2) {
+            manager.alive();
+        }
+        sleep(limit / 2).await;
+    }
+}
+
+/// Waits until the worker says that it is alive; false: it has ended.
+async fn answer(worker: &UnboundedSender<Order>) -> bool {
+    let (reply, heard) = oneshot::channel();
+    worker.send(Order::Answer(reply)).is_ok() && heard.await.is_ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::net::{SocketAddr, UnixDatagram};
+
+    use tokio::sync::mpsc::unbounded_channel;
+    use tokio::task::LocalSet;
+
+    use super::*;
+
+    const WATCHDOG: Duration = Duration::from_millis(400);
+
+    /// What the manager is told until it is silent for a whole span of its watchdog.
+    fn heard(socket: &UnixDatagram) -> Vec<String> {
+        socket.set_read_timeout(Some(WATCHDOG)).expect("set");
+        let mut buffer = [0; 1024];
+        let mut all = Vec::new();
+        while let Ok(length) = socket.recv(&mut buffer) {
+            all.push(String::from_utf8_lossy(&buffer[..length]).into_owned());
+        }
+        all
+    }
+
+    #[tokio::test]
+    async fn a_worker_that_hangs_silences_the_watchdog_and_one_that_ends_does_not() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("notify");
+        let socket = UnixDatagram::bind(&path).expect("bound");
+        let manager = ServiceManager::at(SocketAddr::from_pathname(&path).expect("a path"), Some(WATCHDOG));
+        let (hanging, mut hangs) = unbounded_channel();
+        let (ending, mut ends) = unbounded_channel();
+        let say = |order| {
+            let (Order::Answer(reply) | Order::Take(_, reply)) = order;
+            let _ = reply.send(());
+        };
+        let pulse = Rc::new(Pulse::new(2));
+        let tasks = LocalSet::new();
+        tasks.spawn_local(keep_pulse(vec![hanging, ending], pulse, manager, "here".to_owned()));
+        tasks.spawn_local(async move {
+            say(ends.recv().await.expect("an order"));
+            // And is gone.
+        });
+        tasks.spawn_local(async move {
+            for _ in 0..10 {
+                say(hangs.recv().await.expect("an order"));
+            }
+            // And hangs.
+            let _orders = hangs;
+            std::future::pending::<()>().await;
+        });
+        let listening = tokio::task::spawn_blocking(move || heard(&socket));
+        let told = tasks.run_until(async { listening.await.expect("no panic") }).await;
+        assert_eq!(told.first().map(String::as_str), Some("READY=1\nSTATUS=here\n"));
+        let alive = told[1..].iter().filter(|words| *words == "WATCHDOG=1\n").count();
+        assert!(alive >= 2 && alive == told.len() - 1, "{told:?}");
+    }
+}

@@ -1,0 +1,47 @@
+//! Numbers of salts, by which the store knows which salt made a token.
+
+use std::sync::{Mutex, PoisonError};
+
+use zeroize::Zeroizing;
+
+use crate::base::secret::Secret;
+use crate::store::derived;
+
+/// Every salt that this process has had keeps its number, whatever comes before it in the configuration later on; one that
+/// comes back has the number that it had.
+#[derive(Default)]
+pub struct SaltNumbers(Mutex<Vec<Zeroizing<[u8; 32]>>>);
+
+impl SaltNumbers {
+    /// The numbers of these salts; `None` if there have been too many.
+    pub fn of(&self, salts: &[Secret]) -> Option<Vec<u8>> {
+        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut number = |salt: &Secret| {
+            let name = derived(salt, "timbr-gateway salt number 1");
+            let index = known.iter().position(|other| *other == name).unwrap_or(known.len());
+            if index == known.len() {
+                known.push(name);
+            }
+            u8::try_from(index).ok()
+        };
+        salts.iter().map(&mut number).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_salt_keeps_its_number() {
+        let salts =
+            ["cw_0x689RpI-jtRR7oE8h_eQsKImvJapLeSbXpwF4e4=", "d6HnHQJy2nl1YqLeN0dZlmaIHvVkAx2gRUbDUr3lKEE="]
+                .map(|salt| Secret::new(salt.to_owned()));
+        let numbers = SaltNumbers::default();
+        let [old, new] = salts.clone();
+        assert_eq!(numbers.of(std::slice::from_ref(&old)), Some(vec![0]));
+        assert_eq!(numbers.of(&[new.clone(), old.clone()]), Some(vec![1, 0]));
+        assert_eq!(numbers.of(&[new]), Some(vec![1]));
+        assert_eq!(numbers.of(&[old]), Some(vec![0]));
+    }
+}

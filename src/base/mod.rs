@@ -1,0 +1,11 @@
+//! Small types that every other folder may use. Nothing here knows what a gateway is.
+
+pub mod byte_class;
+pub mod clock;
+pub mod current;
+pub mod glob;
+pub mod identity_hasher;
+pub mod secret;
+pub mod shutdown;
+pub mod user_name;
+pub mod watched_files;

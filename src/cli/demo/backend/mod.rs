@@ -1,0 +1,169 @@
+//! The HTTP side of the demo's backend.
+
+mod data;
+mod sql;
+
+use std::collections::HashMap;
+use std::convert::Infallible;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
+
+use bytes::Bytes;
+use http::header::CONTENT_TYPE;
+use http::request::Parts;
+use http::{HeaderValue, Method, Request, Response, StatusCode};
+use http_body_util::{BodyExt, Collected, Full, Limited};
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
+use serde_json::{Value, json};
+use tokio::net::TcpListener;
+use tokio::task::LocalSet;
+
+use crate::cli::demo::backend::data::{CONCEPTS, ontologies};
+
+/// A key that the backend itself knows, as a platform's user would have one.
+pub const PLATFORM_KEY: &str = "tk_demo0platform0key";
+
+/// More than a query needs.
+const MAX_BODY: usize = 1024 * 1024;
+
+/// A backend that runs on a thread of its own until the process ends.
+pub struct Backend {
+    address: SocketAddr,
+}
+
+/// Is told of each request that has arrived from somebody known, and as whom.
+type Arrived = Box<dyn Fn(&str) + Send>;
+
+struct State {
+    arrived: Arrived,
+    results: HashMap<String, Value>,
+}
+
+/// A status and the JSON that goes with it.
+type Answer = (StatusCode, Value);
+
+impl Backend {
+    /// Listens there.
+    pub fn start(address: SocketAddr, arrived: impl Fn(&str) + Send + 'static) -> io::Result<Backend> {
+        let listener = std::net::TcpListener::bind(address)?;
+        listener.set_nonblocking(true)?;
+        let address = listener.local_addr()?;
+        let state = State { arrived: Box::new(arrived), results: HashMap::new() };
+        let state = Arc::new(Mutex::new(state));
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let serving = move || LocalSet::new().block_on(&runtime, serve(listener, state));
+        thread::Builder::new().name("demo-backend".to_owned()).spawn(serving)?;
+        Ok(Backend { address })
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+}
+
+async fn serve(listener: std::net::TcpListener, state: Arc<Mutex<State>>) {
+    let Ok(listener) = TcpListener::from_std(listener) else { return };
+    while let Ok((stream, _)) = listener.accept().await {
+        let state = Arc::clone(&state);
+        let answer = service_fn(move |request: Request<Incoming>| {
+            let state = Arc::clone(&state);
+            async move { Ok::<_, Infallible>(respond(request, &state).await) }
+        });
+        tokio::task::spawn_local(http1::Builder::new().serve_connection(TokioIo::new(stream), answer));
+    }
+}
+
+async fn respond(request: Request<Incoming>, state: &Mutex<State>) -> Response<Full<Bytes>> {
+    let (head, body) = request.into_parts();
+    let body = Limited::new(body, MAX_BODY).collect().await.map(Collected::to_bytes).unwrap_or_default();
+    let mut state = state.lock().unwrap_or_else(PoisonError::into_inner);
+    let (status, answer) = match caller(&head) {
+        Some(user) => {
+            (state.arrived)(&format!("{} {} as {user}", head.method, head.uri.path()));
+            api(&head, &body, &mut state.results)
+        }
+        None => error(StatusCode::UNAUTHORIZED, "unknown token"),
+    };
+    let mut response = Response::new(Full::new(Bytes::from(answer.to_string())));
+    *response.status_mut() = status;
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    response
+}
+
+/// The backend trusts the gateway's word about the user, as a sidecar's backend on the loopback address may.
+fn caller(head: &Parts) -> Option<String> {
+    let field = |name| head.headers.get(name).and_then(|value| value.to_str().ok());
+    match (field("x-forwarded-user"), field("x-api-key")) {
+        (Some(user), Some(_)) => Some(user.to_owned()),
+        (None, Some(PLATFORM_KEY)) => Some("platform-user".to_owned()),
+        _ => None,
+    }
+}
+
+fn api(head: &Parts, body: &[u8], results: &mut HashMap<String, Value>) -> Answer {
+    let path = head.uri.path().trim_end_matches('/');
+    let segments: Vec<&str> = path.split('/').skip(2).collect();
+    match (&head.method, &*segments) {
+        (&Method::GET, ["api", "get_ontologies"]) => success(ontologies().into()),
+        (&Method::POST, ["api", "query"]) => {
+            let query: Value = serde_json::from_slice(body).unwrap_or_default();
+            match (query["ontology_name"].as_str(), query["query"].as_str()) {
+                (Some(ontology), Some(text)) => enveloped(sql::run(ontology, text)),
+                _ => error(StatusCode::BAD_REQUEST, "send {\"ontology_name\": …, \"query\": …}"),
+            }
+        }
+        (&Method::POST, ["api", "get_ontology", name]) => success(
+            CONCEPTS
+                .iter()
+                .filter(|c| c.ontology == *name)
+                .map(|c| json!({"concept": c.name, "columns": c.columns}))
+                .collect(),
+        ),
+        (&Method::GET, ["api", "q", ontology, "concept", concept]) => {
+            enveloped(sql::run(ontology, &format!("select * from {concept}")))
+        }
+        (&Method::POST, ["openapi", "ontology", ontology, "query"]) => {
+            let rows = sql::run(ontology, &String::from_utf8_lossy(body));
+            let wait = head.headers.get("x-async").is_some_and(|value| value == "true");
+            match rows {
+                Ok(rows) if wait => {
+                    let id = format!("{:016x}", fastrand::u64(..));
+                    results.insert(id.clone(), rows.into());
+                    (StatusCode::ACCEPTED, json!({"status": "running", "response_id": id}))
+                }
+                Ok(rows) => (StatusCode::OK, rows.into()),
+                Err(sentence) => error(StatusCode::BAD_REQUEST, &sentence),
+            }
+        }
+        (&Method::GET, ["openapi", "get-async-results", id]) => match results.remove(*id) {
+            Some(rows) => (
+                StatusCode::OK,
+                json!({"status": "completed", "response": rows, "original_status_code": 200}),
+            ),
+            None => error(StatusCode::NOT_FOUND, "no such result, or fetched already"),
+        },
+        _ => error(StatusCode::NOT_FOUND, "the demo's backend does not know this endpoint"),
+    }
+}
+
+fn enveloped(rows: Result<Vec<Value>, String>) -> Answer {
+    match rows {
+        Ok(rows) => success(rows.into()),
+        Err(sentence) => error(StatusCode::BAD_REQUEST, &sentence),
+    }
+}
+
+#[allow(clippy::needless_pass_by_value, reason = "callers make the value for this")]
+fn success(data: Value) -> Answer {
+    (StatusCode::OK, json!({"status": "success", "data": data}))
+}
+
+fn error(status: StatusCode, sentence: &str) -> Answer {
+    (status, json!({"status": "error", "data": sentence}))
+}

@@ -1,0 +1,223 @@
+//! `timbr-gateway demo`: the whole thing in one command, with a backend that comes along.
+
+use std::io::ErrorKind;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::mpsc;
+use std::thread;
+
+use anyhow::{Context, bail};
+use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
+use fernet::Fernet;
+use serde_json::Value;
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::admin::control;
+use crate::app::{self, Bound, StartError};
+use crate::auth::bearer::make;
+use crate::base::clock::Clock;
+use crate::base::secret::Secret;
+use crate::cli::demo::backend::{Backend, PLATFORM_KEY};
+use crate::cli::serve::{exit_code, on_signals};
+use crate::cli::{Outcome, say};
+use crate::config::sources::list;
+use crate::config::{Sources, load};
+use crate::observability::log;
+
+mod backend;
+mod client;
+
+use client::{Client, Exchange};
+
+const USER: &str = "alice";
+const PASSWORD: &str = "wonderland";
+
+pub fn command() -> Command {
+    let once = Arg::new("once").long("once").action(ArgAction::SetTrue).help("End after the round trip");
+    let https = Arg::new("listen-https")
+        .long("listen-https")
+        .value_name("ADDRESS:PORT")
+        .default_value("127.0.0.1:8443")
+        .help("Where to take HTTPS; a free port is taken if this one is in use");
+    let backend_only = Arg::new("backend-only")
+        .long("backend-only")
+        .value_name("ADDRESS:PORT")
+        .value_parser(value_parser!(SocketAddr))
+        .conflicts_with_all(["once", "listen-https"])
+        .help(
+            "Run the demo's backend alone, for a gateway beside it; it believes whoever sends x-forwarded-user",
+        );
+    Command::new("demo")
+        .about("Try the gateway: with an embedded backend, a salt and a certificate made on the spot")
+        .arg(once)
+        .arg(https)
+        .arg(backend_only)
+        .after_help("Example:\n  timbr-gateway demo --once")
+}
+
+pub fn run(matches: &ArgMatches) -> Outcome {
+    if let Some(address) = matches.get_one::<SocketAddr>("backend-only") {
+        return run_backend(*address);
+    }
+    let (arrived, arrivals) = mpsc::channel();
+    let tell = move |line: &str| {
+        let _ = arrived.send(line.to_owned()); // Nobody reads once the round trip is over.
+    };
+    let backend = Backend::start(SocketAddr::from(([127, 0, 0, 1], 0)), tell)
+        .context("the demo's backend does not start")?;
+    let salt = Secret::new(Fernet::generate_key());
+    let wanted = matches.get_one::<String>("listen-https").expect("it has a default");
+    let bound = bind(&salt, wanted, backend.address())?;
+    let folder = Folder::new()?;
+    let ca = folder.0.join("ca.pem");
+    let pem = bound.certificate_pem().context("the demo has no certificate of its own")?.to_owned();
+    std::fs::write(&ca, &pem).with_context(|| format!("cannot write {}", ca.display()))?;
+    let address = bound.addresses().https.context("the demo listens nowhere")?;
+
+    let (control, orders) = control::channel();
+    on_signals(control.clone())?;
+    let gateway = thread::spawn(move || bound.run(orders));
+    let client = Client::new(address, &pem)?;
+    let told = round_trip(&client, &salt, &ca, backend.address(), arrivals);
+    if told.is_err() || matches.get_flag("once") {
+        control.drain();
+    } else {
+        say(format_args!("\nThe gateway goes on running; try the commands above. Ctrl-C ends it."))?;
+    }
+    let ended = gateway.join().map_err(|_| anyhow::anyhow!("the gateway panicked"))??;
+    told?;
+    Ok(exit_code(ended))
+}
+
+/// The backend until SIGTERM or SIGINT, also as process 1, where no default would end it.
+fn run_backend(address: SocketAddr) -> Outcome {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let (mut terminate, mut interrupt) = {
+        let _entered = runtime.enter();
+        (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?)
+    };
+    let tell = |line: &str| {
+        let _ = say(line); // Who does not want to read it may still query.
+    };
+    let backend = Backend::start(address, tell).with_context(|| format!("cannot listen on {address}"))?;
+    say(format_args!("The demo's backend, on http://{}.", backend.address()))?;
+    runtime.block_on(async {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+    });
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The gateway, with as few settings as it needs.
+fn bind(salt: &Secret, https: &str, backend: SocketAddr) -> anyhow::Result<Bound> {
+    let attempt = |https: &str| {
+        let settings = [
+            ("API_AUTH_SALT", salt.expose()),
+            ("TIMBR_GATEWAY_UPSTREAM_URL", &format!("http://{backend}")),
+            ("TIMBR_GATEWAY_LISTEN_HTTPS", https),
+            ("TIMBR_GATEWAY_LISTEN_ADMIN", "off"),
+            ("TIMBR_GATEWAY_LOG_LEVEL", "error"),
+            ("TIMBR_GATEWAY_LOG_ACCESS", "false"),
+        ];
+        let environment = settings.map(|(name, value)| (name.into(), value.into())).to_vec();
+        let sources = Sources { environment, ..Sources::default() };
+        let config =
+            load(&sources).map_err(|problems| anyhow::anyhow!("the demo's settings{}", list(&problems)))?.0;
+        let log = config.log;
+        Ok::<_, anyhow::Error>((app::bind(config, &Clock::system()), log))
+    };
+    let (bound, log) = match attempt(https)? {
+        (Err(StartError::Bind { address, source, .. }), _) if source.kind() == ErrorKind::AddrInUse => {
+            say(format_args!("{address} is in use; taking a free port instead."))?;
+            attempt(&SocketAddr::new(address.ip(), 0).to_string())?
+        }
+        other => other,
+    };
+    // Lives as long as the process: the demo's log is for what should not happen.
+    std::mem::forget(log::init(log)?);
+    Ok(bound?)
+}
+
+/// A folder for the certificate, removed at the end.
+struct Folder(PathBuf);
+
+impl Folder {
+    fn new() -> anyhow::Result<Folder> {
+        let path = std::env::temp_dir().join(format!("timbr-gateway-demo-{:08x}", fastrand::u32(..)));
+        std::fs::create_dir(&path).with_context(|| {
+            format!("cannot make {}; TMPDIR can name a folder that may be written to", path.display())
+        })?;
+        Ok(Folder(path))
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+/// Refused, let in, answered: each step with the command that does the same.
+#[allow(clippy::needless_pass_by_value, reason = "with the receiver, what arrives later is dropped")]
+fn round_trip(
+    client: &Client,
+    salt: &Secret,
+    ca: &Path,
+    backend: SocketAddr,
+    arrivals: mpsc::Receiver<String>,
+) -> anyhow::Result<()> {
+    let base = client.base();
+    say(format_args!(
+        "A gateway on {base}, in front of a demo backend on http://{backend}.\n\
+         Salt and certificate were made just now.\n"
+    ))?;
+    say(format_args!("export CURL_CA_BUNDLE={}", ca.display()))?;
+    say(format_args!("export API_AUTH_SALT={}\n", salt.expose()))?;
+
+    say(format_args!("# 1. Nobody gets through without a key:"))?;
+    let ontologies = Exchange::get("/timbr/api/get_ontologies/").field("Content-Type", "application/json");
+    show(client, &ontologies, 401)?;
+
+    say(format_args!("# 2. {USER} makes a bearer from her name and password, and asks for a token:"))?;
+    let bearer = make(salt, USER, &Secret::new(PASSWORD.to_owned())).context("the demo's salt is good")?;
+    let program = std::env::args().next().unwrap_or_else(|| "timbr-gateway".to_owned());
+    say(format_args!("BEARER=$(printf {PASSWORD} | {program} bearer --user {USER} --password-stdin)"))?;
+    let ask = Exchange::post("/timbr/api/get_token", "")
+        .field("Content-Type", "application/json")
+        .field_shown("Authorization", &format!("Bearer {}", bearer.expose()), "Bearer $BEARER");
+    let answer = show(client, &ask, 200)?;
+    let token = serde_json::from_str::<Value>(&answer)?["data"][0].as_str().unwrap_or_default().to_owned();
+    say(format_args!("TOKEN={token}\n"))?;
+
+    say(format_args!("# 3. With the token she queries:"))?;
+    let query =
+        Exchange::post("/timbr/openapi/ontology/sales/query", "SELECT name, country FROM customer LIMIT 2")
+            .field("Content-Type", "application/text")
+            .field_shown("x-api-key", &token, "$TOKEN");
+    show(client, &query, 200)?;
+
+    say(format_args!(
+        "# 4. A token that the backend itself gave works too; the gateway asks about it once:"
+    ))?;
+    let platform = ontologies.field("x-api-key", PLATFORM_KEY);
+    show(client, &platform, 200)?;
+
+    say(format_args!("# What arrived at the backend; the refused request did not:"))?;
+    for line in arrivals.try_iter() {
+        say(format_args!("{line}"))?;
+    }
+    Ok(())
+}
+
+fn show(client: &Client, exchange: &Exchange, expected: u16) -> anyhow::Result<String> {
+    say(format_args!("{}", exchange.as_curl(&client.base())))?;
+    let (status, body) = client.perform(exchange)?;
+    say(format_args!("{status}  {body}\n"))?;
+    if status != expected {
+        bail!("the demo expected {expected} here");
+    }
+    Ok(body)
+}

@@ -1,0 +1,63 @@
+//! Why a connection came to no HTTP, in the words of the metrics.
+
+use std::io;
+
+use rustls::{AlertDescription, Error};
+
+use crate::observability::metrics::HandshakeFailure;
+
+/// What became of the TLS handshake, or of the PROXY header before it.
+pub fn kind(error: &io::Error) -> HandshakeFailure {
+    if let Some(error) = error.get_ref().and_then(|source| source.downcast_ref::<Error>()) {
+        return of_tls(error);
+    }
+    match error.kind() {
+        io::ErrorKind::TimedOut => HandshakeFailure::Timeout,
+        io::ErrorKind::UnexpectedEof
+        | io::ErrorKind::ConnectionReset
+        | io::ErrorKind::ConnectionAborted
+        | io::ErrorKind::BrokenPipe => HandshakeFailure::Closed,
+        _ => HandshakeFailure::Other,
+    }
+}
+
+fn of_tls(error: &Error) -> HandshakeFailure {
+    match error {
+        Error::AlertReceived(AlertDescription::CloseNotify | AlertDescription::UserCanceled) => {
+            HandshakeFailure::Closed
+        }
+        Error::AlertReceived(_) => HandshakeFailure::Alert,
+        Error::PeerIncompatible(_) | Error::NoApplicationProtocol => HandshakeFailure::Incompatible,
+        Error::NoCertificatesPresented
+        | Error::InvalidCertificate(_)
+        | Error::InvalidCertRevocationList(_) => HandshakeFailure::Certificate,
+        Error::InvalidMessage(_)
+        | Error::InappropriateMessage { .. }
+        | Error::InappropriateHandshakeMessage { .. }
+        | Error::PeerMisbehaved(_)
+        | Error::PeerSentOversizedRecord
+        | Error::DecryptError => HandshakeFailure::Malformed,
+        _ => HandshakeFailure::Other,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn failures_have_kinds() {
+        let tls = |error: Error| io::Error::new(io::ErrorKind::InvalidData, error);
+        for (error, expected) in [
+            (io::ErrorKind::TimedOut.into(), HandshakeFailure::Timeout),
+            (io::ErrorKind::UnexpectedEof.into(), HandshakeFailure::Closed),
+            (tls(Error::AlertReceived(AlertDescription::UnknownCA)), HandshakeFailure::Alert),
+            (tls(Error::NoCertificatesPresented), HandshakeFailure::Certificate),
+            (tls(Error::NoApplicationProtocol), HandshakeFailure::Incompatible),
+            (tls(Error::DecryptError), HandshakeFailure::Malformed),
+            (io::Error::other("odd"), HandshakeFailure::Other),
+        ] {
+            assert_eq!(kind(&error), expected, "{error}");
+        }
+    }
+}

@@ -1,0 +1,190 @@
+//! An HTTP/2 connection, spoken by hyper.
+
+use std::convert::Infallible;
+use std::future::poll_fn;
+use std::pin::{Pin, pin};
+use std::rc::Rc;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use http::{Method, Request, Response};
+use http_body::{Body, Frame, SizeHint};
+use http_body_util::BodyExt;
+use hyper::body::Incoming;
+use hyper::rt::Executor;
+use hyper::server::conn::http2;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::time::timeout;
+
+use crate::base::current::InForce;
+use crate::downstream::activity::{Activity, InFlight, Order};
+use crate::downstream::coalesced_io::CoalescedIo;
+use crate::downstream::watched_io::WatchedIo;
+use crate::downstream::{LONGEST_DISCARD, MOST_DISCARDED, Terms};
+use crate::gateway::context::Client;
+use crate::gateway::{ObservedBody, Reply};
+use crate::http::client_body::ClientBody;
+use crate::http::headers::Head;
+
+/// HTTP/2 windows for requests' bodies: of a stream, and of the connection.
+const STREAM_WINDOW: u32 = 256 * 1024;
+const CONNECTION_WINDOW: u32 = 1024 * 1024;
+
+/// Most bytes of answers that wait for a stream's window.
+const MAX_SEND_BUFFER: usize = 256 * 1024;
+
+/// What a connection may ask for.
+#[derive(Clone, Copy, Debug)]
+pub struct Bounds {
+    /// Most streams at once.
+    pub streams: u32,
+    /// Most bytes of a head's fields, as HTTP/2 counts them.
+    pub head: u32,
+    /// Streams that the client may reset before they were begun with, or have us reset by its mistakes.
+    pub resets: usize,
+    /// Most requests.
+    pub requests: u64,
+}
+
+/// Serves a connection to its end.
+pub async fn serve<I>(
+    io: WatchedIo<I>,
+    terms: InForce<Rc<Terms>>,
+    client: Rc<Client>,
+    activity: &Rc<Activity>,
+    bounds: Bounds,
+) -> hyper::Result<()>
+where
+    I: AsyncRead + AsyncWrite + Unpin + 'static,
+{
+    activity.multiplexed();
+    let answer = answering(terms, client, activity, bounds.requests);
+    let connection = http2::Builder::new(OnThisThread)
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(bounds.streams)
+        .max_pending_accept_reset_streams(bounds.resets)
+        .max_local_error_reset_streams(bounds.resets)
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .max_send_buf_size(MAX_SEND_BUFFER)
+        .max_header_list_size(bounds.head)
+        .serve_connection(TokioIo::new(CoalescedIo::new(io, Rc::clone(activity))), service_fn(answer));
+    let mut connection = pin!(connection);
+    poll_fn(|cx| {
+        activity.wake_for_orders(cx.waker());
+        loop {
+            if let Poll::Ready(result) = connection.as_mut().poll(cx) {
+                return Poll::Ready(result);
+            }
+            match activity.take_order() {
+                None => return Poll::Pending,
+                Some(Order::Close) => {
+                    // A client that makes room for the end of an answer would have it reset by doing so.
+                    activity.linger();
+                    connection.as_mut().graceful_shutdown();
+                }
+                Some(Order::Cut) => return Poll::Ready(Ok(())),
+            }
+        }
+    })
+    .await
+}
+
+/// Whether the client was sent away for what it did: too many resets, in either direction.
+pub fn is_abuse(error: &hyper::Error) -> bool {
+    let cause = std::error::Error::source(error).and_then(|cause| cause.downcast_ref::<h2::Error>());
+    cause.is_some_and(|cause| cause.is_library() && cause.reason() == Some(h2::Reason::ENHANCE_YOUR_CALM))
+}
+
+/// The function that answers a connection's requests.
+fn answering(
+    terms: InForce<Rc<Terms>>,
+    client: Rc<Client>,
+    activity: &Rc<Activity>,
+    most_requests: u64,
+) -> impl Fn(Request<Incoming>) -> Answering + use<> {
+    let activity = Rc::clone(activity);
+    move |request| {
+        let (gateway, client) = (Rc::clone(&terms.now().gateway), Rc::clone(&client));
+        let in_flight = activity.request();
+        if activity.requests() >= most_requests {
+            activity.close();
+        }
+        Box::pin(async move {
+            let (head, body) = request.into_parts();
+            let is_head = head.method == Method::HEAD;
+            let (body, unread) = ClientBody::http2(body);
+            let Reply { status, fields, mut body } = gateway.handle(client, Head::from(head), body).await;
+            if let Some(unread) = unread.take() {
+                tokio::task::spawn_local(pass_over(unread));
+            }
+            if is_head {
+                body.withhold();
+            }
+            let mut response = Response::new(GuardedBody { body, in_flight });
+            *response.status_mut() = status;
+            *response.headers_mut() = fields.into_map();
+            Ok(response)
+        })
+    }
+}
+
+/// Reads and forgets what nobody has read of a request's body. Without that its stream would be reset at the end of the
+/// answer, and there are clients that lose the answer then, as they are still sending (curl before version 8).
+async fn pass_over(mut body: Incoming) {
+    let mut read = 0;
+    let discarding = async {
+        while let Some(Ok(frame)) = body.frame().await {
+            read += frame.data_ref().map_or(0, |data| data.len() as u64);
+            if read > MOST_DISCARDED {
+                break;
+            }
+        }
+    };
+    let _ = timeout(LONGEST_DISCARD, discarding).await; // A reset is what is left.
+}
+
+type Answering = Pin<Box<dyn Future<Output = Result<Response<GuardedBody>, Infallible>>>>;
+
+/// Runs an HTTP/2 connection's streams beside it.
+#[derive(Clone, Copy)]
+struct OnThisThread;
+
+impl<F: Future<Output = ()> + 'static> Executor<F> for OnThisThread {
+    fn execute(&self, stream: F) {
+        tokio::task::spawn_local(stream);
+    }
+}
+
+/// An answer's body; its request is in flight until it ends.
+struct GuardedBody {
+    body: ObservedBody,
+    in_flight: InFlight,
+}
+
+impl Body for GuardedBody {
+    type Data = Bytes;
+    type Error = <ObservedBody as Body>::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
+        self.in_flight.awaited();
+        let polled = Pin::new(&mut self.body).poll_frame(cx);
+        if polled.is_ready() {
+            self.in_flight.offered();
+        }
+        polled
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}

@@ -1,0 +1,49 @@
+//! What a client's socket can do besides reading and writing.
+
+use std::time::Duration;
+
+use tokio::net::TcpStream;
+use tokio_rustls::server::TlsStream;
+
+use crate::downstream::corked_io::CorkedIo;
+
+/// TLS with a client.
+pub type ClientTls = TlsStream<CorkedIo<TcpStream>>;
+
+/// A client's socket, with TLS or without.
+pub trait Socket {
+    /// The peer shall see a reset when this is dropped, not an orderly end.
+    fn abort(&self);
+
+    /// What is written from here on may go out with what ends the connection.
+    fn cork(&mut self);
+
+    /// The socket, if bytes go into it as they are.
+    fn plain(&self) -> Option<&TcpStream>;
+}
+
+impl Socket for TcpStream {
+    fn abort(&self) {
+        let _ = socket2::SockRef::from(self).set_linger(Some(Duration::ZERO));
+    }
+
+    fn cork(&mut self) {}
+
+    fn plain(&self) -> Option<&TcpStream> {
+        Some(self)
+    }
+}
+
+impl Socket for Box<ClientTls> {
+    fn abort(&self) {
+        self.get_ref().0.inner().abort();
+    }
+
+    fn cork(&mut self) {
+        self.get_mut().0.cork();
+    }
+
+    fn plain(&self) -> Option<&TcpStream> {
+        None
+    }
+}

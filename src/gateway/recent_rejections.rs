@@ -1,0 +1,285 @@
+//! The last refusals, for operators who ask why.
+//!
+//! A flood of requests that are refused is usual, so noting one is cheap and takes no memory beyond what the newest
+//! thousand need: each worker writes into a ring of its own, over its oldest entry, and its lock is met by nobody else but
+//! an operator's question.
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use crate::base::clock;
+use crate::base::user_name::UserName;
+use crate::gateway::access_log::AccessLine;
+use crate::gateway::explanation::Step;
+use crate::gateway::rejection::Rejection;
+use crate::store::Fingerprint;
+
+/// So many are kept, of all workers together.
+const KEPT: usize = 1000;
+
+/// So many are kept of each worker at least, however many there are.
+const LEAST: usize = 100;
+
+/// A request that was refused, and why. About a kilobyte at most, as the texts that a client chooses are cut like those of
+/// the access log.
+///
+/// SECURITY: no value of a field but the ids, no query, no body.
+#[derive(Clone, Debug)]
+pub struct Refusal {
+    /// When, since the Unix epoch.
+    pub at: Duration,
+    /// How long the request had been there by then.
+    pub after: Duration,
+    /// The request's id; a client may have chosen it, and others the same.
+    request_id: Vec<u8>,
+    trace_id: [u8; 32],
+    /// The client's address, that of the first one behind trusted proxies.
+    pub client: IpAddr,
+    /// `-` if it could not be read.
+    pub method: String,
+    /// Without the query.
+    pub path: String,
+    /// The route's name; empty if none was found.
+    pub route: String,
+    /// The answer's status.
+    pub status: u16,
+    /// The stable word.
+    pub reason: &'static str,
+    /// Who refused.
+    pub step: Step,
+    /// The field it is about.
+    pub field: Option<&'static str>,
+    /// The options that decide.
+    pub rules: &'static [&'static str],
+    /// What exactly.
+    pub detail: Option<Box<str>>,
+    /// Whose request it was, if that was known by then.
+    pub user: Option<UserName>,
+    /// The key's fingerprint, if that was known by then.
+    pub key: Option<Fingerprint>,
+}
+
+/// The rings of all workers.
+#[derive(Debug)]
+pub struct Refusals {
+    rings: Box<[Mutex<Ring>]>,
+}
+
+#[derive(Debug)]
+struct Ring {
+    /// The next one goes over `refusals[next]`, or to the end while there is room.
+    refusals: Vec<Refusal>,
+    next: usize,
+    most: usize,
+}
+
+/// One worker's way to note refusals.
+#[derive(Clone, Debug)]
+pub struct Recorder {
+    refusals: Arc<Refusals>,
+    worker: usize,
+}
+
+impl Refusals {
+    /// Empty rings for so many workers.
+    pub fn new(workers: usize) -> Arc<Refusals> {
+        let most = KEPT.div_ceil(workers.max(1)).max(LEAST);
+        let ring = || Mutex::new(Ring { refusals: Vec::new(), next: 0, most });
+        Arc::new(Refusals { rings: (0..workers.max(1)).map(|_| ring()).collect() })
+    }
+
+    /// For the worker of this number, counted from 0.
+    pub fn recorder(self: &Arc<Refusals>, worker: usize) -> Recorder {
+        Recorder { refusals: Arc::clone(self), worker: worker % self.rings.len() }
+    }
+
+    /// The newest ones that `wanted` takes, the newest first.
+    pub fn newest(&self, most: usize, wanted: impl Fn(&Refusal) -> bool) -> Vec<Refusal> {
+        let mut found = Vec::new();
+        for ring in &self.rings {
+            found.extend(lock(ring).newest().filter(|refusal| wanted(refusal)).take(most).cloned());
+        }
+        found.sort_by_key(|refusal| std::cmp::Reverse(refusal.at));
+        found.truncate(most);
+        found
+    }
+
+    /// How many are kept at most.
+    pub fn capacity(&self) -> usize {
+        self.rings.iter().map(|ring| lock(ring).most).sum()
+    }
+}
+
+impl Recorder {
+    /// Notes that the request of `line` was refused.
+    pub fn note(&self, rejection: &Rejection, line: &AccessLine) {
+        lock(&self.refusals.rings[self.worker]).note(rejection, line);
+    }
+}
+
+impl Ring {
+    fn note(&mut self, rejection: &Rejection, line: &AccessLine) {
+        let context = line.context();
+        if self.next == self.refusals.len() {
+            self.refusals.push(Refusal::blank());
+        }
+        let Refusal {
+            at,
+            after,
+            request_id,
+            trace_id,
+            client,
+            method,
+            path,
+            route,
+            status,
+            reason,
+            step,
+            field,
+            rules,
+            detail,
+            user,
+            key,
+        } = &mut self.refusals[self.next];
+        self.next = (self.next + 1) % self.most;
+        *at = clock::wall();
+        *after = clock::recent().duration_since(context.begun);
+        *client = context.origin.address;
+        *status = rejection.status().as_u16();
+        *reason = rejection.reason();
+        *step = rejection.step(line.route.name());
+        *field = rejection.field();
+        *rules = rejection.rules();
+        *detail = rejection.detail().map(Into::into);
+        user.clone_from(&line.user);
+        *key = line.key;
+        // The texts of the oldest one make room for those of the new one, so that a flood allocates nothing.
+        *trace_id = *context.trace_id();
+        request_id.clear();
+        request_id.extend_from_slice(context.request_id_bytes());
+        rewrite(method, line.method());
+        rewrite(path, line.path());
+        rewrite(route, line.route.name());
+    }
+
+    /// From the newest to the oldest.
+    fn newest(&self) -> impl Iterator<Item = &Refusal> {
+        let (newer, older) = self.refusals.split_at(self.next.min(self.refusals.len()));
+        newer.iter().rev().chain(older.iter().rev())
+    }
+}
+
+impl Refusal {
+    /// The request's id; a client may have chosen it, and others the same.
+    pub fn request_id(&self) -> &str {
+        word(&self.request_id)
+    }
+
+    /// The trace that the request belongs to, as hex digits.
+    pub fn trace_id(&self) -> &str {
+        word(&self.trace_id)
+    }
+
+    /// One to be written over.
+    fn blank() -> Refusal {
+        Refusal {
+            at: Duration::ZERO,
+            after: Duration::ZERO,
+            request_id: Vec::new(),
+            trace_id: [b'0'; 32],
+            client: IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+            method: String::new(),
+            path: String::new(),
+            route: String::new(),
+            status: 0,
+            reason: "",
+            step: Step::Unknown,
+            field: None,
+            rules: &[],
+            detail: None,
+            user: None,
+            key: None,
+        }
+    }
+}
+
+/// Ids are ASCII, as they came or were made. That is looked at when somebody asks, which is seldom.
+fn word(bytes: &[u8]) -> &str {
+    std::str::from_utf8(bytes).unwrap_or_default()
+}
+
+/// Writes `new` over `old`, in its memory.
+fn rewrite(old: &mut String, new: &str) {
+    old.clear();
+    old.push_str(new);
+}
+
+fn lock(ring: &Mutex<Ring>) -> MutexGuard<'_, Ring> {
+    // Whoever panicked here left a refusal that is half old: of no harm.
+    ring.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::rc::Rc;
+
+    use http::Method;
+
+    use super::*;
+    use crate::gateway::context::{Client, Context};
+    use crate::http::headers::{Fields, Name};
+    use crate::observability::metrics::Metrics;
+
+    fn note(recorder: &Recorder, id: &str) {
+        let mut fields = Fields::new();
+        fields.push(Name::XRequestId, id.as_bytes());
+        let client = Rc::new(Client::at(IpAddr::from([192, 0, 2, 1]), false));
+        let (context, worker) = (Context::new(client, &fields, &[]), Metrics::default().worker());
+        let line = AccessLine::new(context, Method::GET, "/timbr/api/query/", (&worker.route(""), &worker));
+        recorder.note(&Rejection::ApiKeyMissing, &line);
+    }
+
+    fn ids(refusals: &Refusals, most: usize) -> Vec<String> {
+        refusals.newest(most, |_| true).into_iter().map(|refusal| refusal.request_id().to_owned()).collect()
+    }
+
+    #[test]
+    fn the_newest_come_first_and_the_oldest_go() {
+        let refusals = Refusals::new(1);
+        let recorder = refusals.recorder(0);
+        for number in 0..KEPT + 2 {
+            note(&recorder, &format!("id-{number}"));
+        }
+        assert_eq!(ids(&refusals, 2), ["id-1001", "id-1000"]);
+        let all = ids(&refusals, usize::MAX);
+        assert_eq!((all.len(), all.last().map(String::as_str)), (KEPT, Some("id-2")));
+        assert_eq!(refusals.capacity(), KEPT);
+    }
+
+    #[test]
+    fn all_workers_are_asked() {
+        let refusals = Refusals::new(2);
+        note(&refusals.recorder(0), "a");
+        note(&refusals.recorder(1), "b");
+        let mut all = ids(&refusals, 10);
+        all.sort();
+        assert_eq!(all, ["a", "b"]);
+        let found = refusals.newest(10, |refusal| refusal.request_id() == "b");
+        assert_eq!((found.len(), found[0].reason, found[0].method.as_str()), (1, "api_key_missing", "GET"));
+        assert!(Refusals::new(64).capacity() >= 64 * LEAST);
+    }
+
+    #[test]
+    fn a_slot_is_written_anew_as_a_whole() {
+        let refusals = Refusals::new(1000);
+        let recorder = refusals.recorder(0);
+        for _ in 0..LEAST {
+            note(&recorder, "a-long-id-that-is-overwritten");
+        }
+        note(&recorder, "b");
+        let newest = &refusals.newest(1, |_| true)[0];
+        assert_eq!((newest.request_id(), newest.trace_id().len()), ("b", 32));
+        assert_eq!(newest.path, "/timbr/api/query/");
+    }
+}

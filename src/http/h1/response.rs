@@ -1,0 +1,297 @@
+//! The head of an answer, in both directions, and the chunks of a body.
+
+use std::cell::RefCell;
+use std::io::Write as _;
+use std::time::{Duration, SystemTime};
+
+use http::{Method, StatusCode, Version};
+
+use crate::base::clock;
+use crate::http::h1::head::{Framing, HeadError, framing, keeps_alive};
+use crate::http::headers::{Field, Fields, Name, Parsed};
+
+/// Where the body of an answer ends, as its reader knows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Extent {
+    /// As its fields say.
+    Framed(Framing),
+    /// Where the connection does.
+    UntilClose,
+}
+
+/// The head of an answer that was understood.
+#[derive(Debug)]
+pub struct ResponseHead {
+    /// Its status.
+    pub status: StatusCode,
+    /// Its fields.
+    pub fields: Fields,
+    /// Where the body ends.
+    pub extent: Extent,
+    /// Whether the connection can take another request after this.
+    pub keep_alive: bool,
+}
+
+/// Understands a whole head, whose end was found before. The fields keep its memory.
+///
+/// SECURITY: as strict as with requests. An answer with two readings would let whoever stands behind a backend put a
+/// forged one behind it.
+pub fn parse_response(head: Vec<u8>, to: &Method) -> Result<ResponseHead, HeadError> {
+    const MOST_FIELDS: usize = 128;
+    let mut storage = [const { std::mem::MaybeUninit::<httparse::Header<'_>>::uninit() }; MOST_FIELDS];
+    let mut parsed = httparse::Response::new(&mut []);
+    let config = httparse::ParserConfig::default();
+    match config.parse_response_with_uninit_headers(&mut parsed, &head, &mut storage) {
+        Ok(httparse::Status::Complete(length)) if length == head.len() => {}
+        Ok(_) => return Err(HeadError::Malformed("the head breaks off")),
+        Err(httparse::Error::TooManyHeaders) => return Err(HeadError::TooManyFields),
+        Err(_) => return Err(HeadError::Malformed("a line that is no status line or no field")),
+    }
+    let status = parsed.code.and_then(|code| StatusCode::from_u16(code).ok());
+    let status = status.ok_or(HeadError::Malformed("the status is no number from 100 to 999"))?;
+    let version = if parsed.version == Some(1) { Version::HTTP_11 } else { Version::HTTP_10 };
+    let fields = Parsed::new(&head, parsed.headers).over(head);
+    let said = framing(&fields, version)?;
+    let extent = match said {
+        _ if is_bodiless(to, status) => Extent::Framed(Framing::None),
+        Some(framing) => Extent::Framed(framing),
+        None => Extent::UntilClose,
+    };
+    let keep_alive = keeps_alive(&fields, version) && extent != Extent::UntilClose;
+    Ok(ResponseHead { status, fields, extent, keep_alive })
+}
+
+/// Whether an answer has no body, whatever its fields say.
+fn is_bodiless(to: &Method, status: StatusCode) -> bool {
+    *to == Method::HEAD
+        || status == StatusCode::NO_CONTENT
+        || status == StatusCode::NOT_MODIFIED
+        || status.is_informational()
+}
+
+/// How the client learns where the body of an answer ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ResponseFraming {
+    /// There is no body, whatever the fields say.
+    None,
+    /// After so many bytes.
+    Length(u64),
+    /// Where the last chunk says.
+    Chunked,
+    /// Where the connection does: for HTTP/1.0, which knows no chunks.
+    Close,
+}
+
+impl ResponseFraming {
+    /// For an answer to `method`, whose body has `length` bytes if that is known.
+    pub fn of(method: &Method, version: Version, status: StatusCode, length: Option<u64>) -> ResponseFraming {
+        let bodiless = is_bodiless(method, status);
+        match length {
+            _ if bodiless => ResponseFraming::None,
+            Some(length) => ResponseFraming::Length(length),
+            None if version == Version::HTTP_11 => ResponseFraming::Chunked,
+            None => ResponseFraming::Close,
+        }
+    }
+}
+
+/// Whether the connection goes on, and whether the client has to be told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Persistence {
+    /// It does, as usual in HTTP/1.1.
+    Usual,
+    /// It does, and HTTP/1.0 is told.
+    KeepAlive,
+    /// It ends with this answer.
+    Close,
+}
+
+/// Writes a head. Of the fields that say how the body is framed none is taken over, except that an answer without a
+/// body may say how long it would have been.
+pub fn write_response(
+    out: &mut Vec<u8>,
+    status: StatusCode,
+    fields: &Fields,
+    framing: ResponseFraming,
+    persistence: Persistence,
+) {
+    out.extend_from_slice(b"HTTP/1.1 ");
+    out.extend_from_slice(status.as_str().as_bytes());
+    out.push(b' ');
+    out.extend_from_slice(status.canonical_reason().unwrap_or("Unknown").as_bytes());
+    let mut dated = false;
+    for field in fields.iter() {
+        match field.name {
+            Name::Connection | Name::TransferEncoding => continue,
+            Name::ContentLength if framing != ResponseFraming::None || status == StatusCode::NO_CONTENT => {
+                continue;
+            }
+            Name::Date => dated = true,
+            _ => {}
+        }
+        pass_on(out, field);
+    }
+    match framing {
+        ResponseFraming::Length(length) => {
+            let mut text = itoa::Buffer::new();
+            write_field(out, Name::ContentLength, text.format(length).as_bytes());
+        }
+        ResponseFraming::Chunked => write_field(out, Name::TransferEncoding, b"chunked"),
+        ResponseFraming::None | ResponseFraming::Close => {}
+    }
+    match persistence {
+        Persistence::Usual => {}
+        Persistence::KeepAlive => write_field(out, Name::Connection, b"keep-alive"),
+        Persistence::Close => write_field(out, Name::Connection, b"close"),
+    }
+    if !dated {
+        write_date(out);
+    }
+    out.extend_from_slice(b"\r\n\r\n");
+}
+
+/// Writes one field whose name is known by heart. The line before it ends here, its own where the next one begins.
+pub fn write_field(out: &mut Vec<u8>, name: Name, value: &[u8]) {
+    debug_assert!(name != Name::Other);
+    out.extend_from_slice(name.line().as_bytes());
+    out.extend_from_slice(value);
+}
+
+/// Writes a field of another head.
+pub fn pass_on(out: &mut Vec<u8>, field: Field<'_>) {
+    if field.name != Name::Other {
+        return write_field(out, field.name, field.value);
+    }
+    out.extend_from_slice(b"\r\n");
+    out.extend_from_slice(field.text());
+    out.extend_from_slice(b": ");
+    out.extend_from_slice(field.value);
+}
+
+/// RFC 9110 section 6.6.1. The text changes once a second.
+fn write_date(out: &mut Vec<u8>) {
+    thread_local! {
+        static DATE_FIELD: RefCell<(u64, Vec<u8>)> = const { RefCell::new((u64::MAX, Vec::new())) };
+    }
+    let now = clock::wall().as_secs();
+    DATE_FIELD.with_borrow_mut(|(second, text)| {
+        if *second != now {
+            *second = now;
+            text.clear();
+            let date = httpdate::HttpDate::from(SystemTime::UNIX_EPOCH + Duration::from_secs(now));
+            let _ = write!(text, "{}{date}", Name::Date.line());
+        }
+        out.extend_from_slice(text);
+    });
+}
+
+/// Writes what stands before the bytes of a chunk.
+pub fn write_chunk_size(out: &mut Vec<u8>, length: usize) {
+    let _ = write!(out, "{length:x}\r\n");
+}
+
+/// What stands behind the bytes of a chunk,
+pub const CHUNK_END: &[u8] = b"\r\n";
+
+/// behind the bytes of the last one,
+pub const LAST_CHUNK_END: &[u8] = b"\r\n0\r\n\r\n";
+
+/// and where there is nothing more to send.
+pub const BODY_END: &[u8] = b"0\r\n\r\n";
+
+#[cfg(test)]
+mod tests {
+    use http::{HeaderMap, HeaderValue};
+
+    use super::*;
+
+    fn written(status: u16, fields: &[(&'static str, &'static str)], framing: ResponseFraming) -> String {
+        let mut map = HeaderMap::new();
+        for (name, value) in fields {
+            map.append(*name, HeaderValue::from_static(value));
+        }
+        let mut out = Vec::new();
+        let status = StatusCode::from_u16(status).expect("a status");
+        write_response(&mut out, status, &Fields::from(&map), framing, Persistence::Usual);
+        String::from_utf8(out).expect("text")
+    }
+
+    #[test]
+    fn the_framing_is_said_once() {
+        let fields = [("content-length", "7"), ("transfer-encoding", "x"), ("date", "D"), ("a", "b")];
+        assert_eq!(
+            written(200, &fields, ResponseFraming::Length(12)),
+            "HTTP/1.1 200 OK\r\ndate: D\r\na: b\r\ncontent-length: 12\r\n\r\n"
+        );
+        let chunked = written(200, &fields, ResponseFraming::Chunked);
+        assert!(chunked.contains("transfer-encoding: chunked") && !chunked.contains("content-length"));
+        assert!(written(200, &fields, ResponseFraming::None).contains("content-length: 7"), "as for HEAD");
+        assert!(!written(204, &fields, ResponseFraming::None).contains("content-length"));
+    }
+
+    #[test]
+    fn a_date_is_added_where_none_is() {
+        let text = written(599, &[], ResponseFraming::Close);
+        assert!(
+            text.starts_with("HTTP/1.1 599 Unknown\r\ndate: ") && text.ends_with(" GMT\r\n\r\n"),
+            "{text}"
+        );
+        let mut out = Vec::new();
+        write_chunk_size(&mut out, 255);
+        assert_eq!(out, b"ff\r\n");
+    }
+
+    #[test]
+    fn bodies_are_framed_as_the_client_can_read_them() {
+        let of = |method: Method, version, status, length| {
+            ResponseFraming::of(&method, version, StatusCode::from_u16(status).expect("a status"), length)
+        };
+        assert_eq!(of(Method::HEAD, Version::HTTP_11, 200, Some(5)), ResponseFraming::None);
+        assert_eq!(of(Method::GET, Version::HTTP_11, 304, None), ResponseFraming::None);
+        assert_eq!(of(Method::GET, Version::HTTP_11, 200, Some(5)), ResponseFraming::Length(5));
+        assert_eq!(of(Method::GET, Version::HTTP_11, 200, None), ResponseFraming::Chunked);
+        assert_eq!(of(Method::GET, Version::HTTP_10, 200, None), ResponseFraming::Close);
+    }
+
+    fn parsed(text: &str, to: &Method) -> Result<(u16, Extent, bool), HeadError> {
+        let head = parse_response(text.as_bytes().to_vec(), to)?;
+        Ok((head.status.as_u16(), head.extent, head.keep_alive))
+    }
+
+    #[test]
+    fn answers_are_understood() {
+        let of = |fields: &str| parsed(&format!("HTTP/1.1 200 OK\r\n{fields}\r\n"), &Method::GET);
+        assert_eq!(of("Content-Length: 5\r\n"), Ok((200, Extent::Framed(Framing::Length(5)), true)));
+        assert_eq!(of("Content-Length: 0\r\n"), Ok((200, Extent::Framed(Framing::None), true)));
+        assert_eq!(of("Transfer-Encoding: chunked\r\n"), Ok((200, Extent::Framed(Framing::Chunked), true)));
+        assert_eq!(of(""), Ok((200, Extent::UntilClose, false)));
+        assert_eq!(
+            of("Content-Length: 5\r\nConnection: close\r\n"),
+            Ok((200, Extent::Framed(Framing::Length(5)), false))
+        );
+        let none = Ok((200, Extent::Framed(Framing::None), true));
+        assert_eq!(parsed("HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n", &Method::HEAD), none);
+        let old = parsed("HTTP/1.0 304 \r\nContent-Length: 5\r\n\r\n", &Method::GET);
+        assert_eq!(old, Ok((304, Extent::Framed(Framing::None), false)));
+    }
+
+    #[test]
+    fn answers_with_two_readings_are_refused() {
+        for text in [
+            "HTTP/1.1 200 OK\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\n",
+            "HTTP/1.1 200 OK\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n",
+            "HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip, chunked\r\n\r\n",
+            "HTTP/1.0 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n",
+            "HTTP/1.1 200 OK\r\nContent-Length: -5\r\n\r\n",
+            "HTTP/1.1 099 OK\r\n\r\n",
+            "HTTP/1.1 2xx OK\r\n\r\n",
+            "HTTP/2 200 OK\r\n\r\n",
+            "HTTP/1.1 200 OK\r\nA: b\r\n folded\r\n\r\n",
+            "HTTP/1.1 200 OK\r\nA : b\r\n\r\n",
+            "ICY 200 OK\r\n\r\n",
+            "<html>\r\n\r\n",
+        ] {
+            assert!(parsed(text, &Method::GET).is_err(), "{text:?}");
+        }
+    }
+}

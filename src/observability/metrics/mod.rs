@@ -1,0 +1,379 @@
+//! What the gateway counts, and how Prometheus reads it.
+//!
+//! Metrics belong to a running gateway, not to the process: each has its own registry. What happens with each request is
+//! counted by [`Worker`], in cells of the thread's own that are summed up when somebody reads them; what is rare has one
+//! counter for all.
+
+mod catalogue;
+mod cause;
+mod cell;
+mod exposition;
+mod process;
+mod route;
+mod store;
+mod upstreams;
+mod worker;
+mod workers;
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::info::Info;
+use prometheus_client::registry::Registry;
+
+use crate::observability::log;
+use crate::observability::trace;
+
+use catalogue::{Catalogue, Counters};
+use process::Process;
+use workers::Workers;
+
+pub use catalogue::{Described, Form};
+pub use cause::Cause;
+pub use cell::Histogram;
+pub use exposition::Format;
+pub use route::{Answered, Answers, RouteSum};
+pub use store::StoreMetrics;
+pub use upstreams::{UpstreamLine, Upstreams};
+pub use worker::{HandshakeFailure, OpenConnection, Outcome, Protocol, Route, Step, Sum, TlsVersion, Worker};
+
+/// Counters and gauges.
+#[derive(Debug)]
+pub struct Metrics {
+    registry: Registry,
+    /// Without the gateway's prefix.
+    process: Registry,
+    described: Vec<Described>,
+    workers: Workers,
+    /// Client connections that are open.
+    pub connections: Gauge,
+    /// Requests that are being answered.
+    pub requests_in_flight: Gauge,
+    /// Requests of these that wait for `upstream.requests`.
+    pub requests_queued: Gauge,
+    /// 1 while certificate files cannot be used, and what was read before stays in use.
+    pub certificates_unusable: Gauge,
+    /// How the token store does.
+    pub store: StoreMetrics,
+    /// Tokens in memory.
+    pub tokens: Gauge,
+    /// When certificates end, by the names that they are for.
+    certificates: Family<Vec<(&'static str, String)>, Gauge>,
+    reloads: Counters<1>,
+    last_reload_successful: Gauge,
+    last_reload_success: Gauge,
+    /// 1 while the users file cannot be used, and what was read before stays in use.
+    pub users_unusable: Gauge,
+    /// Token issuers whose keys could not be fetched or read the last time.
+    pub issuers_unusable: Gauge,
+    /// Connections that could not be accepted for want of descriptors or memory.
+    pub accept_failures: Counter,
+    /// How the backends are.
+    pub upstreams: Upstreams,
+    /// Requests that were sent to the backend a second time, as the first time did provably no harm.
+    pub upstream_retries: Counter,
+    /// Requests that no rule allows, and that passed because rules are only tried out.
+    pub authorization_shadow_denials: Counter,
+    /// Requests that a defect of the gateway ended.
+    pub panics: Counter,
+    /// Lines of the log that nobody took in time.
+    log_lines_dropped: Counter,
+    spans_dropped: Counter,
+    spans_exported: Counter,
+    connections_ended: Counters<1>,
+}
+
+impl Default for Metrics {
+    fn default() -> Metrics {
+        let mut of = Catalogue::new();
+        let build = Info::new(vec![("version", env!("CARGO_PKG_VERSION"))]);
+        of.registry.register("build", BUILD.help, build);
+        of.collected(&[BUILD]);
+        let workers = Workers::default();
+        of.collected(workers::DESCRIBED);
+        of.registry.register_collector(Box::new(workers.clone()));
+        let mut process = Registry::default();
+        of.collected(process::DESCRIBED);
+        process.register_collector(Box::new(Process::new()));
+        let connections = of.gauge("client_connections", "Client connections that are open");
+        let requests_in_flight =
+            of.gauge("requests_in_flight", "Requests that are being answered, their bodies included");
+        let requests_queued = of.gauge(
+            "requests_queued",
+            "Requests of these that wait for their turn, where upstream.requests limits them",
+        );
+        let certificates_unusable = of.gauge(
+            "certificates_unusable",
+            "1 while certificate files cannot be used, and what was read before stays in use",
+        );
+        let store = StoreMetrics::new(&mut of);
+        let tokens = of.gauge("tokens", "Tokens that are kept in memory; ended ones for some seconds more");
+        let certificates = of.gauges(
+            "certificate_expiry_timestamp_seconds",
+            &["names"],
+            "When a certificate that clients are shown ends, in seconds of Unix time",
+        );
+        let reloads = of.counters(
+            "config_reloads",
+            &["outcome"],
+            "Reloads of the configuration: `success`, or `failure`, where what was in force stayed",
+        );
+        let last_reload_successful = of.gauge(
+            "config_last_reload_successful",
+            "1 if the configuration could be used when it was read last, 0 if what was read before is in force",
+        );
+        let last_reload_success = of.gauge(
+            "config_last_reload_success_timestamp_seconds",
+            "When the configuration in force was read, in seconds of Unix time",
+        );
+        let users_unusable = of.gauge(
+            "users_unusable",
+            "1 while the users file cannot be used, and what was read before stays in use",
+        );
+        let issuers_unusable = of
+            .gauge("issuers_unusable", "Token issuers whose keys could not be fetched or read the last time");
+        let accept_failures =
+            of.counter("accept_failures", "Connections not accepted for want of descriptors or memory");
+        let upstream_retries = of.counter("upstream_retries", "Requests sent to the upstream a second time");
+        let upstreams = Upstreams::new(&mut of);
+        let authorization_shadow_denials = of.counter(
+            "authorization_shadow_denials",
+            "Requests that no rule allows, and that passed because rules are only tried out",
+        );
+        let panics = of.counter("panics", "Requests that a defect of the gateway ended");
+        let log_lines_dropped = of.counter("log_lines_dropped", "Lines of the log that nobody took in time");
+        let spans_dropped = of
+            .counter("trace_spans_dropped", "Spans of traces that were not taken in time, or by no receiver");
+        let spans_exported = of.counter("trace_spans_exported", "Spans of traces that the receiver took");
+        let connections_ended = of.counters(
+            "connections_ended",
+            &["cause"],
+            "Client connections that the gateway ended or did not take, by cause",
+        );
+        let metrics = Metrics {
+            registry: of.registry,
+            process,
+            described: of.described,
+            workers,
+            connections,
+            requests_in_flight,
+            requests_queued,
+            certificates_unusable,
+            store,
+            tokens,
+            certificates,
+            reloads,
+            last_reload_successful,
+            last_reload_success,
+            users_unusable,
+            issuers_unusable,
+            accept_failures,
+            upstreams,
+            upstream_retries,
+            authorization_shadow_denials,
+            panics,
+            log_lines_dropped,
+            spans_dropped,
+            spans_exported,
+            connections_ended,
+        };
+        metrics.begin_with_nothing();
+        metrics
+    }
+}
+
+const BUILD: Described = Described::new("build", Form::Info, &["version"], "Which gateway this is; always 1");
+
+impl Metrics {
+    /// Where the calling thread counts. The same cells each time.
+    pub fn worker(&self) -> Worker {
+        self.workers.mine()
+    }
+
+    /// What all workers have counted so far. Cheap enough for once a second.
+    pub fn snapshot(&self) -> Sum {
+        self.workers.sum()
+    }
+
+    /// What is exported, in the order of names.
+    pub fn described(&self) -> Vec<Described> {
+        let mut described = self.described.clone();
+        described.sort_by_key(Described::full_name);
+        described
+    }
+
+    /// A connection was ended or not taken.
+    pub fn connection_ended(&self, cause: Cause) {
+        self.connections_ended.get_or_create(&[("cause", cause.word())]).inc();
+    }
+
+    /// The configuration was read again: whether it could be used.
+    pub fn reloaded(&self, successful: bool) {
+        let outcome = if successful { "success" } else { "failure" };
+        self.reloads.get_or_create(&[("outcome", outcome)]).inc();
+        if successful {
+            self.read_well();
+        } else {
+            self.last_reload_successful.set(0);
+        }
+    }
+
+    /// A series that comes into being with its first event hides that event from `rate()`.
+    fn begin_with_nothing(&self) {
+        for outcome in ["success", "failure"] {
+            drop(self.reloads.get_or_create(&[("outcome", outcome)]));
+        }
+        for cause in Cause::ALL {
+            drop(self.connections_ended.get_or_create(&[("cause", cause.word())]));
+        }
+        // What cannot be read does not start.
+        self.read_well();
+    }
+
+    fn read_well(&self) {
+        self.last_reload_successful.set(1);
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        self.last_reload_success.set(i64::try_from(now.as_secs()).unwrap_or(i64::MAX));
+    }
+
+    /// The certificates that clients are shown: the names that each is for, and when it ends, in seconds of Unix time.
+    pub fn certificates_are(&self, ends: &[(String, i64)]) {
+        self.certificates.clear();
+        for (names, end) in ends {
+            self.certificates.get_or_create(&vec![("names", names.clone())]).set(*end);
+        }
+    }
+
+    /// All of them as text.
+    pub fn text(&self, format: Format) -> String {
+        let dropped = u64::try_from(log::dropped_lines()).unwrap_or(u64::MAX);
+        self.log_lines_dropped.inc_by(dropped.saturating_sub(self.log_lines_dropped.get()));
+        for (counter, total) in
+            [(&self.spans_dropped, trace::dropped()), (&self.spans_exported, trace::exported())]
+        {
+            counter.inc_by(total.saturating_sub(counter.get()));
+        }
+        format.text(&[&self.registry, &self.process])
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use http::{Method, StatusCode};
+
+    use super::*;
+
+    fn note(metrics: &Metrics, route: &str, status: StatusCode, reason: &'static str) {
+        metrics.worker().route(route).note(&Answered {
+            method: &Method::POST,
+            status,
+            reason,
+            to_head: Some(Duration::from_millis(1)),
+            total: Duration::from_millis(3),
+            received: 7,
+            sent: 11,
+        });
+    }
+
+    fn used() -> Metrics {
+        let metrics = Metrics::default();
+        note(&metrics, "query", StatusCode::OK, "");
+        note(&metrics, "", StatusCode::NOT_FOUND, "not_found");
+        std::thread::scope(|scope| {
+            scope.spawn(|| note(&metrics, "query", StatusCode::OK, ""));
+            scope.spawn(|| note(&metrics, "", StatusCode::NOT_FOUND, "not_found"));
+        });
+        let worker = metrics.worker();
+        worker.route("query").note_upstream(Duration::from_millis(1));
+        worker.step(Step::Verifier, Outcome::Refused, Duration::from_millis(80));
+        worker.handshake(TlsVersion::Tls13, true, Duration::from_millis(1));
+        worker.handshake_failed(HandshakeFailure::Alert);
+        let _open = worker.connection(Protocol::Http2);
+        metrics.connection_ended(Cause::Address);
+        metrics.connections.inc();
+        metrics.store.operation("fetch", true, Duration::from_millis(2));
+        metrics.certificates_are(&[("a.test, b.test".into(), 1_900_000_000)]);
+        metrics.reloaded(false);
+        let line = UpstreamLine {
+            backend: "timbr".into(),
+            address: "10.0.0.1:8000".into(),
+            usable: true,
+            in_flight: 1,
+            open: 2,
+            answers: 3,
+            failures: 0,
+            ejections: 0,
+        };
+        metrics.upstreams.show(&[line], &[("timbr".into(), 0)]);
+        metrics
+    }
+
+    #[test]
+    fn what_workers_count_is_told_together() {
+        let text = used().text(Format::OpenMetrics);
+        for line in [
+            "timbr_gateway_requests_total{route=\"query\",method=\"POST\",status=\"2xx\",reason=\"\"} 2",
+            "timbr_gateway_requests_total{route=\"none\",method=\"POST\",status=\"4xx\",reason=\"not_found\"} 2",
+            "timbr_gateway_rejections_total{reason=\"not_found\"} 2",
+            "timbr_gateway_request_duration_seconds_bucket{le=\"0.0025\",route=\"query\"} 0",
+            "timbr_gateway_request_duration_seconds_bucket{le=\"0.005\",route=\"query\"} 2",
+            "timbr_gateway_request_duration_seconds_sum{route=\"query\"} 0.006",
+            "timbr_gateway_upstream_to_head_duration_seconds_count{route=\"query\"} 1",
+            "timbr_gateway_response_body_bytes_total{route=\"query\"} 22",
+            "timbr_gateway_auth_step_duration_seconds_count{step=\"verifier\",outcome=\"refused\"} 1",
+            "timbr_gateway_tls_handshakes_total{version=\"1.3\",resumed=\"true\"} 1",
+            "timbr_gateway_handshake_failures_total{kind=\"client_alert\"} 1",
+            "timbr_gateway_client_connections_opened_total{protocol=\"http/2\"} 1",
+            "timbr_gateway_client_connections_speaking{protocol=\"http/2\"} 0",
+            "timbr_gateway_connections_ended_total{cause=\"address_limit\"} 1",
+            "timbr_gateway_client_connections 1",
+            "timbr_gateway_store_operations_total{operation=\"fetch\",outcome=\"ok\"} 1",
+            "timbr_gateway_certificate_expiry_timestamp_seconds{names=\"a.test, b.test\"} 1900000000",
+            "timbr_gateway_config_reloads_total{outcome=\"failure\"} 1",
+            "timbr_gateway_config_last_reload_successful 0",
+            "# TYPE timbr_gateway_requests counter",
+            "# TYPE process_cpu_seconds counter",
+            "# EOF",
+        ] {
+            assert!(text.lines().any(|told| told == line), "{line} in {text}");
+        }
+        assert_eq!(text.matches("# EOF").count(), 1);
+    }
+
+    #[test]
+    fn the_plain_form_names_counters_by_what_they_show() {
+        let text = used().text(Format::Plain);
+        assert!(text.contains("# TYPE timbr_gateway_requests_total counter\n"), "{text}");
+        assert!(!text.contains("# EOF") && !text.contains("# UNIT"), "{text}");
+    }
+
+    /// What the catalogue says is what is exported, by name, form and labels.
+    #[test]
+    fn the_catalogue_is_true() {
+        let metrics = used();
+        let text = metrics.text(Format::Plain);
+        let described = metrics.described();
+        let mut told: Vec<_> = text.lines().filter_map(|line| line.strip_prefix("# TYPE ")).collect();
+        told.sort_unstable();
+        let form = |form: Form| if form == Form::Info { "gauge".to_owned() } else { form.to_string() };
+        let mut known: Vec<_> =
+            described.iter().map(|one| format!("{} {}", one.full_name(), form(one.form))).collect();
+        known.sort_unstable();
+        assert_eq!(told, known);
+        for line in text.lines().filter(|line| !line.starts_with('#')) {
+            let (name, rest) = line.split_once(['{', ' ']).expect("a name");
+            let base = ["_bucket", "_sum", "_count"].iter().find_map(|end| name.strip_suffix(end));
+            let by = |name: &str| described.iter().find(|one| one.full_name() == name);
+            let one = by(name).or_else(|| by(base?)).unwrap_or_else(|| panic!("{name} is not described"));
+            let labels = rest.split_once("} ").map_or("", |(labels, _)| labels);
+            let mut labels: Vec<_> =
+                labels.split("\",").filter_map(|label| Some(label.split_once('=')?.0)).collect();
+            labels.retain(|label| *label != "le");
+            assert_eq!(labels, one.labels, "{line}");
+        }
+    }
+}

@@ -1,0 +1,208 @@
+//! Sends traces to a receiver by OTLP over HTTP, in a thread of its own. A receiver that does not answer costs spans, never
+//! a request.
+
+mod options;
+mod wire;
+
+use std::io;
+use std::sync::mpsc as thread_channel;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::CONTENT_TYPE;
+use http::{HeaderValue, Request, StatusCode};
+use http_body_util::Full;
+use prost::Message;
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::{Instant, sleep, timeout_at};
+use tracing::{info, warn};
+
+use crate::observability::trace::{self, Finished, Tracer};
+use crate::outbound::http_client::{FetchError, Origin};
+use crate::tls::TlsError;
+
+use wire::{ExportTraceServiceRequest, Resource, ResourceSpans, Scope, ScopeSpans, text};
+
+/// How often an export is tried that did not come through.
+const TRIES: u32 = 3;
+
+/// How long after the first time; twice that after the second.
+const PAUSE: Duration = Duration::from_millis(500);
+
+/// How long the end of the process waits for the last spans to go out.
+const LAST_PATIENCE: Duration = Duration::from_secs(2);
+
+/// Why traces cannot be sent.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// A variable.
+    #[error("{0}")]
+    Variable(String),
+    /// The authorities to trust.
+    #[error("OTEL_EXPORTER_OTLP_CERTIFICATE cannot be used: {0}")]
+    Tls(#[from] TlsError),
+    /// The thread.
+    #[error("the thread of traces cannot be started")]
+    Thread(#[from] io::Error),
+}
+
+/// The thread; dropped, it sends what waits, and ends.
+#[must_use = "the last spans are lost without it"]
+pub struct Exporting {
+    stop: Option<oneshot::Sender<()>>,
+    stopped: thread_channel::Receiver<()>,
+}
+
+impl Drop for Exporting {
+    fn drop(&mut self) {
+        drop(self.stop.take());
+        let _ = self.stopped.recv_timeout(LAST_PATIENCE);
+    }
+}
+
+/// Whether `start` would take what the standard variables hold.
+pub fn check(get: impl Fn(&str) -> Option<String>) -> Result<(), StartError> {
+    options::of_variables(get).map_err(StartError::Variable)?.as_ref().map(receiver).transpose()?;
+    Ok(())
+}
+
+fn receiver(options: &options::Options) -> Result<Origin, TlsError> {
+    let ca_file = options.ca_file.as_deref();
+    Origin::new(&options.endpoint.origin, ca_file, "OTEL_EXPORTER_OTLP_CERTIFICATE", options.timeout)
+}
+
+/// Begins to send the traces of this process, if the standard variables want it.
+pub fn start(get: impl Fn(&str) -> Option<String>) -> Result<Option<Exporting>, StartError> {
+    let Some(options) = options::of_variables(get).map_err(StartError::Variable)? else { return Ok(None) };
+    let origin = receiver(&options)?;
+    info!(to = origin.name(), "traces are sent");
+    let (tracer, finished) = Tracer::new(options.sampler, options.most_waiting);
+    let attributes = options.resource.iter().map(|(key, value)| text(key, value)).collect();
+    let exporter = Exporter {
+        origin,
+        target: options.endpoint.target,
+        headers: options.headers,
+        resource: Resource { attributes },
+        most_together: options.most_together,
+        delay: options.delay,
+        is_failing: false,
+    };
+    let (stop, asked) = oneshot::channel();
+    let (ended, stopped) = thread_channel::channel();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    std::thread::Builder::new().name("traces".to_owned()).spawn(move || {
+        runtime.block_on(exporter.run(finished, asked));
+        drop(ended);
+    })?;
+    tracer.install();
+    Ok(Some(Exporting { stop: Some(stop), stopped }))
+}
+
+struct Exporter {
+    origin: Origin,
+    target: String,
+    headers: http::HeaderMap,
+    resource: Resource,
+    most_together: usize,
+    delay: Duration,
+    is_failing: bool,
+}
+
+impl Exporter {
+    async fn run(mut self, mut finished: mpsc::Receiver<Finished>, mut stop: oneshot::Receiver<()>) {
+        let mut is_stopped = false;
+        while !is_stopped {
+            let first = tokio::select! {
+                biased;
+                _ = &mut stop => break,
+                first = finished.recv() => first,
+            };
+            let Some(first) = first else { return };
+            let mut spans = wire::spans(&first);
+            let until = Instant::now() + self.delay;
+            while spans.len() < self.most_together {
+                let next = tokio::select! {
+                    biased;
+                    _ = &mut stop => {
+                        is_stopped = true;
+                        break;
+                    }
+                    next = timeout_at(until, finished.recv()) => next,
+                };
+                match next {
+                    Ok(Some(next)) => spans.extend(wire::spans(&next)),
+                    Ok(None) | Err(_) => break,
+                }
+            }
+            self.export(spans).await;
+        }
+        // What waits still goes out, once and together.
+        let mut spans = Vec::new();
+        while let Ok(next) = finished.try_recv() {
+            spans.extend(wire::spans(&next));
+        }
+        if !spans.is_empty() {
+            self.export(spans).await;
+        }
+    }
+
+    async fn export(&mut self, spans: Vec<wire::Span>) {
+        let count = spans.len();
+        let body = Bytes::from(self.message(spans).encode_to_vec());
+        let mut pause = PAUSE;
+        for attempt in 1..=TRIES {
+            match self.origin.ask(self.request(body.clone())).await {
+                Ok(answer) if answer.status().is_success() => {
+                    trace::note_exported(count);
+                    if std::mem::take(&mut self.is_failing) {
+                        info!(to = self.origin.name(), "traces are taken again");
+                    }
+                    return;
+                }
+                Ok(answer) if !may_be_tried_again(answer.status()) => {
+                    return self.give_up(count, &format!("it answered {}", answer.status()));
+                }
+                Ok(answer) if attempt == TRIES => {
+                    return self.give_up(count, &format!("it answered {}", answer.status()));
+                }
+                Err(error) if attempt == TRIES => return self.give_up(count, &told(&error)),
+                Ok(_) | Err(_) => {}
+            }
+            sleep(pause).await;
+            pause *= 2;
+        }
+    }
+
+    /// Tells it once, until it comes through again.
+    fn give_up(&mut self, count: usize, why: &str) {
+        trace::note_dropped(count);
+        if !std::mem::replace(&mut self.is_failing, true) {
+            warn!(to = self.origin.name(), why, "traces are not taken; their spans are dropped and counted");
+        }
+    }
+
+    fn message(&self, spans: Vec<wire::Span>) -> ExportTraceServiceRequest {
+        let scope = Scope { name: env!("CARGO_PKG_NAME").into(), version: env!("CARGO_PKG_VERSION").into() };
+        let scope_spans = vec![ScopeSpans { scope: Some(scope), spans }];
+        let resource = Some(self.resource.clone());
+        ExportTraceServiceRequest { resource_spans: vec![ResourceSpans { resource, scope_spans }] }
+    }
+
+    fn request(&self, body: Bytes) -> Request<Full<Bytes>> {
+        let mut request = Request::new(Full::new(body));
+        *request.method_mut() = http::Method::POST;
+        *request.uri_mut() = self.target.parse().expect("the options were read as a URL");
+        request.headers_mut().clone_from(&self.headers);
+        request.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/x-protobuf"));
+        request
+    }
+}
+
+/// OTLP/HTTP, "Failures".
+fn may_be_tried_again(status: StatusCode) -> bool {
+    matches!(status.as_u16(), 429 | 502 | 503 | 504)
+}
+
+fn told(error: &FetchError) -> String {
+    error.to_string()
+}
