@@ -11,7 +11,6 @@ use http::StatusCode;
 use serde_json::{Value, json};
 
 use crate::admin::api::{Refusal as No, unescaped};
-use crate::gateway::advice::advice;
 use crate::gateway::recent_rejections::{Refusal, Refusals};
 
 /// Refusals that are shown where no limit is given.
@@ -38,7 +37,8 @@ pub fn list(query: &str, refusals: &Refusals) -> Result<Value, No> {
     }
     let wanted = |refusal: &Refusal| {
         let of_user = |name: &str| refusal.user.as_ref().is_some_and(|user| user.as_str() == name);
-        reason.as_deref().is_none_or(|reason| reason == refusal.reason) && user.as_deref().is_none_or(of_user)
+        reason.as_deref().is_none_or(|reason| reason == refusal.entry.reason)
+            && user.as_deref().is_none_or(of_user)
     };
     let lines: Vec<_> = refusals.newest(most, wanted).iter().map(told).collect();
     Ok(json!({ "refusals": lines, "kept": refusals.capacity() }))
@@ -73,20 +73,20 @@ pub fn told(refusal: &Refusal) -> Value {
         "route": refusal.route,
         "user": refusal.user.as_ref().map(ToString::to_string),
         "key": refusal.key.map(|key| key.to_string()),
-        "status": refusal.status,
-        "reason": refusal.reason,
-        "step": refusal.step,
+        "status": refusal.entry.status.as_u16(),
+        "reason": refusal.entry.reason,
+        "step": refusal.phase,
         "field": refusal.field,
-        "rules": refusal.rules,
+        "rules": refusal.entry.rules,
         "detail": refusal.detail,
-        "advice": advice(refusal.reason),
+        "advice": refusal.entry.remedy,
     })
 }
 
 fn explained(refusal: &Refusal) -> Value {
-    let trace = refusal.step.trace(&refusal.route);
     let mut told = told(refusal);
-    told["trace"] = trace.iter().map(|(step, outcome)| json!({ "step": step, "outcome": outcome })).collect();
+    told["trace"] =
+        refusal.trace().map(|(phase, result)| json!({ "step": phase, "outcome": result })).collect();
     told
 }
 

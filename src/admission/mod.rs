@@ -133,18 +133,13 @@ impl RequestPlace {
         Ok(())
     }
 
-    /// Whether the request may go to the backend now; if not, it has to [wait](RequestPlace::turn). Until the place is
-    /// given back it counts as being there.
-    pub fn turn_at_once(&mut self) -> bool {
-        let Some(turns) = &self.admission.turns else { return true };
+    /// Waits until the request may be sent to the backend, in the queue of its caller.
+    pub async fn wait_for_slot(&mut self) -> Result<(), NoTurn> {
+        let Some(turns) = &self.admission.turns else { return Ok(()) };
         self.turn = turns.at_once();
-        self.turn.is_some()
-    }
-
-    /// Waits until it may, with others of the same caller behind one another.
-    pub async fn turn(&mut self) -> Result<(), NoTurn> {
-        if let Some(turns) = &self.admission.turns {
-            self.turn = Some(turns.wait(self.caller.unwrap_or_default()).await?);
+        if self.turn.is_none() {
+            // Boxed, as it is rare and every request would need as much memory.
+            self.turn = Some(Box::pin(turns.wait(self.caller.unwrap_or_default())).await?);
         }
         Ok(())
     }

@@ -1,13 +1,11 @@
 //! From a screened request to a proven identity.
 
-use std::net::IpAddr;
-
 use crate::auth::failure_limiter::TooMany;
 use crate::auth::jwt::JwtError;
 use crate::auth::{Auth, Identity, KeyError};
+use crate::gateway::exchange::Exchange;
 use crate::gateway::rejection::Rejection;
 use crate::gateway::screen::Screened;
-use crate::observability::auth_timing::Steps;
 use crate::upstream::Upstream;
 
 /// Whose request this is.
@@ -15,10 +13,10 @@ pub async fn authenticate(
     auth: &Auth,
     upstream: &Upstream,
     screened: &Screened,
-    client: IpAddr,
-    steps: &Steps,
+    exchange: &Exchange,
 ) -> Result<Identity, Rejection> {
-    auth.identify(screened.presented(), client, upstream, steps).await.map_err(|error| match error {
+    let (client, timing) = (exchange.context().origin.address, &exchange.record.timing);
+    auth.identify(screened.presented(), client, upstream, timing).await.map_err(|error| match error {
         KeyError::Ended => Rejection::TokenExpired,
         KeyError::Unknown => Rejection::ApiKeyUnknown,
         KeyError::StoreUnavailable => Rejection::TokenStoreUnavailable,

@@ -4,10 +4,9 @@ use std::borrow::Cow;
 
 use crate::auth::authorization::Action;
 use crate::auth::{Auth, Identity};
-use crate::gateway::access_log::AccessLine;
+use crate::gateway::exchange::Exchange;
 use crate::gateway::rejection::Rejection;
 use crate::gateway::screen::Screened;
-use crate::observability::log;
 use crate::observability::metrics::Metrics;
 
 /// Refuses what no rule allows, or only tells of it.
@@ -15,18 +14,21 @@ pub fn authorize(
     auth: &Auth,
     screened: &Screened,
     identity: &Identity,
-    line: &AccessLine,
+    exchange: &Exchange,
     metrics: &Metrics,
 ) -> Result<(), Rejection> {
     let Some(authorization) = auth.authorization() else { return Ok(()) };
     let ontology = ontology(screened.path());
-    let action =
-        Action { route: line.route.name(), method: screened.method(), ontology: ontology.as_deref() };
+    let action = Action {
+        route: exchange.record.route.name(),
+        method: screened.method(),
+        ontology: ontology.as_deref(),
+    };
     if authorization.allows(identity, action) {
         return Ok(());
     }
     let decision = if authorization.is_enforced() { "denied" } else { "would be denied" };
-    log::audit(|record| line.tell_who(record, "authorization", decision));
+    exchange.record.audit("authorization", decision);
     if authorization.is_enforced() {
         return Err(Rejection::NotAuthorized);
     }

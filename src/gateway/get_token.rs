@@ -1,39 +1,50 @@
 //! `POST /timbr/api/get_token`: the one request that the gateway answers by itself.
 
-use std::net::IpAddr;
-
 use bytes::Bytes;
+use http::StatusCode;
 
 use crate::auth::bearer::BearerError;
 use crate::auth::failure_limiter::TooMany;
-use crate::auth::{Auth, MintError, Minted};
+use crate::auth::{MintError, Minted};
+use crate::gateway::Gateway;
+use crate::gateway::exchange::Exchange;
 use crate::gateway::rejection::Rejection;
+use crate::gateway::respond::Answer;
 use crate::gateway::screen;
 use crate::http::headers::{Fields, Head, Name};
-use crate::observability::auth_timing::Steps;
 
-/// Fields and body of the answer: `{"data":["tk_…"],"status":"success"}`.
-pub struct Given {
-    /// Its fields.
-    pub fields: Fields,
-    /// Its body.
-    pub body: Bytes,
-    /// Whose token it is, for the access log.
-    pub minted: Minted,
-}
+/// The name of this route in logs, metrics and `explain`.
+pub(super) const ROUTE_NAME: &str = "get_token";
 
-/// Opens the bearer, checks the credentials and gives the login's token.
-pub async fn get_token(auth: &Auth, head: &Head, client: IpAddr, steps: &Steps) -> Result<Given, Rejection> {
-    screen::unambiguous(&head.fields)?;
-    let json = |essence: &[u8]| essence.eq_ignore_ascii_case(b"application/json");
-    screen::content_type(&head.fields, json, || "`application/json`".to_owned())?;
-    let minted = auth.mint(bearer(&head.fields)?, client, steps).await.map_err(refusal)?;
+impl Gateway {
+    /// Opens the bearer, checks the credentials and responds with the token of the login:
+    /// `{"data":["tk_…"],"status":"success"}`.
+    pub(super) async fn get_token(&self, head: &Head, exchange: &mut Exchange) -> Result<Answer, Rejection> {
+        exchange.set_route(&self.counted.get_token);
+        let minted = match self.mint(head, exchange).await {
+            Ok(minted) => minted,
+            Err(rejection) => {
+                exchange.record.audit("mint", rejection.reason());
+                return Err(rejection);
+            }
+        };
+        let mut headers = Fields::new();
+        headers.push(Name::ContentType, b"application/json");
+        headers.push(Name::CacheControl, b"no-store");
+        let body = format!(r#"{{"data":["{}"],"status":"success"}}"#, minted.token.expose());
+        exchange.record.user = Some(minted.user);
+        exchange.record.key = Some(minted.fingerprint);
+        exchange.record.audit("mint", "granted");
+        Ok(Answer::own(StatusCode::OK, headers, Bytes::from(body)))
+    }
 
-    let mut fields = Fields::new();
-    fields.push(Name::ContentType, b"application/json");
-    fields.push(Name::CacheControl, b"no-store");
-    let body = format!(r#"{{"data":["{}"],"status":"success"}}"#, minted.token.expose());
-    Ok(Given { fields, body: Bytes::from(body), minted })
+    async fn mint(&self, head: &Head, exchange: &Exchange) -> Result<Minted, Rejection> {
+        screen::unambiguous(&head.fields)?;
+        let is_json = |essence: &[u8]| essence.eq_ignore_ascii_case(b"application/json");
+        screen::content_type(&head.fields, is_json, || "`application/json`".to_owned())?;
+        let (client, timing) = (exchange.context().origin.address, &exchange.record.timing);
+        self.auth.mint(bearer(&head.fields)?, client, timing).await.map_err(refusal)
+    }
 }
 
 /// The token of `Authorization: Bearer <token>`; the scheme's letter case does not matter (RFC 9110 section 11.1).

@@ -2,12 +2,11 @@
 
 use crate::auth::impersonation::Permission;
 use crate::auth::{Auth, Identity};
-use crate::gateway::access_log::AccessLine;
+use crate::gateway::exchange::Exchange;
 use crate::gateway::rejection::Rejection;
 use crate::gateway::rewrite::Rewriter;
 use crate::gateway::screen::Screened;
 use crate::http::headers::Name;
-use crate::observability::log;
 
 /// As whom the request is made.
 ///
@@ -18,7 +17,7 @@ pub fn impersonate(
     rewriter: &Rewriter,
     screened: &Screened,
     identity: Identity,
-    line: &mut AccessLine,
+    exchange: &mut Exchange,
 ) -> Result<Identity, Rejection> {
     let Some(named) = screened.fields().get(Name::XApiImpersonateUser) else { return Ok(identity) };
     let named_text = String::from_utf8_lossy(named).into_owned();
@@ -29,7 +28,7 @@ pub fn impersonate(
         Ok((_, Permission::BackendDecides)) => "left to the backend".to_owned(),
         Err(_) => "denied".to_owned(),
     };
-    line.acts_as = Some(named_text);
-    log::audit(|record| line.tell_who(record, "impersonation", &decision));
+    exchange.record.acts_as = Some(named_text);
+    exchange.record.audit("impersonation", &decision);
     permitted.map(|(identity, _)| identity).map_err(|_| Rejection::ImpersonationDenied)
 }

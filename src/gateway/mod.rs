@@ -1,59 +1,54 @@
 //! The path of a request, on one page: read [`Gateway::handle`] and [`Gateway::forward`] from top to bottom.
 //!
-//! Each step takes what the step before it has proven. Decisions are taken on what the client sent; what goes
-//! upstream is written anew from what was decided upon.
+//! Each step requires what the step before has proven. Decisions are based on what the client sent; the request to the
+//! backend is a new one, written from what the decisions were based on.
 
-mod access_log;
-pub mod advice;
+mod access_record;
 mod authenticate;
 mod authorize;
 mod catch_panic;
 pub mod context;
-pub mod explanation;
-pub mod faults;
+mod exchange;
 pub mod field_policy;
 pub mod forwarded;
 mod get_token;
 mod handshake;
+mod head_limits;
 mod impersonate;
 pub mod recent_rejections;
 pub mod rejection;
-mod renewal;
 mod respond;
 mod rewrite;
 pub mod route;
 pub mod screen;
-mod sentences;
+mod send;
 
 use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use http::{Method, StatusCode};
+use http::Method;
 use http_body::Body;
 use ipnet::IpNet;
-use tracing::{error, warn};
+use tracing::error;
 
-use crate::admission::{Admission, RequestPlace};
+use crate::admission::Admission;
 use crate::auth::Auth;
-use crate::base::byte_class::Octets;
-use crate::base::clock;
 use crate::config::{Config, Limits};
 use crate::http::client_body::ClientBody;
 use crate::http::headers::{Fields, Head};
-use crate::observability::log;
 use crate::observability::metrics;
 use crate::observability::trace::Tracer;
-use crate::upstream::{BodyBounds, RequestBodyError, Upstream, UpstreamError};
+use crate::upstream::{BodyBounds, Upstream};
 
-use access_log::AccessLine;
+use access_record::AccessRecord;
 use authenticate::authenticate;
 use authorize::authorize;
 use catch_panic::{Panicked, contained};
 use context::{Client, Context};
-use explanation::GET_TOKEN;
-use get_token::get_token;
+use exchange::Exchange;
 use handshake::{directed_here, has_certificate};
+use head_limits::check_head_limits;
 use impersonate::impersonate;
 use recent_rejections::Recorder;
 use rejection::Rejection;
@@ -64,15 +59,15 @@ use screen::screen;
 
 pub use respond::{ObservedBody, Reply};
 
-/// Where requests are counted.
+/// The counters of each route.
 struct Counted {
     no_route: Rc<metrics::Route>,
     get_token: Rc<metrics::Route>,
-    /// By the profiles' numbers.
+    /// By the number of the profile.
     profiles: Vec<Rc<metrics::Route>>,
 }
 
-/// Everything that a worker thread needs to answer requests.
+/// Everything that a worker thread needs to handle requests.
 pub struct Gateway {
     routes: Routes,
     counted: Counted,
@@ -88,7 +83,7 @@ pub struct Gateway {
 }
 
 impl Gateway {
-    /// For the calling thread; `upstream` is its own, the rest is everybody's.
+    /// For the calling thread. `upstream` and `refusals` belong to the thread, the rest is shared by all.
     pub fn new(
         config: &Config,
         auth: Arc<Auth>,
@@ -103,7 +98,7 @@ impl Gateway {
         Gateway {
             counted: Counted {
                 no_route: worker.route(""),
-                get_token: worker.route(GET_TOKEN),
+                get_token: worker.route(get_token::ROUTE_NAME),
                 profiles: routes.names().map(|name| worker.route(name)).collect(),
             },
             routes,
@@ -119,157 +114,97 @@ impl Gateway {
         }
     }
 
-    /// Answers a request, whatever becomes of it, and sees to its access line.
+    /// Handles a request. There is always a response, and always a line in the access log.
     pub async fn handle(&self, client: Rc<Client>, head: Head, body: ClientBody) -> Reply {
-        let mut context = Context::new(client, &head.fields, &self.trusted_proxies);
-        context.received = (!body.is_end_stream()).then(Rc::default);
-        let trace = self.tracer.and_then(|tracer| context.trace(tracer));
-        // In the heap, as it is handed on from here to the end of the answer's body.
-        let counted = (&self.counted.no_route, &self.worker);
-        let mut line = Box::new(AccessLine::new(context, head.method.clone(), head.uri.path(), counted));
-        line.steps.trace = trace;
-        let decided = contained(pin!(self.forward(head, body, &mut line))).await;
+        let record = self.begin_record(client, &head, &body);
+        let permit = match self.admission.request() {
+            Ok(permit) => permit,
+            Err(full) => return self.reject_without_permit(&full.into(), record),
+        };
+        let mut exchange = Exchange::new(record, permit);
+        let decided = contained(pin!(self.forward(head, body, &mut exchange))).await;
         let decided = decided.unwrap_or_else(|Panicked| {
             self.admission.metrics().panics.inc();
-            error!(request_id = line.context().request_id(), "this request was ended by a panic");
-            Err(Rejection::Internal)
+            error!(request_id = exchange.context().request_id(), "this request was ended by a panic");
+            Err(Rejection::InternalError)
         });
-        let answer = match decided {
-            Ok(answer) => answer,
-            Err(rejection) => self.refusal(&rejection, &mut line),
+        let response = match decided {
+            Ok(response) => response,
+            Err(rejection) => self.rejection_response(&rejection, &mut exchange.record),
         };
-        answer.observed(line)
+        response.into_reply(exchange.record, Some(exchange.permit))
     }
 
-    /// Answers what could not be read as a request.
+    /// Responds to bytes that could not be read as a request.
     pub fn refuse(&self, client: Rc<Client>, rejection: &Rejection) -> Reply {
         let unknown = Method::from_bytes(b"-").expect("a token");
         let context = Context::new(client, &Fields::new(), &[]);
-        let mut line =
-            Box::new(AccessLine::new(context, unknown, "", (&self.counted.no_route, &self.worker)));
-        self.refusal(rejection, &mut line).observed(line)
+        let record = AccessRecord::new(context, unknown, "", &self.counted.no_route, &self.worker);
+        self.reject_without_permit(rejection, Box::new(record))
     }
 
-    /// Decides, and forwards what may be forwarded.
+    /// Decides about an admitted request, and forwards it.
     async fn forward(
         &self,
         head: Head,
         body: ClientBody,
-        line: &mut AccessLine,
+        exchange: &mut Exchange,
     ) -> Result<Answer, Rejection> {
-        line.place = Some(self.admission.request()?);
-        self.within_limits(&head)?;
+        check_head_limits(&self.limits, &head)?;
         let route = self.routes.find(&head)?;
-        directed_here(&line.context().client, &head.uri, &head.fields)?;
+        directed_here(exchange.peer(), &head.uri, &head.fields)?;
         let (profile, number) = match route {
-            // In the heap, as few requests come here and all would have to be as large.
-            Route::GetToken => return Box::pin(self.get_token(&head, line)).await,
+            // Boxed, as it is rare, and every request would need as much memory.
+            Route::GetToken => return Box::pin(self.get_token(&head, exchange)).await,
             Route::Profile(profile, number) => (profile, number),
         };
-        has_certificate(&line.context().client, profile)?;
-        line.route = Rc::clone(&self.counted.profiles[number]);
+        has_certificate(exchange.peer(), profile)?;
+        exchange.set_route(&self.counted.profiles[number]);
         let screened = screen(profile, head)?;
-        let client = line.context().origin.address;
-        let identity = authenticate(&self.auth, &self.upstream, &screened, client, &line.steps).await?;
-        line.user = identity.user().cloned();
-        line.key = Some(identity.fingerprint());
-        line.place.as_mut().map_or(Ok(()), |place| place.of(&identity.caller()))?;
-        let identity = impersonate(&self.auth, &self.rewriter, &screened, identity, line)?;
-        authorize(&self.auth, &screened, &identity, line, self.admission.metrics())?;
-        if !line.place.as_mut().is_none_or(RequestPlace::turn_at_once) {
-            // In the heap, as it is seldom so.
-            Box::pin(turn(line)).await?;
-        }
-        let request = self.rewriter.rewrite(screened, body, &identity, line.context());
-        let asked = clock::now();
-        let response = match identity.stands_for() {
-            None => self.upstream.send(request, asked).await.map_err(|error| rejection_of(&error, line)),
-            // In the heap, as it is seldom so and long.
-            Some(_) => Box::pin(self.send_renewing(request, asked, &identity, line)).await,
-        };
-        line.upstream_ended(asked, response.is_ok());
-        let response = response?;
-        let answer = Answer::from_upstream(response);
-        Ok(if self.rewriter.is_the_clients_own_session(&identity) {
-            answer
-        } else {
-            answer.without_cookies()
+        let identity = authenticate(&self.auth, &self.upstream, &screened, exchange).await?;
+        exchange.set_identity(&identity);
+        exchange.permit.of(&identity.caller())?;
+        let identity = impersonate(&self.auth, &self.rewriter, &screened, identity, exchange)?;
+        authorize(&self.auth, &screened, &identity, exchange, self.admission.metrics())?;
+        exchange.permit.wait_for_slot().await?;
+        let request = self.rewriter.rewrite(screened, body, &identity, exchange.context());
+        let response = Answer::from_upstream(self.send(request, &identity, exchange).await?);
+        Ok(match self.rewriter.is_the_clients_own_session(&identity) {
+            true => response,
+            false => response.without_cookies(),
         })
     }
 
-    fn refusal(&self, rejection: &Rejection, line: &mut AccessLine) -> Answer {
-        line.reason = rejection.reason();
-        self.refusals.note(rejection, line);
-        let (fields, text) = rejection.answer(line.context().request_id_bytes());
-        Answer::own(rejection.status(), fields, text)
+    fn begin_record(&self, client: Rc<Client>, head: &Head, body: &ClientBody) -> Box<AccessRecord> {
+        let mut context = Context::new(client, &head.fields, &self.trusted_proxies);
+        context.received = (!body.is_end_stream()).then(Rc::default);
+        let trace = self.tracer.and_then(|tracer| context.trace(tracer));
+        let (method, path) = (head.method.clone(), head.uri.path());
+        let mut record = AccessRecord::new(context, method, path, &self.counted.no_route, &self.worker);
+        record.timing.trace = trace;
+        // Boxed, as it is passed on until the end of the response body.
+        Box::new(record)
     }
 
-    /// SECURITY: the same for all protocols, of which each counts in its own way while it reads.
-    fn within_limits(&self, head: &Head) -> Result<(), Rejection> {
-        if head.fields.len() > self.limits.headers {
-            return Err(Rejection::RequestHeadTooLarge);
-        }
-        if head.uri.path_and_query().is_some_and(|target| target.as_str().len() > self.limits.uri) {
-            return Err(Rejection::TargetTooLong);
-        }
-        // What HTTP/1 refuses while it reads; a query may come otherwise over HTTP/2.
-        let target = head.uri.path_and_query().map_or("", |target| target.as_str());
-        if !Octets::VISIBLE.are_all(target.as_bytes()) {
-            return Err(Rejection::RequestLine("it has characters that none may have"));
-        }
-        Ok(())
+    /// Responds to a request that has no permit.
+    fn reject_without_permit(&self, rejection: &Rejection, mut record: Box<AccessRecord>) -> Reply {
+        self.rejection_response(rejection, &mut record).into_reply(record, None)
     }
 
-    async fn get_token(&self, head: &Head, line: &mut AccessLine) -> Result<Answer, Rejection> {
-        line.route = Rc::clone(&self.counted.get_token);
-        let minted = get_token(&self.auth, head, line.context().origin.address, &line.steps).await;
-        let given = match minted {
-            Ok(given) => given,
-            Err(rejection) => {
-                log::audit(|record| line.tell_who(record, "mint", rejection.reason()));
-                return Err(rejection);
-            }
-        };
-        line.user = Some(given.minted.user);
-        line.key = Some(given.minted.fingerprint);
-        log::audit(|record| line.tell_who(record, "mint", "granted"));
-        Ok(Answer::own(StatusCode::OK, given.fields, given.body))
+    fn rejection_response(&self, rejection: &Rejection, record: &mut AccessRecord) -> Answer {
+        record.reason = rejection.reason();
+        self.refusals.note(rejection, record);
+        let (headers, body) = rejection.response(record.context.request_id_bytes());
+        Answer::own(rejection.status(), headers, body)
     }
 
-    /// Where this gateway's thread counts.
+    /// The metrics of the gateway's thread.
     pub fn worker(&self) -> &metrics::Worker {
         &self.worker
     }
 
-    /// Gives back what is not used any more. Called now and then on the gateway's thread.
+    /// Closes idle connections to the backend and frees memory. Called periodically on the gateway's thread.
     pub fn sweep(&self) {
         self.upstream.sweep();
     }
-}
-
-/// Waits until the backend takes another request.
-async fn turn(line: &mut AccessLine) -> Result<(), Rejection> {
-    match &mut line.place {
-        Some(place) => Ok(place.turn().await?),
-        None => Ok(()),
-    }
-}
-
-/// What the client is told when the backend gave no answer; the log is told why.
-fn rejection_of(error: &UpstreamError, line: &AccessLine) -> Rejection {
-    let rejection = match error {
-        // That was told when the last address went out of use; it need not be with each request.
-        UpstreamError::Unavailable => return Rejection::UpstreamUnavailable,
-        UpstreamError::Connect(_) => Rejection::UpstreamUnreachable,
-        UpstreamError::ConnectTimeout => Rejection::UpstreamConnectTimeout,
-        UpstreamError::Closed(_) => Rejection::UpstreamClosed,
-        UpstreamError::Invalid(_) | UpstreamError::UnaskedUpgrade => Rejection::UpstreamInvalid,
-        UpstreamError::ResponseTimeout => Rejection::UpstreamTimeout,
-        UpstreamError::RequestBody(RequestBodyError::Stalled) => return Rejection::RequestBodyStalled,
-        UpstreamError::RequestBody(RequestBodyError::TooLarge) => return Rejection::RequestBodyTooLarge,
-        UpstreamError::RequestBody(RequestBodyError::Broken(_)) => return Rejection::RequestBodyBroken,
-    };
-    let cause = std::error::Error::source(error).map(ToString::to_string).unwrap_or_default();
-    warn!(request_id = line.context().request_id(), cause, "{error}");
-    rejection
 }

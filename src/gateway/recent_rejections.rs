@@ -8,11 +8,14 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use serde::Serialize;
+
 use crate::base::clock;
 use crate::base::user_name::UserName;
-use crate::gateway::access_log::AccessLine;
-use crate::gateway::explanation::Step;
-use crate::gateway::rejection::Rejection;
+use crate::gateway::access_record::AccessRecord;
+use crate::gateway::get_token;
+use crate::gateway::rejection::{Rejection, RejectionEntry};
+use crate::observability::phase::Phase;
 use crate::store::Fingerprint;
 
 /// So many are kept, of all workers together.
@@ -42,22 +45,28 @@ pub struct Refusal {
     pub path: String,
     /// The route's name; empty if none was found.
     pub route: String,
-    /// The answer's status.
-    pub status: u16,
-    /// The stable word.
-    pub reason: &'static str,
-    /// Who refused.
-    pub step: Step,
-    /// The field it is about.
+    /// What is constant for its reason.
+    pub entry: &'static RejectionEntry,
+    /// The phase that rejected it.
+    pub phase: Phase,
+    /// The request header that is at fault.
     pub field: Option<&'static str>,
-    /// The options that decide.
-    pub rules: &'static [&'static str],
-    /// What exactly.
+    /// Details where one reason has several causes.
     pub detail: Option<Box<str>>,
     /// Whose request it was, if that was known by then.
     pub user: Option<UserName>,
     /// The key's fingerprint, if that was known by then.
     pub key: Option<Fingerprint>,
+}
+
+/// What a phase decided about a request that was rejected in the end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PhaseResult {
+    /// The request went on to the next phase.
+    Passed,
+    /// The request was rejected.
+    Refused,
 }
 
 /// The rings of all workers.
@@ -113,14 +122,14 @@ impl Refusals {
 
 impl Recorder {
     /// Notes that the request of `line` was refused.
-    pub fn note(&self, rejection: &Rejection, line: &AccessLine) {
-        lock(&self.refusals.rings[self.worker]).note(rejection, line);
+    pub fn note(&self, rejection: &Rejection, record: &AccessRecord) {
+        lock(&self.refusals.rings[self.worker]).note(rejection, record);
     }
 }
 
 impl Ring {
-    fn note(&mut self, rejection: &Rejection, line: &AccessLine) {
-        let context = line.context();
+    fn note(&mut self, rejection: &Rejection, record: &AccessRecord) {
+        let context = &record.context;
         if self.next == self.refusals.len() {
             self.refusals.push(Refusal::blank());
         }
@@ -133,11 +142,9 @@ impl Ring {
             method,
             path,
             route,
-            status,
-            reason,
-            step,
+            entry,
+            phase,
             field,
-            rules,
             detail,
             user,
             key,
@@ -146,21 +153,19 @@ impl Ring {
         *at = clock::wall();
         *after = clock::recent().duration_since(context.begun);
         *client = context.origin.address;
-        *status = rejection.status().as_u16();
-        *reason = rejection.reason();
-        *step = rejection.step(line.route.name());
-        *field = rejection.field();
-        *rules = rejection.rules();
+        *entry = rejection.entry();
+        *phase = rejection.phase(record.route.name());
+        *field = rejection.header();
         *detail = rejection.detail().map(Into::into);
-        user.clone_from(&line.user);
-        *key = line.key;
+        user.clone_from(&record.user);
+        *key = record.key;
         // The texts of the oldest one make room for those of the new one, so that a flood allocates nothing.
         *trace_id = *context.trace_id();
         request_id.clear();
         request_id.extend_from_slice(context.request_id_bytes());
-        rewrite(method, line.method());
-        rewrite(path, line.path());
-        rewrite(route, line.route.name());
+        rewrite(method, record.method());
+        rewrite(path, record.path());
+        rewrite(route, record.route.name());
     }
 
     /// From the newest to the oldest.
@@ -181,6 +186,15 @@ impl Refusal {
         word(&self.trace_id)
     }
 
+    /// The phases that the request went through, in order, the one that rejected it last.
+    pub fn trace(&self) -> impl Iterator<Item = (Phase, PhaseResult)> {
+        let path =
+            if self.route == get_token::ROUTE_NAME { Phase::GET_TOKEN_PATH } else { Phase::FORWARD_PATH };
+        let passed = path.iter().position(|phase| *phase == self.phase).unwrap_or(0);
+        let passed = path[..passed].iter().map(|phase| (*phase, PhaseResult::Passed));
+        passed.chain([(self.phase, PhaseResult::Refused)])
+    }
+
     /// One to be written over.
     fn blank() -> Refusal {
         Refusal {
@@ -192,11 +206,9 @@ impl Refusal {
             method: String::new(),
             path: String::new(),
             route: String::new(),
-            status: 0,
-            reason: "",
-            step: Step::Unknown,
+            entry: Rejection::InternalError.entry(),
+            phase: Phase::Unknown,
             field: None,
-            rules: &[],
             detail: None,
             user: None,
             key: None,
@@ -236,8 +248,8 @@ mod tests {
         fields.push(Name::XRequestId, id.as_bytes());
         let client = Rc::new(Client::at(IpAddr::from([192, 0, 2, 1]), false));
         let (context, worker) = (Context::new(client, &fields, &[]), Metrics::default().worker());
-        let line = AccessLine::new(context, Method::GET, "/timbr/api/query/", (&worker.route(""), &worker));
-        recorder.note(&Rejection::ApiKeyMissing, &line);
+        let record = AccessRecord::new(context, Method::GET, "/timbr/api/query/", &worker.route(""), &worker);
+        recorder.note(&Rejection::ApiKeyMissing, &record);
     }
 
     fn ids(refusals: &Refusals, most: usize) -> Vec<String> {
@@ -266,7 +278,10 @@ mod tests {
         all.sort();
         assert_eq!(all, ["a", "b"]);
         let found = refusals.newest(10, |refusal| refusal.request_id() == "b");
-        assert_eq!((found.len(), found[0].reason, found[0].method.as_str()), (1, "api_key_missing", "GET"));
+        assert_eq!(
+            (found.len(), found[0].entry.reason, found[0].method.as_str()),
+            (1, "api_key_missing", "GET")
+        );
         assert!(Refusals::new(64).capacity() >= 64 * LEAST);
     }
 
@@ -281,5 +296,20 @@ mod tests {
         let newest = &refusals.newest(1, |_| true)[0];
         assert_eq!((newest.request_id(), newest.trace_id().len()), ("b", 32));
         assert_eq!(newest.path, "/timbr/api/query/");
+    }
+
+    #[test]
+    fn the_trace_ends_with_the_phase_that_rejected() {
+        let trace = |phase, route: &str| {
+            let record = Refusal { phase, route: route.to_owned(), ..Refusal::blank() };
+            record.trace().collect::<Vec<_>>()
+        };
+        let screened = trace(Phase::Screen, "api");
+        let phases: Vec<_> = screened.iter().map(|(phase, _)| *phase).collect();
+        assert_eq!(phases, [Phase::Read, Phase::Admission, Phase::Route, Phase::Handshake, Phase::Screen]);
+        let refused: Vec<_> = screened.iter().filter(|(_, result)| *result == PhaseResult::Refused).collect();
+        assert_eq!(refused, [&(Phase::Screen, PhaseResult::Refused)]);
+        assert_eq!(trace(Phase::GetToken, get_token::ROUTE_NAME).len(), 5);
+        assert_eq!(trace(Phase::Unknown, "api"), [(Phase::Unknown, PhaseResult::Refused)]);
     }
 }

@@ -7,7 +7,8 @@ use bytes::Bytes;
 use http::{HeaderName, StatusCode};
 use http_body::{Body, Frame, SizeHint};
 
-use crate::gateway::access_log::AccessLine;
+use crate::admission::RequestPlace;
+use crate::gateway::access_record::AccessRecord;
 use crate::http::headers::{Fields, Name};
 use crate::os::splice::KernelPipe;
 use crate::upstream;
@@ -56,12 +57,14 @@ impl Answer {
         Answer { status, fields, source: Source::Own(Some(body)) }
     }
 
-    /// Ties the access line to the body, whose end writes it.
-    pub fn observed(mut self, mut line: Box<AccessLine>) -> Reply {
-        line.head_is_ready(self.status);
+    /// Ends the exchange with the body: the record is written, and then the permit released, when the body is dropped.
+    /// There is no permit for a request that was not admitted.
+    pub fn into_reply(mut self, mut record: Box<AccessRecord>, permit: Option<RequestPlace>) -> Reply {
+        record.head_is_ready(self.status);
         self.fields.remove(Name::XRequestId);
-        self.fields.push(Name::XRequestId, line.context().request_id_bytes());
-        Reply { status: self.status, fields: self.fields, body: ObservedBody { source: self.source, line } }
+        self.fields.push(Name::XRequestId, record.context.request_id_bytes());
+        let body = ObservedBody { source: self.source, record, _permit: permit };
+        Reply { status: self.status, fields: self.fields, body }
     }
 }
 
@@ -92,10 +95,12 @@ fn remove_hop_by_hop(fields: &mut Fields) {
     });
 }
 
-/// The body of every answer. When it is dropped, read to its end or not, the access line is written.
+/// The body of every response. When it is dropped, whether it was read to its end or not, the record is written.
 pub struct ObservedBody {
     source: Source,
-    line: Box<AccessLine>,
+    // Dropped in this order.
+    record: Box<AccessRecord>,
+    _permit: Option<RequestPlace>,
 }
 
 impl ObservedBody {
@@ -103,7 +108,7 @@ impl ObservedBody {
     pub fn withhold(&mut self) {
         if let Source::Own(bytes) = &mut self.source {
             *bytes = None;
-            self.line.complete = true;
+            self.record.complete = true;
         }
     }
 
@@ -111,9 +116,9 @@ impl ObservedBody {
     pub fn fill(&mut self, pipe: &mut KernelPipe) -> usize {
         let Source::Upstream(body) = &mut self.source else { return 0 };
         let moved = body.fill(pipe);
-        self.line.sent += moved as u64;
+        self.record.sent += moved as u64;
         if self.is_end_stream() {
-            self.line.complete = true;
+            self.record.complete = true;
         }
         moved
     }
@@ -134,14 +139,14 @@ impl Body for ObservedBody {
         match &polled {
             Poll::Ready(Some(Ok(frame))) => {
                 let bytes = frame.data_ref().map_or(0, Bytes::len);
-                self.line.sent += bytes as u64;
+                self.record.sent += bytes as u64;
             }
-            Poll::Ready(Some(Err(_))) => self.line.reason = "upstream_body_broken",
-            Poll::Ready(None) => self.line.complete = true,
+            Poll::Ready(Some(Err(_))) => self.record.reason = "upstream_body_broken",
+            Poll::Ready(None) => self.record.complete = true,
             Poll::Pending => {}
         }
         if self.is_end_stream() {
-            self.line.complete = true;
+            self.record.complete = true;
         }
         polled
     }

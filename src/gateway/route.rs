@@ -41,7 +41,7 @@ impl Routes {
         if matches!(path, "/timbr/api/get_token" | "/timbr/api/get_token/") {
             return match head.method {
                 Method::POST => Ok(Route::GetToken),
-                _ => Err(Rejection::MethodNotAllowed { allow: "POST".to_owned() }),
+                _ => Err(Rejection::MethodNotAllowed("POST".to_owned())),
             };
         }
         let number = self.0.iter().position(|profile| path.starts_with(&profile.prefix));
@@ -49,7 +49,7 @@ impl Routes {
         let profile = &self.0[number];
         if !profile.methods.contains(&head.method) {
             let methods: Vec<_> = profile.methods.iter().map(Method::as_str).collect();
-            return Err(Rejection::MethodNotAllowed { allow: methods.join(", ") });
+            return Err(Rejection::MethodNotAllowed(methods.join(", ")));
         }
         Ok(Route::Profile(profile, number))
     }
@@ -64,21 +64,21 @@ fn one_host(uri: &Uri, fields: &Fields) -> Result<(), Rejection> {
         return Err(Rejection::FieldRepeated("host"));
     }
     match (uri.authority(), field) {
-        (None, None) => Err(Rejection::RequestLine("it names no host")),
+        (None, None) => Err(Rejection::RequestLineAmbiguous("it names no host")),
         (Some(authority), _) if authority.as_str().contains('@') => {
-            Err(Rejection::RequestLine("its host holds user information"))
+            Err(Rejection::RequestLineAmbiguous("its host holds user information"))
         }
         _ if uri.scheme_str().is_some_and(|scheme| !matches!(scheme, "http" | "https")) => {
-            Err(Rejection::RequestLine("its scheme is neither http nor https"))
+            Err(Rejection::RequestLineAmbiguous("its scheme is neither http nor https"))
         }
         (Some(authority), Some(field)) if !field.eq_ignore_ascii_case(authority.as_str().as_bytes()) => {
-            Err(Rejection::RequestLine("it and the field `Host` name different hosts"))
+            Err(Rejection::RequestLineAmbiguous("it and the field `Host` name different hosts"))
         }
         (Some(authority), _) if !is_host(authority.as_str().as_bytes()) => {
-            Err(Rejection::RequestLine("its authority is no host"))
+            Err(Rejection::RequestLineAmbiguous("its authority is no host"))
         }
         (None, Some(field)) if !is_host(field) => {
-            Err(Rejection::RequestLine("the field `Host` holds no host"))
+            Err(Rejection::RequestLineAmbiguous("the field `Host` holds no host"))
         }
         _ => Ok(()),
     }
@@ -113,7 +113,7 @@ fn is_host(host: &[u8]) -> bool {
 /// SECURITY: a path that two parsers could read in two ways is refused, never tidied up: what was judged here must
 /// be what the backend sees.
 fn unambiguous(path: &str) -> Result<(), Rejection> {
-    let refuse = |what| Err(Rejection::RequestLine(what));
+    let refuse = |what| Err(Rejection::RequestLineAmbiguous(what));
     if !path.starts_with('/') {
         return refuse("it is no path");
     }
@@ -206,7 +206,7 @@ mod tests {
             ("TRACE", "/timbr/api/x", "GET, HEAD, POST, PUT, PATCH, DELETE"),
             ("OPTIONS", "/timbr/api/x", "GET, HEAD, POST, PUT, PATCH, DELETE"),
         ] {
-            let expected = Rejection::MethodNotAllowed { allow: allowed.into() };
+            let expected = Rejection::MethodNotAllowed(allowed.into());
             assert_eq!(find(method, target), Err(expected), "{method} {target}");
         }
     }
@@ -254,7 +254,7 @@ mod tests {
             "/timbr/api/%zz",
         ] {
             let found = find("GET", target);
-            assert!(matches!(found, Err(Rejection::RequestLine(_))), "{target}: {found:?}");
+            assert!(matches!(found, Err(Rejection::RequestLineAmbiguous(_))), "{target}: {found:?}");
         }
     }
 

@@ -101,11 +101,11 @@ pub fn content_type(
     expected: impl Fn() -> String,
 ) -> Result<(), Rejection> {
     let Some(value) = fields.get(Name::ContentType) else {
-        return Err(Rejection::ContentTypeMissing { expected: expected() });
+        return Err(Rejection::ContentTypeMissing(expected()));
     };
     match essence(value) {
         Some(essence) if accepts(essence) => Ok(()),
-        _ => Err(Rejection::ContentTypeUnsupported { expected: expected() }),
+        _ => Err(Rejection::ContentTypeUnsupported(expected())),
     }
 }
 

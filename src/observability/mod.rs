@@ -3,4 +3,5 @@
 pub mod auth_timing;
 pub mod log;
 pub mod metrics;
+pub mod phase;
 pub mod trace;

@@ -6,10 +6,10 @@ use std::path::{Path, PathBuf};
 use timbr_gateway::config::options::OPTIONS;
 use timbr_gateway::config::schema::entries_of;
 use timbr_gateway::config::{Sources, load};
-use timbr_gateway::gateway::advice::CATALOGUE;
-use timbr_gateway::gateway::faults::specimens;
+use timbr_gateway::gateway::rejection::Rejection;
 use timbr_gateway::http::headers::Name;
 use timbr_gateway::observability::metrics::Metrics;
+use timbr_gateway::observability::phase::Phase;
 
 use crate::support::bearer::SALT;
 
@@ -86,63 +86,62 @@ fn the_samples_of_the_configuration_are_valid() {
     }
 }
 
-#[test]
-fn every_reason_is_explained() {
-    let source = std::fs::read_to_string(repository().join("src/gateway/rejection.rs")).expect("the source");
-    let reasons = source.split("pub fn reason(").nth(1).expect("the function");
-    let reasons = reasons.split("pub fn ").next().expect("what follows it");
-    let reasons: Vec<_> = reasons.split('"').skip(1).step_by(2).collect();
-    assert!(reasons.len() > 20, "{reasons:?}");
-    let page = std::fs::read_to_string(repository().join("docs/errors.md")).expect("the catalogue");
-    for reason in &reasons {
-        assert!(page.contains(&format!("| `{reason}` |")), "{reason} is missing from docs/errors.md");
+/// Compares the part of a page between two marks with what it must be. With `BLESS=1` it writes that part instead.
+fn assert_generated(page: &str, name: &str, expected: &str) {
+    let path = repository().join(page);
+    let text = std::fs::read_to_string(&path).expect("the page");
+    let marks = (format!("<!-- {name}: generated -->\n"), format!("<!-- {name}: end -->"));
+    let (before, rest) = text.split_once(&marks.0).expect("the first mark");
+    let (current, after) = rest.split_once(&marks.1).expect("the second mark");
+    if std::env::var_os("BLESS").is_some() {
+        std::fs::write(&path, [before, &marks.0, expected, &marks.1, after].concat()).expect("written");
+    } else {
+        assert!(current == expected, "{page} is out of date; `BLESS=1 cargo test docs` writes it");
     }
-    let explained = page.lines().filter(|line| line.starts_with("| `")).count();
-    assert_eq!(explained, reasons.len(), "docs/errors.md explains what no request can meet");
 }
 
-/// The catalogue of `docs/errors.md`: what clients get, and what operators are told.
-fn catalogue() -> String {
+#[test]
+fn the_error_catalogue_is_the_table_of_rejections() {
     let mut text = String::from(
-        "| reason | status | at fault | the client reads | what happened, and what to do |\n| --- | --- | --- | --- | --- |\n",
+        "| reason | status | at fault | message to the client | what happened, and what to do |\n\
+         | --- | --- | --- | --- | --- |\n",
     );
-    let specimens = specimens();
-    assert_eq!(
-        specimens.len(),
-        CATALOGUE.len(),
-        "src/gateway/faults.rs and advice.rs have different reasons"
-    );
-    for (reason, advice) in CATALOGUE {
-        let rejection = specimens.iter().find(|one| one.reason() == *reason);
-        let rejection = rejection.unwrap_or_else(|| panic!("src/gateway/faults.rs has no {reason}"));
-        let (fields, body) = rejection.answer(b"");
+    for rejection in Rejection::examples() {
+        let entry = rejection.entry();
+        let (headers, body) = rejection.response(b"");
         let body: serde_json::Value = serde_json::from_slice(&body).expect("the envelope");
-        let retry = if fields.contains(Name::RetryAfter) { ", `Retry-After`" } else { "" };
+        let retry = if headers.contains(Name::RetryAfter) { ", `Retry-After`" } else { "" };
         let _ = writeln!(
             text,
-            "| `{reason}` | {}{retry} | {} | {} | {advice} |",
-            rejection.status().as_u16(),
-            rejection.fault().word(),
-            body["data"].as_str().expect("a sentence"),
+            "| `{}` | {}{retry} | {} | {} | {} |",
+            entry.reason,
+            entry.status.as_u16(),
+            entry.fault.as_str(),
+            body["data"].as_str().expect("a message"),
+            entry.remedy,
         );
     }
-    text
+    assert_generated("docs/errors.md", "errors", &text);
 }
 
-/// Run with `BLESS=1` to write the catalogue anew.
 #[test]
-fn the_catalogue_of_errors_says_what_clients_and_operators_are_told() {
-    let path = repository().join("docs/errors.md");
-    let page = std::fs::read_to_string(&path).expect("the catalogue");
-    let (before, rest) = page.split_once("<!-- errors: generated -->\n").expect("the first mark");
-    let (now, after) = rest.split_once("<!-- errors: end -->").expect("the second mark");
-    let expected = catalogue();
-    if std::env::var_os("BLESS").is_some() {
-        let marks = ["<!-- errors: generated -->\n", "<!-- errors: end -->"];
-        std::fs::write(&path, [before, marks[0], &expected, marks[1], after].concat()).expect("written");
-    } else {
-        assert!(now == expected, "docs/errors.md is out of date; BLESS=1 cargo test docs writes it anew");
+fn the_request_path_shows_the_status_codes_of_each_phase() {
+    let examples = Rejection::examples();
+    let (last, others) = Phase::FORWARD_PATH.split_last().expect("there are phases");
+    let after_handshake = 1 + others.iter().position(|phase| *phase == Phase::Handshake).expect("it is one");
+    let mut phases = others.to_vec();
+    phases.insert(after_handshake, Phase::GetToken);
+    phases.extend([*last, Phase::Unknown]);
+    let mut text = String::from("```text\n");
+    for phase in phases {
+        let of_phase = examples.iter().map(Rejection::entry).filter(|entry| entry.phases.contains(&phase));
+        let mut codes: Vec<_> = of_phase.map(|entry| entry.status.as_str().to_owned()).collect();
+        codes.sort();
+        codes.dedup();
+        let _ = writeln!(text, "{:<13} {:<54} {}", phase.as_str(), phase.summary(), codes.join(" "));
     }
+    text += "```\n";
+    assert_generated("ARCHITECTURE.md", "path", &text);
 }
 
 /// Run with `BLESS=1` to write the reference anew.

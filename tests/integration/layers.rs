@@ -144,11 +144,20 @@ fn only_two_things_can_be_sent_to_the_backend() {
     assert_eq!(senders, ["foreign_keys.rs", "rewrite.rs"]);
 }
 
+/// A file with more lines has a second idea in it.
+const MAX_LINES: usize = 450;
+
+/// Tables of data, which are read one entry at a time. Their length is the number of entries.
+const TABLES: [&str; 1] = ["src/gateway/rejection/table.rs"];
+
 #[test]
 fn files_stay_small_enough_to_read() {
     for (path, text) in sources() {
         let lines = without_tests(&text).lines().count();
-        assert!(lines <= 450, "{} has {lines} lines; is there a second idea in it?", path.display());
+        if TABLES.iter().any(|table| path.ends_with(table)) {
+            continue;
+        }
+        assert!(lines <= MAX_LINES, "{} has {lines} lines; is there a second idea in it?", path.display());
     }
 }
 

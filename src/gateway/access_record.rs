@@ -1,0 +1,231 @@
+//! What is recorded of one request: its line in the access log, its metrics and its trace. It is written when it is
+//! dropped, which is when the response has ended or the client has gone away.
+
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use http::{Method, StatusCode};
+
+use crate::base::clock;
+use crate::base::user_name::UserName;
+use crate::gateway::context::Context;
+use crate::observability::auth_timing::Steps;
+use crate::observability::log::{self, Record, label};
+use crate::observability::metrics::{self, Answered};
+use crate::observability::trace::{Said, Span, Trace};
+use crate::store::Fingerprint;
+
+/// Maximum bytes of texts that a client chooses. A line stays in memory until the log takes it, so an unauthenticated
+/// client must not choose its length.
+const MAX_PATH: usize = 512;
+const MAX_METHOD: usize = 32;
+const MAX_USER: usize = 128;
+
+/// The record of one request.
+///
+/// SECURITY: it has neither query nor headers nor body. A query can contain what a user searched for.
+#[derive(Debug)]
+pub struct AccessRecord {
+    /// What is known of the request from its connection and head.
+    pub context: Context,
+    method: Method,
+    path: String,
+    /// The route and its counters; the one without a name until a route is found.
+    pub route: Rc<metrics::Route>,
+    /// The user, once the identity is proven.
+    pub user: Option<UserName>,
+    /// The user to act as, if the client asked for one.
+    pub acts_as: Option<String>,
+    /// The fingerprint of the key, once the identity is proven.
+    pub key: Option<Fingerprint>,
+    /// The reason of the rejection; empty if the backend responded.
+    pub reason: &'static str,
+    /// The status of the response.
+    pub status: StatusCode,
+    /// How long the parts of authentication took.
+    pub timing: Steps,
+    /// Bytes of the response body that were passed to the client.
+    pub sent: u64,
+    /// Whether the response body was sent completely.
+    pub complete: bool,
+    /// From sending the request to the head of the backend's response, if there is one.
+    pub upstream_to_head: Option<Duration>,
+    /// From the head of the request to the head of the response, if there is one.
+    pub to_head: Option<Duration>,
+}
+
+impl AccessRecord {
+    /// The record of a request whose head was just read. Until there is a response, its status is 499, "client closed
+    /// request".
+    pub fn new(
+        context: Context,
+        method: Method,
+        path: &str,
+        route: &Rc<metrics::Route>,
+        worker: &metrics::Worker,
+    ) -> AccessRecord {
+        AccessRecord {
+            context,
+            method,
+            path: truncate(path, MAX_PATH).to_owned(),
+            route: Rc::clone(route),
+            timing: Steps::new(worker.clone()),
+            user: None,
+            acts_as: None,
+            key: None,
+            reason: "",
+            status: StatusCode::from_u16(499).expect("within 100 to 999"),
+            sent: 0,
+            complete: false,
+            upstream_to_head: None,
+            to_head: None,
+        }
+    }
+
+    /// The method of the request, truncated.
+    pub fn method(&self) -> &str {
+        truncate(self.method.as_str(), MAX_METHOD)
+    }
+
+    /// The path of the request without its query, truncated.
+    pub fn path(&self) -> &str {
+        &self.path
+    }
+
+    /// Writes a line to the audit log: who requested what, and what was decided.
+    pub fn audit(&self, what: &str, decision: &str) {
+        log::audit(|line| {
+            line.text(label!("what"), what);
+            line.text(label!("decision"), decision);
+            line.word(label!("request_id"), self.context.request_id_bytes());
+            line.word(label!("client"), self.context.client_text().as_bytes());
+            self.write_request(line);
+        });
+    }
+
+    /// Writes the request and its identity, the same way in both logs.
+    fn write_request(&self, line: &mut Record<'_>) {
+        line.text(label!("method"), self.method());
+        line.text(label!("path"), &self.path);
+        line.text(label!("route"), self.route.name());
+        line.text(label!("user"), truncate(self.user.as_ref().map_or("", UserName::as_str), MAX_USER));
+        if let Some(user) = &self.acts_as {
+            line.text(label!("acts_as"), truncate(user, MAX_USER));
+        }
+        if let Some(key) = self.key {
+            line.hex(label!("key"), key.raw());
+        }
+    }
+
+    /// Records that the backend has sent the head of its response, or failed.
+    pub fn upstream_ended(&mut self, begun: Instant, responded: bool) {
+        let ended = clock::now();
+        if responded {
+            let duration = ended.duration_since(begun);
+            self.route.note_upstream(duration);
+            self.upstream_to_head = Some(duration);
+        }
+        if let Some(trace) = &self.timing.trace {
+            trace.asked(Span { begun, ended });
+        }
+    }
+
+    /// Records that the head of the response is complete.
+    pub fn head_is_ready(&mut self, status: StatusCode) {
+        self.status = status;
+        // The clock was read a moment ago, when the backend's response arrived.
+        let now = if self.upstream_to_head.is_some() { clock::recent() } else { clock::now() };
+        self.to_head = Some(now.duration_since(self.context.begun));
+    }
+
+    /// Passes the trace to the exporter.
+    #[cold]
+    fn finish_trace(&self, trace: Trace, received: u64) {
+        let said = Said {
+            method: self.method().to_owned(),
+            route: self.route.name().to_owned(),
+            path: self.path.clone(),
+            status: self.status.as_u16(),
+            reason: self.reason,
+            client: self.context.client_text().into_owned(),
+            protocol: if self.context.client.protocol == "http/2" { "2" } else { "1.1" },
+            secure: self.context.client.secure,
+            user: self.user.as_ref().map(|user| truncate(user.as_str(), MAX_USER).to_owned()),
+            key: self.key.map(|key| key.to_string()),
+            request_id: self.context.request_id().to_owned(),
+            server: None,
+            received,
+            sent: self.sent,
+        };
+        trace.finish(Span { begun: self.context.begun, ended: clock::recent() }, said);
+    }
+
+    fn write_access(&self, received: u64, total: Duration) {
+        log::access(|line| {
+            line.word(label!("request_id"), self.context.request_id_bytes());
+            line.word(label!("trace_id"), self.context.trace_id());
+            line.word(label!("protocol"), self.context.client.protocol.as_bytes());
+            line.word(label!("client"), self.context.client_text().as_bytes());
+            if let Some(certificate) = &self.context.client.certificate {
+                line.text(label!("certificate"), certificate);
+            }
+            self.write_request(line);
+            line.number(label!("status"), self.status.as_u16().into());
+            line.text(label!("reason"), self.reason);
+            line.number(label!("received"), received);
+            line.number(label!("sent"), self.sent);
+            line.flag(label!("complete"), self.complete);
+            line.millis(label!("head_ms"), self.to_head.unwrap_or_default());
+            if let Some(duration) = self.upstream_to_head {
+                line.millis(label!("upstream_ms"), duration);
+            }
+            line.millis(label!("total_ms"), total);
+        });
+    }
+}
+
+impl Drop for AccessRecord {
+    fn drop(&mut self) {
+        // The clock is read before the line is written, so that metrics and line agree.
+        let total = clock::now().duration_since(self.context.begun);
+        if self.to_head.is_none() {
+            self.reason = "client_closed";
+        }
+        let received = self.context.received.as_ref().map_or(0, |received| received.get());
+        self.route.note(&Answered {
+            method: &self.method,
+            status: self.status,
+            reason: self.reason,
+            to_head: self.to_head,
+            total,
+            received,
+            sent: self.sent,
+        });
+        if let Some(trace) = self.timing.trace.take() {
+            self.finish_trace(*trace, received);
+        }
+        self.write_access(received, total);
+    }
+}
+
+/// The beginning of a text, at most `max` bytes, cut between characters.
+fn truncate(text: &str, max: usize) -> &str {
+    if text.len() <= max {
+        return text;
+    }
+    let end = (0..=max).rev().find(|at| text.is_char_boundary(*at)).unwrap_or_default();
+    &text[..end]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_text_is_truncated_between_characters() {
+        assert_eq!(truncate("alice", 5), "alice");
+        assert_eq!(truncate("alice", 4), "alic");
+        assert_eq!(truncate("aé", 2), "a");
+        assert_eq!(truncate("é", 1), "");
+    }
+}

@@ -1,0 +1,275 @@
+//! Every reason for which the gateway rejects a request: `table` has one entry per reason, with all that is known of it.
+//! A rejection does not know the request; [`AccessRecord`](crate::gateway::access_record) does.
+//!
+//! A variant does not compile until its entry is complete. Reasons are an interface: scripts and alerts match them, so
+//! they never change.
+
+mod response;
+
+use std::time::Duration;
+
+use http::StatusCode;
+
+use crate::admission::{Full, NoTurn};
+use crate::gateway::get_token;
+use crate::observability::phase::Phase;
+
+/// Generates [`Rejection`] from its table: the enum, [`Rejection::entry`] for what is constant, and one method for each
+/// column that may depend on the data of the variant.
+macro_rules! rejections {
+    (@detail) => { None };
+    (@detail $detail:expr) => { Some(Cow::from($detail)) };
+    ($(
+        $(#[$doc:meta])+
+        $variant:ident $(($data:ident: $type:ty))? {
+            status: $status:ident,
+            reason: $reason:literal,
+            phases: [$($phase:ident),+],
+            fault: $fault:ident,
+            response_header: $response_header:expr,
+            header: $header:expr,
+            rules: [$($rule:literal),*],
+            $(detail: $detail:expr,)?
+            message: $message:expr,
+            remedy: $remedy:literal,
+        }
+    )+) => {
+        /// Why the gateway did not forward a request or its response.
+        #[derive(Clone, Debug, PartialEq, Eq)]
+        pub enum Rejection {
+            $($(#[$doc])+ $variant $(($type))?,)+
+        }
+
+        impl Rejection {
+            /// One rejection of each kind, with `…` as its data, for the documents and tests.
+            pub fn examples() -> Vec<Rejection> {
+                vec![$(Rejection::$variant $((<$type as ExampleData>::example()))?,)+]
+            }
+
+            /// The columns that are the same for every rejection of this kind.
+            pub fn entry(&self) -> &'static RejectionEntry {
+                match self {
+                    $(Rejection::$variant { .. } => {
+                        static ENTRY: RejectionEntry = RejectionEntry {
+                            status: StatusCode::$status,
+                            reason: $reason,
+                            phases: &[$(Phase::$phase),+],
+                            fault: Fault::$fault,
+                            rules: &[$($rule),*],
+                            remedy: $remedy,
+                        };
+                        &ENTRY
+                    })+
+                }
+            }
+
+            /// The message to the client: what is wrong, and what to send instead.
+            pub fn message(&self) -> Cow<'static, str> {
+                match self { $(Rejection::$variant $(($data))? => { $(let _ = $data;)? Cow::from($message) })+ }
+            }
+
+            /// The request header that is at fault.
+            ///
+            /// SECURITY: a name from this source, never the text of a client, which may be anything, even a key.
+            pub fn header(&self) -> Option<&'static str> {
+                match self { $(Rejection::$variant $(($data))? => { $(let _ = $data;)? $header })+ }
+            }
+
+            /// Details where one reason has several causes: text from this source or from the configuration, never from
+            /// the client.
+            pub fn detail(&self) -> Option<Cow<'static, str>> {
+                match self {
+                    $(Rejection::$variant $(($data))? => {
+                        $(let _ = $data;)? rejections!(@detail $($detail)?)
+                    })+
+                }
+            }
+
+            /// The header of the response that belongs to this rejection, besides those that all have.
+            pub(super) fn response_header(&self) -> ResponseHeader<'_> {
+                match self {
+                    $(Rejection::$variant $(($data))? => { $(let _ = $data;)? $response_header })+
+                }
+            }
+        }
+    };
+}
+
+mod table;
+
+pub use table::Rejection;
+
+/// The constant columns of the table.
+#[derive(Debug)]
+pub struct RejectionEntry {
+    /// The HTTP status of the response.
+    pub status: StatusCode,
+    /// The stable word for scripts, logs and metrics, such as `api_key_missing`.
+    pub reason: &'static str,
+    /// The phases that can reject for this reason. The first one is reported for forwarded requests.
+    pub phases: &'static [Phase],
+    /// Where the cause lies.
+    pub fault: Fault,
+    /// The options that decide, the most important one first. A key of an entry of `routes` is written `routes.…`.
+    pub rules: &'static [&'static str],
+    /// What happened and what to do, for operators: in `explain`, on the dashboard and in `docs/errors.md`.
+    pub remedy: &'static str,
+}
+
+/// Where the cause of a rejection lies, and so who has to change something.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// In the client's request, or in what lies between the client and the gateway.
+    Request,
+    /// In the client's credentials.
+    Credentials,
+    /// In rules and limits of the operator, or in clients that exceed them.
+    Rules,
+    /// In a server that the gateway depends on: backend, store, verifier or issuer.
+    Servers,
+    /// In the gateway itself.
+    Gateway,
+}
+
+impl Fault {
+    /// The text in `docs/errors.md`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Fault::Request => "the request",
+            Fault::Credentials => "the credentials",
+            Fault::Rules => "rules and limits",
+            Fault::Servers => "another server",
+            Fault::Gateway => "the gateway",
+        }
+    }
+}
+
+/// The response header that a rejection needs.
+enum ResponseHeader<'a> {
+    NoHeader,
+    /// `WWW-Authenticate`, which a 401 must have (RFC 9110 section 15.5.2; RFC 6750 section 3 for bearers).
+    Challenge(&'static str),
+    /// Seconds until a retry may succeed.
+    RetryAfter(u64),
+    /// The methods of the path.
+    Allow(&'a str),
+}
+
+/// Data of the examples in the documents.
+trait ExampleData {
+    fn example() -> Self;
+}
+
+impl ExampleData for &'static str {
+    fn example() -> &'static str {
+        "…"
+    }
+}
+
+impl ExampleData for String {
+    fn example() -> String {
+        "…".to_owned()
+    }
+}
+
+impl ExampleData for Duration {
+    fn example() -> Duration {
+        Duration::ZERO
+    }
+}
+
+impl Rejection {
+    /// The HTTP status of the response.
+    pub fn status(&self) -> StatusCode {
+        self.entry().status
+    }
+
+    /// The stable word for scripts, logs and metrics.
+    pub fn reason(&self) -> &'static str {
+        self.entry().reason
+    }
+
+    /// The phase that rejected a request of this route.
+    pub fn phase(&self, route: &str) -> Phase {
+        let phases = self.entry().phases;
+        // The only rejection that two phases of one path share with different data.
+        if *self == Rejection::FieldRepeated("host") {
+            return Phase::Route;
+        }
+        if route == get_token::ROUTE_NAME && phases.contains(&Phase::GetToken) {
+            return Phase::GetToken;
+        }
+        phases[0]
+    }
+}
+
+impl From<Full> for Rejection {
+    fn from(full: Full) -> Rejection {
+        match full {
+            Full::Everybody => Rejection::Overloaded,
+            Full::Caller => Rejection::TooManyRequests,
+        }
+    }
+}
+
+impl From<NoTurn> for Rejection {
+    fn from(no_turn: NoTurn) -> Rejection {
+        match no_turn {
+            NoTurn::Full => Rejection::QueueFull,
+            NoTurn::TooLate => Rejection::QueueTimeout,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::options;
+
+    #[test]
+    fn reasons_are_unique_and_remedies_are_sentences() {
+        let entries: Vec<_> = Rejection::examples().iter().map(Rejection::entry).collect();
+        for (at, entry) in entries.iter().enumerate() {
+            let (reason, remedy) = (entry.reason, entry.remedy);
+            assert_eq!(entries.iter().position(|other| other.reason == reason), Some(at), "{reason}");
+            assert!(remedy.ends_with(['.', ')']) && !remedy.contains("  "), "{reason}: {remedy}");
+        }
+    }
+
+    #[test]
+    fn rules_are_names_of_options() {
+        for rejection in Rejection::examples() {
+            for key in rejection.entry().rules {
+                let is_known = key.starts_with("routes.") || options::find(key).is_some();
+                assert!(is_known, "{key} of {rejection:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn the_phase_depends_on_the_route() {
+        let missing = Rejection::ContentTypeMissing("application/json".to_owned());
+        assert_eq!(
+            (missing.phase("api"), missing.phase(get_token::ROUTE_NAME)),
+            (Phase::Screen, Phase::GetToken)
+        );
+        assert_eq!(Rejection::FieldRepeated("host").phase(""), Phase::Route);
+        assert_eq!(Rejection::FieldRepeated("x-api-key").phase("api"), Phase::Screen);
+        assert_eq!(Rejection::NotFound.phase(get_token::ROUTE_NAME), Phase::Route);
+    }
+
+    #[test]
+    fn text_of_a_client_is_not_repeated_to_operators() {
+        let rejection = Rejection::ConnectionNamesPolicyField("tk_secret".to_owned());
+        let shown = format!("{:?}{:?}{:?}", rejection.header(), rejection.entry(), rejection.detail());
+        assert!(!shown.contains("tk_secret"), "{shown}");
+    }
+
+    #[test]
+    fn every_401_has_a_challenge() {
+        for rejection in Rejection::examples() {
+            let is_challenge = matches!(rejection.response_header(), ResponseHeader::Challenge(_));
+            assert_eq!(is_challenge, rejection.status() == StatusCode::UNAUTHORIZED, "{rejection:?}");
+        }
+    }
+}

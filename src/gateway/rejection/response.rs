@@ -1,0 +1,125 @@
+//! The response to a rejected request, in the envelope of the API. It must not allocate more than its two buffers, as
+//! floods consist of rejections.
+
+use bytes::Bytes;
+
+use crate::base::byte_class::needs_no_escapes;
+use crate::gateway::rejection::{Rejection, ResponseHeader};
+use crate::http::headers::{Fields, Name};
+
+/// Room for the headers of a response, with the request id that is added later.
+const HEADERS_CAPACITY: (usize, usize) = (6, 256);
+
+impl Rejection {
+    /// The headers and the body of the response.
+    pub fn response(&self, request_id: &[u8]) -> (Fields, Bytes) {
+        let mut headers = Fields::with_capacity(HEADERS_CAPACITY.0, HEADERS_CAPACITY.1);
+        headers.push(Name::ContentType, b"application/json");
+        headers.push(Name::CacheControl, b"no-store");
+        match self.response_header() {
+            ResponseHeader::NoHeader => {}
+            ResponseHeader::Challenge(challenge) => headers.push(Name::WwwAuthenticate, challenge.as_bytes()),
+            ResponseHeader::RetryAfter(seconds) => {
+                headers.push(Name::RetryAfter, itoa::Buffer::new().format(seconds).as_bytes());
+            }
+            ResponseHeader::Allow(methods) => headers.push(Name::Allow, methods.as_bytes()),
+        }
+        (headers, Bytes::from(envelope(&self.message(), self.reason(), request_id)))
+    }
+}
+
+/// Writes `{"status":"error","data":…,"reason":…,"request_id":…}`. Request ids and reasons need no escapes in JSON, and
+/// most messages do not either.
+fn envelope(data: &str, reason: &str, request_id: &[u8]) -> Vec<u8> {
+    const PARTS: [&str; 4] =
+        [r#"{"status":"error","data":"#, r#","reason":""#, r#"","request_id":""#, r#""}"#];
+    debug_assert!([reason.as_bytes(), request_id].into_iter().all(needs_no_escapes));
+    let fixed: usize = PARTS.iter().map(|part| part.len()).sum();
+    let mut body = Vec::with_capacity(fixed + data.len() + 2 + reason.len() + request_id.len());
+    body.extend_from_slice(PARTS[0].as_bytes());
+    append_quoted(&mut body, data);
+    body.extend_from_slice(PARTS[1].as_bytes());
+    body.extend_from_slice(reason.as_bytes());
+    body.extend_from_slice(PARTS[2].as_bytes());
+    body.extend_from_slice(request_id);
+    body.extend_from_slice(PARTS[3].as_bytes());
+    body
+}
+
+/// Appends a text as a JSON string.
+fn append_quoted(body: &mut Vec<u8>, text: &str) {
+    if needs_no_escapes(text.as_bytes()) {
+        body.push(b'"');
+        body.extend_from_slice(text.as_bytes());
+        body.push(b'"');
+    } else {
+        serde_json::to_writer(body, text).expect("a text can always be written into memory");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_body_is_the_envelope_of_the_api() {
+        let (headers, body) = Rejection::ApiKeyMissing.response(b"req-1");
+        let body: serde_json::Value = serde_json::from_slice(&body).expect("JSON");
+        assert_eq!(body["status"], "error");
+        assert_eq!(body["reason"], "api_key_missing");
+        assert_eq!(body["request_id"], "req-1");
+        assert!(body["data"].as_str().expect("text").contains("x-api-key"));
+        assert_eq!(headers.get(Name::ContentType), Some(&b"application/json"[..]));
+        assert_eq!(headers.get(Name::CacheControl), Some(&b"no-store"[..]));
+    }
+
+    #[test]
+    fn the_envelope_equals_what_serde_writes() {
+        #[derive(serde::Serialize)]
+        struct SerdeEnvelope<'a> {
+            status: &'static str,
+            data: &'a str,
+            reason: &'static str,
+            request_id: &'a str,
+        }
+        let odd = (0..=0xff_u8).map(|byte| format!("a{}b", char::from(byte)));
+        let longer = ["", "plain, with `quotes`", "\"\\/\u{7f}\u{2028}\u{2029}", "… – é 漢 \u{1f980}"]
+            .map(str::to_owned);
+        let odd = odd.chain(longer).map(|data| (data, "api_key_missing"));
+        let examples = Rejection::examples();
+        let messages =
+            examples.iter().map(|rejection| (rejection.message().into_owned(), rejection.reason()));
+        // This message contains text of the client.
+        let quoting = Rejection::ConnectionNamesPolicyField("x\"\\\n\u{1b}-api-key".to_owned());
+        let quoting = (quoting.message().into_owned(), quoting.reason());
+        for (data, reason) in odd.chain(messages).chain([quoting]) {
+            for request_id in ["req-1.:/+=@_", "0123456789abcdef0123456789abcdef"] {
+                let expected = SerdeEnvelope { status: "error", data: &data, reason, request_id };
+                let written = envelope(&data, reason, request_id.as_bytes());
+                assert_eq!(written, serde_json::to_vec(&expected).expect("strings serialise"), "{data:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn the_challenge_names_the_scheme_of_the_credential() {
+        let challenge = |rejection: Rejection| {
+            let headers = rejection.response(b"").0;
+            headers.get(Name::WwwAuthenticate).map(|value| String::from_utf8_lossy(value).into_owned())
+        };
+        assert_eq!(challenge(Rejection::BearerMissing).as_deref(), Some("Bearer realm=\"timbr\""));
+        assert!(challenge(Rejection::CredentialsWrong).is_some_and(|value| value.starts_with("Bearer ")));
+        assert_eq!(challenge(Rejection::TokenExpired).as_deref(), Some("ApiKey realm=\"timbr\""));
+        assert_eq!(challenge(Rejection::NotFound), None);
+    }
+
+    #[test]
+    fn temporary_failures_have_retry_after() {
+        for rejection in
+            [Rejection::UpstreamUnreachable, Rejection::ApiKeyUnverifiable, Rejection::VerifierBusy]
+        {
+            assert!(rejection.response(b"").0.contains(Name::RetryAfter), "{rejection:?}");
+        }
+        assert!(!Rejection::UpstreamTimeout.response(b"").0.contains(Name::RetryAfter));
+    }
+}

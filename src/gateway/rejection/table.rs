@@ -1,0 +1,751 @@
+//! The table of rejections, in the order of the request path. It is data only: what the columns mean is in `mod.rs`.
+
+use std::borrow::Cow;
+use std::time::Duration;
+
+use http::StatusCode;
+
+use crate::gateway::rejection::ResponseHeader::{self, Allow, Challenge, NoHeader, RetryAfter};
+use crate::gateway::rejection::{ExampleData, Fault, RejectionEntry};
+use crate::observability::phase::Phase;
+
+const API_KEY: ResponseHeader<'static> = Challenge("ApiKey realm=\"timbr\"");
+const BASIC: ResponseHeader<'static> = Challenge("Basic realm=\"timbr\"");
+const BEARER: ResponseHeader<'static> = Challenge("Bearer realm=\"timbr\"");
+const INVALID_BEARER: ResponseHeader<'static> = Challenge("Bearer realm=\"timbr\", error=\"invalid_token\"");
+
+rejections! {
+    /// The bytes are not an HTTP request, or they are ambiguous.
+    RequestMalformed(cause: &'static str) {
+        status: BAD_REQUEST,
+        reason: "request_malformed",
+        phases: [Read],
+        fault: Request,
+        response_header: NoHeader,
+        header: None,
+        rules: [],
+        detail: *cause,
+        message: format!("This is not a valid HTTP request: {cause}."),
+        remedy: "Not an HTTP/1.1 request, or an ambiguous one: two lengths, a bare line feed, a folded header. The \
+                 message names the cause. The connection is closed.",
+    }
+    /// Too many headers, or too many bytes of them.
+    RequestHeadTooLarge {
+        status: REQUEST_HEADER_FIELDS_TOO_LARGE,
+        reason: "request_head_too_large",
+        phases: [Read],
+        fault: Request,
+        response_header: NoHeader,
+        header: None,
+        rules: ["limits.headers", "limits.header_size"],
+        message: "The request has too many headers, or they are too large. Send fewer or shorter headers.",
+        remedy: "More headers than `limits.headers`, or a head larger than `limits.header_size`.",
+    }
+    /// The request target is too long.
+    TargetTooLong {
+        status: URI_TOO_LONG,
+        reason: "target_too_long",
+        phases: [Read],
+        fault: Request,
+        response_header: NoHeader,
+        header: None,
+        rules: ["limits.uri"],
+        message: "The request target is too long. Send long input in the body of a POST request.",
+        remedy: "The request target is longer than `limits.uri`.",
+    }
+    /// The client paused in the head for too long.
+    RequestHeadStalled {
+        status: REQUEST_TIMEOUT,
+        reason: "request_head_stalled",
+        phases: [Read],
+        fault: Request,
+        response_header: NoHeader,
+        header: None,
+        rules: ["timeouts.header"],
+        message: "The request head did not arrive in time. Send it without a pause.",
+        remedy: "The head did not arrive within `timeouts.header`.",
+    }
+    /// The request names a host that the certificate of the connection does not cover.
+    Misdirected {
+        status: MISDIRECTED_REQUEST,
+        reason: "misdirected",
+        phases: [Handshake],
+        fault: Request,
+        response_header: NoHeader,
+        header: Some("host"),
+        rules: ["tls.certificates", "tls.cert_file"],
+        message: "This connection was opened for a different host than the request names. Open a new connection for \
+                  this host.",
+        remedy: "Over TLS, the host of the request differs from the server name (SNI) of the handshake, and the \
+                 certificate does not cover it.",
+    }
+    /// The route requires a client certificate, and the client sent none.
+    ClientCertificateRequired {
+        status: FORBIDDEN,
+        reason: "client_certificate_required",
+        phases: [Handshake],
+        fault: Credentials,
+        response_header: NoHeader,
+        header: None,
+        rules: ["routes.client_certificate"],
+        message: "This path requires a TLS client certificate.",
+        remedy: "The route has `client_certificate: required`, and the client sent no certificate.",
+    }
+    /// Too many requests are in flight.
+    Overloaded {
+        status: SERVICE_UNAVAILABLE,
+        reason: "overloaded",
+        phases: [Admission],
+        fault: Rules,
+        response_header: RetryAfter(1),
+        header: None,
+        rules: ["limits.requests"],
+        message: "The gateway is handling too many requests. Try again in a moment.",
+        remedy: "More requests in flight than `limits.requests`.",
+    }
+    /// Too many requests of this identity are in flight.
+    TooManyRequests {
+        status: TOO_MANY_REQUESTS,
+        reason: "too_many_requests",
+        phases: [Share],
+        fault: Rules,
+        response_header: RetryAfter(1),
+        header: None,
+        rules: ["limits.requests_per_identity"],
+        message: "Too many requests with this key are in progress. Wait until some of them have finished.",
+        remedy: "More requests in flight with one key, or of one user, than `limits.requests_per_identity`.",
+    }
+    /// `Upgrade` to a protocol that the gateway does not support.
+    UpgradeRefused {
+        status: BAD_REQUEST,
+        reason: "upgrade_refused",
+        phases: [Screen, GetToken],
+        fault: Request,
+        response_header: NoHeader,
+        header: Some("upgrade"),
+        rules: [],
+        message: "Protocol upgrades are not supported. Remove the `Upgrade` header.",
+        remedy: "`Upgrade` names a protocol other than `h2c`, which is ignored, as HTTP allows.",
+    }
+    /// The request line names no path, a host other than `Host`, or an ambiguous path.
+    RequestLineAmbiguous(cause: &'static str) {
+        status: BAD_REQUEST,
+        reason: "request_line_ambiguous",
+        phases: [Route],
+        fault: Request,
+        response_header: NoHeader,
+        header: None,
+        rules: [],
+        detail: *cause,
+        message: format!(
+            "The request target is rejected: {cause}. Send a plain path, such as /timbr/api/query/."
+        ),
+        remedy: "The path is ambiguous (`//`, `..`, an escaped `/`, …), or the target and `Host` name different \
+                 hosts. Such requests are rejected, never normalized.",
+    }
+    /// No route has this path.
+    NotFound {
+        status: NOT_FOUND,
+        reason: "not_found",
+        phases: [Route],
+        fault: Request,
+        response_header: NoHeader,
+        header: None,
+        rules: ["routes.prefix"],
+        message: "There is no route for this path. The paths of the API begin with /timbr/api/ or /timbr/openapi/.",
+        remedy: "No route has this path. `config print` shows the routes.",
+    }
+    /// The route of the path does not accept the method.
+    MethodNotAllowed(allowed: String) {
+        status: METHOD_NOT_ALLOWED,
+        reason: "method_not_allowed",
+        phases: [Route],
+        fault: Request,
+        response_header: Allow(allowed),
+        header: None,
+        rules: ["routes.methods"],
+        detail: format!("the path accepts {allowed}"),
+        message: format!("This path accepts {allowed}."),
+        remedy: "The path does not accept the method. `Allow` lists the methods that it accepts.",
+    }
+    /// A header that may occur once occurs more often.
+    FieldRepeated(name: &'static str) {
+        status: BAD_REQUEST,
+        reason: "field_repeated",
+        phases: [Screen, GetToken, Route],
+        fault: Request,
+        response_header: NoHeader,
+        header: Some(name),
+        rules: [],
+        message: format!("Send the `{name}` header only once."),
+        remedy: "`x-api-key`, `x-jwt-token`, `Content-Type`, `Authorization`, `Host` and similar headers may occur only \
+                 once.",
+    }
+    /// A backend could take the name of a header for the name of a policy header.
+    FieldAmbiguous(name: &'static str) {
+        status: BAD_REQUEST,
+        reason: "field_ambiguous",
+        phases: [Screen, GetToken],
+        fault: Request,
+        response_header: NoHeader,
+        header: Some(name),
+        rules: [],
+        message: format!("The name of a header can be mistaken for `{name}`. Spell it `{name}`, or remove the header."),
+        remedy: "A header such as `x_api_key`, which a Python backend reads as `x-api-key`.",
+    }
+    /// `Connection` names a header that the gateway decides on or writes. The data is text of the client.
+    ConnectionNamesPolicyField(name: String) {
+        status: BAD_REQUEST,
+        reason: "connection_names_policy_field",
+        phases: [Screen],
+        fault: Request,
+        response_header: NoHeader,
+        header: Some("connection"),
+        rules: [],
+        message: format!("The `Connection` header must not name `{name}`."),
+        remedy: "`Connection` names a header on which the gateway bases its decisions.",
+    }
+    /// There is no `Content-Type`. The data lists the media types that the route accepts.
+    ContentTypeMissing(accepted: String) {
+        status: BAD_REQUEST,
+        reason: "content_type_missing",
+        phases: [Screen, GetToken],
+        fault: Request,
+        response_header: NoHeader,
+        header: Some("content-type"),
+        rules: ["routes.content_types"],
+        detail: format!("the route accepts {accepted}"),
+        message: format!("The `Content-Type` header is missing. Send it with {accepted}, even with GET."),
+        remedy: "Timbr requires `Content-Type` on every request, even with GET.",
+    }
+    /// The `Content-Type` is malformed or not one of the route's. The data lists the accepted ones.
+    ContentTypeUnsupported(accepted: String) {
+        status: UNSUPPORTED_MEDIA_TYPE,
+        reason: "content_type_unsupported",
+        phases: [Screen, GetToken],
+        fault: Request,
+        response_header: NoHeader,
+        header: Some("content-type"),
+        rules: ["routes.content_types"],
+        detail: format!("the route accepts {accepted}"),
+        message: format!("The `Content-Type` header must be {accepted} for this path."),
+        remedy: "The route accepts other media types. The message lists them.",
+    }
+    /// There is no `x-api-key`.
+    ApiKeyMissing {
+        status: UNAUTHORIZED,
+        reason: "api_key_missing",
+        phases: [Screen],
+        fault: Credentials,
+        response_header: API_KEY,
+        header: Some("x-api-key"),
+        rules: ["routes.credentials"],
+        message: "The `x-api-key` header is missing. Send the token from POST /timbr/api/get_token, or your Timbr \
+                  token.",
+        remedy: "The request has no `x-api-key`.",
+    }
+    /// The `x-api-key` does not have the form of a key.
+    ApiKeyMalformed {
+        status: UNAUTHORIZED,
+        reason: "api_key_malformed",
+        phases: [Screen],
+        fault: Credentials,
+        response_header: API_KEY,
+        header: Some("x-api-key"),
+        rules: [],
+        message: "The `x-api-key` header must be one token of printable characters, without spaces or commas.",
+        remedy: "`x-api-key` is empty, has spaces or commas, or is longer than 1024 characters.",
+    }
+    /// Neither the gateway nor the backend knows the `x-api-key`.
+    ApiKeyUnknown {
+        status: UNAUTHORIZED,
+        reason: "api_key_unknown",
+        phases: [Authenticate],
+        fault: Credentials,
+        response_header: API_KEY,
+        header: Some("x-api-key"),
+        rules: ["tokens.foreign"],
+        message: "The `x-api-key` is not valid. Get a token with POST /timbr/api/get_token, or check your Timbr token.",
+        remedy: "Neither the gateway nor, if it was asked, the backend knows the key.",
+    }
+    /// A token of this gateway that has expired or was revoked.
+    TokenExpired {
+        status: UNAUTHORIZED,
+        reason: "token_expired",
+        phases: [Authenticate, Upstream],
+        fault: Credentials,
+        response_header: API_KEY,
+        header: Some("x-api-key"),
+        rules: ["tokens.ttl"],
+        message: "The token has expired or was revoked. Get a new one with POST /timbr/api/get_token.",
+        remedy: "A token of this gateway, or of one with the same salt, that is not valid any more: it expired or was \
+                 revoked, the gateway was restarted, the user's password changed, the backend rejects the upstream key \
+                 of the token, or newer tokens evicted it. Get a new token.",
+    }
+    /// The token store could not read or write a token.
+    TokenStoreUnavailable {
+        status: SERVICE_UNAVAILABLE,
+        reason: "token_store_unavailable",
+        phases: [Authenticate, GetToken],
+        fault: Servers,
+        response_header: RetryAfter(1),
+        header: None,
+        rules: ["store.kind", "store.timeout"],
+        message: "The token store of the gateway does not respond, so the token could not be read or written. Try \
+                  again in a moment.",
+        remedy: "The token store does not respond, so a token that is not in the memory of this gateway can be neither \
+                 read nor made. Tokens in memory keep working.",
+    }
+    /// The backend could not say whether it knows a key.
+    ApiKeyUnverifiable {
+        status: SERVICE_UNAVAILABLE,
+        reason: "api_key_unverifiable",
+        phases: [Authenticate],
+        fault: Servers,
+        response_header: RetryAfter(2),
+        header: Some("x-api-key"),
+        rules: ["tokens.foreign"],
+        message: "The `x-api-key` could not be checked because the backend does not respond. Try again in a moment.",
+        remedy: "The backend did not respond to the check of a foreign key, responded with neither 200 nor 401 or 403, \
+                 or accepted a random key that the gateway sent as a test. The log has the cause.",
+    }
+    /// Too many keys are being checked at the backend.
+    ApiKeyCheckBusy {
+        status: SERVICE_UNAVAILABLE,
+        reason: "api_key_check_busy",
+        phases: [Authenticate],
+        fault: Rules,
+        response_header: RetryAfter(5),
+        header: None,
+        rules: ["tokens.foreign"],
+        message: "Too many keys are being checked. Try again in a few seconds.",
+        remedy: "The maximum number of concurrent checks of foreign keys at the backend is reached.",
+    }
+    /// The request has more than one credential.
+    CredentialsAmbiguous {
+        status: BAD_REQUEST,
+        reason: "credentials_ambiguous",
+        phases: [Screen],
+        fault: Credentials,
+        response_header: NoHeader,
+        header: None,
+        rules: [],
+        message: "The request has more than one credential. Send exactly one that the path accepts.",
+        remedy: "`x-api-key` and `x-jwt-token` in one request, or one of them and `Authorization` on a route that \
+                 accepts it. Exactly one credential is accepted, so that no server has to choose.",
+    }
+    /// There is no `x-jwt-token`, on a route that accepts no other credential.
+    JwtMissing {
+        status: UNAUTHORIZED,
+        reason: "jwt_missing",
+        phases: [Screen],
+        fault: Credentials,
+        response_header: API_KEY,
+        header: Some("x-jwt-token"),
+        rules: ["routes.credentials"],
+        message: "The `x-jwt-token` header is missing. Send a token from your identity provider.",
+        remedy: "No `x-jwt-token` on a route with `credentials: [jwt]`.",
+    }
+    /// The `x-jwt-token` is malformed, or no known issuer has signed it.
+    JwtInvalid(cause: &'static str) {
+        status: UNAUTHORIZED,
+        reason: "jwt_invalid",
+        phases: [Authenticate, Screen],
+        fault: Credentials,
+        response_header: API_KEY,
+        header: Some("x-jwt-token"),
+        rules: ["auth.jwt_issuers"],
+        detail: *cause,
+        message: format!("The `x-jwt-token` is not valid: {cause}."),
+        remedy: "Not a token that an issuer of `auth.jwt_issuers` has signed. The message names the cause: form, \
+                 algorithm, issuer, key, or signature.",
+    }
+    /// The `x-jwt-token` has expired.
+    JwtExpired {
+        status: UNAUTHORIZED,
+        reason: "jwt_expired",
+        phases: [Authenticate],
+        fault: Credentials,
+        response_header: API_KEY,
+        header: Some("x-jwt-token"),
+        rules: ["auth.jwt_leeway"],
+        message: "The `x-jwt-token` has expired. Get a new one from your identity provider.",
+        remedy: "Its `exp` is in the past by more than `auth.jwt_leeway`.",
+    }
+    /// The `x-jwt-token` is genuine, but issued for a different audience or without a usable user.
+    JwtUnacceptable(cause: &'static str) {
+        status: UNAUTHORIZED,
+        reason: "jwt_unacceptable",
+        phases: [Authenticate],
+        fault: Credentials,
+        response_header: API_KEY,
+        header: Some("x-jwt-token"),
+        rules: ["auth.jwt_issuers"],
+        detail: *cause,
+        message: format!("The `x-jwt-token` is not accepted here: {cause}."),
+        remedy: "Genuine, but not usable here: `aud`, `nbf`, the claim with the user name, or the tenant. The message \
+                 names the cause.",
+    }
+    /// The keys of the issuer of the `x-jwt-token` are not available.
+    JwtKeysUnavailable {
+        status: SERVICE_UNAVAILABLE,
+        reason: "jwt_keys_unavailable",
+        phases: [Authenticate],
+        fault: Servers,
+        response_header: RetryAfter(2),
+        header: Some("x-jwt-token"),
+        rules: ["auth.jwt_issuers"],
+        message: "The `x-jwt-token` could not be checked because the keys of its issuer are not available. Try again \
+                  in a moment.",
+        remedy: "The keys of the issuer were never fetched, or not within the last day. The log has the cause.",
+    }
+    /// Too many wrong credentials. The data is the time until the next attempt.
+    TooManyFailures(wait: Duration) {
+        status: TOO_MANY_REQUESTS,
+        reason: "too_many_failures",
+        phases: [Authenticate, GetToken],
+        fault: Rules,
+        // Rounded up: a client that waits as long must not be early.
+        response_header: RetryAfter(wait.as_secs() + 1),
+        header: None,
+        rules: ["limits.failures_per_address", "limits.failures_per_user"],
+        detail: format!("the next attempt is possible after {} s", wait.as_secs() + 1),
+        message: "Too many wrong keys, bearers or passwords were sent from your address. Wait as long as \
+                  `Retry-After` says; known keys keep working.",
+        remedy: "Too many wrong keys, bearers or passwords from one address (`limits.failures_per_address`), or for one \
+                 user (`limits.failures_per_user`). `Retry-After` says when the next attempt is possible. Known tokens \
+                 and keys keep working; rejected attempts are not counted.",
+    }
+    /// No rule lets the caller act as the user in `x-api-impersonate-user`.
+    ImpersonationDenied {
+        status: FORBIDDEN,
+        reason: "impersonation_denied",
+        phases: [Impersonate],
+        fault: Rules,
+        response_header: NoHeader,
+        header: Some("x-api-impersonate-user"),
+        rules: ["impersonation.rules", "impersonation.own_keys"],
+        message: "`x-api-impersonate-user` is not allowed: no rule of this gateway lets you act as that user. Remove \
+                  the header, or ask for a rule (impersonation.rules).",
+        remedy: "The request has `x-api-impersonate-user`, and no rule of `impersonation.rules` lets the caller act as \
+                 that user. For the backend's own keys with `upstream.credential=forward` the backend decides, unless \
+                 `impersonation.own_keys` is `deny`.",
+    }
+    /// No rule allows the request of an authenticated caller.
+    NotAuthorized {
+        status: FORBIDDEN,
+        reason: "not_authorized",
+        phases: [Authorize],
+        fault: Rules,
+        response_header: NoHeader,
+        header: None,
+        rules: ["authorization.rules"],
+        message: "You are authenticated, but no rule allows this request. Ask for a rule (authorization.rules).",
+        remedy: "With `authorization.mode: enforce`, no rule of `authorization.rules` allows this request to the user.",
+    }
+    /// There is no `Authorization: Basic`, on a route that accepts it.
+    BasicMissing {
+        status: UNAUTHORIZED,
+        reason: "basic_missing",
+        phases: [Screen],
+        fault: Credentials,
+        response_header: BASIC,
+        header: Some("authorization"),
+        rules: ["routes.credentials"],
+        message: "Send `Authorization: Basic` with the user name `token` and your Timbr token as the password.",
+        remedy: "No `Authorization: Basic …` on a route with `credentials: [basic]`.",
+    }
+    /// `Authorization: Basic` without a key.
+    BasicMalformed {
+        status: UNAUTHORIZED,
+        reason: "basic_malformed",
+        phases: [Screen],
+        fault: Credentials,
+        response_header: BASIC,
+        header: Some("authorization"),
+        rules: [],
+        message: "The `Authorization` header must be `Basic` with base64 of `token:` and your Timbr token.",
+        remedy: "On such a route, `Authorization` is not `Basic` with base64 of `token:` and a key.",
+    }
+    /// There is no `Authorization: Bearer`.
+    BearerMissing {
+        status: UNAUTHORIZED,
+        reason: "bearer_missing",
+        phases: [GetToken],
+        fault: Credentials,
+        response_header: BEARER,
+        header: Some("authorization"),
+        rules: [],
+        message: "Send `Authorization: Bearer <token>`, a Fernet token of base64(username:password) made with \
+                  API_AUTH_SALT.",
+        remedy: "`get_token` without `Authorization: Bearer …`.",
+    }
+    /// The bearer cannot be decrypted.
+    BearerInvalid {
+        status: UNAUTHORIZED,
+        reason: "bearer_invalid",
+        phases: [GetToken],
+        fault: Credentials,
+        response_header: INVALID_BEARER,
+        header: Some("authorization"),
+        rules: ["api_auth_salt"],
+        message: "The bearer is not a Fernet token made with the API_AUTH_SALT of this API, or it was modified on the \
+                  way.",
+        remedy: "Not a Fernet token, or made with a different salt. Compare `API_AUTH_SALT` on both sides.",
+    }
+    /// The bearer is too old.
+    BearerExpired {
+        status: UNAUTHORIZED,
+        reason: "bearer_expired",
+        phases: [GetToken],
+        fault: Credentials,
+        response_header: INVALID_BEARER,
+        header: Some("authorization"),
+        rules: ["auth.bearer_max_age"],
+        message: "The bearer is too old. Make a new one.",
+        remedy: "Made longer ago than `auth.bearer_max_age`.",
+    }
+    /// The time in the bearer is in the future.
+    BearerFromTheFuture {
+        status: UNAUTHORIZED,
+        reason: "bearer_from_the_future",
+        phases: [GetToken],
+        fault: Credentials,
+        response_header: INVALID_BEARER,
+        header: Some("authorization"),
+        rules: [],
+        message: "The time in the bearer is in the future. Set the clock of the machine that makes it.",
+        remedy: "Made more than a minute ahead of the gateway's clock.",
+    }
+    /// The bearer contains no user name and password.
+    BearerWithoutCredentials {
+        status: UNAUTHORIZED,
+        reason: "bearer_without_credentials",
+        phases: [GetToken],
+        fault: Credentials,
+        response_header: INVALID_BEARER,
+        header: Some("authorization"),
+        rules: [],
+        message: "The bearer can be decrypted, but does not contain base64(username:password).",
+        remedy: "It can be decrypted, but contains no base64 of `user:password`, or one of the two is empty.",
+    }
+    /// The user name in the bearer cannot be sent in a header.
+    BearerUserName {
+        status: UNAUTHORIZED,
+        reason: "bearer_user_name",
+        phases: [GetToken],
+        fault: Credentials,
+        response_header: INVALID_BEARER,
+        header: Some("authorization"),
+        rules: [],
+        message: "The bearer can be decrypted, but its user name has characters other than printable ASCII, or spaces \
+                  at its ends.",
+        remedy: "The user name cannot be sent in a header: characters other than printable ASCII, or more than 256.",
+    }
+    /// Unknown user or wrong password.
+    CredentialsWrong {
+        status: UNAUTHORIZED,
+        reason: "credentials_wrong",
+        phases: [GetToken],
+        fault: Credentials,
+        response_header: INVALID_BEARER,
+        header: None,
+        rules: ["auth.verifier"],
+        message: "Unknown user or wrong password.",
+        remedy: "`auth.verifier` does not know this user with this password.",
+    }
+    /// No verifier could check a password, or say which upstream key a user has.
+    VerifierUnavailable {
+        status: SERVICE_UNAVAILABLE,
+        reason: "verifier_unavailable",
+        phases: [Upstream, GetToken],
+        fault: Servers,
+        response_header: RetryAfter(5),
+        header: None,
+        rules: ["auth.verifier"],
+        message: "The password cannot be checked at the moment. Try again in a few seconds; existing tokens keep \
+                  working.",
+        remedy: "`auth.verifier` did not respond, or with neither yes nor no; or the platform could not say which key \
+                 a user has now. The log has the cause. Existing tokens keep working.",
+    }
+    /// The backend rejected the user's key, it was renewed, and the request could not be sent again.
+    UpstreamKeyRenewed {
+        status: SERVICE_UNAVAILABLE,
+        reason: "upstream_key_renewed",
+        phases: [Upstream],
+        fault: Servers,
+        response_header: RetryAfter(1),
+        header: None,
+        rules: ["upstream.credential"],
+        message: "Your key for the backend had expired and was renewed. The request was not executed; send it again.",
+        remedy: "The backend rejected the user's own key, and the platform issued a new one, but the request body (over \
+                 64 KiB) could not be sent again. Send the request again.",
+    }
+    /// Too many passwords are being checked.
+    VerifierBusy {
+        status: SERVICE_UNAVAILABLE,
+        reason: "verifier_busy",
+        phases: [GetToken],
+        fault: Rules,
+        response_header: RetryAfter(5),
+        header: None,
+        rules: ["auth.verifier"],
+        message: "Too many passwords are being checked. Try again in a few seconds.",
+        remedy: "More logins than the machine, or the server of the verifier, can check; each waits at most five \
+                 seconds in the queue.",
+    }
+    /// The body is larger than the route accepts.
+    RequestBodyTooLarge {
+        status: PAYLOAD_TOO_LARGE,
+        reason: "request_body_too_large",
+        phases: [Screen, Upstream],
+        fault: Request,
+        response_header: NoHeader,
+        header: None,
+        rules: ["limits.body", "routes.max_body"],
+        message: "The request body is larger than this path accepts.",
+        remedy: "Larger than `limits.body`, or the route's `max_body`.",
+    }
+    /// The client paused in its body for too long.
+    RequestBodyStalled {
+        status: REQUEST_TIMEOUT,
+        reason: "request_body_stalled",
+        phases: [Upstream],
+        fault: Request,
+        response_header: NoHeader,
+        header: None,
+        rules: ["timeouts.body", "limits.body_rate"],
+        message: "The request body did not arrive in time.",
+        remedy: "The client paused for longer than `timeouts.body`, or sent less than `limits.body_rate` on average.",
+    }
+    /// The body ended early or is malformed.
+    RequestBodyBroken {
+        status: BAD_REQUEST,
+        reason: "request_body_broken",
+        phases: [Upstream],
+        fault: Request,
+        response_header: NoHeader,
+        header: None,
+        rules: [],
+        message: "The framing of the request body is not valid.",
+        remedy: "The request body ended early, or its framing is not valid.",
+    }
+    /// The backend has its maximum number of requests, and the queue is full.
+    QueueFull {
+        status: SERVICE_UNAVAILABLE,
+        reason: "queue_full",
+        phases: [Share],
+        fault: Rules,
+        response_header: RetryAfter(1),
+        header: None,
+        rules: ["upstream.queue", "upstream.requests"],
+        message: "The Timbr backend is busy, and too many requests are queued. Send fewer at a time, or try again in a \
+                  moment. This one was not sent.",
+        remedy: "The backend has `upstream.requests` requests, and `upstream.queue` more are queued. When the queue is \
+                 full, the caller with the most queued requests receives this rejection. Nothing was sent. See \
+                 [upstreams.md](upstreams.md).",
+    }
+    /// The request was queued for too long.
+    QueueTimeout {
+        status: SERVICE_UNAVAILABLE,
+        reason: "queue_timeout",
+        phases: [Share],
+        fault: Rules,
+        response_header: RetryAfter(1),
+        header: None,
+        rules: ["upstream.queue_timeout", "upstream.requests"],
+        message: "The Timbr backend was busy for too long. The request was not sent; try again in a moment.",
+        remedy: "The backend had `upstream.requests` requests, and this one was queued for longer than \
+                 `upstream.queue_timeout`. Nothing was sent.",
+    }
+    /// All endpoints of the backend are ejected.
+    UpstreamUnavailable {
+        status: SERVICE_UNAVAILABLE,
+        reason: "upstream_unavailable",
+        phases: [Upstream],
+        fault: Servers,
+        response_header: RetryAfter(1),
+        header: None,
+        rules: ["upstream.eject_after", "upstream.health_path"],
+        message: "The Timbr backend is out of service at the moment. The request was not sent; try again in a moment.",
+        remedy: "All endpoints of the backend are ejected: each rejected several requests or failed its health checks, \
+                 and none has recovered yet. Nothing was sent. The log, and `/upstreams` on the admin listener, have \
+                 the cause; see [upstreams.md](upstreams.md).",
+    }
+    /// There is no connection to the backend.
+    UpstreamUnreachable {
+        status: BAD_GATEWAY,
+        reason: "upstream_unreachable",
+        phases: [Upstream],
+        fault: Servers,
+        response_header: RetryAfter(1),
+        header: None,
+        rules: ["upstream.url"],
+        message: "The Timbr backend cannot be reached. The request was not sent; try again in a moment.",
+        remedy: "No connection to the backend, or none with a trusted certificate. The log has the cause. Nothing was \
+                 sent.",
+    }
+    /// The connection to the backend was not established in time.
+    UpstreamConnectTimeout {
+        status: GATEWAY_TIMEOUT,
+        reason: "upstream_connect_timeout",
+        phases: [Upstream],
+        fault: Servers,
+        response_header: RetryAfter(1),
+        header: None,
+        rules: ["upstream.connect_timeout"],
+        message: "The Timbr backend does not accept connections. The request was not sent; try again in a moment.",
+        remedy: "No connection within `upstream.connect_timeout`. Nothing was sent.",
+    }
+    /// The backend closed the connection without a response.
+    UpstreamClosed {
+        status: BAD_GATEWAY,
+        reason: "upstream_closed",
+        phases: [Upstream],
+        fault: Servers,
+        response_header: RetryAfter(1),
+        header: None,
+        rules: ["upstream.url"],
+        message: "The Timbr backend closed the connection without a response. The request may have been executed.",
+        remedy: "The backend closed the connection without a response. The request may have been executed; it is \
+                 retried only if that is safe.",
+    }
+    /// The response of the backend is not valid HTTP.
+    UpstreamInvalid {
+        status: BAD_GATEWAY,
+        reason: "upstream_invalid",
+        phases: [Upstream],
+        fault: Servers,
+        response_header: NoHeader,
+        header: None,
+        rules: ["upstream.url"],
+        message: "The response of the Timbr backend is not valid HTTP. The request may have been executed.",
+        remedy: "The response of the backend is not valid HTTP.",
+    }
+    /// The backend did not respond in time.
+    UpstreamTimeout {
+        status: GATEWAY_TIMEOUT,
+        reason: "upstream_timeout",
+        phases: [Upstream],
+        fault: Servers,
+        response_header: NoHeader,
+        header: None,
+        rules: ["upstream.response_timeout"],
+        message: "The Timbr backend did not respond in time. The request may have been executed.",
+        remedy: "No head of a response within `upstream.response_timeout`.",
+    }
+    /// The gateway itself failed.
+    InternalError {
+        status: INTERNAL_SERVER_ERROR,
+        reason: "internal_error",
+        phases: [Unknown],
+        fault: Gateway,
+        response_header: NoHeader,
+        header: None,
+        rules: [],
+        message: "The gateway failed while it handled this request, which may have been executed. Its log has more \
+                  under the request id.",
+        remedy: "An error in the gateway itself ended this request, and no other. The log has the location; please \
+                 report it.",
+    }
+}

@@ -1,0 +1,87 @@
+//! Sends a rewritten request to the backend, and once more with a renewed key where the backend rejects the user's own.
+
+use std::time::Instant;
+
+use http::StatusCode;
+use tracing::warn;
+
+use crate::auth::Identity;
+use crate::auth::upstream_keys::Renewal;
+use crate::base::clock;
+use crate::gateway::Gateway;
+use crate::gateway::exchange::Exchange;
+use crate::gateway::rejection::Rejection;
+use crate::gateway::rewrite::UpstreamRequest;
+use crate::upstream::{RequestBodyError, Response, UpstreamError};
+
+impl Gateway {
+    /// Sends the request and records how long the backend took.
+    pub(super) async fn send(
+        &self,
+        request: UpstreamRequest,
+        identity: &Identity,
+        exchange: &mut Exchange,
+    ) -> Result<Response, Rejection> {
+        let sent_at = clock::now();
+        let response = match identity.stands_for() {
+            None => self.send_once(request, sent_at, exchange).await,
+            // Boxed, as it is rare and large.
+            Some(_) => Box::pin(self.send_with_renewal(request, sent_at, identity, exchange)).await,
+        };
+        exchange.record.upstream_ended(sent_at, response.is_ok());
+        response
+    }
+
+    async fn send_once(
+        &self,
+        request: UpstreamRequest,
+        sent_at: Instant,
+        exchange: &Exchange,
+    ) -> Result<Response, Rejection> {
+        self.upstream.send(request, sent_at).await.map_err(|error| upstream_rejection(&error, exchange))
+    }
+
+    /// Sends the request, and once more if the backend rejects the key that the user's token stands for and the platform
+    /// has a new one. A request that was rejected with 401 was not executed, so the retry is safe.
+    async fn send_with_renewal(
+        &self,
+        mut request: UpstreamRequest,
+        sent_at: Instant,
+        identity: &Identity,
+        exchange: &Exchange,
+    ) -> Result<Response, Rejection> {
+        let spare = request.spare();
+        let response = self.send_once(request, sent_at, exchange).await?;
+        if response.status != StatusCode::UNAUTHORIZED {
+            return Ok(response);
+        }
+        match self.auth.renew(identity).await {
+            Some(Renewal::Key(key)) => {
+                let again = spare.with_key(&key).ok_or(Rejection::UpstreamKeyRenewed)?;
+                self.send_once(again, clock::now(), exchange).await
+            }
+            Some(Renewal::Ended) => Err(Rejection::TokenExpired),
+            Some(Renewal::Unavailable) => Err(Rejection::VerifierUnavailable),
+            Some(Renewal::Same) | None => Ok(response),
+        }
+    }
+}
+
+/// The rejection for a failed exchange with the backend. The log gets the cause, the client does not.
+fn upstream_rejection(error: &UpstreamError, exchange: &Exchange) -> Rejection {
+    let rejection = match error {
+        // Logged when the last endpoint was ejected, not for each request.
+        UpstreamError::Unavailable => return Rejection::UpstreamUnavailable,
+        UpstreamError::Connect(_) => Rejection::UpstreamUnreachable,
+        UpstreamError::ConnectTimeout => Rejection::UpstreamConnectTimeout,
+        UpstreamError::Closed(_) => Rejection::UpstreamClosed,
+        UpstreamError::Invalid(_) | UpstreamError::UnaskedUpgrade => Rejection::UpstreamInvalid,
+        UpstreamError::ResponseTimeout => Rejection::UpstreamTimeout,
+        UpstreamError::RequestBody(RequestBodyError::Stalled) => return Rejection::RequestBodyStalled,
+        UpstreamError::RequestBody(RequestBodyError::TooLarge) => return Rejection::RequestBodyTooLarge,
+        UpstreamError::RequestBody(RequestBodyError::Broken(_)) => return Rejection::RequestBodyBroken,
+    };
+    let cause = std::error::Error::source(error).map(ToString::to_string).unwrap_or_default();
+    warn!(request_id = exchange.context().request_id(), cause, "{error}");
+    rejection
+}
