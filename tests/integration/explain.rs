@@ -52,7 +52,10 @@ fn a_refusal_is_explained_by_its_id() {
         assert_eq!(refusal[name], value, "{name}");
     }
     assert_eq!(refusal["status"], 400);
-    assert!(refusal["advice"].as_str().is_some_and(|advice| advice.contains("may stand once")), "{refusal}");
+    assert!(
+        refusal["advice"].as_str().is_some_and(|advice| advice.contains("may occur only once")),
+        "{refusal}"
+    );
     let trace: Vec<_> =
         refusal["trace"].as_array().expect("steps").iter().map(|s| (&s["step"], &s["outcome"])).collect();
     assert_eq!(trace.last(), Some(&(&"screen".into(), &"refused".into())));
