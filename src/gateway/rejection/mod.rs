@@ -125,8 +125,8 @@ pub enum Fault {
     Credentials,
     /// In rules and limits of the operator, or in clients that exceed them.
     Rules,
-    /// In a server that the gateway depends on: backend, store, verifier or issuer.
-    Servers,
+    /// In a dependency: backend, store, verifier or issuer.
+    Dependency,
     /// In the gateway itself.
     Gateway,
 }
@@ -138,7 +138,7 @@ impl Fault {
             Fault::Request => "the request",
             Fault::Credentials => "the credentials",
             Fault::Rules => "rules and limits",
-            Fault::Servers => "another server",
+            Fault::Dependency => "a dependency",
             Fault::Gateway => "the gateway",
         }
     }
