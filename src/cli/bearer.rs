@@ -8,7 +8,7 @@ use clap::{Arg, ArgMatches, Command};
 use crate::auth::bearer::make;
 use crate::base::user_name::UserName;
 use crate::cli::{Outcome, options, password, say};
-use crate::config::options::API_AUTH_SALT;
+use crate::config::options::GLOBAL;
 use crate::config::salts;
 
 pub fn command() -> Command {
@@ -22,14 +22,14 @@ pub fn command() -> Command {
              curl -X POST https://gateway/timbr/api/get_token -H 'Content-Type: application/json' \\\n    \
              -H \"Authorization: Bearer $(timbr-gateway bearer --user alice)\"",
         );
-    options::add_one_to(command, API_AUTH_SALT)
+    options::add_one_to(command, GLOBAL.api_auth_salt.key)
 }
 
 pub fn run(matches: &ArgMatches) -> Outcome {
     let user = matches.get_one::<String>("user").expect("clap requires it");
     UserName::parse(user.as_bytes()).with_context(|| format!("--user {user:?}"))?;
     let all =
-        options::one(matches, API_AUTH_SALT)?.context("set API_AUTH_SALT, or give --api-auth-salt-file")?;
+        options::one(matches, GLOBAL.api_auth_salt.key)?.context("set API_AUTH_SALT, or give --api-auth-salt-file")?;
     let salt = salts::split(all.expose()).next().expect("a text has a first part");
     let password = password::read(matches)?;
     let bearer = make(&salt, user, &password)

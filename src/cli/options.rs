@@ -6,14 +6,14 @@ use anyhow::bail;
 use clap::{Arg, ArgMatches, Command, value_parser};
 
 use crate::base::secret::Secret;
-use crate::config::options::{self, OPTIONS, Opt, flag_of};
+use crate::config::options::{self, OptionSpec, flag_of};
 use crate::config::sources::{self, list};
 use crate::config::{self, Config, Settings, Sources};
 
 /// Adds `--config` and a flag for each option.
 pub fn add_to(command: Command) -> Command {
     let command = command.next_line_help(true).arg(file());
-    OPTIONS.iter().fold(command, |command, option| command.arg(flag(option)))
+    options::all().fold(command, |command, option| command.arg(flag(option)))
 }
 
 /// `--config`, and the flag for one option.
@@ -42,7 +42,7 @@ fn file() -> Arg {
         .help("Configuration file (YAML) [env: TIMBR_GATEWAY_CONFIG]")
 }
 
-fn flag(option: &'static Opt) -> Arg {
+fn flag(option: &'static OptionSpec) -> Arg {
     let default = option.default.map(|text| format!(" [default: {text}]")).unwrap_or_default();
     let variable = option.variable();
     match (option.flag(), option.file_twin()) {
@@ -67,7 +67,7 @@ pub fn sources(matches: &ArgMatches) -> Sources {
         file: matches.get_one::<PathBuf>("config").cloned(),
         ..Sources::default()
     };
-    for option in OPTIONS {
+    for option in options::all() {
         let key = option.file_twin().unwrap_or_else(|| option.key.to_owned());
         if let Ok(Some(text)) = matches.try_get_one::<String>(&key) {
             sources.flags.insert(key, text.clone());

@@ -6,11 +6,10 @@ use std::time::Duration;
 use crate::base::secret::Secret;
 use crate::config::entry::Entry;
 use crate::config::file::Node;
+use crate::config::options::AUTH;
 use crate::config::reader::Reader;
 use crate::config::url::{self, ResourceUrl};
 use crate::config::{AuthOptions, RouteProfile};
-
-pub(super) const ISSUERS: &str = "auth.jwt_issuers";
 
 /// JSON Web Tokens of identity providers.
 #[derive(Clone, Debug)]
@@ -104,23 +103,20 @@ const SHORTEST_SECRET: usize = 32;
 impl Reader<'_> {
     pub(super) fn jwt(&mut self) -> Option<JwtOptions> {
         let issuers = self.issuers();
-        let leeway = self.any_duration("auth.jwt_leeway");
-        let [refresh, refetch] = ["auth.jwt_refresh", "auth.jwt_refetch"].map(|key| self.duration(key));
-        let leeway = leeway?;
-        if leeway > Duration::from_secs(300) {
-            self.problem("auth.jwt_leeway", "must be 5m at most: tokens would live longer than they say");
-        }
-        Some(JwtOptions { issuers, leeway, refresh: refresh?, refetch: refetch? })
+        let leeway = self.get(&AUTH.jwt_leeway);
+        let refresh = self.get(&AUTH.jwt_refresh);
+        let refetch = self.get(&AUTH.jwt_refetch);
+        Some(JwtOptions { issuers, leeway: leeway?, refresh: refresh?, refetch: refetch? })
     }
 
     fn issuers(&mut self) -> Vec<IssuerOptions> {
         let mut issuers: Vec<IssuerOptions> = Vec::new();
-        for (index, node) in self.list(ISSUERS).into_iter().enumerate() {
-            let at = format!("{ISSUERS}[{index}]");
+        for (index, node) in self.get(&AUTH.jwt_issuers).unwrap_or_default().into_iter().enumerate() {
+            let at = format!("{}[{index}]", AUTH.jwt_issuers);
             let issuer = Entry::new(at.clone(), node, self.problems).and_then(issuer);
             match issuer {
                 Some(issuer) if issuers.iter().any(|other| other.issuer == issuer.issuer) => {
-                    self.problem(&format!("{at}.issuer"), "stands there twice");
+                    self.problem(format!("{at}.issuer"), "is a duplicate");
                 }
                 issuer => issuers.extend(issuer),
             }
@@ -128,23 +124,8 @@ impl Reader<'_> {
         issuers
     }
 
-    /// The groups of a list option.
-    pub(super) fn list(&mut self, key: &'static str) -> Vec<Node> {
-        let Some(text) = self.text(key) else { return Vec::new() };
-        match Node::parse(&text) {
-            Ok(Node::List(items)) => items,
-            _ => {
-                self.problem(
-                    key,
-                    "must be a list of groups of keys, in the form of YAML: [{key: value, …}, …]",
-                );
-                Vec::new()
-            }
-        }
-    }
-
-    /// Without issuers no route takes a JWT; one that says it does is a mistake.
-    pub(super) fn require_issuers_where_routes_take_jwts(
+    /// Without issuers no route accepts JWTs. A route that names them explicitly is then a mistake.
+    pub(super) fn require_issuers_for_jwt_routes(
         &mut self,
         routes: &mut [RouteProfile],
         auth: Option<&AuthOptions>,
@@ -154,8 +135,8 @@ impl Reader<'_> {
         }
         for route in routes {
             if route.credentials_are_given && route.accepts.jwt {
-                let message = format!("is needed, as the route {} has jwt among its credentials", route.name);
-                self.problems.push(crate::config::Problem::new(ISSUERS, message));
+                let message = format!("is required: the route {} has jwt in its credentials", route.name);
+                self.problem(AUTH.jwt_issuers.key, message);
             }
             route.accepts.jwt = false;
         }
@@ -170,7 +151,7 @@ pub(super) fn files(text: &str) -> Vec<PathBuf> {
     let mut problems = Vec::new();
     let mut files = Vec::new();
     for node in issuers {
-        let Some(mut entry) = Entry::new(ISSUERS.to_owned(), node, &mut problems) else { continue };
+        let Some(mut entry) = Entry::new(AUTH.jwt_issuers.to_string(), node, &mut problems) else { continue };
         files.extend(["secret_file", "ca_file"].iter().filter_map(|key| entry.text(key)).map(PathBuf::from));
     }
     files

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::base::secret::Secret;
+use crate::config::options::LDAP;
 use crate::config::reader::Reader;
 use crate::config::{UpstreamUrl, url};
 
@@ -43,41 +44,23 @@ pub enum LdapLookup {
     },
 }
 
-const URL: &str = "ldap.url";
-const START_TLS: &str = "ldap.start_tls";
-const CA: &str = "ldap.ca_file";
-const TEMPLATE: &str = "ldap.user_dn";
-const BASE: &str = "ldap.base_dn";
-const FILTER: &str = "ldap.filter";
-const BIND: &str = "ldap.bind_dn";
-const PASSWORD: &str = "ldap.bind_password";
-
 impl Reader<'_> {
-    /// Nothing of it may be set unless it is used.
-    pub(super) fn refuse_useless_ldap(&mut self) {
-        for key in [URL, CA, TEMPLATE, BASE, BIND, PASSWORD] {
-            if self.settings.values.contains_key(key) {
-                self.problem(key, "has no use without auth.verifier=ldap");
-            }
-        }
-    }
-
     pub(super) fn ldap(&mut self) -> Option<LdapOptions> {
         let url = self.ldap_url();
-        let start_tls = self.flag(START_TLS);
+        let start_tls = self.get(&LDAP.start_tls);
         let lookup = self.lookup();
-        let timeout = self.duration("ldap.timeout");
-        let ca_file = self.path(CA);
+        let timeout = self.get(&LDAP.timeout);
+        let ca_file = self.get(&LDAP.ca_file);
         let (url, start_tls) = (url?, start_tls?);
-        // SECURITY: a password that is sent in the clear is everybody's on the way.
+        // SECURITY: a password that is sent in plain text can be read on the network.
         if !url.tls && !start_tls && !url::is_loopback(&url.host) {
             self.problem(
-                START_TLS,
+                LDAP.start_tls.key,
                 "must be true unless the directory is on this machine, or ldap.url is ldaps://",
             );
         }
         if ca_file.is_some() && !url.tls && !start_tls {
-            self.problem(CA, "has no use without TLS");
+            self.problem(LDAP.ca_file.key, "has no effect without TLS");
         }
         let start_tls = start_tls && !url.tls;
         Some(LdapOptions { url, start_tls, ca_file, lookup: lookup?, timeout: timeout? })
@@ -85,68 +68,60 @@ impl Reader<'_> {
 
     fn ldap_url(&mut self) -> Option<UpstreamUrl> {
         const FORM: &str = "must be ldap://host[:port] or ldaps://host[:port]";
-        let Some(text) = self.text(URL) else {
+        let Some(text) = self.get(&LDAP.url) else {
             return self.missing(
-                URL,
+                LDAP.url.key,
                 "is required with auth.verifier=ldap: ldap://host[:port] or ldaps://host[:port]",
             );
         };
         let (tls, rest) = match text.split_once("://") {
             Some(("ldap", rest)) => (false, rest),
             Some(("ldaps", rest)) => (true, rest),
-            _ => return self.missing(URL, FORM),
+            _ => return self.missing(LDAP.url.key, FORM),
         };
-        match url::origin(&format!("http{}://{rest}", if tls { "s" } else { "" })) {
-            Ok(url) => {
-                let given = rest.trim_end_matches('/').ends_with(&format!(":{}", url.port));
-                let port = if given {
-                    url.port
-                } else if tls {
-                    636
-                } else {
-                    389
-                };
-                Some(UpstreamUrl { tls, port, ..url })
-            }
-            Err(_) => self.missing(URL, FORM),
-        }
+        let Ok(url) = url::origin(&format!("http{}://{rest}", if tls { "s" } else { "" })) else {
+            return self.missing(LDAP.url.key, FORM);
+        };
+        let port = match (rest.trim_end_matches('/').ends_with(&format!(":{}", url.port)), tls) {
+            (true, _) => url.port,
+            (false, true) => 636,
+            (false, false) => 389,
+        };
+        Some(UpstreamUrl { tls, port, ..url })
     }
 
     fn lookup(&mut self) -> Option<LdapLookup> {
-        match (self.text(TEMPLATE), self.text(BASE)) {
+        match (self.get(&LDAP.user_dn), self.get(&LDAP.base_dn)) {
             (Some(template), None) => {
-                let useless =
-                    [BIND, PASSWORD].into_iter().find(|key| self.settings.values.contains_key(*key));
-                if let Some(key) = useless {
-                    self.problem(
-                        key,
-                        "has no use with ldap.user_dn, by which users are found without a search",
-                    );
-                }
+                let keys = [LDAP.bind_dn.key, LDAP.bind_password.key];
+                self.reject_set(&keys, "has no effect with ldap.user_dn, which finds users without a search");
                 if template.matches(USER).count() != 1 || !template.contains(&format!("={USER}")) {
-                    let message =
-                        "must have {user} in it once, such as uid={user},ou=people,dc=example,dc=com";
-                    return self.missing(TEMPLATE, message);
+                    let message = "must contain {user} once, such as uid={user},ou=people,dc=example,dc=com";
+                    return self.missing(LDAP.user_dn.key, message);
                 }
                 Some(LdapLookup::Template(template))
             }
             (None, Some(base)) => self.search(base),
-            _ => self.missing(TEMPLATE, "give either ldap.user_dn, or ldap.base_dn for a search"),
+            _ => self.missing(LDAP.user_dn.key, "set either ldap.user_dn, or ldap.base_dn for a search"),
         }
     }
 
     fn search(&mut self, base: String) -> Option<LdapLookup> {
-        let filter = self.text(FILTER)?;
+        let filter = self.get(&LDAP.filter)?;
         let Some(attribute) = attribute(&filter) else {
-            let message = "must be a filter in parentheses with one comparison such as uid={user} in it";
-            return self.missing(FILTER, message);
+            let message = "must be a filter in parentheses that contains one comparison such as uid={user}";
+            return self.missing(LDAP.filter.key, message);
         };
-        let binding = match (self.text(BIND), self.secret(PASSWORD)) {
+        let binding = match (self.get(&LDAP.bind_dn), self.get(&LDAP.bind_password)) {
             (None, None) => None,
-            // SECURITY: a bind with a name and no password succeeds as nobody (RFC 4513 section 5.1.2).
+            // SECURITY: a bind with a name and no password succeeds as an anonymous bind (RFC 4513 section 5.1.2).
             (Some(dn), Some(password)) if !password.expose().is_empty() => Some((dn, password)),
-            (Some(_), _) => return self.missing(PASSWORD, "is required together with ldap.bind_dn"),
-            (None, Some(_)) => return self.missing(BIND, "is required together with ldap.bind_password"),
+            (Some(_), _) => {
+                return self.missing(LDAP.bind_password.key, "is required together with ldap.bind_dn");
+            }
+            (None, Some(_)) => {
+                return self.missing(LDAP.bind_dn.key, "is required together with ldap.bind_password");
+            }
         };
         let attribute = attribute.to_owned();
         Some(LdapLookup::Search { binding, base, filter, attribute })

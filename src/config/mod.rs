@@ -1,6 +1,7 @@
 //! The configuration: from what was typed (`options`, `file`, `sources`) to what it means ([`Config`]).
 
 pub mod changes;
+mod choices;
 mod entry;
 pub mod file;
 mod identity;
@@ -13,7 +14,6 @@ pub mod routes;
 pub mod rules;
 pub mod salts;
 pub mod schema;
-mod shape;
 mod size;
 pub mod sources;
 mod store;
@@ -35,6 +35,7 @@ use crate::observability::log::LogOptions;
 
 pub use jwt::JwtOptions;
 pub use ldap::LdapOptions;
+pub use options::{Drain, Timeouts, TokenOptions};
 pub use routes::{Accepts, RouteProfile};
 pub use rules::{AuthorizationOptions, ImpersonationOptions};
 pub use sources::{Problem, Settings, Sources};
@@ -171,25 +172,6 @@ pub enum VerifierOptions {
     Ldap(LdapOptions),
 }
 
-/// Tokens and keys.
-#[derive(Clone, Debug)]
-pub struct TokenOptions {
-    /// Absolute lifetime.
-    pub ttl: Duration,
-    /// Lifetime without use.
-    pub idle_ttl: Option<Duration>,
-    /// Most tokens kept.
-    pub max: usize,
-    /// Keys known in advance.
-    pub keys_file: Option<PathBuf>,
-    /// What becomes of unknown keys.
-    pub foreign: Foreign,
-    /// How long a yes is remembered.
-    pub foreign_accept_ttl: Duration,
-    /// How long a no is remembered.
-    pub foreign_reject_ttl: Duration,
-}
-
 /// Where tokens are kept.
 #[derive(Clone, Debug)]
 pub struct StoreOptions {
@@ -282,23 +264,6 @@ pub struct FailureLimits {
     pub per_user: u32,
 }
 
-/// What clients are waited for.
-#[derive(Clone, Copy, Debug)]
-pub struct Timeouts {
-    /// TLS handshake.
-    pub handshake: Duration,
-    /// Head of a request.
-    pub header: Duration,
-    /// Connection without a request.
-    pub idle: Duration,
-    /// Pause within a request's body.
-    pub body: Duration,
-    /// Answer that is not taken.
-    pub write: Duration,
-    /// Connection that is busy all the time; ended between two requests.
-    pub connection_age: Option<Duration>,
-}
-
 /// What clients may ask for.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
@@ -360,15 +325,6 @@ impl Limits {
             turns: None,
         }
     }
-}
-
-/// How the process ends.
-#[derive(Clone, Copy, Debug)]
-pub struct Drain {
-    /// Still accepting, but not ready.
-    pub delay: Duration,
-    /// For requests in flight.
-    pub timeout: Duration,
 }
 
 /// Reads everything and says what it means, or everything that is wrong with it.

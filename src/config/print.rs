@@ -6,7 +6,7 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use crate::config::file::Node;
-use crate::config::options::{OPTIONS, Opt, Shape};
+use crate::config::options::{self, OptionSpec, Shape};
 use crate::config::routes::{RouteProfile, defaults};
 use crate::config::size;
 use crate::config::sources::{Origin, Settings};
@@ -25,13 +25,13 @@ pub struct Entry {
 
 /// The options that have values, without secrets.
 pub fn entries(settings: &Settings) -> Vec<Entry> {
-    let entry = |option: &'static Opt| {
+    let entry = |option: &'static OptionSpec| {
         let setting = settings.values.get(option.key)?;
         // SECURITY: a secret is named, never shown.
         let value = (option.shape != Shape::Secret).then(|| setting.text.expose().to_owned());
         Some(Entry { key: option.key, value, origin: setting.origin.to_string() })
     };
-    OPTIONS.iter().filter_map(entry).collect()
+    options::all().filter_map(entry).collect()
 }
 
 /// The configuration as a file that the gateway reads back, without its secrets. With `origins`, each line tells
@@ -39,7 +39,7 @@ pub fn entries(settings: &Settings) -> Vec<Entry> {
 pub fn effective(settings: &Settings, routes: &[RouteProfile], origins: bool) -> String {
     let mut text = String::new();
     let mut group = "";
-    for option in OPTIONS {
+    for option in options::all() {
         let Some(setting) = settings.values.get(option.key) else { continue };
         let (parent, name) = option.key.rsplit_once('.').unwrap_or(("", option.key));
         if parent != group {
@@ -86,7 +86,7 @@ pub fn effective(settings: &Settings, routes: &[RouteProfile], origins: bool) ->
 
 /// The same for programs: each option with its value, or that it is a secret, and where it came from.
 pub fn as_json(settings: &Settings, routes: &[RouteProfile]) -> Value {
-    let options = OPTIONS.iter().filter_map(|option| {
+    let options = options::all().filter_map(|option| {
         let setting = settings.values.get(option.key)?;
         let origin = setting.origin.to_string();
         // SECURITY: a secret is named, never shown.
@@ -115,7 +115,7 @@ pub fn as_json(settings: &Settings, routes: &[RouteProfile]) -> Value {
 fn value(shape: Shape, text: &str) -> Value {
     let node = match shape {
         Shape::Bool | Shape::Count | Shape::Limit => serde_json::from_str(text).ok(),
-        Shape::Certificates | Shape::List => Node::parse(text).ok().map(|node| node.to_json()),
+        Shape::List => Node::parse(text).ok().map(|node| node.to_json()),
         _ => None,
     };
     node.unwrap_or_else(|| text.into())
@@ -125,7 +125,7 @@ fn scalar(shape: Shape, value: &str) -> String {
     match shape {
         Shape::Bool | Shape::Count | Shape::Limit => value.to_owned(),
         // The values of variables and flags may stand on several lines; here is one.
-        Shape::Certificates | Shape::List => {
+        Shape::List => {
             Node::parse(value).map_or_else(|_| quoted(value), |node| node.flow())
         }
         _ => quoted(value),

@@ -3,12 +3,12 @@
 use http::Method;
 
 use crate::base::glob::Glob;
+use crate::config::choices::{AuthorizationMode, OwnKeys};
 use crate::config::entry::Entry;
+use crate::config::file::Node;
+use crate::config::options::{AUTHORIZATION, IMPERSONATION, Key};
 use crate::config::reader::Reader;
 use crate::config::{RouteProfile, routes};
-
-const RULES: &str = "impersonation.rules";
-const OWN_KEYS: &str = "impersonation.own_keys";
 
 /// What `x-api-impersonate-user` may ask for.
 #[derive(Clone, Debug)]
@@ -27,9 +27,6 @@ pub struct ImpersonationRule {
     /// Whom the backend shall take them for.
     pub act_as: Vec<Glob>,
 }
-
-const MODE: &str = "authorization.mode";
-const ALLOW: &str = "authorization.rules";
 
 /// Who may ask for what.
 #[derive(Clone, Debug)]
@@ -56,47 +53,35 @@ pub struct AuthorizationRule {
 }
 
 impl Reader<'_> {
-    /// `None` within: everybody may ask for everything.
+    /// `Some(None)`: every authenticated request is allowed.
     pub(super) fn authorization(&mut self, routes: &[RouteProfile]) -> Option<Option<AuthorizationOptions>> {
-        let mut rules = Vec::new();
-        for (index, node) in self.list(ALLOW).into_iter().enumerate() {
-            let entry = Entry::new(format!("{ALLOW}[{index}]"), node, self.problems);
-            rules.extend(entry.and_then(|entry| authorization_rule(entry, routes)));
+        let rules = self.rules(&AUTHORIZATION.rules, |entry| authorization_rule(entry, routes));
+        let key = AUTHORIZATION.rules.key;
+        match (self.get(&AUTHORIZATION.mode)?, self.is_set(&AUTHORIZATION.rules)) {
+            (AuthorizationMode::Off, false) => Some(None),
+            (AuthorizationMode::Off, true) => {
+                self.missing(key, "has no effect with authorization.mode=off; did you mean shadow or enforce?")
+            }
+            (_, false) => {
+                self.missing(key, "is required with authorization.mode=shadow or enforce: nothing is allowed yet")
+            }
+            (mode, true) => {
+                Some(Some(AuthorizationOptions { enforce: mode == AuthorizationMode::Enforce, rules }))
+            }
         }
-        let given = self.settings.values.contains_key(ALLOW);
-        let enforce = match self.text(MODE)?.as_str() {
-            "off" if given => {
-                return self.missing(
-                    ALLOW,
-                    "has no use with authorization.mode=off; did you mean shadow or enforce?",
-                );
-            }
-            "off" => return Some(None),
-            word @ ("shadow" | "enforce") if !given => {
-                return self.missing(
-                    ALLOW,
-                    format!("is required with authorization.mode={word}: nothing is allowed yet"),
-                );
-            }
-            "shadow" => false,
-            "enforce" => true,
-            other => return self.choice(MODE, other),
-        };
-        Some(Some(AuthorizationOptions { enforce, rules }))
     }
 
     pub(super) fn impersonation(&mut self) -> Option<ImpersonationOptions> {
-        let mut rules = Vec::new();
-        for (index, node) in self.list(RULES).into_iter().enumerate() {
-            let entry = Entry::new(format!("{RULES}[{index}]"), node, self.problems);
-            rules.extend(entry.and_then(impersonation_rule));
-        }
-        let backend_decides = match self.text(OWN_KEYS)?.as_str() {
-            "backend" => true,
-            "deny" => false,
-            other => return self.choice(OWN_KEYS, other),
-        };
+        let rules = self.rules(&IMPERSONATION.rules, impersonation_rule);
+        let backend_decides = self.get(&IMPERSONATION.own_keys)? == OwnKeys::Backend;
         Some(ImpersonationOptions { rules, backend_decides })
+    }
+
+    fn rules<T>(&mut self, key: &Key<Vec<Node>>, read: impl Fn(Entry<'_>) -> Option<T>) -> Vec<T> {
+        let nodes = self.get(key).unwrap_or_default().into_iter().enumerate();
+        let entries =
+            nodes.filter_map(|(index, node)| Entry::new(format!("{key}[{index}]"), node, self.problems).and_then(&read));
+        entries.collect()
     }
 }
 

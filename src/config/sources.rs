@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use crate::base::secret::Secret;
 use crate::config::changes::Contents;
 use crate::config::file::Node;
-use crate::config::options::{OPTIONS, Opt, PREFIX, Shape};
+use crate::config::options::{self, OptionSpec, PREFIX, Shape};
 
 /// Everything that somebody typed.
 #[derive(Debug, Default)]
@@ -107,7 +107,7 @@ pub fn merge(sources: &Sources, problems: &mut Vec<Problem>) -> Settings {
 
     let mut settings =
         Settings { routes, files: typed.path.iter().cloned().collect(), ..Settings::default() };
-    for option in OPTIONS {
+    for option in options::all() {
         if let Some(setting) = typed.setting(option, &mut settings.files, problems) {
             settings.values.insert(option.key, setting);
         }
@@ -176,12 +176,12 @@ impl Typed<'_> {
     /// The value of an option from the first source that has one.
     fn setting(
         &self,
-        option: &Opt,
+        option: &OptionSpec,
         files: &mut Vec<PathBuf>,
         problems: &mut Vec<Problem>,
     ) -> Option<Setting> {
         let path = self.path.clone().unwrap_or_default();
-        let flag_name = |key: &str| crate::config::options::flag_of(key);
+        let flag_name = |key: &str| options::flag_of(key);
         let variable = option.variable();
         let twin = option.file_twin();
         let twin_flag = twin.as_deref().map(flag_name).unwrap_or_default();
@@ -230,7 +230,7 @@ impl Typed<'_> {
     }
 }
 
-fn secret_from(file: &str, option: &Opt, origin: Origin, problems: &mut Vec<Problem>) -> Option<Setting> {
+fn secret_from(file: &str, option: &OptionSpec, origin: Origin, problems: &mut Vec<Problem>) -> Option<Setting> {
     match Secret::read(Path::new(file)) {
         Ok(text) => Some(Setting { text, origin }),
         Err(error) => {
@@ -244,7 +244,7 @@ fn secret_from(file: &str, option: &Opt, origin: Origin, problems: &mut Vec<Prob
 
 /// The shape of an option or of a secret's twin.
 fn shape_of(key: &str) -> Option<Shape> {
-    OPTIONS.iter().find_map(|option| {
+    options::all().find_map(|option| {
         if option.key == key {
             Some(option.shape)
         } else {
@@ -254,11 +254,11 @@ fn shape_of(key: &str) -> Option<Shape> {
 }
 
 fn is_group(key: &str) -> bool {
-    OPTIONS.iter().any(|option| option.key.strip_prefix(key).is_some_and(|rest| rest.starts_with('.')))
+    options::all().any(|option| option.key.strip_prefix(key).is_some_and(|rest| rest.starts_with('.')))
 }
 
 fn all_keys() -> Vec<String> {
-    OPTIONS.iter().flat_map(|option| [Some(option.key.to_owned()), option.file_twin()]).flatten().collect()
+    options::all().flat_map(|option| [Some(option.key.to_owned()), option.file_twin()]).flatten().collect()
 }
 
 /// A value of the file as text. `Ok(None)` for nothing, which counts as not given.
@@ -268,7 +268,7 @@ fn scalar(shape: Shape, node: Node) -> Result<Option<String>, String> {
         (Node::List(items), Shape::Networks | Shape::Urls) => {
             items.into_iter().map(text_of).collect::<Result<Vec<_>, _>>().map(|items| Some(items.join(",")))
         }
-        (node @ Node::List(_), Shape::Certificates | Shape::List) => Ok(Some(node.flow())),
+        (node @ Node::List(_), Shape::List) => Ok(Some(node.flow())),
         (Node::Text(text), _) => Ok(Some(text)),
         (Node::Bool(value), Shape::Bool) => Ok(Some(value.to_string())),
         (Node::Number(number), Shape::Count | Shape::Limit) => Ok(Some(number)),
@@ -296,7 +296,7 @@ fn own_variables(
     problems: &mut Vec<Problem>,
 ) -> BTreeMap<String, Secret> {
     let mut known: Vec<String> = vec!["TIMBR_GATEWAY_CONFIG".to_owned()];
-    for option in OPTIONS {
+    for option in options::all() {
         known.push(option.variable());
         known.extend(option.file_twin().map(|_| format!("{}_FILE", option.variable())));
     }

@@ -2,55 +2,46 @@
 
 use std::time::Duration;
 
+use crate::base::secret::Secret;
+use crate::config::choices::{StoreMode, StoreType};
+use crate::config::options::{Key, STORE};
 use crate::config::reader::Reader;
 use crate::config::{RedisNode, RedisOptions, RedisTopology, StoreKind, StoreOptions};
 
-const KIND: &str = "store.kind";
-const PATH: &str = "store.path";
-const URLS: &str = "store.urls";
-const MODE: &str = "store.mode";
-const MASTER: &str = "store.sentinel_master";
-const DATABASE: &str = "store.database";
-const PREFIX: &str = "store.prefix";
-
-/// Options that only `store.kind=redis` reads and that have no default.
-const OF_REDIS: [&str; 9] = [
-    URLS,
-    MASTER,
-    "store.username",
-    "store.password",
-    "store.sentinel_username",
-    "store.sentinel_password",
-    "store.ca_file",
-    "store.client_cert_file",
-    "store.client_key_file",
-];
+/// The longest time that a request waits for the store, whatever is configured.
+const MAX_TIMEOUT: Duration = Duration::from_secs(10);
 
 impl Reader<'_> {
     pub(super) fn store(&mut self) -> Option<StoreOptions> {
-        let timeout = self.duration("store.timeout");
-        let max_stale = self.any_duration("store.max_stale");
-        let kind = match (self.text(KIND)?.as_str(), self.path(PATH)) {
-            ("memory", None) => Some(StoreKind::Memory),
-            ("redis", None) => self.redis().map(Box::new).map(StoreKind::Redis),
-            ("file", Some(path)) => Some(StoreKind::File(path)),
-            ("file", None) => {
-                self.missing(PATH, "is required with store.kind=file: the file that keeps the tokens")
-            }
-            ("memory" | "redis", Some(_)) => {
-                self.problem(PATH, "is only used with store.kind=file");
-                None
-            }
-            (other, _) => self.choice(KIND, other),
-        };
-        if self.text(KIND).as_deref() != Some("redis") {
-            for key in OF_REDIS {
-                if self.text(key).is_some() {
-                    self.problem(key, "is only used with store.kind=redis");
-                }
-            }
+        let timeout = self.get(&STORE.timeout);
+        let max_stale = self.get(&STORE.max_stale);
+        let kind = self.get(&STORE.kind)?;
+        if kind != StoreType::File {
+            self.reject_set(&[STORE.path.key], "has no effect without store.kind=file");
         }
-        Some(StoreOptions { kind: kind?, timeout: timeout?.min(LONGEST_TIMEOUT), max_stale: max_stale? })
+        if kind != StoreType::Redis {
+            let keys = [
+                STORE.urls.key,
+                STORE.sentinel_master.key,
+                STORE.username.key,
+                STORE.password.key,
+                STORE.sentinel_username.key,
+                STORE.sentinel_password.key,
+                STORE.ca_file.key,
+                STORE.client_cert_file.key,
+                STORE.client_key_file.key,
+            ];
+            self.reject_set(&keys, "has no effect without store.kind=redis");
+        }
+        let kind = match (kind, self.get(&STORE.path)) {
+            (StoreType::Memory, _) => Some(StoreKind::Memory),
+            (StoreType::Redis, _) => self.redis().map(Box::new).map(StoreKind::Redis),
+            (StoreType::File, Some(path)) => Some(StoreKind::File(path)),
+            (StoreType::File, None) => {
+                self.missing(STORE.path.key, "is required with store.kind=file: the file for the tokens")
+            }
+        };
+        Some(StoreOptions { kind: kind?, timeout: timeout?.min(MAX_TIMEOUT), max_stale: max_stale? })
     }
 
     fn redis(&mut self) -> Option<RedisOptions> {
@@ -58,46 +49,27 @@ impl Reader<'_> {
         let topology = self.topology();
         let database = self.database(topology.as_ref());
         let prefix = self.prefix();
-        let client_certificate = self.certificate("store.client_cert_file", "store.client_key_file");
-        let ca_file = self.path("store.ca_file");
-        let [username, sentinel_username] =
-            ["store.username", "store.sentinel_username"].map(|key| self.text(key));
-        let [password, sentinel_password] =
-            ["store.password", "store.sentinel_password"].map(|key| self.secret(key));
-        for (name, key, has_password) in [
-            (&username, "store.username", password.is_some()),
-            (&sentinel_username, "store.sentinel_username", sentinel_password.is_some()),
-        ] {
-            if name.is_some() && !has_password {
-                self.problem(
-                    key,
-                    format!("is required together with {}", key.replace("username", "password")),
-                );
-            }
-        }
+        let client_certificate = self.certificate(&STORE.client_cert_file, &STORE.client_key_file);
+        let ca_file = self.get(&STORE.ca_file);
+        let (username, password) = self.redis_login(&STORE.username, &STORE.password);
+        let (sentinel_username, sentinel_password) =
+            self.redis_login(&STORE.sentinel_username, &STORE.sentinel_password);
         let (nodes, topology) = (nodes?, topology?);
         if !matches!(topology, RedisTopology::Sentinel { .. }) {
-            if nodes.len() > 1 && topology == RedisTopology::Standalone {
-                self.problem(
-                    URLS,
-                    "is one address with store.mode=standalone; did you mean sentinel or cluster?",
-                );
-            }
-            for key in ["store.sentinel_username", "store.sentinel_password"] {
-                if self.text(key).is_some() {
-                    self.problem(key, "is only used with store.mode=sentinel");
-                }
-            }
+            let keys = [STORE.sentinel_username.key, STORE.sentinel_password.key];
+            self.reject_set(&keys, "has no effect without store.mode=sentinel");
+        }
+        if nodes.len() > 1 && topology == RedisTopology::Standalone {
+            let message = "must be one address with store.mode=standalone; did you mean sentinel or cluster?";
+            self.problem(STORE.urls.key, message);
         }
         let tls = nodes.iter().any(|node| node.tls);
         if tls && nodes.iter().any(|node| !node.tls) {
-            self.problem(URLS, "must be all redis:// or all rediss://");
+            self.problem(STORE.urls.key, "must be all redis:// or all rediss://");
         }
         if !tls && (ca_file.is_some() || client_certificate.is_some()) {
-            self.problem(
-                URLS,
-                "must be rediss:// for store.ca_file and store.client_cert_file to have a use",
-            );
+            let message = "must be rediss:// with store.ca_file or store.client_cert_file, which have no effect otherwise";
+            self.problem(STORE.urls.key, message);
         }
         Some(RedisOptions {
             topology,
@@ -113,63 +85,67 @@ impl Reader<'_> {
         })
     }
 
+    fn redis_login(&mut self, user: &Key<String>, password: &Key<Secret>) -> (Option<String>, Option<Secret>) {
+        let login = (self.get(user), self.get(password));
+        if login.0.is_some() && login.1.is_none() {
+            self.problem(user.key, format!("is required together with {password}"));
+        }
+        login
+    }
+
     fn nodes(&mut self) -> Option<Vec<RedisNode>> {
-        let Some(text) = self.text(URLS) else {
+        let Some(text) = self.get(&STORE.urls) else {
             return self.missing(
-                URLS,
+                STORE.urls.key,
                 "is required with store.kind=redis: redis://host:port or rediss://host:port; with store.mode=sentinel \
-                 those of the Sentinels, with cluster those of some nodes, with commas between them",
+                 the Sentinels, with cluster some of the nodes, separated by commas",
             );
         };
         let mut nodes = Vec::new();
         for url in text.split(',').map(str::trim) {
             match node(url) {
                 Ok(node) => nodes.push(node),
-                Err(message) => self.problem(URLS, message),
+                Err(message) => self.problem(STORE.urls.key, message),
             }
         }
         (!nodes.is_empty()).then_some(nodes)
     }
 
     fn topology(&mut self) -> Option<RedisTopology> {
-        match (self.text(MODE)?.as_str(), self.text(MASTER)) {
-            ("standalone", None) => Some(RedisTopology::Standalone),
-            ("cluster", None) => Some(RedisTopology::Cluster),
-            ("sentinel", Some(master)) => Some(RedisTopology::Sentinel { master }),
-            ("sentinel", None) => self.missing(
-                MASTER,
-                "is required with store.mode=sentinel: the name that the Sentinels know the primary by",
+        let mode = self.get(&STORE.mode)?;
+        if mode != StoreMode::Sentinel {
+            self.reject_set(&[STORE.sentinel_master.key], "has no effect without store.mode=sentinel");
+        }
+        match (mode, self.get(&STORE.sentinel_master)) {
+            (StoreMode::Standalone, _) => Some(RedisTopology::Standalone),
+            (StoreMode::Cluster, _) => Some(RedisTopology::Cluster),
+            (StoreMode::Sentinel, Some(master)) => Some(RedisTopology::Sentinel { master }),
+            (StoreMode::Sentinel, None) => self.missing(
+                STORE.sentinel_master.key,
+                "is required with store.mode=sentinel: the name of the primary server at the Sentinels",
             ),
-            ("standalone" | "cluster", Some(_)) => {
-                self.problem(MASTER, "is only used with store.mode=sentinel");
-                None
-            }
-            (other, _) => self.choice(MODE, other),
         }
     }
 
     fn database(&mut self, topology: Option<&RedisTopology>) -> Option<u32> {
-        let database = self.limit(DATABASE)?;
+        let database = self.get(&STORE.database)?;
         if database > 0 && topology == Some(&RedisTopology::Cluster) {
-            self.problem(DATABASE, "must be 0 with store.mode=cluster, which has no other");
+            self.problem(STORE.database.key, "must be 0 with store.mode=cluster, which has no other");
         }
         Some(database)
     }
 
     fn prefix(&mut self) -> Option<String> {
-        let prefix = self.text(PREFIX)?;
+        let prefix = self.get(&STORE.prefix)?;
         let plain = |c: char| c.is_ascii_alphanumeric() || "-_.:/".contains(c);
-        // Braces would put all keys of a cluster into one slot, and `*` would find others' keys.
+        // Braces would put all keys of a cluster into one slot, and `*` would match the keys of others.
         if prefix.is_empty() || prefix.len() > 64 || !prefix.chars().all(plain) {
-            self.problem(PREFIX, "must be 1 to 64 letters, digits and - _ . : /");
+            self.problem(STORE.prefix.key, "must be 1 to 64 letters, digits and - _ . : /");
             return None;
         }
         Some(prefix)
     }
 }
-
-/// A request waits for the store at most so long, whatever is configured.
-const LONGEST_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Reads `redis://host[:port]` or `rediss://host[:port]`.
 fn node(url: &str) -> Result<RedisNode, String> {

@@ -1,134 +1,66 @@
-//! The options of what lies below HTTP: certificates, clients' certificates, proxies in front.
+//! Reads the options below HTTP: certificates, client certificates and the PROXY protocol.
 
-use std::net::IpAddr;
-use std::path::PathBuf;
-
-use ipnet::IpNet;
-
-use crate::config::file::Node;
+use crate::config::choices::{ClientAuthMode, ProxyProtocol};
+use crate::config::entry::Entry;
+use crate::config::options::{GLOBAL, LISTEN, TLS};
 use crate::config::reader::Reader;
 use crate::config::{CertificateFiles, ClientAuth, RouteProfile, TlsOptions};
 
-const CERTIFICATES: &str = "tls.certificates";
-const CLIENT_AUTH: &str = "tls.client_auth";
-const CLIENT_CA: &str = "tls.client_ca_file";
-const PROXIES: &str = "trusted_proxies";
-const PROXY_PROTOCOL: &str = "listen.proxy_protocol";
-
 impl Reader<'_> {
     pub(super) fn tls(&mut self) -> Option<TlsOptions> {
-        let first = self.certificate("tls.cert_file", "tls.key_file");
-        let more = self.certificates();
-        let client_auth = self.client_auth();
-        Some(TlsOptions { certificates: first.into_iter().chain(more).collect(), client_auth: client_auth? })
-    }
-
-    fn certificates(&mut self) -> Vec<CertificateFiles> {
-        let Some(text) = self.text(CERTIFICATES) else { return Vec::new() };
-        let Ok(Node::List(items)) = Node::parse(&text) else {
-            self.problem(CERTIFICATES, "must be a list, such as [{cert_file: a.crt, key_file: a.key}]");
-            return Vec::new();
-        };
-        let read = items.iter().map(pair).collect::<Vec<_>>();
-        let mut pairs = Vec::with_capacity(read.len());
-        for (index, pair) in read.into_iter().enumerate() {
-            match pair {
-                Some(pair) => pairs.push(pair),
-                None => self.problem(
-                    &format!("{CERTIFICATES}[{index}]"),
-                    "must have the keys cert_file and key_file, with a path each, and no others",
-                ),
-            }
+        let mut certificates: Vec<_> = self.certificate(&TLS.cert_file, &TLS.key_file).into_iter().collect();
+        for (index, node) in self.get(&TLS.certificates).unwrap_or_default().into_iter().enumerate() {
+            let entry = Entry::new(format!("{}[{index}]", TLS.certificates), node, self.problems);
+            certificates.extend(entry.and_then(certificate));
         }
-        pairs
+        let client_auth = self.client_auth();
+        Some(TlsOptions { certificates, client_auth: client_auth? })
     }
 
     fn client_auth(&mut self) -> Option<Option<ClientAuth>> {
-        let required = match (self.text(CLIENT_AUTH)?.as_str(), self.path(CLIENT_CA)) {
-            ("off", None) => return Some(None),
-            ("off", Some(_)) => {
-                self.problem(
-                    CLIENT_CA,
-                    "has no use with tls.client_auth=off; did you mean optional or required?",
-                );
-                return None;
+        let mode = self.get(&TLS.client_auth)?;
+        let key = TLS.client_ca_file.key;
+        match (mode, self.get(&TLS.client_ca_file)) {
+            (ClientAuthMode::Off, None) => Some(None),
+            (ClientAuthMode::Off, Some(_)) => {
+                self.problem(key, "has no effect with tls.client_auth=off; did you mean optional or required?");
+                None
             }
-            ("optional", Some(ca_file)) => (ca_file, false),
-            ("required", Some(ca_file)) => (ca_file, true),
-            (word @ ("optional" | "required"), None) => {
-                let message = format!("is required with tls.client_auth={word}");
-                return self.missing(CLIENT_CA, message);
+            (_, Some(ca_file)) => {
+                Some(Some(ClientAuth { ca_file, required: mode == ClientAuthMode::Required }))
             }
-            (other, _) => return self.choice(CLIENT_AUTH, other),
-        };
-        let (ca_file, required) = required;
-        Some(Some(ClientAuth { ca_file, required }))
+            (_, None) => self.missing(key, "is required with tls.client_auth=optional or required"),
+        }
     }
 
-    /// SECURITY: a route that insists on certificates where none can be shown is a mistake about who is let in.
-    pub(super) fn require_what_routes_rely_on(&mut self, routes: &[RouteProfile]) {
-        let off = self.text(CLIENT_AUTH).as_deref() == Some("off");
+    /// SECURITY: a route that requires client certificates while none can be presented is a mistake in access control.
+    pub(super) fn require_client_auth_for_routes(&mut self, routes: &[RouteProfile]) {
         let names: Vec<_> =
             routes.iter().filter(|route| route.client_certificate).map(|route| route.name.as_str()).collect();
-        if off && !names.is_empty() {
+        if self.get(&TLS.client_auth) == Some(ClientAuthMode::Off) && !names.is_empty() {
             let message = format!(
-                "must be optional or required, as these routes have client_certificate: required: {}",
+                "must be optional or required, because these routes have client_certificate: required: {}",
                 names.join(", ")
             );
-            self.problem(CLIENT_AUTH, message);
+            self.problem(TLS.client_auth.key, message);
         }
     }
 
     pub(super) fn proxy_protocol(&mut self) -> Option<bool> {
-        match self.text(PROXY_PROTOCOL)?.as_str() {
-            "off" => Some(false),
-            "required" if self.text(PROXIES).is_none() => {
-                self.problem(
-                    PROXY_PROTOCOL,
-                    "needs trusted_proxies: headers are taken from them alone, so nobody could connect",
-                );
-                None
-            }
-            "required" => Some(true),
-            other => self.choice(PROXY_PROTOCOL, other),
+        let required = self.get(&LISTEN.proxy_protocol)? == ProxyProtocol::Required;
+        if required && !self.is_set(&GLOBAL.trusted_proxies) {
+            let message = "requires trusted_proxies: PROXY protocol headers are accepted from them only";
+            self.problem(LISTEN.proxy_protocol.key, message);
         }
-    }
-
-    pub(super) fn trusted_proxies(&mut self) -> Vec<IpNet> {
-        let text = self.text(PROXIES).unwrap_or_default();
-        let mut networks = Vec::new();
-        for item in text.split(',').map(str::trim).filter(|item| !item.is_empty()) {
-            match network(item) {
-                Some(network) => networks.push(network),
-                None => self.problem(
-                    PROXIES,
-                    format!("must be networks or addresses, such as 10.0.0.0/8 or fd00::1, not {item:?}"),
-                ),
-            }
-        }
-        networks
+        Some(required)
     }
 }
 
-/// SECURITY: 10.1.2.3/8 could mean the network or the address; it is refused.
-fn network(text: &str) -> Option<IpNet> {
-    if let Ok(address) = text.parse::<IpAddr>() {
-        return Some(address.to_canonical().into());
-    }
-    text.parse::<IpNet>().ok().filter(|network| network.addr() == network.network())
-}
-
-fn pair(node: &Node) -> Option<CertificateFiles> {
-    let Node::Map(entries) = node else { return None };
-    let file = |wanted: &str| {
-        let mut found = entries.iter().filter(|(key, _)| key == wanted);
-        match (found.next(), found.next()) {
-            (Some((_, Node::Text(path))), None) if !path.is_empty() => Some(PathBuf::from(path)),
-            _ => None,
-        }
-    };
-    let (chain, key) = (file("cert_file")?, file("key_file")?);
-    (entries.len() == 2).then_some(CertificateFiles { chain, key, options: [CERTIFICATES; 2] })
+fn certificate(mut entry: Entry<'_>) -> Option<CertificateFiles> {
+    let (chain, key) = (entry.required("cert_file"), entry.required("key_file"));
+    let complete = entry.finish();
+    let files = CertificateFiles { chain: chain?.into(), key: key?.into(), options: [TLS.certificates.key; 2] };
+    complete.then_some(files)
 }
 
 #[cfg(test)]

@@ -4,15 +4,12 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::base::secret::Secret;
+use crate::config::options::UPSTREAM;
 use crate::config::reader::Reader;
-use crate::config::{CertificateFiles, TurnLimits, url};
+use crate::config::{CertificateFiles, TurnLimits};
 
-const URL: &str = "upstream.url";
-const URLS: &str = "upstream.urls";
-const HEALTH_PATH: &str = "upstream.health_path";
-
-/// Each has connections of its own in each worker, and a task that looks after it.
-const MOST_URLS: usize = 64;
+/// Each backend has a connection pool in each worker, and a health check task.
+const MAX_URLS: usize = 64;
 
 /// The backend and how to reach it.
 #[derive(Clone, Debug)]
@@ -117,31 +114,19 @@ impl Reader<'_> {
     pub(super) fn upstream(&mut self) -> Option<UpstreamOptions> {
         let urls = self.upstream_urls();
         let credential = self.credential();
-        let client_certificate = self.certificate("upstream.client_cert_file", "upstream.client_key_file");
-        let ca_file = self.path("upstream.ca_file");
-        let server_name = self.text("upstream.server_name");
-        let [connect, response, body, idle, resolve] = [
-            "upstream.connect_timeout",
-            "upstream.response_timeout",
-            "upstream.body_timeout",
-            "upstream.idle_timeout",
-            "upstream.resolve_interval",
-        ]
-        .map(|key| self.duration(key));
+        let client_certificate = self.certificate(&UPSTREAM.client_cert_file, &UPSTREAM.client_key_file);
+        let ca_file = self.get(&UPSTREAM.ca_file);
+        let server_name = self.get(&UPSTREAM.server_name);
+        let connect_timeout = self.get(&UPSTREAM.connect_timeout);
+        let response_timeout = self.get(&UPSTREAM.response_timeout);
+        let body_timeout = self.get(&UPSTREAM.body_timeout);
+        let idle_timeout = self.get(&UPSTREAM.idle_timeout);
+        let resolve_interval = self.get(&UPSTREAM.resolve_interval);
         let health = self.health();
         let urls = urls?;
         if !urls[0].tls {
-            let useless = [
-                ("upstream.ca_file", ca_file.is_some()),
-                ("upstream.client_cert_file", client_certificate.is_some()),
-                ("upstream.server_name", server_name.is_some()),
-            ];
-            for (key, _) in useless.into_iter().filter(|(_, given)| *given) {
-                self.problem(
-                    key,
-                    "has no use with an http:// upstream; give an https:// one or leave it out",
-                );
-            }
+            let keys = [UPSTREAM.ca_file.key, UPSTREAM.client_cert_file.key, UPSTREAM.server_name.key];
+            self.reject_set(&keys, "has no effect with an http:// upstream; use an https:// one or remove it");
         }
         Some(UpstreamOptions {
             urls,
@@ -149,91 +134,74 @@ impl Reader<'_> {
             ca_file,
             client_certificate,
             server_name,
-            connect_timeout: connect?,
-            response_timeout: response?,
-            body_timeout: body?,
-            idle_timeout: idle?,
-            resolve_interval: resolve?,
+            connect_timeout: connect_timeout?,
+            response_timeout: response_timeout?,
+            body_timeout: body_timeout?,
+            idle_timeout: idle_timeout?,
+            resolve_interval: resolve_interval?,
             health: health?,
         })
     }
 
-    /// What goes to the backends at once.
-    pub(super) fn turns(&mut self) -> Option<Option<TurnLimits>> {
-        let [requests, queue] = ["upstream.requests", "upstream.queue"]
-            .map(|key| self.limit(key).and_then(|limit| usize::try_from(limit).ok()));
-        let patience = self.duration("upstream.queue_timeout");
+    /// The limit on requests to the backends; `Some(None)`: there is none.
+    pub(super) fn queue(&mut self) -> Option<Option<TurnLimits>> {
+        let (requests, queue) = (self.get(&UPSTREAM.requests), self.get(&UPSTREAM.queue));
+        let patience = self.get(&UPSTREAM.queue_timeout);
         let limits = TurnLimits { requests: requests?, queue: queue?, patience: patience? };
         Some((limits.requests > 0).then_some(limits))
     }
 
     fn upstream_urls(&mut self) -> Option<Vec<UpstreamUrl>> {
-        let (key, text) = match (self.text(URL), self.text(URLS)) {
-            (Some(one), None) => (URL, one),
-            (None, Some(several)) => (URLS, several),
-            (Some(_), Some(_)) => {
-                self.problem(URLS, "cannot stand beside upstream.url; keep one of them");
-                return None;
-            }
-            (None, None) => {
-                return self.missing(
-                    URL,
-                    "is required: the address of the Timbr backend, such as http://127.0.0.1:8000 \
-                     (TIMBR_GATEWAY_UPSTREAM_URL); several stand in upstream.urls",
-                );
-            }
+        if self.is_set(&UPSTREAM.url) && self.is_set(&UPSTREAM.urls) {
+            self.problem(UPSTREAM.urls.key, "cannot be combined with upstream.url; keep one of them");
+            return None;
+        }
+        if self.is_set(&UPSTREAM.url) {
+            return self.get(&UPSTREAM.url).map(|url| vec![url]);
+        }
+        if !self.is_set(&UPSTREAM.urls) {
+            return self.missing(
+                UPSTREAM.url.key,
+                "is required: the URL of the Timbr backend, such as http://127.0.0.1:8000 \
+                 (TIMBR_GATEWAY_UPSTREAM_URL); for several backends use upstream.urls",
+            );
+        }
+        let urls = self.get(&UPSTREAM.urls)?;
+        let duplicate = urls.iter().enumerate().find(|(index, url)| urls[..*index].contains(url));
+        let message = if let Some((_, url)) = duplicate {
+            format!("{} is a duplicate", url.authority())
+        } else if urls.iter().any(|url| url.tls != urls[0].tls) {
+            "must be all http:// or all https://: they share one TLS configuration".to_owned()
+        } else if urls.len() > MAX_URLS {
+            format!("has {} backends; the maximum is {MAX_URLS}", urls.len())
+        } else {
+            return Some(urls);
         };
-        let mut urls: Vec<UpstreamUrl> = Vec::new();
-        let texts: Vec<_> = if key == URL { vec![&*text] } else { text.split(',').map(str::trim).collect() };
-        for text in texts {
-            match url::origin(text) {
-                Ok(url) if urls.contains(&url) => {
-                    self.problem(key, format!("{} stands there twice", url.authority()));
-                    return None;
-                }
-                Ok(url) => urls.push(url),
-                Err(message) => {
-                    self.problem(key, message);
-                    return None;
-                }
-            }
-        }
-        if urls.iter().any(|url| url.tls != urls[0].tls) {
-            self.problem(key, "must be all http:// or all https://: they share one way to speak TLS");
-            return None;
-        }
-        if urls.len() > MOST_URLS {
-            self.problem(key, format!("holds {} backends; {MOST_URLS} are the most", urls.len()));
-            return None;
-        }
-        Some(urls)
+        self.problem(UPSTREAM.urls.key, message);
+        None
     }
 
     fn health(&mut self) -> Option<HealthOptions> {
-        let path = self.health_path();
-        let [interval, eject_time] =
-            ["upstream.health_interval", "upstream.eject_time"].map(|key| self.duration(key));
-        let [unhealthy_after, healthy_after] = ["upstream.unhealthy_after", "upstream.healthy_after"]
-            .map(|key| self.count_up_to(key, 1000).and_then(|count| u32::try_from(count).ok()));
-        let eject_after = self.limit("upstream.eject_after");
+        let path = self.get(&UPSTREAM.health_path);
+        if let Some(path) = &path {
+            let plain = path.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'#');
+            if !path.starts_with('/') || !plain || path.parse::<http::Uri>().is_err() {
+                let message = format!("must be a path such as /health, not {path:?}");
+                self.problem(UPSTREAM.health_path.key, message);
+            }
+        }
+        let (interval, eject_time) = (self.get(&UPSTREAM.health_interval), self.get(&UPSTREAM.eject_time));
+        let unhealthy_after = self.get(&UPSTREAM.unhealthy_after);
+        let healthy_after = self.get(&UPSTREAM.healthy_after);
+        let eject_after = self.get(&UPSTREAM.eject_after);
         Some(HealthOptions {
-            path: path?,
+            path,
             interval: interval?,
             unhealthy_after: unhealthy_after?,
             healthy_after: healthy_after?,
             eject_after: eject_after?,
             eject_time: eject_time?,
         })
-    }
-
-    fn health_path(&mut self) -> Option<Option<String>> {
-        let Some(path) = self.text(HEALTH_PATH) else { return Some(None) };
-        let plain = path.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'#');
-        if !path.starts_with('/') || !plain || path.parse::<http::Uri>().is_err() {
-            self.problem(HEALTH_PATH, format!("must be a path such as /health, not {path:?}"));
-            return None;
-        }
-        Some(Some(path))
     }
 }
 

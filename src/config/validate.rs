@@ -1,47 +1,46 @@
-//! From text to meaning. All problems are collected before anybody is told.
+//! Turns settings into a [`Config`] and checks the relations between options. All problems are collected before they are
+//! reported.
 
 use fernet::Fernet;
-use tracing::level_filters::LevelFilter;
 
 use crate::base::secret::Secret;
-use crate::config::options::API_AUTH_SALT;
+use crate::config::options::{GLOBAL, Key, LIMITS, LISTEN, LOG, READINESS, TLS};
 use crate::config::reader::Reader;
 use crate::config::sources::{Problem, Settings};
 use crate::config::{
-    CertificateFiles, Config, Drain, FailureLimits, Foreign, Limits, Listen, Timeouts, TokenOptions, print,
-    routes, salts,
+    CertificateFiles, Config, Drain, FailureLimits, Limits, Listen, Timeouts, TokenOptions, print, routes, salts,
 };
-use crate::observability::log::{Format, LogOptions};
+use crate::observability::log::LogOptions;
 
 /// `None` only together with at least one problem.
 pub(super) fn config(settings: &Settings, problems: &mut Vec<Problem>) -> Option<Config> {
     let mut reader = Reader { settings, problems };
-    let max_body = reader.size("limits.body");
+    let max_body = reader.get(&LIMITS.body);
     let mut routes = routes::merge(settings.routes.as_ref(), max_body.unwrap_or_default(), reader.problems);
     let salts = reader.salts();
     let listen = reader.listen();
     let tls = reader.tls();
-    let trusted_proxies = reader.trusted_proxies();
+    let trusted_proxies = reader.get(&GLOBAL.trusted_proxies).unwrap_or_default();
     let upstream = reader.upstream();
     let auth = reader.auth();
-    reader.require_issuers_where_routes_take_jwts(&mut routes, auth.as_ref());
+    reader.require_issuers_for_jwt_routes(&mut routes, auth.as_ref());
     let platform = reader.platform();
     let impersonation = reader.impersonation();
     let authorization = reader.authorization(&routes);
-    let tokens = reader.tokens();
+    let tokens = TokenOptions::read(&mut reader);
     let store = reader.store();
     let failures = reader.failures();
-    let timeouts = reader.timeouts();
+    let timeouts = Timeouts::read(&mut reader);
     let limits = reader.limits();
-    let drain = reader.drain();
-    let ready_with_upstream = reader.flag("readiness.upstream");
+    let drain = Drain::read(&mut reader);
+    let ready_with_upstream = reader.get(&READINESS.upstream);
     let log = reader.log();
-    let core_dumps = reader.flag("core_dumps");
-    let workers = reader.count("workers").or_else(cores);
-    reader.require_trust_where_any_user_may_be_named();
-    reader.require_the_verifier_that_finds_the_credential();
-    reader.require_what_routes_rely_on(&routes);
-    reader.judge_the_unread();
+    let core_dumps = reader.get(&GLOBAL.core_dumps);
+    let workers = reader.get(&GLOBAL.workers).unwrap_or_else(cores);
+    reader.require_trust_in_salt_holders();
+    reader.require_verifier_of_credential();
+    reader.require_client_auth_for_routes(&routes);
+    reader.check_unread();
     Some(Config {
         salts: salts?,
         listen: listen?,
@@ -61,195 +60,136 @@ pub(super) fn config(settings: &Settings, problems: &mut Vec<Problem>) -> Option
         ready_with_upstream: ready_with_upstream?,
         log: log?,
         core_dumps: core_dumps?,
-        workers: workers?,
+        workers,
         routes,
         entries: print::entries(settings).into(),
     })
 }
 
-/// How to make a salt, for the errors about it.
-const MAKE_A_SALT: &str = "Make one with `timbr-gateway salt`, or in Python with \
+const CREATE_SALT: &str = "Create one with `timbr-gateway salt`, or in Python with \
      `from cryptography.fernet import Fernet; print(Fernet.generate_key().decode())`";
 
-/// Each is tried with every bearer that does not open.
-const MOST_SALTS: usize = 32;
+/// A bearer that no salt decrypts costs one attempt for each.
+const MAX_SALTS: usize = 32;
 
-fn cores() -> Option<usize> {
-    Some(std::thread::available_parallelism().map_or(1, usize::from))
+fn cores() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
 }
 
 impl Reader<'_> {
     fn salts(&mut self) -> Option<Vec<Secret>> {
-        let Some(text) = self.secret(API_AUTH_SALT) else {
+        let key = GLOBAL.api_auth_salt.key;
+        let Some(text) = self.get(&GLOBAL.api_auth_salt) else {
             let message = format!(
                 "is required: set API_AUTH_SALT (or API_AUTH_SALT_FILE) to the Fernet key of the API service. \
-                 {MAKE_A_SALT}"
+                 {CREATE_SALT}"
             );
-            return self.missing(API_AUTH_SALT, message);
+            return self.missing(key, message);
         };
         let mut salts = Vec::new();
         for (index, salt) in salts::split(text.expose()).enumerate() {
             if Fernet::new(salt.expose()).is_none() {
                 let message = format!(
-                    "value {} is no Fernet key, which is 32 bytes in URL-safe base64 (44 characters that end \
-                     in `=`; this one has {}). {MAKE_A_SALT}",
+                    "value {} is not a Fernet key, which is 32 bytes in URL-safe base64 (44 characters that end \
+                     in `=`; this one has {}). {CREATE_SALT}",
                     index + 1,
                     salt.expose().chars().count()
                 );
-                self.problem(API_AUTH_SALT, message);
+                self.problem(key, message);
             } else if salts.contains(&salt) {
-                self.problem(API_AUTH_SALT, format!("value {} stands there twice", index + 1));
+                self.problem(key, format!("value {} is a duplicate", index + 1));
             } else {
                 salts.push(salt);
             }
         }
-        if salts.len() > MOST_SALTS {
-            self.problem(API_AUTH_SALT, format!("holds {} salts; {MOST_SALTS} are enough", salts.len()));
+        if salts.len() > MAX_SALTS {
+            self.problem(key, format!("has {} salts; the maximum is {MAX_SALTS}", salts.len()));
         }
         Some(salts)
     }
 
     fn listen(&mut self) -> Option<Listen> {
-        let (https, http, admin) =
-            (self.address("listen.https"), self.address("listen.http"), self.address("listen.admin"));
+        let [https, http, admin] = [&LISTEN.https, &LISTEN.http, &LISTEN.admin].map(|key| self.get(key));
         let proxy_protocol = self.proxy_protocol();
         let listen = Listen { https: https?, http: http?, admin: admin?, proxy_protocol: proxy_protocol? };
-        let all =
-            [("listen.https", listen.https), ("listen.http", listen.http), ("listen.admin", listen.admin)];
+        let all = [
+            (LISTEN.https.key, listen.https),
+            (LISTEN.http.key, listen.http),
+            (LISTEN.admin.key, listen.admin),
+        ];
         for (index, (key, address)) in all.iter().enumerate() {
             let same = |(_, other): &&(&str, _)| other == address;
             if let (Some(address), Some((other, _))) = (address, all[..index].iter().find(same))
                 && address.port() != 0
             {
-                self.problem(key, format!("is the same address as {other}"));
+                self.problem(*key, format!("is the same address as {other}"));
             }
         }
-        for key in ["tls.cert_file", "tls.certificates", "tls.client_ca_file"] {
-            if listen.https.is_none() && self.text(key).is_some() {
-                self.problem(key, "has no use with listen.https=off");
-            }
+        if listen.https.is_none() {
+            let keys = [TLS.cert_file.key, TLS.certificates.key, TLS.client_ca_file.key];
+            self.reject_set(&keys, "has no effect with listen.https=off");
         }
         if listen.https.is_none() && listen.http.is_none() {
-            self.problem("listen", "both listen.https and listen.http are off: nothing would be served");
+            self.problem("listen", "listen.https and listen.http are both off: nothing would be served");
         }
         Some(listen)
     }
 
-    pub(super) fn certificate(&mut self, chain: &'static str, key: &'static str) -> Option<CertificateFiles> {
-        match (self.path(chain), self.path(key)) {
+    /// A certificate chain and its private key, which are set together or not at all.
+    pub(super) fn certificate(
+        &mut self,
+        chain: &Key<std::path::PathBuf>,
+        key: &Key<std::path::PathBuf>,
+    ) -> Option<CertificateFiles> {
+        match (self.get(chain), self.get(key)) {
             (Some(chain_path), Some(key_path)) => {
-                Some(CertificateFiles { chain: chain_path, key: key_path, options: [chain, key] })
+                Some(CertificateFiles { chain: chain_path, key: key_path, options: [chain.key, key.key] })
             }
             (None, None) => None,
-            (Some(_), None) => {
-                self.problem(key, format!("is required together with {chain}"));
-                None
-            }
-            (None, Some(_)) => {
-                self.problem(chain, format!("is required together with {key}"));
-                None
-            }
+            (Some(_), None) => self.missing(key.key, format!("is required together with {chain}")),
+            (None, Some(_)) => self.missing(chain.key, format!("is required together with {key}")),
         }
     }
 
-    fn tokens(&mut self) -> Option<TokenOptions> {
-        let foreign = match self.text("tokens.foreign")?.as_str() {
-            "verify" => Some(Foreign::Verify),
-            "forward" => Some(Foreign::Forward),
-            "reject" => Some(Foreign::Reject),
-            other => self.choice("tokens.foreign", other),
-        };
-        let keys_file = self.path("tokens.keys_file");
-        let max = self.count("tokens.max");
-        let idle_ttl = self.optional_duration("tokens.idle_ttl");
-        let [ttl, accept, reject] = ["tokens.ttl", "tokens.foreign_accept_ttl", "tokens.foreign_reject_ttl"]
-            .map(|key| self.duration(key));
-        Some(TokenOptions {
-            ttl: ttl?,
-            idle_ttl: idle_ttl?,
-            max: max?,
-            keys_file,
-            foreign: foreign?,
-            foreign_accept_ttl: accept?,
-            foreign_reject_ttl: reject?,
-        })
-    }
-
     fn failures(&mut self) -> Option<FailureLimits> {
-        let per_address = self.limit("limits.failures_per_address");
-        let per_user = self.limit("limits.failures_per_user");
+        let per_address = self.get(&LIMITS.failures_per_address);
+        let per_user = self.get(&LIMITS.failures_per_user);
         Some(FailureLimits { per_address: per_address?, per_user: per_user? })
     }
 
-    fn timeouts(&mut self) -> Option<Timeouts> {
-        let [handshake, header, idle, body, write] =
-            ["timeouts.handshake", "timeouts.header", "timeouts.idle", "timeouts.body", "timeouts.write"]
-                .map(|key| self.duration(key));
-        let connection_age = self.optional_duration("timeouts.connection_age");
-        Some(Timeouts {
-            handshake: handshake?,
-            header: header?,
-            idle: idle?,
-            body: body?,
-            write: write?,
-            connection_age: connection_age?,
-        })
-    }
-
     fn limits(&mut self) -> Option<Limits> {
-        let [connections, connections_per_address, requests, requests_per_identity, resets] = [
-            "limits.connections",
-            "limits.connections_per_address",
-            "limits.requests",
-            "limits.requests_per_identity",
-            "limits.resets",
-        ]
-        .map(|key| self.count(key));
-        let turns = self.turns();
-        let headers = self.count_up_to("limits.headers", 1000);
-        let requests_per_connection = self.count("limits.requests_per_connection");
-        let [streams, control_frames] =
-            ["limits.streams", "limits.control_frames"].map(|key| self.count_up_to(key, 1_000_000));
-        let header_size = self.size_within("limits.header_size", 1024, 256 * 1024);
-        let uri = self.size_within("limits.uri", 256, 64 * 1024);
+        let headers = self.get(&LIMITS.headers);
+        let header_size = self.get(&LIMITS.header_size);
+        let uri = self.get(&LIMITS.uri);
+        let body_rate = self.get(&LIMITS.body_rate);
+        let connections = self.get(&LIMITS.connections);
+        let connections_per_address = self.get(&LIMITS.connections_per_address);
+        let requests = self.get(&LIMITS.requests);
+        let requests_per_identity = self.get(&LIMITS.requests_per_identity);
+        let requests_per_connection = self.get(&LIMITS.requests_per_connection);
+        let streams = self.get(&LIMITS.streams);
+        let resets = self.get(&LIMITS.resets);
+        let control_frames = self.get(&LIMITS.control_frames);
+        let turns = self.queue();
         Some(Limits {
             headers: headers?,
-            header_size: usize::try_from(header_size?).ok()?,
-            uri: usize::try_from(uri?).ok()?,
-            body_rate: self.size("limits.body_rate")?,
+            header_size: header_size?,
+            uri: uri?,
+            body_rate: body_rate?,
             connections: connections?,
             connections_per_address: connections_per_address?,
             requests: requests?,
             requests_per_identity: requests_per_identity?,
-            requests_per_connection: u64::try_from(requests_per_connection?).ok()?,
-            streams: u32::try_from(streams?).ok()?,
+            requests_per_connection: requests_per_connection?,
+            streams: streams?,
             resets: resets?,
-            control_frames: u32::try_from(control_frames?).ok()?,
+            control_frames: control_frames?,
             turns: turns?,
         })
     }
 
-    fn drain(&mut self) -> Option<Drain> {
-        // A delay of nothing is meaningful: do not wait for load balancers.
-        let delay = self.any_duration("drain.delay");
-        Some(Drain { delay: delay?, timeout: self.duration("drain.timeout")? })
-    }
-
     fn log(&mut self) -> Option<LogOptions> {
-        let level = match self.text("log.level")?.as_str() {
-            "error" => Some(LevelFilter::ERROR),
-            "warn" => Some(LevelFilter::WARN),
-            "info" => Some(LevelFilter::INFO),
-            "debug" => Some(LevelFilter::DEBUG),
-            "trace" => Some(LevelFilter::TRACE),
-            other => self.choice("log.level", other),
-        };
-        let format = match self.text("log.format")?.as_str() {
-            "text" => Some(Format::Text),
-            "json" => Some(Format::Json),
-            other => self.choice("log.format", other),
-        };
-        let access = self.flag("log.access");
+        let (level, format, access) = (self.get(&LOG.level), self.get(&LOG.format), self.get(&LOG.access));
         Some(LogOptions { level: level?, format: format?, access: access? })
     }
 }

@@ -1,5 +1,6 @@
 //! What is valid, and yet may not be what somebody meant.
 
+use crate::config::options::{AUTH, AUTHORIZATION};
 use crate::config::sources::{Problem, Settings};
 use crate::config::{Config, VerifierOptions};
 
@@ -12,12 +13,12 @@ pub fn warnings(config: &Config, settings: &Settings) -> Vec<Problem> {
 /// meant for order among those who hold it.
 fn rules_for_whoever_they_say_they_are(config: &Config, settings: &Settings) -> Option<Problem> {
     let trusted =
-        settings.values.get("auth.trust_salt_holder").is_some_and(|word| word.text.expose() == "true");
+        settings.values.get(AUTH.trust_salt_holder.key).is_some_and(|word| word.text.expose() == "true");
     let named_by_themselves = matches!(config.auth.verifier, VerifierOptions::SaltHolder);
     let rules = config.authorization.as_ref().is_some_and(|authorization| !authorization.rules.is_empty());
     (rules && named_by_themselves && !trusted).then(|| {
         Problem::new(
-            "authorization.rules",
+            AUTHORIZATION.rules.key,
             "auth.verifier=salt-holder checks no password, so whoever holds the salt is whom he says he is, and no rule \
              keeps him out. Check passwords (auth.verifier=users-file), or say that this is meant: \
              auth.trust_salt_holder=true",

@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
-use timbr_gateway::config::options::OPTIONS;
+use timbr_gateway::config::options;
 use timbr_gateway::config::schema::entries_of;
 use timbr_gateway::config::{Sources, load};
 use timbr_gateway::gateway::rejection::Rejection;
@@ -20,7 +20,7 @@ fn repository() -> PathBuf {
 /// The reference as it must stand in `docs/configuration.md`, between its two marks.
 fn reference() -> String {
     let mut text = String::from("| option | value | default | meaning |\n| --- | --- | --- | --- |\n");
-    for option in OPTIONS {
+    for option in options::all() {
         let value = option.value_name().replace('|', " or ");
         let default = option.default.map_or(String::new(), |text| format!("`{text}`"));
         let _ = writeln!(text, "| `{}` | {value} | {default} | {} |", option.key, option.help);

@@ -1,53 +1,178 @@
-//! Every option of the gateway, each defined once: from here come the flags, the environment variables, the keys
-//! of the file, their help and their defaults.
+//! Every option of the gateway, declared once in [`table`]: flags, environment variables, keys of the file, JSON Schema
+//! and documents are made from it, and readers refer to its typed keys. Knows nothing of relations between options.
 
-mod identity;
-mod running;
-mod serving;
-mod store;
+mod table;
+pub mod types;
 
-pub use crate::config::shape::{API_AUTH_SALT, Opt, PREFIX, Shape, flag_of};
+use std::fmt;
+use std::marker::PhantomData;
+use std::ops::Deref;
 
-use identity::IDENTITY;
-use running::RUNNING;
-use serving::SERVING;
-use store::STORE;
+pub use table::*;
+pub use types::{OptionType, Shape};
+
+/// Prefix of the gateway's environment variables.
+pub const PREFIX: &str = "TIMBR_GATEWAY_";
+
+/// One option, whatever the type of its value.
+#[derive(Clone, Copy, Debug)]
+pub struct OptionSpec {
+    /// Path in the file, with dots between the levels: `upstream.url`.
+    pub key: &'static str,
+    /// Form of the text.
+    pub shape: Shape,
+    /// The value if no source has one; `None`: there is none.
+    pub default: Option<&'static str>,
+    /// Smallest and largest value; `None`: the whole range of the type.
+    pub range: Option<(&'static str, &'static str)>,
+    /// One or two sentences for `--help` and the reference.
+    pub help: &'static str,
+    /// Parses a text without looking at the range.
+    pub(super) check: fn(&str) -> Result<(), String>,
+}
+
+impl OptionSpec {
+    /// The environment variable: `TIMBR_GATEWAY_UPSTREAM_URL`. The salt keeps the name that Timbr gave it.
+    pub fn variable(&self) -> String {
+        let name = self.key.replace('.', "_").to_uppercase();
+        if self.key == GLOBAL.api_auth_salt.key { name } else { format!("{PREFIX}{name}") }
+    }
+
+    /// The flag without its dashes: `upstream-url`. Secrets have none, because every process of the machine can read
+    /// arguments.
+    pub fn flag(&self) -> Option<String> {
+        (self.shape != Shape::Secret).then(|| flag_of(self.key))
+    }
+
+    /// For a secret: the key that names a file with the value.
+    pub fn file_twin(&self) -> Option<String> {
+        (self.shape == Shape::Secret).then(|| format!("{}_file", self.key))
+    }
+
+    /// The placeholder of the value in `--help`.
+    pub fn value_name(&self) -> String {
+        let name = match self.shape {
+            Shape::Text => "TEXT",
+            Shape::Url => "URL",
+            Shape::Secret => "SECRET",
+            Shape::Address => "ADDRESS:PORT",
+            Shape::Path => "FILE",
+            Shape::Duration => "DURATION",
+            Shape::OptionalDuration => "DURATION|off",
+            Shape::Count => "N",
+            Shape::Limit => "N|0",
+            Shape::Size => "SIZE",
+            Shape::Bool => "true|false",
+            Shape::Networks => "NETWORK,…",
+            Shape::Urls => "URL,…",
+            Shape::List => "LIST",
+            Shape::Choice(words) => return words.join("|"),
+        };
+        name.to_owned()
+    }
+}
+
+/// The flag for a key: dots and underscores become dashes.
+pub fn flag_of(key: &str) -> String {
+    key.replace(['.', '_'], "-")
+}
 
 /// The option with this key.
-pub fn find(key: &str) -> Option<&'static Opt> {
-    OPTIONS.iter().find(|option| option.key == key)
+pub fn find(key: &str) -> Option<&'static OptionSpec> {
+    all().find(|option| option.key == key)
 }
 
-const fn opt(key: &'static str, shape: Shape, default: Option<&'static str>, help: &'static str) -> Opt {
-    Opt { key, shape, default, help }
+/// An option with the type of its value. Readers get values by it, so that a misspelt key does not compile.
+pub struct Key<T> {
+    spec: OptionSpec,
+    value: PhantomData<fn() -> T>,
 }
 
-/// All options, in the order in which they are documented.
-pub const OPTIONS: &[Opt] = &joined::<{ SERVING.len() + IDENTITY.len() + STORE.len() + RUNNING.len() }>(&[
-    SERVING, IDENTITY, STORE, RUNNING,
-]);
-
-const fn joined<const COUNT: usize>(lists: &[&[Opt]]) -> [Opt; COUNT] {
-    let mut all = [lists[0][0]; COUNT];
-    let (mut list, mut filled) = (0, 0);
-    while list < lists.len() {
-        let mut index = 0;
-        while index < lists[list].len() {
-            all[filled] = lists[list][index];
-            (index, filled) = (index + 1, filled + 1);
-        }
-        list += 1;
+impl<T: OptionType> Key<T> {
+    const fn new(
+        key: &'static str,
+        default: Option<&'static str>,
+        range: Option<(&'static str, &'static str)>,
+        help: &'static str,
+    ) -> Key<T> {
+        let check = |text: &str| T::parse(text).map(drop);
+        Key { spec: OptionSpec { key, shape: T::SHAPE, default, range, help, check }, value: PhantomData }
     }
-    all
 }
+
+impl<T> Deref for Key<T> {
+    type Target = OptionSpec;
+
+    fn deref(&self) -> &OptionSpec {
+        &self.spec
+    }
+}
+
+impl<T> fmt::Display for Key<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.spec.key)
+    }
+}
+
+/// Declares a group of options: the constant with its typed keys and, after `=>`, the struct that the group fills.
+macro_rules! group {
+    ($(#[$meta:meta])* $group:ident: $keys:ident = $prefix:literal => $options:ident { $($entries:tt)* }) => {
+        group! { $group: $keys = $prefix { $($entries)* } }
+        group! { @struct $(#[$meta])* $group => $options { $($entries)* } }
+    };
+    ($group:ident: $keys:ident = $prefix:literal {
+        $($name:ident: $type:ty $(= $default:literal)? $([$min:literal..=$max:literal])?, $help:literal;)+
+    }) => {
+        #[doc = concat!("The typed keys of [`", stringify!($group), "`].")]
+        pub struct $keys {
+            $(#[doc = concat!("`", $prefix, stringify!($name), "`")] pub $name: Key<$type>,)+
+        }
+
+        impl $keys {
+            const SPECS: &'static [OptionSpec] = &[$($group.$name.spec),+];
+        }
+
+        #[doc = concat!("The options `", $prefix, "*`.")]
+        pub const $group: $keys = $keys {
+            $($name: Key::new(
+                concat!($prefix, stringify!($name)),
+                group!(@optional $($default)?),
+                group!(@optional $(($min, $max))?),
+                $help,
+            ),)+
+        };
+    };
+    (@struct $(#[$meta:meta])* $group:ident => $options:ident {
+        $($name:ident: $type:ty $(= $default:literal)? $([$min:literal..=$max:literal])?, $help:literal;)+
+    }) => {
+        $(#[$meta])*
+        pub struct $options {
+            $(#[doc = $help] pub $name: group!(@field $type $(, $default)?),)+
+        }
+
+        impl $options {
+            pub(in crate::config) fn read(reader: &mut Reader<'_>) -> Option<$options> {
+                $(let $name = reader.get(&$group.$name);)+
+                Some($options { $($name: group!(@required $name $(, $default)?),)+ })
+            }
+        }
+    };
+    (@optional) => { None };
+    (@optional $value:expr) => { Some($value) };
+    (@field $type:ty) => { Option<<$type as crate::config::options::OptionType>::Value> };
+    (@field $type:ty, $default:literal) => { <$type as crate::config::options::OptionType>::Value };
+    (@required $name:ident) => { $name };
+    (@required $name:ident, $default:literal) => { $name? };
+}
+use group;
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn the_names_that_others_script_against() {
-        let variables: Vec<String> = OPTIONS.iter().map(Opt::variable).collect();
+    fn names_that_scripts_depend_on() {
+        let variables: Vec<String> = all().map(OptionSpec::variable).collect();
         for name in [
             "API_AUTH_SALT",
             "TIMBR_GATEWAY_UPSTREAM_URL",
@@ -65,23 +190,34 @@ mod tests {
         ] {
             assert!(variables.iter().any(|variable| variable == name), "{name}");
         }
-        assert_eq!(find("listen.https").and_then(Opt::flag).as_deref(), Some("listen-https"));
+        assert_eq!(LISTEN.https.flag().as_deref(), Some("listen-https"));
     }
 
     #[test]
-    fn no_secret_has_a_flag() {
-        for option in OPTIONS.iter().filter(|option| option.shape == Shape::Secret) {
+    fn secrets_have_a_file_twin_and_no_flag() {
+        for option in all().filter(|option| option.shape == Shape::Secret) {
             assert_eq!(option.flag(), None, "{}", option.key);
             assert!(option.file_twin().is_some());
         }
     }
 
     #[test]
-    fn keys_are_unique_and_no_key_is_a_folder_of_another() {
-        for (i, a) in OPTIONS.iter().enumerate() {
-            for b in &OPTIONS[i + 1..] {
-                assert_ne!(a.key, b.key);
-                assert!(!b.key.starts_with(&format!("{}.", a.key)), "{} / {}", a.key, b.key);
+    fn defaults_and_ranges_are_valid() {
+        for option in all() {
+            let (min, max) = option.range.unzip();
+            for text in [option.default, min, max].into_iter().flatten() {
+                assert_eq!((option.check)(text), Ok(()), "{}: {text}", option.key);
+            }
+        }
+    }
+
+    #[test]
+    fn keys_are_unique_and_no_key_is_a_group_of_another() {
+        let keys: Vec<_> = all().map(|option| option.key).collect();
+        for (index, key) in keys.iter().enumerate() {
+            for other in &keys[index + 1..] {
+                assert_ne!(key, other);
+                assert!(!other.starts_with(&format!("{key}.")), "{key} / {other}");
             }
         }
     }

@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::entries::{Field, Form, ROUTES, entries_of};
-use crate::config::options::{Opt, Shape};
+use crate::config::options::{OptionSpec, Shape};
 
 /// Patterns are of the kind that every engine knows, without looking around.
 const URL: &str = r"^https?://[^/?#@\s]+/?$";
@@ -27,7 +27,7 @@ const NAME: &str = r"^[a-z0-9_-]+$";
 const MEDIA_TYPE: &str = r"^[^\s/;,]+/[^\s/;,]+$";
 
 /// An option. `null` counts as not given, everywhere.
-pub fn option(option: &Opt) -> Value {
+pub fn option(option: &OptionSpec) -> Value {
     let mut schema = shape(option);
     schema["description"] = json!(option.help);
     let flag = option.flag().map(|flag| format!(", flag --{flag}")).unwrap_or_default();
@@ -39,7 +39,7 @@ pub fn option(option: &Opt) -> Value {
 }
 
 /// The option that names a file with a secret.
-pub fn file_twin(option: &Opt) -> Value {
+pub fn file_twin(option: &OptionSpec) -> Value {
     let mut schema = path();
     schema["description"] = json!(format!("File with: {}", option.help));
     schema["$comment"] = json!(format!("variable {}_FILE", option.variable()));
@@ -59,7 +59,7 @@ pub fn routes() -> Value {
     })
 }
 
-fn shape(option: &Opt) -> Value {
+fn shape(option: &OptionSpec) -> Value {
     match option.shape {
         Shape::Text => json!({ "type": ["string", "null"] }),
         Shape::Secret => json!({ "type": ["string", "null"], "writeOnly": true }),
@@ -90,7 +90,7 @@ fn shape(option: &Opt) -> Value {
             "items": { "type": "string", "pattern": SEVERAL_URLS },
             "pattern": SEVERAL_URLS,
         }),
-        Shape::List | Shape::Certificates => {
+        Shape::List => {
             let entry = group(entries_of(option.key).unwrap_or_default(), true);
             // As text, for variables and flags, it is the same in one line.
             json!({ "type": ["array", "string", "null"], "items": entry })

@@ -1,0 +1,76 @@
+//! Options that take one of a few words, and the word for each value.
+
+use tracing::level_filters::LevelFilter;
+
+use crate::config::Foreign;
+use crate::config::options::{OptionType, Shape};
+use crate::observability::log::Format;
+
+/// Gives the values of a type their words.
+macro_rules! words {
+    ($type:ty { $($word:literal => $value:expr),+ $(,)? }) => {
+        impl OptionType for $type {
+            type Value = $type;
+            const SHAPE: Shape = Shape::Choice(&[$($word),+]);
+
+            fn parse(text: &str) -> Result<$type, String> {
+                match text {
+                    $($word => Ok($value),)+
+                    _ => Err(format!("must be one of {}, not {text:?}", [$($word),+].join(", "))),
+                }
+            }
+        }
+    };
+}
+
+/// Declares the value of an option with the word for each variant.
+macro_rules! choices {
+    ($($(#[$doc:meta])* $name:ident { $($word:literal => $variant:ident),+ $(,)? })+) => {$(
+        $(#[$doc])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        #[allow(missing_docs, reason = "the help of the option says what each word means")]
+        pub enum $name { $($variant),+ }
+
+        words! { $name { $($word => $name::$variant),+ } }
+    )+};
+}
+
+choices! {
+    /// `listen.proxy_protocol`
+    ProxyProtocol { "off" => Off, "required" => Required }
+    /// `tls.client_auth`
+    ClientAuthMode { "off" => Off, "optional" => Optional, "required" => Required }
+    /// `upstream.credential`
+    CredentialKind {
+        "forward" => Forward,
+        "impersonate" => Impersonate,
+        "platform" => Platform,
+        "delegate" => Delegate,
+    }
+    /// `auth.verifier`
+    VerifierKind {
+        "salt-holder" => SaltHolder,
+        "users-file" => UsersFile,
+        "platform" => Platform,
+        "delegate" => Delegate,
+        "ldap" => Ldap,
+    }
+    /// `impersonation.own_keys`
+    OwnKeys { "backend" => Backend, "deny" => Deny }
+    /// `authorization.mode`
+    AuthorizationMode { "off" => Off, "shadow" => Shadow, "enforce" => Enforce }
+    /// `store.kind`
+    StoreType { "memory" => Memory, "file" => File, "redis" => Redis }
+    /// `store.mode`
+    StoreMode { "standalone" => Standalone, "sentinel" => Sentinel, "cluster" => Cluster }
+}
+
+words! { Foreign { "verify" => Foreign::Verify, "forward" => Foreign::Forward, "reject" => Foreign::Reject } }
+words! { Format { "text" => Format::Text, "json" => Format::Json } }
+words! { LevelFilter {
+    "error" => LevelFilter::ERROR,
+    "warn" => LevelFilter::WARN,
+    "info" => LevelFilter::INFO,
+    "debug" => LevelFilter::DEBUG,
+    "trace" => LevelFilter::TRACE,
+} }

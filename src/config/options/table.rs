@@ -1,0 +1,355 @@
+//! The table of all options. The key of an option is the prefix of its group and its name in the group; the text after
+//! the value's type is the default, and the brackets hold the range.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use ipnet::IpNet;
+use tracing::level_filters::LevelFilter;
+
+use crate::base::secret::Secret;
+use crate::config::choices::{
+    AuthorizationMode, ClientAuthMode, CredentialKind, OwnKeys, ProxyProtocol, StoreMode, StoreType, VerifierKind,
+};
+use crate::config::file::Node;
+use crate::config::options::types::{Count, DurationOrZero, Limit, Size};
+use crate::config::options::{Key, OptionSpec, group};
+use crate::config::reader::Reader;
+use crate::config::{Foreign, UpstreamUrl};
+use crate::observability::log::Format;
+
+/// All options, in the order in which they are documented.
+pub fn all() -> impl Iterator<Item = &'static OptionSpec> {
+    let groups = [
+        GlobalKeys::SPECS,
+        ListenKeys::SPECS,
+        TlsKeys::SPECS,
+        UpstreamKeys::SPECS,
+        AuthKeys::SPECS,
+        PlatformKeys::SPECS,
+        LdapKeys::SPECS,
+        ImpersonationKeys::SPECS,
+        AuthorizationKeys::SPECS,
+        TokenKeys::SPECS,
+        StoreKeys::SPECS,
+        LimitKeys::SPECS,
+        TimeoutKeys::SPECS,
+        DrainKeys::SPECS,
+        ReadinessKeys::SPECS,
+        LogKeys::SPECS,
+    ];
+    groups.into_iter().flatten()
+}
+
+group! { GLOBAL: GlobalKeys = "" {
+    api_auth_salt: Secret,
+        "Fernet key that decrypts the clients' bearers; the same key as in the Timbr API service. For a rotation, \
+         several keys separated by commas; the first one is the primary key.";
+    trusted_proxies: Vec<IpNet>,
+        "Networks of the proxies in front of the gateway, such as 10.0.0.0/8. The client addresses in X-Forwarded-For, \
+         Forwarded and PROXY protocol headers are trusted only if they come from one of these networks.";
+    workers: Count,
+        "Number of worker threads. Default: one for each CPU core.";
+    core_dumps: bool = "false",
+        "Allow core dumps and debuggers. Both expose every secret in memory; enable it for debugging only.";
+} }
+
+group! { LISTEN: ListenKeys = "listen." {
+    https: Option<SocketAddr> = "0.0.0.0:8443",
+        "Address of the HTTPS listener (HTTP/1.1 and HTTP/2).";
+    http: Option<SocketAddr> = "off",
+        "Address of the plain HTTP/1.1 listener, such as a loopback address for a sidecar.";
+    admin: Option<SocketAddr> = "127.0.0.1:9180",
+        "Address of the admin listener: health checks, metrics, dashboard and admin commands. Must not be public.";
+    proxy_protocol: ProxyProtocol = "off",
+        "Whether connections start with a PROXY protocol header (version 1 or 2). required: every connection must have \
+         one and come from trusted_proxies; other connections are closed.";
+} }
+
+group! { TLS: TlsKeys = "tls." {
+    cert_file: PathBuf,
+        "Certificate chain (PEM) for HTTPS. Default: a self-signed certificate that is generated at start. Reloaded \
+         when it changes, like the other files of tls.";
+    key_file: PathBuf,
+        "Private key (PEM) of tls.cert_file.";
+    certificates: Vec<Node>,
+        "Additional certificates, selected by server name (SNI): a list of {cert_file, key_file}. Clients whose server \
+         name matches none receive tls.cert_file or, if it is not set, the first certificate of this list.";
+    client_auth: ClientAuthMode = "off",
+        "Whether HTTPS clients present a certificate signed by tls.client_ca_file. optional: they may, and a route can \
+         require it (client_certificate). required: every client must.";
+    client_ca_file: PathBuf,
+        "Certificate authorities (PEM) for client certificates.";
+} }
+
+group! { UPSTREAM: UpstreamKeys = "upstream." {
+    url: UpstreamUrl,
+        "URL of the Timbr backend: http://host:port or https://host[:port]. Required unless upstream.urls is set.";
+    urls: Vec<UpstreamUrl>,
+        "URLs of several equivalent backends, in place of upstream.url; all http:// or all https://. See upstreams.md.";
+    credential: CredentialKind = "forward",
+        "Credential that is sent to the backend. forward: the client's own x-api-key, with the user in \
+         x-forwarded-user. impersonate: the gateway's service key, with the user in x-api-impersonate-user. platform: \
+         the user's own key, which the platform returns at login. delegate: the token that the backend's own get_token \
+         returned to the user.";
+    api_key: Secret,
+        "Service key for upstream.credential=impersonate: a Timbr token that is allowed to impersonate.";
+    ca_file: PathBuf,
+        "Certificate authorities (PEM) for an https upstream, in place of the system's.";
+    client_cert_file: PathBuf,
+        "Client certificate chain (PEM) for an https upstream.";
+    client_key_file: PathBuf,
+        "Private key (PEM) of upstream.client_cert_file.";
+    server_name: String,
+        "Server name to expect in the certificate of an https upstream. Default: the host of the URL.";
+    connect_timeout: Duration = "5s",
+        "Timeout for connecting to the backend, including the TLS handshake.";
+    response_timeout: Duration = "1h",
+        "Timeout for the response headers of the backend. Queries can take long.";
+    body_timeout: Duration = "5m",
+        "Timeout between two successive reads of the response body.";
+    idle_timeout: Duration = "1500ms",
+        "Time after which an idle connection to the backend is closed. Must be shorter than the keep-alive timeout of \
+         the backend (gunicorn: 2s).";
+    requests: Limit<usize> = "0",
+        "Maximum number of concurrent requests to all backends together, such as the number of the backend's threads. \
+         Further requests are queued, and slots are shared fairly among callers. 0: no limit.";
+    queue: Limit<usize> = "1024",
+        "Maximum number of queued requests. When the queue is full, the caller with the most queued requests receives \
+         503. 0: no queue.";
+    queue_timeout: Duration = "30s",
+        "Maximum time that a request waits in the queue.";
+    resolve_interval: Duration = "5s",
+        "Interval of DNS lookups of the backend's name. New connections use the latest addresses; while the lookup \
+         fails, the last known ones are used.";
+    health_path: String,
+        "Path of the active health check, which is sent to each address without credentials; status 200 to 399 is \
+         healthy. Default: no active health check; the responses to requests decide.";
+    health_interval: Duration = "5s",
+        "Interval between two health checks of an address, and the timeout of each.";
+    unhealthy_after: Count<u32> = "3" ["1"..="1000"],
+        "Number of consecutive failed health checks after which an address is ejected.";
+    healthy_after: Count<u32> = "2" ["1"..="1000"],
+        "Number of consecutive successful health checks after which an ejected address is used again.";
+    eject_after: Limit = "5",
+        "Number of consecutive failed requests after which an address is ejected: connection error or timeout, no \
+         response or an invalid one, or status 502, 503 or 504. 0: never.";
+    eject_time: Duration = "5s",
+        "Duration of the first ejection. It doubles with each further one, up to five minutes. An address that refuses \
+         connections is used again as soon as it accepts them.";
+} }
+
+group! { AUTH: AuthKeys = "auth." {
+    verifier: VerifierKind = "salt-holder",
+        "How passwords are verified. salt-holder: not at all; whoever holds the salt may name any user. users-file: by a \
+         file of password hashes. platform: by the platform's login form. delegate: by the backend's own get_token. \
+         ldap: by an LDAP directory.";
+    users_file: PathBuf,
+        "Users and password hashes (bcrypt or Argon2id) for auth.verifier=users-file, in the format of `htpasswd -B` and \
+         `timbr-gateway users add`. Reloaded when it changes.";
+    trust_salt_holder: bool = "false",
+        "Accept that every holder of the salt can act as every user at the backend. Required to combine \
+         auth.verifier=salt-holder with upstream.credential=impersonate or with impersonation.rules.";
+    bearer_max_age: Option<Duration> = "off",
+        "Maximum age of a bearer. Older bearers are rejected.";
+    jwt_issuers: Vec<Node>,
+        "Identity providers whose JSON Web Tokens are accepted in x-jwt-token: a list of {issuer, jwks_url or jwks_file \
+         or secret_file, audiences, …}. See below.";
+    jwt_leeway: DurationOrZero = "30s" ["0s"..="5m"],
+        "Tolerated clock difference between the gateway and an identity provider.";
+    jwt_refresh: Duration = "10m",
+        "Interval at which key sets are fetched from jwks_url.";
+    jwt_refetch: Duration = "10s",
+        "Minimum interval between two fetches that are caused by tokens with an unknown key ID.";
+} }
+
+group! { PLATFORM: PlatformKeys = "platform." {
+    url: UpstreamUrl,
+        "URL of the platform for auth.verifier=platform: http://host:port or https://host[:port]. Default: upstream.url.";
+    ca_file: PathBuf,
+        "Certificate authorities (PEM) for an https platform.url, in place of the system's.";
+    login_path: String = "/login/",
+        "Path of the platform's login form.";
+    token_path: String = "/timbr/get_timbr_user_token/",
+        "Path of the platform's page that holds the user's token.";
+    timeout: Duration = "10s",
+        "Timeout of each request to the platform.";
+} }
+
+group! { LDAP: LdapKeys = "ldap." {
+    url: String,
+        "URL of the LDAP directory for auth.verifier=ldap: ldap://host[:port] or ldaps://host[:port].";
+    start_tls: bool = "true",
+        "Use StartTLS on ldap:// connections. It can be disabled only for a directory on the same machine.";
+    ca_file: PathBuf,
+        "Certificate authorities (PEM) for the directory, in place of the system's.";
+    user_dn: String,
+        "Distinguished name of a user's entry, such as uid={user},ou=people,dc=example,dc=com.";
+    base_dn: String,
+        "Base of the search for a user's entry, in place of ldap.user_dn.";
+    filter: String = "(uid={user})",
+        "Filter of the search. The attribute before ={user} must equal the user name exactly, including case.";
+    bind_dn: String,
+        "Distinguished name to bind as for the search. Default: an anonymous search.";
+    bind_password: Secret,
+        "Password of ldap.bind_dn.";
+    timeout: Duration = "5s",
+        "Timeout of a whole login.";
+} }
+
+group! { IMPERSONATION: ImpersonationKeys = "impersonation." {
+    rules: Vec<Node>,
+        "Users who may act as other users with x-api-impersonate-user: a list of {users, act_as}, names or patterns \
+         with * and ?. Requests that no rule allows are rejected.";
+    own_keys: OwnKeys = "backend",
+        "Who decides when no rule allows the request and the client's own backend key is forwarded \
+         (upstream.credential=forward). backend: the backend decides. deny: the request is rejected.";
+} }
+
+group! { AUTHORIZATION: AuthorizationKeys = "authorization." {
+    mode: AuthorizationMode = "off",
+        "Whether authorization.rules are applied. shadow: requests that no rule allows are logged, counted and \
+         forwarded. enforce: they are rejected.";
+    rules: Vec<Node>,
+        "Requests that are allowed: a list of {users, unknown_users, routes, methods, ontologies}. See below.";
+} }
+
+group! {
+    /// Tokens and keys.
+    #[derive(Clone, Debug)]
+    TOKENS: TokenKeys = "tokens." => TokenOptions {
+    ttl: Duration = "24h",
+        "Lifetime of a token that the gateway issues.";
+    idle_ttl: Option<Duration> = "off",
+        "Time without use after which a token expires.";
+    max: Count = "1000000",
+        "Maximum number of stored tokens. When it is exceeded, the oldest token is evicted.";
+    keys_file: PathBuf,
+        "Keys that are known in advance, one per line: user:sha256-of-the-key[:upstream key].";
+    foreign: Foreign = "verify",
+        "Handling of keys that the gateway does not know. verify: ask the backend once and cache the result. forward: \
+         let the backend decide on each request. reject: reject the request.";
+    foreign_accept_ttl: Duration = "5m",
+        "How long the gateway caches that the backend accepts a foreign key.";
+    foreign_reject_ttl: Duration = "10s",
+        "How long the gateway caches that the backend rejects a foreign key.";
+} }
+
+group! { STORE: StoreKeys = "store." {
+    kind: StoreType = "memory",
+        "Where tokens are stored; see tokens.md. memory: in the process, until it exits. file: also in a file, for one \
+         process. redis: in a Redis or Valkey server that replicas share.";
+    path: PathBuf,
+        "File of store.kind=file, created with mode 0600 if it does not exist. Only one process can open it.";
+    urls: String,
+        "Servers of store.kind=redis, separated by commas: redis://host:port, or rediss://host:port for TLS. With \
+         store.mode=sentinel the Sentinels, with store.mode=cluster some of the nodes.";
+    mode: StoreMode = "standalone",
+        "Topology of the servers in store.urls.";
+    sentinel_master: String,
+        "Name of the primary server at the Sentinels, for store.mode=sentinel.";
+    database: Limit = "0",
+        "Number of the database. A cluster has only 0.";
+    username: String,
+        "ACL user. Default: the server's default user.";
+    password: Secret,
+        "Password of the ACL user.";
+    sentinel_username: String,
+        "ACL user at the Sentinels.";
+    sentinel_password: Secret,
+        "Password at the Sentinels.";
+    ca_file: PathBuf,
+        "Certificate authorities (PEM) for rediss://, in place of the system's.";
+    client_cert_file: PathBuf,
+        "Client certificate chain (PEM) for rediss://.";
+    client_key_file: PathBuf,
+        "Private key (PEM) of store.client_cert_file.";
+    prefix: String = "timbr-gateway:",
+        "Prefix of all keys. Replicas that share tokens must have the same prefix, and other gateways a different one.";
+    timeout: Duration = "50ms",
+        "Timeout of a Redis operation during a request; a slower server is considered to be down. Limited to 10s.";
+    max_stale: DurationOrZero = "1h",
+        "How long cached tokens are accepted while Redis does not respond. Revocations are not received during that time.";
+} }
+
+group! { LIMITS: LimitKeys = "limits." {
+    body: Size = "100MiB",
+        "Maximum size of a request body. A route can override it with max_body.";
+    headers: Count = "100" ["1"..="1000"],
+        "Maximum number of headers of a request.";
+    header_size: Size<usize> = "32KiB" ["1KiB"..="256KiB"],
+        "Maximum size of the request line and all headers.";
+    uri: Size<usize> = "8KiB" ["256B"..="64KiB"],
+        "Maximum length of the request target, including the query.";
+    body_rate: Size = "512B",
+        "Minimum rate of a request body: bytes per second on average, after a grace period of timeouts.body.";
+    connections: Count = "50000",
+        "Maximum number of client connections. Further connections are closed immediately.";
+    connections_per_address: Count = "12000",
+        "Maximum number of connections from one client address (IPv6: one /64 network).";
+    requests: Count = "8192",
+        "Maximum number of concurrent requests. Further requests receive 503 and Retry-After.";
+    requests_per_identity: Count = "1024",
+        "Maximum number of concurrent requests with one key. Further requests receive 429 and Retry-After.";
+    requests_per_connection: Count<u64> = "1000000",
+        "Maximum number of requests on one connection. It is then closed gracefully.";
+    streams: Count<u32> = "128" ["1"..="1000000"],
+        "Maximum number of concurrent HTTP/2 streams on one connection.";
+    resets: Count = "64",
+        "Maximum number of HTTP/2 streams on one connection that are reset before they are served. The connection is \
+         closed when it is exceeded.";
+    control_frames: Count<u32> = "1000" ["1"..="1000000"],
+        "Maximum number of HTTP/2 frames without effect (PING, SETTINGS, PRIORITY, empty DATA) on one connection, beyond \
+         those that accompany requests.";
+    failures_per_address: Limit = "120",
+        "Rate limit for failed authentication per client address (IPv6: /64 network), per minute: wrong keys and bearers \
+         and, counted separately, wrong passwords. Above it, failures receive 429 and passwords are not checked; valid \
+         keys, tokens and bearers are still accepted. 0: no limit.";
+    failures_per_user: Limit = "10",
+        "Rate limit for wrong passwords of one user from one address, per minute. 0: no limit.";
+} }
+
+group! {
+    /// Time limits on what clients do.
+    #[derive(Clone, Copy, Debug)]
+    TIMEOUTS: TimeoutKeys = "timeouts." => Timeouts {
+    handshake: Duration = "10s",
+        "Timeout for the TLS handshake with a client.";
+    header: Duration = "30s",
+        "Timeout for reading the request line and headers, from their first byte.";
+    idle: Duration = "75s",
+        "Time after which a client connection without a request is closed (keep-alive timeout).";
+    body: Duration = "60s",
+        "Timeout between two successive reads of a request body.";
+    write: Duration = "60s",
+        "Timeout between two successive writes of a response to a client.";
+    connection_age: Option<Duration> = "off",
+        "Maximum age of a client connection. It is then closed gracefully after the current request, so that clients \
+         spread over the replicas.";
+} }
+
+group! {
+    /// Graceful shutdown.
+    #[derive(Clone, Copy, Debug)]
+    DRAIN: DrainKeys = "drain." => Drain {
+    delay: DurationOrZero = "0s",
+        "How long the gateway still accepts connections after SIGTERM, while readiness fails. In Kubernetes about 5s.";
+    timeout: Duration = "30s",
+        "How long requests in flight may take to complete after drain.delay.";
+} }
+
+group! { READINESS: ReadinessKeys = "readiness." {
+    upstream: bool = "false",
+        "Whether /readyz fails while no address of the backend is healthy. If it is enabled, all replicas become unready \
+         together, and clients cannot connect instead of receiving an error response.";
+} }
+
+group! { LOG: LogKeys = "log." {
+    level: LevelFilter = "info",
+        "Minimum level of logged events.";
+    format: Format = "text",
+        "Format of log lines.";
+    access: bool = "true",
+        "Write an access log line for each request.";
+} }
