@@ -14,7 +14,7 @@ use crate::auth::ApiKey;
 use crate::base::clock::{self, Clock, Tick};
 use crate::http::h1::request::begin_request;
 use crate::http::h1::response::write_field;
-use crate::http::headers::Name;
+use crate::http::headers::HeaderName;
 use crate::store::TokenId;
 use crate::upstream::{Message, Outgoing, RequestBody, ResponseBody, Upstream, UpstreamError};
 
@@ -273,11 +273,11 @@ impl Outgoing for Question {
     fn into_message(self) -> Message {
         let mut head = Vec::new();
         begin_request(&mut head, &Method::GET, &Uri::from_static(QUESTION));
-        write_field(&mut head, Name::Host, b"");
+        write_field(&mut head, HeaderName::Host, b"");
         let host = head.len();
-        write_field(&mut head, Name::ContentType, b"application/json");
-        write_field(&mut head, Name::Accept, b"application/json");
-        write_field(&mut head, Name::XApiKey, self.key.expose());
+        write_field(&mut head, HeaderName::ContentType, b"application/json");
+        write_field(&mut head, HeaderName::Accept, b"application/json");
+        write_field(&mut head, HeaderName::XApiKey, self.key.expose());
         Message { method: Method::GET, head, host, body: RequestBody::empty() }
     }
 }

@@ -10,7 +10,7 @@ use ipnet::IpNet;
 use crate::base::byte_class::{HEX, hex_digits};
 use crate::base::clock;
 use crate::gateway::forwarded::{Origin, origin};
-use crate::http::headers::{Fields, Name};
+use crate::http::headers::{Fields, HeaderName};
 use crate::observability::trace::{Span, Trace, Tracer};
 use crate::tls::Served;
 
@@ -79,11 +79,11 @@ const TRACEPARENT_LENGTH: usize = 55;
 impl Context {
     /// Takes over what the client's fields say, where that is well formed.
     pub fn new(client: Rc<Client>, fields: &Fields, trusted_proxies: &[IpNet]) -> Context {
-        let given = fields.single(Name::Traceparent).and_then(traceparent);
+        let given = fields.single(HeaderName::Traceparent).and_then(traceparent);
         Context {
             origin: origin(client.address, fields, trusted_proxies),
             client,
-            request_id: match fields.single(Name::XRequestId).and_then(request_id) {
+            request_id: match fields.single(HeaderName::XRequestId).and_then(request_id) {
                 Some(id) => RequestId::Given(id.into()),
                 None => RequestId::Made(random_hex()),
             },
@@ -201,7 +201,7 @@ fn random_hex<const DIGITS: usize>() -> [u8; DIGITS] {
 
 #[cfg(test)]
 mod tests {
-    use http::{HeaderMap, HeaderName};
+    use http::HeaderMap;
 
     use super::*;
 
@@ -211,7 +211,7 @@ mod tests {
         let mut map = HeaderMap::new();
         for (name, value) in fields {
             map.append(
-                HeaderName::from_bytes(name.as_bytes()).expect("a name"),
+                http::HeaderName::from_bytes(name.as_bytes()).expect("a name"),
                 value.parse().expect("a value"),
             );
         }

@@ -9,7 +9,7 @@ use crate::auth::failure_limiter::TooMany;
 use crate::auth::{Auth, MintError, Minted};
 use crate::gateway::rejection::Rejection;
 use crate::gateway::screen;
-use crate::http::headers::{Fields, Head, Name};
+use crate::http::headers::{Fields, Head, HeaderName};
 use crate::observability::auth_timing::Steps;
 
 /// Fields and body of the answer: `{"data":["tk_…"],"status":"success"}`.
@@ -30,15 +30,15 @@ pub async fn get_token(auth: &Auth, head: &Head, client: IpAddr, steps: &Steps) 
     let minted = auth.mint(bearer(&head.fields)?, client, steps).await.map_err(refusal)?;
 
     let mut fields = Fields::new();
-    fields.push(Name::ContentType, b"application/json");
-    fields.push(Name::CacheControl, b"no-store");
+    fields.push(HeaderName::ContentType, b"application/json");
+    fields.push(HeaderName::CacheControl, b"no-store");
     let body = format!(r#"{{"data":["{}"],"status":"success"}}"#, minted.token.expose());
     Ok(Given { fields, body: Bytes::from(body), minted })
 }
 
 /// The token of `Authorization: Bearer <token>`; the scheme's letter case does not matter (RFC 9110 section 11.1).
 fn bearer(fields: &Fields) -> Result<&str, Rejection> {
-    let value = fields.get(Name::Authorization).ok_or(Rejection::BearerMissing)?;
+    let value = fields.get(HeaderName::Authorization).ok_or(Rejection::BearerMissing)?;
     let value = std::str::from_utf8(value).map_err(|_| Rejection::BearerInvalid)?;
     let (scheme, token) = value.split_once(' ').unwrap_or((value, ""));
     match token.trim_matches(' ') {
@@ -69,7 +69,7 @@ mod tests {
 
     fn of(value: &str) -> Result<String, &'static str> {
         let mut fields = Fields::new();
-        fields.push(Name::Authorization, value.as_bytes());
+        fields.push(HeaderName::Authorization, value.as_bytes());
         bearer(&fields).map(str::to_owned).map_err(|rejection| rejection.reason())
     }
 

@@ -228,12 +228,12 @@ mod tests {
 
     use super::*;
     use crate::gateway::context::{Client, Context};
-    use crate::http::headers::{Fields, Name};
+    use crate::http::headers::{Fields, HeaderName};
     use crate::observability::metrics::Metrics;
 
     fn note(recorder: &Recorder, id: &str) {
         let mut fields = Fields::new();
-        fields.push(Name::XRequestId, id.as_bytes());
+        fields.push(HeaderName::XRequestId, id.as_bytes());
         let client = Rc::new(Client::at(IpAddr::from([192, 0, 2, 1]), false));
         let (context, worker) = (Context::new(client, &fields, &[]), Metrics::default().worker());
         let line = AccessLine::new(context, Method::GET, "/timbr/api/query/", (&worker.route(""), &worker));

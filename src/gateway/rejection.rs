@@ -10,7 +10,7 @@ use http::StatusCode;
 
 use crate::admission::{Full, NoTurn};
 use crate::base::byte_class::needs_no_escapes;
-use crate::http::headers::{Fields, Name};
+use crate::http::headers::{Fields, HeaderName};
 
 /// Why a request was not answered by the backend.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -286,16 +286,16 @@ impl Rejection {
     pub fn answer(&self, request_id: &[u8]) -> (Fields, Bytes) {
         // Room for the request's id too.
         let mut fields = Fields::with_capacity(6, 256);
-        fields.push(Name::ContentType, b"application/json");
-        fields.push(Name::CacheControl, b"no-store");
+        fields.push(HeaderName::ContentType, b"application/json");
+        fields.push(HeaderName::CacheControl, b"no-store");
         if let Some(challenge) = self.challenge() {
-            fields.push(Name::WwwAuthenticate, challenge.as_bytes());
+            fields.push(HeaderName::WwwAuthenticate, challenge.as_bytes());
         }
         if let Some(seconds) = self.retry_after() {
-            fields.push(Name::RetryAfter, itoa::Buffer::new().format(seconds).as_bytes());
+            fields.push(HeaderName::RetryAfter, itoa::Buffer::new().format(seconds).as_bytes());
         }
         if let Rejection::MethodNotAllowed { allow } = self {
-            fields.push(Name::Allow, allow.as_bytes());
+            fields.push(HeaderName::Allow, allow.as_bytes());
         }
         (fields, Bytes::from(envelope(&self.sentence(), self.reason(), request_id)))
     }
@@ -379,8 +379,8 @@ mod tests {
         assert_eq!(body["reason"], "api_key_missing");
         assert_eq!(body["request_id"], "req-1");
         assert!(body["data"].as_str().expect("text").contains("x-api-key"));
-        assert_eq!(fields.get(Name::ContentType), Some(&b"application/json"[..]));
-        assert_eq!(fields.get(Name::CacheControl), Some(&b"no-store"[..]));
+        assert_eq!(fields.get(HeaderName::ContentType), Some(&b"application/json"[..]));
+        assert_eq!(fields.get(HeaderName::CacheControl), Some(&b"no-store"[..]));
     }
 
     #[test]
@@ -414,7 +414,7 @@ mod tests {
     fn refusals_of_credentials_carry_a_challenge() {
         let challenge = |rejection: Rejection| {
             let fields = rejection.answer(b"").0;
-            fields.get(Name::WwwAuthenticate).map(|value| String::from_utf8_lossy(value).into_owned())
+            fields.get(HeaderName::WwwAuthenticate).map(|value| String::from_utf8_lossy(value).into_owned())
         };
         assert_eq!(challenge(Rejection::BearerMissing).as_deref(), Some("Bearer realm=\"timbr\""));
         assert!(challenge(Rejection::CredentialsWrong).is_some_and(|told| told.starts_with("Bearer ")));
@@ -427,8 +427,8 @@ mod tests {
         for rejection in
             [Rejection::UpstreamUnreachable, Rejection::ApiKeyUnverifiable, Rejection::VerifierBusy]
         {
-            assert!(rejection.answer(b"").0.contains(Name::RetryAfter), "{rejection:?}");
+            assert!(rejection.answer(b"").0.contains(HeaderName::RetryAfter), "{rejection:?}");
         }
-        assert!(!Rejection::UpstreamTimeout.answer(b"").0.contains(Name::RetryAfter));
+        assert!(!Rejection::UpstreamTimeout.answer(b"").0.contains(HeaderName::RetryAfter));
     }
 }

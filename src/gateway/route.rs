@@ -7,7 +7,7 @@ use http::{Method, Uri};
 use crate::base::byte_class::Octets;
 use crate::config::RouteProfile;
 use crate::gateway::rejection::Rejection;
-use crate::http::headers::{Fields, Head, Name};
+use crate::http::headers::{Fields, Head, HeaderName};
 
 /// Where a request goes.
 #[derive(Debug)]
@@ -58,7 +58,7 @@ impl Routes {
 /// SECURITY: the request must name one host, once: in `Host`, in an absolute target or in `:authority`, or in several
 /// of them alike. Who stands behind us may believe any of them.
 fn one_host(uri: &Uri, fields: &Fields) -> Result<(), Rejection> {
-    let mut fields = fields.all(Name::Host);
+    let mut fields = fields.all(HeaderName::Host);
     let field = fields.next();
     if fields.next().is_some() {
         return Err(Rejection::FieldRepeated("host"));
@@ -270,7 +270,7 @@ mod tests {
             assert!(routes.find(&head("GET", "/timbr/api/x", Some(host))).is_err(), "{host}");
         }
         let mut twice = head("GET", "/timbr/api/x", Some("a"));
-        twice.fields.push(Name::Host, b"a");
+        twice.fields.push(HeaderName::Host, b"a");
         assert!(matches!(routes.find(&twice), Err(Rejection::FieldRepeated("host"))));
     }
 }

@@ -8,7 +8,7 @@ use timbr_gateway::config::schema::entries_of;
 use timbr_gateway::config::{Sources, load};
 use timbr_gateway::gateway::advice::CATALOGUE;
 use timbr_gateway::gateway::faults::specimens;
-use timbr_gateway::http::headers::Name;
+use timbr_gateway::http::headers::HeaderName;
 use timbr_gateway::observability::metrics::Metrics;
 
 use crate::support::bearer::SALT;
@@ -117,7 +117,7 @@ fn catalogue() -> String {
         let rejection = rejection.unwrap_or_else(|| panic!("src/gateway/faults.rs has no {reason}"));
         let (fields, body) = rejection.answer(b"");
         let body: serde_json::Value = serde_json::from_slice(&body).expect("the envelope");
-        let retry = if fields.contains(Name::RetryAfter) { ", `Retry-After`" } else { "" };
+        let retry = if fields.contains(HeaderName::RetryAfter) { ", `Retry-After`" } else { "" };
         let _ = writeln!(
             text,
             "| `{reason}` | {}{retry} | {} | {} | {advice} |",
