@@ -5,8 +5,10 @@
 //! an operator's question.
 
 use std::net::{IpAddr, Ipv4Addr};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
+
+use parking_lot::Mutex;
 
 use crate::base::clock;
 use crate::base::user_name::UserName;
@@ -98,7 +100,7 @@ impl Refusals {
     pub fn newest(&self, most: usize, wanted: impl Fn(&Refusal) -> bool) -> Vec<Refusal> {
         let mut found = Vec::new();
         for ring in &self.rings {
-            found.extend(lock(ring).newest().filter(|refusal| wanted(refusal)).take(most).cloned());
+            found.extend(ring.lock().newest().filter(|refusal| wanted(refusal)).take(most).cloned());
         }
         found.sort_by_key(|refusal| std::cmp::Reverse(refusal.at));
         found.truncate(most);
@@ -107,14 +109,14 @@ impl Refusals {
 
     /// How many are kept at most.
     pub fn capacity(&self) -> usize {
-        self.rings.iter().map(|ring| lock(ring).most).sum()
+        self.rings.iter().map(|ring| ring.lock().most).sum()
     }
 }
 
 impl Recorder {
     /// Notes that the request of `line` was refused.
     pub fn note(&self, rejection: &Rejection, line: &AccessLine) {
-        lock(&self.refusals.rings[self.worker]).note(rejection, line);
+        self.refusals.rings[self.worker].lock().note(rejection, line);
     }
 }
 
@@ -213,11 +215,6 @@ fn word(bytes: &[u8]) -> &str {
 fn rewrite(old: &mut String, new: &str) {
     old.clear();
     old.push_str(new);
-}
-
-fn lock(ring: &Mutex<Ring>) -> MutexGuard<'_, Ring> {
-    // Whoever panicked here left a refusal that is half old: of no harm.
-    ring.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]
