@@ -9,5 +9,6 @@ pub mod identity_hasher;
 pub mod percent;
 pub mod secret;
 pub mod shutdown;
+pub mod single_flight;
 pub mod user_name;
 pub mod watched_files;
