@@ -6,6 +6,7 @@ pub mod current;
 pub mod glob;
 pub mod hex;
 pub mod identity_hasher;
+pub mod join_within;
 pub mod percent;
 pub mod secret;
 pub mod shutdown;
