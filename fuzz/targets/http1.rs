@@ -6,7 +6,7 @@
 use bytes::BytesMut;
 use http::{Method, Uri, Version};
 use libfuzzer_sys::fuzz_target;
-use timbr_gateway::http::headers::{Fields, Name};
+use timbr_gateway::http::headers::{Fields, HeaderName};
 use timbr_gateway::http::h1::chunked::{Decoded, Decoder};
 use timbr_gateway::http::h1::head::{Framing, HeadLimits, HeadScanner};
 use timbr_gateway::http::h1::request::{begin_request, end_request, parse_request};
@@ -71,10 +71,10 @@ fn request(data: &[u8], first: usize) {
     assert_eq!(read.head.fields.clone().into_map().len(), read.head.fields.len());
     let (mut written, read_head) = (Vec::new(), &read.head);
     begin_request(&mut written, &read_head.method, &read_head.uri);
-    if !read_head.fields.contains(Name::Host) {
-        write_field(&mut written, Name::Host, b"h");
+    if !read_head.fields.contains(HeaderName::Host) {
+        write_field(&mut written, HeaderName::Host, b"h");
     }
-    let frames = |name| matches!(name, Name::Connection | Name::TransferEncoding | Name::ContentLength);
+    let frames = |name| matches!(name, HeaderName::Connection | HeaderName::TransferEncoding | HeaderName::ContentLength);
     for field in read_head.fields.iter().filter(|field| !frames(field.name)) {
         pass_on(&mut written, field);
     }
@@ -88,7 +88,7 @@ fn request(data: &[u8], first: usize) {
     };
     assert_eq!(target(&anew.head.uri), target(&read_head.uri));
     let told = |fields: &Fields| {
-        let told = fields.iter().filter(|field| !frames(field.name) && field.name != Name::Host);
+        let told = fields.iter().filter(|field| !frames(field.name) && field.name != HeaderName::Host);
         told.map(|field| (field.text().to_vec(), field.value.to_vec())).collect::<Vec<_>>()
     };
     assert_eq!(told(&anew.head.fields), told(&read_head.fields));

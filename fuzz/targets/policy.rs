@@ -4,10 +4,10 @@
 
 use std::sync::LazyLock;
 
-use http::{HeaderName, HeaderValue, Request};
+use http::{HeaderValue, Request};
 use libfuzzer_sys::fuzz_target;
 use timbr_gateway::config::routes::defaults;
-use timbr_gateway::http::headers::{Head, Name};
+use timbr_gateway::http::headers::{Head, HeaderName};
 use timbr_gateway::gateway::field_policy::{Fate, POLICY, fate};
 use timbr_gateway::gateway::route::{Route, Routes};
 use timbr_gateway::gateway::screen::screen;
@@ -51,7 +51,7 @@ fuzz_target!(|data: &[u8]| {
     let mut parts = request.into_parts().0;
     for line in lines {
         let Some(colon) = line.iter().position(|byte| *byte == b':') else { continue };
-        let name = HeaderName::from_bytes(&line[..colon]);
+        let name = http::HeaderName::from_bytes(&line[..colon]);
         let value = HeaderValue::from_bytes(line[colon + 1..].trim_ascii());
         if let (Ok(name), Ok(value)) = (name, value) {
             parts.headers.append(name, value);
@@ -79,13 +79,13 @@ fuzz_target!(|data: &[u8]| {
     );
     assert!(**last != b"."[..] && **last != b".."[..]);
     assert!(!path.iter().any(|byte| byte.is_ascii_control() || *byte == b'\\'));
-    assert_eq!(head.fields.all(Name::Host).count().max(1), 1);
+    assert_eq!(head.fields.all(HeaderName::Host).count().max(1), 1);
     let Route::Profile(profile, _) = route else { return };
     // The decision is the same for what the backend reads.
     assert!(path.starts_with(profile.prefix.as_bytes()));
     assert!(profile.methods.contains(&head.method));
     if screen(profile, head).is_ok() {
-        for name in POLICY.map(Name::as_str) {
+        for name in POLICY.map(HeaderName::as_str) {
             let count: usize = fields
                 .keys()
                 .filter(|other| folded(other.as_str()) == name)

@@ -10,7 +10,8 @@
 use http::StatusCode;
 use serde_json::{Value, json};
 
-use crate::admin::api::{Refusal as No, unescaped};
+use crate::admin::api::Refusal as No;
+use crate::base::percent::decode_query_value;
 use crate::gateway::recent_rejections::{Refusal, Refusals};
 
 /// Refusals that are shown where no limit is given.
@@ -27,8 +28,8 @@ pub fn list(query: &str, refusals: &Refusals) -> Result<Value, No> {
     {
         match (name, value.parse()) {
             ("limit", Ok(limit @ 1..)) => most = limit,
-            ("reason", _) => reason = Some(unescaped(value)),
-            ("user", _) => user = Some(unescaped(value)),
+            ("reason", _) => reason = Some(decode_query_value(value)),
+            ("user", _) => user = Some(decode_query_value(value)),
             _ => {
                 let told = "this takes limit, a number from 1, reason, a word, and user, a name";
                 return Err((StatusCode::BAD_REQUEST, told.to_owned()));
@@ -47,7 +48,7 @@ pub fn list(query: &str, refusals: &Refusals) -> Result<Value, No> {
 /// Those with this id, and the way that each took.
 pub fn explain(escaped_id: &str, refusals: &Refusals) -> Result<Value, No> {
     // In a path `+` is itself.
-    let id = unescaped(&escaped_id.replace('+', "%2B"));
+    let id = decode_query_value(&escaped_id.replace('+', "%2B"));
     let found = refusals.newest(MOST_OF_ONE_ID, |refusal| refusal.request_id() == id);
     if found.is_empty() {
         let told = format!(

@@ -2,8 +2,9 @@
 //! sends two hundred at once holds up nobody but himself.
 
 use std::collections::{HashMap, VecDeque};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
+use parking_lot::Mutex;
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
@@ -58,7 +59,7 @@ impl Turns {
 
     /// A turn at once, if nobody waits and there is room.
     pub fn at_once(self: &Arc<Turns>) -> Option<Turn> {
-        let mut queue = self.lock();
+        let mut queue = self.queue.lock();
         self.begin(&mut queue)
     }
 
@@ -87,7 +88,7 @@ impl Turns {
 
     /// At the end of the caller's line. Where as many wait as may, the longest line gives way to a shorter one.
     fn line_up(self: &Arc<Turns>, caller: u64) -> Result<Lined<'_>, NoTurn> {
-        let mut queue = self.lock();
+        let mut queue = self.queue.lock();
         // Between the look before and now there may have come room.
         if let Some(turn) = self.begin(&mut queue) {
             return Ok(Lined::Free(turn));
@@ -105,7 +106,7 @@ impl Turns {
     fn pass_on(self: &Arc<Turns>) {
         loop {
             let call = {
-                let mut queue = self.lock();
+                let mut queue = self.queue.lock();
                 let Some(call) = queue.pop() else {
                     queue.served -= 1;
                     return;
@@ -123,11 +124,6 @@ impl Turns {
 
     fn tell(&self, queue: &Queue) {
         self.metrics.requests_queued.set(i64::try_from(queue.waiting).unwrap_or(i64::MAX));
-    }
-
-    /// Nothing that panics happens while it is held.
-    fn lock(&self) -> MutexGuard<'_, Queue> {
-        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -153,7 +149,7 @@ struct Place<'a> {
 
 impl Drop for Place<'_> {
     fn drop(&mut self) {
-        let mut queue = self.turns.lock();
+        let mut queue = self.turns.queue.lock();
         queue.remove(self.caller, self.number);
         self.turns.tell(&queue);
     }
@@ -268,7 +264,7 @@ mod tests {
         assert_eq!(order, [1, 2, 1, 2, 1, 1, 1]);
         drop(turn);
         assert!(turns.at_once().is_some(), "all is as it was");
-        let queue = turns.lock();
+        let queue = turns.queue.lock();
         assert!(queue.lines.is_empty() && queue.round.is_empty() && queue.waiting == 0 && queue.served == 0);
     }
 
@@ -296,7 +292,7 @@ mod tests {
         drop(served);
         assert!(heard_too_late.waiting.take().is_some());
         assert!(turns.at_once().is_some(), "the turn came back");
-        assert_eq!(turns.lock().waiting, 0);
+        assert_eq!(turns.queue.lock().waiting, 0);
     }
 
     #[tokio::test]

@@ -11,6 +11,7 @@ use tracing::{error, info};
 use crate::admin::health::Started;
 use crate::app::worker::{Order, Revision, Worker};
 use crate::app::{Bound, Ended, LAST_WORDS};
+use crate::base::join_within::join_within;
 use crate::base::shutdown::Signal;
 
 /// All workers, as the thread that supervises them sees them.
@@ -77,35 +78,19 @@ pub(super) fn collect(workers: Vec<WorkerThread>, end: Ended) -> Ended {
     let mut total = 0;
     let mut broken = end == Ended::Broken;
     for worker in workers {
-        if !ends_soon(&worker) {
-            error!("a worker did not end");
-            broken = true;
-            continue;
-        }
-        match worker.join() {
-            Ok(Ok(cut)) => total += cut,
-            Ok(Err(error)) => {
-                error!(%error, "a worker failed");
-                broken = true;
+        // A worker says farewell a moment before its thread is gone. One that is stuck is left behind: the process is
+        // about to end, and must.
+        match join_within(worker, LAST_WORDS) {
+            Some(Ok(Ok(cut))) => {
+                total += cut;
+                continue;
             }
-            Err(_) => {
-                error!("a worker panicked");
-                broken = true;
-            }
+            Some(Ok(Err(error))) => error!(%error, "a worker failed"),
+            Some(Err(_)) => error!("a worker panicked"),
+            None => error!("a worker did not end"),
         }
+        broken = true;
     }
     info!(cut = total, "stopped");
     if broken { Ended::Broken } else { Ended::Drained { cut: total } }
-}
-
-/// A worker says farewell a moment before its thread is gone. One that is stuck is left behind: the process is about
-/// to end, and must.
-fn ends_soon(worker: &WorkerThread) -> bool {
-    for _ in 0..100 {
-        if worker.is_finished() {
-            return true;
-        }
-        std::thread::sleep(LAST_WORDS / 100);
-    }
-    false
 }

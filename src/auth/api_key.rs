@@ -7,6 +7,7 @@ use zeroize::Zeroizing;
 
 use crate::auth::jwt::Jwt;
 use crate::base::byte_class::Octets;
+use crate::base::hex;
 use crate::store::TokenId;
 
 /// A key as a client sent it: 1 to 1024 printable ASCII characters, no space and no comma.
@@ -31,8 +32,7 @@ impl ApiKey {
     pub(super) fn nobodys() -> ApiKey {
         let mut random = [0; 20];
         rand::fill(&mut random).expect("the system's random source works");
-        let text = random.iter().fold("tk_".to_owned(), |text, byte| format!("{text}{byte:02x}"));
-        ApiKey(text.into_bytes().into())
+        ApiKey(format!("tk_{}", hex::encode(&random)).into_bytes().into())
     }
 
     pub(super) fn id(&self) -> TokenId {

@@ -11,11 +11,12 @@
 
 use std::collections::HashMap;
 use std::net::IpAddr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use aws_lc_rs::hmac::{HMAC_SHA256, Key, sign};
 use aws_lc_rs::rand;
+use parking_lot::Mutex;
 
 use crate::admission::network;
 use crate::base::clock::{Clock, Tick};
@@ -126,7 +127,7 @@ impl Guesses {
     pub fn sweep(&self) {
         let now = self.clock.now();
         for shard in &*self.shards {
-            let mut shard = shard.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut shard = shard.lock();
             shard.young.retain(|_, empty| *empty > now);
             shard.old.retain(|_, empty| *empty > now);
         }
@@ -135,14 +136,14 @@ impl Guesses {
     fn look(&self, rate: Option<Rate>, bucket: Bucket) -> Result<(), TooMany> {
         let Some(rate) = rate else { return Ok(()) };
         let now = self.clock.now();
-        let empty = self.shard(bucket).lock().unwrap_or_else(PoisonError::into_inner).empty(bucket);
+        let empty = self.shard(bucket).lock().empty(bucket);
         rate.look(empty, now)
     }
 
     fn fill(&self, rate: Option<Rate>, bucket: Bucket) {
         let Some(rate) = rate else { return };
         let now = self.clock.now();
-        let mut shard = self.shard(bucket).lock().unwrap_or_else(PoisonError::into_inner);
+        let mut shard = self.shard(bucket).lock();
         let empty = rate.fill(shard.empty(bucket), now);
         shard.set(bucket, empty);
     }
@@ -334,7 +335,7 @@ mod tests {
         let (guesses, _) = guesses(0, 0);
         let attempt = guesses.attempt(address("192.0.2.1")).of(&user("alice"));
         assert_eq!(room(&attempt), 1000);
-        assert!(guesses.shards.iter().all(|shard| shard.lock().expect("no panic").young.is_empty()));
+        assert!(guesses.shards.iter().all(|shard| shard.lock().young.is_empty()));
     }
 
     #[test]
@@ -353,7 +354,7 @@ mod tests {
         assert_eq!(room(&busy), 10);
         let kept = || -> usize {
             let of = |shard: &Mutex<Shard>| {
-                let shard = shard.lock().expect("no panic");
+                let shard = shard.lock();
                 shard.young.len() + shard.old.len()
             };
             guesses.shards.iter().map(of).sum()

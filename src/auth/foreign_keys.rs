@@ -3,18 +3,19 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use dashmap::{DashMap, Entry};
+use dashmap::DashMap;
 use http::{Method, StatusCode, Uri};
 use http_body_util::{BodyExt, Limited};
-use tokio::sync::{Mutex, OwnedSemaphorePermit, Semaphore, watch};
+use tokio::sync::{Mutex, Semaphore, oneshot};
 use tokio::time::timeout;
 use tracing::{error, warn};
 
 use crate::auth::ApiKey;
 use crate::base::clock::{self, Clock, Tick};
+use crate::base::single_flight::SingleFlight;
 use crate::http::h1::request::begin_request;
 use crate::http::h1::response::write_field;
-use crate::http::headers::Name;
+use crate::http::headers::HeaderName;
 use crate::store::TokenId;
 use crate::upstream::{Message, Outgoing, RequestBody, ResponseBody, Upstream, UpstreamError};
 
@@ -70,7 +71,7 @@ pub struct ForeignKeys(Arc<Inner>);
 struct Inner {
     accepted: DashMap<TokenId, Tick>,
     rejected: DashMap<TokenId, Tick>,
-    flights: DashMap<TokenId, watch::Receiver<Verdict>>,
+    flights: SingleFlight<TokenId, Verdict>,
     turns: Arc<Semaphore>,
     /// Whether the backend refuses a key that nobody has, and until when that is taken for granted.
     controlled: Mutex<Option<(bool, Tick)>>,
@@ -84,7 +85,7 @@ impl ForeignKeys {
         ForeignKeys(Arc::new(Inner {
             accepted: DashMap::new(),
             rejected: DashMap::new(),
-            flights: DashMap::new(),
+            flights: SingleFlight::new(Verdict::Unknown),
             turns: Arc::new(Semaphore::new(MOST_AT_ONCE)),
             controlled: Mutex::default(),
             memory,
@@ -99,25 +100,23 @@ impl ForeignKeys {
 
     /// Whether the backend takes the key. Must be called on a `LocalSet`.
     pub async fn judge(&self, id: TokenId, key: &ApiKey, upstream: &Upstream) -> Verdict {
-        let mut answer = match self.0.flights.entry(id) {
-            Entry::Occupied(flight) => flight.get().clone(),
-            Entry::Vacant(place) => {
-                if let Some(verdict) = self.0.remembered(&id) {
-                    return verdict;
-                }
-                let Ok(turn) = Arc::clone(&self.0.turns).try_acquire_owned() else { return Verdict::Busy };
-                let (tell, answer) = watch::channel(Verdict::Unknown);
-                place.insert(answer.clone());
-                let flight = Flight { id, inner: Arc::clone(&self.0), tell, _turn: turn };
+        let (reply, verdict) = oneshot::channel();
+        if let Some(leader) = self.0.flights.join(id, reply) {
+            if let Some(verdict) = self.0.remembered(&id) {
+                leader.finish(verdict);
+            } else if let Ok(turn) = Arc::clone(&self.0.turns).try_acquire_owned() {
+                let (inner, key, upstream) = (Arc::clone(&self.0), key.clone(), upstream.clone());
                 // A task of its own: others wait for the answer too, even if this client goes away.
-                tokio::task::spawn_local(flight.ask(key.clone(), upstream.clone()));
-                answer
+                tokio::task::spawn_local(async move {
+                    let verdict = inner.ask(id, key, &upstream).await;
+                    leader.finish(verdict);
+                    drop(turn);
+                });
+            } else {
+                leader.finish(Verdict::Busy);
             }
-        };
-        // The sender is dropped after its word; until then there is `Unknown`, which is also what remains of a
-        // flight that panicked.
-        while answer.changed().await.is_ok() {}
-        *answer.borrow()
+        }
+        verdict.await.unwrap_or(Verdict::Unknown)
     }
 
     /// Forgets answers that are too old.
@@ -155,6 +154,15 @@ impl Inner {
 }
 
 impl Inner {
+    async fn ask(&self, id: TokenId, key: ApiKey, upstream: &Upstream) -> Verdict {
+        let mut verdict = ask(key, upstream).await;
+        if verdict == Verdict::Good && !self.backend_refuses(upstream).await {
+            verdict = Verdict::Unknown;
+        }
+        self.remember(id, verdict);
+        verdict
+    }
+
     /// Whether the backend says no to a key that nobody has.
     ///
     /// SECURITY: a yes is worth nothing from a backend that says yes to everybody, be it that it does not look at keys
@@ -227,31 +235,6 @@ fn says_error(body: &[u8]) -> bool {
     status.eq_ignore_ascii_case("error") || status.to_ascii_lowercase().starts_with("fail")
 }
 
-/// A question on its way. Whatever becomes of it, those who wait are released and the next one may ask again.
-struct Flight {
-    id: TokenId,
-    inner: Arc<Inner>,
-    tell: watch::Sender<Verdict>,
-    _turn: OwnedSemaphorePermit,
-}
-
-impl Flight {
-    async fn ask(self, key: ApiKey, upstream: Upstream) {
-        let mut verdict = ask(key, &upstream).await;
-        if verdict == Verdict::Good && !self.inner.backend_refuses(&upstream).await {
-            verdict = Verdict::Unknown;
-        }
-        self.inner.remember(self.id, verdict);
-        self.tell.send_replace(verdict);
-    }
-}
-
-impl Drop for Flight {
-    fn drop(&mut self) {
-        self.inner.flights.remove(&self.id);
-    }
-}
-
 fn verdict(status: StatusCode) -> Verdict {
     match status {
         // SECURITY: only a plain success proves a key. A redirection is how a platform sends strangers to its login.
@@ -273,11 +256,11 @@ impl Outgoing for Question {
     fn into_message(self) -> Message {
         let mut head = Vec::new();
         begin_request(&mut head, &Method::GET, &Uri::from_static(QUESTION));
-        write_field(&mut head, Name::Host, b"");
+        write_field(&mut head, HeaderName::Host, b"");
         let host = head.len();
-        write_field(&mut head, Name::ContentType, b"application/json");
-        write_field(&mut head, Name::Accept, b"application/json");
-        write_field(&mut head, Name::XApiKey, self.key.expose());
+        write_field(&mut head, HeaderName::ContentType, b"application/json");
+        write_field(&mut head, HeaderName::Accept, b"application/json");
+        write_field(&mut head, HeaderName::XApiKey, self.key.expose());
         Message { method: Method::GET, head, host, body: RequestBody::empty() }
     }
 }

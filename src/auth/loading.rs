@@ -1,6 +1,8 @@
 //! How what tells callers apart is put together, at the start and with each reload.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
+
+use parking_lot::Mutex;
 
 use crate::auth::Auth;
 use crate::auth::authorization::Authorization;
@@ -121,7 +123,7 @@ impl Auth {
         // Not to hold what holds the store: its thread ends when nobody has it any more.
         let hearer = Arc::clone(&self.hearer);
         let heard = move |failure| {
-            if let Some(guesses) = hearer.lock().unwrap_or_else(PoisonError::into_inner).upgrade() {
+            if let Some(guesses) = hearer.lock().upgrade() {
                 guesses.heard(failure);
             }
         };
@@ -136,7 +138,7 @@ impl Auth {
         let tokens = &config.tokens;
         self.store.set_limits(Limits { ttl: tokens.ttl, idle_ttl: tokens.idle_ttl, max: tokens.max });
         self.store.keep_salts(&self.salt_numbers);
-        *self.hearer.lock().unwrap_or_else(PoisonError::into_inner) = Arc::downgrade(&self.guesses);
+        *self.hearer.lock() = Arc::downgrade(&self.guesses);
         let ended = ended((before_config, &before.verifier), (config, &self.verifier));
         if !matches!(ended, Ended::Nobody) {
             // Logins that the one before is still about to let in are not kept.

@@ -17,7 +17,9 @@ pub mod upstream_keys;
 pub mod verifier;
 
 use std::net::IpAddr;
-use std::sync::{Arc, Mutex, Weak};
+use std::sync::{Arc, Weak};
+
+use parking_lot::Mutex;
 
 use crate::base::secret::Secret;
 use crate::base::user_name::UserName;

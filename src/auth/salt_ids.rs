@@ -1,7 +1,6 @@
 //! Numbers of salts, by which the store knows which salt made a token.
 
-use std::sync::{Mutex, PoisonError};
-
+use parking_lot::Mutex;
 use zeroize::Zeroizing;
 
 use crate::base::secret::Secret;
@@ -15,7 +14,7 @@ pub struct SaltNumbers(Mutex<Vec<Zeroizing<[u8; 32]>>>);
 impl SaltNumbers {
     /// The numbers of these salts; `None` if there have been too many.
     pub fn of(&self, salts: &[Secret]) -> Option<Vec<u8>> {
-        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut known = self.0.lock();
         let mut number = |salt: &Secret| {
             let name = derived(salt, "timbr-gateway salt number 1");
             let index = known.iter().position(|other| *other == name).unwrap_or(known.len());

@@ -14,6 +14,7 @@ use subtle::ConstantTimeEq;
 use zeroize::Zeroizing;
 
 use crate::auth::bearer::Credentials;
+use crate::base::hex;
 use crate::base::secret::Secret;
 use crate::store::{LoginId, Seed, derived};
 
@@ -59,7 +60,8 @@ impl TokenMint {
         let tag = keyed(&keys.body, &[seed, &login_bytes(login)]);
         let body = &tag[..BODY];
         let check = keyed(&keys.check, &[body]);
-        Secret::new([PREFIX, &*hex(body), &*hex(&check[..CHECK])].concat())
+        let digits = |bytes| Zeroizing::new(hex::encode(bytes));
+        Secret::new([PREFIX, &*digits(body), &*digits(&check[..CHECK])].concat())
     }
 
     /// The number of the salt with which this gateway, or another, made the token; `None` if it is not one of theirs.
@@ -100,31 +102,14 @@ fn login_bytes(login: &Credentials) -> Zeroizing<Vec<u8>> {
     Zeroizing::new([login.user.as_str().as_bytes(), b"\0", login.password.expose().as_bytes()].concat())
 }
 
-/// With its whole room from the start: a text that grows leaves its beginnings behind in memory.
-fn hex(bytes: &[u8]) -> Zeroizing<String> {
-    let mut text = Zeroizing::new(String::with_capacity(2 * bytes.len()));
-    for byte in bytes {
-        for digit in [byte >> 4, byte & 15] {
-            text.push(char::from_digit(u32::from(digit), 16).expect("below 16"));
-        }
-    }
-    text
-}
-
 fn parse(token: &[u8]) -> Option<([u8; BODY], [u8; CHECK])> {
     if token.len() != LENGTH {
         return None;
     }
-    let digit = |c: u8| match c {
-        b'0'..=b'9' => Some(c - b'0'),
-        b'a'..=b'f' => Some(c - b'a' + 10),
-        _ => None,
-    };
-    let mut bytes = [0; BODY + CHECK];
     let digits = token.strip_prefix(PREFIX.as_bytes())?;
-    for (byte, pair) in bytes.iter_mut().zip(digits.chunks_exact(2)) {
-        *byte = digit(pair[0])? << 4 | digit(pair[1])?;
-    }
+    // A token has one spelling.
+    let bytes: [u8; BODY + CHECK] =
+        hex::decode(digits).filter(|_| !digits.iter().any(u8::is_ascii_uppercase))?;
     let (body, check) = bytes.split_at(BODY);
     Some((body.try_into().ok()?, check.try_into().ok()?))
 }

@@ -93,28 +93,6 @@ pub fn needs_no_escapes(text: &[u8]) -> bool {
     chunks.iter().all(is_plain) && Octets::QUOTED.are_all(rest)
 }
 
-/// The eight hexadecimal digits of a number: each half byte is moved into a byte of its own, all at once.
-pub fn hex_digits(value: u32) -> [u8; 8] {
-    const EACH: u64 = 0x0101_0101_0101_0101;
-    let mut digits = u64::from(value);
-    digits = (digits << 16 | digits) & 0x0000_ffff_0000_ffff;
-    digits = (digits << 8 | digits) & 0x00ff_00ff_00ff_00ff;
-    digits = (digits << 4 | digits) & 0x0f0f_0f0f_0f0f_0f0f;
-    // Ones where a digit is a letter: there, six more make sixteen.
-    let letters = (digits + 6 * EACH) >> 4 & EACH;
-    (digits + u64::from(b'0') * EACH + letters * u64::from(b'a' - b'0' - 10)).to_be_bytes()
-}
-
-/// The two hexadecimal digits of each byte.
-pub static HEX: [[u8; 2]; 256] = {
-    let (digits, mut pairs, mut byte) = (b"0123456789abcdef", [[0; 2]; 256], 0);
-    while byte < 256 {
-        pairs[byte] = [digits[byte >> 4], digits[byte & 15]];
-        byte += 1;
-    }
-    pairs
-};
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -148,15 +126,6 @@ mod tests {
             }
         }
         assert!(needs_no_escapes(b""));
-    }
-
-    #[test]
-    fn digits_are_those_that_are_usual() {
-        let spread =
-            (0..=u32::from(u16::MAX)).flat_map(|low| [low, low << 16, low.wrapping_mul(0x9e37_79b9)]);
-        for value in spread.chain([u32::MAX]) {
-            assert_eq!(hex_digits(value), format!("{value:08x}").as_bytes(), "{value}");
-        }
     }
 
     #[test]

@@ -28,8 +28,8 @@ pub fn command() -> Command {
 pub fn run(matches: &ArgMatches) -> Outcome {
     let user = matches.get_one::<String>("user").expect("clap requires it");
     UserName::parse(user.as_bytes()).with_context(|| format!("--user {user:?}"))?;
-    let all =
-        options::one(matches, GLOBAL.api_auth_salt.key)?.context("set API_AUTH_SALT, or give --api-auth-salt-file")?;
+    let all = options::one(matches, GLOBAL.api_auth_salt.key)?
+        .context("set API_AUTH_SALT, or give --api-auth-salt-file")?;
     let salt = salts::split(all.expose()).next().expect("a text has a first part");
     let password = password::read(matches)?;
     let bearer = make(&salt, user, &password)

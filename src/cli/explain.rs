@@ -6,8 +6,9 @@ use std::time::Duration;
 use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
 use serde_json::Value;
 
+use crate::base::percent;
 use crate::cli::admin_client::{self, Running};
-use crate::cli::tokens::{escaped, time};
+use crate::cli::tokens::time;
 use crate::cli::{Outcome, say};
 
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -59,8 +60,8 @@ pub fn command() -> Command {
 pub fn run(matches: &ArgMatches) -> Outcome {
     let running = Running::of(matches, PATIENCE)?;
     let id = matches.get_one::<String>("request-id");
-    let told =
-        running.json(&id.map_or_else(|| recent(matches), |id| format!("/explain/{}", escaped(id))), None)?;
+    let told = running
+        .json(&id.map_or_else(|| recent(matches), |id| format!("/explain/{}", percent::encode(id))), None)?;
     let refusals = told["refusals"].as_array().map_or(&[][..], Vec::as_slice);
     if matches.get_flag("json") {
         say(&told["refusals"])?;
@@ -79,7 +80,7 @@ fn recent(matches: &ArgMatches) -> String {
     let mut path = format!("/refusals?limit={limit}");
     for name in ["reason", "user"] {
         if let Some(value) = matches.get_one::<String>(name) {
-            path += &format!("&{name}={}", escaped(value));
+            path += &format!("&{name}={}", percent::encode(value));
         }
     }
     path

@@ -10,6 +10,7 @@ use clap::{Arg, ArgAction, ArgGroup, ArgMatches, Command, value_parser};
 use serde_json::json;
 use zeroize::Zeroizing;
 
+use crate::base::percent;
 use crate::base::secret::Secret;
 use crate::cli::admin_client::{self, Running};
 use crate::cli::{Outcome, say};
@@ -94,7 +95,7 @@ fn list(matches: &ArgMatches) -> anyhow::Result<()> {
     let limit = matches.get_one::<u32>("limit").expect("it has a default");
     let mut path = format!("/tokens?limit={limit}");
     if let Some(user) = matches.get_one::<String>("user") {
-        path += &format!("&user={}", escaped(user));
+        path += &format!("&user={}", percent::encode(user));
     }
     let told = Running::of(matches, PATIENCE)?.json(&path, None)?;
     if matches.get_flag("json") {
@@ -150,12 +151,4 @@ fn token(matches: &ArgMatches) -> anyhow::Result<Secret> {
 pub fn time(unix_seconds: u64) -> String {
     let time = UNIX_EPOCH.checked_add(Duration::from_secs(unix_seconds)).unwrap_or(UNIX_EPOCH);
     humantime::format_rfc3339_seconds(time).to_string()
-}
-
-/// A value for a query or a path.
-pub fn escaped(text: &str) -> String {
-    text.bytes().fold(String::new(), |escaped, byte| match byte {
-        byte if byte.is_ascii_alphanumeric() => escaped + char::from(byte).encode_utf8(&mut [0; 4]),
-        byte => escaped + &format!("%{byte:02X}"),
-    })
 }

@@ -117,7 +117,9 @@ impl Changes {
             LOG.access.key,
         ];
         let is_fixed = |key: &&str| {
-            fixed.contains(key) || key.starts_with("store.") || (holds_salts && *key == GLOBAL.api_auth_salt.key)
+            fixed.contains(key)
+                || key.starts_with("store.")
+                || (holds_salts && *key == GLOBAL.api_auth_salt.key)
         };
         self.keys().filter(is_fixed).collect()
     }

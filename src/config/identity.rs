@@ -78,9 +78,16 @@ impl Reader<'_> {
         if url.is_some() && self.get(&AUTH.verifier) != Some(VerifierKind::Platform) {
             self.problem(PLATFORM.url.key, "has no effect without auth.verifier=platform");
         }
-        let [login_path, token_path] = [&PLATFORM.login_path, &PLATFORM.token_path].map(|key| self.url_path(key));
+        let [login_path, token_path] =
+            [&PLATFORM.login_path, &PLATFORM.token_path].map(|key| self.url_path(key));
         let timeout = self.get(&PLATFORM.timeout);
-        Some(PlatformOptions { url, ca_file, login_path: login_path?, token_path: token_path?, timeout: timeout? })
+        Some(PlatformOptions {
+            url,
+            ca_file,
+            login_path: login_path?,
+            token_path: token_path?,
+            timeout: timeout?,
+        })
     }
 
     fn url_path(&mut self, key: &Key<String>) -> Option<String> {

@@ -125,9 +125,7 @@ fn scalar(shape: Shape, value: &str) -> String {
     match shape {
         Shape::Bool | Shape::Count | Shape::Limit => value.to_owned(),
         // The values of variables and flags may stand on several lines; here is one.
-        Shape::List => {
-            Node::parse(value).map_or_else(|_| quoted(value), |node| node.flow())
-        }
+        Shape::List => Node::parse(value).map_or_else(|_| quoted(value), |node| node.flow()),
         _ => quoted(value),
     }
 }

@@ -59,12 +59,12 @@ impl Reader<'_> {
         let key = AUTHORIZATION.rules.key;
         match (self.get(&AUTHORIZATION.mode)?, self.is_set(&AUTHORIZATION.rules)) {
             (AuthorizationMode::Off, false) => Some(None),
-            (AuthorizationMode::Off, true) => {
-                self.missing(key, "has no effect with authorization.mode=off; did you mean shadow or enforce?")
-            }
-            (_, false) => {
-                self.missing(key, "is required with authorization.mode=shadow or enforce: nothing is allowed yet")
-            }
+            (AuthorizationMode::Off, true) => self
+                .missing(key, "has no effect with authorization.mode=off; did you mean shadow or enforce?"),
+            (_, false) => self.missing(
+                key,
+                "is required with authorization.mode=shadow or enforce: nothing is allowed yet",
+            ),
             (mode, true) => {
                 Some(Some(AuthorizationOptions { enforce: mode == AuthorizationMode::Enforce, rules }))
             }
@@ -79,8 +79,9 @@ impl Reader<'_> {
 
     fn rules<T>(&mut self, key: &Key<Vec<Node>>, read: impl Fn(Entry<'_>) -> Option<T>) -> Vec<T> {
         let nodes = self.get(key).unwrap_or_default().into_iter().enumerate();
-        let entries =
-            nodes.filter_map(|(index, node)| Entry::new(format!("{key}[{index}]"), node, self.problems).and_then(&read));
+        let entries = nodes.filter_map(|(index, node)| {
+            Entry::new(format!("{key}[{index}]"), node, self.problems).and_then(&read)
+        });
         entries.collect()
     }
 }

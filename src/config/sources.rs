@@ -230,7 +230,12 @@ impl Typed<'_> {
     }
 }
 
-fn secret_from(file: &str, option: &OptionSpec, origin: Origin, problems: &mut Vec<Problem>) -> Option<Setting> {
+fn secret_from(
+    file: &str,
+    option: &OptionSpec,
+    origin: Origin,
+    problems: &mut Vec<Problem>,
+) -> Option<Setting> {
     match Secret::read(Path::new(file)) {
         Ok(text) => Some(Setting { text, origin }),
         Err(error) => {

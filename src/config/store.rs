@@ -85,7 +85,11 @@ impl Reader<'_> {
         })
     }
 
-    fn redis_login(&mut self, user: &Key<String>, password: &Key<Secret>) -> (Option<String>, Option<Secret>) {
+    fn redis_login(
+        &mut self,
+        user: &Key<String>,
+        password: &Key<Secret>,
+    ) -> (Option<String>, Option<Secret>) {
         let login = (self.get(user), self.get(password));
         if login.0.is_some() && login.1.is_none() {
             self.problem(user.key, format!("is required together with {password}"));

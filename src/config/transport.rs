@@ -23,7 +23,10 @@ impl Reader<'_> {
         match (mode, self.get(&TLS.client_ca_file)) {
             (ClientAuthMode::Off, None) => Some(None),
             (ClientAuthMode::Off, Some(_)) => {
-                self.problem(key, "has no effect with tls.client_auth=off; did you mean optional or required?");
+                self.problem(
+                    key,
+                    "has no effect with tls.client_auth=off; did you mean optional or required?",
+                );
                 None
             }
             (_, Some(ca_file)) => {
@@ -59,7 +62,8 @@ impl Reader<'_> {
 fn certificate(mut entry: Entry<'_>) -> Option<CertificateFiles> {
     let (chain, key) = (entry.required("cert_file"), entry.required("key_file"));
     let complete = entry.finish();
-    let files = CertificateFiles { chain: chain?.into(), key: key?.into(), options: [TLS.certificates.key; 2] };
+    let files =
+        CertificateFiles { chain: chain?.into(), key: key?.into(), options: [TLS.certificates.key; 2] };
     complete.then_some(files)
 }
 

@@ -126,7 +126,10 @@ impl Reader<'_> {
         let urls = urls?;
         if !urls[0].tls {
             let keys = [UPSTREAM.ca_file.key, UPSTREAM.client_cert_file.key, UPSTREAM.server_name.key];
-            self.reject_set(&keys, "has no effect with an http:// upstream; use an https:// one or remove it");
+            self.reject_set(
+                &keys,
+                "has no effect with an http:// upstream; use an https:// one or remove it",
+            );
         }
         Some(UpstreamOptions {
             urls,

@@ -8,7 +8,8 @@ use crate::config::options::{GLOBAL, Key, LIMITS, LISTEN, LOG, READINESS, TLS};
 use crate::config::reader::Reader;
 use crate::config::sources::{Problem, Settings};
 use crate::config::{
-    CertificateFiles, Config, Drain, FailureLimits, Limits, Listen, Timeouts, TokenOptions, print, routes, salts,
+    CertificateFiles, Config, Drain, FailureLimits, Limits, Listen, Timeouts, TokenOptions, print, routes,
+    salts,
 };
 use crate::observability::log::LogOptions;
 

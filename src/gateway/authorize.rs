@@ -4,6 +4,7 @@ use std::borrow::Cow;
 
 use crate::auth::authorization::Action;
 use crate::auth::{Auth, Identity};
+use crate::base::percent;
 use crate::gateway::exchange::Exchange;
 use crate::gateway::rejection::Rejection;
 use crate::gateway::screen::Screened;
@@ -45,30 +46,7 @@ fn ontology(path: &str) -> Option<Cow<'_, str>> {
         }
         _ => return None,
     };
-    unescaped(segment).filter(|name| !name.is_empty())
-}
-
-fn unescaped(segment: &str) -> Option<Cow<'_, str>> {
-    if !segment.contains('%') {
-        return Some(segment.into());
-    }
-    let mut bytes = Vec::with_capacity(segment.len());
-    let mut rest = segment.as_bytes();
-    while let Some((first, after)) = rest.split_first() {
-        let digit =
-            |at: usize| char::from(*after.get(at)?).to_digit(16).and_then(|digit| u8::try_from(digit).ok());
-        match first {
-            b'%' => {
-                bytes.push(digit(0)? << 4 | digit(1)?);
-                rest = &after[2..];
-            }
-            plain => {
-                bytes.push(*plain);
-                rest = after;
-            }
-        }
-    }
-    String::from_utf8(bytes).ok().map(Cow::from)
+    percent::decode(segment).filter(|name| !name.is_empty())
 }
 
 #[cfg(test)]

@@ -7,10 +7,10 @@ use std::time::Instant;
 
 use ipnet::IpNet;
 
-use crate::base::byte_class::{HEX, hex_digits};
 use crate::base::clock;
+use crate::base::hex;
 use crate::gateway::forwarded::{Origin, origin};
-use crate::http::headers::{Fields, Name};
+use crate::http::headers::{Fields, HeaderName};
 use crate::observability::trace::{Span, Trace, Tracer};
 use crate::tls::Served;
 
@@ -79,11 +79,11 @@ const TRACEPARENT_LENGTH: usize = 55;
 impl Context {
     /// Takes over what the client's fields say, where that is well formed.
     pub fn new(client: Rc<Client>, fields: &Fields, trusted_proxies: &[IpNet]) -> Context {
-        let given = fields.single(Name::Traceparent).and_then(traceparent);
+        let given = fields.single(HeaderName::Traceparent).and_then(traceparent);
         Context {
             origin: origin(client.address, fields, trusted_proxies),
             client,
-            request_id: match fields.single(Name::XRequestId).and_then(request_id) {
+            request_id: match fields.single(HeaderName::XRequestId).and_then(request_id) {
                 Some(id) => RequestId::Given(id.into()),
                 None => RequestId::Made(random_hex()),
             },
@@ -117,14 +117,13 @@ impl Context {
 
     /// Begins to trace the request, if it is to be traced: its spans go between the client's and the backend's.
     pub fn trace(&mut self, tracer: &'static Tracer) -> Option<Box<Trace>> {
-        let (mut trace_id, mut client) = ([0; 16], [0; 8]);
-        read_hex(&self.traceparent[3..35], &mut trace_id);
-        read_hex(&self.traceparent[36..52], &mut client);
+        let trace_id = hex::decode(&self.traceparent[3..35]).expect("its digits were checked");
+        let client = hex::decode(&self.traceparent[36..52]).expect("its digits were checked");
         // The last bit of the flags says whether the client traces it.
         let sampled = b"13579bdf".contains(&self.traceparent[54]);
         let trace = tracer.begin(trace_id, self.continues_trace.then_some((client, sampled)))?;
         for (pair, byte) in self.traceparent[36..52].chunks_exact_mut(2).zip(trace.upstream_id()) {
-            pair.copy_from_slice(&HEX[usize::from(byte)]);
+            pair.copy_from_slice(&hex::BYTES[usize::from(byte)]);
         }
         self.traceparent[53..].copy_from_slice(b"01");
         if let Some(span) = self.client.handshake.take() {
@@ -177,15 +176,6 @@ fn made_traceparent() -> [u8; TRACEPARENT_LENGTH] {
     made
 }
 
-/// Digits that were found to be such.
-fn read_hex(digits: &[u8], bytes: &mut [u8]) {
-    let value =
-        |digit: u8| char::from(digit).to_digit(16).and_then(|value| u8::try_from(value).ok()).unwrap_or(0);
-    for (byte, pair) in bytes.iter_mut().zip(digits.chunks_exact(2)) {
-        *byte = value(pair[0]) << 4 | value(pair[1]);
-    }
-}
-
 /// So many random hex digits, a multiple of 16. Ids must differ, not be secret.
 fn random_hex<const DIGITS: usize>() -> [u8; DIGITS] {
     let mut text = [0; DIGITS];
@@ -193,7 +183,7 @@ fn random_hex<const DIGITS: usize>() -> [u8; DIGITS] {
         let bits = fastrand::u64(1..);
         let halves = digits.as_chunks_mut::<8>().0.iter_mut();
         for (half, value) in halves.zip([(bits >> 32) as u32, bits as u32]) {
-            *half = hex_digits(value);
+            *half = hex::digits(value);
         }
     }
     text
@@ -201,7 +191,7 @@ fn random_hex<const DIGITS: usize>() -> [u8; DIGITS] {
 
 #[cfg(test)]
 mod tests {
-    use http::{HeaderMap, HeaderName};
+    use http::HeaderMap;
 
     use super::*;
 
@@ -211,7 +201,7 @@ mod tests {
         let mut map = HeaderMap::new();
         for (name, value) in fields {
             map.append(
-                HeaderName::from_bytes(name.as_bytes()).expect("a name"),
+                http::HeaderName::from_bytes(name.as_bytes()).expect("a name"),
                 value.parse().expect("a value"),
             );
         }

@@ -5,7 +5,7 @@
 
 use std::borrow::Cow;
 
-use crate::http::headers::{Field, Name};
+use crate::http::headers::{Field, HeaderName};
 
 /// What becomes of a field.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -17,15 +17,15 @@ pub enum Fate {
 }
 
 /// Fields that decide about the request. They may stand once, in this spelling, and `Connection` may not name them.
-pub const POLICY: [Name; 8] = [
-    Name::XApiKey,
-    Name::XJwtToken,
-    Name::XJwtTenantId,
-    Name::XApiImpersonateUser,
-    Name::Authorization,
-    Name::ContentType,
-    Name::ContentLength,
-    Name::Host,
+pub const POLICY: [HeaderName; 8] = [
+    HeaderName::XApiKey,
+    HeaderName::XJwtToken,
+    HeaderName::XJwtTenantId,
+    HeaderName::XApiImpersonateUser,
+    HeaderName::Authorization,
+    HeaderName::ContentType,
+    HeaderName::ContentLength,
+    HeaderName::Host,
 ];
 
 /// What becomes of a field of this name; `text` is the name in lower case.
@@ -34,56 +34,56 @@ pub const POLICY: [Name; 8] = [
 /// with other than letters, digits and `-` is another spelling of some name, and WSGI servers take a few such names
 /// from a proxy at their word: gunicorn answers for another path than the one that was judged if `SCRIPT_NAME` or
 /// `PATH_INFO` come as fields. No client of Timbr's sends one, so all of them end here.
-pub fn fate(name: Name, text: &[u8]) -> Fate {
+pub fn fate(name: HeaderName, text: &[u8]) -> Fate {
     let dropped = match name {
         // RFC 9110 section 7.6.1.
-        Name::Connection
-        | Name::ProxyConnection
-        | Name::KeepAlive
-        | Name::Te
-        | Name::Trailer
-        | Name::TransferEncoding
-        | Name::Upgrade
-        | Name::Http2Settings
-        | Name::ProxyAuthorization
-        | Name::ProxyAuthenticate => true,
+        HeaderName::Connection
+        | HeaderName::ProxyConnection
+        | HeaderName::KeepAlive
+        | HeaderName::Te
+        | HeaderName::Trailer
+        | HeaderName::TransferEncoding
+        | HeaderName::Upgrade
+        | HeaderName::Http2Settings
+        | HeaderName::ProxyAuthorization
+        | HeaderName::ProxyAuthenticate => true,
         // Written anew, or answered already.
-        Name::Host
-        | Name::ContentLength
-        | Name::Expect
-        | Name::XApiKey
-        | Name::Authorization
-        | Name::XRequestId
-        | Name::Traceparent => true,
+        HeaderName::Host
+        | HeaderName::ContentLength
+        | HeaderName::Expect
+        | HeaderName::XApiKey
+        | HeaderName::Authorization
+        | HeaderName::XRequestId
+        | HeaderName::Traceparent => true,
         // The caller's address and identity.
-        Name::Forwarded
-        | Name::Via
-        | Name::XForwardedFor
-        | Name::XForwardedHost
-        | Name::XForwardedProto
-        | Name::XForwardedUser
-        | Name::XRealIp
-        | Name::XClientIp
-        | Name::TrueClientIp
-        | Name::RemoteUser
-        | Name::RemoteAddr
-        | Name::XRemoteUser
-        | Name::XAuthenticatedUser
-        | Name::XJwtToken
-        | Name::XJwtTenantId => true,
+        HeaderName::Forwarded
+        | HeaderName::Via
+        | HeaderName::XForwardedFor
+        | HeaderName::XForwardedHost
+        | HeaderName::XForwardedProto
+        | HeaderName::XForwardedUser
+        | HeaderName::XRealIp
+        | HeaderName::XClientIp
+        | HeaderName::TrueClientIp
+        | HeaderName::RemoteUser
+        | HeaderName::RemoteAddr
+        | HeaderName::XRemoteUser
+        | HeaderName::XAuthenticatedUser
+        | HeaderName::XJwtToken
+        | HeaderName::XJwtTenantId => true,
         // They make some backends answer for another path or method than the one that was judged.
-        Name::XOriginalUrl
-        | Name::XOriginalUri
-        | Name::XRewriteUrl
-        | Name::XHttpMethod
-        | Name::XHttpMethodOverride
-        | Name::XMethodOverride
-        | Name::XScriptName
-        | Name::ScriptName
-        | Name::PathInfo => true,
+        HeaderName::XOriginalUrl
+        | HeaderName::XOriginalUri
+        | HeaderName::XRewriteUrl
+        | HeaderName::XHttpMethod
+        | HeaderName::XHttpMethodOverride
+        | HeaderName::XMethodOverride
+        | HeaderName::XScriptName
+        | HeaderName::ScriptName
+        | HeaderName::PathInfo => true,
         // A certificate that the client claims to have shown.
-        Name::ClientCert | Name::ClientCertChain => true,
-        Name::Other => {
+        HeaderName::ClientCert | HeaderName::ClientCertChain => true,
+        HeaderName::Other => {
             matches!(text, b"x-forwarded" | b"x-original-method")
                 || !is_plain(text)
                 || CLAIMS.iter().any(|claim| text.starts_with(claim.as_bytes()))
@@ -97,16 +97,16 @@ pub fn fate(name: Name, text: &[u8]) -> Fate {
 const CLAIMS: [&str; 5] = ["x-forwarded-", "x-jwt-", "x-client-cert", "x-ssl-", "ssl-client-"];
 
 /// The policy field for which a backend could take this one, though it is spelled otherwise.
-pub fn mistaken_for(field: Field<'_>) -> Option<Name> {
+pub fn mistaken_for(field: Field<'_>) -> Option<HeaderName> {
     // What is known by heart is spelled as it should be.
-    if field.name != Name::Other {
+    if field.name != HeaderName::Other {
         return None;
     }
     mistaken(field.text())
 }
 
 /// The same of a name alone, in lower case.
-pub fn mistaken(name: &[u8]) -> Option<Name> {
+pub fn mistaken(name: &[u8]) -> Option<HeaderName> {
     match fold(name) {
         Cow::Borrowed(_) => None,
         Cow::Owned(folded) => POLICY.into_iter().find(|policy| *policy.as_str().as_bytes() == *folded),
@@ -134,11 +134,11 @@ mod tests {
     use super::*;
 
     fn fate(text: &str) -> Fate {
-        super::fate(Name::of(text.as_bytes()), text.as_bytes())
+        super::fate(HeaderName::of(text.as_bytes()), text.as_bytes())
     }
 
     fn mistaken_for(text: &str) -> Option<&'static str> {
-        mistaken(text.as_bytes()).map(Name::as_str)
+        mistaken(text.as_bytes()).map(HeaderName::as_str)
     }
 
     #[test]

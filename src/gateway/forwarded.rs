@@ -4,7 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use ipnet::IpNet;
 
-use crate::http::headers::{Fields, Name};
+use crate::http::headers::{Fields, HeaderName};
 
 /// Addresses that a request may have come by; a longer list is no client's.
 const MOST_HOPS: usize = 32;
@@ -38,7 +38,7 @@ pub fn origin(peer: IpAddr, fields: &Fields, trusted: &[IpNet]) -> Origin {
             break;
         }
     }
-    let secure = match fields.single(Name::XForwardedProto) {
+    let secure = match fields.single(HeaderName::XForwardedProto) {
         Some(b"https") => Some(true),
         Some(b"http") => Some(false),
         _ => None,
@@ -56,13 +56,13 @@ pub fn is_trusted(address: IpAddr, trusted: &[IpNet]) -> bool {
 /// The addresses that the fields name, from left to right; `None` for what is no address. `X-Forwarded-For` goes before
 /// `Forwarded`, as it is what most proxies write and the others pass on unread.
 fn claims(fields: &Fields) -> Vec<Option<IpAddr>> {
-    let items = |name: Name| {
+    let items = |name: HeaderName| {
         fields.all(name).flat_map(|value| value.split(|byte| *byte == b',')).map(<[u8]>::trim_ascii)
     };
-    if fields.contains(Name::XForwardedFor) {
-        return items(Name::XForwardedFor).map(address).collect();
+    if fields.contains(HeaderName::XForwardedFor) {
+        return items(HeaderName::XForwardedFor).map(address).collect();
     }
-    items(Name::Forwarded).map(|element| address(forwarded_for(element)?)).collect()
+    items(HeaderName::Forwarded).map(|element| address(forwarded_for(element)?)).collect()
 }
 
 /// The value of `for` in an element of `Forwarded` (RFC 7239 section 4).

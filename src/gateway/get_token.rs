@@ -11,7 +11,7 @@ use crate::gateway::exchange::Exchange;
 use crate::gateway::rejection::Rejection;
 use crate::gateway::respond::Answer;
 use crate::gateway::screen;
-use crate::http::headers::{Fields, Head, Name};
+use crate::http::headers::{Fields, Head, HeaderName};
 
 /// The name of this route in logs, metrics and `explain`.
 pub(super) const ROUTE_NAME: &str = "get_token";
@@ -29,8 +29,8 @@ impl Gateway {
             }
         };
         let mut headers = Fields::new();
-        headers.push(Name::ContentType, b"application/json");
-        headers.push(Name::CacheControl, b"no-store");
+        headers.push(HeaderName::ContentType, b"application/json");
+        headers.push(HeaderName::CacheControl, b"no-store");
         let body = format!(r#"{{"data":["{}"],"status":"success"}}"#, minted.token.expose());
         exchange.record.user = Some(minted.user);
         exchange.record.key = Some(minted.fingerprint);
@@ -49,7 +49,7 @@ impl Gateway {
 
 /// The token of `Authorization: Bearer <token>`; the scheme's letter case does not matter (RFC 9110 section 11.1).
 fn bearer(fields: &Fields) -> Result<&str, Rejection> {
-    let value = fields.get(Name::Authorization).ok_or(Rejection::BearerMissing)?;
+    let value = fields.get(HeaderName::Authorization).ok_or(Rejection::BearerMissing)?;
     let value = std::str::from_utf8(value).map_err(|_| Rejection::BearerInvalid)?;
     let (scheme, token) = value.split_once(' ').unwrap_or((value, ""));
     match token.trim_matches(' ') {
@@ -80,7 +80,7 @@ mod tests {
 
     fn of(value: &str) -> Result<String, &'static str> {
         let mut fields = Fields::new();
-        fields.push(Name::Authorization, value.as_bytes());
+        fields.push(HeaderName::Authorization, value.as_bytes());
         bearer(&fields).map(str::to_owned).map_err(|rejection| rejection.reason())
     }
 

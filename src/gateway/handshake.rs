@@ -5,14 +5,14 @@ use http::Uri;
 use crate::config::RouteProfile;
 use crate::gateway::context::Client;
 use crate::gateway::rejection::Rejection;
-use crate::http::headers::{Fields, Name};
+use crate::http::headers::{Fields, HeaderName};
 
 /// SECURITY: a request for a host that the connection was not made for is refused (RFC 9110 section 15.5.20), unless
 /// the certificate that was shown is for that host too: its client would have taken this connection for that host's.
 pub fn directed_here(client: &Client, uri: &Uri, fields: &Fields) -> Result<(), Rejection> {
     let Some(served) = &client.served else { return Ok(()) };
     let authority = uri.authority().map(http::uri::Authority::as_str);
-    let field = || fields.get(Name::Host).and_then(|value| std::str::from_utf8(value).ok());
+    let field = || fields.get(HeaderName::Host).and_then(|value| std::str::from_utf8(value).ok());
     let Some(host) = authority.or_else(field) else { return Ok(()) };
     let host = without_port(host).to_ascii_lowercase();
     if host == *served.name || served.names.covers(&host) { Ok(()) } else { Err(Rejection::Misdirected) }

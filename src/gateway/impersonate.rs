@@ -6,7 +6,7 @@ use crate::gateway::exchange::Exchange;
 use crate::gateway::rejection::Rejection;
 use crate::gateway::rewrite::Rewriter;
 use crate::gateway::screen::Screened;
-use crate::http::headers::Name;
+use crate::http::headers::HeaderName;
 
 /// As whom the request is made.
 ///
@@ -19,7 +19,7 @@ pub fn impersonate(
     identity: Identity,
     exchange: &mut Exchange,
 ) -> Result<Identity, Rejection> {
-    let Some(named) = screened.fields().get(Name::XApiImpersonateUser) else { return Ok(identity) };
+    let Some(named) = screened.fields().get(HeaderName::XApiImpersonateUser) else { return Ok(identity) };
     let named_text = String::from_utf8_lossy(named).into_owned();
     let with_own_key = rewriter.shows_a_key_of_the_backends(&identity);
     let permitted = auth.impersonation().permit(identity, named, with_own_key);

@@ -5,9 +5,10 @@
 //! an operator's question.
 
 use std::net::{IpAddr, Ipv4Addr};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use serde::Serialize;
 
 use crate::base::clock;
@@ -107,7 +108,7 @@ impl Refusals {
     pub fn newest(&self, most: usize, wanted: impl Fn(&Refusal) -> bool) -> Vec<Refusal> {
         let mut found = Vec::new();
         for ring in &self.rings {
-            found.extend(lock(ring).newest().filter(|refusal| wanted(refusal)).take(most).cloned());
+            found.extend(ring.lock().newest().filter(|refusal| wanted(refusal)).take(most).cloned());
         }
         found.sort_by_key(|refusal| std::cmp::Reverse(refusal.at));
         found.truncate(most);
@@ -116,14 +117,14 @@ impl Refusals {
 
     /// How many are kept at most.
     pub fn capacity(&self) -> usize {
-        self.rings.iter().map(|ring| lock(ring).most).sum()
+        self.rings.iter().map(|ring| ring.lock().most).sum()
     }
 }
 
 impl Recorder {
     /// Notes that the request of `line` was refused.
     pub fn note(&self, rejection: &Rejection, record: &AccessRecord) {
-        lock(&self.refusals.rings[self.worker]).note(rejection, record);
+        self.refusals.rings[self.worker].lock().note(rejection, record);
     }
 }
 
@@ -227,11 +228,6 @@ fn rewrite(old: &mut String, new: &str) {
     old.push_str(new);
 }
 
-fn lock(ring: &Mutex<Ring>) -> MutexGuard<'_, Ring> {
-    // Whoever panicked here left a refusal that is half old: of no harm.
-    ring.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
 #[cfg(test)]
 mod tests {
     use std::rc::Rc;
@@ -240,12 +236,12 @@ mod tests {
 
     use super::*;
     use crate::gateway::context::{Client, Context};
-    use crate::http::headers::{Fields, Name};
+    use crate::http::headers::{Fields, HeaderName};
     use crate::observability::metrics::Metrics;
 
     fn note(recorder: &Recorder, id: &str) {
         let mut fields = Fields::new();
-        fields.push(Name::XRequestId, id.as_bytes());
+        fields.push(HeaderName::XRequestId, id.as_bytes());
         let client = Rc::new(Client::at(IpAddr::from([192, 0, 2, 1]), false));
         let (context, worker) = (Context::new(client, &fields, &[]), Metrics::default().worker());
         let record = AccessRecord::new(context, Method::GET, "/timbr/api/query/", &worker.route(""), &worker);

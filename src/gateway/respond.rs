@@ -4,12 +4,12 @@ use std::pin::Pin;
 use std::task::{Context as TaskContext, Poll};
 
 use bytes::Bytes;
-use http::{HeaderName, StatusCode};
+use http::StatusCode;
 use http_body::{Body, Frame, SizeHint};
 
 use crate::admission::RequestPlace;
 use crate::gateway::access_record::AccessRecord;
-use crate::http::headers::{Fields, Name};
+use crate::http::headers::{Fields, HeaderName};
 use crate::os::splice::KernelPipe;
 use crate::upstream;
 
@@ -48,7 +48,7 @@ impl Answer {
     /// SECURITY: for answers to a key that is not the client's: a session that the backend began for that key would
     /// outlive the gateway's judgement in the client's hands.
     pub fn without_cookies(mut self) -> Answer {
-        self.fields.remove(Name::SetCookie);
+        self.fields.remove(HeaderName::SetCookie);
         self
     }
 
@@ -61,8 +61,8 @@ impl Answer {
     /// There is no permit for a request that was not admitted.
     pub fn into_reply(mut self, mut record: Box<AccessRecord>, permit: Option<RequestPlace>) -> Reply {
         record.head_is_ready(self.status);
-        self.fields.remove(Name::XRequestId);
-        self.fields.push(Name::XRequestId, record.context.request_id_bytes());
+        self.fields.remove(HeaderName::XRequestId);
+        self.fields.push(HeaderName::XRequestId, record.context.request_id_bytes());
         let body = ObservedBody { source: self.source, record, _permit: permit };
         Reply { status: self.status, fields: self.fields, body }
     }
@@ -71,25 +71,25 @@ impl Answer {
 /// RFC 9110 section 7.6.1, in an answer.
 fn remove_hop_by_hop(fields: &mut Fields) {
     let mut named = Vec::new();
-    for option in fields.all(Name::Connection).flat_map(|value| value.split(|byte| *byte == b',')) {
+    for option in fields.all(HeaderName::Connection).flat_map(|value| value.split(|byte| *byte == b',')) {
         // A backend cannot take the length or the type from its answer by naming them.
-        let stays = [Name::ContentLength, Name::ContentType, Name::CacheControl];
-        match HeaderName::from_bytes(option.trim_ascii()) {
-            Ok(name) if !stays.contains(&Name::of(name.as_str().as_bytes())) => named.push(name),
+        let stays = [HeaderName::ContentLength, HeaderName::ContentType, HeaderName::CacheControl];
+        match http::HeaderName::from_bytes(option.trim_ascii()) {
+            Ok(name) if !stays.contains(&HeaderName::of(name.as_str().as_bytes())) => named.push(name),
             _ => {}
         }
     }
     fields.retain(|field| {
         let is_of_the_hop = matches!(
             field.name,
-            Name::Connection
-                | Name::ProxyConnection
-                | Name::KeepAlive
-                | Name::Te
-                | Name::Trailer
-                | Name::TransferEncoding
-                | Name::Upgrade
-                | Name::ProxyAuthenticate
+            HeaderName::Connection
+                | HeaderName::ProxyConnection
+                | HeaderName::KeepAlive
+                | HeaderName::Te
+                | HeaderName::Trailer
+                | HeaderName::TransferEncoding
+                | HeaderName::Upgrade
+                | HeaderName::ProxyAuthenticate
         );
         !is_of_the_hop && !named.iter().any(|name| name.as_str().as_bytes() == field.text())
     });

@@ -3,7 +3,7 @@
 //! SECURITY: the only place that makes an [`UpstreamRequest`]. Its head is written anew: fields of the client that may
 //! pass, then ours, so that nothing the client sent can stand in the place of what the gateway says.
 
-use http::{HeaderName, HeaderValue, Method};
+use http::{HeaderValue, Method};
 
 use crate::auth::{Identity, Presented, basic};
 use crate::base::secret::Secret;
@@ -15,7 +15,7 @@ use crate::gateway::screen::{Screened, ScreenedParts};
 use crate::http::client_body::ClientBody;
 use crate::http::h1::request::begin_request;
 use crate::http::h1::response::{pass_on, write_field};
-use crate::http::headers::{Field, Fields, Name};
+use crate::http::headers::{Field, Fields, HeaderName};
 use crate::upstream::{BodyBounds, Kept, Message, Outgoing, RequestBody};
 
 /// A request that may be sent: screened, authenticated and written anew.
@@ -147,7 +147,7 @@ impl Rewriter {
         let mut head = Vec::with_capacity(USUAL_MESSAGE);
         begin_request(&mut head, &method, &uri);
         // The name of the backend that is chosen for it.
-        write_field(&mut head, Name::Host, b"");
+        write_field(&mut head, HeaderName::Host, b"");
         let backend = head.len();
         let passing = Passing {
             nominated: &nominated,
@@ -160,21 +160,21 @@ impl Rewriter {
         };
         passing.write(&mut head, &fields);
         if let Some(user) = identity.user() {
-            write_field(&mut head, Name::XForwardedUser, user.as_str().as_bytes());
+            write_field(&mut head, HeaderName::XForwardedUser, user.as_str().as_bytes());
         }
         let hops = context.origin.hops.as_ref().unwrap_or(&context.client.address_text);
-        write_field(&mut head, Name::XForwardedFor, hops.as_bytes());
+        write_field(&mut head, HeaderName::XForwardedFor, hops.as_bytes());
         let proto = if context.origin.secure.unwrap_or(context.client.secure) { "https" } else { "http" };
-        write_field(&mut head, Name::XForwardedProto, proto.as_bytes());
+        write_field(&mut head, HeaderName::XForwardedProto, proto.as_bytes());
         // What the client called us.
         let host = uri.authority().map(|authority| authority.as_str().as_bytes());
-        if let Some(host) = host.or_else(|| fields.get(Name::Host)) {
-            write_field(&mut head, Name::XForwardedHost, host);
+        if let Some(host) = host.or_else(|| fields.get(HeaderName::Host)) {
+            write_field(&mut head, HeaderName::XForwardedHost, host);
         }
-        write_field(&mut head, Name::XRequestId, context.request_id_bytes());
-        write_field(&mut head, Name::Traceparent, context.traceparent());
+        write_field(&mut head, HeaderName::XRequestId, context.request_id_bytes());
+        write_field(&mut head, HeaderName::Traceparent, context.traceparent());
         if let Some(user) = self.impersonated(identity) {
-            write_field(&mut head, Name::XApiImpersonateUser, user.as_str().as_bytes());
+            write_field(&mut head, HeaderName::XApiImpersonateUser, user.as_str().as_bytes());
         }
         let credential = head.len();
         self.write_credential(&mut head, &presented, identity);
@@ -199,9 +199,9 @@ impl Rewriter {
                 write_key(head, key.expose(), is_basic);
             }
             (Shown::Clients, Presented::Jwt(jwt)) => {
-                write_field(head, Name::XJwtToken, jwt.expose());
+                write_field(head, HeaderName::XJwtToken, jwt.expose());
                 if let Some(tenant) = jwt.tenant() {
-                    write_field(head, Name::XJwtTenantId, tenant.as_bytes());
+                    write_field(head, HeaderName::XJwtTenantId, tenant.as_bytes());
                 }
             }
             (Shown::Other(key), _) => write_key(head, key.as_bytes(), is_basic),
@@ -213,14 +213,14 @@ impl Rewriter {
 /// A key, in the form in which the route has it.
 fn write_key(head: &mut Vec<u8>, key: &[u8], is_basic: bool) {
     match is_basic {
-        false => write_field(head, Name::XApiKey, key),
-        true => write_field(head, Name::Authorization, basic(key).as_bytes()),
+        false => write_field(head, HeaderName::XApiKey, key),
+        true => write_field(head, HeaderName::Authorization, basic(key).as_bytes()),
     }
 }
 
 /// Which of the client's fields go on.
 struct Passing<'a> {
-    nominated: &'a [HeaderName],
+    nominated: &'a [http::HeaderName],
     continues_trace: bool,
     cookies: bool,
     impersonation: bool,
@@ -230,7 +230,7 @@ impl Passing<'_> {
     fn write(&self, head: &mut Vec<u8>, fields: &Fields) {
         let mut cookies_written = false;
         for field in fields.iter().filter(|field| self.passes(*field)) {
-            if field.name != Name::Cookie {
+            if field.name != HeaderName::Cookie {
                 pass_on(head, field);
             } else if !std::mem::replace(&mut cookies_written, true) {
                 write_cookies(head, fields);
@@ -241,9 +241,9 @@ impl Passing<'_> {
     fn passes(&self, field: Field<'_>) -> bool {
         fate(field.name, field.text()) == Fate::Forward
             && match field.name {
-                Name::Cookie => self.cookies,
-                Name::XApiImpersonateUser => self.impersonation,
-                Name::Tracestate => self.continues_trace,
+                HeaderName::Cookie => self.cookies,
+                HeaderName::XApiImpersonateUser => self.impersonation,
+                HeaderName::Tracestate => self.continues_trace,
                 _ => true,
             }
             && !self.nominated.iter().any(|name| name.as_str().as_bytes() == field.text())
@@ -252,6 +252,6 @@ impl Passing<'_> {
 
 /// HTTP/2 may split `cookie` into one field a pair; HTTP/1.1 servers expect one (RFC 9113 section 8.2.3).
 fn write_cookies(head: &mut Vec<u8>, fields: &Fields) {
-    let pairs: Vec<_> = fields.all(Name::Cookie).collect();
-    write_field(head, Name::Cookie, &pairs.join(&b"; "[..]));
+    let pairs: Vec<_> = fields.all(HeaderName::Cookie).collect();
+    write_field(head, HeaderName::Cookie, &pairs.join(&b"; "[..]));
 }

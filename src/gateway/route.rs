@@ -5,9 +5,10 @@ use std::net::Ipv6Addr;
 use http::{Method, Uri};
 
 use crate::base::byte_class::Octets;
+use crate::base::hex;
 use crate::config::RouteProfile;
 use crate::gateway::rejection::Rejection;
-use crate::http::headers::{Fields, Head, Name};
+use crate::http::headers::{Fields, Head, HeaderName};
 
 /// Where a request goes.
 #[derive(Debug)]
@@ -58,7 +59,7 @@ impl Routes {
 /// SECURITY: the request must name one host, once: in `Host`, in an absolute target or in `:authority`, or in several
 /// of them alike. Who stands behind us may believe any of them.
 fn one_host(uri: &Uri, fields: &Fields) -> Result<(), Rejection> {
-    let mut fields = fields.all(Name::Host);
+    let mut fields = fields.all(HeaderName::Host);
     let field = fields.next();
     if fields.next().is_some() {
         return Err(Rejection::FieldRepeated("host"));
@@ -126,11 +127,11 @@ fn unambiguous(path: &str) -> Result<(), Rejection> {
             b'/' if bytes.get(i + 1) == Some(&b'/') => return refuse("it has an empty segment (`//`)"),
             b'/' if is_dot_segment(&bytes[i + 1..]) => return refuse("it has a `.` or `..` segment"),
             b'\\' | b';' | b'#' => return refuse("it holds `\\`, `;` or `#`"),
-            b'%' => match escaped(&bytes[i + 1..]) {
+            b'%' => match hex::decode_first(&bytes[i + 1..]) {
                 None => return refuse("it holds a `%` that escapes nothing"),
                 Some(b'.' | b'/' | b'\\') => return refuse("it holds an escaped `.`, `/` or `\\`"),
                 // SECURITY: whoever unescapes twice sees what we have not judged.
-                Some(b'%') if escaped(&bytes[i + 3..]).is_some() => {
+                Some(b'%') if hex::decode_first(&bytes[i + 3..]).is_some() => {
                     return refuse("it holds something that is escaped twice");
                 }
                 Some(control) if control < b' ' || control == 0x7f => {
@@ -153,11 +154,6 @@ fn unambiguous(path: &str) -> Result<(), Rejection> {
 fn is_dot_segment(after_slash: &[u8]) -> bool {
     let end = after_slash.iter().position(|byte| *byte == b'/').unwrap_or(after_slash.len());
     matches!(&after_slash[..end], b"." | b"..")
-}
-
-fn escaped(after_percent: &[u8]) -> Option<u8> {
-    let digit = |at: usize| char::from(*after_percent.get(at)?).to_digit(16);
-    u8::try_from(digit(0)? * 16 + digit(1)?).ok()
 }
 
 #[cfg(test)]
@@ -270,7 +266,7 @@ mod tests {
             assert!(routes.find(&head("GET", "/timbr/api/x", Some(host))).is_err(), "{host}");
         }
         let mut twice = head("GET", "/timbr/api/x", Some("a"));
-        twice.fields.push(Name::Host, b"a");
+        twice.fields.push(HeaderName::Host, b"a");
         assert!(matches!(routes.find(&twice), Err(Rejection::FieldRepeated("host"))));
     }
 }

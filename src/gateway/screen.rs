@@ -1,20 +1,20 @@
 //! The field policy: a request that passes has one reading, and carries what its route demands.
 
-use http::{HeaderName, Method, Uri};
+use http::{Method, Uri};
 
 use crate::auth::jwt::Jwt;
 use crate::auth::{ApiKey, Presented};
 use crate::config::{Accepts, RouteProfile};
 use crate::gateway::field_policy::{self, Fate, POLICY};
 use crate::gateway::rejection::Rejection;
-use crate::http::headers::{Fields, Head, Name};
+use crate::http::headers::{Fields, Head, HeaderName};
 use crate::http::media_type::essence;
 
 /// The head of a request that satisfies its route's field policy. Only [`screen`] makes one.
 pub struct Screened {
     head: Head,
     presented: Presented,
-    nominated: Vec<HeaderName>,
+    nominated: Vec<http::HeaderName>,
     max_body: u64,
 }
 
@@ -53,7 +53,7 @@ pub(super) struct ScreenedParts {
     pub fields: Fields,
     pub presented: Presented,
     /// Fields that `Connection` says are for this hop only.
-    pub nominated: Vec<HeaderName>,
+    pub nominated: Vec<http::HeaderName>,
     /// Most bytes that the body may have.
     pub max_body: u64,
 }
@@ -88,7 +88,7 @@ pub fn unambiguous(fields: &Fields) -> Result<(), Rejection> {
     }
     // A client that offers HTTP/2 is answered in HTTP/1.1, as RFC 9110 section 7.8 has it: some offer it always. Who
     // wants another protocol expects a tunnel, and there is none.
-    if fields.all(Name::Upgrade).any(|value| !value.eq_ignore_ascii_case(b"h2c")) {
+    if fields.all(HeaderName::Upgrade).any(|value| !value.eq_ignore_ascii_case(b"h2c")) {
         return Err(Rejection::UpgradeRefused);
     }
     Ok(())
@@ -100,7 +100,7 @@ pub fn content_type(
     accepts: impl Fn(&[u8]) -> bool,
     expected: impl Fn() -> String,
 ) -> Result<(), Rejection> {
-    let Some(value) = fields.get(Name::ContentType) else {
+    let Some(value) = fields.get(HeaderName::ContentType) else {
         return Err(Rejection::ContentTypeMissing(expected()));
     };
     match essence(value) {
@@ -111,16 +111,16 @@ pub fn content_type(
 
 /// What `Content-Length` says. A body without one is counted on its way.
 fn stated_length(fields: &Fields) -> Option<u64> {
-    std::str::from_utf8(fields.get(Name::ContentLength)?).ok()?.parse().ok()
+    std::str::from_utf8(fields.get(HeaderName::ContentLength)?).ok()?.parse().ok()
 }
 
 /// SECURITY: exactly one credential, so that nobody has to choose whom to believe; whether the route takes it or not.
 /// `Authorization` is none where the route does not take it: many clients send one to everybody.
 fn presented(accepts: Accepts, fields: &Fields) -> Result<Presented, Rejection> {
-    let basic = fields.get(Name::Authorization).filter(|_| accepts.basic);
-    match (fields.get(Name::XApiKey), fields.get(Name::XJwtToken), basic) {
+    let basic = fields.get(HeaderName::Authorization).filter(|_| accepts.basic);
+    match (fields.get(HeaderName::XApiKey), fields.get(HeaderName::XJwtToken), basic) {
         (None, Some(token), None) if accepts.jwt => {
-            let jwt = Jwt::parse(token, fields.get(Name::XJwtTenantId));
+            let jwt = Jwt::parse(token, fields.get(HeaderName::XJwtTenantId));
             jwt.map(Presented::Jwt).ok_or(Rejection::JwtInvalid("it does not have the form of one"))
         }
         (Some(key), None, None) if accepts.api_key => {
@@ -142,24 +142,28 @@ fn presented(accepts: Accepts, fields: &Fields) -> Result<Presented, Rejection> 
 ///
 /// SECURITY: it may not name a field that decides about the request or that the gateway writes: some intermediary
 /// behind us could strip what we have judged or written.
-fn nominated(fields: &Fields) -> Result<Vec<HeaderName>, Rejection> {
+fn nominated(fields: &Fields) -> Result<Vec<http::HeaderName>, Rejection> {
     let mut names = Vec::new();
-    for value in fields.all(Name::Connection) {
+    for value in fields.all(HeaderName::Connection) {
         for option in value.split(|byte| *byte == b',') {
             let option = option.trim_ascii();
             if option.is_empty() || is_usual(option) {
                 continue;
             }
-            let Ok(text) = HeaderName::from_bytes(option) else {
+            let Ok(text) = http::HeaderName::from_bytes(option) else {
                 let text = String::from_utf8_lossy(option).into_owned();
                 return Err(Rejection::ConnectionNamesPolicyField(text));
             };
-            let name = Name::of(option);
+            let name = HeaderName::of(option);
             let decides =
                 POLICY.contains(&name) || field_policy::mistaken(text.as_str().as_bytes()).is_some();
             let hop = matches!(
                 name,
-                Name::Te | Name::Trailer | Name::Upgrade | Name::Http2Settings | Name::TransferEncoding
+                HeaderName::Te
+                    | HeaderName::Trailer
+                    | HeaderName::Upgrade
+                    | HeaderName::Http2Settings
+                    | HeaderName::TransferEncoding
             );
             if decides || (!hop && field_policy::fate(name, text.as_str().as_bytes()) == Fate::Drop) {
                 return Err(Rejection::ConnectionNamesPolicyField(text.as_str().to_owned()));

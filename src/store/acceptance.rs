@@ -3,7 +3,7 @@
 //! A password takes its time to be verified. Who is taken out of the users file meanwhile, or is verified in another way
 //! from now on, must not get a token all the same.
 
-use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use parking_lot::{RwLock, RwLockReadGuard};
 
 /// By which verifier a login is proven, and what had ended when that began.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -31,42 +31,34 @@ pub(super) struct Permit<'a>(#[allow(dead_code, reason = "held")] RwLockReadGuar
 impl Acceptance {
     /// What proves a login from now on, with the verifier of this number.
     pub fn proof(&self, verifier: u64) -> Proof {
-        Proof { verifier, ..self.read().now }
+        Proof { verifier, ..self.rules.read().now }
     }
 
     /// Whether nothing has ended since.
     pub fn accepts(&self, proof: Proof) -> bool {
-        self.read().now == proof
+        self.rules.read().now == proof
     }
 
     /// To be held until the token is kept, or is on its way to where it is.
     pub fn permit(&self, proof: Proof, salt: u8) -> Option<Permit<'_>> {
-        let rules = self.read();
+        let rules = self.rules.read();
         let known_salt = rules.salts.as_ref().is_none_or(|salts| salts.contains(&salt));
         (known_salt && rules.now == proof).then(|| Permit(rules))
     }
 
     /// No other salts from now on.
     pub fn only_salts(&self, numbers: &[u8]) {
-        self.write().salts = Some(numbers.to_vec());
+        self.rules.write().salts = Some(numbers.to_vec());
     }
 
     /// No other verifier from now on.
     pub fn only_verifier(&self, number: u64) {
-        self.write().now.verifier = number;
+        self.rules.write().now.verifier = number;
     }
 
     /// Nothing that was proven before counts any more. To be called before what was kept is searched.
     pub fn end(&self) {
-        self.write().now.endings += 1;
-    }
-
-    fn read(&self) -> RwLockReadGuard<'_, Rules> {
-        self.rules.read().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn write(&self) -> RwLockWriteGuard<'_, Rules> {
-        self.rules.write().unwrap_or_else(PoisonError::into_inner)
+        self.rules.write().now.endings += 1;
     }
 }
 

@@ -15,6 +15,7 @@ use tokio::time::timeout;
 use tracing::error;
 
 use crate::base::clock::Tick;
+use crate::base::join_within::join_within;
 use crate::base::secret::Secret;
 use crate::base::user_name::UserName;
 use crate::config::{StoreKind, StoreOptions};
@@ -287,14 +288,7 @@ impl Running {
 
     /// Waits until all is written that was still to be written, but not forever.
     pub fn finish(self, patience: Duration) -> bool {
-        let steps = 100;
-        for _ in 0..steps {
-            if self.thread.is_finished() {
-                return self.thread.join().is_ok();
-            }
-            std::thread::sleep(patience / steps);
-        }
-        false
+        join_within(self.thread, patience).is_some_and(|ended| ended.is_ok())
     }
 }
 

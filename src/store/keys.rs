@@ -13,6 +13,7 @@ use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use zeroize::Zeroizing;
 
+use crate::base::hex;
 use crate::base::secret::Secret;
 use crate::base::user_name::UserName;
 use crate::store::{LoginId, TokenId};
@@ -115,9 +116,7 @@ impl StoreKeys {
 
 /// What operators call a salt: 8 hex digits that say nothing else about it.
 pub fn salt_name(salt: &Secret) -> String {
-    derived(salt, "timbr-gateway salt name 1")[..4]
-        .iter()
-        .fold(String::new(), |text, byte| text + &format!("{byte:02x}"))
+    hex::encode(&derived(salt, "timbr-gateway salt name 1")[..4])
 }
 
 #[cfg(test)]

@@ -3,11 +3,12 @@
 use std::borrow::Borrow;
 use std::collections::VecDeque;
 use std::hash::{Hash, Hasher};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use dashmap::{DashMap, Entry};
+use parking_lot::Mutex;
 
 use crate::base::clock::{Clock, Tick};
 use crate::base::identity_hasher::Prehashed;
@@ -142,7 +143,7 @@ impl MemoryStore {
     /// Other ones from now on. A token keeps the end that it was given, and idles by the new ones.
     pub fn set_limits(&self, limits: Limits) {
         self.limits.set(limits);
-        let mut order = self.order.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut order = self.order.lock();
         if order.places.len() > limits.max {
             self.make_room(&mut order, limits.max);
         }
@@ -199,7 +200,7 @@ impl MemoryStore {
         id_of: impl Fn(&Seed) -> TokenId,
     ) -> Seed {
         // The lock makes minting one at a time; lookups never take it.
-        let mut order = self.order.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut order = self.order.lock();
         if let Some(other) = self.seed_of(&login, &id_of) {
             return other;
         }
@@ -210,13 +211,13 @@ impl MemoryStore {
 
     /// Keeps a token that was minted for its login just now, here or elsewhere.
     pub fn put_minted(&self, id: TokenId, record: TokenRecord) {
-        let mut order = self.order.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut order = self.order.lock();
         self.place(&mut order, id, record, false);
     }
 
     /// Keeps a token that was minted at some time. Its login may have a newer one; that one stays the one it is given.
     pub fn put_found(&self, id: TokenId, record: TokenRecord) -> Arc<TokenRecord> {
-        let mut order = self.order.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut order = self.order.lock();
         let has_another = self.current(&record.login).is_some_and(|current| current.seed != record.seed);
         self.place(&mut order, id, record, has_another)
     }
@@ -321,7 +322,7 @@ impl MemoryStore {
 
     /// Ends at most a hundred expired tokens, so that minting never waits long for the lock; false when none is left.
     fn end_some_expired(&self, now: Tick) -> bool {
-        let mut order = self.order.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut order = self.order.lock();
         for _ in 0..100 {
             let Some(id) = order.places.front() else { return false };
             let live = self.tokens.get(id).is_some_and(|record| self.is_live(&record, now));
@@ -483,7 +484,7 @@ mod tests {
         let (store, _) = store(Some(HOUR / 4), 160);
         let walks = (0..=255_u8).map(|n| {
             insert(&store, n, n);
-            store.order.lock().expect("no panic").since_walk == 0
+            store.order.lock().since_walk == 0
         });
         // The first one is when the store is full; then one every ten mints.
         assert_eq!(walks.filter(|walked| *walked).count(), 10);
@@ -503,7 +504,7 @@ mod tests {
         clock.advance(HOUR / 2);
         store.sweep();
         assert_eq!(store.len(), 56);
-        assert!(store.logins.len() == 56 && store.order.lock().expect("no panic").places.len() == 56);
+        assert!(store.logins.len() == 56 && store.order.lock().places.len() == 56);
     }
 
     #[test]
@@ -520,7 +521,7 @@ mod tests {
         clock.advance(HOUR);
         store.sweep();
         assert!(store.is_empty() && store.logins.is_empty());
-        assert!(store.order.lock().expect("no panic").places.is_empty());
+        assert!(store.order.lock().places.is_empty());
     }
 
     #[test]
@@ -540,7 +541,7 @@ mod tests {
         found(4, 2);
         found(4, 2);
         assert_eq!(insert(&store, 2, 5), [4; 20]);
-        assert_eq!(store.order.lock().expect("no panic").places.len(), 3, "found twice, it has one place");
+        assert_eq!(store.order.lock().places.len(), 3, "found twice, it has one place");
     }
 
     #[test]

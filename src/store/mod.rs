@@ -19,7 +19,7 @@ mod wire;
 
 use std::collections::HashSet;
 use std::hash::{Hash, Hasher};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
 use crate::base::clock::Clock;
@@ -31,6 +31,7 @@ use crate::observability::metrics::StoreMetrics;
 use acceptance::Acceptance;
 use driver::{Behind, Commands, Prepared};
 use keys::StoreKeys;
+use parking_lot::Mutex;
 use salt_uses::SaltUses;
 use time::Calendar;
 
@@ -151,7 +152,7 @@ impl Store {
         metrics: &StoreMetrics,
         on_failure: OnFailure,
     ) -> Result<Option<Running>, StartError> {
-        let prepared = self.prepared.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let prepared = self.prepared.lock().take();
         match prepared {
             None => {
                 metrics.up.set(1);

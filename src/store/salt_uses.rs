@@ -2,8 +2,9 @@
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
-use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
+
+use parking_lot::Mutex;
 
 use crate::base::user_name::UserName;
 use crate::store::Stamp;
@@ -33,7 +34,7 @@ pub(super) struct SaltUses {
 impl SaltUses {
     pub fn note(&self, salt: u8, user: &UserName, now: Stamp) {
         let user = self.hasher.hash_one(user);
-        let mut by_salt = self.by_salt.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut by_salt = self.by_salt.lock();
         let users = by_salt.entry(salt).or_default();
         if users.len() < MOST_USERS || users.contains_key(&user) {
             users.insert(user, now);
@@ -44,7 +45,7 @@ impl SaltUses {
 
     pub fn of(&self, salts: &[u8], now: Stamp) -> Vec<SaltUse> {
         let since = now.0.saturating_sub(u64::try_from(PERIOD.as_millis()).unwrap_or(u64::MAX));
-        let by_salt = self.by_salt.lock().unwrap_or_else(PoisonError::into_inner);
+        let by_salt = self.by_salt.lock();
         let of = |salt: u8| {
             let users = by_salt.get(&salt)?;
             let recent = users.values().filter(|when| when.0 >= since).count();

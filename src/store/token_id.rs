@@ -5,6 +5,8 @@ use std::hash::{Hash, Hasher};
 
 use aws_lc_rs::digest::{SHA256, digest};
 
+use crate::base::hex;
+
 /// The first half of the SHA-256 of a token or key: the name under which it is kept.
 ///
 /// SECURITY: who wants to get in needs a token with the same 128 bits as a live one's, and finds none. An index of these is no list of credentials; a token has 160 random bits, so its hash cannot be
@@ -29,19 +31,8 @@ impl TokenId {
 
     /// From the 64 hex digits that `sha256sum` prints.
     pub fn from_hex(text: &str) -> Option<TokenId> {
-        let digits = text.as_bytes();
-        // All are looked at, without a branch for each: a start reads as many as there are keys known in advance.
-        let are_hex = digits.iter().fold(true, |so_far, digit| so_far & digit.is_ascii_hexdigit());
-        if digits.len() != 64 || !are_hex {
-            return None;
-        }
-        // Letters, of either case, stand at 1 and after in their columns of ASCII, which digits are not in.
-        let value = |digit: u8| (digit & 0xf) + 9 * (digit >> 6);
-        let mut id = [0; 16];
-        for (byte, pair) in id.iter_mut().zip(digits.chunks_exact(2)) {
-            *byte = value(pair[0]) << 4 | value(pair[1]);
-        }
-        Some(TokenId(id))
+        let hash: [u8; 32] = hex::decode(text.as_bytes())?;
+        hash.first_chunk().copied().map(TokenId)
     }
 
     pub(crate) fn from_bytes(bytes: [u8; 16]) -> TokenId {
@@ -76,11 +67,7 @@ impl Fingerprint {
 
     /// From the 8 hex digits that logs show.
     pub fn from_hex(text: &str) -> Option<Fingerprint> {
-        let digits = text.len() == 8 && text.bytes().all(|byte| byte.is_ascii_hexdigit());
-        digits
-            .then(|| u32::from_str_radix(text, 16).ok())
-            .flatten()
-            .map(|number| Fingerprint(number.to_be_bytes()))
+        hex::decode(text.as_bytes()).map(Fingerprint)
     }
 
     pub(crate) fn from_bytes(bytes: [u8; 4]) -> Fingerprint {

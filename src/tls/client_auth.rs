@@ -1,6 +1,5 @@
 //! Clients' certificates: who may show one, and whom it says that the client is.
 
-use std::fmt::Write as _;
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -11,6 +10,7 @@ use rustls::server::danger::ClientCertVerifier;
 use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
+use crate::base::hex;
 use crate::tls::certificates::alternative_names;
 use crate::tls::{TlsError, provider, setup};
 
@@ -66,10 +66,7 @@ pub fn identity(chain: &[CertificateDer<'_>], now: SystemTime) -> Result<String,
 /// The SHA-256 of a certificate in hex, as `openssl x509 -fingerprint -sha256` has it without colons.
 pub fn fingerprint(der: &[u8]) -> String {
     let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, der);
-    digest.as_ref().iter().fold(String::with_capacity(64), |mut text, byte| {
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
+    hex::encode(digest.as_ref())
 }
 
 #[cfg(test)]

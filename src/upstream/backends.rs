@@ -3,11 +3,12 @@
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use http::StatusCode;
+use parking_lot::Mutex;
 use tokio::sync::watch;
 use tracing::{info, warn};
 
@@ -97,7 +98,7 @@ impl Backends {
 
     /// All addresses.
     pub fn endpoints(&self) -> Arc<[Arc<Endpoint>]> {
-        Arc::clone(&self.lock())
+        Arc::clone(&self.endpoints.lock())
     }
 
     /// Another number means other addresses.
@@ -112,7 +113,7 @@ impl Backends {
 
     /// Whether any request can be sent.
     pub fn is_usable(&self) -> bool {
-        self.lock().iter().any(|endpoint| endpoint.standing() != Standing::OutOfUse)
+        self.endpoints.lock().iter().any(|endpoint| endpoint.standing() != Standing::OutOfUse)
     }
 
     /// Whether each name was looked up once.
@@ -122,7 +123,7 @@ impl Backends {
 
     /// A name means these addresses now. What stays is left as it is; what is gone ends with its requests.
     pub(super) fn set_addresses(&self, origin: &Arc<Origin>, found: &[IpAddr]) {
-        let mut endpoints = self.lock();
+        let mut endpoints = self.endpoints.lock();
         let is_ours = |endpoint: &&Arc<Endpoint>| Arc::ptr_eq(&endpoint.origin, origin);
         let (kept, left): (Vec<_>, Vec<_>) = endpoints
             .iter()
@@ -182,7 +183,7 @@ impl Backends {
             return;
         }
         // One decision at a time: two at once could leave too few.
-        let endpoints = self.lock();
+        let endpoints = self.endpoints.lock();
         if !why.is_of_connecting() && !can_be_spared(endpoint, &endpoints) {
             if strikes == most {
                 warn!(
@@ -226,17 +227,12 @@ impl Backends {
 
     /// Why there is no address for a request.
     pub(super) fn why_there_is_none(&self) -> UpstreamError {
-        if !self.lock().is_empty() {
+        if !self.endpoints.lock().is_empty() {
             return UpstreamError::Unavailable;
         }
         let failing = self.origins.iter().find_map(|origin| origin.resolution().failing.clone());
         let why = failing.unwrap_or_else(|| "the name has no address".to_owned());
         UpstreamError::Connect(io::Error::new(io::ErrorKind::NotFound, why))
-    }
-
-    /// Nothing that panics happens while it is held.
-    fn lock(&self) -> MutexGuard<'_, Arc<[Arc<Endpoint>]>> {
-        self.endpoints.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

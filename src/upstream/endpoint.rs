@@ -4,10 +4,11 @@
 //! something goes wrong or comes right again.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
+use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::Notify;
 
 use crate::config::HealthOptions;
@@ -310,9 +311,8 @@ impl Endpoint {
         self.gone.load(Ordering::Acquire)
     }
 
-    /// Nothing that panics happens while it is held.
     fn health(&self) -> MutexGuard<'_, Health> {
-        self.health.lock().unwrap_or_else(PoisonError::into_inner)
+        self.health.lock()
     }
 }
 

@@ -14,7 +14,7 @@ use tracing::{info, warn};
 
 use crate::http::h1::request::begin_request;
 use crate::http::h1::response::write_field;
-use crate::http::headers::Name;
+use crate::http::headers::HeaderName;
 use crate::upstream::backends::Backends;
 use crate::upstream::connect::connect;
 use crate::upstream::connection::{Connection, Open};
@@ -215,10 +215,10 @@ fn question(path: &str) -> Message {
     let uri: Uri = path.parse().expect("the configuration checked it");
     let mut head = Vec::new();
     begin_request(&mut head, &Method::GET, &uri);
-    write_field(&mut head, Name::Host, b"");
+    write_field(&mut head, HeaderName::Host, b"");
     let host = head.len();
-    write_field(&mut head, Name::UserAgent, b"timbr-gateway");
-    write_field(&mut head, Name::Accept, b"*/*");
-    write_field(&mut head, Name::Connection, b"close");
+    write_field(&mut head, HeaderName::UserAgent, b"timbr-gateway");
+    write_field(&mut head, HeaderName::Accept, b"*/*");
+    write_field(&mut head, HeaderName::Connection, b"close");
     Message { method: Method::GET, head, host, body: RequestBody::empty() }
 }

@@ -1,9 +1,10 @@
 //! A backend by its name: what it is called, how to speak TLS with it, and what is known of its addresses.
 
 use std::net::IpAddr;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::SystemTime;
 
+use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::Notify;
 use tokio_rustls::TlsConnector;
 
@@ -57,7 +58,7 @@ impl Origin {
 
     /// What became of looking up the name; nothing of what is an address.
     pub fn resolution(&self) -> MutexGuard<'_, Resolution> {
-        self.resolution.lock().unwrap_or_else(PoisonError::into_inner)
+        self.resolution.lock()
     }
 
     /// Whether it was looked up once, with whatever outcome.

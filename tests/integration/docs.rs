@@ -7,7 +7,7 @@ use timbr_gateway::config::options;
 use timbr_gateway::config::schema::entries_of;
 use timbr_gateway::config::{Sources, load};
 use timbr_gateway::gateway::rejection::Rejection;
-use timbr_gateway::http::headers::Name;
+use timbr_gateway::http::headers::HeaderName;
 use timbr_gateway::observability::metrics::Metrics;
 use timbr_gateway::observability::phase::Phase;
 
@@ -110,7 +110,7 @@ fn the_error_catalogue_is_the_table_of_rejections() {
         let entry = rejection.entry();
         let (headers, body) = rejection.response(b"");
         let body: serde_json::Value = serde_json::from_slice(&body).expect("the envelope");
-        let retry = if headers.contains(Name::RetryAfter) { ", `Retry-After`" } else { "" };
+        let retry = if headers.contains(HeaderName::RetryAfter) { ", `Retry-After`" } else { "" };
         let _ = writeln!(
             text,
             "| `{}` | {}{retry} | {} | {} | {} |",

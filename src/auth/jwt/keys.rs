@@ -1,10 +1,11 @@
 //! An issuer's keys over time: fetched or read again, and what is in force meanwhile.
 
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use http::{Request, StatusCode};
+use parking_lot::Mutex;
 use tokio::sync::{Notify, watch};
 use tokio::time::{sleep, timeout};
 use tracing::{info, warn};
@@ -144,7 +145,7 @@ impl Keys {
     /// Reads a file again if it has changed. Blocks on the file system.
     pub fn look(&self, asked: bool) {
         let Source::File { path, watch } = &self.source else { return };
-        let mut watch = watch.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut watch = watch.lock();
         if asked {
             watch.forget();
         }

@@ -1,6 +1,6 @@
 //! Forms of web pages, as far as a login needs them.
 
-use std::fmt::Write as _;
+use crate::base::percent;
 
 /// The value of the hidden field with this name in a page.
 pub fn hidden_value(page: &str, name: &str) -> Option<String> {
@@ -49,14 +49,7 @@ pub fn encoded(fields: &[(&str, &str)]) -> String {
         }
         text.push_str(name);
         text.push('=');
-        for byte in value.bytes() {
-            match byte {
-                b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'*' => {
-                    text.push(char::from(byte));
-                }
-                other => drop(write!(text, "%{other:02X}")),
-            }
-        }
+        percent::encode_into(&mut text, value);
     }
     text
 }

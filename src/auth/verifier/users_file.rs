@@ -1,9 +1,10 @@
 //! Users and hashes of their passwords, in a file that is read again when it changes.
 
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::{Mutex, RwLock};
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
 use tracing::{error, info};
@@ -52,7 +53,7 @@ impl UsersFile {
     ///
     /// SECURITY: a file that cannot be used changes nothing; that nobody could log in is no reason to let anybody in.
     pub fn look(&self, asked: bool) -> Vec<String> {
-        let mut watch = self.watch.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut watch = self.watch.lock();
         if asked {
             watch.forget();
         }
@@ -67,7 +68,7 @@ impl UsersFile {
                 {
                     info!(users = users.sorted().len(), ended = ended.len(), "the users file was read again");
                 }
-                *self.users.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(users);
+                *self.users.write() = Arc::new(users);
                 ended
             }
             Err(problem) => {
@@ -86,7 +87,7 @@ impl UsersFile {
 
     /// Whether the file cannot be used as it is.
     pub fn is_failing(&self) -> bool {
-        self.watch.lock().unwrap_or_else(PoisonError::into_inner).is_failing()
+        self.watch.lock().is_failing()
     }
 
     /// Users of another file whose password may not be what it was there.
@@ -95,7 +96,7 @@ impl UsersFile {
     }
 
     fn users(&self) -> Arc<Users> {
-        Arc::clone(&self.users.read().unwrap_or_else(PoisonError::into_inner))
+        Arc::clone(&self.users.read())
     }
 
     /// Checks a password on a thread of its own, so that requests go on meanwhile.

@@ -15,6 +15,7 @@ use crate::admin::control;
 use crate::app;
 use crate::auth::bearer::make;
 use crate::base::clock::Clock;
+use crate::base::percent;
 use crate::base::secret::Secret;
 use crate::cli::doctor::PATIENCE;
 use crate::cli::doctor::report::Report;
@@ -113,7 +114,7 @@ impl Chain {
         let answer = client.ask(Method::POST, "/timbr/api/query/", "application/json", &[], &body).await;
         told("query", &answer, report, |body| body["status"] == "success");
         // As `pytimbr_api.run_query` asks.
-        let path = format!("/timbr/openapi/ontology/{}/query", escaped(&ontology));
+        let path = format!("/timbr/openapi/ontology/{}/query", percent::encode(&ontology));
         let text = "application/text";
         let answer = client.ask(Method::POST, &path, text, &[("nested", "false")], &self.query).await;
         told("openapi query", &answer, report, |_| true);
@@ -121,7 +122,7 @@ impl Chain {
         let answer = client.ask(Method::POST, &path, text, &fields, &self.query).await;
         if let Some(body) = told("async query", &answer, report, |body| body["response_id"].is_string()) {
             let id = body["response_id"].as_str().unwrap_or_default();
-            client.poll(&format!("/timbr/openapi/get-async-results/{}", escaped(id)), report).await;
+            client.poll(&format!("/timbr/openapi/get-async-results/{}", percent::encode(id)), report).await;
         }
     }
 }
@@ -239,12 +240,4 @@ fn mend(reason: Option<&str>, status: StatusCode) -> &'static str {
         }
         (None, _) => "the backend, or --ontology and --query",
     }
-}
-
-/// A segment of a path.
-fn escaped(text: &str) -> String {
-    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.~".contains(&byte);
-    text.bytes()
-        .map(|byte| if plain(byte) { char::from(byte).to_string() } else { format!("%{byte:02X}") })
-        .collect()
 }

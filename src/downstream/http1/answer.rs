@@ -16,7 +16,7 @@ use crate::gateway::{ObservedBody, Reply};
 use crate::http::h1::batch::Batch;
 use crate::http::h1::head::Framing;
 use crate::http::h1::response::{Persistence, ResponseFraming, write_response};
-use crate::http::headers::Name;
+use crate::http::headers::HeaderName;
 use crate::os::splice::KernelPipe;
 
 /// Room for a head and a small body. The allocator has pieces of this size at hand.
@@ -52,7 +52,7 @@ where
             && framing != ResponseFraming::Close
             && self.requests < self.bounds.requests
             && self.bounds.age.is_none_or(|age| self.begun.elapsed() < age)
-            && !fields.contains(Name::Connection);
+            && !fields.contains(HeaderName::Connection);
         let persistence = match (goes_on, asked.version) {
             (false, _) => Persistence::Close,
             (true, Version::HTTP_10) => Persistence::KeepAlive,

@@ -5,7 +5,7 @@ use bytes::Bytes;
 
 use crate::base::byte_class::needs_no_escapes;
 use crate::gateway::rejection::{Rejection, ResponseHeader};
-use crate::http::headers::{Fields, Name};
+use crate::http::headers::{Fields, HeaderName};
 
 /// Room for the headers of a response, with the request id that is added later.
 const HEADERS_CAPACITY: (usize, usize) = (6, 256);
@@ -14,15 +14,17 @@ impl Rejection {
     /// The headers and the body of the response.
     pub fn response(&self, request_id: &[u8]) -> (Fields, Bytes) {
         let mut headers = Fields::with_capacity(HEADERS_CAPACITY.0, HEADERS_CAPACITY.1);
-        headers.push(Name::ContentType, b"application/json");
-        headers.push(Name::CacheControl, b"no-store");
+        headers.push(HeaderName::ContentType, b"application/json");
+        headers.push(HeaderName::CacheControl, b"no-store");
         match self.response_header() {
             ResponseHeader::NoHeader => {}
-            ResponseHeader::Challenge(challenge) => headers.push(Name::WwwAuthenticate, challenge.as_bytes()),
-            ResponseHeader::RetryAfter(seconds) => {
-                headers.push(Name::RetryAfter, itoa::Buffer::new().format(seconds).as_bytes());
+            ResponseHeader::Challenge(challenge) => {
+                headers.push(HeaderName::WwwAuthenticate, challenge.as_bytes())
             }
-            ResponseHeader::Allow(methods) => headers.push(Name::Allow, methods.as_bytes()),
+            ResponseHeader::RetryAfter(seconds) => {
+                headers.push(HeaderName::RetryAfter, itoa::Buffer::new().format(seconds).as_bytes());
+            }
+            ResponseHeader::Allow(methods) => headers.push(HeaderName::Allow, methods.as_bytes()),
         }
         (headers, Bytes::from(envelope(&self.message(), self.reason(), request_id)))
     }
@@ -69,8 +71,8 @@ mod tests {
         assert_eq!(body["reason"], "api_key_missing");
         assert_eq!(body["request_id"], "req-1");
         assert!(body["data"].as_str().expect("text").contains("x-api-key"));
-        assert_eq!(headers.get(Name::ContentType), Some(&b"application/json"[..]));
-        assert_eq!(headers.get(Name::CacheControl), Some(&b"no-store"[..]));
+        assert_eq!(headers.get(HeaderName::ContentType), Some(&b"application/json"[..]));
+        assert_eq!(headers.get(HeaderName::CacheControl), Some(&b"no-store"[..]));
     }
 
     #[test]
@@ -105,7 +107,7 @@ mod tests {
     fn the_challenge_names_the_scheme_of_the_credential() {
         let challenge = |rejection: Rejection| {
             let headers = rejection.response(b"").0;
-            headers.get(Name::WwwAuthenticate).map(|value| String::from_utf8_lossy(value).into_owned())
+            headers.get(HeaderName::WwwAuthenticate).map(|value| String::from_utf8_lossy(value).into_owned())
         };
         assert_eq!(challenge(Rejection::BearerMissing).as_deref(), Some("Bearer realm=\"timbr\""));
         assert!(challenge(Rejection::CredentialsWrong).is_some_and(|value| value.starts_with("Bearer ")));
@@ -118,8 +120,8 @@ mod tests {
         for rejection in
             [Rejection::UpstreamUnreachable, Rejection::ApiKeyUnverifiable, Rejection::VerifierBusy]
         {
-            assert!(rejection.response(b"").0.contains(Name::RetryAfter), "{rejection:?}");
+            assert!(rejection.response(b"").0.contains(HeaderName::RetryAfter), "{rejection:?}");
         }
-        assert!(!Rejection::UpstreamTimeout.response(b"").0.contains(Name::RetryAfter));
+        assert!(!Rejection::UpstreamTimeout.response(b"").0.contains(HeaderName::RetryAfter));
     }
 }

@@ -2,7 +2,7 @@
 
 use http::Version;
 
-use crate::http::headers::{Fields, Name};
+use crate::http::headers::{Fields, HeaderName};
 
 /// How large a head may be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -91,9 +91,9 @@ pub fn framing(fields: &Fields, version: Version) -> Result<Option<Framing>, Hea
     let (mut codings, mut lengths) = (Once::default(), Once::default());
     for field in fields.iter() {
         match field.name {
-            Name::TransferEncoding => codings.see(field.value),
-            Name::ContentLength => lengths.see(field.value),
-            Name::Other if frames_elsewhere(field.text()) => {
+            HeaderName::TransferEncoding => codings.see(field.value),
+            HeaderName::ContentLength => lengths.see(field.value),
+            HeaderName::Other if frames_elsewhere(field.text()) => {
                 return Err(HeadError::Malformed("a field's name can be taken for one that frames the body"));
             }
             _ => {}
@@ -142,7 +142,7 @@ impl<'a> Once<'a> {
 
 /// Whether some programs frame a body by the field that is called so.
 fn frames_elsewhere(name: &[u8]) -> bool {
-    let frames = [Name::TransferEncoding, Name::ContentLength].map(Name::as_str);
+    let frames = [HeaderName::TransferEncoding, HeaderName::ContentLength].map(HeaderName::as_str);
     frames.iter().any(|other| is_taken_for(name, other.as_bytes()))
 }
 
@@ -163,7 +163,7 @@ fn decimal(text: &[u8]) -> Option<u64> {
 /// Whether the connection goes on after this message.
 pub fn keeps_alive(fields: &Fields, version: Version) -> bool {
     let (mut close, mut keep) = (false, false);
-    for value in fields.all(Name::Connection) {
+    for value in fields.all(HeaderName::Connection) {
         for option in value.split(|byte| *byte == b',') {
             let option = option.trim_ascii();
             close |= option.eq_ignore_ascii_case(b"close");

@@ -6,7 +6,7 @@ use http::{Method, Uri, Version};
 use crate::base::byte_class::Octets;
 use crate::http::h1::head::{Framing, HeadError, HeadLimits, framing, keeps_alive};
 use crate::http::h1::response::write_field;
-use crate::http::headers::{Fields, Head, Name, Parsed};
+use crate::http::headers::{Fields, Head, HeaderName, Parsed};
 
 /// A head that was understood.
 #[derive(Debug)]
@@ -99,7 +99,9 @@ impl Line {
         let keep_alive = keeps_alive(&fields, version);
         let expects_continue = version == Version::HTTP_11
             && framing != Framing::None
-            && fields.get(Name::Expect).is_some_and(|value| value.eq_ignore_ascii_case(b"100-continue"));
+            && fields
+                .get(HeaderName::Expect)
+                .is_some_and(|value| value.eq_ignore_ascii_case(b"100-continue"));
         let head = Head { method, uri, fields };
         Ok(RequestHead { head, version, framing, keep_alive, expects_continue })
     }
@@ -107,7 +109,7 @@ impl Line {
 
 /// RFC 9112 section 3.2: exactly one `Host` in HTTP/1.1, one at most before.
 fn one_host(fields: &Fields, version: Version) -> Result<(), HeadError> {
-    match fields.all(Name::Host).count() {
+    match fields.all(HeaderName::Host).count() {
         1 => Ok(()),
         0 if version == Version::HTTP_10 => Ok(()),
         0 => Err(HeadError::Malformed("the field `Host` is missing")),
@@ -134,11 +136,11 @@ pub fn end_request(out: &mut Vec<u8>, method: &Method, framing: Framing) {
         // RFC 9110 section 8.6: where a body would mean something, its absence is said.
         Framing::None if matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS | Method::DELETE) => {
         }
-        Framing::None => write_field(out, Name::ContentLength, b"0"),
+        Framing::None => write_field(out, HeaderName::ContentLength, b"0"),
         Framing::Length(length) => {
-            write_field(out, Name::ContentLength, itoa::Buffer::new().format(length).as_bytes());
+            write_field(out, HeaderName::ContentLength, itoa::Buffer::new().format(length).as_bytes());
         }
-        Framing::Chunked => write_field(out, Name::TransferEncoding, b"chunked"),
+        Framing::Chunked => write_field(out, HeaderName::TransferEncoding, b"chunked"),
     }
     out.extend_from_slice(b"\r\n\r\n");
 }
@@ -175,7 +177,7 @@ mod tests {
             with("Content-Type: application/json\r\nX-Api-Key: k \r\nContent-Length: 5\r\n").expect("good");
         assert_eq!((head.head.method.as_str(), head.head.uri.path()), ("POST", "/p"));
         assert_eq!(
-            head.head.fields.get(Name::XApiKey),
+            head.head.fields.get(HeaderName::XApiKey),
             Some(&b"k"[..]),
             "blanks around a value are no part of it"
         );
@@ -286,7 +288,7 @@ mod tests {
         let written = |method: &Method, target: &str, framing| {
             let mut out = Vec::new();
             begin_request(&mut out, method, &target.parse().expect("a target"));
-            write_field(&mut out, Name::Host, b"h");
+            write_field(&mut out, HeaderName::Host, b"h");
             end_request(&mut out, method, framing);
             String::from_utf8(out).expect("text")
         };

@@ -8,7 +8,7 @@ use http::{Method, StatusCode, Version};
 
 use crate::base::clock;
 use crate::http::h1::head::{Framing, HeadError, framing, keeps_alive};
-use crate::http::headers::{Field, Fields, Name, Parsed};
+use crate::http::headers::{Field, Fields, HeaderName, Parsed};
 
 /// Where the body of an answer ends, as its reader knows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -122,11 +122,13 @@ pub fn write_response(
     let mut dated = false;
     for field in fields.iter() {
         match field.name {
-            Name::Connection | Name::TransferEncoding => continue,
-            Name::ContentLength if framing != ResponseFraming::None || status == StatusCode::NO_CONTENT => {
+            HeaderName::Connection | HeaderName::TransferEncoding => continue,
+            HeaderName::ContentLength
+                if framing != ResponseFraming::None || status == StatusCode::NO_CONTENT =>
+            {
                 continue;
             }
-            Name::Date => dated = true,
+            HeaderName::Date => dated = true,
             _ => {}
         }
         pass_on(out, field);
@@ -134,15 +136,15 @@ pub fn write_response(
     match framing {
         ResponseFraming::Length(length) => {
             let mut text = itoa::Buffer::new();
-            write_field(out, Name::ContentLength, text.format(length).as_bytes());
+            write_field(out, HeaderName::ContentLength, text.format(length).as_bytes());
         }
-        ResponseFraming::Chunked => write_field(out, Name::TransferEncoding, b"chunked"),
+        ResponseFraming::Chunked => write_field(out, HeaderName::TransferEncoding, b"chunked"),
         ResponseFraming::None | ResponseFraming::Close => {}
     }
     match persistence {
         Persistence::Usual => {}
-        Persistence::KeepAlive => write_field(out, Name::Connection, b"keep-alive"),
-        Persistence::Close => write_field(out, Name::Connection, b"close"),
+        Persistence::KeepAlive => write_field(out, HeaderName::Connection, b"keep-alive"),
+        Persistence::Close => write_field(out, HeaderName::Connection, b"close"),
     }
     if !dated {
         write_date(out);
@@ -151,15 +153,15 @@ pub fn write_response(
 }
 
 /// Writes one field whose name is known by heart. The line before it ends here, its own where the next one begins.
-pub fn write_field(out: &mut Vec<u8>, name: Name, value: &[u8]) {
-    debug_assert!(name != Name::Other);
+pub fn write_field(out: &mut Vec<u8>, name: HeaderName, value: &[u8]) {
+    debug_assert!(name != HeaderName::Other);
     out.extend_from_slice(name.line().as_bytes());
     out.extend_from_slice(value);
 }
 
 /// Writes a field of another head.
 pub fn pass_on(out: &mut Vec<u8>, field: Field<'_>) {
-    if field.name != Name::Other {
+    if field.name != HeaderName::Other {
         return write_field(out, field.name, field.value);
     }
     out.extend_from_slice(b"\r\n");
@@ -179,7 +181,7 @@ fn write_date(out: &mut Vec<u8>) {
             *second = now;
             text.clear();
             let date = httpdate::HttpDate::from(SystemTime::UNIX_EPOCH + Duration::from_secs(now));
-            let _ = write!(text, "{}{date}", Name::Date.line());
+            let _ = write!(text, "{}{date}", HeaderName::Date.line());
         }
         out.extend_from_slice(text);
     });

@@ -1,7 +1,7 @@
 //! The fields of a head: one piece of memory with all their bytes, and a list of where they stand.
 //!
 //! A map would have to be built and asked for each request, with hashes and memory for each entry; a head has few fields,
-//! and what the gateway asks of them is mostly their name, which is looked up once ([`Name`]).
+//! and what the gateway asks of them is mostly their name, which is looked up once ([`HeaderName`]).
 
 mod name;
 
@@ -9,9 +9,9 @@ use std::fmt;
 
 use bytes::Bytes;
 use http::request::Parts;
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri};
+use http::{HeaderMap, HeaderValue, Method, Uri};
 
-pub use name::Name;
+pub use name::HeaderName;
 
 /// Fields in their order. Names are in lower case; what was let in is valid for HTTP/1 and HTTP/2.
 #[derive(Clone, Default)]
@@ -40,8 +40,8 @@ impl From<Parts> for Head {
 /// Where a field stands in the bytes.
 #[derive(Clone, Copy)]
 struct Entry {
-    name: Name,
-    /// Of the name; for [`Name::Other`] only.
+    name: HeaderName,
+    /// Of the name; for [`HeaderName::Other`] only.
     text: Span,
     value: Span,
 }
@@ -74,7 +74,7 @@ impl Span {
 #[derive(Clone, Copy)]
 pub struct Field<'a> {
     /// What it is called, if that is known by heart.
-    pub name: Name,
+    pub name: HeaderName,
     /// What it is called, if it is not; else empty.
     other: &'a [u8],
     /// What it says. As HTTP/1 has it: no control characters but tabs.
@@ -85,7 +85,7 @@ impl<'a> Field<'a> {
     /// What it is called, in lower case: a token, so ASCII.
     pub fn text(&self) -> &'a [u8] {
         match self.name {
-            Name::Other => self.other,
+            HeaderName::Other => self.other,
             known => known.as_str().as_bytes(),
         }
     }
@@ -99,9 +99,9 @@ impl Parsed {
     /// with control characters but tabs.
     pub fn new(head: &[u8], parsed: &[httparse::Header<'_>]) -> Parsed {
         let entry = |field: &httparse::Header<'_>| {
-            let name = Name::of(field.name.as_bytes());
+            let name = HeaderName::of(field.name.as_bytes());
             let text = match name {
-                Name::Other => Span::within(head, field.name.as_bytes()),
+                HeaderName::Other => Span::within(head, field.name.as_bytes()),
                 _ => Span::default(),
             };
             // An empty value stands nowhere.
@@ -119,7 +119,7 @@ impl Parsed {
 
     /// Takes over the head.
     pub fn over(self, mut head: Vec<u8>) -> Fields {
-        for entry in self.0.iter().filter(|entry| entry.name == Name::Other) {
+        for entry in self.0.iter().filter(|entry| entry.name == HeaderName::Other) {
             head[entry.text.start as usize..][..entry.text.length as usize].make_ascii_lowercase();
         }
         Fields { bytes: head, entries: self.0 }
@@ -157,38 +157,38 @@ impl Fields {
     }
 
     /// The values of all fields that are called so.
-    pub fn all(&self, name: Name) -> impl Iterator<Item = &[u8]> + '_ {
+    pub fn all(&self, name: HeaderName) -> impl Iterator<Item = &[u8]> + '_ {
         self.entries.iter().filter(move |entry| entry.name == name).map(|entry| entry.value.of(&self.bytes))
     }
 
     /// The value of the first field that is called so.
-    pub fn get(&self, name: Name) -> Option<&[u8]> {
+    pub fn get(&self, name: HeaderName) -> Option<&[u8]> {
         self.all(name).next()
     }
 
     /// The value of the only field that is called so; `None` if there are others.
-    pub fn single(&self, name: Name) -> Option<&[u8]> {
+    pub fn single(&self, name: HeaderName) -> Option<&[u8]> {
         let mut values = self.all(name);
         let value = values.next()?;
         values.next().is_none().then_some(value)
     }
 
     /// Whether a field is called so.
-    pub fn contains(&self, name: Name) -> bool {
+    pub fn contains(&self, name: HeaderName) -> bool {
         self.get(name).is_some()
     }
 
     /// Adds a field behind the others. The value is ours, or was let in before.
-    pub fn push(&mut self, name: Name, value: &[u8]) {
-        debug_assert!(name != Name::Other && is_value(value));
+    pub fn push(&mut self, name: HeaderName, value: &[u8]) {
+        debug_assert!(name != HeaderName::Other && is_value(value));
         let value = self.keep(value);
         self.entries.push(Entry { name, text: Span::default(), value });
     }
 
     /// Adds one by the text of its name, which is in lower case; both were let in before.
     fn push_text(&mut self, text: &str, value: &[u8]) {
-        let name = Name::of(text.as_bytes());
-        let text = if name == Name::Other { self.keep(text.as_bytes()) } else { Span::default() };
+        let name = HeaderName::of(text.as_bytes());
+        let text = if name == HeaderName::Other { self.keep(text.as_bytes()) } else { Span::default() };
         let value = self.keep(value);
         self.entries.push(Entry { name, text, value });
     }
@@ -200,7 +200,7 @@ impl Fields {
     }
 
     /// Removes all that are called so.
-    pub fn remove(&mut self, name: Name) {
+    pub fn remove(&mut self, name: HeaderName) {
         self.entries.retain(|entry| entry.name != name);
     }
 
@@ -218,13 +218,13 @@ impl Fields {
         for entry in self.entries {
             let name = match entry.name.header_name() {
                 Some(name) => name.clone(),
-                None => HeaderName::from_bytes(entry.text.of(&bytes)).expect("only tokens were let in"),
+                None => http::HeaderName::from_bytes(entry.text.of(&bytes)).expect("only tokens were let in"),
             };
             let from = entry.value.start as usize;
             let value = bytes.slice(from..from + entry.value.length as usize);
             let mut value = HeaderValue::from_maybe_shared(value).expect("only values were let in");
             // Never the same twice: it would drive from the table of HPACK what does come again.
-            value.set_sensitive(entry.name == Name::XRequestId);
+            value.set_sensitive(entry.name == HeaderName::XRequestId);
             map.append(name, value);
         }
         map
@@ -261,7 +261,7 @@ mod tests {
     fn of(pairs: &[(&'static str, &'static str)]) -> Fields {
         let mut map = HeaderMap::new();
         for (name, value) in pairs {
-            map.append(HeaderName::from_static(name), HeaderValue::from_static(value));
+            map.append(http::HeaderName::from_static(name), HeaderValue::from_static(value));
         }
         Fields::from(&map)
     }
@@ -269,17 +269,23 @@ mod tests {
     #[test]
     fn fields_are_found_by_name() {
         let fields = of(&[("host", "h"), ("x-custom", "1"), ("cookie", "a"), ("cookie", "b")]);
-        assert_eq!((fields.len(), fields.get(Name::Host)), (4, Some(&b"h"[..])));
-        assert_eq!((fields.single(Name::Cookie), fields.get(Name::Cookie)), (None, Some(&b"a"[..])));
-        assert_eq!(fields.all(Name::Cookie).collect::<Vec<_>>(), [b"a", b"b"]);
-        assert_eq!((fields.get(Name::Other), fields.contains(Name::XApiKey)), (Some(&b"1"[..]), false));
+        assert_eq!((fields.len(), fields.get(HeaderName::Host)), (4, Some(&b"h"[..])));
+        assert_eq!(
+            (fields.single(HeaderName::Cookie), fields.get(HeaderName::Cookie)),
+            (None, Some(&b"a"[..]))
+        );
+        assert_eq!(fields.all(HeaderName::Cookie).collect::<Vec<_>>(), [b"a", b"b"]);
+        assert_eq!(
+            (fields.get(HeaderName::Other), fields.contains(HeaderName::XApiKey)),
+            (Some(&b"1"[..]), false)
+        );
     }
 
     #[test]
     fn fields_can_be_added_and_taken_away() {
         let mut fields = of(&[("host", "h"), ("x-custom", "1"), ("cookie", "a"), ("cookie", "b")]);
-        fields.remove(Name::Cookie);
-        fields.push(Name::Date, b"today");
+        fields.remove(HeaderName::Cookie);
+        fields.push(HeaderName::Date, b"today");
         fields.retain(|field| field.text() != b"x-custom");
         let left: Vec<_> = fields.iter().map(|field| (field.text(), field.value)).collect();
         assert_eq!(left, [(&b"host"[..], &b"h"[..]), (b"date", b"today")]);
@@ -321,7 +327,7 @@ mod tests {
                 [b"GET / HTTP/1.1\r\nh", name, b"x: v", value, b"v\r\n\r\n"].concat()
             };
             if byte != b':' && byte != b'\r' && byte != b'\n' {
-                let is_name = HeaderName::from_bytes(&[b'h', byte, b'x']).is_ok();
+                let is_name = http::HeaderName::from_bytes(&[b'h', byte, b'x']).is_ok();
                 assert_eq!(parses(&head(&[byte], b"")), is_name, "{byte:#x} in a name");
             }
             if byte != b'\r' && byte != b'\n' {

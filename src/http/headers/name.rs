@@ -1,14 +1,12 @@
 //! Names of fields that the gateway knows by heart, so that a field's name is looked at once.
 
-use http::HeaderName;
-
 macro_rules! names {
     ($($variant:ident $text:literal)*) => {
         /// The name of a field, in any case of its letters.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
         #[repr(u8)]
         #[expect(missing_docs, reason = "they are called what they are")]
-        pub enum Name {
+        pub enum HeaderName {
             $($variant,)*
             /// One that is written out where it stands.
             Other,
@@ -20,9 +18,9 @@ macro_rules! names {
         /// With what stands around a name in a head: the end of the line before it, and a colon.
         const LINES: [&str; KNOWN] = [$(concat!("\r\n", $text, ": "),)*];
 
-        const NAMES: [Name; KNOWN] = [$(Name::$variant,)*];
+        const NAMES: [HeaderName; KNOWN] = [$(HeaderName::$variant,)*];
 
-        static HEADER_NAMES: [HeaderName; KNOWN] = [$(HeaderName::from_static($text),)*];
+        static HEADER_NAMES: [http::HeaderName; KNOWN] = [$(http::HeaderName::from_static($text),)*];
 
         /// How many there are.
         const KNOWN: usize = [$($text,)*].len();
@@ -136,10 +134,10 @@ const fn padded() -> [[u8; LENGTHS]; KNOWN] {
 
 /// Positions in [`BY_LENGTH`]: names of `n` bytes stand from the `n`-th of these to before the next.
 const STARTS: [u8; LENGTHS + 1] = sorted().0;
-const BY_LENGTH: [Name; KNOWN] = sorted().1;
+const BY_LENGTH: [HeaderName; KNOWN] = sorted().1;
 
-const fn sorted() -> ([u8; LENGTHS + 1], [Name; KNOWN]) {
-    let (mut starts, mut names) = ([0; LENGTHS + 1], [Name::Other; KNOWN]);
+const fn sorted() -> ([u8; LENGTHS + 1], [HeaderName; KNOWN]) {
+    let (mut starts, mut names) = ([0; LENGTHS + 1], [HeaderName::Other; KNOWN]);
     let (mut length, mut at) = (0, 0);
     while length < LENGTHS {
         starts[length] = at;
@@ -158,34 +156,34 @@ const fn sorted() -> ([u8; LENGTHS + 1], [Name; KNOWN]) {
     (starts, names)
 }
 
-impl Name {
+impl HeaderName {
     /// The name that these bytes are, in any case of their letters.
-    pub fn of(bytes: &[u8]) -> Name {
+    pub fn of(bytes: &[u8]) -> HeaderName {
         let length = bytes.len();
         if length == 0 || length >= LENGTHS {
-            return Name::Other;
+            return HeaderName::Other;
         }
         let (from, to) = (usize::from(STARTS[length]), usize::from(STARTS[length + 1]));
         // All at once, by a few instructions for many bytes.
         let mut small = [0; LENGTHS];
         small[..length].copy_from_slice(bytes);
         small.make_ascii_lowercase();
-        let is_it = |name: &&Name| PADDED[**name as usize] == small;
-        BY_LENGTH[from..to].iter().find(is_it).copied().unwrap_or(Name::Other)
+        let is_it = |name: &&HeaderName| PADDED[**name as usize] == small;
+        BY_LENGTH[from..to].iter().find(is_it).copied().unwrap_or(HeaderName::Other)
     }
 
-    /// In lower case; empty for [`Name::Other`].
+    /// In lower case; empty for [`HeaderName::Other`].
     pub fn as_str(self) -> &'static str {
         TEXTS.get(self as usize).copied().unwrap_or_default()
     }
 
-    /// The end of the line before the field's in a head, and the beginning of its own; empty for [`Name::Other`].
+    /// The end of the line before the field's in a head, and the beginning of its own; empty for [`HeaderName::Other`].
     pub fn line(self) -> &'static str {
         LINES.get(self as usize).copied().unwrap_or_default()
     }
 
     /// For HTTP/2.
-    pub fn header_name(self) -> Option<&'static HeaderName> {
+    pub fn header_name(self) -> Option<&'static http::HeaderName> {
         HEADER_NAMES.get(self as usize)
     }
 }
@@ -197,21 +195,21 @@ mod tests {
     #[test]
     fn each_name_is_found_in_any_case() {
         for (name, text) in NAMES.into_iter().zip(TEXTS) {
-            assert_eq!(Name::of(text.as_bytes()), name);
-            assert_eq!(Name::of(text.to_uppercase().as_bytes()), name);
+            assert_eq!(HeaderName::of(text.as_bytes()), name);
+            assert_eq!(HeaderName::of(text.to_uppercase().as_bytes()), name);
             assert_eq!((name.as_str(), name.line()), (text, &*format!("\r\n{text}: ")));
-            assert_eq!(name.header_name().map(HeaderName::as_str), Some(text));
+            assert_eq!(name.header_name().map(http::HeaderName::as_str), Some(text));
         }
     }
 
     #[test]
     fn nothing_else_is_taken_for_one() {
         for text in ["", "x", "x-api-kez", "x_api_key", "x-api-key2", "hos\u{54}x", "connectio\u{4e}s"] {
-            assert_eq!(Name::of(text.as_bytes()), Name::Other, "{text}");
+            assert_eq!(HeaderName::of(text.as_bytes()), HeaderName::Other, "{text}");
         }
         // A `-` and the control character that differs from it in the bit that makes letters small.
-        assert_eq!(Name::of(b"x\x0dapi\x0dkey"), Name::Other);
-        assert_eq!((Name::Other.as_str(), Name::Other.line()), ("", ""));
-        assert_eq!(Name::of(&[b'a'; 1000]), Name::Other);
+        assert_eq!(HeaderName::of(b"x\x0dapi\x0dkey"), HeaderName::Other);
+        assert_eq!((HeaderName::Other.as_str(), HeaderName::Other.line()), ("", ""));
+        assert_eq!(HeaderName::of(&[b'a'; 1000]), HeaderName::Other);
     }
 }

@@ -1,10 +1,11 @@
 //! Lines on their way to standard error: gathered in memory and written by one thread, many at a time.
 
 use std::io::{self, Write};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
+use parking_lot::{Condvar, Mutex, MutexGuard};
 use tracing_subscriber::fmt::MakeWriter;
 
 /// Most bytes that wait to be taken.
@@ -52,7 +53,7 @@ impl Lines {
 
     /// Adds lines, or counts them as dropped if too much waits already. Never waits for the output.
     pub fn push(&self, line: &[u8]) {
-        let mut queue = self.0.lock();
+        let mut queue = self.0.queue.lock();
         if queue.waiting.len() + line.len() > MOST_WAITING {
             queue.dropped += 1;
             return;
@@ -67,46 +68,42 @@ impl Lines {
 
     /// Lines that nobody took in time.
     pub fn dropped(&self) -> usize {
-        self.0.lock().dropped
+        self.0.queue.lock().dropped
     }
 
     /// Waits until all is written, but not for ever.
     pub fn drain(&self) {
-        self.wait(self.0.lock());
+        self.wait(self.0.queue.lock());
     }
 
     /// The same, and writes nothing that comes later.
     pub fn finish(&self) {
-        let mut queue = self.0.lock();
+        let mut queue = self.0.queue.lock();
         queue.is_closing = true;
         self.0.came.notify_one();
         self.wait(queue);
     }
 
-    fn wait(&self, queue: MutexGuard<'_, Queue>) {
+    fn wait(&self, mut queue: MutexGuard<'_, Queue>) {
         let unfinished = |queue: &mut Queue| queue.is_writing || !queue.waiting.is_empty();
-        let waited = self.0.drained.wait_timeout_while(queue, LAST_PATIENCE, unfinished);
-        drop(waited.unwrap_or_else(PoisonError::into_inner));
+        self.0.drained.wait_while_for(&mut queue, unfinished, LAST_PATIENCE);
     }
 }
 
 impl Shared {
-    fn lock(&self) -> MutexGuard<'_, Queue> {
-        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     fn write_all_to(&self, mut output: impl Write) {
         let mut writing = Vec::new();
         let mut is_inside = false;
         loop {
             let nothing = |queue: &mut Queue| queue.waiting.is_empty() && !queue.is_closing;
-            let queue = self.came.wait_while(self.lock(), nothing).unwrap_or_else(PoisonError::into_inner);
+            let mut queue = self.queue.lock();
+            self.came.wait_while(&mut queue, nothing);
             let is_closing = queue.is_closing;
             drop(queue);
             if !is_closing {
                 thread::sleep(GATHERING);
             }
-            let mut queue = self.lock();
+            let mut queue = self.queue.lock();
             std::mem::swap(&mut queue.waiting, &mut writing);
             queue.is_writing = true;
             drop(queue);
@@ -114,7 +111,7 @@ impl Shared {
             let lost = lines_lost(&mut output, &writing, &mut is_inside);
             writing.clear();
             writing.shrink_to(USUALLY_WAITING);
-            let mut queue = self.lock();
+            let mut queue = self.queue.lock();
             queue.is_writing = false;
             queue.dropped += lost;
             if queue.waiting.is_empty() {

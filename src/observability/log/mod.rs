@@ -9,9 +9,10 @@ mod record;
 use std::any::Any;
 use std::io::IsTerminal;
 use std::os::fd::AsFd;
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Mutex, OnceLock, PoisonError};
 
+use parking_lot::Mutex;
 use rustix::pipe::{fcntl_getpipe_size, fcntl_setpipe_size};
 use tracing::level_filters::LevelFilter;
 use tracing::{error, warn};
@@ -154,13 +155,13 @@ fn filter(level: LevelFilter) -> Targets {
 
 /// The least level of what is logged now; `None` where there is no log.
 pub fn level() -> Option<LevelFilter> {
-    FILTER.get().map(|(_, level)| *level.lock().unwrap_or_else(PoisonError::into_inner))
+    FILTER.get().map(|(_, level)| *level.lock())
 }
 
 /// Logs from this level on, until another is set.
 pub fn set_level(level: LevelFilter) {
     let Some((handle, now)) = FILTER.get() else { return };
-    let mut now = now.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut now = now.lock();
     if handle.reload(filter(level)).is_ok() {
         *now = level;
     }

@@ -4,8 +4,9 @@
 use std::cell::RefCell;
 use std::time::{Duration, UNIX_EPOCH};
 
-use crate::base::byte_class::{hex_digits, needs_no_escapes};
+use crate::base::byte_class::needs_no_escapes;
 use crate::base::clock;
+use crate::base::hex;
 use crate::observability::log::Format;
 
 /// The name of a value, as each form of the log writes it.
@@ -126,7 +127,7 @@ impl Record<'_> {
     /// A number that is a name, as eight hex digits.
     #[inline(always)]
     pub fn hex(&mut self, label: Label, value: u32) {
-        self.word(label, &hex_digits(value));
+        self.word(label, &hex::digits(value));
     }
 
     /// A number.

@@ -1,9 +1,9 @@
 //! What became of the requests of one route, as one worker has seen it.
 
-use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use http::{Method, StatusCode};
+use parking_lot::Mutex;
 
 use crate::observability::metrics::cell::{Cell, Durations, Histogram};
 
@@ -106,7 +106,7 @@ impl RouteCells {
     }
 
     fn refused(&self, method: usize, class: usize, reason: &'static str) {
-        let mut refusals = self.refusals.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut refusals = self.refusals.lock();
         let same =
             |known: &&mut Refusals| known.method == method && known.class == class && known.reason == reason;
         match refusals.iter_mut().find(same) {
@@ -122,9 +122,7 @@ impl RouteCells {
                 sum.add(Answers { method, status, reason: "", count: cell.get() });
             }
         }
-        for Refusals { method, class, reason, count } in
-            self.refusals.lock().unwrap_or_else(PoisonError::into_inner).iter().copied()
-        {
+        for Refusals { method, class, reason, count } in self.refusals.lock().iter().copied() {
             sum.add(Answers { method: METHODS[method], status: CLASSES[class], reason, count });
         }
         self.total.add_to(&mut sum.total);

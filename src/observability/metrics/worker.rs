@@ -2,9 +2,11 @@
 
 use std::marker::PhantomData;
 use std::rc::Rc;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::thread::ThreadId;
 use std::time::Duration;
+
+use parking_lot::Mutex;
 
 use crate::observability::metrics::cell::{Cell, Durations, Histogram};
 use crate::observability::metrics::route::{Answered, RouteCells, RouteSum};
@@ -129,7 +131,7 @@ impl WorkerCells {
     }
 
     fn route(&self, name: &str) -> Arc<RouteCells> {
-        let mut routes = self.routes.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut routes = self.routes.lock();
         if let Some(known) = routes.iter().find(|route| *route.name == *name) {
             return Arc::clone(known);
         }
@@ -139,7 +141,7 @@ impl WorkerCells {
     }
 
     pub fn add_to(&self, sum: &mut Sum) {
-        for cells in self.routes.lock().unwrap_or_else(PoisonError::into_inner).iter() {
+        for cells in self.routes.lock().iter() {
             let known = sum.routes.iter().position(|route| route.name == *cells.name);
             let at = known.unwrap_or_else(|| {
                 sum.routes.push(RouteSum { name: cells.name.to_string(), ..RouteSum::default() });

@@ -1,8 +1,9 @@
 //! All workers' cells, summed up when somebody reads them.
 
 use std::fmt::Error;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
+use parking_lot::Mutex;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, MetricEncoder, NoLabelSet};
 use prometheus_client::metrics::exemplar::Exemplar;
@@ -21,7 +22,7 @@ impl Workers {
     /// The calling thread's cells, which it has from its first question on.
     pub fn mine(&self) -> Worker {
         let owner = std::thread::current().id();
-        let mut workers = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut workers = self.0.lock();
         if let Some(known) = workers.iter().find(|cells| cells.owner == owner) {
             return Worker::new(Arc::clone(known));
         }
@@ -33,7 +34,7 @@ impl Workers {
     /// What all have counted.
     pub fn sum(&self) -> Sum {
         let mut sum = Sum::default();
-        for cells in self.0.lock().unwrap_or_else(PoisonError::into_inner).iter() {
+        for cells in self.0.lock().iter() {
             cells.add_to(&mut sum);
         }
         sum.routes.sort_by(|a, b| a.name.cmp(&b.name));

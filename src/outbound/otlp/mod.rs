@@ -5,7 +5,7 @@ mod options;
 mod wire;
 
 use std::io;
-use std::sync::mpsc as thread_channel;
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -17,6 +17,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, sleep, timeout_at};
 use tracing::{info, warn};
 
+use crate::base::join_within::join_within;
 use crate::observability::trace::{self, Finished, Tracer};
 use crate::outbound::http_client::{FetchError, Origin};
 use crate::tls::TlsError;
@@ -50,13 +51,13 @@ pub enum StartError {
 #[must_use = "the last spans are lost without it"]
 pub struct Exporting {
     stop: Option<oneshot::Sender<()>>,
-    stopped: thread_channel::Receiver<()>,
+    thread: Option<JoinHandle<()>>,
 }
 
 impl Drop for Exporting {
     fn drop(&mut self) {
         drop(self.stop.take());
-        let _ = self.stopped.recv_timeout(LAST_PATIENCE);
+        self.thread.take().map(|thread| join_within(thread, LAST_PATIENCE));
     }
 }
 
@@ -88,14 +89,15 @@ pub fn start(get: impl Fn(&str) -> Option<String>) -> Result<Option<Exporting>, 
         is_failing: false,
     };
     let (stop, asked) = oneshot::channel();
-    let (ended, stopped) = thread_channel::channel();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    std::thread::Builder::new().name("traces".to_owned()).spawn(move || {
+    let thread = std::thread::Builder::new().name("traces".to_owned());
+    let thread = thread.spawn(move || {
         runtime.block_on(exporter.run(finished, asked));
-        drop(ended);
+        // A name lookup that hangs is not waited for.
+        runtime.shutdown_background();
     })?;
     tracer.install();
-    Ok(Some(Exporting { stop: Some(stop), stopped }))
+    Ok(Some(Exporting { stop: Some(stop), thread: Some(thread) }))
 }
 
 struct Exporter {

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use http::{HeaderMap, HeaderName, HeaderValue};
 
+use crate::base::percent;
 use crate::config::url::{ResourceUrl, resource};
 use crate::observability::trace::Sampler;
 
@@ -96,20 +97,10 @@ fn pairs(text: &str, variable: &str) -> Result<Vec<(String, String)>, String> {
     let wrong = || format!("{variable} must be key=value,key=value, values percent-encoded");
     let pair = |pair: &str| {
         let (key, value) = pair.split_once('=').ok_or_else(wrong)?;
-        let value = unescaped(value.trim()).ok_or_else(wrong)?;
+        let value = percent::decode(value.trim()).ok_or_else(wrong)?.into_owned();
         Ok((key.trim().to_owned(), value))
     };
     text.split(',').map(str::trim).filter(|part| !part.is_empty()).map(pair).collect()
-}
-
-fn unescaped(value: &str) -> Option<String> {
-    let mut parts = value.split('%');
-    let mut bytes = parts.next()?.as_bytes().to_vec();
-    for part in parts {
-        bytes.push(u8::from_str_radix(part.get(..2)?, 16).ok()?);
-        bytes.extend_from_slice(part.get(2..)?.as_bytes());
-    }
-    String::from_utf8(bytes).ok()
 }
 
 fn headers(text: &str) -> Result<HeaderMap, String> {

@@ -14,7 +14,6 @@
 
 mod connection;
 mod event_log;
-mod flights;
 mod heartbeat;
 mod listing;
 mod repair;
@@ -34,6 +33,7 @@ use tokio::time::timeout;
 use tracing::{error, warn};
 
 use crate::base::clock::Clock;
+use crate::base::single_flight::SingleFlight;
 use crate::config::{Problem, RedisOptions, StoreOptions};
 use crate::store::driver::{Command, Link};
 use crate::store::keys::StoreKeys;
@@ -44,7 +44,6 @@ use crate::store::{LoginId, OnFailure, Seed, TokenId, TokenRecord, Unavailable};
 
 use connection::Connection;
 use event_log::Notices;
-use flights::Flights;
 use uses::Uses;
 
 /// How to reach it, and how long to wait for it.
@@ -121,8 +120,8 @@ struct Session {
     endings: Cell<u64>,
     notices: RefCell<Notices>,
     uses: RefCell<Uses>,
-    fetches: Flights<TokenId, Option<Arc<TokenRecord>>>,
-    mints: Flights<LoginId, Seed>,
+    fetches: SingleFlight<TokenId, Result<Option<Arc<TokenRecord>>, Unavailable>>,
+    mints: SingleFlight<LoginId, Result<Seed, Unavailable>>,
     claim: Script,
     touch: Script,
 }
@@ -157,8 +156,8 @@ impl RedisStore {
             revocations: RefCell::default(),
             endings: Cell::default(),
             notices: RefCell::default(),
-            fetches: Flights::new(),
-            mints: Flights::new(),
+            fetches: SingleFlight::new(Err(Unavailable)),
+            mints: SingleFlight::new(Err(Unavailable)),
             claim: Script::new(CLAIM),
             touch: Script::new(TOUCH),
         });
@@ -182,15 +181,15 @@ impl Session {
         let session = Rc::clone(self);
         match command {
             Command::Fetch { id, salt, reply } => {
-                if let Some(flight) = self.fetches.join(id, reply) {
-                    spawn_local(async move { flight.land(session.judged(session.fetch(id, salt).await)) });
+                if let Some(leader) = self.fetches.join(id, reply) {
+                    spawn_local(async move { leader.finish(session.judged(session.fetch(id, salt).await)) });
                 }
             }
             Command::Mint { token, seed, id, reply } => {
-                if let Some(flight) = self.mints.join(token.login, reply) {
+                if let Some(leader) = self.mints.join(token.login, reply) {
                     let endings = self.endings.get();
                     spawn_local(async move {
-                        flight.land(session.judged(session.mint(token, seed, id, endings).await));
+                        leader.finish(session.judged(session.mint(token, seed, id, endings).await));
                     });
                 }
             }
