@@ -8,7 +8,7 @@ use http::{HeaderValue, Request};
 use libfuzzer_sys::fuzz_target;
 use timbr_gateway::config::routes::defaults;
 use timbr_gateway::http::headers::{Head, HeaderName};
-use timbr_gateway::gateway::field_policy::{Fate, POLICY, fate};
+use timbr_gateway::gateway::header_policy::{Fate, POLICY, fate};
 use timbr_gateway::gateway::route::{Route, Routes};
 use timbr_gateway::gateway::screen::screen;
 use timbr_gateway::http::media_type::essence;

@@ -25,8 +25,8 @@ use serde_json::json;
 use tokio::time::timeout;
 use tracing::{info, warn};
 
+use crate::admin::access::{may_ask, may_change};
 use crate::admin::commands::Answered;
-use crate::admin::permission::{may_ask, may_change};
 use crate::admin::{Admin, Body, commands, rejections};
 use crate::auth::Auth;
 use crate::base::percent::decode_query_value;

@@ -1,12 +1,12 @@
 //! The listener for operators: whether the process lives, whether it wants requests, what it counts, and, for who is on
 //! this machine, its tokens.
 
+mod access;
 mod api;
 mod commands;
 pub mod control;
 pub mod dashboard;
 pub mod health;
-mod permission;
 mod rejections;
 
 use std::convert::Infallible;
@@ -102,7 +102,7 @@ fn answer(request: &Request<Incoming>, peer: SocketAddr, admin: &Admin) -> Respo
         return self::text(if is_well { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE }, &text);
     }
     if dashboard::has(path)
-        && let Err((status, why)) = permission::may_ask(request, peer)
+        && let Err((status, why)) = access::may_ask(request, peer)
     {
         return self::text(status, &why);
     }

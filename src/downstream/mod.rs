@@ -3,8 +3,8 @@
 mod activity;
 mod coalesced_io;
 mod corked_io;
-mod failure;
-mod frames;
+mod frame_meter;
+mod handshake_failure;
 mod http1;
 mod http2;
 pub mod listener;
@@ -118,7 +118,7 @@ pub async fn serve(service: Rc<Service>, mut stream: TcpStream, peer: SocketAddr
     let failure = match &service.tls {
         None => service.speak_http1(stream, Rc::new(client), activity).await,
         Some(tls) => match Box::pin(service.shake_hands(&tls.current(), stream, client, activity)).await {
-            Err(error) => return service.lost(peer, &error, failure::kind(&error)),
+            Err(error) => return service.lost(peer, &error, handshake_failure::kind(&error)),
             Ok((stream, client)) if stream.get_ref().1.alpn_protocol() == Some(b"h2") => {
                 Box::pin(service.speak_http2(stream, client, activity)).await
             }

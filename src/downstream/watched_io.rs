@@ -12,7 +12,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep, sleep};
 
 use crate::downstream::activity::Activity;
-use crate::downstream::frames::{FORBIDDEN, FrameMeter};
+use crate::downstream::frame_meter::{FORBIDDEN, FrameMeter};
 use crate::downstream::socket::Socket;
 use crate::observability::metrics::{Cause, Metrics};
 use crate::os::splice::KernelPipe;

@@ -10,7 +10,7 @@ use crate::base::secret::Secret;
 use crate::base::user_name::UserName;
 use crate::config::Credential;
 use crate::gateway::context::Context;
-use crate::gateway::field_policy::{Fate, fate};
+use crate::gateway::header_policy::{Fate, fate};
 use crate::gateway::screen::{Screened, ScreenedParts};
 use crate::http::client_body::ClientBody;
 use crate::http::h1::request::begin_request;

@@ -5,7 +5,7 @@ use http::{Method, Uri};
 use crate::auth::jwt::Jwt;
 use crate::auth::{ApiKey, Presented};
 use crate::config::{Accepts, RouteProfile};
-use crate::gateway::field_policy::{self, Fate, POLICY};
+use crate::gateway::header_policy::{self, Fate, POLICY};
 use crate::gateway::rejection::Rejection;
 use crate::http::headers::{Fields, Head, HeaderName};
 use crate::http::media_type::essence;
@@ -82,7 +82,7 @@ pub fn unambiguous(fields: &Fields) -> Result<(), Rejection> {
         {
             return Err(Rejection::FieldRepeated(field.name.as_str()));
         }
-        if let Some(name) = field_policy::mistaken_for(field) {
+        if let Some(name) = header_policy::mistaken_for(field) {
             return Err(Rejection::FieldAmbiguous(name.as_str()));
         }
     }
@@ -156,7 +156,7 @@ fn nominated(fields: &Fields) -> Result<Vec<http::HeaderName>, Rejection> {
             };
             let name = HeaderName::of(option);
             let decides =
-                POLICY.contains(&name) || field_policy::mistaken(text.as_str().as_bytes()).is_some();
+                POLICY.contains(&name) || header_policy::mistaken(text.as_str().as_bytes()).is_some();
             let hop = matches!(
                 name,
                 HeaderName::Te
@@ -165,7 +165,7 @@ fn nominated(fields: &Fields) -> Result<Vec<http::HeaderName>, Rejection> {
                     | HeaderName::Http2Settings
                     | HeaderName::TransferEncoding
             );
-            if decides || (!hop && field_policy::fate(name, text.as_str().as_bytes()) == Fate::Drop) {
+            if decides || (!hop && header_policy::fate(name, text.as_str().as_bytes()) == Fate::Drop) {
                 return Err(Rejection::ConnectionNamesPolicyField(text.as_str().to_owned()));
             }
             names.push(text);

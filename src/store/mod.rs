@@ -3,16 +3,16 @@
 //! [`Store`] is what others see. In front is always the memory of this process, which answers the requests whose token it
 //! knows without waiting; behind it may be a file, or a Redis that replicas share, driven by a thread of its own.
 
-mod acceptance;
 mod driver;
 mod file;
 mod keys;
 mod listing;
 mod memory;
+mod mint_guard;
 mod record;
 mod redis;
 mod revocation;
-mod salt_uses;
+mod salt_usage;
 mod time;
 mod token_id;
 mod wire;
@@ -28,21 +28,21 @@ use crate::base::user_name::UserName;
 use crate::config::{Config, Problem, StoreKind};
 use crate::observability::metrics::StoreMetrics;
 
-use acceptance::Acceptance;
 use driver::{Behind, Commands, Prepared};
 use keys::StoreKeys;
+use mint_guard::Acceptance;
 use parking_lot::Mutex;
-use salt_uses::SaltUses;
+use salt_usage::SaltUses;
 use time::Calendar;
 
-pub use acceptance::Proof;
 pub use driver::Running;
 pub use keys::{derived, salt_name};
 pub use listing::{Filter, Listing, TokenLine};
 pub use memory::{Limits, MemoryStore};
+pub use mint_guard::Proof;
 pub use record::{NewToken, TokenRecord};
 pub use revocation::Revocation;
-pub use salt_uses::SaltUse;
+pub use salt_usage::SaltUse;
 pub use time::Stamp;
 pub use token_id::{Fingerprint, TokenId};
 

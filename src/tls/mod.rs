@@ -5,11 +5,11 @@
 
 mod certificates;
 pub mod client_auth;
-mod files;
+mod outbound;
+mod pem_files;
 mod reload;
 mod self_signed;
-mod server_side;
-mod upstream_side;
+mod server;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -19,10 +19,10 @@ use rustls::crypto::{CryptoProvider, aws_lc_rs};
 use crate::config::CertificateFiles;
 
 pub use certificates::Names;
+pub use outbound::{UpstreamTls, client_tls, trust, upstream_tls};
 pub use reload::{Prepared, Reloader, ends};
 pub use self_signed::{SelfSigned, name_of, self_signed};
-pub use server_side::{Current, Served, ServerTls};
-pub use upstream_side::{UpstreamTls, client_tls, trust, upstream_tls};
+pub use server::{Current, Served, ServerTls};
 
 /// What can be wrong with certificates and keys. Names the file, never shows a key.
 #[derive(Debug, thiserror::Error)]

@@ -11,7 +11,7 @@ use crate::base::watched_files::{Stamps, Watch};
 use crate::config::TlsOptions;
 use crate::tls::certificates::Certificate;
 use crate::tls::client_auth::fingerprint;
-use crate::tls::server_side::{Current, Material, Resumption, ServerTls};
+use crate::tls::server::{Current, Material, Resumption, ServerTls};
 use crate::tls::{SelfSigned, TlsError};
 
 /// From here on a certificate's end is warned of.

@@ -20,8 +20,8 @@ use crate::upstream::connect::connect;
 use crate::upstream::connection::{Connection, Open};
 use crate::upstream::endpoint::{Endpoint, Failure, Standing};
 use crate::upstream::exchange::{Exchange, Upload};
+use crate::upstream::name_resolution::{SystemResolver, keep_resolved};
 use crate::upstream::request_body::RequestBody;
-use crate::upstream::resolve::{SystemResolver, keep_resolved};
 use crate::upstream::{Message, UpstreamError};
 
 /// How often an address that takes no connections is tried.

@@ -15,11 +15,11 @@ mod endpoint;
 mod exchange;
 mod health_check;
 mod load_balancer;
+mod name_resolution;
 mod origin;
 mod pool;
 mod progress_timeout;
 mod request_body;
-mod resolve;
 mod response_body;
 mod status;
 

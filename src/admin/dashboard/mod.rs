@@ -6,7 +6,7 @@
 //! GET /overview    all sections as one JSON document
 //! ```
 
-mod events;
+mod event_stream;
 mod history;
 mod overview;
 
@@ -31,10 +31,10 @@ use crate::base::shutdown::Phase;
 use crate::config::Config;
 use crate::tls::ServerTls;
 
-use events::Sections;
+use event_stream::Sections;
 use history::{Counts, History, STEP};
 
-pub use events::Events;
+pub use event_stream::Events;
 
 /// Pages that listen at once. Each holds a connection of the admin listener's, and probes need some too.
 const MOST_LISTENERS: usize = 16;

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use crate::admin::Admin;
 use crate::admin::control::Reloaded;
 use crate::admin::dashboard::LastReload;
-use crate::admin::dashboard::events::{Section, Sections};
+use crate::admin::dashboard::event_stream::{Section, Sections};
 use crate::admin::dashboard::history::History;
 use crate::admin::rejections;
 use crate::base::shutdown::Phase;

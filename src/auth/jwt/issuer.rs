@@ -4,7 +4,7 @@ use jsonwebtoken::{Algorithm, DecodingKey, Header, Validation, decode};
 
 use crate::auth::jwt::JwtError;
 use crate::auth::jwt::claims::{Claims, Rules};
-use crate::auth::jwt::keys::Keys;
+use crate::auth::jwt::issuer_keys::Keys;
 use crate::base::clock::Clock;
 use crate::base::user_name::UserName;
 use crate::config::JwtOptions;

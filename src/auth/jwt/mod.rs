@@ -5,8 +5,8 @@
 
 mod claims;
 mod issuer;
+mod issuer_keys;
 mod key_set;
-mod keys;
 
 use std::convert::Infallible as Never;
 use std::future::poll_fn;

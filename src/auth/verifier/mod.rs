@@ -1,7 +1,7 @@
 //! Who says that a password is right. Asked once, when a token is minted; never on the path of a query.
 
 mod delegate;
-mod form;
+mod html_form;
 mod ldap;
 pub mod password_hash;
 mod platform;

@@ -15,7 +15,7 @@ use tracing::{error, warn};
 use zeroize::Zeroizing;
 
 use crate::auth::bearer::Credentials;
-use crate::auth::verifier::{Verified, VerifyError, form};
+use crate::auth::verifier::{Verified, VerifyError, html_form};
 use crate::base::secret::Secret;
 use crate::config::{Config, PlatformOptions};
 use crate::outbound::http_client::Origin;
@@ -78,13 +78,13 @@ impl Platform {
         if page.status() != StatusCode::OK {
             return Err(unavailable(&format!("{login} was answered {}", page.status())));
         }
-        let csrf = form::hidden_value(&String::from_utf8_lossy(page.body()), "csrf_token");
+        let csrf = html_form::hidden_value(&String::from_utf8_lossy(page.body()), "csrf_token");
         let mut fields =
             vec![("username", credentials.user.as_str()), ("password", credentials.password.expose())];
         if let Some(csrf) = &csrf {
             fields.push(("csrf_token", csrf));
         }
-        let filled = Bytes::from_owner(Zeroizing::new(form::encoded(&fields).into_bytes()));
+        let filled = Bytes::from_owner(Zeroizing::new(html_form::encoded(&fields).into_bytes()));
         let answer = self.ask(Method::POST, login, &mut jar, filled).await?;
         match answer.status() {
             status if status.is_success() || status.is_redirection() => {}

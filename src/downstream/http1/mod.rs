@@ -3,7 +3,7 @@
 //! The gateway reads HTTP/1 itself, with `crate::http::h1`, and not through a library made to get along with everybody: a
 //! head that is refused gets the same kind of answer, with its id and its access line, as any other refusal.
 
-mod answer;
+mod response;
 mod wire;
 
 use std::cell::RefCell;
@@ -31,7 +31,7 @@ use crate::http::h1::head::{HeadError, HeadLimits, HeadScanner};
 use crate::http::h1::request::{RequestHead, parse_request};
 use crate::http::headers::Head;
 
-use answer::Asked;
+use response::Asked;
 use wire::Wire;
 
 /// What a connection may ask for before it has to begin anew.

@@ -3,7 +3,7 @@
 //! Lines are handed to a writer thread over a bounded queue, so that a terminal, pipe or disk that does not take
 //! them never holds up a request; what does not fit is dropped.
 
-mod lines;
+mod line_writer;
 mod record;
 
 use std::any::Any;
@@ -21,7 +21,7 @@ use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{Layer, Registry, reload};
 
-use lines::Lines;
+use line_writer::Lines;
 pub(crate) use record::label;
 pub use record::{Label, Record};
 

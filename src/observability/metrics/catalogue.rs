@@ -11,7 +11,7 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::metrics::{MetricType, TypedMetric};
 use prometheus_client::registry::Registry;
 
-use crate::observability::metrics::cell::bounds;
+use crate::observability::metrics::histogram::bounds;
 
 /// Names of the gateway's own metrics begin so.
 pub const PREFIX: &str = "timbr_gateway";
@@ -139,7 +139,7 @@ impl Catalogue {
         counters
     }
 
-    /// With the buckets of [`Durations`](crate::observability::metrics::cell::Durations).
+    /// With the buckets of [`Durations`](crate::observability::metrics::histogram::Durations).
     pub fn histograms<const COUNT: usize>(
         &mut self,
         name: &'static str,

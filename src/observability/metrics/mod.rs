@@ -5,15 +5,15 @@
 //! counter for all.
 
 mod catalogue;
-mod cause;
-mod cell;
+mod close_cause;
 mod exposition;
+mod histogram;
 mod process;
 mod route;
 mod store;
 mod upstreams;
 mod worker;
-mod workers;
+mod worker_collector;
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -28,12 +28,12 @@ use crate::observability::trace;
 
 use catalogue::{Catalogue, Counters};
 use process::Process;
-use workers::Workers;
+use worker_collector::Workers;
 
 pub use catalogue::{Described, Form};
-pub use cause::Cause;
-pub use cell::Histogram;
+pub use close_cause::Cause;
 pub use exposition::Format;
+pub use histogram::Histogram;
 pub use route::{Answered, Answers, RouteSum};
 pub use store::StoreMetrics;
 pub use upstreams::{UpstreamLine, Upstreams};
@@ -92,7 +92,7 @@ impl Default for Metrics {
         of.registry.register("build", BUILD.help, build);
         of.collected(&[BUILD]);
         let workers = Workers::default();
-        of.collected(workers::DESCRIBED);
+        of.collected(worker_collector::DESCRIBED);
         of.registry.register_collector(Box::new(workers.clone()));
         let mut process = Registry::default();
         of.collected(process::DESCRIBED);

@@ -8,7 +8,7 @@ use prometheus_client::encoding::{DescriptorEncoder, NoLabelSet};
 use prometheus_client::metrics::exemplar::Exemplar;
 
 use crate::observability::metrics::catalogue::{Described, Form};
-use crate::observability::metrics::workers::Encoding;
+use crate::observability::metrics::worker_collector::Encoding;
 
 const fn of_all(name: &'static str, form: Form, help: &'static str) -> Described {
     Described { name, form, labels: &[], help, of_the_process: true }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use http::{Method, StatusCode};
 use parking_lot::Mutex;
 
-use crate::observability::metrics::cell::{Cell, Durations, Histogram};
+use crate::observability::metrics::histogram::{Cell, Durations, Histogram};
 
 /// Methods that are told apart; strangers can make up others.
 const METHODS: [&str; 8] = ["GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "OPTIONS", "other"];

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 
-use crate::observability::metrics::cell::{Cell, Durations, Histogram};
+use crate::observability::metrics::histogram::{Cell, Durations, Histogram};
 use crate::observability::metrics::route::{Answered, RouteCells, RouteSum};
 
 /// A closed set of a label's values.

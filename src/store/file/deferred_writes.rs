@@ -7,7 +7,7 @@ use crate::store::file::{
     FileStore, LOGINS, Opened, Outcome, PAUSE, SALTS, Sealed, TOKENS, Used, millis, open, parts, place,
 };
 use crate::store::wire::KeptLogin;
-use crate::store::{SaltUse, Stamp, salt_uses};
+use crate::store::{SaltUse, Stamp, salt_usage};
 
 /// Tokens that are seen to in one portion.
 const PORTION: usize = 1000;
@@ -16,7 +16,7 @@ impl Opened {
     pub(super) fn salt_uses(&mut self) -> Outcome<Vec<SaltUse>> {
         self.note_salts()?;
         let store = &self.store;
-        let since = store.calendar.now().0.saturating_sub(millis(salt_uses::PERIOD));
+        let since = store.calendar.now().0.saturating_sub(millis(salt_usage::PERIOD));
         let table = open(&mut self.database, store)?.begin_read()?.open_table(SALTS)?;
         let mut uses = Vec::new();
         for name in store.keys.salts() {

@@ -18,7 +18,7 @@ mod heartbeat;
 mod listing;
 mod repair;
 mod tokens;
-mod uses;
+mod usage;
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
@@ -44,7 +44,7 @@ use crate::store::{LoginId, OnFailure, Seed, TokenId, TokenRecord, Unavailable};
 
 use connection::Connection;
 use event_log::Notices;
-use uses::Uses;
+use usage::Uses;
 
 /// How to reach it, and how long to wait for it.
 #[derive(Clone)]

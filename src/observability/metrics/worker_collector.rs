@@ -9,7 +9,7 @@ use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, MetricEncod
 use prometheus_client::metrics::exemplar::Exemplar;
 
 use crate::observability::metrics::catalogue::{Described, Form};
-use crate::observability::metrics::cell::Histogram;
+use crate::observability::metrics::histogram::Histogram;
 use crate::observability::metrics::worker::{
     HandshakeFailure, Outcome, Protocol, Step, Sum, TlsVersion, Worker, WorkerCells,
 };

@@ -12,7 +12,7 @@ use crate::store::keys::Name;
 use crate::store::redis::connection::Connection;
 use crate::store::redis::tokens::millis;
 use crate::store::redis::{Outcome, Session};
-use crate::store::{SaltUse, Stamp, TokenId, salt_uses};
+use crate::store::{SaltUse, Stamp, TokenId, salt_usage};
 
 /// So often uses are told where nothing ends for want of use.
 const SELDOM: Duration = Duration::from_secs(300);
@@ -192,7 +192,7 @@ impl Session {
     pub(super) async fn salt_uses(&self) -> Outcome<Vec<SaltUse>> {
         self.note_salts().await?;
         let mut connection = self.connection()?;
-        let since = self.shared.calendar.now().0.saturating_sub(millis(salt_uses::PERIOD));
+        let since = self.shared.calendar.now().0.saturating_sub(millis(salt_usage::PERIOD));
         let mut all = Vec::new();
         for name in self.shared.keys.salts() {
             let key = self.key("salt:", name);

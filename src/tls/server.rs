@@ -14,7 +14,7 @@ use tokio_rustls::TlsAcceptor;
 use crate::config::TlsOptions;
 use crate::tls::certificates::{Certificate, Certificates, Names};
 use crate::tls::client_auth::{self, Unusable};
-use crate::tls::files::{load_chain, load_pair};
+use crate::tls::pem_files::{load_chain, load_pair};
 use crate::tls::{SelfSigned, TlsError, provider, setup};
 
 /// Sessions that are kept for TLS 1.2 clients that take no tickets.

@@ -9,7 +9,7 @@ use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, ConfigBuilder, RootCertStore};
 
 use crate::config::UpstreamOptions;
-use crate::tls::files::{load_pair, roots_from};
+use crate::tls::pem_files::{load_pair, roots_from};
 use crate::tls::{TlsError, provider, setup};
 
 /// How to speak TLS to the upstream.
