@@ -17,7 +17,7 @@ use timbr_gateway::auth::{Auth, bearer};
 use timbr_gateway::base::clock::Clock;
 use timbr_gateway::base::secret::Secret;
 use timbr_gateway::config::{Config, Sources, load};
-use timbr_gateway::gateway::route::{Route, Routes};
+use timbr_gateway::gateway::route::{RouteMatch, RouteTable};
 use timbr_gateway::gateway::screen::screen;
 use timbr_gateway::http::h1::head::{HeadLimits, HeadScanner};
 use timbr_gateway::http::h1::request::parse_request;
@@ -26,16 +26,16 @@ use timbr_gateway::http::h1::response::{
 };
 use timbr_gateway::http::headers::Head;
 use timbr_gateway::label;
-use timbr_gateway::observability::auth_timing::Steps;
-use timbr_gateway::observability::log::{Format, Record};
+use timbr_gateway::observability::auth_timing::AuthTiming;
+use timbr_gateway::observability::log::{LogFormat, LogRecord};
 use timbr_gateway::observability::metrics::Metrics;
 use timbr_gateway::store::TokenId;
-use timbr_gateway::upstream::{Backends, Upstream};
+use timbr_gateway::upstream::{Backends, UpstreamClient};
 
 #[global_allocator]
 static ALLOCATIONS: AllocProfiler = AllocProfiler::system();
 
-const LIMITS: HeadLimits = HeadLimits { fields: 100, bytes: 32 * 1024, target: 8 * 1024 };
+const LIMITS: HeadLimits = HeadLimits { max_headers: 100, max_bytes: 32 * 1024, max_target: 8 * 1024 };
 const CLIENT: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 const KEY: &str = "k-00112233445566778899aabbccddeeff";
 
@@ -65,26 +65,26 @@ fn parse_a_request(bencher: Bencher<'_, '_>) {
 
 #[divan::bench]
 fn find_the_route(bencher: Bencher<'_, '_>) {
-    let routes = Routes::new(config().routes);
+    let routes = RouteTable::new(config().routes);
     let head = parsed(REQUEST);
     bencher.bench(|| routes.find(black_box(&head)).is_ok());
 }
 
 #[divan::bench]
 fn screen_the_fields(bencher: Bencher<'_, '_>) {
-    let routes = Routes::new(config().routes);
+    let routes = RouteTable::new(config().routes);
     let head = parsed(REQUEST);
-    let Ok(Route::Profile(profile, _)) = routes.find(&head) else { panic!("the request has a route") };
+    let Ok(RouteMatch::Profile(profile, _)) = routes.find(&head) else { panic!("the request has a route") };
     bencher.with_inputs(|| parsed(REQUEST)).bench_values(|head| screen(profile, head).is_ok());
 }
 
 #[divan::bench]
 fn hash_a_key(bencher: Bencher<'_, '_>) {
-    bencher.bench(|| TokenId::of(black_box(KEY.as_bytes())));
+    bencher.bench(|| TokenId::from_token(black_box(KEY.as_bytes())));
 }
 
-fn steps() -> Steps {
-    Steps::new(Metrics::default().worker())
+fn steps() -> AuthTiming {
+    AuthTiming::new(Metrics::default().worker())
 }
 
 /// A token that the gateway minted: its hash, and a look into the store.
@@ -92,16 +92,16 @@ fn steps() -> Steps {
 fn identify_a_token(bencher: Bencher<'_, '_>) {
     let config = config();
     let auth = auth(&config);
-    let upstream = Upstream::new(backends(&config), 0, Arc::<Metrics>::default());
+    let upstream = UpstreamClient::new(backends(&config), 0, Arc::<Metrics>::default());
     let token = at_once(auth.mint(&bearer_of_alice(&config), CLIENT, &steps())).expect("minted").token;
     let head = parsed(&REQUEST.replace(KEY, token.expose()));
-    let routes = Routes::new(config.routes.clone());
-    let Ok(Route::Profile(profile, _)) = routes.find(&head) else { panic!("the request has a route") };
+    let routes = RouteTable::new(config.routes.clone());
+    let Ok(RouteMatch::Profile(profile, _)) = routes.find(&head) else { panic!("the request has a route") };
     let screened =
         screen(profile, parsed(&REQUEST.replace(KEY, token.expose()))).expect("nothing is wrong with it");
     let steps = steps();
     bencher
-        .bench_local(|| at_once(auth.identify(black_box(screened.presented()), CLIENT, &upstream, &steps)));
+        .bench_local(|| at_once(auth.identify(black_box(screened.credential()), CLIENT, &upstream, &steps)));
 }
 
 /// A bearer opened, and its login's token made again.
@@ -121,13 +121,13 @@ fn parse_an_answer(bencher: Bencher<'_, '_>) {
 
 #[divan::bench]
 fn write_the_answer(bencher: Bencher<'_, '_>) {
-    let ResponseHead { status, fields, .. } =
+    let ResponseHead { status, headers, .. } =
         parse_response(ANSWER.into(), &Method::POST).expect("an answer");
-    let framing = ResponseFraming::of(&Method::POST, Version::HTTP_11, status, Some(300));
+    let framing = ResponseFraming::choose(&Method::POST, Version::HTTP_11, status, Some(300));
     let mut out = Vec::with_capacity(1024);
     bencher.bench_local(|| {
         out.clear();
-        write_response(&mut out, status, &fields, framing, Persistence::Usual);
+        write_response(&mut out, status, &headers, framing, Persistence::Default);
         out.len()
     });
 }
@@ -136,13 +136,13 @@ fn write_the_answer(bencher: Bencher<'_, '_>) {
 #[divan::bench]
 fn format_an_access_line(bencher: Bencher<'_, '_>) {
     bencher.bench(|| {
-        let fill = |record: &mut Record<'_>| {
+        let fill = |record: &mut LogRecord<'_>| {
             record.word(label!("request_id"), b"7496242a5a20f5b161b487663c87d61a");
             record.text(label!("path"), black_box("/timbr/openapi/ontology/sales/query"));
             record.number(label!("status"), black_box(200));
             record.millis(label!("total_ms"), black_box(Duration::from_micros(1234)));
         };
-        Record::make(Format::Json, "access", fill, |line| {
+        LogRecord::write(LogFormat::Json, "access", fill, |line| {
             black_box(line);
         });
     });
@@ -170,7 +170,7 @@ fn auth(config: &Config) -> Auth {
 }
 
 fn bearer_of_alice(config: &Config) -> String {
-    let made = bearer::make(&config.salts[0], "alice", &Secret::new("wonderland".into()));
+    let made = bearer::make_bearer(&config.salts[0], "alice", &Secret::new("wonderland".into()));
     made.expect("the salt is a Fernet key").expose().to_owned()
 }
 

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use timbr_gateway::base::clock::Clock;
 use timbr_gateway::base::user_name::UserName;
-use timbr_gateway::store::{Limits, LoginId, NewToken, Store, TokenId};
+use timbr_gateway::store::{LoginId, NewToken, Store, TokenId, TokenLimits};
 
 /// As the gateway has it.
 #[global_allocator]
@@ -53,13 +53,14 @@ fn main() {
 fn filled(count: u64) -> (Store, usize) {
     let before = resident();
     let day = Duration::from_secs(86_400);
-    let limits = Limits { ttl: day, idle_ttl: None, max: usize::MAX };
-    let store = Store::memory(limits, Clock::system());
+    let limits = TokenLimits { ttl: day, idle_ttl: None, max: usize::MAX };
+    let store = Store::in_memory(limits, Clock::system());
     for number in 0..count {
         let user = UserName::parse(format!("user{number}").as_bytes()).expect("a name");
         let login = LoginId((u128::from(number) << 64 | u128::from(number)).to_be_bytes());
         let new = NewToken { login, user, upstream_key: None, salt: 0 };
-        let mut kept = pin!(store.insert(new, [0; 20], store.proof(0), |_| TokenId::of(&token(number))));
+        let mut kept =
+            pin!(store.insert(new, [0; 20], store.proof_for(0), |_| TokenId::from_token(&token(number))));
         let kept = kept.as_mut().poll(&mut Context::from_waker(Waker::noop()));
         assert!(matches!(kept, Poll::Ready(Ok(_))), "memory waits for nothing");
     }
@@ -79,7 +80,7 @@ fn nanoseconds(store: &Store, count: u64) -> f64 {
     let mut random = fastrand::Rng::with_seed(1);
     let begun = Instant::now();
     for _ in 0..LOOKUPS {
-        let id = TokenId::of(&token(random.u64(0..count)));
+        let id = TokenId::from_token(&token(random.u64(0..count)));
         assert!(black_box(store.find(&id)).is_some());
     }
     begun.elapsed().as_secs_f64() * 1e9 / LOOKUPS as f64

@@ -6,14 +6,14 @@ use http::header::{CONTENT_TYPE, FORWARDED, HOST, HeaderName, ORIGIN, VIA};
 use http::uri::Authority;
 use http::{HeaderMap, HeaderValue, Request, StatusCode};
 
-use crate::admin::api::Refusal;
+use crate::admin::api::AdminError;
 
 /// SECURITY: from this machine alone, whatever the listener is bound to, and not by way of a proxy on it. The name that
 /// the request gives the host must be this machine's too: a page in a browser here could have its own name resolve to
 /// the loopback address. And where the browser says that a page of another site asks, it is none of its business.
-pub fn may_ask<T>(request: &Request<T>, peer: SocketAddr) -> Result<(), Refusal> {
+pub fn authorize_read<T>(request: &Request<T>, peer: SocketAddr) -> Result<(), AdminError> {
     let fields = request.headers();
-    if is_here(peer.ip()) && names_here(fields) && !is_passed_on(fields) && !is_of_another_site(fields) {
+    if is_this_machine(peer.ip()) && has_local_host(fields) && !is_proxied(fields) && !is_cross_site(fields) {
         return Ok(());
     }
     Err((
@@ -26,11 +26,11 @@ pub fn may_ask<T>(request: &Request<T>, peer: SocketAddr) -> Result<(), Refusal>
 
 /// The two addresses only that programs here have by themselves: service meshes deliver what comes from elsewhere from
 /// others of 127.0.0.0/8.
-fn is_here(address: IpAddr) -> bool {
+fn is_this_machine(address: IpAddr) -> bool {
     matches!(address.to_canonical(), IpAddr::V4(Ipv4Addr::LOCALHOST) | IpAddr::V6(Ipv6Addr::LOCALHOST))
 }
 
-fn names_here(fields: &HeaderMap) -> bool {
+fn has_local_host(fields: &HeaderMap) -> bool {
     let host = fields.get(HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
     host.parse::<Authority>().is_ok_and(|host| {
         let name = host.host().trim_start_matches('[').trim_end_matches(']');
@@ -39,7 +39,7 @@ fn names_here(fields: &HeaderMap) -> bool {
 }
 
 /// Whether a proxy tells for whom it asks.
-fn is_passed_on(fields: &HeaderMap) -> bool {
+fn is_proxied(fields: &HeaderMap) -> bool {
     fields.keys().any(|name| {
         *name == FORWARDED
             || *name == VIA
@@ -48,7 +48,7 @@ fn is_passed_on(fields: &HeaderMap) -> bool {
 }
 
 /// Fetch Metadata. A link on another site that is followed shows what it leads to to nobody but who followed it.
-fn is_of_another_site(fields: &HeaderMap) -> bool {
+fn is_cross_site(fields: &HeaderMap) -> bool {
     let says = |name: &str| fields.get(name).and_then(|value| value.to_str().ok());
     says("sec-fetch-site").is_some_and(|site| !matches!(site, "same-origin" | "none"))
         && says("sec-fetch-mode") != Some("navigate")
@@ -57,7 +57,7 @@ fn is_of_another_site(fields: &HeaderMap) -> bool {
 /// SECURITY: a page of another site that is open in a browser on this machine must not change anything. Such a page cannot
 /// send this type without being allowed to first, which nobody does here; and where the browser says whose page it is, it
 /// must be one of ours.
-pub fn may_change<T>(request: &Request<T>) -> Result<(), Refusal> {
+pub fn authorize_change<T>(request: &Request<T>) -> Result<(), AdminError> {
     let field = |name: &HeaderName| request.headers().get(name).and_then(|value| value.to_str().ok());
     if field(&CONTENT_TYPE) != Some("application/json") {
         return Err((StatusCode::UNSUPPORTED_MEDIA_TYPE, "this takes application/json".to_owned()));
@@ -76,13 +76,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn nothing_is_changed_for_a_page_of_another_site() {
+    fn a_page_of_another_site_cannot_change_anything() {
         let may = |fields: &[(HeaderName, &str)]| {
             let mut request = Request::builder().header(HOST, "127.0.0.1:9180");
             for (name, value) in fields {
                 request = request.header(name, *value);
             }
-            may_change(&request.body(()).expect("a request")).is_ok()
+            authorize_change(&request.body(()).expect("a request")).is_ok()
         };
         let json = (CONTENT_TYPE, "application/json");
         assert!(may(std::slice::from_ref(&json)));
@@ -104,10 +104,10 @@ mod tests {
     }
 
     #[test]
-    fn only_this_machine_may_ask_and_only_by_its_own_name() {
+    fn only_loopback_clients_with_a_local_host_name_are_allowed() {
         let ask = |peer: &str, host: &str| {
             let request = Request::builder().header(HOST, host).body(()).expect("a request");
-            may_ask(&request, SocketAddr::new(peer.parse().expect("an address"), 1)).is_ok()
+            authorize_read(&request, SocketAddr::new(peer.parse().expect("an address"), 1)).is_ok()
         };
         for host in ["127.0.0.1:9180", "localhost", "LOCALHOST:1", "[::1]:9180", "127.1.2.3"] {
             assert!(ask("127.0.0.1", host) && ask("::1", host) && ask("::ffff:127.0.0.1", host), "{host}");
@@ -120,12 +120,12 @@ mod tests {
     }
 
     #[test]
-    fn neither_a_proxy_may_ask_nor_a_page_of_another_site() {
+    fn proxied_and_cross_site_requests_are_rejected() {
         let ask = |fields: &[(&str, &str)]| {
             let request = Request::builder().header(HOST, "localhost");
             let request = fields.iter().fold(request, |request, (name, value)| request.header(*name, *value));
             let peer = SocketAddr::from(([127, 0, 0, 1], 1));
-            may_ask(&request.body(()).expect("a request"), peer).is_ok()
+            authorize_read(&request.body(()).expect("a request"), peer).is_ok()
         };
         for name in [
             "forwarded",

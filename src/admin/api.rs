@@ -25,34 +25,34 @@ use serde_json::json;
 use tokio::time::timeout;
 use tracing::{info, warn};
 
-use crate::admin::access::{may_ask, may_change};
-use crate::admin::commands::Answered;
-use crate::admin::{Admin, Body, commands, rejections};
+use crate::admin::access::{authorize_change, authorize_read};
+use crate::admin::commands::AdminCommandError;
+use crate::admin::{AdminBody, AdminContext, commands, rejections};
 use crate::auth::Auth;
 use crate::base::percent::decode_query_value;
 use crate::base::secret::Secret;
 use crate::base::user_name::UserName;
 use crate::observability::log::{self, label};
-use crate::store::{Filter, Fingerprint, Revocation, Stamp, TokenId, TokenLine};
+use crate::store::{Fingerprint, Revocation, Timestamp, TokenFilter, TokenId, TokenSummary};
 
 /// Tokens that are shown where no limit is given.
-const USUAL: usize = 1000;
+const DEFAULT_LIST_LIMIT: usize = 1000;
 
 /// No answer shows more.
-const MOST: usize = 100_000;
+const MAX_LIST_LIMIT: usize = 100_000;
 
 /// A longer body asks for nothing that there is.
-const MOST_BODY: usize = 16 * 1024;
+const MAX_BODY_SIZE: usize = 16 * 1024;
 
 /// What comes before a request's id.
-const EXPLAIN: &str = "/explain/";
+const EXPLAIN_PREFIX: &str = "/explain/";
 
 /// For that body.
 const BODY_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// What operators can ask for here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Verb {
+pub enum AdminCommand {
     List,
     Revoke,
     Salts,
@@ -68,7 +68,7 @@ pub enum Verb {
 /// What is to be revoked: one of these.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Order {
+struct RevocationRequest {
     user: Option<String>,
     fingerprint: Option<String>,
     token: Option<String>,
@@ -76,151 +76,169 @@ struct Order {
 }
 
 /// Why an operator gets no answer.
-pub type Refusal = (StatusCode, String);
+pub type AdminError = (StatusCode, String);
 
-impl Verb {
+impl AdminCommand {
     /// The verb of a path, if it is one.
-    pub fn of(path: &str) -> Option<Verb> {
+    pub fn from_path(path: &str) -> Option<AdminCommand> {
         match path {
-            "/tokens" => Some(Verb::List),
-            "/tokens/revoke" => Some(Verb::Revoke),
-            "/salts" => Some(Verb::Salts),
-            "/refusals" => Some(Verb::Refusals),
-            "/reload" => Some(Verb::Reload),
-            "/drain" => Some(Verb::Drain),
-            "/quit" => Some(Verb::Quit),
-            "/log-level" => Some(Verb::LogLevel),
-            path if path.starts_with(EXPLAIN) => Some(Verb::Explain),
-            "/upstreams" => Some(Verb::Upstreams),
+            "/tokens" => Some(AdminCommand::List),
+            "/tokens/revoke" => Some(AdminCommand::Revoke),
+            "/salts" => Some(AdminCommand::Salts),
+            "/refusals" => Some(AdminCommand::Refusals),
+            "/reload" => Some(AdminCommand::Reload),
+            "/drain" => Some(AdminCommand::Drain),
+            "/quit" => Some(AdminCommand::Quit),
+            "/log-level" => Some(AdminCommand::LogLevel),
+            path if path.starts_with(EXPLAIN_PREFIX) => Some(AdminCommand::Explain),
+            "/upstreams" => Some(AdminCommand::Upstreams),
             _ => None,
         }
     }
 
     fn methods(self) -> &'static [Method] {
         match self {
-            Verb::List | Verb::Salts | Verb::Upstreams | Verb::Refusals | Verb::Explain => &[Method::GET],
-            Verb::Revoke | Verb::Reload | Verb::Drain | Verb::Quit => &[Method::POST],
-            Verb::LogLevel => &[Method::GET, Method::PUT],
+            AdminCommand::List
+            | AdminCommand::Salts
+            | AdminCommand::Upstreams
+            | AdminCommand::Refusals
+            | AdminCommand::Explain => &[Method::GET],
+            AdminCommand::Revoke | AdminCommand::Reload | AdminCommand::Drain | AdminCommand::Quit => {
+                &[Method::POST]
+            }
+            AdminCommand::LogLevel => &[Method::GET, Method::PUT],
         }
     }
 
     /// Its name in the log.
-    fn word(self) -> &'static str {
+    fn name(self) -> &'static str {
         match self {
-            Verb::List => "tokens",
-            Verb::Revoke => "revoke",
-            Verb::Salts => "salts",
-            Verb::Refusals => "refusals",
-            Verb::Explain => "explain",
-            Verb::Upstreams => "upstreams",
-            Verb::Reload => "reload",
-            Verb::Drain => "drain",
-            Verb::Quit => "quit",
-            Verb::LogLevel => "log-level",
+            AdminCommand::List => "tokens",
+            AdminCommand::Revoke => "revoke",
+            AdminCommand::Salts => "salts",
+            AdminCommand::Refusals => "refusals",
+            AdminCommand::Explain => "explain",
+            AdminCommand::Upstreams => "upstreams",
+            AdminCommand::Reload => "reload",
+            AdminCommand::Drain => "drain",
+            AdminCommand::Quit => "quit",
+            AdminCommand::LogLevel => "log-level",
         }
     }
 }
 
 /// Does what is asked, if who asks may.
-pub async fn answer(
-    verb: Verb,
+pub async fn respond(
+    verb: AdminCommand,
     request: Request<Incoming>,
     peer: SocketAddr,
-    admin: &Admin,
-) -> Response<Body> {
-    if let Err(refusal) = may_ask(&request, peer) {
-        return refused(refusal);
+    admin: &AdminContext,
+) -> Response<AdminBody> {
+    if let Err(refusal) = authorize_read(&request, peer) {
+        return error_response(refusal);
     }
     let methods = verb.methods();
     if !methods.contains(request.method()) {
         let names = methods.iter().map(Method::as_str).collect::<Vec<_>>();
         let told = format!("this takes {}", names.join(" or "));
-        let mut response = refused((StatusCode::METHOD_NOT_ALLOWED, told));
+        let mut response = error_response((StatusCode::METHOD_NOT_ALLOWED, told));
         let allow = HeaderValue::from_str(&names.join(", ")).expect("methods are words");
         response.headers_mut().insert(ALLOW, allow);
         return response;
     }
     if *request.method() == Method::GET {
-        return answer_of(look(verb, &request, admin).await.map_err(Answered::from));
+        return command_response(read(verb, &request, admin).await.map_err(AdminCommandError::from));
     }
-    if let Err(refusal) = may_change(&request) {
-        return refused(refusal);
+    if let Err(refusal) = authorize_change(&request) {
+        return error_response(refusal);
     }
     let done = change(verb, request, admin).await;
-    log::audit(|record| {
-        record.text(label!("what"), verb.word());
+    log::write_audit(|record| {
+        record.text(label!("what"), verb.name());
         record.text(label!("decision"), if done.is_ok() { "done" } else { "failed" });
         record.text(label!("client"), &peer.ip().to_string());
     });
-    answer_of(done)
+    command_response(done)
 }
 
-async fn look(verb: Verb, request: &Request<Incoming>, admin: &Admin) -> Result<serde_json::Value, Refusal> {
+async fn read(
+    verb: AdminCommand,
+    request: &Request<Incoming>,
+    admin: &AdminContext,
+) -> Result<serde_json::Value, AdminError> {
     let query = request.uri().query().unwrap_or_default();
     match verb {
-        Verb::List => list(query, &admin.auth.now()).await,
-        Verb::Salts => salts(&admin.auth.now()).await,
-        Verb::Refusals => rejections::list(query, &admin.refusals),
-        Verb::Explain => rejections::explain(&request.uri().path()[EXPLAIN.len()..], &admin.refusals),
-        Verb::Upstreams => Ok(json!(admin.backends.now().status())),
-        Verb::LogLevel => commands::log_level(),
-        Verb::Revoke | Verb::Reload | Verb::Drain | Verb::Quit => unreachable!("they take no GET"),
+        AdminCommand::List => list_tokens(query, &admin.auth.get()).await,
+        AdminCommand::Salts => list_salts(&admin.auth.get()).await,
+        AdminCommand::Refusals => rejections::list(query, &admin.recent_rejections),
+        AdminCommand::Explain => {
+            rejections::explain(&request.uri().path()[EXPLAIN_PREFIX.len()..], &admin.recent_rejections)
+        }
+        AdminCommand::Upstreams => Ok(json!(admin.backends.get().status())),
+        AdminCommand::LogLevel => commands::log_level(),
+        AdminCommand::Revoke | AdminCommand::Reload | AdminCommand::Drain | AdminCommand::Quit => {
+            unreachable!("they take no GET")
+        }
     }
 }
 
 async fn change(
-    verb: Verb,
+    verb: AdminCommand,
     request: Request<Incoming>,
-    admin: &Admin,
-) -> Result<serde_json::Value, Answered> {
-    let body = body_of(request).await?;
+    admin: &AdminContext,
+) -> Result<serde_json::Value, AdminCommandError> {
+    let body = read_body(request).await?;
     match verb {
-        Verb::Revoke => Ok(revoke(&body, &admin.auth.now()).await?),
-        Verb::Reload => commands::reload(&admin.control).await,
-        Verb::Drain => Ok(commands::drain(&admin.control)),
-        Verb::Quit => Ok(commands::quit(&admin.control)),
-        Verb::LogLevel => Ok(commands::set_log_level(&body)?),
-        Verb::List | Verb::Salts | Verb::Refusals | Verb::Explain | Verb::Upstreams => {
+        AdminCommand::Revoke => Ok(revoke(&body, &admin.auth.get()).await?),
+        AdminCommand::Reload => commands::reload(&admin.control).await,
+        AdminCommand::Drain => Ok(commands::drain(&admin.control)),
+        AdminCommand::Quit => Ok(commands::quit(&admin.control)),
+        AdminCommand::LogLevel => Ok(commands::set_log_level(&body)?),
+        AdminCommand::List
+        | AdminCommand::Salts
+        | AdminCommand::Refusals
+        | AdminCommand::Explain
+        | AdminCommand::Upstreams => {
             unreachable!("they take GET alone")
         }
     }
 }
 
-fn answer_of(done: Result<serde_json::Value, Answered>) -> Response<Body> {
+fn command_response(done: Result<serde_json::Value, AdminCommandError>) -> Response<AdminBody> {
     match done {
-        Ok(body) => json_of(StatusCode::OK, &body),
-        Err(Answered::Refusal(refusal)) => refused(refusal),
-        Err(Answered::Body(status, body)) => json_of(status, &body),
+        Ok(body) => json_response(StatusCode::OK, &body),
+        Err(AdminCommandError::Message(refusal)) => error_response(refusal),
+        Err(AdminCommandError::Document(status, body)) => json_response(status, &body),
     }
 }
 
-async fn body_of(request: Request<Incoming>) -> Result<Bytes, Refusal> {
-    let body = timeout(BODY_TIMEOUT, Limited::new(request.into_body(), MOST_BODY).collect()).await;
+async fn read_body(request: Request<Incoming>) -> Result<Bytes, AdminError> {
+    let body = timeout(BODY_TIMEOUT, Limited::new(request.into_body(), MAX_BODY_SIZE).collect()).await;
     let bad = || (StatusCode::BAD_REQUEST, "the body is too long, or did not come".to_owned());
     body.ok().and_then(Result::ok).map(http_body_util::Collected::to_bytes).ok_or_else(bad)
 }
 
-async fn list(query: &str, auth: &Auth) -> Result<serde_json::Value, Refusal> {
+async fn list_tokens(query: &str, auth: &Auth) -> Result<serde_json::Value, AdminError> {
     let bad = |message: String| (StatusCode::BAD_REQUEST, message);
-    let mut filter = Filter { user: None, most: USUAL };
+    let mut filter = TokenFilter { user: None, limit: DEFAULT_LIST_LIMIT };
     for (name, value) in
         query.split('&').filter(|pair| !pair.is_empty()).map(|p| p.split_once('=').unwrap_or((p, "")))
     {
         match name {
-            "user" => filter.user = Some(user(&decode_query_value(value)).map_err(bad)?),
+            "user" => filter.user = Some(parse_user(&decode_query_value(value)).map_err(bad)?),
             "limit" => match value.parse() {
-                Ok(most @ 1..=MOST) => filter.most = most,
-                _ => return Err(bad(format!("limit is a number from 1 to {MOST}"))),
+                Ok(most @ 1..=MAX_LIST_LIMIT) => filter.limit = most,
+                _ => return Err(bad(format!("limit is a number from 1 to {MAX_LIST_LIMIT}"))),
             },
             _ => return Err(bad("this takes user and limit".to_owned())),
         }
     }
     let listing = auth.store().list(filter).await.map_err(|_| unavailable("No tokens can be listed."))?;
-    let lines: Vec<_> = listing.tokens.iter().map(line).collect();
-    Ok(json!({ "tokens": lines, "more": listing.cut }))
+    let lines: Vec<_> = listing.tokens.iter().map(token_json).collect();
+    Ok(json!({ "tokens": lines, "more": listing.truncated }))
 }
 
-fn line(token: &TokenLine) -> serde_json::Value {
+fn token_json(token: &TokenSummary) -> serde_json::Value {
     json!({
         "user": token.user.as_str(),
         "fingerprint": token.fingerprint.to_string(),
@@ -230,16 +248,16 @@ fn line(token: &TokenLine) -> serde_json::Value {
     })
 }
 
-async fn revoke(body: &[u8], auth: &Auth) -> Result<serde_json::Value, Refusal> {
+async fn revoke(body: &[u8], auth: &Auth) -> Result<serde_json::Value, AdminError> {
     let bad = |message: String| (StatusCode::BAD_REQUEST, message);
-    let what = order(body).map_err(bad)?;
+    let what = parse_revocation(body).map_err(bad)?;
     let revoked = auth.store().revoke(what.clone()).await;
     let told = match &what {
         Revocation::All => "all".to_owned(),
         Revocation::User(user) => format!("user {user}"),
         Revocation::Token(fingerprint) => format!("token {fingerprint}"),
     };
-    log::audit(|record| {
+    log::write_audit(|record| {
         record.text(label!("what"), "revocation");
         record.text(label!("decision"), if revoked.is_ok() { "done" } else { "done here only" });
         record.text(label!("tokens"), &told);
@@ -256,52 +274,50 @@ async fn revoke(body: &[u8], auth: &Auth) -> Result<serde_json::Value, Refusal> 
 }
 
 /// The one thing that the body names.
-fn order(body: &[u8]) -> Result<Revocation, String> {
+fn parse_revocation(body: &[u8]) -> Result<Revocation, String> {
     const FORM: &str =
         "the body is one of {\"user\": …}, {\"fingerprint\": …}, {\"token\": …} and {\"all\": true}";
     // SECURITY: not the parser's own words, which may quote a token.
-    let order: Order = serde_json::from_slice(body).map_err(|_| FORM.to_owned())?;
+    let order: RevocationRequest = serde_json::from_slice(body).map_err(|_| FORM.to_owned())?;
     match (order.user, order.fingerprint, order.token.map(Secret::new), order.all) {
-        (Some(name), None, None, None) => user(&name).map(Revocation::User),
+        (Some(name), None, None, None) => parse_user(&name).map(Revocation::User),
         (None, Some(text), None, None) => Fingerprint::from_hex(&text)
             .map(Revocation::Token)
             .ok_or_else(|| "a fingerprint has 8 hex digits, as in the log and in the list".to_owned()),
         (None, None, Some(token), None) => {
-            Ok(Revocation::Token(TokenId::of(token.expose().as_bytes()).fingerprint()))
+            Ok(Revocation::Token(TokenId::from_token(token.expose().as_bytes()).fingerprint()))
         }
         (None, None, None, Some(true)) => Ok(Revocation::All),
         _ => Err(FORM.to_owned()),
     }
 }
 
-fn user(name: &str) -> Result<UserName, String> {
+fn parse_user(name: &str) -> Result<UserName, String> {
     UserName::parse(name.as_bytes()).map_err(|error| error.to_string())
 }
 
-async fn salts(auth: &Auth) -> Result<serde_json::Value, Refusal> {
+async fn list_salts(auth: &Auth) -> Result<serde_json::Value, AdminError> {
     let store = auth.store();
-    let uses = store
-        .salt_uses(auth.salt_numbers())
-        .await
-        .map_err(|_| unavailable("Nothing is known of the salts."))?;
+    let uses =
+        store.salt_usage(auth.salt_ids()).await.map_err(|_| unavailable("Nothing is known of the salts."))?;
     let salts: Vec<_> = auth
-        .salts()
+        .salt_names()
         .iter()
         .zip(uses)
-        .map(|(salt, all)| json!({ "salt": salt, "last_used": all.last.map(Stamp::unix_seconds), "users": all.users }))
+        .map(|(salt, all)| json!({ "salt": salt, "last_used": all.last_used.map(Timestamp::unix_seconds), "users": all.users }))
         .collect();
-    Ok(json!({ "since_start": store.is_memory_alone(), "salts": salts }))
+    Ok(json!({ "since_start": store.is_memory_only(), "salts": salts }))
 }
 
-fn unavailable(what: &str) -> Refusal {
+fn unavailable(what: &str) -> AdminError {
     (StatusCode::SERVICE_UNAVAILABLE, format!("the token store does not answer. {what}"))
 }
 
-fn refused((status, sentence): Refusal) -> Response<Body> {
-    json_of(status, &json!({ "status": "error", "data": sentence }))
+fn error_response((status, sentence): AdminError) -> Response<AdminBody> {
+    json_response(status, &json!({ "status": "error", "data": sentence }))
 }
 
-fn json_of(status: StatusCode, body: &serde_json::Value) -> Response<Body> {
+fn json_response(status: StatusCode, body: &serde_json::Value) -> Response<AdminBody> {
     let mut response = Response::new(Either::Left(Full::new(Bytes::from(format!("{body}\n")))));
     *response.status_mut() = status;
     let fields = response.headers_mut();
@@ -315,8 +331,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_order_names_one_thing() {
-        let fingerprint = TokenId::of(b"tk_x").fingerprint();
+    fn a_revocation_request_names_exactly_one_target() {
+        let fingerprint = TokenId::from_token(b"tk_x").fingerprint();
         let alice = UserName::parse(b"alice").expect("valid");
         for (body, meant) in [
             (r#"{"user":"alice"}"#.to_owned(), Revocation::User(alice)),
@@ -324,7 +340,7 @@ mod tests {
             (r#"{"token":"tk_x"}"#.to_owned(), Revocation::Token(fingerprint)),
             (r#"{"all":true}"#.to_owned(), Revocation::All),
         ] {
-            assert_eq!(order(body.as_bytes()), Ok(meant), "{body}");
+            assert_eq!(parse_revocation(body.as_bytes()), Ok(meant), "{body}");
         }
         for body in [
             "",
@@ -338,9 +354,9 @@ mod tests {
             r#"{"fingerprint":"+1234567"}"#,
             r#"{"token":1}"#,
         ] {
-            assert!(order(body.as_bytes()).is_err(), "{body}");
+            assert!(parse_revocation(body.as_bytes()).is_err(), "{body}");
         }
-        let error = order(br#"{"token":"tk_secret","x":1}"#).expect_err("unknown");
+        let error = parse_revocation(br#"{"token":"tk_secret","x":1}"#).expect_err("unknown");
         assert!(!error.contains("tk_secret"));
     }
 }

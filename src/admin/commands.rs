@@ -17,30 +17,30 @@ use tokio::time::timeout;
 use tracing::level_filters::LevelFilter;
 use tracing::warn;
 
-use crate::admin::api::Refusal;
-use crate::admin::control::{Control, Reloaded};
+use crate::admin::api::AdminError;
+use crate::admin::control::{ControlHandle, ReloadResult};
 use crate::observability::log;
 
 /// Reading everything may take its time; a file system that hangs may take for ever.
-const RELOAD_PATIENCE: Duration = Duration::from_secs(30);
+const RELOAD_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// So long the answer has to reach who has ordered the end.
-const LAST_ANSWER: Duration = Duration::from_millis(100);
+const QUIT_DELAY: Duration = Duration::from_millis(100);
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Level {
+struct LogLevelRequest {
     level: String,
 }
 
 /// Has the configuration read again, and waits until it is in force or refused.
-pub async fn reload(control: &Control) -> Result<Value, Answered> {
-    let reloaded = timeout(RELOAD_PATIENCE, control.reload("the admin listener")).await;
+pub async fn reload(control: &ControlHandle) -> Result<Value, AdminCommandError> {
+    let reloaded = timeout(RELOAD_TIMEOUT, control.reload("the admin listener")).await;
     match reloaded {
-        Ok(Ok(Reloaded::Taken { needs_restart })) => {
+        Ok(Ok(ReloadResult::Applied { needs_restart })) => {
             Ok(json!({ "status": "success", "needs_restart": needs_restart }))
         }
-        Ok(Ok(Reloaded::Refused(problems))) => {
+        Ok(Ok(ReloadResult::Rejected(problems))) => {
             let lines: String = problems.iter().map(|problem| format!("\n  {problem}")).collect();
             let each: Vec<_> = problems
                 .iter()
@@ -48,59 +48,59 @@ pub async fn reload(control: &Control) -> Result<Value, Answered> {
                 .collect();
             let told = format!("the configuration cannot be used, and the one before stays in force:{lines}");
             let body = json!({ "status": "error", "data": told, "problems": each });
-            Err(Answered::Body(StatusCode::UNPROCESSABLE_ENTITY, body))
+            Err(AdminCommandError::Document(StatusCode::UNPROCESSABLE_ENTITY, body))
         }
-        Ok(Ok(Reloaded::Impossible(why))) => {
-            Err(Answered::Refusal((StatusCode::SERVICE_UNAVAILABLE, why.to_owned())))
+        Ok(Ok(ReloadResult::Unavailable(why))) => {
+            Err(AdminCommandError::Message((StatusCode::SERVICE_UNAVAILABLE, why.to_owned())))
         }
         Ok(Err(_)) => Err(unavailable("the gateway is about to end")),
         Err(_) => Err(unavailable("it is still being read; the log will tell what becomes of it")),
     }
 }
 
-fn unavailable(why: &str) -> Answered {
-    Answered::Refusal((StatusCode::SERVICE_UNAVAILABLE, why.to_owned()))
+fn unavailable(why: &str) -> AdminCommandError {
+    AdminCommandError::Message((StatusCode::SERVICE_UNAVAILABLE, why.to_owned()))
 }
 
 /// What an order that was not carried out is answered.
-pub enum Answered {
+pub enum AdminCommandError {
     /// A sentence.
-    Refusal(Refusal),
+    Message(AdminError),
     /// More than that.
-    Body(StatusCode, Value),
+    Document(StatusCode, Value),
 }
 
-impl From<Refusal> for Answered {
-    fn from(refusal: Refusal) -> Answered {
-        Answered::Refusal(refusal)
+impl From<AdminError> for AdminCommandError {
+    fn from(refusal: AdminError) -> AdminCommandError {
+        AdminCommandError::Message(refusal)
     }
 }
 
 /// Ends the gateway in good order.
-pub fn drain(control: &Control) -> Value {
+pub fn drain(control: &ControlHandle) -> Value {
     control.drain();
     json!({ "status": "success" })
 }
 
 /// Ends the gateway as soon as who has ordered it was answered.
-pub fn quit(control: &Control) -> Value {
+pub fn quit(control: &ControlHandle) -> Value {
     let control = control.clone();
     tokio::task::spawn_local(async move {
-        tokio::time::sleep(LAST_ANSWER).await;
+        tokio::time::sleep(QUIT_DELAY).await;
         control.quit();
     });
     json!({ "status": "success" })
 }
 
 /// The least level of what is logged.
-pub fn log_level() -> Result<Value, Refusal> {
+pub fn log_level() -> Result<Value, AdminError> {
     let level = log::level().ok_or((StatusCode::NOT_FOUND, "there is no log".to_owned()))?;
     Ok(json!({ "level": level.to_string() }))
 }
 
 /// Logs from another level on.
-pub fn set_log_level(body: &[u8]) -> Result<Value, Refusal> {
-    let level = wanted(body).ok_or((
+pub fn set_log_level(body: &[u8]) -> Result<Value, AdminError> {
+    let level = parse_level(body).ok_or((
         StatusCode::BAD_REQUEST,
         "the body is {\"level\": …}, which is one of error, warn, info, debug and trace".to_owned(),
     ))?;
@@ -113,8 +113,8 @@ pub fn set_log_level(body: &[u8]) -> Result<Value, Refusal> {
     Ok(json!({ "level": level.to_string() }))
 }
 
-fn wanted(body: &[u8]) -> Option<LevelFilter> {
-    let Level { level } = serde_json::from_slice(body).ok()?;
+fn parse_level(body: &[u8]) -> Option<LevelFilter> {
+    let LogLevelRequest { level } = serde_json::from_slice(body).ok()?;
     match level.as_str() {
         "error" => Some(LevelFilter::ERROR),
         "warn" => Some(LevelFilter::WARN),
@@ -130,10 +130,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_level_is_one_of_five_words() {
-        assert_eq!(wanted(br#"{"level": "debug"}"#), Some(LevelFilter::DEBUG));
+    fn a_log_level_is_one_of_five_words() {
+        assert_eq!(parse_level(br#"{"level": "debug"}"#), Some(LevelFilter::DEBUG));
         for wrong in ["", "{}", r#"{"level": "off"}"#, r#"{"level": "info", "for": "1h"}"#, r#""info""#] {
-            assert_eq!(wanted(wrong.as_bytes()), None, "{wrong}");
+            assert_eq!(parse_level(wrong.as_bytes()), None, "{wrong}");
         }
     }
 }

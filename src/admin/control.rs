@@ -8,33 +8,33 @@ use crate::config::Problem;
 
 /// Asks.
 #[derive(Clone, Debug)]
-pub struct Control {
-    ends: UnboundedSender<End>,
-    reloads: UnboundedSender<ReloadOrder>,
+pub struct ControlHandle {
+    shutdowns: UnboundedSender<ShutdownRequest>,
+    reloads: UnboundedSender<ReloadRequest>,
 }
 
 /// Hears what was asked for.
 #[derive(Debug)]
-pub struct Orders {
+pub struct ControlReceiver {
     /// The end.
-    pub ends: Ends,
+    pub shutdowns: ShutdownRequests,
     /// Reloads.
-    pub reloads: UnboundedReceiver<ReloadOrder>,
+    pub reloads: UnboundedReceiver<ReloadRequest>,
     /// The way to ask, for who takes orders on the gateway's behalf.
-    pub control: Control,
+    pub control: ControlHandle,
 }
 
 /// Hears that the end was asked for.
 #[derive(Debug)]
-pub struct Ends {
-    heard: UnboundedReceiver<End>,
+pub struct ShutdownRequests {
+    receiver: UnboundedReceiver<ShutdownRequest>,
     /// The end began by an order. The signal that a supervisor sends afterwards, as it always does, says the same.
-    is_ordered: bool,
+    drain_was_requested: bool,
 }
 
 /// How the gateway is to end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum End {
+pub enum ShutdownRequest {
     /// As a signal says it: in good order the first time, at once the second time.
     Signal,
     /// In good order, however often it is said.
@@ -45,85 +45,89 @@ pub enum End {
 
 /// Somebody wants the configuration read again.
 #[derive(Debug)]
-pub struct ReloadOrder {
+pub struct ReloadRequest {
     /// Who, for the log.
     pub by: &'static str,
     /// Hears what became of it.
-    pub reply: oneshot::Sender<Reloaded>,
+    pub reply: oneshot::Sender<ReloadResult>,
 }
 
 /// What became of a reload.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Reloaded {
+pub enum ReloadResult {
     /// What was read is in force, but for these options, which take effect with a restart.
-    Taken {
+    Applied {
         /// Their keys.
         needs_restart: Vec<&'static str>,
     },
     /// Nothing has changed; all that is wrong is here.
-    Refused(Vec<Problem>),
+    Rejected(Vec<Problem>),
     /// The gateway is about to end, or was started from nothing that could be read again.
-    Impossible(&'static str),
+    Unavailable(&'static str),
 }
 
 /// A way to ask, and the gateway's end of it.
-pub fn channel() -> (Control, Orders) {
+pub fn channel() -> (ControlHandle, ControlReceiver) {
     let (ends, heard_ends) = unbounded_channel();
     let (reloads, heard_reloads) = unbounded_channel();
-    let control = Control { ends, reloads };
+    let control = ControlHandle { shutdowns: ends, reloads };
     (
         control.clone(),
-        Orders { ends: Ends { heard: heard_ends, is_ordered: false }, reloads: heard_reloads, control },
+        ControlReceiver {
+            shutdowns: ShutdownRequests { receiver: heard_ends, drain_was_requested: false },
+            reloads: heard_reloads,
+            control,
+        },
     )
 }
 
-impl Control {
+impl ControlHandle {
     /// Asks for the end as a signal does: the first time to drain, the second time to end at once. Nothing happens if
     /// the gateway has ended already.
     pub fn stop(&self) {
-        let _ = self.ends.send(End::Signal);
+        let _ = self.shutdowns.send(ShutdownRequest::Signal);
     }
 
     /// Asks to drain.
     pub fn drain(&self) {
-        let _ = self.ends.send(End::Drain);
+        let _ = self.shutdowns.send(ShutdownRequest::Drain);
     }
 
     /// Asks to end at once.
     pub fn quit(&self) {
-        let _ = self.ends.send(End::Quit);
+        let _ = self.shutdowns.send(ShutdownRequest::Quit);
     }
 
     /// Has the configuration, and all files that it names, read again, even if they look the same. `by` says who asks.
     /// What became of it can be heard or not.
-    pub fn reload(&self, by: &'static str) -> oneshot::Receiver<Reloaded> {
+    pub fn reload(&self, by: &'static str) -> oneshot::Receiver<ReloadResult> {
         let (reply, heard) = oneshot::channel();
-        let _ = self.reloads.send(ReloadOrder { by, reply });
+        let _ = self.reloads.send(ReloadRequest { by, reply });
         heard
     }
 }
 
-impl Ends {
+impl ShutdownRequests {
     /// Waits until the gateway is to end; false: at once.
-    pub async fn asked(&mut self) -> bool {
-        match self.heard.recv().await {
-            Some(End::Signal) => true,
-            Some(End::Drain) => {
-                self.is_ordered = true;
+    pub async fn wait_for_shutdown(&mut self) -> bool {
+        match self.receiver.recv().await {
+            Some(ShutdownRequest::Signal) => true,
+            Some(ShutdownRequest::Drain) => {
+                self.drain_was_requested = true;
                 true
             }
-            Some(End::Quit) => false,
+            Some(ShutdownRequest::Quit) => false,
             None => std::future::pending().await,
         }
     }
 
     /// The end has begun: waits until it is to come at once.
-    pub async fn hurried(&mut self) {
+    pub async fn wait_for_immediate_shutdown(&mut self) {
         loop {
-            match self.heard.recv().await {
-                Some(End::Signal) if std::mem::take(&mut self.is_ordered) => {}
-                Some(End::Signal | End::Quit) => return,
-                Some(End::Drain) => {}
+            match self.receiver.recv().await {
+                Some(ShutdownRequest::Signal) if std::mem::take(&mut self.drain_was_requested) => {}
+                Some(ShutdownRequest::Signal | ShutdownRequest::Quit) => return,
+                Some(ShutdownRequest::Drain) => {}
                 None => std::future::pending().await,
             }
         }
@@ -135,26 +139,27 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_second_signal_hurries_and_a_second_drain_does_not() {
+    async fn a_second_signal_stops_immediately_and_a_second_drain_does_not() {
         let (control, mut orders) = channel();
         control.stop();
-        assert!(orders.ends.asked().await);
+        assert!(orders.shutdowns.wait_for_shutdown().await);
         control.drain();
         control.stop();
-        orders.ends.hurried().await;
+        orders.shutdowns.wait_for_immediate_shutdown().await;
         control.quit();
-        assert!(!orders.ends.asked().await);
+        assert!(!orders.shutdowns.wait_for_shutdown().await);
     }
 
     #[tokio::test]
-    async fn the_signal_after_an_order_to_drain_does_not_hurry_and_the_next_one_does() {
+    async fn the_first_signal_after_a_drain_command_is_ignored_and_the_second_stops_immediately() {
         let (control, mut orders) = channel();
         control.drain();
-        assert!(orders.ends.asked().await);
+        assert!(orders.shutdowns.wait_for_shutdown().await);
         control.stop();
-        let hurried = tokio::time::timeout(std::time::Duration::ZERO, orders.ends.hurried());
+        let hurried =
+            tokio::time::timeout(std::time::Duration::ZERO, orders.shutdowns.wait_for_immediate_shutdown());
         assert!(hurried.await.is_err());
         control.stop();
-        orders.ends.hurried().await;
+        orders.shutdowns.wait_for_immediate_shutdown().await;
     }
 }

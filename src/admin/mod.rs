@@ -25,47 +25,47 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::TcpListener;
 
-use crate::admin::control::Control;
+use crate::admin::control::ControlHandle;
 use crate::auth::Auth;
-use crate::base::current::InForce;
+use crate::base::current::Current;
 use crate::downstream::listener;
-use crate::gateway::recent_rejections::Refusals;
-use crate::observability::metrics::{Format, Metrics, UpstreamLine};
+use crate::gateway::recent_rejections::RecentRejections;
+use crate::observability::metrics::{EndpointMetrics, ExpositionFormat, Metrics};
 use crate::upstream::{Backends, EndpointStatus};
 
-use dashboard::{Dashboard, Events};
-use health::{Health, Verdict};
+use dashboard::{Dashboard, EventStream};
+use health::{ProbeResult, ProcessHealth};
 
 /// Probes come seconds apart; what holds a connection for longer is none.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// More connections than that at once are no probes.
-const MOST_CONNECTIONS: usize = 64;
+const MAX_CONNECTIONS: usize = 64;
 
 /// What operators are told of, and what they can order.
-pub struct Admin {
+pub struct AdminContext {
     /// Whether all is well.
-    pub health: Health,
+    pub health: ProcessHealth,
     /// What is counted.
     pub metrics: Arc<Metrics>,
     /// Tokens and salts.
-    pub auth: InForce<Arc<Auth>>,
+    pub auth: Current<Arc<Auth>>,
     /// Why requests were refused lately.
-    pub refusals: Arc<Refusals>,
+    pub recent_rejections: Arc<RecentRejections>,
     /// How the backends are.
-    pub backends: InForce<Arc<Backends>>,
+    pub backends: Current<Arc<Backends>>,
     /// Ends and reloads the gateway.
-    pub control: Control,
+    pub control: ControlHandle,
     /// The page.
     pub dashboard: Dashboard,
 }
 
 /// What answers are made of.
-pub type Body = Either<Full<Bytes>, Events>;
+pub type AdminBody = Either<Full<Bytes>, EventStream>;
 
 /// Answers until the task is dropped. Runs on a `LocalSet`.
-pub async fn serve(listener: TcpListener, admin: Rc<Admin>) {
-    let places = Arc::new(tokio::sync::Semaphore::new(MOST_CONNECTIONS));
+pub async fn serve(listener: TcpListener, admin: Rc<AdminContext>) {
+    let places = Arc::new(tokio::sync::Semaphore::new(MAX_CONNECTIONS));
     loop {
         let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
         let (stream, peer) = listener::accept(&listener, &admin.metrics.accept_failures).await;
@@ -74,9 +74,9 @@ pub async fn serve(listener: TcpListener, admin: Rc<Admin>) {
             let answer = |request: Request<Incoming>| {
                 let admin = &admin;
                 async move {
-                    Ok::<_, Infallible>(match api::Verb::of(request.uri().path()) {
-                        Some(verb) => api::answer(verb, request, peer, admin).await,
-                        None => answer(&request, peer, admin),
+                    Ok::<_, Infallible>(match api::AdminCommand::from_path(request.uri().path()) {
+                        Some(verb) => api::respond(verb, request, peer, admin).await,
+                        None => respond(&request, peer, admin),
                     })
                 }
             };
@@ -91,35 +91,38 @@ pub async fn serve(listener: TcpListener, admin: Rc<Admin>) {
     }
 }
 
-fn answer(request: &Request<Incoming>, peer: SocketAddr, admin: &Admin) -> Response<Body> {
+fn respond(request: &Request<Incoming>, peer: SocketAddr, admin: &AdminContext) -> Response<AdminBody> {
     if !matches!(*request.method(), Method::GET | Method::HEAD) {
-        let mut response = text(StatusCode::METHOD_NOT_ALLOWED, "GET or HEAD");
+        let mut response = text_response(StatusCode::METHOD_NOT_ALLOWED, "GET or HEAD");
         response.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
         return response;
     }
     let (path, query) = (request.uri().path(), request.uri().query());
-    if let Some(Verdict { is_well, text }) = admin.health.answer(path, query) {
-        return self::text(if is_well { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE }, &text);
+    if let Some(ProbeResult { is_healthy: is_well, text }) = admin.health.probe(path, query) {
+        return self::text_response(
+            if is_well { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE },
+            &text,
+        );
     }
-    if dashboard::has(path)
-        && let Err((status, why)) = access::may_ask(request, peer)
+    if dashboard::is_dashboard_path(path)
+        && let Err((status, why)) = access::authorize_read(request, peer)
     {
-        return self::text(status, &why);
+        return self::text_response(status, &why);
     }
-    if let Some(response) = dashboard::answer(path, admin) {
+    if let Some(response) = dashboard::respond(path, admin) {
         return response;
     }
     match path {
         "/metrics" => {
-            tell_backends(admin);
+            update_upstream_metrics(admin);
             let accept = request.headers().get(ACCEPT).and_then(|value| value.to_str().ok());
-            let format = Format::preferred(accept.unwrap_or_default());
-            let mut response = text(StatusCode::OK, "");
-            *response.body_mut() = Either::Left(Full::new(Bytes::from(admin.metrics.text(format))));
+            let format = ExpositionFormat::from_accept(accept.unwrap_or_default());
+            let mut response = text_response(StatusCode::OK, "");
+            *response.body_mut() = Either::Left(Full::new(Bytes::from(admin.metrics.encode(format))));
             response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(format.content_type()));
             response
         }
-        _ => text(
+        _ => text_response(
             StatusCode::NOT_FOUND,
             "here are /livez, /readyz, /startupz, /metrics and, on this machine, /, /overview, /events, /tokens, \
              /tokens/revoke, /salts, /upstreams, /refusals, /explain/REQUEST_ID, \
@@ -129,24 +132,24 @@ fn answer(request: &Request<Incoming>, peer: SocketAddr, admin: &Admin) -> Respo
 }
 
 /// Has the metrics say how the backends are now.
-fn tell_backends(admin: &Admin) {
-    let status = admin.backends.now().status();
-    let line = |endpoint: EndpointStatus| UpstreamLine {
-        usable: endpoint.is_usable(),
+fn update_upstream_metrics(admin: &AdminContext) {
+    let status = admin.backends.get().status();
+    let line = |endpoint: EndpointStatus| EndpointMetrics {
+        is_usable: endpoint.is_usable(),
         backend: endpoint.authority,
         address: endpoint.address,
         in_flight: endpoint.in_flight,
-        open: endpoint.open,
-        answers: endpoint.answers,
+        open_connections: endpoint.open,
+        responses: endpoint.answers,
         failures: endpoint.failures,
         ejections: endpoint.ejections,
     };
     let lines: Vec<_> = status.endpoints.into_iter().map(line).collect();
     let names: Vec<_> = status.names.into_iter().map(|name| (name.host, name.failures)).collect();
-    admin.metrics.upstreams.show(&lines, &names);
+    admin.metrics.upstreams.update(&lines, &names);
 }
 
-fn text(status: StatusCode, line: &str) -> Response<Body> {
+fn text_response(status: StatusCode, line: &str) -> Response<AdminBody> {
     let mut response = Response::new(Either::Left(Full::new(Bytes::from(format!("{line}\n")))));
     *response.status_mut() = status;
     let fields = response.headers_mut();

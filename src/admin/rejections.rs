@@ -10,19 +10,19 @@
 use http::StatusCode;
 use serde_json::{Value, json};
 
-use crate::admin::api::Refusal as No;
+use crate::admin::api::AdminError as No;
 use crate::base::percent::decode_query_value;
-use crate::gateway::recent_rejections::{Refusal, Refusals};
+use crate::gateway::recent_rejections::{RecentRejections, RejectionRecord};
 
 /// Refusals that are shown where no limit is given.
-const USUAL: usize = 100;
+const DEFAULT_LIMIT: usize = 100;
 
 /// Of one id; more of them are one client's habit.
-const MOST_OF_ONE_ID: usize = 20;
+const MAX_PER_REQUEST_ID: usize = 20;
 
 /// The last ones that the query asks for.
-pub fn list(query: &str, refusals: &Refusals) -> Result<Value, No> {
-    let (mut most, mut reason, mut user) = (USUAL, None, None);
+pub fn list(query: &str, refusals: &RecentRejections) -> Result<Value, No> {
+    let (mut most, mut reason, mut user) = (DEFAULT_LIMIT, None, None);
     for (name, value) in
         query.split('&').filter(|pair| !pair.is_empty()).map(|p| p.split_once('=').unwrap_or((p, "")))
     {
@@ -36,20 +36,20 @@ pub fn list(query: &str, refusals: &Refusals) -> Result<Value, No> {
             }
         }
     }
-    let wanted = |refusal: &Refusal| {
+    let wanted = |refusal: &RejectionRecord| {
         let of_user = |name: &str| refusal.user.as_ref().is_some_and(|user| user.as_str() == name);
         reason.as_deref().is_none_or(|reason| reason == refusal.entry.reason)
             && user.as_deref().is_none_or(of_user)
     };
-    let lines: Vec<_> = refusals.newest(most, wanted).iter().map(told).collect();
+    let lines: Vec<_> = refusals.newest(most, wanted).iter().map(rejection_json).collect();
     Ok(json!({ "refusals": lines, "kept": refusals.capacity() }))
 }
 
 /// Those with this id, and the way that each took.
-pub fn explain(escaped_id: &str, refusals: &Refusals) -> Result<Value, No> {
+pub fn explain(escaped_id: &str, refusals: &RecentRejections) -> Result<Value, No> {
     // In a path `+` is itself.
     let id = decode_query_value(&escaped_id.replace('+', "%2B"));
-    let found = refusals.newest(MOST_OF_ONE_ID, |refusal| refusal.request_id() == id);
+    let found = refusals.newest(MAX_PER_REQUEST_ID, |refusal| refusal.request_id() == id);
     if found.is_empty() {
         let told = format!(
             "none of the last {} refusals has this id: the request was not refused, or longer ago, or by another \
@@ -58,14 +58,14 @@ pub fn explain(escaped_id: &str, refusals: &Refusals) -> Result<Value, No> {
         );
         return Err((StatusCode::NOT_FOUND, told));
     }
-    Ok(json!({ "refusals": found.iter().map(explained).collect::<Vec<_>>() }))
+    Ok(json!({ "refusals": found.iter().map(rejection_json_with_trace).collect::<Vec<_>>() }))
 }
 
 /// What is known of a refusal, but for its trace.
-pub fn told(refusal: &Refusal) -> Value {
+pub fn rejection_json(refusal: &RejectionRecord) -> Value {
     json!({
-        "time": seconds(refusal.at),
-        "after_ms": seconds(refusal.after) * 1000.0,
+        "time": seconds(refusal.time),
+        "after_ms": seconds(refusal.elapsed) * 1000.0,
         "request_id": refusal.request_id(),
         "trace_id": refusal.trace_id(),
         "client": refusal.client.to_string(),
@@ -77,15 +77,15 @@ pub fn told(refusal: &Refusal) -> Value {
         "status": refusal.entry.status.as_u16(),
         "reason": refusal.entry.reason,
         "step": refusal.phase,
-        "field": refusal.field,
+        "field": refusal.header,
         "rules": refusal.entry.rules,
         "detail": refusal.detail,
         "advice": refusal.entry.remedy,
     })
 }
 
-fn explained(refusal: &Refusal) -> Value {
-    let mut told = told(refusal);
+fn rejection_json_with_trace(refusal: &RejectionRecord) -> Value {
+    let mut told = rejection_json(refusal);
     told["trace"] =
         refusal.trace().map(|(phase, result)| json!({ "step": phase, "outcome": result })).collect();
     told

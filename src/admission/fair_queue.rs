@@ -8,113 +8,113 @@ use parking_lot::Mutex;
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
-use crate::base::identity_hasher::Prehashed;
-use crate::config::TurnLimits;
+use crate::base::identity_hasher::IdentityHasher;
+use crate::config::QueueOptions;
 use crate::observability::metrics::Metrics;
 
 /// Who is served, and who waits.
 #[derive(Debug)]
-pub struct Turns {
-    limits: TurnLimits,
+pub struct FairQueue {
+    limits: QueueOptions,
     metrics: Arc<Metrics>,
-    queue: Mutex<Queue>,
+    queue: Mutex<QueueState>,
 }
 
 /// A request may go to the backend until this is dropped.
 #[derive(Debug)]
-pub struct Turn(Option<Arc<Turns>>);
+pub struct Slot(Option<Arc<FairQueue>>);
 
 /// Why a request has no turn.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum NoTurn {
+pub enum QueueError {
     /// As many wait as may.
     Full,
     /// It waited for too long.
-    TooLate,
+    Timeout,
 }
 
 #[derive(Debug, Default)]
-struct Queue {
+struct QueueState {
     /// Requests that have their turn.
-    served: usize,
+    slots_in_use: usize,
     waiting: usize,
     /// Those of each caller, in the order in which they came.
-    lines: HashMap<u64, VecDeque<Waiting>, Prehashed>,
+    by_caller: HashMap<u64, VecDeque<Waiter>, IdentityHasher>,
     /// Callers that wait, in the order in which they are served.
-    round: VecDeque<u64>,
-    next_number: u64,
+    round_robin: VecDeque<u64>,
+    next_id: u64,
 }
 
 #[derive(Debug)]
-struct Waiting {
-    number: u64,
-    call: oneshot::Sender<Turn>,
+struct Waiter {
+    id: u64,
+    slot_sender: oneshot::Sender<Slot>,
 }
 
-impl Turns {
+impl FairQueue {
     /// Nobody is served.
-    pub fn new(limits: TurnLimits, metrics: Arc<Metrics>) -> Arc<Turns> {
-        Arc::new(Turns { limits, metrics, queue: Mutex::default() })
+    pub fn new(limits: QueueOptions, metrics: Arc<Metrics>) -> Arc<FairQueue> {
+        Arc::new(FairQueue { limits, metrics, queue: Mutex::default() })
     }
 
     /// A turn at once, if nobody waits and there is room.
-    pub fn at_once(self: &Arc<Turns>) -> Option<Turn> {
+    pub fn try_slot(self: &Arc<FairQueue>) -> Option<Slot> {
         let mut queue = self.queue.lock();
-        self.begin(&mut queue)
+        self.try_slot_locked(&mut queue)
     }
 
     /// Nobody waits while there is room.
-    fn begin(self: &Arc<Turns>, queue: &mut Queue) -> Option<Turn> {
-        let is_free = queue.served < self.limits.requests;
+    fn try_slot_locked(self: &Arc<FairQueue>, queue: &mut QueueState) -> Option<Slot> {
+        let is_free = queue.slots_in_use < self.limits.requests;
         is_free.then(|| {
-            queue.served += 1;
-            Turn(Some(Arc::clone(self)))
+            queue.slots_in_use += 1;
+            Slot(Some(Arc::clone(self)))
         })
     }
 
     /// Waits for the caller's turn.
-    pub async fn wait(self: &Arc<Turns>, caller: u64) -> Result<Turn, NoTurn> {
-        let (place, called) = match self.line_up(caller)? {
-            Lined::Free(turn) => return Ok(turn),
-            Lined::Up(place, called) => (place, called),
+    pub async fn wait_for_slot(self: &Arc<FairQueue>, caller: u64) -> Result<Slot, QueueError> {
+        let (place, called) = match self.enqueue(caller)? {
+            Enqueued::Served(turn) => return Ok(turn),
+            Enqueued::Queued(place, called) => (place, called),
         };
-        let outcome = match timeout(self.limits.patience, called).await {
-            Ok(called) => called.map_err(|_| NoTurn::Full),
-            Err(_) => Err(NoTurn::TooLate),
+        let outcome = match timeout(self.limits.timeout, called).await {
+            Ok(called) => called.map_err(|_| QueueError::Full),
+            Err(_) => Err(QueueError::Timeout),
         };
         drop(place);
         outcome
     }
 
     /// At the end of the caller's line. Where as many wait as may, the longest line gives way to a shorter one.
-    fn line_up(self: &Arc<Turns>, caller: u64) -> Result<Lined<'_>, NoTurn> {
+    fn enqueue(self: &Arc<FairQueue>, caller: u64) -> Result<Enqueued<'_>, QueueError> {
         let mut queue = self.queue.lock();
         // Between the look before and now there may have come room.
-        if let Some(turn) = self.begin(&mut queue) {
-            return Ok(Lined::Free(turn));
+        if let Some(turn) = self.try_slot_locked(&mut queue) {
+            return Ok(Enqueued::Served(turn));
         }
         if queue.waiting >= self.limits.queue {
-            queue.shorten_for(caller).ok_or(NoTurn::Full)?;
+            queue.evict_for(caller).ok_or(QueueError::Full)?;
         }
         let (call, called) = oneshot::channel();
-        let number = queue.add(caller, call);
-        self.tell(&queue);
-        Ok(Lined::Up(Place { turns: self, caller, number }, called))
+        let number = queue.push(caller, call);
+        self.update_metric(&queue);
+        Ok(Enqueued::Queued(QueueEntry { turns: self, caller, id: number }, called))
     }
 
     /// Gives a turn that has ended to who is next.
-    fn pass_on(self: &Arc<Turns>) {
+    fn release_slot(self: &Arc<FairQueue>) {
         loop {
             let call = {
                 let mut queue = self.queue.lock();
                 let Some(call) = queue.pop() else {
-                    queue.served -= 1;
+                    queue.slots_in_use -= 1;
                     return;
                 };
-                self.tell(&queue);
+                self.update_metric(&queue);
                 call
             };
-            match call.send(Turn(Some(Arc::clone(self)))) {
+            match call.send(Slot(Some(Arc::clone(self)))) {
                 Ok(()) => return,
                 // It has just gone away: the turn is the next one's.
                 Err(mut unheard) => unheard.0 = None,
@@ -122,70 +122,70 @@ impl Turns {
         }
     }
 
-    fn tell(&self, queue: &Queue) {
+    fn update_metric(&self, queue: &QueueState) {
         self.metrics.requests_queued.set(i64::try_from(queue.waiting).unwrap_or(i64::MAX));
     }
 }
 
-impl Drop for Turn {
+impl Drop for Slot {
     fn drop(&mut self) {
         if let Some(turns) = self.0.take() {
-            turns.pass_on();
+            turns.release_slot();
         }
     }
 }
 
-enum Lined<'a> {
-    Free(Turn),
-    Up(Place<'a>, oneshot::Receiver<Turn>),
+enum Enqueued<'a> {
+    Served(Slot),
+    Queued(QueueEntry<'a>, oneshot::Receiver<Slot>),
 }
 
 /// A place in the queue, given up when dropped.
-struct Place<'a> {
-    turns: &'a Turns,
+struct QueueEntry<'a> {
+    turns: &'a FairQueue,
     caller: u64,
-    number: u64,
+    id: u64,
 }
 
-impl Drop for Place<'_> {
+impl Drop for QueueEntry<'_> {
     fn drop(&mut self) {
         let mut queue = self.turns.queue.lock();
-        queue.remove(self.caller, self.number);
-        self.turns.tell(&queue);
+        queue.remove(self.caller, self.id);
+        self.turns.update_metric(&queue);
     }
 }
 
-impl Queue {
-    fn add(&mut self, caller: u64, call: oneshot::Sender<Turn>) -> u64 {
-        let number = self.next_number;
-        self.next_number += 1;
-        let line = self.lines.entry(caller).or_default();
+impl QueueState {
+    fn push(&mut self, caller: u64, call: oneshot::Sender<Slot>) -> u64 {
+        let number = self.next_id;
+        self.next_id += 1;
+        let line = self.by_caller.entry(caller).or_default();
         if line.is_empty() {
-            self.round.push_back(caller);
+            self.round_robin.push_back(caller);
         }
-        line.push_back(Waiting { number, call });
+        line.push_back(Waiter { id: number, slot_sender: call });
         self.waiting += 1;
         number
     }
 
     /// The first one of the caller whose turn it is; the caller's others wait until the round comes by again.
-    fn pop(&mut self) -> Option<oneshot::Sender<Turn>> {
-        let caller = self.round.pop_front()?;
-        let line = self.lines.get_mut(&caller)?;
+    fn pop(&mut self) -> Option<oneshot::Sender<Slot>> {
+        let caller = self.round_robin.pop_front()?;
+        let line = self.by_caller.get_mut(&caller)?;
         let first = line.pop_front()?;
         self.waiting -= 1;
         match line.is_empty() {
-            true => drop(self.lines.remove(&caller)),
-            false => self.round.push_back(caller),
+            true => drop(self.by_caller.remove(&caller)),
+            false => self.round_robin.push_back(caller),
         }
-        Some(first.call)
+        Some(first.slot_sender)
     }
 
     /// Sends the last one of the longest line away, if the caller's is shorter by two at least: it hears of it by its
     /// sender's end.
-    fn shorten_for(&mut self, caller: u64) -> Option<()> {
-        let own = self.lines.get(&caller).map_or(0, VecDeque::len);
-        let longest = self.lines.values_mut().max_by_key(|line| line.len())?;
+    fn evict_for(&mut self, caller: u64) -> Option<()> {
+        let own = self.by_caller.get(&caller).map_or(0, VecDeque::len);
+        let longest = self.by_caller.values_mut().max_by_key(|line| line.len())?;
         if longest.len() < own + 2 {
             return None;
         }
@@ -196,13 +196,13 @@ impl Queue {
 
     /// Nothing, if it is not there any more.
     fn remove(&mut self, caller: u64, number: u64) {
-        let Some(line) = self.lines.get_mut(&caller) else { return };
-        let Ok(at) = line.binary_search_by_key(&number, |waiting| waiting.number) else { return };
+        let Some(line) = self.by_caller.get_mut(&caller) else { return };
+        let Ok(at) = line.binary_search_by_key(&number, |waiting| waiting.id) else { return };
         line.remove(at);
         self.waiting -= 1;
         if line.is_empty() {
-            self.lines.remove(&caller);
-            self.round.retain(|other| *other != caller);
+            self.by_caller.remove(&caller);
+            self.round_robin.retain(|other| *other != caller);
         }
     }
 }
@@ -217,11 +217,11 @@ mod tests {
 
     const LONG: Duration = Duration::from_secs(3600);
 
-    fn turns(requests: usize, queue: usize, patience: Duration) -> Arc<Turns> {
-        Turns::new(TurnLimits { requests, queue, patience }, Arc::default())
+    fn turns(requests: usize, queue: usize, patience: Duration) -> Arc<FairQueue> {
+        FairQueue::new(QueueOptions { requests, queue, timeout: patience }, Arc::default())
     }
 
-    type Waited = Pin<Box<dyn Future<Output = Result<Turn, NoTurn>>>>;
+    type Waited = Pin<Box<dyn Future<Output = Result<Slot, QueueError>>>>;
 
     /// Somebody who waits.
     struct Asking {
@@ -230,16 +230,16 @@ mod tests {
     }
 
     impl Asking {
-        fn of(caller: u64, turns: &Arc<Turns>) -> Asking {
+        fn of(caller: u64, turns: &Arc<FairQueue>) -> Asking {
             let turns = Arc::clone(turns);
             let mut asking =
-                Asking { caller, waiting: Some(Box::pin(async move { turns.wait(caller).await })) };
+                Asking { caller, waiting: Some(Box::pin(async move { turns.wait_for_slot(caller).await })) };
             assert!(asking.outcome().is_none(), "it has to wait");
             asking
         }
 
         /// What became of it, once.
-        fn outcome(&mut self) -> Option<Result<Turn, NoTurn>> {
+        fn outcome(&mut self) -> Option<Result<Slot, QueueError>> {
             let polled = self.waiting.as_mut()?.as_mut().poll(&mut Context::from_waker(Waker::noop()));
             let Poll::Ready(outcome) = polled else { return None };
             self.waiting = None;
@@ -250,8 +250,8 @@ mod tests {
     #[tokio::test]
     async fn callers_take_turns_whoever_has_asked_how_often() {
         let turns = turns(1, 100, LONG);
-        let mut turn = turns.at_once().expect("nobody is there");
-        assert!(turns.at_once().is_none());
+        let mut turn = turns.try_slot().expect("nobody is there");
+        assert!(turns.try_slot().is_none());
         let mut all: Vec<_> = [1, 1, 1, 1, 1, 2, 2].map(|caller| Asking::of(caller, &turns)).into();
         let mut order = Vec::new();
         while order.len() < 7 {
@@ -263,42 +263,51 @@ mod tests {
         }
         assert_eq!(order, [1, 2, 1, 2, 1, 1, 1]);
         drop(turn);
-        assert!(turns.at_once().is_some(), "all is as it was");
+        assert!(turns.try_slot().is_some(), "all is as it was");
         let queue = turns.queue.lock();
-        assert!(queue.lines.is_empty() && queue.round.is_empty() && queue.waiting == 0 && queue.served == 0);
+        assert!(
+            queue.by_caller.is_empty()
+                && queue.round_robin.is_empty()
+                && queue.waiting == 0
+                && queue.slots_in_use == 0
+        );
     }
 
     #[tokio::test]
     async fn the_longest_line_gives_way_where_no_more_may_wait() {
         let turns = turns(1, 3, LONG);
-        let _served = turns.at_once().expect("nobody is there");
+        let _served = turns.try_slot().expect("nobody is there");
         let mut first: Vec<_> = (0..3).map(|_| Asking::of(1, &turns)).collect();
-        assert_eq!(turns.wait(1).await.map(drop), Err(NoTurn::Full), "of the same caller");
+        assert_eq!(turns.wait_for_slot(1).await.map(drop), Err(QueueError::Full), "of the same caller");
         let _other = Asking::of(2, &turns);
         assert!(first[0].outcome().is_none() && first[1].outcome().is_none());
-        assert_eq!(first[2].outcome().map(|outcome| outcome.map(drop)), Some(Err(NoTurn::Full)));
-        assert_eq!(turns.wait(2).await.map(drop), Err(NoTurn::Full), "lines are as even as they can be");
+        assert_eq!(first[2].outcome().map(|outcome| outcome.map(drop)), Some(Err(QueueError::Full)));
+        assert_eq!(
+            turns.wait_for_slot(2).await.map(drop),
+            Err(QueueError::Full),
+            "lines are as even as they can be"
+        );
     }
 
     #[tokio::test]
     async fn who_leaves_or_waits_for_too_long_is_in_nobodys_way() {
         let turns = turns(1, 10, Duration::from_millis(20));
-        let served = turns.at_once().expect("nobody is there");
-        assert_eq!(turns.wait(1).await.map(drop), Err(NoTurn::TooLate));
+        let served = turns.try_slot().expect("nobody is there");
+        assert_eq!(turns.wait_for_slot(1).await.map(drop), Err(QueueError::Timeout));
         let left = Asking::of(1, &turns);
         let mut heard_too_late = Asking::of(2, &turns);
         drop(left);
         // Its turn comes, and it does not live to hear of it.
         drop(served);
         assert!(heard_too_late.waiting.take().is_some());
-        assert!(turns.at_once().is_some(), "the turn came back");
+        assert!(turns.try_slot().is_some(), "the turn came back");
         assert_eq!(turns.queue.lock().waiting, 0);
     }
 
     #[tokio::test]
     async fn nobody_waits_where_that_is_off() {
         let turns = turns(2, 0, LONG);
-        let _served = (turns.at_once(), turns.at_once());
-        assert_eq!(turns.wait(1).await.map(drop), Err(NoTurn::Full));
+        let _served = (turns.try_slot(), turns.try_slot());
+        assert_eq!(turns.wait_for_slot(1).await.map(drop), Err(QueueError::Full));
     }
 }

@@ -11,54 +11,54 @@ use std::sync::Arc;
 use dashmap::DashMap;
 use dashmap::mapref::entry::Entry;
 
-use crate::base::identity_hasher::Prehashed;
-use crate::config::Limits;
-use crate::observability::metrics::{Cause, Metrics};
+use crate::base::identity_hasher::IdentityHasher;
+use crate::config::LimitOptions;
+use crate::observability::metrics::{CloseCause, Metrics};
 
-pub use fair_queue::NoTurn;
-use fair_queue::{Turn, Turns};
+pub use fair_queue::QueueError;
+use fair_queue::{FairQueue, Slot};
 
 /// The counts and their limits.
 #[derive(Debug)]
 pub struct Admission {
-    limits: Limits,
+    limits: LimitOptions,
     metrics: Arc<Metrics>,
-    connections: Arc<Counts>,
-    requests: Arc<Counts>,
+    connections: Arc<KeyedCounts>,
+    requests: Arc<KeyedCounts>,
     /// What goes to the backends at once, if that is limited.
-    turns: Option<Arc<Turns>>,
+    fair_queue: Option<Arc<FairQueue>>,
 }
 
 /// A request too many.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Full {
+pub enum LimitExceeded {
     /// Of everybody together.
-    Everybody,
+    Total,
     /// Of this caller.
     Caller,
 }
 
 impl Admission {
     /// Nothing goes on.
-    pub fn new(limits: Limits, metrics: Arc<Metrics>) -> Admission {
-        let turns = limits.turns.map(|limits| Turns::new(limits, Arc::clone(&metrics)));
-        Admission { limits, metrics, connections: Arc::default(), requests: Arc::default(), turns }
+    pub fn new(limits: LimitOptions, metrics: Arc<Metrics>) -> Admission {
+        let fair_queue = limits.queue.map(|limits| FairQueue::new(limits, Arc::clone(&metrics)));
+        Admission { limits, metrics, connections: Arc::default(), requests: Arc::default(), fair_queue }
     }
 
     /// The same counts by other limits. Turns by other limits begin anew: what is at the backends already is not counted
     /// among them.
-    pub fn anew(&self, limits: Limits) -> Admission {
-        let turns = if limits.turns == self.limits.turns {
-            self.turns.clone()
+    pub fn with_limits(&self, limits: LimitOptions) -> Admission {
+        let turns = if limits.queue == self.limits.queue {
+            self.fair_queue.clone()
         } else {
-            limits.turns.map(|limits| Turns::new(limits, Arc::clone(&self.metrics)))
+            limits.queue.map(|limits| FairQueue::new(limits, Arc::clone(&self.metrics)))
         };
         Admission {
             limits,
             metrics: Arc::clone(&self.metrics),
             connections: Arc::clone(&self.connections),
             requests: Arc::clone(&self.requests),
-            turns,
+            fair_queue: turns,
         }
     }
 
@@ -69,29 +69,33 @@ impl Admission {
 
     /// A place for a connection; `is_shared` says that many clients come from this address, as from a proxy's. `None`:
     /// there is none left, and that was counted.
-    pub fn connection(self: &Arc<Admission>, address: IpAddr, is_shared: bool) -> Option<ConnectionPlace> {
-        let network = (!is_shared).then(|| self.connections.key(&network(address)));
+    pub fn admit_connection(
+        self: &Arc<Admission>,
+        address: IpAddr,
+        is_shared: bool,
+    ) -> Option<ConnectionPermit> {
+        let network = (!is_shared).then(|| self.connections.hash_key(&network(address)));
         if let Some(network) = network
-            && !self.connections.enter(network, self.limits.connections_per_address)
+            && !self.connections.try_increment(network, self.limits.connections_per_address)
         {
-            self.metrics.connection_ended(Cause::Address);
+            self.metrics.record_connection_end(CloseCause::AddressLimit);
             return None;
         }
-        let place = ConnectionPlace { admission: Arc::clone(self), network };
+        let place = ConnectionPermit { admission: Arc::clone(self), network };
         let before = self.metrics.connections.inc();
         if usize::try_from(before).is_ok_and(|before| before >= self.limits.connections) {
-            self.metrics.connection_ended(Cause::Connections);
+            self.metrics.record_connection_end(CloseCause::ConnectionsLimit);
             return None;
         }
         Some(place)
     }
 
     /// A place for a request.
-    pub fn request(self: &Arc<Admission>) -> Result<RequestPlace, Full> {
-        let place = RequestPlace { admission: Arc::clone(self), caller: None, turn: None };
+    pub fn admit_request(self: &Arc<Admission>) -> Result<RequestPermit, LimitExceeded> {
+        let place = RequestPermit { admission: Arc::clone(self), caller: None, slot: None };
         let before = self.metrics.requests_in_flight.inc();
         if usize::try_from(before).is_ok_and(|before| before >= self.limits.requests) {
-            return Err(Full::Everybody);
+            return Err(LimitExceeded::Total);
         }
         Ok(place)
     }
@@ -99,15 +103,15 @@ impl Admission {
 
 /// A connection's place.
 #[derive(Debug)]
-pub struct ConnectionPlace {
+pub struct ConnectionPermit {
     admission: Arc<Admission>,
     network: Option<u64>,
 }
 
-impl Drop for ConnectionPlace {
+impl Drop for ConnectionPermit {
     fn drop(&mut self) {
         if let Some(network) = self.network {
-            self.admission.connections.leave(network);
+            self.admission.connections.decrement(network);
         }
         self.admission.metrics.connections.dec();
     }
@@ -115,40 +119,40 @@ impl Drop for ConnectionPlace {
 
 /// A request's place.
 #[derive(Debug)]
-pub struct RequestPlace {
+pub struct RequestPermit {
     admission: Arc<Admission>,
     caller: Option<u64>,
-    turn: Option<Turn>,
+    slot: Option<Slot>,
 }
 
-impl RequestPlace {
+impl RequestPermit {
     /// Counts the request as the caller's, who is known now.
-    pub fn of(&mut self, caller: &impl Hash) -> Result<(), Full> {
+    pub fn count_for(&mut self, caller: &impl Hash) -> Result<(), LimitExceeded> {
         let counts = &self.admission.requests;
-        let caller = counts.key(caller);
-        if !counts.enter(caller, self.admission.limits.requests_per_identity) {
-            return Err(Full::Caller);
+        let caller = counts.hash_key(caller);
+        if !counts.try_increment(caller, self.admission.limits.requests_per_identity) {
+            return Err(LimitExceeded::Caller);
         }
         self.caller = Some(caller);
         Ok(())
     }
 
     /// Waits until the request may be sent to the backend, in the queue of its caller.
-    pub async fn wait_for_slot(&mut self) -> Result<(), NoTurn> {
-        let Some(turns) = &self.admission.turns else { return Ok(()) };
-        self.turn = turns.at_once();
-        if self.turn.is_none() {
+    pub async fn wait_for_slot(&mut self) -> Result<(), QueueError> {
+        let Some(turns) = &self.admission.fair_queue else { return Ok(()) };
+        self.slot = turns.try_slot();
+        if self.slot.is_none() {
             // Boxed, as it is rare and every request would need as much memory.
-            self.turn = Some(Box::pin(turns.wait(self.caller.unwrap_or_default())).await?);
+            self.slot = Some(Box::pin(turns.wait_for_slot(self.caller.unwrap_or_default())).await?);
         }
         Ok(())
     }
 }
 
-impl Drop for RequestPlace {
+impl Drop for RequestPermit {
     fn drop(&mut self) {
         if let Some(caller) = self.caller {
-            self.admission.requests.leave(caller);
+            self.admission.requests.decrement(caller);
         }
         self.admission.metrics.requests_in_flight.dec();
     }
@@ -165,17 +169,17 @@ pub fn network(address: IpAddr) -> (u8, u64) {
 /// How many there are of each. Keys are hashes under a secret of the process, so that nobody can choose whose count
 /// his own falls together with.
 #[derive(Debug, Default)]
-struct Counts {
+struct KeyedCounts {
     hasher: RandomState,
-    counts: DashMap<u64, usize, Prehashed>,
+    counts: DashMap<u64, usize, IdentityHasher>,
 }
 
-impl Counts {
-    fn key(&self, of: &impl Hash) -> u64 {
+impl KeyedCounts {
+    fn hash_key(&self, of: &impl Hash) -> u64 {
         self.hasher.hash_one(of)
     }
 
-    fn enter(&self, key: u64, most: usize) -> bool {
+    fn try_increment(&self, key: u64, most: usize) -> bool {
         match self.counts.entry(key) {
             Entry::Occupied(entry) if *entry.get() >= most => false,
             Entry::Occupied(mut entry) => {
@@ -189,7 +193,7 @@ impl Counts {
         }
     }
 
-    fn leave(&self, key: u64) {
+    fn decrement(&self, key: u64) {
         if let Entry::Occupied(mut entry) = self.counts.entry(key) {
             *entry.get_mut() -= 1;
             if *entry.get() == 0 {
@@ -204,12 +208,12 @@ mod tests {
     use super::*;
 
     fn admission() -> Arc<Admission> {
-        let limits = Limits {
+        let limits = LimitOptions {
             connections: 3,
             connections_per_address: 2,
             requests: 3,
             requests_per_identity: 2,
-            ..Limits::none()
+            ..LimitOptions::unlimited()
         };
         Arc::new(Admission::new(limits, Arc::default()))
     }
@@ -217,7 +221,7 @@ mod tests {
     #[test]
     fn an_address_and_all_together_have_so_many_connections() {
         let admission = admission();
-        let connect = |address: &str| admission.connection(address.parse().expect("an address"), false);
+        let connect = |address: &str| admission.admit_connection(address.parse().expect("an address"), false);
         let (first, _second) = (connect("10.0.0.1"), connect("::ffff:10.0.0.1"));
         assert!(first.is_some() && connect("10.0.0.1").is_none());
         let other = connect("2001:db8::1");
@@ -234,13 +238,13 @@ mod tests {
     fn a_caller_and_all_together_have_so_many_requests() {
         let admission = admission();
         let request = |caller: &str| {
-            let mut place = admission.request()?;
-            place.of(&caller).map(|()| place)
+            let mut place = admission.admit_request()?;
+            place.count_for(&caller).map(|()| place)
         };
         let mine = (request("a").expect("a place"), request("a").expect("a place"));
-        assert_eq!(request("a").expect_err("too many"), Full::Caller);
+        assert_eq!(request("a").expect_err("too many"), LimitExceeded::Caller);
         let _others = request("b").expect("a place");
-        assert_eq!(request("c").expect_err("too many"), Full::Everybody);
+        assert_eq!(request("c").expect_err("too many"), LimitExceeded::Total);
         drop(mine);
         assert!(request("a").is_ok());
         assert_eq!(admission.metrics().requests_in_flight.get(), 1);
@@ -250,12 +254,13 @@ mod tests {
     #[test]
     fn other_limits_count_on_from_where_the_old_ones_were() {
         let old = admission();
-        let connect =
-            |admission: &Arc<Admission>| admission.connection("10.0.0.1".parse().expect("an address"), false);
+        let connect = |admission: &Arc<Admission>| {
+            admission.admit_connection("10.0.0.1".parse().expect("an address"), false)
+        };
         let (one, two) = (connect(&old), connect(&old));
         assert!(one.is_some() && two.is_some() && connect(&old).is_none());
-        let limits = Limits { connections: 9, connections_per_address: 3, ..Limits::none() };
-        let new = Arc::new(old.anew(limits));
+        let limits = LimitOptions { connections: 9, connections_per_address: 3, ..LimitOptions::unlimited() };
+        let new = Arc::new(old.with_limits(limits));
         let third = connect(&new);
         assert!(third.is_some() && connect(&new).is_none());
         drop((one, two, third));

@@ -7,14 +7,14 @@ use tracing::warn;
 use crate::app::StartError;
 use crate::auth::Auth;
 use crate::base::clock::Clock;
-use crate::config::{Config, Limits, Problem};
+use crate::config::{Config, LimitOptions, Problem};
 use crate::os::fd_limit;
-use crate::tls::{self, Reloader, SelfSigned, ServerTls, TlsError};
+use crate::tls::{self, SelfSigned, ServerTls, TlsError, TlsReloader};
 use crate::upstream::Backends;
 
-pub(super) struct Parts {
+pub(super) struct Components {
     pub auth: Arc<Auth>,
-    pub tls: Option<(Reloader, ServerTls)>,
+    pub tls: Option<(TlsReloader, ServerTls)>,
     pub certificate_pem: Option<String>,
     pub backends: Arc<Backends>,
 }
@@ -24,50 +24,50 @@ pub fn check(config: &Config) -> Result<(), StartError> {
     load(config, &Clock::system()).map(drop)
 }
 
-pub(super) fn load(config: &Config, clock: &Clock) -> Result<Parts, StartError> {
+pub(super) fn load(config: &Config, clock: &Clock) -> Result<Components, StartError> {
     let mut problems = Vec::new();
     let told = |error: &TlsError| Problem::new(error.option(), error.to_string());
     let auth = Auth::new(config, clock).map_err(|found| problems.extend(found)).ok();
-    let upstream_tls = tls::upstream_tls(&config.upstream);
+    let upstream_tls = tls::backend_tls(&config.upstream);
     let upstream_tls = upstream_tls.map_err(|error| problems.push(told(&error))).ok();
     let server_tls = server_tls(config).map_err(|error| problems.push(told(&error))).ok();
     match (auth, upstream_tls, server_tls) {
         (Some(auth), Some(upstream_tls), Some((tls, certificate_pem))) => {
             let backends = Backends::new(config.upstream.clone(), upstream_tls, config.workers);
-            Ok(Parts { auth: Arc::new(auth), tls, certificate_pem, backends })
+            Ok(Components { auth: Arc::new(auth), tls, certificate_pem, backends })
         }
         _ => Err(StartError::Files(problems)),
     }
 }
 
 /// How to speak TLS with clients, if at all; and the certificate, if it was made here.
-type OwnTls = (Option<(Reloader, ServerTls)>, Option<String>);
+type ServerTlsParts = (Option<(TlsReloader, ServerTls)>, Option<String>);
 
-fn server_tls(config: &Config) -> Result<OwnTls, TlsError> {
+fn server_tls(config: &Config) -> Result<ServerTlsParts, TlsError> {
     if config.listen.https.is_none() {
         return Ok((None, None));
     }
-    let own = own_certificate(config)?;
+    let own = self_signed_certificate(config)?;
     let pem = own.as_ref().map(|own| own.certificate_pem.clone());
-    Ok((Some(Reloader::start(config.tls.clone(), own)?), pem))
+    Ok((Some(TlsReloader::start(config.tls.clone(), own)?), pem))
 }
 
 /// A certificate that is made here, where none is given.
-pub(super) fn own_certificate(config: &Config) -> Result<Option<SelfSigned>, TlsError> {
+pub(super) fn self_signed_certificate(config: &Config) -> Result<Option<SelfSigned>, TlsError> {
     let address = config.listen.https.filter(|_| config.tls.certificates.is_empty());
     let Some(address) = address else { return Ok(None) };
-    let names: Vec<_> = tls::name_of(address.ip()).into_iter().chain(host_name()).collect();
-    tls::self_signed(&names).map(Some)
+    let names: Vec<_> = tls::certificate_name_for(address.ip()).into_iter().chain(host_name()).collect();
+    tls::generate_self_signed(&names).map(Some)
 }
 
 /// The limits of the configuration, and what the process can do.
-pub(super) fn limits(config: &Config) -> Limits {
-    let most = fd_limit::most_clients();
+pub(super) fn effective_limits(config: &Config) -> LimitOptions {
+    let most = fd_limit::raise_to_max();
     if most >= config.limits.connections {
         return config.limits;
     }
     warn!(connections = most, "limits.connections is more than the limit of open files allows (ulimit -n)");
-    Limits { connections: most, ..config.limits }
+    LimitOptions { connections: most, ..config.limits }
 }
 
 /// The name that Kubernetes and most shells give a machine.

@@ -8,52 +8,54 @@ use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 use tokio::time::sleep;
 
-use crate::admin::health::Pulse;
-use crate::app::worker::Order;
+use crate::admin::health::WorkerLiveness;
+use crate::app::worker::WorkerCommand;
 use crate::os::sd_notify::ServiceManager;
 
 /// How often a worker is asked where no watchdog wants it sooner.
-const USUAL_INTERVAL: Duration = Duration::from_secs(1);
+const DEFAULT_PING_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Tells the service manager that the gateway is ready once all workers have answered, and that it is alive for as long as
 /// they do. Never ends by itself.
 ///
 /// A worker that hangs says nothing, and the manager then hears nothing either: that is what a watchdog is for.
-pub async fn keep_pulse(
-    workers: Vec<UnboundedSender<Order>>,
-    pulse: Rc<Pulse>,
+pub async fn watch_workers(
+    workers: Vec<UnboundedSender<WorkerCommand>>,
+    pulse: Rc<WorkerLiveness>,
     manager: ServiceManager,
     status: String,
 ) {
     for worker in &workers {
-        answer(worker).await;
+        ping(worker).await;
     }
-    manager.ready(&status);
-    let interval = manager.watchdog().map_or(USUAL_INTERVAL, |limit| (limit / 4).min(USUAL_INTERVAL));
+    manager.notify_ready(&status);
+    let interval = manager
+        .watchdog_interval()
+        .map_or(DEFAULT_PING_INTERVAL, |limit| (limit / 4).min(DEFAULT_PING_INTERVAL));
     let mut asking = JoinSet::new();
     for (number, worker) in workers.into_iter().enumerate() {
         let pulse = Rc::clone(&pulse);
         asking.spawn_local(async move {
-            while answer(&worker).await {
-                pulse.felt(number);
+            while ping(&worker).await {
+                pulse.record_alive(number);
                 sleep(interval).await;
             }
-            pulse.ended(number);
+            pulse.record_ended(number);
         });
     }
-    let Some(limit) = manager.watchdog() else { return std::future::pending().await };
+    let Some(limit) = manager.watchdog_interval() else { return std::future::pending().await };
     loop {
-        if pulse.is_felt_within(interval * 2) {
-            manager.alive();
+        if pulse.is_alive_within(interval * 2) {
+            manager.notify_watchdog();
         }
         sleep(limit / 2).await;
     }
 }
 
 /// Waits until the worker says that it is alive; false: it has ended.
-async fn answer(worker: &UnboundedSender<Order>) -> bool {
+async fn ping(worker: &UnboundedSender<WorkerCommand>) -> bool {
     let (reply, heard) = oneshot::channel();
-    worker.send(Order::Answer(reply)).is_ok() && heard.await.is_ok()
+    worker.send(WorkerCommand::Ping(reply)).is_ok() && heard.await.is_ok()
 }
 
 #[cfg(test)]
@@ -83,16 +85,16 @@ mod tests {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("notify");
         let socket = UnixDatagram::bind(&path).expect("bound");
-        let manager = ServiceManager::at(SocketAddr::from_pathname(&path).expect("a path"), Some(WATCHDOG));
+        let manager = ServiceManager::new(SocketAddr::from_pathname(&path).expect("a path"), Some(WATCHDOG));
         let (hanging, mut hangs) = unbounded_channel();
         let (ending, mut ends) = unbounded_channel();
         let say = |order| {
-            let (Order::Answer(reply) | Order::Take(_, reply)) = order;
+            let (WorkerCommand::Ping(reply) | WorkerCommand::Apply(_, reply)) = order;
             let _ = reply.send(());
         };
-        let pulse = Rc::new(Pulse::new(2));
+        let pulse = Rc::new(WorkerLiveness::new(2));
         let tasks = LocalSet::new();
-        tasks.spawn_local(keep_pulse(vec![hanging, ending], pulse, manager, "here".to_owned()));
+        tasks.spawn_local(watch_workers(vec![hanging, ending], pulse, manager, "here".to_owned()));
         tasks.spawn_local(async move {
             say(ends.recv().await.expect("an order"));
             // And is gone.

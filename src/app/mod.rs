@@ -17,24 +17,24 @@ use std::time::Duration;
 use tokio::task::LocalSet;
 use tracing::{error, info, warn};
 
-use crate::admin::control::Orders;
+use crate::admin::control::ControlReceiver;
 use crate::admission::Admission;
 use crate::base::clock::Clock;
 use crate::base::shutdown;
-use crate::config::changes::Reading;
-use crate::config::sources::list;
+use crate::config::changes::LoadedSettings;
+use crate::config::sources::format_problems;
 use crate::config::{Config, Problem, Settings, Sources, VerifierOptions};
-use crate::gateway::recent_rejections::Refusals;
+use crate::gateway::recent_rejections::RecentRejections;
 use crate::observability::metrics::Metrics;
 use crate::os::sd_notify::ServiceManager;
 use crate::os::socket_activation::PassedSockets;
 use crate::store;
 
-use components::{Parts, limits, load};
+use components::{Components, effective_limits, load};
 use sockets::Sockets;
-use supervisor::Supervision;
-use worker::Revision;
-use workers::Crew;
+use supervisor::Supervisor;
+use worker::Snapshot;
+use workers::Workers;
 
 pub use components::check;
 pub use sockets::Addresses;
@@ -43,7 +43,7 @@ pub use sockets::Addresses;
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
     /// Files that the configuration names.
-    #[error("the configuration cannot be used:{}", list(.0))]
+    #[error("the configuration cannot be used:{}", format_problems(.0))]
     Files(Vec<Problem>),
     /// An address.
     #[error("{key}: cannot listen on {address}")]
@@ -59,10 +59,10 @@ pub enum StartError {
     #[error(
         "the service manager passes a socket for {0}, which is off; give it an address, or take the socket unit away"
     )]
-    PassedWhatIsOff(&'static str),
+    SocketForDisabledListener(&'static str),
     /// The store of tokens.
     #[error(transparent)]
-    Store(#[from] store::StartError),
+    Store(#[from] store::StoreStartError),
     /// A thread or runtime.
     #[error("cannot start threads")]
     Threads(#[source] io::Error),
@@ -70,7 +70,7 @@ pub enum StartError {
 
 /// How the gateway ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Ended {
+pub enum RunOutcome {
     /// As asked; so many connections were cut after the grace period.
     Drained {
         /// Connections whose requests did not end in time.
@@ -79,62 +79,62 @@ pub enum Ended {
     /// At once, as asked a second time.
     Aborted,
     /// A worker ended that should not have.
-    Broken,
+    Failed,
 }
 
 /// What the process was given by who started it.
 #[derive(Debug, Default)]
-pub struct Given {
+pub struct Inherited {
     /// Sockets that listen already.
     pub sockets: PassedSockets,
     /// Who is told how the gateway is.
-    pub manager: ServiceManager,
+    pub service_manager: ServiceManager,
     /// What the configuration was read from, and what was read, so that it can be read again.
-    pub source: Option<(Sources, Settings)>,
+    pub config_source: Option<(Sources, Settings)>,
 }
 
 /// A gateway that listens, but does not answer yet.
 pub struct Bound {
     config: Arc<Config>,
-    parts: Parts,
+    components: Components,
     sockets: Sockets,
-    manager: ServiceManager,
-    source: Option<(Sources, Reading)>,
+    service_manager: ServiceManager,
+    config_source: Option<(Sources, LoadedSettings)>,
     clock: Clock,
     metrics: Arc<Metrics>,
-    store: Option<store::Running>,
-    refusals: Arc<Refusals>,
+    store: Option<store::RunningDriver>,
+    rejections: Arc<RecentRejections>,
 }
 
 /// Loads what the configuration names, and listens.
 pub fn bind(config: Config, clock: &Clock) -> Result<Bound, StartError> {
-    bind_with(config, Given::default(), clock)
+    bind_inherited(config, Inherited::default(), clock)
 }
 
 /// The same, with what the process was given.
-pub fn bind_with(config: Config, given: Given, clock: &Clock) -> Result<Bound, StartError> {
+pub fn bind_inherited(config: Config, given: Inherited, clock: &Clock) -> Result<Bound, StartError> {
     // What the files hold is noted before they are read: a later state of theirs is a change.
-    let source = given.source.map(|(sources, settings)| (sources, Reading::of(settings)));
+    let source = given.config_source.map(|(sources, settings)| (sources, LoadedSettings::new(settings)));
     let parts = load(&config, clock)?;
     let sockets = Sockets::open(&config.listen, given.sockets, config.workers)?;
     let metrics = Arc::<Metrics>::default();
     let store = parts.auth.start_store(&metrics.store)?;
-    let refusals = Refusals::new(config.workers);
+    let refusals = RecentRejections::new(config.workers);
     Ok(Bound {
         config: Arc::new(config),
-        parts,
+        components: parts,
         sockets,
-        manager: given.manager,
-        source,
+        service_manager: given.service_manager,
+        config_source: source,
         clock: clock.clone(),
         metrics,
         store,
-        refusals,
+        rejections: refusals,
     })
 }
 
 /// Workers that were told to cut everything get so long to do it.
-const LAST_WORDS: Duration = Duration::from_secs(1);
+const ABORT_TIMEOUT: Duration = Duration::from_secs(1);
 
 impl Bound {
     /// Where it listens; ports that were given as 0 are the real ones here.
@@ -144,53 +144,55 @@ impl Bound {
 
     /// The certificate that was made at start, if one was.
     pub fn certificate_pem(&self) -> Option<&str> {
-        self.parts.certificate_pem.as_deref()
+        self.components.certificate_pem.as_deref()
     }
 
     /// Serves until asked to stop, and drains. The calling thread looks after the others.
-    pub fn run(mut self, orders: Orders) -> Result<Ended, StartError> {
-        self.announce();
+    pub fn run(mut self, orders: ControlReceiver) -> Result<RunOutcome, StartError> {
+        self.log_start();
         let (controller, signal) = shutdown::channel();
-        let admission = Admission::new(limits(&self.config), Arc::clone(&self.metrics));
-        let revision = Arc::new(Revision {
+        let admission = Admission::new(effective_limits(&self.config), Arc::clone(&self.metrics));
+        let revision = Arc::new(Snapshot {
             config: Arc::clone(&self.config),
-            auth: Arc::clone(&self.parts.auth),
+            auth: Arc::clone(&self.components.auth),
             admission: Arc::new(admission),
-            backends: Arc::clone(&self.parts.backends),
+            backends: Arc::clone(&self.components.backends),
         });
-        let sockets = std::mem::take(&mut self.sockets.of_workers);
-        let (crew, threads) = Crew::start(&self, &revision, sockets, &signal).map_err(StartError::Threads)?;
+        let sockets = std::mem::take(&mut self.sockets.per_worker);
+        let (crew, threads) =
+            Workers::start(&self, &revision, sockets, &signal).map_err(StartError::Threads)?;
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()
             .map_err(StartError::Threads)?;
         let mut store = self.store.take();
-        let supervision = Supervision { controller, signal, crew, revision, store: &mut store, orders };
-        let end = LocalSet::new().block_on(&runtime, supervision.of(self))?;
-        if end == Ended::Aborted {
+        let supervision =
+            Supervisor { controller, signal, workers: crew, snapshot: revision, store: &mut store, orders };
+        let end = LocalSet::new().block_on(&runtime, supervision.run(self))?;
+        if end == RunOutcome::Aborted {
             return Ok(end);
         }
-        let end = workers::collect(threads, end);
+        let end = workers::join_all(threads, end);
         // All who could ask it anything are gone.
-        if store.is_some_and(|store| !store.finish(LAST_WORDS)) {
+        if store.is_some_and(|store| !store.join_within(ABORT_TIMEOUT)) {
             error!("the token store did not end");
         }
         Ok(end)
     }
 
-    fn announce(&self) {
+    fn log_start(&self) {
         let config = &self.config;
         let Addresses { https, http, admin } = self.addresses();
         info!(
             version = env!("CARGO_PKG_VERSION"),
-            https = shown(https),
-            http = shown(http),
-            admin = shown(admin),
+            https = display_address(https),
+            http = display_address(http),
+            admin = display_address(admin),
             workers = config.workers,
-            keys = self.parts.auth.known_keys(),
+            keys = self.components.auth.known_key_count(),
             "timbr-gateway started"
         );
-        if self.parts.certificate_pem.is_some() {
+        if self.components.certificate_pem.is_some() {
             warn!(
                 "no tls.cert_file: HTTPS uses a self-signed certificate made just now, which clients cannot verify"
             );
@@ -204,6 +206,6 @@ impl Bound {
     }
 }
 
-fn shown(address: Option<SocketAddr>) -> String {
+fn display_address(address: Option<SocketAddr>) -> String {
     address.map_or("off".to_owned(), |address| address.to_string())
 }

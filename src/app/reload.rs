@@ -6,36 +6,36 @@ use std::time::{Duration, Instant};
 
 use tracing::{error, info, warn};
 
-use crate::app::components::{self, limits};
-use crate::app::worker::Revision;
-use crate::auth::Ended;
+use crate::app::components::{self, effective_limits};
+use crate::app::worker::Snapshot;
+use crate::auth::InvalidatedTokens;
 use crate::base::clock::Clock;
-use crate::base::watched_files::Watch;
-use crate::config::changes::{Changes, Reading};
+use crate::base::watched_files::FileWatch;
+use crate::config::changes::{Changes, LoadedSettings};
 use crate::config::{self, Config, Problem, Sources};
 use crate::observability::log::{self, label};
-use crate::tls::{self, Prepared, Reloader, TlsError};
+use crate::tls::{self, PreparedTls, TlsError, TlsReloader};
 use crate::upstream::Backends;
 
 /// What cannot be used is tried again so often; it may be waiting for a file that comes later.
 const RETRY_INTERVAL: Duration = Duration::from_secs(5);
 
 /// Looks after everything that was read, and reads it again. It blocks on the file system.
-pub(super) struct Keeper {
+pub(super) struct ConfigReloader {
     /// `None`: nothing but files that are looked after one by one can be read again.
-    source: Option<(Sources, Reading)>,
+    source: Option<(Sources, LoadedSettings)>,
     /// What was read last and is in force but for what needs a restart.
-    last_read: Option<Reading>,
-    in_force: Arc<Revision>,
-    reloader: Option<Reloader>,
-    watch: Watch,
+    last_read: Option<LoadedSettings>,
+    current: Arc<Snapshot>,
+    tls_reloader: Option<TlsReloader>,
+    watch: FileWatch,
     failed_at: Option<Instant>,
     clock: Clock,
 }
 
 /// A configuration that came into force.
-pub(super) struct Taken {
-    pub revision: Arc<Revision>,
+pub(super) struct AppliedConfig {
+    pub snapshot: Arc<Snapshot>,
     /// The options that changed.
     pub changed: Vec<&'static str>,
     /// Those among them that take effect with a restart.
@@ -43,78 +43,86 @@ pub(super) struct Taken {
 }
 
 /// What one look came to.
-pub(super) enum Outcome {
+pub(super) enum ReloadOutcome {
     /// Nothing is new.
-    Same,
+    Unchanged,
     /// Another configuration is ready, and the workers are to be told of it.
-    Taken(Taken),
+    Applied(AppliedConfig),
     /// Everything that is wrong with it. What was in force still is.
-    Refused(Vec<Problem>),
+    Rejected(Vec<Problem>),
 }
 
 /// What a new configuration is made of, before anything of it is in force.
-struct Built {
+struct NewComponents {
     auth: crate::auth::Auth,
     backends: Arc<Backends>,
-    prepared: Option<Prepared>,
+    prepared: Option<PreparedTls>,
 }
 
-impl Keeper {
+impl ConfigReloader {
     pub fn new(
-        source: Option<(Sources, Reading)>,
-        in_force: Arc<Revision>,
-        reloader: Option<Reloader>,
+        source: Option<(Sources, LoadedSettings)>,
+        current: Arc<Snapshot>,
+        tls_reloader: Option<TlsReloader>,
         clock: Clock,
-    ) -> Keeper {
+    ) -> ConfigReloader {
         let last_read = None;
-        Keeper { source, last_read, in_force, reloader, watch: Watch::default(), failed_at: None, clock }
+        ConfigReloader {
+            source,
+            last_read,
+            current,
+            tls_reloader,
+            watch: FileWatch::default(),
+            failed_at: None,
+            clock,
+        }
     }
 
     /// Says in the log what certificates there are.
-    pub fn announce(&mut self) {
-        if let Some(reloader) = &mut self.reloader {
-            reloader.announce();
+    pub fn log_certificates(&mut self) {
+        if let Some(reloader) = &mut self.tls_reloader {
+            reloader.log_certificates();
         }
     }
 
     /// Looks at everything, or, if somebody has `asked` for it, reads everything.
-    pub fn look(&mut self, asked: bool) -> Outcome {
+    pub fn look(&mut self, asked: bool) -> ReloadOutcome {
         // These are read by themselves: one of them that cannot be used holds up none of the others.
-        match &mut self.reloader {
+        match &mut self.tls_reloader {
             Some(reloader) if asked => reloader.reload(),
-            Some(reloader) => reloader.look(),
+            Some(reloader) => reloader.reload_if_changed(),
             None => {}
         }
-        self.in_force.auth.look(asked);
+        self.current.auth.reload_files(asked);
         if asked {
-            self.watch.forget();
+            self.watch.reset();
             let outcome = self.reload(true);
             self.failed_at = None;
-            if let Outcome::Refused(problems) = &outcome {
+            if let ReloadOutcome::Rejected(problems) = &outcome {
                 // Who has asked is told, and the next look tells nobody again.
-                self.has_failed(problems);
+                self.record_failure(problems);
             }
             return outcome;
         }
         if self.failed_at.is_some_and(|at| at.elapsed() < RETRY_INTERVAL) {
-            return Outcome::Same;
+            return ReloadOutcome::Unchanged;
         }
-        let Some((_, reading)) = &self.source else { return Outcome::Same };
+        let Some((_, reading)) = &self.source else { return ReloadOutcome::Unchanged };
         let files = reading.files();
         let Some(stamps) = self.watch.changed(files.iter().map(PathBuf::as_path)) else {
-            return Outcome::Same;
+            return ReloadOutcome::Unchanged;
         };
         let outcome = self.reload(false);
         match &outcome {
-            Outcome::Refused(problems) => {
+            ReloadOutcome::Rejected(problems) => {
                 // What is known already is neither told nor counted again.
-                if !self.has_failed(problems) {
-                    return Outcome::Same;
+                if !self.record_failure(problems) {
+                    return ReloadOutcome::Unchanged;
                 }
             }
-            Outcome::Same | Outcome::Taken(_) => {
+            ReloadOutcome::Unchanged | ReloadOutcome::Applied(_) => {
                 self.failed_at = None;
-                if self.watch.read_well(stamps) {
+                if self.watch.record_success(stamps) {
                     info!("the configuration is in order again");
                 }
             }
@@ -123,125 +131,129 @@ impl Keeper {
     }
 
     /// Whether certificates cannot be used as they are in their files.
-    pub fn has_bad_certificates(&self) -> bool {
-        self.reloader.as_ref().is_some_and(Reloader::is_failing)
+    pub fn has_unusable_certificates(&self) -> bool {
+        self.tls_reloader.as_ref().is_some_and(TlsReloader::is_failing)
     }
 
     /// Names of the certificates in use, and when they end.
-    pub fn certificates_end(&self) -> Option<Vec<(String, i64)>> {
-        self.reloader.as_ref().map(Reloader::ends)
+    pub fn certificate_expiries(&self) -> Option<Vec<(String, i64)>> {
+        self.tls_reloader.as_ref().map(TlsReloader::expiries)
     }
 
     /// What is in force.
-    pub fn in_force(&self) -> &Arc<Revision> {
-        &self.in_force
+    pub fn current(&self) -> &Arc<Snapshot> {
+        &self.current
     }
 
     /// Whether these are news.
-    fn has_failed(&mut self, problems: &[Problem]) -> bool {
+    fn record_failure(&mut self, problems: &[Problem]) -> bool {
         self.failed_at = Some(Instant::now());
         let message: String = problems.iter().map(|problem| format!("{problem}\n")).collect();
-        self.watch.failed(&message)
+        self.watch.record_failure(&message)
     }
 
-    fn reload(&mut self, asked: bool) -> Outcome {
-        let Some((sources, before)) = &self.source else { return Outcome::Same };
+    fn reload(&mut self, asked: bool) -> ReloadOutcome {
+        let Some((sources, before)) = &self.source else { return ReloadOutcome::Unchanged };
         let (mut config, settings) = match config::load(sources) {
             Ok(loaded) => loaded,
-            Err(problems) => return Outcome::Refused(problems),
+            Err(problems) => return ReloadOutcome::Rejected(problems),
         };
-        let reading = Reading::of(settings);
+        let reading = LoadedSettings::new(settings);
         // What was held differs from what is in force until the restart, and is no news.
         let last = self.last_read.as_ref().unwrap_or(before);
         if reading.changes(last).is_empty() && !asked {
-            return Outcome::Same;
+            return ReloadOutcome::Unchanged;
         }
         let changes = reading.changes(before);
-        let needs_restart = changes.hold(&mut config, &self.in_force.config);
+        let needs_restart = changes.defer_fixed_options(&mut config, &self.current.config);
         let built = match self.build(&config, &changes) {
             Ok(built) => built,
-            Err(problems) => return Outcome::Refused(problems),
+            Err(problems) => return ReloadOutcome::Rejected(problems),
         };
         self.last_read = Some(reading.clone());
-        let reading = reading.holding(&needs_restart, before);
+        let reading = reading.retain_previous(&needs_restart, before);
         if let Some((_, before)) = &mut self.source {
             *before = reading;
         }
-        let revision = self.put_in_force(config, &changes, built);
-        Outcome::Taken(Taken { revision, changed: changes.keys().collect(), needs_restart })
+        let revision = self.activate(config, &changes, built);
+        ReloadOutcome::Applied(AppliedConfig {
+            snapshot: revision,
+            changed: changes.keys().collect(),
+            needs_restart,
+        })
     }
 
-    fn build(&self, config: &Config, changes: &Changes) -> Result<Built, Vec<Problem>> {
+    fn build(&self, config: &Config, changes: &Changes) -> Result<NewComponents, Vec<Problem>> {
         let mut problems = Vec::new();
         let told = |error: TlsError| Problem::new(error.option(), error.to_string());
-        let auth = self.in_force.auth.anew(config, changes, &self.clock);
+        let auth = self.current.auth.rebuild(config, changes, &self.clock);
         let auth = auth.map_err(|found| problems.extend(found)).ok();
         let backends = self.backends(config, changes).map_err(|error| problems.push(told(error))).ok();
         let prepared = self.prepare(config).map_err(|error| problems.push(told(error))).ok();
         match (auth, backends, prepared) {
-            (Some(auth), Some(backends), Some(prepared)) => Ok(Built { auth, backends, prepared }),
+            (Some(auth), Some(backends), Some(prepared)) => Ok(NewComponents { auth, backends, prepared }),
             _ => Err(problems),
         }
     }
 
     /// The same ones, unless something about them has changed.
     fn backends(&self, config: &Config, changes: &Changes) -> Result<Arc<Backends>, TlsError> {
-        if !changes.touch(&["upstream"]) {
-            return Ok(Arc::clone(&self.in_force.backends));
+        if !changes.has_any_of(&["upstream"]) {
+            return Ok(Arc::clone(&self.current.backends));
         }
-        let tls = tls::upstream_tls(&config.upstream)?;
-        let same_tls = !changes.touch(&[
+        let tls = tls::backend_tls(&config.upstream)?;
+        let same_tls = !changes.has_any_of(&[
             "upstream.ca_file",
             "upstream.client_cert_file",
             "upstream.client_key_file",
             "upstream.server_name",
         ]);
-        Ok(self.in_force.backends.anew(config.upstream.clone(), tls, config.workers, same_tls))
+        Ok(self.current.backends.with_options(config.upstream.clone(), tls, config.workers, same_tls))
     }
 
     /// How to speak TLS with clients, where that is done at all.
-    fn prepare(&self, config: &Config) -> Result<Option<Prepared>, TlsError> {
-        let Some(reloader) = &self.reloader else { return Ok(None) };
-        let own = if reloader.has_own() { None } else { components::own_certificate(config)? };
+    fn prepare(&self, config: &Config) -> Result<Option<PreparedTls>, TlsError> {
+        let Some(reloader) = &self.tls_reloader else { return Ok(None) };
+        let own = if reloader.is_self_signed() { None } else { components::self_signed_certificate(config)? };
         reloader.prepare(config.tls.clone(), own).map(Some)
     }
 
-    fn put_in_force(&mut self, config: Config, changes: &Changes, built: Built) -> Arc<Revision> {
-        let Built { mut auth, backends, prepared } = built;
-        if let (Some(reloader), Some(prepared)) = (&mut self.reloader, prepared) {
-            reloader.adopt(prepared);
+    fn activate(&mut self, config: Config, changes: &Changes, built: NewComponents) -> Arc<Snapshot> {
+        let NewComponents { mut auth, backends, prepared } = built;
+        if let (Some(reloader), Some(prepared)) = (&mut self.tls_reloader, prepared) {
+            reloader.apply(prepared);
         }
-        let ended = auth.take_over(&config, (&self.in_force.auth, &self.in_force.config));
-        tell_ended(&ended);
-        if changes.touch(&["log.level"]) {
+        let ended = auth.take_over(&config, (&self.current.auth, &self.current.config));
+        log_revoked_tokens(&ended);
+        if changes.has_any_of(&["log.level"]) {
             log::set_level(config.log.level);
         }
-        let admission = self.in_force.admission.anew(limits(&config));
-        self.in_force = Arc::new(Revision {
+        let admission = self.current.admission.with_limits(effective_limits(&config));
+        self.current = Arc::new(Snapshot {
             config: Arc::new(config),
             auth: Arc::new(auth),
             admission: Arc::new(admission),
             backends,
         });
-        Arc::clone(&self.in_force)
+        Arc::clone(&self.current)
     }
 }
 
 /// Tells the logs of tokens that ended with the configuration that was in force.
-fn tell_ended(ended: &Ended) {
+fn log_revoked_tokens(ended: &InvalidatedTokens) {
     let told = match ended {
-        Ended::Nobody => return,
-        Ended::Users(users) => format!("of {} users", users.len()),
-        Ended::All => "all".to_owned(),
+        InvalidatedTokens::None => return,
+        InvalidatedTokens::Users(users) => format!("of {} users", users.len()),
+        InvalidatedTokens::All => "all".to_owned(),
     };
-    log::audit(|record| {
+    log::write_audit(|record| {
         record.text(label!("what"), "revocation");
         record.text(label!("decision"), "done");
         record.text(label!("tokens"), &told);
         record.text(label!("by"), "reload");
     });
     match ended {
-        Ended::All => warn!(
+        InvalidatedTokens::All => warn!(
             "logins are verified by somebody else from now on, or another backend would be shown their keys: all tokens \
              that were given before have ended"
         ),
@@ -250,10 +262,10 @@ fn tell_ended(ended: &Ended) {
 }
 
 /// Tells the log of a configuration that came into force, or did not.
-pub(super) fn tell(by: &str, outcome: &Outcome) {
+pub(super) fn log_outcome(by: &str, outcome: &ReloadOutcome) {
     match outcome {
-        Outcome::Same => {}
-        Outcome::Taken(Taken { changed, needs_restart, .. }) => {
+        ReloadOutcome::Unchanged => {}
+        ReloadOutcome::Applied(AppliedConfig { changed, needs_restart, .. }) => {
             info!(by, changed = changed.join(" "), "the configuration was read again and is in force");
             if !needs_restart.is_empty() {
                 warn!(
@@ -262,7 +274,7 @@ pub(super) fn tell(by: &str, outcome: &Outcome) {
                 );
             }
         }
-        Outcome::Refused(problems) => {
+        ReloadOutcome::Rejected(problems) => {
             for Problem { subject, message } in problems {
                 error!(option = subject, "{message}");
             }
@@ -291,7 +303,7 @@ mod tests {
     }
 
     /// Looks after a configuration file; the test is over before that counts as one that is not being written.
-    fn keeper(file: &Path) -> Keeper {
+    fn keeper(file: &Path) -> ConfigReloader {
         write(file, "");
         let sources = Sources { file: Some(file.to_owned()), ..Sources::default() };
         let (config, settings) = config::load(&sources).expect("valid");
@@ -299,20 +311,20 @@ mod tests {
         let auth = crate::auth::Auth::new(&config, &clock).expect("no file is named");
         let backends = Backends::new(config.upstream.clone(), vec![None], 1);
         let admission = Admission::new(config.limits, Arc::<Metrics>::default());
-        let revision = Revision {
+        let revision = Snapshot {
             config: Arc::new(config),
             auth: Arc::new(auth),
             admission: Arc::new(admission),
             backends,
         };
-        Keeper::new(Some((sources, Reading::of(settings))), Arc::new(revision), None, clock)
+        ConfigReloader::new(Some((sources, LoadedSettings::new(settings))), Arc::new(revision), None, clock)
     }
 
-    fn restarts(outcome: Outcome) -> Option<Vec<&'static str>> {
+    fn restarts(outcome: ReloadOutcome) -> Option<Vec<&'static str>> {
         match outcome {
-            Outcome::Same => None,
-            Outcome::Taken(Taken { needs_restart, .. }) => Some(needs_restart),
-            Outcome::Refused(problems) => panic!("{problems:?}"),
+            ReloadOutcome::Unchanged => None,
+            ReloadOutcome::Applied(AppliedConfig { needs_restart, .. }) => Some(needs_restart),
+            ReloadOutcome::Rejected(problems) => panic!("{problems:?}"),
         }
     }
 
@@ -344,14 +356,14 @@ mod tests {
         let mut keeper = keeper(&file);
         write(&file, "nonsense: 1\n");
         for _ in 0..2 {
-            assert!(matches!(keeper.look(true), Outcome::Refused(_)), "each who asks is told");
-            assert!(matches!(keeper.look(false), Outcome::Same));
+            assert!(matches!(keeper.look(true), ReloadOutcome::Rejected(_)), "each who asks is told");
+            assert!(matches!(keeper.look(false), ReloadOutcome::Unchanged));
             // As it is when it is tried again.
             keeper.failed_at = None;
-            assert!(matches!(keeper.look(false), Outcome::Same));
+            assert!(matches!(keeper.look(false), ReloadOutcome::Unchanged));
         }
         write(&file, "workers: 7\n");
-        assert!(matches!(keeper.look(true), Outcome::Taken(_)));
+        assert!(matches!(keeper.look(true), ReloadOutcome::Applied(_)));
         assert!(keeper.failed_at.is_none() && !keeper.watch.is_failing());
     }
 }

@@ -3,7 +3,7 @@
 use std::net::{SocketAddr, TcpListener};
 
 use crate::app::StartError;
-use crate::config::Listen;
+use crate::config::ListenOptions;
 use crate::downstream::listener;
 use crate::os::socket_activation::PassedSockets;
 
@@ -22,15 +22,19 @@ pub struct Addresses {
 pub(super) struct Sockets {
     pub addresses: Addresses,
     /// Of each worker, and whether they speak TLS.
-    pub of_workers: Vec<Vec<(TcpListener, bool)>>,
+    pub per_worker: Vec<Vec<(TcpListener, bool)>>,
     pub admin: Vec<TcpListener>,
 }
 
 impl Sockets {
-    pub fn open(listen: &Listen, mut passed: PassedSockets, workers: usize) -> Result<Sockets, StartError> {
+    pub fn open(
+        listen: &ListenOptions,
+        mut passed: PassedSockets,
+        workers: usize,
+    ) -> Result<Sockets, StartError> {
         let mut open = |key: &'static str, address, count| {
             let name = key.strip_prefix("listen.").expect("all are options of this group");
-            sockets(key, address, &passed.take(name), count)
+            open_or_inherit(key, address, &passed.take_named(name), count)
         };
         let https = open("listen.https", listen.https, workers)?;
         let http = open("listen.http", listen.http, workers)?;
@@ -47,12 +51,12 @@ impl Sockets {
                 worker.extend(sockets.into_iter().map(|socket| (socket, is_tls)));
             }
         }
-        Ok(Sockets { addresses, of_workers, admin })
+        Ok(Sockets { addresses, per_worker: of_workers, admin })
     }
 }
 
 /// The sockets of each of `count`: all that were passed, or one of its own at the address.
-fn sockets(
+fn open_or_inherit(
     key: &'static str,
     address: Option<SocketAddr>,
     passed: &[TcpListener],
@@ -60,7 +64,11 @@ fn sockets(
 ) -> Result<Vec<Vec<TcpListener>>, StartError> {
     let Some(address) = address else {
         // SECURITY: who switched a listener off does not get it by a socket unit that is left over.
-        return if passed.is_empty() { Ok(Vec::new()) } else { Err(StartError::PassedWhatIsOff(key)) };
+        return if passed.is_empty() {
+            Ok(Vec::new())
+        } else {
+            Err(StartError::SocketForDisabledListener(key))
+        };
     };
     let failed = |source| StartError::Bind { key, address, source };
     if passed.is_empty() {

@@ -10,100 +10,125 @@ use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 use tracing::{error, info, warn};
 
-use crate::admin::control::Orders;
+use crate::admin::control::ControlReceiver;
 use crate::admin::dashboard::Dashboard;
-use crate::admin::health::{Health, Pulse};
-use crate::admin::{self, Admin};
-use crate::app::liveness::keep_pulse;
-use crate::app::maintenance::{Upkeep, keep_backends, keep_issuers_keys, ready_with, sweep};
-use crate::app::reload::Keeper;
-use crate::app::worker::Revision;
-use crate::app::workers::Crew;
-use crate::app::{Addresses, Bound, Ended, LAST_WORDS, StartError, shown};
-use crate::base::current::InForce;
-use crate::base::shutdown::{Controller, Phase, Signal};
+use crate::admin::health::{ProcessHealth, WorkerLiveness};
+use crate::admin::{self, AdminContext};
+use crate::app::liveness::watch_workers;
+use crate::app::maintenance::{
+    Maintenance, backends_for_readiness, maintain_backends, refresh_issuer_keys, sweep_expired,
+};
+use crate::app::reload::ConfigReloader;
+use crate::app::worker::Snapshot;
+use crate::app::workers::Workers;
+use crate::app::{ABORT_TIMEOUT, Addresses, Bound, RunOutcome, StartError, display_address};
+use crate::base::current::Current;
+use crate::base::shutdown::{ShutdownController, ShutdownPhase, ShutdownSignal};
 use crate::store;
 
 /// What is supervised, and who says until when.
-pub(super) struct Supervision<'a> {
-    pub controller: Controller,
-    pub signal: Signal,
-    pub crew: Crew,
-    pub revision: Arc<Revision>,
-    pub store: &'a mut Option<store::Running>,
-    pub orders: Orders,
+pub(super) struct Supervisor<'a> {
+    pub controller: ShutdownController,
+    pub signal: ShutdownSignal,
+    pub workers: Workers,
+    pub snapshot: Arc<Snapshot>,
+    pub store: &'a mut Option<store::RunningDriver>,
+    pub orders: ControlReceiver,
 }
 
-impl Supervision<'_> {
+impl Supervisor<'_> {
     /// Runs beside the workers of the gateway to the end.
-    pub async fn of(self, gateway: Bound) -> Result<Ended, StartError> {
-        let Supervision { controller, signal, mut crew, revision, store, orders } = self;
-        let Orders { mut ends, reloads, control } = orders;
+    pub async fn run(self, gateway: Bound) -> Result<RunOutcome, StartError> {
+        let Supervisor { controller, signal, workers: mut crew, snapshot: revision, store, orders } = self;
+        let ControlReceiver { shutdowns: mut ends, reloads, control } = orders;
         let Addresses { https, http, admin } = gateway.addresses();
-        let Bound { parts, sockets, manager, metrics, refusals, source, clock, .. } = gateway;
+        let Bound {
+            components: parts,
+            sockets,
+            service_manager: manager,
+            metrics,
+            rejections: refusals,
+            config_source: source,
+            clock,
+            ..
+        } = gateway;
         drop(parts.auth);
         // None of them ever ends by itself; if one does, that is a panic.
         let mut helpers = JoinSet::new();
-        let pulse = Rc::new(Pulse::new(crew.orders.len()));
-        let status = format!("serving: https {}, http {}, admin {}", shown(https), shown(http), shown(admin));
-        let workers = std::mem::take(&mut crew.orders);
-        helpers.spawn_local(keep_pulse(workers.clone(), Rc::clone(&pulse), manager.clone(), status.clone()));
+        let pulse = Rc::new(WorkerLiveness::new(crew.commands.len()));
+        let status = format!(
+            "serving: https {}, http {}, admin {}",
+            display_address(https),
+            display_address(http),
+            display_address(admin)
+        );
+        let workers = std::mem::take(&mut crew.commands);
+        helpers.spawn_local(watch_workers(
+            workers.clone(),
+            Rc::clone(&pulse),
+            manager.clone(),
+            status.clone(),
+        ));
         let (reloader, tls) = parts.tls.unzip();
-        let keeper = Keeper::new(source, Arc::clone(&revision), reloader, clock);
+        let keeper = ConfigReloader::new(source, Arc::clone(&revision), reloader, clock);
         let (sender, revision) = watch::channel(revision);
-        let ready_with = InForce::new(ready_with(&revision.borrow()));
-        let health =
-            Health { started: crew.started, pulse, signal: signal.clone(), backends: ready_with.clone() };
-        let auth = InForce::new(Arc::clone(&revision.borrow().auth));
-        let backends = InForce::new(Arc::clone(&revision.borrow().backends));
-        let config = InForce::new(Arc::clone(&revision.borrow().config));
-        let last_reload = InForce::new(None);
+        let ready_with = Current::new(backends_for_readiness(&revision.borrow()));
+        let health = ProcessHealth {
+            startup: crew.started,
+            liveness: pulse,
+            signal: signal.clone(),
+            backends: ready_with.clone(),
+        };
+        let auth = Current::new(Arc::clone(&revision.borrow().auth));
+        let backends = Current::new(Arc::clone(&revision.borrow().backends));
+        let config = Current::new(Arc::clone(&revision.borrow().config));
+        let last_reload = Current::new(None);
         let is_self_signed = parts.certificate_pem.is_some();
         let dashboard = Dashboard::new(config.clone(), last_reload.clone(), tls, is_self_signed);
-        let admin = Rc::new(Admin {
+        let admin = Rc::new(AdminContext {
             health,
             metrics: Arc::clone(&metrics),
             auth: auth.clone(),
-            refusals,
+            recent_rejections: refusals,
             backends: backends.clone(),
             control,
             dashboard,
         });
-        helpers.spawn_local(admin::dashboard::keep(Rc::clone(&admin)));
+        helpers.spawn_local(admin::dashboard::publish_updates(Rc::clone(&admin)));
         for listener in sockets.admin {
             let listener = TcpListener::from_std(listener).map_err(StartError::Threads)?;
             helpers.spawn_local(admin::serve(listener, Rc::clone(&admin)));
         }
         drop(admin);
         let manager_of_reloads = manager.clone();
-        let upkeep = Upkeep {
+        let upkeep = Maintenance {
             workers,
-            revision: sender,
+            snapshot: sender,
             auth,
             backends,
             config,
             last_reload,
             ready_with,
             metrics,
-            manager: manager_of_reloads,
+            service_manager: manager_of_reloads,
             status,
             signal,
         };
-        helpers.spawn_local(upkeep.keep_files(keeper, reloads));
-        helpers.spawn_local(keep_issuers_keys(revision.clone()));
-        helpers.spawn_local(sweep(revision.clone()));
-        helpers.spawn_local(keep_backends(revision.clone()));
+        helpers.spawn_local(upkeep.watch_files(keeper, reloads));
+        helpers.spawn_local(refresh_issuer_keys(revision.clone()));
+        helpers.spawn_local(sweep_expired(revision.clone()));
+        helpers.spawn_local(maintain_backends(revision.clone()));
 
         let broken = tokio::select! {
-            orderly = ends.asked() => match orderly {
+            orderly = ends.wait_for_shutdown() => match orderly {
                 true => false,
-                false => return Ok(Ended::Aborted),
+                false => return Ok(RunOutcome::Aborted),
             },
-            worker = crew.ends.recv() => {
+            worker = crew.exits.recv() => {
                 error!(worker, "a worker has ended by itself; the gateway ends too");
                 true
             }
-            () = ended(store) => {
+            () = store_ended(store) => {
                 error!("the token store's thread has ended by itself; the gateway ends too");
                 true
             }
@@ -114,36 +139,36 @@ impl Supervision<'_> {
         };
         let drain = revision.borrow().config.drain;
         info!("shutting down: no longer ready");
-        manager.stopping("draining");
-        controller.advance(Phase::Leaving);
+        manager.notify_stopping("draining");
+        controller.advance(ShutdownPhase::NotReady);
         if !broken {
             tokio::select! {
                 () = sleep(drain.delay) => {}
-                () = ends.hurried() => return Ok(Ended::Aborted),
+                () = ends.wait_for_immediate_shutdown() => return Ok(RunOutcome::Aborted),
             }
         }
         let limit = drain.timeout;
         info!(timeout = ?limit, "draining: no new connections");
-        controller.advance(Phase::Draining);
+        controller.advance(ShutdownPhase::Draining);
         tokio::select! {
-            () = all_ended(&mut crew.ends) => {}
+            () = workers_ended(&mut crew.exits) => {}
             () = sleep(limit) => warn!("drain.timeout is over: cutting what still runs"),
-            () = ends.hurried() => return Ok(Ended::Aborted),
+            () = ends.wait_for_immediate_shutdown() => return Ok(RunOutcome::Aborted),
         }
-        controller.advance(Phase::Aborted);
-        let _ = timeout(LAST_WORDS, all_ended(&mut crew.ends)).await;
-        Ok(if broken { Ended::Broken } else { Ended::Drained { cut: 0 } })
+        controller.advance(ShutdownPhase::Aborted);
+        let _ = timeout(ABORT_TIMEOUT, workers_ended(&mut crew.exits)).await;
+        Ok(if broken { RunOutcome::Failed } else { RunOutcome::Drained { cut: 0 } })
     }
 }
 
 /// Waits for the end of the store's thread, if there is one.
-async fn ended(store: &mut Option<store::Running>) {
+async fn store_ended(store: &mut Option<store::RunningDriver>) {
     match store {
-        Some(store) => store.ended().await,
+        Some(store) => store.wait_until_ended().await,
         None => std::future::pending().await,
     }
 }
 
-async fn all_ended(ends: &mut UnboundedReceiver<usize>) {
+async fn workers_ended(ends: &mut UnboundedReceiver<usize>) {
     while ends.recv().await.is_some() {}
 }

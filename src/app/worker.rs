@@ -15,33 +15,33 @@ use tokio::task::{JoinError, JoinSet};
 use tokio::time::sleep;
 use tracing::debug;
 
-use crate::admin::health::Started;
+use crate::admin::health::StartupCounter;
 use crate::admission::Admission;
 use crate::auth::Auth;
-use crate::base::current::InForce;
-use crate::base::shutdown::{Phase, Signal};
+use crate::base::current::Current;
+use crate::base::shutdown::{ShutdownPhase, ShutdownSignal};
 use crate::config::Config;
 use crate::downstream::listener;
 use crate::downstream::reaper::Reaper;
-use crate::downstream::{Service, Terms, serve};
+use crate::downstream::{Service, ServingConfig, serve};
 use crate::gateway::Gateway;
-use crate::gateway::recent_rejections::Recorder;
+use crate::gateway::recent_rejections::RejectionRecorder;
 use crate::tls::ServerTls;
-use crate::upstream::{Backends, Upstream};
+use crate::upstream::{Backends, UpstreamClient};
 
 /// What a worker thread is given.
 pub struct Worker {
-    pub revision: Arc<Revision>,
+    pub snapshot: Arc<Snapshot>,
     pub number: usize,
-    pub refusals: Recorder,
+    pub rejections: RejectionRecorder,
     pub listeners: Vec<(std::net::TcpListener, Option<ServerTls>)>,
-    pub started: Started,
-    pub signal: Signal,
-    pub orders: UnboundedReceiver<Order>,
+    pub started: StartupCounter,
+    pub signal: ShutdownSignal,
+    pub commands: UnboundedReceiver<WorkerCommand>,
 }
 
 /// A configuration, with all that was made of it for every worker.
-pub struct Revision {
+pub struct Snapshot {
     pub config: Arc<Config>,
     pub auth: Arc<Auth>,
     pub admission: Arc<Admission>,
@@ -50,11 +50,11 @@ pub struct Revision {
 }
 
 /// What a worker is told by the thread that supervises it.
-pub enum Order {
+pub enum WorkerCommand {
     /// To say that it is alive.
-    Answer(oneshot::Sender<()>),
+    Ping(oneshot::Sender<()>),
     /// To answer requests by another configuration from now on, and to say when that is so.
-    Take(Arc<Revision>, oneshot::Sender<()>),
+    Apply(Arc<Snapshot>, oneshot::Sender<()>),
 }
 
 impl Worker {
@@ -66,41 +66,59 @@ impl Worker {
     }
 
     async fn serve(self) -> io::Result<usize> {
-        let Worker { revision, number, refusals, listeners, started, signal, orders } = self;
+        let Worker {
+            snapshot: revision,
+            number,
+            rejections: refusals,
+            listeners,
+            started,
+            signal,
+            commands: orders,
+        } = self;
         let metrics = Arc::clone(revision.admission.metrics());
         let reaper = Rc::new(Reaper::new(revision.config.timeouts, metrics));
         let backends = Arc::clone(&revision.backends);
-        let upstream = upstream(&revision, number);
-        let terms = InForce::new(Rc::new(terms(&revision, upstream.clone(), refusals.clone())));
+        let upstream = new_upstream(&revision, number);
+        let terms = Current::new(Rc::new(serving_config(&revision, upstream.clone(), refusals.clone())));
         drop(revision);
         let mut accepting = JoinSet::new();
         for (listener, tls) in listeners {
-            let service = Rc::new(Service { terms: terms.clone(), tls });
+            let service = Rc::new(Service { serving: terms.clone(), tls });
             let listener = TcpListener::from_std(listener)?;
-            accepting.spawn_local(accept(listener, service, Rc::clone(&reaper), signal.clone()));
+            accepting.spawn_local(accept_connections(listener, service, Rc::clone(&reaper), signal.clone()));
         }
-        started.one_more();
-        let taking =
-            Taking { terms: terms.clone(), number, backends, upstream, refusals, reaper: Rc::clone(&reaper) };
+        started.record_started();
+        let taking = ConfigUpdater {
+            serving: terms.clone(),
+            number,
+            backends,
+            upstream,
+            rejections: refusals,
+            reaper: Rc::clone(&reaper),
+        };
         tokio::select! {
-            () = obey(orders, taking) => unreachable!("it never ends"),
-            () = keep_tidy(&terms, &reaper) => unreachable!("it never ends"),
-            failure = failed(&mut accepting) => Err(io::Error::other(failure)),
-            left = leave(signal, &reaper) => Ok(left),
+            () = run_commands(orders, taking) => unreachable!("it never ends"),
+            () = sweep_periodically(&terms, &reaper) => unreachable!("it never ends"),
+            failure = acceptor_failed(&mut accepting) => Err(io::Error::other(failure)),
+            left = drain(signal, &reaper) => Ok(left),
         }
     }
 }
 
 /// A way to the backends for the calling thread.
-fn upstream(revision: &Revision, worker: usize) -> Upstream {
+fn new_upstream(revision: &Snapshot, worker: usize) -> UpstreamClient {
     let metrics = Arc::clone(revision.admission.metrics());
-    Upstream::new(Arc::clone(&revision.backends), worker, metrics)
+    UpstreamClient::new(Arc::clone(&revision.backends), worker, metrics)
 }
 
-fn terms(revision: &Revision, upstream: Upstream, refusals: Recorder) -> Terms {
-    let Revision { config, auth, admission, .. } = revision;
+fn serving_config(
+    revision: &Snapshot,
+    upstream: UpstreamClient,
+    refusals: RejectionRecorder,
+) -> ServingConfig {
+    let Snapshot { config, auth, admission, .. } = revision;
     let gateway = Gateway::new(config, Arc::clone(auth), upstream, Arc::clone(admission), refusals);
-    Terms {
+    ServingConfig {
         gateway: Rc::new(gateway),
         trusted_proxies: config.trusted_proxies.clone(),
         proxy_protocol: config.listen.proxy_protocol,
@@ -111,35 +129,35 @@ fn terms(revision: &Revision, upstream: Upstream, refusals: Recorder) -> Terms {
 }
 
 /// What another configuration changes in a worker.
-struct Taking {
-    terms: InForce<Rc<Terms>>,
+struct ConfigUpdater {
+    serving: Current<Rc<ServingConfig>>,
     number: usize,
     backends: Arc<Backends>,
-    upstream: Upstream,
-    refusals: Recorder,
+    upstream: UpstreamClient,
+    rejections: RejectionRecorder,
     reaper: Rc<Reaper>,
 }
 
-impl Taking {
+impl ConfigUpdater {
     /// Requests that are being answered keep what they began with; it is gone when they are.
-    fn take(&mut self, revision: &Revision) {
+    fn apply(&mut self, revision: &Snapshot) {
         if !Arc::ptr_eq(&self.backends, &revision.backends) {
             self.backends = Arc::clone(&revision.backends);
-            self.upstream = upstream(revision, self.number);
+            self.upstream = new_upstream(revision, self.number);
         }
-        let terms = terms(revision, self.upstream.clone(), self.refusals.clone());
+        let terms = serving_config(revision, self.upstream.clone(), self.rejections.clone());
         self.reaper.set_timeouts(revision.config.timeouts);
-        drop(self.terms.replace(Rc::new(terms)));
+        drop(self.serving.replace(Rc::new(terms)));
     }
 }
 
 /// Does as it is told. Never ends.
-async fn obey(mut orders: UnboundedReceiver<Order>, mut taking: Taking) {
+async fn run_commands(mut orders: UnboundedReceiver<WorkerCommand>, mut taking: ConfigUpdater) {
     while let Some(order) = orders.recv().await {
         let done = match order {
-            Order::Answer(done) => done,
-            Order::Take(revision, done) => {
-                taking.take(&revision);
+            WorkerCommand::Ping(done) => done,
+            WorkerCommand::Apply(revision, done) => {
+                taking.apply(&revision);
                 done
             }
         };
@@ -149,7 +167,7 @@ async fn obey(mut orders: UnboundedReceiver<Order>, mut taking: Taking) {
 }
 
 /// Waits for an accepting task to panic. They end by themselves with the drain.
-async fn failed(accepting: &mut JoinSet<()>) -> JoinError {
+async fn acceptor_failed(accepting: &mut JoinSet<()>) -> JoinError {
     while let Some(ended) = accepting.join_next().await {
         if let Err(failure) = ended {
             return failure;
@@ -159,30 +177,35 @@ async fn failed(accepting: &mut JoinSet<()>) -> JoinError {
 }
 
 /// Accepts connections until the drain begins.
-async fn accept(listener: TcpListener, service: Rc<Service>, reaper: Rc<Reaper>, mut signal: Signal) {
+async fn accept_connections(
+    listener: TcpListener,
+    service: Rc<Service>,
+    reaper: Rc<Reaper>,
+    mut signal: ShutdownSignal,
+) {
     let take = |(stream, peer): (TcpStream, SocketAddr)| {
-        let terms = service.terms.now();
-        if let Some(place) = terms.admission.connection(peer.ip(), terms.trusts(peer.ip())) {
+        let terms = service.serving.get();
+        if let Some(place) = terms.admission.admit_connection(peer.ip(), terms.is_trusted_proxy(peer.ip())) {
             tokio::task::spawn_local(serve(Rc::clone(&service), stream, peer, reaper.register(place)));
         }
     };
-    let metrics = Arc::clone(service.terms.now().admission.metrics());
+    let metrics = Arc::clone(service.serving.get().admission.metrics());
     let failures = &metrics.accept_failures;
     loop {
         tokio::select! {
-            () = signal.reached(Phase::Draining) => break,
+            () = signal.wait_for(ShutdownPhase::Draining) => break,
             connection = listener::accept(&listener, failures) => take(connection),
         }
     }
     // The kernel has finished the handshakes of those who wait in the backlog: closing now would reset them.
     tokio::task::yield_now().await;
-    while let Some(Ok(connection)) = now(|cx| listener.poll_accept(cx)).await {
+    while let Some(Ok(connection)) = poll_once(|cx| listener.poll_accept(cx)).await {
         take(connection);
     }
 }
 
 /// The result, if it is there at once.
-async fn now<T>(mut poll: impl FnMut(&mut std::task::Context<'_>) -> Poll<T>) -> Option<T> {
+async fn poll_once<T>(mut poll: impl FnMut(&mut std::task::Context<'_>) -> Poll<T>) -> Option<T> {
     poll_fn(|cx| match poll(cx) {
         Poll::Ready(result) => Poll::Ready(Some(result)),
         Poll::Pending => Poll::Ready(None),
@@ -190,28 +213,28 @@ async fn now<T>(mut poll: impl FnMut(&mut std::task::Context<'_>) -> Poll<T>) ->
     .await
 }
 
-async fn keep_tidy(terms: &InForce<Rc<Terms>>, reaper: &Reaper) {
+async fn sweep_periodically(terms: &Current<Rc<ServingConfig>>, reaper: &Reaper) {
     loop {
         // Timeouts, and with them the interval, may become others.
         sleep(reaper.interval()).await;
         reaper.sweep();
-        terms.now().gateway.sweep();
+        terms.get().gateway.sweep_pools();
     }
 }
 
 /// Waits for the drain, then for the connections, then for nothing. Returns how many were cut.
-async fn leave(mut signal: Signal, reaper: &Reaper) -> usize {
-    signal.reached(Phase::Draining).await;
+async fn drain(mut signal: ShutdownSignal, reaper: &Reaper) -> usize {
+    signal.wait_for(ShutdownPhase::Draining).await;
     // Lets the accepting tasks empty their backlogs first.
     tokio::task::yield_now().await;
     tokio::task::yield_now().await;
-    reaper.close_all();
+    reaper.begin_drain();
     debug!(connections = reaper.len(), "draining");
     tokio::select! {
-        () = reaper.emptied() => 0,
-        () = signal.reached(Phase::Aborted) => {
+        () = reaper.wait_until_empty() => 0,
+        () = signal.wait_for(ShutdownPhase::Aborted) => {
             let left = reaper.len();
-            reaper.cut_all();
+            reaper.abort_all();
             // One turn for each to end by itself.
             tokio::task::yield_now().await;
             left

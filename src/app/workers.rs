@@ -8,51 +8,51 @@ use std::thread::JoinHandle;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tracing::{error, info};
 
-use crate::admin::health::Started;
-use crate::app::worker::{Order, Revision, Worker};
-use crate::app::{Bound, Ended, LAST_WORDS};
+use crate::admin::health::StartupCounter;
+use crate::app::worker::{Snapshot, Worker, WorkerCommand};
+use crate::app::{ABORT_TIMEOUT, Bound, RunOutcome};
 use crate::base::join_within::join_within;
-use crate::base::shutdown::Signal;
+use crate::base::shutdown::ShutdownSignal;
 
 /// All workers, as the thread that supervises them sees them.
-pub(super) struct Crew {
+pub(super) struct Workers {
     /// A way to speak to each.
-    pub orders: Vec<UnboundedSender<Order>>,
+    pub commands: Vec<UnboundedSender<WorkerCommand>>,
     /// Hears the number of each that ends.
-    pub ends: UnboundedReceiver<usize>,
+    pub exits: UnboundedReceiver<usize>,
     /// Whether all have begun.
-    pub started: Started,
+    pub started: StartupCounter,
 }
 
 pub(super) type WorkerThread = JoinHandle<io::Result<usize>>;
 
-impl Crew {
+impl Workers {
     /// A worker for each set of sockets, of which some speak TLS.
     pub fn start(
         gateway: &Bound,
-        revision: &Arc<Revision>,
+        revision: &Arc<Snapshot>,
         sockets: Vec<Vec<(TcpListener, bool)>>,
-        signal: &Signal,
-    ) -> io::Result<(Crew, Vec<WorkerThread>)> {
+        signal: &ShutdownSignal,
+    ) -> io::Result<(Workers, Vec<WorkerThread>)> {
         let (ended, ends) = unbounded_channel();
-        let started = Started::new(sockets.len());
-        let mut crew = Crew { orders: Vec::with_capacity(sockets.len()), ends, started };
+        let started = StartupCounter::new(sockets.len());
+        let mut crew = Workers { commands: Vec::with_capacity(sockets.len()), exits: ends, started };
         let mut threads = Vec::with_capacity(sockets.len());
         for (number, sockets) in sockets.into_iter().enumerate() {
             let (sender, orders) = unbounded_channel();
-            let tls = || gateway.parts.tls.as_ref().map(|(_, tls)| tls.clone());
+            let tls = || gateway.components.tls.as_ref().map(|(_, tls)| tls.clone());
             let listeners =
                 sockets.into_iter().map(|(socket, is_tls)| (socket, is_tls.then(tls).flatten())).collect();
             let worker = Worker {
                 number,
-                revision: Arc::clone(revision),
-                refusals: gateway.refusals.recorder(number),
+                snapshot: Arc::clone(revision),
+                rejections: gateway.rejections.recorder(number),
                 listeners,
                 started: crew.started.clone(),
                 signal: signal.clone(),
-                orders,
+                commands: orders,
             };
-            crew.orders.push(sender);
+            crew.commands.push(sender);
             threads.push(spawn(number, worker, ended.clone())?);
         }
         Ok((crew, threads))
@@ -61,26 +61,26 @@ impl Crew {
 
 /// Starts a worker; `ended` hears of its end, however it comes.
 fn spawn(number: usize, worker: Worker, ended: UnboundedSender<usize>) -> io::Result<WorkerThread> {
-    struct Farewell(usize, UnboundedSender<usize>);
-    impl Drop for Farewell {
+    struct ExitNotifier(usize, UnboundedSender<usize>);
+    impl Drop for ExitNotifier {
         fn drop(&mut self) {
             let _ = self.1.send(self.0);
         }
     }
     std::thread::Builder::new().name(format!("worker-{number}")).spawn(move || {
-        let _farewell = Farewell(number, ended);
+        let _farewell = ExitNotifier(number, ended);
         worker.run()
     })
 }
 
 /// What the workers have to say at the end.
-pub(super) fn collect(workers: Vec<WorkerThread>, end: Ended) -> Ended {
+pub(super) fn join_all(workers: Vec<WorkerThread>, end: RunOutcome) -> RunOutcome {
     let mut total = 0;
-    let mut broken = end == Ended::Broken;
+    let mut broken = end == RunOutcome::Failed;
     for worker in workers {
         // A worker says farewell a moment before its thread is gone. One that is stuck is left behind: the process is
         // about to end, and must.
-        match join_within(worker, LAST_WORDS) {
+        match join_within(worker, ABORT_TIMEOUT) {
             Some(Ok(Ok(cut))) => {
                 total += cut;
                 continue;
@@ -92,5 +92,5 @@ pub(super) fn collect(workers: Vec<WorkerThread>, end: Ended) -> Ended {
         broken = true;
     }
     info!(cut = total, "stopped");
-    if broken { Ended::Broken } else { Ended::Drained { cut: total } }
+    if broken { RunOutcome::Failed } else { RunOutcome::Drained { cut: total } }
 }

@@ -6,7 +6,7 @@ use base64::engine::general_purpose::STANDARD;
 use zeroize::Zeroizing;
 
 use crate::auth::jwt::Jwt;
-use crate::base::byte_class::Octets;
+use crate::base::byte_class::ByteClass;
 use crate::base::hex;
 use crate::store::TokenId;
 
@@ -19,7 +19,7 @@ pub struct ApiKey(Box<[u8]>);
 impl ApiKey {
     /// Checks the value of the field.
     pub fn parse(value: &[u8]) -> Option<ApiKey> {
-        let valid = (1..=1024).contains(&value.len()) && Octets::KEY.are_all(value);
+        let valid = (1..=1024).contains(&value.len()) && ByteClass::API_KEY.contains_all(value);
         valid.then(|| ApiKey(value.into()))
     }
 
@@ -29,14 +29,14 @@ impl ApiKey {
     }
 
     /// A key of the form that Timbr's have, which nobody was given.
-    pub(super) fn nobodys() -> ApiKey {
+    pub(super) fn random() -> ApiKey {
         let mut random = [0; 20];
         rand::fill(&mut random).expect("the system's random source works");
         ApiKey(format!("tk_{}", hex::encode(&random)).into_bytes().into())
     }
 
     pub(super) fn id(&self) -> TokenId {
-        TokenId::of(&self.0)
+        TokenId::from_token(&self.0)
     }
 }
 
@@ -54,14 +54,14 @@ impl ApiKey {
 }
 
 /// A key as the value of `Authorization: Basic`.
-pub fn basic(key: &[u8]) -> Zeroizing<String> {
+pub fn basic_authorization(key: &[u8]) -> Zeroizing<String> {
     let pair = Zeroizing::new([BASIC_USER.as_bytes(), key].concat());
     Zeroizing::new(format!("Basic {}", &*Zeroizing::new(STANDARD.encode(&*pair))))
 }
 
 /// The one credential of a request; whose it is, [`Auth::identify`] tells.
 #[derive(Clone)]
-pub enum Presented {
+pub enum ClientCredential {
     /// `x-api-key`.
     Key(ApiKey),
     /// The same, as the password of the user `token` in `Authorization: Basic`.
@@ -76,7 +76,7 @@ mod tests {
 
     #[test]
     fn a_key_may_be_a_password() {
-        let value = basic(b"tk_a:b");
+        let value = basic_authorization(b"tk_a:b");
         assert_eq!(&*value, "Basic dG9rZW46dGtfYTpi");
         for good in [&*value, "basic dG9rZW46dGtfYTpi", "BASIC  dG9rZW46dGtfYTpi "] {
             assert!(

@@ -37,23 +37,23 @@ impl Authorization {
     /// SECURITY: a rule about ontologies allows nothing of which the path does not say which ontology it is about: a body
     /// is not read here.
     pub fn allows(&self, identity: &Identity, action: Action<'_>) -> bool {
-        let user = identity.acts_as().or(identity.user());
-        self.0.rules.iter().any(|rule| is_for(rule, user) && fits(rule, action))
+        let user = identity.impersonated_user().or(identity.user());
+        self.0.rules.iter().any(|rule| is_for_user(rule, user) && is_for_action(rule, action))
     }
 }
 
-fn is_for(rule: &AuthorizationRule, user: Option<&UserName>) -> bool {
+fn is_for_user(rule: &AuthorizationRule, user: Option<&UserName>) -> bool {
     match user {
         None => rule.unknown_users,
-        Some(user) => rule.users.iter().any(|glob| glob.fits(user.as_str())),
+        Some(user) => rule.users.iter().any(|glob| glob.matches(user.as_str())),
     }
 }
 
-fn fits(rule: &AuthorizationRule, action: Action<'_>) -> bool {
+fn is_for_action(rule: &AuthorizationRule, action: Action<'_>) -> bool {
     rule.routes.as_ref().is_none_or(|routes| routes.iter().any(|route| route == action.route))
         && rule.methods.as_ref().is_none_or(|methods| methods.contains(action.method))
         && rule.ontologies.as_ref().is_none_or(|ontologies| {
-            action.ontology.is_some_and(|ontology| ontologies.iter().any(|glob| glob.fits(ontology)))
+            action.ontology.is_some_and(|ontology| ontologies.iter().any(|glob| glob.matches(ontology)))
         })
 }
 
@@ -65,7 +65,7 @@ mod tests {
 
     fn identity(user: Option<&str>) -> Identity {
         let user = user.map(|user| UserName::parse(user.as_bytes()).expect("valid"));
-        Identity::of(user, None, TokenId::of(b"key").fingerprint())
+        Identity::from_key(user, None, TokenId::from_token(b"key").fingerprint())
     }
 
     #[test]
@@ -104,7 +104,7 @@ mod tests {
             let action = Action { route, method: &method, ontology };
             assert_eq!(authorization.allows(&identity(user), action), expected, "{user:?} {action:?}");
         }
-        let acting = identity(Some("root")).acting_as(UserName::parse(b"eve").expect("valid"));
+        let acting = identity(Some("root")).impersonating(UserName::parse(b"eve").expect("valid"));
         let action = Action { route: "api", method: &Method::GET, ontology: None };
         assert!(!authorization.allows(&acting, action), "as whom it acts counts");
     }

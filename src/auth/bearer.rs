@@ -33,13 +33,13 @@ pub enum BearerError {
     TooOld,
     /// Authentic, but made in the future.
     #[error("made more than a minute in the future: a clock is wrong")]
-    FromTheFuture,
+    MadeInFuture,
     /// Authentic, but not what it should hold.
     #[error("does not hold base64 of username:password, neither of them empty")]
     NoCredentials,
     /// Authentic, but the name is none.
     #[error("holds a user name that no header field can carry")]
-    UserName,
+    InvalidUserName,
 }
 
 /// How far ahead a client's clock may be, as the Fernet implementations have it.
@@ -49,9 +49,8 @@ const MAX_CLOCK_SKEW: u64 = 60;
 const MAX_LENGTH: usize = 8 * 1024;
 
 /// Python writes the payload in the standard alphabet with padding; other clients leave the padding out.
-const PAYLOAD: GeneralPurpose = GeneralPurpose::new(&alphabet::STANDARD, PADDING_INDIFFERENT);
-const PADDING_INDIFFERENT: GeneralPurposeConfig =
-    PAD.with_decode_padding_mode(DecodePaddingMode::Indifferent);
+const PAYLOAD: GeneralPurpose = GeneralPurpose::new(&alphabet::STANDARD, OPTIONAL_PADDING);
+const OPTIONAL_PADDING: GeneralPurposeConfig = PAD.with_decode_padding_mode(DecodePaddingMode::Indifferent);
 
 /// Opens bearers with every salt in use.
 pub struct BearerOpener {
@@ -69,11 +68,11 @@ impl BearerOpener {
 
     /// The credentials in a bearer.
     pub fn open(&self, bearer: &str) -> Result<Credentials, BearerError> {
-        self.open_and_tell(bearer).map(|(_, credentials)| credentials)
+        self.open_with_salt(bearer).map(|(_, credentials)| credentials)
     }
 
     /// The credentials in a bearer, and the number of the salt that opened it.
-    pub fn open_and_tell(&self, bearer: &str) -> Result<(u8, Credentials), BearerError> {
+    pub fn open_with_salt(&self, bearer: &str) -> Result<(u8, Credentials), BearerError> {
         let (salt, payload) = self.decrypt(bearer)?;
         let text = PAYLOAD.decode(payload.trim_ascii()).map(Zeroizing::new);
         let text = text.map_err(|_| BearerError::NoCredentials)?;
@@ -83,13 +82,13 @@ impl BearerOpener {
         if user.is_empty() || password.is_empty() {
             return Err(BearerError::NoCredentials);
         }
-        let user = UserName::parse(user).map_err(|_| BearerError::UserName)?;
+        let user = UserName::parse(user).map_err(|_| BearerError::InvalidUserName)?;
         let password = std::str::from_utf8(password).map_err(|_| BearerError::NoCredentials)?;
         Ok((salt, Credentials { user, password: Secret::new(password.to_owned()) }))
     }
 
     fn decrypt(&self, bearer: &str) -> Result<(u8, Zeroizing<Vec<u8>>), BearerError> {
-        let made = timestamp(bearer).ok_or(BearerError::NotAuthentic)?;
+        let made = creation_time(bearer).ok_or(BearerError::NotAuthentic)?;
         // SECURITY: `made` serves as the present here, so that the signature alone decides whether the bearer is
         // authentic. Its age is judged below, by our clock, and only told to who holds the salt.
         let opened = self.keys.iter().zip(0..).find_map(|(key, salt)| {
@@ -98,7 +97,7 @@ impl BearerOpener {
         let (salt, payload) = opened.ok_or(BearerError::NotAuthentic)?;
         let now = self.clock.unix_seconds();
         if made > now + MAX_CLOCK_SKEW {
-            return Err(BearerError::FromTheFuture);
+            return Err(BearerError::MadeInFuture);
         }
         if self.max_age.is_some_and(|age| made.saturating_add(age.as_secs()) < now) {
             return Err(BearerError::TooOld);
@@ -108,7 +107,7 @@ impl BearerOpener {
 }
 
 /// When the bearer says that it was made, in seconds since the epoch; `None` if it is not even of the right form.
-fn timestamp(bearer: &str) -> Option<u64> {
+fn creation_time(bearer: &str) -> Option<u64> {
     if bearer.len() > MAX_LENGTH {
         return None;
     }
@@ -120,7 +119,7 @@ fn timestamp(bearer: &str) -> Option<u64> {
 }
 
 /// Makes the bearer for a user, as the documentation's Python script does.
-pub fn make(salt: &Secret, user: &str, password: &Secret) -> Option<Secret> {
+pub fn make_bearer(salt: &Secret, user: &str, password: &Secret) -> Option<Secret> {
     let key = Fernet::new(salt.expose())?;
     let text = Zeroizing::new(format!("{user}:{}", password.expose()));
     let payload = Zeroizing::new(PAYLOAD.encode(text.as_bytes()));
@@ -163,7 +162,7 @@ mod tests {
             assert_eq!(open(text.as_bytes()), Err(BearerError::NoCredentials), "{text}");
         }
         for text in ["a\nb:c", " alice:c", "jos\u{e9}:c", "a\0:c"] {
-            assert_eq!(open(text.as_bytes()), Err(BearerError::UserName), "{text}");
+            assert_eq!(open(text.as_bytes()), Err(BearerError::InvalidUserName), "{text}");
         }
         let raw = bearer(SALT, b"alice:not-in-base64", NOW);
         assert_eq!(opener(&[SALT], None).open(&raw).expect_err("raw"), BearerError::NoCredentials);
@@ -189,7 +188,7 @@ mod tests {
         assert_eq!(open(NOW - 60, Some(60)), Ok(()));
         assert_eq!(open(NOW - 61, Some(60)), Err(BearerError::TooOld));
         assert_eq!(open(NOW + 60, None), Ok(()));
-        assert_eq!(open(NOW + 61, None), Err(BearerError::FromTheFuture));
+        assert_eq!(open(NOW + 61, None), Err(BearerError::MadeInFuture));
         let forged = bearer(OTHER, payload.as_bytes(), NOW + 61);
         assert_eq!(opener(&[SALT], None).open(&forged).expect_err("forged"), BearerError::NotAuthentic);
     }
@@ -216,7 +215,7 @@ mod tests {
     #[test]
     fn what_we_make_opens() {
         let salt = Secret::new(SALT.into());
-        let bearer = make(&salt, "alice", &Secret::new("se:cret".into())).expect("made");
+        let bearer = make_bearer(&salt, "alice", &Secret::new("se:cret".into())).expect("made");
         let opener = BearerOpener::new(&[salt], Some(Duration::from_secs(60)), Clock::system());
         assert_eq!(opener.open(bearer.expose()).expect("opens").password.expose(), "se:cret");
     }
@@ -261,7 +260,7 @@ mod tests {
                 let what = vector["desc"].as_str().expect("desc");
                 let error = decrypt(&vector, vector["ttl_sec"].as_u64()).expect_err(what);
                 let expected = match what {
-                    "far-future TS (unacceptable clock skew)" => BearerError::FromTheFuture,
+                    "far-future TS (unacceptable clock skew)" => BearerError::MadeInFuture,
                     "expired TTL" => BearerError::TooOld,
                     _ => BearerError::NotAuthentic,
                 };

@@ -7,9 +7,9 @@ use crate::store::{Fingerprint, TokenId};
 
 /// What proved a caller.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Kind {
+enum IdentitySource {
     /// A token that the gateway made.
-    Minted(TokenId),
+    Token(TokenId),
     /// A key that the operator or the backend has made known.
     Key,
     /// A token that an identity provider made.
@@ -21,34 +21,37 @@ enum Kind {
 pub struct Identity {
     user: Option<UserName>,
     upstream_key: Option<HeaderValue>,
-    kind: Kind,
-    acts_as: Option<UserName>,
+    source: IdentitySource,
+    impersonated_user: Option<UserName>,
     fingerprint: Fingerprint,
 }
 
 impl Identity {
     /// Of a key that the operator or the backend has made known.
-    pub(super) fn of(
+    pub(super) fn from_key(
         user: Option<UserName>,
         upstream_key: Option<HeaderValue>,
         fingerprint: Fingerprint,
     ) -> Identity {
-        Identity { user, upstream_key, kind: Kind::Key, acts_as: None, fingerprint }
+        Identity { user, upstream_key, source: IdentitySource::Key, impersonated_user: None, fingerprint }
     }
 
     /// Of a token that the gateway made, and what it stands for.
-    pub(super) fn of_token(id: TokenId, user: UserName, upstream_key: Option<HeaderValue>) -> Identity {
-        Identity { kind: Kind::Minted(id), ..Identity::of(Some(user), upstream_key, id.fingerprint()) }
+    pub(super) fn from_token(id: TokenId, user: UserName, upstream_key: Option<HeaderValue>) -> Identity {
+        Identity {
+            source: IdentitySource::Token(id),
+            ..Identity::from_key(Some(user), upstream_key, id.fingerprint())
+        }
     }
 
     /// Of a token that an identity provider made.
-    pub(super) fn of_jwt(user: UserName, fingerprint: Fingerprint) -> Identity {
-        Identity { kind: Kind::Jwt, ..Identity::of(Some(user), None, fingerprint) }
+    pub(super) fn from_jwt(user: UserName, fingerprint: Fingerprint) -> Identity {
+        Identity { source: IdentitySource::Jwt, ..Identity::from_key(Some(user), None, fingerprint) }
     }
 
     /// The same caller, who may act as another user.
-    pub(super) fn acting_as(self, user: UserName) -> Identity {
-        Identity { acts_as: Some(user), ..self }
+    pub(super) fn impersonating(self, user: UserName) -> Identity {
+        Identity { impersonated_user: Some(user), ..self }
     }
 
     /// Whose the key is; unknown of foreign keys.
@@ -62,29 +65,29 @@ impl Identity {
     }
 
     /// Whether the key is a token that the gateway made. To the backend such a token says nothing by itself.
-    pub fn is_minted(&self) -> bool {
-        self.minted_id().is_some()
+    pub fn is_gateway_token(&self) -> bool {
+        self.token_id().is_some()
     }
 
-    fn minted_id(&self) -> Option<TokenId> {
-        match self.kind {
-            Kind::Minted(id) => Some(id),
-            Kind::Key | Kind::Jwt => None,
+    fn token_id(&self) -> Option<TokenId> {
+        match self.source {
+            IdentitySource::Token(id) => Some(id),
+            IdentitySource::Key | IdentitySource::Jwt => None,
         }
     }
 
     /// Whether the caller showed a token of an identity provider.
-    pub fn is_of_jwt(&self) -> bool {
-        self.kind == Kind::Jwt
+    pub fn is_jwt(&self) -> bool {
+        self.source == IdentitySource::Jwt
     }
 
     /// Whom the caller acts as, where a rule allows it to.
-    pub fn acts_as(&self) -> Option<&UserName> {
-        self.acts_as.as_ref()
+    pub fn impersonated_user(&self) -> Option<&UserName> {
+        self.impersonated_user.as_ref()
     }
 
     /// Who is behind the key, to count by: the user, or whoever holds a foreign key.
-    pub fn caller(&self) -> impl std::hash::Hash + use<'_> {
+    pub fn caller_key(&self) -> impl std::hash::Hash + use<'_> {
         let name = self.user().map(UserName::as_str);
         (name, name.is_none().then_some(self.fingerprint))
     }
@@ -95,7 +98,7 @@ impl Identity {
     }
 
     /// The token and the key that it stands for, if that is one that can be had anew or makes the token end.
-    pub fn stands_for(&self) -> Option<(TokenId, &HeaderValue)> {
-        Some((self.minted_id()?, self.upstream_key()?))
+    pub fn renewable_key(&self) -> Option<(TokenId, &HeaderValue)> {
+        Some((self.token_id()?, self.upstream_key()?))
     }
 }

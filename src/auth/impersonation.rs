@@ -19,7 +19,7 @@ pub enum Permission {
 /// The caller may not.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the caller may not act as that user")]
-pub struct Denied;
+pub struct ImpersonationDenied;
 
 impl Impersonation {
     /// By these options.
@@ -36,23 +36,23 @@ impl Impersonation {
         identity: Identity,
         named: &[u8],
         with_own_key: bool,
-    ) -> Result<(Identity, Permission), Denied> {
+    ) -> Result<(Identity, Permission), ImpersonationDenied> {
         let target = UserName::parse(named).ok();
         if let (Some(user), Some(target)) = (identity.user(), target)
-            && let Some(rule) = self.rule_for(user, &target)
+            && let Some(rule) = self.matching_rule(user, &target)
         {
-            return Ok((identity.acting_as(target), Permission::Rule(rule)));
+            return Ok((identity.impersonating(target), Permission::Rule(rule)));
         }
         if with_own_key && self.0.backend_decides {
             return Ok((identity, Permission::BackendDecides));
         }
-        Err(Denied)
+        Err(ImpersonationDenied)
     }
 
-    fn rule_for(&self, user: &UserName, target: &UserName) -> Option<usize> {
+    fn matching_rule(&self, user: &UserName, target: &UserName) -> Option<usize> {
         self.0.rules.iter().position(|rule| {
-            rule.users.iter().any(|glob| glob.fits(user.as_str()))
-                && rule.act_as.iter().any(|glob| glob.fits(target.as_str()))
+            rule.users.iter().any(|glob| glob.matches(user.as_str()))
+                && rule.act_as.iter().any(|glob| glob.matches(target.as_str()))
         })
     }
 }
@@ -66,7 +66,7 @@ mod tests {
 
     fn identity(user: Option<&str>) -> Identity {
         let user = user.map(|user| UserName::parse(user.as_bytes()).expect("valid"));
-        Identity::of(user, None, TokenId::of(b"key").fingerprint())
+        Identity::from_key(user, None, TokenId::from_token(b"key").fingerprint())
     }
 
     #[test]
@@ -96,7 +96,7 @@ mod tests {
             let case = format!("{user:?} {named:?} {own_key} {backend_decides}");
             assert_eq!(permitted.as_ref().ok().map(|(_, why)| *why), expected, "{case}");
             if let Ok((identity, Permission::Rule(_))) = permitted {
-                assert_eq!(identity.acts_as().expect("it does").as_str(), named);
+                assert_eq!(identity.impersonated_user().expect("it does").as_str(), named);
             }
         }
     }

@@ -12,7 +12,7 @@ use std::path::Path;
 use http::HeaderValue;
 use zeroize::Zeroizing;
 
-use crate::base::identity_hasher::Prehashed;
+use crate::base::identity_hasher::IdentityHasher;
 use crate::base::user_name::UserName;
 use crate::store::TokenId;
 
@@ -27,7 +27,7 @@ pub struct KnownKey {
 
 /// The keys of the file by their hash.
 #[derive(Debug, Default)]
-pub struct KnownKeys(HashMap<TokenId, KnownKey, Prehashed>);
+pub struct KnownKeys(HashMap<TokenId, KnownKey, IdentityHasher>);
 
 /// What can be wrong with the file. Names lines, never shows them.
 #[derive(Debug, thiserror::Error)]
@@ -38,7 +38,7 @@ pub struct KeysFileError {
 }
 
 /// So many wrong lines are told; more would bury the first.
-const MOST_PROBLEMS: usize = 10;
+const MAX_PROBLEMS: usize = 10;
 
 impl KnownKeys {
     /// Reads the file; all its wrong lines are told at once.
@@ -53,7 +53,7 @@ impl KnownKeys {
     fn parse(text: &str) -> Result<KnownKeys, Vec<String>> {
         // Room for as many as there can be, so that nothing is moved on the way.
         let lines = memchr::memchr_iter(b'\n', text.as_bytes()).count() + 1;
-        let mut keys = HashMap::with_capacity_and_hasher(lines, Prehashed::default());
+        let mut keys = HashMap::with_capacity_and_hasher(lines, IdentityHasher::default());
         let mut problems = Vec::new();
         for (number, line) in text.lines().enumerate() {
             let line = line.trim();
@@ -68,7 +68,7 @@ impl KnownKeys {
                 }
                 Err(problem) => problems.push(format!("line {}: {problem}", number + 1)),
             }
-            if problems.len() >= MOST_PROBLEMS {
+            if problems.len() >= MAX_PROBLEMS {
                 problems.push("…".to_owned());
                 break;
             }
@@ -120,7 +120,7 @@ mod tests {
         let text = format!("# keys\n\nalice:{HASH}\r\netl:{}:tk_a:b\n", HASH.replace('2', "3"));
         let keys = KnownKeys::parse(&text).expect("valid");
         assert_eq!(keys.len(), 2);
-        let alice = keys.find(&TokenId::of(b"alice")).expect("known");
+        let alice = keys.find(&TokenId::from_token(b"alice")).expect("known");
         assert_eq!((alice.user.as_str(), &alice.upstream_key), ("alice", &None));
         let etl = keys.find(&TokenId::from_hex(&HASH.replace('2', "3")).expect("hex")).expect("known");
         let shown = etl.upstream_key.as_deref().expect("given");

@@ -23,34 +23,34 @@ use parking_lot::Mutex;
 
 use crate::base::secret::Secret;
 use crate::base::user_name::UserName;
-use crate::config::Foreign;
-use crate::observability::auth_timing::Steps;
-use crate::observability::metrics::{Outcome, Step};
+use crate::config::ForeignKeyPolicy;
+use crate::observability::auth_timing::AuthTiming;
+use crate::observability::metrics::{AuthOutcome, AuthPhase};
 use crate::store::{Fingerprint, NewToken, Store, TokenId, TokenRecord, Unavailable};
-use crate::upstream::Upstream;
+use crate::upstream::UpstreamClient;
 
-pub use api_key::{ApiKey, Presented, basic};
+pub use api_key::{ApiKey, ClientCredential, basic_authorization};
 pub use identity::Identity;
-pub use token_invalidation::Ended;
+pub use token_invalidation::InvalidatedTokens;
 
 use authorization::Authorization;
 use bearer::{BearerError, BearerOpener};
-use failure_limiter::{Guesses, TooMany};
-use foreign_keys::{ForeignKeys, Verdict};
+use failure_limiter::{FailureLimiter, TooManyFailures};
+use foreign_keys::{ForeignKeys, KeyVerdict};
 use impersonation::Impersonation;
-use jwt::{Jwt, JwtError, Jwts};
+use jwt::{Jwt, JwtError, JwtVerifier};
 use keys_file::KnownKeys;
-use salt_ids::SaltNumbers;
+use salt_ids::SaltIds;
 use token::TokenMint;
-use upstream_keys::{Renewal, UpstreamKeys, field_value};
-use verifier::{Verified, Verifier, VerifyError};
+use upstream_keys::{Renewal, UpstreamKeys, sensitive_header_value};
+use verifier::{VerifiedLogin, Verifier, VerifyError};
 
 /// Why a key proves nobody.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum KeyError {
     /// A token of this gateway, but none that lives.
     #[error("a token of this gateway that has ended")]
-    Ended,
+    TokenExpired,
     /// Nobody knows it.
     #[error("nobody knows the key")]
     Unknown,
@@ -68,7 +68,7 @@ pub enum KeyError {
     Jwt(JwtError),
     /// Nobody knows the key, and its client was wrong too often to have the backend asked.
     #[error("too many wrong keys")]
-    TooMany(TooMany),
+    TooManyFailures(TooManyFailures),
 }
 
 /// Why no token was minted.
@@ -79,7 +79,7 @@ pub enum MintError {
     Bearer(#[from] BearerError),
     /// The password is not right, or could not be checked.
     #[error("the credentials are not right")]
-    Wrong,
+    WrongCredentials,
     /// Nobody could say whether the password is right.
     #[error("the verifier does not answer")]
     VerifierUnavailable,
@@ -91,23 +91,23 @@ pub enum MintError {
     StoreUnavailable,
     /// Not right, or not looked at, as the client was wrong too often.
     #[error("too many wrong bearers or passwords")]
-    TooMany(TooMany),
+    TooManyFailures(TooManyFailures),
 }
 
 impl From<VerifyError> for MintError {
     fn from(error: VerifyError) -> MintError {
         match error {
-            VerifyError::Wrong => MintError::Wrong,
+            VerifyError::WrongCredentials => MintError::WrongCredentials,
             VerifyError::Unavailable => MintError::VerifierUnavailable,
             VerifyError::Busy => MintError::Busy,
-            VerifyError::TooMany(wait) => MintError::TooMany(wait),
+            VerifyError::TooManyFailures(wait) => MintError::TooManyFailures(wait),
         }
     }
 }
 
 /// A token for a client, and for the log.
 #[derive(Debug)]
-pub struct Minted {
+pub struct MintedToken {
     /// The token.
     pub token: Secret,
     /// Whose it is.
@@ -118,23 +118,23 @@ pub struct Minted {
 
 /// Everything that is needed to tell who calls; shared by all workers.
 pub struct Auth {
-    opener: BearerOpener,
-    mint: TokenMint,
+    bearer_opener: BearerOpener,
+    token_mint: TokenMint,
     verifier: Arc<Verifier>,
     /// Another one if it is another verifier that ended what the one before had let in.
-    verifier_number: u64,
+    verifier_generation: u64,
     store: Arc<Store>,
-    salts: Vec<String>,
+    salt_names: Vec<String>,
     /// The numbers of the salts, by which the store knows them.
-    salt_numbers: Vec<u8>,
-    numbering: Arc<SaltNumbers>,
+    salt_ids: Vec<u8>,
+    known_salts: Arc<SaltIds>,
     known_keys: KnownKeys,
-    foreign: Foreign,
+    foreign_policy: ForeignKeyPolicy,
     foreign_keys: ForeignKeys,
-    guesses: Arc<Guesses>,
+    failure_limiter: Arc<FailureLimiter>,
     /// Who hears of the failures that other replicas saw.
-    hearer: Arc<Mutex<Weak<Guesses>>>,
-    jwts: Arc<Jwts>,
+    active_limiter: Arc<Mutex<Weak<FailureLimiter>>>,
+    jwt_verifier: Arc<JwtVerifier>,
     impersonation: Impersonation,
     authorization: Option<Authorization>,
     /// Where a token stands for its user's own key.
@@ -146,77 +146,95 @@ impl Auth {
     ///
     /// SECURITY: a bearer that does not open and a password that is wrong are guesses. One that opens but is too old, or
     /// holds no credentials, was made by somebody with the salt.
-    pub async fn mint(&self, bearer: &str, client: IpAddr, steps: &Steps) -> Result<Minted, MintError> {
-        let attempt = self.guesses.attempt(client);
-        let opened = steps.of_now(Step::Bearer, || self.opener.open_and_tell(bearer), of_bearer);
+    pub async fn mint(
+        &self,
+        bearer: &str,
+        client: IpAddr,
+        steps: &AuthTiming,
+    ) -> Result<MintedToken, MintError> {
+        let attempt = self.failure_limiter.begin_attempt(client);
+        let opened = steps.measure_sync(
+            AuthPhase::Bearer,
+            || self.bearer_opener.open_with_salt(bearer),
+            bearer_outcome,
+        );
         let (salt, login) = match opened {
             Ok(opened) => opened,
             Err(BearerError::NotAuthentic) => {
-                attempt.fail().map_err(MintError::TooMany)?;
+                attempt.try_record_failure().map_err(MintError::TooManyFailures)?;
                 return Err(MintError::Bearer(BearerError::NotAuthentic));
             }
             Err(error) => return Err(error.into()),
         };
-        let attempt = attempt.of(&login.user);
-        let proof = self.store.proof(self.verifier_number);
+        let attempt = attempt.for_user(&login.user);
+        let proof = self.store.proof_for(self.verifier_generation);
         let verifying = self.verifier.verify(&login, bearer, attempt);
-        let Verified { upstream_key, session } = steps.of(Step::Verifier, verifying, of_verifier).await?;
+        let VerifiedLogin { upstream_key, session } =
+            steps.measure(AuthPhase::Verifier, verifying, verifier_outcome).await?;
         // SECURITY: a password that was right when it was looked at need not be so any more: tokens were ended meanwhile.
-        if !self.store.accepts(proof) {
+        if !self.store.is_proof_valid(proof) {
             return Err(MintError::StoreUnavailable);
         }
         let upstream_key = upstream_key.filter(|_| self.upstream_keys.is_some());
-        let token_of = |seed: &_| self.mint.token(&login, seed);
-        let id_of = |seed: &_| TokenId::of(token_of(seed).expose().as_bytes());
-        let login_id = self.mint.login_id(&login);
+        let token_of = |seed: &_| self.token_mint.token(&login, seed);
+        let id_of = |seed: &_| TokenId::from_token(token_of(seed).expose().as_bytes());
+        let login_id = self.token_mint.login_id(&login);
         let unavailable = |_| MintError::StoreUnavailable;
-        let seed = match (self.store.seed_of(&login_id, id_of), upstream_key) {
+        let seed = match (self.store.find_seed(&login_id, id_of), upstream_key) {
             (Some(seed), None) => seed,
             (Some(seed), Some(key)) => {
                 let id = id_of(&seed);
                 let keeping = self.store.set_upstream_key(&id, key);
-                steps.of(Step::Store, keeping, of_store).await.map_err(unavailable)?;
+                steps.measure(AuthPhase::Store, keeping, store_outcome).await.map_err(unavailable)?;
                 seed
             }
             (None, upstream_key) => {
-                let salt = self.salt_numbers[0];
+                let salt = self.salt_ids[0];
                 let new = NewToken { login: login_id, user: login.user.clone(), upstream_key, salt };
-                let keeping = self.store.insert(new, self.mint.seed(), proof, id_of);
-                steps.of(Step::Store, keeping, of_store).await.map_err(unavailable)?
+                let keeping = self.store.insert(new, self.token_mint.new_seed(), proof, id_of);
+                steps.measure(AuthPhase::Store, keeping, store_outcome).await.map_err(unavailable)?
             }
         };
-        self.store.note_salt_use(self.salt_numbers[usize::from(salt)], &login.user);
+        self.store.record_salt_use(self.salt_ids[usize::from(salt)], &login.user);
         if let (Some(keys), Some(session)) = (&self.upstream_keys, session) {
-            keys.keep(id_of(&seed), session);
+            keys.store_session(id_of(&seed), session);
         }
         let fingerprint = id_of(&seed).fingerprint();
-        Ok(Minted { token: token_of(&seed), fingerprint, user: login.user })
+        Ok(MintedToken { token: token_of(&seed), fingerprint, user: login.user })
     }
 
     /// Whose a credential is; `client` is who shows it.
     pub async fn identify(
         &self,
-        presented: &Presented,
+        presented: &ClientCredential,
         client: IpAddr,
-        upstream: &Upstream,
-        steps: &Steps,
+        upstream: &UpstreamClient,
+        steps: &AuthTiming,
     ) -> Result<Identity, KeyError> {
         match presented {
-            Presented::Key(key) | Presented::Basic(key) => {
+            ClientCredential::Key(key) | ClientCredential::Basic(key) => {
                 self.identify_key(key, client, upstream, steps).await
             }
-            Presented::Jwt(jwt) => self.identify_jwt(jwt, client, steps).await,
+            ClientCredential::Jwt(jwt) => self.identify_jwt(jwt, client, steps).await,
         }
     }
 
     /// SECURITY: a token that nobody has signed is a guess. One that has expired, or is meant for others, is none: it was
     /// made by an issuer that we know.
-    async fn identify_jwt(&self, jwt: &Jwt, client: IpAddr, steps: &Steps) -> Result<Identity, KeyError> {
+    async fn identify_jwt(
+        &self,
+        jwt: &Jwt,
+        client: IpAddr,
+        steps: &AuthTiming,
+    ) -> Result<Identity, KeyError> {
         let id = jwt.id();
-        match self.jwts.verify(jwt, id, steps).await {
-            Ok(user) => Ok(Identity::of_jwt(user, id.fingerprint())),
+        match self.jwt_verifier.verify(jwt, id, steps).await {
+            Ok(user) => Ok(Identity::from_jwt(user, id.fingerprint())),
             Err(JwtError::Invalid(why)) => {
-                self.guesses.attempt(client).fail().map_err(KeyError::TooMany)?;
+                self.failure_limiter
+                    .begin_attempt(client)
+                    .try_record_failure()
+                    .map_err(KeyError::TooManyFailures)?;
                 Err(KeyError::Jwt(JwtError::Invalid(why)))
             }
             Err(error) => Err(KeyError::Jwt(error)),
@@ -233,67 +251,71 @@ impl Auth {
         &self,
         key: &ApiKey,
         client: IpAddr,
-        upstream: &Upstream,
-        steps: &Steps,
+        upstream: &UpstreamClient,
+        steps: &AuthTiming,
     ) -> Result<Identity, KeyError> {
         let id = key.id();
         let fingerprint = id.fingerprint();
         if let Some(known) = self.known_keys.find(&id) {
             let upstream_key = known.upstream_key.as_deref().cloned();
-            return Ok(Identity::of(Some(known.user.clone()), upstream_key, fingerprint));
+            return Ok(Identity::from_key(Some(known.user.clone()), upstream_key, fingerprint));
         }
         if let Some(record) = self.store.find(&id) {
-            return self.minted(id, &record);
+            return self.token_identity(id, &record);
         }
-        if let Some(salt) = self.mint.maker(key.expose()) {
+        if let Some(salt) = self.token_mint.salt_index_of(key.expose()) {
             // SECURITY: a store that does not answer is neither a yes nor a no. In the heap, as it is seldom asked and every
             // request would have to be as large.
-            let salt = self.salt_numbers[usize::from(salt)];
-            return match Box::pin(steps.of(Step::Store, self.store.fetch(&id, salt), of_store)).await {
-                Ok(Some(record)) => self.minted(id, &record),
-                Ok(None) => Err(KeyError::Ended),
+            let salt = self.salt_ids[usize::from(salt)];
+            return match Box::pin(steps.measure(AuthPhase::Store, self.store.fetch(&id, salt), store_outcome))
+                .await
+            {
+                Ok(Some(record)) => self.token_identity(id, &record),
+                Ok(None) => Err(KeyError::TokenExpired),
                 Err(Unavailable) => Err(KeyError::StoreUnavailable),
             };
         }
-        let attempt = self.guesses.attempt(client);
-        let verdict = match self.foreign {
-            Foreign::Reject => Verdict::Bad,
-            Foreign::Forward => Verdict::Good,
-            Foreign::Verify => match self.foreign_keys.remembered(&id) {
+        let attempt = self.failure_limiter.begin_attempt(client);
+        let verdict = match self.foreign_policy {
+            ForeignKeyPolicy::Reject => KeyVerdict::Rejected,
+            ForeignKeyPolicy::Forward => KeyVerdict::Accepted,
+            ForeignKeyPolicy::Verify => match self.foreign_keys.cached(&id) {
                 Some(verdict) => verdict,
                 None => {
                     // SECURITY: else every made-up key would be a request to the backend, and a right guess among them
                     // would stand out.
-                    attempt.look().map_err(KeyError::TooMany)?;
+                    attempt.check_limits().map_err(KeyError::TooManyFailures)?;
                     // In the heap, as it is seldom asked and every request would have to be as large.
-                    let asking = self.foreign_keys.judge(id, key, upstream);
-                    Box::pin(steps.of(Step::ForeignCheck, asking, of_verdict)).await
+                    let asking = self.foreign_keys.check(id, key, upstream);
+                    Box::pin(steps.measure(AuthPhase::ForeignCheck, asking, verdict_outcome)).await
                 }
             },
         };
         match verdict {
-            Verdict::Good => Ok(Identity::of(None, None, fingerprint)),
-            Verdict::Bad => {
-                attempt.fail().map_err(KeyError::TooMany)?;
+            KeyVerdict::Accepted => Ok(Identity::from_key(None, None, fingerprint)),
+            KeyVerdict::Rejected => {
+                attempt.try_record_failure().map_err(KeyError::TooManyFailures)?;
                 Err(KeyError::Unknown)
             }
-            Verdict::Unknown => Err(KeyError::Unverifiable),
-            Verdict::Busy => Err(KeyError::Busy),
+            KeyVerdict::Unknown => Err(KeyError::Unverifiable),
+            KeyVerdict::Busy => Err(KeyError::Busy),
         }
     }
 
     /// SECURITY: where tokens stand for keys, one without says nothing to the backend: it was made when they did not.
-    fn minted(&self, id: TokenId, record: &TokenRecord) -> Result<Identity, KeyError> {
+    fn token_identity(&self, id: TokenId, record: &TokenRecord) -> Result<Identity, KeyError> {
         let upstream_key = match &self.upstream_keys {
             None => None,
-            Some(_) => Some(record.upstream_key().and_then(field_value).ok_or(KeyError::Ended)?),
+            Some(_) => {
+                Some(record.upstream_key().and_then(sensitive_header_value).ok_or(KeyError::TokenExpired)?)
+            }
         };
-        Ok(Identity::of_token(id, record.user.clone(), upstream_key))
+        Ok(Identity::from_token(id, record.user.clone(), upstream_key))
     }
 
     /// The backend has refused the key that a token stands for; `None` if it is none of those.
-    pub async fn renew(&self, identity: &Identity) -> Option<Renewal> {
-        let (id, refused) = identity.stands_for()?;
+    pub async fn renew_upstream_key(&self, identity: &Identity) -> Option<Renewal> {
+        let (id, refused) = identity.renewable_key()?;
         Some(self.upstream_keys.as_ref()?.renew(&self.store, id, refused).await)
     }
 
@@ -311,9 +333,9 @@ impl Auth {
     pub fn sweep(&self) {
         self.store.sweep();
         self.foreign_keys.sweep();
-        self.jwts.sweep();
+        self.jwt_verifier.sweep();
         self.upstream_keys.iter().for_each(|keys| keys.sweep());
-        self.guesses.sweep();
+        self.failure_limiter.sweep();
     }
 
     /// The store of tokens, for operators.
@@ -322,69 +344,69 @@ impl Auth {
     }
 
     /// What operators call the salts, the primary one first.
-    pub fn salts(&self) -> &[String] {
-        &self.salts
+    pub fn salt_names(&self) -> &[String] {
+        &self.salt_names
     }
 
     /// The numbers by which the store knows the salts, in the same order.
-    pub fn salt_numbers(&self) -> &[u8] {
-        &self.salt_numbers
+    pub fn salt_ids(&self) -> &[u8] {
+        &self.salt_ids
     }
 
     /// Reads the verifier's files again if they have changed, or if somebody has `asked` for it. Blocks on the file system.
     ///
     /// SECURITY: who was taken out of the file, or has another password now, loses the tokens that the old one gave.
-    pub fn look(&self, asked: bool) {
-        self.jwts.look(asked);
-        let ended = self.verifier.look(asked);
+    pub fn reload_files(&self, asked: bool) {
+        self.jwt_verifier.reload_key_files(asked);
+        let ended = self.verifier.reload_files(asked);
         if !ended.is_empty() {
-            self.store.end_of(&ended.into_iter().collect());
+            self.store.revoke_users(&ended.into_iter().collect());
         }
     }
 
     /// Whether a file of the verifier's cannot be used as it is.
-    pub fn is_failing(&self) -> bool {
+    pub fn is_verifier_failing(&self) -> bool {
         self.verifier.is_failing()
     }
 
     /// Token issuers and their keys: the very same after a reload that changes nothing about them.
-    pub fn issuers(&self) -> &Arc<Jwts> {
-        &self.jwts
+    pub fn jwt_verifier(&self) -> &Arc<JwtVerifier> {
+        &self.jwt_verifier
     }
 
     /// How many token issuers' keys could not be read or fetched the last time.
-    pub fn failing_issuers(&self) -> usize {
-        self.jwts.failing()
+    pub fn failing_issuer_count(&self) -> usize {
+        self.jwt_verifier.failing_issuer_count()
     }
 
     /// How many keys `tokens.keys_file` holds.
-    pub fn known_keys(&self) -> usize {
+    pub fn known_key_count(&self) -> usize {
         self.known_keys.len()
     }
 }
 
-fn of_bearer(opened: &Result<(u8, bearer::Credentials), BearerError>) -> Outcome {
-    if opened.is_ok() { Outcome::Ok } else { Outcome::Refused }
+fn bearer_outcome(opened: &Result<(u8, bearer::Credentials), BearerError>) -> AuthOutcome {
+    if opened.is_ok() { AuthOutcome::Ok } else { AuthOutcome::Refused }
 }
 
-fn of_verifier(verified: &Result<Verified, VerifyError>) -> Outcome {
+fn verifier_outcome(verified: &Result<VerifiedLogin, VerifyError>) -> AuthOutcome {
     match verified {
-        Ok(_) => Outcome::Ok,
-        Err(VerifyError::Wrong) => Outcome::Refused,
-        Err(VerifyError::Unavailable) => Outcome::Unavailable,
-        Err(VerifyError::Busy | VerifyError::TooMany(_)) => Outcome::Busy,
+        Ok(_) => AuthOutcome::Ok,
+        Err(VerifyError::WrongCredentials) => AuthOutcome::Refused,
+        Err(VerifyError::Unavailable) => AuthOutcome::Unavailable,
+        Err(VerifyError::Busy | VerifyError::TooManyFailures(_)) => AuthOutcome::Busy,
     }
 }
 
-fn of_store<T>(answer: &Result<T, Unavailable>) -> Outcome {
-    if answer.is_ok() { Outcome::Ok } else { Outcome::Unavailable }
+fn store_outcome<T>(answer: &Result<T, Unavailable>) -> AuthOutcome {
+    if answer.is_ok() { AuthOutcome::Ok } else { AuthOutcome::Unavailable }
 }
 
-fn of_verdict(verdict: &Verdict) -> Outcome {
+fn verdict_outcome(verdict: &KeyVerdict) -> AuthOutcome {
     match verdict {
-        Verdict::Good => Outcome::Ok,
-        Verdict::Bad => Outcome::Refused,
-        Verdict::Unknown => Outcome::Unavailable,
-        Verdict::Busy => Outcome::Busy,
+        KeyVerdict::Accepted => AuthOutcome::Ok,
+        KeyVerdict::Rejected => AuthOutcome::Refused,
+        KeyVerdict::Unknown => AuthOutcome::Unavailable,
+        KeyVerdict::Busy => AuthOutcome::Busy,
     }
 }

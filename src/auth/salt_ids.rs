@@ -4,19 +4,19 @@ use parking_lot::Mutex;
 use zeroize::Zeroizing;
 
 use crate::base::secret::Secret;
-use crate::store::derived;
+use crate::store::derive_key;
 
 /// Every salt that this process has had keeps its number, whatever comes before it in the configuration later on; one that
 /// comes back has the number that it had.
 #[derive(Default)]
-pub struct SaltNumbers(Mutex<Vec<Zeroizing<[u8; 32]>>>);
+pub struct SaltIds(Mutex<Vec<Zeroizing<[u8; 32]>>>);
 
-impl SaltNumbers {
+impl SaltIds {
     /// The numbers of these salts; `None` if there have been too many.
-    pub fn of(&self, salts: &[Secret]) -> Option<Vec<u8>> {
+    pub fn assign(&self, salts: &[Secret]) -> Option<Vec<u8>> {
         let mut known = self.0.lock();
         let mut number = |salt: &Secret| {
-            let name = derived(salt, "timbr-gateway salt number 1");
+            let name = derive_key(salt, "timbr-gateway salt number 1");
             let index = known.iter().position(|other| *other == name).unwrap_or(known.len());
             if index == known.len() {
                 known.push(name);
@@ -36,11 +36,11 @@ mod tests {
         let salts =
             ["cw_0x689RpI-jtRR7oE8h_eQsKImvJapLeSbXpwF4e4=", "d6HnHQJy2nl1YqLeN0dZlmaIHvVkAx2gRUbDUr3lKEE="]
                 .map(|salt| Secret::new(salt.to_owned()));
-        let numbers = SaltNumbers::default();
+        let numbers = SaltIds::default();
         let [old, new] = salts.clone();
-        assert_eq!(numbers.of(std::slice::from_ref(&old)), Some(vec![0]));
-        assert_eq!(numbers.of(&[new.clone(), old.clone()]), Some(vec![1, 0]));
-        assert_eq!(numbers.of(&[new]), Some(vec![1]));
-        assert_eq!(numbers.of(&[old]), Some(vec![0]));
+        assert_eq!(numbers.assign(std::slice::from_ref(&old)), Some(vec![0]));
+        assert_eq!(numbers.assign(&[new.clone(), old.clone()]), Some(vec![1, 0]));
+        assert_eq!(numbers.assign(&[new]), Some(vec![1]));
+        assert_eq!(numbers.assign(&[old]), Some(vec![0]));
     }
 }

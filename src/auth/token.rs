@@ -16,39 +16,39 @@ use zeroize::Zeroizing;
 use crate::auth::bearer::Credentials;
 use crate::base::hex;
 use crate::base::secret::Secret;
-use crate::store::{LoginId, Seed, derived};
+use crate::store::{LoginId, Seed, derive_key};
 
-const PREFIX: &str = "tk_";
-const BODY: usize = 20;
-const CHECK: usize = 8;
-const LENGTH: usize = PREFIX.len() + 2 * (BODY + CHECK);
+const TOKEN_PREFIX: &str = "tk_";
+const BODY_BYTES: usize = 20;
+const CHECKSUM_BYTES: usize = 8;
+const TOKEN_LENGTH: usize = TOKEN_PREFIX.len() + 2 * (BODY_BYTES + CHECKSUM_BYTES);
 
 /// Makes tokens and recognises them, with keys derived from the salts.
 pub struct TokenMint {
     /// One for each salt; the first, the primary one, makes new tokens.
-    keys: Vec<Keys>,
+    keys: Vec<TokenKeys>,
 }
 
-struct Keys {
-    check: Key,
-    login: Key,
-    body: Key,
+struct TokenKeys {
+    checksum_key: Key,
+    login_key: Key,
+    body_key: Key,
 }
 
 impl TokenMint {
     /// `salts` are Fernet keys, as the configuration has checked; there is at least one.
     pub fn new(salts: &[Secret]) -> TokenMint {
-        TokenMint { keys: salts.iter().map(Keys::derive).collect() }
+        TokenMint { keys: salts.iter().map(TokenKeys::derive).collect() }
     }
 
     /// The name under which a login's seed is kept.
     pub fn login_id(&self, login: &Credentials) -> LoginId {
-        let tag = keyed(&self.primary().login, &[&login_bytes(login)]);
+        let tag = hmac(&self.primary().login_key, &[&login_bytes(login)]);
         LoginId(tag[..16].try_into().expect("a tag has 32 bytes"))
     }
 
     /// A fresh random seed.
-    pub fn seed(&self) -> Seed {
+    pub fn new_seed(&self) -> Seed {
         let mut seed = Seed::default();
         rand::fill(&mut seed).expect("the system's random source works");
         seed
@@ -57,18 +57,18 @@ impl TokenMint {
     /// The token that belongs to a login and a seed.
     pub fn token(&self, login: &Credentials, seed: &Seed) -> Secret {
         let keys = self.primary();
-        let tag = keyed(&keys.body, &[seed, &login_bytes(login)]);
-        let body = &tag[..BODY];
-        let check = keyed(&keys.check, &[body]);
+        let tag = hmac(&keys.body_key, &[seed, &login_bytes(login)]);
+        let body = &tag[..BODY_BYTES];
+        let check = hmac(&keys.checksum_key, &[body]);
         let digits = |bytes| Zeroizing::new(hex::encode(bytes));
-        Secret::new([PREFIX, &*digits(body), &*digits(&check[..CHECK])].concat())
+        Secret::new([TOKEN_PREFIX, &*digits(body), &*digits(&check[..CHECKSUM_BYTES])].concat())
     }
 
     /// The number of the salt with which this gateway, or another, made the token; `None` if it is not one of theirs.
     /// Says nothing about whether it lives.
-    pub fn maker(&self, token: &[u8]) -> Option<u8> {
-        let (body, check) = parse(token)?;
-        let fits = |keys: &Keys| keyed(&keys.check, &[&body])[..CHECK].ct_eq(&check);
+    pub fn salt_index_of(&self, token: &[u8]) -> Option<u8> {
+        let (body, check) = parse_token(token)?;
+        let fits = |keys: &TokenKeys| hmac(&keys.checksum_key, &[&body])[..CHECKSUM_BYTES].ct_eq(&check);
         // All of them, so that the time taken does not tell which.
         self.keys
             .iter()
@@ -76,23 +76,23 @@ impl TokenMint {
             .fold(None, |maker, (keys, salt)| if fits(keys).into() { Some(salt) } else { maker })
     }
 
-    fn primary(&self) -> &Keys {
+    fn primary(&self) -> &TokenKeys {
         &self.keys[0]
     }
 }
 
-impl Keys {
-    fn derive(salt: &Secret) -> Keys {
-        let derive = |purpose: &str| Key::new(HMAC_SHA256, &*derived(salt, purpose));
-        Keys {
-            check: derive("timbr-gateway token checksum 1"),
-            login: derive("timbr-gateway login index 1"),
-            body: derive("timbr-gateway token body 1"),
+impl TokenKeys {
+    fn derive(salt: &Secret) -> TokenKeys {
+        let derive = |purpose: &str| Key::new(HMAC_SHA256, &*derive_key(salt, purpose));
+        TokenKeys {
+            checksum_key: derive("timbr-gateway token checksum 1"),
+            login_key: derive("timbr-gateway login index 1"),
+            body_key: derive("timbr-gateway token body 1"),
         }
     }
 }
 
-fn keyed(key: &Key, parts: &[&[u8]]) -> Zeroizing<[u8; 32]> {
+fn hmac(key: &Key, parts: &[&[u8]]) -> Zeroizing<[u8; 32]> {
     let tag = sign(key, &Zeroizing::new(parts.concat()));
     Zeroizing::new(tag.as_ref().try_into().expect("SHA-256 has 32 bytes"))
 }
@@ -102,15 +102,15 @@ fn login_bytes(login: &Credentials) -> Zeroizing<Vec<u8>> {
     Zeroizing::new([login.user.as_str().as_bytes(), b"\0", login.password.expose().as_bytes()].concat())
 }
 
-fn parse(token: &[u8]) -> Option<([u8; BODY], [u8; CHECK])> {
-    if token.len() != LENGTH {
+fn parse_token(token: &[u8]) -> Option<([u8; BODY_BYTES], [u8; CHECKSUM_BYTES])> {
+    if token.len() != TOKEN_LENGTH {
         return None;
     }
-    let digits = token.strip_prefix(PREFIX.as_bytes())?;
+    let digits = token.strip_prefix(TOKEN_PREFIX.as_bytes())?;
     // A token has one spelling.
-    let bytes: [u8; BODY + CHECK] =
+    let bytes: [u8; BODY_BYTES + CHECKSUM_BYTES] =
         hex::decode(digits).filter(|_| !digits.iter().any(u8::is_ascii_uppercase))?;
-    let (body, check) = bytes.split_at(BODY);
+    let (body, check) = bytes.split_at(BODY_BYTES);
     Some((body.try_into().ok()?, check.try_into().ok()?))
 }
 
@@ -134,21 +134,21 @@ mod tests {
     #[test]
     fn a_token_is_tk_and_56_hex_digits() {
         let mint = mint(&[SALT]);
-        let token = mint.token(&login("alice", "secret"), &mint.seed());
-        assert_eq!(token.expose().len(), LENGTH);
+        let token = mint.token(&login("alice", "secret"), &mint.new_seed());
+        assert_eq!(token.expose().len(), TOKEN_LENGTH);
         assert!(token.expose()[3..].bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b)));
-        assert!(mint.maker(token.expose().as_bytes()) == Some(0));
+        assert!(mint.salt_index_of(token.expose().as_bytes()) == Some(0));
     }
 
     #[test]
     fn a_token_depends_on_seed_user_and_password() {
         let mint = mint(&[SALT]);
-        let seed = mint.seed();
+        let seed = mint.new_seed();
         let token =
             |user, password, seed: &Seed| mint.token(&login(user, password), seed).expose().to_owned();
         let first = token("alice", "secret", &seed);
         assert_eq!(first, token("alice", "secret", &seed));
-        assert_ne!(first, token("alice", "secret", &mint.seed()));
+        assert_ne!(first, token("alice", "secret", &mint.new_seed()));
         assert_ne!(first, token("alice", "other", &seed));
         assert_ne!(first, token("bob", "secret", &seed));
         assert_ne!(mint.login_id(&login("a", "bc")), mint.login_id(&login("ab", "c")));
@@ -157,20 +157,20 @@ mod tests {
     #[test]
     fn a_gateway_knows_its_own_tokens_and_those_of_its_salts_only() {
         let (old, new) = (mint(&[SALT]), mint(&[OTHER, SALT]));
-        let token = old.token(&login("alice", "secret"), &old.seed());
-        assert_eq!(new.maker(token.expose().as_bytes()), Some(1), "after a rotation");
-        assert!(mint(&[OTHER]).maker(token.expose().as_bytes()).is_none());
+        let token = old.token(&login("alice", "secret"), &old.new_seed());
+        assert_eq!(new.salt_index_of(token.expose().as_bytes()), Some(1), "after a rotation");
+        assert!(mint(&[OTHER]).salt_index_of(token.expose().as_bytes()).is_none());
 
         let mut changed = token.expose().to_owned().into_bytes();
         for i in 0..changed.len() {
             let right = changed[i];
             changed[i] = if right == b'0' { b'1' } else { b'0' };
-            assert!(old.maker(&changed).is_none(), "character {i}");
+            assert!(old.salt_index_of(&changed).is_none(), "character {i}");
             changed[i] = right;
         }
         for foreign in ["", "tk_", "tk_ab12", &token.expose().to_uppercase(), &format!("{}0", token.expose())]
         {
-            assert!(old.maker(foreign.as_bytes()).is_none(), "{foreign}");
+            assert!(old.salt_index_of(foreign.as_bytes()).is_none(), "{foreign}");
         }
     }
 }

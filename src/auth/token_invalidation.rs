@@ -5,13 +5,13 @@ use std::mem::discriminant;
 
 use crate::auth::verifier::Verifier;
 use crate::config::ldap::{LdapLookup, LdapOptions};
-use crate::config::{Config, UpstreamUrl, VerifierOptions};
+use crate::config::{Config, ServerUrl, VerifierOptions};
 
 /// Whose tokens end.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Ended {
+pub enum InvalidatedTokens {
     /// All stay as they are.
-    Nobody,
+    None,
     /// Those of these users.
     Users(HashSet<String>),
     /// Everybody's.
@@ -21,46 +21,49 @@ pub enum Ended {
 /// Whose tokens end with the second one. A verifier that is the very same has ended by itself what there was to end.
 ///
 /// SECURITY: a token says that its login was right once. Who would have to say so now has not said it.
-pub(super) fn ended(before: (&Config, &Verifier), now: (&Config, &Verifier)) -> Ended {
-    if is_another_authority(before.0, now.0) || is_another_keeper(before.0, now.0) {
-        return Ended::All;
+pub(super) fn invalidated_tokens(
+    before: (&Config, &Verifier),
+    now: (&Config, &Verifier),
+) -> InvalidatedTokens {
+    if has_authority_changed(before.0, now.0) || has_upstream_key_owner_changed(before.0, now.0) {
+        return InvalidatedTokens::All;
     }
-    let users: HashSet<_> = now.1.ended_since(before.1).into_iter().collect();
-    if users.is_empty() { Ended::Nobody } else { Ended::Users(users) }
+    let users: HashSet<_> = now.1.changed_users_since(before.1).into_iter().collect();
+    if users.is_empty() { InvalidatedTokens::None } else { InvalidatedTokens::Users(users) }
 }
 
 /// Whether somebody else says that passwords are right. A users file is compared user by user instead.
-fn is_another_authority(before: &Config, now: &Config) -> bool {
+fn has_authority_changed(before: &Config, now: &Config) -> bool {
     use VerifierOptions::{Delegate, Ldap, Platform, SaltHolder, UsersFile};
     match (&before.auth.verifier, &now.auth.verifier) {
         (SaltHolder, SaltHolder) | (UsersFile(_), UsersFile(_)) => false,
-        (Platform, Platform) => platform(before) != platform(now),
-        (Delegate, Delegate) => has_another_backend(before, now),
-        (Ldap(before), Ldap(now)) => is_another_directory(before, now),
+        (Platform, Platform) => platform_url(before) != platform_url(now),
+        (Delegate, Delegate) => has_new_backend(before, now),
+        (Ldap(before), Ldap(now)) => has_directory_changed(before, now),
         _ => true,
     }
 }
 
 /// Whether keys that tokens stand for would be shown to somebody who has not given them, or belong to another kind of
 /// credential. All tokens that are of use stand for one then.
-fn is_another_keeper(before: &Config, now: &Config) -> bool {
+fn has_upstream_key_owner_changed(before: &Config, now: &Config) -> bool {
     let (credential, next) = (&before.upstream.credential, &now.upstream.credential);
     let another_kind = discriminant(credential) != discriminant(next);
-    (credential.is_of_each_user() && (another_kind || has_another_backend(before, now)))
-        || (next.is_of_each_user() && another_kind)
+    (credential.is_per_user() && (another_kind || has_new_backend(before, now)))
+        || (next.is_per_user() && another_kind)
 }
 
 /// One that is left out is no other one.
-fn has_another_backend(before: &Config, now: &Config) -> bool {
+fn has_new_backend(before: &Config, now: &Config) -> bool {
     now.upstream.urls.iter().any(|url| !before.upstream.urls.contains(url))
 }
 
-fn platform(config: &Config) -> &UpstreamUrl {
+fn platform_url(config: &Config) -> &ServerUrl {
     config.platform.url.as_ref().unwrap_or(config.upstream.url())
 }
 
 /// How it is spoken with, and as whom it is searched, does not count.
-fn is_another_directory(before: &LdapOptions, now: &LdapOptions) -> bool {
+fn has_directory_changed(before: &LdapOptions, now: &LdapOptions) -> bool {
     let same_entries = match (&before.lookup, &now.lookup) {
         (LdapLookup::Template(before), LdapLookup::Template(now)) => before == now,
         (
@@ -93,10 +96,10 @@ mod tests {
 
     fn all_end(before: &[(&str, &str)], now: &[(&str, &str)]) -> bool {
         let verifier = Verifier::SaltHolder;
-        match ended((&config(before), &verifier), (&config(now), &verifier)) {
-            Ended::All => true,
-            Ended::Nobody => false,
-            Ended::Users(_) => panic!("there is no users file"),
+        match invalidated_tokens((&config(before), &verifier), (&config(now), &verifier)) {
+            InvalidatedTokens::All => true,
+            InvalidatedTokens::None => false,
+            InvalidatedTokens::Users(_) => panic!("there is no users file"),
         }
     }
 

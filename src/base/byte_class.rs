@@ -5,31 +5,31 @@
 
 /// A set of ASCII characters.
 #[derive(Clone, Copy, Debug)]
-pub struct Octets(u8);
+pub struct ByteClass(u8);
 
-impl Octets {
+impl ByteClass {
     /// Visible characters: no blank, no control character.
-    pub const VISIBLE: Octets = Octets(1);
+    pub const VISIBLE: ByteClass = ByteClass(1);
     /// What a request's target may be made of: visible characters but `#`, which begins what is no part of it.
-    pub const TARGET: Octets = Octets(1 << 1);
+    pub const TARGET: ByteClass = ByteClass(1 << 1);
     /// What stands in a path without further meaning.
-    pub const PATH: Octets = Octets(1 << 2);
+    pub const PATH: ByteClass = ByteClass(1 << 2);
     /// What a host's name or address of IPv4 is made of.
-    pub const HOST: Octets = Octets(1 << 3);
+    pub const HOST: ByteClass = ByteClass(1 << 3);
     /// RFC 9110 section 5.6.2.
-    pub const TOKEN: Octets = Octets(1 << 4);
+    pub const TOKEN: ByteClass = ByteClass(1 << 4);
     /// What a key is made of: visible characters but `,`, by which values of a field are joined.
-    pub const KEY: Octets = Octets(1 << 5);
+    pub const API_KEY: ByteClass = ByteClass(1 << 5);
     /// What can stand between quotes as it is, in a log and in JSON.
-    pub const QUOTED: Octets = Octets(1 << 6);
+    pub const QUOTED: ByteClass = ByteClass(1 << 6);
 
     /// Whether all of `bytes` are among these.
-    pub fn are_all(self, bytes: &[u8]) -> bool {
+    pub fn contains_all(self, bytes: &[u8]) -> bool {
         bytes.iter().fold(self.0, |left, byte| left & SETS[usize::from(*byte)]) != 0
     }
 
     /// Where the first of `bytes` is that is none of these.
-    pub fn first_other(self, bytes: &[u8]) -> Option<usize> {
+    pub fn first_outside(self, bytes: &[u8]) -> Option<usize> {
         bytes.iter().position(|byte| SETS[usize::from(*byte)] & self.0 == 0)
     }
 }
@@ -46,25 +46,25 @@ const fn sets() -> [u8; 256] {
         let alphanumeric = b.is_ascii_alphanumeric();
         let mut set = 0;
         if visible {
-            set |= Octets::VISIBLE.0;
+            set |= ByteClass::VISIBLE.0;
         }
         if visible && b != b'#' {
-            set |= Octets::TARGET.0;
+            set |= ByteClass::TARGET.0;
         }
         if visible && !is_one_of(b, b"/\\;#%\"<>^`{|}") {
-            set |= Octets::PATH.0;
+            set |= ByteClass::PATH.0;
         }
         if alphanumeric || is_one_of(b, b"-._~") {
-            set |= Octets::HOST.0;
+            set |= ByteClass::HOST.0;
         }
         if alphanumeric || is_one_of(b, b"!#$%&'*+-.^_`|~") {
-            set |= Octets::TOKEN.0;
+            set |= ByteClass::TOKEN.0;
         }
         if visible && b != b',' {
-            set |= Octets::KEY.0;
+            set |= ByteClass::API_KEY.0;
         }
         if (visible || b == b' ') && !is_one_of(b, b"\"\\") {
-            set |= Octets::QUOTED.0;
+            set |= ByteClass::QUOTED.0;
         }
         sets[byte] = set;
         byte += 1;
@@ -83,14 +83,14 @@ const fn is_one_of(byte: u8, set: &[u8]) -> bool {
     false
 }
 
-/// Whether all of a text can stand between quotes as it is: [`Octets::QUOTED`], sixteen at a time, as whole sentences and paths
+/// Whether all of a text can stand between quotes as it is: [`ByteClass::QUOTED`], sixteen at a time, as whole sentences and paths
 /// are looked at for this set.
-pub fn needs_no_escapes(text: &[u8]) -> bool {
+pub fn is_quotable(text: &[u8]) -> bool {
     let (chunks, rest) = text.as_chunks::<16>();
     let is_other = |byte: &u8| u8::from(*byte < b' ' || *byte > b'~' || *byte == b'"' || *byte == b'\\');
     // One chunk after the other: the compiler compares its bytes at once.
     let is_plain = |chunk: &[u8; 16]| chunk.iter().map(is_other).fold(0, std::ops::BitOr::bitor) == 0;
-    chunks.iter().all(is_plain) && Octets::QUOTED.are_all(rest)
+    chunks.iter().all(is_plain) && ByteClass::QUOTED.contains_all(rest)
 }
 
 #[cfg(test)]
@@ -98,43 +98,46 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_set_is_what_it_says() {
-        let members = |set: Octets| (0..=u8::MAX).filter(|byte| set.are_all(&[*byte])).collect::<Vec<_>>();
+    fn each_class_has_its_bytes() {
+        let members =
+            |set: ByteClass| (0..=u8::MAX).filter(|byte| set.contains_all(&[*byte])).collect::<Vec<_>>();
         let of = |is_in: fn(u8) -> bool| (0..=u8::MAX).filter(|byte| is_in(*byte)).collect::<Vec<_>>();
-        assert_eq!(members(Octets::VISIBLE), of(|b| b.is_ascii_graphic()));
-        assert_eq!(members(Octets::TARGET), of(|b| b.is_ascii_graphic() && b != b'#'));
-        assert_eq!(members(Octets::KEY), of(|b| b.is_ascii_graphic() && b != b','));
-        assert_eq!(members(Octets::HOST), of(|b| b.is_ascii_alphanumeric() || b"-._~".contains(&b)));
-        assert_eq!(members(Octets::QUOTED), of(|b| (b' '..0x7f).contains(&b) && b != b'"' && b != b'\\'));
+        assert_eq!(members(ByteClass::VISIBLE), of(|b| b.is_ascii_graphic()));
+        assert_eq!(members(ByteClass::TARGET), of(|b| b.is_ascii_graphic() && b != b'#'));
+        assert_eq!(members(ByteClass::API_KEY), of(|b| b.is_ascii_graphic() && b != b','));
+        assert_eq!(members(ByteClass::HOST), of(|b| b.is_ascii_alphanumeric() || b"-._~".contains(&b)));
+        assert_eq!(members(ByteClass::QUOTED), of(|b| (b' '..0x7f).contains(&b) && b != b'"' && b != b'\\'));
         let is_token = |b: u8| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b);
-        assert_eq!(members(Octets::TOKEN), of(is_token));
+        assert_eq!(members(ByteClass::TOKEN), of(is_token));
         let is_plain = |b: u8| b.is_ascii_graphic() && !b"/\\;#%\"<>^`{|}".contains(&b);
-        assert_eq!(members(Octets::PATH), of(is_plain));
+        assert_eq!(members(ByteClass::PATH), of(is_plain));
     }
 
     #[test]
-    fn what_needs_no_escapes_is_what_can_be_quoted_wherever_it_stands() {
+    fn is_quotable_agrees_with_the_table_at_every_position() {
         for byte in 0..=u8::MAX {
             for (length, at) in [(1, 0), (15, 14), (16, 0), (16, 15), (17, 16), (40, 31), (40, 39)] {
                 let mut text = vec![b'a'; length];
                 text[at] = byte;
                 assert_eq!(
-                    needs_no_escapes(&text),
-                    Octets::QUOTED.are_all(&text),
+                    is_quotable(&text),
+                    ByteClass::QUOTED.contains_all(&text),
                     "{byte} at {at} of {length}"
                 );
             }
         }
-        assert!(needs_no_escapes(b""));
+        assert!(is_quotable(b""));
     }
 
     #[test]
-    fn the_first_other_is_found() {
+    fn first_outside_finds_the_first_byte() {
         assert!(
-            Octets::TOKEN.are_all(b"") && Octets::TOKEN.are_all(b"text") && !Octets::TOKEN.are_all(b"te xt")
+            ByteClass::TOKEN.contains_all(b"")
+                && ByteClass::TOKEN.contains_all(b"text")
+                && !ByteClass::TOKEN.contains_all(b"te xt")
         );
-        assert_eq!(Octets::TOKEN.first_other(b"text/plain"), Some(4));
-        assert_eq!(Octets::TOKEN.first_other(b"text"), None);
-        assert_eq!(Octets::VISIBLE.first_other(&[b'a', 0x80]), Some(1));
+        assert_eq!(ByteClass::TOKEN.first_outside(b"text/plain"), Some(4));
+        assert_eq!(ByteClass::TOKEN.first_outside(b"text"), None);
+        assert_eq!(ByteClass::VISIBLE.first_outside(&[b'a', 0x80]), Some(1));
     }
 }

@@ -14,8 +14,8 @@ pub fn now() -> Instant {
     let now = Instant::now();
     READ.with(|read| {
         read.set(Some(match read.get() {
-            Some(before) if now < before.anchored_until => Read { now, ..before },
-            _ => Read::at(now),
+            Some(before) if now < before.anchored_until => ClockReading { now, ..before },
+            _ => ClockReading::at(now),
         }));
     });
     now
@@ -28,15 +28,15 @@ pub fn recent() -> Instant {
 
 /// The wall clock at the moment that this thread has read last, since the Unix epoch. For texts: it follows a clock that is
 /// set with up to a second's delay.
-pub fn wall() -> Duration {
-    let read = READ.get().unwrap_or_else(|| Read::at(now()));
+pub fn unix_time() -> Duration {
+    let read = READ.get().unwrap_or_else(|| ClockReading::at(now()));
     read.since_epoch + read.now.duration_since(read.anchor)
 }
 
 /// Reading a clock costs as much as a hundred instructions, and several parts of a request's way want to know the time, all
 /// of them within microseconds.
 #[derive(Clone, Copy)]
-struct Read {
+struct ClockReading {
     now: Instant,
     /// When the wall clock was read, and what it showed.
     anchor: Instant,
@@ -45,18 +45,18 @@ struct Read {
     anchored_until: Instant,
 }
 
-impl Read {
-    fn at(now: Instant) -> Read {
+impl ClockReading {
+    fn at(now: Instant) -> ClockReading {
         let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        Read { now, anchor: now, since_epoch, anchored_until: now + ANCHORED }
+        ClockReading { now, anchor: now, since_epoch, anchored_until: now + WALL_CLOCK_INTERVAL }
     }
 }
 
 /// So long the wall clock is not read again.
-const ANCHORED: Duration = Duration::from_secs(1);
+const WALL_CLOCK_INTERVAL: Duration = Duration::from_secs(1);
 
 thread_local! {
-    static READ: Cell<Option<Read>> = const { Cell::new(None) };
+    static READ: Cell<Option<ClockReading>> = const { Cell::new(None) };
 }
 
 /// Milliseconds since this process made its clock.
@@ -91,10 +91,10 @@ fn millis(span: Duration) -> u64 {
 
 /// A source of monotonic and wall time.
 #[derive(Clone, Debug)]
-pub struct Clock(Source);
+pub struct Clock(ClockSource);
 
 #[derive(Clone, Debug)]
-enum Source {
+enum ClockSource {
     System { start: Instant },
     Manual { millis: Arc<AtomicU64>, unix_start: u64 },
 }
@@ -102,17 +102,17 @@ enum Source {
 impl Clock {
     /// The machine's clocks.
     pub fn system() -> Clock {
-        Clock(Source::System { start: Instant::now() })
+        Clock(ClockSource::System { start: Instant::now() })
     }
 
     /// A clock that stands still at `unix_start` seconds after the epoch until [`Clock::advance`] moves it.
     pub fn manual(unix_start: u64) -> Clock {
-        Clock(Source::Manual { millis: Arc::default(), unix_start })
+        Clock(ClockSource::Manual { millis: Arc::default(), unix_start })
     }
 
     /// Moves a manual clock; a system clock is left alone.
     pub fn advance(&self, by: Duration) {
-        if let Source::Manual { millis: now, .. } = &self.0 {
+        if let ClockSource::Manual { millis: now, .. } = &self.0 {
             now.fetch_add(millis(by), Ordering::Relaxed);
         }
     }
@@ -120,18 +120,18 @@ impl Clock {
     /// Monotonic now.
     pub fn now(&self) -> Tick {
         match &self.0 {
-            Source::System { start } => Tick(millis(start.elapsed())),
-            Source::Manual { millis, .. } => Tick(millis.load(Ordering::Relaxed)),
+            ClockSource::System { start } => Tick(millis(start.elapsed())),
+            ClockSource::Manual { millis, .. } => Tick(millis.load(Ordering::Relaxed)),
         }
     }
 
     /// Wall time in whole seconds since the Unix epoch; zero if the machine's clock stands before it.
     pub fn unix_seconds(&self) -> u64 {
         match &self.0 {
-            Source::System { .. } => {
+            ClockSource::System { .. } => {
                 SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
             }
-            Source::Manual { millis, unix_start } => unix_start + millis.load(Ordering::Relaxed) / 1000,
+            ClockSource::Manual { millis, unix_start } => unix_start + millis.load(Ordering::Relaxed) / 1000,
         }
     }
 }
@@ -141,7 +141,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_manual_clock_moves_both_times_and_only_when_told() {
+    fn a_manual_clock_moves_only_by_advance() {
         let clock = Clock::manual(1_000);
         let before = clock.now();
         assert_eq!(clock.now(), before);
@@ -151,11 +151,11 @@ mod tests {
     }
 
     #[test]
-    fn the_wall_clock_is_known_from_the_other_one() {
+    fn unix_time_follows_the_system_clock() {
         for _ in 0..3 {
             now();
             let read = SystemTime::now().duration_since(UNIX_EPOCH).expect("later");
-            assert!(read.abs_diff(wall()) < Duration::from_millis(100), "{read:?}");
+            assert!(read.abs_diff(unix_time()) < Duration::from_millis(100), "{read:?}");
             assert!(recent() <= now());
         }
     }

@@ -6,22 +6,22 @@ use std::rc::Rc;
 /// A place for a value that is cheap to clone, such as an `Rc`. Clones of the place share it. Who has taken the value
 /// keeps what it took.
 #[derive(Debug)]
-pub struct InForce<T>(Rc<RefCell<T>>);
+pub struct Current<T>(Rc<RefCell<T>>);
 
-impl<T> Clone for InForce<T> {
-    fn clone(&self) -> InForce<T> {
-        InForce(Rc::clone(&self.0))
+impl<T> Clone for Current<T> {
+    fn clone(&self) -> Current<T> {
+        Current(Rc::clone(&self.0))
     }
 }
 
-impl<T: Clone> InForce<T> {
+impl<T: Clone> Current<T> {
     /// With its first value.
-    pub fn new(value: T) -> InForce<T> {
-        InForce(Rc::new(RefCell::new(value)))
+    pub fn new(value: T) -> Current<T> {
+        Current(Rc::new(RefCell::new(value)))
     }
 
     /// What is in force now.
-    pub fn now(&self) -> T {
+    pub fn get(&self) -> T {
         self.0.borrow().clone()
     }
 

@@ -13,7 +13,7 @@ impl Glob {
     }
 
     /// Whether it fits the whole text, letter case included. Takes time in the product of both lengths at most.
-    pub fn fits(&self, text: &str) -> bool {
+    pub fn matches(&self, text: &str) -> bool {
         let (pattern, text) = (self.0.as_bytes(), text.as_bytes());
         let (mut p, mut t) = (0, 0);
         // Where the last star stands, and how far it has reached.
@@ -59,7 +59,7 @@ mod tests {
             ("a?c", "abc"),
             ("**a", "ba"),
         ] {
-            assert!(Glob::new(pattern).fits(text), "{pattern} {text}");
+            assert!(Glob::new(pattern).matches(text), "{pattern} {text}");
         }
         for (pattern, text) in [
             ("alice", "alice2"),
@@ -73,14 +73,14 @@ mod tests {
             ("?", ""),
             ("a.c", "abc"),
         ] {
-            assert!(!Glob::new(pattern).fits(text), "{pattern} {text}");
+            assert!(!Glob::new(pattern).matches(text), "{pattern} {text}");
         }
     }
 
     #[test]
     fn many_stars_do_not_take_forever() {
         let begun = std::time::Instant::now();
-        assert!(!Glob::new("*a".repeat(40)).fits(&"a".repeat(250).replace("aaaaaaaaaa", "ab")));
+        assert!(!Glob::new("*a".repeat(40)).matches(&"a".repeat(250).replace("aaaaaaaaaa", "ab")));
         assert!(begun.elapsed() < std::time::Duration::from_secs(1));
     }
 }

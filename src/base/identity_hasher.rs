@@ -4,13 +4,13 @@ use std::hash::{BuildHasherDefault, Hasher};
 
 /// For maps from keys of which nobody can choose many that fall together: keyed hashes, or cryptographic ones of what
 /// only the gateway or its operator puts in.
-pub type Prehashed = BuildHasherDefault<Itself>;
+pub type IdentityHasher = BuildHasherDefault<PrecomputedHash>;
 
 /// Takes the one number that a key gives for its hash.
 #[derive(Clone, Copy, Default)]
-pub struct Itself(u64);
+pub struct PrecomputedHash(u64);
 
-impl Hasher for Itself {
+impl Hasher for PrecomputedHash {
     fn write_u64(&mut self, hash: u64) {
         self.0 = hash;
     }

@@ -18,7 +18,7 @@ impl Secret {
     }
 
     /// Reads a secret from a file, without the line break that editors and `echo` leave at its end.
-    pub fn read(path: &Path) -> io::Result<Secret> {
+    pub fn read_file(path: &Path) -> io::Result<Secret> {
         let text = Zeroizing::new(std::fs::read_to_string(path)?);
         let trimmed = text.strip_suffix('\n').unwrap_or(&text);
         let trimmed = trimmed.strip_suffix('\r').unwrap_or(trimmed);
@@ -51,7 +51,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn debug_tells_nothing() {
+    fn debug_hides_the_text() {
         assert_eq!(format!("{:?}", Secret::new("hunter2".into())), "Secret(…)");
     }
 
@@ -61,7 +61,7 @@ mod tests {
         let path = dir.path().join("secret");
         for (written, meant) in [("a b", "a b"), ("ab\n", "ab"), ("ab\r\n", "ab"), ("ab\n\n", "ab\n")] {
             std::fs::write(&path, written).expect("written");
-            assert_eq!(Secret::read(&path).expect("read").expose(), meant);
+            assert_eq!(Secret::read_file(&path).expect("read").expose(), meant);
         }
     }
 }

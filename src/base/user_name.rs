@@ -51,14 +51,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_that_a_field_can_carry_are_let_in() {
+    fn names_that_a_header_can_carry_are_accepted() {
         for name in ["alice", "alice@example.com", "CORP\\alice", "Alice B", "a", &"x".repeat(256)] {
             assert_eq!(UserName::parse(name.as_bytes()).expect(name).as_str(), name);
         }
     }
 
     #[test]
-    fn names_that_could_be_read_two_ways_are_not() {
+    fn ambiguous_names_are_rejected() {
         let long = "x".repeat(257);
         for name in ["", " alice", "alice ", "a\nb", "a\r\nx-api-key: b", "a\0", "a\tb", "josé", "a:b", &long]
         {

@@ -5,48 +5,48 @@ use std::path::Path;
 use std::time::{Duration, Instant, SystemTime};
 
 /// Two writes within a clock tick of the file system leave the same time; a file that is younger is read again.
-const SETTLED: Duration = Duration::from_secs(2);
+const MIN_SETTLED_AGE: Duration = Duration::from_secs(2);
 
 /// What stays wrong is told again after so long.
-const REMINDER: Duration = Duration::from_secs(10 * 60);
+const REMINDER_INTERVAL: Duration = Duration::from_secs(10 * 60);
 
 /// What tells one state of a file from another, behind all links. Kubernetes renews secrets by turning a link
 /// (`..data`) to another folder: to us that is another inode.
-type Stamp = (u64, u64, u64, [i64; 4]);
+type FileStamp = (u64, u64, u64, [i64; 4]);
 
 /// Some files as they are at a moment.
-pub struct Stamps {
+pub struct FileStamps {
     /// `None` if one cannot be looked at.
-    files: Option<Vec<Stamp>>,
+    files: Option<Vec<FileStamp>>,
     settled: bool,
 }
 
 /// Whether files have changed since they were last read to satisfaction.
 #[derive(Default)]
-pub struct Watch {
-    seen: Option<Vec<Stamp>>,
+pub struct FileWatch {
+    seen: Option<Vec<FileStamp>>,
     failure: Option<(String, Instant)>,
 }
 
-impl Watch {
+impl FileWatch {
     /// The files as they are now, if they are to be read. Blocks on the file system.
-    pub fn changed<'a>(&self, paths: impl Iterator<Item = &'a Path>) -> Option<Stamps> {
-        let stamps = Stamps::of(paths);
+    pub fn changed<'a>(&self, paths: impl Iterator<Item = &'a Path>) -> Option<FileStamps> {
+        let stamps = FileStamps::capture(paths);
         let same = stamps.files.is_some() && stamps.files == self.seen;
         (!same).then_some(stamps)
     }
 
     /// The files are in order; `stamps` were taken before they were read, so what changed meanwhile differs from them.
     /// True if they could not be used before.
-    pub fn read_well(&mut self, stamps: Stamps) -> bool {
+    pub fn record_success(&mut self, stamps: FileStamps) -> bool {
         self.seen = stamps.files.filter(|_| stamps.settled);
         self.failure.take().is_some()
     }
 
     /// The files cannot be used, and are tried again. True if that should be told: it is news, or long ago.
-    pub fn failed(&mut self, message: &str) -> bool {
+    pub fn record_failure(&mut self, message: &str) -> bool {
         self.seen = None;
-        let told = |(before, at): &(String, Instant)| before == message && at.elapsed() < REMINDER;
+        let told = |(before, at): &(String, Instant)| before == message && at.elapsed() < REMINDER_INTERVAL;
         let news = !self.failure.as_ref().is_some_and(told);
         if news {
             self.failure = Some((message.to_owned(), Instant::now()));
@@ -60,22 +60,22 @@ impl Watch {
     }
 
     /// Has them read the next time, whatever they look like, and what is wrong told.
-    pub fn forget(&mut self) {
-        *self = Watch::default();
+    pub fn reset(&mut self) {
+        *self = FileWatch::default();
     }
 }
 
-impl Stamps {
-    fn of<'a>(paths: impl Iterator<Item = &'a Path>) -> Stamps {
-        let files: Option<Vec<_>> = paths.map(stamp).collect();
+impl FileStamps {
+    fn capture<'a>(paths: impl Iterator<Item = &'a Path>) -> FileStamps {
+        let files: Option<Vec<_>> = paths.map(read_stamp).collect();
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-        let limit = i64::try_from(now.saturating_sub(SETTLED).as_secs()).unwrap_or(i64::MAX);
+        let limit = i64::try_from(now.saturating_sub(MIN_SETTLED_AGE).as_secs()).unwrap_or(i64::MAX);
         let settled = files.iter().flatten().all(|(_, _, _, [_, _, changed, _])| *changed < limit);
-        Stamps { files, settled }
+        FileStamps { files, settled }
     }
 }
 
-fn stamp(path: &Path) -> Option<Stamp> {
+fn read_stamp(path: &Path) -> Option<FileStamp> {
     let data = std::fs::metadata(path).ok()?;
     let times = [data.mtime(), data.mtime_nsec(), data.ctime(), data.ctime_nsec()];
     Some((data.dev(), data.ino(), data.size(), times))
@@ -86,19 +86,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_young_file_is_read_again_and_so_is_one_behind_a_turned_link() {
+    fn recent_files_and_replaced_links_are_read_again() {
         let folder = tempfile::tempdir().expect("a folder");
         let at = |name: &str| folder.path().join(name);
         std::fs::write(at("one"), "1").expect("written");
         std::fs::write(at("two"), "2").expect("written");
         std::os::unix::fs::symlink(at("one"), at("link")).expect("linked");
         let link = at("link");
-        let mut watch = Watch::default();
+        let mut watch = FileWatch::default();
         let stamps = watch.changed([&*link].into_iter()).expect("never read");
         assert!(!stamps.settled);
-        watch.read_well(stamps);
+        watch.record_success(stamps);
         let stamps = watch.changed([&*link].into_iter()).expect("it is young");
-        watch.read_well(Stamps { settled: true, ..stamps });
+        watch.record_success(FileStamps { settled: true, ..stamps });
         assert!(watch.changed([&*link].into_iter()).is_none());
         std::fs::remove_file(&link).expect("removed");
         assert!(watch.changed([&*link].into_iter()).is_some(), "it cannot be looked at");
@@ -107,12 +107,17 @@ mod tests {
     }
 
     #[test]
-    fn what_stays_wrong_is_told_once() {
-        let mut watch = Watch::default();
-        assert!(watch.failed("a") && !watch.failed("a") && watch.failed("b") && watch.is_failing());
-        watch.forget();
-        assert!(watch.failed("b"));
-        let stamps = Stamps { files: None, settled: true };
-        assert!(watch.read_well(stamps) && !watch.is_failing());
+    fn a_lasting_failure_is_reported_once() {
+        let mut watch = FileWatch::default();
+        assert!(
+            watch.record_failure("a")
+                && !watch.record_failure("a")
+                && watch.record_failure("b")
+                && watch.is_failing()
+        );
+        watch.reset();
+        assert!(watch.record_failure("b"));
+        let stamps = FileStamps { files: None, settled: true };
+        assert!(watch.record_success(stamps) && !watch.is_failing());
     }
 }

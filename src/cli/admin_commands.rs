@@ -6,11 +6,11 @@ use std::time::Duration;
 use clap::{Arg, ArgMatches, Command};
 use serde_json::json;
 
-use crate::cli::admin_client::{self, Running};
-use crate::cli::{Outcome, say};
+use crate::cli::admin_client::{self, AdminClient};
+use crate::cli::{CliResult, print_line};
 
 /// A reload takes as long as it takes to read everything.
-const PATIENCE: Duration = Duration::from_secs(35);
+const ADMIN_TIMEOUT: Duration = Duration::from_secs(35);
 
 /// The three commands.
 pub fn commands() -> [Command; 3] {
@@ -32,36 +32,36 @@ pub fn commands() -> [Command; 3] {
         (log_level, "", "log-level debug"),
     ]
     .map(|(command, first, example)| {
-        admin_client::add_to(command).after_help(format!(
+        admin_client::add_arguments(command).after_help(format!(
             "{first}The gateway is asked on its admin listener (listen.admin), which does this from its own machine \
              only.\n\nExample:\n  timbr-gateway {example}"
         ))
     })
 }
 
-pub fn reload(matches: &ArgMatches) -> Outcome {
-    let told = Running::of(matches, PATIENCE)?.json("/reload", Some("{}"))?;
+pub fn reload(matches: &ArgMatches) -> CliResult {
+    let told = AdminClient::from_arguments(matches, ADMIN_TIMEOUT)?.request_json("/reload", Some("{}"))?;
     let held: Vec<_> =
         told["needs_restart"].as_array().into_iter().flatten().filter_map(|key| key.as_str()).collect();
-    say("The configuration was read again and is in force.")?;
+    print_line("The configuration was read again and is in force.")?;
     if !held.is_empty() {
-        say(format_args!("A restart is needed for: {}", held.join(", ")))?;
+        print_line(format_args!("A restart is needed for: {}", held.join(", ")))?;
     }
     Ok(ExitCode::SUCCESS)
 }
 
-pub fn drain(matches: &ArgMatches) -> Outcome {
-    Running::of(matches, PATIENCE)?.json("/drain", Some("{}"))?;
-    say("It ends when its requests are answered.")?;
+pub fn drain(matches: &ArgMatches) -> CliResult {
+    AdminClient::from_arguments(matches, ADMIN_TIMEOUT)?.request_json("/drain", Some("{}"))?;
+    print_line("It ends when its requests are answered.")?;
     Ok(ExitCode::SUCCESS)
 }
 
-pub fn log_level(matches: &ArgMatches) -> Outcome {
-    let running = Running::of(matches, PATIENCE)?;
+pub fn log_level(matches: &ArgMatches) -> CliResult {
+    let running = AdminClient::from_arguments(matches, ADMIN_TIMEOUT)?;
     let told = match matches.get_one::<String>("level") {
-        None => running.json("/log-level", None)?,
-        Some(level) => running.put("/log-level", &json!({ "level": level }).to_string())?,
+        None => running.request_json("/log-level", None)?,
+        Some(level) => running.put_json("/log-level", &json!({ "level": level }).to_string())?,
     };
-    say(told["level"].as_str().unwrap_or_default())?;
+    print_line(told["level"].as_str().unwrap_or_default())?;
     Ok(ExitCode::SUCCESS)
 }

@@ -5,9 +5,9 @@ use std::process::ExitCode;
 use anyhow::Context;
 use clap::{Arg, ArgMatches, Command};
 
-use crate::auth::bearer::make;
+use crate::auth::bearer::make_bearer;
 use crate::base::user_name::UserName;
-use crate::cli::{Outcome, options, password, say};
+use crate::cli::{CliResult, options, password, print_line};
 use crate::config::options::GLOBAL;
 use crate::config::salts;
 
@@ -22,18 +22,18 @@ pub fn command() -> Command {
              curl -X POST https://gateway/timbr/api/get_token -H 'Content-Type: application/json' \\\n    \
              -H \"Authorization: Bearer $(timbr-gateway bearer --user alice)\"",
         );
-    options::add_one_to(command, GLOBAL.api_auth_salt.key)
+    options::add_one(command, GLOBAL.api_auth_salt.key)
 }
 
-pub fn run(matches: &ArgMatches) -> Outcome {
+pub fn run(matches: &ArgMatches) -> CliResult {
     let user = matches.get_one::<String>("user").expect("clap requires it");
     UserName::parse(user.as_bytes()).with_context(|| format!("--user {user:?}"))?;
-    let all = options::one(matches, GLOBAL.api_auth_salt.key)?
+    let all = options::read_one(matches, GLOBAL.api_auth_salt.key)?
         .context("set API_AUTH_SALT, or give --api-auth-salt-file")?;
     let salt = salts::split(all.expose()).next().expect("a text has a first part");
     let password = password::read(matches)?;
-    let bearer = make(&salt, user, &password)
+    let bearer = make_bearer(&salt, user, &password)
         .context("API_AUTH_SALT is no Fernet key; `timbr-gateway salt` makes one")?;
-    say(bearer.expose())?;
+    print_line(bearer.expose())?;
     Ok(ExitCode::SUCCESS)
 }

@@ -7,7 +7,7 @@ use anyhow::Context;
 use clap::{Arg, ArgMatches, Command, value_parser};
 use clap_complete::{Shell, generate};
 
-use crate::cli::{Outcome, command as whole};
+use crate::cli::{CliResult, command as whole};
 
 pub fn command() -> Command {
     let shell = Arg::new("shell")
@@ -26,7 +26,7 @@ pub fn command() -> Command {
         )
 }
 
-pub fn run(matches: &ArgMatches) -> Outcome {
+pub fn run(matches: &ArgMatches) -> CliResult {
     let shell = *matches.get_one::<Shell>("shell").expect("clap requires it");
     // Made whole first: `generate` would panic where nobody reads on.
     let mut script = Vec::new();

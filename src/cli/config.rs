@@ -5,8 +5,8 @@ use std::process::ExitCode;
 use clap::{Arg, ArgAction, ArgMatches, Command};
 
 use crate::app;
-use crate::cli::{Outcome, complain, options, say};
-use crate::config::print::{as_json, effective};
+use crate::cli::{CliResult, options, print_error, print_line};
+use crate::config::print::{to_json, to_yaml};
 use crate::config::schema::schema;
 use crate::config::warnings;
 use crate::outbound::otlp;
@@ -25,7 +25,7 @@ pub fn command() -> Command {
     Command::new("config")
         .about("Look at the configuration without starting the gateway")
         .subcommand_required(true)
-        .subcommand(options::add_to(
+        .subcommand(options::add_all(
             Command::new("check")
                 .about("Read everything that `serve` would read, and tell all that is wrong")
                 .after_help(
@@ -34,7 +34,7 @@ pub fn command() -> Command {
                 ),
         ))
         .subcommand(
-            options::add_to(
+            options::add_all(
                 Command::new("print")
                     .about("Print the configuration in force, without its secrets")
                     .after_help("Example:\n  timbr-gateway config print -c gateway.yaml --origins"),
@@ -56,25 +56,25 @@ pub fn command() -> Command {
         )
 }
 
-pub fn run(matches: &ArgMatches) -> Outcome {
+pub fn run(matches: &ArgMatches) -> CliResult {
     match matches.subcommand() {
         Some(("check", matches)) => {
             let (config, settings) = options::load(&options::sources(matches))?;
             app::check(&config)?;
             otlp::check(|name| std::env::var(name).ok())?;
             for warning in warnings(&config, &settings) {
-                complain(&format!("warning: {warning}"));
+                print_error(&format!("warning: {warning}"));
             }
-            say("The configuration is valid.")?;
+            print_line("The configuration is valid.")?;
         }
         Some(("print", matches)) => {
             let (config, settings) = options::load(&options::sources(matches))?;
             match matches.get_one::<String>("format").map(String::as_str) {
-                Some("json") => say(format_args!("{:#}", as_json(&settings, &config.routes)))?,
-                _ => say(effective(&settings, &config.routes, matches.get_flag("origins")).trim_end())?,
+                Some("json") => print_line(format_args!("{:#}", to_json(&settings, &config.routes)))?,
+                _ => print_line(to_yaml(&settings, &config.routes, matches.get_flag("origins")).trim_end())?,
             }
         }
-        Some(("schema", _)) => say(format_args!("{:#}", schema()))?,
+        Some(("schema", _)) => print_line(format_args!("{:#}", schema()))?,
         _ => unreachable!("clap takes no other"),
     }
     Ok(ExitCode::SUCCESS)

@@ -7,14 +7,14 @@ use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
 use serde_json::Value;
 
 use crate::base::percent;
-use crate::cli::admin_client::{self, Running};
-use crate::cli::tokens::time;
-use crate::cli::{Outcome, say};
+use crate::cli::admin_client::{self, AdminClient};
+use crate::cli::tokens::format_time;
+use crate::cli::{CliResult, print_line};
 
-const PATIENCE: Duration = Duration::from_secs(10);
+const ADMIN_TIMEOUT: Duration = Duration::from_secs(10);
 
 pub fn command() -> Command {
-    admin_client::add_to(
+    admin_client::add_arguments(
         Command::new("explain")
             .about("Tell why a running gateway refused a request, or show what it refused lately")
             .arg(
@@ -57,25 +57,27 @@ pub fn command() -> Command {
     )
 }
 
-pub fn run(matches: &ArgMatches) -> Outcome {
-    let running = Running::of(matches, PATIENCE)?;
+pub fn run(matches: &ArgMatches) -> CliResult {
+    let running = AdminClient::from_arguments(matches, ADMIN_TIMEOUT)?;
     let id = matches.get_one::<String>("request-id");
-    let told = running
-        .json(&id.map_or_else(|| recent(matches), |id| format!("/explain/{}", percent::encode(id))), None)?;
+    let told = running.request_json(
+        &id.map_or_else(|| recent_rejections_path(matches), |id| format!("/explain/{}", percent::encode(id))),
+        None,
+    )?;
     let refusals = told["refusals"].as_array().map_or(&[][..], Vec::as_slice);
     if matches.get_flag("json") {
-        say(&told["refusals"])?;
+        print_line(&told["refusals"])?;
     } else if id.is_some() {
         for refusal in refusals {
-            say(explained(refusal))?;
+            print_line(format_explanation(refusal))?;
         }
     } else {
-        list(refusals)?;
+        print_list(refusals)?;
     }
     Ok(ExitCode::SUCCESS)
 }
 
-fn recent(matches: &ArgMatches) -> String {
+fn recent_rejections_path(matches: &ArgMatches) -> String {
     let limit = matches.get_one::<u32>("limit").expect("it has a default");
     let mut path = format!("/refusals?limit={limit}");
     for name in ["reason", "user"] {
@@ -86,57 +88,57 @@ fn recent(matches: &ArgMatches) -> String {
     path
 }
 
-fn list(refusals: &[Value]) -> std::io::Result<()> {
-    say(format_args!("{:<22}{:<8}{:<28}{:<34}PATH", "TIME", "STATUS", "REASON", "REQUEST ID"))?;
+fn print_list(refusals: &[Value]) -> std::io::Result<()> {
+    print_line(format_args!("{:<22}{:<8}{:<28}{:<34}PATH", "TIME", "STATUS", "REASON", "REQUEST ID"))?;
     for refusal in refusals {
-        say(format_args!(
+        print_line(format_args!(
             "{:<22}{:<8}{:<28}{:<34}{}",
-            when(refusal),
+            rejection_time(refusal),
             refusal["status"].to_string(),
-            text(refusal, "reason"),
-            text(refusal, "request_id"),
-            text(refusal, "path"),
+            printable_text(refusal, "reason"),
+            printable_text(refusal, "request_id"),
+            printable_text(refusal, "path"),
         ))?;
     }
     Ok(())
 }
 
 /// What people read who have one id.
-fn explained(refusal: &Value) -> String {
+fn format_explanation(refusal: &Value) -> String {
     let mut lines = vec![
         format!(
             "{} refused with {} {}",
-            text(refusal, "request_id"),
+            printable_text(refusal, "request_id"),
             refusal["status"],
-            text(refusal, "reason")
+            printable_text(refusal, "reason")
         ),
-        format!("  {}", text(refusal, "advice")),
+        format!("  {}", printable_text(refusal, "advice")),
     ];
     let mut line = |name: &str, value: String| {
         if !value.is_empty() {
             lines.push(format!("  {name:<12}{value}"));
         }
     };
-    line("when", format!("{}, after {} ms", when(refusal), refusal["after_ms"]));
-    line("client", text(refusal, "client"));
-    line("request", format!("{} {}", text(refusal, "method"), text(refusal, "path")));
+    line("when", format!("{}, after {} ms", rejection_time(refusal), refusal["after_ms"]));
+    line("client", printable_text(refusal, "client"));
+    line("request", format!("{} {}", printable_text(refusal, "method"), printable_text(refusal, "path")));
     for name in ["route", "user", "key", "field", "detail"] {
-        line(name, text(refusal, name));
+        line(name, printable_text(refusal, name));
     }
-    line("decided by", list_of(&refusal["rules"], Value::as_str));
-    line("trace id", text(refusal, "trace_id"));
+    line("decided by", join_strings(&refusal["rules"], Value::as_str));
+    line("trace id", printable_text(refusal, "trace_id"));
     let outcome = |step: &Value| Some(format!("{} {}", step["step"].as_str()?, step["outcome"].as_str()?));
     let steps = refusal["trace"].as_array().into_iter().flatten().filter_map(outcome);
     line("steps", steps.collect::<Vec<_>>().join(", "));
     lines.join("\n")
 }
 
-fn list_of<'a>(values: &'a Value, text: impl Fn(&'a Value) -> Option<&'a str>) -> String {
+fn join_strings<'a>(values: &'a Value, text: impl Fn(&'a Value) -> Option<&'a str>) -> String {
     values.as_array().into_iter().flatten().filter_map(text).collect::<Vec<_>>().join(", ")
 }
 
 /// SECURITY: a path is the client's text, and over HTTP/2 it may hold what a terminal takes for commands.
-fn text(refusal: &Value, name: &str) -> String {
+fn printable_text(refusal: &Value, name: &str) -> String {
     let text = refusal[name].as_str().unwrap_or_default();
     text.chars()
         .map(|c| if c.is_control() { c.escape_unicode().to_string() } else { c.to_string() })
@@ -148,8 +150,8 @@ fn text(refusal: &Value, name: &str) -> String {
     clippy::cast_sign_loss,
     reason = "a time after 1970, in whole seconds"
 )]
-fn when(refusal: &Value) -> String {
-    time(refusal["time"].as_f64().unwrap_or_default() as u64)
+fn rejection_time(refusal: &Value) -> String {
+    format_time(refusal["time"].as_f64().unwrap_or_default() as u64)
 }
 
 #[cfg(test)]
@@ -159,7 +161,7 @@ mod tests {
     #[test]
     fn no_control_character_reaches_the_terminal() {
         let refusal = serde_json::json!({ "path": "/a\u{9b}31m\u{1b}[2Jé" });
-        assert_eq!(text(&refusal, "path"), "/a\\u{9b}31m\\u{1b}[2Jé");
+        assert_eq!(printable_text(&refusal, "path"), "/a\\u{9b}31m\\u{1b}[2Jé");
     }
 
     #[test]
@@ -171,7 +173,7 @@ mod tests {
             "trace_id": "ab", "trace": [{"step": "route", "outcome": "passed"}, {"step": "screen", "outcome": "refused"}],
         });
         assert_eq!(
-            explained(&refusal),
+            format_explanation(&refusal),
             "r-1 refused with 401 api_key_missing\n  No key.\n  when        1970-01-01T00:00:00Z, after 0.2 ms\n  \
              client      192.0.2.1\n  request     GET /timbr/api/query/\n  route       api\n  field       x-api-key\n  \
              decided by  routes.credentials\n  trace id    ab\n  steps       route passed, screen refused"

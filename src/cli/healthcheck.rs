@@ -6,10 +6,10 @@ use std::time::Duration;
 use anyhow::bail;
 use clap::{Arg, ArgAction, ArgMatches, Command};
 
-use crate::cli::admin_client::{self, Running};
-use crate::cli::{Outcome, say};
+use crate::cli::admin_client::{self, AdminClient};
+use crate::cli::{CliResult, print_line};
 
-const PATIENCE: Duration = Duration::from_secs(3);
+const ADMIN_TIMEOUT: Duration = Duration::from_secs(3);
 
 pub fn command() -> Command {
     let ready = Arg::new("ready")
@@ -23,16 +23,16 @@ pub fn command() -> Command {
             "Exit code 0: it does. 1: it does not, or nobody answers.\n\n\
              Example, in a Dockerfile:\n  HEALTHCHECK CMD [\"/usr/local/bin/timbr-gateway\", \"healthcheck\"]",
         );
-    admin_client::add_to(command)
+    admin_client::add_arguments(command)
 }
 
-pub fn run(matches: &ArgMatches) -> Outcome {
-    let gateway = Running::of(matches, PATIENCE)?;
+pub fn run(matches: &ArgMatches) -> CliResult {
+    let gateway = AdminClient::from_arguments(matches, ADMIN_TIMEOUT)?;
     let path = if matches.get_flag("ready") { "/readyz" } else { "/livez" };
-    let said = gateway.ask(path, None)?;
+    let said = gateway.request(path, None)?;
     if said.status != "200" {
         bail!("http://{gateway}{path} answered {}: {}", said.status, said.body);
     }
-    say(said.body)?;
+    print_line(said.body)?;
     Ok(ExitCode::SUCCESS)
 }

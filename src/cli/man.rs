@@ -9,7 +9,7 @@ use anyhow::Context;
 use clap::{Arg, ArgMatches, Command, value_parser};
 use clap_mangen::Man;
 
-use crate::cli::{Outcome, command as whole, say};
+use crate::cli::{CliResult, command as whole, print_line};
 
 pub fn command() -> Command {
     let folder = Arg::new("dir")
@@ -23,41 +23,41 @@ pub fn command() -> Command {
     )
 }
 
-pub fn run(matches: &ArgMatches) -> Outcome {
+pub fn run(matches: &ArgMatches) -> CliResult {
     let mut command = whole();
     // Gives subcommands their whole names.
     command.build();
     match matches.get_one::<PathBuf>("dir") {
-        None => io::stdout().write_all(&page(&command)?)?,
+        None => io::stdout().write_all(&render_page(&command)?)?,
         Some(folder) => {
             fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
-            let count = write_all(&command, folder)?;
-            say(format_args!("{count} pages are in {}.", folder.display()))?;
+            let count = write_pages(&command, folder)?;
+            print_line(format_args!("{count} pages are in {}.", folder.display()))?;
         }
     }
     Ok(ExitCode::SUCCESS)
 }
 
 /// Writes the page of a command and those of its subcommands; tells how many.
-fn write_all(command: &Command, folder: &Path) -> anyhow::Result<usize> {
-    let path = folder.join(format!("{}.1", name(command)));
-    fs::write(&path, page(command)?).with_context(|| format!("cannot write {}", path.display()))?;
+fn write_pages(command: &Command, folder: &Path) -> anyhow::Result<usize> {
+    let path = folder.join(format!("{}.1", page_name(command)));
+    fs::write(&path, render_page(command)?).with_context(|| format!("cannot write {}", path.display()))?;
     let mut count = 1;
     for below in command.get_subcommands().filter(|below| below.get_name() != "help") {
-        count += write_all(below, folder)?;
+        count += write_pages(below, folder)?;
     }
     Ok(count)
 }
 
 /// `timbr-gateway-config-print`
-fn name(command: &Command) -> &str {
+fn page_name(command: &Command) -> &str {
     command.get_display_name().unwrap_or_else(|| command.get_name())
 }
 
-fn page(command: &Command) -> io::Result<Vec<u8>> {
+fn render_page(command: &Command) -> io::Result<Vec<u8>> {
     let mut page = Vec::new();
     Man::new(command.clone())
-        .title(name(command))
+        .title(page_name(command))
         .source(concat!("timbr-gateway ", env!("CARGO_PKG_VERSION")))
         .manual("timbr-gateway")
         .render(&mut page)?;

@@ -27,22 +27,21 @@ use clap::Command;
 use crate::os::core_dumps;
 
 /// What a command says at its end: an exit code, or a reason that is printed.
-type Outcome = anyhow::Result<ExitCode>;
+type CliResult = anyhow::Result<ExitCode>;
 
 /// Runs what the arguments say.
 pub fn run() -> ExitCode {
-    let outcome =
-        core_dumps::close().context("cannot switch core dumps off").and_then(|()| command_of_the_arguments());
+    let outcome = core_dumps::disable().context("cannot switch core dumps off").and_then(|()| dispatch());
     outcome.unwrap_or_else(|error| {
         if error.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe) {
             return ExitCode::SUCCESS; // Who reads has seen enough: `timbr-gateway config print | head`.
         }
-        complain(&format!("error: {error:#}"));
+        print_error(&format!("error: {error:#}"));
         ExitCode::FAILURE
     })
 }
 
-fn command_of_the_arguments() -> Outcome {
+fn dispatch() -> CliResult {
     match command().get_matches().subcommand() {
         Some(("serve", matches)) => serve::run(matches),
         Some(("demo", matches)) => demo::run(matches),
@@ -111,12 +110,12 @@ fn long_version() -> String {
 }
 
 /// Prints a line to standard output.
-fn say(line: impl Display) -> io::Result<()> {
+fn print_line(line: impl Display) -> io::Result<()> {
     writeln!(io::stdout(), "{line}")
 }
 
 #[allow(clippy::print_stderr, reason = "what a person at the terminal must read, before there is a log")]
-fn complain(text: &str) {
+fn print_error(text: &str) {
     eprintln!("{text}");
 }
 

@@ -7,33 +7,33 @@ use clap::{Arg, ArgMatches, Command, value_parser};
 
 use crate::base::secret::Secret;
 use crate::config::options::{self, OptionSpec, flag_of};
-use crate::config::sources::{self, list};
+use crate::config::sources::{self, format_problems};
 use crate::config::{self, Config, Settings, Sources};
 
 /// Adds `--config` and a flag for each option.
-pub fn add_to(command: Command) -> Command {
-    let command = command.next_line_help(true).arg(file());
-    options::all().fold(command, |command, option| command.arg(flag(option)))
+pub fn add_all(command: Command) -> Command {
+    let command = command.next_line_help(true).arg(config_argument());
+    options::all().fold(command, |command, option| command.arg(option_argument(option)))
 }
 
 /// `--config`, and the flag for one option.
-pub fn add_one_to(command: Command, key: &str) -> Command {
+pub fn add_one(command: Command, key: &str) -> Command {
     let option = options::find(key).expect("the callers name options that there are");
-    command.next_line_help(true).arg(file()).arg(flag(option))
+    command.next_line_help(true).arg(config_argument()).arg(option_argument(option))
 }
 
 /// The value of one option, whatever else is wrong with the configuration.
-pub fn one(matches: &ArgMatches, key: &str) -> anyhow::Result<Option<Secret>> {
+pub fn read_one(matches: &ArgMatches, key: &str) -> anyhow::Result<Option<Secret>> {
     let mut problems = Vec::new();
     let mut settings = sources::merge(&sources(matches), &mut problems);
     problems.retain(|problem| problem.subject == key || problem.subject == "config");
     if !problems.is_empty() {
-        bail!("the configuration cannot be used:{}", list(&problems));
+        bail!("the configuration cannot be used:{}", format_problems(&problems));
     }
     Ok(settings.values.remove(key).map(|setting| setting.text))
 }
 
-fn file() -> Arg {
+fn config_argument() -> Arg {
     Arg::new("config")
         .long("config")
         .short('c')
@@ -42,7 +42,7 @@ fn file() -> Arg {
         .help("Configuration file (YAML) [env: TIMBR_GATEWAY_CONFIG]")
 }
 
-fn flag(option: &'static OptionSpec) -> Arg {
+fn option_argument(option: &'static OptionSpec) -> Arg {
     let default = option.default.map(|text| format!(" [default: {text}]")).unwrap_or_default();
     let variable = option.variable();
     match (option.flag(), option.file_twin()) {
@@ -80,6 +80,6 @@ pub fn sources(matches: &ArgMatches) -> Sources {
 pub fn load(sources: &Sources) -> anyhow::Result<(Config, Settings)> {
     match config::load(sources) {
         Ok(loaded) => Ok(loaded),
-        Err(problems) => bail!("the configuration cannot be used:{}", list(&problems)),
+        Err(problems) => bail!("the configuration cannot be used:{}", format_problems(&problems)),
     }
 }

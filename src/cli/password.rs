@@ -21,16 +21,16 @@ pub fn arguments() -> [Arg; 2] {
 
 /// The password; never an empty one.
 pub fn read(matches: &ArgMatches) -> anyhow::Result<Secret> {
-    let password = any(matches)?;
+    let password = read_unchecked(matches)?;
     if password.expose().is_empty() {
         bail!("the password is empty");
     }
     Ok(password)
 }
 
-fn any(matches: &ArgMatches) -> anyhow::Result<Secret> {
+fn read_unchecked(matches: &ArgMatches) -> anyhow::Result<Secret> {
     if let Some(file) = matches.get_one::<PathBuf>("password-file") {
-        return Secret::read(file)
+        return Secret::read_file(file)
             .with_context(|| format!("cannot read the password from {}", file.display()));
     }
     if matches.get_flag("password-stdin") || !std::io::stdin().is_terminal() {

@@ -6,11 +6,11 @@ use std::time::Duration;
 use clap::{ArgMatches, Command};
 use fernet::Fernet;
 
-use crate::cli::admin_client::{self, Running};
-use crate::cli::tokens::time;
-use crate::cli::{Outcome, say};
+use crate::cli::admin_client::{self, AdminClient};
+use crate::cli::tokens::format_time;
+use crate::cli::{CliResult, print_line};
 
-const PATIENCE: Duration = Duration::from_secs(30);
+const ADMIN_TIMEOUT: Duration = Duration::from_secs(30);
 
 pub fn command() -> Command {
     let status = Command::new("status")
@@ -21,7 +21,7 @@ pub fn command() -> Command {
         );
     Command::new("salt")
         .about("Make a new API_AUTH_SALT and print it")
-        .subcommand(admin_client::add_to(status))
+        .subcommand(admin_client::add_arguments(status))
         .after_help(
             "To rotate: first old,new at every replica, then new,old, then new alone.\n\n\
              Examples:\n  \
@@ -30,28 +30,28 @@ pub fn command() -> Command {
         )
 }
 
-pub fn run(matches: &ArgMatches) -> Outcome {
+pub fn run(matches: &ArgMatches) -> CliResult {
     match matches.subcommand() {
-        Some(("status", matches)) => status(matches)?,
-        _ => say(Fernet::generate_key())?,
+        Some(("status", matches)) => print_status(matches)?,
+        _ => print_line(Fernet::generate_key())?,
     }
     Ok(ExitCode::SUCCESS)
 }
 
-fn status(matches: &ArgMatches) -> anyhow::Result<()> {
-    let told = Running::of(matches, PATIENCE)?.json("/salts", None)?;
-    say(format_args!("{:<10}{:<10}{:<22}USERS IN 30 DAYS", "SALT", "", "LAST USED"))?;
+fn print_status(matches: &ArgMatches) -> anyhow::Result<()> {
+    let told = AdminClient::from_arguments(matches, ADMIN_TIMEOUT)?.request_json("/salts", None)?;
+    print_line(format_args!("{:<10}{:<10}{:<22}USERS IN 30 DAYS", "SALT", "", "LAST USED"))?;
     for (number, salt) in told["salts"].as_array().into_iter().flatten().enumerate() {
         let role = if number == 0 { "primary" } else { "" };
-        let last = salt["last_used"].as_u64().map_or("never".to_owned(), time);
-        say(format_args!(
+        let last = salt["last_used"].as_u64().map_or("never".to_owned(), format_time);
+        print_line(format_args!(
             "{:<10}{role:<10}{last:<22}{}",
             salt["salt"].as_str().unwrap_or_default(),
             salt["users"]
         ))?;
     }
     if told["since_start"] == true {
-        say("This is what this process has seen since it started: store.kind is memory.")?;
+        print_line("This is what this process has seen since it started: store.kind is memory.")?;
     }
     Ok(())
 }

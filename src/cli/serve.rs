@@ -8,10 +8,10 @@ use clap::{ArgMatches, Command};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing::warn;
 
-use crate::admin::control::{self, Control};
-use crate::app::{self, Ended, Given};
+use crate::admin::control::{self, ControlHandle};
+use crate::app::{self, Inherited, RunOutcome};
 use crate::base::clock::Clock;
-use crate::cli::{Outcome, options};
+use crate::cli::{CliResult, options};
 use crate::config::warnings;
 use crate::observability::log;
 use crate::os::core_dumps;
@@ -20,7 +20,7 @@ use crate::os::socket_activation::PassedSockets;
 use crate::outbound::otlp;
 
 pub fn command() -> Command {
-    options::add_to(Command::new("serve").about("Run the gateway")).after_help(
+    options::add_all(Command::new("serve").about("Run the gateway")).after_help(
         "Examples:\n  \
          API_AUTH_SALT=… TIMBR_GATEWAY_UPSTREAM_URL=http://127.0.0.1:8000 timbr-gateway serve\n  \
          timbr-gateway serve --config gateway.yaml --listen-http 127.0.0.1:8080\n\n\
@@ -30,9 +30,9 @@ pub fn command() -> Command {
     )
 }
 
-pub fn run(matches: &ArgMatches) -> Outcome {
+pub fn run(matches: &ArgMatches) -> CliResult {
     // Before there are threads, and before the environment is read.
-    let sockets = PassedSockets::of_environment()?;
+    let sockets = PassedSockets::from_env()?;
     let sources = options::sources(matches);
     let (config, settings) = options::load(&sources)?;
     let _log = log::init(config.log)?;
@@ -40,31 +40,31 @@ pub fn run(matches: &ArgMatches) -> Outcome {
         warn!("{warning}");
     }
     if config.core_dumps {
-        core_dumps::allow().context("cannot switch core dumps on")?;
+        core_dumps::enable().context("cannot switch core dumps on")?;
         warn!("core_dumps=true: dumps and debuggers see every secret of this process");
     } else {
-        core_dumps::seal().context("cannot switch core dumps off for good")?;
+        core_dumps::disable_permanently().context("cannot switch core dumps off for good")?;
     }
     let _traces = otlp::start(|name| std::env::var(name).ok())?;
     let (control, orders) = control::channel();
-    on_signals(control)?;
-    let manager = ServiceManager::of_environment();
-    let given = Given { sockets, manager, source: Some((sources, settings)) };
-    let bound = app::bind_with(config, given, &Clock::system())?;
+    spawn_signal_thread(control)?;
+    let manager = ServiceManager::from_env();
+    let given = Inherited { sockets, service_manager: manager, config_source: Some((sources, settings)) };
+    let bound = app::bind_inherited(config, given, &Clock::system())?;
     Ok(exit_code(bound.run(orders)?))
 }
 
-pub fn exit_code(ended: Ended) -> ExitCode {
+pub fn exit_code(ended: RunOutcome) -> ExitCode {
     match ended {
-        Ended::Drained { .. } => ExitCode::SUCCESS,
-        Ended::Broken => ExitCode::from(3),
-        Ended::Aborted => ExitCode::from(130),
+        RunOutcome::Drained { .. } => ExitCode::SUCCESS,
+        RunOutcome::Failed => ExitCode::from(3),
+        RunOutcome::Aborted => ExitCode::from(130),
     }
 }
 
 /// Asks for the end with each SIGTERM and SIGINT, from now on: also as process 1, where no default would. SIGHUP has
 /// the configuration read again.
-pub fn on_signals(control: Control) -> anyhow::Result<()> {
+pub fn spawn_signal_thread(control: ControlHandle) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let (mut terminate, mut interrupt, mut hangup) = {
         let _entered = runtime.enter();

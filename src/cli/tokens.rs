@@ -12,10 +12,10 @@ use zeroize::Zeroizing;
 
 use crate::base::percent;
 use crate::base::secret::Secret;
-use crate::cli::admin_client::{self, Running};
-use crate::cli::{Outcome, say};
+use crate::cli::admin_client::{self, AdminClient};
+use crate::cli::{CliResult, print_line};
 
-const PATIENCE: Duration = Duration::from_secs(35);
+const ADMIN_TIMEOUT: Duration = Duration::from_secs(35);
 
 pub fn command() -> Command {
     let list = Command::new("list")
@@ -74,39 +74,42 @@ pub fn command() -> Command {
     Command::new("tokens")
         .about("Look at the tokens of a running gateway, and end them")
         .subcommand_required(true)
-        .subcommand(admin_client::add_to(list))
-        .subcommand(admin_client::add_to(revoke))
+        .subcommand(admin_client::add_arguments(list))
+        .subcommand(admin_client::add_arguments(revoke))
         .after_help(
             "The gateway is asked on its admin listener (listen.admin), which does this from its own machine only.\n\n\
              Examples:\n  timbr-gateway tokens list --user alice\n  timbr-gateway tokens revoke --fingerprint 3fdf0040",
         )
 }
 
-pub fn run(matches: &ArgMatches) -> Outcome {
+pub fn run(matches: &ArgMatches) -> CliResult {
     match matches.subcommand() {
-        Some(("list", matches)) => list(matches)?,
+        Some(("list", matches)) => print_list(matches)?,
         Some(("revoke", matches)) => revoke(matches)?,
         _ => unreachable!("clap takes no other"),
     }
     Ok(ExitCode::SUCCESS)
 }
 
-fn list(matches: &ArgMatches) -> anyhow::Result<()> {
+fn print_list(matches: &ArgMatches) -> anyhow::Result<()> {
     let limit = matches.get_one::<u32>("limit").expect("it has a default");
     let mut path = format!("/tokens?limit={limit}");
     if let Some(user) = matches.get_one::<String>("user") {
         path += &format!("&user={}", percent::encode(user));
     }
-    let told = Running::of(matches, PATIENCE)?.json(&path, None)?;
+    let told = AdminClient::from_arguments(matches, ADMIN_TIMEOUT)?.request_json(&path, None)?;
     if matches.get_flag("json") {
-        say(&told["tokens"])?;
+        print_line(&told["tokens"])?;
         return Ok(());
     }
-    say(format_args!("{:<13}{:<22}{:<22}{:<22}USER", "FINGERPRINT", "MINTED", "EXPIRES", "LAST USED"))?;
+    print_line(format_args!(
+        "{:<13}{:<22}{:<22}{:<22}USER",
+        "FINGERPRINT", "MINTED", "EXPIRES", "LAST USED"
+    ))?;
     for token in told["tokens"].as_array().into_iter().flatten() {
-        let at = |name: &str| token[name].as_u64().map_or(String::new(), time);
+        let at = |name: &str| token[name].as_u64().map_or(String::new(), format_time);
         let text = |name: &str| token[name].as_str().unwrap_or_default().to_owned();
-        say(format_args!(
+        print_line(format_args!(
             "{:<13}{:<22}{:<22}{:<22}{}",
             text("fingerprint"),
             at("minted"),
@@ -116,7 +119,7 @@ fn list(matches: &ArgMatches) -> anyhow::Result<()> {
         ))?;
     }
     if told["more"] == true {
-        say(format_args!("There are more than {limit}: --limit shows more, --user fewer."))?;
+        print_line(format_args!("There are more than {limit}: --limit shows more, --user fewer."))?;
     }
     Ok(())
 }
@@ -130,17 +133,18 @@ fn revoke(matches: &ArgMatches) -> anyhow::Result<()> {
     } else if matches.get_flag("all") {
         json!({ "all": true })
     } else {
-        json!({ "token": token(matches)?.expose() })
+        json!({ "token": read_token(matches)?.expose() })
     };
     let order = Zeroizing::new(order.to_string());
-    Running::of(matches, PATIENCE)?.json("/tokens/revoke", Some(&order))?;
-    say("Revoked.")?;
+    AdminClient::from_arguments(matches, ADMIN_TIMEOUT)?.request_json("/tokens/revoke", Some(&order))?;
+    print_line("Revoked.")?;
     Ok(())
 }
 
-fn token(matches: &ArgMatches) -> anyhow::Result<Secret> {
+fn read_token(matches: &ArgMatches) -> anyhow::Result<Secret> {
     if let Some(file) = matches.get_one::<PathBuf>("token-file") {
-        return Secret::read(file).with_context(|| format!("cannot read the token from {}", file.display()));
+        return Secret::read_file(file)
+            .with_context(|| format!("cannot read the token from {}", file.display()));
     }
     let mut text = Zeroizing::new(String::new());
     std::io::stdin().read_to_string(&mut text).context("cannot read the token from standard input")?;
@@ -148,7 +152,7 @@ fn token(matches: &ArgMatches) -> anyhow::Result<Secret> {
 }
 
 /// A time that people read.
-pub fn time(unix_seconds: u64) -> String {
+pub fn format_time(unix_seconds: u64) -> String {
     let time = UNIX_EPOCH.checked_add(Duration::from_secs(unix_seconds)).unwrap_or(UNIX_EPOCH);
     humantime::format_rfc3339_seconds(time).to_string()
 }

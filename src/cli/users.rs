@@ -10,12 +10,12 @@ use anyhow::{Context, bail};
 use clap::{Arg, ArgAction, ArgMatches, Command};
 use zeroize::Zeroizing;
 
-use crate::auth::verifier::password_hash::{Method, PasswordHash};
-use crate::auth::verifier::users::{Users, changed};
+use crate::auth::verifier::password_hash::{HashAlgorithm, PasswordHash};
+use crate::auth::verifier::users::{Users, edit_users};
 use crate::base::user_name::UserName;
-use crate::cli::{Outcome, options, password, say};
+use crate::cli::{CliResult, options, password, print_line};
 
-const KEY: &str = "auth.users_file";
+const USERS_FILE: &str = "auth.users_file";
 
 pub fn command() -> Command {
     let user = || Arg::new("user").value_name("NAME").required(true).help("The user's name");
@@ -41,9 +41,9 @@ pub fn command() -> Command {
     Command::new("users")
         .about("Change the users file (auth.verifier=users-file)")
         .subcommand_required(true)
-        .subcommand(options::add_one_to(add.args(password::arguments()), KEY))
-        .subcommand(options::add_one_to(remove, KEY))
-        .subcommand(options::add_one_to(list, KEY))
+        .subcommand(options::add_one(add.args(password::arguments()), USERS_FILE))
+        .subcommand(options::add_one(remove, USERS_FILE))
+        .subcommand(options::add_one(list, USERS_FILE))
         .after_help(
             "The password is asked for at the terminal; it is never an argument, as those are visible to all.\n\
              A running gateway reads the file again by itself. Who was removed, or got another password, loses his \
@@ -52,59 +52,60 @@ pub fn command() -> Command {
         )
 }
 
-pub fn run(matches: &ArgMatches) -> Outcome {
+pub fn run(matches: &ArgMatches) -> CliResult {
     match matches.subcommand() {
         Some(("add", matches)) => add(matches)?,
         Some(("remove", matches)) => remove(matches)?,
-        Some(("list", matches)) => list(matches)?,
+        Some(("list", matches)) => print_list(matches)?,
         _ => unreachable!("clap takes no other"),
     }
     Ok(ExitCode::SUCCESS)
 }
 
 fn add(matches: &ArgMatches) -> anyhow::Result<()> {
-    let (file, user) = (file(matches)?, user(matches)?);
+    let (file, user) = (users_file_path(matches)?, user_argument(matches)?);
     let text = match fs::read_to_string(&file).map(Zeroizing::new) {
         Err(error) if error.kind() == ErrorKind::NotFound => Zeroizing::default(),
         read => read.with_context(|| format!("cannot read {}", file.display()))?,
     };
-    let method = if matches.get_flag("bcrypt") { Method::Bcrypt } else { Method::Argon2id };
-    let hash = PasswordHash::make(&password::read(matches)?, method).map_err(anyhow::Error::msg)?;
-    let (text, was_there) = changed(&text, user, Some(&hash));
-    replace(&file, &Zeroizing::new(text))?;
+    let method = if matches.get_flag("bcrypt") { HashAlgorithm::Bcrypt } else { HashAlgorithm::Argon2id };
+    let hash = PasswordHash::hash_password(&password::read(matches)?, method).map_err(anyhow::Error::msg)?;
+    let (text, was_there) = edit_users(&text, user, Some(&hash));
+    replace_file(&file, &Zeroizing::new(text))?;
     let what = if was_there { "has another password now" } else { "was added" };
-    Ok(say(format!("{user} {what}: {}", file.display()))?)
+    Ok(print_line(format!("{user} {what}: {}", file.display()))?)
 }
 
 fn remove(matches: &ArgMatches) -> anyhow::Result<()> {
-    let (file, user) = (file(matches)?, user(matches)?);
-    let (text, was_there) = changed(&read(&file)?, user, None);
+    let (file, user) = (users_file_path(matches)?, user_argument(matches)?);
+    let (text, was_there) = edit_users(&read_file(&file)?, user, None);
     if !was_there {
         bail!("{} has no user {user}", file.display());
     }
     if Users::parse(&text).is_ok_and(|users| users.is_empty()) {
         bail!("{user} is the last user of {}; the gateway takes no file without one", file.display());
     }
-    replace(&file, &Zeroizing::new(text))?;
-    Ok(say(format!("{user} was removed: {}", file.display()))?)
+    replace_file(&file, &Zeroizing::new(text))?;
+    Ok(print_line(format!("{user} was removed: {}", file.display()))?)
 }
 
-fn list(matches: &ArgMatches) -> anyhow::Result<()> {
-    let file = file(matches)?;
-    for (user, hash) in parsed(&file, &read(&file)?)?.sorted() {
-        say(format!("{user}\t{}", hash.method()))?;
+fn print_list(matches: &ArgMatches) -> anyhow::Result<()> {
+    let file = users_file_path(matches)?;
+    for (user, hash) in parse_users(&file, &read_file(&file)?)?.sorted() {
+        print_line(format!("{user}\t{}", hash.algorithm_name()))?;
     }
     Ok(())
 }
 
 /// The file itself, behind all links.
-fn file(matches: &ArgMatches) -> anyhow::Result<PathBuf> {
-    let name = options::one(matches, KEY)?.context("name the file: --auth-users-file, or auth.users_file")?;
+fn users_file_path(matches: &ArgMatches) -> anyhow::Result<PathBuf> {
+    let name = options::read_one(matches, USERS_FILE)?
+        .context("name the file: --auth-users-file, or auth.users_file")?;
     let path = PathBuf::from(name.expose());
     Ok(fs::canonicalize(&path).unwrap_or(path))
 }
 
-fn user(matches: &ArgMatches) -> anyhow::Result<&str> {
+fn user_argument(matches: &ArgMatches) -> anyhow::Result<&str> {
     let user = matches.get_one::<String>("user").expect("clap requires it");
     UserName::parse(user.as_bytes()).with_context(|| format!("{user:?}"))?;
     if user.starts_with('#') {
@@ -113,30 +114,30 @@ fn user(matches: &ArgMatches) -> anyhow::Result<&str> {
     Ok(user)
 }
 
-fn read(file: &Path) -> anyhow::Result<Zeroizing<String>> {
+fn read_file(file: &Path) -> anyhow::Result<Zeroizing<String>> {
     fs::read_to_string(file).map(Zeroizing::new).with_context(|| format!("cannot read {}", file.display()))
 }
 
-fn parsed(file: &Path, text: &str) -> anyhow::Result<Users> {
+fn parse_users(file: &Path, text: &str) -> anyhow::Result<Users> {
     let told = |problems: Vec<String>| anyhow::anyhow!("{}: {}", file.display(), problems.join("; "));
     Users::parse(text).map_err(told)
 }
 
 /// Puts a whole new file in the old one's place, with its owner and mode, so that a gateway that reads it meanwhile sees
 /// the one or the other. A text that the gateway would refuse is not written.
-fn replace(file: &Path, text: &str) -> anyhow::Result<()> {
-    parsed(file, text)?;
+fn replace_file(file: &Path, text: &str) -> anyhow::Result<()> {
+    parse_users(file, text)?;
     let mut name = file.file_name().context("the users file has no name")?.to_owned();
     name.push(format!(".{}", std::process::id()));
     let new = file.with_file_name(name);
-    let written = write(file, &new, text).and_then(|()| fs::rename(&new, file));
+    let written = write_new_file(file, &new, text).and_then(|()| fs::rename(&new, file));
     if written.is_err() {
         let _ = fs::remove_file(&new);
     }
     written.with_context(|| format!("cannot write {}", file.display()))
 }
 
-fn write(file: &Path, new: &Path, text: &str) -> std::io::Result<()> {
+fn write_new_file(file: &Path, new: &Path, text: &str) -> std::io::Result<()> {
     let mut output = OpenOptions::new().write(true).create_new(true).mode(0o600).open(new)?;
     if let Ok(old) = fs::metadata(file) {
         let own = output.metadata()?;

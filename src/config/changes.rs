@@ -10,45 +10,45 @@ use zeroize::Zeroizing;
 
 use crate::config::jwt;
 use crate::config::options::{self, AUTH, GLOBAL, LISTEN, LOG, Shape};
-use crate::config::{Config, Listen, Settings, StoreKind};
+use crate::config::{Config, ListenOptions, Settings, StoreKind};
 
 /// Bytes of a file that are read at once to be hashed.
-const HASHED_AT_ONCE: usize = 64 * 1024;
+const HASH_BUFFER_SIZE: usize = 64 * 1024;
 
 /// A configuration as it was read: what was typed, and what the files that it names held then.
 #[derive(Clone, Debug)]
-pub struct Reading {
+pub struct LoadedSettings {
     settings: Settings,
-    contents: Contents,
+    contents: FileHashes,
 }
 
 /// Hashes of what stood in the files that options name.
-pub type Contents = BTreeMap<&'static str, [u8; 32]>;
+pub type FileHashes = BTreeMap<&'static str, [u8; 32]>;
 
 /// The options that differ between two readings.
 #[derive(Debug, Default)]
 pub struct Changes(BTreeSet<&'static str>);
 
-impl Reading {
+impl LoadedSettings {
     /// What [`crate::config::load`] gave.
-    pub fn of(mut settings: Settings) -> Reading {
-        let contents = std::mem::take(&mut settings.contents);
-        Reading { settings, contents }
+    pub fn new(mut settings: Settings) -> LoadedSettings {
+        let contents = std::mem::take(&mut settings.file_hashes);
+        LoadedSettings { settings, contents }
     }
 
     /// The files that make another reading necessary when they change: the configuration's own, those with secrets, and
     /// those that options name. What is looked after elsewhere while the gateway runs (certificates, users, the file of
     /// the store) is not among them.
     pub fn files(&self) -> Vec<PathBuf> {
-        let named = named(&self.settings).map(|(_, path)| path);
+        let named = named_files(&self.settings).map(|(_, path)| path);
         self.settings.files.iter().cloned().chain(named).collect()
     }
 
     /// What `self` changes, compared with what was read before.
-    pub fn changes(&self, before: &Reading) -> Changes {
+    pub fn changes(&self, before: &LoadedSettings) -> Changes {
         let mut changed: BTreeSet<_> = options::all()
             .map(|option| option.key)
-            .filter(|key| self.says(key) != before.says(key))
+            .filter(|key| self.value_and_hash(key) != before.value_and_hash(key))
             .collect();
         if self.settings.routes != before.settings.routes {
             changed.insert("routes");
@@ -57,13 +57,13 @@ impl Reading {
     }
 
     /// The value of an option, and what its file held.
-    fn says(&self, key: &str) -> (Option<&str>, Option<&[u8; 32]>) {
+    fn value_and_hash(&self, key: &str) -> (Option<&str>, Option<&[u8; 32]>) {
         let setting = self.settings.values.get(key);
         (setting.map(|setting| setting.text.expose()), self.contents.get(key))
     }
 
     /// What counts as read from now on where `held` stays as it was before.
-    pub fn holding(mut self, held: &[&'static str], before: &Reading) -> Reading {
+    pub fn retain_previous(mut self, held: &[&'static str], before: &LoadedSettings) -> LoadedSettings {
         for key in held {
             match before.settings.values.get(key) {
                 Some(setting) => drop(self.settings.values.insert(key, setting.clone())),
@@ -85,7 +85,7 @@ impl Changes {
     }
 
     /// Whether an option changes whose key begins with one of these.
-    pub fn touch(&self, beginnings: &[&str]) -> bool {
+    pub fn has_any_of(&self, beginnings: &[&str]) -> bool {
         self.0.iter().any(|key| beginnings.iter().any(|beginning| key.starts_with(beginning)))
     }
 
@@ -95,9 +95,9 @@ impl Changes {
     }
 
     /// Gives `config` the values of the one in force for what needs a restart; the keys of what would change.
-    pub fn hold(&self, config: &mut Config, in_force: &Config) -> Vec<&'static str> {
-        let Listen { proxy_protocol, .. } = config.listen;
-        config.listen = Listen { proxy_protocol, ..in_force.listen };
+    pub fn defer_fixed_options(&self, config: &mut Config, in_force: &Config) -> Vec<&'static str> {
+        let ListenOptions { proxy_protocol, .. } = config.listen;
+        config.listen = ListenOptions { proxy_protocol, ..in_force.listen };
         config.workers = in_force.workers;
         config.store = in_force.store.clone();
         config.core_dumps = in_force.core_dumps;
@@ -129,9 +129,9 @@ impl Changes {
 ///
 /// SECURITY: to be called before any of them is read for use: what changes in between then counts as not read yet, and is
 /// read once more. The other way round, a secret that was taken back could stay in force.
-pub(super) fn contents(settings: &Settings) -> Contents {
-    let mut contents = Contents::new();
-    for (key, path) in named(settings) {
+pub(super) fn hash_files(settings: &Settings) -> FileHashes {
+    let mut contents = FileHashes::new();
+    for (key, path) in named_files(settings) {
         // One that cannot be read is told where it is used.
         let Ok(hash) = hash_of_file(&path) else { continue };
         // An option may name several.
@@ -145,7 +145,7 @@ pub(super) fn contents(settings: &Settings) -> Contents {
 fn hash_of_file(path: &Path) -> io::Result<Digest> {
     let mut file = File::open(path)?;
     let mut hash = digest::Context::new(&SHA256);
-    let mut piece = Zeroizing::new(vec![0; HASHED_AT_ONCE]);
+    let mut piece = Zeroizing::new(vec![0; HASH_BUFFER_SIZE]);
     loop {
         match file.read(&mut piece) {
             Ok(0) => return Ok(hash.finish()),
@@ -157,13 +157,13 @@ fn hash_of_file(path: &Path) -> io::Result<Digest> {
 }
 
 /// Options that name files, each with one of them.
-fn named(settings: &Settings) -> impl Iterator<Item = (&'static str, PathBuf)> {
+fn named_files(settings: &Settings) -> impl Iterator<Item = (&'static str, PathBuf)> {
     let elsewhere =
         |key: &str| key == AUTH.users_file.key || key.starts_with("tls.") || key.starts_with("store.");
     let text = |key: &str| settings.values.get(key).map(|setting| setting.text.expose());
     let options = options::all().filter(move |option| option.shape == Shape::Path && !elsewhere(option.key));
     let files = options.filter_map(move |option| Some((option.key, PathBuf::from(text(option.key)?))));
-    let of_issuers = text(AUTH.jwt_issuers.key).map(jwt::files).unwrap_or_default();
+    let of_issuers = text(AUTH.jwt_issuers.key).map(jwt::secret_files).unwrap_or_default();
     files.chain(of_issuers.into_iter().map(|path| (AUTH.jwt_issuers.key, path)))
 }
 
@@ -174,13 +174,13 @@ mod tests {
 
     const SALT: &str = "cw_0x689RpI-jtRR7oE8h_eQsKImvJapLeSbXpwF4e4=";
 
-    fn read(env: &[(&str, &str)]) -> (Config, Reading) {
+    fn read(env: &[(&str, &str)]) -> (Config, LoadedSettings) {
         let mut environment = vec![("API_AUTH_SALT".into(), SALT.into())];
         environment.extend(
             env.iter().map(|(name, value)| (format!("TIMBR_GATEWAY_{name}").into(), (*value).into())),
         );
         let (config, settings) = load(&Sources { environment, ..Sources::default() }).expect("valid");
-        (config, Reading::of(settings))
+        (config, LoadedSettings::new(settings))
     }
 
     #[test]
@@ -194,13 +194,13 @@ mod tests {
             ("TRUSTED_PROXIES", "10.0.0.0/8"),
         ]);
         let changes = after.changes(&before);
-        let held = changes.hold(&mut config, &in_force);
+        let held = changes.defer_fixed_options(&mut config, &in_force);
         assert_eq!(held, ["listen.http", "workers"]);
         assert_eq!((config.workers, config.listen.http), (in_force.workers, None));
         assert!(config.listen.proxy_protocol && config.upstream.url().host == "two");
-        assert!(changes.touch(&["upstream."]) && !changes.touch(&["auth.", "timeouts."]));
+        assert!(changes.has_any_of(&["upstream."]) && !changes.has_any_of(&["auth.", "timeouts."]));
         let (_, again) = read(&[("UPSTREAM_URL", "http://two"), ("WORKERS", "7")]);
-        let again = again.changes(&after.holding(&held, &before));
+        let again = again.changes(&after.retain_previous(&held, &before));
         assert_eq!(
             again.keys().collect::<Vec<_>>(),
             ["listen.proxy_protocol", "trusted_proxies", "workers"],

@@ -2,9 +2,9 @@
 
 use tracing::level_filters::LevelFilter;
 
-use crate::config::Foreign;
+use crate::config::ForeignKeyPolicy;
 use crate::config::options::{OptionType, Shape};
-use crate::observability::log::Format;
+use crate::observability::log::LogFormat;
 
 /// Gives the values of a type their words.
 macro_rules! words {
@@ -65,8 +65,8 @@ choices! {
     StoreMode { "standalone" => Standalone, "sentinel" => Sentinel, "cluster" => Cluster }
 }
 
-words! { Foreign { "verify" => Foreign::Verify, "forward" => Foreign::Forward, "reject" => Foreign::Reject } }
-words! { Format { "text" => Format::Text, "json" => Format::Json } }
+words! { ForeignKeyPolicy { "verify" => ForeignKeyPolicy::Verify, "forward" => ForeignKeyPolicy::Forward, "reject" => ForeignKeyPolicy::Reject } }
+words! { LogFormat { "text" => LogFormat::Text, "json" => LogFormat::Json } }
 words! { LevelFilter {
     "error" => LevelFilter::ERROR,
     "warn" => LevelFilter::WARN,

@@ -39,11 +39,11 @@ impl Node {
         }
         // YAML 1.1 took y, on, off … for booleans; here only true and false are.
         let options = serde_saphyr::options! { strict_booleans: true };
-        serde_saphyr::from_str_with_options(text, options).map_err(|error| without_source(&error.to_string()))
+        serde_saphyr::from_str_with_options(text, options).map_err(|error| strip_source(&error.to_string()))
     }
 
     /// The document on one line, in a form that [`Node::parse`] reads back.
-    pub fn flow(&self) -> String {
+    pub fn to_flow(&self) -> String {
         // JSON's strings are YAML's double-quoted ones.
         let quoted = |text: &str| serde_json::Value::from(text).to_string();
         let joined = |items: Vec<String>| items.join(", ");
@@ -52,9 +52,9 @@ impl Node {
             Node::Bool(value) => value.to_string(),
             Node::Number(number) => number.clone(),
             Node::Text(text) => quoted(text),
-            Node::List(items) => format!("[{}]", joined(items.iter().map(Node::flow).collect())),
+            Node::List(items) => format!("[{}]", joined(items.iter().map(Node::to_flow).collect())),
             Node::Map(entries) => {
-                let entry = |(key, node): &(String, Node)| format!("{}: {}", quoted(key), node.flow());
+                let entry = |(key, node): &(String, Node)| format!("{}: {}", quoted(key), node.to_flow());
                 format!("{{{}}}", joined(entries.iter().map(entry).collect()))
             }
         }
@@ -87,7 +87,7 @@ impl Node {
 
 /// What the parser's report says about the document. Its further lines quote the file, which may hold a secret, and
 /// the end of its first one advises programmers.
-fn without_source(report: &str) -> String {
+fn strip_source(report: &str) -> String {
     let line = report.lines().next().unwrap_or("unreadable");
     let line = line.strip_prefix("error: ").unwrap_or(line);
     let advice = [", set ", "; use ", ", use "].into_iter().filter_map(|start| line.find(start)).min();

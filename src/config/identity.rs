@@ -5,18 +5,18 @@ use http::HeaderValue;
 use crate::config::choices::{CredentialKind, VerifierKind};
 use crate::config::options::{AUTH, IMPERSONATION, Key, LDAP, PLATFORM, UPSTREAM};
 use crate::config::reader::Reader;
-use crate::config::{AuthOptions, Credential, PlatformOptions, VerifierOptions};
+use crate::config::{AuthOptions, CredentialMode, PlatformOptions, VerifierOptions};
 
 impl Reader<'_> {
-    pub(super) fn credential(&mut self) -> Option<Credential> {
+    pub(super) fn credential(&mut self) -> Option<CredentialMode> {
         let kind = self.get(&UPSTREAM.credential)?;
         let key = UPSTREAM.api_key.key;
         match (kind, self.get(&UPSTREAM.api_key)) {
-            (CredentialKind::Forward, None) => Some(Credential::Forward),
-            (CredentialKind::Platform, None) => Some(Credential::Platform),
-            (CredentialKind::Delegate, None) => Some(Credential::Delegate),
+            (CredentialKind::Forward, None) => Some(CredentialMode::Forward),
+            (CredentialKind::Platform, None) => Some(CredentialMode::Platform),
+            (CredentialKind::Delegate, None) => Some(CredentialMode::Delegate),
             (CredentialKind::Impersonate, Some(service_key)) if is_header_value(service_key.expose()) => {
-                Some(Credential::Impersonate { service_key })
+                Some(CredentialMode::Impersonate { service_key })
             }
             (CredentialKind::Impersonate, Some(_)) => {
                 self.problem(key, "contains a byte that is not allowed in a header");

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::base::secret::Secret;
-use crate::config::entry::Entry;
+use crate::config::entry::ListEntry;
 use crate::config::file::Node;
 use crate::config::options::AUTH;
 use crate::config::reader::Reader;
@@ -30,11 +30,11 @@ pub struct IssuerOptions {
     /// The claim `iss`.
     pub issuer: String,
     /// Where its keys are.
-    pub keys: KeysSource,
+    pub keys: JwksSource,
     /// One of them must be in the claim `aud`.
     pub audiences: Vec<String>,
     /// What signatures may be made with.
-    pub algorithms: Vec<Algorithm>,
+    pub algorithms: Vec<JwtAlgorithm>,
     /// The claim that names the user.
     pub user_claim: String,
     /// What `x-jwt-tenant-id` may say; `None`: that is left to the backend.
@@ -43,7 +43,7 @@ pub struct IssuerOptions {
 
 /// Where the keys of an issuer come from.
 #[derive(Clone, Debug)]
-pub enum KeysSource {
+pub enum JwksSource {
     /// A JSON Web Key Set that is fetched.
     Url {
         /// Where.
@@ -60,7 +60,7 @@ pub enum KeysSource {
 /// Signature algorithms of RFC 7518 and RFC 8037. There is no `none`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[allow(missing_docs, reason = "the names are the specification's")]
-pub enum Algorithm {
+pub enum JwtAlgorithm {
     RS256,
     RS384,
     RS512,
@@ -75,30 +75,30 @@ pub enum Algorithm {
     HS512,
 }
 
-impl Algorithm {
-    const ALL: [(&'static str, Algorithm); 12] = [
-        ("RS256", Algorithm::RS256),
-        ("RS384", Algorithm::RS384),
-        ("RS512", Algorithm::RS512),
-        ("PS256", Algorithm::PS256),
-        ("PS384", Algorithm::PS384),
-        ("PS512", Algorithm::PS512),
-        ("ES256", Algorithm::ES256),
-        ("ES384", Algorithm::ES384),
-        ("EdDSA", Algorithm::EdDSA),
-        ("HS256", Algorithm::HS256),
-        ("HS384", Algorithm::HS384),
-        ("HS512", Algorithm::HS512),
+impl JwtAlgorithm {
+    const ALL: [(&'static str, JwtAlgorithm); 12] = [
+        ("RS256", JwtAlgorithm::RS256),
+        ("RS384", JwtAlgorithm::RS384),
+        ("RS512", JwtAlgorithm::RS512),
+        ("PS256", JwtAlgorithm::PS256),
+        ("PS384", JwtAlgorithm::PS384),
+        ("PS512", JwtAlgorithm::PS512),
+        ("ES256", JwtAlgorithm::ES256),
+        ("ES384", JwtAlgorithm::ES384),
+        ("EdDSA", JwtAlgorithm::EdDSA),
+        ("HS256", JwtAlgorithm::HS256),
+        ("HS384", JwtAlgorithm::HS384),
+        ("HS512", JwtAlgorithm::HS512),
     ];
 
     /// Whether both sides have the same secret.
     pub fn is_hmac(self) -> bool {
-        matches!(self, Algorithm::HS256 | Algorithm::HS384 | Algorithm::HS512)
+        matches!(self, JwtAlgorithm::HS256 | JwtAlgorithm::HS384 | JwtAlgorithm::HS512)
     }
 }
 
 /// A secret that is shorter than the hash could be guessed (RFC 7518 section 3.2).
-const SHORTEST_SECRET: usize = 32;
+const MIN_SECRET_LENGTH: usize = 32;
 
 impl Reader<'_> {
     pub(super) fn jwt(&mut self) -> Option<JwtOptions> {
@@ -113,7 +113,7 @@ impl Reader<'_> {
         let mut issuers: Vec<IssuerOptions> = Vec::new();
         for (index, node) in self.get(&AUTH.jwt_issuers).unwrap_or_default().into_iter().enumerate() {
             let at = format!("{}[{index}]", AUTH.jwt_issuers);
-            let issuer = Entry::new(at.clone(), node, self.problems).and_then(issuer);
+            let issuer = ListEntry::new(at.clone(), node, self.problems).and_then(issuer);
             match issuer {
                 Some(issuer) if issuers.iter().any(|other| other.issuer == issuer.issuer) => {
                     self.problem(format!("{at}.issuer"), "is a duplicate");
@@ -134,7 +134,7 @@ impl Reader<'_> {
             return;
         }
         for route in routes {
-            if route.credentials_are_given && route.accepts.jwt {
+            if route.has_explicit_credentials && route.accepts.jwt {
                 let message = format!("is required: the route {} has jwt in its credentials", route.name);
                 self.problem(AUTH.jwt_issuers.key, message);
             }
@@ -145,26 +145,28 @@ impl Reader<'_> {
 
 /// The files in the text of `auth.jwt_issuers` that are read once: secrets and trust anchors. Key sets are looked after by
 /// themselves.
-pub(super) fn files(text: &str) -> Vec<PathBuf> {
+pub(super) fn secret_files(text: &str) -> Vec<PathBuf> {
     let Ok(Node::List(issuers)) = Node::parse(text) else { return Vec::new() };
     // What is wrong with them is told where they are read for use.
     let mut problems = Vec::new();
     let mut files = Vec::new();
     for node in issuers {
-        let Some(mut entry) = Entry::new(AUTH.jwt_issuers.to_string(), node, &mut problems) else { continue };
+        let Some(mut entry) = ListEntry::new(AUTH.jwt_issuers.to_string(), node, &mut problems) else {
+            continue;
+        };
         files.extend(["secret_file", "ca_file"].iter().filter_map(|key| entry.text(key)).map(PathBuf::from));
     }
     files
 }
 
-fn issuer(mut entry: Entry<'_>) -> Option<IssuerOptions> {
+fn issuer(mut entry: ListEntry<'_>) -> Option<IssuerOptions> {
     let issuer = entry.required("issuer");
     let keys = keys(&mut entry);
     let audiences = entry.texts("audiences");
     if audiences.is_none() {
         entry.problem("audiences", "is missing: tokens that were made for others would be taken");
     }
-    let is_secret = matches!(keys, Some(KeysSource::Secret(_)));
+    let is_secret = matches!(keys, Some(JwksSource::Secret(_)));
     let algorithms = algorithms(&mut entry, is_secret);
     let user_claim = entry.text("user_claim").unwrap_or_else(|| "sub".to_owned());
     let tenants = entry.texts("tenants");
@@ -180,7 +182,7 @@ fn issuer(mut entry: Entry<'_>) -> Option<IssuerOptions> {
     complete.then_some(options)
 }
 
-fn keys(entry: &mut Entry<'_>) -> Option<KeysSource> {
+fn keys(entry: &mut ListEntry<'_>) -> Option<JwksSource> {
     const ONE: &str = "give one of jwks_url, jwks_file and secret_file";
     let (from_url, file, secret) =
         (entry.text("jwks_url"), entry.text("jwks_file"), entry.text("secret_file"));
@@ -189,18 +191,18 @@ fn keys(entry: &mut Entry<'_>) -> Option<KeysSource> {
         entry.problem("ca_file", "has no use without jwks_url");
     }
     match (from_url, file, secret) {
-        (Some(text), None, None) => match url::trusted_resource(&text) {
-            Ok(url) => Some(KeysSource::Url { url, ca_file }),
+        (Some(text), None, None) => match url::parse_trusted_resource(&text) {
+            Ok(url) => Some(JwksSource::Url { url, ca_file }),
             Err(message) => {
                 entry.problem("jwks_url", message);
                 None
             }
         },
-        (None, Some(path), None) => Some(KeysSource::File(path.into())),
-        (None, None, Some(path)) => match Secret::read(path.as_ref()) {
-            Ok(secret) if secret.expose().len() >= SHORTEST_SECRET => Some(KeysSource::Secret(secret)),
+        (None, Some(path), None) => Some(JwksSource::File(path.into())),
+        (None, None, Some(path)) => match Secret::read_file(path.as_ref()) {
+            Ok(secret) if secret.expose().len() >= MIN_SECRET_LENGTH => Some(JwksSource::Secret(secret)),
             Ok(_) => {
-                entry.problem("secret_file", format!("must hold {SHORTEST_SECRET} bytes at least"));
+                entry.problem("secret_file", format!("must hold {MIN_SECRET_LENGTH} bytes at least"));
                 None
             }
             Err(error) => {
@@ -217,18 +219,18 @@ fn keys(entry: &mut Entry<'_>) -> Option<KeysSource> {
 
 /// SECURITY: a public key must never serve as the secret of an HMAC, so the two kinds do not mix: HMACs only with
 /// `secret_file`, and nothing else with it.
-fn algorithms(entry: &mut Entry<'_>, is_secret: bool) -> Vec<Algorithm> {
+fn algorithms(entry: &mut ListEntry<'_>, is_secret: bool) -> Vec<JwtAlgorithm> {
     let Some(names) = entry.texts("algorithms") else {
         if is_secret {
             entry.problem("algorithms", "is missing; with secret_file say which of HS256, HS384 and HS512");
         }
-        return vec![Algorithm::RS256, Algorithm::PS256, Algorithm::ES256, Algorithm::EdDSA];
+        return vec![JwtAlgorithm::RS256, JwtAlgorithm::PS256, JwtAlgorithm::ES256, JwtAlgorithm::EdDSA];
     };
     let mut algorithms = Vec::new();
     for name in names {
-        match Algorithm::ALL.iter().find(|(other, _)| *other == name) {
+        match JwtAlgorithm::ALL.iter().find(|(other, _)| *other == name) {
             None => {
-                let known: Vec<_> = Algorithm::ALL.iter().map(|(name, _)| *name).collect();
+                let known: Vec<_> = JwtAlgorithm::ALL.iter().map(|(name, _)| *name).collect();
                 entry.problem("algorithms", format!("must be among {}, not {name:?}", known.join(", ")));
             }
             Some((_, algorithm)) if algorithm.is_hmac() != is_secret => {

@@ -6,16 +6,16 @@ use std::time::Duration;
 use crate::base::secret::Secret;
 use crate::config::options::LDAP;
 use crate::config::reader::Reader;
-use crate::config::{UpstreamUrl, url};
+use crate::config::{ServerUrl, url};
 
 /// What stands for the user's name in a template.
-pub const USER: &str = "{user}";
+pub const USER_PLACEHOLDER: &str = "{user}";
 
 /// The directory.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LdapOptions {
     /// Host and port; `tls` if TLS comes first (`ldaps`).
-    pub url: UpstreamUrl,
+    pub url: ServerUrl,
     /// Whether TLS is asked for in the plain connection.
     pub start_tls: bool,
     /// Trust anchors instead of the system's.
@@ -34,7 +34,7 @@ pub enum LdapLookup {
     /// By a search.
     Search {
         /// Who searches; `None`: anybody may.
-        binding: Option<(String, Secret)>,
+        bind: Option<(String, Secret)>,
         /// Where.
         base: String,
         /// For what, with the user's name in it.
@@ -66,7 +66,7 @@ impl Reader<'_> {
         Some(LdapOptions { url, start_tls, ca_file, lookup: lookup?, timeout: timeout? })
     }
 
-    fn ldap_url(&mut self) -> Option<UpstreamUrl> {
+    fn ldap_url(&mut self) -> Option<ServerUrl> {
         const FORM: &str = "must be ldap://host[:port] or ldaps://host[:port]";
         let Some(text) = self.get(&LDAP.url) else {
             return self.missing(
@@ -79,7 +79,7 @@ impl Reader<'_> {
             Some(("ldaps", rest)) => (true, rest),
             _ => return self.missing(LDAP.url.key, FORM),
         };
-        let Ok(url) = url::origin(&format!("http{}://{rest}", if tls { "s" } else { "" })) else {
+        let Ok(url) = url::parse_origin(&format!("http{}://{rest}", if tls { "s" } else { "" })) else {
             return self.missing(LDAP.url.key, FORM);
         };
         let port = match (rest.trim_end_matches('/').ends_with(&format!(":{}", url.port)), tls) {
@@ -87,7 +87,7 @@ impl Reader<'_> {
             (false, true) => 636,
             (false, false) => 389,
         };
-        Some(UpstreamUrl { tls, port, ..url })
+        Some(ServerUrl { tls, port, ..url })
     }
 
     fn lookup(&mut self) -> Option<LdapLookup> {
@@ -95,7 +95,9 @@ impl Reader<'_> {
             (Some(template), None) => {
                 let keys = [LDAP.bind_dn.key, LDAP.bind_password.key];
                 self.reject_set(&keys, "has no effect with ldap.user_dn, which finds users without a search");
-                if template.matches(USER).count() != 1 || !template.contains(&format!("={USER}")) {
+                if template.matches(USER_PLACEHOLDER).count() != 1
+                    || !template.contains(&format!("={USER_PLACEHOLDER}"))
+                {
                     let message = "must contain {user} once, such as uid={user},ou=people,dc=example,dc=com";
                     return self.missing(LDAP.user_dn.key, message);
                 }
@@ -124,19 +126,23 @@ impl Reader<'_> {
             }
         };
         let attribute = attribute.to_owned();
-        Some(LdapLookup::Search { binding, base, filter, attribute })
+        Some(LdapLookup::Search { bind: binding, base, filter, attribute })
     }
 }
 
 /// The attribute that a filter compares with the user's name.
 fn attribute(filter: &str) -> Option<&str> {
     let whole = filter.starts_with('(') && filter.ends_with(')');
-    let (before, after) = filter.split_once(&format!("={USER}"))?;
+    let (before, after) = filter.split_once(&format!("={USER_PLACEHOLDER}"))?;
     let name = before.rsplit('(').next()?;
     let plain =
         !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-;.".contains(&byte));
-    (whole && plain && after.starts_with(')') && !after.contains(USER) && !before.contains(USER))
-        .then_some(name)
+    (whole
+        && plain
+        && after.starts_with(')')
+        && !after.contains(USER_PLACEHOLDER)
+        && !before.contains(USER_PLACEHOLDER))
+    .then_some(name)
 }
 
 #[cfg(test)]
@@ -175,7 +181,7 @@ mod tests {
         }
         let config = loaded(&[LDAP, HERE, BASE]).expect("valid");
         let VerifierOptions::Ldap(ldap) = config.auth.verifier else { panic!("ldap") };
-        let LdapLookup::Search { binding: None, attribute, .. } = ldap.lookup else { panic!("a search") };
+        let LdapLookup::Search { bind: None, attribute, .. } = ldap.lookup else { panic!("a search") };
         assert_eq!(attribute, "uid");
     }
 

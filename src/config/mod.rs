@@ -36,10 +36,10 @@ use crate::observability::log::LogOptions;
 pub use jwt::JwtOptions;
 pub use ldap::LdapOptions;
 pub use options::{Drain, Timeouts, TokenOptions};
-pub use routes::{Accepts, RouteProfile};
+pub use routes::{AcceptedCredentials, RouteProfile};
 pub use rules::{AuthorizationOptions, ImpersonationOptions};
 pub use sources::{Problem, Settings, Sources};
-pub use upstream::{Credential, HealthOptions, UpstreamOptions, UpstreamUrl};
+pub use upstream::{CredentialMode, HealthOptions, ServerUrl, UpstreamOptions};
 pub use warnings::warnings;
 
 /// The configuration as meant: every value is valid, and they fit together.
@@ -48,7 +48,7 @@ pub struct Config {
     /// Fernet keys that open bearers; the first is the primary one. Never empty.
     pub salts: Vec<Secret>,
     /// Where to listen.
-    pub listen: Listen,
+    pub listen: ListenOptions,
     /// HTTPS.
     pub tls: TlsOptions,
     /// Proxies that are believed when they say who the client is. Usually empty: nobody.
@@ -72,11 +72,11 @@ pub struct Config {
     /// What clients are waited for.
     pub timeouts: Timeouts,
     /// What clients may ask for.
-    pub limits: Limits,
+    pub limits: LimitOptions,
     /// How the process ends.
     pub drain: Drain,
     /// Whether the gateway wants no requests while no backend is in use.
-    pub ready_with_upstream: bool,
+    pub readiness_requires_upstream: bool,
     /// The log.
     pub log: LogOptions,
     /// Whether the process may be dumped and debugged.
@@ -86,12 +86,12 @@ pub struct Config {
     /// What is forwarded.
     pub routes: Vec<RouteProfile>,
     /// The options as they were given, for people.
-    pub entries: Arc<[print::Entry]>,
+    pub effective_options: Arc<[print::EffectiveOption]>,
 }
 
 /// Listening addresses; `None` is off.
 #[derive(Clone, Copy, Debug)]
-pub struct Listen {
+pub struct ListenOptions {
     /// HTTPS.
     pub https: Option<SocketAddr>,
     /// Plain HTTP.
@@ -135,7 +135,7 @@ pub struct CertificateFiles {
 #[derive(Clone, Debug)]
 pub struct PlatformOptions {
     /// `None`: where the upstream is.
-    pub url: Option<UpstreamUrl>,
+    pub url: Option<ServerUrl>,
     /// Trust anchors instead of the system's.
     pub ca_file: Option<PathBuf>,
     /// The login form.
@@ -246,7 +246,7 @@ pub struct RedisNode {
 
 /// What becomes of a key that the gateway does not know.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Foreign {
+pub enum ForeignKeyPolicy {
     /// The backend is asked once.
     Verify,
     /// The backend judges with each request.
@@ -266,7 +266,7 @@ pub struct FailureLimits {
 
 /// What clients may ask for.
 #[derive(Clone, Copy, Debug)]
-pub struct Limits {
+pub struct LimitOptions {
     /// Fields of a request.
     pub headers: usize,
     /// Bytes of a request's head.
@@ -292,24 +292,24 @@ pub struct Limits {
     /// HTTP/2 frames without a use that a connection may send.
     pub control_frames: u32,
     /// Requests that go to the backends at once, if that is limited.
-    pub turns: Option<TurnLimits>,
+    pub queue: Option<QueueOptions>,
 }
 
 /// Requests that go to the backends at once, and those that wait for it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct TurnLimits {
+pub struct QueueOptions {
     /// At once.
     pub requests: usize,
     /// Waiting.
     pub queue: usize,
     /// For so long.
-    pub patience: Duration,
+    pub timeout: Duration,
 }
 
-impl Limits {
+impl LimitOptions {
     /// Nothing is limited: for what has its own limits, and for tests.
-    pub fn none() -> Limits {
-        Limits {
+    pub fn unlimited() -> LimitOptions {
+        LimitOptions {
             headers: usize::MAX,
             header_size: usize::MAX,
             uri: usize::MAX,
@@ -322,7 +322,7 @@ impl Limits {
             streams: u32::MAX,
             resets: usize::MAX,
             control_frames: u32::MAX,
-            turns: None,
+            queue: None,
         }
     }
 }
@@ -331,7 +331,7 @@ impl Limits {
 pub fn load(sources: &Sources) -> Result<(Config, Settings), Vec<Problem>> {
     let mut problems = Vec::new();
     let mut settings = sources::merge(sources, &mut problems);
-    settings.contents = changes::contents(&settings);
+    settings.file_hashes = changes::hash_files(&settings);
     match validate::config(&settings, &mut problems) {
         Some(config) if problems.is_empty() => Ok((config, settings)),
         _ => Err(problems),

@@ -9,12 +9,12 @@ use crate::config::file::Node;
 use crate::config::options::{self, OptionSpec, Shape};
 use crate::config::routes::{RouteProfile, defaults};
 use crate::config::size;
-use crate::config::sources::{Origin, Settings};
+use crate::config::sources::{Settings, ValueOrigin};
 use crate::http::media_type::MediaType;
 
 /// One option that has a value.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Entry {
+pub struct EffectiveOption {
     /// Its key.
     pub key: &'static str,
     /// Its value; `None` if that is secret.
@@ -24,19 +24,19 @@ pub struct Entry {
 }
 
 /// The options that have values, without secrets.
-pub fn entries(settings: &Settings) -> Vec<Entry> {
+pub fn effective_options(settings: &Settings) -> Vec<EffectiveOption> {
     let entry = |option: &'static OptionSpec| {
         let setting = settings.values.get(option.key)?;
         // SECURITY: a secret is named, never shown.
         let value = (option.shape != Shape::Secret).then(|| setting.text.expose().to_owned());
-        Some(Entry { key: option.key, value, origin: setting.origin.to_string() })
+        Some(EffectiveOption { key: option.key, value, origin: setting.origin.to_string() })
     };
     options::all().filter_map(entry).collect()
 }
 
 /// The configuration as a file that the gateway reads back, without its secrets. With `origins`, each line tells
 /// where its value came from.
-pub fn effective(settings: &Settings, routes: &[RouteProfile], origins: bool) -> String {
+pub fn to_yaml(settings: &Settings, routes: &[RouteProfile], origins: bool) -> String {
     let mut text = String::new();
     let mut group = "";
     for option in options::all() {
@@ -52,7 +52,7 @@ pub fn effective(settings: &Settings, routes: &[RouteProfile], origins: bool) ->
         let origin = if origins { format!("  # {}", setting.origin) } else { String::new() };
         if option.shape == Shape::Secret {
             // SECURITY: a secret is named, never shown.
-            let origin = if setting.origin == Origin::Default { String::new() } else { origin };
+            let origin = if setting.origin == ValueOrigin::Default { String::new() } else { origin };
             let _ = writeln!(text, "{indent}# {name}: (set, not shown){origin}");
         } else {
             let value = scalar(option.shape, setting.text.expose());
@@ -70,7 +70,7 @@ pub fn effective(settings: &Settings, routes: &[RouteProfile], origins: bool) ->
             quoted(&route.prefix),
             content_types.join(", "),
             methods.join(", "),
-            quoted(&size::show(route.max_body)),
+            quoted(&size::format(route.max_body)),
             if route.client_certificate { "required" } else { "optional" },
             route.accepts.words().join(", ")
         );
@@ -85,7 +85,7 @@ pub fn effective(settings: &Settings, routes: &[RouteProfile], origins: bool) ->
 }
 
 /// The same for programs: each option with its value, or that it is a secret, and where it came from.
-pub fn as_json(settings: &Settings, routes: &[RouteProfile]) -> Value {
+pub fn to_json(settings: &Settings, routes: &[RouteProfile]) -> Value {
     let options = options::all().filter_map(|option| {
         let setting = settings.values.get(option.key)?;
         let origin = setting.origin.to_string();
@@ -103,7 +103,7 @@ pub fn as_json(settings: &Settings, routes: &[RouteProfile]) -> Value {
             "prefix": route.prefix,
             "content_types": route.content_types.iter().map(MediaType::as_str).collect::<Vec<_>>(),
             "methods": route.methods.iter().map(http::Method::as_str).collect::<Vec<_>>(),
-            "max_body": size::show(route.max_body),
+            "max_body": size::format(route.max_body),
             "client_certificate": if route.client_certificate { "required" } else { "optional" },
             "credentials": route.accepts.words(),
         })
@@ -125,7 +125,7 @@ fn scalar(shape: Shape, value: &str) -> String {
     match shape {
         Shape::Bool | Shape::Count | Shape::Limit => value.to_owned(),
         // The values of variables and flags may stand on several lines; here is one.
-        Shape::List => Node::parse(value).map_or_else(|_| quoted(value), |node| node.flow()),
+        Shape::List => Node::parse(value).map_or_else(|_| quoted(value), |node| node.to_flow()),
         _ => quoted(value),
     }
 }
@@ -150,7 +150,7 @@ mod tests {
         ];
         let sources = Sources { environment: env, ..Sources::default() };
         let (config, settings) = load(&sources).expect("valid");
-        let printed = effective(&settings, &config.routes, true);
+        let printed = to_yaml(&settings, &config.routes, true);
         assert!(!printed.contains(salt));
         assert!(printed.contains("workers: 3  # variable TIMBR_GATEWAY_WORKERS"), "{printed}");
 
@@ -163,7 +163,7 @@ mod tests {
             ..Sources::default()
         };
         let (config, settings) = load(&again).expect("what was printed is valid");
-        assert_eq!(effective(&settings, &config.routes, false), strip_origins(&printed));
+        assert_eq!(to_yaml(&settings, &config.routes, false), strip_origins(&printed));
     }
 
     #[test]
@@ -174,7 +174,7 @@ mod tests {
             ("TIMBR_GATEWAY_TLS_CERTIFICATES".into(), "[{cert_file: a, key_file: b}]".into()),
         ];
         let (config, settings) = load(&Sources { environment, ..Sources::default() }).expect("valid");
-        let told = as_json(&settings, &config.routes);
+        let told = to_json(&settings, &config.routes);
         let of =
             |key: &str| told["options"].as_array().expect("a list").iter().find(|o| o["key"] == key).cloned();
         assert_eq!(
@@ -205,7 +205,7 @@ mod tests {
             load(&Sources { environment, file: Some(path.clone()), ..Sources::default() }).expect("valid")
         };
         let (config, settings) = read("routes:\n  - {name: openapi, enabled: false}\n");
-        let (again, _) = read(&effective(&settings, &config.routes, false));
+        let (again, _) = read(&to_yaml(&settings, &config.routes, false));
         let names: Vec<_> = again.routes.iter().map(|route| route.name.as_str()).collect();
         assert_eq!(names, ["api"]);
     }

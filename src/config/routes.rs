@@ -25,14 +25,14 @@ pub struct RouteProfile {
     /// Whether the client must have shown a certificate.
     pub client_certificate: bool,
     /// What may prove a caller.
-    pub accepts: Accepts,
+    pub accepts: AcceptedCredentials,
     /// Whether the operator has said so, or it is the default.
-    pub credentials_are_given: bool,
+    pub has_explicit_credentials: bool,
 }
 
 /// The credentials that a route takes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Accepts {
+pub struct AcceptedCredentials {
     /// `x-api-key`.
     pub api_key: bool,
     /// `x-jwt-token`.
@@ -41,13 +41,13 @@ pub struct Accepts {
     pub basic: bool,
 }
 
-impl Accepts {
+impl AcceptedCredentials {
     /// What a route takes unless it says otherwise. JWTs only where there are issuers.
-    const USUAL: Accepts = Accepts { api_key: true, jwt: true, basic: false };
+    const DEFAULT: AcceptedCredentials = AcceptedCredentials { api_key: true, jwt: true, basic: false };
 
-    fn of(words: &[String]) -> Accepts {
+    fn from_words(words: &[String]) -> AcceptedCredentials {
         let has = |word: &str| words.iter().any(|other| other == word);
-        Accepts { api_key: has("api_key"), jwt: has("jwt"), basic: has("basic") }
+        AcceptedCredentials { api_key: has("api_key"), jwt: has("jwt"), basic: has("basic") }
     }
 
     /// The words of the configuration.
@@ -94,8 +94,8 @@ fn profile(name: &str, prefix: &str, content_types: &[&str], max_body: u64) -> R
         methods: METHODS.to_vec(),
         max_body,
         client_certificate: false,
-        accepts: Accepts::USUAL,
-        credentials_are_given: false,
+        accepts: AcceptedCredentials::DEFAULT,
+        has_explicit_credentials: false,
     }
 }
 
@@ -112,7 +112,7 @@ pub fn defaults(max_body: u64) -> Vec<RouteProfile> {
 fn thrift(max_body: u64) -> RouteProfile {
     RouteProfile {
         methods: vec![Method::POST],
-        accepts: Accepts { api_key: false, jwt: false, basic: true },
+        accepts: AcceptedCredentials { api_key: false, jwt: false, basic: true },
         ..profile("thrift", "/timbr-server/", &["application/x-thrift"], max_body)
     }
 }
@@ -130,7 +130,7 @@ pub fn merge(node: Option<&Node>, max_body: u64, problems: &mut Vec<Problem>) ->
     };
     let mut seen = Vec::new();
     for (index, item) in items.iter().enumerate() {
-        let mut entry = Entry { at: format!("routes[{index}]"), max_body, problems };
+        let mut entry = RouteEntry { at: format!("routes[{index}]"), max_body, problems };
         if let Some(change) = entry.read(item) {
             if seen.contains(&change.name) {
                 entry.problem("name", format!("{} stands twice", change.name));
@@ -153,37 +153,37 @@ pub fn merge(node: Option<&Node>, max_body: u64, problems: &mut Vec<Problem>) ->
 
 /// What one item of the list says.
 #[derive(Default)]
-struct Change {
+struct RouteChange {
     name: String,
     prefix: Option<String>,
     content_types: Option<Vec<MediaType>>,
     methods: Option<Vec<Method>>,
     max_body: Option<u64>,
     client_certificate: Option<bool>,
-    accepts: Option<Accepts>,
+    accepts: Option<AcceptedCredentials>,
     disabled: bool,
 }
 
 /// One item under examination.
-struct Entry<'a> {
+struct RouteEntry<'a> {
     at: String,
     max_body: u64,
     problems: &'a mut Vec<Problem>,
 }
 
-impl Entry<'_> {
+impl RouteEntry<'_> {
     fn problem(&mut self, key: &str, message: impl Into<String>) {
         self.problems.push(Problem::new(format!("{}.{key}", self.at), message));
     }
 
-    fn read(&mut self, node: &Node) -> Option<Change> {
+    fn read(&mut self, node: &Node) -> Option<RouteChange> {
         let Node::Map(entries) = node else {
             let message = format!("must have the keys name and prefix, not be {}", node.kind());
             self.problems.push(Problem::new(self.at.clone(), message));
             return None;
         };
         let before = self.problems.len();
-        let mut change = Change::default();
+        let mut change = RouteChange::default();
         for (key, value) in entries {
             match (key.as_str(), value) {
                 ("name", Node::Text(name)) if is_name(name) => change.name.clone_from(name),
@@ -209,7 +209,7 @@ impl Entry<'_> {
                 }
                 ("credentials", value) => {
                     let known = |text: &str| CREDENTIALS.contains(&text).then(|| text.to_owned());
-                    change.accepts = self.list("credentials", value, known).map(|words| Accepts::of(&words));
+                    change.accepts = self.list("credentials", value, known).map(|words| AcceptedCredentials::from_words(&words));
                 }
                 ("enabled", Node::Bool(enabled)) => change.disabled = !enabled,
                 ("enabled", _) => self.problem("enabled", "must be true or false"),
@@ -247,7 +247,7 @@ impl Entry<'_> {
         Some(list)
     }
 
-    fn apply(&mut self, change: Change, profiles: &mut Vec<RouteProfile>) {
+    fn apply(&mut self, change: RouteChange, profiles: &mut Vec<RouteProfile>) {
         let known = profiles.iter().position(|profile| profile.name == change.name);
         let mut profile = match (known, &change.prefix, &change.content_types) {
             (Some(index), _, _) => profiles.remove(index),
@@ -269,7 +269,7 @@ impl Entry<'_> {
         profile.client_certificate = change.client_certificate.unwrap_or(profile.client_certificate);
         if let Some(accepts) = change.accepts {
             profile.accepts = accepts;
-            profile.credentials_are_given = true;
+            profile.has_explicit_credentials = true;
         }
         profiles.push(profile);
     }

@@ -4,7 +4,7 @@ use http::Method;
 
 use crate::base::glob::Glob;
 use crate::config::choices::{AuthorizationMode, OwnKeys};
-use crate::config::entry::Entry;
+use crate::config::entry::ListEntry;
 use crate::config::file::Node;
 use crate::config::options::{AUTHORIZATION, IMPERSONATION, Key};
 use crate::config::reader::Reader;
@@ -77,16 +77,16 @@ impl Reader<'_> {
         Some(ImpersonationOptions { rules, backend_decides })
     }
 
-    fn rules<T>(&mut self, key: &Key<Vec<Node>>, read: impl Fn(Entry<'_>) -> Option<T>) -> Vec<T> {
+    fn rules<T>(&mut self, key: &Key<Vec<Node>>, read: impl Fn(ListEntry<'_>) -> Option<T>) -> Vec<T> {
         let nodes = self.get(key).unwrap_or_default().into_iter().enumerate();
         let entries = nodes.filter_map(|(index, node)| {
-            Entry::new(format!("{key}[{index}]"), node, self.problems).and_then(&read)
+            ListEntry::new(format!("{key}[{index}]"), node, self.problems).and_then(&read)
         });
         entries.collect()
     }
 }
 
-fn authorization_rule(mut entry: Entry<'_>, profiles: &[RouteProfile]) -> Option<AuthorizationRule> {
+fn authorization_rule(mut entry: ListEntry<'_>, profiles: &[RouteProfile]) -> Option<AuthorizationRule> {
     let users = globs(&mut entry, "users");
     let unknown_users = entry.flag("unknown_users");
     if users.is_none() && !unknown_users {
@@ -113,7 +113,7 @@ fn authorization_rule(mut entry: Entry<'_>, profiles: &[RouteProfile]) -> Option
     entry.finish().then_some(AuthorizationRule { users, unknown_users, routes, methods, ontologies })
 }
 
-fn impersonation_rule(mut entry: Entry<'_>) -> Option<ImpersonationRule> {
+fn impersonation_rule(mut entry: ListEntry<'_>) -> Option<ImpersonationRule> {
     let users = globs(&mut entry, "users");
     let act_as = globs(&mut entry, "act_as");
     for (key, given) in [("users", &users), ("act_as", &act_as)] {
@@ -126,7 +126,7 @@ fn impersonation_rule(mut entry: Entry<'_>) -> Option<ImpersonationRule> {
     complete.then_some(rule)
 }
 
-fn globs(entry: &mut Entry<'_>, key: &'static str) -> Option<Vec<Glob>> {
+fn globs(entry: &mut ListEntry<'_>, key: &'static str) -> Option<Vec<Glob>> {
     entry.texts(key).map(|texts| texts.into_iter().map(Glob::new).collect())
 }
 

@@ -15,7 +15,7 @@ pub fn parse(text: &str) -> Option<u64> {
 }
 
 /// The other way round, in the largest unit that leaves a whole number.
-pub fn show(bytes: u64) -> String {
+pub fn format(bytes: u64) -> String {
     let units = [(30, "GiB"), (20, "MiB"), (10, "KiB")];
     let fits = |(shift, _): &&(u32, &str)| bytes > 0 && bytes.trailing_zeros() >= *shift;
     match units.iter().find(fits) {
@@ -43,7 +43,7 @@ mod tests {
     #[test]
     fn they_are_shown_as_they_are_read() {
         for text in ["0B", "1000B", "1KiB", "100MiB", "3GiB"] {
-            assert_eq!(parse(text).map(show).as_deref(), Some(text));
+            assert_eq!(parse(text).map(format).as_deref(), Some(text));
         }
     }
 }

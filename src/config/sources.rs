@@ -6,7 +6,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 
 use crate::base::secret::Secret;
-use crate::config::changes::Contents;
+use crate::config::changes::FileHashes;
 use crate::config::file::Node;
 use crate::config::options::{self, OptionSpec, PREFIX, Shape};
 
@@ -23,7 +23,7 @@ pub struct Sources {
 
 /// Where a value was found.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Origin {
+pub enum ValueOrigin {
     /// A flag of the command line.
     Flag(String),
     /// A variable of the environment.
@@ -34,13 +34,13 @@ pub enum Origin {
     Default,
 }
 
-impl fmt::Display for Origin {
+impl fmt::Display for ValueOrigin {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Origin::Flag(name) => write!(f, "flag --{name}"),
-            Origin::Variable(name) => write!(f, "variable {name}"),
-            Origin::File(path) => write!(f, "file {}", path.display()),
-            Origin::Default => f.write_str("default"),
+            ValueOrigin::Flag(name) => write!(f, "flag --{name}"),
+            ValueOrigin::Variable(name) => write!(f, "variable {name}"),
+            ValueOrigin::File(path) => write!(f, "file {}", path.display()),
+            ValueOrigin::Default => f.write_str("default"),
         }
     }
 }
@@ -51,7 +51,7 @@ pub struct Setting {
     /// The text. Secret or not, it is kept like a secret; only printing asks which it is.
     pub text: Secret,
     /// Where it was found.
-    pub origin: Origin,
+    pub origin: ValueOrigin,
 }
 
 /// One thing that is wrong, and what to do about it.
@@ -77,7 +77,7 @@ impl fmt::Display for Problem {
 }
 
 /// Problems for people to read, a line each.
-pub fn list(problems: &[Problem]) -> String {
+pub fn format_problems(problems: &[Problem]) -> String {
     let lines: Vec<_> = problems.iter().map(|problem| format!("\n  {problem}")).collect();
     lines.concat()
 }
@@ -92,17 +92,17 @@ pub struct Settings {
     /// The files that were read: the configuration's own, and those with secrets.
     pub files: Vec<PathBuf>,
     /// What the files held that options name.
-    pub(super) contents: Contents,
+    pub(super) file_hashes: FileHashes,
 }
 
 /// Merges all sources; every problem is collected, none ends the search.
 pub fn merge(sources: &Sources, problems: &mut Vec<Problem>) -> Settings {
-    let environment = own_variables(&sources.environment, problems);
+    let environment = gateway_variables(&sources.environment, problems);
     let path = sources
         .file
         .clone()
         .or_else(|| environment.get("TIMBR_GATEWAY_CONFIG").map(|path| PathBuf::from(path.expose())));
-    let mut typed = Typed { flags: &sources.flags, environment, file: BTreeMap::new(), path };
+    let mut typed = RawSources { flags: &sources.flags, environment, file: BTreeMap::new(), path };
     let routes = typed.read_file(problems);
 
     let mut settings =
@@ -116,14 +116,14 @@ pub fn merge(sources: &Sources, problems: &mut Vec<Problem>) -> Settings {
 }
 
 /// What each source says, by key.
-struct Typed<'a> {
+struct RawSources<'a> {
     flags: &'a BTreeMap<String, String>,
     environment: BTreeMap<String, Secret>,
     file: BTreeMap<String, Secret>,
     path: Option<PathBuf>,
 }
 
-impl Typed<'_> {
+impl RawSources<'_> {
     fn read_file(&mut self, problems: &mut Vec<Problem>) -> Option<Node> {
         let path = self.path.clone()?;
         let tree = match Node::read(&path) {
@@ -169,7 +169,7 @@ impl Typed<'_> {
                 let message = format!("is a group of keys, not {}", node.kind());
                 problems.push(Problem::new(key, message));
             }
-            _ => problems.push(Problem::new(key, unknown("key", key, &all_keys()))),
+            _ => problems.push(Problem::new(key, unknown_name("key", key, &all_keys()))),
         }
     }
 
@@ -193,21 +193,21 @@ impl Typed<'_> {
         let levels = [
             (
                 flag(option.key),
-                Origin::Flag(flag_name(option.key)),
+                ValueOrigin::Flag(flag_name(option.key)),
                 twin.as_deref().and_then(flag),
-                Origin::Flag(twin_flag),
+                ValueOrigin::Flag(twin_flag),
             ),
             (
                 self.environment.get(&variable).cloned(),
-                Origin::Variable(variable.clone()),
+                ValueOrigin::Variable(variable.clone()),
                 in_environment,
-                Origin::Variable(twin_variable),
+                ValueOrigin::Variable(twin_variable),
             ),
             (
                 self.file.get(option.key).cloned(),
-                Origin::File(path.clone()),
+                ValueOrigin::File(path.clone()),
                 twin.as_ref().and_then(in_file),
-                Origin::File(path),
+                ValueOrigin::File(path),
             ),
         ];
         for (value, origin, file, file_origin) in levels {
@@ -226,17 +226,17 @@ impl Typed<'_> {
             }
         }
         let default = option.default?;
-        Some(Setting { text: Secret::new(default.to_owned()), origin: Origin::Default })
+        Some(Setting { text: Secret::new(default.to_owned()), origin: ValueOrigin::Default })
     }
 }
 
 fn secret_from(
     file: &str,
     option: &OptionSpec,
-    origin: Origin,
+    origin: ValueOrigin,
     problems: &mut Vec<Problem>,
 ) -> Option<Setting> {
-    match Secret::read(Path::new(file)) {
+    match Secret::read_file(Path::new(file)) {
         Ok(text) => Some(Setting { text, origin }),
         Err(error) => {
             // SECURITY: what should name a file may be the secret itself, by mistake. The origin tells enough.
@@ -271,9 +271,9 @@ fn scalar(shape: Shape, node: Node) -> Result<Option<String>, String> {
     match (node, shape) {
         (Node::Null, _) => Ok(None),
         (Node::List(items), Shape::Networks | Shape::Urls) => {
-            items.into_iter().map(text_of).collect::<Result<Vec<_>, _>>().map(|items| Some(items.join(",")))
+            items.into_iter().map(item_text).collect::<Result<Vec<_>, _>>().map(|items| Some(items.join(",")))
         }
-        (node @ Node::List(_), Shape::List) => Ok(Some(node.flow())),
+        (node @ Node::List(_), Shape::List) => Ok(Some(node.to_flow())),
         (Node::Text(text), _) => Ok(Some(text)),
         (Node::Bool(value), Shape::Bool) => Ok(Some(value.to_string())),
         (Node::Number(number), Shape::Count | Shape::Limit) => Ok(Some(number)),
@@ -287,7 +287,7 @@ fn scalar(shape: Shape, node: Node) -> Result<Option<String>, String> {
     }
 }
 
-fn text_of(node: Node) -> Result<String, String> {
+fn item_text(node: Node) -> Result<String, String> {
     match node {
         Node::Text(text) => Ok(text),
         other => Err(format!("must hold text, not {}", other.kind())),
@@ -296,7 +296,7 @@ fn text_of(node: Node) -> Result<String, String> {
 
 /// The variables that are meant for the gateway. An unknown one is an error: a typing mistake in
 /// `TIMBR_GATEWAY_TOKENS_FOREIGN` would otherwise leave a door open that somebody believes shut.
-fn own_variables(
+fn gateway_variables(
     environment: &[(OsString, OsString)],
     problems: &mut Vec<Problem>,
 ) -> BTreeMap<String, Secret> {
@@ -310,7 +310,7 @@ fn own_variables(
         let Some(name) = name.to_str() else { continue };
         if !known.iter().any(|known| known == name) {
             if name.starts_with(PREFIX) && !is_service_link(name, value) {
-                problems.push(Problem::new(name, unknown("variable", name, &known)));
+                problems.push(Problem::new(name, unknown_name("variable", name, &known)));
             }
             continue;
         }
@@ -343,7 +343,7 @@ fn is_service_link(name: &str, value: &OsStr) -> bool {
 }
 
 /// "unknown key; did you mean …?"
-fn unknown(what: &str, name: &str, known: &[String]) -> String {
+fn unknown_name(what: &str, name: &str, known: &[String]) -> String {
     match nearest(name, known) {
         Some(candidate) => format!("unknown {what}; did you mean {candidate}?"),
         None => format!("unknown {what}; `timbr-gateway serve --help` lists all"),
@@ -358,12 +358,12 @@ fn nearest<'a>(name: &str, known: &'a [String]) -> Option<&'a String> {
     let mut ends = known.iter().filter(|candidate| candidate.rsplit('.').next() == Some(last));
     // Several keys with the same end would be a guess.
     let end = ends.next().filter(|_| ends.next().is_none());
-    let spelt = known.iter().find(|candidate| flat(candidate) == flat(name));
+    let spelt = known.iter().find(|candidate| normalized(candidate) == normalized(name));
     spelt.or(end).or(closest)
 }
 
 /// A key as somebody writes it who has the flag or the variable in mind: `upstream-url`, `upstreamUrl`.
-fn flat(name: &str) -> String {
+fn normalized(name: &str) -> String {
     name.chars().filter(char::is_ascii_alphanumeric).map(|c| c.to_ascii_lowercase()).collect()
 }
 
@@ -399,7 +399,7 @@ mod tests {
         assert_eq!(text(&settings, "tokens.foreign"), "forward");
         assert_eq!(text(&settings, "upstream.credential"), "impersonate");
         assert_eq!(text(&settings, "tokens.ttl"), "24h");
-        assert_eq!(settings.values["tokens.ttl"].origin, Origin::Default);
+        assert_eq!(settings.values["tokens.ttl"].origin, ValueOrigin::Default);
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! Reads the options below HTTP: certificates, client certificates and the PROXY protocol.
 
 use crate::config::choices::{ClientAuthMode, ProxyProtocol};
-use crate::config::entry::Entry;
+use crate::config::entry::ListEntry;
 use crate::config::options::{GLOBAL, LISTEN, TLS};
 use crate::config::reader::Reader;
 use crate::config::{CertificateFiles, ClientAuth, RouteProfile, TlsOptions};
@@ -10,7 +10,7 @@ impl Reader<'_> {
     pub(super) fn tls(&mut self) -> Option<TlsOptions> {
         let mut certificates: Vec<_> = self.certificate(&TLS.cert_file, &TLS.key_file).into_iter().collect();
         for (index, node) in self.get(&TLS.certificates).unwrap_or_default().into_iter().enumerate() {
-            let entry = Entry::new(format!("{}[{index}]", TLS.certificates), node, self.problems);
+            let entry = ListEntry::new(format!("{}[{index}]", TLS.certificates), node, self.problems);
             certificates.extend(entry.and_then(certificate));
         }
         let client_auth = self.client_auth();
@@ -59,7 +59,7 @@ impl Reader<'_> {
     }
 }
 
-fn certificate(mut entry: Entry<'_>) -> Option<CertificateFiles> {
+fn certificate(mut entry: ListEntry<'_>) -> Option<CertificateFiles> {
     let (chain, key) = (entry.required("cert_file"), entry.required("key_file"));
     let complete = entry.finish();
     let files =

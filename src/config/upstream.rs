@@ -6,7 +6,7 @@ use std::time::Duration;
 use crate::base::secret::Secret;
 use crate::config::options::UPSTREAM;
 use crate::config::reader::Reader;
-use crate::config::{CertificateFiles, TurnLimits};
+use crate::config::{CertificateFiles, QueueOptions};
 
 /// Each backend has a connection pool in each worker, and a health check task.
 const MAX_URLS: usize = 64;
@@ -15,9 +15,9 @@ const MAX_URLS: usize = 64;
 #[derive(Clone, Debug)]
 pub struct UpstreamOptions {
     /// Scheme, host and port of each backend: one at least, all of one scheme.
-    pub urls: Vec<UpstreamUrl>,
+    pub urls: Vec<ServerUrl>,
     /// What proves a caller there.
-    pub credential: Credential,
+    pub credential: CredentialMode,
     /// Trust anchors instead of the system's.
     pub ca_file: Option<PathBuf>,
     /// The gateway's own certificate.
@@ -40,7 +40,7 @@ pub struct UpstreamOptions {
 
 impl UpstreamOptions {
     /// The first backend.
-    pub fn url(&self) -> &UpstreamUrl {
+    pub fn url(&self) -> &ServerUrl {
         &self.urls[0]
     }
 
@@ -69,7 +69,7 @@ pub struct HealthOptions {
 
 /// Scheme, host and port of the backend.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct UpstreamUrl {
+pub struct ServerUrl {
     /// `https`.
     pub tls: bool,
     /// Name or address; an IPv6 address without brackets.
@@ -78,7 +78,7 @@ pub struct UpstreamUrl {
     pub port: u16,
 }
 
-impl UpstreamUrl {
+impl ServerUrl {
     /// Host, and the port where it is not the scheme's own: the value of `host`.
     pub fn authority(&self) -> String {
         let host = if self.host.contains(':') { format!("[{}]", self.host) } else { self.host.clone() };
@@ -89,7 +89,7 @@ impl UpstreamUrl {
 
 /// What proves a caller to the backend.
 #[derive(Clone, Debug)]
-pub enum Credential {
+pub enum CredentialMode {
     /// The client's own key, and the user's name in `x-forwarded-user`.
     Forward,
     /// The key that the platform gives the user when the gateway logs him in.
@@ -103,10 +103,10 @@ pub enum Credential {
     },
 }
 
-impl Credential {
+impl CredentialMode {
     /// Whether each token stands for a key of its user's own.
-    pub fn is_of_each_user(&self) -> bool {
-        matches!(self, Credential::Platform | Credential::Delegate)
+    pub fn is_per_user(&self) -> bool {
+        matches!(self, CredentialMode::Platform | CredentialMode::Delegate)
     }
 }
 
@@ -147,14 +147,14 @@ impl Reader<'_> {
     }
 
     /// The limit on requests to the backends; `Some(None)`: there is none.
-    pub(super) fn queue(&mut self) -> Option<Option<TurnLimits>> {
+    pub(super) fn queue(&mut self) -> Option<Option<QueueOptions>> {
         let (requests, queue) = (self.get(&UPSTREAM.requests), self.get(&UPSTREAM.queue));
         let patience = self.get(&UPSTREAM.queue_timeout);
-        let limits = TurnLimits { requests: requests?, queue: queue?, patience: patience? };
+        let limits = QueueOptions { requests: requests?, queue: queue?, timeout: patience? };
         Some((limits.requests > 0).then_some(limits))
     }
 
-    fn upstream_urls(&mut self) -> Option<Vec<UpstreamUrl>> {
+    fn upstream_urls(&mut self) -> Option<Vec<ServerUrl>> {
         if self.is_set(&UPSTREAM.url) && self.is_set(&UPSTREAM.urls) {
             self.problem(UPSTREAM.urls.key, "cannot be combined with upstream.url; keep one of them");
             return None;
@@ -229,7 +229,7 @@ mod tests {
 
     fn authorities(config: Result<Config, String>) -> String {
         let urls = config.expect("valid").upstream.urls;
-        urls.iter().map(crate::config::UpstreamUrl::authority).collect::<Vec<_>>().join(" ")
+        urls.iter().map(crate::config::ServerUrl::authority).collect::<Vec<_>>().join(" ")
     }
 
     #[test]

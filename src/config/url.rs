@@ -2,19 +2,19 @@
 
 use std::net::IpAddr;
 
-use crate::config::UpstreamUrl;
+use crate::config::ServerUrl;
 
 /// One thing on another server: where to ask, and for what.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ResourceUrl {
     /// The server.
-    pub origin: UpstreamUrl,
+    pub origin: ServerUrl,
     /// Path and query.
     pub target: String,
 }
 
 /// Reads `http://host[:port]` or `https://host[:port]`.
-pub fn origin(url: &str) -> Result<UpstreamUrl, String> {
+pub fn parse_origin(url: &str) -> Result<ServerUrl, String> {
     const FORM: &str = "must be http://host:port or https://host[:port]";
     let ResourceUrl { origin, target } = parse(url, FORM)?;
     if target != "/" {
@@ -26,7 +26,7 @@ pub fn origin(url: &str) -> Result<UpstreamUrl, String> {
 /// Reads a URL with a path, of which an answer is believed.
 ///
 /// SECURITY: what comes over plain HTTP from another machine could come from anybody on the way.
-pub fn trusted_resource(url: &str) -> Result<ResourceUrl, String> {
+pub fn parse_trusted_resource(url: &str) -> Result<ResourceUrl, String> {
     let resource = parse(url, "must be https://host[:port]/path")?;
     if !resource.origin.tls && !is_loopback(&resource.origin.host) {
         return Err("must be https://…, as what it says is believed; http:// only on this machine".to_owned());
@@ -35,7 +35,7 @@ pub fn trusted_resource(url: &str) -> Result<ResourceUrl, String> {
 }
 
 /// Reads a URL with a path, to which something is sent and of which nothing is believed.
-pub fn resource(url: &str) -> Result<ResourceUrl, String> {
+pub fn parse_resource(url: &str) -> Result<ResourceUrl, String> {
     parse(url, "must be http://host:port/path or https://host[:port]/path")
 }
 
@@ -65,7 +65,7 @@ fn parse(url: &str, form: &str) -> Result<ResourceUrl, String> {
     }
     let port = authority.port_u16().unwrap_or(if tls { 443 } else { 80 });
     let target = uri.path_and_query().map_or("/", http::uri::PathAndQuery::as_str).to_owned();
-    Ok(ResourceUrl { origin: UpstreamUrl { tls, host, port }, target })
+    Ok(ResourceUrl { origin: ServerUrl { tls, host, port }, target })
 }
 
 #[cfg(test)]
@@ -74,15 +74,15 @@ mod tests {
 
     #[test]
     fn what_is_believed_comes_over_tls_or_from_this_machine() {
-        let jwks = trusted_resource("https://idp.example.com/realms/timbr/certs?x=1").expect("valid");
+        let jwks = parse_trusted_resource("https://idp.example.com/realms/timbr/certs?x=1").expect("valid");
         assert_eq!((jwks.origin.port, jwks.target.as_str()), (443, "/realms/timbr/certs?x=1"));
         for url in ["http://127.0.0.1:8080/jwks", "http://localhost/jwks", "http://[::1]:1/"] {
-            assert!(trusted_resource(url).is_ok(), "{url}");
+            assert!(parse_trusted_resource(url).is_ok(), "{url}");
         }
         for url in
             ["http://idp.example.com/jwks", "https://u:p@idp/jwks", "idp", "ftp://idp/jwks", "https://"]
         {
-            let error = trusted_resource(url).expect_err(url);
+            let error = parse_trusted_resource(url).expect_err(url);
             assert!(error.contains("must be https://") && !error.contains("u:p"), "{error}");
         }
     }

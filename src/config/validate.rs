@@ -8,8 +8,8 @@ use crate::config::options::{GLOBAL, Key, LIMITS, LISTEN, LOG, READINESS, TLS};
 use crate::config::reader::Reader;
 use crate::config::sources::{Problem, Settings};
 use crate::config::{
-    CertificateFiles, Config, Drain, FailureLimits, Limits, Listen, Timeouts, TokenOptions, print, routes,
-    salts,
+    CertificateFiles, Config, Drain, FailureLimits, LimitOptions, ListenOptions, Timeouts, TokenOptions,
+    print, routes, salts,
 };
 use crate::observability::log::LogOptions;
 
@@ -58,12 +58,12 @@ pub(super) fn config(settings: &Settings, problems: &mut Vec<Problem>) -> Option
         timeouts: timeouts?,
         limits: limits?,
         drain: drain?,
-        ready_with_upstream: ready_with_upstream?,
+        readiness_requires_upstream: ready_with_upstream?,
         log: log?,
         core_dumps: core_dumps?,
         workers,
         routes,
-        entries: print::entries(settings).into(),
+        effective_options: print::effective_options(settings).into(),
     })
 }
 
@@ -109,10 +109,11 @@ impl Reader<'_> {
         Some(salts)
     }
 
-    fn listen(&mut self) -> Option<Listen> {
+    fn listen(&mut self) -> Option<ListenOptions> {
         let [https, http, admin] = [&LISTEN.https, &LISTEN.http, &LISTEN.admin].map(|key| self.get(key));
         let proxy_protocol = self.proxy_protocol();
-        let listen = Listen { https: https?, http: http?, admin: admin?, proxy_protocol: proxy_protocol? };
+        let listen =
+            ListenOptions { https: https?, http: http?, admin: admin?, proxy_protocol: proxy_protocol? };
         let all = [
             (LISTEN.https.key, listen.https),
             (LISTEN.http.key, listen.http),
@@ -158,7 +159,7 @@ impl Reader<'_> {
         Some(FailureLimits { per_address: per_address?, per_user: per_user? })
     }
 
-    fn limits(&mut self) -> Option<Limits> {
+    fn limits(&mut self) -> Option<LimitOptions> {
         let headers = self.get(&LIMITS.headers);
         let header_size = self.get(&LIMITS.header_size);
         let uri = self.get(&LIMITS.uri);
@@ -172,7 +173,7 @@ impl Reader<'_> {
         let resets = self.get(&LIMITS.resets);
         let control_frames = self.get(&LIMITS.control_frames);
         let turns = self.queue();
-        Some(Limits {
+        Some(LimitOptions {
             headers: headers?,
             header_size: header_size?,
             uri: uri?,
@@ -185,7 +186,7 @@ impl Reader<'_> {
             streams: streams?,
             resets: resets?,
             control_frames: control_frames?,
-            turns: turns?,
+            queue: turns?,
         })
     }
 
@@ -198,7 +199,7 @@ impl Reader<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::{Credential, Sources, UpstreamUrl, load, url};
+    use crate::config::{CredentialMode, ServerUrl, Sources, load, url};
 
     const SALT: &str = "cw_0x689RpI-jtRR7oE8h_eQsKImvJapLeSbXpwF4e4=";
 
@@ -222,7 +223,7 @@ mod tests {
     #[test]
     fn salt_and_upstream_suffice() {
         let config = with(&[]).expect("valid");
-        assert_eq!(config.upstream.url(), &UpstreamUrl { tls: false, host: "127.0.0.1".into(), port: 8000 });
+        assert_eq!(config.upstream.url(), &ServerUrl { tls: false, host: "127.0.0.1".into(), port: 8000 });
         assert_eq!(config.listen.https.map(|a| a.port()), Some(8443));
         assert!(config.listen.http.is_none());
         assert!(config.workers >= 1);
@@ -301,7 +302,7 @@ mod tests {
         assert!(error.contains("auth.trust_salt_holder"), "{error}");
         let trusted = [env[0], env[1], ("TIMBR_GATEWAY_AUTH_TRUST_SALT_HOLDER", "true")];
         let config = with(&trusted).expect("trusted");
-        assert!(matches!(config.upstream.credential, Credential::Impersonate { .. }));
+        assert!(matches!(config.upstream.credential, CredentialMode::Impersonate { .. }));
         let verified = [
             env[0],
             env[1],
@@ -323,7 +324,7 @@ mod tests {
 
     #[test]
     fn an_upstream_is_scheme_host_and_port() {
-        let parse = |text| url::origin(text).map(|o| (o.tls, o.host, o.port));
+        let parse = |text| url::parse_origin(text).map(|o| (o.tls, o.host, o.port));
         assert_eq!(parse("http://backend"), Ok((false, "backend".into(), 80)));
         assert_eq!(parse("https://timbr.example.com/"), Ok((true, "timbr.example.com".into(), 443)));
         assert_eq!(parse("http://[::1]:8000"), Ok((false, "::1".into(), 8000)));
@@ -337,7 +338,7 @@ mod tests {
             "http://x:99999",
             "",
         ] {
-            assert!(url::origin(url).is_err(), "{url}");
+            assert!(url::parse_origin(url).is_err(), "{url}");
         }
     }
 

@@ -6,12 +6,12 @@ use crate::config::{Config, VerifierOptions};
 
 /// Sentences for `config check`, `doctor` and the log at start.
 pub fn warnings(config: &Config, settings: &Settings) -> Vec<Problem> {
-    rules_for_whoever_they_say_they_are(config, settings).into_iter().collect()
+    rules_without_password_check(config, settings).into_iter().collect()
 }
 
 /// SECURITY: rules name users, and here whoever holds the salt names himself. That is told and not refused: rules may be
 /// meant for order among those who hold it.
-fn rules_for_whoever_they_say_they_are(config: &Config, settings: &Settings) -> Option<Problem> {
+fn rules_without_password_check(config: &Config, settings: &Settings) -> Option<Problem> {
     let trusted =
         settings.values.get(AUTH.trust_salt_holder.key).is_some_and(|word| word.text.expose() == "true");
     let named_by_themselves = matches!(config.auth.verifier, VerifierOptions::SaltHolder);

@@ -6,56 +6,56 @@
 use std::time::Instant;
 
 /// What a client sends first of all (RFC 9113 section 3.4).
-const PREFACE: usize = 24;
+const PREFACE_LENGTH: usize = 24;
 
-const HEADER: usize = 9;
+const HEADER_LENGTH: usize = 9;
 
 /// Frames that one request pays for.
-const PER_REQUEST: u32 = 8;
+const FRAMES_PER_REQUEST: u32 = 8;
 
 /// Bytes to the client that pay for one frame, such as the `WINDOW_UPDATE` that acknowledges them.
 const BYTES_PER_FRAME: usize = 1024;
 
 /// A frame that none may send: `PING` without its 8 bytes. HTTP/2 answers `GOAWAY` and ends the connection.
-pub const FORBIDDEN: [u8; HEADER] = [0, 0, 0, 6, 0, 0, 0, 0, 0];
+pub const INVALID_PING: [u8; HEADER_LENGTH] = [0, 0, 0, 6, 0, 0, 0, 0, 0];
 
 /// Reads along.
 #[derive(Debug)]
 pub struct FrameMeter {
     /// Bytes until the next frame's header.
     skip: usize,
-    header: [u8; HEADER],
+    header: [u8; HEADER_LENGTH],
     header_read: usize,
     budget: u32,
-    most: u32,
-    renewed: Instant,
+    max_budget: u32,
+    refilled_at: Instant,
 }
 
 impl FrameMeter {
     /// Allows `per_minute` frames without a use.
     pub fn new(per_minute: u32) -> FrameMeter {
         FrameMeter {
-            skip: PREFACE,
-            header: [0; HEADER],
+            skip: PREFACE_LENGTH,
+            header: [0; HEADER_LENGTH],
             header_read: 0,
             budget: per_minute,
-            most: per_minute,
-            renewed: Instant::now(),
+            max_budget: per_minute,
+            refilled_at: Instant::now(),
         }
     }
 
     /// Bytes went to the client.
-    pub fn sent(&mut self, bytes: usize) {
+    pub fn credit_sent_bytes(&mut self, bytes: usize) {
         let frames = u32::try_from(bytes.div_ceil(BYTES_PER_FRAME)).unwrap_or(u32::MAX);
-        self.earn(frames);
+        self.credit(frames);
     }
 
-    fn earn(&mut self, frames: u32) {
-        self.budget = self.budget.saturating_add(frames).min(self.most);
+    fn credit(&mut self, frames: u32) {
+        self.budget = self.budget.saturating_add(frames).min(self.max_budget);
     }
 
     /// Looks at bytes that came. `Some(at)`: the client has gone too far, and this is a place between two frames.
-    pub fn read(&mut self, bytes: &[u8]) -> Option<usize> {
+    pub fn inspect(&mut self, bytes: &[u8]) -> Option<usize> {
         let mut at = 0;
         while at < bytes.len() {
             if self.skip > 0 {
@@ -64,32 +64,32 @@ impl FrameMeter {
                 at += skipped;
                 continue;
             }
-            if self.header_read == 0 && self.budget == 0 && !self.renew() {
+            if self.header_read == 0 && self.budget == 0 && !self.refill() {
                 return Some(at);
             }
-            let taken = (HEADER - self.header_read).min(bytes.len() - at);
+            let taken = (HEADER_LENGTH - self.header_read).min(bytes.len() - at);
             self.header[self.header_read..self.header_read + taken].copy_from_slice(&bytes[at..at + taken]);
             self.header_read += taken;
             at += taken;
-            if self.header_read == HEADER {
+            if self.header_read == HEADER_LENGTH {
                 self.header_read = 0;
-                self.judge();
+                self.charge_frame();
             }
         }
         None
     }
 
     /// What time has brought; false if that is nothing.
-    fn renew(&mut self) -> bool {
-        let passed = self.renewed.elapsed().as_millis() * u128::from(self.most) / 60_000;
+    fn refill(&mut self) -> bool {
+        let passed = self.refilled_at.elapsed().as_millis() * u128::from(self.max_budget) / 60_000;
         if passed > 0 {
-            self.renewed = Instant::now();
-            self.earn(u32::try_from(passed).unwrap_or(u32::MAX));
+            self.refilled_at = Instant::now();
+            self.credit(u32::try_from(passed).unwrap_or(u32::MAX));
         }
         passed > 0
     }
 
-    fn judge(&mut self) {
+    fn charge_frame(&mut self) {
         const DATA: u8 = 0;
         const HEADERS: u8 = 1;
         const CONTINUATION: u8 = 9;
@@ -99,7 +99,7 @@ impl FrameMeter {
         let [a, b, c, kind, flags, ..] = self.header;
         self.skip = usize::from(a) << 16 | usize::from(b) << 8 | usize::from(c);
         match kind {
-            HEADERS => self.earn(PER_REQUEST),
+            HEADERS => self.credit(FRAMES_PER_REQUEST),
             // Padding hides that there is nothing within.
             DATA if flags & PADDED != 0 && self.skip <= LARGEST_PADDING => {
                 self.budget = self.budget.saturating_sub(1);
@@ -123,7 +123,7 @@ mod tests {
 
     fn meter(most: u32) -> FrameMeter {
         let mut meter = FrameMeter::new(most);
-        assert_eq!(meter.read(&[b'x'; PREFACE]), None);
+        assert_eq!(meter.inspect(&[b'x'; PREFACE_LENGTH]), None);
         meter
     }
 
@@ -138,9 +138,9 @@ mod tests {
         ] {
             let mut meter = meter(10);
             for _ in 0..10 {
-                assert_eq!(meter.read(&idle), None);
+                assert_eq!(meter.inspect(&idle), None);
             }
-            assert_eq!(meter.read(&idle), Some(0), "{idle:?}");
+            assert_eq!(meter.inspect(&idle), Some(0), "{idle:?}");
         }
     }
 
@@ -148,12 +148,12 @@ mod tests {
     fn the_place_is_between_two_frames_however_the_bytes_come() {
         let bytes = frame(6, 0, &[0; 8]).repeat(12);
         let mut meter = meter(10);
-        assert_eq!(meter.read(&bytes), Some(10 * 17));
+        assert_eq!(meter.inspect(&bytes), Some(10 * 17));
         for part in 1..40 {
             let mut meter = super::tests::meter(10);
             let mut before = 0;
             let end = bytes.chunks(part).find_map(|chunk| {
-                let end = meter.read(chunk).map(|at| before + at);
+                let end = meter.inspect(chunk).map(|at| before + at);
                 before += chunk.len();
                 end
             });
@@ -166,17 +166,17 @@ mod tests {
         let mut meter = meter(10);
         for _ in 0..100 {
             for _ in 0..8 {
-                assert_eq!(meter.read(&frame(6, 0, &[0; 8])), None);
+                assert_eq!(meter.inspect(&frame(6, 0, &[0; 8])), None);
             }
-            assert_eq!(meter.read(&frame(1, 4, &[0; 20])), None);
+            assert_eq!(meter.inspect(&frame(1, 4, &[0; 20])), None);
         }
         for _ in 0..100 {
-            meter.sent(5000);
+            meter.credit_sent_bytes(5000);
             for _ in 0..5 {
-                assert_eq!(meter.read(&frame(8, 0, &[0; 4])), None);
+                assert_eq!(meter.inspect(&frame(8, 0, &[0; 4])), None);
             }
-            assert_eq!(meter.read(&frame(0, 0, b"data")), None);
-            assert_eq!(meter.read(&frame(0, 1, b"")), None);
+            assert_eq!(meter.inspect(&frame(0, 0, b"data")), None);
+            assert_eq!(meter.inspect(&frame(0, 1, b"")), None);
         }
     }
 }

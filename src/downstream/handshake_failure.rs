@@ -7,9 +7,9 @@ use rustls::{AlertDescription, Error};
 use crate::observability::metrics::HandshakeFailure;
 
 /// What became of the TLS handshake, or of the PROXY header before it.
-pub fn kind(error: &io::Error) -> HandshakeFailure {
+pub fn classify(error: &io::Error) -> HandshakeFailure {
     if let Some(error) = error.get_ref().and_then(|source| source.downcast_ref::<Error>()) {
-        return of_tls(error);
+        return classify_tls(error);
     }
     match error.kind() {
         io::ErrorKind::TimedOut => HandshakeFailure::Timeout,
@@ -21,7 +21,7 @@ pub fn kind(error: &io::Error) -> HandshakeFailure {
     }
 }
 
-fn of_tls(error: &Error) -> HandshakeFailure {
+fn classify_tls(error: &Error) -> HandshakeFailure {
     match error {
         Error::AlertReceived(AlertDescription::CloseNotify | AlertDescription::UserCanceled) => {
             HandshakeFailure::Closed
@@ -57,7 +57,7 @@ mod tests {
             (tls(Error::DecryptError), HandshakeFailure::Malformed),
             (io::Error::other("odd"), HandshakeFailure::Other),
         ] {
-            assert_eq!(kind(&error), expected, "{error}");
+            assert_eq!(classify(&error), expected, "{error}");
         }
     }
 }

@@ -18,13 +18,13 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::timeout;
 
-use crate::base::current::InForce;
-use crate::downstream::activity::{Activity, InFlight, Order};
+use crate::base::current::Current;
+use crate::downstream::activity::{Activity, CloseMode, InFlightRequest};
 use crate::downstream::coalesced_io::CoalescedIo;
 use crate::downstream::watched_io::WatchedIo;
-use crate::downstream::{LONGEST_DISCARD, MOST_DISCARDED, Terms};
-use crate::gateway::context::Client;
-use crate::gateway::{ObservedBody, Reply};
+use crate::downstream::{DISCARD_TIMEOUT, MAX_DISCARDED_BODY, ServingConfig};
+use crate::gateway::context::Peer;
+use crate::gateway::{DownstreamResponse, ObservedBody};
 use crate::http::client_body::ClientBody;
 use crate::http::headers::Head;
 
@@ -37,55 +37,55 @@ const MAX_SEND_BUFFER: usize = 256 * 1024;
 
 /// What a connection may ask for.
 #[derive(Clone, Copy, Debug)]
-pub struct Bounds {
+pub struct Http2Limits {
     /// Most streams at once.
-    pub streams: u32,
+    pub max_streams: u32,
     /// Most bytes of a head's fields, as HTTP/2 counts them.
-    pub head: u32,
+    pub max_head_size: u32,
     /// Streams that the client may reset before they were begun with, or have us reset by its mistakes.
-    pub resets: usize,
+    pub max_resets: usize,
     /// Most requests.
-    pub requests: u64,
+    pub max_requests: u64,
 }
 
 /// Serves a connection to its end.
 pub async fn serve<I>(
     io: WatchedIo<I>,
-    terms: InForce<Rc<Terms>>,
-    client: Rc<Client>,
+    terms: Current<Rc<ServingConfig>>,
+    client: Rc<Peer>,
     activity: &Rc<Activity>,
-    bounds: Bounds,
+    bounds: Http2Limits,
 ) -> hyper::Result<()>
 where
     I: AsyncRead + AsyncWrite + Unpin + 'static,
 {
-    activity.multiplexed();
-    let answer = answering(terms, client, activity, bounds.requests);
-    let connection = http2::Builder::new(OnThisThread)
+    activity.set_multiplexed();
+    let answer = request_service(terms, client, activity, bounds.max_requests);
+    let connection = http2::Builder::new(LocalExecutor)
         .timer(TokioTimer::new())
-        .max_concurrent_streams(bounds.streams)
-        .max_pending_accept_reset_streams(bounds.resets)
-        .max_local_error_reset_streams(bounds.resets)
+        .max_concurrent_streams(bounds.max_streams)
+        .max_pending_accept_reset_streams(bounds.max_resets)
+        .max_local_error_reset_streams(bounds.max_resets)
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
         .max_send_buf_size(MAX_SEND_BUFFER)
-        .max_header_list_size(bounds.head)
+        .max_header_list_size(bounds.max_head_size)
         .serve_connection(TokioIo::new(CoalescedIo::new(io, Rc::clone(activity))), service_fn(answer));
     let mut connection = pin!(connection);
     poll_fn(|cx| {
-        activity.wake_for_orders(cx.waker());
+        activity.register_waker(cx.waker());
         loop {
             if let Poll::Ready(result) = connection.as_mut().poll(cx) {
                 return Poll::Ready(result);
             }
-            match activity.take_order() {
+            match activity.take_close_request() {
                 None => return Poll::Pending,
-                Some(Order::Close) => {
+                Some(CloseMode::Graceful) => {
                     // A client that makes room for the end of an answer would have it reset by doing so.
-                    activity.linger();
+                    activity.require_linger();
                     connection.as_mut().graceful_shutdown();
                 }
-                Some(Order::Cut) => return Poll::Ready(Ok(())),
+                Some(CloseMode::Abort) => return Poll::Ready(Ok(())),
             }
         }
     })
@@ -99,31 +99,32 @@ pub fn is_abuse(error: &hyper::Error) -> bool {
 }
 
 /// The function that answers a connection's requests.
-fn answering(
-    terms: InForce<Rc<Terms>>,
-    client: Rc<Client>,
+fn request_service(
+    terms: Current<Rc<ServingConfig>>,
+    client: Rc<Peer>,
     activity: &Rc<Activity>,
     most_requests: u64,
-) -> impl Fn(Request<Incoming>) -> Answering + use<> {
+) -> impl Fn(Request<Incoming>) -> ResponseFuture + use<> {
     let activity = Rc::clone(activity);
     move |request| {
-        let (gateway, client) = (Rc::clone(&terms.now().gateway), Rc::clone(&client));
-        let in_flight = activity.request();
-        if activity.requests() >= most_requests {
-            activity.close();
+        let (gateway, client) = (Rc::clone(&terms.get().gateway), Rc::clone(&client));
+        let in_flight = activity.begin_request();
+        if activity.request_count() >= most_requests {
+            activity.close_gracefully();
         }
         Box::pin(async move {
             let (head, body) = request.into_parts();
             let is_head = head.method == Method::HEAD;
             let (body, unread) = ClientBody::http2(body);
-            let Reply { status, fields, mut body } = gateway.handle(client, Head::from(head), body).await;
+            let DownstreamResponse { status, fields, mut body } =
+                gateway.handle(client, Head::from(head), body).await;
             if let Some(unread) = unread.take() {
-                tokio::task::spawn_local(pass_over(unread));
+                tokio::task::spawn_local(discard_body(unread));
             }
             if is_head {
-                body.withhold();
+                body.discard();
             }
-            let mut response = Response::new(GuardedBody { body, in_flight });
+            let mut response = Response::new(InFlightBody { body, in_flight });
             *response.status_mut() = status;
             *response.headers_mut() = fields.into_map();
             Ok(response)
@@ -133,38 +134,38 @@ fn answering(
 
 /// Reads and forgets what nobody has read of a request's body. Without that its stream would be reset at the end of the
 /// answer, and there are clients that lose the answer then, as they are still sending (curl before version 8).
-async fn pass_over(mut body: Incoming) {
+async fn discard_body(mut body: Incoming) {
     let mut read = 0;
     let discarding = async {
         while let Some(Ok(frame)) = body.frame().await {
             read += frame.data_ref().map_or(0, |data| data.len() as u64);
-            if read > MOST_DISCARDED {
+            if read > MAX_DISCARDED_BODY {
                 break;
             }
         }
     };
-    let _ = timeout(LONGEST_DISCARD, discarding).await; // A reset is what is left.
+    let _ = timeout(DISCARD_TIMEOUT, discarding).await; // A reset is what is left.
 }
 
-type Answering = Pin<Box<dyn Future<Output = Result<Response<GuardedBody>, Infallible>>>>;
+type ResponseFuture = Pin<Box<dyn Future<Output = Result<Response<InFlightBody>, Infallible>>>>;
 
 /// Runs an HTTP/2 connection's streams beside it.
 #[derive(Clone, Copy)]
-struct OnThisThread;
+struct LocalExecutor;
 
-impl<F: Future<Output = ()> + 'static> Executor<F> for OnThisThread {
+impl<F: Future<Output = ()> + 'static> Executor<F> for LocalExecutor {
     fn execute(&self, stream: F) {
         tokio::task::spawn_local(stream);
     }
 }
 
 /// An answer's body; its request is in flight until it ends.
-struct GuardedBody {
+struct InFlightBody {
     body: ObservedBody,
-    in_flight: InFlight,
+    in_flight: InFlightRequest,
 }
 
-impl Body for GuardedBody {
+impl Body for InFlightBody {
     type Data = Bytes;
     type Error = <ObservedBody as Body>::Error;
 
@@ -172,10 +173,10 @@ impl Body for GuardedBody {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
-        self.in_flight.awaited();
+        self.in_flight.record_waiting_for_backend();
         let polled = Pin::new(&mut self.body).poll_frame(cx);
         if polled.is_ready() {
-            self.in_flight.offered();
+            self.in_flight.record_waiting_for_client();
         }
         polled
     }

@@ -14,28 +14,28 @@ use tracing::warn;
 const BACKLOG: i32 = 4096;
 
 /// After an accept that failed for want of descriptors or memory: trying again at once would only burn the CPU.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+const ACCEPT_RETRY_DELAY: Duration = Duration::from_millis(100);
 
 /// Binds `count` sockets to one address. With port 0 all get the port that the first one was given.
 pub fn bind(address: SocketAddr, count: usize) -> io::Result<Vec<std::net::TcpListener>> {
     // Sharing a port is possible with strangers too. A socket that does not share finds out whether somebody is there.
-    drop(socket(address, false)?);
+    drop(open_socket(address, false)?);
     let mut address = address;
     let mut listeners = Vec::with_capacity(count);
     for _ in 0..count.max(1) {
-        let listener = socket(address, true)?;
+        let listener = open_socket(address, true)?;
         address = listener.local_addr()?;
         listeners.push(listener);
     }
     Ok(listeners)
 }
 
-fn socket(address: SocketAddr, shared: bool) -> io::Result<std::net::TcpListener> {
+fn open_socket(address: SocketAddr, shared: bool) -> io::Result<std::net::TcpListener> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     socket.set_reuse_address(true)?;
     socket.set_reuse_port(shared)?;
     socket.set_nonblocking(true)?;
-    for_connections(&socket)?;
+    set_connection_options(&socket)?;
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
     Ok(socket.into())
@@ -44,7 +44,7 @@ fn socket(address: SocketAddr, shared: bool) -> io::Result<std::net::TcpListener
 /// Has a socket that somebody else opened serve like ours. All workers accept from the one socket then.
 pub fn adopt(socket: &std::net::TcpListener) -> io::Result<()> {
     socket.set_nonblocking(true)?;
-    for_connections(&SockRef::from(socket))
+    set_connection_options(&SockRef::from(socket))
 }
 
 /// Waits for the next connection. Failures to accept are logged, counted and outlived.
@@ -52,24 +52,24 @@ pub async fn accept(listener: &TcpListener, failures: &Counter) -> (TcpStream, S
     loop {
         match listener.accept().await {
             Ok(connection) => return connection,
-            Err(error) if is_about_one_connection(&error) => {}
+            Err(error) if is_connection_error(&error) => {}
             Err(error) => {
                 failures.inc();
                 warn!(%error, "cannot accept connections; trying again");
-                tokio::time::sleep(ACCEPT_PAUSE).await;
+                tokio::time::sleep(ACCEPT_RETRY_DELAY).await;
             }
         }
     }
 }
 
-fn is_about_one_connection(error: &io::Error) -> bool {
+fn is_connection_error(error: &io::Error) -> bool {
     use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset};
     matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset)
 }
 
 /// What connections take over from the socket that they come in by, as Linux has it: set once and not for each of them. No
 /// Nagle; probes find clients that are gone without a word while a query runs for them.
-fn for_connections(socket: &Socket) -> io::Result<()> {
+fn set_connection_options(socket: &Socket) -> io::Result<()> {
     socket.set_tcp_nodelay(true)?;
     let probes = TcpKeepalive::new()
         .with_time(Duration::from_secs(60))

@@ -11,42 +11,43 @@ use tokio::io::{AsyncRead, AsyncReadExt};
 const SIGNATURE: [u8; 12] = *b"\r\n\r\n\0\r\nQUIT\n";
 
 /// A version 1 line is at most so long, its line end included.
-const LONGEST_LINE: usize = 107;
+const MAX_V1_LINE: usize = 107;
 
 /// Most bytes behind the fixed part of a version 2 header: two addresses, and what else a balancer may say.
-const LONGEST_REST: u16 = 2048;
+const MAX_V2_PAYLOAD: u16 = 2048;
 
 /// Reads the header and not a byte more. `None`: the balancer speaks for itself, as with health checks.
 ///
 /// SECURITY: believed of trusted peers only; who calls this has seen to that. What is not understood ends the
 /// connection: a client behind it must not be taken for the balancer.
-pub async fn read(stream: &mut (impl AsyncRead + Unpin)) -> io::Result<Option<IpAddr>> {
+pub async fn read_header(stream: &mut (impl AsyncRead + Unpin)) -> io::Result<Option<IpAddr>> {
     let mut begun = [0; SIGNATURE.len()];
     stream.read_exact(&mut begun).await?;
     if begun == SIGNATURE {
-        return read_binary(stream).await;
+        return read_v2(stream).await;
     }
     // The shortest line there is, `PROXY UNKNOWN`, is longer than what was read.
     let mut line = begun.to_vec();
     if !line.starts_with(b"PROXY ") {
-        return Err(invalid("no PROXY protocol header"));
+        return Err(invalid_header("no PROXY protocol header"));
     }
     while !line.ends_with(b"\r\n") {
-        if line.len() >= LONGEST_LINE {
-            return Err(invalid("a PROXY protocol line without an end"));
+        if line.len() >= MAX_V1_LINE {
+            return Err(invalid_header("a PROXY protocol line without an end"));
         }
         line.push(stream.read_u8().await?);
     }
-    let line = std::str::from_utf8(&line[..line.len() - 2]).map_err(|_| invalid("a line that is no text"))?;
-    parse_line(line).ok_or_else(|| invalid("a PROXY protocol line that says nothing valid"))
+    let line =
+        std::str::from_utf8(&line[..line.len() - 2]).map_err(|_| invalid_header("a line that is no text"))?;
+    parse_v1(line).ok_or_else(|| invalid_header("a PROXY protocol line that says nothing valid"))
 }
 
-fn invalid(what: &'static str) -> io::Error {
+fn invalid_header(what: &'static str) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, what)
 }
 
 /// `PROXY TCP4 192.0.2.1 192.0.2.2 56324 443`.
-fn parse_line(line: &str) -> Option<Option<IpAddr>> {
+fn parse_v1(line: &str) -> Option<Option<IpAddr>> {
     let mut words = line.split(' ');
     if words.next() != Some("PROXY") {
         return None;
@@ -68,11 +69,11 @@ fn parse_line(line: &str) -> Option<Option<IpAddr>> {
     whole.then(|| Some(source.to_canonical()))
 }
 
-async fn read_binary(stream: &mut (impl AsyncRead + Unpin)) -> io::Result<Option<IpAddr>> {
+async fn read_v2(stream: &mut (impl AsyncRead + Unpin)) -> io::Result<Option<IpAddr>> {
     let (version_and_command, family, length) =
         (stream.read_u8().await?, stream.read_u8().await?, stream.read_u16().await?);
-    if length > LONGEST_REST {
-        return Err(invalid("a PROXY protocol header that is too long"));
+    if length > MAX_V2_PAYLOAD {
+        return Err(invalid_header("a PROXY protocol header that is too long"));
     }
     let mut rest = vec![0; usize::from(length)];
     stream.read_exact(&mut rest).await?;
@@ -85,18 +86,18 @@ async fn read_binary(stream: &mut (impl AsyncRead + Unpin)) -> io::Result<Option
                 let source = <[u8; 4]>::try_from(source).expect("four bytes");
                 Ok(Some(Ipv4Addr::from(source).into()))
             }
-            None => Err(invalid("a PROXY protocol header without its addresses")),
+            None => Err(invalid_header("a PROXY protocol header without its addresses")),
         },
         (0x21, 0x21) => match rest.get(..16).filter(|_| rest.len() >= 36) {
             Some(source) => {
                 let source = <[u8; 16]>::try_from(source).expect("sixteen bytes");
                 Ok(Some(IpAddr::from(Ipv6Addr::from(source)).to_canonical()))
             }
-            None => Err(invalid("a PROXY protocol header without its addresses")),
+            None => Err(invalid_header("a PROXY protocol header without its addresses")),
         },
         // The balancer does not know, or it is no TCP.
         (0x21, 0x00) => Ok(None),
-        _ => Err(invalid("a PROXY protocol header of an unknown version, command or family")),
+        _ => Err(invalid_header("a PROXY protocol header of an unknown version, command or family")),
     }
 }
 
@@ -107,7 +108,7 @@ mod tests {
     /// What was read, and what was left.
     async fn header(bytes: &[u8]) -> (Result<Option<IpAddr>, io::ErrorKind>, usize) {
         let mut rest = bytes;
-        let read = read(&mut rest).await.map_err(|error| error.kind());
+        let read = read_header(&mut rest).await.map_err(|error| error.kind());
         (read, rest.len())
     }
 

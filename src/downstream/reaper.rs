@@ -11,18 +11,18 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
 
-use crate::admission::ConnectionPlace;
+use crate::admission::ConnectionPermit;
 use crate::base::clock;
 use crate::config::Timeouts;
-use crate::downstream::activity::{Activity, Order};
+use crate::downstream::activity::{Activity, CloseMode};
 use crate::observability::metrics::Metrics;
 
 /// All connections of a worker.
 pub struct Reaper {
     connections: RefCell<HashMap<u64, Weak<Activity>>>,
-    next: Cell<u64>,
-    leaving: Cell<bool>,
-    emptied: Notify,
+    next_id: Cell<u64>,
+    is_draining: Cell<bool>,
+    became_empty: Notify,
     timeouts: Cell<Timeouts>,
     metrics: Arc<Metrics>,
 }
@@ -30,10 +30,10 @@ pub struct Reaper {
 /// A connection's place with the reaper; leaves when dropped.
 pub struct Registration {
     reaper: Rc<Reaper>,
-    number: u64,
+    id: u64,
     /// What the connection notes.
     pub activity: Rc<Activity>,
-    _place: ConnectionPlace,
+    _permit: ConnectionPermit,
 }
 
 impl Reaper {
@@ -41,9 +41,9 @@ impl Reaper {
     pub fn new(timeouts: Timeouts, metrics: Arc<Metrics>) -> Reaper {
         Reaper {
             connections: RefCell::default(),
-            next: Cell::new(0),
-            leaving: Cell::new(false),
-            emptied: Notify::new(),
+            next_id: Cell::new(0),
+            is_draining: Cell::new(false),
+            became_empty: Notify::new(),
             timeouts: Cell::new(timeouts),
             metrics,
         }
@@ -61,47 +61,47 @@ impl Reaper {
     }
 
     /// A place for a new connection.
-    pub fn register(self: &Rc<Reaper>, place: ConnectionPlace) -> Registration {
+    pub fn register(self: &Rc<Reaper>, place: ConnectionPermit) -> Registration {
         let now = Instant::now();
         let activity = Rc::new(Activity::new(now));
-        if self.leaving.get() {
-            activity.leave(now);
+        if self.is_draining.get() {
+            activity.begin_drain(now);
         }
-        let number = self.next.replace(self.next.get() + 1);
+        let number = self.next_id.replace(self.next_id.get() + 1);
         self.connections.borrow_mut().insert(number, Rc::downgrade(&activity));
-        Registration { reaper: Rc::clone(self), number, activity, _place: place }
+        Registration { reaper: Rc::clone(self), id: number, activity, _permit: place }
     }
 
     /// Looks at all connections.
     pub fn sweep(&self) {
         let (now, timeouts) = (clock::now(), self.timeouts.get());
-        self.each(|activity| {
-            if let Some((order, cause)) = activity.judge(now, &timeouts) {
+        self.for_each(|activity| {
+            if let Some((order, cause)) = activity.check_timeouts(now, &timeouts) {
                 if let Some(cause) = cause {
-                    self.metrics.connection_ended(cause);
+                    self.metrics.record_connection_end(cause);
                 }
-                activity.give(order);
+                activity.request_close(order);
             }
-            activity.rest(now);
+            activity.update_quiescence(now);
         });
     }
 
     /// Asks all connections, those to come included, to end when they have answered.
-    pub fn close_all(&self) {
-        self.leaving.set(true);
+    pub fn begin_drain(&self) {
+        self.is_draining.set(true);
         let now = Instant::now();
-        self.each(|activity| activity.leave(now));
+        self.for_each(|activity| activity.begin_drain(now));
     }
 
     /// Ends all connections at once.
-    pub fn cut_all(&self) {
-        self.each(|activity| activity.give(Order::Cut));
+    pub fn abort_all(&self) {
+        self.for_each(|activity| activity.request_close(CloseMode::Abort));
     }
 
     /// Waits until there are no connections.
-    pub async fn emptied(&self) {
+    pub async fn wait_until_empty(&self) {
         while !self.is_empty() {
-            self.emptied.notified().await;
+            self.became_empty.notified().await;
         }
     }
 
@@ -115,7 +115,7 @@ impl Reaper {
         self.connections.borrow().is_empty()
     }
 
-    fn each(&self, act: impl Fn(&Activity)) {
+    fn for_each(&self, act: impl Fn(&Activity)) {
         for activity in self.connections.borrow().values().filter_map(Weak::upgrade) {
             act(&activity);
         }
@@ -124,9 +124,9 @@ impl Reaper {
 
 impl Drop for Registration {
     fn drop(&mut self) {
-        self.reaper.connections.borrow_mut().remove(&self.number);
+        self.reaper.connections.borrow_mut().remove(&self.id);
         if self.reaper.is_empty() {
-            self.reaper.emptied.notify_one();
+            self.reaper.became_empty.notify_one();
         }
     }
 }
@@ -135,27 +135,27 @@ impl Drop for Registration {
 mod tests {
     use super::*;
     use crate::admission::Admission;
-    use crate::config::Limits;
+    use crate::config::LimitOptions;
     use crate::downstream::activity::tests::{SECOND, timeouts};
 
-    fn place() -> ConnectionPlace {
-        let admission = Arc::new(Admission::new(Limits::none(), Arc::default()));
-        admission.connection([127, 0, 0, 1].into(), false).expect("a place")
+    fn permit() -> ConnectionPermit {
+        let admission = Arc::new(Admission::new(LimitOptions::unlimited(), Arc::default()));
+        admission.admit_connection([127, 0, 0, 1].into(), false).expect("a place")
     }
 
     #[test]
     fn asked_to_leave_a_connection_closes_after_its_requests() {
         let reaper = Rc::new(Reaper::new(timeouts(), Arc::default()));
-        let used = reaper.register(place());
-        drop(used.activity.request());
-        let fresh = reaper.register(place());
-        reaper.close_all();
-        assert_eq!(used.activity.take_order(), Some(Order::Close));
-        assert_eq!(fresh.activity.take_order(), None, "its first request is waited for");
-        let later = fresh.activity.judge(Instant::now() + 2 * SECOND, &timeouts());
-        assert_eq!(later.map(|(order, _)| order), Some(Order::Cut), "but not for long");
-        let _request = fresh.activity.request();
-        assert_eq!(fresh.activity.take_order(), Some(Order::Close));
+        let used = reaper.register(permit());
+        drop(used.activity.begin_request());
+        let fresh = reaper.register(permit());
+        reaper.begin_drain();
+        assert_eq!(used.activity.take_close_request(), Some(CloseMode::Graceful));
+        assert_eq!(fresh.activity.take_close_request(), None, "its first request is waited for");
+        let later = fresh.activity.check_timeouts(Instant::now() + 2 * SECOND, &timeouts());
+        assert_eq!(later.map(|(order, _)| order), Some(CloseMode::Abort), "but not for long");
+        let _request = fresh.activity.begin_request();
+        assert_eq!(fresh.activity.take_close_request(), Some(CloseMode::Graceful));
         drop((used, fresh));
         assert!(reaper.is_empty());
     }

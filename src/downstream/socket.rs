@@ -8,42 +8,42 @@ use tokio_rustls::server::TlsStream;
 use crate::downstream::corked_io::CorkedIo;
 
 /// TLS with a client.
-pub type ClientTls = TlsStream<CorkedIo<TcpStream>>;
+pub type ClientTlsStream = TlsStream<CorkedIo<TcpStream>>;
 
 /// A client's socket, with TLS or without.
-pub trait Socket {
+pub trait ClientSocket {
     /// The peer shall see a reset when this is dropped, not an orderly end.
-    fn abort(&self);
+    fn reset_on_drop(&self);
 
     /// What is written from here on may go out with what ends the connection.
     fn cork(&mut self);
 
     /// The socket, if bytes go into it as they are.
-    fn plain(&self) -> Option<&TcpStream>;
+    fn plain_tcp(&self) -> Option<&TcpStream>;
 }
 
-impl Socket for TcpStream {
-    fn abort(&self) {
+impl ClientSocket for TcpStream {
+    fn reset_on_drop(&self) {
         let _ = socket2::SockRef::from(self).set_linger(Some(Duration::ZERO));
     }
 
     fn cork(&mut self) {}
 
-    fn plain(&self) -> Option<&TcpStream> {
+    fn plain_tcp(&self) -> Option<&TcpStream> {
         Some(self)
     }
 }
 
-impl Socket for Box<ClientTls> {
-    fn abort(&self) {
-        self.get_ref().0.inner().abort();
+impl ClientSocket for Box<ClientTlsStream> {
+    fn reset_on_drop(&self) {
+        self.get_ref().0.inner().reset_on_drop();
     }
 
     fn cork(&mut self) {
         self.get_mut().0.cork();
     }
 
-    fn plain(&self) -> Option<&TcpStream> {
+    fn plain_tcp(&self) -> Option<&TcpStream> {
         None
     }
 }

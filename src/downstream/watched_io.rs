@@ -12,21 +12,21 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep, sleep};
 
 use crate::downstream::activity::Activity;
-use crate::downstream::frame_meter::{FORBIDDEN, FrameMeter};
-use crate::downstream::socket::Socket;
-use crate::observability::metrics::{Cause, Metrics};
-use crate::os::splice::KernelPipe;
+use crate::downstream::frame_meter::{FrameMeter, INVALID_PING};
+use crate::downstream::socket::ClientSocket;
+use crate::observability::metrics::{CloseCause, Metrics};
+use crate::os::splice::SplicePipe;
 
 /// A client that was answered before its request had ended gets so long to end it,
-const LONGEST_LINGER: Duration = Duration::from_secs(15);
+const LINGER_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// and may be silent for so long meanwhile.
-const LONGEST_SILENCE: Duration = Duration::from_secs(2);
+const LINGER_IDLE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// How long a client is still listened to.
-struct Lingering {
-    end: Instant,
-    silence: Pin<Box<Sleep>>,
+struct LingeringClose {
+    deadline: Instant,
+    idle_timer: Pin<Box<Sleep>>,
 }
 
 /// Reads and writes through, and takes notes.
@@ -34,29 +34,29 @@ pub struct WatchedIo<I> {
     io: I,
     activity: Rc<Activity>,
     /// The client was told that nothing more comes.
-    is_shut: bool,
-    lingering: Option<Lingering>,
-    metered: Option<Box<Metered>>,
+    is_shutdown_sent: bool,
+    lingering: Option<LingeringClose>,
+    frame_limit: Option<Box<FrameLimit>>,
 }
 
 /// An HTTP/2 client, whose frames are counted.
-struct Metered {
+struct FrameLimit {
     meter: FrameMeter,
     metrics: Arc<Metrics>,
     /// What is read instead of what the client sends, once it has gone too far.
-    instead: Option<&'static [u8]>,
+    injected: Option<&'static [u8]>,
 }
 
 impl<I> WatchedIo<I> {
     /// Watches `io`.
     pub fn new(io: I, activity: Rc<Activity>) -> WatchedIo<I> {
-        WatchedIo { io, activity, is_shut: false, lingering: None, metered: None }
+        WatchedIo { io, activity, is_shutdown_sent: false, lingering: None, frame_limit: None }
     }
 
     /// Counts HTTP/2 frames, and has the connection ended when too many are of no use.
-    pub fn metered(self, per_minute: u32, metrics: Arc<Metrics>) -> WatchedIo<I> {
-        let metered = Metered { meter: FrameMeter::new(per_minute), metrics, instead: None };
-        WatchedIo { metered: Some(Box::new(metered)), ..self }
+    pub fn with_frame_limit(self, per_minute: u32, metrics: Arc<Metrics>) -> WatchedIo<I> {
+        let metered = FrameLimit { meter: FrameMeter::new(per_minute), metrics, injected: None };
+        WatchedIo { frame_limit: Some(Box::new(metered)), ..self }
     }
 
     /// What is watched.
@@ -69,28 +69,28 @@ impl<I> WatchedIo<I> {
         &mut self.io
     }
 
-    fn note<T>(&self, written: Poll<T>) -> Poll<T> {
-        self.activity.write_blocked(written.is_pending());
+    fn track_blocking<T>(&self, written: Poll<T>) -> Poll<T> {
+        self.activity.set_write_blocked(written.is_pending());
         written
     }
 
-    fn note_bytes(&mut self, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
-        if let (Some(metered), Poll::Ready(Ok(bytes))) = (&mut self.metered, &written) {
-            metered.meter.sent(*bytes);
+    fn track_write(&mut self, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+        if let (Some(metered), Poll::Ready(Ok(bytes))) = (&mut self.frame_limit, &written) {
+            metered.meter.credit_sent_bytes(*bytes);
         }
         if matches!(written, Poll::Ready(Ok(1..))) {
-            self.activity.moved();
+            self.activity.record_progress();
         }
-        self.note(written)
+        self.track_blocking(written)
     }
 }
 
-impl<I: Socket> WatchedIo<I> {
+impl<I: ClientSocket> WatchedIo<I> {
     /// Writes what is in a pipe.
-    pub fn poll_empty(&mut self, cx: &mut Context<'_>, pipe: &mut KernelPipe) -> Poll<io::Result<()>> {
+    pub fn poll_drain_pipe(&mut self, cx: &mut Context<'_>, pipe: &mut SplicePipe) -> Poll<io::Result<()>> {
         while !pipe.is_empty() {
-            let socket = self.io.plain().ok_or(io::ErrorKind::Unsupported)?;
-            if ready!(self.note(pipe.poll_drain(cx, socket)))? == 0 {
+            let socket = self.io.plain_tcp().ok_or(io::ErrorKind::Unsupported)?;
+            if ready!(self.track_blocking(pipe.poll_drain(cx, socket)))? == 0 {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }
         }
@@ -102,11 +102,11 @@ impl<I: AsyncRead + AsyncWrite + Unpin> WatchedIo<I> {
     /// Reads and forgets what the client still sends, until it closes, falls silent or its time is over. Closing a socket with
     /// unread bytes resets the connection, and a reset can overtake the answer.
     fn poll_linger(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let lingering = self.lingering.get_or_insert_with(|| Lingering {
-            end: Instant::now() + LONGEST_LINGER,
-            silence: Box::pin(sleep(LONGEST_SILENCE)),
+        let lingering = self.lingering.get_or_insert_with(|| LingeringClose {
+            deadline: Instant::now() + LINGER_TIMEOUT,
+            idle_timer: Box::pin(sleep(LINGER_IDLE_TIMEOUT)),
         });
-        if lingering.silence.as_mut().poll(cx).is_ready() {
+        if lingering.idle_timer.as_mut().poll(cx).is_ready() {
             return Poll::Ready(());
         }
         let mut forgotten = [MaybeUninit::uninit(); 16 * 1024];
@@ -115,9 +115,9 @@ impl<I: AsyncRead + AsyncWrite + Unpin> WatchedIo<I> {
             let mut buffer = ReadBuf::uninit(&mut forgotten);
             match ready!(Pin::new(&mut self.io).poll_read(cx, &mut buffer)) {
                 Ok(()) if !buffer.filled().is_empty() => {
-                    self.activity.moved();
-                    let next = Instant::now() + LONGEST_SILENCE;
-                    lingering.silence.as_mut().reset(next.min(lingering.end));
+                    self.activity.record_progress();
+                    let next = Instant::now() + LINGER_IDLE_TIMEOUT;
+                    lingering.idle_timer.as_mut().reset(next.min(lingering.deadline));
                 }
                 _ => return Poll::Ready(()),
             }
@@ -133,7 +133,7 @@ impl<I: AsyncRead + Unpin> AsyncRead for WatchedIo<I> {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        if let Some(instead) = self.metered.as_mut().and_then(|metered| metered.instead.as_mut()) {
+        if let Some(instead) = self.frame_limit.as_mut().and_then(|metered| metered.injected.as_mut()) {
             let given = instead.len().min(buf.remaining());
             buf.put_slice(&instead[..given]);
             *instead = &instead[given..];
@@ -144,13 +144,13 @@ impl<I: AsyncRead + Unpin> AsyncRead for WatchedIo<I> {
         let polled = Pin::new(&mut self.io).poll_read(cx, buf);
         if buf.filled().len() > before {
             let activity = Rc::clone(&self.activity);
-            if let Some(metered) = &mut self.metered
-                && let Some(end) = metered.meter.read(&buf.filled()[before..])
+            if let Some(metered) = &mut self.frame_limit
+                && let Some(end) = metered.meter.inspect(&buf.filled()[before..])
             {
-                metered.metrics.connection_ended(Cause::ControlFrames);
-                metered.instead = Some(&FORBIDDEN);
+                metered.metrics.record_connection_end(CloseCause::ControlFrames);
+                metered.injected = Some(&INVALID_PING);
                 // What the client goes on sending is read for a moment, or it would not see the GOAWAY.
-                activity.linger();
+                activity.require_linger();
                 buf.set_filled(before + end);
                 if end == 0 {
                     return self.poll_read(cx, buf);
@@ -164,7 +164,7 @@ impl<I: AsyncRead + Unpin> AsyncRead for WatchedIo<I> {
 impl<I: AsyncRead + AsyncWrite + Unpin> AsyncWrite for WatchedIo<I> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         let polled = Pin::new(&mut self.io).poll_write(cx, buf);
-        self.note_bytes(polled)
+        self.track_write(polled)
     }
 
     fn poll_write_vectored(
@@ -173,7 +173,7 @@ impl<I: AsyncRead + AsyncWrite + Unpin> AsyncWrite for WatchedIo<I> {
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let polled = Pin::new(&mut self.io).poll_write_vectored(cx, bufs);
-        self.note_bytes(polled)
+        self.track_write(polled)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -182,16 +182,16 @@ impl<I: AsyncRead + AsyncWrite + Unpin> AsyncWrite for WatchedIo<I> {
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let polled = Pin::new(&mut self.io).poll_flush(cx);
-        self.note(polled)
+        self.track_blocking(polled)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if !self.is_shut {
+        if !self.is_shutdown_sent {
             let polled = Pin::new(&mut self.io).poll_shutdown(cx);
-            ready!(self.note(polled))?;
-            self.is_shut = true;
+            ready!(self.track_blocking(polled))?;
+            self.is_shutdown_sent = true;
         }
-        if self.activity.lingers() {
+        if self.activity.must_linger() {
             ready!(self.poll_linger(cx));
         }
         Poll::Ready(Ok(()))

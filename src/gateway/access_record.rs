@@ -8,11 +8,11 @@ use http::{Method, StatusCode};
 
 use crate::base::clock;
 use crate::base::user_name::UserName;
-use crate::gateway::context::Context;
-use crate::observability::auth_timing::Steps;
-use crate::observability::log::{self, Record, label};
-use crate::observability::metrics::{self, Answered};
-use crate::observability::trace::{Said, Span, Trace};
+use crate::gateway::context::RequestContext;
+use crate::observability::auth_timing::AuthTiming;
+use crate::observability::log::{self, LogRecord, label};
+use crate::observability::metrics::{self, CompletedRequest};
+use crate::observability::trace::{Interval, RequestAttributes, Trace};
 use crate::store::Fingerprint;
 
 /// Maximum bytes of texts that a client chooses. A line stays in memory until the log takes it, so an unauthenticated
@@ -27,11 +27,11 @@ const MAX_USER: usize = 128;
 #[derive(Debug)]
 pub struct AccessRecord {
     /// What is known of the request from its connection and head.
-    pub context: Context,
+    pub context: RequestContext,
     method: Method,
     path: String,
     /// The route and its counters; the one without a name until a route is found.
-    pub route: Rc<metrics::Route>,
+    pub route: Rc<metrics::RouteRecorder>,
     /// The user, once the identity is proven.
     pub user: Option<UserName>,
     /// The user to act as, if the client asked for one.
@@ -43,7 +43,7 @@ pub struct AccessRecord {
     /// The status of the response.
     pub status: StatusCode,
     /// How long the parts of authentication took.
-    pub timing: Steps,
+    pub timing: AuthTiming,
     /// Bytes of the response body that were passed to the client.
     pub sent: u64,
     /// Whether the response body was sent completely.
@@ -58,18 +58,18 @@ impl AccessRecord {
     /// The record of a request whose head was just read. Until there is a response, its status is 499, "client closed
     /// request".
     pub fn new(
-        context: Context,
+        context: RequestContext,
         method: Method,
         path: &str,
-        route: &Rc<metrics::Route>,
-        worker: &metrics::Worker,
+        route: &Rc<metrics::RouteRecorder>,
+        worker: &metrics::WorkerMetrics,
     ) -> AccessRecord {
         AccessRecord {
             context,
             method,
             path: truncate(path, MAX_PATH).to_owned(),
             route: Rc::clone(route),
-            timing: Steps::new(worker.clone()),
+            timing: AuthTiming::new(worker.clone()),
             user: None,
             acts_as: None,
             key: None,
@@ -94,17 +94,17 @@ impl AccessRecord {
 
     /// Writes a line to the audit log: who requested what, and what was decided.
     pub fn audit(&self, what: &str, decision: &str) {
-        log::audit(|line| {
+        log::write_audit(|line| {
             line.text(label!("what"), what);
             line.text(label!("decision"), decision);
             line.word(label!("request_id"), self.context.request_id_bytes());
-            line.word(label!("client"), self.context.client_text().as_bytes());
+            line.word(label!("client"), self.context.client_address().as_bytes());
             self.write_request(line);
         });
     }
 
     /// Writes the request and its identity, the same way in both logs.
-    fn write_request(&self, line: &mut Record<'_>) {
+    fn write_request(&self, line: &mut LogRecord<'_>) {
         line.text(label!("method"), self.method());
         line.text(label!("path"), &self.path);
         line.text(label!("route"), self.route.name());
@@ -122,11 +122,11 @@ impl AccessRecord {
         let ended = clock::now();
         if responded {
             let duration = ended.duration_since(begun);
-            self.route.note_upstream(duration);
+            self.route.record_upstream(duration);
             self.upstream_to_head = Some(duration);
         }
         if let Some(trace) = &self.timing.trace {
-            trace.asked(Span { begun, ended });
+            trace.record_upstream(Interval { start: begun, end: ended });
         }
     }
 
@@ -135,38 +135,38 @@ impl AccessRecord {
         self.status = status;
         // The clock was read a moment ago, when the backend's response arrived.
         let now = if self.upstream_to_head.is_some() { clock::recent() } else { clock::now() };
-        self.to_head = Some(now.duration_since(self.context.begun));
+        self.to_head = Some(now.duration_since(self.context.started_at));
     }
 
     /// Passes the trace to the exporter.
     #[cold]
     fn finish_trace(&self, trace: Trace, received: u64) {
-        let said = Said {
+        let said = RequestAttributes {
             method: self.method().to_owned(),
             route: self.route.name().to_owned(),
             path: self.path.clone(),
             status: self.status.as_u16(),
             reason: self.reason,
-            client: self.context.client_text().into_owned(),
-            protocol: if self.context.client.protocol == "http/2" { "2" } else { "1.1" },
-            secure: self.context.client.secure,
+            client: self.context.client_address().into_owned(),
+            protocol: if self.context.peer.protocol == "http/2" { "2" } else { "1.1" },
+            is_tls: self.context.peer.is_tls,
             user: self.user.as_ref().map(|user| truncate(user.as_str(), MAX_USER).to_owned()),
             key: self.key.map(|key| key.to_string()),
             request_id: self.context.request_id().to_owned(),
-            server: None,
+            backend: None,
             received,
             sent: self.sent,
         };
-        trace.finish(Span { begun: self.context.begun, ended: clock::recent() }, said);
+        trace.finish(Interval { start: self.context.started_at, end: clock::recent() }, said);
     }
 
     fn write_access(&self, received: u64, total: Duration) {
-        log::access(|line| {
+        log::write_access(|line| {
             line.word(label!("request_id"), self.context.request_id_bytes());
             line.word(label!("trace_id"), self.context.trace_id());
-            line.word(label!("protocol"), self.context.client.protocol.as_bytes());
-            line.word(label!("client"), self.context.client_text().as_bytes());
-            if let Some(certificate) = &self.context.client.certificate {
+            line.word(label!("protocol"), self.context.peer.protocol.as_bytes());
+            line.word(label!("client"), self.context.client_address().as_bytes());
+            if let Some(certificate) = &self.context.peer.certificate_subject {
                 line.text(label!("certificate"), certificate);
             }
             self.write_request(line);
@@ -174,7 +174,7 @@ impl AccessRecord {
             line.text(label!("reason"), self.reason);
             line.number(label!("received"), received);
             line.number(label!("sent"), self.sent);
-            line.flag(label!("complete"), self.complete);
+            line.boolean(label!("complete"), self.complete);
             line.millis(label!("head_ms"), self.to_head.unwrap_or_default());
             if let Some(duration) = self.upstream_to_head {
                 line.millis(label!("upstream_ms"), duration);
@@ -187,12 +187,12 @@ impl AccessRecord {
 impl Drop for AccessRecord {
     fn drop(&mut self) {
         // The clock is read before the line is written, so that metrics and line agree.
-        let total = clock::now().duration_since(self.context.begun);
+        let total = clock::now().duration_since(self.context.started_at);
         if self.to_head.is_none() {
             self.reason = "client_closed";
         }
-        let received = self.context.received.as_ref().map_or(0, |received| received.get());
-        self.route.note(&Answered {
+        let received = self.context.received_bytes.as_ref().map_or(0, |received| received.get());
+        self.route.record(&CompletedRequest {
             method: &self.method,
             status: self.status,
             reason: self.reason,

@@ -1,23 +1,23 @@
 //! From a screened request to a proven identity.
 
-use crate::auth::failure_limiter::TooMany;
+use crate::auth::failure_limiter::TooManyFailures;
 use crate::auth::jwt::JwtError;
 use crate::auth::{Auth, Identity, KeyError};
 use crate::gateway::exchange::Exchange;
 use crate::gateway::rejection::Rejection;
 use crate::gateway::screen::Screened;
-use crate::upstream::Upstream;
+use crate::upstream::UpstreamClient;
 
 /// Whose request this is.
 pub async fn authenticate(
     auth: &Auth,
-    upstream: &Upstream,
+    upstream: &UpstreamClient,
     screened: &Screened,
     exchange: &Exchange,
 ) -> Result<Identity, Rejection> {
     let (client, timing) = (exchange.context().origin.address, &exchange.record.timing);
-    auth.identify(screened.presented(), client, upstream, timing).await.map_err(|error| match error {
-        KeyError::Ended => Rejection::TokenExpired,
+    auth.identify(screened.credential(), client, upstream, timing).await.map_err(|error| match error {
+        KeyError::TokenExpired => Rejection::TokenExpired,
         KeyError::Unknown => Rejection::ApiKeyUnknown,
         KeyError::StoreUnavailable => Rejection::TokenStoreUnavailable,
         KeyError::Unverifiable => Rejection::ApiKeyUnverifiable,
@@ -26,6 +26,6 @@ pub async fn authenticate(
         KeyError::Jwt(JwtError::Expired) => Rejection::JwtExpired,
         KeyError::Jwt(JwtError::Unacceptable(why)) => Rejection::JwtUnacceptable(why),
         KeyError::Jwt(JwtError::KeysUnavailable) => Rejection::JwtKeysUnavailable,
-        KeyError::TooMany(TooMany(wait)) => Rejection::TooManyFailures(wait),
+        KeyError::TooManyFailures(TooManyFailures(wait)) => Rejection::TooManyFailures(wait),
     })
 }

@@ -19,7 +19,7 @@ pub fn authorize(
     metrics: &Metrics,
 ) -> Result<(), Rejection> {
     let Some(authorization) = auth.authorization() else { return Ok(()) };
-    let ontology = ontology(screened.path());
+    let ontology = ontology_in_path(screened.path());
     let action = Action {
         route: exchange.record.route.name(),
         method: screened.method(),
@@ -38,7 +38,7 @@ pub fn authorize(
 }
 
 /// The ontology that a path of the API names. Paths with two readings were refused before.
-fn ontology(path: &str) -> Option<Cow<'_, str>> {
+fn ontology_in_path(path: &str) -> Option<Cow<'_, str>> {
     let mut segments = path.strip_prefix("/timbr/")?.split('/');
     let segment = match (segments.next()?, segments.next()?) {
         ("openapi", "ontology") | ("api", "q" | "get_ontology" | "get_config" | "clear_cache") => {
@@ -68,7 +68,7 @@ mod tests {
             ("/timbr/openapi/get-async-results/x", None),
             ("/other/openapi/ontology/sales", None),
         ] {
-            assert_eq!(ontology(path).as_deref(), expected, "{path}");
+            assert_eq!(ontology_in_path(path).as_deref(), expected, "{path}");
         }
     }
 }

@@ -14,7 +14,7 @@ pub struct Panicked;
 /// locks are taken over when poisoned, and none is held while something is waited for.
 ///
 /// It is pinned by the caller: a future that is handed over by value has its room twice in the one that waits for it.
-pub async fn contained<T>(mut future: Pin<&mut impl Future<Output = T>>) -> Result<T, Panicked> {
+pub async fn catch_panic<T>(mut future: Pin<&mut impl Future<Output = T>>) -> Result<T, Panicked> {
     std::future::poll_fn(|cx| {
         // Never polled again after a panic: the result is ready then.
         match catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(cx))) {
@@ -33,12 +33,12 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn what_ends_well_is_left_alone() {
+    async fn a_result_is_passed_through() {
         let slow = async {
             tokio::task::yield_now().await;
             1
         };
-        assert_eq!(contained(pin!(slow)).await, Ok(1));
+        assert_eq!(catch_panic(pin!(slow)).await, Ok(1));
     }
 
     #[tokio::test]
@@ -50,9 +50,9 @@ mod tests {
             }
         }
         let dropped = std::cell::Cell::new(false);
-        let at_once: Result<(), _> = contained(pin!(async { panic!("meant") })).await;
+        let at_once: Result<(), _> = catch_panic(pin!(async { panic!("meant") })).await;
         assert_eq!(at_once, Err(Panicked));
-        let later: Result<(), _> = contained(pin!(async {
+        let later: Result<(), _> = catch_panic(pin!(async {
             let _held = Noted(&dropped);
             tokio::task::yield_now().await;
             panic!("meant")

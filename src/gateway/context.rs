@@ -9,52 +9,52 @@ use ipnet::IpNet;
 
 use crate::base::clock;
 use crate::base::hex;
-use crate::gateway::forwarded::{Origin, origin};
-use crate::http::headers::{Fields, HeaderName};
-use crate::observability::trace::{Span, Trace, Tracer};
-use crate::tls::Served;
+use crate::gateway::forwarded::{ClientOrigin, resolve_client};
+use crate::http::headers::{HeaderName, Headers};
+use crate::observability::trace::{Interval, Trace, Tracer};
+use crate::tls::SniMatch;
 
 /// The peer of a connection.
 #[derive(Debug)]
-pub struct Client {
+pub struct Peer {
     /// Its address, or the one that a load balancer gave for it; never an IPv4 one in IPv6's clothes.
     pub address: IpAddr,
     /// The same as text, which each request wants.
     pub address_text: String,
     /// Whether it speaks TLS.
-    pub secure: bool,
+    pub is_tls: bool,
     /// What it speaks, for logs.
     pub protocol: &'static str,
     /// The TLS handshake, until a request's trace has told of it.
-    pub handshake: Cell<Option<Span>>,
+    pub tls_handshake: Cell<Option<Interval>>,
     /// Whom it asked for by name in the TLS handshake.
-    pub served: Option<Served>,
+    pub sni: Option<SniMatch>,
     /// Whom its verified certificate says that it is.
-    pub certificate: Option<String>,
+    pub certificate_subject: Option<String>,
 }
 
-impl Client {
+impl Peer {
     /// One of whom nothing is known but where it is.
-    pub fn at(address: IpAddr, secure: bool) -> Client {
-        Client {
+    pub fn new(address: IpAddr, is_tls: bool) -> Peer {
+        Peer {
             address,
             address_text: address.to_string(),
-            secure,
+            is_tls,
             protocol: "http/1",
-            handshake: Cell::new(None),
-            served: None,
-            certificate: None,
+            tls_handshake: Cell::new(None),
+            sni: None,
+            certificate_subject: None,
         }
     }
 }
 
 /// A request's id, trace and beginning.
 #[derive(Debug)]
-pub struct Context {
+pub struct RequestContext {
     /// The peer.
-    pub client: Rc<Client>,
+    pub peer: Rc<Peer>,
     /// Who the client is, which may stand behind proxies.
-    pub origin: Origin,
+    pub origin: ClientOrigin,
     /// The client's `x-request-id` if it is usable, else one of ours.
     request_id: RequestId,
     /// The client's `traceparent` if it is valid, else one of ours.
@@ -62,51 +62,51 @@ pub struct Context {
     /// Whether the client's trace goes on, and its `tracestate` with it.
     pub continues_trace: bool,
     /// When the head had been read.
-    pub begun: Instant,
+    pub started_at: Instant,
     /// Bytes of the request's body that have come, if it has one.
-    pub received: Option<Rc<Cell<u64>>>,
+    pub received_bytes: Option<Rc<Cell<u64>>>,
 }
 
 #[derive(Debug)]
 enum RequestId {
-    Given(Box<str>),
-    Made([u8; 32]),
+    FromClient(Box<str>),
+    Generated([u8; 32]),
 }
 
 /// W3C Trace Context level 1, section 3.2.
 const TRACEPARENT_LENGTH: usize = 55;
 
-impl Context {
+impl RequestContext {
     /// Takes over what the client's fields say, where that is well formed.
-    pub fn new(client: Rc<Client>, fields: &Fields, trusted_proxies: &[IpNet]) -> Context {
-        let given = fields.single(HeaderName::Traceparent).and_then(traceparent);
-        Context {
-            origin: origin(client.address, fields, trusted_proxies),
-            client,
-            request_id: match fields.single(HeaderName::XRequestId).and_then(request_id) {
-                Some(id) => RequestId::Given(id.into()),
-                None => RequestId::Made(random_hex()),
+    pub fn new(peer: Rc<Peer>, fields: &Headers, trusted_proxies: &[IpNet]) -> RequestContext {
+        let given = fields.single(HeaderName::Traceparent).and_then(parse_traceparent);
+        RequestContext {
+            origin: resolve_client(peer.address, fields, trusted_proxies),
+            peer,
+            request_id: match fields.single(HeaderName::XRequestId).and_then(parse_request_id) {
+                Some(id) => RequestId::FromClient(id.into()),
+                None => RequestId::Generated(random_hex()),
             },
             continues_trace: given.is_some(),
-            traceparent: given.unwrap_or_else(made_traceparent),
-            begun: clock::now(),
-            received: None,
+            traceparent: given.unwrap_or_else(new_traceparent),
+            started_at: clock::now(),
+            received_bytes: None,
         }
     }
 
     /// The request's id.
     pub fn request_id(&self) -> &str {
         match &self.request_id {
-            RequestId::Given(id) => id,
-            RequestId::Made(digits) => std::str::from_utf8(digits).expect("hex digits"),
+            RequestId::FromClient(id) => id,
+            RequestId::Generated(digits) => std::str::from_utf8(digits).expect("hex digits"),
         }
     }
 
     /// The same as bytes.
     pub fn request_id_bytes(&self) -> &[u8] {
         match &self.request_id {
-            RequestId::Given(id) => id.as_bytes(),
-            RequestId::Made(digits) => digits,
+            RequestId::FromClient(id) => id.as_bytes(),
+            RequestId::Generated(digits) => digits,
         }
     }
 
@@ -116,18 +116,18 @@ impl Context {
     }
 
     /// Begins to trace the request, if it is to be traced: its spans go between the client's and the backend's.
-    pub fn trace(&mut self, tracer: &'static Tracer) -> Option<Box<Trace>> {
+    pub fn start_trace(&mut self, tracer: &'static Tracer) -> Option<Box<Trace>> {
         let trace_id = hex::decode(&self.traceparent[3..35]).expect("its digits were checked");
         let client = hex::decode(&self.traceparent[36..52]).expect("its digits were checked");
         // The last bit of the flags says whether the client traces it.
         let sampled = b"13579bdf".contains(&self.traceparent[54]);
-        let trace = tracer.begin(trace_id, self.continues_trace.then_some((client, sampled)))?;
-        for (pair, byte) in self.traceparent[36..52].chunks_exact_mut(2).zip(trace.upstream_id()) {
+        let trace = tracer.start(trace_id, self.continues_trace.then_some((client, sampled)))?;
+        for (pair, byte) in self.traceparent[36..52].chunks_exact_mut(2).zip(trace.upstream_span_id()) {
             pair.copy_from_slice(&hex::BYTES[usize::from(byte)]);
         }
         self.traceparent[53..].copy_from_slice(b"01");
-        if let Some(span) = self.client.handshake.take() {
-            trace.handshake(span);
+        if let Some(span) = self.peer.tls_handshake.take() {
+            trace.record_handshake(span);
         }
         Some(trace)
     }
@@ -138,23 +138,23 @@ impl Context {
     }
 
     /// The client, as text.
-    pub fn client_text(&self) -> std::borrow::Cow<'_, str> {
-        if self.origin.address == self.client.address {
-            return self.client.address_text.as_str().into();
+    pub fn client_address(&self) -> std::borrow::Cow<'_, str> {
+        if self.origin.address == self.peer.address {
+            return self.peer.address_text.as_str().into();
         }
         self.origin.address.to_string().into()
     }
 }
 
 /// Ids stand in logs and answers, so they are short words: 1 to 128 of letters, digits and `-_.:/+=@`.
-fn request_id(value: &[u8]) -> Option<&str> {
+fn parse_request_id(value: &[u8]) -> Option<&str> {
     let plain = |byte: &u8| byte.is_ascii_alphanumeric() || b"-_.:/+=@".contains(byte);
     let is_usable = (1..=128).contains(&value.len()) && value.iter().all(plain);
     std::str::from_utf8(value).ok().filter(|_| is_usable)
 }
 
 /// W3C Trace Context level 1, section 3.2: version, trace id, parent id, flags; ids are not all zeros.
-fn traceparent(value: &[u8]) -> Option<[u8; TRACEPARENT_LENGTH]> {
+fn parse_traceparent(value: &[u8]) -> Option<[u8; TRACEPARENT_LENGTH]> {
     let lower_hex = |part: &[u8]| part.iter().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(b));
     let not_zero = |part: &[u8]| part.iter().any(|b| *b != b'0');
     let value: [u8; TRACEPARENT_LENGTH] = value.try_into().ok()?;
@@ -169,7 +169,7 @@ fn traceparent(value: &[u8]) -> Option<[u8; TRACEPARENT_LENGTH]> {
     is_valid.then_some(value)
 }
 
-fn made_traceparent() -> [u8; TRACEPARENT_LENGTH] {
+fn new_traceparent() -> [u8; TRACEPARENT_LENGTH] {
     let mut made = *b"00-00000000000000000000000000000000-0000000000000000-00";
     made[3..35].copy_from_slice(&random_hex::<32>());
     made[36..52].copy_from_slice(&random_hex::<16>());
@@ -197,7 +197,7 @@ mod tests {
 
     const TRACE: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
 
-    fn context(fields: &[(&str, &str)]) -> Context {
+    fn context(fields: &[(&str, &str)]) -> RequestContext {
         let mut map = HeaderMap::new();
         for (name, value) in fields {
             map.append(
@@ -205,12 +205,12 @@ mod tests {
                 value.parse().expect("a value"),
             );
         }
-        let client = Client::at(IpAddr::from([127, 0, 0, 1]), true);
-        Context::new(Rc::new(client), &Fields::from(&map), &[])
+        let client = Peer::new(IpAddr::from([127, 0, 0, 1]), true);
+        RequestContext::new(Rc::new(client), &Headers::from(&map), &[])
     }
 
     #[test]
-    fn usable_ids_are_taken_over() {
+    fn valid_ids_of_the_client_are_kept() {
         let context = context(&[("x-request-id", "abc-1.2"), ("traceparent", TRACE)]);
         assert_eq!(context.request_id(), "abc-1.2");
         assert_eq!(context.traceparent(), TRACE.as_bytes());
@@ -218,7 +218,7 @@ mod tests {
     }
 
     #[test]
-    fn others_are_made() {
+    fn invalid_ids_are_replaced() {
         let long = "x".repeat(129);
         for id in ["", "a b", "a\"b", "<script>", &long] {
             let context = context(&[("x-request-id", id)]);
@@ -235,7 +235,7 @@ mod tests {
         ] {
             let context = context(&[("traceparent", trace)]);
             assert_ne!(context.traceparent(), trace.as_bytes());
-            assert!(traceparent(context.traceparent()).is_some() && !context.continues_trace);
+            assert!(parse_traceparent(context.traceparent()).is_some() && !context.continues_trace);
         }
         assert_ne!(context(&[]).request_id(), context(&[]).request_id());
     }

@@ -3,10 +3,10 @@
 
 use std::rc::Rc;
 
-use crate::admission::RequestPlace;
+use crate::admission::RequestPermit;
 use crate::auth::Identity;
 use crate::gateway::access_record::AccessRecord;
-use crate::gateway::context::{Client, Context};
+use crate::gateway::context::{Peer, RequestContext};
 use crate::observability::metrics;
 
 /// A request that was admitted, until its response begins.
@@ -14,27 +14,27 @@ pub struct Exchange {
     /// What the access log will contain. It is dropped, and so written, before the permit is released.
     pub record: Box<AccessRecord>,
     /// The place of the request under the limits. The response body holds it until it has ended.
-    pub permit: RequestPlace,
+    pub permit: RequestPermit,
 }
 
 impl Exchange {
     /// Begins when the request is admitted.
-    pub fn new(record: Box<AccessRecord>, permit: RequestPlace) -> Exchange {
+    pub fn new(record: Box<AccessRecord>, permit: RequestPermit) -> Exchange {
         Exchange { record, permit }
     }
 
     /// What is known of the request from its connection and head.
-    pub fn context(&self) -> &Context {
+    pub fn context(&self) -> &RequestContext {
         &self.record.context
     }
 
     /// The peer of the connection.
-    pub fn peer(&self) -> &Client {
-        &self.record.context.client
+    pub fn peer(&self) -> &Peer {
+        &self.record.context.peer
     }
 
     /// Counts the request for this route from now on.
-    pub fn set_route(&mut self, route: &Rc<metrics::Route>) {
+    pub fn set_route(&mut self, route: &Rc<metrics::RouteRecorder>) {
         self.record.route = Rc::clone(route);
     }
 

@@ -4,20 +4,20 @@ use std::net::{IpAddr, SocketAddr};
 
 use ipnet::IpNet;
 
-use crate::http::headers::{Fields, HeaderName};
+use crate::http::headers::{HeaderName, Headers};
 
 /// Addresses that a request may have come by; a longer list is no client's.
-const MOST_HOPS: usize = 32;
+const MAX_HOPS: usize = 32;
 
 /// What is believed of where a request comes from.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Origin {
+pub struct ClientOrigin {
     /// The client.
     pub address: IpAddr,
     /// The client and the proxies between, for whoever stands behind us. `None`: the peer, and nobody else.
-    pub hops: Option<String>,
+    pub forwarded_for: Option<String>,
     /// Whether the client spoke TLS, if a proxy has said so.
-    pub secure: Option<bool>,
+    pub is_tls: Option<bool>,
 }
 
 /// Reads what trusted proxies have said. `peer` is whom we are connected with.
@@ -25,12 +25,12 @@ pub struct Origin {
 /// SECURITY: anybody can send these fields. They are read only if the peer is trusted, and from the right, where the
 /// peer has written: up to the first address that is not a trusted proxy's, which is the client. What stands left of it
 /// is the client's own word, and goes nowhere.
-pub fn origin(peer: IpAddr, fields: &Fields, trusted: &[IpNet]) -> Origin {
+pub fn resolve_client(peer: IpAddr, fields: &Headers, trusted: &[IpNet]) -> ClientOrigin {
     if !is_trusted(peer, trusted) {
-        return Origin { address: peer, hops: None, secure: None };
+        return ClientOrigin { address: peer, forwarded_for: None, is_tls: None };
     }
     let mut hops = vec![peer];
-    for claimed in claims(fields).into_iter().rev().take(MOST_HOPS) {
+    for claimed in claimed_addresses(fields).into_iter().rev().take(MAX_HOPS) {
         // What cannot be read ends the chain: further left anything could stand.
         let Some(address) = claimed else { break };
         hops.push(address);
@@ -45,7 +45,7 @@ pub fn origin(peer: IpAddr, fields: &Fields, trusted: &[IpNet]) -> Origin {
     };
     let address = hops.last().copied().unwrap_or(peer);
     let texts: Vec<_> = hops.iter().rev().map(ToString::to_string).collect();
-    Origin { address, hops: Some(texts.join(", ")), secure }
+    ClientOrigin { address, forwarded_for: Some(texts.join(", ")), is_tls: secure }
 }
 
 /// Whether an address is one of these.
@@ -55,18 +55,18 @@ pub fn is_trusted(address: IpAddr, trusted: &[IpNet]) -> bool {
 
 /// The addresses that the fields name, from left to right; `None` for what is no address. `X-Forwarded-For` goes before
 /// `Forwarded`, as it is what most proxies write and the others pass on unread.
-fn claims(fields: &Fields) -> Vec<Option<IpAddr>> {
+fn claimed_addresses(fields: &Headers) -> Vec<Option<IpAddr>> {
     let items = |name: HeaderName| {
         fields.all(name).flat_map(|value| value.split(|byte| *byte == b',')).map(<[u8]>::trim_ascii)
     };
     if fields.contains(HeaderName::XForwardedFor) {
-        return items(HeaderName::XForwardedFor).map(address).collect();
+        return items(HeaderName::XForwardedFor).map(parse_address).collect();
     }
-    items(HeaderName::Forwarded).map(|element| address(forwarded_for(element)?)).collect()
+    items(HeaderName::Forwarded).map(|element| parse_address(for_parameter(element)?)).collect()
 }
 
 /// The value of `for` in an element of `Forwarded` (RFC 7239 section 4).
-fn forwarded_for(element: &[u8]) -> Option<&[u8]> {
+fn for_parameter(element: &[u8]) -> Option<&[u8]> {
     let mut found = element.split(|byte| *byte == b';').map(<[u8]>::trim_ascii).filter_map(|pair| {
         let (name, value) = pair.split_at_checked(4)?;
         name.eq_ignore_ascii_case(b"for=").then_some(value)
@@ -79,7 +79,7 @@ fn forwarded_for(element: &[u8]) -> Option<&[u8]> {
 }
 
 /// An address, perhaps in brackets and with a port.
-fn address(text: &[u8]) -> Option<IpAddr> {
+fn parse_address(text: &[u8]) -> Option<IpAddr> {
     let text = std::str::from_utf8(text).ok()?;
     let bare = text.parse::<IpAddr>().or_else(|_| text.parse::<SocketAddr>().map(|with_port| with_port.ip()));
     let bracketed = || text.strip_prefix('[')?.strip_suffix(']')?.parse::<IpAddr>().ok();
@@ -98,19 +98,19 @@ mod tests {
         for (name, value) in fields {
             map.append(*name, HeaderValue::from_static(value));
         }
-        let found = origin(peer.parse().expect("an address"), &Fields::from(&map), &trusted);
-        (found.address.to_string(), found.hops.unwrap_or_else(|| peer.to_owned()), found.secure)
+        let found = resolve_client(peer.parse().expect("an address"), &Headers::from(&map), &trusted);
+        (found.address.to_string(), found.forwarded_for.unwrap_or_else(|| peer.to_owned()), found.is_tls)
     }
 
     #[test]
-    fn strangers_are_not_believed() {
+    fn untrusted_peers_cannot_set_the_client_address() {
         let fields =
             [("x-forwarded-for", "1.1.1.1"), ("forwarded", "for=1.1.1.1"), ("x-forwarded-proto", "https")];
         assert_eq!(origin_of("192.0.2.9", &fields), ("192.0.2.9".into(), "192.0.2.9".into(), None));
     }
 
     #[test]
-    fn the_client_is_the_first_stranger_from_the_right() {
+    fn the_client_is_the_first_untrusted_address_from_the_right() {
         for (fields, address, hops) in [
             (&[("x-forwarded-for", "203.0.113.5")][..], "203.0.113.5", "203.0.113.5, 10.0.0.1"),
             (

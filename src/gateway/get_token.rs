@@ -4,14 +4,14 @@ use bytes::Bytes;
 use http::StatusCode;
 
 use crate::auth::bearer::BearerError;
-use crate::auth::failure_limiter::TooMany;
-use crate::auth::{MintError, Minted};
+use crate::auth::failure_limiter::TooManyFailures;
+use crate::auth::{MintError, MintedToken};
 use crate::gateway::Gateway;
 use crate::gateway::exchange::Exchange;
 use crate::gateway::rejection::Rejection;
-use crate::gateway::respond::Answer;
+use crate::gateway::respond::GatewayResponse;
 use crate::gateway::screen;
-use crate::http::headers::{Fields, Head, HeaderName};
+use crate::http::headers::{Head, HeaderName, Headers};
 
 /// The name of this route in logs, metrics and `explain`.
 pub(super) const ROUTE_NAME: &str = "get_token";
@@ -19,8 +19,12 @@ pub(super) const ROUTE_NAME: &str = "get_token";
 impl Gateway {
     /// Opens the bearer, checks the credentials and responds with the token of the login:
     /// `{"data":["tk_…"],"status":"success"}`.
-    pub(super) async fn get_token(&self, head: &Head, exchange: &mut Exchange) -> Result<Answer, Rejection> {
-        exchange.set_route(&self.counted.get_token);
+    pub(super) async fn get_token(
+        &self,
+        head: &Head,
+        exchange: &mut Exchange,
+    ) -> Result<GatewayResponse, Rejection> {
+        exchange.set_route(&self.route_metrics.get_token);
         let minted = match self.mint(head, exchange).await {
             Ok(minted) => minted,
             Err(rejection) => {
@@ -28,27 +32,27 @@ impl Gateway {
                 return Err(rejection);
             }
         };
-        let mut headers = Fields::new();
+        let mut headers = Headers::new();
         headers.push(HeaderName::ContentType, b"application/json");
         headers.push(HeaderName::CacheControl, b"no-store");
         let body = format!(r#"{{"data":["{}"],"status":"success"}}"#, minted.token.expose());
         exchange.record.user = Some(minted.user);
         exchange.record.key = Some(minted.fingerprint);
         exchange.record.audit("mint", "granted");
-        Ok(Answer::own(StatusCode::OK, headers, Bytes::from(body)))
+        Ok(GatewayResponse::local(StatusCode::OK, headers, Bytes::from(body)))
     }
 
-    async fn mint(&self, head: &Head, exchange: &Exchange) -> Result<Minted, Rejection> {
-        screen::unambiguous(&head.fields)?;
+    async fn mint(&self, head: &Head, exchange: &Exchange) -> Result<MintedToken, Rejection> {
+        screen::reject_ambiguous_headers(&head.headers)?;
         let is_json = |essence: &[u8]| essence.eq_ignore_ascii_case(b"application/json");
-        screen::content_type(&head.fields, is_json, || "`application/json`".to_owned())?;
+        screen::require_content_type(&head.headers, is_json, || "`application/json`".to_owned())?;
         let (client, timing) = (exchange.context().origin.address, &exchange.record.timing);
-        self.auth.mint(bearer(&head.fields)?, client, timing).await.map_err(refusal)
+        self.auth.mint(bearer_token(&head.headers)?, client, timing).await.map_err(mint_rejection)
     }
 }
 
 /// The token of `Authorization: Bearer <token>`; the scheme's letter case does not matter (RFC 9110 section 11.1).
-fn bearer(fields: &Fields) -> Result<&str, Rejection> {
+fn bearer_token(fields: &Headers) -> Result<&str, Rejection> {
     let value = fields.get(HeaderName::Authorization).ok_or(Rejection::BearerMissing)?;
     let value = std::str::from_utf8(value).map_err(|_| Rejection::BearerInvalid)?;
     let (scheme, token) = value.split_once(' ').unwrap_or((value, ""));
@@ -59,18 +63,18 @@ fn bearer(fields: &Fields) -> Result<&str, Rejection> {
     }
 }
 
-fn refusal(error: MintError) -> Rejection {
+fn mint_rejection(error: MintError) -> Rejection {
     match error {
         MintError::Bearer(BearerError::NotAuthentic) => Rejection::BearerInvalid,
         MintError::Bearer(BearerError::TooOld) => Rejection::BearerExpired,
-        MintError::Bearer(BearerError::FromTheFuture) => Rejection::BearerFromTheFuture,
+        MintError::Bearer(BearerError::MadeInFuture) => Rejection::BearerFromTheFuture,
         MintError::Bearer(BearerError::NoCredentials) => Rejection::BearerWithoutCredentials,
-        MintError::Bearer(BearerError::UserName) => Rejection::BearerUserName,
+        MintError::Bearer(BearerError::InvalidUserName) => Rejection::BearerUserName,
         MintError::StoreUnavailable => Rejection::TokenStoreUnavailable,
         MintError::VerifierUnavailable => Rejection::VerifierUnavailable,
         MintError::Busy => Rejection::VerifierBusy,
-        MintError::Wrong => Rejection::CredentialsWrong,
-        MintError::TooMany(TooMany(wait)) => Rejection::TooManyFailures(wait),
+        MintError::WrongCredentials => Rejection::CredentialsWrong,
+        MintError::TooManyFailures(TooManyFailures(wait)) => Rejection::TooManyFailures(wait),
     }
 }
 
@@ -78,20 +82,20 @@ fn refusal(error: MintError) -> Rejection {
 mod tests {
     use super::*;
 
-    fn of(value: &str) -> Result<String, &'static str> {
-        let mut fields = Fields::new();
+    fn parse_authorization(value: &str) -> Result<String, &'static str> {
+        let mut fields = Headers::new();
         fields.push(HeaderName::Authorization, value.as_bytes());
-        bearer(&fields).map(str::to_owned).map_err(|rejection| rejection.reason())
+        bearer_token(&fields).map(str::to_owned).map_err(|rejection| rejection.reason())
     }
 
     #[test]
     fn the_scheme_is_bearer_in_any_case() {
         for value in ["Bearer abc=", "bearer abc=", "BEARER  abc=", "Bearer abc= "] {
-            assert_eq!(of(value), Ok("abc=".into()), "{value}");
+            assert_eq!(parse_authorization(value), Ok("abc=".into()), "{value}");
         }
         for value in ["Bearer", "Bearer ", "Basic abc=", "abc=", "Bearerabc="] {
-            assert_eq!(of(value), Err("bearer_missing"), "{value}");
+            assert_eq!(parse_authorization(value), Err("bearer_missing"), "{value}");
         }
-        assert_eq!(bearer(&Fields::new()), Err(Rejection::BearerMissing));
+        assert_eq!(bearer_token(&Headers::new()), Err(Rejection::BearerMissing));
     }
 }

@@ -1,13 +1,13 @@
 //! The limits on a request head that hold for every protocol.
 
-use crate::base::byte_class::Octets;
-use crate::config::Limits;
+use crate::base::byte_class::ByteClass;
+use crate::config::LimitOptions;
 use crate::gateway::rejection::Rejection;
 use crate::http::headers::Head;
 
 /// SECURITY: the same for all protocols. Each protocol also has limits of its own while it reads, which count differently.
-pub fn check_head_limits(limits: &Limits, head: &Head) -> Result<(), Rejection> {
-    if head.fields.len() > limits.headers {
+pub fn check_head_limits(limits: &LimitOptions, head: &Head) -> Result<(), Rejection> {
+    if head.headers.len() > limits.headers {
         return Err(Rejection::RequestHeadTooLarge);
     }
     let target = head.uri.path_and_query().map_or("", |target| target.as_str());
@@ -15,7 +15,7 @@ pub fn check_head_limits(limits: &Limits, head: &Head) -> Result<(), Rejection> 
         return Err(Rejection::TargetTooLong);
     }
     // HTTP/1 rejects these while it reads; over HTTP/2 they can occur in a query.
-    if !Octets::VISIBLE.are_all(target.as_bytes()) {
+    if !ByteClass::VISIBLE.contains_all(target.as_bytes()) {
         return Err(Rejection::RequestLineAmbiguous("it has characters that are not allowed"));
     }
     Ok(())

@@ -5,11 +5,11 @@
 
 use std::borrow::Cow;
 
-use crate::http::headers::{Field, HeaderName};
+use crate::http::headers::{Header, HeaderName};
 
 /// What becomes of a field.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Fate {
+pub enum Disposition {
     /// It goes to the backend.
     Forward,
     /// It ends here: it concerns this connection alone, or the gateway writes the field itself.
@@ -17,7 +17,7 @@ pub enum Fate {
 }
 
 /// Fields that decide about the request. They may stand once, in this spelling, and `Connection` may not name them.
-pub const POLICY: [HeaderName; 8] = [
+pub const POLICY_HEADERS: [HeaderName; 8] = [
     HeaderName::XApiKey,
     HeaderName::XJwtToken,
     HeaderName::XJwtTenantId,
@@ -34,7 +34,7 @@ pub const POLICY: [HeaderName; 8] = [
 /// with other than letters, digits and `-` is another spelling of some name, and WSGI servers take a few such names
 /// from a proxy at their word: gunicorn answers for another path than the one that was judged if `SCRIPT_NAME` or
 /// `PATH_INFO` come as fields. No client of Timbr's sends one, so all of them end here.
-pub fn fate(name: HeaderName, text: &[u8]) -> Fate {
+pub fn disposition(name: HeaderName, text: &[u8]) -> Disposition {
     let dropped = match name {
         // RFC 9110 section 7.6.1.
         HeaderName::Connection
@@ -85,43 +85,45 @@ pub fn fate(name: HeaderName, text: &[u8]) -> Fate {
         HeaderName::ClientCert | HeaderName::ClientCertChain => true,
         HeaderName::Other => {
             matches!(text, b"x-forwarded" | b"x-original-method")
-                || !is_plain(text)
-                || CLAIMS.iter().any(|claim| text.starts_with(claim.as_bytes()))
+                || !is_plain_name(text)
+                || CLIENT_CLAIM_PREFIXES.iter().any(|claim| text.starts_with(claim.as_bytes()))
         }
         _ => false,
     };
-    if dropped { Fate::Drop } else { Fate::Forward }
+    if dropped { Disposition::Drop } else { Disposition::Forward }
 }
 
 /// What names of fields begin with that say something about the caller.
-const CLAIMS: [&str; 5] = ["x-forwarded-", "x-jwt-", "x-client-cert", "x-ssl-", "ssl-client-"];
+const CLIENT_CLAIM_PREFIXES: [&str; 5] = ["x-forwarded-", "x-jwt-", "x-client-cert", "x-ssl-", "ssl-client-"];
 
 /// The policy field for which a backend could take this one, though it is spelled otherwise.
-pub fn mistaken_for(field: Field<'_>) -> Option<HeaderName> {
+pub fn ambiguous_with(field: Header<'_>) -> Option<HeaderName> {
     // What is known by heart is spelled as it should be.
     if field.name != HeaderName::Other {
         return None;
     }
-    mistaken(field.text())
+    name_ambiguous_with(field.text())
 }
 
 /// The same of a name alone, in lower case.
-pub fn mistaken(name: &[u8]) -> Option<HeaderName> {
-    match fold(name) {
+pub fn name_ambiguous_with(name: &[u8]) -> Option<HeaderName> {
+    match normalize_name(name) {
         Cow::Borrowed(_) => None,
-        Cow::Owned(folded) => POLICY.into_iter().find(|policy| *policy.as_str().as_bytes() == *folded),
+        Cow::Owned(folded) => {
+            POLICY_HEADERS.into_iter().find(|policy| *policy.as_str().as_bytes() == *folded)
+        }
     }
 }
 
 /// The name with `-` for every character that is neither letter nor digit. Borrowed if that changes nothing.
-fn fold(name: &[u8]) -> Cow<'_, [u8]> {
-    if is_plain(name) {
+fn normalize_name(name: &[u8]) -> Cow<'_, [u8]> {
+    if is_plain_name(name) {
         return Cow::Borrowed(name);
     }
     Cow::Owned(name.iter().map(|byte| if is_plain_byte(*byte) { *byte } else { b'-' }).collect())
 }
 
-fn is_plain(name: &[u8]) -> bool {
+fn is_plain_name(name: &[u8]) -> bool {
     name.iter().copied().all(is_plain_byte)
 }
 
@@ -133,16 +135,16 @@ fn is_plain_byte(byte: u8) -> bool {
 mod tests {
     use super::*;
 
-    fn fate(text: &str) -> Fate {
-        super::fate(HeaderName::of(text.as_bytes()), text.as_bytes())
+    fn fate(text: &str) -> Disposition {
+        super::disposition(HeaderName::parse(text.as_bytes()), text.as_bytes())
     }
 
     fn mistaken_for(text: &str) -> Option<&'static str> {
-        mistaken(text.as_bytes()).map(HeaderName::as_str)
+        name_ambiguous_with(text.as_bytes()).map(HeaderName::as_str)
     }
 
     #[test]
-    fn what_clients_send_goes_through() {
+    fn client_headers_are_forwarded() {
         for name in [
             "nested",
             "results-limit",
@@ -156,12 +158,12 @@ mod tests {
             "tracestate",
             "custom-field",
         ] {
-            assert_eq!(fate(name), Fate::Forward, "{name}");
+            assert_eq!(fate(name), Disposition::Forward, "{name}");
         }
     }
 
     #[test]
-    fn what_the_gateway_says_about_the_caller_does_not_come_from_the_caller() {
+    fn identity_headers_of_the_client_are_dropped() {
         for name in [
             "x-forwarded-user",
             "x_forwarded_user",
@@ -174,21 +176,21 @@ mod tests {
             "x-jwt-token",
             "x_jwt_tenant_id",
         ] {
-            assert_eq!(fate(name), Fate::Drop, "{name}");
+            assert_eq!(fate(name), Disposition::Drop, "{name}");
         }
     }
 
     #[test]
-    fn being_known_by_heart_makes_no_name_harmless() {
-        for claim in CLAIMS {
+    fn known_names_with_a_claim_prefix_are_dropped() {
+        for claim in CLIENT_CLAIM_PREFIXES {
             for name in ["for", "user", "token", "tenant-id", "host", "proto", "cert", "", "x"] {
-                assert_eq!(fate(&format!("{claim}{name}")), Fate::Drop, "{claim}{name}");
+                assert_eq!(fate(&format!("{claim}{name}")), Disposition::Drop, "{claim}{name}");
             }
         }
     }
 
     #[test]
-    fn what_makes_a_backend_answer_for_another_path_does_not_go_through() {
+    fn path_override_headers_are_dropped() {
         for name in [
             "script_name",
             "script-name",
@@ -205,12 +207,12 @@ mod tests {
             "custom.field",
             "wsgi.url_scheme",
         ] {
-            assert_eq!(fate(name), Fate::Drop, "{name}");
+            assert_eq!(fate(name), Disposition::Drop, "{name}");
         }
     }
 
     #[test]
-    fn other_spellings_of_policy_fields_are_found() {
+    fn other_spellings_of_policy_headers_are_detected() {
         for (name, expected) in [
             ("x_api_key", Some("x-api-key")),
             ("x-api_key", Some("x-api-key")),

@@ -21,7 +21,7 @@ pub fn impersonate(
 ) -> Result<Identity, Rejection> {
     let Some(named) = screened.fields().get(HeaderName::XApiImpersonateUser) else { return Ok(identity) };
     let named_text = String::from_utf8_lossy(named).into_owned();
-    let with_own_key = rewriter.shows_a_key_of_the_backends(&identity);
+    let with_own_key = rewriter.is_backend_key_forwarded(&identity);
     let permitted = auth.impersonation().permit(identity, named, with_own_key);
     let decision = match &permitted {
         Ok((_, Permission::Rule(number))) => format!("rule {number}"),

@@ -34,52 +34,52 @@ use tracing::error;
 
 use crate::admission::Admission;
 use crate::auth::Auth;
-use crate::config::{Config, Limits};
+use crate::config::{Config, LimitOptions};
 use crate::http::client_body::ClientBody;
-use crate::http::headers::{Fields, Head};
+use crate::http::headers::{Head, Headers};
 use crate::observability::metrics;
 use crate::observability::trace::Tracer;
-use crate::upstream::{BodyBounds, Upstream};
+use crate::upstream::{BodyLimits, UpstreamClient};
 
 use access_record::AccessRecord;
 use authenticate::authenticate;
 use authorize::authorize;
-use catch_panic::{Panicked, contained};
-use context::{Client, Context};
+use catch_panic::{Panicked, catch_panic};
+use context::{Peer, RequestContext};
 use exchange::Exchange;
-use handshake::{directed_here, has_certificate};
+use handshake::{require_client_certificate, require_host_of_certificate};
 use head_limits::check_head_limits;
 use impersonate::impersonate;
-use recent_rejections::Recorder;
+use recent_rejections::RejectionRecorder;
 use rejection::Rejection;
-use respond::Answer;
+use respond::GatewayResponse;
 use rewrite::Rewriter;
-use route::{Route, Routes};
+use route::{RouteMatch, RouteTable};
 use screen::screen;
 
-pub use respond::{ObservedBody, Reply};
+pub use respond::{DownstreamResponse, ObservedBody};
 
 /// The counters of each route.
-struct Counted {
-    no_route: Rc<metrics::Route>,
-    get_token: Rc<metrics::Route>,
+struct RouteMetrics {
+    no_route: Rc<metrics::RouteRecorder>,
+    get_token: Rc<metrics::RouteRecorder>,
     /// By the number of the profile.
-    profiles: Vec<Rc<metrics::Route>>,
+    profiles: Vec<Rc<metrics::RouteRecorder>>,
 }
 
 /// Everything that a worker thread needs to handle requests.
 pub struct Gateway {
-    routes: Routes,
-    counted: Counted,
-    worker: metrics::Worker,
+    routes: RouteTable,
+    route_metrics: RouteMetrics,
+    worker: metrics::WorkerMetrics,
     tracer: Option<&'static Tracer>,
     auth: Arc<Auth>,
     rewriter: Rewriter,
-    upstream: Upstream,
-    limits: Limits,
+    upstream: UpstreamClient,
+    limits: LimitOptions,
     trusted_proxies: Vec<IpNet>,
     admission: Arc<Admission>,
-    refusals: Recorder,
+    rejection_recorder: RejectionRecorder,
 }
 
 impl Gateway {
@@ -87,16 +87,16 @@ impl Gateway {
     pub fn new(
         config: &Config,
         auth: Arc<Auth>,
-        upstream: Upstream,
+        upstream: UpstreamClient,
         admission: Arc<Admission>,
-        refusals: Recorder,
+        rejection_recorder: RejectionRecorder,
     ) -> Gateway {
         let credential = &config.upstream.credential;
-        let bounds = BodyBounds { pause: config.timeouts.body, least_rate: config.limits.body_rate };
-        let routes = Routes::new(config.routes.clone());
+        let bounds = BodyLimits { max_pause: config.timeouts.body, min_rate: config.limits.body_rate };
+        let routes = RouteTable::new(config.routes.clone());
         let worker = admission.metrics().worker();
         Gateway {
-            counted: Counted {
+            route_metrics: RouteMetrics {
                 no_route: worker.route(""),
                 get_token: worker.route(get_token::ROUTE_NAME),
                 profiles: routes.names().map(|name| worker.route(name)).collect(),
@@ -110,19 +110,19 @@ impl Gateway {
             limits: config.limits,
             trusted_proxies: config.trusted_proxies.clone(),
             admission,
-            refusals,
+            rejection_recorder,
         }
     }
 
     /// Handles a request. There is always a response, and always a line in the access log.
-    pub async fn handle(&self, client: Rc<Client>, head: Head, body: ClientBody) -> Reply {
+    pub async fn handle(&self, client: Rc<Peer>, head: Head, body: ClientBody) -> DownstreamResponse {
         let record = self.begin_record(client, &head, &body);
-        let permit = match self.admission.request() {
+        let permit = match self.admission.admit_request() {
             Ok(permit) => permit,
             Err(full) => return self.reject_without_permit(&full.into(), record),
         };
         let mut exchange = Exchange::new(record, permit);
-        let decided = contained(pin!(self.forward(head, body, &mut exchange))).await;
+        let decided = catch_panic(pin!(self.forward(head, body, &mut exchange))).await;
         let decided = decided.unwrap_or_else(|Panicked| {
             self.admission.metrics().panics.inc();
             error!(request_id = exchange.context().request_id(), "this request was ended by a panic");
@@ -136,10 +136,10 @@ impl Gateway {
     }
 
     /// Responds to bytes that could not be read as a request.
-    pub fn refuse(&self, client: Rc<Client>, rejection: &Rejection) -> Reply {
+    pub fn reject(&self, client: Rc<Peer>, rejection: &Rejection) -> DownstreamResponse {
         let unknown = Method::from_bytes(b"-").expect("a token");
-        let context = Context::new(client, &Fields::new(), &[]);
-        let record = AccessRecord::new(context, unknown, "", &self.counted.no_route, &self.worker);
+        let context = RequestContext::new(client, &Headers::new(), &[]);
+        let record = AccessRecord::new(context, unknown, "", &self.route_metrics.no_route, &self.worker);
         self.reject_without_permit(rejection, Box::new(record))
     }
 
@@ -149,62 +149,66 @@ impl Gateway {
         head: Head,
         body: ClientBody,
         exchange: &mut Exchange,
-    ) -> Result<Answer, Rejection> {
+    ) -> Result<GatewayResponse, Rejection> {
         check_head_limits(&self.limits, &head)?;
         let route = self.routes.find(&head)?;
-        directed_here(exchange.peer(), &head.uri, &head.fields)?;
+        require_host_of_certificate(exchange.peer(), &head.uri, &head.headers)?;
         let (profile, number) = match route {
             // Boxed, as it is rare, and every request would need as much memory.
-            Route::GetToken => return Box::pin(self.get_token(&head, exchange)).await,
-            Route::Profile(profile, number) => (profile, number),
+            RouteMatch::GetToken => return Box::pin(self.get_token(&head, exchange)).await,
+            RouteMatch::Profile(profile, number) => (profile, number),
         };
-        has_certificate(exchange.peer(), profile)?;
-        exchange.set_route(&self.counted.profiles[number]);
+        require_client_certificate(exchange.peer(), profile)?;
+        exchange.set_route(&self.route_metrics.profiles[number]);
         let screened = screen(profile, head)?;
         let identity = authenticate(&self.auth, &self.upstream, &screened, exchange).await?;
         exchange.set_identity(&identity);
-        exchange.permit.of(&identity.caller())?;
+        exchange.permit.count_for(&identity.caller_key())?;
         let identity = impersonate(&self.auth, &self.rewriter, &screened, identity, exchange)?;
         authorize(&self.auth, &screened, &identity, exchange, self.admission.metrics())?;
         exchange.permit.wait_for_slot().await?;
         let request = self.rewriter.rewrite(screened, body, &identity, exchange.context());
-        let response = Answer::from_upstream(self.send(request, &identity, exchange).await?);
-        Ok(match self.rewriter.is_the_clients_own_session(&identity) {
+        let response = GatewayResponse::from_upstream(self.send(request, &identity, exchange).await?);
+        Ok(match self.rewriter.is_client_session(&identity) {
             true => response,
             false => response.without_cookies(),
         })
     }
 
-    fn begin_record(&self, client: Rc<Client>, head: &Head, body: &ClientBody) -> Box<AccessRecord> {
-        let mut context = Context::new(client, &head.fields, &self.trusted_proxies);
-        context.received = (!body.is_end_stream()).then(Rc::default);
-        let trace = self.tracer.and_then(|tracer| context.trace(tracer));
+    fn begin_record(&self, client: Rc<Peer>, head: &Head, body: &ClientBody) -> Box<AccessRecord> {
+        let mut context = RequestContext::new(client, &head.headers, &self.trusted_proxies);
+        context.received_bytes = (!body.is_end_stream()).then(Rc::default);
+        let trace = self.tracer.and_then(|tracer| context.start_trace(tracer));
         let (method, path) = (head.method.clone(), head.uri.path());
-        let mut record = AccessRecord::new(context, method, path, &self.counted.no_route, &self.worker);
+        let mut record = AccessRecord::new(context, method, path, &self.route_metrics.no_route, &self.worker);
         record.timing.trace = trace;
         // Boxed, as it is passed on until the end of the response body.
         Box::new(record)
     }
 
     /// Responds to a request that has no permit.
-    fn reject_without_permit(&self, rejection: &Rejection, mut record: Box<AccessRecord>) -> Reply {
+    fn reject_without_permit(
+        &self,
+        rejection: &Rejection,
+        mut record: Box<AccessRecord>,
+    ) -> DownstreamResponse {
         self.rejection_response(rejection, &mut record).into_reply(record, None)
     }
 
-    fn rejection_response(&self, rejection: &Rejection, record: &mut AccessRecord) -> Answer {
+    fn rejection_response(&self, rejection: &Rejection, record: &mut AccessRecord) -> GatewayResponse {
         record.reason = rejection.reason();
-        self.refusals.note(rejection, record);
+        self.rejection_recorder.record(rejection, record);
         let (headers, body) = rejection.response(record.context.request_id_bytes());
-        Answer::own(rejection.status(), headers, body)
+        GatewayResponse::local(rejection.status(), headers, body)
     }
 
     /// The metrics of the gateway's thread.
-    pub fn worker(&self) -> &metrics::Worker {
+    pub fn worker_metrics(&self) -> &metrics::WorkerMetrics {
         &self.worker
     }
 
     /// Closes idle connections to the backend and frees memory. Called periodically on the gateway's thread.
-    pub fn sweep(&self) {
-        self.upstream.sweep();
+    pub fn sweep_pools(&self) {
+        self.upstream.close_expired();
     }
 }

@@ -20,21 +20,21 @@ use crate::observability::phase::Phase;
 use crate::store::Fingerprint;
 
 /// So many are kept, of all workers together.
-const KEPT: usize = 1000;
+const MAX_RECORDS: usize = 1000;
 
 /// So many are kept of each worker at least, however many there are.
-const LEAST: usize = 100;
+const MIN_RECORDS_PER_WORKER: usize = 100;
 
 /// A request that was refused, and why. About a kilobyte at most, as the texts that a client chooses are cut like those of
 /// the access log.
 ///
 /// SECURITY: no value of a field but the ids, no query, no body.
 #[derive(Clone, Debug)]
-pub struct Refusal {
+pub struct RejectionRecord {
     /// When, since the Unix epoch.
-    pub at: Duration,
+    pub time: Duration,
     /// How long the request had been there by then.
-    pub after: Duration,
+    pub elapsed: Duration,
     /// The request's id; a client may have chosen it, and others the same.
     request_id: Vec<u8>,
     trace_id: [u8; 32],
@@ -51,7 +51,7 @@ pub struct Refusal {
     /// The phase that rejected it.
     pub phase: Phase,
     /// The request header that is at fault.
-    pub field: Option<&'static str>,
+    pub header: Option<&'static str>,
     /// Details where one reason has several causes.
     pub detail: Option<Box<str>>,
     /// Whose request it was, if that was known by then.
@@ -72,71 +72,71 @@ pub enum PhaseResult {
 
 /// The rings of all workers.
 #[derive(Debug)]
-pub struct Refusals {
-    rings: Box<[Mutex<Ring>]>,
+pub struct RecentRejections {
+    rings: Box<[Mutex<RejectionRing>]>,
 }
 
 #[derive(Debug)]
-struct Ring {
+struct RejectionRing {
     /// The next one goes over `refusals[next]`, or to the end while there is room.
-    refusals: Vec<Refusal>,
+    records: Vec<RejectionRecord>,
     next: usize,
-    most: usize,
+    capacity: usize,
 }
 
 /// One worker's way to note refusals.
 #[derive(Clone, Debug)]
-pub struct Recorder {
-    refusals: Arc<Refusals>,
+pub struct RejectionRecorder {
+    rejections: Arc<RecentRejections>,
     worker: usize,
 }
 
-impl Refusals {
+impl RecentRejections {
     /// Empty rings for so many workers.
-    pub fn new(workers: usize) -> Arc<Refusals> {
-        let most = KEPT.div_ceil(workers.max(1)).max(LEAST);
-        let ring = || Mutex::new(Ring { refusals: Vec::new(), next: 0, most });
-        Arc::new(Refusals { rings: (0..workers.max(1)).map(|_| ring()).collect() })
+    pub fn new(workers: usize) -> Arc<RecentRejections> {
+        let most = MAX_RECORDS.div_ceil(workers.max(1)).max(MIN_RECORDS_PER_WORKER);
+        let ring = || Mutex::new(RejectionRing { records: Vec::new(), next: 0, capacity: most });
+        Arc::new(RecentRejections { rings: (0..workers.max(1)).map(|_| ring()).collect() })
     }
 
     /// For the worker of this number, counted from 0.
-    pub fn recorder(self: &Arc<Refusals>, worker: usize) -> Recorder {
-        Recorder { refusals: Arc::clone(self), worker: worker % self.rings.len() }
+    pub fn recorder(self: &Arc<RecentRejections>, worker: usize) -> RejectionRecorder {
+        RejectionRecorder { rejections: Arc::clone(self), worker: worker % self.rings.len() }
     }
 
     /// The newest ones that `wanted` takes, the newest first.
-    pub fn newest(&self, most: usize, wanted: impl Fn(&Refusal) -> bool) -> Vec<Refusal> {
+    pub fn newest(&self, most: usize, wanted: impl Fn(&RejectionRecord) -> bool) -> Vec<RejectionRecord> {
         let mut found = Vec::new();
         for ring in &self.rings {
             found.extend(ring.lock().newest().filter(|refusal| wanted(refusal)).take(most).cloned());
         }
-        found.sort_by_key(|refusal| std::cmp::Reverse(refusal.at));
+        found.sort_by_key(|refusal| std::cmp::Reverse(refusal.time));
         found.truncate(most);
         found
     }
 
     /// How many are kept at most.
     pub fn capacity(&self) -> usize {
-        self.rings.iter().map(|ring| ring.lock().most).sum()
+        self.rings.iter().map(|ring| ring.lock().capacity).sum()
     }
 }
 
-impl Recorder {
+impl RejectionRecorder {
     /// Notes that the request of `line` was refused.
-    pub fn note(&self, rejection: &Rejection, record: &AccessRecord) {
-        self.refusals.rings[self.worker].lock().note(rejection, record);
+    pub fn record(&self, rejection: &Rejection, record: &AccessRecord) {
+        self.rejections.rings[self.worker].lock().record(rejection, record);
     }
 }
 
-impl Ring {
-    fn note(&mut self, rejection: &Rejection, record: &AccessRecord) {
+impl RejectionRing {
+    fn record(&mut self, rejection: &Rejection, record: &AccessRecord) {
         let context = &record.context;
-        if self.next == self.refusals.len() {
-            self.refusals.push(Refusal::blank());
+        if self.next == self.records.len() {
+            self.records.push(RejectionRecord::blank());
         }
-        let Refusal {
-            at,
-            after,
+        let RejectionRecord {
+            time: at,
+            elapsed: after,
             request_id,
             trace_id,
             client,
@@ -145,14 +145,14 @@ impl Ring {
             route,
             entry,
             phase,
-            field,
+            header: field,
             detail,
             user,
             key,
-        } = &mut self.refusals[self.next];
-        self.next = (self.next + 1) % self.most;
-        *at = clock::wall();
-        *after = clock::recent().duration_since(context.begun);
+        } = &mut self.records[self.next];
+        self.next = (self.next + 1) % self.capacity;
+        *at = clock::unix_time();
+        *after = clock::recent().duration_since(context.started_at);
         *client = context.origin.address;
         *entry = rejection.entry();
         *phase = rejection.phase(record.route.name());
@@ -164,27 +164,27 @@ impl Ring {
         *trace_id = *context.trace_id();
         request_id.clear();
         request_id.extend_from_slice(context.request_id_bytes());
-        rewrite(method, record.method());
-        rewrite(path, record.path());
-        rewrite(route, record.route.name());
+        overwrite(method, record.method());
+        overwrite(path, record.path());
+        overwrite(route, record.route.name());
     }
 
     /// From the newest to the oldest.
-    fn newest(&self) -> impl Iterator<Item = &Refusal> {
-        let (newer, older) = self.refusals.split_at(self.next.min(self.refusals.len()));
+    fn newest(&self) -> impl Iterator<Item = &RejectionRecord> {
+        let (newer, older) = self.records.split_at(self.next.min(self.records.len()));
         newer.iter().rev().chain(older.iter().rev())
     }
 }
 
-impl Refusal {
+impl RejectionRecord {
     /// The request's id; a client may have chosen it, and others the same.
     pub fn request_id(&self) -> &str {
-        word(&self.request_id)
+        ascii_text(&self.request_id)
     }
 
     /// The trace that the request belongs to, as hex digits.
     pub fn trace_id(&self) -> &str {
-        word(&self.trace_id)
+        ascii_text(&self.trace_id)
     }
 
     /// The phases that the request went through, in order, the one that rejected it last.
@@ -197,10 +197,10 @@ impl Refusal {
     }
 
     /// One to be written over.
-    fn blank() -> Refusal {
-        Refusal {
-            at: Duration::ZERO,
-            after: Duration::ZERO,
+    fn blank() -> RejectionRecord {
+        RejectionRecord {
+            time: Duration::ZERO,
+            elapsed: Duration::ZERO,
             request_id: Vec::new(),
             trace_id: [b'0'; 32],
             client: IpAddr::V4(Ipv4Addr::UNSPECIFIED),
@@ -209,7 +209,7 @@ impl Refusal {
             route: String::new(),
             entry: Rejection::InternalError.entry(),
             phase: Phase::Unknown,
-            field: None,
+            header: None,
             detail: None,
             user: None,
             key: None,
@@ -218,12 +218,12 @@ impl Refusal {
 }
 
 /// Ids are ASCII, as they came or were made. That is looked at when somebody asks, which is seldom.
-fn word(bytes: &[u8]) -> &str {
+fn ascii_text(bytes: &[u8]) -> &str {
     std::str::from_utf8(bytes).unwrap_or_default()
 }
 
 /// Writes `new` over `old`, in its memory.
-fn rewrite(old: &mut String, new: &str) {
+fn overwrite(old: &mut String, new: &str) {
     old.clear();
     old.push_str(new);
 }
@@ -235,39 +235,39 @@ mod tests {
     use http::Method;
 
     use super::*;
-    use crate::gateway::context::{Client, Context};
-    use crate::http::headers::{Fields, HeaderName};
+    use crate::gateway::context::{Peer, RequestContext};
+    use crate::http::headers::{HeaderName, Headers};
     use crate::observability::metrics::Metrics;
 
-    fn note(recorder: &Recorder, id: &str) {
-        let mut fields = Fields::new();
+    fn note(recorder: &RejectionRecorder, id: &str) {
+        let mut fields = Headers::new();
         fields.push(HeaderName::XRequestId, id.as_bytes());
-        let client = Rc::new(Client::at(IpAddr::from([192, 0, 2, 1]), false));
-        let (context, worker) = (Context::new(client, &fields, &[]), Metrics::default().worker());
+        let client = Rc::new(Peer::new(IpAddr::from([192, 0, 2, 1]), false));
+        let (context, worker) = (RequestContext::new(client, &fields, &[]), Metrics::default().worker());
         let record = AccessRecord::new(context, Method::GET, "/timbr/api/query/", &worker.route(""), &worker);
-        recorder.note(&Rejection::ApiKeyMissing, &record);
+        recorder.record(&Rejection::ApiKeyMissing, &record);
     }
 
-    fn ids(refusals: &Refusals, most: usize) -> Vec<String> {
+    fn ids(refusals: &RecentRejections, most: usize) -> Vec<String> {
         refusals.newest(most, |_| true).into_iter().map(|refusal| refusal.request_id().to_owned()).collect()
     }
 
     #[test]
     fn the_newest_come_first_and_the_oldest_go() {
-        let refusals = Refusals::new(1);
+        let refusals = RecentRejections::new(1);
         let recorder = refusals.recorder(0);
-        for number in 0..KEPT + 2 {
+        for number in 0..MAX_RECORDS + 2 {
             note(&recorder, &format!("id-{number}"));
         }
         assert_eq!(ids(&refusals, 2), ["id-1001", "id-1000"]);
         let all = ids(&refusals, usize::MAX);
-        assert_eq!((all.len(), all.last().map(String::as_str)), (KEPT, Some("id-2")));
-        assert_eq!(refusals.capacity(), KEPT);
+        assert_eq!((all.len(), all.last().map(String::as_str)), (MAX_RECORDS, Some("id-2")));
+        assert_eq!(refusals.capacity(), MAX_RECORDS);
     }
 
     #[test]
-    fn all_workers_are_asked() {
-        let refusals = Refusals::new(2);
+    fn records_of_all_workers_are_listed() {
+        let refusals = RecentRejections::new(2);
         note(&refusals.recorder(0), "a");
         note(&refusals.recorder(1), "b");
         let mut all = ids(&refusals, 10);
@@ -278,14 +278,14 @@ mod tests {
             (found.len(), found[0].entry.reason, found[0].method.as_str()),
             (1, "api_key_missing", "GET")
         );
-        assert!(Refusals::new(64).capacity() >= 64 * LEAST);
+        assert!(RecentRejections::new(64).capacity() >= 64 * MIN_RECORDS_PER_WORKER);
     }
 
     #[test]
-    fn a_slot_is_written_anew_as_a_whole() {
-        let refusals = Refusals::new(1000);
+    fn an_old_record_is_overwritten_completely() {
+        let refusals = RecentRejections::new(1000);
         let recorder = refusals.recorder(0);
-        for _ in 0..LEAST {
+        for _ in 0..MIN_RECORDS_PER_WORKER {
             note(&recorder, "a-long-id-that-is-overwritten");
         }
         note(&recorder, "b");
@@ -297,7 +297,7 @@ mod tests {
     #[test]
     fn the_trace_ends_with_the_phase_that_rejected() {
         let trace = |phase, route: &str| {
-            let record = Refusal { phase, route: route.to_owned(), ..Refusal::blank() };
+            let record = RejectionRecord { phase, route: route.to_owned(), ..RejectionRecord::blank() };
             record.trace().collect::<Vec<_>>()
         };
         let screened = trace(Phase::Screen, "api");

@@ -7,75 +7,79 @@ use bytes::Bytes;
 use http::StatusCode;
 use http_body::{Body, Frame, SizeHint};
 
-use crate::admission::RequestPlace;
+use crate::admission::RequestPermit;
 use crate::gateway::access_record::AccessRecord;
-use crate::http::headers::{Fields, HeaderName};
-use crate::os::splice::KernelPipe;
+use crate::http::headers::{HeaderName, Headers};
+use crate::os::splice::SplicePipe;
 use crate::upstream;
 
 /// An answer that stands, before the access line is tied to its body.
-pub struct Answer {
+pub struct GatewayResponse {
     status: StatusCode,
-    fields: Fields,
-    source: Source,
+    fields: Headers,
+    source: BodySource,
 }
 
 /// What the client gets.
-pub struct Reply {
+pub struct DownstreamResponse {
     /// Its status.
     pub status: StatusCode,
     /// Its fields; none concerns a hop but perhaps `connection`, and how the body is framed is not said.
-    pub fields: Fields,
+    pub fields: Headers,
     /// Its body.
     pub body: ObservedBody,
 }
 
-enum Source {
-    Own(Option<Bytes>),
+enum BodySource {
+    Local(Option<Bytes>),
     Upstream(upstream::ResponseBody),
 }
 
-impl Answer {
+impl GatewayResponse {
     /// The backend's.
-    pub fn from_upstream(response: upstream::Response) -> Answer {
-        let upstream::Response { status, mut fields, body } = response;
+    pub fn from_upstream(response: upstream::UpstreamResponse) -> GatewayResponse {
+        let upstream::UpstreamResponse { status, mut fields, body } = response;
         remove_hop_by_hop(&mut fields);
-        Answer { status, fields, source: Source::Upstream(body) }
+        GatewayResponse { status, fields, source: BodySource::Upstream(body) }
     }
 
     /// Without the cookies that the backend sets.
     ///
     /// SECURITY: for answers to a key that is not the client's: a session that the backend began for that key would
     /// outlive the gateway's judgement in the client's hands.
-    pub fn without_cookies(mut self) -> Answer {
+    pub fn without_cookies(mut self) -> GatewayResponse {
         self.fields.remove(HeaderName::SetCookie);
         self
     }
 
     /// One of our own.
-    pub fn own(status: StatusCode, fields: Fields, body: Bytes) -> Answer {
-        Answer { status, fields, source: Source::Own(Some(body)) }
+    pub fn local(status: StatusCode, fields: Headers, body: Bytes) -> GatewayResponse {
+        GatewayResponse { status, fields, source: BodySource::Local(Some(body)) }
     }
 
     /// Ends the exchange with the body: the record is written, and then the permit released, when the body is dropped.
     /// There is no permit for a request that was not admitted.
-    pub fn into_reply(mut self, mut record: Box<AccessRecord>, permit: Option<RequestPlace>) -> Reply {
+    pub fn into_reply(
+        mut self,
+        mut record: Box<AccessRecord>,
+        permit: Option<RequestPermit>,
+    ) -> DownstreamResponse {
         record.head_is_ready(self.status);
         self.fields.remove(HeaderName::XRequestId);
         self.fields.push(HeaderName::XRequestId, record.context.request_id_bytes());
         let body = ObservedBody { source: self.source, record, _permit: permit };
-        Reply { status: self.status, fields: self.fields, body }
+        DownstreamResponse { status: self.status, fields: self.fields, body }
     }
 }
 
 /// RFC 9110 section 7.6.1, in an answer.
-fn remove_hop_by_hop(fields: &mut Fields) {
+fn remove_hop_by_hop(fields: &mut Headers) {
     let mut named = Vec::new();
     for option in fields.all(HeaderName::Connection).flat_map(|value| value.split(|byte| *byte == b',')) {
         // A backend cannot take the length or the type from its answer by naming them.
         let stays = [HeaderName::ContentLength, HeaderName::ContentType, HeaderName::CacheControl];
         match http::HeaderName::from_bytes(option.trim_ascii()) {
-            Ok(name) if !stays.contains(&HeaderName::of(name.as_str().as_bytes())) => named.push(name),
+            Ok(name) if !stays.contains(&HeaderName::parse(name.as_str().as_bytes())) => named.push(name),
             _ => {}
         }
     }
@@ -97,25 +101,25 @@ fn remove_hop_by_hop(fields: &mut Fields) {
 
 /// The body of every response. When it is dropped, whether it was read to its end or not, the record is written.
 pub struct ObservedBody {
-    source: Source,
+    source: BodySource,
     // Dropped in this order.
     record: Box<AccessRecord>,
-    _permit: Option<RequestPlace>,
+    _permit: Option<RequestPermit>,
 }
 
 impl ObservedBody {
     /// Nothing of an answer of our own is sent, as HEAD has it (RFC 9110 section 9.3.2). The backend sees to that itself.
-    pub fn withhold(&mut self) {
-        if let Source::Own(bytes) = &mut self.source {
+    pub fn discard(&mut self) {
+        if let BodySource::Local(bytes) = &mut self.source {
             *bytes = None;
             self.record.complete = true;
         }
     }
 
     /// Moves what has come from the backend into an empty pipe: so many bytes. 0 where it has to be read instead.
-    pub fn fill(&mut self, pipe: &mut KernelPipe) -> usize {
-        let Source::Upstream(body) = &mut self.source else { return 0 };
-        let moved = body.fill(pipe);
+    pub fn splice_into(&mut self, pipe: &mut SplicePipe) -> usize {
+        let BodySource::Upstream(body) = &mut self.source else { return 0 };
+        let moved = body.splice_into(pipe);
         self.record.sent += moved as u64;
         if self.is_end_stream() {
             self.record.complete = true;
@@ -133,8 +137,8 @@ impl Body for ObservedBody {
         cx: &mut TaskContext<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
         let polled = match &mut self.source {
-            Source::Own(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
-            Source::Upstream(body) => Pin::new(body).poll_frame(cx),
+            BodySource::Local(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
+            BodySource::Upstream(body) => Pin::new(body).poll_frame(cx),
         };
         match &polled {
             Poll::Ready(Some(Ok(frame))) => {
@@ -153,15 +157,15 @@ impl Body for ObservedBody {
 
     fn is_end_stream(&self) -> bool {
         match &self.source {
-            Source::Own(bytes) => bytes.is_none(),
-            Source::Upstream(body) => body.is_end_stream(),
+            BodySource::Local(bytes) => bytes.is_none(),
+            BodySource::Upstream(body) => body.is_end_stream(),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match &self.source {
-            Source::Own(bytes) => SizeHint::with_exact(bytes.as_ref().map_or(0, Bytes::len) as u64),
-            Source::Upstream(body) => body.size_hint(),
+            BodySource::Local(bytes) => SizeHint::with_exact(bytes.as_ref().map_or(0, Bytes::len) as u64),
+            BodySource::Upstream(body) => body.size_hint(),
         }
     }
 }

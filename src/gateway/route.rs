@@ -4,29 +4,29 @@ use std::net::Ipv6Addr;
 
 use http::{Method, Uri};
 
-use crate::base::byte_class::Octets;
+use crate::base::byte_class::ByteClass;
 use crate::base::hex;
 use crate::config::RouteProfile;
 use crate::gateway::rejection::Rejection;
-use crate::http::headers::{Fields, Head, HeaderName};
+use crate::http::headers::{Head, HeaderName, Headers};
 
 /// Where a request goes.
 #[derive(Debug)]
-pub enum Route<'a> {
+pub enum RouteMatch<'a> {
     /// Answered by the gateway itself.
     GetToken,
-    /// Forwarded, if it satisfies the profile. The number is its place among [`Routes::names`].
+    /// Forwarded, if it satisfies the profile. The number is its place among [`RouteTable::names`].
     Profile(&'a RouteProfile, usize),
 }
 
 /// The route profiles, the longest prefix first.
-pub struct Routes(Vec<RouteProfile>);
+pub struct RouteTable(Vec<RouteProfile>);
 
-impl Routes {
+impl RouteTable {
     /// Sorts the profiles; their prefixes differ, as the configuration has checked.
-    pub fn new(mut profiles: Vec<RouteProfile>) -> Routes {
+    pub fn new(mut profiles: Vec<RouteProfile>) -> RouteTable {
         profiles.sort_by_key(|profile| std::cmp::Reverse(profile.prefix.len()));
-        Routes(profiles)
+        RouteTable(profiles)
     }
 
     /// What the profiles are called, in the order of their numbers.
@@ -35,13 +35,13 @@ impl Routes {
     }
 
     /// The route of a request.
-    pub fn find(&self, head: &Head) -> Result<Route<'_>, Rejection> {
-        one_host(&head.uri, &head.fields)?;
+    pub fn find(&self, head: &Head) -> Result<RouteMatch<'_>, Rejection> {
+        require_single_host(&head.uri, &head.headers)?;
         let path = head.uri.path();
-        unambiguous(path)?;
+        reject_ambiguous_path(path)?;
         if matches!(path, "/timbr/api/get_token" | "/timbr/api/get_token/") {
             return match head.method {
-                Method::POST => Ok(Route::GetToken),
+                Method::POST => Ok(RouteMatch::GetToken),
                 _ => Err(Rejection::MethodNotAllowed("POST".to_owned())),
             };
         }
@@ -52,13 +52,13 @@ impl Routes {
             let methods: Vec<_> = profile.methods.iter().map(Method::as_str).collect();
             return Err(Rejection::MethodNotAllowed(methods.join(", ")));
         }
-        Ok(Route::Profile(profile, number))
+        Ok(RouteMatch::Profile(profile, number))
     }
 }
 
 /// SECURITY: the request must name one host, once: in `Host`, in an absolute target or in `:authority`, or in several
 /// of them alike. Who stands behind us may believe any of them.
-fn one_host(uri: &Uri, fields: &Fields) -> Result<(), Rejection> {
+fn require_single_host(uri: &Uri, fields: &Headers) -> Result<(), Rejection> {
     let mut fields = fields.all(HeaderName::Host);
     let field = fields.next();
     if fields.next().is_some() {
@@ -96,7 +96,7 @@ fn is_host(host: &[u8]) -> bool {
         }
         _ => {
             let end = host.iter().position(|byte| *byte == b':').unwrap_or(host.len());
-            (end > 0 && Octets::HOST.are_all(&host[..end]), &host[end..])
+            (end > 0 && ByteClass::HOST.contains_all(&host[..end]), &host[end..])
         }
     };
     let is_port = |port: &[u8]| {
@@ -113,14 +113,14 @@ fn is_host(host: &[u8]) -> bool {
 
 /// SECURITY: a path that two parsers could read in two ways is refused, never tidied up: what was judged here must
 /// be what the backend sees.
-fn unambiguous(path: &str) -> Result<(), Rejection> {
+fn reject_ambiguous_path(path: &str) -> Result<(), Rejection> {
     let refuse = |what| Err(Rejection::RequestLineAmbiguous(what));
     if !path.starts_with('/') {
         return refuse("it is no path");
     }
     let bytes = path.as_bytes();
     let mut judged = 0;
-    while let Some(found) = Octets::PATH.first_other(&bytes[judged..]) {
+    while let Some(found) = ByteClass::PATH.first_outside(&bytes[judged..]) {
         let i = judged + found;
         judged = i + 1;
         match bytes[i] {
@@ -170,10 +170,10 @@ mod tests {
     }
 
     fn find(method: &str, target: &str) -> Result<String, Rejection> {
-        let routes = Routes::new(routes::defaults(1000));
+        let routes = RouteTable::new(routes::defaults(1000));
         match routes.find(&head(method, target, Some("h")))? {
-            Route::GetToken => Ok("get_token".into()),
-            Route::Profile(profile, _) => Ok(profile.name.clone()),
+            RouteMatch::GetToken => Ok("get_token".into()),
+            RouteMatch::Profile(profile, _) => Ok(profile.name.clone()),
         }
     }
 
@@ -193,7 +193,7 @@ mod tests {
     }
 
     #[test]
-    fn everything_else_has_none() {
+    fn other_paths_have_no_route() {
         for target in ["/", "/timbr", "/timbr/api", "/timbr/apix/", "/Timbr/api/x", "/metrics", "/livez"] {
             assert_eq!(find("GET", target), Err(Rejection::NotFound), "{target}");
         }
@@ -215,13 +215,13 @@ mod tests {
             prefix: "/timbr/api/kb/".into(),
             ..profiles[0].clone()
         });
-        let routes = Routes::new(profiles);
+        let routes = RouteTable::new(profiles);
         let head = head("POST", "/timbr/api/kb/search", Some("h"));
-        assert!(matches!(routes.find(&head), Ok(Route::Profile(profile, _)) if profile.name == "kb"));
+        assert!(matches!(routes.find(&head), Ok(RouteMatch::Profile(profile, _)) if profile.name == "kb"));
     }
 
     #[test]
-    fn paths_with_two_readings_are_refused() {
+    fn ambiguous_paths_are_rejected() {
         for target in [
             "//timbr/api/query/",
             "/timbr//api/query/",
@@ -256,7 +256,7 @@ mod tests {
 
     #[test]
     fn a_request_names_one_host() {
-        let routes = Routes::new(routes::defaults(1000));
+        let routes = RouteTable::new(routes::defaults(1000));
         let target = "http://a/timbr/api/x";
         assert!(routes.find(&head("GET", target, Some("A"))).is_ok());
         assert!(routes.find(&head("GET", target, None)).is_ok());
@@ -266,7 +266,7 @@ mod tests {
             assert!(routes.find(&head("GET", "/timbr/api/x", Some(host))).is_err(), "{host}");
         }
         let mut twice = head("GET", "/timbr/api/x", Some("a"));
-        twice.fields.push(HeaderName::Host, b"a");
+        twice.headers.push(HeaderName::Host, b"a");
         assert!(matches!(routes.find(&twice), Err(Rejection::FieldRepeated("host"))));
     }
 }

@@ -3,25 +3,25 @@
 use http::{Method, Uri};
 
 use crate::auth::jwt::Jwt;
-use crate::auth::{ApiKey, Presented};
-use crate::config::{Accepts, RouteProfile};
-use crate::gateway::header_policy::{self, Fate, POLICY};
+use crate::auth::{ApiKey, ClientCredential};
+use crate::config::{AcceptedCredentials, RouteProfile};
+use crate::gateway::header_policy::{self, Disposition, POLICY_HEADERS};
 use crate::gateway::rejection::Rejection;
-use crate::http::headers::{Fields, Head, HeaderName};
+use crate::http::headers::{Head, HeaderName, Headers};
 use crate::http::media_type::essence;
 
 /// The head of a request that satisfies its route's field policy. Only [`screen`] makes one.
 pub struct Screened {
     head: Head,
-    presented: Presented,
-    nominated: Vec<http::HeaderName>,
+    credential: ClientCredential,
+    connection_options: Vec<http::HeaderName>,
     max_body: u64,
 }
 
 impl Screened {
     /// The one credential of the request; whose it is, `authenticate` tells.
-    pub fn presented(&self) -> &Presented {
-        &self.presented
+    pub fn credential(&self) -> &ClientCredential {
+        &self.credential
     }
 
     /// Its method.
@@ -35,14 +35,19 @@ impl Screened {
     }
 
     /// All fields as the client sent them.
-    pub fn fields(&self) -> &Fields {
-        &self.head.fields
+    pub fn fields(&self) -> &Headers {
+        &self.head.headers
     }
 
     /// The parts that `rewrite` makes the upstream's request of.
     pub(super) fn into_parts(self) -> ScreenedParts {
-        let Screened { head: Head { method, uri, fields }, presented, nominated, max_body } = self;
-        ScreenedParts { method, uri, fields, presented, nominated, max_body }
+        let Screened {
+            head: Head { method, uri, headers: fields },
+            credential: presented,
+            connection_options: nominated,
+            max_body,
+        } = self;
+        ScreenedParts { method, uri, fields, credential: presented, connection_options: nominated, max_body }
     }
 }
 
@@ -50,39 +55,43 @@ impl Screened {
 pub(super) struct ScreenedParts {
     pub method: Method,
     pub uri: Uri,
-    pub fields: Fields,
-    pub presented: Presented,
+    pub fields: Headers,
+    pub credential: ClientCredential,
     /// Fields that `Connection` says are for this hop only.
-    pub nominated: Vec<http::HeaderName>,
+    pub connection_options: Vec<http::HeaderName>,
     /// Most bytes that the body may have.
     pub max_body: u64,
 }
 
 /// Judges the fields of a request for a route.
 pub fn screen(profile: &RouteProfile, head: Head) -> Result<Screened, Rejection> {
-    unambiguous(&head.fields)?;
-    let nominated = nominated(&head.fields)?;
+    reject_ambiguous_headers(&head.headers)?;
+    let nominated = connection_options(&head.headers)?;
     let expected = || profile.content_type_list();
-    content_type(&head.fields, |essence| profile.content_types.iter().any(|t| t.is(essence)), expected)?;
+    require_content_type(
+        &head.headers,
+        |essence| profile.content_types.iter().any(|t| t.matches(essence)),
+        expected,
+    )?;
     let max_body = profile.max_body;
-    if stated_length(&head.fields).is_some_and(|length| length > max_body) {
+    if content_length(&head.headers).is_some_and(|length| length > max_body) {
         return Err(Rejection::RequestBodyTooLarge);
     }
-    let presented = presented(profile.accepts, &head.fields)?;
-    Ok(Screened { head, presented, nominated, max_body })
+    let presented = client_credential(profile.accepts, &head.headers)?;
+    Ok(Screened { head, credential: presented, connection_options: nominated, max_body })
 }
 
 /// SECURITY: fields that decide about the request stand once, in their own spelling. Whoever takes the first and
 /// whoever takes the last of two values must not come to different ends.
-pub fn unambiguous(fields: &Fields) -> Result<(), Rejection> {
-    let mut seen = [false; POLICY.len()];
+pub fn reject_ambiguous_headers(fields: &Headers) -> Result<(), Rejection> {
+    let mut seen = [false; POLICY_HEADERS.len()];
     for field in fields.iter() {
-        if let Some(decides) = POLICY.iter().position(|name| *name == field.name)
+        if let Some(decides) = POLICY_HEADERS.iter().position(|name| *name == field.name)
             && std::mem::replace(&mut seen[decides], true)
         {
             return Err(Rejection::FieldRepeated(field.name.as_str()));
         }
-        if let Some(name) = header_policy::mistaken_for(field) {
+        if let Some(name) = header_policy::ambiguous_with(field) {
             return Err(Rejection::FieldAmbiguous(name.as_str()));
         }
     }
@@ -95,8 +104,8 @@ pub fn unambiguous(fields: &Fields) -> Result<(), Rejection> {
 }
 
 /// Checks that `Content-Type` is there, well formed and accepted.
-pub fn content_type(
-    fields: &Fields,
+pub fn require_content_type(
+    fields: &Headers,
     accepts: impl Fn(&[u8]) -> bool,
     expected: impl Fn() -> String,
 ) -> Result<(), Rejection> {
@@ -110,24 +119,24 @@ pub fn content_type(
 }
 
 /// What `Content-Length` says. A body without one is counted on its way.
-fn stated_length(fields: &Fields) -> Option<u64> {
+fn content_length(fields: &Headers) -> Option<u64> {
     std::str::from_utf8(fields.get(HeaderName::ContentLength)?).ok()?.parse().ok()
 }
 
 /// SECURITY: exactly one credential, so that nobody has to choose whom to believe; whether the route takes it or not.
 /// `Authorization` is none where the route does not take it: many clients send one to everybody.
-fn presented(accepts: Accepts, fields: &Fields) -> Result<Presented, Rejection> {
+fn client_credential(accepts: AcceptedCredentials, fields: &Headers) -> Result<ClientCredential, Rejection> {
     let basic = fields.get(HeaderName::Authorization).filter(|_| accepts.basic);
     match (fields.get(HeaderName::XApiKey), fields.get(HeaderName::XJwtToken), basic) {
         (None, Some(token), None) if accepts.jwt => {
             let jwt = Jwt::parse(token, fields.get(HeaderName::XJwtTenantId));
-            jwt.map(Presented::Jwt).ok_or(Rejection::JwtInvalid("it does not have the form of one"))
+            jwt.map(ClientCredential::Jwt).ok_or(Rejection::JwtInvalid("it does not have the form of one"))
         }
         (Some(key), None, None) if accepts.api_key => {
-            ApiKey::parse(key).map(Presented::Key).ok_or(Rejection::ApiKeyMalformed)
+            ApiKey::parse(key).map(ClientCredential::Key).ok_or(Rejection::ApiKeyMalformed)
         }
         (None, None, Some(value)) => {
-            ApiKey::parse_basic(value).map(Presented::Basic).ok_or(Rejection::BasicMalformed)
+            ApiKey::parse_basic(value).map(ClientCredential::Basic).ok_or(Rejection::BasicMalformed)
         }
         (Some(_), Some(_), _) | (Some(_), _, Some(_)) | (_, Some(_), Some(_)) => {
             Err(Rejection::CredentialsAmbiguous)
@@ -142,21 +151,21 @@ fn presented(accepts: Accepts, fields: &Fields) -> Result<Presented, Rejection> 
 ///
 /// SECURITY: it may not name a field that decides about the request or that the gateway writes: some intermediary
 /// behind us could strip what we have judged or written.
-fn nominated(fields: &Fields) -> Result<Vec<http::HeaderName>, Rejection> {
+fn connection_options(fields: &Headers) -> Result<Vec<http::HeaderName>, Rejection> {
     let mut names = Vec::new();
     for value in fields.all(HeaderName::Connection) {
         for option in value.split(|byte| *byte == b',') {
             let option = option.trim_ascii();
-            if option.is_empty() || is_usual(option) {
+            if option.is_empty() || is_persistence_option(option) {
                 continue;
             }
             let Ok(text) = http::HeaderName::from_bytes(option) else {
                 let text = String::from_utf8_lossy(option).into_owned();
                 return Err(Rejection::ConnectionNamesPolicyField(text));
             };
-            let name = HeaderName::of(option);
-            let decides =
-                POLICY.contains(&name) || header_policy::mistaken(text.as_str().as_bytes()).is_some();
+            let name = HeaderName::parse(option);
+            let decides = POLICY_HEADERS.contains(&name)
+                || header_policy::name_ambiguous_with(text.as_str().as_bytes()).is_some();
             let hop = matches!(
                 name,
                 HeaderName::Te
@@ -165,7 +174,9 @@ fn nominated(fields: &Fields) -> Result<Vec<http::HeaderName>, Rejection> {
                     | HeaderName::Http2Settings
                     | HeaderName::TransferEncoding
             );
-            if decides || (!hop && header_policy::fate(name, text.as_str().as_bytes()) == Fate::Drop) {
+            if decides
+                || (!hop && header_policy::disposition(name, text.as_str().as_bytes()) == Disposition::Drop)
+            {
                 return Err(Rejection::ConnectionNamesPolicyField(text.as_str().to_owned()));
             }
             names.push(text);
@@ -174,7 +185,7 @@ fn nominated(fields: &Fields) -> Result<Vec<http::HeaderName>, Rejection> {
     Ok(names)
 }
 
-fn is_usual(option: &[u8]) -> bool {
+fn is_persistence_option(option: &[u8]) -> bool {
     option.eq_ignore_ascii_case(b"close") || option.eq_ignore_ascii_case(b"keep-alive")
 }
 
@@ -200,7 +211,7 @@ mod tests {
     const KEY: (&str, &str) = ("x-api-key", "tk_1");
 
     #[test]
-    fn a_request_that_has_everything_passes() {
+    fn a_complete_request_passes() {
         for fields in [
             &[JSON, KEY][..],
             &[("Content-Type", "application/json; charset=utf-8"), ("X-Api-Key", "tk_1")],
@@ -213,7 +224,7 @@ mod tests {
     }
 
     #[test]
-    fn each_lack_has_its_own_reason() {
+    fn each_missing_part_has_its_own_reason() {
         for (fields, expected) in [
             (&[KEY][..], "content_type_missing"),
             (&[("content-type", "text/html"), KEY], "content_type_unsupported"),
@@ -231,13 +242,13 @@ mod tests {
     }
 
     #[test]
-    fn a_body_that_states_to_be_too_large_is_refused_before_it_comes() {
+    fn a_content_length_over_the_limit_is_rejected() {
         assert_eq!(reason(0, &[JSON, KEY, ("content-length", "1000")]), "");
         assert_eq!(reason(0, &[JSON, KEY, ("content-length", "1001")]), "request_body_too_large");
     }
 
     #[test]
-    fn what_decides_stands_once_in_its_own_spelling() {
+    fn policy_headers_occur_once_in_canonical_spelling() {
         for (fields, expected) in [
             (&[JSON, KEY, KEY][..], "field_repeated"),
             (&[JSON, JSON, KEY], "field_repeated"),
@@ -256,7 +267,7 @@ mod tests {
     }
 
     #[test]
-    fn connection_names_no_field_that_decides() {
+    fn connection_must_not_name_policy_headers() {
         for name in ["x-api-key", "Content-Type", "x-forwarded-for", "x-api-impersonate-user", "host", "a b"]
         {
             let fields = [JSON, KEY, ("connection", name)];

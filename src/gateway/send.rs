@@ -12,7 +12,7 @@ use crate::gateway::Gateway;
 use crate::gateway::exchange::Exchange;
 use crate::gateway::rejection::Rejection;
 use crate::gateway::rewrite::UpstreamRequest;
-use crate::upstream::{RequestBodyError, Response, UpstreamError};
+use crate::upstream::{RequestBodyError, UpstreamError, UpstreamResponse};
 
 impl Gateway {
     /// Sends the request and records how long the backend took.
@@ -21,9 +21,9 @@ impl Gateway {
         request: UpstreamRequest,
         identity: &Identity,
         exchange: &mut Exchange,
-    ) -> Result<Response, Rejection> {
+    ) -> Result<UpstreamResponse, Rejection> {
         let sent_at = clock::now();
-        let response = match identity.stands_for() {
+        let response = match identity.renewable_key() {
             None => self.send_once(request, sent_at, exchange).await,
             // Boxed, as it is rare and large.
             Some(_) => Box::pin(self.send_with_renewal(request, sent_at, identity, exchange)).await,
@@ -37,7 +37,7 @@ impl Gateway {
         request: UpstreamRequest,
         sent_at: Instant,
         exchange: &Exchange,
-    ) -> Result<Response, Rejection> {
+    ) -> Result<UpstreamResponse, Rejection> {
         self.upstream.send(request, sent_at).await.map_err(|error| upstream_rejection(&error, exchange))
     }
 
@@ -49,20 +49,20 @@ impl Gateway {
         sent_at: Instant,
         identity: &Identity,
         exchange: &Exchange,
-    ) -> Result<Response, Rejection> {
-        let spare = request.spare();
+    ) -> Result<UpstreamResponse, Rejection> {
+        let spare = request.keep_for_resend();
         let response = self.send_once(request, sent_at, exchange).await?;
         if response.status != StatusCode::UNAUTHORIZED {
             return Ok(response);
         }
-        match self.auth.renew(identity).await {
-            Some(Renewal::Key(key)) => {
+        match self.auth.renew_upstream_key(identity).await {
+            Some(Renewal::NewKey(key)) => {
                 let again = spare.with_key(&key).ok_or(Rejection::UpstreamKeyRenewed)?;
                 self.send_once(again, clock::now(), exchange).await
             }
-            Some(Renewal::Ended) => Err(Rejection::TokenExpired),
+            Some(Renewal::TokenRevoked) => Err(Rejection::TokenExpired),
             Some(Renewal::Unavailable) => Err(Rejection::VerifierUnavailable),
-            Some(Renewal::Same) | None => Ok(response),
+            Some(Renewal::Unchanged) | None => Ok(response),
         }
     }
 }
@@ -75,7 +75,7 @@ fn upstream_rejection(error: &UpstreamError, exchange: &Exchange) -> Rejection {
         UpstreamError::Connect(_) => Rejection::UpstreamUnreachable,
         UpstreamError::ConnectTimeout => Rejection::UpstreamConnectTimeout,
         UpstreamError::Closed(_) => Rejection::UpstreamClosed,
-        UpstreamError::Invalid(_) | UpstreamError::UnaskedUpgrade => Rejection::UpstreamInvalid,
+        UpstreamError::Invalid(_) | UpstreamError::UnexpectedUpgrade => Rejection::UpstreamInvalid,
         UpstreamError::ResponseTimeout => Rejection::UpstreamTimeout,
         UpstreamError::RequestBody(RequestBodyError::Stalled) => return Rejection::RequestBodyStalled,
         UpstreamError::RequestBody(RequestBodyError::TooLarge) => return Rejection::RequestBodyTooLarge,

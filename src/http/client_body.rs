@@ -13,16 +13,16 @@ use hyper::body::Incoming;
 /// Why a body did not arrive whole.
 #[derive(Clone, Debug, thiserror::Error)]
 #[error("{0}")]
-pub struct BrokenBody(pub String);
+pub struct IncompleteBody(pub String);
 
 /// Where the bytes of an HTTP/1 body come from: the connection itself, read when somebody asks for them.
 pub trait Http1Body {
     /// The next bytes; `None` at the end.
-    fn poll_data(&self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, BrokenBody>>>;
+    fn poll_data(&self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, IncompleteBody>>>;
     /// Whether all was read.
-    fn is_ended(&self) -> bool;
+    fn is_end_stream(&self) -> bool;
     /// How many bytes are left, where the client said so.
-    fn left(&self) -> Option<u64>;
+    fn remaining(&self) -> Option<u64>;
 }
 
 /// A body over HTTP/2. What nobody has read to its end is left to whoever took the request in, instead of being dropped.
@@ -47,7 +47,7 @@ pub enum ClientBody {
     /// A stream of an HTTP/2 connection.
     Http2(Http2Body),
     /// What has come before, once more.
-    Kept(Bytes),
+    Buffered(Bytes),
 }
 
 impl ClientBody {
@@ -68,23 +68,23 @@ impl fmt::Debug for ClientBody {
             ClientBody::Empty => "ClientBody::Empty",
             ClientBody::Http1(_) => "ClientBody::Http1",
             ClientBody::Http2(_) => "ClientBody::Http2",
-            ClientBody::Kept(_) => "ClientBody::Kept",
+            ClientBody::Buffered(_) => "ClientBody::Kept",
         })
     }
 }
 
 impl Body for ClientBody {
     type Data = Bytes;
-    type Error = BrokenBody;
+    type Error = IncompleteBody;
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, BrokenBody>>> {
+    ) -> Poll<Option<Result<Frame<Bytes>, IncompleteBody>>> {
         match &mut *self {
             ClientBody::Empty => Poll::Ready(None),
             ClientBody::Http1(body) => body.poll_data(cx).map_ok(Frame::data),
-            ClientBody::Kept(rest) => {
+            ClientBody::Buffered(rest) => {
                 let rest = std::mem::take(rest);
                 Poll::Ready((!rest.is_empty()).then(|| Ok(Frame::data(rest))))
             }
@@ -93,9 +93,9 @@ impl Body for ClientBody {
                 match Pin::new(&mut *incoming).poll_frame(cx) {
                     // SECURITY: a stream that was reset "without error" looks ended, and is not whole.
                     Poll::Ready(None) if !incoming.is_end_stream() => {
-                        Poll::Ready(Some(Err(BrokenBody("the stream was reset".to_owned()))))
+                        Poll::Ready(Some(Err(IncompleteBody("the stream was reset".to_owned()))))
                     }
-                    polled => polled.map_err(|error| BrokenBody(error.to_string())),
+                    polled => polled.map_err(|error| IncompleteBody(error.to_string())),
                 }
             }
         }
@@ -104,18 +104,18 @@ impl Body for ClientBody {
     fn is_end_stream(&self) -> bool {
         match self {
             ClientBody::Empty => true,
-            ClientBody::Http1(body) => body.is_ended(),
+            ClientBody::Http1(body) => body.is_end_stream(),
             ClientBody::Http2(body) => body.incoming.as_ref().is_none_or(Incoming::is_end_stream),
-            ClientBody::Kept(rest) => rest.is_empty(),
+            ClientBody::Buffered(rest) => rest.is_empty(),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match self {
             ClientBody::Empty => SizeHint::with_exact(0),
-            ClientBody::Http1(body) => body.left().map_or_else(SizeHint::new, SizeHint::with_exact),
+            ClientBody::Http1(body) => body.remaining().map_or_else(SizeHint::new, SizeHint::with_exact),
             ClientBody::Http2(body) => body.incoming.as_ref().map(Incoming::size_hint).unwrap_or_default(),
-            ClientBody::Kept(rest) => SizeHint::with_exact(rest.len() as u64),
+            ClientBody::Buffered(rest) => SizeHint::with_exact(rest.len() as u64),
         }
     }
 }

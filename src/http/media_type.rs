@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use crate::base::byte_class::Octets;
+use crate::base::byte_class::ByteClass;
 
 /// A type and subtype in lower case, without parameters.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -21,7 +21,7 @@ impl MediaType {
     }
 
     /// Whether this is the type that `essence` names; letter case does not matter.
-    pub fn is(&self, essence: &[u8]) -> bool {
+    pub fn matches(&self, essence: &[u8]) -> bool {
         self.0.as_bytes().eq_ignore_ascii_case(essence)
     }
 }
@@ -34,8 +34,8 @@ impl fmt::Display for MediaType {
 
 /// The `type/subtype` of a `Content-Type` value, or `None` if the value, parameters included, is not well formed.
 pub fn essence(value: &[u8]) -> Option<&[u8]> {
-    let (main, rest) = token(value)?;
-    let (sub, mut rest) = token(rest.strip_prefix(b"/")?)?;
+    let (main, rest) = split_token(value)?;
+    let (sub, mut rest) = split_token(rest.strip_prefix(b"/")?)?;
     let essence = &value[..main.len() + 1 + sub.len()];
     loop {
         rest = rest.trim_ascii_start();
@@ -46,19 +46,19 @@ pub fn essence(value: &[u8]) -> Option<&[u8]> {
         if rest.is_empty() || rest.starts_with(b";") {
             continue; // RFC 9110 section 5.6.6 lets a parameter be empty.
         }
-        let (_, after_name) = token(rest)?;
+        let (_, after_name) = split_token(rest)?;
         rest = parameter_value(after_name.strip_prefix(b"=")?)?;
     }
 }
 
 fn parameter_value(text: &[u8]) -> Option<&[u8]> {
     match text.strip_prefix(b"\"") {
-        Some(quoted) => after_quoted_string(quoted),
-        None => token(text).map(|(_, rest)| rest),
+        Some(quoted) => skip_quoted_string(quoted),
+        None => split_token(text).map(|(_, rest)| rest),
     }
 }
 
-fn after_quoted_string(mut text: &[u8]) -> Option<&[u8]> {
+fn skip_quoted_string(mut text: &[u8]) -> Option<&[u8]> {
     loop {
         text = match text {
             [b'"', rest @ ..] => return Some(rest),
@@ -74,8 +74,8 @@ fn is_text(byte: u8) -> bool {
 }
 
 /// Splits a non-empty RFC 9110 token off the front.
-fn token(text: &[u8]) -> Option<(&[u8], &[u8])> {
-    let end = Octets::TOKEN.first_other(text).unwrap_or(text.len());
+fn split_token(text: &[u8]) -> Option<(&[u8], &[u8])> {
+    let end = ByteClass::TOKEN.first_outside(text).unwrap_or(text.len());
     (end > 0).then(|| text.split_at(end))
 }
 
@@ -99,7 +99,7 @@ mod tests {
     }
 
     #[test]
-    fn malformed_values_have_none() {
+    fn malformed_values_have_no_essence() {
         for value in [
             "",
             "application",
@@ -120,11 +120,11 @@ mod tests {
     }
 
     #[test]
-    fn a_longer_name_is_another_type() {
+    fn a_longer_name_is_a_different_type() {
         let json = MediaType::parse_bare("application/json").expect("valid");
-        assert!(json.is(b"APPLICATION/json"));
-        assert!(!json.is(b"application/jsonp"));
-        assert!(!json.is(b"application/problem+json"));
+        assert!(json.matches(b"APPLICATION/json"));
+        assert!(!json.matches(b"application/jsonp"));
+        assert!(!json.matches(b"application/problem+json"));
     }
 
     #[test]

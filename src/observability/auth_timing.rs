@@ -3,49 +3,54 @@
 use std::time::Instant;
 
 use crate::base::clock;
-use crate::observability::metrics::{Outcome, Step, Worker};
-use crate::observability::trace::{Span, Trace};
+use crate::observability::metrics::{AuthOutcome, AuthPhase, WorkerMetrics};
+use crate::observability::trace::{Interval, Trace};
 
 /// Notes them for one request.
 #[derive(Debug)]
-pub struct Steps {
-    worker: Worker,
+pub struct AuthTiming {
+    worker: WorkerMetrics,
     /// Where the request is traced.
     pub trace: Option<Box<Trace>>,
 }
 
-impl Steps {
+impl AuthTiming {
     /// Of a request of the calling thread's.
-    pub fn new(worker: Worker) -> Steps {
-        Steps { worker, trace: None }
+    pub fn new(worker: WorkerMetrics) -> AuthTiming {
+        AuthTiming { worker, trace: None }
     }
 
     /// Notes what a step takes, and how it ends.
-    pub async fn of<T>(
+    pub async fn measure<T>(
         &self,
-        step: Step,
+        step: AuthPhase,
         doing: impl Future<Output = T>,
-        outcome: impl FnOnce(&T) -> Outcome,
+        outcome: impl FnOnce(&T) -> AuthOutcome,
     ) -> T {
         let begun = clock::now();
         let done = doing.await;
-        self.note(step, begun, outcome(&done));
+        self.record(step, begun, outcome(&done));
         done
     }
 
     /// The same of a step that does not wait for anything.
-    pub fn of_now<T>(&self, step: Step, doing: impl FnOnce() -> T, outcome: impl FnOnce(&T) -> Outcome) -> T {
+    pub fn measure_sync<T>(
+        &self,
+        step: AuthPhase,
+        doing: impl FnOnce() -> T,
+        outcome: impl FnOnce(&T) -> AuthOutcome,
+    ) -> T {
         let begun = clock::now();
         let done = doing();
-        self.note(step, begun, outcome(&done));
+        self.record(step, begun, outcome(&done));
         done
     }
 
-    fn note(&self, step: Step, begun: Instant, outcome: Outcome) {
+    fn record(&self, step: AuthPhase, begun: Instant, outcome: AuthOutcome) {
         let ended = clock::now();
-        self.worker.step(step, outcome, ended.duration_since(begun));
+        self.worker.record_phase(step, outcome, ended.duration_since(begun));
         if let Some(trace) = &self.trace {
-            trace.step(step, outcome, Span { begun, ended });
+            trace.record_phase(step, outcome, Interval { start: begun, end: ended });
         }
     }
 }

@@ -2,28 +2,28 @@
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-use crate::os::splice::MOST_PIPES;
+use crate::os::splice::MAX_PIPES;
 
 /// Kept back for listeners, the log, files that are read anew, name lookups and idle upstream connections, and for pipes.
-const RESERVE: u64 = 64 + 2 * MOST_PIPES as u64;
+const RESERVED_DESCRIPTORS: u64 = 64 + 2 * MAX_PIPES as u64;
 
 /// Raises the limit as far as it goes, and says how many clients can be connected at once then.
 ///
 /// Each may need a second descriptor, for the connection to the backend. Whoever takes in more clients than that
 /// leaves those who are in without an answer.
-pub fn most_clients() -> usize {
+pub fn raise_to_max() -> usize {
     let limit = getrlimit(Resource::Nofile);
     let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
     let current = match setrlimit(Resource::Nofile, raised) {
         Ok(()) => limit.maximum,
         Err(_) => limit.current,
     };
-    clients(current)
+    max_clients(current)
 }
 
-fn clients(descriptors: Option<u64>) -> usize {
+fn max_clients(descriptors: Option<u64>) -> usize {
     let Some(descriptors) = descriptors else { return usize::MAX };
-    usize::try_from(descriptors.saturating_sub(RESERVE) / 2).unwrap_or(usize::MAX).max(1)
+    usize::try_from(descriptors.saturating_sub(RESERVED_DESCRIPTORS) / 2).unwrap_or(usize::MAX).max(1)
 }
 
 #[cfg(test)]
@@ -31,18 +31,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_client_may_need_two() {
-        assert_eq!(clients(Some(256)), 64);
-        assert_eq!(clients(Some(1024)), 448);
-        assert_eq!(clients(Some(10)), 1);
-        assert_eq!(clients(None), usize::MAX);
+    fn each_client_may_need_two_descriptors() {
+        assert_eq!(max_clients(Some(256)), 64);
+        assert_eq!(max_clients(Some(1024)), 448);
+        assert_eq!(max_clients(Some(10)), 1);
+        assert_eq!(max_clients(None), usize::MAX);
     }
 
     #[test]
     fn the_limit_is_raised() {
-        let most = most_clients();
+        let most = raise_to_max();
         let limit = getrlimit(Resource::Nofile);
         assert_eq!(limit.current, limit.maximum);
-        assert_eq!(most, clients(limit.maximum));
+        assert_eq!(most, max_clients(limit.maximum));
     }
 }

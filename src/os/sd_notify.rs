@@ -18,18 +18,18 @@ use tracing::{debug, warn};
 #[derive(Clone, Debug, Default)]
 pub struct ServiceManager {
     address: Option<SocketAddr>,
-    watchdog: Option<Duration>,
+    watchdog_interval: Option<Duration>,
 }
 
 impl ServiceManager {
     /// Whom the environment names.
-    pub fn of_environment() -> ServiceManager {
-        ServiceManager::named_by(|name| std::env::var_os(name), std::process::id())
+    pub fn from_env() -> ServiceManager {
+        ServiceManager::from_variables(|name| std::env::var_os(name), std::process::id())
     }
 
-    fn named_by(variable: impl Fn(&str) -> Option<OsString>, process: u32) -> ServiceManager {
+    fn from_variables(variable: impl Fn(&str) -> Option<OsString>, process: u32) -> ServiceManager {
         let address = variable("NOTIFY_SOCKET").filter(|name| !name.is_empty());
-        let address = address.and_then(|name| match address_of(&name) {
+        let address = address.and_then(|name| match parse_address(&name) {
             Ok(address) => Some(address),
             Err(error) => {
                 warn!(%error, "NOTIFY_SOCKET is no address of a socket; nobody is told that the gateway is ready");
@@ -40,42 +40,44 @@ impl ServiceManager {
         // Without a process it is meant for whoever inherits it.
         let is_ours = variable("WATCHDOG_PID").is_none() || number("WATCHDOG_PID") == Some(process.into());
         let watchdog = number("WATCHDOG_USEC").filter(|micros| is_ours && *micros > 0);
-        ServiceManager { address, watchdog: watchdog.map(Duration::from_micros) }
+        ServiceManager { address, watchdog_interval: watchdog.map(Duration::from_micros) }
     }
 
     /// One at this address, that wants to hear of life as often as `watchdog` says.
-    pub fn at(address: SocketAddr, watchdog: Option<Duration>) -> ServiceManager {
-        ServiceManager { address: Some(address), watchdog }
+    pub fn new(address: SocketAddr, watchdog_interval: Option<Duration>) -> ServiceManager {
+        ServiceManager { address: Some(address), watchdog_interval }
     }
 
     /// How soon after one [`ServiceManager::alive`] the next is expected, if it is.
-    pub fn watchdog(&self) -> Option<Duration> {
-        self.watchdog.filter(|_| self.address.is_some())
+    pub fn watchdog_interval(&self) -> Option<Duration> {
+        self.watchdog_interval.filter(|_| self.address.is_some())
     }
 
     /// The start, or a reload, is done. `status` is for people.
-    pub fn ready(&self, status: &str) {
-        self.tell(&format!("READY=1\nSTATUS={}\n", line(status)));
+    pub fn notify_ready(&self, status: &str) {
+        self.notify(&format!("READY=1\nSTATUS={}\n", single_line(status)));
     }
 
     /// A reload begins; [`ServiceManager::ready`] says that it is over.
-    pub fn reloading(&self) {
+    pub fn notify_reloading(&self) {
         let now = clock_gettime(ClockId::Monotonic);
         let micros = i128::from(now.tv_sec) * 1_000_000 + i128::from(now.tv_nsec) / 1000;
-        self.tell(&format!("RELOADING=1\nMONOTONIC_USEC={micros}\nSTATUS=reading the configuration again\n"));
+        self.notify(&format!(
+            "RELOADING=1\nMONOTONIC_USEC={micros}\nSTATUS=reading the configuration again\n"
+        ));
     }
 
     /// The end has begun.
-    pub fn stopping(&self, status: &str) {
-        self.tell(&format!("STOPPING=1\nSTATUS={}\n", line(status)));
+    pub fn notify_stopping(&self, status: &str) {
+        self.notify(&format!("STOPPING=1\nSTATUS={}\n", single_line(status)));
     }
 
     /// All that serves is alive.
-    pub fn alive(&self) {
-        self.tell("WATCHDOG=1\n");
+    pub fn notify_watchdog(&self) {
+        self.notify("WATCHDOG=1\n");
     }
 
-    fn tell(&self, words: &str) {
+    fn notify(&self, words: &str) {
         let Some(address) = &self.address else { return };
         if let Err(error) = send(address, words.as_bytes()) {
             debug!(%error, "the service manager could not be told");
@@ -84,7 +86,7 @@ impl ServiceManager {
 }
 
 /// A name that begins with `@` is in the abstract namespace, any other is a path.
-fn address_of(name: &OsString) -> io::Result<SocketAddr> {
+fn parse_address(name: &OsString) -> io::Result<SocketAddr> {
     match name.as_bytes() {
         [b'@', rest @ ..] => SocketAddr::from_abstract_name(rest),
         _ => SocketAddr::from_pathname(name),
@@ -99,7 +101,7 @@ fn send(address: &SocketAddr, words: &[u8]) -> io::Result<()> {
 }
 
 /// A status is one line.
-fn line(status: &str) -> String {
+fn single_line(status: &str) -> String {
     status.replace(['\n', '\r'], " ")
 }
 
@@ -107,8 +109,9 @@ fn line(status: &str) -> String {
 mod tests {
     use super::*;
 
-    fn told(name: &str, socket: &UnixDatagram, say: impl Fn(&ServiceManager)) -> String {
-        let manager = ServiceManager::named_by(|asked| (asked == "NOTIFY_SOCKET").then(|| name.into()), 1);
+    fn received(name: &str, socket: &UnixDatagram, say: impl Fn(&ServiceManager)) -> String {
+        let manager =
+            ServiceManager::from_variables(|asked| (asked == "NOTIFY_SOCKET").then(|| name.into()), 1);
         say(&manager);
         let mut buffer = [0; 1024];
         let length = socket.recv(&mut buffer).expect("told");
@@ -116,33 +119,33 @@ mod tests {
     }
 
     #[test]
-    fn the_manager_is_told_by_a_path_and_by_an_abstract_name() {
+    fn path_and_abstract_addresses_are_notified() {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("notify");
         let by_path = UnixDatagram::bind(&path).expect("bound");
         assert_eq!(
-            told(path.to_str().expect("text"), &by_path, |manager| manager.ready("two\nlines")),
+            received(path.to_str().expect("text"), &by_path, |manager| manager.notify_ready("two\nlines")),
             "READY=1\nSTATUS=two lines\n"
         );
         let name = format!("timbr-gateway-test-{}", std::process::id());
         let address = SocketAddr::from_abstract_name(&name).expect("a name");
         let by_name = UnixDatagram::bind_addr(&address).expect("bound");
-        assert_eq!(told(&format!("@{name}"), &by_name, ServiceManager::alive), "WATCHDOG=1\n");
-        let words = told(&format!("@{name}"), &by_name, ServiceManager::reloading);
+        assert_eq!(received(&format!("@{name}"), &by_name, ServiceManager::notify_watchdog), "WATCHDOG=1\n");
+        let words = received(&format!("@{name}"), &by_name, ServiceManager::notify_reloading);
         let micros = words.lines().find_map(|line| line.strip_prefix("MONOTONIC_USEC="));
         assert!(words.starts_with("RELOADING=1\n") && micros.is_some_and(|text| text.parse::<u64>().is_ok()));
     }
 
     #[test]
-    fn a_manager_that_does_not_read_and_one_that_is_gone_hold_up_nothing() {
+    fn an_unresponsive_manager_does_not_block() {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("notify");
         let named = |asked: &str| (asked == "NOTIFY_SOCKET").then(|| path.clone().into_os_string());
-        let manager = ServiceManager::named_by(named, 1);
-        manager.alive();
+        let manager = ServiceManager::from_variables(named, 1);
+        manager.notify_watchdog();
         let _unread = UnixDatagram::bind(&path).expect("bound");
         for _ in 0..10_000 {
-            manager.alive();
+            manager.notify_watchdog();
         }
     }
 
@@ -151,7 +154,7 @@ mod tests {
         let of = |all: &[(&str, &str)]| {
             let find =
                 |name: &str| all.iter().find(|(key, _)| *key == name).map(|(_, value)| (*value).into());
-            ServiceManager::named_by(find, 7).watchdog()
+            ServiceManager::from_variables(find, 7).watchdog_interval()
         };
         let (socket, span) = (("NOTIFY_SOCKET", "/run/x"), ("WATCHDOG_USEC", "2000000"));
         assert_eq!(of(&[socket, span]), Some(Duration::from_secs(2)));

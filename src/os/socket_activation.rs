@@ -13,10 +13,10 @@ pub struct PassedSockets(Vec<(String, TcpListener)>);
 
 /// Why passed sockets cannot be used.
 #[derive(Debug, thiserror::Error)]
-pub enum PassedError {
+pub enum PassedSocketError {
     /// One of another kind.
     #[error("the service manager passes a socket named {name:?} that is no TCP socket that listens")]
-    Kind {
+    NotListening {
         /// Its name.
         name: String,
         /// Why.
@@ -27,16 +27,16 @@ pub enum PassedError {
         "the service manager passes a socket named {0:?}; the names are https, http and admin \
          (FileDescriptorName= of the socket unit)"
     )]
-    Name(String),
+    UnknownName(String),
 }
 
 /// What a socket can be for.
-const NAMES: [&str; 3] = ["https", "http", "admin"];
+const SOCKET_NAMES: [&str; 3] = ["https", "http", "admin"];
 
 impl PassedSockets {
     /// Those that the environment tells of. To be called before there are threads, and once: the environment tells of
     /// them no more afterwards, so that no child takes them for its own.
-    pub fn of_environment() -> Result<PassedSockets, PassedError> {
+    pub fn from_env() -> Result<PassedSockets, PassedSocketError> {
         let variable = |name: &str| std::env::var(name).ok();
         let is_ours = variable("LISTEN_PID").is_some_and(|text| text.parse() == Ok(std::process::id()));
         if !is_ours {
@@ -47,28 +47,28 @@ impl PassedSockets {
         let mut sockets = Vec::with_capacity(passed.len());
         for index in 0..passed.len() {
             let name = names.split(':').nth(index).unwrap_or_default().to_owned();
-            if !NAMES.contains(&name.as_str()) {
-                return Err(PassedError::Name(name));
+            if !SOCKET_NAMES.contains(&name.as_str()) {
+                return Err(PassedSocketError::UnknownName(name));
             }
             let taken = passed.take_tcp_listener(index).and_then(|socket| {
                 let socket = socket.expect("each is taken once");
-                listens(&socket).map(|()| socket)
+                check_is_listening(&socket).map(|()| socket)
             });
             match taken {
                 Ok(socket) => sockets.push((name, socket)),
-                Err(source) => return Err(PassedError::Kind { name, source }),
+                Err(source) => return Err(PassedSocketError::NotListening { name, source }),
             }
         }
         Ok(PassedSockets(sockets))
     }
 
     /// Those with this name, each once.
-    pub fn take(&mut self, name: &str) -> Vec<TcpListener> {
+    pub fn take_named(&mut self, name: &str) -> Vec<TcpListener> {
         self.0.extract_if(.., |(other, _)| other == name).map(|(_, socket)| socket).collect()
     }
 }
 
-fn listens(socket: &TcpListener) -> io::Result<()> {
+fn check_is_listening(socket: &TcpListener) -> io::Result<()> {
     if SockRef::from(socket).is_listener()? {
         return Ok(());
     }

@@ -12,100 +12,100 @@ use tokio::io::Interest;
 use tokio::net::TcpStream;
 
 /// Most pipes of the process at once. Each takes two descriptors, which are kept back for them.
-pub const MOST_PIPES: usize = 32;
+pub const MAX_PIPES: usize = 32;
 
 /// What a pipe holds, where the kernel lets it. Less costs a call more for every 64 KiB.
-const SIZE: usize = 256 * 1024;
+const PIPE_SIZE: usize = 256 * 1024;
 
-static OPEN: AtomicUsize = AtomicUsize::new(0);
+static OPEN_PIPES: AtomicUsize = AtomicUsize::new(0);
 
 /// A pipe for one body, made when it is needed.
 ///
 /// SECURITY: it is not used for another one, so that what a body has left in it cannot become a part of the next.
 #[derive(Default)]
-pub struct KernelPipe {
-    state: State,
-    held: usize,
+pub struct SplicePipe {
+    state: PipeState,
+    buffered: usize,
 }
 
 #[derive(Default)]
-enum State {
+enum PipeState {
     #[default]
-    New,
-    Open(Ends),
+    Unopened,
+    Open(PipeEnds),
     /// There are enough pipes, or the kernel gives none that is worth it: bytes can be copied as well.
-    Refused,
+    Unavailable,
 }
 
-struct Ends {
+struct PipeEnds {
     reader: OwnedFd,
     writer: OwnedFd,
-    _place: Place,
+    _permit: PipePermit,
 }
 
-/// One of the [`MOST_PIPES`].
-struct Place;
+/// One of the [`MAX_PIPES`].
+struct PipePermit;
 
-impl Place {
-    fn take() -> Option<Place> {
-        let one_more = |open| (open < MOST_PIPES).then_some(open + 1);
-        OPEN.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_more).ok().map(|_| Place)
+impl PipePermit {
+    fn acquire() -> Option<PipePermit> {
+        let one_more = |open| (open < MAX_PIPES).then_some(open + 1);
+        OPEN_PIPES.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_more).ok().map(|_| PipePermit)
     }
 }
 
-impl Drop for Place {
+impl Drop for PipePermit {
     fn drop(&mut self) {
-        OPEN.fetch_sub(1, Ordering::Relaxed);
+        OPEN_PIPES.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
-impl Ends {
-    fn open() -> Option<Ends> {
-        let place = Place::take()?;
+impl PipeEnds {
+    fn open() -> Option<PipeEnds> {
+        let place = PipePermit::acquire()?;
         let (reader, writer) = pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK).ok()?;
         // Whose user has many pipes gets small ones, by which a body would go in pieces of a few KiB.
-        fcntl_setpipe_size(&writer, SIZE).ok()?;
-        Some(Ends { reader, writer, _place: place })
+        fcntl_setpipe_size(&writer, PIPE_SIZE).ok()?;
+        Some(PipeEnds { reader, writer, _permit: place })
     }
 }
 
-impl KernelPipe {
+impl SplicePipe {
     /// Whether nothing is in it.
     pub fn is_empty(&self) -> bool {
-        self.held == 0
+        self.buffered == 0
     }
 
     /// Takes what has come on a socket, `most` bytes at most, if it is empty. 0: read from the socket, which alone tells
     /// whether nothing has come, the peer has ended, or bytes are of a kind that only a read gets.
     pub fn fill(&mut self, socket: &TcpStream, most: u64) -> usize {
         debug_assert!(self.is_empty(), "a full pipe and a silent socket look the same");
-        if matches!(self.state, State::New) {
-            self.state = Ends::open().map_or(State::Refused, State::Open);
+        if matches!(self.state, PipeState::Unopened) {
+            self.state = PipeEnds::open().map_or(PipeState::Unavailable, PipeState::Open);
         }
-        let State::Open(Ends { writer, .. }) = &self.state else { return 0 };
-        let most = usize::try_from(most).map_or(SIZE, |most| most.min(SIZE));
+        let PipeState::Open(PipeEnds { writer, .. }) = &self.state else { return 0 };
+        let most = usize::try_from(most).map_or(PIPE_SIZE, |most| most.min(PIPE_SIZE));
         // A failure is none here, as the event loop would take it for "nothing has come".
         let moved = socket.try_io(Interest::READABLE, || {
             Ok(splice(socket, None, writer, None, most, SpliceFlags::NONBLOCK).unwrap_or(0))
         });
-        self.held = moved.unwrap_or(0);
-        self.held
+        self.buffered = moved.unwrap_or(0);
+        self.buffered
     }
 
     /// Gives a socket what it has room for of what is in it.
     pub fn poll_drain(&mut self, cx: &mut Context<'_>, socket: &TcpStream) -> Poll<io::Result<usize>> {
-        let State::Open(Ends { reader, .. }) = &self.state else { return Poll::Ready(Ok(0)) };
+        let PipeState::Open(PipeEnds { reader, .. }) = &self.state else { return Poll::Ready(Ok(0)) };
         loop {
             ready!(socket.poll_write_ready(cx))?;
             let given = socket.try_io(Interest::WRITABLE, || {
-                Ok(splice(reader, None, socket, None, self.held, SpliceFlags::NONBLOCK)?)
+                Ok(splice(reader, None, socket, None, self.buffered, SpliceFlags::NONBLOCK)?)
             });
             match given {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => return Poll::Ready(Err(error)),
                 Ok(given) => {
-                    self.held -= given;
+                    self.buffered -= given;
                     return Poll::Ready(Ok(given));
                 }
             }

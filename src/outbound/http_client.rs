@@ -19,25 +19,25 @@ use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
-use crate::config::UpstreamUrl;
-use crate::tls::{TlsError, UpstreamTls, client_tls};
+use crate::config::ServerUrl;
+use crate::tls::{OutboundTls, TlsError, client_tls};
 
 /// More of an answer is not read.
-const MOST_READ: usize = 1024 * 1024;
+const MAX_RESPONSE_BODY_BYTES: usize = 1024 * 1024;
 
 /// A server that is asked now and then.
 #[derive(Clone, Debug)]
-pub struct Origin {
-    url: UpstreamUrl,
-    tls: Option<UpstreamTls>,
+pub struct HttpClient {
+    url: ServerUrl,
+    tls: Option<OutboundTls>,
     host: HeaderValue,
-    patience: Duration,
+    request_timeout: Duration,
     /// For the connection, of the whole.
-    connect_patience: Duration,
+    connect_timeout: Duration,
 }
 
 /// A connection on which nothing was asked yet.
-enum Connected {
+enum HttpClientStream {
     Plain(TcpStream),
     Tls(Box<TlsStream<TcpStream>>),
 }
@@ -50,66 +50,66 @@ pub enum FetchError {
     Connect(String, std::io::Error),
     /// It failed on the way.
     #[error("{0} gave no whole answer: {1}")]
-    Broken(String, String),
+    Incomplete(String, String),
     /// It took too long.
     #[error("{0} did not answer in time")]
     TimedOut(String),
 }
 
-impl Origin {
+impl HttpClient {
     /// A server by its address; `ca_file` is what to trust instead of the system's authorities, named by `option`.
     pub fn new(
-        url: &UpstreamUrl,
+        url: &ServerUrl,
         ca_file: Option<&Path>,
         option: &'static str,
         patience: Duration,
-    ) -> Result<Origin, TlsError> {
+    ) -> Result<HttpClient, TlsError> {
         let tls = url.tls.then(|| client_tls(&url.host, ca_file, option)).transpose()?;
-        Ok(Origin::with_tls(url, tls, patience))
+        Ok(HttpClient::with_tls(url, tls, patience))
     }
 
     /// A server of which it is known how to speak TLS with it.
-    pub fn with_tls(url: &UpstreamUrl, tls: Option<UpstreamTls>, patience: Duration) -> Origin {
+    pub fn with_tls(url: &ServerUrl, tls: Option<OutboundTls>, request_timeout: Duration) -> HttpClient {
         let host = HeaderValue::from_str(&url.authority());
         let host = host.expect("a host that the configuration accepted is a field value");
-        Origin { url: url.clone(), tls, host, patience, connect_patience: patience }
+        HttpClient { url: url.clone(), tls, host, request_timeout, connect_timeout: request_timeout }
     }
 
     /// A server that has so long for the connection, TLS included: who waits no longer can ask another one in time.
-    pub fn connecting_within(self, connect_patience: Duration) -> Origin {
-        Origin { connect_patience, ..self }
+    pub fn with_connect_timeout(self, connect_patience: Duration) -> HttpClient {
+        HttpClient { connect_timeout: connect_patience, ..self }
     }
 
     /// How logs call it.
-    pub fn name(&self) -> String {
+    pub fn authority(&self) -> String {
         self.url.authority()
     }
 
     /// Sends a request, whose target is a path, and reads the whole answer.
-    pub async fn ask(&self, mut request: Request<Full<Bytes>>) -> Result<Response<Bytes>, FetchError> {
+    pub async fn send(&self, mut request: Request<Full<Bytes>>) -> Result<Response<Bytes>, FetchError> {
         request.headers_mut().insert(HOST, self.host.clone());
         request.headers_mut().entry(USER_AGENT).or_insert(HeaderValue::from_static("timbr-gateway"));
-        match timeout(self.patience, self.connect_and_ask(request)).await {
+        match timeout(self.request_timeout, self.connect_and_send(request)).await {
             Ok(answer) => answer,
-            Err(_) => Err(FetchError::TimedOut(self.name())),
+            Err(_) => Err(FetchError::TimedOut(self.authority())),
         }
     }
 
-    async fn connect_and_ask(&self, request: Request<Full<Bytes>>) -> Result<Response<Bytes>, FetchError> {
-        let connected = timeout(self.connect_patience, self.connect()).await;
+    async fn connect_and_send(&self, request: Request<Full<Bytes>>) -> Result<Response<Bytes>, FetchError> {
+        let connected = timeout(self.connect_timeout, self.connect()).await;
         let connected = connected.unwrap_or_else(|_| Err(std::io::ErrorKind::TimedOut.into()));
-        match connected.map_err(|error| FetchError::Connect(self.name(), error))? {
-            Connected::Plain(socket) => self.exchange(socket, request).await,
-            Connected::Tls(stream) => self.exchange(*stream, request).await,
+        match connected.map_err(|error| FetchError::Connect(self.authority(), error))? {
+            HttpClientStream::Plain(socket) => self.exchange(socket, request).await,
+            HttpClientStream::Tls(stream) => self.exchange(*stream, request).await,
         }
     }
 
-    async fn connect(&self) -> std::io::Result<Connected> {
+    async fn connect(&self) -> std::io::Result<HttpClientStream> {
         let socket = TcpStream::connect((self.url.host.as_str(), self.url.port)).await?;
-        let Some(tls) = &self.tls else { return Ok(Connected::Plain(socket)) };
+        let Some(tls) = &self.tls else { return Ok(HttpClientStream::Plain(socket)) };
         let connector = TlsConnector::from(tls.config.clone());
         let stream = connector.connect(tls.server_name.clone(), socket).await?;
-        Ok(Connected::Tls(Box::new(stream)))
+        Ok(HttpClientStream::Tls(Box::new(stream)))
     }
 
     async fn exchange(
@@ -117,14 +117,18 @@ impl Origin {
         stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
         request: Request<Full<Bytes>>,
     ) -> Result<Response<Bytes>, FetchError> {
-        let broken = |error: &dyn std::error::Error| FetchError::Broken(self.name(), error.to_string());
+        let broken =
+            |error: &dyn std::error::Error| FetchError::Incomplete(self.authority(), error.to_string());
         let (mut sender, connection) =
             http1::handshake(TokioIo::new(stream)).await.map_err(|error| broken(&error))?;
         let mut connection = pin!(connection);
         let mut asking = pin!(async {
             let (head, body) =
                 sender.send_request(request).await.map_err(|error| broken(&error))?.into_parts();
-            let body = Limited::new(body, MOST_READ).collect().await.map_err(|error| broken(&*error))?;
+            let body = Limited::new(body, MAX_RESPONSE_BODY_BYTES)
+                .collect()
+                .await
+                .map_err(|error| broken(&*error))?;
             Ok(Response::from_parts(head, body.to_bytes()))
         });
         tokio::select! {

@@ -22,95 +22,97 @@ use crate::config::{StoreKind, StoreOptions};
 use crate::store::file::FileStore;
 use crate::store::redis::RedisStore;
 use crate::store::{
-    Failure, Filter, Listing, NewToken, OnFailure, Revocation, SaltUse, Seed, StartError, TokenId,
-    TokenRecord, Unavailable,
+    CredentialFailure, NewToken, OnFailure, Revocation, SaltUsage, Seed, StoreStartError, TokenFilter,
+    TokenId, TokenListing, TokenRecord, Unavailable,
 };
 
 /// More commands than that waiting is a store that does not keep up: further ones are refused at once.
-const MOST_WAITING: usize = 4096;
+const MAX_QUEUED_COMMANDS: usize = 4096;
 
 /// What operators ask for may take longer than what requests do: it looks at all tokens.
-const OPERATORS_PATIENCE: Duration = Duration::from_secs(30);
+const ADMIN_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Steps that making a token takes at most, each of which may take `store.timeout`. One that does not is the last one.
-const MOST_STEPS: u32 = 8;
+const MAX_STEPS: u32 = 8;
 
 /// A request of a process that has just started waits for the first connection, but not forever.
-const FIRST_CONTACT: Duration = Duration::from_secs(1);
+const FIRST_CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Where an answer goes.
-pub(super) type Reply<T> = oneshot::Sender<Result<T, Unavailable>>;
+pub(super) type ReplySender<T> = oneshot::Sender<Result<T, Unavailable>>;
 
 /// What the thread is asked for.
 pub(super) enum Command {
-    Fetch { id: TokenId, salt: u8, reply: Reply<Option<Arc<TokenRecord>>> },
-    Mint { token: NewToken, seed: Seed, id: TokenId, reply: Reply<Seed> },
-    SetUpstreamKey { id: TokenId, key: Secret, reply: Reply<()> },
-    Revoke { what: Revocation, reply: Reply<()> },
-    List { filter: Filter, reply: Reply<Listing> },
-    SaltUses { reply: Reply<Vec<SaltUse>> },
-    NoteSaltUse { salt: u8, user: UserName },
-    Failure(Failure),
+    Fetch { id: TokenId, salt: u8, reply: ReplySender<Option<Arc<TokenRecord>>> },
+    Mint { token: NewToken, seed: Seed, id: TokenId, reply: ReplySender<Seed> },
+    SetUpstreamKey { id: TokenId, key: Secret, reply: ReplySender<()> },
+    Revoke { what: Revocation, reply: ReplySender<()> },
+    List { filter: TokenFilter, reply: ReplySender<TokenListing> },
+    SaltUsage { reply: ReplySender<Vec<SaltUsage>> },
+    RecordSaltUse { salt: u8, user: UserName },
+    Failure(CredentialFailure),
 }
 
 /// Whether the store answers, as all threads see it.
 #[derive(Debug)]
-pub(super) struct Link {
+pub(super) struct Availability {
     up: AtomicBool,
     /// Until this tick what is known here may be believed.
-    vouched_until: AtomicU64,
+    fresh_until: AtomicU64,
     /// Whether the first attempt to reach it has come to an end.
-    tried: watch::Sender<bool>,
+    connect_attempted: watch::Sender<bool>,
     /// Somebody waited in vain: the store should be looked at before its time.
-    suspected: Notify,
+    check_request: Notify,
     max_stale: Duration,
 }
 
-impl Link {
-    fn new(max_stale: Duration) -> Link {
-        Link {
+impl Availability {
+    fn new(max_stale: Duration) -> Availability {
+        Availability {
             up: AtomicBool::new(false),
-            vouched_until: AtomicU64::new(0),
-            tried: watch::Sender::new(false),
-            suspected: Notify::new(),
+            fresh_until: AtomicU64::new(0),
+            connect_attempted: watch::Sender::new(false),
+            check_request: Notify::new(),
             max_stale,
         }
     }
 
     /// Whether what is known here may be believed.
-    pub(super) fn vouches(&self, now: Tick) -> bool {
-        now.raw() <= self.vouched_until.load(Ordering::Relaxed)
+    pub(super) fn is_fresh(&self, now: Tick) -> bool {
+        now.raw() <= self.fresh_until.load(Ordering::Relaxed)
     }
 
     /// The store has just told all that is new.
-    pub(super) fn heard_from(&self, now: Tick) {
-        self.vouched_until.store(now.after(self.max_stale).raw(), Ordering::Relaxed);
+    pub(super) fn mark_fresh(&self, now: Tick) {
+        self.fresh_until.store(now.after(self.max_stale).raw(), Ordering::Relaxed);
         self.up.store(true, Ordering::Release);
-        self.tried();
+        self.mark_attempted();
     }
 
     /// What is known here is all there is, so it can always be believed.
-    pub(super) fn is_all_there_is(&self) {
-        self.vouched_until.store(u64::MAX, Ordering::Relaxed);
+    pub(super) fn mark_authoritative(&self) {
+        self.fresh_until.store(u64::MAX, Ordering::Relaxed);
         self.up.store(true, Ordering::Release);
-        self.tried();
+        self.mark_attempted();
     }
 
     /// The store does not answer.
-    pub(super) fn down(&self) {
+    pub(super) fn mark_down(&self) {
         self.up.store(false, Ordering::Release);
-        self.tried();
+        self.mark_attempted();
     }
 
-    fn tried(&self) {
-        self.tried.send_if_modified(|tried| !std::mem::replace(tried, true));
+    fn mark_attempted(&self) {
+        self.connect_attempted.send_if_modified(|tried| !std::mem::replace(tried, true));
     }
 
     /// Whether the store answers, as far as is known. A process that has just started finds out first: its clients come
     /// with tokens that it does not know yet.
-    async fn answers(&self) -> bool {
-        if !self.is_up() && !*self.tried.borrow() {
-            let _ = timeout(FIRST_CONTACT, self.tried.subscribe().wait_for(|tried| *tried)).await;
+    async fn is_available(&self) -> bool {
+        if !self.is_up() && !*self.connect_attempted.borrow() {
+            let _ =
+                timeout(FIRST_CONNECT_TIMEOUT, self.connect_attempted.subscribe().wait_for(|tried| *tried))
+                    .await;
         }
         self.is_up()
     }
@@ -120,26 +122,26 @@ impl Link {
     }
 
     /// Somebody has waited in vain.
-    pub(super) fn suspect(&self) {
-        self.suspected.notify_one();
+    pub(super) fn request_check(&self) {
+        self.check_request.notify_one();
     }
 
     /// Waits until somebody has waited in vain.
-    pub(super) async fn suspected(&self) {
-        self.suspected.notified().await;
+    pub(super) async fn check_requested(&self) {
+        self.check_request.notified().await;
     }
 }
 
 /// The workers' end.
-pub(super) struct Commands {
+pub(super) struct DriverHandle {
     sender: mpsc::Sender<Command>,
-    pub(super) link: Arc<Link>,
+    pub(super) availability: Arc<Availability>,
     timeout: Duration,
 }
 
-impl Commands {
+impl DriverHandle {
     pub(super) async fn fetch(&self, id: TokenId, salt: u8) -> Result<Option<Arc<TokenRecord>>, Unavailable> {
-        self.ask(1, |reply| Command::Fetch { id, salt, reply }).await
+        self.request(1, |reply| Command::Fetch { id, salt, reply }).await
     }
 
     /// `permit` is taken while the command is sent: what ends the token, if anything, is sent after it.
@@ -150,83 +152,90 @@ impl Commands {
         id: TokenId,
         permit: impl FnOnce() -> Option<P>,
     ) -> Result<Seed, Unavailable> {
-        if !self.link.answers().await {
+        if !self.availability.is_available().await {
             return Err(Unavailable);
         }
         let answer = {
             let Some(_permit) = permit() else { return Err(Unavailable) };
             self.send(|reply| Command::Mint { token: token.clone(), seed, id, reply })?
         };
-        self.in_time(MOST_STEPS, answer).await
+        self.await_reply(MAX_STEPS, answer).await
     }
 
     pub(super) async fn set_upstream_key(&self, id: TokenId, key: Secret) -> Result<(), Unavailable> {
-        self.ask(MOST_STEPS, |reply| Command::SetUpstreamKey { id, key, reply }).await
+        self.request(MAX_STEPS, |reply| Command::SetUpstreamKey { id, key, reply }).await
     }
 
     pub(super) async fn revoke(&self, what: Revocation) -> Result<(), Unavailable> {
         // Also while the store does not answer: here it ends at once.
-        patiently(self.send(|reply| Command::Revoke { what, reply })?).await
+        await_admin_reply(self.send(|reply| Command::Revoke { what, reply })?).await
     }
 
     /// Ends tokens without waiting for it.
-    pub(super) fn end(&self, what: Revocation) {
+    pub(super) fn revoke_in_background(&self, what: Revocation) {
         if self.send(|reply| Command::Revoke { what, reply }).is_err() {
             error!("tokens were ended here, but the token store could not be told: revoke them again");
         }
     }
 
-    pub(super) async fn list(&self, filter: Filter) -> Result<Listing, Unavailable> {
-        self.ask_patiently(|reply| Command::List { filter, reply }).await
+    pub(super) async fn list(&self, filter: TokenFilter) -> Result<TokenListing, Unavailable> {
+        self.request_admin(|reply| Command::List { filter, reply }).await
     }
 
-    pub(super) async fn salt_uses(&self) -> Result<Vec<SaltUse>, Unavailable> {
-        self.ask_patiently(|reply| Command::SaltUses { reply }).await
+    pub(super) async fn salt_usage(&self) -> Result<Vec<SaltUsage>, Unavailable> {
+        self.request_admin(|reply| Command::SaltUsage { reply }).await
     }
 
-    pub(super) fn note_salt_use(&self, salt: u8, user: &UserName) {
+    pub(super) fn record_salt_use(&self, salt: u8, user: &UserName) {
         // One that does not get through is told again with the next use.
-        let _ = self.sender.try_send(Command::NoteSaltUse { salt, user: user.clone() });
+        let _ = self.sender.try_send(Command::RecordSaltUse { salt, user: user.clone() });
     }
 
-    pub(super) fn tell_failure(&self, failure: Failure) {
+    pub(super) fn publish_failure(&self, failure: CredentialFailure) {
         // One that does not get through was counted here all the same.
         let _ = self.sender.try_send(Command::Failure(failure));
     }
 
     /// SECURITY: no answer in time is no answer. Who asks is told so, and lets nobody in.
-    async fn ask<T>(&self, steps: u32, command: impl FnOnce(Reply<T>) -> Command) -> Result<T, Unavailable> {
-        if !self.link.answers().await {
+    async fn request<T>(
+        &self,
+        steps: u32,
+        command: impl FnOnce(ReplySender<T>) -> Command,
+    ) -> Result<T, Unavailable> {
+        if !self.availability.is_available().await {
             return Err(Unavailable);
         }
         let answer = self.send(command)?;
-        self.in_time(steps, answer).await
+        self.await_reply(steps, answer).await
     }
 
-    async fn in_time<T>(
+    async fn await_reply<T>(
         &self,
         steps: u32,
         answer: oneshot::Receiver<Result<T, Unavailable>>,
     ) -> Result<T, Unavailable> {
         timeout(self.timeout * steps, answer).await.map_or_else(
             |_| {
-                self.link.suspect();
+                self.availability.request_check();
                 Err(Unavailable)
             },
             |answer| answer.unwrap_or(Err(Unavailable)),
         )
     }
 
-    async fn ask_patiently<T>(&self, command: impl FnOnce(Reply<T>) -> Command) -> Result<T, Unavailable> {
-        if !self.link.answers().await {
+    async fn request_admin<T>(
+        &self,
+        command: impl FnOnce(ReplySender<T>) -> Command,
+    ) -> Result<T, Unavailable> {
+        if !self.availability.is_available().await {
             return Err(Unavailable);
         }
-        patiently(self.send(command)?).await
+        await_admin_reply(self.send(command)?).await
     }
 
     fn send<T>(
         &self,
-        command: impl FnOnce(Reply<T>) -> Command,
+        command: impl FnOnce(ReplySender<T>) -> Command,
     ) -> Result<oneshot::Receiver<Result<T, Unavailable>>, Unavailable> {
         let (reply, answer) = oneshot::channel();
         self.sender.try_send(command(reply)).map_err(|_| Unavailable)?;
@@ -234,51 +243,52 @@ impl Commands {
     }
 }
 
-async fn patiently<T>(answer: oneshot::Receiver<Result<T, Unavailable>>) -> Result<T, Unavailable> {
-    timeout(OPERATORS_PATIENCE, answer)
-        .await
-        .map_or(Err(Unavailable), |answer| answer.unwrap_or(Err(Unavailable)))
+async fn await_admin_reply<T>(answer: oneshot::Receiver<Result<T, Unavailable>>) -> Result<T, Unavailable> {
+    timeout(ADMIN_TIMEOUT, answer).await.map_or(Err(Unavailable), |answer| answer.unwrap_or(Err(Unavailable)))
 }
 
 /// What can be behind the memory.
-pub(super) enum Behind {
+pub(super) enum PersistentStore {
     File(FileStore),
     Redis(Box<RedisStore>),
 }
 
 /// A thread that is yet to be started.
-pub(super) struct Prepared {
-    behind: Behind,
+pub(super) struct PreparedDriver {
+    store: PersistentStore,
     commands: mpsc::Receiver<Command>,
-    link: Arc<Link>,
+    availability: Arc<Availability>,
 }
 
 /// The two ends of what is behind the memory.
-pub(super) fn prepare(behind: Behind, options: &StoreOptions) -> (Commands, Prepared) {
-    let (sender, commands) = mpsc::channel(MOST_WAITING);
-    let link = Arc::new(Link::new(options.max_stale));
+pub(super) fn prepare(behind: PersistentStore, options: &StoreOptions) -> (DriverHandle, PreparedDriver) {
+    let (sender, commands) = mpsc::channel(MAX_QUEUED_COMMANDS);
+    let link = Arc::new(Availability::new(options.max_stale));
     // A disk may take its time: nothing waits for it but a login.
     let timeout = if matches!(options.kind, StoreKind::File(_)) {
-        file_patience(options.timeout)
+        file_timeout(options.timeout)
     } else {
         options.timeout
     };
-    (Commands { sender, link: Arc::clone(&link), timeout }, Prepared { behind, commands, link })
+    (
+        DriverHandle { sender, availability: Arc::clone(&link), timeout },
+        PreparedDriver { store: behind, commands, availability: link },
+    )
 }
 
-fn file_patience(timeout: Duration) -> Duration {
+fn file_timeout(timeout: Duration) -> Duration {
     timeout.max(Duration::from_secs(5))
 }
 
 /// The thread, which ends when nobody can ask it anything any more.
-pub struct Running {
+pub struct RunningDriver {
     thread: JoinHandle<()>,
     ended: Option<oneshot::Receiver<()>>,
 }
 
-impl Running {
+impl RunningDriver {
     /// Waits for the thread's end, which comes only by a defect while there is a [`super::Store`].
-    pub async fn ended(&mut self) {
+    pub async fn wait_until_ended(&mut self) {
         if let Some(ended) = self.ended.take() {
             let _ = ended.await;
         } else {
@@ -287,33 +297,35 @@ impl Running {
     }
 
     /// Waits until all is written that was still to be written, but not forever.
-    pub fn finish(self, patience: Duration) -> bool {
+    pub fn join_within(self, patience: Duration) -> bool {
         join_within(self.thread, patience).is_some_and(|ended| ended.is_ok())
     }
 }
 
-impl Prepared {
-    pub(super) fn start(self, up: Gauge, on_failure: OnFailure) -> Result<Running, StartError> {
-        let Prepared { behind, commands, link } = self;
+impl PreparedDriver {
+    pub(super) fn start(self, up: Gauge, on_failure: OnFailure) -> Result<RunningDriver, StoreStartError> {
+        let PreparedDriver { store: behind, commands, availability: link } = self;
         let (farewell, ended) = oneshot::channel();
-        let runtime =
-            tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(StartError::Thread)?;
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .map_err(StoreStartError::Thread)?;
         let builder = std::thread::Builder::new().name("store".to_owned());
         let thread = match behind {
-            Behind::File(store) => {
-                let opened = store.open().map_err(StartError::File)?;
-                link.is_all_there_is();
+            PersistentStore::File(store) => {
+                let opened = store.open().map_err(StoreStartError::File)?;
+                link.mark_authoritative();
                 up.set(1);
                 builder.spawn(move || {
                     let _farewell = farewell;
                     runtime.block_on(opened.serve(commands, up));
                 })
             }
-            Behind::Redis(store) => builder.spawn(move || {
+            PersistentStore::Redis(store) => builder.spawn(move || {
                 let _farewell = farewell;
                 LocalSet::new().block_on(&runtime, store.serve(commands, link, up, on_failure));
             }),
         };
-        Ok(Running { thread: thread.map_err(StartError::Thread)?, ended: Some(ended) })
+        Ok(RunningDriver { thread: thread.map_err(StoreStartError::Thread)?, ended: Some(ended) })
     }
 }

@@ -19,73 +19,73 @@ use crate::base::user_name::UserName;
 use crate::store::{LoginId, TokenId};
 
 /// The key that `salt` gives for one purpose. `salt` is a Fernet key, as the configuration has checked.
-pub fn derived(salt: &Secret, purpose: &str) -> Zeroizing<[u8; 32]> {
+pub fn derive_key(salt: &Secret, purpose: &str) -> Zeroizing<[u8; 32]> {
     // The bytes, not the text: the same salt may be written with or without padding.
     let bytes = URL_SAFE_NO_PAD.decode(salt.expose().trim_end_matches('=')).map(Zeroizing::new);
     let root = hmac::Key::new(HMAC_SHA256, &bytes.expect("the configuration checked the salts"));
-    tag(&root, &[purpose.as_bytes()])
+    hmac_tag(&root, &[purpose.as_bytes()])
 }
 
-fn tag(key: &hmac::Key, parts: &[&[u8]]) -> Zeroizing<[u8; 32]> {
+fn hmac_tag(key: &hmac::Key, parts: &[&[u8]]) -> Zeroizing<[u8; 32]> {
     let tag = hmac::sign(key, &Zeroizing::new(parts.concat()));
     Zeroizing::new(tag.as_ref().try_into().expect("SHA-256 has 32 bytes"))
 }
 
 /// The name under which something is kept.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Name(pub [u8; 16]);
+pub struct RecordName(pub [u8; 16]);
 
-impl fmt::Display for Name {
+impl fmt::Display for RecordName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&URL_SAFE_NO_PAD.encode(self.0))
     }
 }
 
 /// The keys of all salts, the primary one's first.
-pub struct StoreKeys(Vec<OfOneSalt>);
+pub struct StoreKeys(Vec<SaltKeys>);
 
-struct OfOneSalt {
-    index: hmac::Key,
-    seal: LessSafeKey,
-    name: String,
+struct SaltKeys {
+    index_key: hmac::Key,
+    seal_key: LessSafeKey,
+    salt_name: String,
 }
 
 impl StoreKeys {
     /// `salts` are Fernet keys; there is at least one.
     pub fn new(salts: &[Secret]) -> StoreKeys {
-        let of = |salt: &Secret| OfOneSalt {
-            index: hmac::Key::new(HMAC_SHA256, &*derived(salt, "timbr-gateway store index 1")),
-            seal: LessSafeKey::new(
-                UnboundKey::new(&AES_256_GCM_SIV, &*derived(salt, "timbr-gateway store seal 1"))
+        let of = |salt: &Secret| SaltKeys {
+            index_key: hmac::Key::new(HMAC_SHA256, &*derive_key(salt, "timbr-gateway store index 1")),
+            seal_key: LessSafeKey::new(
+                UnboundKey::new(&AES_256_GCM_SIV, &*derive_key(salt, "timbr-gateway store seal 1"))
                     .expect("the key has its 32 bytes"),
             ),
-            name: salt_name(salt),
+            salt_name: salt_name(salt),
         };
         StoreKeys(salts.iter().map(of).collect())
     }
 
     /// Names of the salts, as [`salt_name`] gives them.
-    pub fn salts(&self) -> impl Iterator<Item = &str> {
-        self.0.iter().map(|keys| keys.name.as_str())
+    pub fn salt_names(&self) -> impl Iterator<Item = &str> {
+        self.0.iter().map(|keys| keys.salt_name.as_str())
     }
 
     /// Where a token is kept that the salt with this number made.
-    pub fn token(&self, salt: u8, id: &TokenId) -> Name {
-        self.name(usize::from(salt), &[b"token", id.bytes()])
+    pub fn token_name(&self, salt: u8, id: &TokenId) -> RecordName {
+        self.record_name(usize::from(salt), &[b"token", id.bytes()])
     }
 
     /// Where a login's seed is kept.
-    pub fn login(&self, login: &LoginId) -> Name {
-        self.name(0, &[b"login", &login.0])
+    pub fn login_name(&self, login: &LoginId) -> RecordName {
+        self.record_name(0, &[b"login", &login.0])
     }
 
     /// A user, to be counted and not to be read.
-    pub fn user(&self, user: &UserName) -> Name {
-        self.name(0, &[b"user", user.as_str().as_bytes()])
+    pub fn hashed_user(&self, user: &UserName) -> RecordName {
+        self.record_name(0, &[b"user", user.as_str().as_bytes()])
     }
 
-    fn name(&self, salt: usize, parts: &[&[u8]]) -> Name {
-        Name(tag(&self.0[salt].index, parts)[..16].try_into().expect("a tag has 32 bytes"))
+    fn record_name(&self, salt: usize, parts: &[&[u8]]) -> RecordName {
+        RecordName(hmac_tag(&self.0[salt].index_key, parts)[..16].try_into().expect("a tag has 32 bytes"))
     }
 
     /// Seals `text` for `place` with the salt of this number.
@@ -93,7 +93,7 @@ impl StoreKeys {
         let mut nonce = [0; NONCE_LEN];
         rand::fill(&mut nonce).expect("the system's random source works");
         let mut sealed = Zeroizing::new(text.to_vec());
-        let tag = self.0[usize::from(salt)].seal.seal_in_place_separate_tag(
+        let tag = self.0[usize::from(salt)].seal_key.seal_in_place_separate_tag(
             Nonce::assume_unique_for_key(nonce),
             Aad::from(place),
             &mut sealed,
@@ -107,7 +107,7 @@ impl StoreKeys {
         self.0.iter().zip(0..).find_map(|(keys, salt)| {
             let mut text = Zeroizing::new(rest.to_vec());
             let nonce = Nonce::assume_unique_for_key(*nonce);
-            let length = keys.seal.open_in_place(nonce, Aad::from(place), &mut text).ok()?.len();
+            let length = keys.seal_key.open_in_place(nonce, Aad::from(place), &mut text).ok()?.len();
             text.truncate(length);
             Some((salt, text))
         })
@@ -116,7 +116,7 @@ impl StoreKeys {
 
 /// What operators call a salt: 8 hex digits that say nothing else about it.
 pub fn salt_name(salt: &Secret) -> String {
-    hex::encode(&derived(salt, "timbr-gateway salt name 1")[..4])
+    hex::encode(&derive_key(salt, "timbr-gateway salt name 1")[..4])
 }
 
 #[cfg(test)]
@@ -153,12 +153,15 @@ mod tests {
     #[test]
     fn names_depend_on_the_salt_and_on_what_they_are_for() {
         let (one, both) = (keys(&[SALT]), keys(&[OTHER, SALT]));
-        let id = TokenId::of(b"tk_");
-        assert!(one.token(0, &id) == both.token(1, &id) && one.token(0, &id) != both.token(0, &id));
-        assert!(one.login(&LoginId([7; 16])) != both.login(&LoginId([7; 16])));
-        assert_eq!(one.token(0, &id).to_string().len(), 22);
+        let id = TokenId::from_token(b"tk_");
+        assert!(
+            one.token_name(0, &id) == both.token_name(1, &id)
+                && one.token_name(0, &id) != both.token_name(0, &id)
+        );
+        assert!(one.login_name(&LoginId([7; 16])) != both.login_name(&LoginId([7; 16])));
+        assert_eq!(one.token_name(0, &id).to_string().len(), 22);
         assert_eq!(
-            both.salts().collect::<Vec<_>>(),
+            both.salt_names().collect::<Vec<_>>(),
             [salt_name(&Secret::new(OTHER.into())), salt_name(&Secret::new(SALT.into()))]
         );
     }

@@ -11,13 +11,13 @@ use dashmap::{DashMap, Entry};
 use parking_lot::Mutex;
 
 use crate::base::clock::{Clock, Tick};
-use crate::base::identity_hasher::Prehashed;
+use crate::base::identity_hasher::IdentityHasher;
 use crate::base::secret::Secret;
 use crate::store::{LoginId, Seed, TokenId, TokenRecord};
 
 /// Lifetimes and size.
 #[derive(Clone, Copy, Debug)]
-pub struct Limits {
+pub struct TokenLimits {
     /// Absolute lifetime of a token.
     pub ttl: Duration,
     /// Lifetime without use.
@@ -28,7 +28,7 @@ pub struct Limits {
 
 /// The limits as all threads see them: written seldom, read with each lookup.
 #[derive(Debug)]
-struct RwLimits {
+struct AtomicTokenLimits {
     /// Nanoseconds.
     ttl: AtomicU64,
     /// Nanoseconds; [`NEVER`] for none.
@@ -37,24 +37,28 @@ struct RwLimits {
 }
 
 /// Five hundred years.
-const NEVER: u64 = u64::MAX;
+const NO_IDLE_TTL: u64 = u64::MAX;
 
-impl RwLimits {
-    fn of(limits: Limits) -> RwLimits {
-        let all = RwLimits { ttl: AtomicU64::new(0), idle_ttl: AtomicU64::new(0), max: AtomicUsize::new(0) };
+impl AtomicTokenLimits {
+    fn new(limits: TokenLimits) -> AtomicTokenLimits {
+        let all = AtomicTokenLimits {
+            ttl: AtomicU64::new(0),
+            idle_ttl: AtomicU64::new(0),
+            max: AtomicUsize::new(0),
+        };
         all.set(limits);
         all
     }
 
-    fn set(&self, limits: Limits) {
-        let nanos = |span: Duration| u64::try_from(span.as_nanos()).unwrap_or(NEVER - 1);
+    fn set(&self, limits: TokenLimits) {
+        let nanos = |span: Duration| u64::try_from(span.as_nanos()).unwrap_or(NO_IDLE_TTL - 1);
         self.ttl.store(nanos(limits.ttl), Ordering::Relaxed);
-        self.idle_ttl.store(limits.idle_ttl.map_or(NEVER, nanos), Ordering::Relaxed);
+        self.idle_ttl.store(limits.idle_ttl.map_or(NO_IDLE_TTL, nanos), Ordering::Relaxed);
         self.max.store(limits.max, Ordering::Relaxed);
     }
 
-    fn now(&self) -> Limits {
-        Limits { ttl: self.ttl(), idle_ttl: self.idle_ttl(), max: self.max() }
+    fn load(&self) -> TokenLimits {
+        TokenLimits { ttl: self.ttl(), idle_ttl: self.idle_ttl(), max: self.max() }
     }
 
     fn ttl(&self) -> Duration {
@@ -63,7 +67,7 @@ impl RwLimits {
 
     fn idle_ttl(&self) -> Option<Duration> {
         let nanos = self.idle_ttl.load(Ordering::Relaxed);
-        (nanos != NEVER).then(|| Duration::from_nanos(nanos))
+        (nanos != NO_IDLE_TTL).then(|| Duration::from_nanos(nanos))
     }
 
     fn max(&self) -> usize {
@@ -74,35 +78,35 @@ impl RwLimits {
 /// A concurrent map of live tokens, bounded in number and time.
 #[derive(Debug)]
 pub struct MemoryStore {
-    tokens: DashMap<TokenId, Arc<TokenRecord>, Prehashed>,
+    tokens: DashMap<TokenId, Arc<TokenRecord>, IdentityHasher>,
     /// The token that a login is given. A set in all but name: one whose elements can be replaced.
-    logins: DashMap<ByLogin, (), Prehashed>,
+    logins: DashMap<RecordByLogin, (), IdentityHasher>,
     /// In the order of coming, which is the order of expiry too where all tokens are minted here, as all live equally
     /// long. One that came from elsewhere may end before those ahead of it: it is dead then, but keeps its place.
-    order: Mutex<Order>,
-    limits: RwLimits,
+    order: Mutex<MintOrder>,
+    limits: AtomicTokenLimits,
     clock: Clock,
 }
 
 /// A token that is found by its login, which it holds: a key beside it would be as large as the rest of its place.
 #[derive(Debug)]
-struct ByLogin(Arc<TokenRecord>);
+struct RecordByLogin(Arc<TokenRecord>);
 
-impl Borrow<LoginId> for ByLogin {
+impl Borrow<LoginId> for RecordByLogin {
     fn borrow(&self) -> &LoginId {
         &self.0.login
     }
 }
 
-impl PartialEq for ByLogin {
-    fn eq(&self, other: &ByLogin) -> bool {
+impl PartialEq for RecordByLogin {
+    fn eq(&self, other: &RecordByLogin) -> bool {
         self.0.login == other.0.login
     }
 }
 
-impl Eq for ByLogin {}
+impl Eq for RecordByLogin {}
 
-impl Hash for ByLogin {
+impl Hash for RecordByLogin {
     fn hash<H: Hasher>(&self, state: &mut H) {
         self.0.login.hash(state);
     }
@@ -110,42 +114,42 @@ impl Hash for ByLogin {
 
 /// Tokens in the order of coming.
 #[derive(Debug, Default)]
-struct Order {
-    places: VecDeque<TokenId>,
+struct MintOrder {
+    ids: VecDeque<TokenId>,
     /// Mints since all places were last looked at.
-    since_walk: usize,
+    mints_since_walk: usize,
 }
 
 /// A walk over all places is due again after the `max`-th part of this of mints, so that each mint pays for so many
 /// places at most.
-const PLACES_A_MINT: usize = 16;
+const MAX_VISITS_PER_MINT: usize = 16;
 
 /// Enough that a sweep holds up few lookups at a time.
-const SHARDS: usize = 256;
+const SHARD_COUNT: usize = 256;
 
 impl MemoryStore {
     /// An empty store.
-    pub fn new(limits: Limits, clock: Clock) -> MemoryStore {
+    pub fn new(limits: TokenLimits, clock: Clock) -> MemoryStore {
         MemoryStore {
-            tokens: DashMap::with_hasher_and_shard_amount(Prehashed::default(), SHARDS),
-            logins: DashMap::with_hasher_and_shard_amount(Prehashed::default(), SHARDS),
+            tokens: DashMap::with_hasher_and_shard_amount(IdentityHasher::default(), SHARD_COUNT),
+            logins: DashMap::with_hasher_and_shard_amount(IdentityHasher::default(), SHARD_COUNT),
             order: Mutex::default(),
-            limits: RwLimits::of(limits),
+            limits: AtomicTokenLimits::new(limits),
             clock,
         }
     }
 
     /// Lifetimes and size.
-    pub fn limits(&self) -> Limits {
-        self.limits.now()
+    pub fn limits(&self) -> TokenLimits {
+        self.limits.load()
     }
 
     /// Other ones from now on. A token keeps the end that it was given, and idles by the new ones.
-    pub fn set_limits(&self, limits: Limits) {
+    pub fn set_limits(&self, limits: TokenLimits) {
         self.limits.set(limits);
         let mut order = self.order.lock();
-        if order.places.len() > limits.max {
-            self.make_room(&mut order, limits.max);
+        if order.ids.len() > limits.max {
+            self.evict_down_to(&mut order, limits.max);
         }
     }
 
@@ -171,23 +175,23 @@ impl MemoryStore {
 
     /// The seed of the login's live token, if it still has a tenth of its life before it: a client that asks for a
     /// token means to use it, and one about to end would be of no use. Asking counts as a use.
-    pub fn seed_of(&self, login: &LoginId, id_of: impl Fn(&Seed) -> TokenId) -> Option<Seed> {
-        let seed = self.current(login)?.seed;
+    pub fn find_seed(&self, login: &LoginId, id_of: impl Fn(&Seed) -> TokenId) -> Option<Seed> {
+        let seed = self.current_token(login)?.seed;
         let record = self.find(&id_of(&seed))?;
-        self.may_be_handed_out(&record).then_some(seed)
+        self.can_be_issued(&record).then_some(seed)
     }
 
     /// Whether this token is the one that its login is given.
-    pub fn is_current(&self, record: &TokenRecord) -> bool {
-        self.current(&record.login).is_some_and(|current| std::ptr::eq(&*current, record))
+    pub fn is_current_for_login(&self, record: &TokenRecord) -> bool {
+        self.current_token(&record.login).is_some_and(|current| std::ptr::eq(&*current, record))
     }
 
-    fn current(&self, login: &LoginId) -> Option<Arc<TokenRecord>> {
+    fn current_token(&self, login: &LoginId) -> Option<Arc<TokenRecord>> {
         self.logins.get(login).map(|current| Arc::clone(&current.key().0))
     }
 
     /// Whether enough of its life is left.
-    pub fn may_be_handed_out(&self, record: &TokenRecord) -> bool {
+    pub fn can_be_issued(&self, record: &TokenRecord) -> bool {
         record.expires.since(self.clock.now()) >= self.limits.ttl() / 10
     }
 
@@ -201,49 +205,50 @@ impl MemoryStore {
     ) -> Seed {
         // The lock makes minting one at a time; lookups never take it.
         let mut order = self.order.lock();
-        if let Some(other) = self.seed_of(&login, &id_of) {
+        if let Some(other) = self.find_seed(&login, &id_of) {
             return other;
         }
         let now = self.clock.now();
-        self.place(&mut order, id_of(&seed), record(now, now.after(self.limits.ttl())), false);
+        self.insert_locked(&mut order, id_of(&seed), record(now, now.after(self.limits.ttl())), false);
         seed
     }
 
     /// Keeps a token that was minted for its login just now, here or elsewhere.
-    pub fn put_minted(&self, id: TokenId, record: TokenRecord) {
+    pub fn insert_minted(&self, id: TokenId, record: TokenRecord) {
         let mut order = self.order.lock();
-        self.place(&mut order, id, record, false);
+        self.insert_locked(&mut order, id, record, false);
     }
 
     /// Keeps a token that was minted at some time. Its login may have a newer one; that one stays the one it is given.
-    pub fn put_found(&self, id: TokenId, record: TokenRecord) -> Arc<TokenRecord> {
+    pub fn insert_fetched(&self, id: TokenId, record: TokenRecord) -> Arc<TokenRecord> {
         let mut order = self.order.lock();
-        let has_another = self.current(&record.login).is_some_and(|current| current.seed != record.seed);
-        self.place(&mut order, id, record, has_another)
+        let has_another =
+            self.current_token(&record.login).is_some_and(|current| current.seed != record.seed);
+        self.insert_locked(&mut order, id, record, has_another)
     }
 
-    fn place(
+    fn insert_locked(
         &self,
-        order: &mut Order,
+        order: &mut MintOrder,
         id: TokenId,
         record: TokenRecord,
         has_another: bool,
     ) -> Arc<TokenRecord> {
-        order.since_walk = order.since_walk.saturating_add(1);
+        order.mints_since_walk = order.mints_since_walk.saturating_add(1);
         let max = self.limits.max();
-        if order.places.len() >= max {
-            self.make_room(order, max - 1);
+        if order.ids.len() >= max {
+            self.evict_down_to(order, max - 1);
         }
         let record = Arc::new(record);
         let had_a_place = self.tokens.insert(id, Arc::clone(&record)).is_some();
         if !has_another {
-            match self.logins.entry(ByLogin(Arc::clone(&record))) {
+            match self.logins.entry(RecordByLogin(Arc::clone(&record))) {
                 Entry::Occupied(older) => drop(older.replace_entry(())),
                 Entry::Vacant(free) => drop(free.insert(())),
             }
         }
         if !had_a_place {
-            order.places.push_back(id);
+            order.ids.push_back(id);
         }
         record
     }
@@ -256,7 +261,7 @@ impl MemoryStore {
             let new = Arc::new(record.with_upstream_key(Some(key)));
             (std::mem::replace(&mut *record, Arc::clone(&new)), new)
         };
-        if let Entry::Occupied(current) = self.logins.entry(ByLogin(Arc::clone(&new)))
+        if let Entry::Occupied(current) = self.logins.entry(RecordByLogin(Arc::clone(&new)))
             && Arc::ptr_eq(&current.key().0, &old)
         {
             current.replace_entry(());
@@ -267,18 +272,18 @@ impl MemoryStore {
     /// Forgets one token. Its place is given back when its time comes.
     pub fn remove(&self, id: &TokenId) {
         if let Some((_, record)) = self.tokens.remove(id) {
-            self.forget_login(&record);
+            self.remove_login_of(&record);
         }
     }
 
     /// Forgets the tokens that `ends` says, shard by shard; gives back how many.
-    pub fn remove_those(&self, ends: impl Fn(&TokenId, &TokenRecord) -> bool) -> usize {
+    pub fn remove_if(&self, ends: impl Fn(&TokenId, &TokenRecord) -> bool) -> usize {
         let mut removed = 0;
         self.tokens.retain(|id, record| {
             let stays = !ends(id, record);
             if !stays {
                 removed += 1;
-                self.forget_login(record);
+                self.remove_login_of(record);
             }
             stays
         });
@@ -298,10 +303,10 @@ impl MemoryStore {
     /// Forgets tokens that have ended. Called now and then, off the path of requests.
     pub fn sweep(&self) {
         let now = self.clock.now();
-        while self.end_some_expired(now) {}
+        while self.evict_expired_batch(now) {}
         if self.limits.idle_ttl().is_some() {
             // A dead token's place in `order` is given back when its time comes, or room is needed.
-            self.remove_those(|_, record| !self.is_live(record, now));
+            self.remove_if(|_, record| !self.is_live(record, now));
         }
     }
 
@@ -321,29 +326,29 @@ impl MemoryStore {
     }
 
     /// Ends at most a hundred expired tokens, so that minting never waits long for the lock; false when none is left.
-    fn end_some_expired(&self, now: Tick) -> bool {
+    fn evict_expired_batch(&self, now: Tick) -> bool {
         let mut order = self.order.lock();
         for _ in 0..100 {
-            let Some(id) = order.places.front() else { return false };
+            let Some(id) = order.ids.front() else { return false };
             let live = self.tokens.get(id).is_some_and(|record| self.is_live(&record, now));
             if live {
                 return false;
             }
-            self.end_oldest(&mut order);
+            self.evict_oldest(&mut order);
         }
         true
     }
 
     /// Forgets what has ended, and then the oldest that live, until there are `most`.
-    fn make_room(&self, order: &mut Order, most: usize) {
+    fn evict_down_to(&self, order: &mut MintOrder, most: usize) {
         let now = self.clock.now();
         // Only idling makes tokens end out of order. Between two walks a token that has just idled out may outlive an
         // older one that is in use: who mints at the cap again and again must not make each mint a walk.
         if self.limits.idle_ttl().is_some()
-            && order.since_walk.saturating_mul(PLACES_A_MINT) >= self.limits.max()
+            && order.mints_since_walk.saturating_mul(MAX_VISITS_PER_MINT) >= self.limits.max()
         {
-            order.since_walk = 0;
-            order.places.retain(|id| {
+            order.mints_since_walk = 0;
+            order.ids.retain(|id| {
                 let live = self.tokens.get(id).is_some_and(|record| self.is_live(&record, now));
                 if !live {
                     self.remove(id);
@@ -351,19 +356,19 @@ impl MemoryStore {
                 live
             });
         }
-        while order.places.len() > most {
-            self.end_oldest(order);
+        while order.ids.len() > most {
+            self.evict_oldest(order);
         }
     }
 
-    fn end_oldest(&self, order: &mut Order) {
-        if let Some(id) = order.places.pop_front() {
+    fn evict_oldest(&self, order: &mut MintOrder) {
+        if let Some(id) = order.ids.pop_front() {
             self.remove(&id);
         }
     }
 
     /// The login may have a newer token by now; that one stays.
-    fn forget_login(&self, record: &Arc<TokenRecord>) {
+    fn remove_login_of(&self, record: &Arc<TokenRecord>) {
         self.logins.remove_if(&record.login, |current, ()| Arc::ptr_eq(&current.0, record));
     }
 }
@@ -372,23 +377,23 @@ impl MemoryStore {
 mod tests {
     use super::*;
     use crate::base::user_name::UserName;
-    use crate::store::{NewToken, Stamp};
+    use crate::store::{NewToken, Timestamp};
 
     const HOUR: Duration = Duration::from_secs(3600);
 
     fn store(idle_ttl: Option<Duration>, max: usize) -> (MemoryStore, Clock) {
         let clock = Clock::manual(0);
-        (MemoryStore::new(Limits { ttl: HOUR, idle_ttl, max }, clock.clone()), clock)
+        (MemoryStore::new(TokenLimits { ttl: HOUR, idle_ttl, max }, clock.clone()), clock)
     }
 
     fn id_of(seed: &Seed) -> TokenId {
-        TokenId::of(seed)
+        TokenId::from_token(seed)
     }
 
     fn insert(store: &MemoryStore, login: u8, seed: u8) -> Seed {
         let user = UserName::parse(format!("user-{login}").as_bytes()).expect("valid");
         let token = NewToken { login: LoginId([login; 16]), user, upstream_key: None, salt: 0 };
-        let record = |now, expires| TokenRecord::new(token, [seed; 20], Stamp(0), now, expires);
+        let record = |now, expires| TokenRecord::new(token, [seed; 20], Timestamp(0), now, expires);
         store.insert([seed; 20], LoginId([login; 16]), record, id_of)
     }
 
@@ -484,7 +489,7 @@ mod tests {
         let (store, _) = store(Some(HOUR / 4), 160);
         let walks = (0..=255_u8).map(|n| {
             insert(&store, n, n);
-            store.order.lock().since_walk == 0
+            store.order.lock().mints_since_walk == 0
         });
         // The first one is when the store is full; then one every ten mints.
         assert_eq!(walks.filter(|walked| *walked).count(), 10);
@@ -504,7 +509,7 @@ mod tests {
         clock.advance(HOUR / 2);
         store.sweep();
         assert_eq!(store.len(), 56);
-        assert!(store.logins.len() == 56 && store.order.lock().places.len() == 56);
+        assert!(store.logins.len() == 56 && store.order.lock().ids.len() == 56);
     }
 
     #[test]
@@ -516,12 +521,12 @@ mod tests {
         insert(&store, 2, 3);
         store.remove(&id_of(&[1; 20]));
         assert_eq!(insert(&store, 1, 4), [2; 20], "the newer one stays");
-        assert_eq!(store.remove_those(|_, record| record.user.as_str() == "user-2"), 1);
+        assert_eq!(store.remove_if(|_, record| record.user.as_str() == "user-2"), 1);
         assert_eq!(insert(&store, 2, 5), [5; 20]);
         clock.advance(HOUR);
         store.sweep();
         assert!(store.is_empty() && store.logins.is_empty());
-        assert!(store.order.lock().places.is_empty());
+        assert!(store.order.lock().ids.is_empty());
     }
 
     #[test]
@@ -531,8 +536,8 @@ mod tests {
             let user = UserName::parse(b"alice").expect("valid");
             let token = NewToken { login: LoginId([login; 16]), user, upstream_key: None, salt: 0 };
             let now = clock.now();
-            let record = TokenRecord::new(token, [seed; 20], Stamp(0), now, now.after(HOUR));
-            store.put_found(id_of(&[seed; 20]), record)
+            let record = TokenRecord::new(token, [seed; 20], Timestamp(0), now, now.after(HOUR));
+            store.insert_fetched(id_of(&[seed; 20]), record)
         };
         insert(&store, 1, 1);
         found(2, 1);
@@ -541,7 +546,7 @@ mod tests {
         found(4, 2);
         found(4, 2);
         assert_eq!(insert(&store, 2, 5), [4; 20]);
-        assert_eq!(store.order.lock().places.len(), 3, "found twice, it has one place");
+        assert_eq!(store.order.lock().ids.len(), 3, "found twice, it has one place");
     }
 
     #[test]

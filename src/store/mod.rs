@@ -28,22 +28,22 @@ use crate::base::user_name::UserName;
 use crate::config::{Config, Problem, StoreKind};
 use crate::observability::metrics::StoreMetrics;
 
-use driver::{Behind, Commands, Prepared};
+use driver::{DriverHandle, PersistentStore, PreparedDriver};
 use keys::StoreKeys;
-use mint_guard::Acceptance;
+use mint_guard::MintGuard;
 use parking_lot::Mutex;
-use salt_usage::SaltUses;
-use time::Calendar;
+use salt_usage::SaltUsageCounter;
+use time::StoreClock;
 
-pub use driver::Running;
-pub use keys::{derived, salt_name};
-pub use listing::{Filter, Listing, TokenLine};
-pub use memory::{Limits, MemoryStore};
-pub use mint_guard::Proof;
+pub use driver::RunningDriver;
+pub use keys::{derive_key, salt_name};
+pub use listing::{TokenFilter, TokenListing, TokenSummary};
+pub use memory::{MemoryStore, TokenLimits};
+pub use mint_guard::LoginProof;
 pub use record::{NewToken, TokenRecord};
 pub use revocation::Revocation;
-pub use salt_usage::SaltUse;
-pub use time::Stamp;
+pub use salt_usage::SaltUsage;
+pub use time::Timestamp;
 pub use token_id::{Fingerprint, TokenId};
 
 /// A login as the index knows it: a keyed hash of user name and password.
@@ -64,18 +64,18 @@ pub type Seed = [u8; 20];
 /// Where tokens are kept.
 pub struct Store {
     memory: Arc<MemoryStore>,
-    calendar: Arc<Calendar>,
+    store_clock: Arc<StoreClock>,
     clock: Clock,
     /// What is behind the memory, if anything is.
-    behind: Option<Commands>,
+    driver: Option<DriverHandle>,
     /// What [`Store::start`] starts.
-    prepared: Mutex<Option<Prepared>>,
+    prepared: Mutex<Option<PreparedDriver>>,
     /// Who is told how the store behind does.
-    told: OnceLock<StoreMetrics>,
+    metrics: OnceLock<StoreMetrics>,
     /// Who used which salt, where nothing behind keeps that.
-    salt_uses: SaltUses,
+    salt_usage: SaltUsageCounter,
     /// Which logins may have a token kept.
-    acceptance: Acceptance,
+    mint_guard: MintGuard,
 }
 
 /// The store cannot be asked: nothing is known of the token, neither that it lives nor that it has ended.
@@ -85,7 +85,7 @@ pub struct Unavailable;
 
 /// Why a store does not start.
 #[derive(Debug, thiserror::Error)]
-pub enum StartError {
+pub enum StoreStartError {
     /// Its file.
     #[error("store.path: {0}")]
     File(String),
@@ -96,7 +96,7 @@ pub enum StartError {
 
 /// A wrong credential that replicas tell each other of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Failure {
+pub struct CredentialFailure {
     /// Which of the limits it counts against.
     pub kind: u8,
     /// A keyed hash of whom it counts against.
@@ -104,45 +104,47 @@ pub struct Failure {
 }
 
 /// Hears of the failures that other replicas saw.
-pub type OnFailure = Box<dyn Fn(Failure) + Send>;
+pub type OnFailure = Box<dyn Fn(CredentialFailure) + Send>;
 
 impl Store {
     /// As the configuration has it. Files that it names are read; nothing is opened, and nobody is connected to, before
     /// [`Store::start`].
     pub fn new(config: &Config, clock: &Clock) -> Result<Store, Problem> {
         let tokens = &config.tokens;
-        let limits = Limits { ttl: tokens.ttl, idle_ttl: tokens.idle_ttl, max: tokens.max };
-        let mut store = Store::memory(limits, clock.clone());
+        let limits = TokenLimits { ttl: tokens.ttl, idle_ttl: tokens.idle_ttl, max: tokens.max };
+        let mut store = Store::in_memory(limits, clock.clone());
         let keys = || StoreKeys::new(&config.salts);
-        let (memory, calendar) = (Arc::clone(&store.memory), Arc::clone(&store.calendar));
+        let (memory, calendar) = (Arc::clone(&store.memory), Arc::clone(&store.store_clock));
         let behind = match &config.store.kind {
             StoreKind::Memory => return Ok(store),
             StoreKind::File(path) => {
-                Behind::File(file::FileStore::new(path.clone(), keys(), memory, calendar))
+                PersistentStore::File(file::FileStore::new(path.clone(), keys(), memory, calendar))
             }
             StoreKind::Redis(options) => {
-                let shared = redis::Shared { keys: keys(), memory, calendar, clock: clock.clone() };
-                let options = redis::Options { redis: (**options).clone(), store: config.store.clone() };
-                Behind::Redis(Box::new(redis::RedisStore::new(options, shared)?))
+                let shared =
+                    redis::StoreContext { keys: keys(), memory, store_clock: calendar, clock: clock.clone() };
+                let options =
+                    redis::RedisStoreOptions { redis: (**options).clone(), store: config.store.clone() };
+                PersistentStore::Redis(Box::new(redis::RedisStore::new(options, shared)?))
             }
         };
         let (commands, prepared) = driver::prepare(behind, &config.store);
-        store.behind = Some(commands);
+        store.driver = Some(commands);
         store.prepared = Mutex::new(Some(prepared));
         Ok(store)
     }
 
     /// Tokens in the memory of this process alone.
-    pub fn memory(limits: Limits, clock: Clock) -> Store {
+    pub fn in_memory(limits: TokenLimits, clock: Clock) -> Store {
         Store {
             memory: Arc::new(MemoryStore::new(limits, clock.clone())),
-            calendar: Arc::new(Calendar::new(clock.clone())),
+            store_clock: Arc::new(StoreClock::new(clock.clone())),
             clock,
-            behind: None,
+            driver: None,
             prepared: Mutex::default(),
-            told: OnceLock::new(),
-            salt_uses: SaltUses::default(),
-            acceptance: Acceptance::default(),
+            metrics: OnceLock::new(),
+            salt_usage: SaltUsageCounter::default(),
+            mint_guard: MintGuard::default(),
         }
     }
 
@@ -151,7 +153,7 @@ impl Store {
         &self,
         metrics: &StoreMetrics,
         on_failure: OnFailure,
-    ) -> Result<Option<Running>, StartError> {
+    ) -> Result<Option<RunningDriver>, StoreStartError> {
         let prepared = self.prepared.lock().take();
         match prepared {
             None => {
@@ -159,7 +161,7 @@ impl Store {
                 Ok(None)
             }
             Some(prepared) => {
-                let _ = self.told.set(metrics.clone());
+                let _ = self.metrics.set(metrics.clone());
                 prepared.start(metrics.up.clone(), on_failure).map(Some)
             }
         }
@@ -170,32 +172,33 @@ impl Store {
         let now = self.clock.now();
         let record = self.memory.find_at(id, now)?;
         // SECURITY: what is known here is worth nothing once it was too long ago that the store could have said otherwise.
-        self.behind.as_ref().is_none_or(|behind| behind.link.vouches(now)).then_some(record)
+        self.driver.as_ref().is_none_or(|behind| behind.availability.is_fresh(now)).then_some(record)
     }
 
     /// The live token with this name, that [`Store::find`] does not know: others may have minted it. `salt` is the number
     /// of the salt that made it.
     pub async fn fetch(&self, id: &TokenId, salt: u8) -> Result<Option<Arc<TokenRecord>>, Unavailable> {
-        match &self.behind {
+        match &self.driver {
             None => Ok(None),
-            Some(behind) => self.noted("fetch", behind.fetch(*id, salt)).await,
+            Some(behind) => self.record_operation("fetch", behind.fetch(*id, salt)).await,
         }
     }
 
     /// The seed of the login's live token, if it is known here and has a tenth of its life before it. Never waits.
-    pub fn seed_of(&self, login: &LoginId, id_of: impl Fn(&Seed) -> TokenId) -> Option<Seed> {
-        let vouched = self.behind.as_ref().is_none_or(|behind| behind.link.vouches(self.clock.now()));
-        vouched.then(|| self.memory.seed_of(login, id_of)).flatten()
+    pub fn find_seed(&self, login: &LoginId, id_of: impl Fn(&Seed) -> TokenId) -> Option<Seed> {
+        let vouched =
+            self.driver.as_ref().is_none_or(|behind| behind.availability.is_fresh(self.clock.now()));
+        vouched.then(|| self.memory.find_seed(login, id_of)).flatten()
     }
 
     /// What proves a login that is verified from now on, by the verifier of this number.
-    pub fn proof(&self, verifier: u64) -> Proof {
-        self.acceptance.proof(verifier)
+    pub fn proof_for(&self, verifier: u64) -> LoginProof {
+        self.mint_guard.proof_for(verifier)
     }
 
     /// Whether what proved a login still does.
-    pub fn accepts(&self, proof: Proof) -> bool {
-        self.acceptance.accepts(proof)
+    pub fn is_proof_valid(&self, proof: LoginProof) -> bool {
+        self.mint_guard.is_valid(proof)
     }
 
     /// Keeps a token for the login, unless somebody kept one first: then that one's seed is given back.
@@ -206,24 +209,27 @@ impl Store {
         &self,
         token: NewToken,
         seed: Seed,
-        proof: Proof,
+        proof: LoginProof,
         id_of: impl Fn(&Seed) -> TokenId,
     ) -> Result<Seed, Unavailable> {
-        if let Some(behind) = &self.behind {
-            let permit = || self.acceptance.permit(proof, token.salt);
-            return self.noted("mint", behind.mint(&token, seed, id_of(&seed), permit)).await;
+        if let Some(behind) = &self.driver {
+            let permit = || self.mint_guard.try_permit(proof, token.salt);
+            return self.record_operation("mint", behind.mint(&token, seed, id_of(&seed), permit)).await;
         }
         let login = token.login;
-        let Some(_permit) = self.acceptance.permit(proof, token.salt) else { return Err(Unavailable) };
-        let record = |now, expires| TokenRecord::new(token, seed, self.calendar.stamp(now), now, expires);
+        let Some(_permit) = self.mint_guard.try_permit(proof, token.salt) else { return Err(Unavailable) };
+        let record =
+            |now, expires| TokenRecord::new(token, seed, self.store_clock.timestamp(now), now, expires);
         Ok(self.memory.insert(seed, login, record, id_of))
     }
 
     /// Has the backend shown another key instead of a live token from now on; nothing happens if it lives no more.
     pub async fn set_upstream_key(&self, id: &TokenId, key: Secret) -> Result<(), Unavailable> {
-        match &self.behind {
+        match &self.driver {
             None => drop(self.memory.set_upstream_key(id, key)),
-            Some(behind) => self.noted("set_upstream_key", behind.set_upstream_key(*id, key)).await?,
+            Some(behind) => {
+                self.record_operation("set_upstream_key", behind.set_upstream_key(*id, key)).await?
+            }
         }
         Ok(())
     }
@@ -232,92 +238,92 @@ impl Store {
     /// second none at other replicas. `Unavailable` means that only here they have ended: others hear of it when the store
     /// answers again, unless this process ends before.
     pub async fn revoke(&self, what: Revocation) -> Result<(), Unavailable> {
-        match &self.behind {
+        match &self.driver {
             None => {
-                self.memory.remove_those(|id, record| what.covers(id, &record.user));
+                self.memory.remove_if(|id, record| what.covers(id, &record.user));
                 Ok(())
             }
-            Some(behind) => self.noted("revoke", behind.revoke(what)).await,
+            Some(behind) => self.record_operation("revoke", behind.revoke(what)).await,
         }
     }
 
     /// Ends all tokens of these users, here at once, and elsewhere as soon as can be.
-    pub fn end_of(&self, users: &HashSet<String>) {
-        self.acceptance.end();
-        self.memory.remove_those(|_, record| users.contains(record.user.as_str()));
-        if let Some(behind) = &self.behind {
+    pub fn revoke_users(&self, users: &HashSet<String>) {
+        self.mint_guard.invalidate_proofs();
+        self.memory.remove_if(|_, record| users.contains(record.user.as_str()));
+        if let Some(behind) = &self.driver {
             for user in users.iter().filter_map(|user| UserName::parse(user.as_bytes()).ok()) {
-                behind.end(Revocation::User(user));
+                behind.revoke_in_background(Revocation::User(user));
             }
         }
     }
 
     /// Ends all tokens, in the same way.
-    pub fn end_all(&self) {
-        self.acceptance.end();
-        self.memory.remove_those(|_, _| true);
-        if let Some(behind) = &self.behind {
-            behind.end(Revocation::All);
+    pub fn revoke_all(&self) {
+        self.mint_guard.invalidate_proofs();
+        self.memory.remove_if(|_, _| true);
+        if let Some(behind) = &self.driver {
+            behind.revoke_in_background(Revocation::All);
         }
     }
 
     /// Keeps tokens of logins by this verifier alone from now on.
-    pub fn only_verifier(&self, number: u64) {
-        self.acceptance.only_verifier(number);
+    pub fn set_verifier(&self, number: u64) {
+        self.mint_guard.set_verifier(number);
     }
 
     /// Live tokens.
-    pub async fn list(&self, filter: Filter) -> Result<Listing, Unavailable> {
-        match &self.behind {
-            None => Ok(listing::of_memory(&self.memory, &self.calendar, &filter)),
-            Some(behind) => self.noted("list", behind.list(filter)).await,
+    pub async fn list(&self, filter: TokenFilter) -> Result<TokenListing, Unavailable> {
+        match &self.driver {
+            None => Ok(listing::list_memory(&self.memory, &self.store_clock, &filter)),
+            Some(behind) => self.record_operation("list", behind.list(filter)).await,
         }
     }
 
     /// Tells other replicas of a failure, if there are any. Never waits.
-    pub fn tell_failure(&self, failure: Failure) {
-        if let Some(behind) = &self.behind {
-            behind.tell_failure(failure);
+    pub fn publish_failure(&self, failure: CredentialFailure) {
+        if let Some(behind) = &self.driver {
+            behind.publish_failure(failure);
         }
     }
 
     /// Notes that the salt with this number opened a bearer of the user's. Never waits.
-    pub fn note_salt_use(&self, salt: u8, user: &UserName) {
-        match &self.behind {
-            None => self.salt_uses.note(salt, user, self.calendar.now()),
-            Some(behind) => behind.note_salt_use(salt, user),
+    pub fn record_salt_use(&self, salt: u8, user: &UserName) {
+        match &self.driver {
+            None => self.salt_usage.record(salt, user, self.store_clock.now()),
+            Some(behind) => behind.record_salt_use(salt, user),
         }
     }
 
     /// Who used the salts with these numbers, which are all. Where nothing is behind the memory, since this process began.
-    pub async fn salt_uses(&self, salts: &[u8]) -> Result<Vec<SaltUse>, Unavailable> {
-        match &self.behind {
-            None => Ok(self.salt_uses.of(salts, self.calendar.now())),
-            Some(behind) => behind.salt_uses().await,
+    pub async fn salt_usage(&self, salts: &[u8]) -> Result<Vec<SaltUsage>, Unavailable> {
+        match &self.driver {
+            None => Ok(self.salt_usage.usage_of(salts, self.store_clock.now())),
+            Some(behind) => behind.salt_usage().await,
         }
     }
 
     /// Notes what the store behind takes, and whether it answers.
-    async fn noted<T>(
+    async fn record_operation<T>(
         &self,
         operation: &'static str,
         asking: impl Future<Output = Result<T, Unavailable>>,
     ) -> Result<T, Unavailable> {
         let begun = Instant::now();
         let answer = asking.await;
-        if let Some(metrics) = self.told.get() {
-            metrics.operation(operation, answer.is_ok(), begun.elapsed());
+        if let Some(metrics) = self.metrics.get() {
+            metrics.record_operation(operation, answer.is_ok(), begun.elapsed());
         }
         answer
     }
 
     /// How many tokens are in memory.
-    pub fn tokens(&self) -> usize {
+    pub fn token_count(&self) -> usize {
         self.memory.len()
     }
 
     /// Takes other lifetimes and another size from now on.
-    pub fn set_limits(&self, limits: Limits) {
+    pub fn set_limits(&self, limits: TokenLimits) {
         self.memory.set_limits(limits);
     }
 
@@ -325,17 +331,17 @@ impl Store {
     ///
     /// SECURITY: a salt that was taken away may be in wrong hands; what it made ends with it, and what it makes in a
     /// request that is under way is not kept.
-    pub fn keep_salts(&self, numbers: &[u8]) {
-        if self.behind.is_some() {
+    pub fn retain_salts(&self, numbers: &[u8]) {
+        if self.driver.is_some() {
             return;
         }
-        self.acceptance.only_salts(numbers);
-        self.memory.remove_those(|_, record| !numbers.contains(&record.salt));
+        self.mint_guard.set_salts(numbers);
+        self.memory.remove_if(|_, record| !numbers.contains(&record.salt));
     }
 
     /// Whether nothing outlives the process.
-    pub fn is_memory_alone(&self) -> bool {
-        self.behind.is_none()
+    pub fn is_memory_only(&self) -> bool {
+        self.driver.is_none()
     }
 
     /// Forgets what has ended. Called now and then, off the path of requests.

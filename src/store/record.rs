@@ -6,7 +6,7 @@ use std::time::Duration;
 use crate::base::clock::Tick;
 use crate::base::secret::Secret;
 use crate::base::user_name::UserName;
-use crate::store::{LoginId, Seed, Stamp};
+use crate::store::{LoginId, Seed, Timestamp};
 
 /// A token that is to be kept.
 #[derive(Clone, Debug)]
@@ -31,7 +31,7 @@ pub struct TokenRecord {
     pub(super) login: LoginId,
     /// What it is made from again for its login.
     pub(super) seed: Seed,
-    pub(super) minted: Stamp,
+    pub(super) minted: Timestamp,
     /// The number of the salt that made it.
     pub(super) salt: u8,
     /// Few have one, so it is kept apart.
@@ -40,11 +40,17 @@ pub struct TokenRecord {
 }
 
 /// How exactly a use is noted where nothing ends for want of use.
-const USE_GRAIN: Duration = Duration::from_secs(60);
+const LAST_USED_RESOLUTION: Duration = Duration::from_secs(60);
 
 impl TokenRecord {
     /// A token minted now that lives until `expires`.
-    pub(super) fn new(token: NewToken, seed: Seed, minted: Stamp, now: Tick, expires: Tick) -> TokenRecord {
+    pub(super) fn new(
+        token: NewToken,
+        seed: Seed,
+        minted: Timestamp,
+        now: Tick,
+        expires: Tick,
+    ) -> TokenRecord {
         let NewToken { login, user, upstream_key, salt } = token;
         let upstream_key = upstream_key.map(Box::new);
         let last_used = AtomicU64::new(now.raw());
@@ -83,13 +89,13 @@ impl TokenRecord {
     /// Notes a use. Written seldom, measured by the time that it may go unused, so that a busy token is not a cache
     /// line that all cores fight for.
     pub(super) fn touch(&self, now: Tick, idle_ttl: Option<Duration>) {
-        let grain = idle_ttl.map_or(USE_GRAIN, |ttl| (ttl / 16).min(Duration::from_secs(1)));
+        let grain = idle_ttl.map_or(LAST_USED_RESOLUTION, |ttl| (ttl / 16).min(Duration::from_secs(1)));
         if now.since(self.last_used()) >= grain {
-            self.used_at(now);
+            self.set_last_used(now);
         }
     }
 
-    pub(super) fn used_at(&self, when: Tick) {
+    pub(super) fn set_last_used(&self, when: Tick) {
         self.last_used.store(when.raw(), Ordering::Relaxed);
     }
 }

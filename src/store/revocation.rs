@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use crate::base::user_name::UserName;
-use crate::store::{Fingerprint, Stamp, TokenId};
+use crate::store::{Fingerprint, Timestamp, TokenId};
 
 /// Which tokens end.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -28,7 +28,7 @@ impl Revocation {
     }
 
     /// The bytes that are sealed.
-    pub(super) fn write(&self) -> Vec<u8> {
+    pub(super) fn encode(&self) -> Vec<u8> {
         match self {
             Revocation::Token(fingerprint) => [b"t", &fingerprint.bytes()[..]].concat(),
             Revocation::User(name) => [b"u", name.as_str().as_bytes()].concat(),
@@ -37,7 +37,7 @@ impl Revocation {
     }
 
     /// The revocation in bytes that were sealed.
-    pub(super) fn read(bytes: &[u8]) -> Option<Revocation> {
+    pub(super) fn decode(bytes: &[u8]) -> Option<Revocation> {
         match bytes.split_first()? {
             (b't', rest) => rest.try_into().ok().map(Fingerprint::from_bytes).map(Revocation::Token),
             (b'u', rest) => UserName::parse(rest).ok().map(Revocation::User),
@@ -50,14 +50,14 @@ impl Revocation {
 /// Revocations of a time, each of which concerns the tokens that were minted before it.
 #[derive(Debug, Default)]
 pub struct Revocations {
-    tokens: HashMap<Fingerprint, Stamp>,
-    users: HashMap<UserName, Stamp>,
-    all: Stamp,
+    tokens: HashMap<Fingerprint, Timestamp>,
+    users: HashMap<UserName, Timestamp>,
+    all: Timestamp,
 }
 
 impl Revocations {
     /// Adds one; false if it was known.
-    pub fn add(&mut self, what: &Revocation, at: Stamp) -> bool {
+    pub fn add(&mut self, what: &Revocation, at: Timestamp) -> bool {
         let place = match what {
             Revocation::Token(fingerprint) => self.tokens.entry(*fingerprint).or_default(),
             Revocation::User(name) => self.users.entry(name.clone()).or_default(),
@@ -69,14 +69,14 @@ impl Revocations {
     }
 
     /// The last moment at which such a token would have had to be minted to be revoked; zero if it is not concerned.
-    pub fn last_about(&self, id: &TokenId, user: &UserName) -> Stamp {
+    pub fn latest_covering(&self, id: &TokenId, user: &UserName) -> Timestamp {
         let token = self.tokens.get(&id.fingerprint()).copied().unwrap_or_default();
         let user = self.users.get(user).copied().unwrap_or_default();
         token.max(user).max(self.all)
     }
 
     /// When this one was, the last time; zero if it is not known.
-    pub fn at(&self, what: &Revocation) -> Stamp {
+    pub fn time_of(&self, what: &Revocation) -> Timestamp {
         match what {
             Revocation::Token(fingerprint) => self.tokens.get(fingerprint).copied().unwrap_or_default(),
             Revocation::User(name) => self.users.get(name).copied().unwrap_or_default(),
@@ -85,17 +85,17 @@ impl Revocations {
     }
 
     /// Forgets those that no live token is old enough for.
-    pub fn forget(&mut self, now: Stamp, ttl: Duration) {
+    pub fn remove_outdated(&mut self, now: Timestamp, ttl: Duration) {
         let oldest = now.0.saturating_sub(u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX));
         self.tokens.retain(|_, at| at.0 >= oldest);
         self.users.retain(|_, at| at.0 >= oldest);
     }
 
     /// All of them.
-    pub fn iter(&self) -> impl Iterator<Item = (Revocation, Stamp)> {
+    pub fn iter(&self) -> impl Iterator<Item = (Revocation, Timestamp)> {
         let tokens = self.tokens.iter().map(|(fingerprint, at)| (Revocation::Token(*fingerprint), *at));
         let users = self.users.iter().map(|(name, at)| (Revocation::User(name.clone()), *at));
-        let all = (self.all > Stamp(0)).then_some((Revocation::All, self.all));
+        let all = (self.all > Timestamp(0)).then_some((Revocation::All, self.all));
         tokens.chain(users).chain(all)
     }
 }
@@ -107,29 +107,29 @@ mod tests {
     #[test]
     fn a_revocation_concerns_what_was_minted_before_it() {
         let user = |name: &str| UserName::parse(name.as_bytes()).expect("valid");
-        let (alices, bobs) = (TokenId::of(b"a"), TokenId::of(b"b"));
+        let (alices, bobs) = (TokenId::from_token(b"a"), TokenId::from_token(b"b"));
         let mut all = Revocations::default();
-        assert!(all.add(&Revocation::User(user("alice")), Stamp(10)));
-        assert!(!all.add(&Revocation::User(user("alice")), Stamp(9)), "an older one changes nothing");
-        assert!(all.add(&Revocation::Token(bobs.fingerprint()), Stamp(20)));
-        assert_eq!(all.last_about(&alices, &user("alice")), Stamp(10));
-        assert_eq!(all.last_about(&bobs, &user("bob")), Stamp(20));
-        assert_eq!(all.last_about(&alices, &user("bob")), Stamp(0));
-        all.forget(Stamp(1015), Duration::from_secs(1));
+        assert!(all.add(&Revocation::User(user("alice")), Timestamp(10)));
+        assert!(!all.add(&Revocation::User(user("alice")), Timestamp(9)), "an older one changes nothing");
+        assert!(all.add(&Revocation::Token(bobs.fingerprint()), Timestamp(20)));
+        assert_eq!(all.latest_covering(&alices, &user("alice")), Timestamp(10));
+        assert_eq!(all.latest_covering(&bobs, &user("bob")), Timestamp(20));
+        assert_eq!(all.latest_covering(&alices, &user("bob")), Timestamp(0));
+        all.remove_outdated(Timestamp(1015), Duration::from_secs(1));
         assert_eq!(all.iter().count(), 1);
-        assert!(all.add(&Revocation::All, Stamp(30)));
-        assert_eq!(all.last_about(&alices, &user("carol")), Stamp(30));
+        assert!(all.add(&Revocation::All, Timestamp(30)));
+        assert_eq!(all.latest_covering(&alices, &user("carol")), Timestamp(30));
     }
 
     #[test]
     fn what_is_written_is_read() {
         let user = UserName::parse(b"alice").expect("valid");
-        let token = Revocation::Token(TokenId::of(b"a").fingerprint());
+        let token = Revocation::Token(TokenId::from_token(b"a").fingerprint());
         for revocation in [token, Revocation::User(user), Revocation::All] {
-            assert_eq!(Revocation::read(&revocation.write()), Some(revocation));
+            assert_eq!(Revocation::decode(&revocation.encode()), Some(revocation));
         }
         for wrong in [&b""[..], b"a1", b"t123", b"t12345", b"u", b"x"] {
-            assert_eq!(Revocation::read(wrong), None);
+            assert_eq!(Revocation::decode(wrong), None);
         }
     }
 }

@@ -9,9 +9,9 @@ use crate::base::clock::{Clock, Tick};
 
 /// Milliseconds since the Unix epoch, by the clock of the store.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Stamp(pub u64);
+pub struct Timestamp(pub u64);
 
-impl Stamp {
+impl Timestamp {
     /// Whole seconds since the Unix epoch.
     pub fn unix_seconds(self) -> u64 {
         self.0 / 1000
@@ -20,36 +20,36 @@ impl Stamp {
 
 /// What turns ticks of this process into stamps and back.
 #[derive(Debug)]
-pub struct Calendar {
+pub struct StoreClock {
     clock: Clock,
     /// The stamp of tick zero.
     origin: AtomicU64,
 }
 
-impl Calendar {
+impl StoreClock {
     /// Tied to the wall clock as it stands now; setting that later changes nothing.
-    pub fn new(clock: Clock) -> Calendar {
+    pub fn new(clock: Clock) -> StoreClock {
         let origin = clock.unix_seconds().saturating_mul(1000).saturating_sub(clock.now().raw());
-        Calendar { clock, origin: AtomicU64::new(origin) }
+        StoreClock { clock, origin: AtomicU64::new(origin) }
     }
 
     /// Ties the present to the time of another clock.
-    pub fn tie(&self, now: Stamp) {
+    pub fn set_now(&self, now: Timestamp) {
         self.origin.store(now.0.saturating_sub(self.clock.now().raw()), Ordering::Relaxed);
     }
 
     /// The present.
-    pub fn now(&self) -> Stamp {
-        self.stamp(self.clock.now())
+    pub fn now(&self) -> Timestamp {
+        self.timestamp(self.clock.now())
     }
 
     /// What the store calls this moment.
-    pub fn stamp(&self, tick: Tick) -> Stamp {
-        Stamp(self.origin.load(Ordering::Relaxed).saturating_add(tick.raw()))
+    pub fn timestamp(&self, tick: Tick) -> Timestamp {
+        Timestamp(self.origin.load(Ordering::Relaxed).saturating_add(tick.raw()))
     }
 
     /// The moment in this process; what was before it began is its beginning.
-    pub fn tick(&self, stamp: Stamp) -> Tick {
+    pub fn tick(&self, stamp: Timestamp) -> Tick {
         Tick::from_raw(stamp.0.saturating_sub(self.origin.load(Ordering::Relaxed)))
     }
 }
@@ -64,12 +64,12 @@ mod tests {
     fn stamps_and_ticks_turn_into_each_other_and_follow_the_clock_they_are_tied_to() {
         let clock = Clock::manual(1_000);
         clock.advance(Duration::from_secs(5));
-        let calendar = Calendar::new(clock.clone());
-        assert_eq!(calendar.now(), Stamp(1_005_000));
+        let calendar = StoreClock::new(clock.clone());
+        assert_eq!(calendar.now(), Timestamp(1_005_000));
         assert_eq!(calendar.tick(calendar.now()), clock.now());
-        calendar.tie(Stamp(9_000_000));
+        calendar.set_now(Timestamp(9_000_000));
         clock.advance(Duration::from_millis(7));
-        assert_eq!(calendar.now(), Stamp(9_000_007));
-        assert_eq!(calendar.tick(Stamp(3)), Tick::from_raw(0));
+        assert_eq!(calendar.now(), Timestamp(9_000_007));
+        assert_eq!(calendar.tick(Timestamp(3)), Tick::from_raw(0));
     }
 }

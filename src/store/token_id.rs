@@ -24,7 +24,7 @@ impl Hash for TokenId {
 
 impl TokenId {
     /// The name of this token.
-    pub fn of(token: &[u8]) -> TokenId {
+    pub fn from_token(token: &[u8]) -> TokenId {
         let hash = digest(&SHA256, token);
         TokenId(*hash.as_ref().first_chunk().expect("SHA-256 has 32 bytes"))
     }
@@ -92,9 +92,9 @@ mod tests {
     #[test]
     fn an_id_is_what_sha256sum_prints() {
         let hex = "2bd806c97f0e00af1a1fc3328fa763a9269723c8db8fac4f93af71db186d6e90";
-        assert_eq!(TokenId::from_hex(hex), Some(TokenId::of(b"alice")));
-        assert_eq!(TokenId::from_hex(&hex.to_uppercase()), Some(TokenId::of(b"alice")));
-        assert_eq!(TokenId::of(b"alice").fingerprint().to_string(), "2bd806c9");
+        assert_eq!(TokenId::from_hex(hex), Some(TokenId::from_token(b"alice")));
+        assert_eq!(TokenId::from_hex(&hex.to_uppercase()), Some(TokenId::from_token(b"alice")));
+        assert_eq!(TokenId::from_token(b"alice").fingerprint().to_string(), "2bd806c9");
         let all_digits = "0123456789abcdefABCDEF9876543210".repeat(2);
         let expected = 0x0123_4567_89ab_cdef_abcd_ef98_7654_3210_u128.to_be_bytes();
         assert_eq!(TokenId::from_hex(&all_digits), Some(TokenId(expected)));

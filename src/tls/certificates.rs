@@ -13,7 +13,7 @@ use x509_parser::prelude::{FromDer, X509Certificate};
 
 /// Whom a certificate is for: its subject alternative names. A common name counts for nothing, as with all clients.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub struct Names {
+pub struct CertificateNames {
     /// In lower case.
     exact: Vec<String>,
     /// What follows `*.`, in lower case.
@@ -21,7 +21,7 @@ pub struct Names {
     addresses: Vec<IpAddr>,
 }
 
-impl Names {
+impl CertificateNames {
     /// Whether a client that asks for `host`, a name in lower case or an address, would take the certificate for it.
     /// A wildcard stands for one whole label, the first one (RFC 9525 section 6.3).
     pub fn covers(&self, host: &str) -> bool {
@@ -33,15 +33,15 @@ impl Names {
             || below.is_some_and(|parent| self.wildcards.iter().any(|name| name == parent))
     }
 
-    fn of(certificate: &X509Certificate<'_>) -> Names {
-        let mut names = Names::default();
+    fn from_certificate(certificate: &X509Certificate<'_>) -> CertificateNames {
+        let mut names = CertificateNames::default();
         for name in alternative_names(certificate) {
             match name {
                 GeneralName::DNSName(name) => match name.strip_prefix("*.") {
                     Some(parent) => names.wildcards.push(parent.to_ascii_lowercase()),
                     None => names.exact.push(name.to_ascii_lowercase()),
                 },
-                GeneralName::IPAddress(bytes) => names.addresses.extend(address(bytes)),
+                GeneralName::IPAddress(bytes) => names.addresses.extend(parse_address(bytes)),
                 _ => {}
             }
         }
@@ -49,7 +49,7 @@ impl Names {
     }
 }
 
-impl fmt::Display for Names {
+impl fmt::Display for CertificateNames {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let exact = self.exact.iter().cloned();
         let wildcards = self.wildcards.iter().map(|parent| format!("*.{parent}"));
@@ -67,7 +67,7 @@ pub fn alternative_names<'a>(certificate: &'a X509Certificate<'_>) -> &'a [Gener
     }
 }
 
-fn address(bytes: &[u8]) -> Option<IpAddr> {
+fn parse_address(bytes: &[u8]) -> Option<IpAddr> {
     let four = <[u8; 4]>::try_from(bytes).map(IpAddr::from);
     four.or_else(|_| <[u8; 16]>::try_from(bytes).map(IpAddr::from)).ok()
 }
@@ -77,7 +77,7 @@ fn address(bytes: &[u8]) -> Option<IpAddr> {
 pub struct Certificate {
     key: Arc<CertifiedKey>,
     /// Whom it is for.
-    pub names: Arc<Names>,
+    pub names: Arc<CertificateNames>,
     /// Its last second, since 1970.
     pub not_after: i64,
 }
@@ -87,7 +87,8 @@ impl Certificate {
     pub fn new(key: CertifiedKey) -> Result<Certificate, String> {
         let leaf = key.cert.first().ok_or("an empty chain")?;
         let (_, leaf) = X509Certificate::from_der(leaf).map_err(|error| error.to_string())?;
-        let (names, not_after) = (Arc::new(Names::of(&leaf)), leaf.validity().not_after.timestamp());
+        let (names, not_after) =
+            (Arc::new(CertificateNames::from_certificate(&leaf)), leaf.validity().not_after.timestamp());
         Ok(Certificate { key: Arc::new(key), names, not_after })
     }
 
@@ -180,7 +181,7 @@ mod tests {
     }
 
     #[test]
-    fn the_exact_name_goes_before_the_wildcard_and_the_default_is_for_all_others() {
+    fn exact_names_precede_wildcards_and_the_default() {
         let all = [&["default.test"][..], &["*.example.com"], &["api.example.com"], &["*.example.com"]];
         let all = Certificates::new(all.iter().map(|names| certificate(names)).collect());
         let index = |name| {

@@ -12,22 +12,25 @@ use x509_parser::prelude::{FromDer, X509Certificate};
 
 use crate::base::hex;
 use crate::tls::certificates::alternative_names;
-use crate::tls::{TlsError, provider, setup};
+use crate::tls::{TlsError, provider, setup_error};
 
 /// Longest identity; a longer name is replaced by the certificate's fingerprint.
-const LONGEST: usize = 256;
+const MAX_IDENTITY_LENGTH: usize = 256;
 
 /// Who is let in: with a certificate of these authorities, and if it is not `required` without any. A certificate of
 /// another authority fails the handshake either way.
-pub fn verifier(roots: RootCertStore, required: bool) -> Result<Arc<dyn ClientCertVerifier>, TlsError> {
+pub fn client_verifier(
+    roots: RootCertStore,
+    required: bool,
+) -> Result<Arc<dyn ClientCertVerifier>, TlsError> {
     let builder = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider());
     let builder = if required { builder } else { builder.allow_unauthenticated() };
-    builder.build().map_err(setup)
+    builder.build().map_err(setup_error)
 }
 
 /// Why a certificate that was once verified counts no longer.
 #[derive(Debug, thiserror::Error)]
-pub enum Unusable {
+pub enum ClientCertificateError {
     /// It has ended since.
     #[error("the client's certificate has expired")]
     Expired,
@@ -41,13 +44,13 @@ pub enum Unusable {
 ///
 /// SECURITY: a resumed session brings the chain that was verified when it began, hours ago, and nobody verifies it
 /// again. That it has not expired since is looked at here.
-pub fn identity(chain: &[CertificateDer<'_>], now: SystemTime) -> Result<String, Unusable> {
-    let der = chain.first().ok_or_else(|| Unusable::Unreadable("an empty chain".to_owned()))?;
-    let (_, leaf) =
-        X509Certificate::from_der(der).map_err(|error| Unusable::Unreadable(error.to_string()))?;
+pub fn identity(chain: &[CertificateDer<'_>], now: SystemTime) -> Result<String, ClientCertificateError> {
+    let der = chain.first().ok_or_else(|| ClientCertificateError::Unreadable("an empty chain".to_owned()))?;
+    let (_, leaf) = X509Certificate::from_der(der)
+        .map_err(|error| ClientCertificateError::Unreadable(error.to_string()))?;
     let now = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
     if i64::try_from(now).unwrap_or(i64::MAX) > leaf.validity().not_after.timestamp() {
-        return Err(Unusable::Expired);
+        return Err(ClientCertificateError::Expired);
     }
     let common = leaf.subject().iter_common_name().next().and_then(|name| name.as_str().ok());
     let name = common.filter(|name| !name.is_empty()).or_else(|| {
@@ -59,7 +62,7 @@ pub fn identity(chain: &[CertificateDer<'_>], now: SystemTime) -> Result<String,
         })
     });
     // SECURITY: the name goes to the log, where it must stay one word of one line.
-    let plain = |name: &&str| name.len() <= LONGEST && !name.chars().any(char::is_control);
+    let plain = |name: &&str| name.len() <= MAX_IDENTITY_LENGTH && !name.chars().any(char::is_control);
     Ok(name.filter(plain).map_or_else(|| format!("sha256:{}", fingerprint(der)), str::to_owned))
 }
 
@@ -91,7 +94,7 @@ mod tests {
     }
 
     #[test]
-    fn the_common_name_goes_before_the_alternative_ones() {
+    fn the_common_name_precedes_alternative_names() {
         let uri = || SanType::URI("spiffe://cluster/ns/a".try_into().expect("ASCII"));
         let email = || SanType::Rfc822Name("a@example.com".try_into().expect("ASCII"));
         let address = || SanType::IpAddress([192, 0, 2, 1].into());
@@ -102,7 +105,7 @@ mod tests {
     }
 
     #[test]
-    fn a_name_that_is_none_gives_way_to_the_fingerprint() {
+    fn unusable_names_are_replaced_by_the_fingerprint() {
         for common in ["a\nb", "a\u{1b}[2J", &"x".repeat(257)] {
             let name = named(Some(common), Vec::new());
             assert!(name.starts_with("sha256:") && name.len() == 7 + 64, "{name}");
@@ -111,10 +114,10 @@ mod tests {
     }
 
     #[test]
-    fn an_expired_certificate_names_nobody() {
+    fn an_expired_certificate_is_rejected() {
         let chain = [client(Some("a"), Vec::new())];
         let later = SystemTime::UNIX_EPOCH + Duration::from_secs(2_600_000_000);
-        assert!(matches!(identity(&chain, later), Err(Unusable::Expired)));
-        assert!(matches!(identity(&[], later), Err(Unusable::Unreadable(_))));
+        assert!(matches!(identity(&chain, later), Err(ClientCertificateError::Expired)));
+        assert!(matches!(identity(&[], later), Err(ClientCertificateError::Unreadable(_))));
     }
 }

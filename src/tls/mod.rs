@@ -18,11 +18,11 @@ use rustls::crypto::{CryptoProvider, aws_lc_rs};
 
 use crate::config::CertificateFiles;
 
-pub use certificates::Names;
-pub use outbound::{UpstreamTls, client_tls, trust, upstream_tls};
-pub use reload::{Prepared, Reloader, ends};
-pub use self_signed::{SelfSigned, name_of, self_signed};
-pub use server::{Current, Served, ServerTls};
+pub use certificates::CertificateNames;
+pub use outbound::{OutboundTls, backend_tls, client_tls, trust_only_config};
+pub use reload::{PreparedTls, TlsReloader, expiries};
+pub use self_signed::{SelfSigned, certificate_name_for, generate_self_signed};
+pub use server::{ServerTls, SniMatch, TlsSnapshot};
 
 /// What can be wrong with certificates and keys. Names the file, never shows a key.
 #[derive(Debug, thiserror::Error)]
@@ -104,6 +104,6 @@ fn provider() -> Arc<CryptoProvider> {
 }
 
 #[allow(clippy::needless_pass_by_value, reason = "the form that map_err wants")]
-fn setup(error: impl ToString) -> TlsError {
+fn setup_error(error: impl ToString) -> TlsError {
     TlsError::Setup(error.to_string())
 }

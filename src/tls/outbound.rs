@@ -9,12 +9,12 @@ use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, ConfigBuilder, RootCertStore};
 
 use crate::config::UpstreamOptions;
-use crate::tls::pem_files::{load_pair, roots_from};
-use crate::tls::{TlsError, provider, setup};
+use crate::tls::pem_files::{load_pair, load_roots};
+use crate::tls::{TlsError, provider, setup_error};
 
 /// How to speak TLS to the upstream.
 #[derive(Clone, Debug)]
-pub struct UpstreamTls {
+pub struct OutboundTls {
     /// Trust and our own certificate.
     pub config: Arc<ClientConfig>,
     /// The name that the upstream's certificate must carry.
@@ -22,11 +22,11 @@ pub struct UpstreamTls {
 }
 
 /// The client's side towards each backend, in their order; `None` where TLS is not spoken.
-pub fn upstream_tls(options: &UpstreamOptions) -> Result<Vec<Option<UpstreamTls>>, TlsError> {
+pub fn backend_tls(options: &UpstreamOptions) -> Result<Vec<Option<OutboundTls>>, TlsError> {
     if !options.tls() {
         return Ok(vec![None; options.urls.len()]);
     }
-    let builder = builder(options.ca_file.as_deref(), "upstream.ca_file")?;
+    let builder = config_builder(options.ca_file.as_deref(), "upstream.ca_file")?;
     let config = match &options.client_certificate {
         None => builder.with_no_client_auth(),
         Some(files) => {
@@ -36,51 +36,53 @@ pub fn upstream_tls(options: &UpstreamOptions) -> Result<Vec<Option<UpstreamTls>
                 .map_err(|reason| TlsError::Pair { files: Box::new(files.clone()), reason })?
         }
     };
-    let config = over_http1(config);
+    let config = with_http1_alpn(config);
     let name_of = |host| options.server_name.as_ref().unwrap_or(host);
-    let each = options.urls.iter().map(|url| with_name(Arc::clone(&config), name_of(&url.host)).map(Some));
+    let each =
+        options.urls.iter().map(|url| with_server_name(Arc::clone(&config), name_of(&url.host)).map(Some));
     each.collect()
 }
 
 /// The client's side towards another server. `ca_file` is what to trust instead of the system's authorities, and
 /// `option` what names it.
-pub fn client_tls(host: &str, ca_file: Option<&Path>, option: &'static str) -> Result<UpstreamTls, TlsError> {
-    with_name(over_http1(builder(ca_file, option)?.with_no_client_auth()), host)
+pub fn client_tls(host: &str, ca_file: Option<&Path>, option: &'static str) -> Result<OutboundTls, TlsError> {
+    with_server_name(with_http1_alpn(config_builder(ca_file, option)?.with_no_client_auth()), host)
 }
 
 /// Trust alone, for libraries that look after names and sockets by themselves.
-pub fn trust(ca_file: Option<&Path>, option: &'static str) -> Result<ClientConfig, TlsError> {
-    Ok(builder(ca_file, option)?.with_no_client_auth())
+pub fn trust_only_config(ca_file: Option<&Path>, option: &'static str) -> Result<ClientConfig, TlsError> {
+    Ok(config_builder(ca_file, option)?.with_no_client_auth())
 }
 
-fn builder(
+fn config_builder(
     ca_file: Option<&Path>,
     option: &'static str,
 ) -> Result<ConfigBuilder<ClientConfig, WantsClientCert>, TlsError> {
     let roots = match ca_file {
-        Some(path) => roots_from(path, option)?,
-        None => system_roots()?,
+        Some(path) => load_roots(path, option)?,
+        None => load_system_roots()?,
     };
-    let verifier =
-        WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider()).build().map_err(setup)?;
+    let verifier = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider())
+        .build()
+        .map_err(setup_error)?;
     Ok(ClientConfig::builder_with_provider(provider())
         .with_safe_default_protocol_versions()
-        .map_err(setup)?
+        .map_err(setup_error)?
         .with_webpki_verifier(verifier))
 }
 
-fn over_http1(mut config: ClientConfig) -> Arc<ClientConfig> {
+fn with_http1_alpn(mut config: ClientConfig) -> Arc<ClientConfig> {
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
     Arc::new(config)
 }
 
-fn with_name(config: Arc<ClientConfig>, name: &str) -> Result<UpstreamTls, TlsError> {
+fn with_server_name(config: Arc<ClientConfig>, name: &str) -> Result<OutboundTls, TlsError> {
     let server_name =
         ServerName::try_from(name.to_owned()).map_err(|_| TlsError::ServerName(name.to_owned()))?;
-    Ok(UpstreamTls { config, server_name })
+    Ok(OutboundTls { config, server_name })
 }
 
-fn system_roots() -> Result<RootCertStore, TlsError> {
+fn load_system_roots() -> Result<RootCertStore, TlsError> {
     let found = rustls_native_certs::load_native_certs();
     let mut roots = RootCertStore::empty();
     // Systems ship authorities that webpki cannot parse; those are no reason to trust none.

@@ -9,10 +9,10 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use crate::config::CertificateFiles;
 use crate::tls::TlsError;
 
-pub type Pair = (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>);
+pub type ChainAndKey = (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>);
 
 /// The certificates of a file as trust anchors.
-pub fn roots_from(path: &Path, option: &'static str) -> Result<RootCertStore, TlsError> {
+pub fn load_roots(path: &Path, option: &'static str) -> Result<RootCertStore, TlsError> {
     let mut roots = RootCertStore::empty();
     for certificate in load_chain(path, option)? {
         roots.add(certificate).map_err(|reason| TlsError::Anchor {
@@ -25,7 +25,7 @@ pub fn roots_from(path: &Path, option: &'static str) -> Result<RootCertStore, Tl
 }
 
 /// A chain and its key; whether they are a pair is not looked at.
-pub fn load_pair(files: &CertificateFiles) -> Result<Pair, TlsError> {
+pub fn load_pair(files: &CertificateFiles) -> Result<ChainAndKey, TlsError> {
     let [chain, key] = files.options;
     let key = PrivateKeyDer::from_pem_file(&files.key)
         .map_err(|error| file_error("private key", key, &files.key, &error))?;

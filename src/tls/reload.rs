@@ -7,94 +7,94 @@ use rustls::pki_types::CertificateDer;
 use tokio::sync::watch;
 use tracing::{debug, error, info, warn};
 
-use crate::base::watched_files::{Stamps, Watch};
+use crate::base::watched_files::{FileStamps, FileWatch};
 use crate::config::TlsOptions;
 use crate::tls::certificates::Certificate;
 use crate::tls::client_auth::fingerprint;
-use crate::tls::server::{Current, Material, Resumption, ServerTls};
+use crate::tls::server::{Resumption, ServerTls, TlsMaterial, TlsSnapshot};
 use crate::tls::{SelfSigned, TlsError};
 
 /// From here on a certificate's end is warned of.
-const SOON: i64 = 14 * DAY;
+const EXPIRY_WARNING: i64 = 14 * SECONDS_PER_DAY;
 
-const DAY: i64 = 24 * 60 * 60;
+const SECONDS_PER_DAY: i64 = 24 * 60 * 60;
 
 /// What stays so is told again after so long.
-const EXPIRY_REMINDER: Duration = Duration::from_secs(12 * 60 * 60);
+const EXPIRY_WARNING_INTERVAL: Duration = Duration::from_secs(12 * 60 * 60);
 
 /// The names of each certificate in the files, and when it ends, in seconds of Unix time.
-pub fn ends(options: &TlsOptions) -> Result<Vec<(String, i64)>, TlsError> {
-    Ok(Reloader::start(options.clone(), None)?.0.ends())
+pub fn expiries(options: &TlsOptions) -> Result<Vec<(String, i64)>, TlsError> {
+    Ok(TlsReloader::start(options.clone(), None)?.0.expiries())
 }
 
 /// What is in order, and not yet in force.
-pub struct Prepared {
+pub struct PreparedTls {
     options: TlsOptions,
     own: Option<SelfSigned>,
     authorities: Vec<CertificateDer<'static>>,
     resumption: Resumption,
-    current: Arc<Current>,
+    current: Arc<TlsSnapshot>,
 }
 
 /// Looks after what [`ServerTls`] hands out.
-pub struct Reloader {
+pub struct TlsReloader {
     options: TlsOptions,
     own: Option<SelfSigned>,
-    current: watch::Sender<Arc<Current>>,
+    current: watch::Sender<Arc<TlsSnapshot>>,
     authorities: Vec<CertificateDer<'static>>,
     resumption: Resumption,
-    watch: Watch,
-    expiry_told: Instant,
+    watch: FileWatch,
+    last_expiry_warning: Instant,
 }
 
-impl Reloader {
+impl TlsReloader {
     /// Reads everything for the first time. Without certificates in the options, `own` is shown.
-    pub fn start(options: TlsOptions, own: Option<SelfSigned>) -> Result<(Reloader, ServerTls), TlsError> {
-        let material = Material::load(&options, own.as_ref())?;
+    pub fn start(options: TlsOptions, own: Option<SelfSigned>) -> Result<(TlsReloader, ServerTls), TlsError> {
+        let material = TlsMaterial::load(&options, own.as_ref())?;
         let authorities = material.authorities.clone();
         let resumption = Resumption::new()?;
         let current = Arc::new(material.build(&options, &resumption)?);
         let (sender, receiver) = watch::channel(current);
-        let reloader = Reloader {
+        let reloader = TlsReloader {
             options,
             own,
             current: sender,
             authorities,
             resumption,
             // Nobody knows what happened between reading and here.
-            watch: Watch::default(),
-            expiry_told: Instant::now(),
+            watch: FileWatch::default(),
+            last_expiry_warning: Instant::now(),
         };
         Ok((reloader, ServerTls(receiver)))
     }
 
     /// Whether a certificate was made here, for want of files.
-    pub fn has_own(&self) -> bool {
+    pub fn is_self_signed(&self) -> bool {
         self.own.is_some()
     }
 
     /// What other options name, read and found in order; nothing of it is in force yet. Without certificates in the
     /// options, `own` is shown, or the one that was made before.
-    pub fn prepare(&self, options: TlsOptions, own: Option<SelfSigned>) -> Result<Prepared, TlsError> {
-        let material = Material::load(&options, own.as_ref().or(self.own.as_ref()))?;
+    pub fn prepare(&self, options: TlsOptions, own: Option<SelfSigned>) -> Result<PreparedTls, TlsError> {
+        let material = TlsMaterial::load(&options, own.as_ref().or(self.own.as_ref()))?;
         let same_authorities =
             material.authorities == self.authorities && options.client_auth == self.options.client_auth;
         let authorities = material.authorities.clone();
         let resumption = if same_authorities { self.resumption.clone() } else { Resumption::new()? };
         let current = Arc::new(material.build(&options, &resumption)?);
-        Ok(Prepared { options, own, authorities, resumption, current })
+        Ok(PreparedTls { options, own, authorities, resumption, current })
     }
 
     /// Puts it in force.
-    pub fn adopt(&mut self, prepared: Prepared) {
-        let Prepared { options, own, authorities, resumption, current } = prepared;
+    pub fn apply(&mut self, prepared: PreparedTls) {
+        let PreparedTls { options, own, authorities, resumption, current } = prepared;
         let is_new = options != self.options || authorities != self.authorities;
         self.own = own.or(self.own.take());
         (self.options, self.authorities, self.resumption) = (options, authorities, resumption);
         self.current.send_replace(current);
-        self.watch.forget();
+        self.watch.reset();
         if is_new {
-            self.announce();
+            self.log_certificates();
         }
     }
 
@@ -104,29 +104,29 @@ impl Reloader {
     }
 
     /// The names of each certificate in force, and when it ends, in seconds of Unix time.
-    pub fn ends(&self) -> Vec<(String, i64)> {
+    pub fn expiries(&self) -> Vec<(String, i64)> {
         let told = |certificate: &Certificate| (certificate.names.to_string(), certificate.not_after);
         self.current.borrow().certificates().iter().map(told).collect()
     }
 
     /// Tells the log what is in force.
-    pub fn announce(&mut self) {
+    pub fn log_certificates(&mut self) {
         for certificate in self.current.borrow().certificates() {
             info!(
                 names = %certificate.names,
-                not_after = %humantime::format_rfc3339_seconds(time(certificate.not_after)),
+                not_after = %humantime::format_rfc3339_seconds(system_time(certificate.not_after)),
                 sha256 = fingerprint(&certificate.chain()[0]),
                 "certificate in use"
             );
         }
-        self.warn_of_expiry();
+        self.log_expiry_warnings();
     }
 
-    fn warn_of_expiry(&mut self) {
-        self.expiry_told = Instant::now();
+    fn log_expiry_warnings(&mut self) {
+        self.last_expiry_warning = Instant::now();
         for certificate in self.current.borrow().certificates() {
-            let not_after = humantime::format_rfc3339_seconds(time(certificate.not_after));
-            match expiry(certificate, SystemTime::now()) {
+            let not_after = humantime::format_rfc3339_seconds(system_time(certificate.not_after));
+            match days_left(certificate, SystemTime::now()) {
                 None => {}
                 Some(0) => error!(names = %certificate.names, %not_after, "the certificate has expired"),
                 Some(days) => {
@@ -137,35 +137,37 @@ impl Reloader {
     }
 
     /// Reads the files if they have changed since, or could not be used then. Blocks on the file system.
-    pub fn look(&mut self) {
-        if self.expiry_told.elapsed() >= EXPIRY_REMINDER {
-            self.warn_of_expiry();
+    pub fn reload_if_changed(&mut self) {
+        if self.last_expiry_warning.elapsed() >= EXPIRY_WARNING_INTERVAL {
+            self.log_expiry_warnings();
         }
         let pairs = self.options.certificates.iter().flat_map(|files| [&files.chain, &files.key]);
         let authorities = self.options.client_auth.iter().map(|auth| &auth.ca_file);
         if let Some(stamps) = self.watch.changed(pairs.chain(authorities).map(|path| &**path)) {
-            self.read(stamps);
+            self.read_files(stamps);
         }
     }
 
     /// Reads the files, whatever they look like; somebody has asked for it.
     pub fn reload(&mut self) {
         info!("reading certificates again, as asked");
-        self.watch.forget();
-        self.look();
+        self.watch.reset();
+        self.reload_if_changed();
     }
 
     /// SECURITY: what cannot be used changes nothing. A pair of which one half is new settles with the other half.
-    fn read(&mut self, stamps: Stamps) {
-        match Material::load(&self.options, self.own.as_ref()).and_then(|material| self.take(material)) {
+    fn read_files(&mut self, stamps: FileStamps) {
+        match TlsMaterial::load(&self.options, self.own.as_ref())
+            .and_then(|material| self.apply_material(material))
+        {
             Ok(changed) => {
-                if self.watch.read_well(stamps) && !changed {
+                if self.watch.record_success(stamps) && !changed {
                     info!("the certificate files are in order again, and as they were before");
                 }
             }
             Err(error) => {
                 let message = error.to_string();
-                if self.watch.failed(&message) {
+                if self.watch.record_failure(&message) {
                     error!(
                         option = error.option(),
                         error = message,
@@ -177,9 +179,9 @@ impl Reloader {
     }
 
     /// Puts `material` in force, unless it is what is in force already.
-    fn take(&mut self, material: Material) -> Result<bool, TlsError> {
+    fn apply_material(&mut self, material: TlsMaterial) -> Result<bool, TlsError> {
         let same_authorities = material.authorities == self.authorities;
-        if same_authorities && material.shows_what(&self.current.borrow()) {
+        if same_authorities && material.has_same_certificates(&self.current.borrow()) {
             debug!("the certificate files were read again; nothing in them is new");
             return Ok(false);
         }
@@ -191,22 +193,22 @@ impl Reloader {
         self.current.send_replace(current);
         (self.authorities, self.resumption) = (authorities, resumption);
         info!(client_authorities = !same_authorities, "certificate files have changed: new ones in force");
-        self.announce();
+        self.log_certificates();
         Ok(true)
     }
 }
 
-fn time(seconds: i64) -> SystemTime {
+fn system_time(seconds: i64) -> SystemTime {
     SystemTime::UNIX_EPOCH + Duration::from_secs(u64::try_from(seconds).unwrap_or_default())
 }
 
 /// Days that are left, if they are few; 0: none.
-fn expiry(certificate: &Certificate, now: SystemTime) -> Option<i64> {
+fn days_left(certificate: &Certificate, now: SystemTime) -> Option<i64> {
     let now = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
     let left = certificate.not_after - i64::try_from(now).unwrap_or(i64::MAX);
     match left {
         left if left < 0 => Some(0),
-        left if left < SOON => Some(left / DAY + 1),
+        left if left < EXPIRY_WARNING => Some(left / SECONDS_PER_DAY + 1),
         _ => None,
     }
 }
@@ -223,16 +225,16 @@ mod tests {
         std::fs::write(&files.key, key.serialize_pem()).expect("written");
     }
 
-    struct Setup {
+    struct ReloadSetup {
         _folder: tempfile::TempDir,
         files: CertificateFiles,
         ca: CertificateFiles,
-        reloader: Reloader,
+        reloader: TlsReloader,
         tls: ServerTls,
     }
 
-    impl Setup {
-        fn new() -> Setup {
+    impl ReloadSetup {
+        fn new() -> ReloadSetup {
             let folder = tempfile::tempdir().expect("a folder");
             let options = ["tls.cert_file", "tls.key_file"];
             let at = |name: &str| CertificateFiles {
@@ -245,8 +247,8 @@ mod tests {
             write_pair(&ca, "authority.test");
             let client_auth = Some(ClientAuth { ca_file: ca.chain.clone(), required: true });
             let options = TlsOptions { certificates: vec![files.clone()], client_auth };
-            let (reloader, tls) = Reloader::start(options, None).expect("valid");
-            Setup { _folder: folder, files, ca, reloader, tls }
+            let (reloader, tls) = TlsReloader::start(options, None).expect("valid");
+            ReloadSetup { _folder: folder, files, ca, reloader, tls }
         }
 
         fn name(&self) -> String {
@@ -255,56 +257,56 @@ mod tests {
     }
 
     #[test]
-    fn a_new_pair_comes_into_force_and_tickets_stay_good() {
-        let mut setup = Setup::new();
+    fn a_new_pair_is_loaded_and_tickets_stay_valid() {
+        let mut setup = ReloadSetup::new();
         let before = setup.reloader.resumption.clone();
-        setup.reloader.look();
+        setup.reloader.reload_if_changed();
         assert_eq!(setup.name(), "one.test");
         write_pair(&setup.files, "two.test");
-        setup.reloader.look();
+        setup.reloader.reload_if_changed();
         assert_eq!(setup.name(), "two.test");
         assert!(Arc::ptr_eq(&before.ticketer(), &setup.reloader.resumption.ticketer()));
     }
 
     #[test]
-    fn another_authority_ends_resumption() {
-        let mut setup = Setup::new();
+    fn a_new_authority_ends_resumption() {
+        let mut setup = ReloadSetup::new();
         let before = setup.reloader.resumption.clone();
         write_pair(&setup.ca, "another.test");
-        setup.reloader.look();
+        setup.reloader.reload_if_changed();
         assert!(!Arc::ptr_eq(&before.ticketer(), &setup.reloader.resumption.ticketer()));
     }
 
     #[test]
-    fn what_cannot_be_used_changes_nothing_and_is_tried_again() {
-        let mut setup = Setup::new();
+    fn unusable_files_change_nothing_and_are_retried() {
+        let mut setup = ReloadSetup::new();
         let (chain, key) = (setup.files.chain.clone(), setup.files.key.clone());
         let good = (std::fs::read(&chain).expect("read"), std::fs::read(&key).expect("read"));
         for (path, content) in [(&chain, &b""[..]), (&key, b"-----BEGIN"), (&chain, &good.1)] {
             std::fs::write(path, content).expect("written");
-            setup.reloader.look();
+            setup.reloader.reload_if_changed();
             assert!(setup.reloader.is_failing());
             assert_eq!(setup.name(), "one.test");
         }
         std::fs::remove_file(&key).expect("removed");
-        setup.reloader.look();
+        setup.reloader.reload_if_changed();
         assert!(setup.reloader.is_failing());
         write_pair(&setup.files, "two.test");
-        setup.reloader.look();
+        setup.reloader.reload_if_changed();
         assert!(!setup.reloader.is_failing());
         assert_eq!(setup.name(), "two.test");
     }
 
     #[test]
-    fn the_end_of_a_certificate_is_warned_of_in_time() {
-        let setup = Setup::new();
+    fn expiry_is_reported_in_advance() {
+        let setup = ReloadSetup::new();
         let current = setup.tls.current();
         let certificate = &current.certificates()[0];
-        let end = time(certificate.not_after);
+        let end = system_time(certificate.not_after);
         let days = |count: u64| Duration::from_secs(count * 24 * 60 * 60);
-        assert_eq!(expiry(certificate, end - days(15)), None);
-        assert_eq!(expiry(certificate, end - days(13)), Some(14));
-        assert_eq!(expiry(certificate, end - Duration::from_secs(60)), Some(1));
-        assert_eq!(expiry(certificate, end + Duration::from_secs(60)), Some(0));
+        assert_eq!(days_left(certificate, end - days(15)), None);
+        assert_eq!(days_left(certificate, end - days(13)), Some(14));
+        assert_eq!(days_left(certificate, end - Duration::from_secs(60)), Some(1));
+        assert_eq!(days_left(certificate, end + Duration::from_secs(60)), Some(0));
     }
 }

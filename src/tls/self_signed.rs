@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 
-use crate::tls::{TlsError, setup};
+use crate::tls::{TlsError, setup_error};
 
 /// A certificate made for this process, and its private key.
 #[derive(Debug)]
@@ -16,16 +16,16 @@ pub struct SelfSigned {
 }
 
 /// Makes a certificate for `localhost`, the loopback addresses and these names.
-pub fn self_signed(names: &[String]) -> Result<SelfSigned, TlsError> {
+pub fn generate_self_signed(names: &[String]) -> Result<SelfSigned, TlsError> {
     let mut all = vec!["localhost".to_owned(), "127.0.0.1".to_owned(), "::1".to_owned()];
     all.extend(names.iter().filter(|name| !name.is_empty()).cloned());
     all.dedup();
-    let mut params = rcgen::CertificateParams::new(all).map_err(setup)?;
+    let mut params = rcgen::CertificateParams::new(all).map_err(setup_error)?;
     params.distinguished_name = rcgen::DistinguishedName::new();
     params.distinguished_name.push(rcgen::DnType::CommonName, "timbr-gateway, self-signed");
     params.extended_key_usages = vec![rcgen::ExtendedKeyUsagePurpose::ServerAuth];
-    let key = rcgen::KeyPair::generate().map_err(setup)?;
-    let certificate = params.self_signed(&key).map_err(setup)?;
+    let key = rcgen::KeyPair::generate().map_err(setup_error)?;
+    let certificate = params.self_signed(&key).map_err(setup_error)?;
     Ok(SelfSigned {
         certificate_pem: certificate.pem(),
         certificate: certificate.der().clone(),
@@ -34,6 +34,6 @@ pub fn self_signed(names: &[String]) -> Result<SelfSigned, TlsError> {
 }
 
 /// Whether a self-signed certificate for `address` needs it as a name.
-pub fn name_of(address: IpAddr) -> Option<String> {
+pub fn certificate_name_for(address: IpAddr) -> Option<String> {
     (!address.is_unspecified()).then(|| address.to_string())
 }

@@ -12,64 +12,64 @@ use tokio::sync::watch;
 use tokio_rustls::TlsAcceptor;
 
 use crate::config::TlsOptions;
-use crate::tls::certificates::{Certificate, Certificates, Names};
-use crate::tls::client_auth::{self, Unusable};
+use crate::tls::certificates::{Certificate, CertificateNames, Certificates};
+use crate::tls::client_auth::{self, ClientCertificateError};
 use crate::tls::pem_files::{load_chain, load_pair};
-use crate::tls::{SelfSigned, TlsError, provider, setup};
+use crate::tls::{SelfSigned, TlsError, provider, setup_error};
 
 /// Sessions that are kept for TLS 1.2 clients that take no tickets.
-const SESSIONS: usize = 1024;
+const MAX_SESSIONS: usize = 1024;
 
 const CLIENT_CA: &str = "tls.client_ca_file";
 
 /// How to speak TLS with clients, now and after each reload. Cheap to clone.
 #[derive(Clone, Debug)]
-pub struct ServerTls(pub(super) watch::Receiver<Arc<Current>>);
+pub struct ServerTls(pub(super) watch::Receiver<Arc<TlsSnapshot>>);
 
 impl ServerTls {
     /// What is in force; a connection asks once.
-    pub fn current(&self) -> Arc<Current> {
+    pub fn current(&self) -> Arc<TlsSnapshot> {
         Arc::clone(&self.0.borrow())
     }
 }
 
 /// Certificates, authorities and all that depends on them.
 #[derive(Debug)]
-pub struct Current {
+pub struct TlsSnapshot {
     config: Arc<ServerConfig>,
     certificates: Arc<Certificates>,
 }
 
 /// What a client asked for by name, and what it was shown.
 #[derive(Debug)]
-pub struct Served {
+pub struct SniMatch {
     /// The name (SNI), in lower case.
-    pub name: Box<str>,
+    pub requested: Box<str>,
     /// Whom the certificate is for.
-    pub names: Arc<Names>,
+    pub names: Arc<CertificateNames>,
 }
 
-impl Current {
+impl TlsSnapshot {
     /// Accepts one connection or more.
     pub fn acceptor(&self) -> TlsAcceptor {
         TlsAcceptor::from(Arc::clone(&self.config))
     }
 
     /// What the client asked for; `None` if it named nobody, as clients that connect to an address do.
-    pub fn served(&self, connection: &ServerConnection) -> Option<Served> {
+    pub fn sni_match(&self, connection: &ServerConnection) -> Option<SniMatch> {
         let name = connection.server_name()?.to_ascii_lowercase();
         let names = Arc::clone(&self.certificates.choose(Some(&name)).names);
-        Some(Served { name: name.into(), names })
+        Some(SniMatch { requested: name.into(), names })
     }
 
     /// Whom the client's certificate says that it is; `None` if it showed none.
-    pub fn identity(connection: &ServerConnection) -> Result<Option<String>, Unusable> {
+    pub fn client_identity(connection: &ServerConnection) -> Result<Option<String>, ClientCertificateError> {
         let chain = connection.peer_certificates();
         chain.map(|chain| client_auth::identity(chain, SystemTime::now())).transpose()
     }
 
     /// The names of each certificate, the default first, and its last second since 1970.
-    pub fn ends(&self) -> Vec<(String, i64)> {
+    pub fn expiries(&self) -> Vec<(String, i64)> {
         let told = |certificate: &Certificate| (certificate.names.to_string(), certificate.not_after);
         self.certificates().iter().map(told).collect()
     }
@@ -90,8 +90,8 @@ pub struct Resumption {
 impl Resumption {
     /// Under a new key: nothing that was begun before can be resumed.
     pub fn new() -> Result<Resumption, TlsError> {
-        let sessions = ServerSessionMemoryCache::new(SESSIONS);
-        Ok(Resumption { ticketer: Ticketer::new().map_err(setup)?, sessions })
+        let sessions = ServerSessionMemoryCache::new(MAX_SESSIONS);
+        Ok(Resumption { ticketer: Ticketer::new().map_err(setup_error)?, sessions })
     }
 
     #[cfg(test)]
@@ -101,15 +101,15 @@ impl Resumption {
 }
 
 /// All that files say, read and checked.
-pub struct Material {
+pub struct TlsMaterial {
     pub certificates: Vec<Certificate>,
     /// The authorities of clients.
     pub authorities: Vec<CertificateDer<'static>>,
 }
 
-impl Material {
+impl TlsMaterial {
     /// Reads the files. Without certificates there, `own` stands in for them.
-    pub fn load(options: &TlsOptions, own: Option<&SelfSigned>) -> Result<Material, TlsError> {
+    pub fn load(options: &TlsOptions, own: Option<&SelfSigned>) -> Result<TlsMaterial, TlsError> {
         let mut certificates = Vec::with_capacity(options.certificates.len().max(1));
         for files in &options.certificates {
             let (chain, key) = load_pair(files)?;
@@ -125,27 +125,27 @@ impl Material {
         if let (true, Some(own)) = (certificates.is_empty(), own) {
             let pair =
                 CertifiedKey::from_der(vec![own.certificate.clone()], own.key.clone_key(), &provider());
-            certificates.push(Certificate::new(pair.map_err(setup)?).map_err(setup)?);
+            certificates.push(Certificate::new(pair.map_err(setup_error)?).map_err(setup_error)?);
         }
         let authorities = match &options.client_auth {
             None => Vec::new(),
             Some(auth) => load_chain(&auth.ca_file, CLIENT_CA)?,
         };
-        Ok(Material { certificates, authorities })
+        Ok(TlsMaterial { certificates, authorities })
     }
 
     /// Whether `current` shows the same certificates; a key belongs to its certificate.
-    pub fn shows_what(&self, current: &Current) -> bool {
+    pub fn has_same_certificates(&self, current: &TlsSnapshot) -> bool {
         let chains = |all: &[Certificate]| all.iter().map(|one| one.chain().to_vec()).collect::<Vec<_>>();
         chains(&self.certificates) == chains(current.certificates())
     }
 
     /// TLS 1.2 and 1.3 with the provider's suites, all of them AEAD with ephemeral keys; HTTP/2 before HTTP/1.1.
-    pub fn build(self, options: &TlsOptions, resumption: &Resumption) -> Result<Current, TlsError> {
+    pub fn build(self, options: &TlsOptions, resumption: &Resumption) -> Result<TlsSnapshot, TlsError> {
         let certificates = Arc::new(Certificates::new(self.certificates));
         let builder = ServerConfig::builder_with_provider(provider())
             .with_safe_default_protocol_versions()
-            .map_err(setup)?;
+            .map_err(setup_error)?;
         // SECURITY: one verifier for all names, so that no name that a client may ask for lets it in without a
         // certificate.
         let builder = match &options.client_auth {
@@ -156,7 +156,7 @@ impl Material {
                     let (option, path) = (CLIENT_CA, auth.ca_file.clone());
                     roots.add(authority).map_err(|reason| TlsError::Anchor { option, path, reason })?;
                 }
-                builder.with_client_cert_verifier(client_auth::verifier(roots, auth.required)?)
+                builder.with_client_cert_verifier(client_auth::client_verifier(roots, auth.required)?)
             }
         };
         let mut config = builder.with_cert_resolver(Arc::clone(&certificates) as _);
@@ -168,7 +168,7 @@ impl Material {
         config.max_early_data_size = 0;
         config.ticketer = Arc::clone(&resumption.ticketer);
         config.session_storage = Arc::clone(&resumption.sessions);
-        Ok(Current { config: Arc::new(config), certificates })
+        Ok(TlsSnapshot { config: Arc::new(config), certificates })
     }
 }
 
@@ -176,11 +176,11 @@ impl Material {
 mod tests {
     use super::*;
     use crate::config::CertificateFiles;
-    use crate::tls::{Reloader, self_signed};
+    use crate::tls::{TlsReloader, generate_self_signed};
 
-    fn start(files: &CertificateFiles) -> Result<Arc<Current>, TlsError> {
+    fn start(files: &CertificateFiles) -> Result<Arc<TlsSnapshot>, TlsError> {
         let options = TlsOptions { certificates: vec![files.clone()], client_auth: None };
-        Reloader::start(options, None).map(|(_, tls)| tls.current())
+        TlsReloader::start(options, None).map(|(_, tls)| tls.current())
     }
 
     #[test]
@@ -217,9 +217,9 @@ mod tests {
 
     #[test]
     fn a_self_signed_certificate_makes_a_server() {
-        let own = self_signed(&["gateway.internal".into()]).expect("made");
+        let own = generate_self_signed(&["gateway.internal".into()]).expect("made");
         assert!(own.certificate_pem.contains("BEGIN CERTIFICATE"));
-        let (_, tls) = Reloader::start(TlsOptions::default(), Some(own)).expect("usable");
+        let (_, tls) = TlsReloader::start(TlsOptions::default(), Some(own)).expect("usable");
         assert!(tls.current().certificates()[0].names.covers("gateway.internal"));
     }
 

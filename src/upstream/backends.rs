@@ -13,15 +13,15 @@ use tokio::sync::watch;
 use tracing::{info, warn};
 
 use crate::config::{HealthOptions, UpstreamOptions};
-use crate::tls::UpstreamTls;
+use crate::tls::OutboundTls;
 use crate::upstream::UpstreamError;
-use crate::upstream::endpoint::{Endpoint, Failure, Standing};
-use crate::upstream::origin::Origin;
+use crate::upstream::endpoint::{Endpoint, EndpointFailure, EndpointState};
+use crate::upstream::origin::UpstreamOrigin;
 
 /// The backends, and which of their addresses are in use.
 pub struct Backends {
     pub(super) options: UpstreamOptions,
-    origins: Vec<Arc<Origin>>,
+    origins: Vec<Arc<UpstreamOrigin>>,
     workers: usize,
     endpoints: Mutex<Arc<[Arc<Endpoint>]>>,
     /// Counts how often the addresses changed: what a worker looks at with each request.
@@ -32,16 +32,20 @@ pub struct Backends {
 
 impl Backends {
     /// With the addresses that need no looking up. `tls` has one entry for each backend; `workers` will ask.
-    pub fn new(options: UpstreamOptions, tls: Vec<Option<UpstreamTls>>, workers: usize) -> Arc<Backends> {
-        let mut new = Backends::of(options, tls, workers);
-        let endpoints = new.origins.iter().filter_map(|origin| literal(origin, workers));
+    pub fn new(options: UpstreamOptions, tls: Vec<Option<OutboundTls>>, workers: usize) -> Arc<Backends> {
+        let mut new = Backends::without_endpoints(options, tls, workers);
+        let endpoints = new.origins.iter().filter_map(|origin| ip_endpoint(origin, workers));
         new.endpoints = Mutex::new(endpoints.collect());
         Arc::new(new)
     }
 
     /// Without any address.
-    fn of(options: UpstreamOptions, tls: Vec<Option<UpstreamTls>>, workers: usize) -> Backends {
-        let origins = options.urls.iter().zip(tls).map(|(url, tls)| Origin::new(url, tls)).collect();
+    fn without_endpoints(
+        options: UpstreamOptions,
+        tls: Vec<Option<OutboundTls>>,
+        workers: usize,
+    ) -> Backends {
+        let origins = options.urls.iter().zip(tls).map(|(url, tls)| UpstreamOrigin::new(url, tls)).collect();
         Backends {
             options,
             origins,
@@ -54,45 +58,45 @@ impl Backends {
 
     /// The same with other options. What is known of the addresses of a name stays until it is looked up again, and how
     /// they are stays where that says something of them still: `same_tls` if the names and certificates of TLS are the same.
-    pub fn anew(
+    pub fn with_options(
         &self,
         options: UpstreamOptions,
-        tls: Vec<Option<UpstreamTls>>,
+        tls: Vec<Option<OutboundTls>>,
         workers: usize,
         same_tls: bool,
     ) -> Arc<Backends> {
-        let mut new = Backends::of(options, tls, workers);
+        let mut new = Backends::without_endpoints(options, tls, workers);
         let before = self.endpoints();
         let endpoints = new.origins.iter().flat_map(|origin| {
-            let is_meant = |old: &&Arc<Endpoint>| old.origin.is_at_the_place_of(origin);
-            if let Some(old) = self.origins.iter().find(|old| old.is_at_the_place_of(origin)) {
+            let is_meant = |old: &&Arc<Endpoint>| old.origin.has_same_host_and_port(origin);
+            if let Some(old) = self.origins.iter().find(|old| old.has_same_host_and_port(origin)) {
                 origin.resolution().clone_from(&old.resolution());
             }
             let same_way = |old: &Endpoint| same_tls && old.origin.tls.is_some() == origin.tls.is_some();
             let known = before.iter().filter(is_meant).map(|old| {
                 let endpoint = Endpoint::new(Arc::clone(origin), old.address, workers);
-                if same_way(old) && self.still_says(old, &new.options.health) {
-                    endpoint.is_as(old);
+                if same_way(old) && self.is_ejection_still_valid(old, &new.options.health) {
+                    endpoint.copy_state_from(old);
                 }
                 endpoint
             });
             let known: Vec<_> = known.collect();
-            if known.is_empty() { literal(origin, workers).into_iter().collect() } else { known }
+            if known.is_empty() { ip_endpoint(origin, workers).into_iter().collect() } else { known }
         });
         new.endpoints = Mutex::new(endpoints.collect());
         Arc::new(new)
     }
 
     /// Whether an address would be out of use by other options too.
-    fn still_says(&self, endpoint: &Endpoint, health: &HealthOptions) -> bool {
-        match endpoint.health_now().1.why {
-            Some(Failure::Check) => self.options.health.path == health.path,
+    fn is_ejection_still_valid(&self, endpoint: &Endpoint, health: &HealthOptions) -> bool {
+        match endpoint.state_and_health().1.failure {
+            Some(EndpointFailure::HealthCheck) => self.options.health.path == health.path,
             _ => health.eject_after != 0,
         }
     }
 
     /// Each backend.
-    pub fn origins(&self) -> &[Arc<Origin>] {
+    pub fn origins(&self) -> &[Arc<UpstreamOrigin>] {
         &self.origins
     }
 
@@ -107,22 +111,22 @@ impl Backends {
     }
 
     /// Hears of other addresses.
-    pub fn changes(&self) -> watch::Receiver<u64> {
+    pub fn subscribe(&self) -> watch::Receiver<u64> {
         self.changes.subscribe()
     }
 
     /// Whether any request can be sent.
     pub fn is_usable(&self) -> bool {
-        self.endpoints.lock().iter().any(|endpoint| endpoint.standing() != Standing::OutOfUse)
+        self.endpoints.lock().iter().any(|endpoint| endpoint.state() != EndpointState::Ejected)
     }
 
     /// Whether each name was looked up once.
-    pub fn are_looked_up(&self) -> bool {
-        self.origins.iter().all(|origin| origin.was_looked_up())
+    pub fn has_looked_up_all_names(&self) -> bool {
+        self.origins.iter().all(|origin| origin.has_been_looked_up())
     }
 
     /// A name means these addresses now. What stays is left as it is; what is gone ends with its requests.
-    pub(super) fn set_addresses(&self, origin: &Arc<Origin>, found: &[IpAddr]) {
+    pub(super) fn set_addresses(&self, origin: &Arc<UpstreamOrigin>, found: &[IpAddr]) {
         let mut endpoints = self.endpoints.lock();
         let is_ours = |endpoint: &&Arc<Endpoint>| Arc::ptr_eq(&endpoint.origin, origin);
         let (kept, left): (Vec<_>, Vec<_>) = endpoints
@@ -151,32 +155,32 @@ impl Backends {
         *endpoints = kept.into_iter().map(Arc::clone).chain(new).collect();
         drop(endpoints);
         for endpoint in left {
-            endpoint.leave();
+            endpoint.mark_removed();
         }
-        self.tell_of_change();
+        self.notify_change();
     }
 
     /// Tells everybody that there are other addresses, or that it is known that there are none.
-    pub(super) fn tell_of_change(&self) {
+    pub(super) fn notify_change(&self) {
         let generation = self.generation.fetch_add(1, Ordering::Relaxed) + 1;
         self.changes.send_replace(generation);
     }
 
     /// An address has answered with this status.
-    pub(super) fn answered(&self, endpoint: &Endpoint, status: StatusCode) {
+    pub(super) fn record_response(&self, endpoint: &Endpoint, status: StatusCode) {
         match status {
             StatusCode::BAD_GATEWAY | StatusCode::SERVICE_UNAVAILABLE | StatusCode::GATEWAY_TIMEOUT => {
-                self.failed(endpoint, Failure::Status);
+                self.record_failure(endpoint, EndpointFailure::ErrorStatus);
             }
-            _ => endpoint.answered(),
+            _ => endpoint.record_success(),
         }
     }
 
     /// An address has not answered. Many times in a row take it out of use.
-    pub(super) fn failed(&self, endpoint: &Endpoint, why: Failure) {
-        let strikes = endpoint.struck();
-        if why.is_of_connecting() {
-            endpoint.origin.doubted.notify_one();
+    pub(super) fn record_failure(&self, endpoint: &Endpoint, why: EndpointFailure) {
+        let strikes = endpoint.record_failure();
+        if why.is_connect_failure() {
+            endpoint.origin.lookup_requested.notify_one();
         }
         let most = self.options.health.eject_after;
         if most == 0 || strikes < most {
@@ -184,10 +188,10 @@ impl Backends {
         }
         // One decision at a time: two at once could leave too few.
         let endpoints = self.endpoints.lock();
-        if !why.is_of_connecting() && !can_be_spared(endpoint, &endpoints) {
+        if !why.is_connect_failure() && !can_be_spared(endpoint, &endpoints) {
             if strikes == most {
                 warn!(
-                    backend = &*endpoint.origin.authority, address = %endpoint.address, why = why.word(),
+                    backend = &*endpoint.origin.authority, address = %endpoint.address, why = why.as_str(),
                     "an address of the backend fails, and stays in use: half of the addresses would not be left"
                 );
             }
@@ -197,14 +201,14 @@ impl Backends {
     }
 
     /// An address was given all the time there is to take a connection, after many requests had not waited for it.
-    pub(super) fn takes_no_connections(&self, endpoint: &Endpoint, why: Failure) {
+    pub(super) fn eject_unreachable(&self, endpoint: &Endpoint, why: EndpointFailure) {
         self.eject(endpoint, why, self.options.health.eject_after);
     }
 
-    fn eject(&self, endpoint: &Endpoint, why: Failure, strikes: u32) {
+    fn eject(&self, endpoint: &Endpoint, why: EndpointFailure, strikes: u32) {
         if endpoint.eject(why, &self.options.health, Instant::now()) {
             warn!(
-                backend = &*endpoint.origin.authority, address = %endpoint.address, why = why.word(), strikes,
+                backend = &*endpoint.origin.authority, address = %endpoint.address, why = why.as_str(), strikes,
                 "an address of the backend is out of use"
             );
         }
@@ -212,11 +216,11 @@ impl Backends {
 
     /// An address has not taken a connection within a part of `upstream.connect_timeout`. As many of these as take one out
     /// of use have it tried with the whole time.
-    pub(super) fn not_waited_for(&self, endpoint: &Endpoint) {
-        endpoint.origin.doubted.notify_one();
+    pub(super) fn record_short_connect_timeout(&self, endpoint: &Endpoint) {
+        endpoint.origin.lookup_requested.notify_one();
         let most = self.options.health.eject_after;
-        if endpoint.not_waited_for() >= most && most != 0 {
-            endpoint.doubted.notify_one();
+        if endpoint.record_short_connect_timeout() >= most && most != 0 {
+            endpoint.probe_requested.notify_one();
         }
     }
 
@@ -226,19 +230,19 @@ impl Backends {
     }
 
     /// Why there is no address for a request.
-    pub(super) fn why_there_is_none(&self) -> UpstreamError {
+    pub(super) fn no_endpoint_error(&self) -> UpstreamError {
         if !self.endpoints.lock().is_empty() {
             return UpstreamError::Unavailable;
         }
-        let failing = self.origins.iter().find_map(|origin| origin.resolution().failing.clone());
+        let failing = self.origins.iter().find_map(|origin| origin.resolution().last_error.clone());
         let why = failing.unwrap_or_else(|| "the name has no address".to_owned());
         UpstreamError::Connect(io::Error::new(io::ErrorKind::NotFound, why))
     }
 }
 
 /// The address of a backend that needs no looking up.
-fn literal(origin: &Arc<Origin>, workers: usize) -> Option<Arc<Endpoint>> {
-    let address = SocketAddr::new(origin.literal()?, origin.port);
+fn ip_endpoint(origin: &Arc<UpstreamOrigin>, workers: usize) -> Option<Arc<Endpoint>> {
+    let address = SocketAddr::new(origin.ip_literal()?, origin.port);
     Some(Endpoint::new(Arc::clone(origin), address, workers))
 }
 
@@ -246,7 +250,7 @@ fn literal(origin: &Arc<Origin>, workers: usize) -> Option<Arc<Endpoint>> {
 /// the requests themselves may be what is wrong.
 fn can_be_spared(endpoint: &Endpoint, all: &[Arc<Endpoint>]) -> bool {
     let others = all.iter().filter(|other| !std::ptr::eq(Arc::as_ptr(other), endpoint));
-    let in_use = others.filter(|other| other.standing() == Standing::InUse).count();
+    let in_use = others.filter(|other| other.state() == EndpointState::Healthy).count();
     in_use > 0 && in_use * 2 >= all.len()
 }
 
@@ -268,22 +272,22 @@ mod tests {
         load(&Sources { environment, ..Sources::default() }).expect("valid").0.upstream
     }
 
-    fn standings(backends: &Backends) -> Vec<(String, Standing)> {
-        let told = |one: &Arc<Endpoint>| (one.address.ip().to_string(), one.standing());
+    fn states(backends: &Backends) -> Vec<(String, EndpointState)> {
+        let told = |one: &Arc<Endpoint>| (one.address.ip().to_string(), one.state());
         let mut all: Vec<_> = backends.endpoints().iter().map(told).collect();
         all.sort_by(|one, other| one.0.cmp(&other.0));
         all
     }
 
-    fn plain(count: usize) -> Vec<Option<UpstreamTls>> {
+    fn plain(count: usize) -> Vec<Option<OutboundTls>> {
         vec![None; count]
     }
 
     /// Knows two addresses of the name; one of them is out of use, and so is that without a name.
-    fn known(why: Failure) -> Arc<Backends> {
+    fn known(why: EndpointFailure) -> Arc<Backends> {
         let backends = Backends::new(options(&[("HEALTH_PATH", "/health")]), plain(2), 1);
         let found = ["10.0.0.1", "10.0.0.2"].map(|ip| ip.parse().expect("an address"));
-        backends.origins()[0].resolution().found = Some(std::time::SystemTime::now());
+        backends.origins()[0].resolution().resolved_at = Some(std::time::SystemTime::now());
         backends.set_addresses(&backends.origins()[0], &found);
         for endpoint in backends.endpoints().iter().filter(|one| one.address.ip() != found[0]) {
             assert!(endpoint.eject(why, &backends.options.health, Instant::now()));
@@ -292,39 +296,48 @@ mod tests {
     }
 
     #[test]
-    fn other_options_leave_the_known_addresses_and_how_they_are() {
-        use Standing::{InUse, OutOfUse};
+    fn new_options_keep_known_addresses_and_their_state() {
+        use EndpointState::{Ejected, Healthy};
         let now = |one, two, three| {
             [("10.0.0.1", one), ("10.0.0.2", two), ("127.0.0.9", three)].map(|(ip, how)| (ip.to_owned(), how))
         };
         let path = ("HEALTH_PATH", "/health");
         let later = options(&[("RESPONSE_TIMEOUT", "7s"), path]);
-        for why in [Failure::Connect, Failure::Status, Failure::Check] {
-            let new = known(why).anew(later.clone(), plain(2), 3, true);
-            assert_eq!(standings(&new), now(InUse, OutOfUse, OutOfUse), "{why:?}");
-            assert!(new.is_usable() && new.are_looked_up());
-            assert_eq!(new.endpoints()[1].counts().ejections, 1, "counters go on");
-            assert_eq!(new.endpoints()[1].tally(2).open.get(), 0, "connections are its own");
+        for why in [EndpointFailure::Connect, EndpointFailure::ErrorStatus, EndpointFailure::HealthCheck] {
+            let new = known(why).with_options(later.clone(), plain(2), 3, true);
+            assert_eq!(states(&new), now(Healthy, Ejected, Ejected), "{why:?}");
+            assert!(new.is_usable() && new.has_looked_up_all_names());
+            assert_eq!(new.endpoints()[1].totals().ejections, 1, "counters go on");
+            assert_eq!(
+                new.endpoints()[1].counters_of(2).open_connections.get(),
+                0,
+                "connections are its own"
+            );
         }
-        let all_in_use = now(InUse, InUse, InUse);
-        let other_tls = known(Failure::Connect).anew(later, plain(2), 1, false);
-        assert_eq!(standings(&other_tls), all_in_use, "another certificate may be all that was missing");
-        let other_path = known(Failure::Check).anew(options(&[]), plain(2), 1, true);
-        assert_eq!(standings(&other_path), all_in_use, "nobody checks it any more");
-        let never = known(Failure::Connect).anew(options(&[("EJECT_AFTER", "0"), path]), plain(2), 1, true);
-        assert_eq!(standings(&never), all_in_use, "requests take nothing out of use any more");
+        let all_in_use = now(Healthy, Healthy, Healthy);
+        let other_tls = known(EndpointFailure::Connect).with_options(later, plain(2), 1, false);
+        assert_eq!(states(&other_tls), all_in_use, "another certificate may be all that was missing");
+        let other_path = known(EndpointFailure::HealthCheck).with_options(options(&[]), plain(2), 1, true);
+        assert_eq!(states(&other_path), all_in_use, "nobody checks it any more");
+        let never = known(EndpointFailure::Connect).with_options(
+            options(&[("EJECT_AFTER", "0"), path]),
+            plain(2),
+            1,
+            true,
+        );
+        assert_eq!(states(&never), all_in_use, "requests take nothing out of use any more");
     }
 
     #[test]
-    fn a_lookup_replaces_what_was_taken_over_and_another_port_takes_over_nothing() {
-        let new = known(Failure::Connect).anew(options(&[]), plain(2), 1, true);
+    fn a_lookup_replaces_copied_addresses_and_a_different_port_copies_none() {
+        let new = known(EndpointFailure::Connect).with_options(options(&[]), plain(2), 1, true);
         let found = ["10.0.0.2", "10.0.0.3"].map(|ip| ip.parse().expect("an address"));
         new.set_addresses(&new.origins()[0], &found);
-        let addresses: Vec<_> = standings(&new).into_iter().map(|(ip, _)| ip).collect();
+        let addresses: Vec<_> = states(&new).into_iter().map(|(ip, _)| ip).collect();
         assert_eq!(addresses, ["10.0.0.2", "10.0.0.3", "127.0.0.9"]);
         let elsewhere = options(&[("URLS", "http://backend.test:9000,http://127.0.0.9:9000")]);
-        let new = known(Failure::Connect).anew(elsewhere, plain(2), 1, true);
-        assert_eq!(standings(&new), [("127.0.0.9".to_owned(), Standing::InUse)]);
-        assert!(!new.are_looked_up());
+        let new = known(EndpointFailure::Connect).with_options(elsewhere, plain(2), 1, true);
+        assert_eq!(states(&new), [("127.0.0.9".to_owned(), EndpointState::Healthy)]);
+        assert!(!new.has_looked_up_all_names());
     }
 }

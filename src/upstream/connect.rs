@@ -7,17 +7,17 @@ use socket2::{SockRef, TcpKeepalive};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-use crate::upstream::connection::Stream;
+use crate::upstream::connection::UpstreamStream;
 use crate::upstream::endpoint::Endpoint;
 
 /// Connects within so long.
-pub async fn connect(endpoint: &Endpoint, limit: Duration) -> io::Result<Stream> {
+pub async fn connect(endpoint: &Endpoint, limit: Duration) -> io::Result<UpstreamStream> {
     let connecting = async {
         let socket = tune(TcpStream::connect(endpoint.address).await?)?;
         Ok(match &endpoint.origin.tls {
-            None => Stream::Plain(socket),
+            None => UpstreamStream::Plain(socket),
             Some((connector, tls)) => {
-                Stream::Tls(Box::new(connector.connect(tls.server_name.clone(), socket).await?))
+                UpstreamStream::Tls(Box::new(connector.connect(tls.server_name.clone(), socket).await?))
             }
         })
     };

@@ -18,59 +18,59 @@ use crate::upstream::deadline::Deadline;
 use crate::upstream::endpoint::Endpoint;
 
 /// So long may written bytes wait for the peer's kernel to acknowledge them, before the host is taken for gone.
-const UNACKNOWLEDGED: Duration = Duration::from_secs(5);
+const UNACKNOWLEDGED_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// After so long nothing is unacknowledged any more. Where a backend is silent for longer, impatience would end its
 /// connection for a single keep-alive probe that got lost, as the kernel then counts seconds instead of probes.
-const ACKNOWLEDGED: Duration = Duration::from_secs(10);
+const ACKNOWLEDGED_AFTER: Duration = Duration::from_secs(10);
 
 /// A connection to the backend.
-pub struct Connection {
-    pub stream: Stream,
+pub struct UpstreamConnection {
+    pub stream: UpstreamStream,
     /// Came and was not used yet.
     pub unread: BytesMut,
     /// When the answer to the request that is under way must have begun.
-    answer_due: Instant,
+    response_due: Instant,
     /// When that is, or before it when what was sent has been acknowledged.
     timer: Deadline,
-    is_impatient: bool,
-    _open: Open,
+    has_user_timeout: bool,
+    _open: UpstreamConnectionGuard,
 }
 
 /// A connection's place in what is counted.
-pub struct Open(Option<(Arc<Endpoint>, usize)>);
+pub struct UpstreamConnectionGuard(Option<(Arc<Endpoint>, usize)>);
 
-impl Open {
+impl UpstreamConnectionGuard {
     /// Must be called, and dropped, on the worker's thread.
-    pub fn at(endpoint: &Arc<Endpoint>, worker: usize) -> Open {
-        endpoint.tally(worker).open.add();
-        Open(Some((Arc::clone(endpoint), worker)))
+    pub fn new(endpoint: &Arc<Endpoint>, worker: usize) -> UpstreamConnectionGuard {
+        endpoint.counters_of(worker).open_connections.increment();
+        UpstreamConnectionGuard(Some((Arc::clone(endpoint), worker)))
     }
 
     /// A connection that no worker has.
-    pub fn uncounted() -> Open {
-        Open(None)
+    pub fn uncounted() -> UpstreamConnectionGuard {
+        UpstreamConnectionGuard(None)
     }
 }
 
-impl Drop for Open {
+impl Drop for UpstreamConnectionGuard {
     fn drop(&mut self) {
         if let Some((endpoint, worker)) = &self.0 {
-            endpoint.tally(*worker).open.take();
+            endpoint.counters_of(*worker).open_connections.decrement();
         }
     }
 }
 
 /// With TLS or without.
-pub enum Stream {
+pub enum UpstreamStream {
     Plain(TcpStream),
     Tls(Box<TlsStream<TcpStream>>),
 }
 
-impl Connection {
-    pub fn new(stream: Stream, open: Open) -> Connection {
-        let (unread, answer_due, timer) = (BytesMut::new(), Instant::now(), Deadline::default());
-        Connection { stream, unread, answer_due, timer, is_impatient: false, _open: open }
+impl UpstreamConnection {
+    pub fn new(stream: UpstreamStream, open: UpstreamConnectionGuard) -> UpstreamConnection {
+        let (unread, response_due, timer) = (BytesMut::new(), Instant::now(), Deadline::default());
+        UpstreamConnection { stream, unread, response_due, timer, has_user_timeout: false, _open: open }
     }
 
     /// Reads what there is: so many bytes, or some more. 0 is the end.
@@ -80,32 +80,32 @@ impl Connection {
     }
 
     /// The last byte that the backend took was sent at `now`: its answer must begin within `limit`.
-    pub fn expect_answer(&mut self, now: Instant, limit: Duration) {
-        self.answer_due = now + limit;
-        self.timer.set(now + limit.min(ACKNOWLEDGED));
+    pub fn expect_response(&mut self, now: Instant, limit: Duration) {
+        self.response_due = now + limit;
+        self.timer.set(now + limit.min(ACKNOWLEDGED_AFTER));
     }
 
     /// Ready when the answer is too late.
-    pub fn poll_late(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+    pub fn poll_response_timeout(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         ready!(self.timer.poll(cx));
-        self.be_impatient(false);
-        self.timer.set(self.answer_due);
+        self.set_user_timeout(false);
+        self.timer.set(self.response_due);
         self.timer.poll(cx)
     }
 
     /// The answer has begun, and makes a pause.
-    pub fn pauses(&mut self, cx: &mut Context<'_>) {
-        if self.is_impatient && self.timer.poll(cx).is_ready() {
-            self.be_impatient(false);
+    pub fn poll_pause(&mut self, cx: &mut Context<'_>) {
+        if self.has_user_timeout && self.timer.poll(cx).is_ready() {
+            self.set_user_timeout(false);
         }
     }
 
     /// Whether a host that does not acknowledge anything is given up soon. Not while more is sent than a backend that
     /// is busy otherwise has room for: the kernel would take its closed window for such silence.
-    pub fn be_impatient(&mut self, impatient: bool) {
-        if self.is_impatient != impatient {
-            let limit = impatient.then_some(UNACKNOWLEDGED);
-            self.is_impatient =
+    pub fn set_user_timeout(&mut self, impatient: bool) {
+        if self.has_user_timeout != impatient {
+            let limit = impatient.then_some(UNACKNOWLEDGED_TIMEOUT);
+            self.has_user_timeout =
                 SockRef::from(self.stream.socket()).set_tcp_user_timeout(limit).is_ok() && impatient;
         }
     }
@@ -119,7 +119,7 @@ impl Connection {
         let mut byte = [0];
         let mut cx = Context::from_waker(Waker::noop());
         match &mut self.stream {
-            Stream::Plain(socket) => {
+            UpstreamStream::Plain(socket) => {
                 if ask_kernel {
                     let mut byte = [MaybeUninit::uninit()];
                     let peeked = SockRef::from(&*socket).peek(&mut byte);
@@ -129,8 +129,8 @@ impl Connection {
                 read.is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock)
             }
             // TLS sends records of its own, such as tickets; these are read here, and nothing else may come.
-            Stream::Tls(stream) => {
-                if ask_kernel && is_closed(stream.get_ref().0) {
+            UpstreamStream::Tls(stream) => {
+                if ask_kernel && is_closed_by_peer(stream.get_ref().0) {
                     return false;
                 }
                 Pin::new(stream).poll_read(&mut cx, &mut ReadBuf::new(&mut byte)).is_pending()
@@ -140,7 +140,7 @@ impl Connection {
 }
 
 /// Whether nothing but the peer's end is there to be read.
-fn is_closed(socket: &TcpStream) -> bool {
+fn is_closed_by_peer(socket: &TcpStream) -> bool {
     let mut byte = [MaybeUninit::uninit()];
     match SockRef::from(socket).peek(&mut byte) {
         Ok(bytes) => bytes == 0,
@@ -148,33 +148,33 @@ fn is_closed(socket: &TcpStream) -> bool {
     }
 }
 
-impl Stream {
+impl UpstreamStream {
     fn socket(&self) -> &TcpStream {
         match self {
-            Stream::Plain(socket) => socket,
-            Stream::Tls(stream) => stream.get_ref().0,
+            UpstreamStream::Plain(socket) => socket,
+            UpstreamStream::Tls(stream) => stream.get_ref().0,
         }
     }
 }
 
-impl AsyncRead for Stream {
+impl AsyncRead for UpstreamStream {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         match &mut *self {
-            Stream::Plain(stream) => Pin::new(stream).poll_read(cx, buf),
-            Stream::Tls(stream) => Pin::new(stream).poll_read(cx, buf),
+            UpstreamStream::Plain(stream) => Pin::new(stream).poll_read(cx, buf),
+            UpstreamStream::Tls(stream) => Pin::new(stream).poll_read(cx, buf),
         }
     }
 }
 
-impl AsyncWrite for Stream {
+impl AsyncWrite for UpstreamStream {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         match &mut *self {
-            Stream::Plain(stream) => Pin::new(stream).poll_write(cx, buf),
-            Stream::Tls(stream) => Pin::new(stream).poll_write(cx, buf),
+            UpstreamStream::Plain(stream) => Pin::new(stream).poll_write(cx, buf),
+            UpstreamStream::Tls(stream) => Pin::new(stream).poll_write(cx, buf),
         }
     }
 
@@ -184,8 +184,8 @@ impl AsyncWrite for Stream {
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         match &mut *self {
-            Stream::Plain(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
-            Stream::Tls(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
+            UpstreamStream::Plain(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
+            UpstreamStream::Tls(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
         }
     }
 
@@ -195,15 +195,15 @@ impl AsyncWrite for Stream {
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match &mut *self {
-            Stream::Plain(stream) => Pin::new(stream).poll_flush(cx),
-            Stream::Tls(stream) => Pin::new(stream).poll_flush(cx),
+            UpstreamStream::Plain(stream) => Pin::new(stream).poll_flush(cx),
+            UpstreamStream::Tls(stream) => Pin::new(stream).poll_flush(cx),
         }
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match &mut *self {
-            Stream::Plain(stream) => Pin::new(stream).poll_shutdown(cx),
-            Stream::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
+            UpstreamStream::Plain(stream) => Pin::new(stream).poll_shutdown(cx),
+            UpstreamStream::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
         }
     }
 }
@@ -218,35 +218,36 @@ mod tests {
 
     /// A keep-alive probe that is lost may end only a connection that has something unacknowledged.
     #[tokio::test]
-    async fn it_is_impatient_only_while_something_may_be_unacknowledged() {
+    async fn the_user_timeout_is_set_only_while_data_may_be_unacknowledged() {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("bound");
         let socket = TcpStream::connect(listener.local_addr().expect("an address")).await.expect("connected");
-        let mut connection = Connection::new(Stream::Plain(socket), Open::uncounted());
-        let limit = |connection: &Connection| {
+        let mut connection =
+            UpstreamConnection::new(UpstreamStream::Plain(socket), UpstreamConnectionGuard::uncounted());
+        let limit = |connection: &UpstreamConnection| {
             SockRef::from(connection.stream.socket()).tcp_user_timeout().expect("read").unwrap_or_default()
         };
         let (hour, moment) = (Duration::from_secs(3600), Duration::from_millis(20));
 
-        connection.be_impatient(true);
-        connection.expect_answer(Instant::now(), hour);
-        assert!(timeout(moment, poll_fn(|cx| connection.poll_late(cx))).await.is_err());
-        assert_eq!(limit(&connection), UNACKNOWLEDGED);
-        connection.expect_answer(Instant::now() - ACKNOWLEDGED, hour);
-        assert!(timeout(moment, poll_fn(|cx| connection.poll_late(cx))).await.is_err());
+        connection.set_user_timeout(true);
+        connection.expect_response(Instant::now(), hour);
+        assert!(timeout(moment, poll_fn(|cx| connection.poll_response_timeout(cx))).await.is_err());
+        assert_eq!(limit(&connection), UNACKNOWLEDGED_TIMEOUT);
+        connection.expect_response(Instant::now() - ACKNOWLEDGED_AFTER, hour);
+        assert!(timeout(moment, poll_fn(|cx| connection.poll_response_timeout(cx))).await.is_err());
         assert_eq!(limit(&connection), Duration::ZERO);
-        connection.expect_answer(Instant::now() - hour, hour);
-        assert!(timeout(moment, poll_fn(|cx| connection.poll_late(cx))).await.is_ok());
+        connection.expect_response(Instant::now() - hour, hour);
+        assert!(timeout(moment, poll_fn(|cx| connection.poll_response_timeout(cx))).await.is_ok());
 
         // The same within an answer that has begun.
-        let pausing = |cx: &mut Context<'_>, connection: &mut Connection| -> Poll<()> {
-            connection.pauses(cx);
+        let pausing = |cx: &mut Context<'_>, connection: &mut UpstreamConnection| -> Poll<()> {
+            connection.poll_pause(cx);
             Poll::Pending
         };
-        connection.be_impatient(true);
-        connection.expect_answer(Instant::now(), hour);
+        connection.set_user_timeout(true);
+        connection.expect_response(Instant::now(), hour);
         let _ = timeout(moment, poll_fn(|cx| pausing(cx, &mut connection))).await;
-        assert_eq!(limit(&connection), UNACKNOWLEDGED);
-        connection.expect_answer(Instant::now() - ACKNOWLEDGED, hour);
+        assert_eq!(limit(&connection), UNACKNOWLEDGED_TIMEOUT);
+        connection.expect_response(Instant::now() - ACKNOWLEDGED_AFTER, hour);
         let _ = timeout(moment, poll_fn(|cx| pausing(cx, &mut connection))).await;
         assert_eq!(limit(&connection), Duration::ZERO);
     }

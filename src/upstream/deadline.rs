@@ -48,7 +48,7 @@ mod tests {
     const SHORT: Duration = Duration::from_millis(30);
 
     #[tokio::test]
-    async fn it_goes_off_when_it_was_set_for_last() {
+    async fn it_expires_at_the_time_that_was_set_last() {
         let mut deadline = Deadline::default();
         let begun = Instant::now();
         deadline.set(begun + 2 * SHORT);

@@ -9,41 +9,41 @@ use http::{Method, StatusCode};
 use http_body::Body;
 use tokio::io::AsyncWrite;
 
-use crate::http::h1::batch::Batch;
+use crate::http::h1::batch::WriteBatch;
 use crate::http::h1::head::{Framing, HeadError, HeadLimits, HeadScanner};
 use crate::http::h1::read_head;
-use crate::http::h1::request::end_request;
+use crate::http::h1::request::write_request_end;
 use crate::http::h1::response::{ResponseHead, parse_response};
-use crate::upstream::connection::Connection;
+use crate::upstream::connection::UpstreamConnection;
 use crate::upstream::request_body::{RequestBody, RequestBodyError};
-use crate::upstream::{InvalidAnswer, Message, UpstreamError};
+use crate::upstream::{InvalidResponse, OutgoingMessage, UpstreamError};
 
 /// How large the head of an answer may be.
-const HEAD_LIMITS: HeadLimits = HeadLimits { fields: 128, bytes: 64 * 1024, target: 64 * 1024 };
+const HEAD_LIMITS: HeadLimits = HeadLimits { max_headers: 128, max_bytes: 64 * 1024, max_target: 64 * 1024 };
 
 /// Informational answers that may come before the one that counts.
-const MOST_INFORMATIONAL: u32 = 8;
+const MAX_INFORMATIONAL: u32 = 8;
 
 /// A body that is at most so large fits into a backend's buffers, though the backend does not read.
-const SURELY_TAKEN: u64 = 32 * 1024;
+const MAX_BUFFERED_BODY: u64 = 32 * 1024;
 
 /// A request on its way up. It does not belong to a connection until a byte of it is written.
 pub struct Upload {
     /// The head once more, if the request may be sent again.
-    again: Option<Vec<u8>>,
+    retry_head: Option<Vec<u8>>,
     /// Where in the head the name of the backend stands.
-    host: Range<usize>,
-    batch: Batch,
+    host_range: Range<usize>,
+    batch: WriteBatch,
     body: RequestBody,
     framing: Framing,
     /// Bytes of the body that are still to come, where their number was told.
-    left: u64,
-    state: State,
-    is_unsent: bool,
+    body_left: u64,
+    state: UploadState,
+    unsent: bool,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum State {
+enum UploadState {
     Sending,
     /// All of it is in the batch, or written.
     Ending,
@@ -61,54 +61,63 @@ pub enum UploadError {
 
 impl Upload {
     /// For the backend with this name.
-    pub fn new(message: Message, authority: &str) -> Upload {
-        let Message { method, mut head, host, body } = message;
-        let host = replace(&mut head, host..host, authority.as_bytes());
-        let (framing, left) = match body.size_hint().exact() {
+    pub fn new(message: OutgoingMessage, authority: &str) -> Upload {
+        let OutgoingMessage { method, mut head, host_offset: host, body } = message;
+        let host_range = replace_range(&mut head, host..host, authority.as_bytes());
+        let (framing, body_left) = match body.size_hint().exact() {
             Some(0) => (Framing::None, 0),
             Some(length) => (Framing::Length(length), length),
             None => (Framing::Chunked, u64::MAX),
         };
-        end_request(&mut head, &method, framing);
+        write_request_end(&mut head, &method, framing);
         // RFC 9110 section 9.2.2.
         let harmless = framing == Framing::None && matches!(method, Method::GET | Method::HEAD);
-        let again = harmless.then(|| head.clone());
-        let batch = Batch::beginning_with(head);
-        Upload { again, host, batch, body, framing, left, state: State::Sending, is_unsent: true }
+        let retry_head = harmless.then(|| head.clone());
+        let batch = WriteBatch::with_head(head);
+        Upload {
+            retry_head,
+            host_range,
+            batch,
+            body,
+            framing,
+            body_left,
+            state: UploadState::Sending,
+            unsent: true,
+        }
     }
 
     /// For a backend with another name, while nothing of it was written.
-    pub fn address_to(&mut self, authority: &str) {
-        debug_assert!(self.is_unsent);
-        let host = self.host.clone();
-        if let Some(again) = &mut self.again {
-            replace(again, host.clone(), authority.as_bytes());
+    pub fn set_host(&mut self, authority: &str) {
+        debug_assert!(self.unsent);
+        let host = self.host_range.clone();
+        if let Some(again) = &mut self.retry_head {
+            replace_range(again, host.clone(), authority.as_bytes());
         }
-        self.host = replace(&mut self.batch.before, host, authority.as_bytes());
+        self.host_range = replace_range(&mut self.batch.prefix, host, authority.as_bytes());
     }
 
     /// Whether no byte of it was written.
     pub fn is_unsent(&self) -> bool {
-        self.is_unsent
+        self.unsent
     }
 
     pub fn is_done(&self) -> bool {
-        self.state == State::Done
+        self.state == UploadState::Done
     }
 
     /// Begins anew, once, if it does no harm that the request is carried out twice.
     pub fn rewind(&mut self) -> bool {
-        let Some(head) = self.again.take() else { return false };
-        self.batch = Batch::beginning_with(head);
-        (self.state, self.is_unsent) = (State::Sending, true);
+        let Some(head) = self.retry_head.take() else { return false };
+        self.batch = WriteBatch::with_head(head);
+        (self.state, self.unsent) = (UploadState::Sending, true);
         true
     }
 
     /// Whether the backend's kernel takes all of it, whatever the backend itself is doing.
-    pub fn is_surely_taken(&self) -> bool {
+    pub fn can_be_buffered(&self) -> bool {
         match self.framing {
             Framing::None => true,
-            Framing::Length(length) => length <= SURELY_TAKEN,
+            Framing::Length(length) => length <= MAX_BUFFERED_BODY,
             Framing::Chunked => false,
         }
     }
@@ -122,13 +131,13 @@ impl Upload {
     ) -> Poll<Result<(), UploadError>> {
         loop {
             match self.state {
-                State::Done => return Poll::Ready(Ok(())),
-                State::Ending => {
+                UploadState::Done => return Poll::Ready(Ok(())),
+                UploadState::Ending => {
                     ready!(self.poll_write(io, cx, progress))?;
                     ready!(Pin::new(&mut *io).poll_flush(cx)).map_err(UploadError::Connection)?;
-                    self.state = State::Done;
+                    self.state = UploadState::Done;
                 }
-                State::Sending => {
+                UploadState::Sending => {
                     if !self.batch.has_room() {
                         ready!(self.poll_write(io, cx, progress))?;
                     } else if self.poll_body(cx)?.is_pending() {
@@ -155,7 +164,7 @@ impl Upload {
         let polled = self.batch.poll_write(io, cx);
         if matches!(polled, Poll::Ready(Ok(()))) || self.batch.written() > before {
             *progress = true;
-            self.is_unsent = false;
+            self.unsent = false;
         }
         polled.map_err(UploadError::Connection)
     }
@@ -176,22 +185,23 @@ impl Upload {
         };
         let broken = |what: &str| Err(UploadError::Body(RequestBodyError::Broken(what.to_owned())));
         match data {
-            None if self.framing != Framing::Chunked && self.left > 0 => {
+            None if self.framing != Framing::Chunked && self.body_left > 0 => {
                 return broken("it ended before its length");
             }
             None => {
-                self.batch.load_end(self.framing);
-                self.state = State::Ending;
+                self.batch.push_end(self.framing);
+                self.state = UploadState::Ending;
             }
             Some(data) => {
-                match self.left.checked_sub(data.len() as u64) {
-                    Some(left) => self.left = left,
+                match self.body_left.checked_sub(data.len() as u64) {
+                    Some(left) => self.body_left = left,
                     None => return broken("it goes on behind its length"),
                 }
-                let last = self.body.is_end_stream() && (self.left == 0 || self.framing == Framing::Chunked);
-                self.batch.load(data, self.framing == Framing::Chunked, last);
+                let last =
+                    self.body.is_end_stream() && (self.body_left == 0 || self.framing == Framing::Chunked);
+                self.batch.push_data(data, self.framing == Framing::Chunked, last);
                 if last {
-                    self.state = State::Ending;
+                    self.state = UploadState::Ending;
                 }
             }
         }
@@ -200,7 +210,7 @@ impl Upload {
 }
 
 /// Puts other bytes in the place of some. Says where they stand.
-fn replace(all: &mut Vec<u8>, at: Range<usize>, with: &[u8]) -> Range<usize> {
+fn replace_range(all: &mut Vec<u8>, at: Range<usize>, with: &[u8]) -> Range<usize> {
     let (before, new_end) = (all.len(), at.start + with.len());
     let after = before - at.end;
     all.resize(before.max(new_end + after), 0);
@@ -211,25 +221,29 @@ fn replace(all: &mut Vec<u8>, at: Range<usize>, with: &[u8]) -> Range<usize> {
 }
 
 /// Sends a request and waits for the head of the answer that counts.
-pub struct Exchange<'a> {
-    pub connection: &'a mut Connection,
+pub struct UpstreamExchange<'a> {
+    pub connection: &'a mut UpstreamConnection,
     pub upload: &'a mut Upload,
     method: &'a Method,
     scanner: HeadScanner,
-    informational: u32,
+    informational_count: u32,
     /// Why the rest of the upload cannot be sent. The backend may have answered before it closed.
-    failed: Option<io::Error>,
+    upload_error: Option<io::Error>,
 }
 
-impl<'a> Exchange<'a> {
-    pub fn new(connection: &'a mut Connection, upload: &'a mut Upload, method: &'a Method) -> Exchange<'a> {
-        Exchange {
+impl<'a> UpstreamExchange<'a> {
+    pub fn new(
+        connection: &'a mut UpstreamConnection,
+        upload: &'a mut Upload,
+        method: &'a Method,
+    ) -> UpstreamExchange<'a> {
+        UpstreamExchange {
             connection,
             upload,
             method,
             scanner: HeadScanner::default(),
-            informational: 0,
-            failed: None,
+            informational_count: 0,
+            upload_error: None,
         }
     }
 
@@ -239,7 +253,7 @@ impl<'a> Exchange<'a> {
         cx: &mut Context<'_>,
         progress: &mut bool,
     ) -> Poll<Result<ResponseHead, UpstreamError>> {
-        if self.failed.is_none() {
+        if self.upload_error.is_none() {
             match self.upload.poll(&mut self.connection.stream, cx, progress) {
                 Poll::Ready(Err(UploadError::Body(error))) => {
                     return Poll::Ready(Err(UpstreamError::RequestBody(error)));
@@ -248,30 +262,35 @@ impl<'a> Exchange<'a> {
                     if self.upload.is_unsent() {
                         return Poll::Ready(Err(UpstreamError::Closed(error)));
                     }
-                    self.failed = Some(error);
+                    self.upload_error = Some(error);
                 }
                 Poll::Ready(Ok(())) | Poll::Pending => {}
             }
         }
         loop {
-            let Connection { stream, unread, .. } = &mut *self.connection;
-            let head = match ready!(read_head::poll_head(stream, cx, unread, &mut self.scanner, &HEAD_LIMITS))
-            {
-                Ok(Some(head)) => head.map_err(invalid)?,
+            let UpstreamConnection { stream, unread, .. } = &mut *self.connection;
+            let head = match ready!(read_head::poll_read_head(
+                stream,
+                cx,
+                unread,
+                &mut self.scanner,
+                &HEAD_LIMITS
+            )) {
+                Ok(Some(head)) => head.map_err(invalid_response)?,
                 ended if unread.is_empty() => {
-                    let error = ended.err().or_else(|| self.failed.take());
+                    let error = ended.err().or_else(|| self.upload_error.take());
                     let error = error.unwrap_or_else(|| io::ErrorKind::UnexpectedEof.into());
                     return Poll::Ready(Err(UpstreamError::Closed(error)));
                 }
-                _ => return Poll::Ready(Err(invalid(HeadError::Malformed("the head breaks off")))),
+                _ => return Poll::Ready(Err(invalid_response(HeadError::Malformed("the head breaks off")))),
             };
-            let answer = parse_response(head, self.method).map_err(invalid)?;
+            let answer = parse_response(head, self.method).map_err(invalid_response)?;
             match answer.status {
-                StatusCode::SWITCHING_PROTOCOLS => return Poll::Ready(Err(UpstreamError::UnaskedUpgrade)),
+                StatusCode::SWITCHING_PROTOCOLS => return Poll::Ready(Err(UpstreamError::UnexpectedUpgrade)),
                 status if status.is_informational() => {
-                    self.informational += 1;
-                    if self.informational > MOST_INFORMATIONAL {
-                        return Poll::Ready(Err(invalid(HeadError::TooLarge)));
+                    self.informational_count += 1;
+                    if self.informational_count > MAX_INFORMATIONAL {
+                        return Poll::Ready(Err(invalid_response(HeadError::TooLarge)));
                     }
                     self.scanner = HeadScanner::default();
                 }
@@ -281,8 +300,8 @@ impl<'a> Exchange<'a> {
     }
 }
 
-fn invalid(error: HeadError) -> UpstreamError {
-    UpstreamError::Invalid(InvalidAnswer(match error {
+fn invalid_response(error: HeadError) -> UpstreamError {
+    UpstreamError::Invalid(InvalidResponse(match error {
         HeadError::Malformed(what) => what,
         _ => "its head is too large",
     }))
@@ -293,24 +312,25 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_request_is_addressed_to_one_backend_after_the_other() {
+    fn the_host_header_can_be_changed_before_sending() {
         let mut head = b"GET / HTTP/1.1\r\nhost: ".to_vec();
         let host = head.len();
         head.extend_from_slice(b"\r\naccept: */*");
-        let message = Message { method: Method::GET, head, host, body: RequestBody::empty() };
+        let message =
+            OutgoingMessage { method: Method::GET, head, host_offset: host, body: RequestBody::empty() };
         let mut upload = Upload::new(message, "first:8000");
         for name in ["first:8000", "b", "another.example:8000", ""] {
-            upload.address_to(name);
+            upload.set_host(name);
             let expected = format!("GET / HTTP/1.1\r\nhost: {name}\r\naccept: */*\r\n\r\n");
-            assert_eq!(upload.batch.before, expected.as_bytes());
-            assert_eq!(upload.again.as_deref(), Some(expected.as_bytes()), "the second time too");
+            assert_eq!(upload.batch.prefix, expected.as_bytes());
+            assert_eq!(upload.retry_head.as_deref(), Some(expected.as_bytes()), "the second time too");
         }
     }
 
     /// A backend that takes so many bytes, and no more.
-    struct Full(usize);
+    struct LimitedWriter(usize);
 
-    impl AsyncWrite for Full {
+    impl AsyncWrite for LimitedWriter {
         fn poll_write(mut self: Pin<&mut Self>, _: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
             let taken = buf.len().min(self.0);
             self.0 -= taken;
@@ -327,20 +347,22 @@ mod tests {
     }
 
     #[test]
-    fn what_is_stuck_half_way_makes_no_progress() {
+    fn a_stalled_upload_makes_no_progress() {
         let head = b"GET / HTTP/1.1\r\nhost: ".to_vec();
         let host = head.len();
-        let mut upload =
-            Upload::new(Message { method: Method::GET, head, host, body: RequestBody::empty() }, "b");
+        let mut upload = Upload::new(
+            OutgoingMessage { method: Method::GET, head, host_offset: host, body: RequestBody::empty() },
+            "b",
+        );
         let cx = &mut Context::from_waker(std::task::Waker::noop());
-        let mut poll = |io: &mut Full| {
+        let mut poll = |io: &mut LimitedWriter| {
             let mut progress = false;
             let done = upload.poll(io, cx, &mut progress).is_ready();
             (progress, done, upload.is_unsent())
         };
-        assert_eq!(poll(&mut Full(0)), (false, false, true));
-        assert_eq!(poll(&mut Full(5)), (true, false, false));
-        assert_eq!(poll(&mut Full(0)), (false, false, false), "nor does asking again");
-        assert_eq!(poll(&mut Full(1000)), (true, true, false));
+        assert_eq!(poll(&mut LimitedWriter(0)), (false, false, true));
+        assert_eq!(poll(&mut LimitedWriter(5)), (true, false, false));
+        assert_eq!(poll(&mut LimitedWriter(0)), (false, false, false), "nor does asking again");
+        assert_eq!(poll(&mut LimitedWriter(1000)), (true, true, false));
     }
 }

@@ -12,43 +12,43 @@ use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 use tracing::{info, warn};
 
-use crate::http::h1::request::begin_request;
-use crate::http::h1::response::write_field;
+use crate::http::h1::request::write_request_start;
+use crate::http::h1::response::write_header;
 use crate::http::headers::HeaderName;
 use crate::upstream::backends::Backends;
 use crate::upstream::connect::connect;
-use crate::upstream::connection::{Connection, Open};
-use crate::upstream::endpoint::{Endpoint, Failure, Standing};
-use crate::upstream::exchange::{Exchange, Upload};
-use crate::upstream::name_resolution::{SystemResolver, keep_resolved};
+use crate::upstream::connection::{UpstreamConnection, UpstreamConnectionGuard};
+use crate::upstream::endpoint::{Endpoint, EndpointFailure, EndpointState};
+use crate::upstream::exchange::{Upload, UpstreamExchange};
+use crate::upstream::name_resolution::{SystemResolver, resolve_periodically};
 use crate::upstream::request_body::RequestBody;
-use crate::upstream::{Message, UpstreamError};
+use crate::upstream::{OutgoingMessage, UpstreamError};
 
 /// How often an address that takes no connections is tried.
-const TRIAL_INTERVAL: Duration = Duration::from_millis(250);
+const PROBE_INTERVAL: Duration = Duration::from_millis(250);
 
 /// How often one is checked at least that is out of use by its checks.
 const RECOVERY_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Longest trial that is begun while another one goes on.
-const QUICK_TRIAL: Duration = Duration::from_secs(1);
+const QUICK_PROBE_TIMEOUT: Duration = Duration::from_secs(1);
 
 impl Backends {
     /// Looks after names and addresses. Never ends by itself; must be called on a `LocalSet`.
-    pub async fn keep(self: Arc<Backends>) {
+    pub async fn maintain(self: Arc<Backends>) {
         let mut tasks = JoinSet::new();
-        for origin in self.origins().iter().filter(|origin| origin.literal().is_none()) {
-            tasks.spawn_local(keep_resolved(Arc::clone(&self), Arc::clone(origin), SystemResolver));
+        for origin in self.origins().iter().filter(|origin| origin.ip_literal().is_none()) {
+            tasks.spawn_local(resolve_periodically(Arc::clone(&self), Arc::clone(origin), SystemResolver));
         }
-        let mut changes = self.changes();
+        let mut changes = self.subscribe();
         let mut cared_for = HashMap::new();
         loop {
             changes.borrow_and_update();
-            cared_for.retain(|_, endpoint: &mut Arc<Endpoint>| !endpoint.is_gone());
+            cared_for.retain(|_, endpoint: &mut Arc<Endpoint>| !endpoint.is_removed());
             for endpoint in self.endpoints().iter() {
                 let key = Arc::as_ptr(endpoint) as usize;
                 if cared_for.insert(key, Arc::clone(endpoint)).is_none() {
-                    tasks.spawn_local(look_after(Arc::clone(&self), Arc::clone(endpoint)));
+                    tasks.spawn_local(watch_endpoint(Arc::clone(&self), Arc::clone(endpoint)));
                 }
             }
             tokio::select! {
@@ -61,55 +61,57 @@ impl Backends {
 }
 
 /// Looks after one address until it is gone.
-async fn look_after(backends: Arc<Backends>, endpoint: Arc<Endpoint>) {
-    let mut checks = Checks::default();
-    while !endpoint.is_gone() {
-        let (standing, health) = endpoint.health_now();
-        let wait = match (standing, health.why) {
-            (Standing::OutOfUse, Some(Failure::Check)) => {
+async fn watch_endpoint(backends: Arc<Backends>, endpoint: Arc<Endpoint>) {
+    let mut checks = HealthCheckStreak::default();
+    while !endpoint.is_removed() {
+        let (standing, health) = endpoint.state_and_health();
+        let wait = match (standing, health.failure) {
+            (EndpointState::Ejected, Some(EndpointFailure::HealthCheck)) => {
                 backends.options.health.interval.min(RECOVERY_INTERVAL)
             }
-            (Standing::OutOfUse, _) => {
-                let until = health.until.map(|until| until.saturating_duration_since(Instant::now()));
-                until.unwrap_or_default().max(TRIAL_INTERVAL)
+            (EndpointState::Ejected, _) => {
+                let until = health.ejected_until.map(|until| until.saturating_duration_since(Instant::now()));
+                until.unwrap_or_default().max(PROBE_INTERVAL)
             }
             _ if backends.options.health.path.is_some() => backends.options.health.interval,
             _ => Duration::MAX,
         };
         let is_due = tokio::select! {
-            () = endpoint.changed.notified() => false,
-            () = endpoint.doubted.notified() => {
-                wait_for(&backends, &endpoint).await;
+            () = endpoint.state_changed.notified() => false,
+            () = endpoint.probe_requested.notified() => {
+                probe_with_full_timeout(&backends, &endpoint).await;
                 false
             }
             () = sleep(wait) => true,
         };
         // A change only says that there is something else to wait for.
-        if is_due && !endpoint.is_gone() {
+        if is_due && !endpoint.is_removed() {
             match standing {
-                Standing::OutOfUse if health.why != Some(Failure::Check) => {
-                    attempt(&backends, &endpoint).await;
+                EndpointState::Ejected if health.failure != Some(EndpointFailure::HealthCheck) => {
+                    probe_ejected(&backends, &endpoint).await;
                 }
-                _ => checks.check(&backends, &endpoint).await,
+                _ => checks.run_check(&backends, &endpoint).await,
             }
         }
     }
 }
 
 /// Gives an address the whole time to take a connection, as requests did not, and takes it out of use if it does not.
-async fn wait_for(backends: &Backends, endpoint: &Endpoint) {
+async fn probe_with_full_timeout(backends: &Backends, endpoint: &Endpoint) {
     let connected = connect(endpoint, backends.connect_timeout()).await;
-    endpoint.was_waited_for();
+    endpoint.reset_short_connect_timeouts();
     if let Err(error) = connected {
         let is_late = error.kind() == io::ErrorKind::TimedOut;
-        backends
-            .takes_no_connections(endpoint, if is_late { Failure::ConnectTimeout } else { Failure::Connect });
+        backends.eject_unreachable(
+            endpoint,
+            if is_late { EndpointFailure::ConnectTimeout } else { EndpointFailure::Connect },
+        );
     }
 }
 
 /// Whether an address takes connections. One that is begun has the whole time; meanwhile others are begun, for a backend
 /// that comes back may know nothing of the first.
-async fn takes_connections(endpoint: &Arc<Endpoint>, limit: Duration) -> bool {
+async fn can_connect(endpoint: &Arc<Endpoint>, limit: Duration) -> bool {
     let mut patient = pin!(connect(endpoint, limit));
     // Those of the last second, so four at most.
     let mut quick = JoinSet::new();
@@ -117,28 +119,28 @@ async fn takes_connections(endpoint: &Arc<Endpoint>, limit: Duration) -> bool {
         tokio::select! {
             outcome = &mut patient => return outcome.is_ok(),
             Some(Ok(true)) = quick.join_next() => return true,
-            () = sleep(TRIAL_INTERVAL) => {
+            () = sleep(PROBE_INTERVAL) => {
                 let endpoint = Arc::clone(endpoint);
-                quick.spawn_local(async move { connect(&endpoint, QUICK_TRIAL).await.is_ok() });
+                quick.spawn_local(async move { connect(&endpoint, QUICK_PROBE_TIMEOUT).await.is_ok() });
             }
         }
     }
 }
 
 /// Tries an address that requests took out of use.
-async fn attempt(backends: &Backends, endpoint: &Arc<Endpoint>) {
-    let (_, health) = endpoint.health_now();
-    if !takes_connections(endpoint, backends.connect_timeout()).await {
+async fn probe_ejected(backends: &Backends, endpoint: &Arc<Endpoint>) {
+    let (_, health) = endpoint.state_and_health();
+    if !can_connect(endpoint, backends.connect_timeout()).await {
         return;
     }
     if let Some(path) = &backends.options.health.path
-        && ask(backends, endpoint, path).await.is_err()
+        && send_health_check(backends, endpoint, path).await.is_err()
     {
         // From here on its checks say when it is well.
-        return endpoint.blame(Failure::Check);
+        return endpoint.set_failure(EndpointFailure::HealthCheck);
     }
     // A connection is all that was missing, or it shows nothing.
-    let on_trial = !health.why.is_some_and(Failure::is_of_connecting);
+    let on_trial = !health.failure.is_some_and(EndpointFailure::is_connect_failure);
     if endpoint.restore(on_trial, &backends.options.health, Instant::now()) {
         info!(
             backend = &*endpoint.origin.authority, address = %endpoint.address, on_trial,
@@ -149,35 +151,35 @@ async fn attempt(backends: &Backends, endpoint: &Arc<Endpoint>) {
 
 /// The checks of `upstream.health_path`, as far as they agree.
 #[derive(Default)]
-struct Checks {
+struct HealthCheckStreak {
     failed: u32,
     succeeded: u32,
     /// How often the address had gone out of use when these were begun.
     ejections: u64,
 }
 
-impl Checks {
-    async fn check(&mut self, backends: &Backends, endpoint: &Arc<Endpoint>) {
+impl HealthCheckStreak {
+    async fn run_check(&mut self, backends: &Backends, endpoint: &Arc<Endpoint>) {
         let Some(path) = &backends.options.health.path else { return };
         let options = &backends.options.health;
         if self.ejections != endpoint.ejections() {
             // How it was before says nothing of whether it is well again.
-            *self = Checks { ejections: endpoint.ejections(), ..Checks::default() };
+            *self = HealthCheckStreak { ejections: endpoint.ejections(), ..HealthCheckStreak::default() };
         }
-        let outcome = ask(backends, endpoint, path).await;
+        let outcome = send_health_check(backends, endpoint, path).await;
         match &outcome {
             Ok(()) => (self.failed, self.succeeded) = (0, self.succeeded.saturating_add(1)),
             Err(_) => (self.failed, self.succeeded) = (self.failed.saturating_add(1), 0),
         }
-        let standing = endpoint.standing();
+        let standing = endpoint.state();
         let name = &*endpoint.origin.authority;
         match outcome {
-            Ok(()) if standing == Standing::OutOfUse && self.succeeded >= options.healthy_after => {
+            Ok(()) if standing == EndpointState::Ejected && self.succeeded >= options.healthy_after => {
                 endpoint.restore(false, options, Instant::now());
                 info!(backend = name, address = %endpoint.address, "an address of the backend is healthy again");
             }
-            Err(why) if standing != Standing::OutOfUse && self.failed >= options.unhealthy_after => {
-                endpoint.eject(Failure::Check, options, Instant::now());
+            Err(why) if standing != EndpointState::Ejected && self.failed >= options.unhealthy_after => {
+                endpoint.eject(EndpointFailure::HealthCheck, options, Instant::now());
                 warn!(
                     backend = name, address = %endpoint.address, path, why,
                     "an address of the backend is unhealthy and out of use"
@@ -189,13 +191,13 @@ impl Checks {
 }
 
 /// Asks an address how it is, on a connection of its own. Shows it nothing of any client.
-async fn ask(backends: &Backends, endpoint: &Arc<Endpoint>, path: &str) -> Result<(), String> {
+async fn send_health_check(backends: &Backends, endpoint: &Arc<Endpoint>, path: &str) -> Result<(), String> {
     let asking = async {
         let limit = backends.connect_timeout();
         let stream = connect(endpoint, limit).await.map_err(|error| error.to_string())?;
-        let mut connection = Connection::new(stream, Open::uncounted());
-        let mut upload = Upload::new(question(path), &endpoint.origin.authority);
-        let mut exchange = Exchange::new(&mut connection, &mut upload, &Method::GET);
+        let mut connection = UpstreamConnection::new(stream, UpstreamConnectionGuard::uncounted());
+        let mut upload = Upload::new(health_check_message(path), &endpoint.origin.authority);
+        let mut exchange = UpstreamExchange::new(&mut connection, &mut upload, &Method::GET);
         let answer = std::future::poll_fn(|cx| exchange.poll(cx, &mut false)).await;
         answer.map(|head| head.status).map_err(|error: UpstreamError| error.to_string())
     };
@@ -211,14 +213,14 @@ fn is_healthy(status: StatusCode) -> bool {
     status.is_success() || status.is_redirection()
 }
 
-fn question(path: &str) -> Message {
+fn health_check_message(path: &str) -> OutgoingMessage {
     let uri: Uri = path.parse().expect("the configuration checked it");
     let mut head = Vec::new();
-    begin_request(&mut head, &Method::GET, &uri);
-    write_field(&mut head, HeaderName::Host, b"");
+    write_request_start(&mut head, &Method::GET, &uri);
+    write_header(&mut head, HeaderName::Host, b"");
     let host = head.len();
-    write_field(&mut head, HeaderName::UserAgent, b"timbr-gateway");
-    write_field(&mut head, HeaderName::Accept, b"*/*");
-    write_field(&mut head, HeaderName::Connection, b"close");
-    Message { method: Method::GET, head, host, body: RequestBody::empty() }
+    write_header(&mut head, HeaderName::UserAgent, b"timbr-gateway");
+    write_header(&mut head, HeaderName::Accept, b"*/*");
+    write_header(&mut head, HeaderName::Connection, b"close");
+    OutgoingMessage { method: Method::GET, head, host_offset: host, body: RequestBody::empty() }
 }

@@ -15,10 +15,10 @@ use tokio::time::{Instant, sleep_until};
 use tracing::{info, warn};
 
 use crate::upstream::backends::Backends;
-use crate::upstream::origin::Origin;
+use crate::upstream::origin::UpstreamOrigin;
 
 /// Between two questions for one name, whatever the reason.
-const SOONEST: Duration = Duration::from_secs(1);
+const MIN_LOOKUP_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Who is asked.
 pub trait Resolver {
@@ -37,23 +37,27 @@ impl Resolver for SystemResolver {
 }
 
 /// Looks up one name for as long as the task lives.
-pub async fn keep_resolved(backends: Arc<Backends>, origin: Arc<Origin>, resolver: impl Resolver) {
+pub async fn resolve_periodically(
+    backends: Arc<Backends>,
+    origin: Arc<UpstreamOrigin>,
+    resolver: impl Resolver,
+) {
     loop {
         let begun = Instant::now();
         let found = resolver.look_up(&origin.host).await;
-        let is_known = take(&backends, &origin, found);
+        let is_known = apply_lookup(&backends, &origin, found);
         let interval = backends.options.resolve_interval;
-        let soonest = SOONEST.min(interval);
+        let soonest = MIN_LOOKUP_INTERVAL.min(interval);
         let next = begun + if is_known { interval } else { soonest };
         tokio::select! {
             () = sleep_until(next) => {}
-            () = origin.doubted.notified() => sleep_until(next.min(begun + soonest)).await,
+            () = origin.lookup_requested.notified() => sleep_until(next.min(begun + soonest)).await,
         }
     }
 }
 
 /// Takes an answer over, or keeps what there was. Says whether the name was found.
-fn take(backends: &Backends, origin: &Arc<Origin>, found: io::Result<Vec<IpAddr>>) -> bool {
+fn apply_lookup(backends: &Backends, origin: &Arc<UpstreamOrigin>, found: io::Result<Vec<IpAddr>>) -> bool {
     let found = found.and_then(|mut found| {
         found.sort_unstable();
         found.dedup();
@@ -66,8 +70,8 @@ fn take(backends: &Backends, origin: &Arc<Origin>, found: io::Result<Vec<IpAddr>
             backends.set_addresses(origin, &found);
             let failed = {
                 let mut resolution = origin.resolution();
-                resolution.found = Some(SystemTime::now());
-                resolution.failing.take()
+                resolution.resolved_at = Some(SystemTime::now());
+                resolution.last_error.take()
             };
             if failed.is_some() {
                 info!(host = origin.host, "a backend's name can be looked up again");
@@ -78,7 +82,7 @@ fn take(backends: &Backends, origin: &Arc<Origin>, found: io::Result<Vec<IpAddr>
             let was_failing = {
                 let mut resolution = origin.resolution();
                 resolution.failures += 1;
-                resolution.failing.replace(error.to_string()).is_some()
+                resolution.last_error.replace(error.to_string()).is_some()
             };
             if !was_failing {
                 warn!(
@@ -86,7 +90,7 @@ fn take(backends: &Backends, origin: &Arc<Origin>, found: io::Result<Vec<IpAddr>
                     "a backend's name cannot be looked up; its addresses stay as they were"
                 );
                 // Who waits for the first address need not wait longer.
-                backends.tell_of_change();
+                backends.notify_change();
             }
             false
         }
@@ -104,12 +108,12 @@ mod tests {
     use super::*;
     use crate::config::{Sources, load};
 
-    type Answers = Rc<RefCell<VecDeque<io::Result<Vec<IpAddr>>>>>;
+    type LookupResults = Rc<RefCell<VecDeque<io::Result<Vec<IpAddr>>>>>;
 
     /// Gives one answer after the other, and the last one again and again.
-    struct Scripted(Answers);
+    struct ScriptedResolver(LookupResults);
 
-    impl Resolver for Scripted {
+    impl Resolver for ScriptedResolver {
         fn look_up(&self, host: &str) -> Pin<Box<dyn Future<Output = io::Result<Vec<IpAddr>>>>> {
             assert_eq!(host, "backend.test");
             let next = self.0.borrow_mut().pop_front();
@@ -133,34 +137,38 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn addresses_follow_the_name_and_stay_while_it_has_none() {
+    async fn addresses_follow_the_name_and_stay_while_lookups_fail() {
         let backends = backends();
         let origin = Arc::clone(&backends.origins()[0]);
         let ips = |list: &[&str]| -> io::Result<Vec<IpAddr>> {
             Ok(list.iter().map(|ip| ip.parse().expect("an address")).collect())
         };
-        let answers = Answers::default();
+        let answers = LookupResults::default();
         let script = |answer| answers.borrow_mut().push_back(answer);
         script(Err(io::Error::other("down")));
         script(ips(&["10.0.0.2", "10.0.0.1", "10.0.0.2"]));
         script(ips(&["10.0.0.1", "10.0.0.3"]));
         script(ips(&[]));
         script(Err(io::Error::other("down")));
-        let mut changes = backends.changes();
+        let mut changes = backends.subscribe();
         let local = LocalSet::new();
-        local.spawn_local(keep_resolved(Arc::clone(&backends), Arc::clone(&origin), Scripted(answers)));
+        local.spawn_local(resolve_periodically(
+            Arc::clone(&backends),
+            Arc::clone(&origin),
+            ScriptedResolver(answers),
+        ));
         local
             .run_until(async {
                 // Known to have none: nobody waits any longer.
                 changes.changed().await.expect("it lives");
-                assert!(backends.are_looked_up() && addresses(&backends).is_empty());
+                assert!(backends.has_looked_up_all_names() && addresses(&backends).is_empty());
                 changes.changed().await.expect("it lives");
                 assert_eq!(addresses(&backends), ["10.0.0.1:8000", "10.0.0.2:8000"]);
                 let [kept, left] = [0, 1].map(|at| Arc::clone(&backends.endpoints()[at]));
                 changes.changed().await.expect("it lives");
                 assert_eq!(addresses(&backends), ["10.0.0.1:8000", "10.0.0.3:8000"]);
                 assert!(Arc::ptr_eq(&backends.endpoints()[0], &kept), "it is the same as before");
-                assert!(left.is_gone() && !kept.is_gone());
+                assert!(left.is_removed() && !kept.is_removed());
                 while origin.resolution().failures < 4 {
                     tokio::time::sleep(std::time::Duration::from_millis(1)).await;
                 }
@@ -170,13 +178,13 @@ mod tests {
     }
 
     #[test]
-    fn who_sees_that_a_name_was_looked_up_finds_its_addresses() {
+    fn addresses_are_set_before_the_lookup_is_reported() {
         for _ in 0..2000 {
             let backends = backends();
             let origin = &backends.origins()[0];
             std::thread::scope(|scope| {
-                scope.spawn(|| take(&backends, origin, Ok(vec![IpAddr::from([10, 0, 0, 1])])));
-                while !backends.are_looked_up() {
+                scope.spawn(|| apply_lookup(&backends, origin, Ok(vec![IpAddr::from([10, 0, 0, 1])])));
+                while !backends.has_looked_up_all_names() {
                     std::hint::spin_loop();
                 }
                 assert_eq!((addresses(&backends).len(), backends.generation()), (1, 1));

@@ -5,33 +5,33 @@ use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
 
-use crate::upstream::connection::Connection;
+use crate::upstream::connection::UpstreamConnection;
 
 /// A connection that was idle for longer is looked at by the kernel before it is used again; below, the event loop
 /// has just seen it alive.
-const TRUSTED_IDLE: Duration = Duration::from_millis(50);
+const KERNEL_CHECK_AFTER: Duration = Duration::from_millis(50);
 
-pub struct Pool {
-    idle: RefCell<Vec<Idle>>,
+pub struct ConnectionPool {
+    idle: RefCell<Vec<IdleConnection>>,
     idle_timeout: Duration,
 }
 
-struct Idle {
-    connection: Box<Connection>,
+struct IdleConnection {
+    connection: Box<UpstreamConnection>,
     since: Instant,
 }
 
-impl Pool {
-    pub fn new(idle_timeout: Duration) -> Pool {
-        Pool { idle: RefCell::default(), idle_timeout }
+impl ConnectionPool {
+    pub fn new(idle_timeout: Duration) -> ConnectionPool {
+        ConnectionPool { idle: RefCell::default(), idle_timeout }
     }
 
     /// A connection that can be reused, if there is one. `now` is when it is to be used.
-    pub fn take(&self, now: Instant) -> Option<Box<Connection>> {
+    pub fn take_connection(&self, now: Instant) -> Option<Box<UpstreamConnection>> {
         loop {
-            let Idle { mut connection, since } = self.idle.borrow_mut().pop()?;
+            let IdleConnection { mut connection, since } = self.idle.borrow_mut().pop()?;
             let age = now.saturating_duration_since(since);
-            if age < self.idle_timeout && connection.is_quiet(age >= TRUSTED_IDLE) {
+            if age < self.idle_timeout && connection.is_quiet(age >= KERNEL_CHECK_AFTER) {
                 return Some(connection);
             }
         }
@@ -40,11 +40,11 @@ impl Pool {
     /// Takes back a connection on which one request was sent whole and one answer read whole.
     ///
     /// SECURITY: bytes behind an answer belong to nobody's request; such a connection is never used again.
-    pub fn put(&self, mut connection: Box<Connection>) {
+    pub fn return_connection(&self, mut connection: Box<UpstreamConnection>) {
         if connection.unread.is_empty() {
             // What waits owns no memory.
             connection.unread = BytesMut::new();
-            self.idle.borrow_mut().push(Idle { connection, since: Instant::now() });
+            self.idle.borrow_mut().push(IdleConnection { connection, since: Instant::now() });
         }
     }
 
@@ -54,9 +54,10 @@ impl Pool {
     }
 
     /// Closes what idled too long or was closed by the backend.
-    pub fn sweep(&self) {
-        let fresh =
-            |idle: &mut Idle| idle.since.elapsed() < self.idle_timeout && idle.connection.is_quiet(false);
+    pub fn close_expired(&self) {
+        let fresh = |idle: &mut IdleConnection| {
+            idle.since.elapsed() < self.idle_timeout && idle.connection.is_quiet(false)
+        };
         self.idle.borrow_mut().retain_mut(fresh);
     }
 }

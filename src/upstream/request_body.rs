@@ -11,7 +11,7 @@ use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 
 use crate::http::client_body::ClientBody;
-use crate::upstream::progress_timeout::Patience;
+use crate::upstream::progress_timeout::ProgressTimeout;
 
 /// Why a client's body did not arrive whole.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -31,38 +31,38 @@ pub enum RequestBodyError {
 pub struct RequestBody {
     incoming: Option<ClientBody>,
     /// So many bytes may still come.
-    room: u64,
+    size_left: u64,
     /// Bytes a second that the client must come to, at least.
-    least_rate: u64,
-    patience: Patience,
-    kept: Option<Kept>,
+    min_rate: u64,
+    progress_timeout: ProgressTimeout,
+    replay_buffer: Option<ReplayBuffer>,
     /// Where the bytes that came are counted.
     counter: Option<Rc<Cell<u64>>>,
 }
 
 /// What has gone by of a body, so that it can be sent again; nothing once it is more than a little.
 #[derive(Clone, Default)]
-pub struct Kept(Rc<RefCell<KeptParts>>);
+pub struct ReplayBuffer(Rc<RefCell<ReplayState>>);
 
 #[derive(Default)]
-struct KeptParts {
+struct ReplayState {
     /// Copied, as a part may be a byte of a large buffer, which would be held with it.
     bytes: Vec<u8>,
     size: u64,
     /// Of the whole body, where the client said so.
     expected: Option<u64>,
     /// Whether its end was seen.
-    ended: bool,
+    is_complete: bool,
 }
 
 /// Queries are shorter; and so much is held for each request that may have to be sent again.
-const MOST_KEPT: u64 = 64 * 1024;
+const MAX_REPLAY_SIZE: u64 = 64 * 1024;
 
-impl Kept {
-    fn note(&self, data: &[u8]) {
+impl ReplayBuffer {
+    fn append(&self, data: &[u8]) {
         let mut kept = self.0.borrow_mut();
         kept.size = kept.size.saturating_add(data.len() as u64);
-        if kept.size <= MOST_KEPT {
+        if kept.size <= MAX_REPLAY_SIZE {
             kept.bytes.extend_from_slice(data);
         } else {
             kept.bytes = Vec::new();
@@ -70,59 +70,66 @@ impl Kept {
     }
 
     /// The body once more, if all of it has gone by and was kept.
-    pub fn again(&self) -> Option<RequestBody> {
+    pub fn replay(&self) -> Option<RequestBody> {
         let kept = self.0.borrow();
-        let whole = kept.ended || kept.expected == Some(kept.size);
-        if !whole || kept.size > MOST_KEPT {
+        let whole = kept.is_complete || kept.expected == Some(kept.size);
+        if !whole || kept.size > MAX_REPLAY_SIZE {
             return None;
         }
         let bytes = Bytes::copy_from_slice(&kept.bytes);
-        let incoming = (!bytes.is_empty()).then_some(ClientBody::Kept(bytes));
-        Some(RequestBody { incoming, room: u64::MAX, ..RequestBody::empty() })
+        let incoming = (!bytes.is_empty()).then_some(ClientBody::Buffered(bytes));
+        Some(RequestBody { incoming, size_left: u64::MAX, ..RequestBody::empty() })
     }
 }
 
 /// What a client's body has to keep within.
 #[derive(Clone, Copy, Debug)]
-pub struct BodyBounds {
+pub struct BodyLimits {
     /// The longest pause.
-    pub pause: Duration,
+    pub max_pause: Duration,
     /// Bytes a second at least, on average, not counting the time in which nobody waited for the client and one
     /// longest pause.
-    pub least_rate: u64,
+    pub min_rate: u64,
 }
 
 impl RequestBody {
     /// No body.
     pub fn empty() -> RequestBody {
-        let patience = Patience::new(Duration::MAX);
-        RequestBody { incoming: None, room: 0, least_rate: 1, patience, kept: None, counter: None }
+        let progress_timeout = ProgressTimeout::new(Duration::MAX);
+        RequestBody {
+            incoming: None,
+            size_left: 0,
+            min_rate: 1,
+            progress_timeout,
+            replay_buffer: None,
+            counter: None,
+        }
     }
 
     /// The rest of a client's body: `room` bytes at most.
-    pub fn streaming(incoming: ClientBody, room: u64, bounds: BodyBounds) -> RequestBody {
+    pub fn streaming(incoming: ClientBody, size_left: u64, bounds: BodyLimits) -> RequestBody {
         let incoming = (!incoming.is_end_stream()).then_some(incoming);
-        let patience = Patience::bounded(bounds.pause);
+        let progress_timeout = ProgressTimeout::with_budget(bounds.max_pause);
         RequestBody {
             incoming,
-            room,
-            least_rate: bounds.least_rate.max(1),
-            patience,
-            kept: None,
+            size_left,
+            min_rate: bounds.min_rate.max(1),
+            progress_timeout,
+            replay_buffer: None,
             counter: None,
         }
     }
 
     /// Keeps what goes by from here on.
-    pub fn keep(&mut self) -> Kept {
-        let kept = Kept::default();
+    pub fn record_for_replay(&mut self) -> ReplayBuffer {
+        let kept = ReplayBuffer::default();
         kept.0.borrow_mut().expected = self.size_hint().exact();
-        self.kept = Some(kept.clone());
+        self.replay_buffer = Some(kept.clone());
         kept
     }
 
     /// Counts what comes.
-    pub fn counted(self, counter: Option<Rc<Cell<u64>>>) -> RequestBody {
+    pub fn with_counter(self, counter: Option<Rc<Cell<u64>>>) -> RequestBody {
         RequestBody { counter, ..self }
     }
 
@@ -149,20 +156,20 @@ impl Body for RequestBody {
         let Some(incoming) = self.incoming.as_mut() else { return Poll::Ready(None) };
         match Pin::new(incoming).poll_frame(cx) {
             Poll::Ready(Some(Ok(frame))) => {
-                self.patience.renew();
+                self.progress_timeout.record_progress();
                 // Trailers end here: no field may reach the backend that the field policy has not seen.
                 let Some(data) = frame.data_ref() else { return Poll::Ready(None) };
-                let worth = Duration::from_micros(data.len() as u64 * 1_000_000 / self.least_rate);
-                self.patience.earn(worth);
+                let worth = Duration::from_micros(data.len() as u64 * 1_000_000 / self.min_rate);
+                self.progress_timeout.extend_budget(worth);
                 if let Some(counter) = &self.counter {
                     counter.set(counter.get() + data.len() as u64);
                 }
-                match self.room.checked_sub(data.len() as u64) {
-                    Some(room) => self.room = room,
+                match self.size_left.checked_sub(data.len() as u64) {
+                    Some(room) => self.size_left = room,
                     None => return Poll::Ready(Some(Err(RequestBodyError::TooLarge))),
                 }
-                if let Some(kept) = &self.kept {
-                    kept.note(data);
+                if let Some(kept) = &self.replay_buffer {
+                    kept.append(data);
                 }
                 Poll::Ready(Some(Ok(frame)))
             }
@@ -170,13 +177,13 @@ impl Body for RequestBody {
                 Poll::Ready(Some(Err(RequestBodyError::Broken(error.to_string()))))
             }
             Poll::Ready(None) => {
-                if let Some(kept) = &self.kept {
-                    kept.0.borrow_mut().ended = true;
+                if let Some(kept) = &self.replay_buffer {
+                    kept.0.borrow_mut().is_complete = true;
                 }
                 Poll::Ready(None)
             }
             Poll::Pending => {
-                ready!(self.patience.poll_lost(cx));
+                ready!(self.progress_timeout.poll_expired(cx));
                 Poll::Ready(Some(Err(RequestBodyError::Stalled)))
             }
         }

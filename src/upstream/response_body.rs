@@ -7,14 +7,14 @@ use std::time::Duration;
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 
-use crate::http::h1::chunked::{Decoded, Decoder};
+use crate::http::h1::chunked::{ChunkedDecoder, Decoded};
 use crate::http::h1::head::Framing;
-use crate::http::h1::response::Extent;
-use crate::os::splice::KernelPipe;
-use crate::upstream::connection::{Connection, Stream};
+use crate::http::h1::response::BodyExtent;
+use crate::os::splice::SplicePipe;
+use crate::upstream::connection::{UpstreamConnection, UpstreamStream};
 use crate::upstream::exchange::Upload;
-use crate::upstream::load_balancer::InFlight;
-use crate::upstream::progress_timeout::Patience;
+use crate::upstream::load_balancer::UpstreamInFlight;
+use crate::upstream::progress_timeout::ProgressTimeout;
 
 /// Why the backend's body did not arrive whole. The client must see that it is cut: an error here aborts its
 /// connection or stream.
@@ -29,45 +29,52 @@ pub enum ResponseBodyError {
 }
 
 /// Most bytes of an answer that one read takes. Twice as many cost no less; half of it costs a quarter more behind TLS.
-const MOST_READ: u64 = 128 * 1024;
+const MAX_READ_SIZE: u64 = 128 * 1024;
 
 /// The backend's body on its way down. When it was read to its end, its connection goes back to the pool.
 pub struct ResponseBody {
-    connection: Option<Box<Connection>>,
-    rest: Rest,
+    connection: Option<Box<UpstreamConnection>>,
+    remaining: RemainingBody,
     /// The rest of a request that was answered before its end.
     upload: Option<Box<Upload>>,
-    place: Option<InFlight>,
+    in_flight: Option<UpstreamInFlight>,
     /// Whether the connection can be used again.
-    reusable: bool,
-    patience: Patience,
+    is_reusable: bool,
+    progress_timeout: ProgressTimeout,
 }
 
 /// What is still to come.
-enum Rest {
-    Nothing,
+enum RemainingBody {
+    Done,
     Length(u64),
-    Chunked(Decoder),
+    Chunked(ChunkedDecoder),
     UntilClose,
 }
 
 impl ResponseBody {
     pub(super) fn new(
-        connection: Box<Connection>,
-        extent: Extent,
+        connection: Box<UpstreamConnection>,
+        extent: BodyExtent,
         upload: Option<Box<Upload>>,
-        place: InFlight,
+        place: UpstreamInFlight,
         reusable: bool,
         pause: Duration,
     ) -> ResponseBody {
         let rest = match extent {
-            Extent::Framed(Framing::None) => Rest::Nothing,
-            Extent::Framed(Framing::Length(length)) => Rest::Length(length),
-            Extent::Framed(Framing::Chunked) => Rest::Chunked(Decoder::default()),
-            Extent::UntilClose => Rest::UntilClose,
+            BodyExtent::Framed(Framing::None) => RemainingBody::Done,
+            BodyExtent::Framed(Framing::Length(length)) => RemainingBody::Length(length),
+            BodyExtent::Framed(Framing::Chunked) => RemainingBody::Chunked(ChunkedDecoder::default()),
+            BodyExtent::UntilClose => RemainingBody::UntilClose,
         };
-        let (connection, place, patience) = (Some(connection), Some(place), Patience::new(pause));
-        let mut body = ResponseBody { connection, rest, upload, place, reusable, patience };
+        let (connection, place, patience) = (Some(connection), Some(place), ProgressTimeout::new(pause));
+        let mut body = ResponseBody {
+            connection,
+            remaining: rest,
+            upload,
+            in_flight: place,
+            is_reusable: reusable,
+            progress_timeout: patience,
+        };
         body.release_at_end();
         body
     }
@@ -77,45 +84,45 @@ impl ResponseBody {
         if !self.is_end_stream() {
             return;
         }
-        let (connection, place) = (self.connection.take(), self.place.take());
+        let (connection, place) = (self.connection.take(), self.in_flight.take());
         // A request that was not sent whole leaves a connection that nobody can use.
         if let (Some(connection), Some(place), None, true) =
-            (connection, place, self.upload.take(), self.reusable)
+            (connection, place, self.upload.take(), self.is_reusable)
         {
-            place.keep(connection);
+            place.return_connection(connection);
         }
     }
 
     /// A part of it has come.
-    fn has_come(&mut self) {
-        self.patience.renew();
+    fn record_data(&mut self) {
+        self.progress_timeout.record_progress();
         self.release_at_end();
         // What is left may have to wait for the client, for long.
         if let Some(connection) = &mut self.connection {
-            connection.be_impatient(false);
+            connection.set_user_timeout(false);
         }
     }
 
     /// Gives up what is still to come.
-    fn break_off(&mut self) {
-        (self.connection, self.place) = (None, None);
+    fn abort(&mut self) {
+        (self.connection, self.in_flight) = (None, None);
     }
 
     /// Moves what has come into an empty pipe: so many bytes. 0 where it has to be read: what is here already, what has a framing
     /// or TLS on it, what comes while the request's body is still on its way up, and whatever the pipe does not take.
-    pub fn fill(&mut self, pipe: &mut KernelPipe) -> usize {
+    pub fn splice_into(&mut self, pipe: &mut SplicePipe) -> usize {
         let (Some(connection), None) = (&self.connection, &self.upload) else { return 0 };
-        let (Stream::Plain(socket), true) = (&connection.stream, connection.unread.is_empty()) else {
+        let (UpstreamStream::Plain(socket), true) = (&connection.stream, connection.unread.is_empty()) else {
             return 0;
         };
-        let Rest::Length(left) = &mut self.rest else { return 0 };
+        let RemainingBody::Length(left) = &mut self.remaining else { return 0 };
         let moved = pipe.fill(socket, *left);
         if moved > 0 {
             *left -= moved as u64;
             if *left == 0 {
-                self.rest = Rest::Nothing;
+                self.remaining = RemainingBody::Done;
             }
-            self.has_come();
+            self.record_data();
         }
         moved
     }
@@ -126,16 +133,16 @@ impl ResponseBody {
             match upload.poll(&mut connection.stream, cx, &mut false) {
                 Poll::Ready(Ok(())) => self.upload = None,
                 // The answer may be whole nevertheless; the connection is not used again.
-                Poll::Ready(Err(_)) => (self.upload, self.reusable) = (None, false),
+                Poll::Ready(Err(_)) => (self.upload, self.is_reusable) = (None, false),
                 Poll::Pending => {}
             }
         }
         let broken = |why: &str| Poll::Ready(Some(Err(ResponseBodyError::Broken(why.to_owned()))));
         loop {
             let unread = &mut connection.unread;
-            let wanted = match &mut self.rest {
-                Rest::Nothing => return Poll::Ready(None),
-                Rest::Length(left) if !unread.is_empty() => {
+            let wanted = match &mut self.remaining {
+                RemainingBody::Done => return Poll::Ready(None),
+                RemainingBody::Length(left) if !unread.is_empty() => {
                     let taken = usize::try_from(*left).map_or(unread.len(), |left| left.min(unread.len()));
                     *left -= taken as u64;
                     // While more is to come, its memory is used again for that once these bytes are written.
@@ -144,34 +151,34 @@ impl ResponseBody {
                         false => unread.split_to(taken),
                     };
                     if *left == 0 {
-                        self.rest = Rest::Nothing;
+                        self.remaining = RemainingBody::Done;
                     }
                     return Poll::Ready(Some(Ok(data.freeze())));
                 }
-                Rest::UntilClose if !unread.is_empty() => {
+                RemainingBody::UntilClose if !unread.is_empty() => {
                     return Poll::Ready(Some(Ok(unread.split().freeze())));
                 }
-                Rest::Length(left) => *left,
-                Rest::Chunked(decoder) => match decoder.decode(unread) {
+                RemainingBody::Length(left) => *left,
+                RemainingBody::Chunked(decoder) => match decoder.decode(unread) {
                     Ok(Decoded::Data(data)) => {
                         if decoder.is_done() {
-                            self.rest = Rest::Nothing;
+                            self.remaining = RemainingBody::Done;
                         }
                         return Poll::Ready(Some(Ok(data)));
                     }
                     Ok(Decoded::End) => {
-                        self.rest = Rest::Nothing;
+                        self.remaining = RemainingBody::Done;
                         return Poll::Ready(None);
                     }
-                    Ok(Decoded::NeedsMore) => MOST_READ,
+                    Ok(Decoded::NeedsMore) => MAX_READ_SIZE,
                     Err(error) => return broken(error.0),
                 },
-                Rest::UntilClose => MOST_READ,
+                RemainingBody::UntilClose => MAX_READ_SIZE,
             };
-            let wanted = usize::try_from(wanted.min(MOST_READ)).expect("128 KiB");
+            let wanted = usize::try_from(wanted.min(MAX_READ_SIZE)).expect("128 KiB");
             match ready!(connection.poll_fill(cx, wanted)) {
-                Ok(0) if matches!(self.rest, Rest::UntilClose) => {
-                    self.rest = Rest::Nothing;
+                Ok(0) if matches!(self.remaining, RemainingBody::UntilClose) => {
+                    self.remaining = RemainingBody::Done;
                     return Poll::Ready(None);
                 }
                 Ok(0) => return broken("the connection was closed within it"),
@@ -192,11 +199,11 @@ impl Body for ResponseBody {
     ) -> Poll<Option<Result<Frame<Bytes>, ResponseBodyError>>> {
         match self.poll_data(cx) {
             Poll::Ready(Some(Ok(data))) => {
-                self.has_come();
+                self.record_data();
                 Poll::Ready(Some(Ok(Frame::data(data))))
             }
             Poll::Ready(Some(Err(error))) => {
-                self.break_off();
+                self.abort();
                 Poll::Ready(Some(Err(error)))
             }
             Poll::Ready(None) => {
@@ -205,24 +212,24 @@ impl Body for ResponseBody {
             }
             Poll::Pending => {
                 if let Some(connection) = &mut self.connection {
-                    connection.pauses(cx);
+                    connection.poll_pause(cx);
                 }
-                ready!(self.patience.poll_lost(cx));
-                self.break_off();
+                ready!(self.progress_timeout.poll_expired(cx));
+                self.abort();
                 Poll::Ready(Some(Err(ResponseBodyError::Stalled)))
             }
         }
     }
 
     fn is_end_stream(&self) -> bool {
-        matches!(self.rest, Rest::Nothing)
+        matches!(self.remaining, RemainingBody::Done)
     }
 
     fn size_hint(&self) -> SizeHint {
-        match self.rest {
-            Rest::Nothing => SizeHint::with_exact(0),
-            Rest::Length(left) => SizeHint::with_exact(left),
-            Rest::Chunked(_) | Rest::UntilClose => SizeHint::new(),
+        match self.remaining {
+            RemainingBody::Done => SizeHint::with_exact(0),
+            RemainingBody::Length(left) => SizeHint::with_exact(left),
+            RemainingBody::Chunked(_) | RemainingBody::UntilClose => SizeHint::new(),
         }
     }
 }

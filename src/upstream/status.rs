@@ -5,12 +5,12 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 use serde::Serialize;
 
 use crate::upstream::backends::Backends;
-use crate::upstream::endpoint::{Endpoint, Failure, Standing};
-use crate::upstream::origin::Origin;
+use crate::upstream::endpoint::{Endpoint, EndpointFailure, EndpointState};
+use crate::upstream::origin::UpstreamOrigin;
 
 /// All backends at one moment. Times are seconds since the Unix epoch.
 #[derive(Clone, Debug, Serialize)]
-pub struct Status {
+pub struct UpstreamStatus {
     /// Whether any request can be sent.
     pub usable: bool,
     /// Each address of each backend.
@@ -64,13 +64,13 @@ pub struct NameStatus {
 
 impl Backends {
     /// How they are doing.
-    pub fn status(&self) -> Status {
+    pub fn status(&self) -> UpstreamStatus {
         let endpoints = self.endpoints();
-        let names = self.origins().iter().filter(|origin| origin.literal().is_none());
-        Status {
+        let names = self.origins().iter().filter(|origin| origin.ip_literal().is_none());
+        UpstreamStatus {
             usable: self.is_usable(),
-            endpoints: endpoints.iter().map(|endpoint| EndpointStatus::of(endpoint)).collect(),
-            names: names.map(|origin| NameStatus::of(origin)).collect(),
+            endpoints: endpoints.iter().map(|endpoint| EndpointStatus::new(endpoint)).collect(),
+            names: names.map(|origin| NameStatus::new(origin)).collect(),
         }
     }
 }
@@ -81,27 +81,28 @@ impl EndpointStatus {
         matches!(self.state, "usable" | "trial")
     }
 
-    fn of(endpoint: &Endpoint) -> EndpointStatus {
-        let (standing, health) = endpoint.health_now();
-        let counts = endpoint.counts();
-        let state = match (standing, health.why) {
-            (Standing::InUse, _) => "usable",
-            (Standing::OnTrial, _) => "trial",
-            (Standing::OutOfUse, Some(Failure::Check)) => "unhealthy",
-            (Standing::OutOfUse, _) => "ejected",
+    fn new(endpoint: &Endpoint) -> EndpointStatus {
+        let (standing, health) = endpoint.state_and_health();
+        let counts = endpoint.totals();
+        let state = match (standing, health.failure) {
+            (EndpointState::Healthy, _) => "usable",
+            (EndpointState::Probing, _) => "trial",
+            (EndpointState::Ejected, Some(EndpointFailure::HealthCheck)) => "unhealthy",
+            (EndpointState::Ejected, _) => "ejected",
         };
-        let tried_in = health.until.map(|until| until.saturating_duration_since(Instant::now()).as_secs());
+        let tried_in =
+            health.ejected_until.map(|until| until.saturating_duration_since(Instant::now()).as_secs());
         EndpointStatus {
             authority: endpoint.origin.authority.to_string(),
             address: endpoint.address.to_string(),
             state,
-            why: health.why.map(Failure::word),
+            why: health.failure.map(EndpointFailure::as_str),
             since: unix_seconds(health.since),
-            tried_in: tried_in.filter(|_| standing == Standing::OutOfUse),
+            tried_in: tried_in.filter(|_| standing == EndpointState::Ejected),
             in_flight: counts.in_flight,
-            open: counts.open,
-            idle: counts.open.saturating_sub(counts.in_flight),
-            answers: counts.answers,
+            open: counts.open_connections,
+            idle: counts.open_connections.saturating_sub(counts.in_flight),
+            answers: counts.responses,
             failures: counts.failures,
             ejections: counts.ejections,
         }
@@ -109,12 +110,12 @@ impl EndpointStatus {
 }
 
 impl NameStatus {
-    fn of(origin: &Origin) -> NameStatus {
+    fn new(origin: &UpstreamOrigin) -> NameStatus {
         let resolution = origin.resolution();
         NameStatus {
             host: origin.host.clone(),
-            resolved: resolution.found.map(unix_seconds),
-            failing: resolution.failing.clone(),
+            resolved: resolution.resolved_at.map(unix_seconds),
+            failing: resolution.last_error.clone(),
             failures: resolution.failures,
         }
     }

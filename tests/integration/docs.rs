@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
 use timbr_gateway::config::options;
-use timbr_gateway::config::schema::entries_of;
+use timbr_gateway::config::schema::entry_keys;
 use timbr_gateway::config::{Sources, load};
 use timbr_gateway::gateway::rejection::Rejection;
 use timbr_gateway::http::headers::HeaderName;
@@ -31,7 +31,7 @@ fn reference() -> String {
 /// The table of the keys of a list's entries.
 fn table(list: &str) -> String {
     let mut text = String::from("| key | meaning |\n| --- | --- |\n");
-    for field in entries_of(list).expect("a list") {
+    for field in entry_keys(list).expect("a list") {
         let _ = writeln!(text, "| `{}` | {} |", field.key, field.meaning);
     }
     text
@@ -149,10 +149,10 @@ fn the_request_path_shows_the_status_codes_of_each_phase() {
 fn the_metrics_reference_is_what_the_code_exports() {
     let mut expected =
         String::from("| metric | type | unit | labels | meaning |\n| --- | --- | --- | --- | --- |\n");
-    for one in Metrics::default().described() {
+    for one in Metrics::default().descriptors() {
         let labels: Vec<_> = one.labels.iter().map(|label| format!("`{label}`")).collect();
         let (name, labels) = (one.full_name(), labels.join(", "));
-        let _ = writeln!(expected, "| `{name}` | {} | {} | {labels} | {} |", one.form, one.unit(), one.help);
+        let _ = writeln!(expected, "| `{name}` | {} | {} | {labels} | {} |", one.kind, one.unit(), one.help);
     }
     let path = repository().join("docs/metrics.md");
     let page = std::fs::read_to_string(&path).expect("the reference");

@@ -6,7 +6,7 @@ use std::thread;
 use std::time::Duration;
 
 use socket2::SockRef;
-use timbr_gateway::app::Ended;
+use timbr_gateway::app::RunOutcome;
 
 use crate::support::client::Client;
 use crate::support::frames::{
@@ -57,7 +57,7 @@ fn requests_in_flight_are_finished() {
         assert_eq!((got.status, got.field("connection")), (200, "close"));
         assert!(client.is_closed());
     }
-    assert_eq!(gateway.ended(), Ended::Drained { cut: 0 });
+    assert_eq!(gateway.ended(), RunOutcome::Drained { cut: 0 });
 }
 
 #[test]
@@ -70,7 +70,7 @@ fn idle_connections_are_closed_and_new_ones_refused() {
     let address = gateway.http();
     gateway.ask_to_stop();
     assert!(client.is_closed());
-    assert_eq!(gateway.ended(), Ended::Drained { cut: 0 });
+    assert_eq!(gateway.ended(), RunOutcome::Drained { cut: 0 });
     assert!(std::net::TcpStream::connect(address).is_err());
 }
 
@@ -84,7 +84,7 @@ fn who_has_just_connected_is_still_answered() {
     let got = client.send("GET /timbr/api/x", &[JSON, ("x-api-key", &token)], b"");
     assert_eq!(got.status, 200);
     assert!(client.is_closed());
-    assert_eq!(gateway.ended(), Ended::Drained { cut: 0 });
+    assert_eq!(gateway.ended(), RunOutcome::Drained { cut: 0 });
 }
 
 #[test]
@@ -100,7 +100,7 @@ fn over_http2_too() {
         gateway.ask_to_stop();
         assert_eq!(asking.join().expect("no panic"), 200);
     });
-    assert_eq!(gateway.ended(), Ended::Drained { cut: 0 });
+    assert_eq!(gateway.ended(), RunOutcome::Drained { cut: 0 });
 }
 
 /// What the kernel still has to send would be lost, if the socket were closed over what the client says meanwhile: that
@@ -158,7 +158,7 @@ fn over_http2_the_end_of_an_answer_is_not_reset() {
     let data = came(&frames).into_iter().filter(|(kind, _)| *kind == DATA);
     assert_eq!(data.map(|(_, payload)| payload.len()).sum::<usize>(), BODY);
     drop(client);
-    assert_eq!(gateway.ended(), Ended::Drained { cut: 0 });
+    assert_eq!(gateway.ended(), RunOutcome::Drained { cut: 0 });
 }
 
 /// The whole frames in what has been read: their kinds and payloads.
@@ -180,7 +180,7 @@ fn a_connection_without_a_handshake_does_not_hold_up_the_end() {
     let silent = std::net::TcpStream::connect(gateway.https()).expect("connected");
     let start = std::time::Instant::now();
     gateway.ask_to_stop();
-    assert_eq!(gateway.ended(), Ended::Drained { cut: 0 });
+    assert_eq!(gateway.ended(), RunOutcome::Drained { cut: 0 });
     assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
     drop(silent);
 }
@@ -194,7 +194,7 @@ fn during_the_delay_it_is_not_ready_but_answers() {
     gateway.ask_to_stop();
     wait_until("it is not ready any more", || readiness(&gateway) == 503);
     assert_eq!(gateway.client().send("GET /timbr/api/x", &[JSON, ("x-api-key", &token)], b"").status, 200);
-    assert_eq!(gateway.ended(), Ended::Drained { cut: 0 });
+    assert_eq!(gateway.ended(), RunOutcome::Drained { cut: 0 });
 }
 
 #[test]
@@ -207,7 +207,7 @@ fn what_does_not_end_in_time_is_cut() {
     wait_until("it has arrived", || upstream.log().len() == 1);
     gateway.ask_to_stop();
     assert!(client.is_closed());
-    assert_eq!(gateway.ended(), Ended::Drained { cut: 1 });
+    assert_eq!(gateway.ended(), RunOutcome::Drained { cut: 1 });
 }
 
 #[test]
@@ -220,5 +220,5 @@ fn asked_twice_it_ends_at_once() {
     wait_until("it has arrived", || upstream.log().len() == 1);
     gateway.ask_to_stop();
     gateway.ask_to_stop();
-    assert_eq!(gateway.ended(), Ended::Aborted);
+    assert_eq!(gateway.ended(), RunOutcome::Aborted);
 }

@@ -7,7 +7,7 @@ use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 
-use timbr_gateway::app::Ended;
+use timbr_gateway::app::RunOutcome;
 
 use crate::support::bearer::{SALT, bearer};
 use crate::support::client::Client;
@@ -141,7 +141,7 @@ fn a_panic_ends_one_request_and_nothing_else() {
         );
     }
     gateway.ask_to_stop();
-    assert_eq!(gateway.ended(), Ended::Drained { cut: 0 });
+    assert_eq!(gateway.ended(), RunOutcome::Drained { cut: 0 });
 }
 
 /// The pipe holds 64 KiB, the queue some thousand lines; what comes then is dropped, counted and told.

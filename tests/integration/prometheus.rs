@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 
 use serde_json::Value;
-use timbr_gateway::observability::metrics::{Form, Metrics};
+use timbr_gateway::observability::metrics::{MetricKind, Metrics};
 
 use crate::support::client::Client;
 use crate::support::gateway::Gateway;
@@ -206,7 +206,7 @@ fn a_real_prometheus_reads_the_gateway_and_takes_every_rule_and_panel() {
     let metadata = prometheus.get("targets/metadata?match_target=%7Bjob%3D%22timbr-gateway%22%7D");
     let known: BTreeSet<_> =
         metadata.as_array().expect("a list").iter().filter_map(|one| one["metric"].as_str()).collect();
-    for one in Metrics::default().described() {
+    for one in Metrics::default().descriptors() {
         let name = one.full_name();
         let family = name.strip_suffix("_total").or_else(|| name.strip_suffix("_info")).unwrap_or(&name);
         // Here is no store behind the memory, and no backend whose name is looked up.
@@ -237,9 +237,9 @@ fn rules_and_dashboard_ask_for_what_there_is() {
     let rules = std::fs::read_to_string(deployed("prometheus/rules.yaml")).expect("the rules");
     let recorded: Vec<_> = rules.lines().filter_map(|line| line.trim().strip_prefix("- record: ")).collect();
     let mut known: BTreeSet<String> = recorded.iter().map(ToString::to_string).collect();
-    for one in Metrics::default().described() {
+    for one in Metrics::default().descriptors() {
         let name = one.full_name();
-        if one.form == Form::Histogram {
+        if one.kind == MetricKind::Histogram {
             known.extend(["bucket", "sum", "count"].map(|end| format!("{name}_{end}")));
         }
         known.insert(name);

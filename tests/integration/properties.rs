@@ -347,7 +347,7 @@ proptest! {
     fn a_bearer_has_one_form(made in NOW - 200..NOW + 200, password in "[a-z]{1,20}", age in 1_u64..300) {
         let good = made_at(made, format!("alice:{password}").as_bytes());
         let expected = match made {
-            _ if made > NOW + 60 => Err(BearerError::FromTheFuture),
+            _ if made > NOW + 60 => Err(BearerError::MadeInFuture),
             _ if made + age < NOW => Err(BearerError::TooOld),
             _ => Ok(()),
         };

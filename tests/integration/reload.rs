@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use timbr_gateway::app::Ended;
+use timbr_gateway::app::RunOutcome;
 
 use crate::support::bearer::{SALT, bearer_with};
 use crate::support::client::{Answer, Client};
@@ -316,9 +316,9 @@ fn operators_order_the_end_and_pages_of_other_sites_do_not() {
     assert!(get.status == 400 || get.status == 403 || get.status == 405, "{get:?}");
     assert_eq!(ground.gateway.order("POST /drain", "{}").status, 200);
     let Ground { gateway, _folder, .. } = ground;
-    assert_eq!(gateway.ended(), Ended::Drained { cut: 0 });
+    assert_eq!(gateway.ended(), RunOutcome::Drained { cut: 0 });
     let ground = Ground::start(&config(&upstream, ""), &[]);
     assert_eq!(ground.gateway.order("POST /quit", "{}").status, 200);
     let Ground { gateway, _folder, .. } = ground;
-    assert_eq!(gateway.ended(), Ended::Aborted);
+    assert_eq!(gateway.ended(), RunOutcome::Aborted);
 }

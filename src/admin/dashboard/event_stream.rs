@@ -28,53 +28,53 @@ pub type Sections = Rc<[Section]>;
 
 /// The body of an answer: what has changed, whenever it changes. Who reads slowly gets the newest and not all of it. Ends
 /// when its source ends.
-pub struct Events {
+pub struct EventStream {
     source: Pin<Box<dyn Future<Output = (watch::Receiver<Sections>, bool)>>>,
-    told: Vec<Section>,
-    silence: Duration,
+    sent: Vec<Section>,
+    heartbeat_interval: Duration,
     heartbeat: Pin<Box<Sleep>>,
-    is_over: bool,
-    _place: OwnedSemaphorePermit,
+    is_finished: bool,
+    _permit: OwnedSemaphorePermit,
 }
 
-impl Events {
+impl EventStream {
     /// Begins with all sections. Nothing is said for `silence` at most.
     pub fn new(
         mut source: watch::Receiver<Sections>,
         place: OwnedSemaphorePermit,
-        silence: Duration,
-    ) -> Events {
+        heartbeat_interval: Duration,
+    ) -> EventStream {
         source.mark_changed();
-        Events {
-            source: Box::pin(changed(source)),
-            told: Vec::new(),
-            silence,
-            heartbeat: Box::pin(sleep_until(Instant::now() + silence)),
-            is_over: false,
-            _place: place,
+        EventStream {
+            source: Box::pin(wait_for_change(source)),
+            sent: Vec::new(),
+            heartbeat_interval,
+            heartbeat: Box::pin(sleep_until(Instant::now() + heartbeat_interval)),
+            is_finished: false,
+            _permit: place,
         }
     }
 
     /// The events of the sections that this listener does not have in this form.
-    fn news(&mut self, sections: &[Section]) -> String {
+    fn changed_events(&mut self, sections: &[Section]) -> String {
         let mut text = String::new();
         for section in sections {
-            if !self.told.contains(section) {
+            if !self.sent.contains(section) {
                 text += &format!("event: {}\ndata: {}\n\n", section.name, section.json);
             }
         }
-        self.told = sections.to_vec();
+        self.sent = sections.to_vec();
         text
     }
 }
 
 /// The source, and whether it has something new; else it is over.
-async fn changed(mut source: watch::Receiver<Sections>) -> (watch::Receiver<Sections>, bool) {
+async fn wait_for_change(mut source: watch::Receiver<Sections>) -> (watch::Receiver<Sections>, bool) {
     let is_new = source.changed().await.is_ok();
     (source, is_new)
 }
 
-impl Body for Events {
+impl Body for EventStream {
     type Data = Bytes;
     type Error = Infallible;
 
@@ -83,26 +83,26 @@ impl Body for Events {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
         let this = &mut *self;
-        if this.is_over {
+        if this.is_finished {
             return Poll::Ready(None);
         }
         let mut text = String::new();
         while let Poll::Ready((mut source, is_new)) = this.source.as_mut().poll(cx) {
             let sections = Rc::clone(&source.borrow_and_update());
-            text += &this.news(&sections);
+            text += &this.changed_events(&sections);
             if !is_new {
-                this.is_over = true;
+                this.is_finished = true;
                 break;
             }
-            this.source = Box::pin(changed(source));
+            this.source = Box::pin(wait_for_change(source));
         }
-        if text.is_empty() && !this.is_over && pin!(&mut this.heartbeat).poll(cx).is_ready() {
+        if text.is_empty() && !this.is_finished && pin!(&mut this.heartbeat).poll(cx).is_ready() {
             text += std::str::from_utf8(HEARTBEAT).expect("ASCII");
         }
         if text.is_empty() {
-            return if this.is_over { Poll::Ready(None) } else { Poll::Pending };
+            return if this.is_finished { Poll::Ready(None) } else { Poll::Pending };
         }
-        this.heartbeat.as_mut().reset(Instant::now() + this.silence);
+        this.heartbeat.as_mut().reset(Instant::now() + this.heartbeat_interval);
         Poll::Ready(Some(Ok(Frame::data(text.into()))))
     }
 }
@@ -120,17 +120,17 @@ mod tests {
         all.iter().map(|(name, json)| Section { name, json: (*json).into() }).collect()
     }
 
-    async fn next(events: &mut Events) -> Option<String> {
+    async fn next(events: &mut EventStream) -> Option<String> {
         let frame = events.frame().await?.expect("it never fails").into_data().expect("data");
         Some(String::from_utf8(frame.to_vec()).expect("text"))
     }
 
     #[tokio::test]
-    async fn all_is_told_first_and_then_what_changes_until_the_end() {
+    async fn all_sections_are_sent_first_and_then_the_changed_ones() {
         let places = Arc::new(Semaphore::new(1));
         let (sender, receiver) = watch::channel(sections(&[("state", "1"), ("store", "{}")]));
         let place = Arc::clone(&places).acquire_owned().await.expect("a place");
-        let mut events = Events::new(receiver, place, Duration::from_millis(5));
+        let mut events = EventStream::new(receiver, place, Duration::from_millis(5));
         let first = next(&mut events).await.expect("all");
         assert_eq!(first, "event: state\ndata: 1\n\nevent: store\ndata: {}\n\n");
         assert_eq!(next(&mut events).await.expect("a heartbeat"), ": still here\n\n");

@@ -7,33 +7,33 @@ use std::time::{Duration, SystemTime};
 
 use serde_json::{Value, json};
 
-use crate::observability::metrics::{Histogram, Sum};
+use crate::observability::metrics::{Histogram, MetricsTotals};
 
 /// How often the finer series is added to.
-pub const STEP: Duration = Duration::from_secs(2);
+pub const SAMPLE_INTERVAL: Duration = Duration::from_secs(2);
 
 /// Points of the finer series: five minutes.
-const FINE: usize = 150;
+const FINE_POINTS: usize = 150;
 
 /// Points of the finer series that the last minute has.
-const MINUTE: usize = 30;
+const POINTS_PER_MINUTE: usize = 30;
 
 /// Steps of the finer series that the coarser one takes together.
-const COARSER: u32 = 5;
+const SAMPLES_PER_COARSE_POINT: u32 = 5;
 
 /// Points of the coarser series: an hour.
-const COARSE: usize = 360;
+const COARSE_POINTS: usize = 360;
 
 /// Reasons that are told apart in a series; those of the others are many and rare.
-const MOST_REASONS: usize = 12;
+const MAX_REASONS: usize = 12;
 
 /// What was counted since the start, or within some time.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Counts {
+pub struct TrafficCounts {
     /// Came through from the backend, and below 500.
     answered: u64,
     /// The client's to mend: a reason, and below 500.
-    refused: u64,
+    rejected: u64,
     /// 500 and above, whoever said so.
     failed: u64,
     /// By reason, whatever the status.
@@ -43,39 +43,39 @@ pub struct Counts {
 
 /// Both series.
 #[derive(Debug)]
-pub struct History {
-    last: Counts,
-    fine: Series,
-    coarse: Series,
+pub struct TrafficHistory {
+    last: TrafficCounts,
+    fine: HistorySeries,
+    coarse: HistorySeries,
     /// What the next point of the coarser series has so far.
-    pending: Point,
+    pending: HistoryPoint,
 }
 
 #[derive(Debug)]
-struct Series {
-    points: VecDeque<Point>,
-    most: usize,
+struct HistorySeries {
+    points: VecDeque<HistoryPoint>,
+    capacity: usize,
 }
 
 #[derive(Clone, Debug, Default)]
-struct Point {
+struct HistoryPoint {
     /// Its end, in seconds since the Unix epoch.
     at: f64,
     /// How long it lasted, in seconds; longer than the step if the machine slept.
-    lasted: f64,
-    counts: Counts,
+    seconds: f64,
+    counts: TrafficCounts,
 }
 
-impl Counts {
+impl TrafficCounts {
     /// What all workers have counted so far.
-    pub fn of(sum: &Sum) -> Counts {
-        let mut counts = Counts::default();
+    pub fn from_metrics(sum: &MetricsTotals) -> TrafficCounts {
+        let mut counts = TrafficCounts::default();
         for route in &sum.routes {
-            for answers in &route.answers {
+            for answers in &route.responses {
                 let kind = match (answers.status, answers.reason) {
                     ("5xx", _) => &mut counts.failed,
                     (_, "") => &mut counts.answered,
-                    _ => &mut counts.refused,
+                    _ => &mut counts.rejected,
                 };
                 *kind += answers.count;
                 counts.add_reason(answers.reason, answers.count);
@@ -99,9 +99,9 @@ impl Counts {
         self.reasons.iter().find(|(known, _)| *known == reason).map_or(0, |(_, count)| *count)
     }
 
-    fn add(&mut self, other: &Counts) {
+    fn add(&mut self, other: &TrafficCounts) {
         self.answered += other.answered;
-        self.refused += other.refused;
+        self.rejected += other.rejected;
         self.failed += other.failed;
         self.durations.add(&other.durations);
         for (reason, count) in &other.reasons {
@@ -110,102 +110,111 @@ impl Counts {
     }
 
     /// What came since.
-    fn since(&self, earlier: &Counts) -> Counts {
+    fn since(&self, earlier: &TrafficCounts) -> TrafficCounts {
         let reasons = self
             .reasons
             .iter()
             .map(|(reason, count)| (*reason, count.saturating_sub(earlier.count_of(reason))));
-        Counts {
+        TrafficCounts {
             answered: self.answered.saturating_sub(earlier.answered),
-            refused: self.refused.saturating_sub(earlier.refused),
+            rejected: self.rejected.saturating_sub(earlier.rejected),
             failed: self.failed.saturating_sub(earlier.failed),
             reasons: reasons.filter(|(_, count)| *count > 0).collect(),
             durations: self.durations.since(&earlier.durations),
         }
     }
 
-    fn told(&self) -> Value {
+    fn to_json(&self) -> Value {
         json!({
             "answered": self.answered,
-            "refused": self.refused,
+            "refused": self.rejected,
             "failed": self.failed,
-            "p50": self.millis(0.5),
-            "p95": self.millis(0.95),
-            "p99": self.millis(0.99),
+            "p50": self.quantile_millis(0.5),
+            "p95": self.quantile_millis(0.95),
+            "p99": self.quantile_millis(0.99),
         })
     }
 
     /// A quantile of the durations, rounded to what buckets can tell.
-    fn millis(&self, part: f64) -> Option<f64> {
+    fn quantile_millis(&self, part: f64) -> Option<f64> {
         self.durations.quantile(part).map(|seconds| (seconds * 1e5).round() / 1e2)
     }
 }
 
-impl History {
+impl TrafficHistory {
     /// Begins with what was counted before, of which nothing is shown.
-    pub fn new(counted: Counts) -> History {
-        let series = |most| Series { points: VecDeque::with_capacity(most), most };
-        History { last: counted, fine: series(FINE), coarse: series(COARSE), pending: Point::default() }
+    pub fn new(counted: TrafficCounts) -> TrafficHistory {
+        let series = |most| HistorySeries { points: VecDeque::with_capacity(most), capacity: most };
+        TrafficHistory {
+            last: counted,
+            fine: series(FINE_POINTS),
+            coarse: series(COARSE_POINTS),
+            pending: HistoryPoint::default(),
+        }
     }
 
     /// Adds what was counted since the last time, `lasted` ago.
-    pub fn add(&mut self, counted: Counts, lasted: Duration) {
+    pub fn add(&mut self, counted: TrafficCounts, lasted: Duration) {
         let at = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs_f64();
-        let point = Point { at, lasted: lasted.as_secs_f64(), counts: counted.since(&self.last) };
+        let point = HistoryPoint { at, seconds: lasted.as_secs_f64(), counts: counted.since(&self.last) };
         self.last = counted;
         self.pending.at = at;
-        self.pending.lasted += point.lasted;
+        self.pending.seconds += point.seconds;
         self.pending.counts.add(&point.counts);
         self.fine.push(point);
-        if self.pending.lasted >= (STEP * COARSER).as_secs_f64() - STEP.as_secs_f64() / 2.0 {
+        if self.pending.seconds
+            >= (SAMPLE_INTERVAL * SAMPLES_PER_COARSE_POINT).as_secs_f64()
+                - SAMPLE_INTERVAL.as_secs_f64() / 2.0
+        {
             self.coarse.push(std::mem::take(&mut self.pending));
         }
     }
 
     /// Whether over a twentieth of the requests of the last minute failed, and not just one or two.
-    pub fn fails_often(&self) -> bool {
-        let minute = self.minute();
-        let all = minute.answered + minute.refused + minute.failed;
+    pub fn has_high_failure_rate(&self) -> bool {
+        let minute = self.last_minute();
+        let all = minute.answered + minute.rejected + minute.failed;
         minute.failed >= 5 && minute.failed * 20 > all
     }
 
-    fn minute(&self) -> Counts {
-        let mut counts = Counts::default();
-        self.fine.points.iter().rev().take(MINUTE).for_each(|point| counts.add(&point.counts));
+    fn last_minute(&self) -> TrafficCounts {
+        let mut counts = TrafficCounts::default();
+        self.fine.points.iter().rev().take(POINTS_PER_MINUTE).for_each(|point| counts.add(&point.counts));
         counts
     }
 
     /// Both series as the page draws them, and the last minute.
-    pub fn told(&self) -> Value {
-        let seconds: f64 = self.fine.points.iter().rev().take(MINUTE).map(|point| point.lasted).sum();
-        let mut told = self.minute().told();
+    pub fn to_json(&self) -> Value {
+        let seconds: f64 =
+            self.fine.points.iter().rev().take(POINTS_PER_MINUTE).map(|point| point.seconds).sum();
+        let mut told = self.last_minute().to_json();
         told["seconds"] = seconds.max(1.0).into();
-        json!({ "fine": self.fine.told(None), "coarse": self.coarse.told(Some(&self.pending)), "minute": told })
+        json!({ "fine": self.fine.to_json(None), "coarse": self.coarse.to_json(Some(&self.pending)), "minute": told })
     }
 }
 
-impl Series {
-    fn push(&mut self, point: Point) {
-        if self.points.len() == self.most {
+impl HistorySeries {
+    fn push(&mut self, point: HistoryPoint) {
+        if self.points.len() == self.capacity {
             self.points.pop_front();
         }
         self.points.push_back(point);
     }
 
     /// Columns of equal length; `pending` is a last point that is not complete.
-    fn told(&self, pending: Option<&Point>) -> Value {
-        let points: Vec<_> = self.points.iter().chain(pending.filter(|point| point.lasted > 0.0)).collect();
-        let mut whole = Counts::default();
+    fn to_json(&self, pending: Option<&HistoryPoint>) -> Value {
+        let points: Vec<_> = self.points.iter().chain(pending.filter(|point| point.seconds > 0.0)).collect();
+        let mut whole = TrafficCounts::default();
         points.iter().for_each(|point| whole.add(&point.counts));
-        let rates = |count: fn(&Counts) -> u64| -> Vec<f64> {
+        let rates = |count: fn(&TrafficCounts) -> u64| -> Vec<f64> {
             points.iter().map(|point| point.rate(count(&point.counts))).collect()
         };
         let quantiles =
-            |part: f64| -> Vec<_> { points.iter().map(|point| point.counts.millis(part)).collect() };
+            |part: f64| -> Vec<_> { points.iter().map(|point| point.counts.quantile_millis(part)).collect() };
         let mut reasons = whole.reasons.clone();
         reasons.sort_by_key(|(reason, count)| (std::cmp::Reverse(*count), *reason));
-        let rest: u64 = reasons.iter().skip(MOST_REASONS).map(|(_, count)| count).sum();
-        reasons.truncate(MOST_REASONS);
+        let rest: u64 = reasons.iter().skip(MAX_REASONS).map(|(_, count)| count).sum();
+        reasons.truncate(MAX_REASONS);
         let reasons: Vec<_> = reasons
             .iter()
             .map(|(reason, total)| {
@@ -216,23 +225,23 @@ impl Series {
         json!({
             "t": points.iter().map(|point| point.at.round()).collect::<Vec<_>>(),
             "answered": rates(|counts| counts.answered),
-            "refused": rates(|counts| counts.refused),
+            "refused": rates(|counts| counts.rejected),
             "failed": rates(|counts| counts.failed),
             "p50": quantiles(0.5),
             "p95": quantiles(0.95),
             "p99": quantiles(0.99),
             "reasons": reasons,
             "other_reasons": rest,
-            "whole": whole.told(),
+            "whole": whole.to_json(),
         })
     }
 }
 
-impl Point {
+impl HistoryPoint {
     /// A second, to three digits behind the point.
     #[expect(clippy::cast_precision_loss, reason = "counts of seconds are far below")]
     fn rate(&self, count: u64) -> f64 {
-        (count as f64 / self.lasted.max(0.001) * 1e3).round() / 1e3
+        (count as f64 / self.seconds.max(0.001) * 1e3).round() / 1e3
     }
 }
 
@@ -240,17 +249,17 @@ impl Point {
 mod tests {
     use super::*;
 
-    fn counts(answered: u64, reasons: &[(&'static str, u64)]) -> Counts {
+    fn counts(answered: u64, reasons: &[(&'static str, u64)]) -> TrafficCounts {
         let refused = reasons.iter().map(|(_, count)| count).sum();
-        Counts { answered, refused, reasons: reasons.to_vec(), ..Counts::default() }
+        TrafficCounts { answered, rejected: refused, reasons: reasons.to_vec(), ..TrafficCounts::default() }
     }
 
     #[test]
-    fn points_tell_what_came_since_the_last_one() {
-        let mut history = History::new(counts(100, &[("not_found", 7)]));
-        history.add(counts(104, &[("not_found", 7)]), STEP);
-        history.add(counts(104, &[("not_found", 9), ("api_key_missing", 1)]), STEP);
-        let told = history.told();
+    fn points_hold_the_difference_to_the_previous_sample() {
+        let mut history = TrafficHistory::new(counts(100, &[("not_found", 7)]));
+        history.add(counts(104, &[("not_found", 7)]), SAMPLE_INTERVAL);
+        history.add(counts(104, &[("not_found", 9), ("api_key_missing", 1)]), SAMPLE_INTERVAL);
+        let told = history.to_json();
         assert_eq!(told["fine"]["answered"], json!([2.0, 0.0]));
         assert_eq!(told["fine"]["refused"], json!([0.0, 1.5]));
         assert_eq!(told["fine"]["whole"]["refused"], 3);
@@ -262,22 +271,22 @@ mod tests {
     }
 
     #[test]
-    fn the_coarser_series_takes_steps_together_and_shows_those_that_are_left() {
-        let mut history = History::new(Counts::default());
+    fn the_coarse_series_combines_samples_and_includes_the_incomplete_point() {
+        let mut history = TrafficHistory::new(TrafficCounts::default());
         for step in 1..=7 {
-            history.add(counts(step * 10, &[]), STEP);
+            history.add(counts(step * 10, &[]), SAMPLE_INTERVAL);
         }
-        assert_eq!(history.told()["coarse"]["answered"], json!([5.0, 5.0]));
+        assert_eq!(history.to_json()["coarse"]["answered"], json!([5.0, 5.0]));
         assert_eq!(history.coarse.points.len(), 1);
     }
 
     #[test]
-    fn what_is_older_than_the_series_goes() {
-        let mut history = History::new(Counts::default());
+    fn the_oldest_points_are_dropped() {
+        let mut history = TrafficHistory::new(TrafficCounts::default());
         for step in 0..2000 {
-            history.add(counts(step, &[]), STEP);
+            history.add(counts(step, &[]), SAMPLE_INTERVAL);
         }
-        assert_eq!((history.fine.points.len(), history.coarse.points.len()), (FINE, COARSE));
-        assert_eq!(history.told()["fine"]["whole"]["answered"], json!(FINE));
+        assert_eq!((history.fine.points.len(), history.coarse.points.len()), (FINE_POINTS, COARSE_POINTS));
+        assert_eq!(history.to_json()["fine"]["whole"]["answered"], json!(FINE_POINTS));
     }
 }

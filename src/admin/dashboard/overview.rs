@@ -4,46 +4,51 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde_json::{Value, json};
 
-use crate::admin::Admin;
-use crate::admin::control::Reloaded;
+use crate::admin::AdminContext;
+use crate::admin::control::ReloadResult;
 use crate::admin::dashboard::LastReload;
 use crate::admin::dashboard::event_stream::{Section, Sections};
-use crate::admin::dashboard::history::History;
+use crate::admin::dashboard::history::TrafficHistory;
 use crate::admin::rejections;
-use crate::base::shutdown::Phase;
+use crate::base::shutdown::ShutdownPhase;
 use crate::config::{Config, StoreKind, VerifierOptions};
 
 /// Refusals that the page shows.
-const RECENT: usize = 50;
+const MAX_RECENT_REJECTIONS: usize = 50;
 
 /// From here on the end of a certificate is something to look after.
-const SOON: i64 = 14 * 24 * 60 * 60;
+const EXPIRY_WARNING: i64 = 14 * 24 * 60 * 60;
 
 /// Something that somebody should look after.
-struct Point {
+struct AttentionItem {
     severity: &'static str,
-    what: String,
-    todo: String,
+    message: String,
+    remedy: String,
     /// The section of the page that shows more.
     section: Option<&'static str>,
 }
 
 /// All sections, in the order in which a page needs them.
-pub fn sections(admin: &Admin) -> Sections {
-    let config = &admin.dashboard.config.now();
+pub fn sections(admin: &AdminContext) -> Sections {
+    let config = &admin.dashboard.config.get();
     let history = admin.dashboard.history.borrow();
-    let recent: Vec<_> = admin.refusals.newest(RECENT, |_| true).iter().map(rejections::told).collect();
-    let attention: Vec<_> = attention(admin, config, &history).iter().map(Point::told).collect();
+    let recent: Vec<_> = admin
+        .recent_rejections
+        .newest(MAX_RECENT_REJECTIONS, |_| true)
+        .iter()
+        .map(rejections::rejection_json)
+        .collect();
+    let attention: Vec<_> = attention(admin, config, &history).iter().map(AttentionItem::to_json).collect();
     let section = |(name, value): (&'static str, Value)| Section { name, json: value.to_string().into() };
     [
         ("state", state(admin, config)),
-        ("upstreams", json!(admin.backends.now().status())),
-        ("traffic", history.told()),
+        ("upstreams", json!(admin.backends.get().status())),
+        ("traffic", history.to_json()),
         ("attention", attention.into()),
         ("refusals", recent.into()),
         ("certificates", certificates(admin)),
         ("store", store(admin, config)),
-        ("configuration", json!({ "options": &config.entries[..] })),
+        ("configuration", json!({ "options": &config.effective_options[..] })),
     ]
     .map(section)
     .into_iter()
@@ -57,7 +62,7 @@ pub fn document(sections: &[Section]) -> String {
     format!("{{{}}}\n", members.join(","))
 }
 
-fn state(admin: &Admin, config: &Config) -> Value {
+fn state(admin: &AdminContext, config: &Config) -> Value {
     let verdict = admin.health.readiness();
     json!({
         "version": env!("CARGO_PKG_VERSION"),
@@ -69,24 +74,24 @@ fn state(admin: &Admin, config: &Config) -> Value {
         "workers": config.workers,
         "in_flight": admin.metrics.requests_in_flight.get(),
         "connections": admin.metrics.connections.get(),
-        "reload": admin.dashboard.last_reload.now().as_ref().map(reload),
+        "reload": admin.dashboard.last_reload.get().as_ref().map(reload),
     })
 }
 
 fn reload(last: &LastReload) -> Value {
     let at = last.at.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
-    json!({ "at": at, "by": last.by, "taken": matches!(last.outcome, Reloaded::Taken { .. }) })
+    json!({ "at": at, "by": last.by, "taken": matches!(last.outcome, ReloadResult::Applied { .. }) })
 }
 
-fn phase(admin: &Admin) -> &'static str {
+fn phase(admin: &AdminContext) -> &'static str {
     match admin.health.signal.phase() {
-        Phase::Serving if admin.health.started.is_complete() => "serving",
-        Phase::Serving => "starting",
-        Phase::Leaving | Phase::Draining | Phase::Aborted => "draining",
+        ShutdownPhase::Serving if admin.health.startup.is_complete() => "serving",
+        ShutdownPhase::Serving => "starting",
+        ShutdownPhase::NotReady | ShutdownPhase::Draining | ShutdownPhase::Aborted => "draining",
     }
 }
 
-fn certificates(admin: &Admin) -> Value {
+fn certificates(admin: &AdminContext) -> Value {
     let ends = admin.dashboard.certificates();
     let told = ends.into_iter().map(|(names, not_after)| {
         json!({ "names": names, "not_after": not_after, "self_signed": admin.dashboard.is_self_signed })
@@ -94,7 +99,7 @@ fn certificates(admin: &Admin) -> Value {
     told.collect()
 }
 
-fn store(admin: &Admin, config: &Config) -> Value {
+fn store(admin: &AdminContext, config: &Config) -> Value {
     let (kind, place, note) = match &config.store.kind {
         StoreKind::Memory => {
             ("memory", None, "Tokens end with this process, and no other replica knows them.")
@@ -107,14 +112,14 @@ fn store(admin: &Admin, config: &Config) -> Value {
         StoreKind::Redis(_) => (
             "redis",
             config
-                .entries
+                .effective_options
                 .iter()
                 .find(|entry| entry.key == "store.urls")
                 .and_then(|entry| entry.value.clone()),
             "Tokens outlive this process and are shared by all replicas.",
         ),
     };
-    let verifier = config.entries.iter().find(|entry| entry.key == "auth.verifier");
+    let verifier = config.effective_options.iter().find(|entry| entry.key == "auth.verifier");
     json!({
         "kind": kind,
         "place": place,
@@ -125,53 +130,57 @@ fn store(admin: &Admin, config: &Config) -> Value {
     })
 }
 
-impl Point {
-    fn bad(what: impl Into<String>, todo: &str, section: Option<&'static str>) -> Point {
-        Point { severity: "bad", what: what.into(), todo: todo.to_owned(), section }
+impl AttentionItem {
+    fn bad(what: impl Into<String>, todo: &str, section: Option<&'static str>) -> AttentionItem {
+        AttentionItem { severity: "bad", message: what.into(), remedy: todo.to_owned(), section }
     }
 
-    fn warn(what: impl Into<String>, todo: &str, section: Option<&'static str>) -> Point {
-        Point { severity: "warn", what: what.into(), todo: todo.to_owned(), section }
+    fn warn(what: impl Into<String>, todo: &str, section: Option<&'static str>) -> AttentionItem {
+        AttentionItem { severity: "warn", message: what.into(), remedy: todo.to_owned(), section }
     }
 
-    fn told(&self) -> Value {
-        json!({ "severity": self.severity, "what": self.what, "todo": self.todo, "section": self.section })
+    fn to_json(&self) -> Value {
+        json!({ "severity": self.severity, "what": self.message, "todo": self.remedy, "section": self.section })
     }
 }
 
 /// What is wrong, the worst first.
-fn attention(admin: &Admin, config: &Config, history: &History) -> Vec<Point> {
+fn attention(admin: &AdminContext, config: &Config, history: &TrafficHistory) -> Vec<AttentionItem> {
     let mut points = Vec::new();
     if phase(admin) == "draining" {
-        points.push(Point::warn(
+        points.push(AttentionItem::warn(
             "The gateway is draining",
             "It was asked to end: it takes no new connections and finishes what is in flight, for `drain.timeout` at most.",
             None,
         ));
     } else if let Err(why) = admin.health.readiness() {
-        points.push(Point::bad(format!("The gateway is not ready: {why}"), "Its log says more.", None));
+        points.push(AttentionItem::bad(
+            format!("The gateway is not ready: {why}"),
+            "Its log says more.",
+            None,
+        ));
     }
-    points.extend(of_upstreams(admin));
+    points.extend(upstream_items(admin));
     if admin.metrics.store.up.get() != 1 {
-        points.push(Point::bad(
+        points.push(AttentionItem::bad(
             "The token store does not answer",
             "Tokens that this gateway knows go on working; others are answered 503 `token_store_unavailable`. Look after \
              what `store.kind` names.",
             Some("store"),
         ));
     }
-    if history.fails_often() {
-        points.push(Point::bad(
+    if history.has_high_failure_rate() {
+        points.push(AttentionItem::bad(
             "Over 5 % of the requests of the last minute failed",
             "Failed means a status of 500 or above. The reasons under Refusals say whether the gateway or the backend said so.",
             Some("refusals"),
         ));
     }
-    points.extend(of_certificates(admin));
-    points.extend(of_files(admin));
-    points.extend(of_reload(admin));
+    points.extend(certificate_items(admin));
+    points.extend(file_items(admin));
+    points.extend(reload_item(admin));
     if matches!(config.auth.verifier, VerifierOptions::SaltHolder) && config.salts.len() > 1 {
-        points.push(Point::warn(
+        points.push(AttentionItem::warn(
             "Several salts are in force, and passwords are not checked",
             "Each holder of any of them can get a token for any user. End the rotation when `timbr-gateway salt status` \
              shows that nobody uses the older ones.",
@@ -181,12 +190,12 @@ fn attention(admin: &Admin, config: &Config, history: &History) -> Vec<Point> {
     points
 }
 
-fn of_upstreams(admin: &Admin) -> Option<Point> {
-    let status = admin.backends.now().status();
+fn upstream_items(admin: &AdminContext) -> Option<AttentionItem> {
+    let status = admin.backends.get().status();
     let all = status.endpoints.len();
     let out = status.endpoints.iter().filter(|endpoint| endpoint.state != "usable").count();
     if !status.usable || (all > 0 && out == all) {
-        return Some(Point::bad(
+        return Some(AttentionItem::bad(
             match all {
                 0 => "No address of the backend is known".to_owned(),
                 _ => format!("No backend is usable: {out} of {all} are out of use"),
@@ -197,7 +206,7 @@ fn of_upstreams(admin: &Admin) -> Option<Point> {
         ));
     }
     (out > 0).then(|| {
-        Point::warn(
+        AttentionItem::warn(
             format!("{out} of {all} backends are out of use"),
             "The others take their requests.",
             Some("upstreams"),
@@ -205,7 +214,7 @@ fn of_upstreams(admin: &Admin) -> Option<Point> {
     })
 }
 
-fn of_certificates(admin: &Admin) -> Vec<Point> {
+fn certificate_items(admin: &AdminContext) -> Vec<AttentionItem> {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
     let left = |not_after: i64| not_after.saturating_sub(i64::try_from(now).unwrap_or(i64::MAX));
     let mut points = Vec::new();
@@ -213,16 +222,16 @@ fn of_certificates(admin: &Admin) -> Vec<Point> {
         let todo = "Clients refuse it when its time is over. Put a new one into its files; it is taken within a second.";
         match left(not_after) {
             seconds if seconds < 0 => {
-                points.push(Point::bad(
+                points.push(AttentionItem::bad(
                     format!("The certificate for {names} has expired"),
                     todo,
                     Some("certificates"),
                 ));
             }
-            seconds if seconds < SOON => {
+            seconds if seconds < EXPIRY_WARNING => {
                 let days = seconds / (24 * 60 * 60);
                 let what = format!("The certificate for {names} expires in {days} days");
-                points.push(Point::warn(what, todo, Some("certificates")));
+                points.push(AttentionItem::warn(what, todo, Some("certificates")));
             }
             _ => {}
         }
@@ -231,24 +240,24 @@ fn of_certificates(admin: &Admin) -> Vec<Point> {
 }
 
 /// A configuration that is not in force as it stands in its sources.
-fn of_reload(admin: &Admin) -> Option<Point> {
+fn reload_item(admin: &AdminContext) -> Option<AttentionItem> {
     let section = Some("configuration");
-    match admin.dashboard.last_reload.now()?.outcome {
-        Reloaded::Refused(problems) => {
+    match admin.dashboard.last_reload.get()?.outcome {
+        ReloadResult::Rejected(problems) => {
             let all: Vec<_> = problems.iter().map(ToString::to_string).collect();
             let todo = format!("What was read before stays in force. {}", all.join("; "));
-            Some(Point::warn("The configuration that was read last cannot be used", &todo, section))
+            Some(AttentionItem::warn("The configuration that was read last cannot be used", &todo, section))
         }
-        Reloaded::Taken { needs_restart } if !needs_restart.is_empty() => {
+        ReloadResult::Applied { needs_restart } if !needs_restart.is_empty() => {
             let what = format!("A restart is needed for {}", needs_restart.join(", "));
-            Some(Point::warn(what, "The rest of what was read is in force.", section))
+            Some(AttentionItem::warn(what, "The rest of what was read is in force.", section))
         }
-        Reloaded::Taken { .. } | Reloaded::Impossible(_) => None,
+        ReloadResult::Applied { .. } | ReloadResult::Unavailable(_) => None,
     }
 }
 
 /// Files that were read again and cannot be used.
-fn of_files(admin: &Admin) -> Vec<Point> {
+fn file_items(admin: &AdminContext) -> Vec<AttentionItem> {
     let metrics = &admin.metrics;
     [
         (metrics.certificates_unusable.get(), "Certificate files cannot be used", "certificates"),
@@ -258,7 +267,11 @@ fn of_files(admin: &Admin) -> Vec<Point> {
     .into_iter()
     .filter(|(unusable, ..)| *unusable > 0)
     .map(|(_, what, section)| {
-        Point::warn(what, "What was read before stays in use. The log says what is wrong.", Some(section))
+        AttentionItem::warn(
+            what,
+            "What was read before stays in use. The log says what is wrong.",
+            Some(section),
+        )
     })
     .collect()
 }

@@ -7,7 +7,7 @@ use crate::auth::jwt::JwtError;
 use crate::base::user_name::UserName;
 
 /// What must stand in a token.
-pub struct Rules {
+pub struct ClaimRules {
     pub issuer: String,
     pub audiences: Vec<String>,
     pub user_claim: String,
@@ -24,16 +24,16 @@ pub fn claimed_issuer(token: &[u8]) -> Option<String> {
     claims.get("iss")?.as_str().map(str::to_owned)
 }
 
-impl Rules {
+impl ClaimRules {
     /// The user of a token whose signature is right, and when it ends, leeway included.
-    pub fn judge(&self, claims: &Claims, now: u64) -> Result<(UserName, u64), JwtError> {
+    pub fn validate(&self, claims: &Claims, now: u64) -> Result<(UserName, u64), JwtError> {
         let no = JwtError::Unacceptable;
         if claims.get("iss").and_then(Value::as_str) != Some(&self.issuer) {
             return Err(JwtError::Invalid("its issuer is not known here"));
         }
         // SECURITY: a token without an end would be good forever.
         let ends = claims.get("exp").ok_or(no("it has no `exp`"))?;
-        let ends = seconds(ends).ok_or(no("its `exp` is no time"))?.saturating_add(self.leeway);
+        let ends = numeric_date(ends).ok_or(no("its `exp` is no time"))?.saturating_add(self.leeway);
         if now >= ends {
             return Err(JwtError::Expired);
         }
@@ -41,13 +41,13 @@ impl Rules {
             [("nbf", "it is not valid yet (`nbf`)"), ("iat", "it was made in the future (`iat`)")]
         {
             if let Some(value) = claims.get(name) {
-                let begins = seconds(value).ok_or(no("its `nbf` or `iat` is no time"))?;
+                let begins = numeric_date(value).ok_or(no("its `nbf` or `iat` is no time"))?;
                 if begins > now.saturating_add(self.leeway) {
                     return Err(no(error));
                 }
             }
         }
-        if !self.is_for_us(claims.get("aud")) {
+        if !self.is_accepted_audience(claims.get("aud")) {
             return Err(no("it is meant for others (`aud`)"));
         }
         let user = claims.get(&self.user_claim).and_then(Value::as_str);
@@ -58,7 +58,7 @@ impl Rules {
         Ok((user, ends))
     }
 
-    fn is_for_us(&self, audience: Option<&Value>) -> bool {
+    fn is_accepted_audience(&self, audience: Option<&Value>) -> bool {
         let ours =
             |value: &Value| value.as_str().is_some_and(|text| self.audiences.iter().any(|our| our == text));
         match audience {
@@ -70,7 +70,7 @@ impl Rules {
 }
 
 /// RFC 7519 section 2: a `NumericDate` may have a fraction.
-fn seconds(value: &Value) -> Option<u64> {
+fn numeric_date(value: &Value) -> Option<u64> {
     match value.as_u64() {
         Some(seconds) => Some(seconds),
         #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "the range is checked")]
@@ -84,7 +84,7 @@ mod tests {
     use serde_json::json;
 
     fn judge(change: &Value) -> Result<(String, u64), JwtError> {
-        let rules = Rules {
+        let rules = ClaimRules {
             issuer: "https://idp".to_owned(),
             audiences: vec!["timbr".to_owned(), "timbr-2".to_owned()],
             user_claim: "email".to_owned(),
@@ -100,7 +100,7 @@ mod tests {
                 drop(claims.insert(name.clone(), value.clone()));
             }
         }
-        let judged = rules.judge(claims.as_object().expect("an object"), 1000);
+        let judged = rules.validate(claims.as_object().expect("an object"), 1000);
         judged.map(|(user, ends)| (user.as_str().to_owned(), ends))
     }
 

@@ -3,8 +3,8 @@
 use jsonwebtoken::{Algorithm, DecodingKey, Header, Validation, decode};
 
 use crate::auth::jwt::JwtError;
-use crate::auth::jwt::claims::{Claims, Rules};
-use crate::auth::jwt::issuer_keys::Keys;
+use crate::auth::jwt::claims::{ClaimRules, Claims};
+use crate::auth::jwt::issuer_keys::IssuerKeys;
 use crate::base::clock::Clock;
 use crate::base::user_name::UserName;
 use crate::config::JwtOptions;
@@ -12,29 +12,29 @@ use crate::config::jwt::{self, IssuerOptions};
 
 /// One identity provider.
 pub struct Issuer {
-    keys: Keys,
+    keys: IssuerKeys,
     algorithms: Vec<Algorithm>,
-    rules: Rules,
+    rules: ClaimRules,
     tenants: Option<Vec<String>>,
 }
 
 /// What a token that can be believed says.
-pub struct Verified {
+pub struct VerifiedJwt {
     /// Whose it is.
     pub user: UserName,
     /// Of the keys that it was verified with.
     pub generation: u64,
     /// When it ends, leeway included, in seconds of Unix time.
-    pub until: u64,
+    pub expires_at: u64,
 }
 
 impl Issuer {
     /// Reads files, but fetches nothing yet.
     pub fn new(issuer: &IssuerOptions, options: &JwtOptions, clock: &Clock) -> Result<Issuer, String> {
         Ok(Issuer {
-            keys: Keys::new(&issuer.keys, options, clock)?,
-            algorithms: issuer.algorithms.iter().map(|algorithm| library(*algorithm)).collect(),
-            rules: Rules {
+            keys: IssuerKeys::new(&issuer.keys, options, clock)?,
+            algorithms: issuer.algorithms.iter().map(|algorithm| library_algorithm(*algorithm)).collect(),
+            rules: ClaimRules {
                 issuer: issuer.issuer.clone(),
                 audiences: issuer.audiences.clone(),
                 user_claim: issuer.user_claim.clone(),
@@ -55,7 +55,7 @@ impl Issuer {
     }
 
     /// SECURITY: the tenant is a field of its own, which the token does not vouch for.
-    pub fn accepts_tenant(&self, tenant: Option<&str>) -> Result<(), JwtError> {
+    pub fn check_tenant(&self, tenant: Option<&str>) -> Result<(), JwtError> {
         match &self.tenants {
             Some(tenants) if !tenant.is_some_and(|tenant| tenants.iter().any(|other| other == tenant)) => {
                 Err(JwtError::Unacceptable("`x-jwt-tenant-id` does not fit its issuer"))
@@ -65,7 +65,7 @@ impl Issuer {
     }
 
     /// Verifies the signature first, and judges the claims second.
-    pub async fn verify(&self, token: &[u8], header: &Header, now: u64) -> Result<Verified, JwtError> {
+    pub async fn verify(&self, token: &[u8], header: &Header, now: u64) -> Result<VerifiedJwt, JwtError> {
         // SECURITY: the operator says what is strong enough, not the token.
         if !self.algorithms.contains(&header.alg) {
             return Err(JwtError::Invalid("its algorithm is not allowed"));
@@ -76,25 +76,25 @@ impl Issuer {
         }
         let mut set = self.keys.current();
         if set.as_ref().is_none_or(|set| set.find(header).is_none())
-            && let Some(newer) = self.keys.newer_than(set.as_ref().map(|set| set.generation)).await
+            && let Some(newer) = self.keys.wait_for_newer(set.as_ref().map(|set| set.generation)).await
         {
             set = Some(newer);
         }
         let set = set.ok_or(JwtError::KeysUnavailable)?;
         let key = set.find(header).ok_or(JwtError::Invalid("its issuer has no such key"))?;
-        let claims = signed(token, key, header.alg)?;
-        let (user, until) = self.rules.judge(&claims, now)?;
-        Ok(Verified { user, generation: set.generation, until })
+        let claims = verify_signature(token, key, header.alg)?;
+        let (user, until) = self.rules.validate(&claims, now)?;
+        Ok(VerifiedJwt { user, generation: set.generation, expires_at: until })
     }
 
     /// Fetches keys, again and again. Never ends.
-    pub async fn keep(&self) {
-        self.keys.keep().await;
+    pub async fn refresh_keys(&self) {
+        self.keys.refresh_forever().await;
     }
 
     /// Reads a key file again if it has changed. Blocks on the file system.
-    pub fn look(&self, asked: bool) {
-        self.keys.look(asked);
+    pub fn reload_key_file(&self, asked: bool) {
+        self.keys.reload_file(asked);
     }
 
     /// Whether its keys could not be fetched or read the last time.
@@ -104,7 +104,7 @@ impl Issuer {
 }
 
 /// The claims, if the key's owner has signed them. They are judged elsewhere, by our own clock.
-fn signed(token: &[u8], key: &DecodingKey, algorithm: Algorithm) -> Result<Claims, JwtError> {
+fn verify_signature(token: &[u8], key: &DecodingKey, algorithm: Algorithm) -> Result<Claims, JwtError> {
     let mut validation = Validation::new(algorithm);
     validation.required_spec_claims.clear();
     (validation.validate_exp, validation.validate_nbf, validation.validate_aud) = (false, false, false);
@@ -112,19 +112,19 @@ fn signed(token: &[u8], key: &DecodingKey, algorithm: Algorithm) -> Result<Claim
     decoded.map(|decoded| decoded.claims).map_err(|_| JwtError::Invalid("its signature is wrong"))
 }
 
-fn library(algorithm: jwt::Algorithm) -> Algorithm {
+fn library_algorithm(algorithm: jwt::JwtAlgorithm) -> Algorithm {
     match algorithm {
-        jwt::Algorithm::RS256 => Algorithm::RS256,
-        jwt::Algorithm::RS384 => Algorithm::RS384,
-        jwt::Algorithm::RS512 => Algorithm::RS512,
-        jwt::Algorithm::PS256 => Algorithm::PS256,
-        jwt::Algorithm::PS384 => Algorithm::PS384,
-        jwt::Algorithm::PS512 => Algorithm::PS512,
-        jwt::Algorithm::ES256 => Algorithm::ES256,
-        jwt::Algorithm::ES384 => Algorithm::ES384,
-        jwt::Algorithm::EdDSA => Algorithm::EdDSA,
-        jwt::Algorithm::HS256 => Algorithm::HS256,
-        jwt::Algorithm::HS384 => Algorithm::HS384,
-        jwt::Algorithm::HS512 => Algorithm::HS512,
+        jwt::JwtAlgorithm::RS256 => Algorithm::RS256,
+        jwt::JwtAlgorithm::RS384 => Algorithm::RS384,
+        jwt::JwtAlgorithm::RS512 => Algorithm::RS512,
+        jwt::JwtAlgorithm::PS256 => Algorithm::PS256,
+        jwt::JwtAlgorithm::PS384 => Algorithm::PS384,
+        jwt::JwtAlgorithm::PS512 => Algorithm::PS512,
+        jwt::JwtAlgorithm::ES256 => Algorithm::ES256,
+        jwt::JwtAlgorithm::ES384 => Algorithm::ES384,
+        jwt::JwtAlgorithm::EdDSA => Algorithm::EdDSA,
+        jwt::JwtAlgorithm::HS256 => Algorithm::HS256,
+        jwt::JwtAlgorithm::HS384 => Algorithm::HS384,
+        jwt::JwtAlgorithm::HS512 => Algorithm::HS512,
     }
 }

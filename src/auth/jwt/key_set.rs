@@ -12,20 +12,20 @@ const MOST_KEYS: usize = 100;
 
 /// Keys, and which state of the issuer's they are.
 pub struct KeySet {
-    keys: Vec<Key>,
+    keys: Vec<VerificationKey>,
     /// Counts the states.
     pub generation: u64,
     /// The text that they were read from; empty for a secret.
-    text: Vec<u8>,
+    source_text: Vec<u8>,
 }
 
-struct Key {
+struct VerificationKey {
     id: Option<String>,
-    kind: Kind,
+    kind: VerificationKeyKind,
     key: DecodingKey,
 }
 
-enum Kind {
+enum VerificationKeyKind {
     /// Of these algorithms, those that its form fits.
     Public(Vec<Algorithm>),
     Secret,
@@ -35,30 +35,34 @@ impl KeySet {
     /// Reads a set. Keys that are for something else, or that nobody here understands, are left out.
     pub fn parse(text: &[u8], generation: u64) -> Result<KeySet, String> {
         #[derive(Deserialize)]
-        struct Set {
+        struct JwkSet {
             keys: Vec<Value>,
         }
-        let set: Set =
+        let set: JwkSet =
             serde_json::from_slice(text).map_err(|_| "is no JSON Web Key Set ({\"keys\": [...]})")?;
         if set.keys.len() > MOST_KEYS {
             return Err(format!("has more than {MOST_KEYS} keys"));
         }
-        let keys: Vec<_> = set.keys.into_iter().filter_map(Key::read).collect();
+        let keys: Vec<_> = set.keys.into_iter().filter_map(VerificationKey::from_jwk).collect();
         if keys.is_empty() {
             return Err("has no key with which a signature could be verified".to_owned());
         }
-        Ok(KeySet { keys, generation, text: text.to_owned() })
+        Ok(KeySet { keys, generation, source_text: text.to_owned() })
     }
 
     /// The one secret of an HMAC.
-    pub fn of_secret(secret: &Secret) -> KeySet {
+    pub fn from_secret(secret: &Secret) -> KeySet {
         let key = DecodingKey::from_secret(secret.expose().as_bytes());
-        KeySet { keys: vec![Key { id: None, kind: Kind::Secret, key }], generation: 0, text: Vec::new() }
+        KeySet {
+            keys: vec![VerificationKey { id: None, kind: VerificationKeyKind::Secret, key }],
+            generation: 0,
+            source_text: Vec::new(),
+        }
     }
 
     /// Whether it was read from this text.
-    pub fn is_of(&self, text: &[u8]) -> bool {
-        self.text == text
+    pub fn is_parsed_from(&self, text: &[u8]) -> bool {
+        self.source_text == text
     }
 
     /// How many keys there are.
@@ -70,9 +74,11 @@ impl KeySet {
     ///
     /// SECURITY: a key is used only with an algorithm of its own kind, so nobody can pass a public key off as a secret.
     pub fn find(&self, header: &Header) -> Option<&DecodingKey> {
-        let mut fitting = self.keys.iter().filter(|key| key.fits(header.alg));
+        let mut fitting = self.keys.iter().filter(|key| key.is_usable_with(header.alg));
         match (&header.kid, &self.keys[..]) {
-            (_, [Key { kind: Kind::Secret, .. }]) => fitting.next().map(|key| &key.key),
+            (_, [VerificationKey { kind: VerificationKeyKind::Secret, .. }]) => {
+                fitting.next().map(|key| &key.key)
+            }
             (Some(id), _) => fitting.find(|key| key.id.as_ref() == Some(id)).map(|key| &key.key),
             (None, _) => {
                 let only = fitting.next()?;
@@ -82,8 +88,8 @@ impl KeySet {
     }
 }
 
-impl Key {
-    fn read(value: Value) -> Option<Key> {
+impl VerificationKey {
+    fn from_jwk(value: Value) -> Option<VerificationKey> {
         let jwk: Jwk = serde_json::from_value(value).ok()?;
         if matches!(jwk.common.public_key_use, Some(PublicKeyUse::Encryption | PublicKeyUse::Other(_))) {
             return None;
@@ -97,25 +103,31 @@ impl Key {
         {
             return None;
         }
-        let mut fitting = fitting(&jwk.algorithm);
+        let mut fitting = usable_algorithms(&jwk.algorithm);
         if let Some(only) = jwk.common.key_algorithm {
             let only = Algorithm::try_from(only).ok()?;
             fitting.retain(|algorithm| *algorithm == only);
         }
         let key = DecodingKey::from_jwk(&jwk).ok()?;
-        (!fitting.is_empty()).then(|| Key { id: jwk.common.key_id, kind: Kind::Public(fitting), key })
+        (!fitting.is_empty()).then(|| VerificationKey {
+            id: jwk.common.key_id,
+            kind: VerificationKeyKind::Public(fitting),
+            key,
+        })
     }
 
-    fn fits(&self, algorithm: Algorithm) -> bool {
+    fn is_usable_with(&self, algorithm: Algorithm) -> bool {
         match &self.kind {
-            Kind::Public(algorithms) => algorithms.contains(&algorithm),
-            Kind::Secret => matches!(algorithm, Algorithm::HS256 | Algorithm::HS384 | Algorithm::HS512),
+            VerificationKeyKind::Public(algorithms) => algorithms.contains(&algorithm),
+            VerificationKeyKind::Secret => {
+                matches!(algorithm, Algorithm::HS256 | Algorithm::HS384 | Algorithm::HS512)
+            }
         }
     }
 }
 
 /// SECURITY: secrets have no business in a set that is published, so `oct` keys fit nothing.
-fn fitting(parameters: &AlgorithmParameters) -> Vec<Algorithm> {
+fn usable_algorithms(parameters: &AlgorithmParameters) -> Vec<Algorithm> {
     use Algorithm::{ES256, ES384, EdDSA, PS256, PS384, PS512, RS256, RS384, RS512};
     match parameters {
         AlgorithmParameters::RSA(_) => vec![RS256, RS384, RS512, PS256, PS384, PS512],

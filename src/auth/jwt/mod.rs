@@ -15,18 +15,18 @@ use std::task::Poll;
 use dashmap::DashMap;
 use jsonwebtoken::decode_header;
 
-use crate::base::byte_class::Octets;
+use crate::base::byte_class::ByteClass;
 use crate::base::clock::Clock;
 use crate::base::user_name::UserName;
 use crate::config::{JwtOptions, Problem};
-use crate::observability::auth_timing::Steps;
-use crate::observability::metrics::{Outcome, Step};
+use crate::observability::auth_timing::AuthTiming;
+use crate::observability::metrics::{AuthOutcome, AuthPhase};
 use crate::store::TokenId;
 
 use issuer::Issuer;
 
 /// Most tokens that are remembered; beyond it each is verified each time.
-const MOST_REMEMBERED: usize = 100_000;
+const MAX_CACHED: usize = 100_000;
 
 /// A token as a client sent it: three words of base64 with dots between them, and the tenant that it named.
 #[derive(Clone)]
@@ -59,7 +59,7 @@ impl Jwt {
         let three = token.iter().filter(|byte| **byte == b'.').count() == 2;
         let tenant = match tenant {
             None => None,
-            Some(tenant) => Some(word(tenant)?.into()),
+            Some(tenant) => Some(parse_tenant(tenant)?.into()),
         };
         (three && token.iter().all(plain)).then(|| Jwt { token: token.into(), tenant })
     }
@@ -76,43 +76,43 @@ impl Jwt {
 
     /// The name under which it is remembered.
     pub fn id(&self) -> TokenId {
-        TokenId::of(&self.token)
+        TokenId::from_token(&self.token)
     }
 }
 
-fn outcome(verified: &Result<UserName, JwtError>) -> Outcome {
+fn outcome(verified: &Result<UserName, JwtError>) -> AuthOutcome {
     match verified {
-        Ok(_) => Outcome::Ok,
-        Err(JwtError::KeysUnavailable) => Outcome::Unavailable,
-        Err(_) => Outcome::Refused,
+        Ok(_) => AuthOutcome::Ok,
+        Err(JwtError::KeysUnavailable) => AuthOutcome::Unavailable,
+        Err(_) => AuthOutcome::Refused,
     }
 }
 
 /// The name of a tenant: 1 to 256 printable ASCII characters, no space and no comma.
-fn word(value: &[u8]) -> Option<&str> {
-    let valid = (1..=256).contains(&value.len()) && Octets::KEY.are_all(value);
+fn parse_tenant(value: &[u8]) -> Option<&str> {
+    let valid = (1..=256).contains(&value.len()) && ByteClass::API_KEY.contains_all(value);
     std::str::from_utf8(value).ok().filter(|_| valid)
 }
 
 /// All issuers, and what was verified of them.
-pub struct Jwts {
+pub struct JwtVerifier {
     issuers: Vec<Issuer>,
-    remembered: DashMap<TokenId, Remembered>,
+    cache: DashMap<TokenId, CachedJwt>,
     clock: Clock,
 }
 
-struct Remembered {
+struct CachedJwt {
     user: UserName,
     issuer: usize,
     /// Of the issuer's keys, when the signature was verified with one of them.
     generation: u64,
     /// Seconds of Unix time.
-    until: u64,
+    expires_at: u64,
 }
 
-impl Jwts {
-    /// Reads the files that the issuers name; keys that come from elsewhere are fetched by [`Jwts::keep`].
-    pub fn new(options: &JwtOptions, clock: &Clock) -> Result<Jwts, Vec<Problem>> {
+impl JwtVerifier {
+    /// Reads the files that the issuers name; keys that come from elsewhere are fetched by [`JwtVerifier::keep`].
+    pub fn new(options: &JwtOptions, clock: &Clock) -> Result<JwtVerifier, Vec<Problem>> {
         let mut problems = Vec::new();
         let mut issuers = Vec::with_capacity(options.issuers.len());
         for (index, issuer) in options.issuers.iter().enumerate() {
@@ -124,24 +124,24 @@ impl Jwts {
         if !problems.is_empty() {
             return Err(problems);
         }
-        Ok(Jwts { issuers, remembered: DashMap::new(), clock: clock.clone() })
+        Ok(JwtVerifier { issuers, cache: DashMap::new(), clock: clock.clone() })
     }
 
     /// Whose token this is.
-    pub async fn verify(&self, jwt: &Jwt, id: TokenId, steps: &Steps) -> Result<UserName, JwtError> {
+    pub async fn verify(&self, jwt: &Jwt, id: TokenId, steps: &AuthTiming) -> Result<UserName, JwtError> {
         let now = self.clock.unix_seconds();
-        if let Some(known) = self.remembered.get(&id) {
+        if let Some(known) = self.cache.get(&id) {
             let issuer = &self.issuers[known.issuer];
-            if now < known.until && issuer.generation() == Some(known.generation) {
-                issuer.accepts_tenant(jwt.tenant())?;
+            if now < known.expires_at && issuer.generation() == Some(known.generation) {
+                issuer.check_tenant(jwt.tenant())?;
                 return Ok(known.user.clone());
             }
         }
         // In the heap, as a token is judged once and then known.
-        Box::pin(steps.of(Step::Jwt, self.judge(jwt, id, now), outcome)).await
+        Box::pin(steps.measure(AuthPhase::Jwt, self.verify_uncached(jwt, id, now), outcome)).await
     }
 
-    async fn judge(&self, jwt: &Jwt, id: TokenId, now: u64) -> Result<UserName, JwtError> {
+    async fn verify_uncached(&self, jwt: &Jwt, id: TokenId, now: u64) -> Result<UserName, JwtError> {
         let token = jwt.expose();
         let header = decode_header(token)
             .map_err(|_| JwtError::Invalid("its header is not in order, or names an unknown algorithm"))?;
@@ -150,19 +150,19 @@ impl Jwts {
         let found = self.issuers.iter().enumerate().find(|(_, issuer)| issuer.name() == claimed);
         let (index, issuer) = found.ok_or(JwtError::Invalid("its issuer is not known here"))?;
         let verified = issuer.verify(token, &header, now).await?;
-        issuer.accepts_tenant(jwt.tenant())?;
-        if self.remembered.len() < MOST_REMEMBERED {
-            let issuer::Verified { user, generation, until } = &verified;
+        issuer.check_tenant(jwt.tenant())?;
+        if self.cache.len() < MAX_CACHED {
+            let issuer::VerifiedJwt { user, generation, expires_at: until } = &verified;
             let user = user.clone();
-            self.remembered
-                .insert(id, Remembered { user, issuer: index, generation: *generation, until: *until });
+            self.cache
+                .insert(id, CachedJwt { user, issuer: index, generation: *generation, expires_at: *until });
         }
         Ok(verified.user)
     }
 
     /// Fetches keys, again and again. Never ends.
-    pub async fn keep(&self) -> Never {
-        let mut keeping: Vec<_> = self.issuers.iter().map(|issuer| Box::pin(issuer.keep())).collect();
+    pub async fn refresh_keys(&self) -> Never {
+        let mut keeping: Vec<_> = self.issuers.iter().map(|issuer| Box::pin(issuer.refresh_keys())).collect();
         // All at once, in this task: there are few.
         poll_fn(|cx| {
             for one in &mut keeping {
@@ -174,19 +174,19 @@ impl Jwts {
     }
 
     /// Reads key files again if they have changed. Blocks on the file system.
-    pub fn look(&self, asked: bool) {
-        self.issuers.iter().for_each(|issuer| issuer.look(asked));
+    pub fn reload_key_files(&self, asked: bool) {
+        self.issuers.iter().for_each(|issuer| issuer.reload_key_file(asked));
     }
 
     /// How many issuers' keys could not be read or fetched the last time.
-    pub fn failing(&self) -> usize {
+    pub fn failing_issuer_count(&self) -> usize {
         self.issuers.iter().filter(|issuer| issuer.is_failing()).count()
     }
 
     /// Forgets what has ended. Called now and then.
     pub fn sweep(&self) {
         let now = self.clock.unix_seconds();
-        self.remembered.retain(|_, known| now < known.until);
+        self.cache.retain(|_, known| now < known.expires_at);
     }
 }
 

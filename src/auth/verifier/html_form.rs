@@ -3,13 +3,13 @@
 use crate::base::percent;
 
 /// The value of the hidden field with this name in a page.
-pub fn hidden_value(page: &str, name: &str) -> Option<String> {
+pub fn hidden_field_value(page: &str, name: &str) -> Option<String> {
     let mut rest = page;
     while let Some(at) = rest.find("<input") {
         rest = &rest[at + "<input".len()..];
         let tag = &rest[..rest.find('>')?];
         if attribute(tag, "name") == Some(name) {
-            return attribute(tag, "value").map(unescaped);
+            return attribute(tag, "value").map(unescape_html);
         }
     }
     None
@@ -34,14 +34,14 @@ fn attribute<'a>(tag: &'a str, name: &str) -> Option<&'a str> {
     None
 }
 
-fn unescaped(text: &str) -> String {
+fn unescape_html(text: &str) -> String {
     let named =
         [("&lt;", "<"), ("&gt;", ">"), ("&quot;", "\""), ("&#34;", "\""), ("&#39;", "'"), ("&amp;", "&")];
     named.into_iter().fold(text.to_owned(), |text, (from, to)| text.replace(from, to))
 }
 
 /// `application/x-www-form-urlencoded`.
-pub fn encoded(fields: &[(&str, &str)]) -> String {
+pub fn urlencode_form(fields: &[(&str, &str)]) -> String {
     let mut text = String::with_capacity(256);
     for (name, value) in fields {
         if !text.is_empty() {
@@ -65,18 +65,18 @@ mod tests {
             "<input name=other value=x><input value='a&amp;b' type=hidden name='csrf_token'/>",
             "<input type=\"text\" name=\"username\">\n<input\n  value = \"a&amp;b\"\n  NAME=\"csrf_token\"\n>",
         ] {
-            assert_eq!(hidden_value(page, "csrf_token").as_deref(), Some("a&b"), "{page}");
+            assert_eq!(hidden_field_value(page, "csrf_token").as_deref(), Some("a&b"), "{page}");
         }
         for page in
             ["", "<input", "<input name=csrf_token>", "<input name=\"csrf_token\" value=\"", "csrf_token=a"]
         {
-            assert_eq!(hidden_value(page, "csrf_token"), None, "{page}");
+            assert_eq!(hidden_field_value(page, "csrf_token"), None, "{page}");
         }
     }
 
     #[test]
     fn what_a_form_sends_is_escaped() {
         let fields = [("username", "alice b"), ("password", "a&b=c+é\"%")];
-        assert_eq!(encoded(&fields), "username=alice%20b&password=a%26b%3Dc%2B%C3%A9%22%25");
+        assert_eq!(urlencode_form(&fields), "username=alice%20b&password=a%26b%3Dc%2B%C3%A9%22%25");
     }
 }

@@ -9,15 +9,15 @@ use tokio::time::timeout;
 use tracing::warn;
 
 use crate::auth::bearer::Credentials;
-use crate::auth::verifier::{Verified, VerifyError};
-use crate::config::ldap::{LdapLookup, LdapOptions, USER};
-use crate::tls::{TlsError, trust};
+use crate::auth::verifier::{VerifiedLogin, VerifyError};
+use crate::config::ldap::{LdapLookup, LdapOptions, USER_PLACEHOLDER};
+use crate::tls::{TlsError, trust_only_config};
 
 /// A directory.
 #[derive(Clone)]
-pub struct Directory(Arc<Inner>);
+pub struct LdapDirectory(Arc<LdapClient>);
 
-struct Inner {
+struct LdapClient {
     options: LdapOptions,
     url: String,
     tls: Option<Arc<ClientConfig>>,
@@ -25,28 +25,29 @@ struct Inner {
 
 /// Results of a bind (RFC 4511 section 4.1.9) that mean no: such a user may not log in, or not with this password.
 /// 19: too many tries; 32: no such entry; 48: no password is set; 49: another password; 50, 53: not allowed to.
-const NO: [u32; 6] = [19, 32, 48, 49, 50, 53];
+const REJECTED_RESULT_CODES: [u32; 6] = [19, 32, 48, 49, 50, 53];
 
-impl Directory {
+impl LdapDirectory {
     /// As configured; connects to nothing yet.
-    pub fn new(options: &LdapOptions) -> Result<Directory, TlsError> {
+    pub fn new(options: &LdapOptions) -> Result<LdapDirectory, TlsError> {
         let uses_tls = options.url.tls || options.start_tls;
-        let tls = uses_tls.then(|| trust(options.ca_file.as_deref(), "ldap.ca_file")).transpose()?;
+        let tls =
+            uses_tls.then(|| trust_only_config(options.ca_file.as_deref(), "ldap.ca_file")).transpose()?;
         let host = &options.url.host;
         let host = if host.contains(':') { format!("[{host}]") } else { host.clone() };
         let url = format!("ldap{}://{host}:{}", if options.url.tls { "s" } else { "" }, options.url.port);
-        Ok(Directory(Arc::new(Inner { options: options.clone(), url, tls: tls.map(Arc::new) })))
+        Ok(LdapDirectory(Arc::new(LdapClient { options: options.clone(), url, tls: tls.map(Arc::new) })))
     }
 
     /// Binds as the user.
-    pub async fn verify(&self, credentials: &Credentials) -> Result<Verified, VerifyError> {
+    pub async fn verify(&self, credentials: &Credentials) -> Result<VerifiedLogin, VerifyError> {
         // SECURITY: a bind with a name and no password succeeds as nobody (RFC 4513 section 5.1.2).
         if credentials.password.expose().is_empty() {
-            return Err(VerifyError::Wrong);
+            return Err(VerifyError::WrongCredentials);
         }
         match timeout(self.0.options.timeout, self.0.bind_as(credentials)).await {
-            Ok(Ok(true)) => Ok(Verified::default()),
-            Ok(Ok(false)) => Err(VerifyError::Wrong),
+            Ok(Ok(true)) => Ok(VerifiedLogin::default()),
+            Ok(Ok(false)) => Err(VerifyError::WrongCredentials),
             Ok(Err(why)) => Err(unavailable(&why)),
             Err(_) => Err(unavailable("it did not answer in time")),
         }
@@ -58,27 +59,27 @@ fn unavailable(why: &str) -> VerifyError {
     VerifyError::Unavailable
 }
 
-impl Inner {
+impl LdapClient {
     /// Whether the password is that of the user's entry. The error says why nobody knows.
     async fn bind_as(&self, credentials: &Credentials) -> Result<bool, String> {
         let user = credentials.user.as_str();
         let mut ldap = self.connect().await?;
         let (entry, is_known) = match &self.options.lookup {
             // SECURITY: what the client calls itself is a value in the name, never a part of the name.
-            LdapLookup::Template(template) => (template.replace(USER, &dn_escape(user)), true),
+            LdapLookup::Template(template) => (template.replace(USER_PLACEHOLDER, &dn_escape(user)), true),
             LdapLookup::Search { base, .. } => match self.search(&mut ldap, user).await? {
                 Some(entry) => (entry, true),
                 // SECURITY: an unknown user costs as many questions as a known one.
-                None => (nobody(base), false),
+                None => (random_dn(base), false),
             },
         };
         let bound = ldap.simple_bind(&entry, credentials.password.expose()).await;
-        let result = bound.map_err(|error| what_is_told(&error))?;
+        let result = bound.map_err(|error| error_summary(&error))?;
         // The directory closes the connection anyway.
         let _ = ldap.unbind().await;
         match result.rc {
             0 => Ok(is_known),
-            no if NO.contains(&no) => Ok(false),
+            no if REJECTED_RESULT_CODES.contains(&no) => Ok(false),
             other => Err(format!("a bind as the user was answered with the result {other}")),
         }
     }
@@ -90,7 +91,7 @@ impl Inner {
         }
         let connecting = LdapConnAsync::with_settings(settings, &self.url).await;
         let (connection, ldap) =
-            connecting.map_err(|error| format!("no connection: {}", what_is_told(&error)))?;
+            connecting.map_err(|error| format!("no connection: {}", error_summary(&error)))?;
         // It ends with the last handle.
         tokio::spawn(async move { drop(connection.drive().await) });
         Ok(ldap)
@@ -101,25 +102,25 @@ impl Inner {
     /// SECURITY: the name must be the attribute's value to the letter. Directories compare without regard to case and
     /// spaces, and the backend is told what the client wrote.
     async fn search(&self, ldap: &mut Ldap, user: &str) -> Result<Option<String>, String> {
-        let LdapLookup::Search { binding, base, filter, attribute } = &self.options.lookup else {
+        let LdapLookup::Search { bind: binding, base, filter, attribute } = &self.options.lookup else {
             return Ok(None);
         };
         if let Some((dn, password)) = binding {
             let bound =
-                ldap.simple_bind(dn, password.expose()).await.map_err(|error| what_is_told(&error))?;
+                ldap.simple_bind(dn, password.expose()).await.map_err(|error| error_summary(&error))?;
             if bound.rc != 0 {
                 return Err(format!("ldap.bind_dn cannot bind: result {}", bound.rc));
             }
         }
         // SECURITY: as above, a value and no part of the filter.
-        let filter = filter.replace(USER, &ldap_escape(user));
+        let filter = filter.replace(USER_PLACEHOLDER, &ldap_escape(user));
         let found = ldap.search(base, Scope::Subtree, &filter, [attribute.as_str()]).await;
         let (entries, result) =
-            found.map_err(|error| what_is_told(&error))?.success().map_err(|error| match error {
+            found.map_err(|error| error_summary(&error))?.success().map_err(|error| match error {
                 LdapError::LdapResult { result } => {
                     format!("the search was answered with the result {}", result.rc)
                 }
-                other => what_is_told(&other),
+                other => error_summary(&other),
             })?;
         drop(result);
         let entries: Vec<_> =
@@ -137,14 +138,14 @@ impl Inner {
 }
 
 /// A name below the base that no entry has.
-fn nobody(base: &str) -> String {
+fn random_dn(base: &str) -> String {
     let mut random = [0; 8];
     rand::fill(&mut random).expect("the system's random source works");
     format!("cn=nobody-{:016x},{base}", u64::from_be_bytes(random))
 }
 
 /// SECURITY: what went wrong in the library may hold what was sent; only what kind of failure it was is told.
-fn what_is_told(error: &LdapError) -> String {
+fn error_summary(error: &LdapError) -> String {
     match error {
         LdapError::Io { source } => source.to_string(),
         LdapError::LdapResult { result } => format!("result {}", result.rc),

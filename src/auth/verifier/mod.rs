@@ -15,20 +15,20 @@ use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
 use crate::auth::bearer::Credentials;
-use crate::auth::failure_limiter::{Attempt, TooMany};
-use crate::base::byte_class::Octets;
+use crate::auth::failure_limiter::{Attempt, TooManyFailures};
+use crate::base::byte_class::ByteClass;
 use crate::base::secret::Secret;
 
 pub use delegate::Delegate;
-pub use ldap::Directory;
-pub use platform::{Platform, Session};
+pub use ldap::LdapDirectory;
+pub use platform::{Platform, PlatformSession};
 pub use users_file::UsersFile;
 
 /// Most logins that another server is asked about at once. Each may hold one of its threads.
-const MOST_AT_ONCE: usize = 16;
+const MAX_CONCURRENT_LOGINS: usize = 16;
 
 /// So long a login waits for its turn to be asked about.
-const LONGEST_WAIT: Duration = Duration::from_secs(5);
+const QUEUE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The authority over passwords.
 pub enum Verifier {
@@ -37,27 +37,27 @@ pub enum Verifier {
     /// Hashes from a file.
     UsersFile(UsersFile),
     /// Another server.
-    Remote(Remote, Arc<Semaphore>),
+    Remote(RemoteVerifier, Arc<Semaphore>),
 }
 
 /// A server that says whether a password is right.
 #[derive(Clone)]
-pub enum Remote {
+pub enum RemoteVerifier {
     /// The platform's login form.
     Platform(Platform),
     /// The API service behind.
     Delegate(Delegate),
     /// A directory.
-    Ldap(Directory),
+    Ldap(LdapDirectory),
 }
 
 /// What follows from a right password.
 #[derive(Debug, Default)]
-pub struct Verified {
+pub struct VerifiedLogin {
     /// The user's own key at the backend.
     pub upstream_key: Option<Secret>,
     /// In which another one can be had when that one is refused.
-    pub session: Option<Session>,
+    pub session: Option<PlatformSession>,
 }
 
 /// Why there is no yes.
@@ -65,7 +65,7 @@ pub struct Verified {
 pub enum VerifyError {
     /// No such user, or another password; which of them is nobody's business.
     #[error("no such user, or not that password")]
-    Wrong,
+    WrongCredentials,
     /// Nobody could say.
     #[error("the verifier does not answer")]
     Unavailable,
@@ -74,13 +74,13 @@ pub enum VerifyError {
     Busy,
     /// The client was wrong too often; the password was not looked at.
     #[error("too many wrong passwords")]
-    TooMany(TooMany),
+    TooManyFailures(TooManyFailures),
 }
 
 impl Verifier {
     /// One that asks another server.
-    pub fn remote(remote: Remote) -> Verifier {
-        Verifier::Remote(remote, Arc::new(Semaphore::new(MOST_AT_ONCE)))
+    pub fn remote(remote: RemoteVerifier) -> Verifier {
+        Verifier::Remote(remote, Arc::new(Semaphore::new(MAX_CONCURRENT_LOGINS)))
     }
 
     /// Asks whether the credentials are right, and notes with the attempt if they are not. `bearer` is what they came in.
@@ -89,24 +89,24 @@ impl Verifier {
         credentials: &Credentials,
         bearer: &str,
         attempt: Attempt,
-    ) -> Result<Verified, VerifyError> {
+    ) -> Result<VerifiedLogin, VerifyError> {
         match self {
-            Verifier::SaltHolder => Ok(Verified::default()),
+            Verifier::SaltHolder => Ok(VerifiedLogin::default()),
             Verifier::UsersFile(users) => {
-                users.verify(credentials, attempt).await.map(|()| Verified::default())
+                users.verify(credentials, attempt).await.map(|()| VerifiedLogin::default())
             }
             Verifier::Remote(remote, turns) => {
                 // SECURITY: who was wrong too often has nobody asked, before and after waiting for a turn.
-                attempt.look().map_err(VerifyError::TooMany)?;
-                let turn = timeout(LONGEST_WAIT, Arc::clone(turns).acquire_owned()).await;
+                attempt.check_limits().map_err(VerifyError::TooManyFailures)?;
+                let turn = timeout(QUEUE_TIMEOUT, Arc::clone(turns).acquire_owned()).await;
                 let Ok(Ok(turn)) = turn else { return Err(VerifyError::Busy) };
-                attempt.look().map_err(VerifyError::TooMany)?;
+                attempt.check_limits().map_err(VerifyError::TooManyFailures)?;
                 let (remote, credentials, bearer) = (remote.clone(), credentials.clone(), bearer.to_owned());
                 // A task of its own, so that a wrong password is noted although its client has gone away.
                 let asking = tokio::spawn(async move {
                     let verified = remote.verify(&credentials, &bearer).await;
-                    if matches!(verified, Err(VerifyError::Wrong)) {
-                        attempt.failed();
+                    if matches!(verified, Err(VerifyError::WrongCredentials)) {
+                        attempt.record_failure();
                     }
                     drop(turn);
                     verified
@@ -119,25 +119,25 @@ impl Verifier {
     /// The platform, if that is asked.
     pub fn platform(&self) -> Option<&Platform> {
         match self {
-            Verifier::Remote(Remote::Platform(platform), _) => Some(platform),
+            Verifier::Remote(RemoteVerifier::Platform(platform), _) => Some(platform),
             _ => None,
         }
     }
 
     /// Reads files again that have changed, or all if somebody has `asked` for it; tells whose logins count no more.
     /// Blocks on the file system.
-    pub fn look(&self, asked: bool) -> Vec<String> {
+    pub fn reload_files(&self, asked: bool) -> Vec<String> {
         match self {
             Verifier::SaltHolder | Verifier::Remote(..) => Vec::new(),
-            Verifier::UsersFile(users) => users.look(asked),
+            Verifier::UsersFile(users) => users.reload(asked),
         }
     }
 
     /// Users whose passwords another verifier of the same kind, in force before, took and this one does not, as far as is
     /// known here.
-    pub fn ended_since(&self, before: &Verifier) -> Vec<String> {
+    pub fn changed_users_since(&self, before: &Verifier) -> Vec<String> {
         match (self, before) {
-            (Verifier::UsersFile(users), Verifier::UsersFile(before)) => users.ended_since(before),
+            (Verifier::UsersFile(users), Verifier::UsersFile(before)) => users.changed_users_since(before),
             _ => Vec::new(),
         }
     }
@@ -151,17 +151,17 @@ impl Verifier {
     }
 }
 
-impl Remote {
-    async fn verify(&self, credentials: &Credentials, bearer: &str) -> Result<Verified, VerifyError> {
+impl RemoteVerifier {
+    async fn verify(&self, credentials: &Credentials, bearer: &str) -> Result<VerifiedLogin, VerifyError> {
         match self {
-            Remote::Platform(platform) => platform.verify(credentials).await,
-            Remote::Delegate(delegate) => delegate.verify(bearer).await,
-            Remote::Ldap(directory) => directory.verify(credentials).await,
+            RemoteVerifier::Platform(platform) => platform.verify(credentials).await,
+            RemoteVerifier::Delegate(delegate) => delegate.verify(bearer).await,
+            RemoteVerifier::Ldap(directory) => directory.verify(credentials).await,
         }
     }
 }
 
 /// Whether a text that another server gave can be a key in a field.
-fn is_key(text: &str) -> bool {
-    (1..=1024).contains(&text.len()) && Octets::KEY.are_all(text.as_bytes())
+fn is_valid_key(text: &str) -> bool {
+    (1..=1024).contains(&text.len()) && ByteClass::API_KEY.contains_all(text.as_bytes())
 }

@@ -7,29 +7,29 @@ use aws_lc_rs::rand;
 use crate::base::secret::Secret;
 
 /// As many bytes of a password bcrypt looks at.
-const LONGEST_FOR_BCRYPT: usize = 72;
+const MAX_BCRYPT_PASSWORD_BYTES: usize = 72;
 
 /// Costs beyond this take seconds for each login; bcrypt's own bound is 31, some hours.
-const HIGHEST_COST: u32 = 16;
+const MAX_BCRYPT_COST: u32 = 16;
 
 /// The cost of new bcrypt hashes.
-const USUAL_COST: u32 = 12;
+const DEFAULT_BCRYPT_COST: u32 = 12;
 
 /// Most memory of an Argon2id hash in KiB, and most of it times the passes over it: beyond, each login would take seconds.
-const MOST_MEMORY: u32 = 256 * 1024;
-const MOST_PASSES: u32 = 2 * 1024 * 1024;
+const MAX_ARGON2ID_MEMORY_KIB: u32 = 256 * 1024;
+const MAX_ARGON2ID_WORK_KIB: u32 = 2 * 1024 * 1024;
 
 /// The hash of one password. Not even `Debug` shows it.
-pub struct PasswordHash(Kind);
+pub struct PasswordHash(ParsedHash);
 
-enum Kind {
+enum ParsedHash {
     Bcrypt { text: Box<str>, cost: u32 },
-    Argon2id { hash: Box<phc::PasswordHash>, work: Passes },
+    Argon2id { hash: Box<phc::PasswordHash>, cost: Argon2Cost },
 }
 
 /// How new hashes are made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Method {
+pub enum HashAlgorithm {
     /// OWASP's parameters: 19 MiB, two passes, one lane.
     Argon2id,
     /// For files that Apache reads too.
@@ -38,7 +38,7 @@ pub enum Method {
 
 /// What tells the work of one Argon2id hash from that of another.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Passes {
+pub struct Argon2Cost {
     memory: u32,
     passes: u32,
     lanes: u32,
@@ -47,21 +47,25 @@ pub struct Passes {
 impl PasswordHash {
     /// Reads a hash. The error is the end of a sentence, and does not show it.
     pub fn parse(text: &str) -> Result<PasswordHash, String> {
-        if text.starts_with("$argon2") { PasswordHash::argon2id(text) } else { PasswordHash::bcrypt(text) }
+        if text.starts_with("$argon2") {
+            PasswordHash::parse_argon2id(text)
+        } else {
+            PasswordHash::parse_bcrypt(text)
+        }
     }
 
-    fn bcrypt(text: &str) -> Result<PasswordHash, String> {
+    fn parse_bcrypt(text: &str) -> Result<PasswordHash, String> {
         let parts: bcrypt::HashParts = text.parse().map_err(|_| {
             "is neither a bcrypt nor an Argon2id hash; make one with `htpasswd -B` or `timbr-gateway users add`"
         })?;
         let cost = parts.get_cost();
-        if cost > HIGHEST_COST {
-            return Err(format!("has a cost above {HIGHEST_COST}: each login would take seconds"));
+        if cost > MAX_BCRYPT_COST {
+            return Err(format!("has a cost above {MAX_BCRYPT_COST}: each login would take seconds"));
         }
-        Ok(PasswordHash(Kind::Bcrypt { text: text.into(), cost }))
+        Ok(PasswordHash(ParsedHash::Bcrypt { text: text.into(), cost }))
     }
 
-    fn argon2id(text: &str) -> Result<PasswordHash, String> {
+    fn parse_argon2id(text: &str) -> Result<PasswordHash, String> {
         let broken = "is no whole Argon2id hash ($argon2id$v=19$m=…,t=…,p=…$salt$hash)";
         let hash = phc::PasswordHash::new(text).map_err(|_| broken)?;
         if hash.algorithm.as_str() != "argon2id" {
@@ -72,31 +76,37 @@ impl PasswordHash {
         if !whole || hash.version != Some(Version::V0x13.into()) {
             return Err(broken.to_owned());
         }
-        let work = Passes { memory: params.m_cost(), passes: params.t_cost(), lanes: params.p_cost() };
-        if work.memory > MOST_MEMORY || work.memory.saturating_mul(work.passes) > MOST_PASSES {
+        let work = Argon2Cost { memory: params.m_cost(), passes: params.t_cost(), lanes: params.p_cost() };
+        if work.memory > MAX_ARGON2ID_MEMORY_KIB
+            || work.memory.saturating_mul(work.passes) > MAX_ARGON2ID_WORK_KIB
+        {
             return Err(
                 "costs so much that each login would take seconds (at most m=262144 and m*t=2097152)"
                     .to_owned(),
             );
         }
-        Ok(PasswordHash(Kind::Argon2id { hash: Box::new(hash), work }))
+        Ok(PasswordHash(ParsedHash::Argon2id { hash: Box::new(hash), cost: work }))
     }
 
     /// A new hash as text.
-    pub fn make(password: &Secret, method: Method) -> Result<String, String> {
+    pub fn hash_password(password: &Secret, method: HashAlgorithm) -> Result<String, String> {
         let password = password.expose();
         let mut salt = [0; 16];
         rand::fill(&mut salt).expect("the system's random source works");
         match method {
-            Method::Argon2id => {
+            HashAlgorithm::Argon2id => {
                 let hash = Argon2::default().hash_password_with_salt(password.as_bytes(), &salt);
                 hash.map(|hash| hash.to_string()).map_err(|error| error.to_string())
             }
-            Method::Bcrypt if password.len() > LONGEST_FOR_BCRYPT || password.contains('\0') => {
-                Err(format!("bcrypt looks at {LONGEST_FOR_BCRYPT} bytes only, and takes a NUL for the end"))
+            HashAlgorithm::Bcrypt
+                if password.len() > MAX_BCRYPT_PASSWORD_BYTES || password.contains('\0') =>
+            {
+                Err(format!(
+                    "bcrypt looks at {MAX_BCRYPT_PASSWORD_BYTES} bytes only, and takes a NUL for the end"
+                ))
             }
-            Method::Bcrypt => {
-                let parts = bcrypt::hash_with_salt(password, USUAL_COST, salt);
+            HashAlgorithm::Bcrypt => {
+                let parts = bcrypt::hash_with_salt(password, DEFAULT_BCRYPT_COST, salt);
                 parts
                     .map(|parts| parts.format_for_version(bcrypt::Version::TwoY))
                     .map_err(|error| error.to_string())
@@ -105,27 +115,29 @@ impl PasswordHash {
     }
 
     /// Whether both are the same text.
-    pub fn is_same(&self, other: &PasswordHash) -> bool {
+    pub fn is_same_as(&self, other: &PasswordHash) -> bool {
         match (&self.0, &other.0) {
-            (Kind::Bcrypt { text: one, .. }, Kind::Bcrypt { text: other, .. }) => one == other,
-            (Kind::Argon2id { hash: one, .. }, Kind::Argon2id { hash: other, .. }) => one == other,
+            (ParsedHash::Bcrypt { text: one, .. }, ParsedHash::Bcrypt { text: other, .. }) => one == other,
+            (ParsedHash::Argon2id { hash: one, .. }, ParsedHash::Argon2id { hash: other, .. }) => {
+                one == other
+            }
             _ => false,
         }
     }
 
     /// What it is, for people.
-    pub fn method(&self) -> &'static str {
+    pub fn algorithm_name(&self) -> &'static str {
         match self.0 {
-            Kind::Bcrypt { .. } => "bcrypt",
-            Kind::Argon2id { .. } => "argon2id",
+            ParsedHash::Bcrypt { .. } => "bcrypt",
+            ParsedHash::Argon2id { .. } => "argon2id",
         }
     }
 
     /// Whether this is the password's hash.
-    pub fn is_of(&self, password: &Secret) -> bool {
+    pub fn is_hash_of(&self, password: &Secret) -> bool {
         match &self.0 {
-            Kind::Bcrypt { text, .. } => bcrypt_is_of(text, password),
-            Kind::Argon2id { hash, .. } => {
+            ParsedHash::Bcrypt { text, .. } => is_bcrypt_hash_of(text, password),
+            ParsedHash::Argon2id { hash, .. } => {
                 Argon2::default().verify_password(password.expose().as_bytes(), &**hash).is_ok()
             }
         }
@@ -134,9 +146,9 @@ impl PasswordHash {
 
 /// SECURITY: bcrypt looks at 72 bytes and takes a NUL for the end. What lies behind must not be let in unseen, and takes
 /// as long as any other wrong password.
-fn bcrypt_is_of(hash: &str, password: &Secret) -> bool {
+fn is_bcrypt_hash_of(hash: &str, password: &Secret) -> bool {
     let password = password.expose();
-    let judged_whole = password.len() <= LONGEST_FOR_BCRYPT && !password.contains('\0');
+    let judged_whole = password.len() <= MAX_BCRYPT_PASSWORD_BYTES && !password.contains('\0');
     let seen = if judged_whole { password } else { "x" };
     bcrypt::verify(seen, hash).unwrap_or(false) && judged_whole
 }
@@ -144,41 +156,43 @@ fn bcrypt_is_of(hash: &str, password: &Secret) -> bool {
 /// The work that each refusal takes, so that the clock tells nothing about a user or his hash: the highest cost of all
 /// bcrypt hashes, and one Argon2id hash of each kind that there is.
 #[derive(Debug, Default)]
-pub struct Toll {
-    bcrypt: Option<u32>,
-    argon2id: Vec<Passes>,
+pub struct RejectionCost {
+    max_bcrypt_cost: Option<u32>,
+    argon2id_costs: Vec<Argon2Cost>,
 }
 
-impl Toll {
+impl RejectionCost {
     /// Takes a hash into account.
     pub fn include(&mut self, hash: &PasswordHash) {
         match hash.0 {
-            Kind::Bcrypt { cost, .. } => self.bcrypt = self.bcrypt.max(Some(cost)),
-            Kind::Argon2id { work, .. } if self.argon2id.contains(&work) => {}
-            Kind::Argon2id { work, .. } => self.argon2id.push(work),
+            ParsedHash::Bcrypt { cost, .. } => self.max_bcrypt_cost = self.max_bcrypt_cost.max(Some(cost)),
+            ParsedHash::Argon2id { cost: work, .. } if self.argon2id_costs.contains(&work) => {}
+            ParsedHash::Argon2id { cost: work, .. } => self.argon2id_costs.push(work),
         }
     }
 
     /// How many kinds of Argon2id hashes there are; each is paid for by each refusal.
-    pub fn kinds_of_argon2id(&self) -> usize {
-        self.argon2id.len()
+    pub fn argon2id_kind_count(&self) -> usize {
+        self.argon2id_costs.len()
     }
 
     /// Does the work that is left after a password was compared with `done`; all of it if there was nothing to compare.
     ///
     /// Each cost of bcrypt is twice the work of the one below: 2^c + 2^c + 2^(c+1) + … + 2^(h-1) = 2^h.
-    pub fn pay_rest(&self, done: Option<&PasswordHash>) {
-        if let Some(highest) = self.bcrypt {
+    pub fn spend_remaining(&self, done: Option<&PasswordHash>) {
+        if let Some(highest) = self.max_bcrypt_cost {
             match done {
-                Some(PasswordHash(Kind::Bcrypt { cost, .. })) => (*cost..highest).for_each(spend_bcrypt),
+                Some(PasswordHash(ParsedHash::Bcrypt { cost, .. })) => {
+                    (*cost..highest).for_each(spend_bcrypt)
+                }
                 _ => spend_bcrypt(highest),
             }
         }
         let paid = match done {
-            Some(PasswordHash(Kind::Argon2id { work, .. })) => Some(work),
+            Some(PasswordHash(ParsedHash::Argon2id { cost: work, .. })) => Some(work),
             _ => None,
         };
-        self.argon2id.iter().filter(|work| Some(*work) != paid).for_each(Passes::spend);
+        self.argon2id_costs.iter().filter(|work| Some(*work) != paid).for_each(Argon2Cost::spend);
     }
 }
 
@@ -191,7 +205,7 @@ fn decoy(cost: u32) -> String {
     format!("$2b${cost:02}${}{}", "abcdefghijklmnopqrstuu", "abcdefghijklmnopqrstuvwxyzABCDC")
 }
 
-impl Passes {
+impl Argon2Cost {
     fn spend(&self) {
         if let Ok(params) = Params::new(self.memory, self.passes, self.lanes, None) {
             let argon2 = Argon2::new(Algorithm::Argon2id, Version::V0x13, params);
@@ -211,14 +225,14 @@ mod tests {
     #[test]
     fn what_is_made_is_of_its_password_and_of_no_other() {
         for (method, start) in
-            [(Method::Argon2id, "$argon2id$v=19$m=19456,t=2,p=1$"), (Method::Bcrypt, "$2y$12$")]
+            [(HashAlgorithm::Argon2id, "$argon2id$v=19$m=19456,t=2,p=1$"), (HashAlgorithm::Bcrypt, "$2y$12$")]
         {
-            let text = PasswordHash::make(&secret("wonder"), method).expect("made");
+            let text = PasswordHash::hash_password(&secret("wonder"), method).expect("made");
             assert!(text.starts_with(start), "{text}");
             let hash = PasswordHash::parse(&text).unwrap_or_else(|error| panic!("{text} {error}"));
-            assert!(hash.is_of(&secret("wonder")) && !hash.is_of(&secret("wonder ")), "{text}");
+            assert!(hash.is_hash_of(&secret("wonder")) && !hash.is_hash_of(&secret("wonder ")), "{text}");
         }
-        assert!(PasswordHash::make(&secret(&"x".repeat(73)), Method::Bcrypt).is_err());
+        assert!(PasswordHash::hash_password(&secret(&"x".repeat(73)), HashAlgorithm::Bcrypt).is_err());
     }
 
     /// RFC 9106's reference program and Python's `argon2-cffi` agree on these.
@@ -226,7 +240,7 @@ mod tests {
     fn others_hashes_are_read() {
         let text = "$argon2id$v=19$m=65536,t=2,p=1$c29tZXNhbHQ$CTFhFdXPJO1aFaMaO6Mm5c8y7cJHAph8ArZWb2GRPPc";
         let hash = PasswordHash::parse(text).unwrap_or_else(|error| panic!("{error}"));
-        assert!(hash.is_of(&secret("password")) && !hash.is_of(&secret("Password")));
+        assert!(hash.is_hash_of(&secret("password")) && !hash.is_hash_of(&secret("Password")));
     }
 
     #[test]

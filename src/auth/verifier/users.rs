@@ -3,38 +3,39 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use crate::auth::verifier::password_hash::{PasswordHash, Toll};
+use crate::auth::verifier::password_hash::{PasswordHash, RejectionCost};
 
 /// Each refusal pays for every kind of hash, so there must not be many.
-const MOST_KINDS: usize = 4;
+const MAX_ARGON2ID_KINDS: usize = 4;
 
 /// So many wrong lines are told; more would bury the first.
-const MOST_PROBLEMS: usize = 10;
+const MAX_PROBLEMS: usize = 10;
 
 /// The users of a file.
 pub struct Users {
     hashes: HashMap<String, Arc<PasswordHash>>,
     /// What each refusal costs.
-    pub toll: Toll,
+    pub rejection_cost: RejectionCost,
 }
 
 impl Users {
     /// Reads the text; all its wrong lines are told at once, by number, and not shown.
     pub fn parse(text: &str) -> Result<Users, Vec<String>> {
-        let mut users = Users { hashes: HashMap::new(), toll: Toll::default() };
+        let mut users = Users { hashes: HashMap::new(), rejection_cost: RejectionCost::default() };
         let mut problems = Vec::new();
         for (number, line) in text.lines().enumerate() {
             if let Some(problem) = entry(line).and_then(|entry| users.add(entry).err()) {
                 problems.push(format!("line {}: {problem}", number + 1));
             }
-            if problems.len() >= MOST_PROBLEMS {
+            if problems.len() >= MAX_PROBLEMS {
                 problems.push("…".to_owned());
                 break;
             }
         }
-        if users.toll.kinds_of_argon2id() > MOST_KINDS {
-            let message =
-                format!("has Argon2id hashes with more than {MOST_KINDS} different parameters (m, t, p)");
+        if users.rejection_cost.argon2id_kind_count() > MAX_ARGON2ID_KINDS {
+            let message = format!(
+                "has Argon2id hashes with more than {MAX_ARGON2ID_KINDS} different parameters (m, t, p)"
+            );
             problems.push(message);
         }
         if problems.is_empty() { Ok(users) } else { Err(problems) }
@@ -46,7 +47,7 @@ impl Users {
             return Err("has no user name before the `:`".to_owned());
         }
         let hash = PasswordHash::parse(hash)?;
-        self.toll.include(&hash);
+        self.rejection_cost.include(&hash);
         if self.hashes.insert(user.to_owned(), Arc::new(hash)).is_some() {
             return Err(format!("{user} stands there twice"));
         }
@@ -78,7 +79,7 @@ fn entry(line: &str) -> Option<&str> {
 }
 
 /// The text with another hash for a user, or with none. Everything else stays as it is. True if the user was in it.
-pub fn changed(text: &str, user: &str, hash: Option<&str>) -> (String, bool) {
+pub fn edit_users(text: &str, user: &str, hash: Option<&str>) -> (String, bool) {
     let is_users =
         |line: &str| entry(line).and_then(|entry| entry.split_once(':')).is_some_and(|(u, _)| u == user);
     let was_there = text.lines().any(is_users);
@@ -127,9 +128,12 @@ mod tests {
     #[test]
     fn a_change_touches_one_line() {
         let text = "# users\nalice:1\n\nbob:2";
-        assert_eq!(changed(text, "alice", Some("3")), ("# users\nalice:3\n\nbob:2\n".to_owned(), true));
-        assert_eq!(changed(text, "bob", None), ("# users\nalice:1\n\n".to_owned(), true));
-        assert_eq!(changed(text, "al", Some("3")), ("# users\nalice:1\n\nbob:2\nal:3\n".to_owned(), false));
-        assert_eq!(changed("", "eve", None), (String::new(), false));
+        assert_eq!(edit_users(text, "alice", Some("3")), ("# users\nalice:3\n\nbob:2\n".to_owned(), true));
+        assert_eq!(edit_users(text, "bob", None), ("# users\nalice:1\n\n".to_owned(), true));
+        assert_eq!(
+            edit_users(text, "al", Some("3")),
+            ("# users\nalice:1\n\nbob:2\nal:3\n".to_owned(), false)
+        );
+        assert_eq!(edit_users("", "eve", None), (String::new(), false));
     }
 }

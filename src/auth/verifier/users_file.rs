@@ -14,17 +14,17 @@ use crate::auth::bearer::Credentials;
 use crate::auth::failure_limiter::Attempt;
 use crate::auth::verifier::VerifyError;
 use crate::auth::verifier::users::Users;
-use crate::base::watched_files::Watch;
+use crate::base::watched_files::FileWatch;
 
 /// So long a login waits for its turn; a hash takes some 50 ms of a core, and they are checked one a core at a time.
-const LONGEST_WAIT: Duration = Duration::from_secs(5);
+const QUEUE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The users of a file.
 pub struct UsersFile {
     path: PathBuf,
     users: RwLock<Arc<Users>>,
-    watch: Mutex<Watch>,
-    turns: Arc<Semaphore>,
+    watch: Mutex<FileWatch>,
+    hash_permits: Arc<Semaphore>,
 }
 
 /// What can be wrong with the file. Names lines, never shows hashes.
@@ -38,13 +38,13 @@ pub struct UsersFileError {
 impl UsersFile {
     /// Reads the file; all its wrong lines are told at once.
     pub fn read(path: &Path) -> Result<UsersFile, UsersFileError> {
-        let users = read(path)?;
+        let users = read_users(path)?;
         let turns = std::thread::available_parallelism().map_or(1, usize::from);
         Ok(UsersFile {
             path: path.to_owned(),
             users: RwLock::new(Arc::new(users)),
             watch: Mutex::default(),
-            turns: Arc::new(Semaphore::new(turns)),
+            hash_permits: Arc::new(Semaphore::new(turns)),
         })
     }
 
@@ -52,17 +52,17 @@ impl UsersFile {
     /// does not know any more, or knows by another hash, is told.
     ///
     /// SECURITY: a file that cannot be used changes nothing; that nobody could log in is no reason to let anybody in.
-    pub fn look(&self, asked: bool) -> Vec<String> {
+    pub fn reload(&self, asked: bool) -> Vec<String> {
         let mut watch = self.watch.lock();
         if asked {
-            watch.forget();
+            watch.reset();
         }
         let Some(stamps) = watch.changed([&*self.path].into_iter()) else { return Vec::new() };
-        match read(&self.path) {
+        match read_users(&self.path) {
             Ok(users) => {
                 let before = self.users();
-                let ended = ended(&before, &users);
-                if watch.read_well(stamps)
+                let ended = changed_users(&before, &users);
+                if watch.record_success(stamps)
                     || !ended.is_empty()
                     || users.sorted().len() != before.sorted().len()
                 {
@@ -73,7 +73,7 @@ impl UsersFile {
             }
             Err(problem) => {
                 let message = problem.to_string();
-                if watch.failed(&message) {
+                if watch.record_failure(&message) {
                     error!(
                         option = "auth.users_file",
                         error = message,
@@ -91,8 +91,8 @@ impl UsersFile {
     }
 
     /// Users of another file whose password may not be what it was there.
-    pub fn ended_since(&self, before: &UsersFile) -> Vec<String> {
-        ended(&before.users(), &self.users())
+    pub fn changed_users_since(&self, before: &UsersFile) -> Vec<String> {
+        changed_users(&before.users(), &self.users())
     }
 
     fn users(&self) -> Arc<Users> {
@@ -106,35 +106,35 @@ impl UsersFile {
         attempt: Attempt,
     ) -> Result<(), VerifyError> {
         // SECURITY: who was wrong too often costs us no hash, nor a place among those who wait for theirs.
-        attempt.look().map_err(VerifyError::TooMany)?;
-        let turn = timeout(LONGEST_WAIT, Arc::clone(&self.turns).acquire_owned()).await;
+        attempt.check_limits().map_err(VerifyError::TooManyFailures)?;
+        let turn = timeout(QUEUE_TIMEOUT, Arc::clone(&self.hash_permits).acquire_owned()).await;
         let Ok(Ok(turn)) = turn else { return Err(VerifyError::Busy) };
         // SECURITY: once more, as others of the same client may have waited with this one: they are wrong one by one now,
         // so hardly one of them gets an answer that is too many.
-        attempt.look().map_err(VerifyError::TooMany)?;
+        attempt.check_limits().map_err(VerifyError::TooManyFailures)?;
         let users = self.users();
         let hash = users.hash_of(credentials.user.as_str()).cloned();
         let password = credentials.password.clone();
         let checked = tokio::task::spawn_blocking(move || {
-            let right = hash.as_ref().is_some_and(|hash| hash.is_of(&password));
+            let right = hash.as_ref().is_some_and(|hash| hash.is_hash_of(&password));
             if !right {
                 // SECURITY: an unknown user costs as much as a known one, whatever the hash, so that neither can be found
                 // by the clock.
-                users.toll.pay_rest(hash.as_deref());
+                users.rejection_cost.spend_remaining(hash.as_deref());
                 // Here, so that it is noted although the client may have gone away, and before the next one's turn.
-                attempt.failed();
+                attempt.record_failure();
             }
             drop(turn);
             right
         });
         match checked.await {
             Ok(true) => Ok(()),
-            _ => Err(VerifyError::Wrong),
+            _ => Err(VerifyError::WrongCredentials),
         }
     }
 }
 
-fn read(path: &Path) -> Result<Users, UsersFileError> {
+fn read_users(path: &Path) -> Result<Users, UsersFileError> {
     let problems = match std::fs::read_to_string(path).map(Zeroizing::new) {
         Ok(text) => match Users::parse(&text) {
             Ok(users) if users.is_empty() => vec!["holds no user, so nobody could log in".to_owned()],
@@ -147,8 +147,8 @@ fn read(path: &Path) -> Result<Users, UsersFileError> {
 }
 
 /// Users of `before` whose password may not be what it was.
-fn ended(before: &Users, now: &Users) -> Vec<String> {
-    let same = |user: &str, hash| now.hash_of(user).is_some_and(|other| other.is_same(hash));
+fn changed_users(before: &Users, now: &Users) -> Vec<String> {
+    let same = |user: &str, hash| now.hash_of(user).is_some_and(|other| other.is_same_as(hash));
     let all = before.sorted();
     all.into_iter().filter(|(user, hash)| !same(user, hash)).map(|(user, _)| user.to_owned()).collect()
 }
@@ -156,7 +156,7 @@ fn ended(before: &Users, now: &Users) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::auth::failure_limiter::Guesses;
+    use crate::auth::failure_limiter::FailureLimiter;
     use crate::base::clock::Clock;
     use crate::base::secret::Secret;
     use crate::base::user_name::UserName;
@@ -169,7 +169,9 @@ mod tests {
     fn attempt_within(per_user: u32) -> Attempt {
         let limits = FailureLimits { per_address: 0, per_user };
         let user = UserName::parse(b"alice").expect("valid");
-        Arc::new(Guesses::new(limits, Clock::manual(0))).attempt([192, 0, 2, 1].into()).of(&user)
+        Arc::new(FailureLimiter::new(limits, Clock::manual(0)))
+            .begin_attempt([192, 0, 2, 1].into())
+            .for_user(&user)
     }
 
     fn credentials(user: &str, password: &str) -> Credentials {
@@ -210,11 +212,11 @@ mod tests {
             ("alice", "wonder", Ok(())),
             ("bob", "builder", Ok(())),
             ("carol", "c:\u{e4}", Ok(())),
-            ("carol", "builder", Err(VerifyError::Wrong)),
-            ("alice", "builder", Err(VerifyError::Wrong)),
-            ("alice", "wonder ", Err(VerifyError::Wrong)),
-            ("Alice", "wonder", Err(VerifyError::Wrong)),
-            ("eve", "wonder", Err(VerifyError::Wrong)),
+            ("carol", "builder", Err(VerifyError::WrongCredentials)),
+            ("alice", "builder", Err(VerifyError::WrongCredentials)),
+            ("alice", "wonder ", Err(VerifyError::WrongCredentials)),
+            ("Alice", "wonder", Err(VerifyError::WrongCredentials)),
+            ("eve", "wonder", Err(VerifyError::WrongCredentials)),
         ] {
             assert_eq!(
                 users.verify(&credentials(user, password), attempt()).await,
@@ -230,11 +232,11 @@ mod tests {
         let slow = bcrypt::hash("builder", 4).expect("hashed").replacen("$04$", "$16$", 1);
         let users = of(&format!("alice:{slow}\n"));
         let attempt = attempt_within(1);
-        attempt.failed();
+        attempt.record_failure();
         let begun = std::time::Instant::now();
         for _ in 0..100 {
             let verified = users.verify(&credentials("alice", "wrong"), attempt.clone()).await;
-            assert!(matches!(verified, Err(VerifyError::TooMany(_))), "{verified:?}");
+            assert!(matches!(verified, Err(VerifyError::TooManyFailures(_))), "{verified:?}");
         }
         assert!(begun.elapsed() < Duration::from_secs(1), "{:?}", begun.elapsed());
     }
@@ -251,7 +253,7 @@ mod tests {
             .collect();
         let mut wrong = 0;
         for attempt in tries {
-            wrong += usize::from(attempt.await.expect("no panic") == Err(VerifyError::Wrong));
+            wrong += usize::from(attempt.await.expect("no panic") == Err(VerifyError::WrongCredentials));
         }
         let at_once = std::thread::available_parallelism().map_or(1, usize::from);
         assert!((10..10 + at_once).contains(&wrong), "{wrong}");
@@ -264,10 +266,10 @@ mod tests {
         let users = of(&text);
         for (user, password, expected) in [
             ("alice", longest.as_str(), Ok(())),
-            ("alice", &format!("{longest}x"), Err(VerifyError::Wrong)),
-            ("alice", &format!("{longest}\0"), Err(VerifyError::Wrong)),
-            ("bob", "builder\0", Err(VerifyError::Wrong)),
-            ("bob", "builder\0x", Err(VerifyError::Wrong)),
+            ("alice", &format!("{longest}x"), Err(VerifyError::WrongCredentials)),
+            ("alice", &format!("{longest}\0"), Err(VerifyError::WrongCredentials)),
+            ("bob", "builder\0", Err(VerifyError::WrongCredentials)),
+            ("bob", "builder\0x", Err(VerifyError::WrongCredentials)),
         ] {
             assert_eq!(
                 users.verify(&credentials(user, password), attempt()).await,
@@ -315,7 +317,7 @@ mod tests {
                 let begun = std::time::Instant::now();
                 assert_eq!(
                     users.verify(&credentials(user, password), attempt()).await,
-                    Err(VerifyError::Wrong)
+                    Err(VerifyError::WrongCredentials)
                 );
                 spans.push(begun.elapsed().as_secs_f64());
             }
@@ -335,16 +337,16 @@ mod tests {
         let (a, b, c) = (hash("a", "$2y$"), hash("b", "$2y$"), hash("c", "$2y$"));
         std::fs::write(&path, format!("alice:{a}\nbob:{b}\n")).expect("written");
         let file = UsersFile::read(&path).expect("valid");
-        assert_eq!(file.look(false), [""; 0]);
+        assert_eq!(file.reload(false), [""; 0]);
         std::fs::write(&path, format!("alice:{a}\nbob:{c}\neve:{c}\n")).expect("written");
-        assert_eq!(file.look(false), ["bob"]);
+        assert_eq!(file.reload(false), ["bob"]);
         for broken in ["", "alice:nonsense\n"] {
             std::fs::write(&path, broken).expect("written");
-            assert_eq!(file.look(false), [""; 0]);
+            assert_eq!(file.reload(false), [""; 0]);
             assert!(file.is_failing() && file.users().hash_of("eve").is_some());
         }
         std::fs::write(&path, format!("eve:{c}\n")).expect("written");
-        assert_eq!(file.look(false), ["alice", "bob"]);
+        assert_eq!(file.reload(false), ["alice", "bob"]);
         assert!(!file.is_failing());
     }
 }

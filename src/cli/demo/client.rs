@@ -17,39 +17,39 @@ use rustls::{ClientConfig, RootCertStore};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
-const PATIENCE: Duration = Duration::from_secs(10);
+const RESPONSE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A request to make.
 #[derive(Clone)]
-pub struct Exchange {
+pub struct DemoRequest {
     method: Method,
     path: String,
     /// Name, value, and what stands for the value in the command.
-    fields: Vec<(&'static str, String, String)>,
+    headers: Vec<(&'static str, String, String)>,
     body: Option<String>,
 }
 
-impl Exchange {
-    pub fn get(path: &str) -> Exchange {
-        Exchange { method: Method::GET, path: path.to_owned(), fields: Vec::new(), body: None }
+impl DemoRequest {
+    pub fn get(path: &str) -> DemoRequest {
+        DemoRequest { method: Method::GET, path: path.to_owned(), headers: Vec::new(), body: None }
     }
 
-    pub fn post(path: &str, body: &str) -> Exchange {
-        Exchange { method: Method::POST, body: Some(body.to_owned()), ..Exchange::get(path) }
+    pub fn post(path: &str, body: &str) -> DemoRequest {
+        DemoRequest { method: Method::POST, body: Some(body.to_owned()), ..DemoRequest::get(path) }
     }
 
-    pub fn field(self, name: &'static str, value: &str) -> Exchange {
-        self.field_shown(name, value, value)
+    pub fn header(self, name: &'static str, value: &str) -> DemoRequest {
+        self.header_with_placeholder(name, value, value)
     }
 
-    pub fn field_shown(mut self, name: &'static str, value: &str, shown: &str) -> Exchange {
-        self.fields.push((name, value.to_owned(), shown.to_owned()));
+    pub fn header_with_placeholder(mut self, name: &'static str, value: &str, shown: &str) -> DemoRequest {
+        self.headers.push((name, value.to_owned(), shown.to_owned()));
         self
     }
 
     pub fn as_curl(&self, base: &str) -> String {
         let mut command = format!("curl {base}{}", self.path);
-        for (name, _, shown) in &self.fields {
+        for (name, _, shown) in &self.headers {
             let quote = if shown.contains('$') { '"' } else { '\'' };
             let _ = write!(command, " -H {quote}{name}: {shown}{quote}");
         }
@@ -63,14 +63,14 @@ impl Exchange {
 }
 
 /// Trusts one certificate and talks to one gateway.
-pub struct Client {
+pub struct DemoClient {
     address: SocketAddr,
     tls: Arc<ClientConfig>,
     runtime: tokio::runtime::Runtime,
 }
 
-impl Client {
-    pub fn new(address: SocketAddr, certificate_pem: &str) -> anyhow::Result<Client> {
+impl DemoClient {
+    pub fn new(address: SocketAddr, certificate_pem: &str) -> anyhow::Result<DemoClient> {
         let mut roots = RootCertStore::empty();
         roots.add(CertificateDer::from_pem_slice(certificate_pem.as_bytes())?)?;
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
@@ -79,22 +79,22 @@ impl Client {
             .with_root_certificates(roots)
             .with_no_client_auth();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        Ok(Client { address, tls: Arc::new(tls), runtime })
+        Ok(DemoClient { address, tls: Arc::new(tls), runtime })
     }
 
-    pub fn base(&self) -> String {
+    pub fn base_url(&self) -> String {
         format!("https://localhost:{}", self.address.port())
     }
 
     /// Status and body of the answer.
-    pub fn perform(&self, exchange: &Exchange) -> anyhow::Result<(u16, String)> {
+    pub fn send(&self, exchange: &DemoRequest) -> anyhow::Result<(u16, String)> {
         self.runtime.block_on(async {
-            let exchange = tokio::time::timeout(PATIENCE, self.exchange(exchange));
+            let exchange = tokio::time::timeout(RESPONSE_TIMEOUT, self.connect_and_send(exchange));
             exchange.await.context("the gateway does not answer")?
         })
     }
 
-    async fn exchange(&self, exchange: &Exchange) -> anyhow::Result<(u16, String)> {
+    async fn connect_and_send(&self, exchange: &DemoRequest) -> anyhow::Result<(u16, String)> {
         let stream = TcpStream::connect(self.address).await?;
         let name = ServerName::try_from("localhost")?;
         let stream = TlsConnector::from(Arc::clone(&self.tls)).connect(name, stream).await?;
@@ -103,7 +103,7 @@ impl Client {
             .method(exchange.method.clone())
             .uri(&exchange.path)
             .header("host", format!("localhost:{}", self.address.port()));
-        for (name, value, _) in &exchange.fields {
+        for (name, value, _) in &exchange.headers {
             request = request.header(*name, value);
         }
         let body = Full::new(Bytes::from(exchange.body.clone().unwrap_or_default()));

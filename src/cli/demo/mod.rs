@@ -15,20 +15,20 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use crate::admin::control;
 use crate::app::{self, Bound, StartError};
-use crate::auth::bearer::make;
+use crate::auth::bearer::make_bearer;
 use crate::base::clock::Clock;
 use crate::base::secret::Secret;
-use crate::cli::demo::backend::{Backend, PLATFORM_KEY};
-use crate::cli::serve::{exit_code, on_signals};
-use crate::cli::{Outcome, say};
-use crate::config::sources::list;
+use crate::cli::demo::backend::{DemoBackend, PLATFORM_KEY};
+use crate::cli::serve::{exit_code, spawn_signal_thread};
+use crate::cli::{CliResult, print_line};
+use crate::config::sources::format_problems;
 use crate::config::{Sources, load};
 use crate::observability::log;
 
 mod backend;
 mod client;
 
-use client::{Client, Exchange};
+use client::{DemoClient, DemoRequest};
 
 const USER: &str = "alice";
 const PASSWORD: &str = "wonderland";
@@ -56,7 +56,7 @@ pub fn command() -> Command {
         .after_help("Example:\n  timbr-gateway demo --once")
 }
 
-pub fn run(matches: &ArgMatches) -> Outcome {
+pub fn run(matches: &ArgMatches) -> CliResult {
     if let Some(address) = matches.get_one::<SocketAddr>("backend-only") {
         return run_backend(*address);
     }
@@ -64,26 +64,26 @@ pub fn run(matches: &ArgMatches) -> Outcome {
     let tell = move |line: &str| {
         let _ = arrived.send(line.to_owned()); // Nobody reads once the round trip is over.
     };
-    let backend = Backend::start(SocketAddr::from(([127, 0, 0, 1], 0)), tell)
+    let backend = DemoBackend::start(SocketAddr::from(([127, 0, 0, 1], 0)), tell)
         .context("the demo's backend does not start")?;
     let salt = Secret::new(Fernet::generate_key());
     let wanted = matches.get_one::<String>("listen-https").expect("it has a default");
     let bound = bind(&salt, wanted, backend.address())?;
-    let folder = Folder::new()?;
+    let folder = TempFolder::new()?;
     let ca = folder.0.join("ca.pem");
     let pem = bound.certificate_pem().context("the demo has no certificate of its own")?.to_owned();
     std::fs::write(&ca, &pem).with_context(|| format!("cannot write {}", ca.display()))?;
     let address = bound.addresses().https.context("the demo listens nowhere")?;
 
     let (control, orders) = control::channel();
-    on_signals(control.clone())?;
+    spawn_signal_thread(control.clone())?;
     let gateway = thread::spawn(move || bound.run(orders));
-    let client = Client::new(address, &pem)?;
+    let client = DemoClient::new(address, &pem)?;
     let told = round_trip(&client, &salt, &ca, backend.address(), arrivals);
     if told.is_err() || matches.get_flag("once") {
         control.drain();
     } else {
-        say(format_args!("\nThe gateway goes on running; try the commands above. Ctrl-C ends it."))?;
+        print_line(format_args!("\nThe gateway goes on running; try the commands above. Ctrl-C ends it."))?;
     }
     let ended = gateway.join().map_err(|_| anyhow::anyhow!("the gateway panicked"))??;
     told?;
@@ -91,17 +91,17 @@ pub fn run(matches: &ArgMatches) -> Outcome {
 }
 
 /// The backend until SIGTERM or SIGINT, also as process 1, where no default would end it.
-fn run_backend(address: SocketAddr) -> Outcome {
+fn run_backend(address: SocketAddr) -> CliResult {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let (mut terminate, mut interrupt) = {
         let _entered = runtime.enter();
         (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?)
     };
     let tell = |line: &str| {
-        let _ = say(line); // Who does not want to read it may still query.
+        let _ = print_line(line); // Who does not want to read it may still query.
     };
-    let backend = Backend::start(address, tell).with_context(|| format!("cannot listen on {address}"))?;
-    say(format_args!("The demo's backend, on http://{}.", backend.address()))?;
+    let backend = DemoBackend::start(address, tell).with_context(|| format!("cannot listen on {address}"))?;
+    print_line(format_args!("The demo's backend, on http://{}.", backend.address()))?;
     runtime.block_on(async {
         tokio::select! {
             _ = terminate.recv() => {}
@@ -124,14 +124,15 @@ fn bind(salt: &Secret, https: &str, backend: SocketAddr) -> anyhow::Result<Bound
         ];
         let environment = settings.map(|(name, value)| (name.into(), value.into())).to_vec();
         let sources = Sources { environment, ..Sources::default() };
-        let config =
-            load(&sources).map_err(|problems| anyhow::anyhow!("the demo's settings{}", list(&problems)))?.0;
+        let config = load(&sources)
+            .map_err(|problems| anyhow::anyhow!("the demo's settings{}", format_problems(&problems)))?
+            .0;
         let log = config.log;
         Ok::<_, anyhow::Error>((app::bind(config, &Clock::system()), log))
     };
     let (bound, log) = match attempt(https)? {
         (Err(StartError::Bind { address, source, .. }), _) if source.kind() == ErrorKind::AddrInUse => {
-            say(format_args!("{address} is in use; taking a free port instead."))?;
+            print_line(format_args!("{address} is in use; taking a free port instead."))?;
             attempt(&SocketAddr::new(address.ip(), 0).to_string())?
         }
         other => other,
@@ -142,19 +143,19 @@ fn bind(salt: &Secret, https: &str, backend: SocketAddr) -> anyhow::Result<Bound
 }
 
 /// A folder for the certificate, removed at the end.
-struct Folder(PathBuf);
+struct TempFolder(PathBuf);
 
-impl Folder {
-    fn new() -> anyhow::Result<Folder> {
+impl TempFolder {
+    fn new() -> anyhow::Result<TempFolder> {
         let path = std::env::temp_dir().join(format!("timbr-gateway-demo-{:08x}", fastrand::u32(..)));
         std::fs::create_dir(&path).with_context(|| {
             format!("cannot make {}; TMPDIR can name a folder that may be written to", path.display())
         })?;
-        Ok(Folder(path))
+        Ok(TempFolder(path))
     }
 }
 
-impl Drop for Folder {
+impl Drop for TempFolder {
     fn drop(&mut self) {
         let _ = std::fs::remove_dir_all(&self.0);
     }
@@ -163,59 +164,65 @@ impl Drop for Folder {
 /// Refused, let in, answered: each step with the command that does the same.
 #[allow(clippy::needless_pass_by_value, reason = "with the receiver, what arrives later is dropped")]
 fn round_trip(
-    client: &Client,
+    client: &DemoClient,
     salt: &Secret,
     ca: &Path,
     backend: SocketAddr,
     arrivals: mpsc::Receiver<String>,
 ) -> anyhow::Result<()> {
-    let base = client.base();
-    say(format_args!(
+    let base = client.base_url();
+    print_line(format_args!(
         "A gateway on {base}, in front of a demo backend on http://{backend}.\n\
          Salt and certificate were made just now.\n"
     ))?;
-    say(format_args!("export CURL_CA_BUNDLE={}", ca.display()))?;
-    say(format_args!("export API_AUTH_SALT={}\n", salt.expose()))?;
+    print_line(format_args!("export CURL_CA_BUNDLE={}", ca.display()))?;
+    print_line(format_args!("export API_AUTH_SALT={}\n", salt.expose()))?;
 
-    say(format_args!("# 1. Nobody gets through without a key:"))?;
-    let ontologies = Exchange::get("/timbr/api/get_ontologies/").field("Content-Type", "application/json");
-    show(client, &ontologies, 401)?;
+    print_line(format_args!("# 1. Nobody gets through without a key:"))?;
+    let ontologies =
+        DemoRequest::get("/timbr/api/get_ontologies/").header("Content-Type", "application/json");
+    send_and_print(client, &ontologies, 401)?;
 
-    say(format_args!("# 2. {USER} makes a bearer from her name and password, and asks for a token:"))?;
-    let bearer = make(salt, USER, &Secret::new(PASSWORD.to_owned())).context("the demo's salt is good")?;
+    print_line(format_args!("# 2. {USER} makes a bearer from her name and password, and asks for a token:"))?;
+    let bearer =
+        make_bearer(salt, USER, &Secret::new(PASSWORD.to_owned())).context("the demo's salt is good")?;
     let program = std::env::args().next().unwrap_or_else(|| "timbr-gateway".to_owned());
-    say(format_args!("BEARER=$(printf {PASSWORD} | {program} bearer --user {USER} --password-stdin)"))?;
-    let ask = Exchange::post("/timbr/api/get_token", "")
-        .field("Content-Type", "application/json")
-        .field_shown("Authorization", &format!("Bearer {}", bearer.expose()), "Bearer $BEARER");
-    let answer = show(client, &ask, 200)?;
+    print_line(format_args!(
+        "BEARER=$(printf {PASSWORD} | {program} bearer --user {USER} --password-stdin)"
+    ))?;
+    let ask = DemoRequest::post("/timbr/api/get_token", "")
+        .header("Content-Type", "application/json")
+        .header_with_placeholder("Authorization", &format!("Bearer {}", bearer.expose()), "Bearer $BEARER");
+    let answer = send_and_print(client, &ask, 200)?;
     let token = serde_json::from_str::<Value>(&answer)?["data"][0].as_str().unwrap_or_default().to_owned();
-    say(format_args!("TOKEN={token}\n"))?;
+    print_line(format_args!("TOKEN={token}\n"))?;
 
-    say(format_args!("# 3. With the token she queries:"))?;
-    let query =
-        Exchange::post("/timbr/openapi/ontology/sales/query", "SELECT name, country FROM customer LIMIT 2")
-            .field("Content-Type", "application/text")
-            .field_shown("x-api-key", &token, "$TOKEN");
-    show(client, &query, 200)?;
+    print_line(format_args!("# 3. With the token she queries:"))?;
+    let query = DemoRequest::post(
+        "/timbr/openapi/ontology/sales/query",
+        "SELECT name, country FROM customer LIMIT 2",
+    )
+    .header("Content-Type", "application/text")
+    .header_with_placeholder("x-api-key", &token, "$TOKEN");
+    send_and_print(client, &query, 200)?;
 
-    say(format_args!(
+    print_line(format_args!(
         "# 4. A token that the backend itself gave works too; the gateway asks about it once:"
     ))?;
-    let platform = ontologies.field("x-api-key", PLATFORM_KEY);
-    show(client, &platform, 200)?;
+    let platform = ontologies.header("x-api-key", PLATFORM_KEY);
+    send_and_print(client, &platform, 200)?;
 
-    say(format_args!("# What arrived at the backend; the refused request did not:"))?;
+    print_line(format_args!("# What arrived at the backend; the refused request did not:"))?;
     for line in arrivals.try_iter() {
-        say(format_args!("{line}"))?;
+        print_line(format_args!("{line}"))?;
     }
     Ok(())
 }
 
-fn show(client: &Client, exchange: &Exchange, expected: u16) -> anyhow::Result<String> {
-    say(format_args!("{}", exchange.as_curl(&client.base())))?;
-    let (status, body) = client.perform(exchange)?;
-    say(format_args!("{status}  {body}\n"))?;
+fn send_and_print(client: &DemoClient, exchange: &DemoRequest, expected: u16) -> anyhow::Result<String> {
+    print_line(format_args!("{}", exchange.as_curl(&client.base_url())))?;
+    let (status, body) = client.send(exchange)?;
+    print_line(format_args!("{status}  {body}\n"))?;
     if status != expected {
         bail!("the demo expected {expected} here");
     }

@@ -13,49 +13,49 @@ use tokio::time::sleep;
 
 use crate::admin::control;
 use crate::app;
-use crate::auth::bearer::make;
+use crate::auth::bearer::make_bearer;
 use crate::base::clock::Clock;
 use crate::base::percent;
 use crate::base::secret::Secret;
-use crate::cli::doctor::PATIENCE;
-use crate::cli::doctor::report::Report;
-use crate::config::{Config, Listen, StoreKind, UpstreamUrl};
-use crate::outbound::http_client::Origin;
+use crate::cli::doctor::RESPONSE_TIMEOUT;
+use crate::cli::doctor::report::DoctorReport;
+use crate::config::{Config, ListenOptions, ServerUrl, StoreKind};
+use crate::outbound::http_client::HttpClient;
 
 /// So often a result that is still being made is asked for, with a second between.
-const MOST_POLLS: usize = 30;
+const MAX_POLLS: usize = 30;
 
 /// As whom to ask.
-pub struct Caller {
+pub struct DoctorLogin {
     pub user: String,
     pub password: Secret,
 }
 
 /// What to ask for.
-pub struct Chain {
+pub struct ClientChain {
     pub ontology: Option<String>,
     pub query: String,
 }
 
 /// A way to ask the gateway.
-struct Client {
-    origin: Origin,
+struct DoctorClient {
+    http: HttpClient,
     token: Option<String>,
 }
 
 /// An answer, as far as it is looked at.
-struct Answer {
+struct DoctorResponse {
     status: StatusCode,
     body: Value,
 }
 
-impl Chain {
+impl ClientChain {
     /// Starts a gateway and asks it.
-    pub async fn try_through(
+    pub async fn run(
         &self,
         mut config: Config,
-        caller: Option<Caller>,
-        report: &mut Report,
+        caller: Option<DoctorLogin>,
+        report: &mut DoctorReport,
     ) -> anyhow::Result<()> {
         match &config.store.kind {
             StoreKind::Memory => report.ok("store", "tokens are kept in the memory of the process"),
@@ -76,7 +76,7 @@ impl Chain {
             return Ok(());
         };
         let salt = config.salts[0].clone();
-        config.listen = Listen {
+        config.listen = ListenOptions {
             http: Some(SocketAddr::from((Ipv4Addr::LOCALHOST, 0))),
             https: None,
             admin: None,
@@ -87,10 +87,11 @@ impl Chain {
         let port = bound.addresses().http.context("it listens")?.port();
         let (control, orders) = control::channel();
         let gateway = std::thread::spawn(move || bound.run(orders));
-        let url = UpstreamUrl { tls: false, host: Ipv4Addr::LOCALHOST.to_string(), port };
-        let mut client = Client { origin: Origin::with_tls(&url, None, PATIENCE), token: None };
+        let url = ServerUrl { tls: false, host: Ipv4Addr::LOCALHOST.to_string(), port };
+        let mut client =
+            DoctorClient { http: HttpClient::with_tls(&url, None, RESPONSE_TIMEOUT), token: None };
         if client.get_token(&salt, &caller, report).await {
-            self.ask_all(&client, report).await;
+            self.run_queries(&client, report).await;
         } else {
             report.skipped("queries", "there is no token to ask with");
         }
@@ -100,9 +101,12 @@ impl Chain {
         Ok(())
     }
 
-    async fn ask_all(&self, client: &Client, report: &mut Report) {
-        let answer = client.ask(Method::GET, "/timbr/api/get_ontologies/", "application/json", &[], "").await;
-        let Some(ontologies) = told("get_ontologies", &answer, report, |body| body["data"].is_array()) else {
+    async fn run_queries(&self, client: &DoctorClient, report: &mut DoctorReport) {
+        let answer =
+            client.send(Method::GET, "/timbr/api/get_ontologies/", "application/json", &[], "").await;
+        let Some(ontologies) =
+            report_response("get_ontologies", &answer, report, |body| body["data"].is_array())
+        else {
             return report.skipped("queries", "the backend takes nothing of this user");
         };
         let first = ontologies["data"][0].as_str().map(str::to_owned);
@@ -111,43 +115,45 @@ impl Chain {
         };
         // As `pytimbr_api.executeQuery` asks.
         let body = json!({"ontology_name": ontology, "query": self.query}).to_string();
-        let answer = client.ask(Method::POST, "/timbr/api/query/", "application/json", &[], &body).await;
-        told("query", &answer, report, |body| body["status"] == "success");
+        let answer = client.send(Method::POST, "/timbr/api/query/", "application/json", &[], &body).await;
+        report_response("query", &answer, report, |body| body["status"] == "success");
         // As `pytimbr_api.run_query` asks.
         let path = format!("/timbr/openapi/ontology/{}/query", percent::encode(&ontology));
         let text = "application/text";
-        let answer = client.ask(Method::POST, &path, text, &[("nested", "false")], &self.query).await;
-        told("openapi query", &answer, report, |_| true);
+        let answer = client.send(Method::POST, &path, text, &[("nested", "false")], &self.query).await;
+        report_response("openapi query", &answer, report, |_| true);
         let fields = [("nested", "false"), ("x-async", "true")];
-        let answer = client.ask(Method::POST, &path, text, &fields, &self.query).await;
-        if let Some(body) = told("async query", &answer, report, |body| body["response_id"].is_string()) {
+        let answer = client.send(Method::POST, &path, text, &fields, &self.query).await;
+        if let Some(body) =
+            report_response("async query", &answer, report, |body| body["response_id"].is_string())
+        {
             let id = body["response_id"].as_str().unwrap_or_default();
             client.poll(&format!("/timbr/openapi/get-async-results/{}", percent::encode(id)), report).await;
         }
     }
 }
 
-impl Client {
+impl DoctorClient {
     /// As the documentation's script asks.
-    async fn get_token(&mut self, salt: &Secret, caller: &Caller, report: &mut Report) -> bool {
-        let Some(bearer) = make(salt, &caller.user, &caller.password) else {
+    async fn get_token(&mut self, salt: &Secret, caller: &DoctorLogin, report: &mut DoctorReport) -> bool {
+        let Some(bearer) = make_bearer(salt, &caller.user, &caller.password) else {
             report.failed("get_token", "no bearer could be made", "API_AUTH_SALT");
             return false;
         };
         let authorization = format!("Bearer {}", bearer.expose());
         let fields = [(AUTHORIZATION.as_str(), authorization.as_str())];
-        let answer = self.ask(Method::POST, "/timbr/api/get_token", "application/json", &fields, "").await;
-        let body = told("get_token", &answer, report, |body| body["data"][0].is_string());
+        let answer = self.send(Method::POST, "/timbr/api/get_token", "application/json", &fields, "").await;
+        let body = report_response("get_token", &answer, report, |body| body["data"][0].is_string());
         self.token = body.and_then(|body| body["data"][0].as_str().map(str::to_owned));
         self.token.is_some()
     }
 
-    async fn poll(&self, path: &str, report: &mut Report) {
-        for _ in 0..MOST_POLLS {
-            let answer = self.ask(Method::GET, path, "application/text", &[], "").await;
+    async fn poll(&self, path: &str, report: &mut DoctorReport) {
+        for _ in 0..MAX_POLLS {
+            let answer = self.send(Method::GET, path, "application/text", &[], "").await;
             let running = answer.as_ref().is_ok_and(|answer| answer.body["status"] == "running");
             if !running {
-                told("async result", &answer, report, |body| body["status"] == "completed");
+                report_response("async result", &answer, report, |body| body["status"] == "completed");
                 return;
             }
             sleep(Duration::from_secs(1)).await;
@@ -159,14 +165,14 @@ impl Client {
         );
     }
 
-    async fn ask(
+    async fn send(
         &self,
         method: Method,
         path: &str,
         content_type: &str,
         fields: &[(&str, &str)],
         body: &str,
-    ) -> Result<Answer, String> {
+    ) -> Result<DoctorResponse, String> {
         let mut request = Request::builder().method(method).uri(path).header(CONTENT_TYPE, content_type);
         request = request.header(CONNECTION, "close");
         for (name, value) in fields {
@@ -177,20 +183,20 @@ impl Client {
         }
         let request = request.body(Full::new(Bytes::copy_from_slice(body.as_bytes())));
         let request = request.map_err(|_| "what was to be asked is no request".to_owned())?;
-        let answer = self.origin.ask(request).await.map_err(|error| error.to_string())?;
+        let answer = self.http.send(request).await.map_err(|error| error.to_string())?;
         let body = serde_json::from_slice(answer.body()).unwrap_or_default();
-        Ok(Answer { status: answer.status(), body })
+        Ok(DoctorResponse { status: answer.status(), body })
     }
 }
 
 /// The body of an answer that is as it should be; what is wrong with another is told.
-fn told(
+fn report_response(
     step: &'static str,
-    answer: &Result<Answer, String>,
-    report: &mut Report,
+    answer: &Result<DoctorResponse, String>,
+    report: &mut DoctorReport,
     is_right: impl Fn(&Value) -> bool,
 ) -> Option<Value> {
-    let Answer { status, body } = match answer {
+    let DoctorResponse { status, body } = match answer {
         Ok(answer) => answer,
         Err(why) => {
             report.failed(step, why, "see the message");
@@ -206,12 +212,12 @@ fn told(
     let who = if reason.is_some() { "the gateway" } else { "the backend" };
     let reason_told = reason.map_or(String::new(), |reason| format!(" {reason}"));
     let detail = format!("{who} answers {}{reason_told}: {sentence}", status.as_u16());
-    report.failed(step, detail, mend(reason, *status));
+    report.failed(step, detail, suggest_fix(reason, *status));
     None
 }
 
 /// Which setting is behind a refusal of the gateway, or of the backend.
-fn mend(reason: Option<&str>, status: StatusCode) -> &'static str {
+fn suggest_fix(reason: Option<&str>, status: StatusCode) -> &'static str {
     match (reason, status) {
         (Some("credentials_wrong"), _) => {
             "the user and password given here, or auth.verifier and its settings"

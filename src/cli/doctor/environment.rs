@@ -8,31 +8,31 @@ use http_body_util::Full;
 use tokio::net::lookup_host;
 
 use crate::app::{self, StartError};
-use crate::auth::bearer::{BearerOpener, make};
+use crate::auth::bearer::{BearerOpener, make_bearer};
 use crate::base::clock::Clock;
 use crate::base::secret::Secret;
-use crate::cli::doctor::PATIENCE;
-use crate::cli::doctor::report::Report;
-use crate::config::{Config, Foreign};
-use crate::outbound::http_client::{FetchError, Origin};
+use crate::cli::doctor::RESPONSE_TIMEOUT;
+use crate::cli::doctor::report::DoctorReport;
+use crate::config::{Config, ForeignKeyPolicy};
+use crate::outbound::http_client::{FetchError, HttpClient};
 use crate::tls;
 
 /// How far the backend's clock may be from ours: as far as a bearer may come from the future.
-const MOST_SKEW: u64 = 60;
+const MAX_CLOCK_SKEW_SECONDS: u64 = 60;
 
 /// Days before its end from which on a certificate is told of.
-const SOON: i64 = 14;
+const EXPIRY_WARNING_DAYS: i64 = 14;
 
 /// True if the chain can be tried.
-pub async fn examine(config: &Config, report: &mut Report) -> bool {
-    let files = files(config, report);
-    salt(config, report);
-    certificates(config, report);
-    let reachable = name(config, report).await && upstreams(config, report).await;
+pub async fn check(config: &Config, report: &mut DoctorReport) -> bool {
+    let files = check_files(config, report);
+    check_salt(config, report);
+    check_certificates(config, report);
+    let reachable = check_dns(config, report).await && check_upstreams(config, report).await;
     files && reachable
 }
 
-fn files(config: &Config, report: &mut Report) -> bool {
+fn check_files(config: &Config, report: &mut DoctorReport) -> bool {
     match app::check(config) {
         Ok(()) => report.ok("files", "all that the configuration names can be used"),
         Err(StartError::Files(problems)) => {
@@ -49,10 +49,10 @@ fn files(config: &Config, report: &mut Report) -> bool {
     true
 }
 
-fn salt(config: &Config, report: &mut Report) {
+fn check_salt(config: &Config, report: &mut DoctorReport) {
     let primary = &config.salts[0];
     let opener = BearerOpener::new(&config.salts, config.auth.bearer_max_age, Clock::system());
-    let made = make(primary, "doctor", &Secret::new("any".to_owned()));
+    let made = make_bearer(primary, "doctor", &Secret::new("any".to_owned()));
     match made.map(|bearer| opener.open(bearer.expose()).is_ok()) {
         Some(true) => {
             let count = config.salts.len();
@@ -66,7 +66,7 @@ fn salt(config: &Config, report: &mut Report) {
     }
 }
 
-fn certificates(config: &Config, report: &mut Report) {
+fn check_certificates(config: &Config, report: &mut DoctorReport) {
     if config.listen.https.is_none() {
         return report.skipped("certificates", "listen.https is off");
     }
@@ -74,7 +74,7 @@ fn certificates(config: &Config, report: &mut Report) {
         return report
             .ok("certificates", "self-signed, made at start: clients cannot verify it (tls.cert_file)");
     }
-    let Ok(ends) = tls::ends(&config.tls) else {
+    let Ok(ends) = tls::expiries(&config.tls) else {
         return report.skipped("certificates", "they cannot be read");
     };
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
@@ -82,7 +82,7 @@ fn certificates(config: &Config, report: &mut Report) {
         let days = (end - i64::try_from(now).unwrap_or(i64::MAX)) / (24 * 60 * 60);
         let told = format!("{names}: {days} days left");
         match days {
-            days if days < SOON => {
+            days if days < EXPIRY_WARNING_DAYS => {
                 report.failed("certificates", told, "renew tls.cert_file and tls.key_file");
             }
             _ => report.ok("certificates", told),
@@ -90,7 +90,7 @@ fn certificates(config: &Config, report: &mut Report) {
     }
 }
 
-async fn name(config: &Config, report: &mut Report) -> bool {
+async fn check_dns(config: &Config, report: &mut DoctorReport) -> bool {
     let mut all = true;
     for url in &config.upstream.urls {
         match lookup_host((url.host.as_str(), url.port)).await {
@@ -109,47 +109,51 @@ async fn name(config: &Config, report: &mut Report) -> bool {
 }
 
 /// Asks each backend.
-async fn upstreams(config: &Config, report: &mut Report) -> bool {
-    let Ok(tls) = tls::upstream_tls(&config.upstream) else {
+async fn check_upstreams(config: &Config, report: &mut DoctorReport) -> bool {
+    let Ok(tls) = tls::backend_tls(&config.upstream) else {
         report.skipped("upstream", "its TLS cannot be set up; see files");
         return false;
     };
     let mut all = true;
     for (url, tls) in config.upstream.urls.iter().zip(tls) {
-        let origin = Origin::with_tls(url, tls, PATIENCE);
-        all &= upstream(config, &origin, report).await;
+        let origin = HttpClient::with_tls(url, tls, RESPONSE_TIMEOUT);
+        all &= check_upstream(config, &origin, report).await;
         if let Some(path) = &config.upstream.health.path {
-            health(&origin, path, report).await;
+            check_health_path(&origin, path, report).await;
         }
     }
     all
 }
 
 /// Asks what the gateway asks again and again.
-async fn health(origin: &Origin, path: &str, report: &mut Report) {
+async fn check_health_path(origin: &HttpClient, path: &str, report: &mut DoctorReport) {
     let question = Request::get(path).body(Full::default()).expect("the configuration checked the path");
     let mend = "upstream.health_path: a path that answers 200 to 399 without credentials, quickly; without it, no \
                 address is checked";
-    match origin.ask(question).await {
+    match origin.send(question).await {
         Ok(answer) if answer.status().is_success() || answer.status().is_redirection() => {
-            report.ok("health", format!("{} answers {} on {path}", origin.name(), answer.status()));
+            report.ok("health", format!("{} answers {} on {path}", origin.authority(), answer.status()));
         }
         Ok(answer) => {
-            report.failed("health", format!("{} answers {} on {path}", origin.name(), answer.status()), mend);
+            report.failed(
+                "health",
+                format!("{} answers {} on {path}", origin.authority(), answer.status()),
+                mend,
+            );
         }
         Err(error) => report.failed("health", error.to_string(), mend),
     }
 }
 
 /// Connects as always, and asks what a stranger could ask.
-async fn upstream(config: &Config, origin: &Origin, report: &mut Report) -> bool {
+async fn check_upstream(config: &Config, origin: &HttpClient, report: &mut DoctorReport) -> bool {
     let tls = config.upstream.tls();
     let question = Request::get("/timbr/api/get_ontologies/")
         .header(CONTENT_TYPE, "application/json")
         .header("x-api-key", "tk_of_nobody")
         .body(Full::default())
         .expect("a path and two fields are a request");
-    let answer = match origin.ask(question).await {
+    let answer = match origin.send(question).await {
         Ok(answer) => answer,
         Err(error) => {
             let mend = match (&error, tls) {
@@ -157,20 +161,20 @@ async fn upstream(config: &Config, origin: &Origin, report: &mut Report) -> bool
                     "upstream.ca_file (whom to trust), upstream.server_name (the name in the certificate)"
                 }
                 (FetchError::Connect(..), _) => "upstream.url (address and port), or start the backend",
-                (FetchError::Broken(..), false) => "upstream.url: is it https that is spoken there?",
+                (FetchError::Incomplete(..), false) => "upstream.url: is it https that is spoken there?",
                 _ => "the backend",
             };
             report.failed("upstream", error.to_string(), mend);
             return false;
         }
     };
-    report.ok("upstream", format!("{} answers{}", origin.name(), if tls { " over TLS" } else { "" }));
-    clock(answer.headers(), report);
+    report.ok("upstream", format!("{} answers{}", origin.authority(), if tls { " over TLS" } else { "" }));
+    check_clock(answer.headers(), report);
     match (answer.status(), config.tokens.foreign) {
         (StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN, _) => {
             report.ok("foreign keys", "the backend refuses a made-up key");
         }
-        (status, Foreign::Verify) => report.failed(
+        (status, ForeignKeyPolicy::Verify) => report.failed(
             "foreign keys",
             format!("the backend answers {status} to a made-up key, so that its yes proves nothing"),
             "tokens.foreign (reject or forward), or the backend, which has to check keys on get_ontologies",
@@ -181,7 +185,7 @@ async fn upstream(config: &Config, origin: &Origin, report: &mut Report) -> bool
     true
 }
 
-fn clock(fields: &HeaderMap, report: &mut Report) {
+fn check_clock(fields: &HeaderMap, report: &mut DoctorReport) {
     let date = fields
         .get(DATE)
         .and_then(|value| value.to_str().ok())
@@ -192,7 +196,7 @@ fn clock(fields: &HeaderMap, report: &mut Report) {
         now.duration_since(theirs).or_else(|_| theirs.duration_since(now)).unwrap_or_default().as_secs();
     let told = format!("{skew} s between this machine's clock and the backend's");
     match skew {
-        skew if skew > MOST_SKEW => {
+        skew if skew > MAX_CLOCK_SKEW_SECONDS => {
             report.failed("clock", told, "the clock (NTP) of this machine, or of the backend");
         }
         _ => report.ok("clock", told),

@@ -11,16 +11,16 @@ use clap::{Arg, ArgAction, ArgMatches, Command};
 use tracing::level_filters::LevelFilter;
 
 use crate::base::secret::Secret;
-use crate::cli::{Outcome, options, password, say};
+use crate::cli::{CliResult, options, password, print_line};
 use crate::config::{self, VerifierOptions};
-use crate::observability::log::{self, Format, LogOptions};
+use crate::observability::log::{self, LogFormat, LogOptions};
 use crate::outbound::otlp;
 
-use chain::{Caller, Chain};
-use report::{Manner, Report};
+use chain::{ClientChain, DoctorLogin};
+use report::{DoctorReport, OutputFormat};
 
 /// Another server that takes longer for the head of an answer is broken, as far as this goes.
-const PATIENCE: Duration = Duration::from_secs(30);
+const RESPONSE_TIMEOUT: Duration = Duration::from_secs(30);
 
 pub fn command() -> Command {
     let value = |name: &'static str, value: &'static str, help: &'static str| {
@@ -39,12 +39,12 @@ pub fn command() -> Command {
              its polls. A gateway that runs is not touched. Exit code 1 if a step fails.\n\n\
              Example:\n  timbr-gateway doctor --config gateway.yaml --user alice --password-file password",
         );
-    options::add_to(command)
+    options::add_all(command)
 }
 
-pub fn run(matches: &ArgMatches) -> Outcome {
-    let manner = if matches.get_flag("json") { Manner::Json } else { Manner::Lines };
-    let mut report = Report::new(manner);
+pub fn run(matches: &ArgMatches) -> CliResult {
+    let manner = if matches.get_flag("json") { OutputFormat::Json } else { OutputFormat::Text };
+    let mut report = DoctorReport::new(manner);
     let sources = options::sources(matches);
     match config::load(&sources) {
         Err(problems) => {
@@ -60,31 +60,31 @@ pub fn run(matches: &ArgMatches) -> Outcome {
             if let Err(error) = otlp::check(|name| std::env::var(name).ok()) {
                 report.failed("traces", error.to_string(), "OTEL_…");
             }
-            let log = LogOptions { level: LevelFilter::WARN, format: Format::Text, access: false };
+            let log = LogOptions { level: LevelFilter::WARN, format: LogFormat::Text, access: false };
             let _log = log::init(log)?;
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-            let caller = caller(matches, &config.auth.verifier)?;
-            let sound = runtime.block_on(environment::examine(&config, &mut report));
-            let asked = Chain {
+            let caller = login_arguments(matches, &config.auth.verifier)?;
+            let sound = runtime.block_on(environment::check(&config, &mut report));
+            let asked = ClientChain {
                 ontology: matches.get_one::<String>("ontology").cloned(),
                 query: matches.get_one::<String>("query").cloned().expect("it has a default"),
             };
             if sound {
-                runtime.block_on(asked.try_through(config, caller, &mut report))?;
+                runtime.block_on(asked.run(config, caller, &mut report))?;
             } else {
                 report.skipped("chain", "the steps before have to succeed first");
             }
         }
     }
-    say(report.conclusion())?;
+    print_line(report.summary())?;
     Ok(if report.is_healthy() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 /// As whom to log in. `salt-holder` takes any name.
-fn caller(matches: &ArgMatches, verifier: &VerifierOptions) -> anyhow::Result<Option<Caller>> {
+fn login_arguments(matches: &ArgMatches, verifier: &VerifierOptions) -> anyhow::Result<Option<DoctorLogin>> {
     match (matches.get_one::<String>("user"), verifier) {
-        (Some(user), _) => Ok(Some(Caller { user: user.clone(), password: password::read(matches)? })),
-        (None, VerifierOptions::SaltHolder) => Ok(Some(Caller {
+        (Some(user), _) => Ok(Some(DoctorLogin { user: user.clone(), password: password::read(matches)? })),
+        (None, VerifierOptions::SaltHolder) => Ok(Some(DoctorLogin {
             user: "timbr-gateway-doctor".to_owned(),
             password: Secret::new("any".to_owned()),
         })),

@@ -17,8 +17,8 @@ use crate::config::file::Node;
 use crate::config::options::types::{Count, DurationOrZero, Limit, Size};
 use crate::config::options::{Key, OptionSpec, group};
 use crate::config::reader::Reader;
-use crate::config::{Foreign, UpstreamUrl};
-use crate::observability::log::Format;
+use crate::config::{ForeignKeyPolicy, ServerUrl};
+use crate::observability::log::LogFormat;
 
 /// All options, in the order in which they are documented.
 pub fn all() -> impl Iterator<Item = &'static OptionSpec> {
@@ -85,9 +85,9 @@ group! { TLS: TlsKeys = "tls." {
 } }
 
 group! { UPSTREAM: UpstreamKeys = "upstream." {
-    url: UpstreamUrl,
+    url: ServerUrl,
         "URL of the Timbr backend: http://host:port or https://host[:port]. Required unless upstream.urls is set.";
-    urls: Vec<UpstreamUrl>,
+    urls: Vec<ServerUrl>,
         "URLs of several equivalent backends, in place of upstream.url; all http:// or all https://. See upstreams.md.";
     credential: CredentialKind = "forward",
         "Credential that is sent to the backend. forward: the client's own x-api-key, with the user in \
@@ -166,7 +166,7 @@ group! { AUTH: AuthKeys = "auth." {
 } }
 
 group! { PLATFORM: PlatformKeys = "platform." {
-    url: UpstreamUrl,
+    url: ServerUrl,
         "URL of the platform for auth.verifier=platform: http://host:port or https://host[:port]. Default: upstream.url.";
     ca_file: PathBuf,
         "Certificate authorities (PEM) for an https platform.url, in place of the system's.";
@@ -228,7 +228,7 @@ group! {
         "Maximum number of stored tokens. When it is exceeded, the oldest token is evicted.";
     keys_file: PathBuf,
         "Keys that are known in advance, one per line: user:sha256-of-the-key[:upstream key].";
-    foreign: Foreign = "verify",
+    foreign: ForeignKeyPolicy = "verify",
         "Handling of keys that the gateway does not know. verify: ask the backend once and cache the result. forward: \
          let the backend decide on each request. reject: reject the request.";
     foreign_accept_ttl: Duration = "5m",
@@ -349,7 +349,7 @@ group! { READINESS: ReadinessKeys = "readiness." {
 group! { LOG: LogKeys = "log." {
     level: LevelFilter = "info",
         "Minimum level of logged events.";
-    format: Format = "text",
+    format: LogFormat = "text",
         "Format of log lines.";
     access: bool = "true",
         "Write an access log line for each request.";

@@ -8,7 +8,7 @@ use ipnet::IpNet;
 
 use crate::base::secret::Secret;
 use crate::config::file::Node;
-use crate::config::{UpstreamUrl, size, url};
+use crate::config::{ServerUrl, size, url};
 
 /// The form of an option's text, for flags, the file, the JSON Schema and documents.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -125,21 +125,21 @@ impl OptionType for Option<SocketAddr> {
     }
 }
 
-impl OptionType for UpstreamUrl {
-    type Value = UpstreamUrl;
+impl OptionType for ServerUrl {
+    type Value = ServerUrl;
     const SHAPE: Shape = Shape::Url;
 
-    fn parse(text: &str) -> Result<UpstreamUrl, String> {
-        url::origin(text)
+    fn parse(text: &str) -> Result<ServerUrl, String> {
+        url::parse_origin(text)
     }
 }
 
-impl OptionType for Vec<UpstreamUrl> {
-    type Value = Vec<UpstreamUrl>;
+impl OptionType for Vec<ServerUrl> {
+    type Value = Vec<ServerUrl>;
     const SHAPE: Shape = Shape::Urls;
 
-    fn parse(text: &str) -> Result<Vec<UpstreamUrl>, String> {
-        text.split(',').map(|url| url::origin(url.trim())).collect()
+    fn parse(text: &str) -> Result<Vec<ServerUrl>, String> {
+        text.split(',').map(|url| url::parse_origin(url.trim())).collect()
     }
 }
 

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::entries::{Field, Form, ROUTES, entries_of};
+use super::entries::{EntryForm, EntryKey, ROUTES, entry_keys};
 use crate::config::options::{OptionSpec, Shape};
 
 /// Patterns are of the kind that every engine knows, without looking around.
@@ -91,7 +91,7 @@ fn shape(option: &OptionSpec) -> Value {
             "pattern": SEVERAL_URLS,
         }),
         Shape::List => {
-            let entry = group(entries_of(option.key).unwrap_or_default(), true);
+            let entry = group(entry_keys(option.key).unwrap_or_default(), true);
             // As text, for variables and flags, it is the same in one line.
             json!({ "type": ["array", "string", "null"], "items": entry })
         }
@@ -116,8 +116,8 @@ fn path() -> Value {
 }
 
 /// One entry of a list. With `nullable`, a key with nothing behind it counts as not given.
-fn group(fields: &[Field], nullable: bool) -> Value {
-    let property = |field: &Field| {
+fn group(fields: &[EntryKey], nullable: bool) -> Value {
+    let property = |field: &EntryKey| {
         let mut schema = form(field.form);
         if nullable && !field.required {
             schema = json!({ "anyOf": [schema, { "type": "null" }] });
@@ -141,20 +141,20 @@ fn group(fields: &[Field], nullable: bool) -> Value {
     schema
 }
 
-fn form(form: Form) -> Value {
+fn form(form: EntryForm) -> Value {
     let words = |words: &[&str]| json!({ "enum": words });
     let list = |items: Value| json!({ "type": "array", "items": items, "minItems": 1 });
     match form {
-        Form::Text => json!({ "type": "string", "minLength": 1 }),
-        Form::Texts => one_or_more(&json!({ "type": "string", "minLength": 1 })),
-        Form::Words(choice) => one_or_more(&words(choice)),
-        Form::Flag => json!({ "type": "boolean" }),
-        Form::Name => json!({ "type": "string", "pattern": NAME }),
-        Form::Prefix => json!({ "type": "string", "pattern": PREFIX }),
-        Form::Size => json!({ "type": "string", "pattern": SIZE }),
-        Form::MediaTypes => list(json!({ "type": "string", "pattern": MEDIA_TYPE })),
-        Form::WordList(choice) => list(words(choice)),
-        Form::Word(choice) => words(choice),
+        EntryForm::Text => json!({ "type": "string", "minLength": 1 }),
+        EntryForm::Texts => one_or_more(&json!({ "type": "string", "minLength": 1 })),
+        EntryForm::Words(choice) => one_or_more(&words(choice)),
+        EntryForm::Flag => json!({ "type": "boolean" }),
+        EntryForm::Name => json!({ "type": "string", "pattern": NAME }),
+        EntryForm::Prefix => json!({ "type": "string", "pattern": PREFIX }),
+        EntryForm::Size => json!({ "type": "string", "pattern": SIZE }),
+        EntryForm::MediaTypes => list(json!({ "type": "string", "pattern": MEDIA_TYPE })),
+        EntryForm::WordList(choice) => list(words(choice)),
+        EntryForm::Word(choice) => words(choice),
     }
 }
 

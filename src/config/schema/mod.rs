@@ -11,11 +11,11 @@ use serde_json::{Map, Value, json};
 
 use crate::config::options::{self, OptionSpec};
 
-pub use entries::{Field, LISTS, ROUTES, entries_of};
+pub use entries::{EntryKey, LISTS, ROUTES, entry_keys};
 
 /// The schema of the whole file.
 pub fn schema() -> Value {
-    let mut root = Group::default();
+    let mut root = SchemaGroup::default();
     for option in options::all() {
         root.add(option.key, option);
     }
@@ -30,13 +30,13 @@ pub fn schema() -> Value {
 
 /// A group of keys while it is put together.
 #[derive(Default)]
-struct Group {
+struct SchemaGroup {
     properties: Map<String, Value>,
-    groups: Vec<(&'static str, Group)>,
+    groups: Vec<(&'static str, SchemaGroup)>,
     secrets: Vec<&'static str>,
 }
 
-impl Group {
+impl SchemaGroup {
     /// Adds an option by what is left of its key.
     fn add(&mut self, key: &'static str, option: &OptionSpec) {
         let Some((name, rest)) = key.split_once('.') else {
@@ -48,7 +48,7 @@ impl Group {
             return;
         };
         let at = self.groups.iter().position(|(other, _)| *other == name).unwrap_or_else(|| {
-            self.groups.push((name, Group::default()));
+            self.groups.push((name, SchemaGroup::default()));
             self.groups.len() - 1
         });
         self.groups[at].1.add(rest, option);
@@ -105,7 +105,7 @@ mod tests {
     #[test]
     fn every_list_says_what_its_entries_are() {
         for option in options::all().filter(|option| option.shape == Shape::List) {
-            assert!(entries_of(option.key).is_some(), "{} has no entries in config/schema", option.key);
+            assert!(entry_keys(option.key).is_some(), "{} has no entries in config/schema", option.key);
         }
     }
 

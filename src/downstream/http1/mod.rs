@@ -18,168 +18,170 @@ use http::{Method, Version};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::timeout;
 
-use crate::base::current::InForce;
-use crate::downstream::activity::{Activity, Order};
-use crate::downstream::socket::Socket;
+use crate::base::current::Current;
+use crate::downstream::activity::{Activity, CloseMode};
+use crate::downstream::socket::ClientSocket;
 use crate::downstream::watched_io::WatchedIo;
-use crate::downstream::{LONGEST_DISCARD, MOST_DISCARDED, Terms};
-use crate::gateway::Reply;
-use crate::gateway::context::Client;
+use crate::downstream::{DISCARD_TIMEOUT, MAX_DISCARDED_BODY, ServingConfig};
+use crate::gateway::DownstreamResponse;
+use crate::gateway::context::Peer;
 use crate::gateway::rejection::Rejection;
 use crate::http::client_body::ClientBody;
 use crate::http::h1::head::{HeadError, HeadLimits, HeadScanner};
 use crate::http::h1::request::{RequestHead, parse_request};
 use crate::http::headers::Head;
 
-use response::Asked;
+use response::RequestSummary;
 use wire::Wire;
 
 /// What a connection may ask for before it has to begin anew.
 #[derive(Clone, Copy, Debug)]
-pub struct Bounds {
+pub struct Http1Limits {
     /// Of each head.
     pub head: HeadLimits,
     /// Most requests.
-    pub requests: u64,
+    pub max_requests: u64,
     /// Longest life.
-    pub age: Option<Duration>,
+    pub max_age: Option<Duration>,
 }
 
 /// Why a connection ends without further ado.
-enum End {
+enum ConnectionEnd {
     /// The reaper says so.
-    Cut,
+    Aborted,
     /// The client has left, or its bytes do not arrive.
-    Lost(io::Error),
+    Disconnected(io::Error),
     /// An answer broke off. The client must not take what it has for the whole.
-    Broken,
+    ResponseIncomplete,
 }
 
-impl From<io::Error> for End {
-    fn from(error: io::Error) -> End {
-        End::Lost(error)
+impl From<io::Error> for ConnectionEnd {
+    fn from(error: io::Error) -> ConnectionEnd {
+        ConnectionEnd::Disconnected(error)
     }
 }
 
 /// What a connection is to do.
-enum Next {
+enum NextRequest {
     /// To answer: the head of a request, or what is wrong with it.
     Head(Result<Vec<u8>, HeadError>),
     /// To wait, and hold little memory meanwhile.
-    Rest,
+    Quiescent,
     /// To end.
-    Nothing,
+    Close,
 }
 
-struct Connection<I> {
+struct Http1Connection<I> {
     wire: Rc<RefCell<Wire<I>>>,
-    terms: InForce<Rc<Terms>>,
-    client: Rc<Client>,
+    serving: Current<Rc<ServingConfig>>,
+    client: Rc<Peer>,
     activity: Rc<Activity>,
-    bounds: Bounds,
-    begun: Instant,
-    requests: u64,
+    limits: Http1Limits,
+    opened_at: Instant,
+    request_count: u64,
     /// The reaper wants an end after the request in flight.
-    closing: bool,
+    is_closing: bool,
 }
 
 /// Serves a connection to its end.
 pub async fn serve<I>(
     io: WatchedIo<I>,
-    terms: InForce<Rc<Terms>>,
-    client: Rc<Client>,
+    terms: Current<Rc<ServingConfig>>,
+    client: Rc<Peer>,
     activity: Rc<Activity>,
 ) -> io::Result<()>
 where
-    I: AsyncRead + AsyncWrite + Socket + Unpin + 'static,
+    I: AsyncRead + AsyncWrite + ClientSocket + Unpin + 'static,
 {
-    let mut connection = Connection {
+    let mut connection = Http1Connection {
         wire: Rc::new(RefCell::new(Wire::new(io))),
-        bounds: terms.now().http1_bounds(),
-        terms,
+        limits: terms.get().http1_limits(),
+        serving: terms,
         client,
         activity,
-        begun: Instant::now(),
-        requests: 0,
-        closing: false,
+        opened_at: Instant::now(),
+        request_count: 0,
+        is_closing: false,
     };
     let ended = connection.run().await;
-    connection.wire.borrow_mut().give_up_body();
+    connection.wire.borrow_mut().abandon_body();
     match ended {
-        Ok(()) | Err(End::Cut | End::Broken) => Ok(()),
-        Err(End::Lost(error)) => Err(error),
+        Ok(()) | Err(ConnectionEnd::Aborted | ConnectionEnd::ResponseIncomplete) => Ok(()),
+        Err(ConnectionEnd::Disconnected(error)) => Err(error),
     }
 }
 
-impl<I> Connection<I>
+impl<I> Http1Connection<I>
 where
-    I: AsyncRead + AsyncWrite + Socket + Unpin + 'static,
+    I: AsyncRead + AsyncWrite + ClientSocket + Unpin + 'static,
 {
-    async fn run(&mut self) -> Result<(), End> {
-        while let Next::Head(head) = self.next(false).await? {
+    async fn run(&mut self) -> Result<(), ConnectionEnd> {
+        while let NextRequest::Head(head) = self.next_request(false).await? {
             // In the heap, so that a connection is small while it has no request.
-            if !Box::pin(self.work(head)).await? {
+            if !Box::pin(self.serve_requests(head)).await? {
                 break;
             }
         }
-        self.wire.borrow_mut().give_up_body();
+        self.wire.borrow_mut().abandon_body();
         let wire = Rc::clone(&self.wire);
-        Ok(self.obeying(|cx, _| wire.borrow_mut().poll_shutdown(cx)).await??)
+        Ok(self.until_shutdown(|cx, _| wire.borrow_mut().poll_shutdown(cx)).await??)
     }
 
     /// Answers requests for as long as one follows the other soon. Says whether there can be further ones.
-    async fn work(&mut self, first: Result<Vec<u8>, HeadError>) -> Result<bool, End> {
+    async fn serve_requests(&mut self, first: Result<Vec<u8>, HeadError>) -> Result<bool, ConnectionEnd> {
         let mut head = first;
         loop {
-            let goes_on = match head.and_then(|head| parse_request(head, &self.bounds.head)) {
-                Ok(head) => self.exchange(head).await?,
-                Err(error) => Box::pin(self.refuse(rejection(error))).await?,
+            let goes_on = match head.and_then(|head| parse_request(head, &self.limits.head)) {
+                Ok(head) => self.serve_request(head).await?,
+                Err(error) => Box::pin(self.reject(rejection_for(error))).await?,
             };
             if !goes_on {
                 return Ok(false);
             }
-            head = match self.next(true).await? {
-                Next::Head(head) => head,
-                Next::Rest => return Ok(true),
-                Next::Nothing => return Ok(false),
+            head = match self.next_request(true).await? {
+                NextRequest::Head(head) => head,
+                NextRequest::Quiescent => return Ok(true),
+                NextRequest::Close => return Ok(false),
             };
         }
     }
 
     /// Waits for the next request, or, if the connection `may_rest`, for the reaper to say that it has waited for long.
-    async fn next(&mut self, may_rest: bool) -> Result<Next, End> {
-        self.bounds = self.terms.now().http1_bounds();
-        let (wire, bounds) = (Rc::clone(&self.wire), self.bounds);
+    async fn next_request(&mut self, may_rest: bool) -> Result<NextRequest, ConnectionEnd> {
+        self.limits = self.serving.get().http1_limits();
+        let (wire, bounds) = (Rc::clone(&self.wire), self.limits);
         let activity = Rc::clone(&self.activity);
         let mut scanner = HeadScanner::default();
-        let head = self.obeying(|cx, closing| {
+        let head = self.until_shutdown(|cx, closing| {
             let mut wire = wire.borrow_mut();
             match wire.poll_head(cx, &mut scanner, &bounds.head) {
                 // A part of it is here, and must be followed by the rest.
                 Poll::Pending if wire.has_unread() => {
-                    activity.head_begun();
+                    activity.record_head_started();
                     Poll::Pending
                 }
                 // Asked to close: but a request that is already there is answered.
-                Poll::Pending if closing => Poll::Ready(Ok(Next::Nothing)),
-                Poll::Pending if may_rest && activity.rests() => Poll::Ready(Ok(Next::Rest)),
-                polled => polled.map_ok(|head| head.map_or(Next::Nothing, Next::Head)),
+                Poll::Pending if closing => Poll::Ready(Ok(NextRequest::Close)),
+                Poll::Pending if may_rest && activity.is_quiescent() => {
+                    Poll::Ready(Ok(NextRequest::Quiescent))
+                }
+                polled => polled.map_ok(|head| head.map_or(NextRequest::Close, NextRequest::Head)),
             }
         });
         match head.await {
             Ok(next) => Ok(next?),
-            Err(End::Cut) if wire.borrow().has_unread() => {
-                Box::pin(self.say_too_slow()).await;
-                Err(End::Cut)
+            Err(ConnectionEnd::Aborted) if wire.borrow().has_unread() => {
+                Box::pin(self.reject_stalled_head()).await;
+                Err(ConnectionEnd::Aborted)
             }
             Err(end) => Err(end),
         }
     }
 
     /// Tells a client whose head does not come why it is cut off, if it takes that at once.
-    async fn say_too_slow(&mut self) {
+    async fn reject_stalled_head(&mut self) {
         let wire = Rc::clone(&self.wire);
-        let mut saying = pin!(self.refuse(Rejection::RequestHeadStalled));
+        let mut saying = pin!(self.reject(Rejection::RequestHeadStalled));
         poll_fn(|cx| {
             if saying.as_mut().poll(cx).is_ready() {
                 let _ = wire.borrow_mut().poll_shutdown(cx);
@@ -190,101 +192,101 @@ where
     }
 
     /// Answers what cannot be read as a request. The connection ends, as nobody knows where the next request begins.
-    async fn refuse(&mut self, rejection: Rejection) -> Result<bool, End> {
-        let in_flight = self.activity.request();
-        let gateway = Rc::clone(&self.terms.now().gateway);
-        let reply = gateway.refuse(Rc::clone(&self.client), &rejection);
-        let asked = Asked { method: Method::GET, version: Version::HTTP_11, keep_alive: false };
-        self.activity.linger();
-        self.answer(&asked, reply, false).await?;
+    async fn reject(&mut self, rejection: Rejection) -> Result<bool, ConnectionEnd> {
+        let in_flight = self.activity.begin_request();
+        let gateway = Rc::clone(&self.serving.get().gateway);
+        let reply = gateway.reject(Rc::clone(&self.client), &rejection);
+        let asked = RequestSummary { method: Method::GET, version: Version::HTTP_11, keep_alive: false };
+        self.activity.require_linger();
+        self.send_response(&asked, reply, false).await?;
         drop(in_flight);
         Ok(false)
     }
 
     /// Answers a request. Says whether there can be another one.
-    async fn exchange(&mut self, head: RequestHead) -> Result<bool, End> {
-        let in_flight = self.activity.request();
-        self.requests += 1;
+    async fn serve_request(&mut self, head: RequestHead) -> Result<bool, ConnectionEnd> {
+        let in_flight = self.activity.begin_request();
+        self.request_count += 1;
         let RequestHead { head, version, framing, keep_alive, expects_continue } = head;
         // SECURITY: what follows a request for a tunnel is not meant for us, and not taken for requests.
         let keep_alive = keep_alive && head.method != Method::CONNECT;
-        let asked = Asked { method: head.method.clone(), version, keep_alive };
+        let asked = RequestSummary { method: head.method.clone(), version, keep_alive };
         self.wire.borrow_mut().expect_body(framing, expects_continue);
-        let reply = self.handle(head).await?;
-        let is_passable = self.body_is_passable();
+        let reply = self.call_gateway(head).await?;
+        let is_passable = self.can_discard_body();
         // Who asked for the end may still have said something, if only that it ends TLS, and must see the answer.
         if !is_passable || !keep_alive {
-            self.activity.linger();
+            self.activity.require_linger();
         }
-        let goes_on = self.answer(&asked, reply, is_passable).await?;
-        let goes_on = goes_on && self.pass_over_body().await?;
+        let goes_on = self.send_response(&asked, reply, is_passable).await?;
+        let goes_on = goes_on && self.discard_body().await?;
         drop(in_flight);
-        Ok(goes_on && !self.closing)
+        Ok(goes_on && !self.is_closing)
     }
 
     /// Has the gateway answer. A client that leaves meanwhile is not answered, and its query is given up.
-    async fn handle(&mut self, head: Head) -> Result<Reply, End> {
+    async fn call_gateway(&mut self, head: Head) -> Result<DownstreamResponse, ConnectionEnd> {
         let wire = Rc::clone(&self.wire);
-        let body = if wire.borrow().body_is_ended() {
+        let body = if wire.borrow().is_body_complete() {
             ClientBody::Empty
         } else {
             ClientBody::Http1(Rc::clone(&self.wire) as Rc<_>)
         };
-        let (gateway, client) = (Rc::clone(&self.terms.now().gateway), Rc::clone(&self.client));
+        let (gateway, client) = (Rc::clone(&self.serving.get().gateway), Rc::clone(&self.client));
         let mut handling = pin!(gateway.handle(client, head, body));
-        let answered = self.obeying(|cx, _| match handling.as_mut().poll(cx) {
+        let answered = self.until_shutdown(|cx, _| match handling.as_mut().poll(cx) {
             Poll::Ready(reply) => Poll::Ready(Some(reply)),
-            Poll::Pending => wire.borrow_mut().poll_gone(cx).map(|()| None),
+            Poll::Pending => wire.borrow_mut().poll_disconnect(cx).map(|()| None),
         });
-        answered.await?.ok_or_else(|| End::Lost(io::ErrorKind::ConnectionAborted.into()))
+        answered.await?.ok_or_else(|| ConnectionEnd::Disconnected(io::ErrorKind::ConnectionAborted.into()))
     }
 
     /// Whether what is left of the request's body, if anything, is little enough to be read and forgotten.
-    fn body_is_passable(&self) -> bool {
+    fn can_discard_body(&self) -> bool {
         let wire = self.wire.borrow();
         // What somebody began to read and gave up is too large, too slow or broken, or still on its way up.
-        let is_small = wire.body_left().is_none_or(|left| left <= MOST_DISCARDED);
-        wire.body_is_ended() || (is_small && wire.body_is_untouched())
+        let is_small = wire.remaining_body().is_none_or(|left| left <= MAX_DISCARDED_BODY);
+        wire.is_body_complete() || (is_small && wire.is_body_untouched())
     }
 
     /// Reads and forgets what nobody has read of a body. Says whether it came to its end; if not, so does the
     /// connection.
     ///
     /// SECURITY: what is left of it must never be taken for the next request.
-    async fn pass_over_body(&mut self) -> Result<bool, End> {
+    async fn discard_body(&mut self) -> Result<bool, ConnectionEnd> {
         let wire = Rc::clone(&self.wire);
-        if wire.borrow().body_is_ended() {
+        if wire.borrow().is_body_complete() {
             return Ok(true);
         }
         let mut read = 0;
         let activity = Rc::clone(&self.activity);
-        let discarding = self.obeying(|cx, _| {
+        let discarding = self.until_shutdown(|cx, _| {
             loop {
                 match ready!(wire.borrow_mut().poll_body(cx)) {
                     None => return Poll::Ready(true),
                     Some(Ok(bytes)) => read += bytes.len() as u64,
                     Some(Err(_)) => return Poll::Ready(false),
                 }
-                if read > MOST_DISCARDED {
-                    activity.linger();
+                if read > MAX_DISCARDED_BODY {
+                    activity.require_linger();
                     return Poll::Ready(false);
                 }
             }
         });
-        timeout(LONGEST_DISCARD, discarding).await.unwrap_or(Ok(false))
+        timeout(DISCARD_TIMEOUT, discarding).await.unwrap_or(Ok(false))
     }
 
     /// Waits, and listens to the reaper meanwhile. `poll` is told whether the connection is asked to close.
-    async fn obeying<T>(
+    async fn until_shutdown<T>(
         &mut self,
         mut poll: impl FnMut(&mut Context<'_>, bool) -> Poll<T>,
-    ) -> Result<T, End> {
-        let (activity, closing) = (&self.activity, &mut self.closing);
+    ) -> Result<T, ConnectionEnd> {
+        let (activity, closing) = (&self.activity, &mut self.is_closing);
         poll_fn(|cx| {
-            activity.wake_for_orders(cx.waker());
-            match activity.take_order() {
-                Some(Order::Cut) => return Poll::Ready(Err(End::Cut)),
-                Some(Order::Close) => *closing = true,
+            activity.register_waker(cx.waker());
+            match activity.take_close_request() {
+                Some(CloseMode::Abort) => return Poll::Ready(Err(ConnectionEnd::Aborted)),
+                Some(CloseMode::Graceful) => *closing = true,
                 None => {}
             }
             poll(cx, *closing).map(Ok)
@@ -293,10 +295,10 @@ where
     }
 }
 
-fn rejection(error: HeadError) -> Rejection {
+fn rejection_for(error: HeadError) -> Rejection {
     match error {
         HeadError::Malformed(what) => Rejection::RequestMalformed(what),
-        HeadError::TooLarge | HeadError::TooManyFields => Rejection::RequestHeadTooLarge,
+        HeadError::TooLarge | HeadError::TooManyHeaders => Rejection::RequestHeadTooLarge,
         HeadError::TargetTooLong => Rejection::TargetTooLong,
     }
 }

@@ -10,66 +10,66 @@ use http::{Method, Version};
 use http_body::Body;
 use tokio::io::{AsyncRead, AsyncWrite};
 
-use crate::downstream::http1::{Connection, End};
-use crate::downstream::socket::Socket;
-use crate::gateway::{ObservedBody, Reply};
-use crate::http::h1::batch::Batch;
+use crate::downstream::http1::{ConnectionEnd, Http1Connection};
+use crate::downstream::socket::ClientSocket;
+use crate::gateway::{DownstreamResponse, ObservedBody};
+use crate::http::h1::batch::WriteBatch;
 use crate::http::h1::head::Framing;
 use crate::http::h1::response::{Persistence, ResponseFraming, write_response};
 use crate::http::headers::HeaderName;
-use crate::os::splice::KernelPipe;
+use crate::os::splice::SplicePipe;
 
 /// Room for a head and a small body. The allocator has pieces of this size at hand.
-const USUAL_ANSWER: usize = 1000;
+const INITIAL_RESPONSE_CAPACITY: usize = 1000;
 
 /// A body of so many bytes is worth a pipe, which takes some system calls to make.
-const WORTH_A_PIPE: u64 = 256 * 1024;
+const MIN_SPLICE_LENGTH: u64 = 256 * 1024;
 
 /// What an answer needs to know of its request.
-pub(super) struct Asked {
+pub(super) struct RequestSummary {
     pub method: Method,
     pub version: Version,
     /// The connection may go on as far as the request is concerned.
     pub keep_alive: bool,
 }
 
-impl<I> Connection<I>
+impl<I> Http1Connection<I>
 where
-    I: AsyncRead + AsyncWrite + Socket + Unpin + 'static,
+    I: AsyncRead + AsyncWrite + ClientSocket + Unpin + 'static,
 {
     /// Writes an answer as its body comes. Says whether the connection can go on.
-    pub(super) async fn answer(
+    pub(super) async fn send_response(
         &mut self,
-        asked: &Asked,
-        reply: Reply,
+        asked: &RequestSummary,
+        reply: DownstreamResponse,
         body_is_passable: bool,
-    ) -> Result<bool, End> {
-        let Reply { status, fields, mut body } = reply;
-        let framing = ResponseFraming::of(&asked.method, asked.version, status, body.size_hint().exact());
+    ) -> Result<bool, ConnectionEnd> {
+        let DownstreamResponse { status, fields, mut body } = reply;
+        let framing = ResponseFraming::choose(&asked.method, asked.version, status, body.size_hint().exact());
         let goes_on = body_is_passable
             && asked.keep_alive
-            && !self.closing
+            && !self.is_closing
             && framing != ResponseFraming::Close
-            && self.requests < self.bounds.requests
-            && self.bounds.age.is_none_or(|age| self.begun.elapsed() < age)
+            && self.request_count < self.limits.max_requests
+            && self.limits.max_age.is_none_or(|age| self.opened_at.elapsed() < age)
             && !fields.contains(HeaderName::Connection);
         let persistence = match (goes_on, asked.version) {
             (false, _) => Persistence::Close,
             (true, Version::HTTP_10) => Persistence::KeepAlive,
-            (true, _) => Persistence::Usual,
+            (true, _) => Persistence::Default,
         };
-        let mut batch = Batch::default();
-        batch.before.reserve(USUAL_ANSWER);
-        write_response(&mut batch.before, status, &fields, framing, persistence);
+        let mut batch = WriteBatch::default();
+        batch.prefix.reserve(INITIAL_RESPONSE_CAPACITY);
+        write_response(&mut batch.prefix, status, &fields, framing, persistence);
         let (mut left, is_counted) = match framing {
             ResponseFraming::Length(length) => (length, true),
             _ => (u64::MAX, false),
         };
         let wire = Rc::clone(&self.wire);
-        let is_large = is_counted && left >= WORTH_A_PIPE;
-        let mut pipe = (is_large && wire.borrow().takes_pipes()).then(KernelPipe::default);
+        let is_large = is_counted && left >= MIN_SPLICE_LENGTH;
+        let mut pipe = (is_large && wire.borrow().can_splice()).then(SplicePipe::default);
         let mut ended = false;
-        let written = self.obeying(|cx, _| {
+        let written = self.until_shutdown(|cx, _| {
             loop {
                 if ended && !goes_on {
                     wire.borrow_mut().cork();
@@ -79,13 +79,13 @@ where
                     ready!(wire.borrow_mut().poll_write(cx, &mut batch))?;
                 }
                 if let Some(pipe) = full {
-                    ready!(wire.borrow_mut().poll_empty(cx, pipe))?;
+                    ready!(wire.borrow_mut().poll_drain_pipe(cx, pipe))?;
                 }
                 if ended {
-                    return wire.borrow_mut().poll_flush(cx).map_err(End::Lost);
+                    return wire.borrow_mut().poll_flush(cx).map_err(ConnectionEnd::Disconnected);
                 }
                 if let Some(pipe) = &mut pipe
-                    && let moved @ 1.. = body.fill(pipe)
+                    && let moved @ 1.. = body.splice_into(pipe)
                 {
                     left = left.saturating_sub(moved as u64);
                     ended = body.is_end_stream() && left == 0;
@@ -97,24 +97,26 @@ where
                     Poll::Ready(Some(Ok(_))) if framing == ResponseFraming::None => {}
                     Poll::Ready(Some(Ok(data))) => {
                         let Some(still) = left.checked_sub(data.len() as u64) else {
-                            return Poll::Ready(Err(End::Broken));
+                            return Poll::Ready(Err(ConnectionEnd::ResponseIncomplete));
                         };
                         left = still;
                         ended = body.is_end_stream() && (left == 0 || !is_counted);
-                        batch.load(data, framing == ResponseFraming::Chunked, ended);
+                        batch.push_data(data, framing == ResponseFraming::Chunked, ended);
                     }
-                    Poll::Ready(None) if is_counted && left > 0 => return Poll::Ready(Err(End::Broken)),
+                    Poll::Ready(None) if is_counted && left > 0 => {
+                        return Poll::Ready(Err(ConnectionEnd::ResponseIncomplete));
+                    }
                     Poll::Ready(None) => {
                         ended = true;
                         if framing == ResponseFraming::Chunked {
-                            batch.load_end(Framing::Chunked);
+                            batch.push_end(Framing::Chunked);
                         }
                     }
                     // What has come so far goes out, so that the client sees where the answer breaks off.
                     Poll::Ready(Some(Err(()))) => {
                         let _ = wire.borrow_mut().poll_write(cx, &mut batch);
                         let _ = wire.borrow_mut().poll_flush(cx);
-                        return Poll::Ready(Err(End::Broken));
+                        return Poll::Ready(Err(ConnectionEnd::ResponseIncomplete));
                     }
                     Poll::Pending => {
                         let mut wire = wire.borrow_mut();
@@ -122,18 +124,20 @@ where
                             ready!(wire.poll_write(cx, &mut batch))?;
                         }
                         if let Poll::Ready(Err(error)) = wire.poll_flush(cx) {
-                            return Poll::Ready(Err(End::Lost(error)));
+                            return Poll::Ready(Err(ConnectionEnd::Disconnected(error)));
                         }
-                        ready!(wire.poll_gone(cx));
-                        return Poll::Ready(Err(End::Lost(io::ErrorKind::ConnectionAborted.into())));
+                        ready!(wire.poll_disconnect(cx));
+                        return Poll::Ready(Err(ConnectionEnd::Disconnected(
+                            io::ErrorKind::ConnectionAborted.into(),
+                        )));
                     }
                 }
             }
         });
         let written = written.await?;
-        if matches!(written, Err(End::Broken)) && framing == ResponseFraming::Close {
+        if matches!(written, Err(ConnectionEnd::ResponseIncomplete)) && framing == ResponseFraming::Close {
             // SECURITY: nothing but a reset tells such a client that its answer is not whole.
-            self.wire.borrow().io().abort();
+            self.wire.borrow().io().reset_on_drop();
         }
         written?;
         Ok(goes_on)

@@ -10,46 +10,46 @@ use std::task::{Context, Poll, Waker, ready};
 use bytes::{Bytes, BytesMut};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
 
-use crate::downstream::socket::Socket;
+use crate::downstream::socket::ClientSocket;
 use crate::downstream::watched_io::WatchedIo;
-use crate::http::client_body::{BrokenBody, Http1Body};
-use crate::http::h1::batch::Batch;
-use crate::http::h1::chunked::{Decoded, Decoder};
+use crate::http::client_body::{Http1Body, IncompleteBody};
+use crate::http::h1::batch::WriteBatch;
+use crate::http::h1::chunked::{ChunkedDecoder, Decoded};
 use crate::http::h1::head::{Framing, HeadLimits, HeadScanner};
 use crate::http::h1::read_head;
-use crate::os::splice::KernelPipe;
+use crate::os::splice::SplicePipe;
 
 /// Most bytes of a body that one read takes.
-const MOST_READ: u64 = 64 * 1024;
+const MAX_READ: u64 = 64 * 1024;
 
 /// Bytes of further requests that are taken from a client before the one in flight is answered.
-const MOST_AHEAD: usize = 16 * 1024;
+const MAX_READ_AHEAD: usize = 16 * 1024;
 
 /// What a client waits for that announced a body with `Expect: 100-continue`.
-const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
+const CONTINUE_RESPONSE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
 
 /// A client's socket and where its bytes stand.
 pub struct Wire<I> {
     io: WatchedIo<I>,
     /// Came and was not used yet.
     unread: BytesMut,
-    body: Inbound,
+    body: RequestBodyState,
     /// Somebody has asked for the body.
-    body_wanted: bool,
+    is_body_requested: bool,
     /// What is left to write before the client sends its body.
-    owed: &'static [u8],
+    pending_continue: &'static [u8],
     /// That was written, and may still stand in the buffer of TLS.
-    owes_flush: bool,
+    needs_flush: bool,
     /// The task that serves the connection, when it waits for the body to end.
-    server: Option<Waker>,
+    connection_waker: Option<Waker>,
 }
 
 /// How far the body of the request is.
-enum Inbound {
+enum RequestBodyState {
     Ended,
     Length(u64),
-    Chunked(Decoder),
-    Broken(BrokenBody),
+    Chunked(ChunkedDecoder),
+    Broken(IncompleteBody),
 }
 
 impl<I: AsyncRead + AsyncWrite + Unpin> Wire<I> {
@@ -57,11 +57,11 @@ impl<I: AsyncRead + AsyncWrite + Unpin> Wire<I> {
         Wire {
             io,
             unread: BytesMut::new(),
-            body: Inbound::Ended,
-            body_wanted: false,
-            owed: &[],
-            owes_flush: false,
-            server: None,
+            body: RequestBodyState::Ended,
+            is_body_requested: false,
+            pending_continue: &[],
+            needs_flush: false,
+            connection_waker: None,
         }
     }
 
@@ -76,8 +76,8 @@ impl<I: AsyncRead + AsyncWrite + Unpin> Wire<I> {
         cx: &mut Context<'_>,
         scanner: &mut HeadScanner,
         limits: &HeadLimits,
-    ) -> Poll<io::Result<read_head::Found>> {
-        match ready!(read_head::poll_head(&mut self.io, cx, &mut self.unread, scanner, limits))? {
+    ) -> Poll<io::Result<read_head::HeadRead>> {
+        match ready!(read_head::poll_read_head(&mut self.io, cx, &mut self.unread, scanner, limits))? {
             None if !self.unread.is_empty() => Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into())),
             head => Poll::Ready(Ok(head)),
         }
@@ -86,97 +86,100 @@ impl<I: AsyncRead + AsyncWrite + Unpin> Wire<I> {
     /// The head that was read says that this body follows.
     pub fn expect_body(&mut self, framing: Framing, expects_continue: bool) {
         self.body = match framing {
-            Framing::None => Inbound::Ended,
-            Framing::Length(length) => Inbound::Length(length),
-            Framing::Chunked => Inbound::Chunked(Decoder::default()),
+            Framing::None => RequestBodyState::Ended,
+            Framing::Length(length) => RequestBodyState::Length(length),
+            Framing::Chunked => RequestBodyState::Chunked(ChunkedDecoder::default()),
         };
-        self.body_wanted = false;
+        self.is_body_requested = false;
         // A client that did not wait is owed nothing.
-        self.owed = if expects_continue && self.unread.is_empty() { CONTINUE } else { &[] };
+        self.pending_continue =
+            if expects_continue && self.unread.is_empty() { CONTINUE_RESPONSE } else { &[] };
     }
 
     /// Whether the client sends its body without being asked to, and nobody has looked at it.
-    pub fn body_is_untouched(&self) -> bool {
-        !self.body_wanted && self.owed.is_empty()
+    pub fn is_body_untouched(&self) -> bool {
+        !self.is_body_requested && self.pending_continue.is_empty()
     }
 
     /// Nobody gets anything of the body any more.
     ///
     /// SECURITY: what is left of it is not the next request either; the connection ends.
-    pub fn give_up_body(&mut self) {
-        if !self.body_is_ended() {
-            self.body = Inbound::Broken(BrokenBody("the request was answered before its end".to_owned()));
+    pub fn abandon_body(&mut self) {
+        if !self.is_body_complete() {
+            self.body = RequestBodyState::Broken(IncompleteBody(
+                "the request was answered before its end".to_owned(),
+            ));
         }
     }
 
-    pub fn body_is_ended(&self) -> bool {
+    pub fn is_body_complete(&self) -> bool {
         match &self.body {
-            Inbound::Ended => true,
-            Inbound::Chunked(decoder) => decoder.is_done(),
-            Inbound::Length(_) | Inbound::Broken(_) => false,
+            RequestBodyState::Ended => true,
+            RequestBodyState::Chunked(decoder) => decoder.is_done(),
+            RequestBodyState::Length(_) | RequestBodyState::Broken(_) => false,
         }
     }
 
-    pub fn body_left(&self) -> Option<u64> {
+    pub fn remaining_body(&self) -> Option<u64> {
         match &self.body {
-            Inbound::Ended => Some(0),
-            Inbound::Length(left) => Some(*left),
-            Inbound::Chunked(_) | Inbound::Broken(_) => None,
+            RequestBodyState::Ended => Some(0),
+            RequestBodyState::Length(left) => Some(*left),
+            RequestBodyState::Chunked(_) | RequestBodyState::Broken(_) => None,
         }
     }
 
     /// The next bytes of the body.
-    pub fn poll_body(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, BrokenBody>>> {
-        self.body_wanted = true;
+    pub fn poll_body(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, IncompleteBody>>> {
+        self.is_body_requested = true;
         let polled = self.poll_body_bytes(cx);
         let over = match &polled {
-            Poll::Ready(Some(Ok(_))) => self.body_is_ended(),
+            Poll::Ready(Some(Ok(_))) => self.is_body_complete(),
             Poll::Ready(_) => true,
             Poll::Pending => false,
         };
-        if over && let Some(server) = self.server.take() {
+        if over && let Some(server) = self.connection_waker.take() {
             server.wake();
         }
         polled
     }
 
-    fn poll_body_bytes(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, BrokenBody>>> {
+    fn poll_body_bytes(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, IncompleteBody>>> {
         loop {
             let wanted = match &mut self.body {
-                Inbound::Ended => return Poll::Ready(None),
-                Inbound::Broken(why) => return Poll::Ready(Some(Err(why.clone()))),
-                Inbound::Length(left) if !self.unread.is_empty() => {
+                RequestBodyState::Ended => return Poll::Ready(None),
+                RequestBodyState::Broken(why) => return Poll::Ready(Some(Err(why.clone()))),
+                RequestBodyState::Length(left) if !self.unread.is_empty() => {
                     let taken =
                         usize::try_from(*left).map_or(self.unread.len(), |n| n.min(self.unread.len()));
                     *left -= taken as u64;
                     if *left == 0 {
-                        self.body = Inbound::Ended;
+                        self.body = RequestBodyState::Ended;
                     }
                     return Poll::Ready(Some(Ok(self.take_unread(taken))));
                 }
-                Inbound::Length(left) => *left,
-                Inbound::Chunked(decoder) => match decoder.decode(&mut self.unread) {
+                RequestBodyState::Length(left) => *left,
+                RequestBodyState::Chunked(decoder) => match decoder.decode(&mut self.unread) {
                     Ok(Decoded::Data(data)) => return Poll::Ready(Some(Ok(data))),
                     Ok(Decoded::End) => {
-                        self.body = Inbound::Ended;
+                        self.body = RequestBodyState::Ended;
                         return Poll::Ready(None);
                     }
-                    Ok(Decoded::NeedsMore) => MOST_READ,
-                    Err(error) => return self.broken(error.0),
+                    Ok(Decoded::NeedsMore) => MAX_READ,
+                    Err(error) => return self.fail_body(error.0),
                 },
             };
-            if !self.owed.is_empty() || self.owes_flush {
-                match ready!(self.poll_leave(cx)) {
+            if !self.pending_continue.is_empty() || self.needs_flush {
+                match ready!(self.poll_send_continue(cx)) {
                     Ok(()) => {}
-                    Err(_) => return self.broken("the connection was lost"),
+                    Err(_) => return self.fail_body("the connection was lost"),
                 }
             }
-            let room = usize::try_from(wanted.min(MOST_READ)).expect("64 KiB");
+            let room = usize::try_from(wanted.min(MAX_READ)).expect("64 KiB");
             self.unread.reserve(room);
             match ready!(pin!(self.io.read_buf(&mut self.unread)).poll(cx)) {
-                Ok(0) => return self.broken("the connection was closed within the body"),
+                Ok(0) => return self.fail_body("the connection was closed within the body"),
                 Ok(_) => {}
-                Err(_) => return self.broken("the connection was lost"),
+                Err(_) => return self.fail_body("the connection was lost"),
             }
         }
     }
@@ -189,39 +192,41 @@ impl<I: AsyncRead + AsyncWrite + Unpin> Wire<I> {
         taken.freeze()
     }
 
-    fn broken(&mut self, why: &str) -> Poll<Option<Result<Bytes, BrokenBody>>> {
-        let why = BrokenBody(why.to_owned());
-        self.body = Inbound::Broken(why.clone());
+    fn fail_body(&mut self, why: &str) -> Poll<Option<Result<Bytes, IncompleteBody>>> {
+        let why = IncompleteBody(why.to_owned());
+        self.body = RequestBodyState::Broken(why.clone());
         Poll::Ready(Some(Err(why)))
     }
 
     /// Tells the client that it may send its body.
-    fn poll_leave(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        while !self.owed.is_empty() {
-            match ready!(Pin::new(&mut self.io).poll_write(cx, self.owed))? {
+    fn poll_send_continue(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while !self.pending_continue.is_empty() {
+            match ready!(Pin::new(&mut self.io).poll_write(cx, self.pending_continue))? {
                 0 => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
-                written => self.owed = &self.owed[written..],
+                written => self.pending_continue = &self.pending_continue[written..],
             }
-            self.owes_flush = true;
+            self.needs_flush = true;
         }
         ready!(Pin::new(&mut self.io).poll_flush(cx))?;
-        self.owes_flush = false;
+        self.needs_flush = false;
         Poll::Ready(Ok(()))
     }
 
     /// Ready when the client has gone away, while its request is being answered. Who reads the body notices it there.
-    pub fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+    pub fn poll_disconnect(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         // What nobody has asked for yet is read ahead, as a request may wait for its turn and its client leave meanwhile.
-        if !self.body_is_ended() && (self.body_wanted || matches!(self.body, Inbound::Broken(_))) {
-            if !matches!(self.body, Inbound::Broken(_))
-                && !self.server.as_ref().is_some_and(|waker| waker.will_wake(cx.waker()))
+        if !self.is_body_complete()
+            && (self.is_body_requested || matches!(self.body, RequestBodyState::Broken(_)))
+        {
+            if !matches!(self.body, RequestBodyState::Broken(_))
+                && !self.connection_waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker()))
             {
-                self.server = Some(cx.waker().clone());
+                self.connection_waker = Some(cx.waker().clone());
             }
             return Poll::Pending;
         }
-        while self.unread.len() < MOST_AHEAD {
-            match ready!(read_head::poll_more(&mut self.io, cx, &mut self.unread)) {
+        while self.unread.len() < MAX_READ_AHEAD {
+            match ready!(read_head::poll_read_more(&mut self.io, cx, &mut self.unread)) {
                 Ok(0) | Err(_) => return Poll::Ready(()),
                 Ok(_) => {}
             }
@@ -230,7 +235,7 @@ impl<I: AsyncRead + AsyncWrite + Unpin> Wire<I> {
     }
 
     /// Writes a batch. What TLS holds back needs [`Wire::poll_flush`].
-    pub fn poll_write(&mut self, cx: &mut Context<'_>, batch: &mut Batch) -> Poll<io::Result<()>> {
+    pub fn poll_write(&mut self, cx: &mut Context<'_>, batch: &mut WriteBatch) -> Poll<io::Result<()>> {
         batch.poll_write(&mut self.io, cx)
     }
 
@@ -247,34 +252,34 @@ impl<I: AsyncRead + AsyncWrite + Unpin> Wire<I> {
     }
 }
 
-impl<I: Socket> Wire<I> {
+impl<I: ClientSocket> Wire<I> {
     /// What is written from here on may go out with the end of the connection.
     pub fn cork(&mut self) {
         self.io.inner_mut().cork();
     }
 
     /// Whether bytes go to the client as they are.
-    pub fn takes_pipes(&self) -> bool {
-        self.io.inner().plain().is_some()
+    pub fn can_splice(&self) -> bool {
+        self.io.inner().plain_tcp().is_some()
     }
 
     /// Writes what is in a pipe.
-    pub fn poll_empty(&mut self, cx: &mut Context<'_>, pipe: &mut KernelPipe) -> Poll<io::Result<()>> {
-        self.io.poll_empty(cx, pipe)
+    pub fn poll_drain_pipe(&mut self, cx: &mut Context<'_>, pipe: &mut SplicePipe) -> Poll<io::Result<()>> {
+        self.io.poll_drain_pipe(cx, pipe)
     }
 }
 
 impl<I: AsyncRead + AsyncWrite + Unpin> Http1Body for RefCell<Wire<I>> {
-    fn poll_data(&self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, BrokenBody>>> {
+    fn poll_data(&self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, IncompleteBody>>> {
         self.borrow_mut().poll_body(cx)
     }
 
-    fn is_ended(&self) -> bool {
-        self.borrow().body_is_ended()
+    fn is_end_stream(&self) -> bool {
+        self.borrow().is_body_complete()
     }
 
-    fn left(&self) -> Option<u64> {
-        self.borrow().body_left()
+    fn remaining(&self) -> Option<u64> {
+        self.borrow().remaining_body()
     }
 }
 
@@ -289,13 +294,13 @@ mod tests {
 
     /// A peer behind a buffer that is full at first, as TLS's may be: what is written there goes out with the second flush.
     #[derive(Default)]
-    struct Buffered {
+    struct BufferedPeer {
         held: Vec<u8>,
         arrived: Vec<u8>,
         flushes: usize,
     }
 
-    impl AsyncWrite for Buffered {
+    impl AsyncWrite for BufferedPeer {
         fn poll_write(
             mut self: Pin<&mut Self>,
             _: &mut Context<'_>,
@@ -321,13 +326,13 @@ mod tests {
     }
 
     /// The client sends its body once it was told that it may.
-    impl AsyncRead for Buffered {
+    impl AsyncRead for BufferedPeer {
         fn poll_read(
             self: Pin<&mut Self>,
             _: &mut Context<'_>,
             buffer: &mut ReadBuf<'_>,
         ) -> Poll<io::Result<()>> {
-            if self.arrived != CONTINUE {
+            if self.arrived != CONTINUE_RESPONSE {
                 return Poll::Pending;
             }
             buffer.put_slice(b"body");
@@ -337,7 +342,7 @@ mod tests {
 
     #[test]
     fn a_continue_that_did_not_go_out_at_once_goes_out_later() {
-        let mut wire = Wire::new(WatchedIo::new(Buffered::default(), Rc::new(Activity::unwatched())));
+        let mut wire = Wire::new(WatchedIo::new(BufferedPeer::default(), Rc::new(Activity::unregistered())));
         wire.expect_body(Framing::Length(4), true);
         let cx = &mut Context::from_waker(Waker::noop());
         assert!(wire.poll_body(cx).is_pending());

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use http::StatusCode;
 
-use crate::admission::{Full, NoTurn};
+use crate::admission::{LimitExceeded, QueueError};
 use crate::gateway::get_token;
 use crate::observability::phase::Phase;
 
@@ -203,20 +203,20 @@ impl Rejection {
     }
 }
 
-impl From<Full> for Rejection {
-    fn from(full: Full) -> Rejection {
+impl From<LimitExceeded> for Rejection {
+    fn from(full: LimitExceeded) -> Rejection {
         match full {
-            Full::Everybody => Rejection::Overloaded,
-            Full::Caller => Rejection::TooManyRequests,
+            LimitExceeded::Total => Rejection::Overloaded,
+            LimitExceeded::Caller => Rejection::TooManyRequests,
         }
     }
 }
 
-impl From<NoTurn> for Rejection {
-    fn from(no_turn: NoTurn) -> Rejection {
+impl From<QueueError> for Rejection {
+    fn from(no_turn: QueueError) -> Rejection {
         match no_turn {
-            NoTurn::Full => Rejection::QueueFull,
-            NoTurn::TooLate => Rejection::QueueTimeout,
+            QueueError::Full => Rejection::QueueFull,
+            QueueError::Timeout => Rejection::QueueTimeout,
         }
     }
 }

@@ -3,17 +3,17 @@
 
 use bytes::Bytes;
 
-use crate::base::byte_class::needs_no_escapes;
+use crate::base::byte_class::is_quotable;
 use crate::gateway::rejection::{Rejection, ResponseHeader};
-use crate::http::headers::{Fields, HeaderName};
+use crate::http::headers::{HeaderName, Headers};
 
 /// Room for the headers of a response, with the request id that is added later.
 const HEADERS_CAPACITY: (usize, usize) = (6, 256);
 
 impl Rejection {
     /// The headers and the body of the response.
-    pub fn response(&self, request_id: &[u8]) -> (Fields, Bytes) {
-        let mut headers = Fields::with_capacity(HEADERS_CAPACITY.0, HEADERS_CAPACITY.1);
+    pub fn response(&self, request_id: &[u8]) -> (Headers, Bytes) {
+        let mut headers = Headers::with_capacity(HEADERS_CAPACITY.0, HEADERS_CAPACITY.1);
         headers.push(HeaderName::ContentType, b"application/json");
         headers.push(HeaderName::CacheControl, b"no-store");
         match self.response_header() {
@@ -35,7 +35,7 @@ impl Rejection {
 fn envelope(data: &str, reason: &str, request_id: &[u8]) -> Vec<u8> {
     const PARTS: [&str; 4] =
         [r#"{"status":"error","data":"#, r#","reason":""#, r#"","request_id":""#, r#""}"#];
-    debug_assert!([reason.as_bytes(), request_id].into_iter().all(needs_no_escapes));
+    debug_assert!([reason.as_bytes(), request_id].into_iter().all(is_quotable));
     let fixed: usize = PARTS.iter().map(|part| part.len()).sum();
     let mut body = Vec::with_capacity(fixed + data.len() + 2 + reason.len() + request_id.len());
     body.extend_from_slice(PARTS[0].as_bytes());
@@ -50,7 +50,7 @@ fn envelope(data: &str, reason: &str, request_id: &[u8]) -> Vec<u8> {
 
 /// Appends a text as a JSON string.
 fn append_quoted(body: &mut Vec<u8>, text: &str) {
-    if needs_no_escapes(text.as_bytes()) {
+    if is_quotable(text.as_bytes()) {
         body.push(b'"');
         body.extend_from_slice(text.as_bytes());
         body.push(b'"');

@@ -8,40 +8,40 @@ use bytes::Bytes;
 use tokio::io::AsyncWrite;
 
 use crate::http::h1::head::Framing;
-use crate::http::h1::response::{BODY_END, CHUNK_END, LAST_CHUNK_END, write_chunk_size};
+use crate::http::h1::response::{CHUNK_END, FINAL_CHUNK_END, LAST_CHUNK, write_chunk_size};
 
 /// To copy so few bytes costs less than to have the kernel gather them.
-const MOST_COPIED: usize = 4 * 1024;
+const MAX_COPIED: usize = 4 * 1024;
 
 /// Small parts are gathered up to so many bytes.
-const MOST_GATHERED: usize = 16 * 1024;
+const MAX_PREFIX: usize = 16 * 1024;
 
 /// A part of a message that is written as one: what stands before the bytes of the body, these, and what follows.
 #[derive(Default)]
-pub struct Batch {
+pub struct WriteBatch {
     /// A head, or the size of a chunk, or both.
-    pub before: Vec<u8>,
+    pub prefix: Vec<u8>,
     /// Bytes of the body.
     pub data: Bytes,
     /// The end of a chunk, or of the body.
-    pub after: &'static [u8],
+    pub suffix: &'static [u8],
     written: usize,
 }
 
-impl Batch {
+impl WriteBatch {
     /// A head, and what will be added.
-    pub fn beginning_with(head: Vec<u8>) -> Batch {
-        Batch { before: head, ..Batch::default() }
+    pub fn with_head(head: Vec<u8>) -> WriteBatch {
+        WriteBatch { prefix: head, ..WriteBatch::default() }
     }
 
     /// Whether there is nothing to write.
     pub fn is_empty(&self) -> bool {
-        self.before.is_empty() && self.data.is_empty() && self.after.is_empty()
+        self.prefix.is_empty() && self.data.is_empty() && self.suffix.is_empty()
     }
 
     /// Whether more can be added before it is written.
     pub fn has_room(&self) -> bool {
-        self.data.is_empty() && self.before.len() < MOST_GATHERED
+        self.data.is_empty() && self.prefix.len() < MAX_PREFIX
     }
 
     /// How many bytes of it were written.
@@ -50,29 +50,29 @@ impl Batch {
     }
 
     /// Adds bytes of a body; one at least. `last` are those that no others follow.
-    pub fn load(&mut self, data: Bytes, chunked: bool, last: bool) {
+    pub fn push_data(&mut self, data: Bytes, chunked: bool, last: bool) {
         debug_assert!(self.has_room() && !data.is_empty());
         let after: &[u8] = match (chunked, last) {
             (false, _) => &[],
             (true, false) => CHUNK_END,
-            (true, true) => LAST_CHUNK_END,
+            (true, true) => FINAL_CHUNK_END,
         };
         if chunked {
-            write_chunk_size(&mut self.before, data.len());
+            write_chunk_size(&mut self.prefix, data.len());
         }
-        if data.len() <= MOST_COPIED {
-            self.before.extend_from_slice(&data);
-            self.before.extend_from_slice(after);
+        if data.len() <= MAX_COPIED {
+            self.prefix.extend_from_slice(&data);
+            self.prefix.extend_from_slice(after);
         } else {
-            (self.data, self.after) = (data, after);
+            (self.data, self.suffix) = (data, after);
         }
     }
 
     /// Adds the end of a body after whose last bytes it was not known that they were the last.
-    pub fn load_end(&mut self, framing: Framing) {
+    pub fn push_end(&mut self, framing: Framing) {
         if framing == Framing::Chunked {
-            self.before.extend_from_slice(std::mem::take(&mut self.after));
-            self.before.extend_from_slice(BODY_END);
+            self.prefix.extend_from_slice(std::mem::take(&mut self.suffix));
+            self.prefix.extend_from_slice(LAST_CHUNK);
         }
     }
 
@@ -84,7 +84,7 @@ impl Batch {
     ) -> Poll<io::Result<()>> {
         loop {
             let mut skip = self.written;
-            let [before, data, after] = [&self.before[..], &self.data[..], self.after].map(|part| {
+            let [before, data, after] = [&self.prefix[..], &self.data[..], self.suffix].map(|part| {
                 let skipped = skip.min(part.len());
                 skip -= skipped;
                 &part[skipped..]
@@ -105,9 +105,9 @@ impl Batch {
             }
             self.written += written;
         }
-        self.before.clear();
+        self.prefix.clear();
         self.data = Bytes::new();
-        self.after = &[];
+        self.suffix = &[];
         self.written = 0;
         Poll::Ready(Ok(()))
     }

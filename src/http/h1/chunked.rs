@@ -3,33 +3,33 @@
 use bytes::{Buf, Bytes, BytesMut};
 
 /// Most bytes of all chunk extensions and trailers of a body. Nobody reads them, so there is no use in many.
-const MOST_OVERHEAD: usize = 8 * 1024;
+const MAX_OVERHEAD: usize = 8 * 1024;
 
 /// Hexadecimal digits of a chunk's size at most: no integer overflows.
-const MOST_DIGITS: u8 = 15;
+const MAX_SIZE_DIGITS: u8 = 15;
 
 /// Reads a chunked body.
 #[derive(Debug)]
-pub struct Decoder {
-    state: State,
+pub struct ChunkedDecoder {
+    state: ChunkState,
     /// Bytes of extensions and trailers so far.
     overhead: usize,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum State {
+enum ChunkState {
     Size { size: u64, digits: u8 },
     ExtensionStart { size: u64 },
     Extension { size: u64 },
-    SizeEnd { size: u64 },
+    SizeLf { size: u64 },
     Data { left: u64 },
-    DataReturn,
-    DataEnd,
+    DataCr,
+    DataLf,
     TrailerStart,
     TrailerName,
     TrailerValue,
-    TrailerEnd,
-    LastEnd,
+    TrailerLf,
+    FinalLf,
     Done,
 }
 
@@ -49,31 +49,31 @@ pub enum Decoded {
 #[error("{0}")]
 pub struct ChunkError(pub &'static str);
 
-impl Default for Decoder {
-    fn default() -> Decoder {
-        Decoder { state: State::Size { size: 0, digits: 0 }, overhead: 0 }
+impl Default for ChunkedDecoder {
+    fn default() -> ChunkedDecoder {
+        ChunkedDecoder { state: ChunkState::Size { size: 0, digits: 0 }, overhead: 0 }
     }
 }
 
-impl Decoder {
+impl ChunkedDecoder {
     /// Takes from the front of `buffer` what it can use.
     ///
     /// SECURITY: sizes are hexadecimal digits and nothing else, lines end with CR LF and nothing else. Programs that
     /// read more into them disagree about where a body ends.
     pub fn decode(&mut self, buffer: &mut BytesMut) -> Result<Decoded, ChunkError> {
         loop {
-            if let State::Data { left } = self.state {
+            if let ChunkState::Data { left } = self.state {
                 if buffer.is_empty() {
                     return Ok(Decoded::NeedsMore);
                 }
                 let taken = usize::try_from(left).map_or(buffer.len(), |left| left.min(buffer.len()));
                 let left = left - taken as u64;
-                self.state = if left == 0 { State::DataReturn } else { State::Data { left } };
+                self.state = if left == 0 { ChunkState::DataCr } else { ChunkState::Data { left } };
                 let data = buffer.split_to(taken).freeze();
-                self.pass_line_end(buffer)?;
+                self.skip_line_end(buffer)?;
                 return Ok(Decoded::Data(data));
             }
-            if self.state == State::Done {
+            if self.state == ChunkState::Done {
                 return Ok(Decoded::End);
             }
             if !buffer.has_remaining() {
@@ -86,71 +86,75 @@ impl Decoder {
 
     /// Whether the whole body was read.
     pub fn is_done(&self) -> bool {
-        self.state == State::Done
+        self.state == ChunkState::Done
     }
 
     /// What ends a chunk, and a body, is mostly there together with the data. Then the end is known without waiting.
-    fn pass_line_end(&mut self, buffer: &mut BytesMut) -> Result<(), ChunkError> {
-        while !matches!(self.state, State::Data { .. } | State::Done) && buffer.has_remaining() {
+    fn skip_line_end(&mut self, buffer: &mut BytesMut) -> Result<(), ChunkError> {
+        while !matches!(self.state, ChunkState::Data { .. } | ChunkState::Done) && buffer.has_remaining() {
             let byte = buffer.get_u8();
             self.state = self.step(byte)?;
         }
         Ok(())
     }
 
-    fn step(&mut self, byte: u8) -> Result<State, ChunkError> {
+    fn step(&mut self, byte: u8) -> Result<ChunkState, ChunkError> {
         const SIZE: ChunkError = ChunkError("the size of a chunk must be hexadecimal digits");
         const LINE: ChunkError = ChunkError("a line within a chunked body must end with CR LF");
         Ok(match self.state {
-            State::Size { size, digits } => match (byte, char::from(byte).to_digit(16)) {
-                (_, Some(_)) if digits == MOST_DIGITS => return Err(SIZE),
-                (_, Some(digit)) => State::Size { size: size * 16 + u64::from(digit), digits: digits + 1 },
+            ChunkState::Size { size, digits } => match (byte, char::from(byte).to_digit(16)) {
+                (_, Some(_)) if digits == MAX_SIZE_DIGITS => return Err(SIZE),
+                (_, Some(digit)) => {
+                    ChunkState::Size { size: size * 16 + u64::from(digit), digits: digits + 1 }
+                }
                 _ if digits == 0 => return Err(SIZE),
-                (b';', _) => State::ExtensionStart { size },
-                (b'\r', _) => State::SizeEnd { size },
+                (b';', _) => ChunkState::ExtensionStart { size },
+                (b'\r', _) => ChunkState::SizeLf { size },
                 _ => return Err(SIZE),
             },
-            State::ExtensionStart { size } if is_token(byte) => {
-                self.passed_over(State::Extension { size })?
+            ChunkState::ExtensionStart { size } if is_token(byte) => {
+                self.count_overhead(ChunkState::Extension { size })?
             }
-            State::ExtensionStart { .. } => return Err(ChunkError("a chunk extension has no name")),
-            State::Extension { size } => match byte {
-                b'\r' => State::SizeEnd { size },
-                byte if is_text(byte) => self.passed_over(State::Extension { size })?,
+            ChunkState::ExtensionStart { .. } => return Err(ChunkError("a chunk extension has no name")),
+            ChunkState::Extension { size } => match byte {
+                b'\r' => ChunkState::SizeLf { size },
+                byte if is_text(byte) => self.count_overhead(ChunkState::Extension { size })?,
                 _ => return Err(LINE),
             },
-            State::SizeEnd { size } => match (byte, size) {
-                (b'\n', 0) => State::TrailerStart,
-                (b'\n', left) => State::Data { left },
+            ChunkState::SizeLf { size } => match (byte, size) {
+                (b'\n', 0) => ChunkState::TrailerStart,
+                (b'\n', left) => ChunkState::Data { left },
                 _ => return Err(LINE),
             },
-            State::DataReturn if byte == b'\r' => State::DataEnd,
-            State::DataEnd if byte == b'\n' => State::Size { size: 0, digits: 0 },
-            State::DataReturn | State::DataEnd => {
+            ChunkState::DataCr if byte == b'\r' => ChunkState::DataLf,
+            ChunkState::DataLf if byte == b'\n' => ChunkState::Size { size: 0, digits: 0 },
+            ChunkState::DataCr | ChunkState::DataLf => {
                 return Err(ChunkError("a chunk is longer than its size says"));
             }
-            State::TrailerStart if byte == b'\r' => State::LastEnd,
-            State::TrailerStart if is_token(byte) => self.passed_over(State::TrailerName)?,
-            State::TrailerName if is_token(byte) => self.passed_over(State::TrailerName)?,
-            State::TrailerName if byte == b':' => self.passed_over(State::TrailerValue)?,
-            State::TrailerStart | State::TrailerName => {
+            ChunkState::TrailerStart if byte == b'\r' => ChunkState::FinalLf,
+            ChunkState::TrailerStart if is_token(byte) => self.count_overhead(ChunkState::TrailerName)?,
+            ChunkState::TrailerName if is_token(byte) => self.count_overhead(ChunkState::TrailerName)?,
+            ChunkState::TrailerName if byte == b':' => self.count_overhead(ChunkState::TrailerValue)?,
+            ChunkState::TrailerStart | ChunkState::TrailerName => {
                 return Err(ChunkError("a trailer is not a name, a colon and a value"));
             }
-            State::TrailerValue => match byte {
-                b'\r' => State::TrailerEnd,
-                byte if is_text(byte) => self.passed_over(State::TrailerValue)?,
+            ChunkState::TrailerValue => match byte {
+                b'\r' => ChunkState::TrailerLf,
+                byte if is_text(byte) => self.count_overhead(ChunkState::TrailerValue)?,
                 _ => return Err(LINE),
             },
-            State::TrailerEnd if byte == b'\n' => State::TrailerStart,
-            State::LastEnd if byte == b'\n' => State::Done,
-            State::TrailerEnd | State::LastEnd => return Err(LINE),
-            State::Data { .. } | State::Done => unreachable!("dealt with before bytes are taken one by one"),
+            ChunkState::TrailerLf if byte == b'\n' => ChunkState::TrailerStart,
+            ChunkState::FinalLf if byte == b'\n' => ChunkState::Done,
+            ChunkState::TrailerLf | ChunkState::FinalLf => return Err(LINE),
+            ChunkState::Data { .. } | ChunkState::Done => {
+                unreachable!("dealt with before bytes are taken one by one")
+            }
         })
     }
 
-    fn passed_over(&mut self, next: State) -> Result<State, ChunkError> {
+    fn count_overhead(&mut self, next: ChunkState) -> Result<ChunkState, ChunkError> {
         self.overhead += 1;
-        if self.overhead > MOST_OVERHEAD {
+        if self.overhead > MAX_OVERHEAD {
             return Err(ChunkError("too many chunk extensions or trailers"));
         }
         Ok(next)
@@ -175,7 +179,7 @@ mod tests {
 
     /// The body, and what stands behind it; fed in parts of `part` bytes.
     fn decode(text: &[u8], part: usize) -> Result<Option<BodyAndRest>, ChunkError> {
-        let (mut decoder, mut buffer, mut body) = (Decoder::default(), BytesMut::new(), Vec::new());
+        let (mut decoder, mut buffer, mut body) = (ChunkedDecoder::default(), BytesMut::new(), Vec::new());
         let mut parts = text.chunks(part);
         loop {
             match decoder.decode(&mut buffer)? {
@@ -193,7 +197,7 @@ mod tests {
     }
 
     #[test]
-    fn bodies_end_where_they_say() {
+    fn bodies_end_after_the_last_chunk() {
         let text = b"5\r\nhello\r\nA;x=\"y z\"\r\n0123456789\r\n0\r\nx-trailer: t\r\n\r\nGET /";
         for part in 1..=text.len() {
             let (body, rest) = decode(text, part).expect("good").expect("whole");
@@ -204,14 +208,14 @@ mod tests {
 
     #[test]
     fn the_end_is_known_with_the_last_data() {
-        let mut decoder = Decoder::default();
+        let mut decoder = ChunkedDecoder::default();
         let mut buffer = BytesMut::from(&b"2\r\nhi\r\n0\r\n\r\n"[..]);
         assert_eq!(decoder.decode(&mut buffer), Ok(Decoded::Data(Bytes::from_static(b"hi"))));
         assert!(decoder.is_done());
     }
 
     #[test]
-    fn sizes_and_lines_with_two_readings_are_refused() {
+    fn ambiguous_sizes_and_line_ends_are_rejected() {
         for text in [
             "10000000000000005\r\nhello\r\n0\r\n\r\n",
             "FFFFFFFFFFFFFFFFF\r\nhello\r\n0\r\n\r\n",
@@ -245,12 +249,12 @@ mod tests {
     }
 
     #[test]
-    fn what_nobody_reads_is_bounded() {
-        let extension = format!("5;{}\r\nhello\r\n0\r\n\r\n", "x".repeat(MOST_OVERHEAD + 1));
+    fn extensions_and_trailers_are_bounded() {
+        let extension = format!("5;{}\r\nhello\r\n0\r\n\r\n", "x".repeat(MAX_OVERHEAD + 1));
         assert!(decode(extension.as_bytes(), 1000).is_err());
-        let trailers = format!("0\r\n{}\r\n", "x: y\r\n".repeat(MOST_OVERHEAD / 4 + 1));
+        let trailers = format!("0\r\n{}\r\n", "x: y\r\n".repeat(MAX_OVERHEAD / 4 + 1));
         assert!(decode(trailers.as_bytes(), 1000).is_err());
-        let chunks = "1;x\r\na\r\n".repeat(MOST_OVERHEAD + 1);
+        let chunks = "1;x\r\na\r\n".repeat(MAX_OVERHEAD + 1);
         assert!(decode(chunks.as_bytes(), 1000).is_err(), "over all chunks together");
     }
 }

@@ -14,28 +14,28 @@ use tokio::io::{AsyncRead, ReadBuf};
 use crate::http::h1::head::{HeadError, HeadLimits, HeadScanner};
 
 /// Most bytes that one read takes.
-const SCRATCH: usize = 16 * 1024;
+const SCRATCH_SIZE: usize = 16 * 1024;
 
 thread_local! {
-    static READING: RefCell<Box<[u8]>> = RefCell::new(vec![0; SCRATCH].into_boxed_slice());
+    static READING: RefCell<Box<[u8]>> = RefCell::new(vec![0; SCRATCH_SIZE].into_boxed_slice());
 }
 
 /// A head, or why it is refused. `None`: the peer closed before its end.
-pub type Found = Option<Result<Vec<u8>, HeadError>>;
+pub type HeadRead = Option<Result<Vec<u8>, HeadError>>;
 
 /// Looks for a whole head, first in `unread`, where what came behind it is left.
-pub fn poll_head(
+pub fn poll_read_head(
     io: &mut (impl AsyncRead + Unpin),
     cx: &mut Context<'_>,
     unread: &mut BytesMut,
     scanner: &mut HeadScanner,
     limits: &HeadLimits,
-) -> Poll<io::Result<Found>> {
+) -> Poll<io::Result<HeadRead>> {
     loop {
         if !unread.is_empty() {
             match scanner.find_end(unread, limits) {
                 Ok(Some(end)) => {
-                    let head = kept(&unread.split_to(end));
+                    let head = copy_with_room(&unread.split_to(end));
                     if unread.is_empty() {
                         // Lets go of the memory.
                         *unread = BytesMut::new();
@@ -47,7 +47,7 @@ pub fn poll_head(
             }
         }
         let found = READING.with_borrow_mut(|scratch| {
-            let came = ready!(poll_scratch(io, cx, scratch))?;
+            let came = ready!(poll_read_scratch(io, cx, scratch))?;
             if came.is_empty() {
                 return Poll::Ready(Ok(Some(None)));
             }
@@ -55,7 +55,7 @@ pub fn poll_head(
                 match scanner.find_end(came, limits) {
                     Ok(Some(end)) => {
                         unread.extend_from_slice(&came[end..]);
-                        return Poll::Ready(Ok(Some(Some(Ok(kept(&came[..end]))))));
+                        return Poll::Ready(Ok(Some(Some(Ok(copy_with_room(&came[..end]))))));
                     }
                     Err(error) => return Poll::Ready(Ok(Some(Some(Err(error))))),
                     Ok(None) => {}
@@ -71,26 +71,26 @@ pub fn poll_head(
 }
 
 /// A head, and some room for what may be added to it.
-fn kept(head: &[u8]) -> Vec<u8> {
+fn copy_with_room(head: &[u8]) -> Vec<u8> {
     let mut kept = Vec::with_capacity(head.len() + 64);
     kept.extend_from_slice(head);
     kept
 }
 
 /// Reads what comes next, a head or not, behind what is in `unread`. 0 is the end.
-pub fn poll_more(
+pub fn poll_read_more(
     io: &mut (impl AsyncRead + Unpin),
     cx: &mut Context<'_>,
     unread: &mut BytesMut,
 ) -> Poll<io::Result<usize>> {
     READING.with_borrow_mut(|scratch| {
-        let came = ready!(poll_scratch(io, cx, scratch))?;
+        let came = ready!(poll_read_scratch(io, cx, scratch))?;
         unread.extend_from_slice(came);
         Poll::Ready(Ok(came.len()))
     })
 }
 
-fn poll_scratch<'a>(
+fn poll_read_scratch<'a>(
     io: &mut (impl AsyncRead + Unpin),
     cx: &mut Context<'_>,
     scratch: &'a mut [u8],

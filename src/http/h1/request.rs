@@ -3,10 +3,10 @@
 use bytes::Bytes;
 use http::{Method, Uri, Version};
 
-use crate::base::byte_class::Octets;
-use crate::http::h1::head::{Framing, HeadError, HeadLimits, framing, keeps_alive};
-use crate::http::h1::response::write_field;
-use crate::http::headers::{Fields, Head, HeaderName, Parsed};
+use crate::base::byte_class::ByteClass;
+use crate::http::h1::head::{Framing, HeadError, HeadLimits, body_framing, is_keep_alive};
+use crate::http::h1::response::write_header;
+use crate::http::headers::{Head, HeaderName, Headers, ParsedHeaders};
 
 /// A head that was understood.
 #[derive(Debug)]
@@ -24,28 +24,28 @@ pub struct RequestHead {
 }
 
 /// So many fields are parsed without memory from the heap.
-const USUAL_FIELDS: usize = 32;
+const STACK_HEADERS: usize = 32;
 
 /// Understands a whole head, whose end [`HeadScanner::find_end`] has found. The fields keep its memory.
 pub fn parse_request(head: Vec<u8>, limits: &HeadLimits) -> Result<RequestHead, HeadError> {
-    let mut few = [const { std::mem::MaybeUninit::<httparse::Header<'_>>::uninit() }; USUAL_FIELDS];
+    let mut few = [const { std::mem::MaybeUninit::<httparse::Header<'_>>::uninit() }; STACK_HEADERS];
     let mut parsed = httparse::Request::new(&mut []);
     let read = match parsed.parse_with_uninit_headers(&head, &mut few) {
-        Ok(status) => Line::read(&head, &parsed, status, limits)?,
+        Ok(status) => ParsedRequest::check(&head, &parsed, status, limits)?,
         Err(httparse::Error::TooManyHeaders) => {
-            let mut many = vec![httparse::EMPTY_HEADER; limits.fields];
+            let mut many = vec![httparse::EMPTY_HEADER; limits.max_headers];
             let mut parsed = httparse::Request::new(&mut many);
-            let status = parsed.parse(&head).map_err(refusal)?;
-            Line::read(&head, &parsed, status, limits)?
+            let status = parsed.parse(&head).map_err(head_error)?;
+            ParsedRequest::check(&head, &parsed, status, limits)?
         }
-        Err(error) => return Err(refusal(error)),
+        Err(error) => return Err(head_error(error)),
     };
-    read.with_fields(head)
+    read.into_request_head(head)
 }
 
-fn refusal(error: httparse::Error) -> HeadError {
+fn head_error(error: httparse::Error) -> HeadError {
     HeadError::Malformed(match error {
-        httparse::Error::TooManyHeaders => return HeadError::TooManyFields,
+        httparse::Error::TooManyHeaders => return HeadError::TooManyHeaders,
         httparse::Error::HeaderName => "a field's name has characters that none may have, or is folded",
         httparse::Error::HeaderValue => "a field's value has characters that none may have",
         httparse::Error::Version => "the version is not HTTP/1.1 or HTTP/1.0",
@@ -54,33 +54,33 @@ fn refusal(error: httparse::Error) -> HeadError {
 }
 
 /// What was found in a head, before its memory is taken over.
-struct Line {
+struct ParsedRequest {
     method: Method,
     uri: Uri,
     version: Version,
-    fields: Parsed,
+    headers: ParsedHeaders,
 }
 
-impl Line {
-    fn read(
+impl ParsedRequest {
+    fn check(
         head: &[u8],
         parsed: &httparse::Request<'_, '_>,
         status: httparse::Status<usize>,
         limits: &HeadLimits,
-    ) -> Result<Line, HeadError> {
+    ) -> Result<ParsedRequest, HeadError> {
         const BROKEN: HeadError = HeadError::Malformed("the head breaks off");
         if status != httparse::Status::Complete(head.len()) {
             return Err(BROKEN);
         }
         let target = parsed.path.ok_or(BROKEN)?;
-        if target.len() > limits.target {
+        if target.len() > limits.max_target {
             return Err(HeadError::TargetTooLong);
         }
-        if parsed.headers.len() > limits.fields {
-            return Err(HeadError::TooManyFields);
+        if parsed.headers.len() > limits.max_headers {
+            return Err(HeadError::TooManyHeaders);
         }
         // SECURITY: `http::Uri` drops a fragment without a word; whoever keeps it sees another path.
-        if !Octets::TARGET.are_all(target.as_bytes()) {
+        if !ByteClass::TARGET.contains_all(target.as_bytes()) {
             return Err(HeadError::Malformed("the target has characters that none may have"));
         }
         let method = parsed.method.ok_or(BROKEN)?;
@@ -88,27 +88,27 @@ impl Line {
         let uri = Uri::from_maybe_shared(Bytes::copy_from_slice(target.as_bytes()))
             .map_err(|_| HeadError::Malformed("the target is no path and no URL"))?;
         let version = if parsed.version == Some(1) { Version::HTTP_11 } else { Version::HTTP_10 };
-        Ok(Line { method, uri, version, fields: Parsed::new(head, parsed.headers) })
+        Ok(ParsedRequest { method, uri, version, headers: ParsedHeaders::new(head, parsed.headers) })
     }
 
-    fn with_fields(self, head: Vec<u8>) -> Result<RequestHead, HeadError> {
-        let Line { method, uri, version, fields } = self;
-        let fields = fields.over(head);
-        one_host(&fields, version)?;
-        let framing = framing(&fields, version)?.unwrap_or(Framing::None);
-        let keep_alive = keeps_alive(&fields, version);
+    fn into_request_head(self, head: Vec<u8>) -> Result<RequestHead, HeadError> {
+        let ParsedRequest { method, uri, version, headers: fields } = self;
+        let fields = fields.into_headers(head);
+        check_single_host(&fields, version)?;
+        let framing = body_framing(&fields, version)?.unwrap_or(Framing::None);
+        let keep_alive = is_keep_alive(&fields, version);
         let expects_continue = version == Version::HTTP_11
             && framing != Framing::None
             && fields
                 .get(HeaderName::Expect)
                 .is_some_and(|value| value.eq_ignore_ascii_case(b"100-continue"));
-        let head = Head { method, uri, fields };
+        let head = Head { method, uri, headers: fields };
         Ok(RequestHead { head, version, framing, keep_alive, expects_continue })
     }
 }
 
 /// RFC 9112 section 3.2: exactly one `Host` in HTTP/1.1, one at most before.
-fn one_host(fields: &Fields, version: Version) -> Result<(), HeadError> {
+fn check_single_host(fields: &Headers, version: Version) -> Result<(), HeadError> {
     match fields.all(HeaderName::Host).count() {
         1 => Ok(()),
         0 if version == Version::HTTP_10 => Ok(()),
@@ -118,7 +118,7 @@ fn one_host(fields: &Fields, version: Version) -> Result<(), HeadError> {
 }
 
 /// Writes a request line in HTTP/1.1, its target in origin form, but for its end: fields and [`end_request`] follow.
-pub fn begin_request(out: &mut Vec<u8>, method: &Method, uri: &Uri) {
+pub fn write_request_start(out: &mut Vec<u8>, method: &Method, uri: &Uri) {
     out.extend_from_slice(method.as_str().as_bytes());
     out.push(b' ');
     let target = uri.path_and_query().map_or("/", |target| target.as_str());
@@ -131,16 +131,16 @@ pub fn begin_request(out: &mut Vec<u8>, method: &Method, uri: &Uri) {
 }
 
 /// Writes the field that says how the body is framed, and the end of the head.
-pub fn end_request(out: &mut Vec<u8>, method: &Method, framing: Framing) {
+pub fn write_request_end(out: &mut Vec<u8>, method: &Method, framing: Framing) {
     match framing {
         // RFC 9110 section 8.6: where a body would mean something, its absence is said.
         Framing::None if matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS | Method::DELETE) => {
         }
-        Framing::None => write_field(out, HeaderName::ContentLength, b"0"),
+        Framing::None => write_header(out, HeaderName::ContentLength, b"0"),
         Framing::Length(length) => {
-            write_field(out, HeaderName::ContentLength, itoa::Buffer::new().format(length).as_bytes());
+            write_header(out, HeaderName::ContentLength, itoa::Buffer::new().format(length).as_bytes());
         }
-        Framing::Chunked => write_field(out, HeaderName::TransferEncoding, b"chunked"),
+        Framing::Chunked => write_header(out, HeaderName::TransferEncoding, b"chunked"),
     }
     out.extend_from_slice(b"\r\n\r\n");
 }
@@ -150,7 +150,7 @@ mod tests {
     use super::*;
     use crate::http::h1::head::HeadScanner;
 
-    const LIMITS: HeadLimits = HeadLimits { fields: 100, bytes: 32 * 1024, target: 8 * 1024 };
+    const LIMITS: HeadLimits = HeadLimits { max_headers: 100, max_bytes: 32 * 1024, max_target: 8 * 1024 };
 
     fn head(text: &[u8]) -> Result<RequestHead, HeadError> {
         match HeadScanner::default().find_end(text, &LIMITS)? {
@@ -167,17 +167,17 @@ mod tests {
     fn a_query_without_a_path_gets_one() {
         let read = head(b"GET http://h?x HTTP/1.1\r\nHost: h\r\n\r\n").expect("a request");
         let mut out = Vec::new();
-        begin_request(&mut out, &read.head.method, &read.head.uri);
+        write_request_start(&mut out, &read.head.method, &read.head.uri);
         assert!(out.starts_with(b"GET /?x HTTP/1.1"), "{}", out.escape_ascii());
     }
 
     #[test]
-    fn a_plain_request_is_understood() {
+    fn a_plain_request_is_parsed() {
         let head =
             with("Content-Type: application/json\r\nX-Api-Key: k \r\nContent-Length: 5\r\n").expect("good");
         assert_eq!((head.head.method.as_str(), head.head.uri.path()), ("POST", "/p"));
         assert_eq!(
-            head.head.fields.get(HeaderName::XApiKey),
+            head.head.headers.get(HeaderName::XApiKey),
             Some(&b"k"[..]),
             "blanks around a value are no part of it"
         );
@@ -189,7 +189,7 @@ mod tests {
     }
 
     #[test]
-    fn http_1_0_closes_unless_asked() {
+    fn http_1_0_closes_without_keep_alive() {
         let ten = |fields: &str| super::tests::head(format!("GET / HTTP/1.0\r\n{fields}\r\n").as_bytes());
         assert!(!ten("").expect("good").keep_alive);
         assert!(ten("Connection: Keep-Alive\r\n").expect("good").keep_alive);
@@ -197,7 +197,7 @@ mod tests {
     }
 
     #[test]
-    fn lengths_with_two_readings_are_refused() {
+    fn ambiguous_lengths_are_rejected() {
         for value in ["+5", "-1", "5 5", "0x5", "5,5", "", "5, 5", "5;", "1e1", "99999999999999999999", "٥"]
         {
             assert!(with(&format!("Content-Length: {value}\r\n")).is_err(), "{value:?}");
@@ -226,7 +226,7 @@ mod tests {
     }
 
     #[test]
-    fn lines_and_fields_with_two_readings_are_refused() {
+    fn ambiguous_lines_and_headers_are_rejected() {
         for text in [
             "GET / HTTP/1.1\nHost: h\n\n",
             "GET / HTTP/1.1\r\nHost: h\nX: y\r\n\r\n",
@@ -260,20 +260,20 @@ mod tests {
     }
 
     #[test]
-    fn heads_are_bounded_while_they_come() {
+    fn heads_are_bounded_while_they_arrive() {
         let mut scanner = HeadScanner::default();
-        let long = vec![b'a'; LIMITS.target + 21];
+        let long = vec![b'a'; LIMITS.max_target + 21];
         assert_eq!(scanner.find_end(&long, &LIMITS), Err(HeadError::TargetTooLong));
-        let text = format!("GET /{} HTTP/1.1\r\nHost: h\r\n\r\n", "a".repeat(LIMITS.target));
+        let text = format!("GET /{} HTTP/1.1\r\nHost: h\r\n\r\n", "a".repeat(LIMITS.max_target));
         assert_eq!(head(text.as_bytes()).expect_err("too long"), HeadError::TargetTooLong);
-        let text = format!("GET / HTTP/1.1\r\nHost: h\r\nX: {}", "a".repeat(LIMITS.bytes));
+        let text = format!("GET / HTTP/1.1\r\nHost: h\r\nX: {}", "a".repeat(LIMITS.max_bytes));
         assert_eq!(head(text.as_bytes()).expect_err("too large"), HeadError::TooLarge);
         assert!(with(&"a: b\r\n".repeat(99)).is_ok());
-        assert_eq!(with(&"a: b\r\n".repeat(100)).expect_err("too many"), HeadError::TooManyFields);
+        assert_eq!(with(&"a: b\r\n".repeat(100)).expect_err("too many"), HeadError::TooManyHeaders);
     }
 
     #[test]
-    fn the_end_is_found_however_the_bytes_come() {
+    fn the_end_is_found_in_any_segmentation() {
         let text = b"GET / HTTP/1.1\r\nHost: h\r\n\r\nrest";
         let end = text.len() - 4;
         let mut scanner = HeadScanner::default();
@@ -284,12 +284,12 @@ mod tests {
     }
 
     #[test]
-    fn what_is_written_reads_the_same() {
+    fn written_requests_parse_back() {
         let written = |method: &Method, target: &str, framing| {
             let mut out = Vec::new();
-            begin_request(&mut out, method, &target.parse().expect("a target"));
-            write_field(&mut out, HeaderName::Host, b"h");
-            end_request(&mut out, method, framing);
+            write_request_start(&mut out, method, &target.parse().expect("a target"));
+            write_header(&mut out, HeaderName::Host, b"h");
+            write_request_end(&mut out, method, framing);
             String::from_utf8(out).expect("text")
         };
         for (framing, said) in [

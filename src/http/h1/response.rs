@@ -7,12 +7,12 @@ use std::time::{Duration, SystemTime};
 use http::{Method, StatusCode, Version};
 
 use crate::base::clock;
-use crate::http::h1::head::{Framing, HeadError, framing, keeps_alive};
-use crate::http::headers::{Field, Fields, HeaderName, Parsed};
+use crate::http::h1::head::{Framing, HeadError, body_framing, is_keep_alive};
+use crate::http::headers::{Header, HeaderName, Headers, ParsedHeaders};
 
 /// Where the body of an answer ends, as its reader knows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Extent {
+pub enum BodyExtent {
     /// As its fields say.
     Framed(Framing),
     /// Where the connection does.
@@ -25,9 +25,9 @@ pub struct ResponseHead {
     /// Its status.
     pub status: StatusCode,
     /// Its fields.
-    pub fields: Fields,
+    pub headers: Headers,
     /// Where the body ends.
-    pub extent: Extent,
+    pub extent: BodyExtent,
     /// Whether the connection can take another request after this.
     pub keep_alive: bool,
 }
@@ -44,21 +44,21 @@ pub fn parse_response(head: Vec<u8>, to: &Method) -> Result<ResponseHead, HeadEr
     match config.parse_response_with_uninit_headers(&mut parsed, &head, &mut storage) {
         Ok(httparse::Status::Complete(length)) if length == head.len() => {}
         Ok(_) => return Err(HeadError::Malformed("the head breaks off")),
-        Err(httparse::Error::TooManyHeaders) => return Err(HeadError::TooManyFields),
+        Err(httparse::Error::TooManyHeaders) => return Err(HeadError::TooManyHeaders),
         Err(_) => return Err(HeadError::Malformed("a line that is no status line or no field")),
     }
     let status = parsed.code.and_then(|code| StatusCode::from_u16(code).ok());
     let status = status.ok_or(HeadError::Malformed("the status is no number from 100 to 999"))?;
     let version = if parsed.version == Some(1) { Version::HTTP_11 } else { Version::HTTP_10 };
-    let fields = Parsed::new(&head, parsed.headers).over(head);
-    let said = framing(&fields, version)?;
+    let fields = ParsedHeaders::new(&head, parsed.headers).into_headers(head);
+    let said = body_framing(&fields, version)?;
     let extent = match said {
-        _ if is_bodiless(to, status) => Extent::Framed(Framing::None),
-        Some(framing) => Extent::Framed(framing),
-        None => Extent::UntilClose,
+        _ if is_bodiless(to, status) => BodyExtent::Framed(Framing::None),
+        Some(framing) => BodyExtent::Framed(framing),
+        None => BodyExtent::UntilClose,
     };
-    let keep_alive = keeps_alive(&fields, version) && extent != Extent::UntilClose;
-    Ok(ResponseHead { status, fields, extent, keep_alive })
+    let keep_alive = is_keep_alive(&fields, version) && extent != BodyExtent::UntilClose;
+    Ok(ResponseHead { status, headers: fields, extent, keep_alive })
 }
 
 /// Whether an answer has no body, whatever its fields say.
@@ -84,7 +84,12 @@ pub enum ResponseFraming {
 
 impl ResponseFraming {
     /// For an answer to `method`, whose body has `length` bytes if that is known.
-    pub fn of(method: &Method, version: Version, status: StatusCode, length: Option<u64>) -> ResponseFraming {
+    pub fn choose(
+        method: &Method,
+        version: Version,
+        status: StatusCode,
+        length: Option<u64>,
+    ) -> ResponseFraming {
         let bodiless = is_bodiless(method, status);
         match length {
             _ if bodiless => ResponseFraming::None,
@@ -99,7 +104,7 @@ impl ResponseFraming {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Persistence {
     /// It does, as usual in HTTP/1.1.
-    Usual,
+    Default,
     /// It does, and HTTP/1.0 is told.
     KeepAlive,
     /// It ends with this answer.
@@ -111,7 +116,7 @@ pub enum Persistence {
 pub fn write_response(
     out: &mut Vec<u8>,
     status: StatusCode,
-    fields: &Fields,
+    fields: &Headers,
     framing: ResponseFraming,
     persistence: Persistence,
 ) {
@@ -131,20 +136,20 @@ pub fn write_response(
             HeaderName::Date => dated = true,
             _ => {}
         }
-        pass_on(out, field);
+        copy_header(out, field);
     }
     match framing {
         ResponseFraming::Length(length) => {
             let mut text = itoa::Buffer::new();
-            write_field(out, HeaderName::ContentLength, text.format(length).as_bytes());
+            write_header(out, HeaderName::ContentLength, text.format(length).as_bytes());
         }
-        ResponseFraming::Chunked => write_field(out, HeaderName::TransferEncoding, b"chunked"),
+        ResponseFraming::Chunked => write_header(out, HeaderName::TransferEncoding, b"chunked"),
         ResponseFraming::None | ResponseFraming::Close => {}
     }
     match persistence {
-        Persistence::Usual => {}
-        Persistence::KeepAlive => write_field(out, HeaderName::Connection, b"keep-alive"),
-        Persistence::Close => write_field(out, HeaderName::Connection, b"close"),
+        Persistence::Default => {}
+        Persistence::KeepAlive => write_header(out, HeaderName::Connection, b"keep-alive"),
+        Persistence::Close => write_header(out, HeaderName::Connection, b"close"),
     }
     if !dated {
         write_date(out);
@@ -153,16 +158,16 @@ pub fn write_response(
 }
 
 /// Writes one field whose name is known by heart. The line before it ends here, its own where the next one begins.
-pub fn write_field(out: &mut Vec<u8>, name: HeaderName, value: &[u8]) {
+pub fn write_header(out: &mut Vec<u8>, name: HeaderName, value: &[u8]) {
     debug_assert!(name != HeaderName::Other);
-    out.extend_from_slice(name.line().as_bytes());
+    out.extend_from_slice(name.line_prefix().as_bytes());
     out.extend_from_slice(value);
 }
 
 /// Writes a field of another head.
-pub fn pass_on(out: &mut Vec<u8>, field: Field<'_>) {
+pub fn copy_header(out: &mut Vec<u8>, field: Header<'_>) {
     if field.name != HeaderName::Other {
-        return write_field(out, field.name, field.value);
+        return write_header(out, field.name, field.value);
     }
     out.extend_from_slice(b"\r\n");
     out.extend_from_slice(field.text());
@@ -175,13 +180,13 @@ fn write_date(out: &mut Vec<u8>) {
     thread_local! {
         static DATE_FIELD: RefCell<(u64, Vec<u8>)> = const { RefCell::new((u64::MAX, Vec::new())) };
     }
-    let now = clock::wall().as_secs();
+    let now = clock::unix_time().as_secs();
     DATE_FIELD.with_borrow_mut(|(second, text)| {
         if *second != now {
             *second = now;
             text.clear();
             let date = httpdate::HttpDate::from(SystemTime::UNIX_EPOCH + Duration::from_secs(now));
-            let _ = write!(text, "{}{date}", HeaderName::Date.line());
+            let _ = write!(text, "{}{date}", HeaderName::Date.line_prefix());
         }
         out.extend_from_slice(text);
     });
@@ -196,10 +201,10 @@ pub fn write_chunk_size(out: &mut Vec<u8>, length: usize) {
 pub const CHUNK_END: &[u8] = b"\r\n";
 
 /// behind the bytes of the last one,
-pub const LAST_CHUNK_END: &[u8] = b"\r\n0\r\n\r\n";
+pub const FINAL_CHUNK_END: &[u8] = b"\r\n0\r\n\r\n";
 
 /// and where there is nothing more to send.
-pub const BODY_END: &[u8] = b"0\r\n\r\n";
+pub const LAST_CHUNK: &[u8] = b"0\r\n\r\n";
 
 #[cfg(test)]
 mod tests {
@@ -214,12 +219,12 @@ mod tests {
         }
         let mut out = Vec::new();
         let status = StatusCode::from_u16(status).expect("a status");
-        write_response(&mut out, status, &Fields::from(&map), framing, Persistence::Usual);
+        write_response(&mut out, status, &Headers::from(&map), framing, Persistence::Default);
         String::from_utf8(out).expect("text")
     }
 
     #[test]
-    fn the_framing_is_said_once() {
+    fn framing_headers_are_written_once() {
         let fields = [("content-length", "7"), ("transfer-encoding", "x"), ("date", "D"), ("a", "b")];
         assert_eq!(
             written(200, &fields, ResponseFraming::Length(12)),
@@ -232,7 +237,7 @@ mod tests {
     }
 
     #[test]
-    fn a_date_is_added_where_none_is() {
+    fn a_missing_date_is_added() {
         let text = written(599, &[], ResponseFraming::Close);
         assert!(
             text.starts_with("HTTP/1.1 599 Unknown\r\ndate: ") && text.ends_with(" GMT\r\n\r\n"),
@@ -246,7 +251,7 @@ mod tests {
     #[test]
     fn bodies_are_framed_as_the_client_can_read_them() {
         let of = |method: Method, version, status, length| {
-            ResponseFraming::of(&method, version, StatusCode::from_u16(status).expect("a status"), length)
+            ResponseFraming::choose(&method, version, StatusCode::from_u16(status).expect("a status"), length)
         };
         assert_eq!(of(Method::HEAD, Version::HTTP_11, 200, Some(5)), ResponseFraming::None);
         assert_eq!(of(Method::GET, Version::HTTP_11, 304, None), ResponseFraming::None);
@@ -255,30 +260,33 @@ mod tests {
         assert_eq!(of(Method::GET, Version::HTTP_10, 200, None), ResponseFraming::Close);
     }
 
-    fn parsed(text: &str, to: &Method) -> Result<(u16, Extent, bool), HeadError> {
+    fn parsed(text: &str, to: &Method) -> Result<(u16, BodyExtent, bool), HeadError> {
         let head = parse_response(text.as_bytes().to_vec(), to)?;
         Ok((head.status.as_u16(), head.extent, head.keep_alive))
     }
 
     #[test]
-    fn answers_are_understood() {
+    fn responses_are_parsed() {
         let of = |fields: &str| parsed(&format!("HTTP/1.1 200 OK\r\n{fields}\r\n"), &Method::GET);
-        assert_eq!(of("Content-Length: 5\r\n"), Ok((200, Extent::Framed(Framing::Length(5)), true)));
-        assert_eq!(of("Content-Length: 0\r\n"), Ok((200, Extent::Framed(Framing::None), true)));
-        assert_eq!(of("Transfer-Encoding: chunked\r\n"), Ok((200, Extent::Framed(Framing::Chunked), true)));
-        assert_eq!(of(""), Ok((200, Extent::UntilClose, false)));
+        assert_eq!(of("Content-Length: 5\r\n"), Ok((200, BodyExtent::Framed(Framing::Length(5)), true)));
+        assert_eq!(of("Content-Length: 0\r\n"), Ok((200, BodyExtent::Framed(Framing::None), true)));
+        assert_eq!(
+            of("Transfer-Encoding: chunked\r\n"),
+            Ok((200, BodyExtent::Framed(Framing::Chunked), true))
+        );
+        assert_eq!(of(""), Ok((200, BodyExtent::UntilClose, false)));
         assert_eq!(
             of("Content-Length: 5\r\nConnection: close\r\n"),
-            Ok((200, Extent::Framed(Framing::Length(5)), false))
+            Ok((200, BodyExtent::Framed(Framing::Length(5)), false))
         );
-        let none = Ok((200, Extent::Framed(Framing::None), true));
+        let none = Ok((200, BodyExtent::Framed(Framing::None), true));
         assert_eq!(parsed("HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n", &Method::HEAD), none);
         let old = parsed("HTTP/1.0 304 \r\nContent-Length: 5\r\n\r\n", &Method::GET);
-        assert_eq!(old, Ok((304, Extent::Framed(Framing::None), false)));
+        assert_eq!(old, Ok((304, BodyExtent::Framed(Framing::None), false)));
     }
 
     #[test]
-    fn answers_with_two_readings_are_refused() {
+    fn ambiguous_responses_are_rejected() {
         for text in [
             "HTTP/1.1 200 OK\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\n",
             "HTTP/1.1 200 OK\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n",

@@ -15,9 +15,9 @@ pub use name::HeaderName;
 
 /// Fields in their order. Names are in lower case; what was let in is valid for HTTP/1 and HTTP/2.
 #[derive(Clone, Default)]
-pub struct Fields {
+pub struct Headers {
     bytes: Vec<u8>,
-    entries: Vec<Entry>,
+    entries: Vec<HeaderEntry>,
 }
 
 /// What the head of a request says.
@@ -28,51 +28,51 @@ pub struct Head {
     /// for what,
     pub uri: Uri,
     /// and all else.
-    pub fields: Fields,
+    pub headers: Headers,
 }
 
 impl From<Parts> for Head {
     fn from(parts: Parts) -> Head {
-        Head { method: parts.method, uri: parts.uri, fields: Fields::from(&parts.headers) }
+        Head { method: parts.method, uri: parts.uri, headers: Headers::from(&parts.headers) }
     }
 }
 
 /// Where a field stands in the bytes.
 #[derive(Clone, Copy)]
-struct Entry {
+struct HeaderEntry {
     name: HeaderName,
     /// Of the name; for [`HeaderName::Other`] only.
-    text: Span,
-    value: Span,
+    text: ByteRange,
+    value: ByteRange,
 }
 
 #[derive(Clone, Copy, Default)]
-struct Span {
+struct ByteRange {
     start: u32,
     length: u32,
 }
 
-impl Span {
-    fn of(self, bytes: &[u8]) -> &[u8] {
+impl ByteRange {
+    fn slice(self, bytes: &[u8]) -> &[u8] {
         &bytes[self.start as usize..][..self.length as usize]
     }
 
-    fn new(start: usize, length: usize) -> Span {
+    fn new(start: usize, length: usize) -> ByteRange {
         let fits = "heads are far smaller than 4 GiB";
-        Span { start: u32::try_from(start).expect(fits), length: u32::try_from(length).expect(fits) }
+        ByteRange { start: u32::try_from(start).expect(fits), length: u32::try_from(length).expect(fits) }
     }
 
     /// Where `part`, a part of `whole`, stands in it.
-    fn within(whole: &[u8], part: &[u8]) -> Span {
+    fn locate(whole: &[u8], part: &[u8]) -> ByteRange {
         let start = part.as_ptr() as usize - whole.as_ptr() as usize;
         debug_assert!(start + part.len() <= whole.len(), "it is a part");
-        Span::new(start, part.len())
+        ByteRange::new(start, part.len())
     }
 }
 
 /// One field.
 #[derive(Clone, Copy)]
-pub struct Field<'a> {
+pub struct Header<'a> {
     /// What it is called, if that is known by heart.
     pub name: HeaderName,
     /// What it is called, if it is not; else empty.
@@ -81,7 +81,7 @@ pub struct Field<'a> {
     pub value: &'a [u8],
 }
 
-impl<'a> Field<'a> {
+impl<'a> Header<'a> {
     /// What it is called, in lower case: a token, so ASCII.
     pub fn text(&self) -> &'a [u8] {
         match self.name {
@@ -91,50 +91,50 @@ impl<'a> Field<'a> {
     }
 }
 
-/// Where the fields stand in a head that is being read. Made into [`Fields`] with the head's own memory.
-pub struct Parsed(Vec<Entry>);
+/// Where the fields stand in a head that is being read. Made into [`Headers`] with the head's own memory.
+pub struct ParsedHeaders(Vec<HeaderEntry>);
 
-impl Parsed {
+impl ParsedHeaders {
     /// Notes the fields that the parser found in `head`. It lets in nothing but tokens as names, and as values nothing
     /// with control characters but tabs.
-    pub fn new(head: &[u8], parsed: &[httparse::Header<'_>]) -> Parsed {
+    pub fn new(head: &[u8], parsed: &[httparse::Header<'_>]) -> ParsedHeaders {
         let entry = |field: &httparse::Header<'_>| {
-            let name = HeaderName::of(field.name.as_bytes());
+            let name = HeaderName::parse(field.name.as_bytes());
             let text = match name {
-                HeaderName::Other => Span::within(head, field.name.as_bytes()),
-                _ => Span::default(),
+                HeaderName::Other => ByteRange::locate(head, field.name.as_bytes()),
+                _ => ByteRange::default(),
             };
             // An empty value stands nowhere.
             let value = match field.value {
-                [] => Span::default(),
-                value => Span::within(head, value),
+                [] => ByteRange::default(),
+                value => ByteRange::locate(head, value),
             };
-            Entry { name, text, value }
+            HeaderEntry { name, text, value }
         };
         // Room for some more, so that adding one moves nothing.
         let mut entries = Vec::with_capacity(parsed.len() + 2);
         entries.extend(parsed.iter().map(entry));
-        Parsed(entries)
+        ParsedHeaders(entries)
     }
 
     /// Takes over the head.
-    pub fn over(self, mut head: Vec<u8>) -> Fields {
+    pub fn into_headers(self, mut head: Vec<u8>) -> Headers {
         for entry in self.0.iter().filter(|entry| entry.name == HeaderName::Other) {
             head[entry.text.start as usize..][..entry.text.length as usize].make_ascii_lowercase();
         }
-        Fields { bytes: head, entries: self.0 }
+        Headers { bytes: head, entries: self.0 }
     }
 }
 
-impl Fields {
+impl Headers {
     /// None yet.
-    pub fn new() -> Fields {
-        Fields::default()
+    pub fn new() -> Headers {
+        Headers::default()
     }
 
     /// None yet, with room for so many and for so many bytes of names and values.
-    pub fn with_capacity(fields: usize, bytes: usize) -> Fields {
-        Fields { bytes: Vec::with_capacity(bytes), entries: Vec::with_capacity(fields) }
+    pub fn with_capacity(fields: usize, bytes: usize) -> Headers {
+        Headers { bytes: Vec::with_capacity(bytes), entries: Vec::with_capacity(fields) }
     }
 
     /// How many there are.
@@ -148,17 +148,24 @@ impl Fields {
     }
 
     /// All of them.
-    pub fn iter(&self) -> impl DoubleEndedIterator<Item = Field<'_>> + '_ {
-        self.entries.iter().map(|entry| self.field(entry))
+    pub fn iter(&self) -> impl DoubleEndedIterator<Item = Header<'_>> + '_ {
+        self.entries.iter().map(|entry| self.header(entry))
     }
 
-    fn field(&self, entry: &Entry) -> Field<'_> {
-        Field { name: entry.name, other: entry.text.of(&self.bytes), value: entry.value.of(&self.bytes) }
+    fn header(&self, entry: &HeaderEntry) -> Header<'_> {
+        Header {
+            name: entry.name,
+            other: entry.text.slice(&self.bytes),
+            value: entry.value.slice(&self.bytes),
+        }
     }
 
     /// The values of all fields that are called so.
     pub fn all(&self, name: HeaderName) -> impl Iterator<Item = &[u8]> + '_ {
-        self.entries.iter().filter(move |entry| entry.name == name).map(|entry| entry.value.of(&self.bytes))
+        self.entries
+            .iter()
+            .filter(move |entry| entry.name == name)
+            .map(|entry| entry.value.slice(&self.bytes))
     }
 
     /// The value of the first field that is called so.
@@ -181,22 +188,23 @@ impl Fields {
     /// Adds a field behind the others. The value is ours, or was let in before.
     pub fn push(&mut self, name: HeaderName, value: &[u8]) {
         debug_assert!(name != HeaderName::Other && is_value(value));
-        let value = self.keep(value);
-        self.entries.push(Entry { name, text: Span::default(), value });
+        let value = self.append_bytes(value);
+        self.entries.push(HeaderEntry { name, text: ByteRange::default(), value });
     }
 
     /// Adds one by the text of its name, which is in lower case; both were let in before.
     fn push_text(&mut self, text: &str, value: &[u8]) {
-        let name = HeaderName::of(text.as_bytes());
-        let text = if name == HeaderName::Other { self.keep(text.as_bytes()) } else { Span::default() };
-        let value = self.keep(value);
-        self.entries.push(Entry { name, text, value });
+        let name = HeaderName::parse(text.as_bytes());
+        let text =
+            if name == HeaderName::Other { self.append_bytes(text.as_bytes()) } else { ByteRange::default() };
+        let value = self.append_bytes(value);
+        self.entries.push(HeaderEntry { name, text, value });
     }
 
-    fn keep(&mut self, bytes: &[u8]) -> Span {
+    fn append_bytes(&mut self, bytes: &[u8]) -> ByteRange {
         let start = self.bytes.len();
         self.bytes.extend_from_slice(bytes);
-        Span::new(start, bytes.len())
+        ByteRange::new(start, bytes.len())
     }
 
     /// Removes all that are called so.
@@ -205,9 +213,9 @@ impl Fields {
     }
 
     /// Removes what is not to stay.
-    pub fn retain(&mut self, mut stays: impl FnMut(Field<'_>) -> bool) {
+    pub fn retain(&mut self, mut stays: impl FnMut(Header<'_>) -> bool) {
         let mut entries = std::mem::take(&mut self.entries);
-        entries.retain(|entry| stays(self.field(entry)));
+        entries.retain(|entry| stays(self.header(entry)));
         self.entries = entries;
     }
 
@@ -216,9 +224,11 @@ impl Fields {
         let bytes = Bytes::from(self.bytes);
         let mut map = HeaderMap::with_capacity(self.entries.len());
         for entry in self.entries {
-            let name = match entry.name.header_name() {
+            let name = match entry.name.to_http() {
                 Some(name) => name.clone(),
-                None => http::HeaderName::from_bytes(entry.text.of(&bytes)).expect("only tokens were let in"),
+                None => {
+                    http::HeaderName::from_bytes(entry.text.slice(&bytes)).expect("only tokens were let in")
+                }
             };
             let from = entry.value.start as usize;
             let value = bytes.slice(from..from + entry.value.length as usize);
@@ -231,10 +241,10 @@ impl Fields {
     }
 }
 
-impl From<&HeaderMap> for Fields {
-    fn from(map: &HeaderMap) -> Fields {
+impl From<&HeaderMap> for Headers {
+    fn from(map: &HeaderMap) -> Headers {
         let bytes = map.iter().map(|(name, value)| name.as_str().len() + value.len()).sum();
-        let mut fields = Fields::with_capacity(map.len(), bytes);
+        let mut fields = Headers::with_capacity(map.len(), bytes);
         for (name, value) in map {
             fields.push_text(name.as_str(), value.as_bytes());
         }
@@ -243,7 +253,7 @@ impl From<&HeaderMap> for Fields {
 }
 
 /// SECURITY: names only; values hold keys, and what users ask for.
-impl fmt::Debug for Fields {
+impl fmt::Debug for Headers {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_list().entries(self.iter().map(|field| String::from_utf8_lossy(field.text()))).finish()
     }
@@ -258,16 +268,16 @@ fn is_value(bytes: &[u8]) -> bool {
 mod tests {
     use super::*;
 
-    fn of(pairs: &[(&'static str, &'static str)]) -> Fields {
+    fn of(pairs: &[(&'static str, &'static str)]) -> Headers {
         let mut map = HeaderMap::new();
         for (name, value) in pairs {
             map.append(http::HeaderName::from_static(name), HeaderValue::from_static(value));
         }
-        Fields::from(&map)
+        Headers::from(&map)
     }
 
     #[test]
-    fn fields_are_found_by_name() {
+    fn headers_are_found_by_name() {
         let fields = of(&[("host", "h"), ("x-custom", "1"), ("cookie", "a"), ("cookie", "b")]);
         assert_eq!((fields.len(), fields.get(HeaderName::Host)), (4, Some(&b"h"[..])));
         assert_eq!(
@@ -282,7 +292,7 @@ mod tests {
     }
 
     #[test]
-    fn fields_can_be_added_and_taken_away() {
+    fn headers_can_be_added_and_removed() {
         let mut fields = of(&[("host", "h"), ("x-custom", "1"), ("cookie", "a"), ("cookie", "b")]);
         fields.remove(HeaderName::Cookie);
         fields.push(HeaderName::Date, b"today");
@@ -292,7 +302,7 @@ mod tests {
     }
 
     #[test]
-    fn the_way_to_a_map_and_back_changes_nothing() {
+    fn conversion_to_a_map_and_back_is_lossless() {
         let pairs = [("host", "h"), ("x-custom", "1"), ("cookie", "a"), ("cookie", "b"), ("empty", "")];
         let map = of(&pairs).into_map();
         assert_eq!(map.len(), 5);
@@ -302,13 +312,13 @@ mod tests {
     }
 
     #[test]
-    fn a_parsed_head_is_taken_over() {
+    fn a_parsed_head_keeps_its_memory() {
         let head = b"GET / HTTP/1.1\r\nHost: h\r\nX-Own: \r\nContent-TYPE:  a b \r\n\r\n".to_vec();
         let mut headers = [httparse::EMPTY_HEADER; 8];
         let mut request = httparse::Request::new(&mut headers);
         assert!(request.parse(&head).is_ok_and(|status| status.is_complete()));
-        let parsed = Parsed::new(&head, request.headers);
-        let fields = parsed.over(head);
+        let parsed = ParsedHeaders::new(&head, request.headers);
+        let fields = parsed.into_headers(head);
         let all: Vec<_> = fields.iter().map(|field| (field.text(), field.value)).collect();
         assert_eq!(all, [(&b"host"[..], &b"h"[..]), (b"x-own", b""), (b"content-type", b"a b")]);
         assert_eq!(format!("{fields:?}"), r#"["host", "x-own", "content-type"]"#);

@@ -158,7 +158,7 @@ const fn sorted() -> ([u8; LENGTHS + 1], [HeaderName; KNOWN]) {
 
 impl HeaderName {
     /// The name that these bytes are, in any case of their letters.
-    pub fn of(bytes: &[u8]) -> HeaderName {
+    pub fn parse(bytes: &[u8]) -> HeaderName {
         let length = bytes.len();
         if length == 0 || length >= LENGTHS {
             return HeaderName::Other;
@@ -178,12 +178,12 @@ impl HeaderName {
     }
 
     /// The end of the line before the field's in a head, and the beginning of its own; empty for [`HeaderName::Other`].
-    pub fn line(self) -> &'static str {
+    pub fn line_prefix(self) -> &'static str {
         LINES.get(self as usize).copied().unwrap_or_default()
     }
 
     /// For HTTP/2.
-    pub fn header_name(self) -> Option<&'static http::HeaderName> {
+    pub fn to_http(self) -> Option<&'static http::HeaderName> {
         HEADER_NAMES.get(self as usize)
     }
 }
@@ -195,21 +195,21 @@ mod tests {
     #[test]
     fn each_name_is_found_in_any_case() {
         for (name, text) in NAMES.into_iter().zip(TEXTS) {
-            assert_eq!(HeaderName::of(text.as_bytes()), name);
-            assert_eq!(HeaderName::of(text.to_uppercase().as_bytes()), name);
-            assert_eq!((name.as_str(), name.line()), (text, &*format!("\r\n{text}: ")));
-            assert_eq!(name.header_name().map(http::HeaderName::as_str), Some(text));
+            assert_eq!(HeaderName::parse(text.as_bytes()), name);
+            assert_eq!(HeaderName::parse(text.to_uppercase().as_bytes()), name);
+            assert_eq!((name.as_str(), name.line_prefix()), (text, &*format!("\r\n{text}: ")));
+            assert_eq!(name.to_http().map(http::HeaderName::as_str), Some(text));
         }
     }
 
     #[test]
-    fn nothing_else_is_taken_for_one() {
+    fn similar_names_are_not_confused() {
         for text in ["", "x", "x-api-kez", "x_api_key", "x-api-key2", "hos\u{54}x", "connectio\u{4e}s"] {
-            assert_eq!(HeaderName::of(text.as_bytes()), HeaderName::Other, "{text}");
+            assert_eq!(HeaderName::parse(text.as_bytes()), HeaderName::Other, "{text}");
         }
         // A `-` and the control character that differs from it in the bit that makes letters small.
-        assert_eq!(HeaderName::of(b"x\x0dapi\x0dkey"), HeaderName::Other);
-        assert_eq!((HeaderName::Other.as_str(), HeaderName::Other.line()), ("", ""));
-        assert_eq!(HeaderName::of(&[b'a'; 1000]), HeaderName::Other);
+        assert_eq!(HeaderName::parse(b"x\x0dapi\x0dkey"), HeaderName::Other);
+        assert_eq!((HeaderName::Other.as_str(), HeaderName::Other.line_prefix()), ("", ""));
+        assert_eq!(HeaderName::parse(&[b'a'; 1000]), HeaderName::Other);
     }
 }

@@ -9,60 +9,64 @@ use parking_lot::{Condvar, Mutex, MutexGuard};
 use tracing_subscriber::fmt::MakeWriter;
 
 /// Most bytes that wait to be taken.
-const MOST_WAITING: usize = 4 * 1024 * 1024;
+const MAX_BUFFERED_BYTES: usize = 4 * 1024 * 1024;
 
 /// So much memory is kept for lines to come: growing it anew for each batch would cost as much as filling it.
-const USUALLY_WAITING: usize = 1024 * 1024;
+const RETAINED_CAPACITY: usize = 1024 * 1024;
 
 /// Lines that come within so short a time are written together. A system call for each would cost more than all else
 /// about a line.
-const GATHERING: Duration = Duration::from_millis(10);
+const BATCH_INTERVAL: Duration = Duration::from_millis(10);
 
 /// How long the end of the process waits for somebody to take the last lines.
-const LAST_PATIENCE: Duration = Duration::from_secs(1);
+const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// The lines that wait. Clones are the same queue.
 #[derive(Clone)]
-pub struct Lines(Arc<Shared>);
+pub struct LineWriter(Arc<WriterState>);
 
-struct Shared {
-    queue: Mutex<Queue>,
+struct WriterState {
+    queue: Mutex<LineQueue>,
     /// There is something to write, or nothing will come any more.
-    came: Condvar,
+    work_available: Condvar,
     /// All was written.
-    drained: Condvar,
+    all_written: Condvar,
 }
 
 #[derive(Default)]
-struct Queue {
-    waiting: Vec<u8>,
+struct LineQueue {
+    buffer: Vec<u8>,
     is_writing: bool,
     is_closing: bool,
     dropped: usize,
 }
 
-impl Lines {
+impl LineWriter {
     /// Starts the thread that writes to `output`.
-    pub fn to(output: impl Write + Send + 'static) -> io::Result<Lines> {
+    pub fn spawn(output: impl Write + Send + 'static) -> io::Result<LineWriter> {
         let (came, drained) = (Condvar::new(), Condvar::new());
-        let lines = Lines(Arc::new(Shared { queue: Mutex::default(), came, drained }));
+        let lines = LineWriter(Arc::new(WriterState {
+            queue: Mutex::default(),
+            work_available: came,
+            all_written: drained,
+        }));
         let shared = Arc::clone(&lines.0);
-        thread::Builder::new().name("log".into()).spawn(move || shared.write_all_to(output))?;
+        thread::Builder::new().name("log".into()).spawn(move || shared.run(output))?;
         Ok(lines)
     }
 
     /// Adds lines, or counts them as dropped if too much waits already. Never waits for the output.
     pub fn push(&self, line: &[u8]) {
         let mut queue = self.0.queue.lock();
-        if queue.waiting.len() + line.len() > MOST_WAITING {
+        if queue.buffer.len() + line.len() > MAX_BUFFERED_BYTES {
             queue.dropped += 1;
             return;
         }
-        let was_empty = queue.waiting.is_empty();
-        queue.waiting.extend_from_slice(line);
+        let was_empty = queue.buffer.is_empty();
+        queue.buffer.extend_from_slice(line);
         drop(queue);
         if was_empty {
-            self.0.came.notify_one();
+            self.0.work_available.notify_one();
         }
     }
 
@@ -72,50 +76,50 @@ impl Lines {
     }
 
     /// Waits until all is written, but not for ever.
-    pub fn drain(&self) {
+    pub fn wait_until_written(&self) {
         self.wait(self.0.queue.lock());
     }
 
     /// The same, and writes nothing that comes later.
-    pub fn finish(&self) {
+    pub fn close(&self) {
         let mut queue = self.0.queue.lock();
         queue.is_closing = true;
-        self.0.came.notify_one();
+        self.0.work_available.notify_one();
         self.wait(queue);
     }
 
-    fn wait(&self, mut queue: MutexGuard<'_, Queue>) {
-        let unfinished = |queue: &mut Queue| queue.is_writing || !queue.waiting.is_empty();
-        self.0.drained.wait_while_for(&mut queue, unfinished, LAST_PATIENCE);
+    fn wait(&self, mut queue: MutexGuard<'_, LineQueue>) {
+        let unfinished = |queue: &mut LineQueue| queue.is_writing || !queue.buffer.is_empty();
+        self.0.all_written.wait_while_for(&mut queue, unfinished, FLUSH_TIMEOUT);
     }
 }
 
-impl Shared {
-    fn write_all_to(&self, mut output: impl Write) {
+impl WriterState {
+    fn run(&self, mut output: impl Write) {
         let mut writing = Vec::new();
         let mut is_inside = false;
         loop {
-            let nothing = |queue: &mut Queue| queue.waiting.is_empty() && !queue.is_closing;
+            let nothing = |queue: &mut LineQueue| queue.buffer.is_empty() && !queue.is_closing;
             let mut queue = self.queue.lock();
-            self.came.wait_while(&mut queue, nothing);
+            self.work_available.wait_while(&mut queue, nothing);
             let is_closing = queue.is_closing;
             drop(queue);
             if !is_closing {
-                thread::sleep(GATHERING);
+                thread::sleep(BATCH_INTERVAL);
             }
             let mut queue = self.queue.lock();
-            std::mem::swap(&mut queue.waiting, &mut writing);
+            std::mem::swap(&mut queue.buffer, &mut writing);
             queue.is_writing = true;
             drop(queue);
             // An output that is gone, or a full disk, takes nothing.
-            let lost = lines_lost(&mut output, &writing, &mut is_inside);
+            let lost = write_batch(&mut output, &writing, &mut is_inside);
             writing.clear();
-            writing.shrink_to(USUALLY_WAITING);
+            writing.shrink_to(RETAINED_CAPACITY);
             let mut queue = self.queue.lock();
             queue.is_writing = false;
             queue.dropped += lost;
-            if queue.waiting.is_empty() {
-                self.drained.notify_all();
+            if queue.buffer.is_empty() {
+                self.all_written.notify_all();
                 if queue.is_closing {
                     return;
                 }
@@ -126,25 +130,25 @@ impl Shared {
 
 /// Writes, and tells how many lines did not get through whole. `is_inside`: what was written before ended inside a line,
 /// which is ended first, so that it spoils no other one.
-fn lines_lost(output: &mut impl Write, lines: &[u8], is_inside: &mut bool) -> usize {
+fn write_batch(output: &mut impl Write, lines: &[u8], is_inside: &mut bool) -> usize {
     if *is_inside {
-        *is_inside = write_as_much(output, b"\n") == 0;
+        *is_inside = write_while_accepted(output, b"\n") == 0;
     }
-    let written = if *is_inside { 0 } else { write_as_much(output, lines) };
+    let written = if *is_inside { 0 } else { write_while_accepted(output, lines) };
     let (through, lost) = lines.split_at(written);
     *is_inside |= through.last().is_some_and(|last| *last != b'\n');
     memchr::memchr_iter(b'\n', lost).count()
 }
 
 /// Writes until the output takes no more, and tells how many bytes it took.
-fn write_as_much(output: &mut impl Write, bytes: &[u8]) -> usize {
+fn write_while_accepted(output: &mut impl Write, bytes: &[u8]) -> usize {
     let mut rest = bytes;
     while !rest.is_empty() {
         match output.write(rest) {
             Ok(count @ 1..) => rest = &rest[count..],
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             // Whoever shares the output has it not wait: so this does.
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => thread::sleep(GATHERING),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => thread::sleep(BATCH_INTERVAL),
             Ok(_) | Err(_) => break,
         }
     }
@@ -152,7 +156,7 @@ fn write_as_much(output: &mut impl Write, bytes: &[u8]) -> usize {
     bytes.len() - rest.len()
 }
 
-impl Write for Lines {
+impl Write for LineWriter {
     /// A whole line.
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
         self.push(line);
@@ -164,10 +168,10 @@ impl Write for Lines {
     }
 }
 
-impl<'a> MakeWriter<'a> for Lines {
-    type Writer = Lines;
+impl<'a> MakeWriter<'a> for LineWriter {
+    type Writer = LineWriter;
 
-    fn make_writer(&'a self) -> Lines {
+    fn make_writer(&'a self) -> LineWriter {
         self.clone()
     }
 }
@@ -179,9 +183,9 @@ mod tests {
     use super::*;
 
     /// Takes a batch each time the test lets it.
-    struct Slow(Receiver<()>, Sender<Vec<u8>>);
+    struct BlockingOutput(Receiver<()>, Sender<Vec<u8>>);
 
-    impl Write for Slow {
+    impl Write for BlockingOutput {
         fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
             let _ = self.0.recv();
             let _ = self.1.send(bytes.to_vec());
@@ -196,29 +200,29 @@ mod tests {
     #[test]
     fn lines_come_in_order_and_together_and_nobody_waits() {
         let ((go, gate), (out, written)) = (channel(), channel());
-        let lines = Lines::to(Slow(gate, out)).expect("a thread");
+        let lines = LineWriter::spawn(BlockingOutput(gate, out)).expect("a thread");
         lines.push(b"one\n");
         lines.push(b"two\n");
         go.send(()).expect("it waits");
         assert_eq!(written.recv().expect("written"), b"one\ntwo\n");
-        let mut large = vec![b'x'; MOST_WAITING];
-        large[MOST_WAITING - 1] = b'\n';
+        let mut large = vec![b'x'; MAX_BUFFERED_BYTES];
+        large[MAX_BUFFERED_BYTES - 1] = b'\n';
         lines.push(&large);
         lines.push(b"too many\n");
         assert_eq!(lines.dropped(), 1);
         go.send(()).expect("it waits");
-        assert_eq!(written.recv().expect("written").len(), MOST_WAITING);
+        assert_eq!(written.recv().expect("written").len(), MAX_BUFFERED_BYTES);
         lines.push(b"room again\n");
         drop(go);
-        lines.finish();
+        lines.close();
         assert_eq!(written.recv().expect("written"), b"room again\n");
     }
 
     #[test]
     fn lines_that_a_full_disk_does_not_take_are_counted() {
         /// Has room for so many bytes, and what it took.
-        struct Small(usize, Vec<u8>);
-        impl Write for Small {
+        struct FullDisk(usize, Vec<u8>);
+        impl Write for FullDisk {
             fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
                 let taken = bytes.len().min(self.0);
                 self.0 -= taken;
@@ -231,14 +235,18 @@ mod tests {
             }
         }
         let mut is_inside = false;
-        assert_eq!(lines_lost(&mut Small(100, Vec::new()), b"one\ntwo\n", &mut is_inside), 0);
+        assert_eq!(write_batch(&mut FullDisk(100, Vec::new()), b"one\ntwo\n", &mut is_inside), 0);
         assert!(!is_inside);
-        let mut disk = Small(6, Vec::new());
-        assert_eq!(lines_lost(&mut disk, b"one\ntwo\nthree\n", &mut is_inside), 2, "half a line is lost too");
-        assert_eq!(lines_lost(&mut disk, b"four\n", &mut is_inside), 1);
+        let mut disk = FullDisk(6, Vec::new());
+        assert_eq!(
+            write_batch(&mut disk, b"one\ntwo\nthree\n", &mut is_inside),
+            2,
+            "half a line is lost too"
+        );
+        assert_eq!(write_batch(&mut disk, b"four\n", &mut is_inside), 1);
         assert!(is_inside);
         disk.0 = 100;
-        assert_eq!(lines_lost(&mut disk, b"five\nsix\n", &mut is_inside), 0);
+        assert_eq!(write_batch(&mut disk, b"five\nsix\n", &mut is_inside), 0);
         assert!(!is_inside);
         assert_eq!(disk.1, b"one\ntw\nfive\nsix\n", "half a line spoils no other one");
     }
@@ -246,8 +254,8 @@ mod tests {
     #[test]
     fn an_output_that_takes_nothing_does_not_keep_the_process() {
         let ((_go, gate), (out, _written)) = (channel(), channel());
-        let lines = Lines::to(Slow(gate, out)).expect("a thread");
+        let lines = LineWriter::spawn(BlockingOutput(gate, out)).expect("a thread");
         lines.push(b"lost\n");
-        lines.finish();
+        lines.close();
     }
 }

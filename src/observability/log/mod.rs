@@ -21,13 +21,13 @@ use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{Layer, Registry, reload};
 
-use line_writer::Lines;
+use line_writer::LineWriter;
 pub(crate) use record::label;
-pub use record::{Label, Record};
+pub use record::{Label, LogRecord};
 
 /// How lines are written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Format {
+pub enum LogFormat {
     /// For a person at a terminal.
     Text,
     /// One JSON object a line.
@@ -40,25 +40,25 @@ pub struct LogOptions {
     /// Least level of the gateway's own events.
     pub level: LevelFilter,
     /// Form of a line.
-    pub format: Format,
+    pub format: LogFormat,
     /// Whether each request writes its line.
     pub access: bool,
 }
 
 /// Where lines go.
-static LINES: OnceLock<Lines> = OnceLock::new();
+static WRITER: OnceLock<LineWriter> = OnceLock::new();
 
 /// What is logged, and from which level on.
 static FILTER: OnceLock<(reload::Handle<Targets, Registry>, Mutex<LevelFilter>)> = OnceLock::new();
 
 /// The form of the line that each request writes, if it does.
-static ACCESS: OnceLock<Format> = OnceLock::new();
+static ACCESS_FORMAT: OnceLock<LogFormat> = OnceLock::new();
 
 /// The form of all lines.
-static FORM: OnceLock<Format> = OnceLock::new();
+static FORMAT: OnceLock<LogFormat> = OnceLock::new();
 
 /// How many dropped lines the log has been told of.
-static TOLD: AtomicUsize = AtomicUsize::new(0);
+static REPORTED_DROPS: AtomicUsize = AtomicUsize::new(0);
 
 /// Dropped, it waits for what is queued to be written.
 #[must_use = "the last lines are lost without it"]
@@ -66,41 +66,41 @@ pub struct LogGuard(());
 
 impl Drop for LogGuard {
     fn drop(&mut self) {
-        if let Some(lines) = LINES.get() {
-            lines.drain();
-            tell_dropped_lines();
-            lines.finish();
+        if let Some(lines) = WRITER.get() {
+            lines.wait_until_written();
+            report_dropped_lines();
+            lines.close();
         }
     }
 }
 
 /// Writes the line of a request, if such lines are wanted.
-pub fn access(fill: impl FnOnce(&mut Record<'_>)) {
-    if let (Some(format), Some(lines)) = (ACCESS.get(), LINES.get()) {
-        Record::make(*format, "access", fill, |line| lines.push(line));
+pub fn write_access(fill: impl FnOnce(&mut LogRecord<'_>)) {
+    if let (Some(format), Some(lines)) = (ACCESS_FORMAT.get(), WRITER.get()) {
+        LogRecord::write(*format, "access", fill, |line| lines.push(line));
     }
 }
 
 /// Writes a line about a decision that somebody may be asked about later, whatever is logged besides.
-pub fn audit(fill: impl FnOnce(&mut Record<'_>)) {
-    if let (Some(format), Some(lines)) = (FORM.get(), LINES.get()) {
-        Record::make(*format, "audit", fill, |line| lines.push(line));
+pub fn write_audit(fill: impl FnOnce(&mut LogRecord<'_>)) {
+    if let (Some(format), Some(lines)) = (FORMAT.get(), WRITER.get()) {
+        LogRecord::write(*format, "audit", fill, |line| lines.push(line));
     }
 }
 
 /// Lines that nobody took in time since the log was set up.
 pub fn dropped_lines() -> usize {
-    LINES.get().map_or(0, Lines::dropped)
+    WRITER.get().map_or(0, LineWriter::dropped)
 }
 
 /// Says in the log how many lines are missing from it, if more are than it said last. Called now and then.
-pub fn tell_dropped_lines() {
+pub fn report_dropped_lines() {
     let total = dropped_lines();
-    if TOLD.load(Ordering::Relaxed) != total {
+    if REPORTED_DROPS.load(Ordering::Relaxed) != total {
         warn!(total, "log lines were dropped, as nobody took them in time");
         // This line may have been dropped like the others.
         if dropped_lines() == total {
-            TOLD.store(total, Ordering::Relaxed);
+            REPORTED_DROPS.store(total, Ordering::Relaxed);
         }
     }
 }
@@ -110,41 +110,41 @@ pub fn tell_dropped_lines() {
 /// Libraries speak from `warn` upwards only: at lower levels hyper, h2 and rustls print what they parse, and that
 /// holds credentials.
 pub fn init(options: LogOptions) -> anyhow::Result<LogGuard> {
-    widen_if_pipe(std::io::stderr().as_fd());
-    let lines = Lines::to(std::io::stderr())?;
+    enlarge_pipe(std::io::stderr().as_fd());
+    let lines = LineWriter::spawn(std::io::stderr())?;
     let (filter, handle) = reload::Layer::new(filter(options.level));
     let layer = tracing_subscriber::fmt::layer().with_writer(lines.clone());
     let layer = match options.format {
-        Format::Json => layer.json().flatten_event(true).with_current_span(false).boxed(),
-        Format::Text => layer.with_ansi(is_colourful(&std::io::stderr())).boxed(),
+        LogFormat::Json => layer.json().flatten_event(true).with_current_span(false).boxed(),
+        LogFormat::Text => layer.with_ansi(is_color_enabled(&std::io::stderr())).boxed(),
     };
     tracing_subscriber::registry().with(layer.with_filter(filter)).try_init()?;
     let _ = FILTER.set((handle, Mutex::new(options.level)));
-    let _ = LINES.set(lines);
-    let _ = FORM.set(options.format);
+    let _ = WRITER.set(lines);
+    let _ = FORMAT.set(options.format);
     if options.access {
-        let _ = ACCESS.set(options.format);
+        let _ = ACCESS_FORMAT.set(options.format);
     }
     std::panic::set_hook(Box::new(|panic| {
         let at = panic.location().map(ToString::to_string).unwrap_or_default();
-        error!(at, what = what_a_panic_says(panic.payload()), "panicked; please report it");
+        error!(at, what = panic_message(panic.payload()), "panicked; please report it");
     }));
     Ok(LogGuard(()))
 }
 
 /// What a pipe that takes the log is to hold. All pipes of a user may hold 64 MiB, and many gateways run as the same one.
-const PIPE_SIZE: usize = 256 * 1024;
+const PIPE_CAPACITY: usize = 256 * 1024;
 
 /// Has a pipe hold enough for a busy gateway's lines, which otherwise go out in pieces of 64 KiB, each of which the reader has to
 /// take before the next. Where that may not be, the pipe does as it is.
-fn widen_if_pipe(output: impl AsFd + Copy) {
-    if fcntl_getpipe_size(output).is_ok_and(|size| size < PIPE_SIZE) {
-        let _ = fcntl_setpipe_size(output, PIPE_SIZE);
+fn enlarge_pipe(output: impl AsFd + Copy) {
+    if fcntl_getpipe_size(output).is_ok_and(|size| size < PIPE_CAPACITY) {
+        let _ = fcntl_setpipe_size(output, PIPE_CAPACITY);
     }
 }
 
 /// Whether what is written there may have colours: at a terminal, unless its user has said otherwise (no-color.org).
-pub fn is_colourful(stream: &impl IsTerminal) -> bool {
+pub fn is_color_enabled(stream: &impl IsTerminal) -> bool {
     stream.is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
 }
 
@@ -169,7 +169,7 @@ pub fn set_level(level: LevelFilter) {
 
 /// SECURITY: a message that was put together may quote what was being read, as those of `str`'s slices do. One that stands
 /// in the source as it is tells nothing but itself.
-fn what_a_panic_says(payload: &(dyn Any + Send)) -> &'static str {
+fn panic_message(payload: &(dyn Any + Send)) -> &'static str {
     payload.downcast_ref::<&'static str>().copied().unwrap_or("(a message that is not shown)")
 }
 
@@ -181,7 +181,7 @@ mod tests {
     fn a_panic_shows_no_data() {
         let said = |panic: fn()| {
             let payload = std::panic::catch_unwind(panic).expect_err("it panics");
-            what_a_panic_says(&*payload)
+            panic_message(&*payload)
         };
         assert_eq!(said(|| panic!("why it holds")), "why it holds");
         assert_eq!(

@@ -4,10 +4,10 @@
 use std::cell::RefCell;
 use std::time::{Duration, UNIX_EPOCH};
 
-use crate::base::byte_class::needs_no_escapes;
+use crate::base::byte_class::is_quotable;
 use crate::base::clock;
 use crate::base::hex;
-use crate::observability::log::Format;
+use crate::observability::log::LogFormat;
 
 /// The name of a value, as each form of the log writes it.
 #[derive(Clone, Copy)]
@@ -37,20 +37,25 @@ macro_rules! label {
 pub(crate) use label;
 
 /// A line in the making.
-pub struct Record<'a> {
+pub struct LogRecord<'a> {
     line: &'a mut Vec<u8>,
-    format: Format,
+    format: LogFormat,
 }
 
-impl Record<'_> {
+impl LogRecord<'_> {
     /// Makes a line of this target and gives it to `take`.
-    pub fn make(format: Format, target: &str, fill: impl FnOnce(&mut Record<'_>), take: impl FnOnce(&[u8])) {
+    pub fn write(
+        format: LogFormat,
+        target: &str,
+        fill: impl FnOnce(&mut LogRecord<'_>),
+        take: impl FnOnce(&[u8]),
+    ) {
         thread_local! {
             static LINE: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
         }
         LINE.with_borrow_mut(|line| {
             line.clear();
-            let mut record = Record { line, format };
+            let mut record = LogRecord { line, format };
             record.begin(target);
             fill(&mut record);
             record.end();
@@ -60,14 +65,14 @@ impl Record<'_> {
 
     fn begin(&mut self, target: &str) {
         match self.format {
-            Format::Json => {
+            LogFormat::Json => {
                 self.line.extend_from_slice(b"{\"timestamp\":\"");
                 write_now(self.line);
                 self.line.extend_from_slice(b"\",\"level\":\"INFO\",\"target\":\"");
                 self.line.extend_from_slice(target.as_bytes());
                 self.line.push(b'"');
             }
-            Format::Text => {
+            LogFormat::Text => {
                 write_now(self.line);
                 self.line.extend_from_slice(b"  INFO ");
                 self.line.extend_from_slice(target.as_bytes());
@@ -77,7 +82,7 @@ impl Record<'_> {
     }
 
     fn end(&mut self) {
-        if self.format == Format::Json {
+        if self.format == LogFormat::Json {
             self.line.push(b'}');
         }
         self.line.push(b'\n');
@@ -87,8 +92,8 @@ impl Record<'_> {
     #[inline(always)]
     fn label(&mut self, json: &'static str, text: &'static str) {
         match self.format {
-            Format::Json => self.line.extend_from_slice(json.as_bytes()),
-            Format::Text => self.line.extend_from_slice(text.as_bytes()),
+            LogFormat::Json => self.line.extend_from_slice(json.as_bytes()),
+            LogFormat::Text => self.line.extend_from_slice(text.as_bytes()),
         }
     }
 
@@ -96,19 +101,19 @@ impl Record<'_> {
     #[inline(always)]
     pub fn text(&mut self, label: Label, value: &str) {
         self.label(label.json_quoted, label.text_quoted);
-        self.rest_of_text(value);
+        self.finish_text(value);
     }
 
-    fn rest_of_text(&mut self, value: &str) {
-        if needs_no_escapes(value.as_bytes()) {
-            self.rest_of_word(value.as_bytes());
+    fn finish_text(&mut self, value: &str) {
+        if is_quotable(value.as_bytes()) {
+            self.finish_word(value.as_bytes());
         } else {
             self.line.pop();
             write_escaped(self.line, value);
         }
     }
 
-    fn rest_of_word(&mut self, word: &[u8]) {
+    fn finish_word(&mut self, word: &[u8]) {
         self.line.reserve(word.len() + 1);
         self.line.extend_from_slice(word);
         self.line.push(b'"');
@@ -119,8 +124,8 @@ impl Record<'_> {
     pub fn word(&mut self, label: Label, word: &[u8]) {
         self.label(label.json_quoted, label.text);
         match self.format {
-            Format::Json => self.rest_of_word(word),
-            Format::Text => self.line.extend_from_slice(word),
+            LogFormat::Json => self.finish_word(word),
+            LogFormat::Text => self.line.extend_from_slice(word),
         }
     }
 
@@ -134,16 +139,16 @@ impl Record<'_> {
     #[inline(always)]
     pub fn number(&mut self, label: Label, value: u64) {
         self.label(label.json, label.text);
-        self.rest_of_number(value);
+        self.push_number(value);
     }
 
-    fn rest_of_number(&mut self, value: u64) {
+    fn push_number(&mut self, value: u64) {
         self.line.extend_from_slice(itoa::Buffer::new().format(value).as_bytes());
     }
 
     /// True or false.
     #[inline(always)]
-    pub fn flag(&mut self, label: Label, value: bool) {
+    pub fn boolean(&mut self, label: Label, value: bool) {
         self.label(label.json, label.text);
         self.line.extend_from_slice(if value { b"true" } else { b"false" });
     }
@@ -152,13 +157,13 @@ impl Record<'_> {
     #[inline(always)]
     pub fn millis(&mut self, label: Label, span: Duration) {
         self.label(label.json, label.text);
-        self.rest_of_millis(span);
+        self.push_millis(span);
     }
 
-    fn rest_of_millis(&mut self, span: Duration) {
+    fn push_millis(&mut self, span: Duration) {
         // Five hundred thousand years of them fit.
         let micros = span.as_secs().saturating_mul(1_000_000).saturating_add(span.subsec_micros().into());
-        self.rest_of_number(micros / 1000);
+        self.push_number(micros / 1000);
         let [hundreds, tens, ones] = digits::<3>(micros % 1000);
         self.line.extend_from_slice(&[b'.', hundreds, tens, ones]);
     }
@@ -171,7 +176,7 @@ impl Record<'_> {
 fn write_escaped(line: &mut Vec<u8>, value: &str) {
     let quoted = serde_json::to_string(value).expect("a text can always be written into memory");
     for character in quoted.chars() {
-        if misleads(character) {
+        if is_unsafe_to_print(character) {
             line.extend_from_slice(format!("\\u{:04x}", u32::from(character)).as_bytes());
         } else {
             line.extend_from_slice(character.encode_utf8(&mut [0; 4]).as_bytes());
@@ -180,7 +185,7 @@ fn write_escaped(line: &mut Vec<u8>, value: &str) {
 }
 
 /// Beyond what JSON escapes: control characters, ends of lines, and what turns the order of the text around it.
-fn misleads(character: char) -> bool {
+fn is_unsafe_to_print(character: char) -> bool {
     matches!(
         character,
         '\u{7f}'..='\u{9f}'
@@ -206,7 +211,7 @@ fn write_now(line: &mut Vec<u8>) {
     thread_local! {
         static SECOND: RefCell<(u64, String)> = const { RefCell::new((u64::MAX, String::new())) };
     }
-    let now = clock::wall();
+    let now = clock::unix_time();
     SECOND.with_borrow_mut(|(second, text)| {
         if *second != now.as_secs() {
             *second = now.as_secs();
@@ -223,18 +228,18 @@ fn write_now(line: &mut Vec<u8>) {
 mod tests {
     use super::*;
 
-    fn made(format: Format) -> String {
+    fn made(format: LogFormat) -> String {
         let mut text = String::new();
-        let fill = |record: &mut Record<'_>| {
+        let fill = |record: &mut LogRecord<'_>| {
             record.text(label!("path"), "/a");
             record.text(label!("odd"), "a\"b\\c\nd\u{1b}é");
             record.word(label!("client"), b"127.0.0.1");
             record.hex(label!("key"), 0x00ab_cdef);
             record.number(label!("status"), 200);
-            record.flag(label!("complete"), true);
+            record.boolean(label!("complete"), true);
             record.millis(label!("ms"), Duration::from_micros(12_045));
         };
-        Record::make(format, "access", fill, |line| {
+        LogRecord::write(format, "access", fill, |line| {
             text = String::from_utf8(line.to_vec()).expect("text");
         });
         text
@@ -242,7 +247,7 @@ mod tests {
 
     #[test]
     fn json_is_json() {
-        let line = made(Format::Json);
+        let line = made(LogFormat::Json);
         let value: serde_json::Value = serde_json::from_str(&line).expect("JSON");
         assert_eq!((&value["target"], &value["level"]), (&"access".into(), &"INFO".into()));
         assert_eq!(value["odd"], "a\"b\\c\nd\u{1b}é");
@@ -257,15 +262,15 @@ mod tests {
     #[test]
     fn nothing_that_a_caller_chooses_ends_a_line_or_moves_a_cursor() {
         let odd = "/\u{9b}2J\u{85}\u{2028}\u{202e}\u{7f}\u{200e}é€😀";
-        for format in [Format::Json, Format::Text] {
+        for format in [LogFormat::Json, LogFormat::Text] {
             let mut made = String::new();
-            let fill = |record: &mut Record<'_>| record.text(label!("path"), odd);
-            Record::make(format, "access", fill, |line| {
+            let fill = |record: &mut LogRecord<'_>| record.text(label!("path"), odd);
+            LogRecord::write(format, "access", fill, |line| {
                 made = String::from_utf8(line.to_vec()).expect("text");
             });
             let expected = r#"/\u009b2J\u0085\u2028\u202e\u007f\u200eé€😀""#;
             assert!(made.contains(expected), "{made}");
-            if format == Format::Json {
+            if format == LogFormat::Json {
                 let value: serde_json::Value = serde_json::from_str(&made).expect("JSON");
                 assert_eq!(value["path"], odd);
             }
@@ -274,7 +279,7 @@ mod tests {
 
     #[test]
     fn a_text_line_is_one_line() {
-        let line = made(Format::Text);
+        let line = made(LogFormat::Text);
         assert_eq!(line.lines().count(), 1);
         let end = " INFO access: path=\"/a\" odd=\"a\\\"b\\\\c\\nd\\u001bé\" client=127.0.0.1 key=00abcdef status=200 \
                    complete=true ms=12.045\n";

@@ -11,7 +11,7 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::metrics::{MetricType, TypedMetric};
 use prometheus_client::registry::Registry;
 
-use crate::observability::metrics::histogram::bounds;
+use crate::observability::metrics::histogram::bucket_bounds;
 
 /// Names of the gateway's own metrics begin so.
 pub const PREFIX: &str = "timbr_gateway";
@@ -24,7 +24,7 @@ pub type Counters<const COUNT: usize> = Family<Labels<COUNT>, Counter>;
 
 /// The form of a metric.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Form {
+pub enum MetricKind {
     /// It only grows.
     Counter,
     /// It goes up and down.
@@ -35,67 +35,68 @@ pub enum Form {
     Info,
 }
 
-impl Form {
+impl MetricKind {
     /// As the library calls it.
     pub fn metric_type(self) -> MetricType {
         match self {
-            Form::Counter => MetricType::Counter,
-            Form::Gauge => MetricType::Gauge,
-            Form::Histogram => MetricType::Histogram,
-            Form::Info => MetricType::Info,
+            MetricKind::Counter => MetricType::Counter,
+            MetricKind::Gauge => MetricType::Gauge,
+            MetricKind::Histogram => MetricType::Histogram,
+            MetricKind::Info => MetricType::Info,
         }
     }
 }
 
-impl fmt::Display for Form {
+impl fmt::Display for MetricKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Form::Counter => "counter",
-            Form::Gauge => "gauge",
-            Form::Histogram => "histogram",
-            Form::Info => "info",
+            MetricKind::Counter => "counter",
+            MetricKind::Gauge => "gauge",
+            MetricKind::Histogram => "histogram",
+            MetricKind::Info => "info",
         })
     }
 }
 
 /// A metric, before it has a value.
 #[derive(Clone, Copy, Debug)]
-pub struct Described {
+pub struct MetricDescriptor {
     /// Its name, without prefix and without what its form appends.
     pub name: &'static str,
     /// Its form.
-    pub form: Form,
+    pub kind: MetricKind,
     /// The names of its labels.
     pub labels: &'static [&'static str],
     /// What it tells.
     pub help: &'static str,
     /// Whether the name is not the gateway's own but one that all processes share.
-    pub of_the_process: bool,
+    pub is_process_metric: bool,
 }
 
-impl Described {
+impl MetricDescriptor {
     /// One of the gateway's own.
     pub const fn new(
         name: &'static str,
-        form: Form,
+        kind: MetricKind,
         labels: &'static [&'static str],
         help: &'static str,
-    ) -> Described {
-        Described { name, form, labels, help, of_the_process: false }
+    ) -> MetricDescriptor {
+        MetricDescriptor { name, kind, labels, help, is_process_metric: false }
     }
 
     /// As Prometheus calls it.
     pub fn full_name(&self) -> String {
-        let name = if self.of_the_process { self.name.to_owned() } else { format!("{PREFIX}_{}", self.name) };
-        match self.form {
-            Form::Counter => name + "_total",
-            Form::Info => name + "_info",
-            Form::Gauge | Form::Histogram => name,
+        let name =
+            if self.is_process_metric { self.name.to_owned() } else { format!("{PREFIX}_{}", self.name) };
+        match self.kind {
+            MetricKind::Counter => name + "_total",
+            MetricKind::Info => name + "_info",
+            MetricKind::Gauge | MetricKind::Histogram => name,
         }
     }
 }
 
-impl Described {
+impl MetricDescriptor {
     /// What it is counted in; empty for numbers of things.
     pub fn unit(&self) -> &'static str {
         ["seconds", "bytes"].into_iter().find(|unit| self.name.ends_with(unit)).unwrap_or_default()
@@ -103,73 +104,74 @@ impl Described {
 }
 
 /// Registers and describes.
-pub struct Catalogue {
+pub struct MetricCatalogue {
     pub registry: Registry,
-    pub described: Vec<Described>,
+    pub descriptors: Vec<MetricDescriptor>,
 }
 
-impl Catalogue {
-    pub fn new() -> Catalogue {
-        Catalogue { registry: Registry::with_prefix(PREFIX), described: Vec::new() }
+impl MetricCatalogue {
+    pub fn new() -> MetricCatalogue {
+        MetricCatalogue { registry: Registry::with_prefix(PREFIX), descriptors: Vec::new() }
     }
 
-    pub fn gauge(&mut self, name: &'static str, help: &'static str) -> Gauge {
+    pub fn register_gauge(&mut self, name: &'static str, help: &'static str) -> Gauge {
         let gauge = Gauge::default();
-        self.described.push(Described::new(name, Form::Gauge, &[], help));
+        self.descriptors.push(MetricDescriptor::new(name, MetricKind::Gauge, &[], help));
         self.registry.register(name, help, gauge.clone());
         gauge
     }
 
-    pub fn counter(&mut self, name: &'static str, help: &'static str) -> Counter {
+    pub fn register_counter(&mut self, name: &'static str, help: &'static str) -> Counter {
         let counter = Counter::default();
-        self.described.push(Described::new(name, Form::Counter, &[], help));
+        self.descriptors.push(MetricDescriptor::new(name, MetricKind::Counter, &[], help));
         self.registry.register(name, help, counter.clone());
         counter
     }
 
-    pub fn counters<const COUNT: usize>(
+    pub fn register_counters<const COUNT: usize>(
         &mut self,
         name: &'static str,
         labels: &'static [&'static str; COUNT],
         help: &'static str,
     ) -> Counters<COUNT> {
         let counters = Counters::default();
-        self.described.push(Described::new(name, Form::Counter, labels, help));
+        self.descriptors.push(MetricDescriptor::new(name, MetricKind::Counter, labels, help));
         self.registry.register(name, help, counters.clone());
         counters
     }
 
-    /// With the buckets of [`Durations`](crate::observability::metrics::histogram::Durations).
-    pub fn histograms<const COUNT: usize>(
+    /// With the buckets of [`DurationHistogram`](crate::observability::metrics::histogram::Durations).
+    pub fn register_histograms<const COUNT: usize>(
         &mut self,
         name: &'static str,
         labels: &'static [&'static str; COUNT],
         help: &'static str,
     ) -> Family<Labels<COUNT>, Histogram, fn() -> Histogram> {
-        let histograms = Family::new_with_constructor((|| Histogram::new(bounds())) as fn() -> Histogram);
-        self.described.push(Described::new(name, Form::Histogram, labels, help));
+        let histograms =
+            Family::new_with_constructor((|| Histogram::new(bucket_bounds())) as fn() -> Histogram);
+        self.descriptors.push(MetricDescriptor::new(name, MetricKind::Histogram, labels, help));
         self.registry.register(name, help, histograms.clone());
         histograms
     }
 
     /// One for each of what the configuration names.
-    pub fn gauges(
+    pub fn register_gauges(
         &mut self,
         name: &'static str,
         labels: &'static [&'static str],
         help: &'static str,
     ) -> Family<Vec<(&'static str, String)>, Gauge> {
         let gauges = Family::default();
-        self.described.push(Described::new(name, Form::Gauge, labels, help));
+        self.descriptors.push(MetricDescriptor::new(name, MetricKind::Gauge, labels, help));
         self.registry.register(name, help, gauges.clone());
         gauges
     }
 
     /// Values that differ in labels which are known only when they are told.
-    pub fn family<L, M>(
+    pub fn register_family<L, M>(
         &mut self,
         name: &'static str,
-        form: Form,
+        form: MetricKind,
         labels: &'static [&'static str],
         help: &'static str,
     ) -> Family<L, M>
@@ -178,13 +180,13 @@ impl Catalogue {
         M: Default + EncodeMetric + TypedMetric + fmt::Debug + Send + Sync + 'static,
     {
         let family = Family::default();
-        self.described.push(Described::new(name, form, labels, help));
+        self.descriptors.push(MetricDescriptor::new(name, form, labels, help));
         self.registry.register(name, help, family.clone());
         family
     }
 
     /// Describes what a collector encodes.
-    pub fn collected(&mut self, described: &[Described]) {
-        self.described.extend_from_slice(described);
+    pub fn add_descriptors(&mut self, described: &[MetricDescriptor]) {
+        self.descriptors.extend_from_slice(described);
     }
 }

@@ -2,15 +2,15 @@
 
 /// The closed set of causes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Cause {
+pub enum CloseCause {
     /// `limits.connections`.
-    Connections,
+    ConnectionsLimit,
     /// `limits.connections_per_address`.
-    Address,
+    AddressLimit,
     /// `limits.requests_per_connection`.
-    Requests,
+    RequestsLimit,
     /// `timeouts.connection_age`.
-    Age,
+    MaxAge,
     /// The TLS handshake failed.
     HandshakeFailed,
     /// `timeouts.handshake`.
@@ -27,36 +27,36 @@ pub enum Cause {
     Resets,
 }
 
-impl Cause {
+impl CloseCause {
     /// All of them.
-    pub const ALL: [Cause; 11] = [
-        Cause::Connections,
-        Cause::Address,
-        Cause::Requests,
-        Cause::Age,
-        Cause::HandshakeFailed,
-        Cause::HandshakeTimeout,
-        Cause::HeaderTimeout,
-        Cause::IdleTimeout,
-        Cause::WriteTimeout,
-        Cause::ControlFrames,
-        Cause::Resets,
+    pub const ALL: [CloseCause; 11] = [
+        CloseCause::ConnectionsLimit,
+        CloseCause::AddressLimit,
+        CloseCause::RequestsLimit,
+        CloseCause::MaxAge,
+        CloseCause::HandshakeFailed,
+        CloseCause::HandshakeTimeout,
+        CloseCause::HeaderTimeout,
+        CloseCause::IdleTimeout,
+        CloseCause::WriteTimeout,
+        CloseCause::ControlFrames,
+        CloseCause::Resets,
     ];
 
     /// The label's value.
-    pub fn word(self) -> &'static str {
+    pub fn as_str(self) -> &'static str {
         match self {
-            Cause::Connections => "connections_limit",
-            Cause::Address => "address_limit",
-            Cause::Requests => "requests_limit",
-            Cause::Age => "age",
-            Cause::HandshakeFailed => "handshake_failed",
-            Cause::HandshakeTimeout => "handshake_timeout",
-            Cause::HeaderTimeout => "header_timeout",
-            Cause::IdleTimeout => "idle_timeout",
-            Cause::WriteTimeout => "write_timeout",
-            Cause::ControlFrames => "control_frames",
-            Cause::Resets => "resets",
+            CloseCause::ConnectionsLimit => "connections_limit",
+            CloseCause::AddressLimit => "address_limit",
+            CloseCause::RequestsLimit => "requests_limit",
+            CloseCause::MaxAge => "age",
+            CloseCause::HandshakeFailed => "handshake_failed",
+            CloseCause::HandshakeTimeout => "handshake_timeout",
+            CloseCause::HeaderTimeout => "header_timeout",
+            CloseCause::IdleTimeout => "idle_timeout",
+            CloseCause::WriteTimeout => "write_timeout",
+            CloseCause::ControlFrames => "control_frames",
+            CloseCause::Resets => "resets",
         }
     }
 }

@@ -6,16 +6,16 @@ use prometheus_client::registry::Registry;
 
 /// Which of them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Format {
+pub enum ExpositionFormat {
     /// OpenMetrics 1.0.
     OpenMetrics,
     /// Prometheus' own, version 0.0.4, which more programs read.
-    Plain,
+    PlainText,
 }
 
-impl Format {
+impl ExpositionFormat {
     /// What an `accept` field prefers. Where it says nothing of either, OpenMetrics.
-    pub fn preferred(accept: &str) -> Format {
+    pub fn from_accept(accept: &str) -> ExpositionFormat {
         let weight = |wanted: &str| {
             let of_one = |range: &str| {
                 let mut parts = range.split(';').map(str::trim);
@@ -27,25 +27,25 @@ impl Format {
             accept.split(',').filter_map(of_one).fold(0.0_f32, f32::max)
         };
         let (open, plain) = (weight("application/openmetrics-text"), weight("text/plain"));
-        if plain > open { Format::Plain } else { Format::OpenMetrics }
+        if plain > open { ExpositionFormat::PlainText } else { ExpositionFormat::OpenMetrics }
     }
 
     /// Its media type.
     pub fn content_type(self) -> &'static str {
         match self {
-            Format::OpenMetrics => "application/openmetrics-text; version=1.0.0; charset=utf-8",
-            Format::Plain => prometheus_text::CONTENT_TYPE,
+            ExpositionFormat::OpenMetrics => "application/openmetrics-text; version=1.0.0; charset=utf-8",
+            ExpositionFormat::PlainText => prometheus_text::CONTENT_TYPE,
         }
     }
 
-    pub(super) fn text(self, registries: &[&Registry]) -> String {
+    pub(super) fn encode(self, registries: &[&Registry]) -> String {
         let mut text = String::new();
         let written = registries.iter().try_for_each(|registry| match self {
-            Format::OpenMetrics => encode_registry(&mut text, registry),
-            Format::Plain => prometheus_text::encode(&mut text, registry),
+            ExpositionFormat::OpenMetrics => encode_registry(&mut text, registry),
+            ExpositionFormat::PlainText => prometheus_text::encode(&mut text, registry),
         });
         written.expect("writing into memory does not fail");
-        if self == Format::OpenMetrics {
+        if self == ExpositionFormat::OpenMetrics {
             encode_eof(&mut text).expect("writing into memory does not fail");
         }
         text
@@ -59,19 +59,22 @@ mod tests {
     #[test]
     fn who_asks_for_plain_text_gets_it() {
         for (accept, format) in [
-            ("", Format::OpenMetrics),
-            ("*/*", Format::OpenMetrics),
-            ("text/plain; version=0.0.4", Format::Plain),
-            ("text/plain", Format::Plain),
-            ("text/plain;q=0", Format::OpenMetrics),
+            ("", ExpositionFormat::OpenMetrics),
+            ("*/*", ExpositionFormat::OpenMetrics),
+            ("text/plain; version=0.0.4", ExpositionFormat::PlainText),
+            ("text/plain", ExpositionFormat::PlainText),
+            ("text/plain;q=0", ExpositionFormat::OpenMetrics),
             // Prometheus 2 and 3.
             (
                 "application/openmetrics-text;version=1.0.0,application/openmetrics-text;version=0.0.1;q=0.75,text/plain;version=0.0.4;q=0.5,*/*;q=0.1",
-                Format::OpenMetrics,
+                ExpositionFormat::OpenMetrics,
             ),
-            ("text/plain;version=0.0.4;q=0.9,application/openmetrics-text;q=0.5", Format::Plain),
+            (
+                "text/plain;version=0.0.4;q=0.9,application/openmetrics-text;q=0.5",
+                ExpositionFormat::PlainText,
+            ),
         ] {
-            assert_eq!(Format::preferred(accept), format, "{accept}");
+            assert_eq!(ExpositionFormat::from_accept(accept), format, "{accept}");
         }
     }
 }

@@ -8,9 +8,9 @@ use std::time::Duration;
 
 /// A count. Only the thread that owns it may add: two at once would lose additions, though nothing worse.
 #[derive(Debug, Default)]
-pub struct Cell(AtomicU64);
+pub struct SingleWriterCounter(AtomicU64);
 
-impl Cell {
+impl SingleWriterCounter {
     /// Adds, as the owner.
     pub fn add(&self, count: u64) {
         self.0.store(self.0.load(Ordering::Relaxed).wrapping_add(count), Ordering::Relaxed);
@@ -23,7 +23,7 @@ impl Cell {
 }
 
 /// Upper bounds of the buckets, in nanoseconds: from an answer of a backend beside us to a query of minutes.
-const BOUNDS: [u64; 19] = [
+const BUCKET_BOUNDS: [u64; 19] = [
     250_000,
     500_000,
     1_000_000,
@@ -46,25 +46,25 @@ const BOUNDS: [u64; 19] = [
 ];
 
 /// The same in seconds.
-pub fn bounds() -> impl Iterator<Item = f64> {
-    BOUNDS.iter().map(|bound| seconds(*bound))
+pub fn bucket_bounds() -> impl Iterator<Item = f64> {
+    BUCKET_BOUNDS.iter().map(|bound| to_seconds(*bound))
 }
 
 /// One bucket for each bound, and one for what is longer than all.
-const BUCKETS: usize = BOUNDS.len() + 1;
+const BUCKET_COUNT: usize = BUCKET_BOUNDS.len() + 1;
 
 /// How long something took, as the owner of a histogram notes it.
 #[derive(Debug, Default)]
-pub struct Durations {
-    buckets: [Cell; BUCKETS],
-    nanos: Cell,
+pub struct DurationHistogram {
+    buckets: [SingleWriterCounter; BUCKET_COUNT],
+    nanos: SingleWriterCounter,
 }
 
-impl Durations {
+impl DurationHistogram {
     /// Notes one, as the owner.
-    pub fn note(&self, span: Duration) {
+    pub fn record(&self, span: Duration) {
         let nanos = span.as_secs().saturating_mul(1_000_000_000).saturating_add(span.subsec_nanos().into());
-        self.buckets[BOUNDS.partition_point(|bound| *bound < nanos)].add(1);
+        self.buckets[BUCKET_BOUNDS.partition_point(|bound| *bound < nanos)].add(1);
         self.nanos.add(nanos);
     }
 
@@ -80,7 +80,7 @@ impl Durations {
 /// What several threads have noted together.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Histogram {
-    buckets: [u64; BUCKETS],
+    buckets: [u64; BUCKET_COUNT],
     nanos: u64,
 }
 
@@ -91,13 +91,13 @@ impl Histogram {
     }
 
     /// All of them one after the other, in seconds.
-    pub fn seconds(&self) -> f64 {
-        seconds(self.nanos)
+    pub fn sum_seconds(&self) -> f64 {
+        to_seconds(self.nanos)
     }
 
     /// Bounds in seconds, each with how many came between it and the one before.
     pub fn buckets(&self) -> Vec<(f64, u64)> {
-        bounds().chain([f64::INFINITY]).zip(self.buckets).collect()
+        bucket_bounds().chain([f64::INFINITY]).zip(self.buckets).collect()
     }
 
     /// What another one has noted besides.
@@ -125,10 +125,10 @@ impl Histogram {
         if count == 0 {
             return None;
         }
-        let rank = part.clamp(0.0, 1.0) * float(count);
+        let rank = part.clamp(0.0, 1.0) * to_f64(count);
         let (mut below, mut lower) = (0.0, 0.0);
-        for (bound, bucket) in bounds().zip(self.buckets) {
-            let here = float(bucket);
+        for (bound, bucket) in bucket_bounds().zip(self.buckets) {
+            let here = to_f64(bucket);
             if here > 0.0 && below + here >= rank {
                 return Some(lower + (bound - lower) * ((rank - below) / here).max(0.0));
             }
@@ -140,21 +140,21 @@ impl Histogram {
 
 /// Sums of nanoseconds are exact up to a hundred days, and near enough beyond.
 #[expect(clippy::cast_precision_loss, reason = "as said")]
-fn float(value: u64) -> f64 {
+fn to_f64(value: u64) -> f64 {
     value as f64
 }
 
-fn seconds(nanos: u64) -> f64 {
-    float(nanos) / 1e9
+fn to_seconds(nanos: u64) -> f64 {
+    to_f64(nanos) / 1e9
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn noted(millis: &[u64]) -> Histogram {
-        let durations = Durations::default();
-        millis.iter().for_each(|millis| durations.note(Duration::from_millis(*millis)));
+    fn histogram_of(millis: &[u64]) -> Histogram {
+        let durations = DurationHistogram::default();
+        millis.iter().for_each(|millis| durations.record(Duration::from_millis(*millis)));
         let mut sum = Histogram::default();
         durations.add_to(&mut sum);
         sum
@@ -162,29 +162,29 @@ mod tests {
 
     #[test]
     fn a_span_counts_in_the_first_bucket_that_holds_it() {
-        let histogram = noted(&[0, 1, 2, 400_000]);
+        let histogram = histogram_of(&[0, 1, 2, 400_000]);
         let filled: Vec<_> = histogram.buckets().into_iter().filter(|(_, count)| *count > 0).collect();
         assert_eq!(filled, [(0.000_25, 1), (0.001, 1), (0.002_5, 1), (f64::INFINITY, 1)]);
-        assert_eq!((histogram.count(), histogram.seconds()), (4, 400.003));
+        assert_eq!((histogram.count(), histogram.sum_seconds()), (4, 400.003));
     }
 
     #[test]
     fn quantiles_lie_within_their_bucket() {
         assert_eq!(Histogram::default().quantile(0.5), None);
-        let histogram = noted(&[2, 2, 2, 2, 2, 2, 2, 2, 2, 70]);
+        let histogram = histogram_of(&[2, 2, 2, 2, 2, 2, 2, 2, 2, 70]);
         let median = histogram.quantile(0.5).expect("some");
         assert!((0.001..=0.0025).contains(&median), "{median}");
         let high = histogram.quantile(0.99).expect("some");
         assert!((0.05..=0.1).contains(&high), "{high}");
-        assert_eq!(noted(&[400_000]).quantile(0.5), Some(300.0));
+        assert_eq!(histogram_of(&[400_000]).quantile(0.5), Some(300.0));
     }
 
     #[test]
     fn the_difference_is_what_came_since() {
-        let (before, after) = (noted(&[2, 2]), noted(&[2, 2, 70]));
-        assert_eq!(after.since(&before), noted(&[70]));
+        let (before, after) = (histogram_of(&[2, 2]), histogram_of(&[2, 2, 70]));
+        assert_eq!(after.since(&before), histogram_of(&[70]));
         let mut sum = before;
-        sum.add(&noted(&[70]));
+        sum.add(&histogram_of(&[70]));
         assert_eq!(sum, after);
     }
 }

@@ -26,18 +26,21 @@ use prometheus_client::registry::Registry;
 use crate::observability::log;
 use crate::observability::trace;
 
-use catalogue::{Catalogue, Counters};
-use process::Process;
-use worker_collector::Workers;
+use catalogue::{Counters, MetricCatalogue};
+use process::ProcessCollector;
+use worker_collector::WorkerCollector;
 
-pub use catalogue::{Described, Form};
-pub use close_cause::Cause;
-pub use exposition::Format;
+pub use catalogue::{MetricDescriptor, MetricKind};
+pub use close_cause::CloseCause;
+pub use exposition::ExpositionFormat;
 pub use histogram::Histogram;
-pub use route::{Answered, Answers, RouteSum};
+pub use route::{CompletedRequest, ResponseCount, RouteTotals};
 pub use store::StoreMetrics;
-pub use upstreams::{UpstreamLine, Upstreams};
-pub use worker::{HandshakeFailure, OpenConnection, Outcome, Protocol, Route, Step, Sum, TlsVersion, Worker};
+pub use upstreams::{EndpointMetrics, UpstreamMetrics};
+pub use worker::{
+    AuthOutcome, AuthPhase, HandshakeFailure, MetricsTotals, OpenConnectionGuard, Protocol, RouteRecorder,
+    TlsVersion, WorkerMetrics,
+};
 
 /// Counters and gauges.
 #[derive(Debug)]
@@ -45,8 +48,8 @@ pub struct Metrics {
     registry: Registry,
     /// Without the gateway's prefix.
     process: Registry,
-    described: Vec<Described>,
-    workers: Workers,
+    descriptors: Vec<MetricDescriptor>,
+    workers: WorkerCollector,
     /// Client connections that are open.
     pub connections: Gauge,
     /// Requests that are being answered.
@@ -63,7 +66,7 @@ pub struct Metrics {
     certificates: Family<Vec<(&'static str, String)>, Gauge>,
     reloads: Counters<1>,
     last_reload_successful: Gauge,
-    last_reload_success: Gauge,
+    last_reload_timestamp: Gauge,
     /// 1 while the users file cannot be used, and what was read before stays in use.
     pub users_unusable: Gauge,
     /// Token issuers whose keys could not be fetched or read the last time.
@@ -71,7 +74,7 @@ pub struct Metrics {
     /// Connections that could not be accepted for want of descriptors or memory.
     pub accept_failures: Counter,
     /// How the backends are.
-    pub upstreams: Upstreams,
+    pub upstreams: UpstreamMetrics,
     /// Requests that were sent to the backend a second time, as the first time did provably no harm.
     pub upstream_retries: Counter,
     /// Requests that no rule allows, and that passed because rules are only tried out.
@@ -87,67 +90,77 @@ pub struct Metrics {
 
 impl Default for Metrics {
     fn default() -> Metrics {
-        let mut of = Catalogue::new();
+        let mut of = MetricCatalogue::new();
         let build = Info::new(vec![("version", env!("CARGO_PKG_VERSION"))]);
         of.registry.register("build", BUILD.help, build);
-        of.collected(&[BUILD]);
-        let workers = Workers::default();
-        of.collected(worker_collector::DESCRIBED);
+        of.add_descriptors(&[BUILD]);
+        let workers = WorkerCollector::default();
+        of.add_descriptors(worker_collector::DESCRIPTORS);
         of.registry.register_collector(Box::new(workers.clone()));
         let mut process = Registry::default();
-        of.collected(process::DESCRIBED);
-        process.register_collector(Box::new(Process::new()));
-        let connections = of.gauge("client_connections", "Client connections that are open");
-        let requests_in_flight =
-            of.gauge("requests_in_flight", "Requests that are being answered, their bodies included");
-        let requests_queued = of.gauge(
+        of.add_descriptors(process::DESCRIPTORS);
+        process.register_collector(Box::new(ProcessCollector::new()));
+        let connections = of.register_gauge("client_connections", "Client connections that are open");
+        let requests_in_flight = of
+            .register_gauge("requests_in_flight", "Requests that are being answered, their bodies included");
+        let requests_queued = of.register_gauge(
             "requests_queued",
             "Requests of these that wait for their turn, where upstream.requests limits them",
         );
-        let certificates_unusable = of.gauge(
+        let certificates_unusable = of.register_gauge(
             "certificates_unusable",
             "1 while certificate files cannot be used, and what was read before stays in use",
         );
         let store = StoreMetrics::new(&mut of);
-        let tokens = of.gauge("tokens", "Tokens that are kept in memory; ended ones for some seconds more");
-        let certificates = of.gauges(
+        let tokens =
+            of.register_gauge("tokens", "Tokens that are kept in memory; ended ones for some seconds more");
+        let certificates = of.register_gauges(
             "certificate_expiry_timestamp_seconds",
             &["names"],
             "When a certificate that clients are shown ends, in seconds of Unix time",
         );
-        let reloads = of.counters(
+        let reloads = of.register_counters(
             "config_reloads",
             &["outcome"],
             "Reloads of the configuration: `success`, or `failure`, where what was in force stayed",
         );
-        let last_reload_successful = of.gauge(
+        let last_reload_successful = of.register_gauge(
             "config_last_reload_successful",
             "1 if the configuration could be used when it was read last, 0 if what was read before is in force",
         );
-        let last_reload_success = of.gauge(
+        let last_reload_success = of.register_gauge(
             "config_last_reload_success_timestamp_seconds",
             "When the configuration in force was read, in seconds of Unix time",
         );
-        let users_unusable = of.gauge(
+        let users_unusable = of.register_gauge(
             "users_unusable",
             "1 while the users file cannot be used, and what was read before stays in use",
         );
-        let issuers_unusable = of
-            .gauge("issuers_unusable", "Token issuers whose keys could not be fetched or read the last time");
-        let accept_failures =
-            of.counter("accept_failures", "Connections not accepted for want of descriptors or memory");
-        let upstream_retries = of.counter("upstream_retries", "Requests sent to the upstream a second time");
-        let upstreams = Upstreams::new(&mut of);
-        let authorization_shadow_denials = of.counter(
+        let issuers_unusable = of.register_gauge(
+            "issuers_unusable",
+            "Token issuers whose keys could not be fetched or read the last time",
+        );
+        let accept_failures = of.register_counter(
+            "accept_failures",
+            "Connections not accepted for want of descriptors or memory",
+        );
+        let upstream_retries =
+            of.register_counter("upstream_retries", "Requests sent to the upstream a second time");
+        let upstreams = UpstreamMetrics::new(&mut of);
+        let authorization_shadow_denials = of.register_counter(
             "authorization_shadow_denials",
             "Requests that no rule allows, and that passed because rules are only tried out",
         );
-        let panics = of.counter("panics", "Requests that a defect of the gateway ended");
-        let log_lines_dropped = of.counter("log_lines_dropped", "Lines of the log that nobody took in time");
-        let spans_dropped = of
-            .counter("trace_spans_dropped", "Spans of traces that were not taken in time, or by no receiver");
-        let spans_exported = of.counter("trace_spans_exported", "Spans of traces that the receiver took");
-        let connections_ended = of.counters(
+        let panics = of.register_counter("panics", "Requests that a defect of the gateway ended");
+        let log_lines_dropped =
+            of.register_counter("log_lines_dropped", "Lines of the log that nobody took in time");
+        let spans_dropped = of.register_counter(
+            "trace_spans_dropped",
+            "Spans of traces that were not taken in time, or by no receiver",
+        );
+        let spans_exported =
+            of.register_counter("trace_spans_exported", "Spans of traces that the receiver took");
+        let connections_ended = of.register_counters(
             "connections_ended",
             &["cause"],
             "Client connections that the gateway ended or did not take, by cause",
@@ -155,7 +168,7 @@ impl Default for Metrics {
         let metrics = Metrics {
             registry: of.registry,
             process,
-            described: of.described,
+            descriptors: of.descriptors,
             workers,
             connections,
             requests_in_flight,
@@ -166,7 +179,7 @@ impl Default for Metrics {
             certificates,
             reloads,
             last_reload_successful,
-            last_reload_success,
+            last_reload_timestamp: last_reload_success,
             users_unusable,
             issuers_unusable,
             accept_failures,
@@ -179,67 +192,68 @@ impl Default for Metrics {
             spans_exported,
             connections_ended,
         };
-        metrics.begin_with_nothing();
+        metrics.initialize_series();
         metrics
     }
 }
 
-const BUILD: Described = Described::new("build", Form::Info, &["version"], "Which gateway this is; always 1");
+const BUILD: MetricDescriptor =
+    MetricDescriptor::new("build", MetricKind::Info, &["version"], "Which gateway this is; always 1");
 
 impl Metrics {
     /// Where the calling thread counts. The same cells each time.
-    pub fn worker(&self) -> Worker {
-        self.workers.mine()
+    pub fn worker(&self) -> WorkerMetrics {
+        self.workers.for_current_thread()
     }
 
     /// What all workers have counted so far. Cheap enough for once a second.
-    pub fn snapshot(&self) -> Sum {
-        self.workers.sum()
+    pub fn totals(&self) -> MetricsTotals {
+        self.workers.totals()
     }
 
     /// What is exported, in the order of names.
-    pub fn described(&self) -> Vec<Described> {
-        let mut described = self.described.clone();
-        described.sort_by_key(Described::full_name);
+    pub fn descriptors(&self) -> Vec<MetricDescriptor> {
+        let mut described = self.descriptors.clone();
+        described.sort_by_key(MetricDescriptor::full_name);
         described
     }
 
     /// A connection was ended or not taken.
-    pub fn connection_ended(&self, cause: Cause) {
-        self.connections_ended.get_or_create(&[("cause", cause.word())]).inc();
+    pub fn record_connection_end(&self, cause: CloseCause) {
+        self.connections_ended.get_or_create(&[("cause", cause.as_str())]).inc();
     }
 
     /// The configuration was read again: whether it could be used.
-    pub fn reloaded(&self, successful: bool) {
+    pub fn record_reload(&self, successful: bool) {
         let outcome = if successful { "success" } else { "failure" };
         self.reloads.get_or_create(&[("outcome", outcome)]).inc();
         if successful {
-            self.read_well();
+            self.record_successful_load();
         } else {
             self.last_reload_successful.set(0);
         }
     }
 
     /// A series that comes into being with its first event hides that event from `rate()`.
-    fn begin_with_nothing(&self) {
+    fn initialize_series(&self) {
         for outcome in ["success", "failure"] {
             drop(self.reloads.get_or_create(&[("outcome", outcome)]));
         }
-        for cause in Cause::ALL {
-            drop(self.connections_ended.get_or_create(&[("cause", cause.word())]));
+        for cause in CloseCause::ALL {
+            drop(self.connections_ended.get_or_create(&[("cause", cause.as_str())]));
         }
         // What cannot be read does not start.
-        self.read_well();
+        self.record_successful_load();
     }
 
-    fn read_well(&self) {
+    fn record_successful_load(&self) {
         self.last_reload_successful.set(1);
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        self.last_reload_success.set(i64::try_from(now.as_secs()).unwrap_or(i64::MAX));
+        self.last_reload_timestamp.set(i64::try_from(now.as_secs()).unwrap_or(i64::MAX));
     }
 
     /// The certificates that clients are shown: the names that each is for, and when it ends, in seconds of Unix time.
-    pub fn certificates_are(&self, ends: &[(String, i64)]) {
+    pub fn set_certificates(&self, ends: &[(String, i64)]) {
         self.certificates.clear();
         for (names, end) in ends {
             self.certificates.get_or_create(&vec![("names", names.clone())]).set(*end);
@@ -247,15 +261,15 @@ impl Metrics {
     }
 
     /// All of them as text.
-    pub fn text(&self, format: Format) -> String {
+    pub fn encode(&self, format: ExpositionFormat) -> String {
         let dropped = u64::try_from(log::dropped_lines()).unwrap_or(u64::MAX);
         self.log_lines_dropped.inc_by(dropped.saturating_sub(self.log_lines_dropped.get()));
         for (counter, total) in
-            [(&self.spans_dropped, trace::dropped()), (&self.spans_exported, trace::exported())]
+            [(&self.spans_dropped, trace::dropped_spans()), (&self.spans_exported, trace::exported_spans())]
         {
             counter.inc_by(total.saturating_sub(counter.get()));
         }
-        format.text(&[&self.registry, &self.process])
+        format.encode(&[&self.registry, &self.process])
     }
 }
 
@@ -268,7 +282,7 @@ mod tests {
     use super::*;
 
     fn note(metrics: &Metrics, route: &str, status: StatusCode, reason: &'static str) {
-        metrics.worker().route(route).note(&Answered {
+        metrics.worker().route(route).record(&CompletedRequest {
             method: &Method::POST,
             status,
             reason,
@@ -279,7 +293,7 @@ mod tests {
         });
     }
 
-    fn used() -> Metrics {
+    fn sample_metrics() -> Metrics {
         let metrics = Metrics::default();
         note(&metrics, "query", StatusCode::OK, "");
         note(&metrics, "", StatusCode::NOT_FOUND, "not_found");
@@ -288,33 +302,33 @@ mod tests {
             scope.spawn(|| note(&metrics, "", StatusCode::NOT_FOUND, "not_found"));
         });
         let worker = metrics.worker();
-        worker.route("query").note_upstream(Duration::from_millis(1));
-        worker.step(Step::Verifier, Outcome::Refused, Duration::from_millis(80));
-        worker.handshake(TlsVersion::Tls13, true, Duration::from_millis(1));
-        worker.handshake_failed(HandshakeFailure::Alert);
-        let _open = worker.connection(Protocol::Http2);
-        metrics.connection_ended(Cause::Address);
+        worker.route("query").record_upstream(Duration::from_millis(1));
+        worker.record_phase(AuthPhase::Verifier, AuthOutcome::Refused, Duration::from_millis(80));
+        worker.record_handshake(TlsVersion::Tls13, true, Duration::from_millis(1));
+        worker.record_handshake_failure(HandshakeFailure::Alert);
+        let _open = worker.open_connection(Protocol::Http2);
+        metrics.record_connection_end(CloseCause::AddressLimit);
         metrics.connections.inc();
-        metrics.store.operation("fetch", true, Duration::from_millis(2));
-        metrics.certificates_are(&[("a.test, b.test".into(), 1_900_000_000)]);
-        metrics.reloaded(false);
-        let line = UpstreamLine {
+        metrics.store.record_operation("fetch", true, Duration::from_millis(2));
+        metrics.set_certificates(&[("a.test, b.test".into(), 1_900_000_000)]);
+        metrics.record_reload(false);
+        let line = EndpointMetrics {
             backend: "timbr".into(),
             address: "10.0.0.1:8000".into(),
-            usable: true,
+            is_usable: true,
             in_flight: 1,
-            open: 2,
-            answers: 3,
+            open_connections: 2,
+            responses: 3,
             failures: 0,
             ejections: 0,
         };
-        metrics.upstreams.show(&[line], &[("timbr".into(), 0)]);
+        metrics.upstreams.update(&[line], &[("timbr".into(), 0)]);
         metrics
     }
 
     #[test]
     fn what_workers_count_is_told_together() {
-        let text = used().text(Format::OpenMetrics);
+        let text = sample_metrics().encode(ExpositionFormat::OpenMetrics);
         for line in [
             "timbr_gateway_requests_total{route=\"query\",method=\"POST\",status=\"2xx\",reason=\"\"} 2",
             "timbr_gateway_requests_total{route=\"none\",method=\"POST\",status=\"4xx\",reason=\"not_found\"} 2",
@@ -346,7 +360,7 @@ mod tests {
 
     #[test]
     fn the_plain_form_names_counters_by_what_they_show() {
-        let text = used().text(Format::Plain);
+        let text = sample_metrics().encode(ExpositionFormat::PlainText);
         assert!(text.contains("# TYPE timbr_gateway_requests_total counter\n"), "{text}");
         assert!(!text.contains("# EOF") && !text.contains("# UNIT"), "{text}");
     }
@@ -354,14 +368,15 @@ mod tests {
     /// What the catalogue says is what is exported, by name, form and labels.
     #[test]
     fn the_catalogue_is_true() {
-        let metrics = used();
-        let text = metrics.text(Format::Plain);
-        let described = metrics.described();
+        let metrics = sample_metrics();
+        let text = metrics.encode(ExpositionFormat::PlainText);
+        let described = metrics.descriptors();
         let mut told: Vec<_> = text.lines().filter_map(|line| line.strip_prefix("# TYPE ")).collect();
         told.sort_unstable();
-        let form = |form: Form| if form == Form::Info { "gauge".to_owned() } else { form.to_string() };
+        let form =
+            |form: MetricKind| if form == MetricKind::Info { "gauge".to_owned() } else { form.to_string() };
         let mut known: Vec<_> =
-            described.iter().map(|one| format!("{} {}", one.full_name(), form(one.form))).collect();
+            described.iter().map(|one| format!("{} {}", one.full_name(), form(one.kind))).collect();
         known.sort_unstable();
         assert_eq!(told, known);
         for line in text.lines().filter(|line| !line.starts_with('#')) {

@@ -5,15 +5,15 @@ use std::time::Duration;
 use http::{Method, StatusCode};
 use parking_lot::Mutex;
 
-use crate::observability::metrics::histogram::{Cell, Durations, Histogram};
+use crate::observability::metrics::histogram::{DurationHistogram, Histogram, SingleWriterCounter};
 
 /// Methods that are told apart; strangers can make up others.
 const METHODS: [&str; 8] = ["GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "OPTIONS", "other"];
 
 /// Classes of status codes.
-const CLASSES: [&str; 5] = ["1xx", "2xx", "3xx", "4xx", "5xx"];
+const STATUS_CLASSES: [&str; 5] = ["1xx", "2xx", "3xx", "4xx", "5xx"];
 
-fn method_number(method: &Method) -> usize {
+fn method_index(method: &Method) -> usize {
     match *method {
         Method::GET => 0,
         Method::HEAD => 1,
@@ -26,13 +26,13 @@ fn method_number(method: &Method) -> usize {
     }
 }
 
-fn class_number(status: StatusCode) -> usize {
-    usize::from(status.as_u16() / 100).clamp(1, CLASSES.len()) - 1
+fn status_class_index(status: StatusCode) -> usize {
+    usize::from(status.as_u16() / 100).clamp(1, STATUS_CLASSES.len()) - 1
 }
 
 /// A request that has come to its end.
 #[derive(Debug)]
-pub struct Answered<'a> {
+pub struct CompletedRequest<'a> {
     /// Its method.
     pub method: &'a Method,
     /// The answer's status.
@@ -50,80 +50,81 @@ pub struct Answered<'a> {
 }
 
 #[derive(Debug)]
-pub struct RouteCells {
+pub struct RouteCounters {
     pub name: Box<str>,
-    answers: [[Cell; CLASSES.len()]; METHODS.len()],
+    responses: [[SingleWriterCounter; STATUS_CLASSES.len()]; METHODS.len()],
     /// Few kinds of refusals come about at a route, of all that there are. Nobody but the reader ever waits here.
-    refusals: Mutex<Vec<Refusals>>,
-    total: Durations,
-    to_head: Durations,
-    upstream_to_head: Durations,
-    received: Cell,
-    sent: Cell,
+    rejections: Mutex<Vec<RejectionCount>>,
+    total: DurationHistogram,
+    to_head: DurationHistogram,
+    upstream_to_head: DurationHistogram,
+    received: SingleWriterCounter,
+    sent: SingleWriterCounter,
 }
 
 #[derive(Clone, Copy, Debug)]
-struct Refusals {
+struct RejectionCount {
     method: usize,
     class: usize,
     reason: &'static str,
     count: u64,
 }
 
-impl RouteCells {
-    pub fn new(name: &str) -> RouteCells {
-        RouteCells {
+impl RouteCounters {
+    pub fn new(name: &str) -> RouteCounters {
+        RouteCounters {
             name: name.into(),
-            answers: Default::default(),
-            refusals: Mutex::default(),
-            total: Durations::default(),
-            to_head: Durations::default(),
-            upstream_to_head: Durations::default(),
-            received: Cell::default(),
-            sent: Cell::default(),
+            responses: Default::default(),
+            rejections: Mutex::default(),
+            total: DurationHistogram::default(),
+            to_head: DurationHistogram::default(),
+            upstream_to_head: DurationHistogram::default(),
+            received: SingleWriterCounter::default(),
+            sent: SingleWriterCounter::default(),
         }
     }
 
     /// As the owner.
-    pub fn note(&self, answered: &Answered<'_>) {
-        let (method, class) = (method_number(answered.method), class_number(answered.status));
+    pub fn record(&self, answered: &CompletedRequest<'_>) {
+        let (method, class) = (method_index(answered.method), status_class_index(answered.status));
         if answered.reason.is_empty() {
-            self.answers[method][class].add(1);
+            self.responses[method][class].add(1);
         } else {
-            self.refused(method, class, answered.reason);
+            self.record_rejection(method, class, answered.reason);
         }
         if let Some(span) = answered.to_head {
-            self.to_head.note(span);
+            self.to_head.record(span);
         }
-        self.total.note(answered.total);
+        self.total.record(answered.total);
         self.received.add(answered.received);
         self.sent.add(answered.sent);
     }
 
     /// As the owner: how long the backend took for the head of its answer.
-    pub fn note_upstream(&self, span: Duration) {
-        self.upstream_to_head.note(span);
+    pub fn record_upstream(&self, span: Duration) {
+        self.upstream_to_head.record(span);
     }
 
-    fn refused(&self, method: usize, class: usize, reason: &'static str) {
-        let mut refusals = self.refusals.lock();
-        let same =
-            |known: &&mut Refusals| known.method == method && known.class == class && known.reason == reason;
+    fn record_rejection(&self, method: usize, class: usize, reason: &'static str) {
+        let mut refusals = self.rejections.lock();
+        let same = |known: &&mut RejectionCount| {
+            known.method == method && known.class == class && known.reason == reason
+        };
         match refusals.iter_mut().find(same) {
             Some(known) => known.count += 1,
-            None => refusals.push(Refusals { method, class, reason, count: 1 }),
+            None => refusals.push(RejectionCount { method, class, reason, count: 1 }),
         }
     }
 
     /// Adds what was noted to a sum.
-    pub fn add_to(&self, sum: &mut RouteSum) {
-        for (method, classes) in METHODS.iter().zip(&self.answers) {
-            for (status, cell) in CLASSES.iter().zip(classes) {
-                sum.add(Answers { method, status, reason: "", count: cell.get() });
+    pub fn add_to(&self, sum: &mut RouteTotals) {
+        for (method, classes) in METHODS.iter().zip(&self.responses) {
+            for (status, cell) in STATUS_CLASSES.iter().zip(classes) {
+                sum.add(ResponseCount { method, status, reason: "", count: cell.get() });
             }
         }
-        for Refusals { method, class, reason, count } in self.refusals.lock().iter().copied() {
-            sum.add(Answers { method: METHODS[method], status: CLASSES[class], reason, count });
+        for RejectionCount { method, class, reason, count } in self.rejections.lock().iter().copied() {
+            sum.add(ResponseCount { method: METHODS[method], status: STATUS_CLASSES[class], reason, count });
         }
         self.total.add_to(&mut sum.total);
         self.to_head.add_to(&mut sum.to_head);
@@ -135,7 +136,7 @@ impl RouteCells {
 
 /// So many requests ended alike.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Answers {
+pub struct ResponseCount {
     /// Their method, `other` for unusual ones.
     pub method: &'static str,
     /// The class of their answers' status: `2xx`.
@@ -148,11 +149,11 @@ pub struct Answers {
 
 /// What became of a route's requests, at all workers.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct RouteSum {
+pub struct RouteTotals {
     /// Its name; empty for requests of no route.
     pub name: String,
     /// None of them has a count of 0.
-    pub answers: Vec<Answers>,
+    pub responses: Vec<ResponseCount>,
     /// To the end of the answer.
     pub total: Histogram,
     /// To the head of the answer.
@@ -165,32 +166,33 @@ pub struct RouteSum {
     pub sent: u64,
 }
 
-impl RouteSum {
-    fn add(&mut self, answers: Answers) {
+impl RouteTotals {
+    fn add(&mut self, answers: ResponseCount) {
         if answers.count == 0 {
             return;
         }
-        let alike = |known: &&mut Answers| {
+        let alike = |known: &&mut ResponseCount| {
             (known.method, known.status, known.reason) == (answers.method, answers.status, answers.reason)
         };
-        match self.answers.iter_mut().find(alike) {
+        match self.responses.iter_mut().find(alike) {
             Some(known) => known.count += answers.count,
-            None => self.answers.push(answers),
+            None => self.responses.push(answers),
         }
     }
 
     /// What came since an earlier sum of the same route.
-    pub fn since(&self, earlier: &RouteSum) -> RouteSum {
-        let before = |now: &Answers| {
-            let alike = |then: &&Answers| {
+    pub fn since(&self, earlier: &RouteTotals) -> RouteTotals {
+        let before = |now: &ResponseCount| {
+            let alike = |then: &&ResponseCount| {
                 (then.method, then.status, then.reason) == (now.method, now.status, now.reason)
             };
-            earlier.answers.iter().find(alike).map_or(0, |then| then.count)
+            earlier.responses.iter().find(alike).map_or(0, |then| then.count)
         };
-        let rest = |now: &Answers| Answers { count: now.count.saturating_sub(before(now)), ..*now };
-        RouteSum {
+        let rest =
+            |now: &ResponseCount| ResponseCount { count: now.count.saturating_sub(before(now)), ..*now };
+        RouteTotals {
             name: self.name.clone(),
-            answers: self.answers.iter().map(rest).filter(|answers| answers.count > 0).collect(),
+            responses: self.responses.iter().map(rest).filter(|answers| answers.count > 0).collect(),
             total: self.total.since(&earlier.total),
             to_head: self.to_head.since(&earlier.to_head),
             upstream_to_head: self.upstream_to_head.since(&earlier.upstream_to_head),
@@ -206,9 +208,9 @@ mod tests {
 
     #[test]
     fn answers_are_told_apart_by_method_class_and_reason() {
-        let cells = RouteCells::new("query");
+        let cells = RouteCounters::new("query");
         let note = |method: &Method, status: u16, reason: &'static str| {
-            cells.note(&Answered {
+            cells.record(&CompletedRequest {
                 method,
                 status: StatusCode::from_u16(status).expect("a status"),
                 reason,
@@ -221,24 +223,24 @@ mod tests {
         note(&Method::POST, 200, "");
         note(&Method::POST, 201, "");
         note(&Method::from_bytes(b"BREW").expect("a method"), 405, "method_not_allowed");
-        let mut before = RouteSum::default();
+        let mut before = RouteTotals::default();
         cells.add_to(&mut before);
         note(&Method::POST, 401, "api_key_missing");
         note(&Method::POST, 401, "api_key_missing");
         note(&Method::POST, 499, "client_closed");
-        let mut sum = RouteSum::default();
+        let mut sum = RouteTotals::default();
         cells.add_to(&mut sum);
-        let of = |sum: &RouteSum, method, status, reason| {
-            let alike = |a: &&Answers| (a.method, a.status, a.reason) == (method, status, reason);
-            sum.answers.iter().find(alike).map_or(0, |answers| answers.count)
+        let of = |sum: &RouteTotals, method, status, reason| {
+            let alike = |a: &&ResponseCount| (a.method, a.status, a.reason) == (method, status, reason);
+            sum.responses.iter().find(alike).map_or(0, |answers| answers.count)
         };
         assert_eq!(of(&sum, "POST", "2xx", ""), 2);
         assert_eq!(of(&sum, "other", "4xx", "method_not_allowed"), 1);
         assert_eq!(of(&sum, "POST", "4xx", "api_key_missing"), 2);
-        assert_eq!(sum.answers.len(), 4);
+        assert_eq!(sum.responses.len(), 4);
         assert_eq!((sum.total.count(), sum.to_head.count(), sum.received, sum.sent), (6, 5, 18, 30));
         let since = sum.since(&before);
-        assert_eq!((since.answers.len(), since.total.count(), since.sent), (2, 3, 15));
+        assert_eq!((since.responses.len(), since.total.count(), since.sent), (2, 3, 15));
         assert_eq!(of(&since, "POST", "4xx", "api_key_missing"), 2);
     }
 }

@@ -6,7 +6,7 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 
-use crate::observability::metrics::catalogue::{Catalogue, Counters, Labels};
+use crate::observability::metrics::catalogue::{Counters, Labels, MetricCatalogue};
 
 /// A handle; clones count together.
 #[derive(Clone, Debug)]
@@ -18,15 +18,15 @@ pub struct StoreMetrics {
 }
 
 impl StoreMetrics {
-    pub(super) fn new(of: &mut Catalogue) -> StoreMetrics {
+    pub(super) fn new(of: &mut MetricCatalogue) -> StoreMetrics {
         StoreMetrics {
-            up: of.gauge("store_up", "1 while the token store answers, 0 while it does not"),
-            operations: of.counters(
+            up: of.register_gauge("store_up", "1 while the token store answers, 0 while it does not"),
+            operations: of.register_counters(
                 "store_operations",
                 &["operation", "outcome"],
                 "What the store behind the memory was asked for, and whether it answered: `ok` or `unavailable`",
             ),
-            durations: of.histograms(
+            durations: of.register_histograms(
                 "store_operation_duration_seconds",
                 &["operation"],
                 "What the store behind the memory took to answer",
@@ -35,7 +35,7 @@ impl StoreMetrics {
     }
 
     /// It answered, or not, after so long.
-    pub fn operation(&self, operation: &'static str, answered: bool, span: Duration) {
+    pub fn record_operation(&self, operation: &'static str, answered: bool, span: Duration) {
         let outcome = if answered { "ok" } else { "unavailable" };
         self.operations.get_or_create(&[("operation", operation), ("outcome", outcome)]).inc();
         self.durations.get_or_create(&[("operation", operation)]).observe(span.as_secs_f64());
@@ -45,6 +45,6 @@ impl StoreMetrics {
 impl Default for StoreMetrics {
     /// Of a store that nobody watches.
     fn default() -> StoreMetrics {
-        StoreMetrics::new(&mut Catalogue::new())
+        StoreMetrics::new(&mut MetricCatalogue::new())
     }
 }

@@ -5,27 +5,27 @@ use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 
-use crate::observability::metrics::catalogue::{Catalogue, Form};
+use crate::observability::metrics::catalogue::{MetricCatalogue, MetricKind};
 
-type Of = [(&'static str, String); 2];
+type EndpointLabels = [(&'static str, String); 2];
 
-const LABELS: &[&str] = &["backend", "address"];
+const ENDPOINT_LABELS: &[&str] = &["backend", "address"];
 
 /// One address.
 #[derive(Clone, Debug)]
-pub struct UpstreamLine {
+pub struct EndpointMetrics {
     /// The backend's name.
     pub backend: String,
     /// Where it is.
     pub address: String,
     /// Whether requests go there.
-    pub usable: bool,
+    pub is_usable: bool,
     /// Requests that were sent and whose answers have not ended.
     pub in_flight: u64,
     /// Connections that are open.
-    pub open: u64,
+    pub open_connections: u64,
     /// Answers, whatever their status.
-    pub answers: u64,
+    pub responses: u64,
     /// Requests without an answer, and answers with 502, 503 or 504.
     pub failures: u64,
     /// How often it was taken out of use.
@@ -34,58 +34,58 @@ pub struct UpstreamLine {
 
 /// All of them.
 #[derive(Debug)]
-pub struct Upstreams {
-    usable: Family<Of, Gauge>,
-    in_flight: Family<Of, Gauge>,
-    connections: Family<Of, Gauge>,
-    answers: Family<Of, Counter>,
-    failures: Family<Of, Counter>,
-    ejections: Family<Of, Counter>,
+pub struct UpstreamMetrics {
+    usable: Family<EndpointLabels, Gauge>,
+    in_flight: Family<EndpointLabels, Gauge>,
+    connections: Family<EndpointLabels, Gauge>,
+    responses: Family<EndpointLabels, Counter>,
+    failures: Family<EndpointLabels, Counter>,
+    ejections: Family<EndpointLabels, Counter>,
     lookup_failures: Family<[(&'static str, String); 1], Counter>,
 }
 
-impl Upstreams {
-    pub(super) fn new(of: &mut Catalogue) -> Upstreams {
-        Upstreams {
-            usable: of.family(
+impl UpstreamMetrics {
+    pub(super) fn new(of: &mut MetricCatalogue) -> UpstreamMetrics {
+        UpstreamMetrics {
+            usable: of.register_family(
                 "upstream_usable",
-                Form::Gauge,
-                LABELS,
+                MetricKind::Gauge,
+                ENDPOINT_LABELS,
                 "1 while requests go to this address of a backend, 0 while it is out of use",
             ),
-            in_flight: of.family(
+            in_flight: of.register_family(
                 "upstream_requests_in_flight",
-                Form::Gauge,
-                LABELS,
+                MetricKind::Gauge,
+                ENDPOINT_LABELS,
                 "Requests that were sent to this address and whose answers have not ended",
             ),
-            connections: of.family(
+            connections: of.register_family(
                 "upstream_connections",
-                Form::Gauge,
-                LABELS,
+                MetricKind::Gauge,
+                ENDPOINT_LABELS,
                 "Connections to this address that are open, idle or busy",
             ),
-            answers: of.family(
+            responses: of.register_family(
                 "upstream_answers",
-                Form::Counter,
-                LABELS,
+                MetricKind::Counter,
+                ENDPOINT_LABELS,
                 "Answers of this address, whatever their status",
             ),
-            failures: of.family(
+            failures: of.register_family(
                 "upstream_failures",
-                Form::Counter,
-                LABELS,
+                MetricKind::Counter,
+                ENDPOINT_LABELS,
                 "Requests that this address did not answer, and its answers with 502, 503 or 504",
             ),
-            ejections: of.family(
+            ejections: of.register_family(
                 "upstream_ejections",
-                Form::Counter,
-                LABELS,
+                MetricKind::Counter,
+                ENDPOINT_LABELS,
                 "How often this address was taken out of use",
             ),
-            lookup_failures: of.family(
+            lookup_failures: of.register_family(
                 "upstream_lookup_failures",
-                Form::Counter,
+                MetricKind::Counter,
                 &["backend"],
                 "How often a backend's name could not be looked up; its addresses stay as they were",
             ),
@@ -94,21 +94,21 @@ impl Upstreams {
 
     /// Takes over how they are now, and forgets addresses that are gone. `names` are those that are looked up, and how
     /// often that failed.
-    pub fn show(&self, lines: &[UpstreamLine], names: &[(String, u64)]) {
+    pub fn update(&self, lines: &[EndpointMetrics], names: &[(String, u64)]) {
         for family in [&self.usable, &self.in_flight, &self.connections] {
             family.clear();
         }
-        for family in [&self.answers, &self.failures, &self.ejections] {
+        for family in [&self.responses, &self.failures, &self.ejections] {
             family.clear();
         }
         self.lookup_failures.clear();
         for line in lines {
             let of = [("backend", line.backend.clone()), ("address", line.address.clone())];
             let gauge = |value| i64::try_from(value).unwrap_or(i64::MAX);
-            self.usable.get_or_create(&of).set(i64::from(line.usable));
+            self.usable.get_or_create(&of).set(i64::from(line.is_usable));
             self.in_flight.get_or_create(&of).set(gauge(line.in_flight));
-            self.connections.get_or_create(&of).set(gauge(line.open));
-            self.answers.get_or_create(&of).inc_by(line.answers);
+            self.connections.get_or_create(&of).set(gauge(line.open_connections));
+            self.responses.get_or_create(&of).inc_by(line.responses);
             self.failures.get_or_create(&of).inc_by(line.failures);
             self.ejections.get_or_create(&of).inc_by(line.ejections);
         }

@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 
-use crate::observability::metrics::histogram::{Cell, Durations, Histogram};
-use crate::observability::metrics::route::{Answered, RouteCells, RouteSum};
+use crate::observability::metrics::histogram::{DurationHistogram, Histogram, SingleWriterCounter};
+use crate::observability::metrics::route::{CompletedRequest, RouteCounters, RouteTotals};
 
 /// A closed set of a label's values.
 macro_rules! words {
@@ -32,7 +32,7 @@ macro_rules! words {
 
 words! {
     /// A step on the way to knowing who calls, of those that take time.
-    Step {
+    AuthPhase {
         /// A bearer is opened.
         Bearer = "bearer",
         /// The verifier says whether a password is right.
@@ -48,7 +48,7 @@ words! {
 
 words! {
     /// How such a step ended.
-    Outcome {
+    AuthOutcome {
         /// With a yes.
         Ok = "ok",
         /// With a no.
@@ -103,80 +103,80 @@ words! {
 }
 
 #[derive(Debug)]
-pub struct WorkerCells {
+pub struct WorkerCounters {
     /// Who may write.
     pub owner: ThreadId,
-    routes: Mutex<Vec<Arc<RouteCells>>>,
-    steps: [[Durations; Outcome::ALL.len()]; Step::ALL.len()],
-    opened: [Cell; Protocol::ALL.len()],
-    closed: [Cell; Protocol::ALL.len()],
+    routes: Mutex<Vec<Arc<RouteCounters>>>,
+    phases: [[DurationHistogram; AuthOutcome::ALL.len()]; AuthPhase::ALL.len()],
+    opened_connections: [SingleWriterCounter; Protocol::ALL.len()],
+    closed_connections: [SingleWriterCounter; Protocol::ALL.len()],
     /// By version, and whether a session was resumed.
-    handshakes: [[Cell; 2]; TlsVersion::ALL.len()],
-    handshake_failures: [Cell; HandshakeFailure::ALL.len()],
-    handshake: Durations,
+    handshakes: [[SingleWriterCounter; 2]; TlsVersion::ALL.len()],
+    handshake_failures: [SingleWriterCounter; HandshakeFailure::ALL.len()],
+    handshake_duration: DurationHistogram,
 }
 
-impl WorkerCells {
-    pub fn new(owner: ThreadId) -> WorkerCells {
-        WorkerCells {
+impl WorkerCounters {
+    pub fn new(owner: ThreadId) -> WorkerCounters {
+        WorkerCounters {
             owner,
             routes: Mutex::default(),
-            steps: Default::default(),
-            opened: Default::default(),
-            closed: Default::default(),
+            phases: Default::default(),
+            opened_connections: Default::default(),
+            closed_connections: Default::default(),
             handshakes: Default::default(),
             handshake_failures: Default::default(),
-            handshake: Durations::default(),
+            handshake_duration: DurationHistogram::default(),
         }
     }
 
-    fn route(&self, name: &str) -> Arc<RouteCells> {
+    fn route(&self, name: &str) -> Arc<RouteCounters> {
         let mut routes = self.routes.lock();
         if let Some(known) = routes.iter().find(|route| *route.name == *name) {
             return Arc::clone(known);
         }
-        let route = Arc::new(RouteCells::new(name));
+        let route = Arc::new(RouteCounters::new(name));
         routes.push(Arc::clone(&route));
         route
     }
 
-    pub fn add_to(&self, sum: &mut Sum) {
+    pub fn add_to(&self, sum: &mut MetricsTotals) {
         for cells in self.routes.lock().iter() {
             let known = sum.routes.iter().position(|route| route.name == *cells.name);
             let at = known.unwrap_or_else(|| {
-                sum.routes.push(RouteSum { name: cells.name.to_string(), ..RouteSum::default() });
+                sum.routes.push(RouteTotals { name: cells.name.to_string(), ..RouteTotals::default() });
                 sum.routes.len() - 1
             });
             cells.add_to(&mut sum.routes[at]);
         }
-        for (sums, cells) in sum.steps.iter_mut().zip(&self.steps) {
+        for (sums, cells) in sum.phases.iter_mut().zip(&self.phases) {
             sums.iter_mut().zip(cells).for_each(|(sum, durations)| durations.add_to(sum));
         }
-        add(&mut sum.opened, &self.opened);
-        add(&mut sum.closed, &self.closed);
+        add(&mut sum.opened_connections, &self.opened_connections);
+        add(&mut sum.closed_connections, &self.closed_connections);
         for (sums, cells) in sum.handshakes.iter_mut().zip(&self.handshakes) {
             add(sums, cells);
         }
         add(&mut sum.handshake_failures, &self.handshake_failures);
-        self.handshake.add_to(&mut sum.handshake);
+        self.handshake_duration.add_to(&mut sum.handshake_duration);
     }
 }
 
-fn add(sums: &mut [u64], cells: &[Cell]) {
+fn add(sums: &mut [u64], cells: &[SingleWriterCounter]) {
     sums.iter_mut().zip(cells).for_each(|(sum, cell)| *sum += cell.get());
 }
 
 /// What all workers have counted.
 #[derive(Clone, Debug, Default)]
-pub struct Sum {
+pub struct MetricsTotals {
     /// Requests, by route; the one with the empty name has those of no route.
-    pub routes: Vec<RouteSum>,
-    pub(super) steps: [[Histogram; Outcome::ALL.len()]; Step::ALL.len()],
-    pub(super) opened: [u64; Protocol::ALL.len()],
-    pub(super) closed: [u64; Protocol::ALL.len()],
+    pub routes: Vec<RouteTotals>,
+    pub(super) phases: [[Histogram; AuthOutcome::ALL.len()]; AuthPhase::ALL.len()],
+    pub(super) opened_connections: [u64; Protocol::ALL.len()],
+    pub(super) closed_connections: [u64; Protocol::ALL.len()],
     pub(super) handshakes: [[u64; 2]; TlsVersion::ALL.len()],
     pub(super) handshake_failures: [u64; HandshakeFailure::ALL.len()],
-    pub(super) handshake: Histogram,
+    pub(super) handshake_duration: Histogram,
 }
 
 /// The calling thread's cells. It cannot leave the thread, so nobody else writes to them.
@@ -185,76 +185,76 @@ pub struct Sum {
     clippy::redundant_allocation,
     reason = "each request has a handle, and counts it without a locked instruction"
 )]
-pub struct Worker(Rc<Arc<WorkerCells>>);
+pub struct WorkerMetrics(Rc<Arc<WorkerCounters>>);
 
-impl Worker {
+impl WorkerMetrics {
     /// SECURITY: only for the owner's thread; what another one added at the same time would be lost.
-    pub(super) fn new(cells: Arc<WorkerCells>) -> Worker {
+    pub(super) fn new(cells: Arc<WorkerCounters>) -> WorkerMetrics {
         assert_eq!(cells.owner, std::thread::current().id(), "cells belong to one thread");
-        Worker(Rc::new(cells))
+        WorkerMetrics(Rc::new(cells))
     }
 
     /// Where requests of a route are counted; of none, by the empty name.
-    pub fn route(&self, name: &str) -> Rc<Route> {
-        Rc::new(Route { cells: self.0.route(name), bound: PhantomData })
+    pub fn route(&self, name: &str) -> Rc<RouteRecorder> {
+        Rc::new(RouteRecorder { cells: self.0.route(name), bound: PhantomData })
     }
 
     /// A step took so long.
-    pub fn step(&self, step: Step, outcome: Outcome, span: Duration) {
-        self.0.steps[step as usize][outcome as usize].note(span);
+    pub fn record_phase(&self, step: AuthPhase, outcome: AuthOutcome, span: Duration) {
+        self.0.phases[step as usize][outcome as usize].record(span);
     }
 
     /// A connection speaks HTTP until the guard is dropped.
-    pub fn connection(&self, protocol: Protocol) -> OpenConnection {
-        self.0.opened[protocol as usize].add(1);
-        OpenConnection { worker: self.clone(), protocol }
+    pub fn open_connection(&self, protocol: Protocol) -> OpenConnectionGuard {
+        self.0.opened_connections[protocol as usize].add(1);
+        OpenConnectionGuard { worker: self.clone(), protocol }
     }
 
     /// A TLS handshake succeeded.
-    pub fn handshake(&self, version: TlsVersion, resumed: bool, span: Duration) {
+    pub fn record_handshake(&self, version: TlsVersion, resumed: bool, span: Duration) {
         self.0.handshakes[version as usize][usize::from(resumed)].add(1);
-        self.0.handshake.note(span);
+        self.0.handshake_duration.record(span);
     }
 
     /// A handshake failed.
-    pub fn handshake_failed(&self, why: HandshakeFailure) {
+    pub fn record_handshake_failure(&self, why: HandshakeFailure) {
         self.0.handshake_failures[why as usize].add(1);
     }
 }
 
 /// Counts a connection as open.
 #[derive(Debug)]
-pub struct OpenConnection {
-    worker: Worker,
+pub struct OpenConnectionGuard {
+    worker: WorkerMetrics,
     protocol: Protocol,
 }
 
-impl Drop for OpenConnection {
+impl Drop for OpenConnectionGuard {
     fn drop(&mut self) {
-        self.worker.0.closed[self.protocol as usize].add(1);
+        self.worker.0.closed_connections[self.protocol as usize].add(1);
     }
 }
 
 /// Where the calling thread counts a route's requests.
 #[derive(Debug)]
-pub struct Route {
-    cells: Arc<RouteCells>,
+pub struct RouteRecorder {
+    cells: Arc<RouteCounters>,
     bound: PhantomData<Rc<()>>,
 }
 
-impl Route {
+impl RouteRecorder {
     /// Its name; empty for no route.
     pub fn name(&self) -> &str {
         &self.cells.name
     }
 
     /// A request came to its end.
-    pub fn note(&self, answered: &Answered<'_>) {
-        self.cells.note(answered);
+    pub fn record(&self, answered: &CompletedRequest<'_>) {
+        self.cells.record(answered);
     }
 
     /// The backend took so long for the head of its answer.
-    pub fn note_upstream(&self, span: Duration) {
-        self.cells.note_upstream(span);
+    pub fn record_upstream(&self, span: Duration) {
+        self.cells.record_upstream(span);
     }
 }

@@ -10,7 +10,7 @@ use std::time::{Instant, SystemTime};
 
 use tokio::sync::mpsc;
 
-use crate::observability::metrics::{Outcome, Step};
+use crate::observability::metrics::{AuthOutcome, AuthPhase};
 
 pub use sampler::Sampler;
 
@@ -27,14 +27,14 @@ static TRACER: OnceLock<Tracer> = OnceLock::new();
 #[derive(Debug)]
 pub struct Tracer {
     sampler: Sampler,
-    finished: mpsc::Sender<Finished>,
+    sender: mpsc::Sender<FinishedTrace>,
 }
 
 impl Tracer {
     /// One that hands on what it takes; so many requests may wait.
-    pub fn new(sampler: Sampler, most_waiting: usize) -> (Tracer, mpsc::Receiver<Finished>) {
+    pub fn new(sampler: Sampler, most_waiting: usize) -> (Tracer, mpsc::Receiver<FinishedTrace>) {
         let (finished, receiver) = mpsc::channel(most_waiting);
-        (Tracer { sampler, finished }, receiver)
+        (Tracer { sampler, sender: finished }, receiver)
     }
 
     /// Takes the traces of this process from now on. The first one does.
@@ -48,39 +48,39 @@ impl Tracer {
     }
 
     /// Begins to note a request, if it is to be traced. `parent` is the client's span, and whether the client traces it.
-    pub fn begin(&'static self, trace_id: TraceId, parent: Option<(SpanId, bool)>) -> Option<Box<Trace>> {
-        self.sampler.wants(&trace_id, parent.map(|(_, sampled)| sampled)).then(|| {
+    pub fn start(&'static self, trace_id: TraceId, parent: Option<(SpanId, bool)>) -> Option<Box<Trace>> {
+        self.sampler.is_sampled(&trace_id, parent.map(|(_, sampled)| sampled)).then(|| {
             Box::new(Trace {
                 tracer: self,
                 trace_id,
-                parent: parent.map(|(id, _)| id),
-                id: span_id(),
-                upstream: span_id(),
-                handshake: Cell::new(None),
-                asked: Cell::new(None),
-                steps: RefCell::default(),
+                parent_span_id: parent.map(|(id, _)| id),
+                span_id: random_span_id(),
+                upstream_span_id: random_span_id(),
+                handshake_interval: Cell::new(None),
+                upstream_interval: Cell::new(None),
+                phases: RefCell::default(),
             })
         })
     }
 }
 
 /// Spans that nobody took in time, or that no receiver took.
-pub fn dropped() -> u64 {
+pub fn dropped_spans() -> u64 {
     DROPPED.load(Ordering::Relaxed)
 }
 
 /// Spans that a receiver took.
-pub fn exported() -> u64 {
+pub fn exported_spans() -> u64 {
     EXPORTED.load(Ordering::Relaxed)
 }
 
 /// So many spans are lost.
-pub fn note_dropped(spans: usize) {
+pub fn add_dropped(spans: usize) {
     DROPPED.fetch_add(spans as u64, Ordering::Relaxed);
 }
 
 /// So many spans have arrived.
-pub fn note_exported(spans: usize) {
+pub fn add_exported(spans: usize) {
     EXPORTED.fetch_add(spans as u64, Ordering::Relaxed);
 }
 
@@ -91,7 +91,7 @@ pub type TraceId = [u8; 16];
 pub type SpanId = [u8; 8];
 
 /// Ids must differ, not be secret.
-fn span_id() -> SpanId {
+fn random_span_id() -> SpanId {
     fastrand::u64(1..).to_be_bytes()
 }
 
@@ -100,60 +100,60 @@ fn span_id() -> SpanId {
 pub struct Trace {
     tracer: &'static Tracer,
     trace_id: TraceId,
-    parent: Option<SpanId>,
-    id: SpanId,
-    upstream: SpanId,
-    handshake: Cell<Option<Span>>,
-    asked: Cell<Option<Span>>,
-    steps: RefCell<Vec<(Step, Outcome, Span)>>,
+    parent_span_id: Option<SpanId>,
+    span_id: SpanId,
+    upstream_span_id: SpanId,
+    handshake_interval: Cell<Option<Interval>>,
+    upstream_interval: Cell<Option<Interval>>,
+    phases: RefCell<Vec<(AuthPhase, AuthOutcome, Interval)>>,
 }
 
 /// From when to when.
 #[derive(Clone, Copy, Debug)]
-pub struct Span {
+pub struct Interval {
     /// When it began.
-    pub begun: Instant,
+    pub start: Instant,
     /// When it ended.
-    pub ended: Instant,
+    pub end: Instant,
 }
 
 impl Trace {
     /// The span that asks the backend: the parent of the backend's own.
-    pub fn upstream_id(&self) -> SpanId {
-        self.upstream
+    pub fn upstream_span_id(&self) -> SpanId {
+        self.upstream_span_id
     }
 
     /// Notes a step of authentication.
-    pub fn step(&self, step: Step, outcome: Outcome, span: Span) {
-        self.steps.borrow_mut().push((step, outcome, span));
+    pub fn record_phase(&self, step: AuthPhase, outcome: AuthOutcome, span: Interval) {
+        self.phases.borrow_mut().push((step, outcome, span));
     }
 
     /// Notes the TLS handshake before the connection's first request.
-    pub fn handshake(&self, span: Span) {
-        self.handshake.set(Some(span));
+    pub fn record_handshake(&self, span: Interval) {
+        self.handshake_interval.set(Some(span));
     }
 
     /// Notes the backend's part.
-    pub fn asked(&self, span: Span) {
-        self.asked.set(Some(span));
+    pub fn record_upstream(&self, span: Interval) {
+        self.upstream_interval.set(Some(span));
     }
 
     /// Hands on what was noted.
-    pub fn finish(self, span: Span, said: Said) {
-        let finished = Finished {
+    pub fn finish(self, span: Interval, said: RequestAttributes) {
+        let finished = FinishedTrace {
             trace_id: self.trace_id,
-            parent: self.parent,
-            id: self.id,
-            upstream: self.upstream,
-            span,
-            handshake: self.handshake.get(),
-            asked: self.asked.get(),
-            steps: self.steps.into_inner(),
-            said,
-            now: (Instant::now(), SystemTime::now()),
+            parent_span_id: self.parent_span_id,
+            span_id: self.span_id,
+            upstream_span_id: self.upstream_span_id,
+            interval: span,
+            handshake_interval: self.handshake_interval.get(),
+            upstream_interval: self.upstream_interval.get(),
+            phases: self.phases.into_inner(),
+            attributes: said,
+            clocks: (Instant::now(), SystemTime::now()),
         };
-        if let Err(error) = self.tracer.finished.try_send(finished) {
-            note_dropped(error.into_inner().spans());
+        if let Err(error) = self.tracer.sender.try_send(finished) {
+            add_dropped(error.into_inner().span_count());
         }
     }
 }
@@ -162,7 +162,7 @@ impl Trace {
 ///
 /// SECURITY: neither query nor field nor body nor key, of which only the fingerprint.
 #[derive(Debug)]
-pub struct Said {
+pub struct RequestAttributes {
     /// Its method.
     pub method: String,
     /// The route's name; empty for none.
@@ -178,7 +178,7 @@ pub struct Said {
     /// `1.1` or `2`.
     pub protocol: &'static str,
     /// Whether the client spoke TLS.
-    pub secure: bool,
+    pub is_tls: bool,
     /// Whose request it is, if that is known.
     pub user: Option<String>,
     /// The key's fingerprint, if it was proven.
@@ -186,7 +186,7 @@ pub struct Said {
     /// The request's id.
     pub request_id: String,
     /// The backend's address, as the configuration has it.
-    pub server: Option<String>,
+    pub backend: Option<String>,
     /// Bytes of its body.
     pub received: u64,
     /// Bytes of the answer's body.
@@ -195,32 +195,34 @@ pub struct Said {
 
 /// A traced request that has come to its end.
 #[derive(Debug)]
-pub struct Finished {
+pub struct FinishedTrace {
     /// The trace that it belongs to.
     pub trace_id: TraceId,
     /// The client's span.
-    pub parent: Option<SpanId>,
+    pub parent_span_id: Option<SpanId>,
     /// Its own.
-    pub id: SpanId,
+    pub span_id: SpanId,
     /// The span that asked the backend.
-    pub upstream: SpanId,
+    pub upstream_span_id: SpanId,
     /// All of it.
-    pub span: Span,
+    pub interval: Interval,
     /// The TLS handshake, if it is the first on its connection.
-    pub handshake: Option<Span>,
+    pub handshake_interval: Option<Interval>,
     /// The backend's part, if it was asked.
-    pub asked: Option<Span>,
+    pub upstream_interval: Option<Interval>,
     /// Steps of authentication.
-    pub steps: Vec<(Step, Outcome, Span)>,
+    pub phases: Vec<(AuthPhase, AuthOutcome, Interval)>,
     /// What is said of it.
-    pub said: Said,
+    pub attributes: RequestAttributes,
     /// Both clocks at one moment.
-    pub now: (Instant, SystemTime),
+    pub clocks: (Instant, SystemTime),
 }
 
-impl Finished {
+impl FinishedTrace {
     /// How many spans it makes.
-    pub fn spans(&self) -> usize {
-        1 + usize::from(self.handshake.is_some()) + usize::from(self.asked.is_some()) + self.steps.len()
+    pub fn span_count(&self) -> usize {
+        1 + usize::from(self.handshake_interval.is_some())
+            + usize::from(self.upstream_interval.is_some())
+            + self.phases.len()
     }
 }

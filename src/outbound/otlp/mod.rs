@@ -18,24 +18,26 @@ use tokio::time::{Instant, sleep, timeout_at};
 use tracing::{info, warn};
 
 use crate::base::join_within::join_within;
-use crate::observability::trace::{self, Finished, Tracer};
-use crate::outbound::http_client::{FetchError, Origin};
+use crate::observability::trace::{self, FinishedTrace, Tracer};
+use crate::outbound::http_client::{FetchError, HttpClient};
 use crate::tls::TlsError;
 
-use wire::{ExportTraceServiceRequest, Resource, ResourceSpans, Scope, ScopeSpans, text};
+use wire::{
+    ExportTraceServiceRequest, InstrumentationScope, Resource, ResourceSpans, ScopeSpans, string_attribute,
+};
 
 /// How often an export is tried that did not come through.
-const TRIES: u32 = 3;
+const MAX_ATTEMPTS: u32 = 3;
 
 /// How long after the first time; twice that after the second.
-const PAUSE: Duration = Duration::from_millis(500);
+const INITIAL_BACKOFF: Duration = Duration::from_millis(500);
 
 /// How long the end of the process waits for the last spans to go out.
-const LAST_PATIENCE: Duration = Duration::from_secs(2);
+const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Why traces cannot be sent.
 #[derive(Debug, thiserror::Error)]
-pub enum StartError {
+pub enum OtlpError {
     /// A variable.
     #[error("{0}")]
     Variable(String),
@@ -49,43 +51,43 @@ pub enum StartError {
 
 /// The thread; dropped, it sends what waits, and ends.
 #[must_use = "the last spans are lost without it"]
-pub struct Exporting {
+pub struct ExporterHandle {
     stop: Option<oneshot::Sender<()>>,
     thread: Option<JoinHandle<()>>,
 }
 
-impl Drop for Exporting {
+impl Drop for ExporterHandle {
     fn drop(&mut self) {
         drop(self.stop.take());
-        self.thread.take().map(|thread| join_within(thread, LAST_PATIENCE));
+        self.thread.take().map(|thread| join_within(thread, SHUTDOWN_TIMEOUT));
     }
 }
 
 /// Whether `start` would take what the standard variables hold.
-pub fn check(get: impl Fn(&str) -> Option<String>) -> Result<(), StartError> {
-    options::of_variables(get).map_err(StartError::Variable)?.as_ref().map(receiver).transpose()?;
+pub fn check(get: impl Fn(&str) -> Option<String>) -> Result<(), OtlpError> {
+    options::from_variables(get).map_err(OtlpError::Variable)?.as_ref().map(collector_client).transpose()?;
     Ok(())
 }
 
-fn receiver(options: &options::Options) -> Result<Origin, TlsError> {
+fn collector_client(options: &options::OtlpOptions) -> Result<HttpClient, TlsError> {
     let ca_file = options.ca_file.as_deref();
-    Origin::new(&options.endpoint.origin, ca_file, "OTEL_EXPORTER_OTLP_CERTIFICATE", options.timeout)
+    HttpClient::new(&options.endpoint.origin, ca_file, "OTEL_EXPORTER_OTLP_CERTIFICATE", options.timeout)
 }
 
 /// Begins to send the traces of this process, if the standard variables want it.
-pub fn start(get: impl Fn(&str) -> Option<String>) -> Result<Option<Exporting>, StartError> {
-    let Some(options) = options::of_variables(get).map_err(StartError::Variable)? else { return Ok(None) };
-    let origin = receiver(&options)?;
-    info!(to = origin.name(), "traces are sent");
-    let (tracer, finished) = Tracer::new(options.sampler, options.most_waiting);
-    let attributes = options.resource.iter().map(|(key, value)| text(key, value)).collect();
-    let exporter = Exporter {
-        origin,
+pub fn start(get: impl Fn(&str) -> Option<String>) -> Result<Option<ExporterHandle>, OtlpError> {
+    let Some(options) = options::from_variables(get).map_err(OtlpError::Variable)? else { return Ok(None) };
+    let origin = collector_client(&options)?;
+    info!(to = origin.authority(), "traces are sent");
+    let (tracer, finished) = Tracer::new(options.sampler, options.max_queued_requests);
+    let attributes = options.resource.iter().map(|(key, value)| string_attribute(key, value)).collect();
+    let exporter = OtlpExporter {
+        client: origin,
         target: options.endpoint.target,
         headers: options.headers,
         resource: Resource { attributes },
-        most_together: options.most_together,
-        delay: options.delay,
+        max_batch_spans: options.max_batch_spans,
+        batch_delay: options.batch_delay,
         is_failing: false,
     };
     let (stop, asked) = oneshot::channel();
@@ -97,21 +99,21 @@ pub fn start(get: impl Fn(&str) -> Option<String>) -> Result<Option<Exporting>, 
         runtime.shutdown_background();
     })?;
     tracer.install();
-    Ok(Some(Exporting { stop: Some(stop), thread: Some(thread) }))
+    Ok(Some(ExporterHandle { stop: Some(stop), thread: Some(thread) }))
 }
 
-struct Exporter {
-    origin: Origin,
+struct OtlpExporter {
+    client: HttpClient,
     target: String,
     headers: http::HeaderMap,
     resource: Resource,
-    most_together: usize,
-    delay: Duration,
+    max_batch_spans: usize,
+    batch_delay: Duration,
     is_failing: bool,
 }
 
-impl Exporter {
-    async fn run(mut self, mut finished: mpsc::Receiver<Finished>, mut stop: oneshot::Receiver<()>) {
+impl OtlpExporter {
+    async fn run(mut self, mut finished: mpsc::Receiver<FinishedTrace>, mut stop: oneshot::Receiver<()>) {
         let mut is_stopped = false;
         while !is_stopped {
             let first = tokio::select! {
@@ -121,8 +123,8 @@ impl Exporter {
             };
             let Some(first) = first else { return };
             let mut spans = wire::spans(&first);
-            let until = Instant::now() + self.delay;
-            while spans.len() < self.most_together {
+            let until = Instant::now() + self.batch_delay;
+            while spans.len() < self.max_batch_spans {
                 let next = tokio::select! {
                     biased;
                     _ = &mut stop => {
@@ -148,26 +150,26 @@ impl Exporter {
         }
     }
 
-    async fn export(&mut self, spans: Vec<wire::Span>) {
+    async fn export(&mut self, spans: Vec<wire::OtlpSpan>) {
         let count = spans.len();
-        let body = Bytes::from(self.message(spans).encode_to_vec());
-        let mut pause = PAUSE;
-        for attempt in 1..=TRIES {
-            match self.origin.ask(self.request(body.clone())).await {
+        let body = Bytes::from(self.build_message(spans).encode_to_vec());
+        let mut pause = INITIAL_BACKOFF;
+        for attempt in 1..=MAX_ATTEMPTS {
+            match self.client.send(self.build_request(body.clone())).await {
                 Ok(answer) if answer.status().is_success() => {
-                    trace::note_exported(count);
+                    trace::add_exported(count);
                     if std::mem::take(&mut self.is_failing) {
-                        info!(to = self.origin.name(), "traces are taken again");
+                        info!(to = self.client.authority(), "traces are taken again");
                     }
                     return;
                 }
-                Ok(answer) if !may_be_tried_again(answer.status()) => {
-                    return self.give_up(count, &format!("it answered {}", answer.status()));
+                Ok(answer) if !is_retryable(answer.status()) => {
+                    return self.drop_spans(count, &format!("it answered {}", answer.status()));
                 }
-                Ok(answer) if attempt == TRIES => {
-                    return self.give_up(count, &format!("it answered {}", answer.status()));
+                Ok(answer) if attempt == MAX_ATTEMPTS => {
+                    return self.drop_spans(count, &format!("it answered {}", answer.status()));
                 }
-                Err(error) if attempt == TRIES => return self.give_up(count, &told(&error)),
+                Err(error) if attempt == MAX_ATTEMPTS => return self.drop_spans(count, &told(&error)),
                 Ok(_) | Err(_) => {}
             }
             sleep(pause).await;
@@ -176,21 +178,27 @@ impl Exporter {
     }
 
     /// Tells it once, until it comes through again.
-    fn give_up(&mut self, count: usize, why: &str) {
-        trace::note_dropped(count);
+    fn drop_spans(&mut self, count: usize, why: &str) {
+        trace::add_dropped(count);
         if !std::mem::replace(&mut self.is_failing, true) {
-            warn!(to = self.origin.name(), why, "traces are not taken; their spans are dropped and counted");
+            warn!(
+                to = self.client.authority(),
+                why, "traces are not taken; their spans are dropped and counted"
+            );
         }
     }
 
-    fn message(&self, spans: Vec<wire::Span>) -> ExportTraceServiceRequest {
-        let scope = Scope { name: env!("CARGO_PKG_NAME").into(), version: env!("CARGO_PKG_VERSION").into() };
+    fn build_message(&self, spans: Vec<wire::OtlpSpan>) -> ExportTraceServiceRequest {
+        let scope = InstrumentationScope {
+            name: env!("CARGO_PKG_NAME").into(),
+            version: env!("CARGO_PKG_VERSION").into(),
+        };
         let scope_spans = vec![ScopeSpans { scope: Some(scope), spans }];
         let resource = Some(self.resource.clone());
         ExportTraceServiceRequest { resource_spans: vec![ResourceSpans { resource, scope_spans }] }
     }
 
-    fn request(&self, body: Bytes) -> Request<Full<Bytes>> {
+    fn build_request(&self, body: Bytes) -> Request<Full<Bytes>> {
         let mut request = Request::new(Full::new(body));
         *request.method_mut() = http::Method::POST;
         *request.uri_mut() = self.target.parse().expect("the options were read as a URL");
@@ -201,7 +209,7 @@ impl Exporter {
 }
 
 /// OTLP/HTTP, "Failures".
-fn may_be_tried_again(status: StatusCode) -> bool {
+fn is_retryable(status: StatusCode) -> bool {
     matches!(status.as_u16(), 429 | 502 | 503 | 504)
 }
 

@@ -7,12 +7,12 @@ use std::time::Duration;
 use http::{HeaderMap, HeaderName, HeaderValue};
 
 use crate::base::percent;
-use crate::config::url::{ResourceUrl, resource};
+use crate::config::url::{ResourceUrl, parse_resource};
 use crate::observability::trace::Sampler;
 
 /// Where traces go, and how.
 #[derive(Clone, Debug)]
-pub struct Options {
+pub struct OtlpOptions {
     /// The receiver.
     pub endpoint: ResourceUrl,
     /// Fields of each request to it. SECURITY: often a credential; marked so, and never shown.
@@ -26,16 +26,16 @@ pub struct Options {
     /// What is said of this process.
     pub resource: Vec<(String, String)>,
     /// Requests that may wait to be exported.
-    pub most_waiting: usize,
+    pub max_queued_requests: usize,
     /// Spans that are exported together.
-    pub most_together: usize,
+    pub max_batch_spans: usize,
     /// How long spans are gathered.
-    pub delay: Duration,
+    pub batch_delay: Duration,
 }
 
 /// What the variables ask for; `None` if traces are not wanted. Nothing is exported unless an endpoint or the exporter is
 /// named: a gateway sends nothing to anybody unasked.
-pub fn of_variables(get: impl Fn(&str) -> Option<String>) -> Result<Option<Options>, String> {
+pub fn from_variables(get: impl Fn(&str) -> Option<String>) -> Result<Option<OtlpOptions>, String> {
     let get = |name: &str| get(name).map(|value| value.trim().to_owned()).filter(|value| !value.is_empty());
     // The one of traces alone goes before the one of all signals.
     let either = |name: &str| {
@@ -78,21 +78,25 @@ pub fn of_variables(get: impl Fn(&str) -> Option<String>) -> Result<Option<Optio
         |name: &str, default| number(name, default).map(|n| usize::try_from(n).unwrap_or(usize::MAX >> 4));
     let timeout = either("TIMEOUT").map_or(Ok(10_000), |value| value.parse());
     let timeout = timeout.map_err(|_| "OTEL_EXPORTER_OTLP_TIMEOUT must be a number of milliseconds")?;
-    Ok(Some(Options {
-        endpoint: resource(&endpoint).map_err(|error| format!("OTEL_EXPORTER_OTLP_ENDPOINT {error}"))?,
-        headers: headers(&either("HEADERS").unwrap_or_default())?,
+    Ok(Some(OtlpOptions {
+        endpoint: parse_resource(&endpoint)
+            .map_err(|error| format!("OTEL_EXPORTER_OTLP_ENDPOINT {error}"))?,
+        headers: parse_headers(&either("HEADERS").unwrap_or_default())?,
         ca_file: either("CERTIFICATE").map(PathBuf::from),
         timeout: Duration::from_millis(timeout),
-        sampler: Sampler::named(&sampler, get("OTEL_TRACES_SAMPLER_ARG").as_deref())?,
-        resource: attributes(get("OTEL_SERVICE_NAME"), &get("OTEL_RESOURCE_ATTRIBUTES").unwrap_or_default())?,
-        most_waiting: count("OTEL_BSP_MAX_QUEUE_SIZE", 2048)?.min(1 << 20),
-        most_together: count("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", 512)?,
-        delay: Duration::from_millis(number("OTEL_BSP_SCHEDULE_DELAY", 5000)?),
+        sampler: Sampler::from_name(&sampler, get("OTEL_TRACES_SAMPLER_ARG").as_deref())?,
+        resource: resource_attributes(
+            get("OTEL_SERVICE_NAME"),
+            &get("OTEL_RESOURCE_ATTRIBUTES").unwrap_or_default(),
+        )?,
+        max_queued_requests: count("OTEL_BSP_MAX_QUEUE_SIZE", 2048)?.min(1 << 20),
+        max_batch_spans: count("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", 512)?,
+        batch_delay: Duration::from_millis(number("OTEL_BSP_SCHEDULE_DELAY", 5000)?),
     }))
 }
 
 /// `key=value,key=value`, values percent-encoded (W3C Baggage).
-fn pairs(text: &str, variable: &str) -> Result<Vec<(String, String)>, String> {
+fn parse_pairs(text: &str, variable: &str) -> Result<Vec<(String, String)>, String> {
     // SECURITY: what is wrong is not shown; it may be a credential.
     let wrong = || format!("{variable} must be key=value,key=value, values percent-encoded");
     let pair = |pair: &str| {
@@ -103,10 +107,10 @@ fn pairs(text: &str, variable: &str) -> Result<Vec<(String, String)>, String> {
     text.split(',').map(str::trim).filter(|part| !part.is_empty()).map(pair).collect()
 }
 
-fn headers(text: &str) -> Result<HeaderMap, String> {
+fn parse_headers(text: &str) -> Result<HeaderMap, String> {
     const VARIABLE: &str = "OTEL_EXPORTER_OTLP_HEADERS";
     let mut map = HeaderMap::new();
-    for (name, value) in pairs(text, VARIABLE)? {
+    for (name, value) in parse_pairs(text, VARIABLE)? {
         let name = HeaderName::from_bytes(name.as_bytes());
         let value = HeaderValue::from_str(&value);
         let (Ok(name), Ok(mut value)) = (name, value) else {
@@ -118,8 +122,8 @@ fn headers(text: &str) -> Result<HeaderMap, String> {
     Ok(map)
 }
 
-fn attributes(service: Option<String>, text: &str) -> Result<Vec<(String, String)>, String> {
-    let mut attributes = pairs(text, "OTEL_RESOURCE_ATTRIBUTES")?;
+fn resource_attributes(service: Option<String>, text: &str) -> Result<Vec<(String, String)>, String> {
+    let mut attributes = parse_pairs(text, "OTEL_RESOURCE_ATTRIBUTES")?;
     let given = attributes.iter().position(|(key, _)| key == "service.name");
     let given = given.map(|at| attributes.remove(at).1);
     let name = service.or(given).unwrap_or_else(|| env!("CARGO_PKG_NAME").to_owned());
@@ -134,24 +138,24 @@ fn attributes(service: Option<String>, text: &str) -> Result<Vec<(String, String
 mod tests {
     use super::*;
 
-    fn of(variables: &[(&str, &str)]) -> Result<Option<Options>, String> {
+    fn options_from(variables: &[(&str, &str)]) -> Result<Option<OtlpOptions>, String> {
         let variables: std::collections::HashMap<_, _> = variables.iter().copied().collect();
-        of_variables(|name| variables.get(name).map(ToString::to_string))
+        from_variables(|name| variables.get(name).map(ToString::to_string))
     }
 
     #[test]
     fn nothing_is_sent_unasked() {
-        assert!(of(&[]).expect("valid").is_none());
+        assert!(options_from(&[]).expect("valid").is_none());
         let endpoint = ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://collector:4318");
-        assert!(of(&[endpoint, ("OTEL_SDK_DISABLED", "true")]).expect("valid").is_none());
-        assert!(of(&[endpoint, ("OTEL_TRACES_EXPORTER", "none")]).expect("valid").is_none());
-        let by_name = of(&[("OTEL_TRACES_EXPORTER", "otlp")]).expect("valid").expect("wanted");
+        assert!(options_from(&[endpoint, ("OTEL_SDK_DISABLED", "true")]).expect("valid").is_none());
+        assert!(options_from(&[endpoint, ("OTEL_TRACES_EXPORTER", "none")]).expect("valid").is_none());
+        let by_name = options_from(&[("OTEL_TRACES_EXPORTER", "otlp")]).expect("valid").expect("wanted");
         assert_eq!((by_name.endpoint.origin.port, by_name.endpoint.target.as_str()), (4318, "/v1/traces"));
     }
 
     #[test]
     fn the_variables_of_traces_go_before_those_of_all_signals() {
-        let options = of(&[
+        let options = options_from(&[
             ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://all:4318/base/"),
             ("OTEL_EXPORTER_OTLP_TIMEOUT", "100"),
             ("OTEL_EXPORTER_OTLP_TRACES_TIMEOUT", "200"),
@@ -182,7 +186,7 @@ mod tests {
             ("OTEL_EXPORTER_OTLP_TIMEOUT", "soon"),
             ("OTEL_BSP_MAX_QUEUE_SIZE", "0"),
         ] {
-            let error = of(&[endpoint, (name, value)]).expect_err(name);
+            let error = options_from(&[endpoint, (name, value)]).expect_err(name);
             assert!(error.contains(name) && !error.contains("hunter2"), "{error}");
         }
     }

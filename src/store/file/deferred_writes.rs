@@ -4,26 +4,27 @@ use redb::{ReadableDatabase, ReadableTable};
 use tokio::time::Instant;
 
 use crate::store::file::{
-    FileStore, LOGINS, Opened, Outcome, PAUSE, SALTS, Sealed, TOKENS, Used, millis, open, parts, place,
+    DEFERRED_BATCH_INTERVAL, FileResult, FileStore, LOGINS, OpenFileStore, PendingUse, SALTS, SealedTable,
+    TOKENS, millis, open_if_closed, seal_context, split_value,
 };
-use crate::store::wire::KeptLogin;
-use crate::store::{SaltUse, Stamp, salt_usage};
+use crate::store::wire::StoredLogin;
+use crate::store::{SaltUsage, Timestamp, salt_usage};
 
 /// Tokens that are seen to in one portion.
-const PORTION: usize = 1000;
+const BATCH_SIZE: usize = 1000;
 
-impl Opened {
-    pub(super) fn salt_uses(&mut self) -> Outcome<Vec<SaltUse>> {
-        self.note_salts()?;
+impl OpenFileStore {
+    pub(super) fn salt_usage(&mut self) -> FileResult<Vec<SaltUsage>> {
+        self.write_salt_uses()?;
         let store = &self.store;
-        let since = store.calendar.now().0.saturating_sub(millis(salt_usage::PERIOD));
-        let table = open(&mut self.database, store)?.begin_read()?.open_table(SALTS)?;
+        let since = store.store_clock.now().0.saturating_sub(millis(salt_usage::USAGE_WINDOW));
+        let table = open_if_closed(&mut self.database, store)?.begin_read()?.open_table(SALTS)?;
         let mut uses = Vec::new();
-        for name in store.keys.salts() {
-            let mut all = SaltUse::default();
+        for name in store.keys.salt_names() {
+            let mut all = SaltUsage::default();
             for entry in table.range((name, &[0; 16])..=(name, &[0xff; 16]))? {
-                let last = Stamp(entry?.1.value());
-                all.last = all.last.max(Some(last));
+                let last = Timestamp(entry?.1.value());
+                all.last_used = all.last_used.max(Some(last));
                 all.users += u64::from(last.0 >= since);
             }
             uses.push(all);
@@ -31,53 +32,56 @@ impl Opened {
         Ok(uses)
     }
 
-    fn note_salts(&mut self) -> Outcome<()> {
-        if self.salts.is_empty() {
+    fn write_salt_uses(&mut self) -> FileResult<()> {
+        if self.pending_salt_uses.is_empty() {
             return Ok(());
         }
         let store = &self.store;
-        let write = open(&mut self.database, store)?.begin_write()?;
+        let write = open_if_closed(&mut self.database, store)?.begin_write()?;
         {
             let mut table = write.open_table(SALTS)?;
-            let names: Vec<&str> = store.keys.salts().collect();
-            for ((salt, user), when) in &self.salts {
+            let names: Vec<&str> = store.keys.salt_names().collect();
+            for ((salt, user), when) in &self.pending_salt_uses {
                 table.insert((names[usize::from(*salt)], &user.0), when.0)?;
             }
         }
         write.commit()?;
-        self.salts.clear();
+        self.pending_salt_uses.clear();
         Ok(())
     }
 
     /// A portion of what may be late.
-    pub(super) fn run_errands(&mut self) -> Outcome<()> {
-        self.next_portion = Instant::now() + PAUSE;
-        if Instant::now() >= self.errands_due {
-            self.errands_due = Instant::now() + self.store.interval();
-            self.note_salts()?;
-            let (since, now) = (self.told, self.store.calendar.tick(self.store.calendar.now()));
-            let errands = &mut self.errands;
+    pub(super) fn write_deferred(&mut self) -> FileResult<()> {
+        self.next_batch = Instant::now() + DEFERRED_BATCH_INTERVAL;
+        if Instant::now() >= self.deferred_due {
+            self.deferred_due = Instant::now() + self.store.deferred_interval();
+            self.write_salt_uses()?;
+            let (since, now) =
+                (self.uses_written_at, self.store.store_clock.tick(self.store.store_clock.now()));
+            let errands = &mut self.pending_uses;
             self.store.memory.for_each(|id, record| {
                 if record.last_used() > since {
-                    errands.push_back(Used { id: *id, salt: record.salt });
+                    errands.push_back(PendingUse { id: *id, salt: record.salt });
                 }
             });
-            self.told = now;
+            self.uses_written_at = now;
         }
         let store = &self.store;
-        let write = open(&mut self.database, store)?.begin_write()?;
+        let write = open_if_closed(&mut self.database, store)?.begin_write()?;
         {
             let mut tokens = write.open_table(TOKENS)?;
-            for Used { id, salt } in self.errands.drain(..self.errands.len().min(PORTION)) {
-                let name = store.keys.token(salt, &id);
+            for PendingUse { id, salt } in self.pending_uses.drain(..self.pending_uses.len().min(BATCH_SIZE))
+            {
+                let name = store.keys.token_name(salt, &id);
                 let value = tokens.get(&name.0)?.map(|value| value.value().to_vec());
                 if let (Some(mut value), Some(record)) = (value, store.memory.peek(&id)) {
-                    value[..8].copy_from_slice(&store.calendar.stamp(record.last_used()).0.to_be_bytes());
+                    value[..8]
+                        .copy_from_slice(&store.store_clock.timestamp(record.last_used()).0.to_be_bytes());
                     tokens.insert(&name.0, value.as_slice())?;
                 }
             }
-            self.looked_at =
-                store.forget_ended(&mut tokens, &mut write.open_table(LOGINS)?, self.looked_at)?;
+            self.expiry_cursor =
+                store.remove_expired(&mut tokens, &mut write.open_table(LOGINS)?, self.expiry_cursor)?;
         }
         Ok(write.commit()?)
     }
@@ -85,20 +89,20 @@ impl Opened {
 
 impl FileStore {
     /// Looks at a portion of the tokens behind `from`, and removes those that live no more; where it came to.
-    fn forget_ended(
+    fn remove_expired(
         &self,
-        tokens: &mut Sealed<'_>,
-        logins: &mut Sealed<'_>,
+        tokens: &mut SealedTable<'_>,
+        logins: &mut SealedTable<'_>,
         from: Option<[u8; 16]>,
-    ) -> Outcome<Option<[u8; 16]>> {
-        let now = self.calendar.now();
+    ) -> FileResult<Option<[u8; 16]>> {
+        let now = self.store_clock.now();
         let (mut ended, mut last, mut seen) = (Vec::new(), None, 0);
-        for entry in tokens.range::<&[u8; 16]>(&from.unwrap_or_default()..)?.take(PORTION) {
+        for entry in tokens.range::<&[u8; 16]>(&from.unwrap_or_default()..)?.take(BATCH_SIZE) {
             let (name, value) = entry?;
             seen += 1;
             last = Some(*name.value());
-            let Some((_, expires, sealed)) = parts(value.value()) else { continue };
-            let opened = self.open_token(name.value(), sealed);
+            let Some((_, expires, sealed)) = split_value(value.value()) else { continue };
+            let opened = self.unseal_token(name.value(), sealed);
             // One that another salt made may be of use again, until its time is over.
             let lives =
                 opened.as_ref().map_or(expires > now, |(_, kept)| self.memory.peek(&kept.id).is_some());
@@ -109,15 +113,17 @@ impl FileStore {
         for (name, kept) in ended {
             tokens.remove(&name)?;
             let Some(kept) = kept else { continue };
-            let login = self.keys.login(&kept.token.login);
+            let login = self.keys.login_name(&kept.token.login);
             let points_here = logins.get(&login.0)?.is_some_and(|sealed| {
-                let opened = self.keys.open(&place(b'l', &login.0), sealed.value());
-                opened.and_then(|(_, text)| KeptLogin::read(&text)).is_some_and(|login| login.id == kept.id)
+                let opened = self.keys.open(&seal_context(b'l', &login.0), sealed.value());
+                opened
+                    .and_then(|(_, text)| StoredLogin::decode(&text))
+                    .is_some_and(|login| login.id == kept.id)
             });
             if points_here {
                 logins.remove(&login.0)?;
             }
         }
-        Ok(last.filter(|_| seen == PORTION))
+        Ok(last.filter(|_| seen == BATCH_SIZE))
     }
 }

@@ -22,16 +22,16 @@ const RESPONSE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// One server, or a cluster of them; a cheap clone, and any number of commands may be under way.
 #[derive(Clone)]
-pub enum Connection {
+pub enum RedisConnection {
     One(MultiplexedConnection),
     Cluster(ClusterConnection),
 }
 
-impl ConnectionLike for Connection {
+impl ConnectionLike for RedisConnection {
     fn req_packed_command<'a>(&'a mut self, command: &'a Cmd) -> RedisFuture<'a, Value> {
         match self {
-            Connection::One(connection) => connection.req_packed_command(command),
-            Connection::Cluster(connection) => connection.req_packed_command(command),
+            RedisConnection::One(connection) => connection.req_packed_command(command),
+            RedisConnection::Cluster(connection) => connection.req_packed_command(command),
         }
     }
 
@@ -42,15 +42,15 @@ impl ConnectionLike for Connection {
         count: usize,
     ) -> RedisFuture<'a, Vec<Value>> {
         match self {
-            Connection::One(connection) => connection.req_packed_commands(pipeline, offset, count),
-            Connection::Cluster(connection) => connection.req_packed_commands(pipeline, offset, count),
+            RedisConnection::One(connection) => connection.req_packed_commands(pipeline, offset, count),
+            RedisConnection::Cluster(connection) => connection.req_packed_commands(pipeline, offset, count),
         }
     }
 
     fn get_db(&self) -> i64 {
         match self {
-            Connection::One(connection) => connection.get_db(),
-            Connection::Cluster(connection) => connection.get_db(),
+            RedisConnection::One(connection) => connection.get_db(),
+            RedisConnection::Cluster(connection) => connection.get_db(),
         }
     }
 }
@@ -58,8 +58,8 @@ impl ConnectionLike for Connection {
 /// Connects. `attempt` counts from 0, so that each begins with another Sentinel or node than the last one.
 ///
 /// Certificates are read each time, so that renewed ones are used.
-pub async fn connect(options: &RedisOptions, attempt: usize) -> RedisResult<Connection> {
-    let certificates = certificates(options).map_err(|problem| {
+pub async fn connect(options: &RedisOptions, attempt: usize) -> RedisResult<RedisConnection> {
+    let certificates = read_certificates(options).map_err(|problem| {
         redis::RedisError::from((redis::ErrorKind::InvalidClientConfig, "certificates", problem.to_string()))
     })?;
     let mut nodes = options.nodes.clone();
@@ -67,30 +67,31 @@ pub async fn connect(options: &RedisOptions, attempt: usize) -> RedisResult<Conn
     nodes.rotate_left(begin);
     match &options.topology {
         RedisTopology::Standalone => {
-            let info = address(&nodes[0]).into_connection_info()?.set_redis_settings(login(options));
-            let info = info.set_tcp_settings(tcp());
+            let info =
+                address(&nodes[0]).into_connection_info()?.set_redis_settings(connection_info(options));
+            let info = info.set_tcp_settings(tcp_settings());
             let client = match certificates {
                 Some(certificates) => Client::build_with_tls(info, certificates)?,
                 None => Client::open(info)?,
             };
-            client.get_multiplexed_async_connection_with_config(&patience()).await.map(Connection::One)
+            client.get_multiplexed_async_connection_with_config(&timeouts()).await.map(RedisConnection::One)
         }
         RedisTopology::Sentinel { master } => {
             let mut client = sentinel(options, &nodes, master, certificates)?.build()?;
-            client.get_async_connection_with_config(&patience()).await.map(Connection::One)
+            client.get_async_connection_with_config(&timeouts()).await.map(RedisConnection::One)
         }
         RedisTopology::Cluster => {
             let infos = nodes.iter().map(|node| {
                 Ok(address(node)
                     .into_connection_info()?
-                    .set_redis_settings(login(options))
-                    .set_tcp_settings(tcp()))
+                    .set_redis_settings(connection_info(options))
+                    .set_tcp_settings(tcp_settings()))
             });
             let infos = infos.collect::<RedisResult<Vec<_>>>()?;
             let mut builder = ClusterClientBuilder::new(infos)
                 .connection_timeout(CONNECT_TIMEOUT)
                 .response_timeout(RESPONSE_TIMEOUT)
-                .tcp_settings(tcp())
+                .tcp_settings(tcp_settings())
                 .retries(2);
             if let Some(username) = &options.username {
                 builder = builder.username(username);
@@ -101,7 +102,7 @@ pub async fn connect(options: &RedisOptions, attempt: usize) -> RedisResult<Conn
             if let Some(certificates) = certificates {
                 builder = builder.certs(certificates);
             }
-            builder.build()?.get_async_connection().await.map(Connection::Cluster)
+            builder.build()?.get_async_connection().await.map(RedisConnection::Cluster)
         }
     }
 }
@@ -115,8 +116,8 @@ fn sentinel(
     let mut builder =
         SentinelClientBuilder::new(nodes.iter().map(address), master, SentinelServerType::Master)?
             .set_client_to_redis_db(i64::from(options.database))
-            .set_client_to_redis_tcp_settings(tcp())
-            .set_client_to_sentinel_tcp_settings(tcp());
+            .set_client_to_redis_tcp_settings(tcp_settings())
+            .set_client_to_sentinel_tcp_settings(tcp_settings());
     if let Some(username) = &options.username {
         builder = builder.set_client_to_redis_username(username);
     }
@@ -146,7 +147,7 @@ fn address(node: &RedisNode) -> ConnectionAddr {
     }
 }
 
-fn login(options: &RedisOptions) -> RedisConnectionInfo {
+fn connection_info(options: &RedisOptions) -> RedisConnectionInfo {
     let mut login =
         RedisConnectionInfo::default().set_db(i64::from(options.database)).set_skip_set_lib_name();
     if let Some(username) = &options.username {
@@ -158,18 +159,18 @@ fn login(options: &RedisOptions) -> RedisConnectionInfo {
     login
 }
 
-fn tcp() -> TcpSettings {
+fn tcp_settings() -> TcpSettings {
     TcpSettings::default().set_nodelay(true)
 }
 
-fn patience() -> AsyncConnectionConfig {
+fn timeouts() -> AsyncConnectionConfig {
     AsyncConnectionConfig::new()
         .set_connection_timeout(Some(CONNECT_TIMEOUT))
         .set_response_timeout(Some(RESPONSE_TIMEOUT))
 }
 
 /// What `rediss://` needs; `None` for `redis://`.
-pub fn certificates(options: &RedisOptions) -> Result<Option<TlsCertificates>, Problem> {
+pub fn read_certificates(options: &RedisOptions) -> Result<Option<TlsCertificates>, Problem> {
     let read = |option: &str, path: &std::path::Path| {
         std::fs::read(path)
             .map_err(|error| Problem::new(option, format!("cannot read {}: {error}", path.display())))
@@ -189,8 +190,8 @@ pub fn certificates(options: &RedisOptions) -> Result<Option<TlsCertificates>, P
 }
 
 /// Tells whether such files can be used at all, before anybody is connected to.
-pub fn check(options: &RedisOptions) -> Result<(), Problem> {
-    let Some(certificates) = certificates(options)? else { return Ok(()) };
+pub fn check_certificates(options: &RedisOptions) -> Result<(), Problem> {
+    let Some(certificates) = read_certificates(options)? else { return Ok(()) };
     let unusable =
         |error: redis::RedisError| Problem::new("store.ca_file", format!("cannot be used: {error}"));
     let info = address(&options.nodes[0]).into_connection_info().map_err(unusable)?;

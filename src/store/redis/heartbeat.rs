@@ -11,78 +11,78 @@ use redis::cluster_routing::{RoutingInfo, SingleNodeRoutingInfo};
 use redis::{Value, cmd, from_redis_value, pipe};
 use tokio::time::{sleep, timeout};
 
-use crate::store::Stamp;
-use crate::store::redis::connection::{Connection, connect};
-use crate::store::redis::event_log::{Entries, Notices};
-use crate::store::redis::{Failed, Outcome, Session};
+use crate::store::Timestamp;
+use crate::store::redis::connection::{RedisConnection, connect};
+use crate::store::redis::event_log::{EventLog, StreamEntries};
+use crate::store::redis::{RedisSession, StoreCommandError, StoreCommandResult};
 
 /// Between two beats. What is revoked elsewhere ends here after this and a moment.
-const BEAT: Duration = Duration::from_millis(250);
+const HEARTBEAT_INTERVAL: Duration = Duration::from_millis(250);
 
 /// Between two attempts to connect.
-const AGAIN: Duration = Duration::from_millis(200);
+const RECONNECT_DELAY: Duration = Duration::from_millis(200);
 
 /// To find a server and log in, all together.
-const CONNECT: Duration = Duration::from_secs(3);
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// So many beats in a row must be missed: one may be a moment in which the machine did something else.
-const MISSES: usize = 2;
+const MAX_MISSED_HEARTBEATS: usize = 2;
 
 /// How often the whole log of notices is read again, for what came in out of order.
-const REREAD: Duration = Duration::from_secs(30);
+const REREAD_INTERVAL: Duration = Duration::from_secs(30);
 
-impl Session {
+impl RedisSession {
     /// Connects, beats until that fails, and again. Never ends.
-    pub(super) async fn beat_forever(&self) {
+    pub(super) async fn run_heartbeat(&self) {
         for attempt in 0.. {
-            match timeout(CONNECT, self.connected(attempt)).await {
-                Ok(Ok(connection)) => self.beat_on(connection).await,
-                Ok(Err(failed)) => *self.reason.borrow_mut() = failed.to_string(),
-                Err(_) => "it took too long to connect".clone_into(&mut self.reason.borrow_mut()),
+            match timeout(CONNECT_TIMEOUT, self.connect_and_sync(attempt)).await {
+                Ok(Ok(connection)) => self.watch_connection(connection).await,
+                Ok(Err(failed)) => *self.down_reason.borrow_mut() = failed.to_string(),
+                Err(_) => "it took too long to connect".clone_into(&mut self.down_reason.borrow_mut()),
             }
             self.connection.borrow_mut().take();
-            self.link.down();
-            self.tell(false);
-            sleep(AGAIN).await;
+            self.availability.mark_down();
+            self.report_state(false);
+            sleep(RECONNECT_DELAY).await;
         }
     }
 
     /// A connection, and everything known that the store has to say.
-    async fn connected(&self, attempt: usize) -> Outcome<Connection> {
+    async fn connect_and_sync(&self, attempt: usize) -> StoreCommandResult<RedisConnection> {
         let mut connection = connect(&self.options.redis, attempt).await?;
-        self.notices.borrow_mut().begin_anew();
-        self.beat(&mut connection).await?;
-        self.heal_log(&mut connection).await?;
+        self.event_log.borrow_mut().rewind();
+        self.poll_store(&mut connection).await?;
+        self.repair_log(&mut connection).await?;
         Ok(connection)
     }
 
-    async fn beat_on(&self, mut connection: Connection) {
+    async fn watch_connection(&self, mut connection: RedisConnection) {
         *self.connection.borrow_mut() = Some(connection.clone());
-        if !self.shared.memory.is_empty() {
+        if !self.context.memory.is_empty() {
             self.reconnected.notify_one();
         }
-        self.link.heard_from(self.shared.clock.now());
-        self.tell(true);
+        self.availability.mark_fresh(self.context.clock.now());
+        self.report_state(true);
         let mut misses = 0;
         let mut read_all = tokio::time::Instant::now();
         loop {
             tokio::select! {
-                () = sleep(if misses == 0 { BEAT } else { Duration::ZERO }) => {}
-                () = self.link.suspected() => {}
-                () = self.broken.notified() => return,
+                () = sleep(if misses == 0 { HEARTBEAT_INTERVAL } else { Duration::ZERO }) => {}
+                () = self.availability.check_requested() => {}
+                () = self.connection_lost.notified() => return,
             }
-            if read_all.elapsed() >= REREAD {
+            if read_all.elapsed() >= REREAD_INTERVAL {
                 read_all = tokio::time::Instant::now();
-                self.notices.borrow_mut().begin_anew();
+                self.event_log.borrow_mut().rewind();
             }
-            match self.beat(&mut connection).await {
+            match self.poll_store(&mut connection).await {
                 Ok(()) => {
                     misses = 0;
-                    self.link.heard_from(self.shared.clock.now());
+                    self.availability.mark_fresh(self.context.clock.now());
                 }
-                Err(Failed::Late) if misses + 1 < MISSES => misses += 1,
+                Err(StoreCommandError::Timeout) if misses + 1 < MAX_MISSED_HEARTBEATS => misses += 1,
                 Err(failed) => {
-                    *self.reason.borrow_mut() = failed.to_string();
+                    *self.down_reason.borrow_mut() = failed.to_string();
                     return;
                 }
             }
@@ -90,65 +90,73 @@ impl Session {
     }
 
     /// Asks what is new, and takes it to heart.
-    async fn beat(&self, connection: &mut Connection) -> Outcome<()> {
+    async fn poll_store(&self, connection: &mut RedisConnection) -> StoreCommandResult<()> {
         loop {
-            let (new, failed) = timeout(self.options.store.timeout, self.ask(connection))
+            let (new, failed) = timeout(self.options.store.timeout, self.read_new_entries(connection))
                 .await
-                .map_err(|_| Failed::Late)??;
-            let more = new.len() == Notices::PAGE || failed.len() == Notices::PAGE;
-            self.heed(new).await;
-            self.count(failed);
+                .map_err(|_| StoreCommandError::Timeout)??;
+            let more = new.len() == EventLog::PAGE || failed.len() == EventLog::PAGE;
+            self.apply_events(new).await;
+            self.apply_failures(failed);
             if !more {
                 break;
             }
         }
         let telling = async {
-            if self.notices.borrow().is_untold() {
-                self.heal_log(connection).await?;
+            if self.event_log.borrow().has_unpublished() {
+                self.repair_log(connection).await?;
             }
-            self.tell_failures(connection).await
+            self.publish_failures(connection).await
         };
-        timeout(self.options.store.timeout, telling).await.map_err(|_| Failed::Late)?
+        timeout(self.options.store.timeout, telling).await.map_err(|_| StoreCommandError::Timeout)?
     }
 
-    async fn ask(&self, connection: &mut Connection) -> Outcome<(Entries, Entries)> {
-        let (notices, failures) = (self.key("notices", ""), self.key("failures", ""));
-        let (from, since) = self.notices.borrow().positions(self.shared.calendar.now());
+    async fn read_new_entries(
+        &self,
+        connection: &mut RedisConnection,
+    ) -> StoreCommandResult<(StreamEntries, StreamEntries)> {
+        let (notices, failures) = (self.redis_key("notices", ""), self.redis_key("failures", ""));
+        let (from, since) = self.event_log.borrow().positions(self.context.store_clock.now());
         let (time, new, failed) = match connection {
-            Connection::One(one) => {
-                let (time, role, new, failed): ((u64, u64), Vec<Value>, Entries, Entries) = pipe()
-                    .cmd("TIME")
-                    .cmd("ROLE")
-                    .cmd("XRANGE")
-                    .arg((&notices, from, "+", "COUNT", Notices::PAGE))
-                    .cmd("XRANGE")
-                    .arg((&failures, since, "+", "COUNT", Notices::PAGE))
-                    .query_async(one)
-                    .await?;
-                is_primary(role)?;
+            RedisConnection::One(one) => {
+                let (time, role, new, failed): ((u64, u64), Vec<Value>, StreamEntries, StreamEntries) =
+                    pipe()
+                        .cmd("TIME")
+                        .cmd("ROLE")
+                        .cmd("XRANGE")
+                        .arg((&notices, from, "+", "COUNT", EventLog::PAGE))
+                        .cmd("XRANGE")
+                        .arg((&failures, since, "+", "COUNT", EventLog::PAGE))
+                        .query_async(one)
+                        .await?;
+                ensure_primary(role)?;
                 (time, new, failed)
             }
-            Connection::Cluster(cluster) => {
+            RedisConnection::Cluster(cluster) => {
                 let anyone = RoutingInfo::SingleNode(SingleNodeRoutingInfo::RandomPrimary);
                 let time = from_redis_value(cluster.route_command(cmd("TIME"), anyone).await?);
-                let new = range(cluster, &notices, &from).await?;
-                let failed = range(cluster, &failures, &since).await?;
+                let new = read_stream(cluster, &notices, &from).await?;
+                let failed = read_stream(cluster, &failures, &since).await?;
                 (time.map_err(redis::RedisError::from)?, new, failed)
             }
         };
         // The answer was true a moment ago; so this never runs ahead of the server's clock.
         let (seconds, micros) = time;
-        self.shared.calendar.tie(Stamp(seconds * 1000 + micros / 1000));
+        self.context.store_clock.set_now(Timestamp(seconds * 1000 + micros / 1000));
         Ok((new, failed))
     }
 }
 
-async fn range(connection: &mut impl ConnectionLike, key: &str, from: &str) -> Outcome<Entries> {
-    Ok(cmd("XRANGE").arg((key, from, "+", "COUNT", Notices::PAGE)).query_async(connection).await?)
+async fn read_stream(
+    connection: &mut impl ConnectionLike,
+    key: &str,
+    from: &str,
+) -> StoreCommandResult<StreamEntries> {
+    Ok(cmd("XRANGE").arg((key, from, "+", "COUNT", EventLog::PAGE)).query_async(connection).await?)
 }
 
 /// SECURITY: a server that follows another one may be behind it, and takes no writes.
-fn is_primary(role: Vec<Value>) -> Outcome<()> {
+fn ensure_primary(role: Vec<Value>) -> StoreCommandResult<()> {
     let word = role
         .into_iter()
         .next()
@@ -157,6 +165,8 @@ fn is_primary(role: Vec<Value>) -> Outcome<()> {
         .map_err(redis::RedisError::from)?;
     match word.as_deref() {
         Some("master") => Ok(()),
-        _ => Err(Failed::Redis((redis::ErrorKind::Client, "the server is not a primary one").into())),
+        _ => Err(StoreCommandError::Redis(
+            (redis::ErrorKind::Client, "the server is not a primary one").into(),
+        )),
     }
 }

@@ -4,49 +4,49 @@ use redis::aio::ConnectionLike;
 use redis::cluster_routing::{RoutingInfo, SingleNodeRoutingInfo};
 use redis::{Cmd, RedisResult, Value, cmd, from_redis_value};
 
-use crate::store::redis::connection::Connection;
-use crate::store::redis::{Outcome, Session};
-use crate::store::{Filter, Listing, TokenLine};
+use crate::store::redis::connection::RedisConnection;
+use crate::store::redis::{RedisSession, StoreCommandResult};
+use crate::store::{TokenFilter, TokenListing, TokenSummary};
 
 /// So many keys are looked at in one step, which holds up the server for less than a millisecond.
 const PAGE: usize = 500;
 
 /// Where to look for keys: the one server, or one of a cluster.
-enum Place {
-    Everywhere,
+enum ScanTarget {
+    Server,
     Node { host: String, port: u16 },
 }
 
-impl Session {
+impl RedisSession {
     /// Live tokens, whichever replica made them.
-    pub(super) async fn list(&self, filter: Filter) -> Outcome<Listing> {
+    pub(super) async fn list(&self, filter: TokenFilter) -> StoreCommandResult<TokenListing> {
         let mut connection = self.connection()?;
-        let mut listing = Listing::default();
-        for place in places(&mut connection).await? {
+        let mut listing = TokenListing::default();
+        for place in scan_targets(&mut connection).await? {
             let mut cursor = "0".to_owned();
             loop {
                 let mut scan = cmd("SCAN");
-                scan.arg((&cursor, "MATCH", self.key("t:", "*"), "COUNT", PAGE));
+                scan.arg((&cursor, "MATCH", self.redis_key("t:", "*"), "COUNT", PAGE));
                 let (next, keys): (String, Vec<String>) =
-                    from_redis_value(send(&mut connection, scan, &place).await?)
+                    from_redis_value(send_to(&mut connection, scan, &place).await?)
                         .map_err(redis::RedisError::from)?;
-                self.add_those(&mut connection, &keys, &filter, &mut listing).await?;
-                if next == "0" || listing.cut {
+                self.add_page(&mut connection, &keys, &filter, &mut listing).await?;
+                if next == "0" || listing.truncated {
                     break;
                 }
                 cursor = next;
             }
         }
-        Ok(listing.sorted())
+        Ok(listing.into_sorted())
     }
 
-    async fn add_those(
+    async fn add_page(
         &self,
-        connection: &mut Connection,
+        connection: &mut RedisConnection,
         keys: &[String],
-        filter: &Filter,
-        listing: &mut Listing,
-    ) -> Outcome<()> {
+        filter: &TokenFilter,
+        listing: &mut TokenListing,
+    ) -> StoreCommandResult<()> {
         if keys.is_empty() {
             return Ok(());
         }
@@ -54,32 +54,32 @@ impl Session {
         for (key, value) in keys.iter().zip(values) {
             // What another salt sealed is not ours to tell of.
             let Some(value) = value else { continue };
-            let Some(kept) = self.open_token(key, &value) else { continue };
-            if !self.lives(&kept) || !filter.wants(&kept.token.user) {
+            let Some(kept) = self.unseal_token(key, &value) else { continue };
+            if !self.is_live(&kept) || !filter.matches(&kept.token.user) {
                 continue;
             }
-            let mut line = TokenLine {
+            let mut line = TokenSummary {
                 user: kept.token.user,
                 fingerprint: kept.id.fingerprint(),
                 minted: kept.minted,
                 expires: kept.expires,
-                last_used: Session::last_used(&value),
+                last_used: RedisSession::last_used(&value),
             };
             // What is known here may be newer.
-            if let Some(here) = self.shared.memory.peek(&kept.id) {
-                line.last_used = line.last_used.max(self.shared.calendar.stamp(here.last_used()));
+            if let Some(here) = self.context.memory.peek(&kept.id) {
+                line.last_used = line.last_used.max(self.context.store_clock.timestamp(here.last_used()));
             }
             // A step of the search may show the same key again.
             if listing.tokens.last() != Some(&line) {
-                listing.add(line, filter);
+                listing.push(line, filter);
             }
         }
         Ok(())
     }
 }
 
-async fn places(connection: &mut Connection) -> Outcome<Vec<Place>> {
-    let Connection::Cluster(cluster) = connection else { return Ok(vec![Place::Everywhere]) };
+async fn scan_targets(connection: &mut RedisConnection) -> StoreCommandResult<Vec<ScanTarget>> {
+    let RedisConnection::Cluster(cluster) = connection else { return Ok(vec![ScanTarget::Server]) };
     let mut slots = cmd("CLUSTER");
     slots.arg("SLOTS");
     let anyone = RoutingInfo::SingleNode(SingleNodeRoutingInfo::RandomPrimary);
@@ -98,12 +98,12 @@ async fn places(connection: &mut Connection) -> Outcome<Vec<Place>> {
     }
     nodes.sort();
     nodes.dedup();
-    Ok(nodes.into_iter().map(|(host, port)| Place::Node { host, port }).collect())
+    Ok(nodes.into_iter().map(|(host, port)| ScanTarget::Node { host, port }).collect())
 }
 
-async fn send(connection: &mut Connection, command: Cmd, place: &Place) -> RedisResult<Value> {
+async fn send_to(connection: &mut RedisConnection, command: Cmd, place: &ScanTarget) -> RedisResult<Value> {
     match (connection, place) {
-        (Connection::Cluster(cluster), Place::Node { host, port }) => {
+        (RedisConnection::Cluster(cluster), ScanTarget::Node { host, port }) => {
             let node = SingleNodeRoutingInfo::ByAddress { host: host.clone(), port: *port };
             cluster.route_command(command, RoutingInfo::SingleNode(node)).await
         }

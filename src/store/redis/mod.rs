@@ -35,54 +35,54 @@ use tracing::{error, warn};
 use crate::base::clock::Clock;
 use crate::base::single_flight::SingleFlight;
 use crate::config::{Problem, RedisOptions, StoreOptions};
-use crate::store::driver::{Command, Link};
+use crate::store::driver::{Availability, Command};
 use crate::store::keys::StoreKeys;
 use crate::store::memory::MemoryStore;
 use crate::store::revocation::Revocations;
-use crate::store::time::Calendar;
+use crate::store::time::StoreClock;
 use crate::store::{LoginId, OnFailure, Seed, TokenId, TokenRecord, Unavailable};
 
-use connection::Connection;
-use event_log::Notices;
-use usage::Uses;
+use connection::RedisConnection;
+use event_log::EventLog;
+use usage::PendingUses;
 
 /// How to reach it, and how long to wait for it.
 #[derive(Clone)]
-pub struct Options {
+pub struct RedisStoreOptions {
     pub redis: RedisOptions,
     pub store: StoreOptions,
 }
 
 /// What belongs to the whole store.
-pub struct Shared {
+pub struct StoreContext {
     pub keys: StoreKeys,
     pub memory: Arc<MemoryStore>,
-    pub calendar: Arc<Calendar>,
+    pub store_clock: Arc<StoreClock>,
     pub clock: Clock,
 }
 
 /// A Redis that nobody has connected to yet.
 pub struct RedisStore {
-    options: Options,
-    shared: Shared,
+    options: RedisStoreOptions,
+    context: StoreContext,
 }
 
 /// Why a command has no result.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum Failed {
+pub(super) enum StoreCommandError {
     #[error("there is no connection")]
     NoConnection,
     #[error("{0}")]
     Redis(#[from] RedisError),
     #[error("no answer within store.timeout")]
-    Late,
+    Timeout,
     #[error("it was revoked while it was being made")]
-    Overtaken,
+    Revoked,
     #[error("what it holds cannot be read")]
     Unreadable,
 }
 
-type Outcome<T> = Result<T, Failed>;
+type StoreCommandResult<T> = Result<T, StoreCommandError>;
 
 /// Gives the login that stands at the key another token, unless somebody else did first; the token that it has then.
 /// `ARGV`: what was found there, what is to be there, for how many milliseconds.
@@ -101,25 +101,25 @@ if ARGV[2] ~= '' and tonumber(ARGV[2]) > redis.call('PTTL', KEYS[1]) then redis.
 return 1";
 
 /// A connected store, on its thread.
-struct Session {
-    options: Options,
-    shared: Shared,
-    link: Arc<Link>,
+struct RedisSession {
+    options: RedisStoreOptions,
+    context: StoreContext,
+    availability: Arc<Availability>,
     up: Gauge,
     on_failure: OnFailure,
-    connection: RefCell<Option<Connection>>,
+    connection: RefCell<Option<RedisConnection>>,
     /// The connection is of no use any more: another one is needed, now.
-    broken: Notify,
+    connection_lost: Notify,
     /// Another connection than the first one was made: the server may have lost something.
     reconnected: Notify,
     /// Why, for the log.
-    reason: RefCell<String>,
+    down_reason: RefCell<String>,
     was_up: Cell<bool>,
     revocations: RefCell<Revocations>,
     /// How often tokens were ended here.
-    endings: Cell<u64>,
-    notices: RefCell<Notices>,
-    uses: RefCell<Uses>,
+    revocation_count: Cell<u64>,
+    event_log: RefCell<EventLog>,
+    pending_uses: RefCell<PendingUses>,
     fetches: SingleFlight<TokenId, Result<Option<Arc<TokenRecord>>, Unavailable>>,
     mints: SingleFlight<LoginId, Result<Seed, Unavailable>>,
     claim: Script,
@@ -128,34 +128,34 @@ struct Session {
 
 impl RedisStore {
     /// Looks at the files that the options name.
-    pub fn new(options: Options, shared: Shared) -> Result<RedisStore, Problem> {
-        connection::check(&options.redis)?;
-        Ok(RedisStore { options, shared })
+    pub fn new(options: RedisStoreOptions, shared: StoreContext) -> Result<RedisStore, Problem> {
+        connection::check_certificates(&options.redis)?;
+        Ok(RedisStore { options, context: shared })
     }
 
     /// Serves commands until nobody can send one any more. Must run on a `LocalSet`.
     pub async fn serve(
         self,
         mut commands: mpsc::Receiver<Command>,
-        link: Arc<Link>,
+        link: Arc<Availability>,
         up: Gauge,
         on_failure: OnFailure,
     ) {
-        let session = Rc::new(Session {
-            uses: RefCell::new(Uses::new(self.shared.clock.now())),
+        let session = Rc::new(RedisSession {
+            pending_uses: RefCell::new(PendingUses::new(self.context.clock.now())),
             options: self.options,
-            shared: self.shared,
-            link,
+            context: self.context,
+            availability: link,
             up,
             on_failure,
             connection: RefCell::default(),
-            broken: Notify::new(),
+            connection_lost: Notify::new(),
             reconnected: Notify::new(),
-            reason: RefCell::default(),
+            down_reason: RefCell::default(),
             was_up: Cell::new(true),
             revocations: RefCell::default(),
-            endings: Cell::default(),
-            notices: RefCell::default(),
+            revocation_count: Cell::default(),
+            event_log: RefCell::default(),
             fetches: SingleFlight::new(Err(Unavailable)),
             mints: SingleFlight::new(Err(Unavailable)),
             claim: Script::new(CLAIM),
@@ -163,67 +163,69 @@ impl RedisStore {
         });
         let serving = async {
             while let Some(command) = commands.recv().await {
-                session.take(command);
+                session.dispatch(command);
             }
         };
         tokio::select! {
             () = serving => {}
-            () = session.beat_forever() => {}
-            () = session.note_uses_forever() => {}
+            () = session.run_heartbeat() => {}
+            () = session.run_usage_writer() => {}
         }
         // What was used since is told, so that it does not idle out. A store that does not answer now has had its chance.
-        let _ = timeout(Duration::from_secs(1), session.note_uses()).await;
+        let _ = timeout(Duration::from_secs(1), session.write_uses()).await;
     }
 }
 
-impl Session {
-    fn take(self: &Rc<Session>, command: Command) {
+impl RedisSession {
+    fn dispatch(self: &Rc<RedisSession>, command: Command) {
         let session = Rc::clone(self);
         match command {
             Command::Fetch { id, salt, reply } => {
                 if let Some(leader) = self.fetches.join(id, reply) {
-                    spawn_local(async move { leader.finish(session.judged(session.fetch(id, salt).await)) });
+                    spawn_local(async move {
+                        leader.finish(session.handle_failure(session.fetch(id, salt).await))
+                    });
                 }
             }
             Command::Mint { token, seed, id, reply } => {
                 if let Some(leader) = self.mints.join(token.login, reply) {
-                    let endings = self.endings.get();
+                    let endings = self.revocation_count.get();
                     spawn_local(async move {
-                        leader.finish(session.judged(session.mint(token, seed, id, endings).await));
+                        leader.finish(session.handle_failure(session.mint(token, seed, id, endings).await));
                     });
                 }
             }
             Command::SetUpstreamKey { id, key, reply } => {
-                spawn_local(
-                    async move { reply.send(session.judged(session.set_upstream_key(id, key).await)) },
-                );
+                spawn_local(async move {
+                    reply.send(session.handle_failure(session.set_upstream_key(id, key).await))
+                });
             }
             Command::Revoke { what, reply } => {
-                self.endings.set(self.endings.get() + 1);
-                spawn_local(async move { reply.send(session.judged(session.revoke(what).await)) });
+                self.revocation_count.set(self.revocation_count.get() + 1);
+                spawn_local(async move { reply.send(session.handle_failure(session.revoke(what).await)) });
             }
             Command::List { filter, reply } => {
-                spawn_local(async move { reply.send(session.judged(session.list(filter).await)) });
+                spawn_local(async move { reply.send(session.handle_failure(session.list(filter).await)) });
             }
-            Command::SaltUses { reply } => {
-                spawn_local(async move { reply.send(session.judged(session.salt_uses().await)) });
+            Command::SaltUsage { reply } => {
+                spawn_local(async move { reply.send(session.handle_failure(session.salt_usage().await)) });
             }
-            Command::NoteSaltUse { salt, user } => {
-                let user = self.shared.keys.user(&user);
-                self.uses.borrow_mut().salt(salt, user, self.shared.calendar.now());
+            Command::RecordSaltUse { salt, user } => {
+                let user = self.context.keys.hashed_user(&user);
+                self.pending_uses.borrow_mut().add_salt_use(salt, user, self.context.store_clock.now());
             }
-            Command::Failure(failure) => self.notices.borrow_mut().failed(failure),
+            Command::Failure(failure) => self.event_log.borrow_mut().add_failure(failure),
         }
     }
 
-    fn judged<T>(&self, outcome: Outcome<T>) -> Result<T, Unavailable> {
+    fn handle_failure<T>(&self, outcome: StoreCommandResult<T>) -> Result<T, Unavailable> {
         outcome.map_err(|failed| {
             match &failed {
-                Failed::Redis(error) if is_lost(error) => self.lose(error),
+                StoreCommandError::Redis(error) if is_connection_error(error) => self.drop_connection(error),
                 // Whether that was a moment or the end is for the next beat to tell.
-                Failed::Late => self.link.suspect(),
-                Failed::NoConnection | Failed::Overtaken => {}
-                Failed::Redis(_) | Failed::Unreadable => {
+                StoreCommandError::Timeout => self.availability.request_check(),
+                StoreCommandError::NoConnection | StoreCommandError::Revoked => {}
+                StoreCommandError::Redis(_) | StoreCommandError::Unreadable => {
                     warn!("the token store cannot do what it is asked for: {failed}");
                 }
             }
@@ -232,41 +234,44 @@ impl Session {
     }
 
     /// The result of a command, if it comes in time.
-    async fn query<T: FromRedisValue>(&self, command: &Cmd) -> Outcome<T> {
+    async fn query<T: FromRedisValue>(&self, command: &Cmd) -> StoreCommandResult<T> {
         let mut connection = self.connection()?;
-        self.in_time(command.query_async(&mut connection)).await
+        self.with_timeout(command.query_async(&mut connection)).await
     }
 
     /// Each step of an operation has its own time: a store that is slow, but in time, does all there is to do; one that does
     /// not answer is found out at the first step.
-    async fn in_time<T>(&self, step: impl Future<Output = Result<T, RedisError>>) -> Outcome<T> {
-        Ok(timeout(self.options.store.timeout, step).await.map_err(|_| Failed::Late)??)
+    async fn with_timeout<T>(
+        &self,
+        step: impl Future<Output = Result<T, RedisError>>,
+    ) -> StoreCommandResult<T> {
+        Ok(timeout(self.options.store.timeout, step).await.map_err(|_| StoreCommandError::Timeout)??)
     }
 
-    fn connection(&self) -> Outcome<Connection> {
-        self.connection.borrow().clone().ok_or(Failed::NoConnection)
+    fn connection(&self) -> StoreCommandResult<RedisConnection> {
+        self.connection.borrow().clone().ok_or(StoreCommandError::NoConnection)
     }
 
     /// The connection is of no use any more. A cluster's knows by itself which server is; losing all for the sake of one
     /// would be worse, and the next beat tells whether it is about all.
-    fn lose(&self, error: &RedisError) {
-        if matches!(*self.connection.borrow(), Some(Connection::Cluster(_))) {
-            self.link.suspect();
+    fn drop_connection(&self, error: &RedisError) {
+        if matches!(*self.connection.borrow(), Some(RedisConnection::Cluster(_))) {
+            self.availability.request_check();
             return;
         }
         if self.connection.borrow_mut().take().is_some() {
-            *self.reason.borrow_mut() = error.to_string();
-            self.link.down();
-            self.broken.notify_one();
+            *self.down_reason.borrow_mut() = error.to_string();
+            self.availability.mark_down();
+            self.connection_lost.notify_one();
         }
     }
 
-    fn key(&self, kind: &str, name: impl std::fmt::Display) -> String {
+    fn redis_key(&self, kind: &str, name: impl std::fmt::Display) -> String {
         format!("{}{kind}{name}", self.options.redis.prefix)
     }
 
     /// What is to be said once, when it becomes true.
-    fn tell(&self, up: bool) {
+    fn report_state(&self, up: bool) {
         self.up.set(i64::from(up));
         if self.was_up.replace(up) == up {
             return;
@@ -274,7 +279,7 @@ impl Session {
         if up {
             tracing::info!("the token store answers again");
         } else {
-            let reason = self.reason.borrow();
+            let reason = self.down_reason.borrow();
             error!(
                 max_stale = ?self.options.store.max_stale,
                 "the token store does not answer: {reason}. Tokens that are known here go on working for so long; others \
@@ -285,7 +290,7 @@ impl Session {
 }
 
 /// Whether another connection might do what this one does not: it broke, or leads to a server that is none any more.
-fn is_lost(error: &RedisError) -> bool {
+fn is_connection_error(error: &RedisError) -> bool {
     use redis::ErrorKind;
     error.is_io_error()
         || error.is_unrecoverable_error()

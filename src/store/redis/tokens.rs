@@ -8,158 +8,173 @@ use tracing::error;
 use zeroize::Zeroizing;
 
 use crate::base::secret::Secret;
-use crate::store::keys::Name;
-use crate::store::redis::event_log::Notice;
-use crate::store::redis::{Failed, Outcome, Session};
-use crate::store::wire::{KeptLogin, KeptToken};
-use crate::store::{NewToken, Seed, Stamp, TokenId, TokenRecord};
+use crate::store::keys::RecordName;
+use crate::store::redis::event_log::StoreEvent;
+use crate::store::redis::{RedisSession, StoreCommandError, StoreCommandResult};
+use crate::store::wire::{StoredLogin, StoredToken};
+use crate::store::{NewToken, Seed, Timestamp, TokenId, TokenRecord};
 
 /// Before what is sealed stands when the token was last used, which may change while the rest does not.
-const STAMP: usize = 8;
+const LAST_USED_LENGTH: usize = 8;
 
 /// A login as it was found: what it says, and the very bytes, to compare by.
 #[derive(Default)]
 pub(super) struct FoundLogin {
-    login: Option<KeptLogin>,
+    login: Option<StoredLogin>,
     bytes: Vec<u8>,
 }
 
-impl Session {
+impl RedisSession {
     /// The token, if it lives. It is remembered here.
-    pub(super) async fn fetch(&self, id: TokenId, salt: u8) -> Outcome<Option<Arc<TokenRecord>>> {
-        let Some(kept) = self.living(&id, salt).await? else { return Ok(None) };
-        Ok(Some(self.shared.memory.put_found(id, self.record(kept, salt))))
+    pub(super) async fn fetch(&self, id: TokenId, salt: u8) -> StoreCommandResult<Option<Arc<TokenRecord>>> {
+        let Some(kept) = self.live_token(&id, salt).await? else { return Ok(None) };
+        Ok(Some(self.context.memory.insert_fetched(id, self.token_record(kept, salt))))
     }
 
     /// The login's token: the one that it has, or this one. `endings` is how often tokens had been ended when it was asked for.
-    pub(super) async fn mint(&self, token: NewToken, seed: Seed, id: TokenId, endings: u64) -> Outcome<Seed> {
-        let found = self.login(&token).await?;
-        if let Some(seed) = self.taken_over(&found, &token).await? {
+    pub(super) async fn mint(
+        &self,
+        token: NewToken,
+        seed: Seed,
+        id: TokenId,
+        endings: u64,
+    ) -> StoreCommandResult<Seed> {
+        let found = self.read_login(&token).await?;
+        if let Some(seed) = self.reuse_token(&found, &token).await? {
             return Ok(seed);
         }
         // SECURITY: what was ended since counts, although the token would be younger than that: its login was proven before.
-        if self.endings.get() != endings {
-            return Err(Failed::Overtaken);
+        if self.revocation_count.get() != endings {
+            return Err(StoreCommandError::Revoked);
         }
-        let minted = self.minting_time(&token, &id);
-        let expires = Stamp(minted.0.saturating_add(millis(self.ttl())));
-        let kept = KeptToken { id, seed, minted, expires, token };
-        self.write(&kept, SetExpiry::PX(self.keep_for(expires)), false).await?;
-        let now = self.claim(&kept, &found).await?;
-        if now.login == Some(KeptLogin { seed, id }) {
-            self.remember(kept)?;
+        let minted = self.mint_time(&token, &id);
+        let expires = Timestamp(minted.0.saturating_add(millis(self.ttl())));
+        let kept = StoredToken { id, seed, minted, expires, token };
+        self.write(&kept, SetExpiry::PX(self.expiry_millis(expires)), false).await?;
+        let now = self.claim_login(&kept, &found).await?;
+        if now.login == Some(StoredLogin { seed, id }) {
+            self.cache_minted(kept)?;
             return Ok(seed);
         }
         // Another replica was faster. Nobody has been given the token that was made here.
         let _: u64 = self.query(cmd("DEL").arg(self.token_key(0, &id))).await?;
-        self.taken_over(&now, &kept.token).await?.ok_or(Failed::Unreadable)
+        self.reuse_token(&now, &kept.token).await?.ok_or(StoreCommandError::Unreadable)
     }
 
     /// The seed of the token that the login has already, if that may still be handed out.
-    async fn taken_over(&self, found: &FoundLogin, token: &NewToken) -> Outcome<Option<Seed>> {
+    async fn reuse_token(&self, found: &FoundLogin, token: &NewToken) -> StoreCommandResult<Option<Seed>> {
         let Some(login) = found.login else { return Ok(None) };
-        let Some(mut kept) = self.living(&login.id, 0).await? else { return Ok(None) };
+        let Some(mut kept) = self.live_token(&login.id, 0).await? else { return Ok(None) };
         if token.upstream_key.is_some() && token.upstream_key != kept.token.upstream_key {
             kept.token.upstream_key.clone_from(&token.upstream_key);
             self.rewrite(&kept, 0).await?;
         }
-        if !self.shared.memory.may_be_handed_out(&self.record(kept.clone(), 0)) {
+        if !self.context.memory.can_be_issued(&self.token_record(kept.clone(), 0)) {
             return Ok(None);
         }
-        self.remember(kept)?;
+        self.cache_minted(kept)?;
         Ok(Some(login.seed))
     }
 
     /// SECURITY: looked at once more, as time has passed since it was found or made: what was revoked meanwhile has been
     /// searched for in memory already.
-    fn remember(&self, kept: KeptToken) -> Outcome<()> {
-        if !self.lives(&kept) {
-            return Err(Failed::Overtaken);
+    fn cache_minted(&self, kept: StoredToken) -> StoreCommandResult<()> {
+        if !self.is_live(&kept) {
+            return Err(StoreCommandError::Revoked);
         }
-        self.shared.memory.put_minted(kept.id, self.record(kept, 0));
+        self.context.memory.insert_minted(kept.id, self.token_record(kept, 0));
         Ok(())
     }
 
     /// Has the backend shown another key instead of the token; nothing happens if it lives no more.
-    pub(super) async fn set_upstream_key(&self, id: TokenId, key: Secret) -> Outcome<()> {
-        for salt in (0..).take(self.shared.keys.salts().count()) {
-            let Some(mut kept) = self.living(&id, salt).await? else { continue };
+    pub(super) async fn set_upstream_key(&self, id: TokenId, key: Secret) -> StoreCommandResult<()> {
+        for salt in (0..).take(self.context.keys.salt_names().count()) {
+            let Some(mut kept) = self.live_token(&id, salt).await? else { continue };
             kept.token.upstream_key = Some(key.clone());
             self.rewrite(&kept, salt).await?;
-            self.shared.memory.set_upstream_key(&id, key);
+            self.context.memory.set_upstream_key(&id, key);
             break;
         }
         Ok(())
     }
 
     /// Writes a living token anew, and has other replicas forget what they know of it.
-    async fn rewrite(&self, kept: &KeptToken, salt: u8) -> Outcome<()> {
-        self.write_as(kept, salt, SetExpiry::KEEPTTL, true).await?;
-        self.publish(&Notice::Changed(kept.id)).await.map(drop)
+    async fn rewrite(&self, kept: &StoredToken, salt: u8) -> StoreCommandResult<()> {
+        self.write_token(kept, salt, SetExpiry::KEEPTTL, true).await?;
+        self.publish(&StoreEvent::Changed(kept.id)).await.map(drop)
     }
 
     /// The token, if it is there, its time is not over, and it was not revoked.
-    async fn living(&self, id: &TokenId, salt: u8) -> Outcome<Option<KeptToken>> {
+    async fn live_token(&self, id: &TokenId, salt: u8) -> StoreCommandResult<Option<StoredToken>> {
         let key = self.token_key(salt, id);
         let value: Option<Vec<u8>> = self.query(cmd("GET").arg(&key)).await?;
         let Some(value) = value else { return Ok(None) };
-        let Some(kept) = self.open_token(&key, &value) else {
+        let Some(kept) = self.unseal_token(&key, &value) else {
             // SECURITY: neither a yes nor a no. It was changed, or written by a version that is yet to come.
             error!("a token in the store cannot be opened");
-            return Err(Failed::Unreadable);
+            return Err(StoreCommandError::Unreadable);
         };
-        Ok(self.lives(&kept).then_some(kept))
+        Ok(self.is_live(&kept).then_some(kept))
     }
 
     /// SECURITY: what the store says is not all: a token that came back with a failover may have been revoked.
-    pub(super) fn lives(&self, kept: &KeptToken) -> bool {
-        let revoked = self.revocations.borrow().last_about(&kept.id, &kept.token.user);
-        self.shared.calendar.now() < kept.expires && kept.minted > revoked
+    pub(super) fn is_live(&self, kept: &StoredToken) -> bool {
+        let revoked = self.revocations.borrow().latest_covering(&kept.id, &kept.token.user);
+        self.context.store_clock.now() < kept.expires && kept.minted > revoked
     }
 
     /// Now, but after whatever ended all tokens of its sort.
-    fn minting_time(&self, token: &NewToken, id: &TokenId) -> Stamp {
-        let revoked = self.revocations.borrow().last_about(id, &token.user);
-        self.shared.calendar.now().max(Stamp(revoked.0 + 1))
+    fn mint_time(&self, token: &NewToken, id: &TokenId) -> Timestamp {
+        let revoked = self.revocations.borrow().latest_covering(id, &token.user);
+        self.context.store_clock.now().max(Timestamp(revoked.0 + 1))
     }
 
-    async fn login(&self, token: &NewToken) -> Outcome<FoundLogin> {
+    async fn read_login(&self, token: &NewToken) -> StoreCommandResult<FoundLogin> {
         let key = self.login_key(token);
         let bytes: Option<Vec<u8>> = self.query(cmd("GET").arg(&key)).await?;
-        Ok(self.open_login(&key, bytes.unwrap_or_default()))
+        Ok(self.unseal_login(&key, bytes.unwrap_or_default()))
     }
 
     /// Points the login to a token, unless it points elsewhere by now; where it points then.
-    pub(super) async fn claim(&self, kept: &KeptToken, found: &FoundLogin) -> Outcome<FoundLogin> {
+    pub(super) async fn claim_login(
+        &self,
+        kept: &StoredToken,
+        found: &FoundLogin,
+    ) -> StoreCommandResult<FoundLogin> {
         let key = self.login_key(&kept.token);
-        let login = KeptLogin { seed: kept.seed, id: kept.id };
-        let sealed = self.shared.keys.seal(0, key.as_bytes(), &login.write());
+        let login = StoredLogin { seed: kept.seed, id: kept.id };
+        let sealed = self.context.keys.seal(0, key.as_bytes(), &login.encode());
         let mut connection = self.connection()?;
         let mut script = self.claim.key(&key);
         script.arg(&found.bytes).arg(sealed).arg(millis(self.ttl()));
-        let bytes: Vec<u8> = self.in_time(script.invoke_async(&mut connection)).await?;
-        Ok(self.open_login(&key, bytes))
+        let bytes: Vec<u8> = self.with_timeout(script.invoke_async(&mut connection)).await?;
+        Ok(self.unseal_login(&key, bytes))
     }
 
     /// One that cannot be opened is none: it is replaced, by a token that can.
-    fn open_login(&self, key: &str, bytes: Vec<u8>) -> FoundLogin {
-        let opened = self.shared.keys.open(key.as_bytes(), &bytes);
-        FoundLogin { login: opened.and_then(|(_, text)| KeptLogin::read(&text)), bytes }
+    fn unseal_login(&self, key: &str, bytes: Vec<u8>) -> FoundLogin {
+        let opened = self.context.keys.open(key.as_bytes(), &bytes);
+        FoundLogin { login: opened.and_then(|(_, text)| StoredLogin::decode(&text)), bytes }
     }
 
-    async fn write(&self, kept: &KeptToken, expiry: SetExpiry, only_if_there: bool) -> Outcome<()> {
-        self.write_as(kept, 0, expiry, only_if_there).await
-    }
-
-    async fn write_as(
+    async fn write(
         &self,
-        kept: &KeptToken,
+        kept: &StoredToken,
+        expiry: SetExpiry,
+        only_if_there: bool,
+    ) -> StoreCommandResult<()> {
+        self.write_token(kept, 0, expiry, only_if_there).await
+    }
+
+    async fn write_token(
+        &self,
+        kept: &StoredToken,
         salt: u8,
         expiry: SetExpiry,
         only_if_there: bool,
-    ) -> Outcome<()> {
+    ) -> StoreCommandResult<()> {
         let key = self.token_key(salt, &kept.id);
-        let value = self.value_of(kept, salt, &key);
+        let value = self.seal_token(kept, salt, &key);
         let mut options = SetOptions::default().with_expiration(expiry);
         if only_if_there {
             options = options.conditional_set(redis::ExistenceCheck::XX);
@@ -168,49 +183,50 @@ impl Session {
     }
 
     /// The value of a token that is used just now.
-    pub(super) fn value_of(&self, kept: &KeptToken, salt: u8, key: &str) -> Vec<u8> {
-        let sealed = self.shared.keys.seal(salt, key.as_bytes(), &kept.write());
-        let used = self.shared.calendar.now().max(kept.minted);
+    pub(super) fn seal_token(&self, kept: &StoredToken, salt: u8, key: &str) -> Vec<u8> {
+        let sealed = self.context.keys.seal(salt, key.as_bytes(), &kept.encode());
+        let used = self.context.store_clock.now().max(kept.minted);
         [&used.0.to_be_bytes()[..], &sealed].concat()
     }
 
     /// The token in a value, whichever salt sealed it.
-    pub(super) fn open_token(&self, key: &str, value: &[u8]) -> Option<KeptToken> {
-        let sealed = value.get(STAMP..)?;
-        let (_, text): (u8, Zeroizing<Vec<u8>>) = self.shared.keys.open(key.as_bytes(), sealed)?;
-        KeptToken::read(&text)
+    pub(super) fn unseal_token(&self, key: &str, value: &[u8]) -> Option<StoredToken> {
+        let sealed = value.get(LAST_USED_LENGTH..)?;
+        let (_, text): (u8, Zeroizing<Vec<u8>>) = self.context.keys.open(key.as_bytes(), sealed)?;
+        StoredToken::decode(&text)
     }
 
     /// When the token in a value was last used, as far as was told.
-    pub(super) fn last_used(value: &[u8]) -> Stamp {
-        value.first_chunk().map_or(Stamp::default(), |bytes| Stamp(u64::from_be_bytes(*bytes)))
+    pub(super) fn last_used(value: &[u8]) -> Timestamp {
+        value.first_chunk().map_or(Timestamp::default(), |bytes| Timestamp(u64::from_be_bytes(*bytes)))
     }
 
     /// Looking it up is a use.
-    fn record(&self, kept: KeptToken, salt: u8) -> TokenRecord {
-        let expires = self.shared.calendar.tick(kept.expires);
-        TokenRecord::new(kept.token, kept.seed, kept.minted, self.shared.clock.now(), expires).with_salt(salt)
+    fn token_record(&self, kept: StoredToken, salt: u8) -> TokenRecord {
+        let expires = self.context.store_clock.tick(kept.expires);
+        TokenRecord::new(kept.token, kept.seed, kept.minted, self.context.clock.now(), expires)
+            .with_salt(salt)
     }
 
     pub(super) fn token_key(&self, salt: u8, id: &TokenId) -> String {
-        self.key("t:", self.shared.keys.token(salt, id))
+        self.redis_key("t:", self.context.keys.token_name(salt, id))
     }
 
     fn login_key(&self, token: &NewToken) -> String {
-        let name: Name = self.shared.keys.login(&token.login);
-        self.key("l:", name)
+        let name: RecordName = self.context.keys.login_name(&token.login);
+        self.redis_key("l:", name)
     }
 
     pub(super) fn ttl(&self) -> Duration {
-        self.shared.memory.limits().ttl
+        self.context.memory.limits().ttl
     }
 
     /// How many milliseconds the store keeps a token that was used just now. Uses are told with a delay, so one that may
     /// idle out is given that much more.
-    pub(super) fn keep_for(&self, expires: Stamp) -> u64 {
-        let left = expires.0.saturating_sub(self.shared.calendar.now().0).max(1);
-        let idle = self.shared.memory.limits().idle_ttl;
-        idle.map_or(left, |idle| left.min(millis(idle + self.use_interval())))
+    pub(super) fn expiry_millis(&self, expires: Timestamp) -> u64 {
+        let left = expires.0.saturating_sub(self.context.store_clock.now().0).max(1);
+        let idle = self.context.memory.limits().idle_ttl;
+        idle.map_or(left, |idle| left.min(millis(idle + self.token_write_interval())))
     }
 }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use timbr_gateway::base::secret::Secret;
 use timbr_gateway::base::user_name::UserName;
-use timbr_gateway::store::{Filter, Revocation};
+use timbr_gateway::store::{Revocation, TokenFilter};
 
 use crate::support::bearer::SALT;
 use crate::support::stores::{Ground, id_of, new_token};
@@ -13,8 +13,8 @@ use crate::support::wait_until;
 
 const OTHER_SALT: &str = "d6HnHQJy2nl1YqLeN0dZlmaIHvVkAx2gRUbDUr3lKEE=";
 
-fn filter(user: Option<&str>, most: usize) -> Filter {
-    Filter { user: user.map(|user| UserName::parse(user.as_bytes()).expect("valid")), most }
+fn filter(user: Option<&str>, most: usize) -> TokenFilter {
+    TokenFilter { user: user.map(|user| UserName::parse(user.as_bytes()).expect("valid")), limit: most }
 }
 
 /// All of it for each kind: starting servers takes longer than asking them.
@@ -113,7 +113,7 @@ fn live_tokens_are_listed(ground: &Ground) {
     assert_eq!(list(filter(None, 10)).tokens, [], "{}: what was revoked is not shown", ground.name());
     let ids: Vec<_> = (1..=5).map(|n| replica.mint(&format!("listed-{n}"), n).expect("minted")).collect();
     let all = list(filter(None, 10));
-    assert!(!all.cut && all.tokens.len() == 5, "{}: {all:?}", ground.name());
+    assert!(!all.truncated && all.tokens.len() == 5, "{}: {all:?}", ground.name());
     assert!(
         all.tokens.iter().all(|line| line.minted < line.expires && line.last_used >= line.minted),
         "{all:?}"
@@ -122,7 +122,7 @@ fn live_tokens_are_listed(ground: &Ground) {
     assert_eq!(one.tokens.len(), 1);
     assert_eq!((one.tokens[0].user.as_str(), one.tokens[0].fingerprint), ("listed-3", ids[2].fingerprint()));
     let some = list(filter(None, 3));
-    assert!(some.cut && some.tokens.len() == 3, "{}: {some:?}", ground.name());
+    assert!(some.truncated && some.tokens.len() == 3, "{}: {some:?}", ground.name());
 }
 
 fn who_was_ended_gets_nothing_for_a_login_of_before(ground: &Ground) {
@@ -130,15 +130,15 @@ fn who_was_ended_gets_nothing_for_a_login_of_before(ground: &Ground) {
     let store = replica.store();
     let users = |user: &str| HashSet::from([user.to_owned()]);
     let first = replica.mint("ended", 1).expect("minted");
-    let before = store.proof(0);
-    store.end_of(&users("ended"));
+    let before = store.proof_for(0);
+    store.revoke_users(&users("ended"));
     wait_until("it has ended", || !replica.lives(&first));
     assert!(replica.mint_proven("ended", 2, before).is_err(), "{}: it was verified before", ground.name());
     wait_until("a login of afterwards counts", || replica.mint("ended", 3).is_ok());
     // Whichever of both comes first.
     for round in 0..20 {
         let user = format!("ended-{round}");
-        let proof = store.proof(0);
+        let proof = store.proof_for(0);
         let minted = std::thread::scope(|scope| {
             let minting = scope.spawn(|| {
                 let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
@@ -148,7 +148,7 @@ fn who_was_ended_gets_nothing_for_a_login_of_before(ground: &Ground) {
             if round % 2 == 0 {
                 std::thread::yield_now();
             }
-            store.end_of(&users(&user));
+            store.revoke_users(&users(&user));
             minting.join().expect("no panic")
         });
         if minted.is_ok() {
@@ -157,11 +157,11 @@ fn who_was_ended_gets_nothing_for_a_login_of_before(ground: &Ground) {
     }
     let other = if ground.is_shared() { &ground.open() } else { &replica };
     let anybody = other.mint("anybody", 1).expect("minted");
-    let before = other.store().proof(0);
-    other.store().only_verifier(1);
-    other.store().end_all();
+    let before = other.store().proof_for(0);
+    other.store().set_verifier(1);
+    other.store().revoke_all();
     wait_until("it ends everywhere", || !other.lives(&anybody) && !replica.lives(&anybody));
-    for late in [before, other.store().proof(0)] {
+    for late in [before, other.store().proof_for(0)] {
         assert!(other.mint_proven("anybody", 2, late).is_err(), "{}: by the verifier before", ground.name());
     }
 }
@@ -179,7 +179,7 @@ fn threads_that_mint_for_one_login_at_once_agree(ground: &Ground) {
                             .enable_all()
                             .build()
                             .expect("a runtime");
-                        let (new, proof) = (new_token(user, None), store.proof(0));
+                        let (new, proof) = (new_token(user, None), store.proof_for(0));
                         runtime.block_on(store.insert(new, [n; 20], proof, |seed| id_of(user, seed)))
                     })
                 })
@@ -236,18 +236,18 @@ fn users_of_salts_are_counted(ground: &Ground) {
     let replica = ground.open_with(&salts);
     let user = |name: &str| UserName::parse(name.as_bytes()).expect("valid");
     for name in ["alice", "bob", "alice"] {
-        replica.store().note_salt_use(1, &user(name));
+        replica.store().record_salt_use(1, &user(name));
     }
-    let uses = || replica.block_on(replica.store().salt_uses(&[0, 1])).expect("it answers");
+    let uses = || replica.block_on(replica.store().salt_usage(&[0, 1])).expect("it answers");
     wait_until("both users are counted", || uses()[1].users == 2);
-    assert_eq!((uses()[0].last, uses()[0].users), (None, 0), "{}", ground.name());
-    let last = uses()[1].last.expect("it was used").unix_seconds();
+    assert_eq!((uses()[0].last_used, uses()[0].users), (None, 0), "{}", ground.name());
+    let last = uses()[1].last_used.expect("it was used").unix_seconds();
     let now = replica.clock.unix_seconds();
     assert!(last.abs_diff(now) <= Duration::from_secs(60).as_secs(), "{last} {now}");
     replica.close();
     if !matches!(ground, Ground::Memory) {
         let replica = ground.open_with(&salts);
-        let uses = replica.block_on(replica.store().salt_uses(&[0, 1])).expect("it answers");
+        let uses = replica.block_on(replica.store().salt_usage(&[0, 1])).expect("it answers");
         assert_eq!(uses[1].users, 2, "{}: it outlives the process", ground.name());
         replica.close();
     }

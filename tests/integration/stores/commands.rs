@@ -42,7 +42,7 @@ fn status(gateway: &Gateway, token: &str) -> u16 {
 fn tokens_are_shown_and_revoked_and_never_printed() {
     let gateway = Gateway::start(Upstream::start().address(), &[]);
     let tokens = ["alice", "bob", "carol", "dave"].map(|user| gateway.token_of(user, "secret"));
-    let fingerprint = |token: &str| format!("{:?}", TokenId::of(token.as_bytes()))[8..16].to_owned();
+    let fingerprint = |token: &str| format!("{:?}", TokenId::from_token(token.as_bytes()))[8..16].to_owned();
 
     let shown = said(&program(&gateway, &["tokens", "list"], ""));
     assert_eq!(shown.lines().count(), 5, "{shown}");

@@ -4,7 +4,7 @@
 use std::time::{Duration, Instant};
 
 use timbr_gateway::base::user_name::UserName;
-use timbr_gateway::store::{Filter, LoginId, NewToken, Seed, Store, TokenId};
+use timbr_gateway::store::{LoginId, NewToken, Seed, Store, TokenFilter, TokenId};
 use tokio::task::JoinSet;
 
 use crate::support::redis::Redis;
@@ -24,7 +24,7 @@ fn seed(number: u32) -> Seed {
 }
 
 fn id(number: u32) -> TokenId {
-    TokenId::of(&seed(number))
+    TokenId::from_token(&seed(number))
 }
 
 fn token(number: u32) -> NewToken {
@@ -41,12 +41,12 @@ fn token(number: u32) -> NewToken {
 fn fill(replica: &Replica, count: u32) -> Duration {
     let begin = Instant::now();
     let store: std::sync::Arc<Store> = replica.shared();
-    if store.is_memory_alone() {
+    if store.is_memory_only() {
         // One after the other: nothing waits, and tasks would leave holes in the memory that is measured.
         replica.block_on(async {
             for number in 0..count {
                 store
-                    .insert(token(number), seed(number), store.proof(0), |seed| TokenId::of(seed))
+                    .insert(token(number), seed(number), store.proof_for(0), |seed| TokenId::from_token(seed))
                     .await
                     .expect("minted");
             }
@@ -62,7 +62,7 @@ fn fill(replica: &Replica, count: u32) -> Duration {
             let store = std::sync::Arc::clone(&store);
             under_way.spawn(async move {
                 store
-                    .insert(token(number), seed(number), store.proof(0), |seed| TokenId::of(seed))
+                    .insert(token(number), seed(number), store.proof_for(0), |seed| TokenId::from_token(seed))
                     .await
                     .expect("minted");
             });
@@ -126,7 +126,7 @@ fn in_memory(count: u32) {
         for number in 0..1000 {
             let number = newer(number);
             store
-                .insert(token(number), seed(number), store.proof(0), |seed| TokenId::of(seed))
+                .insert(token(number), seed(number), store.proof_for(0), |seed| TokenId::from_token(seed))
                 .await
                 .expect("minted");
         }
@@ -203,7 +203,7 @@ fn in_redis(count: u32) {
     let (found, longest) = p99(times.collect());
     let begin = Instant::now();
     let listing =
-        other.block_on(other.store().list(Filter { user: None, most: 2_000_000 })).expect("it answers");
+        other.block_on(other.store().list(TokenFilter { user: None, limit: 2_000_000 })).expect("it answers");
     assert_eq!(listing.tokens.len(), count as usize);
     println!(
         "redis: {count} tokens made in {made:?} ({TOGETHER} at once), {each} bytes of Redis each; a first lookup takes \

@@ -149,7 +149,7 @@ fn what_has_ended_leaves_the_file() {
     replica.close();
     let replica = ground.open_with(&options);
     let listed = replica
-        .block_on(replica.store().list(timbr_gateway::store::Filter { user: None, most: 100 }))
+        .block_on(replica.store().list(timbr_gateway::store::TokenFilter { user: None, limit: 100 }))
         .expect("it answers");
     assert!(listed.tokens.len() <= 1, "{listed:?}");
     replica.close();

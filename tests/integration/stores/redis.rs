@@ -35,7 +35,7 @@ fn a_dump_is_no_credential_and_names_nobody() {
     wait_until("the salt's use is told", || redis.command::<Vec<String>>(&["KEYS", "*salt:*"]).len() == 1);
     let all = redis.everything();
     assert!(contains(&all, b"timbr-gateway:t:") && contains(&all, b"timbr-gateway:notices"));
-    let id = format!("{:?}", TokenId::of(token.as_bytes()));
+    let id = format!("{:?}", TokenId::from_token(token.as_bytes()));
     let fingerprint = &id[8..16];
     for secret in ["somebody", "password", token.as_str(), &token[3..43], fingerprint, "127.0.0.1"] {
         assert!(!contains(&all, secret.as_bytes()), "{secret}");

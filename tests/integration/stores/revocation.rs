@@ -31,7 +31,7 @@ fn what_is_revoked_at_one_replica_ends_at_all_within_a_second() {
     for round in 0..5 {
         let token = gateways[round % 3].token();
         assert!(gateways.iter().all(|gateway| status(gateway, &token) == 200), "one token for all");
-        let fingerprint = format!("{:?}", TokenId::of(token.as_bytes()))[8..16].to_owned();
+        let fingerprint = format!("{:?}", TokenId::from_token(token.as_bytes()))[8..16].to_owned();
         let order = match round {
             0 => "{\"user\":\"alice\"}".to_owned(),
             1 => format!("{{\"token\":\"{token}\"}}"),

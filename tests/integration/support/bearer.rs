@@ -1,6 +1,6 @@
 //! Bearers as the documentation's script makes them.
 
-use timbr_gateway::auth::bearer::make;
+use timbr_gateway::auth::bearer::make_bearer;
 use timbr_gateway::base::secret::Secret;
 
 /// The salt of all test gateways.
@@ -13,6 +13,6 @@ pub fn bearer(user: &str, password: &str) -> String {
 
 /// The bearer of a user, made with another salt.
 pub fn bearer_with(salt: &str, user: &str, password: &str) -> String {
-    let bearer = make(&Secret::new(salt.into()), user, &Secret::new(password.into()));
+    let bearer = make_bearer(&Secret::new(salt.into()), user, &Secret::new(password.into()));
     bearer.expect("the salt is a Fernet key").expose().to_owned()
 }

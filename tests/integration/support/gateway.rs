@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use timbr_gateway::admin::control::{self, Control};
-use timbr_gateway::app::{self, Addresses, Ended, Given};
+use timbr_gateway::admin::control::{self, ControlHandle};
+use timbr_gateway::app::{self, Addresses, Inherited, RunOutcome};
 use timbr_gateway::base::clock::Clock;
 use timbr_gateway::config::{Sources, load};
 
@@ -18,8 +18,8 @@ use crate::support::client::{Answer, Client};
 pub struct Gateway {
     addresses: Addresses,
     certificate_pem: Option<String>,
-    control: Control,
-    running: Option<JoinHandle<Ended>>,
+    control: ControlHandle,
+    running: Option<JoinHandle<RunOutcome>>,
     /// Its clock stands still until the test moves it: tokens and caches age with it.
     pub clock: Clock,
 }
@@ -77,9 +77,9 @@ impl Gateway {
             .collect();
         let sources = Sources { environment, file, ..Sources::default() };
         let (config, settings) = load(&sources).unwrap_or_else(|problems| panic!("{problems:?}"));
-        let given = Given { source: Some((sources, settings)), ..Given::default() };
+        let given = Inherited { config_source: Some((sources, settings)), ..Inherited::default() };
         let clock = Clock::manual(unix_seconds);
-        let bound = app::bind_with(config, given, &clock).expect("the gateway starts");
+        let bound = app::bind_inherited(config, given, &clock).expect("the gateway starts");
         let addresses = bound.addresses();
         let certificate_pem = bound.certificate_pem().map(str::to_owned);
         let (control, orders) = control::channel();
@@ -186,7 +186,7 @@ impl Gateway {
     }
 
     /// Waits for its end.
-    pub fn ended(mut self) -> Ended {
+    pub fn ended(mut self) -> RunOutcome {
         let running = self.running.take().expect("it ends once");
         running.join().expect("it does not panic")
     }

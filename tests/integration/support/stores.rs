@@ -11,7 +11,8 @@ use timbr_gateway::base::user_name::UserName;
 use timbr_gateway::config::{Sources, load};
 use timbr_gateway::observability::metrics::StoreMetrics;
 use timbr_gateway::store::{
-    Failure, LoginId, NewToken, Proof, Running, Seed, Store, TokenId, TokenRecord, Unavailable,
+    CredentialFailure, LoginId, LoginProof, NewToken, RunningDriver, Seed, Store, TokenId, TokenRecord,
+    Unavailable,
 };
 
 use crate::support::bearer::SALT;
@@ -102,7 +103,7 @@ impl Ground {
 /// A store and what it needs.
 pub struct Replica {
     store: Option<Arc<Store>>,
-    running: Option<Running>,
+    running: Option<RunningDriver>,
     pub clock: Clock,
     pub up: Gauge,
     runtime: tokio::runtime::Runtime,
@@ -126,7 +127,7 @@ impl Replica {
         let store = Arc::new(Store::new(&config, &clock).expect("a store"));
         let metrics = StoreMetrics::default();
         let up = metrics.up.clone();
-        let running = store.start(&metrics, Box::new(|_: Failure| {})).expect("it starts");
+        let running = store.start(&metrics, Box::new(|_: CredentialFailure| {})).expect("it starts");
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
         let replica = Replica { store: Some(store), running, clock, up, runtime };
         wait_until("the store answers", || replica.up.get() == 1);
@@ -148,18 +149,24 @@ impl Replica {
 
     pub fn mint_with_key(&self, user: &str, seed: u8, key: Option<&str>) -> Result<TokenId, Unavailable> {
         let token = new_token(user, key);
-        if let Some(seed) = self.store().seed_of(&token.login, |seed| id_of(user, seed)) {
+        if let Some(seed) = self.store().find_seed(&token.login, |seed| id_of(user, seed)) {
             return Ok(id_of(user, &seed));
         }
-        self.mint_as(token, user, seed, self.store().proof(0))
+        self.mint_as(token, user, seed, self.store().proof_for(0))
     }
 
     /// With what proved the login.
-    pub fn mint_proven(&self, user: &str, seed: u8, proof: Proof) -> Result<TokenId, Unavailable> {
+    pub fn mint_proven(&self, user: &str, seed: u8, proof: LoginProof) -> Result<TokenId, Unavailable> {
         self.mint_as(new_token(user, None), user, seed, proof)
     }
 
-    fn mint_as(&self, token: NewToken, user: &str, seed: u8, proof: Proof) -> Result<TokenId, Unavailable> {
+    fn mint_as(
+        &self,
+        token: NewToken,
+        user: &str,
+        seed: u8,
+        proof: LoginProof,
+    ) -> Result<TokenId, Unavailable> {
         let seed = self.block_on(self.store().insert(token, [seed; 20], proof, |seed| id_of(user, seed)))?;
         Ok(id_of(user, &seed))
     }
@@ -189,7 +196,7 @@ impl Replica {
 impl Drop for Replica {
     fn drop(&mut self) {
         drop(self.store.take());
-        let finished = self.running.take().is_none_or(|running| running.finish(Duration::from_secs(5)));
+        let finished = self.running.take().is_none_or(|running| running.join_within(Duration::from_secs(5)));
         assert!(finished || std::thread::panicking(), "the store's thread ends");
     }
 }
@@ -206,5 +213,5 @@ pub fn new_token(user: &str, key: Option<&str>) -> NewToken {
 }
 
 pub fn id_of(user: &str, seed: &Seed) -> TokenId {
-    TokenId::of(&[user.as_bytes(), seed].concat())
+    TokenId::from_token(&[user.as_bytes(), seed].concat())
 }

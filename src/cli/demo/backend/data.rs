@@ -3,14 +3,14 @@
 use serde_json::{Value, json};
 
 /// A concept: its columns, and rows of values in the same order.
-pub struct Concept {
+pub struct DemoConcept {
     pub ontology: &'static str,
     pub name: &'static str,
     pub columns: &'static [&'static str],
     rows: fn() -> Value,
 }
 
-impl Concept {
+impl DemoConcept {
     /// The rows as lists of values.
     pub fn rows(&self) -> Vec<Vec<Value>> {
         serde_json::from_value((self.rows)()).expect("rows are lists")
@@ -18,8 +18,8 @@ impl Concept {
 }
 
 /// Everything that can be asked for.
-pub const CONCEPTS: &[Concept] = &[
-    Concept {
+pub const CONCEPTS: &[DemoConcept] = &[
+    DemoConcept {
         ontology: "sales",
         name: "customer",
         columns: &["customer_id", "name", "country"],
@@ -32,7 +32,7 @@ pub const CONCEPTS: &[Concept] = &[
             ])
         },
     },
-    Concept {
+    DemoConcept {
         ontology: "sales",
         name: "order",
         columns: &["order_id", "customer_id", "product", "amount"],
@@ -45,7 +45,7 @@ pub const CONCEPTS: &[Concept] = &[
             ])
         },
     },
-    Concept {
+    DemoConcept {
         ontology: "logistics",
         name: "warehouse",
         columns: &["warehouse_id", "city", "capacity"],

@@ -30,36 +30,36 @@ use crate::cli::demo::backend::data::{CONCEPTS, ontologies};
 pub const PLATFORM_KEY: &str = "tk_demo0platform0key";
 
 /// More than a query needs.
-const MAX_BODY: usize = 1024 * 1024;
+const MAX_BODY_BYTES: usize = 1024 * 1024;
 
 /// A backend that runs on a thread of its own until the process ends.
-pub struct Backend {
+pub struct DemoBackend {
     address: SocketAddr,
 }
 
 /// Is told of each request that has arrived from somebody known, and as whom.
-type Arrived = Box<dyn Fn(&str) + Send>;
+type RequestObserver = Box<dyn Fn(&str) + Send>;
 
-struct State {
-    arrived: Arrived,
+struct DemoState {
+    on_request: RequestObserver,
     results: HashMap<String, Value>,
 }
 
 /// A status and the JSON that goes with it.
-type Answer = (StatusCode, Value);
+type DemoResponse = (StatusCode, Value);
 
-impl Backend {
+impl DemoBackend {
     /// Listens there.
-    pub fn start(address: SocketAddr, arrived: impl Fn(&str) + Send + 'static) -> io::Result<Backend> {
+    pub fn start(address: SocketAddr, arrived: impl Fn(&str) + Send + 'static) -> io::Result<DemoBackend> {
         let listener = std::net::TcpListener::bind(address)?;
         listener.set_nonblocking(true)?;
         let address = listener.local_addr()?;
-        let state = State { arrived: Box::new(arrived), results: HashMap::new() };
+        let state = DemoState { on_request: Box::new(arrived), results: HashMap::new() };
         let state = Arc::new(Mutex::new(state));
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let serving = move || LocalSet::new().block_on(&runtime, serve(listener, state));
         thread::Builder::new().name("demo-backend".to_owned()).spawn(serving)?;
-        Ok(Backend { address })
+        Ok(DemoBackend { address })
     }
 
     /// Where it listens.
@@ -68,7 +68,7 @@ impl Backend {
     }
 }
 
-async fn serve(listener: std::net::TcpListener, state: Arc<Mutex<State>>) {
+async fn serve(listener: std::net::TcpListener, state: Arc<Mutex<DemoState>>) {
     let Ok(listener) = TcpListener::from_std(listener) else { return };
     while let Ok((stream, _)) = listener.accept().await {
         let state = Arc::clone(&state);
@@ -80,14 +80,15 @@ async fn serve(listener: std::net::TcpListener, state: Arc<Mutex<State>>) {
     }
 }
 
-async fn respond(request: Request<Incoming>, state: &Mutex<State>) -> Response<Full<Bytes>> {
+async fn respond(request: Request<Incoming>, state: &Mutex<DemoState>) -> Response<Full<Bytes>> {
     let (head, body) = request.into_parts();
-    let body = Limited::new(body, MAX_BODY).collect().await.map(Collected::to_bytes).unwrap_or_default();
+    let body =
+        Limited::new(body, MAX_BODY_BYTES).collect().await.map(Collected::to_bytes).unwrap_or_default();
     let mut state = state.lock();
-    let (status, answer) = match caller(&head) {
+    let (status, answer) = match authenticate(&head) {
         Some(user) => {
-            (state.arrived)(&format!("{} {} as {user}", head.method, head.uri.path()));
-            api(&head, &body, &mut state.results)
+            (state.on_request)(&format!("{} {} as {user}", head.method, head.uri.path()));
+            route(&head, &body, &mut state.results)
         }
         None => error(StatusCode::UNAUTHORIZED, "unknown token"),
     };
@@ -98,7 +99,7 @@ async fn respond(request: Request<Incoming>, state: &Mutex<State>) -> Response<F
 }
 
 /// The backend trusts the gateway's word about the user, as a sidecar's backend on the loopback address may.
-fn caller(head: &Parts) -> Option<String> {
+fn authenticate(head: &Parts) -> Option<String> {
     let field = |name| head.headers.get(name).and_then(|value| value.to_str().ok());
     match (field("x-forwarded-user"), field("x-api-key")) {
         (Some(user), Some(_)) => Some(user.to_owned()),
@@ -107,7 +108,7 @@ fn caller(head: &Parts) -> Option<String> {
     }
 }
 
-fn api(head: &Parts, body: &[u8], results: &mut HashMap<String, Value>) -> Answer {
+fn route(head: &Parts, body: &[u8], results: &mut HashMap<String, Value>) -> DemoResponse {
     let path = head.uri.path().trim_end_matches('/');
     let segments: Vec<&str> = path.split('/').skip(2).collect();
     match (&head.method, &*segments) {
@@ -115,7 +116,7 @@ fn api(head: &Parts, body: &[u8], results: &mut HashMap<String, Value>) -> Answe
         (&Method::POST, ["api", "query"]) => {
             let query: Value = serde_json::from_slice(body).unwrap_or_default();
             match (query["ontology_name"].as_str(), query["query"].as_str()) {
-                (Some(ontology), Some(text)) => enveloped(sql::run(ontology, text)),
+                (Some(ontology), Some(text)) => query_response(sql::run(ontology, text)),
                 _ => error(StatusCode::BAD_REQUEST, "send {\"ontology_name\": …, \"query\": …}"),
             }
         }
@@ -127,7 +128,7 @@ fn api(head: &Parts, body: &[u8], results: &mut HashMap<String, Value>) -> Answe
                 .collect(),
         ),
         (&Method::GET, ["api", "q", ontology, "concept", concept]) => {
-            enveloped(sql::run(ontology, &format!("select * from {concept}")))
+            query_response(sql::run(ontology, &format!("select * from {concept}")))
         }
         (&Method::POST, ["openapi", "ontology", ontology, "query"]) => {
             let rows = sql::run(ontology, &String::from_utf8_lossy(body));
@@ -153,7 +154,7 @@ fn api(head: &Parts, body: &[u8], results: &mut HashMap<String, Value>) -> Answe
     }
 }
 
-fn enveloped(rows: Result<Vec<Value>, String>) -> Answer {
+fn query_response(rows: Result<Vec<Value>, String>) -> DemoResponse {
     match rows {
         Ok(rows) => success(rows.into()),
         Err(sentence) => error(StatusCode::BAD_REQUEST, &sentence),
@@ -161,10 +162,10 @@ fn enveloped(rows: Result<Vec<Value>, String>) -> Answer {
 }
 
 #[allow(clippy::needless_pass_by_value, reason = "callers make the value for this")]
-fn success(data: Value) -> Answer {
+fn success(data: Value) -> DemoResponse {
     (StatusCode::OK, json!({"status": "success", "data": data}))
 }
 
-fn error(status: StatusCode, sentence: &str) -> Answer {
+fn error(status: StatusCode, sentence: &str) -> DemoResponse {
     (status, json!({"status": "error", "data": sentence}))
 }

@@ -3,7 +3,7 @@
 
 use serde_json::{Map, Value, json};
 
-use crate::cli::demo::backend::data::{CONCEPTS, Concept};
+use crate::cli::demo::backend::data::{CONCEPTS, DemoConcept};
 
 /// The rows as objects, or a sentence about what is not understood.
 pub fn run(ontology: &str, sql: &str) -> Result<Vec<Value>, String> {
@@ -28,7 +28,7 @@ pub fn run(ontology: &str, sql: &str) -> Result<Vec<Value>, String> {
     select(concept, &columns, limit)
 }
 
-fn concept(ontology: &str, name: &str) -> Result<&'static Concept, String> {
+fn concept(ontology: &str, name: &str) -> Result<&'static DemoConcept, String> {
     let name = name.rsplit('.').next().unwrap_or(name).trim_matches(['"', '`']);
     let found = CONCEPTS.iter().find(|concept| concept.ontology == ontology && concept.name == name);
     found.ok_or_else(|| {
@@ -37,7 +37,7 @@ fn concept(ontology: &str, name: &str) -> Result<&'static Concept, String> {
     })
 }
 
-fn select(concept: &Concept, columns: &[&str], limit: usize) -> Result<Vec<Value>, String> {
+fn select(concept: &DemoConcept, columns: &[&str], limit: usize) -> Result<Vec<Value>, String> {
     let mut chosen = Vec::new();
     for column in columns {
         match concept.columns.iter().position(|name| name == column) {
