@@ -244,3 +244,90 @@ fn every_link_leads_somewhere() {
     }
     assert!(broken.is_empty(), "{}", broken.join("\n"));
 }
+
+/// Where the lines of each feature are: paths below `src`, of which the longest that fits a file decides.
+const FEATURES: [(&str, &[&str]); 22] = [
+    ("HTTP/1 and headers", &["http/h1", "http/headers", "downstream/http1", "upstream/exchange", "upstream/connection"]),
+    ("HTTP/2", &["downstream/http2", "downstream/frame_meter"]),
+    ("client connections, listeners", &["downstream", "http"]),
+    ("limits and fair queue", &["admission"]),
+    ("TLS", &["tls"]),
+    ("request path and rejections", &["gateway"]),
+    ("backends: health, balancing, pools, bodies", &["upstream"]),
+    ("tokens, bearers, rules, failure limiter", &["auth"]),
+    ("verifiers", &["auth/verifier"]),
+    ("JWT", &["auth/jwt", "config/jwt"]),
+    ("token store: memory and interface", &["store"]),
+    ("token store: file", &["store/file"]),
+    ("token store: Redis", &["store/redis"]),
+    ("configuration", &["config"]),
+    ("logs", &["observability/log"]),
+    ("metrics", &["observability"]),
+    ("traces", &["observability/trace", "outbound/otlp"]),
+    ("admin listener", &["admin"]),
+    ("dashboard", &["admin/dashboard"]),
+    ("process: workers, reload, drain", &["app", "os", "base", "lib.rs", "main.rs", "outbound"]),
+    ("doctor", &["cli/doctor"]),
+    ("other subcommands and the demo", &["cli"]),
+];
+
+/// A recorded number of lines may be off by this share before the table has to be written again.
+const MAX_WEIGHT_DRIFT: f64 = 0.1;
+
+/// Lines of Rust, unit tests included, of each feature.
+fn feature_weights() -> Vec<(&'static str, usize)> {
+    let root = repository().join("src");
+    let mut weights: Vec<_> = FEATURES.iter().map(|(feature, _)| (*feature, 0)).collect();
+    let mut folders = vec![root.clone()];
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(folder).expect("a folder") {
+            let path = entry.expect("an entry").path();
+            if path.is_dir() {
+                folders.push(path);
+                continue;
+            }
+            if path.extension().is_none_or(|ending| ending != "rs") {
+                continue;
+            }
+            let name = path.strip_prefix(&root).expect("below src").to_str().expect("text");
+            let candidates = FEATURES.iter().enumerate().flat_map(|(at, (_, paths))| {
+                paths.iter().filter(|path| name.starts_with(**path)).map(move |path| (path.len(), at))
+            });
+            let (_, feature) = candidates.max().unwrap_or_else(|| panic!("src/{name} belongs to no feature"));
+            weights[feature].1 += std::fs::read_to_string(&path).expect("text").lines().count();
+        }
+    }
+    weights
+}
+
+#[test]
+fn the_architecture_page_shows_the_weight_of_each_feature() {
+    let weights = feature_weights();
+    let total: usize = weights.iter().map(|(_, lines)| lines).sum();
+    let mut table = String::from("| feature | lines in `src`, unit tests included |\n| --- | --- |\n");
+    for (feature, lines) in weights.iter().chain([&("in all", total)]) {
+        let _ = writeln!(table, "| {feature} | {lines} |");
+    }
+    if std::env::var_os("BLESS").is_some() {
+        return assert_generated("ARCHITECTURE.md", "weight", &table);
+    }
+    let page = std::fs::read_to_string(repository().join("ARCHITECTURE.md")).expect("the page");
+    for (feature, lines) in weights {
+        let row = page.lines().find_map(|line| line.strip_prefix(&format!("| {feature} | ")));
+        let recorded = row.and_then(|row| row.trim_end_matches(" |").parse::<f64>().ok());
+        let recorded = recorded.unwrap_or_else(|| panic!("ARCHITECTURE.md has no weight of {feature}"));
+        let drift = (lines as f64 - recorded).abs() / recorded;
+        assert!(
+            drift <= MAX_WEIGHT_DRIFT,
+            "{feature} has {lines} lines, ARCHITECTURE.md says {recorded}; `BLESS=1 cargo test docs` writes it"
+        );
+    }
+}
+
+#[test]
+fn lines_of_the_architecture_page_fit_a_screen() {
+    let page = std::fs::read_to_string(repository().join("ARCHITECTURE.md")).expect("the page");
+    for (number, line) in page.lines().enumerate() {
+        assert!(line.chars().count() <= 120, "ARCHITECTURE.md:{}: {line}", number + 1);
+    }
+}

@@ -22,6 +22,7 @@ mod large_answers;
 mod layers;
 mod limits;
 mod logs;
+mod plain_english;
 mod policy;
 mod process;
 mod prometheus;
