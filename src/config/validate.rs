@@ -199,25 +199,11 @@ impl Reader<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::{CredentialMode, ServerUrl, Sources, load, url};
+    use crate::config::testing::{SALT, load};
+    use crate::config::{self, Credential, Sources, UpstreamUrl, url};
 
-    const SALT: &str = "cw_0x689RpI-jtRR7oE8h_eQsKImvJapLeSbXpwF4e4=";
-
-    fn loaded(env: &[(&str, &str)]) -> Result<Config, String> {
-        let sources = Sources {
-            environment: env.iter().map(|(k, v)| ((*k).into(), (*v).into())).collect(),
-            ..Sources::default()
-        };
-        let lines =
-            |problems: Vec<Problem>| problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n");
-        load(&sources).map(|(config, _)| config).map_err(lines)
-    }
-
-    fn with(env: &[(&str, &str)]) -> Result<Config, String> {
-        let mut all = vec![("API_AUTH_SALT", SALT), ("TIMBR_GATEWAY_UPSTREAM_URL", "http://127.0.0.1:8000")];
-        all.retain(|(name, _)| !env.iter().any(|(other, _)| other == name));
-        all.extend_from_slice(env);
-        loaded(&all)
+    fn with(variables: &[(&str, &str)]) -> Result<Config, String> {
+        load("", variables)
     }
 
     #[test]
@@ -230,16 +216,18 @@ mod tests {
     }
 
     #[test]
-    fn all_errors_come_at_once() {
-        let error = loaded(&[
-            ("TIMBR_GATEWAY_LISTEN_HTTP", "8080"),
-            ("TIMBR_GATEWAY_TOKENS_TTL", "12"),
-            ("TIMBR_GATEWAY_WORKERS", "0"),
-            ("TIMBR_GATEWAY_LIMITS_BODY", "10MB"),
-            ("TIMBR_GATEWAY_LIMITS_FAILURES_PER_USER", "off"),
-            ("TIMBR_GATEWAY_CORE_DUMPS", "yes"),
-            ("TIMBR_GATEWAY_TLS_CERT_FILE", "/x"),
-            ("TIMBR_GATEWAY_AUTH_VERIFIER", "magic"),
+    fn all_problems_are_reported_together() {
+        let error = with(&[
+            ("API_AUTH_SALT", ""),
+            ("UPSTREAM_URL", ""),
+            ("LISTEN_HTTP", "8080"),
+            ("TOKENS_TTL", "12"),
+            ("WORKERS", "0"),
+            ("LIMITS_BODY", "10MB"),
+            ("LIMITS_FAILURES_PER_USER", "off"),
+            ("CORE_DUMPS", "yes"),
+            ("TLS_CERT_FILE", "/x"),
+            ("AUTH_VERIFIER", "magic"),
         ])
         .expect_err("invalid");
         for expected in [
@@ -249,7 +237,7 @@ mod tests {
             "tls.key_file: is required together with tls.cert_file",
             "upstream.url: is required",
             "auth.verifier: must be one of salt-holder, users-file, platform, delegate, ldap, not \"magic\"",
-            "tokens.ttl: must be a span with its unit",
+            "tokens.ttl: must be a duration with its unit",
             "workers: must be a whole number",
             "limits.body: must be a size with its unit",
             "limits.failures_per_user: must be a whole number, or 0 for no limit, not \"off\"",
@@ -260,13 +248,13 @@ mod tests {
     }
 
     #[test]
-    fn options_without_a_use_are_judged_too_and_none_hides_another() {
+    fn unused_options_are_checked_and_no_problem_hides_another() {
         let error = with(&[
-            ("TIMBR_GATEWAY_LDAP_TIMEOUT", "soon"),
-            ("TIMBR_GATEWAY_STORE_MODE", "magic"),
-            ("TIMBR_GATEWAY_STORE_DATABASE", "many"),
-            ("TIMBR_GATEWAY_DRAIN_DELAY", "soon"),
-            ("TIMBR_GATEWAY_DRAIN_TIMEOUT", "later"),
+            ("LDAP_TIMEOUT", "soon"),
+            ("STORE_MODE", "magic"),
+            ("STORE_DATABASE", "many"),
+            ("DRAIN_DELAY", "soon"),
+            ("DRAIN_TIMEOUT", "later"),
         ])
         .expect_err("invalid");
         for key in ["ldap.timeout", "store.mode", "store.database", "drain.delay", "drain.timeout"] {
@@ -275,16 +263,19 @@ mod tests {
     }
 
     #[test]
-    fn a_salt_that_is_no_fernet_key_is_refused_without_being_shown() {
+    fn invalid_salts_are_rejected_and_not_shown() {
         for salt in ["hunter2", "aGVsbG8=", &SALT[1..], "a b"] {
             let error = with(&[("API_AUTH_SALT", salt)]).expect_err(salt);
-            assert!(error.contains("no Fernet key") && error.contains("Fernet.generate_key()"), "{error}");
+            assert!(
+                error.contains("is not a Fernet key") && error.contains("Fernet.generate_key()"),
+                "{error}"
+            );
             assert!(!error.contains(salt), "{error}");
         }
     }
 
     #[test]
-    fn salts_are_separated_by_commas_in_either_alphabet() {
+    fn salts_are_separated_by_commas_in_either_base64_alphabet() {
         let other = "+/+/+/+/+/+/+/+/+/+/+/+/+/+/+/+/+/+/+/+/+/8=";
         let config = with(&[("API_AUTH_SALT", &format!("{SALT}, {other}"))]).expect("valid");
         assert_eq!(config.salts.len(), 2);
@@ -293,32 +284,21 @@ mod tests {
     }
 
     #[test]
-    fn impersonation_by_salt_holders_needs_a_decision() {
-        let env = [
-            ("TIMBR_GATEWAY_UPSTREAM_CREDENTIAL", "impersonate"),
-            ("TIMBR_GATEWAY_UPSTREAM_API_KEY", "tk_1"),
-        ];
+    fn impersonation_by_salt_holders_requires_trust_salt_holder() {
+        let env = [("UPSTREAM_CREDENTIAL", "impersonate"), ("UPSTREAM_API_KEY", "tk_1")];
         let error = with(&env).expect_err("no trust");
         assert!(error.contains("auth.trust_salt_holder"), "{error}");
-        let trusted = [env[0], env[1], ("TIMBR_GATEWAY_AUTH_TRUST_SALT_HOLDER", "true")];
+        let trusted = [env[0], env[1], ("AUTH_TRUST_SALT_HOLDER", "true")];
         let config = with(&trusted).expect("trusted");
-        assert!(matches!(config.upstream.credential, CredentialMode::Impersonate { .. }));
-        let verified = [
-            env[0],
-            env[1],
-            ("TIMBR_GATEWAY_AUTH_VERIFIER", "users-file"),
-            ("TIMBR_GATEWAY_AUTH_USERS_FILE", "/users"),
-        ];
+        assert!(matches!(config.upstream.credential, Credential::Impersonate { .. }));
+        let verified = [env[0], env[1], ("AUTH_VERIFIER", "users-file"), ("AUTH_USERS_FILE", "/users")];
         assert!(with(&verified).is_ok());
     }
 
     #[test]
-    fn impersonation_needs_a_service_key() {
-        let error = with(&[
-            ("TIMBR_GATEWAY_UPSTREAM_CREDENTIAL", "impersonate"),
-            ("TIMBR_GATEWAY_AUTH_TRUST_SALT_HOLDER", "true"),
-        ])
-        .expect_err("no key");
+    fn impersonation_requires_a_service_key() {
+        let error = with(&[("UPSTREAM_CREDENTIAL", "impersonate"), ("AUTH_TRUST_SALT_HOLDER", "true")])
+            .expect_err("no key");
         assert!(error.contains("upstream.api_key: is required"), "{error}");
     }
 
@@ -343,33 +323,33 @@ mod tests {
     }
 
     #[test]
-    fn a_password_in_a_url_is_not_shown() {
+    fn passwords_in_urls_are_not_shown() {
         for url in
             ["http://user:sekrit@x:1", "user:sekrit@x:1", "httpx://user:sekrit@x", "http://u:sekrit@x "]
         {
-            let error = with(&[("TIMBR_GATEWAY_UPSTREAM_URL", url)]).expect_err(url);
+            let error = with(&[("UPSTREAM_URL", url)]).expect_err(url);
             assert!(!error.contains("sekrit") && error.contains("without a user name"), "{error}");
         }
     }
 
     #[test]
-    fn what_could_not_be_read_is_not_called_missing_too() {
+    fn values_in_an_unreadable_file_are_not_reported_as_missing() {
         let sources = Sources { file: Some("/nonexistent/gateway.yaml".into()), ..Sources::default() };
-        let problems = load(&sources).map(drop).expect_err("no such file");
+        let problems = config::load(&sources).map(drop).expect_err("no such file");
         assert_eq!(problems.len(), 1, "{problems:?}");
         assert!(problems[0].message.contains("/nonexistent/gateway.yaml"), "{problems:?}");
     }
 
     #[test]
-    fn what_has_no_use_or_clashes_is_told() {
+    fn options_without_effect_and_equal_addresses_are_reported() {
         let error = with(&[
-            ("TIMBR_GATEWAY_LISTEN_HTTPS", "off"),
-            ("TIMBR_GATEWAY_LISTEN_HTTP", "127.0.0.1:9180"),
-            ("TIMBR_GATEWAY_TLS_CERT_FILE", "/c"),
-            ("TIMBR_GATEWAY_TLS_KEY_FILE", "/k"),
+            ("LISTEN_HTTPS", "off"),
+            ("LISTEN_HTTP", "127.0.0.1:9180"),
+            ("TLS_CERT_FILE", "/c"),
+            ("TLS_KEY_FILE", "/k"),
         ])
-        .expect_err("useless and clashing");
-        assert!(error.contains("tls.cert_file: has no use with listen.https=off"), "{error}");
+        .expect_err("invalid");
+        assert!(error.contains("tls.cert_file: has no effect with listen.https=off"), "{error}");
         assert!(error.contains("listen.admin: is the same address as listen.http"), "{error}");
     }
 }

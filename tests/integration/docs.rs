@@ -23,7 +23,8 @@ fn reference() -> String {
     for option in options::all() {
         let value = option.value_name().replace('|', " or ");
         let default = option.default.map_or(String::new(), |text| format!("`{text}`"));
-        let _ = writeln!(text, "| `{}` | {value} | {default} | {} |", option.key, option.help);
+        let range = option.range.map(|(min, max)| format!(" From {min} to {max}.")).unwrap_or_default();
+        let _ = writeln!(text, "| `{}` | {value} | {default} | {}{range} |", option.key, option.help);
     }
     text
 }
