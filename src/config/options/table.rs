@@ -143,7 +143,7 @@ group! { UPSTREAM: UpstreamKeys = "upstream." {
 
 group! { AUTH: AuthKeys = "auth." {
     verifier: VerifierKind = "salt-holder",
-        "How passwords are verified. salt-holder: not at all; whoever holds the salt may name any user. users-file: by a \
+        "How passwords are verified. salt-holder: not at all; a client that holds the salt may name any user. users-file: by a \
          file of password hashes. platform: by the platform's login form. delegate: by the backend's own get_token. \
          ldap: by an LDAP directory.";
     users_file: PathBuf,
@@ -232,9 +232,9 @@ group! {
         "Handling of keys that the gateway does not know. verify: ask the backend once and cache the result. forward: \
          let the backend decide on each request. reject: reject the request.";
     foreign_accept_ttl: Duration = "5m",
-        "How long the gateway caches that the backend accepts a foreign key.";
+        "Cache time of the backend's acceptance of a foreign key.";
     foreign_reject_ttl: Duration = "10s",
-        "How long the gateway caches that the backend rejects a foreign key.";
+        "Cache time of the backend's rejection of a foreign key.";
 } }
 
 group! { STORE: StoreKeys = "store." {
@@ -271,7 +271,7 @@ group! { STORE: StoreKeys = "store." {
     timeout: Duration = "50ms",
         "Timeout of a Redis operation during a request; a slower server is considered to be down. Limited to 10s.";
     max_stale: DurationOrZero = "1h",
-        "How long cached tokens are accepted while Redis does not respond. Revocations are not received during that time.";
+        "Maximum time for which cached tokens are accepted while Redis does not respond. Revocations are not received during that time.";
 } }
 
 group! { LIMITS: LimitKeys = "limits." {
@@ -335,9 +335,9 @@ group! {
     #[derive(Clone, Copy, Debug)]
     DRAIN: DrainKeys = "drain." => Drain {
     delay: DurationOrZero = "0s",
-        "How long the gateway still accepts connections after SIGTERM, while readiness fails. In Kubernetes about 5s.";
+        "Time for which the gateway still accepts connections after SIGTERM, while readiness fails. In Kubernetes about 5s.";
     timeout: Duration = "30s",
-        "How long requests in flight may take to complete after drain.delay.";
+        "Maximum time for requests in flight to complete after drain.delay.";
 } }
 
 group! { READINESS: ReadinessKeys = "readiness." {
