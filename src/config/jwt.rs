@@ -7,7 +7,7 @@ use crate::base::secret::Secret;
 use crate::config::file::Node;
 use crate::config::list_entry::Entry;
 use crate::config::options::AUTH;
-use crate::config::reader::Reader;
+use crate::config::reader::{Reader, complete};
 use crate::config::url::{self, ResourceUrl};
 use crate::config::{AuthOptions, RouteProfile};
 
@@ -102,11 +102,12 @@ const SHORTEST_SECRET: usize = 32;
 
 impl Reader<'_> {
     pub(super) fn jwt(&mut self) -> Option<JwtOptions> {
-        let issuers = self.issuers();
-        let leeway = self.get(&AUTH.jwt_leeway);
-        let refresh = self.get(&AUTH.jwt_refresh);
-        let refetch = self.get(&AUTH.jwt_refetch);
-        Some(JwtOptions { issuers, leeway: leeway?, refresh: refresh?, refetch: refetch? })
+        complete!(JwtOptions {
+            issuers: Some(self.issuers()),
+            leeway: self.get(&AUTH.jwt_leeway),
+            refresh: self.get(&AUTH.jwt_refresh),
+            refetch: self.get(&AUTH.jwt_refetch),
+        })
     }
 
     fn issuers(&mut self) -> Vec<IssuerOptions> {

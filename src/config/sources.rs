@@ -96,148 +96,66 @@ pub struct Settings {
     pub(super) contents: Contents,
 }
 
+/// The values of one source, by key.
+type Values = BTreeMap<String, Setting>;
+
+/// The key under which `TIMBR_GATEWAY_CONFIG` is stored.
+const CONFIG: &str = "config";
+
 /// Merges all sources and collects all problems.
 pub fn merge(sources: &Sources, problems: &mut Vec<Problem>) -> Settings {
+    let from_flag = |(key, text): (&String, &String)| {
+        let origin = Origin::Flag(options::flag_of(key));
+        (key.clone(), Setting { text: Secret::new(text.clone()), origin })
+    };
+    let flags = sources.flags.iter().map(from_flag).collect();
     let environment = gateway_variables(&sources.environment, problems);
-    let path = sources
-        .file
-        .clone()
-        .or_else(|| environment.get("TIMBR_GATEWAY_CONFIG").map(|path| PathBuf::from(path.expose())));
-    let mut typed = RawSources { flags: &sources.flags, environment, file: BTreeMap::new(), path };
-    let routes = typed.read_file(problems);
-
-    let mut settings =
-        Settings { routes, files: typed.path.iter().cloned().collect(), ..Settings::default() };
+    let from_variable = || Some(PathBuf::from(environment.get(CONFIG)?.text.expose()));
+    let mut settings = Settings::default();
+    let mut file = Values::new();
+    if let Some(path) = sources.file.clone().or_else(from_variable) {
+        let mut reader = FileReader { path: &path, values: &mut file, problems };
+        settings.routes = reader.read();
+        settings.files.push(path);
+    }
+    let levels = [flags, environment, file];
     for option in options::all() {
-        if let Some(setting) = typed.setting(option, &mut settings.files, problems) {
+        if let Some(setting) = setting(option, &levels, &mut settings.files, problems) {
             settings.values.insert(option.key, setting);
         }
     }
     settings
 }
 
-/// The values of each source by key.
-struct Typed<'a> {
-    flags: &'a BTreeMap<String, String>,
-    environment: BTreeMap<String, Secret>,
-    file: BTreeMap<String, Secret>,
-    path: Option<PathBuf>,
-}
-
-impl RawSources<'_> {
-    fn read_file(&mut self, problems: &mut Vec<Problem>) -> Option<Node> {
-        let path = self.path.clone()?;
-        let tree = match Node::read(&path) {
-            Ok(tree) => tree,
-            Err(message) => {
-                problems.push(Problem::new("config", message));
-                return None;
-            }
-        };
-        let Node::Map(entries) = tree else {
-            let message = format!("{} must contain keys and values, not {}", path.display(), tree.kind());
-            problems.push(Problem::new("config", message));
-            return None;
-        };
-        let mut routes = None;
-        for (key, node) in entries {
-            if key == "routes" {
-                routes = Some(node);
-            } else {
-                self.flatten(&key, node, problems);
-            }
-        }
-        routes
-    }
-
-    fn flatten(&mut self, key: &str, node: Node, problems: &mut Vec<Problem>) {
-        if let Some(shape) = shape_of(key) {
-            match scalar(shape, node) {
-                Ok(Some(text)) => drop(self.file.insert(key.to_owned(), Secret::new(text))),
-                Ok(None) => {}
-                Err(message) => problems.push(Problem::new(key, message)),
-            }
-            return;
-        }
-        match node {
-            Node::Map(entries) if is_group(key) => {
-                for (name, node) in entries {
-                    self.flatten(&format!("{key}.{name}"), node, problems);
-                }
-            }
-            Node::Null if is_group(key) => {}
-            _ if is_group(key) => {
-                let message = format!("is a group of keys, not {}", node.kind());
-                problems.push(Problem::new(key, message));
-            }
-            _ => problems.push(Problem::new(key, unknown_name("key", key, &all_keys()))),
-        }
-    }
-
-    /// The value of an option from the first source that sets it.
-    fn setting(
-        &self,
-        option: &OptionSpec,
-        files: &mut Vec<PathBuf>,
-        problems: &mut Vec<Problem>,
-    ) -> Option<Setting> {
-        let path = self.path.clone().unwrap_or_default();
-        let flag_name = |key: &str| options::flag_of(key);
-        let variable = option.variable();
-        let twin = option.file_twin();
-        let twin_flag = twin.as_deref().map(flag_name).unwrap_or_default();
-        let twin_variable = format!("{variable}_FILE");
-
-        let flag = |key: &str| self.flags.get(key).map(|text| Secret::new(text.clone()));
-        let in_file = |key: &String| self.file.get(key).cloned();
-        let in_environment = twin.as_ref().and_then(|_| self.environment.get(&twin_variable).cloned());
-        let levels = [
-            (
-                flag(option.key),
-                ValueOrigin::Flag(flag_name(option.key)),
-                twin.as_deref().and_then(flag),
-                ValueOrigin::Flag(twin_flag),
-            ),
-            (
-                self.environment.get(&variable).cloned(),
-                ValueOrigin::Variable(variable.clone()),
-                in_environment,
-                ValueOrigin::Variable(twin_variable),
-            ),
-            (
-                self.file.get(option.key).cloned(),
-                ValueOrigin::File(path.clone()),
-                twin.as_ref().and_then(in_file),
-                ValueOrigin::File(path),
-            ),
-        ];
-        for (value, origin, file, file_origin) in levels {
-            match (value, file) {
-                (None, None) => {}
-                (Some(text), None) => return Some(Setting { text, origin }),
-                (None, Some(file)) => {
-                    files.push(PathBuf::from(file.expose()));
-                    return secret_from(file.expose(), option, file_origin, problems);
-                }
-                (Some(_), Some(_)) => {
-                    let message = format!("{origin} and {file_origin} both set it; keep one of them");
-                    problems.push(Problem::new(option.key, message));
-                    return None;
-                }
-            }
-        }
-        let default = option.default?;
-        Some(Setting { text: Secret::new(default.to_owned()), origin: ValueOrigin::Default })
-    }
-}
-
-fn secret_from(
-    file: &str,
+/// The value of an option from the first source that sets it.
+fn setting(
     option: &OptionSpec,
-    origin: ValueOrigin,
+    levels: &[Values],
+    files: &mut Vec<PathBuf>,
     problems: &mut Vec<Problem>,
 ) -> Option<Setting> {
-    match Secret::read_file(Path::new(file)) {
+    let twin = option.file_twin().unwrap_or_default();
+    for values in levels {
+        match (values.get(option.key), values.get(&twin)) {
+            (None, None) => {}
+            (Some(setting), None) => return Some(setting.clone()),
+            (None, Some(file)) => {
+                files.push(PathBuf::from(file.text.expose()));
+                return read_secret(file, option, problems);
+            }
+            (Some(setting), Some(file)) => {
+                let message = format!("{} and {} both set it; keep one of them", setting.origin, file.origin);
+                problems.push(Problem::new(option.key, message));
+                return None;
+            }
+        }
+    }
+    Some(Setting { text: Secret::new(option.default?.to_owned()), origin: Origin::Default })
+}
+
+fn read_secret(file: &Setting, option: &OptionSpec, problems: &mut Vec<Problem>) -> Option<Setting> {
+    let origin = file.origin.clone();
+    match Secret::read(Path::new(file.text.expose())) {
         Ok(text) => Some(Setting { text, origin }),
         Err(error) => {
             // SECURITY: the path is not shown, because it may be the secret itself, set by mistake.
@@ -245,6 +163,63 @@ fn secret_from(
             problems.push(Problem::new(option.key, message));
             None
         }
+    }
+}
+
+/// Collects the values of the configuration file.
+struct FileReader<'a> {
+    path: &'a Path,
+    values: &'a mut Values,
+    problems: &'a mut Vec<Problem>,
+}
+
+impl FileReader<'_> {
+    /// Returns `routes`, which is not an option.
+    fn read(&mut self) -> Option<Node> {
+        let tree = Node::read(self.path).map_err(|message| self.problem(CONFIG, message)).ok()?;
+        let Node::Map(entries) = tree else {
+            let message =
+                format!("{} must contain keys and values, not {}", self.path.display(), tree.kind());
+            self.problem(CONFIG, message);
+            return None;
+        };
+        let mut routes = None;
+        for (key, node) in entries {
+            if key == "routes" {
+                routes = Some(node);
+            } else {
+                self.flatten(&key, node);
+            }
+        }
+        routes
+    }
+
+    fn flatten(&mut self, key: &str, node: Node) {
+        if let Some(shape) = shape_of(key) {
+            match scalar(shape, node) {
+                Ok(Some(text)) => {
+                    let origin = Origin::File(self.path.to_owned());
+                    self.values.insert(key.to_owned(), Setting { text: Secret::new(text), origin });
+                }
+                Ok(None) => {}
+                Err(message) => self.problem(key, message),
+            }
+            return;
+        }
+        match node {
+            Node::Map(entries) if is_group(key) => {
+                for (name, node) in entries {
+                    self.flatten(&format!("{key}.{name}"), node);
+                }
+            }
+            Node::Null if is_group(key) => {}
+            _ if is_group(key) => self.problem(key, format!("is a group of keys, not {}", node.kind())),
+            _ => self.problem(key, unknown_name("key", key, &all_keys())),
+        }
+    }
+
+    fn problem(&mut self, key: &str, message: String) {
+        self.problems.push(Problem::new(key, message));
     }
 }
 
@@ -297,32 +272,33 @@ fn item_text(node: Node) -> Result<String, String> {
 
 /// The variables of the gateway. An unknown one is an error: otherwise a typing mistake in
 /// `TIMBR_GATEWAY_TOKENS_FOREIGN` would silently leave a check disabled.
-fn own_variables(
-    environment: &[(OsString, OsString)],
-    problems: &mut Vec<Problem>,
-) -> BTreeMap<String, Secret> {
-    let mut known: Vec<String> = vec!["TIMBR_GATEWAY_CONFIG".to_owned()];
+fn gateway_variables(environment: &[(OsString, OsString)], problems: &mut Vec<Problem>) -> Values {
+    let mut keys = BTreeMap::from([("TIMBR_GATEWAY_CONFIG".to_owned(), CONFIG.to_owned())]);
     for option in options::all() {
-        known.push(option.variable());
-        known.extend(option.file_twin().map(|_| format!("{}_FILE", option.variable())));
+        keys.insert(option.variable(), option.key.to_owned());
+        keys.extend(option.file_twin().map(|twin| (format!("{}_FILE", option.variable()), twin)));
     }
-    let mut own = BTreeMap::new();
+    let mut values = Values::new();
     for (name, value) in environment {
         let Some(name) = name.to_str() else { continue };
-        if !known.iter().any(|known| known == name) {
+        let Some(key) = keys.get(name) else {
             if name.starts_with(PREFIX) && !is_service_link(name, value) {
+                let known: Vec<_> = keys.keys().cloned().collect();
                 problems.push(Problem::new(name, unknown_name("variable", name, &known)));
             }
             continue;
-        }
+        };
         match value.to_str() {
             // Compose files and charts pass unset values as empty variables.
             Some("") => {}
-            Some(value) => drop(own.insert(name.to_owned(), Secret::new(value.to_owned()))),
+            Some(value) => {
+                let origin = Origin::Variable(name.to_owned());
+                values.insert(key.clone(), Setting { text: Secret::new(value.to_owned()), origin });
+            }
             None => problems.push(Problem::new(name, "is not valid UTF-8")),
         }
     }
-    own
+    values
 }
 
 /// Whether Kubernetes set this variable for a Service whose name begins with `timbr-gateway`:
@@ -364,7 +340,7 @@ fn nearest<'a>(name: &str, known: &'a [String]) -> Option<&'a String> {
 }
 
 /// Letters and digits only, so that `upstream-url` and `upstreamUrl` equal `upstream.url`.
-fn flat(name: &str) -> String {
+fn normalized(name: &str) -> String {
     name.chars().filter(char::is_ascii_alphanumeric).map(|c| c.to_ascii_lowercase()).collect()
 }
 

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use crate::base::secret::Secret;
 use crate::config::options::UPSTREAM;
-use crate::config::reader::Reader;
-use crate::config::{CertificateFiles, QueueOptions};
+use crate::config::reader::{Reader, complete};
+use crate::config::{CertificateFiles, TurnLimits};
 
 /// Each backend has a connection pool in each worker, and a health check task.
 const MAX_URLS: usize = 64;
@@ -113,45 +113,36 @@ impl Credential {
 impl Reader<'_> {
     pub(super) fn upstream(&mut self) -> Option<UpstreamOptions> {
         let urls = self.upstream_urls();
-        let credential = self.credential();
-        let client_certificate = self.certificate(&UPSTREAM.client_cert_file, &UPSTREAM.client_key_file);
-        let ca_file = self.get(&UPSTREAM.ca_file);
-        let server_name = self.get(&UPSTREAM.server_name);
-        let connect_timeout = self.get(&UPSTREAM.connect_timeout);
-        let response_timeout = self.get(&UPSTREAM.response_timeout);
-        let body_timeout = self.get(&UPSTREAM.body_timeout);
-        let idle_timeout = self.get(&UPSTREAM.idle_timeout);
-        let resolve_interval = self.get(&UPSTREAM.resolve_interval);
-        let health = self.health();
-        let urls = urls?;
-        if !urls[0].tls {
+        if urls.as_ref().is_some_and(|urls| !urls[0].tls) {
             let keys = [UPSTREAM.ca_file.key, UPSTREAM.client_cert_file.key, UPSTREAM.server_name.key];
             self.reject_set(
                 &keys,
                 "has no effect with an http:// upstream; use an https:// one or remove it",
             );
         }
-        Some(UpstreamOptions {
-            urls,
-            credential: credential?,
-            ca_file,
-            client_certificate,
-            server_name,
-            connect_timeout: connect_timeout?,
-            response_timeout: response_timeout?,
-            body_timeout: body_timeout?,
-            idle_timeout: idle_timeout?,
-            resolve_interval: resolve_interval?,
-            health: health?,
+        complete!(UpstreamOptions {
+            urls: urls,
+            credential: self.credential(),
+            ca_file: Some(self.get(&UPSTREAM.ca_file)),
+            client_certificate: Some(self.certificate(&UPSTREAM.client_cert_file, &UPSTREAM.client_key_file)),
+            server_name: Some(self.get(&UPSTREAM.server_name)),
+            connect_timeout: self.get(&UPSTREAM.connect_timeout),
+            response_timeout: self.get(&UPSTREAM.response_timeout),
+            body_timeout: self.get(&UPSTREAM.body_timeout),
+            idle_timeout: self.get(&UPSTREAM.idle_timeout),
+            resolve_interval: self.get(&UPSTREAM.resolve_interval),
+            health: self.health(),
         })
     }
 
     /// The limit on requests to the backends; `Some(None)`: there is none.
-    pub(super) fn queue(&mut self) -> Option<Option<QueueOptions>> {
-        let (requests, queue) = (self.get(&UPSTREAM.requests), self.get(&UPSTREAM.queue));
-        let patience = self.get(&UPSTREAM.queue_timeout);
-        let limits = QueueOptions { requests: requests?, queue: queue?, timeout: patience? };
-        Some((limits.requests > 0).then_some(limits))
+    pub(super) fn queue(&mut self) -> Option<Option<TurnLimits>> {
+        let limits = complete!(TurnLimits {
+            requests: self.get(&UPSTREAM.requests),
+            queue: self.get(&UPSTREAM.queue),
+            patience: self.get(&UPSTREAM.queue_timeout),
+        });
+        limits.map(|limits| (limits.requests > 0).then_some(limits))
     }
 
     fn upstream_urls(&mut self) -> Option<Vec<ServerUrl>> {
@@ -193,17 +184,13 @@ impl Reader<'_> {
                 self.problem(UPSTREAM.health_path.key, message);
             }
         }
-        let (interval, eject_time) = (self.get(&UPSTREAM.health_interval), self.get(&UPSTREAM.eject_time));
-        let unhealthy_after = self.get(&UPSTREAM.unhealthy_after);
-        let healthy_after = self.get(&UPSTREAM.healthy_after);
-        let eject_after = self.get(&UPSTREAM.eject_after);
-        Some(HealthOptions {
-            path,
-            interval: interval?,
-            unhealthy_after: unhealthy_after?,
-            healthy_after: healthy_after?,
-            eject_after: eject_after?,
-            eject_time: eject_time?,
+        complete!(HealthOptions {
+            path: Some(path),
+            interval: self.get(&UPSTREAM.health_interval),
+            unhealthy_after: self.get(&UPSTREAM.unhealthy_after),
+            healthy_after: self.get(&UPSTREAM.healthy_after),
+            eject_after: self.get(&UPSTREAM.eject_after),
+            eject_time: self.get(&UPSTREAM.eject_time),
         })
     }
 }

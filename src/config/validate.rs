@@ -1,11 +1,13 @@
 //! Turns settings into a [`Config`] and checks the relations between options. All problems are collected before they are
 //! reported.
 
+use std::path::PathBuf;
+
 use fernet::Fernet;
 
 use crate::base::secret::Secret;
 use crate::config::options::{GLOBAL, Key, LIMITS, LISTEN, LOG, READINESS, TLS};
-use crate::config::reader::Reader;
+use crate::config::reader::{Reader, complete};
 use crate::config::sources::{Problem, Settings};
 use crate::config::{
     CertificateFiles, Config, Drain, FailureLimits, LimitOptions, ListenOptions, Timeouts, TokenOptions,
@@ -140,8 +142,8 @@ impl Reader<'_> {
     /// A certificate chain and its private key, which are set together or not at all.
     pub(super) fn certificate(
         &mut self,
-        chain: &Key<std::path::PathBuf>,
-        key: &Key<std::path::PathBuf>,
+        chain: &Key<PathBuf>,
+        key: &Key<PathBuf>,
     ) -> Option<CertificateFiles> {
         match (self.get(chain), self.get(key)) {
             (Some(chain_path), Some(key_path)) => {
@@ -154,45 +156,36 @@ impl Reader<'_> {
     }
 
     fn failures(&mut self) -> Option<FailureLimits> {
-        let per_address = self.get(&LIMITS.failures_per_address);
-        let per_user = self.get(&LIMITS.failures_per_user);
-        Some(FailureLimits { per_address: per_address?, per_user: per_user? })
+        complete!(FailureLimits {
+            per_address: self.get(&LIMITS.failures_per_address),
+            per_user: self.get(&LIMITS.failures_per_user),
+        })
     }
 
-    fn limits(&mut self) -> Option<LimitOptions> {
-        let headers = self.get(&LIMITS.headers);
-        let header_size = self.get(&LIMITS.header_size);
-        let uri = self.get(&LIMITS.uri);
-        let body_rate = self.get(&LIMITS.body_rate);
-        let connections = self.get(&LIMITS.connections);
-        let connections_per_address = self.get(&LIMITS.connections_per_address);
-        let requests = self.get(&LIMITS.requests);
-        let requests_per_identity = self.get(&LIMITS.requests_per_identity);
-        let requests_per_connection = self.get(&LIMITS.requests_per_connection);
-        let streams = self.get(&LIMITS.streams);
-        let resets = self.get(&LIMITS.resets);
-        let control_frames = self.get(&LIMITS.control_frames);
-        let turns = self.queue();
-        Some(LimitOptions {
-            headers: headers?,
-            header_size: header_size?,
-            uri: uri?,
-            body_rate: body_rate?,
-            connections: connections?,
-            connections_per_address: connections_per_address?,
-            requests: requests?,
-            requests_per_identity: requests_per_identity?,
-            requests_per_connection: requests_per_connection?,
-            streams: streams?,
-            resets: resets?,
-            control_frames: control_frames?,
-            queue: turns?,
+    fn limits(&mut self) -> Option<Limits> {
+        complete!(Limits {
+            headers: self.get(&LIMITS.headers),
+            header_size: self.get(&LIMITS.header_size),
+            uri: self.get(&LIMITS.uri),
+            body_rate: self.get(&LIMITS.body_rate),
+            connections: self.get(&LIMITS.connections),
+            connections_per_address: self.get(&LIMITS.connections_per_address),
+            requests: self.get(&LIMITS.requests),
+            requests_per_identity: self.get(&LIMITS.requests_per_identity),
+            requests_per_connection: self.get(&LIMITS.requests_per_connection),
+            streams: self.get(&LIMITS.streams),
+            resets: self.get(&LIMITS.resets),
+            control_frames: self.get(&LIMITS.control_frames),
+            turns: self.queue(),
         })
     }
 
     fn log(&mut self) -> Option<LogOptions> {
-        let (level, format, access) = (self.get(&LOG.level), self.get(&LOG.format), self.get(&LOG.access));
-        Some(LogOptions { level: level?, format: format?, access: access? })
+        complete!(LogOptions {
+            level: self.get(&LOG.level),
+            format: self.get(&LOG.format),
+            access: self.get(&LOG.access),
+        })
     }
 }
 
