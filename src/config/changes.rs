@@ -13,7 +13,7 @@ use crate::config::options::{self, AUTH, GLOBAL, LISTEN, LOG, Shape};
 use crate::config::{Config, ListenOptions, Settings, StoreKind};
 
 /// Bytes of a file that are read at a time.
-const HASHED_AT_ONCE: usize = 64 * 1024;
+const HASH_BUFFER_SIZE: usize = 64 * 1024;
 
 /// The settings of a load, with hashes of the files that they name.
 #[derive(Clone, Debug)]
@@ -23,17 +23,17 @@ pub struct LoadedSettings {
 }
 
 /// SHA-256 of the files that an option names, by key.
-pub type Contents = BTreeMap<&'static str, [u8; 32]>;
+pub type FileHashes = BTreeMap<&'static str, [u8; 32]>;
 
 /// Keys of the options that differ between two loads.
 #[derive(Debug, Default)]
 pub struct Changes(BTreeSet<&'static str>);
 
-impl Reading {
+impl LoadedSettings {
     /// Takes the settings that [`crate::config::load`] returned.
-    pub fn of(mut settings: Settings) -> Reading {
-        let contents = std::mem::take(&mut settings.contents);
-        Reading { settings, contents }
+    pub fn new(mut settings: Settings) -> LoadedSettings {
+        let contents = std::mem::take(&mut settings.file_hashes);
+        LoadedSettings { settings, contents }
     }
 
     /// The files that cause a reload when they change: the configuration file, files with secrets, and files that options
@@ -44,7 +44,7 @@ impl Reading {
     }
 
     /// The changes compared with an earlier load.
-    pub fn changes(&self, before: &Reading) -> Changes {
+    pub fn changes(&self, before: &LoadedSettings) -> Changes {
         let mut changed: BTreeSet<_> = options::all()
             .map(|option| option.key)
             .filter(|key| self.value_and_hash(key) != before.value_and_hash(key))
@@ -56,13 +56,13 @@ impl Reading {
     }
 
     /// The value of an option and the hash of its file.
-    fn says(&self, key: &str) -> (Option<&str>, Option<&[u8; 32]>) {
+    fn value_and_hash(&self, key: &str) -> (Option<&str>, Option<&[u8; 32]>) {
         let setting = self.settings.values.get(key);
         (setting.map(|setting| setting.text.expose()), self.contents.get(key))
     }
 
     /// The same with the earlier values of the options in `held`, so that they still count as changed at the next load.
-    pub fn holding(mut self, held: &[&'static str], before: &Reading) -> Reading {
+    pub fn retain_previous(mut self, held: &[&'static str], before: &LoadedSettings) -> LoadedSettings {
         for key in held {
             match before.settings.values.get(key) {
                 Some(setting) => drop(self.settings.values.insert(key, setting.clone())),
@@ -84,7 +84,7 @@ impl Changes {
     }
 
     /// Whether an option has changed whose key begins with one of these prefixes.
-    pub fn touch(&self, beginnings: &[&str]) -> bool {
+    pub fn has_any_of(&self, beginnings: &[&str]) -> bool {
         self.0.iter().any(|key| beginnings.iter().any(|beginning| key.starts_with(beginning)))
     }
 
@@ -94,9 +94,9 @@ impl Changes {
     }
 
     /// Resets the options that need a restart to their current values. Returns the keys of those that had changed.
-    pub fn hold(&self, config: &mut Config, current: &Config) -> Vec<&'static str> {
-        let Listen { proxy_protocol, .. } = config.listen;
-        config.listen = Listen { proxy_protocol, ..current.listen };
+    pub fn defer_fixed_options(&self, config: &mut Config, current: &Config) -> Vec<&'static str> {
+        let ListenOptions { proxy_protocol, .. } = config.listen;
+        config.listen = ListenOptions { proxy_protocol, ..current.listen };
         config.workers = current.workers;
         config.store = current.store.clone();
         config.core_dumps = current.core_dumps;
@@ -128,9 +128,9 @@ impl Changes {
 ///
 /// SECURITY: must be called before the files are loaded. A change in between then causes another reload; in the other
 /// order a revoked secret could stay active.
-pub(super) fn contents(settings: &Settings) -> Contents {
-    let mut contents = Contents::new();
-    for (key, path) in named(settings) {
+pub(super) fn hash_files(settings: &Settings) -> FileHashes {
+    let mut contents = FileHashes::new();
+    for (key, path) in named_files(settings) {
         // The reader of the option reports a file that cannot be read.
         let Ok(hash) = hash_of_file(&path) else { continue };
         // An option can name several files.
@@ -156,7 +156,7 @@ fn hash_of_file(path: &Path) -> io::Result<Digest> {
 }
 
 /// Keys of options with each file that they name.
-fn named(settings: &Settings) -> impl Iterator<Item = (&'static str, PathBuf)> {
+fn named_files(settings: &Settings) -> impl Iterator<Item = (&'static str, PathBuf)> {
     let is_watched_elsewhere =
         |key: &str| key == AUTH.users_file.key || key.starts_with("tls.") || key.starts_with("store.");
     let text = |key: &str| settings.values.get(key).map(|setting| setting.text.expose());
@@ -172,10 +172,10 @@ mod tests {
     use super::*;
     use crate::config::testing::load_with_settings;
 
-    fn read(variables: &[(&str, &str)]) -> (Config, Reading) {
+    fn read(variables: &[(&str, &str)]) -> (Config, LoadedSettings) {
         let (config, mut settings) = load_with_settings("", variables).expect("valid");
         settings.files.clear();
-        (config, Reading::of(settings))
+        (config, LoadedSettings::new(settings))
     }
 
     #[test]
@@ -189,7 +189,7 @@ mod tests {
             ("TRUSTED_PROXIES", "10.0.0.0/8"),
         ]);
         let changes = after.changes(&before);
-        let held = changes.hold(&mut config, &current);
+        let held = changes.defer_fixed_options(&mut config, &current);
         assert_eq!(held, ["listen.http", "workers"]);
         assert_eq!((config.workers, config.listen.http), (current.workers, None));
         assert!(config.listen.proxy_protocol && config.upstream.url().host == "two");

@@ -43,7 +43,7 @@ impl Node {
     }
 
     /// The node in flow style on one line; [`Node::parse`] accepts it.
-    pub fn flow(&self) -> String {
+    pub fn to_flow(&self) -> String {
         // A JSON string is a valid double-quoted YAML string.
         let quoted = |text: &str| serde_json::Value::from(text).to_string();
         let joined = |items: Vec<String>| items.join(", ");
@@ -87,7 +87,7 @@ impl Node {
 
 /// The first line of a parser error without its advice to programmers. The other lines quote the file, which can contain
 /// secrets.
-fn without_source(report: &str) -> String {
+fn strip_source(report: &str) -> String {
     let line = report.lines().next().unwrap_or("unreadable");
     let line = line.strip_prefix("error: ").unwrap_or(line);
     let advice = [", set ", "; use ", ", use "].into_iter().filter_map(|start| line.find(start)).min();

@@ -5,7 +5,7 @@ use http::HeaderValue;
 use crate::config::choices::{CredentialKind, VerifierKind};
 use crate::config::options::{AUTH, IMPERSONATION, Key, LDAP, PLATFORM, UPSTREAM};
 use crate::config::reader::{Reader, complete};
-use crate::config::{AuthOptions, Credential, PlatformOptions, VerifierOptions};
+use crate::config::{AuthOptions, CredentialMode, PlatformOptions, VerifierOptions};
 
 impl Reader<'_> {
     pub(super) fn credential(&mut self) -> Option<CredentialMode> {

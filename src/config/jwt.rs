@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::base::secret::Secret;
 use crate::config::file::Node;
-use crate::config::list_entry::Entry;
+use crate::config::list_entry::ListEntry;
 use crate::config::options::AUTH;
 use crate::config::reader::{Reader, complete};
 use crate::config::url::{self, ResourceUrl};
@@ -30,11 +30,11 @@ pub struct IssuerOptions {
     /// Expected claim `iss`.
     pub issuer: String,
     /// The keys that verify signatures.
-    pub keys: KeysSource,
+    pub keys: JwksSource,
     /// The claim `aud` must contain one of them.
     pub audiences: Vec<String>,
     /// Accepted signature algorithms.
-    pub algorithms: Vec<Algorithm>,
+    pub algorithms: Vec<JwtAlgorithm>,
     /// The claim that names the user.
     pub user_claim: String,
     /// Accepted values of `x-jwt-tenant-id`; `None`: the backend decides.
@@ -43,7 +43,7 @@ pub struct IssuerOptions {
 
 /// The source of an issuer's keys.
 #[derive(Clone, Debug)]
-pub enum KeysSource {
+pub enum JwksSource {
     /// A JSON Web Key Set that is fetched regularly.
     Url {
         /// URL of the key set.
@@ -98,7 +98,7 @@ impl JwtAlgorithm {
 }
 
 /// In bytes. A secret that is shorter than the hash could be guessed (RFC 7518 section 3.2).
-const SHORTEST_SECRET: usize = 32;
+const MIN_SECRET_LENGTH: usize = 32;
 
 impl Reader<'_> {
     pub(super) fn jwt(&mut self) -> Option<JwtOptions> {
@@ -146,7 +146,7 @@ impl Reader<'_> {
 
 /// Paths in the text of `auth.jwt_issuers` of files that are read at load: secrets and certificate authorities. Key sets are
 /// watched separately.
-pub(super) fn files(text: &str) -> Vec<PathBuf> {
+pub(super) fn secret_files(text: &str) -> Vec<PathBuf> {
     let Ok(Node::List(issuers)) = Node::parse(text) else { return Vec::new() };
     // The reader of the option reports the problems.
     let mut problems = Vec::new();
@@ -183,7 +183,7 @@ fn issuer(mut entry: ListEntry<'_>) -> Option<IssuerOptions> {
     complete.then_some(options)
 }
 
-fn keys(entry: &mut Entry<'_>) -> Option<KeysSource> {
+fn keys(entry: &mut ListEntry<'_>) -> Option<JwksSource> {
     const ONE: &str = "set exactly one of jwks_url, jwks_file and secret_file";
     let (from_url, file, secret) =
         (entry.text("jwks_url"), entry.text("jwks_file"), entry.text("secret_file"));
@@ -203,7 +203,7 @@ fn keys(entry: &mut Entry<'_>) -> Option<KeysSource> {
         (None, None, Some(path)) => match Secret::read_file(path.as_ref()) {
             Ok(secret) if secret.expose().len() >= MIN_SECRET_LENGTH => Some(JwksSource::Secret(secret)),
             Ok(_) => {
-                entry.problem("secret_file", format!("must contain at least {SHORTEST_SECRET} bytes"));
+                entry.problem("secret_file", format!("must contain at least {MIN_SECRET_LENGTH} bytes"));
                 None
             }
             Err(error) => {
@@ -220,7 +220,7 @@ fn keys(entry: &mut Entry<'_>) -> Option<KeysSource> {
 
 /// SECURITY: a public key must never be used as the secret of an HMAC. HMAC algorithms are accepted with `secret_file`
 /// only, and all others without it only.
-fn algorithms(entry: &mut Entry<'_>, is_secret: bool) -> Vec<Algorithm> {
+fn algorithms(entry: &mut ListEntry<'_>, is_secret: bool) -> Vec<JwtAlgorithm> {
     let Some(names) = entry.texts("algorithms") else {
         if is_secret {
             entry.problem("algorithms", "is missing; with secret_file it must be of HS256, HS384 and HS512");
@@ -231,7 +231,7 @@ fn algorithms(entry: &mut Entry<'_>, is_secret: bool) -> Vec<Algorithm> {
     for name in names {
         match JwtAlgorithm::ALL.iter().find(|(other, _)| *other == name) {
             None => {
-                let known: Vec<_> = Algorithm::ALL.iter().map(|(name, _)| *name).collect();
+                let known: Vec<_> = JwtAlgorithm::ALL.iter().map(|(name, _)| *name).collect();
                 entry.problem("algorithms", format!("must be one of {}, not {name:?}", known.join(", ")));
             }
             Some((_, algorithm)) if algorithm.is_hmac() != is_secret => {

@@ -9,13 +9,13 @@ use crate::config::reader::Reader;
 use crate::config::{ServerUrl, url};
 
 /// The placeholder of the user name in `ldap.user_dn` and `ldap.filter`.
-pub const USER: &str = "{user}";
+pub const USER_PLACEHOLDER: &str = "{user}";
 
 /// The LDAP directory and how a user is found in it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LdapOptions {
     /// Host and port; `tls` for `ldaps://`.
-    pub url: UpstreamUrl,
+    pub url: ServerUrl,
     /// Whether a plain connection is upgraded to TLS.
     pub start_tls: bool,
     /// Certificate authorities; `None`: the system's.
@@ -34,7 +34,7 @@ pub enum LdapLookup {
     /// By a search.
     Search {
         /// Distinguished name and password of the search; `None`: an anonymous search.
-        binding: Option<(String, Secret)>,
+        bind: Option<(String, Secret)>,
         /// Distinguished name of the base.
         base: String,
         /// Filter that contains the placeholder.
@@ -114,7 +114,7 @@ impl Reader<'_> {
             let message = "must be a filter in parentheses that contains one comparison such as uid={user}";
             return self.missing(LDAP.filter.key, message);
         };
-        let binding = match (self.get(&LDAP.bind_dn), self.get(&LDAP.bind_password)) {
+        let bind = match (self.get(&LDAP.bind_dn), self.get(&LDAP.bind_password)) {
             (None, None) => None,
             // SECURITY: a bind with a name and no password succeeds as an anonymous bind (RFC 4513 section 5.1.2).
             (Some(dn), Some(password)) if !password.expose().is_empty() => Some((dn, password)),
@@ -126,7 +126,7 @@ impl Reader<'_> {
             }
         };
         let attribute = attribute.to_owned();
-        Some(LdapLookup::Search { bind: binding, base, filter, attribute })
+        Some(LdapLookup::Search { bind: bind, base, filter, attribute })
     }
 }
 

@@ -4,7 +4,7 @@ use crate::config::file::Node;
 use crate::config::sources::Problem;
 
 /// An entry that is being read.
-pub struct Entry<'a> {
+pub struct ListEntry<'a> {
     at: String,
     values: Vec<(String, Node)>,
     known: Vec<&'static str>,
@@ -12,12 +12,12 @@ pub struct Entry<'a> {
     problems_before: usize,
 }
 
-impl<'a> Entry<'a> {
+impl<'a> ListEntry<'a> {
     /// The entry at a place such as `auth.jwt_issuers[0]`. `None` and a problem if it is not a group of keys.
-    pub fn new(at: String, node: Node, problems: &'a mut Vec<Problem>) -> Option<Entry<'a>> {
+    pub fn new(at: String, node: Node, problems: &'a mut Vec<Problem>) -> Option<ListEntry<'a>> {
         let problems_before = problems.len();
         match node {
-            Node::Map(values) => Some(Entry { at, values, known: Vec::new(), problems, problems_before }),
+            Node::Map(values) => Some(ListEntry { at, values, known: Vec::new(), problems, problems_before }),
             other => {
                 problems.push(Problem::new(at, format!("must be a group of keys, not {}", other.kind())));
                 None

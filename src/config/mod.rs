@@ -52,7 +52,7 @@ pub struct Config {
     /// Fernet keys that decrypt bearers; the first is the primary one. Never empty.
     pub salts: Vec<Secret>,
     /// Addresses of the listeners.
-    pub listen: Listen,
+    pub listen: ListenOptions,
     /// Certificates and client certificates of the HTTPS listener.
     pub tls: TlsOptions,
     /// Networks whose information about the client address is trusted. Often empty.
@@ -75,12 +75,12 @@ pub struct Config {
     pub failures: FailureLimits,
     /// Timeouts of client connections.
     pub timeouts: Timeouts,
-    /// Limits on connections and requests.
-    pub limits: Limits,
+    /// LimitOptions on connections and requests.
+    pub limits: LimitOptions,
     /// Graceful shutdown.
     pub drain: Drain,
     /// Whether readiness fails while no address of a backend is healthy.
-    pub ready_with_upstream: bool,
+    pub readiness_requires_upstream: bool,
     /// Level and format of the log.
     pub log: LogOptions,
     /// Whether core dumps and debuggers are allowed.
@@ -90,12 +90,12 @@ pub struct Config {
     /// Profiles of the paths that are forwarded. Never empty.
     pub routes: Vec<RouteProfile>,
     /// Values and origins of the options, for display.
-    pub entries: Arc<[print::Entry]>,
+    pub effective_options: Arc<[print::EffectiveOption]>,
 }
 
 /// Addresses of the listeners; `None`: disabled.
 #[derive(Clone, Copy, Debug)]
-pub struct Listen {
+pub struct ListenOptions {
     /// HTTPS: HTTP/1.1 and HTTP/2.
     pub https: Option<SocketAddr>,
     /// Plain HTTP/1.1.
@@ -139,7 +139,7 @@ pub struct CertificateFiles {
 #[derive(Clone, Debug)]
 pub struct PlatformOptions {
     /// `None`: the URL of the backend.
-    pub url: Option<UpstreamUrl>,
+    pub url: Option<ServerUrl>,
     /// Certificate authorities; `None`: the system's.
     pub ca_file: Option<PathBuf>,
     /// Path of the login form.
@@ -250,7 +250,7 @@ pub struct RedisNode {
 
 /// Handling of keys that the gateway does not know.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Foreign {
+pub enum ForeignKeyPolicy {
     /// Ask the backend once and cache the result.
     Verify,
     /// Let the backend decide on each request.
@@ -268,9 +268,9 @@ pub struct FailureLimits {
     pub per_user: u32,
 }
 
-/// Limits on connections and requests.
+/// LimitOptions on connections and requests.
 #[derive(Clone, Copy, Debug)]
-pub struct Limits {
+pub struct LimitOptions {
     /// Headers of a request.
     pub headers: usize,
     /// Bytes of the request line and headers.
@@ -296,24 +296,24 @@ pub struct Limits {
     /// HTTP/2 frames without effect on one connection.
     pub control_frames: u32,
     /// Concurrent requests to the backends; `None`: no limit.
-    pub turns: Option<TurnLimits>,
+    pub queue: Option<QueueOptions>,
 }
 
 /// Limit on concurrent requests to the backends, and the queue for it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct TurnLimits {
+pub struct QueueOptions {
     /// Concurrent requests.
     pub requests: usize,
     /// Queued requests.
     pub queue: usize,
     /// Maximum time in the queue.
-    pub patience: Duration,
+    pub timeout: Duration,
 }
 
-impl Limits {
+impl LimitOptions {
     /// No limits, for tests.
-    pub fn none() -> Limits {
-        Limits {
+    pub fn unlimited() -> LimitOptions {
+        LimitOptions {
             headers: usize::MAX,
             header_size: usize::MAX,
             uri: usize::MAX,

@@ -14,7 +14,7 @@ use crate::http::media_type::MediaType;
 
 /// An option that has a value.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Entry {
+pub struct EffectiveOption {
     /// Key of the option: `upstream.url`.
     pub key: &'static str,
     /// The value as text; `None` for a secret.
@@ -36,7 +36,7 @@ pub fn effective_options(settings: &Settings) -> Vec<EffectiveOption> {
 
 /// The configuration as a YAML file that the gateway accepts, without secrets. With `origins`, a comment on each line names
 /// the source of the value.
-pub fn effective(settings: &Settings, routes: &[RouteProfile], origins: bool) -> String {
+pub fn to_yaml(settings: &Settings, routes: &[RouteProfile], origins: bool) -> String {
     let mut text = String::new();
     let mut group = "";
     for option in options::all() {
@@ -52,7 +52,7 @@ pub fn effective(settings: &Settings, routes: &[RouteProfile], origins: bool) ->
         let origin = if origins { format!("  # {}", setting.origin) } else { String::new() };
         if option.shape == Shape::Secret {
             // SECURITY: a secret is named but never shown.
-            let origin = if setting.origin == Origin::Default { String::new() } else { origin };
+            let origin = if setting.origin == ValueOrigin::Default { String::new() } else { origin };
             let _ = writeln!(text, "{indent}# {name}: (set, not shown){origin}");
         } else {
             let value = scalar(option.shape, setting.text.expose());
@@ -85,7 +85,7 @@ pub fn effective(settings: &Settings, routes: &[RouteProfile], origins: bool) ->
 }
 
 /// The configuration as JSON: each option with its value, or the mark of a secret, and its origin.
-pub fn as_json(settings: &Settings, routes: &[RouteProfile]) -> Value {
+pub fn to_json(settings: &Settings, routes: &[RouteProfile]) -> Value {
     let options = options::all().filter_map(|option| {
         let setting = settings.values.get(option.key)?;
         let origin = setting.origin.to_string();
@@ -125,7 +125,7 @@ fn scalar(shape: Shape, value: &str) -> String {
     match shape {
         Shape::Bool | Shape::Count | Shape::Limit => value.to_owned(),
         // Values of variables and flags can have several lines.
-        Shape::List => Node::parse(value).map_or_else(|_| quoted(value), |node| node.flow()),
+        Shape::List => Node::parse(value).map_or_else(|_| quoted(value), |node| node.to_flow()),
         _ => quoted(value),
     }
 }
@@ -143,19 +143,19 @@ mod tests {
     #[test]
     fn printed_yaml_can_be_loaded_and_contains_no_secret() {
         let (config, settings) = load_with_settings("", &[("WORKERS", "3")]).expect("valid");
-        let printed = effective(&settings, &config.routes, true);
+        let printed = to_yaml(&settings, &config.routes, true);
         assert!(!printed.contains(SALT));
         assert!(printed.contains("workers: 3  # variable TIMBR_GATEWAY_WORKERS"), "{printed}");
         let (config, settings) =
             load_exactly(&printed, &[("API_AUTH_SALT", SALT)]).expect("printed YAML is valid");
-        assert_eq!(effective(&settings, &config.routes, false), strip_origins(&printed));
+        assert_eq!(to_yaml(&settings, &config.routes, false), strip_origins(&printed));
     }
 
     #[test]
     fn json_has_values_and_origins_and_no_secret() {
         let certificates = ("TLS_CERTIFICATES", "[{cert_file: a, key_file: b}]");
         let (config, settings) = load_with_settings("", &[certificates]).expect("valid");
-        let printed = as_json(&settings, &config.routes);
+        let printed = to_json(&settings, &config.routes);
         let options = printed["options"].as_array().expect("a list");
         let option = |key: &str| options.iter().find(|option| option["key"] == key).expect("printed");
         let salt = json!({"key": "api_auth_salt", "secret": true, "origin": "variable API_AUTH_SALT"});
@@ -172,7 +172,7 @@ mod tests {
     fn disabled_routes_stay_disabled_when_printed_yaml_is_loaded() {
         let disabled = "routes:\n  - {name: openapi, enabled: false}\n";
         let (config, settings) = load_with_settings(disabled, &[]).expect("valid");
-        let printed = effective(&settings, &config.routes, false);
+        let printed = to_yaml(&settings, &config.routes, false);
         let (again, _) = load_exactly(&printed, &[("API_AUTH_SALT", SALT)]).expect("valid");
         let names: Vec<_> = again.routes.iter().map(|route| route.name.as_str()).collect();
         assert_eq!(names, ["api"]);

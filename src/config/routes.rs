@@ -25,9 +25,9 @@ pub struct RouteProfile {
     /// Whether a TLS client certificate is required.
     pub client_certificate: bool,
     /// Accepted credentials.
-    pub accepts: Accepts,
+    pub accepts: AcceptedCredentials,
     /// Whether the file sets the accepted credentials.
-    pub credentials_are_given: bool,
+    pub has_explicit_credentials: bool,
 }
 
 /// The kinds of credentials that a route accepts.
@@ -41,9 +41,9 @@ pub struct AcceptedCredentials {
     pub basic: bool,
 }
 
-impl Accepts {
+impl AcceptedCredentials {
     /// Accepted by default. JWTs are removed if there are no issuers.
-    const USUAL: Accepts = Accepts { api_key: true, jwt: true, basic: false };
+    const DEFAULT: AcceptedCredentials = AcceptedCredentials { api_key: true, jwt: true, basic: false };
 
     fn from_words(words: &[String]) -> AcceptedCredentials {
         let has = |word: &str| words.iter().any(|other| other == word);
@@ -165,7 +165,7 @@ struct RouteChange {
 }
 
 /// An entry of `routes` that is being read.
-struct Entry<'a> {
+struct RouteEntry<'a> {
     at: String,
     max_body: u64,
     problems: &'a mut Vec<Problem>,

@@ -5,7 +5,7 @@ use http::Method;
 use crate::base::glob::Glob;
 use crate::config::choices::{AuthorizationMode, OwnKeys};
 use crate::config::file::Node;
-use crate::config::list_entry::Entry;
+use crate::config::list_entry::ListEntry;
 use crate::config::options::{AUTHORIZATION, IMPERSONATION, Key};
 use crate::config::reader::Reader;
 use crate::config::{RouteProfile, routes};

@@ -15,7 +15,7 @@ pub fn parse(text: &str) -> Option<u64> {
 }
 
 /// Formats a size in the largest unit that gives a whole number.
-pub fn show(bytes: u64) -> String {
+pub fn format(bytes: u64) -> String {
     let units = [(30, "GiB"), (20, "MiB"), (10, "KiB")];
     let fits = |(shift, _): &&(u32, &str)| bytes > 0 && bytes.trailing_zeros() >= *shift;
     match units.iter().find(fits) {

@@ -24,7 +24,7 @@ pub struct Sources {
 
 /// The source of a value.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Origin {
+pub enum ValueOrigin {
     /// Name of the flag, without dashes.
     Flag(String),
     /// Name of the environment variable.
@@ -52,7 +52,7 @@ pub struct Setting {
     /// The text. It is stored like a secret even if the option is not one.
     pub text: Secret,
     /// The source that it came from.
-    pub origin: Origin,
+    pub origin: ValueOrigin,
 }
 
 /// A problem of the configuration.
@@ -78,7 +78,7 @@ impl fmt::Display for Problem {
 }
 
 /// The problems, one on each line after the first, which is empty.
-pub fn list(problems: &[Problem]) -> String {
+pub fn format_problems(problems: &[Problem]) -> String {
     let lines: Vec<_> = problems.iter().map(|problem| format!("\n  {problem}")).collect();
     lines.concat()
 }
@@ -93,7 +93,7 @@ pub struct Settings {
     /// The configuration file and the files with secrets.
     pub files: Vec<PathBuf>,
     /// Hashes of the files that options name.
-    pub(super) contents: Contents,
+    pub(super) file_hashes: FileHashes,
 }
 
 /// The values of one source, by key.
@@ -105,7 +105,7 @@ const CONFIG: &str = "config";
 /// Merges all sources and collects all problems.
 pub fn merge(sources: &Sources, problems: &mut Vec<Problem>) -> Settings {
     let from_flag = |(key, text): (&String, &String)| {
-        let origin = Origin::Flag(options::flag_of(key));
+        let origin = ValueOrigin::Flag(options::flag_of(key));
         (key.clone(), Setting { text: Secret::new(text.clone()), origin })
     };
     let flags = sources.flags.iter().map(from_flag).collect();
@@ -150,12 +150,12 @@ fn setting(
             }
         }
     }
-    Some(Setting { text: Secret::new(option.default?.to_owned()), origin: Origin::Default })
+    Some(Setting { text: Secret::new(option.default?.to_owned()), origin: ValueOrigin::Default })
 }
 
 fn read_secret(file: &Setting, option: &OptionSpec, problems: &mut Vec<Problem>) -> Option<Setting> {
     let origin = file.origin.clone();
-    match Secret::read(Path::new(file.text.expose())) {
+    match Secret::read_file(Path::new(file.text.expose())) {
         Ok(text) => Some(Setting { text, origin }),
         Err(error) => {
             // SECURITY: the path is not shown, because it may be the secret itself, set by mistake.
@@ -198,7 +198,7 @@ impl FileReader<'_> {
         if let Some(shape) = shape_of(key) {
             match scalar(shape, node) {
                 Ok(Some(text)) => {
-                    let origin = Origin::File(self.path.to_owned());
+                    let origin = ValueOrigin::File(self.path.to_owned());
                     self.values.insert(key.to_owned(), Setting { text: Secret::new(text), origin });
                 }
                 Ok(None) => {}
@@ -292,7 +292,7 @@ fn gateway_variables(environment: &[(OsString, OsString)], problems: &mut Vec<Pr
             // Compose files and charts pass unset values as empty variables.
             Some("") => {}
             Some(value) => {
-                let origin = Origin::Variable(name.to_owned());
+                let origin = ValueOrigin::Variable(name.to_owned());
                 values.insert(key.clone(), Setting { text: Secret::new(value.to_owned()), origin });
             }
             None => problems.push(Problem::new(name, "is not valid UTF-8")),

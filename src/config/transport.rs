@@ -1,7 +1,7 @@
 //! Reads the options below HTTP: certificates, client certificates and the PROXY protocol.
 
 use crate::config::choices::{ClientAuthMode, ProxyProtocol};
-use crate::config::list_entry::Entry;
+use crate::config::list_entry::ListEntry;
 use crate::config::options::{GLOBAL, LISTEN, TLS};
 use crate::config::reader::Reader;
 use crate::config::{CertificateFiles, ClientAuth, RouteProfile, TlsOptions};

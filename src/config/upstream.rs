@@ -6,7 +6,7 @@ use std::time::Duration;
 use crate::base::secret::Secret;
 use crate::config::options::UPSTREAM;
 use crate::config::reader::{Reader, complete};
-use crate::config::{CertificateFiles, TurnLimits};
+use crate::config::{CertificateFiles, QueueOptions};
 
 /// Each backend has a connection pool in each worker, and a health check task.
 const MAX_URLS: usize = 64;
@@ -15,9 +15,9 @@ const MAX_URLS: usize = 64;
 #[derive(Clone, Debug)]
 pub struct UpstreamOptions {
     /// At least one; all have the same scheme.
-    pub urls: Vec<UpstreamUrl>,
+    pub urls: Vec<ServerUrl>,
     /// What the backend receives as proof of the caller.
-    pub credential: Credential,
+    pub credential: CredentialMode,
     /// Certificate authorities; `None`: the system's.
     pub ca_file: Option<PathBuf>,
     /// The client certificate of the gateway.
@@ -40,7 +40,7 @@ pub struct UpstreamOptions {
 
 impl UpstreamOptions {
     /// The URL of the first backend.
-    pub fn url(&self) -> &UpstreamUrl {
+    pub fn url(&self) -> &ServerUrl {
         &self.urls[0]
     }
 
@@ -69,7 +69,7 @@ pub struct HealthOptions {
 
 /// Scheme, host and port of a server.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct UpstreamUrl {
+pub struct ServerUrl {
     /// Whether the scheme is `https`.
     pub tls: bool,
     /// Host name or IP address; an IPv6 address has no brackets.
@@ -78,7 +78,7 @@ pub struct UpstreamUrl {
     pub port: u16,
 }
 
-impl UpstreamUrl {
+impl ServerUrl {
     /// Host and, unless it is the default of the scheme, port: the value of the `host` header.
     pub fn authority(&self) -> String {
         let host = if self.host.contains(':') { format!("[{}]", self.host) } else { self.host.clone() };
@@ -103,10 +103,10 @@ pub enum CredentialMode {
     },
 }
 
-impl Credential {
+impl CredentialMode {
     /// Whether each user has an own key at the backend.
-    pub fn is_of_each_user(&self) -> bool {
-        matches!(self, Credential::Platform | Credential::Delegate)
+    pub fn is_per_user(&self) -> bool {
+        matches!(self, CredentialMode::Platform | CredentialMode::Delegate)
     }
 }
 
@@ -136,11 +136,11 @@ impl Reader<'_> {
     }
 
     /// The limit on requests to the backends; `Some(None)`: there is none.
-    pub(super) fn queue(&mut self) -> Option<Option<TurnLimits>> {
-        let limits = complete!(TurnLimits {
+    pub(super) fn queue(&mut self) -> Option<Option<QueueOptions>> {
+        let limits = complete!(QueueOptions {
             requests: self.get(&UPSTREAM.requests),
             queue: self.get(&UPSTREAM.queue),
-            patience: self.get(&UPSTREAM.queue_timeout),
+            timeout: self.get(&UPSTREAM.queue_timeout),
         });
         limits.map(|limits| (limits.requests > 0).then_some(limits))
     }

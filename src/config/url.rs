@@ -8,13 +8,13 @@ use crate::config::ServerUrl;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ResourceUrl {
     /// Scheme, host and port.
-    pub origin: UpstreamUrl,
+    pub origin: ServerUrl,
     /// Path and query: `/realms/timbr/certs?x=1`.
     pub target: String,
 }
 
 /// Parses `http://host[:port]` or `https://host[:port]`. The error reads as a sentence after the key: "must be …".
-pub fn origin(url: &str) -> Result<UpstreamUrl, String> {
+pub fn parse_origin(url: &str) -> Result<ServerUrl, String> {
     const FORM: &str = "must be http://host:port or https://host[:port]";
     let ResourceUrl { origin, target } = parse(url, FORM)?;
     if target != "/" {
@@ -26,7 +26,7 @@ pub fn origin(url: &str) -> Result<UpstreamUrl, String> {
 /// Parses a URL with a path whose response is trusted.
 ///
 /// SECURITY: a response over plain HTTP from another machine could be forged on the network.
-pub fn trusted_resource(url: &str) -> Result<ResourceUrl, String> {
+pub fn parse_trusted_resource(url: &str) -> Result<ResourceUrl, String> {
     let resource = parse(url, "must be https://host[:port]/path")?;
     if !resource.origin.tls && !is_loopback(&resource.origin.host) {
         return Err(
@@ -38,7 +38,7 @@ pub fn trusted_resource(url: &str) -> Result<ResourceUrl, String> {
 }
 
 /// Parses a URL with a path whose response is not trusted.
-pub fn resource(url: &str) -> Result<ResourceUrl, String> {
+pub fn parse_resource(url: &str) -> Result<ResourceUrl, String> {
     parse(url, "must be http://host:port/path or https://host[:port]/path")
 }
 
@@ -77,7 +77,7 @@ mod tests {
 
     #[test]
     fn trusted_resources_need_tls_or_a_loopback_address() {
-        let jwks = trusted_resource("https://idp.example.com/realms/timbr/certs?x=1").expect("valid");
+        let jwks = parse_trusted_resource("https://idp.example.com/realms/timbr/certs?x=1").expect("valid");
         assert_eq!((jwks.origin.port, jwks.target.as_str()), (443, "/realms/timbr/certs?x=1"));
         for url in ["http://127.0.0.1:8080/jwks", "http://localhost/jwks", "http://[::1]:1/"] {
             assert!(parse_trusted_resource(url).is_ok(), "{url}");

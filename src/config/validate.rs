@@ -36,7 +36,7 @@ pub(super) fn config(settings: &Settings, problems: &mut Vec<Problem>) -> Option
     let timeouts = Timeouts::read(&mut reader);
     let limits = reader.limits();
     let drain = Drain::read(&mut reader);
-    let ready_with_upstream = reader.get(&READINESS.upstream);
+    let readiness_requires_upstream = reader.get(&READINESS.upstream);
     let log = reader.log();
     let core_dumps = reader.get(&GLOBAL.core_dumps);
     let workers = reader.get(&GLOBAL.workers).unwrap_or_else(cores);
@@ -60,7 +60,7 @@ pub(super) fn config(settings: &Settings, problems: &mut Vec<Problem>) -> Option
         timeouts: timeouts?,
         limits: limits?,
         drain: drain?,
-        readiness_requires_upstream: ready_with_upstream?,
+        readiness_requires_upstream: readiness_requires_upstream?,
         log: log?,
         core_dumps: core_dumps?,
         workers,
@@ -162,8 +162,8 @@ impl Reader<'_> {
         })
     }
 
-    fn limits(&mut self) -> Option<Limits> {
-        complete!(Limits {
+    fn limits(&mut self) -> Option<LimitOptions> {
+        complete!(LimitOptions {
             headers: self.get(&LIMITS.headers),
             header_size: self.get(&LIMITS.header_size),
             uri: self.get(&LIMITS.uri),
@@ -176,7 +176,7 @@ impl Reader<'_> {
             streams: self.get(&LIMITS.streams),
             resets: self.get(&LIMITS.resets),
             control_frames: self.get(&LIMITS.control_frames),
-            turns: self.queue(),
+            queue: self.queue(),
         })
     }
 
@@ -193,7 +193,7 @@ impl Reader<'_> {
 mod tests {
     use super::*;
     use crate::config::testing::{SALT, load};
-    use crate::config::{self, Credential, Sources, UpstreamUrl, url};
+    use crate::config::{self, CredentialMode, ServerUrl, Sources, url};
 
     fn with(variables: &[(&str, &str)]) -> Result<Config, String> {
         load("", variables)
@@ -241,6 +241,13 @@ mod tests {
     }
 
     #[test]
+    fn workers_have_a_maximum_so_that_a_typing_mistake_cannot_take_all_memory() {
+        let error = with(&[("WORKERS", "4294967296")]).expect_err("too many");
+        assert!(error.contains("workers: must be between 1 and 1024"), "{error}");
+        assert_eq!(with(&[("WORKERS", "1024")]).expect("valid").workers, 1024);
+    }
+
+    #[test]
     fn unused_options_are_checked_and_no_problem_hides_another() {
         let error = with(&[
             ("LDAP_TIMEOUT", "soon"),
@@ -283,7 +290,7 @@ mod tests {
         assert!(error.contains("auth.trust_salt_holder"), "{error}");
         let trusted = [env[0], env[1], ("AUTH_TRUST_SALT_HOLDER", "true")];
         let config = with(&trusted).expect("trusted");
-        assert!(matches!(config.upstream.credential, Credential::Impersonate { .. }));
+        assert!(matches!(config.upstream.credential, CredentialMode::Impersonate { .. }));
         let verified = [env[0], env[1], ("AUTH_VERIFIER", "users-file"), ("AUTH_USERS_FILE", "/users")];
         assert!(with(&verified).is_ok());
     }

@@ -11,7 +11,7 @@ pub fn warnings(config: &Config, settings: &Settings) -> Vec<Problem> {
 
 /// SECURITY: rules name users, but with `salt-holder` any holder of the salt can use any user name. This is a warning and
 /// not a problem, because rules can be intended to separate cooperating clients.
-fn rules_for_whoever_they_say_they_are(config: &Config, settings: &Settings) -> Option<Problem> {
+fn rules_without_password_check(config: &Config, settings: &Settings) -> Option<Problem> {
     let trusted =
         settings.values.get(AUTH.trust_salt_holder.key).is_some_and(|word| word.text.expose() == "true");
     let salt_holder = matches!(config.auth.verifier, VerifierOptions::SaltHolder);

@@ -50,7 +50,7 @@ group! { GLOBAL: GlobalKeys = "" {
     trusted_proxies: Vec<IpNet>,
         "Networks of the proxies in front of the gateway, such as 10.0.0.0/8. The client addresses in X-Forwarded-For, \
          Forwarded and PROXY protocol headers are trusted only if they come from one of these networks.";
-    workers: Count,
+    workers: Count ["1"..="1024"],
         "Number of worker threads. Default: one for each CPU core.";
     core_dumps: bool = "false",
         "Allow core dumps and debuggers. Both expose every secret in memory; enable it for debugging only.";
@@ -90,7 +90,7 @@ group! { UPSTREAM: UpstreamKeys = "upstream." {
     urls: Vec<ServerUrl>,
         "URLs of several equivalent backends, in place of upstream.url; all http:// or all https://. See upstreams.md.";
     credential: CredentialKind = "forward",
-        "Credential that is sent to the backend. forward: the client's own x-api-key, with the user in \
+        "CredentialMode that is sent to the backend. forward: the client's own x-api-key, with the user in \
          x-forwarded-user. impersonate: the gateway's service key, with the user in x-api-impersonate-user. platform: \
          the user's own key, which the platform returns at login. delegate: the token that the backend's own get_token \
          returned to the user.";

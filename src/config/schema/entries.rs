@@ -3,11 +3,11 @@
 
 /// A key of an entry.
 #[derive(Clone, Copy, Debug)]
-pub struct Field {
+pub struct EntryKey {
     /// Name in the entry: `jwks_url`.
     pub key: &'static str,
-    /// Form of the value.
-    pub(super) form: Form,
+    /// EntryForm of the value.
+    pub(super) form: EntryForm,
     /// Whether every entry must have it.
     pub(super) required: bool,
     /// Whether an entry must have exactly one of the keys with this mark.
@@ -56,44 +56,56 @@ const fn one_of(key: &'static str, form: EntryForm, meaning: &'static str) -> En
 const METHODS: &[&str] = &["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"];
 
 /// The keys of `routes`, which exists in the file only.
-pub const ROUTES: &[Field] = &[
-    required("name", Form::Name, "Name of the profile, shown in logs and metrics in place of the path."),
-    key("prefix", Form::Prefix, "Prefix of the path; begins and ends with `/`."),
-    key("content_types", Form::MediaTypes, "Accepted media types of `Content-Type`, without parameters."),
+pub const ROUTES: &[EntryKey] = &[
+    required("name", EntryForm::Name, "Name of the profile, shown in logs and metrics in place of the path."),
+    key("prefix", EntryForm::Prefix, "Prefix of the path; begins and ends with `/`."),
+    key(
+        "content_types",
+        EntryForm::MediaTypes,
+        "Accepted media types of `Content-Type`, without parameters.",
+    ),
     key(
         "methods",
-        Form::WordList(METHODS),
+        EntryForm::WordList(METHODS),
         "Accepted methods: GET, HEAD, POST, PUT, PATCH, DELETE. Default: all of them.",
     ),
     key(
         "credentials",
-        Form::WordList(&["api_key", "jwt", "basic"]),
+        EntryForm::WordList(&["api_key", "jwt", "basic"]),
         "Accepted credentials: `api_key`, `jwt` and `basic`. Default: `api_key` and, if `auth.jwt_issuers` is set, `jwt`.",
     ),
-    key("max_body", Form::Size, "Maximum size of a request body, such as `10MiB`. Default: `limits.body`."),
+    key(
+        "max_body",
+        EntryForm::Size,
+        "Maximum size of a request body, such as `10MiB`. Default: `limits.body`.",
+    ),
     key(
         "client_certificate",
-        Form::Word(&["required", "optional"]),
+        EntryForm::Word(&["required", "optional"]),
         "`required`: this path requires a TLS client certificate (see `tls.client_auth`). Default: `optional`.",
     ),
-    key("enabled", Form::Flag, "`false` disables the profile."),
+    key("enabled", EntryForm::Flag, "`false` disables the profile."),
 ];
 
-const JWT_ISSUERS: &[Field] = &[
-    required("issuer", Form::Text, "Expected claim `iss`, compared exactly."),
-    one_of("jwks_url", Form::Text, "URL of the key set: `https`, or `http` on this machine."),
+const JWT_ISSUERS: &[EntryKey] = &[
+    required("issuer", EntryForm::Text, "Expected claim `iss`, compared exactly."),
+    one_of("jwks_url", EntryForm::Text, "URL of the key set: `https`, or `http` on this machine."),
     one_of(
         "jwks_file",
-        Form::Text,
+        EntryForm::Text,
         "File with the key set, in place of `jwks_url`. Reloaded when it changes.",
     ),
     one_of(
         "secret_file",
-        Form::Text,
+        EntryForm::Text,
         "File with the shared secret of an HMAC, in place of a key set; at least 32 bytes.",
     ),
-    key("ca_file", Form::Text, "Certificate authorities (PEM) for `jwks_url`, in place of the system's."),
-    required("audiences", Form::Texts, "Accepted audiences: the claim `aud` must contain one of them."),
+    key(
+        "ca_file",
+        EntryForm::Text,
+        "Certificate authorities (PEM) for `jwks_url`, in place of the system's.",
+    ),
+    required("audiences", EntryForm::Texts, "Accepted audiences: the claim `aud` must contain one of them."),
     key(
         "algorithms",
         EntryForm::Words(&[
@@ -103,40 +115,40 @@ const JWT_ISSUERS: &[Field] = &[
         "Accepted signature algorithms. Default: `RS256`, `PS256`, `ES256`, `EdDSA`. Also the variants with 384 and 512, and \
          `HS256`, `HS384`, `HS512` with `secret_file` only. `none` is never accepted.",
     ),
-    key("user_claim", Form::Text, "Claim that holds the user name. Default: `sub`."),
-    key("tenants", Form::Texts, "Accepted values of `x-jwt-tenant-id`. Default: the backend decides."),
+    key("user_claim", EntryForm::Text, "Claim that holds the user name. Default: `sub`."),
+    key("tenants", EntryForm::Texts, "Accepted values of `x-jwt-tenant-id`. Default: the backend decides."),
 ];
 
-const IMPERSONATION_RULES: &[Field] = &[
-    required("users", Form::Texts, "Callers: names or patterns."),
-    required("act_as", Form::Texts, "Users whom they may act as: names or patterns."),
+const IMPERSONATION_RULES: &[EntryKey] = &[
+    required("users", EntryForm::Texts, "Callers: names or patterns."),
+    required("act_as", EntryForm::Texts, "Users whom they may act as: names or patterns."),
 ];
 
-const AUTHORIZATION_RULES: &[Field] = &[
+const AUTHORIZATION_RULES: &[EntryKey] = &[
     key(
         "users",
-        Form::Texts,
+        EntryForm::Texts,
         "Users: names or patterns. With impersonation, the name of the impersonated user is compared.",
     ),
-    key("unknown_users", Form::Flag, "`true`: also callers whose key only the backend knows."),
-    key("routes", Form::Texts, "Names of routes. Default: all."),
-    key("methods", Form::Words(METHODS), "HTTP methods. Default: all."),
+    key("unknown_users", EntryForm::Flag, "`true`: also callers whose key only the backend knows."),
+    key("routes", EntryForm::Texts, "Names of routes. Default: all."),
+    key("methods", EntryForm::Words(METHODS), "HTTP methods. Default: all."),
     key(
         "ontologies",
-        Form::Texts,
+        EntryForm::Texts,
         "Ontologies: names or patterns. Matches only if the path contains the ontology: `/timbr/openapi/ontology/<name>/…`, \
          `/timbr/api/q/<name>/…`, `get_ontology`, `get_config` and `clear_cache`. Bodies are not read, so such a rule \
          does not allow `/timbr/api/query/`.",
     ),
 ];
 
-const CERTIFICATES: &[Field] = &[
-    required("cert_file", Form::Text, "Certificate chain (PEM), leaf first."),
-    required("key_file", Form::Text, "Private key (PEM)."),
+const CERTIFICATES: &[EntryKey] = &[
+    required("cert_file", EntryForm::Text, "Certificate chain (PEM), leaf first."),
+    required("key_file", EntryForm::Text, "Private key (PEM)."),
 ];
 
 /// The keys of all lists, by the key of the option.
-pub const LISTS: [(&str, &[Field]); 5] = [
+pub const LISTS: [(&str, &[EntryKey]); 5] = [
     ("routes", ROUTES),
     ("auth.jwt_issuers", JWT_ISSUERS),
     ("impersonation.rules", IMPERSONATION_RULES),
@@ -145,6 +157,6 @@ pub const LISTS: [(&str, &[Field]); 5] = [
 ];
 
 /// The keys of the entries of one list.
-pub fn entries_of(list: &str) -> Option<&'static [Field]> {
+pub fn entry_keys(list: &str) -> Option<&'static [EntryKey]> {
     LISTS.iter().find(|(key, _)| *key == list).map(|(_, fields)| *fields)
 }

@@ -99,7 +99,7 @@ fn shape(option: &OptionSpec) -> Value {
             "pattern": SEVERAL_URLS,
         }),
         Shape::List => {
-            let entry = group(entries_of(option.key).unwrap_or_default(), true);
+            let entry = group(entry_keys(option.key).unwrap_or_default(), true);
             // The value of a variable or a flag is the same list as text.
             json!({ "type": ["array", "string", "null"], "items": entry })
         }
@@ -124,8 +124,8 @@ fn path() -> Value {
 }
 
 /// The schema of one entry of a list. With `nullable`, an empty key counts as not set.
-fn group(fields: &[Field], nullable: bool) -> Value {
-    let property = |field: &Field| {
+fn group(fields: &[EntryKey], nullable: bool) -> Value {
+    let property = |field: &EntryKey| {
         let mut schema = form(field.form);
         if nullable && !field.required {
             schema = json!({ "anyOf": [schema, { "type": "null" }] });

@@ -35,7 +35,7 @@ struct SchemaGroup {
     secrets: Vec<&'static str>,
 }
 
-impl Group {
+impl SchemaGroup {
     /// Adds an option by the part of its key below this group.
     fn add(&mut self, key: &'static str, option: &OptionSpec) {
         let Some((name, rest)) = key.split_once('.') else {
