@@ -44,12 +44,13 @@ fn config_argument() -> Arg {
 
 fn option_argument(option: &'static OptionSpec) -> Arg {
     let default = option.default.map(|text| format!(" [default: {text}]")).unwrap_or_default();
+    let range = option.range.map(|(min, max)| format!(" [range: {min} to {max}]")).unwrap_or_default();
     let variable = option.variable();
     match (option.flag(), option.file_twin()) {
         (Some(flag), _) => Arg::new(option.key)
             .long(flag)
             .value_name(option.value_name())
-            .help(format!("{} [env: {variable}]{default}", option.help)),
+            .help(format!("{} [env: {variable}]{default}{range}", option.help)),
         (None, twin) => {
             let twin = twin.expect("what has no flag is a secret, and that has a twin");
             Arg::new(twin.clone())

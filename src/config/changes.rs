@@ -1,4 +1,4 @@
-//! What a new reading of the configuration changes, and what of it has to wait for a restart.
+//! Compares two loaded configurations and decides which changes need a restart. Applies none.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
@@ -12,39 +12,38 @@ use crate::config::jwt;
 use crate::config::options::{self, AUTH, GLOBAL, LISTEN, LOG, Shape};
 use crate::config::{Config, ListenOptions, Settings, StoreKind};
 
-/// Bytes of a file that are read at once to be hashed.
+/// Bytes of a file that are read at a time.
 const HASH_BUFFER_SIZE: usize = 64 * 1024;
 
-/// A configuration as it was read: what was typed, and what the files that it names held then.
+/// The settings of a load, with hashes of the files that they name.
 #[derive(Clone, Debug)]
 pub struct LoadedSettings {
     settings: Settings,
     contents: FileHashes,
 }
 
-/// Hashes of what stood in the files that options name.
+/// SHA-256 of the files that an option names, by key.
 pub type FileHashes = BTreeMap<&'static str, [u8; 32]>;
 
-/// The options that differ between two readings.
+/// Keys of the options that differ between two loads.
 #[derive(Debug, Default)]
 pub struct Changes(BTreeSet<&'static str>);
 
 impl LoadedSettings {
-    /// What [`crate::config::load`] gave.
+    /// Takes the settings that [`crate::config::load`] returned.
     pub fn new(mut settings: Settings) -> LoadedSettings {
         let contents = std::mem::take(&mut settings.file_hashes);
         LoadedSettings { settings, contents }
     }
 
-    /// The files that make another reading necessary when they change: the configuration's own, those with secrets, and
-    /// those that options name. What is looked after elsewhere while the gateway runs (certificates, users, the file of
-    /// the store) is not among them.
+    /// The files that cause a reload when they change: the configuration file, files with secrets, and files that options
+    /// name. Files that other modules watch are not included: certificates, users and the file of the store.
     pub fn files(&self) -> Vec<PathBuf> {
         let named = named_files(&self.settings).map(|(_, path)| path);
         self.settings.files.iter().cloned().chain(named).collect()
     }
 
-    /// What `self` changes, compared with what was read before.
+    /// The changes compared with an earlier load.
     pub fn changes(&self, before: &LoadedSettings) -> Changes {
         let mut changed: BTreeSet<_> = options::all()
             .map(|option| option.key)
@@ -56,13 +55,13 @@ impl LoadedSettings {
         Changes(changed)
     }
 
-    /// The value of an option, and what its file held.
+    /// The value of an option and the hash of its file.
     fn value_and_hash(&self, key: &str) -> (Option<&str>, Option<&[u8; 32]>) {
         let setting = self.settings.values.get(key);
         (setting.map(|setting| setting.text.expose()), self.contents.get(key))
     }
 
-    /// What counts as read from now on where `held` stays as it was before.
+    /// The same with the earlier values of the options in `held`, so that they still count as changed at the next load.
     pub fn retain_previous(mut self, held: &[&'static str], before: &LoadedSettings) -> LoadedSettings {
         for key in held {
             match before.settings.values.get(key) {
@@ -79,33 +78,33 @@ impl LoadedSettings {
 }
 
 impl Changes {
-    /// Whether there are none.
+    /// Whether no option has changed.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
-    /// Whether an option changes whose key begins with one of these.
+    /// Whether an option has changed whose key begins with one of these prefixes.
     pub fn has_any_of(&self, beginnings: &[&str]) -> bool {
         self.0.iter().any(|key| beginnings.iter().any(|beginning| key.starts_with(beginning)))
     }
 
-    /// The options that changed.
+    /// Keys of the changed options.
     pub fn keys(&self) -> impl Iterator<Item = &'static str> {
         self.0.iter().copied()
     }
 
-    /// Gives `config` the values of the one in force for what needs a restart; the keys of what would change.
-    pub fn defer_fixed_options(&self, config: &mut Config, in_force: &Config) -> Vec<&'static str> {
+    /// Resets the options that need a restart to their current values. Returns the keys of those that had changed.
+    pub fn defer_fixed_options(&self, config: &mut Config, current: &Config) -> Vec<&'static str> {
         let ListenOptions { proxy_protocol, .. } = config.listen;
-        config.listen = ListenOptions { proxy_protocol, ..in_force.listen };
-        config.workers = in_force.workers;
-        config.store = in_force.store.clone();
-        config.core_dumps = in_force.core_dumps;
-        config.log.format = in_force.log.format;
-        config.log.access = in_force.log.access;
-        let holds_salts = !matches!(in_force.store.kind, StoreKind::Memory);
+        config.listen = ListenOptions { proxy_protocol, ..current.listen };
+        config.workers = current.workers;
+        config.store = current.store.clone();
+        config.core_dumps = current.core_dumps;
+        config.log.format = current.log.format;
+        config.log.access = current.log.access;
+        let holds_salts = !matches!(current.store.kind, StoreKind::Memory);
         if holds_salts {
-            config.salts.clone_from(&in_force.salts);
+            config.salts.clone_from(&current.salts);
         }
         let fixed = [
             LISTEN.https.key,
@@ -125,23 +124,23 @@ impl Changes {
     }
 }
 
-/// Looks into the files that are read together with the configuration. Blocks on the file system.
+/// Hashes the files that are loaded together with the configuration. Blocks on the file system.
 ///
-/// SECURITY: to be called before any of them is read for use: what changes in between then counts as not read yet, and is
-/// read once more. The other way round, a secret that was taken back could stay in force.
+/// SECURITY: must be called before the files are loaded. A change in between then causes another reload; in the other
+/// order a revoked secret could stay active.
 pub(super) fn hash_files(settings: &Settings) -> FileHashes {
     let mut contents = FileHashes::new();
     for (key, path) in named_files(settings) {
-        // One that cannot be read is told where it is used.
+        // The reader of the option reports a file that cannot be read.
         let Ok(hash) = hash_of_file(&path) else { continue };
-        // An option may name several.
+        // An option can name several files.
         let all = [contents.get(key).map_or(&[][..], |other| &other[..]), hash.as_ref()].concat();
         contents.insert(key, digest(&SHA256, &all).as_ref().try_into().expect("SHA-256 has 32 bytes"));
     }
     contents
 }
 
-/// Reads piece by piece, as a file of keys may be large.
+/// Reads in pieces, because a file of keys can be large.
 fn hash_of_file(path: &Path) -> io::Result<Digest> {
     let mut file = File::open(path)?;
     let mut hash = digest::Context::new(&SHA256);
@@ -156,12 +155,13 @@ fn hash_of_file(path: &Path) -> io::Result<Digest> {
     }
 }
 
-/// Options that name files, each with one of them.
+/// Keys of options with each file that they name.
 fn named_files(settings: &Settings) -> impl Iterator<Item = (&'static str, PathBuf)> {
-    let elsewhere =
+    let is_watched_elsewhere =
         |key: &str| key == AUTH.users_file.key || key.starts_with("tls.") || key.starts_with("store.");
     let text = |key: &str| settings.values.get(key).map(|setting| setting.text.expose());
-    let options = options::all().filter(move |option| option.shape == Shape::Path && !elsewhere(option.key));
+    let options =
+        options::all().filter(move |option| option.shape == Shape::Path && !is_watched_elsewhere(option.key));
     let files = options.filter_map(move |option| Some((option.key, PathBuf::from(text(option.key)?))));
     let of_issuers = text(AUTH.jwt_issuers.key).map(jwt::secret_files).unwrap_or_default();
     files.chain(of_issuers.into_iter().map(|path| (AUTH.jwt_issuers.key, path)))
@@ -170,22 +170,17 @@ fn named_files(settings: &Settings) -> impl Iterator<Item = (&'static str, PathB
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::{Sources, load};
+    use crate::config::testing::load_with_settings;
 
-    const SALT: &str = "cw_0x689RpI-jtRR7oE8h_eQsKImvJapLeSbXpwF4e4=";
-
-    fn read(env: &[(&str, &str)]) -> (Config, LoadedSettings) {
-        let mut environment = vec![("API_AUTH_SALT".into(), SALT.into())];
-        environment.extend(
-            env.iter().map(|(name, value)| (format!("TIMBR_GATEWAY_{name}").into(), (*value).into())),
-        );
-        let (config, settings) = load(&Sources { environment, ..Sources::default() }).expect("valid");
+    fn read(variables: &[(&str, &str)]) -> (Config, LoadedSettings) {
+        let (config, mut settings) = load_with_settings("", variables).expect("valid");
+        settings.files.clear();
         (config, LoadedSettings::new(settings))
     }
 
     #[test]
-    fn what_needs_a_restart_stays_as_it_is_and_is_named_each_time() {
-        let (in_force, before) = read(&[("UPSTREAM_URL", "http://one")]);
+    fn fixed_options_keep_their_values_and_are_reported_by_each_load() {
+        let (current, before) = read(&[("UPSTREAM_URL", "http://one")]);
         let (mut config, after) = read(&[
             ("UPSTREAM_URL", "http://two"),
             ("WORKERS", "7"),
@@ -194,9 +189,9 @@ mod tests {
             ("TRUSTED_PROXIES", "10.0.0.0/8"),
         ]);
         let changes = after.changes(&before);
-        let held = changes.defer_fixed_options(&mut config, &in_force);
+        let held = changes.defer_fixed_options(&mut config, &current);
         assert_eq!(held, ["listen.http", "workers"]);
-        assert_eq!((config.workers, config.listen.http), (in_force.workers, None));
+        assert_eq!((config.workers, config.listen.http), (current.workers, None));
         assert!(config.listen.proxy_protocol && config.upstream.url().host == "two");
         assert!(changes.has_any_of(&["upstream."]) && !changes.has_any_of(&["auth.", "timeouts."]));
         let (_, again) = read(&[("UPSTREAM_URL", "http://two"), ("WORKERS", "7")]);
@@ -204,12 +199,12 @@ mod tests {
         assert_eq!(
             again.keys().collect::<Vec<_>>(),
             ["listen.proxy_protocol", "trusted_proxies", "workers"],
-            "what was held is still to come"
+            "the deferred change is still pending"
         );
     }
 
     #[test]
-    fn a_file_with_another_content_is_a_change() {
+    fn changed_file_contents_are_changes() {
         let folder = tempfile::tempdir().expect("a folder");
         let file = folder.path().join("keys");
         std::fs::write(&file, "").expect("written");
@@ -223,7 +218,7 @@ mod tests {
     }
 
     #[test]
-    fn so_is_another_secret_of_a_token_issuer() {
+    fn changed_secrets_of_issuers_are_changes() {
         let folder = tempfile::tempdir().expect("a folder");
         let at = |name: &str| folder.path().join(name);
         for (name, text) in [("one", "1"), ("two", "2"), ("ca", "3"), ("keys", "4")] {
@@ -240,7 +235,7 @@ mod tests {
         let issuers = format!("[{}]", issuers.join(", "));
         let read = || read(&[("UPSTREAM_URL", "http://one"), ("AUTH_JWT_ISSUERS", &issuers)]).1;
         let mut before = read();
-        assert_eq!(before.files(), ["one", "two", "ca"].map(at), "the key set is looked after by itself");
+        assert_eq!(before.files(), ["one", "two", "ca"].map(at), "key sets are watched separately");
         for name in ["one", "two", "ca"] {
             std::fs::write(at(name), "another".repeat(10)).expect("written");
             let now = read();

@@ -1,4 +1,4 @@
-//! The configuration file as somebody typed it: a tree of YAML, nothing about its meaning.
+//! Parses the configuration file into a tree of YAML nodes. Knows no option.
 
 use std::fmt;
 use std::path::Path;
@@ -6,25 +6,25 @@ use std::path::Path;
 use serde::de::{Deserialize, Deserializer, Error, MapAccess, SeqAccess, Visitor};
 use zeroize::Zeroizing;
 
-/// A node of the file.
+/// A node of a YAML document.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Node {
-    /// Nothing, `null` or `~`.
+    /// `null`, `~` or an empty value.
     Null,
     /// `true` or `false`.
     Bool(bool),
-    /// A number, as YAML reads it.
+    /// The text of a number after YAML parsed it: `0123` is `123`.
     Number(String),
-    /// Text.
+    /// A string.
     Text(String),
-    /// A list.
+    /// A sequence.
     List(Vec<Node>),
     /// Keys and values in the order of the file.
     Map(Vec<(String, Node)>),
 }
 
 impl Node {
-    /// Reads the file at `path`. The error is a sentence that names the file, and the line where YAML broke.
+    /// Reads and parses the file at `path`. The error is a sentence with the path and the line of a syntax error.
     pub fn read(path: &Path) -> Result<Node, String> {
         let text = std::fs::read_to_string(path)
             .map(Zeroizing::new)
@@ -32,19 +32,19 @@ impl Node {
         Node::parse(&text).map_err(|error| format!("{}: not valid YAML: {error}", path.display()))
     }
 
-    /// Reads a document. An empty one is an empty map.
+    /// Parses a document. An empty one is an empty map.
     pub fn parse(text: &str) -> Result<Node, String> {
         if text.lines().all(|line| line.trim().is_empty() || line.trim_start().starts_with('#')) {
             return Ok(Node::Map(Vec::new()));
         }
-        // YAML 1.1 took y, on, off … for booleans; here only true and false are.
+        // YAML 1.1 has more booleans, such as y, on and off; only true and false are booleans here.
         let options = serde_saphyr::options! { strict_booleans: true };
         serde_saphyr::from_str_with_options(text, options).map_err(|error| strip_source(&error.to_string()))
     }
 
-    /// The document on one line, in a form that [`Node::parse`] reads back.
+    /// The node in flow style on one line; [`Node::parse`] accepts it.
     pub fn to_flow(&self) -> String {
-        // JSON's strings are YAML's double-quoted ones.
+        // A JSON string is a valid double-quoted YAML string.
         let quoted = |text: &str| serde_json::Value::from(text).to_string();
         let joined = |items: Vec<String>| items.join(", ");
         match self {
@@ -60,7 +60,7 @@ impl Node {
         }
     }
 
-    /// The same in JSON. A number that JSON does not know stays text.
+    /// The node as JSON. A number that JSON cannot represent becomes a string.
     pub fn to_json(&self) -> serde_json::Value {
         match self {
             Node::Null => serde_json::Value::Null,
@@ -72,10 +72,10 @@ impl Node {
         }
     }
 
-    /// What this is, for an error text.
+    /// The type of the node, for errors: "a list".
     pub fn kind(&self) -> &'static str {
         match self {
-            Node::Null => "nothing",
+            Node::Null => "empty",
             Node::Bool(_) => "true or false",
             Node::Number(_) => "a number",
             Node::Text(_) => "text",
@@ -85,8 +85,8 @@ impl Node {
     }
 }
 
-/// What the parser's report says about the document. Its further lines quote the file, which may hold a secret, and
-/// the end of its first one advises programmers.
+/// The first line of a parser error without its advice to programmers. The other lines quote the file, which can contain
+/// secrets.
 fn strip_source(report: &str) -> String {
     let line = report.lines().next().unwrap_or("unreadable");
     let line = line.strip_prefix("error: ").unwrap_or(line);
@@ -153,7 +153,7 @@ impl<'de> Visitor<'de> for NodeVisitor {
         let mut map: Vec<(String, Node)> = Vec::new();
         while let Some((key, value)) = entries.next_entry::<String, Node>()? {
             if map.iter().any(|(other, _)| *other == key) {
-                return Err(A::Error::custom(format!("the key {key} stands twice")));
+                return Err(A::Error::custom(format!("duplicate key {key}")));
             }
             map.push((key, value));
         }
@@ -166,7 +166,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_document_becomes_a_tree() {
+    fn documents_are_parsed_into_trees() {
         let tree = Node::parse("a:\n  b: text\n  c: 7\n  d: true\n  e:\nf: [x, y]\n").expect("valid");
         let text = |text: &str| Node::Text(text.into());
         assert_eq!(
@@ -187,20 +187,20 @@ mod tests {
     }
 
     #[test]
-    fn an_empty_document_is_an_empty_map() {
+    fn empty_documents_are_empty_maps() {
         for text in ["", "\n", "# only a comment\n"] {
             assert_eq!(Node::parse(text), Ok(Node::Map(Vec::new())), "{text:?}");
         }
     }
 
     #[test]
-    fn a_key_that_stands_twice_is_an_error() {
-        let error = Node::parse("a: 1\na: 2\n").expect_err("twice");
+    fn duplicate_keys_are_rejected() {
+        let error = Node::parse("a: 1\na: 2\n").expect_err("a duplicate");
         assert!(error.contains("line 2") && error.contains('a') && !error.contains("Options"), "{error}");
     }
 
     #[test]
-    fn a_syntax_error_tells_the_line_and_quotes_nothing() {
+    fn syntax_errors_name_the_line_and_quote_nothing() {
         let error = Node::parse("upstream:\n  api_key: \"tk_secret\n").expect_err("unterminated");
         assert!(error.contains("line"), "{error}");
         assert!(!error.contains("tk_secret"), "{error}");

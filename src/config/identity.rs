@@ -4,7 +4,7 @@ use http::HeaderValue;
 
 use crate::config::choices::{CredentialKind, VerifierKind};
 use crate::config::options::{AUTH, IMPERSONATION, Key, LDAP, PLATFORM, UPSTREAM};
-use crate::config::reader::Reader;
+use crate::config::reader::{Reader, complete};
 use crate::config::{AuthOptions, CredentialMode, PlatformOptions, VerifierOptions};
 
 impl Reader<'_> {
@@ -35,11 +35,11 @@ impl Reader<'_> {
     }
 
     pub(super) fn auth(&mut self) -> Option<AuthOptions> {
-        let kind = self.get(&AUTH.verifier);
-        let verifier = kind.and_then(|kind| self.verifier(kind));
-        let bearer_max_age = self.get(&AUTH.bearer_max_age);
-        let jwt = self.jwt();
-        Some(AuthOptions { verifier: verifier?, bearer_max_age: bearer_max_age?, jwt: jwt? })
+        complete!(AuthOptions {
+            verifier: self.get(&AUTH.verifier).and_then(|kind| self.verifier(kind)),
+            bearer_max_age: self.get(&AUTH.bearer_max_age),
+            jwt: self.jwt(),
+        })
     }
 
     fn verifier(&mut self, kind: VerifierKind) -> Option<VerifierOptions> {
@@ -78,15 +78,12 @@ impl Reader<'_> {
         if url.is_some() && self.get(&AUTH.verifier) != Some(VerifierKind::Platform) {
             self.problem(PLATFORM.url.key, "has no effect without auth.verifier=platform");
         }
-        let [login_path, token_path] =
-            [&PLATFORM.login_path, &PLATFORM.token_path].map(|key| self.url_path(key));
-        let timeout = self.get(&PLATFORM.timeout);
-        Some(PlatformOptions {
-            url,
-            ca_file,
-            login_path: login_path?,
-            token_path: token_path?,
-            timeout: timeout?,
+        complete!(PlatformOptions {
+            url: Some(url),
+            ca_file: Some(ca_file),
+            login_path: self.url_path(&PLATFORM.login_path),
+            token_path: self.url_path(&PLATFORM.token_path),
+            timeout: self.get(&PLATFORM.timeout),
         })
     }
 

@@ -1,59 +1,59 @@
-//! `auth.jwt_issuers`: whose tokens are taken, and what must stand in them.
+//! Reads the identity providers whose JSON Web Tokens are accepted. Verifies no token.
 
 use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::base::secret::Secret;
-use crate::config::entry::ListEntry;
 use crate::config::file::Node;
+use crate::config::list_entry::ListEntry;
 use crate::config::options::AUTH;
-use crate::config::reader::Reader;
+use crate::config::reader::{Reader, complete};
 use crate::config::url::{self, ResourceUrl};
 use crate::config::{AuthOptions, RouteProfile};
 
-/// JSON Web Tokens of identity providers.
+/// Acceptance of JSON Web Tokens.
 #[derive(Clone, Debug)]
 pub struct JwtOptions {
-    /// Empty: none are taken.
+    /// Identity providers; without any, no JWT is accepted.
     pub issuers: Vec<IssuerOptions>,
-    /// How far clocks may differ.
+    /// Tolerated clock difference.
     pub leeway: Duration,
-    /// How often keys are fetched.
+    /// Interval at which key sets are fetched.
     pub refresh: Duration,
-    /// How soon again they may be fetched because a token names a key that is not among them.
+    /// Minimum interval between fetches that are caused by tokens with an unknown key ID.
     pub refetch: Duration,
 }
 
 /// One identity provider.
 #[derive(Clone, Debug)]
 pub struct IssuerOptions {
-    /// The claim `iss`.
+    /// Expected claim `iss`.
     pub issuer: String,
-    /// Where its keys are.
+    /// The keys that verify signatures.
     pub keys: JwksSource,
-    /// One of them must be in the claim `aud`.
+    /// The claim `aud` must contain one of them.
     pub audiences: Vec<String>,
-    /// What signatures may be made with.
+    /// Accepted signature algorithms.
     pub algorithms: Vec<JwtAlgorithm>,
     /// The claim that names the user.
     pub user_claim: String,
-    /// What `x-jwt-tenant-id` may say; `None`: that is left to the backend.
+    /// Accepted values of `x-jwt-tenant-id`; `None`: the backend decides.
     pub tenants: Option<Vec<String>>,
 }
 
-/// Where the keys of an issuer come from.
+/// The source of an issuer's keys.
 #[derive(Clone, Debug)]
 pub enum JwksSource {
-    /// A JSON Web Key Set that is fetched.
+    /// A JSON Web Key Set that is fetched regularly.
     Url {
-        /// Where.
+        /// URL of the key set.
         url: ResourceUrl,
-        /// Trust anchors instead of the system's.
+        /// Certificate authorities; `None`: the system's.
         ca_file: Option<PathBuf>,
     },
-    /// A JSON Web Key Set in a file.
+    /// Path of a JSON Web Key Set.
     File(PathBuf),
-    /// The secret of an HMAC.
+    /// The shared secret of an HMAC.
     Secret(Secret),
 }
 
@@ -91,22 +91,23 @@ impl JwtAlgorithm {
         ("HS512", JwtAlgorithm::HS512),
     ];
 
-    /// Whether both sides have the same secret.
+    /// Whether the algorithm uses a shared secret.
     pub fn is_hmac(self) -> bool {
         matches!(self, JwtAlgorithm::HS256 | JwtAlgorithm::HS384 | JwtAlgorithm::HS512)
     }
 }
 
-/// A secret that is shorter than the hash could be guessed (RFC 7518 section 3.2).
+/// In bytes. A secret that is shorter than the hash could be guessed (RFC 7518 section 3.2).
 const MIN_SECRET_LENGTH: usize = 32;
 
 impl Reader<'_> {
     pub(super) fn jwt(&mut self) -> Option<JwtOptions> {
-        let issuers = self.issuers();
-        let leeway = self.get(&AUTH.jwt_leeway);
-        let refresh = self.get(&AUTH.jwt_refresh);
-        let refetch = self.get(&AUTH.jwt_refetch);
-        Some(JwtOptions { issuers, leeway: leeway?, refresh: refresh?, refetch: refetch? })
+        complete!(JwtOptions {
+            issuers: Some(self.issuers()),
+            leeway: self.get(&AUTH.jwt_leeway),
+            refresh: self.get(&AUTH.jwt_refresh),
+            refetch: self.get(&AUTH.jwt_refetch),
+        })
     }
 
     fn issuers(&mut self) -> Vec<IssuerOptions> {
@@ -143,11 +144,11 @@ impl Reader<'_> {
     }
 }
 
-/// The files in the text of `auth.jwt_issuers` that are read once: secrets and trust anchors. Key sets are looked after by
-/// themselves.
+/// Paths in the text of `auth.jwt_issuers` of files that are read at load: secrets and certificate authorities. Key sets are
+/// watched separately.
 pub(super) fn secret_files(text: &str) -> Vec<PathBuf> {
     let Ok(Node::List(issuers)) = Node::parse(text) else { return Vec::new() };
-    // What is wrong with them is told where they are read for use.
+    // The reader of the option reports the problems.
     let mut problems = Vec::new();
     let mut files = Vec::new();
     for node in issuers {
@@ -164,7 +165,7 @@ fn issuer(mut entry: ListEntry<'_>) -> Option<IssuerOptions> {
     let keys = keys(&mut entry);
     let audiences = entry.texts("audiences");
     if audiences.is_none() {
-        entry.problem("audiences", "is missing: tokens that were made for others would be taken");
+        entry.problem("audiences", "is missing: tokens for other services would be accepted");
     }
     let is_secret = matches!(keys, Some(JwksSource::Secret(_)));
     let algorithms = algorithms(&mut entry, is_secret);
@@ -183,12 +184,12 @@ fn issuer(mut entry: ListEntry<'_>) -> Option<IssuerOptions> {
 }
 
 fn keys(entry: &mut ListEntry<'_>) -> Option<JwksSource> {
-    const ONE: &str = "give one of jwks_url, jwks_file and secret_file";
+    const ONE: &str = "set exactly one of jwks_url, jwks_file and secret_file";
     let (from_url, file, secret) =
         (entry.text("jwks_url"), entry.text("jwks_file"), entry.text("secret_file"));
     let ca_file = entry.text("ca_file").map(PathBuf::from);
     if ca_file.is_some() && from_url.is_none() {
-        entry.problem("ca_file", "has no use without jwks_url");
+        entry.problem("ca_file", "has no effect without jwks_url");
     }
     match (from_url, file, secret) {
         (Some(text), None, None) => match url::parse_trusted_resource(&text) {
@@ -202,7 +203,7 @@ fn keys(entry: &mut ListEntry<'_>) -> Option<JwksSource> {
         (None, None, Some(path)) => match Secret::read_file(path.as_ref()) {
             Ok(secret) if secret.expose().len() >= MIN_SECRET_LENGTH => Some(JwksSource::Secret(secret)),
             Ok(_) => {
-                entry.problem("secret_file", format!("must hold {MIN_SECRET_LENGTH} bytes at least"));
+                entry.problem("secret_file", format!("must contain at least {MIN_SECRET_LENGTH} bytes"));
                 None
             }
             Err(error) => {
@@ -217,12 +218,12 @@ fn keys(entry: &mut ListEntry<'_>) -> Option<JwksSource> {
     }
 }
 
-/// SECURITY: a public key must never serve as the secret of an HMAC, so the two kinds do not mix: HMACs only with
-/// `secret_file`, and nothing else with it.
+/// SECURITY: a public key must never be used as the secret of an HMAC. HMAC algorithms are accepted with `secret_file`
+/// only, and all others without it only.
 fn algorithms(entry: &mut ListEntry<'_>, is_secret: bool) -> Vec<JwtAlgorithm> {
     let Some(names) = entry.texts("algorithms") else {
         if is_secret {
-            entry.problem("algorithms", "is missing; with secret_file say which of HS256, HS384 and HS512");
+            entry.problem("algorithms", "is missing; with secret_file it must be of HS256, HS384 and HS512");
         }
         return vec![JwtAlgorithm::RS256, JwtAlgorithm::PS256, JwtAlgorithm::ES256, JwtAlgorithm::EdDSA];
     };
@@ -231,11 +232,11 @@ fn algorithms(entry: &mut ListEntry<'_>, is_secret: bool) -> Vec<JwtAlgorithm> {
         match JwtAlgorithm::ALL.iter().find(|(other, _)| *other == name) {
             None => {
                 let known: Vec<_> = JwtAlgorithm::ALL.iter().map(|(name, _)| *name).collect();
-                entry.problem("algorithms", format!("must be among {}, not {name:?}", known.join(", ")));
+                entry.problem("algorithms", format!("must be one of {}, not {name:?}", known.join(", ")));
             }
             Some((_, algorithm)) if algorithm.is_hmac() != is_secret => {
                 let message = format!(
-                    "{name} and {} do not go together",
+                    "{name} cannot be combined with {}",
                     if is_secret { "secret_file" } else { "a key set" }
                 );
                 entry.problem("algorithms", message);
@@ -248,21 +249,15 @@ fn algorithms(entry: &mut ListEntry<'_>, is_secret: bool) -> Vec<JwtAlgorithm> {
 
 #[cfg(test)]
 mod tests {
-    use crate::config::{Config, Problem, Sources, load};
+    use crate::config::Config;
+    use crate::config::testing::load;
 
     fn loaded(issuers: &str) -> Result<Config, String> {
-        let environment = vec![
-            ("API_AUTH_SALT".into(), "cw_0x689RpI-jtRR7oE8h_eQsKImvJapLeSbXpwF4e4=".into()),
-            ("TIMBR_GATEWAY_UPSTREAM_URL".into(), "http://127.0.0.1:8000".into()),
-            ("TIMBR_GATEWAY_AUTH_JWT_ISSUERS".into(), issuers.into()),
-        ];
-        let lines =
-            |problems: Vec<Problem>| problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n");
-        load(&Sources { environment, ..Sources::default() }).map(|(config, _)| config).map_err(lines)
+        load("", &[("AUTH_JWT_ISSUERS", issuers)])
     }
 
     #[test]
-    fn an_issuer_needs_a_name_keys_and_an_audience() {
+    fn issuers_need_a_name_keys_and_an_audience() {
         let config = loaded("[{issuer: 'https://idp/', jwks_url: 'https://idp/keys', audiences: timbr}]");
         let config = config.expect("valid");
         let issuer = &config.auth.jwt.issuers[0];
@@ -276,7 +271,7 @@ mod tests {
     }
 
     #[test]
-    fn what_would_take_too_much_is_refused() {
+    fn issuers_that_would_accept_too_much_are_rejected() {
         let folder = tempfile::tempdir().expect("a folder");
         let at = |name: &str, text: &str| {
             let path = folder.path().join(name);
@@ -288,23 +283,23 @@ mod tests {
             ("jwks_url: 'https://idp/k', audiences: a".to_owned(), "issuer: is missing"),
             ("issuer: i, jwks_url: 'https://idp/k'".to_owned(), "audiences: is missing"),
             ("issuer: i, audiences: []".to_owned(), "audiences: must not be empty"),
-            ("issuer: i, audiences: a".to_owned(), "give one of"),
+            ("issuer: i, audiences: a".to_owned(), "set exactly one of"),
             ("issuer: i, audiences: a, jwks_url: 'http://idp/k'".to_owned(), "must be https"),
-            ("issuer: i, audiences: a, jwks_file: k, algorithms: none".to_owned(), "must be among"),
+            ("issuer: i, audiences: a, jwks_file: k, algorithms: none".to_owned(), "must be one of"),
             (
                 "issuer: i, audiences: a, jwks_file: k, algorithms: [RS256, HS256]".to_owned(),
-                "do not go together",
+                "cannot be combined",
             ),
             (
                 format!("issuer: i, audiences: a, secret_file: {long}, algorithms: RS256"),
-                "do not go together",
+                "cannot be combined",
             ),
             (format!("issuer: i, audiences: a, secret_file: {long}"), "algorithms: is missing"),
             (
                 format!("issuer: i, audiences: a, secret_file: {short}, algorithms: HS256"),
-                "32 bytes at least",
+                "at least 32 bytes",
             ),
-            ("issuer: i, audiences: a, jwks_file: k, ca_file: c".to_owned(), "no use without jwks_url"),
+            ("issuer: i, audiences: a, jwks_file: k, ca_file: c".to_owned(), "no effect without jwks_url"),
             ("issuer: i, audiences: a, jwks_file: k, audience: b".to_owned(), "audience: unknown key"),
         ] {
             let error = loaded(&format!("[{{{issuer}}}]")).expect_err(&issuer);

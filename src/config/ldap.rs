@@ -1,4 +1,4 @@
-//! `ldap`: the directory, and how a user is found in it.
+//! Reads the options of the LDAP directory and of the lookup of a user. Connects to no server.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -8,38 +8,38 @@ use crate::config::options::LDAP;
 use crate::config::reader::Reader;
 use crate::config::{ServerUrl, url};
 
-/// What stands for the user's name in a template.
+/// The placeholder of the user name in `ldap.user_dn` and `ldap.filter`.
 pub const USER_PLACEHOLDER: &str = "{user}";
 
-/// The directory.
+/// The LDAP directory and how a user is found in it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LdapOptions {
-    /// Host and port; `tls` if TLS comes first (`ldaps`).
+    /// Host and port; `tls` for `ldaps://`.
     pub url: ServerUrl,
-    /// Whether TLS is asked for in the plain connection.
+    /// Whether a plain connection is upgraded to TLS.
     pub start_tls: bool,
-    /// Trust anchors instead of the system's.
+    /// Certificate authorities; `None`: the system's.
     pub ca_file: Option<PathBuf>,
-    /// How a user is found.
+    /// How the entry of a user is found.
     pub lookup: LdapLookup,
-    /// For a whole login.
+    /// Limit for a whole login.
     pub timeout: Duration,
 }
 
 /// How the entry of a user is found.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum LdapLookup {
-    /// By a distinguished name with the user's name in it.
+    /// By a distinguished name that contains the placeholder.
     Template(String),
     /// By a search.
     Search {
-        /// Who searches; `None`: anybody may.
+        /// Distinguished name and password of the search; `None`: an anonymous search.
         bind: Option<(String, Secret)>,
-        /// Where.
+        /// Distinguished name of the base.
         base: String,
-        /// For what, with the user's name in it.
+        /// Filter that contains the placeholder.
         filter: String,
-        /// The attribute that the filter compares with the user's name.
+        /// Attribute that the filter compares with the user name.
         attribute: String,
     },
 }
@@ -114,7 +114,7 @@ impl Reader<'_> {
             let message = "must be a filter in parentheses that contains one comparison such as uid={user}";
             return self.missing(LDAP.filter.key, message);
         };
-        let binding = match (self.get(&LDAP.bind_dn), self.get(&LDAP.bind_password)) {
+        let bind = match (self.get(&LDAP.bind_dn), self.get(&LDAP.bind_password)) {
             (None, None) => None,
             // SECURITY: a bind with a name and no password succeeds as an anonymous bind (RFC 4513 section 5.1.2).
             (Some(dn), Some(password)) if !password.expose().is_empty() => Some((dn, password)),
@@ -126,11 +126,11 @@ impl Reader<'_> {
             }
         };
         let attribute = attribute.to_owned();
-        Some(LdapLookup::Search { bind: binding, base, filter, attribute })
+        Some(LdapLookup::Search { bind: bind, base, filter, attribute })
     }
 }
 
-/// The attribute that a filter compares with the user's name.
+/// The attribute that a filter compares with the user name, if there is exactly one.
 fn attribute(filter: &str) -> Option<&str> {
     let whole = filter.starts_with('(') && filter.ends_with(')');
     let (before, after) = filter.split_once(&format!("={USER_PLACEHOLDER}"))?;
@@ -148,19 +148,8 @@ fn attribute(filter: &str) -> Option<&str> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::{Config, Problem, Sources, VerifierOptions, load};
-
-    fn loaded(more: &[(&str, &str)]) -> Result<Config, String> {
-        let required = [
-            ("API_AUTH_SALT", "cw_0x689RpI-jtRR7oE8h_eQsKImvJapLeSbXpwF4e4="),
-            ("TIMBR_GATEWAY_UPSTREAM_URL", "http://127.0.0.1:8000"),
-        ];
-        let own = more.iter().map(|(key, value)| (format!("TIMBR_GATEWAY_{key}").into(), (*value).into()));
-        let environment = required.iter().map(|(k, v)| ((*k).into(), (*v).into())).chain(own).collect();
-        let lines =
-            |problems: Vec<Problem>| problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n");
-        load(&Sources { environment, ..Sources::default() }).map(|(config, _)| config).map_err(lines)
-    }
+    use crate::config::VerifierOptions;
+    use crate::config::testing::load;
 
     const LDAP: (&str, &str) = ("AUTH_VERIFIER", "ldap");
     const HERE: (&str, &str) = ("LDAP_URL", "ldaps://directory.example.com");
@@ -168,47 +157,48 @@ mod tests {
     const BASE: (&str, &str) = ("LDAP_BASE_DN", "dc=x");
 
     #[test]
-    fn a_directory_is_an_address_and_a_way_to_find_users() {
+    fn directories_have_a_url_and_a_lookup() {
         for (url, tls, port, start_tls) in [
             ("ldaps://directory.example.com", true, 636, false),
             ("ldaps://directory.example.com:1636/", true, 1636, false),
             ("ldap://directory.example.com", false, 389, true),
             ("ldap://[::1]:3389", false, 3389, true),
         ] {
-            let config = loaded(&[LDAP, ("LDAP_URL", url), TEMPLATE]).expect(url);
+            let config = load("", &[LDAP, ("LDAP_URL", url), TEMPLATE]).expect(url);
             let VerifierOptions::Ldap(ldap) = config.auth.verifier else { panic!("{url}") };
             assert_eq!((ldap.url.tls, ldap.url.port, ldap.start_tls), (tls, port, start_tls), "{url}");
         }
-        let config = loaded(&[LDAP, HERE, BASE]).expect("valid");
+        let config = load("", &[LDAP, HERE, BASE]).expect("valid");
         let VerifierOptions::Ldap(ldap) = config.auth.verifier else { panic!("ldap") };
         let LdapLookup::Search { bind: None, attribute, .. } = ldap.lookup else { panic!("a search") };
         assert_eq!(attribute, "uid");
     }
 
     #[test]
-    fn what_would_be_unsafe_or_mean_nothing_is_refused() {
+    fn unsafe_and_ineffective_options_are_rejected() {
         for (options, expected) in [
             (&[LDAP, TEMPLATE][..], "ldap.url: is required"),
-            (&[LDAP, HERE], "give either ldap.user_dn, or ldap.base_dn"),
-            (&[LDAP, HERE, TEMPLATE, BASE], "give either"),
+            (&[LDAP, HERE], "set either ldap.user_dn, or ldap.base_dn"),
+            (&[LDAP, HERE, TEMPLATE, BASE], "set either"),
             (&[LDAP, ("LDAP_URL", "https://x"), TEMPLATE], "must be ldap://"),
             (&[LDAP, ("LDAP_URL", "ldap://x"), ("LDAP_START_TLS", "false"), TEMPLATE], "must be true unless"),
-            (&[LDAP, HERE, ("LDAP_USER_DN", "uid=alice,dc=x")], "must have {user}"),
+            (&[LDAP, HERE, ("LDAP_USER_DN", "uid=alice,dc=x")], "must contain {user}"),
             (&[LDAP, HERE, BASE, ("LDAP_FILTER", "uid={user}")], "must be a filter"),
             (&[LDAP, HERE, BASE, ("LDAP_FILTER", "(|(uid={user})(mail={user}))")], "must be a filter"),
             (&[LDAP, HERE, BASE, ("LDAP_FILTER", "(uid={user}*)")], "must be a filter"),
             (&[LDAP, HERE, BASE, ("LDAP_BIND_DN", "cn=x")], "ldap.bind_password: is required"),
             (
                 &[LDAP, HERE, TEMPLATE, ("LDAP_BIND_DN", "cn=x"), ("LDAP_BIND_PASSWORD", "y")],
-                "has no use with",
+                "has no effect with",
             ),
-            (&[HERE], "has no use without auth.verifier=ldap"),
+            (&[HERE], "has no effect without auth.verifier=ldap"),
         ] {
-            let error = loaded(options).expect_err(expected);
+            let error = load("", options).expect_err(expected);
             assert!(error.contains(expected), "{options:?}: {error}");
         }
         assert!(
-            loaded(&[LDAP, ("LDAP_URL", "ldap://127.0.0.1"), ("LDAP_START_TLS", "false"), TEMPLATE]).is_ok()
+            load("", &[LDAP, ("LDAP_URL", "ldap://127.0.0.1"), ("LDAP_START_TLS", "false"), TEMPLATE])
+                .is_ok()
         );
     }
 }

@@ -1,12 +1,14 @@
-//! The configuration: from what was typed (`options`, `file`, `sources`) to what it means ([`Config`]).
+//! The configuration: merges the sources of [`options`] and turns them into a valid [`Config`], or reports every problem.
+//! Does not apply anything.
 
 pub mod changes;
 mod choices;
-mod entry;
+
 pub mod file;
 mod identity;
 pub mod jwt;
 pub mod ldap;
+mod list_entry;
 pub mod options;
 pub mod print;
 mod reader;
@@ -17,6 +19,8 @@ pub mod schema;
 mod size;
 pub mod sources;
 mod store;
+#[cfg(test)]
+mod testing;
 mod transport;
 mod upstream;
 pub mod url;
@@ -42,272 +46,272 @@ pub use sources::{Problem, Settings, Sources};
 pub use upstream::{CredentialMode, HealthOptions, ServerUrl, UpstreamOptions};
 pub use warnings::warnings;
 
-/// The configuration as meant: every value is valid, and they fit together.
+/// A valid configuration.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// Fernet keys that open bearers; the first is the primary one. Never empty.
+    /// Fernet keys that decrypt bearers; the first is the primary one. Never empty.
     pub salts: Vec<Secret>,
-    /// Where to listen.
+    /// Addresses of the listeners.
     pub listen: ListenOptions,
-    /// HTTPS.
+    /// Certificates and client certificates of the HTTPS listener.
     pub tls: TlsOptions,
-    /// Proxies that are believed when they say who the client is. Usually empty: nobody.
+    /// Networks whose information about the client address is trusted. Often empty.
     pub trusted_proxies: Vec<IpNet>,
-    /// The backend.
+    /// The backends.
     pub upstream: UpstreamOptions,
-    /// Who says that credentials are right.
+    /// Verification of credentials.
     pub auth: AuthOptions,
-    /// The platform.
+    /// The platform's login pages, for `auth.verifier=platform`.
     pub platform: PlatformOptions,
-    /// Who may act as whom.
+    /// Rules for acting as other users.
     pub impersonation: ImpersonationOptions,
-    /// Who may ask for what; `None`: everybody for everything.
+    /// Rules for all requests; `None`: every authenticated request is allowed.
     pub authorization: Option<AuthorizationOptions>,
-    /// Tokens and keys.
+    /// Lifetimes of tokens and handling of keys.
     pub tokens: TokenOptions,
-    /// Where tokens are kept.
+    /// The token store.
     pub store: StoreOptions,
-    /// How often clients may be wrong about credentials.
+    /// Rate limits for failed authentication.
     pub failures: FailureLimits,
-    /// What clients are waited for.
+    /// Timeouts of client connections.
     pub timeouts: Timeouts,
-    /// What clients may ask for.
+    /// LimitOptions on connections and requests.
     pub limits: LimitOptions,
-    /// How the process ends.
+    /// Graceful shutdown.
     pub drain: Drain,
-    /// Whether the gateway wants no requests while no backend is in use.
+    /// Whether readiness fails while no address of a backend is healthy.
     pub readiness_requires_upstream: bool,
-    /// The log.
+    /// Level and format of the log.
     pub log: LogOptions,
-    /// Whether the process may be dumped and debugged.
+    /// Whether core dumps and debuggers are allowed.
     pub core_dumps: bool,
-    /// Threads that serve requests; at least one.
+    /// Number of worker threads; at least one.
     pub workers: usize,
-    /// What is forwarded.
+    /// Profiles of the paths that are forwarded. Never empty.
     pub routes: Vec<RouteProfile>,
-    /// The options as they were given, for people.
+    /// Values and origins of the options, for display.
     pub effective_options: Arc<[print::EffectiveOption]>,
 }
 
-/// Listening addresses; `None` is off.
+/// Addresses of the listeners; `None`: disabled.
 #[derive(Clone, Copy, Debug)]
 pub struct ListenOptions {
-    /// HTTPS.
+    /// HTTPS: HTTP/1.1 and HTTP/2.
     pub https: Option<SocketAddr>,
-    /// Plain HTTP.
+    /// Plain HTTP/1.1.
     pub http: Option<SocketAddr>,
-    /// Health endpoints.
+    /// Health checks, metrics, dashboard and admin commands.
     pub admin: Option<SocketAddr>,
-    /// Whether connections to the first two begin with a PROXY protocol header.
+    /// Whether connections to `https` and `http` begin with a PROXY protocol header.
     pub proxy_protocol: bool,
 }
 
-/// Whom HTTPS shows itself as, and who must show what.
+/// TLS of the HTTPS listener.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct TlsOptions {
-    /// The first one is the default. Empty: a self-signed one is made at start.
+    /// The first one is the default. Empty: a self-signed one is generated at start.
     pub certificates: Vec<CertificateFiles>,
-    /// What clients show; `None`: nothing.
+    /// Client certificates; `None`: they are not requested.
     pub client_auth: Option<ClientAuth>,
 }
 
-/// What clients show in the TLS handshake.
+/// Client certificates in the TLS handshake.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ClientAuth {
-    /// The authorities of their certificates.
+    /// Certificate authorities (PEM).
     pub ca_file: PathBuf,
     /// Whether a handshake without a certificate fails.
     pub required: bool,
 }
 
-/// A certificate chain and its private key, both PEM.
+/// Paths of a certificate chain and its private key, both PEM.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CertificateFiles {
-    /// The chain, leaf first.
+    /// Certificate chain, leaf first.
     pub chain: PathBuf,
-    /// The key.
+    /// Private key.
     pub key: PathBuf,
-    /// The options that name them: of the chain, and of the key.
+    /// Keys of the options that name the chain and the private key, for errors.
     pub options: [&'static str; 2],
 }
 
-/// Where the platform is, and its pages.
+/// The platform's login pages.
 #[derive(Clone, Debug)]
 pub struct PlatformOptions {
-    /// `None`: where the upstream is.
+    /// `None`: the URL of the backend.
     pub url: Option<ServerUrl>,
-    /// Trust anchors instead of the system's.
+    /// Certificate authorities; `None`: the system's.
     pub ca_file: Option<PathBuf>,
-    /// The login form.
+    /// Path of the login form.
     pub login_path: String,
-    /// The page with the user's token.
+    /// Path of the page that holds the user's token.
     pub token_path: String,
-    /// For each of its answers.
+    /// Limit for each request to the platform.
     pub timeout: Duration,
 }
 
-/// Who says that credentials are right.
+/// Verification of credentials.
 #[derive(Clone, Debug)]
 pub struct AuthOptions {
-    /// The authority.
+    /// How passwords are verified.
     pub verifier: VerifierOptions,
-    /// Refuse bearers made longer ago.
+    /// Maximum age of a bearer.
     pub bearer_max_age: Option<Duration>,
-    /// Tokens of identity providers.
+    /// JSON Web Tokens of identity providers.
     pub jwt: JwtOptions,
 }
 
-/// The authority over passwords.
+/// How passwords are verified.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum VerifierOptions {
-    /// Whoever holds the salt may name any user; the password is not checked.
+    /// Not at all: a client that holds the salt may name any user.
     SaltHolder,
-    /// A file of names and password hashes.
+    /// By a file of names and password hashes.
     UsersFile(PathBuf),
-    /// The platform's login form.
+    /// By the platform's login form.
     Platform,
-    /// The backend's own `get_token`.
+    /// By the backend's own `get_token`.
     Delegate,
-    /// A directory.
+    /// By an LDAP directory.
     Ldap(LdapOptions),
 }
 
-/// Where tokens are kept.
+/// The token store.
 #[derive(Clone, Debug)]
 pub struct StoreOptions {
-    /// What keeps them.
+    /// Where tokens are stored.
     pub kind: StoreKind,
-    /// How long a request may wait for it.
+    /// Limit for a store operation during a request.
     pub timeout: Duration,
-    /// How long what is known here is believed while it cannot be asked.
+    /// How long cached tokens are accepted while the store is down.
     pub max_stale: Duration,
 }
 
-/// What keeps tokens.
+/// Where tokens are stored.
 #[derive(Clone, Debug)]
 pub enum StoreKind {
-    /// The process's memory.
+    /// In the memory of the process.
     Memory,
-    /// A file, and the process's memory.
+    /// In the memory of the process and in a file.
     File(PathBuf),
-    /// A Redis or Valkey that replicas share.
+    /// In a Redis or Valkey server that replicas share.
     Redis(Box<RedisOptions>),
 }
 
-/// Redis or Valkey, and how to reach it.
+/// How to connect to Redis or Valkey.
 #[derive(Clone, Debug)]
 pub struct RedisOptions {
-    /// What the addresses are those of.
+    /// What `nodes` are.
     pub topology: RedisTopology,
-    /// Where to begin; one at least.
+    /// Servers, Sentinels or some nodes of the cluster; at least one.
     pub nodes: Vec<RedisNode>,
     /// Number of the database.
     pub database: u32,
     /// ACL user.
     pub username: Option<String>,
-    /// Its password, or the server's.
+    /// Password of the ACL user, or of the default user.
     pub password: Option<Secret>,
     /// ACL user of the Sentinels.
     pub sentinel_username: Option<String>,
     /// Password of the Sentinels.
     pub sentinel_password: Option<Secret>,
-    /// Trust anchors instead of the system's.
+    /// Certificate authorities; `None`: the system's.
     pub ca_file: Option<PathBuf>,
-    /// The gateway's own certificate.
+    /// The client certificate of the gateway.
     pub client_certificate: Option<CertificateFiles>,
-    /// What all keys begin with.
+    /// Prefix of all keys.
     pub prefix: String,
 }
 
-/// How the servers are put together.
+/// Topology of the servers.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum RedisTopology {
-    /// One server, or one address behind which others see to it that there is one.
+    /// One server, or one address that leads to the current primary server.
     Standalone,
-    /// Sentinels know which server is the primary one.
+    /// The Sentinels know the primary server.
     Sentinel {
-        /// The name that they know it by.
+        /// Name of the primary server at the Sentinels.
         master: String,
     },
-    /// Keys are spread over several primary servers.
+    /// Keys are distributed over several primary servers.
     Cluster,
 }
 
-/// A server's address.
+/// Address of a Redis server or Sentinel.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RedisNode {
-    /// `rediss`.
+    /// Whether the scheme is `rediss`.
     pub tls: bool,
-    /// Name or address; an IPv6 address without brackets.
+    /// Host name or IP address; an IPv6 address has no brackets.
     pub host: String,
-    /// TCP port.
+    /// TCP port; 6379 if the URL has none.
     pub port: u16,
 }
 
-/// What becomes of a key that the gateway does not know.
+/// Handling of keys that the gateway does not know.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ForeignKeyPolicy {
-    /// The backend is asked once.
+    /// Ask the backend once and cache the result.
     Verify,
-    /// The backend judges with each request.
+    /// Let the backend decide on each request.
     Forward,
-    /// Refused.
+    /// Reject the request.
     Reject,
 }
 
-/// How often a minute a client may be wrong about credentials; 0 is no limit.
+/// Rate limits for failed authentication, per minute; 0: no limit.
 #[derive(Clone, Copy, Debug)]
 pub struct FailureLimits {
-    /// From one address.
+    /// Failures of one client address.
     pub per_address: u32,
-    /// From one address, about one user.
+    /// Wrong passwords of one user from one client address.
     pub per_user: u32,
 }
 
-/// What clients may ask for.
+/// LimitOptions on connections and requests.
 #[derive(Clone, Copy, Debug)]
 pub struct LimitOptions {
-    /// Fields of a request.
+    /// Headers of a request.
     pub headers: usize,
-    /// Bytes of a request's head.
+    /// Bytes of the request line and headers.
     pub header_size: usize,
-    /// Bytes of a request's target.
+    /// Bytes of a request target.
     pub uri: usize,
-    /// Bytes a second of a request's body.
+    /// Minimum bytes per second of a request body.
     pub body_rate: u64,
-    /// Client connections of the process.
+    /// Concurrent client connections.
     pub connections: usize,
-    /// Client connections of one address.
+    /// Concurrent client connections from one address.
     pub connections_per_address: usize,
-    /// Requests in flight of the process.
+    /// Concurrent requests.
     pub requests: usize,
-    /// Requests in flight of one identity.
+    /// Concurrent requests of one identity.
     pub requests_per_identity: usize,
-    /// Requests of one connection.
+    /// Requests on one connection before it is closed.
     pub requests_per_connection: u64,
-    /// HTTP/2 streams of a connection at once.
+    /// Concurrent HTTP/2 streams on one connection.
     pub streams: u32,
-    /// HTTP/2 streams that a connection may have reset in vain.
+    /// HTTP/2 streams on one connection that are reset before they are served.
     pub resets: usize,
-    /// HTTP/2 frames without a use that a connection may send.
+    /// HTTP/2 frames without effect on one connection.
     pub control_frames: u32,
-    /// Requests that go to the backends at once, if that is limited.
+    /// Concurrent requests to the backends; `None`: no limit.
     pub queue: Option<QueueOptions>,
 }
 
-/// Requests that go to the backends at once, and those that wait for it.
+/// Limit on concurrent requests to the backends, and the queue for it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct QueueOptions {
-    /// At once.
+    /// Concurrent requests.
     pub requests: usize,
-    /// Waiting.
+    /// Queued requests.
     pub queue: usize,
-    /// For so long.
+    /// Maximum time in the queue.
     pub timeout: Duration,
 }
 
 impl LimitOptions {
-    /// Nothing is limited: for what has its own limits, and for tests.
+    /// No limits, for tests.
     pub fn unlimited() -> LimitOptions {
         LimitOptions {
             headers: usize::MAX,
@@ -327,7 +331,7 @@ impl LimitOptions {
     }
 }
 
-/// Reads everything and says what it means, or everything that is wrong with it.
+/// Loads the configuration from all sources. Blocks on the file system. The error has every problem, at least one.
 pub fn load(sources: &Sources) -> Result<(Config, Settings), Vec<Problem>> {
     let mut problems = Vec::new();
     let mut settings = sources::merge(sources, &mut problems);

@@ -1,4 +1,4 @@
-//! The configuration in force, for people: values and where they came from, secrets left out.
+//! Prints the effective configuration as YAML and JSON, with the origin of each value and without secrets.
 
 use std::fmt::Write as _;
 
@@ -12,14 +12,14 @@ use crate::config::size;
 use crate::config::sources::{Settings, ValueOrigin};
 use crate::http::media_type::MediaType;
 
-/// One option that has a value.
+/// An option that has a value.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct EffectiveOption {
-    /// Its key.
+    /// Key of the option: `upstream.url`.
     pub key: &'static str,
-    /// Its value; `None` if that is secret.
+    /// The value as text; `None` for a secret.
     pub value: Option<String>,
-    /// Where that came from, in words.
+    /// Source of the value: `variable TIMBR_GATEWAY_WORKERS`.
     pub origin: String,
 }
 
@@ -27,15 +27,15 @@ pub struct EffectiveOption {
 pub fn effective_options(settings: &Settings) -> Vec<EffectiveOption> {
     let entry = |option: &'static OptionSpec| {
         let setting = settings.values.get(option.key)?;
-        // SECURITY: a secret is named, never shown.
+        // SECURITY: a secret is named but never shown.
         let value = (option.shape != Shape::Secret).then(|| setting.text.expose().to_owned());
         Some(EffectiveOption { key: option.key, value, origin: setting.origin.to_string() })
     };
     options::all().filter_map(entry).collect()
 }
 
-/// The configuration as a file that the gateway reads back, without its secrets. With `origins`, each line tells
-/// where its value came from.
+/// The configuration as a YAML file that the gateway accepts, without secrets. With `origins`, a comment on each line names
+/// the source of the value.
 pub fn to_yaml(settings: &Settings, routes: &[RouteProfile], origins: bool) -> String {
     let mut text = String::new();
     let mut group = "";
@@ -51,7 +51,7 @@ pub fn to_yaml(settings: &Settings, routes: &[RouteProfile], origins: bool) -> S
         let indent = if parent.is_empty() { "" } else { "  " };
         let origin = if origins { format!("  # {}", setting.origin) } else { String::new() };
         if option.shape == Shape::Secret {
-            // SECURITY: a secret is named, never shown.
+            // SECURITY: a secret is named but never shown.
             let origin = if setting.origin == ValueOrigin::Default { String::new() } else { origin };
             let _ = writeln!(text, "{indent}# {name}: (set, not shown){origin}");
         } else {
@@ -75,7 +75,7 @@ pub fn to_yaml(settings: &Settings, routes: &[RouteProfile], origins: bool) -> S
             route.accepts.words().join(", ")
         );
     }
-    // SECURITY: a route that is left out of a file is there by default, so one that was switched off is named too.
+    // SECURITY: a default route that is missing from the file would be enabled, so disabled ones are printed, too.
     for route in defaults(0) {
         if !routes.iter().any(|other| other.name == route.name) {
             let _ = writeln!(text, "  - name: {}\n    enabled: false", quoted(&route.name));
@@ -84,12 +84,12 @@ pub fn to_yaml(settings: &Settings, routes: &[RouteProfile], origins: bool) -> S
     text
 }
 
-/// The same for programs: each option with its value, or that it is a secret, and where it came from.
+/// The configuration as JSON: each option with its value, or the mark of a secret, and its origin.
 pub fn to_json(settings: &Settings, routes: &[RouteProfile]) -> Value {
     let options = options::all().filter_map(|option| {
         let setting = settings.values.get(option.key)?;
         let origin = setting.origin.to_string();
-        // SECURITY: a secret is named, never shown.
+        // SECURITY: a secret is named but never shown.
         Some(match option.shape {
             Shape::Secret => json!({ "key": option.key, "secret": true, "origin": origin }),
             shape => {
@@ -111,7 +111,7 @@ pub fn to_json(settings: &Settings, routes: &[RouteProfile]) -> Value {
     json!({ "options": options.collect::<Vec<_>>(), "routes": routes.collect::<Vec<_>>() })
 }
 
-/// A value in JSON's own form where it has one.
+/// A value as a JSON number, boolean or list where it has that type, otherwise as a string.
 fn value(shape: Shape, text: &str) -> Value {
     let node = match shape {
         Shape::Bool | Shape::Count | Shape::Limit => serde_json::from_str(text).ok(),
@@ -124,13 +124,13 @@ fn value(shape: Shape, text: &str) -> Value {
 fn scalar(shape: Shape, value: &str) -> String {
     match shape {
         Shape::Bool | Shape::Count | Shape::Limit => value.to_owned(),
-        // The values of variables and flags may stand on several lines; here is one.
+        // Values of variables and flags can have several lines.
         Shape::List => Node::parse(value).map_or_else(|_| quoted(value), |node| node.to_flow()),
         _ => quoted(value),
     }
 }
 
-/// JSON's strings are YAML's double-quoted ones.
+/// A JSON string is a valid double-quoted YAML string.
 fn quoted(text: &str) -> String {
     serde_json::Value::from(text).to_string()
 }
@@ -138,74 +138,42 @@ fn quoted(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::{Sources, load};
+    use crate::config::testing::{SALT, load_exactly, load_with_settings};
 
     #[test]
-    fn what_is_printed_can_be_read_back_and_shows_no_secret() {
-        let salt = "cw_0x689RpI-jtRR7oE8h_eQsKImvJapLeSbXpwF4e4=";
-        let env = vec![
-            ("API_AUTH_SALT".into(), salt.into()),
-            ("TIMBR_GATEWAY_UPSTREAM_URL".into(), "http://127.0.0.1:8000".into()),
-            ("TIMBR_GATEWAY_WORKERS".into(), "3".into()),
-        ];
-        let sources = Sources { environment: env, ..Sources::default() };
-        let (config, settings) = load(&sources).expect("valid");
+    fn printed_yaml_can_be_loaded_and_contains_no_secret() {
+        let (config, settings) = load_with_settings("", &[("WORKERS", "3")]).expect("valid");
         let printed = to_yaml(&settings, &config.routes, true);
-        assert!(!printed.contains(salt));
+        assert!(!printed.contains(SALT));
         assert!(printed.contains("workers: 3  # variable TIMBR_GATEWAY_WORKERS"), "{printed}");
-
-        let dir = tempfile::tempdir().expect("a directory");
-        let path = dir.path().join("printed.yaml");
-        std::fs::write(&path, &printed).expect("written");
-        let again = Sources {
-            environment: vec![("API_AUTH_SALT".into(), salt.into())],
-            file: Some(path),
-            ..Sources::default()
-        };
-        let (config, settings) = load(&again).expect("what was printed is valid");
+        let (config, settings) =
+            load_exactly(&printed, &[("API_AUTH_SALT", SALT)]).expect("printed YAML is valid");
         assert_eq!(to_yaml(&settings, &config.routes, false), strip_origins(&printed));
     }
 
     #[test]
-    fn programs_are_told_values_and_origins_and_no_secret() {
-        let environment = vec![
-            ("API_AUTH_SALT".into(), "cw_0x689RpI-jtRR7oE8h_eQsKImvJapLeSbXpwF4e4=".into()),
-            ("TIMBR_GATEWAY_UPSTREAM_URL".into(), "http://127.0.0.1:8000".into()),
-            ("TIMBR_GATEWAY_TLS_CERTIFICATES".into(), "[{cert_file: a, key_file: b}]".into()),
-        ];
-        let (config, settings) = load(&Sources { environment, ..Sources::default() }).expect("valid");
-        let told = to_json(&settings, &config.routes);
-        let of =
-            |key: &str| told["options"].as_array().expect("a list").iter().find(|o| o["key"] == key).cloned();
+    fn json_has_values_and_origins_and_no_secret() {
+        let certificates = ("TLS_CERTIFICATES", "[{cert_file: a, key_file: b}]");
+        let (config, settings) = load_with_settings("", &[certificates]).expect("valid");
+        let printed = to_json(&settings, &config.routes);
+        let options = printed["options"].as_array().expect("a list");
+        let option = |key: &str| options.iter().find(|option| option["key"] == key).expect("printed");
+        let salt = json!({"key": "api_auth_salt", "secret": true, "origin": "variable API_AUTH_SALT"});
+        assert_eq!(option("api_auth_salt"), &salt);
         assert_eq!(
-            of("api_auth_salt"),
-            Some(json!({"key": "api_auth_salt", "secret": true, "origin": "variable API_AUTH_SALT"}))
+            option("tokens.max"),
+            &json!({"key": "tokens.max", "value": 1_000_000, "origin": "default"})
         );
-        assert_eq!(
-            of("tokens.max"),
-            Some(json!({"key": "tokens.max", "value": 1_000_000, "origin": "default"}))
-        );
-        assert_eq!(
-            of("tls.certificates").expect("given")["value"],
-            json!([{"cert_file": "a", "key_file": "b"}])
-        );
-        assert_eq!(told["routes"][0]["name"], "api");
+        assert_eq!(option("tls.certificates")["value"], json!([{"cert_file": "a", "key_file": "b"}]));
+        assert_eq!(printed["routes"][0]["name"], "api");
     }
 
     #[test]
-    fn a_route_that_is_off_stays_off_when_what_was_printed_is_read_back() {
-        let dir = tempfile::tempdir().expect("a directory");
-        let path = dir.path().join("gateway.yaml");
-        let read = |text: &str| {
-            std::fs::write(&path, text).expect("written");
-            let environment = vec![
-                ("API_AUTH_SALT".into(), "cw_0x689RpI-jtRR7oE8h_eQsKImvJapLeSbXpwF4e4=".into()),
-                ("TIMBR_GATEWAY_UPSTREAM_URL".into(), "http://127.0.0.1:8000".into()),
-            ];
-            load(&Sources { environment, file: Some(path.clone()), ..Sources::default() }).expect("valid")
-        };
-        let (config, settings) = read("routes:\n  - {name: openapi, enabled: false}\n");
-        let (again, _) = read(&to_yaml(&settings, &config.routes, false));
+    fn disabled_routes_stay_disabled_when_printed_yaml_is_loaded() {
+        let disabled = "routes:\n  - {name: openapi, enabled: false}\n";
+        let (config, settings) = load_with_settings(disabled, &[]).expect("valid");
+        let printed = to_yaml(&settings, &config.routes, false);
+        let (again, _) = load_exactly(&printed, &[("API_AUTH_SALT", SALT)]).expect("valid");
         let names: Vec<_> = again.routes.iter().map(|route| route.name.as_str()).collect();
         assert_eq!(names, ["api"]);
     }

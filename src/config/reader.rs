@@ -3,6 +3,16 @@
 use crate::config::options::{self, Key, OptionType};
 use crate::config::sources::{Problem, Settings};
 
+/// Builds a struct of values that are `Option`s. All of them are evaluated, so that every problem is reported, before the
+/// first `None` becomes the result.
+macro_rules! complete {
+    ($type:ident { $($field:ident: $value:expr),+ $(,)? }) => {{
+        $(let $field = $value;)+
+        Some($type { $($field: $field?),+ })
+    }};
+}
+pub(super) use complete;
+
 /// Reads settings and collects problems. A method that returns `None` has reported why, or the option has no value.
 pub struct Reader<'a> {
     pub settings: &'a Settings,

@@ -1,4 +1,4 @@
-//! Route profiles: which paths are forwarded, and what a request there must carry.
+//! Reads the route profiles: which paths are forwarded, and what requests to them must contain. Matches no request.
 
 use std::fmt;
 
@@ -9,40 +9,40 @@ use crate::config::size;
 use crate::config::sources::Problem;
 use crate::http::media_type::MediaType;
 
-/// What a request below a path must look like.
+/// Requirements for requests below a path.
 #[derive(Clone, Debug, PartialEq)]
 pub struct RouteProfile {
-    /// Stands in logs and metrics in place of the path.
+    /// Shown in logs and metrics in place of the path.
     pub name: String,
-    /// Begins and ends with a slash; the longest one that fits is taken.
+    /// Begins and ends with a slash. The longest prefix that matches is used.
     pub prefix: String,
-    /// Media types that `Content-Type` may name.
+    /// Accepted media types of `Content-Type`.
     pub content_types: Vec<MediaType>,
-    /// Methods that are forwarded.
+    /// Accepted methods.
     pub methods: Vec<Method>,
-    /// Most bytes of a request's body.
+    /// Maximum size of a request body in bytes.
     pub max_body: u64,
-    /// Whether the client must have shown a certificate.
+    /// Whether a TLS client certificate is required.
     pub client_certificate: bool,
-    /// What may prove a caller.
+    /// Accepted credentials.
     pub accepts: AcceptedCredentials,
-    /// Whether the operator has said so, or it is the default.
+    /// Whether the file sets the accepted credentials.
     pub has_explicit_credentials: bool,
 }
 
-/// The credentials that a route takes.
+/// The kinds of credentials that a route accepts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct AcceptedCredentials {
     /// `x-api-key`.
     pub api_key: bool,
     /// `x-jwt-token`.
     pub jwt: bool,
-    /// `Authorization: Basic`, with `token` for the user and a key for the password.
+    /// `Authorization: Basic`, with `token` as the user name and a key as the password.
     pub basic: bool,
 }
 
 impl AcceptedCredentials {
-    /// What a route takes unless it says otherwise. JWTs only where there are issuers.
+    /// Accepted by default. JWTs are removed if there are no issuers.
     const DEFAULT: AcceptedCredentials = AcceptedCredentials { api_key: true, jwt: true, basic: false };
 
     fn from_words(words: &[String]) -> AcceptedCredentials {
@@ -50,7 +50,7 @@ impl AcceptedCredentials {
         AcceptedCredentials { api_key: has("api_key"), jwt: has("jwt"), basic: has("basic") }
     }
 
-    /// The words of the configuration.
+    /// The accepted kinds as words of the configuration.
     pub fn words(self) -> Vec<&'static str> {
         [("api_key", self.api_key), ("jwt", self.jwt), ("basic", self.basic)]
             .into_iter()
@@ -62,7 +62,7 @@ impl AcceptedCredentials {
 const CREDENTIALS: [&str; 3] = ["api_key", "jwt", "basic"];
 
 impl RouteProfile {
-    /// The media types for a sentence: "`a/b` or `c/d`".
+    /// The media types as a phrase: "`a/b` or `c/d`".
     pub fn content_type_list(&self) -> String {
         join_or(self.content_types.iter())
     }
@@ -99,7 +99,7 @@ fn profile(name: &str, prefix: &str, content_types: &[&str], max_body: u64) -> R
     }
 }
 
-/// The API as Timbr documents it.
+/// The profiles of the documented Timbr API.
 pub fn defaults(max_body: u64) -> Vec<RouteProfile> {
     let text = ["application/json", "application/text", "text/plain"];
     vec![
@@ -108,7 +108,7 @@ pub fn defaults(max_body: u64) -> Vec<RouteProfile> {
     ]
 }
 
-/// What `pytimbr_sqla` speaks over HTTP; off unless the file's `routes` name it.
+/// The profile of `pytimbr_sqla` over HTTP; disabled unless `routes` of the file has an entry for it.
 fn thrift(max_body: u64) -> RouteProfile {
     RouteProfile {
         methods: vec![Method::POST],
@@ -117,7 +117,7 @@ fn thrift(max_body: u64) -> RouteProfile {
     }
 }
 
-/// The default profiles, changed and added to by what the file's `routes` says. `max_body` is `limits.body`.
+/// Merges `routes` of the file into the default profiles. `max_body` is `limits.body`.
 pub fn merge(node: Option<&Node>, max_body: u64, problems: &mut Vec<Problem>) -> Vec<RouteProfile> {
     let mut profiles = defaults(max_body);
     let items = match node {
@@ -133,7 +133,7 @@ pub fn merge(node: Option<&Node>, max_body: u64, problems: &mut Vec<Problem>) ->
         let mut entry = RouteEntry { at: format!("routes[{index}]"), max_body, problems };
         if let Some(change) = entry.read(item) {
             if seen.contains(&change.name) {
-                entry.problem("name", format!("{} stands twice", change.name));
+                entry.problem("name", format!("{} is a duplicate", change.name));
             }
             seen.push(change.name.clone());
             entry.apply(change, &mut profiles);
@@ -146,12 +146,12 @@ pub fn merge(node: Option<&Node>, max_body: u64, problems: &mut Vec<Problem>) ->
         }
     }
     if profiles.is_empty() {
-        problems.push(Problem::new("routes", "no profile is left, so nothing would be forwarded"));
+        problems.push(Problem::new("routes", "all profiles are disabled: nothing would be forwarded"));
     }
     profiles
 }
 
-/// What one item of the list says.
+/// The keys that one entry of `routes` sets.
 #[derive(Default)]
 struct RouteChange {
     name: String,
@@ -164,7 +164,7 @@ struct RouteChange {
     disabled: bool,
 }
 
-/// One item under examination.
+/// An entry of `routes` that is being read.
 struct RouteEntry<'a> {
     at: String,
     max_body: u64,
@@ -178,7 +178,7 @@ impl RouteEntry<'_> {
 
     fn read(&mut self, node: &Node) -> Option<RouteChange> {
         let Node::Map(entries) = node else {
-            let message = format!("must have the keys name and prefix, not be {}", node.kind());
+            let message = format!("must be a group of keys, not {}", node.kind());
             self.problems.push(Problem::new(self.at.clone(), message));
             return None;
         };
@@ -191,7 +191,7 @@ impl RouteEntry<'_> {
                 ("prefix", Node::Text(prefix)) if is_prefix(prefix) => change.prefix = Some(prefix.clone()),
                 ("prefix", _) => self.problem(
                     "prefix",
-                    "must begin and end with `/` and hold nothing that needs escaping, such as \"/timbr/api/\"",
+                    "must begin and end with `/` and contain no character that needs escaping, such as \"/timbr/api/\"",
                 ),
                 ("content_types", value) => {
                     change.content_types = self.list("content_types", value, MediaType::parse_bare);
@@ -215,8 +215,8 @@ impl RouteEntry<'_> {
                 ("enabled", _) => self.problem("enabled", "must be true or false"),
                 (other, _) => self.problem(
                     other,
-                    "unknown key; a route has name, prefix, content_types, methods, max_body, client_certificate, \
-                     credentials and enabled",
+                    "unknown key; must be one of name, prefix, content_types, methods, max_body, client_certificate, \
+                     credentials, enabled",
                 ),
             }
         }
@@ -238,11 +238,11 @@ impl RouteEntry<'_> {
                     Some(value) => list.push(value),
                     None => self.problem(key, format!("{text:?} is not valid here")),
                 },
-                other => self.problem(key, format!("must hold text, not {}", other.kind())),
+                other => self.problem(key, format!("must contain text, not {}", other.kind())),
             }
         }
         if items.is_empty() {
-            self.problem(key, "must not be empty: nothing would fit");
+            self.problem(key, "must not be empty: it would match nothing");
         }
         Some(list)
     }
@@ -254,7 +254,7 @@ impl RouteEntry<'_> {
             (None, _, _) if change.name == "thrift" => thrift(self.max_body),
             (None, Some(prefix), Some(_)) => profile(&change.name, prefix, &[], self.max_body),
             (None, _, _) => {
-                let message = "a new route needs prefix and content_types";
+                let message = "a new route requires prefix and content_types";
                 self.problems.push(Problem::new(self.at.clone(), message));
                 return;
             }
@@ -280,7 +280,7 @@ fn is_name(text: &str) -> bool {
         && text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-' || b == b'_')
 }
 
-/// SECURITY: a prefix is compared with the path as the client sent it, so it must have one spelling only.
+/// SECURITY: a prefix is compared with the path as the client sent it, so it must have only one spelling.
 fn is_prefix(text: &str) -> bool {
     let plain = |b: u8| b.is_ascii_alphanumeric() || b"/-_.~".contains(&b);
     text.starts_with('/')
@@ -306,7 +306,7 @@ mod tests {
     }
 
     #[test]
-    fn without_routes_the_documented_api_is_forwarded() {
+    fn the_documented_api_is_the_default() {
         let mut problems = Vec::new();
         let names: Vec<_> =
             merge(None, 1000, &mut problems).into_iter().map(|p| (p.name, p.prefix)).collect();
@@ -318,7 +318,7 @@ mod tests {
     }
 
     #[test]
-    fn a_profile_is_changed_by_name_and_another_is_added() {
+    fn entries_change_known_profiles_and_add_new_ones() {
         let (routes, problems) = merged(
             "- {name: api, content_types: [application/json, text/json]}\n\
              - {name: extra, prefix: /extra/, content_types: [text/csv], methods: [GET], max_body: 1MiB}\n",
@@ -334,7 +334,7 @@ mod tests {
     }
 
     #[test]
-    fn the_thrift_profile_is_there_once_it_is_named() {
+    fn the_thrift_profile_exists_if_it_is_named() {
         let thrift = |yaml| merged(yaml).0.into_iter().find(|route| route.name == "thrift");
         let profile = thrift("- {name: thrift, enabled: true}\n").expect("on");
         assert_eq!((profile.prefix.as_str(), profile.accepts.words()), ("/timbr-server/", vec!["basic"]));
@@ -344,20 +344,20 @@ mod tests {
     }
 
     #[test]
-    fn a_profile_can_be_switched_off() {
+    fn profiles_can_be_disabled() {
         let (routes, problems) = merged("- {name: openapi, enabled: false}\n");
         assert_eq!(problems, [""; 0]);
         assert_eq!(routes.len(), 1);
     }
 
     #[test]
-    fn what_is_wrong_is_told_with_its_place() {
+    fn problems_have_a_place() {
         for (yaml, expected) in [
             ("- {name: a b}", "routes[0].name: must be a word"),
             ("- {name: x, prefix: /x}", "routes[0].prefix: must begin and end"),
             ("- {name: x, prefix: /x/../, content_types: [text/csv]}", "routes[0].prefix"),
             ("- {name: x, prefix: /%78/, content_types: [text/csv]}", "routes[0].prefix"),
-            ("- {name: x}", "routes[0]: a new route needs prefix and content_types"),
+            ("- {name: x}", "routes[0]: a new route requires prefix and content_types"),
             ("- {name: api, content_types: [json]}", "routes[0].content_types: \"json\" is not valid"),
             ("- {name: api, content_types: []}", "must not be empty"),
             ("- {name: api, methods: [CONNECT]}", "routes[0].methods: \"CONNECT\" is not valid"),
@@ -365,10 +365,10 @@ mod tests {
             ("- {name: api, client_certificate: yes}", "routes[0].client_certificate: must be required"),
             ("- {name: api, colour: red}", "routes[0].colour: unknown key"),
             ("- {prefix: /x/}", "routes[0].name: is missing"),
-            ("- {name: api}\n- {name: api}", "stands twice"),
+            ("- {name: api}\n- {name: api}", "is a duplicate"),
             ("- {name: x, prefix: /timbr/api/, content_types: [text/csv]}", "the same prefix"),
             ("{name: x}", "routes: must be a list"),
-            ("- {name: api, enabled: false}\n- {name: openapi, enabled: false}", "no profile is left"),
+            ("- {name: api, enabled: false}\n- {name: openapi, enabled: false}", "all profiles are disabled"),
         ] {
             let (_, problems) = merged(yaml);
             assert!(problems.iter().any(|p| p.contains(expected)), "{yaml}: {problems:?}");

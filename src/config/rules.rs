@@ -1,54 +1,54 @@
-//! Who may act as whom, and who may ask for what.
+//! Reads the rules of impersonation and authorization. Applies none.
 
 use http::Method;
 
 use crate::base::glob::Glob;
 use crate::config::choices::{AuthorizationMode, OwnKeys};
-use crate::config::entry::ListEntry;
 use crate::config::file::Node;
+use crate::config::list_entry::ListEntry;
 use crate::config::options::{AUTHORIZATION, IMPERSONATION, Key};
 use crate::config::reader::Reader;
 use crate::config::{RouteProfile, routes};
 
-/// What `x-api-impersonate-user` may ask for.
+/// Rules for `x-api-impersonate-user`.
 #[derive(Clone, Debug)]
 pub struct ImpersonationOptions {
-    /// What is allowed to those whom the gateway knows; nothing unless a rule says so.
+    /// Allowed impersonations by users whom the gateway knows; nothing else is allowed.
     pub rules: Vec<ImpersonationRule>,
-    /// Whether the backend decides for keys of its own that it is shown as they came.
+    /// Whether the backend decides about its own keys that are forwarded unchanged.
     pub backend_decides: bool,
 }
 
-/// These users may act as those.
+/// One rule of `impersonation.rules`.
 #[derive(Clone, Debug)]
 pub struct ImpersonationRule {
-    /// Who calls.
+    /// Patterns of the callers' names.
     pub users: Vec<Glob>,
-    /// Whom the backend shall take them for.
+    /// Patterns of the names that they may use.
     pub act_as: Vec<Glob>,
 }
 
-/// Who may ask for what.
+/// Rules for all requests.
 #[derive(Clone, Debug)]
 pub struct AuthorizationOptions {
-    /// Whether what no rule allows is refused, or only told.
+    /// Whether requests that no rule allows are rejected; otherwise they are only logged.
     pub enforce: bool,
-    /// What is allowed.
+    /// A request is allowed if one of them matches.
     pub rules: Vec<AuthorizationRule>,
 }
 
-/// These may ask for that. What is `None` is not looked at.
+/// One rule of `authorization.rules`. A field that is `None` matches every request.
 #[derive(Clone, Debug)]
 pub struct AuthorizationRule {
-    /// Users, by name.
+    /// Patterns of user names.
     pub users: Vec<Glob>,
-    /// Whether those are meant, too, whom only the backend knows.
+    /// Whether callers whom only the backend knows match, too.
     pub unknown_users: bool,
-    /// Names of routes.
+    /// Names of route profiles.
     pub routes: Option<Vec<String>>,
-    /// Methods.
+    /// HTTP methods.
     pub methods: Option<Vec<Method>>,
-    /// Ontologies that a path names.
+    /// Patterns of the ontology in the path; a path without one does not match.
     pub ontologies: Option<Vec<Glob>>,
 }
 
@@ -90,12 +90,12 @@ fn authorization_rule(mut entry: ListEntry<'_>, profiles: &[RouteProfile]) -> Op
     let users = globs(&mut entry, "users");
     let unknown_users = entry.flag("unknown_users");
     if users.is_none() && !unknown_users {
-        entry.problem("users", "is missing; \"*\" stands for everybody whom the gateway knows by name");
+        entry.problem("users", "is missing; \"*\" matches every user whom the gateway knows by name");
     }
     let routes = entry.texts("routes");
     for name in routes.iter().flatten() {
         if !profiles.iter().any(|profile| profile.name == *name) {
-            entry.problem("routes", format!("{name:?} is no route"));
+            entry.problem("routes", format!("{name:?} is not a route"));
         }
     }
     let methods = entry.texts("methods").map(|names| {
@@ -103,7 +103,7 @@ fn authorization_rule(mut entry: ListEntry<'_>, profiles: &[RouteProfile]) -> Op
         for name in names {
             match routes::method(&name) {
                 Some(method) => methods.push(method),
-                None => entry.problem("methods", format!("{name:?} is not valid here")),
+                None => entry.problem("methods", format!("{name:?} is not a valid method")),
             }
         }
         methods
@@ -118,7 +118,7 @@ fn impersonation_rule(mut entry: ListEntry<'_>) -> Option<ImpersonationRule> {
     let act_as = globs(&mut entry, "act_as");
     for (key, given) in [("users", &users), ("act_as", &act_as)] {
         if given.is_none() {
-            entry.problem(key, "is missing; \"*\" stands for everybody");
+            entry.problem(key, "is missing; \"*\" matches every user");
         }
     }
     let complete = entry.finish();
@@ -132,55 +132,38 @@ fn globs(entry: &mut ListEntry<'_>, key: &'static str) -> Option<Vec<Glob>> {
 
 #[cfg(test)]
 mod tests {
-    use crate::config::{Config, Problem, Sources, load};
-
-    fn loaded(more: &[(&str, &str)]) -> Result<Config, String> {
-        let required = [
-            ("API_AUTH_SALT", "cw_0x689RpI-jtRR7oE8h_eQsKImvJapLeSbXpwF4e4="),
-            ("TIMBR_GATEWAY_UPSTREAM_URL", "http://127.0.0.1:8000"),
-        ];
-        let environment = required.iter().chain(more).map(|(k, v)| ((*k).into(), (*v).into())).collect();
-        let lines =
-            |problems: Vec<Problem>| problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n");
-        load(&Sources { environment, ..Sources::default() }).map(|(config, _)| config).map_err(lines)
-    }
+    use crate::config::testing::load;
 
     #[test]
-    fn rules_of_authorization_are_read() {
-        let load = |mode, rules| {
-            loaded(&[
-                ("TIMBR_GATEWAY_AUTHORIZATION_MODE", mode),
-                ("TIMBR_GATEWAY_AUTHORIZATION_RULES", rules),
-            ])
-        };
+    fn authorization_rules() {
+        let with = |mode, rules| load("", &[("AUTHORIZATION_MODE", mode), ("AUTHORIZATION_RULES", rules)]);
         let rules =
             "[{users: '*', methods: GET}, {unknown_users: true, routes: [openapi], ontologies: 'sales*'}]";
-        let options = load("shadow", rules).expect("valid").authorization.expect("on");
+        let options = with("shadow", rules).expect("valid").authorization.expect("on");
         assert!(!options.enforce && options.rules[1].unknown_users && options.rules[0].routes.is_none());
         for (mode, rules, expected) in [
-            ("off", rules, "has no use with"),
+            ("off", rules, "has no effect with"),
             ("enforce", "", "is required with"),
             ("maybe", rules, "must be one of"),
             ("enforce", "[{routes: api}]", "users: is missing"),
-            ("enforce", "[{users: a, routes: [api, other]}]", "\"other\" is no route"),
-            ("enforce", "[{users: a, methods: [FETCH]}]", "\"FETCH\" is not valid"),
+            ("enforce", "[{users: a, routes: [api, other]}]", "\"other\" is not a route"),
+            ("enforce", "[{users: a, methods: [FETCH]}]", "\"FETCH\" is not a valid method"),
             ("enforce", "[{users: a, unknown_users: 'yes'}]", "must be true or false"),
             ("enforce", "[{users: a, ontology: sales}]", "unknown key"),
         ] {
-            let error = load(mode, rules).expect_err(rules);
+            let error = with(mode, rules).expect_err(rules);
             assert!(error.contains(expected), "{mode} {rules}: {error}");
         }
-        assert!(loaded(&[]).expect("valid").authorization.is_none());
+        assert!(load("", &[]).expect("valid").authorization.is_none());
     }
 
     #[test]
-    fn rules_of_impersonation_are_read() {
+    fn impersonation_rules() {
         let rules = "[{users: [bi, 'svc-*'], act_as: '*@example.com'}]";
-        let trust = ("TIMBR_GATEWAY_AUTH_TRUST_SALT_HOLDER", "true");
-        let alone =
-            loaded(&[("TIMBR_GATEWAY_IMPERSONATION_RULES", rules)]).expect_err("nobody checks passwords");
-        assert!(alone.contains("auth.trust_salt_holder"), "{alone}");
-        let config = loaded(&[("TIMBR_GATEWAY_IMPERSONATION_RULES", rules), trust]).expect("valid");
+        let trust = ("AUTH_TRUST_SALT_HOLDER", "true");
+        let untrusted = load("", &[("IMPERSONATION_RULES", rules)]).expect_err("no password is checked");
+        assert!(untrusted.contains("auth.trust_salt_holder"), "{untrusted}");
+        let config = load("", &[("IMPERSONATION_RULES", rules), trust]).expect("valid");
         let rule = &config.impersonation.rules[0];
         assert_eq!(format!("{:?} {:?}", rule.users, rule.act_as), r#"["bi", "svc-*"] ["*@example.com"]"#);
         assert!(config.impersonation.backend_decides);
@@ -192,10 +175,10 @@ mod tests {
             ("[bi]", "must be a group of keys"),
             ("bi", "must be a list"),
         ] {
-            let error = loaded(&[("TIMBR_GATEWAY_IMPERSONATION_RULES", rules)]).expect_err(rules);
+            let error = load("", &[("IMPERSONATION_RULES", rules)]).expect_err(rules);
             assert!(error.contains(expected), "{rules}: {error}");
         }
-        let error = loaded(&[("TIMBR_GATEWAY_IMPERSONATION_OWN_KEYS", "yes")]).expect_err("no word");
+        let error = load("", &[("IMPERSONATION_OWN_KEYS", "yes")]).expect_err("no word");
         assert!(error.contains("must be one of backend, deny"), "{error}");
     }
 }

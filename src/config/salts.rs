@@ -1,9 +1,9 @@
-//! `API_AUTH_SALT` as text: one Fernet key, or several with commas between them.
+//! Splits the text of `API_AUTH_SALT`: one Fernet key, or several separated by commas.
 
 use crate::base::secret::Secret;
 
-/// The keys in their order, each in the URL-safe alphabet. Python's `cryptography` takes a key in either base64
-/// alphabet, and `openssl rand -base64 32` makes the other one. Whether they are Fernet keys is for others to check.
+/// The keys in order, converted to the URL-safe base64 alphabet; they are not validated. Python's `cryptography` accepts
+/// both alphabets, and `openssl rand -base64 32` produces the other one.
 pub fn split(text: &str) -> impl Iterator<Item = Secret> {
     let url_safe = |c| match c {
         '+' => '-',
@@ -11,7 +11,7 @@ pub fn split(text: &str) -> impl Iterator<Item = Secret> {
         other => other,
     };
     text.split(',').map(str::trim).map(move |key| {
-        // With its whole room from the start: a text that grows leaves its beginnings behind in memory.
+        // SECURITY: allocated once, because a string that grows leaves copies of the secret in memory.
         let mut text = String::with_capacity(key.len());
         text.extend(key.chars().map(url_safe));
         Secret::new(text)

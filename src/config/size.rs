@@ -1,6 +1,6 @@
-//! Numbers of bytes as people write them.
+//! Sizes in bytes as text with a binary unit.
 
-/// Reads `512KiB`, `100MiB`, `2GiB` or `1000B`: a whole number and a binary unit. `None` for anything else.
+/// Parses a whole number and a binary unit: `512KiB`, `100MiB`, `2GiB` or `1000B`. `None` for any other text.
 pub fn parse(text: &str) -> Option<u64> {
     let digits = text.bytes().take_while(u8::is_ascii_digit).count();
     let (number, unit) = text.split_at(digits);
@@ -14,7 +14,7 @@ pub fn parse(text: &str) -> Option<u64> {
     number.parse::<u64>().ok()?.checked_mul(factor)
 }
 
-/// The other way round, in the largest unit that leaves a whole number.
+/// Formats a size in the largest unit that gives a whole number.
 pub fn format(bytes: u64) -> String {
     let units = [(30, "GiB"), (20, "MiB"), (10, "KiB")];
     let fits = |(shift, _): &&(u32, &str)| bytes > 0 && bytes.trailing_zeros() >= *shift;
@@ -29,7 +29,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn sizes_have_a_unit() {
+    fn sizes_need_a_unit() {
         for (text, bytes) in
             [("0B", 0), ("512KiB", 524_288), ("100 MiB", 104_857_600), ("2GiB", 2_147_483_648)]
         {
@@ -41,7 +41,7 @@ mod tests {
     }
 
     #[test]
-    fn they_are_shown_as_they_are_read() {
+    fn formatted_sizes_can_be_parsed() {
         for text in ["0B", "1000B", "1KiB", "100MiB", "3GiB"] {
             assert_eq!(parse(text).map(format).as_deref(), Some(text));
         }

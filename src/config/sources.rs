@@ -1,4 +1,5 @@
-//! Where values come from: flag before environment before file before default.
+//! Merges the sources of values: flags take precedence over the environment, the file and the defaults. Does not parse
+//! values.
 
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
@@ -10,27 +11,27 @@ use crate::config::changes::FileHashes;
 use crate::config::file::Node;
 use crate::config::options::{self, OptionSpec, PREFIX, Shape};
 
-/// Everything that somebody typed.
+/// The sources of a configuration.
 #[derive(Debug, Default)]
 pub struct Sources {
-    /// Flags by the key they set: `upstream.url`, or `upstream.api_key_file` for a secret's twin.
+    /// Values of flags by key: `upstream.url`, or `upstream.api_key_file` for the file twin of a secret.
     pub flags: BTreeMap<String, String>,
-    /// The environment of the process.
+    /// Environment variables; those without the gateway's prefix are ignored.
     pub environment: Vec<(OsString, OsString)>,
-    /// The configuration file; when absent, `TIMBR_GATEWAY_CONFIG` may name it.
+    /// Path of the configuration file; `None`: `TIMBR_GATEWAY_CONFIG`, if it is set.
     pub file: Option<PathBuf>,
 }
 
-/// Where a value was found.
+/// The source of a value.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ValueOrigin {
-    /// A flag of the command line.
+    /// Name of the flag, without dashes.
     Flag(String),
-    /// A variable of the environment.
+    /// Name of the environment variable.
     Variable(String),
-    /// A key of the configuration file.
+    /// Path of the configuration file.
     File(PathBuf),
-    /// Nobody gave one.
+    /// The default of the option.
     Default,
 }
 
@@ -48,23 +49,23 @@ impl fmt::Display for ValueOrigin {
 /// A value as text, with its origin.
 #[derive(Clone, Debug)]
 pub struct Setting {
-    /// The text. Secret or not, it is kept like a secret; only printing asks which it is.
+    /// The text. It is stored like a secret even if the option is not one.
     pub text: Secret,
-    /// Where it was found.
+    /// The source that it came from.
     pub origin: ValueOrigin,
 }
 
-/// One thing that is wrong, and what to do about it.
+/// A problem of the configuration.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Problem {
-    /// The offending key, variable or file.
+    /// The key, variable or file.
     pub subject: String,
-    /// A sentence.
+    /// The rest of a sentence that begins with the subject: "must be …".
     pub message: String,
 }
 
 impl Problem {
-    /// A problem of `subject`.
+    /// A problem of `subject`, such as `upstream.url` or `routes[0].name`.
     pub fn new(subject: impl Into<String>, message: impl Into<String>) -> Problem {
         Problem { subject: subject.into(), message: message.into() }
     }
@@ -76,66 +77,110 @@ impl fmt::Display for Problem {
     }
 }
 
-/// Problems for people to read, a line each.
+/// The problems, one on each line after the first, which is empty.
 pub fn format_problems(problems: &[Problem]) -> String {
     let lines: Vec<_> = problems.iter().map(|problem| format!("\n  {problem}")).collect();
     lines.concat()
 }
 
-/// The merged values by key, and the routes of the file as they stand there.
+/// The merged values by key, and the routes of the file.
 #[derive(Clone, Debug, Default)]
 pub struct Settings {
-    /// One entry for each option that has a value.
+    /// The options that have a value.
     pub values: BTreeMap<&'static str, Setting>,
-    /// `routes` of the file.
+    /// `routes` of the file, unparsed.
     pub routes: Option<Node>,
-    /// The files that were read: the configuration's own, and those with secrets.
+    /// The configuration file and the files with secrets.
     pub files: Vec<PathBuf>,
-    /// What the files held that options name.
+    /// Hashes of the files that options name.
     pub(super) file_hashes: FileHashes,
 }
 
-/// Merges all sources; every problem is collected, none ends the search.
-pub fn merge(sources: &Sources, problems: &mut Vec<Problem>) -> Settings {
-    let environment = gateway_variables(&sources.environment, problems);
-    let path = sources
-        .file
-        .clone()
-        .or_else(|| environment.get("TIMBR_GATEWAY_CONFIG").map(|path| PathBuf::from(path.expose())));
-    let mut typed = RawSources { flags: &sources.flags, environment, file: BTreeMap::new(), path };
-    let routes = typed.read_file(problems);
+/// The values of one source, by key.
+type Values = BTreeMap<String, Setting>;
 
-    let mut settings =
-        Settings { routes, files: typed.path.iter().cloned().collect(), ..Settings::default() };
+/// The key under which `TIMBR_GATEWAY_CONFIG` is stored.
+const CONFIG: &str = "config";
+
+/// Merges all sources and collects all problems.
+pub fn merge(sources: &Sources, problems: &mut Vec<Problem>) -> Settings {
+    let from_flag = |(key, text): (&String, &String)| {
+        let origin = ValueOrigin::Flag(options::flag_of(key));
+        (key.clone(), Setting { text: Secret::new(text.clone()), origin })
+    };
+    let flags = sources.flags.iter().map(from_flag).collect();
+    let environment = gateway_variables(&sources.environment, problems);
+    let from_variable = || Some(PathBuf::from(environment.get(CONFIG)?.text.expose()));
+    let mut settings = Settings::default();
+    let mut file = Values::new();
+    if let Some(path) = sources.file.clone().or_else(from_variable) {
+        let mut reader = FileReader { path: &path, values: &mut file, problems };
+        settings.routes = reader.read();
+        settings.files.push(path);
+    }
+    let levels = [flags, environment, file];
     for option in options::all() {
-        if let Some(setting) = typed.setting(option, &mut settings.files, problems) {
+        if let Some(setting) = setting(option, &levels, &mut settings.files, problems) {
             settings.values.insert(option.key, setting);
         }
     }
     settings
 }
 
-/// What each source says, by key.
-struct RawSources<'a> {
-    flags: &'a BTreeMap<String, String>,
-    environment: BTreeMap<String, Secret>,
-    file: BTreeMap<String, Secret>,
-    path: Option<PathBuf>,
-}
-
-impl RawSources<'_> {
-    fn read_file(&mut self, problems: &mut Vec<Problem>) -> Option<Node> {
-        let path = self.path.clone()?;
-        let tree = match Node::read(&path) {
-            Ok(tree) => tree,
-            Err(message) => {
-                problems.push(Problem::new("config", message));
+/// The value of an option from the first source that sets it.
+fn setting(
+    option: &OptionSpec,
+    levels: &[Values],
+    files: &mut Vec<PathBuf>,
+    problems: &mut Vec<Problem>,
+) -> Option<Setting> {
+    let twin = option.file_twin().unwrap_or_default();
+    for values in levels {
+        match (values.get(option.key), values.get(&twin)) {
+            (None, None) => {}
+            (Some(setting), None) => return Some(setting.clone()),
+            (None, Some(file)) => {
+                files.push(PathBuf::from(file.text.expose()));
+                return read_secret(file, option, problems);
+            }
+            (Some(setting), Some(file)) => {
+                let message = format!("{} and {} both set it; keep one of them", setting.origin, file.origin);
+                problems.push(Problem::new(option.key, message));
                 return None;
             }
-        };
+        }
+    }
+    Some(Setting { text: Secret::new(option.default?.to_owned()), origin: ValueOrigin::Default })
+}
+
+fn read_secret(file: &Setting, option: &OptionSpec, problems: &mut Vec<Problem>) -> Option<Setting> {
+    let origin = file.origin.clone();
+    match Secret::read_file(Path::new(file.text.expose())) {
+        Ok(text) => Some(Setting { text, origin }),
+        Err(error) => {
+            // SECURITY: the path is not shown, because it may be the secret itself, set by mistake.
+            let message = format!("cannot read the file named by {origin}: {error}");
+            problems.push(Problem::new(option.key, message));
+            None
+        }
+    }
+}
+
+/// Collects the values of the configuration file.
+struct FileReader<'a> {
+    path: &'a Path,
+    values: &'a mut Values,
+    problems: &'a mut Vec<Problem>,
+}
+
+impl FileReader<'_> {
+    /// Returns `routes`, which is not an option.
+    fn read(&mut self) -> Option<Node> {
+        let tree = Node::read(self.path).map_err(|message| self.problem(CONFIG, message)).ok()?;
         let Node::Map(entries) = tree else {
-            let message = format!("{} must hold keys and values, not {}", path.display(), tree.kind());
-            problems.push(Problem::new("config", message));
+            let message =
+                format!("{} must contain keys and values, not {}", self.path.display(), tree.kind());
+            self.problem(CONFIG, message);
             return None;
         };
         let mut routes = None;
@@ -143,111 +188,42 @@ impl RawSources<'_> {
             if key == "routes" {
                 routes = Some(node);
             } else {
-                self.flatten(&key, node, problems);
+                self.flatten(&key, node);
             }
         }
         routes
     }
 
-    fn flatten(&mut self, key: &str, node: Node, problems: &mut Vec<Problem>) {
+    fn flatten(&mut self, key: &str, node: Node) {
         if let Some(shape) = shape_of(key) {
             match scalar(shape, node) {
-                Ok(Some(text)) => drop(self.file.insert(key.to_owned(), Secret::new(text))),
+                Ok(Some(text)) => {
+                    let origin = ValueOrigin::File(self.path.to_owned());
+                    self.values.insert(key.to_owned(), Setting { text: Secret::new(text), origin });
+                }
                 Ok(None) => {}
-                Err(message) => problems.push(Problem::new(key, message)),
+                Err(message) => self.problem(key, message),
             }
             return;
         }
         match node {
             Node::Map(entries) if is_group(key) => {
                 for (name, node) in entries {
-                    self.flatten(&format!("{key}.{name}"), node, problems);
+                    self.flatten(&format!("{key}.{name}"), node);
                 }
             }
             Node::Null if is_group(key) => {}
-            _ if is_group(key) => {
-                let message = format!("is a group of keys, not {}", node.kind());
-                problems.push(Problem::new(key, message));
-            }
-            _ => problems.push(Problem::new(key, unknown_name("key", key, &all_keys()))),
+            _ if is_group(key) => self.problem(key, format!("is a group of keys, not {}", node.kind())),
+            _ => self.problem(key, unknown_name("key", key, &all_keys())),
         }
     }
 
-    /// The value of an option from the first source that has one.
-    fn setting(
-        &self,
-        option: &OptionSpec,
-        files: &mut Vec<PathBuf>,
-        problems: &mut Vec<Problem>,
-    ) -> Option<Setting> {
-        let path = self.path.clone().unwrap_or_default();
-        let flag_name = |key: &str| options::flag_of(key);
-        let variable = option.variable();
-        let twin = option.file_twin();
-        let twin_flag = twin.as_deref().map(flag_name).unwrap_or_default();
-        let twin_variable = format!("{variable}_FILE");
-
-        let flag = |key: &str| self.flags.get(key).map(|text| Secret::new(text.clone()));
-        let in_file = |key: &String| self.file.get(key).cloned();
-        let in_environment = twin.as_ref().and_then(|_| self.environment.get(&twin_variable).cloned());
-        let levels = [
-            (
-                flag(option.key),
-                ValueOrigin::Flag(flag_name(option.key)),
-                twin.as_deref().and_then(flag),
-                ValueOrigin::Flag(twin_flag),
-            ),
-            (
-                self.environment.get(&variable).cloned(),
-                ValueOrigin::Variable(variable.clone()),
-                in_environment,
-                ValueOrigin::Variable(twin_variable),
-            ),
-            (
-                self.file.get(option.key).cloned(),
-                ValueOrigin::File(path.clone()),
-                twin.as_ref().and_then(in_file),
-                ValueOrigin::File(path),
-            ),
-        ];
-        for (value, origin, file, file_origin) in levels {
-            match (value, file) {
-                (None, None) => {}
-                (Some(text), None) => return Some(Setting { text, origin }),
-                (None, Some(file)) => {
-                    files.push(PathBuf::from(file.expose()));
-                    return secret_from(file.expose(), option, file_origin, problems);
-                }
-                (Some(_), Some(_)) => {
-                    let message = format!("{origin} and {file_origin} both set it; keep one of them");
-                    problems.push(Problem::new(option.key, message));
-                    return None;
-                }
-            }
-        }
-        let default = option.default?;
-        Some(Setting { text: Secret::new(default.to_owned()), origin: ValueOrigin::Default })
+    fn problem(&mut self, key: &str, message: String) {
+        self.problems.push(Problem::new(key, message));
     }
 }
 
-fn secret_from(
-    file: &str,
-    option: &OptionSpec,
-    origin: ValueOrigin,
-    problems: &mut Vec<Problem>,
-) -> Option<Setting> {
-    match Secret::read_file(Path::new(file)) {
-        Ok(text) => Some(Setting { text, origin }),
-        Err(error) => {
-            // SECURITY: what should name a file may be the secret itself, by mistake. The origin tells enough.
-            let message = format!("cannot read the file that {origin} names: {error}");
-            problems.push(Problem::new(option.key, message));
-            None
-        }
-    }
-}
-
-/// The shape of an option or of a secret's twin.
+/// The shape of an option or of the file twin of a secret.
 fn shape_of(key: &str) -> Option<Shape> {
     options::all().find_map(|option| {
         if option.key == key {
@@ -266,7 +242,7 @@ fn all_keys() -> Vec<String> {
     options::all().flat_map(|option| [Some(option.key.to_owned()), option.file_twin()]).flatten().collect()
 }
 
-/// A value of the file as text. `Ok(None)` for nothing, which counts as not given.
+/// A value of the file as text; `Ok(None)` for an empty one, which counts as not set.
 fn scalar(shape: Shape, node: Node) -> Result<Option<String>, String> {
     match (node, shape) {
         (Node::Null, _) => Ok(None),
@@ -281,7 +257,7 @@ fn scalar(shape: Shape, node: Node) -> Result<Option<String>, String> {
         (Node::Number(_), Shape::Duration | Shape::OptionalDuration) => {
             Err("needs a unit, such as \"30s\", \"10m\" or \"1500ms\"".to_owned())
         }
-        // YAML reads 0123 as 123 and 1e3 as 1000: text that looks like a number would silently change.
+        // YAML parses 0123 as 123 and 1e3 as 1000: text that looks like a number would change silently.
         (Node::Bool(_) | Node::Number(_), _) => Err("must be text; put it in quotes".to_owned()),
         (node, _) => Err(format!("must be a single value, not {}", node.kind())),
     }
@@ -290,41 +266,42 @@ fn scalar(shape: Shape, node: Node) -> Result<Option<String>, String> {
 fn item_text(node: Node) -> Result<String, String> {
     match node {
         Node::Text(text) => Ok(text),
-        other => Err(format!("must hold text, not {}", other.kind())),
+        other => Err(format!("must contain text, not {}", other.kind())),
     }
 }
 
-/// The variables that are meant for the gateway. An unknown one is an error: a typing mistake in
-/// `TIMBR_GATEWAY_TOKENS_FOREIGN` would otherwise leave a door open that somebody believes shut.
-fn gateway_variables(
-    environment: &[(OsString, OsString)],
-    problems: &mut Vec<Problem>,
-) -> BTreeMap<String, Secret> {
-    let mut known: Vec<String> = vec!["TIMBR_GATEWAY_CONFIG".to_owned()];
+/// The variables of the gateway. An unknown one is an error: otherwise a typing mistake in
+/// `TIMBR_GATEWAY_TOKENS_FOREIGN` would silently leave a check disabled.
+fn gateway_variables(environment: &[(OsString, OsString)], problems: &mut Vec<Problem>) -> Values {
+    let mut keys = BTreeMap::from([("TIMBR_GATEWAY_CONFIG".to_owned(), CONFIG.to_owned())]);
     for option in options::all() {
-        known.push(option.variable());
-        known.extend(option.file_twin().map(|_| format!("{}_FILE", option.variable())));
+        keys.insert(option.variable(), option.key.to_owned());
+        keys.extend(option.file_twin().map(|twin| (format!("{}_FILE", option.variable()), twin)));
     }
-    let mut own = BTreeMap::new();
+    let mut values = Values::new();
     for (name, value) in environment {
         let Some(name) = name.to_str() else { continue };
-        if !known.iter().any(|known| known == name) {
+        let Some(key) = keys.get(name) else {
             if name.starts_with(PREFIX) && !is_service_link(name, value) {
+                let known: Vec<_> = keys.keys().cloned().collect();
                 problems.push(Problem::new(name, unknown_name("variable", name, &known)));
             }
             continue;
-        }
+        };
         match value.to_str() {
-            // Compose files and charts pass empty variables for what was not set.
+            // Compose files and charts pass unset values as empty variables.
             Some("") => {}
-            Some(value) => drop(own.insert(name.to_owned(), Secret::new(value.to_owned()))),
+            Some(value) => {
+                let origin = ValueOrigin::Variable(name.to_owned());
+                values.insert(key.clone(), Setting { text: Secret::new(value.to_owned()), origin });
+            }
             None => problems.push(Problem::new(name, "is not valid UTF-8")),
         }
     }
-    own
+    values
 }
 
-/// Whether Kubernetes made this variable, for a Service whose name begins with `timbr-gateway`:
+/// Whether Kubernetes set this variable for a Service whose name begins with `timbr-gateway`:
 /// `…_SERVICE_HOST`, `…_SERVICE_PORT[_name]`, `…_PORT=tcp://…`, `…_PORT_443_TCP[_ADDR|_PORT|_PROTO]`.
 fn is_service_link(name: &str, value: &OsStr) -> bool {
     let Some(rest) = name.strip_prefix("TIMBR_GATEWAY_") else { return false };
@@ -346,23 +323,23 @@ fn is_service_link(name: &str, value: &OsStr) -> bool {
 fn unknown_name(what: &str, name: &str, known: &[String]) -> String {
     match nearest(name, known) {
         Some(candidate) => format!("unknown {what}; did you mean {candidate}?"),
-        None => format!("unknown {what}; `timbr-gateway serve --help` lists all"),
+        None => format!("unknown {what}; see `timbr-gateway serve --help`"),
     }
 }
 
-/// What was meant: a name that differs in few letters, or one whose end this is (`url` at the top of the file).
+/// A known name that differs in at most three letters, or one that ends with this one (`url` at the top of the file).
 fn nearest<'a>(name: &str, known: &'a [String]) -> Option<&'a String> {
     let typed = |candidate: &&String| strsim::osa_distance(name, candidate);
     let closest = known.iter().min_by_key(typed).filter(|candidate| typed(candidate) <= 3);
     let last = name.rsplit('.').next().unwrap_or(name);
     let mut ends = known.iter().filter(|candidate| candidate.rsplit('.').next() == Some(last));
-    // Several keys with the same end would be a guess.
+    // If several keys have the same end, the suggestion would be a guess.
     let end = ends.next().filter(|_| ends.next().is_none());
     let spelt = known.iter().find(|candidate| normalized(candidate) == normalized(name));
     spelt.or(end).or(closest)
 }
 
-/// A key as somebody writes it who has the flag or the variable in mind: `upstream-url`, `upstreamUrl`.
+/// Letters and digits only, so that `upstream-url` and `upstreamUrl` equal `upstream.url`.
 fn normalized(name: &str) -> String {
     name.chars().filter(char::is_ascii_alphanumeric).map(|c| c.to_ascii_lowercase()).collect()
 }
@@ -403,7 +380,7 @@ mod tests {
     }
 
     #[test]
-    fn unknown_names_are_errors_and_the_nearest_known_one_is_shown() {
+    fn unknown_names_are_rejected_with_a_suggestion() {
         let env = [("TIMBR_GATEWAY_TOKEN_FOREIGN", "reject"), ("TIMBR_GATEWAY_NONSENSE_WHATEVER", "1")];
         let (_, problems) = merged(&[], &env, "tokens: {foreing: reject}\nnothing: 1\n");
         let all = problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n");
@@ -423,13 +400,13 @@ mod tests {
             ("listen: {htpp: x}", "listen.http"),
         ] {
             let (_, problems) = merged(&[], &[], file);
-            let said = problems[0].to_string();
-            assert!(said.ends_with(&format!("unknown key; did you mean {meant}?")), "{file}: {said}");
+            let problem = problems[0].to_string();
+            assert!(problem.ends_with(&format!("unknown key; did you mean {meant}?")), "{file}: {problem}");
         }
     }
 
     #[test]
-    fn variables_that_kubernetes_makes_for_a_service_are_not_ours() {
+    fn variables_of_kubernetes_services_are_ignored() {
         let env = [
             ("TIMBR_GATEWAY_SERVICE_HOST", "10.0.0.1"),
             ("TIMBR_GATEWAY_SERVICE_PORT", "443"),
@@ -442,11 +419,11 @@ mod tests {
         ];
         assert_eq!(merged(&[], &env, "").1, []);
         let ours = [("TIMBR_GATEWAY_LISTEN_PORT", "8080")];
-        assert_eq!(merged(&[], &ours, "").1.len(), 1, "a misspelt one is told");
+        assert_eq!(merged(&[], &ours, "").1.len(), 1, "a misspelt variable is reported");
     }
 
     #[test]
-    fn a_secret_comes_from_a_file_and_never_from_both() {
+    fn secrets_come_from_a_value_or_a_file_but_not_both() {
         let dir = tempfile::tempdir().expect("a directory");
         let path = dir.path().join("salt");
         std::fs::write(&path, "salt-of-the-file\n").expect("written");
@@ -458,11 +435,11 @@ mod tests {
         let (_, problems) = merged(&[], &[("API_AUTH_SALT_FILE", path), ("API_AUTH_SALT", "x")], "");
         assert!(problems[0].to_string().contains("keep one of them"), "{problems:?}");
         let (_, problems) = merged(&[], &[("API_AUTH_SALT_FILE", "/nonexistent")], "");
-        assert!(problems[0].to_string().contains("that variable API_AUTH_SALT_FILE names"), "{problems:?}");
+        assert!(problems[0].to_string().contains("named by variable API_AUTH_SALT_FILE"), "{problems:?}");
     }
 
     #[test]
-    fn text_that_yaml_would_change_must_be_quoted() {
+    fn text_that_looks_like_a_number_must_be_quoted() {
         let (_, problems) = merged(&[], &[], "upstream: {api_key: 0123}\ntimeouts: {idle: 75}\n");
         let all = problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n");
         assert!(all.contains("upstream.api_key: must be text; put it in quotes"), "{all}");
@@ -470,7 +447,7 @@ mod tests {
     }
 
     #[test]
-    fn an_empty_variable_is_not_given() {
+    fn empty_variables_are_not_set() {
         let (settings, problems) = merged(&[], &[("TIMBR_GATEWAY_LISTEN_HTTP", "")], "");
         assert_eq!(problems, []);
         assert_eq!(text(&settings, "listen.http"), "off");

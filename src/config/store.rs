@@ -1,4 +1,4 @@
-//! The options of the token store.
+//! Reads the options of the token store. Connects to no server.
 
 use std::time::Duration;
 
@@ -151,13 +151,13 @@ impl Reader<'_> {
     }
 }
 
-/// Reads `redis://host[:port]` or `rediss://host[:port]`.
+/// Parses `redis://host[:port]` or `rediss://host[:port]`.
 fn node(url: &str) -> Result<RedisNode, String> {
     const FORM: &str = "must be redis://host:port or rediss://host:port";
-    // SECURITY: first of all, as the other errors show the URL.
+    // SECURITY: checked first, because the other errors show the URL, which here contains a password.
     if url.contains('@') {
         return Err(format!(
-            "{FORM}, without a user name or password: store.username and store.password take those"
+            "{FORM}, without a user name or password: set store.username and store.password"
         ));
     }
     let (scheme, rest) = url.split_once("://").ok_or_else(|| format!("{FORM}, not {url:?}"))?;
@@ -168,9 +168,7 @@ fn node(url: &str) -> Result<RedisNode, String> {
     };
     let rest = rest.strip_suffix('/').unwrap_or(rest);
     if rest.contains(['/', '?', '#']) {
-        return Err(format!(
-            "{FORM}, with nothing behind it: store.database takes the number of the database"
-        ));
+        return Err(format!("{FORM}, without a path: set store.database"));
     }
     let authority: http::uri::Authority = rest.parse().map_err(|_| format!("{FORM}, not {url:?}"))?;
     let bare = authority.as_str() == authority.host();
@@ -184,27 +182,16 @@ fn node(url: &str) -> Result<RedisNode, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::{Sources, load};
-
-    const SALT: &str = "cw_0x689RpI-jtRR7oE8h_eQsKImvJapLeSbXpwF4e4=";
+    use crate::config::testing::load;
 
     fn with(options: &[(&str, &str)]) -> Result<StoreOptions, String> {
-        let mut environment = vec![
-            ("API_AUTH_SALT".into(), SALT.into()),
-            ("TIMBR_GATEWAY_UPSTREAM_URL".into(), "http://127.0.0.1:8000".into()),
-        ];
-        environment.extend(
-            options
-                .iter()
-                .map(|(name, value)| (format!("TIMBR_GATEWAY_STORE_{name}").into(), (*value).into())),
-        );
-        load(&Sources { environment, ..Sources::default() })
-            .map(|(config, _)| config.store)
-            .map_err(|problems| problems.iter().map(|problem| format!("{problem}\n")).collect())
+        let names: Vec<_> = options.iter().map(|(name, _)| format!("STORE_{name}")).collect();
+        let options: Vec<_> = names.iter().zip(options).map(|(name, (_, value))| (&**name, *value)).collect();
+        load("", &options).map(|config| config.store)
     }
 
     #[test]
-    fn what_is_asked_for_is_understood() {
+    fn kinds_of_stores() {
         assert!(matches!(with(&[]).expect("valid").kind, StoreKind::Memory));
         let file = with(&[("KIND", "file"), ("PATH", "/var/lib/tokens")]).expect("valid");
         assert!(matches!(file.kind, StoreKind::File(path) if path.as_os_str() == "/var/lib/tokens"));
@@ -220,24 +207,24 @@ mod tests {
     }
 
     #[test]
-    fn what_makes_no_sense_is_told() {
+    fn invalid_stores_are_reported() {
         let redis = |more: &[(&str, &str)]| {
-            with(&[&[("KIND", "redis"), ("URLS", "redis://a:1")], more].concat()).expect_err("makes no sense")
+            with(&[&[("KIND", "redis"), ("URLS", "redis://a:1")], more].concat()).expect_err("invalid")
         };
         for (error, part) in [
             (with(&[("KIND", "file")]).expect_err("no path"), "store.path: is required"),
-            (with(&[("PATH", "/x")]).expect_err("no use"), "store.path: is only used"),
-            (with(&[("URLS", "redis://a")]).expect_err("no use"), "store.urls: is only used"),
+            (with(&[("PATH", "/x")]).expect_err("no effect"), "store.path: has no effect"),
+            (with(&[("URLS", "redis://a")]).expect_err("no effect"), "store.urls: has no effect"),
             (with(&[("KIND", "redis")]).expect_err("no address"), "store.urls: is required"),
             (with(&[("KIND", "sqlite")]).expect_err("unknown"), "must be one of memory, file, redis"),
             (redis(&[("MODE", "sentinel")]), "store.sentinel_master: is required"),
-            (redis(&[("SENTINEL_MASTER", "x")]), "store.sentinel_master: is only used"),
+            (redis(&[("SENTINEL_MASTER", "x")]), "store.sentinel_master: has no effect"),
             (redis(&[("MODE", "cluster"), ("DATABASE", "1")]), "store.database: must be 0"),
             (redis(&[("USERNAME", "x")]), "store.username: is required together with store.password"),
             (redis(&[("CA_FILE", "/ca")]), "must be rediss://"),
             (redis(&[("CLIENT_CERT_FILE", "/c")]), "store.client_key_file: is required together"),
             (redis(&[("PREFIX", "{x}")]), "store.prefix: must be 1 to 64"),
-            (redis(&[("SENTINEL_PASSWORD", "x")]), "is only used with store.mode=sentinel"),
+            (redis(&[("SENTINEL_PASSWORD", "x")]), "has no effect without store.mode=sentinel"),
         ] {
             assert!(error.contains(part), "{part} in {error}");
         }
@@ -256,7 +243,7 @@ mod tests {
     }
 
     #[test]
-    fn a_password_in_an_address_is_not_shown() {
+    fn passwords_in_urls_are_not_shown() {
         for url in ["redis://user:sekrit@x:1", "user:sekrit@x"] {
             let error = with(&[("KIND", "redis"), ("URLS", url)]).expect_err(url);
             assert!(!error.contains("sekrit") && error.contains("store.password"), "{error}");

@@ -1,7 +1,7 @@
 //! Reads the options below HTTP: certificates, client certificates and the PROXY protocol.
 
 use crate::config::choices::{ClientAuthMode, ProxyProtocol};
-use crate::config::entry::ListEntry;
+use crate::config::list_entry::ListEntry;
 use crate::config::options::{GLOBAL, LISTEN, TLS};
 use crate::config::reader::Reader;
 use crate::config::{CertificateFiles, ClientAuth, RouteProfile, TlsOptions};
@@ -70,22 +70,8 @@ fn certificate(mut entry: ListEntry<'_>) -> Option<CertificateFiles> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::{Config, Problem, Sources, load};
-
-    fn loaded(file: &str, env: &[(&str, &str)]) -> Result<Config, String> {
-        let dir = tempfile::tempdir().expect("a directory");
-        let path = dir.path().join("gateway.yaml");
-        std::fs::write(&path, file).expect("written");
-        let required = [
-            ("API_AUTH_SALT", "cw_0x689RpI-jtRR7oE8h_eQsKImvJapLeSbXpwF4e4="),
-            ("TIMBR_GATEWAY_UPSTREAM_URL", "http://127.0.0.1:8000"),
-        ];
-        let environment = required.iter().chain(env).map(|(k, v)| ((*k).into(), (*v).into())).collect();
-        let sources = Sources { environment, file: Some(path), ..Sources::default() };
-        let lines =
-            |problems: Vec<Problem>| problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n");
-        load(&sources).map(|(config, _)| config).map_err(lines)
-    }
+    use crate::config::Config;
+    use crate::config::testing::load;
 
     #[test]
     fn certificates_are_a_list_in_the_file_and_in_a_variable() {
@@ -95,47 +81,47 @@ mod tests {
             let chains = config.tls.certificates.into_iter();
             chains.map(|files| files.chain.display().to_string()).collect::<Vec<_>>().join(" ")
         };
-        assert_eq!(names(loaded(file, &[]).expect("valid")), "a.crt b.crt c.crt");
-        let variable = [("TIMBR_GATEWAY_TLS_CERTIFICATES", "[{cert_file: x.crt, key_file: x.key}]")];
-        assert_eq!(names(loaded("", &variable).expect("valid")), "x.crt");
+        assert_eq!(names(load(file, &[]).expect("valid")), "a.crt b.crt c.crt");
+        let variable = [("TLS_CERTIFICATES", "[{cert_file: x.crt, key_file: x.key}]")];
+        assert_eq!(names(load("", &variable).expect("valid")), "x.crt");
         for wrong in ["x.crt", "[x.crt]", "[{cert_file: x}]", "[{cert_file: x, key_file: y, other: z}]", "{}"]
         {
-            let error = loaded("", &[("TIMBR_GATEWAY_TLS_CERTIFICATES", wrong)]).expect_err(wrong);
+            let error = load("", &[("TLS_CERTIFICATES", wrong)]).expect_err(wrong);
             assert!(error.contains("tls.certificates"), "{error}");
         }
     }
 
     #[test]
-    fn networks_are_named_exactly() {
-        let config = loaded("trusted_proxies: [10.0.0.0/8, '::1', 192.0.2.7]\n", &[]).expect("valid");
+    fn networks_have_no_host_bits() {
+        let config = load("trusted_proxies: [10.0.0.0/8, '::1', 192.0.2.7]\n", &[]).expect("valid");
         let shown: Vec<_> = config.trusted_proxies.iter().map(ToString::to_string).collect();
         assert_eq!(shown, ["10.0.0.0/8", "::1/128", "192.0.2.7/32"]);
-        let config = loaded("", &[("TIMBR_GATEWAY_TRUSTED_PROXIES", "10.0.0.0/8, fd00::/8")]).expect("valid");
+        let config = load("", &[("TRUSTED_PROXIES", "10.0.0.0/8, fd00::/8")]).expect("valid");
         assert_eq!(config.trusted_proxies.len(), 2);
-        assert!(loaded("", &[]).expect("valid").trusted_proxies.is_empty());
+        assert!(load("", &[]).expect("valid").trusted_proxies.is_empty());
         for wrong in ["10.1.2.3/8", "all", "10.0.0.0/33", "localhost"] {
-            let error = loaded("", &[("TIMBR_GATEWAY_TRUSTED_PROXIES", wrong)]).expect_err(wrong);
+            let error = load("", &[("TRUSTED_PROXIES", wrong)]).expect_err(wrong);
             assert!(error.contains("trusted_proxies: must be networks"), "{error}");
         }
     }
 
     #[test]
-    fn what_would_let_in_nobody_or_everybody_is_refused() {
+    fn settings_that_admit_no_client_or_every_client_are_rejected() {
         for (file, expected) in [
-            ("listen: {proxy_protocol: required}", "needs trusted_proxies"),
+            ("listen: {proxy_protocol: required}", "requires trusted_proxies"),
             ("tls: {client_auth: required}", "tls.client_ca_file: is required"),
             ("tls: {client_ca_file: ca.pem}", "did you mean optional or required"),
             ("tls: {client_auth: 'true', client_ca_file: ca.pem}", "tls.client_auth: must be one of"),
-            ("routes: [{name: api, client_certificate: required}]", "as these routes have"),
+            ("routes: [{name: api, client_certificate: required}]", "because these routes have"),
             (
                 "listen: {https: 'off', http: '127.0.0.1:1'}\ntls: {client_ca_file: c, client_auth: required}",
-                "has no use with listen.https=off",
+                "has no effect with listen.https=off",
             ),
         ] {
-            let error = loaded(file, &[]).expect_err(file);
+            let error = load(file, &[]).expect_err(file);
             assert!(error.contains(expected), "{file}: {error}");
         }
-        let config = loaded("tls: {client_auth: optional, client_ca_file: ca.pem}", &[]).expect("valid");
+        let config = load("tls: {client_auth: optional, client_ca_file: ca.pem}", &[]).expect("valid");
         assert_eq!(config.tls.client_auth, Some(ClientAuth { ca_file: "ca.pem".into(), required: false }));
     }
 }

@@ -1,110 +1,110 @@
-//! The options of `upstream`: where the backends are, and when one of them is in use.
+//! Reads the options of the backends: URLs, timeouts, health checks and the queue. Knows no connection.
 
 use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::base::secret::Secret;
 use crate::config::options::UPSTREAM;
-use crate::config::reader::Reader;
+use crate::config::reader::{Reader, complete};
 use crate::config::{CertificateFiles, QueueOptions};
 
 /// Each backend has a connection pool in each worker, and a health check task.
 const MAX_URLS: usize = 64;
 
-/// The backend and how to reach it.
+/// The backends and how to connect to them.
 #[derive(Clone, Debug)]
 pub struct UpstreamOptions {
-    /// Scheme, host and port of each backend: one at least, all of one scheme.
+    /// At least one; all have the same scheme.
     pub urls: Vec<ServerUrl>,
-    /// What proves a caller there.
+    /// What the backend receives as proof of the caller.
     pub credential: CredentialMode,
-    /// Trust anchors instead of the system's.
+    /// Certificate authorities; `None`: the system's.
     pub ca_file: Option<PathBuf>,
-    /// The gateway's own certificate.
+    /// The client certificate of the gateway.
     pub client_certificate: Option<CertificateFiles>,
-    /// Name to verify instead of the host.
+    /// Name to verify in place of the host.
     pub server_name: Option<String>,
-    /// For TCP and TLS together.
+    /// Limit for the TCP connection and the TLS handshake together.
     pub connect_timeout: Duration,
-    /// For the head of the answer.
+    /// Limit for the response headers.
     pub response_timeout: Duration,
-    /// The longest pause within the answer's body.
+    /// Limit between two reads of the response body.
     pub body_timeout: Duration,
-    /// How long an idle connection may be reused.
+    /// Age at which an idle connection is closed.
     pub idle_timeout: Duration,
-    /// How often names are looked up.
+    /// Interval of DNS lookups.
     pub resolve_interval: Duration,
-    /// When an address is in use, and when not.
+    /// Health checks and ejection of addresses.
     pub health: HealthOptions,
 }
 
 impl UpstreamOptions {
-    /// The first backend.
+    /// The URL of the first backend.
     pub fn url(&self) -> &ServerUrl {
         &self.urls[0]
     }
 
-    /// Whether the backends speak TLS.
+    /// Whether all backends use TLS.
     pub fn tls(&self) -> bool {
         self.url().tls
     }
 }
 
-/// When an address of a backend is in use, and when not.
+/// Health checks and ejection of a backend's addresses.
 #[derive(Clone, Debug)]
 pub struct HealthOptions {
-    /// What each address is asked for now and then.
+    /// Path of the active health check; `None`: there is none.
     pub path: Option<String>,
-    /// How often, and how long that may take.
+    /// Interval between two checks, and the timeout of each.
     pub interval: Duration,
-    /// Failed checks in a row that take it out of use.
+    /// Consecutive failed checks that eject an address.
     pub unhealthy_after: u32,
-    /// Successful ones that put it back.
+    /// Consecutive successful checks that end an ejection.
     pub healthy_after: u32,
-    /// Requests in a row without an answer that take it out of use; 0: never.
+    /// Consecutive failed requests that eject an address; 0: never.
     pub eject_after: u32,
-    /// For how long, the first time.
+    /// Duration of the first ejection.
     pub eject_time: Duration,
 }
 
-/// Scheme, host and port of the backend.
+/// Scheme, host and port of a server.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ServerUrl {
-    /// `https`.
+    /// Whether the scheme is `https`.
     pub tls: bool,
-    /// Name or address; an IPv6 address without brackets.
+    /// Host name or IP address; an IPv6 address has no brackets.
     pub host: String,
-    /// TCP port.
+    /// TCP port; the default of the scheme if the URL has none.
     pub port: u16,
 }
 
 impl ServerUrl {
-    /// Host, and the port where it is not the scheme's own: the value of `host`.
+    /// Host and, unless it is the default of the scheme, port: the value of the `host` header.
     pub fn authority(&self) -> String {
         let host = if self.host.contains(':') { format!("[{}]", self.host) } else { self.host.clone() };
-        let usual = if self.tls { 443 } else { 80 };
-        if self.port == usual { host } else { format!("{host}:{}", self.port) }
+        let default = if self.tls { 443 } else { 80 };
+        if self.port == default { host } else { format!("{host}:{}", self.port) }
     }
 }
 
-/// What proves a caller to the backend.
+/// The credential that the backend receives.
 #[derive(Clone, Debug)]
 pub enum CredentialMode {
     /// The client's own key, and the user's name in `x-forwarded-user`.
     Forward,
-    /// The key that the platform gives the user when the gateway logs him in.
+    /// The key that the platform returns when the gateway logs the user in.
     Platform,
-    /// The token that the backend's own `get_token` gives the user.
+    /// The token that the backend's own `get_token` returned to the user.
     Delegate,
     /// The gateway's key, and the user's name in `x-api-impersonate-user`.
     Impersonate {
-        /// A Timbr token that was granted impersonation.
+        /// A Timbr token that is allowed to impersonate.
         service_key: Secret,
     },
 }
 
 impl CredentialMode {
-    /// Whether each token stands for a key of its user's own.
+    /// Whether each user has an own key at the backend.
     pub fn is_per_user(&self) -> bool {
         matches!(self, CredentialMode::Platform | CredentialMode::Delegate)
     }
@@ -113,45 +113,36 @@ impl CredentialMode {
 impl Reader<'_> {
     pub(super) fn upstream(&mut self) -> Option<UpstreamOptions> {
         let urls = self.upstream_urls();
-        let credential = self.credential();
-        let client_certificate = self.certificate(&UPSTREAM.client_cert_file, &UPSTREAM.client_key_file);
-        let ca_file = self.get(&UPSTREAM.ca_file);
-        let server_name = self.get(&UPSTREAM.server_name);
-        let connect_timeout = self.get(&UPSTREAM.connect_timeout);
-        let response_timeout = self.get(&UPSTREAM.response_timeout);
-        let body_timeout = self.get(&UPSTREAM.body_timeout);
-        let idle_timeout = self.get(&UPSTREAM.idle_timeout);
-        let resolve_interval = self.get(&UPSTREAM.resolve_interval);
-        let health = self.health();
-        let urls = urls?;
-        if !urls[0].tls {
+        if urls.as_ref().is_some_and(|urls| !urls[0].tls) {
             let keys = [UPSTREAM.ca_file.key, UPSTREAM.client_cert_file.key, UPSTREAM.server_name.key];
             self.reject_set(
                 &keys,
                 "has no effect with an http:// upstream; use an https:// one or remove it",
             );
         }
-        Some(UpstreamOptions {
-            urls,
-            credential: credential?,
-            ca_file,
-            client_certificate,
-            server_name,
-            connect_timeout: connect_timeout?,
-            response_timeout: response_timeout?,
-            body_timeout: body_timeout?,
-            idle_timeout: idle_timeout?,
-            resolve_interval: resolve_interval?,
-            health: health?,
+        complete!(UpstreamOptions {
+            urls: urls,
+            credential: self.credential(),
+            ca_file: Some(self.get(&UPSTREAM.ca_file)),
+            client_certificate: Some(self.certificate(&UPSTREAM.client_cert_file, &UPSTREAM.client_key_file)),
+            server_name: Some(self.get(&UPSTREAM.server_name)),
+            connect_timeout: self.get(&UPSTREAM.connect_timeout),
+            response_timeout: self.get(&UPSTREAM.response_timeout),
+            body_timeout: self.get(&UPSTREAM.body_timeout),
+            idle_timeout: self.get(&UPSTREAM.idle_timeout),
+            resolve_interval: self.get(&UPSTREAM.resolve_interval),
+            health: self.health(),
         })
     }
 
     /// The limit on requests to the backends; `Some(None)`: there is none.
     pub(super) fn queue(&mut self) -> Option<Option<QueueOptions>> {
-        let (requests, queue) = (self.get(&UPSTREAM.requests), self.get(&UPSTREAM.queue));
-        let patience = self.get(&UPSTREAM.queue_timeout);
-        let limits = QueueOptions { requests: requests?, queue: queue?, timeout: patience? };
-        Some((limits.requests > 0).then_some(limits))
+        let limits = complete!(QueueOptions {
+            requests: self.get(&UPSTREAM.requests),
+            queue: self.get(&UPSTREAM.queue),
+            timeout: self.get(&UPSTREAM.queue_timeout),
+        });
+        limits.map(|limits| (limits.requests > 0).then_some(limits))
     }
 
     fn upstream_urls(&mut self) -> Option<Vec<ServerUrl>> {
@@ -193,38 +184,24 @@ impl Reader<'_> {
                 self.problem(UPSTREAM.health_path.key, message);
             }
         }
-        let (interval, eject_time) = (self.get(&UPSTREAM.health_interval), self.get(&UPSTREAM.eject_time));
-        let unhealthy_after = self.get(&UPSTREAM.unhealthy_after);
-        let healthy_after = self.get(&UPSTREAM.healthy_after);
-        let eject_after = self.get(&UPSTREAM.eject_after);
-        Some(HealthOptions {
-            path,
-            interval: interval?,
-            unhealthy_after: unhealthy_after?,
-            healthy_after: healthy_after?,
-            eject_after: eject_after?,
-            eject_time: eject_time?,
+        complete!(HealthOptions {
+            path: Some(path),
+            interval: self.get(&UPSTREAM.health_interval),
+            unhealthy_after: self.get(&UPSTREAM.unhealthy_after),
+            healthy_after: self.get(&UPSTREAM.healthy_after),
+            eject_after: self.get(&UPSTREAM.eject_after),
+            eject_time: self.get(&UPSTREAM.eject_time),
         })
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use crate::config::{Config, Problem, Sources, load};
+    use crate::config::Config;
+    use crate::config::testing::{SALT, load_exactly};
 
-    fn loaded(file: &str, env: &[(&str, &str)]) -> Result<Config, String> {
-        let dir = tempfile::tempdir().expect("a directory");
-        let path = dir.path().join("gateway.yaml");
-        std::fs::write(&path, file).expect("written");
-        let mut environment =
-            vec![("API_AUTH_SALT".into(), "cw_0x689RpI-jtRR7oE8h_eQsKImvJapLeSbXpwF4e4=".into())];
-        for (name, value) in env {
-            environment.push((format!("TIMBR_GATEWAY_UPSTREAM_{name}").into(), (*value).into()));
-        }
-        let sources = Sources { environment, file: Some(path), ..Sources::default() };
-        let lines =
-            |problems: Vec<Problem>| problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n");
-        load(&sources).map(|(config, _)| config).map_err(lines)
+    fn loaded(file: &str, variables: &[(&str, &str)]) -> Result<Config, String> {
+        load_exactly(file, &[&[("API_AUTH_SALT", SALT)], variables].concat()).map(|(config, _)| config)
     }
 
     fn authorities(config: Result<Config, String>) -> String {
@@ -233,24 +210,36 @@ mod tests {
     }
 
     #[test]
-    fn there_is_one_backend_or_there_are_several() {
-        assert_eq!(authorities(loaded("", &[("URL", "http://a:1")])), "a:1");
-        assert_eq!(authorities(loaded("", &[("URLS", "https://a, https://b:2")])), "a b:2");
+    fn one_or_several_backends() {
+        assert_eq!(authorities(loaded("", &[("UPSTREAM_URL", "http://a:1")])), "a:1");
+        assert_eq!(authorities(loaded("", &[("UPSTREAM_URLS", "https://a, https://b:2")])), "a b:2");
         assert_eq!(authorities(loaded("upstream:\n  urls: ['http://a:1', 'http://b:1']\n", &[])), "a:1 b:1");
         assert_eq!(authorities(loaded("upstream:\n  urls:\n    - http://a:1\n", &[])), "a:1");
     }
 
     #[test]
-    fn what_has_no_meaning_is_told() {
+    fn invalid_backends_are_reported() {
         for (env, expected) in [
-            (&[("URL", "http://a"), ("URLS", "http://b")][..], "upstream.urls: cannot stand beside"),
+            (
+                &[("UPSTREAM_URL", "http://a"), ("UPSTREAM_URLS", "http://b")][..],
+                "upstream.urls: cannot be combined",
+            ),
             (&[], "upstream.url: is required"),
-            (&[("URLS", "http://a,https://b")], "upstream.urls: must be all http:// or all https://"),
-            (&[("URLS", "http://a,http://a:80")], "upstream.urls: a stands there twice"),
-            (&[("URLS", "http://a,")], "upstream.urls: must be http://host:port"),
-            (&[("URLS", "http://u:sekrit@a")], "without a user name"),
-            (&[("URL", "http://a"), ("HEALTH_PATH", "health")], "upstream.health_path: must be a path"),
-            (&[("URL", "http://a"), ("HEALTH_PATH", "/a b")], "upstream.health_path: must be a path"),
+            (
+                &[("UPSTREAM_URLS", "http://a,https://b")],
+                "upstream.urls: must be all http:// or all https://",
+            ),
+            (&[("UPSTREAM_URLS", "http://a,http://a:80")], "upstream.urls: a is a duplicate"),
+            (&[("UPSTREAM_URLS", "http://a,")], "upstream.urls: must be http://host:port"),
+            (&[("UPSTREAM_URLS", "http://u:sekrit@a")], "without a user name"),
+            (
+                &[("UPSTREAM_URL", "http://a"), ("UPSTREAM_HEALTH_PATH", "health")],
+                "upstream.health_path: must be a path",
+            ),
+            (
+                &[("UPSTREAM_URL", "http://a"), ("UPSTREAM_HEALTH_PATH", "/a b")],
+                "upstream.health_path: must be a path",
+            ),
         ] {
             let error = loaded("", env).expect_err(expected);
             assert!(error.contains(expected) && !error.contains("sekrit"), "{expected} in {error}");

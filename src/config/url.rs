@@ -1,51 +1,54 @@
-//! Addresses of other servers.
+//! Parses URLs of other servers. Connects to none.
 
 use std::net::IpAddr;
 
 use crate::config::ServerUrl;
 
-/// One thing on another server: where to ask, and for what.
+/// A URL with a path on another server.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ResourceUrl {
-    /// The server.
+    /// Scheme, host and port.
     pub origin: ServerUrl,
-    /// Path and query.
+    /// Path and query: `/realms/timbr/certs?x=1`.
     pub target: String,
 }
 
-/// Reads `http://host[:port]` or `https://host[:port]`.
+/// Parses `http://host[:port]` or `https://host[:port]`. The error reads as a sentence after the key: "must be …".
 pub fn parse_origin(url: &str) -> Result<ServerUrl, String> {
     const FORM: &str = "must be http://host:port or https://host[:port]";
     let ResourceUrl { origin, target } = parse(url, FORM)?;
     if target != "/" {
-        return Err(format!("{FORM}, without a path: the client's path is forwarded as it is"));
+        return Err(format!("{FORM}, without a path"));
     }
     Ok(origin)
 }
 
-/// Reads a URL with a path, of which an answer is believed.
+/// Parses a URL with a path whose response is trusted.
 ///
-/// SECURITY: what comes over plain HTTP from another machine could come from anybody on the way.
+/// SECURITY: a response over plain HTTP from another machine could be forged on the network.
 pub fn parse_trusted_resource(url: &str) -> Result<ResourceUrl, String> {
     let resource = parse(url, "must be https://host[:port]/path")?;
     if !resource.origin.tls && !is_loopback(&resource.origin.host) {
-        return Err("must be https://…, as what it says is believed; http:// only on this machine".to_owned());
+        return Err(
+            "must be https://, because its response is trusted; http:// is allowed on this machine only"
+                .to_owned(),
+        );
     }
     Ok(resource)
 }
 
-/// Reads a URL with a path, to which something is sent and of which nothing is believed.
+/// Parses a URL with a path whose response is not trusted.
 pub fn parse_resource(url: &str) -> Result<ResourceUrl, String> {
     parse(url, "must be http://host:port/path or https://host[:port]/path")
 }
 
-/// Whether a host is this machine.
+/// Whether a host is a loopback address or `localhost`.
 pub fn is_loopback(host: &str) -> bool {
     host == "localhost" || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
 }
 
 fn parse(url: &str, form: &str) -> Result<ResourceUrl, String> {
-    // SECURITY: first of all, as the other errors show the URL.
+    // SECURITY: checked first, because the other errors show the URL, which here contains a password.
     if url.contains('@') {
         return Err(format!("{form}, without a user name or password"));
     }
@@ -58,7 +61,7 @@ fn parse(url: &str, form: &str) -> Result<ResourceUrl, String> {
     };
     let authority = uri.authority().ok_or_else(wrong)?;
     let host = authority.host().trim_start_matches('[').trim_end_matches(']').to_owned();
-    // `port()` is `None` for a port beyond 65535 too; then more than the host stands there.
+    // `port()` is also `None` for a port above 65535; the authority is then longer than the host.
     let bare = authority.as_str() == authority.host();
     if host.is_empty() || authority.port_u16().is_some() == bare {
         return Err(wrong());
@@ -73,7 +76,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_believed_comes_over_tls_or_from_this_machine() {
+    fn trusted_resources_need_tls_or_a_loopback_address() {
         let jwks = parse_trusted_resource("https://idp.example.com/realms/timbr/certs?x=1").expect("valid");
         assert_eq!((jwks.origin.port, jwks.target.as_str()), (443, "/realms/timbr/certs?x=1"));
         for url in ["http://127.0.0.1:8080/jwks", "http://localhost/jwks", "http://[::1]:1/"] {

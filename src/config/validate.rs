@@ -1,11 +1,13 @@
 //! Turns settings into a [`Config`] and checks the relations between options. All problems are collected before they are
 //! reported.
 
+use std::path::PathBuf;
+
 use fernet::Fernet;
 
 use crate::base::secret::Secret;
 use crate::config::options::{GLOBAL, Key, LIMITS, LISTEN, LOG, READINESS, TLS};
-use crate::config::reader::Reader;
+use crate::config::reader::{Reader, complete};
 use crate::config::sources::{Problem, Settings};
 use crate::config::{
     CertificateFiles, Config, Drain, FailureLimits, LimitOptions, ListenOptions, Timeouts, TokenOptions,
@@ -34,7 +36,7 @@ pub(super) fn config(settings: &Settings, problems: &mut Vec<Problem>) -> Option
     let timeouts = Timeouts::read(&mut reader);
     let limits = reader.limits();
     let drain = Drain::read(&mut reader);
-    let ready_with_upstream = reader.get(&READINESS.upstream);
+    let readiness_requires_upstream = reader.get(&READINESS.upstream);
     let log = reader.log();
     let core_dumps = reader.get(&GLOBAL.core_dumps);
     let workers = reader.get(&GLOBAL.workers).unwrap_or_else(cores);
@@ -58,7 +60,7 @@ pub(super) fn config(settings: &Settings, problems: &mut Vec<Problem>) -> Option
         timeouts: timeouts?,
         limits: limits?,
         drain: drain?,
-        readiness_requires_upstream: ready_with_upstream?,
+        readiness_requires_upstream: readiness_requires_upstream?,
         log: log?,
         core_dumps: core_dumps?,
         workers,
@@ -140,8 +142,8 @@ impl Reader<'_> {
     /// A certificate chain and its private key, which are set together or not at all.
     pub(super) fn certificate(
         &mut self,
-        chain: &Key<std::path::PathBuf>,
-        key: &Key<std::path::PathBuf>,
+        chain: &Key<PathBuf>,
+        key: &Key<PathBuf>,
     ) -> Option<CertificateFiles> {
         match (self.get(chain), self.get(key)) {
             (Some(chain_path), Some(key_path)) => {
@@ -154,70 +156,47 @@ impl Reader<'_> {
     }
 
     fn failures(&mut self) -> Option<FailureLimits> {
-        let per_address = self.get(&LIMITS.failures_per_address);
-        let per_user = self.get(&LIMITS.failures_per_user);
-        Some(FailureLimits { per_address: per_address?, per_user: per_user? })
+        complete!(FailureLimits {
+            per_address: self.get(&LIMITS.failures_per_address),
+            per_user: self.get(&LIMITS.failures_per_user),
+        })
     }
 
     fn limits(&mut self) -> Option<LimitOptions> {
-        let headers = self.get(&LIMITS.headers);
-        let header_size = self.get(&LIMITS.header_size);
-        let uri = self.get(&LIMITS.uri);
-        let body_rate = self.get(&LIMITS.body_rate);
-        let connections = self.get(&LIMITS.connections);
-        let connections_per_address = self.get(&LIMITS.connections_per_address);
-        let requests = self.get(&LIMITS.requests);
-        let requests_per_identity = self.get(&LIMITS.requests_per_identity);
-        let requests_per_connection = self.get(&LIMITS.requests_per_connection);
-        let streams = self.get(&LIMITS.streams);
-        let resets = self.get(&LIMITS.resets);
-        let control_frames = self.get(&LIMITS.control_frames);
-        let turns = self.queue();
-        Some(LimitOptions {
-            headers: headers?,
-            header_size: header_size?,
-            uri: uri?,
-            body_rate: body_rate?,
-            connections: connections?,
-            connections_per_address: connections_per_address?,
-            requests: requests?,
-            requests_per_identity: requests_per_identity?,
-            requests_per_connection: requests_per_connection?,
-            streams: streams?,
-            resets: resets?,
-            control_frames: control_frames?,
-            queue: turns?,
+        complete!(LimitOptions {
+            headers: self.get(&LIMITS.headers),
+            header_size: self.get(&LIMITS.header_size),
+            uri: self.get(&LIMITS.uri),
+            body_rate: self.get(&LIMITS.body_rate),
+            connections: self.get(&LIMITS.connections),
+            connections_per_address: self.get(&LIMITS.connections_per_address),
+            requests: self.get(&LIMITS.requests),
+            requests_per_identity: self.get(&LIMITS.requests_per_identity),
+            requests_per_connection: self.get(&LIMITS.requests_per_connection),
+            streams: self.get(&LIMITS.streams),
+            resets: self.get(&LIMITS.resets),
+            control_frames: self.get(&LIMITS.control_frames),
+            queue: self.queue(),
         })
     }
 
     fn log(&mut self) -> Option<LogOptions> {
-        let (level, format, access) = (self.get(&LOG.level), self.get(&LOG.format), self.get(&LOG.access));
-        Some(LogOptions { level: level?, format: format?, access: access? })
+        complete!(LogOptions {
+            level: self.get(&LOG.level),
+            format: self.get(&LOG.format),
+            access: self.get(&LOG.access),
+        })
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::{CredentialMode, ServerUrl, Sources, load, url};
+    use crate::config::testing::{SALT, load};
+    use crate::config::{self, CredentialMode, ServerUrl, Sources, url};
 
-    const SALT: &str = "cw_0x689RpI-jtRR7oE8h_eQsKImvJapLeSbXpwF4e4=";
-
-    fn loaded(env: &[(&str, &str)]) -> Result<Config, String> {
-        let sources = Sources {
-            environment: env.iter().map(|(k, v)| ((*k).into(), (*v).into())).collect(),
-            ..Sources::default()
-        };
-        let lines =
-            |problems: Vec<Problem>| problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n");
-        load(&sources).map(|(config, _)| config).map_err(lines)
-    }
-
-    fn with(env: &[(&str, &str)]) -> Result<Config, String> {
-        let mut all = vec![("API_AUTH_SALT", SALT), ("TIMBR_GATEWAY_UPSTREAM_URL", "http://127.0.0.1:8000")];
-        all.retain(|(name, _)| !env.iter().any(|(other, _)| other == name));
-        all.extend_from_slice(env);
-        loaded(&all)
+    fn with(variables: &[(&str, &str)]) -> Result<Config, String> {
+        load("", variables)
     }
 
     #[test]
@@ -230,16 +209,18 @@ mod tests {
     }
 
     #[test]
-    fn all_errors_come_at_once() {
-        let error = loaded(&[
-            ("TIMBR_GATEWAY_LISTEN_HTTP", "8080"),
-            ("TIMBR_GATEWAY_TOKENS_TTL", "12"),
-            ("TIMBR_GATEWAY_WORKERS", "0"),
-            ("TIMBR_GATEWAY_LIMITS_BODY", "10MB"),
-            ("TIMBR_GATEWAY_LIMITS_FAILURES_PER_USER", "off"),
-            ("TIMBR_GATEWAY_CORE_DUMPS", "yes"),
-            ("TIMBR_GATEWAY_TLS_CERT_FILE", "/x"),
-            ("TIMBR_GATEWAY_AUTH_VERIFIER", "magic"),
+    fn all_problems_are_reported_together() {
+        let error = with(&[
+            ("API_AUTH_SALT", ""),
+            ("UPSTREAM_URL", ""),
+            ("LISTEN_HTTP", "8080"),
+            ("TOKENS_TTL", "12"),
+            ("WORKERS", "0"),
+            ("LIMITS_BODY", "10MB"),
+            ("LIMITS_FAILURES_PER_USER", "off"),
+            ("CORE_DUMPS", "yes"),
+            ("TLS_CERT_FILE", "/x"),
+            ("AUTH_VERIFIER", "magic"),
         ])
         .expect_err("invalid");
         for expected in [
@@ -249,7 +230,7 @@ mod tests {
             "tls.key_file: is required together with tls.cert_file",
             "upstream.url: is required",
             "auth.verifier: must be one of salt-holder, users-file, platform, delegate, ldap, not \"magic\"",
-            "tokens.ttl: must be a span with its unit",
+            "tokens.ttl: must be a duration with its unit",
             "workers: must be a whole number",
             "limits.body: must be a size with its unit",
             "limits.failures_per_user: must be a whole number, or 0 for no limit, not \"off\"",
@@ -260,13 +241,20 @@ mod tests {
     }
 
     #[test]
-    fn options_without_a_use_are_judged_too_and_none_hides_another() {
+    fn workers_have_a_maximum_so_that_a_typing_mistake_cannot_take_all_memory() {
+        let error = with(&[("WORKERS", "4294967296")]).expect_err("too many");
+        assert!(error.contains("workers: must be between 1 and 1024"), "{error}");
+        assert_eq!(with(&[("WORKERS", "1024")]).expect("valid").workers, 1024);
+    }
+
+    #[test]
+    fn unused_options_are_checked_and_no_problem_hides_another() {
         let error = with(&[
-            ("TIMBR_GATEWAY_LDAP_TIMEOUT", "soon"),
-            ("TIMBR_GATEWAY_STORE_MODE", "magic"),
-            ("TIMBR_GATEWAY_STORE_DATABASE", "many"),
-            ("TIMBR_GATEWAY_DRAIN_DELAY", "soon"),
-            ("TIMBR_GATEWAY_DRAIN_TIMEOUT", "later"),
+            ("LDAP_TIMEOUT", "soon"),
+            ("STORE_MODE", "magic"),
+            ("STORE_DATABASE", "many"),
+            ("DRAIN_DELAY", "soon"),
+            ("DRAIN_TIMEOUT", "later"),
         ])
         .expect_err("invalid");
         for key in ["ldap.timeout", "store.mode", "store.database", "drain.delay", "drain.timeout"] {
@@ -275,16 +263,19 @@ mod tests {
     }
 
     #[test]
-    fn a_salt_that_is_no_fernet_key_is_refused_without_being_shown() {
+    fn invalid_salts_are_rejected_and_not_shown() {
         for salt in ["hunter2", "aGVsbG8=", &SALT[1..], "a b"] {
             let error = with(&[("API_AUTH_SALT", salt)]).expect_err(salt);
-            assert!(error.contains("no Fernet key") && error.contains("Fernet.generate_key()"), "{error}");
+            assert!(
+                error.contains("is not a Fernet key") && error.contains("Fernet.generate_key()"),
+                "{error}"
+            );
             assert!(!error.contains(salt), "{error}");
         }
     }
 
     #[test]
-    fn salts_are_separated_by_commas_in_either_alphabet() {
+    fn salts_are_separated_by_commas_in_either_base64_alphabet() {
         let other = "+/+/+/+/+/+/+/+/+/+/+/+/+/+/+/+/+/+/+/+/+/8=";
         let config = with(&[("API_AUTH_SALT", &format!("{SALT}, {other}"))]).expect("valid");
         assert_eq!(config.salts.len(), 2);
@@ -293,32 +284,21 @@ mod tests {
     }
 
     #[test]
-    fn impersonation_by_salt_holders_needs_a_decision() {
-        let env = [
-            ("TIMBR_GATEWAY_UPSTREAM_CREDENTIAL", "impersonate"),
-            ("TIMBR_GATEWAY_UPSTREAM_API_KEY", "tk_1"),
-        ];
+    fn impersonation_by_salt_holders_requires_trust_salt_holder() {
+        let env = [("UPSTREAM_CREDENTIAL", "impersonate"), ("UPSTREAM_API_KEY", "tk_1")];
         let error = with(&env).expect_err("no trust");
         assert!(error.contains("auth.trust_salt_holder"), "{error}");
-        let trusted = [env[0], env[1], ("TIMBR_GATEWAY_AUTH_TRUST_SALT_HOLDER", "true")];
+        let trusted = [env[0], env[1], ("AUTH_TRUST_SALT_HOLDER", "true")];
         let config = with(&trusted).expect("trusted");
         assert!(matches!(config.upstream.credential, CredentialMode::Impersonate { .. }));
-        let verified = [
-            env[0],
-            env[1],
-            ("TIMBR_GATEWAY_AUTH_VERIFIER", "users-file"),
-            ("TIMBR_GATEWAY_AUTH_USERS_FILE", "/users"),
-        ];
+        let verified = [env[0], env[1], ("AUTH_VERIFIER", "users-file"), ("AUTH_USERS_FILE", "/users")];
         assert!(with(&verified).is_ok());
     }
 
     #[test]
-    fn impersonation_needs_a_service_key() {
-        let error = with(&[
-            ("TIMBR_GATEWAY_UPSTREAM_CREDENTIAL", "impersonate"),
-            ("TIMBR_GATEWAY_AUTH_TRUST_SALT_HOLDER", "true"),
-        ])
-        .expect_err("no key");
+    fn impersonation_requires_a_service_key() {
+        let error = with(&[("UPSTREAM_CREDENTIAL", "impersonate"), ("AUTH_TRUST_SALT_HOLDER", "true")])
+            .expect_err("no key");
         assert!(error.contains("upstream.api_key: is required"), "{error}");
     }
 
@@ -343,33 +323,33 @@ mod tests {
     }
 
     #[test]
-    fn a_password_in_a_url_is_not_shown() {
+    fn passwords_in_urls_are_not_shown() {
         for url in
             ["http://user:sekrit@x:1", "user:sekrit@x:1", "httpx://user:sekrit@x", "http://u:sekrit@x "]
         {
-            let error = with(&[("TIMBR_GATEWAY_UPSTREAM_URL", url)]).expect_err(url);
+            let error = with(&[("UPSTREAM_URL", url)]).expect_err(url);
             assert!(!error.contains("sekrit") && error.contains("without a user name"), "{error}");
         }
     }
 
     #[test]
-    fn what_could_not_be_read_is_not_called_missing_too() {
+    fn values_in_an_unreadable_file_are_not_reported_as_missing() {
         let sources = Sources { file: Some("/nonexistent/gateway.yaml".into()), ..Sources::default() };
-        let problems = load(&sources).map(drop).expect_err("no such file");
+        let problems = config::load(&sources).map(drop).expect_err("no such file");
         assert_eq!(problems.len(), 1, "{problems:?}");
         assert!(problems[0].message.contains("/nonexistent/gateway.yaml"), "{problems:?}");
     }
 
     #[test]
-    fn what_has_no_use_or_clashes_is_told() {
+    fn options_without_effect_and_equal_addresses_are_reported() {
         let error = with(&[
-            ("TIMBR_GATEWAY_LISTEN_HTTPS", "off"),
-            ("TIMBR_GATEWAY_LISTEN_HTTP", "127.0.0.1:9180"),
-            ("TIMBR_GATEWAY_TLS_CERT_FILE", "/c"),
-            ("TIMBR_GATEWAY_TLS_KEY_FILE", "/k"),
+            ("LISTEN_HTTPS", "off"),
+            ("LISTEN_HTTP", "127.0.0.1:9180"),
+            ("TLS_CERT_FILE", "/c"),
+            ("TLS_KEY_FILE", "/k"),
         ])
-        .expect_err("useless and clashing");
-        assert!(error.contains("tls.cert_file: has no use with listen.https=off"), "{error}");
+        .expect_err("invalid");
+        assert!(error.contains("tls.cert_file: has no effect with listen.https=off"), "{error}");
         assert!(error.contains("listen.admin: is the same address as listen.http"), "{error}");
     }
 }

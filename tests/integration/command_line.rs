@@ -113,7 +113,7 @@ fn a_bad_configuration_is_told_whole_and_starts_nothing() {
         let shown = text(&output.stderr);
         assert_eq!(output.status.code(), Some(1), "{shown}");
         for expected in [
-            "api_auth_salt: value 1 is no Fernet key",
+            "api_auth_salt: value 1 is not a Fernet key",
             "listen.https: must be address:port",
             "upstream.url: is required",
             "TIMBR_GATEWAY_NO: unknown variable",

@@ -23,7 +23,8 @@ fn reference() -> String {
     for option in options::all() {
         let value = option.value_name().replace('|', " or ");
         let default = option.default.map_or(String::new(), |text| format!("`{text}`"));
-        let _ = writeln!(text, "| `{}` | {value} | {default} | {} |", option.key, option.help);
+        let range = option.range.map(|(min, max)| format!(" From {min} to {max}.")).unwrap_or_default();
+        let _ = writeln!(text, "| `{}` | {value} | {default} | {}{range} |", option.key, option.help);
     }
     text
 }
@@ -247,7 +248,10 @@ fn every_link_leads_somewhere() {
 
 /// Where the lines of each feature are: paths below `src`, of which the longest that fits a file decides.
 const FEATURES: [(&str, &[&str]); 22] = [
-    ("HTTP/1 and headers", &["http/h1", "http/headers", "downstream/http1", "upstream/exchange", "upstream/connection"]),
+    (
+        "HTTP/1 and headers",
+        &["http/h1", "http/headers", "downstream/http1", "upstream/exchange", "upstream/connection"],
+    ),
     ("HTTP/2", &["downstream/http2", "downstream/frame_meter"]),
     ("client connections, listeners", &["downstream", "http"]),
     ("limits and fair queue", &["admission"]),

@@ -1,4 +1,4 @@
-{{/* The gateway's configuration: what stands in `config`, and what only the chart knows (addresses, files). */}}
+{{/* The configuration of the gateway: `config`, and the options that the chart sets (addresses, files). */}}
 
 {{- define "timbr-gateway.config" -}}
 {{- $config := deepCopy .Values.config -}}
@@ -15,11 +15,11 @@
 {{- toYaml $config -}}
 {{- end }}
 
-{{/* The options that the chart sets, by their dotted names. */}}
+{{/* The options that the chart sets, by key. */}}
 {{- define "timbr-gateway.chartOptions" -}}
 {{- $listeners := .Values.listeners -}}
 {{- $address := ternary (printf "[%s]" $listeners.address) $listeners.address (contains ":" $listeners.address) -}}
-{{- /* Beside a backend, plain HTTP is for the pod alone. */}}
+{{- /* In a sidecar, plain HTTP is limited to the pod. */}}
 {{- $plain := ternary "127.0.0.1" $address (eq .Values.mode "sidecar") -}}
 {{- $options := dict
   "listen.https" (ternary (printf "%s:%v" $address $listeners.https.port) "off" $listeners.https.enabled)
@@ -46,8 +46,8 @@
 {{- end }}
 
 {{/*
-What a pod is made anew for. With `rollOnConfigChange`, every change of the configuration; else only what a running gateway
-cannot take over.
+A change of this value replaces the pods. With `rollOnConfigChange`, it covers the whole configuration, otherwise only the
+options that a running gateway cannot reload.
 */}}
 {{- define "timbr-gateway.configChecksum" -}}
 {{- if .Values.rollOnConfigChange -}}
@@ -61,7 +61,7 @@ cannot take over.
 {{- end -}}
 {{- end }}
 
-{{/* A span such as "1h 30m" in milliseconds; nothing if it is none, or has a unit that no drain is measured in. */}}
+{{/* A duration such as "1h 30m" in milliseconds; empty if it is invalid or has a unit longer than days. */}}
 {{- define "timbr-gateway.milliseconds" -}}
 {{- $units := dict -}}
 {{- range list
@@ -91,7 +91,7 @@ cannot take over.
 {{- end -}}
 {{- end }}
 
-{{/* How long a drain may take, in whole seconds, rounded up; nothing if that cannot be read. */}}
+{{/* Maximum duration of a drain in seconds, rounded up; empty if it is invalid. */}}
 {{- define "timbr-gateway.drainSeconds" -}}
 {{- $delay := (.Values.config.drain).delay | default "0s" | toString | include "timbr-gateway.milliseconds" -}}
 {{- $timeout := (.Values.config.drain).timeout | default "30s" | toString | include "timbr-gateway.milliseconds" -}}
@@ -100,7 +100,7 @@ cannot take over.
 {{- end -}}
 {{- end }}
 
-{{/* The kubelet kills after this: the drain, and ten seconds for what is around it. */}}
+{{/* Seconds after which the kubelet kills a pod: the drain and a margin of ten seconds. */}}
 {{- define "timbr-gateway.gracePeriod" -}}
 {{- if kindIs "invalid" .Values.terminationGracePeriodSeconds -}}
 {{- add (include "timbr-gateway.drainSeconds" . | default "30" | int64) 10 -}}

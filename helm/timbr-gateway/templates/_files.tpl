@@ -1,9 +1,9 @@
 {{/*
-What comes from Secrets and ConfigMaps: each is a folder of its own, never a single file (`subPath`), as only folders are
-renewed when the Secret changes. The gateway reads them again by itself.
+Files from Secrets and ConfigMaps. Each source is mounted as a separate folder, never as a single file (`subPath`), because
+only folders are updated when the source changes. The gateway reloads changed files.
 
-The table below is all there is to say about it; the volumes, their mounts and the options that name the files follow.
-A line: the folder; the kind and name of the source; its keys and the files that they become; the options that name them.
+The volumes, their mounts and the options with the paths are derived from the table below. Each line has the folder, the kind
+and name of the source, its keys with their file names, and the options that name the files.
 */}}
 {{- define "timbr-gateway.files" -}}
 {{- $lines := list -}}
@@ -71,7 +71,7 @@ A line: the folder; the kind and name of the source; its keys and the files that
   {{- if .secret }}
   secret:
     secretName: {{ .secret }}
-    {{- /* Readable for the pod's group (fsGroup) and for nobody else; the pod of another chart may have no such group. */}}
+    {{- /* Readable for the group of the pod (fsGroup) only; the pod of another chart may not set a group. */}}
     defaultMode: {{ ternary "0444" "0440" (eq $.Values.mode "sidecar") }}
   {{- else }}
   configMap:
@@ -94,7 +94,7 @@ A line: the folder; the kind and name of the source; its keys and the files that
 {{- end }}
 {{- end }}
 
-{{/* Beside the backend's own volumes, the gateway's are told apart. */}}
+{{/* A prefix keeps the names unique among the volumes of the backend. */}}
 {{- define "timbr-gateway.volumePrefix" -}}
 {{- if eq .Values.mode "sidecar" }}gateway-{{ end -}}
 {{- end }}
@@ -103,7 +103,7 @@ A line: the folder; the kind and name of the source; its keys and the files that
 {{- (.Values.config.store).kind | default "memory" -}}
 {{- end }}
 
-{{/* Whether tokens are in a file on the claim of this chart. Only `serve` opens it: `doctor` keeps its tokens in memory. */}}
+{{/* Whether tokens are stored in a file on the claim of this chart. Only `serve` opens it; `doctor` stores tokens in memory. */}}
 {{- define "timbr-gateway.keepsFile" -}}
 {{- and (eq (include "timbr-gateway.storeKind" .) "file") .Values.persistence.enabled -}}
 {{- end }}

@@ -4,7 +4,7 @@
 {{- default .Chart.Name .Values.nameOverride | trunc 63 | trimSuffix "-" -}}
 {{- end }}
 
-{{/* At most 52 characters, so that what is appended to it fits into 63. */}}
+{{/* At most 52 characters, so that the name with a suffix has at most 63. */}}
 {{- define "timbr-gateway.fullname" -}}
 {{- if .Values.fullnameOverride -}}
 {{- .Values.fullnameOverride | trunc 52 | trimSuffix "-" -}}
@@ -22,7 +22,7 @@
 {{- default .Release.Namespace .Values.namespaceOverride -}}
 {{- end }}
 
-{{/* What selects the pods. It cannot be changed once a Deployment is there, so nothing that may change is in it. */}}
+{{/* The selector of the pods. It cannot be changed after the Deployment exists, so it contains only constant labels. */}}
 {{- define "timbr-gateway.selectorLabels" -}}
 app.kubernetes.io/name: {{ include "timbr-gateway.name" . }}
 app.kubernetes.io/instance: {{ .Release.Name }}
@@ -40,8 +40,8 @@ app.kubernetes.io/instance: {{ .Release.Name }}
 {{- end }}
 
 {{/*
-The metadata of an object. Takes a list: the context, what is appended to the name, further labels, further annotations,
-and another namespace.
+The metadata of an object. The argument is a list: context, suffix of the name, additional labels, additional annotations,
+and namespace.
 */}}
 {{- define "timbr-gateway.metadata" -}}
 {{- $root := index . 0 -}}
@@ -83,7 +83,7 @@ imagePullSecrets:
 {{- end }}
 {{- end }}
 
-{{/* The name of the Secret that holds the certificate, if there is one. */}}
+{{/* The name of the Secret with the certificate; empty if there is none. */}}
 {{- define "timbr-gateway.tlsSecret" -}}
 {{- if .Values.tls.certManager.enabled -}}
 {{- default (printf "%s-tls" (include "timbr-gateway.fullname" .)) .Values.tls.certManager.secretName -}}
@@ -92,12 +92,12 @@ imagePullSecrets:
 {{- end -}}
 {{- end }}
 
-{{/* The claim that the file of store.kind=file lies on. */}}
+{{/* The claim with the file of store.kind=file. */}}
 {{- define "timbr-gateway.claim" -}}
 {{- default (include "timbr-gateway.fullname" .) .Values.persistence.existingClaim -}}
 {{- end }}
 
-{{/* How many pods there are, or will be at least. */}}
+{{/* The number of pods, with autoscaling the minimum. */}}
 {{- define "timbr-gateway.replicas" -}}
 {{- if .Values.autoscaling.enabled -}}
 {{- .Values.autoscaling.minReplicas -}}
@@ -108,7 +108,7 @@ imagePullSecrets:
 {{- end -}}
 {{- end }}
 
-{{/* The name of the Service's port behind which routes and ingresses find the gateway. */}}
+{{/* The name of the Service port for routes and ingresses. */}}
 {{- define "timbr-gateway.routedPort" -}}
 {{- ternary "http" "https" .Values.listeners.http.enabled -}}
 {{- end }}

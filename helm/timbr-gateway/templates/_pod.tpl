@@ -1,4 +1,4 @@
-{{/* The gateway's container, standing alone or beside a backend. */}}
+{{/* The container of the gateway, standalone or as a sidecar. */}}
 {{- define "timbr-gateway.container" -}}
 name: timbr-gateway
 image: {{ include "timbr-gateway.image" . }}
@@ -52,7 +52,7 @@ volumeMounts:
   containerPort: {{ .Values.listeners.https.port }}
   protocol: TCP
 {{- end }}
-{{- /* Plain HTTP beside a backend is on the loopback address, where no port leads. */}}
+{{- /* In a sidecar, plain HTTP is on the loopback address and needs no container port. */}}
 {{- if and .Values.listeners.http.enabled (ne .Values.mode "sidecar") }}
 - name: http
   containerPort: {{ .Values.listeners.http.port }}
@@ -63,7 +63,7 @@ volumeMounts:
   protocol: TCP
 {{- end }}
 
-{{/* The name of the admin listener's port. Names are unique in a pod, and the backend may have its own `admin`. */}}
+{{/* The name of the admin port. Port names are unique in a pod, and the backend can have a port `admin`. */}}
 {{- define "timbr-gateway.adminPort" -}}
 {{- ternary "gateway-admin" "admin" (eq .Values.mode "sidecar") -}}
 {{- end }}
@@ -79,10 +79,10 @@ httpGet:
 {{- end }}
 
 {{/*
-The gateway as a native sidecar (Kubernetes 1.29): an init container that goes on running. The kubelet starts what follows
-it once its startup probe succeeds, and ends it after all other containers.
+The gateway as a native sidecar (Kubernetes 1.29): an init container that keeps running. The kubelet starts the following
+containers after its startup probe succeeds, and stops it after all other containers.
 
-For a chart that has this one as its dependency, under the name or alias `timbr-gateway` and with `mode: sidecar`:
+For a chart that has this one as a dependency, with the name or alias `timbr-gateway` and `mode: sidecar`:
 
   initContainers:
     {{- include "timbr-gateway.sidecar" (index .Subcharts "timbr-gateway") | nindent 8 }}
@@ -101,7 +101,7 @@ For a chart that has this one as its dependency, under the name or alias `timbr-
 {{- end }}
 {{- end }}
 
-{{/* Annotations for the pod: it is made anew when the configuration is another one. */}}
+{{/* Annotations for the pod, which is replaced when the configuration changes. */}}
 {{- define "timbr-gateway.sidecar.annotations" -}}
 checksum/gateway-config: {{ include "timbr-gateway.configChecksum" . }}
 {{- end }}

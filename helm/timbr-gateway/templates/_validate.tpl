@@ -1,4 +1,4 @@
-{{/* What cannot work is not rendered. Everything that is wrong is told at once, each with what to do. */}}
+{{/* Rejects values that cannot work. All problems are reported together, each with a remedy. */}}
 {{- define "timbr-gateway.validate" -}}
 {{- $problems := concat
   (include "timbr-gateway.validate.needed" . | fromYamlArray)
@@ -11,7 +11,7 @@
 {{- end -}}
 {{- end }}
 
-{{/* What the gateway does not start without. */}}
+{{/* Values that the gateway requires. */}}
 {{- define "timbr-gateway.validate.needed" -}}
 {{- $problems := list -}}
 {{- $config := .Values.config -}}
@@ -20,21 +20,21 @@
 {{- $problems = append $problems "secrets.salt.existingSecret is missing: name the Secret that holds API_AUTH_SALT, the Fernet key of the API service (kubectl create secret generic timbr-gateway-salt --from-file=salt)" -}}
 {{- end -}}
 {{- if not (or ($config.upstream).url ($config.upstream).urls) -}}
-{{- $problems = append $problems "config.upstream.url is missing: the address of the Timbr backend, such as http://timbr-backend:8000" -}}
+{{- $problems = append $problems "config.upstream.url is missing: the URL of the Timbr backend, such as http://timbr-backend:8000" -}}
 {{- end -}}
 {{- $credential := ($config.upstream).credential | default "forward" -}}
 {{- $verifier := ($config.auth).verifier | default "salt-holder" -}}
 {{- if and (eq $credential "impersonate") (not (or $secrets.serviceKey.existingSecret ($config.upstream).api_key_file)) -}}
-{{- $problems = append $problems "config.upstream.credential is impersonate, which needs the service key: name its Secret in secrets.serviceKey.existingSecret" -}}
+{{- $problems = append $problems "config.upstream.credential is impersonate, which requires the service key: set its Secret in secrets.serviceKey.existingSecret" -}}
 {{- end -}}
 {{- if and $secrets.serviceKey.existingSecret (ne $credential "impersonate") -}}
-{{- $problems = append $problems (printf "secrets.serviceKey has no use with config.upstream.credential %s: set that to impersonate, or leave the Secret out" $credential) -}}
+{{- $problems = append $problems (printf "secrets.serviceKey has no effect with config.upstream.credential %s: set config.upstream.credential to impersonate, or remove the Secret" $credential) -}}
 {{- end -}}
 {{- if and (eq $credential "impersonate") (eq $verifier "salt-holder") (ne (($config.auth).trust_salt_holder | toString) "true") -}}
-{{- $problems = append $problems "config.upstream.credential impersonate with config.auth.verifier salt-holder lets every holder of the salt act as every user: choose another verifier, or set config.auth.trust_salt_holder to true" -}}
+{{- $problems = append $problems "config.upstream.credential impersonate with config.auth.verifier salt-holder allows every holder of the salt to act as every user: use a different verifier, or set config.auth.trust_salt_holder to true" -}}
 {{- end -}}
 {{- if and (has $credential (list "platform" "delegate")) (ne $credential $verifier) -}}
-{{- $problems = append $problems (printf "config.upstream.credential %s needs config.auth.verifier %s, which finds the key" $credential $credential) -}}
+{{- $problems = append $problems (printf "config.upstream.credential %s requires config.auth.verifier %s, which obtains the key" $credential $credential) -}}
 {{- end -}}
 {{- if and (eq $verifier "users-file") (not (or $secrets.usersFile.existingSecret ($config.auth).users_file)) -}}
 {{- $problems = append $problems "config.auth.verifier is users-file: name the Secret with the users and password hashes in secrets.usersFile.existingSecret" -}}
@@ -47,24 +47,24 @@
 {{- $problems = append $problems "config.store.kind is redis: config.store.urls is missing, such as rediss://redis:6379" -}}
 {{- end -}}
 {{- if and (not $redis) (or $secrets.redisPassword.existingSecret $secrets.sentinelPassword.existingSecret $secrets.redisClientCertificate.existingSecret) -}}
-{{- $problems = append $problems "Secrets for Redis have no use unless config.store.kind is redis" -}}
+{{- $problems = append $problems "Secrets for Redis have no effect without config.store.kind redis" -}}
 {{- end -}}
 {{- if and (eq (include "timbr-gateway.storeKind" .) "file") (not .Values.persistence.enabled) (not ($config.store).path) -}}
-{{- $problems = append $problems "config.store.kind is file: the file needs a volume that outlives the pod; set persistence.enabled, or config.store.path to a place on one of extraVolumes" -}}
+{{- $problems = append $problems "config.store.kind is file: the file requires a persistent volume; set persistence.enabled, or config.store.path to a path on one of extraVolumes" -}}
 {{- end -}}
 {{- if and .Values.persistence.enabled (ne (include "timbr-gateway.storeKind" .) "file") -}}
-{{- $problems = append $problems "persistence has no use unless config.store.kind is file" -}}
+{{- $problems = append $problems "persistence has no effect without config.store.kind file" -}}
 {{- end -}}
 {{- if and .Values.tests.enabled .Values.tests.user (not .Values.tests.password.existingSecret) -}}
-{{- $problems = append $problems "tests.user needs a password: name its Secret in tests.password.existingSecret" -}}
+{{- $problems = append $problems "tests.user requires a password: set its Secret in tests.password.existingSecret" -}}
 {{- end -}}
 {{- if and .Values.tests.enabled .Values.tests.service.enabled (not .Values.tests.user) -}}
-{{- $problems = append $problems "tests.service needs somebody to log in as: set tests.user and tests.password" -}}
+{{- $problems = append $problems "tests.service requires a user for the login: set tests.user and tests.password" -}}
 {{- end -}}
 {{- toYaml $problems -}}
 {{- end }}
 
-{{/* SECURITY: config becomes a ConfigMap, which more people can read than should know these. */}}
+{{/* SECURITY: config is stored in a ConfigMap, which is readable for more users than a Secret. */}}
 {{- define "timbr-gateway.validate.secrecy" -}}
 {{- $problems := list -}}
 {{- $config := .Values.config -}}
@@ -77,14 +77,14 @@
 {{- $group := index . 0 -}}
 {{- $of := ternary (get $config $group | default dict) $config (ne $group "") -}}
 {{- if hasKey $of (index . 1) -}}
-{{- $problems = append $problems (printf "config.%s is a secret, and config is stored where everybody can read it: put it into a Secret and name that in %s.existingSecret" (list $group (index . 1) | compact | join ".") (index . 2)) -}}
+{{- $problems = append $problems (printf "config.%s is a secret, but config is stored in a ConfigMap: put it into a Secret and set %s.existingSecret" (list $group (index . 1) | compact | join ".") (index . 2)) -}}
 {{- end -}}
 {{- end -}}
 {{- range list "store" "upstream" "platform" "ldap" -}}
 {{- $group := get $config . | default dict -}}
 {{- range list "urls" "url" -}}
 {{- if regexMatch "://[^/]*@" (get $group . | default "" | toString) -}}
-{{- $problems = append $problems (printf "config.*.%s holds a user name or password: leave it out of the address, and put the password into a Secret" .) -}}
+{{- $problems = append $problems (printf "config.*.%s contains a user name or password: remove it from the URL, and put the password into a Secret" .) -}}
 {{- end -}}
 {{- end -}}
 {{- end -}}
@@ -93,7 +93,7 @@
 {{- $path := splitList "." $option -}}
 {{- $of := ternary $config (get $config (first $path) | default dict) (eq (len $path) 1) -}}
 {{- if hasKey $of (last $path) -}}
-{{- $problems = append $problems (printf "config.%s is what the chart sets, from listeners, secrets, authorities, tls or persistence: leave it out" $option) -}}
+{{- $problems = append $problems (printf "config.%s is set by the chart from listeners, secrets, authorities, tls or persistence: remove it" $option) -}}
 {{- end -}}
 {{- end -}}
 {{- toYaml $problems -}}
@@ -106,23 +106,23 @@
 {{- $replicas := include "timbr-gateway.replicas" . | int -}}
 {{- $scaling := .Values.autoscaling -}}
 {{- if and $scaling.enabled (not (kindIs "invalid" .Values.replicaCount)) -}}
-{{- $problems = append $problems "replicaCount and autoscaling.enabled exclude each other: each upgrade would undo what the autoscaler did; leave replicaCount out" -}}
+{{- $problems = append $problems "replicaCount and autoscaling.enabled exclude each other: each upgrade would reset the number of replicas; remove replicaCount" -}}
 {{- end -}}
 {{- if and $standalone (ne $kind "redis") (or (gt $replicas 1) $scaling.enabled) -}}
-{{- $problems = append $problems (printf "config.store.kind is %s, so a token is known to one replica only, and the others would refuse it: set config.store.kind to redis, or leave replicaCount at 1 and autoscaling off" $kind) -}}
+{{- $problems = append $problems (printf "config.store.kind is %s, so a token is valid at one replica only: set config.store.kind to redis, or replicaCount to 1 without autoscaling" $kind) -}}
 {{- end -}}
 {{- if and $scaling.enabled (gt (int $scaling.minReplicas) (int $scaling.maxReplicas)) -}}
-{{- $problems = append $problems "autoscaling.minReplicas is above autoscaling.maxReplicas" -}}
+{{- $problems = append $problems "autoscaling.minReplicas is greater than autoscaling.maxReplicas" -}}
 {{- end -}}
 {{- if and $scaling.enabled $scaling.targetCPUUtilizationPercentage (not ((.Values.resources).requests).cpu) -}}
-{{- $problems = append $problems "autoscaling by targetCPUUtilizationPercentage needs resources.requests.cpu, which is what the percentage is of" -}}
+{{- $problems = append $problems "autoscaling by targetCPUUtilizationPercentage requires resources.requests.cpu, to which the percentage is relative" -}}
 {{- end -}}
 {{- if and $scaling.enabled (not (or $scaling.targetCPUUtilizationPercentage $scaling.targetMemoryUtilizationPercentage $scaling.metrics)) -}}
-{{- $problems = append $problems "autoscaling has nothing to go by: set targetCPUUtilizationPercentage or metrics" -}}
+{{- $problems = append $problems "autoscaling has no metric: set targetCPUUtilizationPercentage or metrics" -}}
 {{- end -}}
 {{- $budget := .Values.podDisruptionBudget -}}
 {{- if and $budget.enabled (not (kindIs "invalid" $budget.minAvailable)) (not (kindIs "invalid" $budget.maxUnavailable)) -}}
-{{- $problems = append $problems "podDisruptionBudget takes minAvailable or maxUnavailable, not both: set the other one to null" -}}
+{{- $problems = append $problems "podDisruptionBudget accepts either minAvailable or maxUnavailable: set the other one to null" -}}
 {{- end -}}
 {{- if and $budget.enabled (gt $replicas 1) (kindIs "float64" $budget.minAvailable) (ge (int $budget.minAvailable) $replicas) -}}
 {{- $problems = append $problems (printf "podDisruptionBudget.minAvailable is %d of %d replicas: no node could ever be drained" (int $budget.minAvailable) $replicas) -}}
@@ -134,14 +134,14 @@
 {{- $problems := list -}}
 {{- $drain := include "timbr-gateway.drainSeconds" . -}}
 {{- if not $drain -}}
-{{- $problems = append $problems "config.drain.delay and config.drain.timeout must be spans in days, hours, minutes, seconds or milliseconds, such as 5s or 1h 30m" -}}
+{{- $problems = append $problems "config.drain.delay and config.drain.timeout must be durations in days, hours, minutes, seconds or milliseconds, such as 5s or 1h 30m" -}}
 {{- else if and (not (kindIs "invalid" .Values.terminationGracePeriodSeconds)) (lt (int .Values.terminationGracePeriodSeconds) (add (int $drain) 5 | int)) -}}
-{{- $problems = append $problems (printf "terminationGracePeriodSeconds is %d, but config.drain.delay and config.drain.timeout take %s s: the kubelet would kill requests in flight; leave it out, or set it to %d or more" (int .Values.terminationGracePeriodSeconds) $drain (add (int $drain) 5)) -}}
+{{- $problems = append $problems (printf "terminationGracePeriodSeconds is %d, but config.drain.delay and config.drain.timeout take %s s: the kubelet would abort requests in flight; remove it, or set it to %d or more" (int .Values.terminationGracePeriodSeconds) $drain (add (int $drain) 5)) -}}
 {{- end -}}
 {{- toYaml $problems -}}
 {{- end }}
 
-{{/* What leads to the gateway. */}}
+{{/* Listeners, certificates and routes. */}}
 {{- define "timbr-gateway.validate.exposure" -}}
 {{- $problems := list -}}
 {{- $listeners := .Values.listeners -}}
@@ -154,66 +154,66 @@
 {{- $problems = append $problems "two of listeners have the same port" -}}
 {{- end -}}
 {{- if and (not $listeners.https.enabled) (or $tls.existingSecret $tls.certManager.enabled $tls.additionalSecrets .Values.authorities.clients.existingSecret .Values.authorities.clients.existingConfigMap) -}}
-{{- $problems = append $problems "tls and authorities.clients have no use while listeners.https.enabled is false" -}}
+{{- $problems = append $problems "tls and authorities.clients have no effect without listeners.https.enabled" -}}
 {{- end -}}
 {{- if and $tls.existingSecret $tls.certManager.enabled -}}
-{{- $problems = append $problems "tls.existingSecret and tls.certManager.enabled exclude each other: to have cert-manager fill a Secret of your name, set tls.certManager.secretName" -}}
+{{- $problems = append $problems "tls.existingSecret and tls.certManager.enabled exclude each other: to choose the Secret that cert-manager writes, set tls.certManager.secretName" -}}
 {{- end -}}
 {{- if and $tls.certManager.enabled (not $tls.certManager.issuerRef.name) -}}
-{{- $problems = append $problems "tls.certManager.issuerRef.name is missing: the Issuer or ClusterIssuer that signs the certificate" -}}
+{{- $problems = append $problems "tls.certManager.issuerRef.name is missing: set the Issuer or ClusterIssuer of the certificate" -}}
 {{- end -}}
 {{- if and $tls.certManager.enabled (not $tls.certManager.dnsNames) -}}
-{{- $problems = append $problems "tls.certManager.dnsNames is empty: the names that clients call the gateway by" -}}
+{{- $problems = append $problems "tls.certManager.dnsNames is empty: set the host names of the gateway" -}}
 {{- end -}}
 {{- range $name, $from := .Values.authorities -}}
 {{- if and $from.existingSecret $from.existingConfigMap -}}
-{{- $problems = append $problems (printf "authorities.%s names a Secret and a ConfigMap: leave one out" $name) -}}
+{{- $problems = append $problems (printf "authorities.%s has a Secret and a ConfigMap: remove one" $name) -}}
 {{- end -}}
 {{- end -}}
 {{- if eq .Values.mode "sidecar" -}}
 {{- range list "autoscaling" "ingress" "httpRoute" "tlsRoute" "networkPolicy" "persistence" -}}
 {{- if (get $.Values .).enabled -}}
-{{- $problems = append $problems (printf "%s.enabled has no use with mode sidecar: it is for the chart that owns the pod" .) -}}
+{{- $problems = append $problems (printf "%s.enabled has no effect with mode sidecar: use the chart that owns the pod" .) -}}
 {{- end -}}
 {{- end -}}
 {{- if and .Values.metrics.serviceMonitor.enabled (not .Values.metrics.serviceMonitor.podSelector) -}}
-{{- $problems = append $problems "metrics.serviceMonitor.podSelector is empty: the labels of the pods that have the sidecar" -}}
+{{- $problems = append $problems "metrics.serviceMonitor.podSelector is empty: set the labels of the pods with the sidecar" -}}
 {{- end -}}
 {{- $urls := (.Values.config.upstream).urls | default list -}}
 {{- if kindIs "string" $urls }}{{ $urls = splitList "," $urls }}{{ end -}}
 {{- range $url := concat (list (.Values.config.upstream).url) $urls | compact -}}
 {{- if not (regexMatch "^https?://(127\\.[0-9.]+|localhost|\\[::1\\])(:|/|$)" $url) -}}
-{{- $problems = append $problems "mode is sidecar, so the backend is in the same pod: config.upstream.url must lead to the loopback address, such as http://127.0.0.1:8000" -}}
+{{- $problems = append $problems "mode is sidecar, so the backend is in the same pod: config.upstream.url must be a loopback address, such as http://127.0.0.1:8000" -}}
 {{- end -}}
 {{- end -}}
 {{- end -}}
 {{- $policy := .Values.networkPolicy -}}
 {{- if and $policy.enabled .Values.metrics.serviceMonitor.enabled (not (or $policy.monitoring $policy.extraIngress)) -}}
-{{- $problems = append $problems "networkPolicy.enabled lets nobody to the metrics that metrics.serviceMonitor has scraped: name Prometheus in networkPolicy.monitoring, such as [{namespaceSelector: {matchLabels: {kubernetes.io/metadata.name: monitoring}}}]" -}}
+{{- $problems = append $problems "networkPolicy.enabled blocks the scrapes of metrics.serviceMonitor: add Prometheus to networkPolicy.monitoring, such as [{namespaceSelector: {matchLabels: {kubernetes.io/metadata.name: monitoring}}}]" -}}
 {{- end -}}
 {{- if and .Values.ingress.enabled (not .Values.ingress.hosts) -}}
-{{- $problems = append $problems "ingress.hosts is empty: the names that clients call the gateway by" -}}
+{{- $problems = append $problems "ingress.hosts is empty: set the host names of the gateway" -}}
 {{- end -}}
 {{- range list "httpRoute" "tlsRoute" -}}
 {{- $route := get $.Values . -}}
 {{- if and $route.enabled (not $route.parentRefs) -}}
-{{- $problems = append $problems (printf "%s.parentRefs is empty: the Gateway that the route belongs to" .) -}}
+{{- $problems = append $problems (printf "%s.parentRefs is empty: set the Gateway of the route" .) -}}
 {{- end -}}
 {{- end -}}
 {{- if and .Values.httpRoute.enabled (not $listeners.http.enabled) (not .Values.httpRoute.backendTLS.enabled) -}}
-{{- $problems = append $problems "httpRoute ends TLS at the Gateway, and the gateway takes TLS only: set httpRoute.backendTLS.enabled, or listeners.http.enabled for plain HTTP between the two" -}}
+{{- $problems = append $problems "httpRoute terminates TLS at the Gateway, but timbr-gateway accepts TLS only: set httpRoute.backendTLS.enabled, or listeners.http.enabled for plain HTTP between the two" -}}
 {{- end -}}
 {{- if and .Values.httpRoute.enabled .Values.httpRoute.backendTLS.enabled (not .Values.httpRoute.backendTLS.hostname) -}}
-{{- $problems = append $problems "httpRoute.backendTLS.hostname is missing: a name of the gateway's certificate" -}}
+{{- $problems = append $problems "httpRoute.backendTLS.hostname is missing: set a host name in the certificate of timbr-gateway" -}}
 {{- end -}}
 {{- if and .Values.httpRoute.enabled .Values.httpRoute.backendTLS.enabled $listeners.http.enabled -}}
-{{- $problems = append $problems "httpRoute.backendTLS has no use with listeners.http.enabled, as the route leads to plain HTTP then: leave one out" -}}
+{{- $problems = append $problems "httpRoute.backendTLS has no effect with listeners.http.enabled, because the route then uses plain HTTP: disable one of them" -}}
 {{- end -}}
 {{- if and .Values.tlsRoute.enabled (not .Values.tlsRoute.hostnames) -}}
-{{- $problems = append $problems "tlsRoute.hostnames is empty: the names in the handshake by which the route is chosen" -}}
+{{- $problems = append $problems "tlsRoute.hostnames is empty: set the server names (SNI) of the route" -}}
 {{- end -}}
 {{- if and .Values.tlsRoute.enabled (not $listeners.https.enabled) -}}
-{{- $problems = append $problems "tlsRoute passes TLS through, which needs listeners.https.enabled" -}}
+{{- $problems = append $problems "tlsRoute passes TLS through, which requires listeners.https.enabled" -}}
 {{- end -}}
 {{- toYaml $problems -}}
 {{- end }}

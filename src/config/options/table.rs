@@ -50,7 +50,7 @@ group! { GLOBAL: GlobalKeys = "" {
     trusted_proxies: Vec<IpNet>,
         "Networks of the proxies in front of the gateway, such as 10.0.0.0/8. The client addresses in X-Forwarded-For, \
          Forwarded and PROXY protocol headers are trusted only if they come from one of these networks.";
-    workers: Count,
+    workers: Count ["1"..="1024"],
         "Number of worker threads. Default: one for each CPU core.";
     core_dumps: bool = "false",
         "Allow core dumps and debuggers. Both expose every secret in memory; enable it for debugging only.";
@@ -90,7 +90,7 @@ group! { UPSTREAM: UpstreamKeys = "upstream." {
     urls: Vec<ServerUrl>,
         "URLs of several equivalent backends, in place of upstream.url; all http:// or all https://. See upstreams.md.";
     credential: CredentialKind = "forward",
-        "Credential that is sent to the backend. forward: the client's own x-api-key, with the user in \
+        "CredentialMode that is sent to the backend. forward: the client's own x-api-key, with the user in \
          x-forwarded-user. impersonate: the gateway's service key, with the user in x-api-impersonate-user. platform: \
          the user's own key, which the platform returns at login. delegate: the token that the backend's own get_token \
          returned to the user.";
@@ -143,7 +143,7 @@ group! { UPSTREAM: UpstreamKeys = "upstream." {
 
 group! { AUTH: AuthKeys = "auth." {
     verifier: VerifierKind = "salt-holder",
-        "How passwords are verified. salt-holder: not at all; whoever holds the salt may name any user. users-file: by a \
+        "How passwords are verified. salt-holder: not at all; a client that holds the salt may name any user. users-file: by a \
          file of password hashes. platform: by the platform's login form. delegate: by the backend's own get_token. \
          ldap: by an LDAP directory.";
     users_file: PathBuf,
@@ -232,9 +232,9 @@ group! {
         "Handling of keys that the gateway does not know. verify: ask the backend once and cache the result. forward: \
          let the backend decide on each request. reject: reject the request.";
     foreign_accept_ttl: Duration = "5m",
-        "How long the gateway caches that the backend accepts a foreign key.";
+        "Cache time of the backend's acceptance of a foreign key.";
     foreign_reject_ttl: Duration = "10s",
-        "How long the gateway caches that the backend rejects a foreign key.";
+        "Cache time of the backend's rejection of a foreign key.";
 } }
 
 group! { STORE: StoreKeys = "store." {
@@ -271,7 +271,7 @@ group! { STORE: StoreKeys = "store." {
     timeout: Duration = "50ms",
         "Timeout of a Redis operation during a request; a slower server is considered to be down. Limited to 10s.";
     max_stale: DurationOrZero = "1h",
-        "How long cached tokens are accepted while Redis does not respond. Revocations are not received during that time.";
+        "Maximum time for which cached tokens are accepted while Redis does not respond. Revocations are not received during that time.";
 } }
 
 group! { LIMITS: LimitKeys = "limits." {
@@ -335,9 +335,9 @@ group! {
     #[derive(Clone, Copy, Debug)]
     DRAIN: DrainKeys = "drain." => Drain {
     delay: DurationOrZero = "0s",
-        "How long the gateway still accepts connections after SIGTERM, while readiness fails. In Kubernetes about 5s.";
+        "Time for which the gateway still accepts connections after SIGTERM, while readiness fails. In Kubernetes about 5s.";
     timeout: Duration = "30s",
-        "How long requests in flight may take to complete after drain.delay.";
+        "Maximum time for requests in flight to complete after drain.delay.";
 } }
 
 group! { READINESS: ReadinessKeys = "readiness." {

@@ -1,22 +1,22 @@
-//! The keys of lists' entries, for the schema and for the tables of `docs/configuration.md`. The readers of these lists
-//! (`routes`, `jwt`, `rules`, `transport`) judge them; a test compares the keys.
+//! The keys of the entries of list options, for the schema and the tables of `docs/configuration.md`. Does not read them:
+//! that is done by `routes`, `jwt`, `rules` and `transport`, and a test compares the keys.
 
 /// A key of an entry.
 #[derive(Clone, Copy, Debug)]
 pub struct EntryKey {
-    /// Its name.
+    /// Name in the entry: `jwks_url`.
     pub key: &'static str,
-    /// What must stand there.
+    /// EntryForm of the value.
     pub(super) form: EntryForm,
-    /// Whether no entry is without it.
+    /// Whether every entry must have it.
     pub(super) required: bool,
-    /// Whether exactly one of all such keys must be there.
+    /// Whether an entry must have exactly one of the keys with this mark.
     pub(super) one_of: bool,
-    /// What it is for, as the documentation says it.
+    /// Description for the schema and the documentation, in Markdown.
     pub meaning: &'static str,
 }
 
-/// What stands behind a key of an entry.
+/// The form of a value in an entry.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum EntryForm {
     /// Text that is not empty.
@@ -31,11 +31,11 @@ pub(super) enum EntryForm {
     Word(&'static [&'static str]),
     /// `true` or `false`.
     Flag,
-    /// A word of small letters, digits, `-` and `_`.
+    /// A word of lower-case letters, digits, `-` and `_`.
     Name,
-    /// The beginning of paths.
+    /// Prefix of a path, with `/` at both ends.
     Prefix,
-    /// A number of bytes with its unit.
+    /// A number of bytes with its unit: `10MiB`.
     Size,
     /// A list of media types.
     MediaTypes,
@@ -55,84 +55,99 @@ const fn one_of(key: &'static str, form: EntryForm, meaning: &'static str) -> En
 
 const METHODS: &[&str] = &["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"];
 
-/// `routes`.
+/// The keys of `routes`, which exists in the file only.
 pub const ROUTES: &[EntryKey] = &[
-    required("name", EntryForm::Name, "stands in logs in place of the path"),
-    key("prefix", EntryForm::Prefix, "begins and ends with `/`"),
+    required("name", EntryForm::Name, "Name of the profile, shown in logs and metrics in place of the path."),
+    key("prefix", EntryForm::Prefix, "Prefix of the path; begins and ends with `/`."),
     key(
         "content_types",
         EntryForm::MediaTypes,
-        "media types that `Content-Type` may name, without parameters",
+        "Accepted media types of `Content-Type`, without parameters.",
     ),
     key(
         "methods",
         EntryForm::WordList(METHODS),
-        "of GET, HEAD, POST, PUT, PATCH, DELETE; all of them unless given",
+        "Accepted methods: GET, HEAD, POST, PUT, PATCH, DELETE. Default: all of them.",
     ),
     key(
         "credentials",
         EntryForm::WordList(&["api_key", "jwt", "basic"]),
-        "what may prove a caller: of `api_key`, `jwt` and `basic`; the first two unless given, and `jwt` only where \
-         there are `auth.jwt_issuers`",
+        "Accepted credentials: `api_key`, `jwt` and `basic`. Default: `api_key` and, if `auth.jwt_issuers` is set, `jwt`.",
     ),
-    key("max_body", EntryForm::Size, "the largest body, such as `10MiB`; `limits.body` unless given"),
+    key(
+        "max_body",
+        EntryForm::Size,
+        "Maximum size of a request body, such as `10MiB`. Default: `limits.body`.",
+    ),
     key(
         "client_certificate",
         EntryForm::Word(&["required", "optional"]),
-        "`required`: the client must have shown a certificate (`tls.client_auth`); `optional` unless given",
+        "`required`: this path requires a TLS client certificate (see `tls.client_auth`). Default: `optional`.",
     ),
-    key("enabled", EntryForm::Flag, "`false` switches a profile off"),
+    key("enabled", EntryForm::Flag, "`false` disables the profile."),
 ];
 
 const JWT_ISSUERS: &[EntryKey] = &[
-    required("issuer", EntryForm::Text, "what the claim `iss` must be, to the letter"),
-    one_of("jwks_url", EntryForm::Text, "where its keys are; `https`, or `http` on this machine"),
-    one_of("jwks_file", EntryForm::Text, "or a file with the key set, read again when it changes"),
-    one_of("secret_file", EntryForm::Text, "or a file with the secret of an HMAC, 32 bytes at least"),
-    key("ca_file", EntryForm::Text, "authorities to trust for `jwks_url`, instead of the system's"),
-    required("audiences", EntryForm::Texts, "one of these must be in `aud`"),
+    required("issuer", EntryForm::Text, "Expected claim `iss`, compared exactly."),
+    one_of("jwks_url", EntryForm::Text, "URL of the key set: `https`, or `http` on this machine."),
+    one_of(
+        "jwks_file",
+        EntryForm::Text,
+        "File with the key set, in place of `jwks_url`. Reloaded when it changes.",
+    ),
+    one_of(
+        "secret_file",
+        EntryForm::Text,
+        "File with the shared secret of an HMAC, in place of a key set; at least 32 bytes.",
+    ),
+    key(
+        "ca_file",
+        EntryForm::Text,
+        "Certificate authorities (PEM) for `jwks_url`, in place of the system's.",
+    ),
+    required("audiences", EntryForm::Texts, "Accepted audiences: the claim `aud` must contain one of them."),
     key(
         "algorithms",
         EntryForm::Words(&[
             "RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "EdDSA", "HS256",
             "HS384", "HS512",
         ]),
-        "what may sign: `RS256` `PS256` `ES256` `EdDSA` unless given; also the 384 and 512 ones, and `HS256` `HS384` \
-         `HS512` with `secret_file` alone. There is no `none`",
+        "Accepted signature algorithms. Default: `RS256`, `PS256`, `ES256`, `EdDSA`. Also the variants with 384 and 512, and \
+         `HS256`, `HS384`, `HS512` with `secret_file` only. `none` is never accepted.",
     ),
-    key("user_claim", EntryForm::Text, "the claim that names the user; `sub` unless given"),
-    key(
-        "tenants",
-        EntryForm::Texts,
-        "what `x-jwt-tenant-id` must be one of; unless given, that is left to the backend",
-    ),
+    key("user_claim", EntryForm::Text, "Claim that holds the user name. Default: `sub`."),
+    key("tenants", EntryForm::Texts, "Accepted values of `x-jwt-tenant-id`. Default: the backend decides."),
 ];
 
 const IMPERSONATION_RULES: &[EntryKey] = &[
-    required("users", EntryForm::Texts, "who calls: names or patterns"),
-    required("act_as", EntryForm::Texts, "whom the backend may be told to take them for: names or patterns"),
+    required("users", EntryForm::Texts, "Callers: names or patterns."),
+    required("act_as", EntryForm::Texts, "Users whom they may act as: names or patterns."),
 ];
 
 const AUTHORIZATION_RULES: &[EntryKey] = &[
-    key("users", EntryForm::Texts, "names or patterns; of who acts as another user, that one's name counts"),
-    key("unknown_users", EntryForm::Flag, "`true`: callers whose key only the backend knows, too"),
-    key("routes", EntryForm::Texts, "names of routes; all unless given"),
-    key("methods", EntryForm::Words(METHODS), "methods; all unless given"),
+    key(
+        "users",
+        EntryForm::Texts,
+        "Users: names or patterns. With impersonation, the name of the impersonated user is compared.",
+    ),
+    key("unknown_users", EntryForm::Flag, "`true`: also callers whose key only the backend knows."),
+    key("routes", EntryForm::Texts, "Names of routes. Default: all."),
+    key("methods", EntryForm::Words(METHODS), "HTTP methods. Default: all."),
     key(
         "ontologies",
         EntryForm::Texts,
-        "names or patterns. Fits only where the path names one: `/timbr/openapi/ontology/<name>/…`, \
+        "Ontologies: names or patterns. Matches only if the path contains the ontology: `/timbr/openapi/ontology/<name>/…`, \
          `/timbr/api/q/<name>/…`, `get_ontology`, `get_config` and `clear_cache`. Bodies are not read, so such a rule \
-         does not allow `/timbr/api/query/`",
+         does not allow `/timbr/api/query/`.",
     ),
 ];
 
 const CERTIFICATES: &[EntryKey] = &[
-    required("cert_file", EntryForm::Text, "certificate chain (PEM), leaf first"),
-    required("key_file", EntryForm::Text, "its private key (PEM)"),
+    required("cert_file", EntryForm::Text, "Certificate chain (PEM), leaf first."),
+    required("key_file", EntryForm::Text, "Private key (PEM)."),
 ];
 
-/// All lists of groups by their key.
+/// The keys of all lists, by the key of the option.
 pub const LISTS: [(&str, &[EntryKey]); 5] = [
     ("routes", ROUTES),
     ("auth.jwt_issuers", JWT_ISSUERS),
@@ -141,7 +156,7 @@ pub const LISTS: [(&str, &[EntryKey]); 5] = [
     ("tls.certificates", CERTIFICATES),
 ];
 
-/// The keys of the entries of a list.
+/// The keys of the entries of one list.
 pub fn entry_keys(list: &str) -> Option<&'static [EntryKey]> {
     LISTS.iter().find(|(key, _)| *key == list).map(|(_, fields)| *fields)
 }

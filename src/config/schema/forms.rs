@@ -1,11 +1,11 @@
-//! What the text of an option, and of a key of an entry, must look like, in the words of JSON Schema.
+//! The form of an option, and of a key of an entry, as JSON Schema.
 
 use serde_json::{Value, json};
 
 use super::entries::{EntryForm, EntryKey, ROUTES, entry_keys};
 use crate::config::options::{OptionSpec, Shape};
 
-/// Patterns are of the kind that every engine knows, without looking around.
+/// Patterns use only what every engine supports, so no lookaround.
 const URL: &str = r"^https?://[^/?#@\s]+/?$";
 const SEVERAL_URLS: &str = r"^\s*https?://[^/?#@,\s]+/?\s*(,\s*https?://[^/?#@,\s]+/?\s*)*$";
 const ADDRESS: &str = concat!(
@@ -16,29 +16,30 @@ const NETWORK: &str = r"[0-9A-Fa-f:.]+(/\d{1,3})?";
 const SIZE: &str = r"^\d+ *(B|KiB|MiB|GiB)$";
 const ABOVE_ZERO: &str = r"^\+?0*[1-9]\d*$";
 const WHOLE_NUMBER: &str = r"^\+?\d+$";
-/// The units of `humantime`.
-const SPAN: &str = concat!(
+/// With the units of `humantime`.
+const DURATION: &str = concat!(
     r"(\s*\d+(\.\d+)?\s*(nanos|nsec|ns|usec|us|µs|millis|msec|ms|seconds|second|secs|sec|s|minutes|minute|mins|min|m",
     r"|hours|hour|hrs|hr|h|days|day|d|weeks|week|wks|wk|w|months|month|M|years|year|yrs|yr|y))+\s*"
 );
-/// A path in its only spelling, with `/` at both ends.
+/// With `/` at both ends and no character that could be escaped.
 const PREFIX: &str = r"^/([A-Za-z0-9._~-]+/)*$";
 const NAME: &str = r"^[a-z0-9_-]+$";
 const MEDIA_TYPE: &str = r"^[^\s/;,]+/[^\s/;,]+$";
 
-/// An option. `null` counts as not given, everywhere.
+/// The schema of an option. `null` counts as not set.
 pub fn option(option: &OptionSpec) -> Value {
     let mut schema = shape(option);
     schema["description"] = json!(option.help);
     let flag = option.flag().map(|flag| format!(", flag --{flag}")).unwrap_or_default();
-    schema["$comment"] = json!(format!("variable {}{flag}", option.variable()));
+    let range = option.range.map(|(min, max)| format!(", from {min} to {max}")).unwrap_or_default();
+    schema["$comment"] = json!(format!("variable {}{flag}{range}", option.variable()));
     if let Some(text) = option.default {
         schema["default"] = default(option.shape, text);
     }
     schema
 }
 
-/// The option that names a file with a secret.
+/// The schema of the key that names a file with a secret.
 pub fn file_twin(option: &OptionSpec) -> Value {
     let mut schema = path();
     schema["description"] = json!(format!("File with: {}", option.help));
@@ -46,7 +47,7 @@ pub fn file_twin(option: &OptionSpec) -> Value {
     schema
 }
 
-/// `routes`, which stands in the file only.
+/// The schema of `routes`, which exists in the file only.
 pub fn routes() -> Value {
     let mut entry = group(ROUTES, false);
     let known = json!({ "properties": { "name": { "enum": ["api", "openapi", "thrift"] } } });
@@ -54,8 +55,8 @@ pub fn routes() -> Value {
     json!({
         "type": ["array", "null"],
         "items": entry,
-        "description": "What a request below a path must look like. An entry with a known name (api, openapi, thrift) \
-                        changes that profile, one with another name adds a profile.",
+        "description": "Requirements for requests below a path. An entry with a known name (api, openapi, thrift) \
+                        changes that profile; an entry with a new name adds a profile.",
     })
 }
 
@@ -66,10 +67,17 @@ fn shape(option: &OptionSpec) -> Value {
         Shape::Path => path(),
         Shape::Url => text(URL),
         Shape::Address => text(ADDRESS),
-        Shape::Duration => text(&format!("^(0|{SPAN})$")),
-        Shape::OptionalDuration => text(&format!("^(off|0|{SPAN})$")),
+        Shape::Duration => text(&format!("^(0|{DURATION})$")),
+        Shape::OptionalDuration => text(&format!("^(off|0|{DURATION})$")),
         Shape::Size => text(SIZE),
-        Shape::Count => json!({ "type": ["integer", "string", "null"], "minimum": 1, "pattern": ABOVE_ZERO }),
+        Shape::Count => {
+            let mut schema =
+                json!({ "type": ["integer", "string", "null"], "minimum": 1, "pattern": ABOVE_ZERO });
+            if let Some((_, max)) = option.range {
+                schema["maximum"] = default(Shape::Count, max);
+            }
+            schema
+        }
         Shape::Limit => {
             json!({ "type": ["integer", "string", "null"], "minimum": 0, "maximum": u32::MAX, "pattern": WHOLE_NUMBER })
         }
@@ -92,7 +100,7 @@ fn shape(option: &OptionSpec) -> Value {
         }),
         Shape::List => {
             let entry = group(entry_keys(option.key).unwrap_or_default(), true);
-            // As text, for variables and flags, it is the same in one line.
+            // The value of a variable or a flag is the same list as text.
             json!({ "type": ["array", "string", "null"], "items": entry })
         }
     }
@@ -115,7 +123,7 @@ fn path() -> Value {
     json!({ "type": ["string", "null"], "minLength": 1 })
 }
 
-/// One entry of a list. With `nullable`, a key with nothing behind it counts as not given.
+/// The schema of one entry of a list. With `nullable`, an empty key counts as not set.
 fn group(fields: &[EntryKey], nullable: bool) -> Value {
     let property = |field: &EntryKey| {
         let mut schema = form(field.form);
@@ -158,7 +166,7 @@ fn form(form: EntryForm) -> Value {
     }
 }
 
-/// A list of such items, or one alone.
+/// A list of items, or a single item.
 fn one_or_more(item: &Value) -> Value {
     json!({ "anyOf": [item, { "type": "array", "items": item, "minItems": 1 }] })
 }

@@ -9,8 +9,8 @@ from support.chart import CHART
 
 HEAD = """# timbr-gateway
 
-{description}. See [docs/kubernetes.md](../../docs/kubernetes.md) for how to install, upgrade and
-operate it, and the files of [ci](ci) for a set of values for each feature.
+{description}. See [docs/kubernetes.md](../../docs/kubernetes.md) for
+installation, upgrade and operation, and [ci](ci) for a values file for each feature.
 
 ```sh
 kubectl create secret generic timbr-gateway-salt --from-literal=salt="$API_AUTH_SALT"
@@ -20,12 +20,12 @@ helm install timbr-gateway helm/timbr-gateway \\
 helm test timbr-gateway --logs
 ```
 
-Needs Kubernetes {kubernetes}, Helm 3 or 4. What cannot work is not rendered: several replicas whose tokens
-are in the memory of each, a grace period that is shorter than the drain, a secret in `config`; the error says what to do.
+Requires Kubernetes {kubernetes}, Helm 3 or 4. The chart rejects values that cannot work, such as several replicas with tokens
+in memory, a grace period shorter than the drain, or a secret in `config`; the error contains the remedy.
 """
 
 FOOT = """
-This page is made from the comments of `values.yaml`: `BLESS=1 make chart` writes it anew.
+This page is generated from the comments of `values.yaml` with `BLESS=1 make chart`.
 """
 
 ENTRY = re.compile(r"^(?P<indent> *)(?P<key>[A-Za-z0-9_.-]+):(?P<rest>.*)$")

@@ -1,23 +1,23 @@
-//! One entry of an option that is a list of groups: its keys are read one by one, and what nobody read is unknown.
+//! Reads one entry of a list option key by key, and reports every key that no reader asked for.
 
 use crate::config::file::Node;
 use crate::config::sources::Problem;
 
-/// An entry under examination.
+/// An entry that is being read.
 pub struct ListEntry<'a> {
     at: String,
     values: Vec<(String, Node)>,
     known: Vec<&'static str>,
     problems: &'a mut Vec<Problem>,
-    before: usize,
+    problems_before: usize,
 }
 
 impl<'a> ListEntry<'a> {
-    /// The entry at a place such as `auth.jwt_issuers[0]`. `None` if it is no group of keys.
+    /// The entry at a place such as `auth.jwt_issuers[0]`. `None` and a problem if it is not a group of keys.
     pub fn new(at: String, node: Node, problems: &'a mut Vec<Problem>) -> Option<ListEntry<'a>> {
-        let before = problems.len();
+        let problems_before = problems.len();
         match node {
-            Node::Map(values) => Some(ListEntry { at, values, known: Vec::new(), problems, before }),
+            Node::Map(values) => Some(ListEntry { at, values, known: Vec::new(), problems, problems_before }),
             other => {
                 problems.push(Problem::new(at, format!("must be a group of keys, not {}", other.kind())));
                 None
@@ -25,14 +25,14 @@ impl<'a> ListEntry<'a> {
         }
     }
 
-    /// Tells what is wrong with the value of a key.
+    /// Reports a problem with the value of a key.
     pub fn problem(&mut self, key: &str, message: impl Into<String>) {
         self.problems.push(Problem::new(format!("{}.{key}", self.at), message));
     }
 
-    /// The text of a key, if it is there.
+    /// The text of a key; `None` if the key is not set, or its value was reported.
     pub fn text(&mut self, key: &'static str) -> Option<String> {
-        match self.take(key)? {
+        match self.remove(key)? {
             Node::Text(text) if !text.is_empty() => Some(text),
             other => {
                 self.problem(key, format!("must be text, not {}; put it in quotes", kind(&other)));
@@ -41,7 +41,7 @@ impl<'a> ListEntry<'a> {
         }
     }
 
-    /// The text of a key that must be there.
+    /// The text of a key that must be set.
     pub fn required(&mut self, key: &'static str) -> Option<String> {
         let missing = !self.has(key);
         let text = self.text(key);
@@ -51,28 +51,30 @@ impl<'a> ListEntry<'a> {
         text
     }
 
-    /// The texts of a key: a list, or one alone. `None` if it is not there.
+    /// The texts of a key: a list, or a single text. `None` if the key is not set.
     pub fn texts(&mut self, key: &'static str) -> Option<Vec<String>> {
-        let items = match self.take(key)? {
+        let items = match self.remove(key)? {
             Node::List(items) => items,
             one => vec![one],
         };
         if items.is_empty() {
-            self.problem(key, "must not be empty: nothing would fit");
+            self.problem(key, "must not be empty: it would match nothing");
         }
         let mut texts = Vec::with_capacity(items.len());
         for item in items {
             match item {
                 Node::Text(text) if !text.is_empty() => texts.push(text),
-                other => self.problem(key, format!("must hold text, not {}; put it in quotes", kind(&other))),
+                other => {
+                    self.problem(key, format!("must contain text, not {}; put it in quotes", kind(&other)));
+                }
             }
         }
         Some(texts)
     }
 
-    /// `true` or `false`; the latter if it is not there.
+    /// `true` or `false`; `false` if the key is not set.
     pub fn flag(&mut self, key: &'static str) -> bool {
-        match self.take(key) {
+        match self.remove(key) {
             None => false,
             Some(Node::Bool(value)) => value,
             Some(_) => {
@@ -82,21 +84,21 @@ impl<'a> ListEntry<'a> {
         }
     }
 
-    /// Whether a key stands there.
+    /// Whether a key is set.
     pub fn has(&self, key: &str) -> bool {
         self.values.iter().any(|(other, node)| other == key && *node != Node::Null)
     }
 
-    /// Tells of all keys that nobody has asked for. True if nothing at all was wrong with the entry.
+    /// Reports all keys that were not read. True if the entry has no problem at all.
     pub fn finish(mut self) -> bool {
         let known = self.known.join(", ");
         for (key, _) in std::mem::take(&mut self.values) {
-            self.problem(&key, format!("unknown key; there are {known}"));
+            self.problem(&key, format!("unknown key; must be one of {known}"));
         }
-        self.problems.len() == self.before
+        self.problems.len() == self.problems_before
     }
 
-    fn take(&mut self, key: &'static str) -> Option<Node> {
+    fn remove(&mut self, key: &'static str) -> Option<Node> {
         self.known.push(key);
         let at = self.values.iter().position(|(other, _)| other == key)?;
         let (_, node) = self.values.remove(at);
@@ -104,9 +106,10 @@ impl<'a> ListEntry<'a> {
     }
 }
 
+/// Only empty text is rejected by readers of text.
 fn kind(node: &Node) -> &'static str {
     match node {
-        Node::Text(_) => "nothing",
+        Node::Text(_) => "empty",
         other => other.kind(),
     }
 }
