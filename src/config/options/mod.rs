@@ -1,4 +1,4 @@
-//! Every option of the gateway, declared once in [`table`]: flags, environment variables, keys of the file, JSON Schema
+//! Every option of the gateway, declared once in `table`: flags, environment variables, keys of the file, JSON Schema
 //! and documents are made from it, and readers refer to its typed keys. Knows nothing of relations between options.
 
 mod table;
@@ -14,7 +14,7 @@ pub use types::{OptionType, Shape};
 /// Prefix of the gateway's environment variables.
 pub const PREFIX: &str = "TIMBR_GATEWAY_";
 
-/// One option, whatever the type of its value.
+/// One option, independent of the type of its value.
 #[derive(Clone, Copy, Debug)]
 pub struct OptionSpec {
     /// Path in the file, with dots between the levels: `upstream.url`.
