@@ -84,6 +84,8 @@ pub fn find(key: &str) -> Option<&'static OptionSpec> {
 
 /// An option with the type of its value. Readers get values by it, so that a misspelt key does not compile.
 pub struct Key<T> {
+    /// Path in the file; a field, so that constants can use it.
+    pub key: &'static str,
     spec: OptionSpec,
     value: PhantomData<fn() -> T>,
 }
@@ -96,7 +98,11 @@ impl<T: OptionType> Key<T> {
         help: &'static str,
     ) -> Key<T> {
         let check = |text: &str| T::parse(text).map(drop);
-        Key { spec: OptionSpec { key, shape: T::SHAPE, default, range, help, check }, value: PhantomData }
+        Key {
+            key,
+            spec: OptionSpec { key, shape: T::SHAPE, default, range, help, check },
+            value: PhantomData,
+        }
     }
 }
 
