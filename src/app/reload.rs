@@ -12,6 +12,7 @@ use crate::auth::InvalidatedTokens;
 use crate::base::clock::Clock;
 use crate::base::watched_files::FileWatch;
 use crate::config::changes::{Changes, LoadedSettings};
+use crate::config::options::{LOG, UPSTREAM};
 use crate::config::{self, Config, Problem, Sources};
 use crate::observability::log::{self, label};
 use crate::tls::{self, PreparedTls, TlsError, TlsReloader};
@@ -203,10 +204,10 @@ impl ConfigReloader {
         }
         let tls = tls::backend_tls(&config.upstream)?;
         let same_tls = !changes.has_any_of(&[
-            "upstream.ca_file",
-            "upstream.client_cert_file",
-            "upstream.client_key_file",
-            "upstream.server_name",
+            UPSTREAM.ca_file.key,
+            UPSTREAM.client_cert_file.key,
+            UPSTREAM.client_key_file.key,
+            UPSTREAM.server_name.key,
         ]);
         Ok(self.current.backends.with_options(config.upstream.clone(), tls, config.workers, same_tls))
     }
@@ -225,7 +226,7 @@ impl ConfigReloader {
         }
         let ended = auth.take_over(&config, (&self.current.auth, &self.current.config));
         log_revoked_tokens(&ended);
-        if changes.has_any_of(&["log.level"]) {
+        if changes.has_any_of(&[LOG.level.key]) {
             log::set_level(config.log.level);
         }
         let admission = self.current.admission.with_limits(effective_limits(&config));

@@ -4,6 +4,7 @@ use std::net::{SocketAddr, TcpListener};
 
 use crate::app::StartError;
 use crate::config::ListenOptions;
+use crate::config::options::LISTEN;
 use crate::downstream::listener;
 use crate::os::socket_activation::PassedSockets;
 
@@ -36,9 +37,9 @@ impl Sockets {
             let name = key.strip_prefix("listen.").expect("all are options of this group");
             open_or_inherit(key, address, &passed.take_named(name), count)
         };
-        let https = open("listen.https", listen.https, workers)?;
-        let http = open("listen.http", listen.http, workers)?;
-        let admin = open("listen.admin", listen.admin, 1)?.pop().unwrap_or_default();
+        let https = open(LISTEN.https.key, listen.https, workers)?;
+        let http = open(LISTEN.http.key, listen.http, workers)?;
+        let admin = open(LISTEN.admin.key, listen.admin, 1)?.pop().unwrap_or_default();
         let address = |all: Option<&Vec<TcpListener>>| all?.first()?.local_addr().ok();
         let addresses = Addresses {
             https: address(https.first()),

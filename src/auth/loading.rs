@@ -19,17 +19,19 @@ use crate::auth::upstream_keys::UpstreamKeys;
 use crate::auth::verifier::{Delegate, LdapDirectory, Platform, RemoteVerifier, UsersFile, Verifier};
 use crate::base::clock::Clock;
 use crate::config::changes::Changes;
+use crate::config::options::{AUTH, GLOBAL, TOKENS};
 use crate::config::{Config, Problem, VerifierOptions};
 use crate::observability::metrics::StoreMetrics;
 use crate::store::{RunningDriver, Store, StoreStartError, TokenLimits, derive_key, salt_name};
 
 /// What a verifier is made of, and what the backend's word about a key depends on. With one of these another, nothing is
 /// taken over from before.
-const VERIFIER_OPTIONS: [&str; 5] = ["auth.verifier", "auth.users_file", "ldap.", "platform.", "upstream"];
-const FOREIGN_KEY_OPTIONS: [&str; 4] = ["auth.", "platform.", "upstream", "tokens.foreign"];
+const VERIFIER_OPTIONS: [&str; 5] =
+    [AUTH.verifier.key, AUTH.users_file.key, "ldap.", "platform.", "upstream"];
+const FOREIGN_KEY_OPTIONS: [&str; 4] = ["auth.", "platform.", "upstream", TOKENS.foreign.key];
 const JWT_OPTIONS: [&str; 1] = ["auth.jwt"];
 const UPSTREAM_KEY_OPTIONS: [&str; 6] =
-    ["auth.verifier", "ldap.", "platform.", "upstream", "tokens.ttl", "tokens.max"];
+    [AUTH.verifier.key, "ldap.", "platform.", "upstream", TOKENS.ttl.key, TOKENS.max.key];
 
 /// What was in force before, and what is another now.
 type Previous<'a> = Option<(&'a Auth, &'a Changes)>;
@@ -56,7 +58,7 @@ impl Auth {
             None => build_verifier(config).map(Arc::new),
         };
         let known_keys = tokens.keys_file.as_deref().map_or(Ok(KnownKeys::default()), KnownKeys::read);
-        let known_keys = known_keys.map_err(|error| Problem::new("tokens.keys_file", error.to_string()));
+        let known_keys = known_keys.map_err(|error| Problem::new(TOKENS.keys_file.key, error.to_string()));
         let jwts = match kept(&JWT_OPTIONS) {
             Some(auth) => Ok(Arc::clone(&auth.jwt_verifier)),
             None => JwtVerifier::new(&config.auth.jwt, clock).map(Arc::new),
@@ -161,8 +163,9 @@ impl Auth {
 }
 
 fn assign_salt_ids(numbering: &SaltIds, config: &Config) -> Result<Vec<u8>, Problem> {
-    let too_many =
-        || Problem::new("api_auth_salt", "has had too many values since the start: restart the gateway");
+    let too_many = || {
+        Problem::new(GLOBAL.api_auth_salt.key, "has had too many values since the start: restart the gateway")
+    };
     numbering.assign(&config.salts).ok_or_else(too_many)
 }
 
@@ -190,7 +193,7 @@ fn build_verifier(config: &Config) -> Result<Verifier, Problem> {
         VerifierOptions::SaltHolder => Ok(Verifier::SaltHolder),
         VerifierOptions::UsersFile(path) => UsersFile::read(path)
             .map(Verifier::UsersFile)
-            .map_err(|error| Problem::new("auth.users_file", error.to_string())),
+            .map_err(|error| Problem::new(AUTH.users_file.key, error.to_string())),
         VerifierOptions::Platform => Platform::new(config)
             .map(|platform| Verifier::remote(RemoteVerifier::Platform(platform)))
             .map_err(|error| Problem::new(error.option(), error.to_string())),

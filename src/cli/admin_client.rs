@@ -8,8 +8,9 @@ use anyhow::{Context, bail};
 use clap::{ArgMatches, Command};
 
 use crate::cli::options;
+use crate::config::options::LISTEN;
 
-const LISTEN_ADMIN: &str = "listen.admin";
+const LISTEN_ADMIN: &str = LISTEN.admin.key;
 
 /// Longer answers than the gateway ever gives.
 const MAX_RESPONSE_BYTES: u64 = 64 * 1024 * 1024;

@@ -14,8 +14,9 @@ use crate::auth::verifier::password_hash::{HashAlgorithm, PasswordHash};
 use crate::auth::verifier::users::{Users, edit_users};
 use crate::base::user_name::UserName;
 use crate::cli::{CliResult, options, password, print_line};
+use crate::config::options::AUTH;
 
-const USERS_FILE: &str = "auth.users_file";
+const USERS_FILE: &str = AUTH.users_file.key;
 
 pub fn command() -> Command {
     let user = || Arg::new("user").value_name("NAME").required(true).help("The user's name");

@@ -126,8 +126,8 @@ impl Changes {
 
 /// Hashes the files that are loaded together with the configuration. Blocks on the file system.
 ///
-/// SECURITY: must be called before the files are loaded. A change in between then causes another reload; in the other
-/// order a revoked secret could stay active.
+/// SECURITY: must be called before the files are loaded. A change in between then causes a further reload;
+/// otherwise a revoked secret could stay active.
 pub(super) fn hash_files(settings: &Settings) -> FileHashes {
     let mut contents = FileHashes::new();
     for (key, path) in named_files(settings) {

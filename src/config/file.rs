@@ -19,7 +19,7 @@ pub enum Node {
     Text(String),
     /// A sequence.
     List(Vec<Node>),
-    /// Keys and values in the order of the file.
+    /// Keys and values as listed in the file.
     Map(Vec<(String, Node)>),
 }
 

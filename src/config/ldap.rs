@@ -126,7 +126,7 @@ impl Reader<'_> {
             }
         };
         let attribute = attribute.to_owned();
-        Some(LdapLookup::Search { bind: bind, base, filter, attribute })
+        Some(LdapLookup::Search { bind, base, filter, attribute })
     }
 }
 

@@ -8,7 +8,7 @@ use crate::config::options::{Key, STORE};
 use crate::config::reader::Reader;
 use crate::config::{RedisNode, RedisOptions, RedisTopology, StoreKind, StoreOptions};
 
-/// The longest time that a request waits for the store, whatever is configured.
+/// The longest time that a request waits for the store, even if `store.timeout` is longer.
 const MAX_TIMEOUT: Duration = Duration::from_secs(10);
 
 impl Reader<'_> {

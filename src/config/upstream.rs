@@ -112,8 +112,8 @@ impl CredentialMode {
 
 impl Reader<'_> {
     pub(super) fn upstream(&mut self) -> Option<UpstreamOptions> {
-        let urls = self.upstream_urls();
-        if urls.as_ref().is_some_and(|urls| !urls[0].tls) {
+        let backends = self.upstream_urls();
+        if backends.as_ref().is_some_and(|urls| !urls[0].tls) {
             let keys = [UPSTREAM.ca_file.key, UPSTREAM.client_cert_file.key, UPSTREAM.server_name.key];
             self.reject_set(
                 &keys,
@@ -121,7 +121,7 @@ impl Reader<'_> {
             );
         }
         complete!(UpstreamOptions {
-            urls: urls,
+            urls: backends,
             credential: self.credential(),
             ca_file: Some(self.get(&UPSTREAM.ca_file)),
             client_certificate: Some(self.certificate(&UPSTREAM.client_cert_file, &UPSTREAM.client_key_file)),

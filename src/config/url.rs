@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use crate::config::ServerUrl;
 
-/// A URL with a path on another server.
+/// A URL with a path on a remote server.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ResourceUrl {
     /// Scheme, host and port.
@@ -25,7 +25,7 @@ pub fn parse_origin(url: &str) -> Result<ServerUrl, String> {
 
 /// Parses a URL with a path whose response is trusted.
 ///
-/// SECURITY: a response over plain HTTP from another machine could be forged on the network.
+/// SECURITY: a response over plain HTTP from a remote machine could be forged on the network.
 pub fn parse_trusted_resource(url: &str) -> Result<ResourceUrl, String> {
     let resource = parse(url, "must be https://host[:port]/path")?;
     if !resource.origin.tls && !is_loopback(&resource.origin.host) {

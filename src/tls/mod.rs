@@ -17,6 +17,7 @@ use std::sync::Arc;
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
 
 use crate::config::CertificateFiles;
+use crate::config::options::UPSTREAM;
 
 pub use certificates::CertificateNames;
 pub use outbound::{OutboundTls, backend_tls, client_tls, trust_only_config};
@@ -88,8 +89,8 @@ impl TlsError {
             TlsError::File { option, .. } | TlsError::Certificate { option, .. } => option,
             TlsError::Pair { files, .. } => files.options[1],
             TlsError::Anchor { option, .. } => option,
-            TlsError::NoSystemRoots(_) => "upstream.ca_file",
-            TlsError::ServerName(_) => "upstream.server_name",
+            TlsError::NoSystemRoots(_) => UPSTREAM.ca_file.key,
+            TlsError::ServerName(_) => UPSTREAM.server_name.key,
             TlsError::Setup(_) => "tls",
         }
     }

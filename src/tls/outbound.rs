@@ -9,6 +9,7 @@ use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, ConfigBuilder, RootCertStore};
 
 use crate::config::UpstreamOptions;
+use crate::config::options::UPSTREAM;
 use crate::tls::pem_files::{load_pair, load_roots};
 use crate::tls::{TlsError, provider, setup_error};
 
@@ -26,7 +27,7 @@ pub fn backend_tls(options: &UpstreamOptions) -> Result<Vec<Option<OutboundTls>>
     if !options.tls() {
         return Ok(vec![None; options.urls.len()]);
     }
-    let builder = config_builder(options.ca_file.as_deref(), "upstream.ca_file")?;
+    let builder = config_builder(options.ca_file.as_deref(), UPSTREAM.ca_file.key)?;
     let config = match &options.client_certificate {
         None => builder.with_no_client_auth(),
         Some(files) => {

@@ -12,6 +12,7 @@ use tokio::sync::watch;
 use tokio_rustls::TlsAcceptor;
 
 use crate::config::TlsOptions;
+use crate::config::options::TLS;
 use crate::tls::certificates::{Certificate, CertificateNames, Certificates};
 use crate::tls::client_auth::{self, ClientCertificateError};
 use crate::tls::pem_files::{load_chain, load_pair};
@@ -20,7 +21,7 @@ use crate::tls::{SelfSigned, TlsError, provider, setup_error};
 /// Sessions that are kept for TLS 1.2 clients that take no tickets.
 const MAX_SESSIONS: usize = 1024;
 
-const CLIENT_CA: &str = "tls.client_ca_file";
+const CLIENT_CA: &str = TLS.client_ca_file.key;
 
 /// How to speak TLS with clients, now and after each reload. Cheap to clone.
 #[derive(Clone, Debug)]

@@ -11,6 +11,7 @@ use crate::admin::dashboard::event_stream::{Section, Sections};
 use crate::admin::dashboard::history::TrafficHistory;
 use crate::admin::rejections;
 use crate::base::shutdown::ShutdownPhase;
+use crate::config::options::{AUTH, STORE};
 use crate::config::{Config, StoreKind, VerifierOptions};
 
 /// Refusals that the page shows.
@@ -114,12 +115,12 @@ fn store(admin: &AdminContext, config: &Config) -> Value {
             config
                 .effective_options
                 .iter()
-                .find(|entry| entry.key == "store.urls")
+                .find(|entry| entry.key == STORE.urls.key)
                 .and_then(|entry| entry.value.clone()),
             "Tokens outlive this process and are shared by all replicas.",
         ),
     };
-    let verifier = config.effective_options.iter().find(|entry| entry.key == "auth.verifier");
+    let verifier = config.effective_options.iter().find(|entry| entry.key == AUTH.verifier.key);
     json!({
         "kind": kind,
         "place": place,

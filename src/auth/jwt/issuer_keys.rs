@@ -15,6 +15,7 @@ use crate::base::clock::{Clock, Tick};
 use crate::base::watched_files::FileWatch;
 use crate::config::JwtOptions;
 use crate::config::jwt::JwksSource;
+use crate::config::options::AUTH;
 use crate::outbound::http_client::HttpClient;
 
 /// An identity provider that takes longer to give its keys is as good as down; and so long a request waits for them.
@@ -59,7 +60,7 @@ impl IssuerKeys {
         let source = match source {
             JwksSource::Url { url, ca_file } => {
                 let origin =
-                    HttpClient::new(&url.origin, ca_file.as_deref(), "auth.jwt_issuers", FETCH_TIMEOUT);
+                    HttpClient::new(&url.origin, ca_file.as_deref(), AUTH.jwt_issuers.key, FETCH_TIMEOUT);
                 IssuerKeysLocation::Url {
                     origin: origin.map_err(|error| error.to_string())?,
                     target: url.target.clone(),

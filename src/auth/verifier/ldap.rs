@@ -11,6 +11,7 @@ use tracing::warn;
 use crate::auth::bearer::Credentials;
 use crate::auth::verifier::{VerifiedLogin, VerifyError};
 use crate::config::ldap::{LdapLookup, LdapOptions, USER_PLACEHOLDER};
+use crate::config::options::LDAP;
 use crate::tls::{TlsError, trust_only_config};
 
 /// A directory.
@@ -32,7 +33,7 @@ impl LdapDirectory {
     pub fn new(options: &LdapOptions) -> Result<LdapDirectory, TlsError> {
         let uses_tls = options.url.tls || options.start_tls;
         let tls =
-            uses_tls.then(|| trust_only_config(options.ca_file.as_deref(), "ldap.ca_file")).transpose()?;
+            uses_tls.then(|| trust_only_config(options.ca_file.as_deref(), LDAP.ca_file.key)).transpose()?;
         let host = &options.url.host;
         let host = if host.contains(':') { format!("[{host}]") } else { host.clone() };
         let url = format!("ldap{}://{host}:{}", if options.url.tls { "s" } else { "" }, options.url.port);

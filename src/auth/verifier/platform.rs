@@ -17,6 +17,7 @@ use zeroize::Zeroizing;
 use crate::auth::bearer::Credentials;
 use crate::auth::verifier::{VerifiedLogin, VerifyError, html_form};
 use crate::base::secret::Secret;
+use crate::config::options::PLATFORM;
 use crate::config::{Config, PlatformOptions};
 use crate::outbound::http_client::HttpClient;
 use crate::tls::{TlsError, backend_tls};
@@ -54,7 +55,7 @@ impl Platform {
         let (url, origin) = match &options.url {
             Some(url) => {
                 let ca_file = options.ca_file.as_deref();
-                (url, HttpClient::new(url, ca_file, "platform.ca_file", options.timeout)?)
+                (url, HttpClient::new(url, ca_file, PLATFORM.ca_file.key, options.timeout)?)
             }
             None => {
                 let url = config.upstream.url();

@@ -15,6 +15,7 @@ use crate::auth::failure_limiter::Attempt;
 use crate::auth::verifier::VerifyError;
 use crate::auth::verifier::users::Users;
 use crate::base::watched_files::FileWatch;
+use crate::config::options::AUTH;
 
 /// So long a login waits for its turn; a hash takes some 50 ms of a core, and they are checked one a core at a time.
 const QUEUE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -75,7 +76,7 @@ impl UsersFile {
                 let message = problem.to_string();
                 if watch.record_failure(&message) {
                     error!(
-                        option = "auth.users_file",
+                        option = AUTH.users_file.key,
                         error = message,
                         "the users file cannot be used; what was read before stays in use"
                     );

@@ -1,4 +1,4 @@
-//! Every option of the gateway, declared once in [`table`]: flags, environment variables, keys of the file, JSON Schema
+//! Every option of the gateway, declared once in `table`: flags, environment variables, keys of the file, JSON Schema
 //! and documents are made from it, and readers refer to its typed keys. Knows nothing of relations between options.
 
 mod table;
@@ -14,7 +14,7 @@ pub use types::{OptionType, Shape};
 /// Prefix of the gateway's environment variables.
 pub const PREFIX: &str = "TIMBR_GATEWAY_";
 
-/// One option, whatever the type of its value.
+/// One option, independent of the type of its value.
 #[derive(Clone, Copy, Debug)]
 pub struct OptionSpec {
     /// Path in the file, with dots between the levels: `upstream.url`.
@@ -84,6 +84,8 @@ pub fn find(key: &str) -> Option<&'static OptionSpec> {
 
 /// An option with the type of its value. Readers get values by it, so that a misspelt key does not compile.
 pub struct Key<T> {
+    /// Path in the file; a field, so that constants can use it.
+    pub key: &'static str,
     spec: OptionSpec,
     value: PhantomData<fn() -> T>,
 }
@@ -96,7 +98,11 @@ impl<T: OptionType> Key<T> {
         help: &'static str,
     ) -> Key<T> {
         let check = |text: &str| T::parse(text).map(drop);
-        Key { spec: OptionSpec { key, shape: T::SHAPE, default, range, help, check }, value: PhantomData }
+        Key {
+            key,
+            spec: OptionSpec { key, shape: T::SHAPE, default, range, help, check },
+            value: PhantomData,
+        }
     }
 }
 

@@ -20,7 +20,7 @@ use crate::config::reader::Reader;
 use crate::config::{ForeignKeyPolicy, ServerUrl};
 use crate::observability::log::LogFormat;
 
-/// All options, in the order in which they are documented.
+/// All options, sorted as in the documentation.
 pub fn all() -> impl Iterator<Item = &'static OptionSpec> {
     let groups = [
         GlobalKeys::SPECS,

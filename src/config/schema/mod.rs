@@ -1,7 +1,7 @@
 //! Generates the JSON Schema (2020-12) of the configuration file from the table of options, for editors, the chart and
 //! programs. Knows no relation between options: the schema accepts every valid file and also some invalid ones.
 //!
-//! There is no `$ref`, so that the schema can be embedded in another one at any place.
+//! There is no `$ref`, so that the schema can be embedded in other schemas at any place.
 
 mod entries;
 mod forms;
@@ -68,7 +68,7 @@ impl SchemaGroup {
     }
 }
 
-/// A secret is set in this file or read from another one, but not both.
+/// A secret is set in this file or read from a separate one, but not both.
 fn not_both(secret: &'static str) -> Value {
     let file = format!("{secret}_file");
     let given = json!({ "type": "string" });

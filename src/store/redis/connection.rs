@@ -12,6 +12,7 @@ use redis::{
     RedisConnectionInfo, RedisFuture, RedisResult, TlsCertificates, TlsMode, Value,
 };
 
+use crate::config::options::STORE;
 use crate::config::{Problem, RedisNode, RedisOptions, RedisTopology};
 
 /// For TCP, TLS and logging in, each of them in the background.
@@ -178,7 +179,7 @@ pub fn read_certificates(options: &RedisOptions) -> Result<Option<TlsCertificate
     if !options.nodes.iter().any(|node| node.tls) {
         return Ok(None);
     }
-    let root_cert = options.ca_file.as_deref().map(|path| read("store.ca_file", path)).transpose()?;
+    let root_cert = options.ca_file.as_deref().map(|path| read(STORE.ca_file.key, path)).transpose()?;
     let client_tls = match &options.client_certificate {
         None => None,
         Some(files) => Some(ClientTlsConfig {
@@ -193,7 +194,7 @@ pub fn read_certificates(options: &RedisOptions) -> Result<Option<TlsCertificate
 pub fn check_certificates(options: &RedisOptions) -> Result<(), Problem> {
     let Some(certificates) = read_certificates(options)? else { return Ok(()) };
     let unusable =
-        |error: redis::RedisError| Problem::new("store.ca_file", format!("cannot be used: {error}"));
+        |error: redis::RedisError| Problem::new(STORE.ca_file.key, format!("cannot be used: {error}"));
     let info = address(&options.nodes[0]).into_connection_info().map_err(unusable)?;
     Client::build_with_tls(info, certificates).map(drop).map_err(unusable)
 }
