@@ -48,12 +48,13 @@ impl FileWatch {
     /// reported: it is new, or the last report is long ago.
     pub fn record_failure(&mut self, message: &str) -> bool {
         self.seen = None;
-        let told = |(before, at): &(String, Instant)| before == message && at.elapsed() < REMINDER_INTERVAL;
-        let news = !self.failure.as_ref().is_some_and(told);
-        if news {
+        let is_repeated =
+            |(before, at): &(String, Instant)| before == message && at.elapsed() < REMINDER_INTERVAL;
+        let is_new = !self.failure.as_ref().is_some_and(is_repeated);
+        if is_new {
             self.failure = Some((message.to_owned(), Instant::now()));
         }
-        news
+        is_new
     }
 
     /// Whether the last attempt to use the files failed.

@@ -41,9 +41,9 @@ mod tests {
 
     #[test]
     fn the_limit_is_raised() {
-        let most = raise_to_max();
+        let clients = raise_to_max();
         let limit = getrlimit(Resource::Nofile);
         assert_eq!(limit.current, limit.maximum);
-        assert_eq!(most, max_clients(limit.maximum));
+        assert_eq!(clients, max_clients(limit.maximum));
     }
 }

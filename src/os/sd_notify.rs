@@ -110,7 +110,7 @@ mod tests {
 
     fn received(name: &str, socket: &UnixDatagram, notify: impl Fn(&ServiceManager)) -> String {
         let manager =
-            ServiceManager::from_variables(|name_of| (name_of == "NOTIFY_SOCKET").then(|| name.into()), 1);
+            ServiceManager::from_variables(|variable| (variable == "NOTIFY_SOCKET").then(|| name.into()), 1);
         notify(&manager);
         let mut buffer = [0; 1024];
         let length = socket.recv(&mut buffer).expect("notified");
@@ -139,8 +139,8 @@ mod tests {
     fn an_unresponsive_manager_does_not_block() {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("notify");
-        let named = |asked: &str| (asked == "NOTIFY_SOCKET").then(|| path.clone().into_os_string());
-        let manager = ServiceManager::from_variables(named, 1);
+        let variable = |name: &str| (name == "NOTIFY_SOCKET").then(|| path.clone().into_os_string());
+        let manager = ServiceManager::from_variables(variable, 1);
         manager.notify_watchdog();
         let _unread = UnixDatagram::bind(&path).expect("bound");
         for _ in 0..10_000 {
@@ -155,11 +155,11 @@ mod tests {
                 |name: &str| all.iter().find(|(key, _)| *key == name).map(|(_, value)| (*value).into());
             ServiceManager::from_variables(find, 7).watchdog_interval()
         };
-        let (socket, span) = (("NOTIFY_SOCKET", "/run/x"), ("WATCHDOG_USEC", "2000000"));
-        assert_eq!(of(&[socket, span]), Some(Duration::from_secs(2)));
-        assert_eq!(of(&[socket, span, ("WATCHDOG_PID", "7")]), Some(Duration::from_secs(2)));
-        assert_eq!(of(&[socket, span, ("WATCHDOG_PID", "8")]), None);
-        assert_eq!(of(&[span]), None, "no watchdog without a socket");
+        let (socket, interval) = (("NOTIFY_SOCKET", "/run/x"), ("WATCHDOG_USEC", "2000000"));
+        assert_eq!(of(&[socket, interval]), Some(Duration::from_secs(2)));
+        assert_eq!(of(&[socket, interval, ("WATCHDOG_PID", "7")]), Some(Duration::from_secs(2)));
+        assert_eq!(of(&[socket, interval, ("WATCHDOG_PID", "8")]), None);
+        assert_eq!(of(&[interval]), None, "no watchdog without a socket");
         assert_eq!(of(&[socket, ("WATCHDOG_USEC", "0")]), None);
     }
 }

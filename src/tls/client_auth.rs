@@ -11,20 +11,21 @@ use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
 use crate::base::hex;
+use crate::config::ClientAuth;
 use crate::tls::certificates::alternative_names;
 use crate::tls::{TlsError, provider, setup_error};
 
 /// Maximum length of an identity; a longer name is replaced by the fingerprint of the certificate.
 const MAX_IDENTITY_LENGTH: usize = 256;
 
-/// A verifier that accepts certificates issued by `roots`, and if not `required` also clients without a certificate. A
+/// A verifier that accepts certificates issued by `roots`, and clients without a certificate unless one is required. A
 /// certificate of a different authority always fails the handshake.
 pub fn client_verifier(
     roots: RootCertStore,
-    required: bool,
+    auth: &ClientAuth,
 ) -> Result<Arc<dyn ClientCertVerifier>, TlsError> {
     let builder = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider());
-    let builder = if required { builder } else { builder.allow_unauthenticated() };
+    let builder = if auth.required { builder } else { builder.allow_unauthenticated() };
     builder.build().map_err(setup_error)
 }
 

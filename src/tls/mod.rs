@@ -1,4 +1,4 @@
-//! TLS with clients, and from the gateway to other servers. It knows nothing about HTTP.
+//! TLS with clients, and from the gateway to other servers. It knows nothing about requests.
 //!
 //! Clients are served from one value, [`TlsSnapshot`], which is built and replaced as a whole: a connection takes the
 //! active one when it begins, and keeps it.
@@ -28,12 +28,12 @@ pub use server::{ServerTls, SniMatch, TlsSnapshot};
 #[derive(Debug, thiserror::Error)]
 pub enum TlsError {
     /// The file cannot be read, or contains no PEM item of the expected kind.
-    #[error("cannot read a {what} from {}: {reason}", path.display())]
+    #[error("cannot read a {kind} from {}: {reason}", path.display())]
     File {
         /// The option that names the file.
         option: &'static str,
         /// `certificate` or `private key`.
-        what: &'static str,
+        kind: &'static str,
         /// The path of the file.
         path: PathBuf,
         /// The message of the parser.

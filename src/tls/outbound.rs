@@ -83,12 +83,12 @@ fn with_server_name(config: Arc<ClientConfig>, name: &str) -> Result<OutboundTls
 }
 
 fn load_system_roots() -> Result<RootCertStore, TlsError> {
-    let found = rustls_native_certs::load_native_certs();
+    let loaded = rustls_native_certs::load_native_certs();
     let mut roots = RootCertStore::empty();
     // Systems contain authorities that webpki cannot parse; the others are still used.
-    let (added, _) = roots.add_parsable_certificates(found.certs);
+    let (added, _) = roots.add_parsable_certificates(loaded.certs);
     if added == 0 {
-        let reasons: Vec<_> = found.errors.iter().map(ToString::to_string).collect();
+        let reasons: Vec<_> = loaded.errors.iter().map(ToString::to_string).collect();
         let reason = if reasons.is_empty() { "none found".to_owned() } else { reasons.join("; ") };
         return Err(TlsError::NoSystemRoots(reason));
     }

@@ -43,14 +43,14 @@ pub fn load_chain(path: &Path, option: &'static str) -> Result<Vec<CertificateDe
 }
 
 fn file_error(
-    what: &'static str,
+    kind: &'static str,
     option: &'static str,
     path: &Path,
     error: &rustls::pki_types::pem::Error,
 ) -> TlsError {
     let reason = match error {
-        rustls::pki_types::pem::Error::NoItemsFound => format!("it contains no PEM {what}"),
+        rustls::pki_types::pem::Error::NoItemsFound => format!("it contains no PEM {kind}"),
         other => other.to_string(),
     };
-    TlsError::File { what, option, path: path.to_owned(), reason }
+    TlsError::File { kind, option, path: path.to_owned(), reason }
 }

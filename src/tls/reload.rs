@@ -112,8 +112,7 @@ impl TlsReloader {
 
     /// The names and the expiry of each active certificate, in seconds of Unix time.
     pub fn expiries(&self) -> Vec<(String, i64)> {
-        let expiry = |certificate: &Certificate| (certificate.names.to_string(), certificate.not_after);
-        self.current.borrow().certificates().iter().map(expiry).collect()
+        self.current.borrow().expiries()
     }
 
     /// Logs the active certificates, and warns about those that expire soon.

@@ -160,7 +160,7 @@ impl TlsMaterial {
                     let (option, path) = (CLIENT_CA, auth.ca_file.clone());
                     roots.add(authority).map_err(|reason| TlsError::Anchor { option, path, reason })?;
                 }
-                builder.with_client_cert_verifier(client_auth::client_verifier(roots, auth.required)?)
+                builder.with_client_cert_verifier(client_auth::client_verifier(roots, auth)?)
             }
         };
         let mut config = builder.with_cert_resolver(Arc::clone(&certificates) as _);

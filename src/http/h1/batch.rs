@@ -85,19 +85,19 @@ impl WriteBatch {
     ) -> Poll<io::Result<()>> {
         loop {
             let mut skip = self.written;
-            let [before, data, after] = [&self.prefix[..], &self.data[..], self.suffix].map(|part| {
+            let [prefix, data, suffix] = [&self.prefix[..], &self.data[..], self.suffix].map(|part| {
                 let skipped = skip.min(part.len());
                 skip -= skipped;
                 &part[skipped..]
             });
             let mut io = Pin::new(&mut *io);
-            let written = match (before.is_empty(), data.is_empty(), after.is_empty()) {
+            let written = match (prefix.is_empty(), data.is_empty(), suffix.is_empty()) {
                 (true, true, true) => break,
-                (false, true, true) => ready!(io.poll_write(cx, before))?,
+                (false, true, true) => ready!(io.poll_write(cx, prefix))?,
                 (true, false, true) => ready!(io.poll_write(cx, data))?,
-                (true, true, false) => ready!(io.poll_write(cx, after))?,
+                (true, true, false) => ready!(io.poll_write(cx, suffix))?,
                 _ => {
-                    let parts = [before, data, after].map(io::IoSlice::new);
+                    let parts = [prefix, data, suffix].map(io::IoSlice::new);
                     ready!(io.as_mut().poll_write_vectored(cx, &parts))?
                 }
             };

@@ -72,9 +72,9 @@ pub fn poll_read_head(
 
 /// A copy with capacity for headers that are added.
 fn copy_with_room(head: &[u8]) -> Vec<u8> {
-    let mut kept = Vec::with_capacity(head.len() + 64);
-    kept.extend_from_slice(head);
-    kept
+    let mut copy = Vec::with_capacity(head.len() + 64);
+    copy.extend_from_slice(head);
+    copy
 }
 
 /// Reads available bytes to the end of `unread`. Returns their number; 0 at the end of the stream.

@@ -294,13 +294,13 @@ mod tests {
             write_request_end(&mut out, method, framing);
             String::from_utf8(out).expect("text")
         };
-        for (framing, said) in [
+        for (framing, header) in [
             (Framing::None, "content-length: 0\r\n"),
             (Framing::Length(5), "content-length: 5\r\n"),
             (Framing::Chunked, "transfer-encoding: chunked\r\n"),
         ] {
             let text = written(&Method::POST, "/a?b=c", framing);
-            assert_eq!(text, format!("POST /a?b=c HTTP/1.1\r\nhost: h\r\n{said}\r\n"));
+            assert_eq!(text, format!("POST /a?b=c HTTP/1.1\r\nhost: h\r\n{header}\r\n"));
             assert_eq!(head(text.as_bytes()).expect("good").framing, framing);
         }
         assert!(!written(&Method::GET, "/", Framing::None).contains("length"));

@@ -307,7 +307,7 @@ mod tests {
         let map = of(&pairs).into_map();
         assert_eq!(map.len(), 5);
         for (name, value) in pairs {
-            assert!(map.get_all(name).iter().any(|found| found == value), "{name}");
+            assert!(map.get_all(name).iter().any(|other| other == value), "{name}");
         }
     }
 
