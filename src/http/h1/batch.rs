@@ -8,7 +8,6 @@ use std::task::{Context, Poll, ready};
 use bytes::Bytes;
 use tokio::io::AsyncWrite;
 
-use crate::http::h1::head::Framing;
 use crate::http::h1::response::{CHUNK_END, FINAL_CHUNK_END, LAST_CHUNK, write_chunk_size};
 
 /// Below this size, copying costs less than a vectored write.
@@ -50,30 +49,36 @@ impl WriteBatch {
         self.written
     }
 
-    /// Adds bytes of a body, at least one. With `last`, the end of the body follows them.
-    pub fn push_data(&mut self, data: Bytes, chunked: bool, last: bool) {
-        debug_assert!(self.has_room() && !data.is_empty());
-        let after: &[u8] = match (chunked, last) {
-            (false, _) => &[],
-            (true, false) => CHUNK_END,
-            (true, true) => FINAL_CHUNK_END,
-        };
-        if chunked {
-            write_chunk_size(&mut self.prefix, data.len());
-        }
-        if data.len() <= MAX_COPIED {
-            self.prefix.extend_from_slice(&data);
-            self.prefix.extend_from_slice(after);
-        } else {
-            (self.data, self.suffix) = (data, after);
-        }
+    /// Adds bytes of a body that is not chunked, at least one.
+    pub fn push_data(&mut self, data: Bytes) {
+        self.push(data, &[]);
     }
 
-    /// Adds the end of a body whose last bytes were added before it was known that they were the last.
-    pub fn push_end(&mut self, framing: Framing) {
-        if framing == Framing::Chunked {
-            self.prefix.extend_from_slice(std::mem::take(&mut self.suffix));
-            self.prefix.extend_from_slice(LAST_CHUNK);
+    /// Adds bytes of a body as a chunk, at least one.
+    pub fn push_chunk(&mut self, data: Bytes) {
+        write_chunk_size(&mut self.prefix, data.len());
+        self.push(data, CHUNK_END);
+    }
+
+    /// Adds the last bytes of a body as a chunk, at least one, and the end of the body.
+    pub fn push_final_chunk(&mut self, data: Bytes) {
+        write_chunk_size(&mut self.prefix, data.len());
+        self.push(data, FINAL_CHUNK_END);
+    }
+
+    /// Adds the end of a chunked body whose last bytes were added before it was known that they were the last.
+    pub fn push_last_chunk(&mut self) {
+        self.prefix.extend_from_slice(std::mem::take(&mut self.suffix));
+        self.prefix.extend_from_slice(LAST_CHUNK);
+    }
+
+    fn push(&mut self, data: Bytes, suffix: &'static [u8]) {
+        debug_assert!(self.data.is_empty() && !data.is_empty());
+        if data.len() <= MAX_COPIED {
+            self.prefix.extend_from_slice(&data);
+            self.prefix.extend_from_slice(suffix);
+        } else {
+            (self.data, self.suffix) = (data, suffix);
         }
     }
 
