@@ -1,75 +1,81 @@
-//! Which characters may stand where.
+//! Classes of ASCII bytes: which characters are valid in a header, a path, a host or a log line. It knows no syntax
+//! beyond single bytes.
 //!
-//! Each request is looked at for several of these sets, so all are in one table: a look at it costs a character less than
-//! comparisons, and nothing depends on what comes.
+//! Every request is checked against several classes, so all classes share one table: a lookup costs one load for each
+//! byte, and the time does not depend on the content.
 
-/// A set of ASCII characters.
+/// A class of ASCII characters: one bit in the table.
 #[derive(Clone, Copy, Debug)]
 pub struct ByteClass(u8);
 
 impl ByteClass {
-    /// Visible characters: no blank, no control character.
+    /// Visible characters: no blanks and no control characters.
     pub const VISIBLE: ByteClass = ByteClass(1);
-    /// What a request's target may be made of: visible characters but `#`, which begins what is no part of it.
+    /// Characters of a request target: visible characters except `#`, which starts a fragment.
     pub const TARGET: ByteClass = ByteClass(1 << 1);
-    /// What stands in a path without further meaning.
+    /// Characters of a path that have no special meaning there.
     pub const PATH: ByteClass = ByteClass(1 << 2);
-    /// What a host's name or address of IPv4 is made of.
+    /// Characters of a host name or an IPv4 address.
     pub const HOST: ByteClass = ByteClass(1 << 3);
-    /// RFC 9110 section 5.6.2.
+    /// Characters of a token (RFC 9110 section 5.6.2), such as a header name.
     pub const TOKEN: ByteClass = ByteClass(1 << 4);
-    /// What a key is made of: visible characters but `,`, by which values of a field are joined.
+    /// Characters of an API key: visible characters except `,`, which separates the values of a combined header.
     pub const API_KEY: ByteClass = ByteClass(1 << 5);
-    /// What can stand between quotes as it is, in a log and in JSON.
+    /// Characters that need no escape in a quoted string, in the log and in JSON.
     pub const QUOTED: ByteClass = ByteClass(1 << 6);
 
-    /// Whether all of `bytes` are among these.
-    pub fn contains_all(self, bytes: &[u8]) -> bool {
-        bytes.iter().fold(self.0, |left, byte| left & SETS[usize::from(*byte)]) != 0
+    /// Whether a byte belongs to the class.
+    pub fn contains(self, byte: u8) -> bool {
+        CLASSES[usize::from(byte)] & self.0 != 0
     }
 
-    /// Where the first of `bytes` is that is none of these.
+    /// Whether every byte belongs to the class.
+    pub fn contains_all(self, bytes: &[u8]) -> bool {
+        bytes.iter().fold(self.0, |left, byte| left & CLASSES[usize::from(*byte)]) != 0
+    }
+
+    /// The position of the first byte that does not belong to the class.
     pub fn first_outside(self, bytes: &[u8]) -> Option<usize> {
-        bytes.iter().position(|byte| SETS[usize::from(*byte)] & self.0 == 0)
+        bytes.iter().position(|byte| CLASSES[usize::from(*byte)] & self.0 == 0)
     }
 }
 
-/// The sets that each byte is in.
-static SETS: [u8; 256] = sets();
+/// The classes of each byte, one bit for each class.
+static CLASSES: [u8; 256] = classes();
 
-const fn sets() -> [u8; 256] {
-    let mut sets = [0; 256];
+const fn classes() -> [u8; 256] {
+    let mut classes = [0; 256];
     let mut byte = 0;
     while byte < 128 {
         let b = byte as u8;
         let visible = b.is_ascii_graphic();
         let alphanumeric = b.is_ascii_alphanumeric();
-        let mut set = 0;
+        let mut bits = 0;
         if visible {
-            set |= ByteClass::VISIBLE.0;
+            bits |= ByteClass::VISIBLE.0;
         }
         if visible && b != b'#' {
-            set |= ByteClass::TARGET.0;
+            bits |= ByteClass::TARGET.0;
         }
         if visible && !is_one_of(b, b"/\\;#%\"<>^`{|}") {
-            set |= ByteClass::PATH.0;
+            bits |= ByteClass::PATH.0;
         }
         if alphanumeric || is_one_of(b, b"-._~") {
-            set |= ByteClass::HOST.0;
+            bits |= ByteClass::HOST.0;
         }
         if alphanumeric || is_one_of(b, b"!#$%&'*+-.^_`|~") {
-            set |= ByteClass::TOKEN.0;
+            bits |= ByteClass::TOKEN.0;
         }
         if visible && b != b',' {
-            set |= ByteClass::API_KEY.0;
+            bits |= ByteClass::API_KEY.0;
         }
         if (visible || b == b' ') && !is_one_of(b, b"\"\\") {
-            set |= ByteClass::QUOTED.0;
+            bits |= ByteClass::QUOTED.0;
         }
-        sets[byte] = set;
+        classes[byte] = bits;
         byte += 1;
     }
-    sets
+    classes
 }
 
 const fn is_one_of(byte: u8, set: &[u8]) -> bool {
@@ -83,12 +89,12 @@ const fn is_one_of(byte: u8, set: &[u8]) -> bool {
     false
 }
 
-/// Whether all of a text can stand between quotes as it is: [`ByteClass::QUOTED`], sixteen at a time, as whole sentences and paths
-/// are looked at for this set.
+/// Whether a text needs no escapes in quotes. Equivalent to [`ByteClass::QUOTED`], but checks sixteen bytes at a time,
+/// because messages and paths are long.
 pub fn is_quotable(text: &[u8]) -> bool {
     let (chunks, rest) = text.as_chunks::<16>();
     let is_other = |byte: &u8| u8::from(*byte < b' ' || *byte > b'~' || *byte == b'"' || *byte == b'\\');
-    // One chunk after the other: the compiler compares its bytes at once.
+    // One chunk at a time: the compiler vectorizes the comparison of its bytes.
     let is_plain = |chunk: &[u8; 16]| chunk.iter().map(is_other).fold(0, std::ops::BitOr::bitor) == 0;
     chunks.iter().all(is_plain) && ByteClass::QUOTED.contains_all(rest)
 }
@@ -100,7 +106,7 @@ mod tests {
     #[test]
     fn each_class_has_its_bytes() {
         let members =
-            |set: ByteClass| (0..=u8::MAX).filter(|byte| set.contains_all(&[*byte])).collect::<Vec<_>>();
+            |class: ByteClass| (0..=u8::MAX).filter(|byte| class.contains_all(&[*byte])).collect::<Vec<_>>();
         let of = |is_in: fn(u8) -> bool| (0..=u8::MAX).filter(|byte| is_in(*byte)).collect::<Vec<_>>();
         assert_eq!(members(ByteClass::VISIBLE), of(|b| b.is_ascii_graphic()));
         assert_eq!(members(ByteClass::TARGET), of(|b| b.is_ascii_graphic() && b != b'#'));

@@ -1,15 +1,14 @@
-//! Time, so that tests can turn it.
+//! Clocks: a cached reading for each thread, and a [`Clock`] that tests can set. It knows nothing about what is timed.
 //!
-//! Lifetimes of tokens and caches are measured on the monotonic clock: an operator or an NTP daemon that sets
-//! the wall clock neither kills tokens early nor lets them live on. The wall clock is read only to judge the
-//! timestamp inside a bearer.
+//! Lifetimes of tokens and caches are measured on the monotonic clock, so setting the wall clock (by an operator or
+//! NTP) neither expires tokens early nor extends them. The wall clock is read only to check the timestamp in a bearer.
 
 use std::cell::Cell;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-/// Reads the monotonic clock, for [`recent`] and [`wall`] too.
+/// Reads the monotonic clock, and caches the reading for [`recent`] and [`unix_time`].
 pub fn now() -> Instant {
     let now = Instant::now();
     READ.with(|read| {
@@ -21,27 +20,28 @@ pub fn now() -> Instant {
     now
 }
 
-/// What this thread has read last: the present, for who knows that it was a moment ago.
+/// The last reading of this thread, for callers that read the clock a moment ago.
 pub fn recent() -> Instant {
     READ.get().map_or_else(now, |read| read.now)
 }
 
-/// The wall clock at the moment that this thread has read last, since the Unix epoch. For texts: it follows a clock that is
-/// set with up to a second's delay.
+/// The wall clock at the last reading of this thread, since the Unix epoch. For display only: a change of the wall
+/// clock is visible after up to one second.
 pub fn unix_time() -> Duration {
     let read = READ.get().unwrap_or_else(|| ClockReading::at(now()));
     read.since_epoch + read.now.duration_since(read.anchor)
 }
 
-/// Reading a clock costs as much as a hundred instructions, and several parts of a request's way want to know the time, all
-/// of them within microseconds.
+/// Reading a clock costs about a hundred instructions, and several steps of a request need the time within microseconds
+/// of each other.
 #[derive(Clone, Copy)]
 struct ClockReading {
     now: Instant,
-    /// When the wall clock was read, and what it showed.
+    /// When the wall clock was read.
     anchor: Instant,
     since_epoch: Duration,
-    /// When it is to be read again: compared at each reading, which a difference would be too dear for.
+    /// When the wall clock is read again. Stored as a deadline, because comparing is cheaper than subtracting at each
+    /// reading.
     anchored_until: Instant,
 }
 
@@ -52,41 +52,41 @@ impl ClockReading {
     }
 }
 
-/// So long the wall clock is not read again.
+/// How long a reading of the wall clock is reused.
 const WALL_CLOCK_INTERVAL: Duration = Duration::from_secs(1);
 
 thread_local! {
     static READ: Cell<Option<ClockReading>> = const { Cell::new(None) };
 }
 
-/// Milliseconds since this process made its clock.
+/// Milliseconds since the [`Clock`] was created.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Tick(u64);
 
 impl Tick {
-    /// The moment `span` later; saturates instead of wrapping.
-    pub fn after(self, span: Duration) -> Tick {
-        Tick(self.0.saturating_add(millis(span)))
+    /// The moment `duration` later; saturates instead of overflowing.
+    pub fn after(self, duration: Duration) -> Tick {
+        Tick(self.0.saturating_add(millis(duration)))
     }
 
-    /// How long ago `earlier` was, seen from here; zero if it lies ahead.
+    /// The time since `earlier`; zero if `earlier` is in the future.
     pub fn since(self, earlier: Tick) -> Duration {
         Duration::from_millis(self.0.saturating_sub(earlier.0))
     }
 
-    /// As a number for an atomic; [`Tick::from_raw`] is its inverse.
+    /// A number that fits into an atomic; [`Tick::from_raw`] is the inverse.
     pub fn raw(self) -> u64 {
         self.0
     }
 
-    /// From the number that [`Tick::raw`] gave.
+    /// Converts a number from [`Tick::raw`] back.
     pub fn from_raw(raw: u64) -> Tick {
         Tick(raw)
     }
 }
 
-fn millis(span: Duration) -> u64 {
-    u64::try_from(span.as_millis()).unwrap_or(u64::MAX)
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// A source of monotonic and wall time.
@@ -100,24 +100,24 @@ enum ClockSource {
 }
 
 impl Clock {
-    /// The machine's clocks.
+    /// Uses the clocks of the system.
     pub fn system() -> Clock {
         Clock(ClockSource::System { start: Instant::now() })
     }
 
-    /// A clock that stands still at `unix_start` seconds after the epoch until [`Clock::advance`] moves it.
+    /// For tests: starts at `unix_start` seconds after the epoch, and moves only by [`Clock::advance`].
     pub fn manual(unix_start: u64) -> Clock {
         Clock(ClockSource::Manual { millis: Arc::default(), unix_start })
     }
 
-    /// Moves a manual clock; a system clock is left alone.
+    /// Advances a manual clock; has no effect on a system clock.
     pub fn advance(&self, by: Duration) {
         if let ClockSource::Manual { millis: now, .. } = &self.0 {
             now.fetch_add(millis(by), Ordering::Relaxed);
         }
     }
 
-    /// Monotonic now.
+    /// The current monotonic time.
     pub fn now(&self) -> Tick {
         match &self.0 {
             ClockSource::System { start } => Tick(millis(start.elapsed())),
@@ -125,7 +125,7 @@ impl Clock {
         }
     }
 
-    /// Wall time in whole seconds since the Unix epoch; zero if the machine's clock stands before it.
+    /// Wall clock time in whole seconds since the Unix epoch; zero if the system clock is before the epoch.
     pub fn unix_seconds(&self) -> u64 {
         match &self.0 {
             ClockSource::System { .. } => {

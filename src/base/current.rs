@@ -1,10 +1,10 @@
-//! What is in force on a thread, and is replaced as a whole while others use it.
+//! A value of one thread that is replaced as a whole while others use it. It knows nothing about the value.
 
 use std::cell::RefCell;
 use std::rc::Rc;
 
-/// A place for a value that is cheap to clone, such as an `Rc`. Clones of the place share it. Who has taken the value
-/// keeps what it took.
+/// The current value, which is cheap to clone, such as an `Rc`. Clones of `Current` share it; a caller that took the
+/// value keeps the version it took.
 #[derive(Debug)]
 pub struct Current<T>(Rc<RefCell<T>>);
 
@@ -15,17 +15,17 @@ impl<T> Clone for Current<T> {
 }
 
 impl<T: Clone> Current<T> {
-    /// With its first value.
+    /// Starts with this value.
     pub fn new(value: T) -> Current<T> {
         Current(Rc::new(RefCell::new(value)))
     }
 
-    /// What is in force now.
+    /// A clone of the current value.
     pub fn get(&self) -> T {
         self.0.borrow().clone()
     }
 
-    /// Puts another value in force, and gives back the one that was.
+    /// Replaces the value and returns the previous one.
     pub fn replace(&self, value: T) -> T {
         self.0.replace(value)
     }

@@ -1,22 +1,22 @@
-//! Patterns of names, where `*` stands for any characters and `?` for one.
+//! Patterns of names: `*` matches any characters and `?` matches one. It knows nothing about what is named.
 
 use std::fmt;
 
-/// A pattern that was typed by an operator.
+/// A pattern from the configuration, matched against a whole text.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Glob(String);
 
 impl Glob {
-    /// Every text is a pattern.
+    /// Creates a pattern; every text is a valid one.
     pub fn new(pattern: impl Into<String>) -> Glob {
         Glob(pattern.into())
     }
 
-    /// Whether it fits the whole text, letter case included. Takes time in the product of both lengths at most.
+    /// Whether the pattern matches the whole text, case-sensitively. Takes at most the product of both lengths.
     pub fn matches(&self, text: &str) -> bool {
         let (pattern, text) = (self.0.as_bytes(), text.as_bytes());
         let (mut p, mut t) = (0, 0);
-        // Where the last star stands, and how far it has reached.
+        // Position of the last star in the pattern, and how far it has matched in the text.
         let mut star: Option<(usize, usize)> = None;
         while t < text.len() {
             match pattern.get(p) {

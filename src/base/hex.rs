@@ -1,6 +1,6 @@
-//! Hexadecimal digits: written in lower case, read in either case.
+//! Hexadecimal encoding: written in lower case, read in either case. It knows nothing about what is encoded.
 
-/// The two digits of each byte.
+/// The two digits of each byte, in lower case.
 pub static BYTES: [[u8; 2]; 256] = {
     let (digits, mut pairs, mut byte) = (b"0123456789abcdef", [[0; 2]; 256], 0);
     while byte < 256 {
@@ -10,7 +10,7 @@ pub static BYTES: [[u8; 2]; 256] = {
     pairs
 };
 
-/// The eight digits of a number, computed in parallel: each half byte is moved into a byte of its own.
+/// The eight digits of a number, computed in parallel: each half byte is moved into a separate byte.
 pub fn digits(value: u32) -> [u8; 8] {
     const EACH: u64 = 0x0101_0101_0101_0101;
     let mut digits = u64::from(value);
@@ -22,16 +22,16 @@ pub fn digits(value: u32) -> [u8; 8] {
     (digits + u64::from(b'0') * EACH + letters * u64::from(b'a' - b'0' - 10)).to_be_bytes()
 }
 
-/// The digits of some bytes. The text never grows, so a secret leaves no earlier copy in memory.
+/// Encodes bytes. The text never grows, so a secret leaves no earlier copy in memory.
 pub fn encode(bytes: &[u8]) -> String {
     let mut text = String::with_capacity(2 * bytes.len());
     text.extend(bytes.iter().flat_map(|byte| BYTES[usize::from(*byte)]).map(char::from));
     text
 }
 
-/// The bytes that `2 * N` digits stand for; `None` for any other text.
+/// Decodes `2 * N` digits; `None` for any other text.
 pub fn decode<const N: usize>(digits: &[u8]) -> Option<[u8; N]> {
-    // No branch per digit: the keys of a file are read by this, and there may be many.
+    // No branch per digit: a keys file may have many keys.
     let are_hex = digits.iter().fold(true, |so_far, digit| so_far & digit.is_ascii_hexdigit());
     if digits.len() != 2 * N || !are_hex {
         return None;
@@ -43,7 +43,7 @@ pub fn decode<const N: usize>(digits: &[u8]) -> Option<[u8; N]> {
     Some(bytes)
 }
 
-/// The byte that the two digits at the front of `text` stand for.
+/// Decodes the two digits at the start of `text`; `None` if they are not digits.
 pub fn decode_first(text: &[u8]) -> Option<u8> {
     decode::<1>(text.get(..2)?).map(|[byte]| byte)
 }
@@ -67,7 +67,7 @@ mod tests {
     }
 
     #[test]
-    fn bytes_survive_the_way_through_text() {
+    fn encoded_bytes_decode_to_themselves() {
         for byte in 0..=u8::MAX {
             let text = encode(&[byte, !byte]);
             assert_eq!(text, format!("{byte:02x}{:02x}", !byte));

@@ -1,12 +1,12 @@
-//! Maps whose keys are hashes already, and need no other one.
+//! A hasher for keys that are hashes already. It knows nothing about the keys.
 
 use std::hash::{BuildHasherDefault, Hasher};
 
-/// For maps from keys of which nobody can choose many that fall together: keyed hashes, or cryptographic ones of what
-/// only the gateway or its operator puts in.
+/// SECURITY: only for keys that an attacker cannot make collide: keyed hashes, or cryptographic hashes of values that
+/// only the gateway or its operator inserts.
 pub type IdentityHasher = BuildHasherDefault<PrecomputedHash>;
 
-/// Takes the one number that a key gives for its hash.
+/// Returns the one number that the key writes as its hash.
 #[derive(Clone, Copy, Default)]
 pub struct PrecomputedHash(u64);
 

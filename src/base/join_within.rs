@@ -1,11 +1,11 @@
-//! Waiting for a thread with a deadline, which the standard library does not offer.
+//! Joins a thread with a timeout, which the standard library does not support. It knows nothing about the thread.
 
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 const POLL_INTERVAL: Duration = Duration::from_millis(5);
 
-/// Joins a thread that ends within `timeout`; `None` if it does not, and is left running.
+/// Joins a thread that ends within `timeout`. Otherwise returns `None`, and the thread keeps running.
 pub fn join_within<T>(thread: JoinHandle<T>, timeout: Duration) -> Option<thread::Result<T>> {
     let deadline = Instant::now() + timeout;
     while !thread.is_finished() {

@@ -1,4 +1,4 @@
-//! Small types that every other folder may use. Nothing here knows what a gateway is.
+//! Small types and functions that every folder may use. Nothing here knows what a gateway is.
 
 pub mod byte_class;
 pub mod clock;

@@ -1,19 +1,19 @@
-//! Percent-encoding (RFC 3986 section 2.1).
+//! Percent-encoding (RFC 3986 section 2.1). It knows nothing about URLs beyond a single segment or value.
 
 use std::borrow::Cow;
 use std::fmt::Write as _;
 
 use crate::base::hex;
 
-/// Encodes a text for one segment of a path, or one value of a query or a form: only RFC 3986's unreserved characters
-/// stay.
+/// Encodes a text for one segment of a path, or one value of a query or a form. Only unreserved characters of RFC 3986
+/// are not escaped.
 pub fn encode(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     encode_into(&mut out, text);
     out
 }
 
-/// Appends an encoded text. A caller that encodes secrets gives `out` its whole capacity first.
+/// Appends an encoded text. For secrets, reserve the whole capacity of `out` first, so that it is not reallocated.
 pub fn encode_into(out: &mut String, text: &str) {
     for byte in text.bytes() {
         match byte {
@@ -41,7 +41,7 @@ pub fn decode(text: &str) -> Option<Cow<'_, str>> {
     String::from_utf8(bytes).ok().map(Cow::from)
 }
 
-/// Decodes a value of a query, where `+` is a space. A `%` that is not followed by two digits stays as it is.
+/// Decodes a value of a query, where `+` is a space. A `%` that is not followed by two digits is kept.
 pub fn decode_query_value(text: &str) -> String {
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text.as_bytes();
@@ -62,7 +62,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_encoded_is_decoded() {
+    fn encoded_text_decodes_to_itself() {
         for text in ["", "alice", "a b&c=d/e?f#g%h+i", "José \"q\"", "-._~*"] {
             assert_eq!(decode(&encode(text)).as_deref(), Some(text));
             assert_eq!(decode_query_value(&encode(text)), text);

@@ -1,4 +1,4 @@
-//! A string that never prints itself and is wiped when dropped.
+//! Secrets: strings that are never printed and are wiped on drop. It knows nothing about what they protect.
 
 use std::fmt;
 use std::io;
@@ -7,17 +7,17 @@ use std::path::Path;
 use subtle::ConstantTimeEq;
 use zeroize::Zeroizing;
 
-/// A password, salt, key or token. `Debug` shows that there is one, never what it is; there is no `Display`.
+/// A password, salt, key or token. `Debug` prints a placeholder; there is no `Display`.
 #[derive(Clone)]
 pub struct Secret(Zeroizing<String>);
 
 impl Secret {
-    /// Takes the text over.
+    /// Takes ownership of a text, which is wiped when the secret is dropped.
     pub fn new(text: String) -> Secret {
         Secret(Zeroizing::new(text))
     }
 
-    /// Reads a secret from a file, without the line break that editors and `echo` leave at its end.
+    /// Reads a secret from a file. Removes one line break at its end, which editors and `echo` write.
     pub fn read_file(path: &Path) -> io::Result<Secret> {
         let text = Zeroizing::new(std::fs::read_to_string(path)?);
         let trimmed = text.strip_suffix('\n').unwrap_or(&text);
@@ -25,7 +25,7 @@ impl Secret {
         Ok(Secret::new(trimmed.to_owned()))
     }
 
-    /// The text itself. The word at the call site is there to be searched for in a review.
+    /// The text. The name makes every use easy to find in a review.
     pub fn expose(&self) -> &str {
         &self.0
     }
@@ -37,7 +37,7 @@ impl fmt::Debug for Secret {
     }
 }
 
-// SECURITY: equality takes the same time wherever the first difference is.
+// SECURITY: comparison takes constant time, independent of the position of the first difference.
 impl PartialEq for Secret {
     fn eq(&self, other: &Secret) -> bool {
         self.0.as_bytes().ct_eq(other.0.as_bytes()).into()

@@ -1,40 +1,40 @@
-//! The order in which the process ends: what everybody who serves must look at.
+//! Graceful shutdown: the phases of the process, and how tasks wait for them. It knows nothing about what is shut down.
 //!
 //! ```text
-//! Serving -> Leaving (readiness fails, still accepting) -> Draining (no new connections) -> Aborted
+//! Serving -> NotReady (readiness fails, still accepting) -> Draining (no new connections) -> Aborted
 //! ```
 
 use tokio::sync::watch;
 
-/// How far the end has come. Later phases compare greater.
+/// The phase of the process. Later phases compare greater.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum ShutdownPhase {
-    /// Normal work.
+    /// Normal operation.
     Serving,
-    /// Readiness fails, so that load balancers look elsewhere; connections are still accepted.
+    /// Readiness fails, so that load balancers stop sending traffic; connections are still accepted.
     NotReady,
-    /// No new connections; requests in flight are finished.
+    /// No new connections are accepted; requests in flight are completed.
     Draining,
-    /// The grace period is over: what still runs is cut.
+    /// The grace period has ended: remaining connections are closed.
     Aborted,
 }
 
-/// Moves the process from phase to phase.
+/// Advances the process from phase to phase.
 #[derive(Debug)]
 pub struct ShutdownController(watch::Sender<ShutdownPhase>);
 
-/// Watches the phase; one for each task that needs it.
+/// Observes the phase; each task has its own clone.
 #[derive(Clone, Debug)]
 pub struct ShutdownSignal(watch::Receiver<ShutdownPhase>);
 
-/// A controller and its first signal, in phase [`Phase::Serving`].
+/// Creates a controller and its first signal, in phase [`ShutdownPhase::Serving`].
 pub fn channel() -> (ShutdownController, ShutdownSignal) {
     let (sender, receiver) = watch::channel(ShutdownPhase::Serving);
     (ShutdownController(sender), ShutdownSignal(receiver))
 }
 
 impl ShutdownController {
-    /// Goes on to `phase`; a phase that is already behind is ignored.
+    /// Advances to `phase`; has no effect if that phase has passed.
     pub fn advance(&self, phase: ShutdownPhase) {
         self.0.send_if_modified(|now| {
             let forward = phase > *now;
@@ -47,13 +47,13 @@ impl ShutdownController {
 }
 
 impl ShutdownSignal {
-    /// The phase right now.
+    /// The current phase.
     pub fn phase(&self) -> ShutdownPhase {
         *self.0.borrow()
     }
 
-    /// Waits until `phase` or a later one is reached. A controller that is gone counts as [`Phase::Aborted`]:
-    /// nobody is left who could end this orderly.
+    /// Waits until `phase` or a later one is reached. A dropped controller counts as [`ShutdownPhase::Aborted`],
+    /// because nothing could complete the shutdown.
     pub async fn wait_for(&mut self, phase: ShutdownPhase) {
         let _ = self.0.wait_for(|now| *now >= phase).await;
     }

@@ -1,4 +1,5 @@
-//! One operation for all callers that ask for the same thing at the same time.
+//! Deduplicates concurrent operations: the first caller performs the operation, later callers wait for its result.
+//! It knows nothing about the operation.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -10,14 +11,15 @@ use tokio::sync::oneshot;
 
 type Waiting<K, V> = Arc<Mutex<HashMap<K, Vec<oneshot::Sender<V>>>>>;
 
-/// Operations in flight by key.
+/// The operations in flight, by key.
 pub struct SingleFlight<K, V> {
     waiting: Waiting<K, V>,
-    /// Sent if an operation is dropped without a result.
+    /// The result of an operation that is dropped without one.
     lost: V,
 }
 
-/// The duty to perform an operation. Dropped, it releases everybody who waits, and the next caller starts a new one.
+/// Held by the caller that performs the operation. On drop, all waiting callers receive the result, and the next caller
+/// starts a new operation.
 pub struct Leader<K: Eq + Hash, V: Clone> {
     waiting: Waiting<K, V>,
     key: K,
@@ -30,7 +32,8 @@ impl<K: Eq + Hash + Copy, V: Clone> SingleFlight<K, V> {
         SingleFlight { waiting: Arc::default(), lost }
     }
 
-    /// Has `reply` wait for the operation with this key. `Some` if it is not in flight: the caller performs it.
+    /// Registers `reply` for the result of the operation with this key. `Some` if the operation is not in flight: then the
+    /// caller performs it.
     pub fn join(&self, key: K, reply: oneshot::Sender<V>) -> Option<Leader<K, V>> {
         match self.waiting.lock().entry(key) {
             Entry::Occupied(mut waiting) => {
@@ -46,7 +49,7 @@ impl<K: Eq + Hash + Copy, V: Clone> SingleFlight<K, V> {
 }
 
 impl<K: Eq + Hash, V: Clone> Leader<K, V> {
-    /// Sends the result to all who wait.
+    /// Sends the result to all waiting callers.
     pub fn finish(mut self, result: V) {
         self.result = result;
     }
@@ -56,7 +59,7 @@ impl<K: Eq + Hash, V: Clone> Drop for Leader<K, V> {
     fn drop(&mut self) {
         let waiting = self.waiting.lock().remove(&self.key);
         for reply in waiting.into_iter().flatten() {
-            // A caller that has gone away needs no result.
+            // The receiver is dropped if its client has disconnected.
             let _ = reply.send(self.result.clone());
         }
     }
@@ -67,7 +70,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_first_caller_leads_and_a_lost_operation_releases_everybody() {
+    fn the_first_caller_leads_and_a_lost_operation_releases_all() {
         let flights = SingleFlight::new("lost");
         let (replies, mut results): (Vec<_>, Vec<_>) = (0..3).map(|_| oneshot::channel()).unzip();
         let mut joined = replies.into_iter().map(|reply| flights.join(1, reply));

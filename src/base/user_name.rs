@@ -1,24 +1,22 @@
-//! A user's name that can stand in a header field.
+//! User names that are valid as header values. It knows nothing about users.
 
 use std::fmt;
 use std::sync::Arc;
 
-/// The name of a user: 1 to 256 printable ASCII characters, none of them `:`, no space at either end.
+/// A user name: 1 to 256 printable ASCII characters except `:`, without spaces at either end. Cheap to clone.
 ///
-/// SECURITY: a name goes upstream as the value of a field that the backend believes. What a field cannot carry, or
-/// what two parsers could read as two names, is refused here, once.
-///
-/// A clone is cheap.
+/// SECURITY: the name is sent upstream in a header that the backend believes. Names that a header cannot carry, or that
+/// two parsers could read differently, are rejected here, once.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct UserName(Arc<str>);
 
-/// Why a text is no user name.
+/// The text is not a valid user name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("a user name is 1 to 256 printable ASCII characters without `:` and without spaces at its ends")]
 pub struct InvalidUserName;
 
 impl UserName {
-    /// Checks and takes over a name.
+    /// Validates a name.
     pub fn parse(name: &[u8]) -> Result<UserName, InvalidUserName> {
         let printable = |byte: &u8| (b' '..=b'~').contains(byte) && *byte != b':';
         let valid = !name.is_empty() && name.len() <= 256 && name.iter().all(printable);
@@ -28,7 +26,7 @@ impl UserName {
         std::str::from_utf8(name).map(|name| UserName(name.into())).map_err(|_| InvalidUserName)
     }
 
-    /// The name as text.
+    /// The name, in the case that the client sent.
     pub fn as_str(&self) -> &str {
         &self.0
     }

@@ -1,27 +1,28 @@
-//! Files that are read again when they change, while the gateway runs.
+//! Detects changes of files while the gateway runs. It knows nothing about their content.
 
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::time::{Duration, Instant, SystemTime};
 
-/// Two writes within a clock tick of the file system leave the same time; a file that is younger is read again.
+/// Two writes within one clock tick of the file system leave the same timestamp, so a file younger than this is read
+/// again.
 const MIN_SETTLED_AGE: Duration = Duration::from_secs(2);
 
-/// What stays wrong is told again after so long.
+/// How often a failure that lasts is reported again.
 const REMINDER_INTERVAL: Duration = Duration::from_secs(10 * 60);
 
-/// What tells one state of a file from another, behind all links. Kubernetes renews secrets by turning a link
-/// (`..data`) to another folder: to us that is another inode.
+/// Identifies one version of a file, after symbolic links are resolved: device, inode, size, mtime and ctime.
+/// Kubernetes renews a secret by pointing a link (`..data`) to a new folder, which changes the inode.
 type FileStamp = (u64, u64, u64, [i64; 4]);
 
-/// Some files as they are at a moment.
+/// The versions of some files at one moment.
 pub struct FileStamps {
-    /// `None` if one cannot be looked at.
+    /// `None` if one of them cannot be accessed.
     files: Option<Vec<FileStamp>>,
     settled: bool,
 }
 
-/// Whether files have changed since they were last read to satisfaction.
+/// Detects whether files have changed since they were last read successfully.
 #[derive(Default)]
 pub struct FileWatch {
     seen: Option<Vec<FileStamp>>,
@@ -29,37 +30,39 @@ pub struct FileWatch {
 }
 
 impl FileWatch {
-    /// The files as they are now, if they are to be read. Blocks on the file system.
+    /// The current versions, if the files have to be read. Blocks on the file system.
     pub fn changed<'a>(&self, paths: impl Iterator<Item = &'a Path>) -> Option<FileStamps> {
         let stamps = FileStamps::capture(paths);
         let same = stamps.files.is_some() && stamps.files == self.seen;
         (!same).then_some(stamps)
     }
 
-    /// The files are in order; `stamps` were taken before they were read, so what changed meanwhile differs from them.
-    /// True if they could not be used before.
+    /// Call this after the files were read successfully. `stamps` must have been taken before reading, so that a change
+    /// during reading is detected. Returns true if they were failing before.
     pub fn record_success(&mut self, stamps: FileStamps) -> bool {
         self.seen = stamps.files.filter(|_| stamps.settled);
         self.failure.take().is_some()
     }
 
-    /// The files cannot be used, and are tried again. True if that should be told: it is news, or long ago.
+    /// Call this if the files cannot be used; they are read again next time. Returns true if the failure should be
+    /// reported: it is new, or the last report is long ago.
     pub fn record_failure(&mut self, message: &str) -> bool {
         self.seen = None;
-        let told = |(before, at): &(String, Instant)| before == message && at.elapsed() < REMINDER_INTERVAL;
-        let news = !self.failure.as_ref().is_some_and(told);
-        if news {
+        let is_repeated =
+            |(before, at): &(String, Instant)| before == message && at.elapsed() < REMINDER_INTERVAL;
+        let is_new = !self.failure.as_ref().is_some_and(is_repeated);
+        if is_new {
             self.failure = Some((message.to_owned(), Instant::now()));
         }
-        news
+        is_new
     }
 
-    /// Whether the files cannot be used as they are.
+    /// Whether the last attempt to use the files failed.
     pub fn is_failing(&self) -> bool {
         self.failure.is_some()
     }
 
-    /// Has them read the next time, whatever they look like, and what is wrong told.
+    /// Forces the next call of [`FileWatch::changed`] to return the files, and reports the next failure.
     pub fn reset(&mut self) {
         *self = FileWatch::default();
     }

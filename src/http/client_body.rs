@@ -1,4 +1,4 @@
-//! The body of a client's request, whichever protocol it comes over.
+//! The body of a client's request over HTTP/1 or HTTP/2. It applies no limits and knows nothing about backends.
 
 use std::cell::Cell;
 use std::fmt;
@@ -10,24 +10,24 @@ use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 
-/// Why a body did not arrive whole.
+/// The body did not arrive completely.
 #[derive(Clone, Debug, thiserror::Error)]
 #[error("{0}")]
 pub struct IncompleteBody(pub String);
 
-/// Where the bytes of an HTTP/1 body come from: the connection itself, read when somebody asks for them.
+/// The source of an HTTP/1 body: the connection itself, which is read on demand.
 pub trait Http1Body {
-    /// The next bytes; `None` at the end.
+    /// The next bytes of the body; `None` at its end.
     fn poll_data(&self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, IncompleteBody>>>;
-    /// Whether all was read.
+    /// Whether the whole body was read.
     fn is_end_stream(&self) -> bool;
-    /// How many bytes are left, where the client said so.
+    /// The number of bytes left, if the client announced the length.
     fn remaining(&self) -> Option<u64>;
 }
 
-/// A body over HTTP/2. What nobody has read to its end is left to whoever took the request in, instead of being dropped.
+/// A body over HTTP/2. An unread remainder is returned to the connection instead of being dropped.
 pub struct Http2Body {
-    /// Until the end.
+    /// `None` after the end.
     incoming: Option<Incoming>,
     unread: Rc<Cell<Option<Incoming>>>,
 }
@@ -38,20 +38,20 @@ impl Drop for Http2Body {
     }
 }
 
-/// A client's body.
+/// The body of a client's request.
 pub enum ClientBody {
-    /// None.
+    /// No body.
     Empty,
-    /// Read off an HTTP/1 connection.
+    /// Read from an HTTP/1 connection.
     Http1(Rc<dyn Http1Body>),
-    /// A stream of an HTTP/2 connection.
+    /// Read from a stream of an HTTP/2 connection.
     Http2(Http2Body),
-    /// What has come before, once more.
+    /// Bytes that were received before, sent again.
     Buffered(Bytes),
 }
 
 impl ClientBody {
-    /// A stream's, and where what is not read of it will be found.
+    /// The body of an HTTP/2 stream, and the cell in which its unread remainder is left when it is dropped.
     pub fn http2(incoming: Incoming) -> (ClientBody, Rc<Cell<Option<Incoming>>>) {
         let unread = Rc::default();
         if incoming.is_end_stream() {
@@ -91,7 +91,7 @@ impl Body for ClientBody {
             ClientBody::Http2(body) => {
                 let Some(incoming) = &mut body.incoming else { return Poll::Ready(None) };
                 match Pin::new(&mut *incoming).poll_frame(cx) {
-                    // SECURITY: a stream that was reset "without error" looks ended, and is not whole.
+                    // SECURITY: a stream that was reset with NO_ERROR looks complete, but is not.
                     Poll::Ready(None) if !incoming.is_end_stream() => {
                         Poll::Ready(Some(Err(IncompleteBody("the stream was reset".to_owned()))))
                     }

@@ -1,26 +1,28 @@
-//! Media types as RFC 9110 section 8.3.1 writes them: `type/subtype`, then parameters.
+//! Media types as RFC 9110 section 8.3.1 defines them: `type/subtype`, then parameters. It knows nothing about which
+//! types are allowed.
 
 use std::fmt;
 
 use crate::base::byte_class::ByteClass;
+use crate::http::headers::is_value_byte;
 
 /// A type and subtype in lower case, without parameters.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MediaType(String);
 
 impl MediaType {
-    /// Reads a configured media type: no parameters, no wildcard.
+    /// Parses a media type of the configuration: no parameters, no wildcard.
     pub fn parse_bare(text: &str) -> Option<MediaType> {
         let valid = essence(text.as_bytes()).is_some_and(|essence| essence.len() == text.len());
         (valid && !text.contains('*')).then(|| MediaType(text.to_ascii_lowercase()))
     }
 
-    /// The `type/subtype`.
+    /// The `type/subtype` in lower case.
     pub fn as_str(&self) -> &str {
         &self.0
     }
 
-    /// Whether this is the type that `essence` names; letter case does not matter.
+    /// Whether `essence` names this type, in any letter case.
     pub fn matches(&self, essence: &[u8]) -> bool {
         self.0.as_bytes().eq_ignore_ascii_case(essence)
     }
@@ -32,7 +34,7 @@ impl fmt::Display for MediaType {
     }
 }
 
-/// The `type/subtype` of a `Content-Type` value, or `None` if the value, parameters included, is not well formed.
+/// The `type/subtype` of a `Content-Type` value; `None` if the value, including its parameters, is malformed.
 pub fn essence(value: &[u8]) -> Option<&[u8]> {
     let (main, rest) = split_token(value)?;
     let (sub, mut rest) = split_token(rest.strip_prefix(b"/")?)?;
@@ -62,18 +64,14 @@ fn skip_quoted_string(mut text: &[u8]) -> Option<&[u8]> {
     loop {
         text = match text {
             [b'"', rest @ ..] => return Some(rest),
-            [b'\\', escaped, rest @ ..] if is_text(*escaped) => rest,
-            [plain, rest @ ..] if is_text(*plain) && *plain != b'\\' => rest,
+            [b'\\', escaped, rest @ ..] if is_value_byte(*escaped) => rest,
+            [plain, rest @ ..] if is_value_byte(*plain) && *plain != b'\\' => rest,
             _ => return None,
         }
     }
 }
 
-fn is_text(byte: u8) -> bool {
-    byte == b'\t' || (byte >= b' ' && byte != 0x7f)
-}
-
-/// Splits a non-empty RFC 9110 token off the front.
+/// Splits a non-empty token (RFC 9110 section 5.6.2) off the front.
 fn split_token(text: &[u8]) -> Option<(&[u8], &[u8])> {
     let end = ByteClass::TOKEN.first_outside(text).unwrap_or(text.len());
     (end > 0).then(|| text.split_at(end))

@@ -1,4 +1,4 @@
-//! HTTP messages as pure code over buffers. Nothing here owns a socket.
+//! HTTP messages as functions over buffers. Nothing here owns a socket.
 
 pub mod client_body;
 pub mod h1;

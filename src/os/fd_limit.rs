@@ -1,16 +1,17 @@
-//! How many files and sockets the process may have open.
+//! The limit on open files and sockets. It knows nothing about who uses them, except how many descriptors a client may
+//! need.
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use crate::os::splice::MAX_PIPES;
 
-/// Kept back for listeners, the log, files that are read anew, name lookups and idle upstream connections, and for pipes.
+/// Reserved for listeners, the log, reloaded files, name resolution, idle upstream connections, and pipes.
 const RESERVED_DESCRIPTORS: u64 = 64 + 2 * MAX_PIPES as u64;
 
-/// Raises the limit as far as it goes, and says how many clients can be connected at once then.
+/// Raises the soft limit to the hard limit, and returns how many clients can be connected at the same time.
 ///
-/// Each may need a second descriptor, for the connection to the backend. Whoever takes in more clients than that
-/// leaves those who are in without an answer.
+/// Each client may need a second descriptor, for the connection to the backend. With more clients than that, requests
+/// of connected clients would fail.
 pub fn raise_to_max() -> usize {
     let limit = getrlimit(Resource::Nofile);
     let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
@@ -40,9 +41,9 @@ mod tests {
 
     #[test]
     fn the_limit_is_raised() {
-        let most = raise_to_max();
+        let clients = raise_to_max();
         let limit = getrlimit(Resource::Nofile);
         assert_eq!(limit.current, limit.maximum);
-        assert_eq!(most, max_clients(limit.maximum));
+        assert_eq!(clients, max_clients(limit.maximum));
     }
 }

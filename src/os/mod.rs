@@ -1,4 +1,4 @@
-//! What the gateway asks of the operating system and of the service manager.
+//! Interfaces to the operating system and to the service manager. Nothing here knows about HTTP or the configuration.
 
 pub mod core_dumps;
 pub mod fd_limit;

@@ -1,8 +1,9 @@
-//! What the gateway tells the service manager that started it: ready, reloading, stopping, alive. The protocol is
-//! systemd's `sd_notify`, which others speak too: podman, s6, and supervisors of one's own.
+//! Notifications to the service manager that started the gateway: ready, reloading, stopping, watchdog. It knows
+//! nothing about what is ready. The protocol is systemd's `sd_notify`, which podman, s6 and other supervisors also
+//! support.
 //!
-//! Each word is a datagram that is sent at once or not at all: a manager that does not read holds up nothing. The ways in
-//! are the environment's `NOTIFY_SOCKET`, `WATCHDOG_USEC` and `WATCHDOG_PID`.
+//! Each notification is a datagram, sent without blocking: an unresponsive manager delays nothing. The environment
+//! variables `NOTIFY_SOCKET`, `WATCHDOG_USEC` and `WATCHDOG_PID` configure it.
 
 use std::ffi::OsString;
 use std::io;
@@ -14,7 +15,7 @@ use std::time::Duration;
 use rustix::time::{ClockId, clock_gettime};
 use tracing::{debug, warn};
 
-/// The manager, or nobody.
+/// The connection to the service manager; without a manager every notification does nothing.
 #[derive(Clone, Debug, Default)]
 pub struct ServiceManager {
     address: Option<SocketAddr>,
@@ -22,7 +23,7 @@ pub struct ServiceManager {
 }
 
 impl ServiceManager {
-    /// Whom the environment names.
+    /// The manager that the environment variables name, if any.
     pub fn from_env() -> ServiceManager {
         ServiceManager::from_variables(|name| std::env::var_os(name), std::process::id())
     }
@@ -32,60 +33,58 @@ impl ServiceManager {
         let address = address.and_then(|name| match parse_address(&name) {
             Ok(address) => Some(address),
             Err(error) => {
-                warn!(%error, "NOTIFY_SOCKET is no address of a socket; nobody is told that the gateway is ready");
+                warn!(%error, "NOTIFY_SOCKET is not a valid socket address; the service manager is not notified");
                 None
             }
         });
         let number = |name: &str| variable(name)?.to_str()?.parse::<u64>().ok();
-        // Without a process it is meant for whoever inherits it.
+        // Without `WATCHDOG_PID`, the watchdog applies to every process that inherits the variables.
         let is_ours = variable("WATCHDOG_PID").is_none() || number("WATCHDOG_PID") == Some(process.into());
         let watchdog = number("WATCHDOG_USEC").filter(|micros| is_ours && *micros > 0);
         ServiceManager { address, watchdog_interval: watchdog.map(Duration::from_micros) }
     }
 
-    /// One at this address, that wants to hear of life as often as `watchdog` says.
+    /// A manager at this address; `watchdog` is the interval in which it expects notifications.
     pub fn new(address: SocketAddr, watchdog_interval: Option<Duration>) -> ServiceManager {
         ServiceManager { address: Some(address), watchdog_interval }
     }
 
-    /// How soon after one [`ServiceManager::alive`] the next is expected, if it is.
+    /// The interval in which the manager expects [`ServiceManager::notify_watchdog`]; `None` without a watchdog.
     pub fn watchdog_interval(&self) -> Option<Duration> {
         self.watchdog_interval.filter(|_| self.address.is_some())
     }
 
-    /// The start, or a reload, is done. `status` is for people.
+    /// The start or a reload is complete. `status` is shown to operators.
     pub fn notify_ready(&self, status: &str) {
         self.notify(&format!("READY=1\nSTATUS={}\n", single_line(status)));
     }
 
-    /// A reload begins; [`ServiceManager::ready`] says that it is over.
+    /// A reload begins; [`ServiceManager::notify_ready`] completes it.
     pub fn notify_reloading(&self) {
         let now = clock_gettime(ClockId::Monotonic);
         let micros = i128::from(now.tv_sec) * 1_000_000 + i128::from(now.tv_nsec) / 1000;
-        self.notify(&format!(
-            "RELOADING=1\nMONOTONIC_USEC={micros}\nSTATUS=reading the configuration again\n"
-        ));
+        self.notify(&format!("RELOADING=1\nMONOTONIC_USEC={micros}\nSTATUS=reloading the configuration\n"));
     }
 
-    /// The end has begun.
+    /// The shutdown begins. `status` is shown to operators.
     pub fn notify_stopping(&self, status: &str) {
         self.notify(&format!("STOPPING=1\nSTATUS={}\n", single_line(status)));
     }
 
-    /// All that serves is alive.
+    /// All workers are alive.
     pub fn notify_watchdog(&self) {
         self.notify("WATCHDOG=1\n");
     }
 
-    fn notify(&self, words: &str) {
+    fn notify(&self, message: &str) {
         let Some(address) = &self.address else { return };
-        if let Err(error) = send(address, words.as_bytes()) {
-            debug!(%error, "the service manager could not be told");
+        if let Err(error) = send(address, message.as_bytes()) {
+            debug!(%error, "cannot notify the service manager");
         }
     }
 }
 
-/// A name that begins with `@` is in the abstract namespace, any other is a path.
+/// A name that starts with `@` is in the abstract namespace; any other name is a path.
 fn parse_address(name: &OsString) -> io::Result<SocketAddr> {
     match name.as_bytes() {
         [b'@', rest @ ..] => SocketAddr::from_abstract_name(rest),
@@ -93,14 +92,14 @@ fn parse_address(name: &OsString) -> io::Result<SocketAddr> {
     }
 }
 
-fn send(address: &SocketAddr, words: &[u8]) -> io::Result<()> {
+fn send(address: &SocketAddr, message: &[u8]) -> io::Result<()> {
     let socket = UnixDatagram::unbound()?;
     socket.set_nonblocking(true)?;
     socket.connect_addr(address)?;
-    socket.send(words).map(drop)
+    socket.send(message).map(drop)
 }
 
-/// A status is one line.
+/// The status must be one line.
 fn single_line(status: &str) -> String {
     status.replace(['\n', '\r'], " ")
 }
@@ -109,12 +108,12 @@ fn single_line(status: &str) -> String {
 mod tests {
     use super::*;
 
-    fn received(name: &str, socket: &UnixDatagram, say: impl Fn(&ServiceManager)) -> String {
+    fn received(name: &str, socket: &UnixDatagram, notify: impl Fn(&ServiceManager)) -> String {
         let manager =
-            ServiceManager::from_variables(|asked| (asked == "NOTIFY_SOCKET").then(|| name.into()), 1);
-        say(&manager);
+            ServiceManager::from_variables(|variable| (variable == "NOTIFY_SOCKET").then(|| name.into()), 1);
+        notify(&manager);
         let mut buffer = [0; 1024];
-        let length = socket.recv(&mut buffer).expect("told");
+        let length = socket.recv(&mut buffer).expect("notified");
         String::from_utf8(buffer[..length].to_vec()).expect("text")
     }
 
@@ -140,8 +139,8 @@ mod tests {
     fn an_unresponsive_manager_does_not_block() {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("notify");
-        let named = |asked: &str| (asked == "NOTIFY_SOCKET").then(|| path.clone().into_os_string());
-        let manager = ServiceManager::from_variables(named, 1);
+        let variable = |name: &str| (name == "NOTIFY_SOCKET").then(|| path.clone().into_os_string());
+        let manager = ServiceManager::from_variables(variable, 1);
         manager.notify_watchdog();
         let _unread = UnixDatagram::bind(&path).expect("bound");
         for _ in 0..10_000 {
@@ -156,11 +155,11 @@ mod tests {
                 |name: &str| all.iter().find(|(key, _)| *key == name).map(|(_, value)| (*value).into());
             ServiceManager::from_variables(find, 7).watchdog_interval()
         };
-        let (socket, span) = (("NOTIFY_SOCKET", "/run/x"), ("WATCHDOG_USEC", "2000000"));
-        assert_eq!(of(&[socket, span]), Some(Duration::from_secs(2)));
-        assert_eq!(of(&[socket, span, ("WATCHDOG_PID", "7")]), Some(Duration::from_secs(2)));
-        assert_eq!(of(&[socket, span, ("WATCHDOG_PID", "8")]), None);
-        assert_eq!(of(&[span]), None, "nobody is there to be told");
+        let (socket, interval) = (("NOTIFY_SOCKET", "/run/x"), ("WATCHDOG_USEC", "2000000"));
+        assert_eq!(of(&[socket, interval]), Some(Duration::from_secs(2)));
+        assert_eq!(of(&[socket, interval, ("WATCHDOG_PID", "7")]), Some(Duration::from_secs(2)));
+        assert_eq!(of(&[socket, interval, ("WATCHDOG_PID", "8")]), None);
+        assert_eq!(of(&[interval]), None, "no watchdog without a socket");
         assert_eq!(of(&[socket, ("WATCHDOG_USEC", "0")]), None);
     }
 }

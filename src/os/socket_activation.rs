@@ -1,5 +1,6 @@
-//! Listening sockets that the service manager opened before it started this process, as systemd's socket activation has
-//! it: `LISTEN_FDS` of them, from descriptor 3 on, `LISTEN_FDNAMES` says what each is for, `LISTEN_PID` whom they are for.
+//! Socket activation: listening sockets that the service manager opened before it started this process. It does not
+//! know what is served on them. systemd passes `LISTEN_FDS` sockets from descriptor 3 on; `LISTEN_FDNAMES` names them,
+//! and `LISTEN_PID` is the process that they are for.
 
 use std::io;
 use std::net::TcpListener;
@@ -7,35 +8,35 @@ use std::net::TcpListener;
 use listenfd::ListenFd;
 use socket2::SockRef;
 
-/// Sockets with their names.
+/// Passed sockets with their names.
 #[derive(Debug, Default)]
 pub struct PassedSockets(Vec<(String, TcpListener)>);
 
-/// Why passed sockets cannot be used.
+/// A passed socket cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum PassedSocketError {
-    /// One of another kind.
-    #[error("the service manager passes a socket named {name:?} that is no TCP socket that listens")]
+    /// It is not a listening TCP socket.
+    #[error("the service manager passed a socket named {name:?} that is not a listening TCP socket")]
     NotListening {
-        /// Its name.
+        /// The name that the service manager gave it.
         name: String,
-        /// Why.
+        /// The error of the check.
         source: io::Error,
     },
-    /// One that nobody asked for.
+    /// Its name is not one of [`SOCKET_NAMES`].
     #[error(
-        "the service manager passes a socket named {0:?}; the names are https, http and admin \
+        "the service manager passed a socket with the unknown name {0:?}; known names are https, http and admin \
          (FileDescriptorName= of the socket unit)"
     )]
     UnknownName(String),
 }
 
-/// What a socket can be for.
+/// The names of sockets, one for each listener.
 const SOCKET_NAMES: [&str; 3] = ["https", "http", "admin"];
 
 impl PassedSockets {
-    /// Those that the environment tells of. To be called before there are threads, and once: the environment tells of
-    /// them no more afterwards, so that no child takes them for its own.
+    /// Takes the sockets that the environment variables announce. Call this once, before there are threads: it removes
+    /// the variables, so that no child process uses the sockets.
     pub fn from_env() -> Result<PassedSockets, PassedSocketError> {
         let variable = |name: &str| std::env::var(name).ok();
         let is_ours = variable("LISTEN_PID").is_some_and(|text| text.parse() == Ok(std::process::id()));
@@ -51,7 +52,7 @@ impl PassedSockets {
                 return Err(PassedSocketError::UnknownName(name));
             }
             let taken = passed.take_tcp_listener(index).and_then(|socket| {
-                let socket = socket.expect("each is taken once");
+                let socket = socket.expect("each index is used once");
                 check_is_listening(&socket).map(|()| socket)
             });
             match taken {
@@ -62,7 +63,7 @@ impl PassedSockets {
         Ok(PassedSockets(sockets))
     }
 
-    /// Those with this name, each once.
+    /// Removes and returns the sockets with this name.
     pub fn take_named(&mut self, name: &str) -> Vec<TcpListener> {
         self.0.extract_if(.., |(other, _)| other == name).map(|(_, socket)| socket).collect()
     }
@@ -72,5 +73,5 @@ fn check_is_listening(socket: &TcpListener) -> io::Result<()> {
     if SockRef::from(socket).is_listener()? {
         return Ok(());
     }
-    Err(io::Error::new(io::ErrorKind::InvalidInput, "it does not listen"))
+    Err(io::Error::new(io::ErrorKind::InvalidInput, "it is not listening"))
 }

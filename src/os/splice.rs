@@ -1,6 +1,7 @@
-//! A pipe through which bytes go from one socket to another without coming into this process: splice(2).
+//! Zero-copy forwarding: a pipe that moves bytes between two sockets within the kernel, by splice(2). It knows
+//! nothing about HTTP.
 //!
-//! Copying is most of what a large body costs where nothing has to be encrypted; like this it costs about half.
+//! Copying is most of the cost of a large body without TLS; splicing halves it.
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -11,17 +12,17 @@ use rustix::pipe::{PipeFlags, SpliceFlags, fcntl_setpipe_size, pipe_with, splice
 use tokio::io::Interest;
 use tokio::net::TcpStream;
 
-/// Most pipes of the process at once. Each takes two descriptors, which are kept back for them.
+/// Maximum number of pipes in the process. Each uses two descriptors, which [`super::fd_limit`] reserves.
 pub const MAX_PIPES: usize = 32;
 
-/// What a pipe holds, where the kernel lets it. Less costs a call more for every 64 KiB.
+/// Capacity of a pipe, if the kernel permits it. A smaller pipe needs one more system call for every 64 KiB.
 const PIPE_SIZE: usize = 256 * 1024;
 
 static OPEN_PIPES: AtomicUsize = AtomicUsize::new(0);
 
-/// A pipe for one body, made when it is needed.
+/// A pipe for one body, created when it is first needed.
 ///
-/// SECURITY: it is not used for another one, so that what a body has left in it cannot become a part of the next.
+/// SECURITY: a pipe is not reused, so that bytes left in it cannot become part of the next body.
 #[derive(Default)]
 pub struct SplicePipe {
     state: PipeState,
@@ -33,7 +34,7 @@ enum PipeState {
     #[default]
     Unopened,
     Open(PipeEnds),
-    /// There are enough pipes, or the kernel gives none that is worth it: bytes can be copied as well.
+    /// The limit is reached, or the kernel refuses a pipe of useful size: the body is copied instead.
     Unavailable,
 }
 
@@ -43,7 +44,7 @@ struct PipeEnds {
     _permit: PipePermit,
 }
 
-/// One of the [`MAX_PIPES`].
+/// The right to open one of the [`MAX_PIPES`].
 struct PipePermit;
 
 impl PipePermit {
@@ -61,52 +62,52 @@ impl Drop for PipePermit {
 
 impl PipeEnds {
     fn open() -> Option<PipeEnds> {
-        let place = PipePermit::acquire()?;
+        let permit = PipePermit::acquire()?;
         let (reader, writer) = pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK).ok()?;
-        // Whose user has many pipes gets small ones, by which a body would go in pieces of a few KiB.
+        // A user with many pipes gets small ones, which would split a body into pieces of a few KiB.
         fcntl_setpipe_size(&writer, PIPE_SIZE).ok()?;
-        Some(PipeEnds { reader, writer, _permit: place })
+        Some(PipeEnds { reader, writer, _permit: permit })
     }
 }
 
 impl SplicePipe {
-    /// Whether nothing is in it.
+    /// Whether the pipe contains no bytes.
     pub fn is_empty(&self) -> bool {
         self.buffered == 0
     }
 
-    /// Takes what has come on a socket, `most` bytes at most, if it is empty. 0: read from the socket, which alone tells
-    /// whether nothing has come, the peer has ended, or bytes are of a kind that only a read gets.
-    pub fn fill(&mut self, socket: &TcpStream, most: u64) -> usize {
-        debug_assert!(self.is_empty(), "a full pipe and a silent socket look the same");
+    /// Moves available bytes, at most `max`, from a socket into the empty pipe. If this returns 0, read from the
+    /// socket: only a read distinguishes an idle socket, a closed one, and bytes that cannot be spliced.
+    pub fn fill(&mut self, socket: &TcpStream, max: u64) -> usize {
+        debug_assert!(self.is_empty(), "a full pipe looks like an idle socket");
         if matches!(self.state, PipeState::Unopened) {
             self.state = PipeEnds::open().map_or(PipeState::Unavailable, PipeState::Open);
         }
         let PipeState::Open(PipeEnds { writer, .. }) = &self.state else { return 0 };
-        let most = usize::try_from(most).map_or(PIPE_SIZE, |most| most.min(PIPE_SIZE));
-        // A failure is none here, as the event loop would take it for "nothing has come".
+        let max = usize::try_from(max).map_or(PIPE_SIZE, |max| max.min(PIPE_SIZE));
+        // An error is mapped to 0, because the event loop would take it for "no data available".
         let moved = socket.try_io(Interest::READABLE, || {
-            Ok(splice(socket, None, writer, None, most, SpliceFlags::NONBLOCK).unwrap_or(0))
+            Ok(splice(socket, None, writer, None, max, SpliceFlags::NONBLOCK).unwrap_or(0))
         });
         self.buffered = moved.unwrap_or(0);
         self.buffered
     }
 
-    /// Gives a socket what it has room for of what is in it.
+    /// Moves bytes from the pipe into a socket, as many as the socket accepts. Returns their number.
     pub fn poll_drain(&mut self, cx: &mut Context<'_>, socket: &TcpStream) -> Poll<io::Result<usize>> {
         let PipeState::Open(PipeEnds { reader, .. }) = &self.state else { return Poll::Ready(Ok(0)) };
         loop {
             ready!(socket.poll_write_ready(cx))?;
-            let given = socket.try_io(Interest::WRITABLE, || {
+            let written = socket.try_io(Interest::WRITABLE, || {
                 Ok(splice(reader, None, socket, None, self.buffered, SpliceFlags::NONBLOCK)?)
             });
-            match given {
+            match written {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => return Poll::Ready(Err(error)),
-                Ok(given) => {
-                    self.buffered -= given;
-                    return Poll::Ready(Ok(given));
+                Ok(written) => {
+                    self.buffered -= written;
+                    return Poll::Ready(Ok(written));
                 }
             }
         }

@@ -1,4 +1,5 @@
-//! The gateway's certificates: whom each is for, and which one a client is shown.
+//! The certificates of the gateway: which names they cover, and which one a client is presented. It does not read
+//! files.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -11,19 +12,19 @@ use rustls::sign::CertifiedKey;
 use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
-/// Whom a certificate is for: its subject alternative names. A common name counts for nothing, as with all clients.
+/// The subject alternative names of a certificate. The common name is ignored, as by all clients.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct CertificateNames {
     /// In lower case.
     exact: Vec<String>,
-    /// What follows `*.`, in lower case.
+    /// The part after `*.`, in lower case.
     wildcards: Vec<String>,
     addresses: Vec<IpAddr>,
 }
 
 impl CertificateNames {
-    /// Whether a client that asks for `host`, a name in lower case or an address, would take the certificate for it.
-    /// A wildcard stands for one whole label, the first one (RFC 9525 section 6.3).
+    /// Whether a client that requests `host`, a name in lower case or an address, accepts the certificate for it. A
+    /// wildcard matches exactly one label, the first one (RFC 9525 section 6.3).
     pub fn covers(&self, host: &str) -> bool {
         if let Ok(address) = host.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>() {
             return self.addresses.contains(&address);
@@ -59,7 +60,7 @@ impl fmt::Display for CertificateNames {
     }
 }
 
-/// The subject alternative names of a certificate; none if it has none or they cannot be read.
+/// The subject alternative names of a certificate; empty if it has none or they cannot be parsed.
 pub fn alternative_names<'a>(certificate: &'a X509Certificate<'_>) -> &'a [GeneralName<'a>] {
     match certificate.subject_alternative_name() {
         Ok(Some(extension)) => &extension.value.general_names,
@@ -72,18 +73,18 @@ fn parse_address(bytes: &[u8]) -> Option<IpAddr> {
     four.or_else(|_| <[u8; 16]>::try_from(bytes).map(IpAddr::from)).ok()
 }
 
-/// One certificate, ready for use.
+/// A certificate with its private key.
 #[derive(Debug)]
 pub struct Certificate {
     key: Arc<CertifiedKey>,
-    /// Whom it is for.
+    /// The names that it covers.
     pub names: Arc<CertificateNames>,
-    /// Its last second, since 1970.
+    /// The end of its validity, in seconds of Unix time.
     pub not_after: i64,
 }
 
 impl Certificate {
-    /// Reads what the leaf says. The error is the reader's.
+    /// Parses the leaf certificate. The error is the message of the parser.
     pub fn new(key: CertifiedKey) -> Result<Certificate, String> {
         let leaf = key.cert.first().ok_or("an empty chain")?;
         let (_, leaf) = X509Certificate::from_der(leaf).map_err(|error| error.to_string())?;
@@ -98,18 +99,18 @@ impl Certificate {
     }
 }
 
-/// All certificates of the gateway, by name. Never empty.
+/// All certificates of the gateway, indexed by name. Never empty.
 pub struct Certificates {
     all: Vec<Certificate>,
-    /// Which one is for a name; of several the first.
+    /// The first certificate for each name.
     exact: HashMap<String, usize>,
     wildcards: HashMap<String, usize>,
 }
 
 impl Certificates {
-    /// The first one is the default.
+    /// The first certificate is the default.
     pub fn new(all: Vec<Certificate>) -> Certificates {
-        assert!(!all.is_empty(), "whoever serves TLS has a certificate");
+        assert!(!all.is_empty(), "a TLS server needs a certificate");
         let (mut exact, mut wildcards) = (HashMap::new(), HashMap::new());
         for (index, certificate) in all.iter().enumerate() {
             for name in &certificate.names.exact {
@@ -122,13 +123,13 @@ impl Certificates {
         Certificates { all, exact, wildcards }
     }
 
-    /// All of them, the default first.
+    /// All certificates, the default first.
     pub fn all(&self) -> &[Certificate] {
         &self.all
     }
 
-    /// The certificate for a client that asks for `name`, in lower case: the one that has the name, or else a wildcard
-    /// for it, or else the default.
+    /// The certificate for a client that requests `name`, in lower case: an exact match, or else a wildcard, or else
+    /// the default.
     pub fn choose(&self, name: Option<&str>) -> &Certificate {
         let index = name.and_then(|name| {
             let wildcard = || self.wildcards.get(name.split_once('.')?.1);

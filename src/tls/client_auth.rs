@@ -1,4 +1,4 @@
-//! Clients' certificates: who may show one, and whom it says that the client is.
+//! Client certificates: which ones are accepted, and which identity they prove. It knows nothing about routes.
 
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -11,39 +11,40 @@ use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
 use crate::base::hex;
+use crate::config::ClientAuth;
 use crate::tls::certificates::alternative_names;
 use crate::tls::{TlsError, provider, setup_error};
 
-/// Longest identity; a longer name is replaced by the certificate's fingerprint.
+/// Maximum length of an identity; a longer name is replaced by the fingerprint of the certificate.
 const MAX_IDENTITY_LENGTH: usize = 256;
 
-/// Who is let in: with a certificate of these authorities, and if it is not `required` without any. A certificate of
-/// another authority fails the handshake either way.
+/// A verifier that accepts certificates issued by `roots`, and clients without a certificate unless one is required. A
+/// certificate of a different authority always fails the handshake.
 pub fn client_verifier(
     roots: RootCertStore,
-    required: bool,
+    auth: &ClientAuth,
 ) -> Result<Arc<dyn ClientCertVerifier>, TlsError> {
     let builder = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider());
-    let builder = if required { builder } else { builder.allow_unauthenticated() };
+    let builder = if auth.required { builder } else { builder.allow_unauthenticated() };
     builder.build().map_err(setup_error)
 }
 
-/// Why a certificate that was once verified counts no longer.
+/// A certificate that was verified at the handshake is not valid now.
 #[derive(Debug, thiserror::Error)]
 pub enum ClientCertificateError {
-    /// It has ended since.
+    /// It has expired since.
     #[error("the client's certificate has expired")]
     Expired,
-    /// It cannot be read.
-    #[error("the client's certificate cannot be read: {0}")]
+    /// It cannot be parsed.
+    #[error("the client's certificate cannot be parsed: {0}")]
     Unreadable(String),
 }
 
-/// Whom a verified chain says that the client is: the subject's common name; without one the first alternative name
-/// that is a DNS name, a URI or an email address; without one `sha256:` and the certificate's fingerprint.
+/// The identity that a verified chain proves: the common name of the subject; without one, the first alternative name
+/// that is a DNS name, a URI or an email address; without one, `sha256:` and the fingerprint of the certificate.
 ///
-/// SECURITY: a resumed session brings the chain that was verified when it began, hours ago, and nobody verifies it
-/// again. That it has not expired since is looked at here.
+/// SECURITY: a resumed session has the chain that was verified when the session began, possibly hours ago. It is not
+/// verified again, so its expiry is checked here.
 pub fn identity(chain: &[CertificateDer<'_>], now: SystemTime) -> Result<String, ClientCertificateError> {
     let der = chain.first().ok_or_else(|| ClientCertificateError::Unreadable("an empty chain".to_owned()))?;
     let (_, leaf) = X509Certificate::from_der(der)
@@ -61,12 +62,12 @@ pub fn identity(chain: &[CertificateDer<'_>], now: SystemTime) -> Result<String,
             _ => None,
         })
     });
-    // SECURITY: the name goes to the log, where it must stay one word of one line.
+    // SECURITY: the name is logged and must stay one word on one line.
     let plain = |name: &&str| name.len() <= MAX_IDENTITY_LENGTH && !name.chars().any(char::is_control);
     Ok(name.filter(plain).map_or_else(|| format!("sha256:{}", fingerprint(der)), str::to_owned))
 }
 
-/// The SHA-256 of a certificate in hex, as `openssl x509 -fingerprint -sha256` has it without colons.
+/// The SHA-256 of a certificate in hex, as `openssl x509 -fingerprint -sha256` prints it without colons.
 pub fn fingerprint(der: &[u8]) -> String {
     let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, der);
     hex::encode(digest.as_ref())

@@ -1,7 +1,7 @@
-//! TLS: with clients of the gateway, and with an https upstream.
+//! TLS with clients, and from the gateway to other servers. It knows nothing about requests.
 //!
-//! What clients meet is one value, [`Current`], built as a whole and swapped as a whole: every connection takes the one
-//! that is in force when it begins, and keeps it.
+//! Clients are served from one value, [`TlsSnapshot`], which is built and replaced as a whole: a connection takes the
+//! active one when it begins, and keeps it.
 
 mod certificates;
 pub mod client_auth;
@@ -25,65 +25,65 @@ pub use reload::{PreparedTls, TlsReloader, expiries};
 pub use self_signed::{SelfSigned, certificate_name_for, generate_self_signed};
 pub use server::{ServerTls, SniMatch, TlsSnapshot};
 
-/// What can be wrong with certificates and keys. Names the file, never shows a key.
+/// An error in certificates or keys. Names the file, and never contains a key.
 #[derive(Debug, thiserror::Error)]
 pub enum TlsError {
-    /// The file cannot be read or holds no PEM of this sort.
-    #[error("cannot read a {what} from {}: {reason}", path.display())]
+    /// The file cannot be read, or contains no PEM item of the expected kind.
+    #[error("cannot read a {kind} from {}: {reason}", path.display())]
     File {
         /// The option that names the file.
         option: &'static str,
-        /// Certificate or key.
-        what: &'static str,
-        /// Which file.
+        /// `certificate` or `private key`.
+        kind: &'static str,
+        /// The path of the file.
         path: PathBuf,
-        /// What the reader said.
+        /// The message of the parser.
         reason: String,
     },
-    /// Key and certificate are not a pair, or a certificate cannot be used.
+    /// Key and certificate do not match, or the certificate cannot be used.
     #[error("{} and {} cannot be used together: {reason}", files.chain.display(), files.key.display())]
     Pair {
-        /// Which files.
+        /// The files of the pair.
         files: Box<CertificateFiles>,
-        /// Why.
+        /// The error of rustls.
         reason: rustls::Error,
     },
-    /// An authority's certificate cannot be used.
-    #[error("{} holds a certificate that cannot be a trust anchor: {reason}", path.display())]
+    /// The certificate of an authority cannot be used.
+    #[error("{} contains a certificate that cannot be used as a trust anchor: {reason}", path.display())]
     Anchor {
         /// The option that names the file.
         option: &'static str,
-        /// Which file.
+        /// The path of the file.
         path: PathBuf,
-        /// Why.
+        /// The error of rustls.
         reason: rustls::Error,
     },
-    /// A certificate that others can read is one that the gateway cannot.
-    #[error("{} holds a certificate that cannot be read: {reason}", path.display())]
+    /// The certificate is valid for rustls, but its fields cannot be parsed.
+    #[error("{} contains a certificate that cannot be parsed: {reason}", path.display())]
     Certificate {
         /// The option that names the file.
         option: &'static str,
-        /// Which file.
+        /// The path of the file.
         path: PathBuf,
-        /// What the reader said.
+        /// The message of the parser.
         reason: String,
     },
-    /// The machine has no certificate authorities.
+    /// The system has no certificate authorities.
     #[error(
         "the system has no certificate authorities to trust ({0}); install ca-certificates or set \
          upstream.ca_file"
     )]
     NoSystemRoots(String),
-    /// The name to verify is no name.
+    /// The name to verify is not a valid server name.
     #[error("upstream.server_name (or the host of upstream.url) {0:?} is neither a DNS name nor an address")]
     ServerName(String),
-    /// rustls or rcgen refused something that does not depend on files.
+    /// rustls or rcgen failed for a reason that does not depend on files.
     #[error("TLS cannot be set up: {0}")]
     Setup(String),
 }
 
 impl TlsError {
-    /// The option that must be changed.
+    /// The option to change.
     pub fn option(&self) -> &'static str {
         match self {
             TlsError::File { option, .. } | TlsError::Certificate { option, .. } => option,
@@ -96,8 +96,8 @@ impl TlsError {
     }
 }
 
-/// The provider's suites, those with 128 bits first: they are as safe for all that is known, and what hashes and encrypts
-/// costs a fifth less.
+/// The crypto provider, with the 128-bit suites first: they are considered equally secure, and hashing and encryption
+/// cost a fifth less.
 fn provider() -> Arc<CryptoProvider> {
     let mut provider = aws_lc_rs::default_provider();
     provider.cipher_suites.sort_by_key(|suite| !format!("{:?}", suite.suite()).contains("AES_128"));

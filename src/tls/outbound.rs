@@ -1,4 +1,4 @@
-//! TLS with an https upstream and with other servers that are asked, made once at start.
+//! TLS from the gateway to backends and other servers. It is built once, at start or reload.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -13,16 +13,16 @@ use crate::config::options::UPSTREAM;
 use crate::tls::pem_files::{load_pair, load_roots};
 use crate::tls::{TlsError, provider, setup_error};
 
-/// How to speak TLS to the upstream.
+/// The TLS configuration for one server.
 #[derive(Clone, Debug)]
 pub struct OutboundTls {
-    /// Trust and our own certificate.
+    /// Trusted authorities and the optional client certificate.
     pub config: Arc<ClientConfig>,
-    /// The name that the upstream's certificate must carry.
+    /// The name that the certificate of the server must contain.
     pub server_name: ServerName<'static>,
 }
 
-/// The client's side towards each backend, in their order; `None` where TLS is not spoken.
+/// The configuration for each backend, in their order; `None` for backends without TLS.
 pub fn backend_tls(options: &UpstreamOptions) -> Result<Vec<Option<OutboundTls>>, TlsError> {
     if !options.tls() {
         return Ok(vec![None; options.urls.len()]);
@@ -44,13 +44,13 @@ pub fn backend_tls(options: &UpstreamOptions) -> Result<Vec<Option<OutboundTls>>
     each.collect()
 }
 
-/// The client's side towards another server. `ca_file` is what to trust instead of the system's authorities, and
-/// `option` what names it.
+/// The configuration for a server other than a backend. `ca_file` replaces the authorities of the system, and `option`
+/// is the name of its option for errors.
 pub fn client_tls(host: &str, ca_file: Option<&Path>, option: &'static str) -> Result<OutboundTls, TlsError> {
     with_server_name(with_http1_alpn(config_builder(ca_file, option)?.with_no_client_auth()), host)
 }
 
-/// Trust alone, for libraries that look after names and sockets by themselves.
+/// A configuration without a client certificate, for libraries that manage names and sockets themselves.
 pub fn trust_only_config(ca_file: Option<&Path>, option: &'static str) -> Result<ClientConfig, TlsError> {
     Ok(config_builder(ca_file, option)?.with_no_client_auth())
 }
@@ -84,12 +84,12 @@ fn with_server_name(config: Arc<ClientConfig>, name: &str) -> Result<OutboundTls
 }
 
 fn load_system_roots() -> Result<RootCertStore, TlsError> {
-    let found = rustls_native_certs::load_native_certs();
+    let loaded = rustls_native_certs::load_native_certs();
     let mut roots = RootCertStore::empty();
-    // Systems ship authorities that webpki cannot parse; those are no reason to trust none.
-    let (added, _) = roots.add_parsable_certificates(found.certs);
+    // Systems contain authorities that webpki cannot parse; the others are still used.
+    let (added, _) = roots.add_parsable_certificates(loaded.certs);
     if added == 0 {
-        let reasons: Vec<_> = found.errors.iter().map(ToString::to_string).collect();
+        let reasons: Vec<_> = loaded.errors.iter().map(ToString::to_string).collect();
         let reason = if reasons.is_empty() { "none found".to_owned() } else { reasons.join("; ") };
         return Err(TlsError::NoSystemRoots(reason));
     }

@@ -1,4 +1,4 @@
-//! Certificates and keys as they stand in files.
+//! Reads certificates and keys from PEM files. It does not check whether they match.
 
 use std::path::Path;
 
@@ -11,7 +11,7 @@ use crate::tls::TlsError;
 
 pub type ChainAndKey = (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>);
 
-/// The certificates of a file as trust anchors.
+/// Reads the certificates of a file as trust anchors.
 pub fn load_roots(path: &Path, option: &'static str) -> Result<RootCertStore, TlsError> {
     let mut roots = RootCertStore::empty();
     for certificate in load_chain(path, option)? {
@@ -24,7 +24,7 @@ pub fn load_roots(path: &Path, option: &'static str) -> Result<RootCertStore, Tl
     Ok(roots)
 }
 
-/// A chain and its key; whether they are a pair is not looked at.
+/// Reads a chain and a key. Does not check that they belong together.
 pub fn load_pair(files: &CertificateFiles) -> Result<ChainAndKey, TlsError> {
     let [chain, key] = files.options;
     let key = PrivateKeyDer::from_pem_file(&files.key)
@@ -32,7 +32,7 @@ pub fn load_pair(files: &CertificateFiles) -> Result<ChainAndKey, TlsError> {
     Ok((load_chain(&files.chain, chain)?, key))
 }
 
-/// The certificates of a file; one at least.
+/// Reads the certificates of a file, at least one.
 pub fn load_chain(path: &Path, option: &'static str) -> Result<Vec<CertificateDer<'static>>, TlsError> {
     use rustls::pki_types::pem::Error::NoItemsFound;
     let failed = |error| file_error("certificate", option, path, &error);
@@ -43,14 +43,14 @@ pub fn load_chain(path: &Path, option: &'static str) -> Result<Vec<CertificateDe
 }
 
 fn file_error(
-    what: &'static str,
+    kind: &'static str,
     option: &'static str,
     path: &Path,
     error: &rustls::pki_types::pem::Error,
 ) -> TlsError {
     let reason = match error {
-        rustls::pki_types::pem::Error::NoItemsFound => format!("it holds no PEM {what}"),
+        rustls::pki_types::pem::Error::NoItemsFound => format!("it contains no PEM {kind}"),
         other => other.to_string(),
     };
-    TlsError::File { what, option, path: path.to_owned(), reason }
+    TlsError::File { kind, option, path: path.to_owned(), reason }
 }

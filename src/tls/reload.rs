@@ -1,4 +1,4 @@
-//! Certificates, keys and authorities that are renewed while the gateway runs.
+//! Reloads certificates, keys and client authorities while the gateway runs. It does not decide how they are used.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
@@ -14,32 +14,32 @@ use crate::tls::client_auth::fingerprint;
 use crate::tls::server::{Resumption, ServerTls, TlsMaterial, TlsSnapshot};
 use crate::tls::{SelfSigned, TlsError};
 
-/// From here on a certificate's end is warned of.
+/// How long before the expiry of a certificate warnings begin, in seconds.
 const EXPIRY_WARNING: i64 = 14 * SECONDS_PER_DAY;
 
 const SECONDS_PER_DAY: i64 = 24 * 60 * 60;
 
-/// What stays so is told again after so long.
+/// How often warnings about expiry are repeated.
 const EXPIRY_WARNING_INTERVAL: Duration = Duration::from_secs(12 * 60 * 60);
 
-/// The names of each certificate in the files, and when it ends, in seconds of Unix time.
+/// The names and the expiry of each certificate in the files, in seconds of Unix time.
 pub fn expiries(options: &TlsOptions) -> Result<Vec<(String, i64)>, TlsError> {
     Ok(TlsReloader::start(options.clone(), None)?.0.expiries())
 }
 
-/// What is in order, and not yet in force.
+/// A validated configuration that is not active yet.
 pub struct PreparedTls {
     options: TlsOptions,
-    own: Option<SelfSigned>,
+    self_signed: Option<SelfSigned>,
     authorities: Vec<CertificateDer<'static>>,
     resumption: Resumption,
     current: Arc<TlsSnapshot>,
 }
 
-/// Looks after what [`ServerTls`] hands out.
+/// Keeps the snapshot behind [`ServerTls`] up to date.
 pub struct TlsReloader {
     options: TlsOptions,
-    own: Option<SelfSigned>,
+    self_signed: Option<SelfSigned>,
     current: watch::Sender<Arc<TlsSnapshot>>,
     authorities: Vec<CertificateDer<'static>>,
     resumption: Resumption,
@@ -48,48 +48,55 @@ pub struct TlsReloader {
 }
 
 impl TlsReloader {
-    /// Reads everything for the first time. Without certificates in the options, `own` is shown.
-    pub fn start(options: TlsOptions, own: Option<SelfSigned>) -> Result<(TlsReloader, ServerTls), TlsError> {
-        let material = TlsMaterial::load(&options, own.as_ref())?;
+    /// Reads all files for the first time. Without configured certificates, uses `self_signed`.
+    pub fn start(
+        options: TlsOptions,
+        self_signed: Option<SelfSigned>,
+    ) -> Result<(TlsReloader, ServerTls), TlsError> {
+        let material = TlsMaterial::load(&options, self_signed.as_ref())?;
         let authorities = material.authorities.clone();
         let resumption = Resumption::new()?;
         let current = Arc::new(material.build(&options, &resumption)?);
         let (sender, receiver) = watch::channel(current);
         let reloader = TlsReloader {
             options,
-            own,
+            self_signed,
             current: sender,
             authorities,
             resumption,
-            // Nobody knows what happened between reading and here.
+            // The files may have changed since they were read, so the first check reads them again.
             watch: FileWatch::default(),
             last_expiry_warning: Instant::now(),
         };
         Ok((reloader, ServerTls(receiver)))
     }
 
-    /// Whether a certificate was made here, for want of files.
+    /// Whether the certificate is self-signed, because no files are configured.
     pub fn is_self_signed(&self) -> bool {
-        self.own.is_some()
+        self.self_signed.is_some()
     }
 
-    /// What other options name, read and found in order; nothing of it is in force yet. Without certificates in the
-    /// options, `own` is shown, or the one that was made before.
-    pub fn prepare(&self, options: TlsOptions, own: Option<SelfSigned>) -> Result<PreparedTls, TlsError> {
-        let material = TlsMaterial::load(&options, own.as_ref().or(self.own.as_ref()))?;
+    /// Reads and validates the files of new options, without activating them. Without configured certificates, uses
+    /// `self_signed`, or else the previous self-signed certificate.
+    pub fn prepare(
+        &self,
+        options: TlsOptions,
+        self_signed: Option<SelfSigned>,
+    ) -> Result<PreparedTls, TlsError> {
+        let material = TlsMaterial::load(&options, self_signed.as_ref().or(self.self_signed.as_ref()))?;
         let same_authorities =
             material.authorities == self.authorities && options.client_auth == self.options.client_auth;
         let authorities = material.authorities.clone();
         let resumption = if same_authorities { self.resumption.clone() } else { Resumption::new()? };
         let current = Arc::new(material.build(&options, &resumption)?);
-        Ok(PreparedTls { options, own, authorities, resumption, current })
+        Ok(PreparedTls { options, self_signed, authorities, resumption, current })
     }
 
-    /// Puts it in force.
+    /// Activates the validated configuration.
     pub fn apply(&mut self, prepared: PreparedTls) {
-        let PreparedTls { options, own, authorities, resumption, current } = prepared;
+        let PreparedTls { options, self_signed, authorities, resumption, current } = prepared;
         let is_new = options != self.options || authorities != self.authorities;
-        self.own = own.or(self.own.take());
+        self.self_signed = self_signed.or(self.self_signed.take());
         (self.options, self.authorities, self.resumption) = (options, authorities, resumption);
         self.current.send_replace(current);
         self.watch.reset();
@@ -98,25 +105,24 @@ impl TlsReloader {
         }
     }
 
-    /// Whether the files cannot be used as they are.
+    /// Whether the last attempt to use the files failed.
     pub fn is_failing(&self) -> bool {
         self.watch.is_failing()
     }
 
-    /// The names of each certificate in force, and when it ends, in seconds of Unix time.
+    /// The names and the expiry of each active certificate, in seconds of Unix time.
     pub fn expiries(&self) -> Vec<(String, i64)> {
-        let told = |certificate: &Certificate| (certificate.names.to_string(), certificate.not_after);
-        self.current.borrow().certificates().iter().map(told).collect()
+        self.current.borrow().expiries()
     }
 
-    /// Tells the log what is in force.
+    /// Logs the active certificates, and warns about those that expire soon.
     pub fn log_certificates(&mut self) {
         for certificate in self.current.borrow().certificates() {
             info!(
                 names = %certificate.names,
                 not_after = %humantime::format_rfc3339_seconds(system_time(certificate.not_after)),
                 sha256 = fingerprint(&certificate.chain()[0]),
-                "certificate in use"
+                "active certificate"
             );
         }
         self.log_expiry_warnings();
@@ -136,7 +142,7 @@ impl TlsReloader {
         }
     }
 
-    /// Reads the files if they have changed since, or could not be used then. Blocks on the file system.
+    /// Reads the files if they have changed or could not be used before. Blocks on the file system.
     pub fn reload_if_changed(&mut self) {
         if self.last_expiry_warning.elapsed() >= EXPIRY_WARNING_INTERVAL {
             self.log_expiry_warnings();
@@ -148,21 +154,22 @@ impl TlsReloader {
         }
     }
 
-    /// Reads the files, whatever they look like; somebody has asked for it.
+    /// Reads the files even if they appear unchanged, because an operator requested it.
     pub fn reload(&mut self) {
-        info!("reading certificates again, as asked");
+        info!("reloading certificates");
         self.watch.reset();
         self.reload_if_changed();
     }
 
-    /// SECURITY: what cannot be used changes nothing. A pair of which one half is new settles with the other half.
+    /// SECURITY: files that cannot be used change nothing. While only one file of a pair has been replaced, the pair is
+    /// retried until the other has been replaced too.
     fn read_files(&mut self, stamps: FileStamps) {
-        match TlsMaterial::load(&self.options, self.own.as_ref())
+        match TlsMaterial::load(&self.options, self.self_signed.as_ref())
             .and_then(|material| self.apply_material(material))
         {
             Ok(changed) => {
                 if self.watch.record_success(stamps) && !changed {
-                    info!("the certificate files are in order again, and as they were before");
+                    info!("the certificate files can be used again and are unchanged");
                 }
             }
             Err(error) => {
@@ -171,28 +178,28 @@ impl TlsReloader {
                     error!(
                         option = error.option(),
                         error = message,
-                        "certificate files cannot be used; what was read before stays in use"
+                        "cannot use the certificate files; the previous certificates stay active"
                     );
                 }
             }
         }
     }
 
-    /// Puts `material` in force, unless it is what is in force already.
+    /// Activates `material`, unless it is active already. Returns whether it changed anything.
     fn apply_material(&mut self, material: TlsMaterial) -> Result<bool, TlsError> {
         let same_authorities = material.authorities == self.authorities;
         if same_authorities && material.has_same_certificates(&self.current.borrow()) {
-            debug!("the certificate files were read again; nothing in them is new");
+            debug!("the certificate files were reloaded without changes");
             return Ok(false);
         }
         let authorities = material.authorities.clone();
-        // SECURITY: a resumed session is not verified again. With other authorities in force, nobody may come in by
-        // what an earlier one vouched for.
+        // SECURITY: a resumed session is not verified again. When the authorities change, no session may be resumed
+        // that a removed authority vouched for.
         let resumption = if same_authorities { self.resumption.clone() } else { Resumption::new()? };
         let current = Arc::new(material.build(&self.options, &resumption)?);
         self.current.send_replace(current);
         (self.authorities, self.resumption) = (authorities, resumption);
-        info!(client_authorities = !same_authorities, "certificate files have changed: new ones in force");
+        info!(client_authorities = !same_authorities, "reloaded changed certificate files");
         self.log_certificates();
         Ok(true)
     }
@@ -202,7 +209,7 @@ fn system_time(seconds: i64) -> SystemTime {
     SystemTime::UNIX_EPOCH + Duration::from_secs(u64::try_from(seconds).unwrap_or_default())
 }
 
-/// Days that are left, if they are few; 0: none.
+/// The days until expiry, rounded up, if it is soon; 0 if the certificate has expired.
 fn days_left(certificate: &Certificate, now: SystemTime) -> Option<i64> {
     let now = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
     let left = certificate.not_after - i64::try_from(now).unwrap_or(i64::MAX);

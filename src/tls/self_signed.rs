@@ -1,4 +1,4 @@
-//! A certificate for who has none yet.
+//! Generates self-signed certificates, for a start without configured ones.
 
 use std::net::IpAddr;
 
@@ -6,16 +6,16 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 
 use crate::tls::{TlsError, setup_error};
 
-/// A certificate made for this process, and its private key.
+/// A certificate generated for this process, and its private key.
 #[derive(Debug)]
 pub struct SelfSigned {
-    /// The certificate, which is its own authority.
+    /// The certificate in PEM, which is its own authority.
     pub certificate_pem: String,
     pub(super) certificate: CertificateDer<'static>,
     pub(super) key: PrivateKeyDer<'static>,
 }
 
-/// Makes a certificate for `localhost`, the loopback addresses and these names.
+/// Generates a certificate for `localhost`, the loopback addresses and these names.
 pub fn generate_self_signed(names: &[String]) -> Result<SelfSigned, TlsError> {
     let mut all = vec!["localhost".to_owned(), "127.0.0.1".to_owned(), "::1".to_owned()];
     all.extend(names.iter().filter(|name| !name.is_empty()).cloned());
@@ -33,7 +33,7 @@ pub fn generate_self_signed(names: &[String]) -> Result<SelfSigned, TlsError> {
     })
 }
 
-/// Whether a self-signed certificate for `address` needs it as a name.
+/// The name for a self-signed certificate of a listener at `address`; `None` for an unspecified address.
 pub fn certificate_name_for(address: IpAddr) -> Option<String> {
     (!address.is_unspecified()).then(|| address.to_string())
 }

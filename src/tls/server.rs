@@ -1,4 +1,4 @@
-//! TLS with clients: what is in force, and how it is built.
+//! TLS with clients: the active snapshot, and how it is built from files. It does not decide when to reload.
 
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -18,70 +18,71 @@ use crate::tls::client_auth::{self, ClientCertificateError};
 use crate::tls::pem_files::{load_chain, load_pair};
 use crate::tls::{SelfSigned, TlsError, provider, setup_error};
 
-/// Sessions that are kept for TLS 1.2 clients that take no tickets.
+/// Maximum number of cached sessions, for TLS 1.2 clients without ticket support.
 const MAX_SESSIONS: usize = 1024;
 
 const CLIENT_CA: &str = TLS.client_ca_file.key;
 
-/// How to speak TLS with clients, now and after each reload. Cheap to clone.
+/// Access to the active [`TlsSnapshot`]. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct ServerTls(pub(super) watch::Receiver<Arc<TlsSnapshot>>);
 
 impl ServerTls {
-    /// What is in force; a connection asks once.
+    /// The active snapshot. A connection takes it once.
     pub fn current(&self) -> Arc<TlsSnapshot> {
         Arc::clone(&self.0.borrow())
     }
 }
 
-/// Certificates, authorities and all that depends on them.
+/// The active certificates and client authorities, and the rustls configuration built from them.
 #[derive(Debug)]
 pub struct TlsSnapshot {
     config: Arc<ServerConfig>,
     certificates: Arc<Certificates>,
 }
 
-/// What a client asked for by name, and what it was shown.
+/// The name that a client requested, and the certificate that it was presented.
 #[derive(Debug)]
 pub struct SniMatch {
-    /// The name (SNI), in lower case.
+    /// The requested name (SNI), in lower case.
     pub requested: Box<str>,
-    /// Whom the certificate is for.
+    /// The names that the presented certificate covers.
     pub names: Arc<CertificateNames>,
 }
 
 impl TlsSnapshot {
-    /// Accepts one connection or more.
+    /// An acceptor for connections.
     pub fn acceptor(&self) -> TlsAcceptor {
         TlsAcceptor::from(Arc::clone(&self.config))
     }
 
-    /// What the client asked for; `None` if it named nobody, as clients that connect to an address do.
+    /// The requested name and the presented certificate; `None` without SNI, as when a client connects to an IP
+    /// address.
     pub fn sni_match(&self, connection: &ServerConnection) -> Option<SniMatch> {
         let name = connection.server_name()?.to_ascii_lowercase();
         let names = Arc::clone(&self.certificates.choose(Some(&name)).names);
         Some(SniMatch { requested: name.into(), names })
     }
 
-    /// Whom the client's certificate says that it is; `None` if it showed none.
+    /// The identity that the client certificate proves; `None` without a client certificate.
     pub fn client_identity(connection: &ServerConnection) -> Result<Option<String>, ClientCertificateError> {
         let chain = connection.peer_certificates();
         chain.map(|chain| client_auth::identity(chain, SystemTime::now())).transpose()
     }
 
-    /// The names of each certificate, the default first, and its last second since 1970.
+    /// The names and the expiry of each certificate, in seconds of Unix time, the default first.
     pub fn expiries(&self) -> Vec<(String, i64)> {
-        let told = |certificate: &Certificate| (certificate.names.to_string(), certificate.not_after);
-        self.certificates().iter().map(told).collect()
+        let expiry = |certificate: &Certificate| (certificate.names.to_string(), certificate.not_after);
+        self.certificates().iter().map(expiry).collect()
     }
 
-    /// The gateway's certificates.
+    /// The certificates of the gateway, the default first.
     pub(super) fn certificates(&self) -> &[Certificate] {
         self.certificates.all()
     }
 }
 
-/// What lets clients resume sessions.
+/// The state for session resumption: ticket key and session cache.
 #[derive(Clone)]
 pub struct Resumption {
     ticketer: Arc<dyn ProducesTickets>,
@@ -89,7 +90,7 @@ pub struct Resumption {
 }
 
 impl Resumption {
-    /// Under a new key: nothing that was begun before can be resumed.
+    /// Creates a new ticket key and an empty cache: earlier sessions cannot be resumed.
     pub fn new() -> Result<Resumption, TlsError> {
         let sessions = ServerSessionMemoryCache::new(MAX_SESSIONS);
         Ok(Resumption { ticketer: Ticketer::new().map_err(setup_error)?, sessions })
@@ -101,16 +102,16 @@ impl Resumption {
     }
 }
 
-/// All that files say, read and checked.
+/// The content of all files, parsed and checked.
 pub struct TlsMaterial {
     pub certificates: Vec<Certificate>,
-    /// The authorities of clients.
+    /// The authorities that issue client certificates.
     pub authorities: Vec<CertificateDer<'static>>,
 }
 
 impl TlsMaterial {
-    /// Reads the files. Without certificates there, `own` stands in for them.
-    pub fn load(options: &TlsOptions, own: Option<&SelfSigned>) -> Result<TlsMaterial, TlsError> {
+    /// Reads the files. Without configured certificates, uses `self_signed`.
+    pub fn load(options: &TlsOptions, self_signed: Option<&SelfSigned>) -> Result<TlsMaterial, TlsError> {
         let mut certificates = Vec::with_capacity(options.certificates.len().max(1));
         for files in &options.certificates {
             let (chain, key) = load_pair(files)?;
@@ -123,9 +124,12 @@ impl TlsMaterial {
                 reason,
             })?);
         }
-        if let (true, Some(own)) = (certificates.is_empty(), own) {
-            let pair =
-                CertifiedKey::from_der(vec![own.certificate.clone()], own.key.clone_key(), &provider());
+        if let (true, Some(self_signed)) = (certificates.is_empty(), self_signed) {
+            let pair = CertifiedKey::from_der(
+                vec![self_signed.certificate.clone()],
+                self_signed.key.clone_key(),
+                &provider(),
+            );
             certificates.push(Certificate::new(pair.map_err(setup_error)?).map_err(setup_error)?);
         }
         let authorities = match &options.client_auth {
@@ -135,20 +139,20 @@ impl TlsMaterial {
         Ok(TlsMaterial { certificates, authorities })
     }
 
-    /// Whether `current` shows the same certificates; a key belongs to its certificate.
+    /// Whether `current` has the same certificates. A certificate determines its key, so keys are not compared.
     pub fn has_same_certificates(&self, current: &TlsSnapshot) -> bool {
         let chains = |all: &[Certificate]| all.iter().map(|one| one.chain().to_vec()).collect::<Vec<_>>();
         chains(&self.certificates) == chains(current.certificates())
     }
 
-    /// TLS 1.2 and 1.3 with the provider's suites, all of them AEAD with ephemeral keys; HTTP/2 before HTTP/1.1.
+    /// Builds the configuration: TLS 1.2 and 1.3 with the suites of the provider, all of them AEAD with ephemeral keys;
+    /// HTTP/2 preferred over HTTP/1.1.
     pub fn build(self, options: &TlsOptions, resumption: &Resumption) -> Result<TlsSnapshot, TlsError> {
         let certificates = Arc::new(Certificates::new(self.certificates));
         let builder = ServerConfig::builder_with_provider(provider())
             .with_safe_default_protocol_versions()
             .map_err(setup_error)?;
-        // SECURITY: one verifier for all names, so that no name that a client may ask for lets it in without a
-        // certificate.
+        // SECURITY: one verifier for all names, so that no requested name admits a client without a certificate.
         let builder = match &options.client_auth {
             None => builder.with_no_client_auth(),
             Some(auth) => {
@@ -157,15 +161,15 @@ impl TlsMaterial {
                     let (option, path) = (CLIENT_CA, auth.ca_file.clone());
                     roots.add(authority).map_err(|reason| TlsError::Anchor { option, path, reason })?;
                 }
-                builder.with_client_cert_verifier(client_auth::client_verifier(roots, auth.required)?)
+                builder.with_client_cert_verifier(client_auth::client_verifier(roots, auth)?)
             }
         };
         let mut config = builder.with_cert_resolver(Arc::clone(&certificates) as _);
         config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-        // Most clients' order is that of a library which puts what is longest first. A client that wants no other suite
-        // than one of 256 bits offers no other.
+        // Most clients send the default list of a TLS library, which puts the longest keys first. A client that insists on 256-bit
+        // suites offers no others.
         config.ignore_client_order = true;
-        // SECURITY: early data can be replayed by anybody who saw it.
+        // SECURITY: early data can be replayed by anyone who recorded it.
         config.max_early_data_size = 0;
         config.ticketer = Arc::clone(&resumption.ticketer);
         config.session_storage = Arc::clone(&resumption.sessions);
@@ -197,7 +201,7 @@ mod tests {
         assert_eq!(current.config.alpn_protocols[0], b"h2");
 
         std::fs::write(&files.key, &other.1).expect("written");
-        let error = start(&files).expect_err("another certificate's key").to_string();
+        let error = start(&files).expect_err("the key of a different certificate").to_string();
         assert!(error.contains("tls.key") && error.contains("cannot be used together"), "{error}");
 
         std::fs::write(&files.key, "nothing").expect("written");
@@ -218,9 +222,9 @@ mod tests {
 
     #[test]
     fn a_self_signed_certificate_makes_a_server() {
-        let own = generate_self_signed(&["gateway.internal".into()]).expect("made");
-        assert!(own.certificate_pem.contains("BEGIN CERTIFICATE"));
-        let (_, tls) = TlsReloader::start(TlsOptions::default(), Some(own)).expect("usable");
+        let self_signed = generate_self_signed(&["gateway.internal".into()]).expect("made");
+        assert!(self_signed.certificate_pem.contains("BEGIN CERTIFICATE"));
+        let (_, tls) = TlsReloader::start(TlsOptions::default(), Some(self_signed)).expect("usable");
         assert!(tls.current().certificates()[0].names.covers("gateway.internal"));
     }
 

@@ -189,7 +189,9 @@ impl Upload {
                 return broken("it ended before its length");
             }
             None => {
-                self.batch.push_end(self.framing);
+                if self.framing == Framing::Chunked {
+                    self.batch.push_last_chunk();
+                }
                 self.state = UploadState::Ending;
             }
             Some(data) => {
@@ -199,7 +201,11 @@ impl Upload {
                 }
                 let last =
                     self.body.is_end_stream() && (self.body_left == 0 || self.framing == Framing::Chunked);
-                self.batch.push_data(data, self.framing == Framing::Chunked, last);
+                match (self.framing, last) {
+                    (Framing::Chunked, false) => self.batch.push_chunk(data),
+                    (Framing::Chunked, true) => self.batch.push_final_chunk(data),
+                    _ => self.batch.push_data(data),
+                }
                 if last {
                     self.state = UploadState::Ending;
                 }

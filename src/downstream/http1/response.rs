@@ -14,7 +14,6 @@ use crate::downstream::http1::{ConnectionEnd, Http1Connection};
 use crate::downstream::socket::ClientSocket;
 use crate::gateway::{DownstreamResponse, ObservedBody};
 use crate::http::h1::batch::WriteBatch;
-use crate::http::h1::head::Framing;
 use crate::http::h1::response::{Persistence, ResponseFraming, write_response};
 use crate::http::headers::HeaderName;
 use crate::os::splice::SplicePipe;
@@ -101,7 +100,11 @@ where
                         };
                         left = still;
                         ended = body.is_end_stream() && (left == 0 || !is_counted);
-                        batch.push_data(data, framing == ResponseFraming::Chunked, ended);
+                        match (framing, ended) {
+                            (ResponseFraming::Chunked, false) => batch.push_chunk(data),
+                            (ResponseFraming::Chunked, true) => batch.push_final_chunk(data),
+                            _ => batch.push_data(data),
+                        }
                     }
                     Poll::Ready(None) if is_counted && left > 0 => {
                         return Poll::Ready(Err(ConnectionEnd::ResponseIncomplete));
@@ -109,7 +112,7 @@ where
                     Poll::Ready(None) => {
                         ended = true;
                         if framing == ResponseFraming::Chunked {
-                            batch.push_end(Framing::Chunked);
+                            batch.push_last_chunk();
                         }
                     }
                     // What has come so far goes out, so that the client sees where the answer breaks off.

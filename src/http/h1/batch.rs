@@ -1,4 +1,5 @@
-//! Bytes that go out together.
+//! Bytes that are written together: small parts are copied into one buffer, large ones use a vectored write. It knows
+//! nothing about when to write.
 
 use std::io;
 use std::pin::Pin;
@@ -7,76 +8,81 @@ use std::task::{Context, Poll, ready};
 use bytes::Bytes;
 use tokio::io::AsyncWrite;
 
-use crate::http::h1::head::Framing;
 use crate::http::h1::response::{CHUNK_END, FINAL_CHUNK_END, LAST_CHUNK, write_chunk_size};
 
-/// To copy so few bytes costs less than to have the kernel gather them.
+/// Below this size, copying costs less than a vectored write.
 const MAX_COPIED: usize = 4 * 1024;
 
-/// Small parts are gathered up to so many bytes.
+/// Small parts are collected up to this size.
 const MAX_PREFIX: usize = 16 * 1024;
 
-/// A part of a message that is written as one: what stands before the bytes of the body, these, and what follows.
+/// A part of a message that is written with one system call: a prefix, bytes of the body, and a suffix.
 #[derive(Default)]
 pub struct WriteBatch {
-    /// A head, or the size of a chunk, or both.
+    /// A head, the size of a chunk, or both.
     pub prefix: Vec<u8>,
-    /// Bytes of the body.
+    /// Bytes of the body, not copied.
     pub data: Bytes,
-    /// The end of a chunk, or of the body.
+    /// The end of a chunk or of the body.
     pub suffix: &'static [u8],
     written: usize,
 }
 
 impl WriteBatch {
-    /// A head, and what will be added.
+    /// Starts with a head.
     pub fn with_head(head: Vec<u8>) -> WriteBatch {
         WriteBatch { prefix: head, ..WriteBatch::default() }
     }
 
-    /// Whether there is nothing to write.
+    /// Whether nothing is left to write.
     pub fn is_empty(&self) -> bool {
         self.prefix.is_empty() && self.data.is_empty() && self.suffix.is_empty()
     }
 
-    /// Whether more can be added before it is written.
+    /// Whether more can be added before it has to be written.
     pub fn has_room(&self) -> bool {
         self.data.is_empty() && self.prefix.len() < MAX_PREFIX
     }
 
-    /// How many bytes of it were written.
+    /// The number of bytes written so far.
     pub fn written(&self) -> usize {
         self.written
     }
 
-    /// Adds bytes of a body; one at least. `last` are those that no others follow.
-    pub fn push_data(&mut self, data: Bytes, chunked: bool, last: bool) {
-        debug_assert!(self.has_room() && !data.is_empty());
-        let after: &[u8] = match (chunked, last) {
-            (false, _) => &[],
-            (true, false) => CHUNK_END,
-            (true, true) => FINAL_CHUNK_END,
-        };
-        if chunked {
-            write_chunk_size(&mut self.prefix, data.len());
-        }
+    /// Adds bytes of a body that is not chunked, at least one.
+    pub fn push_data(&mut self, data: Bytes) {
+        self.push(data, &[]);
+    }
+
+    /// Adds bytes of a body as a chunk, at least one.
+    pub fn push_chunk(&mut self, data: Bytes) {
+        write_chunk_size(&mut self.prefix, data.len());
+        self.push(data, CHUNK_END);
+    }
+
+    /// Adds the last bytes of a body as a chunk, at least one, and the end of the body.
+    pub fn push_final_chunk(&mut self, data: Bytes) {
+        write_chunk_size(&mut self.prefix, data.len());
+        self.push(data, FINAL_CHUNK_END);
+    }
+
+    /// Adds the end of a chunked body whose last bytes were added before it was known that they were the last.
+    pub fn push_last_chunk(&mut self) {
+        self.prefix.extend_from_slice(std::mem::take(&mut self.suffix));
+        self.prefix.extend_from_slice(LAST_CHUNK);
+    }
+
+    fn push(&mut self, data: Bytes, suffix: &'static [u8]) {
+        debug_assert!(self.data.is_empty() && !data.is_empty());
         if data.len() <= MAX_COPIED {
             self.prefix.extend_from_slice(&data);
-            self.prefix.extend_from_slice(after);
+            self.prefix.extend_from_slice(suffix);
         } else {
-            (self.data, self.suffix) = (data, after);
+            (self.data, self.suffix) = (data, suffix);
         }
     }
 
-    /// Adds the end of a body after whose last bytes it was not known that they were the last.
-    pub fn push_end(&mut self, framing: Framing) {
-        if framing == Framing::Chunked {
-            self.prefix.extend_from_slice(std::mem::take(&mut self.suffix));
-            self.prefix.extend_from_slice(LAST_CHUNK);
-        }
-    }
-
-    /// Writes what is left; when that is done, the batch is empty. What TLS holds back needs a flush.
+    /// Writes what is left; the batch is empty when this is ready. The caller has to flush TLS.
     pub fn poll_write(
         &mut self,
         io: &mut (impl AsyncWrite + Unpin),
@@ -84,19 +90,19 @@ impl WriteBatch {
     ) -> Poll<io::Result<()>> {
         loop {
             let mut skip = self.written;
-            let [before, data, after] = [&self.prefix[..], &self.data[..], self.suffix].map(|part| {
+            let [prefix, data, suffix] = [&self.prefix[..], &self.data[..], self.suffix].map(|part| {
                 let skipped = skip.min(part.len());
                 skip -= skipped;
                 &part[skipped..]
             });
             let mut io = Pin::new(&mut *io);
-            let written = match (before.is_empty(), data.is_empty(), after.is_empty()) {
+            let written = match (prefix.is_empty(), data.is_empty(), suffix.is_empty()) {
                 (true, true, true) => break,
-                (false, true, true) => ready!(io.poll_write(cx, before))?,
+                (false, true, true) => ready!(io.poll_write(cx, prefix))?,
                 (true, false, true) => ready!(io.poll_write(cx, data))?,
-                (true, true, false) => ready!(io.poll_write(cx, after))?,
+                (true, true, false) => ready!(io.poll_write(cx, suffix))?,
                 _ => {
-                    let parts = [before, data, after].map(io::IoSlice::new);
+                    let parts = [prefix, data, suffix].map(io::IoSlice::new);
                     ready!(io.as_mut().poll_write_vectored(cx, &parts))?
                 }
             };

@@ -1,14 +1,17 @@
-//! The chunked transfer coding (RFC 9112 section 7.1): reading it.
+//! Decodes the chunked transfer coding (RFC 9112 section 7.1). It knows nothing about where the bytes come from.
 
 use bytes::{Buf, Bytes, BytesMut};
 
-/// Most bytes of all chunk extensions and trailers of a body. Nobody reads them, so there is no use in many.
+use crate::base::byte_class::ByteClass;
+use crate::http::headers::is_value_byte;
+
+/// Maximum size of all chunk extensions and trailers of a body. They are discarded, so a legitimate client needs few.
 const MAX_OVERHEAD: usize = 8 * 1024;
 
-/// Hexadecimal digits of a chunk's size at most: no integer overflows.
+/// Maximum number of hexadecimal digits in a chunk size, so that it does not overflow.
 const MAX_SIZE_DIGITS: u8 = 15;
 
-/// Reads a chunked body.
+/// Decodes one chunked body.
 #[derive(Debug)]
 pub struct ChunkedDecoder {
     state: ChunkState,
@@ -33,18 +36,18 @@ enum ChunkState {
     Done,
 }
 
-/// What a look at the buffer gave.
+/// The result of one decoding step.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Decoded {
     /// Bytes of the body.
     Data(Bytes),
-    /// Nothing until more bytes come.
+    /// More bytes are needed.
     NeedsMore,
-    /// The body has ended; what the buffer still holds is behind it.
+    /// The body is complete; bytes left in the buffer do not belong to it.
     End,
 }
 
-/// Why a body has no end that all agree on.
+/// The body is malformed, so its end is ambiguous.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct ChunkError(pub &'static str);
@@ -56,10 +59,10 @@ impl Default for ChunkedDecoder {
 }
 
 impl ChunkedDecoder {
-    /// Takes from the front of `buffer` what it can use.
+    /// Decodes bytes from the front of `buffer` and removes them.
     ///
-    /// SECURITY: sizes are hexadecimal digits and nothing else, lines end with CR LF and nothing else. Programs that
-    /// read more into them disagree about where a body ends.
+    /// SECURITY: a size consists of hexadecimal digits only, and a line ends with CR LF only. Programs that accept more
+    /// disagree about where a body ends.
     pub fn decode(&mut self, buffer: &mut BytesMut) -> Result<Decoded, ChunkError> {
         loop {
             if let ChunkState::Data { left } = self.state {
@@ -84,12 +87,13 @@ impl ChunkedDecoder {
         }
     }
 
-    /// Whether the whole body was read.
+    /// Whether the whole body was decoded.
     pub fn is_done(&self) -> bool {
         self.state == ChunkState::Done
     }
 
-    /// What ends a chunk, and a body, is mostly there together with the data. Then the end is known without waiting.
+    /// The end of a chunk or body usually arrives with the data. Consuming it here detects the end without another
+    /// read.
     fn skip_line_end(&mut self, buffer: &mut BytesMut) -> Result<(), ChunkError> {
         while !matches!(self.state, ChunkState::Data { .. } | ChunkState::Done) && buffer.has_remaining() {
             let byte = buffer.get_u8();
@@ -112,13 +116,13 @@ impl ChunkedDecoder {
                 (b'\r', _) => ChunkState::SizeLf { size },
                 _ => return Err(SIZE),
             },
-            ChunkState::ExtensionStart { size } if is_token(byte) => {
+            ChunkState::ExtensionStart { size } if ByteClass::TOKEN.contains(byte) => {
                 self.count_overhead(ChunkState::Extension { size })?
             }
             ChunkState::ExtensionStart { .. } => return Err(ChunkError("a chunk extension has no name")),
             ChunkState::Extension { size } => match byte {
                 b'\r' => ChunkState::SizeLf { size },
-                byte if is_text(byte) => self.count_overhead(ChunkState::Extension { size })?,
+                byte if is_value_byte(byte) => self.count_overhead(ChunkState::Extension { size })?,
                 _ => return Err(LINE),
             },
             ChunkState::SizeLf { size } => match (byte, size) {
@@ -129,25 +133,29 @@ impl ChunkedDecoder {
             ChunkState::DataCr if byte == b'\r' => ChunkState::DataLf,
             ChunkState::DataLf if byte == b'\n' => ChunkState::Size { size: 0, digits: 0 },
             ChunkState::DataCr | ChunkState::DataLf => {
-                return Err(ChunkError("a chunk is longer than its size says"));
+                return Err(ChunkError("a chunk is longer than its size"));
             }
             ChunkState::TrailerStart if byte == b'\r' => ChunkState::FinalLf,
-            ChunkState::TrailerStart if is_token(byte) => self.count_overhead(ChunkState::TrailerName)?,
-            ChunkState::TrailerName if is_token(byte) => self.count_overhead(ChunkState::TrailerName)?,
+            ChunkState::TrailerStart if ByteClass::TOKEN.contains(byte) => {
+                self.count_overhead(ChunkState::TrailerName)?
+            }
+            ChunkState::TrailerName if ByteClass::TOKEN.contains(byte) => {
+                self.count_overhead(ChunkState::TrailerName)?
+            }
             ChunkState::TrailerName if byte == b':' => self.count_overhead(ChunkState::TrailerValue)?,
             ChunkState::TrailerStart | ChunkState::TrailerName => {
-                return Err(ChunkError("a trailer is not a name, a colon and a value"));
+                return Err(ChunkError("a trailer must be a name, a colon and a value"));
             }
             ChunkState::TrailerValue => match byte {
                 b'\r' => ChunkState::TrailerLf,
-                byte if is_text(byte) => self.count_overhead(ChunkState::TrailerValue)?,
+                byte if is_value_byte(byte) => self.count_overhead(ChunkState::TrailerValue)?,
                 _ => return Err(LINE),
             },
             ChunkState::TrailerLf if byte == b'\n' => ChunkState::TrailerStart,
             ChunkState::FinalLf if byte == b'\n' => ChunkState::Done,
             ChunkState::TrailerLf | ChunkState::FinalLf => return Err(LINE),
             ChunkState::Data { .. } | ChunkState::Done => {
-                unreachable!("dealt with before bytes are taken one by one")
+                unreachable!("`decode` handles these states")
             }
         })
     }
@@ -161,23 +169,13 @@ impl ChunkedDecoder {
     }
 }
 
-/// A character of a field's name (RFC 9110 section 5.6.2).
-fn is_token(byte: u8) -> bool {
-    byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
-}
-
-/// A character of a field's value.
-fn is_text(byte: u8) -> bool {
-    byte == b'\t' || (byte >= b' ' && byte != 0x7f)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     type BodyAndRest = (Vec<u8>, Vec<u8>);
 
-    /// The body, and what stands behind it; fed in parts of `part` bytes.
+    /// Returns the body and the bytes after it; the input is fed in parts of `part` bytes.
     fn decode(text: &[u8], part: usize) -> Result<Option<BodyAndRest>, ChunkError> {
         let (mut decoder, mut buffer, mut body) = (ChunkedDecoder::default(), BytesMut::new(), Vec::new());
         let mut parts = text.chunks(part);

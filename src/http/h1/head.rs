@@ -1,49 +1,49 @@
-//! What heads of requests and of answers have in common: where they end, and where their bodies do.
+//! What request and response heads have in common: where a head ends, and where its body ends.
 
 use http::Version;
 
 use crate::http::headers::{HeaderName, Headers};
 
-/// How large a head may be.
+/// Limits on the size of a head.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct HeadLimits {
-    /// Most fields.
+    /// Maximum number of headers.
     pub max_headers: usize,
-    /// Most bytes, request line and line ends included.
+    /// Maximum number of bytes, including the request line and line ends.
     pub max_bytes: usize,
-    /// Most bytes of the target.
+    /// Maximum number of bytes of the target.
     pub max_target: usize,
 }
 
-/// Why a head is refused. The connection cannot go on: nobody knows where the next request begins.
+/// Why a head is rejected. The connection cannot continue, because the start of the next request is unknown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum HeadError {
-    /// It has no reading, or more than one.
+    /// It is malformed or ambiguous.
     #[error("{0}")]
     Malformed(&'static str),
-    /// More bytes than allowed.
-    #[error("the request's head is too large")]
+    /// It exceeds [`HeadLimits::max_bytes`].
+    #[error("the request head is too large")]
     TooLarge,
-    /// More fields than allowed.
-    #[error("the request has too many fields")]
+    /// It exceeds [`HeadLimits::max_headers`].
+    #[error("the request has too many headers")]
     TooManyHeaders,
-    /// A longer target than allowed.
-    #[error("the request's target is too long")]
+    /// It exceeds [`HeadLimits::max_target`].
+    #[error("the request target is too long")]
     TargetTooLong,
 }
 
-/// Where a body ends.
+/// How the end of a body is determined.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Framing {
-    /// There is none.
+    /// There is no body.
     None,
-    /// After so many bytes, one at least.
+    /// After this number of bytes, at least one.
     Length(u64),
-    /// Where its last chunk says.
+    /// After the last chunk.
     Chunked,
 }
 
-/// Looks for the end of a head as its bytes come, each byte once however they come.
+/// Finds the end of a head while its bytes arrive. Each byte is scanned once, however they are split.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct HeadScanner {
     scanned: usize,
@@ -51,9 +51,9 @@ pub struct HeadScanner {
 }
 
 impl HeadScanner {
-    /// The length of the head that `bytes` begins with, once it is there whole. `bytes` is all that came so far.
+    /// The length of the head at the start of `bytes`, once it is complete. `bytes` are all bytes received so far.
     ///
-    /// SECURITY: a line ends with CR LF. Whoever takes LF alone for an end sees other fields than whoever does not.
+    /// SECURITY: a line ends with CR LF. A parser that also accepts a bare LF sees different headers.
     pub fn find_end(&mut self, bytes: &[u8], limits: &HeadLimits) -> Result<Option<usize>, HeadError> {
         let from = self.scanned;
         for found in memchr::memchr_iter(b'\n', &bytes[from..]) {
@@ -73,7 +73,7 @@ impl HeadScanner {
             self.lines += 1;
         }
         self.scanned = bytes.len();
-        // 20 bytes are room for the longest method served, the version and the blanks between.
+        // 20 bytes are enough for the longest supported method, the version and the spaces between.
         if self.lines == 0 && bytes.len() > limits.max_target + 20 {
             return Err(HeadError::TargetTooLong);
         }
@@ -84,17 +84,19 @@ impl HeadScanner {
     }
 }
 
-/// What the fields say about the body (RFC 9112 section 6.3), without leniencies. `None`: they say nothing.
+/// The framing that the headers declare (RFC 9112 section 6.3), without leniency; `None` if they declare none.
 ///
-/// SECURITY: a body has one length. Two statements about it, equal or not, are an attack or a defect.
-pub fn body_framing(fields: &Headers, version: Version) -> Result<Option<Framing>, HeadError> {
+/// SECURITY: a body has one length. Two declarations, equal or not, are an attack or a defect.
+pub fn body_framing(headers: &Headers, version: Version) -> Result<Option<Framing>, HeadError> {
     let (mut codings, mut lengths) = (SingleValue::default(), SingleValue::default());
-    for field in fields.iter() {
-        match field.name {
-            HeaderName::TransferEncoding => codings.record(field.value),
-            HeaderName::ContentLength => lengths.record(field.value),
-            HeaderName::Other if resembles_framing_header(field.text()) => {
-                return Err(HeadError::Malformed("a field's name can be taken for one that frames the body"));
+    for header in headers.iter() {
+        match header.name {
+            HeaderName::TransferEncoding => codings.record(header.value),
+            HeaderName::ContentLength => lengths.record(header.value),
+            HeaderName::Other if resembles_framing_header(header.text()) => {
+                return Err(HeadError::Malformed(
+                    "a header name resembles `Content-Length` or `Transfer-Encoding`",
+                ));
             }
             _ => {}
         }
@@ -110,10 +112,10 @@ pub fn body_framing(fields: &Headers, version: Version) -> Result<Option<Framing
             Err(HeadError::Malformed("`Content-Length` must be one decimal number"))
         }
         (_, SingleValue::Present(_) | SingleValue::Duplicate) => {
-            Err(HeadError::Malformed("`Content-Length` and `Transfer-Encoding` exclude each other"))
+            Err(HeadError::Malformed("`Content-Length` and `Transfer-Encoding` must not be combined"))
         }
         (_, SingleValue::Absent) if version == Version::HTTP_10 => {
-            Err(HeadError::Malformed("HTTP/1.0 has no `Transfer-Encoding`"))
+            Err(HeadError::Malformed("HTTP/1.0 does not support `Transfer-Encoding`"))
         }
         (SingleValue::Present(coding), SingleValue::Absent) if coding.eq_ignore_ascii_case(b"chunked") => {
             Ok(Some(Framing::Chunked))
@@ -122,7 +124,7 @@ pub fn body_framing(fields: &Headers, version: Version) -> Result<Option<Framing
     }
 }
 
-/// A value that may stand once.
+/// The value of a header that may occur once.
 #[derive(Clone, Copy, Default)]
 enum SingleValue<'a> {
     #[default]
@@ -140,19 +142,19 @@ impl<'a> SingleValue<'a> {
     }
 }
 
-/// Whether some programs frame a body by the field that is called so.
+/// Whether some programs read this name as one that declares the framing.
 fn resembles_framing_header(name: &[u8]) -> bool {
     let frames = [HeaderName::TransferEncoding, HeaderName::ContentLength].map(HeaderName::as_str);
     frames.iter().any(|other| is_lookalike(name, other.as_bytes()))
 }
 
-/// Whether some programs, for which `-` and `_` are the same, take a name for another one.
+/// Whether some programs, which treat `-` and other characters alike, read a name as `other`.
 fn is_lookalike(name: &[u8], other: &[u8]) -> bool {
     let alike = |(a, b): (&u8, &u8)| a == b || (*b == b'-' && !a.is_ascii_alphanumeric());
     name.len() == other.len() && name.iter().zip(other).all(alike)
 }
 
-/// Digits and nothing else, few enough that nobody's integers overflow.
+/// A decimal number: digits only, and few enough not to overflow in any program.
 fn parse_decimal(text: &[u8]) -> Option<u64> {
     if !(1..=18).contains(&text.len()) || !text.iter().all(u8::is_ascii_digit) {
         return None;
@@ -160,10 +162,10 @@ fn parse_decimal(text: &[u8]) -> Option<u64> {
     Some(text.iter().fold(0, |number, digit| number * 10 + u64::from(digit - b'0')))
 }
 
-/// Whether the connection goes on after this message.
-pub fn is_keep_alive(fields: &Headers, version: Version) -> bool {
+/// Whether the connection stays open after this message.
+pub fn is_keep_alive(headers: &Headers, version: Version) -> bool {
     let (mut close, mut keep) = (false, false);
-    for value in fields.all(HeaderName::Connection) {
+    for value in headers.all(HeaderName::Connection) {
         for option in value.split(|byte| *byte == b',') {
             let option = option.trim_ascii();
             close |= option.eq_ignore_ascii_case(b"close");

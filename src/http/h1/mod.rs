@@ -1,8 +1,8 @@
-//! HTTP/1.1 as bytes (RFC 9112), strictly: what has more than one reading is refused.
+//! HTTP/1.1 messages (RFC 9112), parsed strictly: ambiguous messages are rejected. It knows nothing about sockets and
+//! tasks.
 //!
-//! Pure functions and small machines over buffers; tasks, and what a socket is, are the business of those who use them.
-//! Between two programs that read the same bytes differently lies request smuggling, so nothing here is lenient: one line end,
-//! one length, one place where a message stops.
+//! Two programs that parse the same bytes differently make request smuggling possible. So nothing here is lenient: one
+//! line end, one length, one place where a message ends.
 
 pub mod batch;
 pub mod chunked;

@@ -1,7 +1,7 @@
-//! Reading a head off a socket.
+//! Reads a head from a socket. It knows nothing about the content of the head.
 //!
-//! Bytes are read into space that the thread has for that, and only what came is kept: a connection that waits owns no
-//! buffer, and a head that comes in one piece is copied once.
+//! Bytes are read into a buffer that the thread shares, and only received bytes are kept: an idle connection owns no
+//! buffer, and a head that arrives in one read is copied once.
 
 use std::cell::RefCell;
 use std::io;
@@ -13,17 +13,17 @@ use tokio::io::{AsyncRead, ReadBuf};
 
 use crate::http::h1::head::{HeadError, HeadLimits, HeadScanner};
 
-/// Most bytes that one read takes.
+/// Maximum size of one read.
 const SCRATCH_SIZE: usize = 16 * 1024;
 
 thread_local! {
-    static READING: RefCell<Box<[u8]>> = RefCell::new(vec![0; SCRATCH_SIZE].into_boxed_slice());
+    static SCRATCH: RefCell<Box<[u8]>> = RefCell::new(vec![0; SCRATCH_SIZE].into_boxed_slice());
 }
 
-/// A head, or why it is refused. `None`: the peer closed before its end.
+/// A head, or the reason why it is rejected. `None`: the peer closed the connection before the end of the head.
 pub type HeadRead = Option<Result<Vec<u8>, HeadError>>;
 
-/// Looks for a whole head, first in `unread`, where what came behind it is left.
+/// Reads a complete head, first from `unread`. Bytes after the head are left in `unread`.
 pub fn poll_read_head(
     io: &mut (impl AsyncRead + Unpin),
     cx: &mut Context<'_>,
@@ -37,7 +37,7 @@ pub fn poll_read_head(
                 Ok(Some(end)) => {
                     let head = copy_with_room(&unread.split_to(end));
                     if unread.is_empty() {
-                        // Lets go of the memory.
+                        // Frees the memory.
                         *unread = BytesMut::new();
                     }
                     return Poll::Ready(Ok(Some(Ok(head))));
@@ -46,47 +46,47 @@ pub fn poll_read_head(
                 Ok(None) => {}
             }
         }
-        let found = READING.with_borrow_mut(|scratch| {
-            let came = ready!(poll_read_scratch(io, cx, scratch))?;
-            if came.is_empty() {
+        let head = SCRATCH.with_borrow_mut(|scratch| {
+            let received = ready!(poll_read_scratch(io, cx, scratch))?;
+            if received.is_empty() {
                 return Poll::Ready(Ok(Some(None)));
             }
             if unread.is_empty() {
-                match scanner.find_end(came, limits) {
+                match scanner.find_end(received, limits) {
                     Ok(Some(end)) => {
-                        unread.extend_from_slice(&came[end..]);
-                        return Poll::Ready(Ok(Some(Some(Ok(copy_with_room(&came[..end]))))));
+                        unread.extend_from_slice(&received[end..]);
+                        return Poll::Ready(Ok(Some(Some(Ok(copy_with_room(&received[..end]))))));
                     }
                     Err(error) => return Poll::Ready(Ok(Some(Some(Err(error))))),
                     Ok(None) => {}
                 }
             }
-            unread.extend_from_slice(came);
+            unread.extend_from_slice(received);
             Poll::Ready(Ok::<_, io::Error>(None))
         });
-        if let Some(done) = ready!(found)? {
+        if let Some(done) = ready!(head)? {
             return Poll::Ready(Ok(done));
         }
     }
 }
 
-/// A head, and some room for what may be added to it.
+/// A copy with capacity for headers that are added.
 fn copy_with_room(head: &[u8]) -> Vec<u8> {
-    let mut kept = Vec::with_capacity(head.len() + 64);
-    kept.extend_from_slice(head);
-    kept
+    let mut copy = Vec::with_capacity(head.len() + 64);
+    copy.extend_from_slice(head);
+    copy
 }
 
-/// Reads what comes next, a head or not, behind what is in `unread`. 0 is the end.
+/// Reads available bytes to the end of `unread`. Returns their number; 0 at the end of the stream.
 pub fn poll_read_more(
     io: &mut (impl AsyncRead + Unpin),
     cx: &mut Context<'_>,
     unread: &mut BytesMut,
 ) -> Poll<io::Result<usize>> {
-    READING.with_borrow_mut(|scratch| {
-        let came = ready!(poll_read_scratch(io, cx, scratch))?;
-        unread.extend_from_slice(came);
-        Poll::Ready(Ok(came.len()))
+    SCRATCH.with_borrow_mut(|scratch| {
+        let received = ready!(poll_read_scratch(io, cx, scratch))?;
+        unread.extend_from_slice(received);
+        Poll::Ready(Ok(received.len()))
     })
 }
 
@@ -97,6 +97,6 @@ fn poll_read_scratch<'a>(
 ) -> Poll<io::Result<&'a [u8]>> {
     let mut read = ReadBuf::new(scratch);
     ready!(Pin::new(io).poll_read(cx, &mut read))?;
-    let came = read.filled().len();
-    Poll::Ready(Ok(&scratch[..came]))
+    let received = read.filled().len();
+    Poll::Ready(Ok(&scratch[..received]))
 }

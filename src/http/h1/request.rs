@@ -1,4 +1,4 @@
-//! The head of a request, in both directions.
+//! The head of a request: parsing and writing. It knows nothing about routes and policies.
 
 use bytes::Bytes;
 use http::{Method, Uri, Version};
@@ -8,52 +8,53 @@ use crate::http::h1::head::{Framing, HeadError, HeadLimits, body_framing, is_kee
 use crate::http::h1::response::write_header;
 use crate::http::headers::{Head, HeaderName, Headers, ParsedHeaders};
 
-/// A head that was understood.
+/// A parsed request head.
 #[derive(Debug)]
 pub struct RequestHead {
-    /// Method, target and fields.
+    /// Method, target and headers.
     pub head: Head,
     /// HTTP/1.1 or HTTP/1.0.
     pub version: Version,
-    /// Where the body ends.
+    /// How the end of the body is determined.
     pub framing: Framing,
-    /// Whether the client wants to go on after this request.
+    /// Whether the client keeps the connection open after this request.
     pub keep_alive: bool,
     /// Whether the client waits for `100 Continue` before it sends the body.
     pub expects_continue: bool,
 }
 
-/// So many fields are parsed without memory from the heap.
+/// Up to this number of headers is parsed without a heap allocation.
 const STACK_HEADERS: usize = 32;
 
-/// Understands a whole head, whose end [`HeadScanner::find_end`] has found. The fields keep its memory.
+/// Parses a complete head, whose end [`HeadScanner::find_end`](super::head::HeadScanner::find_end) has found. The
+/// headers keep its memory.
 pub fn parse_request(head: Vec<u8>, limits: &HeadLimits) -> Result<RequestHead, HeadError> {
-    let mut few = [const { std::mem::MaybeUninit::<httparse::Header<'_>>::uninit() }; STACK_HEADERS];
+    let mut on_stack = [const { std::mem::MaybeUninit::<httparse::Header<'_>>::uninit() }; STACK_HEADERS];
     let mut parsed = httparse::Request::new(&mut []);
-    let read = match parsed.parse_with_uninit_headers(&head, &mut few) {
+    let request = match parsed.parse_with_uninit_headers(&head, &mut on_stack) {
         Ok(status) => ParsedRequest::check(&head, &parsed, status, limits)?,
         Err(httparse::Error::TooManyHeaders) => {
-            let mut many = vec![httparse::EMPTY_HEADER; limits.max_headers];
-            let mut parsed = httparse::Request::new(&mut many);
+            let mut on_heap = vec![httparse::EMPTY_HEADER; limits.max_headers];
+            let mut parsed = httparse::Request::new(&mut on_heap);
             let status = parsed.parse(&head).map_err(head_error)?;
             ParsedRequest::check(&head, &parsed, status, limits)?
         }
         Err(error) => return Err(head_error(error)),
     };
-    read.into_request_head(head)
+    request.into_request_head(head)
 }
 
 fn head_error(error: httparse::Error) -> HeadError {
     HeadError::Malformed(match error {
         httparse::Error::TooManyHeaders => return HeadError::TooManyHeaders,
-        httparse::Error::HeaderName => "a field's name has characters that none may have, or is folded",
-        httparse::Error::HeaderValue => "a field's value has characters that none may have",
+        httparse::Error::HeaderName => "a header name has invalid characters, or a header is folded",
+        httparse::Error::HeaderValue => "a header value has invalid characters",
         httparse::Error::Version => "the version is not HTTP/1.1 or HTTP/1.0",
         _ => "the request line is not a method, a target and a version, with one space between them",
     })
 }
 
-/// What was found in a head, before its memory is taken over.
+/// The parts of a head, before ownership of its memory is taken.
 struct ParsedRequest {
     method: Method,
     uri: Uri,
@@ -68,7 +69,7 @@ impl ParsedRequest {
         status: httparse::Status<usize>,
         limits: &HeadLimits,
     ) -> Result<ParsedRequest, HeadError> {
-        const BROKEN: HeadError = HeadError::Malformed("the head breaks off");
+        const BROKEN: HeadError = HeadError::Malformed("the head is incomplete");
         if status != httparse::Status::Complete(head.len()) {
             return Err(BROKEN);
         }
@@ -79,50 +80,51 @@ impl ParsedRequest {
         if parsed.headers.len() > limits.max_headers {
             return Err(HeadError::TooManyHeaders);
         }
-        // SECURITY: `http::Uri` drops a fragment without a word; whoever keeps it sees another path.
+        // SECURITY: `http::Uri` silently drops a fragment; a program that keeps it sees a different path.
         if !ByteClass::TARGET.contains_all(target.as_bytes()) {
-            return Err(HeadError::Malformed("the target has characters that none may have"));
+            return Err(HeadError::Malformed("the target has invalid characters"));
         }
         let method = parsed.method.ok_or(BROKEN)?;
         let method = Method::from_bytes(method.as_bytes()).map_err(|_| BROKEN)?;
         let uri = Uri::from_maybe_shared(Bytes::copy_from_slice(target.as_bytes()))
-            .map_err(|_| HeadError::Malformed("the target is no path and no URL"))?;
+            .map_err(|_| HeadError::Malformed("the target is neither a path nor a URL"))?;
         let version = if parsed.version == Some(1) { Version::HTTP_11 } else { Version::HTTP_10 };
         Ok(ParsedRequest { method, uri, version, headers: ParsedHeaders::new(head, parsed.headers) })
     }
 
     fn into_request_head(self, head: Vec<u8>) -> Result<RequestHead, HeadError> {
-        let ParsedRequest { method, uri, version, headers: fields } = self;
-        let fields = fields.into_headers(head);
-        check_single_host(&fields, version)?;
-        let framing = body_framing(&fields, version)?.unwrap_or(Framing::None);
-        let keep_alive = is_keep_alive(&fields, version);
+        let ParsedRequest { method, uri, version, headers } = self;
+        let headers = headers.into_headers(head);
+        check_single_host(&headers, version)?;
+        let framing = body_framing(&headers, version)?.unwrap_or(Framing::None);
+        let keep_alive = is_keep_alive(&headers, version);
         let expects_continue = version == Version::HTTP_11
             && framing != Framing::None
-            && fields
+            && headers
                 .get(HeaderName::Expect)
                 .is_some_and(|value| value.eq_ignore_ascii_case(b"100-continue"));
-        let head = Head { method, uri, headers: fields };
+        let head = Head { method, uri, headers };
         Ok(RequestHead { head, version, framing, keep_alive, expects_continue })
     }
 }
 
-/// RFC 9112 section 3.2: exactly one `Host` in HTTP/1.1, one at most before.
-fn check_single_host(fields: &Headers, version: Version) -> Result<(), HeadError> {
-    match fields.all(HeaderName::Host).count() {
+/// Exactly one `Host` in HTTP/1.1, at most one in HTTP/1.0 (RFC 9112 section 3.2).
+fn check_single_host(headers: &Headers, version: Version) -> Result<(), HeadError> {
+    match headers.all(HeaderName::Host).count() {
         1 => Ok(()),
         0 if version == Version::HTTP_10 => Ok(()),
-        0 => Err(HeadError::Malformed("the field `Host` is missing")),
-        _ => Err(HeadError::Malformed("the field `Host` stands twice")),
+        0 => Err(HeadError::Malformed("the header `Host` is missing")),
+        _ => Err(HeadError::Malformed("the header `Host` occurs twice")),
     }
 }
 
-/// Writes a request line in HTTP/1.1, its target in origin form, but for its end: fields and [`end_request`] follow.
+/// Writes an HTTP/1.1 request line, with the target in origin form, but without its line end: headers and
+/// [`write_request_end`] follow.
 pub fn write_request_start(out: &mut Vec<u8>, method: &Method, uri: &Uri) {
     out.extend_from_slice(method.as_str().as_bytes());
     out.push(b' ');
     let target = uri.path_and_query().map_or("/", |target| target.as_str());
-    // A URL may have a query and no path; an origin form always has one (RFC 9112 section 3.2.1).
+    // A URL may have a query without a path; the origin form always has a path (RFC 9112 section 3.2.1).
     if target.starts_with('?') {
         out.push(b'/');
     }
@@ -130,10 +132,10 @@ pub fn write_request_start(out: &mut Vec<u8>, method: &Method, uri: &Uri) {
     out.extend_from_slice(b" HTTP/1.1");
 }
 
-/// Writes the field that says how the body is framed, and the end of the head.
+/// Writes the header that declares the framing of the body, and the end of the head.
 pub fn write_request_end(out: &mut Vec<u8>, method: &Method, framing: Framing) {
     match framing {
-        // RFC 9110 section 8.6: where a body would mean something, its absence is said.
+        // RFC 9110 section 8.6: if the method gives a body a meaning, its absence is declared.
         Framing::None if matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS | Method::DELETE) => {
         }
         Framing::None => write_header(out, HeaderName::ContentLength, b"0"),
@@ -159,8 +161,8 @@ mod tests {
         }
     }
 
-    fn with(fields: &str) -> Result<RequestHead, HeadError> {
-        head(format!("POST /p HTTP/1.1\r\nHost: h\r\n{fields}\r\n").as_bytes())
+    fn with(headers: &str) -> Result<RequestHead, HeadError> {
+        head(format!("POST /p HTTP/1.1\r\nHost: h\r\n{headers}\r\n").as_bytes())
     }
 
     #[test]
@@ -179,7 +181,7 @@ mod tests {
         assert_eq!(
             head.head.headers.get(HeaderName::XApiKey),
             Some(&b"k"[..]),
-            "blanks around a value are no part of it"
+            "whitespace around a value is not part of it"
         );
         assert_eq!((head.framing, head.keep_alive), (Framing::Length(5), true));
         assert!(!with("Connection: foo, Close\r\n").expect("good").keep_alive);
@@ -190,7 +192,7 @@ mod tests {
 
     #[test]
     fn http_1_0_closes_without_keep_alive() {
-        let ten = |fields: &str| super::tests::head(format!("GET / HTTP/1.0\r\n{fields}\r\n").as_bytes());
+        let ten = |headers: &str| super::tests::head(format!("GET / HTTP/1.0\r\n{headers}\r\n").as_bytes());
         assert!(!ten("").expect("good").keep_alive);
         assert!(ten("Connection: Keep-Alive\r\n").expect("good").keep_alive);
         assert!(ten("Transfer-Encoding: chunked\r\n").is_err());
@@ -207,7 +209,7 @@ mod tests {
         {
             assert!(with(&format!("Transfer-Encoding: {value}\r\n")).is_err(), "{value:?}");
         }
-        for fields in [
+        for headers in [
             "Content-Length: 5\r\nContent-Length: 5\r\n",
             "Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n",
             "Content-Length: 5\r\nTransfer-Encoding: chunked\r\n",
@@ -215,7 +217,7 @@ mod tests {
             "Content_Length: 5\r\n",
             "Content-Length: 5\r\ncontent-length: 6\r\n",
         ] {
-            assert!(with(fields).is_err(), "{fields:?}");
+            assert!(with(headers).is_err(), "{headers:?}");
         }
         for blank in [b'\x0b', b'\x0c', b'\0', b'\xa0'] {
             let mut text = b"POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: ".to_vec();
@@ -292,13 +294,13 @@ mod tests {
             write_request_end(&mut out, method, framing);
             String::from_utf8(out).expect("text")
         };
-        for (framing, said) in [
+        for (framing, header) in [
             (Framing::None, "content-length: 0\r\n"),
             (Framing::Length(5), "content-length: 5\r\n"),
             (Framing::Chunked, "transfer-encoding: chunked\r\n"),
         ] {
             let text = written(&Method::POST, "/a?b=c", framing);
-            assert_eq!(text, format!("POST /a?b=c HTTP/1.1\r\nhost: h\r\n{said}\r\n"));
+            assert_eq!(text, format!("POST /a?b=c HTTP/1.1\r\nhost: h\r\n{header}\r\n"));
             assert_eq!(head(text.as_bytes()).expect("good").framing, framing);
         }
         assert!(!written(&Method::GET, "/", Framing::None).contains("length"));

@@ -1,4 +1,4 @@
-//! The head of an answer, in both directions, and the chunks of a body.
+//! The head of a response: parsing and writing; and the chunks of a body. It knows nothing about what is sent.
 
 use std::cell::RefCell;
 use std::io::Write as _;
@@ -10,80 +10,80 @@ use crate::base::clock;
 use crate::http::h1::head::{Framing, HeadError, body_framing, is_keep_alive};
 use crate::http::headers::{Header, HeaderName, Headers, ParsedHeaders};
 
-/// Where the body of an answer ends, as its reader knows.
+/// How the end of a response body is determined, from the view of its reader.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum BodyExtent {
-    /// As its fields say.
+    /// As the headers declare.
     Framed(Framing),
-    /// Where the connection does.
+    /// At the end of the connection.
     UntilClose,
 }
 
-/// The head of an answer that was understood.
+/// A parsed response head.
 #[derive(Debug)]
 pub struct ResponseHead {
-    /// Its status.
+    /// The status code, from 100 to 999.
     pub status: StatusCode,
-    /// Its fields.
+    /// The headers, including those that apply to one hop only.
     pub headers: Headers,
-    /// Where the body ends.
+    /// How the end of the body is determined.
     pub extent: BodyExtent,
-    /// Whether the connection can take another request after this.
+    /// Whether the connection can be used for the next request.
     pub keep_alive: bool,
 }
 
-/// Understands a whole head, whose end was found before. The fields keep its memory.
+/// Parses a complete head, whose end was found before. The headers keep its memory.
 ///
-/// SECURITY: as strict as with requests. An answer with two readings would let whoever stands behind a backend put a
-/// forged one behind it.
-pub fn parse_response(head: Vec<u8>, to: &Method) -> Result<ResponseHead, HeadError> {
-    const MOST_FIELDS: usize = 128;
-    let mut storage = [const { std::mem::MaybeUninit::<httparse::Header<'_>>::uninit() }; MOST_FIELDS];
+/// SECURITY: as strict as for requests. With an ambiguous response, an attacker behind a backend could insert a forged
+/// response after it.
+pub fn parse_response(head: Vec<u8>, method: &Method) -> Result<ResponseHead, HeadError> {
+    const MAX_HEADERS: usize = 128;
+    let mut storage = [const { std::mem::MaybeUninit::<httparse::Header<'_>>::uninit() }; MAX_HEADERS];
     let mut parsed = httparse::Response::new(&mut []);
     let config = httparse::ParserConfig::default();
     match config.parse_response_with_uninit_headers(&mut parsed, &head, &mut storage) {
         Ok(httparse::Status::Complete(length)) if length == head.len() => {}
-        Ok(_) => return Err(HeadError::Malformed("the head breaks off")),
+        Ok(_) => return Err(HeadError::Malformed("the head is incomplete")),
         Err(httparse::Error::TooManyHeaders) => return Err(HeadError::TooManyHeaders),
-        Err(_) => return Err(HeadError::Malformed("a line that is no status line or no field")),
+        Err(_) => return Err(HeadError::Malformed("a line is neither a status line nor a header")),
     }
     let status = parsed.code.and_then(|code| StatusCode::from_u16(code).ok());
-    let status = status.ok_or(HeadError::Malformed("the status is no number from 100 to 999"))?;
+    let status = status.ok_or(HeadError::Malformed("the status is not a number from 100 to 999"))?;
     let version = if parsed.version == Some(1) { Version::HTTP_11 } else { Version::HTTP_10 };
-    let fields = ParsedHeaders::new(&head, parsed.headers).into_headers(head);
-    let said = body_framing(&fields, version)?;
-    let extent = match said {
-        _ if is_bodiless(to, status) => BodyExtent::Framed(Framing::None),
+    let headers = ParsedHeaders::new(&head, parsed.headers).into_headers(head);
+    let declared = body_framing(&headers, version)?;
+    let extent = match declared {
+        _ if is_bodiless(method, status) => BodyExtent::Framed(Framing::None),
         Some(framing) => BodyExtent::Framed(framing),
         None => BodyExtent::UntilClose,
     };
-    let keep_alive = is_keep_alive(&fields, version) && extent != BodyExtent::UntilClose;
-    Ok(ResponseHead { status, headers: fields, extent, keep_alive })
+    let keep_alive = is_keep_alive(&headers, version) && extent != BodyExtent::UntilClose;
+    Ok(ResponseHead { status, headers, extent, keep_alive })
 }
 
-/// Whether an answer has no body, whatever its fields say.
-fn is_bodiless(to: &Method, status: StatusCode) -> bool {
-    *to == Method::HEAD
+/// Whether a response has no body, regardless of its headers (RFC 9112 section 6.3).
+fn is_bodiless(method: &Method, status: StatusCode) -> bool {
+    *method == Method::HEAD
         || status == StatusCode::NO_CONTENT
         || status == StatusCode::NOT_MODIFIED
         || status.is_informational()
 }
 
-/// How the client learns where the body of an answer ends.
+/// How the end of a response body is declared to the client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ResponseFraming {
-    /// There is no body, whatever the fields say.
+    /// There is no body, regardless of the headers.
     None,
-    /// After so many bytes.
+    /// After this number of bytes.
     Length(u64),
-    /// Where the last chunk says.
+    /// After the last chunk.
     Chunked,
-    /// Where the connection does: for HTTP/1.0, which knows no chunks.
+    /// At the end of the connection: for HTTP/1.0, which has no chunks.
     Close,
 }
 
 impl ResponseFraming {
-    /// For an answer to `method`, whose body has `length` bytes if that is known.
+    /// For a response to `method`; `length` is the size of its body, if it is known.
     pub fn choose(
         method: &Method,
         version: Version,
@@ -100,23 +100,23 @@ impl ResponseFraming {
     }
 }
 
-/// Whether the connection goes on, and whether the client has to be told.
+/// Whether the connection stays open, and how the client is informed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Persistence {
-    /// It does, as usual in HTTP/1.1.
+    /// It stays open, which is the default of HTTP/1.1.
     Default,
-    /// It does, and HTTP/1.0 is told.
+    /// It stays open, which is declared to an HTTP/1.0 client.
     KeepAlive,
-    /// It ends with this answer.
+    /// It closes after this response.
     Close,
 }
 
-/// Writes a head. Of the fields that say how the body is framed none is taken over, except that an answer without a
-/// body may say how long it would have been.
+/// Writes a head. Headers that declare the framing are not copied, except that a response without a body may declare
+/// the length that the body would have.
 pub fn write_response(
     out: &mut Vec<u8>,
     status: StatusCode,
-    fields: &Headers,
+    headers: &Headers,
     framing: ResponseFraming,
     persistence: Persistence,
 ) {
@@ -124,19 +124,19 @@ pub fn write_response(
     out.extend_from_slice(status.as_str().as_bytes());
     out.push(b' ');
     out.extend_from_slice(status.canonical_reason().unwrap_or("Unknown").as_bytes());
-    let mut dated = false;
-    for field in fields.iter() {
-        match field.name {
+    let mut has_date = false;
+    for header in headers.iter() {
+        match header.name {
             HeaderName::Connection | HeaderName::TransferEncoding => continue,
             HeaderName::ContentLength
                 if framing != ResponseFraming::None || status == StatusCode::NO_CONTENT =>
             {
                 continue;
             }
-            HeaderName::Date => dated = true,
+            HeaderName::Date => has_date = true,
             _ => {}
         }
-        copy_header(out, field);
+        copy_header(out, header);
     }
     match framing {
         ResponseFraming::Length(length) => {
@@ -151,37 +151,37 @@ pub fn write_response(
         Persistence::KeepAlive => write_header(out, HeaderName::Connection, b"keep-alive"),
         Persistence::Close => write_header(out, HeaderName::Connection, b"close"),
     }
-    if !dated {
+    if !has_date {
         write_date(out);
     }
     out.extend_from_slice(b"\r\n\r\n");
 }
 
-/// Writes one field whose name is known by heart. The line before it ends here, its own where the next one begins.
+/// Writes one header with a known name. Ends the line before it, but not its own.
 pub fn write_header(out: &mut Vec<u8>, name: HeaderName, value: &[u8]) {
     debug_assert!(name != HeaderName::Other);
     out.extend_from_slice(name.line_prefix().as_bytes());
     out.extend_from_slice(value);
 }
 
-/// Writes a field of another head.
-pub fn copy_header(out: &mut Vec<u8>, field: Header<'_>) {
-    if field.name != HeaderName::Other {
-        return write_header(out, field.name, field.value);
+/// Writes a header of a parsed head.
+pub fn copy_header(out: &mut Vec<u8>, header: Header<'_>) {
+    if header.name != HeaderName::Other {
+        return write_header(out, header.name, header.value);
     }
     out.extend_from_slice(b"\r\n");
-    out.extend_from_slice(field.text());
+    out.extend_from_slice(header.text());
     out.extend_from_slice(b": ");
-    out.extend_from_slice(field.value);
+    out.extend_from_slice(header.value);
 }
 
-/// RFC 9110 section 6.6.1. The text changes once a second.
+/// Writes the date (RFC 9110 section 6.6.1). The text is formatted once a second.
 fn write_date(out: &mut Vec<u8>) {
     thread_local! {
-        static DATE_FIELD: RefCell<(u64, Vec<u8>)> = const { RefCell::new((u64::MAX, Vec::new())) };
+        static DATE_HEADER: RefCell<(u64, Vec<u8>)> = const { RefCell::new((u64::MAX, Vec::new())) };
     }
     let now = clock::unix_time().as_secs();
-    DATE_FIELD.with_borrow_mut(|(second, text)| {
+    DATE_HEADER.with_borrow_mut(|(second, text)| {
         if *second != now {
             *second = now;
             text.clear();
@@ -192,18 +192,18 @@ fn write_date(out: &mut Vec<u8>) {
     });
 }
 
-/// Writes what stands before the bytes of a chunk.
+/// Writes the size line of a chunk.
 pub fn write_chunk_size(out: &mut Vec<u8>, length: usize) {
     let _ = write!(out, "{length:x}\r\n");
 }
 
-/// What stands behind the bytes of a chunk,
+/// Follows the bytes of a chunk.
 pub const CHUNK_END: &[u8] = b"\r\n";
 
-/// behind the bytes of the last one,
+/// Follows the bytes of the last chunk with data, and ends the body.
 pub const FINAL_CHUNK_END: &[u8] = b"\r\n0\r\n\r\n";
 
-/// and where there is nothing more to send.
+/// Ends a body after a complete chunk.
 pub const LAST_CHUNK: &[u8] = b"0\r\n\r\n";
 
 #[cfg(test)]
@@ -212,9 +212,9 @@ mod tests {
 
     use super::*;
 
-    fn written(status: u16, fields: &[(&'static str, &'static str)], framing: ResponseFraming) -> String {
+    fn written(status: u16, headers: &[(&'static str, &'static str)], framing: ResponseFraming) -> String {
         let mut map = HeaderMap::new();
-        for (name, value) in fields {
+        for (name, value) in headers {
             map.append(*name, HeaderValue::from_static(value));
         }
         let mut out = Vec::new();
@@ -225,15 +225,18 @@ mod tests {
 
     #[test]
     fn framing_headers_are_written_once() {
-        let fields = [("content-length", "7"), ("transfer-encoding", "x"), ("date", "D"), ("a", "b")];
+        let headers = [("content-length", "7"), ("transfer-encoding", "x"), ("date", "D"), ("a", "b")];
         assert_eq!(
-            written(200, &fields, ResponseFraming::Length(12)),
+            written(200, &headers, ResponseFraming::Length(12)),
             "HTTP/1.1 200 OK\r\ndate: D\r\na: b\r\ncontent-length: 12\r\n\r\n"
         );
-        let chunked = written(200, &fields, ResponseFraming::Chunked);
+        let chunked = written(200, &headers, ResponseFraming::Chunked);
         assert!(chunked.contains("transfer-encoding: chunked") && !chunked.contains("content-length"));
-        assert!(written(200, &fields, ResponseFraming::None).contains("content-length: 7"), "as for HEAD");
-        assert!(!written(204, &fields, ResponseFraming::None).contains("content-length"));
+        assert!(
+            written(200, &headers, ResponseFraming::None).contains("content-length: 7"),
+            "as in a response to HEAD"
+        );
+        assert!(!written(204, &headers, ResponseFraming::None).contains("content-length"));
     }
 
     #[test]
@@ -260,14 +263,14 @@ mod tests {
         assert_eq!(of(Method::GET, Version::HTTP_10, 200, None), ResponseFraming::Close);
     }
 
-    fn parsed(text: &str, to: &Method) -> Result<(u16, BodyExtent, bool), HeadError> {
-        let head = parse_response(text.as_bytes().to_vec(), to)?;
+    fn parsed(text: &str, method: &Method) -> Result<(u16, BodyExtent, bool), HeadError> {
+        let head = parse_response(text.as_bytes().to_vec(), method)?;
         Ok((head.status.as_u16(), head.extent, head.keep_alive))
     }
 
     #[test]
     fn responses_are_parsed() {
-        let of = |fields: &str| parsed(&format!("HTTP/1.1 200 OK\r\n{fields}\r\n"), &Method::GET);
+        let of = |headers: &str| parsed(&format!("HTTP/1.1 200 OK\r\n{headers}\r\n"), &Method::GET);
         assert_eq!(of("Content-Length: 5\r\n"), Ok((200, BodyExtent::Framed(Framing::Length(5)), true)));
         assert_eq!(of("Content-Length: 0\r\n"), Ok((200, BodyExtent::Framed(Framing::None), true)));
         assert_eq!(

@@ -1,7 +1,8 @@
-//! The fields of a head: one piece of memory with all their bytes, and a list of where they stand.
+//! The headers of a message: one buffer with all their bytes, and a list of positions in it. It knows nothing about
+//! what a header means.
 //!
-//! A map would have to be built and asked for each request, with hashes and memory for each entry; a head has few fields,
-//! and what the gateway asks of them is mostly their name, which is looked up once ([`HeaderName`]).
+//! A map would need hashing and an allocation per entry for every request. A message has few headers, and the gateway
+//! mostly needs their name, which is looked up once ([`HeaderName`]).
 
 mod name;
 
@@ -13,21 +14,21 @@ use http::{HeaderMap, HeaderValue, Method, Uri};
 
 pub use name::HeaderName;
 
-/// Fields in their order. Names are in lower case; what was let in is valid for HTTP/1 and HTTP/2.
+/// Headers in the order in which they were received or added. Names are in lower case; names and values are valid for HTTP/1 and HTTP/2.
 #[derive(Clone, Default)]
 pub struct Headers {
     bytes: Vec<u8>,
     entries: Vec<HeaderEntry>,
 }
 
-/// What the head of a request says.
+/// The method, target and headers of a request.
 #[derive(Debug)]
 pub struct Head {
-    /// How it asks,
+    /// The method, such as `GET`.
     pub method: Method,
-    /// for what,
+    /// The target: a path with a query, or a URL.
     pub uri: Uri,
-    /// and all else.
+    /// The headers.
     pub headers: Headers,
 }
 
@@ -37,11 +38,11 @@ impl From<Parts> for Head {
     }
 }
 
-/// Where a field stands in the bytes.
+/// The position of a header in the buffer.
 #[derive(Clone, Copy)]
 struct HeaderEntry {
     name: HeaderName,
-    /// Of the name; for [`HeaderName::Other`] only.
+    /// The name; used for [`HeaderName::Other`] only.
     text: ByteRange,
     value: ByteRange,
 }
@@ -58,31 +59,31 @@ impl ByteRange {
     }
 
     fn new(start: usize, length: usize) -> ByteRange {
-        let fits = "heads are far smaller than 4 GiB";
+        let fits = "a head is far smaller than 4 GiB";
         ByteRange { start: u32::try_from(start).expect(fits), length: u32::try_from(length).expect(fits) }
     }
 
-    /// Where `part`, a part of `whole`, stands in it.
+    /// The position of `part`, a subslice of `whole`.
     fn locate(whole: &[u8], part: &[u8]) -> ByteRange {
         let start = part.as_ptr() as usize - whole.as_ptr() as usize;
-        debug_assert!(start + part.len() <= whole.len(), "it is a part");
+        debug_assert!(start + part.len() <= whole.len(), "it is a subslice");
         ByteRange::new(start, part.len())
     }
 }
 
-/// One field.
+/// A header of a message.
 #[derive(Clone, Copy)]
 pub struct Header<'a> {
-    /// What it is called, if that is known by heart.
+    /// The name, if it is a known one.
     pub name: HeaderName,
-    /// What it is called, if it is not; else empty.
+    /// The text of a name that is not known; otherwise empty.
     other: &'a [u8],
-    /// What it says. As HTTP/1 has it: no control characters but tabs.
+    /// The value: no control characters except tabs.
     pub value: &'a [u8],
 }
 
 impl<'a> Header<'a> {
-    /// What it is called, in lower case: a token, so ASCII.
+    /// The text of the name, in lower case: a token, so ASCII.
     pub fn text(&self) -> &'a [u8] {
         match self.name {
             HeaderName::Other => self.other,
@@ -91,33 +92,33 @@ impl<'a> Header<'a> {
     }
 }
 
-/// Where the fields stand in a head that is being read. Made into [`Headers`] with the head's own memory.
+/// The positions of the headers in a head that is being parsed. Turned into [`Headers`] with the memory of the head.
 pub struct ParsedHeaders(Vec<HeaderEntry>);
 
 impl ParsedHeaders {
-    /// Notes the fields that the parser found in `head`. It lets in nothing but tokens as names, and as values nothing
-    /// with control characters but tabs.
+    /// Records the headers that the parser found in `head`. The parser accepts only tokens as names, and values without
+    /// control characters except tabs.
     pub fn new(head: &[u8], parsed: &[httparse::Header<'_>]) -> ParsedHeaders {
-        let entry = |field: &httparse::Header<'_>| {
-            let name = HeaderName::parse(field.name.as_bytes());
+        let entry = |header: &httparse::Header<'_>| {
+            let name = HeaderName::parse(header.name.as_bytes());
             let text = match name {
-                HeaderName::Other => ByteRange::locate(head, field.name.as_bytes()),
+                HeaderName::Other => ByteRange::locate(head, header.name.as_bytes()),
                 _ => ByteRange::default(),
             };
-            // An empty value stands nowhere.
-            let value = match field.value {
+            // An empty value may point outside of `head`.
+            let value = match header.value {
                 [] => ByteRange::default(),
                 value => ByteRange::locate(head, value),
             };
             HeaderEntry { name, text, value }
         };
-        // Room for some more, so that adding one moves nothing.
+        // Capacity for two more, so that adding one does not reallocate.
         let mut entries = Vec::with_capacity(parsed.len() + 2);
         entries.extend(parsed.iter().map(entry));
         ParsedHeaders(entries)
     }
 
-    /// Takes over the head.
+    /// Takes ownership of the head.
     pub fn into_headers(self, mut head: Vec<u8>) -> Headers {
         for entry in self.0.iter().filter(|entry| entry.name == HeaderName::Other) {
             head[entry.text.start as usize..][..entry.text.length as usize].make_ascii_lowercase();
@@ -127,27 +128,28 @@ impl ParsedHeaders {
 }
 
 impl Headers {
-    /// None yet.
+    /// Creates an empty list.
     pub fn new() -> Headers {
         Headers::default()
     }
 
-    /// None yet, with room for so many and for so many bytes of names and values.
-    pub fn with_capacity(fields: usize, bytes: usize) -> Headers {
-        Headers { bytes: Vec::with_capacity(bytes), entries: Vec::with_capacity(fields) }
+    /// Creates an empty list with capacity for this number of headers, and for this number of bytes of names and
+    /// values.
+    pub fn with_capacity(headers: usize, bytes: usize) -> Headers {
+        Headers { bytes: Vec::with_capacity(bytes), entries: Vec::with_capacity(headers) }
     }
 
-    /// How many there are.
+    /// The number of headers.
     pub fn len(&self) -> usize {
         self.entries.len()
     }
 
-    /// Whether there are none.
+    /// Whether there are no headers.
     pub fn is_empty(&self) -> bool {
         self.entries.is_empty()
     }
 
-    /// All of them.
+    /// All headers, in the order in which they were received or added.
     pub fn iter(&self) -> impl DoubleEndedIterator<Item = Header<'_>> + '_ {
         self.entries.iter().map(|entry| self.header(entry))
     }
@@ -160,7 +162,7 @@ impl Headers {
         }
     }
 
-    /// The values of all fields that are called so.
+    /// The values of all headers with this name.
     pub fn all(&self, name: HeaderName) -> impl Iterator<Item = &[u8]> + '_ {
         self.entries
             .iter()
@@ -168,31 +170,31 @@ impl Headers {
             .map(|entry| entry.value.slice(&self.bytes))
     }
 
-    /// The value of the first field that is called so.
+    /// The value of the first header with this name.
     pub fn get(&self, name: HeaderName) -> Option<&[u8]> {
         self.all(name).next()
     }
 
-    /// The value of the only field that is called so; `None` if there are others.
+    /// The value of the only header with this name; `None` if there are several, or none.
     pub fn single(&self, name: HeaderName) -> Option<&[u8]> {
         let mut values = self.all(name);
         let value = values.next()?;
         values.next().is_none().then_some(value)
     }
 
-    /// Whether a field is called so.
+    /// Whether a header has this name.
     pub fn contains(&self, name: HeaderName) -> bool {
         self.get(name).is_some()
     }
 
-    /// Adds a field behind the others. The value is ours, or was let in before.
+    /// Appends a header. The value must be valid: written by the gateway, or parsed before.
     pub fn push(&mut self, name: HeaderName, value: &[u8]) {
-        debug_assert!(name != HeaderName::Other && is_value(value));
+        debug_assert!(name != HeaderName::Other && value.iter().copied().all(is_value_byte));
         let value = self.append_bytes(value);
         self.entries.push(HeaderEntry { name, text: ByteRange::default(), value });
     }
 
-    /// Adds one by the text of its name, which is in lower case; both were let in before.
+    /// Appends a header by the text of its name, in lower case. Both must be valid.
     fn push_text(&mut self, text: &str, value: &[u8]) {
         let name = HeaderName::parse(text.as_bytes());
         let text =
@@ -207,33 +209,31 @@ impl Headers {
         ByteRange::new(start, bytes.len())
     }
 
-    /// Removes all that are called so.
+    /// Removes all headers with this name.
     pub fn remove(&mut self, name: HeaderName) {
         self.entries.retain(|entry| entry.name != name);
     }
 
-    /// Removes what is not to stay.
-    pub fn retain(&mut self, mut stays: impl FnMut(Header<'_>) -> bool) {
+    /// Removes the headers for which `keep` returns false.
+    pub fn retain(&mut self, mut keep: impl FnMut(Header<'_>) -> bool) {
         let mut entries = std::mem::take(&mut self.entries);
-        entries.retain(|entry| stays(self.header(entry)));
+        entries.retain(|entry| keep(self.header(entry)));
         self.entries = entries;
     }
 
-    /// For HTTP/2. Values share the memory that these fields had.
+    /// Converts to the map that HTTP/2 needs. The values share the memory of this buffer.
     pub fn into_map(self) -> HeaderMap {
         let bytes = Bytes::from(self.bytes);
         let mut map = HeaderMap::with_capacity(self.entries.len());
         for entry in self.entries {
             let name = match entry.name.to_http() {
                 Some(name) => name.clone(),
-                None => {
-                    http::HeaderName::from_bytes(entry.text.slice(&bytes)).expect("only tokens were let in")
-                }
+                None => http::HeaderName::from_bytes(entry.text.slice(&bytes)).expect("names were validated"),
             };
             let from = entry.value.start as usize;
             let value = bytes.slice(from..from + entry.value.length as usize);
-            let mut value = HeaderValue::from_maybe_shared(value).expect("only values were let in");
-            // Never the same twice: it would drive from the table of HPACK what does come again.
+            let mut value = HeaderValue::from_maybe_shared(value).expect("values were validated");
+            // It differs for every request: it would evict reusable entries from the HPACK table.
             value.set_sensitive(entry.name == HeaderName::XRequestId);
             map.append(name, value);
         }
@@ -244,24 +244,24 @@ impl Headers {
 impl From<&HeaderMap> for Headers {
     fn from(map: &HeaderMap) -> Headers {
         let bytes = map.iter().map(|(name, value)| name.as_str().len() + value.len()).sum();
-        let mut fields = Headers::with_capacity(map.len(), bytes);
+        let mut headers = Headers::with_capacity(map.len(), bytes);
         for (name, value) in map {
-            fields.push_text(name.as_str(), value.as_bytes());
+            headers.push_text(name.as_str(), value.as_bytes());
         }
-        fields
+        headers
     }
 }
 
-/// SECURITY: names only; values hold keys, and what users ask for.
+/// SECURITY: names only; values contain credentials and user data.
 impl fmt::Debug for Headers {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_list().entries(self.iter().map(|field| String::from_utf8_lossy(field.text()))).finish()
+        f.debug_list().entries(self.iter().map(|header| String::from_utf8_lossy(header.text()))).finish()
     }
 }
 
-/// RFC 9110 section 5.5.
-fn is_value(bytes: &[u8]) -> bool {
-    bytes.iter().all(|byte| matches!(byte, b'\t' | b' '..=b'~' | 0x80..))
+/// Whether a byte is valid in a header value (RFC 9110 section 5.5).
+pub fn is_value_byte(byte: u8) -> bool {
+    matches!(byte, b'\t' | b' '..=b'~' | 0x80..)
 }
 
 #[cfg(test)]
@@ -278,26 +278,26 @@ mod tests {
 
     #[test]
     fn headers_are_found_by_name() {
-        let fields = of(&[("host", "h"), ("x-custom", "1"), ("cookie", "a"), ("cookie", "b")]);
-        assert_eq!((fields.len(), fields.get(HeaderName::Host)), (4, Some(&b"h"[..])));
+        let headers = of(&[("host", "h"), ("x-custom", "1"), ("cookie", "a"), ("cookie", "b")]);
+        assert_eq!((headers.len(), headers.get(HeaderName::Host)), (4, Some(&b"h"[..])));
         assert_eq!(
-            (fields.single(HeaderName::Cookie), fields.get(HeaderName::Cookie)),
+            (headers.single(HeaderName::Cookie), headers.get(HeaderName::Cookie)),
             (None, Some(&b"a"[..]))
         );
-        assert_eq!(fields.all(HeaderName::Cookie).collect::<Vec<_>>(), [b"a", b"b"]);
+        assert_eq!(headers.all(HeaderName::Cookie).collect::<Vec<_>>(), [b"a", b"b"]);
         assert_eq!(
-            (fields.get(HeaderName::Other), fields.contains(HeaderName::XApiKey)),
+            (headers.get(HeaderName::Other), headers.contains(HeaderName::XApiKey)),
             (Some(&b"1"[..]), false)
         );
     }
 
     #[test]
     fn headers_can_be_added_and_removed() {
-        let mut fields = of(&[("host", "h"), ("x-custom", "1"), ("cookie", "a"), ("cookie", "b")]);
-        fields.remove(HeaderName::Cookie);
-        fields.push(HeaderName::Date, b"today");
-        fields.retain(|field| field.text() != b"x-custom");
-        let left: Vec<_> = fields.iter().map(|field| (field.text(), field.value)).collect();
+        let mut headers = of(&[("host", "h"), ("x-custom", "1"), ("cookie", "a"), ("cookie", "b")]);
+        headers.remove(HeaderName::Cookie);
+        headers.push(HeaderName::Date, b"today");
+        headers.retain(|header| header.text() != b"x-custom");
+        let left: Vec<_> = headers.iter().map(|header| (header.text(), header.value)).collect();
         assert_eq!(left, [(&b"host"[..], &b"h"[..]), (b"date", b"today")]);
     }
 
@@ -307,7 +307,7 @@ mod tests {
         let map = of(&pairs).into_map();
         assert_eq!(map.len(), 5);
         for (name, value) in pairs {
-            assert!(map.get_all(name).iter().any(|found| found == value), "{name}");
+            assert!(map.get_all(name).iter().any(|other| other == value), "{name}");
         }
     }
 
@@ -318,13 +318,13 @@ mod tests {
         let mut request = httparse::Request::new(&mut headers);
         assert!(request.parse(&head).is_ok_and(|status| status.is_complete()));
         let parsed = ParsedHeaders::new(&head, request.headers);
-        let fields = parsed.into_headers(head);
-        let all: Vec<_> = fields.iter().map(|field| (field.text(), field.value)).collect();
+        let headers = parsed.into_headers(head);
+        let all: Vec<_> = headers.iter().map(|header| (header.text(), header.value)).collect();
         assert_eq!(all, [(&b"host"[..], &b"h"[..]), (b"x-own", b""), (b"content-type", b"a b")]);
-        assert_eq!(format!("{fields:?}"), r#"["host", "x-own", "content-type"]"#);
+        assert_eq!(format!("{headers:?}"), r#"["host", "x-own", "content-type"]"#);
     }
 
-    /// What the parser lets in is what the `http` crate does, which stands between here and HTTP/2.
+    /// The parser must accept what the `http` crate accepts, because headers are converted to its types for HTTP/2.
     #[test]
     fn the_parser_is_as_strict_as_a_map() {
         for byte in 0..=u8::MAX {
@@ -341,13 +341,13 @@ mod tests {
                 assert_eq!(parses(&head(&[byte], b"")), is_name, "{byte:#x} in a name");
             }
             if byte != b'\r' && byte != b'\n' {
-                let let_in = parses(&head(b"", &[byte]));
+                let is_accepted = parses(&head(b"", &[byte]));
                 assert_eq!(
-                    let_in,
+                    is_accepted,
                     HeaderValue::from_bytes(&[b'v', byte, b'v']).is_ok(),
                     "{byte:#x} in a value"
                 );
-                assert_eq!(let_in, is_value(&[byte]), "{byte:#x}");
+                assert_eq!(is_accepted, is_value_byte(byte), "{byte:#x}");
             }
         }
     }

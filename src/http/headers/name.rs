@@ -1,29 +1,29 @@
-//! Names of fields that the gateway knows by heart, so that a field's name is looked at once.
+//! Header names that the gateway knows, so that a name is compared once. It knows nothing about what they mean.
 
 macro_rules! names {
     ($($variant:ident $text:literal)*) => {
-        /// The name of a field, in any case of its letters.
+        /// A header name, compared case-insensitively.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
         #[repr(u8)]
-        #[expect(missing_docs, reason = "they are called what they are")]
+        #[expect(missing_docs, reason = "each variant is named after its text")]
         pub enum HeaderName {
             $($variant,)*
-            /// One that is written out where it stands.
+            /// A name that is not in this list; its text is stored with the header.
             Other,
         }
 
-        /// In lower case, as they are written; in the order of the variants.
-        const TEXTS: [&str; KNOWN] = [$($text,)*];
+        /// The texts in lower case, in the sequence of the variants.
+        const TEXTS: [&str; KNOWN_COUNT] = [$($text,)*];
 
-        /// With what stands around a name in a head: the end of the line before it, and a colon.
-        const LINES: [&str; KNOWN] = [$(concat!("\r\n", $text, ": "),)*];
+        /// Each name as it is written in a head: the end of the previous line, the name, and a colon.
+        const LINE_PREFIXES: [&str; KNOWN_COUNT] = [$(concat!("\r\n", $text, ": "),)*];
 
-        const NAMES: [HeaderName; KNOWN] = [$(HeaderName::$variant,)*];
+        const ALL_NAMES: [HeaderName; KNOWN_COUNT] = [$(HeaderName::$variant,)*];
 
-        static HEADER_NAMES: [http::HeaderName; KNOWN] = [$(http::HeaderName::from_static($text),)*];
+        static HEADER_NAMES: [http::HeaderName; KNOWN_COUNT] = [$(http::HeaderName::from_static($text),)*];
 
-        /// How many there are.
-        const KNOWN: usize = [$($text,)*].len();
+        /// The number of known names.
+        const KNOWN_COUNT: usize = [$($text,)*].len();
     };
 }
 
@@ -111,16 +111,16 @@ names! {
     XScriptName "x-script-name"
 }
 
-/// One more than the length of the longest.
+/// The length of the longest name plus one.
 const LENGTHS: usize = 32;
 
-/// The same, and zeros behind them, to be compared whole.
-static PADDED: [[u8; LENGTHS]; KNOWN] = padded();
+/// The texts padded with zeros, compared as a whole.
+static PADDED: [[u8; LENGTHS]; KNOWN_COUNT] = padded();
 
-const fn padded() -> [[u8; LENGTHS]; KNOWN] {
-    let mut padded = [[0; LENGTHS]; KNOWN];
+const fn padded() -> [[u8; LENGTHS]; KNOWN_COUNT] {
+    let mut padded = [[0; LENGTHS]; KNOWN_COUNT];
     let mut i = 0;
-    while i < KNOWN {
+    while i < KNOWN_COUNT {
         let text = TEXTS[i].as_bytes();
         let mut at = 0;
         while at < text.len() {
@@ -132,19 +132,19 @@ const fn padded() -> [[u8; LENGTHS]; KNOWN] {
     padded
 }
 
-/// Positions in [`BY_LENGTH`]: names of `n` bytes stand from the `n`-th of these to before the next.
+/// Positions in [`BY_LENGTH`]: names of `n` bytes are from position `n` to before the next.
 const STARTS: [u8; LENGTHS + 1] = sorted().0;
-const BY_LENGTH: [HeaderName; KNOWN] = sorted().1;
+const BY_LENGTH: [HeaderName; KNOWN_COUNT] = sorted().1;
 
-const fn sorted() -> ([u8; LENGTHS + 1], [HeaderName; KNOWN]) {
-    let (mut starts, mut names) = ([0; LENGTHS + 1], [HeaderName::Other; KNOWN]);
+const fn sorted() -> ([u8; LENGTHS + 1], [HeaderName; KNOWN_COUNT]) {
+    let (mut starts, mut names) = ([0; LENGTHS + 1], [HeaderName::Other; KNOWN_COUNT]);
     let (mut length, mut at) = (0, 0);
     while length < LENGTHS {
         starts[length] = at;
         let mut i = 0;
-        while i < KNOWN {
+        while i < KNOWN_COUNT {
             if TEXTS[i].len() == length {
-                names[at as usize] = NAMES[i];
+                names[at as usize] = ALL_NAMES[i];
                 at += 1;
             }
             i += 1;
@@ -152,19 +152,19 @@ const fn sorted() -> ([u8; LENGTHS + 1], [HeaderName; KNOWN]) {
         length += 1;
     }
     starts[LENGTHS] = at;
-    assert!(at as usize == KNOWN, "a name is longer than `LENGTHS`");
+    assert!(at as usize == KNOWN_COUNT, "a name does not fit into `LENGTHS`");
     (starts, names)
 }
 
 impl HeaderName {
-    /// The name that these bytes are, in any case of their letters.
+    /// The name that these bytes spell, in any letter case.
     pub fn parse(bytes: &[u8]) -> HeaderName {
         let length = bytes.len();
         if length == 0 || length >= LENGTHS {
             return HeaderName::Other;
         }
         let (from, to) = (usize::from(STARTS[length]), usize::from(STARTS[length + 1]));
-        // All at once, by a few instructions for many bytes.
+        // A padded copy is lowered and compared with few instructions.
         let mut small = [0; LENGTHS];
         small[..length].copy_from_slice(bytes);
         small.make_ascii_lowercase();
@@ -172,17 +172,17 @@ impl HeaderName {
         BY_LENGTH[from..to].iter().find(is_it).copied().unwrap_or(HeaderName::Other)
     }
 
-    /// In lower case; empty for [`HeaderName::Other`].
+    /// The text in lower case; empty for [`HeaderName::Other`].
     pub fn as_str(self) -> &'static str {
         TEXTS.get(self as usize).copied().unwrap_or_default()
     }
 
-    /// The end of the line before the field's in a head, and the beginning of its own; empty for [`HeaderName::Other`].
+    /// The end of the previous line, the name, and a colon; empty for [`HeaderName::Other`].
     pub fn line_prefix(self) -> &'static str {
-        LINES.get(self as usize).copied().unwrap_or_default()
+        LINE_PREFIXES.get(self as usize).copied().unwrap_or_default()
     }
 
-    /// For HTTP/2.
+    /// The type of the `http` crate, for HTTP/2; `None` for [`HeaderName::Other`].
     pub fn to_http(self) -> Option<&'static http::HeaderName> {
         HEADER_NAMES.get(self as usize)
     }
@@ -194,7 +194,7 @@ mod tests {
 
     #[test]
     fn each_name_is_found_in_any_case() {
-        for (name, text) in NAMES.into_iter().zip(TEXTS) {
+        for (name, text) in ALL_NAMES.into_iter().zip(TEXTS) {
             assert_eq!(HeaderName::parse(text.as_bytes()), name);
             assert_eq!(HeaderName::parse(text.to_uppercase().as_bytes()), name);
             assert_eq!((name.as_str(), name.line_prefix()), (text, &*format!("\r\n{text}: ")));
@@ -207,7 +207,7 @@ mod tests {
         for text in ["", "x", "x-api-kez", "x_api_key", "x-api-key2", "hos\u{54}x", "connectio\u{4e}s"] {
             assert_eq!(HeaderName::parse(text.as_bytes()), HeaderName::Other, "{text}");
         }
-        // A `-` and the control character that differs from it in the bit that makes letters small.
+        // A `-` and the control character that differs from it in the bit that makes letters lower case.
         assert_eq!(HeaderName::parse(b"x\x0dapi\x0dkey"), HeaderName::Other);
         assert_eq!((HeaderName::Other.as_str(), HeaderName::Other.line_prefix()), ("", ""));
         assert_eq!(HeaderName::parse(&[b'a'; 1000]), HeaderName::Other);
