@@ -93,7 +93,7 @@ def check_python(script):
                 told[name] = value
             elif match := re.match(r"A gateway on (\S+),", line):
                 told["GATEWAY_URL"] = match[1] + "/"
-            elif line.startswith("The gateway goes on"):
+            elif line.startswith("The gateway keeps running"):
                 break
         told["REQUESTS_CA_BUNDLE"] = told["CURL_CA_BUNDLE"]
         printed = subprocess.run([PYTHON, "-c", script], env=environment(**told), check=True, capture_output=True,

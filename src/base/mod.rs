@@ -2,6 +2,7 @@
 
 pub mod byte_class;
 pub mod clock;
+pub mod counter;
 pub mod current;
 pub mod glob;
 pub mod hex;

@@ -1,4 +1,4 @@
-//! `timbr-gateway config check|print|schema`
+//! `timbr-gateway config check|print|schema`: reads the configuration without starting a gateway.
 
 use std::process::ExitCode;
 
@@ -12,42 +12,42 @@ use crate::config::warnings;
 use crate::outbound::otlp;
 
 pub fn command() -> Command {
-    let origins = Arg::new("origins")
-        .long("origins")
-        .action(ArgAction::SetTrue)
-        .help("Tell where each value came from");
+    let origins =
+        Arg::new("origins").long("origins").action(ArgAction::SetTrue).help("Show the source of each value");
     let format = Arg::new("format")
         .long("format")
         .value_name("FORMAT")
         .value_parser(["yaml", "json"])
         .default_value("yaml")
-        .help("yaml: a file that the gateway reads back. json: options with their values and origins, for programs");
+        .help("yaml: a valid configuration file. json: options with values and sources, for programs");
     Command::new("config")
-        .about("Look at the configuration without starting the gateway")
+        .about("Check or print the configuration without starting the gateway")
         .subcommand_required(true)
         .subcommand(options::add_all(
             Command::new("check")
-                .about("Read everything that `serve` would read, and tell all that is wrong")
+                .about("Validate the configuration and all files that `serve` reads, and report every error")
                 .after_help(
-                    "Exit code 1 if anything is wrong; warnings change nothing about it.\n\n\
+                    "The exit code is 1 if there is an error. Warnings do not affect it.\n\n\
                      Example:\n  timbr-gateway config check -c gateway.yaml",
                 ),
         ))
         .subcommand(
             options::add_all(
                 Command::new("print")
-                    .about("Print the configuration in force, without its secrets")
+                    .about("Print the effective configuration without secrets")
                     .after_help("Example:\n  timbr-gateway config print -c gateway.yaml --origins"),
             )
             .arg(origins)
             .arg(format),
         )
         .subcommand(
-            Command::new("schema").about("Print the JSON Schema (2020-12) of the configuration file").after_help(
-                "Example:\n  timbr-gateway config schema > gateway.schema.json\n\n\
-                 An editor that speaks to yaml-language-server checks the file against it if that begins with:\n  \
+            Command::new("schema")
+                .about("Print the JSON Schema (2020-12) of the configuration file")
+                .after_help(
+                    "Example:\n  timbr-gateway config schema > gateway.schema.json\n\n\
+                 Editors with yaml-language-server validate a configuration file that begins with:\n  \
                  # yaml-language-server: $schema=gateway.schema.json",
-            ),
+                ),
         )
         .after_help(
             "Examples:\n  timbr-gateway config check -c gateway.yaml\n  \
@@ -75,7 +75,7 @@ pub fn run(matches: &ArgMatches) -> CliResult {
             }
         }
         Some(("schema", _)) => print_line(format_args!("{:#}", schema()))?,
-        _ => unreachable!("clap takes no other"),
+        _ => unreachable!("clap accepts no other subcommand"),
     }
     Ok(ExitCode::SUCCESS)
 }

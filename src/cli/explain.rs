@@ -1,4 +1,4 @@
-//! `timbr-gateway explain [REQUEST_ID]`
+//! `timbr-gateway explain [REQUEST_ID]`: shows recent rejections from the admin listener.
 
 use std::process::ExitCode;
 use std::time::Duration;
@@ -16,11 +16,11 @@ const ADMIN_TIMEOUT: Duration = Duration::from_secs(10);
 pub fn command() -> Command {
     admin_client::add_arguments(
         Command::new("explain")
-            .about("Tell why a running gateway refused a request, or show what it refused lately")
+            .about("Explain why a running gateway rejected a request, or list recent rejections")
             .arg(
                 Arg::new("request-id")
                     .value_name("REQUEST_ID")
-                    .help("The id that the answer, its field x-request-id and the log have"),
+                    .help("Request id, from the response body, the x-request-id header or the log"),
             )
             .arg(
                 Arg::new("limit")
@@ -28,45 +28,45 @@ pub fn command() -> Command {
                     .value_name("N")
                     .default_value("20")
                     .value_parser(value_parser!(u32).range(1..))
-                    .help("Without an id: at most so many"),
+                    .help("Maximum number of rejections in the list"),
             )
             .arg(
                 Arg::new("reason")
                     .long("reason")
                     .value_name("WORD")
-                    .help("Without an id: of this reason alone"),
+                    .help("List only rejections with this reason"),
             )
             .arg(
                 Arg::new("user")
                     .long("user")
                     .short('u')
                     .value_name("NAME")
-                    .help("Without an id: of this user alone"),
+                    .help("List only rejections of this user"),
             )
             .arg(
                 Arg::new("json")
                     .long("json")
                     .action(ArgAction::SetTrue)
-                    .help("As JSON; times in seconds since 1970"),
+                    .help("Print JSON; times in seconds since the Unix epoch"),
             ),
     )
     .after_help(
-        "The last thousand or so refusals are remembered, without any value of a field.\n\n\
+        "The gateway keeps about a thousand recent rejections, without header values.\n\n\
          Examples:\n  timbr-gateway explain 7496242a0b4f4c0f9b1d5d0c3f1e2a77\n  \
          timbr-gateway explain --reason token_expired --limit 5",
     )
 }
 
 pub fn run(matches: &ArgMatches) -> CliResult {
-    let running = AdminClient::from_arguments(matches, ADMIN_TIMEOUT)?;
+    let client = AdminClient::from_arguments(matches, ADMIN_TIMEOUT)?;
     let id = matches.get_one::<String>("request-id");
-    let told = running.request_json(
+    let response = client.request_json(
         &id.map_or_else(|| recent_rejections_path(matches), |id| format!("/explain/{}", percent::encode(id))),
         None,
     )?;
-    let refusals = told["refusals"].as_array().map_or(&[][..], Vec::as_slice);
+    let refusals = response["refusals"].as_array().map_or(&[][..], Vec::as_slice);
     if matches.get_flag("json") {
-        print_line(&told["refusals"])?;
+        print_line(&response["refusals"])?;
     } else if id.is_some() {
         for refusal in refusals {
             print_line(format_explanation(refusal))?;
@@ -103,11 +103,11 @@ fn print_list(refusals: &[Value]) -> std::io::Result<()> {
     Ok(())
 }
 
-/// What people read who have one id.
+/// A rejection as lines of text.
 fn format_explanation(refusal: &Value) -> String {
     let mut lines = vec![
         format!(
-            "{} refused with {} {}",
+            "{} rejected with {} {}",
             printable_text(refusal, "request_id"),
             refusal["status"],
             printable_text(refusal, "reason")
@@ -137,7 +137,7 @@ fn join_strings<'a>(values: &'a Value, text: impl Fn(&'a Value) -> Option<&'a st
     values.as_array().into_iter().flatten().filter_map(text).collect::<Vec<_>>().join(", ")
 }
 
-/// SECURITY: a path is the client's text, and over HTTP/2 it may hold what a terminal takes for commands.
+/// SECURITY: the client chooses the path, and over HTTP/2 it may contain terminal control sequences.
 fn printable_text(refusal: &Value, name: &str) -> String {
     let text = refusal[name].as_str().unwrap_or_default();
     text.chars()
@@ -165,7 +165,7 @@ mod tests {
     }
 
     #[test]
-    fn an_explanation_reads_like_one() {
+    fn an_explanation_has_a_line_per_fact() {
         let refusal = serde_json::json!({
             "request_id": "r-1", "status": 401, "reason": "api_key_missing", "advice": "No key.", "time": 0.5,
             "after_ms": 0.2, "client": "192.0.2.1", "method": "GET", "path": "/timbr/api/query/", "route": "api",
@@ -174,7 +174,7 @@ mod tests {
         });
         assert_eq!(
             format_explanation(&refusal),
-            "r-1 refused with 401 api_key_missing\n  No key.\n  when        1970-01-01T00:00:00Z, after 0.2 ms\n  \
+            "r-1 rejected with 401 api_key_missing\n  No key.\n  when        1970-01-01T00:00:00Z, after 0.2 ms\n  \
              client      192.0.2.1\n  request     GET /timbr/api/query/\n  route       api\n  field       x-api-key\n  \
              decided by  routes.credentials\n  trace id    ab\n  steps       route passed, screen refused"
         );

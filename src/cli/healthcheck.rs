@@ -1,4 +1,4 @@
-//! `timbr-gateway healthcheck`: for images without a shell.
+//! `timbr-gateway healthcheck`: a liveness or readiness probe for images without a shell.
 
 use std::process::ExitCode;
 use std::time::Duration;
@@ -15,12 +15,12 @@ pub fn command() -> Command {
     let ready = Arg::new("ready")
         .long("ready")
         .action(ArgAction::SetTrue)
-        .help("Ask /readyz, whether it wants requests, instead of /livez");
+        .help("Check readiness (/readyz) instead of liveness (/livez)");
     let command = Command::new("healthcheck")
-        .about("Ask a running gateway whether it lives; exit code 0 if so")
+        .about("Check the health of a running gateway")
         .arg(ready)
         .after_help(
-            "Exit code 0: it does. 1: it does not, or nobody answers.\n\n\
+            "Exit code 0: healthy. 1: unhealthy, or no response.\n\n\
              Example, in a Dockerfile:\n  HEALTHCHECK CMD [\"/usr/local/bin/timbr-gateway\", \"healthcheck\"]",
         );
     admin_client::add_arguments(command)
@@ -29,10 +29,10 @@ pub fn command() -> Command {
 pub fn run(matches: &ArgMatches) -> CliResult {
     let gateway = AdminClient::from_arguments(matches, ADMIN_TIMEOUT)?;
     let path = if matches.get_flag("ready") { "/readyz" } else { "/livez" };
-    let said = gateway.request(path, None)?;
-    if said.status != "200" {
-        bail!("http://{gateway}{path} answered {}: {}", said.status, said.body);
+    let response = gateway.request(path, None)?;
+    if response.status != "200" {
+        bail!("http://{gateway}{path} returned {}: {}", response.status, response.body);
     }
-    print_line(said.body)?;
+    print_line(response.body)?;
     Ok(ExitCode::SUCCESS)
 }

@@ -1,4 +1,5 @@
-//! The command line: one file a subcommand.
+//! The command line, one file per subcommand. It parses arguments and prints results; the work is done by other
+//! folders.
 
 mod admin_client;
 mod admin_commands;
@@ -26,15 +27,15 @@ use clap::Command;
 
 use crate::os::core_dumps;
 
-/// What a command says at its end: an exit code, or a reason that is printed.
+/// The exit code of a command, or an error to print.
 type CliResult = anyhow::Result<ExitCode>;
 
-/// Runs what the arguments say.
+/// Runs the subcommand that the arguments select.
 pub fn run() -> ExitCode {
-    let outcome = core_dumps::disable().context("cannot switch core dumps off").and_then(|()| dispatch());
+    let outcome = core_dumps::disable().context("cannot disable core dumps").and_then(|()| dispatch());
     outcome.unwrap_or_else(|error| {
         if error.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe) {
-            return ExitCode::SUCCESS; // Who reads has seen enough: `timbr-gateway config print | head`.
+            return ExitCode::SUCCESS; // The reader closed the pipe: `timbr-gateway config print | head`.
         }
         print_error(&format!("error: {error:#}"));
         ExitCode::FAILURE
@@ -58,16 +59,16 @@ fn dispatch() -> CliResult {
         Some(("healthcheck", matches)) => healthcheck::run(matches),
         Some(("completions", matches)) => completions::run(matches),
         Some(("man", matches)) => man::run(matches),
-        _ => unreachable!("clap takes no other"),
+        _ => unreachable!("clap accepts no other subcommand"),
     }
 }
 
-/// All commands, for `main` and for what is generated from them.
+/// The whole command line; completions and manual pages are generated from it.
 pub fn command() -> Command {
     Command::new("timbr-gateway")
         .version(env!("CARGO_PKG_VERSION"))
         .long_version(long_version())
-        .about("An authenticating reverse proxy for the API of a Timbr semantic layer")
+        .about("Authentication reverse proxy for the API of a Timbr semantic layer")
         .subcommand_required(true)
         .arg_required_else_help(true)
         .subcommand(serve::command())
@@ -91,19 +92,18 @@ pub fn command() -> Command {
              timbr-gateway doctor -c gateway.yaml --user alice\n  \
              timbr-gateway explain 7496242a0b4f4c0f9b1d5d0c3f1e2a77\n\n\
              Exit codes:\n  \
-             0    done\n  \
-             1    failed, or something is wrong: a sentence says what\n  \
-             2    wrong arguments\n  \
-             3    serve: a worker broke down\n  \
-             130  serve: ended by a second signal\n\n\
-             Colours are for terminals only, and never there if NO_COLOR is set.",
+             0    success\n  \
+             1    failure, with a message on standard error\n  \
+             2    invalid arguments\n  \
+             3    serve: a worker failed\n  \
+             130  serve: aborted by a second signal\n\n\
+             Output is colored on terminals, unless NO_COLOR is set.",
         )
 }
 
-/// Version, commit and target. The commit is the one that the build was told: who builds from an archive has no other.
+/// Version, commit and target. The commit is passed to the build, because a source archive does not contain it.
 fn long_version() -> String {
-    let commit =
-        option_env!("BUILD_COMMIT").filter(|commit| !commit.is_empty()).unwrap_or("not told to the build");
+    let commit = option_env!("BUILD_COMMIT").filter(|commit| !commit.is_empty()).unwrap_or("unknown");
     let libc = if cfg!(target_env = "musl") { "musl" } else { "gnu" };
     let (arch, os) = (std::env::consts::ARCH, std::env::consts::OS);
     format!("{}\ncommit: {commit}\ntarget: {arch}-{os}-{libc}", env!("CARGO_PKG_VERSION"))
@@ -114,7 +114,7 @@ fn print_line(line: impl Display) -> io::Result<()> {
     writeln!(io::stdout(), "{line}")
 }
 
-#[allow(clippy::print_stderr, reason = "what a person at the terminal must read, before there is a log")]
+#[allow(clippy::print_stderr, reason = "for the user at the terminal, before the log is initialized")]
 fn print_error(text: &str) {
     eprintln!("{text}");
 }
@@ -127,14 +127,14 @@ mod tests {
     }
 
     #[test]
-    fn every_command_shows_how_it_is_used() {
-        fn look(command: &clap::Command, name: &str) {
-            let told = command.get_after_help().map(ToString::to_string).unwrap_or_default();
-            assert!(told.contains("Example"), "{name} --help ends without an example");
-            for below in command.get_subcommands() {
-                look(below, &format!("{name} {}", below.get_name()));
+    fn the_help_of_every_command_has_an_example() {
+        fn check(command: &clap::Command, name: &str) {
+            let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+            assert!(help.contains("Example"), "{name} --help has no example");
+            for subcommand in command.get_subcommands() {
+                check(subcommand, &format!("{name} {}", subcommand.get_name()));
             }
         }
-        look(&super::command(), "timbr-gateway");
+        check(&super::command(), "timbr-gateway");
     }
 }

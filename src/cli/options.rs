@@ -1,4 +1,4 @@
-//! The options of the configuration as flags.
+//! The configuration options as command line flags, generated from the table of options in `config`.
 
 use std::path::PathBuf;
 
@@ -16,19 +16,19 @@ pub fn add_all(command: Command) -> Command {
     options::all().fold(command, |command, option| command.arg(option_argument(option)))
 }
 
-/// `--config`, and the flag for one option.
+/// Adds `--config` and the flag of one option.
 pub fn add_one(command: Command, key: &str) -> Command {
-    let option = options::find(key).expect("the callers name options that there are");
+    let option = options::find(key).expect("callers name existing options");
     command.next_line_help(true).arg(config_argument()).arg(option_argument(option))
 }
 
-/// The value of one option, whatever else is wrong with the configuration.
+/// The value of one option; `None` if it is unset. Errors of other options are ignored.
 pub fn read_one(matches: &ArgMatches, key: &str) -> anyhow::Result<Option<Secret>> {
     let mut problems = Vec::new();
     let mut settings = sources::merge(&sources(matches), &mut problems);
     problems.retain(|problem| problem.subject == key || problem.subject == "config");
     if !problems.is_empty() {
-        bail!("the configuration cannot be used:{}", format_problems(&problems));
+        bail!("invalid configuration:{}", format_problems(&problems));
     }
     Ok(settings.values.remove(key).map(|setting| setting.text))
 }
@@ -52,16 +52,16 @@ fn option_argument(option: &'static OptionSpec) -> Arg {
             .value_name(option.value_name())
             .help(format!("{} [env: {variable}]{default}{range}", option.help)),
         (None, twin) => {
-            let twin = twin.expect("what has no flag is a secret, and that has a twin");
-            Arg::new(twin.clone())
-                .long(flag_of(&twin))
-                .value_name("FILE")
-                .help(format!("File with: {} [env: {variable}_FILE, or {variable} itself]", option.help))
+            let twin = twin.expect("an option without a flag is a secret, which can be read from a file");
+            Arg::new(twin.clone()).long(flag_of(&twin)).value_name("FILE").help(format!(
+                "File with: {} [env: {variable}_FILE, or {variable} for the value itself]",
+                option.help
+            ))
         }
     }
 }
 
-/// What the flags, the environment and the file say.
+/// The flags, the environment and the path of the configuration file, not yet parsed.
 pub fn sources(matches: &ArgMatches) -> Sources {
     let mut sources = Sources {
         environment: std::env::vars_os().collect(),
@@ -77,10 +77,10 @@ pub fn sources(matches: &ArgMatches) -> Sources {
     sources
 }
 
-/// The configuration, or one text with everything that is wrong with it.
+/// Loads and validates the configuration. The error lists every problem.
 pub fn load(sources: &Sources) -> anyhow::Result<(Config, Settings)> {
     match config::load(sources) {
         Ok(loaded) => Ok(loaded),
-        Err(problems) => bail!("the configuration cannot be used:{}", format_problems(&problems)),
+        Err(problems) => bail!("invalid configuration:{}", format_problems(&problems)),
     }
 }

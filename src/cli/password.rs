@@ -1,4 +1,5 @@
-//! A password from a file, from standard input, or from who sits at the terminal; never from an argument.
+//! Reads a password from a file, standard input or the terminal. Never from an argument, because other users can see
+//! those.
 
 use std::io::{IsTerminal, Read};
 use std::path::PathBuf;
@@ -9,7 +10,7 @@ use zeroize::Zeroizing;
 
 use crate::base::secret::Secret;
 
-/// The arguments that say where it comes from.
+/// `--password-file` and `--password-stdin`.
 pub fn arguments() -> [Arg; 2] {
     let file = Arg::new("password-file").long("password-file").value_name("FILE");
     let stdin = Arg::new("password-stdin").long("password-stdin").action(ArgAction::SetTrue);
@@ -19,7 +20,7 @@ pub fn arguments() -> [Arg; 2] {
     ]
 }
 
-/// The password; never an empty one.
+/// Reads the password from the selected source, by default from the terminal. An empty password is an error.
 pub fn read(matches: &ArgMatches) -> anyhow::Result<Secret> {
     let password = read_unchecked(matches)?;
     if password.expose().is_empty() {
@@ -38,6 +39,7 @@ fn read_unchecked(matches: &ArgMatches) -> anyhow::Result<Secret> {
         std::io::stdin().read_to_string(&mut text).context("cannot read the password from standard input")?;
         return Ok(Secret::new(text.trim_end_matches(['\r', '\n']).to_owned()));
     }
-    let typed = rpassword::prompt_password("Password: ").context("cannot ask for the password")?;
+    let typed =
+        rpassword::prompt_password("Password: ").context("cannot read the password from the terminal")?;
     Ok(Secret::new(typed))
 }

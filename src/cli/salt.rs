@@ -1,4 +1,4 @@
-//! `timbr-gateway salt`, `timbr-gateway salt status`
+//! `timbr-gateway salt` creates a salt; `timbr-gateway salt status` shows the use of salts through the admin listener.
 
 use std::process::ExitCode;
 use std::time::Duration;
@@ -14,16 +14,16 @@ const ADMIN_TIMEOUT: Duration = Duration::from_secs(30);
 
 pub fn command() -> Command {
     let status = Command::new("status")
-        .about("Tell of a running gateway when each salt was last used, and by how many users")
+        .about("Show when each salt of a running gateway was last used, and by how many users")
         .after_help(
-            "A salt that nobody uses any more can be taken away, once the tokens that it made have ended.\n\n\
+            "A salt can be removed when no user uses it and the tokens issued with it have expired.\n\n\
              Example:\n  timbr-gateway salt status",
         );
     Command::new("salt")
-        .about("Make a new API_AUTH_SALT and print it")
+        .about("Generate an API_AUTH_SALT")
         .subcommand(admin_client::add_arguments(status))
         .after_help(
-            "To rotate: first old,new at every replica, then new,old, then new alone.\n\n\
+            "To rotate salts: set old,new at every replica, then new,old, then only new.\n\n\
              Examples:\n  \
              (umask 077; timbr-gateway salt > salt)\n  \
              timbr-gateway serve --api-auth-salt-file salt --upstream-url http://127.0.0.1:8000",
@@ -39,19 +39,19 @@ pub fn run(matches: &ArgMatches) -> CliResult {
 }
 
 fn print_status(matches: &ArgMatches) -> anyhow::Result<()> {
-    let told = AdminClient::from_arguments(matches, ADMIN_TIMEOUT)?.request_json("/salts", None)?;
+    let response = AdminClient::from_arguments(matches, ADMIN_TIMEOUT)?.request_json("/salts", None)?;
     print_line(format_args!("{:<10}{:<10}{:<22}USERS IN 30 DAYS", "SALT", "", "LAST USED"))?;
-    for (number, salt) in told["salts"].as_array().into_iter().flatten().enumerate() {
+    for (number, salt) in response["salts"].as_array().into_iter().flatten().enumerate() {
         let role = if number == 0 { "primary" } else { "" };
-        let last = salt["last_used"].as_u64().map_or("never".to_owned(), format_time);
+        let last_used = salt["last_used"].as_u64().map_or("never".to_owned(), format_time);
         print_line(format_args!(
-            "{:<10}{role:<10}{last:<22}{}",
+            "{:<10}{role:<10}{last_used:<22}{}",
             salt["salt"].as_str().unwrap_or_default(),
             salt["users"]
         ))?;
     }
-    if told["since_start"] == true {
-        print_line("This is what this process has seen since it started: store.kind is memory.")?;
+    if response["since_start"] == true {
+        print_line("Since the start of this process only: store.kind is memory.")?;
     }
     Ok(())
 }

@@ -1,4 +1,4 @@
-//! `timbr-gateway serve`
+//! `timbr-gateway serve`: loads the configuration and runs the gateway. The supervision is in `app`.
 
 use std::process::ExitCode;
 use std::thread;
@@ -24,14 +24,15 @@ pub fn command() -> Command {
         "Examples:\n  \
          API_AUTH_SALT=… TIMBR_GATEWAY_UPSTREAM_URL=http://127.0.0.1:8000 timbr-gateway serve\n  \
          timbr-gateway serve --config gateway.yaml --listen-http 127.0.0.1:8080\n\n\
-         SIGTERM or SIGINT: drain and end. A second one: end at once. SIGHUP: read the configuration and its files again.\n\n\
-         Exit codes: 0 drained; 1 could not start; 2 wrong arguments; 3 a worker broke down; 130 ended by a second \
-         signal.",
+         SIGTERM or SIGINT: graceful shutdown. A second one: immediate exit. SIGHUP: reload the configuration and its \
+         files.\n\n\
+         Exit codes: 0 graceful shutdown; 1 cannot start; 2 invalid arguments; 3 a worker failed; 130 aborted by a \
+         second signal.",
     )
 }
 
 pub fn run(matches: &ArgMatches) -> CliResult {
-    // Before there are threads, and before the environment is read.
+    // Before other threads start and before the environment is read, because this removes variables.
     let sockets = PassedSockets::from_env()?;
     let sources = options::sources(matches);
     let (config, settings) = options::load(&sources)?;
@@ -40,37 +41,37 @@ pub fn run(matches: &ArgMatches) -> CliResult {
         warn!("{warning}");
     }
     if config.core_dumps {
-        core_dumps::enable().context("cannot switch core dumps on")?;
-        warn!("core_dumps=true: dumps and debuggers see every secret of this process");
+        core_dumps::enable().context("cannot enable core dumps")?;
+        warn!("core_dumps=true: core dumps and debuggers can read every secret of this process");
     } else {
-        core_dumps::disable_permanently().context("cannot switch core dumps off for good")?;
+        core_dumps::disable_permanently().context("cannot disable core dumps permanently")?;
     }
     let _traces = otlp::start(|name| std::env::var(name).ok())?;
-    let (control, orders) = control::channel();
+    let (control, commands) = control::channel();
     spawn_signal_thread(control)?;
     let manager = ServiceManager::from_env();
-    let given = Inherited { sockets, service_manager: manager, config_source: Some((sources, settings)) };
-    let bound = app::bind_inherited(config, given, &Clock::system())?;
-    Ok(exit_code(bound.run(orders)?))
+    let inherited = Inherited { sockets, service_manager: manager, config_source: Some((sources, settings)) };
+    let bound = app::bind_inherited(config, inherited, &Clock::system())?;
+    Ok(exit_code(bound.run(commands)?))
 }
 
-pub fn exit_code(ended: RunOutcome) -> ExitCode {
-    match ended {
+pub fn exit_code(outcome: RunOutcome) -> ExitCode {
+    match outcome {
         RunOutcome::Drained { .. } => ExitCode::SUCCESS,
         RunOutcome::Failed => ExitCode::from(3),
         RunOutcome::Aborted => ExitCode::from(130),
     }
 }
 
-/// Asks for the end with each SIGTERM and SIGINT, from now on: also as process 1, where no default would. SIGHUP has
-/// the configuration read again.
+/// Starts the thread that handles signals: SIGTERM and SIGINT shut down, SIGHUP reloads. Needed as process 1 too, for
+/// which the kernel ignores signals without a handler.
 pub fn spawn_signal_thread(control: ControlHandle) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let (mut terminate, mut interrupt, mut hangup) = {
         let _entered = runtime.enter();
         (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?, signal(SignalKind::hangup())?)
     };
-    let listening = move || {
+    let handle_signals = move || {
         runtime.block_on(async {
             loop {
                 tokio::select! {
@@ -85,6 +86,9 @@ pub fn spawn_signal_thread(control: ControlHandle) -> anyhow::Result<()> {
             }
         });
     };
-    thread::Builder::new().name("signals".to_owned()).spawn(listening).context("cannot start a thread")?;
+    thread::Builder::new()
+        .name("signals".to_owned())
+        .spawn(handle_signals)
+        .context("cannot start the signal thread")?;
     Ok(())
 }

@@ -1,4 +1,4 @@
-//! `timbr-gateway tokens list|revoke`
+//! `timbr-gateway tokens list|revoke`: lists and revokes tokens through the admin listener.
 
 use std::io::Read;
 use std::path::PathBuf;
@@ -19,65 +19,65 @@ const ADMIN_TIMEOUT: Duration = Duration::from_secs(35);
 
 pub fn command() -> Command {
     let list = Command::new("list")
-        .about("Show live tokens: whose, what logs call them, when made, used and ending")
-        .arg(Arg::new("user").long("user").short('u').value_name("NAME").help("Of this user alone"))
+        .about("List valid tokens: fingerprint, issue time, expiry, last use and user")
+        .arg(Arg::new("user").long("user").short('u').value_name("NAME").help("Only tokens of this user"))
         .arg(
             Arg::new("limit")
                 .long("limit")
                 .value_name("N")
                 .default_value("1000")
                 .value_parser(value_parser!(u32).range(1..=100_000))
-                .help("At most so many"),
+                .help("Maximum number of tokens"),
         )
         .arg(
             Arg::new("json")
                 .long("json")
                 .action(ArgAction::SetTrue)
-                .help("As JSON; times in seconds since 1970"),
+                .help("Print JSON; times in seconds since the Unix epoch"),
         )
         .after_help(
             "Examples:\n  timbr-gateway tokens list --user alice\n  timbr-gateway tokens list --json",
         );
     let revoke = Command::new("revoke")
-        .about("End tokens at once, at every replica")
-        .arg(Arg::new("user").long("user").short('u').value_name("NAME").help("All of this user"))
+        .about("Revoke tokens immediately, at all replicas")
+        .arg(Arg::new("user").long("user").short('u').value_name("NAME").help("All tokens of this user"))
         .arg(
             Arg::new("fingerprint")
                 .long("fingerprint")
                 .value_name("HEX")
-                .help("The one that logs and `tokens list` call so"),
+                .help("The token with this fingerprint (see logs and `tokens list`)"),
         )
         .arg(
             Arg::new("token-file")
                 .long("token-file")
                 .value_name("FILE")
                 .value_parser(value_parser!(PathBuf))
-                .help("The one in this file"),
+                .help("The token in this file"),
         )
         .arg(
             Arg::new("token-stdin")
                 .long("token-stdin")
                 .action(ArgAction::SetTrue)
-                .help("The one that standard input gives"),
+                .help("The token on standard input"),
         )
-        .arg(Arg::new("all").long("all").action(ArgAction::SetTrue).help("All of all users"))
+        .arg(Arg::new("all").long("all").action(ArgAction::SetTrue).help("All tokens of all users"))
         .group(
             ArgGroup::new("which")
                 .args(["user", "fingerprint", "token-file", "token-stdin", "all"])
                 .required(true),
         )
         .after_help(
-            "A token itself is never an argument, as those are visible to all.\n\n\
+            "A token cannot be an argument, because arguments are visible to other users.\n\n\
              Examples:\n  timbr-gateway tokens revoke --user alice\n  \
              timbr-gateway tokens revoke --token-stdin < token",
         );
     Command::new("tokens")
-        .about("Look at the tokens of a running gateway, and end them")
+        .about("List or revoke the tokens of a running gateway")
         .subcommand_required(true)
         .subcommand(admin_client::add_arguments(list))
         .subcommand(admin_client::add_arguments(revoke))
         .after_help(
-            "The gateway is asked on its admin listener (listen.admin), which does this from its own machine only.\n\n\
+            "The command is sent to the admin listener (listen.admin), which accepts it from the same machine only.\n\n\
              Examples:\n  timbr-gateway tokens list --user alice\n  timbr-gateway tokens revoke --fingerprint 3fdf0040",
         )
 }
@@ -86,7 +86,7 @@ pub fn run(matches: &ArgMatches) -> CliResult {
     match matches.subcommand() {
         Some(("list", matches)) => print_list(matches)?,
         Some(("revoke", matches)) => revoke(matches)?,
-        _ => unreachable!("clap takes no other"),
+        _ => unreachable!("clap accepts no other subcommand"),
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -97,16 +97,16 @@ fn print_list(matches: &ArgMatches) -> anyhow::Result<()> {
     if let Some(user) = matches.get_one::<String>("user") {
         path += &format!("&user={}", percent::encode(user));
     }
-    let told = AdminClient::from_arguments(matches, ADMIN_TIMEOUT)?.request_json(&path, None)?;
+    let response = AdminClient::from_arguments(matches, ADMIN_TIMEOUT)?.request_json(&path, None)?;
     if matches.get_flag("json") {
-        print_line(&told["tokens"])?;
+        print_line(&response["tokens"])?;
         return Ok(());
     }
     print_line(format_args!(
         "{:<13}{:<22}{:<22}{:<22}USER",
         "FINGERPRINT", "MINTED", "EXPIRES", "LAST USED"
     ))?;
-    for token in told["tokens"].as_array().into_iter().flatten() {
+    for token in response["tokens"].as_array().into_iter().flatten() {
         let at = |name: &str| token[name].as_u64().map_or(String::new(), format_time);
         let text = |name: &str| token[name].as_str().unwrap_or_default().to_owned();
         print_line(format_args!(
@@ -118,15 +118,15 @@ fn print_list(matches: &ArgMatches) -> anyhow::Result<()> {
             text("user")
         ))?;
     }
-    if told["more"] == true {
-        print_line(format_args!("There are more than {limit}: --limit shows more, --user fewer."))?;
+    if response["more"] == true {
+        print_line(format_args!("There are more than {limit} tokens; use --limit or --user."))?;
     }
     Ok(())
 }
 
 fn revoke(matches: &ArgMatches) -> anyhow::Result<()> {
     let text = |name: &str| matches.get_one::<String>(name).cloned();
-    let order = if let Some(user) = text("user") {
+    let command = if let Some(user) = text("user") {
         json!({ "user": user })
     } else if let Some(fingerprint) = text("fingerprint") {
         json!({ "fingerprint": fingerprint })
@@ -135,8 +135,8 @@ fn revoke(matches: &ArgMatches) -> anyhow::Result<()> {
     } else {
         json!({ "token": read_token(matches)?.expose() })
     };
-    let order = Zeroizing::new(order.to_string());
-    AdminClient::from_arguments(matches, ADMIN_TIMEOUT)?.request_json("/tokens/revoke", Some(&order))?;
+    let command = Zeroizing::new(command.to_string());
+    AdminClient::from_arguments(matches, ADMIN_TIMEOUT)?.request_json("/tokens/revoke", Some(&command))?;
     print_line("Revoked.")?;
     Ok(())
 }
@@ -151,7 +151,7 @@ fn read_token(matches: &ArgMatches) -> anyhow::Result<Secret> {
     Ok(Secret::new(text.trim_end_matches(['\r', '\n']).to_owned()))
 }
 
-/// A time that people read.
+/// RFC 3339 in UTC.
 pub fn format_time(unix_seconds: u64) -> String {
     let time = UNIX_EPOCH.checked_add(Duration::from_secs(unix_seconds)).unwrap_or(UNIX_EPOCH);
     humantime::format_rfc3339_seconds(time).to_string()

@@ -1,4 +1,4 @@
-//! `timbr-gateway users add|remove|list`
+//! `timbr-gateway users add|remove|list`: edits the users file. A running gateway notices the change itself.
 
 use std::fs::{self, OpenOptions};
 use std::io::{ErrorKind, Write};
@@ -19,36 +19,37 @@ use crate::config::options::AUTH;
 const USERS_FILE: &str = AUTH.users_file.key;
 
 pub fn command() -> Command {
-    let user = || Arg::new("user").value_name("NAME").required(true).help("The user's name");
+    let user = || Arg::new("user").value_name("NAME").required(true).help("User name");
     let bcrypt = Arg::new("bcrypt")
         .long("bcrypt")
         .action(ArgAction::SetTrue)
-        .help("Write a bcrypt hash, for a file that Apache reads too, instead of an Argon2id one");
+        .help("Use bcrypt, which Apache can read too, instead of Argon2id");
     let add = Command::new("add")
-        .about("Add a user, or give one another password")
+        .about("Add a user, or change the password of a user")
         .arg(user())
         .arg(bcrypt)
         .after_help(
-            "Without --password-file and --password-stdin the password is asked for.\n\n\
+            "The password is read from the terminal unless --password-file or --password-stdin is set.\n\n\
              Example:\n  timbr-gateway users add alice --auth-users-file users",
         );
     let remove = Command::new("remove")
-        .about("Take a user out of the file")
+        .about("Remove a user")
         .arg(user())
         .after_help("Example:\n  timbr-gateway users remove alice --auth-users-file users");
     let list = Command::new("list")
-        .about("Print the names, and how each password is hashed")
+        .about("Print user names and hash algorithms")
         .after_help("Example:\n  timbr-gateway users list --auth-users-file users");
     Command::new("users")
-        .about("Change the users file (auth.verifier=users-file)")
+        .about("Edit the users file (auth.verifier=users-file)")
         .subcommand_required(true)
         .subcommand(options::add_one(add.args(password::arguments()), USERS_FILE))
         .subcommand(options::add_one(remove, USERS_FILE))
         .subcommand(options::add_one(list, USERS_FILE))
         .after_help(
-            "The password is asked for at the terminal; it is never an argument, as those are visible to all.\n\
-             A running gateway reads the file again by itself. Who was removed, or got another password, loses his \
-             tokens.\n\n\
+            "The password is read from the terminal by default. It cannot be an argument, because arguments are \
+             visible to other users.\n\
+             A running gateway reloads the file automatically. If a user is removed or the password changes, the \
+             tokens of that user are revoked.\n\n\
              Example:\n  timbr-gateway users add alice --auth-users-file users",
         )
 }
@@ -58,7 +59,7 @@ pub fn run(matches: &ArgMatches) -> CliResult {
         Some(("add", matches)) => add(matches)?,
         Some(("remove", matches)) => remove(matches)?,
         Some(("list", matches)) => print_list(matches)?,
-        _ => unreachable!("clap takes no other"),
+        _ => unreachable!("clap accepts no other subcommand"),
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -71,23 +72,23 @@ fn add(matches: &ArgMatches) -> anyhow::Result<()> {
     };
     let method = if matches.get_flag("bcrypt") { HashAlgorithm::Bcrypt } else { HashAlgorithm::Argon2id };
     let hash = PasswordHash::hash_password(&password::read(matches)?, method).map_err(anyhow::Error::msg)?;
-    let (text, was_there) = edit_users(&text, user, Some(&hash));
+    let (text, existed) = edit_users(&text, user, Some(&hash));
     replace_file(&file, &Zeroizing::new(text))?;
-    let what = if was_there { "has another password now" } else { "was added" };
-    Ok(print_line(format!("{user} {what}: {}", file.display()))?)
+    let result = if existed { "has a new password" } else { "added" };
+    Ok(print_line(format!("{user} {result}: {}", file.display()))?)
 }
 
 fn remove(matches: &ArgMatches) -> anyhow::Result<()> {
     let (file, user) = (users_file_path(matches)?, user_argument(matches)?);
-    let (text, was_there) = edit_users(&read_file(&file)?, user, None);
-    if !was_there {
+    let (text, existed) = edit_users(&read_file(&file)?, user, None);
+    if !existed {
         bail!("{} has no user {user}", file.display());
     }
     if Users::parse(&text).is_ok_and(|users| users.is_empty()) {
-        bail!("{user} is the last user of {}; the gateway takes no file without one", file.display());
+        bail!("{user} is the last user of {}; the gateway rejects a file without users", file.display());
     }
     replace_file(&file, &Zeroizing::new(text))?;
-    Ok(print_line(format!("{user} was removed: {}", file.display()))?)
+    Ok(print_line(format!("{user} removed: {}", file.display()))?)
 }
 
 fn print_list(matches: &ArgMatches) -> anyhow::Result<()> {
@@ -98,10 +99,10 @@ fn print_list(matches: &ArgMatches) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The file itself, behind all links.
+/// The path of the users file, with symbolic links resolved.
 fn users_file_path(matches: &ArgMatches) -> anyhow::Result<PathBuf> {
     let name = options::read_one(matches, USERS_FILE)?
-        .context("name the file: --auth-users-file, or auth.users_file")?;
+        .context("set the file: --auth-users-file or auth.users_file")?;
     let path = PathBuf::from(name.expose());
     Ok(fs::canonicalize(&path).unwrap_or(path))
 }
@@ -110,7 +111,7 @@ fn user_argument(matches: &ArgMatches) -> anyhow::Result<&str> {
     let user = matches.get_one::<String>("user").expect("clap requires it");
     UserName::parse(user.as_bytes()).with_context(|| format!("{user:?}"))?;
     if user.starts_with('#') {
-        bail!("{user:?}: a line that begins with `#` is a comment");
+        bail!("{user:?}: a user name cannot begin with `#`, which starts a comment");
     }
     Ok(user)
 }
@@ -120,12 +121,12 @@ fn read_file(file: &Path) -> anyhow::Result<Zeroizing<String>> {
 }
 
 fn parse_users(file: &Path, text: &str) -> anyhow::Result<Users> {
-    let told = |problems: Vec<String>| anyhow::anyhow!("{}: {}", file.display(), problems.join("; "));
-    Users::parse(text).map_err(told)
+    let error = |problems: Vec<String>| anyhow::anyhow!("{}: {}", file.display(), problems.join("; "));
+    Users::parse(text).map_err(error)
 }
 
-/// Puts a whole new file in the old one's place, with its owner and mode, so that a gateway that reads it meanwhile sees
-/// the one or the other. A text that the gateway would refuse is not written.
+/// Replaces the file atomically and keeps owner and mode, so that a gateway never reads a partial file. Contents that
+/// the gateway would reject are not written.
 fn replace_file(file: &Path, text: &str) -> anyhow::Result<()> {
     parse_users(file, text)?;
     let mut name = file.file_name().context("the users file has no name")?.to_owned();

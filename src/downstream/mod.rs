@@ -187,7 +187,7 @@ impl Service {
         let served = current.sni_match(connection);
         let certificate = TlsSnapshot::client_identity(connection).map_err(io::Error::other)?;
         let is_http2 = connection.alpn_protocol() == Some(b"h2");
-        let protocol = if is_http2 { Protocol::Http2 } else { Protocol::Http1 }.word();
+        let protocol = if is_http2 { Protocol::Http2 } else { Protocol::Http1 }.as_str();
         Ok((stream, Rc::new(Peer { sni: served, certificate_subject: certificate, protocol, ..client })))
     }
 

@@ -1,4 +1,5 @@
-//! What the steps took by which a request's caller was found out.
+//! Measures the phases of authenticating one request, for metrics and its trace. It knows nothing of what the phases
+//! do.
 
 use std::time::Instant;
 
@@ -6,51 +7,52 @@ use crate::base::clock;
 use crate::observability::metrics::{AuthOutcome, AuthPhase, WorkerMetrics};
 use crate::observability::trace::{Interval, Trace};
 
-/// Notes them for one request.
+/// Records the phases of one request.
 #[derive(Debug)]
 pub struct AuthTiming {
     worker: WorkerMetrics,
-    /// Where the request is traced.
+    /// The trace of the request, if it is sampled.
     pub trace: Option<Box<Trace>>,
 }
 
 impl AuthTiming {
-    /// Of a request of the calling thread's.
+    /// For a request that the thread of `worker` serves.
     pub fn new(worker: WorkerMetrics) -> AuthTiming {
         AuthTiming { worker, trace: None }
     }
 
-    /// Notes what a step takes, and how it ends.
+    /// Awaits `future` and records its duration as that of `phase`, with the outcome that `outcome` derives from its
+    /// result.
     pub async fn measure<T>(
         &self,
-        step: AuthPhase,
-        doing: impl Future<Output = T>,
+        phase: AuthPhase,
+        future: impl Future<Output = T>,
         outcome: impl FnOnce(&T) -> AuthOutcome,
     ) -> T {
-        let begun = clock::now();
-        let done = doing.await;
-        self.record(step, begun, outcome(&done));
-        done
+        let start = clock::now();
+        let result = future.await;
+        self.record(phase, start, outcome(&result));
+        result
     }
 
-    /// The same of a step that does not wait for anything.
+    /// [`AuthTiming::measure`] for a phase that does not wait.
     pub fn measure_sync<T>(
         &self,
-        step: AuthPhase,
-        doing: impl FnOnce() -> T,
+        phase: AuthPhase,
+        run: impl FnOnce() -> T,
         outcome: impl FnOnce(&T) -> AuthOutcome,
     ) -> T {
-        let begun = clock::now();
-        let done = doing();
-        self.record(step, begun, outcome(&done));
-        done
+        let start = clock::now();
+        let result = run();
+        self.record(phase, start, outcome(&result));
+        result
     }
 
-    fn record(&self, step: AuthPhase, begun: Instant, outcome: AuthOutcome) {
-        let ended = clock::now();
-        self.worker.record_phase(step, outcome, ended.duration_since(begun));
+    fn record(&self, phase: AuthPhase, start: Instant, outcome: AuthOutcome) {
+        let end = clock::now();
+        self.worker.record_phase(phase, outcome, end.duration_since(start));
         if let Some(trace) = &self.trace {
-            trace.record_phase(step, outcome, Interval { start: begun, end: ended });
+            trace.record_phase(phase, outcome, Interval { start, end });
         }
     }
 }

@@ -1,4 +1,4 @@
-//! What the gateway records: log lines, metrics, traces and durations. Nothing here decides about a request.
+//! Logs, metrics, traces and timings. They record what other folders report, and decide nothing about a request.
 
 pub mod auth_timing;
 pub mod log;

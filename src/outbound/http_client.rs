@@ -1,7 +1,7 @@
-//! Questions to other servers that are asked now and then: for keys of an identity provider, for whether a password is
-//! right. One connection each, HTTP/1.1, no redirects followed, everything bounded.
+//! An HTTP/1.1 client for occasional requests, for example for the keys of an identity provider or to verify a
+//! password. It opens a connection for each request, follows no redirects, and bounds time and size.
 //!
-//! Requests of clients never go this way: those take `upstream`, which is made for many of them.
+//! It is not made for the requests of clients: `upstream` forwards those.
 
 use std::path::Path;
 use std::pin::pin;
@@ -22,75 +22,76 @@ use tokio_rustls::client::TlsStream;
 use crate::config::ServerUrl;
 use crate::tls::{OutboundTls, TlsError, client_tls};
 
-/// More of an answer is not read.
+/// Maximum size of a response body; a larger one is an error.
 const MAX_RESPONSE_BODY_BYTES: usize = 1024 * 1024;
 
-/// A server that is asked now and then.
+/// A client for one server.
 #[derive(Clone, Debug)]
 pub struct HttpClient {
     url: ServerUrl,
     tls: Option<OutboundTls>,
     host: HeaderValue,
     request_timeout: Duration,
-    /// For the connection, of the whole.
+    /// For connecting, including TLS; part of `request_timeout`.
     connect_timeout: Duration,
 }
 
-/// A connection on which nothing was asked yet.
+/// A new connection.
 enum HttpClientStream {
     Plain(TcpStream),
     Tls(Box<TlsStream<TcpStream>>),
 }
 
-/// Why there is no answer. Shows neither the request nor the answer.
+/// Why there is no response. Contains no part of the request or the response.
 #[derive(Debug, thiserror::Error)]
 pub enum FetchError {
-    /// No connection.
+    /// Resolving, connecting or the TLS handshake failed.
     #[error("cannot connect to {0}: {1}")]
     Connect(String, std::io::Error),
-    /// It failed on the way.
-    #[error("{0} gave no whole answer: {1}")]
+    /// The connection failed before the response was complete, or the response is invalid or too large.
+    #[error("{0} returned an incomplete or invalid response: {1}")]
     Incomplete(String, String),
-    /// It took too long.
-    #[error("{0} did not answer in time")]
+    /// The request timeout has passed.
+    #[error("{0} did not respond in time")]
     TimedOut(String),
 }
 
 impl HttpClient {
-    /// A server by its address; `ca_file` is what to trust instead of the system's authorities, named by `option`.
+    /// A client for the server at `url`. `ca_file` has the CA certificates that replace the system's; `option` is the
+    /// name of the option to show in an error about them.
     pub fn new(
         url: &ServerUrl,
         ca_file: Option<&Path>,
         option: &'static str,
-        patience: Duration,
+        request_timeout: Duration,
     ) -> Result<HttpClient, TlsError> {
         let tls = url.tls.then(|| client_tls(&url.host, ca_file, option)).transpose()?;
-        Ok(HttpClient::with_tls(url, tls, patience))
+        Ok(HttpClient::with_tls(url, tls, request_timeout))
     }
 
-    /// A server of which it is known how to speak TLS with it.
+    /// A client with a given TLS configuration; `None` for plain HTTP.
     pub fn with_tls(url: &ServerUrl, tls: Option<OutboundTls>, request_timeout: Duration) -> HttpClient {
         let host = HeaderValue::from_str(&url.authority());
-        let host = host.expect("a host that the configuration accepted is a field value");
+        let host = host.expect("a validated host is a valid header value");
         HttpClient { url: url.clone(), tls, host, request_timeout, connect_timeout: request_timeout }
     }
 
-    /// A server that has so long for the connection, TLS included: who waits no longer can ask another one in time.
-    pub fn with_connect_timeout(self, connect_patience: Duration) -> HttpClient {
-        HttpClient { connect_timeout: connect_patience, ..self }
+    /// Limits the time to connect, including TLS, so that the caller has time to try the next server.
+    pub fn with_connect_timeout(self, connect_timeout: Duration) -> HttpClient {
+        HttpClient { connect_timeout, ..self }
     }
 
-    /// How logs call it.
+    /// Host and port, for logs.
     pub fn authority(&self) -> String {
         self.url.authority()
     }
 
-    /// Sends a request, whose target is a path, and reads the whole answer.
+    /// Sends a request, whose URI is a path, and reads the whole response.
     pub async fn send(&self, mut request: Request<Full<Bytes>>) -> Result<Response<Bytes>, FetchError> {
         request.headers_mut().insert(HOST, self.host.clone());
         request.headers_mut().entry(USER_AGENT).or_insert(HeaderValue::from_static("timbr-gateway"));
         match timeout(self.request_timeout, self.connect_and_send(request)).await {
-            Ok(answer) => answer,
+            Ok(result) => result,
             Err(_) => Err(FetchError::TimedOut(self.authority())),
         }
     }
@@ -117,27 +118,27 @@ impl HttpClient {
         stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
         request: Request<Full<Bytes>>,
     ) -> Result<Response<Bytes>, FetchError> {
-        let broken =
+        let incomplete =
             |error: &dyn std::error::Error| FetchError::Incomplete(self.authority(), error.to_string());
         let (mut sender, connection) =
-            http1::handshake(TokioIo::new(stream)).await.map_err(|error| broken(&error))?;
+            http1::handshake(TokioIo::new(stream)).await.map_err(|error| incomplete(&error))?;
         let mut connection = pin!(connection);
-        let mut asking = pin!(async {
+        let mut response = pin!(async {
             let (head, body) =
-                sender.send_request(request).await.map_err(|error| broken(&error))?.into_parts();
+                sender.send_request(request).await.map_err(|error| incomplete(&error))?.into_parts();
             let body = Limited::new(body, MAX_RESPONSE_BODY_BYTES)
                 .collect()
                 .await
-                .map_err(|error| broken(&*error))?;
+                .map_err(|error| incomplete(&*error))?;
             Ok(Response::from_parts(head, body.to_bytes()))
         });
         tokio::select! {
             biased;
-            answer = &mut asking => answer,
-            ended = &mut connection => match ended {
-                // What has been read is still to be taken.
-                Ok(()) => asking.await,
-                Err(error) => Err(broken(&error)),
+            response = &mut response => response,
+            result = &mut connection => match result {
+                // The response may have been read before the connection ended.
+                Ok(()) => response.await,
+                Err(error) => Err(incomplete(&error)),
             },
         }
     }

@@ -1,4 +1,5 @@
-//! The gateway's own requests to other servers, apart from the path of a client's request.
+//! Requests that the gateway itself sends to other servers, such as identity providers and trace collectors. Requests
+//! of clients do not pass through here.
 
 pub mod http_client;
 pub mod otlp;

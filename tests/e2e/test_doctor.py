@@ -25,14 +25,14 @@ def failures(output):
     report = json.loads(output.stdout)
     failed = [step for step in report["steps"] if step["outcome"] == "failed"]
     assert (output.returncode, report["healthy"]) == ((1, False) if failed else (0, True)), output
-    return {step["step"]: step["mend"] for step in failed}
+    return {step["step"]: step["fix"] for step in failed}
 
 
 def test_a_good_set_up_is_tried_to_its_end(doctor, backend, arrived):
     output = doctor(backend.url)
     assert output.returncode == 0, output
     steps = [line.split("  ")[0] for line in output.stdout.splitlines()]
-    assert "FAILED" not in output.stdout and "async result" in output.stdout and steps[-1] == "Nothing is broken."
+    assert "FAILED" not in output.stdout and "async result" in output.stdout and steps[-1] == "All checks passed."
     asked = [(seen["path"].partition("/get-async-results/")[0], dict(seen["fields"])["Content-Type"]) for seen in arrived()]
     json_type, text_type = "application/json", "application/text"
     assert asked[0] == ("/timbr/api/get_ontologies/", json_type), "with the made-up key"
@@ -52,7 +52,7 @@ def test_a_password_can_be_tried(setup, doctor, backend, tmp_path):
     assert failures(output) == {} and '"skipped"' in output.stdout, "nobody to log in as"
 
 
-def test_the_step_that_fails_is_named_with_what_mends_it(doctor, backend, setup):
+def test_a_failed_step_is_named_with_its_fix(doctor, backend, setup):
     assert "upstream.url" in failures(doctor(f"http://127.0.0.1:{free_port()}", "--json"))["upstream"]
     assert "upstream.url" in failures(doctor("http://no-such-host.invalid:80", "--json"))["dns"]
     impersonate = {"UPSTREAM_CREDENTIAL": "impersonate", "UPSTREAM_API_KEY": SERVICE_KEY, "AUTH_TRUST_SALT_HOLDER": "true"}
@@ -63,6 +63,6 @@ def test_the_step_that_fails_is_named_with_what_mends_it(doctor, backend, setup)
     assert failures(doctor(backend.url, "--json", LISTEN_HTTPS="nowhere"))["configuration"] == "listen.https"
     assert failures(doctor(backend.url, "--json", AUTH_VERIFIER="users-file", AUTH_USERS_FILE="/none"))["files"] == "auth.users_file"
     gateway = setup.gateway(backend.url)
-    mend = failures(doctor(f"https://localhost:{gateway.https}", "--json"))["upstream"]
-    assert "upstream.ca_file" in mend
+    fix = failures(doctor(f"https://localhost:{gateway.https}", "--json"))["upstream"]
+    assert "upstream.ca_file" in fix
     assert "https" in failures(doctor(f"http://127.0.0.1:{gateway.https}", "--json"))["upstream"]

@@ -38,7 +38,7 @@ fn the_demo_shows_the_round_trip() {
     ] {
         assert!(shown.contains(expected), "{expected} in\n{shown}");
     }
-    let arrived = shown.split("What arrived").nth(1).expect("the backend's log");
+    let arrived = shown.split("# Requests received").nth(1).expect("the backend's log");
     assert_eq!(arrived.lines().filter(|line| line.contains(" as ")).count(), 3, "{shown}");
 }
 
@@ -86,7 +86,7 @@ fn a_salt_can_be_made_and_used() {
 fn a_bearer_is_refused_with_a_sentence() {
     for (arguments, environment, input, expected) in [
         (&["bearer", "--user", "alice"][..], &[][..], "x", "set API_AUTH_SALT"),
-        (&["bearer", "--user", "alice"], &[("API_AUTH_SALT", "nonsense")], "x", "no Fernet key"),
+        (&["bearer", "--user", "alice"], &[("API_AUTH_SALT", "nonsense")], "x", "not a Fernet key"),
         (
             &["bearer", "--user", "alice"],
             &[("API_AUTH_SALT", SALT), ("API_AUTH_SALT_FILE", "/x")],
@@ -144,7 +144,7 @@ fn config_check_reads_what_serve_would_read() {
 fn a_reloads_help_says_what_becomes_of_a_bad_configuration() {
     let help = program(&["reload", "--help"], &[], "");
     for expected in
-        ["cannot be used changes nothing", "exit code is 1", "listen.admin", "timbr-gateway reload"]
+        ["invalid configuration changes nothing", "exit code is 1", "listen.admin", "timbr-gateway reload"]
     {
         assert!(text(&help.stdout).contains(expected), "{expected} in {help:?}");
     }
@@ -201,7 +201,7 @@ fn healthcheck_reads_the_configuration_too() {
     assert!(program(&["healthcheck"], &[("TIMBR_GATEWAY_CONFIG", file)], "").status.success());
     assert!(program(&["healthcheck", "--ready", "--config", file], &[], "").status.success());
     let off = program(&["healthcheck", "--listen-admin", "off"], &[], "");
-    assert_eq!(text(&off.stderr), "error: listen.admin is off, so there is nobody to ask\n");
+    assert_eq!(text(&off.stderr), "error: listen.admin is off: there is no admin listener to connect to\n");
 }
 
 #[test]
@@ -309,5 +309,5 @@ fn rules_that_anybody_with_the_salt_passes_are_warned_of() {
     let doctor = program(&["doctor", "--json"], &environment, "");
     let told: serde_json::Value = serde_json::from_slice(&doctor.stdout).expect("JSON");
     assert_eq!(told["steps"][1]["outcome"], "warning", "{told}");
-    assert_eq!(told["steps"][1]["mend"], "authorization.rules");
+    assert_eq!(told["steps"][1]["fix"], "authorization.rules");
 }

@@ -63,7 +63,7 @@ fn a_refusal_is_explained_by_its_id() {
 
     let (code, text) = said(&gateway, &["explain", "a/b+c=1"]);
     assert_eq!(code, 0, "{text}");
-    assert!(text.contains("refused with 400 field_repeated") && text.contains("screen refused"), "{text}");
+    assert!(text.contains("rejected with 400 field_repeated") && text.contains("screen refused"), "{text}");
     let (code, text) = said(&gateway, &["explain", "never-seen"]);
     assert!(code == 1 && text.contains("none of the last 1000 refusals has this id"), "{text}");
 }

@@ -235,7 +235,7 @@ fn a_receiver_that_is_gone_costs_spans_and_no_request() {
     }
     let dropped = "timbr_gateway_trace_spans_dropped_total";
     wait_until("what found no room is counted", || gateway.metric(dropped) > 100.0);
-    wait_until("it is told", || gateway.log.lock().expect("no panic").contains("traces are not taken"));
+    wait_until("it is told", || gateway.log.lock().expect("no panic").contains("trace export failed"));
     assert_eq!(gateway.metric("timbr_gateway_trace_spans_exported_total"), 0.0);
 }
 

@@ -1,4 +1,4 @@
-//! As much of an HTTPS client as the demo needs, and the `curl` command that does the same.
+//! A minimal HTTPS client for the demo, which also formats its requests as `curl` commands.
 
 use std::fmt::Write as _;
 use std::net::SocketAddr;
@@ -24,7 +24,7 @@ const RESPONSE_TIMEOUT: Duration = Duration::from_secs(10);
 pub struct DemoRequest {
     method: Method,
     path: String,
-    /// Name, value, and what stands for the value in the command.
+    /// Name, value, and the placeholder of the value in the `curl` command.
     headers: Vec<(&'static str, String, String)>,
     body: Option<String>,
 }
@@ -62,7 +62,7 @@ impl DemoRequest {
     }
 }
 
-/// Trusts one certificate and talks to one gateway.
+/// Connects to one gateway and trusts only its certificate.
 pub struct DemoClient {
     address: SocketAddr,
     tls: Arc<ClientConfig>,
@@ -86,11 +86,11 @@ impl DemoClient {
         format!("https://localhost:{}", self.address.port())
     }
 
-    /// Status and body of the answer.
+    /// Returns status and body of the response.
     pub fn send(&self, exchange: &DemoRequest) -> anyhow::Result<(u16, String)> {
         self.runtime.block_on(async {
             let exchange = tokio::time::timeout(RESPONSE_TIMEOUT, self.connect_and_send(exchange));
-            exchange.await.context("the gateway does not answer")?
+            exchange.await.context("the gateway does not respond")?
         })
     }
 
@@ -107,16 +107,16 @@ impl DemoClient {
             request = request.header(*name, value);
         }
         let body = Full::new(Bytes::from(exchange.body.clone().unwrap_or_default()));
-        let answering = async {
+        let response = async {
             let response = sender.send_request(request.body(body)?).await?;
             let status = response.status().as_u16();
             let body = response.into_body().collect().await?.to_bytes();
             Ok((status, String::from_utf8_lossy(&body).into_owned()))
         };
         tokio::select! {
-            answer = answering => answer,
-            ended = connection => {
-                ended?;
+            response = response => response,
+            result = connection => {
+                result?;
                 anyhow::bail!("the gateway closed the connection")
             }
         }

@@ -1,4 +1,4 @@
-//! `timbr-gateway demo`: the whole thing in one command, with a backend that comes along.
+//! `timbr-gateway demo`: a gateway with an embedded backend, and a sequence of requests that shows what it does.
 
 use std::io::ErrorKind;
 use std::net::SocketAddr;
@@ -34,22 +34,23 @@ const USER: &str = "alice";
 const PASSWORD: &str = "wonderland";
 
 pub fn command() -> Command {
-    let once = Arg::new("once").long("once").action(ArgAction::SetTrue).help("End after the round trip");
+    let once =
+        Arg::new("once").long("once").action(ArgAction::SetTrue).help("Exit after the example requests");
     let https = Arg::new("listen-https")
         .long("listen-https")
         .value_name("ADDRESS:PORT")
         .default_value("127.0.0.1:8443")
-        .help("Where to take HTTPS; a free port is taken if this one is in use");
+        .help("HTTPS address of the gateway; a free port is used if this port is taken");
     let backend_only = Arg::new("backend-only")
         .long("backend-only")
         .value_name("ADDRESS:PORT")
         .value_parser(value_parser!(SocketAddr))
         .conflicts_with_all(["once", "listen-https"])
         .help(
-            "Run the demo's backend alone, for a gateway beside it; it believes whoever sends x-forwarded-user",
+            "Run only the demo backend, for a separate gateway; it trusts the x-forwarded-user header of any client",
         );
     Command::new("demo")
-        .about("Try the gateway: with an embedded backend, a salt and a certificate made on the spot")
+        .about("Try the gateway with an embedded backend and a generated salt and certificate")
         .arg(once)
         .arg(https)
         .arg(backend_only)
@@ -60,48 +61,51 @@ pub fn run(matches: &ArgMatches) -> CliResult {
     if let Some(address) = matches.get_one::<SocketAddr>("backend-only") {
         return run_backend(*address);
     }
-    let (arrived, arrivals) = mpsc::channel();
-    let tell = move |line: &str| {
-        let _ = arrived.send(line.to_owned()); // Nobody reads once the round trip is over.
+    let (sender, received) = mpsc::channel();
+    let on_request = move |line: &str| {
+        let _ = sender.send(line.to_owned()); // The receiver is dropped after the example requests.
     };
-    let backend = DemoBackend::start(SocketAddr::from(([127, 0, 0, 1], 0)), tell)
-        .context("the demo's backend does not start")?;
+    let backend = DemoBackend::start(SocketAddr::from(([127, 0, 0, 1], 0)), on_request)
+        .context("cannot start the demo backend")?;
     let salt = Secret::new(Fernet::generate_key());
-    let wanted = matches.get_one::<String>("listen-https").expect("it has a default");
-    let bound = bind(&salt, wanted, backend.address())?;
+    let https = matches.get_one::<String>("listen-https").expect("it has a default");
+    let bound = bind(&salt, https, backend.address())?;
     let folder = TempFolder::new()?;
     let ca = folder.0.join("ca.pem");
-    let pem = bound.certificate_pem().context("the demo has no certificate of its own")?.to_owned();
+    let pem = bound.certificate_pem().context("the demo has no self-signed certificate")?.to_owned();
     std::fs::write(&ca, &pem).with_context(|| format!("cannot write {}", ca.display()))?;
-    let address = bound.addresses().https.context("the demo listens nowhere")?;
+    let address = bound.addresses().https.context("the demo has no HTTPS listener")?;
 
-    let (control, orders) = control::channel();
+    let (control, commands) = control::channel();
     spawn_signal_thread(control.clone())?;
-    let gateway = thread::spawn(move || bound.run(orders));
+    let gateway = thread::spawn(move || bound.run(commands));
     let client = DemoClient::new(address, &pem)?;
-    let told = round_trip(&client, &salt, &ca, backend.address(), arrivals);
-    if told.is_err() || matches.get_flag("once") {
+    let result = round_trip(&client, &salt, &ca, backend.address(), received);
+    if result.is_err() || matches.get_flag("once") {
         control.drain();
     } else {
-        print_line(format_args!("\nThe gateway goes on running; try the commands above. Ctrl-C ends it."))?;
+        print_line(format_args!(
+            "\nThe gateway keeps running; try the commands above. Press Ctrl-C to stop it."
+        ))?;
     }
-    let ended = gateway.join().map_err(|_| anyhow::anyhow!("the gateway panicked"))??;
-    told?;
-    Ok(exit_code(ended))
+    let outcome = gateway.join().map_err(|_| anyhow::anyhow!("the gateway panicked"))??;
+    result?;
+    Ok(exit_code(outcome))
 }
 
-/// The backend until SIGTERM or SIGINT, also as process 1, where no default would end it.
+/// Runs the backend until SIGTERM or SIGINT. The handlers are needed as process 1, for which the kernel ignores signals
+/// without a handler.
 fn run_backend(address: SocketAddr) -> CliResult {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let (mut terminate, mut interrupt) = {
         let _entered = runtime.enter();
         (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?)
     };
-    let tell = |line: &str| {
-        let _ = print_line(line); // Who does not want to read it may still query.
+    let on_request = |line: &str| {
+        let _ = print_line(line); // The backend keeps serving if standard output is closed.
     };
-    let backend = DemoBackend::start(address, tell).with_context(|| format!("cannot listen on {address}"))?;
-    print_line(format_args!("The demo's backend, on http://{}.", backend.address()))?;
+    let backend = DemoBackend::start(address, on_request).with_context(|| format!("cannot listen on {address}"))?;
+    print_line(format_args!("Demo backend on http://{}.", backend.address()))?;
     runtime.block_on(async {
         tokio::select! {
             _ = terminate.recv() => {}
@@ -111,7 +115,7 @@ fn run_backend(address: SocketAddr) -> CliResult {
     Ok(ExitCode::SUCCESS)
 }
 
-/// The gateway, with as few settings as it needs.
+/// Binds a gateway with minimal settings.
 fn bind(salt: &Secret, https: &str, backend: SocketAddr) -> anyhow::Result<Bound> {
     let attempt = |https: &str| {
         let settings = [
@@ -125,31 +129,31 @@ fn bind(salt: &Secret, https: &str, backend: SocketAddr) -> anyhow::Result<Bound
         let environment = settings.map(|(name, value)| (name.into(), value.into())).to_vec();
         let sources = Sources { environment, ..Sources::default() };
         let config = load(&sources)
-            .map_err(|problems| anyhow::anyhow!("the demo's settings{}", format_problems(&problems)))?
+            .map_err(|problems| anyhow::anyhow!("invalid demo settings:{}", format_problems(&problems)))?
             .0;
         let log = config.log;
         Ok::<_, anyhow::Error>((app::bind(config, &Clock::system()), log))
     };
     let (bound, log) = match attempt(https)? {
         (Err(StartError::Bind { address, source, .. }), _) if source.kind() == ErrorKind::AddrInUse => {
-            print_line(format_args!("{address} is in use; taking a free port instead."))?;
+            print_line(format_args!("{address} is in use; using a free port instead."))?;
             attempt(&SocketAddr::new(address.ip(), 0).to_string())?
         }
         other => other,
     };
-    // Lives as long as the process: the demo's log is for what should not happen.
+    // The log lives as long as the process; the demo logs errors only.
     std::mem::forget(log::init(log)?);
     Ok(bound?)
 }
 
-/// A folder for the certificate, removed at the end.
+/// A directory for the certificate, removed on drop.
 struct TempFolder(PathBuf);
 
 impl TempFolder {
     fn new() -> anyhow::Result<TempFolder> {
         let path = std::env::temp_dir().join(format!("timbr-gateway-demo-{:08x}", fastrand::u32(..)));
         std::fs::create_dir(&path).with_context(|| {
-            format!("cannot make {}; TMPDIR can name a folder that may be written to", path.display())
+            format!("cannot create {}; set TMPDIR to a writable directory", path.display())
         })?;
         Ok(TempFolder(path))
     }
@@ -161,43 +165,44 @@ impl Drop for TempFolder {
     }
 }
 
-/// Refused, let in, answered: each step with the command that does the same.
-#[allow(clippy::needless_pass_by_value, reason = "with the receiver, what arrives later is dropped")]
+/// Sends the example requests, and prints for each the equivalent `curl` command and the response.
+#[allow(clippy::needless_pass_by_value, reason = "dropping the receiver ends the recording of requests")]
 fn round_trip(
     client: &DemoClient,
     salt: &Secret,
     ca: &Path,
     backend: SocketAddr,
-    arrivals: mpsc::Receiver<String>,
+    received: mpsc::Receiver<String>,
 ) -> anyhow::Result<()> {
     let base = client.base_url();
     print_line(format_args!(
         "A gateway on {base}, in front of a demo backend on http://{backend}.\n\
-         Salt and certificate were made just now.\n"
+         Salt and certificate have just been generated.\n"
     ))?;
     print_line(format_args!("export CURL_CA_BUNDLE={}", ca.display()))?;
     print_line(format_args!("export API_AUTH_SALT={}\n", salt.expose()))?;
 
-    print_line(format_args!("# 1. Nobody gets through without a key:"))?;
+    print_line(format_args!("# 1. A request without a key is rejected:"))?;
     let ontologies =
         DemoRequest::get("/timbr/api/get_ontologies/").header("Content-Type", "application/json");
     send_and_print(client, &ontologies, 401)?;
 
-    print_line(format_args!("# 2. {USER} makes a bearer from her name and password, and asks for a token:"))?;
-    let bearer =
-        make_bearer(salt, USER, &Secret::new(PASSWORD.to_owned())).context("the demo's salt is good")?;
+    print_line(format_args!(
+        "# 2. {USER} creates a bearer from user name and password, and requests a token:"
+    ))?;
+    let bearer = make_bearer(salt, USER, &Secret::new(PASSWORD.to_owned())).context("the salt is valid")?;
     let program = std::env::args().next().unwrap_or_else(|| "timbr-gateway".to_owned());
     print_line(format_args!(
         "BEARER=$(printf {PASSWORD} | {program} bearer --user {USER} --password-stdin)"
     ))?;
-    let ask = DemoRequest::post("/timbr/api/get_token", "")
+    let get_token = DemoRequest::post("/timbr/api/get_token", "")
         .header("Content-Type", "application/json")
         .header_with_placeholder("Authorization", &format!("Bearer {}", bearer.expose()), "Bearer $BEARER");
-    let answer = send_and_print(client, &ask, 200)?;
-    let token = serde_json::from_str::<Value>(&answer)?["data"][0].as_str().unwrap_or_default().to_owned();
+    let body = send_and_print(client, &get_token, 200)?;
+    let token = serde_json::from_str::<Value>(&body)?["data"][0].as_str().unwrap_or_default().to_owned();
     print_line(format_args!("TOKEN={token}\n"))?;
 
-    print_line(format_args!("# 3. With the token she queries:"))?;
+    print_line(format_args!("# 3. The token authenticates a query:"))?;
     let query = DemoRequest::post(
         "/timbr/openapi/ontology/sales/query",
         "SELECT name, country FROM customer LIMIT 2",
@@ -207,13 +212,13 @@ fn round_trip(
     send_and_print(client, &query, 200)?;
 
     print_line(format_args!(
-        "# 4. A token that the backend itself gave works too; the gateway asks about it once:"
+        "# 4. A token issued by the backend works too; the gateway verifies it once with the backend:"
     ))?;
     let platform = ontologies.header("x-api-key", PLATFORM_KEY);
     send_and_print(client, &platform, 200)?;
 
-    print_line(format_args!("# What arrived at the backend; the refused request did not:"))?;
-    for line in arrivals.try_iter() {
+    print_line(format_args!("# Requests received by the backend (the rejected one is not among them):"))?;
+    for line in received.try_iter() {
         print_line(format_args!("{line}"))?;
     }
     Ok(())

@@ -1,4 +1,4 @@
-//! What the published clients do, through a gateway of this configuration.
+//! Sends the requests of the published clients through a gateway with the configuration under test.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
@@ -22,57 +22,60 @@ use crate::cli::doctor::report::DoctorReport;
 use crate::config::{Config, ListenOptions, ServerUrl, StoreKind};
 use crate::outbound::http_client::HttpClient;
 
-/// So often a result that is still being made is asked for, with a second between.
+/// Maximum number of polls for an asynchronous result, one per second.
 const MAX_POLLS: usize = 30;
 
-/// As whom to ask.
+/// Credentials for `get_token`.
 pub struct DoctorLogin {
     pub user: String,
     pub password: Secret,
 }
 
-/// What to ask for.
+/// The requests after `get_token`.
 pub struct ClientChain {
     pub ontology: Option<String>,
     pub query: String,
 }
 
-/// A way to ask the gateway.
+/// A client of the gateway under test.
 struct DoctorClient {
     http: HttpClient,
     token: Option<String>,
 }
 
-/// An answer, as far as it is looked at.
+/// The part of a response that is checked; the body is null unless it is JSON.
 struct DoctorResponse {
     status: StatusCode,
     body: Value,
 }
 
 impl ClientChain {
-    /// Starts a gateway and asks it.
+    /// Starts a gateway, sends the requests, and stops it.
     pub async fn run(
         &self,
         mut config: Config,
-        caller: Option<DoctorLogin>,
+        login: Option<DoctorLogin>,
         report: &mut DoctorReport,
     ) -> anyhow::Result<()> {
         match &config.store.kind {
-            StoreKind::Memory => report.ok("store", "tokens are kept in the memory of the process"),
+            StoreKind::Memory => report.ok("store", "tokens are kept in process memory"),
             StoreKind::Redis(_) => {
-                report.ok("store", "Redis; get_token keeps a token there and fails if it cannot");
+                report.ok("store", "Redis; get_token stores a token there and fails if that fails");
             }
-            // Only one process can have it open, and that may be the gateway.
+            // Only one process can open the file, and a running gateway may have it open.
             StoreKind::File(path) => {
                 report.skipped(
                     "store",
-                    format!("{} may be in use; tokens are kept in memory here", path.display()),
+                    format!(
+                        "{} may be open in a running gateway; this check keeps tokens in memory",
+                        path.display()
+                    ),
                 );
                 config.store.kind = StoreKind::Memory;
             }
         }
-        let Some(caller) = caller else {
-            report.skipped("get_token", "nobody to log in as; give --user and a password");
+        let Some(login) = login else {
+            report.skipped("get_token", "requires --user and a password");
             return Ok(());
         };
         let salt = config.salts[0].clone();
@@ -84,48 +87,48 @@ impl ClientChain {
         };
         config.workers = 1;
         let bound = app::bind(config, &Clock::system())?;
-        let port = bound.addresses().http.context("it listens")?.port();
-        let (control, orders) = control::channel();
-        let gateway = std::thread::spawn(move || bound.run(orders));
+        let port = bound.addresses().http.context("the HTTP listener is configured")?.port();
+        let (control, commands) = control::channel();
+        let gateway = std::thread::spawn(move || bound.run(commands));
         let url = ServerUrl { tls: false, host: Ipv4Addr::LOCALHOST.to_string(), port };
         let mut client =
             DoctorClient { http: HttpClient::with_tls(&url, None, RESPONSE_TIMEOUT), token: None };
-        if client.get_token(&salt, &caller, report).await {
+        if client.get_token(&salt, &login, report).await {
             self.run_queries(&client, report).await;
         } else {
-            report.skipped("queries", "there is no token to ask with");
+            report.skipped("queries", "requires a token");
         }
-        // At once: nothing is in flight any more.
+        // Immediately: no request is in flight.
         control.quit();
         gateway.join().map_err(|_| anyhow::anyhow!("the gateway panicked"))??;
         Ok(())
     }
 
     async fn run_queries(&self, client: &DoctorClient, report: &mut DoctorReport) {
-        let answer =
+        let response =
             client.send(Method::GET, "/timbr/api/get_ontologies/", "application/json", &[], "").await;
         let Some(ontologies) =
-            report_response("get_ontologies", &answer, report, |body| body["data"].is_array())
+            report_response("get_ontologies", &response, report, |body| body["data"].is_array())
         else {
-            return report.skipped("queries", "the backend takes nothing of this user");
+            return report.skipped("queries", "requires get_ontologies to succeed");
         };
         let first = ontologies["data"][0].as_str().map(str::to_owned);
         let Some(ontology) = self.ontology.clone().or(first) else {
-            return report.skipped("queries", "this user sees no ontology; give --ontology");
+            return report.skipped("queries", "this user can see no ontology; set --ontology");
         };
-        // As `pytimbr_api.executeQuery` asks.
+        // The request of `pytimbr_api.executeQuery`.
         let body = json!({"ontology_name": ontology, "query": self.query}).to_string();
-        let answer = client.send(Method::POST, "/timbr/api/query/", "application/json", &[], &body).await;
-        report_response("query", &answer, report, |body| body["status"] == "success");
-        // As `pytimbr_api.run_query` asks.
+        let response = client.send(Method::POST, "/timbr/api/query/", "application/json", &[], &body).await;
+        report_response("query", &response, report, |body| body["status"] == "success");
+        // The request of `pytimbr_api.run_query`.
         let path = format!("/timbr/openapi/ontology/{}/query", percent::encode(&ontology));
         let text = "application/text";
-        let answer = client.send(Method::POST, &path, text, &[("nested", "false")], &self.query).await;
-        report_response("openapi query", &answer, report, |_| true);
-        let fields = [("nested", "false"), ("x-async", "true")];
-        let answer = client.send(Method::POST, &path, text, &fields, &self.query).await;
+        let response = client.send(Method::POST, &path, text, &[("nested", "false")], &self.query).await;
+        report_response("openapi query", &response, report, |_| true);
+        let headers = [("nested", "false"), ("x-async", "true")];
+        let response = client.send(Method::POST, &path, text, &headers, &self.query).await;
         if let Some(body) =
-            report_response("async query", &answer, report, |body| body["response_id"].is_string())
+            report_response("async query", &response, report, |body| body["response_id"].is_string())
         {
             let id = body["response_id"].as_str().unwrap_or_default();
             client.poll(&format!("/timbr/openapi/get-async-results/{}", percent::encode(id)), report).await;
@@ -134,35 +137,32 @@ impl ClientChain {
 }
 
 impl DoctorClient {
-    /// As the documentation's script asks.
-    async fn get_token(&mut self, salt: &Secret, caller: &DoctorLogin, report: &mut DoctorReport) -> bool {
-        let Some(bearer) = make_bearer(salt, &caller.user, &caller.password) else {
-            report.failed("get_token", "no bearer could be made", "API_AUTH_SALT");
+    /// The request of the script in the documentation of Timbr. Returns true if there is a token.
+    async fn get_token(&mut self, salt: &Secret, login: &DoctorLogin, report: &mut DoctorReport) -> bool {
+        let Some(bearer) = make_bearer(salt, &login.user, &login.password) else {
+            report.failed("get_token", "cannot create a bearer", "API_AUTH_SALT");
             return false;
         };
         let authorization = format!("Bearer {}", bearer.expose());
-        let fields = [(AUTHORIZATION.as_str(), authorization.as_str())];
-        let answer = self.send(Method::POST, "/timbr/api/get_token", "application/json", &fields, "").await;
-        let body = report_response("get_token", &answer, report, |body| body["data"][0].is_string());
+        let headers = [(AUTHORIZATION.as_str(), authorization.as_str())];
+        let response =
+            self.send(Method::POST, "/timbr/api/get_token", "application/json", &headers, "").await;
+        let body = report_response("get_token", &response, report, |body| body["data"][0].is_string());
         self.token = body.and_then(|body| body["data"][0].as_str().map(str::to_owned));
         self.token.is_some()
     }
 
     async fn poll(&self, path: &str, report: &mut DoctorReport) {
         for _ in 0..MAX_POLLS {
-            let answer = self.send(Method::GET, path, "application/text", &[], "").await;
-            let running = answer.as_ref().is_ok_and(|answer| answer.body["status"] == "running");
+            let response = self.send(Method::GET, path, "application/text", &[], "").await;
+            let running = response.as_ref().is_ok_and(|response| response.body["status"] == "running");
             if !running {
-                report_response("async result", &answer, report, |body| body["status"] == "completed");
+                report_response("async result", &response, report, |body| body["status"] == "completed");
                 return;
             }
             sleep(Duration::from_secs(1)).await;
         }
-        report.failed(
-            "async result",
-            "it is still running after half a minute",
-            "the backend, or a shorter --query",
-        );
+        report.failed("async result", "still running after 30 seconds", "the backend, or a shorter --query");
     }
 
     async fn send(
@@ -170,79 +170,79 @@ impl DoctorClient {
         method: Method,
         path: &str,
         content_type: &str,
-        fields: &[(&str, &str)],
+        headers: &[(&str, &str)],
         body: &str,
     ) -> Result<DoctorResponse, String> {
         let mut request = Request::builder().method(method).uri(path).header(CONTENT_TYPE, content_type);
         request = request.header(CONNECTION, "close");
-        for (name, value) in fields {
+        for (name, value) in headers {
             request = request.header(*name, *value);
         }
         if let Some(token) = &self.token {
             request = request.header("x-api-key", token);
         }
         let request = request.body(Full::new(Bytes::copy_from_slice(body.as_bytes())));
-        let request = request.map_err(|_| "what was to be asked is no request".to_owned())?;
-        let answer = self.http.send(request).await.map_err(|error| error.to_string())?;
-        let body = serde_json::from_slice(answer.body()).unwrap_or_default();
-        Ok(DoctorResponse { status: answer.status(), body })
+        let request = request.map_err(|_| "the request is invalid".to_owned())?;
+        let response = self.http.send(request).await.map_err(|error| error.to_string())?;
+        let body = serde_json::from_slice(response.body()).unwrap_or_default();
+        Ok(DoctorResponse { status: response.status(), body })
     }
 }
 
-/// The body of an answer that is as it should be; what is wrong with another is told.
+/// Reports the result of a request. Returns the body if the response is a success and `is_valid` accepts the body.
 fn report_response(
     step: &'static str,
-    answer: &Result<DoctorResponse, String>,
+    response: &Result<DoctorResponse, String>,
     report: &mut DoctorReport,
-    is_right: impl Fn(&Value) -> bool,
+    is_valid: impl Fn(&Value) -> bool,
 ) -> Option<Value> {
-    let DoctorResponse { status, body } = match answer {
-        Ok(answer) => answer,
+    let DoctorResponse { status, body } = match response {
+        Ok(response) => response,
         Err(why) => {
             report.failed(step, why, "see the message");
             return None;
         }
     };
-    if status.is_success() && is_right(body) {
+    if status.is_success() && is_valid(body) {
         report.ok(step, status.to_string());
         return Some(body.clone());
     }
     let reason = body["reason"].as_str();
-    let sentence = body["data"].as_str().unwrap_or("an answer of another form than Timbr's");
-    let who = if reason.is_some() { "the gateway" } else { "the backend" };
-    let reason_told = reason.map_or(String::new(), |reason| format!(" {reason}"));
-    let detail = format!("{who} answers {}{reason_told}: {sentence}", status.as_u16());
+    let message = body["data"].as_str().unwrap_or("the body has no Timbr message");
+    let sender = if reason.is_some() { "the gateway" } else { "the backend" };
+    let reason_text = reason.map_or(String::new(), |reason| format!(" {reason}"));
+    let detail = format!("{sender} returned {}{reason_text}: {message}", status.as_u16());
     report.failed(step, detail, suggest_fix(reason, *status));
     None
 }
 
-/// Which setting is behind a refusal of the gateway, or of the backend.
+/// The setting that fixes a rejection by the gateway (`reason`) or an error of the backend (no reason).
 fn suggest_fix(reason: Option<&str>, status: StatusCode) -> &'static str {
     match (reason, status) {
-        (Some("credentials_wrong"), _) => {
-            "the user and password given here, or auth.verifier and its settings"
-        }
+        (Some("credentials_wrong"), _) => "--user and the password, or auth.verifier and its settings",
         (Some("verifier_unavailable" | "verifier_busy"), _) => {
-            "the server that auth.verifier asks (platform.url, ldap.url, upstream.url); the log above says why"
+            "the server of auth.verifier (platform.url, ldap.url, upstream.url); see the log above"
         }
         (Some("token_store_unavailable"), _) => {
-            "store.urls, store.password, store.ca_file; the log above says why"
+            "store.urls, store.password, store.ca_file; see the log above"
         }
         (Some("token_expired"), _) => {
-            "upstream.credential: the backend refuses the key that the token stands for"
+            "upstream.credential: the backend rejects the key that belongs to the token"
         }
         (Some("not_authorized"), _) => "authorization.rules",
-        (Some("client_certificate_required"), _) => "routes: this one takes clients with a certificate alone",
+        (Some("client_certificate_required"), _) => "routes: this route requires a TLS client certificate",
         (Some("content_type_unsupported" | "method_not_allowed" | "not_found"), _) => "routes",
-        (Some("api_key_missing" | "jwt_missing" | "basic_missing"), _) => "routes: their credentials",
+        (Some("api_key_missing" | "jwt_missing" | "basic_missing"), _) => {
+            "routes: the credentials of the route"
+        }
         (Some("upstream_unreachable" | "upstream_connect_timeout"), _) => {
             "upstream.url, upstream.connect_timeout"
         }
         (Some("upstream_timeout"), _) => "upstream.response_timeout",
         (Some(_), _) => "see docs/errors.md for this reason",
         (None, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) => {
-            "upstream.credential: the backend does not take what it is shown (forward needs a backend that trusts this \
-             hop; impersonate a service key that was granted impersonation)"
+            "upstream.credential: the backend rejects the credential (forward: it must trust the gateway; impersonate: \
+             the service key must have the impersonation permission)"
         }
         (None, _) => "the backend, or --ontology and --query",
     }

@@ -1,4 +1,5 @@
-//! `timbr-gateway doctor`: the whole chain, step by step, and which setting mends what is broken.
+//! `timbr-gateway doctor`: checks the configuration, its environment and the requests of the published clients, and names
+//! the setting that fixes a failure. It changes nothing, and does not contact a running gateway.
 
 mod chain;
 mod environment;
@@ -19,7 +20,7 @@ use crate::outbound::otlp;
 use chain::{ClientChain, DoctorLogin};
 use report::{DoctorReport, OutputFormat};
 
-/// Another server that takes longer for the head of an answer is broken, as far as this goes.
+/// Timeout of each request to a backend or to the gateway under test.
 const RESPONSE_TIMEOUT: Duration = Duration::from_secs(30);
 
 pub fn command() -> Command {
@@ -27,24 +28,24 @@ pub fn command() -> Command {
         Arg::new(name).long(name).value_name(value).help(help)
     };
     let command = Command::new("doctor")
-        .about("Try the whole chain with this configuration, and say what mends it where it is broken")
-        .arg(value("user", "NAME", "The user to log in as; without one, only salt-holder can be tried"))
+        .about("Check the whole path of a request with this configuration, and suggest fixes")
+        .arg(value("user", "NAME", "User to log in as; required unless auth.verifier is salt-holder"))
         .args(password::arguments())
-        .arg(value("ontology", "NAME", "What to query [default: the first that get_ontologies names]"))
-        .arg(value("query", "SQL", "The query").default_value("SELECT 1"))
-        .arg(Arg::new("json").long("json").action(ArgAction::SetTrue).help("Tell it as JSON"))
+        .arg(value("ontology", "NAME", "Ontology to query [default: the first one of get_ontologies]"))
+        .arg(value("query", "SQL", "Query to run").default_value("SELECT 1"))
+        .arg(Arg::new("json").long("json").action(ArgAction::SetTrue).help("Print JSON"))
         .after_help(
-            "It starts a gateway of its own with the same configuration, on a free port of the loopback address, and \
-             sends what the published clients send: get_token, a JSON query, an openapi query, an asynchronous one and \
-             its polls. A gateway that runs is not touched. Exit code 1 if a step fails.\n\n\
+            "doctor starts its own gateway with the same configuration on a free loopback port, and sends the \
+             requests of the published clients: get_token, a JSON query, an openapi query, an asynchronous query \
+             and its polls. A running gateway is not affected. The exit code is 1 if a check fails.\n\n\
              Example:\n  timbr-gateway doctor --config gateway.yaml --user alice --password-file password",
         );
     options::add_all(command)
 }
 
 pub fn run(matches: &ArgMatches) -> CliResult {
-    let manner = if matches.get_flag("json") { OutputFormat::Json } else { OutputFormat::Text };
-    let mut report = DoctorReport::new(manner);
+    let format = if matches.get_flag("json") { OutputFormat::Json } else { OutputFormat::Text };
+    let mut report = DoctorReport::new(format);
     let sources = options::sources(matches);
     match config::load(&sources) {
         Err(problems) => {
@@ -53,7 +54,7 @@ pub fn run(matches: &ArgMatches) -> CliResult {
             }
         }
         Ok((config, settings)) => {
-            report.ok("configuration", "every option is valid");
+            report.ok("configuration", "all options are valid");
             for warning in config::warnings(&config, &settings) {
                 report.warning("configuration", warning.message, warning.subject);
             }
@@ -63,16 +64,16 @@ pub fn run(matches: &ArgMatches) -> CliResult {
             let log = LogOptions { level: LevelFilter::WARN, format: LogFormat::Text, access: false };
             let _log = log::init(log)?;
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-            let caller = login_arguments(matches, &config.auth.verifier)?;
-            let sound = runtime.block_on(environment::check(&config, &mut report));
-            let asked = ClientChain {
+            let login = login_arguments(matches, &config.auth.verifier)?;
+            let environment_ok = runtime.block_on(environment::check(&config, &mut report));
+            let chain = ClientChain {
                 ontology: matches.get_one::<String>("ontology").cloned(),
                 query: matches.get_one::<String>("query").cloned().expect("it has a default"),
             };
-            if sound {
-                runtime.block_on(asked.run(config, caller, &mut report))?;
+            if environment_ok {
+                runtime.block_on(chain.run(config, login, &mut report))?;
             } else {
-                report.skipped("chain", "the steps before have to succeed first");
+                report.skipped("chain", "requires the checks above to pass");
             }
         }
     }
@@ -80,7 +81,7 @@ pub fn run(matches: &ArgMatches) -> CliResult {
     Ok(if report.is_healthy() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// As whom to log in. `salt-holder` takes any name.
+/// The user to log in as; `None` without `--user`, except that the verifier `salt-holder` accepts any name.
 fn login_arguments(matches: &ArgMatches, verifier: &VerifierOptions) -> anyhow::Result<Option<DoctorLogin>> {
     match (matches.get_one::<String>("user"), verifier) {
         (Some(user), _) => Ok(Some(DoctorLogin { user: user.clone(), password: password::read(matches)? })),

@@ -1,4 +1,4 @@
-//! What was found, for people and for programs.
+//! Collects the results of all checks, and prints them as text or JSON.
 
 use std::io::{self, Write};
 
@@ -6,19 +6,26 @@ use serde::Serialize;
 
 use crate::observability::log::is_color_enabled;
 
-/// All steps in their order.
+/// The results of all checks, in order.
 pub struct DoctorReport {
     steps: Vec<DoctorCheck>,
     format: OutputFormat,
 }
 
-/// How it is told.
+/// How the report is printed.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum OutputFormat {
-    /// Each step as soon as it was tried: some take their time.
+    /// Each check when it has finished, because some take long.
     Text,
-    /// All at the end.
+    /// Everything at the end.
     Json,
+}
+
+/// Whether a text report is colored.
+#[derive(Clone, Copy)]
+enum Color {
+    On,
+    Off,
 }
 
 #[derive(Serialize)]
@@ -26,9 +33,9 @@ struct DoctorCheck {
     step: &'static str,
     outcome: CheckOutcome,
     detail: String,
-    /// What to change.
+    /// The setting to change; `None` unless something is wrong.
     #[serde(skip_serializing_if = "Option::is_none")]
-    mend: Option<String>,
+    fix: Option<String>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Serialize)]
@@ -41,7 +48,7 @@ enum CheckOutcome {
 }
 
 impl CheckOutcome {
-    /// The word of the report, and its colour (ECMA-48).
+    /// The label in a text report, and its color as an SGR parameter (ECMA-48).
     fn label_and_color(self) -> (&'static str, &'static str) {
         match self {
             CheckOutcome::Ok => ("ok", "32"),
@@ -57,63 +64,67 @@ impl DoctorReport {
         DoctorReport { steps: Vec::new(), format }
     }
 
-    /// A step is as it should be.
+    /// Records a passed check.
     pub fn ok(&mut self, step: &'static str, detail: impl Into<String>) {
-        self.record(DoctorCheck { step, outcome: CheckOutcome::Ok, detail: detail.into(), mend: None });
+        self.record(DoctorCheck { step, outcome: CheckOutcome::Ok, detail: detail.into(), fix: None });
     }
 
-    /// Nothing is broken, but somebody may have meant something else; `mend` is what to change then.
-    pub fn warning(&mut self, step: &'static str, detail: impl Into<String>, mend: impl Into<String>) {
-        let mend = Some(mend.into());
-        self.record(DoctorCheck { step, outcome: CheckOutcome::Warning, detail: detail.into(), mend });
+    /// Records a passed check whose result may not be intended; `fix` is the setting to change in that case.
+    pub fn warning(&mut self, step: &'static str, detail: impl Into<String>, fix: impl Into<String>) {
+        let fix = Some(fix.into());
+        self.record(DoctorCheck { step, outcome: CheckOutcome::Warning, detail: detail.into(), fix });
     }
 
-    /// A step is not; `mend` is what to change.
-    pub fn failed(&mut self, step: &'static str, detail: impl Into<String>, mend: impl Into<String>) {
-        let mend = Some(mend.into());
-        self.record(DoctorCheck { step, outcome: CheckOutcome::Failed, detail: detail.into(), mend });
+    /// Records a failed check; `fix` is the setting to change.
+    pub fn failed(&mut self, step: &'static str, detail: impl Into<String>, fix: impl Into<String>) {
+        let fix = Some(fix.into());
+        self.record(DoctorCheck { step, outcome: CheckOutcome::Failed, detail: detail.into(), fix });
     }
 
-    /// A step could not be tried.
+    /// Records a check that could not run, and the reason.
     pub fn skipped(&mut self, step: &'static str, why: impl Into<String>) {
-        self.record(DoctorCheck { step, outcome: CheckOutcome::Skipped, detail: why.into(), mend: None });
+        self.record(DoctorCheck { step, outcome: CheckOutcome::Skipped, detail: why.into(), fix: None });
     }
 
-    /// Whether nothing has failed.
+    /// True if no check has failed.
     pub fn is_healthy(&self) -> bool {
         self.steps.iter().all(|step| step.outcome != CheckOutcome::Failed)
     }
 
-    /// The last line; as JSON, everything:
-    /// `{"healthy": …, "steps": [{"step": …, "outcome": "ok|warning|failed|skipped", "detail": …, "mend": …}]}`
+    /// The last line of a text report, or the whole JSON report:
+    /// `{"healthy": …, "steps": [{"step": …, "outcome": "ok|warning|failed|skipped", "detail": …, "fix": …}]}`
     pub fn summary(&self) -> String {
         match self.format {
             OutputFormat::Json => {
                 serde_json::json!({"healthy": self.is_healthy(), "steps": self.steps}).to_string()
             }
-            OutputFormat::Text if self.is_healthy() => "Nothing is broken.".to_owned(),
-            OutputFormat::Text => "Something is broken.".to_owned(),
+            OutputFormat::Text if self.is_healthy() => "All checks passed.".to_owned(),
+            OutputFormat::Text => "Some checks failed.".to_owned(),
         }
     }
 
-    fn record(&mut self, step: DoctorCheck) {
+    fn record(&mut self, check: DoctorCheck) {
         if self.format == OutputFormat::Text {
-            // Who does not listen hears the conclusion by the exit code.
-            let _ = io::stdout().write_all(step.to_lines(is_color_enabled(&io::stdout())).as_bytes());
+            // If standard output is closed, the exit code still shows the result.
+            let color = if is_color_enabled(&io::stdout()) { Color::On } else { Color::Off };
+            let _ = io::stdout().write_all(check.to_lines(color).as_bytes());
         }
-        self.steps.push(step);
+        self.steps.push(check);
     }
 }
 
 impl DoctorCheck {
-    /// A line, and one for what mends it.
-    fn to_lines(&self, colourful: bool) -> String {
-        let (word, colour) = self.outcome.label_and_color();
-        let padded = format!("{word:<8}");
-        let word = if colourful { format!("\x1b[{colour}m{padded}\x1b[0m") } else { padded };
-        let mut lines = format!("{word} {:<15} {}\n", self.step, self.detail);
-        if let Some(mend) = &self.mend {
-            lines += &format!("{:<8} {:<15} mend: {mend}\n", "", "");
+    /// One line, and a second one with the fix.
+    fn to_lines(&self, color: Color) -> String {
+        let (label, sgr) = self.outcome.label_and_color();
+        let padded = format!("{label:<8}");
+        let label = match color {
+            Color::On => format!("\x1b[{sgr}m{padded}\x1b[0m"),
+            Color::Off => padded,
+        };
+        let mut lines = format!("{label} {:<15} {}\n", self.step, self.detail);
+        if let Some(fix) = &self.fix {
+            lines += &format!("{:<8} {:<15} fix: {fix}\n", "", "");
         }
         lines
     }
@@ -124,17 +135,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_step_is_a_line_with_colours_only_where_they_are_wanted() {
-        let step = DoctorCheck {
+    fn a_check_is_printed_with_or_without_color() {
+        let check = DoctorCheck {
             step: "dns",
             outcome: CheckOutcome::Failed,
             detail: "no address".into(),
-            mend: Some("it".into()),
+            fix: Some("it".into()),
         };
         assert_eq!(
-            step.to_lines(false),
-            "FAILED   dns             no address\n                         mend: it\n"
+            check.to_lines(Color::Off),
+            "FAILED   dns             no address\n                         fix: it\n"
         );
-        assert!(step.to_lines(true).starts_with("\x1b[31mFAILED  \x1b[0m dns "));
+        assert!(check.to_lines(Color::On).starts_with("\x1b[31mFAILED  \x1b[0m dns "));
     }
 }

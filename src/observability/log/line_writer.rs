@@ -1,4 +1,8 @@
-//! Lines on their way to standard error: gathered in memory and written by one thread, many at a time.
+//! Buffers log lines in memory and writes them to the output from one thread, many lines at a time. It knows nothing of
+//! what a line contains.
+//!
+//! `tracing-appender` is not used: it bounds the number of lines instead of their bytes, allocates for each line, writes
+//! each with a call of its own, and does not count lines that the output rejects or accepts in part.
 
 use std::io::{self, Write};
 use std::sync::Arc;
@@ -8,28 +12,28 @@ use std::time::Duration;
 use parking_lot::{Condvar, Mutex, MutexGuard};
 use tracing_subscriber::fmt::MakeWriter;
 
-/// Most bytes that wait to be taken.
+/// Maximum size of the buffer.
 const MAX_BUFFERED_BYTES: usize = 4 * 1024 * 1024;
 
-/// So much memory is kept for lines to come: growing it anew for each batch would cost as much as filling it.
+/// Capacity that the buffer keeps between batches: growing it again for each batch would cost as much as filling it.
 const RETAINED_CAPACITY: usize = 1024 * 1024;
 
-/// Lines that come within so short a time are written together. A system call for each would cost more than all else
-/// about a line.
+/// Delay before a batch is written, so that it contains more lines. One system call per line would cost more than
+/// everything else about the line.
 const BATCH_INTERVAL: Duration = Duration::from_millis(10);
 
-/// How long the end of the process waits for somebody to take the last lines.
+/// How long [`LineWriter::close`] and [`LineWriter::wait_until_written`] wait for an output that blocks.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// The lines that wait. Clones are the same queue.
+/// A handle to the buffer and its thread. Clones share them.
 #[derive(Clone)]
 pub struct LineWriter(Arc<WriterState>);
 
 struct WriterState {
     queue: Mutex<LineQueue>,
-    /// There is something to write, or nothing will come any more.
+    /// Signalled when the buffer is no longer empty, and on close.
     work_available: Condvar,
-    /// All was written.
+    /// Signalled when everything has been written.
     all_written: Condvar,
 }
 
@@ -44,18 +48,15 @@ struct LineQueue {
 impl LineWriter {
     /// Starts the thread that writes to `output`.
     pub fn spawn(output: impl Write + Send + 'static) -> io::Result<LineWriter> {
-        let (came, drained) = (Condvar::new(), Condvar::new());
-        let lines = LineWriter(Arc::new(WriterState {
-            queue: Mutex::default(),
-            work_available: came,
-            all_written: drained,
-        }));
-        let shared = Arc::clone(&lines.0);
-        thread::Builder::new().name("log".into()).spawn(move || shared.run(output))?;
-        Ok(lines)
+        let (work_available, all_written) = (Condvar::new(), Condvar::new());
+        let writer =
+            LineWriter(Arc::new(WriterState { queue: Mutex::default(), work_available, all_written }));
+        let state = Arc::clone(&writer.0);
+        thread::Builder::new().name("log".into()).spawn(move || state.run(output))?;
+        Ok(writer)
     }
 
-    /// Adds lines, or counts them as dropped if too much waits already. Never waits for the output.
+    /// Appends one line to the buffer, or counts it as dropped if the buffer is full. Never waits for the output.
     pub fn push(&self, line: &[u8]) {
         let mut queue = self.0.queue.lock();
         if queue.buffer.len() + line.len() > MAX_BUFFERED_BYTES {
@@ -70,25 +71,26 @@ impl LineWriter {
         }
     }
 
-    /// Lines that nobody took in time.
+    /// Number of lines that did not fit into the buffer, or that the output did not accept whole.
     pub fn dropped(&self) -> usize {
         self.0.queue.lock().dropped
     }
 
-    /// Waits until all is written, but not for ever.
+    /// Waits until the buffer is written, or for [`FLUSH_TIMEOUT`].
     pub fn wait_until_written(&self) {
-        self.wait(self.0.queue.lock());
+        self.wait_for_writer(self.0.queue.lock());
     }
 
-    /// The same, and writes nothing that comes later.
+    /// Ends the thread once the buffer is written, and waits for that as [`LineWriter::wait_until_written`] does. Lines
+    /// that are pushed later are not written.
     pub fn close(&self) {
         let mut queue = self.0.queue.lock();
         queue.is_closing = true;
         self.0.work_available.notify_one();
-        self.wait(queue);
+        self.wait_for_writer(queue);
     }
 
-    fn wait(&self, mut queue: MutexGuard<'_, LineQueue>) {
+    fn wait_for_writer(&self, mut queue: MutexGuard<'_, LineQueue>) {
         let unfinished = |queue: &mut LineQueue| queue.is_writing || !queue.buffer.is_empty();
         self.0.all_written.wait_while_for(&mut queue, unfinished, FLUSH_TIMEOUT);
     }
@@ -96,25 +98,25 @@ impl LineWriter {
 
 impl WriterState {
     fn run(&self, mut output: impl Write) {
-        let mut writing = Vec::new();
-        let mut is_inside = false;
+        let mut batch = Vec::new();
+        let mut is_inside_line = false;
         loop {
-            let nothing = |queue: &mut LineQueue| queue.buffer.is_empty() && !queue.is_closing;
+            let is_idle = |queue: &mut LineQueue| queue.buffer.is_empty() && !queue.is_closing;
             let mut queue = self.queue.lock();
-            self.work_available.wait_while(&mut queue, nothing);
+            self.work_available.wait_while(&mut queue, is_idle);
             let is_closing = queue.is_closing;
             drop(queue);
             if !is_closing {
                 thread::sleep(BATCH_INTERVAL);
             }
             let mut queue = self.queue.lock();
-            std::mem::swap(&mut queue.buffer, &mut writing);
+            std::mem::swap(&mut queue.buffer, &mut batch);
             queue.is_writing = true;
             drop(queue);
-            // An output that is gone, or a full disk, takes nothing.
-            let lost = write_batch(&mut output, &writing, &mut is_inside);
-            writing.clear();
-            writing.shrink_to(RETAINED_CAPACITY);
+            // A closed output or a full disk accepts nothing.
+            let lost = write_batch(&mut output, &batch, &mut is_inside_line);
+            batch.clear();
+            batch.shrink_to(RETAINED_CAPACITY);
             let mut queue = self.queue.lock();
             queue.is_writing = false;
             queue.dropped += lost;
@@ -128,26 +130,26 @@ impl WriterState {
     }
 }
 
-/// Writes, and tells how many lines did not get through whole. `is_inside`: what was written before ended inside a line,
-/// which is ended first, so that it spoils no other one.
-fn write_batch(output: &mut impl Write, lines: &[u8], is_inside: &mut bool) -> usize {
-    if *is_inside {
-        *is_inside = write_while_accepted(output, b"\n") == 0;
+/// Writes `lines` and returns the number of lines that were not written whole. `is_inside_line` is set if the output
+/// ends within a line; that line is terminated before the next batch, so that it corrupts no other line.
+fn write_batch(output: &mut impl Write, lines: &[u8], is_inside_line: &mut bool) -> usize {
+    if *is_inside_line {
+        *is_inside_line = write_while_accepted(output, b"\n") == 0;
     }
-    let written = if *is_inside { 0 } else { write_while_accepted(output, lines) };
-    let (through, lost) = lines.split_at(written);
-    *is_inside |= through.last().is_some_and(|last| *last != b'\n');
+    let written = if *is_inside_line { 0 } else { write_while_accepted(output, lines) };
+    let (accepted, lost) = lines.split_at(written);
+    *is_inside_line |= accepted.last().is_some_and(|last| *last != b'\n');
     memchr::memchr_iter(b'\n', lost).count()
 }
 
-/// Writes until the output takes no more, and tells how many bytes it took.
+/// Writes until the output fails or accepts nothing, and returns the number of bytes written.
 fn write_while_accepted(output: &mut impl Write, bytes: &[u8]) -> usize {
     let mut rest = bytes;
     while !rest.is_empty() {
         match output.write(rest) {
             Ok(count @ 1..) => rest = &rest[count..],
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            // Whoever shares the output has it not wait: so this does.
+            // Another process that shares the file description made it non-blocking.
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => thread::sleep(BATCH_INTERVAL),
             Ok(_) | Err(_) => break,
         }
@@ -157,7 +159,7 @@ fn write_while_accepted(output: &mut impl Write, bytes: &[u8]) -> usize {
 }
 
 impl Write for LineWriter {
-    /// A whole line.
+    /// Expects one whole line.
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
         self.push(line);
         Ok(line.len())
@@ -182,7 +184,7 @@ mod tests {
 
     use super::*;
 
-    /// Takes a batch each time the test lets it.
+    /// Accepts a write each time the test sends a unit.
     struct BlockingOutput(Receiver<()>, Sender<Vec<u8>>);
 
     impl Write for BlockingOutput {
@@ -198,7 +200,7 @@ mod tests {
     }
 
     #[test]
-    fn lines_come_in_order_and_together_and_nobody_waits() {
+    fn lines_are_written_in_order_and_in_batches_without_blocking_the_sender() {
         let ((go, gate), (out, written)) = (channel(), channel());
         let lines = LineWriter::spawn(BlockingOutput(gate, out)).expect("a thread");
         lines.push(b"one\n");
@@ -212,15 +214,15 @@ mod tests {
         assert_eq!(lines.dropped(), 1);
         go.send(()).expect("it waits");
         assert_eq!(written.recv().expect("written").len(), MAX_BUFFERED_BYTES);
-        lines.push(b"room again\n");
+        lines.push(b"fits again\n");
         drop(go);
         lines.close();
-        assert_eq!(written.recv().expect("written"), b"room again\n");
+        assert_eq!(written.recv().expect("written"), b"fits again\n");
     }
 
     #[test]
-    fn lines_that_a_full_disk_does_not_take_are_counted() {
-        /// Has room for so many bytes, and what it took.
+    fn lines_that_a_full_disk_rejects_are_counted() {
+        /// Free bytes, and what was written.
         struct FullDisk(usize, Vec<u8>);
         impl Write for FullDisk {
             fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
@@ -234,25 +236,22 @@ mod tests {
                 Ok(())
             }
         }
-        let mut is_inside = false;
-        assert_eq!(write_batch(&mut FullDisk(100, Vec::new()), b"one\ntwo\n", &mut is_inside), 0);
-        assert!(!is_inside);
+        let mut is_inside_line = false;
+        assert_eq!(write_batch(&mut FullDisk(100, Vec::new()), b"one\ntwo\n", &mut is_inside_line), 0);
+        assert!(!is_inside_line);
         let mut disk = FullDisk(6, Vec::new());
-        assert_eq!(
-            write_batch(&mut disk, b"one\ntwo\nthree\n", &mut is_inside),
-            2,
-            "half a line is lost too"
-        );
-        assert_eq!(write_batch(&mut disk, b"four\n", &mut is_inside), 1);
-        assert!(is_inside);
+        let lost = write_batch(&mut disk, b"one\ntwo\nthree\n", &mut is_inside_line);
+        assert_eq!(lost, 2, "a partly written line is lost too");
+        assert_eq!(write_batch(&mut disk, b"four\n", &mut is_inside_line), 1);
+        assert!(is_inside_line);
         disk.0 = 100;
-        assert_eq!(write_batch(&mut disk, b"five\nsix\n", &mut is_inside), 0);
-        assert!(!is_inside);
-        assert_eq!(disk.1, b"one\ntw\nfive\nsix\n", "half a line spoils no other one");
+        assert_eq!(write_batch(&mut disk, b"five\nsix\n", &mut is_inside_line), 0);
+        assert!(!is_inside_line);
+        assert_eq!(disk.1, b"one\ntw\nfive\nsix\n", "a partly written line corrupts no other line");
     }
 
     #[test]
-    fn an_output_that_takes_nothing_does_not_keep_the_process() {
+    fn close_does_not_wait_forever_for_a_blocked_output() {
         let ((_go, gate), (out, _written)) = (channel(), channel());
         let lines = LineWriter::spawn(BlockingOutput(gate, out)).expect("a thread");
         lines.push(b"lost\n");

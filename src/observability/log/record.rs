@@ -1,5 +1,5 @@
-//! One line of names and values, as the rest of the log has them, without the machinery of an event: there is one for
-//! each request.
+//! Formats one log line of labels and values without the cost of a `tracing` event, as each request writes one. It
+//! knows the two formats, but not what is logged.
 
 use std::cell::RefCell;
 use std::time::{Duration, UNIX_EPOCH};
@@ -9,20 +9,20 @@ use crate::base::clock;
 use crate::base::hex;
 use crate::observability::log::LogFormat;
 
-/// The name of a value, as each form of the log writes it.
+/// The name of a value, as each format writes it.
 #[derive(Clone, Copy)]
 pub struct Label {
     /// `,"name":`
     pub json: &'static str,
     /// ` name=`
     pub text: &'static str,
-    /// The first two with the quote that begins a text.
+    /// `,"name":"`
     pub json_quoted: &'static str,
-    /// The same.
+    /// ` name="`
     pub text_quoted: &'static str,
 }
 
-/// A [`Label`](crate::observability::log::Label), put together when this is compiled.
+/// Builds a [`Label`](crate::observability::log::Label) at compile time.
 #[macro_export]
 macro_rules! label {
     ($name:literal) => {
@@ -36,14 +36,14 @@ macro_rules! label {
 }
 pub(crate) use label;
 
-/// A line in the making.
+/// A line that is being formatted.
 pub struct LogRecord<'a> {
     line: &'a mut Vec<u8>,
     format: LogFormat,
 }
 
 impl LogRecord<'_> {
-    /// Makes a line of this target and gives it to `take`.
+    /// Formats a line with this target and passes it to `take`. The buffer of the thread is reused.
     pub fn write(
         format: LogFormat,
         target: &str,
@@ -88,7 +88,7 @@ impl LogRecord<'_> {
         self.line.push(b'\n');
     }
 
-    /// Where this is inlined, the lengths of labels are known, and they are written with an instruction or two.
+    /// Inlined, the length of the label is a constant, and writing it takes one or two instructions.
     #[inline(always)]
     fn label(&mut self, json: &'static str, text: &'static str) {
         match self.format {
@@ -97,7 +97,7 @@ impl LogRecord<'_> {
         }
     }
 
-    /// A text, in quotes.
+    /// Adds a string of any content, quoted and escaped.
     #[inline(always)]
     pub fn text(&mut self, label: Label, value: &str) {
         self.label(label.json_quoted, label.text_quoted);
@@ -119,7 +119,7 @@ impl LogRecord<'_> {
         self.line.push(b'"');
     }
 
-    /// A word of ASCII, without characters that need quotes.
+    /// Adds an ASCII word that needs no escapes; quoted in JSON only.
     #[inline(always)]
     pub fn word(&mut self, label: Label, word: &[u8]) {
         self.label(label.json_quoted, label.text);
@@ -129,13 +129,13 @@ impl LogRecord<'_> {
         }
     }
 
-    /// A number that is a name, as eight hex digits.
+    /// Adds an identifier as eight hex digits.
     #[inline(always)]
     pub fn hex(&mut self, label: Label, value: u32) {
         self.word(label, &hex::digits(value));
     }
 
-    /// A number.
+    /// Adds a number.
     #[inline(always)]
     pub fn number(&mut self, label: Label, value: u64) {
         self.label(label.json, label.text);
@@ -146,35 +146,36 @@ impl LogRecord<'_> {
         self.line.extend_from_slice(itoa::Buffer::new().format(value).as_bytes());
     }
 
-    /// True or false.
+    /// Adds `true` or `false`.
     #[inline(always)]
     pub fn boolean(&mut self, label: Label, value: bool) {
         self.label(label.json, label.text);
         self.line.extend_from_slice(if value { b"true" } else { b"false" });
     }
 
-    /// A span in milliseconds, to the microsecond.
+    /// Adds a duration in milliseconds with three decimals.
     #[inline(always)]
-    pub fn millis(&mut self, label: Label, span: Duration) {
+    pub fn millis(&mut self, label: Label, duration: Duration) {
         self.label(label.json, label.text);
-        self.push_millis(span);
+        self.push_millis(duration);
     }
 
-    fn push_millis(&mut self, span: Duration) {
-        // Five hundred thousand years of them fit.
-        let micros = span.as_secs().saturating_mul(1_000_000).saturating_add(span.subsec_micros().into());
+    fn push_millis(&mut self, duration: Duration) {
+        // Enough for 500 000 years.
+        let micros =
+            duration.as_secs().saturating_mul(1_000_000).saturating_add(duration.subsec_micros().into());
         self.push_number(micros / 1000);
         let [hundreds, tens, ones] = digits::<3>(micros % 1000);
         self.line.extend_from_slice(&[b'.', hundreds, tens, ones]);
     }
 }
 
-/// A text in quotes, with the escapes of JSON, which are readable in the other format too.
+/// Writes a quoted string with JSON escapes, in both formats.
 ///
-/// SECURITY: callers choose what stands here. No character of theirs ends a line, for any reader, or is obeyed by the
+/// SECURITY: clients choose these values. None of their characters may end a line, for any reader, or control the
 /// terminal that shows it.
 fn write_escaped(line: &mut Vec<u8>, value: &str) {
-    let quoted = serde_json::to_string(value).expect("a text can always be written into memory");
+    let quoted = serde_json::to_string(value).expect("a string always serializes");
     for character in quoted.chars() {
         if is_unsafe_to_print(character) {
             line.extend_from_slice(format!("\\u{:04x}", u32::from(character)).as_bytes());
@@ -184,7 +185,7 @@ fn write_escaped(line: &mut Vec<u8>, value: &str) {
     }
 }
 
-/// Beyond what JSON escapes: control characters, ends of lines, and what turns the order of the text around it.
+/// Characters that JSON does not escape: C1 control characters, line separators, and controls of text direction.
 fn is_unsafe_to_print(character: char) -> bool {
     matches!(
         character,
@@ -196,7 +197,7 @@ fn is_unsafe_to_print(character: char) -> bool {
     )
 }
 
-/// The last decimal digits of a number.
+/// The last `COUNT` decimal digits of a number, zero-padded.
 fn digits<const COUNT: usize>(mut value: u64) -> [u8; COUNT] {
     let mut text = [b'0'; COUNT];
     for digit in text.iter_mut().rev() {
@@ -206,7 +207,7 @@ fn digits<const COUNT: usize>(mut value: u64) -> [u8; COUNT] {
     text
 }
 
-/// RFC 3339 in UTC, to the microsecond. All but the last digits change once a second.
+/// Writes the current time, RFC 3339 in UTC with microseconds. The part up to the seconds is cached.
 fn write_now(line: &mut Vec<u8>) {
     thread_local! {
         static SECOND: RefCell<(u64, String)> = const { RefCell::new((u64::MAX, String::new())) };
@@ -228,7 +229,7 @@ fn write_now(line: &mut Vec<u8>) {
 mod tests {
     use super::*;
 
-    fn made(format: LogFormat) -> String {
+    fn formatted(format: LogFormat) -> String {
         let mut text = String::new();
         let fill = |record: &mut LogRecord<'_>| {
             record.text(label!("path"), "/a");
@@ -246,8 +247,8 @@ mod tests {
     }
 
     #[test]
-    fn json_is_json() {
-        let line = made(LogFormat::Json);
+    fn json_lines_are_valid_json() {
+        let line = formatted(LogFormat::Json);
         let value: serde_json::Value = serde_json::from_str(&line).expect("JSON");
         assert_eq!((&value["target"], &value["level"]), (&"access".into(), &"INFO".into()));
         assert_eq!(value["odd"], "a\"b\\c\nd\u{1b}é");
@@ -255,31 +256,31 @@ mod tests {
         assert_eq!((&value["status"], &value["complete"]), (&200.into(), &true.into()));
         assert_eq!(value["ms"], 12.045);
         let stamp = value["timestamp"].as_str().expect("text");
-        let told = humantime::parse_rfc3339(stamp).expect("RFC 3339");
-        assert!(told.elapsed().is_ok_and(|age| age < Duration::from_secs(60)), "{stamp}");
+        let time = humantime::parse_rfc3339(stamp).expect("RFC 3339");
+        assert!(time.elapsed().is_ok_and(|age| age < Duration::from_secs(60)), "{stamp}");
     }
 
     #[test]
-    fn nothing_that_a_caller_chooses_ends_a_line_or_moves_a_cursor() {
+    fn values_of_clients_cannot_end_a_line_or_control_a_terminal() {
         let odd = "/\u{9b}2J\u{85}\u{2028}\u{202e}\u{7f}\u{200e}é€😀";
         for format in [LogFormat::Json, LogFormat::Text] {
-            let mut made = String::new();
+            let mut line_text = String::new();
             let fill = |record: &mut LogRecord<'_>| record.text(label!("path"), odd);
             LogRecord::write(format, "access", fill, |line| {
-                made = String::from_utf8(line.to_vec()).expect("text");
+                line_text = String::from_utf8(line.to_vec()).expect("text");
             });
             let expected = r#"/\u009b2J\u0085\u2028\u202e\u007f\u200eé€😀""#;
-            assert!(made.contains(expected), "{made}");
+            assert!(line_text.contains(expected), "{line_text}");
             if format == LogFormat::Json {
-                let value: serde_json::Value = serde_json::from_str(&made).expect("JSON");
+                let value: serde_json::Value = serde_json::from_str(&line_text).expect("JSON");
                 assert_eq!(value["path"], odd);
             }
         }
     }
 
     #[test]
-    fn a_text_line_is_one_line() {
-        let line = made(LogFormat::Text);
+    fn a_text_record_is_one_line() {
+        let line = formatted(LogFormat::Text);
         assert_eq!(line.lines().count(), 1);
         let end = " INFO access: path=\"/a\" odd=\"a\\\"b\\\\c\\nd\\u001bé\" client=127.0.0.1 key=00abcdef status=200 \
                    complete=true ms=12.045\n";

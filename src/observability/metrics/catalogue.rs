@@ -1,4 +1,5 @@
-//! What is exported, each once: its name, form, labels and meaning. The registry and `docs/metrics.md` are made of this.
+//! Describes each exported metric once: name, kind, labels and help text. The Prometheus registry and `docs/metrics.md`
+//! are generated from it; it does not know where values come from.
 
 use std::fmt;
 use std::hash::Hash;
@@ -13,30 +14,30 @@ use prometheus_client::registry::Registry;
 
 use crate::observability::metrics::histogram::bucket_bounds;
 
-/// Names of the gateway's own metrics begin so.
+/// Prefix of the names of the gateway's own metrics.
 pub const PREFIX: &str = "timbr_gateway";
 
-/// Values of labels, in the order of their names.
+/// Pairs of label name and value.
 pub type Labels<const COUNT: usize> = [(&'static str, &'static str); COUNT];
 
-/// Counters that differ in their labels.
+/// One counter for each combination of label values.
 pub type Counters<const COUNT: usize> = Family<Labels<COUNT>, Counter>;
 
-/// The form of a metric.
+/// The type of a metric.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MetricKind {
-    /// It only grows.
+    /// A number that only grows.
     Counter,
-    /// It goes up and down.
+    /// A number that goes up and down.
     Gauge,
-    /// How long things took, in buckets.
+    /// Durations in buckets.
     Histogram,
-    /// It is always 1, and says something by its labels.
+    /// Always 1; the labels carry the information.
     Info,
 }
 
 impl MetricKind {
-    /// As the library calls it.
+    /// The corresponding type of the `prometheus_client` library.
     pub fn metric_type(self) -> MetricType {
         match self {
             MetricKind::Counter => MetricType::Counter,
@@ -58,23 +59,23 @@ impl fmt::Display for MetricKind {
     }
 }
 
-/// A metric, before it has a value.
+/// The description of a metric, without values.
 #[derive(Clone, Copy, Debug)]
 pub struct MetricDescriptor {
-    /// Its name, without prefix and without what its form appends.
+    /// Name without prefix and without the suffix of its kind.
     pub name: &'static str,
-    /// Its form.
+    /// Counter, gauge, histogram or info.
     pub kind: MetricKind,
-    /// The names of its labels.
+    /// Label names, in the order in which they are exported.
     pub labels: &'static [&'static str],
-    /// What it tells.
+    /// Help text.
     pub help: &'static str,
-    /// Whether the name is not the gateway's own but one that all processes share.
+    /// True for a standard `process_…` metric, which has no prefix.
     pub is_process_metric: bool,
 }
 
 impl MetricDescriptor {
-    /// One of the gateway's own.
+    /// Describes a metric of the gateway itself.
     pub const fn new(
         name: &'static str,
         kind: MetricKind,
@@ -84,7 +85,7 @@ impl MetricDescriptor {
         MetricDescriptor { name, kind, labels, help, is_process_metric: false }
     }
 
-    /// As Prometheus calls it.
+    /// The name in Prometheus, with prefix and suffix.
     pub fn full_name(&self) -> String {
         let name =
             if self.is_process_metric { self.name.to_owned() } else { format!("{PREFIX}_{}", self.name) };
@@ -94,16 +95,14 @@ impl MetricDescriptor {
             MetricKind::Gauge | MetricKind::Histogram => name,
         }
     }
-}
 
-impl MetricDescriptor {
-    /// What it is counted in; empty for numbers of things.
+    /// `seconds` or `bytes`, from the end of the name; empty for plain numbers.
     pub fn unit(&self) -> &'static str {
         ["seconds", "bytes"].into_iter().find(|unit| self.name.ends_with(unit)).unwrap_or_default()
     }
 }
 
-/// Registers and describes.
+/// Registers metrics and collects their descriptions.
 pub struct MetricCatalogue {
     pub registry: Registry,
     pub descriptors: Vec<MetricDescriptor>,
@@ -140,7 +139,7 @@ impl MetricCatalogue {
         counters
     }
 
-    /// With the buckets of [`DurationHistogram`](crate::observability::metrics::histogram::Durations).
+    /// Histograms with the buckets of [`Histogram`](crate::observability::metrics::Histogram).
     pub fn register_histograms<const COUNT: usize>(
         &mut self,
         name: &'static str,
@@ -154,7 +153,7 @@ impl MetricCatalogue {
         histograms
     }
 
-    /// One for each of what the configuration names.
+    /// Gauges whose label values come from the configuration.
     pub fn register_gauges(
         &mut self,
         name: &'static str,
@@ -167,11 +166,11 @@ impl MetricCatalogue {
         gauges
     }
 
-    /// Values that differ in labels which are known only when they are told.
+    /// Metrics whose label values are known only when they are set.
     pub fn register_family<L, M>(
         &mut self,
         name: &'static str,
-        form: MetricKind,
+        kind: MetricKind,
         labels: &'static [&'static str],
         help: &'static str,
     ) -> Family<L, M>
@@ -180,13 +179,13 @@ impl MetricCatalogue {
         M: Default + EncodeMetric + TypedMetric + fmt::Debug + Send + Sync + 'static,
     {
         let family = Family::default();
-        self.descriptors.push(MetricDescriptor::new(name, form, labels, help));
+        self.descriptors.push(MetricDescriptor::new(name, kind, labels, help));
         self.registry.register(name, help, family.clone());
         family
     }
 
-    /// Describes what a collector encodes.
-    pub fn add_descriptors(&mut self, described: &[MetricDescriptor]) {
-        self.descriptors.extend_from_slice(described);
+    /// Adds descriptions of metrics that a collector encodes.
+    pub fn add_descriptors(&mut self, descriptors: &[MetricDescriptor]) {
+        self.descriptors.extend_from_slice(descriptors);
     }
 }

@@ -1,34 +1,34 @@
-//! Why the gateway ended a client's connection, or did not take it.
+//! Why the gateway closed a client connection or did not accept it, as a label value.
 
-/// The closed set of causes.
+/// Each cause is one value of the label `cause`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum CloseCause {
-    /// `limits.connections`.
+    /// `limits.connections` was reached.
     ConnectionsLimit,
-    /// `limits.connections_per_address`.
+    /// `limits.connections_per_address` was reached.
     AddressLimit,
-    /// `limits.requests_per_connection`.
+    /// `limits.requests_per_connection` was reached.
     RequestsLimit,
-    /// `timeouts.connection_age`.
+    /// `timeouts.connection_age` has passed.
     MaxAge,
     /// The TLS handshake failed.
     HandshakeFailed,
-    /// `timeouts.handshake`.
+    /// `timeouts.handshake` has passed.
     HandshakeTimeout,
-    /// `timeouts.header`.
+    /// `timeouts.header` has passed.
     HeaderTimeout,
-    /// `timeouts.idle`.
+    /// `timeouts.idle` has passed.
     IdleTimeout,
-    /// `timeouts.write`.
+    /// `timeouts.write` has passed.
     WriteTimeout,
-    /// `limits.control_frames`.
+    /// `limits.control_frames` was exceeded.
     ControlFrames,
-    /// `limits.resets`, or another count by which HTTP/2 tells abuse.
+    /// `limits.resets` or another limit against HTTP/2 abuse was exceeded.
     Resets,
 }
 
 impl CloseCause {
-    /// All of them.
+    /// All causes.
     pub const ALL: [CloseCause; 11] = [
         CloseCause::ConnectionsLimit,
         CloseCause::AddressLimit,
@@ -43,7 +43,7 @@ impl CloseCause {
         CloseCause::Resets,
     ];
 
-    /// The label's value.
+    /// Label value.
     pub fn as_str(self) -> &'static str {
         match self {
             CloseCause::ConnectionsLimit => "connections_limit",

@@ -1,36 +1,36 @@
-//! The two texts in which Prometheus reads metrics.
+//! The two text formats of `/metrics`, and the choice between them.
 
 use prometheus_client::encoding::prometheus_text;
 use prometheus_client::encoding::text::{encode_eof, encode_registry};
 use prometheus_client::registry::Registry;
 
-/// Which of them.
+/// A text format that Prometheus reads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ExpositionFormat {
     /// OpenMetrics 1.0.
     OpenMetrics,
-    /// Prometheus' own, version 0.0.4, which more programs read.
+    /// The Prometheus text format 0.0.4, which more programs support.
     PlainText,
 }
 
 impl ExpositionFormat {
-    /// What an `accept` field prefers. Where it says nothing of either, OpenMetrics.
+    /// The format that an `accept` header prefers; OpenMetrics if it names neither.
     pub fn from_accept(accept: &str) -> ExpositionFormat {
         let weight = |wanted: &str| {
-            let of_one = |range: &str| {
+            let weight_in = |range: &str| {
                 let mut parts = range.split(';').map(str::trim);
-                let is_meant = parts.next().is_some_and(|kind| kind.eq_ignore_ascii_case(wanted));
+                let matches = parts.next().is_some_and(|media_type| media_type.eq_ignore_ascii_case(wanted));
                 let weight =
                     parts.find_map(|part| part.strip_prefix("q=")).map_or(Some(1.0), |q| q.parse().ok());
-                weight.filter(|_| is_meant)
+                weight.filter(|_| matches)
             };
-            accept.split(',').filter_map(of_one).fold(0.0_f32, f32::max)
+            accept.split(',').filter_map(weight_in).fold(0.0_f32, f32::max)
         };
         let (open, plain) = (weight("application/openmetrics-text"), weight("text/plain"));
         if plain > open { ExpositionFormat::PlainText } else { ExpositionFormat::OpenMetrics }
     }
 
-    /// Its media type.
+    /// Value of the `content-type` header.
     pub fn content_type(self) -> &'static str {
         match self {
             ExpositionFormat::OpenMetrics => "application/openmetrics-text; version=1.0.0; charset=utf-8",
@@ -57,7 +57,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn who_asks_for_plain_text_gets_it() {
+    fn the_accept_header_selects_the_format() {
         for (accept, format) in [
             ("", ExpositionFormat::OpenMetrics),
             ("*/*", ExpositionFormat::OpenMetrics),

@@ -1,28 +1,11 @@
-//! Numbers that one thread writes and others may read.
-//!
-//! A shared counter costs every thread that adds to it a trip of its cache line between processors. Here each worker has
-//! its own, adds to it without a locked instruction, and whoever reads sums them up.
+//! Histograms of durations: one that a worker records into, and one that sums up workers. Neither knows what is
+//! measured.
 
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-/// A count. Only the thread that owns it may add: two at once would lose additions, though nothing worse.
-#[derive(Debug, Default)]
-pub struct SingleWriterCounter(AtomicU64);
+use crate::base::counter::SingleWriterCounter;
 
-impl SingleWriterCounter {
-    /// Adds, as the owner.
-    pub fn add(&self, count: u64) {
-        self.0.store(self.0.load(Ordering::Relaxed).wrapping_add(count), Ordering::Relaxed);
-    }
-
-    /// What there is.
-    pub fn get(&self) -> u64 {
-        self.0.load(Ordering::Relaxed)
-    }
-}
-
-/// Upper bounds of the buckets, in nanoseconds: from an answer of a backend beside us to a query of minutes.
+/// Upper bounds of the buckets in nanoseconds, from the response of a local backend to a query that runs for minutes.
 const BUCKET_BOUNDS: [u64; 19] = [
     250_000,
     500_000,
@@ -45,15 +28,15 @@ const BUCKET_BOUNDS: [u64; 19] = [
     300_000_000_000,
 ];
 
-/// The same in seconds.
+/// Upper bounds of the buckets in seconds.
 pub fn bucket_bounds() -> impl Iterator<Item = f64> {
     BUCKET_BOUNDS.iter().map(|bound| to_seconds(*bound))
 }
 
-/// One bucket for each bound, and one for what is longer than all.
+/// One bucket per bound, and one for longer durations.
 const BUCKET_COUNT: usize = BUCKET_BOUNDS.len() + 1;
 
-/// How long something took, as the owner of a histogram notes it.
+/// A histogram that only the owning thread records into.
 #[derive(Debug, Default)]
 pub struct DurationHistogram {
     buckets: [SingleWriterCounter; BUCKET_COUNT],
@@ -61,14 +44,15 @@ pub struct DurationHistogram {
 }
 
 impl DurationHistogram {
-    /// Notes one, as the owner.
-    pub fn record(&self, span: Duration) {
-        let nanos = span.as_secs().saturating_mul(1_000_000_000).saturating_add(span.subsec_nanos().into());
+    /// Records a duration. Only the owning thread may call this.
+    pub fn record(&self, duration: Duration) {
+        let nanos =
+            duration.as_secs().saturating_mul(1_000_000_000).saturating_add(duration.subsec_nanos().into());
         self.buckets[BUCKET_BOUNDS.partition_point(|bound| *bound < nanos)].add(1);
         self.nanos.add(nanos);
     }
 
-    /// Adds what was noted to a sum.
+    /// Adds all recorded durations to `sum`.
     pub fn add_to(&self, sum: &mut Histogram) {
         for (total, bucket) in sum.buckets.iter_mut().zip(&self.buckets) {
             *total += bucket.get();
@@ -77,7 +61,7 @@ impl DurationHistogram {
     }
 }
 
-/// What several threads have noted together.
+/// The sum of the histograms of several threads.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Histogram {
     buckets: [u64; BUCKET_COUNT],
@@ -85,22 +69,22 @@ pub struct Histogram {
 }
 
 impl Histogram {
-    /// How many there were.
+    /// Number of recorded durations.
     pub fn count(&self) -> u64 {
         self.buckets.iter().sum()
     }
 
-    /// All of them one after the other, in seconds.
+    /// Sum of the recorded durations in seconds.
     pub fn sum_seconds(&self) -> f64 {
         to_seconds(self.nanos)
     }
 
-    /// Bounds in seconds, each with how many came between it and the one before.
+    /// Pairs of upper bound in seconds and number of durations in that bucket (not cumulative).
     pub fn buckets(&self) -> Vec<(f64, u64)> {
         bucket_bounds().chain([f64::INFINITY]).zip(self.buckets).collect()
     }
 
-    /// What another one has noted besides.
+    /// Adds the durations of `other`.
     pub fn add(&mut self, other: &Histogram) {
         for (total, bucket) in self.buckets.iter_mut().zip(other.buckets) {
             *total += bucket;
@@ -108,7 +92,7 @@ impl Histogram {
         self.nanos = self.nanos.wrapping_add(other.nanos);
     }
 
-    /// What was noted since.
+    /// The durations recorded after `earlier` was taken.
     pub fn since(&self, earlier: &Histogram) -> Histogram {
         let mut rest = *self;
         for (now, before) in rest.buckets.iter_mut().zip(earlier.buckets) {
@@ -118,28 +102,28 @@ impl Histogram {
         rest
     }
 
-    /// Below which so large a part of all lies (0.99: the 99th percentile), in seconds, as Prometheus estimates it from
-    /// buckets. `None`: there were none. What is longer than all bounds counts as the longest bound.
-    pub fn quantile(&self, part: f64) -> Option<f64> {
+    /// Estimates a quantile (0.99 is the 99th percentile) in seconds, by linear interpolation in a bucket as Prometheus
+    /// does. `None` without durations. Durations above the last bound count as the last bound.
+    pub fn quantile(&self, quantile: f64) -> Option<f64> {
         let count = self.count();
         if count == 0 {
             return None;
         }
-        let rank = part.clamp(0.0, 1.0) * to_f64(count);
+        let rank = quantile.clamp(0.0, 1.0) * to_f64(count);
         let (mut below, mut lower) = (0.0, 0.0);
         for (bound, bucket) in bucket_bounds().zip(self.buckets) {
-            let here = to_f64(bucket);
-            if here > 0.0 && below + here >= rank {
-                return Some(lower + (bound - lower) * ((rank - below) / here).max(0.0));
+            let in_bucket = to_f64(bucket);
+            if in_bucket > 0.0 && below + in_bucket >= rank {
+                return Some(lower + (bound - lower) * ((rank - below) / in_bucket).max(0.0));
             }
-            (below, lower) = (below + here, bound);
+            (below, lower) = (below + in_bucket, bound);
         }
         Some(lower)
     }
 }
 
-/// Sums of nanoseconds are exact up to a hundred days, and near enough beyond.
-#[expect(clippy::cast_precision_loss, reason = "as said")]
+/// Exact for sums of nanoseconds up to a hundred days, and close enough beyond.
+#[expect(clippy::cast_precision_loss, reason = "documented above")]
 fn to_f64(value: u64) -> f64 {
     value as f64
 }
@@ -161,7 +145,7 @@ mod tests {
     }
 
     #[test]
-    fn a_span_counts_in_the_first_bucket_that_holds_it() {
+    fn a_duration_counts_in_the_first_bucket_whose_bound_it_does_not_exceed() {
         let histogram = histogram_of(&[0, 1, 2, 400_000]);
         let filled: Vec<_> = histogram.buckets().into_iter().filter(|(_, count)| *count > 0).collect();
         assert_eq!(filled, [(0.000_25, 1), (0.001, 1), (0.002_5, 1), (f64::INFINITY, 1)]);
@@ -180,7 +164,7 @@ mod tests {
     }
 
     #[test]
-    fn the_difference_is_what_came_since() {
+    fn since_returns_only_later_durations() {
         let (before, after) = (histogram_of(&[2, 2]), histogram_of(&[2, 2, 70]));
         assert_eq!(after.since(&before), histogram_of(&[70]));
         let mut sum = before;

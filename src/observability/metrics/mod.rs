@@ -1,8 +1,8 @@
-//! What the gateway counts, and how Prometheus reads it.
+//! All metrics, and their export to Prometheus. They record what happens and decide nothing.
 //!
-//! Metrics belong to a running gateway, not to the process: each has its own registry. What happens with each request is
-//! counted by [`Worker`], in cells of the thread's own that are summed up when somebody reads them; what is rare has one
-//! counter for all.
+//! Metrics belong to a running gateway, not to the process: each gateway has its own registry. Per-request counts go to
+//! [`WorkerMetrics`], whose counters belong to one thread and are summed up for a scrape. Rare events have one shared
+//! counter.
 
 mod catalogue;
 mod close_cause;
@@ -42,46 +42,46 @@ pub use worker::{
     TlsVersion, WorkerMetrics,
 };
 
-/// Counters and gauges.
+/// The metrics of one gateway.
 #[derive(Debug)]
 pub struct Metrics {
     registry: Registry,
-    /// Without the gateway's prefix.
+    /// Has the metrics without the prefix.
     process: Registry,
     descriptors: Vec<MetricDescriptor>,
     workers: WorkerCollector,
-    /// Client connections that are open.
+    /// Open client connections.
     pub connections: Gauge,
-    /// Requests that are being answered.
+    /// Requests whose response has not ended.
     pub requests_in_flight: Gauge,
-    /// Requests of these that wait for `upstream.requests`.
+    /// Requests in flight that wait for a slot under `upstream.requests`.
     pub requests_queued: Gauge,
-    /// 1 while certificate files cannot be used, and what was read before stays in use.
+    /// 1 if the certificate files could not be read and the previous certificates are kept.
     pub certificates_unusable: Gauge,
-    /// How the token store does.
+    /// Metrics of the persistent token store.
     pub store: StoreMetrics,
-    /// Tokens in memory.
+    /// Tokens in memory, including expired ones that are not yet evicted.
     pub tokens: Gauge,
-    /// When certificates end, by the names that they are for.
+    /// Expiry of each certificate, by its names.
     certificates: Family<Vec<(&'static str, String)>, Gauge>,
     reloads: Counters<1>,
     last_reload_successful: Gauge,
     last_reload_timestamp: Gauge,
-    /// 1 while the users file cannot be used, and what was read before stays in use.
+    /// 1 if the users file could not be read and the previous users are kept.
     pub users_unusable: Gauge,
-    /// Token issuers whose keys could not be fetched or read the last time.
+    /// Number of JWT issuers whose keys could not be fetched or read at the last attempt.
     pub issuers_unusable: Gauge,
-    /// Connections that could not be accepted for want of descriptors or memory.
+    /// Connections that could not be accepted because file descriptors or memory were exhausted.
     pub accept_failures: Counter,
-    /// How the backends are.
+    /// Metrics of the endpoints of each backend.
     pub upstreams: UpstreamMetrics,
-    /// Requests that were sent to the backend a second time, as the first time did provably no harm.
+    /// Requests that were retried: the first attempt provably had no effect.
     pub upstream_retries: Counter,
-    /// Requests that no rule allows, and that passed because rules are only tried out.
+    /// Requests that no rule allows, but that passed because authorization is in shadow mode.
     pub authorization_shadow_denials: Counter,
-    /// Requests that a defect of the gateway ended.
+    /// Requests that ended with a panic.
     pub panics: Counter,
-    /// Lines of the log that nobody took in time.
+    /// Dropped log lines.
     log_lines_dropped: Counter,
     spans_dropped: Counter,
     spans_exported: Counter,
@@ -90,107 +90,90 @@ pub struct Metrics {
 
 impl Default for Metrics {
     fn default() -> Metrics {
-        let mut of = MetricCatalogue::new();
+        let mut catalogue = MetricCatalogue::new();
         let build = Info::new(vec![("version", env!("CARGO_PKG_VERSION"))]);
-        of.registry.register("build", BUILD.help, build);
-        of.add_descriptors(&[BUILD]);
+        catalogue.registry.register("build", BUILD.help, build);
+        catalogue.add_descriptors(&[BUILD]);
         let workers = WorkerCollector::default();
-        of.add_descriptors(worker_collector::DESCRIPTORS);
-        of.registry.register_collector(Box::new(workers.clone()));
+        catalogue.add_descriptors(worker_collector::DESCRIPTORS);
+        catalogue.registry.register_collector(Box::new(workers.clone()));
         let mut process = Registry::default();
-        of.add_descriptors(process::DESCRIPTORS);
+        catalogue.add_descriptors(process::DESCRIPTORS);
         process.register_collector(Box::new(ProcessCollector::new()));
-        let connections = of.register_gauge("client_connections", "Client connections that are open");
-        let requests_in_flight = of
-            .register_gauge("requests_in_flight", "Requests that are being answered, their bodies included");
-        let requests_queued = of.register_gauge(
-            "requests_queued",
-            "Requests of these that wait for their turn, where upstream.requests limits them",
-        );
-        let certificates_unusable = of.register_gauge(
-            "certificates_unusable",
-            "1 while certificate files cannot be used, and what was read before stays in use",
-        );
-        let store = StoreMetrics::new(&mut of);
-        let tokens =
-            of.register_gauge("tokens", "Tokens that are kept in memory; ended ones for some seconds more");
-        let certificates = of.register_gauges(
-            "certificate_expiry_timestamp_seconds",
-            &["names"],
-            "When a certificate that clients are shown ends, in seconds of Unix time",
-        );
-        let reloads = of.register_counters(
-            "config_reloads",
-            &["outcome"],
-            "Reloads of the configuration: `success`, or `failure`, where what was in force stayed",
-        );
-        let last_reload_successful = of.register_gauge(
-            "config_last_reload_successful",
-            "1 if the configuration could be used when it was read last, 0 if what was read before is in force",
-        );
-        let last_reload_success = of.register_gauge(
-            "config_last_reload_success_timestamp_seconds",
-            "When the configuration in force was read, in seconds of Unix time",
-        );
-        let users_unusable = of.register_gauge(
-            "users_unusable",
-            "1 while the users file cannot be used, and what was read before stays in use",
-        );
-        let issuers_unusable = of.register_gauge(
-            "issuers_unusable",
-            "Token issuers whose keys could not be fetched or read the last time",
-        );
-        let accept_failures = of.register_counter(
-            "accept_failures",
-            "Connections not accepted for want of descriptors or memory",
-        );
-        let upstream_retries =
-            of.register_counter("upstream_retries", "Requests sent to the upstream a second time");
-        let upstreams = UpstreamMetrics::new(&mut of);
-        let authorization_shadow_denials = of.register_counter(
-            "authorization_shadow_denials",
-            "Requests that no rule allows, and that passed because rules are only tried out",
-        );
-        let panics = of.register_counter("panics", "Requests that a defect of the gateway ended");
-        let log_lines_dropped =
-            of.register_counter("log_lines_dropped", "Lines of the log that nobody took in time");
-        let spans_dropped = of.register_counter(
-            "trace_spans_dropped",
-            "Spans of traces that were not taken in time, or by no receiver",
-        );
-        let spans_exported =
-            of.register_counter("trace_spans_exported", "Spans of traces that the receiver took");
-        let connections_ended = of.register_counters(
-            "connections_ended",
-            &["cause"],
-            "Client connections that the gateway ended or did not take, by cause",
-        );
         let metrics = Metrics {
-            registry: of.registry,
             process,
-            descriptors: of.descriptors,
             workers,
-            connections,
-            requests_in_flight,
-            requests_queued,
-            certificates_unusable,
-            store,
-            tokens,
-            certificates,
-            reloads,
-            last_reload_successful,
-            last_reload_timestamp: last_reload_success,
-            users_unusable,
-            issuers_unusable,
-            accept_failures,
-            upstreams,
-            upstream_retries,
-            authorization_shadow_denials,
-            panics,
-            log_lines_dropped,
-            spans_dropped,
-            spans_exported,
-            connections_ended,
+            connections: catalogue.register_gauge("client_connections", "Open client connections"),
+            requests_in_flight: catalogue.register_gauge(
+                "requests_in_flight",
+                "Requests in flight, until the end of the response body",
+            ),
+            requests_queued: catalogue.register_gauge(
+                "requests_queued",
+                "Requests in flight that are queued because upstream.requests is reached",
+            ),
+            certificates_unusable: catalogue.register_gauge(
+                "certificates_unusable",
+                "1 if the certificate files could not be read and the previous certificates are kept, else 0",
+            ),
+            store: StoreMetrics::new(&mut catalogue),
+            tokens: catalogue
+                .register_gauge("tokens", "Tokens in memory; expired ones are evicted after some seconds"),
+            certificates: catalogue.register_gauges(
+                "certificate_expiry_timestamp_seconds",
+                &["names"],
+                "Expiry of a server certificate in seconds since the Unix epoch",
+            ),
+            reloads: catalogue.register_counters(
+                "config_reloads",
+                &["outcome"],
+                "Configuration reloads; after a `failure` the previous configuration is kept",
+            ),
+            last_reload_successful: catalogue.register_gauge(
+                "config_last_reload_successful",
+                "1 if the last configuration reload succeeded, 0 if the previous configuration was kept",
+            ),
+            last_reload_timestamp: catalogue.register_gauge(
+                "config_last_reload_success_timestamp_seconds",
+                "Time of the last successful configuration load in seconds since the Unix epoch",
+            ),
+            users_unusable: catalogue.register_gauge(
+                "users_unusable",
+                "1 if the users file could not be read and the previous users are kept, else 0",
+            ),
+            issuers_unusable: catalogue.register_gauge(
+                "issuers_unusable",
+                "JWT issuers whose keys could not be fetched or read at the last attempt",
+            ),
+            accept_failures: catalogue.register_counter(
+                "accept_failures",
+                "Connections not accepted because file descriptors or memory were exhausted",
+            ),
+            upstream_retries: catalogue
+                .register_counter("upstream_retries", "Requests that were retried on a backend"),
+            upstreams: UpstreamMetrics::new(&mut catalogue),
+            authorization_shadow_denials: catalogue.register_counter(
+                "authorization_shadow_denials",
+                "Requests that no authorization rule allows, but that passed in shadow mode",
+            ),
+            panics: catalogue.register_counter("panics", "Requests that ended with a panic"),
+            log_lines_dropped: catalogue.register_counter(
+                "log_lines_dropped",
+                "Log lines dropped because the output did not keep up",
+            ),
+            spans_dropped: catalogue.register_counter(
+                "trace_spans_dropped",
+                "Trace spans dropped because the queue was full or the collector did not accept them",
+            ),
+            spans_exported: catalogue
+                .register_counter("trace_spans_exported", "Trace spans that the collector accepted"),
+            connections_ended: catalogue.register_counters(
+                "connections_ended",
+                &["cause"],
+                "Client connections that the gateway closed or did not accept, by cause",
+            ),
+            registry: catalogue.registry,
+            descriptors: catalogue.descriptors,
         };
         metrics.initialize_series();
         metrics
@@ -198,32 +181,32 @@ impl Default for Metrics {
 }
 
 const BUILD: MetricDescriptor =
-    MetricDescriptor::new("build", MetricKind::Info, &["version"], "Which gateway this is; always 1");
+    MetricDescriptor::new("build", MetricKind::Info, &["version"], "Version of the gateway; always 1");
 
 impl Metrics {
-    /// Where the calling thread counts. The same cells each time.
+    /// The counters of the current thread.
     pub fn worker(&self) -> WorkerMetrics {
         self.workers.for_current_thread()
     }
 
-    /// What all workers have counted so far. Cheap enough for once a second.
+    /// The sums over all workers. Cheap enough to call once a second.
     pub fn totals(&self) -> MetricsTotals {
         self.workers.totals()
     }
 
-    /// What is exported, in the order of names.
+    /// Descriptions of all exported metrics, sorted by name.
     pub fn descriptors(&self) -> Vec<MetricDescriptor> {
-        let mut described = self.descriptors.clone();
-        described.sort_by_key(MetricDescriptor::full_name);
-        described
+        let mut descriptors = self.descriptors.clone();
+        descriptors.sort_by_key(MetricDescriptor::full_name);
+        descriptors
     }
 
-    /// A connection was ended or not taken.
+    /// Counts a connection that the gateway closed or did not accept.
     pub fn record_connection_end(&self, cause: CloseCause) {
         self.connections_ended.get_or_create(&[("cause", cause.as_str())]).inc();
     }
 
-    /// The configuration was read again: whether it could be used.
+    /// Counts a reload. If it is not `successful`, the previous configuration was kept.
     pub fn record_reload(&self, successful: bool) {
         let outcome = if successful { "success" } else { "failure" };
         self.reloads.get_or_create(&[("outcome", outcome)]).inc();
@@ -234,7 +217,7 @@ impl Metrics {
         }
     }
 
-    /// A series that comes into being with its first event hides that event from `rate()`.
+    /// Creates series with the value 0: `rate()` does not see the first event of a series that it creates.
     fn initialize_series(&self) {
         for outcome in ["success", "failure"] {
             drop(self.reloads.get_or_create(&[("outcome", outcome)]));
@@ -242,7 +225,7 @@ impl Metrics {
         for cause in CloseCause::ALL {
             drop(self.connections_ended.get_or_create(&[("cause", cause.as_str())]));
         }
-        // What cannot be read does not start.
+        // The gateway does not start with an invalid configuration.
         self.record_successful_load();
     }
 
@@ -252,15 +235,15 @@ impl Metrics {
         self.last_reload_timestamp.set(i64::try_from(now.as_secs()).unwrap_or(i64::MAX));
     }
 
-    /// The certificates that clients are shown: the names that each is for, and when it ends, in seconds of Unix time.
-    pub fn set_certificates(&self, ends: &[(String, i64)]) {
+    /// Replaces the server certificates: the names of each, and its expiry in seconds since the Unix epoch.
+    pub fn set_certificates(&self, expiries: &[(String, i64)]) {
         self.certificates.clear();
-        for (names, end) in ends {
-            self.certificates.get_or_create(&vec![("names", names.clone())]).set(*end);
+        for (names, expiry) in expiries {
+            self.certificates.get_or_create(&vec![("names", names.clone())]).set(*expiry);
         }
     }
 
-    /// All of them as text.
+    /// All metrics as text, the response body of `/metrics`.
     pub fn encode(&self, format: ExpositionFormat) -> String {
         let dropped = u64::try_from(log::dropped_lines()).unwrap_or(u64::MAX);
         self.log_lines_dropped.inc_by(dropped.saturating_sub(self.log_lines_dropped.get()));
@@ -281,7 +264,7 @@ mod tests {
 
     use super::*;
 
-    fn note(metrics: &Metrics, route: &str, status: StatusCode, reason: &'static str) {
+    fn record(metrics: &Metrics, route: &str, status: StatusCode, reason: &'static str) {
         metrics.worker().route(route).record(&CompletedRequest {
             method: &Method::POST,
             status,
@@ -295,11 +278,11 @@ mod tests {
 
     fn sample_metrics() -> Metrics {
         let metrics = Metrics::default();
-        note(&metrics, "query", StatusCode::OK, "");
-        note(&metrics, "", StatusCode::NOT_FOUND, "not_found");
+        record(&metrics, "query", StatusCode::OK, "");
+        record(&metrics, "", StatusCode::NOT_FOUND, "not_found");
         std::thread::scope(|scope| {
-            scope.spawn(|| note(&metrics, "query", StatusCode::OK, ""));
-            scope.spawn(|| note(&metrics, "", StatusCode::NOT_FOUND, "not_found"));
+            scope.spawn(|| record(&metrics, "query", StatusCode::OK, ""));
+            scope.spawn(|| record(&metrics, "", StatusCode::NOT_FOUND, "not_found"));
         });
         let worker = metrics.worker();
         worker.route("query").record_upstream(Duration::from_millis(1));
@@ -312,7 +295,7 @@ mod tests {
         metrics.store.record_operation("fetch", true, Duration::from_millis(2));
         metrics.set_certificates(&[("a.test, b.test".into(), 1_900_000_000)]);
         metrics.record_reload(false);
-        let line = EndpointMetrics {
+        let endpoint = EndpointMetrics {
             backend: "timbr".into(),
             address: "10.0.0.1:8000".into(),
             is_usable: true,
@@ -322,12 +305,12 @@ mod tests {
             failures: 0,
             ejections: 0,
         };
-        metrics.upstreams.update(&[line], &[("timbr".into(), 0)]);
+        metrics.upstreams.update(&[endpoint], &[("timbr".into(), 0)]);
         metrics
     }
 
     #[test]
-    fn what_workers_count_is_told_together() {
+    fn counts_of_all_workers_are_summed_up() {
         let text = sample_metrics().encode(ExpositionFormat::OpenMetrics);
         for line in [
             "timbr_gateway_requests_total{route=\"query\",method=\"POST\",status=\"2xx\",reason=\"\"} 2",
@@ -353,36 +336,36 @@ mod tests {
             "# TYPE process_cpu_seconds counter",
             "# EOF",
         ] {
-            assert!(text.lines().any(|told| told == line), "{line} in {text}");
+            assert!(text.lines().any(|exported| exported == line), "{line} in {text}");
         }
         assert_eq!(text.matches("# EOF").count(), 1);
     }
 
     #[test]
-    fn the_plain_form_names_counters_by_what_they_show() {
+    fn the_plain_text_format_names_counters_with_their_suffix() {
         let text = sample_metrics().encode(ExpositionFormat::PlainText);
         assert!(text.contains("# TYPE timbr_gateway_requests_total counter\n"), "{text}");
         assert!(!text.contains("# EOF") && !text.contains("# UNIT"), "{text}");
     }
 
-    /// What the catalogue says is what is exported, by name, form and labels.
+    /// By name, type and labels.
     #[test]
-    fn the_catalogue_is_true() {
+    fn the_catalogue_describes_exactly_what_is_exported() {
         let metrics = sample_metrics();
         let text = metrics.encode(ExpositionFormat::PlainText);
-        let described = metrics.descriptors();
-        let mut told: Vec<_> = text.lines().filter_map(|line| line.strip_prefix("# TYPE ")).collect();
-        told.sort_unstable();
-        let form =
-            |form: MetricKind| if form == MetricKind::Info { "gauge".to_owned() } else { form.to_string() };
+        let descriptors = metrics.descriptors();
+        let mut exported: Vec<_> = text.lines().filter_map(|line| line.strip_prefix("# TYPE ")).collect();
+        exported.sort_unstable();
+        let type_of =
+            |kind: MetricKind| if kind == MetricKind::Info { "gauge".to_owned() } else { kind.to_string() };
         let mut known: Vec<_> =
-            described.iter().map(|one| format!("{} {}", one.full_name(), form(one.kind))).collect();
+            descriptors.iter().map(|one| format!("{} {}", one.full_name(), type_of(one.kind))).collect();
         known.sort_unstable();
-        assert_eq!(told, known);
+        assert_eq!(exported, known);
         for line in text.lines().filter(|line| !line.starts_with('#')) {
             let (name, rest) = line.split_once(['{', ' ']).expect("a name");
             let base = ["_bucket", "_sum", "_count"].iter().find_map(|end| name.strip_suffix(end));
-            let by = |name: &str| described.iter().find(|one| one.full_name() == name);
+            let by = |name: &str| descriptors.iter().find(|one| one.full_name() == name);
             let one = by(name).or_else(|| by(base?)).unwrap_or_else(|| panic!("{name} is not described"));
             let labels = rest.split_once("} ").map_or("", |(labels, _)| labels);
             let mut labels: Vec<_> =

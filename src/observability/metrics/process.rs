@@ -1,4 +1,4 @@
-//! The process as the kernel accounts for it, by the names that Prometheus' own clients use.
+//! Standard `process_…` metrics, read from the kernel at each scrape. They know nothing of the gateway.
 
 use std::fmt::Error;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -10,43 +10,39 @@ use prometheus_client::metrics::exemplar::Exemplar;
 use crate::observability::metrics::catalogue::{MetricDescriptor, MetricKind};
 use crate::observability::metrics::worker_collector::CollectorEncoder;
 
-const fn process_metric(name: &'static str, form: MetricKind, help: &'static str) -> MetricDescriptor {
-    MetricDescriptor { name, kind: form, labels: &[], help, is_process_metric: true }
+const fn process_metric(name: &'static str, kind: MetricKind, help: &'static str) -> MetricDescriptor {
+    MetricDescriptor { name, kind, labels: &[], help, is_process_metric: true }
 }
 
 const START_TIME: MetricDescriptor = process_metric(
     "process_start_time_seconds",
     MetricKind::Gauge,
-    "When the process began, in seconds of Unix time",
+    "Start time of the process in seconds since the Unix epoch",
 );
-const CPU_SECONDS: MetricDescriptor = process_metric(
-    "process_cpu_seconds",
-    MetricKind::Counter,
-    "Time that processors have spent on the process, user and system",
-);
+const CPU_SECONDS: MetricDescriptor =
+    process_metric("process_cpu_seconds", MetricKind::Counter, "User and system CPU time of the process");
 const RESIDENT_MEMORY: MetricDescriptor =
-    process_metric("process_resident_memory_bytes", MetricKind::Gauge, "Memory that is resident");
+    process_metric("process_resident_memory_bytes", MetricKind::Gauge, "Resident memory");
 const VIRTUAL_MEMORY: MetricDescriptor =
-    process_metric("process_virtual_memory_bytes", MetricKind::Gauge, "Memory that is mapped");
+    process_metric("process_virtual_memory_bytes", MetricKind::Gauge, "Virtual memory");
 const OPEN_FDS: MetricDescriptor =
-    process_metric("process_open_fds", MetricKind::Gauge, "Descriptors that are open");
+    process_metric("process_open_fds", MetricKind::Gauge, "Open file descriptors");
 const MAX_FDS: MetricDescriptor =
-    process_metric("process_max_fds", MetricKind::Gauge, "Descriptors that may be open at most");
-const THREADS: MetricDescriptor =
-    process_metric("process_threads", MetricKind::Gauge, "Threads of the process");
+    process_metric("process_max_fds", MetricKind::Gauge, "Maximum number of open file descriptors");
+const THREADS: MetricDescriptor = process_metric("process_threads", MetricKind::Gauge, "Number of threads");
 
-/// What is encoded here.
+/// Descriptions of these metrics.
 pub const DESCRIPTORS: &[MetricDescriptor] =
     &[START_TIME, CPU_SECONDS, RESIDENT_MEMORY, VIRTUAL_MEMORY, OPEN_FDS, MAX_FDS, THREADS];
 
-/// Reads it off `/proc` each time. What cannot be read is left out.
+/// Reads `/proc` at each scrape, and omits what cannot be read.
 #[derive(Debug)]
 pub struct ProcessCollector {
     start_time: f64,
 }
 
 impl ProcessCollector {
-    /// The calling process.
+    /// For the calling process.
     pub fn new() -> ProcessCollector {
         ProcessCollector { start_time: read_start_time().unwrap_or_else(now) }
     }
@@ -56,7 +52,8 @@ fn now() -> f64 {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64()
 }
 
-/// Fields of `/proc/self/stat` from the third on, as proc(5) numbers them: the second is the program's name, in parentheses.
+/// The fields of `/proc/self/stat` from the third on, in the numbering of proc(5). The second is the program's name in
+/// parentheses, which may contain spaces.
 fn read_stat() -> Option<Vec<f64>> {
     let text = std::fs::read_to_string("/proc/self/stat").ok()?;
     let (_, after) = text.rsplit_once(") ")?;
@@ -72,7 +69,7 @@ fn ticks_per_second() -> f64 {
     rustix::param::clock_ticks_per_second() as f64
 }
 
-/// The kernel tells it in ticks since it was booted itself.
+/// The kernel reports the start in ticks since boot.
 fn read_start_time() -> Option<f64> {
     let since_boot: f64 = std::fs::read_to_string("/proc/uptime").ok()?.split(' ').next()?.parse().ok()?;
     Some(now() - since_boot + stat_field(&read_stat()?, 22) / ticks_per_second())
@@ -81,25 +78,27 @@ fn read_start_time() -> Option<f64> {
 #[expect(clippy::cast_precision_loss, reason = "sizes of a process are exact in 53 bits")]
 impl Collector for ProcessCollector {
     fn encode(&self, encoder: DescriptorEncoder<'_>) -> Result<(), Error> {
-        let mut to = CollectorEncoder(encoder);
-        to.start_metric(&START_TIME)?.encode_gauge(&self.start_time)?;
-        let descriptors = std::fs::read_dir("/proc/self/fd").map(|found| found.count() as f64);
-        let most = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
+        let mut encoder = CollectorEncoder(encoder);
+        encoder.start_metric(&START_TIME)?.encode_gauge(&self.start_time)?;
+        let descriptors = std::fs::read_dir("/proc/self/fd").map(|entries| entries.count() as f64);
+        let max_fds = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
         let mut gauges = vec![
-            // The directory that is being read is one.
+            // One of them is the directory being read.
             (OPEN_FDS, descriptors.ok().map(|count| count - 1.0)),
-            (MAX_FDS, most.map(|most| most as f64)),
+            (MAX_FDS, max_fds.map(|max| max as f64)),
         ];
         if let Some(fields) = read_stat() {
             let seconds = (stat_field(&fields, 14) + stat_field(&fields, 15)) / ticks_per_second();
-            to.start_metric(&CPU_SECONDS)?.encode_counter(&seconds, None::<&Exemplar<NoLabelSet, f64>>)?;
+            encoder
+                .start_metric(&CPU_SECONDS)?
+                .encode_counter(&seconds, None::<&Exemplar<NoLabelSet, f64>>)?;
             gauges.push((RESIDENT_MEMORY, Some(stat_field(&fields, 24) * rustix::param::page_size() as f64)));
             gauges.push((VIRTUAL_MEMORY, Some(stat_field(&fields, 23))));
             gauges.push((THREADS, Some(stat_field(&fields, 20))));
         }
-        for (what, value) in gauges {
+        for (descriptor, value) in gauges {
             if let Some(value) = value {
-                to.start_metric(&what)?.encode_gauge(&value)?;
+                encoder.start_metric(&descriptor)?.encode_gauge(&value)?;
             }
         }
         Ok(())

@@ -1,16 +1,17 @@
-//! What became of the requests of one route, as one worker has seen it.
+//! Counts the completed requests of one route: per worker, and summed up. It knows nothing of how requests are served.
 
 use std::time::Duration;
 
 use http::{Method, StatusCode};
 use parking_lot::Mutex;
 
-use crate::observability::metrics::histogram::{DurationHistogram, Histogram, SingleWriterCounter};
+use crate::base::counter::SingleWriterCounter;
+use crate::observability::metrics::histogram::{DurationHistogram, Histogram};
 
-/// Methods that are told apart; strangers can make up others.
+/// Values of the label `method`. Clients may invent methods, so all others share one value.
 const METHODS: [&str; 8] = ["GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "OPTIONS", "other"];
 
-/// Classes of status codes.
+/// Values of the label `status`.
 const STATUS_CLASSES: [&str; 5] = ["1xx", "2xx", "3xx", "4xx", "5xx"];
 
 fn method_index(method: &Method) -> usize {
@@ -30,22 +31,22 @@ fn status_class_index(status: StatusCode) -> usize {
     usize::from(status.as_u16() / 100).clamp(1, STATUS_CLASSES.len()) - 1
 }
 
-/// A request that has come to its end.
+/// The result of a request whose response has ended.
 #[derive(Debug)]
 pub struct CompletedRequest<'a> {
-    /// Its method.
+    /// Request method.
     pub method: &'a Method,
-    /// The answer's status.
+    /// Response status; 499 if the client disconnected before the response.
     pub status: StatusCode,
-    /// Why it was not as the backend meant it; empty if it was.
+    /// Why the gateway rejected the request or cut the response short; empty if the backend's response was passed on.
     pub reason: &'static str,
-    /// From its head to the answer's; `None` if there was no answer.
+    /// Time from the request head to the response head; `None` without a response.
     pub to_head: Option<Duration>,
-    /// From its head to the end of the answer.
+    /// Time from the request head to the end of the response.
     pub total: Duration,
-    /// Bytes of its body.
+    /// Bytes of the request body.
     pub received: u64,
-    /// Bytes of the answer's body.
+    /// Bytes of the response body.
     pub sent: u64,
 }
 
@@ -53,7 +54,7 @@ pub struct CompletedRequest<'a> {
 pub struct RouteCounters {
     pub name: Box<str>,
     responses: [[SingleWriterCounter; STATUS_CLASSES.len()]; METHODS.len()],
-    /// Few kinds of refusals come about at a route, of all that there are. Nobody but the reader ever waits here.
+    /// A list, because few of all combinations occur on one route. Only scrapes contend for the lock.
     rejections: Mutex<Vec<RejectionCount>>,
     total: DurationHistogram,
     to_head: DurationHistogram,
@@ -84,39 +85,40 @@ impl RouteCounters {
         }
     }
 
-    /// As the owner.
-    pub fn record(&self, answered: &CompletedRequest<'_>) {
-        let (method, class) = (method_index(answered.method), status_class_index(answered.status));
-        if answered.reason.is_empty() {
+    /// Counts a request. Only the owning thread may call this.
+    pub fn record(&self, request: &CompletedRequest<'_>) {
+        let (method, class) = (method_index(request.method), status_class_index(request.status));
+        if request.reason.is_empty() {
             self.responses[method][class].add(1);
         } else {
-            self.record_rejection(method, class, answered.reason);
+            self.record_rejection(method, class, request.reason);
         }
-        if let Some(span) = answered.to_head {
-            self.to_head.record(span);
+        if let Some(duration) = request.to_head {
+            self.to_head.record(duration);
         }
-        self.total.record(answered.total);
-        self.received.add(answered.received);
-        self.sent.add(answered.sent);
+        self.total.record(request.total);
+        self.received.add(request.received);
+        self.sent.add(request.sent);
     }
 
-    /// As the owner: how long the backend took for the head of its answer.
-    pub fn record_upstream(&self, span: Duration) {
-        self.upstream_to_head.record(span);
+    /// Records the time from sending a request to the backend to the head of its response. Only the owning thread may
+    /// call this.
+    pub fn record_upstream(&self, duration: Duration) {
+        self.upstream_to_head.record(duration);
     }
 
     fn record_rejection(&self, method: usize, class: usize, reason: &'static str) {
-        let mut refusals = self.rejections.lock();
+        let mut rejections = self.rejections.lock();
         let same = |known: &&mut RejectionCount| {
             known.method == method && known.class == class && known.reason == reason
         };
-        match refusals.iter_mut().find(same) {
+        match rejections.iter_mut().find(same) {
             Some(known) => known.count += 1,
-            None => refusals.push(RejectionCount { method, class, reason, count: 1 }),
+            None => rejections.push(RejectionCount { method, class, reason, count: 1 }),
         }
     }
 
-    /// Adds what was noted to a sum.
+    /// Adds all counts to `sum`.
     pub fn add_to(&self, sum: &mut RouteTotals) {
         for (method, classes) in METHODS.iter().zip(&self.responses) {
             for (status, cell) in STATUS_CLASSES.iter().zip(classes) {
@@ -134,65 +136,66 @@ impl RouteCounters {
     }
 }
 
-/// So many requests ended alike.
+/// Number of requests with the same method, status class and reason.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ResponseCount {
-    /// Their method, `other` for unusual ones.
+    /// A common method, or `other`.
     pub method: &'static str,
-    /// The class of their answers' status: `2xx`.
+    /// Status class, such as `2xx`.
     pub status: &'static str,
-    /// Why they were refused or broke off; empty if the backend answered.
+    /// As in [`CompletedRequest::reason`].
     pub reason: &'static str,
-    /// How many.
+    /// Number of such requests.
     pub count: u64,
 }
 
-/// What became of a route's requests, at all workers.
+/// The counts of a route, summed over all workers.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct RouteTotals {
-    /// Its name; empty for requests of no route.
+    /// Name of the route; empty for requests that matched none.
     pub name: String,
-    /// None of them has a count of 0.
+    /// Only entries with a count above 0.
     pub responses: Vec<ResponseCount>,
-    /// To the end of the answer.
+    /// Time from the request head to the end of the response.
     pub total: Histogram,
-    /// To the head of the answer.
+    /// Time from the request head to the response head.
     pub to_head: Histogram,
-    /// What of that the backend took.
+    /// Time from sending the request to the backend to the head of its response.
     pub upstream_to_head: Histogram,
-    /// Bytes of requests' bodies.
+    /// Bytes of request bodies.
     pub received: u64,
-    /// Bytes of answers' bodies.
+    /// Bytes of response bodies.
     pub sent: u64,
 }
 
 impl RouteTotals {
-    fn add(&mut self, answers: ResponseCount) {
-        if answers.count == 0 {
+    fn add(&mut self, responses: ResponseCount) {
+        if responses.count == 0 {
             return;
         }
-        let alike = |known: &&mut ResponseCount| {
-            (known.method, known.status, known.reason) == (answers.method, answers.status, answers.reason)
+        let same_labels = |known: &&mut ResponseCount| {
+            (known.method, known.status, known.reason)
+                == (responses.method, responses.status, responses.reason)
         };
-        match self.responses.iter_mut().find(alike) {
-            Some(known) => known.count += answers.count,
-            None => self.responses.push(answers),
+        match self.responses.iter_mut().find(same_labels) {
+            Some(known) => known.count += responses.count,
+            None => self.responses.push(responses),
         }
     }
 
-    /// What came since an earlier sum of the same route.
+    /// The requests counted after `earlier`, which is of the same route, was taken.
     pub fn since(&self, earlier: &RouteTotals) -> RouteTotals {
         let before = |now: &ResponseCount| {
-            let alike = |then: &&ResponseCount| {
+            let same_labels = |then: &&ResponseCount| {
                 (then.method, then.status, then.reason) == (now.method, now.status, now.reason)
             };
-            earlier.responses.iter().find(alike).map_or(0, |then| then.count)
+            earlier.responses.iter().find(same_labels).map_or(0, |then| then.count)
         };
         let rest =
             |now: &ResponseCount| ResponseCount { count: now.count.saturating_sub(before(now)), ..*now };
         RouteTotals {
             name: self.name.clone(),
-            responses: self.responses.iter().map(rest).filter(|answers| answers.count > 0).collect(),
+            responses: self.responses.iter().map(rest).filter(|responses| responses.count > 0).collect(),
             total: self.total.since(&earlier.total),
             to_head: self.to_head.since(&earlier.to_head),
             upstream_to_head: self.upstream_to_head.since(&earlier.upstream_to_head),
@@ -207,10 +210,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn answers_are_told_apart_by_method_class_and_reason() {
-        let cells = RouteCounters::new("query");
-        let note = |method: &Method, status: u16, reason: &'static str| {
-            cells.record(&CompletedRequest {
+    fn requests_are_counted_by_method_status_class_and_reason() {
+        let counters = RouteCounters::new("query");
+        let record = |method: &Method, status: u16, reason: &'static str| {
+            counters.record(&CompletedRequest {
                 method,
                 status: StatusCode::from_u16(status).expect("a status"),
                 reason,
@@ -220,27 +223,27 @@ mod tests {
                 sent: 5,
             });
         };
-        note(&Method::POST, 200, "");
-        note(&Method::POST, 201, "");
-        note(&Method::from_bytes(b"BREW").expect("a method"), 405, "method_not_allowed");
+        record(&Method::POST, 200, "");
+        record(&Method::POST, 201, "");
+        record(&Method::from_bytes(b"BREW").expect("a method"), 405, "method_not_allowed");
         let mut before = RouteTotals::default();
-        cells.add_to(&mut before);
-        note(&Method::POST, 401, "api_key_missing");
-        note(&Method::POST, 401, "api_key_missing");
-        note(&Method::POST, 499, "client_closed");
+        counters.add_to(&mut before);
+        record(&Method::POST, 401, "api_key_missing");
+        record(&Method::POST, 401, "api_key_missing");
+        record(&Method::POST, 499, "client_closed");
         let mut sum = RouteTotals::default();
-        cells.add_to(&mut sum);
-        let of = |sum: &RouteTotals, method, status, reason| {
-            let alike = |a: &&ResponseCount| (a.method, a.status, a.reason) == (method, status, reason);
-            sum.responses.iter().find(alike).map_or(0, |answers| answers.count)
+        counters.add_to(&mut sum);
+        let count = |sum: &RouteTotals, method, status, reason| {
+            let same_labels = |a: &&ResponseCount| (a.method, a.status, a.reason) == (method, status, reason);
+            sum.responses.iter().find(same_labels).map_or(0, |responses| responses.count)
         };
-        assert_eq!(of(&sum, "POST", "2xx", ""), 2);
-        assert_eq!(of(&sum, "other", "4xx", "method_not_allowed"), 1);
-        assert_eq!(of(&sum, "POST", "4xx", "api_key_missing"), 2);
+        assert_eq!(count(&sum, "POST", "2xx", ""), 2);
+        assert_eq!(count(&sum, "other", "4xx", "method_not_allowed"), 1);
+        assert_eq!(count(&sum, "POST", "4xx", "api_key_missing"), 2);
         assert_eq!(sum.responses.len(), 4);
         assert_eq!((sum.total.count(), sum.to_head.count(), sum.received, sum.sent), (6, 5, 18, 30));
         let since = sum.since(&before);
         assert_eq!((since.responses.len(), since.total.count(), since.sent), (2, 3, 15));
-        assert_eq!(of(&since, "POST", "4xx", "api_key_missing"), 2);
+        assert_eq!(count(&since, "POST", "4xx", "api_key_missing"), 2);
     }
 }

@@ -1,4 +1,4 @@
-//! How the store of tokens does, where there is one behind the memory.
+//! Metrics of the persistent token store, if one is configured.
 
 use std::time::Duration;
 
@@ -8,42 +8,42 @@ use prometheus_client::metrics::histogram::Histogram;
 
 use crate::observability::metrics::catalogue::{Counters, Labels, MetricCatalogue};
 
-/// A handle; clones count together.
+/// Clones share the same metrics.
 #[derive(Clone, Debug)]
 pub struct StoreMetrics {
-    /// 1 while it answers.
+    /// 1 while the store responds.
     pub up: Gauge,
     operations: Counters<2>,
     durations: Family<Labels<1>, Histogram, fn() -> Histogram>,
 }
 
 impl StoreMetrics {
-    pub(super) fn new(of: &mut MetricCatalogue) -> StoreMetrics {
+    pub(super) fn new(catalogue: &mut MetricCatalogue) -> StoreMetrics {
         StoreMetrics {
-            up: of.register_gauge("store_up", "1 while the token store answers, 0 while it does not"),
-            operations: of.register_counters(
+            up: catalogue.register_gauge("store_up", "1 while the token store responds, otherwise 0"),
+            operations: catalogue.register_counters(
                 "store_operations",
                 &["operation", "outcome"],
-                "What the store behind the memory was asked for, and whether it answered: `ok` or `unavailable`",
+                "Operations of the persistent token store; `outcome` is `ok` or `unavailable`",
             ),
-            durations: of.register_histograms(
+            durations: catalogue.register_histograms(
                 "store_operation_duration_seconds",
                 &["operation"],
-                "What the store behind the memory took to answer",
+                "Duration of operations of the persistent token store",
             ),
         }
     }
 
-    /// It answered, or not, after so long.
-    pub fn record_operation(&self, operation: &'static str, answered: bool, span: Duration) {
-        let outcome = if answered { "ok" } else { "unavailable" };
+    /// Records the result and duration of an operation.
+    pub fn record_operation(&self, operation: &'static str, successful: bool, duration: Duration) {
+        let outcome = if successful { "ok" } else { "unavailable" };
         self.operations.get_or_create(&[("operation", operation), ("outcome", outcome)]).inc();
-        self.durations.get_or_create(&[("operation", operation)]).observe(span.as_secs_f64());
+        self.durations.get_or_create(&[("operation", operation)]).observe(duration.as_secs_f64());
     }
 }
 
 impl Default for StoreMetrics {
-    /// Of a store that nobody watches.
+    /// Metrics that are not exported.
     fn default() -> StoreMetrics {
         StoreMetrics::new(&mut MetricCatalogue::new())
     }

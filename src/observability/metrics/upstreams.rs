@@ -1,5 +1,5 @@
-//! How each address of the backends is, at the moment in which somebody reads it. Not counted here: whoever looks after the
-//! backends knows it.
+//! Metrics of the endpoints of each backend. They are not counted here, but set from the state of the endpoints before
+//! a scrape.
 
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
@@ -11,28 +11,28 @@ type EndpointLabels = [(&'static str, String); 2];
 
 const ENDPOINT_LABELS: &[&str] = &["backend", "address"];
 
-/// One address.
+/// The current state of an endpoint.
 #[derive(Clone, Debug)]
 pub struct EndpointMetrics {
-    /// The backend's name.
+    /// Name of the backend.
     pub backend: String,
-    /// Where it is.
+    /// Address and port.
     pub address: String,
-    /// Whether requests go there.
+    /// Whether requests are sent to it: it is not ejected.
     pub is_usable: bool,
-    /// Requests that were sent and whose answers have not ended.
+    /// Requests whose response has not ended.
     pub in_flight: u64,
-    /// Connections that are open.
+    /// Open connections, idle or busy.
     pub open_connections: u64,
-    /// Answers, whatever their status.
+    /// Responses of any status.
     pub responses: u64,
-    /// Requests without an answer, and answers with 502, 503 or 504.
+    /// Requests without a response, and responses with 502, 503 or 504.
     pub failures: u64,
-    /// How often it was taken out of use.
+    /// Number of ejections.
     pub ejections: u64,
 }
 
-/// All of them.
+/// The metrics of all endpoints.
 #[derive(Debug)]
 pub struct UpstreamMetrics {
     usable: Family<EndpointLabels, Gauge>,
@@ -45,56 +45,56 @@ pub struct UpstreamMetrics {
 }
 
 impl UpstreamMetrics {
-    pub(super) fn new(of: &mut MetricCatalogue) -> UpstreamMetrics {
+    pub(super) fn new(catalogue: &mut MetricCatalogue) -> UpstreamMetrics {
         UpstreamMetrics {
-            usable: of.register_family(
+            usable: catalogue.register_family(
                 "upstream_usable",
                 MetricKind::Gauge,
                 ENDPOINT_LABELS,
-                "1 while requests go to this address of a backend, 0 while it is out of use",
+                "1 while requests are sent to this endpoint, 0 while it is ejected",
             ),
-            in_flight: of.register_family(
+            in_flight: catalogue.register_family(
                 "upstream_requests_in_flight",
                 MetricKind::Gauge,
                 ENDPOINT_LABELS,
-                "Requests that were sent to this address and whose answers have not ended",
+                "Requests to this endpoint whose response has not ended",
             ),
-            connections: of.register_family(
+            connections: catalogue.register_family(
                 "upstream_connections",
                 MetricKind::Gauge,
                 ENDPOINT_LABELS,
-                "Connections to this address that are open, idle or busy",
+                "Open connections to this endpoint, idle or busy",
             ),
-            responses: of.register_family(
+            responses: catalogue.register_family(
                 "upstream_answers",
                 MetricKind::Counter,
                 ENDPOINT_LABELS,
-                "Answers of this address, whatever their status",
+                "Responses of this endpoint, of any status",
             ),
-            failures: of.register_family(
+            failures: catalogue.register_family(
                 "upstream_failures",
                 MetricKind::Counter,
                 ENDPOINT_LABELS,
-                "Requests that this address did not answer, and its answers with 502, 503 or 504",
+                "Requests to this endpoint without a response, and its responses with 502, 503 or 504",
             ),
-            ejections: of.register_family(
+            ejections: catalogue.register_family(
                 "upstream_ejections",
                 MetricKind::Counter,
                 ENDPOINT_LABELS,
-                "How often this address was taken out of use",
+                "Ejections of this endpoint",
             ),
-            lookup_failures: of.register_family(
+            lookup_failures: catalogue.register_family(
                 "upstream_lookup_failures",
                 MetricKind::Counter,
                 &["backend"],
-                "How often a backend's name could not be looked up; its addresses stay as they were",
+                "Failed DNS lookups of a backend's name; its addresses are kept",
             ),
         }
     }
 
-    /// Takes over how they are now, and forgets addresses that are gone. `names` are those that are looked up, and how
-    /// often that failed.
-    pub fn update(&self, lines: &[EndpointMetrics], names: &[(String, u64)]) {
+    /// Replaces all values, so that removed endpoints disappear. `lookup_failures` has the name of each backend that is
+    /// resolved by DNS, and the number of failed lookups.
+    pub fn update(&self, endpoints: &[EndpointMetrics], lookup_failures: &[(String, u64)]) {
         for family in [&self.usable, &self.in_flight, &self.connections] {
             family.clear();
         }
@@ -102,17 +102,17 @@ impl UpstreamMetrics {
             family.clear();
         }
         self.lookup_failures.clear();
-        for line in lines {
-            let of = [("backend", line.backend.clone()), ("address", line.address.clone())];
+        for endpoint in endpoints {
+            let labels = [("backend", endpoint.backend.clone()), ("address", endpoint.address.clone())];
             let gauge = |value| i64::try_from(value).unwrap_or(i64::MAX);
-            self.usable.get_or_create(&of).set(i64::from(line.is_usable));
-            self.in_flight.get_or_create(&of).set(gauge(line.in_flight));
-            self.connections.get_or_create(&of).set(gauge(line.open_connections));
-            self.responses.get_or_create(&of).inc_by(line.responses);
-            self.failures.get_or_create(&of).inc_by(line.failures);
-            self.ejections.get_or_create(&of).inc_by(line.ejections);
+            self.usable.get_or_create(&labels).set(i64::from(endpoint.is_usable));
+            self.in_flight.get_or_create(&labels).set(gauge(endpoint.in_flight));
+            self.connections.get_or_create(&labels).set(gauge(endpoint.open_connections));
+            self.responses.get_or_create(&labels).inc_by(endpoint.responses);
+            self.failures.get_or_create(&labels).inc_by(endpoint.failures);
+            self.ejections.get_or_create(&labels).inc_by(endpoint.ejections);
         }
-        for (backend, failures) in names {
+        for (backend, failures) in lookup_failures {
             self.lookup_failures.get_or_create(&[("backend", backend.clone())]).inc_by(*failures);
         }
     }

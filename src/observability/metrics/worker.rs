@@ -1,4 +1,4 @@
-//! What one worker counts, in cells that only its thread writes.
+//! The counters of one worker, which only its thread writes, and the handle by which it writes them.
 
 use std::marker::PhantomData;
 use std::rc::Rc;
@@ -8,60 +8,61 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 
-use crate::observability::metrics::histogram::{DurationHistogram, Histogram, SingleWriterCounter};
+use crate::base::counter::SingleWriterCounter;
+use crate::observability::metrics::histogram::{DurationHistogram, Histogram};
 use crate::observability::metrics::route::{CompletedRequest, RouteCounters, RouteTotals};
 
-/// A closed set of a label's values.
-macro_rules! words {
+/// Defines an enum whose variants are the values of a label.
+macro_rules! label_values {
     ($(#[$about:meta])* $name:ident { $($(#[$doc:meta])* $variant:ident = $word:literal,)* }) => {
         $(#[$about])*
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
         pub enum $name { $($(#[$doc])* $variant,)* }
 
         impl $name {
-            /// All of them, as they are numbered.
+            /// All variants, in the order of their discriminants.
             pub const ALL: &'static [$name] = &[$($name::$variant,)*];
 
-            /// The label's value.
-            pub fn word(self) -> &'static str {
+            /// Label value.
+            pub fn as_str(self) -> &'static str {
                 match self { $($name::$variant => $word,)* }
             }
         }
     };
 }
 
-words! {
-    /// A step on the way to knowing who calls, of those that take time.
+label_values! {
+    /// A phase of authenticating a request that takes time.
     AuthPhase {
-        /// A bearer is opened.
+        /// Decrypting a bearer.
         Bearer = "bearer",
-        /// The verifier says whether a password is right.
+        /// Verifying a password.
         Verifier = "verifier",
-        /// The store is asked for a token, or keeps one.
+        /// Reading a token from the store, or writing one to it.
         Store = "store",
-        /// The backend is asked about a key that the gateway did not mint.
+        /// Verifying a key of the backend by a request to the backend.
         ForeignCheck = "foreign_check",
-        /// A JWT's signature and claims are checked.
+        /// Verifying signature and claims of a JWT.
         Jwt = "jwt",
     }
 }
 
-words! {
-    /// How such a step ended.
+label_values! {
+    /// Outcome of an authentication phase.
     AuthOutcome {
-        /// With a yes.
+        /// The credential is accepted.
         Ok = "ok",
-        /// With a no.
+        /// The credential is rejected.
         Refused = "refused",
-        /// Nobody could say.
+        /// The server that decides did not respond.
         Unavailable = "unavailable",
-        /// Too many ask, or one asks too often.
+        /// A concurrency limit or rate limit was reached.
         Busy = "busy",
     }
 }
 
-words! {
-    /// What a client's connection speaks.
+label_values! {
+    /// Protocol of a client connection.
     Protocol {
         /// HTTP/1.0 or 1.1.
         Http1 = "http/1",
@@ -70,8 +71,8 @@ words! {
     }
 }
 
-words! {
-    /// The version that a TLS handshake came to.
+label_values! {
+    /// Negotiated version of a TLS handshake.
     TlsVersion {
         /// TLS 1.2.
         Tls12 = "1.2",
@@ -80,37 +81,37 @@ words! {
     }
 }
 
-words! {
-    /// Why a handshake failed.
+label_values! {
+    /// Why a TLS handshake or a PROXY protocol header failed.
     HandshakeFailure {
-        /// It took too long.
+        /// It timed out.
         Timeout = "timeout",
-        /// The client went away.
+        /// The client disconnected.
         Closed = "closed",
-        /// The client said no: it does not trust our certificate, for one.
+        /// The client sent an alert, for example because it does not trust the certificate.
         Alert = "client_alert",
-        /// There is no version, suite or protocol that both know.
+        /// No common TLS version, cipher suite or protocol.
         Incompatible = "incompatible",
-        /// The client showed no certificate, or one that is not accepted.
+        /// The client sent no certificate, or an invalid one.
         Certificate = "client_certificate",
-        /// What came is no TLS, or not as it must be.
+        /// The client did not send valid TLS messages.
         Malformed = "malformed",
-        /// The PROXY protocol's header is missing or wrong, or the peer may not send one.
+        /// The PROXY protocol header is missing or invalid, or the peer is not trusted.
         ProxyProtocol = "proxy_protocol",
-        /// Anything else.
+        /// Any other failure.
         Other = "other",
     }
 }
 
 #[derive(Debug)]
 pub struct WorkerCounters {
-    /// Who may write.
+    /// The only thread that may write.
     pub owner: ThreadId,
     routes: Mutex<Vec<Arc<RouteCounters>>>,
     phases: [[DurationHistogram; AuthOutcome::ALL.len()]; AuthPhase::ALL.len()],
     opened_connections: [SingleWriterCounter; Protocol::ALL.len()],
     closed_connections: [SingleWriterCounter; Protocol::ALL.len()],
-    /// By version, and whether a session was resumed.
+    /// Indexed by version, and by whether a session was resumed.
     handshakes: [[SingleWriterCounter; 2]; TlsVersion::ALL.len()],
     handshake_failures: [SingleWriterCounter; HandshakeFailure::ALL.len()],
     handshake_duration: DurationHistogram,
@@ -141,35 +142,35 @@ impl WorkerCounters {
     }
 
     pub fn add_to(&self, sum: &mut MetricsTotals) {
-        for cells in self.routes.lock().iter() {
-            let known = sum.routes.iter().position(|route| route.name == *cells.name);
-            let at = known.unwrap_or_else(|| {
-                sum.routes.push(RouteTotals { name: cells.name.to_string(), ..RouteTotals::default() });
+        for counters in self.routes.lock().iter() {
+            let existing = sum.routes.iter().position(|route| route.name == *counters.name);
+            let at = existing.unwrap_or_else(|| {
+                sum.routes.push(RouteTotals { name: counters.name.to_string(), ..RouteTotals::default() });
                 sum.routes.len() - 1
             });
-            cells.add_to(&mut sum.routes[at]);
+            counters.add_to(&mut sum.routes[at]);
         }
-        for (sums, cells) in sum.phases.iter_mut().zip(&self.phases) {
-            sums.iter_mut().zip(cells).for_each(|(sum, durations)| durations.add_to(sum));
+        for (sums, counters) in sum.phases.iter_mut().zip(&self.phases) {
+            sums.iter_mut().zip(counters).for_each(|(sum, durations)| durations.add_to(sum));
         }
         add(&mut sum.opened_connections, &self.opened_connections);
         add(&mut sum.closed_connections, &self.closed_connections);
-        for (sums, cells) in sum.handshakes.iter_mut().zip(&self.handshakes) {
-            add(sums, cells);
+        for (sums, counters) in sum.handshakes.iter_mut().zip(&self.handshakes) {
+            add(sums, counters);
         }
         add(&mut sum.handshake_failures, &self.handshake_failures);
         self.handshake_duration.add_to(&mut sum.handshake_duration);
     }
 }
 
-fn add(sums: &mut [u64], cells: &[SingleWriterCounter]) {
-    sums.iter_mut().zip(cells).for_each(|(sum, cell)| *sum += cell.get());
+fn add(sums: &mut [u64], counters: &[SingleWriterCounter]) {
+    sums.iter_mut().zip(counters).for_each(|(sum, cell)| *sum += cell.get());
 }
 
-/// What all workers have counted.
+/// The counts of all workers.
 #[derive(Clone, Debug, Default)]
 pub struct MetricsTotals {
-    /// Requests, by route; the one with the empty name has those of no route.
+    /// Requests by route; the empty name has the requests that matched no route.
     pub routes: Vec<RouteTotals>,
     pub(super) phases: [[Histogram; AuthOutcome::ALL.len()]; AuthPhase::ALL.len()],
     pub(super) opened_connections: [u64; Protocol::ALL.len()],
@@ -179,50 +180,50 @@ pub struct MetricsTotals {
     pub(super) handshake_duration: Histogram,
 }
 
-/// The calling thread's cells. It cannot leave the thread, so nobody else writes to them.
+/// A handle to the counters of the current thread. It is not `Send`, so no other thread writes to them.
 #[derive(Clone, Debug)]
 #[expect(
     clippy::redundant_allocation,
-    reason = "each request has a handle, and counts it without a locked instruction"
+    reason = "each request clones a handle, which must not cost a locked instruction"
 )]
 pub struct WorkerMetrics(Rc<Arc<WorkerCounters>>);
 
 impl WorkerMetrics {
-    /// SECURITY: only for the owner's thread; what another one added at the same time would be lost.
-    pub(super) fn new(cells: Arc<WorkerCounters>) -> WorkerMetrics {
-        assert_eq!(cells.owner, std::thread::current().id(), "cells belong to one thread");
-        WorkerMetrics(Rc::new(cells))
+    /// Panics on another thread than the owner: concurrent updates would be lost.
+    pub(super) fn new(counters: Arc<WorkerCounters>) -> WorkerMetrics {
+        assert_eq!(counters.owner, std::thread::current().id(), "only the owning thread writes counters");
+        WorkerMetrics(Rc::new(counters))
     }
 
-    /// Where requests of a route are counted; of none, by the empty name.
+    /// The counters of a route; the empty name is for requests that match none.
     pub fn route(&self, name: &str) -> Rc<RouteRecorder> {
-        Rc::new(RouteRecorder { cells: self.0.route(name), bound: PhantomData })
+        Rc::new(RouteRecorder { counters: self.0.route(name), bound: PhantomData })
     }
 
-    /// A step took so long.
-    pub fn record_phase(&self, step: AuthPhase, outcome: AuthOutcome, span: Duration) {
-        self.0.phases[step as usize][outcome as usize].record(span);
+    /// Records the duration of an authentication phase.
+    pub fn record_phase(&self, phase: AuthPhase, outcome: AuthOutcome, duration: Duration) {
+        self.0.phases[phase as usize][outcome as usize].record(duration);
     }
 
-    /// A connection speaks HTTP until the guard is dropped.
+    /// Counts a connection as open until the guard is dropped.
     pub fn open_connection(&self, protocol: Protocol) -> OpenConnectionGuard {
         self.0.opened_connections[protocol as usize].add(1);
         OpenConnectionGuard { worker: self.clone(), protocol }
     }
 
-    /// A TLS handshake succeeded.
-    pub fn record_handshake(&self, version: TlsVersion, resumed: bool, span: Duration) {
+    /// Records a successful TLS handshake, and whether it resumed a session.
+    pub fn record_handshake(&self, version: TlsVersion, resumed: bool, duration: Duration) {
         self.0.handshakes[version as usize][usize::from(resumed)].add(1);
-        self.0.handshake_duration.record(span);
+        self.0.handshake_duration.record(duration);
     }
 
-    /// A handshake failed.
-    pub fn record_handshake_failure(&self, why: HandshakeFailure) {
-        self.0.handshake_failures[why as usize].add(1);
+    /// Counts a failed handshake.
+    pub fn record_handshake_failure(&self, failure: HandshakeFailure) {
+        self.0.handshake_failures[failure as usize].add(1);
     }
 }
 
-/// Counts a connection as open.
+/// Counts a connection as closed when dropped.
 #[derive(Debug)]
 pub struct OpenConnectionGuard {
     worker: WorkerMetrics,
@@ -235,26 +236,26 @@ impl Drop for OpenConnectionGuard {
     }
 }
 
-/// Where the calling thread counts a route's requests.
+/// A handle to the counters of a route for the current thread.
 #[derive(Debug)]
 pub struct RouteRecorder {
-    cells: Arc<RouteCounters>,
+    counters: Arc<RouteCounters>,
     bound: PhantomData<Rc<()>>,
 }
 
 impl RouteRecorder {
-    /// Its name; empty for no route.
+    /// Name of the route; empty for requests that match none.
     pub fn name(&self) -> &str {
-        &self.cells.name
+        &self.counters.name
     }
 
-    /// A request came to its end.
-    pub fn record(&self, answered: &CompletedRequest<'_>) {
-        self.cells.record(answered);
+    /// Counts a request whose response has ended.
+    pub fn record(&self, request: &CompletedRequest<'_>) {
+        self.counters.record(request);
     }
 
-    /// The backend took so long for the head of its answer.
-    pub fn record_upstream(&self, span: Duration) {
-        self.cells.record_upstream(span);
+    /// Records the time from sending a request to the backend to the head of its response.
+    pub fn record_upstream(&self, duration: Duration) {
+        self.counters.record_upstream(duration);
     }
 }

@@ -1,4 +1,4 @@
-//! All workers' cells, summed up when somebody reads them.
+//! Finds the counters of each worker, sums them up for a scrape, and encodes the sums.
 
 use std::fmt::Error;
 use std::sync::Arc;
@@ -15,28 +15,28 @@ use crate::observability::metrics::worker::{
     WorkerMetrics,
 };
 
-/// The cells of each thread that counts.
+/// The counters of all worker threads. Clones share them.
 #[derive(Clone, Debug, Default)]
 pub struct WorkerCollector(Arc<Mutex<Vec<Arc<WorkerCounters>>>>);
 
 impl WorkerCollector {
-    /// The calling thread's cells, which it has from its first question on.
+    /// The counters of the current thread, created with the first call.
     pub fn for_current_thread(&self) -> WorkerMetrics {
         let owner = std::thread::current().id();
         let mut workers = self.0.lock();
-        if let Some(known) = workers.iter().find(|cells| cells.owner == owner) {
-            return WorkerMetrics::new(Arc::clone(known));
+        if let Some(existing) = workers.iter().find(|counters| counters.owner == owner) {
+            return WorkerMetrics::new(Arc::clone(existing));
         }
-        let cells = Arc::new(WorkerCounters::new(owner));
-        workers.push(Arc::clone(&cells));
-        WorkerMetrics::new(cells)
+        let counters = Arc::new(WorkerCounters::new(owner));
+        workers.push(Arc::clone(&counters));
+        WorkerMetrics::new(counters)
     }
 
-    /// What all have counted.
+    /// The sums over all workers, with routes sorted by name.
     pub fn totals(&self) -> MetricsTotals {
         let mut sum = MetricsTotals::default();
-        for cells in self.0.lock().iter() {
-            cells.add_to(&mut sum);
+        for counters in self.0.lock().iter() {
+            counters.add_to(&mut sum);
         }
         sum.routes.sort_by(|a, b| a.name.cmp(&b.name));
         sum
@@ -47,83 +47,84 @@ const REQUESTS: MetricDescriptor = MetricDescriptor::new(
     "requests",
     MetricKind::Counter,
     &["route", "method", "status", "reason"],
-    "Requests that have ended. `reason` is empty where the backend's answer came through; `route` is `none` where no route \
-     was found",
+    "Completed requests. `reason` is empty if the backend's response was passed on; `route` is `none` if \
+     no route matched",
 );
 const REJECTIONS: MetricDescriptor = MetricDescriptor::new(
     "rejections",
     MetricKind::Counter,
     &["reason"],
-    "Requests that the gateway refused, or that broke off, by reason: `requests` without what went well",
+    "Requests that the gateway rejected, or whose response was cut short, by reason: `requests` without \
+     the successful ones",
 );
 const DURATION: MetricDescriptor = MetricDescriptor::new(
     "request_duration_seconds",
     MetricKind::Histogram,
     &["route"],
-    "From the head of a request to the end of its answer",
+    "Time from the request head to the end of the response",
 );
 const TIME_TO_HEAD: MetricDescriptor = MetricDescriptor::new(
     "request_to_head_duration_seconds",
     MetricKind::Histogram,
     &["route"],
-    "From the head of a request to the head of its answer",
+    "Time from the request head to the response head",
 );
 const UPSTREAM_TIME_TO_HEAD: MetricDescriptor = MetricDescriptor::new(
     "upstream_to_head_duration_seconds",
     MetricKind::Histogram,
     &["route"],
-    "From a request's way to the backend to the head of the backend's answer, waiting for a connection included",
+    "Time from sending a request to the backend to the head of its response, including the wait for a connection",
 );
 const RECEIVED: MetricDescriptor = MetricDescriptor::new(
     "request_body_bytes",
     MetricKind::Counter,
     &["route"],
-    "Bytes of requests' bodies that were passed on to the backend",
+    "Bytes of request bodies sent to backends",
 );
 const SENT: MetricDescriptor = MetricDescriptor::new(
     "response_body_bytes",
     MetricKind::Counter,
     &["route"],
-    "Bytes of answers' bodies that were handed on to clients",
+    "Bytes of response bodies sent to clients",
 );
 const AUTH_PHASES: MetricDescriptor = MetricDescriptor::new(
     "auth_step_duration_seconds",
     MetricKind::Histogram,
     &["step", "outcome"],
-    "What the steps took by which the gateway learns who calls. A token that is in memory takes none of them",
+    "Duration of authentication phases. A token in memory needs none of them",
 );
 const OPENED: MetricDescriptor = MetricDescriptor::new(
     "client_connections_opened",
     MetricKind::Counter,
     &["protocol"],
-    "Client connections that came to speak HTTP",
+    "Client connections that reached HTTP",
 );
 const OPEN: MetricDescriptor = MetricDescriptor::new(
     "client_connections_speaking",
     MetricKind::Gauge,
     &["protocol"],
-    "Client connections that are open and have come to speak HTTP",
+    "Open client connections that have reached HTTP",
 );
 const HANDSHAKES: MetricDescriptor = MetricDescriptor::new(
     "tls_handshakes",
     MetricKind::Counter,
     &["version", "resumed"],
-    "TLS handshakes with clients that succeeded",
+    "Successful TLS handshakes with clients",
 );
 const HANDSHAKE_FAILURES: MetricDescriptor = MetricDescriptor::new(
     "handshake_failures",
     MetricKind::Counter,
     &["kind"],
-    "Client connections that came to no HTTP, as their TLS handshake or PROXY header failed",
+    "Client connections whose TLS handshake or PROXY protocol header failed",
 );
 const HANDSHAKE: MetricDescriptor = MetricDescriptor::new(
     "tls_handshake_duration_seconds",
     MetricKind::Histogram,
     &[],
-    "What TLS handshakes with clients took that succeeded",
+    "Duration of successful TLS handshakes with clients",
 );
 
-/// What is encoded here.
+/// Descriptions of these metrics.
 pub const DESCRIPTORS: &[MetricDescriptor] = &[
     REQUESTS,
     REJECTIONS,
@@ -140,17 +141,17 @@ pub const DESCRIPTORS: &[MetricDescriptor] = &[
     HANDSHAKE,
 ];
 
-/// Encodes one metric after the other.
+/// Encodes the metrics of a collector.
 pub struct CollectorEncoder<'a>(pub DescriptorEncoder<'a>);
 
 impl CollectorEncoder<'_> {
-    /// Begins with a metric.
-    pub fn start_metric(&mut self, what: &MetricDescriptor) -> Result<MetricEncoder<'_>, Error> {
-        self.0.encode_descriptor(what.name, what.help, None, what.kind.metric_type())
+    /// Writes the header of a metric, whose values follow.
+    pub fn start_metric(&mut self, descriptor: &MetricDescriptor) -> Result<MetricEncoder<'_>, Error> {
+        self.0.encode_descriptor(descriptor.name, descriptor.help, None, descriptor.kind.metric_type())
     }
 }
 
-/// One value of a counter.
+/// Encodes one value of a counter.
 pub fn encode_counter(
     metric: &mut MetricEncoder<'_>,
     labels: &impl EncodeLabelSet,
@@ -159,7 +160,7 @@ pub fn encode_counter(
     metric.encode_family(labels)?.encode_counter(&value, None::<&Exemplar<NoLabelSet, u64>>)
 }
 
-/// One histogram.
+/// Encodes one histogram of a family.
 fn encode_histogram(
     metric: &mut MetricEncoder<'_>,
     labels: &impl EncodeLabelSet,
@@ -169,107 +170,113 @@ fn encode_histogram(
     metric.encode_histogram::<NoLabelSet>(sum.sum_seconds(), sum.count(), &sum.buckets(), None)
 }
 
-/// A label must say something.
+/// Names the route in a label: an empty value would be the same as no label.
 fn route_label(name: &str) -> &str {
     if name.is_empty() { "none" } else { name }
 }
 
 impl Collector for WorkerCollector {
     fn encode(&self, encoder: DescriptorEncoder<'_>) -> Result<(), Error> {
-        let (sum, mut to) = (self.totals(), CollectorEncoder(encoder));
-        encode_requests(&sum, &mut to)?;
-        encode_routes(&sum, &mut to)?;
-        encode_auth_phases(&sum, &mut to)?;
-        encode_connections(&sum, &mut to)
+        let (totals, mut encoder) = (self.totals(), CollectorEncoder(encoder));
+        encode_requests(&totals, &mut encoder)?;
+        encode_routes(&totals, &mut encoder)?;
+        encode_auth_phases(&totals, &mut encoder)?;
+        encode_connections(&totals, &mut encoder)
     }
 }
 
-fn encode_requests(sum: &MetricsTotals, to: &mut CollectorEncoder<'_>) -> Result<(), Error> {
-    let mut metric = to.start_metric(&REQUESTS)?;
+fn encode_requests(totals: &MetricsTotals, encoder: &mut CollectorEncoder<'_>) -> Result<(), Error> {
+    let mut metric = encoder.start_metric(&REQUESTS)?;
     let mut by_reason: Vec<(&str, u64)> = Vec::new();
-    for route in &sum.routes {
-        for answers in &route.responses {
+    for route in &totals.routes {
+        for response in &route.responses {
             let labels = [
                 ("route", route_label(&route.name)),
-                ("method", answers.method),
-                ("status", answers.status),
-                ("reason", answers.reason),
+                ("method", response.method),
+                ("status", response.status),
+                ("reason", response.reason),
             ];
-            encode_counter(&mut metric, &labels, answers.count)?;
-            match by_reason.iter_mut().find(|(reason, _)| *reason == answers.reason) {
-                _ if answers.reason.is_empty() => {}
-                Some((_, count)) => *count += answers.count,
-                None => by_reason.push((answers.reason, answers.count)),
+            encode_counter(&mut metric, &labels, response.count)?;
+            match by_reason.iter_mut().find(|(reason, _)| *reason == response.reason) {
+                _ if response.reason.is_empty() => {}
+                Some((_, count)) => *count += response.count,
+                None => by_reason.push((response.reason, response.count)),
             }
         }
     }
-    let mut metric = to.start_metric(&REJECTIONS)?;
+    let mut metric = encoder.start_metric(&REJECTIONS)?;
     by_reason
         .iter()
         .try_for_each(|(reason, count)| encode_counter(&mut metric, &[("reason", *reason)], *count))
 }
 
-fn encode_routes(sum: &MetricsTotals, to: &mut CollectorEncoder<'_>) -> Result<(), Error> {
-    for (what, which) in [
+fn encode_routes(totals: &MetricsTotals, encoder: &mut CollectorEncoder<'_>) -> Result<(), Error> {
+    for (descriptor, histogram_of) in [
         (DURATION, (|route| &route.total) as fn(&super::RouteTotals) -> &Histogram),
         (TIME_TO_HEAD, |route| &route.to_head),
         (UPSTREAM_TIME_TO_HEAD, |route| &route.upstream_to_head),
     ] {
-        let mut metric = to.start_metric(&what)?;
-        for route in &sum.routes {
-            encode_histogram(&mut metric, &[("route", route_label(&route.name))], which(route))?;
+        let mut metric = encoder.start_metric(&descriptor)?;
+        for route in &totals.routes {
+            encode_histogram(&mut metric, &[("route", route_label(&route.name))], histogram_of(route))?;
         }
     }
-    for (what, which) in
+    for (descriptor, count_of) in
         [(RECEIVED, (|route| route.received) as fn(&super::RouteTotals) -> u64), (SENT, |route| route.sent)]
     {
-        let mut metric = to.start_metric(&what)?;
-        for route in &sum.routes {
-            encode_counter(&mut metric, &[("route", route_label(&route.name))], which(route))?;
+        let mut metric = encoder.start_metric(&descriptor)?;
+        for route in &totals.routes {
+            encode_counter(&mut metric, &[("route", route_label(&route.name))], count_of(route))?;
         }
     }
     Ok(())
 }
 
-fn encode_auth_phases(sum: &MetricsTotals, to: &mut CollectorEncoder<'_>) -> Result<(), Error> {
-    let mut metric = to.start_metric(&AUTH_PHASES)?;
-    for (step, outcomes) in AuthPhase::ALL.iter().zip(&sum.phases) {
-        // Most gateways know most steps not at all, and a step few outcomes.
-        for (outcome, taken) in AuthOutcome::ALL.iter().zip(outcomes).filter(|(_, taken)| taken.count() > 0) {
-            encode_histogram(&mut metric, &[("step", step.word()), ("outcome", outcome.word())], taken)?;
+fn encode_auth_phases(totals: &MetricsTotals, encoder: &mut CollectorEncoder<'_>) -> Result<(), Error> {
+    let mut metric = encoder.start_metric(&AUTH_PHASES)?;
+    for (phase, outcomes) in AuthPhase::ALL.iter().zip(&totals.phases) {
+        // A gateway uses few of the phases, and each has few outcomes.
+        for (outcome, durations) in
+            AuthOutcome::ALL.iter().zip(outcomes).filter(|(_, durations)| durations.count() > 0)
+        {
+            encode_histogram(
+                &mut metric,
+                &[("step", phase.as_str()), ("outcome", outcome.as_str())],
+                durations,
+            )?;
         }
     }
     Ok(())
 }
 
-fn encode_connections(sum: &MetricsTotals, to: &mut CollectorEncoder<'_>) -> Result<(), Error> {
-    let mut metric = to.start_metric(&OPENED)?;
-    for (protocol, opened) in Protocol::ALL.iter().zip(sum.opened_connections) {
-        encode_counter(&mut metric, &[("protocol", protocol.word())], opened)?;
+fn encode_connections(totals: &MetricsTotals, encoder: &mut CollectorEncoder<'_>) -> Result<(), Error> {
+    let mut metric = encoder.start_metric(&OPENED)?;
+    for (protocol, opened) in Protocol::ALL.iter().zip(totals.opened_connections) {
+        encode_counter(&mut metric, &[("protocol", protocol.as_str())], opened)?;
     }
-    let mut metric = to.start_metric(&OPEN)?;
+    let mut metric = encoder.start_metric(&OPEN)?;
     for (protocol, (opened, closed)) in
-        Protocol::ALL.iter().zip(sum.opened_connections.into_iter().zip(sum.closed_connections))
+        Protocol::ALL.iter().zip(totals.opened_connections.into_iter().zip(totals.closed_connections))
     {
         let open = i64::try_from(opened.saturating_sub(closed)).unwrap_or(i64::MAX);
-        metric.encode_family(&[("protocol", protocol.word())])?.encode_gauge(&open)?;
+        metric.encode_family(&[("protocol", protocol.as_str())])?.encode_gauge(&open)?;
     }
-    let mut metric = to.start_metric(&HANDSHAKES)?;
-    for (version, counts) in TlsVersion::ALL.iter().zip(sum.handshakes) {
+    let mut metric = encoder.start_metric(&HANDSHAKES)?;
+    for (version, counts) in TlsVersion::ALL.iter().zip(totals.handshakes) {
         for (resumed, count) in ["false", "true"].iter().zip(counts) {
-            encode_counter(&mut metric, &[("version", version.word()), ("resumed", resumed)], count)?;
+            encode_counter(&mut metric, &[("version", version.as_str()), ("resumed", resumed)], count)?;
         }
     }
-    let mut metric = to.start_metric(&HANDSHAKE_FAILURES)?;
-    for (kind, count) in HandshakeFailure::ALL.iter().zip(sum.handshake_failures) {
-        encode_counter(&mut metric, &[("kind", kind.word())], count)?;
+    let mut metric = encoder.start_metric(&HANDSHAKE_FAILURES)?;
+    for (kind, count) in HandshakeFailure::ALL.iter().zip(totals.handshake_failures) {
+        encode_counter(&mut metric, &[("kind", kind.as_str())], count)?;
     }
-    let mut metric = to.start_metric(&HANDSHAKE)?;
-    let handshake = &sum.handshake_duration;
+    let mut metric = encoder.start_metric(&HANDSHAKE)?;
+    let durations = &totals.handshake_duration;
     metric.encode_histogram::<NoLabelSet>(
-        handshake.sum_seconds(),
-        handshake.count(),
-        &handshake.buckets(),
+        durations.sum_seconds(),
+        durations.count(),
+        &durations.buckets(),
         None,
     )
 }

@@ -1,5 +1,5 @@
-//! Which requests are traced, and what is noted of them: light structs that the request's worker fills and a thread of the
-//! exporter's takes. Where nobody takes them in time they are dropped and counted; no request ever waits.
+//! Decides which requests are traced, and records them as plain structs that the exporter's thread receives. It knows
+//! nothing of the export; if the exporter does not keep up, traces are dropped and counted, and no request waits.
 
 mod sampler;
 
@@ -14,16 +14,16 @@ use crate::observability::metrics::{AuthOutcome, AuthPhase};
 
 pub use sampler::Sampler;
 
-/// Spans that were not exported.
+/// Number of spans that were not exported.
 static DROPPED: AtomicU64 = AtomicU64::new(0);
 
-/// Spans that a receiver took.
+/// Number of spans that the collector accepted.
 static EXPORTED: AtomicU64 = AtomicU64::new(0);
 
-/// Where all gateways of the process send their traces, as the variables that say so are the process's.
+/// One for all gateways of the process, because the environment variables that configure it belong to the process.
 static TRACER: OnceLock<Tracer> = OnceLock::new();
 
-/// Decides about requests, and takes what is noted of them.
+/// Samples requests and queues their traces for the exporter.
 #[derive(Debug)]
 pub struct Tracer {
     sampler: Sampler,
@@ -31,23 +31,24 @@ pub struct Tracer {
 }
 
 impl Tracer {
-    /// One that hands on what it takes; so many requests may wait.
-    pub fn new(sampler: Sampler, most_waiting: usize) -> (Tracer, mpsc::Receiver<FinishedTrace>) {
-        let (finished, receiver) = mpsc::channel(most_waiting);
-        (Tracer { sampler, sender: finished }, receiver)
+    /// Returns a tracer and the queue that it fills, which holds at most `max_queued_requests` traces.
+    pub fn new(sampler: Sampler, max_queued_requests: usize) -> (Tracer, mpsc::Receiver<FinishedTrace>) {
+        let (sender, receiver) = mpsc::channel(max_queued_requests);
+        (Tracer { sampler, sender }, receiver)
     }
 
-    /// Takes the traces of this process from now on. The first one does.
+    /// Makes this the tracer of the process. Has no effect if there is one already.
     pub fn install(self) {
         let _ = TRACER.set(self);
     }
 
-    /// The one that was installed.
+    /// The tracer of the process; `None` if traces are off.
     pub fn installed() -> Option<&'static Tracer> {
         TRACER.get()
     }
 
-    /// Begins to note a request, if it is to be traced. `parent` is the client's span, and whether the client traces it.
+    /// Starts the trace of a request if it is sampled. `parent` is the client's span and the client's sampling
+    /// decision.
     pub fn start(&'static self, trace_id: TraceId, parent: Option<(SpanId, bool)>) -> Option<Box<Trace>> {
         self.sampler.is_sampled(&trace_id, parent.map(|(_, sampled)| sampled)).then(|| {
             Box::new(Trace {
@@ -64,22 +65,22 @@ impl Tracer {
     }
 }
 
-/// Spans that nobody took in time, or that no receiver took.
+/// Number of spans that did not fit into the queue, or that the collector did not accept.
 pub fn dropped_spans() -> u64 {
     DROPPED.load(Ordering::Relaxed)
 }
 
-/// Spans that a receiver took.
+/// Number of spans that the collector accepted.
 pub fn exported_spans() -> u64 {
     EXPORTED.load(Ordering::Relaxed)
 }
 
-/// So many spans are lost.
+/// Adds to [`dropped_spans`].
 pub fn add_dropped(spans: usize) {
     DROPPED.fetch_add(spans as u64, Ordering::Relaxed);
 }
 
-/// So many spans have arrived.
+/// Adds to [`exported_spans`].
 pub fn add_exported(spans: usize) {
     EXPORTED.fetch_add(spans as u64, Ordering::Relaxed);
 }
@@ -87,15 +88,15 @@ pub fn add_exported(spans: usize) {
 /// W3C Trace Context level 1, section 3.2.2.3.
 pub type TraceId = [u8; 16];
 
-/// The same, section 3.2.2.4.
+/// W3C Trace Context level 1, section 3.2.2.4.
 pub type SpanId = [u8; 8];
 
-/// Ids must differ, not be secret.
-fn random_span_id() -> SpanId {
+/// Span ids must be unique and not zero, but need not be secret.
+pub fn random_span_id() -> SpanId {
     fastrand::u64(1..).to_be_bytes()
 }
 
-/// A traced request that goes on.
+/// The trace of a request that is being served.
 #[derive(Debug)]
 pub struct Trace {
     tracer: &'static Tracer,
@@ -108,48 +109,48 @@ pub struct Trace {
     phases: RefCell<Vec<(AuthPhase, AuthOutcome, Interval)>>,
 }
 
-/// From when to when.
+/// Start and end on the monotonic clock.
 #[derive(Clone, Copy, Debug)]
 pub struct Interval {
-    /// When it began.
+    /// Inclusive start.
     pub start: Instant,
-    /// When it ended.
+    /// Never before `start`.
     pub end: Instant,
 }
 
 impl Trace {
-    /// The span that asks the backend: the parent of the backend's own.
+    /// Id of the client span of the backend request, which is the parent of the backend's span.
     pub fn upstream_span_id(&self) -> SpanId {
         self.upstream_span_id
     }
 
-    /// Notes a step of authentication.
-    pub fn record_phase(&self, step: AuthPhase, outcome: AuthOutcome, span: Interval) {
-        self.phases.borrow_mut().push((step, outcome, span));
+    /// Records a phase of authentication.
+    pub fn record_phase(&self, phase: AuthPhase, outcome: AuthOutcome, interval: Interval) {
+        self.phases.borrow_mut().push((phase, outcome, interval));
     }
 
-    /// Notes the TLS handshake before the connection's first request.
-    pub fn record_handshake(&self, span: Interval) {
-        self.handshake_interval.set(Some(span));
+    /// Records the TLS handshake that preceded the first request of a connection.
+    pub fn record_handshake(&self, interval: Interval) {
+        self.handshake_interval.set(Some(interval));
     }
 
-    /// Notes the backend's part.
-    pub fn record_upstream(&self, span: Interval) {
-        self.upstream_interval.set(Some(span));
+    /// Records the time from sending the request to the backend to the head of its response.
+    pub fn record_upstream(&self, interval: Interval) {
+        self.upstream_interval.set(Some(interval));
     }
 
-    /// Hands on what was noted.
-    pub fn finish(self, span: Interval, said: RequestAttributes) {
+    /// Queues the trace for export, or drops it if the queue is full.
+    pub fn finish(self, interval: Interval, attributes: RequestAttributes) {
         let finished = FinishedTrace {
             trace_id: self.trace_id,
             parent_span_id: self.parent_span_id,
             span_id: self.span_id,
             upstream_span_id: self.upstream_span_id,
-            interval: span,
+            interval,
             handshake_interval: self.handshake_interval.get(),
             upstream_interval: self.upstream_interval.get(),
             phases: self.phases.into_inner(),
-            attributes: said,
+            attributes,
             clocks: (Instant::now(), SystemTime::now()),
         };
         if let Err(error) = self.tracer.sender.try_send(finished) {
@@ -158,71 +159,70 @@ impl Trace {
     }
 }
 
-/// What is said of a request.
+/// Attributes of a request's span.
 ///
-/// SECURITY: neither query nor field nor body nor key, of which only the fingerprint.
+/// SECURITY: no query, header, body or key; of a key only the fingerprint.
 #[derive(Debug)]
 pub struct RequestAttributes {
-    /// Its method.
+    /// Request method.
     pub method: String,
-    /// The route's name; empty for none.
+    /// Name of the route; empty if none matched.
     pub route: String,
-    /// The path.
+    /// Request path without the query.
     pub path: String,
-    /// The answer's status.
+    /// Status code of the response.
     pub status: u16,
-    /// Why the gateway refused it; empty if it did not.
+    /// Why the gateway rejected the request; empty if it did not.
     pub reason: &'static str,
-    /// The client's address.
+    /// Client address.
     pub client: String,
     /// `1.1` or `2`.
     pub protocol: &'static str,
-    /// Whether the client spoke TLS.
+    /// Whether the client used TLS.
     pub is_tls: bool,
-    /// Whose request it is, if that is known.
+    /// The authenticated user; `None` if unknown.
     pub user: Option<String>,
-    /// The key's fingerprint, if it was proven.
+    /// Fingerprint of the key; `None` if it was not verified.
     pub key: Option<String>,
-    /// The request's id.
+    /// The request id, as in the log.
     pub request_id: String,
-    /// The backend's address, as the configuration has it.
+    /// Address of the backend as configured; `None` if the request was not sent to one.
     pub backend: Option<String>,
-    /// Bytes of its body.
+    /// Bytes of the request body.
     pub received: u64,
-    /// Bytes of the answer's body.
+    /// Bytes of the response body.
     pub sent: u64,
 }
 
-/// A traced request that has come to its end.
+/// The trace of a request whose response has ended.
 #[derive(Debug)]
 pub struct FinishedTrace {
-    /// The trace that it belongs to.
+    /// Trace id of all its spans.
     pub trace_id: TraceId,
-    /// The client's span.
+    /// The client's span; `None` if the client sent no trace context.
     pub parent_span_id: Option<SpanId>,
-    /// Its own.
+    /// The server span of the request.
     pub span_id: SpanId,
-    /// The span that asked the backend.
+    /// The client span of the backend request.
     pub upstream_span_id: SpanId,
-    /// All of it.
+    /// From the request head to the end of the response.
     pub interval: Interval,
-    /// The TLS handshake, if it is the first on its connection.
+    /// The TLS handshake; `None` unless this is the first request of its connection.
     pub handshake_interval: Option<Interval>,
-    /// The backend's part, if it was asked.
+    /// The backend request; `None` if none was sent.
     pub upstream_interval: Option<Interval>,
-    /// Steps of authentication.
+    /// Phases of authentication, in the order in which they ended.
     pub phases: Vec<(AuthPhase, AuthOutcome, Interval)>,
-    /// What is said of it.
+    /// Attributes of the server span.
     pub attributes: RequestAttributes,
-    /// Both clocks at one moment.
+    /// The monotonic and the wall clock, read at the same moment.
     pub clocks: (Instant, SystemTime),
 }
 
 impl FinishedTrace {
-    /// How many spans it makes.
+    /// Number of spans that are exported for this trace.
     pub fn span_count(&self) -> usize {
-        1 + usize::from(self.handshake_interval.is_some())
-            + usize::from(self.upstream_interval.is_some())
-            + self.phases.len()
+        let optional = [self.handshake_interval, self.upstream_interval];
+        1 + optional.iter().flatten().count() + self.phases.len()
     }
 }

@@ -1,5 +1,5 @@
-//! Sends traces to a receiver by OTLP over HTTP, in a thread of its own. A receiver that does not answer costs spans, never
-//! a request.
+//! Exports traces by OTLP over HTTP from a dedicated thread. It knows finished traces only: if the collector does not
+//! respond, spans are dropped, and no request is delayed.
 
 mod options;
 mod wire;
@@ -19,38 +19,38 @@ use tracing::{info, warn};
 
 use crate::base::join_within::join_within;
 use crate::observability::trace::{self, FinishedTrace, Tracer};
-use crate::outbound::http_client::{FetchError, HttpClient};
+use crate::outbound::http_client::HttpClient;
 use crate::tls::TlsError;
 
 use wire::{
     ExportTraceServiceRequest, InstrumentationScope, Resource, ResourceSpans, ScopeSpans, string_attribute,
 };
 
-/// How often an export is tried that did not come through.
+/// Maximum number of attempts of an export.
 const MAX_ATTEMPTS: u32 = 3;
 
-/// How long after the first time; twice that after the second.
+/// Delay before the second attempt; doubled for each further attempt.
 const INITIAL_BACKOFF: Duration = Duration::from_millis(500);
 
-/// How long the end of the process waits for the last spans to go out.
+/// How long the end of the process waits for the last export.
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Why traces cannot be sent.
+/// Why the exporter cannot start.
 #[derive(Debug, thiserror::Error)]
 pub enum OtlpError {
-    /// A variable.
+    /// An environment variable is invalid; the message names it.
     #[error("{0}")]
     Variable(String),
-    /// The authorities to trust.
+    /// The CA certificates cannot be used.
     #[error("OTEL_EXPORTER_OTLP_CERTIFICATE cannot be used: {0}")]
     Tls(#[from] TlsError),
-    /// The thread.
-    #[error("the thread of traces cannot be started")]
+    /// The thread or its runtime cannot be started.
+    #[error("cannot start the thread that exports traces")]
     Thread(#[from] io::Error),
 }
 
-/// The thread; dropped, it sends what waits, and ends.
-#[must_use = "the last spans are lost without it"]
+/// Stops the exporter when dropped, after a last export of the queued spans.
+#[must_use = "without it the last spans are lost"]
 pub struct ExporterHandle {
     stop: Option<oneshot::Sender<()>>,
     thread: Option<JoinHandle<()>>,
@@ -63,7 +63,7 @@ impl Drop for ExporterHandle {
     }
 }
 
-/// Whether `start` would take what the standard variables hold.
+/// Validates the standard environment variables as [`start`] does. `get` reads a variable.
 pub fn check(get: impl Fn(&str) -> Option<String>) -> Result<(), OtlpError> {
     options::from_variables(get).map_err(OtlpError::Variable)?.as_ref().map(collector_client).transpose()?;
     Ok(())
@@ -74,15 +74,15 @@ fn collector_client(options: &options::OtlpOptions) -> Result<HttpClient, TlsErr
     HttpClient::new(&options.endpoint.origin, ca_file, "OTEL_EXPORTER_OTLP_CERTIFICATE", options.timeout)
 }
 
-/// Begins to send the traces of this process, if the standard variables want it.
+/// Starts to export the traces of this process; `None` if the environment variables do not enable it.
 pub fn start(get: impl Fn(&str) -> Option<String>) -> Result<Option<ExporterHandle>, OtlpError> {
     let Some(options) = options::from_variables(get).map_err(OtlpError::Variable)? else { return Ok(None) };
-    let origin = collector_client(&options)?;
-    info!(to = origin.authority(), "traces are sent");
+    let client = collector_client(&options)?;
+    info!(to = client.authority(), "exporting traces");
     let (tracer, finished) = Tracer::new(options.sampler, options.max_queued_requests);
     let attributes = options.resource.iter().map(|(key, value)| string_attribute(key, value)).collect();
     let exporter = OtlpExporter {
-        client: origin,
+        client,
         target: options.endpoint.target,
         headers: options.headers,
         resource: Resource { attributes },
@@ -90,12 +90,12 @@ pub fn start(get: impl Fn(&str) -> Option<String>) -> Result<Option<ExporterHand
         batch_delay: options.batch_delay,
         is_failing: false,
     };
-    let (stop, asked) = oneshot::channel();
+    let (stop, stop_requested) = oneshot::channel();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let thread = std::thread::Builder::new().name("traces".to_owned());
     let thread = thread.spawn(move || {
-        runtime.block_on(exporter.run(finished, asked));
-        // A name lookup that hangs is not waited for.
+        runtime.block_on(exporter.run(finished, stop_requested));
+        // Does not wait for a DNS lookup that hangs.
         runtime.shutdown_background();
     })?;
     tracer.install();
@@ -123,7 +123,7 @@ impl OtlpExporter {
             };
             let Some(first) = first else { return };
             let mut spans = wire::spans(&first);
-            let until = Instant::now() + self.batch_delay;
+            let deadline = Instant::now() + self.batch_delay;
             while spans.len() < self.max_batch_spans {
                 let next = tokio::select! {
                     biased;
@@ -131,7 +131,7 @@ impl OtlpExporter {
                         is_stopped = true;
                         break;
                     }
-                    next = timeout_at(until, finished.recv()) => next,
+                    next = timeout_at(deadline, finished.recv()) => next,
                 };
                 match next {
                     Ok(Some(next)) => spans.extend(wire::spans(&next)),
@@ -140,7 +140,7 @@ impl OtlpExporter {
             }
             self.export(spans).await;
         }
-        // What waits still goes out, once and together.
+        // Export the remaining queue in one batch.
         let mut spans = Vec::new();
         while let Ok(next) = finished.try_recv() {
             spans.extend(wire::spans(&next));
@@ -153,38 +153,32 @@ impl OtlpExporter {
     async fn export(&mut self, spans: Vec<wire::OtlpSpan>) {
         let count = spans.len();
         let body = Bytes::from(self.build_message(spans).encode_to_vec());
-        let mut pause = INITIAL_BACKOFF;
+        let mut backoff = INITIAL_BACKOFF;
         for attempt in 1..=MAX_ATTEMPTS {
             match self.client.send(self.build_request(body.clone())).await {
-                Ok(answer) if answer.status().is_success() => {
+                Ok(response) if response.status().is_success() => {
                     trace::add_exported(count);
                     if std::mem::take(&mut self.is_failing) {
-                        info!(to = self.client.authority(), "traces are taken again");
+                        info!(to = self.client.authority(), "trace export recovered");
                     }
                     return;
                 }
-                Ok(answer) if !is_retryable(answer.status()) => {
-                    return self.drop_spans(count, &format!("it answered {}", answer.status()));
+                Ok(response) if attempt == MAX_ATTEMPTS || !is_retryable(response.status()) => {
+                    return self.drop_spans(count, &format!("the collector returned {}", response.status()));
                 }
-                Ok(answer) if attempt == MAX_ATTEMPTS => {
-                    return self.drop_spans(count, &format!("it answered {}", answer.status()));
-                }
-                Err(error) if attempt == MAX_ATTEMPTS => return self.drop_spans(count, &told(&error)),
+                Err(error) if attempt == MAX_ATTEMPTS => return self.drop_spans(count, &error.to_string()),
                 Ok(_) | Err(_) => {}
             }
-            sleep(pause).await;
-            pause *= 2;
+            sleep(backoff).await;
+            backoff *= 2;
         }
     }
 
-    /// Tells it once, until it comes through again.
+    /// Counts the spans as dropped, and logs the first failure after a success.
     fn drop_spans(&mut self, count: usize, why: &str) {
         trace::add_dropped(count);
         if !std::mem::replace(&mut self.is_failing, true) {
-            warn!(
-                to = self.client.authority(),
-                why, "traces are not taken; their spans are dropped and counted"
-            );
+            warn!(to = self.client.authority(), why, "trace export failed; spans are dropped");
         }
     }
 
@@ -201,18 +195,14 @@ impl OtlpExporter {
     fn build_request(&self, body: Bytes) -> Request<Full<Bytes>> {
         let mut request = Request::new(Full::new(body));
         *request.method_mut() = http::Method::POST;
-        *request.uri_mut() = self.target.parse().expect("the options were read as a URL");
+        *request.uri_mut() = self.target.parse().expect("the options were parsed as a URL");
         request.headers_mut().clone_from(&self.headers);
         request.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/x-protobuf"));
         request
     }
 }
 
-/// OTLP/HTTP, "Failures".
+/// OTLP specification, "OTLP/HTTP Response", "Failures".
 fn is_retryable(status: StatusCode) -> bool {
     matches!(status.as_u16(), 429 | 502 | 503 | 504)
-}
-
-fn told(error: &FetchError) -> String {
-    error.to_string()
 }

@@ -1,5 +1,5 @@
-//! The standard variables (OpenTelemetry specification, "Environment Variable Specification" and "OTLP Exporter
-//! Configuration"), as far as they concern traces over OTLP/HTTP.
+//! The standard environment variables for traces over OTLP/HTTP (OpenTelemetry specification, "Environment Variable
+//! Specification" and "OTLP Exporter Configuration"). It validates them and connects to nothing.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -10,34 +10,34 @@ use crate::base::percent;
 use crate::config::url::{ResourceUrl, parse_resource};
 use crate::observability::trace::Sampler;
 
-/// Where traces go, and how.
+/// The validated environment variables.
 #[derive(Clone, Debug)]
 pub struct OtlpOptions {
-    /// The receiver.
+    /// URL of the collector.
     pub endpoint: ResourceUrl,
-    /// Fields of each request to it. SECURITY: often a credential; marked so, and never shown.
+    /// Headers of each export. SECURITY: often a credential; marked as sensitive and never shown.
     pub headers: HeaderMap,
-    /// Whom to trust instead of the system's authorities.
+    /// PEM file of CA certificates that replace the system's.
     pub ca_file: Option<PathBuf>,
-    /// What one export may take.
+    /// Timeout of an export.
     pub timeout: Duration,
     /// Which requests are traced.
     pub sampler: Sampler,
-    /// What is said of this process.
+    /// Resource attributes that describe this process.
     pub resource: Vec<(String, String)>,
-    /// Requests that may wait to be exported.
+    /// Maximum number of requests queued for export.
     pub max_queued_requests: usize,
-    /// Spans that are exported together.
+    /// Maximum number of spans per export.
     pub max_batch_spans: usize,
-    /// How long spans are gathered.
+    /// How long an export waits for further spans.
     pub batch_delay: Duration,
 }
 
-/// What the variables ask for; `None` if traces are not wanted. Nothing is exported unless an endpoint or the exporter is
-/// named: a gateway sends nothing to anybody unasked.
+/// Parses the variables. `None` if traces are off, which is the default: nothing is exported unless an endpoint or the
+/// exporter is set. An error is a message that names the variable.
 pub fn from_variables(get: impl Fn(&str) -> Option<String>) -> Result<Option<OtlpOptions>, String> {
     let get = |name: &str| get(name).map(|value| value.trim().to_owned()).filter(|value| !value.is_empty());
-    // The one of traces alone goes before the one of all signals.
+    // The variable for traces takes precedence over the one for all signals.
     let either = |name: &str| {
         get(&format!("OTEL_EXPORTER_OTLP_TRACES_{name}"))
             .or_else(|| get(&format!("OTEL_EXPORTER_OTLP_{name}")))
@@ -95,13 +95,13 @@ pub fn from_variables(get: impl Fn(&str) -> Option<String>) -> Result<Option<Otl
     }))
 }
 
-/// `key=value,key=value`, values percent-encoded (W3C Baggage).
+/// Parses `key=value,key=value`, values percent-encoded (W3C Baggage).
 fn parse_pairs(text: &str, variable: &str) -> Result<Vec<(String, String)>, String> {
-    // SECURITY: what is wrong is not shown; it may be a credential.
-    let wrong = || format!("{variable} must be key=value,key=value, values percent-encoded");
+    // SECURITY: the value is not shown, because it may be a credential.
+    let invalid = || format!("{variable} must be key=value,key=value, values percent-encoded");
     let pair = |pair: &str| {
-        let (key, value) = pair.split_once('=').ok_or_else(wrong)?;
-        let value = percent::decode(value.trim()).ok_or_else(wrong)?.into_owned();
+        let (key, value) = pair.split_once('=').ok_or_else(invalid)?;
+        let value = percent::decode(value.trim()).ok_or_else(invalid)?.into_owned();
         Ok((key.trim().to_owned(), value))
     };
     text.split(',').map(str::trim).filter(|part| !part.is_empty()).map(pair).collect()
@@ -114,7 +114,7 @@ fn parse_headers(text: &str) -> Result<HeaderMap, String> {
         let name = HeaderName::from_bytes(name.as_bytes());
         let value = HeaderValue::from_str(&value);
         let (Ok(name), Ok(mut value)) = (name, value) else {
-            return Err(format!("{VARIABLE} holds what no header field can"));
+            return Err(format!("{VARIABLE} has an invalid header name or value"));
         };
         value.set_sensitive(true);
         map.append(name, value);
@@ -124,9 +124,9 @@ fn parse_headers(text: &str) -> Result<HeaderMap, String> {
 
 fn resource_attributes(service: Option<String>, text: &str) -> Result<Vec<(String, String)>, String> {
     let mut attributes = parse_pairs(text, "OTEL_RESOURCE_ATTRIBUTES")?;
-    let given = attributes.iter().position(|(key, _)| key == "service.name");
-    let given = given.map(|at| attributes.remove(at).1);
-    let name = service.or(given).unwrap_or_else(|| env!("CARGO_PKG_NAME").to_owned());
+    let from_attributes = attributes.iter().position(|(key, _)| key == "service.name");
+    let from_attributes = from_attributes.map(|at| attributes.remove(at).1);
+    let name = service.or(from_attributes).unwrap_or_else(|| env!("CARGO_PKG_NAME").to_owned());
     attributes.push(("service.name".to_owned(), name));
     if !attributes.iter().any(|(key, _)| key == "service.version") {
         attributes.push(("service.version".to_owned(), env!("CARGO_PKG_VERSION").to_owned()));
@@ -144,17 +144,17 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_sent_unasked() {
+    fn nothing_is_exported_by_default() {
         assert!(options_from(&[]).expect("valid").is_none());
         let endpoint = ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://collector:4318");
         assert!(options_from(&[endpoint, ("OTEL_SDK_DISABLED", "true")]).expect("valid").is_none());
         assert!(options_from(&[endpoint, ("OTEL_TRACES_EXPORTER", "none")]).expect("valid").is_none());
-        let by_name = options_from(&[("OTEL_TRACES_EXPORTER", "otlp")]).expect("valid").expect("wanted");
+        let by_name = options_from(&[("OTEL_TRACES_EXPORTER", "otlp")]).expect("valid").expect("enabled");
         assert_eq!((by_name.endpoint.origin.port, by_name.endpoint.target.as_str()), (4318, "/v1/traces"));
     }
 
     #[test]
-    fn the_variables_of_traces_go_before_those_of_all_signals() {
+    fn variables_for_traces_take_precedence() {
         let options = options_from(&[
             ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://all:4318/base/"),
             ("OTEL_EXPORTER_OTLP_TIMEOUT", "100"),
@@ -163,20 +163,20 @@ mod tests {
             ("OTEL_SERVICE_NAME", "gateway-of-sales"),
             ("OTEL_RESOURCE_ATTRIBUTES", "service.name=other,deployment.environment=prod"),
         ]);
-        let options = options.expect("valid").expect("wanted");
+        let options = options.expect("valid").expect("enabled");
         assert_eq!(options.endpoint.target, "/base/v1/traces");
         assert_eq!(options.timeout, Duration::from_millis(200));
         assert_eq!(options.headers["authorization"], "Basic abc");
         assert!(!format!("{options:?}").contains("abc"), "a credential is not shown");
-        let of_key = |key: &str| {
+        let attribute = |key: &str| {
             options.resource.iter().find(|(known, _)| known == key).map(|(_, value)| value.as_str())
         };
-        assert_eq!(of_key("service.name"), Some("gateway-of-sales"));
-        assert_eq!(of_key("deployment.environment"), Some("prod"));
+        assert_eq!(attribute("service.name"), Some("gateway-of-sales"));
+        assert_eq!(attribute("deployment.environment"), Some("prod"));
     }
 
     #[test]
-    fn what_is_wrong_is_said() {
+    fn an_invalid_variable_is_named_without_its_value() {
         let endpoint = ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://collector:4318");
         for (name, value) in [
             ("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc"),

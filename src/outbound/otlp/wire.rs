@@ -1,12 +1,12 @@
-//! What of OTLP 1.x is spoken here (opentelemetry/proto/trace/v1/trace.proto and what it names), and how a finished request
-//! is said in it.
+//! The messages of OTLP 1.x that the exporter needs (opentelemetry/proto/trace/v1/trace.proto and its imports), and the
+//! conversion of a finished trace into them. It sends nothing.
 
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use prost::Message;
 
 use crate::observability::metrics::AuthOutcome;
-use crate::observability::trace::{FinishedTrace, Interval as Between, SpanId};
+use crate::observability::trace::{FinishedTrace, Interval, SpanId, random_span_id};
 
 #[derive(Clone, PartialEq, Message)]
 pub struct ExportTraceServiceRequest {
@@ -99,7 +99,7 @@ const SPAN_KIND_SERVER: i32 = 2;
 const SPAN_KIND_CLIENT: i32 = 3;
 const STATUS_CODE_ERROR: i32 = 2;
 
-/// An attribute that is a text.
+/// An attribute with a string value.
 pub fn string_attribute(key: &str, value: impl Into<String>) -> KeyValue {
     let value = Some(AnyValue { value: Some(AttributeValue::Text(value.into())) });
     KeyValue { key: key.to_owned(), value }
@@ -110,58 +110,54 @@ fn int_attribute(key: &str, value: u64) -> KeyValue {
     KeyValue { key: key.to_owned(), value: Some(AnyValue { value: Some(AttributeValue::Number(value)) }) }
 }
 
-/// Makes spans of one request.
+/// Builds the spans of one trace.
 struct SpanBuilder<'a> {
     trace: &'a FinishedTrace,
     spans: Vec<OtlpSpan>,
 }
 
-/// The spans of a request, the request's own first.
-pub fn spans(of: &FinishedTrace) -> Vec<OtlpSpan> {
-    let mut maker = SpanBuilder { trace: of, spans: Vec::with_capacity(of.span_count()) };
-    maker.add_request_span();
-    if let Some(between) = of.handshake_interval {
-        maker.add_child_span("tls handshake", SPAN_KIND_INTERNAL, random(), between, vec![], None);
+/// Converts a trace into spans; the first is the server span of the request.
+pub fn spans(trace: &FinishedTrace) -> Vec<OtlpSpan> {
+    let mut builder = SpanBuilder { trace, spans: Vec::with_capacity(trace.span_count()) };
+    builder.add_request_span();
+    if let Some(interval) = trace.handshake_interval {
+        builder.add_internal_span("tls handshake", interval, vec![], None);
     }
-    for (step, outcome, between) in &of.phases {
-        let attributes = vec![string_attribute("timbr.outcome", outcome.word())];
-        let error = (*outcome != AuthOutcome::Ok).then(|| outcome.word());
-        maker.add_child_span(step.word(), SPAN_KIND_INTERNAL, random(), *between, attributes, error);
+    for (phase, outcome, interval) in &trace.phases {
+        let attributes = vec![string_attribute("timbr.outcome", outcome.as_str())];
+        let error = (*outcome != AuthOutcome::Ok).then(|| outcome.as_str());
+        builder.add_internal_span(phase.as_str(), *interval, attributes, error);
     }
-    if let Some(between) = of.upstream_interval {
-        maker.add_upstream_span(between);
+    if let Some(interval) = trace.upstream_interval {
+        builder.add_upstream_span(interval);
     }
-    maker.spans
-}
-
-fn random() -> SpanId {
-    fastrand::u64(1..).to_be_bytes()
+    builder.spans
 }
 
 impl SpanBuilder<'_> {
     fn add_request_span(&mut self) {
-        let said = &self.trace.attributes;
+        let request = &self.trace.attributes;
         let mut attributes = vec![
-            string_attribute("http.request.method", &said.method),
-            string_attribute("url.path", &said.path),
-            string_attribute("url.scheme", if said.is_tls { "https" } else { "http" }),
-            int_attribute("http.response.status_code", said.status.into()),
-            string_attribute("client.address", &said.client),
-            string_attribute("network.protocol.version", said.protocol),
-            int_attribute("http.request.body.size", said.received),
-            int_attribute("http.response.body.size", said.sent),
-            string_attribute("timbr.request_id", &said.request_id),
+            string_attribute("http.request.method", &request.method),
+            string_attribute("url.path", &request.path),
+            string_attribute("url.scheme", if request.is_tls { "https" } else { "http" }),
+            int_attribute("http.response.status_code", request.status.into()),
+            string_attribute("client.address", &request.client),
+            string_attribute("network.protocol.version", request.protocol),
+            int_attribute("http.request.body.size", request.received),
+            int_attribute("http.response.body.size", request.sent),
+            string_attribute("timbr.request_id", &request.request_id),
         ];
-        let route = (!said.route.is_empty()).then(|| string_attribute("http.route", &said.route));
-        let error = (!said.reason.is_empty()).then(|| string_attribute("error.type", said.reason));
-        let user = said.user.as_ref().map(|user| string_attribute("enduser.id", user));
-        let key = said.key.as_ref().map(|key| string_attribute("timbr.key.fingerprint", key));
+        let route = (!request.route.is_empty()).then(|| string_attribute("http.route", &request.route));
+        let error = (!request.reason.is_empty()).then(|| string_attribute("error.type", request.reason));
+        let user = request.user.as_ref().map(|user| string_attribute("enduser.id", user));
+        let key = request.key.as_ref().map(|key| string_attribute("timbr.key.fingerprint", key));
         attributes.extend(route.into_iter().chain(error).chain(user).chain(key));
-        let name = format!("{} {}", said.method, said.route);
+        let name = format!("{} {}", request.method, request.route);
         self.spans.push(OtlpSpan {
             parent_span_id: self.trace.parent_span_id.map(Vec::from).unwrap_or_default(),
-            // A client's own mistake is no error of a server's span.
-            status: (said.status >= 500).then_some(SpanStatus { code: STATUS_CODE_ERROR }),
+            // A client error is not an error of a server span (semantic conventions for HTTP spans).
+            status: (request.status >= 500).then_some(SpanStatus { code: STATUS_CODE_ERROR }),
             ..self.build_span(
                 name.trim_end(),
                 SPAN_KIND_SERVER,
@@ -172,25 +168,35 @@ impl SpanBuilder<'_> {
         });
     }
 
-    fn add_upstream_span(&mut self, between: Between) {
-        let said = &self.trace.attributes;
-        let mut attributes = vec![string_attribute("http.request.method", &said.method)];
-        if let Some(server) = &said.backend {
-            let (host, port) = server.rsplit_once(':').unwrap_or((server, ""));
+    fn add_internal_span(
+        &mut self,
+        name: &str,
+        interval: Interval,
+        attributes: Vec<KeyValue>,
+        error: Option<&str>,
+    ) {
+        self.add_child_span(name, SPAN_KIND_INTERNAL, random_span_id(), interval, attributes, error);
+    }
+
+    fn add_upstream_span(&mut self, interval: Interval) {
+        let request = &self.trace.attributes;
+        let mut attributes = vec![string_attribute("http.request.method", &request.method)];
+        if let Some(address) = &request.backend {
+            let (host, port) = address.rsplit_once(':').unwrap_or((address, ""));
             attributes.push(string_attribute("server.address", host));
             attributes.extend(port.parse().ok().map(|port: u64| int_attribute("server.port", port)));
         }
-        let failed = said.reason.starts_with("upstream_").then_some(said.reason);
-        if failed.is_none() {
-            attributes.push(int_attribute("http.response.status_code", said.status.into()));
+        let error = request.reason.starts_with("upstream_").then_some(request.reason);
+        if error.is_none() {
+            attributes.push(int_attribute("http.response.status_code", request.status.into()));
         }
         self.add_child_span(
-            &said.method,
+            &request.method,
             SPAN_KIND_CLIENT,
             self.trace.upstream_span_id,
-            between,
+            interval,
             attributes,
-            failed,
+            error,
         );
     }
 
@@ -199,7 +205,7 @@ impl SpanBuilder<'_> {
         name: &str,
         kind: i32,
         id: SpanId,
-        between: Between,
+        interval: Interval,
         mut attributes: Vec<KeyValue>,
         error: Option<&str>,
     ) {
@@ -207,7 +213,7 @@ impl SpanBuilder<'_> {
         self.spans.push(OtlpSpan {
             parent_span_id: self.trace.span_id.to_vec(),
             status: error.map(|_| SpanStatus { code: STATUS_CODE_ERROR }),
-            ..self.build_span(name, kind, id, between, attributes)
+            ..self.build_span(name, kind, id, interval, attributes)
         });
     }
 
@@ -216,7 +222,7 @@ impl SpanBuilder<'_> {
         name: &str,
         kind: i32,
         id: SpanId,
-        at: Between,
+        interval: Interval,
         attributes: Vec<KeyValue>,
     ) -> OtlpSpan {
         OtlpSpan {
@@ -225,15 +231,15 @@ impl SpanBuilder<'_> {
             parent_span_id: Vec::new(),
             name: name.to_owned(),
             kind,
-            start_time_unix_nano: unix_nanos(at.start, self.trace.clocks),
-            end_time_unix_nano: unix_nanos(at.end, self.trace.clocks),
+            start_time_unix_nano: unix_nanos(interval.start, self.trace.clocks),
+            end_time_unix_nano: unix_nanos(interval.end, self.trace.clocks),
             attributes,
             status: None,
         }
     }
 }
 
-/// A moment that the monotonic clock told, on the wall clock.
+/// Converts an instant of the monotonic clock into Unix time in nanoseconds, using both clocks at one moment.
 fn unix_nanos(at: Instant, (instant, wall): (Instant, SystemTime)) -> u64 {
     let wall = wall - instant.saturating_duration_since(at);
     u64::try_from(wall.duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos()).unwrap_or(u64::MAX)

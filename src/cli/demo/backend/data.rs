@@ -1,4 +1,4 @@
-//! The ontologies of the demo.
+//! The fixed data of the demo backend.
 
 use serde_json::{Value, json};
 
@@ -11,13 +11,13 @@ pub struct DemoConcept {
 }
 
 impl DemoConcept {
-    /// The rows as lists of values.
+    /// The rows, each with one value per column.
     pub fn rows(&self) -> Vec<Vec<Value>> {
         serde_json::from_value((self.rows)()).expect("rows are lists")
     }
 }
 
-/// Everything that can be asked for.
+/// All concepts, grouped by ontology.
 pub const CONCEPTS: &[DemoConcept] = &[
     DemoConcept {
         ontology: "sales",

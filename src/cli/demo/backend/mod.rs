@@ -1,4 +1,4 @@
-//! The HTTP side of the demo's backend.
+//! An HTTP server that responds like a Timbr platform, with fixed data.
 
 mod data;
 mod sql;
@@ -26,18 +26,18 @@ use tokio::task::LocalSet;
 
 use crate::cli::demo::backend::data::{CONCEPTS, ontologies};
 
-/// A key that the backend itself knows, as a platform's user would have one.
+/// A key issued by the backend itself, as a user of the platform has one.
 pub const PLATFORM_KEY: &str = "tk_demo0platform0key";
 
-/// More than a query needs.
+/// Maximum size of a request body.
 const MAX_BODY_BYTES: usize = 1024 * 1024;
 
-/// A backend that runs on a thread of its own until the process ends.
+/// A backend that runs in a thread until the process exits.
 pub struct DemoBackend {
     address: SocketAddr,
 }
 
-/// Is told of each request that has arrived from somebody known, and as whom.
+/// Called with method, path and user of each authenticated request.
 type RequestObserver = Box<dyn Fn(&str) + Send>;
 
 struct DemoState {
@@ -45,16 +45,16 @@ struct DemoState {
     results: HashMap<String, Value>,
 }
 
-/// A status and the JSON that goes with it.
+/// Status code and JSON body.
 type DemoResponse = (StatusCode, Value);
 
 impl DemoBackend {
-    /// Listens there.
-    pub fn start(address: SocketAddr, arrived: impl Fn(&str) + Send + 'static) -> io::Result<DemoBackend> {
+    /// Binds `address` and starts the thread.
+    pub fn start(address: SocketAddr, on_request: impl Fn(&str) + Send + 'static) -> io::Result<DemoBackend> {
         let listener = std::net::TcpListener::bind(address)?;
         listener.set_nonblocking(true)?;
         let address = listener.local_addr()?;
-        let state = DemoState { on_request: Box::new(arrived), results: HashMap::new() };
+        let state = DemoState { on_request: Box::new(on_request), results: HashMap::new() };
         let state = Arc::new(Mutex::new(state));
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let serving = move || LocalSet::new().block_on(&runtime, serve(listener, state));
@@ -62,7 +62,7 @@ impl DemoBackend {
         Ok(DemoBackend { address })
     }
 
-    /// Where it listens.
+    /// The bound address.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
@@ -72,11 +72,11 @@ async fn serve(listener: std::net::TcpListener, state: Arc<Mutex<DemoState>>) {
     let Ok(listener) = TcpListener::from_std(listener) else { return };
     while let Ok((stream, _)) = listener.accept().await {
         let state = Arc::clone(&state);
-        let answer = service_fn(move |request: Request<Incoming>| {
+        let service = service_fn(move |request: Request<Incoming>| {
             let state = Arc::clone(&state);
             async move { Ok::<_, Infallible>(respond(request, &state).await) }
         });
-        tokio::task::spawn_local(http1::Builder::new().serve_connection(TokioIo::new(stream), answer));
+        tokio::task::spawn_local(http1::Builder::new().serve_connection(TokioIo::new(stream), service));
     }
 }
 
@@ -85,23 +85,23 @@ async fn respond(request: Request<Incoming>, state: &Mutex<DemoState>) -> Respon
     let body =
         Limited::new(body, MAX_BODY_BYTES).collect().await.map(Collected::to_bytes).unwrap_or_default();
     let mut state = state.lock();
-    let (status, answer) = match authenticate(&head) {
+    let (status, body) = match authenticate(&head) {
         Some(user) => {
             (state.on_request)(&format!("{} {} as {user}", head.method, head.uri.path()));
             route(&head, &body, &mut state.results)
         }
         None => error(StatusCode::UNAUTHORIZED, "unknown token"),
     };
-    let mut response = Response::new(Full::new(Bytes::from(answer.to_string())));
+    let mut response = Response::new(Full::new(Bytes::from(body.to_string())));
     *response.status_mut() = status;
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     response
 }
 
-/// The backend trusts the gateway's word about the user, as a sidecar's backend on the loopback address may.
+/// Trusts the user name sent by the gateway, as the backend of a sidecar on the loopback address may.
 fn authenticate(head: &Parts) -> Option<String> {
-    let field = |name| head.headers.get(name).and_then(|value| value.to_str().ok());
-    match (field("x-forwarded-user"), field("x-api-key")) {
+    let header = |name| head.headers.get(name).and_then(|value| value.to_str().ok());
+    match (header("x-forwarded-user"), header("x-api-key")) {
         (Some(user), Some(_)) => Some(user.to_owned()),
         (None, Some(PLATFORM_KEY)) => Some("platform-user".to_owned()),
         _ => None,
@@ -140,7 +140,7 @@ fn route(head: &Parts, body: &[u8], results: &mut HashMap<String, Value>) -> Dem
                     (StatusCode::ACCEPTED, json!({"status": "running", "response_id": id}))
                 }
                 Ok(rows) => (StatusCode::OK, rows.into()),
-                Err(sentence) => error(StatusCode::BAD_REQUEST, &sentence),
+                Err(message) => error(StatusCode::BAD_REQUEST, &message),
             }
         }
         (&Method::GET, ["openapi", "get-async-results", id]) => match results.remove(*id) {
@@ -148,24 +148,24 @@ fn route(head: &Parts, body: &[u8], results: &mut HashMap<String, Value>) -> Dem
                 StatusCode::OK,
                 json!({"status": "completed", "response": rows, "original_status_code": 200}),
             ),
-            None => error(StatusCode::NOT_FOUND, "no such result, or fetched already"),
+            None => error(StatusCode::NOT_FOUND, "unknown result, or already fetched"),
         },
-        _ => error(StatusCode::NOT_FOUND, "the demo's backend does not know this endpoint"),
+        _ => error(StatusCode::NOT_FOUND, "unknown endpoint of the demo backend"),
     }
 }
 
 fn query_response(rows: Result<Vec<Value>, String>) -> DemoResponse {
     match rows {
         Ok(rows) => success(rows.into()),
-        Err(sentence) => error(StatusCode::BAD_REQUEST, &sentence),
+        Err(message) => error(StatusCode::BAD_REQUEST, &message),
     }
 }
 
-#[allow(clippy::needless_pass_by_value, reason = "callers make the value for this")]
+#[allow(clippy::needless_pass_by_value, reason = "callers construct the value for this call")]
 fn success(data: Value) -> DemoResponse {
     (StatusCode::OK, json!({"status": "success", "data": data}))
 }
 
-fn error(status: StatusCode, sentence: &str) -> DemoResponse {
-    (status, json!({"status": "error", "data": sentence}))
+fn error(status: StatusCode, message: &str) -> DemoResponse {
+    (status, json!({"status": "error", "data": message}))
 }

@@ -1,13 +1,13 @@
-//! As much SQL as a first look needs: `SELECT * | columns FROM [dtimbr.]concept [LIMIT n]`, and `SELECT 1`, by which clients
-//! and `doctor` ask whether anybody is there.
+//! A subset of SQL: `SELECT * | columns FROM [dtimbr.]concept [LIMIT n]`, and `SELECT 1`, which clients and `doctor`
+//! send as a connection test.
 
 use serde_json::{Map, Value, json};
 
 use crate::cli::demo::backend::data::{CONCEPTS, DemoConcept};
 
-/// The rows as objects, or a sentence about what is not understood.
+/// Returns the rows as objects, or an error message for the client.
 pub fn run(ontology: &str, sql: &str) -> Result<Vec<Value>, String> {
-    const FORM: &str = "this demo understands SELECT * | columns FROM concept [LIMIT n]";
+    const USAGE: &str = "the demo supports SELECT * | columns FROM concept [LIMIT n]";
     let sql = sql.trim().trim_end_matches(';').replace(',', " , ");
     let words: Vec<&str> = sql.split_whitespace().collect();
     if let [select, number] = words[..]
@@ -17,23 +17,23 @@ pub fn run(ontology: &str, sql: &str) -> Result<Vec<Value>, String> {
         return Ok(vec![json!({ number.to_string(): number })]);
     }
     let is = |at: usize, word: &str| words.get(at).is_some_and(|found| found.eq_ignore_ascii_case(word));
-    let from = (1..words.len()).find(|at| is(*at, "from")).filter(|_| is(0, "select")).ok_or(FORM)?;
+    let from = (1..words.len()).find(|at| is(*at, "from")).filter(|_| is(0, "select")).ok_or(USAGE)?;
     let columns: Vec<&str> = words[1..from].iter().copied().filter(|word| *word != ",").collect();
-    let concept = concept(ontology, words.get(from + 1).ok_or(FORM)?)?;
+    let concept = concept(ontology, words.get(from + 1).ok_or(USAGE)?)?;
     let limit = match words.len() - (from + 2) {
         0 => usize::MAX,
-        2 if is(from + 2, "limit") => words[from + 3].parse().map_err(|_| FORM)?,
-        _ => return Err(FORM.to_owned()),
+        2 if is(from + 2, "limit") => words[from + 3].parse().map_err(|_| USAGE)?,
+        _ => return Err(USAGE.to_owned()),
     };
     select(concept, &columns, limit)
 }
 
 fn concept(ontology: &str, name: &str) -> Result<&'static DemoConcept, String> {
     let name = name.rsplit('.').next().unwrap_or(name).trim_matches(['"', '`']);
-    let found = CONCEPTS.iter().find(|concept| concept.ontology == ontology && concept.name == name);
-    found.ok_or_else(|| {
+    let concept = CONCEPTS.iter().find(|concept| concept.ontology == ontology && concept.name == name);
+    concept.ok_or_else(|| {
         let all: Vec<_> = CONCEPTS.iter().map(|c| format!("{}.{}", c.ontology, c.name)).collect();
-        format!("there is no concept {name} in the ontology {ontology}; there are {}", all.join(", "))
+        format!("unknown concept {name} in the ontology {ontology}; known concepts: {}", all.join(", "))
     })
 }
 
@@ -61,15 +61,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn rows_come_as_objects() {
-        let rows = run("sales", "select name, country from dtimbr.customer limit 1;").expect("understood");
+    fn rows_are_objects() {
+        let rows = run("sales", "select name, country from dtimbr.customer limit 1;").expect("supported");
         assert_eq!(rows, [serde_json::json!({"name": "Ada Lovelace", "country": "United Kingdom"})]);
-        assert_eq!(run("sales", "SELECT 1").expect("understood"), [serde_json::json!({"1": 1})]);
-        assert_eq!(run("logistics", "SELECT * FROM warehouse").expect("understood").len(), 3);
+        assert_eq!(run("sales", "SELECT 1").expect("supported"), [serde_json::json!({"1": 1})]);
+        assert_eq!(run("logistics", "SELECT * FROM warehouse").expect("supported").len(), 3);
     }
 
     #[test]
-    fn what_is_not_understood_is_said() {
+    fn unsupported_queries_are_errors() {
         for sql in
             ["", "select", "select *", "select * from", "drop table x", "select * from customer limit x"]
         {
