@@ -42,9 +42,9 @@ struct QueueState {
     slots_in_use: usize,
     /// The sum over all callers.
     waiting: usize,
-    /// The waiting requests of each caller, in the order of their arrival. No entry is empty.
+    /// The waiting requests of each caller, the oldest first. No entry is empty.
     by_caller: HashMap<u64, VecDeque<Waiter>, IdentityHasher>,
-    /// The callers in `by_caller`, in the order in which they are served.
+    /// The callers in `by_caller`; the next one to be served is first.
     round_robin: VecDeque<u64>,
     next_id: u64,
 }
@@ -254,15 +254,15 @@ mod tests {
         assert!(queue.try_slot().is_none());
         let mut requests: Vec<_> =
             [1, 1, 1, 1, 1, 2, 2].map(|caller| QueuedRequest::new(caller, &queue)).into();
-        let mut order = Vec::new();
-        while order.len() < 7 {
+        let mut served_callers = Vec::new();
+        while served_callers.len() < 7 {
             drop(slot);
             let served = requests.iter_mut().find_map(|request| Some((request.caller, request.result()?)));
             let (caller, result) = served.expect("a request is served");
-            order.push(caller);
+            served_callers.push(caller);
             slot = result.expect("a slot");
         }
-        assert_eq!(order, [1, 2, 1, 2, 1, 1, 1]);
+        assert_eq!(served_callers, [1, 2, 1, 2, 1, 1, 1]);
         drop(slot);
         assert!(queue.try_slot().is_some(), "the slot is free again");
         let state = queue.state.lock();

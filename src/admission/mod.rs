@@ -167,7 +167,7 @@ pub fn network(address: IpAddr) -> (u8, u64) {
 
 /// A count for each key. Keys are hashes under a random secret of this process.
 ///
-/// SECURITY: without the secret, a client could choose a name whose hash collides with another client's, and use up
+/// SECURITY: without the secret, a client could choose a name whose hash collides with that of a different client, and use up
 /// that client's limit.
 #[derive(Debug, Default)]
 struct KeyedCounts {

@@ -261,7 +261,7 @@ pub(super) fn prepare(store: PersistentStore, options: &StoreOptions) -> (Driver
     (handle, PreparedDriver { store, commands, availability })
 }
 
-/// The running thread. It ends when all [`DriverHandle`]s have been dropped.
+/// The running thread. It ends when the [`super::Store`] has been dropped.
 pub struct RunningDriver {
     thread: JoinHandle<()>,
     ended: Option<oneshot::Receiver<()>>,

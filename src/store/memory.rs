@@ -22,10 +22,10 @@ pub struct MemoryStore {
     tokens: DashMap<TokenId, Arc<TokenRecord>, IdentityHasher>,
     /// The token that each login receives. In effect a set, as a map because its elements must be replaceable.
     logins: DashMap<RecordByLogin, (), IdentityHasher>,
-    /// The order of insertion. If all tokens are minted here, it is also the order of expiry, as all have the same
-    /// lifetime. A token from another replica may expire before older entries; its entry then stays until it is the
+    /// The tokens by insertion. If all are minted here, they expire in the same sequence, as all have the same
+    /// lifetime. A token from a different replica may expire before older entries; its entry then stays until it is the
     /// oldest.
-    order: Mutex<MintOrder>,
+    eviction_queue: Mutex<EvictionQueue>,
     limits: AtomicTokenLimits,
     clock: Clock,
 }
@@ -55,7 +55,7 @@ impl Hash for RecordByLogin {
 }
 
 #[derive(Debug, Default)]
-struct MintOrder {
+struct EvictionQueue {
     /// The oldest first. Removed tokens keep their entry until it is the oldest, or until a walk removes it.
     ids: VecDeque<TokenId>,
     /// Insertions since the last walk over all entries.
@@ -75,7 +75,7 @@ impl MemoryStore {
         MemoryStore {
             tokens: DashMap::with_hasher_and_shard_amount(IdentityHasher::default(), SHARD_COUNT),
             logins: DashMap::with_hasher_and_shard_amount(IdentityHasher::default(), SHARD_COUNT),
-            order: Mutex::default(),
+            eviction_queue: Mutex::default(),
             limits: AtomicTokenLimits::new(limits),
             clock,
         }
@@ -89,9 +89,9 @@ impl MemoryStore {
     /// Replaces the limits. Existing tokens keep their expiry; the new idle lifetime applies to them too.
     pub fn set_limits(&self, limits: TokenLimits) {
         self.limits.set(limits);
-        let mut order = self.order.lock();
-        if order.ids.len() > limits.max {
-            self.evict_down_to(&mut order, limits.max);
+        let mut queue = self.eviction_queue.lock();
+        if queue.ids.len() > limits.max {
+            self.evict_down_to(&mut queue, limits.max);
         }
     }
 
@@ -131,7 +131,7 @@ impl MemoryStore {
         record.expires.since(self.clock.now()) >= self.limits.ttl() / 10
     }
 
-    /// Inserts a token for the login and returns its seed. If another thread was faster, returns the seed of the token
+    /// Inserts a token for the login and returns its seed. If a different thread was faster, returns the seed of the token
     /// that it inserted. `record` is called with the current time and the expiry.
     pub fn insert(
         &self,
@@ -141,44 +141,44 @@ impl MemoryStore {
         id_of: impl Fn(&Seed) -> TokenId,
     ) -> Seed {
         // The lock serializes minting; lookups never take it.
-        let mut order = self.order.lock();
+        let mut queue = self.eviction_queue.lock();
         if let Some(other) = self.find_seed(&login, &id_of) {
             return other;
         }
         let now = self.clock.now();
-        let record = self.insert_locked(&mut order, id_of(&seed), record(now, now.after(self.limits.ttl())));
+        let record = self.insert_locked(&mut queue, id_of(&seed), record(now, now.after(self.limits.ttl())));
         self.set_current(&record);
         seed
     }
 
     /// Inserts a token that its login receives from now on.
     pub fn insert_minted(&self, id: TokenId, record: TokenRecord) {
-        let mut order = self.order.lock();
-        let record = self.insert_locked(&mut order, id, record);
+        let mut queue = self.eviction_queue.lock();
+        let record = self.insert_locked(&mut queue, id, record);
         self.set_current(&record);
     }
 
     /// Inserts a token minted at some earlier time. If its login has a different token, which may be newer, the login
     /// keeps receiving that one.
     pub fn insert_fetched(&self, id: TokenId, record: TokenRecord) -> Arc<TokenRecord> {
-        let mut order = self.order.lock();
+        let mut queue = self.eviction_queue.lock();
         let has_other = self.current_token(&record.login).is_some_and(|current| current.seed != record.seed);
-        let record = self.insert_locked(&mut order, id, record);
+        let record = self.insert_locked(&mut queue, id, record);
         if !has_other {
             self.set_current(&record);
         }
         record
     }
 
-    fn insert_locked(&self, order: &mut MintOrder, id: TokenId, record: TokenRecord) -> Arc<TokenRecord> {
-        order.mints_since_walk = order.mints_since_walk.saturating_add(1);
+    fn insert_locked(&self, queue: &mut EvictionQueue, id: TokenId, record: TokenRecord) -> Arc<TokenRecord> {
+        queue.mints_since_walk = queue.mints_since_walk.saturating_add(1);
         let max = self.limits.max();
-        if order.ids.len() >= max {
-            self.evict_down_to(order, max - 1);
+        if queue.ids.len() >= max {
+            self.evict_down_to(queue, max - 1);
         }
         let record = Arc::new(record);
         if self.tokens.insert(id, Arc::clone(&record)).is_none() {
-            order.ids.push_back(id);
+            queue.ids.push_back(id);
         }
         record
     }
@@ -205,7 +205,7 @@ impl MemoryStore {
         }
     }
 
-    /// Removes one token. Its entry in the order stays until it is the oldest.
+    /// Removes one token. Its entry in the eviction queue stays until it is the oldest.
     pub fn remove(&self, id: &TokenId) {
         if let Some((_, record)) = self.tokens.remove(id) {
             self.remove_login_of(&record);
@@ -260,29 +260,29 @@ impl MemoryStore {
     /// Removes at most a hundred expired tokens, so that minting never waits long for the lock. False when none is
     /// left.
     fn evict_expired_batch(&self, now: Tick) -> bool {
-        let mut order = self.order.lock();
+        let mut queue = self.eviction_queue.lock();
         for _ in 0..100 {
-            let Some(id) = order.ids.front() else { return false };
+            let Some(id) = queue.ids.front() else { return false };
             let is_live = self.tokens.get(id).is_some_and(|record| self.is_live(&record, now));
             if is_live {
                 return false;
             }
-            self.evict_oldest(&mut order);
+            self.evict_oldest(&mut queue);
         }
         true
     }
 
     /// Evicts expired tokens, and then the oldest live ones, until at most `max` are left.
-    fn evict_down_to(&self, order: &mut MintOrder, max: usize) {
+    fn evict_down_to(&self, queue: &mut EvictionQueue, max: usize) {
         let now = self.clock.now();
-        // Only the idle lifetime makes tokens expire out of order, so only then is a walk needed. Between two walks,
+        // Only the idle lifetime makes tokens expire in a different sequence, so only then is a walk needed. Between two walks,
         // a token that has just become idle may outlive an older one that is in use: otherwise a client that mints at
         // the maximum again and again would cause a walk each time.
         if self.limits.idle_ttl().is_some()
-            && order.mints_since_walk.saturating_mul(MAX_VISITS_PER_MINT) >= self.limits.max()
+            && queue.mints_since_walk.saturating_mul(MAX_VISITS_PER_MINT) >= self.limits.max()
         {
-            order.mints_since_walk = 0;
-            order.ids.retain(|id| {
+            queue.mints_since_walk = 0;
+            queue.ids.retain(|id| {
                 let is_live = self.tokens.get(id).is_some_and(|record| self.is_live(&record, now));
                 if !is_live {
                     self.remove(id);
@@ -290,13 +290,13 @@ impl MemoryStore {
                 is_live
             });
         }
-        while order.ids.len() > max {
-            self.evict_oldest(order);
+        while queue.ids.len() > max {
+            self.evict_oldest(queue);
         }
     }
 
-    fn evict_oldest(&self, order: &mut MintOrder) {
-        if let Some(id) = order.ids.pop_front() {
+    fn evict_oldest(&self, queue: &mut EvictionQueue) {
+        if let Some(id) = queue.ids.pop_front() {
             self.remove(&id);
         }
     }
@@ -429,7 +429,7 @@ mod tests {
         let (store, _) = store(Some(HOUR / 4), 160);
         let walks = (0..=255_u8).map(|n| {
             insert(&store, n, n);
-            store.order.lock().mints_since_walk == 0
+            store.eviction_queue.lock().mints_since_walk == 0
         });
         // The first walk is when the store is full; then one every ten mints.
         assert_eq!(walks.filter(|walked| *walked).count(), 10);
@@ -449,7 +449,7 @@ mod tests {
         clock.advance(HOUR / 2);
         store.sweep();
         assert_eq!(store.len(), 56);
-        assert!(store.logins.len() == 56 && store.order.lock().ids.len() == 56);
+        assert!(store.logins.len() == 56 && store.eviction_queue.lock().ids.len() == 56);
     }
 
     #[test]
@@ -467,7 +467,7 @@ mod tests {
         clock.advance(HOUR);
         store.sweep();
         assert!(store.is_empty() && store.logins.is_empty());
-        assert!(store.order.lock().ids.is_empty());
+        assert!(store.eviction_queue.lock().ids.is_empty());
     }
 
     #[test]
@@ -487,7 +487,7 @@ mod tests {
         fetch(4, 2);
         fetch(4, 2);
         assert_eq!(insert(&store, 2, 5), [4; 20]);
-        assert_eq!(store.order.lock().ids.len(), 3, "fetched twice, it has one entry");
+        assert_eq!(store.eviction_queue.lock().ids.len(), 3, "fetched twice, it has one entry");
     }
 
     #[test]

@@ -105,7 +105,7 @@ pub struct CredentialFailure {
     pub bucket: u64,
 }
 
-/// Called with each failure that another replica reports.
+/// Called with each failure that a different replica reports.
 pub type OnFailure = Box<dyn Fn(CredentialFailure) + Send>;
 
 impl Store {

@@ -46,7 +46,7 @@ impl SaltUsageCounter {
         }
     }
 
-    /// The usage of each of these salts, in their order.
+    /// The usage of each of these salts, in the same sequence.
     pub fn usage_of(&self, salts: &[u8], now: Timestamp) -> Vec<SaltUsage> {
         let since = now.before(USAGE_WINDOW);
         let by_salt = self.by_salt.lock();

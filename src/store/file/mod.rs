@@ -262,7 +262,7 @@ impl OpenFileStore {
                     mints.push(PendingMint { token, seed, id, reply });
                 }
                 other => {
-                    // Commands take effect in the order of their arrival.
+                    // Commands take effect in sequence.
                     self.mint(std::mem::take(&mut mints))?;
                     self.run(other)?;
                 }

@@ -80,7 +80,7 @@ impl OpenFileStore {
             let (mut tokens, mut logins) = (write.open_table(TOKENS)?, write.open_table(LOGINS)?);
             for (_, (token_name, login_name)) in &revoked {
                 tokens.remove(&token_name.0)?;
-                // If the login has a newer token, it receives yet another one next time, which does no harm.
+                // If the login has a newer token, it receives a third one next time, which does no harm.
                 logins.remove(&login_name.0)?;
             }
         }

@@ -56,7 +56,7 @@ impl ConnectionLike for RedisConnection {
 }
 
 impl RedisConnection {
-    /// Executes independent commands, and returns their results in order.
+    /// Executes independent commands, and returns one result for each.
     pub async fn query_all<T: FromRedisValue>(
         &mut self,
         commands: impl Iterator<Item = Cmd>,
