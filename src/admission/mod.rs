@@ -1,6 +1,6 @@
-//! How much may go on at once: connections and requests, altogether and of one client.
+//! Limits on concurrent connections and requests, in total and per client.
 //!
-//! Shared by all workers. Places are given back when dropped, so nothing is counted twice or forgotten.
+//! All workers share the counts. A permit releases its count when dropped. This module knows neither sockets nor HTTP.
 
 mod fair_queue;
 
@@ -18,57 +18,52 @@ use crate::observability::metrics::{CloseCause, Metrics};
 pub use fair_queue::QueueError;
 use fair_queue::{FairQueue, Slot};
 
-/// The counts and their limits.
+/// Grants permits for connections and requests.
 #[derive(Debug)]
 pub struct Admission {
     limits: LimitOptions,
     metrics: Arc<Metrics>,
     connections: Arc<KeyedCounts>,
     requests: Arc<KeyedCounts>,
-    /// What goes to the backends at once, if that is limited.
+    /// `None`: the number of concurrent requests to the backends is unlimited.
     fair_queue: Option<Arc<FairQueue>>,
 }
 
-/// A request too many.
+/// The limit that a request would exceed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LimitExceeded {
-    /// Of everybody together.
+    /// `limits.requests`, over all callers.
     Total,
-    /// Of this caller.
+    /// `limits.requests_per_identity`.
     Caller,
 }
 
 impl Admission {
-    /// Nothing goes on.
+    /// All counts are zero.
     pub fn new(limits: LimitOptions, metrics: Arc<Metrics>) -> Admission {
         let fair_queue = limits.queue.map(|limits| FairQueue::new(limits, Arc::clone(&metrics)));
         Admission { limits, metrics, connections: Arc::default(), requests: Arc::default(), fair_queue }
     }
 
-    /// The same counts by other limits. Turns by other limits begin anew: what is at the backends already is not counted
-    /// among them.
+    /// The same counts with new limits. If the limits of the fair queue change, the new queue starts empty: it does
+    /// not count requests that are already at the backends.
     pub fn with_limits(&self, limits: LimitOptions) -> Admission {
-        let turns = if limits.queue == self.limits.queue {
-            self.fair_queue.clone()
-        } else {
-            limits.queue.map(|limits| FairQueue::new(limits, Arc::clone(&self.metrics)))
-        };
-        Admission {
-            limits,
-            metrics: Arc::clone(&self.metrics),
-            connections: Arc::clone(&self.connections),
-            requests: Arc::clone(&self.requests),
-            fair_queue: turns,
+        let mut admission = Admission::new(limits, Arc::clone(&self.metrics));
+        admission.connections = Arc::clone(&self.connections);
+        admission.requests = Arc::clone(&self.requests);
+        if admission.limits.queue == self.limits.queue {
+            admission.fair_queue.clone_from(&self.fair_queue);
         }
+        admission
     }
 
-    /// What is counted.
+    /// The metrics that hold the totals of connections and requests.
     pub fn metrics(&self) -> &Arc<Metrics> {
         &self.metrics
     }
 
-    /// A place for a connection; `is_shared` says that many clients come from this address, as from a proxy's. `None`:
-    /// there is none left, and that was counted.
+    /// A permit for a connection, or `None` if a limit is reached, which it records in the metrics. `is_shared` says
+    /// that many clients use this address, such as a proxy's; then no limit per address applies.
     pub fn admit_connection(
         self: &Arc<Admission>,
         address: IpAddr,
@@ -81,30 +76,31 @@ impl Admission {
             self.metrics.record_connection_end(CloseCause::AddressLimit);
             return None;
         }
-        let place = ConnectionPermit { admission: Arc::clone(self), network };
+        let permit = ConnectionPermit { admission: Arc::clone(self), network };
         let before = self.metrics.connections.inc();
         if usize::try_from(before).is_ok_and(|before| before >= self.limits.connections) {
             self.metrics.record_connection_end(CloseCause::ConnectionsLimit);
             return None;
         }
-        Some(place)
+        Some(permit)
     }
 
-    /// A place for a request.
+    /// A permit for a request, which counts toward the total only: see [`RequestPermit::count_for`].
     pub fn admit_request(self: &Arc<Admission>) -> Result<RequestPermit, LimitExceeded> {
-        let place = RequestPermit { admission: Arc::clone(self), caller: None, slot: None };
+        let permit = RequestPermit { admission: Arc::clone(self), caller: None, slot: None };
         let before = self.metrics.requests_in_flight.inc();
         if usize::try_from(before).is_ok_and(|before| before >= self.limits.requests) {
             return Err(LimitExceeded::Total);
         }
-        Ok(place)
+        Ok(permit)
     }
 }
 
-/// A connection's place.
+/// The right to keep one connection open. Dropping it releases the counts.
 #[derive(Debug)]
 pub struct ConnectionPermit {
     admission: Arc<Admission>,
+    /// `None`: no limit per address applies.
     network: Option<u64>,
 }
 
@@ -117,16 +113,17 @@ impl Drop for ConnectionPermit {
     }
 }
 
-/// A request's place.
+/// The right to process one request. Dropping it releases the counts and the slot.
 #[derive(Debug)]
 pub struct RequestPermit {
     admission: Arc<Admission>,
+    /// The hash of the identity; `None` before [`RequestPermit::count_for`].
     caller: Option<u64>,
     slot: Option<Slot>,
 }
 
 impl RequestPermit {
-    /// Counts the request as the caller's, who is known now.
+    /// Counts the request toward the limit of its caller, once the identity is proven.
     pub fn count_for(&mut self, caller: &impl Hash) -> Result<(), LimitExceeded> {
         let counts = &self.admission.requests;
         let caller = counts.hash_key(caller);
@@ -137,13 +134,14 @@ impl RequestPermit {
         Ok(())
     }
 
-    /// Waits until the request may be sent to the backend, in the queue of its caller.
+    /// Waits until the request may be sent to the backend, behind the other requests of the same caller. The permit holds
+    /// the slot until it is dropped.
     pub async fn wait_for_slot(&mut self) -> Result<(), QueueError> {
-        let Some(turns) = &self.admission.fair_queue else { return Ok(()) };
-        self.slot = turns.try_slot();
+        let Some(fair_queue) = &self.admission.fair_queue else { return Ok(()) };
+        self.slot = fair_queue.try_slot();
         if self.slot.is_none() {
-            // Boxed, as it is rare and every request would need as much memory.
-            self.slot = Some(Box::pin(turns.wait_for_slot(self.caller.unwrap_or_default())).await?);
+            // Boxed because it is rare, and otherwise every request would need the memory of this future.
+            self.slot = Some(Box::pin(fair_queue.wait_for_slot(self.caller.unwrap_or_default())).await?);
         }
         Ok(())
     }
@@ -158,7 +156,8 @@ impl Drop for RequestPermit {
     }
 }
 
-/// The addresses that one client has at its disposal: of IPv6 a whole /64.
+/// The unit in which addresses are counted: an IPv4 address, or an IPv6 /64 network, as one client can use every
+/// address in it.
 pub fn network(address: IpAddr) -> (u8, u64) {
     match address.to_canonical() {
         IpAddr::V4(address) => (4, u64::from(address.to_bits())),
@@ -166,22 +165,26 @@ pub fn network(address: IpAddr) -> (u8, u64) {
     }
 }
 
-/// How many there are of each. Keys are hashes under a secret of the process, so that nobody can choose whose count
-/// his own falls together with.
+/// A count for each key. Keys are hashes under a random secret of this process.
+///
+/// SECURITY: without the secret, a client could choose a name whose hash collides with that of a different client, and use up
+/// that client's limit.
 #[derive(Debug, Default)]
 struct KeyedCounts {
     hasher: RandomState,
+    /// No count is zero.
     counts: DashMap<u64, usize, IdentityHasher>,
 }
 
 impl KeyedCounts {
-    fn hash_key(&self, of: &impl Hash) -> u64 {
-        self.hasher.hash_one(of)
+    fn hash_key(&self, key: &impl Hash) -> u64 {
+        self.hasher.hash_one(key)
     }
 
-    fn try_increment(&self, key: u64, most: usize) -> bool {
+    /// Increments the count of `key` unless it has reached `max`.
+    fn try_increment(&self, key: u64, max: usize) -> bool {
         match self.counts.entry(key) {
-            Entry::Occupied(entry) if *entry.get() >= most => false,
+            Entry::Occupied(entry) if *entry.get() >= max => false,
             Entry::Occupied(mut entry) => {
                 *entry.get_mut() += 1;
                 true
@@ -218,14 +221,18 @@ mod tests {
         Arc::new(Admission::new(limits, Arc::default()))
     }
 
+    fn connect(admission: &Arc<Admission>, address: &str) -> Option<ConnectionPermit> {
+        admission.admit_connection(address.parse().expect("an address"), false)
+    }
+
     #[test]
-    fn an_address_and_all_together_have_so_many_connections() {
+    fn connections_are_limited_per_address_and_in_total() {
         let admission = admission();
-        let connect = |address: &str| admission.admit_connection(address.parse().expect("an address"), false);
+        let connect = |address: &str| connect(&admission, address);
         let (first, _second) = (connect("10.0.0.1"), connect("::ffff:10.0.0.1"));
         assert!(first.is_some() && connect("10.0.0.1").is_none());
         let other = connect("2001:db8::1");
-        assert!(other.is_some() && connect("10.0.0.3").is_none(), "three are all");
+        assert!(other.is_some() && connect("10.0.0.3").is_none(), "the total is three");
         drop(first);
         assert!(connect("10.0.0.1").is_some());
         drop(other);
@@ -235,34 +242,31 @@ mod tests {
     }
 
     #[test]
-    fn a_caller_and_all_together_have_so_many_requests() {
+    fn requests_are_limited_per_caller_and_in_total() {
         let admission = admission();
         let request = |caller: &str| {
-            let mut place = admission.admit_request()?;
-            place.count_for(&caller).map(|()| place)
+            let mut permit = admission.admit_request()?;
+            permit.count_for(&caller).map(|()| permit)
         };
-        let mine = (request("a").expect("a place"), request("a").expect("a place"));
+        let both = (request("a").expect("a permit"), request("a").expect("a permit"));
         assert_eq!(request("a").expect_err("too many"), LimitExceeded::Caller);
-        let _others = request("b").expect("a place");
+        let _other = request("b").expect("a permit");
         assert_eq!(request("c").expect_err("too many"), LimitExceeded::Total);
-        drop(mine);
+        drop(both);
         assert!(request("a").is_ok());
         assert_eq!(admission.metrics().requests_in_flight.get(), 1);
-        assert_eq!(admission.requests.counts.len(), 1, "who has none is forgotten");
+        assert_eq!(admission.requests.counts.len(), 1, "counts of zero are removed");
     }
 
     #[test]
-    fn other_limits_count_on_from_where_the_old_ones_were() {
+    fn new_limits_keep_the_counts() {
         let old = admission();
-        let connect = |admission: &Arc<Admission>| {
-            admission.admit_connection("10.0.0.1".parse().expect("an address"), false)
-        };
-        let (one, two) = (connect(&old), connect(&old));
-        assert!(one.is_some() && two.is_some() && connect(&old).is_none());
+        let (one, two) = (connect(&old, "10.0.0.1"), connect(&old, "10.0.0.1"));
+        assert!(one.is_some() && two.is_some() && connect(&old, "10.0.0.1").is_none());
         let limits = LimitOptions { connections: 9, connections_per_address: 3, ..LimitOptions::unlimited() };
         let new = Arc::new(old.with_limits(limits));
-        let third = connect(&new);
-        assert!(third.is_some() && connect(&new).is_none());
+        let third = connect(&new, "10.0.0.1");
+        assert!(third.is_some() && connect(&new, "10.0.0.1").is_none());
         drop((one, two, third));
         assert_eq!((new.metrics().connections.get(), new.connections.counts.len()), (0, 0));
     }

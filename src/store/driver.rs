@@ -1,7 +1,8 @@
-//! The thread that drives what is behind the memory, and how workers speak with it.
+//! The thread that owns the persistent store, and how workers send it commands.
 //!
-//! Workers are threads of their own; connections and files are not theirs. They send a command and wait for its answer, no
-//! longer than `store.timeout`, and not at all while the store is known not to answer.
+//! Workers are separate threads, and connections and files belong to the store's thread. A worker sends a command and
+//! waits for the reply at most for `store.timeout` per step, and not at all while the store is known to be
+//! unavailable.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -26,42 +27,45 @@ use crate::store::{
     TokenId, TokenListing, TokenRecord, Unavailable,
 };
 
-/// More commands than that waiting is a store that does not keep up: further ones are refused at once.
+/// If more commands are waiting, the store is overloaded, and further commands fail immediately.
 const MAX_QUEUED_COMMANDS: usize = 4096;
 
-/// What operators ask for may take longer than what requests do: it looks at all tokens.
+/// Admin commands may take longer than requests because they read all tokens.
 const ADMIN_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Steps that making a token takes at most, each of which may take `store.timeout`. One that does not is the last one.
+/// The maximum number of steps of a command, each of which may take `store.timeout`.
 const MAX_STEPS: u32 = 8;
 
-/// A request of a process that has just started waits for the first connection, but not forever.
+/// The maximum time that requests wait for the first connection after the start of the process.
 const FIRST_CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Where an answer goes.
+/// The minimum for `store.timeout` where the store is a file: only logins wait for the disk, which may be slow.
+const MIN_FILE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Receives the result of a command.
 pub(super) type ReplySender<T> = oneshot::Sender<Result<T, Unavailable>>;
 
-/// What the thread is asked for.
+/// A command for the store's thread.
 pub(super) enum Command {
     Fetch { id: TokenId, salt: u8, reply: ReplySender<Option<Arc<TokenRecord>>> },
     Mint { token: NewToken, seed: Seed, id: TokenId, reply: ReplySender<Seed> },
     SetUpstreamKey { id: TokenId, key: Secret, reply: ReplySender<()> },
-    Revoke { what: Revocation, reply: ReplySender<()> },
+    Revoke { revocation: Revocation, reply: ReplySender<()> },
     List { filter: TokenFilter, reply: ReplySender<TokenListing> },
     SaltUsage { reply: ReplySender<Vec<SaltUsage>> },
     RecordSaltUse { salt: u8, user: UserName },
-    Failure(CredentialFailure),
+    PublishFailure(CredentialFailure),
 }
 
-/// Whether the store answers, as all threads see it.
+/// The state of the store, as all threads share it: is it available, and are the tokens in memory up to date?
 #[derive(Debug)]
 pub(super) struct Availability {
     up: AtomicBool,
-    /// Until this tick what is known here may be believed.
+    /// Until this tick the tokens in memory may be used.
     fresh_until: AtomicU64,
-    /// Whether the first attempt to reach it has come to an end.
+    /// True if the first attempt to connect has finished, with or without success.
     connect_attempted: watch::Sender<bool>,
-    /// Somebody waited in vain: the store should be looked at before its time.
+    /// A command timed out: the store should be checked before the next heartbeat is due.
     check_request: Notify,
     max_stale: Duration,
 }
@@ -77,42 +81,41 @@ impl Availability {
         }
     }
 
-    /// Whether what is known here may be believed.
+    /// True if the tokens in memory may be used: the store has reported all changes within `store.max_stale`.
     pub(super) fn is_fresh(&self, now: Tick) -> bool {
         now.raw() <= self.fresh_until.load(Ordering::Relaxed)
     }
 
-    /// The store has just told all that is new.
+    /// The store has just reported all changes.
     pub(super) fn mark_fresh(&self, now: Tick) {
         self.fresh_until.store(now.after(self.max_stale).raw(), Ordering::Relaxed);
         self.up.store(true, Ordering::Release);
         self.mark_attempted();
     }
 
-    /// What is known here is all there is, so it can always be believed.
+    /// The memory holds all tokens, so they can always be used.
     pub(super) fn mark_authoritative(&self) {
         self.fresh_until.store(u64::MAX, Ordering::Relaxed);
         self.up.store(true, Ordering::Release);
         self.mark_attempted();
     }
 
-    /// The store does not answer.
+    /// The store is unavailable.
     pub(super) fn mark_down(&self) {
         self.up.store(false, Ordering::Release);
         self.mark_attempted();
     }
 
     fn mark_attempted(&self) {
-        self.connect_attempted.send_if_modified(|tried| !std::mem::replace(tried, true));
+        self.connect_attempted.send_if_modified(|attempted| !std::mem::replace(attempted, true));
     }
 
-    /// Whether the store answers, as far as is known. A process that has just started finds out first: its clients come
-    /// with tokens that it does not know yet.
+    /// True if the store is available, as far as is known. Just after the start it waits for the first connection,
+    /// because clients send tokens that this process has not seen yet.
     async fn is_available(&self) -> bool {
         if !self.is_up() && !*self.connect_attempted.borrow() {
-            let _ =
-                timeout(FIRST_CONNECT_TIMEOUT, self.connect_attempted.subscribe().wait_for(|tried| *tried))
-                    .await;
+            let mut attempted = self.connect_attempted.subscribe();
+            let _ = timeout(FIRST_CONNECT_TIMEOUT, attempted.wait_for(|attempted| *attempted)).await;
         }
         self.is_up()
     }
@@ -121,173 +124,151 @@ impl Availability {
         self.up.load(Ordering::Acquire)
     }
 
-    /// Somebody has waited in vain.
+    /// Requests a check of the store, as a command has timed out.
     pub(super) fn request_check(&self) {
         self.check_request.notify_one();
     }
 
-    /// Waits until somebody has waited in vain.
+    /// Waits for a request to check the store.
     pub(super) async fn check_requested(&self) {
         self.check_request.notified().await;
     }
 }
 
-/// The workers' end.
+/// Sends commands to the store's thread. Shared by all workers.
 pub(super) struct DriverHandle {
     sender: mpsc::Sender<Command>,
     pub(super) availability: Arc<Availability>,
+    /// For one step of a command.
     timeout: Duration,
 }
 
+type ReplyReceiver<T> = oneshot::Receiver<Result<T, Unavailable>>;
+
 impl DriverHandle {
     pub(super) async fn fetch(&self, id: TokenId, salt: u8) -> Result<Option<Arc<TokenRecord>>, Unavailable> {
-        self.request(1, |reply| Command::Fetch { id, salt, reply }).await
+        self.request(self.timeout, |reply| Command::Fetch { id, salt, reply }).await
     }
 
-    /// `permit` is taken while the command is sent: what ends the token, if anything, is sent after it.
+    /// Holds the permit while it sends the command: an invalidation of the token is sent later, and so is executed
+    /// later.
     pub(super) async fn mint<P>(
         &self,
         token: &NewToken,
         seed: Seed,
         id: TokenId,
-        permit: impl FnOnce() -> Option<P>,
+        try_permit: impl FnOnce() -> Option<P>,
     ) -> Result<Seed, Unavailable> {
         if !self.availability.is_available().await {
             return Err(Unavailable);
         }
-        let answer = {
-            let Some(_permit) = permit() else { return Err(Unavailable) };
+        let reply = {
+            let Some(_permit) = try_permit() else { return Err(Unavailable) };
             self.send(|reply| Command::Mint { token: token.clone(), seed, id, reply })?
         };
-        self.await_reply(MAX_STEPS, answer).await
+        self.await_reply(self.timeout * MAX_STEPS, reply).await
     }
 
     pub(super) async fn set_upstream_key(&self, id: TokenId, key: Secret) -> Result<(), Unavailable> {
-        self.request(MAX_STEPS, |reply| Command::SetUpstreamKey { id, key, reply }).await
+        self.request(self.timeout * MAX_STEPS, |reply| Command::SetUpstreamKey { id, key, reply }).await
     }
 
-    pub(super) async fn revoke(&self, what: Revocation) -> Result<(), Unavailable> {
-        // Also while the store does not answer: here it ends at once.
-        await_admin_reply(self.send(|reply| Command::Revoke { what, reply })?).await
+    /// Sends the command even while the store is unavailable: at this replica the revocation takes effect in any case.
+    pub(super) async fn revoke(&self, revocation: Revocation) -> Result<(), Unavailable> {
+        let reply = self.send(|reply| Command::Revoke { revocation, reply })?;
+        self.await_reply(ADMIN_TIMEOUT, reply).await
     }
 
-    /// Ends tokens without waiting for it.
-    pub(super) fn revoke_in_background(&self, what: Revocation) {
-        if self.send(|reply| Command::Revoke { what, reply }).is_err() {
-            error!("tokens were ended here, but the token store could not be told: revoke them again");
+    /// Revokes tokens without waiting for the store.
+    pub(super) fn revoke_in_background(&self, revocation: Revocation) {
+        if self.send(|reply| Command::Revoke { revocation, reply }).is_err() {
+            error!(
+                "cannot send a revocation to the token store, so it is in effect at this gateway only: revoke the \
+                 tokens again"
+            );
         }
     }
 
     pub(super) async fn list(&self, filter: TokenFilter) -> Result<TokenListing, Unavailable> {
-        self.request_admin(|reply| Command::List { filter, reply }).await
+        self.request(ADMIN_TIMEOUT, |reply| Command::List { filter, reply }).await
     }
 
     pub(super) async fn salt_usage(&self) -> Result<Vec<SaltUsage>, Unavailable> {
-        self.request_admin(|reply| Command::SaltUsage { reply }).await
+        self.request(ADMIN_TIMEOUT, |reply| Command::SaltUsage { reply }).await
     }
 
+    /// If the queue is full, the next use is recorded instead.
     pub(super) fn record_salt_use(&self, salt: u8, user: &UserName) {
-        // One that does not get through is told again with the next use.
         let _ = self.sender.try_send(Command::RecordSaltUse { salt, user: user.clone() });
     }
 
+    /// If the queue is full, the failure counts at this replica only.
     pub(super) fn publish_failure(&self, failure: CredentialFailure) {
-        // One that does not get through was counted here all the same.
-        let _ = self.sender.try_send(Command::Failure(failure));
+        let _ = self.sender.try_send(Command::PublishFailure(failure));
     }
 
-    /// SECURITY: no answer in time is no answer. Who asks is told so, and lets nobody in.
     async fn request<T>(
         &self,
-        steps: u32,
+        limit: Duration,
         command: impl FnOnce(ReplySender<T>) -> Command,
     ) -> Result<T, Unavailable> {
         if !self.availability.is_available().await {
             return Err(Unavailable);
         }
-        let answer = self.send(command)?;
-        self.await_reply(steps, answer).await
+        let reply = self.send(command)?;
+        self.await_reply(limit, reply).await
     }
 
-    async fn await_reply<T>(
-        &self,
-        steps: u32,
-        answer: oneshot::Receiver<Result<T, Unavailable>>,
-    ) -> Result<T, Unavailable> {
-        timeout(self.timeout * steps, answer).await.map_or_else(
-            |_| {
-                self.availability.request_check();
-                Err(Unavailable)
-            },
-            |answer| answer.unwrap_or(Err(Unavailable)),
-        )
-    }
-
-    async fn request_admin<T>(
-        &self,
-        command: impl FnOnce(ReplySender<T>) -> Command,
-    ) -> Result<T, Unavailable> {
-        if !self.availability.is_available().await {
+    /// SECURITY: without a reply in time the store counts as unavailable, so the client is not let in.
+    async fn await_reply<T>(&self, limit: Duration, reply: ReplyReceiver<T>) -> Result<T, Unavailable> {
+        let Ok(reply) = timeout(limit, reply).await else {
+            self.availability.request_check();
             return Err(Unavailable);
-        }
-        await_admin_reply(self.send(command)?).await
+        };
+        reply.unwrap_or(Err(Unavailable))
     }
 
     fn send<T>(
         &self,
         command: impl FnOnce(ReplySender<T>) -> Command,
-    ) -> Result<oneshot::Receiver<Result<T, Unavailable>>, Unavailable> {
-        let (reply, answer) = oneshot::channel();
-        self.sender.try_send(command(reply)).map_err(|_| Unavailable)?;
-        Ok(answer)
+    ) -> Result<ReplyReceiver<T>, Unavailable> {
+        let (sender, receiver) = oneshot::channel();
+        self.sender.try_send(command(sender)).map_err(|_| Unavailable)?;
+        Ok(receiver)
     }
 }
 
-async fn await_admin_reply<T>(answer: oneshot::Receiver<Result<T, Unavailable>>) -> Result<T, Unavailable> {
-    timeout(ADMIN_TIMEOUT, answer).await.map_or(Err(Unavailable), |answer| answer.unwrap_or(Err(Unavailable)))
-}
-
-/// What can be behind the memory.
+/// A store that outlives the process.
 pub(super) enum PersistentStore {
     File(FileStore),
     Redis(Box<RedisStore>),
 }
 
-/// A thread that is yet to be started.
+/// A thread that has not been started yet.
 pub(super) struct PreparedDriver {
     store: PersistentStore,
     commands: mpsc::Receiver<Command>,
     availability: Arc<Availability>,
 }
 
-/// The two ends of what is behind the memory.
-pub(super) fn prepare(behind: PersistentStore, options: &StoreOptions) -> (DriverHandle, PreparedDriver) {
+/// The handle for the workers, and the thread to start later.
+pub(super) fn prepare(store: PersistentStore, options: &StoreOptions) -> (DriverHandle, PreparedDriver) {
     let (sender, commands) = mpsc::channel(MAX_QUEUED_COMMANDS);
-    let link = Arc::new(Availability::new(options.max_stale));
-    // A disk may take its time: nothing waits for it but a login.
-    let timeout = if matches!(options.kind, StoreKind::File(_)) {
-        file_timeout(options.timeout)
-    } else {
-        options.timeout
-    };
-    (
-        DriverHandle { sender, availability: Arc::clone(&link), timeout },
-        PreparedDriver { store: behind, commands, availability: link },
-    )
+    let availability = Arc::new(Availability::new(options.max_stale));
+    let is_file = matches!(options.kind, StoreKind::File(_));
+    let timeout = if is_file { options.timeout.max(MIN_FILE_TIMEOUT) } else { options.timeout };
+    let handle = DriverHandle { sender, availability: Arc::clone(&availability), timeout };
+    (handle, PreparedDriver { store, commands, availability })
 }
 
-fn file_timeout(timeout: Duration) -> Duration {
-    timeout.max(Duration::from_secs(5))
-}
-
-/// The thread, which ends when nobody can ask it anything any more.
+/// The running thread. It ends when the [`super::Store`] has been dropped.
 pub struct RunningDriver {
     thread: JoinHandle<()>,
     ended: Option<oneshot::Receiver<()>>,
 }
 
 impl RunningDriver {
-    /// Waits for the thread's end, which comes only by a defect while there is a [`super::Store`].
+    /// Waits for the end of the thread, which is a defect while there is a [`super::Store`].
     pub async fn wait_until_ended(&mut self) {
         if let Some(ended) = self.ended.take() {
             let _ = ended.await;
@@ -296,34 +277,37 @@ impl RunningDriver {
         }
     }
 
-    /// Waits until all is written that was still to be written, but not forever.
-    pub fn join_within(self, patience: Duration) -> bool {
-        join_within(self.thread, patience).is_some_and(|ended| ended.is_ok())
+    /// Waits for the deferred writes and the end of the thread. False if that takes longer than `limit`, or it
+    /// panicked.
+    pub fn join_within(self, limit: Duration) -> bool {
+        join_within(self.thread, limit).is_some_and(|ended| ended.is_ok())
     }
 }
 
 impl PreparedDriver {
+    /// Opens a file, or starts to connect to Redis. `up` is 1 while the store is available.
     pub(super) fn start(self, up: Gauge, on_failure: OnFailure) -> Result<RunningDriver, StoreStartError> {
-        let PreparedDriver { store: behind, commands, availability: link } = self;
-        let (farewell, ended) = oneshot::channel();
+        let PreparedDriver { store, commands, availability } = self;
+        // Dropped at the end of the thread, even after a panic.
+        let (ended_sender, ended) = oneshot::channel::<()>();
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()
             .map_err(StoreStartError::Thread)?;
         let builder = std::thread::Builder::new().name("store".to_owned());
-        let thread = match behind {
+        let thread = match store {
             PersistentStore::File(store) => {
-                let opened = store.open().map_err(StoreStartError::File)?;
-                link.mark_authoritative();
+                let store = store.open().map_err(StoreStartError::File)?;
+                availability.mark_authoritative();
                 up.set(1);
                 builder.spawn(move || {
-                    let _farewell = farewell;
-                    runtime.block_on(opened.serve(commands, up));
+                    let _ended_sender = ended_sender;
+                    runtime.block_on(store.serve(commands, up));
                 })
             }
             PersistentStore::Redis(store) => builder.spawn(move || {
-                let _farewell = farewell;
-                LocalSet::new().block_on(&runtime, store.serve(commands, link, up, on_failure));
+                let _ended_sender = ended_sender;
+                LocalSet::new().block_on(&runtime, store.serve(commands, availability, up, on_failure));
             }),
         };
         Ok(RunningDriver { thread: thread.map_err(StoreStartError::Thread)?, ended: Some(ended) })

@@ -1,8 +1,10 @@
-//! What is kept outside of this process, unreadable there: names are keyed hashes, values are sealed.
+//! The keys that protect what leaves this process: record names are keyed hashes, values are sealed.
 //!
-//! SECURITY: all keys are derived from the salts, each for one purpose. What a salt made can be found and opened by who has
-//! that salt, and by nobody else: neither a dump of the store nor the right to write to it yields a token, a name or a
-//! password, or makes one. A value is sealed for its place, so that it cannot be moved to another.
+//! It knows neither the format of a value nor where it is stored.
+//!
+//! SECURITY: all keys are derived from the salts, one for each purpose. Only a holder of the salt that made a record
+//! can find and open it. A dump of the store, or the right to write to it, yields no token, user name or password,
+//! and cannot forge one. A value is bound to the name of its record, so it cannot be moved to a different one.
 
 use std::fmt;
 
@@ -18,11 +20,14 @@ use crate::base::secret::Secret;
 use crate::base::user_name::UserName;
 use crate::store::{LoginId, TokenId};
 
-/// The key that `salt` gives for one purpose. `salt` is a Fernet key, as the configuration has checked.
+/// The number of the first salt in the configuration, which makes new tokens.
+pub const PRIMARY_SALT: u8 = 0;
+
+/// Derives a key from `salt` for one purpose. `salt` is a Fernet key, which the configuration has validated.
 pub fn derive_key(salt: &Secret, purpose: &str) -> Zeroizing<[u8; 32]> {
-    // The bytes, not the text: the same salt may be written with or without padding.
+    // The decoded bytes, because the same salt may be written with or without padding.
     let bytes = URL_SAFE_NO_PAD.decode(salt.expose().trim_end_matches('=')).map(Zeroizing::new);
-    let root = hmac::Key::new(HMAC_SHA256, &bytes.expect("the configuration checked the salts"));
+    let root = hmac::Key::new(HMAC_SHA256, &bytes.expect("the configuration has validated the salts"));
     hmac_tag(&root, &[purpose.as_bytes()])
 }
 
@@ -31,7 +36,7 @@ fn hmac_tag(key: &hmac::Key, parts: &[&[u8]]) -> Zeroizing<[u8; 32]> {
     Zeroizing::new(tag.as_ref().try_into().expect("SHA-256 has 32 bytes"))
 }
 
-/// The name under which something is kept.
+/// The name of a record in the store: a keyed hash.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct RecordName(pub [u8; 16]);
 
@@ -41,7 +46,7 @@ impl fmt::Display for RecordName {
     }
 }
 
-/// The keys of all salts, the primary one's first.
+/// The keys of all salts; the number of a salt is its index.
 pub struct StoreKeys(Vec<SaltKeys>);
 
 struct SaltKeys {
@@ -51,70 +56,71 @@ struct SaltKeys {
 }
 
 impl StoreKeys {
-    /// `salts` are Fernet keys; there is at least one.
+    /// `salts` are Fernet keys; there is at least one, and the primary one is first.
     pub fn new(salts: &[Secret]) -> StoreKeys {
-        let of = |salt: &Secret| SaltKeys {
+        let derive = |salt: &Secret| SaltKeys {
             index_key: hmac::Key::new(HMAC_SHA256, &*derive_key(salt, "timbr-gateway store index 1")),
             seal_key: LessSafeKey::new(
                 UnboundKey::new(&AES_256_GCM_SIV, &*derive_key(salt, "timbr-gateway store seal 1"))
-                    .expect("the key has its 32 bytes"),
+                    .expect("the key has 32 bytes"),
             ),
             salt_name: salt_name(salt),
         };
-        StoreKeys(salts.iter().map(of).collect())
+        StoreKeys(salts.iter().map(derive).collect())
     }
 
-    /// Names of the salts, as [`salt_name`] gives them.
+    /// The [name](salt_name) of each salt.
     pub fn salt_names(&self) -> impl Iterator<Item = &str> {
         self.0.iter().map(|keys| keys.salt_name.as_str())
     }
 
-    /// Where a token is kept that the salt with this number made.
+    /// The record name of a token that this salt made.
     pub fn token_name(&self, salt: u8, id: &TokenId) -> RecordName {
-        self.record_name(usize::from(salt), &[b"token", id.bytes()])
+        self.record_name(salt, &[b"token", id.bytes()])
     }
 
-    /// Where a login's seed is kept.
+    /// The record name of a login.
     pub fn login_name(&self, login: &LoginId) -> RecordName {
-        self.record_name(0, &[b"login", &login.0])
+        self.record_name(PRIMARY_SALT, &[b"login", &login.0])
     }
 
-    /// A user, to be counted and not to be read.
+    /// A pseudonym for a user, which can be counted but not read.
     pub fn hashed_user(&self, user: &UserName) -> RecordName {
-        self.record_name(0, &[b"user", user.as_str().as_bytes()])
+        self.record_name(PRIMARY_SALT, &[b"user", user.as_str().as_bytes()])
     }
 
-    fn record_name(&self, salt: usize, parts: &[&[u8]]) -> RecordName {
-        RecordName(hmac_tag(&self.0[salt].index_key, parts)[..16].try_into().expect("a tag has 32 bytes"))
+    fn record_name(&self, salt: u8, parts: &[&[u8]]) -> RecordName {
+        let tag = hmac_tag(&self.0[usize::from(salt)].index_key, parts);
+        RecordName(tag[..16].try_into().expect("a tag has 32 bytes"))
     }
 
-    /// Seals `text` for `place` with the salt of this number.
-    pub fn seal(&self, salt: u8, place: &[u8], text: &[u8]) -> Vec<u8> {
+    /// Seals `plaintext` with the key of this salt: nonce, ciphertext, tag. Only the same `context` opens it.
+    pub fn seal(&self, salt: u8, context: &[u8], plaintext: &[u8]) -> Vec<u8> {
         let mut nonce = [0; NONCE_LEN];
         rand::fill(&mut nonce).expect("the system's random source works");
-        let mut sealed = Zeroizing::new(text.to_vec());
+        let mut ciphertext = Zeroizing::new(plaintext.to_vec());
         let tag = self.0[usize::from(salt)].seal_key.seal_in_place_separate_tag(
             Nonce::assume_unique_for_key(nonce),
-            Aad::from(place),
-            &mut sealed,
+            Aad::from(context),
+            &mut ciphertext,
         );
-        [&nonce[..], &sealed, tag.expect("the text is short").as_ref()].concat()
+        [&nonce[..], &ciphertext, tag.expect("the plaintext is short").as_ref()].concat()
     }
 
-    /// What was sealed for `place`, and the number of the salt that did it.
-    pub fn open(&self, place: &[u8], sealed: &[u8]) -> Option<(u8, Zeroizing<Vec<u8>>)> {
-        let (nonce, rest) = sealed.split_first_chunk::<NONCE_LEN>()?;
+    /// The plaintext, and the number of the salt that sealed it. `None` if no salt opens it for this `context`.
+    pub fn open(&self, context: &[u8], sealed: &[u8]) -> Option<(u8, Zeroizing<Vec<u8>>)> {
+        let (nonce, ciphertext) = sealed.split_first_chunk::<NONCE_LEN>()?;
         self.0.iter().zip(0..).find_map(|(keys, salt)| {
-            let mut text = Zeroizing::new(rest.to_vec());
+            let mut plaintext = Zeroizing::new(ciphertext.to_vec());
             let nonce = Nonce::assume_unique_for_key(*nonce);
-            let length = keys.seal_key.open_in_place(nonce, Aad::from(place), &mut text).ok()?.len();
-            text.truncate(length);
-            Some((salt, text))
+            let length = keys.seal_key.open_in_place(nonce, Aad::from(context), &mut plaintext).ok()?.len();
+            plaintext.truncate(length);
+            Some((salt, plaintext))
         })
     }
 }
 
-/// What operators call a salt: 8 hex digits that say nothing else about it.
+/// The public name of a salt: 8 hex digits that reveal nothing else about it.
 pub fn salt_name(salt: &Secret) -> String {
     hex::encode(&derive_key(salt, "timbr-gateway salt name 1")[..4])
 }
@@ -131,33 +137,35 @@ mod tests {
     }
 
     #[test]
-    fn what_is_sealed_opens_in_its_place_with_its_salt_and_nowhere_else() {
-        let sealed = keys(&[SALT]).seal(0, b"here", b"a text");
+    fn a_value_opens_only_with_its_salt_in_its_context() {
+        let sealed = keys(&[SALT]).seal(PRIMARY_SALT, b"here", b"a text");
         assert!(!sealed.windows(6).any(|six| six == b"a text"));
-        let opened = |salts: &[&str], place: &[u8], sealed: &[u8]| {
-            keys(salts).open(place, sealed).map(|(salt, text)| (salt, text.to_vec()))
+        let open = |salts: &[&str], context: &[u8], sealed: &[u8]| {
+            keys(salts).open(context, sealed).map(|(salt, plaintext)| (salt, plaintext.to_vec()))
         };
-        assert_eq!(opened(&[SALT], b"here", &sealed), Some((0, b"a text".to_vec())));
-        assert_eq!(opened(&[OTHER, SALT], b"here", &sealed), Some((1, b"a text".to_vec())));
-        assert_eq!(opened(&[OTHER], b"here", &sealed), None);
-        assert_eq!(opened(&[SALT], b"there", &sealed), None);
+        assert_eq!(open(&[SALT], b"here", &sealed), Some((0, b"a text".to_vec())));
+        assert_eq!(open(&[OTHER, SALT], b"here", &sealed), Some((1, b"a text".to_vec())));
+        assert_eq!(open(&[OTHER], b"here", &sealed), None);
+        assert_eq!(open(&[SALT], b"there", &sealed), None);
         for end in 0..sealed.len() {
-            assert_eq!(opened(&[SALT], b"here", &sealed[..end]), None, "{end}");
+            assert_eq!(open(&[SALT], b"here", &sealed[..end]), None, "{end}");
             let mut changed = sealed.clone();
             changed[end] ^= 1;
-            assert_eq!(opened(&[SALT], b"here", &changed), None, "{end}");
+            assert_eq!(open(&[SALT], b"here", &changed), None, "{end}");
         }
-        assert_ne!(keys(&[SALT]).seal(0, b"here", b"a text"), sealed, "the same text never looks the same");
+        assert_ne!(
+            keys(&[SALT]).seal(PRIMARY_SALT, b"here", b"a text"),
+            sealed,
+            "equal plaintexts have different ciphertexts"
+        );
     }
 
     #[test]
-    fn names_depend_on_the_salt_and_on_what_they_are_for() {
+    fn record_names_depend_on_the_salt_and_on_the_kind_of_record() {
         let (one, both) = (keys(&[SALT]), keys(&[OTHER, SALT]));
         let id = TokenId::from_token(b"tk_");
-        assert!(
-            one.token_name(0, &id) == both.token_name(1, &id)
-                && one.token_name(0, &id) != both.token_name(0, &id)
-        );
+        assert!(one.token_name(0, &id) == both.token_name(1, &id));
+        assert!(one.token_name(0, &id) != both.token_name(0, &id));
         assert!(one.login_name(&LoginId([7; 16])) != both.login_name(&LoginId([7; 16])));
         assert_eq!(one.token_name(0, &id).to_string().len(), 22);
         assert_eq!(

@@ -1,40 +1,40 @@
-//! What operators are shown of tokens.
+//! The list of live tokens for operators. It contains nothing that could be used as a credential.
 
 use crate::base::user_name::UserName;
 use crate::store::memory::MemoryStore;
 use crate::store::time::StoreClock;
-use crate::store::{Fingerprint, Timestamp, TokenId, TokenRecord};
+use crate::store::{Fingerprint, Timestamp};
 
-/// Which tokens to show.
+/// Which tokens to list.
 #[derive(Clone, Debug)]
 pub struct TokenFilter {
-    /// Of this user alone.
+    /// Only tokens of this user; `None`: of all users.
     pub user: Option<UserName>,
-    /// At most so many.
+    /// Maximum number of tokens.
     pub limit: usize,
 }
 
-/// Tokens that were found.
+/// Tokens that match a filter.
 #[derive(Clone, Debug, Default)]
 pub struct TokenListing {
     /// The newest first.
     pub tokens: Vec<TokenSummary>,
-    /// Whether there are more.
+    /// True if more tokens match than the limit allows.
     pub truncated: bool,
 }
 
-/// What is told of a token.
+/// The properties of a token that operators may see.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TokenSummary {
-    /// Whose it is.
+    /// The user that it authenticates.
     pub user: UserName,
-    /// What logs call it.
+    /// Identifies it, as in the log.
     pub fingerprint: Fingerprint,
     /// When it was made.
     pub minted: Timestamp,
-    /// When it ends, used or not.
+    /// When it expires, used or not.
     pub expires: Timestamp,
-    /// When it was last used, to a minute or so.
+    /// When it was last used, to about a minute.
     pub last_used: Timestamp,
 }
 
@@ -45,37 +45,38 @@ impl TokenFilter {
 }
 
 impl TokenListing {
-    pub(super) fn push(&mut self, line: TokenSummary, filter: &TokenFilter) {
+    /// Adds a token if the limit allows.
+    pub(super) fn push(&mut self, token: TokenSummary, filter: &TokenFilter) {
         if self.tokens.len() < filter.limit {
-            self.tokens.push(line);
+            self.tokens.push(token);
         } else {
             self.truncated = true;
         }
     }
 
     pub(super) fn into_sorted(mut self) -> TokenListing {
-        self.tokens.sort_by_key(|line| (std::cmp::Reverse(line.minted), line.fingerprint));
+        self.tokens.sort_by_key(|token| (std::cmp::Reverse(token.minted), token.fingerprint));
         self
     }
 }
 
-/// What is told of a token in memory.
-pub(super) fn summarize(id: &TokenId, record: &TokenRecord, calendar: &StoreClock) -> TokenSummary {
-    TokenSummary {
-        user: record.user.clone(),
-        fingerprint: id.fingerprint(),
-        minted: record.minted,
-        expires: calendar.timestamp(record.expires),
-        last_used: calendar.timestamp(record.last_used()),
-    }
-}
-
-/// The live tokens of the memory.
-pub(super) fn list_memory(memory: &MemoryStore, calendar: &StoreClock, filter: &TokenFilter) -> TokenListing {
+/// The live tokens in memory.
+pub(super) fn list_memory(
+    memory: &MemoryStore,
+    store_clock: &StoreClock,
+    filter: &TokenFilter,
+) -> TokenListing {
     let mut listing = TokenListing::default();
     memory.for_each(|id, record| {
         if filter.matches(&record.user) {
-            listing.push(summarize(id, record, calendar), filter);
+            let token = TokenSummary {
+                user: record.user.clone(),
+                fingerprint: id.fingerprint(),
+                minted: record.minted,
+                expires: store_clock.timestamp(record.expires),
+                last_used: store_clock.timestamp(record.last_used()),
+            };
+            listing.push(token, filter);
         }
     });
     listing.into_sorted()

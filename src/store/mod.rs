@@ -1,7 +1,7 @@
-//! What the gateway remembers about tokens: by the token's hash, never by the token.
+//! Stores what the gateway must remember about tokens. It knows tokens by their hash only, and never sees a password.
 //!
-//! [`Store`] is what others see. In front is always the memory of this process, which answers the requests whose token it
-//! knows without waiting; behind it may be a file, or a Redis that replicas share, driven by a thread of its own.
+//! [`Store`] is the interface. In front is always the memory of this process, which serves known tokens without
+//! waiting; behind it may be a file, or a Redis that replicas share, driven by a thread of its own.
 
 mod driver;
 mod file;
@@ -15,6 +15,7 @@ mod revocation;
 mod salt_usage;
 mod time;
 mod token_id;
+mod token_limits;
 mod wire;
 
 use std::collections::HashSet;
@@ -22,7 +23,9 @@ use std::hash::{Hash, Hasher};
 use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
-use crate::base::clock::Clock;
+use parking_lot::Mutex;
+
+use crate::base::clock::{Clock, Tick};
 use crate::base::secret::Secret;
 use crate::base::user_name::UserName;
 use crate::config::{Config, Problem, StoreKind};
@@ -31,26 +34,26 @@ use crate::observability::metrics::StoreMetrics;
 use driver::{DriverHandle, PersistentStore, PreparedDriver};
 use keys::StoreKeys;
 use mint_guard::MintGuard;
-use parking_lot::Mutex;
 use salt_usage::SaltUsageCounter;
 use time::StoreClock;
 
 pub use driver::RunningDriver;
 pub use keys::{derive_key, salt_name};
 pub use listing::{TokenFilter, TokenListing, TokenSummary};
-pub use memory::{MemoryStore, TokenLimits};
+pub use memory::MemoryStore;
 pub use mint_guard::LoginProof;
 pub use record::{NewToken, TokenRecord};
 pub use revocation::Revocation;
 pub use salt_usage::SaltUsage;
 pub use time::Timestamp;
 pub use token_id::{Fingerprint, TokenId};
+pub use token_limits::TokenLimits;
 
-/// A login as the index knows it: a keyed hash of user name and password.
+/// Identifies a login: a keyed hash of user name and password.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LoginId(pub [u8; 16]);
 
-/// For [`crate::base::identity_hasher`] too.
+/// Eight bytes of it, as [`crate::base::identity_hasher`] requires.
 impl Hash for LoginId {
     fn hash<H: Hasher>(&self, state: &mut H) {
         let [a, b, c, d, e, f, g, h, ..] = self.0;
@@ -58,83 +61,80 @@ impl Hash for LoginId {
     }
 }
 
-/// The random part that, together with the login itself, makes a token; see `auth::token`.
+/// The random part of a token, which together with the login makes the token; see `auth::token`.
 pub type Seed = [u8; 20];
 
-/// Where tokens are kept.
+/// The store of all tokens.
 pub struct Store {
     memory: Arc<MemoryStore>,
     store_clock: Arc<StoreClock>,
     clock: Clock,
-    /// What is behind the memory, if anything is.
+    /// `None`: tokens are in memory only.
     driver: Option<DriverHandle>,
-    /// What [`Store::start`] starts.
+    /// The driver before [`Store::start`].
     prepared: Mutex<Option<PreparedDriver>>,
-    /// Who is told how the store behind does.
+    /// Set by [`Store::start`] if there is a driver.
     metrics: OnceLock<StoreMetrics>,
-    /// Who used which salt, where nothing behind keeps that.
+    /// Used only without a driver.
     salt_usage: SaltUsageCounter,
-    /// Which logins may have a token kept.
     mint_guard: MintGuard,
 }
 
-/// The store cannot be asked: nothing is known of the token, neither that it lives nor that it has ended.
+/// The store is unavailable: it is unknown whether the token is live.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the token store does not answer")]
+#[error("the token store is unavailable")]
 pub struct Unavailable;
 
 /// Why a store does not start.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreStartError {
-    /// Its file.
+    /// The file cannot be used.
     #[error("store.path: {0}")]
     File(String),
-    /// Its thread.
-    #[error("the store's thread cannot be started")]
+    /// The thread cannot be started.
+    #[error("cannot start the thread of the token store")]
     Thread(#[source] std::io::Error),
 }
 
-/// A wrong credential that replicas tell each other of.
+/// A wrong credential, which replicas report to each other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct CredentialFailure {
-    /// Which of the limits it counts against.
+    /// The limit that it counts toward.
     pub kind: u8,
-    /// A keyed hash of whom it counts against.
+    /// A keyed hash of the address or user that it counts against.
     pub bucket: u64,
 }
 
-/// Hears of the failures that other replicas saw.
+/// Called with each failure that a different replica reports.
 pub type OnFailure = Box<dyn Fn(CredentialFailure) + Send>;
 
 impl Store {
-    /// As the configuration has it. Files that it names are read; nothing is opened, and nobody is connected to, before
-    /// [`Store::start`].
+    /// A store for this configuration. It reads the files that the configuration names. It opens and connects to
+    /// nothing before [`Store::start`].
     pub fn new(config: &Config, clock: &Clock) -> Result<Store, Problem> {
         let tokens = &config.tokens;
         let limits = TokenLimits { ttl: tokens.ttl, idle_ttl: tokens.idle_ttl, max: tokens.max };
         let mut store = Store::in_memory(limits, clock.clone());
         let keys = || StoreKeys::new(&config.salts);
-        let (memory, calendar) = (Arc::clone(&store.memory), Arc::clone(&store.store_clock));
-        let behind = match &config.store.kind {
+        let (memory, store_clock) = (Arc::clone(&store.memory), Arc::clone(&store.store_clock));
+        let persistent = match &config.store.kind {
             StoreKind::Memory => return Ok(store),
             StoreKind::File(path) => {
-                PersistentStore::File(file::FileStore::new(path.clone(), keys(), memory, calendar))
+                PersistentStore::File(file::FileStore::new(path.clone(), keys(), memory, store_clock))
             }
             StoreKind::Redis(options) => {
-                let shared =
-                    redis::StoreContext { keys: keys(), memory, store_clock: calendar, clock: clock.clone() };
-                let options =
-                    redis::RedisStoreOptions { redis: (**options).clone(), store: config.store.clone() };
-                PersistentStore::Redis(Box::new(redis::RedisStore::new(options, shared)?))
+                let context = redis::StoreContext { keys: keys(), memory, store_clock };
+                let redis = redis::RedisStore::new((**options).clone(), config.store.clone(), context)?;
+                PersistentStore::Redis(Box::new(redis))
             }
         };
-        let (commands, prepared) = driver::prepare(behind, &config.store);
-        store.driver = Some(commands);
+        let (driver, prepared) = driver::prepare(persistent, &config.store);
+        store.driver = Some(driver);
         store.prepared = Mutex::new(Some(prepared));
         Ok(store)
     }
 
-    /// Tokens in the memory of this process alone.
+    /// A store in the memory of this process only.
     pub fn in_memory(limits: TokenLimits, clock: Clock) -> Store {
         Store {
             memory: Arc::new(MemoryStore::new(limits, clock.clone())),
@@ -148,7 +148,7 @@ impl Store {
         }
     }
 
-    /// Opens what is behind the memory, and starts its thread; `None` if nothing is. `metrics` show how it does.
+    /// Opens the persistent store and starts its thread. `None` if tokens are in memory only, or it has been started.
     pub fn start(
         &self,
         metrics: &StoreMetrics,
@@ -167,44 +167,47 @@ impl Store {
         }
     }
 
-    /// The live token with this name, if it is known here, noting its use. Never waits.
+    /// The live token with this id, if this process knows it. Records a use. Never waits.
     pub fn find(&self, id: &TokenId) -> Option<Arc<TokenRecord>> {
         let now = self.clock.now();
-        let record = self.memory.find_at(id, now)?;
-        // SECURITY: what is known here is worth nothing once it was too long ago that the store could have said otherwise.
-        self.driver.as_ref().is_none_or(|behind| behind.availability.is_fresh(now)).then_some(record)
+        let record = self.memory.find(id, now)?;
+        self.is_fresh(now).then_some(record)
     }
 
-    /// The live token with this name, that [`Store::find`] does not know: others may have minted it. `salt` is the number
-    /// of the salt that made it.
+    /// SECURITY: the memory may be used only while the store could have reported a revocation recently.
+    fn is_fresh(&self, now: Tick) -> bool {
+        self.driver.as_ref().is_none_or(|driver| driver.availability.is_fresh(now))
+    }
+
+    /// The live token with this id that [`Store::find`] did not find: a different replica may have minted it. `salt`
+    /// is the number of the salt that made it.
     pub async fn fetch(&self, id: &TokenId, salt: u8) -> Result<Option<Arc<TokenRecord>>, Unavailable> {
         match &self.driver {
             None => Ok(None),
-            Some(behind) => self.record_operation("fetch", behind.fetch(*id, salt)).await,
+            Some(driver) => self.record_operation("fetch", driver.fetch(*id, salt)).await,
         }
     }
 
-    /// The seed of the login's live token, if it is known here and has a tenth of its life before it. Never waits.
+    /// The seed of the login's live token, if this process knows it and a tenth of its lifetime remains. Never waits.
     pub fn find_seed(&self, login: &LoginId, id_of: impl Fn(&Seed) -> TokenId) -> Option<Seed> {
-        let vouched =
-            self.driver.as_ref().is_none_or(|behind| behind.availability.is_fresh(self.clock.now()));
-        vouched.then(|| self.memory.find_seed(login, id_of)).flatten()
+        self.is_fresh(self.clock.now()).then(|| self.memory.find_seed(login, id_of)).flatten()
     }
 
-    /// What proves a login that is verified from now on, by the verifier of this number.
+    /// The proof of a login that the verifier with this number starts to verify now.
     pub fn proof_for(&self, verifier: u64) -> LoginProof {
         self.mint_guard.proof_for(verifier)
     }
 
-    /// Whether what proved a login still does.
+    /// True if a login with this proof may still receive a token.
     pub fn is_proof_valid(&self, proof: LoginProof) -> bool {
         self.mint_guard.is_valid(proof)
     }
 
-    /// Keeps a token for the login, unless somebody kept one first: then that one's seed is given back.
+    /// Stores a token for the login and returns its seed. If the login has received a token in the meantime, returns
+    /// the seed of that one.
     ///
-    /// SECURITY: none for a login whose proof does not count any more. Where that is looked at and what is ended exclude each
-    /// other: either the token is refused here, or who ends tokens finds it.
+    /// SECURITY: fails if the proof is no longer valid. This check and an invalidation exclude each other: either the
+    /// token is rejected here, or the invalidation removes it.
     pub async fn insert(
         &self,
         token: NewToken,
@@ -212,9 +215,9 @@ impl Store {
         proof: LoginProof,
         id_of: impl Fn(&Seed) -> TokenId,
     ) -> Result<Seed, Unavailable> {
-        if let Some(behind) = &self.driver {
-            let permit = || self.mint_guard.try_permit(proof, token.salt);
-            return self.record_operation("mint", behind.mint(&token, seed, id_of(&seed), permit)).await;
+        if let Some(driver) = &self.driver {
+            let try_permit = || self.mint_guard.try_permit(proof, token.salt);
+            return self.record_operation("mint", driver.mint(&token, seed, id_of(&seed), try_permit)).await;
         }
         let login = token.login;
         let Some(_permit) = self.mint_guard.try_permit(proof, token.salt) else { return Err(Unavailable) };
@@ -223,114 +226,117 @@ impl Store {
         Ok(self.memory.insert(seed, login, record, id_of))
     }
 
-    /// Has the backend shown another key instead of a live token from now on; nothing happens if it lives no more.
+    /// Replaces the key that the backend receives instead of a token. Does nothing if the token is not live.
     pub async fn set_upstream_key(&self, id: &TokenId, key: Secret) -> Result<(), Unavailable> {
         match &self.driver {
-            None => drop(self.memory.set_upstream_key(id, key)),
-            Some(behind) => {
-                self.record_operation("set_upstream_key", behind.set_upstream_key(*id, key)).await?
+            None => self.memory.set_upstream_key(id, key),
+            Some(driver) => {
+                self.record_operation("set_upstream_key", driver.set_upstream_key(*id, key)).await?;
             }
         }
         Ok(())
     }
 
-    /// Ends tokens before their time, everywhere. Once this says so, none of them gets in here any more, and within a
-    /// second none at other replicas. `Unavailable` means that only here they have ended: others hear of it when the store
-    /// answers again, unless this process ends before.
-    pub async fn revoke(&self, what: Revocation) -> Result<(), Unavailable> {
+    /// Revokes tokens everywhere. After `Ok`, this gateway rejects them, and within a second the other replicas do.
+    /// `Unavailable` means that only this gateway rejects them: it publishes the revocation when the store is
+    /// available again, unless the process ends first.
+    pub async fn revoke(&self, revocation: Revocation) -> Result<(), Unavailable> {
         match &self.driver {
             None => {
-                self.memory.remove_if(|id, record| what.covers(id, &record.user));
+                self.memory.remove_if(|id, record| revocation.covers(id, &record.user));
                 Ok(())
             }
-            Some(behind) => self.record_operation("revoke", behind.revoke(what)).await,
+            Some(driver) => self.record_operation("revoke", driver.revoke(revocation)).await,
         }
     }
 
-    /// Ends all tokens of these users, here at once, and elsewhere as soon as can be.
+    /// Revokes all tokens of these users: here immediately, at other replicas as soon as possible. Their logins that
+    /// are being verified receive no token.
     pub fn revoke_users(&self, users: &HashSet<String>) {
         self.mint_guard.invalidate_proofs();
         self.memory.remove_if(|_, record| users.contains(record.user.as_str()));
-        if let Some(behind) = &self.driver {
+        if let Some(driver) = &self.driver {
             for user in users.iter().filter_map(|user| UserName::parse(user.as_bytes()).ok()) {
-                behind.revoke_in_background(Revocation::User(user));
+                driver.revoke_in_background(Revocation::User(user));
             }
         }
     }
 
-    /// Ends all tokens, in the same way.
+    /// Revokes all tokens in the same way.
     pub fn revoke_all(&self) {
         self.mint_guard.invalidate_proofs();
         self.memory.remove_if(|_, _| true);
-        if let Some(behind) = &self.driver {
-            behind.revoke_in_background(Revocation::All);
+        if let Some(driver) = &self.driver {
+            driver.revoke_in_background(Revocation::All);
         }
     }
 
-    /// Keeps tokens of logins by this verifier alone from now on.
+    /// Accepts only proofs of this verifier from now on.
     pub fn set_verifier(&self, number: u64) {
         self.mint_guard.set_verifier(number);
     }
 
-    /// Live tokens.
+    /// Lists live tokens.
     pub async fn list(&self, filter: TokenFilter) -> Result<TokenListing, Unavailable> {
         match &self.driver {
             None => Ok(listing::list_memory(&self.memory, &self.store_clock, &filter)),
-            Some(behind) => self.record_operation("list", behind.list(filter)).await,
+            Some(driver) => self.record_operation("list", driver.list(filter)).await,
         }
     }
 
-    /// Tells other replicas of a failure, if there are any. Never waits.
+    /// Reports a failure to the other replicas, if there are any. Never waits.
     pub fn publish_failure(&self, failure: CredentialFailure) {
-        if let Some(behind) = &self.driver {
-            behind.publish_failure(failure);
+        if let Some(driver) = &self.driver {
+            driver.publish_failure(failure);
         }
     }
 
-    /// Notes that the salt with this number opened a bearer of the user's. Never waits.
+    /// Records that the salt with this number opened a bearer of this user. Never waits.
     pub fn record_salt_use(&self, salt: u8, user: &UserName) {
         match &self.driver {
             None => self.salt_usage.record(salt, user, self.store_clock.now()),
-            Some(behind) => behind.record_salt_use(salt, user),
+            Some(driver) => driver.record_salt_use(salt, user),
         }
     }
 
-    /// Who used the salts with these numbers, which are all. Where nothing is behind the memory, since this process began.
+    /// The usage of the salts with these numbers, which must be all. Without a persistent store: since this process
+    /// started.
     pub async fn salt_usage(&self, salts: &[u8]) -> Result<Vec<SaltUsage>, Unavailable> {
         match &self.driver {
             None => Ok(self.salt_usage.usage_of(salts, self.store_clock.now())),
-            Some(behind) => behind.salt_usage().await,
+            Some(driver) => driver.salt_usage().await,
         }
     }
 
-    /// Notes what the store behind takes, and whether it answers.
+    /// Records the duration and the result of an operation of the persistent store.
     async fn record_operation<T>(
         &self,
         operation: &'static str,
-        asking: impl Future<Output = Result<T, Unavailable>>,
+        result: impl Future<Output = Result<T, Unavailable>>,
     ) -> Result<T, Unavailable> {
-        let begun = Instant::now();
-        let answer = asking.await;
+        let start = Instant::now();
+        let result = result.await;
         if let Some(metrics) = self.metrics.get() {
-            metrics.record_operation(operation, answer.is_ok(), begun.elapsed());
+            metrics.record_operation(operation, result.is_ok(), start.elapsed());
         }
-        answer
+        result
     }
 
-    /// How many tokens are in memory.
+    /// The number of tokens in memory.
     pub fn token_count(&self) -> usize {
         self.memory.len()
     }
 
-    /// Takes other lifetimes and another size from now on.
+    /// Replaces the lifetimes and the maximum number of tokens.
     pub fn set_limits(&self, limits: TokenLimits) {
         self.memory.set_limits(limits);
     }
 
-    /// Ends the tokens of all salts but these, where nothing is behind the memory; elsewhere salts change with a restart.
+    /// Removes the tokens of all salts except these. Only without a persistent store: otherwise salts change with a
+    /// restart.
     ///
-    /// SECURITY: a salt that was taken away may be in wrong hands; what it made ends with it, and what it makes in a
-    /// request that is under way is not kept.
+    /// SECURITY: a salt may have been removed because it leaked. Its tokens end with it, and a request in progress
+    /// that uses it receives none.
     pub fn retain_salts(&self, numbers: &[u8]) {
         if self.driver.is_some() {
             return;
@@ -339,12 +345,12 @@ impl Store {
         self.memory.remove_if(|_, record| !numbers.contains(&record.salt));
     }
 
-    /// Whether nothing outlives the process.
+    /// True if tokens are in memory only, so that they end with the process.
     pub fn is_memory_only(&self) -> bool {
         self.driver.is_none()
     }
 
-    /// Forgets what has ended. Called now and then, off the path of requests.
+    /// Removes expired tokens from memory. The maintenance thread calls it regularly.
     pub fn sweep(&self) {
         self.memory.sweep();
     }

@@ -1,4 +1,4 @@
-//! A live token as it is remembered.
+//! A live token as this process holds it in memory: everything about it except the token itself.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -8,42 +8,42 @@ use crate::base::secret::Secret;
 use crate::base::user_name::UserName;
 use crate::store::{LoginId, Seed, Timestamp};
 
-/// A token that is to be kept.
+/// A token that is to be stored.
 #[derive(Clone, Debug)]
 pub struct NewToken {
-    /// The login that it is for.
+    /// The login that requested it.
     pub login: LoginId,
-    /// Whose it is.
+    /// The user that it authenticates.
     pub user: UserName,
-    /// What the backend is shown instead of the token.
+    /// The key that the backend receives instead of the token; `None`: the backend receives the token.
     pub upstream_key: Option<Secret>,
     /// The number of the salt that made it.
     pub salt: u8,
 }
 
-/// What is kept for a live token.
+/// A stored token.
 #[derive(Debug)]
 pub struct TokenRecord {
-    /// Whose it is.
+    /// The user that it authenticates.
     pub user: UserName,
-    /// When it ends, used or not.
+    /// When it expires, used or not.
     pub expires: Tick,
     pub(super) login: LoginId,
-    /// What it is made from again for its login.
+    /// Together with the login it makes the token again.
     pub(super) seed: Seed,
     pub(super) minted: Timestamp,
     /// The number of the salt that made it.
     pub(super) salt: u8,
-    /// Few have one, so it is kept apart.
+    /// Boxed because few tokens have one.
     upstream_key: Option<Box<Secret>>,
     last_used: AtomicU64,
 }
 
-/// How exactly a use is noted where nothing ends for want of use.
+/// Resolution of the last use where tokens have no idle lifetime.
 const LAST_USED_RESOLUTION: Duration = Duration::from_secs(60);
 
 impl TokenRecord {
-    /// A token minted now that lives until `expires`.
+    /// A token that was last used at `now`.
     pub(super) fn new(
         token: NewToken,
         seed: Seed,
@@ -57,13 +57,8 @@ impl TokenRecord {
         TokenRecord { user, expires, login, seed, minted, salt, upstream_key, last_used }
     }
 
-    /// The same token, which another salt than the primary one made.
-    pub(super) fn with_salt(self, salt: u8) -> TokenRecord {
-        TokenRecord { salt, ..self }
-    }
-
-    /// The same token with another key for the backend.
-    pub(super) fn with_upstream_key(&self, upstream_key: Option<Secret>) -> TokenRecord {
+    /// A copy with a new key for the backend.
+    pub(super) fn with_upstream_key(&self, upstream_key: Secret) -> TokenRecord {
         TokenRecord {
             user: self.user.clone(),
             expires: self.expires,
@@ -71,26 +66,26 @@ impl TokenRecord {
             seed: self.seed,
             minted: self.minted,
             salt: self.salt,
-            upstream_key: upstream_key.map(Box::new),
+            upstream_key: Some(Box::new(upstream_key)),
             last_used: AtomicU64::new(self.last_used().raw()),
         }
     }
 
-    /// What the backend is shown instead of the token, if that is not the token itself.
+    /// The key that the backend receives instead of the token; `None`: the backend receives the token.
     pub fn upstream_key(&self) -> Option<&Secret> {
         self.upstream_key.as_deref()
     }
 
-    /// When it was last used.
+    /// When it was last used, to a minute or a sixteenth of the idle lifetime.
     pub fn last_used(&self) -> Tick {
         Tick::from_raw(self.last_used.load(Ordering::Relaxed))
     }
 
-    /// Notes a use. Written seldom, measured by the time that it may go unused, so that a busy token is not a cache
-    /// line that all cores fight for.
+    /// Records a use. It writes only if the last write is older than a fraction of the idle lifetime: otherwise all
+    /// cores would contend for the cache line of a busy token.
     pub(super) fn touch(&self, now: Tick, idle_ttl: Option<Duration>) {
-        let grain = idle_ttl.map_or(LAST_USED_RESOLUTION, |ttl| (ttl / 16).min(Duration::from_secs(1)));
-        if now.since(self.last_used()) >= grain {
+        let resolution = idle_ttl.map_or(LAST_USED_RESOLUTION, |ttl| (ttl / 16).min(Duration::from_secs(1)));
+        if now.since(self.last_used()) >= resolution {
             self.set_last_used(now);
         }
     }

@@ -1,4 +1,4 @@
-//! What ends before its time.
+//! Which tokens are revoked, and since when. It knows neither the store nor how replicas exchange revocations.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -6,19 +6,20 @@ use std::time::Duration;
 use crate::base::user_name::UserName;
 use crate::store::{Fingerprint, Timestamp, TokenId};
 
-/// Which tokens end.
+/// Which tokens to revoke.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Revocation {
-    /// The one that logs call so. Two live tokens share a fingerprint once in four thousand million: then both end.
+    /// The token with this fingerprint. If two live tokens share it, which has a probability of 1 in 4 × 10⁹, both
+    /// end.
     Token(Fingerprint),
-    /// All of a user.
+    /// All tokens of a user.
     User(UserName),
-    /// All.
+    /// All tokens.
     All,
 }
 
 impl Revocation {
-    /// Whether it is about this token.
+    /// True if it applies to this token.
     pub fn covers(&self, id: &TokenId, user: &UserName) -> bool {
         match self {
             Revocation::Token(fingerprint) => id.fingerprint() == *fingerprint,
@@ -27,7 +28,7 @@ impl Revocation {
         }
     }
 
-    /// The bytes that are sealed.
+    /// The plaintext for the event log.
     pub(super) fn encode(&self) -> Vec<u8> {
         match self {
             Revocation::Token(fingerprint) => [b"t", &fingerprint.bytes()[..]].concat(),
@@ -36,7 +37,6 @@ impl Revocation {
         }
     }
 
-    /// The revocation in bytes that were sealed.
     pub(super) fn decode(bytes: &[u8]) -> Option<Revocation> {
         match bytes.split_first()? {
             (b't', rest) => rest.try_into().ok().map(Fingerprint::from_bytes).map(Revocation::Token),
@@ -47,7 +47,7 @@ impl Revocation {
     }
 }
 
-/// Revocations of a time, each of which concerns the tokens that were minted before it.
+/// The latest time of each revocation. It applies to tokens minted at that time or earlier.
 #[derive(Debug, Default)]
 pub struct Revocations {
     tokens: HashMap<Fingerprint, Timestamp>,
@@ -56,42 +56,43 @@ pub struct Revocations {
 }
 
 impl Revocations {
-    /// Adds one; false if it was known.
-    pub fn add(&mut self, what: &Revocation, at: Timestamp) -> bool {
-        let place = match what {
+    /// Adds a revocation. False if it or a later one was known.
+    pub fn add(&mut self, revocation: &Revocation, at: Timestamp) -> bool {
+        let latest = match revocation {
             Revocation::Token(fingerprint) => self.tokens.entry(*fingerprint).or_default(),
             Revocation::User(name) => self.users.entry(name.clone()).or_default(),
             Revocation::All => &mut self.all,
         };
-        let news = at > *place;
-        *place = at.max(*place);
-        news
+        let is_new = at > *latest;
+        *latest = at.max(*latest);
+        is_new
     }
 
-    /// The last moment at which such a token would have had to be minted to be revoked; zero if it is not concerned.
+    /// The latest revocation that covers this token: it is revoked if it was minted then or earlier. Zero if none
+    /// does.
     pub fn latest_covering(&self, id: &TokenId, user: &UserName) -> Timestamp {
         let token = self.tokens.get(&id.fingerprint()).copied().unwrap_or_default();
         let user = self.users.get(user).copied().unwrap_or_default();
         token.max(user).max(self.all)
     }
 
-    /// When this one was, the last time; zero if it is not known.
-    pub fn time_of(&self, what: &Revocation) -> Timestamp {
-        match what {
+    /// The latest time of this revocation; zero if it is unknown.
+    pub fn time_of(&self, revocation: &Revocation) -> Timestamp {
+        match revocation {
             Revocation::Token(fingerprint) => self.tokens.get(fingerprint).copied().unwrap_or_default(),
             Revocation::User(name) => self.users.get(name).copied().unwrap_or_default(),
             Revocation::All => self.all,
         }
     }
 
-    /// Forgets those that no live token is old enough for.
+    /// Removes revocations older than `ttl`: every token they cover has expired.
     pub fn remove_outdated(&mut self, now: Timestamp, ttl: Duration) {
-        let oldest = now.0.saturating_sub(u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX));
-        self.tokens.retain(|_, at| at.0 >= oldest);
-        self.users.retain(|_, at| at.0 >= oldest);
+        let oldest = now.before(ttl);
+        self.tokens.retain(|_, at| *at >= oldest);
+        self.users.retain(|_, at| *at >= oldest);
     }
 
-    /// All of them.
+    /// All known revocations with their latest times.
     pub fn iter(&self) -> impl Iterator<Item = (Revocation, Timestamp)> {
         let tokens = self.tokens.iter().map(|(fingerprint, at)| (Revocation::Token(*fingerprint), *at));
         let users = self.users.iter().map(|(name, at)| (Revocation::User(name.clone()), *at));
@@ -105,31 +106,34 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_revocation_concerns_what_was_minted_before_it() {
+    fn a_revocation_covers_tokens_minted_before_it() {
         let user = |name: &str| UserName::parse(name.as_bytes()).expect("valid");
         let (alices, bobs) = (TokenId::from_token(b"a"), TokenId::from_token(b"b"));
-        let mut all = Revocations::default();
-        assert!(all.add(&Revocation::User(user("alice")), Timestamp(10)));
-        assert!(!all.add(&Revocation::User(user("alice")), Timestamp(9)), "an older one changes nothing");
-        assert!(all.add(&Revocation::Token(bobs.fingerprint()), Timestamp(20)));
-        assert_eq!(all.latest_covering(&alices, &user("alice")), Timestamp(10));
-        assert_eq!(all.latest_covering(&bobs, &user("bob")), Timestamp(20));
-        assert_eq!(all.latest_covering(&alices, &user("bob")), Timestamp(0));
-        all.remove_outdated(Timestamp(1015), Duration::from_secs(1));
-        assert_eq!(all.iter().count(), 1);
-        assert!(all.add(&Revocation::All, Timestamp(30)));
-        assert_eq!(all.latest_covering(&alices, &user("carol")), Timestamp(30));
+        let mut revocations = Revocations::default();
+        assert!(revocations.add(&Revocation::User(user("alice")), Timestamp(10)));
+        assert!(
+            !revocations.add(&Revocation::User(user("alice")), Timestamp(9)),
+            "an older one changes nothing"
+        );
+        assert!(revocations.add(&Revocation::Token(bobs.fingerprint()), Timestamp(20)));
+        assert_eq!(revocations.latest_covering(&alices, &user("alice")), Timestamp(10));
+        assert_eq!(revocations.latest_covering(&bobs, &user("bob")), Timestamp(20));
+        assert_eq!(revocations.latest_covering(&alices, &user("bob")), Timestamp(0));
+        revocations.remove_outdated(Timestamp(1015), Duration::from_secs(1));
+        assert_eq!(revocations.iter().count(), 1);
+        assert!(revocations.add(&Revocation::All, Timestamp(30)));
+        assert_eq!(revocations.latest_covering(&alices, &user("carol")), Timestamp(30));
     }
 
     #[test]
-    fn what_is_written_is_read() {
+    fn revocations_survive_encoding() {
         let user = UserName::parse(b"alice").expect("valid");
         let token = Revocation::Token(TokenId::from_token(b"a").fingerprint());
         for revocation in [token, Revocation::User(user), Revocation::All] {
             assert_eq!(Revocation::decode(&revocation.encode()), Some(revocation));
         }
-        for wrong in [&b""[..], b"a1", b"t123", b"t12345", b"u", b"x"] {
-            assert_eq!(Revocation::decode(wrong), None);
+        for invalid in [&b""[..], b"a1", b"t123", b"t12345", b"u", b"x"] {
+            assert_eq!(Revocation::decode(invalid), None);
         }
     }
 }

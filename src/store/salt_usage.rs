@@ -1,4 +1,6 @@
-//! Who used which salt: what tells when one can be taken away.
+//! When each salt was last used, and by how many users: operators can then decide to remove a salt.
+//!
+//! It counts in the memory of this process. The stores behind it have their own counts.
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
@@ -9,25 +11,26 @@ use parking_lot::Mutex;
 use crate::base::user_name::UserName;
 use crate::store::Timestamp;
 
-/// Users are counted for so long.
+/// Users count for this long after their last use.
 pub(super) const USAGE_WINDOW: Duration = Duration::from_secs(30 * 24 * 60 * 60);
 
-/// More users of a salt are not told apart: it is in use.
+/// Above this number, further users of a salt are not counted: it is in use anyway.
 const MAX_USERS_PER_SALT: usize = 100_000;
 
-/// Who used a salt.
+/// The usage of a salt.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct SaltUsage {
-    /// When it last opened a bearer that led to a token.
+    /// When it last opened a bearer that led to a token; `None`: never, as far as is known.
     pub last_used: Option<Timestamp>,
-    /// Of how many users in the last thirty days.
+    /// The number of its users in the last thirty days.
     pub users: u64,
 }
 
-/// The uses that this process has seen.
+/// Counts the users of each salt.
 #[derive(Default)]
 pub(super) struct SaltUsageCounter {
     hasher: RandomState,
+    /// By the number of the salt and the hash of the user, the last use.
     by_salt: Mutex<HashMap<u8, HashMap<u64, Timestamp>>>,
 }
 
@@ -43,18 +46,19 @@ impl SaltUsageCounter {
         }
     }
 
+    /// The usage of each of these salts, in the same sequence.
     pub fn usage_of(&self, salts: &[u8], now: Timestamp) -> Vec<SaltUsage> {
-        let since = now.0.saturating_sub(u64::try_from(USAGE_WINDOW.as_millis()).unwrap_or(u64::MAX));
+        let since = now.before(USAGE_WINDOW);
         let by_salt = self.by_salt.lock();
-        let of = |salt: u8| {
-            let users = by_salt.get(&salt)?;
-            let recent = users.values().filter(|when| when.0 >= since).count();
+        let usage_of_one = |salt: &u8| {
+            let users = by_salt.get(salt)?;
+            let recent = users.values().filter(|last_used| **last_used >= since).count();
             Some(SaltUsage {
                 last_used: users.values().max().copied(),
                 users: u64::try_from(recent).unwrap_or(u64::MAX),
             })
         };
-        salts.iter().map(|salt| of(*salt).unwrap_or_default()).collect()
+        salts.iter().map(|salt| usage_of_one(salt).unwrap_or_default()).collect()
     }
 }
 
@@ -65,18 +69,16 @@ mod tests {
     #[test]
     fn users_are_counted_by_salt_and_for_thirty_days() {
         let user = |name: &str| UserName::parse(name.as_bytes()).expect("valid");
-        let uses = SaltUsageCounter::default();
+        let counter = SaltUsageCounter::default();
         let day = 24 * 60 * 60 * 1000;
-        uses.record(1, &user("alice"), Timestamp(day));
-        uses.record(1, &user("alice"), Timestamp(2 * day));
-        uses.record(1, &user("bob"), Timestamp(20 * day));
-        let of = |now| uses.usage_of(&[0, 1, 2], Timestamp(now));
+        counter.record(1, &user("alice"), Timestamp(day));
+        counter.record(1, &user("alice"), Timestamp(2 * day));
+        counter.record(1, &user("bob"), Timestamp(20 * day));
+        let usage_at = |now| counter.usage_of(&[0, 1, 2], Timestamp(now));
         let unused = SaltUsage::default();
-        assert_eq!(
-            of(20 * day),
-            [unused, SaltUsage { last_used: Some(Timestamp(20 * day)), users: 2 }, unused]
-        );
-        assert_eq!(of(40 * day)[1].users, 1);
-        assert_eq!(of(60 * day)[1], SaltUsage { last_used: Some(Timestamp(20 * day)), users: 0 });
+        let last_used = Some(Timestamp(20 * day));
+        assert_eq!(usage_at(20 * day), [unused, SaltUsage { last_used, users: 2 }, unused]);
+        assert_eq!(usage_at(40 * day)[1].users, 1);
+        assert_eq!(usage_at(60 * day)[1], SaltUsage { last_used, users: 0 });
     }
 }

@@ -1,4 +1,4 @@
-//! The name under which a token is kept, and the part of it that logs show.
+//! Identifies a token by its hash: [`TokenId`] for lookups, [`Fingerprint`] for logs.
 
 use std::fmt;
 use std::hash::{Hash, Hasher};
@@ -7,14 +7,15 @@ use aws_lc_rs::digest::{SHA256, digest};
 
 use crate::base::hex;
 
-/// The first half of the SHA-256 of a token or key: the name under which it is kept.
+/// The first 16 bytes of the SHA-256 of a token or API key.
 ///
-/// SECURITY: who wants to get in needs a token with the same 128 bits as a live one's, and finds none. An index of these is no list of credentials; a token has 160 random bits, so its hash cannot be
-/// turned back. It does not leave the process as it is, either; see `keys`.
+/// SECURITY: to be accepted, an attacker would need a token with the same 128 bits as a live one. A leaked index of
+/// these contains no credentials: a token has 160 random bits, so its hash cannot be inverted. Even so, it leaves the
+/// process only as a keyed hash; see `store::keys`.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct TokenId([u8; 16]);
 
-/// For [`crate::base::identity_hasher`] too.
+/// Eight bytes of it, as [`crate::base::identity_hasher`] requires.
 impl Hash for TokenId {
     fn hash<H: Hasher>(&self, state: &mut H) {
         let [a, b, c, d, e, f, g, h, ..] = self.0;
@@ -23,13 +24,13 @@ impl Hash for TokenId {
 }
 
 impl TokenId {
-    /// The name of this token.
+    /// Hashes a token or API key.
     pub fn from_token(token: &[u8]) -> TokenId {
         let hash = digest(&SHA256, token);
         TokenId(*hash.as_ref().first_chunk().expect("SHA-256 has 32 bytes"))
     }
 
-    /// From the 64 hex digits that `sha256sum` prints.
+    /// Parses the 64 hex digits that `sha256sum` prints.
     pub fn from_hex(text: &str) -> Option<TokenId> {
         let hash: [u8; 32] = hex::decode(text.as_bytes())?;
         hash.first_chunk().copied().map(TokenId)
@@ -43,7 +44,7 @@ impl TokenId {
         &self.0
     }
 
-    /// The first 8 hex digits: enough to find a token in a log, nothing to use it with.
+    /// The first 8 hex digits: enough to find a token in a log, and useless as a credential.
     pub fn fingerprint(&self) -> Fingerprint {
         Fingerprint([self.0[0], self.0[1], self.0[2], self.0[3]])
     }
@@ -55,17 +56,17 @@ impl fmt::Debug for TokenId {
     }
 }
 
-/// The beginning of a [`TokenId`], for logs.
+/// The first four bytes of a [`TokenId`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Fingerprint([u8; 4]);
 
 impl Fingerprint {
-    /// As a number, whose eight hex digits logs show.
+    /// The number whose eight hex digits logs show.
     pub fn raw(self) -> u32 {
         u32::from_be_bytes(self.0)
     }
 
-    /// From the 8 hex digits that logs show.
+    /// Parses the 8 hex digits that logs show.
     pub fn from_hex(text: &str) -> Option<Fingerprint> {
         hex::decode(text.as_bytes()).map(Fingerprint)
     }
@@ -90,7 +91,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_id_is_what_sha256sum_prints() {
+    fn an_id_is_the_hash_that_sha256sum_prints() {
         let hex = "2bd806c97f0e00af1a1fc3328fa763a9269723c8db8fac4f93af71db186d6e90";
         assert_eq!(TokenId::from_hex(hex), Some(TokenId::from_token(b"alice")));
         assert_eq!(TokenId::from_hex(&hex.to_uppercase()), Some(TokenId::from_token(b"alice")));
@@ -98,13 +99,13 @@ mod tests {
         let all_digits = "0123456789abcdefABCDEF9876543210".repeat(2);
         let expected = 0x0123_4567_89ab_cdef_abcd_ef98_7654_3210_u128.to_be_bytes();
         assert_eq!(TokenId::from_hex(&all_digits), Some(TokenId(expected)));
-        for wrong in ["", "2bd8", &hex[1..], &hex.replace('2', "g"), &hex.replacen("2b", "+b", 1)] {
-            assert_eq!(TokenId::from_hex(wrong), None, "{wrong}");
+        for invalid in ["", "2bd8", &hex[1..], &hex.replace('2', "g"), &hex.replacen("2b", "+b", 1)] {
+            assert_eq!(TokenId::from_hex(invalid), None, "{invalid}");
         }
-        for wrong in (0..=0x7f).map(char::from).filter(|c| !c.is_ascii_hexdigit()) {
+        for invalid in (0..=0x7f).map(char::from).filter(|c| !c.is_ascii_hexdigit()) {
             for at in [0, 31, 32, 63] {
                 let mut text = hex.to_owned();
-                text.replace_range(at..=at, wrong.encode_utf8(&mut [0; 1]));
+                text.replace_range(at..=at, invalid.encode_utf8(&mut [0; 1]));
                 assert_eq!(TokenId::from_hex(&text), None, "{text:?}");
             }
         }

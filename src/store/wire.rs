@@ -1,25 +1,43 @@
-//! Tokens and logins as they are kept outside: what is sealed, and how it is read back.
+//! The format of tokens and logins in a file or in Redis: encoded, then sealed.
+//!
+//! It knows neither where a value is stored nor how keys are derived. Integers are big-endian.
+//!
+//! | token | bytes | | login | bytes |
+//! | --- | --- | --- | --- | --- |
+//! | version | 1 | | version | 1 |
+//! | minted, expires | 8 + 8 | | seed | 20 |
+//! | token id | 16 | | token id | 16 |
+//! | login id | 16 | | | |
+//! | seed | 20 | | | |
+//! | length of the user name, user name | 2 + n | | | |
+//! | upstream key, possibly empty | rest | | | |
 
 use zeroize::Zeroizing;
 
 use crate::base::secret::Secret;
 use crate::base::user_name::UserName;
-use crate::store::{LoginId, NewToken, Seed, Timestamp, TokenId};
+use crate::store::keys::{PRIMARY_SALT, StoreKeys};
+use crate::store::time::StoreClock;
+use crate::store::{LoginId, NewToken, Seed, Timestamp, TokenId, TokenRecord};
 
-/// The first byte of everything; another one is of another version, and not read.
+/// The first byte of every value. Values with a different version are not read.
 const WIRE_VERSION: u8 = 1;
 
-/// A token, all of it.
+/// The length of an encoded token without user name and upstream key.
+const FIXED_LENGTH: usize = 1 + 8 + 8 + 16 + 16 + 20 + 2;
+
+/// A token as the store holds it, except for its last use, which is not sealed.
 #[derive(Clone, Debug)]
 pub struct StoredToken {
     pub id: TokenId,
     pub seed: Seed,
     pub minted: Timestamp,
     pub expires: Timestamp,
+    /// Its `salt` is not encoded: it is the salt whose key opens the value.
     pub token: NewToken,
 }
 
-/// A login's token.
+/// Which token a login receives.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct StoredLogin {
     pub seed: Seed,
@@ -27,70 +45,106 @@ pub struct StoredLogin {
 }
 
 impl StoredToken {
-    /// The bytes that are sealed.
-    pub fn encode(&self) -> Zeroizing<Vec<u8>> {
+    /// The token in this process's memory.
+    pub fn from_record(id: TokenId, record: &TokenRecord, store_clock: &StoreClock) -> StoredToken {
+        let token = NewToken {
+            login: record.login,
+            user: record.user.clone(),
+            upstream_key: record.upstream_key().cloned(),
+            salt: record.salt,
+        };
+        let expires = store_clock.timestamp(record.expires);
+        StoredToken { id, seed: record.seed, minted: record.minted, expires, token }
+    }
+
+    /// A record for this process's memory, which counts as used now.
+    pub fn into_record(self, store_clock: &StoreClock) -> TokenRecord {
+        let (now, expires) = (store_clock.now_tick(), store_clock.tick(self.expires));
+        TokenRecord::new(self.token, self.seed, self.minted, now, expires)
+    }
+
+    /// Which token its login receives, if it is this one.
+    pub fn login(&self) -> StoredLogin {
+        StoredLogin { seed: self.seed, id: self.id }
+    }
+
+    /// Encodes and seals the token for `context`, with the salt that made it.
+    pub fn seal(&self, keys: &StoreKeys, context: &[u8]) -> Vec<u8> {
+        keys.seal(self.token.salt, context, &self.encode())
+    }
+
+    /// `None` if no salt opens it, or its version is unknown.
+    pub fn open(keys: &StoreKeys, context: &[u8], sealed: &[u8]) -> Option<StoredToken> {
+        let (salt, bytes) = keys.open(context, sealed)?;
+        StoredToken::decode(&bytes, salt)
+    }
+
+    fn encode(&self) -> Zeroizing<Vec<u8>> {
         let (user, key) = (self.token.user.as_str().as_bytes(), self.token.upstream_key.as_ref());
         let key = key.map_or(&[][..], |key| key.expose().as_bytes());
-        // With its whole room from the start: bytes that grow leave their beginnings behind in memory.
-        let mut bytes = Zeroizing::new(Vec::with_capacity(71 + user.len() + key.len()));
+        // SECURITY: the full capacity from the start, because growing would leave copies of the key behind in memory.
+        let mut bytes = Zeroizing::new(Vec::with_capacity(FIXED_LENGTH + user.len() + key.len()));
         bytes.push(WIRE_VERSION);
         bytes.extend(self.minted.0.to_be_bytes());
         bytes.extend(self.expires.0.to_be_bytes());
         bytes.extend(self.id.bytes());
         bytes.extend(self.token.login.0);
         bytes.extend(self.seed);
-        bytes.extend(u16::try_from(user.len()).expect("a name has 256 characters at most").to_be_bytes());
+        bytes.extend(u16::try_from(user.len()).expect("a name has at most 256 characters").to_be_bytes());
         bytes.extend(user);
         bytes.extend(key);
         bytes
     }
 
-    /// The token in bytes that were sealed.
-    pub fn decode(bytes: &[u8]) -> Option<StoredToken> {
-        let mut rest = ByteReader::after_version(bytes)?;
-        let (minted, expires) = (Timestamp(rest.read_u64()?), Timestamp(rest.read_u64()?));
-        let (id, login, seed) =
-            (TokenId::from_bytes(rest.read_array()?), LoginId(rest.read_array()?), rest.read_array()?);
-        let length = u16::from_be_bytes(rest.read_array()?);
-        let user = UserName::parse(rest.read_bytes(usize::from(length))?).ok()?;
-        let key = std::str::from_utf8(rest.0).ok()?;
+    fn decode(bytes: &[u8], salt: u8) -> Option<StoredToken> {
+        let mut reader = ByteReader::after_version(bytes)?;
+        let (minted, expires) = (Timestamp(reader.read_u64()?), Timestamp(reader.read_u64()?));
+        let id = TokenId::from_bytes(reader.read_array()?);
+        let (login, seed) = (LoginId(reader.read_array()?), reader.read_array()?);
+        let length = u16::from_be_bytes(reader.read_array()?);
+        let user = UserName::parse(reader.read_bytes(usize::from(length))?).ok()?;
+        let key = std::str::from_utf8(reader.0).ok()?;
         let upstream_key = (!key.is_empty()).then(|| Secret::new(key.to_owned()));
-        Some(StoredToken {
-            id,
-            seed,
-            minted,
-            expires,
-            token: NewToken { login, user, upstream_key, salt: 0 },
-        })
+        Some(StoredToken { id, seed, minted, expires, token: NewToken { login, user, upstream_key, salt } })
     }
 }
 
 impl StoredLogin {
-    /// The bytes that are sealed.
-    pub fn encode(&self) -> Vec<u8> {
+    /// Encodes and seals the login for `context`, with the primary salt.
+    pub fn seal(&self, keys: &StoreKeys, context: &[u8]) -> Vec<u8> {
+        keys.seal(PRIMARY_SALT, context, &self.encode())
+    }
+
+    /// `None` if no salt opens it, or its version is unknown.
+    pub fn open(keys: &StoreKeys, context: &[u8], sealed: &[u8]) -> Option<StoredLogin> {
+        let (_, bytes) = keys.open(context, sealed)?;
+        StoredLogin::decode(&bytes)
+    }
+
+    fn encode(&self) -> Vec<u8> {
         [&[WIRE_VERSION][..], &self.seed, self.id.bytes()].concat()
     }
 
-    /// The login in bytes that were sealed.
-    pub fn decode(bytes: &[u8]) -> Option<StoredLogin> {
-        let mut rest = ByteReader::after_version(bytes)?;
-        let login = StoredLogin { seed: rest.read_array()?, id: TokenId::from_bytes(rest.read_array()?) };
-        rest.0.is_empty().then_some(login)
+    fn decode(bytes: &[u8]) -> Option<StoredLogin> {
+        let mut reader = ByteReader::after_version(bytes)?;
+        let login = StoredLogin { seed: reader.read_array()?, id: TokenId::from_bytes(reader.read_array()?) };
+        reader.0.is_empty().then_some(login)
     }
 }
 
-/// What was not read yet.
+/// The bytes that have not been read yet.
 struct ByteReader<'a>(&'a [u8]);
 
 impl<'a> ByteReader<'a> {
+    /// `None` if the version is unknown.
     fn after_version(bytes: &'a [u8]) -> Option<ByteReader<'a>> {
         bytes.strip_prefix(&[WIRE_VERSION]).map(ByteReader)
     }
 
     fn read_bytes(&mut self, count: usize) -> Option<&'a [u8]> {
-        let (taken, rest) = self.0.split_at_checked(count)?;
+        let (bytes, rest) = self.0.split_at_checked(count)?;
         self.0 = rest;
-        Some(taken)
+        Some(bytes)
     }
 
     fn read_array<const N: usize>(&mut self) -> Option<[u8; N]> {
@@ -107,30 +161,30 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_written_is_read_and_nothing_shorter_is() {
+    fn tokens_and_logins_are_decoded_only_when_complete_and_of_this_version() {
         for key in [None, Some(Secret::new("tk_upstream".into()))] {
             let user = UserName::parse(b"alice").expect("valid");
-            let token = NewToken { login: LoginId([3; 16]), user, upstream_key: key, salt: 0 };
-            let kept = StoredToken {
+            let token = NewToken { login: LoginId([3; 16]), user, upstream_key: key, salt: 2 };
+            let stored = StoredToken {
                 id: TokenId::from_token(b"x"),
                 seed: [7; 20],
                 minted: Timestamp(5),
                 expires: Timestamp(9),
                 token,
             };
-            let bytes = kept.encode();
-            let read = StoredToken::decode(&bytes).expect("it is whole");
+            let bytes = stored.encode();
+            let decoded = StoredToken::decode(&bytes, 2).expect("it is complete");
             assert_eq!(
-                (read.id, read.seed, read.minted, read.expires),
-                (kept.id, kept.seed, Timestamp(5), Timestamp(9))
+                (decoded.id, decoded.seed, decoded.minted, decoded.expires),
+                (stored.id, stored.seed, Timestamp(5), Timestamp(9))
             );
-            assert_eq!((read.token.login, read.token.user), (kept.token.login, kept.token.user));
-            assert_eq!(read.token.upstream_key, kept.token.upstream_key);
-            for end in 0..76 {
-                assert!(StoredToken::decode(&bytes[..end]).is_none(), "{end}");
+            assert_eq!((decoded.token.login, decoded.token.user), (stored.token.login, stored.token.user));
+            assert_eq!((decoded.token.upstream_key, decoded.token.salt), (stored.token.upstream_key, 2));
+            for end in 0..FIXED_LENGTH + "alice".len() {
+                assert!(StoredToken::decode(&bytes[..end], 2).is_none(), "{end}");
             }
             let other_version = [&[2][..], &bytes[1..]].concat();
-            assert!(StoredToken::decode(&other_version).is_none());
+            assert!(StoredToken::decode(&other_version, 2).is_none());
         }
         let login = StoredLogin { seed: [7; 20], id: TokenId::from_token(b"x") };
         assert_eq!(StoredLogin::decode(&login.encode()), Some(login));

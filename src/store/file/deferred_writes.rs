@@ -1,35 +1,35 @@
-//! What may be late, in small portions: when tokens and salts were last used, and that tokens have ended.
+//! Writes that may be delayed, in small batches: last uses of tokens and salts, and the removal of expired tokens.
 
 use redb::{ReadableDatabase, ReadableTable};
 use tokio::time::Instant;
 
 use crate::store::file::{
     DEFERRED_BATCH_INTERVAL, FileResult, FileStore, LOGINS, OpenFileStore, PendingUse, SALTS, SealedTable,
-    TOKENS, millis, open_if_closed, seal_context, split_value,
+    TOKENS, open_if_closed, split_value,
 };
-use crate::store::wire::StoredLogin;
-use crate::store::{SaltUsage, Timestamp, salt_usage};
+use crate::store::salt_usage::USAGE_WINDOW;
+use crate::store::{SaltUsage, Timestamp};
 
-/// Tokens that are seen to in one portion.
+/// The number of tokens in a batch.
 const BATCH_SIZE: usize = 1000;
 
 impl OpenFileStore {
     pub(super) fn salt_usage(&mut self) -> FileResult<Vec<SaltUsage>> {
         self.write_salt_uses()?;
         let store = &self.store;
-        let since = store.store_clock.now().0.saturating_sub(millis(salt_usage::USAGE_WINDOW));
+        let since = store.store_clock.now().before(USAGE_WINDOW);
         let table = open_if_closed(&mut self.database, store)?.begin_read()?.open_table(SALTS)?;
-        let mut uses = Vec::new();
+        let mut all = Vec::new();
         for name in store.keys.salt_names() {
-            let mut all = SaltUsage::default();
+            let mut usage = SaltUsage::default();
             for entry in table.range((name, &[0; 16])..=(name, &[0xff; 16]))? {
-                let last = Timestamp(entry?.1.value());
-                all.last_used = all.last_used.max(Some(last));
-                all.users += u64::from(last.0 >= since);
+                let last_used = Timestamp(entry?.1.value());
+                usage.last_used = usage.last_used.max(Some(last_used));
+                usage.users += u64::from(last_used >= since);
             }
-            uses.push(all);
+            all.push(usage);
         }
-        Ok(uses)
+        Ok(all)
     }
 
     fn write_salt_uses(&mut self) -> FileResult<()> {
@@ -50,18 +50,17 @@ impl OpenFileStore {
         Ok(())
     }
 
-    /// A portion of what may be late.
+    /// Writes a batch of last uses, and removes a batch of expired tokens.
     pub(super) fn write_deferred(&mut self) -> FileResult<()> {
         self.next_batch = Instant::now() + DEFERRED_BATCH_INTERVAL;
         if Instant::now() >= self.deferred_due {
             self.deferred_due = Instant::now() + self.store.deferred_interval();
             self.write_salt_uses()?;
-            let (since, now) =
-                (self.uses_written_at, self.store.store_clock.tick(self.store.store_clock.now()));
-            let errands = &mut self.pending_uses;
+            let (since, now) = (self.uses_written_at, self.store.store_clock.now_tick());
+            let pending_uses = &mut self.pending_uses;
             self.store.memory.for_each(|id, record| {
                 if record.last_used() > since {
-                    errands.push_back(PendingUse { id: *id, salt: record.salt });
+                    pending_uses.push_back(PendingUse { id: *id, salt: record.salt });
                 }
             });
             self.uses_written_at = now;
@@ -70,13 +69,13 @@ impl OpenFileStore {
         let write = open_if_closed(&mut self.database, store)?.begin_write()?;
         {
             let mut tokens = write.open_table(TOKENS)?;
-            for PendingUse { id, salt } in self.pending_uses.drain(..self.pending_uses.len().min(BATCH_SIZE))
-            {
+            let count = self.pending_uses.len().min(BATCH_SIZE);
+            for PendingUse { id, salt } in self.pending_uses.drain(..count) {
                 let name = store.keys.token_name(salt, &id);
                 let value = tokens.get(&name.0)?.map(|value| value.value().to_vec());
                 if let (Some(mut value), Some(record)) = (value, store.memory.peek(&id)) {
-                    value[..8]
-                        .copy_from_slice(&store.store_clock.timestamp(record.last_used()).0.to_be_bytes());
+                    let last_used = store.store_clock.timestamp(record.last_used());
+                    value[..8].copy_from_slice(&last_used.0.to_be_bytes());
                     tokens.insert(&name.0, value.as_slice())?;
                 }
             }
@@ -88,42 +87,41 @@ impl OpenFileStore {
 }
 
 impl FileStore {
-    /// Looks at a portion of the tokens behind `from`, and removes those that live no more; where it came to.
+    /// Visits a batch of tokens from the cursor on, and removes the expired ones. Returns the next cursor.
     fn remove_expired(
         &self,
         tokens: &mut SealedTable<'_>,
         logins: &mut SealedTable<'_>,
-        from: Option<[u8; 16]>,
+        cursor: Option<[u8; 16]>,
     ) -> FileResult<Option<[u8; 16]>> {
         let now = self.store_clock.now();
-        let (mut ended, mut last, mut seen) = (Vec::new(), None, 0);
-        for entry in tokens.range::<&[u8; 16]>(&from.unwrap_or_default()..)?.take(BATCH_SIZE) {
+        let (mut expired, mut last, mut visited) = (Vec::new(), None, 0);
+        for entry in tokens.range::<&[u8; 16]>(&cursor.unwrap_or_default()..)?.take(BATCH_SIZE) {
             let (name, value) = entry?;
-            seen += 1;
+            visited += 1;
             last = Some(*name.value());
             let Some((_, expires, sealed)) = split_value(value.value()) else { continue };
-            let opened = self.unseal_token(name.value(), sealed);
-            // One that another salt made may be of use again, until its time is over.
-            let lives =
-                opened.as_ref().map_or(expires > now, |(_, kept)| self.memory.peek(&kept.id).is_some());
-            if !lives {
-                ended.push((*name.value(), opened.map(|(_, kept)| kept)));
+            let stored = self.unseal_token(name.value(), sealed);
+            let is_live = match &stored {
+                Some(stored) => self.memory.peek(&stored.id).is_some(),
+                // A salt that made it may be configured again before it expires.
+                None => expires > now,
+            };
+            if !is_live {
+                expired.push((*name.value(), stored));
             }
         }
-        for (name, kept) in ended {
+        for (name, stored) in expired {
             tokens.remove(&name)?;
-            let Some(kept) = kept else { continue };
-            let login = self.keys.login_name(&kept.token.login);
-            let points_here = logins.get(&login.0)?.is_some_and(|sealed| {
-                let opened = self.keys.open(&seal_context(b'l', &login.0), sealed.value());
-                opened
-                    .and_then(|(_, text)| StoredLogin::decode(&text))
-                    .is_some_and(|login| login.id == kept.id)
+            let Some(stored) = stored else { continue };
+            let login_name = self.keys.login_name(&stored.token.login);
+            let is_current = logins.get(&login_name.0)?.is_some_and(|sealed| {
+                self.unseal_login(&login_name, sealed.value()).is_some_and(|login| login.id == stored.id)
             });
-            if points_here {
-                logins.remove(&login.0)?;
+            if is_current {
+                logins.remove(&login_name.0)?;
             }
         }
-        Ok(last.filter(|_| seen == BATCH_SIZE))
+        Ok(last.filter(|_| visited == BATCH_SIZE))
     }
 }

@@ -1,8 +1,7 @@
-//! Tokens in a file, for one process: what it has said it keeps outlives its end, however that comes.
+//! Tokens in a file, for one process. Every token that it has returned survives a crash.
 //!
-//! All tokens are in memory too, so no lookup touches the file. Logins that come together are written together, with one
-//! wait for the disk. What may be late is written late and in small portions: when a token was last used, and that it has
-//! ended.
+//! All tokens are in memory too, so no lookup reads the file. Concurrent logins are written together, with one wait
+//! for the disk. The last use of a token, and the removal of expired ones, are written later in small batches.
 
 mod deferred_writes;
 mod write;
@@ -28,29 +27,29 @@ use crate::store::keys::{RecordName, StoreKeys};
 use crate::store::listing::list_memory;
 use crate::store::memory::MemoryStore;
 use crate::store::time::StoreClock;
-use crate::store::wire::StoredToken;
-use crate::store::{NewToken, Seed, Timestamp, TokenId, TokenRecord, Unavailable};
+use crate::store::wire::{StoredLogin, StoredToken};
+use crate::store::{NewToken, Seed, Timestamp, TokenId, Unavailable};
 
-/// Name of a token -> when it was last used, when it ends, and all of it, sealed.
+/// By the name of a token: its last use, its expiry, and the sealed token; see [`split_value`].
 const TOKENS: TableDefinition<'_, &[u8; 16], &[u8]> = TableDefinition::new("tokens 1");
-/// Name of a login -> the token that it is given, sealed.
+/// By the name of a login: the token that it receives, sealed.
 const LOGINS: TableDefinition<'_, &[u8; 16], &[u8]> = TableDefinition::new("logins 1");
-/// Name of a salt and of a user -> when that one's bearer was last opened with it.
+/// By the name of a salt and the pseudonym of a user: the last use.
 const SALTS: TableDefinition<'_, (&str, &[u8; 16]), u64> = TableDefinition::new("salts 1");
 
-/// Logins that are written together.
+/// Maximum number of commands that share one write.
 const MAX_BATCH: usize = 1000;
 
-/// Between two portions, so that logins find the disk free.
+/// The pause between two batches of deferred writes, in which logins can use the disk.
 const DEFERRED_BATCH_INTERVAL: Duration = Duration::from_millis(50);
 
-/// What may be late is at most so late, where nothing ends for want of use.
+/// The maximum delay of deferred writes, used where tokens have no idle lifetime.
 const MAX_DEFERRED_INTERVAL: Duration = Duration::from_secs(60);
 
-/// The library's memory for pages of the file.
+/// The database's cache for pages of the file, in bytes.
 const PAGE_CACHE_BYTES: usize = 16 * 1024 * 1024;
 
-/// A file that is not open yet.
+/// A file that has not been opened yet.
 pub struct FileStore {
     path: PathBuf,
     keys: StoreKeys,
@@ -61,13 +60,19 @@ pub struct FileStore {
 /// An open file, whose tokens are in memory.
 pub struct OpenFileStore {
     store: FileStore,
-    /// `None` after a failure, until it can be opened again.
+    /// `None` after a write error, until the file has been opened again.
     database: Option<Database>,
+    /// The uses of salts that are not in the file yet.
     pending_salt_uses: HashMap<(u8, RecordName), Timestamp>,
+    /// The tokens whose last use is not in the file yet.
     pending_uses: VecDeque<PendingUse>,
+    /// When to collect `pending_uses` again.
     deferred_due: Instant,
+    /// When to write the next batch of them.
     next_batch: Instant,
+    /// Uses before this tick are in the file, or in `pending_uses`.
     uses_written_at: Tick,
+    /// The name of the last token that the search for expired tokens has visited; `None`: it starts over.
     expiry_cursor: Option<[u8; 16]>,
 }
 
@@ -77,7 +82,7 @@ struct PendingUse {
     salt: u8,
 }
 
-/// A login that waits for the disk.
+/// A new token that waits for the disk.
 struct PendingMint {
     token: NewToken,
     seed: Seed,
@@ -87,14 +92,11 @@ struct PendingMint {
 
 type FileResult<T> = Result<T, redb::Error>;
 
-/// The salt that made a token, when it was last used, and the token.
-type LiveToken = (u8, Timestamp, StoredToken);
-
 /// A table of sealed values by name.
 type SealedTable<'a> = Table<'a, &'static [u8; 16], &'static [u8]>;
 
 impl FileStore {
-    /// Nothing is touched before [`FileStore::open`].
+    /// Does nothing before [`FileStore::open`].
     pub fn new(
         path: PathBuf,
         keys: StoreKeys,
@@ -104,45 +106,46 @@ impl FileStore {
         FileStore { path, keys, memory, store_clock }
     }
 
-    /// Opens the file, and takes its tokens into memory. The error is a sentence.
+    /// Opens the file and loads its tokens into memory. The error is a message for operators.
     pub fn open(self) -> Result<OpenFileStore, String> {
         let database = self.open_database()?;
-        self.load(&database).map_err(|error| format!("{} cannot be read: {error}", self.path.display()))?;
-        let errands_due = Instant::now() + self.deferred_interval();
+        self.load(&database).map_err(|error| format!("cannot read {}: {error}", self.path.display()))?;
+        let deferred_due = Instant::now() + self.deferred_interval();
         Ok(OpenFileStore {
-            uses_written_at: self.store_clock.tick(self.store_clock.now()),
+            uses_written_at: self.store_clock.now_tick(),
             store: self,
             database: Some(database),
             pending_salt_uses: HashMap::new(),
             pending_uses: VecDeque::new(),
-            deferred_due: errands_due,
-            next_batch: errands_due,
+            deferred_due,
+            next_batch: deferred_due,
             expiry_cursor: None,
         })
     }
 
     fn open_database(&self) -> Result<Database, String> {
         let path = self.path.display();
-        let file = self.open_file().map_err(|error| format!("{path} cannot be opened: {error}"))?;
+        let file = self.open_file().map_err(|error| format!("cannot open {path}: {error}"))?;
         let mode = file.metadata().map_or(0, |metadata| metadata.mode()) & 0o777;
         if mode & 0o077 != 0 {
-            // SECURITY: what is in it is sealed, but when who was here is nobody else's concern either.
-            return Err(format!("{path} is open to others (mode {mode:04o}); `chmod 600 {path}`"));
+            // SECURITY: the values are sealed, but the file still reveals how many users there are and when they log
+            // in.
+            return Err(format!(
+                "{path} is accessible to other users (mode {mode:04o}); run `chmod 600 {path}`"
+            ));
         }
         let backend = FileBackend::new(file).map_err(|error| self.open_error(error))?;
-        let opened = Database::builder().set_cache_size(PAGE_CACHE_BYTES).create_with_backend(backend);
-        opened.map_err(|error| self.open_error(error))
+        let database = Database::builder().set_cache_size(PAGE_CACHE_BYTES).create_with_backend(backend);
+        database.map_err(|error| self.open_error(error))
     }
 
     fn open_error(&self, error: DatabaseError) -> String {
         let path = self.path.display();
         match error {
-            DatabaseError::DatabaseAlreadyOpen => {
-                format!(
-                    "{path} is in use by another process; each gateway needs a file of its own, or a Redis to share"
-                )
-            }
-            other => format!("{path} cannot be used: {other}"),
+            DatabaseError::DatabaseAlreadyOpen => format!(
+                "{path} is in use by another process; use a separate file for each gateway, or share a Redis"
+            ),
+            other => format!("cannot use {path}: {other}"),
         }
     }
 
@@ -157,98 +160,93 @@ impl FileStore {
         write.open_table(SALTS)?;
         write.commit()?;
         let count = tokens.len();
-        for (salt, last_used, mut kept) in tokens {
-            // A clock that was set back must not make tokens live longer.
-            let longest = self.store_clock.now().0.saturating_add(millis(self.memory.limits().ttl));
-            kept.expires = kept.expires.min(Timestamp(longest));
-            let id = kept.id;
-            let record = self.token_record(kept, salt);
+        for (last_used, mut stored) in tokens {
+            // A wall clock that was set back must not extend the lifetime of tokens.
+            let latest = self.store_clock.now().after(self.memory.limits().ttl);
+            stored.expires = stored.expires.min(latest);
+            let id = stored.id;
+            let record = stored.into_record(&self.store_clock);
             record.set_last_used(self.store_clock.tick(last_used));
             self.memory.insert_minted(id, record);
         }
-        info!(path = %self.path.display(), tokens = count, "tokens are kept in a file");
+        info!(path = %self.path.display(), tokens = count, "token file opened");
         if unreadable > 0 {
             warn!(
                 tokens = unreadable,
-                "tokens in the file were made with salts that are not in use: they do not work"
+                "tokens in the file cannot be used: they were made with salts that are not configured"
             );
         }
         Ok(())
     }
 
-    /// The tokens that live, the oldest first, and how many cannot be read.
+    /// The live tokens with their last use, the oldest first, and the number of tokens that no salt opens.
     fn live_tokens(
         &self,
         table: &impl ReadableTable<&'static [u8; 16], &'static [u8]>,
-    ) -> FileResult<(Vec<LiveToken>, usize)> {
-        let (now, idle) = (self.store_clock.now(), self.memory.limits().idle_ttl);
+    ) -> FileResult<(Vec<(Timestamp, StoredToken)>, usize)> {
+        let (now, idle_ttl) = (self.store_clock.now(), self.memory.limits().idle_ttl);
         let (mut tokens, mut unreadable) = (Vec::new(), 0);
         for entry in table.iter()? {
             let (name, value) = entry?;
             let Some((last_used, expires, sealed)) = split_value(value.value()) else { continue };
-            let idled = idle.is_some_and(|idle| {
-                last_used.0.saturating_add(millis(idle + self.deferred_interval())) <= now.0
-            });
-            if expires <= now || idled {
+            // The last use in the file may be out of date by the interval.
+            let is_idle = idle_ttl.is_some_and(|ttl| last_used.after(ttl + self.deferred_interval()) <= now);
+            if expires <= now || is_idle {
                 continue;
             }
             match self.unseal_token(name.value(), sealed) {
-                Some((salt, kept)) => tokens.push((salt, last_used, kept)),
+                Some(stored) => tokens.push((last_used, stored)),
                 None => unreadable += 1,
             }
         }
-        tokens.sort_by_key(|(_, _, kept)| kept.minted);
+        tokens.sort_by_key(|(_, stored)| stored.minted);
         Ok((tokens, unreadable))
     }
 
-    fn token_record(&self, kept: StoredToken, salt: u8) -> TokenRecord {
-        let (now, expires) =
-            (self.store_clock.tick(self.store_clock.now()), self.store_clock.tick(kept.expires));
-        TokenRecord::new(kept.token, kept.seed, kept.minted, now, expires).with_salt(salt)
+    fn unseal_token(&self, name: &[u8; 16], sealed: &[u8]) -> Option<StoredToken> {
+        StoredToken::open(&self.keys, &seal_context(b't', name), sealed)
     }
 
-    fn unseal_token(&self, name: &[u8; 16], sealed: &[u8]) -> Option<(u8, StoredToken)> {
-        let (salt, text) = self.keys.open(&seal_context(b't', name), sealed)?;
-        Some((salt, StoredToken::decode(&text)?))
+    /// The name and the value of a token's entry.
+    fn seal_token(&self, stored: &StoredToken, last_used: Timestamp) -> (RecordName, Vec<u8>) {
+        let name = self.keys.token_name(stored.token.salt, &stored.id);
+        let sealed = stored.seal(&self.keys, &seal_context(b't', &name.0));
+        (name, [&last_used.0.to_be_bytes()[..], &stored.expires.0.to_be_bytes(), &sealed].concat())
     }
 
-    fn seal_token(&self, kept: &StoredToken, salt: u8, last_used: Timestamp) -> (RecordName, Vec<u8>) {
-        let name = self.keys.token_name(salt, &kept.id);
-        let sealed = self.keys.seal(salt, &seal_context(b't', &name.0), &kept.encode());
-        (name, [&last_used.0.to_be_bytes()[..], &kept.expires.0.to_be_bytes(), &sealed].concat())
+    fn unseal_login(&self, name: &RecordName, sealed: &[u8]) -> Option<StoredLogin> {
+        StoredLogin::open(&self.keys, &seal_context(b'l', &name.0), sealed)
     }
 
-    /// How late what may be late is.
+    /// The delay of deferred writes.
     fn deferred_interval(&self) -> Duration {
-        let idle = self.memory.limits().idle_ttl;
-        idle.map_or(MAX_DEFERRED_INTERVAL, |idle| {
-            (idle / 16).clamp(Duration::from_millis(100), MAX_DEFERRED_INTERVAL)
-        })
+        self.memory.limits().write_interval(MAX_DEFERRED_INTERVAL)
     }
 }
 
 impl OpenFileStore {
-    /// Serves commands until nobody can send one any more.
+    /// Executes commands until all senders are gone.
     pub async fn serve(mut self, mut commands: mpsc::Receiver<Command>, up: Gauge) {
         loop {
             let wake = if self.pending_uses.is_empty() { self.deferred_due } else { self.next_batch };
-            let outcome = tokio::select! {
+            let result = tokio::select! {
                 command = commands.recv() => {
                     let Some(command) = command else { break };
-                    let mut together = vec![command];
-                    while together.len() < MAX_BATCH && let Ok(more) = commands.try_recv() {
-                        together.push(more);
+                    let mut batch = vec![command];
+                    while batch.len() < MAX_BATCH && let Ok(more) = commands.try_recv() {
+                        batch.push(more);
                     }
-                    self.run_batch(together)
+                    self.run_batch(batch)
                 }
                 () = sleep_until(wake) => self.write_deferred(),
             };
-            up.set(i64::from(outcome.is_ok()));
-            if let Err(error) = outcome {
+            up.set(i64::from(result.is_ok()));
+            if let Err(error) = result {
                 error!(
-                    "the token store's file cannot be written: {error}. New tokens get 503; known ones go on working"
+                    "cannot write to the token file: {error}. New tokens are rejected with 503; known tokens keep \
+                     working"
                 );
-                // After a failure the library wants the file opened anew.
+                // After an error, the database must be opened again.
                 self.database = None;
             }
         }
@@ -261,10 +259,10 @@ impl OpenFileStore {
         for command in commands {
             match command {
                 Command::Mint { token, seed, id, reply } => {
-                    mints.push(PendingMint { token, seed, id, reply })
+                    mints.push(PendingMint { token, seed, id, reply });
                 }
                 other => {
-                    // In the order of their coming.
+                    // Commands take effect in sequence.
                     self.mint(std::mem::take(&mut mints))?;
                     self.run(other)?;
                 }
@@ -275,8 +273,8 @@ impl OpenFileStore {
 
     fn run(&mut self, command: Command) -> FileResult<()> {
         match command {
-            Command::Mint { .. } => unreachable!("they are written together"),
-            // What is not in memory is not in the file.
+            Command::Mint { .. } => unreachable!("run_batch has taken it"),
+            // The file has no tokens that are not in memory.
             Command::Fetch { reply, .. } => drop(reply.send(Ok(None))),
             Command::List { filter, reply } => {
                 let _ = reply.send(Ok(list_memory(&self.store.memory, &self.store.store_clock, &filter)));
@@ -285,9 +283,9 @@ impl OpenFileStore {
                 let user = self.store.keys.hashed_user(&user);
                 self.pending_salt_uses.insert((salt, user), self.store.store_clock.now());
             }
-            // There is nobody to tell.
-            Command::Failure(_) => {}
-            Command::Revoke { what, reply } => return send_reply(reply, self.revoke(&what)),
+            // There are no replicas.
+            Command::PublishFailure(_) => {}
+            Command::Revoke { revocation, reply } => return send_reply(reply, self.revoke(&revocation)),
             Command::SetUpstreamKey { id, key, reply } => {
                 return send_reply(reply, self.set_upstream_key(&id, key));
             }
@@ -297,7 +295,7 @@ impl OpenFileStore {
     }
 }
 
-/// The database, opened again if it must be.
+/// The database, opened again if an error has closed it.
 fn open_if_closed<'a>(database: &'a mut Option<Database>, store: &FileStore) -> FileResult<&'a Database> {
     if database.is_none() {
         *database = Some(store.open_database().map_err(|error| redb::Error::Io(io::Error::other(error)))?);
@@ -305,33 +303,26 @@ fn open_if_closed<'a>(database: &'a mut Option<Database>, store: &FileStore) -> 
     Ok(database.as_ref().expect("it was opened just now"))
 }
 
-fn send_reply<T>(reply: ReplySender<T>, outcome: FileResult<T>) -> FileResult<()> {
-    match outcome {
-        Ok(value) => {
-            let _ = reply.send(Ok(value));
-            Ok(())
-        }
-        Err(error) => {
-            let _ = reply.send(Err(Unavailable));
-            Err(error)
-        }
-    }
+/// Replies with the result, and returns the error.
+fn send_reply<T>(reply: ReplySender<T>, result: FileResult<T>) -> FileResult<()> {
+    let (result, error) = match result {
+        Ok(value) => (Ok(value), Ok(())),
+        Err(error) => (Err(Unavailable), Err(error)),
+    };
+    let _ = reply.send(result);
+    error
 }
 
-/// What a value is sealed for: it cannot be moved to another name.
-fn seal_context(kind: u8, name: &[u8; 16]) -> [u8; 17] {
-    let mut place = [kind; 17];
-    place[1..].copy_from_slice(name);
-    place
+/// The table and the name of an entry: a value that is sealed for it opens nowhere else.
+fn seal_context(table: u8, name: &[u8; 16]) -> [u8; 17] {
+    let mut context = [table; 17];
+    context[1..].copy_from_slice(name);
+    context
 }
 
-/// When a token was last used, when it ends, and what is sealed.
+/// The last use, the expiry, and the sealed token.
 fn split_value(value: &[u8]) -> Option<(Timestamp, Timestamp, &[u8])> {
     let (last_used, rest) = value.split_first_chunk()?;
     let (expires, sealed) = rest.split_first_chunk()?;
     Some((Timestamp(u64::from_be_bytes(*last_used)), Timestamp(u64::from_be_bytes(*expires)), sealed))
-}
-
-fn millis(span: Duration) -> u64 {
-    u64::try_from(span.as_millis()).unwrap_or(u64::MAX)
 }

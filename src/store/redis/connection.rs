@@ -1,4 +1,4 @@
-//! Connections to Redis, however its servers are put together.
+//! Connections to Redis: one server, Sentinel, or a cluster. It knows nothing about tokens.
 
 use std::time::Duration;
 
@@ -8,20 +8,20 @@ use redis::cluster_async::ClusterConnection;
 use redis::io::tcp::TcpSettings;
 use redis::sentinel::{SentinelClientBuilder, SentinelServerType};
 use redis::{
-    AsyncConnectionConfig, Client, ClientTlsConfig, Cmd, ConnectionAddr, IntoConnectionInfo, Pipeline,
-    RedisConnectionInfo, RedisFuture, RedisResult, TlsCertificates, TlsMode, Value,
+    AsyncConnectionConfig, Client, ClientTlsConfig, Cmd, ConnectionAddr, FromRedisValue, IntoConnectionInfo,
+    Pipeline, RedisConnectionInfo, RedisFuture, RedisResult, TlsCertificates, TlsMode, Value,
 };
 
 use crate::config::options::STORE;
 use crate::config::{Problem, RedisNode, RedisOptions, RedisTopology};
 
-/// For TCP, TLS and logging in, each of them in the background.
+/// For each of TCP, TLS and authentication.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// The library gives up a command after so long. Requests wait for less; this is for what nobody waits for any more.
+/// After this time the client library abandons a command. Requests have given up long before.
 const RESPONSE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// One server, or a cluster of them; a cheap clone, and any number of commands may be under way.
+/// A connection to one server or to a cluster. Cheap to clone; the clones multiplex their commands.
 #[derive(Clone)]
 pub enum RedisConnection {
     One(MultiplexedConnection),
@@ -56,16 +56,42 @@ impl ConnectionLike for RedisConnection {
     }
 }
 
-/// Connects. `attempt` counts from 0, so that each begins with another Sentinel or node than the last one.
+impl RedisConnection {
+    /// Executes independent commands, and returns one result for each.
+    pub async fn query_all<T: FromRedisValue>(
+        &mut self,
+        commands: impl Iterator<Item = Cmd>,
+    ) -> RedisResult<Vec<T>> {
+        match self {
+            RedisConnection::One(connection) => {
+                let mut pipeline = redis::pipe();
+                for command in commands {
+                    pipeline.add_command(command);
+                }
+                pipeline.query_async(connection).await
+            }
+            // The keys may be on different servers.
+            RedisConnection::Cluster(connection) => {
+                let mut results = Vec::new();
+                for command in commands {
+                    results.push(command.query_async(connection).await?);
+                }
+                Ok(results)
+            }
+        }
+    }
+}
+
+/// Connects. `attempt` counts from 0, so that each attempt starts with a different Sentinel or node.
 ///
-/// Certificates are read each time, so that renewed ones are used.
+/// Reads the certificate files each time, so that it uses renewed ones.
 pub async fn connect(options: &RedisOptions, attempt: usize) -> RedisResult<RedisConnection> {
     let certificates = read_certificates(options).map_err(|problem| {
         redis::RedisError::from((redis::ErrorKind::InvalidClientConfig, "certificates", problem.to_string()))
     })?;
     let mut nodes = options.nodes.clone();
-    let begin = attempt % nodes.len();
-    nodes.rotate_left(begin);
+    let first = attempt % nodes.len();
+    nodes.rotate_left(first);
     match &options.topology {
         RedisTopology::Standalone => {
             let info =
@@ -149,15 +175,14 @@ fn address(node: &RedisNode) -> ConnectionAddr {
 }
 
 fn connection_info(options: &RedisOptions) -> RedisConnectionInfo {
-    let mut login =
-        RedisConnectionInfo::default().set_db(i64::from(options.database)).set_skip_set_lib_name();
+    let mut info = RedisConnectionInfo::default().set_db(i64::from(options.database)).set_skip_set_lib_name();
     if let Some(username) = &options.username {
-        login = login.set_username(username);
+        info = info.set_username(username);
     }
     if let Some(password) = &options.password {
-        login = login.set_password(password.expose());
+        info = info.set_password(password.expose());
     }
-    login
+    info
 }
 
 fn tcp_settings() -> TcpSettings {
@@ -170,8 +195,8 @@ fn timeouts() -> AsyncConnectionConfig {
         .set_response_timeout(Some(RESPONSE_TIMEOUT))
 }
 
-/// What `rediss://` needs; `None` for `redis://`.
-pub fn read_certificates(options: &RedisOptions) -> Result<Option<TlsCertificates>, Problem> {
+/// Reads the CA certificate and the client certificate for `rediss://`; `None` if no node uses it.
+fn read_certificates(options: &RedisOptions) -> Result<Option<TlsCertificates>, Problem> {
     let read = |option: &str, path: &std::path::Path| {
         std::fs::read(path)
             .map_err(|error| Problem::new(option, format!("cannot read {}: {error}", path.display())))
@@ -190,7 +215,7 @@ pub fn read_certificates(options: &RedisOptions) -> Result<Option<TlsCertificate
     Ok(Some(TlsCertificates { client_tls, root_cert }))
 }
 
-/// Tells whether such files can be used at all, before anybody is connected to.
+/// Checks that the certificate files can be used, before connecting.
 pub fn check_certificates(options: &RedisOptions) -> Result<(), Problem> {
     let Some(certificates) = read_certificates(options)? else { return Ok(()) };
     let unusable =

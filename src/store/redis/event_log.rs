@@ -1,44 +1,48 @@
-//! What replicas tell each other: revocations, changes of tokens, wrong credentials.
+//! Exchanges events between replicas: revocations and changed tokens in one stream, credential failures in a second
+//! one.
+//!
+//! It knows how entries are encoded and how far this replica has read, but not when to read: see `heartbeat`.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use aws_lc_rs::rand;
-use redis::cmd;
+use redis::{Cmd, cmd};
 use tracing::warn;
+use zeroize::Zeroizing;
 
+use crate::store::keys::PRIMARY_SALT;
 use crate::store::redis::connection::RedisConnection;
-use crate::store::redis::tokens::millis;
-use crate::store::redis::{RedisSession, StoreCommandResult};
+use crate::store::redis::{RedisSession, StoreResult};
 use crate::store::revocation::{Revocation, Revocations};
 use crate::store::{CredentialFailure, Timestamp, TokenId};
 
-/// Entries of a stream: their ids, and names and values of their fields.
+/// Entries of a stream: their ids, and the names and values of their fields.
 pub type StreamEntries = Vec<(String, Vec<Vec<u8>>)>;
 
-/// A revocation is kept at least so long, whatever `tokens.ttl` is here: another replica may let tokens live longer.
+/// The minimum time that revocations stay in the log, as `tokens.ttl` may be longer at a different replica.
 const MIN_RETENTION: Duration = Duration::from_secs(30 * 24 * 60 * 60);
 
-/// Failures older than that have run out of every bucket.
+/// Older failures no longer count toward any limit.
 const FAILURE_RETENTION: Duration = Duration::from_secs(60);
 
-/// More failures are not told at once; who makes so many is known by then.
+/// Further failures are not published: a client that causes this number has reached its limits by then.
 const MAX_PENDING_FAILURES: usize = 10_000;
 
-/// Something that all replicas must know.
+/// An entry of the event log.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum StoreEvent {
-    /// Tokens that ended; when, if not when the notice was written.
+    /// Tokens were revoked, at this time; `None`: when the entry was written.
     Revoked(Revocation, Option<Timestamp>),
-    /// A token that is another one in the store by now.
+    /// A token in the store was changed, so that its copies in memory are out of date.
     Changed(TokenId),
 }
 
 impl StoreEvent {
     fn encode(&self) -> Vec<u8> {
         match self {
-            StoreEvent::Revoked(what, at) => {
-                [b"r", &at.unwrap_or_default().0.to_be_bytes()[..], &what.encode()].concat()
+            StoreEvent::Revoked(revocation, at) => {
+                [b"r", &at.unwrap_or_default().0.to_be_bytes()[..], &revocation.encode()].concat()
             }
             StoreEvent::Changed(id) => [b"c", &id.bytes()[..]].concat(),
         }
@@ -47,9 +51,9 @@ impl StoreEvent {
     fn decode(bytes: &[u8]) -> Option<StoreEvent> {
         match bytes.split_first()? {
             (b'r', rest) => {
-                let (at, what) = rest.split_first_chunk()?;
+                let (at, revocation) = rest.split_first_chunk()?;
                 let at = Some(Timestamp(u64::from_be_bytes(*at))).filter(|at| at.0 > 0);
-                Revocation::decode(what).map(|what| StoreEvent::Revoked(what, at))
+                Revocation::decode(revocation).map(|revocation| StoreEvent::Revoked(revocation, at))
             }
             (b'c', rest) => rest.try_into().ok().map(TokenId::from_bytes).map(StoreEvent::Changed),
             _ => None,
@@ -57,69 +61,74 @@ impl StoreEvent {
     }
 }
 
-/// How far this replica has read, and what it has yet to tell and to do.
+/// The read position of this replica, and the events that it has yet to publish and to apply.
 #[derive(Default)]
 pub struct EventLog {
-    /// Of the last notice that was read; empty before the first one.
+    /// The id of the last event that was read; empty: none since the last rewind.
     last_event_id: String,
-    /// Of the last failures that were read.
+    /// The id of the last entry of failures that was read; empty: none.
     last_failure_id: String,
-    /// What the log holds, since it was last begun to be read.
+    /// The revocations in the log, as far as it has been read since the last rewind.
     in_log: Revocations,
     /// Revocations whose tokens may still be in memory.
     unapplied: Vec<(Revocation, Timestamp)>,
-    /// Whether there are revocations of this replica's that are not in the log.
+    /// True if a revocation of this replica could not be written to the log.
     has_unpublished: bool,
     pending_failures: Vec<CredentialFailure>,
-    /// What tells this replica's failures from others'; made when it is first needed.
+    /// Distinguishes this replica's failures from others'; created when it is first needed.
     replica_id: Option<[u8; 8]>,
 }
 
 impl EventLog {
-    /// So many entries are asked for at once.
+    /// Maximum number of entries in one read.
     pub const PAGE: usize = 1000;
 
-    /// Has the log read from its beginning: after a failover it may be another one, with ids that were passed already.
+    /// Starts to read the log from its beginning. After a failover, the new server may have entries with ids lower
+    /// than those read from the old one.
     pub fn rewind(&mut self) {
         self.last_event_id.clear();
         self.in_log = Revocations::default();
     }
 
-    /// From where on notices and failures are new.
+    /// The start of the range of new events, and of new failures, as XRANGE takes it.
     pub fn positions(&self, now: Timestamp) -> (String, String) {
         let after = |id: &String| format!("({id}");
-        let notices = if self.last_event_id.is_empty() { "-".to_owned() } else { after(&self.last_event_id) };
-        let recently = || now.0.saturating_sub(millis(FAILURE_RETENTION)).to_string();
-        (notices, if self.last_failure_id.is_empty() { recently() } else { after(&self.last_failure_id) })
+        let events = if self.last_event_id.is_empty() { "-".to_owned() } else { after(&self.last_event_id) };
+        let failures = if self.last_failure_id.is_empty() {
+            now.before(FAILURE_RETENTION).0.to_string()
+        } else {
+            after(&self.last_failure_id)
+        };
+        (events, failures)
     }
 
-    /// A wrong credential that others are to be told of.
+    /// Queues a failure for the other replicas.
     pub fn add_failure(&mut self, failure: CredentialFailure) {
         if self.pending_failures.len() < MAX_PENDING_FAILURES {
             self.pending_failures.push(failure);
         }
     }
 
-    /// Whether there is something that the log does not know yet.
+    /// True if the log lacks a revocation of this replica.
     pub fn has_unpublished(&self) -> bool {
         self.has_unpublished
     }
 
     fn replica_id(&mut self) -> [u8; 8] {
         *self.replica_id.get_or_insert_with(|| {
-            let mut name = [0; 8];
-            rand::fill(&mut name).expect("the system's random source works");
-            name
+            let mut id = [0; 8];
+            rand::fill(&mut id).expect("the system's random source works");
+            id
         })
     }
 }
 
 impl RedisSession {
-    /// Ends tokens, here and everywhere.
-    pub(super) async fn revoke(&self, what: Revocation) -> StoreCommandResult<()> {
-        let published = self.publish(&StoreEvent::Revoked(what.clone(), None)).await;
+    /// Revokes tokens, here and at the other replicas.
+    pub(super) async fn revoke(&self, revocation: Revocation) -> StoreResult<()> {
+        let published = self.publish(&StoreEvent::Revoked(revocation.clone(), None)).await;
         let at = *published.as_ref().unwrap_or(&self.context.store_clock.now());
-        self.add_revocation(what, at);
+        self.add_revocation(revocation, at);
         self.remove_revoked().await;
         if published.is_err() {
             self.event_log.borrow_mut().has_unpublished = true;
@@ -127,117 +136,129 @@ impl RedisSession {
         published.map(drop)
     }
 
-    /// Writes a notice; when it was written, by the server's clock.
-    pub(super) async fn publish(&self, notice: &StoreEvent) -> StoreCommandResult<Timestamp> {
-        let key = self.redis_key("notices", "");
-        let sealed = self.context.keys.seal(0, key.as_bytes(), &notice.encode());
-        let oldest = self.context.store_clock.now().0.saturating_sub(millis(self.ttl().max(MIN_RETENTION)));
-        let id: String = self.query(cmd("XADD").arg((&key, "MINID", "~", oldest, "*", "d", sealed))).await?;
+    /// Writes an event, and returns the time of its entry by the server's clock.
+    pub(super) async fn publish(&self, event: &StoreEvent) -> StoreResult<Timestamp> {
+        let retention = self.ttl().max(MIN_RETENTION);
+        let id: String = self.query(&self.append("notices", Some(retention), &event.encode())).await?;
         Ok(entry_time(&id))
     }
 
-    /// Takes new notices to heart.
+    /// The command that seals an entry and appends it to a stream. It also removes entries older than the retention.
+    fn append(&self, stream: &str, retention: Option<Duration>, plaintext: &[u8]) -> Cmd {
+        let key = self.redis_key(stream, "");
+        let sealed = self.context.keys.seal(PRIMARY_SALT, key.as_bytes(), plaintext);
+        let mut command = cmd("XADD");
+        command.arg(key);
+        if let Some(retention) = retention {
+            command.arg(("MINID", "~", self.context.store_clock.now().before(retention).0));
+        }
+        command.arg(("*", "d", sealed));
+        command
+    }
+
+    /// The plaintext of an entry; `None` if no salt opens it.
+    fn open_entry(&self, stream: &str, fields: &[Vec<u8>]) -> Option<Zeroizing<Vec<u8>>> {
+        let key = self.redis_key(stream, "");
+        let (_, plaintext) = self.context.keys.open(key.as_bytes(), fields.get(1)?)?;
+        Some(plaintext)
+    }
+
     pub(super) async fn apply_events(&self, entries: StreamEntries) {
-        let key = self.redis_key("notices", "");
         for (id, fields) in entries {
-            let at = entry_time(&id);
+            let written_at = entry_time(&id);
             self.event_log.borrow_mut().last_event_id = id;
-            let opened = fields.get(1).and_then(|sealed| self.context.keys.open(key.as_bytes(), sealed));
-            match opened.and_then(|(_, text)| StoreEvent::decode(&text)) {
-                Some(StoreEvent::Revoked(what, when)) => {
-                    let at = when.unwrap_or(at);
-                    self.event_log.borrow_mut().in_log.add(&what, at);
-                    self.add_revocation(what, at);
+            let event = self.open_entry("notices", &fields).and_then(|text| StoreEvent::decode(&text));
+            match event {
+                Some(StoreEvent::Revoked(revocation, at)) => {
+                    let at = at.unwrap_or(written_at);
+                    self.event_log.borrow_mut().in_log.add(&revocation, at);
+                    self.add_revocation(revocation, at);
                 }
                 Some(StoreEvent::Changed(id)) => self.context.memory.remove(&id),
                 None => warn!(
-                    "a notice in the token store cannot be opened: do all replicas have the same salts and version?"
+                    "cannot read an event in the token store: check that all replicas have the same salts and version"
                 ),
             }
         }
         self.remove_revoked().await;
-        self.revocations
-            .borrow_mut()
-            .remove_outdated(self.context.store_clock.now(), self.ttl().max(MIN_RETENTION));
+        let retention = self.ttl().max(MIN_RETENTION);
+        self.revocations.borrow_mut().remove_outdated(self.context.store_clock.now(), retention);
     }
 
-    /// SECURITY: known first, so that no token comes into memory any more that the search below has missed.
-    fn add_revocation(&self, what: Revocation, at: Timestamp) {
-        if self.revocations.borrow_mut().add(&what, at) {
-            self.event_log.borrow_mut().unapplied.push((what, at));
+    /// SECURITY: comes before [`RedisSession::remove_revoked`]. From here on, no covered token is added to the
+    /// memory, so that the search cannot miss one.
+    fn add_revocation(&self, revocation: Revocation, at: Timestamp) {
+        if self.revocations.borrow_mut().add(&revocation, at) {
+            self.event_log.borrow_mut().unapplied.push((revocation, at));
         }
     }
 
-    /// Searches the memory for what was revoked, beside this thread's other work. What was not finished is done next time.
+    /// Removes revoked tokens from memory, on a separate thread. If that fails, the next call does it.
     async fn remove_revoked(&self) {
-        let unheeded = self.event_log.borrow().unapplied.clone();
-        if unheeded.is_empty() {
+        let unapplied = self.event_log.borrow().unapplied.clone();
+        if unapplied.is_empty() {
             return;
         }
-        let done = unheeded.clone();
+        let applied = unapplied.clone();
         if !self.context.memory.is_empty() {
             let memory = Arc::clone(&self.context.memory);
             let search = move || {
                 memory.remove_if(|id, record| {
-                    unheeded.iter().any(|(what, at)| record.minted <= *at && what.covers(id, &record.user))
-                })
+                    let is_covered = |(revocation, at): &(Revocation, Timestamp)| {
+                        record.minted <= *at && revocation.covers(id, &record.user)
+                    };
+                    unapplied.iter().any(is_covered)
+                });
             };
             if tokio::task::spawn_blocking(search).await.is_err() {
                 return;
             }
         }
-        // Others may have searched for some of them meanwhile.
-        self.event_log.borrow_mut().unapplied.retain(|one| !done.contains(one));
+        // Concurrent calls may have applied and removed some of them.
+        self.event_log.borrow_mut().unapplied.retain(|revocation| !applied.contains(revocation));
     }
 
-    /// Writes revocations that this replica knows of and the log does not: a failover may have lost them.
-    pub(super) async fn repair_log(&self, connection: &mut RedisConnection) -> StoreCommandResult<()> {
-        let lost: Vec<_> = {
-            let (notices, known) = (self.event_log.borrow(), self.revocations.borrow());
-            known.iter().filter(|(what, at)| notices.in_log.time_of(what) < *at).collect()
+    /// Writes the revocations that this replica knows and the log lacks: a failover may have lost them.
+    pub(super) async fn repair_log(&self, connection: &mut RedisConnection) -> StoreResult<()> {
+        let missing: Vec<_> = {
+            let (event_log, known) = (self.event_log.borrow(), self.revocations.borrow());
+            known.iter().filter(|(revocation, at)| event_log.in_log.time_of(revocation) < *at).collect()
         };
-        let key = self.redis_key("notices", "");
-        for (what, at) in lost {
-            let notice = StoreEvent::Revoked(what, Some(at)).encode();
-            let sealed = self.context.keys.seal(0, key.as_bytes(), &notice);
-            let _: String = cmd("XADD").arg((&key, "*", "d", sealed)).query_async(connection).await?;
+        for (revocation, at) in missing {
+            let event = StoreEvent::Revoked(revocation, Some(at));
+            let _: String = self.append("notices", None, &event.encode()).query_async(connection).await?;
         }
         self.event_log.borrow_mut().has_unpublished = false;
         Ok(())
     }
 
-    /// Tells others of the failures since the last time.
-    pub(super) async fn publish_failures(&self, connection: &mut RedisConnection) -> StoreCommandResult<()> {
-        let (failures, replica) = {
-            let mut notices = self.event_log.borrow_mut();
-            (std::mem::take(&mut notices.pending_failures), notices.replica_id())
+    /// Publishes the failures since the last call, as one entry: the replica's id, then 9 bytes for each failure.
+    pub(super) async fn publish_failures(&self, connection: &mut RedisConnection) -> StoreResult<()> {
+        let (failures, replica_id) = {
+            let mut event_log = self.event_log.borrow_mut();
+            (std::mem::take(&mut event_log.pending_failures), event_log.replica_id())
         };
         if failures.is_empty() {
             return Ok(());
         }
-        let key = self.redis_key("failures", "");
-        let mut text = replica.to_vec();
+        let mut plaintext = replica_id.to_vec();
         for failure in failures {
-            text.push(failure.kind);
-            text.extend(failure.bucket.to_be_bytes());
+            plaintext.push(failure.kind);
+            plaintext.extend(failure.bucket.to_be_bytes());
         }
-        let sealed = self.context.keys.seal(0, key.as_bytes(), &text);
-        let oldest = self.context.store_clock.now().0.saturating_sub(millis(FAILURE_RETENTION));
-        let _: String =
-            cmd("XADD").arg((&key, "MINID", "~", oldest, "*", "d", sealed)).query_async(connection).await?;
+        let command = self.append("failures", Some(FAILURE_RETENTION), &plaintext);
+        let _: String = command.query_async(connection).await?;
         Ok(())
     }
 
-    /// Counts the failures that others have told of.
+    /// Counts the failures that other replicas have published.
     pub(super) fn apply_failures(&self, entries: StreamEntries) {
-        let key = self.redis_key("failures", "");
-        let own = self.event_log.borrow_mut().replica_id();
+        let own_id = self.event_log.borrow_mut().replica_id();
         for (id, fields) in entries {
             self.event_log.borrow_mut().last_failure_id = id;
-            let opened = fields.get(1).and_then(|sealed| self.context.keys.open(key.as_bytes(), sealed));
-            let Some((_, text)) = opened else { continue };
-            let Some((replica, failures)) = text.split_first_chunk::<8>() else { continue };
-            if *replica == own {
+            let Some(plaintext) = self.open_entry("failures", &fields) else { continue };
+            let Some((replica_id, failures)) = plaintext.split_first_chunk::<8>() else { continue };
+            if *replica_id == own_id {
                 continue;
             }
             for failure in failures.chunks_exact(9) {
@@ -248,7 +269,7 @@ impl RedisSession {
     }
 }
 
-/// The time in an entry's id.
+/// The time in the id of an entry.
 fn entry_time(id: &str) -> Timestamp {
     Timestamp(id.split('-').next().and_then(|millis| millis.parse().ok()).unwrap_or_default())
 }
@@ -258,29 +279,29 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_written_is_read() {
+    fn events_survive_encoding() {
         let id = TokenId::from_token(b"x");
-        for notice in [
+        for event in [
             StoreEvent::Revoked(Revocation::All, None),
             StoreEvent::Revoked(Revocation::Token(id.fingerprint()), Some(Timestamp(7))),
             StoreEvent::Changed(id),
         ] {
-            assert_eq!(StoreEvent::decode(&notice.encode()), Some(notice));
+            assert_eq!(StoreEvent::decode(&event.encode()), Some(event));
         }
-        for wrong in [&b""[..], b"r", b"r12345678", b"c123", b"x"] {
-            assert_eq!(StoreEvent::decode(wrong), None);
+        for invalid in [&b""[..], b"r", b"r12345678", b"c123", b"x"] {
+            assert_eq!(StoreEvent::decode(invalid), None);
         }
         assert_eq!(entry_time("1700000000123-4"), Timestamp(1_700_000_000_123));
     }
 
     #[test]
-    fn reading_begins_at_the_beginning_and_goes_on_where_it_was() {
-        let mut notices = EventLog::default();
-        assert_eq!(notices.positions(Timestamp(100_000)), ("-".into(), "40000".into()));
-        notices.last_event_id = "5-0".into();
-        notices.last_failure_id = "6-1".into();
-        assert_eq!(notices.positions(Timestamp(100_000)), ("(5-0".into(), "(6-1".into()));
-        notices.rewind();
-        assert_eq!(notices.positions(Timestamp(100_000)), ("-".into(), "(6-1".into()));
+    fn reading_continues_after_the_last_entry_until_a_rewind() {
+        let mut event_log = EventLog::default();
+        assert_eq!(event_log.positions(Timestamp(100_000)), ("-".into(), "40000".into()));
+        event_log.last_event_id = "5-0".into();
+        event_log.last_failure_id = "6-1".into();
+        assert_eq!(event_log.positions(Timestamp(100_000)), ("(5-0".into(), "(6-1".into()));
+        event_log.rewind();
+        assert_eq!(event_log.positions(Timestamp(100_000)), ("-".into(), "(6-1".into()));
     }
 }

@@ -1,149 +1,148 @@
-//! Whether the store answers, and what is new there.
+//! Polls the store four times a second, which shows whether it is available and delivers the changes by other
+//! replicas.
 //!
-//! Four times a second everything is asked for that a replica must not miss. That is at once the heartbeat, the way in which
-//! revocations arrive, and the server's time. One question that comes again and again cannot be missed, as a message that is
-//! sent once can.
+//! Each poll reads the server's time, its role, and the new entries of both streams. Polling cannot miss a revocation,
+//! as a message that is published once could.
 
 use std::time::Duration;
 
 use redis::aio::ConnectionLike;
 use redis::cluster_routing::{RoutingInfo, SingleNodeRoutingInfo};
-use redis::{Value, cmd, from_redis_value, pipe};
-use tokio::time::{sleep, timeout};
+use redis::{Value, cmd, pipe};
+use tokio::time::{Instant, sleep, timeout};
 
 use crate::store::Timestamp;
 use crate::store::redis::connection::{RedisConnection, connect};
 use crate::store::redis::event_log::{EventLog, StreamEntries};
-use crate::store::redis::{RedisSession, StoreCommandError, StoreCommandResult};
+use crate::store::redis::{RedisSession, StoreError, StoreResult, parse};
 
-/// Between two beats. What is revoked elsewhere ends here after this and a moment.
+/// Revocations by other replicas take effect within this time and one round trip.
 const HEARTBEAT_INTERVAL: Duration = Duration::from_millis(250);
 
-/// Between two attempts to connect.
 const RECONNECT_DELAY: Duration = Duration::from_millis(200);
 
-/// To find a server and log in, all together.
+/// For finding a server, connecting, logging in, and reading the event log.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// So many beats in a row must be missed: one may be a moment in which the machine did something else.
+/// The connection is dropped after this number of heartbeats without a response: a single one may be due to a short
+/// pause of the machine.
 const MAX_MISSED_HEARTBEATS: usize = 2;
 
-/// How often the whole log of notices is read again, for what came in out of order.
+/// The interval for reading the whole event log again, to find entries whose ids are older than those read before.
 const REREAD_INTERVAL: Duration = Duration::from_secs(30);
 
 impl RedisSession {
-    /// Connects, beats until that fails, and again. Never ends.
+    /// Connects, polls until the connection fails, and connects again. Never returns.
     pub(super) async fn run_heartbeat(&self) {
         for attempt in 0.. {
             match timeout(CONNECT_TIMEOUT, self.connect_and_sync(attempt)).await {
                 Ok(Ok(connection)) => self.watch_connection(connection).await,
-                Ok(Err(failed)) => *self.down_reason.borrow_mut() = failed.to_string(),
-                Err(_) => "it took too long to connect".clone_into(&mut self.down_reason.borrow_mut()),
+                Ok(Err(error)) => *self.down_reason.borrow_mut() = error.to_string(),
+                Err(_) => "connecting took too long".clone_into(&mut self.down_reason.borrow_mut()),
             }
             self.connection.borrow_mut().take();
             self.availability.mark_down();
-            self.report_state(false);
+            self.report_down();
             sleep(RECONNECT_DELAY).await;
         }
     }
 
-    /// A connection, and everything known that the store has to say.
-    async fn connect_and_sync(&self, attempt: usize) -> StoreCommandResult<RedisConnection> {
-        let mut connection = connect(&self.options.redis, attempt).await?;
+    /// A connection, after all events have been exchanged.
+    async fn connect_and_sync(&self, attempt: usize) -> StoreResult<RedisConnection> {
+        let mut connection = connect(&self.redis_options, attempt).await?;
         self.event_log.borrow_mut().rewind();
         self.poll_store(&mut connection).await?;
         self.repair_log(&mut connection).await?;
         Ok(connection)
     }
 
+    /// Makes the connection available to commands, and polls until it fails.
     async fn watch_connection(&self, mut connection: RedisConnection) {
         *self.connection.borrow_mut() = Some(connection.clone());
         if !self.context.memory.is_empty() {
             self.reconnected.notify_one();
         }
-        self.availability.mark_fresh(self.context.clock.now());
-        self.report_state(true);
-        let mut misses = 0;
-        let mut read_all = tokio::time::Instant::now();
+        self.availability.mark_fresh(self.context.store_clock.now_tick());
+        self.report_up();
+        let mut missed = 0;
+        let mut last_reread = Instant::now();
         loop {
             tokio::select! {
-                () = sleep(if misses == 0 { HEARTBEAT_INTERVAL } else { Duration::ZERO }) => {}
+                () = sleep(if missed == 0 { HEARTBEAT_INTERVAL } else { Duration::ZERO }) => {}
                 () = self.availability.check_requested() => {}
                 () = self.connection_lost.notified() => return,
             }
-            if read_all.elapsed() >= REREAD_INTERVAL {
-                read_all = tokio::time::Instant::now();
+            if last_reread.elapsed() >= REREAD_INTERVAL {
+                last_reread = Instant::now();
                 self.event_log.borrow_mut().rewind();
             }
             match self.poll_store(&mut connection).await {
                 Ok(()) => {
-                    misses = 0;
-                    self.availability.mark_fresh(self.context.clock.now());
+                    missed = 0;
+                    self.availability.mark_fresh(self.context.store_clock.now_tick());
                 }
-                Err(StoreCommandError::Timeout) if misses + 1 < MAX_MISSED_HEARTBEATS => misses += 1,
-                Err(failed) => {
-                    *self.down_reason.borrow_mut() = failed.to_string();
+                Err(StoreError::Timeout) if missed + 1 < MAX_MISSED_HEARTBEATS => missed += 1,
+                Err(error) => {
+                    *self.down_reason.borrow_mut() = error.to_string();
                     return;
                 }
             }
         }
     }
 
-    /// Asks what is new, and takes it to heart.
-    async fn poll_store(&self, connection: &mut RedisConnection) -> StoreCommandResult<()> {
+    /// Reads and applies all new entries, and writes those of this replica.
+    async fn poll_store(&self, connection: &mut RedisConnection) -> StoreResult<()> {
         loop {
-            let (new, failed) = timeout(self.options.store.timeout, self.read_new_entries(connection))
-                .await
-                .map_err(|_| StoreCommandError::Timeout)??;
-            let more = new.len() == EventLog::PAGE || failed.len() == EventLog::PAGE;
-            self.apply_events(new).await;
-            self.apply_failures(failed);
-            if !more {
+            let (events, failures) = self.with_timeout(self.read_new_entries(connection)).await?;
+            let is_complete = events.len() < EventLog::PAGE && failures.len() < EventLog::PAGE;
+            self.apply_events(events).await;
+            self.apply_failures(failures);
+            if is_complete {
                 break;
             }
         }
-        let telling = async {
+        let publish = async {
             if self.event_log.borrow().has_unpublished() {
                 self.repair_log(connection).await?;
             }
             self.publish_failures(connection).await
         };
-        timeout(self.options.store.timeout, telling).await.map_err(|_| StoreCommandError::Timeout)?
+        self.with_timeout(publish).await
     }
 
     async fn read_new_entries(
         &self,
         connection: &mut RedisConnection,
-    ) -> StoreCommandResult<(StreamEntries, StreamEntries)> {
-        let (notices, failures) = (self.redis_key("notices", ""), self.redis_key("failures", ""));
-        let (from, since) = self.event_log.borrow().positions(self.context.store_clock.now());
-        let (time, new, failed) = match connection {
+    ) -> StoreResult<(StreamEntries, StreamEntries)> {
+        let (event_key, failure_key) = (self.redis_key("notices", ""), self.redis_key("failures", ""));
+        let (events_from, failures_from) = self.event_log.borrow().positions(self.context.store_clock.now());
+        let (time, events, failures) = match connection {
             RedisConnection::One(one) => {
-                let (time, role, new, failed): ((u64, u64), Vec<Value>, StreamEntries, StreamEntries) =
+                let (time, role, events, failures): ((u64, u64), Vec<Value>, StreamEntries, StreamEntries) =
                     pipe()
                         .cmd("TIME")
                         .cmd("ROLE")
                         .cmd("XRANGE")
-                        .arg((&notices, from, "+", "COUNT", EventLog::PAGE))
+                        .arg((&event_key, events_from, "+", "COUNT", EventLog::PAGE))
                         .cmd("XRANGE")
-                        .arg((&failures, since, "+", "COUNT", EventLog::PAGE))
+                        .arg((&failure_key, failures_from, "+", "COUNT", EventLog::PAGE))
                         .query_async(one)
                         .await?;
                 ensure_primary(role)?;
-                (time, new, failed)
+                (time, events, failures)
             }
             RedisConnection::Cluster(cluster) => {
-                let anyone = RoutingInfo::SingleNode(SingleNodeRoutingInfo::RandomPrimary);
-                let time = from_redis_value(cluster.route_command(cmd("TIME"), anyone).await?);
-                let new = read_stream(cluster, &notices, &from).await?;
-                let failed = read_stream(cluster, &failures, &since).await?;
-                (time.map_err(redis::RedisError::from)?, new, failed)
+                let any_primary = RoutingInfo::SingleNode(SingleNodeRoutingInfo::RandomPrimary);
+                let time = cluster.route_command(cmd("TIME"), any_primary).await?;
+                let events = read_stream(cluster, &event_key, &events_from).await?;
+                let failures = read_stream(cluster, &failure_key, &failures_from).await?;
+                (parse(time)?, events, failures)
             }
         };
-        // The answer was true a moment ago; so this never runs ahead of the server's clock.
-        let (seconds, micros) = time;
+        // The response has been under way for a moment, so this clock is never ahead of the server's.
+        let (seconds, micros): (u64, u64) = time;
         self.context.store_clock.set_now(Timestamp(seconds * 1000 + micros / 1000));
-        Ok((new, failed))
+        Ok((events, failures))
     }
 }
 
@@ -151,22 +150,16 @@ async fn read_stream(
     connection: &mut impl ConnectionLike,
     key: &str,
     from: &str,
-) -> StoreCommandResult<StreamEntries> {
+) -> StoreResult<StreamEntries> {
     Ok(cmd("XRANGE").arg((key, from, "+", "COUNT", EventLog::PAGE)).query_async(connection).await?)
 }
 
-/// SECURITY: a server that follows another one may be behind it, and takes no writes.
-fn ensure_primary(role: Vec<Value>) -> StoreCommandResult<()> {
-    let word = role
-        .into_iter()
-        .next()
-        .map(from_redis_value::<String>)
-        .transpose()
-        .map_err(redis::RedisError::from)?;
-    match word.as_deref() {
+/// SECURITY: a Redis replica may be behind its primary, so it may not know a revocation yet. It accepts no writes
+/// either.
+fn ensure_primary(role: Vec<Value>) -> StoreResult<()> {
+    let name = role.into_iter().next().map(parse::<String>).transpose()?;
+    match name.as_deref() {
         Some("master") => Ok(()),
-        _ => Err(StoreCommandError::Redis(
-            (redis::ErrorKind::Client, "the server is not a primary one").into(),
-        )),
+        _ => Err(StoreError::Redis((redis::ErrorKind::Client, "the server is not a primary").into())),
     }
 }

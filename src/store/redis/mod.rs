@@ -1,16 +1,15 @@
-//! Tokens in a Redis or Valkey that replicas share: one server, Sentinels or a cluster.
+//! Tokens in a Redis or Valkey that replicas share: one server, Sentinel or a cluster.
 //!
-//! | key, after `store.prefix` | holds |
+//! | key, after `store.prefix` | value |
 //! | --- | --- |
-//! | `t:<name>` | a token: when it was last used, then all of it, sealed |
-//! | `l:<name>` | the token that a login is given: seed and hash, sealed |
+//! | `t:<name>` | a token: its last use (8 bytes), then the sealed token |
+//! | `l:<name>` | the token that a login receives: seed and id, sealed |
 //! | `notices` | a stream of revocations and changes, sealed |
-//! | `failures` | a stream of wrong credentials, sealed |
-//! | `salt:<salt>` | who used a salt when: keyed hashes of users |
+//! | `failures` | a stream of credential failures, sealed |
+//! | `salt:<salt>` | a sorted set of the pseudonyms of users by their last use of the salt |
 //!
-//! A token is written before the login points to it, and a login is taken over by comparing what it holds. So all replicas
-//! give the same login the same token, whatever happens in between, and no step needs two keys at once, which a cluster
-//! would not do.
+//! A token is written before its login refers to it, and a login is replaced by compare-and-set. So all replicas give
+//! a login the same token, even if a step fails. No step uses two keys, which a cluster would not allow.
 
 mod connection;
 mod event_log;
@@ -26,13 +25,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use prometheus_client::metrics::gauge::Gauge;
-use redis::{Cmd, FromRedisValue, RedisError, Script, ServerErrorKind};
+use redis::{Cmd, FromRedisValue, RedisError, Script, ServerErrorKind, Value, from_redis_value};
 use tokio::sync::{Notify, mpsc};
 use tokio::task::spawn_local;
 use tokio::time::timeout;
-use tracing::{error, warn};
+use tracing::{error, info, warn};
 
-use crate::base::clock::Clock;
 use crate::base::single_flight::SingleFlight;
 use crate::config::{Problem, RedisOptions, StoreOptions};
 use crate::store::driver::{Availability, Command};
@@ -46,46 +44,39 @@ use connection::RedisConnection;
 use event_log::EventLog;
 use usage::PendingUses;
 
-/// How to reach it, and how long to wait for it.
-#[derive(Clone)]
-pub struct RedisStoreOptions {
-    pub redis: RedisOptions,
-    pub store: StoreOptions,
-}
-
-/// What belongs to the whole store.
+/// The parts that the Redis store shares with [`crate::store::Store`].
 pub struct StoreContext {
     pub keys: StoreKeys,
     pub memory: Arc<MemoryStore>,
     pub store_clock: Arc<StoreClock>,
-    pub clock: Clock,
 }
 
-/// A Redis that nobody has connected to yet.
+/// A Redis store that has not connected yet.
 pub struct RedisStore {
-    options: RedisStoreOptions,
+    redis_options: RedisOptions,
+    options: StoreOptions,
     context: StoreContext,
 }
 
 /// Why a command has no result.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum StoreCommandError {
-    #[error("there is no connection")]
+pub(super) enum StoreError {
+    #[error("not connected")]
     NoConnection,
     #[error("{0}")]
     Redis(#[from] RedisError),
-    #[error("no answer within store.timeout")]
+    #[error("no response within store.timeout")]
     Timeout,
-    #[error("it was revoked while it was being made")]
+    #[error("the token was revoked while it was created")]
     Revoked,
-    #[error("what it holds cannot be read")]
+    #[error("the value cannot be read")]
     Unreadable,
 }
 
-type StoreCommandResult<T> = Result<T, StoreCommandError>;
+type StoreResult<T> = Result<T, StoreError>;
 
-/// Gives the login that stands at the key another token, unless somebody else did first; the token that it has then.
-/// `ARGV`: what was found there, what is to be there, for how many milliseconds.
+/// Compare-and-set for a login. It sets the key to `ARGV[2]` for `ARGV[3]` milliseconds if the key does not exist or
+/// holds `ARGV[1]`. It returns what the key then holds.
 const CLAIM: &str = "local found = redis.call('GET', KEYS[1])
 if found == false or found == ARGV[1] then
   redis.call('SET', KEYS[1], ARGV[2], 'PX', ARGV[3])
@@ -93,30 +84,34 @@ if found == false or found == ARGV[1] then
 end
 return found";
 
-/// Notes when a token was last used, and that it may go unused for so many milliseconds more, if any are given; 0 if there
-/// is no such token. A plain SETRANGE would make one.
+/// Writes the last use of a token (`ARGV[1]`), and extends its expiry to `ARGV[2]` milliseconds from now unless that
+/// is empty. It returns 0 if the token does not exist, which a plain SETRANGE would create.
 const TOUCH: &str = "if redis.call('EXISTS', KEYS[1]) == 0 then return 0 end
 redis.call('SETRANGE', KEYS[1], 0, ARGV[1])
 if ARGV[2] ~= '' and tonumber(ARGV[2]) > redis.call('PTTL', KEYS[1]) then redis.call('PEXPIRE', KEYS[1], ARGV[2]) end
 return 1";
 
-/// A connected store, on its thread.
+/// The timeout of the last write when the gateway shuts down.
+const FINAL_WRITE_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// The state of the store's thread.
 struct RedisSession {
-    options: RedisStoreOptions,
+    redis_options: RedisOptions,
+    options: StoreOptions,
     context: StoreContext,
     availability: Arc<Availability>,
     up: Gauge,
     on_failure: OnFailure,
     connection: RefCell<Option<RedisConnection>>,
-    /// The connection is of no use any more: another one is needed, now.
+    /// The connection failed: a new one is needed immediately.
     connection_lost: Notify,
-    /// Another connection than the first one was made: the server may have lost something.
+    /// A connection was made while tokens were in memory: the server may have lost some of them.
     reconnected: Notify,
-    /// Why, for the log.
+    /// Why the store is unavailable, for the log.
     down_reason: RefCell<String>,
     was_up: Cell<bool>,
     revocations: RefCell<Revocations>,
-    /// How often tokens were ended here.
+    /// The number of revocations by this replica.
     revocation_count: Cell<u64>,
     event_log: RefCell<EventLog>,
     pending_uses: RefCell<PendingUses>,
@@ -127,25 +122,30 @@ struct RedisSession {
 }
 
 impl RedisStore {
-    /// Looks at the files that the options name.
-    pub fn new(options: RedisStoreOptions, shared: StoreContext) -> Result<RedisStore, Problem> {
-        connection::check_certificates(&options.redis)?;
-        Ok(RedisStore { options, context: shared })
+    /// Reads the certificate files that the options name. The error is about them.
+    pub fn new(
+        redis_options: RedisOptions,
+        options: StoreOptions,
+        context: StoreContext,
+    ) -> Result<RedisStore, Problem> {
+        connection::check_certificates(&redis_options)?;
+        Ok(RedisStore { redis_options, options, context })
     }
 
-    /// Serves commands until nobody can send one any more. Must run on a `LocalSet`.
+    /// Executes commands until all senders are gone. Must run on a `LocalSet`.
     pub async fn serve(
         self,
         mut commands: mpsc::Receiver<Command>,
-        link: Arc<Availability>,
+        availability: Arc<Availability>,
         up: Gauge,
         on_failure: OnFailure,
     ) {
         let session = Rc::new(RedisSession {
-            pending_uses: RefCell::new(PendingUses::new(self.context.clock.now())),
+            pending_uses: RefCell::new(PendingUses::new(self.context.store_clock.now_tick())),
+            redis_options: self.redis_options,
             options: self.options,
             context: self.context,
-            availability: link,
+            availability,
             up,
             on_failure,
             connection: RefCell::default(),
@@ -161,18 +161,19 @@ impl RedisStore {
             claim: Script::new(CLAIM),
             touch: Script::new(TOUCH),
         });
-        let serving = async {
+        let commands_end = async {
             while let Some(command) = commands.recv().await {
                 session.dispatch(command);
             }
         };
         tokio::select! {
-            () = serving => {}
+            () = commands_end => {}
             () = session.run_heartbeat() => {}
             () = session.run_usage_writer() => {}
         }
-        // What was used since is told, so that it does not idle out. A store that does not answer now has had its chance.
-        let _ = timeout(Duration::from_secs(1), session.write_uses()).await;
+        // Recent uses are written so that the tokens do not become idle. If the store is unavailable now, they are
+        // lost.
+        let _ = timeout(FINAL_WRITE_TIMEOUT, session.write_uses()).await;
     }
 }
 
@@ -183,15 +184,16 @@ impl RedisSession {
             Command::Fetch { id, salt, reply } => {
                 if let Some(leader) = self.fetches.join(id, reply) {
                     spawn_local(async move {
-                        leader.finish(session.handle_failure(session.fetch(id, salt).await))
+                        leader.finish(session.handle_failure(session.fetch(id, salt).await));
                     });
                 }
             }
             Command::Mint { token, seed, id, reply } => {
                 if let Some(leader) = self.mints.join(token.login, reply) {
-                    let endings = self.revocation_count.get();
+                    let revocations = self.revocation_count.get();
                     spawn_local(async move {
-                        leader.finish(session.handle_failure(session.mint(token, seed, id, endings).await));
+                        let result = session.mint(token, seed, id, revocations).await;
+                        leader.finish(session.handle_failure(result));
                     });
                 }
             }
@@ -200,9 +202,11 @@ impl RedisSession {
                     reply.send(session.handle_failure(session.set_upstream_key(id, key).await))
                 });
             }
-            Command::Revoke { what, reply } => {
+            Command::Revoke { revocation, reply } => {
                 self.revocation_count.set(self.revocation_count.get() + 1);
-                spawn_local(async move { reply.send(session.handle_failure(session.revoke(what).await)) });
+                spawn_local(
+                    async move { reply.send(session.handle_failure(session.revoke(revocation).await)) },
+                );
             }
             Command::List { filter, reply } => {
                 spawn_local(async move { reply.send(session.handle_failure(session.list(filter).await)) });
@@ -212,48 +216,51 @@ impl RedisSession {
             }
             Command::RecordSaltUse { salt, user } => {
                 let user = self.context.keys.hashed_user(&user);
-                self.pending_uses.borrow_mut().add_salt_use(salt, user, self.context.store_clock.now());
+                let now = self.context.store_clock.now();
+                self.pending_uses.borrow_mut().add_salt_use(salt, user, now);
             }
-            Command::Failure(failure) => self.event_log.borrow_mut().add_failure(failure),
+            Command::PublishFailure(failure) => self.event_log.borrow_mut().add_failure(failure),
         }
     }
 
-    fn handle_failure<T>(&self, outcome: StoreCommandResult<T>) -> Result<T, Unavailable> {
-        outcome.map_err(|failed| {
-            match &failed {
-                StoreCommandError::Redis(error) if is_connection_error(error) => self.drop_connection(error),
-                // Whether that was a moment or the end is for the next beat to tell.
-                StoreCommandError::Timeout => self.availability.request_check(),
-                StoreCommandError::NoConnection | StoreCommandError::Revoked => {}
-                StoreCommandError::Redis(_) | StoreCommandError::Unreadable => {
-                    warn!("the token store cannot do what it is asked for: {failed}");
+    /// Reacts to a failed command, and turns the error into what the worker receives.
+    fn handle_failure<T>(&self, result: StoreResult<T>) -> Result<T, Unavailable> {
+        result.map_err(|error| {
+            match &error {
+                StoreError::Redis(error) if is_connection_error(error) => self.drop_connection(error),
+                // The next heartbeat finds out whether the store is unavailable.
+                StoreError::Timeout => self.availability.request_check(),
+                StoreError::NoConnection | StoreError::Revoked => {}
+                StoreError::Redis(_) | StoreError::Unreadable => {
+                    warn!("a command of the token store failed: {error}");
                 }
             }
             Unavailable
         })
     }
 
-    /// The result of a command, if it comes in time.
-    async fn query<T: FromRedisValue>(&self, command: &Cmd) -> StoreCommandResult<T> {
+    /// Executes one step on the current connection.
+    async fn query<T: FromRedisValue>(&self, command: &Cmd) -> StoreResult<T> {
         let mut connection = self.connection()?;
         self.with_timeout(command.query_async(&mut connection)).await
     }
 
-    /// Each step of an operation has its own time: a store that is slow, but in time, does all there is to do; one that does
-    /// not answer is found out at the first step.
-    async fn with_timeout<T>(
-        &self,
-        step: impl Future<Output = Result<T, RedisError>>,
-    ) -> StoreCommandResult<T> {
-        Ok(timeout(self.options.store.timeout, step).await.map_err(|_| StoreCommandError::Timeout)??)
+    /// Limits one step. Each step of a command has its own timeout: a slow store completes the command, and a store
+    /// that hangs is detected at the first step.
+    async fn with_timeout<T, E>(&self, step: impl Future<Output = Result<T, E>>) -> StoreResult<T>
+    where
+        StoreError: From<E>,
+    {
+        let result = timeout(self.options.timeout, step).await;
+        Ok(result.map_err(|_| StoreError::Timeout)??)
     }
 
-    fn connection(&self) -> StoreCommandResult<RedisConnection> {
-        self.connection.borrow().clone().ok_or(StoreCommandError::NoConnection)
+    fn connection(&self) -> StoreResult<RedisConnection> {
+        self.connection.borrow().clone().ok_or(StoreError::NoConnection)
     }
 
-    /// The connection is of no use any more. A cluster's knows by itself which server is; losing all for the sake of one
-    /// would be worse, and the next beat tells whether it is about all.
+    /// Drops a connection that failed. A cluster connection stays, because it handles the failure of one server
+    /// itself; the next heartbeat finds out whether all have failed.
     fn drop_connection(&self, error: &RedisError) {
         if matches!(*self.connection.borrow(), Some(RedisConnection::Cluster(_))) {
             self.availability.request_check();
@@ -267,29 +274,34 @@ impl RedisSession {
     }
 
     fn redis_key(&self, kind: &str, name: impl std::fmt::Display) -> String {
-        format!("{}{kind}{name}", self.options.redis.prefix)
+        format!("{}{kind}{name}", self.redis_options.prefix)
     }
 
-    /// What is to be said once, when it becomes true.
-    fn report_state(&self, up: bool) {
-        self.up.set(i64::from(up));
-        if self.was_up.replace(up) == up {
-            return;
+    fn report_up(&self) {
+        self.up.set(1);
+        if !self.was_up.replace(true) {
+            info!("the token store is available again");
         }
-        if up {
-            tracing::info!("the token store answers again");
-        } else {
+    }
+
+    fn report_down(&self) {
+        self.up.set(0);
+        if self.was_up.replace(false) {
             let reason = self.down_reason.borrow();
             error!(
-                max_stale = ?self.options.store.max_stale,
-                "the token store does not answer: {reason}. Tokens that are known here go on working for so long; others \
-                 and new ones get 503"
+                max_stale = ?self.options.max_stale,
+                "the token store is unavailable: {reason}. Known tokens keep working for up to max_stale; unknown and \
+                 new tokens are rejected with 503"
             );
         }
     }
 }
 
-/// Whether another connection might do what this one does not: it broke, or leads to a server that is none any more.
+fn parse<T: FromRedisValue>(value: Value) -> StoreResult<T> {
+    Ok(from_redis_value(value).map_err(RedisError::from)?)
+}
+
+/// True if a new connection might help: the old one broke, or its server is no longer a primary.
 fn is_connection_error(error: &RedisError) -> bool {
     use redis::ErrorKind;
     error.is_io_error()

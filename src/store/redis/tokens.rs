@@ -1,149 +1,157 @@
-//! Looking tokens up, and making them.
+//! Looks tokens up, and mints them so that all replicas give a login the same token.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use redis::{SetExpiry, SetOptions, cmd};
+use redis::{ExistenceCheck, SetExpiry, SetOptions, cmd};
 use tracing::error;
-use zeroize::Zeroizing;
 
 use crate::base::secret::Secret;
-use crate::store::keys::RecordName;
+use crate::store::keys::PRIMARY_SALT;
 use crate::store::redis::event_log::StoreEvent;
-use crate::store::redis::{RedisSession, StoreCommandError, StoreCommandResult};
+use crate::store::redis::{RedisSession, StoreError, StoreResult};
+use crate::store::time::millis;
 use crate::store::wire::{StoredLogin, StoredToken};
 use crate::store::{NewToken, Seed, Timestamp, TokenId, TokenRecord};
 
-/// Before what is sealed stands when the token was last used, which may change while the rest does not.
+/// The last use precedes the sealed token, so that it can be written alone.
 const LAST_USED_LENGTH: usize = 8;
 
-/// A login as it was found: what it says, and the very bytes, to compare by.
+/// A login in the store; the default if there is none.
 #[derive(Default)]
 pub(super) struct FoundLogin {
+    /// `None` if no salt opens the value.
     login: Option<StoredLogin>,
+    /// The value, for compare-and-set.
     bytes: Vec<u8>,
 }
 
 impl RedisSession {
-    /// The token, if it lives. It is remembered here.
-    pub(super) async fn fetch(&self, id: TokenId, salt: u8) -> StoreCommandResult<Option<Arc<TokenRecord>>> {
-        let Some(kept) = self.live_token(&id, salt).await? else { return Ok(None) };
-        Ok(Some(self.context.memory.insert_fetched(id, self.token_record(kept, salt))))
+    /// The token, if it is live. Adds it to the memory.
+    pub(super) async fn fetch(&self, id: TokenId, salt: u8) -> StoreResult<Option<Arc<TokenRecord>>> {
+        let Some(stored) = self.live_token(&id, salt).await? else { return Ok(None) };
+        let record = stored.into_record(&self.context.store_clock);
+        Ok(Some(self.context.memory.insert_fetched(id, record)))
     }
 
-    /// The login's token: the one that it has, or this one. `endings` is how often tokens had been ended when it was asked for.
+    /// The login's token: the one that it has, or this new one. `revocations` is the number of revocations when the
+    /// token was requested.
     pub(super) async fn mint(
         &self,
         token: NewToken,
         seed: Seed,
         id: TokenId,
-        endings: u64,
-    ) -> StoreCommandResult<Seed> {
+        revocations: u64,
+    ) -> StoreResult<Seed> {
         let found = self.read_login(&token).await?;
         if let Some(seed) = self.reuse_token(&found, &token).await? {
             return Ok(seed);
         }
-        // SECURITY: what was ended since counts, although the token would be younger than that: its login was proven before.
-        if self.revocation_count.get() != endings {
-            return Err(StoreCommandError::Revoked);
+        // SECURITY: the new token would be younger than a revocation since the request, but the login was proven
+        // before it.
+        if self.revocation_count.get() != revocations {
+            return Err(StoreError::Revoked);
         }
         let minted = self.mint_time(&token, &id);
-        let expires = Timestamp(minted.0.saturating_add(millis(self.ttl())));
-        let kept = StoredToken { id, seed, minted, expires, token };
-        self.write(&kept, SetExpiry::PX(self.expiry_millis(expires)), false).await?;
-        let now = self.claim_login(&kept, &found).await?;
-        if now.login == Some(StoredLogin { seed, id }) {
-            self.cache_minted(kept)?;
+        let stored = StoredToken { id, seed, minted, expires: minted.after(self.ttl()), token };
+        self.write_token(&stored, self.new_token_options(&stored)).await?;
+        let current = self.claim_login(&stored, &found).await?;
+        if current.login == Some(stored.login()) {
+            self.cache_minted(stored)?;
             return Ok(seed);
         }
-        // Another replica was faster. Nobody has been given the token that was made here.
-        let _: u64 = self.query(cmd("DEL").arg(self.token_key(0, &id))).await?;
-        self.reuse_token(&now, &kept.token).await?.ok_or(StoreCommandError::Unreadable)
+        // A different replica was faster. No client has received the new token.
+        let _: u64 = self.query(cmd("DEL").arg(self.token_key(stored.token.salt, &id))).await?;
+        self.reuse_token(&current, &stored.token).await?.ok_or(StoreError::Unreadable)
     }
 
-    /// The seed of the token that the login has already, if that may still be handed out.
-    async fn reuse_token(&self, found: &FoundLogin, token: &NewToken) -> StoreCommandResult<Option<Seed>> {
+    /// The seed of the token that the login has, if it can still be issued. Updates its upstream key.
+    async fn reuse_token(&self, found: &FoundLogin, token: &NewToken) -> StoreResult<Option<Seed>> {
         let Some(login) = found.login else { return Ok(None) };
-        let Some(mut kept) = self.live_token(&login.id, 0).await? else { return Ok(None) };
-        if token.upstream_key.is_some() && token.upstream_key != kept.token.upstream_key {
-            kept.token.upstream_key.clone_from(&token.upstream_key);
-            self.rewrite(&kept, 0).await?;
+        let Some(mut stored) = self.live_token(&login.id, PRIMARY_SALT).await? else { return Ok(None) };
+        if token.upstream_key.is_some() && token.upstream_key != stored.token.upstream_key {
+            stored.token.upstream_key.clone_from(&token.upstream_key);
+            self.rewrite_token(&stored).await?;
         }
-        if !self.context.memory.can_be_issued(&self.token_record(kept.clone(), 0)) {
+        let record = stored.clone().into_record(&self.context.store_clock);
+        if !self.context.memory.can_be_issued(&record) {
             return Ok(None);
         }
-        self.cache_minted(kept)?;
+        self.cache_minted(stored)?;
         Ok(Some(login.seed))
     }
 
-    /// SECURITY: looked at once more, as time has passed since it was found or made: what was revoked meanwhile has been
-    /// searched for in memory already.
-    fn cache_minted(&self, kept: StoredToken) -> StoreCommandResult<()> {
-        if !self.is_live(&kept) {
-            return Err(StoreCommandError::Revoked);
+    /// SECURITY: checks again whether the token is live. If it has been revoked since it was read or written, the
+    /// search for revoked tokens in memory may be over already.
+    fn cache_minted(&self, stored: StoredToken) -> StoreResult<()> {
+        if !self.is_live(&stored) {
+            return Err(StoreError::Revoked);
         }
-        self.context.memory.insert_minted(kept.id, self.token_record(kept, 0));
+        self.context.memory.insert_minted(stored.id, stored.into_record(&self.context.store_clock));
         Ok(())
     }
 
-    /// Has the backend shown another key instead of the token; nothing happens if it lives no more.
-    pub(super) async fn set_upstream_key(&self, id: TokenId, key: Secret) -> StoreCommandResult<()> {
+    /// Replaces the key that the backend receives instead of the token. Does nothing if the token is not live.
+    pub(super) async fn set_upstream_key(&self, id: TokenId, key: Secret) -> StoreResult<()> {
         for salt in (0..).take(self.context.keys.salt_names().count()) {
-            let Some(mut kept) = self.live_token(&id, salt).await? else { continue };
-            kept.token.upstream_key = Some(key.clone());
-            self.rewrite(&kept, salt).await?;
+            let Some(mut stored) = self.live_token(&id, salt).await? else { continue };
+            stored.token.upstream_key = Some(key.clone());
+            self.rewrite_token(&stored).await?;
             self.context.memory.set_upstream_key(&id, key);
             break;
         }
         Ok(())
     }
 
-    /// Writes a living token anew, and has other replicas forget what they know of it.
-    async fn rewrite(&self, kept: &StoredToken, salt: u8) -> StoreCommandResult<()> {
-        self.write_token(kept, salt, SetExpiry::KEEPTTL, true).await?;
-        self.publish(&StoreEvent::Changed(kept.id)).await.map(drop)
+    /// Writes a changed token, and makes the other replicas drop their copies.
+    async fn rewrite_token(&self, stored: &StoredToken) -> StoreResult<()> {
+        let options =
+            SetOptions::default().with_expiration(SetExpiry::KEEPTTL).conditional_set(ExistenceCheck::XX);
+        self.write_token(stored, options).await?;
+        self.publish(&StoreEvent::Changed(stored.id)).await.map(drop)
     }
 
-    /// The token, if it is there, its time is not over, and it was not revoked.
-    async fn live_token(&self, id: &TokenId, salt: u8) -> StoreCommandResult<Option<StoredToken>> {
+    /// The token, if it exists and is live.
+    async fn live_token(&self, id: &TokenId, salt: u8) -> StoreResult<Option<StoredToken>> {
         let key = self.token_key(salt, id);
         let value: Option<Vec<u8>> = self.query(cmd("GET").arg(&key)).await?;
         let Some(value) = value else { return Ok(None) };
-        let Some(kept) = self.unseal_token(&key, &value) else {
-            // SECURITY: neither a yes nor a no. It was changed, or written by a version that is yet to come.
-            error!("a token in the store cannot be opened");
-            return Err(StoreCommandError::Unreadable);
+        let Some(stored) = self.unseal_token(&key, &value) else {
+            // SECURITY: neither accepted nor rejected. It was tampered with, or written by a newer version.
+            error!("cannot read a token in the token store");
+            return Err(StoreError::Unreadable);
         };
-        Ok(self.is_live(&kept).then_some(kept))
+        Ok(self.is_live(&stored).then_some(stored))
     }
 
-    /// SECURITY: what the store says is not all: a token that came back with a failover may have been revoked.
-    pub(super) fn is_live(&self, kept: &StoredToken) -> bool {
-        let revoked = self.revocations.borrow().latest_covering(&kept.id, &kept.token.user);
-        self.context.store_clock.now() < kept.expires && kept.minted > revoked
+    /// True if the token is neither expired nor revoked.
+    ///
+    /// SECURITY: existence in the store does not suffice: a failover may have brought a revoked token back.
+    pub(super) fn is_live(&self, stored: &StoredToken) -> bool {
+        let revoked = self.revocations.borrow().latest_covering(&stored.id, &stored.token.user);
+        self.context.store_clock.now() < stored.expires && stored.minted > revoked
     }
 
-    /// Now, but after whatever ended all tokens of its sort.
+    /// Now, but later than every revocation that covers the token.
     fn mint_time(&self, token: &NewToken, id: &TokenId) -> Timestamp {
         let revoked = self.revocations.borrow().latest_covering(id, &token.user);
         self.context.store_clock.now().max(Timestamp(revoked.0 + 1))
     }
 
-    async fn read_login(&self, token: &NewToken) -> StoreCommandResult<FoundLogin> {
+    async fn read_login(&self, token: &NewToken) -> StoreResult<FoundLogin> {
         let key = self.login_key(token);
         let bytes: Option<Vec<u8>> = self.query(cmd("GET").arg(&key)).await?;
         Ok(self.unseal_login(&key, bytes.unwrap_or_default()))
     }
 
-    /// Points the login to a token, unless it points elsewhere by now; where it points then.
+    /// Gives the login this token, unless its value has changed since it was `found`. Returns its current value.
     pub(super) async fn claim_login(
         &self,
-        kept: &StoredToken,
+        stored: &StoredToken,
         found: &FoundLogin,
-    ) -> StoreCommandResult<FoundLogin> {
-        let key = self.login_key(&kept.token);
-        let login = StoredLogin { seed: kept.seed, id: kept.id };
-        let sealed = self.context.keys.seal(0, key.as_bytes(), &login.encode());
+    ) -> StoreResult<FoundLogin> {
+        let key = self.login_key(&stored.token);
+        let sealed = stored.login().seal(&self.context.keys, key.as_bytes());
         let mut connection = self.connection()?;
         let mut script = self.claim.key(&key);
         script.arg(&found.bytes).arg(sealed).arg(millis(self.ttl()));
@@ -151,61 +159,38 @@ impl RedisSession {
         Ok(self.unseal_login(&key, bytes))
     }
 
-    /// One that cannot be opened is none: it is replaced, by a token that can.
+    /// A value that no salt opens counts as no login, so it is replaced.
     fn unseal_login(&self, key: &str, bytes: Vec<u8>) -> FoundLogin {
-        let opened = self.context.keys.open(key.as_bytes(), &bytes);
-        FoundLogin { login: opened.and_then(|(_, text)| StoredLogin::decode(&text)), bytes }
+        FoundLogin { login: StoredLogin::open(&self.context.keys, key.as_bytes(), &bytes), bytes }
     }
 
-    async fn write(
-        &self,
-        kept: &StoredToken,
-        expiry: SetExpiry,
-        only_if_there: bool,
-    ) -> StoreCommandResult<()> {
-        self.write_token(kept, 0, expiry, only_if_there).await
+    /// False if a condition in the options was not met.
+    pub(super) async fn write_token(&self, stored: &StoredToken, options: SetOptions) -> StoreResult<bool> {
+        let key = self.token_key(stored.token.salt, &stored.id);
+        let value = self.seal_token(stored, &key);
+        let written: Option<String> = self.query(cmd("SET").arg(&key).arg(value).arg(options)).await?;
+        Ok(written.is_some())
     }
 
-    async fn write_token(
-        &self,
-        kept: &StoredToken,
-        salt: u8,
-        expiry: SetExpiry,
-        only_if_there: bool,
-    ) -> StoreCommandResult<()> {
-        let key = self.token_key(salt, &kept.id);
-        let value = self.seal_token(kept, salt, &key);
-        let mut options = SetOptions::default().with_expiration(expiry);
-        if only_if_there {
-            options = options.conditional_set(redis::ExistenceCheck::XX);
-        }
-        self.query::<redis::Value>(cmd("SET").arg(&key).arg(value).arg(options)).await.map(drop)
+    pub(super) fn new_token_options(&self, stored: &StoredToken) -> SetOptions {
+        SetOptions::default().with_expiration(SetExpiry::PX(self.expiry_millis(stored.expires)))
     }
 
-    /// The value of a token that is used just now.
-    pub(super) fn seal_token(&self, kept: &StoredToken, salt: u8, key: &str) -> Vec<u8> {
-        let sealed = self.context.keys.seal(salt, key.as_bytes(), &kept.encode());
-        let used = self.context.store_clock.now().max(kept.minted);
-        [&used.0.to_be_bytes()[..], &sealed].concat()
+    /// The value of a token, which counts as used now.
+    fn seal_token(&self, stored: &StoredToken, key: &str) -> Vec<u8> {
+        let sealed = stored.seal(&self.context.keys, key.as_bytes());
+        let last_used = self.context.store_clock.now().max(stored.minted);
+        [&last_used.0.to_be_bytes()[..], &sealed].concat()
     }
 
-    /// The token in a value, whichever salt sealed it.
+    /// The token in a value; `None` if no salt opens it.
     pub(super) fn unseal_token(&self, key: &str, value: &[u8]) -> Option<StoredToken> {
-        let sealed = value.get(LAST_USED_LENGTH..)?;
-        let (_, text): (u8, Zeroizing<Vec<u8>>) = self.context.keys.open(key.as_bytes(), sealed)?;
-        StoredToken::decode(&text)
+        StoredToken::open(&self.context.keys, key.as_bytes(), value.get(LAST_USED_LENGTH..)?)
     }
 
-    /// When the token in a value was last used, as far as was told.
+    /// The last use in a value, which replicas write with a delay.
     pub(super) fn last_used(value: &[u8]) -> Timestamp {
         value.first_chunk().map_or(Timestamp::default(), |bytes| Timestamp(u64::from_be_bytes(*bytes)))
-    }
-
-    /// Looking it up is a use.
-    fn token_record(&self, kept: StoredToken, salt: u8) -> TokenRecord {
-        let expires = self.context.store_clock.tick(kept.expires);
-        TokenRecord::new(kept.token, kept.seed, kept.minted, self.context.clock.now(), expires)
-            .with_salt(salt)
     }
 
     pub(super) fn token_key(&self, salt: u8, id: &TokenId) -> String {
@@ -213,23 +198,18 @@ impl RedisSession {
     }
 
     fn login_key(&self, token: &NewToken) -> String {
-        let name: RecordName = self.context.keys.login_name(&token.login);
-        self.redis_key("l:", name)
+        self.redis_key("l:", self.context.keys.login_name(&token.login))
     }
 
     pub(super) fn ttl(&self) -> Duration {
         self.context.memory.limits().ttl
     }
 
-    /// How many milliseconds the store keeps a token that was used just now. Uses are told with a delay, so one that may
-    /// idle out is given that much more.
+    /// The expiry in the store, in milliseconds, of a token that is used now. With an idle lifetime it adds the delay
+    /// with which uses are written.
     pub(super) fn expiry_millis(&self, expires: Timestamp) -> u64 {
-        let left = expires.0.saturating_sub(self.context.store_clock.now().0).max(1);
-        let idle = self.context.memory.limits().idle_ttl;
-        idle.map_or(left, |idle| left.min(millis(idle + self.token_write_interval())))
+        let remaining = expires.millis_since(self.context.store_clock.now()).max(1);
+        let idle_ttl = self.context.memory.limits().idle_ttl;
+        idle_ttl.map_or(remaining, |ttl| remaining.min(millis(ttl + self.token_write_interval())))
     }
-}
-
-pub(super) fn millis(span: Duration) -> u64 {
-    u64::try_from(span.as_millis()).unwrap_or(u64::MAX)
 }

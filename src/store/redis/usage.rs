@@ -1,41 +1,44 @@
-//! When tokens and salts were last used: told now and then, never with a request.
+//! Writes when tokens and salts were last used: periodically, never as part of a request.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use redis::{Cmd, cmd, pipe};
+use redis::{Cmd, cmd};
 use tokio::time::{Instant, sleep};
 
 use crate::base::clock::Tick;
 use crate::store::keys::RecordName;
 use crate::store::redis::connection::RedisConnection;
-use crate::store::redis::tokens::millis;
-use crate::store::redis::{RedisSession, StoreCommandResult};
-use crate::store::{SaltUsage, Timestamp, TokenId, salt_usage};
+use crate::store::redis::{RedisSession, StoreResult};
+use crate::store::salt_usage::USAGE_WINDOW;
+use crate::store::{SaltUsage, Timestamp, TokenId};
 
-/// So often uses are told where nothing ends for want of use.
+/// The interval for writing uses of tokens that have no idle lifetime.
 const MAX_TOKEN_WRITE_INTERVAL: Duration = Duration::from_secs(300);
 
-/// So many tokens are told of at once.
+/// The number of tokens in one round trip.
 const PAGE: usize = 500;
 
-/// A user's use of a salt is not told again before that.
+/// A further use of a salt by the same user is not written before that.
 const SALT_USE_RESOLUTION_MS: u64 = 60_000;
 
-/// So often uses of salts are told.
+/// The interval for writing uses of salts.
 const SALT_WRITE_INTERVAL: Duration = Duration::from_secs(2);
 
-/// Before the next attempt.
+/// The delay after a failed write.
 const RETRY_DELAY: Duration = Duration::from_millis(500);
 
-/// More users than that within a grain are told of again.
+/// Bounds the memory for the written uses of salts. Beyond it, some uses are written more often.
 const MAX_WRITTEN_SALT_USES: usize = 100_000;
 
-/// What was used and not told yet.
+/// The uses that have not been written yet.
 pub struct PendingUses {
+    /// Uses of tokens before this tick are in the store.
     tokens_written_at: Tick,
+    /// By the salt and the pseudonym of the user.
     salt_uses: HashMap<(u8, RecordName), Timestamp>,
+    /// The last use that is in the store.
     written_salt_uses: HashMap<(u8, RecordName), Timestamp>,
 }
 
@@ -44,10 +47,10 @@ impl PendingUses {
         PendingUses { tokens_written_at: now, salt_uses: HashMap::new(), written_salt_uses: HashMap::new() }
     }
 
-    /// A salt opened a user's bearer.
+    /// Records that a salt opened a bearer of a user.
     pub fn add_salt_use(&mut self, salt: u8, user: RecordName, now: Timestamp) {
-        let told = self.written_salt_uses.get(&(salt, user)).copied().unwrap_or_default();
-        if now.0.saturating_sub(told.0) >= SALT_USE_RESOLUTION_MS {
+        let written = self.written_salt_uses.get(&(salt, user)).copied().unwrap_or_default();
+        if now.millis_since(written) >= SALT_USE_RESOLUTION_MS {
             self.salt_uses.insert((salt, user), now);
         }
     }
@@ -62,15 +65,12 @@ struct TokenUse {
 }
 
 impl RedisSession {
-    /// How often uses of tokens are told.
+    /// The interval for writing uses of tokens.
     pub(super) fn token_write_interval(&self) -> Duration {
-        let idle = self.context.memory.limits().idle_ttl;
-        idle.map_or(MAX_TOKEN_WRITE_INTERVAL, |idle| {
-            (idle / 16).clamp(Duration::from_millis(100), MAX_TOKEN_WRITE_INTERVAL)
-        })
+        self.context.memory.limits().write_interval(MAX_TOKEN_WRITE_INTERVAL)
     }
 
-    /// Tells what is used, now and then. Never ends.
+    /// Writes uses periodically, and restores lost tokens after a reconnect. Never returns.
     pub(super) async fn run_usage_writer(&self) {
         let interval = self.token_write_interval();
         let mut tokens_due = Instant::now() + interval;
@@ -79,7 +79,7 @@ impl RedisSession {
                 () = sleep(interval.min(SALT_WRITE_INTERVAL)) => false,
                 () = self.reconnected.notified() => true,
             };
-            let outcome = if reconnected {
+            let result = if reconnected {
                 self.restore_lost_tokens().await.inspect_err(|_| self.reconnected.notify_one())
             } else if Instant::now() >= tokens_due {
                 tokens_due = Instant::now() + interval;
@@ -87,130 +87,119 @@ impl RedisSession {
             } else {
                 self.write_salt_uses().await
             };
-            if outcome.is_err() {
-                // Told next time; the beat has noticed by itself.
+            if result.is_err() {
+                // The next round writes them; the heartbeat detects the failure.
                 sleep(RETRY_DELAY).await;
             }
         }
     }
 
-    /// Tells what was used since the last time.
-    pub(super) async fn write_uses(&self) -> StoreCommandResult<()> {
+    /// Writes all uses since the last call.
+    pub(super) async fn write_uses(&self) -> StoreResult<()> {
         self.write_salt_uses().await?;
         let mut connection = self.connection()?;
-        let (since, now) = (self.pending_uses.borrow().tokens_written_at, self.context.clock.now());
+        let since = self.pending_uses.borrow().tokens_written_at;
+        let now = self.context.store_clock.now_tick();
         let memory = Arc::clone(&self.context.memory);
         let search = move || {
-            let mut used = Vec::new();
+            let mut uses = Vec::new();
             memory.for_each(|id, record| {
                 if record.last_used() >= since {
                     let (when, expires) = (record.last_used(), record.expires);
-                    used.push(TokenUse { id: *id, salt: record.salt, when, expires });
+                    uses.push(TokenUse { id: *id, salt: record.salt, when, expires });
                 }
             });
-            used
+            uses
         };
-        let Ok(used) = tokio::task::spawn_blocking(search).await else { return Ok(()) };
-        for page in used.chunks(PAGE) {
+        let Ok(uses) = tokio::task::spawn_blocking(search).await else { return Ok(()) };
+        for page in uses.chunks(PAGE) {
             self.touch_page(&mut connection, page).await?;
         }
         self.pending_uses.borrow_mut().tokens_written_at = now;
         Ok(())
     }
 
-    async fn touch_page(
-        &self,
-        connection: &mut RedisConnection,
-        page: &[TokenUse],
-    ) -> StoreCommandResult<()> {
+    async fn touch_page(&self, connection: &mut RedisConnection, page: &[TokenUse]) -> StoreResult<()> {
         self.touch.load_async(connection).await?;
-        let mut there: Vec<u64> = Vec::with_capacity(page.len());
-        match connection {
-            RedisConnection::One(one) => {
-                let mut all = pipe();
-                for used in page {
-                    all.add_command(self.touch_command(used));
-                }
-                there = all.query_async(one).await?;
-            }
-            // Each may be on another server.
-            RedisConnection::Cluster(cluster) => {
-                for used in page {
-                    there.push(self.touch_command(used).query_async(cluster).await?);
-                }
-            }
-        }
-        for (used, there) in page.iter().zip(there) {
-            if there == 0 {
-                // Another replica's idea of its life was shorter, or the server has made room.
-                self.context.memory.remove(&used.id);
+        let exists: Vec<u64> =
+            connection.query_all(page.iter().map(|token_use| self.touch_command(token_use))).await?;
+        for (token_use, exists) in page.iter().zip(exists) {
+            if exists == 0 {
+                // A replica with a shorter lifetime let it expire, or the server evicted it.
+                self.context.memory.remove(&token_use.id);
             }
         }
         Ok(())
     }
 
-    fn touch_command(&self, used: &TokenUse) -> Cmd {
-        let calendar = &self.context.store_clock;
-        let (when, expires) = (calendar.timestamp(used.when), calendar.timestamp(used.expires));
-        let idle = self.context.memory.limits().idle_ttl.map(|_| {
-            let unused = calendar.now().0.saturating_sub(when.0);
+    fn touch_command(&self, token_use: &TokenUse) -> Cmd {
+        let store_clock = &self.context.store_clock;
+        let (when, expires) =
+            (store_clock.timestamp(token_use.when), store_clock.timestamp(token_use.expires));
+        let expiry = self.context.memory.limits().idle_ttl.map(|_| {
+            let unused = store_clock.now().millis_since(when);
             self.expiry_millis(expires).saturating_sub(unused).max(1).to_string()
         });
         let mut command = cmd("EVALSHA");
-        command.arg(self.touch.get_hash()).arg(1).arg(self.token_key(used.salt, &used.id));
-        command.arg(&when.0.to_be_bytes()[..]).arg(idle.unwrap_or_default());
+        command.arg(self.touch.get_hash()).arg(1).arg(self.token_key(token_use.salt, &token_use.id));
+        command.arg(&when.0.to_be_bytes()[..]).arg(expiry.unwrap_or_default());
         command
     }
 
-    async fn write_salt_uses(&self) -> StoreCommandResult<()> {
+    async fn write_salt_uses(&self) -> StoreResult<()> {
         let mut connection = self.connection()?;
         let uses: Vec<_> =
-            self.pending_uses.borrow().salt_uses.iter().map(|(who, when)| (*who, *when)).collect();
+            self.pending_uses.borrow().salt_uses.iter().map(|(key, when)| (*key, *when)).collect();
         if uses.is_empty() {
             return Ok(());
         }
         for (salt, name) in (0..).zip(self.context.keys.salt_names()) {
+            let mut of_this_salt = uses.iter().filter(|((other, _), _)| *other == salt).peekable();
+            if of_this_salt.peek().is_none() {
+                continue;
+            }
             let mut command = cmd("ZADD");
             command.arg(self.redis_key("salt:", name)).arg("GT");
-            let of_this = uses.iter().filter(|((other, _), _)| *other == salt);
-            let count = of_this.clone().count();
-            for ((_, user), when) in of_this {
+            for ((_, user), when) in of_this_salt {
                 command.arg(when.0).arg(user.to_string());
             }
-            if count > 0 {
-                let _: u64 = command.query_async(&mut connection).await?;
-            }
+            let _: u64 = command.query_async(&mut connection).await?;
         }
-        let mut own = self.pending_uses.borrow_mut();
-        if own.written_salt_uses.len() > MAX_WRITTEN_SALT_USES {
-            own.written_salt_uses.clear();
+        let mut pending = self.pending_uses.borrow_mut();
+        if pending.written_salt_uses.len() > MAX_WRITTEN_SALT_USES {
+            pending.written_salt_uses.clear();
         }
-        for (who, when) in uses {
-            // One that was used again meanwhile is told of again.
-            if own.salt_uses.get(&who) == Some(&when) {
-                own.salt_uses.remove(&who);
+        for (key, when) in uses {
+            // A use that was recorded while this was writing stays pending.
+            if pending.salt_uses.get(&key) == Some(&when) {
+                pending.salt_uses.remove(&key);
             }
-            own.written_salt_uses.insert(who, when);
+            pending.written_salt_uses.insert(key, when);
         }
         Ok(())
     }
 
-    /// Who used which salt.
-    pub(super) async fn salt_usage(&self) -> StoreCommandResult<Vec<SaltUsage>> {
+    /// The usage of all salts, by all replicas.
+    pub(super) async fn salt_usage(&self) -> StoreResult<Vec<SaltUsage>> {
         self.write_salt_uses().await?;
         let mut connection = self.connection()?;
-        let since = self.context.store_clock.now().0.saturating_sub(millis(salt_usage::USAGE_WINDOW));
+        let since = self.context.store_clock.now().before(USAGE_WINDOW).0;
         let mut all = Vec::new();
         for name in self.context.keys.salt_names() {
             let key = self.redis_key("salt:", name);
-            let mut forget = cmd("ZREMRANGEBYSCORE");
-            let _: u64 = forget.arg((&key, "-inf", format!("({since}"))).query_async(&mut connection).await?;
+            let mut remove_old = cmd("ZREMRANGEBYSCORE");
+            remove_old.arg((&key, "-inf", format!("({since}")));
+            let _: u64 = remove_old.query_async(&mut connection).await?;
             let users: u64 = cmd("ZCARD").arg(&key).query_async(&mut connection).await?;
             let last: Vec<(String, f64)> =
                 cmd("ZRANGE").arg((&key, 0, 0, "REV", "WITHSCORES")).query_async(&mut connection).await?;
-            #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a time in this age")]
-            let last = last.first().map(|(_, score)| Timestamp(*score as u64));
-            all.push(SaltUsage { last_used: last, users });
+            #[allow(
+                clippy::cast_possible_truncation,
+                clippy::cast_sign_loss,
+                reason = "a current time in ms"
+            )]
+            let last_used = last.first().map(|(_, score)| Timestamp(*score as u64));
+            all.push(SaltUsage { last_used, users });
         }
         Ok(all)
     }

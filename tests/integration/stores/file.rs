@@ -119,7 +119,7 @@ fn a_file_that_cannot_be_trusted_or_used_is_refused_with_a_sentence() {
     };
     ground.open().close();
     std::fs::set_permissions(&path, PermissionsExt::from_mode(0o640)).expect("set");
-    assert!(start().contains("is open to others (mode 0640); `chmod 600"), "{}", start());
+    assert!(start().contains("is accessible to other users (mode 0640); run `chmod 600"), "{}", start());
 
     std::fs::set_permissions(&path, PermissionsExt::from_mode(0o600)).expect("set");
     let replica = ground.open();
@@ -130,7 +130,7 @@ fn a_file_that_cannot_be_trusted_or_used_is_refused_with_a_sentence() {
     assert!(start().contains("store.path: "), "{}", start());
     std::fs::remove_file(&path).expect("removed");
     std::fs::create_dir(&path).expect("made");
-    assert!(start().contains("cannot be opened"), "{}", start());
+    assert!(start().contains("cannot open "), "{}", start());
 }
 
 #[test]
