@@ -84,8 +84,14 @@ pub fn disposition(name: HeaderName, text: &[u8]) -> Disposition {
         // A certificate that the client claims to have shown.
         HeaderName::ClientCert | HeaderName::ClientCertChain => true,
         HeaderName::Other => {
-            matches!(text, b"x-forwarded" | b"x-original-method")
-                || !is_plain_name(text)
+            matches!(
+                text,
+                b"x-forwarded"
+                    | b"x-original-method"
+                    | b"l5d-client-id"
+                    | b"x-authenticated-userid"
+                    | b"x-anonymous-consumer"
+            ) || !is_plain_name(text)
                 || CLIENT_CLAIM_PREFIXES.iter().any(|claim| text.starts_with(claim.as_bytes()))
         }
         _ => false,
@@ -94,7 +100,30 @@ pub fn disposition(name: HeaderName, text: &[u8]) -> Disposition {
 }
 
 /// What names of fields begin with that say something about the caller.
-const CLIENT_CLAIM_PREFIXES: [&str; 5] = ["x-forwarded-", "x-jwt-", "x-client-cert", "x-ssl-", "ssl-client-"];
+///
+/// SECURITY: these are the headers with which other gateways and identity-aware proxies report the user that they have
+/// authenticated (oauth2-proxy, Authelia, Caddy, Pomerium, Kong, Cloudflare Access, Google IAP, AWS ALB, Azure App
+/// Service, Linkerd, the Kubernetes API). A backend that once stood behind one of them may still trust it.
+const CLIENT_CLAIM_PREFIXES: [&str; 18] = [
+    "x-forwarded-",
+    "x-jwt-",
+    "x-client-cert",
+    "x-ssl-",
+    "ssl-client-",
+    "x-auth-request-",
+    "x-webauth-",
+    "x-remote-",
+    "remote-",
+    "x-pomerium-",
+    "x-consumer-",
+    "x-credential-",
+    "cf-access-",
+    "x-goog-authenticated-",
+    "x-goog-iap-",
+    "x-amzn-oidc-",
+    "x-ms-client-principal",
+    "impersonate-",
+];
 
 /// The policy field for which a backend could take this one, though it is spelled otherwise.
 pub fn ambiguous_with(field: Header<'_>) -> Option<HeaderName> {
@@ -171,6 +200,20 @@ mod tests {
             "x.forwarded.proto",
             "x-real-ip",
             "x_real_ip",
+            "x-auth-request-user",
+            "x-webauth-user",
+            "x-remote-group",
+            "remote-email",
+            "x-pomerium-jwt-assertion",
+            "x-consumer-username",
+            "x-credential-identifier",
+            "cf-access-authenticated-user-email",
+            "x-goog-authenticated-user-email",
+            "x-goog-iap-jwt-assertion",
+            "x-amzn-oidc-identity",
+            "x-ms-client-principal-name",
+            "impersonate-user",
+            "l5d-client-id",
             "forwarded",
             "remote_user",
             "x-jwt-token",

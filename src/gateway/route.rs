@@ -45,7 +45,7 @@ impl RouteTable {
                 _ => Err(Rejection::MethodNotAllowed("POST".to_owned())),
             };
         }
-        let number = self.0.iter().position(|profile| path.starts_with(&profile.prefix));
+        let number = self.0.iter().position(|profile| has_prefix(path, &profile.prefix));
         let number = number.ok_or(Rejection::NotFound)?;
         let profile = &self.0[number];
         if !profile.methods.contains(&head.method) {
@@ -54,6 +54,12 @@ impl RouteTable {
         }
         Ok(RouteMatch::Profile(profile, number))
     }
+}
+
+/// SECURITY: a prefix also matches without its last slash. Backends commonly serve both spellings, so
+/// `/timbr/api/clear_cache` must not reach a wider route, with wider rules, than `/timbr/api/clear_cache/`.
+fn has_prefix(path: &str, prefix: &str) -> bool {
+    path.starts_with(prefix) || prefix.strip_suffix('/') == Some(path)
 }
 
 /// SECURITY: the request must name one host, once: in `Host`, in an absolute target or in `:authority`, or in several
@@ -194,7 +200,7 @@ mod tests {
 
     #[test]
     fn other_paths_have_no_route() {
-        for target in ["/", "/timbr", "/timbr/api", "/timbr/apix/", "/Timbr/api/x", "/metrics", "/livez"] {
+        for target in ["/", "/timbr", "/timbr/ap", "/timbr/apix/", "/Timbr/api/x", "/metrics", "/livez"] {
             assert_eq!(find("GET", target), Err(Rejection::NotFound), "{target}");
         }
         for (method, target, allowed) in [
@@ -218,6 +224,26 @@ mod tests {
         let routes = RouteTable::new(profiles);
         let head = head("POST", "/timbr/api/kb/search", Some("h"));
         assert!(matches!(routes.find(&head), Ok(RouteMatch::Profile(profile, _)) if profile.name == "kb"));
+    }
+
+    #[test]
+    fn a_prefix_matches_without_its_last_slash() {
+        let mut profiles = routes::defaults(1000);
+        let kb = RouteProfile { name: "kb".into(), prefix: "/timbr/api/kb/".into(), ..profiles[0].clone() };
+        profiles.push(kb);
+        let routes = RouteTable::new(profiles);
+        for (target, name) in [
+            ("/timbr/api/kb", "kb"),
+            ("/timbr/api/kb?x=/", "kb"),
+            ("/timbr/api/kb/", "kb"),
+            ("/timbr/api/kb/x", "kb"),
+            ("/timbr/api/kbx", "api"),
+            ("/timbr/api", "api"),
+        ] {
+            let head = head("POST", target, Some("h"));
+            let found = routes.find(&head).expect("a route");
+            assert!(matches!(found, RouteMatch::Profile(profile, _) if profile.name == name), "{target}");
+        }
     }
 
     #[test]

@@ -241,3 +241,31 @@ fn a_line_says_who_asked_for_what_and_tells_no_secret() {
         assert!(!text.contains(secret), "{secret} stands in the log");
     }
 }
+
+/// Commands of an operator are rare, and the main thread does little in between: its log must not reuse an old time.
+#[test]
+fn each_audit_line_has_the_time_of_its_own_command() {
+    let upstream = Upstream::start();
+    let folder = tempfile::tempdir().expect("a folder");
+    let log = folder.path().join("log");
+    let logging = Logging::start(upstream.address(), &log);
+    let revocations =
+        || lines(&log).into_iter().filter(|line| line["what"] == "revocation").collect::<Vec<_>>();
+    let mut times = Vec::new();
+    for user in ["alice", "bob"] {
+        // The clock of the log has a resolution of a microsecond; only the second command has to come later.
+        let begun = std::time::SystemTime::now();
+        wait_until("a moment passes", || begun.elapsed().is_ok_and(|passed| passed.as_millis() > 1500));
+        let body = format!(r#"{{"user":"{user}"}}"#);
+        let mut client = Client::connect(logging.address("admin"));
+        let head = "POST /tokens/revoke HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json";
+        client.write(format!("{head}\r\nContent-Length: {}\r\n\r\n{body}", body.len()).as_bytes());
+        assert_eq!(client.read_answer(false).status, 200);
+        wait_until("the command is in the log", || revocations().len() > times.len());
+        let line = revocations().pop().expect("just seen");
+        let time = line["timestamp"].as_str().expect("text").to_owned();
+        times.push(humantime::parse_rfc3339(&time).expect("a time"));
+    }
+    let apart = times[1].duration_since(times[0]).expect("the second command came later");
+    assert!(apart.as_millis() >= 1500, "{apart:?}");
+}

@@ -22,6 +22,8 @@ use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{Layer, Registry, reload};
 
+use crate::base::clock;
+
 use line_writer::LineWriter;
 pub(crate) use record::label;
 pub use record::{Label, LogRecord};
@@ -85,6 +87,9 @@ pub fn write_access(fill: impl FnOnce(&mut LogRecord<'_>)) {
 /// Writes a line to the audit log, regardless of the level.
 pub fn write_audit(fill: impl FnOnce(&mut LogRecord<'_>)) {
     if let (Some(format), Some(writer)) = (FORMAT.get(), WRITER.get()) {
+        // A line is stamped with the time that its thread read last. Only workers read the clock for each request: the
+        // main thread, which writes about admin commands and reloads, may have read it at its start.
+        clock::now();
         LogRecord::write(*format, "audit", fill, |line| writer.push(line));
     }
 }
