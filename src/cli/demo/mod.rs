@@ -104,7 +104,8 @@ fn run_backend(address: SocketAddr) -> CliResult {
     let on_request = |line: &str| {
         let _ = print_line(line); // The backend keeps serving if standard output is closed.
     };
-    let backend = DemoBackend::start(address, on_request).with_context(|| format!("cannot listen on {address}"))?;
+    let backend =
+        DemoBackend::start(address, on_request).with_context(|| format!("cannot listen on {address}"))?;
     print_line(format_args!("Demo backend on http://{}.", backend.address()))?;
     runtime.block_on(async {
         tokio::select! {
