@@ -119,7 +119,7 @@ fn who_looks_for_an_error_can_open_it() {
     let program = Program::start(&[("TIMBR_GATEWAY_CORE_DUMPS", "true")]);
     assert!(program.is_open());
     let log = program.end();
-    assert!(log.contains("see every secret"), "{log}");
+    assert!(log.contains("can read every secret"), "{log}");
 }
 
 /// At the end of time, arithmetic on a bearer's age overflows, which panics where overflows are checked.

@@ -116,7 +116,7 @@ fn a_socket_that_nobody_wants_is_an_error_that_says_so() {
         String::from_utf8(output.stderr).expect("text")
     };
     let error = told("timbr-gateway.socket", &[]);
-    assert!(error.contains("\"timbr-gateway.socket\"; the names are https, http and admin"), "{error}");
+    assert!(error.contains("\"timbr-gateway.socket\"; known names are https, http and admin"), "{error}");
     let error = told("http", &[]);
     assert!(error.contains("passes a socket for listen.http, which is off"), "{error}");
 }

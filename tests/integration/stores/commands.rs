@@ -144,7 +144,7 @@ fn salts_are_rotated_without_a_client_noticing() {
     });
     let shown = shown();
     assert!(shown.lines().nth(1).expect("a line").contains("primary"), "{shown}");
-    assert!(!shown.contains("since it started"), "{shown}");
+    assert!(!shown.contains("Since the start of this process"), "{shown}");
 
     // Without the old one, what only it could do ends.
     let replica = start(OTHER_SALT);
@@ -156,7 +156,7 @@ fn salts_are_rotated_without_a_client_noticing() {
 fn without_a_store_the_status_of_salts_says_since_when_it_counts() {
     let gateway = Gateway::start(Upstream::start().address(), &[]);
     let shown = said(&program(&gateway, &["salt", "status"], ""));
-    assert!(shown.contains("never") && shown.contains("since it started"), "{shown}");
+    assert!(shown.contains("never") && shown.contains("Since the start of this process"), "{shown}");
     gateway.token();
     let shown = said(&program(&gateway, &["salt", "status"], ""));
     assert!(!shown.contains("never") && shown.lines().nth(1).expect("a line").ends_with(" 1"), "{shown}");
