@@ -86,11 +86,11 @@ export class Gateway {
 
   async token(user) {
     const bearer = execFileSync(PROGRAM, ["bearer", "--user", user, "--password-stdin"], { env: { API_AUTH_SALT: this.salt }, input: "secret", encoding: "utf8" }).trim();
-    const answer = await this.ask("POST /timbr/api/get_token", { "content-type": "application/json", authorization: `Bearer ${bearer}` });
-    return JSON.parse(answer.body).data[0];
+    const response = await this.ask("POST /timbr/api/get_token", { "content-type": "application/json", authorization: `Bearer ${bearer}` });
+    return JSON.parse(response.body).data[0];
   }
 
-  /** Requests of all sorts, for so long. */
+  /** Sends a mix of requests for the given time. */
   async load(milliseconds, tokens) {
     const end = Date.now() + milliseconds;
     const json = { "content-type": "application/json" };
