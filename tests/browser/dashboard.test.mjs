@@ -206,7 +206,7 @@ test("an outage of the backend and its end are shown", async () => {
   const json = { "content-type": "application/json", "x-api-key": tokens[0] };
   const asking = setInterval(() => gateway.ask("GET /timbr/api/q/sales", json).catch(() => {}), 40);
   try {
-    await page.locator("#attention li[data-is=bad]", { hasText: "No backend is usable" }).waitFor();
+    await page.locator("#attention li[data-status=bad]", { hasText: "No endpoint is usable" }).waitFor();
     await until("the title shows the problem", async () => (await page.title()).startsWith("✖"));
     await page.locator("#upstreams").getByText(/ejected|unhealthy/).first().waitFor();
     await page.locator("#chart-requests svg.plot path.line.s-c").waitFor();
@@ -217,7 +217,7 @@ test("an outage of the backend and its end are shown", async () => {
   } finally {
     clearInterval(asking);
   }
-  await until("the problem has disappeared", async () => !/No backend/.test(await page.locator("#attention").innerText()));
+  await until("the problem has disappeared", async () => !/No endpoint/.test(await page.locator("#attention").innerText()));
   await page.context().close();
 });
 
