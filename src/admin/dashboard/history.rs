@@ -1,6 +1,7 @@
-//! What was counted over the last hour, for curves: the last five minutes finely, the hour coarsely.
+//! The traffic of the last hour as time series: the last five minutes at high resolution, the hour at low resolution.
+//! It knows nothing about the page that draws it.
 //!
-//! Memory is bounded: so many points of two series, each with the few reasons that requests were refused for in its time.
+//! Memory is bounded: a fixed number of points in two series, each with the rejection reasons of its interval.
 
 use std::collections::VecDeque;
 use std::time::{Duration, SystemTime};
@@ -9,45 +10,45 @@ use serde_json::{Value, json};
 
 use crate::observability::metrics::{Histogram, MetricsTotals};
 
-/// How often the finer series is added to.
+/// Time between two points of the fine series.
 pub const SAMPLE_INTERVAL: Duration = Duration::from_secs(2);
 
-/// Points of the finer series: five minutes.
+/// Points of the fine series: five minutes.
 const FINE_POINTS: usize = 150;
 
-/// Points of the finer series that the last minute has.
+/// Points of the fine series in one minute.
 const POINTS_PER_MINUTE: usize = 30;
 
-/// Steps of the finer series that the coarser one takes together.
+/// Points of the fine series that make one point of the coarse series.
 const SAMPLES_PER_COARSE_POINT: u32 = 5;
 
-/// Points of the coarser series: an hour.
+/// Points of the coarse series: one hour.
 const COARSE_POINTS: usize = 360;
 
-/// Reasons that are told apart in a series; those of the others are many and rare.
+/// Reasons with their own counts in a series; the others are rare, and are added up.
 const MAX_REASONS: usize = 12;
 
-/// What was counted since the start, or within some time.
+/// Counts of requests, since the start or within an interval.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct TrafficCounts {
-    /// Came through from the backend, and below 500.
+    /// Responses of the backend below 500.
     answered: u64,
-    /// The client's to mend: a reason, and below 500.
+    /// Client errors: rejections below 500.
     rejected: u64,
-    /// 500 and above, whoever said so.
+    /// Status 500 and above, from the gateway or the backend.
     failed: u64,
-    /// By reason, whatever the status.
+    /// Counts by reason, of any status.
     reasons: Vec<(&'static str, u64)>,
     durations: Histogram,
 }
 
-/// Both series.
+/// Both series, and the counters at the last sample.
 #[derive(Debug)]
 pub struct TrafficHistory {
     last: TrafficCounts,
     fine: HistorySeries,
     coarse: HistorySeries,
-    /// What the next point of the coarser series has so far.
+    /// The incomplete next point of the coarse series.
     pending: HistoryPoint,
 }
 
@@ -59,15 +60,15 @@ struct HistorySeries {
 
 #[derive(Clone, Debug, Default)]
 struct HistoryPoint {
-    /// Its end, in seconds since the Unix epoch.
+    /// The end of the interval, in seconds since the Unix epoch.
     at: f64,
-    /// How long it lasted, in seconds; longer than the step if the machine slept.
+    /// The length of the interval; longer than the sample interval if the machine was suspended.
     seconds: f64,
     counts: TrafficCounts,
 }
 
 impl TrafficCounts {
-    /// What all workers have counted so far.
+    /// Adds up the counters of all routes.
     pub fn from_metrics(sum: &MetricsTotals) -> TrafficCounts {
         let mut counts = TrafficCounts::default();
         for route in &sum.routes {
@@ -109,7 +110,7 @@ impl TrafficCounts {
         }
     }
 
-    /// What came since.
+    /// The difference to an earlier sample.
     fn since(&self, earlier: &TrafficCounts) -> TrafficCounts {
         let reasons = self
             .reasons
@@ -135,14 +136,14 @@ impl TrafficCounts {
         })
     }
 
-    /// A quantile of the durations, rounded to what buckets can tell.
+    /// A quantile of the durations in milliseconds, rounded to the precision of the buckets.
     fn quantile_millis(&self, part: f64) -> Option<f64> {
         self.durations.quantile(part).map(|seconds| (seconds * 1e5).round() / 1e2)
     }
 }
 
 impl TrafficHistory {
-    /// Begins with what was counted before, of which nothing is shown.
+    /// Starts with the current counters, which are not part of the history.
     pub fn new(counted: TrafficCounts) -> TrafficHistory {
         let series = |most| HistorySeries { points: VecDeque::with_capacity(most), capacity: most };
         TrafficHistory {
@@ -153,7 +154,7 @@ impl TrafficHistory {
         }
     }
 
-    /// Adds what was counted since the last time, `lasted` ago.
+    /// Adds a sample; the previous one was taken `lasted` ago.
     pub fn add(&mut self, counted: TrafficCounts, lasted: Duration) {
         let at = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs_f64();
         let point = HistoryPoint { at, seconds: lasted.as_secs_f64(), counts: counted.since(&self.last) };
@@ -170,7 +171,7 @@ impl TrafficHistory {
         }
     }
 
-    /// Whether over a twentieth of the requests of the last minute failed, and not just one or two.
+    /// Returns whether more than 5 % of the requests of the last minute failed, and at least five.
     pub fn has_high_failure_rate(&self) -> bool {
         let minute = self.last_minute();
         let all = minute.answered + minute.rejected + minute.failed;
@@ -183,7 +184,7 @@ impl TrafficHistory {
         counts
     }
 
-    /// Both series as the page draws them, and the last minute.
+    /// Both series and the last minute, for the charts.
     pub fn to_json(&self) -> Value {
         let seconds: f64 =
             self.fine.points.iter().rev().take(POINTS_PER_MINUTE).map(|point| point.seconds).sum();
@@ -201,7 +202,7 @@ impl HistorySeries {
         self.points.push_back(point);
     }
 
-    /// Columns of equal length; `pending` is a last point that is not complete.
+    /// Columns of equal length; `pending` is an incomplete last point.
     fn to_json(&self, pending: Option<&HistoryPoint>) -> Value {
         let points: Vec<_> = self.points.iter().chain(pending.filter(|point| point.seconds > 0.0)).collect();
         let mut whole = TrafficCounts::default();
@@ -238,7 +239,7 @@ impl HistorySeries {
 }
 
 impl HistoryPoint {
-    /// A second, to three digits behind the point.
+    /// Requests per second, rounded to three decimals.
     #[expect(clippy::cast_precision_loss, reason = "counts of seconds are far below")]
     fn rate(&self, count: u64) -> f64 {
         (count as f64 / self.seconds.max(0.001) * 1e3).round() / 1e3
@@ -266,7 +267,7 @@ mod tests {
         let reasons = &told["fine"]["reasons"];
         assert_eq!((&reasons[0]["reason"], &reasons[0]["points"]), (&json!("not_found"), &json!([0, 2])));
         assert_eq!(reasons[1]["total"], 1);
-        assert_eq!(told["fine"]["p95"], json!([null, null]), "nothing is known of no request");
+        assert_eq!(told["fine"]["p95"], json!([null, null]), "there is no duration without a request");
         assert_eq!(told["minute"]["answered"], 4);
     }
 
