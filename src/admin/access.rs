@@ -8,9 +8,9 @@ use http::{HeaderMap, HeaderValue, StatusCode};
 
 use crate::admin::routes::AdminError;
 
-/// SECURITY: accepts requests from this machine only, whatever address the listener is bound to, and not through a proxy on
-/// it. The `Host` must be a name of this machine too, against DNS rebinding: a page in a local browser could have its own
-/// name resolve to the loopback address. Cross-site requests of a browser are rejected.
+/// SECURITY: accepts requests from this machine only, even if the listener is bound to other addresses, and not through a
+/// proxy on it. The `Host` must be a name of this machine too, against DNS rebinding: a page in a local browser could have
+/// its own name resolve to the loopback address. Cross-site requests of a browser are rejected.
 pub fn authorize_read(headers: &HeaderMap, peer: SocketAddr) -> Result<(), AdminError> {
     let is_local = is_this_machine(peer.ip()) && has_local_host(headers);
     if is_local && !is_proxied(headers) && !is_cross_site(headers) {
@@ -36,7 +36,7 @@ fn has_local_host(headers: &HeaderMap) -> bool {
     })
 }
 
-/// Whether a proxy added a header about the client.
+/// Returns whether a proxy added a header about the client.
 fn is_proxied(headers: &HeaderMap) -> bool {
     headers.keys().any(|name| {
         *name == FORWARDED
@@ -45,8 +45,8 @@ fn is_proxied(headers: &HeaderMap) -> bool {
     })
 }
 
-/// Whether a page of a different site sent the request, by Fetch Metadata. Following a link is allowed: only the user sees
-/// the page, and not the site with the link.
+/// Returns whether a page of a different site sent the request, by Fetch Metadata. Following a link is allowed: only the
+/// user sees the page, and not the site with the link.
 fn is_cross_site(headers: &HeaderMap) -> bool {
     let value = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
     value("sec-fetch-site").is_some_and(|site| !matches!(site, "same-origin" | "none"))

@@ -61,9 +61,9 @@ impl WorkerLiveness {
         self.0[worker].set(None);
     }
 
-    /// Returns whether all workers have responded within `span`.
-    pub fn is_alive_within(&self, span: Duration) -> bool {
-        self.silence_durations().all(|(_, silence)| silence <= span)
+    /// Returns whether all workers have responded within `limit`.
+    pub fn is_alive_within(&self, limit: Duration) -> bool {
+        self.silence_durations().all(|(_, silence)| silence <= limit)
     }
 
     /// The first stuck worker, and the time since its last response.
@@ -113,7 +113,7 @@ pub struct ProbeResult {
 }
 
 impl ProcessHealth {
-    /// Runs the checks of a probe. The query may ask for a list of them.
+    /// Runs the checks of a probe. `?verbose` lists them.
     pub fn probe(&self, probe: Probe, query: Option<&str>) -> ProbeResult {
         let (name, checks) = match probe {
             // The supervisor's thread serves this request, so it is alive.

@@ -75,7 +75,7 @@ pub type CallResult = Result<Value, AdminError>;
 
 type CallFuture<'a> = Pin<Box<dyn Future<Output = CallResult> + 'a>>;
 
-/// Who may use a route.
+/// The clients that may use a route.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Access {
     Everyone,
@@ -83,7 +83,7 @@ enum Access {
     Operators,
 }
 
-/// How a route responds.
+/// The function of a route, its methods and its format.
 enum Action {
     /// GET and HEAD; errors are plain text.
     Page(fn(&Parts, &AdminContext) -> Response<AdminBody>),

@@ -30,7 +30,7 @@ pub struct Backends {
     changes: watch::Sender<u64>,
 }
 
-/// Whether a new configuration has different TLS names or certificates for the backends.
+/// The difference between the TLS names and certificates of two configurations.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TlsChange {
     /// All of them are the same.
@@ -243,7 +243,7 @@ impl Backends {
         self.options.connect_timeout
     }
 
-    /// The error of a request for which there is no endpoint.
+    /// The error for a request without an endpoint.
     pub(super) fn no_endpoint_error(&self) -> UpstreamError {
         if !self.endpoints.lock().is_empty() {
             return UpstreamError::Unavailable;
@@ -335,7 +335,7 @@ mod tests {
         assert_eq!(states(&other_tls), all_healthy, "a new certificate may solve the problem");
         let other_path =
             known(EndpointFailure::HealthCheck).with_options(options(&[]), plain(2), 1, TlsChange::Unchanged);
-        assert_eq!(states(&other_path), all_healthy, "there are no health checks any more");
+        assert_eq!(states(&other_path), all_healthy, "the health checks are off");
         let never = known(EndpointFailure::Connect).with_options(
             options(&[("EJECT_AFTER", "0"), path]),
             plain(2),

@@ -67,7 +67,7 @@ pub enum UpstreamStream {
     Tls(Box<TlsStream<TcpStream>>),
 }
 
-/// How to check whether an idle connection is still open.
+/// The way to check that an idle connection is still open.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum IdleCheck {
     /// By what the event loop saw at its last poll, at no cost.

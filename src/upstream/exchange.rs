@@ -281,7 +281,9 @@ impl<'a> UpstreamExchange<'a> {
                     return Poll::Ready(Err(UpstreamError::Closed(error)));
                 }
                 _ => {
-                    return Poll::Ready(Err(invalid_response(HeadError::Malformed("the head is incomplete"))));
+                    return Poll::Ready(Err(invalid_response(HeadError::Malformed(
+                        "the head is incomplete",
+                    ))));
                 }
             };
             let response = parse_response(head, self.method).map_err(invalid_response)?;

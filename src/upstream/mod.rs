@@ -82,7 +82,7 @@ pub struct UpstreamResponse {
     pub body: ResponseBody,
 }
 
-/// Why there is no response.
+/// Why a request failed without a response.
 #[derive(Debug, thiserror::Error)]
 pub enum UpstreamError {
     /// No endpoint is usable; nothing was sent.
@@ -100,7 +100,7 @@ pub enum UpstreamError {
     /// The response is not valid HTTP.
     #[error("the upstream's response is not valid HTTP")]
     Invalid(#[source] InvalidResponse),
-    /// The backend wants to switch protocols, although the request did not ask for it.
+    /// The backend wants to switch protocols, which the request did not offer.
     #[error("unexpected 101 Switching Protocols from the upstream")]
     UnexpectedUpgrade,
     /// The response head did not arrive in time.
@@ -143,7 +143,7 @@ impl UpstreamClient {
     ///
     /// The request is retried on a new connection only if that is safe: the reused connection was closed before a byte
     /// was written, or the request is a GET or HEAD without a body and no byte of a response arrived. If connecting
-    /// fails, nothing was sent, and another endpoint is tried. `now` is the current time, which the caller already has.
+    /// fails, nothing was sent, and a different endpoint is tried. `now` is the current time, which the caller already has.
     pub async fn send(
         &self,
         outgoing: impl OutgoingRequest,
@@ -180,7 +180,7 @@ impl UpstreamClient {
         }
     }
 
-    /// Opens a new connection, to another endpoint if this one fails.
+    /// Opens a new connection, to a different endpoint if this one fails.
     async fn connect(
         &self,
         mut in_flight: UpstreamInFlight,

@@ -42,37 +42,37 @@ pub async fn resolve_periodically(
     resolver: impl Resolver,
 ) {
     loop {
-        let begun = Instant::now();
-        let found = resolver.look_up(&origin.host).await;
-        let is_known = apply_lookup(&backends, &origin, found);
+        let started = Instant::now();
+        let result = resolver.look_up(&origin.host).await;
+        let is_resolved = apply_lookup(&backends, &origin, result);
         let interval = backends.options.resolve_interval;
-        let soonest = MIN_LOOKUP_INTERVAL.min(interval);
-        let next = begun + if is_known { interval } else { soonest };
+        let min_interval = MIN_LOOKUP_INTERVAL.min(interval);
+        let next = started + if is_resolved { interval } else { min_interval };
         tokio::select! {
             () = sleep_until(next) => {}
-            () = origin.lookup_requested.notified() => sleep_until(next.min(begun + soonest)).await,
+            () = origin.lookup_requested.notified() => sleep_until(next.min(started + min_interval)).await,
         }
     }
 }
 
 /// Applies the result of a lookup, or keeps the previous addresses if it failed. Returns whether it succeeded.
-fn apply_lookup(backends: &Backends, origin: &Arc<UpstreamOrigin>, found: io::Result<Vec<IpAddr>>) -> bool {
-    let found = found.and_then(|mut found| {
-        found.sort_unstable();
-        found.dedup();
+fn apply_lookup(backends: &Backends, origin: &Arc<UpstreamOrigin>, result: io::Result<Vec<IpAddr>>) -> bool {
+    let result = result.and_then(|mut addresses| {
+        addresses.sort_unstable();
+        addresses.dedup();
         let none = || io::Error::new(io::ErrorKind::NotFound, "the name has no address");
-        if found.is_empty() { Err(none()) } else { Ok(found) }
+        if addresses.is_empty() { Err(none()) } else { Ok(addresses) }
     });
-    match found {
-        Ok(found) => {
+    match result {
+        Ok(addresses) => {
             // Set the addresses first: `has_been_looked_up` promises that they are set.
-            backends.set_addresses(origin, &found);
-            let failed = {
+            backends.set_addresses(origin, &addresses);
+            let previous_error = {
                 let mut resolution = origin.resolution();
                 resolution.resolved_at = Some(SystemTime::now());
                 resolution.last_error.take()
             };
-            if failed.is_some() {
+            if previous_error.is_some() {
                 info!(host = origin.host, "DNS lookups of a backend succeed again");
             }
             true
@@ -109,7 +109,7 @@ mod tests {
 
     type LookupResults = Rc<RefCell<VecDeque<io::Result<Vec<IpAddr>>>>>;
 
-    /// Returns the scripted results in order, then errors.
+    /// Returns the scripted results one by one, then errors.
     struct ScriptedResolver(LookupResults);
 
     impl Resolver for ScriptedResolver {

@@ -134,7 +134,7 @@ impl RequestBody {
         RequestBody { counter, ..self }
     }
 
-    /// Returns whether there is no body to send.
+    /// Returns whether the body is empty.
     pub fn is_empty(&self) -> bool {
         self.incoming.is_none()
     }

@@ -39,10 +39,10 @@ pub struct EventStream {
 }
 
 impl EventStream {
-    /// Starts with all sections, and sends a heartbeat after `silence` without a change.
+    /// Starts with all sections, and sends a heartbeat after `heartbeat_interval` without a change.
     pub fn new(
         mut source: watch::Receiver<Sections>,
-        place: OwnedSemaphorePermit,
+        permit: OwnedSemaphorePermit,
         heartbeat_interval: Duration,
     ) -> EventStream {
         source.mark_changed();
@@ -52,7 +52,7 @@ impl EventStream {
             heartbeat_interval,
             heartbeat: Box::pin(sleep_until(Instant::now() + heartbeat_interval)),
             is_finished: false,
-            _permit: place,
+            _permit: permit,
         }
     }
 
@@ -69,7 +69,7 @@ impl EventStream {
     }
 }
 
-/// Waits for a change; false if the sender is gone.
+/// Waits for a change; false if the sender was dropped.
 async fn wait_for_change(mut source: watch::Receiver<Sections>) -> (watch::Receiver<Sections>, bool) {
     let is_new = source.changed().await.is_ok();
     (source, is_new)
@@ -128,10 +128,10 @@ mod tests {
 
     #[tokio::test]
     async fn all_sections_are_sent_first_and_then_the_changed_ones() {
-        let places = Arc::new(Semaphore::new(1));
+        let permits = Arc::new(Semaphore::new(1));
         let (sender, receiver) = watch::channel(sections(&[("state", "1"), ("store", "{}")]));
-        let place = Arc::clone(&places).acquire_owned().await.expect("a permit");
-        let mut events = EventStream::new(receiver, place, Duration::from_millis(5));
+        let permit = Arc::clone(&permits).acquire_owned().await.expect("a permit");
+        let mut events = EventStream::new(receiver, permit, Duration::from_millis(5));
         let first = next(&mut events).await.expect("all sections");
         assert_eq!(first, "event: state\ndata: 1\n\nevent: store\ndata: {}\n\n");
         assert_eq!(next(&mut events).await.expect("a heartbeat"), ": heartbeat\n\n");
@@ -141,8 +141,8 @@ mod tests {
         drop(sender);
         assert_eq!(next(&mut events).await.expect("the last change"), "event: state\ndata: 3\n\n");
         assert_eq!(next(&mut events).await, None);
-        assert_eq!(places.available_permits(), 0);
+        assert_eq!(permits.available_permits(), 0);
         drop(events);
-        assert_eq!(places.available_permits(), 1);
+        assert_eq!(permits.available_permits(), 1);
     }
 }

@@ -69,17 +69,17 @@ struct HistoryPoint {
 
 impl TrafficCounts {
     /// Adds up the counters of all routes.
-    pub fn from_metrics(sum: &MetricsTotals) -> TrafficCounts {
+    pub fn from_metrics(totals: &MetricsTotals) -> TrafficCounts {
         let mut counts = TrafficCounts::default();
-        for route in &sum.routes {
-            for answers in &route.responses {
-                let kind = match (answers.status, answers.reason) {
+        for route in &totals.routes {
+            for responses in &route.responses {
+                let outcome = match (responses.status, responses.reason) {
                     ("5xx", _) => &mut counts.failed,
                     (_, "") => &mut counts.answered,
                     _ => &mut counts.rejected,
                 };
-                *kind += answers.count;
-                counts.add_reason(answers.reason, answers.count);
+                *outcome += responses.count;
+                counts.add_reason(responses.reason, responses.count);
             }
             counts.durations.add(&route.total);
         }
@@ -137,28 +137,28 @@ impl TrafficCounts {
     }
 
     /// A quantile of the durations in milliseconds, rounded to the precision of the buckets.
-    fn quantile_millis(&self, part: f64) -> Option<f64> {
-        self.durations.quantile(part).map(|seconds| (seconds * 1e5).round() / 1e2)
+    fn quantile_millis(&self, quantile: f64) -> Option<f64> {
+        self.durations.quantile(quantile).map(|seconds| (seconds * 1e5).round() / 1e2)
     }
 }
 
 impl TrafficHistory {
     /// Starts with the current counters, which are not part of the history.
-    pub fn new(counted: TrafficCounts) -> TrafficHistory {
-        let series = |most| HistorySeries { points: VecDeque::with_capacity(most), capacity: most };
+    pub fn new(counters: TrafficCounts) -> TrafficHistory {
+        let series = |capacity| HistorySeries { points: VecDeque::with_capacity(capacity), capacity };
         TrafficHistory {
-            last: counted,
+            last: counters,
             fine: series(FINE_POINTS),
             coarse: series(COARSE_POINTS),
             pending: HistoryPoint::default(),
         }
     }
 
-    /// Adds a sample; the previous one was taken `lasted` ago.
-    pub fn add(&mut self, counted: TrafficCounts, lasted: Duration) {
+    /// Adds a sample of the counters; the previous one was taken `elapsed` ago.
+    pub fn add(&mut self, counters: TrafficCounts, elapsed: Duration) {
         let at = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs_f64();
-        let point = HistoryPoint { at, seconds: lasted.as_secs_f64(), counts: counted.since(&self.last) };
-        self.last = counted;
+        let point = HistoryPoint { at, seconds: elapsed.as_secs_f64(), counts: counters.since(&self.last) };
+        self.last = counters;
         self.pending.at = at;
         self.pending.seconds += point.seconds;
         self.pending.counts.add(&point.counts);
@@ -188,9 +188,9 @@ impl TrafficHistory {
     pub fn to_json(&self) -> Value {
         let seconds: f64 =
             self.fine.points.iter().rev().take(POINTS_PER_MINUTE).map(|point| point.seconds).sum();
-        let mut told = self.last_minute().to_json();
-        told["seconds"] = seconds.max(1.0).into();
-        json!({ "fine": self.fine.to_json(None), "coarse": self.coarse.to_json(Some(&self.pending)), "minute": told })
+        let mut minute = self.last_minute().to_json();
+        minute["seconds"] = seconds.max(1.0).into();
+        json!({ "fine": self.fine.to_json(None), "coarse": self.coarse.to_json(Some(&self.pending)), "minute": minute })
     }
 }
 
@@ -205,22 +205,23 @@ impl HistorySeries {
     /// Columns of equal length; `pending` is an incomplete last point.
     fn to_json(&self, pending: Option<&HistoryPoint>) -> Value {
         let points: Vec<_> = self.points.iter().chain(pending.filter(|point| point.seconds > 0.0)).collect();
-        let mut whole = TrafficCounts::default();
-        points.iter().for_each(|point| whole.add(&point.counts));
+        let mut total = TrafficCounts::default();
+        points.iter().for_each(|point| total.add(&point.counts));
         let rates = |count: fn(&TrafficCounts) -> u64| -> Vec<f64> {
             points.iter().map(|point| point.rate(count(&point.counts))).collect()
         };
-        let quantiles =
-            |part: f64| -> Vec<_> { points.iter().map(|point| point.counts.quantile_millis(part)).collect() };
-        let mut reasons = whole.reasons.clone();
+        let quantiles = |quantile: f64| -> Vec<_> {
+            points.iter().map(|point| point.counts.quantile_millis(quantile)).collect()
+        };
+        let mut reasons = total.reasons.clone();
         reasons.sort_by_key(|(reason, count)| (std::cmp::Reverse(*count), *reason));
-        let rest: u64 = reasons.iter().skip(MAX_REASONS).map(|(_, count)| count).sum();
+        let other: u64 = reasons.iter().skip(MAX_REASONS).map(|(_, count)| count).sum();
         reasons.truncate(MAX_REASONS);
         let reasons: Vec<_> = reasons
             .iter()
-            .map(|(reason, total)| {
+            .map(|(reason, count)| {
                 let counts: Vec<_> = points.iter().map(|point| point.counts.count_of(reason)).collect();
-                json!({ "reason": reason, "total": total, "points": counts })
+                json!({ "reason": reason, "total": count, "points": counts })
             })
             .collect();
         json!({
@@ -232,8 +233,8 @@ impl HistorySeries {
             "p95": quantiles(0.95),
             "p99": quantiles(0.99),
             "reasons": reasons,
-            "other_reasons": rest,
-            "whole": whole.to_json(),
+            "other_reasons": other,
+            "whole": total.to_json(),
         })
     }
 }
@@ -260,15 +261,15 @@ mod tests {
         let mut history = TrafficHistory::new(counts(100, &[("not_found", 7)]));
         history.add(counts(104, &[("not_found", 7)]), SAMPLE_INTERVAL);
         history.add(counts(104, &[("not_found", 9), ("api_key_missing", 1)]), SAMPLE_INTERVAL);
-        let told = history.to_json();
-        assert_eq!(told["fine"]["answered"], json!([2.0, 0.0]));
-        assert_eq!(told["fine"]["refused"], json!([0.0, 1.5]));
-        assert_eq!(told["fine"]["whole"]["refused"], 3);
-        let reasons = &told["fine"]["reasons"];
+        let document = history.to_json();
+        assert_eq!(document["fine"]["answered"], json!([2.0, 0.0]));
+        assert_eq!(document["fine"]["refused"], json!([0.0, 1.5]));
+        assert_eq!(document["fine"]["whole"]["refused"], 3);
+        let reasons = &document["fine"]["reasons"];
         assert_eq!((&reasons[0]["reason"], &reasons[0]["points"]), (&json!("not_found"), &json!([0, 2])));
         assert_eq!(reasons[1]["total"], 1);
-        assert_eq!(told["fine"]["p95"], json!([null, null]), "there is no duration without a request");
-        assert_eq!(told["minute"]["answered"], 4);
+        assert_eq!(document["fine"]["p95"], json!([null, null]), "without requests, there are no durations");
+        assert_eq!(document["minute"]["answered"], 4);
     }
 
     #[test]

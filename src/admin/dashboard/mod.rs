@@ -58,9 +58,9 @@ const PAGE_POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'sel
 pub struct LastReload {
     /// When it completed.
     pub at: SystemTime,
-    /// What requested it, for example "a change of files".
+    /// The source of the request, for example "a change of files".
     pub by: &'static str,
-    /// Whether the new configuration is active.
+    /// The result: applied, rejected or unavailable.
     pub outcome: ReloadResult,
 }
 

@@ -29,7 +29,7 @@ struct AttentionItem {
     section: Option<&'static str>,
 }
 
-/// All sections, in the order in which the page needs them.
+/// All sections, in the sequence that the page needs.
 pub fn sections(admin: &AdminContext) -> Sections {
     let config = &admin.dashboard.config.get();
     let history = admin.dashboard.history.borrow();
