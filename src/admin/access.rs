@@ -1,92 +1,96 @@
-//! Who may look at what operators see, and change it.
+//! Access control of the admin listener: which clients count as operators on this machine. It knows nothing about routes.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use http::header::{CONTENT_TYPE, FORWARDED, HOST, HeaderName, ORIGIN, VIA};
 use http::uri::Authority;
-use http::{HeaderMap, HeaderValue, Request, StatusCode};
+use http::{HeaderMap, HeaderValue, StatusCode};
 
-use crate::admin::api::AdminError;
+use crate::admin::routes::AdminError;
 
-/// SECURITY: from this machine alone, whatever the listener is bound to, and not by way of a proxy on it. The name that
-/// the request gives the host must be this machine's too: a page in a browser here could have its own name resolve to
-/// the loopback address. And where the browser says that a page of another site asks, it is none of its business.
-pub fn authorize_read<T>(request: &Request<T>, peer: SocketAddr) -> Result<(), AdminError> {
-    let fields = request.headers();
-    if is_this_machine(peer.ip()) && has_local_host(fields) && !is_proxied(fields) && !is_cross_site(fields) {
+/// SECURITY: accepts requests from this machine only, even if the listener is bound to other addresses, and not through a
+/// proxy on it. The `Host` must be a name of this machine too, against DNS rebinding: a page in a local browser could have
+/// its own name resolve to the loopback address. Cross-site requests of a browser are rejected.
+pub fn authorize_read(headers: &HeaderMap, peer: SocketAddr) -> Result<(), AdminError> {
+    let is_local = is_this_machine(peer.ip()) && has_local_host(headers);
+    if is_local && !is_proxied(headers) && !is_cross_site(headers) {
         return Ok(());
     }
-    Err((
+    Err(AdminError::new(
         StatusCode::FORBIDDEN,
-        "operators are answered on the loopback address only, by its own name and without a proxy. From elsewhere: \
-         `kubectl port-forward`, or `ssh -L`."
-            .to_owned(),
+        "allowed only from the loopback address, with a local host name and without a proxy. From a different machine, use \
+         `kubectl port-forward` or `ssh -L`.",
     ))
 }
 
-/// The two addresses only that programs here have by themselves: service meshes deliver what comes from elsewhere from
-/// others of 127.0.0.0/8.
+/// Only 127.0.0.1 and ::1: service meshes deliver external traffic from other addresses of 127.0.0.0/8.
 fn is_this_machine(address: IpAddr) -> bool {
     matches!(address.to_canonical(), IpAddr::V4(Ipv4Addr::LOCALHOST) | IpAddr::V6(Ipv6Addr::LOCALHOST))
 }
 
-fn has_local_host(fields: &HeaderMap) -> bool {
-    let host = fields.get(HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
+fn has_local_host(headers: &HeaderMap) -> bool {
+    let host = headers.get(HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
     host.parse::<Authority>().is_ok_and(|host| {
         let name = host.host().trim_start_matches('[').trim_end_matches(']');
         name.eq_ignore_ascii_case("localhost") || name.parse().is_ok_and(|ip: IpAddr| ip.is_loopback())
     })
 }
 
-/// Whether a proxy tells for whom it asks.
-fn is_proxied(fields: &HeaderMap) -> bool {
-    fields.keys().any(|name| {
+/// Returns whether a proxy added a header about the client.
+fn is_proxied(headers: &HeaderMap) -> bool {
+    headers.keys().any(|name| {
         *name == FORWARDED
             || *name == VIA
-            || ["x-forwarded", "x-real-ip", "x-envoy-"].iter().any(|begin| name.as_str().starts_with(begin))
+            || ["x-forwarded", "x-real-ip", "x-envoy-"].iter().any(|prefix| name.as_str().starts_with(prefix))
     })
 }
 
-/// Fetch Metadata. A link on another site that is followed shows what it leads to to nobody but who followed it.
-fn is_cross_site(fields: &HeaderMap) -> bool {
-    let says = |name: &str| fields.get(name).and_then(|value| value.to_str().ok());
-    says("sec-fetch-site").is_some_and(|site| !matches!(site, "same-origin" | "none"))
-        && says("sec-fetch-mode") != Some("navigate")
+/// Returns whether a page of a different site sent the request, by Fetch Metadata. Following a link is allowed: only the
+/// user sees the page, and not the site with the link.
+fn is_cross_site(headers: &HeaderMap) -> bool {
+    let value = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
+    value("sec-fetch-site").is_some_and(|site| !matches!(site, "same-origin" | "none"))
+        && value("sec-fetch-mode") != Some("navigate")
 }
 
-/// SECURITY: a page of another site that is open in a browser on this machine must not change anything. Such a page cannot
-/// send this type without being allowed to first, which nobody does here; and where the browser says whose page it is, it
-/// must be one of ours.
-pub fn authorize_change<T>(request: &Request<T>) -> Result<(), AdminError> {
-    let field = |name: &HeaderName| request.headers().get(name).and_then(|value| value.to_str().ok());
-    if field(&CONTENT_TYPE) != Some("application/json") {
-        return Err((StatusCode::UNSUPPORTED_MEDIA_TYPE, "this takes application/json".to_owned()));
+/// SECURITY: prevents cross-site request forgery by a page in a local browser. Such a page cannot send this content type
+/// without a CORS preflight, which always fails here; and if the browser sends `Origin`, it must be this listener.
+pub fn authorize_change(headers: &HeaderMap) -> Result<(), AdminError> {
+    let value = |name: &HeaderName| headers.get(name).and_then(|value| value.to_str().ok());
+    if value(&CONTENT_TYPE) != Some("application/json") {
+        return Err(AdminError::new(
+            StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            "content-type must be application/json",
+        ));
     }
-    let host = field(&HOST).unwrap_or_default();
-    let is_ours =
+    let host = value(&HOST).unwrap_or_default();
+    let is_same_origin =
         |origin: &HeaderValue| origin.to_str().is_ok_and(|origin| origin == format!("http://{host}"));
-    if request.headers().get_all(ORIGIN).iter().all(is_ours) {
+    if headers.get_all(ORIGIN).iter().all(is_same_origin) {
         return Ok(());
     }
-    Err((StatusCode::FORBIDDEN, "a page of another site cannot change anything here".to_owned()))
+    Err(AdminError::new(StatusCode::FORBIDDEN, "a page of a different site cannot change anything here"))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn headers(host: &str, all: &[(&str, &str)]) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        for (name, value) in [("host", host)].iter().chain(all) {
+            let name: HeaderName = name.parse().expect("a name");
+            headers.append(name, HeaderValue::from_str(value).expect("a value"));
+        }
+        headers
+    }
+
     #[test]
     fn a_page_of_another_site_cannot_change_anything() {
-        let may = |fields: &[(HeaderName, &str)]| {
-            let mut request = Request::builder().header(HOST, "127.0.0.1:9180");
-            for (name, value) in fields {
-                request = request.header(name, *value);
-            }
-            authorize_change(&request.body(()).expect("a request")).is_ok()
-        };
-        let json = (CONTENT_TYPE, "application/json");
-        assert!(may(std::slice::from_ref(&json)));
-        assert!(may(&[json.clone(), (ORIGIN, "http://127.0.0.1:9180")]), "the page that is served here");
+        let may = |all: &[(&str, &str)]| authorize_change(&headers("127.0.0.1:9180", all)).is_ok();
+        let json = ("content-type", "application/json");
+        assert!(may(&[json]));
+        assert!(may(&[json, ("origin", "http://127.0.0.1:9180")]), "the page that is served here");
         for origin in [
             "http://evil.test",
             "null",
@@ -94,39 +98,39 @@ mod tests {
             "https://127.0.0.1:9180",
             "http://localhost:9180",
         ] {
-            assert!(!may(&[json.clone(), (ORIGIN, origin)]), "{origin}");
+            assert!(!may(&[json, ("origin", origin)]), "{origin}");
         }
-        assert!(!may(&[json.clone(), (ORIGIN, "http://127.0.0.1:9180"), (ORIGIN, "http://evil.test")]));
+        assert!(!may(&[json, ("origin", "http://127.0.0.1:9180"), ("origin", "http://evil.test")]));
         for form in ["text/plain", "application/x-www-form-urlencoded", "multipart/form-data"] {
-            assert!(!may(&[(CONTENT_TYPE, form)]), "{form}");
+            assert!(!may(&[("content-type", form)]), "{form}");
         }
         assert!(!may(&[]));
     }
 
     #[test]
     fn only_loopback_clients_with_a_local_host_name_are_allowed() {
-        let ask = |peer: &str, host: &str| {
-            let request = Request::builder().header(HOST, host).body(()).expect("a request");
-            authorize_read(&request, SocketAddr::new(peer.parse().expect("an address"), 1)).is_ok()
+        let is_allowed = |peer: &str, host: &str| {
+            let peer = SocketAddr::new(peer.parse().expect("an address"), 1);
+            authorize_read(&headers(host, &[]), peer).is_ok()
         };
         for host in ["127.0.0.1:9180", "localhost", "LOCALHOST:1", "[::1]:9180", "127.1.2.3"] {
-            assert!(ask("127.0.0.1", host) && ask("::1", host) && ask("::ffff:127.0.0.1", host), "{host}");
-            assert!(!ask("192.0.2.1", host) && !ask("127.0.0.6", host), "{host}");
+            for peer in ["127.0.0.1", "::1", "::ffff:127.0.0.1"] {
+                assert!(is_allowed(peer, host), "{peer} {host}");
+            }
+            for peer in ["192.0.2.1", "127.0.0.6"] {
+                assert!(!is_allowed(peer, host), "{peer} {host}");
+            }
         }
         for host in ["evil.example", "evil.example:9180", "", "10.0.0.1", "localhost.evil.example", "::1:1:"]
         {
-            assert!(!ask("127.0.0.1", host), "{host}");
+            assert!(!is_allowed("127.0.0.1", host), "{host}");
         }
     }
 
     #[test]
     fn proxied_and_cross_site_requests_are_rejected() {
-        let ask = |fields: &[(&str, &str)]| {
-            let request = Request::builder().header(HOST, "localhost");
-            let request = fields.iter().fold(request, |request, (name, value)| request.header(*name, *value));
-            let peer = SocketAddr::from(([127, 0, 0, 1], 1));
-            authorize_read(&request.body(()).expect("a request"), peer).is_ok()
-        };
+        let peer = SocketAddr::from(([127, 0, 0, 1], 1));
+        let is_allowed = |all: &[(&str, &str)]| authorize_read(&headers("localhost", all), peer).is_ok();
         for name in [
             "forwarded",
             "via",
@@ -135,13 +139,14 @@ mod tests {
             "x-real-ip",
             "x-envoy-peer-metadata",
         ] {
-            assert!(!ask(&[(name, "x")]), "{name}");
+            assert!(!is_allowed(&[(name, "x")]), "{name}");
         }
         for site in ["cross-site", "same-site"] {
-            assert!(!ask(&[("sec-fetch-site", site), ("sec-fetch-mode", "no-cors")]), "{site}");
-            assert!(ask(&[("sec-fetch-site", site), ("sec-fetch-mode", "navigate")]), "{site}");
+            assert!(!is_allowed(&[("sec-fetch-site", site), ("sec-fetch-mode", "no-cors")]), "{site}");
+            assert!(is_allowed(&[("sec-fetch-site", site), ("sec-fetch-mode", "navigate")]), "{site}");
         }
-        assert!(ask(&[("sec-fetch-site", "same-origin"), ("sec-fetch-mode", "cors")]));
-        assert!(ask(&[("sec-fetch-site", "none"), ("sec-fetch-mode", "navigate")]) && ask(&[]));
+        assert!(is_allowed(&[("sec-fetch-site", "same-origin"), ("sec-fetch-mode", "cors")]));
+        assert!(is_allowed(&[("sec-fetch-site", "none"), ("sec-fetch-mode", "navigate")]));
+        assert!(is_allowed(&[]));
     }
 }

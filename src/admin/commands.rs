@@ -1,11 +1,11 @@
-//! What operators on this machine order the process to do.
+//! Admin commands for the process: reload, drain, quit and the log level. It knows nothing about who calls it.
 //!
 //! ```text
-//! POST /reload      reads the configuration again: {"status": "success", "needs_restart": []}, or 422 with all "problems"
-//! POST /drain       ends in good order, as SIGTERM does
-//! POST /quit        ends at once
+//! POST /reload      reloads the configuration: {"status": "success", "needs_restart": []}, or 422 with "problems"
+//! POST /drain       shuts down gracefully, like SIGTERM
+//! POST /quit        shuts down immediately
 //! GET  /log-level   {"level": "info"}
-//! PUT  /log-level   {"level": "debug"}, until it is set again, reloaded with another log.level, or started anew
+//! PUT  /log-level   {"level": "debug"}, until it is set again, log.level changes at a reload, or the gateway restarts
 //! ```
 
 use std::time::Duration;
@@ -17,14 +17,14 @@ use tokio::time::timeout;
 use tracing::level_filters::LevelFilter;
 use tracing::warn;
 
-use crate::admin::api::AdminError;
 use crate::admin::control::{ControlHandle, ReloadResult};
+use crate::admin::routes::{AdminError, CallResult};
 use crate::observability::log;
 
-/// Reading everything may take its time; a file system that hangs may take for ever.
+/// A reload may read many files, and a file system may hang forever.
 const RELOAD_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// So long the answer has to reach who has ordered the end.
+/// Time for the response to reach the operator before the process exits.
 const QUIT_DELAY: Duration = Duration::from_millis(100);
 
 #[derive(Deserialize)]
@@ -33,56 +33,35 @@ struct LogLevelRequest {
     level: String,
 }
 
-/// Has the configuration read again, and waits until it is in force or refused.
-pub async fn reload(control: &ControlHandle) -> Result<Value, AdminCommandError> {
-    let reloaded = timeout(RELOAD_TIMEOUT, control.reload("the admin listener")).await;
-    match reloaded {
+/// Reloads the configuration, and waits until it is active or rejected.
+pub async fn reload(control: &ControlHandle) -> CallResult {
+    match timeout(RELOAD_TIMEOUT, control.reload("the admin listener")).await {
         Ok(Ok(ReloadResult::Applied { needs_restart })) => {
             Ok(json!({ "status": "success", "needs_restart": needs_restart }))
         }
         Ok(Ok(ReloadResult::Rejected(problems))) => {
             let lines: String = problems.iter().map(|problem| format!("\n  {problem}")).collect();
-            let each: Vec<_> = problems
+            let message = format!("the configuration is invalid; the previous one stays active:{lines}");
+            let details = problems
                 .iter()
                 .map(|problem| json!({ "option": problem.subject, "message": problem.message }))
                 .collect();
-            let told = format!("the configuration cannot be used, and the one before stays in force:{lines}");
-            let body = json!({ "status": "error", "data": told, "problems": each });
-            Err(AdminCommandError::Document(StatusCode::UNPROCESSABLE_ENTITY, body))
+            let error = AdminError::new(StatusCode::UNPROCESSABLE_ENTITY, message);
+            Err(AdminError { problems: Some(details), ..error })
         }
-        Ok(Ok(ReloadResult::Unavailable(why))) => {
-            Err(AdminCommandError::Message((StatusCode::SERVICE_UNAVAILABLE, why.to_owned())))
-        }
-        Ok(Err(_)) => Err(unavailable("the gateway is about to end")),
-        Err(_) => Err(unavailable("it is still being read; the log will tell what becomes of it")),
+        Ok(Ok(ReloadResult::Unavailable(reason))) => Err(AdminError::unavailable(reason)),
+        Ok(Err(_)) => Err(AdminError::unavailable("the gateway is shutting down")),
+        Err(_) => Err(AdminError::unavailable("the reload is still in progress; see the log for its result")),
     }
 }
 
-fn unavailable(why: &str) -> AdminCommandError {
-    AdminCommandError::Message((StatusCode::SERVICE_UNAVAILABLE, why.to_owned()))
-}
-
-/// What an order that was not carried out is answered.
-pub enum AdminCommandError {
-    /// A sentence.
-    Message(AdminError),
-    /// More than that.
-    Document(StatusCode, Value),
-}
-
-impl From<AdminError> for AdminCommandError {
-    fn from(refusal: AdminError) -> AdminCommandError {
-        AdminCommandError::Message(refusal)
-    }
-}
-
-/// Ends the gateway in good order.
+/// Starts a graceful shutdown.
 pub fn drain(control: &ControlHandle) -> Value {
     control.drain();
     json!({ "status": "success" })
 }
 
-/// Ends the gateway as soon as who has ordered it was answered.
+/// Shuts down once the response has been sent.
 pub fn quit(control: &ControlHandle) -> Value {
     let control = control.clone();
     tokio::task::spawn_local(async move {
@@ -92,25 +71,25 @@ pub fn quit(control: &ControlHandle) -> Value {
     json!({ "status": "success" })
 }
 
-/// The least level of what is logged.
-pub fn log_level() -> Result<Value, AdminError> {
-    let level = log::level().ok_or((StatusCode::NOT_FOUND, "there is no log".to_owned()))?;
+/// The minimum level of log lines.
+pub fn log_level() -> CallResult {
+    Ok(json!({ "level": log::level().ok_or_else(no_log)?.to_string() }))
+}
+
+/// Sets the minimum level of log lines.
+pub fn set_log_level(body: &[u8]) -> CallResult {
+    let level = parse_level(body).ok_or_else(|| {
+        AdminError::bad_request("the body must be {\"level\": …} with error, warn, info, debug or trace")
+    })?;
+    log::level().ok_or_else(no_log)?;
+    log::set_level(level);
+    // At a level that is always logged, so that the log shows why its level changes.
+    warn!(level = %level, "log level changed by an operator");
     Ok(json!({ "level": level.to_string() }))
 }
 
-/// Logs from another level on.
-pub fn set_log_level(body: &[u8]) -> Result<Value, AdminError> {
-    let level = parse_level(body).ok_or((
-        StatusCode::BAD_REQUEST,
-        "the body is {\"level\": …}, which is one of error, warn, info, debug and trace".to_owned(),
-    ))?;
-    if log::level().is_none() {
-        return Err((StatusCode::NOT_FOUND, "there is no log".to_owned()));
-    }
-    log::set_level(level);
-    // At a level that is always logged, so that the log tells why it changes from here on.
-    warn!(level = %level, "the log has another level, as an operator wants it");
-    Ok(json!({ "level": level.to_string() }))
+fn no_log() -> AdminError {
+    AdminError::new(StatusCode::NOT_FOUND, "logging is off")
 }
 
 fn parse_level(body: &[u8]) -> Option<LevelFilter> {

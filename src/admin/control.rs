@@ -1,114 +1,115 @@
-//! What operators ask a running gateway for: to end, and to read its configuration again. Signals, the admin listener and
-//! tests ask in the same way.
+//! Requests to a running gateway: shutdown and reload. Signals, the admin listener and tests use the same channel; this
+//! module does not know how the requests are carried out.
 
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::sync::oneshot;
 
 use crate::config::Problem;
 
-/// Asks.
+/// Sends requests to the gateway. Clones use the same channel.
 #[derive(Clone, Debug)]
 pub struct ControlHandle {
     shutdowns: UnboundedSender<ShutdownRequest>,
     reloads: UnboundedSender<ReloadRequest>,
 }
 
-/// Hears what was asked for.
+/// The gateway's end of the channel.
 #[derive(Debug)]
 pub struct ControlReceiver {
-    /// The end.
+    /// Shutdown requests.
     pub shutdowns: ShutdownRequests,
-    /// Reloads.
+    /// Reload requests.
     pub reloads: UnboundedReceiver<ReloadRequest>,
-    /// The way to ask, for who takes orders on the gateway's behalf.
+    /// A sender, for the admin listener.
     pub control: ControlHandle,
 }
 
-/// Hears that the end was asked for.
+/// Receives shutdown requests.
 #[derive(Debug)]
 pub struct ShutdownRequests {
     receiver: UnboundedReceiver<ShutdownRequest>,
-    /// The end began by an order. The signal that a supervisor sends afterwards, as it always does, says the same.
+    /// The shutdown was started by an admin command. The first signal after that is ignored, because a service manager
+    /// sends SIGTERM as part of every stop.
     drain_was_requested: bool,
 }
 
-/// How the gateway is to end.
+/// The kind of shutdown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ShutdownRequest {
-    /// As a signal says it: in good order the first time, at once the second time.
+    /// As for a signal: gracefully the first time, immediately the second time.
     Signal,
-    /// In good order, however often it is said.
+    /// Gracefully, even if repeated.
     Drain,
-    /// At once.
+    /// Immediately.
     Quit,
 }
 
-/// Somebody wants the configuration read again.
+/// A request to reload the configuration.
 #[derive(Debug)]
 pub struct ReloadRequest {
-    /// Who, for the log.
+    /// The source of the request, for the log.
     pub by: &'static str,
-    /// Hears what became of it.
+    /// Receives the result.
     pub reply: oneshot::Sender<ReloadResult>,
 }
 
-/// What became of a reload.
+/// The result of a reload.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ReloadResult {
-    /// What was read is in force, but for these options, which take effect with a restart.
+    /// The new configuration is active, except for options that need a restart.
     Applied {
-        /// Their keys.
+        /// The keys of the options that need a restart.
         needs_restart: Vec<&'static str>,
     },
-    /// Nothing has changed; all that is wrong is here.
+    /// The configuration is invalid, with all its problems. The previous one stays active.
     Rejected(Vec<Problem>),
-    /// The gateway is about to end, or was started from nothing that could be read again.
+    /// The gateway is shutting down, or has no configuration source to reload.
     Unavailable(&'static str),
 }
 
-/// A way to ask, and the gateway's end of it.
+/// Creates the two ends of the channel.
 pub fn channel() -> (ControlHandle, ControlReceiver) {
-    let (ends, heard_ends) = unbounded_channel();
-    let (reloads, heard_reloads) = unbounded_channel();
-    let control = ControlHandle { shutdowns: ends, reloads };
+    let (shutdowns, shutdown_receiver) = unbounded_channel();
+    let (reloads, reload_receiver) = unbounded_channel();
+    let control = ControlHandle { shutdowns, reloads };
     (
         control.clone(),
         ControlReceiver {
-            shutdowns: ShutdownRequests { receiver: heard_ends, drain_was_requested: false },
-            reloads: heard_reloads,
+            shutdowns: ShutdownRequests { receiver: shutdown_receiver, drain_was_requested: false },
+            reloads: reload_receiver,
             control,
         },
     )
 }
 
 impl ControlHandle {
-    /// Asks for the end as a signal does: the first time to drain, the second time to end at once. Nothing happens if
-    /// the gateway has ended already.
+    /// Requests a shutdown like a signal: a drain the first time, an immediate stop the second time. Does nothing if
+    /// the gateway has stopped.
     pub fn stop(&self) {
         let _ = self.shutdowns.send(ShutdownRequest::Signal);
     }
 
-    /// Asks to drain.
+    /// Requests a drain (graceful shutdown).
     pub fn drain(&self) {
         let _ = self.shutdowns.send(ShutdownRequest::Drain);
     }
 
-    /// Asks to end at once.
+    /// Requests an immediate shutdown.
     pub fn quit(&self) {
         let _ = self.shutdowns.send(ShutdownRequest::Quit);
     }
 
-    /// Has the configuration, and all files that it names, read again, even if they look the same. `by` says who asks.
-    /// What became of it can be heard or not.
+    /// Requests a reload of the configuration and of all files that it names, even if they have not changed. `by` is
+    /// the source of the request, for the log. The receiver may be dropped.
     pub fn reload(&self, by: &'static str) -> oneshot::Receiver<ReloadResult> {
-        let (reply, heard) = oneshot::channel();
+        let (reply, result) = oneshot::channel();
         let _ = self.reloads.send(ReloadRequest { by, reply });
-        heard
+        result
     }
 }
 
 impl ShutdownRequests {
-    /// Waits until the gateway is to end; false: at once.
+    /// Waits for the first shutdown request. Returns true for a graceful shutdown, false for an immediate one.
     pub async fn wait_for_shutdown(&mut self) -> bool {
         match self.receiver.recv().await {
             Some(ShutdownRequest::Signal) => true,
@@ -121,7 +122,7 @@ impl ShutdownRequests {
         }
     }
 
-    /// The end has begun: waits until it is to come at once.
+    /// Waits, during a drain, for a request to stop immediately.
     pub async fn wait_for_immediate_shutdown(&mut self) {
         loop {
             match self.receiver.recv().await {

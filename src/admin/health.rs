@@ -1,8 +1,8 @@
-//! `/livez`, `/readyz` and `/startupz`: whether the process lives, wants requests, and has started.
+//! The probes `/livez`, `/readyz` and `/startupz`.
 //!
-//! With `?verbose` each tells its checks by name, in the form of Kubernetes' own servers. None of them asks the token store
-//! or, unless `readiness.upstream` is set, the backend: all replicas would fail at once with those, and a restart mends
-//! neither.
+//! With `?verbose` each lists its checks, in the format of the Kubernetes API server. No probe depends on the token
+//! store or, unless `readiness.upstream` is set, on a backend: otherwise all replicas would fail together, and a
+//! restart would fix neither.
 
 use std::cell::Cell;
 use std::fmt::Write;
@@ -15,106 +15,122 @@ use crate::base::current::Current;
 use crate::base::shutdown::{ShutdownPhase, ShutdownSignal};
 use crate::upstream::Backends;
 
-/// A worker that has not answered for so long is stuck. A machine that is merely overloaded gets round to it sooner.
+/// A worker that has not responded for this long is stuck. A worker of an overloaded machine responds sooner.
 const STUCK_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Counts the workers that listen, from their threads.
+/// Counts the workers that have not started yet. Shared by their threads.
 #[derive(Clone)]
 pub struct StartupCounter {
     remaining: Arc<AtomicUsize>,
 }
 
 impl StartupCounter {
-    /// Not before [`StartupCounter::one_more`] was called `workers` times.
+    /// Completes after `workers` calls of [`StartupCounter::record_started`].
     pub fn new(workers: usize) -> StartupCounter {
         StartupCounter { remaining: Arc::new(AtomicUsize::new(workers)) }
     }
 
-    /// A worker listens. Says whether it was the last one.
+    /// Records that a worker listens. Returns whether it was the last one.
     pub fn record_started(&self) -> bool {
         self.remaining.fetch_sub(1, Ordering::AcqRel) == 1
     }
 
-    /// Whether all do.
+    /// Returns whether all workers have started.
     pub fn is_complete(&self) -> bool {
         self.remaining.load(Ordering::Acquire) == 0
     }
 }
 
-/// When each worker last said that it is alive. Belongs to the thread that asks them.
+/// When each worker last responded to a heartbeat. Belongs to the thread that sends the heartbeats.
 #[derive(Debug)]
 pub struct WorkerLiveness(Vec<Cell<Option<Instant>>>);
 
 impl WorkerLiveness {
-    /// All have just spoken.
+    /// Starts as if all workers had just responded.
     pub fn new(workers: usize) -> WorkerLiveness {
         WorkerLiveness((0..workers).map(|_| Cell::new(Some(Instant::now()))).collect())
     }
 
-    /// The worker with this number is alive.
+    /// Records a response of a worker.
     pub fn record_alive(&self, worker: usize) {
         self.0[worker].set(Some(Instant::now()));
     }
 
-    /// It has ended, as workers do at the end: nobody waits for it any more.
+    /// Records that a worker has exited, as workers do at shutdown: it is not expected to respond any more.
     pub fn record_ended(&self, worker: usize) {
         self.0[worker].set(None);
     }
 
-    /// Whether all have spoken so recently.
-    pub fn is_alive_within(&self, span: Duration) -> bool {
-        self.silence_durations().all(|(_, silence)| silence <= span)
+    /// Returns whether all workers have responded within `limit`.
+    pub fn is_alive_within(&self, limit: Duration) -> bool {
+        self.silence_durations().all(|(_, silence)| silence <= limit)
     }
 
-    /// The first worker that has been silent for too long, and for how long.
+    /// The first stuck worker, and the time since its last response.
     fn stuck_worker(&self) -> Option<(usize, Duration)> {
         self.silence_durations().find(|(_, silence)| *silence >= STUCK_TIMEOUT)
     }
 
     fn silence_durations(&self) -> impl Iterator<Item = (usize, Duration)> {
-        let silence = |cell: &Cell<Option<Instant>>| Some(cell.get()?.elapsed());
-        self.0.iter().map(silence).enumerate().filter_map(|(worker, silence)| Some((worker, silence?)))
+        let elapsed = |cell: &Cell<Option<Instant>>| Some(cell.get()?.elapsed());
+        self.0.iter().map(elapsed).enumerate().filter_map(|(worker, silence)| Some((worker, silence?)))
     }
 }
 
-/// What the endpoints look at.
+/// The state that the probes report.
 #[derive(Clone)]
 pub struct ProcessHealth {
-    /// Whether all workers have begun to listen.
+    /// Completes when all workers listen.
     pub startup: StartupCounter,
-    /// Whether they are alive.
+    /// The last response of each worker.
     pub liveness: Rc<WorkerLiveness>,
-    /// Whether the end has begun.
+    /// The phase of a shutdown.
     pub signal: ShutdownSignal,
-    /// What is ready only while one of its addresses is in use, if that is wanted.
+    /// The backends, if readiness depends on them (`readiness.upstream`).
     pub backends: Current<Option<Arc<Backends>>>,
 }
 
-/// A check's name, and why it fails.
+/// The name of a check, and the failure if there is one.
 type ProbeCheck = (&'static str, Result<(), String>);
 
-/// Whether all is well, and the text that says so.
+/// The probes, named after their paths.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Probe {
+    /// `/livez`: restart the process if it fails.
+    Live,
+    /// `/readyz`: send no requests while it fails.
+    Ready,
+    /// `/startupz`: run no other probe before it succeeds.
+    Startup,
+}
+
+/// The result of a probe.
 pub struct ProbeResult {
-    /// No check fails.
+    /// True if all checks passed.
     pub is_healthy: bool,
-    /// The answer's body, without its last line end.
+    /// The response body, without the final newline.
     pub text: String,
 }
 
 impl ProcessHealth {
-    /// What one of the endpoints says; `None` if the path is none of them.
-    pub fn probe(&self, path: &str, query: Option<&str>) -> Option<ProbeResult> {
-        let checks = match path {
-            // Alive is who answers here: the thread that supervises all others.
-            "/livez" => vec![("supervisor", Ok(())), self.workers()],
-            "/readyz" => self.readiness_checks().collect(),
-            "/startupz" => vec![self.startup()],
-            _ => return None,
+    /// Runs the checks of a probe. `?verbose` lists them.
+    pub fn probe(&self, probe: Probe, query: Option<&str>) -> ProbeResult {
+        let (name, checks) = match probe {
+            // The supervisor's thread serves this request, so it is alive.
+            Probe::Live => ("livez", vec![("supervisor", Ok(())), self.workers()]),
+            Probe::Ready => ("readyz", self.readiness_checks().collect()),
+            Probe::Startup => ("startupz", vec![self.startup()]),
         };
-        Some(probe_result(path, &checks, is_verbose(query)))
+        let failure = checks.iter().find_map(|(_, result)| result.as_ref().err());
+        let is_healthy = failure.is_none();
+        let text = match is_verbose(query) {
+            true => list_checks(name, &checks, is_healthy),
+            false => failure.map_or("ok", String::as_str).to_owned(),
+        };
+        ProbeResult { is_healthy, text }
     }
 
-    /// Why the gateway wants no requests, if it does not.
+    /// Why the gateway is not ready, if it is not.
     pub fn readiness(&self) -> Result<(), String> {
         self.readiness_checks().try_for_each(|(_, result)| result)
     }
@@ -130,46 +146,39 @@ impl ProcessHealth {
 
     fn workers(&self) -> ProbeCheck {
         let failed = |(worker, silence): (usize, Duration)| {
-            format!("worker-{worker} has not answered for {} s", silence.as_secs())
+            format!("worker-{worker} has not responded for {} s", silence.as_secs())
         };
-        ("workers", self.liveness.stuck_worker().map_or(Ok(()), |silent| Err(failed(silent))))
+        ("workers", self.liveness.stuck_worker().map_or(Ok(()), |stuck| Err(failed(stuck))))
     }
 
     fn upstream(&self) -> Option<ProbeCheck> {
         let usable = self.backends.get()?.is_usable();
-        let why = "no address of the backend is in use; see /upstreams";
-        Some(("upstream", if usable { Ok(()) } else { Err(why.to_owned()) }))
+        let error = "no endpoint is usable; see /upstreams";
+        Some(("upstream", if usable { Ok(()) } else { Err(error.to_owned()) }))
     }
 
     fn shutdown(&self) -> ProbeCheck {
-        let ends = self.signal.phase() > ShutdownPhase::Serving;
-        ("shutdown", if ends { Err("shutting down".to_owned()) } else { Ok(()) })
+        let has_started = self.signal.phase() > ShutdownPhase::Serving;
+        ("shutdown", if has_started { Err("shutting down".to_owned()) } else { Ok(()) })
     }
 }
 
-/// What else the query asks for is ignored, as probes of newer and older versions may ask for more.
+/// Other query parameters are ignored: a different version's probe may send more.
 fn is_verbose(query: Option<&str>) -> bool {
     let mut parts = query.unwrap_or_default().split('&');
     parts.any(|part| part == "verbose" || part.starts_with("verbose="))
 }
 
-fn probe_result(path: &str, checks: &[ProbeCheck], verbose: bool) -> ProbeResult {
-    let failure = checks.iter().find_map(|(_, result)| result.as_ref().err());
-    let is_well = failure.is_none();
-    if !verbose {
-        return ProbeResult { is_healthy: is_well, text: failure.map_or("ok", String::as_str).to_owned() };
-    }
+fn list_checks(name: &str, checks: &[ProbeCheck], is_healthy: bool) -> String {
     let mut text = String::new();
     for (name, result) in checks {
         let written = match result {
             Ok(()) => writeln!(text, "[+]{name} ok"),
-            Err(why) => writeln!(text, "[-]{name} failed: {why}"),
+            Err(error) => writeln!(text, "[-]{name} failed: {error}"),
         };
-        written.expect("a String takes everything");
+        written.expect("writing to a String cannot fail");
     }
-    let outcome = if is_well { "passed" } else { "failed" };
-    text += &format!("{} check {outcome}", path.trim_start_matches('/'));
-    ProbeResult { is_healthy: is_well, text }
+    text + &format!("{name} check {}", if is_healthy { "passed" } else { "failed" })
 }
 
 #[cfg(test)]
@@ -178,7 +187,7 @@ mod tests {
     use crate::base::shutdown::channel;
 
     #[test]
-    fn each_endpoint_runs_its_checks_and_lists_them_when_verbose() {
+    fn each_probe_runs_its_checks_and_lists_them_when_verbose() {
         let (controller, signal) = channel();
         let health = ProcessHealth {
             startup: StartupCounter::new(2),
@@ -186,39 +195,38 @@ mod tests {
             signal,
             backends: Current::new(None),
         };
-        let ask = |path: &str, query: Option<&str>| {
-            let verdict = health.probe(path, query).expect("it is one");
-            (verdict.is_healthy, verdict.text)
+        let run = |probe: Probe, query: Option<&str>| {
+            let result = health.probe(probe, query);
+            (result.is_healthy, result.text)
         };
-        assert_eq!(ask("/readyz", None), (false, "starting".to_owned()));
+        assert_eq!(run(Probe::Ready, None), (false, "starting".to_owned()));
         assert!(!health.startup.record_started() && health.startup.record_started());
-        assert_eq!(ask("/startupz", Some("a=b")), (true, "ok".to_owned()));
+        assert_eq!(run(Probe::Startup, Some("a=b")), (true, "ok".to_owned()));
         controller.advance(ShutdownPhase::NotReady);
         assert_eq!(
-            ask("/readyz", Some("exclude=x&verbose")),
+            run(Probe::Ready, Some("exclude=x&verbose")),
             (
                 false,
                 "[+]startup ok\n[+]workers ok\n[-]shutdown failed: shutting down\nreadyz check failed"
                     .to_owned()
             )
         );
-        assert_eq!(ask("/startupz", None), (true, "ok".to_owned()), "it has started, once and for all");
+        assert_eq!(run(Probe::Startup, None), (true, "ok".to_owned()), "startup is never undone");
         let verbose = "[+]supervisor ok\n[+]workers ok\nlivez check passed";
-        assert_eq!(ask("/livez", Some("verbose=1")), (true, verbose.to_owned()));
-        assert!(health.probe("/livez/", None).is_none());
+        assert_eq!(run(Probe::Live, Some("verbose=1")), (true, verbose.to_owned()));
     }
 
     #[test]
     fn a_stuck_worker_is_named() {
-        let pulse = WorkerLiveness::new(2);
+        let liveness = WorkerLiveness::new(2);
         let Some(long_ago) = Instant::now().checked_sub(STUCK_TIMEOUT) else { return };
-        pulse.0[1].set(Some(long_ago));
-        assert_eq!(pulse.stuck_worker().map(|(worker, _)| worker), Some(1));
-        assert!(!pulse.is_alive_within(Duration::from_secs(20)));
-        pulse.record_alive(1);
-        assert!(pulse.stuck_worker().is_none() && pulse.is_alive_within(Duration::from_secs(20)));
-        pulse.0[1].set(Some(long_ago));
-        pulse.record_ended(1);
-        assert_eq!(pulse.stuck_worker(), None, "it is not expected to speak any more");
+        liveness.0[1].set(Some(long_ago));
+        assert_eq!(liveness.stuck_worker().map(|(worker, _)| worker), Some(1));
+        assert!(!liveness.is_alive_within(Duration::from_secs(20)));
+        liveness.record_alive(1);
+        assert!(liveness.stuck_worker().is_none() && liveness.is_alive_within(Duration::from_secs(20)));
+        liveness.0[1].set(Some(long_ago));
+        liveness.record_ended(1);
+        assert_eq!(liveness.stuck_worker(), None, "an exited worker is not expected to respond");
     }
 }

@@ -1,97 +1,99 @@
-//! Why requests were refused lately, for operators on this machine.
+//! The most recent rejections as JSON, with their causes and remedies. It knows nothing about who calls it.
 //!
 //! ```text
 //! GET /refusals[?limit=N][&reason=WORD][&user=NAME]   {"refusals": [{time, request_id, …}], "kept": 1000}
 //! GET /explain/REQUEST_ID                             {"refusals": [{…, trace: [{step, outcome}]}]}
 //! ```
 //!
-//! Times are seconds since the Unix epoch. The newest come first. Several requests may have one id, as clients choose it.
+//! Times are in seconds since the Unix epoch. The newest come first. Several requests may have the same id, because clients
+//! choose it.
+
+use std::time::Duration;
 
 use http::StatusCode;
 use serde_json::{Value, json};
 
-use crate::admin::api::AdminError as No;
+use crate::admin::routes::{AdminError, Call, CallResult};
 use crate::base::percent::decode_query_value;
-use crate::gateway::recent_rejections::{RecentRejections, RejectionRecord};
+use crate::gateway::recent_rejections::RejectionRecord;
 
-/// Refusals that are shown where no limit is given.
 const DEFAULT_LIMIT: usize = 100;
 
-/// Of one id; more of them are one client's habit.
+/// Maximum number of rejections with the same request id: clients choose ids, and may repeat them.
 const MAX_PER_REQUEST_ID: usize = 20;
 
-/// The last ones that the query asks for.
-pub fn list(query: &str, refusals: &RecentRejections) -> Result<Value, No> {
-    let (mut most, mut reason, mut user) = (DEFAULT_LIMIT, None, None);
-    for (name, value) in
-        query.split('&').filter(|pair| !pair.is_empty()).map(|p| p.split_once('=').unwrap_or((p, "")))
-    {
+/// Lists the most recent rejections that match the query.
+pub fn list(call: &Call<'_>) -> CallResult {
+    let (mut limit, mut reason, mut user) = (DEFAULT_LIMIT, None, None);
+    for (name, value) in call.parameters() {
         match (name, value.parse()) {
-            ("limit", Ok(limit @ 1..)) => most = limit,
-            ("reason", _) => reason = Some(decode_query_value(value)),
-            ("user", _) => user = Some(decode_query_value(value)),
+            ("limit", Ok(number @ 1..)) => limit = number,
+            ("reason", _) => reason = Some(value),
+            ("user", _) => user = Some(value),
             _ => {
-                let told = "this takes limit, a number from 1, reason, a word, and user, a name";
-                return Err((StatusCode::BAD_REQUEST, told.to_owned()));
+                let message = "invalid parameter; use limit (a number from 1), reason and user";
+                return Err(AdminError::bad_request(message));
             }
         }
     }
-    let wanted = |refusal: &RejectionRecord| {
-        let of_user = |name: &str| refusal.user.as_ref().is_some_and(|user| user.as_str() == name);
-        reason.as_deref().is_none_or(|reason| reason == refusal.entry.reason)
-            && user.as_deref().is_none_or(of_user)
+    let matches = |rejection: &RejectionRecord| {
+        let is_of = |name: &str| rejection.user.as_ref().is_some_and(|user| user.as_str() == name);
+        reason.as_deref().is_none_or(|reason| reason == rejection.entry.reason)
+            && user.as_deref().is_none_or(is_of)
     };
-    let lines: Vec<_> = refusals.newest(most, wanted).iter().map(rejection_json).collect();
-    Ok(json!({ "refusals": lines, "kept": refusals.capacity() }))
+    let recent = &call.admin.recent_rejections;
+    let rejections: Vec<_> = recent.newest(limit, matches).iter().map(rejection_json).collect();
+    Ok(json!({ "refusals": rejections, "kept": recent.capacity() }))
 }
 
-/// Those with this id, and the way that each took.
-pub fn explain(escaped_id: &str, refusals: &RecentRejections) -> Result<Value, No> {
-    // In a path `+` is itself.
-    let id = decode_query_value(&escaped_id.replace('+', "%2B"));
-    let found = refusals.newest(MAX_PER_REQUEST_ID, |refusal| refusal.request_id() == id);
-    if found.is_empty() {
-        let told = format!(
-            "none of the last {} refusals has this id: the request was not refused, or longer ago, or by another \
-             gateway. The access log has it.",
-            refusals.capacity()
+/// Lists the rejections with the request id in the path, with the steps that each request passed.
+pub fn explain(call: &Call<'_>) -> CallResult {
+    // In a path, `+` is a literal plus sign.
+    let id = decode_query_value(&call.rest.replace('+', "%2B"));
+    let recent = &call.admin.recent_rejections;
+    let rejections = recent.newest(MAX_PER_REQUEST_ID, |rejection| rejection.request_id() == id);
+    if rejections.is_empty() {
+        let message = format!(
+            "none of the last {} rejections has this request id: the request was not rejected, or it is older, or a \
+             different replica rejected it. See the access log.",
+            recent.capacity()
         );
-        return Err((StatusCode::NOT_FOUND, told));
+        return Err(AdminError::new(StatusCode::NOT_FOUND, message));
     }
-    Ok(json!({ "refusals": found.iter().map(rejection_json_with_trace).collect::<Vec<_>>() }))
+    Ok(json!({ "refusals": rejections.iter().map(rejection_json_with_trace).collect::<Vec<_>>() }))
 }
 
-/// What is known of a refusal, but for its trace.
-pub fn rejection_json(refusal: &RejectionRecord) -> Value {
+/// A rejection as JSON, without the steps.
+pub fn rejection_json(rejection: &RejectionRecord) -> Value {
     json!({
-        "time": seconds(refusal.time),
-        "after_ms": seconds(refusal.elapsed) * 1000.0,
-        "request_id": refusal.request_id(),
-        "trace_id": refusal.trace_id(),
-        "client": refusal.client.to_string(),
-        "method": refusal.method,
-        "path": refusal.path,
-        "route": refusal.route,
-        "user": refusal.user.as_ref().map(ToString::to_string),
-        "key": refusal.key.map(|key| key.to_string()),
-        "status": refusal.entry.status.as_u16(),
-        "reason": refusal.entry.reason,
-        "step": refusal.phase,
-        "field": refusal.header,
-        "rules": refusal.entry.rules,
-        "detail": refusal.detail,
-        "advice": refusal.entry.remedy,
+        "time": seconds(rejection.time),
+        "after_ms": seconds(rejection.elapsed) * 1000.0,
+        "request_id": rejection.request_id(),
+        "trace_id": rejection.trace_id(),
+        "client": rejection.client.to_string(),
+        "method": rejection.method,
+        "path": rejection.path,
+        "route": rejection.route,
+        "user": rejection.user.as_ref().map(ToString::to_string),
+        "key": rejection.key.map(|key| key.to_string()),
+        "status": rejection.entry.status.as_u16(),
+        "reason": rejection.entry.reason,
+        "step": rejection.phase,
+        "field": rejection.header,
+        "rules": rejection.entry.rules,
+        "detail": rejection.detail,
+        "advice": rejection.entry.remedy,
     })
 }
 
-fn rejection_json_with_trace(refusal: &RejectionRecord) -> Value {
-    let mut told = rejection_json(refusal);
-    told["trace"] =
-        refusal.trace().map(|(phase, result)| json!({ "step": phase, "outcome": result })).collect();
-    told
+fn rejection_json_with_trace(rejection: &RejectionRecord) -> Value {
+    let mut document = rejection_json(rejection);
+    document["trace"] =
+        rejection.trace().map(|(phase, result)| json!({ "step": phase, "outcome": result })).collect();
+    document
 }
 
-/// To the microsecond.
-fn seconds(span: std::time::Duration) -> f64 {
-    (span.as_secs_f64() * 1e6).round() / 1e6
+/// Rounded to microseconds.
+fn seconds(duration: Duration) -> f64 {
+    (duration.as_secs_f64() * 1e6).round() / 1e6
 }

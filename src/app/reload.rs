@@ -16,7 +16,7 @@ use crate::config::options::{LOG, UPSTREAM};
 use crate::config::{self, Config, Problem, Sources};
 use crate::observability::log::{self, label};
 use crate::tls::{self, PreparedTls, TlsError, TlsReloader};
-use crate::upstream::Backends;
+use crate::upstream::{Backends, TlsChange};
 
 /// What cannot be used is tried again so often; it may be waiting for a file that comes later.
 const RETRY_INTERVAL: Duration = Duration::from_secs(5);
@@ -203,13 +203,14 @@ impl ConfigReloader {
             return Ok(Arc::clone(&self.current.backends));
         }
         let tls = tls::backend_tls(&config.upstream)?;
-        let same_tls = !changes.has_any_of(&[
+        let has_other_tls = changes.has_any_of(&[
             UPSTREAM.ca_file.key,
             UPSTREAM.client_cert_file.key,
             UPSTREAM.client_key_file.key,
             UPSTREAM.server_name.key,
         ]);
-        Ok(self.current.backends.with_options(config.upstream.clone(), tls, config.workers, same_tls))
+        let tls_change = if has_other_tls { TlsChange::Changed } else { TlsChange::Unchanged };
+        Ok(self.current.backends.with_options(config.upstream.clone(), tls, config.workers, tls_change))
     }
 
     /// How to speak TLS with clients, where that is done at all.

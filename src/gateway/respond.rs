@@ -38,7 +38,7 @@ enum BodySource {
 impl GatewayResponse {
     /// The backend's.
     pub fn from_upstream(response: upstream::UpstreamResponse) -> GatewayResponse {
-        let upstream::UpstreamResponse { status, mut fields, body } = response;
+        let upstream::UpstreamResponse { status, headers: mut fields, body } = response;
         remove_hop_by_hop(&mut fields);
         GatewayResponse { status, fields, source: BodySource::Upstream(body) }
     }

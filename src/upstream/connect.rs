@@ -1,4 +1,4 @@
-//! A new connection to an address of a backend: TCP, TLS.
+//! Opens a connection to an endpoint: TCP, then TLS.
 
 use std::io;
 use std::time::Duration;
@@ -10,7 +10,7 @@ use tokio::time::timeout;
 use crate::upstream::connection::UpstreamStream;
 use crate::upstream::endpoint::Endpoint;
 
-/// Connects within so long.
+/// Connects within `limit`, or fails with `TimedOut`.
 pub async fn connect(endpoint: &Endpoint, limit: Duration) -> io::Result<UpstreamStream> {
     let connecting = async {
         let socket = tune(TcpStream::connect(endpoint.address).await?)?;
@@ -24,8 +24,8 @@ pub async fn connect(endpoint: &Endpoint, limit: Duration) -> io::Result<Upstrea
     timeout(limit, connecting).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
 }
 
-/// No Nagle; keep-alive probes, so that neither a firewall forgets a query that runs for minutes nor we wait for a
-/// host that is gone.
+/// Disables Nagle's algorithm and enables keep-alive probes, so that a firewall keeps the connection of a query that
+/// runs for minutes, and a host that is down is detected.
 fn tune(stream: TcpStream) -> io::Result<TcpStream> {
     stream.set_nodelay(true)?;
     let probes = TcpKeepalive::new()

@@ -1,4 +1,4 @@
-//! A connection to the backend: a socket, perhaps with TLS on it, and what was read too far.
+//! A connection to a backend: a socket, with or without TLS, and its read buffer. It knows nothing about HTTP.
 
 use std::io;
 use std::mem::MaybeUninit;
@@ -17,37 +17,37 @@ use tokio_rustls::client::TlsStream;
 use crate::upstream::deadline::Deadline;
 use crate::upstream::endpoint::Endpoint;
 
-/// So long may written bytes wait for the peer's kernel to acknowledge them, before the host is taken for gone.
-const UNACKNOWLEDGED_TIMEOUT: Duration = Duration::from_secs(5);
+/// Maximum time that written bytes may stay unacknowledged before the host is considered down (`TCP_USER_TIMEOUT`).
+pub const UNACKNOWLEDGED_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// After so long nothing is unacknowledged any more. Where a backend is silent for longer, impatience would end its
-/// connection for a single keep-alive probe that got lost, as the kernel then counts seconds instead of probes.
+/// After this time everything is acknowledged. If the backend is silent for longer, the user timeout must be off: with
+/// it, the kernel measures time instead of counting keep-alive probes, and a single lost probe would end the
+/// connection.
 const ACKNOWLEDGED_AFTER: Duration = Duration::from_secs(10);
 
-/// A connection to the backend.
 pub struct UpstreamConnection {
     pub stream: UpstreamStream,
-    /// Came and was not used yet.
+    /// Received bytes that are not consumed yet.
     pub unread: BytesMut,
-    /// When the answer to the request that is under way must have begun.
+    /// When the current response must have started.
     response_due: Instant,
-    /// When that is, or before it when what was sent has been acknowledged.
+    /// Expires at `response_due`, or before it when the sent bytes are acknowledged.
     timer: Deadline,
     has_user_timeout: bool,
-    _open: UpstreamConnectionGuard,
+    _guard: UpstreamConnectionGuard,
 }
 
-/// A connection's place in what is counted.
+/// Counts an open connection of an endpoint while it exists.
 pub struct UpstreamConnectionGuard(Option<(Arc<Endpoint>, usize)>);
 
 impl UpstreamConnectionGuard {
-    /// Must be called, and dropped, on the worker's thread.
+    /// Counts a connection. Must be called and dropped on the worker's thread, because counters have a single writer.
     pub fn new(endpoint: &Arc<Endpoint>, worker: usize) -> UpstreamConnectionGuard {
         endpoint.counters_of(worker).open_connections.increment();
         UpstreamConnectionGuard(Some((Arc::clone(endpoint), worker)))
     }
 
-    /// A connection that no worker has.
+    /// For a connection that belongs to no worker.
     pub fn uncounted() -> UpstreamConnectionGuard {
         UpstreamConnectionGuard(None)
     }
@@ -61,58 +61,67 @@ impl Drop for UpstreamConnectionGuard {
     }
 }
 
-/// With TLS or without.
+/// A socket with or without TLS.
 pub enum UpstreamStream {
     Plain(TcpStream),
     Tls(Box<TlsStream<TcpStream>>),
 }
 
+/// The way to check that an idle connection is still open.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum IdleCheck {
+    /// By what the event loop saw at its last poll, at no cost.
+    EventLoop,
+    /// By a system call, which sees the current state.
+    Kernel,
+}
+
 impl UpstreamConnection {
-    pub fn new(stream: UpstreamStream, open: UpstreamConnectionGuard) -> UpstreamConnection {
+    pub fn new(stream: UpstreamStream, guard: UpstreamConnectionGuard) -> UpstreamConnection {
         let (unread, response_due, timer) = (BytesMut::new(), Instant::now(), Deadline::default());
-        UpstreamConnection { stream, unread, response_due, timer, has_user_timeout: false, _open: open }
+        UpstreamConnection { stream, unread, response_due, timer, has_user_timeout: false, _guard: guard }
     }
 
-    /// Reads what there is: so many bytes, or some more. 0 is the end.
+    /// Reads about `wanted` bytes into `unread`. 0 is the end of the stream.
     pub fn poll_fill(&mut self, cx: &mut Context<'_>, wanted: usize) -> Poll<io::Result<usize>> {
         self.unread.reserve(wanted);
         pin!(self.stream.read_buf(&mut self.unread)).poll(cx)
     }
 
-    /// The last byte that the backend took was sent at `now`: its answer must begin within `limit`.
+    /// Starts the response timeout: the backend accepted the last byte of the request at `now`, and its response must
+    /// start within `limit`.
     pub fn expect_response(&mut self, now: Instant, limit: Duration) {
         self.response_due = now + limit;
         self.timer.set(now + limit.min(ACKNOWLEDGED_AFTER));
     }
 
-    /// Ready when the answer is too late.
+    /// Ready when the response timeout has expired.
     pub fn poll_response_timeout(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         ready!(self.timer.poll(cx));
-        self.set_user_timeout(false);
+        self.set_user_timeout(None);
         self.timer.set(self.response_due);
         self.timer.poll(cx)
     }
 
-    /// The answer has begun, and makes a pause.
+    /// Call this when a response that has started makes a pause: clears the user timeout once everything is
+    /// acknowledged.
     pub fn poll_pause(&mut self, cx: &mut Context<'_>) {
         if self.has_user_timeout && self.timer.poll(cx).is_ready() {
-            self.set_user_timeout(false);
+            self.set_user_timeout(None);
         }
     }
 
-    /// Whether a host that does not acknowledge anything is given up soon. Not while more is sent than a backend that
-    /// is busy otherwise has room for: the kernel would take its closed window for such silence.
-    pub fn set_user_timeout(&mut self, impatient: bool) {
-        if self.has_user_timeout != impatient {
-            let limit = impatient.then_some(UNACKNOWLEDGED_TIMEOUT);
+    /// Sets or clears the timeout for unacknowledged data. It must be off while more data is sent than the buffers of a
+    /// busy backend can hold: the kernel treats a closed receive window like missing acknowledgements.
+    pub fn set_user_timeout(&mut self, limit: Option<Duration>) {
+        if self.has_user_timeout != limit.is_some() {
             self.has_user_timeout =
-                SockRef::from(self.stream.socket()).set_tcp_user_timeout(limit).is_ok() && impatient;
+                SockRef::from(self.stream.socket()).set_tcp_user_timeout(limit).is_ok() && limit.is_some();
         }
     }
 
-    /// Whether a connection that should be silent is. The event loop says so at no cost, but knows only what was the
-    /// case when it last looked; `ask_kernel` for the truth of this moment.
-    pub fn is_quiet(&mut self, ask_kernel: bool) -> bool {
+    /// Returns whether an idle connection is still open and has received nothing.
+    pub fn is_quiet(&mut self, check: IdleCheck) -> bool {
         if !self.unread.is_empty() {
             return false;
         }
@@ -120,7 +129,7 @@ impl UpstreamConnection {
         let mut cx = Context::from_waker(Waker::noop());
         match &mut self.stream {
             UpstreamStream::Plain(socket) => {
-                if ask_kernel {
+                if check == IdleCheck::Kernel {
                     let mut byte = [MaybeUninit::uninit()];
                     let peeked = SockRef::from(&*socket).peek(&mut byte);
                     return peeked.is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock);
@@ -128,9 +137,10 @@ impl UpstreamConnection {
                 let read = socket.try_read(&mut byte);
                 read.is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock)
             }
-            // TLS sends records of its own, such as tickets; these are read here, and nothing else may come.
+            // TLS may send its own records, such as session tickets: these are consumed here. Application data must not
+            // arrive.
             UpstreamStream::Tls(stream) => {
-                if ask_kernel && is_closed_by_peer(stream.get_ref().0) {
+                if check == IdleCheck::Kernel && is_closed_by_peer(stream.get_ref().0) {
                     return false;
                 }
                 Pin::new(stream).poll_read(&mut cx, &mut ReadBuf::new(&mut byte)).is_pending()
@@ -139,7 +149,7 @@ impl UpstreamConnection {
     }
 }
 
-/// Whether nothing but the peer's end is there to be read.
+/// Returns whether the peer has closed the connection and no data is left to read.
 fn is_closed_by_peer(socket: &TcpStream) -> bool {
     let mut byte = [MaybeUninit::uninit()];
     match SockRef::from(socket).peek(&mut byte) {
@@ -216,7 +226,7 @@ mod tests {
 
     use super::*;
 
-    /// A keep-alive probe that is lost may end only a connection that has something unacknowledged.
+    /// A lost keep-alive probe may end a connection only if it has unacknowledged data.
     #[tokio::test]
     async fn the_user_timeout_is_set_only_while_data_may_be_unacknowledged() {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("bound");
@@ -228,7 +238,7 @@ mod tests {
         };
         let (hour, moment) = (Duration::from_secs(3600), Duration::from_millis(20));
 
-        connection.set_user_timeout(true);
+        connection.set_user_timeout(Some(UNACKNOWLEDGED_TIMEOUT));
         connection.expect_response(Instant::now(), hour);
         assert!(timeout(moment, poll_fn(|cx| connection.poll_response_timeout(cx))).await.is_err());
         assert_eq!(limit(&connection), UNACKNOWLEDGED_TIMEOUT);
@@ -238,12 +248,12 @@ mod tests {
         connection.expect_response(Instant::now() - hour, hour);
         assert!(timeout(moment, poll_fn(|cx| connection.poll_response_timeout(cx))).await.is_ok());
 
-        // The same within an answer that has begun.
+        // The same for a pause within a response.
         let pausing = |cx: &mut Context<'_>, connection: &mut UpstreamConnection| -> Poll<()> {
             connection.poll_pause(cx);
             Poll::Pending
         };
-        connection.set_user_timeout(true);
+        connection.set_user_timeout(Some(UNACKNOWLEDGED_TIMEOUT));
         connection.expect_response(Instant::now(), hour);
         let _ = timeout(moment, poll_fn(|cx| pausing(cx, &mut connection))).await;
         assert_eq!(limit(&connection), UNACKNOWLEDGED_TIMEOUT);

@@ -1,14 +1,14 @@
-//! A timer that outlives what it is set for.
+//! A timer that is set much more often than it expires. It knows nothing about what it limits.
 
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use tokio::time::{Instant, Sleep, sleep_until};
 
-/// A moment by which something must have happened.
+/// A point in time by which something must have happened.
 ///
-/// Mostly it does happen, and then the moment moves on, with every request. A timer that is armed and disarmed each time
-/// costs more than one that goes off too early now and then, and finds that it was set anew meanwhile.
+/// Usually it does happen, and the deadline moves on with every request. Arming and disarming a timer each time costs
+/// more than one that sometimes fires too early and finds that the deadline has moved.
 #[derive(Default)]
 pub struct Deadline {
     due: Option<Instant>,
@@ -16,12 +16,12 @@ pub struct Deadline {
 }
 
 impl Deadline {
-    /// Sets the moment anew.
+    /// Moves the deadline.
     pub fn set(&mut self, due: Instant) {
         self.due = Some(due);
     }
 
-    /// Ready when the moment has come. Never, if none was set.
+    /// Ready at the deadline; never, if none was set.
     pub fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let Some(due) = self.due else { return Poll::Pending };
         let timer = self.timer.get_or_insert_with(|| Box::pin(sleep_until(due)));
@@ -57,7 +57,7 @@ mod tests {
         deadline.set(begun + 4 * SHORT);
         poll_fn(|cx| deadline.poll(cx)).await;
         assert!(begun.elapsed() >= 4 * SHORT);
-        // once more after it went off,
+        // again after it expired,
         deadline.set(Instant::now() + 3600 * SHORT);
         assert!(poll_fn(|cx| Poll::Ready(deadline.poll(cx))).await.is_pending());
         // and earlier.

@@ -1,7 +1,8 @@
-//! One address of a backend, as all workers know it: whether it is in use, and what it has answered.
+//! One address of a backend, shared by all workers: its health and its counters. It knows nothing about connections or
+//! the other endpoints.
 //!
-//! Each worker counts in a place of its own; who wants to know adds them up. What is shared is written only when
-//! something goes wrong or comes right again.
+//! Each worker has its own counters, which readers add up. Shared state is written only when the health of the endpoint
+//! changes.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -14,66 +15,66 @@ use tokio::sync::Notify;
 use crate::config::HealthOptions;
 use crate::upstream::origin::UpstreamOrigin;
 
-/// No address stays out of use for longer at a time.
+/// Maximum duration of one ejection.
 const MAX_EJECTION: Duration = Duration::from_secs(300);
 
-/// An address that was in use for so long since it was out is given the first, short time again.
+/// After this time without an ejection, the next one has the initial duration again.
 const EJECTION_RESET_AFTER: Duration = Duration::from_secs(300);
 
-/// One address of a backend.
 pub struct Endpoint {
-    /// Whose address.
+    /// The backend that this is an address of.
     pub origin: Arc<UpstreamOrigin>,
     pub address: SocketAddr,
     state: AtomicU8,
-    /// Failures since the last answer.
+    /// Failures since the last response.
     consecutive_failures: AtomicU32,
-    /// Requests that went elsewhere before it had the whole time to take their connection, since it last did.
+    /// Connection attempts that timed out before `upstream.connect_timeout`, since the last attempt with the full
+    /// timeout.
     short_connect_timeouts: AtomicU32,
     health: Mutex<EndpointHealth>,
     counters: Box<[EndpointCounters]>,
     failures: AtomicU64,
     ejections: AtomicU64,
-    /// Its name does not mean it any more.
+    /// True if the name no longer resolves to this address.
     removed: AtomicBool,
-    /// Tells who looks after it that it went out of use, or is gone.
+    /// Wakes the health checker: the endpoint was ejected or removed.
     pub state_changed: Notify,
-    /// Tells the same that it may take no connections any more.
+    /// Wakes the health checker: the endpoint may not accept connections.
     pub probe_requested: Notify,
 }
 
-/// Whether requests go there.
+/// The state of an endpoint: which requests the load balancer sends there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum EndpointState {
-    /// Yes.
+    /// Accepts requests.
     Healthy,
-    /// One at a time, until it has answered one.
+    /// Accepts one request at a time, until one gets a response.
     Probing,
-    /// No.
+    /// Accepts no requests.
     Ejected,
 }
 
-/// What went wrong with an address.
+/// The kind of failure of an endpoint.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum EndpointFailure {
-    /// No connection.
+    /// A connection attempt failed.
     Connect,
-    /// None in time.
+    /// A connection attempt timed out.
     ConnectTimeout,
-    /// A connection that ended without an answer.
+    /// The connection was closed without a response.
     Closed,
-    /// An answer that is none.
+    /// The response was not valid HTTP.
     InvalidResponse,
-    /// No answer to anybody for as long as one may take.
+    /// The endpoint sent no response to any request within the response timeout.
     ResponseTimeout,
-    /// 502, 503 or 504.
+    /// The status was 502, 503 or 504.
     ErrorStatus,
-    /// The checks of `upstream.health_path`.
+    /// The health check of `upstream.health_path` failed.
     HealthCheck,
 }
 
 impl EndpointFailure {
-    /// How operators are told.
+    /// The stable name, for logs and `GET /upstreams`.
     pub fn as_str(self) -> &'static str {
         match self {
             EndpointFailure::Connect => "connect_failed",
@@ -86,38 +87,37 @@ impl EndpointFailure {
         }
     }
 
-    /// Whether a connection that succeeds shows that it is over.
+    /// Returns whether a successful connection shows that the problem is solved.
     pub fn is_connect_failure(self) -> bool {
         matches!(self, EndpointFailure::Connect | EndpointFailure::ConnectTimeout)
     }
 }
 
-/// Since when it is how it is, and why.
+/// The current state of an endpoint: since when, and why.
 #[derive(Clone, Copy, Debug)]
 pub struct EndpointHealth {
     pub failure: Option<EndpointFailure>,
-    /// Out of use until then, at least.
+    /// Earliest end of the ejection.
     pub ejected_until: Option<Instant>,
-    /// For people.
+    /// Wall clock time, for operators.
     pub since: SystemTime,
-    /// When it came back the last time, and how often it went out of use until then without being forgiven.
+    /// The end of the last ejection, and the number of consecutive ejections before it.
     restored_at: Option<Instant>,
     consecutive_ejections: u32,
 }
 
-/// What one worker counts. Nobody else writes here, so that no two cores ever wait for one another.
+/// The counters of one worker. Only that worker writes them, so that cores never contend for a cache line.
 #[derive(Default)]
 #[repr(align(128))]
 pub struct EndpointCounters {
-    /// Requests that were begun and whose answer has not ended.
+    /// Requests whose responses are not complete.
     pub in_flight: EndpointCounter,
-    /// Connections.
     pub open_connections: EndpointCounter,
-    /// Answers, whatever their status.
+    /// Responses of any status.
     pub responses: EndpointCounter,
 }
 
-/// A number that one thread writes and all may read.
+/// A counter that one thread writes and all threads may read.
 #[derive(Default)]
 pub struct EndpointCounter(AtomicU64);
 
@@ -135,7 +135,7 @@ impl EndpointCounter {
     }
 }
 
-/// What all workers have counted.
+/// The sum of all workers' counters.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct EndpointTotals {
     pub in_flight: u64,
@@ -170,11 +170,11 @@ impl Endpoint {
         })
     }
 
-    /// Takes over what is known of the same address under other options, and goes on with its counters.
+    /// Copies state and counters from the same address of an earlier configuration.
     pub fn copy_state_from(&self, old: &Endpoint) {
-        let (standing, health) = old.state_and_health();
+        let (state, health) = old.state_and_health();
         *self.health() = health;
-        self.state.store(standing as u8, Ordering::Relaxed);
+        self.state.store(state as u8, Ordering::Relaxed);
         let copy = |new: &AtomicU32, old: &AtomicU32| {
             new.store(old.load(Ordering::Relaxed), Ordering::Relaxed);
         };
@@ -185,7 +185,7 @@ impl Endpoint {
         self.ejections.store(ejections, Ordering::Relaxed);
     }
 
-    /// Whether requests go there.
+    /// The current state, without a lock.
     pub fn state(&self) -> EndpointState {
         match self.state.load(Ordering::Relaxed) {
             0 => EndpointState::Healthy,
@@ -194,31 +194,31 @@ impl Endpoint {
         }
     }
 
-    /// Where a worker counts.
+    /// The counters of one worker.
     pub fn counters_of(&self, worker: usize) -> &EndpointCounters {
         &self.counters[worker]
     }
 
-    /// The counts of all.
+    /// Adds up the counters of all workers.
     pub fn totals(&self) -> EndpointTotals {
-        let sum = |count: fn(&EndpointCounters) -> &EndpointCounter| {
-            self.counters.iter().map(|tally| count(tally).get()).sum()
+        let sum = |counter: fn(&EndpointCounters) -> &EndpointCounter| {
+            self.counters.iter().map(|counters| counter(counters).get()).sum()
         };
         EndpointTotals {
-            in_flight: sum(|tally| &tally.in_flight),
-            open_connections: sum(|tally| &tally.open_connections),
-            responses: sum(|tally| &tally.responses),
+            in_flight: sum(|counters| &counters.in_flight),
+            open_connections: sum(|counters| &counters.open_connections),
+            responses: sum(|counters| &counters.responses),
             failures: self.failures.load(Ordering::Relaxed),
             ejections: self.ejections(),
         }
     }
 
-    /// How often it went out of use.
+    /// The number of ejections.
     pub fn ejections(&self) -> u64 {
         self.ejections.load(Ordering::Relaxed)
     }
 
-    /// It has answered.
+    /// Records a response: resets the failures, and ends probing.
     pub fn record_success(&self) {
         if self.consecutive_failures.load(Ordering::Relaxed) != 0 {
             self.consecutive_failures.store(0, Ordering::Relaxed);
@@ -231,34 +231,34 @@ impl Endpoint {
         }
     }
 
-    /// It has not. Says how often in a row.
+    /// Records a failure. Returns the number of consecutive failures.
     pub fn record_failure(&self) -> u32 {
         self.failures.fetch_add(1, Ordering::Relaxed);
         self.consecutive_failures.fetch_add(1, Ordering::Relaxed).saturating_add(1)
     }
 
-    /// It was not given the whole time to take a connection, and has not. Says how often that was.
+    /// Records a connection attempt that timed out before the full timeout. Returns the number of such attempts.
     pub fn record_short_connect_timeout(&self) -> u32 {
         self.failures.fetch_add(1, Ordering::Relaxed);
         self.short_connect_timeouts.fetch_add(1, Ordering::Relaxed).saturating_add(1)
     }
 
-    /// With the whole time it was found out whether it takes connections.
+    /// Call this after a connection attempt with the full timeout.
     pub fn reset_short_connect_timeouts(&self) {
         self.short_connect_timeouts.store(0, Ordering::Relaxed);
     }
 
-    /// Takes it out of use; false if it is already. A failure to connect is over as soon as it connects, others have
-    /// their time.
-    pub fn eject(&self, why: EndpointFailure, options: &HealthOptions, now: Instant) -> bool {
+    /// Ejects the endpoint. Returns false if it is already ejected. A connection failure ends with the first successful
+    /// connection; other failures have a minimum duration.
+    pub fn eject(&self, failure: EndpointFailure, options: &HealthOptions, now: Instant) -> bool {
         let mut health = self.health();
         if self.state() == EndpointState::Ejected {
             return false;
         }
-        if health.restored_at.is_some_and(|returned| now.duration_since(returned) > EJECTION_RESET_AFTER) {
+        if health.restored_at.is_some_and(|restored| now.duration_since(restored) > EJECTION_RESET_AFTER) {
             health.consecutive_ejections = 0;
         }
-        health.ejected_until = match why {
+        health.ejected_until = match failure {
             EndpointFailure::Connect | EndpointFailure::ConnectTimeout | EndpointFailure::HealthCheck => None,
             _ => {
                 let doubled = options.eject_time.saturating_mul(1 << health.consecutive_ejections.min(16));
@@ -267,53 +267,51 @@ impl Endpoint {
             }
         };
         self.ejections.fetch_add(1, Ordering::Relaxed);
-        self.set_state(&mut health, EndpointState::Ejected, Some(why));
+        self.set_state(&mut health, EndpointState::Ejected, Some(failure));
         drop(health);
         self.state_changed.notify_one();
         true
     }
 
-    /// Puts it back into use; on trial where only an answer shows that it is well. Says whether it was out of use.
-    pub fn restore(&self, on_trial: bool, options: &HealthOptions, now: Instant) -> bool {
+    /// Ends the ejection: the endpoint is `Healthy` or `Probing` from now on. Returns false if it is not ejected.
+    pub fn restore(&self, state: EndpointState, options: &HealthOptions, now: Instant) -> bool {
         let mut health = self.health();
         if self.state() != EndpointState::Ejected {
             return false;
         }
-        // One more failure is enough then.
-        let strikes = if on_trial { options.eject_after.saturating_sub(1) } else { 0 };
-        self.consecutive_failures.store(strikes, Ordering::Relaxed);
-        let why = if on_trial { health.failure } else { None };
+        let (failures, failure) = match state {
+            // The first failure while probing ejects the endpoint again.
+            EndpointState::Probing => (options.eject_after.saturating_sub(1), health.failure),
+            _ => (0, None),
+        };
+        self.consecutive_failures.store(failures, Ordering::Relaxed);
         health.ejected_until = None;
         health.restored_at = Some(now);
-        self.set_state(
-            &mut health,
-            if on_trial { EndpointState::Probing } else { EndpointState::Healthy },
-            why,
-        );
+        self.set_state(&mut health, state, failure);
         true
     }
 
-    /// It is out of use for another reason than before.
-    pub fn set_failure(&self, why: EndpointFailure) {
+    /// Changes the cause of the current ejection.
+    pub fn set_failure(&self, failure: EndpointFailure) {
         let mut health = self.health();
         if self.state() == EndpointState::Ejected {
-            health.failure = Some(why);
+            health.failure = Some(failure);
         }
     }
 
-    fn set_state(&self, health: &mut EndpointHealth, standing: EndpointState, why: Option<EndpointFailure>) {
-        health.failure = why;
+    fn set_state(&self, health: &mut EndpointHealth, state: EndpointState, failure: Option<EndpointFailure>) {
+        health.failure = failure;
         health.since = SystemTime::now();
-        self.state.store(standing as u8, Ordering::Relaxed);
+        self.state.store(state as u8, Ordering::Relaxed);
     }
 
-    /// Since when, and why.
+    /// The state, since when, and why.
     pub fn state_and_health(&self) -> (EndpointState, EndpointHealth) {
         let health = self.health();
         (self.state(), *health)
     }
 
-    /// Its name does not mean it any more.
+    /// Call this when the name no longer resolves to this address.
     pub fn mark_removed(&self) {
         self.removed.store(true, Ordering::Release);
         self.state_changed.notify_one();
@@ -345,7 +343,7 @@ mod tests {
         Endpoint::new(UpstreamOrigin::plain("backend", 80), SocketAddr::from(([127, 0, 0, 1], 80)), 2)
     }
 
-    fn time_out(endpoint: &Endpoint, now: Instant) -> Option<u64> {
+    fn ejection_seconds(endpoint: &Endpoint, now: Instant) -> Option<u64> {
         endpoint.state_and_health().1.ejected_until.map(|until| (until - now).as_secs())
     }
 
@@ -355,13 +353,13 @@ mod tests {
         for expected in [5, 10, 20, 40, 80, 160, 300, 300] {
             assert!(endpoint.eject(EndpointFailure::Closed, &OPTIONS, now));
             assert!(!endpoint.eject(EndpointFailure::Closed, &OPTIONS, now), "once");
-            assert_eq!(time_out(&endpoint, now), Some(expected));
+            assert_eq!(ejection_seconds(&endpoint, now), Some(expected));
             now += Duration::from_secs(expected);
-            assert!(endpoint.restore(true, &OPTIONS, now));
+            assert!(endpoint.restore(EndpointState::Probing, &OPTIONS, now));
         }
         now += EJECTION_RESET_AFTER + Duration::from_secs(1);
         assert!(endpoint.eject(EndpointFailure::Closed, &OPTIONS, now));
-        assert_eq!(time_out(&endpoint, now), Some(5));
+        assert_eq!(ejection_seconds(&endpoint, now), Some(5));
         assert_eq!(endpoint.totals().ejections, 9);
     }
 
@@ -369,8 +367,11 @@ mod tests {
     fn a_connect_failure_has_no_minimum_ejection_time() {
         let (endpoint, now) = (endpoint(), Instant::now());
         assert!(endpoint.eject(EndpointFailure::Connect, &OPTIONS, now));
-        assert_eq!((endpoint.state(), time_out(&endpoint, now)), (EndpointState::Ejected, None));
-        assert!(endpoint.restore(false, &OPTIONS, now) && !endpoint.restore(false, &OPTIONS, now));
+        assert_eq!((endpoint.state(), ejection_seconds(&endpoint, now)), (EndpointState::Ejected, None));
+        assert!(
+            endpoint.restore(EndpointState::Healthy, &OPTIONS, now)
+                && !endpoint.restore(EndpointState::Healthy, &OPTIONS, now)
+        );
         assert_eq!(endpoint.state(), EndpointState::Healthy);
         assert!(endpoint.state_and_health().1.failure.is_none());
     }
@@ -380,13 +381,13 @@ mod tests {
         let (endpoint, now) = (endpoint(), Instant::now());
         assert!(
             endpoint.eject(EndpointFailure::InvalidResponse, &OPTIONS, now)
-                && endpoint.restore(true, &OPTIONS, now)
+                && endpoint.restore(EndpointState::Probing, &OPTIONS, now)
         );
         assert_eq!(endpoint.state(), EndpointState::Probing);
         assert_eq!(endpoint.record_failure(), OPTIONS.eject_after);
         endpoint.record_success();
         assert_eq!(endpoint.state(), EndpointState::Healthy);
-        assert_eq!(endpoint.record_failure(), 1, "strikes count from the last answer");
+        assert_eq!(endpoint.record_failure(), 1, "failures are counted since the last response");
     }
 
     #[test]

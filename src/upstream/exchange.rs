@@ -1,4 +1,5 @@
-//! One request and the head of its answer, on one connection.
+//! Sends one request on one connection and reads the head of its response. It knows nothing about pools, endpoints or
+//! timeouts.
 
 use std::io;
 use std::ops::Range;
@@ -6,7 +7,6 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use http::{Method, StatusCode};
-use http_body::Body;
 use tokio::io::AsyncWrite;
 
 use crate::http::h1::batch::WriteBatch;
@@ -18,25 +18,25 @@ use crate::upstream::connection::UpstreamConnection;
 use crate::upstream::request_body::{RequestBody, RequestBodyError};
 use crate::upstream::{InvalidResponse, OutgoingMessage, UpstreamError};
 
-/// How large the head of an answer may be.
+/// Limits on the head of a response.
 const HEAD_LIMITS: HeadLimits = HeadLimits { max_headers: 128, max_bytes: 64 * 1024, max_target: 64 * 1024 };
 
-/// Informational answers that may come before the one that counts.
+/// Maximum number of informational (1xx) responses before the final one.
 const MAX_INFORMATIONAL: u32 = 8;
 
-/// A body that is at most so large fits into a backend's buffers, though the backend does not read.
+/// A body up to this size fits into the socket buffers even if the backend does not read.
 const MAX_BUFFERED_BODY: u64 = 32 * 1024;
 
-/// A request on its way up. It does not belong to a connection until a byte of it is written.
+/// A request that is being sent. It is not tied to a connection until a byte of it is written.
 pub struct Upload {
-    /// The head once more, if the request may be sent again.
+    /// A copy of the head, if the request may be retried.
     retry_head: Option<Vec<u8>>,
-    /// Where in the head the name of the backend stands.
+    /// Where the backend's name is in the head.
     host_range: Range<usize>,
     batch: WriteBatch,
     body: RequestBody,
     framing: Framing,
-    /// Bytes of the body that are still to come, where their number was told.
+    /// Bytes of the body that are still to come, if its length is known.
     body_left: u64,
     state: UploadState,
     unsent: bool,
@@ -45,34 +45,34 @@ pub struct Upload {
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum UploadState {
     Sending,
-    /// All of it is in the batch, or written.
+    /// The end of the request is in the batch or already written.
     Ending,
     Done,
 }
 
-/// Why an upload broke off.
+/// Why an upload failed.
 #[derive(Debug)]
 pub enum UploadError {
-    /// The client's part of it failed.
+    /// The client's body failed.
     Body(RequestBodyError),
-    /// The connection failed.
+    /// Writing to the backend failed.
     Connection(io::Error),
 }
 
 impl Upload {
-    /// For the backend with this name.
+    /// Prepares a request for the backend with this name.
     pub fn new(message: OutgoingMessage, authority: &str) -> Upload {
-        let OutgoingMessage { method, mut head, host_offset: host, body } = message;
-        let host_range = replace_range(&mut head, host..host, authority.as_bytes());
-        let (framing, body_left) = match body.size_hint().exact() {
+        let OutgoingMessage { method, mut head, host_offset, body } = message;
+        let host_range = replace_range(&mut head, host_offset..host_offset, authority.as_bytes());
+        let (framing, body_left) = match body.exact_size() {
             Some(0) => (Framing::None, 0),
             Some(length) => (Framing::Length(length), length),
             None => (Framing::Chunked, u64::MAX),
         };
         write_request_end(&mut head, &method, framing);
-        // RFC 9110 section 9.2.2.
-        let harmless = framing == Framing::None && matches!(method, Method::GET | Method::HEAD);
-        let retry_head = harmless.then(|| head.clone());
+        // Safe and idempotent methods, RFC 9110 section 9.2.
+        let is_safe = framing == Framing::None && matches!(method, Method::GET | Method::HEAD);
+        let retry_head = is_safe.then(|| head.clone());
         let batch = WriteBatch::with_head(head);
         Upload {
             retry_head,
@@ -86,17 +86,17 @@ impl Upload {
         }
     }
 
-    /// For a backend with another name, while nothing of it was written.
+    /// Changes the `host` header, before anything is written.
     pub fn set_host(&mut self, authority: &str) {
         debug_assert!(self.unsent);
         let host = self.host_range.clone();
-        if let Some(again) = &mut self.retry_head {
-            replace_range(again, host.clone(), authority.as_bytes());
+        if let Some(head) = &mut self.retry_head {
+            replace_range(head, host.clone(), authority.as_bytes());
         }
         self.host_range = replace_range(&mut self.batch.prefix, host, authority.as_bytes());
     }
 
-    /// Whether no byte of it was written.
+    /// Returns whether no byte of the request was written.
     pub fn is_unsent(&self) -> bool {
         self.unsent
     }
@@ -105,7 +105,7 @@ impl Upload {
         self.state == UploadState::Done
     }
 
-    /// Begins anew, once, if it does no harm that the request is carried out twice.
+    /// Starts again from the beginning, at most once. Returns false if a retry is not safe.
     pub fn rewind(&mut self) -> bool {
         let Some(head) = self.retry_head.take() else { return false };
         self.batch = WriteBatch::with_head(head);
@@ -113,7 +113,8 @@ impl Upload {
         true
     }
 
-    /// Whether the backend's kernel takes all of it, whatever the backend itself is doing.
+    /// Returns whether the socket buffers can hold the whole request, so that the kernel accepts it even if the backend
+    /// does not read.
     pub fn can_be_buffered(&self) -> bool {
         match self.framing {
             Framing::None => true,
@@ -122,7 +123,7 @@ impl Upload {
         }
     }
 
-    /// Sends what there is. `progress` is set if that was something.
+    /// Sends what is available. Sets `progress` if at least one byte was written.
     pub fn poll(
         &mut self,
         io: &mut (impl AsyncWrite + Unpin),
@@ -141,7 +142,7 @@ impl Upload {
                     if !self.batch.has_room() {
                         ready!(self.poll_write(io, cx, progress))?;
                     } else if self.poll_body(cx)?.is_pending() {
-                        // What there is goes out meanwhile.
+                        // Send the batch while the body is pending.
                         ready!(self.poll_write(io, cx, progress))?;
                         ready!(Pin::new(&mut *io).poll_flush(cx)).map_err(UploadError::Connection)?;
                         return Poll::Pending;
@@ -169,24 +170,21 @@ impl Upload {
         polled.map_err(UploadError::Connection)
     }
 
-    /// Takes the next bytes of the body into the batch.
+    /// Loads the next bytes of the body into the batch.
     fn poll_body(&mut self, cx: &mut Context<'_>) -> Result<Poll<()>, UploadError> {
-        let body = &mut self.body;
         let data = loop {
-            match Pin::new(&mut *body).poll_frame(cx) {
+            match self.body.poll_data(cx) {
                 Poll::Pending => return Ok(Poll::Pending),
                 Poll::Ready(None) => break None,
                 Poll::Ready(Some(Err(error))) => return Err(UploadError::Body(error)),
-                Poll::Ready(Some(Ok(frame))) => match frame.into_data() {
-                    Ok(data) if !data.is_empty() => break Some(data),
-                    _ => {}
-                },
+                Poll::Ready(Some(Ok(data))) if data.is_empty() => {}
+                Poll::Ready(Some(Ok(data))) => break Some(data),
             }
         };
-        let broken = |what: &str| Err(UploadError::Body(RequestBodyError::Broken(what.to_owned())));
+        let broken = |why: &str| Err(UploadError::Body(RequestBodyError::Broken(why.to_owned())));
         match data {
             None if self.framing != Framing::Chunked && self.body_left > 0 => {
-                return broken("it ended before its length");
+                return broken("it is shorter than its content-length");
             }
             None => {
                 if self.framing == Framing::Chunked {
@@ -197,16 +195,16 @@ impl Upload {
             Some(data) => {
                 match self.body_left.checked_sub(data.len() as u64) {
                     Some(left) => self.body_left = left,
-                    None => return broken("it goes on behind its length"),
+                    None => return broken("it is longer than its content-length"),
                 }
-                let last =
+                let is_last =
                     self.body.is_end_stream() && (self.body_left == 0 || self.framing == Framing::Chunked);
-                match (self.framing, last) {
+                match (self.framing, is_last) {
                     (Framing::Chunked, false) => self.batch.push_chunk(data),
                     (Framing::Chunked, true) => self.batch.push_final_chunk(data),
                     _ => self.batch.push_data(data),
                 }
-                if last {
+                if is_last {
                     self.state = UploadState::Ending;
                 }
             }
@@ -215,25 +213,25 @@ impl Upload {
     }
 }
 
-/// Puts other bytes in the place of some. Says where they stand.
-fn replace_range(all: &mut Vec<u8>, at: Range<usize>, with: &[u8]) -> Range<usize> {
-    let (before, new_end) = (all.len(), at.start + with.len());
-    let after = before - at.end;
-    all.resize(before.max(new_end + after), 0);
-    all.copy_within(at.end..before, new_end);
-    all.truncate(new_end + after);
-    all[at.start..new_end].copy_from_slice(with);
-    at.start..new_end
+/// Replaces a range of bytes, and returns the new range.
+fn replace_range(bytes: &mut Vec<u8>, range: Range<usize>, replacement: &[u8]) -> Range<usize> {
+    let (old_len, new_end) = (bytes.len(), range.start + replacement.len());
+    let rest = old_len - range.end;
+    bytes.resize(old_len.max(new_end + rest), 0);
+    bytes.copy_within(range.end..old_len, new_end);
+    bytes.truncate(new_end + rest);
+    bytes[range.start..new_end].copy_from_slice(replacement);
+    range.start..new_end
 }
 
-/// Sends a request and waits for the head of the answer that counts.
+/// Sends a request and waits for the head of the final response.
 pub struct UpstreamExchange<'a> {
     pub connection: &'a mut UpstreamConnection,
     pub upload: &'a mut Upload,
     method: &'a Method,
     scanner: HeadScanner,
     informational_count: u32,
-    /// Why the rest of the upload cannot be sent. The backend may have answered before it closed.
+    /// Why the rest of the upload cannot be sent. The backend may still have sent a response before it closed.
     upload_error: Option<io::Error>,
 }
 
@@ -253,7 +251,7 @@ impl<'a> UpstreamExchange<'a> {
         }
     }
 
-    /// `progress` is set when the upload got on.
+    /// Sets `progress` if the upload made progress.
     pub fn poll(
         &mut self,
         cx: &mut Context<'_>,
@@ -288,10 +286,14 @@ impl<'a> UpstreamExchange<'a> {
                     let error = error.unwrap_or_else(|| io::ErrorKind::UnexpectedEof.into());
                     return Poll::Ready(Err(UpstreamError::Closed(error)));
                 }
-                _ => return Poll::Ready(Err(invalid_response(HeadError::Malformed("the head breaks off")))),
+                _ => {
+                    return Poll::Ready(Err(invalid_response(HeadError::Malformed(
+                        "the head is incomplete",
+                    ))));
+                }
             };
-            let answer = parse_response(head, self.method).map_err(invalid_response)?;
-            match answer.status {
+            let response = parse_response(head, self.method).map_err(invalid_response)?;
+            match response.status {
                 StatusCode::SWITCHING_PROTOCOLS => return Poll::Ready(Err(UpstreamError::UnexpectedUpgrade)),
                 status if status.is_informational() => {
                     self.informational_count += 1;
@@ -300,7 +302,7 @@ impl<'a> UpstreamExchange<'a> {
                     }
                     self.scanner = HeadScanner::default();
                 }
-                _ => return Poll::Ready(Ok(answer)),
+                _ => return Poll::Ready(Ok(response)),
             }
         }
     }
@@ -308,8 +310,8 @@ impl<'a> UpstreamExchange<'a> {
 
 fn invalid_response(error: HeadError) -> UpstreamError {
     UpstreamError::Invalid(InvalidResponse(match error {
-        HeadError::Malformed(what) => what,
-        _ => "its head is too large",
+        HeadError::Malformed(reason) => reason,
+        _ => "the head is too large",
     }))
 }
 
@@ -320,27 +322,26 @@ mod tests {
     #[test]
     fn the_host_header_can_be_changed_before_sending() {
         let mut head = b"GET / HTTP/1.1\r\nhost: ".to_vec();
-        let host = head.len();
+        let host_offset = head.len();
         head.extend_from_slice(b"\r\naccept: */*");
-        let message =
-            OutgoingMessage { method: Method::GET, head, host_offset: host, body: RequestBody::empty() };
+        let message = OutgoingMessage { method: Method::GET, head, host_offset, body: RequestBody::empty() };
         let mut upload = Upload::new(message, "first:8000");
         for name in ["first:8000", "b", "another.example:8000", ""] {
             upload.set_host(name);
             let expected = format!("GET / HTTP/1.1\r\nhost: {name}\r\naccept: */*\r\n\r\n");
             assert_eq!(upload.batch.prefix, expected.as_bytes());
-            assert_eq!(upload.retry_head.as_deref(), Some(expected.as_bytes()), "the second time too");
+            assert_eq!(upload.retry_head.as_deref(), Some(expected.as_bytes()), "also for a retry");
         }
     }
 
-    /// A backend that takes so many bytes, and no more.
+    /// A backend that accepts this many bytes and no more.
     struct LimitedWriter(usize);
 
     impl AsyncWrite for LimitedWriter {
         fn poll_write(mut self: Pin<&mut Self>, _: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-            let taken = buf.len().min(self.0);
-            self.0 -= taken;
-            if taken == 0 { Poll::Pending } else { Poll::Ready(Ok(taken)) }
+            let written = buf.len().min(self.0);
+            self.0 -= written;
+            if written == 0 { Poll::Pending } else { Poll::Ready(Ok(written)) }
         }
 
         fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -355,9 +356,9 @@ mod tests {
     #[test]
     fn a_stalled_upload_makes_no_progress() {
         let head = b"GET / HTTP/1.1\r\nhost: ".to_vec();
-        let host = head.len();
+        let host_offset = head.len();
         let mut upload = Upload::new(
-            OutgoingMessage { method: Method::GET, head, host_offset: host, body: RequestBody::empty() },
+            OutgoingMessage { method: Method::GET, head, host_offset, body: RequestBody::empty() },
             "b",
         );
         let cx = &mut Context::from_waker(std::task::Waker::noop());
@@ -368,7 +369,7 @@ mod tests {
         };
         assert_eq!(poll(&mut LimitedWriter(0)), (false, false, true));
         assert_eq!(poll(&mut LimitedWriter(5)), (true, false, false));
-        assert_eq!(poll(&mut LimitedWriter(0)), (false, false, false), "nor does asking again");
+        assert_eq!(poll(&mut LimitedWriter(0)), (false, false, false), "nor does a second poll");
         assert_eq!(poll(&mut LimitedWriter(1000)), (true, true, false));
     }
 }

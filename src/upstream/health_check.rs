@@ -1,5 +1,5 @@
-//! What is done for the backends beside the requests, once for the process: names are looked up, addresses are checked, and
-//! those that are out of use are tried, so that no request has to be the one that finds out.
+//! The background tasks for the backends, once for the process: DNS lookups, health checks, and probes of ejected
+//! endpoints, so that no client request is needed to find out. It knows nothing about workers or clients.
 
 use std::collections::HashMap;
 use std::io;
@@ -24,48 +24,48 @@ use crate::upstream::name_resolution::{SystemResolver, resolve_periodically};
 use crate::upstream::request_body::RequestBody;
 use crate::upstream::{OutgoingMessage, UpstreamError};
 
-/// How often an address that takes no connections is tried.
+/// Time between two connection attempts to an endpoint that refuses connections.
 const PROBE_INTERVAL: Duration = Duration::from_millis(250);
 
-/// How often one is checked at least that is out of use by its checks.
+/// Maximum time between two health checks of an unhealthy endpoint.
 const RECOVERY_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Longest trial that is begun while another one goes on.
+/// Timeout of the additional connection attempts during a slow one.
 const QUICK_PROBE_TIMEOUT: Duration = Duration::from_secs(1);
 
 impl Backends {
-    /// Looks after names and addresses. Never ends by itself; must be called on a `LocalSet`.
+    /// Maintains names and endpoints. Never returns, unless one of its tasks panics; must run on a `LocalSet`.
     pub async fn maintain(self: Arc<Backends>) {
         let mut tasks = JoinSet::new();
         for origin in self.origins().iter().filter(|origin| origin.ip_literal().is_none()) {
             tasks.spawn_local(resolve_periodically(Arc::clone(&self), Arc::clone(origin), SystemResolver));
         }
         let mut changes = self.subscribe();
-        let mut cared_for = HashMap::new();
+        let mut watched = HashMap::new();
         loop {
             changes.borrow_and_update();
-            cared_for.retain(|_, endpoint: &mut Arc<Endpoint>| !endpoint.is_removed());
+            watched.retain(|_, endpoint: &mut Arc<Endpoint>| !endpoint.is_removed());
             for endpoint in self.endpoints().iter() {
                 let key = Arc::as_ptr(endpoint) as usize;
-                if cared_for.insert(key, Arc::clone(endpoint)).is_none() {
+                if watched.insert(key, Arc::clone(endpoint)).is_none() {
                     tasks.spawn_local(watch_endpoint(Arc::clone(&self), Arc::clone(endpoint)));
                 }
             }
             tokio::select! {
                 changed = changes.changed() => if changed.is_err() { return },
-                // One that panicked takes the others along: whoever called this sees it end.
+                // A panic in one task ends all of them, and the caller notices.
                 ended = tasks.join_next(), if !tasks.is_empty() => if ended.is_some_and(|end| end.is_err()) { return },
             }
         }
     }
 }
 
-/// Looks after one address until it is gone.
+/// Checks and probes one endpoint until it is removed.
 async fn watch_endpoint(backends: Arc<Backends>, endpoint: Arc<Endpoint>) {
     let mut checks = HealthCheckStreak::default();
     while !endpoint.is_removed() {
-        let (standing, health) = endpoint.state_and_health();
-        let wait = match (standing, health.failure) {
+        let (state, health) = endpoint.state_and_health();
+        let wait = match (state, health.failure) {
             (EndpointState::Ejected, Some(EndpointFailure::HealthCheck)) => {
                 backends.options.health.interval.min(RECOVERY_INTERVAL)
             }
@@ -84,9 +84,9 @@ async fn watch_endpoint(backends: Arc<Backends>, endpoint: Arc<Endpoint>) {
             }
             () = sleep(wait) => true,
         };
-        // A change only says that there is something else to wait for.
+        // A notification only changes what to wait for.
         if is_due && !endpoint.is_removed() {
-            match standing {
+            match state {
                 EndpointState::Ejected if health.failure != Some(EndpointFailure::HealthCheck) => {
                     probe_ejected(&backends, &endpoint).await;
                 }
@@ -96,28 +96,28 @@ async fn watch_endpoint(backends: Arc<Backends>, endpoint: Arc<Endpoint>) {
     }
 }
 
-/// Gives an address the whole time to take a connection, as requests did not, and takes it out of use if it does not.
+/// Connects with the full timeout, which requests did not wait for, and ejects the endpoint if that fails.
 async fn probe_with_full_timeout(backends: &Backends, endpoint: &Endpoint) {
     let connected = connect(endpoint, backends.connect_timeout()).await;
     endpoint.reset_short_connect_timeouts();
     if let Err(error) = connected {
-        let is_late = error.kind() == io::ErrorKind::TimedOut;
+        let is_timeout = error.kind() == io::ErrorKind::TimedOut;
         backends.eject_unreachable(
             endpoint,
-            if is_late { EndpointFailure::ConnectTimeout } else { EndpointFailure::Connect },
+            if is_timeout { EndpointFailure::ConnectTimeout } else { EndpointFailure::Connect },
         );
     }
 }
 
-/// Whether an address takes connections. One that is begun has the whole time; meanwhile others are begun, for a backend
-/// that comes back may know nothing of the first.
+/// Returns whether an endpoint accepts connections. The first attempt has the full timeout; more attempts start in the
+/// meantime, because a restarted backend may have lost the packets of the first.
 async fn can_connect(endpoint: &Arc<Endpoint>, limit: Duration) -> bool {
-    let mut patient = pin!(connect(endpoint, limit));
-    // Those of the last second, so four at most.
+    let mut first = pin!(connect(endpoint, limit));
+    // Attempts of the last second: at most four.
     let mut quick = JoinSet::new();
     loop {
         tokio::select! {
-            outcome = &mut patient => return outcome.is_ok(),
+            outcome = &mut first => return outcome.is_ok(),
             Some(Ok(true)) = quick.join_next() => return true,
             () = sleep(PROBE_INTERVAL) => {
                 let endpoint = Arc::clone(endpoint);
@@ -127,7 +127,7 @@ async fn can_connect(endpoint: &Arc<Endpoint>, limit: Duration) -> bool {
     }
 }
 
-/// Tries an address that requests took out of use.
+/// Probes an endpoint that was ejected by requests.
 async fn probe_ejected(backends: &Backends, endpoint: &Arc<Endpoint>) {
     let (_, health) = endpoint.state_and_health();
     if !can_connect(endpoint, backends.connect_timeout()).await {
@@ -136,25 +136,26 @@ async fn probe_ejected(backends: &Backends, endpoint: &Arc<Endpoint>) {
     if let Some(path) = &backends.options.health.path
         && send_health_check(backends, endpoint, path).await.is_err()
     {
-        // From here on its checks say when it is well.
+        // From now on the health checks decide when it is healthy.
         return endpoint.set_failure(EndpointFailure::HealthCheck);
     }
-    // A connection is all that was missing, or it shows nothing.
+    // After a connection failure, a connection is enough; after other failures, it shows nothing.
     let on_trial = !health.failure.is_some_and(EndpointFailure::is_connect_failure);
-    if endpoint.restore(on_trial, &backends.options.health, Instant::now()) {
+    let state = if on_trial { EndpointState::Probing } else { EndpointState::Healthy };
+    if endpoint.restore(state, &backends.options.health, Instant::now()) {
         info!(
             backend = &*endpoint.origin.authority, address = %endpoint.address, on_trial,
-            "an address of the backend is in use again"
+            "endpoint restored"
         );
     }
 }
 
-/// The checks of `upstream.health_path`, as far as they agree.
+/// The most recent health checks with the same result.
 #[derive(Default)]
 struct HealthCheckStreak {
     failed: u32,
     succeeded: u32,
-    /// How often the address had gone out of use when these were begun.
+    /// The endpoint's number of ejections when this streak started.
     ejections: u64,
 }
 
@@ -163,7 +164,7 @@ impl HealthCheckStreak {
         let Some(path) = &backends.options.health.path else { return };
         let options = &backends.options.health;
         if self.ejections != endpoint.ejections() {
-            // How it was before says nothing of whether it is well again.
+            // Checks from before the ejection do not count.
             *self = HealthCheckStreak { ejections: endpoint.ejections(), ..HealthCheckStreak::default() };
         }
         let outcome = send_health_check(backends, endpoint, path).await;
@@ -171,18 +172,18 @@ impl HealthCheckStreak {
             Ok(()) => (self.failed, self.succeeded) = (0, self.succeeded.saturating_add(1)),
             Err(_) => (self.failed, self.succeeded) = (self.failed.saturating_add(1), 0),
         }
-        let standing = endpoint.state();
+        let state = endpoint.state();
         let name = &*endpoint.origin.authority;
         match outcome {
-            Ok(()) if standing == EndpointState::Ejected && self.succeeded >= options.healthy_after => {
-                endpoint.restore(false, options, Instant::now());
-                info!(backend = name, address = %endpoint.address, "an address of the backend is healthy again");
+            Ok(()) if state == EndpointState::Ejected && self.succeeded >= options.healthy_after => {
+                endpoint.restore(EndpointState::Healthy, options, Instant::now());
+                info!(backend = name, address = %endpoint.address, "endpoint restored: health checks succeed");
             }
-            Err(why) if standing != EndpointState::Ejected && self.failed >= options.unhealthy_after => {
+            Err(why) if state != EndpointState::Ejected && self.failed >= options.unhealthy_after => {
                 endpoint.eject(EndpointFailure::HealthCheck, options, Instant::now());
                 warn!(
                     backend = name, address = %endpoint.address, path, why,
-                    "an address of the backend is unhealthy and out of use"
+                    "endpoint ejected: health checks fail"
                 );
             }
             _ => {}
@@ -190,22 +191,22 @@ impl HealthCheckStreak {
     }
 }
 
-/// Asks an address how it is, on a connection of its own. Shows it nothing of any client.
+/// Sends a health check on a new connection. SECURITY: it carries no data of any client.
 async fn send_health_check(backends: &Backends, endpoint: &Arc<Endpoint>, path: &str) -> Result<(), String> {
-    let asking = async {
+    let check = async {
         let limit = backends.connect_timeout();
         let stream = connect(endpoint, limit).await.map_err(|error| error.to_string())?;
         let mut connection = UpstreamConnection::new(stream, UpstreamConnectionGuard::uncounted());
         let mut upload = Upload::new(health_check_message(path), &endpoint.origin.authority);
         let mut exchange = UpstreamExchange::new(&mut connection, &mut upload, &Method::GET);
-        let answer = std::future::poll_fn(|cx| exchange.poll(cx, &mut false)).await;
-        answer.map(|head| head.status).map_err(|error: UpstreamError| error.to_string())
+        let head = std::future::poll_fn(|cx| exchange.poll(cx, &mut false)).await;
+        head.map(|head| head.status).map_err(|error: UpstreamError| error.to_string())
     };
-    match timeout(backends.options.health.interval, asking).await {
+    match timeout(backends.options.health.interval, check).await {
         Ok(Ok(status)) if is_healthy(status) => Ok(()),
-        Ok(Ok(status)) => Err(format!("it answered {status}")),
+        Ok(Ok(status)) => Err(format!("status {status}")),
         Ok(Err(error)) => Err(error),
-        Err(_) => Err("it did not answer in time".to_owned()),
+        Err(_) => Err("timeout".to_owned()),
     }
 }
 
@@ -218,9 +219,9 @@ fn health_check_message(path: &str) -> OutgoingMessage {
     let mut head = Vec::new();
     write_request_start(&mut head, &Method::GET, &uri);
     write_header(&mut head, HeaderName::Host, b"");
-    let host = head.len();
+    let host_offset = head.len();
     write_header(&mut head, HeaderName::UserAgent, b"timbr-gateway");
     write_header(&mut head, HeaderName::Accept, b"*/*");
     write_header(&mut head, HeaderName::Connection, b"close");
-    OutgoingMessage { method: Method::GET, head, host_offset: host, body: RequestBody::empty() }
+    OutgoingMessage { method: Method::GET, head, host_offset, body: RequestBody::empty() }
 }

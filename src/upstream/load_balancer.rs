@@ -1,4 +1,5 @@
-//! One address as one worker sees it: its idle connections, and the choice among several.
+//! Chooses the endpoint of a request among the endpoints that one worker sees, each with its own connection pool. It
+//! knows nothing about requests or responses.
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
@@ -10,7 +11,7 @@ use crate::upstream::connection::UpstreamConnection;
 use crate::upstream::endpoint::{Endpoint, EndpointCounters, EndpointState};
 use crate::upstream::pool::ConnectionPool;
 
-/// A worker's connections to one address.
+/// An endpoint with one worker's connection pool.
 pub struct WorkerEndpoint {
     pub endpoint: Arc<Endpoint>,
     worker: usize,
@@ -27,7 +28,7 @@ impl WorkerEndpoint {
         self.counters().in_flight.get()
     }
 
-    /// Whether a request may go there. On trial that is one at a time.
+    /// Returns whether a request may be sent there. While probing, one at a time.
     fn is_available(&self) -> bool {
         match self.endpoint.state() {
             EndpointState::Healthy => true,
@@ -37,27 +38,27 @@ impl WorkerEndpoint {
     }
 }
 
-/// A request's place at an address, from when it was chosen to the end of the answer.
+/// Counts a request of an endpoint, from the choice of the endpoint to the end of the response.
 pub struct UpstreamInFlight {
     pub target: Rc<WorkerEndpoint>,
-    /// How many answers had come from there before.
+    /// The endpoint's responses to this worker when the request started.
     responses_before: u64,
 }
 
 impl UpstreamInFlight {
     pub fn new(target: Rc<WorkerEndpoint>) -> UpstreamInFlight {
-        let tally = target.counters();
-        tally.in_flight.increment();
-        let responses_before = tally.responses.get();
+        let counters = target.counters();
+        counters.in_flight.increment();
+        let responses_before = counters.responses.get();
         UpstreamInFlight { target, responses_before }
     }
 
-    /// How many answers have come from there to other requests of this worker since.
+    /// The number of responses to other requests of this worker since this request started.
     pub fn responses_since(&self) -> u64 {
         self.target.counters().responses.get().wrapping_sub(self.responses_before)
     }
 
-    /// Gives back a connection on which one request was sent whole and one answer read whole.
+    /// Returns a connection on which one request was sent completely and one response was read completely.
     pub fn return_connection(self, connection: Box<UpstreamConnection>) {
         if !self.target.removed.get() {
             self.target.pool.return_connection(connection);
@@ -71,7 +72,7 @@ impl Drop for UpstreamInFlight {
     }
 }
 
-/// All addresses, as one worker sees them.
+/// All endpoints as one worker sees them.
 pub struct LoadBalancer {
     backends: Arc<Backends>,
     worker: usize,
@@ -83,54 +84,56 @@ pub struct LoadBalancer {
 impl LoadBalancer {
     pub fn new(backends: Arc<Backends>, worker: usize) -> LoadBalancer {
         let idle_timeout = backends.options.idle_timeout;
-        let lanes = LoadBalancer {
+        let load_balancer = LoadBalancer {
             backends,
             worker,
             idle_timeout,
             generation: Cell::new(0),
             targets: RefCell::default(),
         };
-        lanes.refresh();
-        lanes
+        load_balancer.refresh();
+        load_balancer
     }
 
-    /// The address for the next request, other than those that were tried for it.
+    /// Chooses an endpoint for a request, other than those in `tried`.
     ///
-    /// Of two that are chosen by chance the one with fewer requests of this worker in flight. Each worker sees a fair
-    /// sample of all clients, so that its own requests tell it enough, and none has to look at what the others write.
+    /// Power of two choices: of two random endpoints, the one with fewer requests of this worker in flight. Each worker
+    /// sees a fair sample of all clients, so its own counters are enough, and it does not have to read those of other
+    /// workers.
     pub fn choose(&self, tried: &[Rc<WorkerEndpoint>]) -> Option<Rc<WorkerEndpoint>> {
         if self.generation.get() != self.backends.generation() {
             self.refresh();
         }
-        let lanes = self.targets.borrow();
-        if let [only] = &lanes[..] {
-            let is_open = only.endpoint.state() != EndpointState::Ejected && tried.is_empty();
-            return is_open.then(|| Rc::clone(only));
+        let targets = self.targets.borrow();
+        if let [only] = &targets[..] {
+            let is_available = only.endpoint.state() != EndpointState::Ejected && tried.is_empty();
+            return is_available.then(|| Rc::clone(only));
         }
-        let untried = |lane: &&Rc<WorkerEndpoint>| !tried.iter().any(|other| Rc::ptr_eq(other, lane));
-        let open = |lane: &&Rc<WorkerEndpoint>| lane.is_available() && untried(lane);
-        let on_trial =
-            |lane: &&Rc<WorkerEndpoint>| lane.endpoint.state() == EndpointState::Probing && untried(lane);
-        // Rather one on trial that has requests already than none.
-        less_loaded_of_two(&lanes, open).or_else(|| less_loaded_of_two(&lanes, on_trial))
+        let untried = |target: &&Rc<WorkerEndpoint>| !tried.iter().any(|other| Rc::ptr_eq(other, target));
+        let available = |target: &&Rc<WorkerEndpoint>| target.is_available() && untried(target);
+        let probing = |target: &&Rc<WorkerEndpoint>| {
+            target.endpoint.state() == EndpointState::Probing && untried(target)
+        };
+        // Prefer a probing endpoint with requests in flight over none.
+        less_loaded_of_two(&targets, available).or_else(|| less_loaded_of_two(&targets, probing))
     }
 
-    /// How many there are to choose from beside those that were tried.
+    /// The number of available endpoints other than those in `tried`.
     pub fn available_besides(&self, tried: &[Rc<WorkerEndpoint>]) -> usize {
-        let untried = |lane: &&Rc<WorkerEndpoint>| !tried.iter().any(|other| Rc::ptr_eq(other, lane));
-        self.targets.borrow().iter().filter(untried).filter(|lane| lane.is_available()).count()
+        let untried = |target: &&Rc<WorkerEndpoint>| !tried.iter().any(|other| Rc::ptr_eq(other, target));
+        self.targets.borrow().iter().filter(untried).filter(|target| target.is_available()).count()
     }
 
-    /// Takes over new addresses and leaves others.
+    /// Adds new endpoints and drops removed ones.
     fn refresh(&self) {
         self.generation.set(self.backends.generation());
         let endpoints = self.backends.endpoints();
-        let mut lanes = self.targets.borrow_mut();
-        let mut old = std::mem::take(&mut *lanes);
+        let mut targets = self.targets.borrow_mut();
+        let mut old = std::mem::take(&mut *targets);
         for endpoint in endpoints.iter() {
-            let known = old.iter().position(|lane| Arc::ptr_eq(&lane.endpoint, endpoint));
-            lanes.push(match known {
-                Some(at) => old.swap_remove(at),
+            let known = old.iter().position(|target| Arc::ptr_eq(&target.endpoint, endpoint));
+            targets.push(match known {
+                Some(index) => old.swap_remove(index),
                 None => Rc::new(WorkerEndpoint {
                     endpoint: Arc::clone(endpoint),
                     worker: self.worker,
@@ -139,31 +142,31 @@ impl LoadBalancer {
                 }),
             });
         }
-        // Idle connections end here, busy ones with their requests.
-        for lane in old {
-            lane.removed.set(true);
-            lane.pool.clear();
+        // Close idle connections now; busy ones are closed with their requests.
+        for target in old {
+            target.removed.set(true);
+            target.pool.clear();
         }
     }
 
-    /// Closes connections that idled too long, or whose address is gone.
+    /// Closes connections that exceeded the idle timeout, and those of removed endpoints.
     pub fn close_expired(&self) {
         if self.generation.get() != self.backends.generation() {
             self.refresh();
         }
-        for lane in self.targets.borrow().iter() {
-            lane.pool.close_expired();
+        for target in self.targets.borrow().iter() {
+            target.pool.close_expired();
         }
     }
 }
 
 fn less_loaded_of_two(
-    lanes: &[Rc<WorkerEndpoint>],
-    may_be: impl Fn(&&Rc<WorkerEndpoint>) -> bool,
+    targets: &[Rc<WorkerEndpoint>],
+    is_candidate: impl Fn(&&Rc<WorkerEndpoint>) -> bool,
 ) -> Option<Rc<WorkerEndpoint>> {
-    let count = lanes.iter().filter(&may_be).count();
-    let nth = |n: usize| lanes.iter().filter(&may_be).nth(n);
-    let lane = match count {
+    let count = targets.iter().filter(&is_candidate).count();
+    let nth = |n: usize| targets.iter().filter(&is_candidate).nth(n);
+    let target = match count {
         0 => return None,
         1 => nth(0)?,
         _ => {
@@ -173,5 +176,5 @@ fn less_loaded_of_two(
             if second.in_flight() < first.in_flight() { second } else { first }
         }
     };
-    Some(Rc::clone(lane))
+    Some(Rc::clone(target))
 }

@@ -1,11 +1,13 @@
-//! The backends, as one worker thread sees them: pools of keep-alive HTTP/1.1 connections that never leave the thread.
+//! The client side of the gateway: load balancing, connection pools and the exchange of requests and responses with the
+//! backends over HTTP/1.1.
 //!
-//! Which addresses there are, and which of them are in use, is one thing for the whole process: [`Backends`]. A worker has
-//! its own view of them, its [`Upstream`], and tells what its requests met there.
+//! [`Backends`] is the state that the whole process shares: the endpoints and their health. Each worker thread has an
+//! [`UpstreamClient`] with its own connection pools, which never leave the thread; it reports the results of its
+//! requests to [`Backends`].
 //!
-//! The pool takes nothing but [`OutgoingRequest`] values. Two types are that: the request that `gateway::rewrite` makes of a
-//! screened and authenticated one, and the question of `auth::foreign` whether a key is good. So a request that nobody
-//! authenticated cannot be sent by forgetting something.
+//! SECURITY: the client sends only [`OutgoingRequest`] values. Two types implement the trait: the screened and
+//! authenticated request from `gateway::rewrite`, and the key check of `auth::foreign_keys`. So a request that skipped
+//! authentication cannot be sent by mistake. This module knows nothing about routes, identities or rejections.
 
 mod backends;
 mod connect;
@@ -37,84 +39,84 @@ use crate::http::h1::response::ResponseHead;
 use crate::http::headers::Headers;
 use crate::observability::metrics::Metrics;
 
-pub use backends::Backends;
+pub use backends::{Backends, TlsChange};
 pub use request_body::{BodyLimits, ReplayBuffer, RequestBody, RequestBodyError};
 pub use response_body::{ResponseBody, ResponseBodyError};
 pub use status::{EndpointStatus, NameStatus, UpstreamStatus};
 
-use connection::{UpstreamConnection, UpstreamConnectionGuard};
+use connection::{UNACKNOWLEDGED_TIMEOUT, UpstreamConnection, UpstreamConnectionGuard};
 use endpoint::EndpointFailure;
 use exchange::{Upload, UpstreamExchange};
 use load_balancer::{LoadBalancer, UpstreamInFlight, WorkerEndpoint};
 
-/// So long an address has for a connection at least where others are to be tried after it, if that is no more than half
-/// of the time for all.
+/// Minimum time for one connection attempt if more endpoints remain to be tried; at most half of the total connect
+/// timeout.
 const MIN_CONNECT_SHARE: Duration = Duration::from_secs(1);
 
-/// What may be sent to the backend.
+/// A request that may be sent to a backend.
 pub trait OutgoingRequest {
-    /// The request as it goes on the wire.
+    /// Converts it into the bytes to send and the body.
     fn into_message(self) -> OutgoingMessage;
 }
 
-/// A request as it goes on the wire, but for what says how its body is framed.
+/// A request head, without the headers that frame the body, and the body.
 pub struct OutgoingMessage {
-    /// Its method, once more.
+    /// The method; also part of `head`.
     pub method: Method,
-    /// The request line, its target in origin form, and the fields: `host` among them without its value, none that concern
-    /// a hop, none that frame the body.
+    /// The request line, with the target in origin form, and the headers: `host` with an empty value, no hop-by-hop
+    /// headers, no headers that frame the body.
     pub head: Vec<u8>,
-    /// Where in the head the name of the backend belongs, which is known when one is chosen.
+    /// Offset in `head` at which the backend's name is inserted once an endpoint is chosen.
     pub host_offset: usize,
-    /// Its body.
+    /// The body, which is streamed.
     pub body: RequestBody,
 }
 
-/// The backend's answer; the body streams.
+/// The head of a backend's response, and its body, which is streamed.
 pub struct UpstreamResponse {
-    /// Its status.
+    /// The status code, never 1xx.
     pub status: StatusCode,
-    /// Its fields, as they came.
-    pub fields: Headers,
-    /// Its body.
+    /// The headers as received.
+    pub headers: Headers,
+    /// The rest of the response.
     pub body: ResponseBody,
 }
 
-/// Why there is no answer.
+/// Why a request failed without a response.
 #[derive(Debug, thiserror::Error)]
 pub enum UpstreamError {
-    /// No address is in use, so nothing was sent.
-    #[error("no address of the upstream is in use")]
+    /// No endpoint is usable; nothing was sent.
+    #[error("no endpoint of the upstream is usable")]
     Unavailable,
-    /// No connection, so nothing was sent.
+    /// The connection attempt failed; nothing was sent.
     #[error("cannot connect to the upstream")]
     Connect(#[source] io::Error),
-    /// No connection in time, so nothing was sent.
-    #[error("connecting to the upstream took too long")]
+    /// The connection attempt timed out; nothing was sent.
+    #[error("timeout while connecting to the upstream")]
     ConnectTimeout,
-    /// The request was sent, in part at least, and the connection ended before an answer.
-    #[error("the upstream closed the connection without an answer")]
+    /// At least part of the request was sent, and the connection was closed before a response.
+    #[error("the upstream closed the connection without a response")]
     Closed(#[source] io::Error),
-    /// What came back is no HTTP answer.
-    #[error("the upstream's answer is not valid HTTP")]
+    /// The response is not valid HTTP.
+    #[error("the upstream's response is not valid HTTP")]
     Invalid(#[source] InvalidResponse),
-    /// It wants to change the protocol, which nobody asked for.
-    #[error("the upstream answered 101 Switching Protocols, which nobody asked for")]
+    /// The backend wants to switch protocols, which the request did not offer.
+    #[error("unexpected 101 Switching Protocols from the upstream")]
     UnexpectedUpgrade,
-    /// No head of an answer in time.
-    #[error("the upstream did not answer in time")]
+    /// The response head did not arrive in time.
+    #[error("timeout while waiting for the upstream's response")]
     ResponseTimeout,
-    /// The client's body failed while it was passed on.
-    #[error("the request's body did not arrive")]
+    /// The client's body failed while it was being forwarded.
+    #[error("the request body did not arrive completely")]
     RequestBody(RequestBodyError),
 }
 
-/// What is wrong with an answer.
+/// Why a response is invalid.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct InvalidResponse(pub &'static str);
 
-/// One worker's way to the backends. Clones share the pools.
+/// One worker's client for all backends. Clones share the pools.
 #[derive(Clone)]
 pub struct UpstreamClient(Rc<UpstreamClientInner>);
 
@@ -126,23 +128,22 @@ struct UpstreamClientInner {
 }
 
 impl UpstreamClient {
-    /// Pools for the calling thread, the `worker`th of those that `backends` was made for; connects to nothing yet.
+    /// Creates the client of the worker with index `worker`, for the calling thread. Connects to nothing yet.
     pub fn new(backends: Arc<Backends>, worker: usize, metrics: Arc<Metrics>) -> UpstreamClient {
-        let lanes = LoadBalancer::new(Arc::clone(&backends), worker);
-        UpstreamClient(Rc::new(UpstreamClientInner { backends, worker, load_balancer: lanes, metrics }))
+        let load_balancer = LoadBalancer::new(Arc::clone(&backends), worker);
+        UpstreamClient(Rc::new(UpstreamClientInner { backends, worker, load_balancer, metrics }))
     }
 
-    /// Closes connections that idled too long, or whose address is gone.
+    /// Closes connections that exceeded the idle timeout, and those of removed endpoints.
     pub fn close_expired(&self) {
         self.0.load_balancer.close_expired();
     }
 
-    /// Sends a request and waits for the head of its answer; the body streams.
+    /// Sends a request and waits for the response head; the body of the response is streamed.
     ///
-    /// It is sent a second time, on a fresh connection, only where the first time did provably no harm: the reused
-    /// connection was closed before any of it was written, or it is a GET or HEAD without a body and no byte of an
-    /// answer had come. Where there is no connection, nothing was sent, and another address is tried. `now` is when this is
-    /// called, which the caller knows.
+    /// The request is retried on a new connection only if that is safe: the reused connection was closed before a byte
+    /// was written, or the request is a GET or HEAD without a body and no byte of a response arrived. If connecting
+    /// fails, nothing was sent, and a different endpoint is tried. `now` is the current time, which the caller already has.
     pub async fn send(
         &self,
         outgoing: impl OutgoingRequest,
@@ -150,17 +151,17 @@ impl UpstreamClient {
     ) -> Result<UpstreamResponse, UpstreamError> {
         let message = outgoing.into_message();
         let method = message.method.clone();
-        let (lane, now) = match self.0.load_balancer.choose(&[]) {
-            Some(lane) => (lane, Instant::from_std(now)),
-            // In the heap, as it is seldom so.
+        let (target, now) = match self.0.load_balancer.choose(&[]) {
+            Some(target) => (target, Instant::from_std(now)),
+            // Boxed because it is rare: an inline future would enlarge this one.
             None => (Box::pin(self.wait_for_endpoint()).await?, Instant::now()),
         };
-        let mut upload = Upload::new(message, &lane.endpoint.origin.authority);
-        let place = UpstreamInFlight::new(lane);
-        while let Some(mut connection) = place.target.pool.take_connection(now.into_std()) {
+        let mut upload = Upload::new(message, &target.endpoint.origin.authority);
+        let in_flight = UpstreamInFlight::new(target);
+        while let Some(mut connection) = in_flight.target.pool.take_connection(now.into_std()) {
             match self.exchange(&mut connection, &mut upload, &method, now).await {
-                Ok(head) => return Ok(self.begin_response(head, connection, upload, place)),
-                // Not a byte was written: the next idle connection may do better.
+                Ok(head) => return Ok(self.begin_response(head, connection, upload, in_flight)),
+                // No byte was written: try the next idle connection.
                 Err(UpstreamError::Closed(_)) if upload.is_unsent() => {
                     self.0.metrics.upstream_retries.inc();
                 }
@@ -168,69 +169,69 @@ impl UpstreamClient {
                     self.0.metrics.upstream_retries.inc();
                     break;
                 }
-                Err(error) => return Err(self.record_failure(error, &place)),
+                Err(error) => return Err(self.record_failure(error, &in_flight)),
             }
         }
-        // In the heap, as most requests find a connection and all would have to be as large.
-        let (mut connection, place) = Box::pin(self.connect(place, &mut upload)).await?;
+        // Boxed because most requests reuse a connection: an inline future would enlarge all of them.
+        let (mut connection, in_flight) = Box::pin(self.connect(in_flight, &mut upload)).await?;
         match self.exchange(&mut connection, &mut upload, &method, Instant::now()).await {
-            Ok(head) => Ok(self.begin_response(head, connection, upload, place)),
-            Err(error) => Err(self.record_failure(error, &place)),
+            Ok(head) => Ok(self.begin_response(head, connection, upload, in_flight)),
+            Err(error) => Err(self.record_failure(error, &in_flight)),
         }
     }
 
-    /// A new connection, to another address if there is none to this one.
+    /// Opens a new connection, to a different endpoint if this one fails.
     async fn connect(
         &self,
-        mut place: UpstreamInFlight,
+        mut in_flight: UpstreamInFlight,
         upload: &mut Upload,
     ) -> Result<(Box<UpstreamConnection>, UpstreamInFlight), UpstreamError> {
-        let UpstreamClientInner { backends, load_balancer: lanes, .. } = &*self.0;
-        let begun = Instant::now();
-        let whole = backends.connect_timeout();
+        let UpstreamClientInner { backends, load_balancer, .. } = &*self.0;
+        let started = Instant::now();
+        let total = backends.connect_timeout();
         let mut tried = Vec::new();
         loop {
-            tried.push(Rc::clone(&place.target));
-            let limit = connect_share(whole, begun.elapsed(), lanes.available_besides(&tried));
-            let endpoint = &place.target.endpoint;
+            tried.push(Rc::clone(&in_flight.target));
+            let limit = connect_share(total, started.elapsed(), load_balancer.available_besides(&tried));
+            let endpoint = &in_flight.target.endpoint;
             let error = match connect::connect(endpoint, limit).await {
                 Ok(stream) => {
-                    let open = UpstreamConnectionGuard::new(endpoint, self.0.worker);
-                    return Ok((Box::new(UpstreamConnection::new(stream, open)), place));
+                    let guard = UpstreamConnectionGuard::new(endpoint, self.0.worker);
+                    return Ok((Box::new(UpstreamConnection::new(stream, guard)), in_flight));
                 }
                 Err(error) if error.kind() == io::ErrorKind::TimedOut => UpstreamError::ConnectTimeout,
                 Err(error) => UpstreamError::Connect(error),
             };
             let error = match error {
-                // Who was not given the whole time may be well: that is for the care of the backends to find out.
-                UpstreamError::ConnectTimeout if limit < whole => {
+                // An endpoint that did not get the full timeout may be healthy: the health checker finds out.
+                UpstreamError::ConnectTimeout if limit < total => {
                     backends.record_short_connect_timeout(endpoint);
                     error
                 }
-                error => self.record_failure(error, &place),
+                error => self.record_failure(error, &in_flight),
             };
-            if begun.elapsed() >= whole {
+            if started.elapsed() >= total {
                 return Err(error);
             }
-            let Some(next) = lanes.choose(&tried) else { return Err(error) };
+            let Some(next) = load_balancer.choose(&tried) else { return Err(error) };
             upload.set_host(&next.endpoint.origin.authority);
-            place = UpstreamInFlight::new(next);
+            in_flight = UpstreamInFlight::new(next);
         }
     }
 
-    /// Waits for the names to be looked up for the first time, if that is what is missing.
+    /// Waits for the first lookup of the names if no endpoint is known yet.
     async fn wait_for_endpoint(&self) -> Result<Rc<WorkerEndpoint>, UpstreamError> {
-        let UpstreamClientInner { backends, load_balancer: lanes, .. } = &*self.0;
+        let UpstreamClientInner { backends, load_balancer, .. } = &*self.0;
         let mut changes = backends.subscribe();
         let waiting = async {
             loop {
                 changes.borrow_and_update();
-                // Asked first, as addresses may come in between.
-                let that_is_all = backends.has_looked_up_all_names();
-                if let Some(lane) = lanes.choose(&[]) {
-                    return Ok(lane);
+                // Read before choosing, because endpoints may appear in between.
+                let is_complete = backends.has_looked_up_all_names();
+                if let Some(target) = load_balancer.choose(&[]) {
+                    return Ok(target);
                 }
-                if that_is_all || changes.changed().await.is_err() {
+                if is_complete || changes.changed().await.is_err() {
                     return Err(backends.no_endpoint_error());
                 }
             }
@@ -238,26 +239,27 @@ impl UpstreamClient {
         timeout(backends.connect_timeout(), waiting).await.unwrap_or(Err(UpstreamError::ConnectTimeout))
     }
 
-    /// Has it counted that an address gave no answer, where that is its own fault.
-    fn record_failure(&self, error: UpstreamError, place: &UpstreamInFlight) -> UpstreamError {
-        let why = match &error {
+    /// Counts a failure of the endpoint, if the error is the endpoint's fault.
+    fn record_failure(&self, error: UpstreamError, in_flight: &UpstreamInFlight) -> UpstreamError {
+        let failure = match &error {
             UpstreamError::Connect(_) => EndpointFailure::Connect,
             UpstreamError::ConnectTimeout => EndpointFailure::ConnectTimeout,
             UpstreamError::Closed(_) => EndpointFailure::Closed,
             UpstreamError::Invalid(_) | UpstreamError::UnexpectedUpgrade => EndpointFailure::InvalidResponse,
-            // Who answers others meanwhile has a long query, and is well.
-            UpstreamError::ResponseTimeout if place.responses_since() == 0 => {
+            // An endpoint that responded to other requests meanwhile is healthy: this is a long query.
+            UpstreamError::ResponseTimeout if in_flight.responses_since() == 0 => {
                 EndpointFailure::ResponseTimeout
             }
             UpstreamError::ResponseTimeout | UpstreamError::RequestBody(_) | UpstreamError::Unavailable => {
                 return error;
             }
         };
-        self.0.backends.record_failure(&place.target.endpoint, why);
+        self.0.backends.record_failure(&in_flight.target.endpoint, failure);
         error
     }
 
-    /// The time for the answer runs from the last byte of the request that the backend took.
+    /// Sends the request on a connection and waits for the response head. The response timeout starts with the last
+    /// byte of the request that the backend accepted.
     async fn exchange(
         &self,
         connection: &mut UpstreamConnection,
@@ -266,7 +268,7 @@ impl UpstreamClient {
         now: Instant,
     ) -> Result<ResponseHead, UpstreamError> {
         let limit = self.0.backends.options.response_timeout;
-        connection.set_user_timeout(upload.can_be_buffered());
+        connection.set_user_timeout(user_timeout(upload));
         connection.expect_response(now, limit);
         let mut exchange = UpstreamExchange::new(connection, upload, method);
         let mut is_first = true;
@@ -277,7 +279,7 @@ impl UpstreamClient {
                 return Poll::Ready(result);
             }
             if progress && !is_first {
-                exchange.connection.set_user_timeout(exchange.upload.can_be_buffered());
+                exchange.connection.set_user_timeout(user_timeout(exchange.upload));
                 exchange.connection.expect_response(Instant::now(), limit);
             }
             is_first = false;
@@ -288,43 +290,48 @@ impl UpstreamClient {
 
     fn begin_response(
         &self,
-        answer: ResponseHead,
+        head: ResponseHead,
         connection: Box<UpstreamConnection>,
         upload: Upload,
-        place: UpstreamInFlight,
+        in_flight: UpstreamInFlight,
     ) -> UpstreamResponse {
-        let ResponseHead { status, headers: fields, extent, keep_alive } = answer;
-        place.target.counters().responses.increment();
-        self.0.backends.record_response(&place.target.endpoint, status);
+        let ResponseHead { status, headers, extent, keep_alive } = head;
+        in_flight.target.counters().responses.increment();
+        self.0.backends.record_response(&in_flight.target.endpoint, status);
         let upload = (!upload.is_done()).then(|| Box::new(upload));
-        let pause = self.0.backends.options.body_timeout;
-        let body = ResponseBody::new(connection, extent, upload, place, keep_alive, pause);
-        UpstreamResponse { status, fields, body }
+        let max_pause = self.0.backends.options.body_timeout;
+        let body = ResponseBody::new(connection, extent, upload, in_flight, keep_alive, max_pause);
+        UpstreamResponse { status, headers, body }
     }
 }
 
-/// Lets this thread's other tasks that are ready have their turn first. So requests that came together go up together, and
-/// wake the backend once: each time that it has to be woken costs the sender more than anything else about a request.
+/// The user timeout while a request is sent: none if its body may fill the buffers of a busy backend.
+fn user_timeout(upload: &Upload) -> Option<Duration> {
+    upload.can_be_buffered().then_some(UNACKNOWLEDGED_TIMEOUT)
+}
+
+/// Lets the other ready tasks of this thread run first. Requests that arrive together are then sent together and wake
+/// the backend once: waking it is the most expensive part of sending a request.
 async fn yield_to_ready_tasks() {
-    let mut have_had_it = false;
+    let mut has_yielded = false;
     poll_fn(|cx| {
-        if have_had_it {
+        if has_yielded {
             return Poll::Ready(());
         }
-        have_had_it = true;
-        // To the end of the queue; `yield_now` would wait for the sockets to be asked again besides.
+        has_yielded = true;
+        // Moves the task to the end of the run queue; `yield_now` would also poll the sockets first.
         cx.waker().wake_by_ref();
         Poll::Pending
     })
     .await;
 }
 
-/// How long a connection may take, of the `whole` time for one to anybody, so that what does not answer leaves time for
-/// the others.
-fn connect_share(whole: Duration, spent: Duration, others: usize) -> Duration {
-    let left = whole.saturating_sub(spent);
+/// The timeout of one connection attempt, out of the `total` time for all of them, so that an endpoint that does not
+/// respond leaves time for the others.
+fn connect_share(total: Duration, elapsed: Duration, others: usize) -> Duration {
+    let left = total.saturating_sub(elapsed);
     let even = left / u32::try_from(others + 1).unwrap_or(u32::MAX);
-    even.max(MIN_CONNECT_SHARE.min(whole / 2)).min(left)
+    even.max(MIN_CONNECT_SHARE.min(total / 2)).min(left)
 }
 
 #[cfg(test)]
@@ -333,13 +340,17 @@ mod tests {
 
     #[test]
     fn connect_time_is_shared_and_no_share_is_too_short_for_a_handshake() {
-        let share = |whole, spent, others| {
-            super::connect_share(Duration::from_millis(whole), Duration::from_millis(spent), others)
+        let share = |total, elapsed, others| {
+            super::connect_share(Duration::from_millis(total), Duration::from_millis(elapsed), others)
                 .as_millis()
         };
         assert_eq!((share(5000, 0, 0), share(5000, 0, 1), share(5000, 2500, 0)), (5000, 2500, 2500));
         assert_eq!((share(5000, 0, 19), share(5000, 4000, 15)), (1000, 1000));
-        assert_eq!((share(600, 0, 19), share(600, 300, 18)), (300, 300), "there is time for a second one");
+        assert_eq!(
+            (share(600, 0, 19), share(600, 300, 18)),
+            (300, 300),
+            "there is time for a second attempt"
+        );
         assert_eq!((share(5000, 4900, 3), share(5000, 6000, 3)), (100, 0));
     }
 }

@@ -1,8 +1,7 @@
-//! What the backends' names mean: looked up in the background, again and again, never by a request.
+//! Resolves the backends' names in the background, never as part of a request.
 //!
-//! The system's resolver does not say for how long an answer is good, so names are looked up every
-//! `upstream.resolve_interval`, and sooner where an address does not take connections. While a name cannot be looked up,
-//! what was known stays in use.
+//! The system's resolver does not report a TTL, so each name is resolved every `upstream.resolve_interval`, and sooner
+//! if an endpoint refuses connections. While lookups fail, the previous addresses stay active.
 
 use std::io;
 use std::net::IpAddr;
@@ -17,16 +16,16 @@ use tracing::{info, warn};
 use crate::upstream::backends::Backends;
 use crate::upstream::origin::UpstreamOrigin;
 
-/// Between two questions for one name, whatever the reason.
+/// Minimum time between two lookups of a name.
 const MIN_LOOKUP_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Who is asked.
+/// Resolves names; a trait so that tests can script the results.
 pub trait Resolver {
-    /// All addresses of a name.
+    /// Returns all addresses of a name.
     fn look_up(&self, host: &str) -> Pin<Box<dyn Future<Output = io::Result<Vec<IpAddr>>>>>;
 }
 
-/// `getaddrinfo`, on a thread that nobody waits for otherwise.
+/// `getaddrinfo` on a blocking thread.
 pub struct SystemResolver;
 
 impl Resolver for SystemResolver {
@@ -36,45 +35,45 @@ impl Resolver for SystemResolver {
     }
 }
 
-/// Looks up one name for as long as the task lives.
+/// Resolves one name until the task is dropped.
 pub async fn resolve_periodically(
     backends: Arc<Backends>,
     origin: Arc<UpstreamOrigin>,
     resolver: impl Resolver,
 ) {
     loop {
-        let begun = Instant::now();
-        let found = resolver.look_up(&origin.host).await;
-        let is_known = apply_lookup(&backends, &origin, found);
+        let started = Instant::now();
+        let result = resolver.look_up(&origin.host).await;
+        let is_resolved = apply_lookup(&backends, &origin, result);
         let interval = backends.options.resolve_interval;
-        let soonest = MIN_LOOKUP_INTERVAL.min(interval);
-        let next = begun + if is_known { interval } else { soonest };
+        let min_interval = MIN_LOOKUP_INTERVAL.min(interval);
+        let next = started + if is_resolved { interval } else { min_interval };
         tokio::select! {
             () = sleep_until(next) => {}
-            () = origin.lookup_requested.notified() => sleep_until(next.min(begun + soonest)).await,
+            () = origin.lookup_requested.notified() => sleep_until(next.min(started + min_interval)).await,
         }
     }
 }
 
-/// Takes an answer over, or keeps what there was. Says whether the name was found.
-fn apply_lookup(backends: &Backends, origin: &Arc<UpstreamOrigin>, found: io::Result<Vec<IpAddr>>) -> bool {
-    let found = found.and_then(|mut found| {
-        found.sort_unstable();
-        found.dedup();
+/// Applies the result of a lookup, or keeps the previous addresses if it failed. Returns whether it succeeded.
+fn apply_lookup(backends: &Backends, origin: &Arc<UpstreamOrigin>, result: io::Result<Vec<IpAddr>>) -> bool {
+    let result = result.and_then(|mut addresses| {
+        addresses.sort_unstable();
+        addresses.dedup();
         let none = || io::Error::new(io::ErrorKind::NotFound, "the name has no address");
-        if found.is_empty() { Err(none()) } else { Ok(found) }
+        if addresses.is_empty() { Err(none()) } else { Ok(addresses) }
     });
-    match found {
-        Ok(found) => {
-            // The addresses first: who sees that the name was looked up must find them.
-            backends.set_addresses(origin, &found);
-            let failed = {
+    match result {
+        Ok(addresses) => {
+            // Set the addresses first: `has_been_looked_up` promises that they are set.
+            backends.set_addresses(origin, &addresses);
+            let previous_error = {
                 let mut resolution = origin.resolution();
                 resolution.resolved_at = Some(SystemTime::now());
                 resolution.last_error.take()
             };
-            if failed.is_some() {
-                info!(host = origin.host, "a backend's name can be looked up again");
+            if previous_error.is_some() {
+                info!(host = origin.host, "DNS lookups of a backend succeed again");
             }
             true
         }
@@ -87,9 +86,9 @@ fn apply_lookup(backends: &Backends, origin: &Arc<UpstreamOrigin>, found: io::Re
             if !was_failing {
                 warn!(
                     host = origin.host, %error,
-                    "a backend's name cannot be looked up; its addresses stay as they were"
+                    "DNS lookup of a backend failed; its previous addresses stay active"
                 );
-                // Who waits for the first address need not wait longer.
+                // Requests that wait for the first address fail now.
                 backends.notify_change();
             }
             false
@@ -110,14 +109,14 @@ mod tests {
 
     type LookupResults = Rc<RefCell<VecDeque<io::Result<Vec<IpAddr>>>>>;
 
-    /// Gives one answer after the other, and the last one again and again.
+    /// Returns the scripted results one by one, then errors.
     struct ScriptedResolver(LookupResults);
 
     impl Resolver for ScriptedResolver {
         fn look_up(&self, host: &str) -> Pin<Box<dyn Future<Output = io::Result<Vec<IpAddr>>>>> {
             assert_eq!(host, "backend.test");
             let next = self.0.borrow_mut().pop_front();
-            Box::pin(async move { next.unwrap_or_else(|| Err(io::Error::other("no answer"))) })
+            Box::pin(async move { next.unwrap_or_else(|| Err(io::Error::other("the script has ended"))) })
         }
     }
 
@@ -159,20 +158,20 @@ mod tests {
         ));
         local
             .run_until(async {
-                // Known to have none: nobody waits any longer.
-                changes.changed().await.expect("it lives");
+                // The name has no address: requests do not wait any longer.
+                changes.changed().await.expect("the sender exists");
                 assert!(backends.has_looked_up_all_names() && addresses(&backends).is_empty());
-                changes.changed().await.expect("it lives");
+                changes.changed().await.expect("the sender exists");
                 assert_eq!(addresses(&backends), ["10.0.0.1:8000", "10.0.0.2:8000"]);
                 let [kept, left] = [0, 1].map(|at| Arc::clone(&backends.endpoints()[at]));
-                changes.changed().await.expect("it lives");
+                changes.changed().await.expect("the sender exists");
                 assert_eq!(addresses(&backends), ["10.0.0.1:8000", "10.0.0.3:8000"]);
-                assert!(Arc::ptr_eq(&backends.endpoints()[0], &kept), "it is the same as before");
+                assert!(Arc::ptr_eq(&backends.endpoints()[0], &kept), "a known endpoint is kept");
                 assert!(left.is_removed() && !kept.is_removed());
                 while origin.resolution().failures < 4 {
                     tokio::time::sleep(std::time::Duration::from_millis(1)).await;
                 }
-                assert_eq!(addresses(&backends), ["10.0.0.1:8000", "10.0.0.3:8000"], "what was known stays");
+                assert_eq!(addresses(&backends), ["10.0.0.1:8000", "10.0.0.3:8000"], "known addresses stay");
             })
             .await;
     }

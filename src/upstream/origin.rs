@@ -1,4 +1,5 @@
-//! A backend by its name: what it is called, how to speak TLS with it, and what is known of its addresses.
+//! A backend as configured: its name, its TLS settings and the result of its last DNS lookup. It knows nothing about
+//! endpoints.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -11,26 +12,25 @@ use tokio_rustls::TlsConnector;
 use crate::config::ServerUrl;
 use crate::tls::OutboundTls;
 
-/// A backend.
 pub struct UpstreamOrigin {
-    /// The value of `host`.
+    /// The value of the `host` header.
     pub authority: Arc<str>,
     pub host: String,
     pub port: u16,
     pub tls: Option<(TlsConnector, OutboundTls)>,
     resolution: Mutex<NameResolution>,
-    /// One of its addresses takes no connections: the name may mean others by now.
+    /// Requests a DNS lookup, because an endpoint refuses connections: the name may have new addresses.
     pub lookup_requested: Notify,
 }
 
-/// What became of looking up the name.
+/// The result of DNS lookups of a name.
 #[derive(Clone, Debug, Default)]
 pub struct NameResolution {
-    /// The last time that it was found.
+    /// The last successful lookup.
     pub resolved_at: Option<SystemTime>,
-    /// Why it could not be found the last time.
+    /// The error of the last lookup, if it failed.
     pub last_error: Option<String>,
-    /// How often it could not.
+    /// The number of failed lookups.
     pub failures: u64,
 }
 
@@ -46,22 +46,22 @@ impl UpstreamOrigin {
         })
     }
 
-    /// Whether it has the same name and port.
+    /// Returns whether both have the same host and port.
     pub fn has_same_host_and_port(&self, other: &UpstreamOrigin) -> bool {
         self.host == other.host && self.port == other.port
     }
 
-    /// The address, where the name is one.
+    /// The IP address, if the host is one.
     pub fn ip_literal(&self) -> Option<IpAddr> {
         self.host.parse().ok()
     }
 
-    /// What became of looking up the name; nothing of what is an address.
+    /// The result of DNS lookups; stays empty if the host is an IP address.
     pub fn resolution(&self) -> MutexGuard<'_, NameResolution> {
         self.resolution.lock()
     }
 
-    /// Whether it was looked up once, with whatever outcome.
+    /// Returns whether at least one lookup has completed, successfully or not.
     pub fn has_been_looked_up(&self) -> bool {
         let resolution = self.resolution();
         self.ip_literal().is_some() || resolution.resolved_at.is_some() || resolution.last_error.is_some()

@@ -1,14 +1,14 @@
-//! Idle connections of one worker thread to one address, the most recently used on top.
+//! The idle connections of one worker thread to one endpoint, last in, first out. It knows nothing about requests.
 
 use std::cell::RefCell;
 use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
 
-use crate::upstream::connection::UpstreamConnection;
+use crate::upstream::connection::{IdleCheck, UpstreamConnection};
 
-/// A connection that was idle for longer is looked at by the kernel before it is used again; below, the event loop
-/// has just seen it alive.
+/// A connection that was idle for longer is checked with a system call before it is reused; below, the event loop has
+/// just polled it.
 const KERNEL_CHECK_AFTER: Duration = Duration::from_millis(50);
 
 pub struct ConnectionPool {
@@ -26,38 +26,39 @@ impl ConnectionPool {
         ConnectionPool { idle: RefCell::default(), idle_timeout }
     }
 
-    /// A connection that can be reused, if there is one. `now` is when it is to be used.
+    /// Takes a connection that can be reused. `now` is the current time.
     pub fn take_connection(&self, now: Instant) -> Option<Box<UpstreamConnection>> {
         loop {
             let IdleConnection { mut connection, since } = self.idle.borrow_mut().pop()?;
             let age = now.saturating_duration_since(since);
-            if age < self.idle_timeout && connection.is_quiet(age >= KERNEL_CHECK_AFTER) {
+            let check = if age >= KERNEL_CHECK_AFTER { IdleCheck::Kernel } else { IdleCheck::EventLoop };
+            if age < self.idle_timeout && connection.is_quiet(check) {
                 return Some(connection);
             }
         }
     }
 
-    /// Takes back a connection on which one request was sent whole and one answer read whole.
+    /// Adds a connection on which one request was sent completely and one response was read completely.
     ///
-    /// SECURITY: bytes behind an answer belong to nobody's request; such a connection is never used again.
+    /// SECURITY: bytes after the end of a response belong to no request; such a connection is never reused.
     pub fn return_connection(&self, mut connection: Box<UpstreamConnection>) {
         if connection.unread.is_empty() {
-            // What waits owns no memory.
+            // An idle connection holds no buffer.
             connection.unread = BytesMut::new();
             self.idle.borrow_mut().push(IdleConnection { connection, since: Instant::now() });
         }
     }
 
-    /// Closes all.
+    /// Closes all idle connections.
     pub fn clear(&self) {
         self.idle.borrow_mut().clear();
     }
 
-    /// Closes what idled too long or was closed by the backend.
+    /// Closes connections that exceeded the idle timeout or were closed by the backend.
     pub fn close_expired(&self) {
-        let fresh = |idle: &mut IdleConnection| {
-            idle.since.elapsed() < self.idle_timeout && idle.connection.is_quiet(false)
+        let is_usable = |idle: &mut IdleConnection| {
+            idle.since.elapsed() < self.idle_timeout && idle.connection.is_quiet(IdleCheck::EventLoop)
         };
-        self.idle.borrow_mut().retain_mut(fresh);
+        self.idle.borrow_mut().retain_mut(is_usable);
     }
 }

@@ -1,4 +1,5 @@
-//! How long a peer is waited for.
+//! A timeout on the time without progress, and on the total of such pauses. It knows nothing about what makes the
+//! progress.
 
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -7,44 +8,45 @@ use tokio::time::Instant;
 
 use crate::upstream::deadline::Deadline;
 
-/// The longest pause that a peer may make, and the longest that all its pauses may be together. The timer exists only
-/// while something is waited for.
+/// The maximum length of one pause of a peer, and optionally of all its pauses together. The timer runs only while the
+/// gateway waits for the peer.
 pub struct ProgressTimeout {
     max_pause: Duration,
-    /// What is left for further pauses, if that is bounded.
+    /// The remaining time for pauses, if their total is limited.
     budget: Option<Duration>,
     timer: Deadline,
     waiting_since: Option<Instant>,
 }
 
 impl ProgressTimeout {
-    /// Patient as long as something comes now and then.
+    /// Limits each pause, but not their total.
     pub fn new(max_pause: Duration) -> ProgressTimeout {
         ProgressTimeout { max_pause, budget: None, timer: Deadline::default(), waiting_since: None }
     }
 
-    /// Impatient with a peer that sends something now and then and not enough of it: [`ProgressTimeout::earn`].
-    pub fn with_budget(longest_pause: Duration) -> ProgressTimeout {
-        ProgressTimeout { budget: Some(longest_pause), ..ProgressTimeout::new(longest_pause) }
+    /// Limits the total of all pauses too, which ends a peer that sends too slowly: see
+    /// [`ProgressTimeout::extend_budget`].
+    pub fn with_budget(max_pause: Duration) -> ProgressTimeout {
+        ProgressTimeout { budget: Some(max_pause), ..ProgressTimeout::new(max_pause) }
     }
 
-    /// Something came.
+    /// Call this when data has arrived.
     pub fn record_progress(&mut self) {
-        if let (Some(since), Some(left)) = (self.waiting_since.take(), self.budget.as_mut()) {
-            *left = left.saturating_sub(since.elapsed());
+        if let (Some(since), Some(budget)) = (self.waiting_since.take(), self.budget.as_mut()) {
+            *budget = budget.saturating_sub(since.elapsed());
         }
     }
 
-    /// What came is worth so much waiting.
-    pub fn extend_budget(&mut self, worth: Duration) {
-        if let Some(left) = self.budget.as_mut() {
-            *left = left.saturating_add(worth);
+    /// Adds to the budget for pauses, in proportion to the data that has arrived.
+    pub fn extend_budget(&mut self, time: Duration) {
+        if let Some(budget) = self.budget.as_mut() {
+            *budget = budget.saturating_add(time);
         }
     }
 
-    /// Nothing came; ready when that has lasted too long.
+    /// Call this while waiting. Ready when the current pause is too long.
     pub fn poll_expired(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let limit = self.budget.map_or(self.max_pause, |left| left.min(self.max_pause));
+        let limit = self.budget.map_or(self.max_pause, |budget| budget.min(self.max_pause));
         if self.waiting_since.is_none() {
             let now = Instant::now();
             self.timer.set(now + limit);

@@ -1,4 +1,5 @@
-//! The backend's body on its way down, with a bound on every pause.
+//! A backend's response body while it is forwarded, with a limit on pauses; returns the connection to its pool at the
+//! end. It knows nothing about the client.
 
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
@@ -16,34 +17,34 @@ use crate::upstream::exchange::Upload;
 use crate::upstream::load_balancer::UpstreamInFlight;
 use crate::upstream::progress_timeout::ProgressTimeout;
 
-/// Why the backend's body did not arrive whole. The client must see that it is cut: an error here aborts its
-/// connection or stream.
+/// Why the backend's body did not arrive completely. The client must see that it is truncated, so this error aborts the
+/// client's connection or stream.
 #[derive(Debug, thiserror::Error)]
 pub enum ResponseBodyError {
-    /// The backend made too long a pause.
-    #[error("the upstream sent nothing of its answer for too long")]
+    /// The backend made no progress for too long.
+    #[error("timeout while reading the upstream's response body")]
     Stalled,
-    /// The connection failed, or the framing is broken.
-    #[error("the upstream's answer broke off: {0}")]
+    /// The backend's connection failed, or the framing is invalid.
+    #[error("the upstream's response is incomplete: {0}")]
     Broken(String),
 }
 
-/// Most bytes of an answer that one read takes. Twice as many cost no less; half of it costs a quarter more behind TLS.
+/// Maximum number of bytes per read. Twice as many cost no less; half of it costs a quarter more behind TLS.
 const MAX_READ_SIZE: u64 = 128 * 1024;
 
-/// The backend's body on its way down. When it was read to its end, its connection goes back to the pool.
+/// A backend's response body. Once it is read to the end, its connection goes back to the pool.
 pub struct ResponseBody {
     connection: Option<Box<UpstreamConnection>>,
     remaining: RemainingBody,
-    /// The rest of a request that was answered before its end.
+    /// The rest of the request, if the response started before the request was sent completely.
     upload: Option<Box<Upload>>,
     in_flight: Option<UpstreamInFlight>,
-    /// Whether the connection can be used again.
+    /// True if the response allows keep-alive.
     is_reusable: bool,
     progress_timeout: ProgressTimeout,
 }
 
-/// What is still to come.
+/// The framing and length of the rest of the body.
 enum RemainingBody {
     Done,
     Length(u64),
@@ -56,60 +57,60 @@ impl ResponseBody {
         connection: Box<UpstreamConnection>,
         extent: BodyExtent,
         upload: Option<Box<Upload>>,
-        place: UpstreamInFlight,
-        reusable: bool,
-        pause: Duration,
+        in_flight: UpstreamInFlight,
+        is_reusable: bool,
+        max_pause: Duration,
     ) -> ResponseBody {
-        let rest = match extent {
+        let remaining = match extent {
             BodyExtent::Framed(Framing::None) => RemainingBody::Done,
             BodyExtent::Framed(Framing::Length(length)) => RemainingBody::Length(length),
             BodyExtent::Framed(Framing::Chunked) => RemainingBody::Chunked(ChunkedDecoder::default()),
             BodyExtent::UntilClose => RemainingBody::UntilClose,
         };
-        let (connection, place, patience) = (Some(connection), Some(place), ProgressTimeout::new(pause));
         let mut body = ResponseBody {
-            connection,
-            remaining: rest,
+            connection: Some(connection),
+            remaining,
             upload,
-            in_flight: place,
-            is_reusable: reusable,
-            progress_timeout: patience,
+            in_flight: Some(in_flight),
+            is_reusable,
+            progress_timeout: ProgressTimeout::new(max_pause),
         };
         body.release_at_end();
         body
     }
 
-    /// Gives the connection back, or closes it, as soon as the answer was read whole.
+    /// Returns the connection to the pool, or closes it, once the response is complete.
     fn release_at_end(&mut self) {
         if !self.is_end_stream() {
             return;
         }
-        let (connection, place) = (self.connection.take(), self.in_flight.take());
-        // A request that was not sent whole leaves a connection that nobody can use.
-        if let (Some(connection), Some(place), None, true) =
-            (connection, place, self.upload.take(), self.is_reusable)
+        let (connection, in_flight) = (self.connection.take(), self.in_flight.take());
+        // A connection on which a request was not sent completely cannot be reused.
+        if let (Some(connection), Some(in_flight), None, true) =
+            (connection, in_flight, self.upload.take(), self.is_reusable)
         {
-            place.return_connection(connection);
+            in_flight.return_connection(connection);
         }
     }
 
-    /// A part of it has come.
+    /// Call this when data has arrived.
     fn record_data(&mut self) {
         self.progress_timeout.record_progress();
         self.release_at_end();
-        // What is left may have to wait for the client, for long.
+        // The rest may be delayed by a slow client, so the connection must not time out on unacknowledged data.
         if let Some(connection) = &mut self.connection {
-            connection.set_user_timeout(false);
+            connection.set_user_timeout(None);
         }
     }
 
-    /// Gives up what is still to come.
+    /// Closes the connection.
     fn abort(&mut self) {
         (self.connection, self.in_flight) = (None, None);
     }
 
-    /// Moves what has come into an empty pipe: so many bytes. 0 where it has to be read: what is here already, what has a framing
-    /// or TLS on it, what comes while the request's body is still on its way up, and whatever the pipe does not take.
+    /// Splices received bytes into an empty pipe, and returns their number. Returns 0 if the body has to be read
+    /// instead: buffered data, chunked framing, TLS, a request body that is still being sent, or a pipe that accepts
+    /// nothing.
     pub fn splice_into(&mut self, pipe: &mut SplicePipe) -> usize {
         let (Some(connection), None) = (&self.connection, &self.upload) else { return 0 };
         let (UpstreamStream::Plain(socket), true) = (&connection.stream, connection.unread.is_empty()) else {
@@ -132,7 +133,7 @@ impl ResponseBody {
         if let Some(upload) = &mut self.upload {
             match upload.poll(&mut connection.stream, cx, &mut false) {
                 Poll::Ready(Ok(())) => self.upload = None,
-                // The answer may be whole nevertheless; the connection is not used again.
+                // The response may still be complete; the connection is not reused.
                 Poll::Ready(Err(_)) => (self.upload, self.is_reusable) = (None, false),
                 Poll::Pending => {}
             }
@@ -145,7 +146,7 @@ impl ResponseBody {
                 RemainingBody::Length(left) if !unread.is_empty() => {
                     let taken = usize::try_from(*left).map_or(unread.len(), |left| left.min(unread.len()));
                     *left -= taken as u64;
-                    // While more is to come, its memory is used again for that once these bytes are written.
+                    // Keep the buffer while more data is expected: its memory is reused once these bytes are written.
                     let data = match *left == 0 && taken == unread.len() {
                         true => std::mem::take(unread),
                         false => unread.split_to(taken),
@@ -181,7 +182,7 @@ impl ResponseBody {
                     self.remaining = RemainingBody::Done;
                     return Poll::Ready(None);
                 }
-                Ok(0) => return broken("the connection was closed within it"),
+                Ok(0) => return broken("the connection was closed before its end"),
                 Ok(_) => {}
                 Err(error) => return broken(&error.to_string()),
             }

@@ -1,4 +1,5 @@
-//! How the backends are doing, for operators: cheap enough to be asked for at any time, from any thread.
+//! The status of the backends for operators: a cheap snapshot that any thread can take at any time. It knows nothing
+//! about its output format.
 
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
@@ -8,62 +9,62 @@ use crate::upstream::backends::Backends;
 use crate::upstream::endpoint::{Endpoint, EndpointFailure, EndpointState};
 use crate::upstream::origin::UpstreamOrigin;
 
-/// All backends at one moment. Times are seconds since the Unix epoch.
+/// The status of all backends. Times are in seconds since the Unix epoch.
 #[derive(Clone, Debug, Serialize)]
 pub struct UpstreamStatus {
-    /// Whether any request can be sent.
+    /// True if at least one endpoint accepts requests.
     pub usable: bool,
-    /// Each address of each backend.
+    /// All endpoints of all backends.
     pub endpoints: Vec<EndpointStatus>,
-    /// Each backend whose name is looked up.
+    /// All backends whose host is a DNS name.
     pub names: Vec<NameStatus>,
 }
 
-/// One address.
+/// The status of one endpoint.
 #[derive(Clone, Debug, Serialize)]
 pub struct EndpointStatus {
     /// The backend's name, as in `upstream.url`.
     pub authority: String,
-    /// Where it is.
+    /// The IP address and port.
     pub address: String,
-    /// `usable`, `trial` (one request at a time until it answers one), `ejected` (by what requests met) or `unhealthy` (by
-    /// its checks).
+    /// `usable`, `trial` (probing: one request at a time until one gets a response), `ejected` (by failed requests) or
+    /// `unhealthy` (by failed health checks).
     pub state: &'static str,
-    /// Why, if it is not usable.
+    /// The last failure, if the state is not `usable`.
     pub why: Option<&'static str>,
-    /// Since when.
+    /// When the state last changed.
     pub since: u64,
-    /// Seconds until it is tried again, at least.
+    /// Minimum number of seconds until the next probe.
     pub tried_in: Option<u64>,
-    /// Requests that were sent and whose answers have not ended.
+    /// Requests whose responses are not complete.
     pub in_flight: u64,
-    /// Connections that are open.
+    /// Open connections.
     pub open: u64,
-    /// Connections of these that wait for a request.
+    /// Open connections that wait for a request.
     pub idle: u64,
-    /// Answers, whatever their status.
+    /// Responses of any status.
     pub answers: u64,
-    /// Requests without an answer, and answers with 502, 503 or 504.
+    /// Requests without a response, and responses with 502, 503 or 504.
     pub failures: u64,
-    /// How often it was taken out of use.
+    /// The number of ejections.
     pub ejections: u64,
 }
 
-/// A name that is looked up.
+/// The status of one DNS name.
 #[derive(Clone, Debug, Serialize)]
 pub struct NameStatus {
-    /// The name.
+    /// The name without the port.
     pub host: String,
-    /// When it was found the last time.
+    /// When it was last resolved successfully.
     pub resolved: Option<u64>,
-    /// Why not, if it was not found since.
+    /// The error of the last lookup, if it failed.
     pub failing: Option<String>,
-    /// How often it was not found.
+    /// The number of failed lookups.
     pub failures: u64,
 }
 
 impl Backends {
-    /// How they are doing.
+    /// Takes a snapshot of all endpoints and names.
     pub fn status(&self) -> UpstreamStatus {
         let endpoints = self.endpoints();
         let names = self.origins().iter().filter(|origin| origin.ip_literal().is_none());
@@ -76,7 +77,7 @@ impl Backends {
 }
 
 impl EndpointStatus {
-    /// Whether requests go there, be it one at a time.
+    /// Returns whether the endpoint accepts requests, if only one at a time.
     pub fn is_usable(&self) -> bool {
         matches!(self.state, "usable" | "trial")
     }

@@ -1,4 +1,4 @@
-// The operators' page as an operator meets it.
+// The dashboard in a real browser.
 
 import assert from "node:assert/strict";
 import { createRequire } from "node:module";
@@ -35,20 +35,20 @@ after(async () => {
   await backend?.stop().catch(() => {});
 });
 
-/** A page that reports whatever goes wrong in it. `lost` says that the gateway may go away. */
-async function open(options = {}, lost = false) {
+/** Opens the page and records its errors. `mayStop`: the gateway may stop during the test. */
+async function open(options = {}, mayStop = false) {
   const context = await browser.newContext({ viewport: WIDE, ...options });
   const page = await context.newPage();
   page.setDefaultTimeout(15000);
   page.on("pageerror", (error) => problems.push(`error: ${error}`));
   page.on("console", (message) => {
-    if (["error", "warning"].includes(message.type()) && !lost) problems.push(`console: ${message.text()}`);
+    if (["error", "warning"].includes(message.type()) && !mayStop) problems.push(`console: ${message.text()}`);
   });
   page.on("request", (request) => {
-    if (!request.url().startsWith(gateway.admin)) problems.push(`asks elsewhere: ${request.url()}`);
+    if (!request.url().startsWith(gateway.admin)) problems.push(`request to a different origin: ${request.url()}`);
   });
-  await page.exposeFunction("tellViolation", (what) => problems.push(`policy: ${what}`));
-  await page.addInitScript(() => document.addEventListener("securitypolicyviolation", (event) => window.tellViolation(`${event.violatedDirective} ${event.blockedURI}`)));
+  await page.exposeFunction("reportViolation", (violation) => problems.push(`policy: ${violation}`));
+  await page.addInitScript(() => document.addEventListener("securitypolicyviolation", (event) => window.reportViolation(`${event.violatedDirective} ${event.blockedURI}`)));
   await page.goto(gateway.admin);
   await page.getByText("Ready", { exact: true }).waitFor();
   return page;
@@ -56,16 +56,16 @@ async function open(options = {}, lost = false) {
 
 const shot = (page, name) => page.screenshot({ path: path.join(process.env.SCREENSHOTS, `${name}.png`), fullPage: true });
 
-async function isAccessible(page, what) {
+async function checkAccessibility(page, name) {
   await page.evaluate(AXE);
   const { violations } = await page.evaluate(() => window.axe.run(document, { runOnly: ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"] }));
-  const told = violations.map((one) => `${what}: ${one.impact} ${one.id}: ${one.nodes.map((node) => node.html).slice(0, 3).join(" | ")}`);
-  assert.deepEqual(told, []);
+  const messages = violations.map((one) => `${name}: ${one.impact} ${one.id}: ${one.nodes.map((node) => node.html).slice(0, 3).join(" | ")}`);
+  assert.deepEqual(messages, []);
 }
 
 const overflow = (page) => page.evaluate(() => document.documentElement.scrollWidth - window.innerWidth);
 
-test("all sections show what is so", async () => {
+test("all sections show the current state", async () => {
   const page = await open();
   const text = (id) => page.locator(`#${id}`).innerText();
   await page.locator("#reasons tbody tr").first().waitFor();
@@ -78,32 +78,32 @@ test("all sections show what is so", async () => {
   await page.locator("#tokens tbody tr").first().waitFor();
   assert.match(await text("tokens"), /alice[\s\S]*[0-9a-f]{8}/);
   assert.match(await text("certificates"), /127\.0\.0\.1[\s\S]*self-signed/);
-  assert.match(await text("store"), /memory[\s\S]*answers/);
-  assert.match(await text("configuration"), /api_auth_salt\s+set, not shown\s+variable API_AUTH_SALT/);
-  assert.match(await text("attention"), /Nothing needs attention/);
+  assert.match(await text("store"), /memory[\s\S]*available/);
+  assert.match(await text("configuration"), /api_auth_salt\s+set, hidden\s+variable API_AUTH_SALT/);
+  assert.match(await text("attention"), /No problems/);
   const whole = await page.content();
   for (const secret of [gateway.salt, "planted-in-a-query", ...tokens]) assert.ok(!whole.includes(secret));
   await page.context().close();
 });
 
-test("curves have points, axes and words for who does not see them", async () => {
+test("charts have points, axes and a text alternative", async () => {
   const page = await open();
   await page.getByText("5 min").click();
   await page.locator("#chart-requests svg.plot path.line.s-a").waitFor();
   await page.locator("#chart-durations svg.plot .line, #chart-durations svg.plot .dot").first().waitFor();
   const title = await page.locator("#chart-requests svg.plot title").textContent();
-  assert.match(title, /Requests, last 5 minutes: answered .*\/s, refused .*\/s, failed 0\/s/);
+  assert.match(title, /Requests, last 5 minutes: served .*\/s, rejected .*\/s, failed 0\/s/);
   const labels = await page.locator("#chart-requests svg.plot text").allTextContents();
   assert.ok(labels.some((label) => /^\d\d:\d\d$/.test(label)) && labels.includes("0"), labels.join());
   const plot = await page.locator("#chart-requests svg.plot").boundingBox();
   await page.mouse.move(plot.x + plot.width - 20, plot.y + plot.height / 2);
-  assert.match(await page.locator("#chart-requests .readout").innerText(), /\d\d:\d\d:\d\d\s+answered/);
+  assert.match(await page.locator("#chart-requests .readout").innerText(), /\d\d:\d\d:\d\d\s+served/);
   await page.locator("#chart-requests summary").click();
   await page.locator("#chart-requests details tbody tr").first().waitFor();
   await page.context().close();
 });
 
-test("the page is kept up to date", async () => {
+test("the page updates itself", async () => {
   const page = await open();
   await page.getByText("live", { exact: true }).waitFor();
   await gateway.ask("GET /timbr/api/fresh", { "content-type": "application/json", "x-request-id": "a-fresh-one", "x-api-key": tokens[0], "x_api_key": "x" });
@@ -116,7 +116,7 @@ test("the page is kept up to date", async () => {
   await page.context().close();
 });
 
-test("it works with the keyboard alone", async () => {
+test("the page can be used with the keyboard only", async () => {
   const page = await open();
   await page.locator("#recent .expand").first().waitFor();
   await page.keyboard.press("Tab");
@@ -126,40 +126,40 @@ test("it works with the keyboard alone", async () => {
   await first.focus();
   await page.keyboard.press("Enter");
   await page.locator("#recent .explanation .steps").waitFor();
-  assert.equal(await page.evaluate(() => document.activeElement.getAttribute("aria-expanded")), "true", "the focus stays");
+  assert.equal(await page.evaluate(() => document.activeElement.getAttribute("aria-expanded")), "true", "the focus is kept");
   const outline = await page.evaluate(() => getComputedStyle(document.activeElement).outlineStyle);
-  assert.equal(outline, "solid", "the focus can be seen");
+  assert.equal(outline, "solid", "the focus is visible");
   await page.keyboard.press("Enter");
   await page.locator("#recent .explanation").waitFor({ state: "detached" });
   await page.locator("#tokens .danger").first().focus();
   await page.keyboard.press("Enter");
   await page.locator("dialog[open]").waitFor();
-  assert.equal(await page.evaluate(() => document.activeElement.textContent), "Keep it", "the harmless answer first");
+  assert.equal(await page.evaluate(() => document.activeElement.textContent), "Cancel", "the safe button has the focus");
   await page.keyboard.press("Escape");
   assert.match(await page.evaluate(() => document.activeElement.getAttribute("aria-label")), /^Revoke /);
   await page.context().close();
 });
 
-test("a token is revoked after a question", async () => {
+test("a token is revoked after a confirmation", async () => {
   const page = await open();
   const json = { "content-type": "application/json", "x-api-key": tokens[1] };
   assert.equal((await gateway.ask("GET /timbr/api/q/sales", json)).status, 200);
   const row = page.locator("#tokens tbody tr", { hasText: "bob" });
   await row.getByRole("button", { name: /^Revoke/ }).click();
-  await page.getByRole("button", { name: "Keep it" }).click();
+  await page.getByRole("button", { name: "Cancel" }).click();
   assert.equal((await gateway.ask("GET /timbr/api/q/sales", json)).status, 200);
   await row.getByRole("button", { name: /^Revoke/ }).click();
   await page.locator("dialog").getByRole("button", { name: "Revoke" }).click();
   await page.getByText(/Revoked [0-9a-f]{8} of bob/).waitFor();
   await row.waitFor({ state: "detached" });
-  const refused = await gateway.ask("GET /timbr/api/q/sales", json);
-  assert.deepEqual([refused.status, JSON.parse(refused.body).reason], [401, "token_expired"]);
+  const rejected = await gateway.ask("GET /timbr/api/q/sales", json);
+  assert.deepEqual([rejected.status, JSON.parse(rejected.body).reason], [401, "token_expired"]);
   await page.locator("#tokens-user").fill("nobody");
-  await page.getByText("nobody has no live token.").waitFor();
+  await page.getByText("nobody has no active token.").waitFor();
   await page.context().close();
 });
 
-test("options are found", async () => {
+test("options can be filtered", async () => {
   const page = await open();
   await page.locator("#configuration-filter").fill("drain");
   await page.locator("#configuration tbody tr", { hasText: "drain.timeout" }).waitFor();
@@ -170,14 +170,14 @@ test("options are found", async () => {
 });
 
 for (const [colorScheme, viewport, name] of [["light", WIDE, "light"], ["dark", WIDE, "dark"], ["light", TABLET, "tablet"], ["light", PHONE, "phone"], ["dark", PHONE, "phone-dark"]]) {
-  test(`it is accessible and fits: ${name}`, async () => {
+  test(`the page is accessible and fits: ${name}`, async () => {
     const page = await open({ colorScheme, viewport, reducedMotion: "reduce" });
     await page.getByText("5 min").click();
     await page.locator("#tokens tbody tr").first().waitFor();
     await page.locator("#recent .expand").first().click();
     await page.locator("#recent .explanation .steps").waitFor();
-    await isAccessible(page, name);
-    assert.ok((await overflow(page)) <= 0, "nothing stands out to the side");
+    await checkAccessibility(page, name);
+    assert.ok((await overflow(page)) <= 0, "no horizontal overflow");
     const motion = await page.evaluate(() => getComputedStyle(document.querySelector("#live > .shape")).animationName);
     assert.equal(motion, "none");
     await shot(page, name);
@@ -185,7 +185,7 @@ for (const [colorScheme, viewport, name] of [["light", WIDE, "light"], ["dark", 
   });
 }
 
-test("without JavaScript it says where else to look", async () => {
+test("without JavaScript the page links to the JSON", async () => {
   const context = await browser.newContext({ viewport: WIDE, javaScriptEnabled: false });
   const plain = await context.newPage();
   await plain.goto(gateway.admin);
@@ -198,7 +198,7 @@ test("without JavaScript it says where else to look", async () => {
   for (const link of links) assert.equal((await fetch(gateway.admin + link)).status, 200, link);
 });
 
-test("an outage of the backend is seen at a glance, and its end", async () => {
+test("an outage of the backend and its end are shown", async () => {
   const page = await open({ colorScheme: "dark" });
   await page.getByText("5 min").click();
   const { port } = backend;
@@ -206,31 +206,31 @@ test("an outage of the backend is seen at a glance, and its end", async () => {
   const json = { "content-type": "application/json", "x-api-key": tokens[0] };
   const asking = setInterval(() => gateway.ask("GET /timbr/api/q/sales", json).catch(() => {}), 40);
   try {
-    await page.locator("#attention li[data-is=bad]", { hasText: "No backend is usable" }).waitFor();
-    await until("the title tells of it", async () => (await page.title()).startsWith("✖"));
+    await page.locator("#attention li[data-status=bad]", { hasText: "No endpoint is usable" }).waitFor();
+    await until("the title shows the problem", async () => (await page.title()).startsWith("✖"));
     await page.locator("#upstreams").getByText(/ejected|unhealthy/).first().waitFor();
     await page.locator("#chart-requests svg.plot path.line.s-c").waitFor();
-    await isAccessible(page, "outage");
+    await checkAccessibility(page, "outage");
     await shot(page, "outage");
     backend = await new Backend().start(port);
     await page.locator("#upstreams").getByText("1 of 1 usable").waitFor();
   } finally {
     clearInterval(asking);
   }
-  await until("nothing is wrong with the backend any more", async () => !/No backend/.test(await page.locator("#attention").innerText()));
+  await until("the problem has disappeared", async () => !/No endpoint/.test(await page.locator("#attention").innerText()));
   await page.context().close();
 });
 
-test("a gateway that drains says so, and one that has ended is not taken for well", async () => {
+test("a draining gateway and a stopped gateway are shown as such", async () => {
   const page = await open({}, true);
   gateway.child.kill("SIGTERM");
   await page.getByText("The gateway is draining").waitFor();
   assert.equal(await page.locator("#state").innerText(), "Draining");
   await gateway.ended;
-  await page.getByText("The gateway has ended").waitFor();
-  await page.locator("#state", { hasText: "No answer" }).waitFor();
-  await shot(page, "ended");
+  await page.getByText("The gateway has stopped").waitFor();
+  await page.locator("#state", { hasText: "Unreachable" }).waitFor();
+  await shot(page, "stopped");
   await page.context().close();
 });
 
-test("nothing went wrong in the browser, and nobody else was asked", () => assert.deepEqual(problems, []));
+test("the browser reported no error and sent no request to a different origin", () => assert.deepEqual(problems, []));

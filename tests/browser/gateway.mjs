@@ -1,4 +1,4 @@
-// The program under test, a backend that can be stopped, and clients.
+// The gateway under test, a backend that can be stopped, and clients.
 
 import { execFileSync, spawn } from "node:child_process";
 import fs from "node:fs";
@@ -8,18 +8,18 @@ import path from "node:path";
 
 const PROGRAM = process.env.TIMBR_GATEWAY_BIN;
 
-/** Waits until something is so, and says what was awaited if it does not come. */
-export async function until(what, holds, patience = 15000) {
-  const end = Date.now() + patience;
+/** Waits until the condition is true; `name` is part of the error message. */
+export async function until(name, condition, timeout = 15000) {
+  const end = Date.now() + timeout;
   for (;;) {
-    const value = await holds();
+    const value = await condition();
     if (value) return value;
-    if (Date.now() > end) throw new Error(`waited in vain: ${what}`);
+    if (Date.now() > end) throw new Error(`timeout: ${name}`);
     await new Promise((resolve) => setTimeout(resolve, 50));
   }
 }
 
-/** A backend that answers everything with a little JSON, a moment later. */
+/** A backend that responds to every request with a small JSON document after a short delay. */
 export class Backend {
   async start(port = 0) {
     this.server = http.createServer((request, response) => {
@@ -64,9 +64,9 @@ export class Gateway {
     gateway.ended = new Promise((resolve) => gateway.child.on("exit", resolve));
     const started = await until("the gateway starts", () =>
       fs.readFileSync(log, "utf8").split("\n").filter((line) => line.includes("timbr-gateway started"))[0]);
-    const told = JSON.parse(started);
-    gateway.port = Number(told.http.split(":").pop());
-    gateway.admin = `http://${told.admin}`;
+    const record = JSON.parse(started);
+    gateway.port = Number(record.http.split(":").pop());
+    gateway.admin = `http://${record.admin}`;
     gateway.agent = new http.Agent({ keepAlive: true });
     return gateway;
   }
@@ -86,11 +86,11 @@ export class Gateway {
 
   async token(user) {
     const bearer = execFileSync(PROGRAM, ["bearer", "--user", user, "--password-stdin"], { env: { API_AUTH_SALT: this.salt }, input: "secret", encoding: "utf8" }).trim();
-    const answer = await this.ask("POST /timbr/api/get_token", { "content-type": "application/json", authorization: `Bearer ${bearer}` });
-    return JSON.parse(answer.body).data[0];
+    const response = await this.ask("POST /timbr/api/get_token", { "content-type": "application/json", authorization: `Bearer ${bearer}` });
+    return JSON.parse(response.body).data[0];
   }
 
-  /** Requests of all sorts, for so long. */
+  /** Sends a mix of requests for the given time. */
   async load(milliseconds, tokens) {
     const end = Date.now() + milliseconds;
     const json = { "content-type": "application/json" };

@@ -65,7 +65,7 @@ fn a_refusal_is_explained_by_its_id() {
     assert_eq!(code, 0, "{text}");
     assert!(text.contains("rejected with 400 field_repeated") && text.contains("screen refused"), "{text}");
     let (code, text) = said(&gateway, &["explain", "never-seen"]);
-    assert!(code == 1 && text.contains("none of the last 1000 refusals has this id"), "{text}");
+    assert!(code == 1 && text.contains("none of the last 1000 rejections has this request id"), "{text}");
 }
 
 #[test]

@@ -1,4 +1,5 @@
-//! The stream of server-sent events (the HTML standard, section 9.2) by which pages are kept up to date.
+//! The stream of server-sent events (HTML standard, section 9.2) that keeps pages up to date. It knows nothing about
+//! the contents of the sections.
 
 use std::convert::Infallible;
 use std::pin::{Pin, pin};
@@ -11,23 +12,23 @@ use http_body::{Body, Frame};
 use tokio::sync::{OwnedSemaphorePermit, watch};
 use tokio::time::{Instant, Sleep, sleep_until};
 
-/// What is said when there is nothing new, so that both sides notice when the other has gone.
-const HEARTBEAT: &[u8] = b": still here\n\n";
+/// Sent when nothing has changed, so that both sides detect a lost connection.
+const HEARTBEAT: &[u8] = b": heartbeat\n\n";
 
-/// One section of the page in its newest form.
+/// One section of the dashboard as JSON.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Section {
-    /// Its name, which is the event's.
+    /// The name, which is also the name of the event.
     pub name: &'static str,
     /// JSON on one line.
     pub json: Rc<str>,
 }
 
-/// All sections as they are now.
+/// The current state of all sections.
 pub type Sections = Rc<[Section]>;
 
-/// The body of an answer: what has changed, whenever it changes. Who reads slowly gets the newest and not all of it. Ends
-/// when its source ends.
+/// A response body that sends each section when it changes. A slow reader skips intermediate states. Ends when the
+/// sender is dropped.
 pub struct EventStream {
     source: Pin<Box<dyn Future<Output = (watch::Receiver<Sections>, bool)>>>,
     sent: Vec<Section>,
@@ -38,10 +39,10 @@ pub struct EventStream {
 }
 
 impl EventStream {
-    /// Begins with all sections. Nothing is said for `silence` at most.
+    /// Starts with all sections, and sends a heartbeat after `heartbeat_interval` without a change.
     pub fn new(
         mut source: watch::Receiver<Sections>,
-        place: OwnedSemaphorePermit,
+        permit: OwnedSemaphorePermit,
         heartbeat_interval: Duration,
     ) -> EventStream {
         source.mark_changed();
@@ -51,11 +52,11 @@ impl EventStream {
             heartbeat_interval,
             heartbeat: Box::pin(sleep_until(Instant::now() + heartbeat_interval)),
             is_finished: false,
-            _permit: place,
+            _permit: permit,
         }
     }
 
-    /// The events of the sections that this listener does not have in this form.
+    /// Events for the sections that this client does not have in their current form.
     fn changed_events(&mut self, sections: &[Section]) -> String {
         let mut text = String::new();
         for section in sections {
@@ -68,7 +69,7 @@ impl EventStream {
     }
 }
 
-/// The source, and whether it has something new; else it is over.
+/// Waits for a change; false if the sender was dropped.
 async fn wait_for_change(mut source: watch::Receiver<Sections>) -> (watch::Receiver<Sections>, bool) {
     let is_new = source.changed().await.is_ok();
     (source, is_new)
@@ -127,21 +128,21 @@ mod tests {
 
     #[tokio::test]
     async fn all_sections_are_sent_first_and_then_the_changed_ones() {
-        let places = Arc::new(Semaphore::new(1));
+        let permits = Arc::new(Semaphore::new(1));
         let (sender, receiver) = watch::channel(sections(&[("state", "1"), ("store", "{}")]));
-        let place = Arc::clone(&places).acquire_owned().await.expect("a place");
-        let mut events = EventStream::new(receiver, place, Duration::from_millis(5));
-        let first = next(&mut events).await.expect("all");
+        let permit = Arc::clone(&permits).acquire_owned().await.expect("a permit");
+        let mut events = EventStream::new(receiver, permit, Duration::from_millis(5));
+        let first = next(&mut events).await.expect("all sections");
         assert_eq!(first, "event: state\ndata: 1\n\nevent: store\ndata: {}\n\n");
-        assert_eq!(next(&mut events).await.expect("a heartbeat"), ": still here\n\n");
+        assert_eq!(next(&mut events).await.expect("a heartbeat"), ": heartbeat\n\n");
         sender.send_replace(sections(&[("state", "2"), ("store", "{}")]));
-        assert_eq!(next(&mut events).await.expect("news"), "event: state\ndata: 2\n\n");
+        assert_eq!(next(&mut events).await.expect("a change"), "event: state\ndata: 2\n\n");
         sender.send_replace(sections(&[("state", "3"), ("store", "{}")]));
         drop(sender);
-        assert_eq!(next(&mut events).await.expect("the last word"), "event: state\ndata: 3\n\n");
+        assert_eq!(next(&mut events).await.expect("the last change"), "event: state\ndata: 3\n\n");
         assert_eq!(next(&mut events).await, None);
-        assert_eq!(places.available_permits(), 0);
+        assert_eq!(permits.available_permits(), 0);
         drop(events);
-        assert_eq!(places.available_permits(), 1);
+        assert_eq!(permits.available_permits(), 1);
     }
 }

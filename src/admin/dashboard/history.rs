@@ -1,6 +1,7 @@
-//! What was counted over the last hour, for curves: the last five minutes finely, the hour coarsely.
+//! The traffic of the last hour as time series: the last five minutes at high resolution, the hour at low resolution.
+//! It knows nothing about the page that draws it.
 //!
-//! Memory is bounded: so many points of two series, each with the few reasons that requests were refused for in its time.
+//! Memory is bounded: a fixed number of points in two series, each with the rejection reasons of its interval.
 
 use std::collections::VecDeque;
 use std::time::{Duration, SystemTime};
@@ -9,45 +10,45 @@ use serde_json::{Value, json};
 
 use crate::observability::metrics::{Histogram, MetricsTotals};
 
-/// How often the finer series is added to.
+/// Time between two points of the fine series.
 pub const SAMPLE_INTERVAL: Duration = Duration::from_secs(2);
 
-/// Points of the finer series: five minutes.
+/// Points of the fine series: five minutes.
 const FINE_POINTS: usize = 150;
 
-/// Points of the finer series that the last minute has.
+/// Points of the fine series in one minute.
 const POINTS_PER_MINUTE: usize = 30;
 
-/// Steps of the finer series that the coarser one takes together.
+/// Points of the fine series that make one point of the coarse series.
 const SAMPLES_PER_COARSE_POINT: u32 = 5;
 
-/// Points of the coarser series: an hour.
+/// Points of the coarse series: one hour.
 const COARSE_POINTS: usize = 360;
 
-/// Reasons that are told apart in a series; those of the others are many and rare.
+/// Reasons with their own counts in a series; the others are rare, and are added up.
 const MAX_REASONS: usize = 12;
 
-/// What was counted since the start, or within some time.
+/// Counts of requests, since the start or within an interval.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct TrafficCounts {
-    /// Came through from the backend, and below 500.
+    /// Responses of the backend below 500.
     answered: u64,
-    /// The client's to mend: a reason, and below 500.
+    /// Client errors: rejections below 500.
     rejected: u64,
-    /// 500 and above, whoever said so.
+    /// Status 500 and above, from the gateway or the backend.
     failed: u64,
-    /// By reason, whatever the status.
+    /// Counts by reason, of any status.
     reasons: Vec<(&'static str, u64)>,
     durations: Histogram,
 }
 
-/// Both series.
+/// Both series, and the counters at the last sample.
 #[derive(Debug)]
 pub struct TrafficHistory {
     last: TrafficCounts,
     fine: HistorySeries,
     coarse: HistorySeries,
-    /// What the next point of the coarser series has so far.
+    /// The incomplete next point of the coarse series.
     pending: HistoryPoint,
 }
 
@@ -59,26 +60,26 @@ struct HistorySeries {
 
 #[derive(Clone, Debug, Default)]
 struct HistoryPoint {
-    /// Its end, in seconds since the Unix epoch.
+    /// The end of the interval, in seconds since the Unix epoch.
     at: f64,
-    /// How long it lasted, in seconds; longer than the step if the machine slept.
+    /// The length of the interval; longer than the sample interval if the machine was suspended.
     seconds: f64,
     counts: TrafficCounts,
 }
 
 impl TrafficCounts {
-    /// What all workers have counted so far.
-    pub fn from_metrics(sum: &MetricsTotals) -> TrafficCounts {
+    /// Adds up the counters of all routes.
+    pub fn from_metrics(totals: &MetricsTotals) -> TrafficCounts {
         let mut counts = TrafficCounts::default();
-        for route in &sum.routes {
-            for answers in &route.responses {
-                let kind = match (answers.status, answers.reason) {
+        for route in &totals.routes {
+            for responses in &route.responses {
+                let outcome = match (responses.status, responses.reason) {
                     ("5xx", _) => &mut counts.failed,
                     (_, "") => &mut counts.answered,
                     _ => &mut counts.rejected,
                 };
-                *kind += answers.count;
-                counts.add_reason(answers.reason, answers.count);
+                *outcome += responses.count;
+                counts.add_reason(responses.reason, responses.count);
             }
             counts.durations.add(&route.total);
         }
@@ -109,7 +110,7 @@ impl TrafficCounts {
         }
     }
 
-    /// What came since.
+    /// The difference to an earlier sample.
     fn since(&self, earlier: &TrafficCounts) -> TrafficCounts {
         let reasons = self
             .reasons
@@ -135,29 +136,29 @@ impl TrafficCounts {
         })
     }
 
-    /// A quantile of the durations, rounded to what buckets can tell.
-    fn quantile_millis(&self, part: f64) -> Option<f64> {
-        self.durations.quantile(part).map(|seconds| (seconds * 1e5).round() / 1e2)
+    /// A quantile of the durations in milliseconds, rounded to the precision of the buckets.
+    fn quantile_millis(&self, quantile: f64) -> Option<f64> {
+        self.durations.quantile(quantile).map(|seconds| (seconds * 1e5).round() / 1e2)
     }
 }
 
 impl TrafficHistory {
-    /// Begins with what was counted before, of which nothing is shown.
-    pub fn new(counted: TrafficCounts) -> TrafficHistory {
-        let series = |most| HistorySeries { points: VecDeque::with_capacity(most), capacity: most };
+    /// Starts with the current counters, which are not part of the history.
+    pub fn new(counters: TrafficCounts) -> TrafficHistory {
+        let series = |capacity| HistorySeries { points: VecDeque::with_capacity(capacity), capacity };
         TrafficHistory {
-            last: counted,
+            last: counters,
             fine: series(FINE_POINTS),
             coarse: series(COARSE_POINTS),
             pending: HistoryPoint::default(),
         }
     }
 
-    /// Adds what was counted since the last time, `lasted` ago.
-    pub fn add(&mut self, counted: TrafficCounts, lasted: Duration) {
+    /// Adds a sample of the counters; the previous one was taken `elapsed` ago.
+    pub fn add(&mut self, counters: TrafficCounts, elapsed: Duration) {
         let at = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs_f64();
-        let point = HistoryPoint { at, seconds: lasted.as_secs_f64(), counts: counted.since(&self.last) };
-        self.last = counted;
+        let point = HistoryPoint { at, seconds: elapsed.as_secs_f64(), counts: counters.since(&self.last) };
+        self.last = counters;
         self.pending.at = at;
         self.pending.seconds += point.seconds;
         self.pending.counts.add(&point.counts);
@@ -170,7 +171,7 @@ impl TrafficHistory {
         }
     }
 
-    /// Whether over a twentieth of the requests of the last minute failed, and not just one or two.
+    /// Returns whether more than 5 % of the requests of the last minute failed, and at least five.
     pub fn has_high_failure_rate(&self) -> bool {
         let minute = self.last_minute();
         let all = minute.answered + minute.rejected + minute.failed;
@@ -183,13 +184,13 @@ impl TrafficHistory {
         counts
     }
 
-    /// Both series as the page draws them, and the last minute.
+    /// Both series and the last minute, for the charts.
     pub fn to_json(&self) -> Value {
         let seconds: f64 =
             self.fine.points.iter().rev().take(POINTS_PER_MINUTE).map(|point| point.seconds).sum();
-        let mut told = self.last_minute().to_json();
-        told["seconds"] = seconds.max(1.0).into();
-        json!({ "fine": self.fine.to_json(None), "coarse": self.coarse.to_json(Some(&self.pending)), "minute": told })
+        let mut minute = self.last_minute().to_json();
+        minute["seconds"] = seconds.max(1.0).into();
+        json!({ "fine": self.fine.to_json(None), "coarse": self.coarse.to_json(Some(&self.pending)), "minute": minute })
     }
 }
 
@@ -201,25 +202,26 @@ impl HistorySeries {
         self.points.push_back(point);
     }
 
-    /// Columns of equal length; `pending` is a last point that is not complete.
+    /// Columns of equal length; `pending` is an incomplete last point.
     fn to_json(&self, pending: Option<&HistoryPoint>) -> Value {
         let points: Vec<_> = self.points.iter().chain(pending.filter(|point| point.seconds > 0.0)).collect();
-        let mut whole = TrafficCounts::default();
-        points.iter().for_each(|point| whole.add(&point.counts));
+        let mut total = TrafficCounts::default();
+        points.iter().for_each(|point| total.add(&point.counts));
         let rates = |count: fn(&TrafficCounts) -> u64| -> Vec<f64> {
             points.iter().map(|point| point.rate(count(&point.counts))).collect()
         };
-        let quantiles =
-            |part: f64| -> Vec<_> { points.iter().map(|point| point.counts.quantile_millis(part)).collect() };
-        let mut reasons = whole.reasons.clone();
+        let quantiles = |quantile: f64| -> Vec<_> {
+            points.iter().map(|point| point.counts.quantile_millis(quantile)).collect()
+        };
+        let mut reasons = total.reasons.clone();
         reasons.sort_by_key(|(reason, count)| (std::cmp::Reverse(*count), *reason));
-        let rest: u64 = reasons.iter().skip(MAX_REASONS).map(|(_, count)| count).sum();
+        let other: u64 = reasons.iter().skip(MAX_REASONS).map(|(_, count)| count).sum();
         reasons.truncate(MAX_REASONS);
         let reasons: Vec<_> = reasons
             .iter()
-            .map(|(reason, total)| {
+            .map(|(reason, count)| {
                 let counts: Vec<_> = points.iter().map(|point| point.counts.count_of(reason)).collect();
-                json!({ "reason": reason, "total": total, "points": counts })
+                json!({ "reason": reason, "total": count, "points": counts })
             })
             .collect();
         json!({
@@ -231,14 +233,14 @@ impl HistorySeries {
             "p95": quantiles(0.95),
             "p99": quantiles(0.99),
             "reasons": reasons,
-            "other_reasons": rest,
-            "whole": whole.to_json(),
+            "other_reasons": other,
+            "whole": total.to_json(),
         })
     }
 }
 
 impl HistoryPoint {
-    /// A second, to three digits behind the point.
+    /// Requests per second, rounded to three decimals.
     #[expect(clippy::cast_precision_loss, reason = "counts of seconds are far below")]
     fn rate(&self, count: u64) -> f64 {
         (count as f64 / self.seconds.max(0.001) * 1e3).round() / 1e3
@@ -259,15 +261,15 @@ mod tests {
         let mut history = TrafficHistory::new(counts(100, &[("not_found", 7)]));
         history.add(counts(104, &[("not_found", 7)]), SAMPLE_INTERVAL);
         history.add(counts(104, &[("not_found", 9), ("api_key_missing", 1)]), SAMPLE_INTERVAL);
-        let told = history.to_json();
-        assert_eq!(told["fine"]["answered"], json!([2.0, 0.0]));
-        assert_eq!(told["fine"]["refused"], json!([0.0, 1.5]));
-        assert_eq!(told["fine"]["whole"]["refused"], 3);
-        let reasons = &told["fine"]["reasons"];
+        let document = history.to_json();
+        assert_eq!(document["fine"]["answered"], json!([2.0, 0.0]));
+        assert_eq!(document["fine"]["refused"], json!([0.0, 1.5]));
+        assert_eq!(document["fine"]["whole"]["refused"], 3);
+        let reasons = &document["fine"]["reasons"];
         assert_eq!((&reasons[0]["reason"], &reasons[0]["points"]), (&json!("not_found"), &json!([0, 2])));
         assert_eq!(reasons[1]["total"], 1);
-        assert_eq!(told["fine"]["p95"], json!([null, null]), "nothing is known of no request");
-        assert_eq!(told["minute"]["answered"], 4);
+        assert_eq!(document["fine"]["p95"], json!([null, null]), "without requests, there are no durations");
+        assert_eq!(document["minute"]["answered"], 4);
     }
 
     #[test]

@@ -1,8 +1,12 @@
-//! The operators' page: one document, its style and its script, and the stream of events that keeps it up to date.
+//! The dashboard: a page with its style and script, the JSON documents that it reads, and the stream of events that keeps it
+//! up to date.
+//!
+//! The page reads only this JSON and the JSON of the other admin routes. Access control is the admin listener's task.
 //!
 //! ```text
-//! GET /            the page; /dashboard too
-//! GET /events      server-sent events, one for each section that changes; 204 while the gateway ends, 503 if too many listen
+//! GET /            the page; also /dashboard
+//! GET /events      server-sent events, one for each section that changes; 204 while the gateway shuts down, 503 if too many
+//!                  streams are open
 //! GET /overview    all sections as one JSON document
 //! ```
 
@@ -36,58 +40,57 @@ use history::{SAMPLE_INTERVAL, TrafficCounts, TrafficHistory};
 
 pub use event_stream::EventStream;
 
-/// Pages that listen at once. Each holds a connection of the admin listener's, and probes need some too.
+/// Maximum number of concurrent event streams. Each one occupies a connection of the admin listener, and probes need some
+/// too.
 const MAX_EVENT_STREAMS: usize = 16;
 
-/// How long a listener hears nothing at most.
+/// Maximum time without an event.
 const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(15);
 
-/// SECURITY: nothing but what this gateway itself sends is loaded, run or shown, nobody frames the page, and its script
-/// cannot make markup of text.
+/// SECURITY: the page can load only what this gateway serves, cannot be framed, and its script cannot create markup from
+/// text.
 const PAGE_POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; \
-                      base-uri 'none'; form-action 'none'; frame-ancestors 'none'; \
-                      require-trusted-types-for 'script'; trusted-types 'none'";
+                           base-uri 'none'; form-action 'none'; frame-ancestors 'none'; \
+                           require-trusted-types-for 'script'; trusted-types 'none'";
 
-const JAVASCRIPT: &str = "text/javascript; charset=utf-8";
-
-/// What became of the last reading of the configuration.
+/// The result of the last reload of the configuration.
 #[derive(Clone, Debug)]
 pub struct LastReload {
-    /// When.
+    /// When it completed.
     pub at: SystemTime,
-    /// Who asked, in words.
+    /// The source of the request, for example "a change of files".
     pub by: &'static str,
-    /// Whether it is in force.
+    /// The result: applied, rejected or unavailable.
     pub outcome: ReloadResult,
 }
 
-/// What the page is made of, besides what operators can ask for one by one.
+/// The state of the dashboard that no other part of the admin listener has.
 pub struct Dashboard {
     started: SystemTime,
     config: Current<Arc<Config>>,
     last_reload: Current<Option<LastReload>>,
     tls: Option<ServerTls>,
-    is_self_signed: bool,
+    has_generated_certificate: bool,
     history: RefCell<TrafficHistory>,
-    /// `None` once nothing is told any more.
+    /// `None` once the drain has started.
     sections: RefCell<Option<watch::Sender<Sections>>>,
     event_stream_permits: Arc<Semaphore>,
 }
 
 impl Dashboard {
-    /// Of a gateway that starts now. `is_self_signed`: with a certificate that it has made itself.
+    /// The dashboard of a gateway that starts now. `has_generated_certificate`: the certificate was generated at start.
     pub fn new(
         config: Current<Arc<Config>>,
         last_reload: Current<Option<LastReload>>,
         tls: Option<ServerTls>,
-        is_self_signed: bool,
+        has_generated_certificate: bool,
     ) -> Dashboard {
         Dashboard {
             started: SystemTime::now(),
             config,
             last_reload,
             tls,
-            is_self_signed,
+            has_generated_certificate,
             history: RefCell::new(TrafficHistory::new(TrafficCounts::default())),
             sections: RefCell::new(Some(watch::channel(Sections::default()).0)),
             event_stream_permits: Arc::new(Semaphore::new(MAX_EVENT_STREAMS)),
@@ -100,28 +103,25 @@ impl Dashboard {
     }
 }
 
-/// Notes what is counted, and tells pages what is new, every two seconds. With the drain the streams end: their listeners
-/// are not to keep the process waiting.
+/// Adds a sample to the history and publishes changed sections, every two seconds. Ends the event streams when the drain
+/// starts, so that they do not delay the exit of the process.
 pub async fn publish_updates(admin: Rc<AdminContext>) {
-    let (mut leaving, mut draining) = (admin.health.signal.clone(), admin.health.signal.clone());
-    let mut is_leaving = false;
+    let (mut not_ready, mut draining) = (admin.health.signal.clone(), admin.health.signal.clone());
+    let mut is_not_ready = false;
     let mut ticks = interval(SAMPLE_INTERVAL);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut last = Instant::now();
     loop {
         tokio::select! {
             () = draining.wait_for(ShutdownPhase::Draining) => break,
-            // Told at once: it may be over soon.
-            () = leaving.wait_for(ShutdownPhase::NotReady), if !is_leaving => is_leaving = true,
+            // Published without delay: the drain may start soon.
+            () = not_ready.wait_for(ShutdownPhase::NotReady), if !is_not_ready => is_not_ready = true,
             _ = ticks.tick() => {}
         }
-        let lasted = last.elapsed();
-        if lasted >= SAMPLE_INTERVAL / 2 {
-            admin
-                .dashboard
-                .history
-                .borrow_mut()
-                .add(TrafficCounts::from_metrics(&admin.metrics.totals()), lasted);
+        let elapsed = last.elapsed();
+        if elapsed >= SAMPLE_INTERVAL / 2 {
+            let counts = TrafficCounts::from_metrics(&admin.metrics.totals());
+            admin.dashboard.history.borrow_mut().add(counts, elapsed);
             last = Instant::now();
         }
         publish(&admin);
@@ -130,7 +130,7 @@ pub async fn publish_updates(admin: Rc<AdminContext>) {
     admin.dashboard.sections.take();
 }
 
-/// Tells what is new to those who listen; most of the time nobody does, and nothing is put together.
+/// Publishes all sections, if a page is open.
 fn publish(admin: &AdminContext) {
     if let Some(sections) = &*admin.dashboard.sections.borrow()
         && sections.receiver_count() > 0
@@ -139,63 +139,62 @@ fn publish(admin: &AdminContext) {
     }
 }
 
-/// The answer to a path of the page's; `None` if it is none of them. Who asks was looked at before.
-pub fn respond(path: &str, admin: &AdminContext) -> Option<Response<AdminBody>> {
-    let (media_type, text) = match path {
-        "/" | "/dashboard" => ("text/html; charset=utf-8", include_str!("page.html")),
-        "/dashboard.css" => ("text/css; charset=utf-8", include_str!("page.css")),
-        "/dashboard.js" => (JAVASCRIPT, include_str!("page.js")),
-        "/dashboard.svg" => ("image/svg+xml", include_str!("icon.svg")),
-        "/overview" => {
-            let document = overview::document(&overview::sections(admin));
-            return Some(static_response("application/json", document.into()));
-        }
-        "/events" => return Some(open_event_stream(admin)),
-        _ => return None,
-    };
-    Some(static_response(media_type, Bytes::from_static(text.as_bytes())))
+/// The page.
+pub fn document() -> Response<AdminBody> {
+    static_response("text/html; charset=utf-8", include_str!("page.html"))
 }
 
-/// Whether a path is one of the page's.
-pub fn is_dashboard_path(path: &str) -> bool {
-    matches!(
-        path,
-        "/" | "/dashboard" | "/dashboard.css" | "/dashboard.js" | "/dashboard.svg" | "/overview" | "/events"
-    )
+/// The page's style sheet.
+pub fn style() -> Response<AdminBody> {
+    static_response("text/css; charset=utf-8", include_str!("page.css"))
 }
 
-fn open_event_stream(admin: &AdminContext) -> Response<AdminBody> {
+/// The page's script.
+pub fn script() -> Response<AdminBody> {
+    static_response("text/javascript; charset=utf-8", include_str!("page.js"))
+}
+
+/// The page's icon.
+pub fn icon() -> Response<AdminBody> {
+    static_response("image/svg+xml", include_str!("icon.svg"))
+}
+
+/// All sections as one JSON document.
+pub fn overview(admin: &AdminContext) -> Response<AdminBody> {
+    let document = overview::document(&overview::sections(admin));
+    response_with_headers("application/json", Either::Left(Full::from(document)))
+}
+
+/// A stream of the sections that change, or an error if too many are open or the drain has started.
+pub fn open_event_stream(admin: &AdminContext) -> Response<AdminBody> {
     let sections = admin.dashboard.sections.borrow();
     let Some(sections) = &*sections else {
-        // A page that is told so does not ask again by itself.
-        let mut response = static_response("text/plain", Bytes::new());
+        // With 204 the browser does not reconnect.
+        let mut response = static_response("text/plain", "");
         *response.status_mut() = StatusCode::NO_CONTENT;
         return response;
     };
-    let Ok(place) = Arc::clone(&admin.dashboard.event_stream_permits).try_acquire_owned() else {
-        let mut response =
-            static_response("text/plain", Bytes::from_static(b"too many pages listen; close one\n"));
+    let Ok(permit) = Arc::clone(&admin.dashboard.event_stream_permits).try_acquire_owned() else {
+        let mut response = static_response("text/plain", "too many open event streams; close a dashboard\n");
         *response.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
         return response;
     };
     let receiver = sections.subscribe();
     sections.send_replace(overview::sections(admin));
-    response_with_headers(
-        "text/event-stream",
-        Either::Right(EventStream::new(receiver, place, HEARTBEAT_INTERVAL)),
-    )
+    let events = EventStream::new(receiver, permit, HEARTBEAT_INTERVAL);
+    response_with_headers("text/event-stream", Either::Right(events))
 }
 
-fn static_response(media_type: &'static str, bytes: Bytes) -> Response<AdminBody> {
-    response_with_headers(media_type, Either::Left(Full::new(bytes)))
+fn static_response(media_type: &'static str, text: &'static str) -> Response<AdminBody> {
+    response_with_headers(media_type, Either::Left(Full::new(Bytes::from_static(text.as_bytes()))))
 }
 
 fn response_with_headers(media_type: &'static str, body: AdminBody) -> Response<AdminBody> {
     let mut response = Response::new(body);
-    let fields = response.headers_mut();
+    let headers = response.headers_mut();
     for (name, value) in [
         (CONTENT_TYPE, media_type),
-        // The script of another version of the gateway would not understand this one's events.
+        // The script of a different version would not understand the events of this version.
         (CACHE_CONTROL, "no-store"),
         (CONTENT_SECURITY_POLICY, PAGE_POLICY),
         (X_CONTENT_TYPE_OPTIONS, "nosniff"),
@@ -203,7 +202,7 @@ fn response_with_headers(media_type: &'static str, body: AdminBody) -> Response<
         (HeaderName::from_static("cross-origin-opener-policy"), "same-origin"),
         (HeaderName::from_static("cross-origin-resource-policy"), "same-origin"),
     ] {
-        fields.insert(name, HeaderValue::from_static(value));
+        headers.insert(name, HeaderValue::from_static(value));
     }
     response
 }

@@ -1,4 +1,5 @@
-//! What the page shows, section by section, as JSON.
+//! The contents of the dashboard, section by section, as JSON. It only reads what the rest of the process publishes,
+//! and changes nothing.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -14,22 +15,22 @@ use crate::base::shutdown::ShutdownPhase;
 use crate::config::options::{AUTH, STORE};
 use crate::config::{Config, StoreKind, VerifierOptions};
 
-/// Refusals that the page shows.
+/// Maximum number of rejections on the page.
 const MAX_RECENT_REJECTIONS: usize = 50;
 
-/// From here on the end of a certificate is something to look after.
+/// Certificates that expire within this number of seconds need attention.
 const EXPIRY_WARNING: i64 = 14 * 24 * 60 * 60;
 
-/// Something that somebody should look after.
+/// A problem that an operator should look at.
 struct AttentionItem {
     severity: &'static str,
     message: String,
     remedy: String,
-    /// The section of the page that shows more.
+    /// The section of the page with details.
     section: Option<&'static str>,
 }
 
-/// All sections, in the order in which a page needs them.
+/// All sections, in the sequence that the page needs.
 pub fn sections(admin: &AdminContext) -> Sections {
     let config = &admin.dashboard.config.get();
     let history = admin.dashboard.history.borrow();
@@ -56,7 +57,7 @@ pub fn sections(admin: &AdminContext) -> Sections {
     .collect()
 }
 
-/// All sections as one document.
+/// All sections as one JSON document.
 pub fn document(sections: &[Section]) -> String {
     let members: Vec<_> =
         sections.iter().map(|section| format!("{:?}:{}", section.name, section.json)).collect();
@@ -64,12 +65,12 @@ pub fn document(sections: &[Section]) -> String {
 }
 
 fn state(admin: &AdminContext, config: &Config) -> Value {
-    let verdict = admin.health.readiness();
+    let readiness = admin.health.readiness();
     json!({
         "version": env!("CARGO_PKG_VERSION"),
         "phase": phase(admin),
-        "ready": verdict.is_ok(),
-        "why": verdict.err(),
+        "ready": readiness.is_ok(),
+        "why": readiness.err(),
         "started": admin.dashboard.started.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs(),
         "now": SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs(),
         "workers": config.workers,
@@ -93,22 +94,22 @@ fn phase(admin: &AdminContext) -> &'static str {
 }
 
 fn certificates(admin: &AdminContext) -> Value {
-    let ends = admin.dashboard.certificates();
-    let told = ends.into_iter().map(|(names, not_after)| {
-        json!({ "names": names, "not_after": not_after, "self_signed": admin.dashboard.is_self_signed })
-    });
-    told.collect()
+    let self_signed = admin.dashboard.has_generated_certificate;
+    let certificates = admin.dashboard.certificates().into_iter().map(
+        |(names, not_after)| json!({ "names": names, "not_after": not_after, "self_signed": self_signed }),
+    );
+    certificates.collect()
 }
 
 fn store(admin: &AdminContext, config: &Config) -> Value {
     let (kind, place, note) = match &config.store.kind {
         StoreKind::Memory => {
-            ("memory", None, "Tokens end with this process, and no other replica knows them.")
+            ("memory", None, "Tokens are lost at a restart, and are not shared with other replicas.")
         }
         StoreKind::File(path) => (
             "file",
             Some(path.display().to_string()),
-            "Tokens outlive this process. One gateway at a time may use the file.",
+            "Tokens survive a restart. Only one gateway at a time can use the file.",
         ),
         StoreKind::Redis(_) => (
             "redis",
@@ -117,7 +118,7 @@ fn store(admin: &AdminContext, config: &Config) -> Value {
                 .iter()
                 .find(|entry| entry.key == STORE.urls.key)
                 .and_then(|entry| entry.value.clone()),
-            "Tokens outlive this process and are shared by all replicas.",
+            "Tokens survive a restart, and are shared by all replicas.",
         ),
     };
     let verifier = config.effective_options.iter().find(|entry| entry.key == AUTH.verifier.key);
@@ -132,12 +133,12 @@ fn store(admin: &AdminContext, config: &Config) -> Value {
 }
 
 impl AttentionItem {
-    fn bad(what: impl Into<String>, todo: &str, section: Option<&'static str>) -> AttentionItem {
-        AttentionItem { severity: "bad", message: what.into(), remedy: todo.to_owned(), section }
+    fn bad(message: impl Into<String>, remedy: &str, section: Option<&'static str>) -> AttentionItem {
+        AttentionItem { severity: "bad", message: message.into(), remedy: remedy.to_owned(), section }
     }
 
-    fn warn(what: impl Into<String>, todo: &str, section: Option<&'static str>) -> AttentionItem {
-        AttentionItem { severity: "warn", message: what.into(), remedy: todo.to_owned(), section }
+    fn warn(message: impl Into<String>, remedy: &str, section: Option<&'static str>) -> AttentionItem {
+        AttentionItem { severity: "warn", message: message.into(), remedy: remedy.to_owned(), section }
     }
 
     fn to_json(&self) -> Value {
@@ -145,71 +146,71 @@ impl AttentionItem {
     }
 }
 
-/// What is wrong, the worst first.
+/// All problems, the worst first.
 fn attention(admin: &AdminContext, config: &Config, history: &TrafficHistory) -> Vec<AttentionItem> {
-    let mut points = Vec::new();
+    let mut items = Vec::new();
     if phase(admin) == "draining" {
-        points.push(AttentionItem::warn(
+        items.push(AttentionItem::warn(
             "The gateway is draining",
-            "It was asked to end: it takes no new connections and finishes what is in flight, for `drain.timeout` at most.",
+            "A shutdown was requested: the gateway accepts no new connections, and completes requests in flight for at most `drain.timeout`.",
             None,
         ));
-    } else if let Err(why) = admin.health.readiness() {
-        points.push(AttentionItem::bad(
-            format!("The gateway is not ready: {why}"),
-            "Its log says more.",
+    } else if let Err(reason) = admin.health.readiness() {
+        items.push(AttentionItem::bad(
+            format!("The gateway is not ready: {reason}"),
+            "See its log for details.",
             None,
         ));
     }
-    points.extend(upstream_items(admin));
+    items.extend(upstream_items(admin));
     if admin.metrics.store.up.get() != 1 {
-        points.push(AttentionItem::bad(
-            "The token store does not answer",
-            "Tokens that this gateway knows go on working; others are answered 503 `token_store_unavailable`. Look after \
-             what `store.kind` names.",
+        items.push(AttentionItem::bad(
+            "The token store is unavailable",
+            "Tokens in this gateway's cache stay valid; requests with other tokens get 503 `token_store_unavailable`. Check the \
+             store that `store.kind` selects.",
             Some("store"),
         ));
     }
     if history.has_high_failure_rate() {
-        points.push(AttentionItem::bad(
-            "Over 5 % of the requests of the last minute failed",
-            "Failed means a status of 500 or above. The reasons under Refusals say whether the gateway or the backend said so.",
+        items.push(AttentionItem::bad(
+            "More than 5 % of the requests of the last minute failed",
+            "Failed requests have a status of 500 or above. The reasons under Rejections show whether the gateway or the backend failed.",
             Some("refusals"),
         ));
     }
-    points.extend(certificate_items(admin));
-    points.extend(file_items(admin));
-    points.extend(reload_item(admin));
+    items.extend(certificate_items(admin));
+    items.extend(file_items(admin));
+    items.extend(reload_item(admin));
     if matches!(config.auth.verifier, VerifierOptions::SaltHolder) && config.salts.len() > 1 {
-        points.push(AttentionItem::warn(
-            "Several salts are in force, and passwords are not checked",
-            "Each holder of any of them can get a token for any user. End the rotation when `timbr-gateway salt status` \
-             shows that nobody uses the older ones.",
+        items.push(AttentionItem::warn(
+            "Several salts are active, and passwords are not verified",
+            "A client with any of these salts can get a token for any user. End the rotation when `timbr-gateway salt status` \
+             shows that the older salts are unused.",
             Some("configuration"),
         ));
     }
-    points
+    items
 }
 
 fn upstream_items(admin: &AdminContext) -> Option<AttentionItem> {
     let status = admin.backends.get().status();
     let all = status.endpoints.len();
-    let out = status.endpoints.iter().filter(|endpoint| endpoint.state != "usable").count();
-    if !status.usable || (all > 0 && out == all) {
+    let ejected = status.endpoints.iter().filter(|endpoint| endpoint.state != "usable").count();
+    if !status.usable || (all > 0 && ejected == all) {
         return Some(AttentionItem::bad(
             match all {
-                0 => "No address of the backend is known".to_owned(),
-                _ => format!("No backend is usable: {out} of {all} are out of use"),
+                0 => "No endpoint is known".to_owned(),
+                _ => format!("No endpoint is usable: {ejected} of {all} are ejected"),
             },
-            "Requests are answered 502 or 503 until one is. Look whether the backend runs and listens on `upstream.url`; \
-             `timbr-gateway doctor` tries the whole chain.",
+            "Requests get 502 or 503. Check that the backend runs and listens on `upstream.url`; `timbr-gateway doctor` \
+             checks the whole path.",
             Some("upstreams"),
         ));
     }
-    (out > 0).then(|| {
+    (ejected > 0).then(|| {
         AttentionItem::warn(
-            format!("{out} of {all} backends are out of use"),
-            "The others take their requests.",
+            format!("{ejected} of {all} endpoints are ejected"),
+            "The other endpoints get their requests.",
             Some("upstreams"),
         )
     })
@@ -218,59 +219,59 @@ fn upstream_items(admin: &AdminContext) -> Option<AttentionItem> {
 fn certificate_items(admin: &AdminContext) -> Vec<AttentionItem> {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
     let left = |not_after: i64| not_after.saturating_sub(i64::try_from(now).unwrap_or(i64::MAX));
-    let mut points = Vec::new();
+    let mut items = Vec::new();
     for (names, not_after) in admin.dashboard.certificates() {
-        let todo = "Clients refuse it when its time is over. Put a new one into its files; it is taken within a second.";
+        let remedy = "Clients reject an expired certificate. Replace its files; the new certificate is loaded within a second.";
         match left(not_after) {
             seconds if seconds < 0 => {
-                points.push(AttentionItem::bad(
+                items.push(AttentionItem::bad(
                     format!("The certificate for {names} has expired"),
-                    todo,
+                    remedy,
                     Some("certificates"),
                 ));
             }
             seconds if seconds < EXPIRY_WARNING => {
                 let days = seconds / (24 * 60 * 60);
-                let what = format!("The certificate for {names} expires in {days} days");
-                points.push(AttentionItem::warn(what, todo, Some("certificates")));
+                let message = format!("The certificate for {names} expires in {days} days");
+                items.push(AttentionItem::warn(message, remedy, Some("certificates")));
             }
             _ => {}
         }
     }
-    points
+    items
 }
 
-/// A configuration that is not in force as it stands in its sources.
+/// A reload that failed or needs a restart.
 fn reload_item(admin: &AdminContext) -> Option<AttentionItem> {
     let section = Some("configuration");
     match admin.dashboard.last_reload.get()?.outcome {
         ReloadResult::Rejected(problems) => {
             let all: Vec<_> = problems.iter().map(ToString::to_string).collect();
-            let todo = format!("What was read before stays in force. {}", all.join("; "));
-            Some(AttentionItem::warn("The configuration that was read last cannot be used", &todo, section))
+            let remedy = format!("The previous configuration stays active. {}", all.join("; "));
+            Some(AttentionItem::warn("The last reload of the configuration failed", &remedy, section))
         }
         ReloadResult::Applied { needs_restart } if !needs_restart.is_empty() => {
-            let what = format!("A restart is needed for {}", needs_restart.join(", "));
-            Some(AttentionItem::warn(what, "The rest of what was read is in force.", section))
+            let message = format!("A restart is needed for {}", needs_restart.join(", "));
+            Some(AttentionItem::warn(message, "The other options are active.", section))
         }
         ReloadResult::Applied { .. } | ReloadResult::Unavailable(_) => None,
     }
 }
 
-/// Files that were read again and cannot be used.
+/// Files that could not be reloaded.
 fn file_items(admin: &AdminContext) -> Vec<AttentionItem> {
     let metrics = &admin.metrics;
     [
-        (metrics.certificates_unusable.get(), "Certificate files cannot be used", "certificates"),
-        (metrics.users_unusable.get(), "The users file cannot be used", "configuration"),
-        (metrics.issuers_unusable.get(), "The keys of a token issuer cannot be had", "configuration"),
+        (metrics.certificates_unusable.get(), "Certificate files cannot be loaded", "certificates"),
+        (metrics.users_unusable.get(), "The users file cannot be loaded", "configuration"),
+        (metrics.issuers_unusable.get(), "The keys of a token issuer cannot be fetched", "configuration"),
     ]
     .into_iter()
     .filter(|(unusable, ..)| *unusable > 0)
-    .map(|(_, what, section)| {
+    .map(|(_, message, section)| {
         AttentionItem::warn(
-            what,
-            "What was read before stays in use. The log says what is wrong.",
+            message,
+            "The previous version stays active. The log has the cause.",
             Some(section),
         )
     })

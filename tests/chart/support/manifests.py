@@ -10,7 +10,7 @@ import yaml
 from support.chart import CHART, HELMS, REPOSITORY, gateway_config, objects_of, of_kind, run
 from support.semantics import gateways
 
-NOTE = "# Made from the chart (`BLESS=1 make chart`); change that.\n"
+NOTE = "# Generated from the chart by `BLESS=1 make chart`; do not edit.\n"
 SIDECAR = REPOSITORY / "deploy" / "sidecar"
 
 

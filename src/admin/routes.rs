@@ -1,0 +1,304 @@
+//! The routes of the admin listener: path, access, methods and function of each, and their dispatch. It knows nothing
+//! about what the functions do.
+
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::{ACCEPT, ALLOW, CACHE_CONTROL, CONTENT_TYPE};
+use http::request::Parts;
+use http::{HeaderValue, Method, Request, Response, StatusCode};
+use http_body_util::{BodyExt, Either, Full, Limited};
+use hyper::body::Incoming;
+use serde_json::{Value, json};
+use tokio::time::timeout;
+
+use crate::admin::health::{Probe, ProbeResult};
+use crate::admin::{
+    AdminBody, AdminContext, access, commands, dashboard, rejections, tokens, update_upstream_metrics,
+};
+use crate::base::percent::decode_query_value;
+use crate::observability::log::{self, label};
+use crate::observability::metrics::ExpositionFormat;
+
+/// Maximum size of a request body; every valid one is smaller.
+const MAX_BODY_SIZE: usize = 16 * 1024;
+
+const BODY_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// A call of the JSON API.
+pub struct Call<'a> {
+    pub admin: &'a AdminContext,
+    /// The rest of the path after the route's prefix, with percent escapes.
+    pub rest: &'a str,
+    query: &'a str,
+    /// Empty for GET.
+    pub body: Bytes,
+}
+
+impl<'a> Call<'a> {
+    /// The decoded parameters of the query.
+    pub fn parameters(&self) -> impl Iterator<Item = (&'a str, String)> {
+        let pairs = self.query.split('&').filter(|pair| !pair.is_empty());
+        pairs.map(|pair| {
+            let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+            (name, decode_query_value(value))
+        })
+    }
+}
+
+/// Why a call failed.
+#[derive(Debug)]
+pub struct AdminError {
+    pub status: StatusCode,
+    pub message: String,
+    /// Details for programs: the JSON member `problems`.
+    pub problems: Option<Value>,
+}
+
+impl AdminError {
+    pub fn new(status: StatusCode, message: impl Into<String>) -> AdminError {
+        AdminError { status, message: message.into(), problems: None }
+    }
+
+    pub fn bad_request(message: impl Into<String>) -> AdminError {
+        AdminError::new(StatusCode::BAD_REQUEST, message)
+    }
+
+    pub fn unavailable(message: impl Into<String>) -> AdminError {
+        AdminError::new(StatusCode::SERVICE_UNAVAILABLE, message)
+    }
+}
+
+pub type CallResult = Result<Value, AdminError>;
+
+type CallFuture<'a> = Pin<Box<dyn Future<Output = CallResult> + 'a>>;
+
+/// The clients that may use a route.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Access {
+    Everyone,
+    /// Clients on this machine: see [`access`].
+    Operators,
+}
+
+/// The function of a route, its methods and its format.
+enum Action {
+    /// GET and HEAD; errors are plain text.
+    Page(fn(&Parts, &AdminContext) -> Response<AdminBody>),
+    /// GET; JSON.
+    Read(for<'a> fn(Call<'a>) -> CallFuture<'a>),
+    /// A command that changes state; JSON. It is written to the audit log under this name.
+    Command(Method, &'static str, for<'a> fn(Call<'a>) -> CallFuture<'a>),
+}
+
+/// One path with the methods of one action. A path that ends with `/` is a prefix.
+struct AdminRoute {
+    path: &'static str,
+    access: Access,
+    action: Action,
+}
+
+static ROUTES: [AdminRoute; 22] = [
+    probe("/livez", |parts, admin| probe_response(Probe::Live, parts, admin)),
+    probe("/readyz", |parts, admin| probe_response(Probe::Ready, parts, admin)),
+    probe("/startupz", |parts, admin| probe_response(Probe::Startup, parts, admin)),
+    probe("/metrics", metrics),
+    page("/", |_, _| dashboard::document()),
+    page("/dashboard", |_, _| dashboard::document()),
+    page("/dashboard.css", |_, _| dashboard::style()),
+    page("/dashboard.js", |_, _| dashboard::script()),
+    page("/dashboard.svg", |_, _| dashboard::icon()),
+    page("/overview", |_, admin| dashboard::overview(admin)),
+    page("/events", |_, admin| dashboard::open_event_stream(admin)),
+    read("/tokens", |call| Box::pin(tokens::list(call))),
+    read("/salts", |call| Box::pin(tokens::list_salts(call))),
+    read("/upstreams", |call| ready(Ok(json!(call.admin.backends.get().status())))),
+    read("/refusals", |call| ready(rejections::list(&call))),
+    read("/explain/", |call| ready(rejections::explain(&call))),
+    read("/log-level", |_| ready(commands::log_level())),
+    command(Method::PUT, "/log-level", "log-level", |call| ready(commands::set_log_level(&call.body))),
+    command(Method::POST, "/tokens/revoke", "revoke", |call| Box::pin(tokens::revoke(call))),
+    command(Method::POST, "/reload", "reload", |call| Box::pin(commands::reload(&call.admin.control))),
+    command(Method::POST, "/drain", "drain", |call| ready(Ok(commands::drain(&call.admin.control)))),
+    command(Method::POST, "/quit", "quit", |call| ready(Ok(commands::quit(&call.admin.control)))),
+];
+
+const fn probe(path: &'static str, respond: fn(&Parts, &AdminContext) -> Response<AdminBody>) -> AdminRoute {
+    AdminRoute { path, access: Access::Everyone, action: Action::Page(respond) }
+}
+
+const fn page(path: &'static str, respond: fn(&Parts, &AdminContext) -> Response<AdminBody>) -> AdminRoute {
+    AdminRoute { path, access: Access::Operators, action: Action::Page(respond) }
+}
+
+const fn read(path: &'static str, call: for<'a> fn(Call<'a>) -> CallFuture<'a>) -> AdminRoute {
+    AdminRoute { path, access: Access::Operators, action: Action::Read(call) }
+}
+
+const fn command(
+    method: Method,
+    path: &'static str,
+    name: &'static str,
+    call: for<'a> fn(Call<'a>) -> CallFuture<'a>,
+) -> AdminRoute {
+    AdminRoute { path, access: Access::Operators, action: Action::Command(method, name, call) }
+}
+
+fn ready(result: CallResult) -> CallFuture<'static> {
+    Box::pin(std::future::ready(result))
+}
+
+impl AdminRoute {
+    /// The rest of a path that this route matches.
+    fn rest<'a>(&self, path: &'a str) -> Option<&'a str> {
+        let rest = path.strip_prefix(self.path)?;
+        let is_prefix = self.path.len() > 1 && self.path.ends_with('/');
+        (rest.is_empty() || is_prefix).then_some(rest)
+    }
+
+    fn methods(&self) -> &[Method] {
+        match &self.action {
+            Action::Page(_) => &[Method::GET, Method::HEAD],
+            Action::Read(_) => &[Method::GET],
+            Action::Command(method, ..) => std::slice::from_ref(method),
+        }
+    }
+
+    fn error_response(&self, error: &AdminError) -> Response<AdminBody> {
+        match self.action {
+            Action::Page(_) => text_response(error.status, &error.message),
+            Action::Read(_) | Action::Command(..) => json_error(error),
+        }
+    }
+}
+
+/// Serves one request of the admin listener.
+pub async fn respond(
+    request: Request<Incoming>,
+    peer: SocketAddr,
+    admin: &AdminContext,
+) -> Response<AdminBody> {
+    let (parts, body) = request.into_parts();
+    let path = parts.uri.path();
+    let routes = || ROUTES.iter().filter(|route| route.rest(path).is_some());
+    let Some(first) = routes().next() else { return unknown_path(&parts.method) };
+    // SECURITY: before anything else is decided about the request.
+    if first.access == Access::Operators
+        && let Err(error) = access::authorize_read(&parts.headers, peer)
+    {
+        return first.error_response(&error);
+    }
+    let Some(route) = routes().find(|route| route.methods().contains(&parts.method)) else {
+        let methods: Vec<_> = routes().flat_map(AdminRoute::methods).map(Method::as_str).collect();
+        return method_not_allowed(first, &methods.join(", "));
+    };
+    let rest = route.rest(path).expect("it was chosen by its path");
+    let call = Call { admin, rest, query: parts.uri.query().unwrap_or_default(), body: Bytes::new() };
+    let result = match &route.action {
+        Action::Page(respond) => return respond(&parts, admin),
+        Action::Read(read) => read(call).await,
+        Action::Command(_, name, run) => {
+            if let Err(error) = access::authorize_change(&parts.headers) {
+                return json_error(&error);
+            }
+            let result = match read_body(body).await {
+                Ok(body) => run(Call { body, ..call }).await,
+                Err(error) => Err(error),
+            };
+            log::write_audit(|record| {
+                record.text(label!("what"), name);
+                record.text(label!("decision"), if result.is_ok() { "done" } else { "failed" });
+                record.text(label!("client"), &peer.ip().to_string());
+            });
+            result
+        }
+    };
+    match result {
+        Ok(document) => json_response(StatusCode::OK, &document),
+        Err(error) => json_error(&error),
+    }
+}
+
+async fn read_body(body: Incoming) -> Result<Bytes, AdminError> {
+    let body = timeout(BODY_TIMEOUT, Limited::new(body, MAX_BODY_SIZE).collect()).await;
+    let body = body.ok().and_then(Result::ok).map(http_body_util::Collected::to_bytes);
+    body.ok_or_else(|| AdminError::bad_request("the request body is too large, or did not arrive in time"))
+}
+
+fn probe_response(probe: Probe, parts: &Parts, admin: &AdminContext) -> Response<AdminBody> {
+    let ProbeResult { is_healthy, text } = admin.health.probe(probe, parts.uri.query());
+    text_response(if is_healthy { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE }, &text)
+}
+
+fn metrics(parts: &Parts, admin: &AdminContext) -> Response<AdminBody> {
+    update_upstream_metrics(admin);
+    let accept = parts.headers.get(ACCEPT).and_then(|value| value.to_str().ok());
+    let format = ExpositionFormat::from_accept(accept.unwrap_or_default());
+    response(StatusCode::OK, format.content_type(), admin.metrics.encode(format))
+}
+
+fn unknown_path(method: &Method) -> Response<AdminBody> {
+    if !matches!(*method, Method::GET | Method::HEAD) {
+        return method_not_allowed(&ROUTES[0], "GET, HEAD");
+    }
+    let paths = |access| {
+        let mut paths: Vec<_> =
+            ROUTES.iter().filter(|route| route.access == access).map(|route| route.path).collect();
+        paths.dedup();
+        paths.join(", ")
+    };
+    let (public, local) = (paths(Access::Everyone), paths(Access::Operators));
+    let message = format!("unknown path; paths are {public}, and from this machine also {local}");
+    text_response(StatusCode::NOT_FOUND, &message)
+}
+
+fn method_not_allowed(route: &AdminRoute, methods: &str) -> Response<AdminBody> {
+    let message = format!("method not allowed; use {methods}");
+    let error = AdminError::new(StatusCode::METHOD_NOT_ALLOWED, message);
+    let mut response = route.error_response(&error);
+    let allow = HeaderValue::from_str(methods).expect("methods are tokens");
+    response.headers_mut().insert(ALLOW, allow);
+    response
+}
+
+fn text_response(status: StatusCode, line: &str) -> Response<AdminBody> {
+    response(status, "text/plain; charset=utf-8", format!("{line}\n"))
+}
+
+fn json_response(status: StatusCode, document: &Value) -> Response<AdminBody> {
+    response(status, "application/json", format!("{document}\n"))
+}
+
+fn json_error(error: &AdminError) -> Response<AdminBody> {
+    let mut document = json!({ "status": "error", "data": error.message });
+    if let Some(problems) = &error.problems {
+        document["problems"] = problems.clone();
+    }
+    json_response(error.status, &document)
+}
+
+fn response(status: StatusCode, media_type: &'static str, body: String) -> Response<AdminBody> {
+    let mut response = Response::new(Either::Left(Full::new(Bytes::from(body))));
+    *response.status_mut() = status;
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static(media_type));
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_path_with_a_trailing_slash_is_a_prefix() {
+        let matching = |path: &str| ROUTES.iter().filter(|route| route.rest(path).is_some()).count();
+        for (path, count) in
+            [("/", 1), ("/livez", 1), ("/livez/", 0), ("/explain/a/b", 1), ("/explain", 0), ("/log-level", 2)]
+        {
+            assert_eq!(matching(path), count, "{path}");
+        }
+    }
+}
