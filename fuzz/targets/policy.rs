@@ -1,4 +1,4 @@
-//! Request lines and fields: `METHOD target`, then lines `name: value`. What passes has one reading.
+//! Request lines and headers: `METHOD target`, then lines `name: value`. An accepted request has exactly one interpretation.
 
 #![no_main]
 
@@ -15,7 +15,7 @@ use timbr_gateway::http::media_type::essence;
 
 static ROUTES: LazyLock<Routes> = LazyLock::new(|| Routes::new(defaults(1 << 20)));
 
-/// What a backend makes of a path: escapes resolved once.
+/// The path as a backend sees it: percent-decoded once.
 fn decoded(path: &str) -> Vec<u8> {
     let bytes = path.as_bytes();
     let (mut text, mut at) = (Vec::new(), 0);
@@ -35,7 +35,7 @@ fn decoded(path: &str) -> Vec<u8> {
     text
 }
 
-/// As WSGI servers do.
+/// Normalizes a header name as WSGI servers do.
 fn folded(name: &str) -> String {
     name.to_ascii_lowercase().replace(|c: char| !c.is_ascii_alphanumeric(), "-")
 }
@@ -64,7 +64,7 @@ fuzz_target!(|data: &[u8]| {
         let name = std::str::from_utf8(field.text()).expect("ASCII");
         assert!(fields.get_all(name).iter().any(|value| value.as_bytes() == field.value));
         if fate(field.name, field.text()) == Fate::Forward {
-            // What goes on cannot be taken for another field, nor for what the gateway says.
+            // A forwarded header cannot be confused with a different header, nor with one that the gateway adds.
             assert_eq!(folded(name), name);
             assert!(!name.starts_with("x-forwarded-"));
         }
@@ -73,7 +73,7 @@ fuzz_target!(|data: &[u8]| {
     let path = decoded(head.uri.path());
     let segments: Vec<_> = path.split(|byte| *byte == b'/').skip(1).collect();
     assert!(path.starts_with(b"/timbr/"));
-    let (last, others) = segments.split_last().expect("one at least");
+    let (last, others) = segments.split_last().expect("at least one segment");
     assert!(
         others.iter().all(|segment| !segment.is_empty() && **segment != b"."[..] && **segment != b".."[..])
     );
@@ -81,7 +81,7 @@ fuzz_target!(|data: &[u8]| {
     assert!(!path.iter().any(|byte| byte.is_ascii_control() || *byte == b'\\'));
     assert_eq!(head.fields.all(HeaderName::Host).count().max(1), 1);
     let Route::Profile(profile, _) = route else { return };
-    // The decision is the same for what the backend reads.
+    // The decision also holds for the path that the backend sees.
     assert!(path.starts_with(profile.prefix.as_bytes()));
     assert!(profile.methods.contains(&head.method));
     if screen(profile, head).is_ok() {
