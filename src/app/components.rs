@@ -1,4 +1,4 @@
-//! All that comes from files, loaded and checked before anything of it is used.
+//! Builds the components that depend on files, at start and for a reload. Everything is loaded and checked before any of it is used.
 
 use std::sync::Arc;
 
@@ -19,7 +19,7 @@ pub(super) struct Components {
     pub backends: Arc<Backends>,
 }
 
-/// Loads what the configuration names, and tells all that is wrong with it; listens on nothing.
+/// Loads the files of the configuration and reports all errors, without binding any listener.
 pub fn check(config: &Config) -> Result<(), StartError> {
     load(config, &Clock::system()).map(drop)
 }
@@ -40,7 +40,7 @@ pub(super) fn load(config: &Config, clock: &Clock) -> Result<Components, StartEr
     }
 }
 
-/// How to speak TLS with clients, if at all; and the certificate, if it was made here.
+/// The TLS configuration for clients, if HTTPS is enabled, and the PEM of a self-signed certificate.
 type ServerTlsParts = (Option<(TlsReloader, ServerTls)>, Option<String>);
 
 fn server_tls(config: &Config) -> Result<ServerTlsParts, TlsError> {
@@ -52,7 +52,7 @@ fn server_tls(config: &Config) -> Result<ServerTlsParts, TlsError> {
     Ok((Some(TlsReloader::start(config.tls.clone(), own)?), pem))
 }
 
-/// A certificate that is made here, where none is given.
+/// Creates a self-signed certificate if HTTPS is enabled and no certificate is configured.
 pub(super) fn self_signed_certificate(config: &Config) -> Result<Option<SelfSigned>, TlsError> {
     let address = config.listen.https.filter(|_| config.tls.certificates.is_empty());
     let Some(address) = address else { return Ok(None) };
@@ -60,17 +60,17 @@ pub(super) fn self_signed_certificate(config: &Config) -> Result<Option<SelfSign
     tls::generate_self_signed(&names).map(Some)
 }
 
-/// The limits of the configuration, and what the process can do.
+/// The configured limits, reduced to what the limit of open files allows.
 pub(super) fn effective_limits(config: &Config) -> LimitOptions {
     let most = fd_limit::raise_to_max();
     if most >= config.limits.connections {
         return config.limits;
     }
-    warn!(connections = most, "limits.connections is more than the limit of open files allows (ulimit -n)");
+    warn!(connections = most, "limits.connections exceeds the limit of open files (ulimit -n) and is reduced");
     LimitOptions { connections: most, ..config.limits }
 }
 
-/// The name that Kubernetes and most shells give a machine.
+/// The host name of this machine or pod.
 fn host_name() -> Option<String> {
     let name = std::fs::read_to_string("/proc/sys/kernel/hostname").ok()?;
     let name = name.trim();

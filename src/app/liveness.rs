@@ -1,4 +1,4 @@
-//! Whether the workers are alive: each is asked again and again, and only what it answers counts.
+//! Checks that the workers are alive: each one is pinged periodically, and must reply from its own thread.
 
 use std::rc::Rc;
 use std::time::Duration;
@@ -12,13 +12,13 @@ use crate::admin::health::WorkerLiveness;
 use crate::app::worker::WorkerCommand;
 use crate::os::sd_notify::ServiceManager;
 
-/// How often a worker is asked where no watchdog wants it sooner.
+/// Interval between pings, unless the watchdog requires a shorter one.
 const DEFAULT_PING_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Tells the service manager that the gateway is ready once all workers have answered, and that it is alive for as long as
-/// they do. Never ends by itself.
+/// Notifies the service manager that the gateway is ready when all workers have replied, and triggers its watchdog while they
+/// continue to reply. Never returns.
 ///
-/// A worker that hangs says nothing, and the manager then hears nothing either: that is what a watchdog is for.
+/// If a worker hangs, the watchdog is not triggered, and the service manager restarts the gateway.
 pub async fn watch_workers(
     workers: Vec<UnboundedSender<WorkerCommand>>,
     pulse: Rc<WorkerLiveness>,
@@ -52,7 +52,7 @@ pub async fn watch_workers(
     }
 }
 
-/// Waits until the worker says that it is alive; false: it has ended.
+/// Waits for a reply of the worker. Returns whether it is still running.
 async fn ping(worker: &UnboundedSender<WorkerCommand>) -> bool {
     let (reply, heard) = oneshot::channel();
     worker.send(WorkerCommand::Ping(reply)).is_ok() && heard.await.is_ok()
@@ -69,7 +69,7 @@ mod tests {
 
     const WATCHDOG: Duration = Duration::from_millis(400);
 
-    /// What the manager is told until it is silent for a whole span of its watchdog.
+    /// The notifications until there is none for a whole watchdog interval.
     fn heard(socket: &UnixDatagram) -> Vec<String> {
         socket.set_read_timeout(Some(WATCHDOG)).expect("set");
         let mut buffer = [0; 1024];
@@ -81,7 +81,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_worker_that_hangs_silences_the_watchdog_and_one_that_ends_does_not() {
+    async fn a_hanging_worker_stops_the_watchdog_and_an_ended_one_does_not() {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("notify");
         let socket = UnixDatagram::bind(&path).expect("bound");
@@ -96,14 +96,14 @@ mod tests {
         let tasks = LocalSet::new();
         tasks.spawn_local(watch_workers(vec![hanging, ending], pulse, manager, "here".to_owned()));
         tasks.spawn_local(async move {
-            say(ends.recv().await.expect("an order"));
-            // And is gone.
+            say(ends.recv().await.expect("a command"));
+            // The worker ends.
         });
         tasks.spawn_local(async move {
             for _ in 0..10 {
-                say(hangs.recv().await.expect("an order"));
+                say(hangs.recv().await.expect("a command"));
             }
-            // And hangs.
+            // The worker hangs.
             let _orders = hangs;
             std::future::pending::<()>().await;
         });

@@ -1,4 +1,4 @@
-//! The whole gateway: bound, then running, then drained. The only place that puts concrete parts together.
+//! The whole gateway: bound, then running, then drained. It is the only place that assembles the concrete components.
 
 mod components;
 mod liveness;
@@ -39,61 +39,61 @@ use workers::Workers;
 pub use components::check;
 pub use sockets::Addresses;
 
-/// Why the gateway does not start.
+/// Why the gateway cannot start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    /// Files that the configuration names.
+    /// Files of the configuration are missing or invalid.
     #[error("the configuration cannot be used:{}", format_problems(.0))]
     Files(Vec<Problem>),
-    /// An address.
+    /// An address cannot be bound.
     #[error("{key}: cannot listen on {address}")]
     Bind {
-        /// The option.
+        /// Key of the option.
         key: &'static str,
         /// Its value.
         address: SocketAddr,
-        /// Why.
+        /// The error of the operating system.
         source: io::Error,
     },
-    /// A socket of the service manager's that the configuration does not want.
+    /// The service manager passed a socket for a listener that is disabled.
     #[error(
-        "the service manager passes a socket for {0}, which is off; give it an address, or take the socket unit away"
+        "the service manager passes a socket for {0}, which is disabled; set an address, or remove the socket unit"
     )]
     SocketForDisabledListener(&'static str),
-    /// The store of tokens.
+    /// The token store cannot start.
     #[error(transparent)]
     Store(#[from] store::StoreStartError),
-    /// A thread or runtime.
+    /// A thread or a runtime cannot be created.
     #[error("cannot start threads")]
     Threads(#[source] io::Error),
 }
 
-/// How the gateway ended.
+/// How the gateway stopped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RunOutcome {
-    /// As asked; so many connections were cut after the grace period.
+    /// After a drain.
     Drained {
-        /// Connections whose requests did not end in time.
+        /// Number of connections that were aborted because their requests did not end in time.
         cut: usize,
     },
-    /// At once, as asked a second time.
+    /// Immediately, on a second request to stop.
     Aborted,
-    /// A worker ended that should not have.
+    /// A worker or a task of the main thread ended unexpectedly.
     Failed,
 }
 
-/// What the process was given by who started it.
+/// State inherited from the process's environment.
 #[derive(Debug, Default)]
 pub struct Inherited {
-    /// Sockets that listen already.
+    /// Listening sockets of the service manager.
     pub sockets: PassedSockets,
-    /// Who is told how the gateway is.
+    /// The service manager, which receives status notifications.
     pub service_manager: ServiceManager,
-    /// What the configuration was read from, and what was read, so that it can be read again.
+    /// The sources of the configuration and the settings loaded from them, for reloads. `None`: it cannot be reloaded.
     pub config_source: Option<(Sources, Settings)>,
 }
 
-/// A gateway that listens, but does not answer yet.
+/// A gateway that listens, but does not accept connections yet.
 pub struct Bound {
     config: Arc<Config>,
     components: Components,
@@ -106,14 +106,14 @@ pub struct Bound {
     rejections: Arc<RecentRejections>,
 }
 
-/// Loads what the configuration names, and listens.
+/// Loads the files of the configuration, and binds the listeners.
 pub fn bind(config: Config, clock: &Clock) -> Result<Bound, StartError> {
     bind_inherited(config, Inherited::default(), clock)
 }
 
-/// The same, with what the process was given.
+/// Like [`bind`], with inherited state.
 pub fn bind_inherited(config: Config, given: Inherited, clock: &Clock) -> Result<Bound, StartError> {
-    // What the files hold is noted before they are read: a later state of theirs is a change.
+    // The contents of the files are hashed before they are loaded, so that any later change is detected.
     let source = given.config_source.map(|(sources, settings)| (sources, LoadedSettings::new(settings)));
     let parts = load(&config, clock)?;
     let sockets = Sockets::open(&config.listen, given.sockets, config.workers)?;
@@ -133,21 +133,21 @@ pub fn bind_inherited(config: Config, given: Inherited, clock: &Clock) -> Result
     })
 }
 
-/// Workers that were told to cut everything get so long to do it.
+/// Time for the workers and the store to stop after all connections were aborted.
 const ABORT_TIMEOUT: Duration = Duration::from_secs(1);
 
 impl Bound {
-    /// Where it listens; ports that were given as 0 are the real ones here.
+    /// The bound addresses, with the assigned port in place of port 0.
     pub fn addresses(&self) -> Addresses {
         self.sockets.addresses
     }
 
-    /// The certificate that was made at start, if one was.
+    /// The self-signed certificate that was created at start, if any.
     pub fn certificate_pem(&self) -> Option<&str> {
         self.components.certificate_pem.as_deref()
     }
 
-    /// Serves until asked to stop, and drains. The calling thread looks after the others.
+    /// Serves until it is stopped, and drains. The calling thread becomes the supervisor.
     pub fn run(mut self, orders: ControlReceiver) -> Result<RunOutcome, StartError> {
         self.log_start();
         let (controller, signal) = shutdown::channel();
@@ -173,9 +173,9 @@ impl Bound {
             return Ok(end);
         }
         let end = workers::join_all(threads, end);
-        // All who could ask it anything are gone.
+        // Nothing uses the store any more.
         if store.is_some_and(|store| !store.join_within(ABORT_TIMEOUT)) {
-            error!("the token store did not end");
+            error!("the token store did not stop");
         }
         Ok(end)
     }
@@ -194,12 +194,12 @@ impl Bound {
         );
         if self.components.certificate_pem.is_some() {
             warn!(
-                "no tls.cert_file: HTTPS uses a self-signed certificate made just now, which clients cannot verify"
+                "no tls.cert_file: HTTPS uses a new self-signed certificate, which clients cannot verify"
             );
         }
         if config.auth.verifier == VerifierOptions::SaltHolder {
             warn!(
-                "auth.verifier=salt-holder: passwords are not checked; whoever holds API_AUTH_SALT can get a \
+                "auth.verifier=salt-holder: passwords are not checked; every holder of API_AUTH_SALT can get a \
                  token for any user"
             );
         }

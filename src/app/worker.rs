@@ -1,4 +1,5 @@
-//! A worker thread: a runtime, listeners, upstream connections and clients of its own.
+//! A worker thread with its own runtime, listeners, clients and upstream connections. It applies snapshots that the supervisor sends,
+//! and does not know where they come from.
 
 use std::future::poll_fn;
 use std::io;
@@ -29,7 +30,7 @@ use crate::gateway::recent_rejections::RejectionRecorder;
 use crate::tls::ServerTls;
 use crate::upstream::{Backends, UpstreamClient};
 
-/// What a worker thread is given.
+/// The initial state of a worker thread.
 pub struct Worker {
     pub snapshot: Arc<Snapshot>,
     pub number: usize,
@@ -49,16 +50,16 @@ pub struct Snapshot {
     pub backends: Arc<Backends>,
 }
 
-/// What a worker is told by the thread that supervises it.
+/// A command of the supervisor to a worker. The worker replies when it is done.
 pub enum WorkerCommand {
-    /// To say that it is alive.
+    /// Only reply.
     Ping(oneshot::Sender<()>),
-    /// To answer requests by another configuration from now on, and to say when that is so.
+    /// Use this snapshot for new requests.
     Apply(Arc<Snapshot>, oneshot::Sender<()>),
 }
 
 impl Worker {
-    /// Serves until the signal says otherwise. Returns how many connections had to be cut.
+    /// Serves until the drain. Returns the number of aborted connections.
     pub fn run(self) -> io::Result<usize> {
         let runtime =
             tokio::runtime::Builder::new_current_thread().enable_all().build_local(LocalOptions::default())?;
@@ -97,15 +98,15 @@ impl Worker {
             reaper: Rc::clone(&reaper),
         };
         tokio::select! {
-            () = run_commands(orders, taking) => unreachable!("it never ends"),
-            () = sweep_periodically(&terms, &reaper) => unreachable!("it never ends"),
+            () = run_commands(orders, taking) => unreachable!("it runs forever"),
+            () = sweep_periodically(&terms, &reaper) => unreachable!("it runs forever"),
             failure = acceptor_failed(&mut accepting) => Err(io::Error::other(failure)),
             left = drain(signal, &reaper) => Ok(left),
         }
     }
 }
 
-/// A way to the backends for the calling thread.
+/// The upstream client of the calling thread.
 fn new_upstream(revision: &Snapshot, worker: usize) -> UpstreamClient {
     let metrics = Arc::clone(revision.admission.metrics());
     UpstreamClient::new(Arc::clone(&revision.backends), worker, metrics)
@@ -128,7 +129,7 @@ fn serving_config(
     }
 }
 
-/// What another configuration changes in a worker.
+/// The state of a worker that a new snapshot changes.
 struct ConfigUpdater {
     serving: Current<Rc<ServingConfig>>,
     number: usize,
@@ -139,7 +140,7 @@ struct ConfigUpdater {
 }
 
 impl ConfigUpdater {
-    /// Requests that are being answered keep what they began with; it is gone when they are.
+    /// Applies a snapshot to new requests. Requests in flight keep the previous one, which is dropped when they end.
     fn apply(&mut self, revision: &Snapshot) {
         if !Arc::ptr_eq(&self.backends, &revision.backends) {
             self.backends = Arc::clone(&revision.backends);
@@ -151,7 +152,7 @@ impl ConfigUpdater {
     }
 }
 
-/// Does as it is told. Never ends.
+/// Runs the commands of the supervisor. Never returns.
 async fn run_commands(mut orders: UnboundedReceiver<WorkerCommand>, mut taking: ConfigUpdater) {
     while let Some(order) = orders.recv().await {
         let done = match order {
@@ -166,7 +167,7 @@ async fn run_commands(mut orders: UnboundedReceiver<WorkerCommand>, mut taking: 
     std::future::pending::<()>().await;
 }
 
-/// Waits for an accepting task to panic. They end by themselves with the drain.
+/// Waits for an accept task to panic. A normal end, with the drain, is ignored.
 async fn acceptor_failed(accepting: &mut JoinSet<()>) -> JoinError {
     while let Some(ended) = accepting.join_next().await {
         if let Err(failure) = ended {
@@ -176,7 +177,7 @@ async fn acceptor_failed(accepting: &mut JoinSet<()>) -> JoinError {
     std::future::pending().await
 }
 
-/// Accepts connections until the drain begins.
+/// Accepts connections until the drain.
 async fn accept_connections(
     listener: TcpListener,
     service: Rc<Service>,
@@ -197,14 +198,14 @@ async fn accept_connections(
             connection = listener::accept(&listener, failures) => take(connection),
         }
     }
-    // The kernel has finished the handshakes of those who wait in the backlog: closing now would reset them.
+    // Connections in the accept queue have completed their TCP handshake; closing the listener would reset them.
     tokio::task::yield_now().await;
     while let Some(Ok(connection)) = poll_once(|cx| listener.poll_accept(cx)).await {
         take(connection);
     }
 }
 
-/// The result, if it is there at once.
+/// Polls once, and returns the result if it is ready.
 async fn poll_once<T>(mut poll: impl FnMut(&mut std::task::Context<'_>) -> Poll<T>) -> Option<T> {
     poll_fn(|cx| match poll(cx) {
         Poll::Ready(result) => Poll::Ready(Some(result)),
@@ -215,17 +216,17 @@ async fn poll_once<T>(mut poll: impl FnMut(&mut std::task::Context<'_>) -> Poll<
 
 async fn sweep_periodically(terms: &Current<Rc<ServingConfig>>, reaper: &Reaper) {
     loop {
-        // Timeouts, and with them the interval, may become others.
+        // A reload may change the timeouts, and so the interval.
         sleep(reaper.interval()).await;
         reaper.sweep();
         terms.get().gateway.sweep_pools();
     }
 }
 
-/// Waits for the drain, then for the connections, then for nothing. Returns how many were cut.
+/// Waits for the drain and for the end of all connections. Returns the number of connections that were aborted.
 async fn drain(mut signal: ShutdownSignal, reaper: &Reaper) -> usize {
     signal.wait_for(ShutdownPhase::Draining).await;
-    // Lets the accepting tasks empty their backlogs first.
+    // Let the accept tasks empty their queues first.
     tokio::task::yield_now().await;
     tokio::task::yield_now().await;
     reaper.begin_drain();
@@ -235,7 +236,7 @@ async fn drain(mut signal: ShutdownSignal, reaper: &Reaper) -> usize {
         () = signal.wait_for(ShutdownPhase::Aborted) => {
             let left = reaper.len();
             reaper.abort_all();
-            // One turn for each to end by itself.
+            // Let each connection's task end.
             tokio::task::yield_now().await;
             left
         }

@@ -1,4 +1,4 @@
-//! The worker threads: how they begin, how they are spoken to, and what they have to say at the end.
+//! Starts the worker threads, and joins them at the end.
 
 use std::io;
 use std::net::TcpListener;
@@ -14,20 +14,20 @@ use crate::app::{ABORT_TIMEOUT, Bound, RunOutcome};
 use crate::base::join_within::join_within;
 use crate::base::shutdown::ShutdownSignal;
 
-/// All workers, as the thread that supervises them sees them.
+/// The supervisor's handles of all workers.
 pub(super) struct Workers {
-    /// A way to speak to each.
+    /// Sends commands to each worker.
     pub commands: Vec<UnboundedSender<WorkerCommand>>,
-    /// Hears the number of each that ends.
+    /// Receives the number of each worker that exits.
     pub exits: UnboundedReceiver<usize>,
-    /// Whether all have begun.
+    /// Whether all workers have started.
     pub started: StartupCounter,
 }
 
 pub(super) type WorkerThread = JoinHandle<io::Result<usize>>;
 
 impl Workers {
-    /// A worker for each set of sockets, of which some speak TLS.
+    /// Starts one worker for each set of sockets, with a flag for those that use TLS.
     pub fn start(
         gateway: &Bound,
         revision: &Arc<Snapshot>,
@@ -59,7 +59,7 @@ impl Workers {
     }
 }
 
-/// Starts a worker; `ended` hears of its end, however it comes.
+/// Starts a worker thread. `ended` receives its number when it exits, even by a panic.
 fn spawn(number: usize, worker: Worker, ended: UnboundedSender<usize>) -> io::Result<WorkerThread> {
     struct ExitNotifier(usize, UnboundedSender<usize>);
     impl Drop for ExitNotifier {
@@ -73,7 +73,7 @@ fn spawn(number: usize, worker: Worker, ended: UnboundedSender<usize>) -> io::Re
     })
 }
 
-/// What the workers have to say at the end.
+/// Joins the worker threads, and combines their results.
 pub(super) fn join_all(workers: Vec<WorkerThread>, end: RunOutcome) -> RunOutcome {
     let mut total = 0;
     let mut broken = end == RunOutcome::Failed;
@@ -87,7 +87,7 @@ pub(super) fn join_all(workers: Vec<WorkerThread>, end: RunOutcome) -> RunOutcom
             }
             Some(Ok(Err(error))) => error!(%error, "a worker failed"),
             Some(Err(_)) => error!("a worker panicked"),
-            None => error!("a worker did not end"),
+            None => error!("a worker did not stop"),
         }
         broken = true;
     }

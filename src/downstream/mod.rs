@@ -1,4 +1,5 @@
-//! One client's connection: TLS, then HTTP/1.1 or HTTP/2, until it ends or has to.
+//! One client connection: the PROXY protocol header, the TLS handshake, then HTTP/1.1 or HTTP/2 until the connection ends. It
+//! passes requests to the gateway, and knows nothing about authentication, routes or backends.
 
 mod activity;
 mod coalesced_io;
@@ -47,34 +48,34 @@ use reaper::Registration;
 use socket::{ClientSocket, ClientTlsStream};
 use watched_io::WatchedIo;
 
-/// So much of a refused request's body is read and forgotten after the answer: so that HTTP/1's connection can go on, and that
-/// a client which still sends over HTTP/2 does not take the reset of its stream for a failure.
+/// Maximum bytes of a rejected request's body that are read and discarded after the response. HTTP/1 can then keep the connection
+/// open, and an HTTP/2 client that is still sending does not treat the reset of its stream as a failure.
 const MAX_DISCARDED_BODY: u64 = 256 * 1024;
 
-/// For so long.
+/// Maximum time for reading and discarding such a body.
 const DISCARD_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// What connections of one listener have in common.
+/// State that the connections of one listener share.
 pub struct Service {
-    /// On what terms they are served. Each request is answered on those that are in force when it comes, and to its end.
+    /// The active configuration. Each request uses, until it ends, the one that is active when it arrives.
     pub serving: Current<Rc<ServingConfig>>,
-    /// How to speak TLS; `None` for plain HTTP.
+    /// Configuration of TLS with clients; `None` for plain HTTP.
     pub tls: Option<ServerTls>,
 }
 
-/// What a reload may replace.
+/// The part of a worker's state that a reload replaces.
 pub struct ServingConfig {
-    /// Answers requests.
+    /// Serves the requests.
     pub gateway: Rc<Gateway>,
-    /// Proxies that are believed when they say who the client is.
+    /// Proxies whose statements about the client's address are trusted.
     pub trusted_proxies: Vec<IpNet>,
-    /// Whether connections begin with a PROXY protocol header.
+    /// Whether connections must start with a PROXY protocol header.
     pub proxy_protocol: bool,
-    /// What clients are waited for.
+    /// Timeouts for clients.
     pub timeouts: Timeouts,
-    /// What clients may ask for.
+    /// Limits per client connection and request.
     pub limits: LimitOptions,
-    /// Who may come in.
+    /// Limits on concurrent connections and requests.
     pub admission: Arc<Admission>,
 }
 
@@ -99,9 +100,9 @@ impl ServingConfig {
     }
 }
 
-/// Serves a connection to its end. Errors of a client are its own; they are worth a line at debug level.
+/// Serves a connection until it ends. Errors that a client causes are logged at debug level only.
 pub async fn serve(service: Rc<Service>, mut stream: TcpStream, peer: SocketAddr, place: Registration) {
-    // What takes part in few connections, or for a moment, lives in the heap: most connections are idle HTTP/1.1.
+    // Futures that few connections need, or only for a moment, are boxed: most connections are idle HTTP/1.1.
     let activity = &place.activity;
     let mut client = Peer::new(peer.ip().to_canonical(), service.tls.is_some());
     if service.serving.get().proxy_protocol {
@@ -133,17 +134,17 @@ pub async fn serve(service: Rc<Service>, mut stream: TcpStream, peer: SocketAddr
 }
 
 impl ServingConfig {
-    /// Whether a peer is one of the proxies that are believed.
+    /// Whether a peer is one of the trusted proxies.
     pub fn is_trusted_proxy(&self, peer: IpAddr) -> bool {
         is_trusted(peer.to_canonical(), &self.trusted_proxies)
     }
 }
 
-// No connection holds on to terms while it waits for a request: those that were replaced would live as long as it does.
+// No connection keeps a `ServingConfig` while it waits for a request: a replaced one would live as long as the connection.
 impl Service {
-    /// Whom the load balancer says it has taken the connection from.
+    /// Reads the client's address from the load balancer's PROXY protocol header.
     ///
-    /// SECURITY: a header from elsewhere would let anybody be anybody, so such connections end.
+    /// SECURITY: a header from another peer would let it claim any address, so such connections are closed.
     async fn read_proxy_header(
         &self,
         stream: &mut TcpStream,
@@ -152,14 +153,14 @@ impl Service {
     ) -> io::Result<IpAddr> {
         let terms = self.serving.get();
         if !terms.is_trusted_proxy(peer) {
-            let what = "the peer is none of trusted_proxies, and listen.proxy_protocol is required";
+            let what = "listen.proxy_protocol is set, but the peer is not in trusted_proxies";
             return Err(io::Error::new(io::ErrorKind::PermissionDenied, what));
         }
         let header = proxy_protocol::read_header(stream);
         Ok(with_timeout(header, terms.timeouts.handshake, activity).await?.unwrap_or(peer))
     }
 
-    /// TLS, and what it tells about the client.
+    /// Performs the TLS handshake, and adds what it shows about the client.
     async fn accept_tls(
         &self,
         current: &TlsSnapshot,
@@ -218,13 +219,13 @@ impl Service {
         served.err().map(|error| message_with_source(&error))
     }
 
-    /// A connection that came to no request.
+    /// Records a connection that failed before its first request.
     fn record_failed_handshake(&self, peer: SocketAddr, error: &io::Error, kind: HandshakeFailure) {
         self.serving.get().gateway.worker_metrics().record_handshake_failure(kind);
         let timed_out = error.kind() == io::ErrorKind::TimedOut;
         let cause = if timed_out { CloseCause::HandshakeTimeout } else { CloseCause::HandshakeFailed };
         self.serving.get().admission.metrics().record_connection_end(cause);
-        debug!(%peer, %error, "the handshake failed");
+        debug!(%peer, %error, "handshake failed");
     }
 }
 
@@ -235,7 +236,7 @@ fn message_with_source(error: &hyper::Error) -> String {
     }
 }
 
-/// Bounded by its own time, and by the reaper's orders.
+/// Runs a future until its timeout, or until the reaper aborts the connection.
 async fn with_timeout<T>(
     future: impl Future<Output = io::Result<T>>,
     limit: Duration,

@@ -1,7 +1,7 @@
-//! An HTTP/1 connection: one request after the other, each answered before the next one is looked at.
+//! An HTTP/1 connection: one request after the other; the next one is read after the response to the previous one.
 //!
-//! The gateway reads HTTP/1 itself, with `crate::http::h1`, and not through a library made to get along with everybody: a
-//! head that is refused gets the same kind of answer, with its id and its access line, as any other refusal.
+//! It uses the gateway's own parser, `crate::http::h1`, instead of a general library: a malformed head gets the same kind of
+//! response, with a request id and an access log line, as any other rejection.
 
 mod response;
 mod wire;
@@ -34,24 +34,24 @@ use crate::http::headers::Head;
 use response::RequestSummary;
 use wire::Wire;
 
-/// What a connection may ask for before it has to begin anew.
+/// Limits of one connection.
 #[derive(Clone, Copy, Debug)]
 pub struct Http1Limits {
-    /// Of each head.
+    /// Limits of each request head.
     pub head: HeadLimits,
-    /// Most requests.
+    /// Maximum number of requests.
     pub max_requests: u64,
-    /// Longest life.
+    /// Maximum age, which is checked with each response.
     pub max_age: Option<Duration>,
 }
 
-/// Why a connection ends without further ado.
+/// Why a connection ends without an orderly close.
 enum ConnectionEnd {
-    /// The reaper says so.
+    /// The reaper aborted it.
     Aborted,
-    /// The client has left, or its bytes do not arrive.
+    /// The client disconnected, or its socket failed.
     Disconnected(io::Error),
-    /// An answer broke off. The client must not take what it has for the whole.
+    /// A response is incomplete, and the client must be able to detect that.
     ResponseIncomplete,
 }
 
@@ -61,13 +61,13 @@ impl From<io::Error> for ConnectionEnd {
     }
 }
 
-/// What a connection is to do.
+/// The next step of a connection.
 enum NextRequest {
-    /// To answer: the head of a request, or what is wrong with it.
+    /// Serve this request head, or reject it with this error.
     Head(Result<Vec<u8>, HeadError>),
-    /// To wait, and hold little memory meanwhile.
+    /// Wait with little memory.
     Quiescent,
-    /// To end.
+    /// Close the connection.
     Close,
 }
 
@@ -79,11 +79,11 @@ struct Http1Connection<I> {
     limits: Http1Limits,
     opened_at: Instant,
     request_count: u64,
-    /// The reaper wants an end after the request in flight.
+    /// Close after the request in flight.
     is_closing: bool,
 }
 
-/// Serves a connection to its end.
+/// Serves a connection until it ends.
 pub async fn serve<I>(
     io: WatchedIo<I>,
     terms: Current<Rc<ServingConfig>>,
@@ -117,7 +117,7 @@ where
 {
     async fn run(&mut self) -> Result<(), ConnectionEnd> {
         while let NextRequest::Head(head) = self.next_request(false).await? {
-            // In the heap, so that a connection is small while it has no request.
+            // Boxed, so that an idle connection is small.
             if !Box::pin(self.serve_requests(head)).await? {
                 break;
             }
@@ -127,7 +127,7 @@ where
         Ok(self.until_shutdown(|cx, _| wire.borrow_mut().poll_shutdown(cx)).await??)
     }
 
-    /// Answers requests for as long as one follows the other soon. Says whether there can be further ones.
+    /// Serves requests while they follow each other closely. Returns whether the connection stays open.
     async fn serve_requests(&mut self, first: Result<Vec<u8>, HeadError>) -> Result<bool, ConnectionEnd> {
         let mut head = first;
         loop {
@@ -146,7 +146,7 @@ where
         }
     }
 
-    /// Waits for the next request, or, if the connection `may_rest`, for the reaper to say that it has waited for long.
+    /// Waits for the next request, or with [`Wait::UntilQuiescent`], until the reaper has marked the connection as quiescent.
     async fn next_request(&mut self, may_rest: bool) -> Result<NextRequest, ConnectionEnd> {
         self.limits = self.serving.get().http1_limits();
         let (wire, bounds) = (Rc::clone(&self.wire), self.limits);
@@ -155,12 +155,12 @@ where
         let head = self.until_shutdown(|cx, closing| {
             let mut wire = wire.borrow_mut();
             match wire.poll_head(cx, &mut scanner, &bounds.head) {
-                // A part of it is here, and must be followed by the rest.
+                // A part of the head has arrived; `timeouts.header` limits the rest.
                 Poll::Pending if wire.has_unread() => {
                     activity.record_head_started();
                     Poll::Pending
                 }
-                // Asked to close: but a request that is already there is answered.
+                // A request that has already arrived is still served.
                 Poll::Pending if closing => Poll::Ready(Ok(NextRequest::Close)),
                 Poll::Pending if may_rest && activity.is_quiescent() => {
                     Poll::Ready(Ok(NextRequest::Quiescent))
@@ -178,7 +178,7 @@ where
         }
     }
 
-    /// Tells a client whose head does not come why it is cut off, if it takes that at once.
+    /// Sends a rejection to a client whose head is incomplete after the timeout, if that is possible without waiting.
     async fn reject_stalled_head(&mut self) {
         let wire = Rc::clone(&self.wire);
         let mut saying = pin!(self.reject(Rejection::RequestHeadStalled));
@@ -191,7 +191,7 @@ where
         .await;
     }
 
-    /// Answers what cannot be read as a request. The connection ends, as nobody knows where the next request begins.
+    /// Rejects an invalid request head. The connection is closed, because the start of the next request is unknown.
     async fn reject(&mut self, rejection: Rejection) -> Result<bool, ConnectionEnd> {
         let in_flight = self.activity.begin_request();
         let gateway = Rc::clone(&self.serving.get().gateway);
@@ -203,18 +203,18 @@ where
         Ok(false)
     }
 
-    /// Answers a request. Says whether there can be another one.
+    /// Serves a request. Returns whether the connection stays open.
     async fn serve_request(&mut self, head: RequestHead) -> Result<bool, ConnectionEnd> {
         let in_flight = self.activity.begin_request();
         self.request_count += 1;
         let RequestHead { head, version, framing, keep_alive, expects_continue } = head;
-        // SECURITY: what follows a request for a tunnel is not meant for us, and not taken for requests.
+        // SECURITY: data after a CONNECT is intended for the tunnel, and must not be parsed as requests.
         let keep_alive = keep_alive && head.method != Method::CONNECT;
         let asked = RequestSummary { method: head.method.clone(), version, keep_alive };
         self.wire.borrow_mut().expect_body(framing, expects_continue);
         let reply = self.call_gateway(head).await?;
         let is_passable = self.can_discard_body();
-        // Who asked for the end may still have said something, if only that it ends TLS, and must see the answer.
+        // A client that requested the close may still send data, such as its TLS alert, and must receive the response.
         if !is_passable || !keep_alive {
             self.activity.require_linger();
         }
@@ -224,7 +224,7 @@ where
         Ok(goes_on && !self.is_closing)
     }
 
-    /// Has the gateway answer. A client that leaves meanwhile is not answered, and its query is given up.
+    /// Passes the request to the gateway. If the client disconnects, the request is cancelled.
     async fn call_gateway(&mut self, head: Head) -> Result<DownstreamResponse, ConnectionEnd> {
         let wire = Rc::clone(&self.wire);
         let body = if wire.borrow().is_body_complete() {
@@ -241,18 +241,17 @@ where
         answered.await?.ok_or_else(|| ConnectionEnd::Disconnected(io::ErrorKind::ConnectionAborted.into()))
     }
 
-    /// Whether what is left of the request's body, if anything, is little enough to be read and forgotten.
+    /// Whether the rest of the request's body is small enough to be read and discarded.
     fn can_discard_body(&self) -> bool {
         let wire = self.wire.borrow();
-        // What somebody began to read and gave up is too large, too slow or broken, or still on its way up.
+        // A body that was read in part is too large, too slow, incomplete, or still being forwarded.
         let is_small = wire.remaining_body().is_none_or(|left| left <= MAX_DISCARDED_BODY);
         wire.is_body_complete() || (is_small && wire.is_body_untouched())
     }
 
-    /// Reads and forgets what nobody has read of a body. Says whether it came to its end; if not, so does the
-    /// connection.
+    /// Reads and discards the rest of the request's body. Returns whether its end was reached; otherwise the connection is closed.
     ///
-    /// SECURITY: what is left of it must never be taken for the next request.
+    /// SECURITY: the rest of a body must never be parsed as the next request.
     async fn discard_body(&mut self) -> Result<bool, ConnectionEnd> {
         let wire = Rc::clone(&self.wire);
         if wire.borrow().is_body_complete() {
@@ -276,7 +275,7 @@ where
         timeout(DISCARD_TIMEOUT, discarding).await.unwrap_or(Ok(false))
     }
 
-    /// Waits, and listens to the reaper meanwhile. `poll` is told whether the connection is asked to close.
+    /// Polls until the reaper aborts the connection. `poll` receives whether the connection is to close.
     async fn until_shutdown<T>(
         &mut self,
         mut poll: impl FnMut(&mut Context<'_>, bool) -> Poll<T>,

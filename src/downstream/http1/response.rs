@@ -1,4 +1,4 @@
-//! An answer on its way to the client.
+//! Writes a response to the client as its body arrives, and decides whether the connection stays open.
 
 use std::io;
 use std::pin::Pin;
@@ -18,17 +18,17 @@ use crate::http::h1::response::{Persistence, ResponseFraming, write_response};
 use crate::http::headers::HeaderName;
 use crate::os::splice::SplicePipe;
 
-/// Room for a head and a small body. The allocator has pieces of this size at hand.
+/// Initial capacity for a head and a small body, below a size class of the allocator.
 const INITIAL_RESPONSE_CAPACITY: usize = 1000;
 
-/// A body of so many bytes is worth a pipe, which takes some system calls to make.
+/// Minimum length of a body for `splice`, because creating a pipe takes several system calls.
 const MIN_SPLICE_LENGTH: u64 = 256 * 1024;
 
-/// What an answer needs to know of its request.
+/// The properties of a request that its response depends on.
 pub(super) struct RequestSummary {
     pub method: Method,
     pub version: Version,
-    /// The connection may go on as far as the request is concerned.
+    /// Whether the request allows a persistent connection.
     pub keep_alive: bool,
 }
 
@@ -36,7 +36,7 @@ impl<I> Http1Connection<I>
 where
     I: AsyncRead + AsyncWrite + ClientSocket + Unpin + 'static,
 {
-    /// Writes an answer as its body comes. Says whether the connection can go on.
+    /// Writes a response as its body arrives. Returns whether the connection stays open.
     pub(super) async fn send_response(
         &mut self,
         asked: &RequestSummary,
@@ -90,9 +90,9 @@ where
                     ended = body.is_end_stream() && left == 0;
                     continue;
                 }
-                // Nothing is borrowed here: the body may be read while the request's is still being sent.
+                // `wire` is not borrowed here: reading the response body may poll the request body.
                 match next_data(Pin::new(&mut body), cx) {
-                    // Nothing of it is for the client.
+                    // The response has no body.
                     Poll::Ready(Some(Ok(_))) if framing == ResponseFraming::None => {}
                     Poll::Ready(Some(Ok(data))) => {
                         let Some(still) = left.checked_sub(data.len() as u64) else {
@@ -115,7 +115,7 @@ where
                             batch.push_last_chunk();
                         }
                     }
-                    // What has come so far goes out, so that the client sees where the answer breaks off.
+                    // The data received so far is sent, so that the client sees where the response is cut off.
                     Poll::Ready(Some(Err(()))) => {
                         let _ = wire.borrow_mut().poll_write(cx, &mut batch);
                         let _ = wire.borrow_mut().poll_flush(cx);
@@ -139,7 +139,7 @@ where
         });
         let written = written.await?;
         if matches!(written, Err(ConnectionEnd::ResponseIncomplete)) && framing == ResponseFraming::Close {
-            // SECURITY: nothing but a reset tells such a client that its answer is not whole.
+            // SECURITY: without a length, only a reset shows the client that its response is incomplete.
             self.wire.borrow().io().reset_on_drop();
         }
         written?;
@@ -147,7 +147,7 @@ where
     }
 }
 
-/// The next bytes of an answer, one at least.
+/// The next bytes of a response body, at least one.
 fn next_data(mut body: Pin<&mut ObservedBody>, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, ()>>> {
     loop {
         match ready!(body.as_mut().poll_frame(cx)) {
