@@ -100,8 +100,9 @@ fn identify_a_token(bencher: Bencher<'_, '_>) {
     let screened =
         screen(profile, parsed(&REQUEST.replace(KEY, token.expose()))).expect("the request is valid");
     let steps = steps();
-    bencher
-        .bench_local(|| poll_ready(auth.identify(black_box(screened.credential()), CLIENT, &upstream, &steps)));
+    bencher.bench_local(|| {
+        poll_ready(auth.identify(black_box(screened.credential()), CLIENT, &upstream, &steps))
+    });
 }
 
 /// A bearer decrypted, and the existing token of its login returned.

@@ -168,13 +168,13 @@ async fn read(
 ) -> Result<serde_json::Value, AdminError> {
     let query = request.uri().query().unwrap_or_default();
     match verb {
-        AdminCommand::List => list_tokens(query, &admin.auth.get()).await,
-        AdminCommand::Salts => list_salts(&admin.auth.get()).await,
+        AdminCommand::List => list_tokens(query, &admin.snapshot.get().auth).await,
+        AdminCommand::Salts => list_salts(&admin.snapshot.get().auth).await,
         AdminCommand::Refusals => rejections::list(query, &admin.recent_rejections),
         AdminCommand::Explain => {
             rejections::explain(&request.uri().path()[EXPLAIN_PREFIX.len()..], &admin.recent_rejections)
         }
-        AdminCommand::Upstreams => Ok(json!(admin.backends.get().status())),
+        AdminCommand::Upstreams => Ok(json!(admin.snapshot.get().backends.status())),
         AdminCommand::LogLevel => commands::log_level(),
         AdminCommand::Revoke | AdminCommand::Reload | AdminCommand::Drain | AdminCommand::Quit => {
             unreachable!("they take no GET")
@@ -189,7 +189,7 @@ async fn change(
 ) -> Result<serde_json::Value, AdminCommandError> {
     let body = read_body(request).await?;
     match verb {
-        AdminCommand::Revoke => Ok(revoke(&body, &admin.auth.get()).await?),
+        AdminCommand::Revoke => Ok(revoke(&body, &admin.snapshot.get().auth).await?),
         AdminCommand::Reload => commands::reload(&admin.control).await,
         AdminCommand::Drain => Ok(commands::drain(&admin.control)),
         AdminCommand::Quit => Ok(commands::quit(&admin.control)),

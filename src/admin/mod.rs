@@ -26,12 +26,12 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::TcpListener;
 
 use crate::admin::control::ControlHandle;
-use crate::auth::Auth;
 use crate::base::current::Current;
 use crate::downstream::listener;
 use crate::gateway::recent_rejections::RecentRejections;
+use crate::gateway::snapshot::Snapshot;
 use crate::observability::metrics::{EndpointMetrics, ExpositionFormat, Metrics};
-use crate::upstream::{Backends, EndpointStatus};
+use crate::upstream::EndpointStatus;
 
 use dashboard::{Dashboard, EventStream};
 use health::{ProbeResult, ProcessHealth};
@@ -48,12 +48,10 @@ pub struct AdminContext {
     pub health: ProcessHealth,
     /// What is counted.
     pub metrics: Arc<Metrics>,
-    /// Tokens and salts.
-    pub auth: Current<Arc<Auth>>,
+    /// The active configuration with its components.
+    pub snapshot: Current<Arc<Snapshot>>,
     /// Why requests were refused lately.
     pub recent_rejections: Arc<RecentRejections>,
-    /// How the backends are.
-    pub backends: Current<Arc<Backends>>,
     /// Ends and reloads the gateway.
     pub control: ControlHandle,
     /// The page.
@@ -133,7 +131,7 @@ fn respond(request: &Request<Incoming>, peer: SocketAddr, admin: &AdminContext) 
 
 /// Has the metrics say how the backends are now.
 fn update_upstream_metrics(admin: &AdminContext) {
-    let status = admin.backends.get().status();
+    let status = admin.snapshot.get().backends.status();
     let line = |endpoint: EndpointStatus| EndpointMetrics {
         is_usable: endpoint.is_usable(),
         backend: endpoint.authority,

@@ -25,6 +25,7 @@ use crate::config::changes::LoadedSettings;
 use crate::config::sources::format_problems;
 use crate::config::{Config, Problem, Settings, Sources, VerifierOptions};
 use crate::gateway::recent_rejections::RecentRejections;
+use crate::gateway::snapshot::Snapshot;
 use crate::observability::metrics::Metrics;
 use crate::os::sd_notify::ServiceManager;
 use crate::os::socket_activation::PassedSockets;
@@ -33,7 +34,6 @@ use crate::store;
 use components::{Components, effective_limits, load};
 use sockets::Sockets;
 use supervisor::Supervisor;
-use worker::Snapshot;
 use workers::Workers;
 
 pub use components::check;
@@ -112,24 +112,25 @@ pub fn bind(config: Config, clock: &Clock) -> Result<Bound, StartError> {
 }
 
 /// Like [`bind`], with inherited state.
-pub fn bind_inherited(config: Config, given: Inherited, clock: &Clock) -> Result<Bound, StartError> {
+pub fn bind_inherited(config: Config, inherited: Inherited, clock: &Clock) -> Result<Bound, StartError> {
     // The contents of the files are hashed before they are loaded, so that any later change is detected.
-    let source = given.config_source.map(|(sources, settings)| (sources, LoadedSettings::new(settings)));
-    let parts = load(&config, clock)?;
-    let sockets = Sockets::open(&config.listen, given.sockets, config.workers)?;
+    let config_source =
+        inherited.config_source.map(|(sources, settings)| (sources, LoadedSettings::new(settings)));
+    let components = load(&config, clock)?;
+    let sockets = Sockets::open(&config.listen, inherited.sockets, config.workers)?;
     let metrics = Arc::<Metrics>::default();
-    let store = parts.auth.start_store(&metrics.store)?;
-    let refusals = RecentRejections::new(config.workers);
+    let store = components.auth.start_store(&metrics.store)?;
+    let rejections = RecentRejections::new(config.workers);
     Ok(Bound {
         config: Arc::new(config),
-        components: parts,
+        components,
         sockets,
-        service_manager: given.service_manager,
-        config_source: source,
+        service_manager: inherited.service_manager,
+        config_source,
         clock: clock.clone(),
         metrics,
         store,
-        rejections: refusals,
+        rejections,
     })
 }
 
@@ -148,36 +149,35 @@ impl Bound {
     }
 
     /// Serves until it is stopped, and drains. The calling thread becomes the supervisor.
-    pub fn run(mut self, orders: ControlReceiver) -> Result<RunOutcome, StartError> {
+    pub fn run(mut self, requests: ControlReceiver) -> Result<RunOutcome, StartError> {
         self.log_start();
         let (controller, signal) = shutdown::channel();
         let admission = Admission::new(effective_limits(&self.config), Arc::clone(&self.metrics));
-        let revision = Arc::new(Snapshot {
+        let snapshot = Arc::new(Snapshot {
             config: Arc::clone(&self.config),
             auth: Arc::clone(&self.components.auth),
             admission: Arc::new(admission),
             backends: Arc::clone(&self.components.backends),
         });
         let sockets = std::mem::take(&mut self.sockets.per_worker);
-        let (crew, threads) =
-            Workers::start(&self, &revision, sockets, &signal).map_err(StartError::Threads)?;
+        let (workers, threads) =
+            Workers::start(&self, &snapshot, sockets, &signal).map_err(StartError::Threads)?;
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()
             .map_err(StartError::Threads)?;
         let mut store = self.store.take();
-        let supervision =
-            Supervisor { controller, signal, workers: crew, snapshot: revision, store: &mut store, orders };
-        let end = LocalSet::new().block_on(&runtime, supervision.run(self))?;
-        if end == RunOutcome::Aborted {
-            return Ok(end);
+        let supervisor = Supervisor { controller, signal, workers, snapshot, store: &mut store, requests };
+        let outcome = LocalSet::new().block_on(&runtime, supervisor.run(self))?;
+        if outcome == RunOutcome::Aborted {
+            return Ok(outcome);
         }
-        let end = workers::join_all(threads, end);
+        let outcome = workers::join_all(threads, outcome);
         // Nothing uses the store any more.
         if store.is_some_and(|store| !store.join_within(ABORT_TIMEOUT)) {
             error!("the token store did not stop");
         }
-        Ok(end)
+        Ok(outcome)
     }
 
     fn log_start(&self) {
@@ -193,9 +193,7 @@ impl Bound {
             "timbr-gateway started"
         );
         if self.components.certificate_pem.is_some() {
-            warn!(
-                "no tls.cert_file: HTTPS uses a new self-signed certificate, which clients cannot verify"
-            );
+            warn!("no tls.cert_file: HTTPS uses a new self-signed certificate, which clients cannot verify");
         }
         if config.auth.verifier == VerifierOptions::SaltHolder {
             warn!(

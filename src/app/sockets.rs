@@ -40,11 +40,11 @@ impl Sockets {
         let https = open(LISTEN.https.key, listen.https, workers)?;
         let http = open(LISTEN.http.key, listen.http, workers)?;
         let admin = open(LISTEN.admin.key, listen.admin, 1)?.pop().unwrap_or_default();
-        let address = |all: Option<&Vec<TcpListener>>| all?.first()?.local_addr().ok();
+        let first_address = |all: Option<&Vec<TcpListener>>| all?.first()?.local_addr().ok();
         let addresses = Addresses {
-            https: address(https.first()),
-            http: address(http.first()),
-            admin: address(Some(&admin)),
+            https: first_address(https.first()),
+            http: first_address(http.first()),
+            admin: first_address(Some(&admin)),
         };
         let mut of_workers: Vec<_> = (0..workers).map(|_| Vec::with_capacity(2)).collect();
         for (all, is_tls) in [(http, false), (https, true)] {

@@ -143,12 +143,12 @@ impl Activity {
         self.must_linger.set(true);
     }
 
-    /// Whether the socket must be read before it is closed.
+    /// Returns whether the socket must be read before it is closed.
     pub fn must_linger(&self) -> bool {
         self.must_linger.get()
     }
 
-    /// Whether no request has arrived for a while, so that the memory for requests can be released.
+    /// Returns whether no request has arrived for a while, so that the memory for requests can be released.
     pub fn is_quiescent(&self) -> bool {
         self.is_quiescent.get()
     }
@@ -163,16 +163,16 @@ impl Activity {
             self.request_close(CloseMode::Graceful);
         }
         let mut deliveries = self.responses.borrow_mut();
-        let number = deliveries
+        let index = deliveries
             .iter()
-            .position(|delivery| *delivery == ResponseProgress::Unused)
+            .position(|progress| *progress == ResponseProgress::Unused)
             .unwrap_or(deliveries.len());
-        if number == deliveries.len() {
+        if index == deliveries.len() {
             deliveries.push(ResponseProgress::Unused);
         }
-        deliveries[number] = ResponseProgress::WaitingForBackend;
+        deliveries[index] = ResponseProgress::WaitingForBackend;
         drop(deliveries);
-        InFlightRequest { activity: Rc::clone(self), index: number }
+        InFlightRequest { activity: Rc::clone(self), index }
     }
 
     /// Wakes this task when the connection is to be closed.
@@ -188,11 +188,11 @@ impl Activity {
         self.close_request.take()
     }
 
-    pub(super) fn request_close(&self, order: CloseMode) {
+    pub(super) fn request_close(&self, mode: CloseMode) {
         if self.closing_since.get().is_none() {
             self.closing_since.set(Some(Instant::now()));
         }
-        self.close_request.set(Some(order));
+        self.close_request.set(Some(mode));
         self.wake();
     }
 
@@ -228,43 +228,48 @@ impl Activity {
         now: Instant,
         timeouts: &Timeouts,
     ) -> Option<(CloseMode, Option<CloseCause>)> {
-        let over =
+        let has_expired =
             |since: Option<Instant>, limit| since.is_some_and(|since| now.duration_since(since) >= limit);
-        let untaken = |delivery: &ResponseProgress| match delivery {
-            ResponseProgress::WaitingForClient(since) => over(Some(*since), timeouts.write),
+        let is_blocked = |progress: &ResponseProgress| match progress {
+            ResponseProgress::WaitingForClient(since) => has_expired(Some(*since), timeouts.write),
             _ => false,
         };
-        if over(self.write_blocked_since.get(), timeouts.write) || self.responses.borrow().iter().any(untaken)
+        if has_expired(self.write_blocked_since.get(), timeouts.write)
+            || self.responses.borrow().iter().any(is_blocked)
         {
             return Some((CloseMode::Abort, Some(CloseCause::WriteTimeout)));
         }
         // An HTTP/1 connection checks its age itself, when it responds to a request.
         if self.is_multiplexed.get()
             && self.closing_since.get().is_none()
-            && timeouts.connection_age.is_some_and(|age| over(Some(self.opened_at), age))
+            && timeouts.connection_age.is_some_and(|age| has_expired(Some(self.opened_at), age))
         {
             return Some((CloseMode::Graceful, Some(CloseCause::MaxAge)));
         }
         if self.in_flight.get() > 0 {
             return None;
         }
-        if over(self.head_started_at.get(), timeouts.header) {
+        if has_expired(self.head_started_at.get(), timeouts.header) {
             return Some((CloseMode::Abort, Some(CloseCause::HeaderTimeout)));
         }
-        if self.request_count.get() == 0 && over(self.draining_since.get(), FIRST_REQUEST_TIMEOUT) {
+        if self.request_count.get() == 0 && has_expired(self.draining_since.get(), FIRST_REQUEST_TIMEOUT) {
             return Some((CloseMode::Abort, None));
         }
         match self.closing_since.get() {
             // A slow client that still reads the end of a response is not idle; the write timeout limits it.
             _ if self.write_blocked_since.get().is_some() => None,
-            None => over(Some(self.idle_since.get()), timeouts.idle)
+            None => has_expired(Some(self.idle_since.get()), timeouts.idle)
                 .then_some((CloseMode::Graceful, Some(CloseCause::IdleTimeout))),
-            Some(asked) => {
-                let idle_since = asked.max(self.idle_since.get());
+            Some(closing_since) => {
+                let idle_since = closing_since.max(self.idle_since.get());
                 // A client may read the end of an HTTP/2 response in small pieces.
-                let moved = self.last_progress.get().map_or(idle_since, |moved| moved.max(idle_since));
-                let ends = over(Some(moved), CLOSE_TIMEOUT) || over(Some(idle_since), MAX_CLOSE_DURATION);
-                ends.then_some((CloseMode::Abort, None))
+                let last_progress = self
+                    .last_progress
+                    .get()
+                    .map_or(idle_since, |last_progress| last_progress.max(idle_since));
+                let has_timed_out = has_expired(Some(last_progress), CLOSE_TIMEOUT)
+                    || has_expired(Some(idle_since), MAX_CLOSE_DURATION);
+                has_timed_out.then_some((CloseMode::Abort, None))
             }
         }
     }
@@ -287,17 +292,17 @@ impl InFlightRequest {
         self.set_progress(ResponseProgress::WaitingForClient(Instant::now()));
     }
 
-    fn set_progress(&self, delivery: ResponseProgress) {
-        self.activity.responses.borrow_mut()[self.index] = delivery;
+    fn set_progress(&self, progress: ResponseProgress) {
+        self.activity.responses.borrow_mut()[self.index] = progress;
     }
 }
 
 impl Drop for InFlightRequest {
     fn drop(&mut self) {
         self.set_progress(ResponseProgress::Unused);
-        let left = self.activity.in_flight.get() - 1;
-        self.activity.in_flight.set(left);
-        if left == 0 {
+        let remaining = self.activity.in_flight.get() - 1;
+        self.activity.in_flight.set(remaining);
+        if remaining == 0 {
             // The clock was read a moment ago, for the access log.
             self.activity.idle_since.set(clock::recent());
         }
@@ -322,7 +327,7 @@ pub(super) mod tests {
     }
 
     fn after(activity: &Activity, seconds: u32) -> Option<CloseMode> {
-        activity.check_timeouts(Instant::now() + seconds * SECOND, &timeouts()).map(|(order, _)| order)
+        activity.check_timeouts(Instant::now() + seconds * SECOND, &timeouts()).map(|(mode, _)| mode)
     }
 
     #[test]
@@ -356,7 +361,9 @@ pub(super) mod tests {
         activity.request_close(CloseMode::Graceful);
         // As if it had been closing for a while.
         activity.closing_since.set(Instant::now().checked_sub(7 * SECOND));
-        activity.idle_since.set(Instant::now().checked_sub(7 * SECOND).expect("the machine has been up for longer"));
+        activity
+            .idle_since
+            .set(Instant::now().checked_sub(7 * SECOND).expect("the machine has been up for longer"));
         assert_eq!(after(0), Some((CloseMode::Abort, None)), "the progress was before it began to close");
         activity.record_progress();
         assert_eq!(after(1), None);
@@ -393,10 +400,10 @@ pub(super) mod tests {
         let activity = &Rc::new(Activity::unregistered());
         drop(activity.begin_request());
         activity.set_write_blocked(true);
-        let patient = Timeouts { write: 9 * SECOND, ..timeouts() };
-        assert_eq!(activity.check_timeouts(Instant::now() + 8 * SECOND, &patient), None);
-        let why = activity.check_timeouts(Instant::now() + 9 * SECOND, &patient);
-        assert_eq!(why, Some((CloseMode::Abort, Some(CloseCause::WriteTimeout))));
+        let timeouts = Timeouts { write: 9 * SECOND, ..timeouts() };
+        assert_eq!(activity.check_timeouts(Instant::now() + 8 * SECOND, &timeouts), None);
+        let result = activity.check_timeouts(Instant::now() + 9 * SECOND, &timeouts);
+        assert_eq!(result, Some((CloseMode::Abort, Some(CloseCause::WriteTimeout))));
     }
 
     #[test]

@@ -51,26 +51,26 @@ pub struct Http2Limits {
 /// Serves a connection until it ends.
 pub async fn serve<I>(
     io: WatchedIo<I>,
-    terms: Current<Rc<ServingConfig>>,
-    client: Rc<Peer>,
+    serving: Current<Rc<ServingConfig>>,
+    peer: Rc<Peer>,
     activity: &Rc<Activity>,
-    bounds: Http2Limits,
+    limits: Http2Limits,
 ) -> hyper::Result<()>
 where
     I: AsyncRead + AsyncWrite + Unpin + 'static,
 {
     activity.set_multiplexed();
-    let answer = request_service(terms, client, activity, bounds.max_requests);
+    let service = request_service(serving, peer, activity, limits.max_requests);
     let connection = http2::Builder::new(LocalExecutor)
         .timer(TokioTimer::new())
-        .max_concurrent_streams(bounds.max_streams)
-        .max_pending_accept_reset_streams(bounds.max_resets)
-        .max_local_error_reset_streams(bounds.max_resets)
+        .max_concurrent_streams(limits.max_streams)
+        .max_pending_accept_reset_streams(limits.max_resets)
+        .max_local_error_reset_streams(limits.max_resets)
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
         .max_send_buf_size(MAX_SEND_BUFFER)
-        .max_header_list_size(bounds.max_head_size)
-        .serve_connection(TokioIo::new(CoalescedIo::new(io, Rc::clone(activity))), service_fn(answer));
+        .max_header_list_size(limits.max_head_size)
+        .serve_connection(TokioIo::new(CoalescedIo::new(io, Rc::clone(activity))), service_fn(service));
     let mut connection = pin!(connection);
     poll_fn(|cx| {
         activity.register_waker(cx.waker());
@@ -92,7 +92,7 @@ where
     .await
 }
 
-/// Whether the connection was closed because of too many stream resets, in either direction.
+/// Returns whether the connection was closed because of too many stream resets, in either direction.
 pub fn is_abuse(error: &hyper::Error) -> bool {
     let cause = std::error::Error::source(error).and_then(|cause| cause.downcast_ref::<h2::Error>());
     cause.is_some_and(|cause| cause.is_library() && cause.reason() == Some(h2::Reason::ENHANCE_YOUR_CALM))
@@ -100,16 +100,16 @@ pub fn is_abuse(error: &hyper::Error) -> bool {
 
 /// The function that hyper calls for each request of the connection.
 fn request_service(
-    terms: Current<Rc<ServingConfig>>,
-    client: Rc<Peer>,
+    serving: Current<Rc<ServingConfig>>,
+    peer: Rc<Peer>,
     activity: &Rc<Activity>,
-    most_requests: u64,
+    max_requests: u64,
 ) -> impl Fn(Request<Incoming>) -> ResponseFuture + use<> {
     let activity = Rc::clone(activity);
     move |request| {
-        let (gateway, client) = (Rc::clone(&terms.get().gateway), Rc::clone(&client));
+        let (gateway, peer) = (Rc::clone(&serving.get().gateway), Rc::clone(&peer));
         let in_flight = activity.begin_request();
-        if activity.request_count() >= most_requests {
+        if activity.request_count() >= max_requests {
             activity.close_gracefully();
         }
         Box::pin(async move {
@@ -117,7 +117,7 @@ fn request_service(
             let is_head = head.method == Method::HEAD;
             let (body, unread) = ClientBody::http2(body);
             let DownstreamResponse { status, fields, mut body } =
-                gateway.handle(client, Head::from(head), body).await;
+                gateway.handle(peer, Head::from(head), body).await;
             if let Some(unread) = unread.take() {
                 tokio::task::spawn_local(discard_body(unread));
             }
@@ -136,7 +136,7 @@ fn request_service(
 /// that are still sending would lose the response (curl before version 8).
 async fn discard_body(mut body: Incoming) {
     let mut read = 0;
-    let discarding = async {
+    let discard = async {
         while let Some(Ok(frame)) = body.frame().await {
             read += frame.data_ref().map_or(0, |data| data.len() as u64);
             if read > MAX_DISCARDED_BODY {
@@ -144,7 +144,7 @@ async fn discard_body(mut body: Incoming) {
             }
         }
     };
-    let _ = timeout(DISCARD_TIMEOUT, discarding).await; // After that, the stream is reset.
+    let _ = timeout(DISCARD_TIMEOUT, discard).await; // After that, the stream is reset.
 }
 
 type ResponseFuture = Pin<Box<dyn Future<Output = Result<Response<InFlightBody>, Infallible>>>>;

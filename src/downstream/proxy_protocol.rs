@@ -21,13 +21,13 @@ const MAX_V2_PAYLOAD: u16 = 2048;
 /// SECURITY: the caller must have checked that the peer is trusted. A header that cannot be parsed is an error that closes the
 /// connection: a client behind the load balancer must not be treated as the load balancer.
 pub async fn read_header(stream: &mut (impl AsyncRead + Unpin)) -> io::Result<Option<IpAddr>> {
-    let mut begun = [0; SIGNATURE.len()];
-    stream.read_exact(&mut begun).await?;
-    if begun == SIGNATURE {
+    let mut start = [0; SIGNATURE.len()];
+    stream.read_exact(&mut start).await?;
+    if start == SIGNATURE {
         return read_v2(stream).await;
     }
     // The shortest valid line, `PROXY UNKNOWN`, is longer than the bytes read so far.
-    let mut line = begun.to_vec();
+    let mut line = start.to_vec();
     if !line.starts_with(b"PROXY ") {
         return Err(invalid_header("the PROXY protocol header is missing"));
     }
@@ -37,13 +37,13 @@ pub async fn read_header(stream: &mut (impl AsyncRead + Unpin)) -> io::Result<Op
         }
         line.push(stream.read_u8().await?);
     }
-    let line =
-        std::str::from_utf8(&line[..line.len() - 2]).map_err(|_| invalid_header("the PROXY protocol line is not valid UTF-8"))?;
+    let line = std::str::from_utf8(&line[..line.len() - 2])
+        .map_err(|_| invalid_header("the PROXY protocol line is not valid UTF-8"))?;
     parse_v1(line).ok_or_else(|| invalid_header("the PROXY protocol line is malformed"))
 }
 
-fn invalid_header(what: &'static str) -> io::Error {
-    io::Error::new(io::ErrorKind::InvalidData, what)
+fn invalid_header(reason: &'static str) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, reason)
 }
 
 /// `PROXY TCP4 192.0.2.1 192.0.2.2 56324 443`.
@@ -65,8 +65,8 @@ fn parse_v1(line: &str) -> Option<Option<IpAddr>> {
         "TCP6" => source.is_ipv6() && destination.is_ipv6(),
         _ => false,
     };
-    let whole = same_family && is_port(from) && is_port(to) && words.next().is_none();
-    whole.then(|| Some(source.to_canonical()))
+    let is_valid = same_family && is_port(from) && is_port(to) && words.next().is_none();
+    is_valid.then(|| Some(source.to_canonical()))
 }
 
 async fn read_v2(stream: &mut (impl AsyncRead + Unpin)) -> io::Result<Option<IpAddr>> {
@@ -97,7 +97,9 @@ async fn read_v2(stream: &mut (impl AsyncRead + Unpin)) -> io::Result<Option<IpA
         },
         // UNSPEC: the load balancer does not know the address, or the protocol is not TCP.
         (0x21, 0x00) => Ok(None),
-        _ => Err(invalid_header("the PROXY protocol header has an unknown version, command or address family")),
+        _ => {
+            Err(invalid_header("the PROXY protocol header has an unknown version, command or address family"))
+        }
     }
 }
 

@@ -61,15 +61,15 @@ impl Reaper {
     }
 
     /// Registers a new connection.
-    pub fn register(self: &Rc<Reaper>, place: ConnectionPermit) -> Registration {
+    pub fn register(self: &Rc<Reaper>, permit: ConnectionPermit) -> Registration {
         let now = Instant::now();
         let activity = Rc::new(Activity::new(now));
         if self.is_draining.get() {
             activity.begin_drain(now);
         }
-        let number = self.next_id.replace(self.next_id.get() + 1);
-        self.connections.borrow_mut().insert(number, Rc::downgrade(&activity));
-        Registration { reaper: Rc::clone(self), id: number, activity, _permit: place }
+        let id = self.next_id.replace(self.next_id.get() + 1);
+        self.connections.borrow_mut().insert(id, Rc::downgrade(&activity));
+        Registration { reaper: Rc::clone(self), id, activity, _permit: permit }
     }
 
     /// Checks the timeouts of all connections.
@@ -110,7 +110,7 @@ impl Reaper {
         self.connections.borrow().len()
     }
 
-    /// Whether no connection is open.
+    /// Returns whether no connection is open.
     pub fn is_empty(&self) -> bool {
         self.connections.borrow().is_empty()
     }

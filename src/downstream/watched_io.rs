@@ -110,10 +110,10 @@ impl<I: AsyncRead + AsyncWrite + Unpin> WatchedIo<I> {
         if lingering.idle_timer.as_mut().poll(cx).is_ready() {
             return Poll::Ready(());
         }
-        let mut forgotten = [MaybeUninit::uninit(); 16 * 1024];
+        let mut discarded = [MaybeUninit::uninit(); 16 * 1024];
         // A client that sends all the time must not block this thread.
         for _ in 0..16 {
-            let mut buffer = ReadBuf::uninit(&mut forgotten);
+            let mut buffer = ReadBuf::uninit(&mut discarded);
             match ready!(Pin::new(&mut self.io).poll_read(cx, &mut buffer)) {
                 Ok(()) if !buffer.filled().is_empty() => {
                     self.activity.record_progress();
@@ -134,26 +134,26 @@ impl<I: AsyncRead + Unpin> AsyncRead for WatchedIo<I> {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        if let Some(instead) = self.frame_limit.as_mut().and_then(|metered| metered.injected.as_mut()) {
-            let given = instead.len().min(buf.remaining());
-            buf.put_slice(&instead[..given]);
-            *instead = &instead[given..];
+        if let Some(injected) = self.frame_limit.as_mut().and_then(|metered| metered.injected.as_mut()) {
+            let count = injected.len().min(buf.remaining());
+            buf.put_slice(&injected[..count]);
+            *injected = &injected[count..];
             // Nothing more is read until the lingering close.
-            return if given > 0 { Poll::Ready(Ok(())) } else { Poll::Pending };
+            return if count > 0 { Poll::Ready(Ok(())) } else { Poll::Pending };
         }
         let before = buf.filled().len();
         let polled = Pin::new(&mut self.io).poll_read(cx, buf);
         if buf.filled().len() > before {
             let activity = Rc::clone(&self.activity);
             if let Some(metered) = &mut self.frame_limit
-                && let Some(end) = metered.meter.inspect(&buf.filled()[before..])
+                && let Some(boundary) = metered.meter.inspect(&buf.filled()[before..])
             {
                 metered.metrics.record_connection_end(CloseCause::ControlFrames);
                 metered.injected = Some(&INVALID_PING);
                 // Data that the client still sends must be read, or it would not receive the GOAWAY.
                 activity.require_linger();
-                buf.set_filled(before + end);
-                if end == 0 {
+                buf.set_filled(before + boundary);
+                if boundary == 0 {
                     return self.poll_read(cx, buf);
                 }
             }

@@ -28,7 +28,6 @@ use crate::admin::control::ReloadResult;
 use crate::admin::{AdminBody, AdminContext};
 use crate::base::current::Current;
 use crate::base::shutdown::ShutdownPhase;
-use crate::config::Config;
 use crate::tls::ServerTls;
 
 use event_stream::Sections;
@@ -64,7 +63,6 @@ pub struct LastReload {
 /// What the page is made of, besides what operators can ask for one by one.
 pub struct Dashboard {
     started: SystemTime,
-    config: Current<Arc<Config>>,
     last_reload: Current<Option<LastReload>>,
     tls: Option<ServerTls>,
     is_self_signed: bool,
@@ -77,14 +75,12 @@ pub struct Dashboard {
 impl Dashboard {
     /// Of a gateway that starts now. `is_self_signed`: with a certificate that it has made itself.
     pub fn new(
-        config: Current<Arc<Config>>,
         last_reload: Current<Option<LastReload>>,
         tls: Option<ServerTls>,
         is_self_signed: bool,
     ) -> Dashboard {
         Dashboard {
             started: SystemTime::now(),
-            config,
             last_reload,
             tls,
             is_self_signed,

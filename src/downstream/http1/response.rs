@@ -28,7 +28,7 @@ const MIN_SPLICE_LENGTH: u64 = 256 * 1024;
 pub(super) struct RequestSummary {
     pub method: Method,
     pub version: Version,
-    /// Whether the request allows a persistent connection.
+    /// True if the request allows a persistent connection.
     pub keep_alive: bool,
 }
 
@@ -39,55 +39,49 @@ where
     /// Writes a response as its body arrives. Returns whether the connection stays open.
     pub(super) async fn send_response(
         &mut self,
-        asked: &RequestSummary,
-        reply: DownstreamResponse,
-        body_is_passable: bool,
+        request: &RequestSummary,
+        response: DownstreamResponse,
     ) -> Result<bool, ConnectionEnd> {
-        let DownstreamResponse { status, fields, mut body } = reply;
-        let framing = ResponseFraming::choose(&asked.method, asked.version, status, body.size_hint().exact());
-        let goes_on = body_is_passable
-            && asked.keep_alive
-            && !self.is_closing
-            && framing != ResponseFraming::Close
-            && self.request_count < self.limits.max_requests
-            && self.limits.max_age.is_none_or(|age| self.opened_at.elapsed() < age)
-            && !fields.contains(HeaderName::Connection);
-        let persistence = match (goes_on, asked.version) {
+        let DownstreamResponse { status, fields: headers, mut body } = response;
+        let framing =
+            ResponseFraming::choose(&request.method, request.version, status, body.size_hint().exact());
+        let stays_open = self.can_stay_open(request, framing) && !headers.contains(HeaderName::Connection);
+        let persistence = match (stays_open, request.version) {
             (false, _) => Persistence::Close,
             (true, Version::HTTP_10) => Persistence::KeepAlive,
             (true, _) => Persistence::Default,
         };
         let mut batch = WriteBatch::default();
         batch.prefix.reserve(INITIAL_RESPONSE_CAPACITY);
-        write_response(&mut batch.prefix, status, &fields, framing, persistence);
-        let (mut left, is_counted) = match framing {
+        write_response(&mut batch.prefix, status, &headers, framing, persistence);
+        let (mut remaining, has_length) = match framing {
             ResponseFraming::Length(length) => (length, true),
             _ => (u64::MAX, false),
         };
         let wire = Rc::clone(&self.wire);
-        let is_large = is_counted && left >= MIN_SPLICE_LENGTH;
+        let is_large = has_length && remaining >= MIN_SPLICE_LENGTH;
         let mut pipe = (is_large && wire.borrow().can_splice()).then(SplicePipe::default);
-        let mut ended = false;
-        let written = self.until_shutdown(|cx, _| {
+        let mut is_complete = false;
+        let result = self.until_shutdown(|cx, _| {
             loop {
-                if ended && !goes_on {
-                    wire.borrow_mut().cork();
+                if is_complete && !stays_open {
+                    wire.borrow_mut().buffer_final_write(&mut batch);
                 }
-                let full = pipe.as_mut().filter(|pipe| !pipe.is_empty());
-                if ended || full.is_some() || !batch.has_room() {
+                let filled_pipe = pipe.as_mut().filter(|pipe| !pipe.is_empty());
+                if is_complete || filled_pipe.is_some() || !batch.has_room() {
                     ready!(wire.borrow_mut().poll_write(cx, &mut batch))?;
                 }
-                if let Some(pipe) = full {
+                if let Some(pipe) = filled_pipe {
                     ready!(wire.borrow_mut().poll_drain_pipe(cx, pipe))?;
                 }
-                if ended {
+                if is_complete {
                     return wire.borrow_mut().poll_flush(cx).map_err(ConnectionEnd::Disconnected);
                 }
                 if let Some(pipe) = &mut pipe
-                    && let moved @ 1.. = body.splice_into(pipe)
+                    && let spliced @ 1.. = body.splice_into(pipe)
                 {
-                    left = left.saturating_sub(moved as u64);
-                    ended = body.is_end_stream() && left == 0;
+                    remaining = remaining.saturating_sub(spliced as u64);
+                    is_complete = body.is_end_stream() && remaining == 0;
                     continue;
                 }
                 // `wire` is not borrowed here: reading the response body may poll the request body.
@@ -95,22 +89,22 @@ where
                     // The response has no body.
                     Poll::Ready(Some(Ok(_))) if framing == ResponseFraming::None => {}
                     Poll::Ready(Some(Ok(data))) => {
-                        let Some(still) = left.checked_sub(data.len() as u64) else {
+                        let Some(rest) = remaining.checked_sub(data.len() as u64) else {
                             return Poll::Ready(Err(ConnectionEnd::ResponseIncomplete));
                         };
-                        left = still;
-                        ended = body.is_end_stream() && (left == 0 || !is_counted);
-                        match (framing, ended) {
+                        remaining = rest;
+                        is_complete = body.is_end_stream() && (remaining == 0 || !has_length);
+                        match (framing, is_complete) {
                             (ResponseFraming::Chunked, false) => batch.push_chunk(data),
                             (ResponseFraming::Chunked, true) => batch.push_final_chunk(data),
                             _ => batch.push_data(data),
                         }
                     }
-                    Poll::Ready(None) if is_counted && left > 0 => {
+                    Poll::Ready(None) if has_length && remaining > 0 => {
                         return Poll::Ready(Err(ConnectionEnd::ResponseIncomplete));
                     }
                     Poll::Ready(None) => {
-                        ended = true;
+                        is_complete = true;
                         if framing == ResponseFraming::Chunked {
                             batch.push_last_chunk();
                         }
@@ -137,13 +131,22 @@ where
                 }
             }
         });
-        let written = written.await?;
-        if matches!(written, Err(ConnectionEnd::ResponseIncomplete)) && framing == ResponseFraming::Close {
+        let result = result.await?;
+        if matches!(result, Err(ConnectionEnd::ResponseIncomplete)) && framing == ResponseFraming::Close {
             // SECURITY: without a length, only a reset shows the client that its response is incomplete.
             self.wire.borrow().io().reset_on_drop();
         }
-        written?;
-        Ok(goes_on)
+        result?;
+        Ok(stays_open)
+    }
+
+    /// Returns whether the request, the response and the limits allow a persistent connection.
+    fn can_stay_open(&self, request: &RequestSummary, framing: ResponseFraming) -> bool {
+        request.keep_alive
+            && !self.is_closing
+            && framing != ResponseFraming::Close
+            && self.request_count < self.limits.max_requests
+            && self.limits.max_age.is_none_or(|age| self.opened_at.elapsed() < age)
     }
 }
 

@@ -66,7 +66,7 @@ impl<I: AsyncRead + AsyncWrite + Unpin> Wire<I> {
         }
     }
 
-    /// Whether there is received data that was not processed yet.
+    /// Returns whether there is received data that was not processed yet.
     pub fn has_unread(&self) -> bool {
         !self.unread.is_empty()
     }
@@ -97,7 +97,7 @@ impl<I: AsyncRead + AsyncWrite + Unpin> Wire<I> {
             if expects_continue && self.unread.is_empty() { CONTINUE_RESPONSE } else { &[] };
     }
 
-    /// Whether the client sends its body without waiting for a 100 response, and nothing of it was read.
+    /// Returns whether the client sends its body without waiting for a 100 response, and nothing of it was read.
     pub fn is_body_untouched(&self) -> bool {
         !self.is_body_requested && self.pending_continue.is_empty()
     }
@@ -254,12 +254,16 @@ impl<I: AsyncRead + AsyncWrite + Unpin> Wire<I> {
 }
 
 impl<I: ClientSocket> Wire<I> {
-    /// What is written from here on may go out with the end of the connection.
-    pub fn cork(&mut self) {
-        self.io.inner_mut().cork();
+    /// Buffers the last batch of the connection together with the close of TLS, if possible: the next flush sends both.
+    pub fn buffer_final_write(&mut self, batch: &mut WriteBatch) {
+        if batch.written() == 0
+            && self.io.inner_mut().buffer_final_write([&batch.prefix, &batch.data, batch.suffix])
+        {
+            *batch = WriteBatch::default();
+        }
     }
 
-    /// Whether data can be moved from a pipe to the socket, which TLS rules out.
+    /// Returns whether data can be moved from a pipe to the socket, which TLS rules out.
     pub fn can_splice(&self) -> bool {
         self.io.inner().plain_tcp().is_some()
     }
