@@ -248,10 +248,7 @@ fn every_link_leads_somewhere() {
 
 /// Where the lines of each feature are: paths below `src`, of which the longest that fits a file decides.
 const FEATURES: [(&str, &[&str]); 22] = [
-    (
-        "HTTP/1 and headers",
-        &["http/h1", "http/headers", "downstream/http1", "upstream/exchange", "upstream/connection"],
-    ),
+    ("HTTP/1 and headers", &["http/h1", "http/headers", "downstream/http1", "upstream/exchange", "upstream/connection"]),
     ("HTTP/2", &["downstream/http2", "downstream/frame_meter"]),
     ("client connections, listeners", &["downstream", "http"]),
     ("limits and fair queue", &["admission"]),

@@ -34,10 +34,8 @@ const WRONG_WORDS: [(&str, &str); 24] = [
 ];
 
 /// Words that are right in some sentences: `answer` of a DNS server, `another` for one more, `order` for a sequence.
-const DOUBTFUL_WORDS: [&str; 12] = [
-    "answer", "answers", "answered", "another", "tell", "order", "orders", "verb", "verbs", "stands", "span",
-    "whatever",
-];
+const DOUBTFUL_WORDS: [&str; 12] =
+    ["answer", "answers", "answered", "another", "tell", "order", "orders", "verb", "verbs", "stands", "span", "whatever"];
 
 /// Where a wrong word is right.
 const ALLOWED: [(&str, &str); 1] = [
@@ -193,7 +191,11 @@ fn doubtful_words_are_rare() {
         }
     }
     let percent = 100.0 * doubtful.len() as f64 / all as f64;
-    assert!(percent <= MAX_DOUBTFUL_PERCENT, "{percent:.2} % of {all} sentences:\n{}", doubtful.join("\n"));
+    assert!(
+        percent <= MAX_DOUBTFUL_PERCENT,
+        "{percent:.2} % of {all} sentences:\n{}",
+        doubtful.join("\n")
+    );
 }
 
 #[test]
