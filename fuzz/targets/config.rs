@@ -7,7 +7,7 @@ use std::sync::LazyLock;
 
 use libfuzzer_sys::fuzz_target;
 use timbr_gateway::config::file::Node;
-use timbr_gateway::config::print::effective;
+use timbr_gateway::config::print::to_yaml;
 use timbr_gateway::config::{Sources, load};
 
 const SALT: &str = "cw_0x689RpI-jtRR7oE8h_eQsKImvJapLeSbXpwF4e4=";
@@ -32,7 +32,7 @@ fn read(text: &[u8]) -> Option<String> {
                     && config.workers > 0
                     && config.routes.iter().all(|r| !r.prefix.is_empty())
             );
-            Some(effective(&settings, &config.routes, false))
+            Some(to_yaml(&settings, &config.routes, false))
         }
         Err(problems) => {
             assert!(!problems.is_empty());

@@ -15,12 +15,12 @@ use timbr_gateway::auth::Auth;
 use timbr_gateway::base::clock::Clock;
 use timbr_gateway::config::{Sources, load};
 use timbr_gateway::downstream::reaper::Reaper;
-use timbr_gateway::downstream::{Service, Terms, serve};
+use timbr_gateway::downstream::{Service, ServingConfig, serve};
 use timbr_gateway::gateway::Gateway;
-use timbr_gateway::gateway::recent_rejections::Refusals;
-use timbr_gateway::base::current::InForce;
+use timbr_gateway::gateway::recent_rejections::RecentRejections;
+use timbr_gateway::base::current::Current;
 use timbr_gateway::observability::metrics::Metrics;
-use timbr_gateway::upstream::{Backends, Upstream};
+use timbr_gateway::upstream::{Backends, UpstreamClient};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::Runtime;
@@ -71,16 +71,16 @@ impl Fixture {
         let (config, _) = load(&Sources { environment, ..Sources::default() }).expect("valid");
         let auth = Arc::new(Auth::new(&config, &Clock::system()).expect("loaded"));
         let backends = Backends::new(config.upstream.clone(), vec![None], 1);
-        let upstream = Upstream::new(backends, 0, Arc::default());
+        let upstream = UpstreamClient::new(backends, 0, Arc::default());
         let metrics = Arc::<Metrics>::default();
         let admission = Arc::new(Admission::new(config.limits, Arc::clone(&metrics)));
-        let refusals = Refusals::new(1).recorder(0);
-        let gateway = Rc::new(Gateway::new(&config, auth, upstream, Arc::clone(&admission), refusals));
+        let rejections = RecentRejections::new(1).recorder(0);
+        let gateway = Rc::new(Gateway::new(&config, auth, upstream, Arc::clone(&admission), rejections));
         let (timeouts, limits) = (config.timeouts, config.limits);
         let trusted_proxies = Vec::new();
-        let terms =
-            Terms { gateway, trusted_proxies, proxy_protocol: false, timeouts, limits, admission };
-        let service = Service { terms: InForce::new(Rc::new(terms)), tls: None };
+        let serving =
+            ServingConfig { gateway, trusted_proxies, proxy_protocol: false, timeouts, limits, admission };
+        let service = Service { serving: Current::new(Rc::new(serving)), tls: None };
         let address = listener.local_addr().expect("an address");
         let reaper = Rc::new(Reaper::new(config.timeouts, metrics));
         Fixture { runtime, local, service: Rc::new(service), reaper, listener, address, arrived }
@@ -90,7 +90,7 @@ impl Fixture {
     async fn run_connection(&self, bytes: &[u8]) {
         let mut client = TcpStream::connect(self.address).await.expect("connected");
         let (stream, peer) = self.listener.accept().await.expect("accepted");
-        let permit = self.service.terms.now().admission.connection(peer.ip(), false).expect("one connection at a time");
+        let permit = self.service.serving.get().admission.admit_connection(peer.ip(), false).expect("one connection at a time");
         let serving = serve(Rc::clone(&self.service), stream, peer, self.reaper.register(permit));
         let served = tokio::task::spawn_local(serving);
         let (mut reader, mut writer) = client.split();

@@ -6,13 +6,13 @@
 use bytes::BytesMut;
 use http::{Method, Uri, Version};
 use libfuzzer_sys::fuzz_target;
-use timbr_gateway::http::headers::{Fields, HeaderName};
-use timbr_gateway::http::h1::chunked::{Decoded, Decoder};
+use timbr_gateway::http::headers::{Headers, HeaderName};
+use timbr_gateway::http::h1::chunked::{Decoded, ChunkedDecoder};
 use timbr_gateway::http::h1::head::{Framing, HeadLimits, HeadScanner};
-use timbr_gateway::http::h1::request::{begin_request, end_request, parse_request};
-use timbr_gateway::http::h1::response::{parse_response, pass_on, write_field};
+use timbr_gateway::http::h1::request::{write_request_start, write_request_end, parse_request};
+use timbr_gateway::http::h1::response::{parse_response, copy_header, write_header};
 
-const LIMITS: HeadLimits = HeadLimits { fields: 100, bytes: 64 * 1024, target: 8 * 1024 };
+const LIMITS: HeadLimits = HeadLimits { max_headers: 100, max_bytes: 64 * 1024, max_target: 8 * 1024 };
 
 /// The end of the head, from bytes that arrive in two parts.
 fn head_end(data: &[u8], first: usize) -> Result<Option<usize>, ()> {
@@ -68,18 +68,18 @@ fn request(data: &[u8], first: usize) {
     }
 
     // The `http` crate, which HTTP/2 uses, must accept the same names and values.
-    assert_eq!(read.head.fields.clone().into_map().len(), read.head.fields.len());
+    assert_eq!(read.head.headers.clone().into_map().len(), read.head.headers.len());
     let (mut written, read_head) = (Vec::new(), &read.head);
-    begin_request(&mut written, &read_head.method, &read_head.uri);
-    if !read_head.fields.contains(HeaderName::Host) {
-        write_field(&mut written, HeaderName::Host, b"h");
+    write_request_start(&mut written, &read_head.method, &read_head.uri);
+    if !read_head.headers.contains(HeaderName::Host) {
+        write_header(&mut written, HeaderName::Host, b"h");
     }
     let frames = |name| matches!(name, HeaderName::Connection | HeaderName::TransferEncoding | HeaderName::ContentLength);
-    for field in read_head.fields.iter().filter(|field| !frames(field.name)) {
-        pass_on(&mut written, field);
+    for header in read_head.headers.iter().filter(|header| !frames(header.name)) {
+        copy_header(&mut written, header);
     }
-    end_request(&mut written, &read_head.method, read.framing);
-    let limits = HeadLimits { bytes: written.len() + 1, fields: 200, ..LIMITS };
+    write_request_end(&mut written, &read_head.method, read.framing);
+    let limits = HeadLimits { max_bytes: written.len() + 1, max_headers: 200, ..LIMITS };
     let reparsed = parse_request(written, &limits).expect("the gateway's own serialization is valid");
     assert_eq!((&reparsed.head.method, reparsed.framing), (&read_head.method, read.framing));
     let target = |uri: &Uri| {
@@ -87,16 +87,16 @@ fn request(data: &[u8], first: usize) {
         format!("{}?{}", path.unwrap_or("/"), uri.query().unwrap_or_default())
     };
     assert_eq!(target(&reparsed.head.uri), target(&read_head.uri));
-    let forwarded = |fields: &Fields| {
-        let forwarded = fields.iter().filter(|field| !frames(field.name) && field.name != HeaderName::Host);
-        forwarded.map(|field| (field.text().to_vec(), field.value.to_vec())).collect::<Vec<_>>()
+    let forwarded = |headers: &Headers| {
+        let forwarded = headers.iter().filter(|header| !frames(header.name) && header.name != HeaderName::Host);
+        forwarded.map(|header| (header.text().to_vec(), header.value.to_vec())).collect::<Vec<_>>()
     };
-    assert_eq!(forwarded(&reparsed.head.fields), forwarded(&read_head.fields));
+    assert_eq!(forwarded(&reparsed.head.headers), forwarded(&read_head.headers));
 }
 
 /// The body and the bytes after it, from bytes that arrive in parts; `None` for an error or an incomplete body.
 fn body<'a>(parts: impl Iterator<Item = &'a [u8]>) -> Option<(Vec<u8>, Vec<u8>)> {
-    let (mut decoder, mut buffer, mut body) = (Decoder::default(), BytesMut::new(), Vec::new());
+    let (mut decoder, mut buffer, mut body) = (ChunkedDecoder::default(), BytesMut::new(), Vec::new());
     for part in parts {
         buffer.extend_from_slice(part);
         loop {
