@@ -72,7 +72,7 @@ impl Maintenance {
             if is_requested {
                 self.service_manager.notify_reloading();
             }
-            // In a thread of its own, because a file system may hang.
+            // In a separate thread, because a file system may hang.
             let reload = tokio::task::spawn_blocking(move || {
                 let outcome = if is_requested { reloader.reload_now() } else { reloader.reload_if_changed() };
                 (reloader, outcome)

@@ -68,7 +68,7 @@ pub enum StartError {
     Threads(#[source] io::Error),
 }
 
-/// How the gateway stopped.
+/// The way in which the gateway stopped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RunOutcome {
     /// After a drain.

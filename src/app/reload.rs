@@ -229,13 +229,13 @@ mod tests {
         assert_eq!(restarts(reloader.reload_if_changed()), None);
         write(&file, "workers: 8\n");
         assert_eq!(restarts(reloader.reload_if_changed()), Some(vec!["workers"]), "a different value");
-        assert_eq!(restarts(reloader.reload_now()), Some(vec!["workers"]), "operators are always told");
+        assert_eq!(restarts(reloader.reload_now()), Some(vec!["workers"]), "each operator receives it");
         assert_eq!(restarts(reloader.reload_if_changed()), None);
         write(&file, "workers: 8\nlimits: {uri: 300B}\n");
         assert_eq!(restarts(reloader.reload_if_changed()), Some(vec!["workers"]));
         assert_eq!(restarts(reloader.reload_if_changed()), None);
         write(&file, "limits: {uri: 300B}\n");
-        assert_eq!(restarts(reloader.reload_if_changed()), Some(vec![]), "a restart is no longer needed");
+        assert_eq!(restarts(reloader.reload_if_changed()), Some(vec![]), "no restart is needed any more");
         assert_eq!(restarts(reloader.reload_if_changed()), None);
     }
 

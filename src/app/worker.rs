@@ -155,8 +155,8 @@ async fn run_commands(mut commands: UnboundedReceiver<WorkerCommand>, mut update
 
 /// Waits for an accept task to panic. A normal end, with the drain, is ignored.
 async fn acceptor_failed(accept_tasks: &mut JoinSet<()>) -> JoinError {
-    while let Some(ended) = accept_tasks.join_next().await {
-        if let Err(failure) = ended {
+    while let Some(result) = accept_tasks.join_next().await {
+        if let Err(failure) = result {
             return failure;
         }
     }

@@ -10,7 +10,7 @@ use crate::base::clock;
 use crate::config::Timeouts;
 use crate::observability::metrics::CloseCause;
 
-/// How a connection is to be closed.
+/// The way in which a connection is to be closed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CloseMode {
     /// After the requests in flight.
@@ -282,12 +282,12 @@ pub struct InFlightRequest {
 }
 
 impl InFlightRequest {
-    /// The client has room for more of the response.
+    /// Records that the client can receive more of the response.
     pub fn record_waiting_for_backend(&self) {
         self.set_progress(ResponseProgress::WaitingForBackend);
     }
 
-    /// A part of the response was passed on. In HTTP/2, a client can stop reading one stream while its socket still accepts data.
+    /// Records that a part of the response was passed on. In HTTP/2, a client can stop reading one stream while its socket still accepts data.
     pub fn record_waiting_for_client(&self) {
         self.set_progress(ResponseProgress::WaitingForClient(Instant::now()));
     }

@@ -1,7 +1,7 @@
 //! A buffered writer for HTTP/2: small writes of one connection go out together.
 //!
 //! h2 writes a few frames per response and flushes. Without this buffer, each of several responses that are ready together
-//! would be a TLS record and a system call of its own.
+//! would be a separate TLS record and system call.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;

@@ -19,21 +19,28 @@ const ACCEPT_RETRY_DELAY: Duration = Duration::from_millis(100);
 /// Binds `count` sockets to one address. With port 0, all of them use the port that the first one was assigned.
 pub fn bind(address: SocketAddr, count: usize) -> io::Result<Vec<std::net::TcpListener>> {
     // SO_REUSEPORT would also share the port with an unrelated process. A socket without it detects that the port is in use.
-    drop(open_socket(address, false)?);
+    drop(open_socket(address, PortUse::Exclusive)?);
     let mut address = address;
     let mut listeners = Vec::with_capacity(count);
     for _ in 0..count.max(1) {
-        let listener = open_socket(address, true)?;
+        let listener = open_socket(address, PortUse::Shared)?;
         address = listener.local_addr()?;
         listeners.push(listener);
     }
     Ok(listeners)
 }
 
-fn open_socket(address: SocketAddr, shared: bool) -> io::Result<std::net::TcpListener> {
+/// Exclusive or shared use of a port by listening sockets.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum PortUse {
+    Exclusive,
+    Shared,
+}
+
+fn open_socket(address: SocketAddr, port: PortUse) -> io::Result<std::net::TcpListener> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     socket.set_reuse_address(true)?;
-    socket.set_reuse_port(shared)?;
+    socket.set_reuse_port(port == PortUse::Shared)?;
     socket.set_nonblocking(true)?;
     set_connection_options(&socket)?;
     socket.bind(&address.into())?;

@@ -144,7 +144,7 @@ pub async fn serve(
 impl Service {
     /// Reads the client's address from the load balancer's PROXY protocol header.
     ///
-    /// SECURITY: a header from another peer would let it claim any address, so such connections are closed.
+    /// SECURITY: a header from an untrusted peer would let it claim any address, so such connections are closed.
     async fn read_proxy_header(
         &self,
         stream: &mut TcpStream,

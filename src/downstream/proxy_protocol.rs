@@ -137,9 +137,9 @@ mod tests {
             (binary(0x20, 0x11, &four), None),
             (binary(0x21, 0x00, &[]), None),
         ] {
-            let (read, left) = header(&[&bytes[..], b"next"].concat()).await;
+            let (read, unread) = header(&[&bytes[..], b"next"].concat()).await;
             let expected = expected.map(|text| text.parse::<IpAddr>().expect("an address"));
-            assert_eq!((read, left), (Ok(expected), 4), "{}", bytes.escape_ascii());
+            assert_eq!((read, unread), (Ok(expected), 4), "{}", bytes.escape_ascii());
         }
     }
 

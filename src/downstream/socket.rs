@@ -22,7 +22,7 @@ pub trait ClientSocket {
     fn reset_on_drop(&self);
 
     /// Encrypts the final bytes of the connection and the TLS `close_notify` alert into one buffer, so that the next flush sends
-    /// both: otherwise the alert would need a system call and a packet of its own. Returns whether it did; if not, the bytes
+    /// both: otherwise the alert would need a separate system call and packet. Returns whether it did; if not, the bytes
     /// have to be written as usual.
     fn buffer_final_write(&mut self, parts: [&[u8]; 3]) -> bool;
 

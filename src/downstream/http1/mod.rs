@@ -71,7 +71,7 @@ enum NextRequest {
     Close,
 }
 
-/// How long a connection without a request waits in its current state.
+/// The end of the wait of a connection without a request.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Wait {
     ForRequest,

@@ -45,7 +45,7 @@ pub struct Wire<I> {
     connection_waker: Option<Waker>,
 }
 
-/// How much of the request body is still to be read.
+/// The part of the request body that is still to be read.
 enum RequestBodyState {
     Ended,
     Length(u64),
@@ -124,7 +124,7 @@ impl<I: AsyncRead + AsyncWrite + Unpin> Wire<I> {
     pub fn remaining_body(&self) -> Option<u64> {
         match &self.body {
             RequestBodyState::Ended => Some(0),
-            RequestBodyState::Length(left) => Some(*left),
+            RequestBodyState::Length(remaining) => Some(*remaining),
             RequestBodyState::Chunked(_) | RequestBodyState::Broken(_) => None,
         }
     }
@@ -149,16 +149,16 @@ impl<I: AsyncRead + AsyncWrite + Unpin> Wire<I> {
             let wanted = match &mut self.body {
                 RequestBodyState::Ended => return Poll::Ready(None),
                 RequestBodyState::Broken(why) => return Poll::Ready(Some(Err(why.clone()))),
-                RequestBodyState::Length(left) if !self.unread.is_empty() => {
+                RequestBodyState::Length(remaining) if !self.unread.is_empty() => {
                     let taken =
-                        usize::try_from(*left).map_or(self.unread.len(), |n| n.min(self.unread.len()));
-                    *left -= taken as u64;
-                    if *left == 0 {
+                        usize::try_from(*remaining).map_or(self.unread.len(), |n| n.min(self.unread.len()));
+                    *remaining -= taken as u64;
+                    if *remaining == 0 {
                         self.body = RequestBodyState::Ended;
                     }
                     return Poll::Ready(Some(Ok(self.take_unread(taken))));
                 }
-                RequestBodyState::Length(left) => *left,
+                RequestBodyState::Length(remaining) => *remaining,
                 RequestBodyState::Chunked(decoder) => match decoder.decode(&mut self.unread) {
                     Ok(Decoded::Data(data)) => return Poll::Ready(Some(Ok(data))),
                     Ok(Decoded::End) => {
