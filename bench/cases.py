@@ -1,4 +1,4 @@
-"""The loads that all proxies get in turn: each case is an entry here, and, if it has a target, one in targets.py."""
+"""The cases that all proxies run. Each case is an entry here and, if it has a target, in targets.py."""
 
 import dataclasses
 import typing
@@ -8,7 +8,7 @@ from proxies import GATEWAY, HAPROXY, HAPROXY_TUNED, NGINX, NGINX_TUNED, OLD
 
 QUERY = "/timbr/openapi/ontology/sales/query"
 BIG = f"{QUERY}/bytes/{10 << 20}"
-BIG_COUNT = 80  # of 10 MiB each, for the cases of h2load
+BIG_COUNT = 80  # messages of 10 MiB, for the cases that use h2load
 CONNECTIONS = 64
 
 SMALL_PEERS = (GATEWAY, OLD, NGINX, HAPROXY)
@@ -18,7 +18,7 @@ ALONE = (GATEWAY, OLD)
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-    """A slice of load: `run(bench, proxy, options)` gives a `Load`."""
+    """One workload: `run(bench, proxy, options)` returns a `Load`."""
 
     name: str
     what: str
@@ -29,7 +29,7 @@ class Case:
 
 
 def queries(scheme, **more):
-    """POSTs of 200 bytes, answered with 300, with keys spread over all that are known."""
+    """POST requests of 200 bytes with responses of 300, using keys spread over all known keys."""
     def run(bench, proxy, options):
         settings = {"connections": CONNECTIONS, "credentials": bench.inputs.hot, **more}
         return wrk(bench, getattr(proxy, scheme) + settings.pop("target", QUERY), options.slice, **settings)
@@ -37,7 +37,7 @@ def queries(scheme, **more):
 
 
 def streams(target, *arguments):
-    """HTTP/2 over TLS, for as long as a slice lasts unless the arguments say how many."""
+    """HTTP/2 over TLS, for the duration of a slice, or for the number of requests in the arguments."""
     def run(bench, proxy, options):
         until = [] if "-n" in arguments else ["-D", max(1, round(options.slice))]
         least = 9 << 20 if target == BIG else 200
@@ -51,7 +51,7 @@ def uploads(bench, proxy, _options):
 
 
 def steady(scheme, *arguments):
-    """A fixed, low rate over ten connections, for the latency."""
+    """A fixed, low rate over ten connections, to measure latency."""
     def run(bench, proxy, options):
         each = max(1, options.rate // 10)
         count = max(1, round(each * options.slice)) * 10
@@ -60,29 +60,29 @@ def steady(scheme, *arguments):
 
 
 def tokens(scheme):
-    """POST get_token: the bearer is opened, and the login's token given again."""
+    """POST get_token: the bearer is decrypted, and the existing token of the login returned."""
     def run(bench, proxy, options):
         return wrk(bench, f"{getattr(proxy, scheme)}/timbr/api/get_token", options.slice, CONNECTIONS,
-                   credentials=bench.inputs.bearers, field="Authorization", prefix="Bearer ", body=False, least=150)
+                   credentials=bench.inputs.bearers, header="Authorization", prefix="Bearer ", body=False, least=150)
     return run
 
 
-BIG_ANSWERS = {"target": BIG, "connections": 4, "least": 9 << 20}
+BIG_RESPONSES = {"target": BIG, "connections": 4, "least": 9 << 20}
 CASES = [
-    Case("plain-h1", "HTTP/1.1 without TLS, kept connections", queries("plain")),
-    Case("tls-h1", "HTTP/1.1 over TLS 1.3, kept connections", queries("tls")),
+    Case("plain-h1", "HTTP/1.1 without TLS, persistent connections", queries("plain")),
+    Case("tls-h1", "HTTP/1.1 over TLS 1.3, persistent connections", queries("tls")),
     Case("tls-h2", "HTTP/2 over TLS 1.3, 8 connections of 16 streams", streams(QUERY, "-c8", "-m16")),
     Case("handshake", "a new TLS 1.3 connection for each request", queries("tls", connections=32, keep_alive=False)),
-    Case("reject", "401, as there is no key; HTTP/1.1 over TLS 1.3, kept connections",
-         queries("tls", credentials=None, refused=True, least=30)),
-    Case("down-plain", "answers of 10 MiB without TLS, 4 connections", queries("plain", **BIG_ANSWERS), BIG_PEERS, "MiB", 10),
-    Case("down-tls", "answers of 10 MiB over TLS 1.3, 4 connections", queries("tls", **BIG_ANSWERS), BIG_PEERS, "MiB", 10),
-    Case("down-h2", "answers of 10 MiB over HTTP/2, 2 connections of 2 streams, windows of 1 MiB",
+    Case("reject", "401 for a missing key; HTTP/1.1 over TLS 1.3, persistent connections",
+         queries("tls", credentials=None, rejected=True, least=30)),
+    Case("down-plain", "responses of 10 MiB without TLS, 4 connections", queries("plain", **BIG_RESPONSES), BIG_PEERS, "MiB", 10),
+    Case("down-tls", "responses of 10 MiB over TLS 1.3, 4 connections", queries("tls", **BIG_RESPONSES), BIG_PEERS, "MiB", 10),
+    Case("down-h2", "responses of 10 MiB over HTTP/2, 2 connections of 2 streams, windows of 1 MiB",
          streams(BIG, "-c2", "-m2", "-w20", "-W20", "-n", BIG_COUNT), BIG_PEERS, "MiB", 10),
     Case("up-tls", "requests of 10 MiB over TLS 1.3, 4 connections", uploads, BIG_PEERS, "MiB", 10),
     Case("rate-plain", "a fixed rate over 10 connections, HTTP/1.1 without TLS", steady("plain", "--h1")),
     Case("rate-tls", "a fixed rate over 10 connections, HTTP/1.1 over TLS 1.3", steady("tls", "--h1")),
     Case("rate-h2", "a fixed rate over 10 connections, HTTP/2 over TLS 1.3", steady("tls")),
-    Case("get_token", "a bearer opened and its login's token given again; HTTP/1.1 without TLS", tokens("plain"), ALONE),
+    Case("get_token", "a bearer decrypted, the existing token returned; HTTP/1.1 without TLS", tokens("plain"), ALONE),
     Case("get_token-tls", "the same over TLS 1.3", tokens("tls"), ALONE),
 ]

@@ -1,4 +1,4 @@
-"""What a connection costs that is kept and not used: resident bytes, after one request on each."""
+"""Resident memory per idle connection, after one request on each."""
 
 import contextlib
 import re
@@ -12,47 +12,47 @@ from processes import memory
 from proxies import GATEWAY
 from report import Section, table
 
-# The certificate was made a moment ago, for this run.
+# The self-signed certificate was made for this run.
 UNVERIFIED = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 UNVERIFIED.check_hostname, UNVERIFIED.verify_mode = False, ssl.CERT_NONE
 
-SETTLE = 4  # seconds for a proxy to give back what an idle connection does not need
+SETTLE = 4  # seconds for a proxy to release memory that an idle connection does not need
 
 
 def measure(bench, options):
-    """Each proxy with so many idle connections, over TLS and without; a new process for each, which holds nothing yet."""
-    section = Section("idle", f"{options.idle:,} idle connections, one request made on each: KiB each")
+    """Measures each proxy with idle connections, over TLS and without. Each measurement uses a new process."""
+    section = Section("idle", f"{options.idle:,} idle connections, after one request on each: KiB per connection")
     rows = []
     for name in [name for name in SMALL_PEERS if name in bench.running]:
         row = [name]
         for kind in ("TLS", "plain"):
             proxy = bench.start(name, f"{name}-idle")
             before = memory(proxy.pid)
-            with held(bench, proxy, kind, options.idle) as answers:
+            with held(bench, proxy, kind, options.idle) as count_responses:
                 time.sleep(SETTLE)
                 each = (memory(proxy.pid) - before) / options.idle / 1024
-                still = answers()
+                still = count_responses()
             bench.stop(proxy)
             row += [f"{each:.1f}", f"{still}"]
             section.figures[f"{name} {kind} KiB"] = each
             if name == GATEWAY:
                 section.judge(f"KiB a {kind} connection", each, targets.IDLE_KIB[kind])
         rows.append(row)
-    heads = ["proxy", "TLS, KiB each", "of 50 still answered", "plain, KiB each", "of 50 still answered"]
+    heads = ["proxy", "TLS, KiB each", "usable of 50", "plain, KiB each", "usable of 50"]
     section.text = table(heads, rows)
     return section
 
 
 @contextlib.contextmanager
 def held(bench, proxy, kind, count):
-    """Opens the connections and holds them. Gives a function that asks again on fifty of them."""
+    """Opens the connections and keeps them open. Yields a function that sends a second request on fifty of them."""
     request = _request(bench)
     connections = []
     try:
         for number in range(count):
             connections.append(_connect(proxy, kind, number))
-            ask(connections[-1], request)
-        yield lambda: sum(ask(each, request) == 200 for each in connections[:: max(1, count // 50)][:50])
+            send(connections[-1], request)
+        yield lambda: sum(send(each, request) == 200 for each in connections[:: max(1, count // 50)][:50])
     finally:
         for connection in connections:
             connection.close()
@@ -61,7 +61,7 @@ def held(bench, proxy, kind, count):
 
 def _connect(proxy, kind, number):
     port = proxy.tls_port if kind == "TLS" else proxy.plain_port
-    # An address of its own for each few thousand: the range of local ports is small.
+    # A separate source address for each 5,000 connections, because the range of local ports is small.
     connection = socket.create_connection(("127.0.0.1", port), 10, source_address=(f"127.0.0.{2 + number // 5000}", 0))
     if kind == "plain":
         return connection
@@ -75,8 +75,8 @@ def _request(bench):
     return head.encode() + body
 
 
-def ask(connection, request):
-    """Sends a request, reads its answer to the end, and gives its status."""
+def send(connection, request):
+    """Sends a request, reads the complete response, and returns its status."""
     connection.sendall(request)
     got = b""
     while True:

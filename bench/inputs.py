@@ -1,4 +1,4 @@
-"""What the benchmark is fed with: keys, a certificate, bodies, bearers."""
+"""Input files of the benchmark: keys, a certificate, bodies, bearers."""
 
 import hashlib
 import os
@@ -6,14 +6,14 @@ import random
 import secrets
 import subprocess
 
-HOT = 256  # keys that the load uses, spread over all of them
-USERS = 64  # logins that ask for tokens
+HOT = 256  # keys that the load uses, spread over all keys
+USERS = 64  # logins that request tokens
 BODY = 200  # bytes of a request
 BIG = 10 << 20
 
 
 class Inputs:
-    """Files in a folder, made once."""
+    """Files in a folder, created once."""
 
     def __init__(self, folder, keys):
         self.folder = folder
@@ -31,15 +31,15 @@ class Inputs:
         self.bearers = folder / "bearers"
 
     def one_key(self):
-        """The first of the hot ones."""
+        """The first key that the load uses."""
         return self.hot.read_text().split("\n", 1)[0]
 
     def one_bearer(self):
-        """The first of them."""
+        """The first bearer."""
         return self.bearers.read_text().split("\n", 1)[0]
 
     def key_files(self, name, count, hot):
-        """`count` keys; their hashes, as tokens.keys_file wants them; and `hot` of them, evenly spread."""
+        """Writes `count` keys, their hashes in the format of tokens.keys_file, and `hot` of the keys, evenly spread."""
         chosen = random.Random(count)
         keys = [f"k-{chosen.getrandbits(128):032x}" for _ in range(count)]
         files = [self.folder / f"{name}{ending}" for ending in (".txt", ".sha256", ".hot")]
@@ -50,7 +50,7 @@ class Inputs:
         return files
 
     def make_bearers(self, gateway):
-        """A salt, and a bearer for each of a few users, by the gateway's own commands."""
+        """Creates a salt and the bearers of a few users, with the gateway's own commands."""
         salt = subprocess.run([gateway, "salt"], check=True, capture_output=True, text=True).stdout
         self.salt.write_text(salt)
         environment = {**os.environ, "API_AUTH_SALT_FILE": str(self.salt)}
@@ -62,7 +62,7 @@ class Inputs:
         self.bearers.write_text("\n".join(bearers) + "\n")
 
     def _make_certificate(self):
-        """ECDSA on P-256, for a month."""
+        """Creates an ECDSA certificate (P-256), valid for a month."""
         subprocess.run(["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes",
                         "-keyout", self.key, "-out", self.certificate, "-days", "30", "-subj", "/CN=localhost",
                         "-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1"], check=True, capture_output=True)

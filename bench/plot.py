@@ -1,4 +1,4 @@
-"""The outcome as a picture: the gateway's CPU as a part of each peer's, with the targets."""
+"""Draws the results: the gateway's CPU divided by each peer's, with the targets."""
 
 import subprocess
 
@@ -8,7 +8,7 @@ from proxies import HAPROXY, HAPROXY_TUNED, NGINX, NGINX_TUNED
 SCRIPT = """
 set terminal pngcairo size {width},520 font "sans,11" noenhanced
 set output "{output}"
-set title "CPU of the gateway, as a part of the peer's, for the same work (lower is better)"
+set title "CPU of the gateway divided by the peer's, for the same work (lower is better)"
 set style data histograms
 set style histogram clustered gap 1
 set style fill solid 0.85 border -1
@@ -20,14 +20,14 @@ set grid ytics lc rgb "#cccccc"
 set key top right horizontal
 set xtics rotate by 0
 set arrow from graph 0, first 1 to graph 1, first 1 nohead lw 2 lc rgb "#444444"
-plot "{data}" using 2:xtic(1) title "beside nginx" lc rgb "#4c9f70", "" using 3 title "beside HAProxy" lc rgb "#4477aa", \\
+plot "{data}" using 2:xtic(1) title "vs. nginx" lc rgb "#4c9f70", "" using 3 title "vs. HAProxy" lc rgb "#4477aa", \\
   "" using ($0-0.17):4 with points pt 9 ps 1.4 lc rgb "#b2182b" title "target", \\
   "" using ($0+0.17):5 with points pt 9 ps 1.4 lc rgb "#b2182b" notitle
 """
 
 
 def draw(sections, path):
-    """Draws the cases that have peers; says whether there was anything to draw."""
+    """Draws the cases that have peers. Returns whether there were any."""
     rows = []
     for section in sections:
         ratios = section.figures.get("ratios")

@@ -1,4 +1,4 @@
-"""Programs that are started, pinned, measured and ended."""
+"""Starts, pins, measures and stops programs."""
 
 import contextlib
 import os
@@ -11,7 +11,7 @@ import time
 
 
 def raise_descriptors():
-    """Lets this process and its children open as many files as they may, and says how many that is."""
+    """Raises the limit of open files of this process and its children to the hard limit, and returns it."""
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     return hard
@@ -19,9 +19,9 @@ def raise_descriptors():
 
 @contextlib.contextmanager
 def pinned(cores):
-    """Has the calling thread, and whatever it starts meanwhile, run on these cores.
+    """Pins the calling thread, and the programs that it starts in the meantime, to these cores.
 
-    Not by `preexec_fn`, with which this whole process would have to be forked: that takes longer than a gateway's start.
+    `preexec_fn` is not used because it forks this whole process, which takes longer than the start of a gateway.
     """
     before = os.sched_getaffinity(0)
     os.sched_setaffinity(0, cores)
@@ -32,14 +32,14 @@ def pinned(cores):
 
 
 class Processes:
-    """What was started, to be ended together."""
+    """The started programs, which are stopped together."""
 
     def __init__(self, folder):
         self.folder = folder
         self._running = []
 
     def start(self, name, command, cores, **streams):
-        """Starts a program on these cores; what it prints goes to a file of its name, unless `streams` say otherwise."""
+        """Starts a program on these cores. Its output goes to NAME.log, unless `streams` redirects it."""
         with open(self.folder / f"{name}.log", "w") as log, pinned(cores):
             process = subprocess.Popen([str(part) for part in command], start_new_session=True,
                                        **{"stdout": log, "stderr": log, **streams})
@@ -47,7 +47,7 @@ class Processes:
         return process
 
     def wait_for_port(self, name, process, port):
-        """Returns once somebody listens there."""
+        """Waits until the port accepts connections."""
         deadline = time.monotonic() + 60
         while time.monotonic() < deadline:
             if process.poll() is not None:
@@ -56,28 +56,28 @@ class Processes:
                 socket.create_connection(("127.0.0.1", port), 1).close()
                 return
             time.sleep(0.02)
-        said = (self.folder / f"{name}.log").read_text()[-2000:]
-        raise SystemExit(f"error: {name} does not listen on port {port}; it said:\n{said}")
+        output = (self.folder / f"{name}.log").read_text()[-2000:]
+        raise SystemExit(f"error: {name} does not listen on port {port}; its output:\n{output}")
 
-    def end(self, process, patience=5):
-        """Ends a program, by force after so many seconds."""
+    def end(self, process, timeout=5):
+        """Stops a program; kills it after `timeout` seconds."""
         if process.poll() is None:
             process.send_signal(signal.SIGTERM)
         try:
-            process.wait(patience)
+            process.wait(timeout)
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
         self._running.remove(process)
 
     def end_all(self):
-        """Ends everything, the last first."""
+        """Stops all programs, the last one first."""
         for process in reversed(list(self._running)):
             self.end(process)
 
 
 def family(pid):
-    """A process and its descendants: nginx works in children."""
+    """A process and its descendants: nginx serves requests in child processes."""
     found = [pid]
     with contextlib.suppress(OSError):
         for task in os.listdir(f"/proc/{pid}/task"):
@@ -87,7 +87,7 @@ def family(pid):
 
 
 def cpu_seconds(pid):
-    """CPU time of a process, its ended threads and its descendants, by the clock that counts nanoseconds."""
+    """CPU time of a process with its finished threads and its descendants, with nanosecond resolution."""
     total = 0.0
     for each in family(pid):
         with contextlib.suppress(OSError):
@@ -96,7 +96,7 @@ def cpu_seconds(pid):
 
 
 def system_share(pid):
-    """Ticks of 10 ms: (user, system)."""
+    """CPU time as (user, system), in ticks of 10 ms."""
     user = system = 0
     for each in family(pid):
         with contextlib.suppress(OSError):
@@ -106,7 +106,7 @@ def system_share(pid):
 
 
 def memory(pid):
-    """Resident bytes: what is a process's own, and its part of what it shares with its descendants."""
+    """Proportional set size in bytes, of a process and its descendants."""
     total = 0
     for each in family(pid):
         for line in pathlib.Path(f"/proc/{each}/smaps_rollup").read_text().splitlines():
@@ -116,7 +116,7 @@ def memory(pid):
 
 
 def run_on(cores, command):
-    """Runs a program to its end on these cores, and gives what it printed."""
+    """Runs a program on these cores until it exits, and returns its output."""
     with pinned(cores):
         done = subprocess.run([str(part) for part in command], capture_output=True, text=True)
     if done.returncode:

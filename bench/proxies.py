@@ -1,4 +1,4 @@
-"""The programs that are measured, and how each is made to do the same job."""
+"""The measured programs, and their configuration for the same workload."""
 
 import contextlib
 import dataclasses
@@ -37,14 +37,14 @@ class Proxy:
         return f"https://127.0.0.1:{self.tls_port}"
 
     def metric(self, name):
-        """A counter of the gateway's."""
-        with urllib.request.urlopen(f"http://127.0.0.1:{self.admin_port}/metrics", timeout=5) as answer:
-            found = re.search(rf"^timbr_gateway_{name} (\d+)", answer.read().decode(), re.M)
+        """The value of a counter of the gateway."""
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.admin_port}/metrics", timeout=5) as response:
+            found = re.search(rf"^timbr_gateway_{name} (\d+)", response.read().decode(), re.M)
         return int(found[1])
 
 
 class Bench:
-    """One upstream, and the proxies in front of it."""
+    """One upstream and the proxies in front of it."""
 
     def __init__(self, processes, inputs, options):
         self.processes, self.inputs, self.options = processes, inputs, options
@@ -59,25 +59,26 @@ class Bench:
         processes.wait_for_port("upstream", process, self.upstream_port)
 
     def start_all(self, names):
-        """Those that are measured side by side."""
+        """Starts the proxies that are compared."""
         for name in names:
             self.running[name] = self.start(name, name)
 
     def start(self, kind, name, **settings):
-        """A proxy of a kind, under a name of its own."""
+        """Starts a proxy of this kind under this name."""
         if kind in PEERS:
             return self.start_peer(kind, name)
         return self.start_gateway(kind, name, **settings)
 
-    def start_gateway(self, kind, name, cores=None, wait=True, under=(), rest=0, **settings):
-        """A gateway with the configuration of gateway.yaml, its log read from a pipe; `under` another program, if any.
+    def start_gateway(self, kind, name, cores=None, wait=True, under=(), delay=0, **settings):
+        """Starts a gateway with the configuration of gateway.yaml; its log is read from a pipe.
 
-        It starts `rest` seconds after its configuration was written.
+        `under` is the command of a program that runs it, such as valgrind. It starts `delay` seconds after its configuration
+        was written.
         """
         binary = self.options.compare if kind == OLD else self.options.binary
         values = self._values(name, settings)
         config = self._config(name, "gateway.yaml", values)
-        time.sleep(rest)
+        time.sleep(delay)
         process = self.processes.start(name, [*under, binary, "serve", "--config", config], cores or self.proxy_cores,
                                        stderr=subprocess.PIPE)
         reader = self.processes.start(f"{name}-log", ["wc", "-l"], self.load_cores, stdin=process.stderr)
@@ -85,7 +86,7 @@ class Bench:
         return self._started(name, process, values, reader, wait)
 
     def start_peer(self, kind, name):
-        """nginx or HAProxy."""
+        """Starts nginx or HAProxy."""
         tuned = kind in (NGINX_TUNED, HAPROXY_TUNED)
         if kind in (NGINX, NGINX_TUNED):
             values = self._values(name, {"buffers": NGINX_BUFFERS if tuned else ""})
@@ -99,9 +100,9 @@ class Bench:
             command = ["haproxy", "-db", "-f", config]
         return self._started(name, self.processes.start(name, command, self.proxy_cores), values)
 
-    def stop(self, proxy, patience=5):
-        """Ends it; a gateway's log lines are counted, and returned."""
-        self.processes.end(proxy.process, patience)
+    def stop(self, proxy, timeout=5):
+        """Stops a proxy. Returns the number of log lines of a gateway."""
+        self.processes.end(proxy.process, timeout)
         if not proxy.log_reader:
             return None
         proxy.log_reader.wait(30)
@@ -140,8 +141,8 @@ class Bench:
 
 
 def versions(binary):
-    """What is measured, with what, on what: lines of (name, version)."""
-    def said(*command):
+    """Versions of the measured programs, the load generators and the machine, as (name, version)."""
+    def first_line(*command):
         with contextlib.suppress(OSError):
             done = subprocess.run([str(part) for part in command], capture_output=True, text=True)
             return (done.stdout + done.stderr).strip().splitlines()[0]
@@ -149,11 +150,11 @@ def versions(binary):
 
     cpu = re.search(r"^model name\s*: (.*)$", pathlib.Path("/proc/cpuinfo").read_text(), re.M)
     return [
-        ("gateway", said(binary, "--version")),
-        ("nginx", said("nginx", "-v").removeprefix("nginx version: ")),
-        ("HAProxy", said("haproxy", "-v").split(" - ")[0]),
-        ("OpenSSL, which both use", said("openssl", "version").split(" (")[0]),
-        ("load", f"{said('wrk', '-v').split(' [')[0]}, {said('h2load', '--version')}"),
-        ("kernel", said("uname", "-sr")),
+        ("gateway", first_line(binary, "--version")),
+        ("nginx", first_line("nginx", "-v").removeprefix("nginx version: ")),
+        ("HAProxy", first_line("haproxy", "-v").split(" - ")[0]),
+        ("OpenSSL of both", first_line("openssl", "version").split(" (")[0]),
+        ("load", f"{first_line('wrk', '-v').split(' [')[0]}, {first_line('h2load', '--version')}"),
+        ("kernel", first_line("uname", "-sr")),
         ("CPU", cpu[1] if cpu else "unknown"),
     ]

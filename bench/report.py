@@ -1,4 +1,4 @@
-"""The outcome as markdown."""
+"""The results as Markdown."""
 
 import dataclasses
 
@@ -9,7 +9,7 @@ from targets import Verdict
 
 @dataclasses.dataclass
 class Section:
-    """A part of the report."""
+    """A section of the report."""
 
     name: str
     what: str
@@ -26,18 +26,18 @@ class Section:
 
 
 def table(heads, rows):
-    """A markdown table; all columns but the first are figures."""
+    """A Markdown table; all columns but the first are numbers."""
     lines = [heads, ["---", *["--:"] * (len(heads) - 1)], *rows]
     return "".join("| " + " | ".join(line) + " |\n" for line in lines)
 
 
 def section_of(rounds):
-    """The section of a case that proxies took in turns."""
+    """The section of a case that all proxies ran."""
     case = rounds.case
     section = Section(case.name, case.what, errors=rounds.errors())
     others = [name for name in (OLD, *PEERS) if name in rounds.slices]
     has_latency = all(each.p50 for slices in rounds.slices.values() for each in slices)
-    heads = ["proxy", f"CPU µs a {case.unit}", "min–max", "user", "system", f"{case.unit}s/s", "core busy"]
+    heads = ["proxy", f"CPU µs per {case.unit}", "min–max", "user", "system", f"{case.unit}s/s", "core busy"]
     heads += (["p50 µs", "p99 µs"] if has_latency else []) + ["errors"] + [f"CPU / {name}" for name in others]
     rows = []
     for name in rounds.slices:
@@ -67,11 +67,11 @@ def _judge(section, rounds):
         best = min(rivals, key=lambda peer: rounds.median(peer, "p99"))
         section.judge(f"p99 µs; {best}'s is the target", rounds.median(GATEWAY, "p99"), rounds.median(best, "p99"))
     if case in targets.MICROSECONDS:
-        section.judge("CPU µs a request", rounds.median(GATEWAY, "cpu"), targets.MICROSECONDS[case])
+        section.judge("CPU µs per request", rounds.median(GATEWAY, "cpu"), targets.MICROSECONDS[case])
 
 
 def document(title, versions, notes, sections, plot):
-    """The whole report."""
+    """The complete report."""
     verdicts = [verdict for section in sections for verdict in section.verdicts]
     parts = [f"# {title}\n", "".join(f"- {name}: {text}\n" for name, text in versions) + "".join(f"- {n}\n" for n in notes)]
     if verdicts:
@@ -79,7 +79,7 @@ def document(title, versions, notes, sections, plot):
         parts.append(f"## Targets: {met} of {len(verdicts)} met\n")
         parts.append(table(["case", "figure", "measured", "target", ""], [verdict.row() for verdict in verdicts]))
     if plot:
-        parts.append(f"![CPU of the gateway, as a part of each peer's]({plot})\n")
+        parts.append(f"![CPU of the gateway, divided by each peer's]({plot})\n")
     parts.append("## Cases\n")
     parts += [section.markdown() for section in sections]
     return "\n".join(parts)

@@ -1,4 +1,4 @@
-"""Proxies take turns, round by round, so that the machine's noise falls on all alike."""
+"""Measures the proxies one after the other in each round, so that the machine's noise affects all of them equally."""
 
 import dataclasses
 import statistics
@@ -9,7 +9,7 @@ from processes import cpu_seconds, system_share
 
 @dataclasses.dataclass
 class Slice:
-    """One proxy's turn in one round. CPU in microseconds a unit of work."""
+    """The measurement of one proxy in one round. CPU in microseconds per unit of work."""
 
     cpu: float
     user: float
@@ -22,7 +22,7 @@ class Slice:
 
 
 class Rounds:
-    """What came of one case: for each proxy its slices, in the order of the rounds."""
+    """The results of one case: the slices of each proxy, one per round."""
 
     def __init__(self, case):
         self.case = case
@@ -36,7 +36,7 @@ class Rounds:
         return min(values), max(values)
 
     def ratio(self, proxy, other, figure="cpu"):
-        """The median of the ratios of each round: what both met at about the same time."""
+        """The median of the ratios of all rounds; both slices of a ratio were measured at about the same time."""
         pairs = zip(self.slices[proxy], self.slices[other])
         return statistics.median(getattr(a, figure) / getattr(b, figure) for a, b in pairs)
 
@@ -45,7 +45,7 @@ class Rounds:
 
 
 def measure(bench, case, options):
-    """All rounds of a case, and one before them that does not count."""
+    """Runs a warm-up round and all rounds of a case."""
     turn = [proxy for name, proxy in bench.running.items() if name in case.proxies]
     rounds = Rounds(case)
     for number in range(-1, options.rounds):
@@ -58,7 +58,7 @@ def measure(bench, case, options):
 
 
 def take(bench, case, proxy, options):
-    """One slice of load, and what the proxy spent on it."""
+    """Runs one slice of load, and measures the proxy's CPU time."""
     cpu, ticks, begun = cpu_seconds(proxy.pid), system_share(proxy.pid), time.monotonic()
     load = case.run(bench, proxy, options).in_units(case.units)
     lasted = time.monotonic() - begun

@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
-"""Measures the gateway beside nginx and HAProxy at the same job, and says which targets it meets.
+"""Compares the gateway with nginx and HAProxy on the same workload, and checks its targets.
 
-The proxies are pinned to one core, load and upstream to the other. They take turns round by round, and what counts is
-the CPU time that each spends on a request: it holds on a noisy machine, where requests per second do not. All load
-stays on the loopback interface. Writes bench/results/NAME.md, .png and .json.
+The proxies are pinned to one core, load generator and upstream to the other. They are measured one after the other in each
+round. The metric is CPU time per request: it is stable on a noisy machine, where requests per second are not. All traffic
+uses the loopback interface. Writes bench/results/NAME.md, .png and .json.
 """
 
 import argparse
@@ -37,27 +37,27 @@ BY_NAME = {case.name: case for case in CASES}
 def arguments():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
-    add("cases", nargs="*", metavar="CASE", help=f"all of them unless given: {', '.join([*BY_NAME, *SPECIAL])}")
+    add("cases", nargs="*", metavar="CASE", help=f"default: all of them: {', '.join([*BY_NAME, *SPECIAL])}")
     add("--binary", type=pathlib.Path, default=ROOT / "target/trained/timbr-gateway", help="the gateway (%(default)s)")
-    add("--compare", type=pathlib.Path, metavar="OLD_BINARY", help="another gateway, to be measured beside it")
+    add("--compare", type=pathlib.Path, metavar="OLD_BINARY", help="a second gateway to compare with")
     add("--no-peers", action="store_true", help="without nginx and HAProxy")
-    add("--name", default="local", help="of the results (%(default)s)")
-    add("--rounds", type=int, default=5, help="turns of each proxy in each case (%(default)s)")
-    add("--slice", type=float, default=3.0, help="seconds of a turn (%(default)s)")
-    add("--rate", type=int, default=1000, help="requests a second of the cases rate-* (%(default)s)")
+    add("--name", default="local", help="name of the results (%(default)s)")
+    add("--rounds", type=int, default=5, help="rounds of each case (%(default)s)")
+    add("--slice", type=float, default=3.0, help="seconds per proxy and round (%(default)s)")
+    add("--rate", type=int, default=1000, help="requests per second of the cases rate-* (%(default)s)")
     add("--keys", type=int, default=100_000, help="keys known to each proxy (%(default)s)")
-    add("--idle", type=int, default=10_000, help="connections of the case idle (%(default)s)")
+    add("--idle", type=int, default=10_000, help="connections in the case idle (%(default)s)")
     add("--threads", type=int, default=1, help="workers of each proxy, on as many cores (%(default)s)")
-    add("--port", type=int, default=18100, help="the ports after it are used (%(default)s)")
+    add("--port", type=int, default=18100, help="first port; the ports above it are used (%(default)s)")
     options = parser.parse_args()
     unknown = set(options.cases) - set(BY_NAME) - set(SPECIAL)
     if unknown:
-        parser.error(f"no such case: {', '.join(sorted(unknown))}")
+        parser.error(f"unknown case: {', '.join(sorted(unknown))}")
     return options
 
 
 def fitted(options):
-    """The options, to what this machine has."""
+    """Returns the options, adapted to this machine."""
     for binary in filter(None, (options.binary, options.compare)):
         if not binary.is_file():
             raise SystemExit(f"error: {binary} is missing; build it with: make release")
@@ -68,12 +68,12 @@ def fitted(options):
     cores = sorted(os.sched_getaffinity(0))
     if len(cores) < 2:
         raise SystemExit("error: two cores are needed, one for the proxy and one for the load")
-    # The load has the first core, which is also the one that most interrupts go to.
+    # The load generator gets the first core, which also handles most interrupts.
     options.load_cores = {cores[0]} if options.threads < len(cores) else set(cores)
     options.proxy_cores = set(cores[-options.threads:])
     os.sched_setaffinity(0, options.load_cores)
     options.descriptors = raise_descriptors()
-    # A proxy may need a second descriptor for each client; the gateway lets in no more clients than that.
+    # A proxy may need a second descriptor for each client; the gateway accepts no more clients than that allows.
     options.idle = min(options.idle, options.descriptors // 2 - 500)
     return options
 
@@ -82,7 +82,7 @@ def main():
     options = fitted(arguments())
     folder = ROOT / "target" / "bench"
     folder.mkdir(parents=True, exist_ok=True)
-    # The workers of nginx run as nobody.
+    # The workers of nginx run as the user `nobody`.
     folder.chmod(0o755)
     processes = Processes(folder)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
@@ -119,14 +119,14 @@ def measure(options, processes):
 
 
 def notes_of(bench, options):
-    """How it was measured, and whether the log was whole."""
+    """Describes the measurement, and reports dropped log lines."""
     gateway = bench.running[GATEWAY]
     dropped = gateway.metric("log_lines_dropped_total")
     lines = bench.stop(gateway)
     return [
         f"command: `bench/run.py{''.join(' ' + each for each in sys.argv[1:])}`, {time.strftime('%Y-%m-%d')}",
-        f"{options.rounds} rounds of {options.slice:g} s each, after one that does not count; figures are medians, ratios "
-        f"the median of each round's ratio, and within 5 % a tie",
+        f"{options.rounds} rounds of {options.slice:g} s each, after a warm-up round; values are medians, ratios are "
+        f"the median of each round's ratio, and a difference within 5 % is a tie",
         f"each proxy has {options.threads} worker{'s' if options.threads > 1 else ''} and knows {options.keys:,} keys; "
         f"only the gateway writes an access log: {lines:,} lines were read, {dropped} dropped",
         f"the limit of open files is {options.descriptors:,}, of which a proxy may need two for each client",
@@ -146,13 +146,13 @@ def write(options, facts, notes, sections):
 
 
 def verdict(sections):
-    """Prints each target, and gives the exit code: a missed target is no failure of the benchmark, errors are."""
+    """Prints each target and returns the exit code. Errors fail the run; a missed target does not."""
     for section in sections:
         for each in section.verdicts:
             print("  ".join(each.row()))
     broken = [section.name for section in sections if section.errors]
     if broken:
-        print(f"error: requests failed in {', '.join(broken)}: those figures say nothing", file=sys.stderr)
+        print(f"error: requests failed in {', '.join(broken)}: their results are invalid", file=sys.stderr)
     return 1 if broken else 0
 
 

@@ -1,7 +1,7 @@
-"""Two workers on two cores, beside one worker on one: what a request costs, and how connections are spread.
+"""Two workers on two cores compared with one worker on one core: cost per request, and distribution of connections.
 
-The load runs on the same two cores, so requests per second say nothing here; CPU per request does: it is the
-throughput of a core that is busy with nothing else.
+The load generator runs on the same two cores, so requests per second are not meaningful here. CPU per request is: it gives the
+throughput of a core that does nothing else.
 """
 
 import os
@@ -19,8 +19,8 @@ SPREAD = 1000  # connections
 
 
 def measure(bench, options):
-    """One and two workers, in turns."""
-    section = Section("scale", "2 workers on 2 cores beside 1 worker on 1 core")
+    """Measures one and two workers."""
+    section = Section("scale", "2 workers on 2 cores compared with 1 worker on 1 core")
     both = bench.proxy_cores | bench.load_cores
     if len(both) < 2:
         section.text = "Needs two cores.\n"
@@ -37,12 +37,12 @@ def measure(bench, options):
         rows.append([f"{case.what}, HTTP/1.1", *(f"{rounds.median(name, 'cpu'):.2f}" for name in names), f"{ratio:.2f}"])
         section.errors += rounds.errors()
         section.figures[f"{case.what} ratio"] = ratio
-        section.judge(f"CPU of a request with 2 workers, by that with 1; {case.what}", ratio, targets.SCALE_RATIO)
+        section.judge(f"CPU per request with 2 workers, divided by that with 1; {case.what}", ratio, targets.SCALE_RATIO)
     section.text = table(["CPU µs a request", *names, "ratio"], rows)
     with held(bench, started[1], "plain", SPREAD):
         counts = connections_by_worker(started[1])
     section.figures["connections by worker"] = counts
-    section.text += f"\n{SPREAD} connections are spread over the two workers as {' and '.join(map(str, counts))}.\n"
+    section.text += f"\n{SPREAD} connections are distributed over the two workers as {' and '.join(map(str, counts))}.\n"
     for proxy in started:
         del bench.running[proxy.name]
         bench.stop(proxy)
@@ -50,7 +50,7 @@ def measure(bench, options):
 
 
 def connections_by_worker(proxy):
-    """How many clients each worker serves: the sockets of the listening port that each of its pollers watches."""
+    """The number of clients of each worker: the sockets of the listening port that each epoll instance watches."""
     clients = _clients_sockets(proxy.plain_port)
     process = pathlib.Path(f"/proc/{proxy.pid}")
     inode_of = {}
@@ -58,7 +58,7 @@ def connections_by_worker(proxy):
         found = re.fullmatch(r"socket:\[(\d+)\]", os.readlink(entry))
         if found:
             inode_of[int(entry.name)] = found[1]
-    pollers = set()  # of clients; a poller may have two descriptors, which watch the same
+    pollers = set()  # sets of client sockets; an epoll instance may have two descriptors with the same set
     for entry in (process / "fdinfo").iterdir():
         watched = map(int, re.findall(r"^tfd:\s+(\d+)", entry.read_text(), re.M))
         pollers.add(frozenset(each for each in watched if inode_of.get(each) in clients))
@@ -66,6 +66,6 @@ def connections_by_worker(proxy):
 
 
 def _clients_sockets(port):
-    """Inodes of the established sockets whose own end is this port."""
+    """Inodes of the established sockets with this local port."""
     rows = [line.split() for line in pathlib.Path("/proc/net/tcp").read_text().splitlines()[1:]]
     return {row[9] for row in rows if int(row[1].split(":")[1], 16) == port and row[3] == "01"}

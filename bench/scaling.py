@@ -3,7 +3,7 @@
 
     bench/scaling.py NAME
 
-What is computed is in here, so that the page and the figures cannot part.
+All computation is in this file, so that the page and the results stay consistent.
 """
 
 import json
@@ -20,17 +20,17 @@ PAGE = ROOT / "docs" / "scaling.md"
 NEEDED = ("plain-h1", "tls-h1", "tls-h2", "handshake", "reject", "get_token", "down-tls", "up-tls", "idle", "tokens-1m",
           "cold-start")
 
-BUSY = 0.6  # of a core, at most: room for a node that fails, for bursts, and for the tail of latencies
-CORES = 8  # of a node
+UTILIZATION = 0.6  # of a core, at most: reserve for a failing node, for bursts, and for tail latency
+CORES = 8  # per node
 RATES = (10_000, 100_000, 1_000_000)
-LINE = 345  # bytes of an access line
-# Bytes of a small request and its answer on both sides of the gateway, with heads, what the gateway adds, TLS, TCP/IP and
-# Ethernet: 500 and 600 with the client, 700 and 500 with the backend, 100 of acknowledgements.
+LOG_LINE = 345  # bytes of an access log line
+# Bytes of a small request and its response on both sides of the gateway, with headers (including those that the gateway adds),
+# TLS, TCP/IP and Ethernet: 500 and 600 on the client's side, 700 and 500 on the backend's, and 100 for acknowledgements.
 WIRE = 2400
-TOKEN_BYTES = 241  # resident, of a minted token, as `make micro` prints it
+TOKEN_BYTES = 241  # resident memory per minted token, as printed by `make micro`
 CLIENTS = {
-    "kept connections, HTTP/1.1": "tls-h1",
-    "kept connections, HTTP/2": "tls-h2",
+    "persistent connections, HTTP/1.1": "tls-h1",
+    "persistent connections, HTTP/2": "tls-h2",
     "a connection for each request": "handshake",
 }
 
@@ -51,25 +51,25 @@ def main(name):
 
 
 def micros(figures, case):
-    """CPU of the gateway for one unit of a case's work."""
+    """CPU time of the gateway for one unit of a case's work."""
     return statistics.median(each["cpu"] for each in figures[case]["gateway"])
 
 
 def units(figures):
-    """What one of each costs."""
+    """The cost of one unit of each kind of work."""
     cpu = lambda case: f"{micros(figures, case):.1f} µs"
-    of_a_core = lambda case: f"{1e6 / micros(figures, case):,.0f} a second"
+    of_a_core = lambda case: f"{1e6 / micros(figures, case):,.0f} per second"
     idle = figures["idle"]
     start = figures["cold-start"]
-    return table(["one", "costs", "so a core does, with nothing else to do", "case"], [
-        ["request, kept connection, TLS", cpu("tls-h1"), of_a_core("tls-h1"), "`tls-h1`"],
-        ["request, kept connection, without TLS", cpu("plain-h1"), of_a_core("plain-h1"), "`plain-h1`"],
+    return table(["unit", "cost", "capacity of one core", "case"], [
+        ["request, persistent connection, TLS", cpu("tls-h1"), of_a_core("tls-h1"), "`tls-h1`"],
+        ["request, persistent connection, without TLS", cpu("plain-h1"), of_a_core("plain-h1"), "`plain-h1`"],
         ["request, HTTP/2", cpu("tls-h2"), of_a_core("tls-h2"), "`tls-h2`"],
-        ["request with a TLS connection of its own", cpu("handshake"), of_a_core("handshake"), "`handshake`"],
-        ["refusal, kept connection", cpu("reject"), of_a_core("reject"), "`reject`"],
+        ["request with a new TLS connection", cpu("handshake"), of_a_core("handshake"), "`handshake`"],
+        ["rejection, persistent connection", cpu("reject"), of_a_core("reject"), "`reject`"],
         ["`get_token`, `salt-holder`", cpu("get_token"), of_a_core("get_token"), "`get_token`"],
-        ["MiB of an answer, TLS", cpu("down-tls"), f"{1e6 / micros(figures, 'down-tls'):,.0f} MiB a second", "`down-tls`"],
-        ["MiB of a request, TLS", cpu("up-tls"), f"{1e6 / micros(figures, 'up-tls'):,.0f} MiB a second", "`up-tls`"],
+        ["MiB of a response, TLS", cpu("down-tls"), f"{1e6 / micros(figures, 'down-tls'):,.0f} MiB per second", "`down-tls`"],
+        ["MiB of a request, TLS", cpu("up-tls"), f"{1e6 / micros(figures, 'up-tls'):,.0f} MiB per second", "`up-tls`"],
         ["idle connection, TLS", f"{idle['gateway TLS KiB']:.1f} KiB", "", "`idle`"],
         ["idle connection, without TLS", f"{idle['gateway plain KiB']:.1f} KiB", "", "`idle`"],
         ["key of `tokens.keys_file`", f"{figures['tokens-1m']['bytes a key']:.0f} B", "", "`tokens-1m`"],
@@ -84,26 +84,26 @@ def fleets(figures):
     for what, case in CLIENTS.items():
         row = [what]
         for rate in RATES:
-            cores = rate * micros(figures, case) / 1e6 / BUSY
+            cores = rate * micros(figures, case) / 1e6 / UTILIZATION
             nodes = max(1, math.ceil(cores / CORES)) + 1
             row.append(f"{cores:.1f} cores: {nodes} nodes" if cores >= 1 else f"{cores:.2f} cores: {nodes} nodes")
         rows.append(row)
-    return table(["clients with", *(f"{rate:,} requests/s" for rate in RATES)], rows)
+    return table(["clients", *(f"{rate:,} requests/s" for rate in RATES)], rows)
 
 
 def load(figures):
-    """What the surroundings get, for each rate."""
+    """Load on the network, the log and the backend, for each rate."""
     small = micros(figures, "tls-h1")
     more = micros(figures, "down-tls") * 100 / 1024
     rows = [
-        ["on the wire, small answers", *(f"{rate * WIRE * 8 / 1e9:.1f} Gbit/s" for rate in RATES)],
-        ["on the wire, answers of 100 KiB", *(f"{rate * (WIRE + 2 * 100 * 1024) * 8 / 1e9:,.0f} Gbit/s" for rate in RATES)],
-        ["cores for answers of 100 KiB, kept connections", *(f"{rate * (small + more) / 1e6 / BUSY:,.1f}" for rate in RATES)],
-        ["access log", *(f"{rate * LINE / 1e6:,.1f} MB/s" for rate in RATES)],
-        ["access log of a day", *(f"{rate * LINE * 86_400 / 1e12:,.2f} TB" for rate in RATES)],
-        ["backend cores, at 2 ms a query", *(f"{rate * 0.002:,.0f}" for rate in RATES)],
-        ["requests in flight, at 100 ms a query", *(f"{rate * 0.1:,.0f}" for rate in RATES)],
-        ["requests in flight, at 10 s a query", *(f"{rate * 10:,.0f}" for rate in RATES)],
+        ["network, small responses", *(f"{rate * WIRE * 8 / 1e9:.1f} Gbit/s" for rate in RATES)],
+        ["network, responses of 100 KiB", *(f"{rate * (WIRE + 2 * 100 * 1024) * 8 / 1e9:,.0f} Gbit/s" for rate in RATES)],
+        ["cores for responses of 100 KiB, persistent connections", *(f"{rate * (small + more) / 1e6 / UTILIZATION:,.1f}" for rate in RATES)],
+        ["access log", *(f"{rate * LOG_LINE / 1e6:,.1f} MB/s" for rate in RATES)],
+        ["access log per day", *(f"{rate * LOG_LINE * 86_400 / 1e12:,.2f} TB" for rate in RATES)],
+        ["backend cores, at 2 ms per query", *(f"{rate * 0.002:,.0f}" for rate in RATES)],
+        ["requests in flight, at 100 ms per query", *(f"{rate * 0.1:,.0f}" for rate in RATES)],
+        ["requests in flight, at 10 s per query", *(f"{rate * 10:,.0f}" for rate in RATES)],
     ]
     return table(["", *(f"{rate:,} requests/s" for rate in RATES)], rows)
 

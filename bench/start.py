@@ -1,4 +1,4 @@
-"""From the start of the program to the first answer of /readyz."""
+"""Time from the start of the program to the first successful response of /readyz."""
 
 import http.client
 import statistics
@@ -13,7 +13,7 @@ STARTS = 11
 
 
 def measure(bench, options):
-    """With no keys known in advance, and with all."""
+    """Measures with an empty keys file, and with all keys."""
     section = Section("cold-start", f"milliseconds from exec to ready, median of {STARTS}")
     nothing = bench.processes.folder / "no-keys.sha256"
     nothing.write_text("")
@@ -25,7 +25,7 @@ def measure(bench, options):
             rows.append([name, f"{keys:,}", f"{median:.1f}", f"{min(took):.1f}–{max(took):.1f}"])
             section.figures[f"{name} {keys} keys ms"] = median
             if name == GATEWAY:
-                section.judge(f"ms with {keys:,} keys known in advance", median, targets.START_MS)
+                section.judge(f"ms with {keys:,} keys in tokens.keys_file", median, targets.START_MS)
     section.text = table(["gateway", "keys known", "ms", "min–max"], rows)
     return section
 

@@ -1,4 +1,4 @@
-"""Resident memory while an answer of 1 GiB goes through, to a client that is fast and to one that is not."""
+"""Resident memory while a response of 1 GiB is streamed to a fast client and to a slow one."""
 
 import threading
 import time
@@ -18,13 +18,13 @@ CLIENTS = {
 
 
 def measure(bench, _options):
-    """The highest that memory went above where it was."""
-    section = Section("stream-1g", "an answer of 1 GiB: resident memory, sampled each 5 ms, in MiB")
+    """Measures the peak growth of memory."""
+    section = Section("stream-1g", "a response of 1 GiB: resident memory in MiB, sampled every 5 ms")
     rows = []
     for name in ALONE:
         proxy = bench.running.get(name)
         for client, arguments in CLIENTS.items() if proxy else ():
-            # The first answer has the gateway take what buffers it needs.
+            # The first response lets the gateway allocate its buffers.
             _download(bench, proxy, arguments, 64 << 20)
             before = memory(proxy.pid)
             peak, samples, seconds = _watch(proxy.pid, lambda: _download(bench, proxy, arguments, SIZE))
@@ -44,11 +44,11 @@ def _download(bench, proxy, arguments, size):
         f"@{bench.inputs.body}", "-H", "Content-Type: application/json", "-H", f"X-Api-Key: {bench.inputs.one_key()}",
         f"{proxy.tls}{QUERY}/bytes/{size}"])
     if got != f"200 {size}":
-        raise RuntimeError(f"the answer of {size} bytes came as {got}")
+        raise RuntimeError(f"the response of {size} bytes arrived as {got}")
 
 
 def _watch(pid, work):
-    """The most memory while `work` goes on, how often it was looked at, and how long it took."""
+    """Runs `work`. Returns the peak memory, the number of samples, and the duration."""
     seen = []
     done = threading.Event()
 

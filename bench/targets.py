@@ -1,10 +1,10 @@
-"""What the gateway is to reach, with everything switched on. A case of a run is met or missed by these figures alone."""
+"""Targets of the gateway, with everything enabled."""
 
 import dataclasses
 
 from proxies import HAPROXY, HAPROXY_TUNED, NGINX, NGINX_TUNED
 
-# CPU of the gateway as a part of a peer's, for the same work.
+# CPU of the gateway divided by the peer's, for the same work.
 CPU = {
     "plain-h1": {NGINX: 0.95, HAPROXY: 0.88},
     "tls-h1": {NGINX: 0.75, HAPROXY: 0.72},
@@ -17,13 +17,13 @@ CPU = {
     "up-tls": {NGINX: 0.75, HAPROXY: 0.70},
 }
 
-# p99 at the fixed rate is to be no worse than the better of these.
+# The p99 at the fixed rate must not be worse than the better of these peers.
 LATENCY = {case: (NGINX, HAPROXY) for case in ("rate-plain", "rate-tls", "rate-h2")}
 
-# CPU of a request, in microseconds.
+# CPU per request, in microseconds.
 MICROSECONDS = {"get_token": 20.0}
 
-# Of one kind each; their units are in their names.
+# Single targets, with the unit in the name.
 IDLE_KIB = {"TLS": 12.0, "plain": 6.0}
 TOKEN_BYTES = 250
 LOOKUP_RATIO = 1.5
@@ -34,7 +34,7 @@ SCALE_RATIO = 1.10
 
 @dataclasses.dataclass(frozen=True)
 class Verdict:
-    """A figure beside what it is to be at most."""
+    """A measured value and its maximum."""
 
     case: str
     figure: str

@@ -1,4 +1,4 @@
-"""One million keys known, beside one thousand: what a key takes of memory, and what finding it costs."""
+"""One million keys compared with one thousand: memory per key, and the cost of a lookup."""
 
 import targets
 from cases import CONNECTIONS, QUERY, Case
@@ -9,15 +9,15 @@ from report import Section, table
 from rounds import measure as take_turns
 
 FEW, MANY = 1_000, 1_000_000
-ASKED = 20_000  # keys that the load uses of the many, so that they are not all in a cache
+USED = 20_000  # keys of the million that the load uses, so that they do not all fit into a cache
 
 
 def measure(bench, options):
-    """Two gateways that differ in their keys alone, in turns."""
-    section = Section("tokens-1m", f"{MANY:,} keys known, {ASKED:,} of them in use, beside {FEW:,}")
+    """Compares two gateways that differ only in their keys."""
+    section = Section("tokens-1m", f"{MANY:,} keys known, {USED:,} of them used by the load, compared with {FEW:,}")
     hot, started, size = {}, [], {}
     for count in (FEW, MANY):
-        _, hashes, hot[count] = bench.inputs.key_files(f"keys-{count}", count, ASKED)
+        _, hashes, hot[count] = bench.inputs.key_files(f"keys-{count}", count, USED)
         proxy = bench.start_gateway(GATEWAY, f"keys-{count}", hashes=hashes)
         bench.running[proxy.name] = proxy
         started.append((count, proxy))
@@ -37,9 +37,9 @@ def measure(bench, options):
     rows = [[f"{count:,}", f"{size[count] / (1 << 20):.1f}", f"{rounds.median(name, 'cpu'):.2f}",
              "{:.2f}–{:.2f}".format(*rounds.span(name, "cpu"))] for name, count in zip(names, (FEW, MANY))]
     section.text = table(["keys", "resident MiB", "CPU µs a request", "min–max"], rows)
-    section.text += f"\n{each:.0f} bytes a key; a request costs {ratio:.2f} times as much among the many.\n"
+    section.text += f"\n{each:.0f} bytes per key; a request costs {ratio:.2f} times as much with a million keys.\n"
     section.errors = rounds.errors()
     section.figures.update({"bytes a key": each, "ratio": ratio})
     section.judge("bytes a key", each, targets.TOKEN_BYTES)
-    section.judge("CPU of a request among a million keys, by that among a thousand", ratio, targets.LOOKUP_RATIO)
+    section.judge("CPU per request with a million keys, divided by that with a thousand", ratio, targets.LOOKUP_RATIO)
     return section

@@ -1,9 +1,9 @@
-// The backend of the benchmark: HTTP/1.1 with keep-alive, one thread, answers made before anybody asks.
+// The backend of the benchmark: HTTP/1.1 with keep-alive, one thread, responses prepared in advance.
 //
 //   upstream PORT
 //
-// A target with `/bytes/N` is answered with N bytes, every other one with 300 bytes of JSON, once the request's body
-// (Content-Length or chunked) has been read. It trusts its clients: they are the proxies that are measured.
+// The response to a target with `/bytes/N` has N bytes, any other one 300 bytes of JSON. It is sent when the request's body
+// (Content-Length or chunked) has been read. Clients are trusted: they are the measured proxies.
 #define _GNU_SOURCE
 #include <arpa/inet.h>
 #include <errno.h>
@@ -21,7 +21,7 @@
 enum { INPUT = 64 * 1024, PIECE = 256 * 1024, JSON = 300, EVENTS = 256 };
 
 static char piece[PIECE];
-static char small_answer[1024];
+static char small_response[1024];
 static size_t small_length;
 static int poller;
 
@@ -31,13 +31,13 @@ typedef struct {
   int socket;
   // The request.
   Phase phase;
-  unsigned long long body_left, answer_bytes;
+  unsigned long long body_left, response_bytes;
   size_t filled;
-  // The answer: what is being sent, then so many bytes of `piece`.
+  // The response: the buffer that is being sent, then `pieces_left` bytes of `piece`.
   const char *out;
   size_t out_length;
   unsigned long long pieces_left;
-  bool waits_to_write;
+  bool waits_for_write;
   char big_head[256];
   char input[INPUT];
 } Connection;
@@ -49,7 +49,7 @@ static void watch(Connection *c, int operation, unsigned events) {
 
 static bool is_sending(const Connection *c) { return c->out_length || c->pieces_left; }
 
-// Sends as much as the socket takes; false when the client is gone.
+// Sends as much as the socket accepts; false if the client closed the connection.
 static bool push(Connection *c) {
   while (is_sending(c)) {
     if (!c->out_length) {
@@ -60,39 +60,39 @@ static bool push(Connection *c) {
     ssize_t sent = send(c->socket, c->out, c->out_length, MSG_NOSIGNAL);
     if (sent < 0) {
       if (errno != EAGAIN) return false;
-      if (!c->waits_to_write) watch(c, EPOLL_CTL_MOD, EPOLLIN | EPOLLOUT);
-      return c->waits_to_write = true;
+      if (!c->waits_for_write) watch(c, EPOLL_CTL_MOD, EPOLLIN | EPOLLOUT);
+      return c->waits_for_write = true;
     }
     c->out += sent;
     c->out_length -= sent;
   }
-  if (c->waits_to_write) watch(c, EPOLL_CTL_MOD, EPOLLIN);
-  c->waits_to_write = false;
+  if (c->waits_for_write) watch(c, EPOLL_CTL_MOD, EPOLLIN);
+  c->waits_for_write = false;
   return true;
 }
 
-static bool answer(Connection *c) {
+static bool respond(Connection *c) {
   c->phase = HEAD;
-  if (c->answer_bytes) {
+  if (c->response_bytes) {
     int length = snprintf(c->big_head, sizeof c->big_head,
                           "HTTP/1.1 200 OK\r\nserver: upstream\r\ncontent-type: application/octet-stream\r\n"
-                          "content-length: %llu\r\n\r\n", c->answer_bytes);
+                          "content-length: %llu\r\n\r\n", c->response_bytes);
     c->out = c->big_head;
     c->out_length = length;
-    c->pieces_left = c->answer_bytes;
+    c->pieces_left = c->response_bytes;
   } else {
-    c->out = small_answer;
+    c->out = small_response;
     c->out_length = small_length;
   }
   return push(c);
 }
 
-// Reads a head of `length` bytes, and decides where its body ends.
+// Parses a head of `length` bytes, and determines the framing of its body.
 static void read_head(Connection *c, char *head, size_t length) {
-  head[length - 1] = 0;  // The last line feed, which nobody looks at any more.
+  head[length - 1] = 0;  // The last line feed, which is not needed any more.
   char *line_end = strstr(head, "\r\n");
   char *bytes = strstr(head, "/bytes/");
-  c->answer_bytes = bytes && bytes < line_end ? strtoull(bytes + 7, NULL, 10) : 0;
+  c->response_bytes = bytes && bytes < line_end ? strtoull(bytes + 7, NULL, 10) : 0;
   char *size = strcasestr(head, "\r\ncontent-length:");
   c->body_left = size ? strtoull(size + 17, NULL, 10) : 0;
   bool chunked = !size && strcasestr(head, "\r\ntransfer-encoding:");
@@ -101,7 +101,7 @@ static void read_head(Connection *c, char *head, size_t length) {
 
 static int digit(char c) { return c <= '9' ? c - '0' : (c | 32) - 'a' + 10; }
 
-// Takes what it can of a chunked body; *done when the body has ended.
+// Consumes as much as possible of a chunked body; sets *done at its end.
 static size_t read_chunks(Connection *c, const char *from, size_t length, bool *done) {
   size_t at = 0;
   while (at < length && !*done) {
@@ -129,7 +129,7 @@ static size_t read_chunks(Connection *c, const char *from, size_t length, bool *
   return at;
 }
 
-// Works through the input; one request at a time. False when the client is gone or sends a head without end.
+// Processes the input, one request at a time. False if the client closed the connection or its head is too large.
 static bool work(Connection *c) {
   size_t at = 0;
   while (!is_sending(c)) {
@@ -153,14 +153,14 @@ static bool work(Connection *c) {
       at += read_chunks(c, rest, length, &done);
     }
     if (!done) break;
-    if (!answer(c)) return false;
+    if (!respond(c)) return false;
   }
   memmove(c->input, c->input + at, c->filled - at);
   c->filled -= at;
   return true;
 }
 
-// Deals with a connection that has something to say; false when it has ended.
+// Handles the events of a connection; false if it has ended.
 static bool serve(Connection *c) {
   if (is_sending(c)) {
     if (!push(c)) return false;
@@ -185,14 +185,14 @@ static void take_all(int listener) {
   }
 }
 
-static void make_answers(void) {
+static void make_responses(void) {
   char body[JSON + 1];
   int length = snprintf(body, sizeof body, "{\"status\":\"success\",\"data\":[");
   for (int row = 0; length < JSON - 40; row++) length += sprintf(body + length, "{\"n\":%03d,\"v\":\"abcdefgh\"},", row);
   length += sprintf(body + length - 1, "],\"pad\":\"") - 1;
   while (length < JSON - 2) body[length++] = 'x';
   memcpy(body + length, "\"}", 3);
-  small_length = sprintf(small_answer, "HTTP/1.1 200 OK\r\ndate: Tue, 24 Nov 2026 00:00:00 GMT\r\nserver: upstream\r\n"
+  small_length = sprintf(small_response, "HTTP/1.1 200 OK\r\ndate: Tue, 24 Nov 2026 00:00:00 GMT\r\nserver: upstream\r\n"
                                        "content-type: application/json\r\ncontent-length: %d\r\n"
                                        "cache-control: no-store\r\n\r\n%s", JSON, body);
   for (int i = 0; i < PIECE; i++) piece[i] = (char)(i * 131 + (i >> 8));
@@ -201,7 +201,7 @@ static void make_answers(void) {
 int main(int count, char **arguments) {
   if (count != 2) return fprintf(stderr, "usage: upstream PORT\n"), 2;
   signal(SIGPIPE, SIG_IGN);
-  make_answers();
+  make_responses();
   int listener = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK, 0), yes = 1;
   setsockopt(listener, SOL_SOCKET, SO_REUSEADDR, &yes, sizeof yes);
   struct sockaddr_in address = {.sin_family = AF_INET, .sin_port = htons(atoi(arguments[1])),

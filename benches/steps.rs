@@ -1,7 +1,7 @@
-//! The steps of the path of a request, one by one: time, and allocations.
+//! Time and allocations of single steps of the request path.
 //!
-//! `cargo bench --bench steps`; a name as argument picks the steps that contain it. What a whole request costs is
-//! counted by `make instructions`, and measured beside nginx and HAProxy by `make bench`.
+//! `cargo bench --bench steps NAME` runs the steps whose name contains NAME. `make instructions` counts the instructions of a
+//! complete request, and `make bench` compares its CPU time with nginx and HAProxy.
 
 use std::future::Future;
 use std::hint::black_box;
@@ -39,17 +39,17 @@ const LIMITS: HeadLimits = HeadLimits { max_headers: 100, max_bytes: 32 * 1024, 
 const CLIENT: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 const KEY: &str = "k-00112233445566778899aabbccddeeff";
 
-/// What `requests` sends for a query.
+/// A query as the Python library `requests` sends it.
 const REQUEST: &str = "POST /timbr/openapi/ontology/sales/query HTTP/1.1\r\nHost: gateway.example.com\r\n\
     User-Agent: python-requests/2.32.5\r\nAccept-Encoding: gzip, deflate\r\nAccept: */*\r\nConnection: keep-alive\r\n\
     Content-Type: application/json\r\nx-api-key: k-00112233445566778899aabbccddeeff\r\nContent-Length: 200\r\n\r\n";
 
-/// What gunicorn answers.
-const ANSWER: &str = "HTTP/1.1 200 OK\r\nServer: gunicorn\r\nDate: Tue, 24 Nov 2026 00:00:00 GMT\r\n\
+/// A response as gunicorn sends it.
+const RESPONSE: &str = "HTTP/1.1 200 OK\r\nServer: gunicorn\r\nDate: Tue, 24 Nov 2026 00:00:00 GMT\r\n\
     Connection: keep-alive\r\nContent-Type: application/json\r\nContent-Length: 300\r\n\r\n";
 
 fn main() {
-    // Many at a time: a step takes less than the clock can tell.
+    // Large samples, because one step takes less time than the clock can resolve.
     divan::Divan::from_args().sample_size(100).main();
 }
 
@@ -71,7 +71,7 @@ fn find_the_route(bencher: Bencher<'_, '_>) {
 }
 
 #[divan::bench]
-fn screen_the_fields(bencher: Bencher<'_, '_>) {
+fn screen_the_headers(bencher: Bencher<'_, '_>) {
     let routes = RouteTable::new(config().routes);
     let head = parsed(REQUEST);
     let Ok(RouteMatch::Profile(profile, _)) = routes.find(&head) else { panic!("the request has a route") };
@@ -87,42 +87,43 @@ fn steps() -> AuthTiming {
     AuthTiming::new(Metrics::default().worker())
 }
 
-/// A token that the gateway minted: its hash, and a look into the store.
+/// A token that the gateway minted: its hash, and the lookup in the store.
 #[divan::bench]
 fn identify_a_token(bencher: Bencher<'_, '_>) {
     let config = config();
     let auth = auth(&config);
     let upstream = UpstreamClient::new(backends(&config), 0, Arc::<Metrics>::default());
-    let token = at_once(auth.mint(&bearer_of_alice(&config), CLIENT, &steps())).expect("minted").token;
+    let token = poll_ready(auth.mint(&bearer_of_alice(&config), CLIENT, &steps())).expect("minted").token;
     let head = parsed(&REQUEST.replace(KEY, token.expose()));
     let routes = RouteTable::new(config.routes.clone());
     let Ok(RouteMatch::Profile(profile, _)) = routes.find(&head) else { panic!("the request has a route") };
     let screened =
-        screen(profile, parsed(&REQUEST.replace(KEY, token.expose()))).expect("nothing is wrong with it");
+        screen(profile, parsed(&REQUEST.replace(KEY, token.expose()))).expect("the request is valid");
     let steps = steps();
-    bencher
-        .bench_local(|| at_once(auth.identify(black_box(screened.credential()), CLIENT, &upstream, &steps)));
+    bencher.bench_local(|| {
+        poll_ready(auth.identify(black_box(screened.credential()), CLIENT, &upstream, &steps))
+    });
 }
 
-/// A bearer opened, and its login's token made again.
+/// A bearer decrypted, and the existing token of its login returned.
 #[divan::bench]
 fn mint_a_token_again(bencher: Bencher<'_, '_>) {
     let config = config();
     let auth = auth(&config);
     let bearer = bearer_of_alice(&config);
     let steps = steps();
-    bencher.bench_local(|| at_once(auth.mint(black_box(&bearer), CLIENT, &steps)).expect("minted"));
+    bencher.bench_local(|| poll_ready(auth.mint(black_box(&bearer), CLIENT, &steps)).expect("minted"));
 }
 
 #[divan::bench]
-fn parse_an_answer(bencher: Bencher<'_, '_>) {
-    bencher.with_inputs(|| ANSWER.into()).bench_values(|head| parse_response(head, &Method::POST));
+fn parse_a_response(bencher: Bencher<'_, '_>) {
+    bencher.with_inputs(|| RESPONSE.into()).bench_values(|head| parse_response(head, &Method::POST));
 }
 
 #[divan::bench]
-fn write_the_answer(bencher: Bencher<'_, '_>) {
+fn write_the_response(bencher: Bencher<'_, '_>) {
     let ResponseHead { status, headers, .. } =
-        parse_response(ANSWER.into(), &Method::POST).expect("an answer");
+        parse_response(RESPONSE.into(), &Method::POST).expect("a response");
     let framing = ResponseFraming::choose(&Method::POST, Version::HTTP_11, status, Some(300));
     let mut out = Vec::with_capacity(1024);
     bencher.bench_local(|| {
@@ -132,7 +133,7 @@ fn write_the_answer(bencher: Bencher<'_, '_>) {
     });
 }
 
-/// Some of what `gateway::access_log` writes.
+/// A few of the fields that `gateway::access_log` writes.
 #[divan::bench]
 fn format_an_access_line(bencher: Bencher<'_, '_>) {
     bencher.bench(|| {
@@ -174,10 +175,10 @@ fn bearer_of_alice(config: &Config) -> String {
     made.expect("the salt is a Fernet key").expose().to_owned()
 }
 
-/// The outcome of a future that waits for nothing.
-fn at_once<T>(future: impl Future<Output = T>) -> T {
+/// The output of a future that is ready on its first poll.
+fn poll_ready<T>(future: impl Future<Output = T>) -> T {
     match pin!(future).poll(&mut Context::from_waker(Waker::noop())) {
         Poll::Ready(outcome) => outcome,
-        Poll::Pending => panic!("nothing here has to wait"),
+        Poll::Pending => panic!("the future is not ready on its first poll"),
     }
 }

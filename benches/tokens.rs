@@ -1,7 +1,7 @@
-//! What tokens take of memory, and what finding one costs, among a thousand and among a million.
+//! Memory per token, and the cost of a lookup, with a thousand and with a million tokens.
 //!
-//! Asked for are tokens in no order, as by many users, so that what does not fit into the processor's caches is paid for.
-//! `make bench` has the same of `tokens.keys_file`, as part of whole requests.
+//! Lookups are in random order, as by many users, so that they include the processor's cache misses. `make bench` measures the
+//! same for `tokens.keys_file`, as part of complete requests.
 
 use std::hint::black_box;
 use std::pin::pin;
@@ -12,15 +12,15 @@ use timbr_gateway::base::clock::Clock;
 use timbr_gateway::base::user_name::UserName;
 use timbr_gateway::store::{LoginId, NewToken, Store, TokenId, TokenLimits};
 
-/// As the gateway has it.
+/// The same allocator as in the gateway.
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
-/// Resident bytes of a minted token: its record, its login, its place in the order of expiry.
-const MOST_BYTES: usize = 250;
+/// Maximum resident bytes per minted token: its record, its login, its entry in the expiry queue.
+const MAX_BYTES: usize = 250;
 
-/// Of the cost of a lookup, hash of the token included, among the many by that among the few.
-const MOST_RATIO: f64 = 1.5;
+/// Maximum cost of a lookup, including the hash of the token, with many tokens divided by that with few.
+const MAX_RATIO: f64 = 1.5;
 
 const FEW: u64 = 1_000;
 const MANY: u64 = 1_000_000;
@@ -29,7 +29,7 @@ const LOOKUPS: u64 = 2_000_000;
 fn main() {
     let (few, _) = filled(FEW);
     let (many, bytes) = filled(MANY);
-    // In turns, and the best of each: whatever else the machine does only ever adds.
+    // Alternating, and the minimum of each: other load on the machine can only add time.
     let mut best = [f64::INFINITY; 2];
     for _ in 0..5 {
         best[0] = best[0].min(nanoseconds(&few, FEW));
@@ -38,18 +38,18 @@ fn main() {
     let ratio = best[1] / best[0];
     let verdict = |met| if met { "met" } else { "missed" };
     println!(
-        "{MANY} minted tokens take {bytes} bytes each; at most {MOST_BYTES} is {}",
-        verdict(bytes <= MOST_BYTES)
+        "{MANY} minted tokens take {bytes} bytes each; the target of at most {MAX_BYTES} is {}",
+        verdict(bytes <= MAX_BYTES)
     );
     println!(
-        "a lookup takes {:.0} ns among {FEW} and {:.0} ns among {MANY}, {ratio:.2} times as long; at most {MOST_RATIO} is {}",
+        "a lookup takes {:.0} ns with {FEW} tokens and {:.0} ns with {MANY}, ratio {ratio:.2}; the target of at most {MAX_RATIO} is {}",
         best[0],
         best[1],
-        verdict(ratio <= MOST_RATIO)
+        verdict(ratio <= MAX_RATIO)
     );
 }
 
-/// A store with so many tokens, and the resident bytes that each of them takes.
+/// A store with `count` tokens, and the resident bytes per token.
 fn filled(count: u64) -> (Store, usize) {
     let before = resident();
     let day = Duration::from_secs(86_400);
@@ -62,13 +62,13 @@ fn filled(count: u64) -> (Store, usize) {
         let mut kept =
             pin!(store.insert(new, [0; 20], store.proof_for(0), |_| TokenId::from_token(&token(number))));
         let kept = kept.as_mut().poll(&mut Context::from_waker(Waker::noop()));
-        assert!(matches!(kept, Poll::Ready(Ok(_))), "memory waits for nothing");
+        assert!(matches!(kept, Poll::Ready(Ok(_))), "the memory store never waits");
     }
     let taken = resident().saturating_sub(before);
     (store, taken / usize::try_from(count).expect("64 bits"))
 }
 
-/// As long as the gateway's own.
+/// A token of the same length as the gateway's.
 fn token(number: u64) -> [u8; 59] {
     let mut token = [b'0'; 59];
     token[..8].copy_from_slice(&number.to_le_bytes());
@@ -86,7 +86,7 @@ fn nanoseconds(store: &Store, count: u64) -> f64 {
     begun.elapsed().as_secs_f64() * 1e9 / LOOKUPS as f64
 }
 
-/// Bytes, as Linux counts them.
+/// Resident bytes of this process, from `/proc`.
 fn resident() -> usize {
     let status = std::fs::read_to_string("/proc/self/status").expect("Linux");
     let line = status.lines().find(|line| line.starts_with("VmRSS:")).expect("resident memory");

@@ -1,4 +1,4 @@
-//! Bearers: raw ones, and payloads that somebody with the salt has made.
+//! Bearers: raw ones, and payloads encrypted with a valid salt.
 
 #![no_main]
 
@@ -33,22 +33,22 @@ fn open(bearer: &str) -> Result<(String, String), BearerError> {
 fuzz_target!(|data: &[u8]| {
     let Some((how, data)) = data.split_first() else { return };
     match how % 4 {
-        // As it comes.
+        // Raw input.
         0 => {
             if let Ok(text) = std::str::from_utf8(data) {
                 let _ = open(text);
             }
         }
-        // What is encrypted.
+        // Encrypted input.
         1 => drop(open(&KEY.encrypt_at_time(data, NOW))),
-        // What is encoded within.
+        // Encoded and encrypted input.
         2 => {
             let opened = open(&KEY.encrypt_at_time(STANDARD.encode(data).as_bytes(), NOW));
             if let Ok((user, password)) = opened {
                 assert_eq!(format!("{user}:{password}").as_bytes(), data);
             }
         }
-        // A good one with one byte changed is no good one.
+        // A valid bearer with one changed byte is rejected.
         _ => {
             let good = KEY.encrypt_at_time(STANDARD.encode("alice:secret").as_bytes(), NOW);
             let [at, byte, ..] = *data else { return };

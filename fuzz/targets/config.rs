@@ -1,4 +1,4 @@
-//! The configuration file, the environment's values and the routes. What is accepted can be printed and read back.
+//! The configuration file, environment variables and routes. An accepted configuration can be printed and read back.
 
 #![no_main]
 
@@ -7,7 +7,7 @@ use std::sync::LazyLock;
 
 use libfuzzer_sys::fuzz_target;
 use timbr_gateway::config::file::Node;
-use timbr_gateway::config::print::effective;
+use timbr_gateway::config::print::to_yaml;
 use timbr_gateway::config::{Sources, load};
 
 const SALT: &str = "cw_0x689RpI-jtRR7oE8h_eQsKImvJapLeSbXpwF4e4=";
@@ -32,11 +32,11 @@ fn read(text: &[u8]) -> Option<String> {
                     && config.workers > 0
                     && config.routes.iter().all(|r| !r.prefix.is_empty())
             );
-            Some(effective(&settings, &config.routes, false))
+            Some(to_yaml(&settings, &config.routes, false))
         }
         Err(problems) => {
             assert!(!problems.is_empty());
-            // A mistaken salt is never shown.
+            // An invalid salt is never printed.
             assert!(!format!("{problems:?}").contains(SALT));
             None
         }
@@ -50,7 +50,7 @@ fuzz_target!(|data: &[u8]| {
     if let Some(printed) = read(data) {
         assert!(!printed.contains(SALT));
         if printed.contains("# api_key: (set") {
-            return; // What is not shown is missing when it is read back.
+            return; // Secrets are not printed, so they are missing when the output is read back.
         }
         let again = read(printed.as_bytes());
         assert_eq!(again.as_deref(), Some(&*printed));

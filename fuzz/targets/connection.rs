@@ -1,5 +1,5 @@
-//! Bytes on a connection, against the whole gateway with a backend behind it. Nothing may panic, and nothing may reach
-//! the backend without the one good key.
+//! Bytes of one client connection to the whole gateway with a backend. Nothing may panic, and no request may reach the backend
+//! without the valid key.
 
 #![no_main]
 
@@ -15,26 +15,26 @@ use timbr_gateway::auth::Auth;
 use timbr_gateway::base::clock::Clock;
 use timbr_gateway::config::{Sources, load};
 use timbr_gateway::downstream::reaper::Reaper;
-use timbr_gateway::downstream::{Service, Terms, serve};
+use timbr_gateway::downstream::{Service, ServingConfig, serve};
 use timbr_gateway::gateway::Gateway;
-use timbr_gateway::gateway::recent_rejections::Refusals;
-use timbr_gateway::base::current::InForce;
+use timbr_gateway::gateway::recent_rejections::RecentRejections;
+use timbr_gateway::base::current::Current;
 use timbr_gateway::observability::metrics::Metrics;
-use timbr_gateway::upstream::{Backends, Upstream};
+use timbr_gateway::upstream::{Backends, UpstreamClient};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::Runtime;
 use tokio::task::LocalSet;
 use tokio::time::timeout;
 
-/// The only key that is good, and its hash. It stands in no other text, so what holds it was meant to get through.
+/// The only valid key, and its hash. No other text contains it, so input that contains it may be forwarded.
 const KEY: &str = "k0";
 const KEY_FILE: &str = "alice:d1a5ac9a015fac2ef7b341673635512a1511f41fe37d111b267f039eec5d4f58\n";
 
-/// So long nothing comes before the client gives up. All run on one thread, so nothing is on its way then.
-const QUIET: Duration = Duration::from_millis(4);
+/// Time without data after which the client closes. Everything runs on one thread, so no data is in transit then.
+const QUIET_TIMEOUT: Duration = Duration::from_millis(4);
 
-struct World {
+struct Fixture {
     runtime: Runtime,
     local: LocalSet,
     service: Rc<Service>,
@@ -44,10 +44,10 @@ struct World {
     arrived: Rc<RefCell<Vec<u8>>>,
 }
 
-thread_local!(static WORLD: World = World::new());
+thread_local!(static FIXTURE: Fixture = Fixture::new());
 
-impl World {
-    fn new() -> World {
+impl Fixture {
+    fn new() -> Fixture {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
         let local = LocalSet::new();
         let arrived = Rc::<RefCell<Vec<u8>>>::default();
@@ -55,7 +55,7 @@ impl World {
             let listener = TcpListener::bind("127.0.0.1:0").await.expect("bound");
             let backend = TcpListener::bind("127.0.0.1:0").await.expect("bound");
             let address = backend.local_addr().expect("an address");
-            tokio::task::spawn_local(answer(backend, Rc::clone(&arrived)));
+            tokio::task::spawn_local(run_backend(backend, Rc::clone(&arrived)));
             (listener, address)
         });
         let keys = std::env::temp_dir().join(format!("timbr-gateway-fuzz-{}.keys", std::process::id()));
@@ -71,46 +71,46 @@ impl World {
         let (config, _) = load(&Sources { environment, ..Sources::default() }).expect("valid");
         let auth = Arc::new(Auth::new(&config, &Clock::system()).expect("loaded"));
         let backends = Backends::new(config.upstream.clone(), vec![None], 1);
-        let upstream = Upstream::new(backends, 0, Arc::default());
+        let upstream = UpstreamClient::new(backends, 0, Arc::default());
         let metrics = Arc::<Metrics>::default();
         let admission = Arc::new(Admission::new(config.limits, Arc::clone(&metrics)));
-        let refusals = Refusals::new(1).recorder(0);
-        let gateway = Rc::new(Gateway::new(&config, auth, upstream, Arc::clone(&admission), refusals));
+        let rejections = RecentRejections::new(1).recorder(0);
+        let gateway = Rc::new(Gateway::new(&config, auth, upstream, Arc::clone(&admission), rejections));
         let (timeouts, limits) = (config.timeouts, config.limits);
         let trusted_proxies = Vec::new();
-        let terms =
-            Terms { gateway, trusted_proxies, proxy_protocol: false, timeouts, limits, admission };
-        let service = Service { terms: InForce::new(Rc::new(terms)), tls: None };
+        let serving =
+            ServingConfig { gateway, trusted_proxies, proxy_protocol: false, timeouts, limits, admission };
+        let service = Service { serving: Current::new(Rc::new(serving)), tls: None };
         let address = listener.local_addr().expect("an address");
         let reaper = Rc::new(Reaper::new(config.timeouts, metrics));
-        World { runtime, local, service: Rc::new(service), reaper, listener, address, arrived }
+        Fixture { runtime, local, service: Rc::new(service), reaper, listener, address, arrived }
     }
 
-    /// One connection: these bytes, and then silence.
-    async fn meet(&self, bytes: &[u8]) {
+    /// Serves one connection whose client sends these bytes and then closes.
+    async fn run_connection(&self, bytes: &[u8]) {
         let mut client = TcpStream::connect(self.address).await.expect("connected");
         let (stream, peer) = self.listener.accept().await.expect("accepted");
-        let place = self.service.terms.now().admission.connection(peer.ip(), false).expect("one connection at a time");
-        let serving = serve(Rc::clone(&self.service), stream, peer, self.reaper.register(place));
+        let permit = self.service.serving.get().admission.admit_connection(peer.ip(), false).expect("one connection at a time");
+        let serving = serve(Rc::clone(&self.service), stream, peer, self.reaper.register(permit));
         let served = tokio::task::spawn_local(serving);
         let (mut reader, mut writer) = client.split();
-        let mut answers = vec![0; 64 * 1024];
+        let mut responses = vec![0; 64 * 1024];
         let writing = async {
             let _ = writer.write_all(bytes).await;
             writer
         };
         let reading =
-            async { while matches!(timeout(QUIET, reader.read(&mut answers)).await, Ok(Ok(1..))) {} };
+            async { while matches!(timeout(QUIET_TIMEOUT, reader.read(&mut responses)).await, Ok(Ok(1..))) {} };
         let (mut writer, ()) = (writing.await, reading.await);
         let _ = writer.shutdown().await;
         drop(client);
-        // A refused body is waited for, and so is a backend: both end soon after the client does.
+        // The gateway waits for the rest of a rejected body, and for the backend: both end soon after the client.
         match timeout(Duration::from_secs(5), served).await {
             Ok(Ok(())) => {}
             Ok(Err(error)) => panic!("the connection's task failed: {error}"),
-            Err(_) => panic!("the connection outlives its client"),
+            Err(_) => panic!("the connection did not end after its client closed"),
         }
-        // What is still on its way to the backend belongs to this connection, not to the next one.
+        // Wait for data in transit to the backend: it belongs to this connection, not to the next one.
         loop {
             let before = self.arrived.borrow().len();
             tokio::time::sleep(Duration::from_millis(1)).await;
@@ -121,8 +121,8 @@ impl World {
     }
 }
 
-/// A backend that keeps what arrives and answers each head. Bodies are left unread where they come apart from it.
-async fn answer(listener: TcpListener, arrived: Rc<RefCell<Vec<u8>>>) {
+/// A backend that records all input and sends a response for each read.
+async fn run_backend(listener: TcpListener, arrived: Rc<RefCell<Vec<u8>>>) {
     loop {
         let (mut stream, _) = listener.accept().await.expect("accepted");
         let arrived = Rc::clone(&arrived);
@@ -130,8 +130,8 @@ async fn answer(listener: TcpListener, arrived: Rc<RefCell<Vec<u8>>>) {
             let mut buffer = vec![0; 64 * 1024];
             while let Ok(count @ 1..) = stream.read(&mut buffer).await {
                 arrived.borrow_mut().extend_from_slice(&buffer[..count]);
-                let answer = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\n{}";
-                if stream.write_all(answer).await.is_err() {
+                let response = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\n{}";
+                if stream.write_all(response).await.is_err() {
                     return;
                 }
             }
@@ -144,10 +144,10 @@ fn contains(text: &[u8], part: &str) -> bool {
 }
 
 fuzz_target!(|data: &[u8]| {
-    WORLD.with(|world| {
-        world.arrived.borrow_mut().clear();
-        world.local.block_on(&world.runtime, world.meet(data));
-        let arrived = world.arrived.borrow();
+    FIXTURE.with(|fixture| {
+        fixture.arrived.borrow_mut().clear();
+        fixture.local.block_on(&fixture.runtime, fixture.run_connection(data));
+        let arrived = fixture.arrived.borrow();
         if !arrived.is_empty() {
             assert!(contains(data, KEY), "a request without the key: {}", arrived.escape_ascii());
             assert!(contains(&arrived, "x-forwarded-user: alice\r\n"), "{}", arrived.escape_ascii());

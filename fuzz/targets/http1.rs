@@ -1,20 +1,20 @@
-//! HTTP/1.1 as bytes: heads of requests and answers, and chunked bodies. What is understood has one reading, however its
-//! bytes come, and is understood the same when it is written anew.
+//! HTTP/1.1 parsing: request heads, response heads and chunked bodies. An accepted message has exactly one interpretation,
+//! independent of how its bytes are split, and keeps it when it is serialized and parsed again.
 
 #![no_main]
 
 use bytes::BytesMut;
 use http::{Method, Uri, Version};
 use libfuzzer_sys::fuzz_target;
-use timbr_gateway::http::headers::{Fields, HeaderName};
-use timbr_gateway::http::h1::chunked::{Decoded, Decoder};
+use timbr_gateway::http::headers::{Headers, HeaderName};
+use timbr_gateway::http::h1::chunked::{Decoded, ChunkedDecoder};
 use timbr_gateway::http::h1::head::{Framing, HeadLimits, HeadScanner};
-use timbr_gateway::http::h1::request::{begin_request, end_request, parse_request};
-use timbr_gateway::http::h1::response::{parse_response, pass_on, write_field};
+use timbr_gateway::http::h1::request::{write_request_start, write_request_end, parse_request};
+use timbr_gateway::http::h1::response::{parse_response, copy_header, write_header};
 
-const LIMITS: HeadLimits = HeadLimits { fields: 100, bytes: 64 * 1024, target: 8 * 1024 };
+const LIMITS: HeadLimits = HeadLimits { max_headers: 100, max_bytes: 64 * 1024, max_target: 8 * 1024 };
 
-/// The end of the head, from bytes that come in two parts.
+/// The end of the head, from bytes that arrive in two parts.
 fn head_end(data: &[u8], first: usize) -> Result<Option<usize>, ()> {
     let mut scanner = HeadScanner::default();
     match scanner.find_end(&data[..first], &LIMITS) {
@@ -30,9 +30,9 @@ fn request(data: &[u8], first: usize) {
     let head = &data[..end];
     let Ok(read) = parse_request(head.to_vec(), &LIMITS) else { return };
 
-    // What a strict reader asks, asked of the bytes.
-    let text = head.strip_suffix(b"\r\n\r\n").expect("heads end so");
-    // One empty line may come before (RFC 9112 section 2.2).
+    // Checks of a strict parser, on the raw bytes.
+    let text = head.strip_suffix(b"\r\n\r\n").expect("a head ends with an empty line");
+    // One empty line may precede the request line (RFC 9112 section 2.2).
     let text = text.strip_prefix(b"\r\n").unwrap_or(text);
     let lines: Vec<_> =
         text.split(|byte| *byte == b'\n').map(|line| line.strip_suffix(b"\r").unwrap_or(line)).collect();
@@ -42,12 +42,12 @@ fn request(data: &[u8], first: usize) {
         let parted = lines[1..]
             .iter()
             .filter_map(|line| line.iter().position(|byte| *byte == b':').map(|at| line.split_at(at)));
-        let of = parted.filter(|(other, _)| other.eq_ignore_ascii_case(name.as_bytes()));
-        of.map(|(_, value)| value[1..].trim_ascii()).collect::<Vec<_>>()
+        let matching = parted.filter(|(other, _)| other.eq_ignore_ascii_case(name.as_bytes()));
+        matching.map(|(_, value)| value[1..].trim_ascii()).collect::<Vec<_>>()
     };
     for line in &lines[1..] {
         assert!(!line.starts_with(b" ") && !line.starts_with(b"\t"), "folded");
-        let colon = line.iter().position(|byte| *byte == b':').expect("a field");
+        let colon = line.iter().position(|byte| *byte == b':').expect("a header");
         assert!(colon > 0 && !line[colon - 1].is_ascii_whitespace());
     }
     let (lengths, codings) = (named("content-length"), named("transfer-encoding"));
@@ -67,36 +67,36 @@ fn request(data: &[u8], first: usize) {
         }
     }
 
-    // As the `http` crate reads names and values, which stands between here and HTTP/2.
-    assert_eq!(read.head.fields.clone().into_map().len(), read.head.fields.len());
+    // The `http` crate, which HTTP/2 uses, must accept the same names and values.
+    assert_eq!(read.head.headers.clone().into_map().len(), read.head.headers.len());
     let (mut written, read_head) = (Vec::new(), &read.head);
-    begin_request(&mut written, &read_head.method, &read_head.uri);
-    if !read_head.fields.contains(HeaderName::Host) {
-        write_field(&mut written, HeaderName::Host, b"h");
+    write_request_start(&mut written, &read_head.method, &read_head.uri);
+    if !read_head.headers.contains(HeaderName::Host) {
+        write_header(&mut written, HeaderName::Host, b"h");
     }
     let frames = |name| matches!(name, HeaderName::Connection | HeaderName::TransferEncoding | HeaderName::ContentLength);
-    for field in read_head.fields.iter().filter(|field| !frames(field.name)) {
-        pass_on(&mut written, field);
+    for header in read_head.headers.iter().filter(|header| !frames(header.name)) {
+        copy_header(&mut written, header);
     }
-    end_request(&mut written, &read_head.method, read.framing);
-    let limits = HeadLimits { bytes: written.len() + 1, fields: 200, ..LIMITS };
-    let anew = parse_request(written, &limits).expect("ours");
-    assert_eq!((&anew.head.method, anew.framing), (&read_head.method, read.framing));
+    write_request_end(&mut written, &read_head.method, read.framing);
+    let limits = HeadLimits { max_bytes: written.len() + 1, max_headers: 200, ..LIMITS };
+    let reparsed = parse_request(written, &limits).expect("the gateway's own serialization is valid");
+    assert_eq!((&reparsed.head.method, reparsed.framing), (&read_head.method, read.framing));
     let target = |uri: &Uri| {
         let path = Some(uri.path()).filter(|path| !path.is_empty());
         format!("{}?{}", path.unwrap_or("/"), uri.query().unwrap_or_default())
     };
-    assert_eq!(target(&anew.head.uri), target(&read_head.uri));
-    let told = |fields: &Fields| {
-        let told = fields.iter().filter(|field| !frames(field.name) && field.name != HeaderName::Host);
-        told.map(|field| (field.text().to_vec(), field.value.to_vec())).collect::<Vec<_>>()
+    assert_eq!(target(&reparsed.head.uri), target(&read_head.uri));
+    let forwarded = |headers: &Headers| {
+        let forwarded = headers.iter().filter(|header| !frames(header.name) && header.name != HeaderName::Host);
+        forwarded.map(|header| (header.text().to_vec(), header.value.to_vec())).collect::<Vec<_>>()
     };
-    assert_eq!(told(&anew.head.fields), told(&read_head.fields));
+    assert_eq!(forwarded(&reparsed.head.headers), forwarded(&read_head.headers));
 }
 
-/// The body and what is behind it, from bytes that come in parts; `None` for an error or a body without an end.
+/// The body and the bytes after it, from bytes that arrive in parts; `None` for an error or an incomplete body.
 fn body<'a>(parts: impl Iterator<Item = &'a [u8]>) -> Option<(Vec<u8>, Vec<u8>)> {
-    let (mut decoder, mut buffer, mut body) = (Decoder::default(), BytesMut::new(), Vec::new());
+    let (mut decoder, mut buffer, mut body) = (ChunkedDecoder::default(), BytesMut::new(), Vec::new());
     for part in parts {
         buffer.extend_from_slice(part);
         loop {

@@ -1,4 +1,4 @@
-//! Request lines and fields: `METHOD target`, then lines `name: value`. What passes has one reading.
+//! Request lines and headers: `METHOD target`, then lines `name: value`. An accepted request has exactly one interpretation.
 
 #![no_main]
 
@@ -8,14 +8,14 @@ use http::{HeaderValue, Request};
 use libfuzzer_sys::fuzz_target;
 use timbr_gateway::config::routes::defaults;
 use timbr_gateway::http::headers::{Head, HeaderName};
-use timbr_gateway::gateway::header_policy::{Fate, POLICY, fate};
-use timbr_gateway::gateway::route::{Route, Routes};
+use timbr_gateway::gateway::header_policy::{Disposition, POLICY_HEADERS, disposition};
+use timbr_gateway::gateway::route::{RouteMatch, RouteTable};
 use timbr_gateway::gateway::screen::screen;
 use timbr_gateway::http::media_type::essence;
 
-static ROUTES: LazyLock<Routes> = LazyLock::new(|| Routes::new(defaults(1 << 20)));
+static ROUTES: LazyLock<RouteTable> = LazyLock::new(|| RouteTable::new(defaults(1 << 20)));
 
-/// What a backend makes of a path: escapes resolved once.
+/// The path as a backend sees it: percent-decoded once.
 fn decoded(path: &str) -> Vec<u8> {
     let bytes = path.as_bytes();
     let (mut text, mut at) = (Vec::new(), 0);
@@ -35,7 +35,7 @@ fn decoded(path: &str) -> Vec<u8> {
     text
 }
 
-/// As WSGI servers do.
+/// Normalizes a header name as WSGI servers do.
 fn folded(name: &str) -> String {
     name.to_ascii_lowercase().replace(|c: char| !c.is_ascii_alphanumeric(), "-")
 }
@@ -57,14 +57,14 @@ fuzz_target!(|data: &[u8]| {
             parts.headers.append(name, value);
         }
     }
-    let fields = parts.headers.clone();
+    let headers = parts.headers.clone();
     let head = Head::from(parts);
-    assert_eq!(head.fields.len(), fields.len());
-    for field in head.fields.iter() {
-        let name = std::str::from_utf8(field.text()).expect("ASCII");
-        assert!(fields.get_all(name).iter().any(|value| value.as_bytes() == field.value));
-        if fate(field.name, field.text()) == Fate::Forward {
-            // What goes on cannot be taken for another field, nor for what the gateway says.
+    assert_eq!(head.headers.len(), headers.len());
+    for header in head.headers.iter() {
+        let name = std::str::from_utf8(header.text()).expect("ASCII");
+        assert!(headers.get_all(name).iter().any(|value| value.as_bytes() == header.value));
+        if disposition(header.name, header.text()) == Disposition::Forward {
+            // A forwarded header cannot be confused with a different header, nor with one that the gateway adds.
             assert_eq!(folded(name), name);
             assert!(!name.starts_with("x-forwarded-"));
         }
@@ -73,28 +73,28 @@ fuzz_target!(|data: &[u8]| {
     let path = decoded(head.uri.path());
     let segments: Vec<_> = path.split(|byte| *byte == b'/').skip(1).collect();
     assert!(path.starts_with(b"/timbr/"));
-    let (last, others) = segments.split_last().expect("one at least");
+    let (last, others) = segments.split_last().expect("at least one segment");
     assert!(
         others.iter().all(|segment| !segment.is_empty() && **segment != b"."[..] && **segment != b".."[..])
     );
     assert!(**last != b"."[..] && **last != b".."[..]);
     assert!(!path.iter().any(|byte| byte.is_ascii_control() || *byte == b'\\'));
-    assert_eq!(head.fields.all(HeaderName::Host).count().max(1), 1);
-    let Route::Profile(profile, _) = route else { return };
-    // The decision is the same for what the backend reads.
+    assert_eq!(head.headers.all(HeaderName::Host).count().max(1), 1);
+    let RouteMatch::Profile(profile, _) = route else { return };
+    // The decision also holds for the path that the backend sees.
     assert!(path.starts_with(profile.prefix.as_bytes()));
     assert!(profile.methods.contains(&head.method));
     if screen(profile, head).is_ok() {
-        for name in POLICY.map(HeaderName::as_str) {
-            let count: usize = fields
+        for name in POLICY_HEADERS.map(HeaderName::as_str) {
+            let count: usize = headers
                 .keys()
                 .filter(|other| folded(other.as_str()) == name)
-                .map(|other| fields.get_all(other).iter().count())
+                .map(|other| headers.get_all(other).iter().count())
                 .sum();
             assert!(count <= 1, "{name}");
         }
-        let given = essence(fields["content-type"].as_bytes()).expect("well formed");
-        assert!(profile.content_types.iter().any(|accepted| accepted.is(given)));
-        assert!(fields["x-api-key"].as_bytes().iter().all(|byte| byte.is_ascii_graphic() && *byte != b','));
+        let content_type = essence(headers["content-type"].as_bytes()).expect("well formed");
+        assert!(profile.content_types.iter().any(|accepted| accepted.matches(content_type)));
+        assert!(headers["x-api-key"].as_bytes().iter().all(|byte| byte.is_ascii_graphic() && *byte != b','));
     }
 });

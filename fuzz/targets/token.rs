@@ -1,4 +1,4 @@
-//! Keys as they come in, and tokens with a change in them.
+//! API keys from requests, and modified tokens.
 
 #![no_main]
 
@@ -23,16 +23,16 @@ static TOKEN: LazyLock<Vec<u8>> = LazyLock::new(|| {
 });
 
 fuzz_target!(|data: &[u8]| {
-    // 64 bits of keyed checksum: what is found here is not found by chance.
-    assert!(data == TOKEN.as_slice() || MINT.maker(data).is_none());
+    // The keyed checksum has 64 bits, so a random input does not match it by chance.
+    assert!(data == TOKEN.as_slice() || MINT.salt_index_of(data).is_none());
     let mut changed = TOKEN.clone();
     for change in data.chunks_exact(2).take(4) {
         let at = usize::from(change[0]) % changed.len();
         changed[at] = change[1];
     }
-    assert_eq!(MINT.maker(&changed).is_some(), changed == *TOKEN);
-    assert!(MINT.maker(&[&TOKEN[..], data].concat()).is_none() || data.is_empty());
-    // What is taken for a key can stand in a field.
+    assert_eq!(MINT.salt_index_of(&changed).is_some(), changed == *TOKEN);
+    assert!(MINT.salt_index_of(&[&TOKEN[..], data].concat()).is_none() || data.is_empty());
+    // An accepted key is a valid header value.
     if let Some(key) = ApiKey::parse(data) {
         assert!(HeaderValue::from_bytes(key.expose()).is_ok_and(|value| value == data));
     }

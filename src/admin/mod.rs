@@ -28,12 +28,12 @@ use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 
 use crate::admin::control::ControlHandle;
-use crate::auth::Auth;
 use crate::base::current::Current;
 use crate::downstream::listener;
 use crate::gateway::recent_rejections::RecentRejections;
+use crate::gateway::snapshot::Snapshot;
 use crate::observability::metrics::{EndpointMetrics, Metrics};
-use crate::upstream::{Backends, EndpointStatus};
+use crate::upstream::EndpointStatus;
 
 use dashboard::{Dashboard, EventStream};
 use health::ProcessHealth;
@@ -50,12 +50,10 @@ pub struct AdminContext {
     pub health: ProcessHealth,
     /// The metrics behind `/metrics`.
     pub metrics: Arc<Metrics>,
-    /// Tokens and salts.
-    pub auth: Current<Arc<Auth>>,
+    /// The active configuration with its components.
+    pub snapshot: Current<Arc<Snapshot>>,
     /// The most recent rejections with their reasons.
     pub recent_rejections: Arc<RecentRejections>,
-    /// The active backends.
-    pub backends: Current<Arc<Backends>>,
     /// Requests shutdowns and reloads.
     pub control: ControlHandle,
     /// The state behind the dashboard.
@@ -90,7 +88,7 @@ pub async fn serve(listener: TcpListener, admin: Rc<AdminContext>) {
 
 /// Copies the status of the backends into the metrics.
 fn update_upstream_metrics(admin: &AdminContext) {
-    let status = admin.backends.get().status();
+    let status = admin.snapshot.get().backends.status();
     let metrics = |endpoint: EndpointStatus| EndpointMetrics {
         is_usable: endpoint.is_usable(),
         backend: endpoint.authority,

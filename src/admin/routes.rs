@@ -114,7 +114,7 @@ static ROUTES: [AdminRoute; 22] = [
     page("/events", |_, admin| dashboard::open_event_stream(admin)),
     read("/tokens", |call| Box::pin(tokens::list(call))),
     read("/salts", |call| Box::pin(tokens::list_salts(call))),
-    read("/upstreams", |call| ready(Ok(json!(call.admin.backends.get().status())))),
+    read("/upstreams", |call| ready(Ok(json!(call.admin.snapshot.get().backends.status())))),
     read("/refusals", |call| ready(rejections::list(&call))),
     read("/explain/", |call| ready(rejections::explain(&call))),
     read("/log-level", |_| ready(commands::log_level())),

@@ -48,7 +48,7 @@ pub async fn list(call: Call<'_>) -> CallResult {
             _ => return Err(AdminError::bad_request("unknown parameter; use user and limit")),
         }
     }
-    let auth = call.admin.auth.get();
+    let auth = &call.admin.snapshot.get().auth;
     let listing = auth.store().list(filter).await.map_err(|_| unavailable("Cannot list the tokens."))?;
     let tokens: Vec<_> = listing.tokens.iter().map(token_json).collect();
     Ok(json!({ "tokens": tokens, "more": listing.truncated }))
@@ -67,7 +67,7 @@ fn token_json(token: &TokenSummary) -> Value {
 /// Revokes the tokens that the body names.
 pub async fn revoke(call: Call<'_>) -> CallResult {
     let revocation = parse_revocation(&call.body).map_err(AdminError::bad_request)?;
-    let revoked = call.admin.auth.get().store().revoke(revocation.clone()).await;
+    let revoked = call.admin.snapshot.get().auth.store().revoke(revocation.clone()).await;
     let tokens = match &revocation {
         Revocation::All => "all".to_owned(),
         Revocation::User(user) => format!("user {user}"),
@@ -113,7 +113,7 @@ fn parse_user(name: &str) -> Result<UserName, String> {
 
 /// Lists the salts with their last use.
 pub async fn list_salts(call: Call<'_>) -> CallResult {
-    let auth = call.admin.auth.get();
+    let auth = &call.admin.snapshot.get().auth;
     let store = auth.store();
     let usage = store
         .salt_usage(auth.salt_ids())

@@ -1,4 +1,4 @@
-//! Whether the workers are alive: each is asked again and again, and only what it answers counts.
+//! Checks that the workers are alive: each one is pinged periodically, and must reply from its own thread.
 
 use std::rc::Rc;
 use std::time::Duration;
@@ -12,50 +12,50 @@ use crate::admin::health::WorkerLiveness;
 use crate::app::worker::WorkerCommand;
 use crate::os::sd_notify::ServiceManager;
 
-/// How often a worker is asked where no watchdog wants it sooner.
+/// Interval between pings, unless the watchdog requires a shorter one.
 const DEFAULT_PING_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Tells the service manager that the gateway is ready once all workers have answered, and that it is alive for as long as
-/// they do. Never ends by itself.
+/// Notifies the service manager that the gateway is ready when all workers have replied, and triggers its watchdog while they
+/// continue to reply. Never returns.
 ///
-/// A worker that hangs says nothing, and the manager then hears nothing either: that is what a watchdog is for.
+/// If a worker hangs, the watchdog is not triggered, and the service manager restarts the gateway.
 pub async fn watch_workers(
     workers: Vec<UnboundedSender<WorkerCommand>>,
-    pulse: Rc<WorkerLiveness>,
-    manager: ServiceManager,
+    liveness: Rc<WorkerLiveness>,
+    service_manager: ServiceManager,
     status: String,
 ) {
     for worker in &workers {
         ping(worker).await;
     }
-    manager.notify_ready(&status);
-    let interval = manager
+    service_manager.notify_ready(&status);
+    let interval = service_manager
         .watchdog_interval()
         .map_or(DEFAULT_PING_INTERVAL, |limit| (limit / 4).min(DEFAULT_PING_INTERVAL));
-    let mut asking = JoinSet::new();
+    let mut pings = JoinSet::new();
     for (number, worker) in workers.into_iter().enumerate() {
-        let pulse = Rc::clone(&pulse);
-        asking.spawn_local(async move {
+        let liveness = Rc::clone(&liveness);
+        pings.spawn_local(async move {
             while ping(&worker).await {
-                pulse.record_alive(number);
+                liveness.record_alive(number);
                 sleep(interval).await;
             }
-            pulse.record_ended(number);
+            liveness.record_ended(number);
         });
     }
-    let Some(limit) = manager.watchdog_interval() else { return std::future::pending().await };
+    let Some(limit) = service_manager.watchdog_interval() else { return std::future::pending().await };
     loop {
-        if pulse.is_alive_within(interval * 2) {
-            manager.notify_watchdog();
+        if liveness.is_alive_within(interval * 2) {
+            service_manager.notify_watchdog();
         }
         sleep(limit / 2).await;
     }
 }
 
-/// Waits until the worker says that it is alive; false: it has ended.
+/// Waits for a reply of the worker. Returns whether it is still running.
 async fn ping(worker: &UnboundedSender<WorkerCommand>) -> bool {
-    let (reply, heard) = oneshot::channel();
-    worker.send(WorkerCommand::Ping(reply)).is_ok() && heard.await.is_ok()
+    let (reply, reply_receiver) = oneshot::channel();
+    worker.send(WorkerCommand::Ping(reply)).is_ok() && reply_receiver.await.is_ok()
 }
 
 #[cfg(test)]
@@ -69,48 +69,48 @@ mod tests {
 
     const WATCHDOG: Duration = Duration::from_millis(400);
 
-    /// What the manager is told until it is silent for a whole span of its watchdog.
-    fn heard(socket: &UnixDatagram) -> Vec<String> {
+    /// The notifications until there is none for a whole watchdog interval.
+    fn received(socket: &UnixDatagram) -> Vec<String> {
         socket.set_read_timeout(Some(WATCHDOG)).expect("set");
         let mut buffer = [0; 1024];
-        let mut all = Vec::new();
+        let mut messages = Vec::new();
         while let Ok(length) = socket.recv(&mut buffer) {
-            all.push(String::from_utf8_lossy(&buffer[..length]).into_owned());
+            messages.push(String::from_utf8_lossy(&buffer[..length]).into_owned());
         }
-        all
+        messages
     }
 
     #[tokio::test]
-    async fn a_worker_that_hangs_silences_the_watchdog_and_one_that_ends_does_not() {
+    async fn a_hanging_worker_stops_the_watchdog_and_an_ended_one_does_not() {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("notify");
         let socket = UnixDatagram::bind(&path).expect("bound");
         let manager = ServiceManager::new(SocketAddr::from_pathname(&path).expect("a path"), Some(WATCHDOG));
-        let (hanging, mut hangs) = unbounded_channel();
-        let (ending, mut ends) = unbounded_channel();
-        let say = |order| {
-            let (WorkerCommand::Ping(reply) | WorkerCommand::Apply(_, reply)) = order;
+        let (hanging, mut hanging_commands) = unbounded_channel();
+        let (ending, mut ending_commands) = unbounded_channel();
+        let reply_to = |command| {
+            let (WorkerCommand::Ping(reply) | WorkerCommand::Apply(_, reply)) = command;
             let _ = reply.send(());
         };
-        let pulse = Rc::new(WorkerLiveness::new(2));
+        let liveness = Rc::new(WorkerLiveness::new(2));
         let tasks = LocalSet::new();
-        tasks.spawn_local(watch_workers(vec![hanging, ending], pulse, manager, "here".to_owned()));
+        tasks.spawn_local(watch_workers(vec![hanging, ending], liveness, manager, "serving".to_owned()));
         tasks.spawn_local(async move {
-            say(ends.recv().await.expect("an order"));
-            // And is gone.
+            reply_to(ending_commands.recv().await.expect("a command"));
+            // The worker ends.
         });
         tasks.spawn_local(async move {
             for _ in 0..10 {
-                say(hangs.recv().await.expect("an order"));
+                reply_to(hanging_commands.recv().await.expect("a command"));
             }
-            // And hangs.
-            let _orders = hangs;
+            // The worker hangs.
+            let _commands = hanging_commands;
             std::future::pending::<()>().await;
         });
-        let listening = tokio::task::spawn_blocking(move || heard(&socket));
-        let told = tasks.run_until(async { listening.await.expect("no panic") }).await;
-        assert_eq!(told.first().map(String::as_str), Some("READY=1\nSTATUS=here\n"));
-        let alive = told[1..].iter().filter(|words| *words == "WATCHDOG=1\n").count();
-        assert!(alive >= 2 && alive == told.len() - 1, "{told:?}");
+        let listener = tokio::task::spawn_blocking(move || received(&socket));
+        let received = tasks.run_until(async { listener.await.expect("no panic") }).await;
+        assert_eq!(received.first().map(String::as_str), Some("READY=1\nSTATUS=serving\n"));
+        let alive = received[1..].iter().filter(|message| *message == "WATCHDOG=1\n").count();
+        assert!(alive >= 2 && alive == received.len() - 1, "{received:?}");
     }
 }

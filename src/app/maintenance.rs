@@ -1,4 +1,4 @@
-//! What is looked after beside the requests, on the main thread.
+//! Periodic tasks of the main thread: reloads, keys of identity providers, health of the backends, expired tokens.
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -11,203 +11,195 @@ use tracing::error;
 use crate::admin::control::{ReloadRequest, ReloadResult};
 use crate::admin::dashboard::LastReload;
 use crate::app::reload::{AppliedConfig, ConfigReloader, ReloadOutcome, log_outcome};
-use crate::app::worker::{Snapshot, WorkerCommand};
-use crate::auth::Auth;
+use crate::app::worker::WorkerCommand;
 use crate::base::current::Current;
 use crate::base::shutdown::{ShutdownPhase, ShutdownSignal};
-use crate::config::{Config, Problem};
+use crate::gateway::snapshot::Snapshot;
 use crate::observability::log::{self, label};
 use crate::observability::metrics::Metrics;
 use crate::os::sd_notify::ServiceManager;
 use crate::upstream::Backends;
 
-/// How often the files that are read again are looked at.
+/// Interval between checks of the files that are reloaded when they change.
 const FILE_CHECK_INTERVAL: Duration = Duration::from_secs(1);
 
-/// How often ended tokens are forgotten.
+/// Interval between removals of expired tokens.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(10);
 
-/// A worker gets round to a new configuration sooner, unless it hangs.
+/// Time after which a worker that has not applied a snapshot counts as hanging.
 const APPLY_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Whom a new configuration concerns.
+/// Reloads the configuration, and distributes it to the workers and to the admin listener.
 pub(super) struct Maintenance {
     pub workers: Vec<UnboundedSender<WorkerCommand>>,
-    /// What is in force, for the main thread.
-    pub snapshot: watch::Sender<Arc<Snapshot>>,
-    /// The same for who answers operators.
-    pub auth: Current<Arc<Auth>>,
-    pub backends: Current<Arc<Backends>>,
-    pub config: Current<Arc<Config>>,
-    pub last_reload: Current<Option<LastReload>>,
-    /// Those that readiness depends on, if it does.
+    /// Publishes the active configuration to the tasks of the main thread.
+    pub publisher: watch::Sender<Arc<Snapshot>>,
+    /// The active configuration, for the admin listener.
+    pub active: Current<Arc<Snapshot>>,
+    /// Its backends, if readiness depends on them.
     pub ready_with: Current<Option<Arc<Backends>>>,
+    pub last_reload: Current<Option<LastReload>>,
     pub metrics: Arc<Metrics>,
     pub service_manager: ServiceManager,
-    /// What the service manager is told of a gateway that serves.
+    /// The status of a serving gateway for the service manager.
     pub status: String,
     pub signal: ShutdownSignal,
 }
 
 impl Maintenance {
-    /// Reads the configuration and its files again when they change, and when somebody asks. Never ends by itself.
-    pub async fn watch_files(self, mut keeper: ConfigReloader, mut asked: UnboundedReceiver<ReloadRequest>) {
-        keeper.log_certificates();
+    /// Reloads the configuration and its files when they change, and when an operator requests it. Never returns, unless a
+    /// reload panics.
+    pub async fn watch_files(
+        self,
+        mut reloader: ConfigReloader,
+        mut requests: UnboundedReceiver<ReloadRequest>,
+    ) {
+        reloader.log_certificates();
         let mut ticks = tokio::time::interval(FILE_CHECK_INTERVAL);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
-            let order = tokio::select! {
-                Some(order) = asked.recv() => Some(order),
+            let request = tokio::select! {
+                Some(request) = requests.recv() => Some(request),
                 _ = ticks.tick() => None,
             };
             if self.signal.phase() > ShutdownPhase::Serving {
-                if let Some(ReloadRequest { reply, .. }) = order {
-                    let _ = reply.send(ReloadResult::Unavailable("the gateway is about to end"));
+                if let Some(ReloadRequest { reply, .. }) = request {
+                    let _ = reply.send(ReloadResult::Unavailable("the gateway is shutting down"));
                 }
                 continue;
             }
-            let is_asked = order.is_some();
-            if is_asked {
+            let is_requested = request.is_some();
+            if is_requested {
                 self.service_manager.notify_reloading();
             }
-            // A file system that does not answer holds up nothing but this.
-            let reading = tokio::task::spawn_blocking(move || {
-                let outcome = keeper.look(is_asked);
-                (keeper, outcome)
+            // In a separate thread, because a file system may hang.
+            let reload = tokio::task::spawn_blocking(move || {
+                let outcome = if is_requested { reloader.reload_now() } else { reloader.reload_if_changed() };
+                (reloader, outcome)
             });
-            let Ok((back, outcome)) = reading.await else { return };
-            keeper = back;
-            self.update_file_metrics(&keeper);
-            if !is_asked && matches!(outcome, ReloadOutcome::Unchanged) {
-                continue;
-            }
-            let by = order.as_ref().map_or("a change of files", |order| order.by);
-            let reloaded = self.finish_reload(by, outcome, is_asked).await;
-            if let Some(ReloadRequest { reply, .. }) = order {
-                let _ = reply.send(reloaded);
+            let Ok((returned, outcome)) = reload.await else { return };
+            reloader = returned;
+            self.update_file_metrics(&reloader);
+            match request {
+                Some(ReloadRequest { by, reply }) => {
+                    let _ = reply.send(self.finish_reload(by, outcome).await);
+                }
+                None if matches!(outcome, Ok(None)) => {}
+                None => {
+                    self.service_manager.notify_reloading();
+                    self.finish_reload("file change", outcome).await;
+                }
             }
         }
     }
 
-    /// Has everybody take what is in force now, and tells everybody what became of the reload.
-    async fn finish_reload(&self, by: &'static str, outcome: ReloadOutcome, was_asked: bool) -> ReloadResult {
-        if !was_asked {
-            self.service_manager.notify_reloading();
-        }
-        if let ReloadOutcome::Applied(AppliedConfig { snapshot: revision, .. }) = &outcome {
-            self.apply_to_workers(revision).await;
+    /// Activates a reloaded configuration, and reports the outcome.
+    async fn finish_reload(&self, by: &'static str, outcome: ReloadOutcome) -> ReloadResult {
+        if let Ok(Some(AppliedConfig { snapshot, .. })) = &outcome {
+            self.apply(snapshot).await;
         }
         log_outcome(by, &outcome);
-        let refused = |problems: &[Problem]| {
-            format!(
-                "; what was read last has {} problems, and what was read before is in force",
-                problems.len()
-            )
+        let result = match outcome {
+            Ok(applied) => ReloadResult::Applied {
+                needs_restart: applied.map(|applied| applied.needs_restart).unwrap_or_default(),
+            },
+            Err(problems) => ReloadResult::Rejected(problems),
         };
-        let (is_taken, status, reloaded) = match outcome {
-            ReloadOutcome::Unchanged => {
-                (true, String::new(), ReloadResult::Applied { needs_restart: Vec::new() })
+        let (is_applied, status) = match &result {
+            ReloadResult::Applied { needs_restart } if needs_restart.is_empty() => (true, String::new()),
+            ReloadResult::Applied { needs_restart } => {
+                (true, format!("; a restart is needed for {}", needs_restart.join(", ")))
             }
-            ReloadOutcome::Applied(AppliedConfig { needs_restart, .. }) if needs_restart.is_empty() => {
-                (true, String::new(), ReloadResult::Applied { needs_restart })
+            ReloadResult::Rejected(problems) => {
+                let count = problems.len();
+                (false, format!("; the new configuration has {count} problems, the previous one is active"))
             }
-            ReloadOutcome::Applied(AppliedConfig { needs_restart, .. }) => {
-                let status = format!("; a restart is needed for {}", needs_restart.join(", "));
-                (true, status, ReloadResult::Applied { needs_restart })
-            }
-            ReloadOutcome::Rejected(problems) => {
-                (false, refused(&problems), ReloadResult::Rejected(problems))
-            }
+            ReloadResult::Unavailable(_) => unreachable!("the reload took place"),
         };
         self.service_manager.notify_ready(&format!("{}{status}", self.status));
-        self.metrics.record_reload(is_taken);
-        let last = LastReload { at: SystemTime::now(), by, outcome: reloaded.clone() };
+        self.metrics.record_reload(is_applied);
+        let last = LastReload { at: SystemTime::now(), by, outcome: result.clone() };
         drop(self.last_reload.replace(Some(last)));
         log::write_audit(|record| {
             record.text(label!("what"), "reload");
-            record.text(label!("decision"), if is_taken { "taken" } else { "refused" });
+            record.text(label!("decision"), if is_applied { "taken" } else { "refused" });
             record.text(label!("by"), by);
         });
-        reloaded
+        result
     }
 
-    /// Comes back when all workers answer by it, so that who has asked for it can rely on that.
-    async fn apply_to_workers(&self, revision: &Arc<Snapshot>) {
-        let mut waiting = Vec::with_capacity(self.workers.len());
+    /// Applies a snapshot. Returns when all workers use it, so that the sender of a reload request can rely on that.
+    async fn apply(&self, snapshot: &Arc<Snapshot>) {
+        let mut replies = Vec::with_capacity(self.workers.len());
         for worker in &self.workers {
-            let (reply, done) = oneshot::channel();
-            if worker.send(WorkerCommand::Apply(Arc::clone(revision), reply)).is_ok() {
-                waiting.push(done);
+            let (reply, reply_receiver) = oneshot::channel();
+            if worker.send(WorkerCommand::Apply(Arc::clone(snapshot), reply)).is_ok() {
+                replies.push(reply_receiver);
             }
         }
-        self.snapshot.send_replace(Arc::clone(revision));
-        drop(self.auth.replace(Arc::clone(&revision.auth)));
-        drop(self.backends.replace(Arc::clone(&revision.backends)));
-        drop(self.config.replace(Arc::clone(&revision.config)));
-        drop(self.ready_with.replace(backends_for_readiness(revision)));
-        let all = async {
-            for done in waiting {
-                let _ = done.await;
+        self.publisher.send_replace(Arc::clone(snapshot));
+        drop(self.active.replace(Arc::clone(snapshot)));
+        drop(self.ready_with.replace(backends_for_readiness(snapshot)));
+        let all_replies = async {
+            for reply in replies {
+                let _ = reply.await;
             }
         };
-        if timeout(APPLY_TIMEOUT, all).await.is_err() {
-            error!("a worker has not taken the new configuration yet: it hangs");
+        if timeout(APPLY_TIMEOUT, all_replies).await.is_err() {
+            error!("a worker does not respond, and has not applied the new configuration yet");
         }
     }
 
-    fn update_file_metrics(&self, keeper: &ConfigReloader) {
-        let auth = &keeper.current().auth;
-        if let Some(ends) = keeper.certificate_expiries() {
-            self.metrics.set_certificates(&ends);
+    fn update_file_metrics(&self, reloader: &ConfigReloader) {
+        let auth = &reloader.snapshot().auth;
+        if let Some(tls) = reloader.tls() {
+            self.metrics.set_certificates(&tls.expiries());
+            self.metrics.certificates_unusable.set(i64::from(tls.is_failing()));
         }
         self.metrics.tokens.set(i64::try_from(auth.store().token_count()).unwrap_or(i64::MAX));
-        self.metrics.certificates_unusable.set(i64::from(keeper.has_unusable_certificates()));
         self.metrics.users_unusable.set(i64::from(auth.is_verifier_failing()));
         self.metrics.issuers_unusable.set(i64::try_from(auth.failing_issuer_count()).unwrap_or(i64::MAX));
     }
 }
 
-/// Fetches the keys with which tokens of identity providers are verified. Never ends by itself.
-pub async fn refresh_issuer_keys(mut revision: watch::Receiver<Arc<Snapshot>>) {
+/// The backends, if readiness depends on them.
+pub(super) fn backends_for_readiness(snapshot: &Snapshot) -> Option<Arc<Backends>> {
+    snapshot.config.readiness_requires_upstream.then(|| Arc::clone(&snapshot.backends))
+}
+
+/// Fetches the keys that verify the tokens of identity providers. Never returns.
+pub async fn refresh_issuer_keys(mut snapshot: watch::Receiver<Arc<Snapshot>>) {
     loop {
-        let issuers = Arc::clone(revision.borrow_and_update().auth.jwt_verifier());
-        let same = |revision: &Arc<Snapshot>| Arc::ptr_eq(revision.auth.jwt_verifier(), &issuers);
+        let issuers = Arc::clone(snapshot.borrow_and_update().auth.jwt_verifier());
+        let is_same = |snapshot: &Arc<Snapshot>| Arc::ptr_eq(snapshot.auth.jwt_verifier(), &issuers);
         tokio::select! {
             _ = issuers.refresh_keys() => return,
-            // Keys that stay are not fetched anew.
-            other = revision.wait_for(|revision| !same(revision)) => if other.is_err() { return },
+            // If the issuers have not changed, their keys are not fetched again.
+            changed = snapshot.wait_for(|snapshot| !is_same(snapshot)) => if changed.is_err() { return },
         }
     }
 }
 
-/// The backends, if readiness depends on them.
-pub(super) fn backends_for_readiness(revision: &Snapshot) -> Option<Arc<Backends>> {
-    revision.config.readiness_requires_upstream.then(|| Arc::clone(&revision.backends))
-}
-
-/// Looks after the backends' names and addresses. Never ends by itself.
-pub async fn maintain_backends(mut revision: watch::Receiver<Arc<Snapshot>>) {
+/// Resolves the names of the backends, and runs their health checks. Never returns.
+pub async fn maintain_backends(mut snapshot: watch::Receiver<Arc<Snapshot>>) {
     loop {
-        let backends = Arc::clone(&revision.borrow_and_update().backends);
-        let same = |revision: &Arc<Snapshot>| Arc::ptr_eq(&revision.backends, &backends);
+        let backends = Arc::clone(&snapshot.borrow_and_update().backends);
+        let is_same = |snapshot: &Arc<Snapshot>| Arc::ptr_eq(&snapshot.backends, &backends);
         tokio::select! {
             () = Arc::clone(&backends).maintain() => return,
-            // Those that stay are looked after without a break.
-            other = revision.wait_for(|revision| !same(revision)) => if other.is_err() { return },
+            // If the backends have not changed, their maintenance is not interrupted.
+            changed = snapshot.wait_for(|snapshot| !is_same(snapshot)) => if changed.is_err() { return },
         }
     }
 }
 
-/// Forgets what has ended, now and then. Never ends by itself.
-pub async fn sweep_expired(mut revision: watch::Receiver<Arc<Snapshot>>) {
+/// Removes expired tokens periodically. Never returns.
+pub async fn sweep_expired(mut snapshot: watch::Receiver<Arc<Snapshot>>) {
     let mut ticks = tokio::time::interval(SWEEP_INTERVAL);
     loop {
         ticks.tick().await;
-        auth_of(&mut revision).sweep();
+        let auth = Arc::clone(&snapshot.borrow_and_update().auth);
+        auth.sweep();
         log::report_dropped_lines();
     }
-}
-
-fn auth_of(revision: &mut watch::Receiver<Arc<Snapshot>>) -> Arc<Auth> {
-    Arc::clone(&revision.borrow_and_update().auth)
 }

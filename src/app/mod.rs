@@ -1,4 +1,4 @@
-//! The whole gateway: bound, then running, then drained. The only place that puts concrete parts together.
+//! The whole gateway: bound, then running, then drained. It is the only place that assembles the concrete components.
 
 mod components;
 mod liveness;
@@ -25,6 +25,7 @@ use crate::config::changes::LoadedSettings;
 use crate::config::sources::format_problems;
 use crate::config::{Config, Problem, Settings, Sources, VerifierOptions};
 use crate::gateway::recent_rejections::RecentRejections;
+use crate::gateway::snapshot::Snapshot;
 use crate::observability::metrics::Metrics;
 use crate::os::sd_notify::ServiceManager;
 use crate::os::socket_activation::PassedSockets;
@@ -33,67 +34,66 @@ use crate::store;
 use components::{Components, effective_limits, load};
 use sockets::Sockets;
 use supervisor::Supervisor;
-use worker::Snapshot;
 use workers::Workers;
 
 pub use components::check;
 pub use sockets::Addresses;
 
-/// Why the gateway does not start.
+/// Why the gateway cannot start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    /// Files that the configuration names.
+    /// Files of the configuration are missing or invalid.
     #[error("the configuration cannot be used:{}", format_problems(.0))]
     Files(Vec<Problem>),
-    /// An address.
+    /// An address cannot be bound.
     #[error("{key}: cannot listen on {address}")]
     Bind {
-        /// The option.
+        /// Key of the option.
         key: &'static str,
         /// Its value.
         address: SocketAddr,
-        /// Why.
+        /// The error of the operating system.
         source: io::Error,
     },
-    /// A socket of the service manager's that the configuration does not want.
+    /// The service manager passed a socket for a listener that is disabled.
     #[error(
-        "the service manager passes a socket for {0}, which is off; give it an address, or take the socket unit away"
+        "the service manager passes a socket for {0}, which is disabled; set an address, or remove the socket unit"
     )]
     SocketForDisabledListener(&'static str),
-    /// The store of tokens.
+    /// The token store cannot start.
     #[error(transparent)]
     Store(#[from] store::StoreStartError),
-    /// A thread or runtime.
+    /// A thread or a runtime cannot be created.
     #[error("cannot start threads")]
     Threads(#[source] io::Error),
 }
 
-/// How the gateway ended.
+/// The way in which the gateway stopped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RunOutcome {
-    /// As asked; so many connections were cut after the grace period.
+    /// After a drain.
     Drained {
-        /// Connections whose requests did not end in time.
+        /// Number of connections that were aborted because their requests did not end in time.
         cut: usize,
     },
-    /// At once, as asked a second time.
+    /// Immediately, on a second request to stop.
     Aborted,
-    /// A worker ended that should not have.
+    /// A worker or a task of the main thread ended unexpectedly.
     Failed,
 }
 
-/// What the process was given by who started it.
+/// State inherited from the process's environment.
 #[derive(Debug, Default)]
 pub struct Inherited {
-    /// Sockets that listen already.
+    /// Listening sockets of the service manager.
     pub sockets: PassedSockets,
-    /// Who is told how the gateway is.
+    /// The service manager, which receives status notifications.
     pub service_manager: ServiceManager,
-    /// What the configuration was read from, and what was read, so that it can be read again.
+    /// The sources of the configuration and the settings loaded from them, for reloads. `None`: it cannot be reloaded.
     pub config_source: Option<(Sources, Settings)>,
 }
 
-/// A gateway that listens, but does not answer yet.
+/// A gateway that listens, but does not accept connections yet.
 pub struct Bound {
     config: Arc<Config>,
     components: Components,
@@ -106,78 +106,78 @@ pub struct Bound {
     rejections: Arc<RecentRejections>,
 }
 
-/// Loads what the configuration names, and listens.
+/// Loads the files of the configuration, and binds the listeners.
 pub fn bind(config: Config, clock: &Clock) -> Result<Bound, StartError> {
     bind_inherited(config, Inherited::default(), clock)
 }
 
-/// The same, with what the process was given.
-pub fn bind_inherited(config: Config, given: Inherited, clock: &Clock) -> Result<Bound, StartError> {
-    // What the files hold is noted before they are read: a later state of theirs is a change.
-    let source = given.config_source.map(|(sources, settings)| (sources, LoadedSettings::new(settings)));
-    let parts = load(&config, clock)?;
-    let sockets = Sockets::open(&config.listen, given.sockets, config.workers)?;
+/// Like [`bind`], with inherited state.
+pub fn bind_inherited(config: Config, inherited: Inherited, clock: &Clock) -> Result<Bound, StartError> {
+    // The contents of the files are hashed before they are loaded, so that any later change is detected.
+    let config_source =
+        inherited.config_source.map(|(sources, settings)| (sources, LoadedSettings::new(settings)));
+    let components = load(&config, clock)?;
+    let sockets = Sockets::open(&config.listen, inherited.sockets, config.workers)?;
     let metrics = Arc::<Metrics>::default();
-    let store = parts.auth.start_store(&metrics.store)?;
-    let refusals = RecentRejections::new(config.workers);
+    let store = components.auth.start_store(&metrics.store)?;
+    let rejections = RecentRejections::new(config.workers);
     Ok(Bound {
         config: Arc::new(config),
-        components: parts,
+        components,
         sockets,
-        service_manager: given.service_manager,
-        config_source: source,
+        service_manager: inherited.service_manager,
+        config_source,
         clock: clock.clone(),
         metrics,
         store,
-        rejections: refusals,
+        rejections,
     })
 }
 
-/// Workers that were told to cut everything get so long to do it.
+/// Time for the workers and the store to stop after all connections were aborted.
 const ABORT_TIMEOUT: Duration = Duration::from_secs(1);
 
 impl Bound {
-    /// Where it listens; ports that were given as 0 are the real ones here.
+    /// The bound addresses, with the assigned port in place of port 0.
     pub fn addresses(&self) -> Addresses {
         self.sockets.addresses
     }
 
-    /// The certificate that was made at start, if one was.
+    /// The self-signed certificate that was created at start, if any.
     pub fn certificate_pem(&self) -> Option<&str> {
         self.components.certificate_pem.as_deref()
     }
 
-    /// Serves until asked to stop, and drains. The calling thread looks after the others.
-    pub fn run(mut self, orders: ControlReceiver) -> Result<RunOutcome, StartError> {
+    /// Serves until it is stopped, and drains. The calling thread becomes the supervisor.
+    pub fn run(mut self, requests: ControlReceiver) -> Result<RunOutcome, StartError> {
         self.log_start();
         let (controller, signal) = shutdown::channel();
         let admission = Admission::new(effective_limits(&self.config), Arc::clone(&self.metrics));
-        let revision = Arc::new(Snapshot {
+        let snapshot = Arc::new(Snapshot {
             config: Arc::clone(&self.config),
             auth: Arc::clone(&self.components.auth),
             admission: Arc::new(admission),
             backends: Arc::clone(&self.components.backends),
         });
         let sockets = std::mem::take(&mut self.sockets.per_worker);
-        let (crew, threads) =
-            Workers::start(&self, &revision, sockets, &signal).map_err(StartError::Threads)?;
+        let (workers, threads) =
+            Workers::start(&self, &snapshot, sockets, &signal).map_err(StartError::Threads)?;
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()
             .map_err(StartError::Threads)?;
         let mut store = self.store.take();
-        let supervision =
-            Supervisor { controller, signal, workers: crew, snapshot: revision, store: &mut store, orders };
-        let end = LocalSet::new().block_on(&runtime, supervision.run(self))?;
-        if end == RunOutcome::Aborted {
-            return Ok(end);
+        let supervisor = Supervisor { controller, signal, workers, snapshot, store: &mut store, requests };
+        let outcome = LocalSet::new().block_on(&runtime, supervisor.run(self))?;
+        if outcome == RunOutcome::Aborted {
+            return Ok(outcome);
         }
-        let end = workers::join_all(threads, end);
-        // All who could ask it anything are gone.
+        let outcome = workers::join_all(threads, outcome);
+        // Nothing uses the store any more.
         if store.is_some_and(|store| !store.join_within(ABORT_TIMEOUT)) {
-            error!("the token store did not end");
+            error!("the token store did not stop");
         }
-        Ok(end)
+        Ok(outcome)
     }
 
     fn log_start(&self) {
@@ -193,13 +193,11 @@ impl Bound {
             "timbr-gateway started"
         );
         if self.components.certificate_pem.is_some() {
-            warn!(
-                "no tls.cert_file: HTTPS uses a self-signed certificate made just now, which clients cannot verify"
-            );
+            warn!("no tls.cert_file: HTTPS uses a new self-signed certificate, which clients cannot verify");
         }
         if config.auth.verifier == VerifierOptions::SaltHolder {
             warn!(
-                "auth.verifier=salt-holder: passwords are not checked; whoever holds API_AUTH_SALT can get a \
+                "auth.verifier=salt-holder: passwords are not checked; every holder of API_AUTH_SALT can get a \
                  token for any user"
             );
         }

@@ -1,4 +1,4 @@
-//! Where the gateway listens: on sockets that it opens, or on those that the service manager has passed.
+//! The listening sockets: opened by the gateway, or passed by the service manager (socket activation).
 
 use std::net::{SocketAddr, TcpListener};
 
@@ -8,21 +8,21 @@ use crate::config::options::LISTEN;
 use crate::downstream::listener;
 use crate::os::socket_activation::PassedSockets;
 
-/// Where the gateway listens.
+/// The bound addresses; `None` for a disabled listener.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Addresses {
-    /// HTTPS.
+    /// `listen.https`.
     pub https: Option<SocketAddr>,
-    /// Plain HTTP.
+    /// `listen.http`.
     pub http: Option<SocketAddr>,
-    /// Health endpoints.
+    /// `listen.admin`.
     pub admin: Option<SocketAddr>,
 }
 
-/// Open sockets, shared out among the workers.
+/// Open sockets, assigned to the workers.
 pub(super) struct Sockets {
     pub addresses: Addresses,
-    /// Of each worker, and whether they speak TLS.
+    /// The sockets of each worker, with a flag for those that use TLS.
     pub per_worker: Vec<Vec<(TcpListener, bool)>>,
     pub admin: Vec<TcpListener>,
 }
@@ -34,17 +34,17 @@ impl Sockets {
         workers: usize,
     ) -> Result<Sockets, StartError> {
         let mut open = |key: &'static str, address, count| {
-            let name = key.strip_prefix("listen.").expect("all are options of this group");
+            let name = key.strip_prefix("listen.").expect("all keys belong to the group `listen`");
             open_or_inherit(key, address, &passed.take_named(name), count)
         };
         let https = open(LISTEN.https.key, listen.https, workers)?;
         let http = open(LISTEN.http.key, listen.http, workers)?;
         let admin = open(LISTEN.admin.key, listen.admin, 1)?.pop().unwrap_or_default();
-        let address = |all: Option<&Vec<TcpListener>>| all?.first()?.local_addr().ok();
+        let first_address = |all: Option<&Vec<TcpListener>>| all?.first()?.local_addr().ok();
         let addresses = Addresses {
-            https: address(https.first()),
-            http: address(http.first()),
-            admin: address(Some(&admin)),
+            https: first_address(https.first()),
+            http: first_address(http.first()),
+            admin: first_address(Some(&admin)),
         };
         let mut of_workers: Vec<_> = (0..workers).map(|_| Vec::with_capacity(2)).collect();
         for (all, is_tls) in [(http, false), (https, true)] {
@@ -56,7 +56,7 @@ impl Sockets {
     }
 }
 
-/// The sockets of each of `count`: all that were passed, or one of its own at the address.
+/// The sockets of each of `count` workers: copies of all passed sockets, or one new socket bound to the address.
 fn open_or_inherit(
     key: &'static str,
     address: Option<SocketAddr>,
@@ -64,7 +64,7 @@ fn open_or_inherit(
     count: usize,
 ) -> Result<Vec<Vec<TcpListener>>, StartError> {
     let Some(address) = address else {
-        // SECURITY: who switched a listener off does not get it by a socket unit that is left over.
+        // SECURITY: a leftover socket unit must not enable a listener that the operator has disabled.
         return if passed.is_empty() {
             Ok(Vec::new())
         } else {

@@ -1,4 +1,5 @@
-//! The main thread: it looks after the others, waits for the end to be asked for, and sees to it that it comes.
+//! The main thread: starts the tasks next to the workers, waits until the gateway is to stop, and drains it. It serves no client
+//! requests.
 
 use std::rc::Rc;
 use std::sync::Arc;
@@ -10,7 +11,7 @@ use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 use tracing::{error, info, warn};
 
-use crate::admin::control::ControlReceiver;
+use crate::admin::control::{ControlReceiver, ShutdownRequests};
 use crate::admin::dashboard::Dashboard;
 use crate::admin::health::{ProcessHealth, WorkerLiveness};
 use crate::admin::{self, AdminContext};
@@ -19,145 +20,164 @@ use crate::app::maintenance::{
     Maintenance, backends_for_readiness, maintain_backends, refresh_issuer_keys, sweep_expired,
 };
 use crate::app::reload::ConfigReloader;
-use crate::app::worker::Snapshot;
 use crate::app::workers::Workers;
 use crate::app::{ABORT_TIMEOUT, Addresses, Bound, RunOutcome, StartError, display_address};
 use crate::base::current::Current;
 use crate::base::shutdown::{ShutdownController, ShutdownPhase, ShutdownSignal};
+use crate::gateway::snapshot::Snapshot;
+use crate::os::sd_notify::ServiceManager;
 use crate::store;
 
-/// What is supervised, and who says until when.
+/// Everything that the main thread supervises and is controlled by.
 pub(super) struct Supervisor<'a> {
     pub controller: ShutdownController,
     pub signal: ShutdownSignal,
     pub workers: Workers,
     pub snapshot: Arc<Snapshot>,
     pub store: &'a mut Option<store::RunningDriver>,
-    pub orders: ControlReceiver,
+    pub requests: ControlReceiver,
 }
 
-impl Supervisor<'_> {
-    /// Runs beside the workers of the gateway to the end.
+/// A gateway whose tasks run.
+struct RunningGateway<'a> {
+    controller: ShutdownController,
+    worker_exits: UnboundedReceiver<usize>,
+    store: &'a mut Option<store::RunningDriver>,
+    /// The tasks of the main thread. None of them returns, so the end of one is a panic.
+    tasks: JoinSet<()>,
+    shutdowns: ShutdownRequests,
+    snapshot: watch::Receiver<Arc<Snapshot>>,
+    service_manager: ServiceManager,
+}
+
+/// Why the gateway stops.
+enum StopReason {
+    /// A drain was requested.
+    Drain,
+    /// An immediate stop was requested.
+    Immediate,
+    /// A thread or a task has ended unexpectedly.
+    Failure,
+}
+
+impl<'a> Supervisor<'a> {
+    /// Runs next to the workers until the gateway has stopped.
     pub async fn run(self, gateway: Bound) -> Result<RunOutcome, StartError> {
-        let Supervisor { controller, signal, workers: mut crew, snapshot: revision, store, orders } = self;
-        let ControlReceiver { shutdowns: mut ends, reloads, control } = orders;
+        let mut running = self.start(gateway)?;
+        let reason = running.wait().await;
+        Ok(running.drain(reason).await)
+    }
+
+    /// Starts the tasks of the main thread.
+    fn start(self, gateway: Bound) -> Result<RunningGateway<'a>, StartError> {
+        let Supervisor { controller, signal, workers, snapshot, store, requests } = self;
+        let Workers { commands, exits, started } = workers;
+        let ControlReceiver { shutdowns, reloads, control } = requests;
         let Addresses { https, http, admin } = gateway.addresses();
-        let Bound {
-            components: parts,
-            sockets,
-            service_manager: manager,
-            metrics,
-            rejections: refusals,
-            config_source: source,
-            clock,
-            ..
-        } = gateway;
-        drop(parts.auth);
-        // None of them ever ends by itself; if one does, that is a panic.
-        let mut helpers = JoinSet::new();
-        let pulse = Rc::new(WorkerLiveness::new(crew.commands.len()));
-        let status = format!(
-            "serving: https {}, http {}, admin {}",
-            display_address(https),
-            display_address(http),
-            display_address(admin)
-        );
-        let workers = std::mem::take(&mut crew.commands);
-        helpers.spawn_local(watch_workers(
-            workers.clone(),
-            Rc::clone(&pulse),
-            manager.clone(),
-            status.clone(),
-        ));
-        let (reloader, tls) = parts.tls.unzip();
-        let keeper = ConfigReloader::new(source, Arc::clone(&revision), reloader, clock);
-        let (sender, revision) = watch::channel(revision);
-        let ready_with = Current::new(backends_for_readiness(&revision.borrow()));
-        let health = ProcessHealth {
-            startup: crew.started,
-            liveness: pulse,
-            signal: signal.clone(),
-            backends: ready_with.clone(),
-        };
-        let auth = Current::new(Arc::clone(&revision.borrow().auth));
-        let backends = Current::new(Arc::clone(&revision.borrow().backends));
-        let config = Current::new(Arc::clone(&revision.borrow().config));
+        let [https, http, admin] = [https, http, admin].map(display_address);
+        let status = format!("serving: https {https}, http {http}, admin {admin}");
+        let Bound { components, sockets, service_manager, metrics, rejections, config_source, clock, .. } =
+            gateway;
+        drop(components.auth);
+        let mut tasks = JoinSet::new();
+
+        let liveness = Rc::new(WorkerLiveness::new(commands.len()));
+        let (workers, manager) = (commands.clone(), service_manager.clone());
+        tasks.spawn_local(watch_workers(workers, Rc::clone(&liveness), manager, status.clone()));
+
+        let (tls_reloader, tls) = components.tls.unzip();
+        let reloader = ConfigReloader::new(config_source, Arc::clone(&snapshot), tls_reloader, clock);
+        let active = Current::new(Arc::clone(&snapshot));
+        let ready_with = Current::new(backends_for_readiness(&snapshot));
         let last_reload = Current::new(None);
-        let is_self_signed = parts.certificate_pem.is_some();
-        let dashboard = Dashboard::new(config.clone(), last_reload.clone(), tls, is_self_signed);
+        let is_self_signed = components.certificate_pem.is_some();
         let admin = Rc::new(AdminContext {
-            health,
+            health: ProcessHealth {
+                startup: started,
+                liveness,
+                signal: signal.clone(),
+                backends: ready_with.clone(),
+            },
             metrics: Arc::clone(&metrics),
-            auth: auth.clone(),
-            recent_rejections: refusals,
-            backends: backends.clone(),
+            snapshot: active.clone(),
+            recent_rejections: rejections,
             control,
-            dashboard,
+            dashboard: Dashboard::new(last_reload.clone(), tls, is_self_signed),
         });
-        helpers.spawn_local(admin::dashboard::publish_updates(Rc::clone(&admin)));
+        tasks.spawn_local(admin::dashboard::publish_updates(Rc::clone(&admin)));
         for listener in sockets.admin {
             let listener = TcpListener::from_std(listener).map_err(StartError::Threads)?;
-            helpers.spawn_local(admin::serve(listener, Rc::clone(&admin)));
+            tasks.spawn_local(admin::serve(listener, Rc::clone(&admin)));
         }
-        drop(admin);
-        let manager_of_reloads = manager.clone();
-        let upkeep = Maintenance {
-            workers,
-            snapshot: sender,
-            auth,
-            backends,
-            config,
-            last_reload,
+
+        let (publisher, snapshot) = watch::channel(snapshot);
+        let maintenance = Maintenance {
+            workers: commands,
+            publisher,
+            active,
             ready_with,
+            last_reload,
             metrics,
-            service_manager: manager_of_reloads,
+            service_manager: service_manager.clone(),
             status,
             signal,
         };
-        helpers.spawn_local(upkeep.watch_files(keeper, reloads));
-        helpers.spawn_local(refresh_issuer_keys(revision.clone()));
-        helpers.spawn_local(sweep_expired(revision.clone()));
-        helpers.spawn_local(maintain_backends(revision.clone()));
+        tasks.spawn_local(maintenance.watch_files(reloader, reloads));
+        tasks.spawn_local(refresh_issuer_keys(snapshot.clone()));
+        tasks.spawn_local(sweep_expired(snapshot.clone()));
+        tasks.spawn_local(maintain_backends(snapshot.clone()));
+        let worker_exits = exits;
+        Ok(RunningGateway { controller, worker_exits, store, tasks, shutdowns, snapshot, service_manager })
+    }
+}
 
-        let broken = tokio::select! {
-            orderly = ends.wait_for_shutdown() => match orderly {
-                true => false,
-                false => return Ok(RunOutcome::Aborted),
-            },
-            worker = crew.exits.recv() => {
-                error!(worker, "a worker has ended by itself; the gateway ends too");
-                true
+impl RunningGateway<'_> {
+    /// Waits until the gateway is to stop.
+    async fn wait(&mut self) -> StopReason {
+        tokio::select! {
+            is_orderly = self.shutdowns.wait_for_shutdown() => {
+                return if is_orderly { StopReason::Drain } else { StopReason::Immediate };
             }
-            () = store_ended(store) => {
-                error!("the token store's thread has ended by itself; the gateway ends too");
-                true
+            worker = self.worker_exits.recv() => {
+                error!(worker, "a worker has ended unexpectedly; the gateway stops");
             }
-            _ = helpers.join_next() => {
-                error!("a task that looks after the others has ended by itself; the gateway ends too");
-                true
+            () = store_ended(self.store) => {
+                error!("the thread of the token store has ended unexpectedly; the gateway stops");
             }
+            _ = self.tasks.join_next() => {
+                error!("a task of the main thread has ended unexpectedly; the gateway stops");
+            }
+        }
+        StopReason::Failure
+    }
+
+    /// Lets the requests in flight end, and stops the workers.
+    async fn drain(mut self, reason: StopReason) -> RunOutcome {
+        let has_failed = match reason {
+            StopReason::Immediate => return RunOutcome::Aborted,
+            StopReason::Drain => false,
+            StopReason::Failure => true,
         };
-        let drain = revision.borrow().config.drain;
+        let drain = self.snapshot.borrow().config.drain;
         info!("shutting down: no longer ready");
-        manager.notify_stopping("draining");
-        controller.advance(ShutdownPhase::NotReady);
-        if !broken {
+        self.service_manager.notify_stopping("draining");
+        self.controller.advance(ShutdownPhase::NotReady);
+        if !has_failed {
             tokio::select! {
                 () = sleep(drain.delay) => {}
-                () = ends.wait_for_immediate_shutdown() => return Ok(RunOutcome::Aborted),
+                () = self.shutdowns.wait_for_immediate_shutdown() => return RunOutcome::Aborted,
             }
         }
-        let limit = drain.timeout;
-        info!(timeout = ?limit, "draining: no new connections");
-        controller.advance(ShutdownPhase::Draining);
+        info!(timeout = ?drain.timeout, "draining: no new connections");
+        self.controller.advance(ShutdownPhase::Draining);
         tokio::select! {
-            () = workers_ended(&mut crew.exits) => {}
-            () = sleep(limit) => warn!("drain.timeout is over: cutting what still runs"),
-            () = ends.wait_for_immediate_shutdown() => return Ok(RunOutcome::Aborted),
+            () = all_exited(&mut self.worker_exits) => {}
+            () = sleep(drain.timeout) => warn!("drain.timeout has expired: aborting the remaining connections"),
+            () = self.shutdowns.wait_for_immediate_shutdown() => return RunOutcome::Aborted,
         }
-        controller.advance(ShutdownPhase::Aborted);
-        let _ = timeout(ABORT_TIMEOUT, workers_ended(&mut crew.exits)).await;
-        Ok(if broken { RunOutcome::Failed } else { RunOutcome::Drained { cut: 0 } })
+        self.controller.advance(ShutdownPhase::Aborted);
+        let _ = timeout(ABORT_TIMEOUT, all_exited(&mut self.worker_exits)).await;
+        if has_failed { RunOutcome::Failed } else { RunOutcome::Drained { cut: 0 } }
     }
 }
 
@@ -169,6 +189,7 @@ async fn store_ended(store: &mut Option<store::RunningDriver>) {
     }
 }
 
-async fn workers_ended(ends: &mut UnboundedReceiver<usize>) {
-    while ends.recv().await.is_some() {}
+/// Waits until all workers have exited.
+async fn all_exited(worker_exits: &mut UnboundedReceiver<usize>) {
+    while worker_exits.recv().await.is_some() {}
 }

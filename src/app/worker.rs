@@ -1,4 +1,5 @@
-//! A worker thread: a runtime, listeners, upstream connections and clients of its own.
+//! A worker thread with its own runtime, listeners, clients and upstream connections. It applies snapshots that the supervisor sends,
+//! and does not know where they come from.
 
 use std::future::poll_fn;
 use std::io;
@@ -16,20 +17,18 @@ use tokio::time::sleep;
 use tracing::debug;
 
 use crate::admin::health::StartupCounter;
-use crate::admission::Admission;
-use crate::auth::Auth;
 use crate::base::current::Current;
 use crate::base::shutdown::{ShutdownPhase, ShutdownSignal};
-use crate::config::Config;
 use crate::downstream::listener;
 use crate::downstream::reaper::Reaper;
 use crate::downstream::{Service, ServingConfig, serve};
 use crate::gateway::Gateway;
 use crate::gateway::recent_rejections::RejectionRecorder;
+use crate::gateway::snapshot::Snapshot;
 use crate::tls::ServerTls;
 use crate::upstream::{Backends, UpstreamClient};
 
-/// What a worker thread is given.
+/// The initial state of a worker thread.
 pub struct Worker {
     pub snapshot: Arc<Snapshot>,
     pub number: usize,
@@ -40,25 +39,16 @@ pub struct Worker {
     pub commands: UnboundedReceiver<WorkerCommand>,
 }
 
-/// A configuration, with all that was made of it for every worker.
-pub struct Snapshot {
-    pub config: Arc<Config>,
-    pub auth: Arc<Auth>,
-    pub admission: Arc<Admission>,
-    /// The same as before where nothing about them has changed: connections to them go on being used.
-    pub backends: Arc<Backends>,
-}
-
-/// What a worker is told by the thread that supervises it.
+/// A command of the supervisor to a worker. The worker replies when it is done.
 pub enum WorkerCommand {
-    /// To say that it is alive.
+    /// Only reply.
     Ping(oneshot::Sender<()>),
-    /// To answer requests by another configuration from now on, and to say when that is so.
+    /// Use this snapshot for new requests.
     Apply(Arc<Snapshot>, oneshot::Sender<()>),
 }
 
 impl Worker {
-    /// Serves until the signal says otherwise. Returns how many connections had to be cut.
+    /// Serves until the drain. Returns the number of aborted connections.
     pub fn run(self) -> io::Result<usize> {
         let runtime =
             tokio::runtime::Builder::new_current_thread().enable_all().build_local(LocalOptions::default())?;
@@ -66,58 +56,55 @@ impl Worker {
     }
 
     async fn serve(self) -> io::Result<usize> {
-        let Worker {
-            snapshot: revision,
-            number,
-            rejections: refusals,
-            listeners,
-            started,
-            signal,
-            commands: orders,
-        } = self;
-        let metrics = Arc::clone(revision.admission.metrics());
-        let reaper = Rc::new(Reaper::new(revision.config.timeouts, metrics));
-        let backends = Arc::clone(&revision.backends);
-        let upstream = new_upstream(&revision, number);
-        let terms = Current::new(Rc::new(serving_config(&revision, upstream.clone(), refusals.clone())));
-        drop(revision);
-        let mut accepting = JoinSet::new();
+        let Worker { snapshot, number, rejections, listeners, started, signal, commands } = self;
+        let metrics = Arc::clone(snapshot.admission.metrics());
+        let reaper = Rc::new(Reaper::new(snapshot.config.timeouts, metrics));
+        let backends = Arc::clone(&snapshot.backends);
+        let upstream = new_upstream(&snapshot, number);
+        let serving = Current::new(Rc::new(serving_config(&snapshot, upstream.clone(), rejections.clone())));
+        drop(snapshot);
+        let mut accept_tasks = JoinSet::new();
         for (listener, tls) in listeners {
-            let service = Rc::new(Service { serving: terms.clone(), tls });
+            let service = Rc::new(Service { serving: serving.clone(), tls });
             let listener = TcpListener::from_std(listener)?;
-            accepting.spawn_local(accept_connections(listener, service, Rc::clone(&reaper), signal.clone()));
+            accept_tasks.spawn_local(accept_connections(
+                listener,
+                service,
+                Rc::clone(&reaper),
+                signal.clone(),
+            ));
         }
         started.record_started();
-        let taking = ConfigUpdater {
-            serving: terms.clone(),
+        let updater = ConfigUpdater {
+            serving: serving.clone(),
             number,
             backends,
             upstream,
-            rejections: refusals,
+            rejections,
             reaper: Rc::clone(&reaper),
         };
         tokio::select! {
-            () = run_commands(orders, taking) => unreachable!("it never ends"),
-            () = sweep_periodically(&terms, &reaper) => unreachable!("it never ends"),
-            failure = acceptor_failed(&mut accepting) => Err(io::Error::other(failure)),
-            left = drain(signal, &reaper) => Ok(left),
+            () = run_commands(commands, updater) => unreachable!("it runs forever"),
+            () = sweep_periodically(&serving, &reaper) => unreachable!("it runs forever"),
+            failure = acceptor_failed(&mut accept_tasks) => Err(io::Error::other(failure)),
+            aborted = drain(signal, &reaper) => Ok(aborted),
         }
     }
 }
 
-/// A way to the backends for the calling thread.
-fn new_upstream(revision: &Snapshot, worker: usize) -> UpstreamClient {
-    let metrics = Arc::clone(revision.admission.metrics());
-    UpstreamClient::new(Arc::clone(&revision.backends), worker, metrics)
+/// The upstream client of the calling thread.
+fn new_upstream(snapshot: &Snapshot, worker: usize) -> UpstreamClient {
+    let metrics = Arc::clone(snapshot.admission.metrics());
+    UpstreamClient::new(Arc::clone(&snapshot.backends), worker, metrics)
 }
 
 fn serving_config(
-    revision: &Snapshot,
+    snapshot: &Snapshot,
     upstream: UpstreamClient,
-    refusals: RejectionRecorder,
+    rejections: RejectionRecorder,
 ) -> ServingConfig {
-    let Snapshot { config, auth, admission, .. } = revision;
-    let gateway = Gateway::new(config, Arc::clone(auth), upstream, Arc::clone(admission), refusals);
+    let Snapshot { config, auth, admission, .. } = snapshot;
+    let gateway = Gateway::new(config, Arc::clone(auth), upstream, Arc::clone(admission), rejections);
     ServingConfig {
         gateway: Rc::new(gateway),
         trusted_proxies: config.trusted_proxies.clone(),
@@ -128,7 +115,7 @@ fn serving_config(
     }
 }
 
-/// What another configuration changes in a worker.
+/// The state of a worker that a new snapshot changes.
 struct ConfigUpdater {
     serving: Current<Rc<ServingConfig>>,
     number: usize,
@@ -139,25 +126,25 @@ struct ConfigUpdater {
 }
 
 impl ConfigUpdater {
-    /// Requests that are being answered keep what they began with; it is gone when they are.
-    fn apply(&mut self, revision: &Snapshot) {
-        if !Arc::ptr_eq(&self.backends, &revision.backends) {
-            self.backends = Arc::clone(&revision.backends);
-            self.upstream = new_upstream(revision, self.number);
+    /// Applies a snapshot to new requests. Requests in flight keep the previous one, which is dropped when they end.
+    fn apply(&mut self, snapshot: &Snapshot) {
+        if !Arc::ptr_eq(&self.backends, &snapshot.backends) {
+            self.backends = Arc::clone(&snapshot.backends);
+            self.upstream = new_upstream(snapshot, self.number);
         }
-        let terms = serving_config(revision, self.upstream.clone(), self.rejections.clone());
-        self.reaper.set_timeouts(revision.config.timeouts);
-        drop(self.serving.replace(Rc::new(terms)));
+        let serving = serving_config(snapshot, self.upstream.clone(), self.rejections.clone());
+        self.reaper.set_timeouts(snapshot.config.timeouts);
+        drop(self.serving.replace(Rc::new(serving)));
     }
 }
 
-/// Does as it is told. Never ends.
-async fn run_commands(mut orders: UnboundedReceiver<WorkerCommand>, mut taking: ConfigUpdater) {
-    while let Some(order) = orders.recv().await {
-        let done = match order {
+/// Runs the commands of the supervisor. Never returns.
+async fn run_commands(mut commands: UnboundedReceiver<WorkerCommand>, mut updater: ConfigUpdater) {
+    while let Some(command) = commands.recv().await {
+        let done = match command {
             WorkerCommand::Ping(done) => done,
-            WorkerCommand::Apply(revision, done) => {
-                taking.apply(&revision);
+            WorkerCommand::Apply(snapshot, done) => {
+                updater.apply(&snapshot);
                 done
             }
         };
@@ -166,27 +153,29 @@ async fn run_commands(mut orders: UnboundedReceiver<WorkerCommand>, mut taking: 
     std::future::pending::<()>().await;
 }
 
-/// Waits for an accepting task to panic. They end by themselves with the drain.
-async fn acceptor_failed(accepting: &mut JoinSet<()>) -> JoinError {
-    while let Some(ended) = accepting.join_next().await {
-        if let Err(failure) = ended {
+/// Waits for an accept task to panic. A normal end, with the drain, is ignored.
+async fn acceptor_failed(accept_tasks: &mut JoinSet<()>) -> JoinError {
+    while let Some(result) = accept_tasks.join_next().await {
+        if let Err(failure) = result {
             return failure;
         }
     }
     std::future::pending().await
 }
 
-/// Accepts connections until the drain begins.
+/// Accepts connections until the drain.
 async fn accept_connections(
     listener: TcpListener,
     service: Rc<Service>,
     reaper: Rc<Reaper>,
     mut signal: ShutdownSignal,
 ) {
-    let take = |(stream, peer): (TcpStream, SocketAddr)| {
-        let terms = service.serving.get();
-        if let Some(place) = terms.admission.admit_connection(peer.ip(), terms.is_trusted_proxy(peer.ip())) {
-            tokio::task::spawn_local(serve(Rc::clone(&service), stream, peer, reaper.register(place)));
+    let start = |(stream, peer): (TcpStream, SocketAddr)| {
+        let serving = service.serving.get();
+        if let Some(permit) =
+            serving.admission.admit_connection(peer.ip(), serving.is_trusted_proxy(peer.ip()))
+        {
+            tokio::task::spawn_local(serve(Rc::clone(&service), stream, peer, reaper.register(permit)));
         }
     };
     let metrics = Arc::clone(service.serving.get().admission.metrics());
@@ -194,17 +183,17 @@ async fn accept_connections(
     loop {
         tokio::select! {
             () = signal.wait_for(ShutdownPhase::Draining) => break,
-            connection = listener::accept(&listener, failures) => take(connection),
+            connection = listener::accept(&listener, failures) => start(connection),
         }
     }
-    // The kernel has finished the handshakes of those who wait in the backlog: closing now would reset them.
+    // Connections in the accept queue have completed their TCP handshake; closing the listener would reset them.
     tokio::task::yield_now().await;
     while let Some(Ok(connection)) = poll_once(|cx| listener.poll_accept(cx)).await {
-        take(connection);
+        start(connection);
     }
 }
 
-/// The result, if it is there at once.
+/// Polls once, and returns the result if it is ready.
 async fn poll_once<T>(mut poll: impl FnMut(&mut std::task::Context<'_>) -> Poll<T>) -> Option<T> {
     poll_fn(|cx| match poll(cx) {
         Poll::Ready(result) => Poll::Ready(Some(result)),
@@ -213,19 +202,19 @@ async fn poll_once<T>(mut poll: impl FnMut(&mut std::task::Context<'_>) -> Poll<
     .await
 }
 
-async fn sweep_periodically(terms: &Current<Rc<ServingConfig>>, reaper: &Reaper) {
+async fn sweep_periodically(serving: &Current<Rc<ServingConfig>>, reaper: &Reaper) {
     loop {
-        // Timeouts, and with them the interval, may become others.
+        // A reload may change the timeouts, and so the interval.
         sleep(reaper.interval()).await;
         reaper.sweep();
-        terms.get().gateway.sweep_pools();
+        serving.get().gateway.sweep_pools();
     }
 }
 
-/// Waits for the drain, then for the connections, then for nothing. Returns how many were cut.
+/// Waits for the drain and for the end of all connections. Returns the number of connections that were aborted.
 async fn drain(mut signal: ShutdownSignal, reaper: &Reaper) -> usize {
     signal.wait_for(ShutdownPhase::Draining).await;
-    // Lets the accepting tasks empty their backlogs first.
+    // Let the accept tasks empty their queues first.
     tokio::task::yield_now().await;
     tokio::task::yield_now().await;
     reaper.begin_drain();
@@ -233,11 +222,11 @@ async fn drain(mut signal: ShutdownSignal, reaper: &Reaper) -> usize {
     tokio::select! {
         () = reaper.wait_until_empty() => 0,
         () = signal.wait_for(ShutdownPhase::Aborted) => {
-            let left = reaper.len();
+            let aborted = reaper.len();
             reaper.abort_all();
-            // One turn for each to end by itself.
+            // Let each connection's task end.
             tokio::task::yield_now().await;
-            left
+            aborted
         }
     }
 }

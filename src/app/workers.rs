@@ -1,4 +1,4 @@
-//! The worker threads: how they begin, how they are spoken to, and what they have to say at the end.
+//! Starts the worker threads, and joins them at the end.
 
 use std::io;
 use std::net::TcpListener;
@@ -9,58 +9,59 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tracing::{error, info};
 
 use crate::admin::health::StartupCounter;
-use crate::app::worker::{Snapshot, Worker, WorkerCommand};
+use crate::app::worker::{Worker, WorkerCommand};
 use crate::app::{ABORT_TIMEOUT, Bound, RunOutcome};
 use crate::base::join_within::join_within;
 use crate::base::shutdown::ShutdownSignal;
+use crate::gateway::snapshot::Snapshot;
 
-/// All workers, as the thread that supervises them sees them.
+/// The supervisor's handles of all workers.
 pub(super) struct Workers {
-    /// A way to speak to each.
+    /// Sends commands to each worker.
     pub commands: Vec<UnboundedSender<WorkerCommand>>,
-    /// Hears the number of each that ends.
+    /// Receives the number of each worker that exits.
     pub exits: UnboundedReceiver<usize>,
-    /// Whether all have begun.
+    /// True if all workers have started.
     pub started: StartupCounter,
 }
 
 pub(super) type WorkerThread = JoinHandle<io::Result<usize>>;
 
 impl Workers {
-    /// A worker for each set of sockets, of which some speak TLS.
+    /// Starts one worker for each set of sockets, with a flag for those that use TLS.
     pub fn start(
         gateway: &Bound,
-        revision: &Arc<Snapshot>,
+        snapshot: &Arc<Snapshot>,
         sockets: Vec<Vec<(TcpListener, bool)>>,
         signal: &ShutdownSignal,
     ) -> io::Result<(Workers, Vec<WorkerThread>)> {
-        let (ended, ends) = unbounded_channel();
+        let (exit_sender, exits) = unbounded_channel();
         let started = StartupCounter::new(sockets.len());
-        let mut crew = Workers { commands: Vec::with_capacity(sockets.len()), exits: ends, started };
+        let mut workers = Workers { commands: Vec::with_capacity(sockets.len()), exits, started };
         let mut threads = Vec::with_capacity(sockets.len());
         for (number, sockets) in sockets.into_iter().enumerate() {
-            let (sender, orders) = unbounded_channel();
+            let (sender, commands) = unbounded_channel();
             let tls = || gateway.components.tls.as_ref().map(|(_, tls)| tls.clone());
             let listeners =
                 sockets.into_iter().map(|(socket, is_tls)| (socket, is_tls.then(tls).flatten())).collect();
             let worker = Worker {
                 number,
-                snapshot: Arc::clone(revision),
+                snapshot: Arc::clone(snapshot),
                 rejections: gateway.rejections.recorder(number),
                 listeners,
-                started: crew.started.clone(),
+                started: workers.started.clone(),
                 signal: signal.clone(),
-                commands: orders,
+                commands,
             };
-            crew.commands.push(sender);
-            threads.push(spawn(number, worker, ended.clone())?);
+            workers.commands.push(sender);
+            threads.push(spawn(number, worker, exit_sender.clone())?);
         }
-        Ok((crew, threads))
+        Ok((workers, threads))
     }
 }
 
-/// Starts a worker; `ended` hears of its end, however it comes.
-fn spawn(number: usize, worker: Worker, ended: UnboundedSender<usize>) -> io::Result<WorkerThread> {
+/// Starts a worker thread. `exits` receives its number when it ends, even by a panic.
+fn spawn(number: usize, worker: Worker, exits: UnboundedSender<usize>) -> io::Result<WorkerThread> {
     struct ExitNotifier(usize, UnboundedSender<usize>);
     impl Drop for ExitNotifier {
         fn drop(&mut self) {
@@ -68,29 +69,29 @@ fn spawn(number: usize, worker: Worker, ended: UnboundedSender<usize>) -> io::Re
         }
     }
     std::thread::Builder::new().name(format!("worker-{number}")).spawn(move || {
-        let _farewell = ExitNotifier(number, ended);
+        let _notifier = ExitNotifier(number, exits);
         worker.run()
     })
 }
 
-/// What the workers have to say at the end.
-pub(super) fn join_all(workers: Vec<WorkerThread>, end: RunOutcome) -> RunOutcome {
-    let mut total = 0;
-    let mut broken = end == RunOutcome::Failed;
-    for worker in workers {
-        // A worker says farewell a moment before its thread is gone. One that is stuck is left behind: the process is
-        // about to end, and must.
-        match join_within(worker, ABORT_TIMEOUT) {
-            Some(Ok(Ok(cut))) => {
-                total += cut;
+/// Joins the worker threads, and combines their results.
+pub(super) fn join_all(threads: Vec<WorkerThread>, outcome: RunOutcome) -> RunOutcome {
+    let mut total_aborted = 0;
+    let mut has_failed = outcome == RunOutcome::Failed;
+    for thread in threads {
+        // A worker reports its exit shortly before its thread has ended. A worker that hangs is not joined, because the process
+        // must end.
+        match join_within(thread, ABORT_TIMEOUT) {
+            Some(Ok(Ok(aborted))) => {
+                total_aborted += aborted;
                 continue;
             }
             Some(Ok(Err(error))) => error!(%error, "a worker failed"),
             Some(Err(_)) => error!("a worker panicked"),
-            None => error!("a worker did not end"),
+            None => error!("a worker did not stop"),
         }
-        broken = true;
+        has_failed = true;
     }
-    info!(cut = total, "stopped");
-    if broken { RunOutcome::Failed } else { RunOutcome::Drained { cut: total } }
+    info!(cut = total_aborted, "stopped");
+    if has_failed { RunOutcome::Failed } else { RunOutcome::Drained { cut: total_aborted } }
 }

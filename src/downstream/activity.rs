@@ -1,6 +1,5 @@
-//! What a connection is doing, and what it is told to do.
-//!
-//! It notes since when it waits, and for what; the worker's [`super::reaper`] looks at the notes of all of them.
+//! The state of one connection, with the times that its timeouts depend on, and the request to close it. The connection updates it;
+//! the worker's [`super::reaper`] checks the timeouts. It knows nothing about sockets or protocols.
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
@@ -11,65 +10,64 @@ use crate::base::clock;
 use crate::config::Timeouts;
 use crate::observability::metrics::CloseCause;
 
-/// What the reaper wants of a connection.
+/// The way in which a connection is to be closed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CloseMode {
-    /// End after the requests in flight.
+    /// After the requests in flight.
     Graceful,
-    /// End at once.
+    /// Immediately.
     Abort,
 }
 
-/// What a connection notes about itself.
+/// The state of one connection, on one thread.
 pub struct Activity {
     opened_at: Instant,
     in_flight: Cell<u32>,
-    /// One for each request in flight, found again by its number. HTTP/1.1 has one at a time.
+    /// The responses of the requests in flight, by index. HTTP/1.1 has one at a time.
     responses: RefCell<Vec<ResponseProgress>>,
     request_count: Cell<u64>,
     idle_since: Cell<Instant>,
     is_quiescent: Cell<bool>,
-    /// When a part of a request's head had come, until the rest did. Not noted for HTTP/2, whose frames need not belong
-    /// to a request.
+    /// When the first part of a request's head arrived, until the head is complete. Not recorded for HTTP/2, whose frames need
+    /// not belong to a request.
     head_started_at: Cell<Option<Instant>>,
     is_multiplexed: Cell<bool>,
     write_blocked_since: Cell<Option<Instant>>,
     must_linger: Cell<bool>,
     draining_since: Cell<Option<Instant>>,
     closing_since: Cell<Option<Instant>>,
-    /// When the client last took or sent something after it was asked to close.
+    /// When the client last read or sent data after the connection began to close.
     last_progress: Cell<Option<Instant>>,
     close_request: Cell<Option<CloseMode>>,
     waker: RefCell<Option<Waker>>,
 }
 
-/// How far an answer's body is.
+/// Progress of a response's body.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum ResponseProgress {
-    /// No request has this number now.
+    /// No request has this index.
     Unused,
-    /// The client waits for the backend.
+    /// The client can receive more data.
     WaitingForBackend,
-    /// The client was given a part then, and has not made room for the next one.
+    /// Since then, the client has not made room for more data.
     WaitingForClient(Instant),
 }
 
-/// A connection that is asked to leave before its first request came gets so long to send it: the client has just
-/// connected and counts on an answer.
+/// Time for the first request of a connection that was opened just before the drain: its client expects a response.
 const FIRST_REQUEST_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// A connection without a request that was asked to close gets so long to do it. HTTP/2 asks the client first, and a
-/// silent client would keep it for ever.
+/// Time without progress after which a closing connection without requests is aborted. HTTP/2 waits for the client to close, and
+/// an inactive client would keep the connection open forever.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// And so long, where it still takes or sends something.
+/// Maximum time to close for a connection that still makes progress.
 const MAX_CLOSE_DURATION: Duration = Duration::from_secs(15);
 
-/// Requests that follow each other sooner are served without the connection getting its memory anew.
+/// Idle time after which a connection releases its memory. Requests that follow each other sooner reuse it.
 const QUIESCENT_AFTER: Duration = Duration::from_millis(500);
 
 impl Activity {
-    /// One that no reaper looks at.
+    /// An activity that is not registered with a reaper.
     #[cfg(test)]
     pub fn unregistered() -> Activity {
         Activity::new(Instant::now())
@@ -95,19 +93,19 @@ impl Activity {
         }
     }
 
-    /// From here on the connection speaks HTTP/2.
+    /// Marks the connection as HTTP/2.
     pub fn set_multiplexed(&self) {
         self.is_multiplexed.set(true);
     }
 
-    /// A part of a request's head has come, and not yet all of it.
+    /// Records that the first part of a request's head has arrived.
     pub fn record_head_started(&self) {
         if self.head_started_at.get().is_none() {
             self.head_started_at.set(Some(Instant::now()));
         }
     }
 
-    /// The client took bytes, or did not.
+    /// Records whether the last write was blocked because the client does not read.
     pub fn set_write_blocked(&self, blocked: bool) {
         if !blocked {
             self.write_blocked_since.set(None);
@@ -116,46 +114,46 @@ impl Activity {
         }
     }
 
-    /// The client took or sent something.
+    /// Records that the client read or sent data.
     pub fn record_progress(&self) {
         if self.closing_since.get().is_some() {
             self.last_progress.set(Some(Instant::now()));
         }
     }
 
-    /// How many requests are being answered.
+    /// Number of requests in flight.
     pub fn in_flight(&self) -> u32 {
         self.in_flight.get()
     }
 
-    /// How many requests there were.
+    /// Number of requests since the connection was opened.
     pub fn request_count(&self) -> u64 {
         self.request_count.get()
     }
 
-    /// Asks for an end in good order, from within.
+    /// Closes the connection after the requests in flight, unless it is closing already.
     pub fn close_gracefully(&self) {
         if self.closing_since.get().is_none() {
             self.request_close(CloseMode::Graceful);
         }
     }
 
-    /// The client may still be sending when its last answer is written.
+    /// Requires a lingering close: the client may still be sending when its last response is written.
     pub fn require_linger(&self) {
         self.must_linger.set(true);
     }
 
-    /// Whether the client must be read from before its socket is closed.
+    /// Returns whether the socket must be read before it is closed.
     pub fn must_linger(&self) -> bool {
         self.must_linger.get()
     }
 
-    /// Whether no request has come for a while, so that what serves them can be put away.
+    /// Returns whether no request has arrived for a while, so that the memory for requests can be released.
     pub fn is_quiescent(&self) -> bool {
         self.is_quiescent.get()
     }
 
-    /// A request's head is complete; the request ends when the guard is dropped.
+    /// Records that a request's head is complete. The request ends when the guard is dropped.
     pub fn begin_request(self: &Rc<Activity>) -> InFlightRequest {
         self.head_started_at.set(None);
         self.is_quiescent.set(false);
@@ -165,19 +163,19 @@ impl Activity {
             self.request_close(CloseMode::Graceful);
         }
         let mut deliveries = self.responses.borrow_mut();
-        let number = deliveries
+        let index = deliveries
             .iter()
-            .position(|delivery| *delivery == ResponseProgress::Unused)
+            .position(|progress| *progress == ResponseProgress::Unused)
             .unwrap_or(deliveries.len());
-        if number == deliveries.len() {
+        if index == deliveries.len() {
             deliveries.push(ResponseProgress::Unused);
         }
-        deliveries[number] = ResponseProgress::WaitingForBackend;
+        deliveries[index] = ResponseProgress::WaitingForBackend;
         drop(deliveries);
-        InFlightRequest { activity: Rc::clone(self), index: number }
+        InFlightRequest { activity: Rc::clone(self), index }
     }
 
-    /// Has this task woken when there is an order.
+    /// Wakes this task when the connection is to be closed.
     pub fn register_waker(&self, waker: &Waker) {
         let mut slot = self.waker.borrow_mut();
         if !slot.as_ref().is_some_and(|current| current.will_wake(waker)) {
@@ -185,16 +183,16 @@ impl Activity {
         }
     }
 
-    /// The order that has come, once.
+    /// Takes the request to close the connection, if there is one.
     pub fn take_close_request(&self) -> Option<CloseMode> {
         self.close_request.take()
     }
 
-    pub(super) fn request_close(&self, order: CloseMode) {
+    pub(super) fn request_close(&self, mode: CloseMode) {
         if self.closing_since.get().is_none() {
             self.closing_since.set(Some(Instant::now()));
         }
-        self.close_request.set(Some(order));
+        self.close_request.set(Some(mode));
         self.wake();
     }
 
@@ -204,7 +202,7 @@ impl Activity {
         }
     }
 
-    /// Lets the connection rest, if no request has come for a while.
+    /// Marks the connection as quiescent if no request has arrived for a while.
     pub(super) fn update_quiescence(&self, now: Instant) {
         let is_idle = self.in_flight.get() == 0 && self.request_count.get() > 0;
         if is_idle && !self.is_quiescent.get() && now.duration_since(self.idle_since.get()) >= QUIESCENT_AFTER
@@ -214,7 +212,7 @@ impl Activity {
         }
     }
 
-    /// Asks the connection to end when it has answered.
+    /// Starts the drain: the connection closes after its requests in flight.
     pub(super) fn begin_drain(&self, now: Instant) {
         if self.draining_since.get().is_none() {
             self.draining_since.set(Some(now));
@@ -224,83 +222,88 @@ impl Activity {
         }
     }
 
-    /// What the reaper wants, and the cause if it is the client's doing.
+    /// Returns how to close the connection if a timeout has expired, with the cause if the client is responsible.
     pub(super) fn check_timeouts(
         &self,
         now: Instant,
         timeouts: &Timeouts,
     ) -> Option<(CloseMode, Option<CloseCause>)> {
-        let over =
+        let has_expired =
             |since: Option<Instant>, limit| since.is_some_and(|since| now.duration_since(since) >= limit);
-        let untaken = |delivery: &ResponseProgress| match delivery {
-            ResponseProgress::WaitingForClient(since) => over(Some(*since), timeouts.write),
+        let is_blocked = |progress: &ResponseProgress| match progress {
+            ResponseProgress::WaitingForClient(since) => has_expired(Some(*since), timeouts.write),
             _ => false,
         };
-        if over(self.write_blocked_since.get(), timeouts.write) || self.responses.borrow().iter().any(untaken)
+        if has_expired(self.write_blocked_since.get(), timeouts.write)
+            || self.responses.borrow().iter().any(is_blocked)
         {
             return Some((CloseMode::Abort, Some(CloseCause::WriteTimeout)));
         }
-        // An HTTP/1 connection sees to its age itself, with the answer to a request.
+        // An HTTP/1 connection checks its age itself, when it responds to a request.
         if self.is_multiplexed.get()
             && self.closing_since.get().is_none()
-            && timeouts.connection_age.is_some_and(|age| over(Some(self.opened_at), age))
+            && timeouts.connection_age.is_some_and(|age| has_expired(Some(self.opened_at), age))
         {
             return Some((CloseMode::Graceful, Some(CloseCause::MaxAge)));
         }
         if self.in_flight.get() > 0 {
             return None;
         }
-        if over(self.head_started_at.get(), timeouts.header) {
+        if has_expired(self.head_started_at.get(), timeouts.header) {
             return Some((CloseMode::Abort, Some(CloseCause::HeaderTimeout)));
         }
-        if self.request_count.get() == 0 && over(self.draining_since.get(), FIRST_REQUEST_TIMEOUT) {
+        if self.request_count.get() == 0 && has_expired(self.draining_since.get(), FIRST_REQUEST_TIMEOUT) {
             return Some((CloseMode::Abort, None));
         }
         match self.closing_since.get() {
-            // A slow client that is still taking the end of an answer is at work; the write timeout bounds it.
+            // A slow client that still reads the end of a response is not idle; the write timeout limits it.
             _ if self.write_blocked_since.get().is_some() => None,
-            None => over(Some(self.idle_since.get()), timeouts.idle)
+            None => has_expired(Some(self.idle_since.get()), timeouts.idle)
                 .then_some((CloseMode::Graceful, Some(CloseCause::IdleTimeout))),
-            Some(asked) => {
-                let idle_since = asked.max(self.idle_since.get());
-                // The end of an HTTP/2 answer may be taken bit by bit.
-                let moved = self.last_progress.get().map_or(idle_since, |moved| moved.max(idle_since));
-                let ends = over(Some(moved), CLOSE_TIMEOUT) || over(Some(idle_since), MAX_CLOSE_DURATION);
-                ends.then_some((CloseMode::Abort, None))
+            Some(closing_since) => {
+                let idle_since = closing_since.max(self.idle_since.get());
+                // A client may read the end of an HTTP/2 response in small pieces.
+                let last_progress = self
+                    .last_progress
+                    .get()
+                    .map_or(idle_since, |last_progress| last_progress.max(idle_since));
+                let has_timed_out = has_expired(Some(last_progress), CLOSE_TIMEOUT)
+                    || has_expired(Some(idle_since), MAX_CLOSE_DURATION);
+                has_timed_out.then_some((CloseMode::Abort, None))
             }
         }
     }
 }
 
-/// A request that is being answered.
+/// A request in flight.
 pub struct InFlightRequest {
     activity: Rc<Activity>,
     index: usize,
 }
 
 impl InFlightRequest {
-    /// The client has room for more of the answer.
+    /// Records that the client can receive more of the response.
     pub fn record_waiting_for_backend(&self) {
         self.set_progress(ResponseProgress::WaitingForBackend);
     }
 
-    /// A part of the answer was handed on. Within HTTP/2 a client can leave it untaken though its socket takes bytes.
+    /// Records that a part of the response was passed on. In HTTP/2, a client can stop reading one stream while its socket still accepts data.
     pub fn record_waiting_for_client(&self) {
         self.set_progress(ResponseProgress::WaitingForClient(Instant::now()));
     }
 
-    fn set_progress(&self, delivery: ResponseProgress) {
-        self.activity.responses.borrow_mut()[self.index] = delivery;
+    fn set_progress(&self, progress: ResponseProgress) {
+        self.activity.responses.borrow_mut()[self.index] = progress;
     }
 }
 
 impl Drop for InFlightRequest {
     fn drop(&mut self) {
         self.set_progress(ResponseProgress::Unused);
-        let left = self.activity.in_flight.get() - 1;
-        self.activity.in_flight.set(left);
-        if left == 0 {
-            // The end of the request's access line has just been read off the clock.
+        let remaining = self.activity.in_flight.get() - 1;
+        self.activity.in_flight.set(remaining);
+        if remaining == 0 {
+            // The clock was read a moment ago, for the access log.
             self.activity.idle_since.set(clock::recent());
         }
     }
@@ -324,11 +327,11 @@ pub(super) mod tests {
     }
 
     fn after(activity: &Activity, seconds: u32) -> Option<CloseMode> {
-        activity.check_timeouts(Instant::now() + seconds * SECOND, &timeouts()).map(|(order, _)| order)
+        activity.check_timeouts(Instant::now() + seconds * SECOND, &timeouts()).map(|(mode, _)| mode)
     }
 
     #[test]
-    fn an_idle_connection_is_closed_and_one_at_work_is_not() {
+    fn an_idle_connection_is_closed_and_an_active_one_is_not() {
         let activity = &Rc::new(Activity::unregistered());
         assert_eq!(after(activity, 4), None);
         assert_eq!(after(activity, 5), Some(CloseMode::Graceful));
@@ -339,49 +342,51 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn one_that_does_not_close_when_asked_is_cut() {
+    fn a_connection_that_does_not_close_in_time_is_aborted() {
         let activity = &Rc::new(Activity::unregistered());
         activity.request_close(CloseMode::Graceful);
         assert_eq!(after(activity, 1), None);
         assert_eq!(after(activity, 2), Some(CloseMode::Abort));
         let request = activity.begin_request();
-        assert_eq!(after(activity, 3600), None, "what is in flight is finished");
+        assert_eq!(after(activity, 3600), None, "requests in flight are finished");
         drop(request);
         assert_eq!(after(activity, 1), None);
     }
 
     #[test]
-    fn one_that_still_takes_the_end_of_an_answer_is_not_cut() {
+    fn a_closing_connection_with_progress_is_not_aborted() {
         let activity = &Rc::new(Activity::unregistered());
         let after = |seconds| activity.check_timeouts(Instant::now() + seconds * SECOND, &timeouts());
         activity.record_progress();
         activity.request_close(CloseMode::Graceful);
-        // As if it had been asked a while ago.
+        // As if it had been closing for a while.
         activity.closing_since.set(Instant::now().checked_sub(7 * SECOND));
-        activity.idle_since.set(Instant::now().checked_sub(7 * SECOND).expect("the machine runs for longer"));
-        assert_eq!(after(0), Some((CloseMode::Abort, None)), "it moved before it was asked");
+        activity
+            .idle_since
+            .set(Instant::now().checked_sub(7 * SECOND).expect("the machine has been up for longer"));
+        assert_eq!(after(0), Some((CloseMode::Abort, None)), "the progress was before it began to close");
         activity.record_progress();
         assert_eq!(after(1), None);
         assert_eq!(after(2), Some((CloseMode::Abort, None)));
         activity.closing_since.set(Instant::now().checked_sub(15 * SECOND));
         activity
             .idle_since
-            .set(Instant::now().checked_sub(15 * SECOND).expect("the machine runs for longer"));
-        assert_eq!(after(0), Some((CloseMode::Abort, None)), "not for ever");
+            .set(Instant::now().checked_sub(15 * SECOND).expect("the machine has been up for longer"));
+        assert_eq!(after(0), Some((CloseMode::Abort, None)), "not forever");
     }
 
     #[test]
-    fn a_head_that_has_begun_must_end() {
+    fn an_incomplete_head_times_out() {
         let activity = &Rc::new(Activity::unregistered());
         activity.record_head_started();
         assert_eq!(after(activity, 1), None);
         assert_eq!(after(activity, 2), Some(CloseMode::Abort));
         drop(activity.begin_request());
-        assert_eq!(after(activity, 4), None, "it has come whole");
+        assert_eq!(after(activity, 4), None, "the head is complete");
     }
 
     #[test]
-    fn an_answer_that_is_not_taken_ends_the_connection() {
+    fn a_blocked_write_times_out() {
         let activity = &Rc::new(Activity::unregistered());
         let _request = activity.begin_request();
         activity.set_write_blocked(true);
@@ -391,18 +396,18 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn who_still_takes_the_end_of_an_answer_is_not_idle() {
+    fn a_client_that_still_reads_a_response_is_not_idle() {
         let activity = &Rc::new(Activity::unregistered());
         drop(activity.begin_request());
         activity.set_write_blocked(true);
-        let patient = Timeouts { write: 9 * SECOND, ..timeouts() };
-        assert_eq!(activity.check_timeouts(Instant::now() + 8 * SECOND, &patient), None);
-        let why = activity.check_timeouts(Instant::now() + 9 * SECOND, &patient);
-        assert_eq!(why, Some((CloseMode::Abort, Some(CloseCause::WriteTimeout))));
+        let timeouts = Timeouts { write: 9 * SECOND, ..timeouts() };
+        assert_eq!(activity.check_timeouts(Instant::now() + 8 * SECOND, &timeouts), None);
+        let result = activity.check_timeouts(Instant::now() + 9 * SECOND, &timeouts);
+        assert_eq!(result, Some((CloseMode::Abort, Some(CloseCause::WriteTimeout))));
     }
 
     #[test]
-    fn one_answer_among_many_that_is_not_taken_ends_the_connection() {
+    fn one_blocked_stream_times_out() {
         let activity = &Rc::new(Activity::unregistered());
         let (first, second) = (activity.begin_request(), activity.begin_request());
         first.record_waiting_for_client();
@@ -410,10 +415,10 @@ pub(super) mod tests {
         second.record_waiting_for_backend();
         assert_eq!(after(activity, 3), Some(CloseMode::Abort));
         first.record_waiting_for_backend();
-        assert_eq!(after(activity, 3600), None, "the backend's pauses are another timeout's concern");
+        assert_eq!(after(activity, 3600), None, "a different timeout limits the pauses of the backend");
         first.record_waiting_for_client();
         drop(first);
         assert_eq!(after(activity, 3600), None);
-        assert_eq!(activity.begin_request().index, 0, "its number is free again");
+        assert_eq!(activity.begin_request().index, 0, "its index is reused");
     }
 }

@@ -1,40 +1,50 @@
-//! Small writes that go out together.
+//! A buffered writer for HTTP/2: small writes of one connection go out together.
 //!
-//! An HTTP/2 connection writes a few frames for each answer, and flushes. With many answers at once each of them would be
-//! a TLS record and a system call of its own, though all are for one client.
+//! h2 writes a few frames per response and flushes. Without this buffer, each of several responses that are ready together
+//! would be a separate TLS record and system call.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
+use bytes::{Buf, BytesMut};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use crate::downstream::activity::Activity;
-use crate::downstream::write_buffer::Gathered;
 
-/// Most bytes that are gathered: what a TLS record holds.
-const MOST_GATHERED: usize = 16 * 1024;
+/// Maximum number of buffered bytes: the size of a TLS record.
+const MAX_BUFFERED: usize = 16 * 1024;
 
-/// A socket, and what is on its way to it.
+/// A client's socket with a write buffer.
 pub struct CoalescedIo<I> {
     io: I,
-    gathered: Gathered,
+    buffer: BytesMut,
     activity: Rc<Activity>,
-    /// The flush was put off once.
-    is_put_off: bool,
+    is_flush_deferred: bool,
 }
 
 impl<I: AsyncWrite + Unpin> CoalescedIo<I> {
     pub fn new(io: I, activity: Rc<Activity>) -> CoalescedIo<I> {
-        CoalescedIo { io, gathered: Gathered::default(), activity, is_put_off: false }
+        CoalescedIo { io, buffer: BytesMut::new(), activity, is_flush_deferred: false }
     }
 
-    fn poll_drain(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        ready!(self.gathered.poll_drain(&mut self.io, cx))?;
-        // An idle connection owns no buffer, and seldom is one idle that has just written.
+    /// Removes bytes that were written from the buffer.
+    fn consume(&mut self, count: usize) {
+        // `clear` keeps the whole capacity, `advance` would not.
+        if count == self.buffer.len() { self.buffer.clear() } else { self.buffer.advance(count) }
+    }
+
+    fn poll_write_buffer(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while !self.buffer.is_empty() {
+            match ready!(Pin::new(&mut self.io).poll_write(cx, &self.buffer))? {
+                0 => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
+                written => self.consume(written),
+            }
+        }
+        // An idle connection keeps no buffer; connections that have just written are rarely idle.
         if self.activity.in_flight() == 0 {
-            self.gathered.release();
+            self.buffer = BytesMut::new();
         }
         Poll::Ready(Ok(()))
     }
@@ -54,45 +64,44 @@ impl<I: AsyncWrite + Unpin> AsyncWrite for CoalescedIo<I> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         loop {
             let this = &mut *self;
-            if this.gathered.len() + buf.len() <= MOST_GATHERED {
-                this.gathered.push(buf);
+            if this.buffer.len() + buf.len() <= MAX_BUFFERED {
+                this.buffer.extend_from_slice(buf);
                 return Poll::Ready(Ok(buf.len()));
             }
-            // Much is not copied. What has been gathered goes out before it, in the same call.
-            let before = this.gathered.rest();
-            let parts = [IoSlice::new(before), IoSlice::new(buf)];
+            // Large data is not copied. The buffer is written before it, in the same call.
+            let buffered = this.buffer.len();
+            let parts = [IoSlice::new(&this.buffer), IoSlice::new(buf)];
             let written = ready!(Pin::new(&mut this.io).poll_write_vectored(cx, &parts))?;
             if written == 0 {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }
-            let of_gathered = written.min(before.len());
-            this.gathered.advance(of_gathered);
-            if written > of_gathered {
-                return Poll::Ready(Ok(written - of_gathered));
+            this.consume(written.min(buffered));
+            if written > buffered {
+                return Poll::Ready(Ok(written - buffered));
             }
         }
     }
 
-    /// It is, but h2 is to hand over its frames one after the other and not to wait for a flush after each.
+    /// False, although vectored writes are supported: h2 then passes its frames one by one and does not flush after each.
     fn is_write_vectored(&self) -> bool {
         false
     }
 
-    /// Lets the connection's other requests, which may be about to be answered too, have their turn first.
+    /// Yields once while the connection has other requests in flight, whose responses may be ready too.
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = &mut *self;
-        if !this.gathered.is_empty() && !this.is_put_off && this.activity.in_flight() > 1 {
-            this.is_put_off = true;
+        if !this.buffer.is_empty() && !this.is_flush_deferred && this.activity.in_flight() > 1 {
+            this.is_flush_deferred = true;
             cx.waker().wake_by_ref();
             return Poll::Pending;
         }
-        ready!(this.poll_drain(cx))?;
-        this.is_put_off = false;
+        ready!(this.poll_write_buffer(cx))?;
+        this.is_flush_deferred = false;
         Pin::new(&mut this.io).poll_flush(cx)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        ready!(self.poll_drain(cx))?;
+        ready!(self.poll_write_buffer(cx))?;
         Pin::new(&mut self.io).poll_shutdown(cx)
     }
 }

@@ -1,28 +1,28 @@
-//! Counts the frames of an HTTP/2 client that ask for work and get it nothing.
+//! Limits the rate of HTTP/2 control frames that cause work for the server but transfer no request.
 //!
-//! The protocol lets a client send them without end, and each costs. So they draw on a budget that grows with time,
-//! with requests and with what is sent to the client: clients that work never come near its end.
+//! The protocol allows a client to send any number of them. Each one reduces a budget, which grows with time, with requests and
+//! with the data that is sent to the client, so that normal clients never exhaust it.
 
 use std::time::Instant;
 
-/// What a client sends first of all (RFC 9113 section 3.4).
+/// Length of the connection preface (RFC 9113 section 3.4).
 const PREFACE_LENGTH: usize = 24;
 
 const HEADER_LENGTH: usize = 9;
 
-/// Frames that one request pays for.
+/// Control frames that the budget gains with each request.
 const FRAMES_PER_REQUEST: u32 = 8;
 
-/// Bytes to the client that pay for one frame, such as the `WINDOW_UPDATE` that acknowledges them.
+/// Bytes sent to the client with which the budget gains one frame, such as the `WINDOW_UPDATE` that acknowledges them.
 const BYTES_PER_FRAME: usize = 1024;
 
-/// A frame that none may send: `PING` without its 8 bytes. HTTP/2 answers `GOAWAY` and ends the connection.
+/// An invalid frame, a `PING` without its 8 bytes, to which the HTTP/2 library responds with `GOAWAY` and a closed connection.
 pub const INVALID_PING: [u8; HEADER_LENGTH] = [0, 0, 0, 6, 0, 0, 0, 0, 0];
 
-/// Reads along.
+/// Parses the frame headers of a client's data.
 #[derive(Debug)]
 pub struct FrameMeter {
-    /// Bytes until the next frame's header.
+    /// Bytes before the next frame header.
     skip: usize,
     header: [u8; HEADER_LENGTH],
     header_read: usize,
@@ -32,7 +32,7 @@ pub struct FrameMeter {
 }
 
 impl FrameMeter {
-    /// Allows `per_minute` frames without a use.
+    /// A budget of `per_minute` control frames.
     pub fn new(per_minute: u32) -> FrameMeter {
         FrameMeter {
             skip: PREFACE_LENGTH,
@@ -44,7 +44,7 @@ impl FrameMeter {
         }
     }
 
-    /// Bytes went to the client.
+    /// Increases the budget for data sent to the client.
     pub fn credit_sent_bytes(&mut self, bytes: usize) {
         let frames = u32::try_from(bytes.div_ceil(BYTES_PER_FRAME)).unwrap_or(u32::MAX);
         self.credit(frames);
@@ -54,7 +54,7 @@ impl FrameMeter {
         self.budget = self.budget.saturating_add(frames).min(self.max_budget);
     }
 
-    /// Looks at bytes that came. `Some(at)`: the client has gone too far, and this is a place between two frames.
+    /// Inspects received data. `Some(offset)`: the budget is exhausted, and `offset` is a boundary between two frames.
     pub fn inspect(&mut self, bytes: &[u8]) -> Option<usize> {
         let mut at = 0;
         while at < bytes.len() {
@@ -79,7 +79,7 @@ impl FrameMeter {
         None
     }
 
-    /// What time has brought; false if that is nothing.
+    /// Increases the budget by the elapsed time. Returns whether it grew.
     fn refill(&mut self) -> bool {
         let passed = self.refilled_at.elapsed().as_millis() * u128::from(self.max_budget) / 60_000;
         if passed > 0 {
@@ -100,12 +100,12 @@ impl FrameMeter {
         self.skip = usize::from(a) << 16 | usize::from(b) << 8 | usize::from(c);
         match kind {
             HEADERS => self.credit(FRAMES_PER_REQUEST),
-            // Padding hides that there is nothing within.
+            // A frame that may consist of padding only.
             DATA if flags & PADDED != 0 && self.skip <= LARGEST_PADDING => {
                 self.budget = self.budget.saturating_sub(1);
             }
             DATA if self.skip > 0 || flags & END_STREAM != 0 => {}
-            // The library bounds these itself, by the size of the head that they make up.
+            // The HTTP/2 library limits these by the size of the head.
             CONTINUATION => {}
             _ => self.budget = self.budget.saturating_sub(1),
         }
@@ -128,7 +128,7 @@ mod tests {
     }
 
     #[test]
-    fn frames_without_a_use_come_to_an_end() {
+    fn control_frames_are_limited() {
         for idle in [
             frame(6, 0, &[0; 8]),
             frame(4, 0, &[]),
@@ -145,7 +145,7 @@ mod tests {
     }
 
     #[test]
-    fn the_place_is_between_two_frames_however_the_bytes_come() {
+    fn the_offset_is_a_frame_boundary_for_any_split_of_the_data() {
         let bytes = frame(6, 0, &[0; 8]).repeat(12);
         let mut meter = meter(10);
         assert_eq!(meter.inspect(&bytes), Some(10 * 17));
@@ -162,7 +162,7 @@ mod tests {
     }
 
     #[test]
-    fn work_pays_for_them() {
+    fn requests_and_responses_increase_the_budget() {
         let mut meter = meter(10);
         for _ in 0..100 {
             for _ in 0..8 {

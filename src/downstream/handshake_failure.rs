@@ -1,4 +1,4 @@
-//! Why a connection came to no HTTP, in the words of the metrics.
+//! Classifies errors of the PROXY protocol and of the TLS handshake for the metrics. It knows nothing about connections.
 
 use std::io;
 
@@ -6,7 +6,7 @@ use rustls::{AlertDescription, Error};
 
 use crate::observability::metrics::HandshakeFailure;
 
-/// What became of the TLS handshake, or of the PROXY header before it.
+/// The metrics label for an error of the TLS handshake, or of the PROXY protocol header before it.
 pub fn classify(error: &io::Error) -> HandshakeFailure {
     if let Some(error) = error.get_ref().and_then(|source| source.downcast_ref::<Error>()) {
         return classify_tls(error);
@@ -46,7 +46,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn failures_have_kinds() {
+    fn errors_are_classified() {
         let tls = |error: Error| io::Error::new(io::ErrorKind::InvalidData, error);
         for (error, expected) in [
             (io::ErrorKind::TimedOut.into(), HandshakeFailure::Timeout),
@@ -55,7 +55,7 @@ mod tests {
             (tls(Error::NoCertificatesPresented), HandshakeFailure::Certificate),
             (tls(Error::NoApplicationProtocol), HandshakeFailure::Incompatible),
             (tls(Error::DecryptError), HandshakeFailure::Malformed),
-            (io::Error::other("odd"), HandshakeFailure::Other),
+            (io::Error::other("unknown"), HandshakeFailure::Other),
         ] {
             assert_eq!(classify(&error), expected, "{error}");
         }

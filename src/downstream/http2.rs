@@ -1,4 +1,4 @@
-//! An HTTP/2 connection, spoken by hyper.
+//! An HTTP/2 connection, served by hyper. It sets the limits of the protocol, and connects streams with the gateway.
 
 use std::convert::Infallible;
 use std::future::poll_fn;
@@ -28,49 +28,49 @@ use crate::gateway::{DownstreamResponse, ObservedBody};
 use crate::http::client_body::ClientBody;
 use crate::http::headers::Head;
 
-/// HTTP/2 windows for requests' bodies: of a stream, and of the connection.
+/// Flow control windows for request bodies.
 const STREAM_WINDOW: u32 = 256 * 1024;
 const CONNECTION_WINDOW: u32 = 1024 * 1024;
 
-/// Most bytes of answers that wait for a stream's window.
+/// Maximum bytes per stream that wait for the client's flow control window.
 const MAX_SEND_BUFFER: usize = 256 * 1024;
 
-/// What a connection may ask for.
+/// Limits of one connection.
 #[derive(Clone, Copy, Debug)]
 pub struct Http2Limits {
-    /// Most streams at once.
+    /// Maximum number of concurrent streams.
     pub max_streams: u32,
-    /// Most bytes of a head's fields, as HTTP/2 counts them.
+    /// Maximum size of a request's headers, as defined by HTTP/2 (SETTINGS_MAX_HEADER_LIST_SIZE).
     pub max_head_size: u32,
-    /// Streams that the client may reset before they were begun with, or have us reset by its mistakes.
+    /// Maximum number of streams that the client resets before they are accepted, or that are reset because of its errors.
     pub max_resets: usize,
-    /// Most requests.
+    /// Maximum number of requests.
     pub max_requests: u64,
 }
 
-/// Serves a connection to its end.
+/// Serves a connection until it ends.
 pub async fn serve<I>(
     io: WatchedIo<I>,
-    terms: Current<Rc<ServingConfig>>,
-    client: Rc<Peer>,
+    serving: Current<Rc<ServingConfig>>,
+    peer: Rc<Peer>,
     activity: &Rc<Activity>,
-    bounds: Http2Limits,
+    limits: Http2Limits,
 ) -> hyper::Result<()>
 where
     I: AsyncRead + AsyncWrite + Unpin + 'static,
 {
     activity.set_multiplexed();
-    let answer = request_service(terms, client, activity, bounds.max_requests);
+    let service = request_service(serving, peer, activity, limits.max_requests);
     let connection = http2::Builder::new(LocalExecutor)
         .timer(TokioTimer::new())
-        .max_concurrent_streams(bounds.max_streams)
-        .max_pending_accept_reset_streams(bounds.max_resets)
-        .max_local_error_reset_streams(bounds.max_resets)
+        .max_concurrent_streams(limits.max_streams)
+        .max_pending_accept_reset_streams(limits.max_resets)
+        .max_local_error_reset_streams(limits.max_resets)
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
         .max_send_buf_size(MAX_SEND_BUFFER)
-        .max_header_list_size(bounds.max_head_size)
-        .serve_connection(TokioIo::new(CoalescedIo::new(io, Rc::clone(activity))), service_fn(answer));
+        .max_header_list_size(limits.max_head_size)
+        .serve_connection(TokioIo::new(CoalescedIo::new(io, Rc::clone(activity))), service_fn(service));
     let mut connection = pin!(connection);
     poll_fn(|cx| {
         activity.register_waker(cx.waker());
@@ -81,7 +81,7 @@ where
             match activity.take_close_request() {
                 None => return Poll::Pending,
                 Some(CloseMode::Graceful) => {
-                    // A client that makes room for the end of an answer would have it reset by doing so.
+                    // Closing the socket while the client still sends WINDOW_UPDATE would reset the end of a response.
                     activity.require_linger();
                     connection.as_mut().graceful_shutdown();
                 }
@@ -92,24 +92,24 @@ where
     .await
 }
 
-/// Whether the client was sent away for what it did: too many resets, in either direction.
+/// Returns whether the connection was closed because of too many stream resets, in either direction.
 pub fn is_abuse(error: &hyper::Error) -> bool {
     let cause = std::error::Error::source(error).and_then(|cause| cause.downcast_ref::<h2::Error>());
     cause.is_some_and(|cause| cause.is_library() && cause.reason() == Some(h2::Reason::ENHANCE_YOUR_CALM))
 }
 
-/// The function that answers a connection's requests.
+/// The function that hyper calls for each request of the connection.
 fn request_service(
-    terms: Current<Rc<ServingConfig>>,
-    client: Rc<Peer>,
+    serving: Current<Rc<ServingConfig>>,
+    peer: Rc<Peer>,
     activity: &Rc<Activity>,
-    most_requests: u64,
+    max_requests: u64,
 ) -> impl Fn(Request<Incoming>) -> ResponseFuture + use<> {
     let activity = Rc::clone(activity);
     move |request| {
-        let (gateway, client) = (Rc::clone(&terms.get().gateway), Rc::clone(&client));
+        let (gateway, peer) = (Rc::clone(&serving.get().gateway), Rc::clone(&peer));
         let in_flight = activity.begin_request();
-        if activity.request_count() >= most_requests {
+        if activity.request_count() >= max_requests {
             activity.close_gracefully();
         }
         Box::pin(async move {
@@ -117,7 +117,7 @@ fn request_service(
             let is_head = head.method == Method::HEAD;
             let (body, unread) = ClientBody::http2(body);
             let DownstreamResponse { status, fields, mut body } =
-                gateway.handle(client, Head::from(head), body).await;
+                gateway.handle(peer, Head::from(head), body).await;
             if let Some(unread) = unread.take() {
                 tokio::task::spawn_local(discard_body(unread));
             }
@@ -132,11 +132,11 @@ fn request_service(
     }
 }
 
-/// Reads and forgets what nobody has read of a request's body. Without that its stream would be reset at the end of the
-/// answer, and there are clients that lose the answer then, as they are still sending (curl before version 8).
+/// Reads and discards the rest of a request's body. Otherwise the stream would be reset at the end of the response, and clients
+/// that are still sending would lose the response (curl before version 8).
 async fn discard_body(mut body: Incoming) {
     let mut read = 0;
-    let discarding = async {
+    let discard = async {
         while let Some(Ok(frame)) = body.frame().await {
             read += frame.data_ref().map_or(0, |data| data.len() as u64);
             if read > MAX_DISCARDED_BODY {
@@ -144,12 +144,12 @@ async fn discard_body(mut body: Incoming) {
             }
         }
     };
-    let _ = timeout(DISCARD_TIMEOUT, discarding).await; // A reset is what is left.
+    let _ = timeout(DISCARD_TIMEOUT, discard).await; // After that, the stream is reset.
 }
 
 type ResponseFuture = Pin<Box<dyn Future<Output = Result<Response<InFlightBody>, Infallible>>>>;
 
-/// Runs an HTTP/2 connection's streams beside it.
+/// Runs the streams of an HTTP/2 connection on the connection's thread.
 #[derive(Clone, Copy)]
 struct LocalExecutor;
 
@@ -159,7 +159,7 @@ impl<F: Future<Output = ()> + 'static> Executor<F> for LocalExecutor {
     }
 }
 
-/// An answer's body; its request is in flight until it ends.
+/// A response body that keeps its request in flight until it ends.
 struct InFlightBody {
     body: ObservedBody,
     in_flight: InFlightRequest,

@@ -1,5 +1,5 @@
-//! Listening sockets: one for each worker on the same port, so that the kernel spreads connections and no thread
-//! hands one to another.
+//! Listening sockets. Each worker has its own on the same port (SO_REUSEPORT), so that the kernel distributes connections and no
+//! thread passes one to a different thread.
 
 use std::io;
 use std::net::SocketAddr;
@@ -10,30 +10,37 @@ use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 use tokio::net::{TcpListener, TcpStream};
 use tracing::warn;
 
-/// Connections that the kernel keeps for each worker until they are accepted.
+/// Length of the accept queue of each worker.
 const BACKLOG: i32 = 4096;
 
-/// After an accept that failed for want of descriptors or memory: trying again at once would only burn the CPU.
+/// Delay after a failed accept. If descriptors or memory are exhausted, an immediate retry would only use CPU time.
 const ACCEPT_RETRY_DELAY: Duration = Duration::from_millis(100);
 
-/// Binds `count` sockets to one address. With port 0 all get the port that the first one was given.
+/// Binds `count` sockets to one address. With port 0, all of them use the port that the first one was assigned.
 pub fn bind(address: SocketAddr, count: usize) -> io::Result<Vec<std::net::TcpListener>> {
-    // Sharing a port is possible with strangers too. A socket that does not share finds out whether somebody is there.
-    drop(open_socket(address, false)?);
+    // SO_REUSEPORT would also share the port with an unrelated process. A socket without it detects that the port is in use.
+    drop(open_socket(address, PortUse::Exclusive)?);
     let mut address = address;
     let mut listeners = Vec::with_capacity(count);
     for _ in 0..count.max(1) {
-        let listener = open_socket(address, true)?;
+        let listener = open_socket(address, PortUse::Shared)?;
         address = listener.local_addr()?;
         listeners.push(listener);
     }
     Ok(listeners)
 }
 
-fn open_socket(address: SocketAddr, shared: bool) -> io::Result<std::net::TcpListener> {
+/// Exclusive or shared use of a port by listening sockets.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum PortUse {
+    Exclusive,
+    Shared,
+}
+
+fn open_socket(address: SocketAddr, port: PortUse) -> io::Result<std::net::TcpListener> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     socket.set_reuse_address(true)?;
-    socket.set_reuse_port(shared)?;
+    socket.set_reuse_port(port == PortUse::Shared)?;
     socket.set_nonblocking(true)?;
     set_connection_options(&socket)?;
     socket.bind(&address.into())?;
@@ -41,13 +48,13 @@ fn open_socket(address: SocketAddr, shared: bool) -> io::Result<std::net::TcpLis
     Ok(socket.into())
 }
 
-/// Has a socket that somebody else opened serve like ours. All workers accept from the one socket then.
+/// Configures an inherited socket like the gateway's own. All workers then accept from the same socket.
 pub fn adopt(socket: &std::net::TcpListener) -> io::Result<()> {
     socket.set_nonblocking(true)?;
     set_connection_options(&SockRef::from(socket))
 }
 
-/// Waits for the next connection. Failures to accept are logged, counted and outlived.
+/// Waits for the next connection. Errors are logged, counted and retried.
 pub async fn accept(listener: &TcpListener, failures: &Counter) -> (TcpStream, SocketAddr) {
     loop {
         match listener.accept().await {
@@ -55,7 +62,7 @@ pub async fn accept(listener: &TcpListener, failures: &Counter) -> (TcpStream, S
             Err(error) if is_connection_error(&error) => {}
             Err(error) => {
                 failures.inc();
-                warn!(%error, "cannot accept connections; trying again");
+                warn!(%error, "cannot accept connections; retrying");
                 tokio::time::sleep(ACCEPT_RETRY_DELAY).await;
             }
         }
@@ -67,8 +74,8 @@ fn is_connection_error(error: &io::Error) -> bool {
     matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset)
 }
 
-/// What connections take over from the socket that they come in by, as Linux has it: set once and not for each of them. No
-/// Nagle; probes find clients that are gone without a word while a query runs for them.
+/// Sets the options that accepted sockets inherit on Linux, so that they are set once and not per connection: TCP_NODELAY, and
+/// keepalive probes, which detect clients that have disappeared while their query runs.
 fn set_connection_options(socket: &Socket) -> io::Result<()> {
     socket.set_tcp_nodelay(true)?;
     let probes = TcpKeepalive::new()
@@ -83,10 +90,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn connections_take_over_what_is_set_for_them() {
+    fn accepted_sockets_inherit_the_options() {
         let listener = bind(SocketAddr::from(([127, 0, 0, 1], 0)), 1).expect("bound").remove(0);
         let _client =
-            std::net::TcpStream::connect(listener.local_addr().expect("an address")).expect("let in");
+            std::net::TcpStream::connect(listener.local_addr().expect("an address")).expect("connected");
         let accepted = loop {
             match listener.accept() {
                 Ok((accepted, _)) => break accepted,
@@ -99,12 +106,12 @@ mod tests {
     }
 
     #[test]
-    fn all_workers_share_the_port_that_was_given() {
+    fn all_workers_share_the_assigned_port() {
         let listeners = bind(SocketAddr::from(([127, 0, 0, 1], 0)), 3).expect("bound");
         let address = listeners[0].local_addr().expect("an address");
         assert_ne!(address.port(), 0);
         assert!(listeners.iter().all(|l| l.local_addr().expect("an address") == address));
-        let error = bind(address, 1).expect_err("somebody listens there");
+        let error = bind(address, 1).expect_err("the port is in use");
         assert_eq!(error.kind(), io::ErrorKind::AddrInUse);
     }
 }

@@ -1,8 +1,8 @@
-//! One client's connection: TLS, then HTTP/1.1 or HTTP/2, until it ends or has to.
+//! One client connection: the PROXY protocol header, the TLS handshake, then HTTP/1.1 or HTTP/2 until the connection ends. It
+//! passes requests to the gateway, and knows nothing about authentication, routes or backends.
 
 mod activity;
 mod coalesced_io;
-mod corked_io;
 mod frame_meter;
 mod handshake_failure;
 mod http1;
@@ -12,7 +12,6 @@ mod proxy_protocol;
 pub mod reaper;
 mod socket;
 mod watched_io;
-mod write_buffer;
 
 use std::future::poll_fn;
 use std::io;
@@ -42,43 +41,47 @@ use crate::observability::trace::Interval;
 use crate::tls::{ServerTls, TlsSnapshot};
 
 use activity::Activity;
-use corked_io::CorkedIo;
 use reaper::Registration;
-use socket::{ClientSocket, ClientTlsStream};
+use socket::{ClientSocket, ClientTlsStream, TlsTransport};
 use watched_io::WatchedIo;
 
-/// So much of a refused request's body is read and forgotten after the answer: so that HTTP/1's connection can go on, and that
-/// a client which still sends over HTTP/2 does not take the reset of its stream for a failure.
+/// Maximum bytes of a rejected request's body that are read and discarded after the response. HTTP/1 can then keep the connection
+/// open, and an HTTP/2 client that is still sending does not treat the reset of its stream as a failure.
 const MAX_DISCARDED_BODY: u64 = 256 * 1024;
 
-/// For so long.
+/// Maximum time for reading and discarding such a body.
 const DISCARD_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// What connections of one listener have in common.
+/// State that the connections of one listener share.
 pub struct Service {
-    /// On what terms they are served. Each request is answered on those that are in force when it comes, and to its end.
+    /// The active configuration. Each request uses, until it ends, the one that is active when it arrives.
     pub serving: Current<Rc<ServingConfig>>,
-    /// How to speak TLS; `None` for plain HTTP.
+    /// Configuration of TLS with clients; `None` for plain HTTP.
     pub tls: Option<ServerTls>,
 }
 
-/// What a reload may replace.
+/// The part of a worker's state that a reload replaces.
 pub struct ServingConfig {
-    /// Answers requests.
+    /// Serves the requests.
     pub gateway: Rc<Gateway>,
-    /// Proxies that are believed when they say who the client is.
+    /// Proxies whose statements about the client's address are trusted.
     pub trusted_proxies: Vec<IpNet>,
-    /// Whether connections begin with a PROXY protocol header.
+    /// True if connections must start with a PROXY protocol header.
     pub proxy_protocol: bool,
-    /// What clients are waited for.
+    /// Timeouts for clients.
     pub timeouts: Timeouts,
-    /// What clients may ask for.
+    /// Limits per client connection and request.
     pub limits: LimitOptions,
-    /// Who may come in.
+    /// Limits on concurrent connections and requests.
     pub admission: Arc<Admission>,
 }
 
 impl ServingConfig {
+    /// Returns whether a peer is one of the trusted proxies.
+    pub fn is_trusted_proxy(&self, peer: IpAddr) -> bool {
+        is_trusted(peer.to_canonical(), &self.trusted_proxies)
+    }
+
     fn http1_limits(&self) -> http1::Http1Limits {
         let LimitOptions { headers, header_size, uri, requests_per_connection, .. } = self.limits;
         http1::Http1Limits {
@@ -99,80 +102,78 @@ impl ServingConfig {
     }
 }
 
-/// Serves a connection to its end. Errors of a client are its own; they are worth a line at debug level.
-pub async fn serve(service: Rc<Service>, mut stream: TcpStream, peer: SocketAddr, place: Registration) {
-    // What takes part in few connections, or for a moment, lives in the heap: most connections are idle HTTP/1.1.
-    let activity = &place.activity;
-    let mut client = Peer::new(peer.ip().to_canonical(), service.tls.is_some());
+/// Serves a connection until it ends. Errors that a client causes are logged at debug level only.
+pub async fn serve(
+    service: Rc<Service>,
+    mut stream: TcpStream,
+    address: SocketAddr,
+    registration: Registration,
+) {
+    // Futures that few connections need, or only for a moment, are boxed: most connections are idle HTTP/1.1.
+    let activity = &registration.activity;
+    let mut peer = Peer::new(address.ip().to_canonical(), service.tls.is_some());
     if service.serving.get().proxy_protocol {
-        match Box::pin(service.read_proxy_header(&mut stream, client.address, activity)).await {
-            Ok(address) => client = Peer::new(address, client.is_tls),
+        match Box::pin(service.read_proxy_header(&mut stream, peer.address, activity)).await {
+            Ok(client) => peer = Peer::new(client, peer.is_tls),
             Err(error) => {
-                let timed_out = error.kind() == io::ErrorKind::TimedOut;
+                let is_timeout = error.kind() == io::ErrorKind::TimedOut;
                 let kind =
-                    if timed_out { HandshakeFailure::Timeout } else { HandshakeFailure::ProxyProtocol };
-                return service.record_failed_handshake(peer, &error, kind);
+                    if is_timeout { HandshakeFailure::Timeout } else { HandshakeFailure::ProxyProtocol };
+                return service.record_failed_handshake(address, &error, kind);
             }
         }
     }
     let failure = match &service.tls {
-        None => service.serve_http1(stream, Rc::new(client), activity).await,
-        Some(tls) => match Box::pin(service.accept_tls(&tls.current(), stream, client, activity)).await {
+        None => service.serve_http1(stream, Rc::new(peer), activity).await,
+        Some(tls) => match Box::pin(service.accept_tls(&tls.current(), stream, peer, activity)).await {
             Err(error) => {
-                return service.record_failed_handshake(peer, &error, handshake_failure::classify(&error));
+                return service.record_failed_handshake(address, &error, handshake_failure::classify(&error));
             }
-            Ok((stream, client)) if stream.get_ref().1.alpn_protocol() == Some(b"h2") => {
-                Box::pin(service.serve_http2(stream, client, activity)).await
+            Ok((stream, peer)) if stream.get_ref().1.alpn_protocol() == Some(b"h2") => {
+                Box::pin(service.serve_http2(stream, peer, activity)).await
             }
-            Ok((stream, client)) => service.serve_http1(stream, client, activity).await,
+            Ok((stream, peer)) => service.serve_http1(stream, peer, activity).await,
         },
     };
     if let Some(error) = failure {
-        debug!(%peer, error, "connection ended with an error");
+        debug!(peer = %address, error, "connection ended with an error");
     }
 }
 
-impl ServingConfig {
-    /// Whether a peer is one of the proxies that are believed.
-    pub fn is_trusted_proxy(&self, peer: IpAddr) -> bool {
-        is_trusted(peer.to_canonical(), &self.trusted_proxies)
-    }
-}
-
-// No connection holds on to terms while it waits for a request: those that were replaced would live as long as it does.
+// No connection keeps a `ServingConfig` while it waits for a request: a replaced one would live as long as the connection.
 impl Service {
-    /// Whom the load balancer says it has taken the connection from.
+    /// Reads the client's address from the load balancer's PROXY protocol header.
     ///
-    /// SECURITY: a header from elsewhere would let anybody be anybody, so such connections end.
+    /// SECURITY: a header from an untrusted peer would let it claim any address, so such connections are closed.
     async fn read_proxy_header(
         &self,
         stream: &mut TcpStream,
         peer: IpAddr,
         activity: &Activity,
     ) -> io::Result<IpAddr> {
-        let terms = self.serving.get();
-        if !terms.is_trusted_proxy(peer) {
-            let what = "the peer is none of trusted_proxies, and listen.proxy_protocol is required";
-            return Err(io::Error::new(io::ErrorKind::PermissionDenied, what));
+        let serving = self.serving.get();
+        if !serving.is_trusted_proxy(peer) {
+            let message = "listen.proxy_protocol is set, but the peer is not in trusted_proxies";
+            return Err(io::Error::new(io::ErrorKind::PermissionDenied, message));
         }
         let header = proxy_protocol::read_header(stream);
-        Ok(with_timeout(header, terms.timeouts.handshake, activity).await?.unwrap_or(peer))
+        Ok(with_timeout(header, serving.timeouts.handshake, activity).await?.unwrap_or(peer))
     }
 
-    /// TLS, and what it tells about the client.
+    /// Performs the TLS handshake, and adds what it shows about the client.
     async fn accept_tls(
         &self,
-        current: &TlsSnapshot,
+        tls: &TlsSnapshot,
         stream: TcpStream,
-        client: Peer,
+        peer: Peer,
         activity: &Activity,
     ) -> io::Result<(Box<ClientTlsStream>, Rc<Peer>)> {
         let begun = Instant::now();
-        let handshake = current.acceptor().accept(CorkedIo::new(stream));
+        let handshake = tls.acceptor().accept(TlsTransport(stream));
         let limit = self.serving.get().timeouts.handshake;
         let stream = Box::new(with_timeout(handshake, limit, activity).await?);
         let connection = stream.get_ref().1;
-        let resumed = connection.handshake_kind() == Some(HandshakeKind::Resumed);
+        let is_resumed = connection.handshake_kind() == Some(HandshakeKind::Resumed);
         let version = match connection.protocol_version() {
             Some(ProtocolVersion::TLSv1_2) => TlsVersion::Tls12,
             _ => TlsVersion::Tls13,
@@ -180,51 +181,51 @@ impl Service {
         let ended = Instant::now();
         self.serving.get().gateway.worker_metrics().record_handshake(
             version,
-            resumed,
+            is_resumed,
             ended.duration_since(begun),
         );
-        client.tls_handshake.set(Some(Interval { start: begun, end: ended }));
-        let served = current.sni_match(connection);
-        let certificate = TlsSnapshot::client_identity(connection).map_err(io::Error::other)?;
+        peer.tls_handshake.set(Some(Interval { start: begun, end: ended }));
+        let sni = tls.sni_match(connection);
+        let certificate_subject = TlsSnapshot::client_identity(connection).map_err(io::Error::other)?;
         let is_http2 = connection.alpn_protocol() == Some(b"h2");
         let protocol = if is_http2 { Protocol::Http2 } else { Protocol::Http1 }.as_str();
-        Ok((stream, Rc::new(Peer { sni: served, certificate_subject: certificate, protocol, ..client })))
+        Ok((stream, Rc::new(Peer { sni, certificate_subject, protocol, ..peer })))
     }
 
-    async fn serve_http1<I>(&self, io: I, client: Rc<Peer>, activity: &Rc<Activity>) -> Option<String>
+    async fn serve_http1<I>(&self, io: I, peer: Rc<Peer>, activity: &Rc<Activity>) -> Option<String>
     where
         I: AsyncRead + AsyncWrite + ClientSocket + Unpin + 'static,
     {
         let _open = self.serving.get().gateway.worker_metrics().open_connection(Protocol::Http1);
         let io = WatchedIo::new(io, Rc::clone(activity));
-        let served = http1::serve(io, self.serving.clone(), client, Rc::clone(activity)).await;
-        served.err().map(|error| error.to_string())
+        let result = http1::serve(io, self.serving.clone(), peer, Rc::clone(activity)).await;
+        result.err().map(|error| error.to_string())
     }
 
-    async fn serve_http2<I>(&self, io: I, client: Rc<Peer>, activity: &Rc<Activity>) -> Option<String>
+    async fn serve_http2<I>(&self, io: I, peer: Rc<Peer>, activity: &Rc<Activity>) -> Option<String>
     where
         I: AsyncRead + AsyncWrite + Unpin + 'static,
     {
         let _open = self.serving.get().gateway.worker_metrics().open_connection(Protocol::Http2);
-        let (frames, bounds, metrics) = {
-            let terms = self.serving.get();
-            (terms.limits.control_frames, terms.http2_limits(), Arc::clone(terms.admission.metrics()))
+        let (control_frames, limits, metrics) = {
+            let serving = self.serving.get();
+            (serving.limits.control_frames, serving.http2_limits(), Arc::clone(serving.admission.metrics()))
         };
-        let io = WatchedIo::new(io, Rc::clone(activity)).with_frame_limit(frames, metrics);
-        let served = http2::serve(io, self.serving.clone(), client, activity, bounds).await;
-        if served.as_ref().is_err_and(http2::is_abuse) {
+        let io = WatchedIo::new(io, Rc::clone(activity)).with_frame_limit(control_frames, metrics);
+        let result = http2::serve(io, self.serving.clone(), peer, activity, limits).await;
+        if result.as_ref().is_err_and(http2::is_abuse) {
             self.serving.get().admission.metrics().record_connection_end(CloseCause::Resets);
         }
-        served.err().map(|error| message_with_source(&error))
+        result.err().map(|error| message_with_source(&error))
     }
 
-    /// A connection that came to no request.
+    /// Records a connection that failed before its first request.
     fn record_failed_handshake(&self, peer: SocketAddr, error: &io::Error, kind: HandshakeFailure) {
         self.serving.get().gateway.worker_metrics().record_handshake_failure(kind);
-        let timed_out = error.kind() == io::ErrorKind::TimedOut;
-        let cause = if timed_out { CloseCause::HandshakeTimeout } else { CloseCause::HandshakeFailed };
+        let is_timeout = error.kind() == io::ErrorKind::TimedOut;
+        let cause = if is_timeout { CloseCause::HandshakeTimeout } else { CloseCause::HandshakeFailed };
         self.serving.get().admission.metrics().record_connection_end(cause);
-        debug!(%peer, %error, "the handshake failed");
+        debug!(%peer, %error, "handshake failed");
     }
 }
 
@@ -235,7 +236,7 @@ fn message_with_source(error: &hyper::Error) -> String {
     }
 }
 
-/// Bounded by its own time, and by the reaper's orders.
+/// Runs a future until its timeout, or until the reaper aborts the connection.
 async fn with_timeout<T>(
     future: impl Future<Output = io::Result<T>>,
     limit: Duration,

@@ -1,4 +1,4 @@
-//! The PROXY protocol, versions 1 and 2: what a load balancer says, before anything else, about who has connected to it.
+//! The PROXY protocol, versions 1 and 2: the header in which a load balancer sends the address of its client.
 //!
 //! Source: <https://www.haproxy.org/download/3.0/doc/proxy-protocol.txt>
 
@@ -7,43 +7,43 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use tokio::io::{AsyncRead, AsyncReadExt};
 
-/// What version 2 begins with.
+/// The first bytes of a version 2 header.
 const SIGNATURE: [u8; 12] = *b"\r\n\r\n\0\r\nQUIT\n";
 
-/// A version 1 line is at most so long, its line end included.
+/// Maximum length of a version 1 line, including its line end.
 const MAX_V1_LINE: usize = 107;
 
-/// Most bytes behind the fixed part of a version 2 header: two addresses, and what else a balancer may say.
+/// Maximum length of the variable part of a version 2 header: two addresses, and extensions (TLVs).
 const MAX_V2_PAYLOAD: u16 = 2048;
 
-/// Reads the header and not a byte more. `None`: the balancer speaks for itself, as with health checks.
+/// Reads the header, and no byte after it. `None`: the connection is the load balancer's own, such as a health check.
 ///
-/// SECURITY: believed of trusted peers only; who calls this has seen to that. What is not understood ends the
-/// connection: a client behind it must not be taken for the balancer.
+/// SECURITY: the caller must have checked that the peer is trusted. A header that cannot be parsed is an error that closes the
+/// connection: a client behind the load balancer must not be treated as the load balancer.
 pub async fn read_header(stream: &mut (impl AsyncRead + Unpin)) -> io::Result<Option<IpAddr>> {
-    let mut begun = [0; SIGNATURE.len()];
-    stream.read_exact(&mut begun).await?;
-    if begun == SIGNATURE {
+    let mut start = [0; SIGNATURE.len()];
+    stream.read_exact(&mut start).await?;
+    if start == SIGNATURE {
         return read_v2(stream).await;
     }
-    // The shortest line there is, `PROXY UNKNOWN`, is longer than what was read.
-    let mut line = begun.to_vec();
+    // The shortest valid line, `PROXY UNKNOWN`, is longer than the bytes read so far.
+    let mut line = start.to_vec();
     if !line.starts_with(b"PROXY ") {
-        return Err(invalid_header("no PROXY protocol header"));
+        return Err(invalid_header("the PROXY protocol header is missing"));
     }
     while !line.ends_with(b"\r\n") {
         if line.len() >= MAX_V1_LINE {
-            return Err(invalid_header("a PROXY protocol line without an end"));
+            return Err(invalid_header("the PROXY protocol line is too long"));
         }
         line.push(stream.read_u8().await?);
     }
-    let line =
-        std::str::from_utf8(&line[..line.len() - 2]).map_err(|_| invalid_header("a line that is no text"))?;
-    parse_v1(line).ok_or_else(|| invalid_header("a PROXY protocol line that says nothing valid"))
+    let line = std::str::from_utf8(&line[..line.len() - 2])
+        .map_err(|_| invalid_header("the PROXY protocol line is not valid UTF-8"))?;
+    parse_v1(line).ok_or_else(|| invalid_header("the PROXY protocol line is malformed"))
 }
 
-fn invalid_header(what: &'static str) -> io::Error {
-    io::Error::new(io::ErrorKind::InvalidData, what)
+fn invalid_header(reason: &'static str) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, reason)
 }
 
 /// `PROXY TCP4 192.0.2.1 192.0.2.2 56324 443`.
@@ -65,20 +65,20 @@ fn parse_v1(line: &str) -> Option<Option<IpAddr>> {
         "TCP6" => source.is_ipv6() && destination.is_ipv6(),
         _ => false,
     };
-    let whole = same_family && is_port(from) && is_port(to) && words.next().is_none();
-    whole.then(|| Some(source.to_canonical()))
+    let is_valid = same_family && is_port(from) && is_port(to) && words.next().is_none();
+    is_valid.then(|| Some(source.to_canonical()))
 }
 
 async fn read_v2(stream: &mut (impl AsyncRead + Unpin)) -> io::Result<Option<IpAddr>> {
     let (version_and_command, family, length) =
         (stream.read_u8().await?, stream.read_u8().await?, stream.read_u16().await?);
     if length > MAX_V2_PAYLOAD {
-        return Err(invalid_header("a PROXY protocol header that is too long"));
+        return Err(invalid_header("the PROXY protocol header is too long"));
     }
     let mut rest = vec![0; usize::from(length)];
     stream.read_exact(&mut rest).await?;
     match (version_and_command, family) {
-        // LOCAL: the addresses mean nothing.
+        // LOCAL: the addresses have to be ignored.
         (0x20, _) => Ok(None),
         // PROXY, over IPv4 and IPv6, by TCP.
         (0x21, 0x11) => match rest.get(..4).filter(|_| rest.len() >= 12) {
@@ -86,18 +86,20 @@ async fn read_v2(stream: &mut (impl AsyncRead + Unpin)) -> io::Result<Option<IpA
                 let source = <[u8; 4]>::try_from(source).expect("four bytes");
                 Ok(Some(Ipv4Addr::from(source).into()))
             }
-            None => Err(invalid_header("a PROXY protocol header without its addresses")),
+            None => Err(invalid_header("the PROXY protocol header has no addresses")),
         },
         (0x21, 0x21) => match rest.get(..16).filter(|_| rest.len() >= 36) {
             Some(source) => {
                 let source = <[u8; 16]>::try_from(source).expect("sixteen bytes");
                 Ok(Some(IpAddr::from(Ipv6Addr::from(source)).to_canonical()))
             }
-            None => Err(invalid_header("a PROXY protocol header without its addresses")),
+            None => Err(invalid_header("the PROXY protocol header has no addresses")),
         },
-        // The balancer does not know, or it is no TCP.
+        // UNSPEC: the load balancer does not know the address, or the protocol is not TCP.
         (0x21, 0x00) => Ok(None),
-        _ => Err(invalid_header("a PROXY protocol header of an unknown version, command or family")),
+        _ => {
+            Err(invalid_header("the PROXY protocol header has an unknown version, command or address family"))
+        }
     }
 }
 
@@ -105,7 +107,7 @@ async fn read_v2(stream: &mut (impl AsyncRead + Unpin)) -> io::Result<Option<IpA
 mod tests {
     use super::*;
 
-    /// What was read, and what was left.
+    /// The result, and the number of bytes that were not read.
     async fn header(bytes: &[u8]) -> (Result<Option<IpAddr>, io::ErrorKind>, usize) {
         let mut rest = bytes;
         let read = read_header(&mut rest).await.map_err(|error| error.kind());
@@ -118,7 +120,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn good_headers_are_read_to_their_end() {
+    async fn valid_headers_are_read_to_their_end() {
         let four = [192, 0, 2, 1, 192, 0, 2, 2, 0xdc, 4, 1, 0xbb];
         let six = [&[0x20, 1, 0xd, 0xb8][..], &[0; 11], &[1], &[0; 16], &[0; 4]].concat();
         let mapped = [&[0; 10][..], &[0xff, 0xff, 192, 0, 2, 1], &[0; 20]].concat();
@@ -135,14 +137,14 @@ mod tests {
             (binary(0x20, 0x11, &four), None),
             (binary(0x21, 0x00, &[]), None),
         ] {
-            let (read, left) = header(&[&bytes[..], b"next"].concat()).await;
+            let (read, unread) = header(&[&bytes[..], b"next"].concat()).await;
             let expected = expected.map(|text| text.parse::<IpAddr>().expect("an address"));
-            assert_eq!((read, left), (Ok(expected), 4), "{}", bytes.escape_ascii());
+            assert_eq!((read, unread), (Ok(expected), 4), "{}", bytes.escape_ascii());
         }
     }
 
     #[tokio::test]
-    async fn others_are_refused() {
+    async fn invalid_headers_are_rejected() {
         for bytes in [
             b"GET / HTTP/1.1\r\nHost: h\r\n\r\n".to_vec(),
             b"PROXY TCP4 192.0.2.1 192.0.2.2 56324\r\n".to_vec(),

@@ -1,7 +1,7 @@
-//! The one timer a worker has to end connections that do nothing.
+//! Enforces the timeouts of all client connections of a worker with one timer.
 //!
-//! A timer for each connection would be armed and disarmed with every request; instead each connection notes when it began
-//! to wait, and the worker's [`Reaper`] looks at all of them now and then.
+//! A timer per connection would have to be set and cancelled with every request. Instead each connection records the times in its
+//! [`Activity`], and the worker's [`Reaper`] checks all of them periodically.
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
@@ -17,7 +17,7 @@ use crate::config::Timeouts;
 use crate::downstream::activity::{Activity, CloseMode};
 use crate::observability::metrics::Metrics;
 
-/// All connections of a worker.
+/// All client connections of a worker.
 pub struct Reaper {
     connections: RefCell<HashMap<u64, Weak<Activity>>>,
     next_id: Cell<u64>,
@@ -27,17 +27,17 @@ pub struct Reaper {
     metrics: Arc<Metrics>,
 }
 
-/// A connection's place with the reaper; leaves when dropped.
+/// The registration of a connection with the reaper, until it is dropped.
 pub struct Registration {
     reaper: Rc<Reaper>,
     id: u64,
-    /// What the connection notes.
+    /// The state of the connection.
     pub activity: Rc<Activity>,
     _permit: ConnectionPermit,
 }
 
 impl Reaper {
-    /// No connections yet.
+    /// A reaper without connections.
     pub fn new(timeouts: Timeouts, metrics: Arc<Metrics>) -> Reaper {
         Reaper {
             connections: RefCell::default(),
@@ -49,30 +49,30 @@ impl Reaper {
         }
     }
 
-    /// How often to call [`Reaper::sweep`]: no timeout is overrun by more than a quarter.
+    /// The interval at which [`Reaper::sweep`] must be called, so that no timeout is exceeded by more than a quarter.
     pub fn interval(&self) -> Duration {
         let Timeouts { header, idle, write, .. } = self.timeouts.get();
         (header.min(idle).min(write) / 4).clamp(Duration::from_millis(10), Duration::from_secs(1))
     }
 
-    /// Other timeouts from now on, for open connections too.
+    /// Changes the timeouts, for open connections too.
     pub fn set_timeouts(&self, timeouts: Timeouts) {
         self.timeouts.set(timeouts);
     }
 
-    /// A place for a new connection.
-    pub fn register(self: &Rc<Reaper>, place: ConnectionPermit) -> Registration {
+    /// Registers a new connection.
+    pub fn register(self: &Rc<Reaper>, permit: ConnectionPermit) -> Registration {
         let now = Instant::now();
         let activity = Rc::new(Activity::new(now));
         if self.is_draining.get() {
             activity.begin_drain(now);
         }
-        let number = self.next_id.replace(self.next_id.get() + 1);
-        self.connections.borrow_mut().insert(number, Rc::downgrade(&activity));
-        Registration { reaper: Rc::clone(self), id: number, activity, _permit: place }
+        let id = self.next_id.replace(self.next_id.get() + 1);
+        self.connections.borrow_mut().insert(id, Rc::downgrade(&activity));
+        Registration { reaper: Rc::clone(self), id, activity, _permit: permit }
     }
 
-    /// Looks at all connections.
+    /// Checks the timeouts of all connections.
     pub fn sweep(&self) {
         let (now, timeouts) = (clock::now(), self.timeouts.get());
         self.for_each(|activity| {
@@ -86,31 +86,31 @@ impl Reaper {
         });
     }
 
-    /// Asks all connections, those to come included, to end when they have answered.
+    /// Closes all connections, including those that are still to be accepted, after their requests in flight.
     pub fn begin_drain(&self) {
         self.is_draining.set(true);
         let now = Instant::now();
         self.for_each(|activity| activity.begin_drain(now));
     }
 
-    /// Ends all connections at once.
+    /// Closes all connections immediately.
     pub fn abort_all(&self) {
         self.for_each(|activity| activity.request_close(CloseMode::Abort));
     }
 
-    /// Waits until there are no connections.
+    /// Waits until all connections have ended.
     pub async fn wait_until_empty(&self) {
         while !self.is_empty() {
             self.became_empty.notified().await;
         }
     }
 
-    /// How many connections there are.
+    /// Number of open connections.
     pub fn len(&self) -> usize {
         self.connections.borrow().len()
     }
 
-    /// Whether there are none.
+    /// Returns whether no connection is open.
     pub fn is_empty(&self) -> bool {
         self.connections.borrow().is_empty()
     }
@@ -140,20 +140,20 @@ mod tests {
 
     fn permit() -> ConnectionPermit {
         let admission = Arc::new(Admission::new(LimitOptions::unlimited(), Arc::default()));
-        admission.admit_connection([127, 0, 0, 1].into(), false).expect("a place")
+        admission.admit_connection([127, 0, 0, 1].into(), false).expect("a permit")
     }
 
     #[test]
-    fn asked_to_leave_a_connection_closes_after_its_requests() {
+    fn a_draining_connection_closes_after_its_requests() {
         let reaper = Rc::new(Reaper::new(timeouts(), Arc::default()));
         let used = reaper.register(permit());
         drop(used.activity.begin_request());
         let fresh = reaper.register(permit());
         reaper.begin_drain();
         assert_eq!(used.activity.take_close_request(), Some(CloseMode::Graceful));
-        assert_eq!(fresh.activity.take_close_request(), None, "its first request is waited for");
+        assert_eq!(fresh.activity.take_close_request(), None, "it may still send its first request");
         let later = fresh.activity.check_timeouts(Instant::now() + 2 * SECOND, &timeouts());
-        assert_eq!(later.map(|(order, _)| order), Some(CloseMode::Abort), "but not for long");
+        assert_eq!(later.map(|(order, _)| order), Some(CloseMode::Abort), "but only for a short time");
         let _request = fresh.activity.begin_request();
         assert_eq!(fresh.activity.take_close_request(), Some(CloseMode::Graceful));
         drop((used, fresh));

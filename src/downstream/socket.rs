@@ -1,24 +1,32 @@
-//! What a client's socket can do besides reading and writing.
+//! Operations on a client's socket besides reading and writing, and the transport below TLS. It knows nothing about HTTP.
 
+use std::io::{self, IoSlice, Write};
+use std::pin::Pin;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
+use rustls::ServerConnection;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::server::TlsStream;
 
-use crate::downstream::corked_io::CorkedIo;
+/// A TLS connection with a client.
+pub type ClientTlsStream = TlsStream<TlsTransport<TcpStream>>;
 
-/// TLS with a client.
-pub type ClientTlsStream = TlsStream<CorkedIo<TcpStream>>;
+/// Maximum size of the final bytes that are sent in one write with the TLS `close_notify` alert.
+const MAX_FINAL_WRITE: usize = 20 * 1024;
 
 /// A client's socket, with TLS or without.
 pub trait ClientSocket {
-    /// The peer shall see a reset when this is dropped, not an orderly end.
+    /// Makes the peer see a reset instead of an orderly close when the socket is dropped.
     fn reset_on_drop(&self);
 
-    /// What is written from here on may go out with what ends the connection.
-    fn cork(&mut self);
+    /// Encrypts the final bytes of the connection and the TLS `close_notify` alert into one buffer, so that the next flush sends
+    /// both: otherwise the alert would need a separate system call and packet. Returns whether it did; if not, the bytes
+    /// have to be written as usual.
+    fn buffer_final_write(&mut self, parts: [&[u8]; 3]) -> bool;
 
-    /// The socket, if bytes go into it as they are.
+    /// The TCP socket, if data is sent unencrypted.
     fn plain_tcp(&self) -> Option<&TcpStream>;
 }
 
@@ -27,7 +35,9 @@ impl ClientSocket for TcpStream {
         let _ = socket2::SockRef::from(self).set_linger(Some(Duration::ZERO));
     }
 
-    fn cork(&mut self) {}
+    fn buffer_final_write(&mut self, _: [&[u8]; 3]) -> bool {
+        false
+    }
 
     fn plain_tcp(&self) -> Option<&TcpStream> {
         Some(self)
@@ -36,14 +46,145 @@ impl ClientSocket for TcpStream {
 
 impl ClientSocket for Box<ClientTlsStream> {
     fn reset_on_drop(&self) {
-        self.get_ref().0.inner().reset_on_drop();
+        self.get_ref().0.0.reset_on_drop();
     }
 
-    fn cork(&mut self) {
-        self.get_mut().0.cork();
+    fn buffer_final_write(&mut self, parts: [&[u8]; 3]) -> bool {
+        buffer_final_write(self.get_mut().1, parts)
     }
 
     fn plain_tcp(&self) -> Option<&TcpStream> {
         None
+    }
+}
+
+fn buffer_final_write(tls: &mut ServerConnection, parts: [&[u8]; 3]) -> bool {
+    let size: usize = parts.iter().map(|part| part.len()).sum();
+    // The send buffer of rustls accepts 64 KiB. If it were not empty, it might accept the bytes in part.
+    if tls.wants_write() || size > MAX_FINAL_WRITE {
+        return false;
+    }
+    let is_buffered = tls.writer().write_vectored(&parts.map(IoSlice::new)).is_ok_and(|count| count == size);
+    if is_buffered {
+        tls.send_close_notify();
+    }
+    is_buffered
+}
+
+/// The socket below TLS. rustls always writes lists of buffers, most of them with one element, for which `send` costs the kernel
+/// less than `writev` (0.2 µs, measured over loopback).
+pub struct TlsTransport<I>(pub I);
+
+impl<I: AsyncRead + Unpin> AsyncRead for TlsTransport<I> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_read(cx, buf)
+    }
+}
+
+impl<I: AsyncWrite + Unpin> AsyncWrite for TlsTransport<I> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.0).poll_write(cx, buf)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        match bufs {
+            [buf] => Pin::new(&mut self.0).poll_write(cx, buf),
+            bufs => Pin::new(&mut self.0).poll_write_vectored(cx, bufs),
+        }
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.0.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read;
+    use std::sync::Arc;
+
+    use rustls::crypto::aws_lc_rs::default_provider;
+    use rustls::pki_types::PrivateKeyDer;
+    use rustls::{ClientConfig, ClientConnection, RootCertStore, ServerConfig};
+
+    use super::*;
+
+    /// Two ends of a TLS connection after the handshake.
+    fn connected() -> (ClientConnection, ServerConnection) {
+        let key = rcgen::KeyPair::generate().expect("a key");
+        let params = rcgen::CertificateParams::new(vec!["localhost".into()]).expect("valid");
+        let certificate = params.self_signed(&key).expect("signed").der().clone();
+        let mut roots = RootCertStore::empty();
+        roots.add(certificate.clone()).expect("a root");
+        let provider = Arc::new(default_provider());
+        let client = ClientConfig::builder_with_provider(Arc::clone(&provider))
+            .with_safe_default_protocol_versions()
+            .expect("versions")
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        let key = PrivateKeyDer::Pkcs8(key.serialize_der().into());
+        let server = ServerConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .expect("versions")
+            .with_no_client_auth()
+            .with_single_cert(vec![certificate], key)
+            .expect("a pair");
+        let name = "localhost".try_into().expect("a name");
+        let mut client = ClientConnection::new(Arc::new(client), name).expect("a client");
+        let mut server = ServerConnection::new(Arc::new(server)).expect("a server");
+        while client.wants_write() || server.wants_write() {
+            let mut bytes = Vec::new();
+            client.write_tls(&mut bytes).expect("written");
+            server.read_tls(&mut &bytes[..]).expect("read");
+            server.process_new_packets().expect("valid");
+            receive(&mut client, &mut server);
+        }
+        (client, server)
+    }
+
+    /// Passes the result of one write to the client.
+    fn receive(client: &mut ClientConnection, server: &mut ServerConnection) {
+        let mut bytes = Vec::new();
+        server.write_tls(&mut bytes).expect("written");
+        client.read_tls(&mut &bytes[..]).expect("read");
+        client.process_new_packets().expect("valid");
+    }
+
+    #[test]
+    fn the_last_response_and_the_close_alert_are_one_write() {
+        let (mut client, mut server) = connected();
+        assert!(buffer_final_write(&mut server, [b"head", b"body", b""]));
+        receive(&mut client, &mut server);
+        assert!(!server.wants_write());
+        let mut response = String::new();
+        client.reader().read_to_string(&mut response).expect("an orderly end");
+        assert_eq!(response, "headbody");
+    }
+
+    #[test]
+    fn large_or_delayed_responses_are_not_buffered() {
+        let (mut client, mut server) = connected();
+        assert!(!buffer_final_write(&mut server, [&[b'x'; MAX_FINAL_WRITE + 1], b"", b""]));
+        server.writer().write_all(b"first").expect("buffered");
+        assert!(!buffer_final_write(&mut server, [b"last", b"", b""]), "earlier data is not sent yet");
+        receive(&mut client, &mut server);
+        let mut received = [0; 10];
+        assert_eq!(client.reader().read(&mut received).expect("read"), 5, "the connection is still open");
     }
 }

@@ -1,4 +1,5 @@
-//! A client's socket that tells its [`Activity`] what happens on it.
+//! A client's socket that records reads and writes in the connection's [`Activity`], limits HTTP/2 control frames, and closes in a
+//! way that the client receives its last response. It knows nothing about requests.
 
 use std::io;
 use std::mem::MaybeUninit;
@@ -17,54 +18,54 @@ use crate::downstream::socket::ClientSocket;
 use crate::observability::metrics::{CloseCause, Metrics};
 use crate::os::splice::SplicePipe;
 
-/// A client that was answered before its request had ended gets so long to end it,
+/// Maximum duration of a lingering close.
 const LINGER_TIMEOUT: Duration = Duration::from_secs(15);
 
-/// and may be silent for so long meanwhile.
+/// Maximum time without data from the client during a lingering close.
 const LINGER_IDLE_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// How long a client is still listened to.
+/// State of a lingering close.
 struct LingeringClose {
     deadline: Instant,
     idle_timer: Pin<Box<Sleep>>,
 }
 
-/// Reads and writes through, and takes notes.
+/// A socket whose reads and writes are recorded.
 pub struct WatchedIo<I> {
     io: I,
     activity: Rc<Activity>,
-    /// The client was told that nothing more comes.
+    /// The write side was shut down.
     is_shutdown_sent: bool,
     lingering: Option<LingeringClose>,
     frame_limit: Option<Box<FrameLimit>>,
 }
 
-/// An HTTP/2 client, whose frames are counted.
+/// The limit on HTTP/2 control frames of one client.
 struct FrameLimit {
     meter: FrameMeter,
     metrics: Arc<Metrics>,
-    /// What is read instead of what the client sends, once it has gone too far.
+    /// Bytes that replace the client's once it has exceeded the limit.
     injected: Option<&'static [u8]>,
 }
 
 impl<I> WatchedIo<I> {
-    /// Watches `io`.
+    /// Wraps a socket.
     pub fn new(io: I, activity: Rc<Activity>) -> WatchedIo<I> {
         WatchedIo { io, activity, is_shutdown_sent: false, lingering: None, frame_limit: None }
     }
 
-    /// Counts HTTP/2 frames, and has the connection ended when too many are of no use.
+    /// Limits HTTP/2 control frames; a client that exceeds the limit has its connection closed.
     pub fn with_frame_limit(self, per_minute: u32, metrics: Arc<Metrics>) -> WatchedIo<I> {
         let metered = FrameLimit { meter: FrameMeter::new(per_minute), metrics, injected: None };
         WatchedIo { frame_limit: Some(Box::new(metered)), ..self }
     }
 
-    /// What is watched.
+    /// The wrapped socket.
     pub fn inner(&self) -> &I {
         &self.io
     }
 
-    /// What is watched.
+    /// The wrapped socket.
     pub fn inner_mut(&mut self) -> &mut I {
         &mut self.io
     }
@@ -86,7 +87,7 @@ impl<I> WatchedIo<I> {
 }
 
 impl<I: ClientSocket> WatchedIo<I> {
-    /// Writes what is in a pipe.
+    /// Writes the contents of a pipe to the socket.
     pub fn poll_drain_pipe(&mut self, cx: &mut Context<'_>, pipe: &mut SplicePipe) -> Poll<io::Result<()>> {
         while !pipe.is_empty() {
             let socket = self.io.plain_tcp().ok_or(io::ErrorKind::Unsupported)?;
@@ -99,8 +100,8 @@ impl<I: ClientSocket> WatchedIo<I> {
 }
 
 impl<I: AsyncRead + AsyncWrite + Unpin> WatchedIo<I> {
-    /// Reads and forgets what the client still sends, until it closes, falls silent or its time is over. Closing a socket with
-    /// unread bytes resets the connection, and a reset can overtake the answer.
+    /// Reads and discards data until the client closes, sends nothing for a while, or the maximum duration is over. Closing a
+    /// socket with unread data resets the connection, and the client may process the reset before the response.
     fn poll_linger(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let lingering = self.lingering.get_or_insert_with(|| LingeringClose {
             deadline: Instant::now() + LINGER_TIMEOUT,
@@ -109,10 +110,10 @@ impl<I: AsyncRead + AsyncWrite + Unpin> WatchedIo<I> {
         if lingering.idle_timer.as_mut().poll(cx).is_ready() {
             return Poll::Ready(());
         }
-        let mut forgotten = [MaybeUninit::uninit(); 16 * 1024];
-        // A client that sends without end must not keep this thread.
+        let mut discarded = [MaybeUninit::uninit(); 16 * 1024];
+        // A client that sends all the time must not block this thread.
         for _ in 0..16 {
-            let mut buffer = ReadBuf::uninit(&mut forgotten);
+            let mut buffer = ReadBuf::uninit(&mut discarded);
             match ready!(Pin::new(&mut self.io).poll_read(cx, &mut buffer)) {
                 Ok(()) if !buffer.filled().is_empty() => {
                     self.activity.record_progress();
@@ -133,26 +134,26 @@ impl<I: AsyncRead + Unpin> AsyncRead for WatchedIo<I> {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        if let Some(instead) = self.frame_limit.as_mut().and_then(|metered| metered.injected.as_mut()) {
-            let given = instead.len().min(buf.remaining());
-            buf.put_slice(&instead[..given]);
-            *instead = &instead[given..];
-            // Nothing more is read until the connection lingers.
-            return if given > 0 { Poll::Ready(Ok(())) } else { Poll::Pending };
+        if let Some(injected) = self.frame_limit.as_mut().and_then(|metered| metered.injected.as_mut()) {
+            let count = injected.len().min(buf.remaining());
+            buf.put_slice(&injected[..count]);
+            *injected = &injected[count..];
+            // Nothing more is read until the lingering close.
+            return if count > 0 { Poll::Ready(Ok(())) } else { Poll::Pending };
         }
         let before = buf.filled().len();
         let polled = Pin::new(&mut self.io).poll_read(cx, buf);
         if buf.filled().len() > before {
             let activity = Rc::clone(&self.activity);
             if let Some(metered) = &mut self.frame_limit
-                && let Some(end) = metered.meter.inspect(&buf.filled()[before..])
+                && let Some(boundary) = metered.meter.inspect(&buf.filled()[before..])
             {
                 metered.metrics.record_connection_end(CloseCause::ControlFrames);
                 metered.injected = Some(&INVALID_PING);
-                // What the client goes on sending is read for a moment, or it would not see the GOAWAY.
+                // Data that the client still sends must be read, or it would not receive the GOAWAY.
                 activity.require_linger();
-                buf.set_filled(before + end);
-                if end == 0 {
+                buf.set_filled(before + boundary);
+                if boundary == 0 {
                     return self.poll_read(cx, buf);
                 }
             }

@@ -22,6 +22,7 @@ mod rewrite;
 pub mod route;
 pub mod screen;
 mod send;
+pub mod snapshot;
 
 use std::pin::pin;
 use std::rc::Rc;

@@ -118,5 +118,5 @@ fn a_socket_that_nobody_wants_is_an_error_that_says_so() {
     let error = told("timbr-gateway.socket", &[]);
     assert!(error.contains("\"timbr-gateway.socket\"; known names are https, http and admin"), "{error}");
     let error = told("http", &[]);
-    assert!(error.contains("passes a socket for listen.http, which is off"), "{error}");
+    assert!(error.contains("passes a socket for listen.http, which is disabled"), "{error}");
 }

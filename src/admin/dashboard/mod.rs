@@ -32,7 +32,6 @@ use crate::admin::control::ReloadResult;
 use crate::admin::{AdminBody, AdminContext};
 use crate::base::current::Current;
 use crate::base::shutdown::ShutdownPhase;
-use crate::config::Config;
 use crate::tls::ServerTls;
 
 use event_stream::Sections;
@@ -67,7 +66,6 @@ pub struct LastReload {
 /// The state of the dashboard that no other part of the admin listener has.
 pub struct Dashboard {
     started: SystemTime,
-    config: Current<Arc<Config>>,
     last_reload: Current<Option<LastReload>>,
     tls: Option<ServerTls>,
     has_generated_certificate: bool,
@@ -80,14 +78,12 @@ pub struct Dashboard {
 impl Dashboard {
     /// The dashboard of a gateway that starts now. `has_generated_certificate`: the certificate was generated at start.
     pub fn new(
-        config: Current<Arc<Config>>,
         last_reload: Current<Option<LastReload>>,
         tls: Option<ServerTls>,
         has_generated_certificate: bool,
     ) -> Dashboard {
         Dashboard {
             started: SystemTime::now(),
-            config,
             last_reload,
             tls,
             has_generated_certificate,

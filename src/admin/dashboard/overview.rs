@@ -32,7 +32,8 @@ struct AttentionItem {
 
 /// All sections, in the sequence that the page needs.
 pub fn sections(admin: &AdminContext) -> Sections {
-    let config = &admin.dashboard.config.get();
+    let snapshot = admin.snapshot.get();
+    let config = &snapshot.config;
     let history = admin.dashboard.history.borrow();
     let recent: Vec<_> = admin
         .recent_rejections
@@ -44,7 +45,7 @@ pub fn sections(admin: &AdminContext) -> Sections {
     let section = |(name, value): (&'static str, Value)| Section { name, json: value.to_string().into() };
     [
         ("state", state(admin, config)),
-        ("upstreams", json!(admin.backends.get().status())),
+        ("upstreams", json!(admin.snapshot.get().backends.status())),
         ("traffic", history.to_json()),
         ("attention", attention.into()),
         ("refusals", recent.into()),
@@ -193,7 +194,7 @@ fn attention(admin: &AdminContext, config: &Config, history: &TrafficHistory) ->
 }
 
 fn upstream_items(admin: &AdminContext) -> Option<AttentionItem> {
-    let status = admin.backends.get().status();
+    let status = admin.snapshot.get().backends.status();
     let all = status.endpoints.len();
     let ejected = status.endpoints.iter().filter(|endpoint| endpoint.state != "usable").count();
     if !status.usable || (all > 0 && ejected == all) {

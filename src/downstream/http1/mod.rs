@@ -1,7 +1,7 @@
-//! An HTTP/1 connection: one request after the other, each answered before the next one is looked at.
+//! An HTTP/1 connection: one request after the other; the next one is read after the response to the previous one.
 //!
-//! The gateway reads HTTP/1 itself, with `crate::http::h1`, and not through a library made to get along with everybody: a
-//! head that is refused gets the same kind of answer, with its id and its access line, as any other refusal.
+//! It uses the gateway's own parser, `crate::http::h1`, instead of a general library: a malformed head gets the same kind of
+//! response, with a request id and an access log line, as any other rejection.
 
 mod response;
 mod wire;
@@ -34,24 +34,24 @@ use crate::http::headers::Head;
 use response::RequestSummary;
 use wire::Wire;
 
-/// What a connection may ask for before it has to begin anew.
+/// Limits of one connection.
 #[derive(Clone, Copy, Debug)]
 pub struct Http1Limits {
-    /// Of each head.
+    /// Limits of each request head.
     pub head: HeadLimits,
-    /// Most requests.
+    /// Maximum number of requests.
     pub max_requests: u64,
-    /// Longest life.
+    /// Maximum age, which is checked with each response.
     pub max_age: Option<Duration>,
 }
 
-/// Why a connection ends without further ado.
+/// Why a connection ends without an orderly close.
 enum ConnectionEnd {
-    /// The reaper says so.
+    /// The reaper aborted it.
     Aborted,
-    /// The client has left, or its bytes do not arrive.
+    /// The client disconnected, or its socket failed.
     Disconnected(io::Error),
-    /// An answer broke off. The client must not take what it has for the whole.
+    /// A response is incomplete, and the client must be able to detect that.
     ResponseIncomplete,
 }
 
@@ -61,33 +61,40 @@ impl From<io::Error> for ConnectionEnd {
     }
 }
 
-/// What a connection is to do.
+/// The next step of a connection.
 enum NextRequest {
-    /// To answer: the head of a request, or what is wrong with it.
+    /// Serve this request head, or reject it with this error.
     Head(Result<Vec<u8>, HeadError>),
-    /// To wait, and hold little memory meanwhile.
+    /// Wait with little memory.
     Quiescent,
-    /// To end.
+    /// Close the connection.
     Close,
+}
+
+/// The end of the wait of a connection without a request.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Wait {
+    ForRequest,
+    UntilQuiescent,
 }
 
 struct Http1Connection<I> {
     wire: Rc<RefCell<Wire<I>>>,
     serving: Current<Rc<ServingConfig>>,
-    client: Rc<Peer>,
+    peer: Rc<Peer>,
     activity: Rc<Activity>,
     limits: Http1Limits,
     opened_at: Instant,
     request_count: u64,
-    /// The reaper wants an end after the request in flight.
+    /// Close after the request in flight.
     is_closing: bool,
 }
 
-/// Serves a connection to its end.
+/// Serves a connection until it ends.
 pub async fn serve<I>(
     io: WatchedIo<I>,
-    terms: Current<Rc<ServingConfig>>,
-    client: Rc<Peer>,
+    serving: Current<Rc<ServingConfig>>,
+    peer: Rc<Peer>,
     activity: Rc<Activity>,
 ) -> io::Result<()>
 where
@@ -95,17 +102,17 @@ where
 {
     let mut connection = Http1Connection {
         wire: Rc::new(RefCell::new(Wire::new(io))),
-        limits: terms.get().http1_limits(),
-        serving: terms,
-        client,
+        limits: serving.get().http1_limits(),
+        serving,
+        peer,
         activity,
         opened_at: Instant::now(),
         request_count: 0,
         is_closing: false,
     };
-    let ended = connection.run().await;
+    let result = connection.run().await;
     connection.wire.borrow_mut().abandon_body();
-    match ended {
+    match result {
         Ok(()) | Err(ConnectionEnd::Aborted | ConnectionEnd::ResponseIncomplete) => Ok(()),
         Err(ConnectionEnd::Disconnected(error)) => Err(error),
     }
@@ -116,8 +123,8 @@ where
     I: AsyncRead + AsyncWrite + ClientSocket + Unpin + 'static,
 {
     async fn run(&mut self) -> Result<(), ConnectionEnd> {
-        while let NextRequest::Head(head) = self.next_request(false).await? {
-            // In the heap, so that a connection is small while it has no request.
+        while let NextRequest::Head(head) = self.next_request(Wait::ForRequest).await? {
+            // Boxed, so that an idle connection is small.
             if !Box::pin(self.serve_requests(head)).await? {
                 break;
             }
@@ -127,18 +134,18 @@ where
         Ok(self.until_shutdown(|cx, _| wire.borrow_mut().poll_shutdown(cx)).await??)
     }
 
-    /// Answers requests for as long as one follows the other soon. Says whether there can be further ones.
+    /// Serves requests while they follow each other closely. Returns whether the connection stays open.
     async fn serve_requests(&mut self, first: Result<Vec<u8>, HeadError>) -> Result<bool, ConnectionEnd> {
         let mut head = first;
         loop {
-            let goes_on = match head.and_then(|head| parse_request(head, &self.limits.head)) {
+            let stays_open = match head.and_then(|head| parse_request(head, &self.limits.head)) {
                 Ok(head) => self.serve_request(head).await?,
                 Err(error) => Box::pin(self.reject(rejection_for(error))).await?,
             };
-            if !goes_on {
+            if !stays_open {
                 return Ok(false);
             }
-            head = match self.next_request(true).await? {
+            head = match self.next_request(Wait::UntilQuiescent).await? {
                 NextRequest::Head(head) => head,
                 NextRequest::Quiescent => return Ok(true),
                 NextRequest::Close => return Ok(false),
@@ -146,23 +153,23 @@ where
         }
     }
 
-    /// Waits for the next request, or, if the connection `may_rest`, for the reaper to say that it has waited for long.
-    async fn next_request(&mut self, may_rest: bool) -> Result<NextRequest, ConnectionEnd> {
+    /// Waits for the next request, or, with [`Wait::UntilQuiescent`], until the connection is quiescent.
+    async fn next_request(&mut self, wait: Wait) -> Result<NextRequest, ConnectionEnd> {
         self.limits = self.serving.get().http1_limits();
-        let (wire, bounds) = (Rc::clone(&self.wire), self.limits);
+        let (wire, limits) = (Rc::clone(&self.wire), self.limits);
         let activity = Rc::clone(&self.activity);
         let mut scanner = HeadScanner::default();
-        let head = self.until_shutdown(|cx, closing| {
+        let head = self.until_shutdown(|cx, is_closing| {
             let mut wire = wire.borrow_mut();
-            match wire.poll_head(cx, &mut scanner, &bounds.head) {
-                // A part of it is here, and must be followed by the rest.
+            match wire.poll_head(cx, &mut scanner, &limits.head) {
+                // A part of the head has arrived; `timeouts.header` limits the rest.
                 Poll::Pending if wire.has_unread() => {
                     activity.record_head_started();
                     Poll::Pending
                 }
-                // Asked to close: but a request that is already there is answered.
-                Poll::Pending if closing => Poll::Ready(Ok(NextRequest::Close)),
-                Poll::Pending if may_rest && activity.is_quiescent() => {
+                // A request that has already arrived is still served.
+                Poll::Pending if is_closing => Poll::Ready(Ok(NextRequest::Close)),
+                Poll::Pending if wait == Wait::UntilQuiescent && activity.is_quiescent() => {
                     Poll::Ready(Ok(NextRequest::Quiescent))
                 }
                 polled => polled.map_ok(|head| head.map_or(NextRequest::Close, NextRequest::Head)),
@@ -178,12 +185,12 @@ where
         }
     }
 
-    /// Tells a client whose head does not come why it is cut off, if it takes that at once.
+    /// Sends a rejection to a client whose head is incomplete after the timeout, if that is possible without waiting.
     async fn reject_stalled_head(&mut self) {
         let wire = Rc::clone(&self.wire);
-        let mut saying = pin!(self.reject(Rejection::RequestHeadStalled));
+        let mut rejection = pin!(self.reject(Rejection::RequestHeadStalled));
         poll_fn(|cx| {
-            if saying.as_mut().poll(cx).is_ready() {
+            if rejection.as_mut().poll(cx).is_ready() {
                 let _ = wire.borrow_mut().poll_shutdown(cx);
             }
             Poll::Ready(())
@@ -191,40 +198,39 @@ where
         .await;
     }
 
-    /// Answers what cannot be read as a request. The connection ends, as nobody knows where the next request begins.
+    /// Rejects an invalid request head. The connection is closed, because the start of the next request is unknown.
     async fn reject(&mut self, rejection: Rejection) -> Result<bool, ConnectionEnd> {
         let in_flight = self.activity.begin_request();
         let gateway = Rc::clone(&self.serving.get().gateway);
-        let reply = gateway.reject(Rc::clone(&self.client), &rejection);
-        let asked = RequestSummary { method: Method::GET, version: Version::HTTP_11, keep_alive: false };
+        let response = gateway.reject(Rc::clone(&self.peer), &rejection);
+        let request = RequestSummary { method: Method::GET, version: Version::HTTP_11, keep_alive: false };
         self.activity.require_linger();
-        self.send_response(&asked, reply, false).await?;
+        self.send_response(&request, response).await?;
         drop(in_flight);
         Ok(false)
     }
 
-    /// Answers a request. Says whether there can be another one.
+    /// Serves a request. Returns whether the connection stays open.
     async fn serve_request(&mut self, head: RequestHead) -> Result<bool, ConnectionEnd> {
         let in_flight = self.activity.begin_request();
         self.request_count += 1;
         let RequestHead { head, version, framing, keep_alive, expects_continue } = head;
-        // SECURITY: what follows a request for a tunnel is not meant for us, and not taken for requests.
+        // SECURITY: data after a CONNECT is intended for the tunnel, and must not be parsed as requests.
         let keep_alive = keep_alive && head.method != Method::CONNECT;
-        let asked = RequestSummary { method: head.method.clone(), version, keep_alive };
+        let mut request = RequestSummary { method: head.method.clone(), version, keep_alive };
         self.wire.borrow_mut().expect_body(framing, expects_continue);
-        let reply = self.call_gateway(head).await?;
-        let is_passable = self.can_discard_body();
-        // Who asked for the end may still have said something, if only that it ends TLS, and must see the answer.
-        if !is_passable || !keep_alive {
+        let response = self.call_gateway(head).await?;
+        request.keep_alive &= self.can_discard_body();
+        // A client that requested the close may still send data, such as its TLS alert, and must receive the response.
+        if !request.keep_alive {
             self.activity.require_linger();
         }
-        let goes_on = self.send_response(&asked, reply, is_passable).await?;
-        let goes_on = goes_on && self.discard_body().await?;
+        let stays_open = self.send_response(&request, response).await? && self.discard_body().await?;
         drop(in_flight);
-        Ok(goes_on && !self.is_closing)
+        Ok(stays_open && !self.is_closing)
     }
 
-    /// Has the gateway answer. A client that leaves meanwhile is not answered, and its query is given up.
+    /// Passes the request to the gateway. If the client disconnects, the request is cancelled.
     async fn call_gateway(&mut self, head: Head) -> Result<DownstreamResponse, ConnectionEnd> {
         let wire = Rc::clone(&self.wire);
         let body = if wire.borrow().is_body_complete() {
@@ -232,27 +238,26 @@ where
         } else {
             ClientBody::Http1(Rc::clone(&self.wire) as Rc<_>)
         };
-        let (gateway, client) = (Rc::clone(&self.serving.get().gateway), Rc::clone(&self.client));
-        let mut handling = pin!(gateway.handle(client, head, body));
-        let answered = self.until_shutdown(|cx, _| match handling.as_mut().poll(cx) {
-            Poll::Ready(reply) => Poll::Ready(Some(reply)),
+        let (gateway, peer) = (Rc::clone(&self.serving.get().gateway), Rc::clone(&self.peer));
+        let mut handling = pin!(gateway.handle(peer, head, body));
+        let response = self.until_shutdown(|cx, _| match handling.as_mut().poll(cx) {
+            Poll::Ready(response) => Poll::Ready(Some(response)),
             Poll::Pending => wire.borrow_mut().poll_disconnect(cx).map(|()| None),
         });
-        answered.await?.ok_or_else(|| ConnectionEnd::Disconnected(io::ErrorKind::ConnectionAborted.into()))
+        response.await?.ok_or_else(|| ConnectionEnd::Disconnected(io::ErrorKind::ConnectionAborted.into()))
     }
 
-    /// Whether what is left of the request's body, if anything, is little enough to be read and forgotten.
+    /// Returns whether the rest of the request's body is small enough to be read and discarded.
     fn can_discard_body(&self) -> bool {
         let wire = self.wire.borrow();
-        // What somebody began to read and gave up is too large, too slow or broken, or still on its way up.
-        let is_small = wire.remaining_body().is_none_or(|left| left <= MAX_DISCARDED_BODY);
+        // A body that was read in part is too large, too slow, incomplete, or still being forwarded.
+        let is_small = wire.remaining_body().is_none_or(|remaining| remaining <= MAX_DISCARDED_BODY);
         wire.is_body_complete() || (is_small && wire.is_body_untouched())
     }
 
-    /// Reads and forgets what nobody has read of a body. Says whether it came to its end; if not, so does the
-    /// connection.
+    /// Reads and discards the rest of the request's body. Returns whether its end was reached; otherwise the connection is closed.
     ///
-    /// SECURITY: what is left of it must never be taken for the next request.
+    /// SECURITY: the rest of a body must never be parsed as the next request.
     async fn discard_body(&mut self) -> Result<bool, ConnectionEnd> {
         let wire = Rc::clone(&self.wire);
         if wire.borrow().is_body_complete() {
@@ -260,7 +265,7 @@ where
         }
         let mut read = 0;
         let activity = Rc::clone(&self.activity);
-        let discarding = self.until_shutdown(|cx, _| {
+        let discard = self.until_shutdown(|cx, _| {
             loop {
                 match ready!(wire.borrow_mut().poll_body(cx)) {
                     None => return Poll::Ready(true),
@@ -273,23 +278,23 @@ where
                 }
             }
         });
-        timeout(DISCARD_TIMEOUT, discarding).await.unwrap_or(Ok(false))
+        timeout(DISCARD_TIMEOUT, discard).await.unwrap_or(Ok(false))
     }
 
-    /// Waits, and listens to the reaper meanwhile. `poll` is told whether the connection is asked to close.
+    /// Polls until the reaper aborts the connection. `poll` receives whether the connection is to close.
     async fn until_shutdown<T>(
         &mut self,
         mut poll: impl FnMut(&mut Context<'_>, bool) -> Poll<T>,
     ) -> Result<T, ConnectionEnd> {
-        let (activity, closing) = (&self.activity, &mut self.is_closing);
+        let (activity, is_closing) = (&self.activity, &mut self.is_closing);
         poll_fn(|cx| {
             activity.register_waker(cx.waker());
             match activity.take_close_request() {
                 Some(CloseMode::Abort) => return Poll::Ready(Err(ConnectionEnd::Aborted)),
-                Some(CloseMode::Graceful) => *closing = true,
+                Some(CloseMode::Graceful) => *is_closing = true,
                 None => {}
             }
-            poll(cx, *closing).map(Ok)
+            poll(cx, *is_closing).map(Ok)
         })
         .await
     }
@@ -297,7 +302,7 @@ where
 
 fn rejection_for(error: HeadError) -> Rejection {
     match error {
-        HeadError::Malformed(what) => Rejection::RequestMalformed(what),
+        HeadError::Malformed(reason) => Rejection::RequestMalformed(reason),
         HeadError::TooLarge | HeadError::TooManyHeaders => Rejection::RequestHeadTooLarge,
         HeadError::TargetTooLong => Rejection::TargetTooLong,
     }

@@ -1,4 +1,4 @@
-//! An answer on its way to the client.
+//! Writes a response to the client as its body arrives, and decides whether the connection stays open.
 
 use std::io;
 use std::pin::Pin;
@@ -18,17 +18,17 @@ use crate::http::h1::response::{Persistence, ResponseFraming, write_response};
 use crate::http::headers::HeaderName;
 use crate::os::splice::SplicePipe;
 
-/// Room for a head and a small body. The allocator has pieces of this size at hand.
+/// Initial capacity for a head and a small body, below a size class of the allocator.
 const INITIAL_RESPONSE_CAPACITY: usize = 1000;
 
-/// A body of so many bytes is worth a pipe, which takes some system calls to make.
+/// Minimum length of a body for `splice`, because creating a pipe takes several system calls.
 const MIN_SPLICE_LENGTH: u64 = 256 * 1024;
 
-/// What an answer needs to know of its request.
+/// The properties of a request that its response depends on.
 pub(super) struct RequestSummary {
     pub method: Method,
     pub version: Version,
-    /// The connection may go on as far as the request is concerned.
+    /// True if the request allows a persistent connection.
     pub keep_alive: bool,
 }
 
@@ -36,86 +36,80 @@ impl<I> Http1Connection<I>
 where
     I: AsyncRead + AsyncWrite + ClientSocket + Unpin + 'static,
 {
-    /// Writes an answer as its body comes. Says whether the connection can go on.
+    /// Writes a response as its body arrives. Returns whether the connection stays open.
     pub(super) async fn send_response(
         &mut self,
-        asked: &RequestSummary,
-        reply: DownstreamResponse,
-        body_is_passable: bool,
+        request: &RequestSummary,
+        response: DownstreamResponse,
     ) -> Result<bool, ConnectionEnd> {
-        let DownstreamResponse { status, fields, mut body } = reply;
-        let framing = ResponseFraming::choose(&asked.method, asked.version, status, body.size_hint().exact());
-        let goes_on = body_is_passable
-            && asked.keep_alive
-            && !self.is_closing
-            && framing != ResponseFraming::Close
-            && self.request_count < self.limits.max_requests
-            && self.limits.max_age.is_none_or(|age| self.opened_at.elapsed() < age)
-            && !fields.contains(HeaderName::Connection);
-        let persistence = match (goes_on, asked.version) {
+        let DownstreamResponse { status, fields: headers, mut body } = response;
+        let framing =
+            ResponseFraming::choose(&request.method, request.version, status, body.size_hint().exact());
+        let stays_open = self.can_stay_open(request, framing) && !headers.contains(HeaderName::Connection);
+        let persistence = match (stays_open, request.version) {
             (false, _) => Persistence::Close,
             (true, Version::HTTP_10) => Persistence::KeepAlive,
             (true, _) => Persistence::Default,
         };
         let mut batch = WriteBatch::default();
         batch.prefix.reserve(INITIAL_RESPONSE_CAPACITY);
-        write_response(&mut batch.prefix, status, &fields, framing, persistence);
-        let (mut left, is_counted) = match framing {
+        write_response(&mut batch.prefix, status, &headers, framing, persistence);
+        let (mut remaining, has_length) = match framing {
             ResponseFraming::Length(length) => (length, true),
             _ => (u64::MAX, false),
         };
         let wire = Rc::clone(&self.wire);
-        let is_large = is_counted && left >= MIN_SPLICE_LENGTH;
+        let is_large = has_length && remaining >= MIN_SPLICE_LENGTH;
         let mut pipe = (is_large && wire.borrow().can_splice()).then(SplicePipe::default);
-        let mut ended = false;
-        let written = self.until_shutdown(|cx, _| {
+        let mut is_complete = false;
+        let result = self.until_shutdown(|cx, _| {
             loop {
-                if ended && !goes_on {
-                    wire.borrow_mut().cork();
+                if is_complete && !stays_open {
+                    wire.borrow_mut().buffer_final_write(&mut batch);
                 }
-                let full = pipe.as_mut().filter(|pipe| !pipe.is_empty());
-                if ended || full.is_some() || !batch.has_room() {
+                let filled_pipe = pipe.as_mut().filter(|pipe| !pipe.is_empty());
+                if is_complete || filled_pipe.is_some() || !batch.has_room() {
                     ready!(wire.borrow_mut().poll_write(cx, &mut batch))?;
                 }
-                if let Some(pipe) = full {
+                if let Some(pipe) = filled_pipe {
                     ready!(wire.borrow_mut().poll_drain_pipe(cx, pipe))?;
                 }
-                if ended {
+                if is_complete {
                     return wire.borrow_mut().poll_flush(cx).map_err(ConnectionEnd::Disconnected);
                 }
                 if let Some(pipe) = &mut pipe
-                    && let moved @ 1.. = body.splice_into(pipe)
+                    && let spliced @ 1.. = body.splice_into(pipe)
                 {
-                    left = left.saturating_sub(moved as u64);
-                    ended = body.is_end_stream() && left == 0;
+                    remaining = remaining.saturating_sub(spliced as u64);
+                    is_complete = body.is_end_stream() && remaining == 0;
                     continue;
                 }
-                // Nothing is borrowed here: the body may be read while the request's is still being sent.
+                // `wire` is not borrowed here: reading the response body may poll the request body.
                 match next_data(Pin::new(&mut body), cx) {
-                    // Nothing of it is for the client.
+                    // The response has no body.
                     Poll::Ready(Some(Ok(_))) if framing == ResponseFraming::None => {}
                     Poll::Ready(Some(Ok(data))) => {
-                        let Some(still) = left.checked_sub(data.len() as u64) else {
+                        let Some(rest) = remaining.checked_sub(data.len() as u64) else {
                             return Poll::Ready(Err(ConnectionEnd::ResponseIncomplete));
                         };
-                        left = still;
-                        ended = body.is_end_stream() && (left == 0 || !is_counted);
-                        match (framing, ended) {
+                        remaining = rest;
+                        is_complete = body.is_end_stream() && (remaining == 0 || !has_length);
+                        match (framing, is_complete) {
                             (ResponseFraming::Chunked, false) => batch.push_chunk(data),
                             (ResponseFraming::Chunked, true) => batch.push_final_chunk(data),
                             _ => batch.push_data(data),
                         }
                     }
-                    Poll::Ready(None) if is_counted && left > 0 => {
+                    Poll::Ready(None) if has_length && remaining > 0 => {
                         return Poll::Ready(Err(ConnectionEnd::ResponseIncomplete));
                     }
                     Poll::Ready(None) => {
-                        ended = true;
+                        is_complete = true;
                         if framing == ResponseFraming::Chunked {
                             batch.push_last_chunk();
                         }
                     }
-                    // What has come so far goes out, so that the client sees where the answer breaks off.
+                    // The data received so far is sent, so that the client sees where the response is cut off.
                     Poll::Ready(Some(Err(()))) => {
                         let _ = wire.borrow_mut().poll_write(cx, &mut batch);
                         let _ = wire.borrow_mut().poll_flush(cx);
@@ -137,17 +131,26 @@ where
                 }
             }
         });
-        let written = written.await?;
-        if matches!(written, Err(ConnectionEnd::ResponseIncomplete)) && framing == ResponseFraming::Close {
-            // SECURITY: nothing but a reset tells such a client that its answer is not whole.
+        let result = result.await?;
+        if matches!(result, Err(ConnectionEnd::ResponseIncomplete)) && framing == ResponseFraming::Close {
+            // SECURITY: without a length, only a reset shows the client that its response is incomplete.
             self.wire.borrow().io().reset_on_drop();
         }
-        written?;
-        Ok(goes_on)
+        result?;
+        Ok(stays_open)
+    }
+
+    /// Returns whether the request, the response and the limits allow a persistent connection.
+    fn can_stay_open(&self, request: &RequestSummary, framing: ResponseFraming) -> bool {
+        request.keep_alive
+            && !self.is_closing
+            && framing != ResponseFraming::Close
+            && self.request_count < self.limits.max_requests
+            && self.limits.max_age.is_none_or(|age| self.opened_at.elapsed() < age)
     }
 }
 
-/// The next bytes of an answer, one at least.
+/// The next bytes of a response body, at least one.
 fn next_data(mut body: Pin<&mut ObservedBody>, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, ()>>> {
     loop {
         match ready!(body.as_mut().poll_frame(cx)) {

@@ -1,6 +1,7 @@
-//! The socket of an HTTP/1 connection, the bytes that came too early, and the body that is being read.
+//! The socket of an HTTP/1 connection with its read buffer, and the state of the request body.
 //!
-//! The body of a request is read where it is wanted, mostly in the task that writes to the backend.
+//! A request body is read by its consumer, usually the code that writes to the backend, and shares the socket with the code that
+//! writes the response.
 
 use std::cell::RefCell;
 use std::io;
@@ -19,32 +20,32 @@ use crate::http::h1::head::{Framing, HeadLimits, HeadScanner};
 use crate::http::h1::read_head;
 use crate::os::splice::SplicePipe;
 
-/// Most bytes of a body that one read takes.
+/// Maximum bytes of a body per read.
 const MAX_READ: u64 = 64 * 1024;
 
-/// Bytes of further requests that are taken from a client before the one in flight is answered.
+/// Maximum bytes of further requests that are read before the response to the request in flight.
 const MAX_READ_AHEAD: usize = 16 * 1024;
 
-/// What a client waits for that announced a body with `Expect: 100-continue`.
+/// The response that a client with `Expect: 100-continue` waits for before it sends the body.
 const CONTINUE_RESPONSE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
 
-/// A client's socket and where its bytes stand.
+/// A client's socket, its read buffer, and the state of the request body.
 pub struct Wire<I> {
     io: WatchedIo<I>,
-    /// Came and was not used yet.
+    /// Received data that was not processed yet.
     unread: BytesMut,
     body: RequestBodyState,
-    /// Somebody has asked for the body.
+    /// The body was polled.
     is_body_requested: bool,
-    /// What is left to write before the client sends its body.
+    /// The unwritten rest of the 100 response.
     pending_continue: &'static [u8],
-    /// That was written, and may still stand in the buffer of TLS.
+    /// The 100 response was written, and may still be in the buffer of TLS.
     needs_flush: bool,
-    /// The task that serves the connection, when it waits for the body to end.
+    /// Wakes the connection's task when the body ends.
     connection_waker: Option<Waker>,
 }
 
-/// How far the body of the request is.
+/// The part of the request body that is still to be read.
 enum RequestBodyState {
     Ended,
     Length(u64),
@@ -65,12 +66,12 @@ impl<I: AsyncRead + AsyncWrite + Unpin> Wire<I> {
         }
     }
 
-    /// Whether a part of a request's head has come, or is yet to be looked at.
+    /// Returns whether there is received data that was not processed yet.
     pub fn has_unread(&self) -> bool {
         !self.unread.is_empty()
     }
 
-    /// Looks for a whole head. `None`: the client closed before it began one.
+    /// Reads a request head. `None`: the client closed the connection before it sent one.
     pub fn poll_head(
         &mut self,
         cx: &mut Context<'_>,
@@ -83,7 +84,7 @@ impl<I: AsyncRead + AsyncWrite + Unpin> Wire<I> {
         }
     }
 
-    /// The head that was read says that this body follows.
+    /// Sets the framing of the body that follows the head.
     pub fn expect_body(&mut self, framing: Framing, expects_continue: bool) {
         self.body = match framing {
             Framing::None => RequestBodyState::Ended,
@@ -91,23 +92,23 @@ impl<I: AsyncRead + AsyncWrite + Unpin> Wire<I> {
             Framing::Chunked => RequestBodyState::Chunked(ChunkedDecoder::default()),
         };
         self.is_body_requested = false;
-        // A client that did not wait is owed nothing.
+        // A client that already sends its body does not wait for the 100 response.
         self.pending_continue =
             if expects_continue && self.unread.is_empty() { CONTINUE_RESPONSE } else { &[] };
     }
 
-    /// Whether the client sends its body without being asked to, and nobody has looked at it.
+    /// Returns whether the client sends its body without waiting for a 100 response, and nothing of it was read.
     pub fn is_body_untouched(&self) -> bool {
         !self.is_body_requested && self.pending_continue.is_empty()
     }
 
-    /// Nobody gets anything of the body any more.
+    /// Makes further reads of the body fail.
     ///
-    /// SECURITY: what is left of it is not the next request either; the connection ends.
+    /// SECURITY: the rest of it must not be parsed as the next request either, so the connection is closed.
     pub fn abandon_body(&mut self) {
         if !self.is_body_complete() {
             self.body = RequestBodyState::Broken(IncompleteBody(
-                "the request was answered before its end".to_owned(),
+                "the response was sent before the end of the request body".to_owned(),
             ));
         }
     }
@@ -123,12 +124,12 @@ impl<I: AsyncRead + AsyncWrite + Unpin> Wire<I> {
     pub fn remaining_body(&self) -> Option<u64> {
         match &self.body {
             RequestBodyState::Ended => Some(0),
-            RequestBodyState::Length(left) => Some(*left),
+            RequestBodyState::Length(remaining) => Some(*remaining),
             RequestBodyState::Chunked(_) | RequestBodyState::Broken(_) => None,
         }
     }
 
-    /// The next bytes of the body.
+    /// Reads the next bytes of the body.
     pub fn poll_body(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, IncompleteBody>>> {
         self.is_body_requested = true;
         let polled = self.poll_body_bytes(cx);
@@ -148,16 +149,16 @@ impl<I: AsyncRead + AsyncWrite + Unpin> Wire<I> {
             let wanted = match &mut self.body {
                 RequestBodyState::Ended => return Poll::Ready(None),
                 RequestBodyState::Broken(why) => return Poll::Ready(Some(Err(why.clone()))),
-                RequestBodyState::Length(left) if !self.unread.is_empty() => {
+                RequestBodyState::Length(remaining) if !self.unread.is_empty() => {
                     let taken =
-                        usize::try_from(*left).map_or(self.unread.len(), |n| n.min(self.unread.len()));
-                    *left -= taken as u64;
-                    if *left == 0 {
+                        usize::try_from(*remaining).map_or(self.unread.len(), |n| n.min(self.unread.len()));
+                    *remaining -= taken as u64;
+                    if *remaining == 0 {
                         self.body = RequestBodyState::Ended;
                     }
                     return Poll::Ready(Some(Ok(self.take_unread(taken))));
                 }
-                RequestBodyState::Length(left) => *left,
+                RequestBodyState::Length(remaining) => *remaining,
                 RequestBodyState::Chunked(decoder) => match decoder.decode(&mut self.unread) {
                     Ok(Decoded::Data(data)) => return Poll::Ready(Some(Ok(data))),
                     Ok(Decoded::End) => {
@@ -198,7 +199,7 @@ impl<I: AsyncRead + AsyncWrite + Unpin> Wire<I> {
         Poll::Ready(Some(Err(why)))
     }
 
-    /// Tells the client that it may send its body.
+    /// Sends the 100 response.
     fn poll_send_continue(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         while !self.pending_continue.is_empty() {
             match ready!(Pin::new(&mut self.io).poll_write(cx, self.pending_continue))? {
@@ -212,9 +213,9 @@ impl<I: AsyncRead + AsyncWrite + Unpin> Wire<I> {
         Poll::Ready(Ok(()))
     }
 
-    /// Ready when the client has gone away, while its request is being answered. Who reads the body notices it there.
+    /// Ready when the client disconnects while its request is served. While a body is being read, its reader detects that.
     pub fn poll_disconnect(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        // What nobody has asked for yet is read ahead, as a request may wait for its turn and its client leave meanwhile.
+        // A body that was not polled yet is read ahead, because its client may disconnect while the request waits in the queue.
         if !self.is_body_complete()
             && (self.is_body_requested || matches!(self.body, RequestBodyState::Broken(_)))
         {
@@ -234,7 +235,7 @@ impl<I: AsyncRead + AsyncWrite + Unpin> Wire<I> {
         Poll::Pending
     }
 
-    /// Writes a batch. What TLS holds back needs [`Wire::poll_flush`].
+    /// Writes a batch. TLS may buffer data until [`Wire::poll_flush`].
     pub fn poll_write(&mut self, cx: &mut Context<'_>, batch: &mut WriteBatch) -> Poll<io::Result<()>> {
         batch.poll_write(&mut self.io, cx)
     }
@@ -253,17 +254,21 @@ impl<I: AsyncRead + AsyncWrite + Unpin> Wire<I> {
 }
 
 impl<I: ClientSocket> Wire<I> {
-    /// What is written from here on may go out with the end of the connection.
-    pub fn cork(&mut self) {
-        self.io.inner_mut().cork();
+    /// Buffers the last batch of the connection together with the close of TLS, if possible: the next flush sends both.
+    pub fn buffer_final_write(&mut self, batch: &mut WriteBatch) {
+        if batch.written() == 0
+            && self.io.inner_mut().buffer_final_write([&batch.prefix, &batch.data, batch.suffix])
+        {
+            *batch = WriteBatch::default();
+        }
     }
 
-    /// Whether bytes go to the client as they are.
+    /// Returns whether data can be moved from a pipe to the socket, which TLS rules out.
     pub fn can_splice(&self) -> bool {
         self.io.inner().plain_tcp().is_some()
     }
 
-    /// Writes what is in a pipe.
+    /// Writes the contents of a pipe to the socket.
     pub fn poll_drain_pipe(&mut self, cx: &mut Context<'_>, pipe: &mut SplicePipe) -> Poll<io::Result<()>> {
         self.io.poll_drain_pipe(cx, pipe)
     }
@@ -292,7 +297,7 @@ mod tests {
     use super::*;
     use crate::downstream::activity::Activity;
 
-    /// A peer behind a buffer that is full at first, as TLS's may be: what is written there goes out with the second flush.
+    /// A peer behind a buffer like that of TLS, whose first flush blocks: written data arrives with the second flush.
     #[derive(Default)]
     struct BufferedPeer {
         held: Vec<u8>,
@@ -325,7 +330,7 @@ mod tests {
         }
     }
 
-    /// The client sends its body once it was told that it may.
+    /// The client sends its body after the 100 response.
     impl AsyncRead for BufferedPeer {
         fn poll_read(
             self: Pin<&mut Self>,
@@ -341,14 +346,14 @@ mod tests {
     }
 
     #[test]
-    fn a_continue_that_did_not_go_out_at_once_goes_out_later() {
+    fn a_blocked_100_response_is_flushed_later() {
         let mut wire = Wire::new(WatchedIo::new(BufferedPeer::default(), Rc::new(Activity::unregistered())));
         wire.expect_body(Framing::Length(4), true);
         let cx = &mut Context::from_waker(Waker::noop());
         assert!(wire.poll_body(cx).is_pending());
         match wire.poll_body(cx) {
             Poll::Ready(Some(Ok(body))) => assert_eq!(body, "body"),
-            other => panic!("the client was not told to send its body: {other:?}"),
+            other => panic!("the 100 response was not sent: {other:?}"),
         }
         assert_eq!(wire.io().flushes, 2);
     }
