@@ -185,7 +185,7 @@ impl RejectionRecord {
         ascii_text(&self.trace_id)
     }
 
-    /// The phases that the request went through, in order. The last one rejected it.
+    /// The phases that the request went through, first to last. The last one rejected it.
     pub fn trace(&self) -> impl Iterator<Item = (Phase, PhaseOutcome)> {
         let is_get_token = self.route == get_token::ROUTE_NAME;
         let path = if is_get_token { Phase::GET_TOKEN_PATH } else { Phase::FORWARD_PATH };

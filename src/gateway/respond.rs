@@ -104,7 +104,7 @@ fn remove_hop_by_hop(headers: &mut Headers) {
 /// The body of every response. When it is dropped, whether it was read to its end or not, the record is written.
 pub struct ObservedBody {
     source: BodySource,
-    // Dropped in this order: the record is written before the permit is released.
+    // Fields are dropped from top to bottom: the record is written before the permit is released.
     record: Box<AccessRecord>,
     _permit: Option<RequestPermit>,
 }

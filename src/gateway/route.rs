@@ -29,7 +29,7 @@ impl RouteTable {
         RouteTable(profiles)
     }
 
-    /// The names of the profiles, in the order of their numbers.
+    /// The names of the profiles, by their numbers.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         self.0.iter().map(|profile| profile.name.as_str())
     }

@@ -137,7 +137,7 @@ fn the_root_of_the_source_is_its_table_of_contents() {
 fn only_two_things_can_be_sent_to_the_backend() {
     let mut senders: Vec<_> = sources()
         .iter()
-        .filter(|(_, text)| text.contains("impl Outgoing for"))
+        .filter(|(_, text)| text.contains("impl OutgoingRequest for"))
         .map(|(path, _)| path.file_name().expect("a name").to_str().expect("text").to_owned())
         .collect();
     senders.sort();
