@@ -42,7 +42,7 @@ where
         request: &RequestSummary,
         response: DownstreamResponse,
     ) -> Result<bool, ConnectionEnd> {
-        let DownstreamResponse { status, fields: headers, mut body } = response;
+        let DownstreamResponse { status, headers, mut body } = response;
         let framing =
             ResponseFraming::choose(&request.method, request.version, status, body.size_hint().exact());
         let stays_open = self.can_stay_open(request, framing) && !headers.contains(HeaderName::Connection);

@@ -1,4 +1,4 @@
-//! The table of rejections, in the order of the request path. It is data only: what the columns mean is in `mod.rs`.
+//! The table of rejections, sorted along the request path. It is data only: `mod.rs` explains the columns.
 
 use std::borrow::Cow;
 use std::time::Duration;
