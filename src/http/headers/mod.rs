@@ -14,7 +14,8 @@ use http::{HeaderMap, HeaderValue, Method, Uri};
 
 pub use name::HeaderName;
 
-/// Headers in the sequence in which they were received or added. Names are in lower case; names and values are valid for HTTP/1 and HTTP/2.
+/// Headers in the sequence in which they were received or added. Names are in lower case; names and values are valid
+/// for HTTP/1 and HTTP/2.
 #[derive(Clone, Default)]
 pub struct Headers {
     bytes: Vec<u8>,
