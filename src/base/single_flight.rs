@@ -32,8 +32,8 @@ impl<K: Eq + Hash + Copy, V: Clone> SingleFlight<K, V> {
         SingleFlight { waiting: Arc::default(), lost }
     }
 
-    /// Registers `reply` for the result of the operation with this key. `Some` if the operation is not in flight: then the
-    /// caller performs it.
+    /// Registers `reply` for the result of the operation with this key. `Some` if the operation is not in flight: then
+    /// the caller performs it.
     pub fn join(&self, key: K, reply: oneshot::Sender<V>) -> Option<Leader<K, V>> {
         match self.waiting.lock().entry(key) {
             Entry::Occupied(mut waiting) => {

@@ -22,7 +22,7 @@ pub struct OutboundTls {
     pub server_name: ServerName<'static>,
 }
 
-/// The configuration for each backend, in their order; `None` for backends without TLS.
+/// The configuration for each backend, in the sequence of the configuration; `None` for backends without TLS.
 pub fn backend_tls(options: &UpstreamOptions) -> Result<Vec<Option<OutboundTls>>, TlsError> {
     if !options.tls() {
         return Ok(vec![None; options.urls.len()]);

@@ -166,8 +166,8 @@ impl TlsMaterial {
         };
         let mut config = builder.with_cert_resolver(Arc::clone(&certificates) as _);
         config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-        // Most clients send the default list of a TLS library, which puts the longest keys first. A client that insists on 256-bit
-        // suites offers no others.
+        // Most clients send the default list of a TLS library, which puts the longest keys first. A client that insists
+        // on 256-bit suites offers no others.
         config.ignore_client_order = true;
         // SECURITY: early data can be replayed by anyone who recorded it.
         config.max_early_data_size = 0;

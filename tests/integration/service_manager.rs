@@ -97,8 +97,8 @@ fn it_serves_on_sockets_that_it_is_given() {
 }
 
 #[test]
-fn a_socket_that_nobody_wants_is_an_error_that_says_so() {
-    let told = |names: &str, options: &[(&str, &str)]| {
+fn an_unexpected_socket_is_an_error() {
+    let stderr_of = |names: &str, options: &[(&str, &str)]| {
         let socket = TcpListener::bind("127.0.0.1:0").expect("bound");
         let shell = format!(
             "export LISTEN_PID=$$ LISTEN_FDS=1 LISTEN_FDNAMES={names}; exec \"$0\" serve 3<&0 </dev/null"

@@ -92,7 +92,7 @@ impl ChunkedDecoder {
         self.state == ChunkState::Done
     }
 
-    /// The end of a chunk or body usually arrives with the data. Consuming it here detects the end without another
+    /// The end of a chunk or body usually arrives with the data. Consuming it here detects the end without a further
     /// read.
     fn skip_line_end(&mut self, buffer: &mut BytesMut) -> Result<(), ChunkError> {
         while !matches!(self.state, ChunkState::Data { .. } | ChunkState::Done) && buffer.has_remaining() {

@@ -14,7 +14,8 @@ use http::{HeaderMap, HeaderValue, Method, Uri};
 
 pub use name::HeaderName;
 
-/// Headers in the order in which they were received or added. Names are in lower case; names and values are valid for HTTP/1 and HTTP/2.
+/// Headers in the sequence in which they were received or added. Names are in lower case; names and values are valid
+/// for HTTP/1 and HTTP/2.
 #[derive(Clone, Default)]
 pub struct Headers {
     bytes: Vec<u8>,
@@ -149,7 +150,7 @@ impl Headers {
         self.entries.is_empty()
     }
 
-    /// All headers, in the order in which they were received or added.
+    /// All headers, in the sequence in which they were received or added.
     pub fn iter(&self) -> impl DoubleEndedIterator<Item = Header<'_>> + '_ {
         self.entries.iter().map(|entry| self.header(entry))
     }
