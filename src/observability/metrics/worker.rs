@@ -20,7 +20,7 @@ macro_rules! label_values {
         pub enum $name { $($(#[$doc])* $variant,)* }
 
         impl $name {
-            /// All variants, in the order of their discriminants.
+            /// All variants, sorted by discriminant.
             pub const ALL: &'static [$name] = &[$($name::$variant,)*];
 
             /// Label value.
@@ -189,7 +189,7 @@ pub struct MetricsTotals {
 pub struct WorkerMetrics(Rc<Arc<WorkerCounters>>);
 
 impl WorkerMetrics {
-    /// Panics on another thread than the owner: concurrent updates would be lost.
+    /// Panics unless the current thread is the owner: concurrent updates would be lost.
     pub(super) fn new(counters: Arc<WorkerCounters>) -> WorkerMetrics {
         assert_eq!(counters.owner, std::thread::current().id(), "only the owning thread writes counters");
         WorkerMetrics(Rc::new(counters))

@@ -211,7 +211,7 @@ pub struct FinishedTrace {
     pub handshake_interval: Option<Interval>,
     /// The backend request; `None` if none was sent.
     pub upstream_interval: Option<Interval>,
-    /// Phases of authentication, in the order in which they ended.
+    /// Phases of authentication, sorted by their end.
     pub phases: Vec<(AuthPhase, AuthOutcome, Interval)>,
     /// Attributes of the server span.
     pub attributes: RequestAttributes,
