@@ -13,6 +13,11 @@ impl SingleWriterCounter {
         self.0.store(self.get().wrapping_add(count), Ordering::Relaxed);
     }
 
+    /// Adds 1. Only the owning thread may call this.
+    pub fn increment(&self) {
+        self.add(1);
+    }
+
     /// Subtracts 1, but stops at 0. Only the owning thread may call this.
     pub fn decrement(&self) {
         self.0.store(self.get().saturating_sub(1), Ordering::Relaxed);

@@ -115,8 +115,8 @@ fn an_unexpected_socket_is_an_error() {
         assert_eq!(output.status.code(), Some(1));
         String::from_utf8(output.stderr).expect("text")
     };
-    let error = told("timbr-gateway.socket", &[]);
+    let error = stderr_of("timbr-gateway.socket", &[]);
     assert!(error.contains("\"timbr-gateway.socket\"; known names are https, http and admin"), "{error}");
-    let error = told("http", &[]);
+    let error = stderr_of("http", &[]);
     assert!(error.contains("passes a socket for listen.http, which is disabled"), "{error}");
 }

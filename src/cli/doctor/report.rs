@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use crate::observability::log::is_color_enabled;
 
-/// The results of all checks, in order.
+/// The results of all checks.
 pub struct DoctorReport {
     steps: Vec<DoctorCheck>,
     format: OutputFormat,

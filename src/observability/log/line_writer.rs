@@ -149,7 +149,7 @@ fn write_while_accepted(output: &mut impl Write, bytes: &[u8]) -> usize {
         match output.write(rest) {
             Ok(count @ 1..) => rest = &rest[count..],
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            // Another process that shares the file description made it non-blocking.
+            // A process that shares the file description made it non-blocking.
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => thread::sleep(BATCH_INTERVAL),
             Ok(_) | Err(_) => break,
         }

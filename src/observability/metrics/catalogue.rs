@@ -66,7 +66,7 @@ pub struct MetricDescriptor {
     pub name: &'static str,
     /// Counter, gauge, histogram or info.
     pub kind: MetricKind,
-    /// Label names, in the order in which they are exported.
+    /// Label names, as they are exported.
     pub labels: &'static [&'static str],
     /// Help text.
     pub help: &'static str,

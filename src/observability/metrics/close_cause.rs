@@ -23,7 +23,7 @@ pub enum CloseCause {
     WriteTimeout,
     /// `limits.control_frames` was exceeded.
     ControlFrames,
-    /// `limits.resets` or another limit against HTTP/2 abuse was exceeded.
+    /// `limits.resets` or a similar limit against HTTP/2 abuse was exceeded.
     Resets,
 }
 

@@ -48,7 +48,7 @@ impl DurationHistogram {
     pub fn record(&self, duration: Duration) {
         let nanos =
             duration.as_secs().saturating_mul(1_000_000_000).saturating_add(duration.subsec_nanos().into());
-        self.buckets[BUCKET_BOUNDS.partition_point(|bound| *bound < nanos)].add(1);
+        self.buckets[BUCKET_BOUNDS.partition_point(|bound| *bound < nanos)].increment();
         self.nanos.add(nanos);
     }
 

@@ -89,7 +89,7 @@ impl RouteCounters {
     pub fn record(&self, request: &CompletedRequest<'_>) {
         let (method, class) = (method_index(request.method), status_class_index(request.status));
         if request.reason.is_empty() {
-            self.responses[method][class].add(1);
+            self.responses[method][class].increment();
         } else {
             self.record_rejection(method, class, request.reason);
         }

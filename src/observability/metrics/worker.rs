@@ -21,7 +21,7 @@ macro_rules! label_values {
         pub enum $name { $($(#[$doc])* $variant,)* }
 
         impl $name {
-            /// All variants, in the order of their discriminants.
+            /// All variants, sorted by discriminant.
             pub const ALL: &'static [$name] = &[$($name::$variant,)*];
 
             /// Label value.
@@ -174,7 +174,7 @@ pub struct MetricsTotals {
 pub struct WorkerMetrics(Rc<Arc<WorkerCounters>>);
 
 impl WorkerMetrics {
-    /// Panics on another thread than the owner: concurrent updates would be lost.
+    /// Panics unless the current thread is the owner: concurrent updates would be lost.
     pub(super) fn new(counters: Arc<WorkerCounters>) -> WorkerMetrics {
         assert_eq!(counters.owner, std::thread::current().id(), "only the owning thread writes counters");
         WorkerMetrics(Rc::new(counters))
@@ -194,19 +194,19 @@ impl WorkerMetrics {
 
     /// Counts a connection as open until the guard is dropped.
     pub fn open_connection(&self, protocol: Protocol) -> OpenConnectionGuard {
-        self.0.opened_connections[protocol as usize].add(1);
+        self.0.opened_connections[protocol as usize].increment();
         OpenConnectionGuard { worker: self.clone(), protocol }
     }
 
     /// Records a successful TLS handshake, and whether it resumed a session.
     pub fn record_handshake(&self, version: TlsVersion, resumed: bool, duration: Duration) {
-        self.0.handshakes[version as usize][usize::from(resumed)].add(1);
+        self.0.handshakes[version as usize][usize::from(resumed)].increment();
         self.0.handshake_duration.record(duration);
     }
 
     /// Counts a failed handshake.
     pub fn record_handshake_failure(&self, failure: HandshakeFailure) {
-        self.0.handshake_failures[failure as usize].add(1);
+        self.0.handshake_failures[failure as usize].increment();
     }
 }
 
@@ -219,7 +219,7 @@ pub struct OpenConnectionGuard {
 
 impl Drop for OpenConnectionGuard {
     fn drop(&mut self) {
-        self.worker.0.closed_connections[self.protocol as usize].add(1);
+        self.worker.0.closed_connections[self.protocol as usize].increment();
     }
 }
 

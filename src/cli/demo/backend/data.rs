@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-/// A concept: its columns, and rows of values in the same order.
+/// A concept: its columns, and rows with one value per column.
 pub struct DemoConcept {
     pub ontology: &'static str,
     pub name: &'static str,
