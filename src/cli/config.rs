@@ -6,7 +6,7 @@ use clap::{Arg, ArgAction, ArgMatches, Command};
 
 use crate::app;
 use crate::cli::{CliResult, options, print_error, print_line};
-use crate::config::print::{to_json, to_yaml};
+use crate::config::print::{OriginComments, to_json, to_yaml};
 use crate::config::schema::schema;
 use crate::config::warnings;
 use crate::outbound::otlp;
@@ -69,9 +69,13 @@ pub fn run(matches: &ArgMatches) -> CliResult {
         }
         Some(("print", matches)) => {
             let (config, settings) = options::load(&options::sources(matches))?;
+            let comments = match matches.get_flag("origins") {
+                true => OriginComments::Printed,
+                false => OriginComments::Omitted,
+            };
             match matches.get_one::<String>("format").map(String::as_str) {
                 Some("json") => print_line(format_args!("{:#}", to_json(&settings, &config.routes)))?,
-                _ => print_line(to_yaml(&settings, &config.routes, matches.get_flag("origins")).trim_end())?,
+                _ => print_line(to_yaml(&settings, &config.routes, comments).trim_end())?,
             }
         }
         Some(("schema", _)) => print_line(format_args!("{:#}", schema()))?,

@@ -54,7 +54,7 @@ fn option_argument(option: &'static OptionSpec) -> Arg {
         (None, twin) => {
             let twin = twin.expect("an option without a flag is a secret, which can be read from a file");
             Arg::new(twin.clone()).long(flag_of(&twin)).value_name("FILE").help(format!(
-                "File with: {} [env: {variable}_FILE, or {variable} for the value itself]",
+                "File with the secret. {} [env: {variable}_FILE, or {variable} for the value itself]",
                 option.help
             ))
         }

@@ -75,7 +75,7 @@ pub struct Config {
     pub failures: FailureLimits,
     /// Timeouts of client connections.
     pub timeouts: Timeouts,
-    /// LimitOptions on connections and requests.
+    /// Limits on connections and requests.
     pub limits: LimitOptions,
     /// Graceful shutdown.
     pub drain: Drain,
@@ -268,7 +268,7 @@ pub struct FailureLimits {
     pub per_user: u32,
 }
 
-/// LimitOptions on connections and requests.
+/// Limits on connections and requests.
 #[derive(Clone, Copy, Debug)]
 pub struct LimitOptions {
     /// Headers of a request.

@@ -34,9 +34,17 @@ pub fn effective_options(settings: &Settings) -> Vec<EffectiveOption> {
     options::all().filter_map(entry).collect()
 }
 
-/// The configuration as a YAML file that the gateway accepts, without secrets. With `origins`, a comment on each line names
-/// the source of the value.
-pub fn to_yaml(settings: &Settings, routes: &[RouteProfile], origins: bool) -> String {
+/// Whether a comment on each line names the source of the value.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum OriginComments {
+    /// `workers: 3  # variable TIMBR_GATEWAY_WORKERS`
+    Printed,
+    /// `workers: 3`
+    Omitted,
+}
+
+/// The configuration as a YAML file that the gateway accepts, without secrets.
+pub fn to_yaml(settings: &Settings, routes: &[RouteProfile], comments: OriginComments) -> String {
     let mut text = String::new();
     let mut group = "";
     for option in options::all() {
@@ -49,7 +57,11 @@ pub fn to_yaml(settings: &Settings, routes: &[RouteProfile], origins: bool) -> S
             }
         }
         let indent = if parent.is_empty() { "" } else { "  " };
-        let origin = if origins { format!("  # {}", setting.origin) } else { String::new() };
+        let origin = if comments == OriginComments::Printed {
+            format!("  # {}", setting.origin)
+        } else {
+            String::new()
+        };
         if option.shape == Shape::Secret {
             // SECURITY: a secret is named but never shown.
             let origin = if setting.origin == ValueOrigin::Default { String::new() } else { origin };
@@ -143,12 +155,12 @@ mod tests {
     #[test]
     fn printed_yaml_can_be_loaded_and_contains_no_secret() {
         let (config, settings) = load_with_settings("", &[("WORKERS", "3")]).expect("valid");
-        let printed = to_yaml(&settings, &config.routes, true);
+        let printed = to_yaml(&settings, &config.routes, OriginComments::Printed);
         assert!(!printed.contains(SALT));
         assert!(printed.contains("workers: 3  # variable TIMBR_GATEWAY_WORKERS"), "{printed}");
         let (config, settings) =
             load_exactly(&printed, &[("API_AUTH_SALT", SALT)]).expect("printed YAML is valid");
-        assert_eq!(to_yaml(&settings, &config.routes, false), strip_origins(&printed));
+        assert_eq!(to_yaml(&settings, &config.routes, OriginComments::Omitted), strip_origins(&printed));
     }
 
     #[test]
@@ -172,7 +184,7 @@ mod tests {
     fn disabled_routes_stay_disabled_when_printed_yaml_is_loaded() {
         let disabled = "routes:\n  - {name: openapi, enabled: false}\n";
         let (config, settings) = load_with_settings(disabled, &[]).expect("valid");
-        let printed = to_yaml(&settings, &config.routes, false);
+        let printed = to_yaml(&settings, &config.routes, OriginComments::Omitted);
         let (again, _) = load_exactly(&printed, &[("API_AUTH_SALT", SALT)]).expect("valid");
         let names: Vec<_> = again.routes.iter().map(|route| route.name.as_str()).collect();
         assert_eq!(names, ["api"]);

@@ -19,7 +19,7 @@ pub const PREFIX: &str = "TIMBR_GATEWAY_";
 pub struct OptionSpec {
     /// Path in the file, with dots between the levels: `upstream.url`.
     pub key: &'static str,
-    /// EntryForm of the text.
+    /// Form of the text.
     pub shape: Shape,
     /// The value if no source has one; `None`: there is none.
     pub default: Option<&'static str>,

@@ -90,7 +90,7 @@ group! { UPSTREAM: UpstreamKeys = "upstream." {
     urls: Vec<ServerUrl>,
         "URLs of several equivalent backends, in place of upstream.url; all http:// or all https://. See upstreams.md.";
     credential: CredentialKind = "forward",
-        "CredentialMode that is sent to the backend. forward: the client's own x-api-key, with the user in \
+        "Credential that is sent to the backend. forward: the client's own x-api-key, with the user in \
          x-forwarded-user. impersonate: the gateway's service key, with the user in x-api-impersonate-user. platform: \
          the user's own key, which the platform returns at login. delegate: the token that the backend's own get_token \
          returned to the user.";

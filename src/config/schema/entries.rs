@@ -6,7 +6,7 @@
 pub struct EntryKey {
     /// Name in the entry: `jwks_url`.
     pub key: &'static str,
-    /// EntryForm of the value.
+    /// Form of the value.
     pub(super) form: EntryForm,
     /// Whether every entry must have it.
     pub(super) required: bool,

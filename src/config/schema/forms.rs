@@ -42,14 +42,14 @@ pub fn option(option: &OptionSpec) -> Value {
 /// The schema of the key that names a file with a secret.
 pub fn file_twin(option: &OptionSpec) -> Value {
     let mut schema = path();
-    schema["description"] = json!(format!("File with: {}", option.help));
+    schema["description"] = json!(format!("File with the secret. {}", option.help));
     schema["$comment"] = json!(format!("variable {}_FILE", option.variable()));
     schema
 }
 
 /// The schema of `routes`, which exists in the file only.
 pub fn routes() -> Value {
-    let mut entry = group(ROUTES, false);
+    let mut entry = group(ROUTES, EmptyKeys::Rejected);
     let known = json!({ "properties": { "name": { "enum": ["api", "openapi", "thrift"] } } });
     entry["anyOf"] = json!([known, { "required": ["prefix", "content_types"] }]);
     json!({
@@ -99,7 +99,7 @@ fn shape(option: &OptionSpec) -> Value {
             "pattern": SEVERAL_URLS,
         }),
         Shape::List => {
-            let entry = group(entry_keys(option.key).unwrap_or_default(), true);
+            let entry = group(entry_keys(option.key).unwrap_or_default(), EmptyKeys::NotSet);
             // The value of a variable or a flag is the same list as text.
             json!({ "type": ["array", "string", "null"], "items": entry })
         }
@@ -123,11 +123,20 @@ fn path() -> Value {
     json!({ "type": ["string", "null"], "minLength": 1 })
 }
 
-/// The schema of one entry of a list. With `nullable`, an empty key counts as not set.
-fn group(fields: &[EntryKey], nullable: bool) -> Value {
+/// Handling of optional keys without a value in an entry.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum EmptyKeys {
+    /// They count as not set.
+    NotSet,
+    /// They are an error.
+    Rejected,
+}
+
+/// The schema of one entry of a list.
+fn group(fields: &[EntryKey], empty: EmptyKeys) -> Value {
     let property = |field: &EntryKey| {
         let mut schema = form(field.form);
-        if nullable && !field.required {
+        if empty == EmptyKeys::NotSet && !field.required {
             schema = json!({ "anyOf": [schema, { "type": "null" }] });
         }
         schema["description"] = json!(field.meaning.replace('`', ""));
