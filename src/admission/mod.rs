@@ -134,8 +134,8 @@ impl RequestPermit {
         Ok(())
     }
 
-    /// Waits until the request may be sent to the backend, behind the other requests of the same caller. The permit holds
-    /// the slot until it is dropped.
+    /// Waits until the request may be sent to the backend, behind the other requests of the same caller. The permit
+    /// holds the slot until it is dropped.
     pub async fn wait_for_slot(&mut self) -> Result<(), QueueError> {
         let Some(fair_queue) = &self.admission.fair_queue else { return Ok(()) };
         self.slot = fair_queue.try_slot();
@@ -167,8 +167,8 @@ pub fn network(address: IpAddr) -> (u8, u64) {
 
 /// A count for each key. Keys are hashes under a random secret of this process.
 ///
-/// SECURITY: without the secret, a client could choose a name whose hash collides with that of a different client, and use up
-/// that client's limit.
+/// SECURITY: without the secret, a client could choose a name whose hash collides with that of a different client,
+/// and use up that client's limit.
 #[derive(Debug, Default)]
 struct KeyedCounts {
     hasher: RandomState,

@@ -264,17 +264,13 @@ pub(super) fn prepare(store: PersistentStore, options: &StoreOptions) -> (Driver
 /// The running thread. It ends when the [`super::Store`] has been dropped.
 pub struct RunningDriver {
     thread: JoinHandle<()>,
-    ended: Option<oneshot::Receiver<()>>,
+    ended: oneshot::Receiver<()>,
 }
 
 impl RunningDriver {
-    /// Waits for the end of the thread, which is a defect while there is a [`super::Store`].
+    /// Waits for the end of the thread, which is a defect while there is a [`super::Store`]. To be awaited only once.
     pub async fn wait_until_ended(&mut self) {
-        if let Some(ended) = self.ended.take() {
-            let _ = ended.await;
-        } else {
-            std::future::pending::<()>().await;
-        }
+        let _ = (&mut self.ended).await;
     }
 
     /// Waits for the deferred writes and the end of the thread. False if that takes longer than `limit`, or it
@@ -310,6 +306,6 @@ impl PreparedDriver {
                 LocalSet::new().block_on(&runtime, store.serve(commands, availability, up, on_failure));
             }),
         };
-        Ok(RunningDriver { thread: thread.map_err(StoreStartError::Thread)?, ended: Some(ended) })
+        Ok(RunningDriver { thread: thread.map_err(StoreStartError::Thread)?, ended })
     }
 }

@@ -23,8 +23,8 @@ pub struct MemoryStore {
     /// The token that each login receives. In effect a set, as a map because its elements must be replaceable.
     logins: DashMap<RecordByLogin, (), IdentityHasher>,
     /// The tokens by insertion. If all are minted here, they expire in the same sequence, as all have the same
-    /// lifetime. A token from a different replica may expire before older entries; its entry then stays until it is the
-    /// oldest.
+    /// lifetime. A token from a different replica may expire before older entries; its entry then stays until it is
+    /// the oldest.
     eviction_queue: Mutex<EvictionQueue>,
     limits: AtomicTokenLimits,
     clock: Clock,
@@ -131,8 +131,8 @@ impl MemoryStore {
         record.expires.since(self.clock.now()) >= self.limits.ttl() / 10
     }
 
-    /// Inserts a token for the login and returns its seed. If a different thread was faster, returns the seed of the token
-    /// that it inserted. `record` is called with the current time and the expiry.
+    /// Inserts a token for the login and returns its seed. If a different thread was faster, returns the seed of the
+    /// token that it inserted. `record` is called with the current time and the expiry.
     pub fn insert(
         &self,
         seed: Seed,
@@ -275,9 +275,9 @@ impl MemoryStore {
     /// Evicts expired tokens, and then the oldest live ones, until at most `max` are left.
     fn evict_down_to(&self, queue: &mut EvictionQueue, max: usize) {
         let now = self.clock.now();
-        // Only the idle lifetime makes tokens expire in a different sequence, so only then is a walk needed. Between two walks,
-        // a token that has just become idle may outlive an older one that is in use: otherwise a client that mints at
-        // the maximum again and again would cause a walk each time.
+        // Only the idle lifetime makes tokens expire in a different sequence, so only then is a walk needed. Between
+        // two walks, a token that has just become idle may outlive an older one that is in use: otherwise a client
+        // that mints at the maximum again and again would cause a walk each time.
         if self.limits.idle_ttl().is_some()
             && queue.mints_since_walk.saturating_mul(MAX_VISITS_PER_MINT) >= self.limits.max()
         {
