@@ -25,7 +25,8 @@ use crate::base::secret::Secret;
 use crate::base::user_name::UserName;
 use crate::config::ForeignKeyPolicy;
 use crate::observability::auth_timing::AuthTiming;
-use crate::observability::metrics::{AuthOutcome, AuthPhase};
+use crate::observability::metrics::AuthOutcome;
+use crate::observability::phase::Phase;
 use crate::store::{Fingerprint, NewToken, Store, TokenId, TokenRecord, Unavailable};
 use crate::upstream::UpstreamClient;
 
@@ -153,11 +154,8 @@ impl Auth {
         steps: &AuthTiming,
     ) -> Result<MintedToken, MintError> {
         let attempt = self.failure_limiter.begin_attempt(client);
-        let opened = steps.measure_sync(
-            AuthPhase::Bearer,
-            || self.bearer_opener.open_with_salt(bearer),
-            bearer_outcome,
-        );
+        let opened =
+            steps.measure_sync(Phase::Bearer, || self.bearer_opener.open_with_salt(bearer), bearer_outcome);
         let (salt, login) = match opened {
             Ok(opened) => opened,
             Err(BearerError::NotAuthentic) => {
@@ -170,7 +168,7 @@ impl Auth {
         let proof = self.store.proof_for(self.verifier_generation);
         let verifying = self.verifier.verify(&login, bearer, attempt);
         let VerifiedLogin { upstream_key, session } =
-            steps.measure(AuthPhase::Verifier, verifying, verifier_outcome).await?;
+            steps.measure(Phase::Verifier, verifying, verifier_outcome).await?;
         // SECURITY: a password that was right when it was looked at need not be so any more: tokens were ended meanwhile.
         if !self.store.is_proof_valid(proof) {
             return Err(MintError::StoreUnavailable);
@@ -185,14 +183,14 @@ impl Auth {
             (Some(seed), Some(key)) => {
                 let id = id_of(&seed);
                 let keeping = self.store.set_upstream_key(&id, key);
-                steps.measure(AuthPhase::Store, keeping, store_outcome).await.map_err(unavailable)?;
+                steps.measure(Phase::Store, keeping, store_outcome).await.map_err(unavailable)?;
                 seed
             }
             (None, upstream_key) => {
                 let salt = self.salt_ids[0];
                 let new = NewToken { login: login_id, user: login.user.clone(), upstream_key, salt };
                 let keeping = self.store.insert(new, self.token_mint.new_seed(), proof, id_of);
-                steps.measure(AuthPhase::Store, keeping, store_outcome).await.map_err(unavailable)?
+                steps.measure(Phase::Store, keeping, store_outcome).await.map_err(unavailable)?
             }
         };
         self.store.record_salt_use(self.salt_ids[usize::from(salt)], &login.user);
@@ -267,7 +265,7 @@ impl Auth {
             // SECURITY: a store that does not answer is neither a yes nor a no. In the heap, as it is seldom asked and every
             // request would have to be as large.
             let salt = self.salt_ids[usize::from(salt)];
-            return match Box::pin(steps.measure(AuthPhase::Store, self.store.fetch(&id, salt), store_outcome))
+            return match Box::pin(steps.measure(Phase::Store, self.store.fetch(&id, salt), store_outcome))
                 .await
             {
                 Ok(Some(record)) => self.token_identity(id, &record),
@@ -287,7 +285,7 @@ impl Auth {
                     attempt.check_limits().map_err(KeyError::TooManyFailures)?;
                     // In the heap, as it is seldom asked and every request would have to be as large.
                     let asking = self.foreign_keys.check(id, key, upstream);
-                    Box::pin(steps.measure(AuthPhase::ForeignCheck, asking, verdict_outcome)).await
+                    Box::pin(steps.measure(Phase::ForeignCheck, asking, verdict_outcome)).await
                 }
             },
         };

@@ -4,7 +4,8 @@
 use std::time::Instant;
 
 use crate::base::clock;
-use crate::observability::metrics::{AuthOutcome, AuthPhase, WorkerMetrics};
+use crate::observability::metrics::{AuthOutcome, WorkerMetrics};
+use crate::observability::phase::Phase;
 use crate::observability::trace::{Interval, Trace};
 
 /// Records the phases of one request.
@@ -25,7 +26,7 @@ impl AuthTiming {
     /// result.
     pub async fn measure<T>(
         &self,
-        phase: AuthPhase,
+        phase: Phase,
         future: impl Future<Output = T>,
         outcome: impl FnOnce(&T) -> AuthOutcome,
     ) -> T {
@@ -38,7 +39,7 @@ impl AuthTiming {
     /// [`AuthTiming::measure`] for a phase that does not wait.
     pub fn measure_sync<T>(
         &self,
-        phase: AuthPhase,
+        phase: Phase,
         run: impl FnOnce() -> T,
         outcome: impl FnOnce(&T) -> AuthOutcome,
     ) -> T {
@@ -48,7 +49,7 @@ impl AuthTiming {
         result
     }
 
-    fn record(&self, phase: AuthPhase, start: Instant, outcome: AuthOutcome) {
+    fn record(&self, phase: Phase, start: Instant, outcome: AuthOutcome) {
         let end = clock::now();
         self.worker.record_phase(phase, outcome, end.duration_since(start));
         if let Some(trace) = &self.trace {

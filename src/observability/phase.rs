@@ -3,10 +3,10 @@
 
 use serde::Serialize;
 
-/// Declares the phases. The comment of a phase is its summary in the documents, so it is one short line.
+/// Declares the phases, each with its name and a short summary for the documents.
 macro_rules! phases {
     ($($variant:ident = $name:literal: $summary:literal,)*) => {
-        /// One phase of a request.
+        /// One phase of a request, or a part of one that is measured.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
         pub enum Phase {
             $(
@@ -22,7 +22,7 @@ macro_rules! phases {
                 match self { $(Phase::$variant => $name,)* }
             }
 
-            /// What the phase checks, as one line for the documents.
+            /// A summary of what the phase checks, for the documents.
             pub fn summary(self) -> &'static str {
                 match self { $(Phase::$variant => $summary,)* }
             }
@@ -31,6 +31,13 @@ macro_rules! phases {
 }
 
 phases! {
+    // Parts of `get_token` and `authenticate`, in the order of `MEASURED`.
+    Bearer = "bearer": "decrypt a bearer",
+    Verifier = "verifier": "check a password at the verifier",
+    Store = "store": "read or write a token in the store",
+    ForeignCheck = "foreign_check": "check a foreign key at the backend",
+    Jwt = "jwt": "check the signature and claims of a JWT",
+    // The request path.
     Read = "read": "the head is complete and within the limits",
     Admission = "admission": "a permit under limits.requests",
     Route = "route": "the request line and Host select a route",
@@ -46,6 +53,10 @@ phases! {
 }
 
 impl Phase {
+    /// The phases whose duration metrics and traces have. They are numbered from 0, so a `Phase` is an index of this list.
+    pub const MEASURED: [Phase; 5] =
+        [Phase::Bearer, Phase::Verifier, Phase::Store, Phase::ForeignCheck, Phase::Jwt];
+
     /// The phases of a forwarded request, in order.
     pub const FORWARD_PATH: &'static [Phase] = &[
         Phase::Read,
@@ -60,7 +71,19 @@ impl Phase {
         Phase::Upstream,
     ];
 
-    /// The phases of a request for a token, which the gateway answers itself.
+    /// The phases of a request for a token, to which the gateway responds itself.
     pub const GET_TOKEN_PATH: &'static [Phase] =
         &[Phase::Read, Phase::Admission, Phase::Route, Phase::Handshake, Phase::GetToken];
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn measured_phases_are_numbered_from_zero() {
+        for (index, phase) in Phase::MEASURED.into_iter().enumerate() {
+            assert_eq!(phase as usize, index);
+        }
+    }
 }

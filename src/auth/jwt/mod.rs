@@ -20,7 +20,8 @@ use crate::base::clock::Clock;
 use crate::base::user_name::UserName;
 use crate::config::{JwtOptions, Problem};
 use crate::observability::auth_timing::AuthTiming;
-use crate::observability::metrics::{AuthOutcome, AuthPhase};
+use crate::observability::metrics::AuthOutcome;
+use crate::observability::phase::Phase;
 use crate::store::TokenId;
 
 use issuer::Issuer;
@@ -138,7 +139,7 @@ impl JwtVerifier {
             }
         }
         // In the heap, as a token is judged once and then known.
-        Box::pin(steps.measure(AuthPhase::Jwt, self.verify_uncached(jwt, id, now), outcome)).await
+        Box::pin(steps.measure(Phase::Jwt, self.verify_uncached(jwt, id, now), outcome)).await
     }
 
     async fn verify_uncached(&self, jwt: &Jwt, id: TokenId, now: u64) -> Result<UserName, JwtError> {

@@ -38,8 +38,8 @@ pub use route::{CompletedRequest, ResponseCount, RouteTotals};
 pub use store::StoreMetrics;
 pub use upstreams::{EndpointMetrics, UpstreamMetrics};
 pub use worker::{
-    AuthOutcome, AuthPhase, HandshakeFailure, MetricsTotals, OpenConnectionGuard, Protocol, RouteRecorder,
-    TlsVersion, WorkerMetrics,
+    AuthOutcome, HandshakeFailure, MetricsTotals, OpenConnectionGuard, Protocol, RouteRecorder, TlsVersion,
+    WorkerMetrics,
 };
 
 /// The metrics of one gateway.
@@ -263,6 +263,7 @@ mod tests {
     use http::{Method, StatusCode};
 
     use super::*;
+    use crate::observability::phase::Phase;
 
     fn record(metrics: &Metrics, route: &str, status: StatusCode, reason: &'static str) {
         metrics.worker().route(route).record(&CompletedRequest {
@@ -286,7 +287,7 @@ mod tests {
         });
         let worker = metrics.worker();
         worker.route("query").record_upstream(Duration::from_millis(1));
-        worker.record_phase(AuthPhase::Verifier, AuthOutcome::Refused, Duration::from_millis(80));
+        worker.record_phase(Phase::Verifier, AuthOutcome::Refused, Duration::from_millis(80));
         worker.record_handshake(TlsVersion::Tls13, true, Duration::from_millis(1));
         worker.record_handshake_failure(HandshakeFailure::Alert);
         let _open = worker.open_connection(Protocol::Http2);

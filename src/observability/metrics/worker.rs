@@ -11,6 +11,7 @@ use parking_lot::Mutex;
 use crate::base::counter::SingleWriterCounter;
 use crate::observability::metrics::histogram::{DurationHistogram, Histogram};
 use crate::observability::metrics::route::{CompletedRequest, RouteCounters, RouteTotals};
+use crate::observability::phase::Phase;
 
 /// Defines an enum whose variants are the values of a label.
 macro_rules! label_values {
@@ -32,23 +33,7 @@ macro_rules! label_values {
 }
 
 label_values! {
-    /// A phase of authenticating a request that takes time.
-    AuthPhase {
-        /// Decrypting a bearer.
-        Bearer = "bearer",
-        /// Verifying a password.
-        Verifier = "verifier",
-        /// Reading a token from the store, or writing one to it.
-        Store = "store",
-        /// Verifying a key of the backend by a request to the backend.
-        ForeignCheck = "foreign_check",
-        /// Verifying signature and claims of a JWT.
-        Jwt = "jwt",
-    }
-}
-
-label_values! {
-    /// Outcome of an authentication phase.
+    /// Outcome of a measured phase.
     AuthOutcome {
         /// The credential is accepted.
         Ok = "ok",
@@ -108,7 +93,7 @@ pub struct WorkerCounters {
     /// The only thread that may write.
     pub owner: ThreadId,
     routes: Mutex<Vec<Arc<RouteCounters>>>,
-    phases: [[DurationHistogram; AuthOutcome::ALL.len()]; AuthPhase::ALL.len()],
+    phases: [[DurationHistogram; AuthOutcome::ALL.len()]; Phase::MEASURED.len()],
     opened_connections: [SingleWriterCounter; Protocol::ALL.len()],
     closed_connections: [SingleWriterCounter; Protocol::ALL.len()],
     /// Indexed by version, and by whether a session was resumed.
@@ -172,7 +157,7 @@ fn add(sums: &mut [u64], counters: &[SingleWriterCounter]) {
 pub struct MetricsTotals {
     /// Requests by route; the empty name has the requests that matched no route.
     pub routes: Vec<RouteTotals>,
-    pub(super) phases: [[Histogram; AuthOutcome::ALL.len()]; AuthPhase::ALL.len()],
+    pub(super) phases: [[Histogram; AuthOutcome::ALL.len()]; Phase::MEASURED.len()],
     pub(super) opened_connections: [u64; Protocol::ALL.len()],
     pub(super) closed_connections: [u64; Protocol::ALL.len()],
     pub(super) handshakes: [[u64; 2]; TlsVersion::ALL.len()],
@@ -200,9 +185,11 @@ impl WorkerMetrics {
         Rc::new(RouteRecorder { counters: self.0.route(name), bound: PhantomData })
     }
 
-    /// Records the duration of an authentication phase.
-    pub fn record_phase(&self, phase: AuthPhase, outcome: AuthOutcome, duration: Duration) {
-        self.0.phases[phase as usize][outcome as usize].record(duration);
+    /// Records the duration of a phase. Only those in [`Phase::MEASURED`] have metrics.
+    pub fn record_phase(&self, phase: Phase, outcome: AuthOutcome, duration: Duration) {
+        if let Some(durations) = self.0.phases.get(phase as usize) {
+            durations[outcome as usize].record(duration);
+        }
     }
 
     /// Counts a connection as open until the guard is dropped.

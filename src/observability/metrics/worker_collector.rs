@@ -11,9 +11,9 @@ use prometheus_client::metrics::exemplar::Exemplar;
 use crate::observability::metrics::catalogue::{MetricDescriptor, MetricKind};
 use crate::observability::metrics::histogram::Histogram;
 use crate::observability::metrics::worker::{
-    AuthOutcome, AuthPhase, HandshakeFailure, MetricsTotals, Protocol, TlsVersion, WorkerCounters,
-    WorkerMetrics,
+    AuthOutcome, HandshakeFailure, MetricsTotals, Protocol, TlsVersion, WorkerCounters, WorkerMetrics,
 };
+use crate::observability::phase::Phase;
 
 /// The counters of all worker threads. Clones share them.
 #[derive(Clone, Debug, Default)]
@@ -234,7 +234,7 @@ fn encode_routes(totals: &MetricsTotals, encoder: &mut CollectorEncoder<'_>) -> 
 
 fn encode_auth_phases(totals: &MetricsTotals, encoder: &mut CollectorEncoder<'_>) -> Result<(), Error> {
     let mut metric = encoder.start_metric(&AUTH_PHASES)?;
-    for (phase, outcomes) in AuthPhase::ALL.iter().zip(&totals.phases) {
+    for (phase, outcomes) in Phase::MEASURED.iter().zip(&totals.phases) {
         // A gateway uses few of the phases, and each has few outcomes.
         for (outcome, durations) in
             AuthOutcome::ALL.iter().zip(outcomes).filter(|(_, durations)| durations.count() > 0)

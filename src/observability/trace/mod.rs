@@ -10,7 +10,8 @@ use std::time::{Instant, SystemTime};
 
 use tokio::sync::mpsc;
 
-use crate::observability::metrics::{AuthOutcome, AuthPhase};
+use crate::observability::metrics::AuthOutcome;
+use crate::observability::phase::Phase;
 
 pub use sampler::Sampler;
 
@@ -106,7 +107,7 @@ pub struct Trace {
     upstream_span_id: SpanId,
     handshake_interval: Cell<Option<Interval>>,
     upstream_interval: Cell<Option<Interval>>,
-    phases: RefCell<Vec<(AuthPhase, AuthOutcome, Interval)>>,
+    phases: RefCell<Vec<(Phase, AuthOutcome, Interval)>>,
 }
 
 /// Start and end on the monotonic clock.
@@ -125,7 +126,7 @@ impl Trace {
     }
 
     /// Records a phase of authentication.
-    pub fn record_phase(&self, phase: AuthPhase, outcome: AuthOutcome, interval: Interval) {
+    pub fn record_phase(&self, phase: Phase, outcome: AuthOutcome, interval: Interval) {
         self.phases.borrow_mut().push((phase, outcome, interval));
     }
 
@@ -212,7 +213,7 @@ pub struct FinishedTrace {
     /// The backend request; `None` if none was sent.
     pub upstream_interval: Option<Interval>,
     /// Phases of authentication, in the order in which they ended.
-    pub phases: Vec<(AuthPhase, AuthOutcome, Interval)>,
+    pub phases: Vec<(Phase, AuthOutcome, Interval)>,
     /// Attributes of the server span.
     pub attributes: RequestAttributes,
     /// The monotonic and the wall clock, read at the same moment.
