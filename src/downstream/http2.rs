@@ -116,7 +116,7 @@ fn request_service(
             let (head, body) = request.into_parts();
             let is_head = head.method == Method::HEAD;
             let (body, unread) = ClientBody::http2(body);
-            let DownstreamResponse { status, fields, mut body } =
+            let DownstreamResponse { status, headers, mut body } =
                 gateway.handle(client, Head::from(head), body).await;
             if let Some(unread) = unread.take() {
                 tokio::task::spawn_local(discard_body(unread));
@@ -126,7 +126,7 @@ fn request_service(
             }
             let mut response = Response::new(InFlightBody { body, in_flight });
             *response.status_mut() = status;
-            *response.headers_mut() = fields.into_map();
+            *response.headers_mut() = headers.into_map();
             Ok(response)
         })
     }

@@ -1,5 +1,5 @@
-//! What is recorded of one request: its line in the access log, its metrics and its trace. It is written when it is
-//! dropped, which is when the response has ended or the client has gone away.
+//! The record of one request: its line in the access log, its metrics and its trace. It is written when it is dropped, which
+//! is when the response has ended or the client has closed the connection.
 
 use std::rc::Rc;
 use std::time::{Duration, Instant};
@@ -15,18 +15,21 @@ use crate::observability::metrics::{self, CompletedRequest};
 use crate::observability::trace::{Interval, RequestAttributes, Trace};
 use crate::store::Fingerprint;
 
-/// Maximum bytes of texts that a client chooses. A line stays in memory until the log takes it, so an unauthenticated
-/// client must not choose its length.
+/// Maximum bytes of texts that a client chooses. A line stays in memory until the log has written it, so an
+/// unauthenticated client must not choose its length.
 const MAX_PATH: usize = 512;
 const MAX_METHOD: usize = 32;
 const MAX_USER: usize = 128;
+
+/// nginx's "client closed request", for a request without a response.
+const CLIENT_CLOSED_REQUEST: u16 = 499;
 
 /// The record of one request.
 ///
 /// SECURITY: it has neither query nor headers nor body. A query can contain what a user searched for.
 #[derive(Debug)]
 pub struct AccessRecord {
-    /// What is known of the request from its connection and head.
+    /// Facts about the request from its connection and head.
     pub context: RequestContext,
     method: Method,
     path: String,
@@ -34,29 +37,28 @@ pub struct AccessRecord {
     pub route: Rc<metrics::RouteRecorder>,
     /// The user, once the identity is proven.
     pub user: Option<UserName>,
-    /// The user to act as, if the client asked for one.
+    /// The user to act as, if the client named one.
     pub acts_as: Option<String>,
     /// The fingerprint of the key, once the identity is proven.
     pub key: Option<Fingerprint>,
     /// The reason of the rejection; empty if the backend responded.
     pub reason: &'static str,
-    /// The status of the response.
+    /// The status of the response; 499 until there is one.
     pub status: StatusCode,
-    /// How long the parts of authentication took.
+    /// Durations of the parts of authentication.
     pub timing: AuthTiming,
     /// Bytes of the response body that were passed to the client.
     pub sent: u64,
-    /// Whether the response body was sent completely.
+    /// True if the response body was passed to the client completely.
     pub complete: bool,
-    /// From sending the request to the head of the backend's response, if there is one.
+    /// From sending the request to the head of the backend's response; `None` without one.
     pub upstream_to_head: Option<Duration>,
-    /// From the head of the request to the head of the response, if there is one.
+    /// From the head of the request to the head of the response; `None` without one.
     pub to_head: Option<Duration>,
 }
 
 impl AccessRecord {
-    /// The record of a request whose head was just read. Until there is a response, its status is 499, "client closed
-    /// request".
+    /// The record of a request whose head was just read.
     pub fn new(
         context: RequestContext,
         method: Method,
@@ -74,7 +76,7 @@ impl AccessRecord {
             acts_as: None,
             key: None,
             reason: "",
-            status: StatusCode::from_u16(499).expect("within 100 to 999"),
+            status: StatusCode::from_u16(CLIENT_CLOSED_REQUEST).expect("within 100 to 999"),
             sent: 0,
             complete: false,
             upstream_to_head: None,
@@ -92,7 +94,7 @@ impl AccessRecord {
         &self.path
     }
 
-    /// Writes a line to the audit log: who requested what, and what was decided.
+    /// Writes a line to the audit log: the request, its client, and what was decided.
     pub fn audit(&self, what: &str, decision: &str) {
         log::write_audit(|line| {
             line.text(label!("what"), what);
@@ -117,16 +119,23 @@ impl AccessRecord {
         }
     }
 
-    /// Records that the backend has sent the head of its response, or failed.
-    pub fn upstream_ended(&mut self, begun: Instant, responded: bool) {
-        let ended = clock::now();
-        if responded {
-            let duration = ended.duration_since(begun);
-            self.route.record_upstream(duration);
-            self.upstream_to_head = Some(duration);
-        }
+    /// Records that the backend has sent the head of its response.
+    pub fn upstream_responded(&mut self, sent_at: Instant) {
+        let now = clock::now();
+        let duration = now.duration_since(sent_at);
+        self.route.record_upstream(duration);
+        self.upstream_to_head = Some(duration);
+        self.trace_upstream(Interval { start: sent_at, end: now });
+    }
+
+    /// Records that the backend did not respond.
+    pub fn upstream_failed(&mut self, sent_at: Instant) {
+        self.trace_upstream(Interval { start: sent_at, end: clock::now() });
+    }
+
+    fn trace_upstream(&self, interval: Interval) {
         if let Some(trace) = &self.timing.trace {
-            trace.record_upstream(Interval { start: begun, end: ended });
+            trace.record_upstream(interval);
         }
     }
 
@@ -141,7 +150,7 @@ impl AccessRecord {
     /// Passes the trace to the exporter.
     #[cold]
     fn finish_trace(&self, trace: Trace, received: u64) {
-        let said = RequestAttributes {
+        let attributes = RequestAttributes {
             method: self.method().to_owned(),
             route: self.route.name().to_owned(),
             path: self.path.clone(),
@@ -157,7 +166,7 @@ impl AccessRecord {
             received,
             sent: self.sent,
         };
-        trace.finish(Interval { start: self.context.started_at, end: clock::recent() }, said);
+        trace.finish(Interval { start: self.context.started_at, end: clock::recent() }, attributes);
     }
 
     fn write_access(&self, received: u64, total: Duration) {
@@ -166,8 +175,8 @@ impl AccessRecord {
             line.word(label!("trace_id"), self.context.trace_id());
             line.word(label!("protocol"), self.context.peer.protocol.as_bytes());
             line.word(label!("client"), self.context.client_address().as_bytes());
-            if let Some(certificate) = &self.context.peer.certificate_subject {
-                line.text(label!("certificate"), certificate);
+            if let Some(subject) = &self.context.peer.certificate_subject {
+                line.text(label!("certificate"), subject);
             }
             self.write_request(line);
             line.number(label!("status"), self.status.as_u16().into());
@@ -186,7 +195,7 @@ impl AccessRecord {
 
 impl Drop for AccessRecord {
     fn drop(&mut self) {
-        // The clock is read before the line is written, so that metrics and line agree.
+        // Read once, so that metrics and log line agree.
         let total = clock::now().duration_since(self.context.started_at);
         if self.to_head.is_none() {
             self.reason = "client_closed";

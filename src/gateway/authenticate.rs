@@ -1,4 +1,4 @@
-//! From a screened request to a proven identity.
+//! From a screened request to a proven identity. `auth` decides; this only says which rejection its errors are.
 
 use crate::auth::failure_limiter::TooManyFailures;
 use crate::auth::jwt::JwtError;
@@ -8,7 +8,7 @@ use crate::gateway::rejection::Rejection;
 use crate::gateway::screen::Screened;
 use crate::upstream::UpstreamClient;
 
-/// Whose request this is.
+/// Proves the identity of the request's credential.
 pub async fn authenticate(
     auth: &Auth,
     upstream: &UpstreamClient,
@@ -22,9 +22,9 @@ pub async fn authenticate(
         KeyError::StoreUnavailable => Rejection::TokenStoreUnavailable,
         KeyError::Unverifiable => Rejection::ApiKeyUnverifiable,
         KeyError::Busy => Rejection::ApiKeyCheckBusy,
-        KeyError::Jwt(JwtError::Invalid(why)) => Rejection::JwtInvalid(why),
+        KeyError::Jwt(JwtError::Invalid(cause)) => Rejection::JwtInvalid(cause),
         KeyError::Jwt(JwtError::Expired) => Rejection::JwtExpired,
-        KeyError::Jwt(JwtError::Unacceptable(why)) => Rejection::JwtUnacceptable(why),
+        KeyError::Jwt(JwtError::Unacceptable(cause)) => Rejection::JwtUnacceptable(cause),
         KeyError::Jwt(JwtError::KeysUnavailable) => Rejection::JwtKeysUnavailable,
         KeyError::TooManyFailures(TooManyFailures(wait)) => Rejection::TooManyFailures(wait),
     })

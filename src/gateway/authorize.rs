@@ -1,4 +1,4 @@
-//! Whether a proven caller may ask for this.
+//! Checks whether the rules allow an authenticated request. `auth::authorization` has the rules; this has the request.
 
 use std::borrow::Cow;
 
@@ -10,7 +10,7 @@ use crate::gateway::rejection::Rejection;
 use crate::gateway::screen::Screened;
 use crate::observability::metrics::Metrics;
 
-/// Refuses what no rule allows, or only tells of it.
+/// Rejects what no rule allows. In shadow mode it only writes and counts the decision.
 pub fn authorize(
     auth: &Auth,
     screened: &Screened,
@@ -20,11 +20,8 @@ pub fn authorize(
 ) -> Result<(), Rejection> {
     let Some(authorization) = auth.authorization() else { return Ok(()) };
     let ontology = ontology_in_path(screened.path());
-    let action = Action {
-        route: exchange.record.route.name(),
-        method: screened.method(),
-        ontology: ontology.as_deref(),
-    };
+    let route = exchange.record.route.name();
+    let action = Action { route, method: screened.method(), ontology: ontology.as_deref() };
     if authorization.allows(identity, action) {
         return Ok(());
     }
@@ -37,7 +34,7 @@ pub fn authorize(
     Ok(())
 }
 
-/// The ontology that a path of the API names. Paths with two readings were refused before.
+/// The ontology that a path of the API names. `route` has already rejected ambiguous paths.
 fn ontology_in_path(path: &str) -> Option<Cow<'_, str>> {
     let mut segments = path.strip_prefix("/timbr/")?.split('/');
     let segment = match (segments.next()?, segments.next()?) {

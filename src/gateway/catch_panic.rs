@@ -1,22 +1,22 @@
-//! A panic ends one request, not the connection with its other requests, nor the worker.
+//! Limits a panic to one request: the connection with its other requests, and the worker, continue.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::task::Poll;
 
-/// The future panicked. The panic's hook has told where.
+/// The future panicked. The panic hook has logged where.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Panicked;
 
-/// Drives a future to its end, or to its panic.
+/// Polls a future until it is ready or panics.
 ///
-/// What it had begun is dropped with it, as if the client had gone away. What it shares with others is made for that:
-/// locks are taken over when poisoned, and none is held while something is waited for.
+/// After a panic, the future is dropped as if the client had closed the connection. The state that it shares with other requests allows
+/// that: no lock is held across an await, and locks do not stay poisoned.
 ///
-/// It is pinned by the caller: a future that is handed over by value has its room twice in the one that waits for it.
+/// The caller pins it, because a future that is passed by value needs its memory twice in the future that awaits it.
 pub async fn catch_panic<T>(mut future: Pin<&mut impl Future<Output = T>>) -> Result<T, Panicked> {
     std::future::poll_fn(|cx| {
-        // Never polled again after a panic: the result is ready then.
+        // Never polled again after a panic, as the result is ready then.
         match catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(cx))) {
             Ok(Poll::Pending) => Poll::Pending,
             Ok(Poll::Ready(result)) => Poll::Ready(Ok(result)),
@@ -43,22 +43,22 @@ mod tests {
 
     #[tokio::test]
     async fn a_panic_at_any_step_is_a_result() {
-        struct Noted<'a>(&'a std::cell::Cell<bool>);
-        impl Drop for Noted<'_> {
+        struct SetOnDrop<'a>(&'a std::cell::Cell<bool>);
+        impl Drop for SetOnDrop<'_> {
             fn drop(&mut self) {
                 self.0.set(true);
             }
         }
         let dropped = std::cell::Cell::new(false);
-        let at_once: Result<(), _> = catch_panic(pin!(async { panic!("meant") })).await;
-        assert_eq!(at_once, Err(Panicked));
+        let immediately: Result<(), _> = catch_panic(pin!(async { panic!("intended") })).await;
+        assert_eq!(immediately, Err(Panicked));
         let later: Result<(), _> = catch_panic(pin!(async {
-            let _held = Noted(&dropped);
+            let _held = SetOnDrop(&dropped);
             tokio::task::yield_now().await;
-            panic!("meant")
+            panic!("intended")
         }))
         .await;
         assert_eq!(later, Err(Panicked));
-        assert!(dropped.get(), "what it held was given back");
+        assert!(dropped.get(), "its guards were released");
     }
 }

@@ -1,5 +1,7 @@
-//! What is known of a request before anything is judged: who connected, and how logs call the request.
+//! Facts about a request that are known before any decision: its connection, its client, its id and its trace. Nothing is
+//! rejected here.
 
+use std::borrow::Cow;
 use std::cell::Cell;
 use std::net::IpAddr;
 use std::rc::Rc;
@@ -14,27 +16,27 @@ use crate::http::headers::{HeaderName, Headers};
 use crate::observability::trace::{Interval, Trace, Tracer};
 use crate::tls::SniMatch;
 
-/// The peer of a connection.
+/// The peer of a client connection.
 #[derive(Debug)]
 pub struct Peer {
-    /// Its address, or the one that a load balancer gave for it; never an IPv4 one in IPv6's clothes.
+    /// Its address, or the one that the PROXY protocol names; never an IPv4-mapped IPv6 address.
     pub address: IpAddr,
-    /// The same as text, which each request wants.
+    /// The address as text, which each request needs.
     pub address_text: String,
-    /// Whether it speaks TLS.
+    /// True if the connection uses TLS.
     pub is_tls: bool,
-    /// What it speaks, for logs.
+    /// The HTTP version in logs and metrics: `http/1` or `http/2`.
     pub protocol: &'static str,
-    /// The TLS handshake, until a request's trace has told of it.
+    /// The time of the TLS handshake, until the trace of a request takes it.
     pub tls_handshake: Cell<Option<Interval>>,
-    /// Whom it asked for by name in the TLS handshake.
+    /// The server name of the TLS handshake, and the names of the certificate. `None` if the client sent no name.
     pub sni: Option<SniMatch>,
-    /// Whom its verified certificate says that it is.
+    /// The identity in the verified client certificate.
     pub certificate_subject: Option<String>,
 }
 
 impl Peer {
-    /// One of whom nothing is known but where it is.
+    /// A peer of which only the address is known.
     pub fn new(address: IpAddr, is_tls: bool) -> Peer {
         Peer {
             address,
@@ -48,22 +50,21 @@ impl Peer {
     }
 }
 
-/// A request's id, trace and beginning.
+/// The client, id, trace and start of a request.
 #[derive(Debug)]
 pub struct RequestContext {
-    /// The peer.
+    /// The peer of the connection.
     pub peer: Rc<Peer>,
-    /// Who the client is, which may stand behind proxies.
+    /// The client, which may be behind trusted proxies.
     pub origin: ClientOrigin,
-    /// The client's `x-request-id` if it is usable, else one of ours.
     request_id: RequestId,
-    /// The client's `traceparent` if it is valid, else one of ours.
+    /// The client's `traceparent` if it is valid, else a new one.
     traceparent: [u8; TRACEPARENT_LENGTH],
-    /// Whether the client's trace goes on, and its `tracestate` with it.
+    /// True if the client's trace continues, so that its `tracestate` is forwarded.
     pub continues_trace: bool,
     /// When the head had been read.
     pub started_at: Instant,
-    /// Bytes of the request's body that have come, if it has one.
+    /// Bytes of the request body that have arrived; `None` without a body.
     pub received_bytes: Option<Rc<Cell<u64>>>,
 }
 
@@ -77,24 +78,24 @@ enum RequestId {
 const TRACEPARENT_LENGTH: usize = 55;
 
 impl RequestContext {
-    /// Takes over what the client's fields say, where that is well formed.
-    pub fn new(peer: Rc<Peer>, fields: &Headers, trusted_proxies: &[IpNet]) -> RequestContext {
-        let given = fields.single(HeaderName::Traceparent).and_then(parse_traceparent);
+    /// Uses the client's `x-request-id` and `traceparent` if they are valid, else new ones.
+    pub fn new(peer: Rc<Peer>, headers: &Headers, trusted_proxies: &[IpNet]) -> RequestContext {
+        let from_client = headers.single(HeaderName::Traceparent).and_then(parse_traceparent);
         RequestContext {
-            origin: resolve_client(peer.address, fields, trusted_proxies),
+            origin: resolve_client(peer.address, headers, trusted_proxies),
             peer,
-            request_id: match fields.single(HeaderName::XRequestId).and_then(parse_request_id) {
+            request_id: match headers.single(HeaderName::XRequestId).and_then(parse_request_id) {
                 Some(id) => RequestId::FromClient(id.into()),
                 None => RequestId::Generated(random_hex()),
             },
-            continues_trace: given.is_some(),
-            traceparent: given.unwrap_or_else(new_traceparent),
+            continues_trace: from_client.is_some(),
+            traceparent: from_client.unwrap_or_else(new_traceparent),
             started_at: clock::now(),
             received_bytes: None,
         }
     }
 
-    /// The request's id.
+    /// The request id, 1 to 128 printable characters that need no escapes in JSON.
     pub fn request_id(&self) -> &str {
         match &self.request_id {
             RequestId::FromClient(id) => id,
@@ -102,7 +103,7 @@ impl RequestContext {
         }
     }
 
-    /// The same as bytes.
+    /// The request id as bytes, without a check for UTF-8.
     pub fn request_id_bytes(&self) -> &[u8] {
         match &self.request_id {
             RequestId::FromClient(id) => id.as_bytes(),
@@ -110,35 +111,35 @@ impl RequestContext {
         }
     }
 
-    /// W3C trace context.
+    /// The `traceparent` for the backend (W3C Trace Context).
     pub fn traceparent(&self) -> &[u8] {
         &self.traceparent
     }
 
-    /// Begins to trace the request, if it is to be traced: its spans go between the client's and the backend's.
+    /// Starts a trace if the request is sampled. From then on the `traceparent` for the backend names the gateway's span.
     pub fn start_trace(&mut self, tracer: &'static Tracer) -> Option<Box<Trace>> {
         let trace_id = hex::decode(&self.traceparent[3..35]).expect("its digits were checked");
         let client = hex::decode(&self.traceparent[36..52]).expect("its digits were checked");
-        // The last bit of the flags says whether the client traces it.
+        // The last bit of the flags says whether the client samples it.
         let sampled = b"13579bdf".contains(&self.traceparent[54]);
         let trace = tracer.start(trace_id, self.continues_trace.then_some((client, sampled)))?;
         for (pair, byte) in self.traceparent[36..52].chunks_exact_mut(2).zip(trace.upstream_span_id()) {
             pair.copy_from_slice(&hex::BYTES[usize::from(byte)]);
         }
         self.traceparent[53..].copy_from_slice(b"01");
-        if let Some(span) = self.peer.tls_handshake.take() {
-            trace.record_handshake(span);
+        if let Some(interval) = self.peer.tls_handshake.take() {
+            trace.record_handshake(interval);
         }
         Some(trace)
     }
 
-    /// The id of the trace that the request belongs to, as hex digits.
+    /// The trace id as hex digits.
     pub fn trace_id(&self) -> &[u8; 32] {
         self.traceparent[3..].first_chunk().expect("it is longer")
     }
 
-    /// The client, as text.
-    pub fn client_address(&self) -> std::borrow::Cow<'_, str> {
+    /// The address of the client as text.
+    pub fn client_address(&self) -> Cow<'_, str> {
         if self.origin.address == self.peer.address {
             return self.peer.address_text.as_str().into();
         }
@@ -146,37 +147,37 @@ impl RequestContext {
     }
 }
 
-/// Ids stand in logs and answers, so they are short words: 1 to 128 of letters, digits and `-_.:/+=@`.
+/// Request ids appear in logs and responses, so they are short and plain: 1 to 128 letters, digits and `-_.:/+=@`.
 fn parse_request_id(value: &[u8]) -> Option<&str> {
-    let plain = |byte: &u8| byte.is_ascii_alphanumeric() || b"-_.:/+=@".contains(byte);
-    let is_usable = (1..=128).contains(&value.len()) && value.iter().all(plain);
-    std::str::from_utf8(value).ok().filter(|_| is_usable)
+    let is_plain = |byte: &u8| byte.is_ascii_alphanumeric() || b"-_.:/+=@".contains(byte);
+    let is_valid = (1..=128).contains(&value.len()) && value.iter().all(is_plain);
+    std::str::from_utf8(value).ok().filter(|_| is_valid)
 }
 
-/// W3C Trace Context level 1, section 3.2: version, trace id, parent id, flags; ids are not all zeros.
+/// W3C Trace Context level 1, section 3.2: version, trace id, parent id, flags; the ids must not be all zeros.
 fn parse_traceparent(value: &[u8]) -> Option<[u8; TRACEPARENT_LENGTH]> {
-    let lower_hex = |part: &[u8]| part.iter().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(b));
-    let not_zero = |part: &[u8]| part.iter().any(|b| *b != b'0');
+    let is_lower_hex = |part: &[u8]| part.iter().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(b));
+    let is_not_zero = |part: &[u8]| part.iter().any(|b| *b != b'0');
     let value: [u8; TRACEPARENT_LENGTH] = value.try_into().ok()?;
-    let dashes = value[2] == b'-' && value[35] == b'-' && value[52] == b'-';
-    let is_valid = dashes
+    let has_dashes = value[2] == b'-' && value[35] == b'-' && value[52] == b'-';
+    let is_valid = has_dashes
         && &value[..2] == b"00"
-        && lower_hex(&value[3..35])
-        && not_zero(&value[3..35])
-        && lower_hex(&value[36..52])
-        && not_zero(&value[36..52])
-        && lower_hex(&value[53..]);
+        && is_lower_hex(&value[3..35])
+        && is_not_zero(&value[3..35])
+        && is_lower_hex(&value[36..52])
+        && is_not_zero(&value[36..52])
+        && is_lower_hex(&value[53..]);
     is_valid.then_some(value)
 }
 
 fn new_traceparent() -> [u8; TRACEPARENT_LENGTH] {
-    let mut made = *b"00-00000000000000000000000000000000-0000000000000000-00";
-    made[3..35].copy_from_slice(&random_hex::<32>());
-    made[36..52].copy_from_slice(&random_hex::<16>());
-    made
+    let mut text = *b"00-00000000000000000000000000000000-0000000000000000-00";
+    text[3..35].copy_from_slice(&random_hex::<32>());
+    text[36..52].copy_from_slice(&random_hex::<16>());
+    text
 }
 
-/// So many random hex digits, a multiple of 16. Ids must differ, not be secret.
+/// Random hex digits; `DIGITS` is a multiple of 16. Ids must be unique, not secret.
 fn random_hex<const DIGITS: usize>() -> [u8; DIGITS] {
     let mut text = [0; DIGITS];
     for digits in text.as_chunks_mut::<16>().0 {
@@ -197,16 +198,16 @@ mod tests {
 
     const TRACE: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
 
-    fn context(fields: &[(&str, &str)]) -> RequestContext {
+    fn context(headers: &[(&str, &str)]) -> RequestContext {
         let mut map = HeaderMap::new();
-        for (name, value) in fields {
+        for (name, value) in headers {
             map.append(
                 http::HeaderName::from_bytes(name.as_bytes()).expect("a name"),
                 value.parse().expect("a value"),
             );
         }
-        let client = Peer::new(IpAddr::from([127, 0, 0, 1]), true);
-        RequestContext::new(Rc::new(client), &Headers::from(&map), &[])
+        let peer = Peer::new(IpAddr::from([127, 0, 0, 1]), true);
+        RequestContext::new(Rc::new(peer), &Headers::from(&map), &[])
     }
 
     #[test]

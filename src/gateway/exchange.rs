@@ -1,4 +1,4 @@
-//! The state of one exchange while the request path decides: the permit of the request and the record of what is known so
+//! The state of one exchange while the request path decides: the permit of the request, and the record of what is known so
 //! far. It does not decide anything itself.
 
 use std::rc::Rc;
@@ -11,7 +11,7 @@ use crate::observability::metrics;
 
 /// A request that was admitted, until its response begins.
 pub struct Exchange {
-    /// What the access log will contain. It is dropped, and so written, before the permit is released.
+    /// The record of the request. It is dropped, and so written, before the permit is released.
     pub record: Box<AccessRecord>,
     /// The place of the request under the limits. The response body holds it until it has ended.
     pub permit: RequestPermit,
@@ -23,7 +23,7 @@ impl Exchange {
         Exchange { record, permit }
     }
 
-    /// What is known of the request from its connection and head.
+    /// Facts about the request from its connection and head.
     pub fn context(&self) -> &RequestContext {
         &self.record.context
     }

@@ -1,4 +1,4 @@
-//! `POST /timbr/api/get_token`: the one request that the gateway answers by itself.
+//! `POST /timbr/api/get_token`: the only request to which the gateway itself responds.
 
 use bytes::Bytes;
 use http::StatusCode;
@@ -10,14 +10,14 @@ use crate::gateway::Gateway;
 use crate::gateway::exchange::Exchange;
 use crate::gateway::rejection::Rejection;
 use crate::gateway::respond::GatewayResponse;
-use crate::gateway::screen;
+use crate::gateway::screen::{reject_ambiguous_headers, require_content_type};
 use crate::http::headers::{Head, HeaderName, Headers};
 
 /// The name of this route in logs, metrics and `explain`.
 pub(super) const ROUTE_NAME: &str = "get_token";
 
 impl Gateway {
-    /// Opens the bearer, checks the credentials and responds with the token of the login:
+    /// Opens the bearer, checks the credentials, and responds with the token of the login:
     /// `{"data":["tk_…"],"status":"success"}`.
     pub(super) async fn get_token(
         &self,
@@ -43,17 +43,17 @@ impl Gateway {
     }
 
     async fn mint(&self, head: &Head, exchange: &Exchange) -> Result<MintedToken, Rejection> {
-        screen::reject_ambiguous_headers(&head.headers)?;
+        reject_ambiguous_headers(&head.headers)?;
         let is_json = |essence: &[u8]| essence.eq_ignore_ascii_case(b"application/json");
-        screen::require_content_type(&head.headers, is_json, || "`application/json`".to_owned())?;
+        require_content_type(&head.headers, is_json, || "`application/json`".to_owned())?;
         let (client, timing) = (exchange.context().origin.address, &exchange.record.timing);
         self.auth.mint(bearer_token(&head.headers)?, client, timing).await.map_err(mint_rejection)
     }
 }
 
-/// The token of `Authorization: Bearer <token>`; the scheme's letter case does not matter (RFC 9110 section 11.1).
-fn bearer_token(fields: &Headers) -> Result<&str, Rejection> {
-    let value = fields.get(HeaderName::Authorization).ok_or(Rejection::BearerMissing)?;
+/// The token of `Authorization: Bearer <token>`; the case of the scheme does not matter (RFC 9110 section 11.1).
+fn bearer_token(headers: &Headers) -> Result<&str, Rejection> {
+    let value = headers.get(HeaderName::Authorization).ok_or(Rejection::BearerMissing)?;
     let value = std::str::from_utf8(value).map_err(|_| Rejection::BearerInvalid)?;
     let (scheme, token) = value.split_once(' ').unwrap_or((value, ""));
     match token.trim_matches(' ') {
@@ -83,9 +83,9 @@ mod tests {
     use super::*;
 
     fn parse_authorization(value: &str) -> Result<String, &'static str> {
-        let mut fields = Headers::new();
-        fields.push(HeaderName::Authorization, value.as_bytes());
-        bearer_token(&fields).map(str::to_owned).map_err(|rejection| rejection.reason())
+        let mut headers = Headers::new();
+        headers.push(HeaderName::Authorization, value.as_bytes());
+        bearer_token(&headers).map(str::to_owned).map_err(|rejection| rejection.reason())
     }
 
     #[test]

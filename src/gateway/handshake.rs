@@ -1,21 +1,21 @@
-//! What the TLS handshake has to say about a request.
+//! Checks a request against the TLS handshake of its connection: the host of the certificate, and the client certificate.
 
-use http::Uri;
+use http::uri::Authority;
 
 use crate::config::RouteProfile;
 use crate::gateway::context::Peer;
 use crate::gateway::rejection::Rejection;
-use crate::http::headers::{HeaderName, Headers};
+use crate::http::headers::{Head, HeaderName};
 
-/// SECURITY: a request for a host that the connection was not made for is refused (RFC 9110 section 15.5.20), unless
-/// the certificate that was shown is for that host too: its client would have taken this connection for that host's.
-pub fn require_host_of_certificate(client: &Peer, uri: &Uri, fields: &Headers) -> Result<(), Rejection> {
-    let Some(served) = &client.sni else { return Ok(()) };
-    let authority = uri.authority().map(http::uri::Authority::as_str);
-    let field = || fields.get(HeaderName::Host).and_then(|value| std::str::from_utf8(value).ok());
-    let Some(host) = authority.or_else(field) else { return Ok(()) };
+/// SECURITY: rejects a request for a host other than the handshake's (RFC 9110 section 15.5.20), unless the certificate
+/// covers that host too: then the client is right to reuse this connection.
+pub fn require_host_of_certificate(peer: &Peer, head: &Head) -> Result<(), Rejection> {
+    let Some(sni) = &peer.sni else { return Ok(()) };
+    let authority = head.uri.authority().map(Authority::as_str);
+    let header = || head.headers.get(HeaderName::Host).and_then(|value| std::str::from_utf8(value).ok());
+    let Some(host) = authority.or_else(header) else { return Ok(()) };
     let host = strip_port(host).to_ascii_lowercase();
-    if host == *served.requested || served.names.covers(&host) { Ok(()) } else { Err(Rejection::Misdirected) }
+    if host == *sni.requested || sni.names.covers(&host) { Ok(()) } else { Err(Rejection::Misdirected) }
 }
 
 fn strip_port(host: &str) -> &str {
@@ -25,9 +25,9 @@ fn strip_port(host: &str) -> &str {
     }
 }
 
-/// SECURITY: the handshake has verified the certificate, if there is one; here it is only asked for.
-pub fn require_client_certificate(client: &Peer, profile: &RouteProfile) -> Result<(), Rejection> {
-    if profile.client_certificate && client.certificate_subject.is_none() {
+/// SECURITY: the handshake has already verified the certificate, if there is one; here it only must be present.
+pub fn require_client_certificate(peer: &Peer, profile: &RouteProfile) -> Result<(), Rejection> {
+    if profile.client_certificate && peer.certificate_subject.is_none() {
         return Err(Rejection::ClientCertificateRequired);
     }
     Ok(())

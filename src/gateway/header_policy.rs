@@ -1,22 +1,24 @@
-//! What becomes of each field of a client's request, in any spelling that a backend might understand.
+//! Which headers of a client are forwarded, in any spelling that a backend might understand. It knows names only, not
+//! values.
 //!
-//! WSGI servers turn `-` into `_`, so to them `x_api_key` and `x-api-key` are one field; others do so with every
-//! character that is neither letter nor digit. Names are therefore compared after [`fold`].
+//! WSGI servers turn `-` into `_`, so they read `x_api_key` and `x-api-key` as the same header; others do so with every
+//! character that is neither letter nor digit. Names are therefore compared after [`normalize_name`].
 
 use std::borrow::Cow;
 
 use crate::http::headers::{Header, HeaderName};
 
-/// What becomes of a field.
+/// The treatment of a header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Disposition {
-    /// It goes to the backend.
+    /// The backend receives it.
     Forward,
-    /// It ends here: it concerns this connection alone, or the gateway writes the field itself.
+    /// The backend does not receive it: it concerns this connection only, or the gateway writes the header itself.
     Drop,
 }
 
-/// Fields that decide about the request. They may stand once, in this spelling, and `Connection` may not name them.
+/// The headers on which the gateway bases its decisions. They may occur once, in this spelling, and `Connection` must not
+/// name them.
 pub const POLICY_HEADERS: [HeaderName; 8] = [
     HeaderName::XApiKey,
     HeaderName::XJwtToken,
@@ -28,14 +30,14 @@ pub const POLICY_HEADERS: [HeaderName; 8] = [
     HeaderName::Host,
 ];
 
-/// What becomes of a field of this name; `text` is the name in lower case.
+/// The treatment of a header by its name; `text` is the name in lower case.
 ///
-/// SECURITY: what the gateway tells the backend about the caller never comes from the caller, in no spelling. A name
-/// with other than letters, digits and `-` is another spelling of some name, and WSGI servers take a few such names
-/// from a proxy at their word: gunicorn answers for another path than the one that was judged if `SCRIPT_NAME` or
-/// `PATH_INFO` come as fields. No client of Timbr's sends one, so all of them end here.
+/// SECURITY: the headers that describe the caller to the backend never come from the caller, in any spelling. A name with
+/// characters other than letters, digits and `-` is a second spelling of some name, and WSGI servers trust a few such names
+/// from a proxy: gunicorn serves a path other than the one that was checked if `SCRIPT_NAME` or `PATH_INFO` are headers. No
+/// client of Timbr sends such a name, so all of them are dropped.
 pub fn disposition(name: HeaderName, text: &[u8]) -> Disposition {
-    let dropped = match name {
+    let is_dropped = match name {
         // RFC 9110 section 7.6.1.
         HeaderName::Connection
         | HeaderName::ProxyConnection
@@ -47,7 +49,7 @@ pub fn disposition(name: HeaderName, text: &[u8]) -> Disposition {
         | HeaderName::Http2Settings
         | HeaderName::ProxyAuthorization
         | HeaderName::ProxyAuthenticate => true,
-        // Written anew, or answered already.
+        // The gateway writes its own, or has already handled it.
         HeaderName::Host
         | HeaderName::ContentLength
         | HeaderName::Expect
@@ -71,7 +73,7 @@ pub fn disposition(name: HeaderName, text: &[u8]) -> Disposition {
         | HeaderName::XAuthenticatedUser
         | HeaderName::XJwtToken
         | HeaderName::XJwtTenantId => true,
-        // They make some backends answer for another path or method than the one that was judged.
+        // They make some backends serve a path or method other than the one that was checked.
         HeaderName::XOriginalUrl
         | HeaderName::XOriginalUri
         | HeaderName::XRewriteUrl
@@ -81,7 +83,7 @@ pub fn disposition(name: HeaderName, text: &[u8]) -> Disposition {
         | HeaderName::XScriptName
         | HeaderName::ScriptName
         | HeaderName::PathInfo => true,
-        // A certificate that the client claims to have shown.
+        // A certificate that the client claims to have sent.
         HeaderName::ClientCert | HeaderName::ClientCertChain => true,
         HeaderName::Other => {
             matches!(
@@ -92,18 +94,18 @@ pub fn disposition(name: HeaderName, text: &[u8]) -> Disposition {
                     | b"x-authenticated-userid"
                     | b"x-anonymous-consumer"
             ) || !is_plain_name(text)
-                || CLIENT_CLAIM_PREFIXES.iter().any(|claim| text.starts_with(claim.as_bytes()))
+                || CLIENT_CLAIM_PREFIXES.iter().any(|prefix| text.starts_with(prefix.as_bytes()))
         }
         _ => false,
     };
-    if dropped { Disposition::Drop } else { Disposition::Forward }
+    if is_dropped { Disposition::Drop } else { Disposition::Forward }
 }
 
-/// What names of fields begin with that say something about the caller.
+/// Prefixes of headers that describe the caller.
 ///
 /// SECURITY: these are the headers with which other gateways and identity-aware proxies report the user that they have
 /// authenticated (oauth2-proxy, Authelia, Caddy, Pomerium, Kong, Cloudflare Access, Google IAP, AWS ALB, Azure App
-/// Service, Linkerd, the Kubernetes API). A backend that once stood behind one of them may still trust it.
+/// Service, Linkerd, the Kubernetes API). A backend that was behind one of them may still trust it.
 const CLIENT_CLAIM_PREFIXES: [&str; 18] = [
     "x-forwarded-",
     "x-jwt-",
@@ -125,21 +127,21 @@ const CLIENT_CLAIM_PREFIXES: [&str; 18] = [
     "impersonate-",
 ];
 
-/// The policy field for which a backend could take this one, though it is spelled otherwise.
-pub fn ambiguous_with(field: Header<'_>) -> Option<HeaderName> {
-    // What is known by heart is spelled as it should be.
-    if field.name != HeaderName::Other {
+/// The policy header that a backend could take this header for, although it is spelled differently.
+pub fn ambiguous_with(header: Header<'_>) -> Option<HeaderName> {
+    // Known names have the canonical spelling.
+    if header.name != HeaderName::Other {
         return None;
     }
-    name_ambiguous_with(field.text())
+    name_ambiguous_with(header.text())
 }
 
-/// The same of a name alone, in lower case.
+/// The policy header that a backend could take a name for; `name` is in lower case.
 pub fn name_ambiguous_with(name: &[u8]) -> Option<HeaderName> {
     match normalize_name(name) {
         Cow::Borrowed(_) => None,
-        Cow::Owned(folded) => {
-            POLICY_HEADERS.into_iter().find(|policy| *policy.as_str().as_bytes() == *folded)
+        Cow::Owned(normalized) => {
+            POLICY_HEADERS.into_iter().find(|policy| *policy.as_str().as_bytes() == *normalized)
         }
     }
 }
@@ -164,11 +166,11 @@ fn is_plain_byte(byte: u8) -> bool {
 mod tests {
     use super::*;
 
-    fn fate(text: &str) -> Disposition {
+    fn disposition(text: &str) -> Disposition {
         super::disposition(HeaderName::parse(text.as_bytes()), text.as_bytes())
     }
 
-    fn mistaken_for(text: &str) -> Option<&'static str> {
+    fn ambiguous_with(text: &str) -> Option<&'static str> {
         name_ambiguous_with(text.as_bytes()).map(HeaderName::as_str)
     }
 
@@ -187,7 +189,7 @@ mod tests {
             "tracestate",
             "custom-field",
         ] {
-            assert_eq!(fate(name), Disposition::Forward, "{name}");
+            assert_eq!(disposition(name), Disposition::Forward, "{name}");
         }
     }
 
@@ -219,15 +221,15 @@ mod tests {
             "x-jwt-token",
             "x_jwt_tenant_id",
         ] {
-            assert_eq!(fate(name), Disposition::Drop, "{name}");
+            assert_eq!(disposition(name), Disposition::Drop, "{name}");
         }
     }
 
     #[test]
     fn known_names_with_a_claim_prefix_are_dropped() {
-        for claim in CLIENT_CLAIM_PREFIXES {
+        for prefix in CLIENT_CLAIM_PREFIXES {
             for name in ["for", "user", "token", "tenant-id", "host", "proto", "cert", "", "x"] {
-                assert_eq!(fate(&format!("{claim}{name}")), Disposition::Drop, "{claim}{name}");
+                assert_eq!(disposition(&format!("{prefix}{name}")), Disposition::Drop, "{prefix}{name}");
             }
         }
     }
@@ -250,7 +252,7 @@ mod tests {
             "custom.field",
             "wsgi.url_scheme",
         ] {
-            assert_eq!(fate(name), Disposition::Drop, "{name}");
+            assert_eq!(disposition(name), Disposition::Drop, "{name}");
         }
     }
 
@@ -267,7 +269,7 @@ mod tests {
             ("x-api-key2", None),
             ("custom_field", None),
         ] {
-            assert_eq!(mistaken_for(name), expected, "{name}");
+            assert_eq!(ambiguous_with(name), expected, "{name}");
         }
     }
 }

@@ -1,4 +1,4 @@
-//! From a proven identity to one that acts as another user, where the client asks for that and may.
+//! From a proven identity to one that acts as a different user, where the client requests that and a rule allows it.
 
 use crate::auth::impersonation::Permission;
 use crate::auth::{Auth, Identity};
@@ -8,10 +8,10 @@ use crate::gateway::rewrite::Rewriter;
 use crate::gateway::screen::Screened;
 use crate::http::headers::HeaderName;
 
-/// As whom the request is made.
+/// The identity with which the request is sent. Without `x-api-impersonate-user` it is the given one.
 ///
-/// SECURITY: refused, not dropped: dropping the field in silence would run the query as somebody else than the client
-/// asked for. Each decision is told in a line of its own, whatever else is logged.
+/// SECURITY: a request that no rule allows is rejected. Dropping the header instead would run the query as a different user
+/// than the client named. Each decision is written to the audit log, independent of the access log.
 pub fn impersonate(
     auth: &Auth,
     rewriter: &Rewriter,
@@ -19,7 +19,7 @@ pub fn impersonate(
     identity: Identity,
     exchange: &mut Exchange,
 ) -> Result<Identity, Rejection> {
-    let Some(named) = screened.fields().get(HeaderName::XApiImpersonateUser) else { return Ok(identity) };
+    let Some(named) = screened.headers().get(HeaderName::XApiImpersonateUser) else { return Ok(identity) };
     let named_text = String::from_utf8_lossy(named).into_owned();
     let with_own_key = rewriter.is_backend_key_forwarded(&identity);
     let permitted = auth.impersonation().permit(identity, named, with_own_key);

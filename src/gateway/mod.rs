@@ -83,7 +83,7 @@ pub struct Gateway {
 }
 
 impl Gateway {
-    /// For the calling thread. `upstream` and `refusals` belong to the thread, the rest is shared by all.
+    /// For the calling thread. `upstream` and `rejection_recorder` belong to the thread, the rest is shared by all.
     pub fn new(
         config: &Config,
         auth: Arc<Auth>,
@@ -92,7 +92,7 @@ impl Gateway {
         rejection_recorder: RejectionRecorder,
     ) -> Gateway {
         let credential = &config.upstream.credential;
-        let bounds = BodyLimits { max_pause: config.timeouts.body, min_rate: config.limits.body_rate };
+        let body_limits = BodyLimits { max_pause: config.timeouts.body, min_rate: config.limits.body_rate };
         let routes = RouteTable::new(config.routes.clone());
         let worker = admission.metrics().worker();
         Gateway {
@@ -105,7 +105,7 @@ impl Gateway {
             worker,
             tracer: Tracer::installed(),
             auth,
-            rewriter: Rewriter::new(credential, bounds),
+            rewriter: Rewriter::new(credential, body_limits),
             upstream,
             limits: config.limits,
             trusted_proxies: config.trusted_proxies.clone(),
@@ -115,30 +115,30 @@ impl Gateway {
     }
 
     /// Handles a request. There is always a response, and always a line in the access log.
-    pub async fn handle(&self, client: Rc<Peer>, head: Head, body: ClientBody) -> DownstreamResponse {
-        let record = self.begin_record(client, &head, &body);
+    pub async fn handle(&self, peer: Rc<Peer>, head: Head, body: ClientBody) -> DownstreamResponse {
+        let record = self.begin_record(peer, &head, &body);
         let permit = match self.admission.admit_request() {
             Ok(permit) => permit,
-            Err(full) => return self.reject_without_permit(&full.into(), record),
+            Err(exceeded) => return self.reject_without_permit(&exceeded.into(), record),
         };
         let mut exchange = Exchange::new(record, permit);
-        let decided = catch_panic(pin!(self.forward(head, body, &mut exchange))).await;
-        let decided = decided.unwrap_or_else(|Panicked| {
+        let decision = catch_panic(pin!(self.forward(head, body, &mut exchange))).await;
+        let decision = decision.unwrap_or_else(|Panicked| {
             self.admission.metrics().panics.inc();
-            error!(request_id = exchange.context().request_id(), "this request was ended by a panic");
+            error!(request_id = exchange.context().request_id(), "panic while handling a request");
             Err(Rejection::InternalError)
         });
-        let response = match decided {
+        let response = match decision {
             Ok(response) => response,
             Err(rejection) => self.rejection_response(&rejection, &mut exchange.record),
         };
-        response.into_reply(exchange.record, Some(exchange.permit))
+        response.into_downstream(exchange.record, Some(exchange.permit))
     }
 
     /// Responds to bytes that could not be read as a request.
-    pub fn reject(&self, client: Rc<Peer>, rejection: &Rejection) -> DownstreamResponse {
+    pub fn reject(&self, peer: Rc<Peer>, rejection: &Rejection) -> DownstreamResponse {
         let unknown = Method::from_bytes(b"-").expect("a token");
-        let context = RequestContext::new(client, &Headers::new(), &[]);
+        let context = RequestContext::new(peer, &Headers::new(), &[]);
         let record = AccessRecord::new(context, unknown, "", &self.route_metrics.no_route, &self.worker);
         self.reject_without_permit(rejection, Box::new(record))
     }
@@ -152,7 +152,7 @@ impl Gateway {
     ) -> Result<GatewayResponse, Rejection> {
         check_head_limits(&self.limits, &head)?;
         let route = self.routes.find(&head)?;
-        require_host_of_certificate(exchange.peer(), &head.uri, &head.headers)?;
+        require_host_of_certificate(exchange.peer(), &head)?;
         let (profile, number) = match route {
             // Boxed, as it is rare, and every request would need as much memory.
             RouteMatch::GetToken => return Box::pin(self.get_token(&head, exchange)).await,
@@ -175,8 +175,8 @@ impl Gateway {
         })
     }
 
-    fn begin_record(&self, client: Rc<Peer>, head: &Head, body: &ClientBody) -> Box<AccessRecord> {
-        let mut context = RequestContext::new(client, &head.headers, &self.trusted_proxies);
+    fn begin_record(&self, peer: Rc<Peer>, head: &Head, body: &ClientBody) -> Box<AccessRecord> {
+        let mut context = RequestContext::new(peer, &head.headers, &self.trusted_proxies);
         context.received_bytes = (!body.is_end_stream()).then(Rc::default);
         let trace = self.tracer.and_then(|tracer| context.start_trace(tracer));
         let (method, path) = (head.method.clone(), head.uri.path());
@@ -186,13 +186,13 @@ impl Gateway {
         Box::new(record)
     }
 
-    /// Responds to a request that has no permit.
+    /// Responds to a request that was not admitted.
     fn reject_without_permit(
         &self,
         rejection: &Rejection,
         mut record: Box<AccessRecord>,
     ) -> DownstreamResponse {
-        self.rejection_response(rejection, &mut record).into_reply(record, None)
+        self.rejection_response(rejection, &mut record).into_downstream(record, None)
     }
 
     fn rejection_response(&self, rejection: &Rejection, record: &mut AccessRecord) -> GatewayResponse {
@@ -207,7 +207,7 @@ impl Gateway {
         &self.worker
     }
 
-    /// Closes idle connections to the backend and frees memory. Called periodically on the gateway's thread.
+    /// Closes connections to the backend that have been idle for too long. Called periodically on the gateway's thread.
     pub fn sweep_pools(&self) {
         self.upstream.close_expired();
     }

@@ -1,8 +1,7 @@
-//! The last refusals, for operators who ask why.
+//! The recent rejections, for operators who look for the cause of one. It does not decide, and no request reads it.
 //!
-//! A flood of requests that are refused is usual, so noting one is cheap and takes no memory beyond what the newest
-//! thousand need: each worker writes into a ring of its own, over its oldest entry, and its lock is met by nobody else but
-//! an operator's question.
+//! A flood of rejected requests is common, so a record is cheap and needs no memory beyond that of the newest thousand:
+//! each worker overwrites the oldest record in its own ring. Only a query of an operator contends for the lock of a ring.
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
@@ -19,52 +18,51 @@ use crate::gateway::rejection::{Rejection, RejectionEntry};
 use crate::observability::phase::Phase;
 use crate::store::Fingerprint;
 
-/// So many are kept, of all workers together.
+/// Maximum number of records of all workers together.
 const MAX_RECORDS: usize = 1000;
 
-/// So many are kept of each worker at least, however many there are.
+/// Minimum number of records of each worker, even if there are many workers.
 const MIN_RECORDS_PER_WORKER: usize = 100;
 
-/// A request that was refused, and why. About a kilobyte at most, as the texts that a client chooses are cut like those of
+/// A request that was rejected, and why. At most about a kilobyte, as the texts that a client chooses are truncated as in
 /// the access log.
 ///
-/// SECURITY: no value of a field but the ids, no query, no body.
+/// SECURITY: no header value except the ids, no query, no body.
 #[derive(Clone, Debug)]
 pub struct RejectionRecord {
-    /// When, since the Unix epoch.
+    /// When it was rejected, since the Unix epoch.
     pub time: Duration,
-    /// How long the request had been there by then.
+    /// From the head of the request to the rejection.
     pub elapsed: Duration,
-    /// The request's id; a client may have chosen it, and others the same.
     request_id: Vec<u8>,
     trace_id: [u8; 32],
-    /// The client's address, that of the first one behind trusted proxies.
+    /// The address of the client, which may be behind trusted proxies.
     pub client: IpAddr,
-    /// `-` if it could not be read.
+    /// The method; `-` if it could not be read.
     pub method: String,
-    /// Without the query.
+    /// The path without the query.
     pub path: String,
-    /// The route's name; empty if none was found.
+    /// The name of the route; empty if no route was found.
     pub route: String,
-    /// What is constant for its reason.
+    /// Status, reason, rules and remedy.
     pub entry: &'static RejectionEntry,
-    /// The phase that rejected it.
+    /// The phase that rejected the request.
     pub phase: Phase,
     /// The request header that is at fault.
     pub header: Option<&'static str>,
     /// Details where one reason has several causes.
     pub detail: Option<Box<str>>,
-    /// Whose request it was, if that was known by then.
+    /// The user, if the identity was already proven.
     pub user: Option<UserName>,
-    /// The key's fingerprint, if that was known by then.
+    /// The fingerprint of the key, if the identity was already proven.
     pub key: Option<Fingerprint>,
 }
 
-/// What a phase decided about a request that was rejected in the end.
+/// The decision of one phase about a request that was finally rejected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
-pub enum PhaseResult {
-    /// The request went on to the next phase.
+pub enum PhaseOutcome {
+    /// The request proceeded to the next phase.
     Passed,
     /// The request was rejected.
     Refused,
@@ -78,13 +76,13 @@ pub struct RecentRejections {
 
 #[derive(Debug)]
 struct RejectionRing {
-    /// The next one goes over `refusals[next]`, or to the end while there is room.
+    /// The next record overwrites `records[next]`, or is appended until the ring is full.
     records: Vec<RejectionRecord>,
     next: usize,
     capacity: usize,
 }
 
-/// One worker's way to note refusals.
+/// Records the rejections of one worker.
 #[derive(Clone, Debug)]
 pub struct RejectionRecorder {
     rejections: Arc<RecentRejections>,
@@ -92,51 +90,51 @@ pub struct RejectionRecorder {
 }
 
 impl RecentRejections {
-    /// Empty rings for so many workers.
+    /// One empty ring for each worker.
     pub fn new(workers: usize) -> Arc<RecentRejections> {
-        let most = MAX_RECORDS.div_ceil(workers.max(1)).max(MIN_RECORDS_PER_WORKER);
-        let ring = || Mutex::new(RejectionRing { records: Vec::new(), next: 0, capacity: most });
+        let capacity = MAX_RECORDS.div_ceil(workers.max(1)).max(MIN_RECORDS_PER_WORKER);
+        let ring = || Mutex::new(RejectionRing { records: Vec::new(), next: 0, capacity });
         Arc::new(RecentRejections { rings: (0..workers.max(1)).map(|_| ring()).collect() })
     }
 
-    /// For the worker of this number, counted from 0.
+    /// For the worker with this number, counted from 0.
     pub fn recorder(self: &Arc<RecentRejections>, worker: usize) -> RejectionRecorder {
         RejectionRecorder { rejections: Arc::clone(self), worker: worker % self.rings.len() }
     }
 
-    /// The newest ones that `wanted` takes, the newest first.
-    pub fn newest(&self, most: usize, wanted: impl Fn(&RejectionRecord) -> bool) -> Vec<RejectionRecord> {
-        let mut found = Vec::new();
+    /// At most `max` records that satisfy `is_wanted`, the newest first.
+    pub fn newest(&self, max: usize, is_wanted: impl Fn(&RejectionRecord) -> bool) -> Vec<RejectionRecord> {
+        let mut records = Vec::new();
         for ring in &self.rings {
-            found.extend(ring.lock().newest().filter(|refusal| wanted(refusal)).take(most).cloned());
+            records.extend(ring.lock().newest().filter(|record| is_wanted(record)).take(max).cloned());
         }
-        found.sort_by_key(|refusal| std::cmp::Reverse(refusal.time));
-        found.truncate(most);
-        found
+        records.sort_by_key(|record| std::cmp::Reverse(record.time));
+        records.truncate(max);
+        records
     }
 
-    /// How many are kept at most.
+    /// Maximum number of records.
     pub fn capacity(&self) -> usize {
         self.rings.iter().map(|ring| ring.lock().capacity).sum()
     }
 }
 
 impl RejectionRecorder {
-    /// Notes that the request of `line` was refused.
-    pub fn record(&self, rejection: &Rejection, record: &AccessRecord) {
-        self.rejections.rings[self.worker].lock().record(rejection, record);
+    /// Records that the request of `request` was rejected.
+    pub fn record(&self, rejection: &Rejection, request: &AccessRecord) {
+        self.rejections.rings[self.worker].lock().record(rejection, request);
     }
 }
 
 impl RejectionRing {
-    fn record(&mut self, rejection: &Rejection, record: &AccessRecord) {
-        let context = &record.context;
+    fn record(&mut self, rejection: &Rejection, request: &AccessRecord) {
+        let context = &request.context;
         if self.next == self.records.len() {
             self.records.push(RejectionRecord::blank());
         }
         let RejectionRecord {
-            time: at,
-            elapsed: after,
+            time,
+            elapsed,
             request_id,
             trace_id,
             client,
@@ -145,28 +143,28 @@ impl RejectionRing {
             route,
             entry,
             phase,
-            header: field,
+            header,
             detail,
             user,
             key,
         } = &mut self.records[self.next];
         self.next = (self.next + 1) % self.capacity;
-        *at = clock::unix_time();
-        *after = clock::recent().duration_since(context.started_at);
+        *time = clock::unix_time();
+        *elapsed = clock::recent().duration_since(context.started_at);
         *client = context.origin.address;
         *entry = rejection.entry();
-        *phase = rejection.phase(record.route.name());
-        *field = rejection.header();
+        *phase = rejection.phase(request.route.name());
+        *header = rejection.header();
         *detail = rejection.detail().map(Into::into);
-        user.clone_from(&record.user);
-        *key = record.key;
-        // The texts of the oldest one make room for those of the new one, so that a flood allocates nothing.
+        user.clone_from(&request.user);
+        *key = request.key;
+        // The buffers of the oldest record are reused, so that a flood allocates nothing.
         *trace_id = *context.trace_id();
         request_id.clear();
         request_id.extend_from_slice(context.request_id_bytes());
-        overwrite(method, record.method());
-        overwrite(path, record.path());
-        overwrite(route, record.route.name());
+        overwrite(method, request.method());
+        overwrite(path, request.path());
+        overwrite(route, request.route.name());
     }
 
     /// From the newest to the oldest.
@@ -177,26 +175,26 @@ impl RejectionRing {
 }
 
 impl RejectionRecord {
-    /// The request's id; a client may have chosen it, and others the same.
+    /// The request id. A client may have chosen it, so several requests may have the same.
     pub fn request_id(&self) -> &str {
         ascii_text(&self.request_id)
     }
 
-    /// The trace that the request belongs to, as hex digits.
+    /// The trace id as hex digits.
     pub fn trace_id(&self) -> &str {
         ascii_text(&self.trace_id)
     }
 
-    /// The phases that the request went through, in order, the one that rejected it last.
-    pub fn trace(&self) -> impl Iterator<Item = (Phase, PhaseResult)> {
-        let path =
-            if self.route == get_token::ROUTE_NAME { Phase::GET_TOKEN_PATH } else { Phase::FORWARD_PATH };
+    /// The phases that the request went through, in order. The last one rejected it.
+    pub fn trace(&self) -> impl Iterator<Item = (Phase, PhaseOutcome)> {
+        let is_get_token = self.route == get_token::ROUTE_NAME;
+        let path = if is_get_token { Phase::GET_TOKEN_PATH } else { Phase::FORWARD_PATH };
         let passed = path.iter().position(|phase| *phase == self.phase).unwrap_or(0);
-        let passed = path[..passed].iter().map(|phase| (*phase, PhaseResult::Passed));
-        passed.chain([(self.phase, PhaseResult::Refused)])
+        let passed = path[..passed].iter().map(|phase| (*phase, PhaseOutcome::Passed));
+        passed.chain([(self.phase, PhaseOutcome::Refused)])
     }
 
-    /// One to be written over.
+    /// A record to be overwritten.
     fn blank() -> RejectionRecord {
         RejectionRecord {
             time: Duration::ZERO,
@@ -217,12 +215,12 @@ impl RejectionRecord {
     }
 }
 
-/// Ids are ASCII, as they came or were made. That is looked at when somebody asks, which is seldom.
+/// Ids are ASCII when they are recorded. UTF-8 is checked only when an operator reads them, which is rare.
 fn ascii_text(bytes: &[u8]) -> &str {
     std::str::from_utf8(bytes).unwrap_or_default()
 }
 
-/// Writes `new` over `old`, in its memory.
+/// Replaces `old` by `new` in the same buffer.
 fn overwrite(old: &mut String, new: &str) {
     old.clear();
     old.push_str(new);
@@ -239,41 +237,42 @@ mod tests {
     use crate::http::headers::{HeaderName, Headers};
     use crate::observability::metrics::Metrics;
 
-    fn note(recorder: &RejectionRecorder, id: &str) {
-        let mut fields = Headers::new();
-        fields.push(HeaderName::XRequestId, id.as_bytes());
-        let client = Rc::new(Peer::new(IpAddr::from([192, 0, 2, 1]), false));
-        let (context, worker) = (RequestContext::new(client, &fields, &[]), Metrics::default().worker());
-        let record = AccessRecord::new(context, Method::GET, "/timbr/api/query/", &worker.route(""), &worker);
-        recorder.record(&Rejection::ApiKeyMissing, &record);
+    fn record(recorder: &RejectionRecorder, id: &str) {
+        let mut headers = Headers::new();
+        headers.push(HeaderName::XRequestId, id.as_bytes());
+        let peer = Rc::new(Peer::new(IpAddr::from([192, 0, 2, 1]), false));
+        let (context, worker) = (RequestContext::new(peer, &headers, &[]), Metrics::default().worker());
+        let request =
+            AccessRecord::new(context, Method::GET, "/timbr/api/query/", &worker.route(""), &worker);
+        recorder.record(&Rejection::ApiKeyMissing, &request);
     }
 
-    fn ids(refusals: &RecentRejections, most: usize) -> Vec<String> {
-        refusals.newest(most, |_| true).into_iter().map(|refusal| refusal.request_id().to_owned()).collect()
+    fn ids(rejections: &RecentRejections, max: usize) -> Vec<String> {
+        rejections.newest(max, |_| true).iter().map(|record| record.request_id().to_owned()).collect()
     }
 
     #[test]
-    fn the_newest_come_first_and_the_oldest_go() {
-        let refusals = RecentRejections::new(1);
-        let recorder = refusals.recorder(0);
+    fn the_newest_come_first_and_the_oldest_are_overwritten() {
+        let rejections = RecentRejections::new(1);
+        let recorder = rejections.recorder(0);
         for number in 0..MAX_RECORDS + 2 {
-            note(&recorder, &format!("id-{number}"));
+            record(&recorder, &format!("id-{number}"));
         }
-        assert_eq!(ids(&refusals, 2), ["id-1001", "id-1000"]);
-        let all = ids(&refusals, usize::MAX);
+        assert_eq!(ids(&rejections, 2), ["id-1001", "id-1000"]);
+        let all = ids(&rejections, usize::MAX);
         assert_eq!((all.len(), all.last().map(String::as_str)), (MAX_RECORDS, Some("id-2")));
-        assert_eq!(refusals.capacity(), MAX_RECORDS);
+        assert_eq!(rejections.capacity(), MAX_RECORDS);
     }
 
     #[test]
     fn records_of_all_workers_are_listed() {
-        let refusals = RecentRejections::new(2);
-        note(&refusals.recorder(0), "a");
-        note(&refusals.recorder(1), "b");
-        let mut all = ids(&refusals, 10);
+        let rejections = RecentRejections::new(2);
+        record(&rejections.recorder(0), "a");
+        record(&rejections.recorder(1), "b");
+        let mut all = ids(&rejections, 10);
         all.sort();
         assert_eq!(all, ["a", "b"]);
-        let found = refusals.newest(10, |refusal| refusal.request_id() == "b");
+        let found = rejections.newest(10, |record| record.request_id() == "b");
         assert_eq!(
             (found.len(), found[0].entry.reason, found[0].method.as_str()),
             (1, "api_key_missing", "GET")
@@ -283,13 +282,13 @@ mod tests {
 
     #[test]
     fn an_old_record_is_overwritten_completely() {
-        let refusals = RecentRejections::new(1000);
-        let recorder = refusals.recorder(0);
+        let rejections = RecentRejections::new(1000);
+        let recorder = rejections.recorder(0);
         for _ in 0..MIN_RECORDS_PER_WORKER {
-            note(&recorder, "a-long-id-that-is-overwritten");
+            record(&recorder, "a-long-id-that-is-overwritten");
         }
-        note(&recorder, "b");
-        let newest = &refusals.newest(1, |_| true)[0];
+        record(&recorder, "b");
+        let newest = &rejections.newest(1, |_| true)[0];
         assert_eq!((newest.request_id(), newest.trace_id().len()), ("b", 32));
         assert_eq!(newest.path, "/timbr/api/query/");
     }
@@ -303,9 +302,10 @@ mod tests {
         let screened = trace(Phase::Screen, "api");
         let phases: Vec<_> = screened.iter().map(|(phase, _)| *phase).collect();
         assert_eq!(phases, [Phase::Read, Phase::Admission, Phase::Route, Phase::Handshake, Phase::Screen]);
-        let refused: Vec<_> = screened.iter().filter(|(_, result)| *result == PhaseResult::Refused).collect();
-        assert_eq!(refused, [&(Phase::Screen, PhaseResult::Refused)]);
+        let refused: Vec<_> =
+            screened.iter().filter(|(_, outcome)| *outcome == PhaseOutcome::Refused).collect();
+        assert_eq!(refused, [&(Phase::Screen, PhaseOutcome::Refused)]);
         assert_eq!(trace(Phase::GetToken, get_token::ROUTE_NAME).len(), 5);
-        assert_eq!(trace(Phase::Unknown, "api"), [(Phase::Unknown, PhaseResult::Refused)]);
+        assert_eq!(trace(Phase::Unknown, "api"), [(Phase::Unknown, PhaseOutcome::Refused)]);
     }
 }

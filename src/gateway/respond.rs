@@ -1,7 +1,8 @@
-//! What the client gets: the backend's answer without what concerned that connection only, or one of our own.
+//! The response to the client: the backend's without its hop-by-hop headers, or the gateway's own. It does not know the
+//! protocol of the connection.
 
 use std::pin::Pin;
-use std::task::{Context as TaskContext, Poll};
+use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use http::StatusCode;
@@ -11,81 +12,82 @@ use crate::admission::RequestPermit;
 use crate::gateway::access_record::AccessRecord;
 use crate::http::headers::{HeaderName, Headers};
 use crate::os::splice::SplicePipe;
-use crate::upstream;
+use crate::upstream::{ResponseBody, ResponseBodyError, UpstreamResponse};
 
-/// An answer that stands, before the access line is tied to its body.
+/// A response before its record and permit move into its body.
 pub struct GatewayResponse {
     status: StatusCode,
-    fields: Headers,
+    headers: Headers,
     source: BodySource,
 }
 
-/// What the client gets.
+/// The response as the connection sends it.
 pub struct DownstreamResponse {
-    /// Its status.
+    /// The status code.
     pub status: StatusCode,
-    /// Its fields; none concerns a hop but perhaps `connection`, and how the body is framed is not said.
-    pub fields: Headers,
-    /// Its body.
+    /// The headers, without hop-by-hop ones except perhaps `connection`, and without the framing of the body.
+    pub headers: Headers,
+    /// The body. The exchange ends when it is dropped.
     pub body: ObservedBody,
 }
 
 enum BodySource {
+    /// Of the gateway; `None` once it was read.
     Local(Option<Bytes>),
-    Upstream(upstream::ResponseBody),
+    Upstream(ResponseBody),
 }
 
 impl GatewayResponse {
-    /// The backend's.
-    pub fn from_upstream(response: upstream::UpstreamResponse) -> GatewayResponse {
-        let upstream::UpstreamResponse { status, headers: mut fields, body } = response;
-        remove_hop_by_hop(&mut fields);
-        GatewayResponse { status, fields, source: BodySource::Upstream(body) }
+    /// The backend's response, without the headers that concern its connection only.
+    pub fn from_upstream(response: UpstreamResponse) -> GatewayResponse {
+        let UpstreamResponse { status, mut headers, body } = response;
+        remove_hop_by_hop(&mut headers);
+        GatewayResponse { status, headers, source: BodySource::Upstream(body) }
     }
 
-    /// Without the cookies that the backend sets.
+    /// Removes the cookies that the backend sets.
     ///
-    /// SECURITY: for answers to a key that is not the client's: a session that the backend began for that key would
-    /// outlive the gateway's judgement in the client's hands.
+    /// SECURITY: for responses to a key that is not the client's. With the cookie of a session that the backend began for
+    /// that key, the client could act in it after the gateway has revoked the token.
     pub fn without_cookies(mut self) -> GatewayResponse {
-        self.fields.remove(HeaderName::SetCookie);
+        self.headers.remove(HeaderName::SetCookie);
         self
     }
 
-    /// One of our own.
-    pub fn local(status: StatusCode, fields: Headers, body: Bytes) -> GatewayResponse {
-        GatewayResponse { status, fields, source: BodySource::Local(Some(body)) }
+    /// A response of the gateway itself.
+    pub fn local(status: StatusCode, headers: Headers, body: Bytes) -> GatewayResponse {
+        GatewayResponse { status, headers, source: BodySource::Local(Some(body)) }
     }
 
-    /// Ends the exchange with the body: the record is written, and then the permit released, when the body is dropped.
-    /// There is no permit for a request that was not admitted.
-    pub fn into_reply(
+    /// Moves the record and the permit into the body: when it is dropped, the record is written, and then the permit
+    /// released. A request that was not admitted has no permit.
+    pub fn into_downstream(
         mut self,
         mut record: Box<AccessRecord>,
         permit: Option<RequestPermit>,
     ) -> DownstreamResponse {
         record.head_is_ready(self.status);
-        self.fields.remove(HeaderName::XRequestId);
-        self.fields.push(HeaderName::XRequestId, record.context.request_id_bytes());
+        self.headers.remove(HeaderName::XRequestId);
+        self.headers.push(HeaderName::XRequestId, record.context.request_id_bytes());
         let body = ObservedBody { source: self.source, record, _permit: permit };
-        DownstreamResponse { status: self.status, fields: self.fields, body }
+        DownstreamResponse { status: self.status, headers: self.headers, body }
     }
 }
 
-/// RFC 9110 section 7.6.1, in an answer.
-fn remove_hop_by_hop(fields: &mut Headers) {
+/// Removes the hop-by-hop headers of a response (RFC 9110 section 7.6.1).
+fn remove_hop_by_hop(headers: &mut Headers) {
     let mut named = Vec::new();
-    for option in fields.all(HeaderName::Connection).flat_map(|value| value.split(|byte| *byte == b',')) {
-        // A backend cannot take the length or the type from its answer by naming them.
-        let stays = [HeaderName::ContentLength, HeaderName::ContentType, HeaderName::CacheControl];
+    for option in headers.all(HeaderName::Connection).flat_map(|value| value.split(|byte| *byte == b',')) {
+        // A backend cannot remove the length or the type of its response by naming them.
+        let kept = [HeaderName::ContentLength, HeaderName::ContentType, HeaderName::CacheControl];
         match http::HeaderName::from_bytes(option.trim_ascii()) {
-            Ok(name) if !stays.contains(&HeaderName::parse(name.as_str().as_bytes())) => named.push(name),
+            Ok(name) if !kept.contains(&HeaderName::parse(name.as_str().as_bytes())) => named.push(name),
             _ => {}
         }
     }
-    fields.retain(|field| {
-        let is_of_the_hop = matches!(
-            field.name,
+    headers.retain(|header| {
+        let is_hop_by_hop = matches!(
+            header.name,
             HeaderName::Connection
                 | HeaderName::ProxyConnection
                 | HeaderName::KeepAlive
@@ -95,20 +97,20 @@ fn remove_hop_by_hop(fields: &mut Headers) {
                 | HeaderName::Upgrade
                 | HeaderName::ProxyAuthenticate
         );
-        !is_of_the_hop && !named.iter().any(|name| name.as_str().as_bytes() == field.text())
+        !is_hop_by_hop && !named.iter().any(|name| name.as_str().as_bytes() == header.text())
     });
 }
 
 /// The body of every response. When it is dropped, whether it was read to its end or not, the record is written.
 pub struct ObservedBody {
     source: BodySource,
-    // Dropped in this order.
+    // Dropped in this order: the record is written before the permit is released.
     record: Box<AccessRecord>,
     _permit: Option<RequestPermit>,
 }
 
 impl ObservedBody {
-    /// Nothing of an answer of our own is sent, as HEAD has it (RFC 9110 section 9.3.2). The backend sees to that itself.
+    /// Discards the body of the gateway's own response to HEAD (RFC 9110 section 9.3.2). The backend omits its own.
     pub fn discard(&mut self) {
         if let BodySource::Local(bytes) = &mut self.source {
             *bytes = None;
@@ -116,7 +118,8 @@ impl ObservedBody {
         }
     }
 
-    /// Moves what has come from the backend into an empty pipe: so many bytes. 0 where it has to be read instead.
+    /// Moves bytes that have arrived from the backend into an empty pipe, and returns their number. With 0, the body has to
+    /// be read instead.
     pub fn splice_into(&mut self, pipe: &mut SplicePipe) -> usize {
         let BodySource::Upstream(body) = &mut self.source else { return 0 };
         let moved = body.splice_into(pipe);
@@ -130,11 +133,11 @@ impl ObservedBody {
 
 impl Body for ObservedBody {
     type Data = Bytes;
-    type Error = upstream::ResponseBodyError;
+    type Error = ResponseBodyError;
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
-        cx: &mut TaskContext<'_>,
+        cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
         let polled = match &mut self.source {
             BodySource::Local(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),

@@ -1,7 +1,7 @@
-//! From a screened request and a proven identity to what the backend sees.
+//! From a screened request and a proven identity to the request that the backend receives.
 //!
-//! SECURITY: the only place that makes an [`UpstreamRequest`]. Its head is written anew: fields of the client that may
-//! pass, then ours, so that nothing the client sent can stand in the place of what the gateway says.
+//! SECURITY: the only place that makes an [`UpstreamRequest`]. Its head is a new one: the headers of the client that may be
+//! forwarded, then the gateway's, so that no header of the client can replace one of the gateway.
 
 use http::{HeaderValue, Method};
 
@@ -18,13 +18,12 @@ use crate::http::h1::response::{copy_header, write_header};
 use crate::http::headers::{Header, HeaderName, Headers};
 use crate::upstream::{BodyLimits, OutgoingMessage, OutgoingRequest, ReplayBuffer, RequestBody};
 
-/// A request that may be sent: screened, authenticated and written anew.
+/// A request that may be sent: screened, authenticated and rewritten.
 pub struct UpstreamRequest {
     message: OutgoingMessage,
-    /// Where in the head the credential begins, which ends it.
+    /// Where the credential begins in the head. It is the last header.
     credential_offset: usize,
-    /// Whether a key stands there as a password.
-    is_basic: bool,
+    key_header: KeyHeader,
 }
 
 impl OutgoingRequest for UpstreamRequest {
@@ -34,16 +33,16 @@ impl OutgoingRequest for UpstreamRequest {
 }
 
 impl UpstreamRequest {
-    /// What it takes to send it again with another key. From here on, what goes by of its body is kept, if it is little.
+    /// A copy for a retry with a different key. From now on the body is recorded while it is sent, if it is small.
     pub fn keep_for_resend(&mut self) -> ResendableRequest {
-        let OutgoingMessage { method, head, host_offset: host, body } = &mut self.message;
+        let OutgoingMessage { method, head, host_offset, body } = &mut self.message;
         let head = head[..self.credential_offset].to_owned();
         ResendableRequest {
             method: method.clone(),
             head,
-            host: *host,
+            host_offset: *host_offset,
             body: body.record_for_replay(),
-            is_basic: self.is_basic,
+            key_header: self.key_header,
         }
     }
 }
@@ -52,74 +51,87 @@ impl UpstreamRequest {
 pub struct ResendableRequest {
     method: Method,
     head: Vec<u8>,
-    host: usize,
+    host_offset: usize,
     body: ReplayBuffer,
-    is_basic: bool,
+    key_header: KeyHeader,
 }
 
 impl ResendableRequest {
-    /// The same request with another key; `None` if its body has not been kept whole.
+    /// The same request with a different key; `None` if its body was too large to be recorded.
     pub fn with_key(self, key: &HeaderValue) -> Option<UpstreamRequest> {
-        let ResendableRequest { method, mut head, host, body, is_basic } = self;
-        let (credential, body) = (head.len(), body.replay()?);
-        write_key(&mut head, key.as_bytes(), is_basic);
-        Some(UpstreamRequest {
-            message: OutgoingMessage { method, head, host_offset: host, body },
-            credential_offset: credential,
-            is_basic,
-        })
+        let ResendableRequest { method, mut head, host_offset, body, key_header } = self;
+        let (credential_offset, body) = (head.len(), body.replay()?);
+        write_key(&mut head, key.as_bytes(), key_header);
+        let message = OutgoingMessage { method, head, host_offset, body };
+        Some(UpstreamRequest { message, credential_offset, key_header })
     }
 }
 
-/// Room for a head and a small body, so that they need no more memory on their way. The allocator has pieces of this
-/// size at hand.
+/// The header that carries the key, to the gateway and to the backend.
+#[derive(Clone, Copy)]
+enum KeyHeader {
+    XApiKey,
+    /// `Authorization: Basic` with the user name `token` and the key as the password.
+    BasicAuthorization,
+}
+
+impl KeyHeader {
+    fn of_credential(credential: &ClientCredential) -> KeyHeader {
+        match credential {
+            ClientCredential::Basic(_) => KeyHeader::BasicAuthorization,
+            ClientCredential::Key(_) | ClientCredential::Jwt(_) => KeyHeader::XApiKey,
+        }
+    }
+}
+
+/// Fits a head and a small body, so that the buffer does not have to grow. jemalloc serves this size from its caches.
 const INITIAL_MESSAGE_CAPACITY: usize = 1000;
 
-/// Knows what proves a caller to the backend.
+/// Writes requests with the credential that the configuration chooses.
 pub struct Rewriter {
     mode: RewriteMode,
-    body_bounds: BodyLimits,
+    body_limits: BodyLimits,
 }
 
 enum RewriteMode {
     Forward,
-    /// What each token stands for.
+    /// The upstream key of each user's token.
     PerUser,
     Impersonate {
         service_key: Secret,
     },
 }
 
-/// What the backend is shown as the caller's key.
+/// The key that the backend receives.
 enum UpstreamCredential<'a> {
-    /// What the client sent.
-    Clients,
-    /// What `tokens.keys_file` says for the client's key, or what his token stands for.
+    /// The client's own.
+    AsSent,
+    /// From `tokens.keys_file`, or the upstream key of the client's token.
     Replaced(&'a HeaderValue),
-    /// The gateway's own, for this user.
+    /// The gateway's, for this user.
     ServiceKey(&'a Secret, &'a UserName),
 }
 
 impl Rewriter {
-    /// `body_bounds` are for clients' bodies.
-    pub fn new(credential: &CredentialMode, body_bounds: BodyLimits) -> Rewriter {
+    /// `body_limits` apply to the bodies of clients.
+    pub fn new(credential: &CredentialMode, body_limits: BodyLimits) -> Rewriter {
         let mode = match credential {
             CredentialMode::Forward => RewriteMode::Forward,
             CredentialMode::Platform | CredentialMode::Delegate => RewriteMode::PerUser,
-            // The configuration checked that a field can carry the key.
+            // The configuration has checked that the key is a valid header value.
             CredentialMode::Impersonate { service_key } => {
                 RewriteMode::Impersonate { service_key: service_key.clone() }
             }
         };
-        Rewriter { mode, body_bounds }
+        Rewriter { mode, body_limits }
     }
 
-    /// Whether the backend sees a key that it knows by itself, as the client sent it, and can judge what it may.
+    /// True if the backend receives the client's own key and knows it, so that it can decide what the key may do.
     ///
-    /// SECURITY: together with the operator's or the gateway's key, the client would borrow what that key may do. A token
-    /// that the gateway made is no key of the backend's either: a backend that takes it does so on the gateway's word for
-    /// one user, and has nothing by which to judge who else that user may be. Nor is a JWT, which names one user. Under
-    /// `impersonate` the gateway alone says who the user is, for foreign keys too.
+    /// SECURITY: with the operator's or the gateway's key, the client would borrow the rights of that key. A token of the
+    /// gateway does not count as a key of the backend either: a backend that accepts it trusts the gateway for one user, and
+    /// cannot know who else that user may act as. Nor does a JWT, which names one user. With `impersonate` only the gateway
+    /// names the user, for foreign keys too.
     pub fn is_backend_key_forwarded(&self, identity: &Identity) -> bool {
         matches!(self.mode, RewriteMode::Forward)
             && self.is_client_key_forwarded(identity)
@@ -127,25 +139,25 @@ impl Rewriter {
             && !identity.is_jwt()
     }
 
-    /// Whether a session that the backend begins with this request is the client's: its own key, and nobody it acts as.
+    /// True if a session that the backend begins for this request belongs to the client: its own key, without
+    /// impersonation.
     pub fn is_client_session(&self, identity: &Identity) -> bool {
         self.is_client_key_forwarded(identity) && identity.impersonated_user().is_none()
     }
 
-    /// Whether the backend sees the key that the client sent.
     fn is_client_key_forwarded(&self, identity: &Identity) -> bool {
-        matches!(self.upstream_credential(identity), UpstreamCredential::Clients)
+        matches!(self.upstream_credential(identity), UpstreamCredential::AsSent)
     }
 
-    /// SECURITY: a foreign key is never exchanged for the service key: its user is not known here, and the service key
-    /// would act for nobody. It goes upstream as it came.
+    /// SECURITY: a foreign key is never replaced by the service key. Its user is not known here, so the service key would
+    /// act for no user. It is forwarded unchanged.
     fn upstream_credential<'a>(&'a self, identity: &'a Identity) -> UpstreamCredential<'a> {
         match (identity.upstream_key(), &self.mode, identity.user()) {
             (Some(key), _, _) => UpstreamCredential::Replaced(key),
             (None, RewriteMode::Impersonate { service_key }, Some(user)) => {
                 UpstreamCredential::ServiceKey(service_key, user)
             }
-            (None, _, _) => UpstreamCredential::Clients,
+            (None, _, _) => UpstreamCredential::AsSent,
         }
     }
 
@@ -157,39 +169,33 @@ impl Rewriter {
         identity: &Identity,
         context: &RequestContext,
     ) -> UpstreamRequest {
-        let ScreenedParts {
-            method,
-            uri,
-            fields,
-            credential: presented,
-            connection_options: nominated,
-            max_body,
-        } = screened.into_parts();
+        let ScreenedParts { method, uri, headers, credential, connection_options, max_body } =
+            screened.into_parts();
         let mut head = Vec::with_capacity(INITIAL_MESSAGE_CAPACITY);
         write_request_start(&mut head, &method, &uri);
-        // The name of the backend that is chosen for it.
+        // The pool inserts the name of the endpoint that it chooses.
         write_header(&mut head, HeaderName::Host, b"");
-        let backend = head.len();
-        let passing = ForwardedHeaders {
-            connection_options: &nominated,
+        let host_offset = head.len();
+        let forwarded = ForwardedHeaders {
+            connection_options: &connection_options,
             continues_trace: context.continues_trace,
-            // SECURITY: a session's cookie says who somebody is, as a key does. One beside a key that is not the client's
-            // would let it act in a session that this key, or another client, began.
+            // SECURITY: the cookie of a session is a credential. Beside a key that is not the client's own, it would let the
+            // client act in a session that this key, or a different client, began.
             cookies: self.is_client_session(identity),
-            // Where a rule allows it, the field is written anew.
+            // If a rule of the gateway allows impersonation, the gateway writes the header itself.
             impersonation: identity.impersonated_user().is_none() && self.is_backend_key_forwarded(identity),
         };
-        passing.write(&mut head, &fields);
+        forwarded.write(&mut head, &headers);
         if let Some(user) = identity.user() {
             write_header(&mut head, HeaderName::XForwardedUser, user.as_str().as_bytes());
         }
-        let hops = context.origin.forwarded_for.as_ref().unwrap_or(&context.peer.address_text);
-        write_header(&mut head, HeaderName::XForwardedFor, hops.as_bytes());
+        let forwarded_for = context.origin.forwarded_for.as_ref().unwrap_or(&context.peer.address_text);
+        write_header(&mut head, HeaderName::XForwardedFor, forwarded_for.as_bytes());
         let proto = if context.origin.is_tls.unwrap_or(context.peer.is_tls) { "https" } else { "http" };
         write_header(&mut head, HeaderName::XForwardedProto, proto.as_bytes());
-        // What the client called us.
+        // The host that the client requested.
         let host = uri.authority().map(|authority| authority.as_str().as_bytes());
-        if let Some(host) = host.or_else(|| fields.get(HeaderName::Host)) {
+        if let Some(host) = host.or_else(|| headers.get(HeaderName::Host)) {
             write_header(&mut head, HeaderName::XForwardedHost, host);
         }
         write_header(&mut head, HeaderName::XRequestId, context.request_id_bytes());
@@ -197,50 +203,58 @@ impl Rewriter {
         if let Some(user) = self.impersonated_user(identity) {
             write_header(&mut head, HeaderName::XApiImpersonateUser, user.as_str().as_bytes());
         }
-        let credential = head.len();
-        self.write_credential(&mut head, &presented, identity);
-        let body = RequestBody::streaming(body, max_body, self.body_bounds)
+        let credential_offset = head.len();
+        let key_header = KeyHeader::of_credential(&credential);
+        self.write_credential(&mut head, &credential, key_header, identity);
+        let body = RequestBody::streaming(body, max_body, self.body_limits)
             .with_counter(context.received_bytes.clone());
-        let is_basic = matches!(presented, ClientCredential::Basic(_));
-        let message = OutgoingMessage { method, head, host_offset: backend, body };
-        UpstreamRequest { message, credential_offset: credential, is_basic }
+        let message = OutgoingMessage { method, head, host_offset, body };
+        UpstreamRequest { message, credential_offset, key_header }
     }
 
-    /// Whom the gateway says that the shown key acts as.
+    /// The user whom the key acts as, according to the gateway.
     fn impersonated_user<'a>(&'a self, identity: &'a Identity) -> Option<&'a UserName> {
         identity.impersonated_user().or_else(|| match self.upstream_credential(identity) {
             UpstreamCredential::ServiceKey(_, user) => Some(user),
-            UpstreamCredential::Clients | UpstreamCredential::Replaced(_) => None,
+            UpstreamCredential::AsSent | UpstreamCredential::Replaced(_) => None,
         })
     }
 
-    fn write_credential(&self, head: &mut Vec<u8>, presented: &ClientCredential, identity: &Identity) {
-        let is_basic = matches!(presented, ClientCredential::Basic(_));
-        match (self.upstream_credential(identity), presented) {
-            (UpstreamCredential::Clients, ClientCredential::Key(key) | ClientCredential::Basic(key)) => {
-                write_key(head, key.expose(), is_basic);
+    fn write_credential(
+        &self,
+        head: &mut Vec<u8>,
+        credential: &ClientCredential,
+        key_header: KeyHeader,
+        identity: &Identity,
+    ) {
+        match (self.upstream_credential(identity), credential) {
+            (UpstreamCredential::AsSent, ClientCredential::Key(key) | ClientCredential::Basic(key)) => {
+                write_key(head, key.expose(), key_header);
             }
-            (UpstreamCredential::Clients, ClientCredential::Jwt(jwt)) => {
+            (UpstreamCredential::AsSent, ClientCredential::Jwt(jwt)) => {
                 write_header(head, HeaderName::XJwtToken, jwt.expose());
                 if let Some(tenant) = jwt.tenant() {
                     write_header(head, HeaderName::XJwtTenantId, tenant.as_bytes());
                 }
             }
-            (UpstreamCredential::Replaced(key), _) => write_key(head, key.as_bytes(), is_basic),
-            (UpstreamCredential::ServiceKey(key, _), _) => write_key(head, key.expose().as_bytes(), is_basic),
+            (UpstreamCredential::Replaced(key), _) => write_key(head, key.as_bytes(), key_header),
+            (UpstreamCredential::ServiceKey(key, _), _) => {
+                write_key(head, key.expose().as_bytes(), key_header);
+            }
         }
     }
 }
 
-/// A key, in the form in which the route has it.
-fn write_key(head: &mut Vec<u8>, key: &[u8], is_basic: bool) {
-    match is_basic {
-        false => write_header(head, HeaderName::XApiKey, key),
-        true => write_header(head, HeaderName::Authorization, basic_authorization(key).as_bytes()),
+fn write_key(head: &mut Vec<u8>, key: &[u8], key_header: KeyHeader) {
+    match key_header {
+        KeyHeader::XApiKey => write_header(head, HeaderName::XApiKey, key),
+        KeyHeader::BasicAuthorization => {
+            write_header(head, HeaderName::Authorization, basic_authorization(key).as_bytes());
+        }
     }
 }
 
-/// Which of the client's fields go on.
+/// Which of the client's headers are forwarded.
 struct ForwardedHeaders<'a> {
     connection_options: &'a [http::HeaderName],
     continues_trace: bool,
@@ -249,31 +263,31 @@ struct ForwardedHeaders<'a> {
 }
 
 impl ForwardedHeaders<'_> {
-    fn write(&self, head: &mut Vec<u8>, fields: &Headers) {
+    fn write(&self, head: &mut Vec<u8>, headers: &Headers) {
         let mut cookies_written = false;
-        for field in fields.iter().filter(|field| self.is_forwarded(*field)) {
-            if field.name != HeaderName::Cookie {
-                copy_header(head, field);
+        for header in headers.iter().filter(|header| self.is_forwarded(*header)) {
+            if header.name != HeaderName::Cookie {
+                copy_header(head, header);
             } else if !std::mem::replace(&mut cookies_written, true) {
-                write_cookies(head, fields);
+                write_cookies(head, headers);
             }
         }
     }
 
-    fn is_forwarded(&self, field: Header<'_>) -> bool {
-        disposition(field.name, field.text()) == Disposition::Forward
-            && match field.name {
+    fn is_forwarded(&self, header: Header<'_>) -> bool {
+        disposition(header.name, header.text()) == Disposition::Forward
+            && match header.name {
                 HeaderName::Cookie => self.cookies,
                 HeaderName::XApiImpersonateUser => self.impersonation,
                 HeaderName::Tracestate => self.continues_trace,
                 _ => true,
             }
-            && !self.connection_options.iter().any(|name| name.as_str().as_bytes() == field.text())
+            && !self.connection_options.iter().any(|name| name.as_str().as_bytes() == header.text())
     }
 }
 
-/// HTTP/2 may split `cookie` into one field a pair; HTTP/1.1 servers expect one (RFC 9113 section 8.2.3).
-fn write_cookies(head: &mut Vec<u8>, fields: &Headers) {
-    let pairs: Vec<_> = fields.all(HeaderName::Cookie).collect();
+/// HTTP/2 may split `cookie` into one header for each pair; HTTP/1.1 servers expect one (RFC 9113 section 8.2.3).
+fn write_cookies(head: &mut Vec<u8>, headers: &Headers) {
+    let pairs: Vec<_> = headers.all(HeaderName::Cookie).collect();
     write_header(head, HeaderName::Cookie, &pairs.join(&b"; "[..]));
 }

@@ -1,4 +1,4 @@
-//! Which route a request line belongs to. Nothing but the request line and `Host` is looked at here.
+//! Which route a request belongs to. It reads the request line and `Host` only, no other header.
 
 use std::net::Ipv6Addr;
 
@@ -10,12 +10,12 @@ use crate::config::RouteProfile;
 use crate::gateway::rejection::Rejection;
 use crate::http::headers::{Head, HeaderName, Headers};
 
-/// Where a request goes.
+/// The route of a request.
 #[derive(Debug)]
 pub enum RouteMatch<'a> {
-    /// Answered by the gateway itself.
+    /// The gateway responds itself.
     GetToken,
-    /// Forwarded, if it satisfies the profile. The number is its place among [`RouteTable::names`].
+    /// The request is forwarded if it satisfies the profile. The number is the index in [`RouteTable::names`].
     Profile(&'a RouteProfile, usize),
 }
 
@@ -23,18 +23,18 @@ pub enum RouteMatch<'a> {
 pub struct RouteTable(Vec<RouteProfile>);
 
 impl RouteTable {
-    /// Sorts the profiles; their prefixes differ, as the configuration has checked.
+    /// Sorts the profiles. The configuration has checked that their prefixes differ.
     pub fn new(mut profiles: Vec<RouteProfile>) -> RouteTable {
         profiles.sort_by_key(|profile| std::cmp::Reverse(profile.prefix.len()));
         RouteTable(profiles)
     }
 
-    /// What the profiles are called, in the order of their numbers.
+    /// The names of the profiles, in the order of their numbers.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         self.0.iter().map(|profile| profile.name.as_str())
     }
 
-    /// The route of a request.
+    /// Finds the route of a request, or rejects a target that is ambiguous or has no route.
     pub fn find(&self, head: &Head) -> Result<RouteMatch<'_>, Rejection> {
         require_single_host(&head.uri, &head.headers)?;
         let path = head.uri.path();
@@ -62,38 +62,38 @@ fn has_prefix(path: &str, prefix: &str) -> bool {
     path.starts_with(prefix) || prefix.strip_suffix('/') == Some(path)
 }
 
-/// SECURITY: the request must name one host, once: in `Host`, in an absolute target or in `:authority`, or in several
-/// of them alike. Who stands behind us may believe any of them.
-fn require_single_host(uri: &Uri, fields: &Headers) -> Result<(), Rejection> {
-    let mut fields = fields.all(HeaderName::Host);
-    let field = fields.next();
-    if fields.next().is_some() {
+/// SECURITY: the request must name one host: in `Host`, in an absolute target or in `:authority`, or the same one in several
+/// of them. A server behind the gateway may use any of them.
+fn require_single_host(uri: &Uri, headers: &Headers) -> Result<(), Rejection> {
+    let mut values = headers.all(HeaderName::Host);
+    let header = values.next();
+    if values.next().is_some() {
         return Err(Rejection::FieldRepeated("host"));
     }
-    match (uri.authority(), field) {
-        (None, None) => Err(Rejection::RequestLineAmbiguous("it names no host")),
+    match (uri.authority(), header) {
+        (None, None) => Err(Rejection::RequestLineAmbiguous("it does not name a host")),
         (Some(authority), _) if authority.as_str().contains('@') => {
-            Err(Rejection::RequestLineAmbiguous("its host holds user information"))
+            Err(Rejection::RequestLineAmbiguous("its host contains user information"))
         }
         _ if uri.scheme_str().is_some_and(|scheme| !matches!(scheme, "http" | "https")) => {
             Err(Rejection::RequestLineAmbiguous("its scheme is neither http nor https"))
         }
-        (Some(authority), Some(field)) if !field.eq_ignore_ascii_case(authority.as_str().as_bytes()) => {
-            Err(Rejection::RequestLineAmbiguous("it and the field `Host` name different hosts"))
+        (Some(authority), Some(header)) if !header.eq_ignore_ascii_case(authority.as_str().as_bytes()) => {
+            Err(Rejection::RequestLineAmbiguous("it and the `Host` header name different hosts"))
         }
         (Some(authority), _) if !is_host(authority.as_str().as_bytes()) => {
-            Err(Rejection::RequestLineAmbiguous("its authority is no host"))
+            Err(Rejection::RequestLineAmbiguous("its authority is not a valid host"))
         }
-        (None, Some(field)) if !is_host(field) => {
-            Err(Rejection::RequestLineAmbiguous("the field `Host` holds no host"))
+        (None, Some(header)) if !is_host(header) => {
+            Err(Rejection::RequestLineAmbiguous("the `Host` header is not a valid host"))
         }
         _ => Ok(()),
     }
 }
 
-/// A name or an address, IPv6 in brackets, and perhaps a port.
+/// True for a name or an address, IPv6 in brackets, with an optional port.
 fn is_host(host: &[u8]) -> bool {
-    let (name, port) = match host {
+    let (is_name, port) = match host {
         [b'[', rest @ ..] => {
             let Some(end) = rest.iter().position(|byte| *byte == b']') else { return false };
             let is_address =
@@ -110,48 +110,49 @@ fn is_host(host: &[u8]) -> bool {
             && port.iter().all(u8::is_ascii_digit)
             && std::str::from_utf8(port).is_ok_and(|text| text.parse::<u16>().is_ok())
     };
-    name && match port {
-        [] => true,
-        [b':', port @ ..] => is_port(port),
-        _ => false,
-    }
+    is_name
+        && match port {
+            [] => true,
+            [b':', port @ ..] => is_port(port),
+            _ => false,
+        }
 }
 
-/// SECURITY: a path that two parsers could read in two ways is refused, never tidied up: what was judged here must
-/// be what the backend sees.
+/// SECURITY: a path that two parsers could read differently is rejected, never normalized: the backend must receive the
+/// path that was checked here.
 fn reject_ambiguous_path(path: &str) -> Result<(), Rejection> {
-    let refuse = |what| Err(Rejection::RequestLineAmbiguous(what));
+    let reject = |cause| Err(Rejection::RequestLineAmbiguous(cause));
     if !path.starts_with('/') {
-        return refuse("it is no path");
+        return reject("it is not a path");
     }
     let bytes = path.as_bytes();
-    let mut judged = 0;
-    while let Some(found) = ByteClass::PATH.first_outside(&bytes[judged..]) {
-        let i = judged + found;
-        judged = i + 1;
+    let mut checked = 0;
+    while let Some(offset) = ByteClass::PATH.first_outside(&bytes[checked..]) {
+        let i = checked + offset;
+        checked = i + 1;
         match bytes[i] {
-            b'/' if bytes.get(i + 1) == Some(&b'/') => return refuse("it has an empty segment (`//`)"),
-            b'/' if is_dot_segment(&bytes[i + 1..]) => return refuse("it has a `.` or `..` segment"),
-            b'\\' | b';' | b'#' => return refuse("it holds `\\`, `;` or `#`"),
+            b'/' if bytes.get(i + 1) == Some(&b'/') => return reject("it has an empty segment (`//`)"),
+            b'/' if is_dot_segment(&bytes[i + 1..]) => return reject("it has a `.` or `..` segment"),
+            b'\\' | b';' | b'#' => return reject("it contains `\\`, `;` or `#`"),
             b'%' => match hex::decode_first(&bytes[i + 1..]) {
-                None => return refuse("it holds a `%` that escapes nothing"),
-                Some(b'.' | b'/' | b'\\') => return refuse("it holds an escaped `.`, `/` or `\\`"),
-                // SECURITY: whoever unescapes twice sees what we have not judged.
+                None => return reject("it contains a `%` that is not an escape"),
+                Some(b'.' | b'/' | b'\\') => return reject("it contains an escaped `.`, `/` or `\\`"),
+                // SECURITY: a server that unescapes twice reads a path that was not checked.
                 Some(b'%') if hex::decode_first(&bytes[i + 3..]).is_some() => {
-                    return refuse("it holds something that is escaped twice");
+                    return reject("it contains a character that is escaped twice");
                 }
                 Some(control) if control < b' ' || control == 0x7f => {
-                    return refuse("it holds an escaped control character");
+                    return reject("it contains an escaped control character");
                 }
-                // SECURITY: RFC 3986 section 2.3 has the escaped and the plain spelling name the same thing, so a backend
-                // answers `%6bb/` as `kb/`. A narrower route's prefix, compared byte by byte, would be passed by.
+                // SECURITY: by RFC 3986 section 2.3 the escaped and the plain spelling are equivalent, so a backend serves
+                // `%6bb/` as `kb/`. A route with a narrower prefix is compared byte by byte and would be bypassed.
                 Some(b) if b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'~') => {
-                    return refuse("it holds an escaped letter, digit, `-`, `_` or `~`");
+                    return reject("it contains an escaped letter, digit, `-`, `_` or `~`");
                 }
                 Some(_) => {}
             },
             b'/' => {}
-            _ => return refuse("it holds an unescaped special character"),
+            _ => return reject("it contains an unescaped special character"),
         }
     }
     Ok(())
@@ -275,8 +276,8 @@ mod tests {
             "/timbr/api/%2",
             "/timbr/api/%zz",
         ] {
-            let found = find("GET", target);
-            assert!(matches!(found, Err(Rejection::RequestLineAmbiguous(_))), "{target}: {found:?}");
+            let result = find("GET", target);
+            assert!(matches!(result, Err(Rejection::RequestLineAmbiguous(_))), "{target}: {result:?}");
         }
     }
 

@@ -1,4 +1,5 @@
-//! The field policy: a request that passes has one reading, and carries what its route demands.
+//! The header policy: a request that passes is not ambiguous, and has what its route requires. It does not check
+//! the credential.
 
 use http::{Method, Uri};
 
@@ -10,7 +11,7 @@ use crate::gateway::rejection::Rejection;
 use crate::http::headers::{Head, HeaderName, Headers};
 use crate::http::media_type::essence;
 
-/// The head of a request that satisfies its route's field policy. Only [`screen`] makes one.
+/// The head of a request that satisfies the header policy of its route. Only [`screen`] makes one.
 pub struct Screened {
     head: Head,
     credential: ClientCredential,
@@ -19,35 +20,30 @@ pub struct Screened {
 }
 
 impl Screened {
-    /// The one credential of the request; whose it is, `authenticate` tells.
+    /// The only credential of the request. `authenticate` finds its identity.
     pub fn credential(&self) -> &ClientCredential {
         &self.credential
     }
 
-    /// Its method.
+    /// The method, which the route accepts.
     pub fn method(&self) -> &Method {
         &self.head.method
     }
 
-    /// Its path.
+    /// The path, which is not ambiguous, still escaped.
     pub fn path(&self) -> &str {
         self.head.uri.path()
     }
 
-    /// All fields as the client sent them.
-    pub fn fields(&self) -> &Headers {
+    /// All headers as the client sent them.
+    pub fn headers(&self) -> &Headers {
         &self.head.headers
     }
 
-    /// The parts that `rewrite` makes the upstream's request of.
+    /// The parts from which `rewrite` makes the request to the backend.
     pub(super) fn into_parts(self) -> ScreenedParts {
-        let Screened {
-            head: Head { method, uri, headers: fields },
-            credential: presented,
-            connection_options: nominated,
-            max_body,
-        } = self;
-        ScreenedParts { method, uri, fields, credential: presented, connection_options: nominated, max_body }
+        let Screened { head: Head { method, uri, headers }, credential, connection_options, max_body } = self;
+        ScreenedParts { method, uri, headers, credential, connection_options, max_body }
     }
 }
 
@@ -55,82 +51,78 @@ impl Screened {
 pub(super) struct ScreenedParts {
     pub method: Method,
     pub uri: Uri,
-    pub fields: Headers,
+    pub headers: Headers,
     pub credential: ClientCredential,
-    /// Fields that `Connection` says are for this hop only.
+    /// Headers that `Connection` declares as hop-by-hop.
     pub connection_options: Vec<http::HeaderName>,
-    /// Most bytes that the body may have.
+    /// Maximum size of the body in bytes.
     pub max_body: u64,
 }
 
-/// Judges the fields of a request for a route.
+/// Checks the headers of a request for its route.
 pub fn screen(profile: &RouteProfile, head: Head) -> Result<Screened, Rejection> {
     reject_ambiguous_headers(&head.headers)?;
-    let nominated = connection_options(&head.headers)?;
-    let expected = || profile.content_type_list();
-    require_content_type(
-        &head.headers,
-        |essence| profile.content_types.iter().any(|t| t.matches(essence)),
-        expected,
-    )?;
+    let connection_options = connection_options(&head.headers)?;
+    let is_accepted = |essence: &[u8]| profile.content_types.iter().any(|accepted| accepted.matches(essence));
+    require_content_type(&head.headers, is_accepted, || profile.content_type_list())?;
     let max_body = profile.max_body;
     if content_length(&head.headers).is_some_and(|length| length > max_body) {
         return Err(Rejection::RequestBodyTooLarge);
     }
-    let presented = client_credential(profile.accepts, &head.headers)?;
-    Ok(Screened { head, credential: presented, connection_options: nominated, max_body })
+    let credential = client_credential(profile.accepts, &head.headers)?;
+    Ok(Screened { head, credential, connection_options, max_body })
 }
 
-/// SECURITY: fields that decide about the request stand once, in their own spelling. Whoever takes the first and
-/// whoever takes the last of two values must not come to different ends.
-pub fn reject_ambiguous_headers(fields: &Headers) -> Result<(), Rejection> {
+/// SECURITY: headers that decide about the request occur once, in their canonical spelling. A server that uses the first of
+/// two values and one that uses the last must not come to different decisions.
+pub fn reject_ambiguous_headers(headers: &Headers) -> Result<(), Rejection> {
     let mut seen = [false; POLICY_HEADERS.len()];
-    for field in fields.iter() {
-        if let Some(decides) = POLICY_HEADERS.iter().position(|name| *name == field.name)
-            && std::mem::replace(&mut seen[decides], true)
+    for header in headers.iter() {
+        if let Some(index) = POLICY_HEADERS.iter().position(|name| *name == header.name)
+            && std::mem::replace(&mut seen[index], true)
         {
-            return Err(Rejection::FieldRepeated(field.name.as_str()));
+            return Err(Rejection::FieldRepeated(header.name.as_str()));
         }
-        if let Some(name) = header_policy::ambiguous_with(field) {
+        if let Some(name) = header_policy::ambiguous_with(header) {
             return Err(Rejection::FieldAmbiguous(name.as_str()));
         }
     }
-    // A client that offers HTTP/2 is answered in HTTP/1.1, as RFC 9110 section 7.8 has it: some offer it always. Who
-    // wants another protocol expects a tunnel, and there is none.
-    if fields.all(HeaderName::Upgrade).any(|value| !value.eq_ignore_ascii_case(b"h2c")) {
+    // The offer of HTTP/2 is ignored, as RFC 9110 section 7.8 allows: some clients always send it. A client that requests a
+    // different protocol expects a tunnel, which the gateway does not provide.
+    if headers.all(HeaderName::Upgrade).any(|value| !value.eq_ignore_ascii_case(b"h2c")) {
         return Err(Rejection::UpgradeRefused);
     }
     Ok(())
 }
 
-/// Checks that `Content-Type` is there, well formed and accepted.
+/// Checks that `Content-Type` is present, well formed and accepted. `accepted_list` is for the message to the client.
 pub fn require_content_type(
-    fields: &Headers,
-    accepts: impl Fn(&[u8]) -> bool,
-    expected: impl Fn() -> String,
+    headers: &Headers,
+    is_accepted: impl Fn(&[u8]) -> bool,
+    accepted_list: impl Fn() -> String,
 ) -> Result<(), Rejection> {
-    let Some(value) = fields.get(HeaderName::ContentType) else {
-        return Err(Rejection::ContentTypeMissing(expected()));
+    let Some(value) = headers.get(HeaderName::ContentType) else {
+        return Err(Rejection::ContentTypeMissing(accepted_list()));
     };
     match essence(value) {
-        Some(essence) if accepts(essence) => Ok(()),
-        _ => Err(Rejection::ContentTypeUnsupported(expected())),
+        Some(essence) if is_accepted(essence) => Ok(()),
+        _ => Err(Rejection::ContentTypeUnsupported(accepted_list())),
     }
 }
 
-/// What `Content-Length` says. A body without one is counted on its way.
-fn content_length(fields: &Headers) -> Option<u64> {
-    std::str::from_utf8(fields.get(HeaderName::ContentLength)?).ok()?.parse().ok()
+/// The value of `Content-Length`. A body without one is counted while it is forwarded.
+fn content_length(headers: &Headers) -> Option<u64> {
+    std::str::from_utf8(headers.get(HeaderName::ContentLength)?).ok()?.parse().ok()
 }
 
-/// SECURITY: exactly one credential, so that nobody has to choose whom to believe; whether the route takes it or not.
-/// `Authorization` is none where the route does not take it: many clients send one to everybody.
-fn client_credential(accepts: AcceptedCredentials, fields: &Headers) -> Result<ClientCredential, Rejection> {
-    let basic = fields.get(HeaderName::Authorization).filter(|_| accepts.basic);
-    match (fields.get(HeaderName::XApiKey), fields.get(HeaderName::XJwtToken), basic) {
+/// SECURITY: exactly one credential, whether the route accepts it or not, so that no server has to choose between two.
+/// `Authorization` counts only on routes that accept it, because many clients always send it.
+fn client_credential(accepts: AcceptedCredentials, headers: &Headers) -> Result<ClientCredential, Rejection> {
+    let basic = headers.get(HeaderName::Authorization).filter(|_| accepts.basic);
+    match (headers.get(HeaderName::XApiKey), headers.get(HeaderName::XJwtToken), basic) {
         (None, Some(token), None) if accepts.jwt => {
-            let jwt = Jwt::parse(token, fields.get(HeaderName::XJwtTenantId));
-            jwt.map(ClientCredential::Jwt).ok_or(Rejection::JwtInvalid("it does not have the form of one"))
+            let jwt = Jwt::parse(token, headers.get(HeaderName::XJwtTenantId));
+            jwt.map(ClientCredential::Jwt).ok_or(Rejection::JwtInvalid("it does not have the form of a JWT"))
         }
         (Some(key), None, None) if accepts.api_key => {
             ApiKey::parse(key).map(ClientCredential::Key).ok_or(Rejection::ApiKeyMalformed)
@@ -147,13 +139,13 @@ fn client_credential(accepts: AcceptedCredentials, fields: &Headers) -> Result<C
     }
 }
 
-/// The fields that `Connection` names.
+/// The headers that `Connection` names.
 ///
-/// SECURITY: it may not name a field that decides about the request or that the gateway writes: some intermediary
-/// behind us could strip what we have judged or written.
-fn connection_options(fields: &Headers) -> Result<Vec<http::HeaderName>, Rejection> {
+/// SECURITY: it must not name a header on which the gateway decides or which it writes: a proxy behind the gateway could
+/// remove what was checked or written.
+fn connection_options(headers: &Headers) -> Result<Vec<http::HeaderName>, Rejection> {
     let mut names = Vec::new();
-    for value in fields.all(HeaderName::Connection) {
+    for value in headers.all(HeaderName::Connection) {
         for option in value.split(|byte| *byte == b',') {
             let option = option.trim_ascii();
             if option.is_empty() || is_persistence_option(option) {
@@ -163,10 +155,11 @@ fn connection_options(fields: &Headers) -> Result<Vec<http::HeaderName>, Rejecti
                 let text = String::from_utf8_lossy(option).into_owned();
                 return Err(Rejection::ConnectionNamesPolicyField(text));
             };
+            let lower_case = text.as_str().as_bytes();
             let name = HeaderName::parse(option);
-            let decides = POLICY_HEADERS.contains(&name)
-                || header_policy::name_ambiguous_with(text.as_str().as_bytes()).is_some();
-            let hop = matches!(
+            let is_policy =
+                POLICY_HEADERS.contains(&name) || header_policy::name_ambiguous_with(lower_case).is_some();
+            let is_hop_by_hop = matches!(
                 name,
                 HeaderName::Te
                     | HeaderName::Trailer
@@ -174,9 +167,8 @@ fn connection_options(fields: &Headers) -> Result<Vec<http::HeaderName>, Rejecti
                     | HeaderName::Http2Settings
                     | HeaderName::TransferEncoding
             );
-            if decides
-                || (!hop && header_policy::disposition(name, text.as_str().as_bytes()) == Disposition::Drop)
-            {
+            let is_dropped = || header_policy::disposition(name, lower_case) == Disposition::Drop;
+            if is_policy || (!is_hop_by_hop && is_dropped()) {
                 return Err(Rejection::ConnectionNamesPolicyField(text.as_str().to_owned()));
             }
             names.push(text);
@@ -194,17 +186,17 @@ mod tests {
     use super::*;
     use crate::config::routes;
 
-    fn screened(profile: usize, fields: &[(&str, &str)]) -> Result<Screened, Rejection> {
+    fn screened(profile: usize, headers: &[(&str, &str)]) -> Result<Screened, Rejection> {
         let mut builder = http::Request::builder().uri("/timbr/api/query/");
-        for (name, value) in fields {
+        for (name, value) in headers {
             builder = builder.header(*name, *value);
         }
         let head = Head::from(builder.body(()).expect("a request").into_parts().0);
         screen(&routes::defaults(1000)[profile], head)
     }
 
-    fn reason(profile: usize, fields: &[(&str, &str)]) -> &'static str {
-        screened(profile, fields).map(drop).map_or_else(|rejection| rejection.reason(), |()| "")
+    fn reason(profile: usize, headers: &[(&str, &str)]) -> &'static str {
+        screened(profile, headers).map(drop).map_or_else(|rejection| rejection.reason(), |()| "")
     }
 
     const JSON: (&str, &str) = ("content-type", "application/json");
@@ -212,20 +204,20 @@ mod tests {
 
     #[test]
     fn a_complete_request_passes() {
-        for fields in [
+        for headers in [
             &[JSON, KEY][..],
             &[("Content-Type", "application/json; charset=utf-8"), ("X-Api-Key", "tk_1")],
             &[JSON, KEY, ("connection", "keep-alive, close"), ("accept", "a"), ("accept", "b")],
             &[JSON, KEY, ("custom_field", "1"), ("connection", "custom")],
         ] {
-            assert_eq!(reason(0, fields), "", "{fields:?}");
+            assert_eq!(reason(0, headers), "", "{headers:?}");
         }
         assert_eq!(reason(1, &[("content-type", "application/text"), KEY]), "");
     }
 
     #[test]
     fn each_missing_part_has_its_own_reason() {
-        for (fields, expected) in [
+        for (headers, expected) in [
             (&[KEY][..], "content_type_missing"),
             (&[("content-type", "text/html"), KEY], "content_type_unsupported"),
             (&[("content-type", "application/jsonp"), KEY], "content_type_unsupported"),
@@ -237,7 +229,7 @@ mod tests {
             (&[JSON, ("x-api-key", "good,bad")], "api_key_malformed"),
             (&[JSON, ("x-api-key", "a b")], "api_key_malformed"),
         ] {
-            assert_eq!(reason(0, fields), expected, "{fields:?}");
+            assert_eq!(reason(0, headers), expected, "{headers:?}");
         }
     }
 
@@ -249,7 +241,7 @@ mod tests {
 
     #[test]
     fn policy_headers_occur_once_in_canonical_spelling() {
-        for (fields, expected) in [
+        for (headers, expected) in [
             (&[JSON, KEY, KEY][..], "field_repeated"),
             (&[JSON, JSON, KEY], "field_repeated"),
             (&[JSON, KEY, ("authorization", "a"), ("authorization", "b")], "field_repeated"),
@@ -262,7 +254,7 @@ mod tests {
             (&[JSON, KEY, ("content_type", "text/html")], "field_ambiguous"),
             (&[JSON, KEY, ("x_api_impersonate_user", "root")], "field_ambiguous"),
         ] {
-            assert_eq!(reason(0, fields), expected, "{fields:?}");
+            assert_eq!(reason(0, headers), expected, "{headers:?}");
         }
     }
 
@@ -270,8 +262,8 @@ mod tests {
     fn connection_must_not_name_policy_headers() {
         for name in ["x-api-key", "Content-Type", "x-forwarded-for", "x-api-impersonate-user", "host", "a b"]
         {
-            let fields = [JSON, KEY, ("connection", name)];
-            assert_eq!(reason(0, &fields), "connection_names_policy_field", "{name}");
+            let headers = [JSON, KEY, ("connection", name)];
+            assert_eq!(reason(0, &headers), "connection_names_policy_field", "{name}");
         }
     }
 }

@@ -1,4 +1,5 @@
 //! Sends a rewritten request to the backend, and once more with a renewed key where the backend rejects the user's own.
+//! It does not choose endpoints or connections; the pool does.
 
 use std::time::Instant;
 
@@ -23,26 +24,22 @@ impl Gateway {
         exchange: &mut Exchange,
     ) -> Result<UpstreamResponse, Rejection> {
         let sent_at = clock::now();
-        let response = match identity.renewable_key() {
-            None => self.send_once(request, sent_at, exchange).await,
+        let result = match identity.renewable_key() {
+            None => {
+                self.upstream.send(request, sent_at).await.map_err(|error| rejection_for(&error, exchange))
+            }
             // Boxed, as it is rare and large.
             Some(_) => Box::pin(self.send_with_renewal(request, sent_at, identity, exchange)).await,
         };
-        exchange.record.upstream_ended(sent_at, response.is_ok());
-        response
+        match &result {
+            Ok(_) => exchange.record.upstream_responded(sent_at),
+            Err(_) => exchange.record.upstream_failed(sent_at),
+        }
+        result
     }
 
-    async fn send_once(
-        &self,
-        request: UpstreamRequest,
-        sent_at: Instant,
-        exchange: &Exchange,
-    ) -> Result<UpstreamResponse, Rejection> {
-        self.upstream.send(request, sent_at).await.map_err(|error| upstream_rejection(&error, exchange))
-    }
-
-    /// Sends the request, and once more if the backend rejects the key that the user's token stands for and the platform
-    /// has a new one. A request that was rejected with 401 was not executed, so the retry is safe.
+    /// Sends the request, and once more if the backend rejects the upstream key of the user's token and the platform has a
+    /// new one. A request that was rejected with 401 was not executed, so the retry is safe.
     async fn send_with_renewal(
         &self,
         mut request: UpstreamRequest,
@@ -50,15 +47,16 @@ impl Gateway {
         identity: &Identity,
         exchange: &Exchange,
     ) -> Result<UpstreamResponse, Rejection> {
-        let spare = request.keep_for_resend();
-        let response = self.send_once(request, sent_at, exchange).await?;
+        let copy = request.keep_for_resend();
+        let response =
+            self.upstream.send(request, sent_at).await.map_err(|error| rejection_for(&error, exchange))?;
         if response.status != StatusCode::UNAUTHORIZED {
             return Ok(response);
         }
         match self.auth.renew_upstream_key(identity).await {
             Some(Renewal::NewKey(key)) => {
-                let again = spare.with_key(&key).ok_or(Rejection::UpstreamKeyRenewed)?;
-                self.send_once(again, clock::now(), exchange).await
+                let retry = copy.with_key(&key).ok_or(Rejection::UpstreamKeyRenewed)?;
+                self.upstream.send(retry, clock::now()).await.map_err(|error| rejection_for(&error, exchange))
             }
             Some(Renewal::TokenRevoked) => Err(Rejection::TokenExpired),
             Some(Renewal::Unavailable) => Err(Rejection::VerifierUnavailable),
@@ -68,7 +66,7 @@ impl Gateway {
 }
 
 /// The rejection for a failed exchange with the backend. The log gets the cause, the client does not.
-fn upstream_rejection(error: &UpstreamError, exchange: &Exchange) -> Rejection {
+fn rejection_for(error: &UpstreamError, exchange: &Exchange) -> Rejection {
     let rejection = match error {
         // Logged when the last endpoint was ejected, not for each request.
         UpstreamError::Unavailable => return Rejection::UpstreamUnavailable,

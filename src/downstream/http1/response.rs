@@ -43,7 +43,7 @@ where
         reply: DownstreamResponse,
         body_is_passable: bool,
     ) -> Result<bool, ConnectionEnd> {
-        let DownstreamResponse { status, fields, mut body } = reply;
+        let DownstreamResponse { status, headers, mut body } = reply;
         let framing = ResponseFraming::choose(&asked.method, asked.version, status, body.size_hint().exact());
         let goes_on = body_is_passable
             && asked.keep_alive
@@ -51,7 +51,7 @@ where
             && framing != ResponseFraming::Close
             && self.request_count < self.limits.max_requests
             && self.limits.max_age.is_none_or(|age| self.opened_at.elapsed() < age)
-            && !fields.contains(HeaderName::Connection);
+            && !headers.contains(HeaderName::Connection);
         let persistence = match (goes_on, asked.version) {
             (false, _) => Persistence::Close,
             (true, Version::HTTP_10) => Persistence::KeepAlive,
@@ -59,7 +59,7 @@ where
         };
         let mut batch = WriteBatch::default();
         batch.prefix.reserve(INITIAL_RESPONSE_CAPACITY);
-        write_response(&mut batch.prefix, status, &fields, framing, persistence);
+        write_response(&mut batch.prefix, status, &headers, framing, persistence);
         let (mut left, is_counted) = match framing {
             ResponseFraming::Length(length) => (length, true),
             _ => (u64::MAX, false),

@@ -204,8 +204,8 @@ impl Rejection {
 }
 
 impl From<LimitExceeded> for Rejection {
-    fn from(full: LimitExceeded) -> Rejection {
-        match full {
+    fn from(exceeded: LimitExceeded) -> Rejection {
+        match exceeded {
             LimitExceeded::Total => Rejection::Overloaded,
             LimitExceeded::Caller => Rejection::TooManyRequests,
         }
@@ -213,8 +213,8 @@ impl From<LimitExceeded> for Rejection {
 }
 
 impl From<QueueError> for Rejection {
-    fn from(no_turn: QueueError) -> Rejection {
-        match no_turn {
+    fn from(error: QueueError) -> Rejection {
+        match error {
             QueueError::Full => Rejection::QueueFull,
             QueueError::Timeout => Rejection::QueueTimeout,
         }

@@ -19,7 +19,7 @@ impl Rejection {
         match self.response_header() {
             ResponseHeader::NoHeader => {}
             ResponseHeader::Challenge(challenge) => {
-                headers.push(HeaderName::WwwAuthenticate, challenge.as_bytes())
+                headers.push(HeaderName::WwwAuthenticate, challenge.as_bytes());
             }
             ResponseHeader::RetryAfter(seconds) => {
                 headers.push(HeaderName::RetryAfter, itoa::Buffer::new().format(seconds).as_bytes());
