@@ -5,7 +5,7 @@ use crate::config::LimitOptions;
 use crate::gateway::rejection::Rejection;
 use crate::http::headers::Head;
 
-/// SECURITY: the same for all protocols. Each protocol has limits of its own while it reads, which count differently.
+/// SECURITY: the same for all protocols. Each protocol also has limits while it reads, which count differently.
 pub fn check_head_limits(limits: &LimitOptions, head: &Head) -> Result<(), Rejection> {
     if head.headers.len() > limits.headers {
         return Err(Rejection::RequestHeadTooLarge);

@@ -31,7 +31,7 @@ macro_rules! phases {
 }
 
 phases! {
-    // Parts of `get_token` and `authenticate`, in the order of `MEASURED`.
+    // Parts of `get_token` and `authenticate`, numbered as in `MEASURED`.
     Bearer = "bearer": "decrypt a bearer",
     Verifier = "verifier": "check a password at the verifier",
     Store = "store": "read or write a token in the store",
@@ -53,11 +53,12 @@ phases! {
 }
 
 impl Phase {
-    /// The phases whose duration metrics and traces have. They are numbered from 0, so a `Phase` is an index of this list.
+    /// The phases whose duration metrics and traces have. They are numbered from 0, so a `Phase` is an index of this
+    /// list.
     pub const MEASURED: [Phase; 5] =
         [Phase::Bearer, Phase::Verifier, Phase::Store, Phase::ForeignCheck, Phase::Jwt];
 
-    /// The phases of a forwarded request, in order.
+    /// The phases of a forwarded request, first to last.
     pub const FORWARD_PATH: &'static [Phase] = &[
         Phase::Read,
         Phase::Admission,
