@@ -39,7 +39,7 @@ use crate::observability::log::LogOptions;
 
 pub use jwt::JwtOptions;
 pub use ldap::LdapOptions;
-pub use options::{Drain, Timeouts, TokenOptions};
+pub use options::{Drain, LimitOptions, Timeouts, TokenOptions};
 pub use routes::{AcceptedCredentials, RouteProfile};
 pub use rules::{AuthorizationOptions, ImpersonationOptions};
 pub use sources::{Problem, Settings, Sources};
@@ -268,37 +268,6 @@ pub struct FailureLimits {
     pub per_user: u32,
 }
 
-/// Limits on connections and requests.
-#[derive(Clone, Copy, Debug)]
-pub struct LimitOptions {
-    /// Headers of a request.
-    pub headers: usize,
-    /// Bytes of the request line and headers.
-    pub header_size: usize,
-    /// Bytes of a request target.
-    pub uri: usize,
-    /// Minimum bytes per second of a request body.
-    pub body_rate: u64,
-    /// Concurrent client connections.
-    pub connections: usize,
-    /// Concurrent client connections from one address.
-    pub connections_per_address: usize,
-    /// Concurrent requests.
-    pub requests: usize,
-    /// Concurrent requests of one identity.
-    pub requests_per_identity: usize,
-    /// Requests on one connection before it is closed.
-    pub requests_per_connection: u64,
-    /// Concurrent HTTP/2 streams on one connection.
-    pub streams: u32,
-    /// HTTP/2 streams on one connection that are reset before they are served.
-    pub resets: usize,
-    /// HTTP/2 frames without effect on one connection.
-    pub control_frames: u32,
-    /// Concurrent requests to the backends; `None`: no limit.
-    pub queue: Option<QueueOptions>,
-}
-
 /// Limit on concurrent requests to the backends, and the queue for it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct QueueOptions {
@@ -311,9 +280,14 @@ pub struct QueueOptions {
 }
 
 impl LimitOptions {
+    fn failures(&self) -> FailureLimits {
+        FailureLimits { per_address: self.failures_per_address, per_user: self.failures_per_user }
+    }
+
     /// No limits, for tests.
     pub fn unlimited() -> LimitOptions {
         LimitOptions {
+            body: u64::MAX,
             headers: usize::MAX,
             header_size: usize::MAX,
             uri: usize::MAX,
@@ -326,6 +300,8 @@ impl LimitOptions {
             streams: u32::MAX,
             resets: usize::MAX,
             control_frames: u32::MAX,
+            failures_per_address: 0,
+            failures_per_user: 0,
             queue: None,
         }
     }

@@ -10,16 +10,16 @@ use crate::config::options::{GLOBAL, Key, LIMITS, LISTEN, LOG, READINESS, TLS};
 use crate::config::reader::{Reader, complete};
 use crate::config::sources::{Problem, Settings};
 use crate::config::{
-    CertificateFiles, Config, Drain, FailureLimits, LimitOptions, ListenOptions, Timeouts, TokenOptions,
-    print, routes, salts,
+    CertificateFiles, Config, Drain, LimitOptions, ListenOptions, Timeouts, TokenOptions, print, routes,
+    salts,
 };
 use crate::observability::log::LogOptions;
 
 /// `None` only together with at least one problem.
 pub(super) fn config(settings: &Settings, problems: &mut Vec<Problem>) -> Option<Config> {
     let mut reader = Reader { settings, problems };
-    let max_body = reader.get(&LIMITS.body);
-    let mut routes = routes::merge(settings.routes.as_ref(), max_body.unwrap_or_default(), reader.problems);
+    let max_body = reader.get(&LIMITS.body).unwrap_or_default();
+    let mut routes = routes::merge(settings.routes.as_ref(), max_body, reader.problems);
     let salts = reader.salts();
     let listen = reader.listen();
     let tls = reader.tls();
@@ -32,9 +32,8 @@ pub(super) fn config(settings: &Settings, problems: &mut Vec<Problem>) -> Option
     let authorization = reader.authorization(&routes);
     let tokens = TokenOptions::read(&mut reader);
     let store = reader.store();
-    let failures = reader.failures();
     let timeouts = Timeouts::read(&mut reader);
-    let limits = reader.limits();
+    let limits = LimitOptions::read(&mut reader);
     let drain = Drain::read(&mut reader);
     let readiness_requires_upstream = reader.get(&READINESS.upstream);
     let log = reader.log();
@@ -56,7 +55,7 @@ pub(super) fn config(settings: &Settings, problems: &mut Vec<Problem>) -> Option
         authorization: authorization?,
         tokens: tokens?,
         store: store?,
-        failures: failures?,
+        failures: limits.map(|limits| limits.failures())?,
         timeouts: timeouts?,
         limits: limits?,
         drain: drain?,
@@ -153,31 +152,6 @@ impl Reader<'_> {
             (Some(_), None) => self.missing(key.key, format!("is required together with {chain}")),
             (None, Some(_)) => self.missing(chain.key, format!("is required together with {key}")),
         }
-    }
-
-    fn failures(&mut self) -> Option<FailureLimits> {
-        complete!(FailureLimits {
-            per_address: self.get(&LIMITS.failures_per_address),
-            per_user: self.get(&LIMITS.failures_per_user),
-        })
-    }
-
-    fn limits(&mut self) -> Option<LimitOptions> {
-        complete!(LimitOptions {
-            headers: self.get(&LIMITS.headers),
-            header_size: self.get(&LIMITS.header_size),
-            uri: self.get(&LIMITS.uri),
-            body_rate: self.get(&LIMITS.body_rate),
-            connections: self.get(&LIMITS.connections),
-            connections_per_address: self.get(&LIMITS.connections_per_address),
-            requests: self.get(&LIMITS.requests),
-            requests_per_identity: self.get(&LIMITS.requests_per_identity),
-            requests_per_connection: self.get(&LIMITS.requests_per_connection),
-            streams: self.get(&LIMITS.streams),
-            resets: self.get(&LIMITS.resets),
-            control_frames: self.get(&LIMITS.control_frames),
-            queue: self.queue(),
-        })
     }
 
     fn log(&mut self) -> Option<LogOptions> {

@@ -17,7 +17,7 @@ use crate::config::file::Node;
 use crate::config::options::types::{Count, DurationOrZero, Limit, Size};
 use crate::config::options::{Key, OptionSpec, group};
 use crate::config::reader::Reader;
-use crate::config::{ForeignKeyPolicy, ServerUrl};
+use crate::config::{ForeignKeyPolicy, QueueOptions, ServerUrl};
 use crate::observability::log::LogFormat;
 
 /// All options, sorted as in the documentation.
@@ -274,7 +274,11 @@ group! { STORE: StoreKeys = "store." {
         "Maximum time for which cached tokens are accepted while Redis does not respond. Revocations are not received during that time.";
 } }
 
-group! { LIMITS: LimitKeys = "limits." {
+group! {
+    /// Limits on connections and requests.
+    #[derive(Clone, Copy, Debug)]
+    LIMITS: LimitKeys = "limits." => LimitOptions
+        with "Concurrent requests to the backends; `None`: no limit." queue: Option<QueueOptions> = Reader::queue {
     body: Size = "100MiB",
         "Maximum size of a request body. A route can override it with max_body.";
     headers: Count = "100" ["1"..="1000"],
