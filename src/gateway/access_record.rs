@@ -1,5 +1,5 @@
-//! The record of one request: its line in the access log, its metrics and its trace. It is written when it is dropped, which
-//! is when the response has ended or the client has closed the connection.
+//! The record of one request: its line in the access log, its metrics and its trace. It is written when it is dropped,
+//! which is when the response has ended or the client has closed the connection.
 
 use std::rc::Rc;
 use std::time::{Duration, Instant};

@@ -10,8 +10,8 @@ pub struct Panicked;
 
 /// Polls a future until it is ready or panics.
 ///
-/// After a panic, the future is dropped as if the client had closed the connection. The state that it shares with other requests allows
-/// that: no lock is held across an await, and locks do not stay poisoned.
+/// After a panic, the future is dropped as if the client had closed the connection. The state that it shares with
+/// other requests allows that: no lock is held across an await, and locks do not stay poisoned.
 ///
 /// The caller pins it, because a future that is passed by value needs its memory twice in the future that awaits it.
 pub async fn catch_panic<T>(mut future: Pin<&mut impl Future<Output = T>>) -> Result<T, Panicked> {

@@ -1,5 +1,5 @@
-//! Facts about a request that are known before any decision: its connection, its client, its id and its trace. Nothing is
-//! rejected here.
+//! Facts about a request that are known before any decision: its connection, its client, its id and its trace. Nothing
+//! is rejected here.
 
 use std::borrow::Cow;
 use std::cell::Cell;
@@ -116,7 +116,8 @@ impl RequestContext {
         &self.traceparent
     }
 
-    /// Starts a trace if the request is sampled. From then on the `traceparent` for the backend names the gateway's span.
+    /// Starts a trace if the request is sampled. From then on the `traceparent` for the backend names the gateway's
+    /// span.
     pub fn start_trace(&mut self, tracer: &'static Tracer) -> Option<Box<Trace>> {
         let trace_id = hex::decode(&self.traceparent[3..35]).expect("its digits were checked");
         let client = hex::decode(&self.traceparent[36..52]).expect("its digits were checked");

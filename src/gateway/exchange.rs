@@ -1,5 +1,5 @@
-//! The state of one exchange while the request path decides: the permit of the request, and the record of what is known so
-//! far. It does not decide anything itself.
+//! The state of one exchange while the request path decides: the permit of the request, and the record of what is
+//! known so far. It does not decide anything itself.
 
 use std::rc::Rc;
 

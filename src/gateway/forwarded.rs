@@ -23,9 +23,9 @@ pub struct ClientOrigin {
 
 /// Reads the headers of trusted proxies. `peer` is the address of the connection.
 ///
-/// SECURITY: any client can send these headers. They are read only if the peer is trusted, and from the right, where the
-/// peer has written: up to the first address that is not a trusted proxy's, which is the client. Everything left of it was
-/// written by the client and is discarded.
+/// SECURITY: any client can send these headers. They are read only if the peer is trusted, and from the right, where
+/// the peer has written: up to the first address that is not a trusted proxy's, which is the client. Everything left
+/// of it was written by the client and is discarded.
 pub fn resolve_client(peer: IpAddr, headers: &Headers, trusted: &[IpNet]) -> ClientOrigin {
     if !is_trusted(peer, trusted) {
         return ClientOrigin { address: peer, forwarded_for: None, is_tls: None };

@@ -1,4 +1,5 @@
-//! Checks a request against the TLS handshake of its connection: the host of the certificate, and the client certificate.
+//! Checks a request against the TLS handshake of its connection: the host of the certificate, and the client
+//! certificate.
 
 use http::uri::Authority;
 

@@ -17,8 +17,8 @@ pub enum Disposition {
     Drop,
 }
 
-/// The headers on which the gateway bases its decisions. They may occur once, in this spelling, and `Connection` must not
-/// name them.
+/// The headers on which the gateway bases its decisions. They may occur once, in this spelling, and `Connection` must
+/// not name them.
 pub const POLICY_HEADERS: [HeaderName; 8] = [
     HeaderName::XApiKey,
     HeaderName::XJwtToken,
@@ -32,10 +32,10 @@ pub const POLICY_HEADERS: [HeaderName; 8] = [
 
 /// The treatment of a header by its name; `text` is the name in lower case.
 ///
-/// SECURITY: the headers that describe the caller to the backend never come from the caller, in any spelling. A name with
-/// characters other than letters, digits and `-` is a second spelling of some name, and WSGI servers trust a few such names
-/// from a proxy: gunicorn serves a path other than the one that was checked if `SCRIPT_NAME` or `PATH_INFO` are headers. No
-/// client of Timbr sends such a name, so all of them are dropped.
+/// SECURITY: the headers that describe the caller to the backend never come from the caller, in any spelling. A name
+/// with characters other than letters, digits and `-` is a second spelling of some name, and WSGI servers trust a few
+/// such names from a proxy: gunicorn serves a path other than the one that was checked if `SCRIPT_NAME` or `PATH_INFO`
+/// are headers. No client of Timbr sends such a name, so all of them are dropped.
 pub fn disposition(name: HeaderName, text: &[u8]) -> Disposition {
     let is_dropped = match name {
         // RFC 9110 section 7.6.1.

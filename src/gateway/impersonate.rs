@@ -10,8 +10,8 @@ use crate::http::headers::HeaderName;
 
 /// The identity with which the request is sent. Without `x-api-impersonate-user` it is the given one.
 ///
-/// SECURITY: a request that no rule allows is rejected. Dropping the header instead would run the query as a different user
-/// than the client named. Each decision is written to the audit log, independent of the access log.
+/// SECURITY: a request that no rule allows is rejected. Dropping the header instead would run the query as a different
+/// user than the client named. Each decision is written to the audit log, independent of the access log.
 pub fn impersonate(
     auth: &Auth,
     rewriter: &Rewriter,

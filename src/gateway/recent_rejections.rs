@@ -1,7 +1,8 @@
 //! The recent rejections, for operators who look for the cause of one. It does not decide, and no request reads it.
 //!
-//! A flood of rejected requests is common, so a record is cheap and needs no memory beyond that of the newest thousand:
-//! each worker overwrites the oldest record in its own ring. Only a query of an operator contends for the lock of a ring.
+//! A flood of rejected requests is common, so a record is cheap and needs no memory beyond that of the newest
+//! thousand: each worker overwrites the oldest record in its own ring. Only a query of an operator contends for the
+//! lock of a ring.
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
@@ -24,8 +25,8 @@ const MAX_RECORDS: usize = 1000;
 /// Minimum number of records of each worker, even if there are many workers.
 const MIN_RECORDS_PER_WORKER: usize = 100;
 
-/// A request that was rejected, and why. At most about a kilobyte, as the texts that a client chooses are truncated as in
-/// the access log.
+/// A request that was rejected, and why. At most about a kilobyte, as the texts that a client chooses are truncated as
+/// in the access log.
 ///
 /// SECURITY: no header value except the ids, no query, no body.
 #[derive(Clone, Debug)]

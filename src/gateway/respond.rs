@@ -47,8 +47,8 @@ impl GatewayResponse {
 
     /// Removes the cookies that the backend sets.
     ///
-    /// SECURITY: for responses to a key that is not the client's. With the cookie of a session that the backend began for
-    /// that key, the client could act in it after the gateway has revoked the token.
+    /// SECURITY: for responses to a key that is not the client's. With the cookie of a session that the backend began
+    /// for that key, the client could act in it after the gateway has revoked the token.
     pub fn without_cookies(mut self) -> GatewayResponse {
         self.headers.remove(HeaderName::SetCookie);
         self
@@ -118,8 +118,8 @@ impl ObservedBody {
         }
     }
 
-    /// Moves bytes that have arrived from the backend into an empty pipe, and returns their number. With 0, the body has to
-    /// be read instead.
+    /// Moves bytes that have arrived from the backend into an empty pipe, and returns their number. With 0, the body
+    /// has to be read instead.
     pub fn splice_into(&mut self, pipe: &mut SplicePipe) -> usize {
         let BodySource::Upstream(body) = &mut self.source else { return 0 };
         let moved = body.splice_into(pipe);

@@ -1,7 +1,7 @@
 //! From a screened request and a proven identity to the request that the backend receives.
 //!
-//! SECURITY: the only place that makes an [`UpstreamRequest`]. Its head is a new one: the headers of the client that may be
-//! forwarded, then the gateway's, so that no header of the client can replace one of the gateway.
+//! SECURITY: the only place that makes an [`UpstreamRequest`]. Its head is a new one: the headers of the client that
+//! may be forwarded, then the gateway's, so that no header of the client can replace one of the gateway.
 
 use http::{HeaderValue, Method};
 
@@ -128,10 +128,10 @@ impl Rewriter {
 
     /// True if the backend receives the client's own key and knows it, so that it can decide what the key may do.
     ///
-    /// SECURITY: with the operator's or the gateway's key, the client would borrow the rights of that key. A token of the
-    /// gateway does not count as a key of the backend either: a backend that accepts it trusts the gateway for one user, and
-    /// cannot know who else that user may act as. Nor does a JWT, which names one user. With `impersonate` only the gateway
-    /// names the user, for foreign keys too.
+    /// SECURITY: with the operator's or the gateway's key, the client would borrow the rights of that key. A token of
+    /// the gateway does not count as a key of the backend either: a backend that accepts it trusts the gateway for one
+    /// user, and cannot know who else that user may act as. Nor does a JWT, which names one user. With `impersonate`
+    /// only the gateway names the user, for foreign keys too.
     pub fn is_backend_key_forwarded(&self, identity: &Identity) -> bool {
         matches!(self.mode, RewriteMode::Forward)
             && self.is_client_key_forwarded(identity)
@@ -149,8 +149,8 @@ impl Rewriter {
         matches!(self.upstream_credential(identity), UpstreamCredential::AsSent)
     }
 
-    /// SECURITY: a foreign key is never replaced by the service key. Its user is not known here, so the service key would
-    /// act for no user. It is forwarded unchanged.
+    /// SECURITY: a foreign key is never replaced by the service key. Its user is not known here, so the service key
+    /// would act for no user. It is forwarded unchanged.
     fn upstream_credential<'a>(&'a self, identity: &'a Identity) -> UpstreamCredential<'a> {
         match (identity.upstream_key(), &self.mode, identity.user()) {
             (Some(key), _, _) => UpstreamCredential::Replaced(key),
@@ -179,8 +179,8 @@ impl Rewriter {
         let forwarded = ForwardedHeaders {
             connection_options: &connection_options,
             continues_trace: context.continues_trace,
-            // SECURITY: the cookie of a session is a credential. Beside a key that is not the client's own, it would let the
-            // client act in a session that this key, or a different client, began.
+            // SECURITY: the cookie of a session is a credential. Beside a key that is not the client's own, it would
+            // let the client act in a session that this key, or a different client, began.
             cookies: self.is_client_session(identity),
             // If a rule of the gateway allows impersonation, the gateway writes the header itself.
             impersonation: identity.impersonated_user().is_none() && self.is_backend_key_forwarded(identity),

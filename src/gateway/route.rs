@@ -62,8 +62,8 @@ fn has_prefix(path: &str, prefix: &str) -> bool {
     path.starts_with(prefix) || prefix.strip_suffix('/') == Some(path)
 }
 
-/// SECURITY: the request must name one host: in `Host`, in an absolute target or in `:authority`, or the same one in several
-/// of them. A server behind the gateway may use any of them.
+/// SECURITY: the request must name one host: in `Host`, in an absolute target or in `:authority`, or the same one in
+/// several of them. A server behind the gateway may use any of them.
 fn require_single_host(uri: &Uri, headers: &Headers) -> Result<(), Rejection> {
     let mut values = headers.all(HeaderName::Host);
     let header = values.next();
@@ -144,8 +144,9 @@ fn reject_ambiguous_path(path: &str) -> Result<(), Rejection> {
                 Some(control) if control < b' ' || control == 0x7f => {
                     return reject("it contains an escaped control character");
                 }
-                // SECURITY: by RFC 3986 section 2.3 the escaped and the plain spelling are equivalent, so a backend serves
-                // `%6bb/` as `kb/`. A route with a narrower prefix is compared byte by byte and would be bypassed.
+                // SECURITY: by RFC 3986 section 2.3 the escaped and the plain spelling are equivalent, so a backend
+                // serves `%6bb/` as `kb/`. A route with a narrower prefix is compared byte by byte and would be
+                // bypassed.
                 Some(b) if b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'~') => {
                     return reject("it contains an escaped letter, digit, `-`, `_` or `~`");
                 }

@@ -73,8 +73,8 @@ pub fn screen(profile: &RouteProfile, head: Head) -> Result<Screened, Rejection>
     Ok(Screened { head, credential, connection_options, max_body })
 }
 
-/// SECURITY: headers that decide about the request occur once, in their canonical spelling. A server that uses the first of
-/// two values and one that uses the last must not come to different decisions.
+/// SECURITY: headers that decide about the request occur once, in their canonical spelling. A server that uses the
+/// first of two values and one that uses the last must not come to different decisions.
 pub fn reject_ambiguous_headers(headers: &Headers) -> Result<(), Rejection> {
     let mut seen = [false; POLICY_HEADERS.len()];
     for header in headers.iter() {
@@ -87,8 +87,8 @@ pub fn reject_ambiguous_headers(headers: &Headers) -> Result<(), Rejection> {
             return Err(Rejection::FieldAmbiguous(name.as_str()));
         }
     }
-    // The offer of HTTP/2 is ignored, as RFC 9110 section 7.8 allows: some clients always send it. A client that requests a
-    // different protocol expects a tunnel, which the gateway does not provide.
+    // The offer of HTTP/2 is ignored, as RFC 9110 section 7.8 allows: some clients always send it. A client that
+    // requests a different protocol expects a tunnel, which the gateway does not provide.
     if headers.all(HeaderName::Upgrade).any(|value| !value.eq_ignore_ascii_case(b"h2c")) {
         return Err(Rejection::UpgradeRefused);
     }
@@ -141,8 +141,8 @@ fn client_credential(accepts: AcceptedCredentials, headers: &Headers) -> Result<
 
 /// The headers that `Connection` names.
 ///
-/// SECURITY: it must not name a header on which the gateway decides or which it writes: a proxy behind the gateway could
-/// remove what was checked or written.
+/// SECURITY: it must not name a header on which the gateway decides or which it writes: a proxy behind the gateway
+/// could remove what was checked or written.
 fn connection_options(headers: &Headers) -> Result<Vec<http::HeaderName>, Rejection> {
     let mut names = Vec::new();
     for value in headers.all(HeaderName::Connection) {

@@ -38,8 +38,8 @@ impl Gateway {
         result
     }
 
-    /// Sends the request, and once more if the backend rejects the upstream key of the user's token and the platform has a
-    /// new one. A request that was rejected with 401 was not executed, so the retry is safe.
+    /// Sends the request, and once more if the backend rejects the upstream key of the user's token and the platform
+    /// has a new one. A request that was rejected with 401 was not executed, so the retry is safe.
     async fn send_with_renewal(
         &self,
         mut request: UpstreamRequest,

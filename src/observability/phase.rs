@@ -53,7 +53,8 @@ phases! {
 }
 
 impl Phase {
-    /// The phases whose duration metrics and traces have. They are numbered from 0, so a `Phase` is an index of this list.
+    /// The phases whose duration metrics and traces have. They are numbered from 0, so a `Phase` is an index of this
+    /// list.
     pub const MEASURED: [Phase; 5] =
         [Phase::Bearer, Phase::Verifier, Phase::Store, Phase::ForeignCheck, Phase::Jwt];
 

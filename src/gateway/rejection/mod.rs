@@ -1,5 +1,5 @@
-//! Every reason for which the gateway rejects a request: `table` has one entry per reason, with all that is known of it.
-//! A rejection does not know the request; [`AccessRecord`](crate::gateway::access_record) does.
+//! Every reason for which the gateway rejects a request: `table` has one entry per reason, with all that is known of
+//! it. A rejection does not know the request; [`AccessRecord`](crate::gateway::access_record) does.
 //!
 //! A variant does not compile until its entry is complete. Reasons are an interface: scripts and alerts match them, so
 //! they never change.

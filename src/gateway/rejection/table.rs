@@ -178,8 +178,8 @@ rejections! {
         header: Some(name),
         rules: [],
         message: format!("Send the `{name}` header only once."),
-        remedy: "`x-api-key`, `x-jwt-token`, `Content-Type`, `Authorization`, `Host` and similar headers may occur only \
-                 once.",
+        remedy: "`x-api-key`, `x-jwt-token`, `Content-Type`, `Authorization`, `Host` and similar headers may occur \
+                 only once.",
     }
     /// A backend could take the name of a header for the name of a policy header.
     FieldAmbiguous(name: &'static str) {
@@ -412,9 +412,9 @@ rejections! {
         detail: format!("the next attempt is possible after {} s", wait.as_secs() + 1),
         message: "Too many wrong keys, bearers or passwords were sent from your address. Wait as long as \
                   `Retry-After` says; known keys keep working.",
-        remedy: "Too many wrong keys, bearers or passwords from one address (`limits.failures_per_address`), or for one \
-                 user (`limits.failures_per_user`). `Retry-After` says when the next attempt is possible. Known tokens \
-                 and keys keep working; rejected attempts are not counted.",
+        remedy: "Too many wrong keys, bearers or passwords from one address (`limits.failures_per_address`), or for \
+                 one user (`limits.failures_per_user`). `Retry-After` says when the next attempt is possible. Known \
+                 tokens and keys keep working; rejected attempts are not counted.",
     }
     /// No rule lets the caller act as the user in `x-api-impersonate-user`.
     ImpersonationDenied {
@@ -578,8 +578,8 @@ rejections! {
         header: None,
         rules: ["upstream.credential"],
         message: "Your key for the backend had expired and was renewed. The request was not executed; send it again.",
-        remedy: "The backend rejected the user's own key, and the platform issued a new one, but the request body (over \
-                 64 KiB) could not be sent again. Send the request again.",
+        remedy: "The backend rejected the user's own key, and the platform issued a new one, but the request body \
+                 (over 64 KiB) could not be sent again. Send the request again.",
     }
     /// Too many passwords are being checked.
     VerifierBusy {
