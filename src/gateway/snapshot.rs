@@ -1,4 +1,5 @@
-//! The configuration that is active, with the components built from it. It knows nothing about how it is built or replaced.
+//! The configuration that is active, with the components built from it. It knows nothing about how it is built or
+//! replaced.
 
 use std::sync::Arc;
 
