@@ -12,6 +12,7 @@ use std::time::{Duration, Instant, SystemTime};
 use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::Notify;
 
+use crate::base::counter::SingleWriterCounter;
 use crate::config::HealthOptions;
 use crate::upstream::origin::UpstreamOrigin;
 
@@ -111,28 +112,10 @@ pub struct EndpointHealth {
 #[repr(align(128))]
 pub struct EndpointCounters {
     /// Requests whose responses are not complete.
-    pub in_flight: EndpointCounter,
-    pub open_connections: EndpointCounter,
+    pub in_flight: SingleWriterCounter,
+    pub open_connections: SingleWriterCounter,
     /// Responses of any status.
-    pub responses: EndpointCounter,
-}
-
-/// A counter that one thread writes and all threads may read.
-#[derive(Default)]
-pub struct EndpointCounter(AtomicU64);
-
-impl EndpointCounter {
-    pub fn get(&self) -> u64 {
-        self.0.load(Ordering::Relaxed)
-    }
-
-    pub fn increment(&self) {
-        self.0.store(self.get().wrapping_add(1), Ordering::Relaxed);
-    }
-
-    pub fn decrement(&self) {
-        self.0.store(self.get().saturating_sub(1), Ordering::Relaxed);
-    }
+    pub responses: SingleWriterCounter,
 }
 
 /// The sum of all workers' counters.
@@ -201,7 +184,7 @@ impl Endpoint {
 
     /// Adds up the counters of all workers.
     pub fn totals(&self) -> EndpointTotals {
-        let sum = |counter: fn(&EndpointCounters) -> &EndpointCounter| {
+        let sum = |counter: fn(&EndpointCounters) -> &SingleWriterCounter| {
             self.counters.iter().map(|counters| counter(counters).get()).sum()
         };
         EndpointTotals {
@@ -393,10 +376,10 @@ mod tests {
     #[test]
     fn counters_of_workers_add_up() {
         let endpoint = endpoint();
-        endpoint.counters_of(0).in_flight.increment();
-        endpoint.counters_of(1).in_flight.increment();
+        endpoint.counters_of(0).in_flight.add(1);
+        endpoint.counters_of(1).in_flight.add(1);
         endpoint.counters_of(1).in_flight.decrement();
-        endpoint.counters_of(1).responses.increment();
+        endpoint.counters_of(1).responses.add(1);
         let counts = endpoint.totals();
         assert_eq!((counts.in_flight, counts.responses, counts.failures), (1, 1, 0));
     }
