@@ -43,7 +43,7 @@ pub struct UpstreamConnectionGuard(Option<(Arc<Endpoint>, usize)>);
 impl UpstreamConnectionGuard {
     /// Counts a connection. Must be called and dropped on the worker's thread, because counters have a single writer.
     pub fn new(endpoint: &Arc<Endpoint>, worker: usize) -> UpstreamConnectionGuard {
-        endpoint.counters_of(worker).open_connections.increment();
+        endpoint.counters_of(worker).open_connections.add(1);
         UpstreamConnectionGuard(Some((Arc::clone(endpoint), worker)))
     }
 

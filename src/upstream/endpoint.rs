@@ -376,10 +376,10 @@ mod tests {
     #[test]
     fn counters_of_workers_add_up() {
         let endpoint = endpoint();
-        endpoint.counters_of(0).in_flight.increment();
-        endpoint.counters_of(1).in_flight.increment();
+        endpoint.counters_of(0).in_flight.add(1);
+        endpoint.counters_of(1).in_flight.add(1);
         endpoint.counters_of(1).in_flight.decrement();
-        endpoint.counters_of(1).responses.increment();
+        endpoint.counters_of(1).responses.add(1);
         let counts = endpoint.totals();
         assert_eq!((counts.in_flight, counts.responses, counts.failures), (1, 1, 0));
     }

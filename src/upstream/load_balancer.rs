@@ -48,7 +48,7 @@ pub struct UpstreamInFlight {
 impl UpstreamInFlight {
     pub fn new(target: Rc<WorkerEndpoint>) -> UpstreamInFlight {
         let counters = target.counters();
-        counters.in_flight.increment();
+        counters.in_flight.add(1);
         let responses_before = counters.responses.get();
         UpstreamInFlight { target, responses_before }
     }

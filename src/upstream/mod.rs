@@ -296,7 +296,7 @@ impl UpstreamClient {
         in_flight: UpstreamInFlight,
     ) -> UpstreamResponse {
         let ResponseHead { status, headers, extent, keep_alive } = head;
-        in_flight.target.counters().responses.increment();
+        in_flight.target.counters().responses.add(1);
         self.0.backends.record_response(&in_flight.target.endpoint, status);
         let upload = (!upload.is_done()).then(|| Box::new(upload));
         let max_pause = self.0.backends.options.body_timeout;
