@@ -1,13 +1,13 @@
-//! How often an address may be wrong about credentials.
+//! Limits wrong credentials per client address (leaky buckets). Knows nothing about how credentials are verified.
 //!
-//! Three kinds of buckets: an address's wrong keys and bearers, an address's wrong passwords, and its wrong passwords for
-//! one user. `limits.failures_per_address` failures fit in the former two, `limits.failures_per_user` in the last, and so
-//! many run out again in a minute. Looking whether there is room and putting something in are two steps, as only a failure
-//! is put in, and a key or bearer that is right never meets a bucket.
+//! There are three kinds of buckets: an address's wrong keys and bearers, an address's wrong passwords, and an
+//! address's wrong passwords for one user. The first two hold `limits.failures_per_address` failures, the last one
+//! `limits.failures_per_user`; a full bucket drains in a minute. Checking a bucket and adding a failure are separate
+//! steps, because only failures are added; a correct key or bearer touches no bucket.
 //!
-//! SECURITY: there is no bucket for a user alone: anybody could fill it and so keep that user out. Passwords have buckets of
-//! their own because only who holds the salt can try one: else any stranger could keep all users of an address that many
-//! share, such as a balancer's, from logging in.
+//! SECURITY: there is no bucket per user alone: any client could fill it and lock the user out. Passwords have separate
+//! buckets because only clients with the salt can try them. Otherwise a client without the salt could block the logins
+//! of all users behind the same address, such as that of a load balancer.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -24,16 +24,16 @@ use crate::base::user_name::UserName;
 use crate::config::FailureLimits;
 use crate::store::CredentialFailure;
 
-/// So long a full bucket takes to run empty.
+/// The time in which a full bucket drains.
 const PERIOD: Duration = Duration::from_secs(60);
 
-/// Maps of buckets that are locked one by one.
+/// The number of maps, each with its own lock.
 const SHARDS: usize = 16;
 
-/// Most buckets of a shard's generation. With two generations this bounds the memory to some 10 MB, whatever strangers do.
+/// With two generations this bounds the memory to about 10 MB.
 const MAX_BUCKETS_PER_GENERATION: usize = 10_000;
 
-/// All buckets of a process.
+/// All buckets of the process.
 pub struct FailureLimiter {
     address_rate: Option<Rate>,
     user_rate: Option<Rate>,
@@ -43,14 +43,14 @@ pub struct FailureLimiter {
     clock: Clock,
 }
 
-/// Tells other replicas of a failure.
+/// Reports a failure to other replicas.
 pub type PublishFailure = Box<dyn Fn(CredentialFailure) + Send + Sync>;
 
-/// Too many failures; another try has a chance after so long.
+/// Too many failures; the next attempt can succeed after this time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TooManyFailures(pub Duration);
 
-/// One client's try, for as long as it lasts.
+/// One authentication attempt of a client.
 #[derive(Clone)]
 pub struct Attempt {
     limiter: Arc<FailureLimiter>,
@@ -58,24 +58,25 @@ pub struct Attempt {
     user_bucket: Option<BucketId>,
 }
 
-/// A bucket's name: a keyed hash of what it is for, so that nobody can choose one that is another's too, and the same at
-/// every replica.
+/// A keyed hash of what the bucket counts: clients cannot cause collisions, and all replicas use the same identifier.
 type BucketId = u64;
 
-/// What a bucket counts: wrong keys and bearers of an address, its wrong passwords, or those for one user.
+/// The kinds of buckets: an address's wrong keys and bearers, its wrong passwords, and its wrong passwords for one
+/// user.
 const KEY_FAILURES: u8 = 0;
 const PASSWORD_FAILURES: u8 = 1;
 const USER_FAILURES: u8 = 2;
 
 impl FailureLimiter {
-    /// Nobody has failed yet, and nobody is told.
+    /// Empty buckets, not shared with other replicas.
     pub fn new(limits: FailureLimits, clock: Clock) -> FailureLimiter {
         let mut key = [0; 32];
         rand::fill(&mut key).expect("the system's random source works");
         FailureLimiter::replicated(limits, &key, Box::new(drop), clock)
     }
 
-    /// The same where replicas tell each other. `key` makes the buckets' names; `tell` hears of each failure.
+    /// Empty buckets, shared with other replicas. `key` derives the bucket identifiers; `publish` receives each
+    /// failure.
     pub fn replicated(
         limits: FailureLimits,
         key: &[u8; 32],
@@ -92,14 +93,13 @@ impl FailureLimiter {
         }
     }
 
-    /// The same buckets by other limits. Another `key` gives them other names, so that nobody's failures are found any
-    /// more.
+    /// The same buckets with new limits. A different `key` changes all bucket identifiers, which resets all counts.
     pub fn with_limits(&self, limits: FailureLimits, key: &[u8; 32], tell: PublishFailure) -> FailureLimiter {
         let shards = Arc::clone(&self.shards);
         FailureLimiter { shards, ..FailureLimiter::replicated(limits, key, tell, self.clock.clone()) }
     }
 
-    /// A try of the client at this address.
+    /// Begins an attempt of the client at this address.
     pub fn begin_attempt(self: &Arc<FailureLimiter>, address: IpAddr) -> Attempt {
         let (version, network) = network(address);
         let address = self.bucket_id(&[&[KEY_FAILURES, version], &network.to_be_bytes()]);
@@ -111,7 +111,7 @@ impl FailureLimiter {
         match failure.kind {
             KEY_FAILURES | PASSWORD_FAILURES => self.fill_bucket(self.address_rate, failure.bucket),
             USER_FAILURES => self.fill_bucket(self.user_rate, failure.bucket),
-            // A newer version's; it counts them itself.
+            // From a newer version, which counts it in its own buckets.
             _ => {}
         }
     }
@@ -128,7 +128,7 @@ impl FailureLimiter {
         }
     }
 
-    /// Forgets buckets that have run empty. Called now and then.
+    /// Removes empty buckets. Called periodically.
     pub fn sweep(&self) {
         let now = self.clock.now();
         for shard in &*self.shards {
@@ -159,7 +159,7 @@ impl FailureLimiter {
 }
 
 impl Attempt {
-    /// The same try, now that it names a user, whose password is to be checked.
+    /// The same attempt, for checking the password of this user.
     pub fn for_user(self, user: &UserName) -> Attempt {
         let at = self.address_bucket.to_be_bytes();
         let address = self.limiter.bucket_id(&[&[PASSWORD_FAILURES], &at]);
@@ -167,14 +167,14 @@ impl Attempt {
         Attempt { address_bucket: address, user_bucket: Some(user), limiter: self.limiter }
     }
 
-    /// Whether the client may be wrong once more. This costs it nothing.
+    /// Checks whether one more failure is allowed. Does not count as an attempt.
     pub fn check_limits(&self) -> Result<(), TooManyFailures> {
         let guesses = &self.limiter;
         let of_user = self.user_bucket.map_or(Ok(()), |user| guesses.check_bucket(guesses.user_rate, user));
         guesses.check_bucket(guesses.address_rate, self.address_bucket).and(of_user)
     }
 
-    /// Notes that the client was wrong.
+    /// Counts a failure.
     pub fn record_failure(&self) {
         let guesses = &self.limiter;
         let kind = if self.user_bucket.is_some() { PASSWORD_FAILURES } else { KEY_FAILURES };
@@ -184,7 +184,7 @@ impl Attempt {
         }
     }
 
-    /// Notes that the client was wrong, unless that was once too often: then it learns nothing else.
+    /// Counts a failure, unless the limit is already reached; then the client must learn only that.
     pub fn try_record_failure(&self) -> Result<(), TooManyFailures> {
         self.check_limits()?;
         self.record_failure();
@@ -192,10 +192,10 @@ impl Attempt {
     }
 }
 
-/// The generic cell rate algorithm: a bucket is the moment at which it will be empty.
+/// The generic cell rate algorithm: a bucket is stored as the time at which it will be empty.
 #[derive(Clone, Copy, Debug)]
 struct Rate {
-    /// So long one failure takes to run out.
+    /// The time in which one failure drains.
     failure_interval: Duration,
 }
 
@@ -216,13 +216,13 @@ impl Rate {
 
     fn fill(self, empty: Option<Tick>, now: Tick) -> Tick {
         let filled = empty.map_or(now, |empty| empty.max(now)).after(self.failure_interval);
-        // Failures that were under way together may overfill it, but not for long.
+        // Concurrent attempts may overfill the bucket; this bounds it.
         filled.min(now.after(PERIOD))
     }
 }
 
-/// Buckets of two generations: when the young one is large enough it becomes the old one, and the old one is
-/// forgotten. So making room costs nothing, and who fails again and again is not forgotten.
+/// Buckets in two generations: when the current generation is full it becomes the previous one, and the previous one is
+/// dropped. So eviction takes constant time, and addresses that keep failing are not evicted.
 #[derive(Default)]
 struct BucketShard {
     current: HashMap<BucketId, Tick>,
@@ -267,63 +267,63 @@ mod tests {
         UserName::parse(name.as_bytes()).expect("a name")
     }
 
-    /// How often one may fail until it is too often.
-    fn room(attempt: &Attempt) -> usize {
+    /// The number of failures until the limit is reached.
+    fn failures_until_limit(attempt: &Attempt) -> usize {
         (0..1000).take_while(|_| attempt.try_record_failure().is_ok()).count()
     }
 
     #[test]
-    fn so_many_failures_fit_in_and_run_out_within_a_minute() {
+    fn failures_are_limited_and_drain_within_a_minute() {
         let (guesses, clock) = guesses(10, 0);
         let attempt = guesses.begin_attempt(address("192.0.2.1"));
-        assert_eq!(room(&attempt), 10);
+        assert_eq!(failures_until_limit(&attempt), 10);
         assert_eq!(attempt.check_limits(), Err(TooManyFailures(Duration::from_secs(6))));
         assert_eq!(
             attempt.check_limits(),
             Err(TooManyFailures(Duration::from_secs(6))),
-            "a look and a refusal cost nothing"
+            "a check and a rejection are not counted"
         );
         clock.advance(Duration::from_millis(5999));
         assert!(attempt.check_limits().is_err());
         clock.advance(Duration::from_millis(1));
-        assert_eq!(room(&attempt), 1);
+        assert_eq!(failures_until_limit(&attempt), 1);
         clock.advance(PERIOD);
-        assert_eq!(room(&attempt), 10);
+        assert_eq!(failures_until_limit(&attempt), 10);
     }
 
     #[test]
-    fn failures_outlive_other_limits() {
+    fn new_limits_keep_the_counts() {
         let (guesses, _) = guesses(10, 0);
-        assert_eq!(room(&guesses.begin_attempt(address("192.0.2.1"))), 10);
+        assert_eq!(failures_until_limit(&guesses.begin_attempt(address("192.0.2.1"))), 10);
         let limits = FailureLimits { per_address: 20, per_user: 0 };
         let anew = Arc::new(guesses.with_limits(limits, &[7; 32], Box::new(drop)));
-        assert_eq!(room(&anew.begin_attempt(address("192.0.2.1"))), 0, "the minute is not over");
-        assert_eq!(room(&anew.begin_attempt(address("192.0.2.2"))), 20);
+        assert_eq!(failures_until_limit(&anew.begin_attempt(address("192.0.2.1"))), 0, "the bucket has not drained");
+        assert_eq!(failures_until_limit(&anew.begin_attempt(address("192.0.2.2"))), 20);
     }
 
     #[test]
-    fn others_are_not_concerned() {
+    fn users_and_addresses_have_separate_buckets() {
         let (guesses, _) = guesses(10, 3);
         let at = |text| guesses.begin_attempt(address(text));
-        assert_eq!(room(&at("192.0.2.1").for_user(&user("alice"))), 3);
-        assert_eq!(room(&at("192.0.2.1").for_user(&user("bob"))), 3);
-        assert_eq!(room(&at("192.0.2.2").for_user(&user("alice"))), 3, "the name alone locks nobody out");
-        assert_eq!(room(&at("192.0.2.1").for_user(&user("carol"))), 3);
-        assert_eq!(room(&at("192.0.2.1").for_user(&user("dave"))), 1, "the address has a bucket too");
-        assert_eq!(room(&at("192.0.2.1")), 10, "and another one for what strangers can try");
-        assert_eq!(room(&at("192.0.2.3")), 10);
+        assert_eq!(failures_until_limit(&at("192.0.2.1").for_user(&user("alice"))), 3);
+        assert_eq!(failures_until_limit(&at("192.0.2.1").for_user(&user("bob"))), 3);
+        assert_eq!(failures_until_limit(&at("192.0.2.2").for_user(&user("alice"))), 3, "there is no bucket per user alone");
+        assert_eq!(failures_until_limit(&at("192.0.2.1").for_user(&user("carol"))), 3);
+        assert_eq!(failures_until_limit(&at("192.0.2.1").for_user(&user("dave"))), 1, "the address has its own bucket");
+        assert_eq!(failures_until_limit(&at("192.0.2.1")), 10, "keys and bearers have a separate bucket");
+        assert_eq!(failures_until_limit(&at("192.0.2.3")), 10);
     }
 
     #[test]
-    fn a_network_of_ipv6_is_one_client() {
+    fn an_ipv6_network_is_one_client() {
         let (guesses, _) = guesses(10, 0);
-        assert_eq!(room(&guesses.begin_attempt(address("2001:db8::1"))), 10);
-        assert_eq!(room(&guesses.begin_attempt(address("2001:db8:0:0:ffff:ffff:ffff:ffff"))), 0);
-        assert_eq!(room(&guesses.begin_attempt(address("2001:db8:0:1::1"))), 10);
+        assert_eq!(failures_until_limit(&guesses.begin_attempt(address("2001:db8::1"))), 10);
+        assert_eq!(failures_until_limit(&guesses.begin_attempt(address("2001:db8:0:0:ffff:ffff:ffff:ffff"))), 0);
+        assert_eq!(failures_until_limit(&guesses.begin_attempt(address("2001:db8:0:1::1"))), 10);
     }
 
     #[test]
-    fn what_one_replica_tells_another_counts() {
+    fn failures_reported_by_a_replica_count() {
         let (other, _) = guesses(10, 3);
         let tell = {
             let other = Arc::clone(&other);
@@ -332,24 +332,24 @@ mod tests {
         let limits = FailureLimits { per_address: 10, per_user: 3 };
         let here = Arc::new(FailureLimiter::replicated(limits, &[7; 32], tell, Clock::manual(0)));
         let at = |guesses: &Arc<FailureLimiter>| guesses.begin_attempt(address("192.0.2.1"));
-        assert_eq!(room(&at(&here).for_user(&user("alice"))), 3);
-        assert_eq!(room(&at(&here)), 10);
-        assert_eq!(room(&at(&other).for_user(&user("alice"))), 0);
-        assert_eq!(room(&at(&other)), 0);
-        assert_eq!(room(&at(&other).for_user(&user("bob"))), 3);
-        assert_eq!(room(&other.begin_attempt(address("192.0.2.2"))), 10);
+        assert_eq!(failures_until_limit(&at(&here).for_user(&user("alice"))), 3);
+        assert_eq!(failures_until_limit(&at(&here)), 10);
+        assert_eq!(failures_until_limit(&at(&other).for_user(&user("alice"))), 0);
+        assert_eq!(failures_until_limit(&at(&other)), 0);
+        assert_eq!(failures_until_limit(&at(&other).for_user(&user("bob"))), 3);
+        assert_eq!(failures_until_limit(&other.begin_attempt(address("192.0.2.2"))), 10);
     }
 
     #[test]
-    fn nothing_is_counted_where_that_is_configured() {
+    fn a_limit_of_zero_disables_counting() {
         let (guesses, _) = guesses(0, 0);
         let attempt = guesses.begin_attempt(address("192.0.2.1")).for_user(&user("alice"));
-        assert_eq!(room(&attempt), 1000);
+        assert_eq!(failures_until_limit(&attempt), 1000);
         assert!(guesses.shards.iter().all(|shard| shard.lock().current.is_empty()));
     }
 
     #[test]
-    fn failures_that_were_under_way_together_do_not_fill_it_for_long() {
+    fn concurrent_failures_do_not_overfill_a_bucket() {
         let (guesses, clock) = guesses(10, 0);
         let attempt = guesses.begin_attempt(address("192.0.2.1"));
         (0..100).for_each(|_| attempt.record_failure());
@@ -358,10 +358,10 @@ mod tests {
     }
 
     #[test]
-    fn memory_is_bounded_and_who_goes_on_is_not_forgotten() {
+    fn memory_is_bounded_and_repeated_failures_are_kept() {
         let (guesses, clock) = guesses(10, 0);
         let busy = guesses.begin_attempt(address("192.0.2.1"));
-        assert_eq!(room(&busy), 10);
+        assert_eq!(failures_until_limit(&busy), 10);
         let kept = || -> usize {
             let of = |shard: &Mutex<BucketShard>| {
                 let shard = shard.lock();

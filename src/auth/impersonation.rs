@@ -1,34 +1,35 @@
-//! Who may act as whom: `x-api-impersonate-user`.
+//! Impersonation rules: which user may act as which other user (`x-api-impersonate-user`). Knows only proven
+//! identities.
 
 use crate::auth::Identity;
 use crate::base::user_name::UserName;
 use crate::config::ImpersonationOptions;
 
-/// The rules of the operator.
+/// The configured impersonation rules.
 pub struct Impersonation(ImpersonationOptions);
 
-/// Why a caller may act as the user that it names.
+/// Why an impersonation is allowed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Permission {
-    /// By the rule with this number, counted from 0.
+    /// The rule with this index, counted from 0, allows it.
     Rule(usize),
-    /// The backend will say.
+    /// The backend decides, by the client's own key.
     BackendDecides,
 }
 
-/// The caller may not.
+/// No rule allows the impersonation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the caller may not act as that user")]
+#[error("no rule allows the caller to act as that user")]
 pub struct ImpersonationDenied;
 
 impl Impersonation {
-    /// By these options.
+    /// Uses these options.
     pub fn new(options: ImpersonationOptions) -> Impersonation {
         Impersonation(options)
     }
 
-    /// The identity that acts as the user whom the field names. `with_own_key`: the backend is shown a key of its own that
-    /// the client sent, so that it can judge by that.
+    /// The identity that acts as the user whom the field names. `with_own_key`: the backend is shown a key of its own
+    /// that the client sent, so that it can judge by that.
     ///
     /// SECURITY: what no rule allows is denied, wherever it is the gateway that says who the caller is.
     pub fn permit(
@@ -70,7 +71,7 @@ mod tests {
     }
 
     #[test]
-    fn only_what_a_rule_allows_or_the_backend_judges() {
+    fn an_impersonation_needs_a_rule_or_the_backends_decision() {
         let globs = |texts: &[&str]| texts.iter().map(|text| Glob::new(*text)).collect();
         let rules = vec![
             ImpersonationRule { users: globs(&["root"]), act_as: globs(&["*"]) },

@@ -1,4 +1,4 @@
-//! How what tells callers apart is put together, at the start and with each reload.
+//! Builds [`Auth`] at start and for each reload, and decides which state a reload keeps.
 
 use std::sync::Arc;
 
@@ -24,8 +24,8 @@ use crate::config::{Config, Problem, VerifierOptions};
 use crate::observability::metrics::StoreMetrics;
 use crate::store::{RunningDriver, Store, StoreStartError, TokenLimits, derive_key, salt_name};
 
-/// What a verifier is made of, and what the backend's word about a key depends on. With one of these another, nothing is
-/// taken over from before.
+/// The options that each part depends on. A reload that changes one of them builds the part from scratch instead of
+/// keeping its state.
 const VERIFIER_OPTIONS: [&str; 5] =
     [AUTH.verifier.key, AUTH.users_file.key, "ldap.", "platform.", "upstream"];
 const FOREIGN_KEY_OPTIONS: [&str; 4] = ["auth.", "platform.", "upstream", TOKENS.foreign.key];
@@ -33,17 +33,17 @@ const JWT_OPTIONS: [&str; 1] = ["auth.jwt"];
 const UPSTREAM_KEY_OPTIONS: [&str; 6] =
     [AUTH.verifier.key, "ldap.", "platform.", "upstream", TOKENS.ttl.key, TOKENS.max.key];
 
-/// What was in force before, and what is another now.
+/// The active state, and the options that changed.
 type Previous<'a> = Option<(&'a Auth, &'a Changes)>;
 
 impl Auth {
-    /// Reads the files that the configuration names; all that is wrong with them is told at once.
+    /// Reads the configured files. The error reports all problems.
     pub fn new(config: &Config, clock: &Clock) -> Result<Auth, Vec<Problem>> {
         Auth::load(config, None, clock)
     }
 
-    /// The same for another configuration, with the tokens, counts and answers of this one, where those are still true.
-    /// Nothing comes into force before [`Auth::take_over`].
+    /// Builds the state for a new configuration, and keeps the tokens, counts and cached verdicts that are still valid.
+    /// Does not become active before [`Auth::take_over`].
     pub fn rebuild(&self, config: &Config, changes: &Changes, clock: &Clock) -> Result<Auth, Vec<Problem>> {
         Auth::load(config, Some((self, changes)), clock)
     }
@@ -53,7 +53,7 @@ impl Auth {
         let kept =
             |options: &[&str]| before.filter(|(_, new)| !new.has_any_of(options)).map(|(auth, _)| auth);
         let verifier = match kept(&VERIFIER_OPTIONS) {
-            // It looks after its file by itself, and knows whose logins a change of that ends.
+            // It reloads its own file, and reports whose tokens that invalidates.
             Some(auth) => Ok(Arc::clone(&auth.verifier)),
             None => build_verifier(config).map(Arc::new),
         };
@@ -94,7 +94,7 @@ impl Auth {
         };
         let foreign_keys = match kept(&FOREIGN_KEY_OPTIONS) {
             Some(auth) => auth.foreign_keys.clone(),
-            // SECURITY: another backend, or another way to it, has not said yes to anything yet.
+            // SECURITY: a different backend, or connection to it, has not accepted any key yet.
             None => {
                 let memory =
                     VerdictTtls { accept: tokens.foreign_accept_ttl, reject: tokens.foreign_reject_ttl };
@@ -122,9 +122,9 @@ impl Auth {
         })
     }
 
-    /// Opens the store of tokens and starts its thread, if it has one. `metrics` show how it does.
+    /// Opens the token store and starts its thread, if it has one. `metrics` reports its health.
     pub fn start_store(&self, metrics: &StoreMetrics) -> Result<Option<RunningDriver>, StoreStartError> {
-        // Not to hold what holds the store: its thread ends when nobody has it any more.
+        // A weak reference: the limiter holds the store, and the store's thread ends when the store is dropped.
         let hearer = Arc::clone(&self.active_limiter);
         let heard = move |failure| {
             if let Some(guesses) = hearer.lock().upgrade() {
@@ -134,10 +134,10 @@ impl Auth {
         self.store.start(metrics, Box::new(heard))
     }
 
-    /// Comes into force instead of the one from which it was made anew; each with its configuration. To be called before the
-    /// first request meets it. Tells whose tokens ended with that.
+    /// Replaces the state that this one was rebuilt from. Must be called before the first request uses it. `config`
+    /// belongs to this state, `before` is the previous one with its configuration. Returns whose tokens were revoked.
     ///
-    /// SECURITY: tokens of salts that were taken away end here, and so do those that would not be given any more.
+    /// SECURITY: revokes the tokens of removed salts, and those that the new configuration would not issue.
     pub fn take_over(
         &mut self,
         config: &Config,
@@ -149,7 +149,7 @@ impl Auth {
         *self.active_limiter.lock() = Arc::downgrade(&self.failure_limiter);
         let ended = invalidated_tokens((before_config, &before.verifier), (config, &self.verifier));
         if !matches!(ended, InvalidatedTokens::None) {
-            // Logins that the one before is still about to let in are not kept.
+            // Discards logins that the previous verifier is still checking.
             self.verifier_generation += 1;
             self.store.set_verifier(self.verifier_generation);
         }
@@ -164,12 +164,12 @@ impl Auth {
 
 fn assign_salt_ids(numbering: &SaltIds, config: &Config) -> Result<Vec<u8>, Problem> {
     let too_many = || {
-        Problem::new(GLOBAL.api_auth_salt.key, "has had too many values since the start: restart the gateway")
+        Problem::new(GLOBAL.api_auth_salt.key, "had too many different values since the start; restart the gateway")
     };
     numbering.assign(&config.salts).ok_or_else(too_many)
 }
 
-/// Buckets have names that the primary salt gives, so that replicas with the same one mean the same.
+/// The bucket identifiers are derived from the primary salt, so that replicas with the same salt share buckets.
 fn build_failure_limiter(
     config: &Config,
     before: Previous<'_>,
@@ -187,7 +187,7 @@ fn build_failure_limiter(
     }
 }
 
-/// The authority over passwords, as configured.
+/// The configured verifier.
 fn build_verifier(config: &Config) -> Result<Verifier, Problem> {
     match &config.auth.verifier {
         VerifierOptions::SaltHolder => Ok(Verifier::SaltHolder),

@@ -1,4 +1,4 @@
-//! Numbers of salts, by which the store knows which salt made a token.
+//! Identifiers of salts, which the store keeps with each token instead of the salt.
 
 use parking_lot::Mutex;
 use zeroize::Zeroizing;
@@ -6,13 +6,13 @@ use zeroize::Zeroizing;
 use crate::base::secret::Secret;
 use crate::store::derive_key;
 
-/// Every salt that this process has had keeps its number, whatever comes before it in the configuration later on; one that
-/// comes back has the number that it had.
+/// All salts that this process has used. A salt keeps its identifier when the configuration reorders the salts, and
+/// when it is removed and added again.
 #[derive(Default)]
 pub struct SaltIds(Mutex<Vec<Zeroizing<[u8; 32]>>>);
 
 impl SaltIds {
-    /// The numbers of these salts; `None` if there have been too many.
+    /// The identifiers of these salts; new salts get the next ones. `None` if there are more than 256.
     pub fn assign(&self, salts: &[Secret]) -> Option<Vec<u8>> {
         let mut known = self.0.lock();
         let mut number = |salt: &Secret| {
@@ -32,7 +32,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_salt_keeps_its_number() {
+    fn a_salt_keeps_its_identifier() {
         let salts =
             ["cw_0x689RpI-jtRR7oE8h_eQsKImvJapLeSbXpwF4e4=", "d6HnHQJy2nl1YqLeN0dZlmaIHvVkAx2gRUbDUr3lKEE="]
                 .map(|salt| Secret::new(salt.to_owned()));

@@ -1,4 +1,4 @@
-//! One identity provider: its keys, what it may sign with, and what must stand in its tokens.
+//! One JWT issuer: its keys, allowed algorithms and required claims. Verifies tokens; does not cache the results.
 
 use jsonwebtoken::{Algorithm, DecodingKey, Header, Validation, decode};
 
@@ -10,7 +10,7 @@ use crate::base::user_name::UserName;
 use crate::config::JwtOptions;
 use crate::config::jwt::{self, IssuerOptions};
 
-/// One identity provider.
+/// An identity provider whose tokens are accepted.
 pub struct Issuer {
     keys: IssuerKeys,
     algorithms: Vec<Algorithm>,
@@ -18,18 +18,18 @@ pub struct Issuer {
     tenants: Option<Vec<String>>,
 }
 
-/// What a token that can be believed says.
+/// A token with verified signature and claims.
 pub struct VerifiedJwt {
-    /// Whose it is.
+    /// The user.
     pub user: UserName,
-    /// Of the keys that it was verified with.
+    /// The generation of the key set that verified it.
     pub generation: u64,
-    /// When it ends, leeway included, in seconds of Unix time.
+    /// In seconds of Unix time, leeway included.
     pub expires_at: u64,
 }
 
 impl Issuer {
-    /// Reads files, but fetches nothing yet.
+    /// Reads key files. Key sets with a URL are fetched later, by [`Issuer::refresh_keys`].
     pub fn new(issuer: &IssuerOptions, options: &JwtOptions, clock: &Clock) -> Result<Issuer, String> {
         Ok(Issuer {
             keys: IssuerKeys::new(&issuer.keys, options, clock)?,
@@ -44,33 +44,35 @@ impl Issuer {
         })
     }
 
-    /// The claim `iss` of its tokens.
+    /// The `iss` claim of its tokens.
     pub fn name(&self) -> &str {
         &self.rules.issuer
     }
 
-    /// Which state of its keys is in force.
+    /// The generation of the current key set; `None` if there are no usable keys.
     pub fn generation(&self) -> Option<u64> {
         self.keys.current().map(|set| set.generation)
     }
 
-    /// SECURITY: the tenant is a field of its own, which the token does not vouch for.
+    /// Checks the tenant that the client sent.
+    ///
+    /// SECURITY: the tenant is a separate header, which the token does not authenticate.
     pub fn check_tenant(&self, tenant: Option<&str>) -> Result<(), JwtError> {
         match &self.tenants {
             Some(tenants) if !tenant.is_some_and(|tenant| tenants.iter().any(|other| other == tenant)) => {
-                Err(JwtError::Unacceptable("`x-jwt-tenant-id` does not fit its issuer"))
+                Err(JwtError::Unacceptable("`x-jwt-tenant-id` is not a tenant of its issuer"))
             }
             _ => Ok(()),
         }
     }
 
-    /// Verifies the signature first, and judges the claims second.
+    /// Verifies the signature, then the claims. `now` is in seconds of Unix time.
     pub async fn verify(&self, token: &[u8], header: &Header, now: u64) -> Result<VerifiedJwt, JwtError> {
-        // SECURITY: the operator says what is strong enough, not the token.
+        // SECURITY: the operator chooses the algorithms, not the token.
         if !self.algorithms.contains(&header.alg) {
             return Err(JwtError::Invalid("its algorithm is not allowed"));
         }
-        // RFC 7515 section 4.1.11: extensions that must be understood, and none is.
+        // RFC 7515 section 4.1.11: these extensions must be supported, and none is.
         if header.crit.is_some() {
             return Err(JwtError::Invalid("it has critical extensions"));
         }
@@ -81,35 +83,35 @@ impl Issuer {
             set = Some(newer);
         }
         let set = set.ok_or(JwtError::KeysUnavailable)?;
-        let key = set.find(header).ok_or(JwtError::Invalid("its issuer has no such key"))?;
+        let key = set.find(header).ok_or(JwtError::Invalid("its issuer has no matching key"))?;
         let claims = verify_signature(token, key, header.alg)?;
         let (user, until) = self.rules.validate(&claims, now)?;
         Ok(VerifiedJwt { user, generation: set.generation, expires_at: until })
     }
 
-    /// Fetches keys, again and again. Never ends.
+    /// Fetches the keys periodically. Never returns.
     pub async fn refresh_keys(&self) {
         self.keys.refresh_forever().await;
     }
 
-    /// Reads a key file again if it has changed. Blocks on the file system.
+    /// Reloads the key file. Blocks on the file system.
     pub fn reload_key_file(&self, asked: bool) {
         self.keys.reload_file(asked);
     }
 
-    /// Whether its keys could not be fetched or read the last time.
+    /// Returns whether the last attempt to fetch or read the keys failed.
     pub fn is_failing(&self) -> bool {
         self.keys.is_failing()
     }
 }
 
-/// The claims, if the key's owner has signed them. They are judged elsewhere, by our own clock.
+/// The claims, if the signature is valid. They are validated by [`ClaimRules`], with the gateway's own clock.
 fn verify_signature(token: &[u8], key: &DecodingKey, algorithm: Algorithm) -> Result<Claims, JwtError> {
     let mut validation = Validation::new(algorithm);
     validation.required_spec_claims.clear();
     (validation.validate_exp, validation.validate_nbf, validation.validate_aud) = (false, false, false);
     let decoded = decode::<Claims>(token, key, &validation);
-    decoded.map(|decoded| decoded.claims).map_err(|_| JwtError::Invalid("its signature is wrong"))
+    decoded.map(|decoded| decoded.claims).map_err(|_| JwtError::Invalid("its signature is invalid"))
 }
 
 fn library_algorithm(algorithm: jwt::JwtAlgorithm) -> Algorithm {

@@ -1,4 +1,4 @@
-//! An issuer's keys over time: fetched or read again, and what is in force meanwhile.
+//! The current keys of an issuer: fetches or reads them again, and keeps the previous ones on failure.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -18,13 +18,13 @@ use crate::config::jwt::JwksSource;
 use crate::config::options::AUTH;
 use crate::outbound::http_client::HttpClient;
 
-/// An identity provider that takes longer to give its keys is as good as down; and so long a request waits for them.
+/// Timeout for fetching keys, and for a request that waits for them.
 const FETCH_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How soon again keys are fetched that could not be.
+/// Time between attempts after a failure.
 const RETRY_INTERVAL: Duration = Duration::from_secs(10);
 
-/// SECURITY: keys that could not be confirmed for so long are used no more: one of them may have been withdrawn.
+/// SECURITY: fetched keys that were not confirmed for this time are not used any more: one may have been revoked.
 const MAX_STALENESS: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// The keys of one issuer.
@@ -46,15 +46,15 @@ enum IssuerKeysLocation {
 #[derive(Clone, Default)]
 struct IssuerKeysState {
     set: Option<Arc<KeySet>>,
-    /// When they were last fetched or read to satisfaction.
+    /// The last successful fetch or read.
     confirmed_at: Option<Tick>,
-    /// When the last try ended.
+    /// The end of the last attempt.
     attempted_at: Option<Tick>,
     is_failing: bool,
 }
 
 impl IssuerKeys {
-    /// Reads a file; what is fetched comes later.
+    /// Reads a key file. Keys with a URL are fetched later, by [`IssuerKeys::refresh_forever`].
     pub fn new(source: &JwksSource, options: &JwtOptions, clock: &Clock) -> Result<IssuerKeys, String> {
         let mut state = IssuerKeysState::default();
         let source = match source {
@@ -87,7 +87,7 @@ impl IssuerKeys {
         })
     }
 
-    /// The keys in force, if there are any.
+    /// The current keys; `None` before the first successful fetch, or when they are too old.
     pub fn current(&self) -> Option<Arc<KeySet>> {
         let state = self.state.borrow();
         let now = self.clock.now();
@@ -99,15 +99,15 @@ impl IssuerKeys {
         state.set.clone().filter(|_| usable)
     }
 
-    /// Keys that are newer than those of the generation, for a token that none of these fits: fetched if that was not done
-    /// just now. Many may ask at once, and wait for the same answer.
+    /// Keys newer than `generation`, for a token that no current key matches. Requests a fetch, unless one was just
+    /// attempted. Concurrent callers wait for the same fetch.
     pub async fn wait_for_newer(&self, generation: Option<u64>) -> Option<Arc<KeySet>> {
         let mut state = self.state.subscribe();
         let is_newer = |set: &Arc<KeySet>| Some(set.generation) != generation;
         if let Some(newer) = self.current().filter(is_newer) {
             return Some(newer);
         }
-        // SECURITY: made-up tokens must not have the identity provider asked again and again.
+        // SECURITY: forged tokens must not cause unlimited requests to the identity provider.
         if !matches!(self.location, IssuerKeysLocation::Url { .. }) || self.is_just_attempted() {
             return None;
         }
@@ -121,14 +121,14 @@ impl IssuerKeys {
         self.state.borrow().attempted_at.is_some_and(|tried| now.since(tried) < self.min_refetch_interval)
     }
 
-    /// Fetches the keys, again and again. Never ends.
+    /// Fetches the keys periodically and on request. Never returns.
     pub async fn refresh_forever(&self) {
         let IssuerKeysLocation::Url { origin, target } = &self.location else {
             return std::future::pending().await;
         };
         loop {
             let fetched = fetch_key_set(origin, target).await;
-            // What went wrong was told, and stands in the state.
+            // `update` logged a failure and set the state.
             let _ = self.update(fetched, &format!("{}{target}", origin.authority()));
             let failing = self.state.borrow().is_failing;
             let pause =
@@ -140,7 +140,7 @@ impl IssuerKeys {
         }
     }
 
-    /// Somebody needs newer keys, and it is time.
+    /// Waits until newer keys are requested and the last attempt is not too recent.
     async fn wait_for_refresh_request(&self) {
         loop {
             self.refresh_requested.notified().await;
@@ -150,7 +150,7 @@ impl IssuerKeys {
         }
     }
 
-    /// Reads a file again if it has changed. Blocks on the file system.
+    /// Reloads the key file. Blocks on the file system.
     pub fn reload_file(&self, asked: bool) {
         let IssuerKeysLocation::File { path, watch } = &self.location else { return };
         let mut watch = watch.lock();
@@ -165,12 +165,12 @@ impl IssuerKeys {
         }
     }
 
-    /// Whether they could not be fetched or read the last time.
+    /// Returns whether the last attempt to fetch or read the keys failed.
     pub fn is_failing(&self) -> bool {
         self.state.borrow().is_failing
     }
 
-    /// Puts keys in force. What cannot be used changes nothing, but those who wait for it hear of that.
+    /// Activates the keys in `text`. On failure the previous keys stay active, and waiting requests are notified.
     fn update(&self, text: Result<Vec<u8>, String>, from: &str) -> Result<(), String> {
         let before = self.state.borrow().clone();
         let next = before.set.as_ref().map_or(1, |set| set.generation + 1);
@@ -182,9 +182,9 @@ impl IssuerKeys {
         match read {
             Ok(set) => {
                 if set.generation == next {
-                    info!(from, keys = set.len(), "keys of a token issuer in use");
+                    info!(from, keys = set.len(), "token issuer keys loaded");
                 } else if before.is_failing {
-                    info!(from, "the keys of a token issuer can be had again");
+                    info!(from, "token issuer keys are available again");
                 }
                 let confirmed = Some(now);
                 self.state.send_replace(IssuerKeysState {
@@ -197,7 +197,7 @@ impl IssuerKeys {
             }
             Err(why) => {
                 if !before.is_failing {
-                    warn!(from, error = why, "no keys of a token issuer; what was read before stays in use");
+                    warn!(from, error = why, "cannot load token issuer keys; the previous keys stay active");
                 }
                 self.state.send_replace(IssuerKeysState {
                     attempted_at: Some(now),
@@ -216,6 +216,6 @@ async fn fetch_key_set(origin: &HttpClient, target: &str) -> Result<Vec<u8>, Str
     let answer = origin.send(request).await.map_err(|error| error.to_string())?;
     match answer.status() {
         StatusCode::OK => Ok(answer.into_body().into()),
-        status => Err(format!("it was answered {status}")),
+        status => Err(format!("the response has status {status}")),
     }
 }

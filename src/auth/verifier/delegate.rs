@@ -1,4 +1,4 @@
-//! The API service behind says whether a password is right: its own `get_token` is asked, with the client's own bearer.
+//! Verifies passwords at the `get_token` of the API service, with the client's own bearer. Never sees the password.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -17,25 +17,25 @@ use crate::config::UpstreamOptions;
 use crate::outbound::http_client::{FetchError, HttpClient};
 use crate::tls::{TlsError, backend_tls};
 
-/// A service that takes longer to give a token is as good as down.
+/// Timeout for one `get_token` request.
 const LOGIN_TIMEOUT: Duration = Duration::from_secs(15);
 
 const GET_TOKEN_PATH: &str = "/timbr/api/get_token";
 
-/// A connection has so long at least, however many backends share the time that there is.
+/// The backends share [`LOGIN_TIMEOUT`] for connecting, but each has at least this time.
 const MIN_CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// The API service behind, at each of its addresses.
+/// The API service, with all its URLs.
 #[derive(Clone)]
 pub struct Delegate {
     origins: Arc<[HttpClient]>,
-    /// The one that took the last connection is asked first: others may be down.
+    /// The index of the backend that accepted the last connection; it is tried first.
     preferred: Arc<AtomicUsize>,
 }
 
 /// `{"status": "success", "data": ["tk_…"]}`.
 ///
-/// SECURITY: one token and no more. Of several, or of a member that stands twice, another reader might take another one.
+/// SECURITY: exactly one token. With several tokens, or a duplicate member, different parsers could use different ones.
 #[derive(Deserialize)]
 struct GetTokenResponse {
     status: String,
@@ -43,7 +43,7 @@ struct GetTokenResponse {
 }
 
 impl Delegate {
-    /// The upstream, spoken to as always.
+    /// Uses the URLs and TLS options of the upstream.
     pub fn new(upstream: &UpstreamOptions) -> Result<Delegate, TlsError> {
         let count = u32::try_from(upstream.urls.len()).unwrap_or(u32::MAX);
         let share = (LOGIN_TIMEOUT / count).max(MIN_CONNECT_TIMEOUT);
@@ -55,7 +55,7 @@ impl Delegate {
         Ok(Delegate { origins: each.collect(), preferred: Arc::default() })
     }
 
-    /// Asks one backend, and the next one where there is no connection.
+    /// Sends the request to a backend, and to the next one if the connection fails.
     async fn send(&self, request: Request<Full<Bytes>>) -> Result<Response<Bytes>, FetchError> {
         let (first, count) = (self.preferred.load(Ordering::Relaxed), self.origins.len());
         let mut at = first;
@@ -73,10 +73,10 @@ impl Delegate {
         }
     }
 
-    /// The token that the service gives for this bearer.
+    /// Returns the token that the service issues for this bearer.
     ///
-    /// SECURITY: the bearer goes on as it came. One that was made anew here would let an old one in that the service
-    /// itself refuses. Only a 200 with a token in it is a yes.
+    /// SECURITY: the bearer is forwarded unchanged. A re-encrypted one would be accepted although the service may
+    /// reject the original as too old. Only a 200 response with a token is accepted.
     pub async fn verify(&self, bearer: &str) -> Result<VerifiedLogin, VerifyError> {
         let mut authorization =
             HeaderValue::from_str(&format!("Bearer {bearer}")).map_err(|_| VerifyError::WrongCredentials)?;
@@ -85,16 +85,16 @@ impl Delegate {
             .header(CONTENT_TYPE, "application/json")
             .header(AUTHORIZATION, authorization)
             .body(Full::default())
-            .expect("a path and three fields are a request");
+            .expect("the path and the headers are valid");
         let unavailable = |why: String| {
-            warn!(why, "the API service behind did not say whether a password is right");
+            warn!(why, "cannot verify a password at the API service");
             VerifyError::Unavailable
         };
         let answer = self.send(request).await.map_err(|error| unavailable(error.to_string()))?;
         match answer.status() {
             StatusCode::OK => {}
             StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => return Err(VerifyError::WrongCredentials),
-            other => return Err(unavailable(format!("{GET_TOKEN_PATH} was answered {other}"))),
+            other => return Err(unavailable(format!("{GET_TOKEN_PATH} has status {other}"))),
         }
         let envelope = serde_json::from_slice::<GetTokenResponse>(answer.body()).ok();
         let data = envelope.filter(|envelope| envelope.status == "success").map(|envelope| envelope.data);
@@ -102,7 +102,7 @@ impl Delegate {
             Some([key]) if super::is_valid_key(&key) => {
                 Ok(VerifiedLogin { upstream_key: Some(Secret::new(key)), session: None })
             }
-            _ => Err(unavailable(format!("{GET_TOKEN_PATH} gave not exactly one token"))),
+            _ => Err(unavailable(format!("the response of {GET_TOKEN_PATH} does not contain exactly one token"))),
         }
     }
 }

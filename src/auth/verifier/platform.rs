@@ -1,5 +1,5 @@
-//! The platform says whether a password is right, and gives the user's own key: its login form is filled in (with its CSRF
-//! token and session cookie, as Flask-AppBuilder has them), and the page with the user's token is opened.
+//! Verifies passwords at the platform's login form, with the CSRF token and session cookie of Flask-AppBuilder, and
+//! fetches the user's own key from the token page. Knows nothing about the gateway's tokens.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -22,10 +22,10 @@ use crate::config::{Config, PlatformOptions};
 use crate::outbound::http_client::HttpClient;
 use crate::tls::{TlsError, backend_tls};
 
-/// How long it is taken for granted that the platform gives no token to strangers.
+/// How long a successful check that anonymous requests get no token stays valid.
 const ANONYMOUS_CHECK_INTERVAL: Duration = Duration::from_secs(300);
 
-/// The platform.
+/// The platform as verifier. Clones share one client.
 #[derive(Clone)]
 pub struct Platform(Arc<PlatformClient>);
 
@@ -36,9 +36,9 @@ struct PlatformClient {
     anonymous_checked_at: Mutex<Option<Instant>>,
 }
 
-/// Cookies of a session in which somebody is logged in.
+/// The cookies of a logged-in session.
 ///
-/// SECURITY: whoever has them is that user. Kept in memory alone.
+/// SECURITY: a credential of the user. Stored only in memory.
 #[derive(Clone, Debug)]
 pub struct PlatformSession(Secret);
 
@@ -49,7 +49,7 @@ struct PlatformToken {
 }
 
 impl Platform {
-    /// As configured; without an address of its own, it is where the upstream is.
+    /// Uses `platform.url`, or the first upstream URL if that is not set.
     pub fn new(config: &Config) -> Result<Platform, TlsError> {
         let options = config.platform.clone();
         let (url, origin) = match &options.url {
@@ -72,17 +72,17 @@ impl Platform {
         })))
     }
 
-    /// Logs in, and gets the user's key.
+    /// Logs in and fetches the user's key.
     ///
-    /// SECURITY: the one proof of a login is the key. What the platform says about the password itself (a redirect
-    /// here or there, a page with an error) differs from version to version.
+    /// SECURITY: only the key proves a login. The response to the login form (a redirect or an error page) differs
+    /// between versions.
     pub async fn verify(&self, credentials: &Credentials) -> Result<VerifiedLogin, VerifyError> {
         self.check_anonymous_rejected().await?;
         let mut jar = CookieJar::default();
         let login = &self.0.options.login_path;
         let page = self.send(Method::GET, login, &mut jar, Bytes::new()).await?;
         if page.status() != StatusCode::OK {
-            return Err(unavailable(&format!("{login} was answered {}", page.status())));
+            return Err(unavailable(&format!("{login} has status {}", page.status())));
         }
         let csrf = html_form::hidden_field_value(&String::from_utf8_lossy(page.body()), "csrf_token");
         let mut fields =
@@ -96,13 +96,13 @@ impl Platform {
             status if status.is_success() || status.is_redirection() => {}
             StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => return Err(VerifyError::WrongCredentials),
             StatusCode::TOO_MANY_REQUESTS => return Err(VerifyError::Busy),
-            other => return Err(unavailable(&format!("the form of {login} was answered {other}"))),
+            other => return Err(unavailable(&format!("the login form at {login} has status {other}"))),
         }
         let key = self.fetch_key(&mut jar).await?;
         Ok(VerifiedLogin { upstream_key: Some(key), session: Some(PlatformSession(jar.to_secret())) })
     }
 
-    /// The user's key, as it is now. `Wrong`: the session has ended.
+    /// Fetches the user's current key. `WrongCredentials` means that the session has expired.
     pub async fn renew_key(&self, session: &PlatformSession) -> Result<Secret, VerifyError> {
         self.fetch_key(&mut CookieJar::from_secret(&session.0)).await
     }
@@ -113,16 +113,18 @@ impl Platform {
         match answer.status() {
             StatusCode::OK => match serde_json::from_slice::<PlatformToken>(answer.body()) {
                 Ok(PlatformToken { token }) if super::is_valid_key(&token) => Ok(Secret::new(token)),
-                _ => Err(unavailable(&format!("{path} has no member `token`, or no key in it"))),
+                _ => Err(unavailable(&format!("the response of {path} has no valid `token`"))),
             },
-            // To the form: nobody is logged in.
+            // A redirect to the login form: the session is not logged in.
             status if status.is_redirection() => Err(VerifyError::WrongCredentials),
             StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => Err(VerifyError::WrongCredentials),
-            other => Err(unavailable(&format!("{path} was answered {other}"))),
+            other => Err(unavailable(&format!("{path} has status {other}"))),
         }
     }
 
-    /// SECURITY: where a stranger is given a token, getting one proves nothing. Asked now and then.
+    /// Checks periodically that an anonymous request gets no token.
+    ///
+    /// SECURITY: otherwise a token would not prove a login.
     async fn check_anonymous_rejected(&self) -> Result<(), VerifyError> {
         let mut controlled = self.0.anonymous_checked_at.lock().await;
         if controlled.is_some_and(|at| at.elapsed() < ANONYMOUS_CHECK_INTERVAL) {
@@ -137,7 +139,7 @@ impl Platform {
                 let path = &self.0.options.token_path;
                 error!(
                     path,
-                    "the platform gives a token to who is not logged in, so that no password proves anything"
+                    "the platform returns a token without a login, so passwords cannot be verified"
                 );
                 Err(VerifyError::Unavailable)
             }
@@ -158,7 +160,7 @@ impl Platform {
         fields.insert(ACCEPT, HeaderValue::from_static("application/json, text/html;q=0.9, */*;q=0.1"));
         if method == Method::POST {
             fields.insert(CONTENT_TYPE, HeaderValue::from_static("application/x-www-form-urlencoded"));
-            // Flask-WTF wants it over TLS.
+            // Flask-WTF requires it over TLS.
             let from = format!("{}://{}{path}", self.0.scheme, self.0.origin.authority());
             fields.extend(HeaderValue::from_str(&from).ok().map(|from| (REFERER, from)));
         }
@@ -171,11 +173,11 @@ impl Platform {
 }
 
 fn unavailable(why: &str) -> VerifyError {
-    warn!(why, "the platform did not say whether a password is right");
+    warn!(why, "cannot verify a password at the platform");
     VerifyError::Unavailable
 }
 
-/// Cookies by name. All are of one server and of one minute, so their attributes do not matter.
+/// Cookies by name. The attributes are ignored: all cookies are of one server and used within a minute.
 #[derive(Default)]
 struct CookieJar(BTreeMap<String, String>);
 
@@ -213,7 +215,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_jar_keeps_the_last_of_each_name() {
+    fn the_last_cookie_of_a_name_is_kept() {
         let mut jar = CookieJar::default();
         let mut fields = HeaderMap::new();
         assert!(jar.cookie_header().is_none());

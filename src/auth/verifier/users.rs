@@ -1,25 +1,26 @@
-//! The text of a users file: a line `user:hash` for each user, in the format of Apache's `htpasswd`.
+//! Parses and edits the text of a users file: a line `user:hash` per user, the format of Apache's `htpasswd`. Reads no
+//! files.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 
 use crate::auth::verifier::password_hash::{PasswordHash, RejectionCost};
 
-/// Each refusal pays for every kind of hash, so there must not be many.
+/// Each rejection computes a hash of every kind, so their number is limited.
 const MAX_ARGON2ID_KINDS: usize = 4;
 
-/// So many wrong lines are told; more would bury the first.
+/// Maximum number of reported lines.
 const MAX_PROBLEMS: usize = 10;
 
 /// The users of a file.
 pub struct Users {
     hashes: HashMap<String, Arc<PasswordHash>>,
-    /// What each refusal costs.
+    /// The computation that each rejection has to spend.
     pub rejection_cost: RejectionCost,
 }
 
 impl Users {
-    /// Reads the text; all its wrong lines are told at once, by number, and not shown.
+    /// Parses the text. The error reports all invalid lines by number, without their content.
     pub fn parse(text: &str) -> Result<Users, Vec<String>> {
         let mut users = Users { hashes: HashMap::new(), rejection_cost: RejectionCost::default() };
         let mut problems = Vec::new();
@@ -34,7 +35,7 @@ impl Users {
         }
         if users.rejection_cost.argon2id_kind_count() > MAX_ARGON2ID_KINDS {
             let message = format!(
-                "has Argon2id hashes with more than {MAX_ARGON2ID_KINDS} different parameters (m, t, p)"
+                "has Argon2id hashes with more than {MAX_ARGON2ID_KINDS} different parameter sets (m, t, p)"
             );
             problems.push(message);
         }
@@ -49,22 +50,22 @@ impl Users {
         let hash = PasswordHash::parse(hash)?;
         self.rejection_cost.include(&hash);
         if self.hashes.insert(user.to_owned(), Arc::new(hash)).is_some() {
-            return Err(format!("{user} stands there twice"));
+            return Err(format!("duplicate user {user}"));
         }
         Ok(())
     }
 
-    /// Whether nobody could log in.
+    /// Returns whether the file has no users, so that all logins would fail.
     pub fn is_empty(&self) -> bool {
         self.hashes.is_empty()
     }
 
-    /// A user's hash.
+    /// The hash of a user, if the file has this user.
     pub fn hash_of(&self, user: &str) -> Option<&Arc<PasswordHash>> {
         self.hashes.get(user)
     }
 
-    /// All names with their hashes, in order.
+    /// All users with their hashes, sorted by name.
     pub fn sorted(&self) -> Vec<(&str, &PasswordHash)> {
         let mut all: Vec<_> = self.hashes.iter().map(|(user, hash)| (user.as_str(), &**hash)).collect();
         all.sort_by_key(|(user, _)| *user);
@@ -72,13 +73,14 @@ impl Users {
     }
 }
 
-/// What a line says, unless it is empty or a comment.
+/// The entry in a line; `None` for an empty line or a comment.
 fn entry(line: &str) -> Option<&str> {
     let line = line.trim();
     (!line.is_empty() && !line.starts_with('#')).then_some(line)
 }
 
-/// The text with another hash for a user, or with none. Everything else stays as it is. True if the user was in it.
+/// Sets the hash of a user, or removes the user if `hash` is `None`. Other lines are unchanged. Returns the new text,
+/// and whether the user was in the old one.
 pub fn edit_users(text: &str, user: &str, hash: Option<&str>) -> (String, bool) {
     let is_users =
         |line: &str| entry(line).and_then(|entry| entry.split_once(':')).is_some_and(|(u, _)| u == user);
@@ -107,7 +109,7 @@ mod tests {
     }
 
     #[test]
-    fn wrong_lines_are_told_by_number_and_not_shown() {
+    fn invalid_lines_are_reported_by_number_only() {
         let good = hash();
         let slow = good.replacen("$04$", "$17$", 1);
         let text = format!("alice\nbob:$apr1$abc$def\n:{good}\neve:{good}\neve:{good}\nmallory:{slow}\n");
@@ -116,7 +118,7 @@ mod tests {
             "line 1: must be user:hash",
             "line 2: is neither a bcrypt nor",
             "line 3: has no user name",
-            "line 5: eve stands there twice",
+            "line 5: duplicate user eve",
             "line 6: has a cost above 16",
         ] {
             assert!(problems.contains(expected), "{expected}: {problems}");
@@ -126,7 +128,7 @@ mod tests {
     }
 
     #[test]
-    fn a_change_touches_one_line() {
+    fn an_edit_changes_one_line() {
         let text = "# users\nalice:1\n\nbob:2";
         assert_eq!(edit_users(text, "alice", Some("3")), ("# users\nalice:3\n\nbob:2\n".to_owned(), true));
         assert_eq!(edit_users(text, "bob", None), ("# users\nalice:1\n\n".to_owned(), true));

@@ -1,4 +1,4 @@
-//! Users and hashes of their passwords, in a file that is read again when it changes.
+//! Verifies passwords with a users file, and reloads it when it changes. The format is in `users`.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -17,10 +17,10 @@ use crate::auth::verifier::users::Users;
 use crate::base::watched_files::FileWatch;
 use crate::config::options::AUTH;
 
-/// So long a login waits for its turn; a hash takes some 50 ms of a core, and they are checked one a core at a time.
+/// How long a login waits for a permit. A hash takes about 50 ms of a core, and there is one permit per core.
 const QUEUE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// The users of a file.
+/// A users file and its current content.
 pub struct UsersFile {
     path: PathBuf,
     users: RwLock<Arc<Users>>,
@@ -28,7 +28,7 @@ pub struct UsersFile {
     hash_permits: Arc<Semaphore>,
 }
 
-/// What can be wrong with the file. Names lines, never shows hashes.
+/// Why the file cannot be used. Contains line numbers, never hashes.
 #[derive(Debug, thiserror::Error)]
 #[error("{file}: {}", .problems.join("; "))]
 pub struct UsersFileError {
@@ -37,7 +37,7 @@ pub struct UsersFileError {
 }
 
 impl UsersFile {
-    /// Reads the file; all its wrong lines are told at once.
+    /// Reads the file. The error reports all invalid lines.
     pub fn read(path: &Path) -> Result<UsersFile, UsersFileError> {
         let users = read_users(path)?;
         let turns = std::thread::available_parallelism().map_or(1, usize::from);
@@ -49,10 +49,9 @@ impl UsersFile {
         })
     }
 
-    /// Reads the file again if it has changed, or if somebody has `asked` for it. Blocks on the file system. Whom the file
-    /// does not know any more, or knows by another hash, is told.
+    /// Reloads the file. Returns the users that were removed or have a new hash. Blocks on the file system.
     ///
-    /// SECURITY: a file that cannot be used changes nothing; that nobody could log in is no reason to let anybody in.
+    /// SECURITY: an invalid file changes nothing: the previous content stays active.
     pub fn reload(&self, asked: bool) -> Vec<String> {
         let mut watch = self.watch.lock();
         if asked {
@@ -67,7 +66,7 @@ impl UsersFile {
                     || !ended.is_empty()
                     || users.sorted().len() != before.sorted().len()
                 {
-                    info!(users = users.sorted().len(), ended = ended.len(), "the users file was read again");
+                    info!(users = users.sorted().len(), ended = ended.len(), "users file reloaded");
                 }
                 *self.users.write() = Arc::new(users);
                 ended
@@ -78,7 +77,7 @@ impl UsersFile {
                     error!(
                         option = AUTH.users_file.key,
                         error = message,
-                        "the users file cannot be used; what was read before stays in use"
+                        "cannot use the users file; the previous users stay active"
                     );
                 }
                 Vec::new()
@@ -86,12 +85,12 @@ impl UsersFile {
         }
     }
 
-    /// Whether the file cannot be used as it is.
+    /// Returns whether the file is invalid, so that its previous content is still active.
     pub fn is_failing(&self) -> bool {
         self.watch.lock().is_failing()
     }
 
-    /// Users of another file whose password may not be what it was there.
+    /// Users of `before` that this file does not have, or has with a different hash.
     pub fn changed_users_since(&self, before: &UsersFile) -> Vec<String> {
         changed_users(&before.users(), &self.users())
     }
@@ -100,18 +99,18 @@ impl UsersFile {
         Arc::clone(&self.users.read())
     }
 
-    /// Checks a password on a thread of its own, so that requests go on meanwhile.
+    /// Verifies a password on a blocking thread, so that the worker can serve other requests.
     pub(super) async fn verify(
         &self,
         credentials: &Credentials,
         attempt: Attempt,
     ) -> Result<(), VerifyError> {
-        // SECURITY: who was wrong too often costs us no hash, nor a place among those who wait for theirs.
+        // SECURITY: a client with too many failures must not cause a hash computation, nor occupy the queue.
         attempt.check_limits().map_err(VerifyError::TooManyFailures)?;
         let turn = timeout(QUEUE_TIMEOUT, Arc::clone(&self.hash_permits).acquire_owned()).await;
         let Ok(Ok(turn)) = turn else { return Err(VerifyError::Busy) };
-        // SECURITY: once more, as others of the same client may have waited with this one: they are wrong one by one now,
-        // so hardly one of them gets an answer that is too many.
+        // SECURITY: checked again, because concurrent attempts of the same client may have failed in the meantime. So
+        // concurrent attempts get hardly more results than sequential ones.
         attempt.check_limits().map_err(VerifyError::TooManyFailures)?;
         let users = self.users();
         let hash = users.hash_of(credentials.user.as_str()).cloned();
@@ -119,10 +118,11 @@ impl UsersFile {
         let checked = tokio::task::spawn_blocking(move || {
             let right = hash.as_ref().is_some_and(|hash| hash.is_hash_of(&password));
             if !right {
-                // SECURITY: an unknown user costs as much as a known one, whatever the hash, so that neither can be found
-                // by the clock.
+                // SECURITY: an unknown user takes as long as a known one with any hash, so that the duration does not
+                // reveal which users exist.
                 users.rejection_cost.spend_remaining(hash.as_deref());
-                // Here, so that it is noted although the client may have gone away, and before the next one's turn.
+                // Recorded here, so that it is counted even if the client disconnects, and before the permit is
+                // released.
                 attempt.record_failure();
             }
             drop(turn);
@@ -138,7 +138,7 @@ impl UsersFile {
 fn read_users(path: &Path) -> Result<Users, UsersFileError> {
     let problems = match std::fs::read_to_string(path).map(Zeroizing::new) {
         Ok(text) => match Users::parse(&text) {
-            Ok(users) if users.is_empty() => vec!["holds no user, so nobody could log in".to_owned()],
+            Ok(users) if users.is_empty() => vec!["has no users, so all logins would fail".to_owned()],
             Ok(users) => return Ok(users),
             Err(problems) => problems,
         },
@@ -147,7 +147,7 @@ fn read_users(path: &Path) -> Result<Users, UsersFileError> {
     Err(UsersFileError { file: path.display().to_string(), problems })
 }
 
-/// Users of `before` whose password may not be what it was.
+/// Users of `before` that were removed or have a new hash.
 fn changed_users(before: &Users, now: &Users) -> Vec<String> {
     let same = |user: &str, hash| now.hash_of(user).is_some_and(|other| other.is_same_as(hash));
     let all = before.sorted();
@@ -201,7 +201,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_right_password_and_no_other() {
+    async fn only_the_right_password_is_accepted() {
         let text = format!(
             "# users\nalice:{}\nbob:{}\ncarol:{}\n",
             hash("wonder", "$2y$"),
@@ -228,8 +228,8 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn beyond_the_limit_no_hash_is_computed() {
-        // Each would take seconds.
+    async fn above_the_limit_no_hash_is_computed() {
+        // Each computation would take seconds.
         let slow = bcrypt::hash("builder", 4).expect("hashed").replacen("$04$", "$16$", 1);
         let users = of(&format!("alice:{slow}\n"));
         let attempt = attempt_within(1);
@@ -243,7 +243,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn tries_at_once_are_no_more_than_tries_one_by_one() {
+    async fn concurrent_attempts_are_limited_like_sequential_ones() {
         let users = of(&format!("alice:{}\n", hash("x", "$2y$")));
         let (users, attempt) = (Arc::new(users), attempt_within(10));
         let tries: Vec<_> = (0..100)
@@ -261,7 +261,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_bcrypt_does_not_look_at_is_wrong() {
+    async fn passwords_that_bcrypt_would_truncate_are_rejected() {
         let longest = "x".repeat(72);
         let text = format!("alice:{}\nbob:{}\n", hash(&longest, "$2y$"), hash("builder", "$2y$"));
         let users = of(&text);
@@ -280,14 +280,14 @@ mod tests {
         }
     }
 
-    /// Neither the name, nor the password's length, nor the cost of a user's hash may be read off the clock.
+    /// The duration must not reveal the user, the length of the password or the cost of the hash.
     #[tokio::test]
-    async fn every_no_takes_as_long() {
+    async fn all_rejections_take_the_same_time() {
         let costly = bcrypt::hash("builder", 8).expect("hashed");
         let cheap = bcrypt::hash("wonder", 6).expect("hashed");
         let (small, large) = (argon2id("carol's", 2048), argon2id("dave's", 8192));
         let users = of(&format!("alice:{cheap}\nbob:{costly}\ncarol:{small}\ndave:{large}\n"));
-        // What else the machine does may spoil a measurement; a difference that is there spoils all of them.
+        // Other load may disturb a measurement; a real difference disturbs all of them.
         let mut spoiled = Vec::new();
         while spoiled.len() < 8 {
             match compare(&users).await {
@@ -298,7 +298,7 @@ mod tests {
         panic!("{spoiled:#?}");
     }
 
-    /// Compares the median spans of refusals with that of an unknown user.
+    /// Compares the median durations of rejections with that of an unknown user.
     async fn compare(users: &UsersFile) -> Result<(), String> {
         const ROUNDS: usize = 15;
         let long = "x".repeat(100);
@@ -312,7 +312,7 @@ mod tests {
             ("dave", &long),
         ];
         let mut spans = [const { Vec::new() }; 7];
-        // In turns, so that whatever else the machine does meets all of them alike.
+        // Interleaved, so that other load affects all of them equally.
         for _ in 0..ROUNDS {
             for ((user, password), spans) in tries.iter().zip(&mut spans) {
                 let begun = std::time::Instant::now();
@@ -332,7 +332,7 @@ mod tests {
     }
 
     #[test]
-    fn a_changed_file_comes_into_force_and_tells_whose_password_it_was() {
+    fn a_changed_file_becomes_active_and_reports_changed_users() {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("users");
         let (a, b, c) = (hash("a", "$2y$"), hash("b", "$2y$"), hash("c", "$2y$"));
