@@ -42,7 +42,7 @@ pub enum BearerError {
     InvalidUserName,
 }
 
-/// How far a client's clock may be ahead, in seconds; the value of the Fernet implementations.
+/// Maximum time by which a client's clock may be ahead, in seconds; the value of the Fernet implementations.
 const MAX_CLOCK_SKEW: u64 = 60;
 
 /// In bytes. A longer bearer is rejected before it is decoded.
@@ -88,18 +88,18 @@ impl BearerOpener {
     }
 
     fn decrypt(&self, bearer: &str) -> Result<(u8, Zeroizing<Vec<u8>>), BearerError> {
-        let made = creation_time(bearer).ok_or(BearerError::NotAuthentic)?;
+        let created = creation_time(bearer).ok_or(BearerError::NotAuthentic)?;
         // SECURITY: decrypts with the creation time as the current time, so that only the signature decides whether the
         // bearer is authentic. The age is checked below, and only clients with the salt learn the result.
         let opened = self.keys.iter().zip(0..).find_map(|(key, salt)| {
-            Some((salt, Zeroizing::new(key.decrypt_at_time(bearer, None, made).ok()?)))
+            Some((salt, Zeroizing::new(key.decrypt_at_time(bearer, None, created).ok()?)))
         });
         let (salt, payload) = opened.ok_or(BearerError::NotAuthentic)?;
         let now = self.clock.unix_seconds();
-        if made > now + MAX_CLOCK_SKEW {
+        if created > now + MAX_CLOCK_SKEW {
             return Err(BearerError::MadeInFuture);
         }
-        if self.max_age.is_some_and(|age| made.saturating_add(age.as_secs()) < now) {
+        if self.max_age.is_some_and(|age| created.saturating_add(age.as_secs()) < now) {
             return Err(BearerError::TooOld);
         }
         Ok((salt, payload))

@@ -94,9 +94,14 @@ impl FailureLimiter {
     }
 
     /// The same buckets with new limits. A different `key` changes all bucket identifiers, which resets all counts.
-    pub fn with_limits(&self, limits: FailureLimits, key: &[u8; 32], tell: PublishFailure) -> FailureLimiter {
+    pub fn with_limits(
+        &self,
+        limits: FailureLimits,
+        key: &[u8; 32],
+        publish: PublishFailure,
+    ) -> FailureLimiter {
         let shards = Arc::clone(&self.shards);
-        FailureLimiter { shards, ..FailureLimiter::replicated(limits, key, tell, self.clock.clone()) }
+        FailureLimiter { shards, ..FailureLimiter::replicated(limits, key, publish, self.clock.clone()) }
     }
 
     /// Begins an attempt of the client at this address.
@@ -106,7 +111,7 @@ impl FailureLimiter {
         Attempt { limiter: Arc::clone(self), address_bucket: address, user_bucket: None }
     }
 
-    /// Counts a failure that another replica saw.
+    /// Counts a failure that a different replica reported.
     pub fn count_remote_failure(&self, failure: CredentialFailure) {
         match failure.kind {
             KEY_FAILURES | PASSWORD_FAILURES => self.fill_bucket(self.address_rate, failure.bucket),
@@ -161,26 +166,27 @@ impl FailureLimiter {
 impl Attempt {
     /// The same attempt, for checking the password of this user.
     pub fn for_user(self, user: &UserName) -> Attempt {
-        let at = self.address_bucket.to_be_bytes();
-        let address = self.limiter.bucket_id(&[&[PASSWORD_FAILURES], &at]);
-        let user = self.limiter.bucket_id(&[&[USER_FAILURES], &at, user.as_str().as_bytes()]);
+        let address_bytes = self.address_bucket.to_be_bytes();
+        let address = self.limiter.bucket_id(&[&[PASSWORD_FAILURES], &address_bytes]);
+        let user = self.limiter.bucket_id(&[&[USER_FAILURES], &address_bytes, user.as_str().as_bytes()]);
         Attempt { address_bucket: address, user_bucket: Some(user), limiter: self.limiter }
     }
 
     /// Checks whether one more failure is allowed. Does not count as an attempt.
     pub fn check_limits(&self) -> Result<(), TooManyFailures> {
-        let guesses = &self.limiter;
-        let of_user = self.user_bucket.map_or(Ok(()), |user| guesses.check_bucket(guesses.user_rate, user));
-        guesses.check_bucket(guesses.address_rate, self.address_bucket).and(of_user)
+        let limiter = &self.limiter;
+        let user_limit =
+            self.user_bucket.map_or(Ok(()), |user| limiter.check_bucket(limiter.user_rate, user));
+        limiter.check_bucket(limiter.address_rate, self.address_bucket).and(user_limit)
     }
 
     /// Counts a failure.
     pub fn record_failure(&self) {
-        let guesses = &self.limiter;
+        let limiter = &self.limiter;
         let kind = if self.user_bucket.is_some() { PASSWORD_FAILURES } else { KEY_FAILURES };
-        guesses.count_failure(kind, guesses.address_rate, self.address_bucket);
+        limiter.count_failure(kind, limiter.address_rate, self.address_bucket);
         if let Some(user) = self.user_bucket {
-            guesses.count_failure(USER_FAILURES, guesses.user_rate, user);
+            limiter.count_failure(USER_FAILURES, limiter.user_rate, user);
         }
     }
 
@@ -200,15 +206,14 @@ struct Rate {
 }
 
 impl Rate {
-    /// `None` for no limit.
-    fn per_minute(a_minute: u32) -> Option<Rate> {
-        (a_minute > 0).then(|| Rate { failure_interval: (PERIOD / a_minute).max(Duration::from_millis(1)) })
+    /// A limit of `failures` per minute; `None` if it is 0.
+    fn per_minute(failures: u32) -> Option<Rate> {
+        (failures > 0).then(|| Rate { failure_interval: (PERIOD / failures).max(Duration::from_millis(1)) })
     }
 
     fn check(self, empty: Option<Tick>, now: Tick) -> Result<(), TooManyFailures> {
-        let full_with_one_more =
-            empty.map_or(Duration::ZERO, |empty| empty.since(now)) + self.failure_interval;
-        match full_with_one_more.checked_sub(PERIOD) {
+        let level = empty.map_or(Duration::ZERO, |empty| empty.since(now)) + self.failure_interval;
+        match level.checked_sub(PERIOD) {
             None | Some(Duration::ZERO) => Ok(()),
             Some(wait) => Err(TooManyFailures(wait)),
         }
@@ -246,7 +251,7 @@ impl BucketShard {
 mod tests {
     use super::*;
 
-    fn guesses(per_address: u32, per_user: u32) -> (Arc<FailureLimiter>, Clock) {
+    fn limiter(per_address: u32, per_user: u32) -> (Arc<FailureLimiter>, Clock) {
         let clock = Clock::manual(0);
         (
             Arc::new(FailureLimiter::replicated(
@@ -274,8 +279,8 @@ mod tests {
 
     #[test]
     fn failures_are_limited_and_drain_within_a_minute() {
-        let (guesses, clock) = guesses(10, 0);
-        let attempt = guesses.begin_attempt(address("192.0.2.1"));
+        let (limiter, clock) = limiter(10, 0);
+        let attempt = limiter.begin_attempt(address("192.0.2.1"));
         assert_eq!(failures_until_limit(&attempt), 10);
         assert_eq!(attempt.check_limits(), Err(TooManyFailures(Duration::from_secs(6))));
         assert_eq!(
@@ -293,47 +298,62 @@ mod tests {
 
     #[test]
     fn new_limits_keep_the_counts() {
-        let (guesses, _) = guesses(10, 0);
-        assert_eq!(failures_until_limit(&guesses.begin_attempt(address("192.0.2.1"))), 10);
+        let (limiter, _) = limiter(10, 0);
+        assert_eq!(failures_until_limit(&limiter.begin_attempt(address("192.0.2.1"))), 10);
         let limits = FailureLimits { per_address: 20, per_user: 0 };
-        let anew = Arc::new(guesses.with_limits(limits, &[7; 32], Box::new(drop)));
-        assert_eq!(failures_until_limit(&anew.begin_attempt(address("192.0.2.1"))), 0, "the bucket has not drained");
-        assert_eq!(failures_until_limit(&anew.begin_attempt(address("192.0.2.2"))), 20);
+        let changed = Arc::new(limiter.with_limits(limits, &[7; 32], Box::new(drop)));
+        assert_eq!(
+            failures_until_limit(&changed.begin_attempt(address("192.0.2.1"))),
+            0,
+            "the bucket has not drained"
+        );
+        assert_eq!(failures_until_limit(&changed.begin_attempt(address("192.0.2.2"))), 20);
     }
 
     #[test]
     fn users_and_addresses_have_separate_buckets() {
-        let (guesses, _) = guesses(10, 3);
-        let at = |text| guesses.begin_attempt(address(text));
+        let (limiter, _) = limiter(10, 3);
+        let at = |text| limiter.begin_attempt(address(text));
         assert_eq!(failures_until_limit(&at("192.0.2.1").for_user(&user("alice"))), 3);
         assert_eq!(failures_until_limit(&at("192.0.2.1").for_user(&user("bob"))), 3);
-        assert_eq!(failures_until_limit(&at("192.0.2.2").for_user(&user("alice"))), 3, "there is no bucket per user alone");
+        assert_eq!(
+            failures_until_limit(&at("192.0.2.2").for_user(&user("alice"))),
+            3,
+            "there is no bucket per user alone"
+        );
         assert_eq!(failures_until_limit(&at("192.0.2.1").for_user(&user("carol"))), 3);
-        assert_eq!(failures_until_limit(&at("192.0.2.1").for_user(&user("dave"))), 1, "the address has its own bucket");
+        assert_eq!(
+            failures_until_limit(&at("192.0.2.1").for_user(&user("dave"))),
+            1,
+            "the address has its own bucket"
+        );
         assert_eq!(failures_until_limit(&at("192.0.2.1")), 10, "keys and bearers have a separate bucket");
         assert_eq!(failures_until_limit(&at("192.0.2.3")), 10);
     }
 
     #[test]
     fn an_ipv6_network_is_one_client() {
-        let (guesses, _) = guesses(10, 0);
-        assert_eq!(failures_until_limit(&guesses.begin_attempt(address("2001:db8::1"))), 10);
-        assert_eq!(failures_until_limit(&guesses.begin_attempt(address("2001:db8:0:0:ffff:ffff:ffff:ffff"))), 0);
-        assert_eq!(failures_until_limit(&guesses.begin_attempt(address("2001:db8:0:1::1"))), 10);
+        let (limiter, _) = limiter(10, 0);
+        assert_eq!(failures_until_limit(&limiter.begin_attempt(address("2001:db8::1"))), 10);
+        assert_eq!(
+            failures_until_limit(&limiter.begin_attempt(address("2001:db8:0:0:ffff:ffff:ffff:ffff"))),
+            0
+        );
+        assert_eq!(failures_until_limit(&limiter.begin_attempt(address("2001:db8:0:1::1"))), 10);
     }
 
     #[test]
     fn failures_reported_by_a_replica_count() {
-        let (other, _) = guesses(10, 3);
-        let tell = {
+        let (other, _) = limiter(10, 3);
+        let publish = {
             let other = Arc::clone(&other);
             Box::new(move |failure| other.count_remote_failure(failure))
         };
         let limits = FailureLimits { per_address: 10, per_user: 3 };
-        let here = Arc::new(FailureLimiter::replicated(limits, &[7; 32], tell, Clock::manual(0)));
-        let at = |guesses: &Arc<FailureLimiter>| guesses.begin_attempt(address("192.0.2.1"));
-        assert_eq!(failures_until_limit(&at(&here).for_user(&user("alice"))), 3);
-        assert_eq!(failures_until_limit(&at(&here)), 10);
+        let limiter = Arc::new(FailureLimiter::replicated(limits, &[7; 32], publish, Clock::manual(0)));
+        let at = |limiter: &Arc<FailureLimiter>| limiter.begin_attempt(address("192.0.2.1"));
+        assert_eq!(failures_until_limit(&at(&limiter).for_user(&user("alice"))), 3);
+        assert_eq!(failures_until_limit(&at(&limiter)), 10);
         assert_eq!(failures_until_limit(&at(&other).for_user(&user("alice"))), 0);
         assert_eq!(failures_until_limit(&at(&other)), 0);
         assert_eq!(failures_until_limit(&at(&other).for_user(&user("bob"))), 3);
@@ -342,43 +362,43 @@ mod tests {
 
     #[test]
     fn a_limit_of_zero_disables_counting() {
-        let (guesses, _) = guesses(0, 0);
-        let attempt = guesses.begin_attempt(address("192.0.2.1")).for_user(&user("alice"));
+        let (limiter, _) = limiter(0, 0);
+        let attempt = limiter.begin_attempt(address("192.0.2.1")).for_user(&user("alice"));
         assert_eq!(failures_until_limit(&attempt), 1000);
-        assert!(guesses.shards.iter().all(|shard| shard.lock().current.is_empty()));
+        assert!(limiter.shards.iter().all(|shard| shard.lock().current.is_empty()));
     }
 
     #[test]
     fn concurrent_failures_do_not_overfill_a_bucket() {
-        let (guesses, clock) = guesses(10, 0);
-        let attempt = guesses.begin_attempt(address("192.0.2.1"));
+        let (limiter, clock) = limiter(10, 0);
+        let attempt = limiter.begin_attempt(address("192.0.2.1"));
         (0..100).for_each(|_| attempt.record_failure());
         clock.advance(PERIOD / 10);
         assert!(attempt.check_limits().is_ok());
     }
 
     #[test]
-    fn memory_is_bounded_and_repeated_failures_are_kept() {
-        let (guesses, clock) = guesses(10, 0);
-        let busy = guesses.begin_attempt(address("192.0.2.1"));
+    fn memory_is_bounded_and_repeated_failures_are_bucket_count() {
+        let (limiter, clock) = limiter(10, 0);
+        let busy = limiter.begin_attempt(address("192.0.2.1"));
         assert_eq!(failures_until_limit(&busy), 10);
-        let kept = || -> usize {
-            let of = |shard: &Mutex<BucketShard>| {
+        let bucket_count = || -> usize {
+            let len = |shard: &Mutex<BucketShard>| {
                 let shard = shard.lock();
                 shard.current.len() + shard.previous.len()
             };
-            guesses.shards.iter().map(of).sum()
+            limiter.shards.iter().map(len).sum()
         };
         for number in 0..500_000_u32 {
-            guesses.begin_attempt(IpAddr::from(number.to_be_bytes())).record_failure();
+            limiter.begin_attempt(IpAddr::from(number.to_be_bytes())).record_failure();
             if number % 50_000 == 0 {
                 busy.record_failure();
             }
         }
-        assert!(kept() <= 2 * SHARDS * MAX_BUCKETS_PER_GENERATION, "{}", kept());
+        assert!(bucket_count() <= 2 * SHARDS * MAX_BUCKETS_PER_GENERATION, "{}", bucket_count());
         assert!(busy.check_limits().is_err());
         clock.advance(PERIOD);
-        guesses.sweep();
-        assert_eq!(kept(), 0);
+        limiter.sweep();
+        assert_eq!(bucket_count(), 0);
     }
 }

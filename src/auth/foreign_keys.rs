@@ -49,10 +49,10 @@ pub enum KeyVerdict {
 /// Each check occupies a thread of the backend, and clients can send any number of random keys.
 const MAX_CONCURRENT_CHECKS: usize = 64;
 
-/// How long a successful check that the backend rejects random keys stays valid.
+/// Validity of a successful check that the backend rejects random keys.
 const RANDOM_KEY_CHECK_INTERVAL: Duration = Duration::from_secs(300);
 
-/// How long a failed one stays valid, so that concurrent checks do not repeat it one after the other.
+/// Validity of a failed one, so that concurrent checks do not repeat it one after the other.
 const RANDOM_KEY_RETRY_INTERVAL: Duration = Duration::from_secs(2);
 
 /// Maximum size of a response body that is read for its `status`.
@@ -74,9 +74,9 @@ pub struct ForeignKeys(Arc<ForeignKeyCache>);
 struct ForeignKeyCache {
     accepted: DashMap<TokenId, Tick>,
     rejected: DashMap<TokenId, Tick>,
-    flights: SingleFlight<TokenId, KeyVerdict>,
+    checks: SingleFlight<TokenId, KeyVerdict>,
     check_permits: Arc<Semaphore>,
-    /// True if the backend rejects a random key, and until when that result is valid.
+    /// True if the backend rejects a random key; the result is valid until this time.
     random_key_check: Mutex<Option<(bool, Tick)>>,
     ttls: VerdictTtls,
     clock: Clock,
@@ -84,14 +84,14 @@ struct ForeignKeyCache {
 
 impl ForeignKeys {
     /// An empty cache.
-    pub fn new(memory: VerdictTtls, clock: Clock) -> ForeignKeys {
+    pub fn new(ttls: VerdictTtls, clock: Clock) -> ForeignKeys {
         ForeignKeys(Arc::new(ForeignKeyCache {
             accepted: DashMap::new(),
             rejected: DashMap::new(),
-            flights: SingleFlight::new(KeyVerdict::Unknown),
+            checks: SingleFlight::new(KeyVerdict::Unknown),
             check_permits: Arc::new(Semaphore::new(MAX_CONCURRENT_CHECKS)),
             random_key_check: Mutex::default(),
-            ttls: memory,
+            ttls,
             clock,
         }))
     }
@@ -104,17 +104,17 @@ impl ForeignKeys {
     /// Checks a key at the backend, or joins a check of the same key. Must be called on a `LocalSet`.
     pub async fn check(&self, id: TokenId, key: &ApiKey, upstream: &UpstreamClient) -> KeyVerdict {
         let (reply, verdict) = oneshot::channel();
-        if let Some(leader) = self.0.flights.join(id, reply) {
+        if let Some(leader) = self.0.checks.join(id, reply) {
             if let Some(verdict) = self.0.cached(&id) {
                 leader.finish(verdict);
-            } else if let Ok(turn) = Arc::clone(&self.0.check_permits).try_acquire_owned() {
-                let (inner, key, upstream) = (Arc::clone(&self.0), key.clone(), upstream.clone());
+            } else if let Ok(permit) = Arc::clone(&self.0.check_permits).try_acquire_owned() {
+                let (cache, key, upstream) = (Arc::clone(&self.0), key.clone(), upstream.clone());
                 // A separate task, because other requests may wait for the same verdict even if this client
                 // disconnects.
                 tokio::task::spawn_local(async move {
-                    let verdict = inner.ask(id, key, &upstream).await;
+                    let verdict = cache.check_and_store(id, key, &upstream).await;
                     leader.finish(verdict);
-                    drop(turn);
+                    drop(permit);
                 });
             } else {
                 leader.finish(KeyVerdict::Busy);
@@ -134,11 +134,11 @@ impl ForeignKeys {
 impl ForeignKeyCache {
     fn cached(&self, id: &TokenId) -> Option<KeyVerdict> {
         let now = self.clock.now();
-        let holds = |map: &DashMap<TokenId, Tick>| map.get(id).is_some_and(|until| now < *until);
-        if holds(&self.accepted) {
+        let has_valid = |map: &DashMap<TokenId, Tick>| map.get(id).is_some_and(|until| now < *until);
+        if has_valid(&self.accepted) {
             return Some(KeyVerdict::Accepted);
         }
-        holds(&self.rejected).then_some(KeyVerdict::Rejected)
+        has_valid(&self.rejected).then_some(KeyVerdict::Rejected)
     }
 
     fn store_verdict(&self, id: TokenId, verdict: KeyVerdict) {
@@ -155,10 +155,8 @@ impl ForeignKeyCache {
             _ => {}
         }
     }
-}
 
-impl ForeignKeyCache {
-    async fn ask(&self, id: TokenId, key: ApiKey, upstream: &UpstreamClient) -> KeyVerdict {
+    async fn check_and_store(&self, id: TokenId, key: ApiKey, upstream: &UpstreamClient) -> KeyVerdict {
         let mut verdict = check_key(key, upstream).await;
         if verdict == KeyVerdict::Accepted && !self.has_backend_rejected_random_key(upstream).await {
             verdict = KeyVerdict::Unknown;
@@ -173,11 +171,11 @@ impl ForeignKeyCache {
     /// on this path or because a proxy in front of it responds instead. This request has the same form as all other
     /// checks, so that the backend cannot distinguish them.
     async fn has_backend_rejected_random_key(&self, upstream: &UpstreamClient) -> bool {
-        let mut controlled = self.random_key_check.lock().await;
-        if let Some((refuses, until)) = *controlled
+        let mut last_check = self.random_key_check.lock().await;
+        if let Some((is_rejecting, until)) = *last_check
             && self.clock.now() < until
         {
-            return refuses;
+            return is_rejecting;
         }
         let verdict = check_key(ApiKey::random(), upstream).await;
         if verdict == KeyVerdict::Accepted {
@@ -186,22 +184,22 @@ impl ForeignKeyCache {
                  backend verifies keys on {CHECK_PATH}, or set tokens.foreign to reject or forward"
             );
         }
-        let refuses = verdict == KeyVerdict::Rejected;
-        let interval = if refuses { RANDOM_KEY_CHECK_INTERVAL } else { RANDOM_KEY_RETRY_INTERVAL };
-        *controlled = Some((refuses, self.clock.now().after(interval)));
-        refuses
+        let is_rejecting = verdict == KeyVerdict::Rejected;
+        let interval = if is_rejecting { RANDOM_KEY_CHECK_INTERVAL } else { RANDOM_KEY_RETRY_INTERVAL };
+        *last_check = Some((is_rejecting, self.clock.now().after(interval)));
+        is_rejecting
     }
 }
 
 /// Sends a check of the key to the backend.
 async fn check_key(key: ApiKey, upstream: &UpstreamClient) -> KeyVerdict {
     let fingerprint = key.id().fingerprint();
-    let asking = async {
+    let check = async {
         let response = upstream.send(KeyCheckRequest { key }, clock::now()).await?;
         let verdict = status_verdict(response.status);
         Ok(if verdict == KeyVerdict::Accepted { body_verdict(response.body).await } else { verdict })
     };
-    match timeout(CHECK_TIMEOUT, asking).await {
+    match timeout(CHECK_TIMEOUT, check).await {
         Ok(Ok(verdict)) => verdict,
         Ok(Err::<_, UpstreamError>(error)) => {
             let cause = std::error::Error::source(&error).map(ToString::to_string).unwrap_or_default();
@@ -306,21 +304,21 @@ mod tests {
     #[test]
     fn verdicts_expire() {
         let clock = Clock::manual(0);
-        let memory = VerdictTtls { accept: Duration::from_secs(300), reject: Duration::from_secs(10) };
-        let keys = ForeignKeys::new(memory, clock.clone());
-        let (good, bad, unclear) =
-            (TokenId::from_token(b"good"), TokenId::from_token(b"bad"), TokenId::from_token(b"unclear"));
-        keys.0.store_verdict(good, KeyVerdict::Accepted);
-        keys.0.store_verdict(bad, KeyVerdict::Rejected);
-        keys.0.store_verdict(unclear, KeyVerdict::Unknown);
-        assert_eq!(keys.0.cached(&good), Some(KeyVerdict::Accepted));
-        assert_eq!(keys.0.cached(&bad), Some(KeyVerdict::Rejected));
-        assert_eq!(keys.0.cached(&unclear), None);
+        let ttls = VerdictTtls { accept: Duration::from_secs(300), reject: Duration::from_secs(10) };
+        let keys = ForeignKeys::new(ttls, clock.clone());
+        let [accepted, rejected, unknown] =
+            [&b"accepted"[..], b"rejected", b"unknown"].map(TokenId::from_token);
+        keys.0.store_verdict(accepted, KeyVerdict::Accepted);
+        keys.0.store_verdict(rejected, KeyVerdict::Rejected);
+        keys.0.store_verdict(unknown, KeyVerdict::Unknown);
+        assert_eq!(keys.0.cached(&accepted), Some(KeyVerdict::Accepted));
+        assert_eq!(keys.0.cached(&rejected), Some(KeyVerdict::Rejected));
+        assert_eq!(keys.0.cached(&unknown), None);
         clock.advance(Duration::from_secs(10));
-        assert_eq!(keys.0.cached(&bad), None);
-        assert_eq!(keys.0.cached(&good), Some(KeyVerdict::Accepted));
+        assert_eq!(keys.0.cached(&rejected), None);
+        assert_eq!(keys.0.cached(&accepted), Some(KeyVerdict::Accepted));
         clock.advance(Duration::from_secs(290));
-        assert_eq!(keys.0.cached(&good), None);
+        assert_eq!(keys.0.cached(&accepted), None);
         keys.sweep();
         assert!(keys.0.accepted.is_empty() && keys.0.rejected.is_empty());
     }

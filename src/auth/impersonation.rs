@@ -28,23 +28,23 @@ impl Impersonation {
         Impersonation(options)
     }
 
-    /// The identity that acts as the user whom the field names. `with_own_key`: the backend is shown a key of its own
-    /// that the client sent, so that it can judge by that.
+    /// Allows the impersonation of the user in the header value `target`. `has_own_upstream_key`: the backend receives
+    /// the client's own key, so it can decide by that.
     ///
-    /// SECURITY: what no rule allows is denied, wherever it is the gateway that says who the caller is.
+    /// SECURITY: without a rule the impersonation is denied if the gateway asserts the caller's identity.
     pub fn permit(
         &self,
         identity: Identity,
-        named: &[u8],
-        with_own_key: bool,
+        target: &[u8],
+        has_own_upstream_key: bool,
     ) -> Result<(Identity, Permission), ImpersonationDenied> {
-        let target = UserName::parse(named).ok();
+        let target = UserName::parse(target).ok();
         if let (Some(user), Some(target)) = (identity.user(), target)
             && let Some(rule) = self.matching_rule(user, &target)
         {
             return Ok((identity.impersonating(target), Permission::Rule(rule)));
         }
-        if with_own_key && self.0.backend_decides {
+        if has_own_upstream_key && self.0.backend_decides {
             return Ok((identity, Permission::BackendDecides));
         }
         Err(ImpersonationDenied)

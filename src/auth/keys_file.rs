@@ -10,8 +10,8 @@ use std::collections::HashMap;
 use std::path::Path;
 
 use http::HeaderValue;
-use zeroize::Zeroizing;
 
+use crate::auth::credential_file::{self, CredentialFileError};
 use crate::base::identity_hasher::IdentityHasher;
 use crate::base::user_name::UserName;
 use crate::store::TokenId;
@@ -29,50 +29,23 @@ pub struct KnownKey {
 #[derive(Debug, Default)]
 pub struct KnownKeys(HashMap<TokenId, KnownKey, IdentityHasher>);
 
-/// Why the file cannot be used. Contains line numbers, never the lines.
-#[derive(Debug, thiserror::Error)]
-#[error("{file}: {}", .problems.join("; "))]
-pub struct KeysFileError {
-    file: String,
-    problems: Vec<String>,
-}
-
-/// Maximum number of reported lines.
-const MAX_PROBLEMS: usize = 10;
-
 impl KnownKeys {
     /// Reads the file. The error reports all invalid lines.
-    pub fn read(path: &Path) -> Result<KnownKeys, KeysFileError> {
-        let file = path.display().to_string();
-        match std::fs::read_to_string(path).map(Zeroizing::new) {
-            Ok(text) => KnownKeys::parse(&text).map_err(|problems| KeysFileError { file, problems }),
-            Err(error) => Err(KeysFileError { file, problems: vec![format!("cannot be read: {error}")] }),
-        }
+    pub fn read(path: &Path) -> Result<KnownKeys, CredentialFileError> {
+        credential_file::read(path, KnownKeys::parse)
     }
 
     fn parse(text: &str) -> Result<KnownKeys, Vec<String>> {
         // Capacity for one key per line, so that the map never grows.
         let lines = memchr::memchr_iter(b'\n', text.as_bytes()).count() + 1;
         let mut keys = HashMap::with_capacity_and_hasher(lines, IdentityHasher::default());
-        let mut problems = Vec::new();
-        for (number, line) in text.lines().enumerate() {
-            let line = line.trim();
-            if line.is_empty() || line.starts_with('#') {
-                continue;
+        let problems = credential_file::parse_lines(text, |entry| {
+            let (id, key) = parse_entry(entry)?;
+            match keys.insert(id, key) {
+                None => Ok(()),
+                Some(_) => Err("duplicate key".to_owned()),
             }
-            match parse_line(line) {
-                Ok((id, key)) => {
-                    if keys.insert(id, key).is_some() {
-                        problems.push(format!("line {}: duplicate key", number + 1));
-                    }
-                }
-                Err(problem) => problems.push(format!("line {}: {problem}", number + 1)),
-            }
-            if problems.len() >= MAX_PROBLEMS {
-                problems.push("…".to_owned());
-                break;
-            }
-        }
+        });
         if problems.is_empty() { Ok(KnownKeys(keys)) } else { Err(problems) }
     }
 
@@ -87,8 +60,8 @@ impl KnownKeys {
     }
 }
 
-fn parse_line(line: &str) -> Result<(TokenId, KnownKey), &'static str> {
-    let mut fields = line.splitn(3, ':');
+fn parse_entry(entry: &str) -> Result<(TokenId, KnownKey), &'static str> {
+    let mut fields = entry.splitn(3, ':');
     let (Some(user), Some(hash)) = (fields.next(), fields.next()) else {
         return Err("must be user:sha256-of-the-key[:upstream key]");
     };
@@ -123,9 +96,9 @@ mod tests {
         let alice = keys.find(&TokenId::from_token(b"alice")).expect("known");
         assert_eq!((alice.user.as_str(), &alice.upstream_key), ("alice", &None));
         let etl = keys.find(&TokenId::from_hex(&HASH.replace('2', "3")).expect("hex")).expect("known");
-        let shown = etl.upstream_key.as_deref().expect("given");
-        assert_eq!(shown, "tk_a:b");
-        assert!(shown.is_sensitive());
+        let upstream_key = etl.upstream_key.as_deref().expect("an upstream key");
+        assert_eq!(upstream_key, "tk_a:b");
+        assert!(upstream_key.is_sensitive());
     }
 
     #[test]

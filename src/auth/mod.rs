@@ -4,6 +4,7 @@
 mod api_key;
 pub mod authorization;
 pub mod bearer;
+mod credential_file;
 pub mod failure_limiter;
 pub mod foreign_keys;
 mod identity;
@@ -18,12 +19,14 @@ pub mod upstream_keys;
 pub mod verifier;
 
 use std::net::IpAddr;
+use std::path::Path;
 use std::sync::{Arc, Weak};
 
 use parking_lot::Mutex;
 
 use crate::base::secret::Secret;
 use crate::base::user_name::UserName;
+use crate::base::watched_files::{FileStamps, FileWatch};
 use crate::config::ForeignKeyPolicy;
 use crate::observability::auth_timing::AuthTiming;
 use crate::observability::metrics::{AuthOutcome, AuthPhase};
@@ -78,32 +81,12 @@ pub enum MintError {
     /// The bearer could not be opened.
     #[error("the bearer cannot be opened")]
     Bearer(#[from] BearerError),
-    /// Unknown user or wrong password.
-    #[error("unknown user or wrong password")]
-    WrongCredentials,
-    /// The verifier could not check the password.
-    #[error("the verifier is unavailable")]
-    VerifierUnavailable,
-    /// The limit on concurrent logins is reached.
-    #[error("too many logins are in progress")]
-    Busy,
+    /// The login was not accepted, or the client has too many failures.
+    #[error(transparent)]
+    Login(#[from] VerifyError),
     /// The token could not be stored.
     #[error("the token store is unavailable")]
     StoreUnavailable,
-    /// Too many failures from the client address, or for the user. The credentials may not have been checked.
-    #[error("too many wrong bearers or passwords")]
-    TooManyFailures(TooManyFailures),
-}
-
-impl From<VerifyError> for MintError {
-    fn from(error: VerifyError) -> MintError {
-        match error {
-            VerifyError::WrongCredentials => MintError::WrongCredentials,
-            VerifyError::Unavailable => MintError::VerifierUnavailable,
-            VerifyError::Busy => MintError::Busy,
-            VerifyError::TooManyFailures(wait) => MintError::TooManyFailures(wait),
-        }
-    }
 }
 
 /// A token that `get_token` returns.
@@ -115,6 +98,15 @@ pub struct MintedToken {
     pub user: UserName,
     /// The token's identifier in logs.
     pub fingerprint: Fingerprint,
+}
+
+/// When to read a file again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FileReload {
+    /// If it has changed since it was last read.
+    IfChanged,
+    /// In any case, as requested by an operator.
+    Always,
 }
 
 /// The authentication state of one configuration snapshot, shared by all workers.
@@ -152,10 +144,10 @@ impl Auth {
         &self,
         bearer: &str,
         client: IpAddr,
-        steps: &AuthTiming,
+        timing: &AuthTiming,
     ) -> Result<MintedToken, MintError> {
         let attempt = self.failure_limiter.begin_attempt(client);
-        let opened = steps.measure_sync(
+        let opened = timing.measure_sync(
             AuthPhase::Bearer,
             || self.bearer_opener.open_with_salt(bearer),
             bearer_outcome,
@@ -163,7 +155,7 @@ impl Auth {
         let (salt, login) = match opened {
             Ok(opened) => opened,
             Err(BearerError::NotAuthentic) => {
-                attempt.try_record_failure().map_err(MintError::TooManyFailures)?;
+                attempt.try_record_failure().map_err(VerifyError::TooManyFailures)?;
                 return Err(MintError::Bearer(BearerError::NotAuthentic));
             }
             Err(error) => return Err(error.into()),
@@ -172,7 +164,7 @@ impl Auth {
         let proof = self.store.proof_for(self.verifier_generation);
         let verifying = self.verifier.verify(&login, bearer, attempt);
         let VerifiedLogin { upstream_key, session } =
-            steps.measure(AuthPhase::Verifier, verifying, verifier_outcome).await?;
+            timing.measure(AuthPhase::Verifier, verifying, verifier_outcome).await?;
         // SECURITY: tokens were revoked while the password was being checked, so the result may be outdated.
         if !self.store.is_proof_valid(proof) {
             return Err(MintError::StoreUnavailable);
@@ -186,15 +178,15 @@ impl Auth {
             (Some(seed), None) => seed,
             (Some(seed), Some(key)) => {
                 let id = id_of(&seed);
-                let keeping = self.store.set_upstream_key(&id, key);
-                steps.measure(AuthPhase::Store, keeping, store_outcome).await.map_err(unavailable)?;
+                let storing = self.store.set_upstream_key(&id, key);
+                timing.measure(AuthPhase::Store, storing, store_outcome).await.map_err(unavailable)?;
                 seed
             }
             (None, upstream_key) => {
                 let salt = self.salt_ids[0];
                 let new = NewToken { login: login_id, user: login.user.clone(), upstream_key, salt };
-                let keeping = self.store.insert(new, self.token_mint.new_seed(), proof, id_of);
-                steps.measure(AuthPhase::Store, keeping, store_outcome).await.map_err(unavailable)?
+                let storing = self.store.insert(new, self.token_mint.new_seed(), proof, id_of);
+                timing.measure(AuthPhase::Store, storing, store_outcome).await.map_err(unavailable)?
             }
         };
         self.store.record_salt_use(self.salt_ids[usize::from(salt)], &login.user);
@@ -208,16 +200,16 @@ impl Auth {
     /// Verifies a credential. `client` is the client's address.
     pub async fn identify(
         &self,
-        presented: &ClientCredential,
+        credential: &ClientCredential,
         client: IpAddr,
         upstream: &UpstreamClient,
-        steps: &AuthTiming,
+        timing: &AuthTiming,
     ) -> Result<Identity, KeyError> {
-        match presented {
+        match credential {
             ClientCredential::Key(key) | ClientCredential::Basic(key) => {
-                self.identify_key(key, client, upstream, steps).await
+                self.identify_key(key, client, upstream, timing).await
             }
-            ClientCredential::Jwt(jwt) => self.identify_jwt(jwt, client, steps).await,
+            ClientCredential::Jwt(jwt) => self.identify_jwt(jwt, client, timing).await,
         }
     }
 
@@ -227,10 +219,10 @@ impl Auth {
         &self,
         jwt: &Jwt,
         client: IpAddr,
-        steps: &AuthTiming,
+        timing: &AuthTiming,
     ) -> Result<Identity, KeyError> {
         let id = jwt.id();
-        match self.jwt_verifier.verify(jwt, id, steps).await {
+        match self.jwt_verifier.verify(jwt, id, timing).await {
             Ok(user) => Ok(Identity::from_jwt(user, id.fingerprint())),
             Err(JwtError::Invalid(why)) => {
                 self.failure_limiter
@@ -253,7 +245,7 @@ impl Auth {
         key: &ApiKey,
         client: IpAddr,
         upstream: &UpstreamClient,
-        steps: &AuthTiming,
+        timing: &AuthTiming,
     ) -> Result<Identity, KeyError> {
         let id = key.id();
         let fingerprint = id.fingerprint();
@@ -268,8 +260,12 @@ impl Auth {
             // SECURITY: an unavailable store neither accepts nor rejects a token. Boxed, because this branch is rare
             // and would otherwise enlarge the future of every request.
             let salt = self.salt_ids[usize::from(salt)];
-            return match Box::pin(steps.measure(AuthPhase::Store, self.store.fetch(&id, salt), store_outcome))
-                .await
+            return match Box::pin(timing.measure(
+                AuthPhase::Store,
+                self.store.fetch(&id, salt),
+                store_outcome,
+            ))
+            .await
             {
                 Ok(Some(record)) => self.token_identity(id, &record),
                 Ok(None) => Err(KeyError::TokenExpired),
@@ -287,8 +283,8 @@ impl Auth {
                     // would be detectable.
                     attempt.check_limits().map_err(KeyError::TooManyFailures)?;
                     // Boxed: see above.
-                    let asking = self.foreign_keys.check(id, key, upstream);
-                    Box::pin(steps.measure(AuthPhase::ForeignCheck, asking, verdict_outcome)).await
+                    let check = self.foreign_keys.check(id, key, upstream);
+                    Box::pin(timing.measure(AuthPhase::ForeignCheck, check, verdict_outcome)).await
                 }
             },
         };
@@ -317,8 +313,8 @@ impl Auth {
 
     /// Renews the upstream key after the backend rejected it. `None` if the identity has no renewable key.
     pub async fn renew_upstream_key(&self, identity: &Identity) -> Option<Renewal> {
-        let (id, refused) = identity.renewable_key()?;
-        Some(self.upstream_keys.as_ref()?.renew(&self.store, id, refused).await)
+        let (id, rejected) = identity.renewable_key()?;
+        Some(self.upstream_keys.as_ref()?.renew(&self.store, id, rejected).await)
     }
 
     /// The impersonation rules.
@@ -358,11 +354,12 @@ impl Auth {
     /// Reloads the files of the verifier and of the token issuers. Blocks on the file system.
     ///
     /// SECURITY: users that were removed from the file, or have a new password, lose their tokens.
-    pub fn reload_files(&self, asked: bool) {
-        self.jwt_verifier.reload_key_files(asked);
-        let ended = self.verifier.reload_files(asked);
-        if !ended.is_empty() {
-            self.store.revoke_users(&ended.into_iter().collect());
+    pub fn reload_files(&self, is_forced: bool) {
+        let reload = if is_forced { FileReload::Always } else { FileReload::IfChanged };
+        self.jwt_verifier.reload_key_files(reload);
+        let users = self.verifier.reload_files(reload);
+        if !users.is_empty() {
+            self.store.revoke_users(&users.into_iter().collect());
         }
     }
 
@@ -387,6 +384,14 @@ impl Auth {
     }
 }
 
+/// The state of a file that has to be read again; `None` if it is unchanged. Blocks on the file system.
+fn changed_file(watch: &mut FileWatch, path: &Path, reload: FileReload) -> Option<FileStamps> {
+    if reload == FileReload::Always {
+        watch.reset();
+    }
+    watch.changed([path].into_iter())
+}
+
 fn bearer_outcome(opened: &Result<(u8, bearer::Credentials), BearerError>) -> AuthOutcome {
     if opened.is_ok() { AuthOutcome::Ok } else { AuthOutcome::Refused }
 }
@@ -400,8 +405,8 @@ fn verifier_outcome(verified: &Result<VerifiedLogin, VerifyError>) -> AuthOutcom
     }
 }
 
-fn store_outcome<T>(answer: &Result<T, Unavailable>) -> AuthOutcome {
-    if answer.is_ok() { AuthOutcome::Ok } else { AuthOutcome::Unavailable }
+fn store_outcome<T>(result: &Result<T, Unavailable>) -> AuthOutcome {
+    if result.is_ok() { AuthOutcome::Ok } else { AuthOutcome::Unavailable }
 }
 
 fn verdict_outcome(verdict: &KeyVerdict) -> AuthOutcome {

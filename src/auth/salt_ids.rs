@@ -15,15 +15,15 @@ impl SaltIds {
     /// The identifiers of these salts; new salts get the next ones. `None` if there are more than 256.
     pub fn assign(&self, salts: &[Secret]) -> Option<Vec<u8>> {
         let mut known = self.0.lock();
-        let mut number = |salt: &Secret| {
-            let name = derive_key(salt, "timbr-gateway salt number 1");
-            let index = known.iter().position(|other| *other == name).unwrap_or(known.len());
+        let mut assign = |salt: &Secret| {
+            let hash = derive_key(salt, "timbr-gateway salt number 1");
+            let index = known.iter().position(|known| *known == hash).unwrap_or(known.len());
             if index == known.len() {
-                known.push(name);
+                known.push(hash);
             }
             u8::try_from(index).ok()
         };
-        salts.iter().map(&mut number).collect()
+        salts.iter().map(&mut assign).collect()
     }
 }
 
@@ -36,11 +36,11 @@ mod tests {
         let salts =
             ["cw_0x689RpI-jtRR7oE8h_eQsKImvJapLeSbXpwF4e4=", "d6HnHQJy2nl1YqLeN0dZlmaIHvVkAx2gRUbDUr3lKEE="]
                 .map(|salt| Secret::new(salt.to_owned()));
-        let numbers = SaltIds::default();
+        let ids = SaltIds::default();
         let [old, new] = salts.clone();
-        assert_eq!(numbers.assign(std::slice::from_ref(&old)), Some(vec![0]));
-        assert_eq!(numbers.assign(&[new.clone(), old.clone()]), Some(vec![1, 0]));
-        assert_eq!(numbers.assign(&[new]), Some(vec![1]));
-        assert_eq!(numbers.assign(&[old]), Some(vec![0]));
+        assert_eq!(ids.assign(std::slice::from_ref(&old)), Some(vec![0]));
+        assert_eq!(ids.assign(&[new.clone(), old.clone()]), Some(vec![1, 0]));
+        assert_eq!(ids.assign(&[new]), Some(vec![1]));
+        assert_eq!(ids.assign(&[old]), Some(vec![0]));
     }
 }

@@ -49,9 +49,9 @@ fn has_authority_changed(before: &Config, now: &Config) -> bool {
 /// `upstream.credential`. With such a credential, every usable token has an upstream key.
 fn has_upstream_key_owner_changed(before: &Config, now: &Config) -> bool {
     let (credential, next) = (&before.upstream.credential, &now.upstream.credential);
-    let another_kind = discriminant(credential) != discriminant(next);
-    (credential.is_per_user() && (another_kind || has_new_backend(before, now)))
-        || (next.is_per_user() && another_kind)
+    let is_different_kind = discriminant(credential) != discriminant(next);
+    (credential.is_per_user() && (is_different_kind || has_new_backend(before, now)))
+        || (next.is_per_user() && is_different_kind)
 }
 
 /// A removed backend is not a new one.

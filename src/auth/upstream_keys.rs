@@ -56,34 +56,36 @@ impl UpstreamKeys {
     /// Stores the session of a new token.
     pub fn store_session(&self, id: TokenId, session: PlatformSession) {
         if self.sessions.len() < self.max {
-            let kept = RenewableSession {
+            let renewable = RenewableSession {
                 session,
                 expires: self.clock.now().after(self.ttl),
                 last_renewal: Arc::default(),
             };
-            self.sessions.insert(id, kept);
+            self.sessions.insert(id, renewable);
         }
     }
 
     /// Renews the upstream key of the token `id` after the backend rejected it.
-    pub async fn renew(&self, store: &Store, id: TokenId, refused: &HeaderValue) -> Renewal {
-        let kept = self.sessions.get(&id).map(|kept| kept.clone());
-        let (Some(kept), Some(platform)) = (kept, &self.platform) else {
+    pub async fn renew(&self, store: &Store, id: TokenId, rejected: &HeaderValue) -> Renewal {
+        let session = self.sessions.get(&id).map(|session| session.clone());
+        let (Some(renewable), Some(platform)) = (session, &self.platform) else {
             return self.revoke_token(store, id).await;
         };
-        let mut renewed = kept.last_renewal.lock().await;
+        let mut last_renewal = renewable.last_renewal.lock().await;
         let Some(record) = store.find(&id) else { return Renewal::TokenRevoked };
         let now = self.clock.now();
         match record.upstream_key().and_then(sensitive_header_value) {
-            Some(current) if current != *refused => return Renewal::NewKey(current),
-            _ if renewed.is_some_and(|at| now.since(at) < RENEWAL_INTERVAL) => return Renewal::Unchanged,
+            Some(current) if current != *rejected => return Renewal::NewKey(current),
+            _ if last_renewal.is_some_and(|at| now.since(at) < RENEWAL_INTERVAL) => {
+                return Renewal::Unchanged;
+            }
             _ => {}
         }
         let fingerprint = id.fingerprint();
-        match platform.renew_key(&kept.session).await {
+        match platform.renew_key(&renewable.session).await {
             Ok(key) => {
-                *renewed = Some(now);
-                let Some(value) = sensitive_header_value(&key).filter(|value| value != refused) else {
+                *last_renewal = Some(now);
+                let Some(value) = sensitive_header_value(&key).filter(|value| value != rejected) else {
                     return Renewal::Unchanged;
                 };
                 info!(key = %fingerprint, user = record.user.as_str(), "upstream key renewed");
@@ -110,7 +112,7 @@ impl UpstreamKeys {
     /// Removes the sessions of expired tokens. Called periodically.
     pub fn sweep(&self) {
         let now = self.clock.now();
-        self.sessions.retain(|_, kept| now < kept.expires);
+        self.sessions.retain(|_, session| now < session.expires);
     }
 }
 

@@ -53,9 +53,8 @@ impl ClaimRules {
         }
         let user = claims.get(&self.user_claim).and_then(Value::as_str);
         let user = user.ok_or(no("it has no user claim"))?;
-        let user = UserName::parse(user.as_bytes()).map_err(|_| {
-            no("its user name cannot be sent in a header: not printable ASCII, or too long")
-        })?;
+        let user = UserName::parse(user.as_bytes())
+            .map_err(|_| no("its user name cannot be sent in a header: not printable ASCII, or too long"))?;
         Ok((user, ends))
     }
 

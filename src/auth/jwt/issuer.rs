@@ -12,13 +12,15 @@ use crate::config::jwt::{self, IssuerOptions};
 
 /// An identity provider whose tokens are accepted.
 pub struct Issuer {
-    keys: IssuerKeys,
+    /// The keys that verify its tokens.
+    pub keys: IssuerKeys,
     algorithms: Vec<Algorithm>,
     rules: ClaimRules,
     tenants: Option<Vec<String>>,
 }
 
 /// A token with verified signature and claims.
+#[derive(Clone)]
 pub struct VerifiedJwt {
     /// The user.
     pub user: UserName,
@@ -29,7 +31,7 @@ pub struct VerifiedJwt {
 }
 
 impl Issuer {
-    /// Reads key files. Key sets with a URL are fetched later, by [`Issuer::refresh_keys`].
+    /// Reads key files. Key sets with a URL are fetched later, by [`IssuerKeys::refresh_forever`].
     pub fn new(issuer: &IssuerOptions, options: &JwtOptions, clock: &Clock) -> Result<Issuer, String> {
         Ok(Issuer {
             keys: IssuerKeys::new(&issuer.keys, options, clock)?,
@@ -47,11 +49,6 @@ impl Issuer {
     /// The `iss` claim of its tokens.
     pub fn name(&self) -> &str {
         &self.rules.issuer
-    }
-
-    /// The generation of the current key set; `None` if there are no usable keys.
-    pub fn generation(&self) -> Option<u64> {
-        self.keys.current().map(|set| set.generation)
     }
 
     /// Checks the tenant that the client sent.
@@ -85,23 +82,8 @@ impl Issuer {
         let set = set.ok_or(JwtError::KeysUnavailable)?;
         let key = set.find(header).ok_or(JwtError::Invalid("its issuer has no matching key"))?;
         let claims = verify_signature(token, key, header.alg)?;
-        let (user, until) = self.rules.validate(&claims, now)?;
-        Ok(VerifiedJwt { user, generation: set.generation, expires_at: until })
-    }
-
-    /// Fetches the keys periodically. Never returns.
-    pub async fn refresh_keys(&self) {
-        self.keys.refresh_forever().await;
-    }
-
-    /// Reloads the key file. Blocks on the file system.
-    pub fn reload_key_file(&self, asked: bool) {
-        self.keys.reload_file(asked);
-    }
-
-    /// Returns whether the last attempt to fetch or read the keys failed.
-    pub fn is_failing(&self) -> bool {
-        self.keys.is_failing()
+        let (user, expires_at) = self.rules.validate(&claims, now)?;
+        Ok(VerifiedJwt { user, generation: set.generation, expires_at })
     }
 }
 

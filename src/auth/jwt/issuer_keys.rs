@@ -1,5 +1,6 @@
 //! The current keys of an issuer: fetches or reads them again, and keeps the previous ones on failure.
 
+use std::convert::Infallible as Never;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,6 +12,7 @@ use tokio::time::{sleep, timeout};
 use tracing::{info, warn};
 
 use crate::auth::jwt::key_set::KeySet;
+use crate::auth::{FileReload, changed_file};
 use crate::base::clock::{Clock, Tick};
 use crate::base::watched_files::FileWatch;
 use crate::config::JwtOptions;
@@ -57,7 +59,7 @@ impl IssuerKeys {
     /// Reads a key file. Keys with a URL are fetched later, by [`IssuerKeys::refresh_forever`].
     pub fn new(source: &JwksSource, options: &JwtOptions, clock: &Clock) -> Result<IssuerKeys, String> {
         let mut state = IssuerKeysState::default();
-        let source = match source {
+        let location = match source {
             JwksSource::Url { url, ca_file } => {
                 let origin =
                     HttpClient::new(&url.origin, ca_file.as_deref(), AUTH.jwt_issuers.key, FETCH_TIMEOUT);
@@ -78,7 +80,7 @@ impl IssuerKeys {
             }
         };
         Ok(IssuerKeys {
-            location: source,
+            location,
             state: watch::Sender::new(state),
             refresh_requested: Notify::new(),
             refresh_interval: options.refresh,
@@ -91,12 +93,17 @@ impl IssuerKeys {
     pub fn current(&self) -> Option<Arc<KeySet>> {
         let state = self.state.borrow();
         let now = self.clock.now();
-        let stale = |confirmed| now.since(confirmed) >= MAX_STALENESS;
-        let usable = match self.location {
-            IssuerKeysLocation::Url { .. } => !state.confirmed_at.is_none_or(stale),
+        let is_stale = |confirmed| now.since(confirmed) >= MAX_STALENESS;
+        let is_usable = match self.location {
+            IssuerKeysLocation::Url { .. } => !state.confirmed_at.is_none_or(is_stale),
             IssuerKeysLocation::File { .. } | IssuerKeysLocation::Secret => true,
         };
-        state.set.clone().filter(|_| usable)
+        state.set.clone().filter(|_| is_usable)
+    }
+
+    /// The generation of the current keys; `None` if there are none.
+    pub fn generation(&self) -> Option<u64> {
+        self.current().map(|set| set.generation)
     }
 
     /// Keys newer than `generation`, for a token that no current key matches. Requests a fetch, unless one was just
@@ -118,11 +125,11 @@ impl IssuerKeys {
 
     fn is_just_attempted(&self) -> bool {
         let now = self.clock.now();
-        self.state.borrow().attempted_at.is_some_and(|tried| now.since(tried) < self.min_refetch_interval)
+        self.state.borrow().attempted_at.is_some_and(|at| now.since(at) < self.min_refetch_interval)
     }
 
     /// Fetches the keys periodically and on request. Never returns.
-    pub async fn refresh_forever(&self) {
+    pub async fn refresh_forever(&self) -> Never {
         let IssuerKeysLocation::Url { origin, target } = &self.location else {
             return std::future::pending().await;
         };
@@ -130,11 +137,11 @@ impl IssuerKeys {
             let fetched = fetch_key_set(origin, target).await;
             // `update` logged a failure and set the state.
             let _ = self.update(fetched, &format!("{}{target}", origin.authority()));
-            let failing = self.state.borrow().is_failing;
-            let pause =
-                if failing { RETRY_INTERVAL.min(self.refresh_interval) } else { self.refresh_interval };
+            let is_failing = self.state.borrow().is_failing;
+            let interval =
+                if is_failing { RETRY_INTERVAL.min(self.refresh_interval) } else { self.refresh_interval };
             tokio::select! {
-                () = sleep(pause) => {}
+                () = sleep(interval) => {}
                 () = self.wait_for_refresh_request() => {}
             }
         }
@@ -151,13 +158,10 @@ impl IssuerKeys {
     }
 
     /// Reloads the key file. Blocks on the file system.
-    pub fn reload_file(&self, asked: bool) {
+    pub fn reload_file(&self, reload: FileReload) {
         let IssuerKeysLocation::File { path, watch } = &self.location else { return };
         let mut watch = watch.lock();
-        if asked {
-            watch.reset();
-        }
-        let Some(stamps) = watch.changed([&**path].into_iter()) else { return };
+        let Some(stamps) = changed_file(&mut watch, path, reload) else { return };
         let read = std::fs::read(path).map_err(|error| format!("cannot be read: {error}"));
         match self.update(read, &path.display().to_string()) {
             Ok(()) => drop(watch.record_success(stamps)),
@@ -213,9 +217,9 @@ impl IssuerKeys {
 async fn fetch_key_set(origin: &HttpClient, target: &str) -> Result<Vec<u8>, String> {
     let request = Request::get(target).header(http::header::ACCEPT, "application/json");
     let request = request.body(http_body_util::Full::default()).map_err(|error| error.to_string())?;
-    let answer = origin.send(request).await.map_err(|error| error.to_string())?;
-    match answer.status() {
-        StatusCode::OK => Ok(answer.into_body().into()),
+    let response = origin.send(request).await.map_err(|error| error.to_string())?;
+    match response.status() {
+        StatusCode::OK => Ok(response.into_body().into()),
         status => Err(format!("the response has status {status}")),
     }
 }

@@ -15,6 +15,7 @@ use std::task::Poll;
 use dashmap::DashMap;
 use jsonwebtoken::decode_header;
 
+use crate::auth::FileReload;
 use crate::base::byte_class::ByteClass;
 use crate::base::clock::Clock;
 use crate::base::user_name::UserName;
@@ -55,13 +56,13 @@ pub enum JwtError {
 impl Jwt {
     /// Parses the header values; `None` if one is malformed.
     pub fn parse(token: &[u8], tenant: Option<&[u8]>) -> Option<Jwt> {
-        let plain = |byte: &u8| byte.is_ascii_alphanumeric() || b"-_.".contains(byte);
-        let three = token.iter().filter(|byte| **byte == b'.').count() == 2;
+        let is_valid = |byte: &u8| byte.is_ascii_alphanumeric() || b"-_.".contains(byte);
+        let has_three_parts = token.iter().filter(|byte| **byte == b'.').count() == 2;
         let tenant = match tenant {
             None => None,
             Some(tenant) => Some(parse_tenant(tenant)?.into()),
         };
-        (three && token.iter().all(plain)).then(|| Jwt { token: token.into(), tenant })
+        (has_three_parts && token.iter().all(is_valid)).then(|| Jwt { token: token.into(), tenant })
     }
 
     /// The header value, to send in a request.
@@ -90,8 +91,8 @@ fn outcome(verified: &Result<UserName, JwtError>) -> AuthOutcome {
 
 /// A tenant name: 1 to 256 printable ASCII characters without space and comma.
 fn parse_tenant(value: &[u8]) -> Option<&str> {
-    let valid = (1..=256).contains(&value.len()) && ByteClass::API_KEY.contains_all(value);
-    std::str::from_utf8(value).ok().filter(|_| valid)
+    let is_valid = (1..=256).contains(&value.len()) && ByteClass::API_KEY.contains_all(value);
+    std::str::from_utf8(value).ok().filter(|_| is_valid)
 }
 
 /// All issuers, with a cache of verified tokens.
@@ -111,7 +112,7 @@ struct CachedJwt {
 }
 
 impl JwtVerifier {
-    /// Reads the files that the issuers name; keys that come from elsewhere are fetched by [`JwtVerifier::keep`].
+    /// Reads the issuers' key files. Keys with a URL are fetched by [`JwtVerifier::refresh_keys`].
     pub fn new(options: &JwtOptions, clock: &Clock) -> Result<JwtVerifier, Vec<Problem>> {
         let mut problems = Vec::new();
         let mut issuers = Vec::with_capacity(options.issuers.len());
@@ -128,17 +129,17 @@ impl JwtVerifier {
     }
 
     /// Verifies a token and returns its user. `id` is [`Jwt::id`].
-    pub async fn verify(&self, jwt: &Jwt, id: TokenId, steps: &AuthTiming) -> Result<UserName, JwtError> {
+    pub async fn verify(&self, jwt: &Jwt, id: TokenId, timing: &AuthTiming) -> Result<UserName, JwtError> {
         let now = self.clock.unix_seconds();
-        if let Some(known) = self.cache.get(&id) {
-            let issuer = &self.issuers[known.issuer];
-            if now < known.expires_at && issuer.generation() == Some(known.generation) {
+        if let Some(cached) = self.cache.get(&id) {
+            let issuer = &self.issuers[cached.issuer];
+            if now < cached.expires_at && issuer.keys.generation() == Some(cached.generation) {
                 issuer.check_tenant(jwt.tenant())?;
-                return Ok(known.user.clone());
+                return Ok(cached.user.clone());
             }
         }
         // Boxed, because a token is verified once and then cached.
-        Box::pin(steps.measure(AuthPhase::Jwt, self.verify_uncached(jwt, id, now), outcome)).await
+        Box::pin(timing.measure(AuthPhase::Jwt, self.verify_uncached(jwt, id, now), outcome)).await
     }
 
     async fn verify_uncached(&self, jwt: &Jwt, id: TokenId, now: u64) -> Result<UserName, JwtError> {
@@ -147,26 +148,25 @@ impl JwtVerifier {
             .map_err(|_| JwtError::Invalid("its header is malformed or has an unknown algorithm"))?;
         // Only selects the keys to verify with; not trusted.
         let claimed = claims::claimed_issuer(token).ok_or(JwtError::Invalid("it has no issuer (`iss`)"))?;
-        let found = self.issuers.iter().enumerate().find(|(_, issuer)| issuer.name() == claimed);
-        let (index, issuer) = found.ok_or(JwtError::Invalid("its issuer is unknown"))?;
+        let issuer = self.issuers.iter().enumerate().find(|(_, issuer)| issuer.name() == claimed);
+        let (index, issuer) = issuer.ok_or(JwtError::Invalid("its issuer is unknown"))?;
         let verified = issuer.verify(token, &header, now).await?;
         issuer.check_tenant(jwt.tenant())?;
         if self.cache.len() < MAX_CACHED {
-            let issuer::VerifiedJwt { user, generation, expires_at: until } = &verified;
-            let user = user.clone();
-            self.cache
-                .insert(id, CachedJwt { user, issuer: index, generation: *generation, expires_at: *until });
+            let issuer::VerifiedJwt { user, generation, expires_at } = verified.clone();
+            self.cache.insert(id, CachedJwt { user, issuer: index, generation, expires_at });
         }
         Ok(verified.user)
     }
 
     /// Fetches keys periodically. Never returns.
     pub async fn refresh_keys(&self) -> Never {
-        let mut keeping: Vec<_> = self.issuers.iter().map(|issuer| Box::pin(issuer.refresh_keys())).collect();
+        let keys = self.issuers.iter().map(|issuer| &issuer.keys);
+        let mut refreshing: Vec<_> = keys.map(|keys| Box::pin(keys.refresh_forever())).collect();
         // All in this task: there are few issuers.
         poll_fn(|cx| {
-            for one in &mut keeping {
-                let _ = one.as_mut().poll(cx);
+            for refresh in &mut refreshing {
+                let _ = refresh.as_mut().poll(cx);
             }
             Poll::Pending
         })
@@ -174,19 +174,19 @@ impl JwtVerifier {
     }
 
     /// Reloads the key files. Blocks on the file system.
-    pub fn reload_key_files(&self, asked: bool) {
-        self.issuers.iter().for_each(|issuer| issuer.reload_key_file(asked));
+    pub fn reload_key_files(&self, reload: FileReload) {
+        self.issuers.iter().for_each(|issuer| issuer.keys.reload_file(reload));
     }
 
     /// The number of issuers whose keys could not be read or fetched at the last attempt.
     pub fn failing_issuer_count(&self) -> usize {
-        self.issuers.iter().filter(|issuer| issuer.is_failing()).count()
+        self.issuers.iter().filter(|issuer| issuer.keys.is_failing()).count()
     }
 
     /// Removes expired tokens from the cache. Called periodically.
     pub fn sweep(&self) {
         let now = self.clock.unix_seconds();
-        self.cache.retain(|_, known| now < known.expires_at);
+        self.cache.retain(|_, cached| now < cached.expires_at);
     }
 }
 

@@ -9,9 +9,8 @@ use http::header::{AUTHORIZATION, CONTENT_TYPE};
 use http::{HeaderValue, Request, Response, StatusCode};
 use http_body_util::Full;
 use serde::Deserialize;
-use tracing::warn;
 
-use crate::auth::verifier::{VerifiedLogin, VerifyError};
+use crate::auth::verifier::{VerifiedLogin, VerifyError, unavailable};
 use crate::base::secret::Secret;
 use crate::config::UpstreamOptions;
 use crate::outbound::http_client::{FetchError, HttpClient};
@@ -47,10 +46,10 @@ impl Delegate {
     pub fn new(upstream: &UpstreamOptions) -> Result<Delegate, TlsError> {
         let count = u32::try_from(upstream.urls.len()).unwrap_or(u32::MAX);
         let share = (LOGIN_TIMEOUT / count).max(MIN_CONNECT_TIMEOUT);
-        let connect_patience = upstream.connect_timeout.min(share);
+        let connect_timeout = upstream.connect_timeout.min(share);
         let each = upstream.urls.iter().zip(backend_tls(upstream)?);
         let each = each.map(|(url, tls)| {
-            HttpClient::with_tls(url, tls, LOGIN_TIMEOUT).with_connect_timeout(connect_patience)
+            HttpClient::with_tls(url, tls, LOGIN_TIMEOUT).with_connect_timeout(connect_timeout)
         });
         Ok(Delegate { origins: each.collect(), preferred: Arc::default() })
     }
@@ -63,11 +62,11 @@ impl Delegate {
             let next = (at + 1) % count;
             match self.origins[at].send(request.clone()).await {
                 Err(FetchError::Connect(..)) if next != first => at = next,
-                answer => {
-                    if at != first && !matches!(answer, Err(FetchError::Connect(..))) {
+                result => {
+                    if at != first && !matches!(result, Err(FetchError::Connect(..))) {
                         self.preferred.store(at, Ordering::Relaxed);
                     }
-                    return answer;
+                    return result;
                 }
             }
         }
@@ -86,23 +85,22 @@ impl Delegate {
             .header(AUTHORIZATION, authorization)
             .body(Full::default())
             .expect("the path and the headers are valid");
-        let unavailable = |why: String| {
-            warn!(why, "cannot verify a password at the API service");
-            VerifyError::Unavailable
-        };
-        let answer = self.send(request).await.map_err(|error| unavailable(error.to_string()))?;
-        match answer.status() {
+        let unavailable = |why: String| unavailable("the API service", why);
+        let response = self.send(request).await.map_err(|error| unavailable(error.to_string()))?;
+        match response.status() {
             StatusCode::OK => {}
             StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => return Err(VerifyError::WrongCredentials),
-            other => return Err(unavailable(format!("{GET_TOKEN_PATH} has status {other}"))),
+            other => return Err(unavailable(format!("the response of {GET_TOKEN_PATH} has status {other}"))),
         }
-        let envelope = serde_json::from_slice::<GetTokenResponse>(answer.body()).ok();
+        let envelope = serde_json::from_slice::<GetTokenResponse>(response.body()).ok();
         let data = envelope.filter(|envelope| envelope.status == "success").map(|envelope| envelope.data);
         match data {
             Some([key]) if super::is_valid_key(&key) => {
                 Ok(VerifiedLogin { upstream_key: Some(Secret::new(key)), session: None })
             }
-            _ => Err(unavailable(format!("the response of {GET_TOKEN_PATH} does not contain exactly one token"))),
+            _ => Err(unavailable(format!(
+                "the response of {GET_TOKEN_PATH} does not contain exactly one token"
+            ))),
         }
     }
 }

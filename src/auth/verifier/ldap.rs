@@ -6,10 +6,9 @@ use aws_lc_rs::rand;
 use ldap3::{Ldap, LdapConnAsync, LdapConnSettings, LdapError, Scope, SearchEntry, dn_escape, ldap_escape};
 use rustls::ClientConfig;
 use tokio::time::timeout;
-use tracing::warn;
 
 use crate::auth::bearer::Credentials;
-use crate::auth::verifier::{VerifiedLogin, VerifyError};
+use crate::auth::verifier::{VerifiedLogin, VerifyError, unavailable};
 use crate::config::ldap::{LdapLookup, LdapOptions, USER_PLACEHOLDER};
 use crate::config::options::LDAP;
 use crate::tls::{TlsError, trust_only_config};
@@ -23,6 +22,9 @@ struct LdapClient {
     url: String,
     tls: Option<Arc<ClientConfig>>,
 }
+
+/// The server in log messages.
+const DIRECTORY: &str = "the LDAP directory";
 
 /// Bind results (RFC 4511 section 4.1.9) that mean wrong credentials: 19: too many attempts; 32: unknown entry; 48: no
 /// password is set; 49: wrong password; 50, 53: not allowed to bind.
@@ -49,15 +51,10 @@ impl LdapDirectory {
         match timeout(self.0.options.timeout, self.0.bind_as(credentials)).await {
             Ok(Ok(true)) => Ok(VerifiedLogin::default()),
             Ok(Ok(false)) => Err(VerifyError::WrongCredentials),
-            Ok(Err(why)) => Err(unavailable(&why)),
-            Err(_) => Err(unavailable("timed out")),
+            Ok(Err(why)) => Err(unavailable(DIRECTORY, why)),
+            Err(_) => Err(unavailable(DIRECTORY, "timed out")),
         }
     }
-}
-
-fn unavailable(why: &str) -> VerifyError {
-    warn!(why, "cannot verify a password at the LDAP directory");
-    VerifyError::Unavailable
 }
 
 impl LdapClient {
@@ -81,7 +78,7 @@ impl LdapClient {
         let _ = ldap.unbind().await;
         match result.rc {
             0 => Ok(is_known),
-            no if REJECTED_RESULT_CODES.contains(&no) => Ok(false),
+            code if REJECTED_RESULT_CODES.contains(&code) => Ok(false),
             other => Err(format!("the bind as the user failed with result {other}")),
         }
     }
@@ -91,9 +88,9 @@ impl LdapClient {
         if let Some(tls) = &self.tls {
             settings = settings.set_config(Arc::clone(tls));
         }
-        let connecting = LdapConnAsync::with_settings(settings, &self.url).await;
+        let connected = LdapConnAsync::with_settings(settings, &self.url).await;
         let (connection, ldap) =
-            connecting.map_err(|error| format!("cannot connect: {}", error_summary(&error)))?;
+            connected.map_err(|error| format!("cannot connect: {}", error_summary(&error)))?;
         // The task ends when the last handle is dropped.
         tokio::spawn(async move { drop(connection.drive().await) });
         Ok(ldap)
@@ -104,10 +101,10 @@ impl LdapClient {
     /// SECURITY: the user name must equal the attribute exactly. Directories ignore case and spaces, and the backend
     /// receives the name as the client wrote it.
     async fn search(&self, ldap: &mut Ldap, user: &str) -> Result<Option<String>, String> {
-        let LdapLookup::Search { bind: binding, base, filter, attribute } = &self.options.lookup else {
+        let LdapLookup::Search { bind, base, filter, attribute } = &self.options.lookup else {
             return Ok(None);
         };
-        if let Some((dn, password)) = binding {
+        if let Some((dn, password)) = bind {
             let bound =
                 ldap.simple_bind(dn, password.expose()).await.map_err(|error| error_summary(&error))?;
             if bound.rc != 0 {
@@ -117,22 +114,16 @@ impl LdapClient {
         // SECURITY: escaped, so that the user name cannot change the filter.
         let filter = filter.replace(USER_PLACEHOLDER, &ldap_escape(user));
         let found = ldap.search(base, Scope::Subtree, &filter, [attribute.as_str()]).await;
-        let (entries, result) =
-            found.map_err(|error| error_summary(&error))?.success().map_err(|error| match error {
-                LdapError::LdapResult { result } => {
-                    format!("the search failed with result {}", result.rc)
-                }
-                other => error_summary(&other),
-            })?;
-        drop(result);
+        let found = found.and_then(|found| found.success());
+        let (entries, _) = found.map_err(|error| format!("the search failed: {}", error_summary(&error)))?;
         let entries: Vec<_> =
             entries.into_iter().filter(|entry| !entry.is_ref()).map(SearchEntry::construct).collect();
         match &entries[..] {
             [] => Ok(None),
             [entry] => {
                 let values = entry.attrs.iter().filter(|(name, _)| name.eq_ignore_ascii_case(attribute));
-                let exact = values.flat_map(|(_, values)| values).any(|value| value == user);
-                Ok(Some(entry.dn.clone()).filter(|dn| exact && !dn.is_empty()))
+                let is_exact = values.flat_map(|(_, values)| values).any(|value| value == user);
+                Ok(Some(entry.dn.clone()).filter(|dn| is_exact && !dn.is_empty()))
             }
             _ => Err("more than one entry matches ldap.filter".to_owned()),
         }
@@ -143,7 +134,7 @@ impl LdapClient {
 fn random_dn(base: &str) -> String {
     let mut random = [0; 8];
     rand::fill(&mut random).expect("the system's random source works");
-    format!("cn=nobody-{:016x},{base}", u64::from_be_bytes(random))
+    format!("cn=unknown-{:016x},{base}", u64::from_be_bytes(random))
 }
 
 /// SECURITY: the library's error may contain data that was sent, so only the kind of the error is logged.

@@ -8,12 +8,15 @@ mod platform;
 pub mod users;
 mod users_file;
 
+use std::fmt::Display;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
+use tracing::warn;
 
+use crate::auth::FileReload;
 use crate::auth::bearer::Credentials;
 use crate::auth::failure_limiter::{Attempt, TooManyFailures};
 use crate::base::byte_class::ByteClass;
@@ -27,7 +30,7 @@ pub use users_file::UsersFile;
 /// Each login at a remote verifier may occupy one of its threads.
 const MAX_CONCURRENT_LOGINS: usize = 16;
 
-/// How long a login waits for one of these.
+/// Maximum time that a login waits for a permit.
 const QUEUE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The configured way to verify passwords.
@@ -93,27 +96,21 @@ impl Verifier {
     ) -> Result<VerifiedLogin, VerifyError> {
         match self {
             Verifier::SaltHolder => Ok(VerifiedLogin::default()),
-            Verifier::UsersFile(users) => {
-                users.verify(credentials, attempt).await.map(|()| VerifiedLogin::default())
-            }
-            Verifier::Remote(remote, turns) => {
-                // SECURITY: checked before and after waiting for a permit, so that a client with too many failures does
-                // not reach the remote server.
-                attempt.check_limits().map_err(VerifyError::TooManyFailures)?;
-                let turn = timeout(QUEUE_TIMEOUT, Arc::clone(turns).acquire_owned()).await;
-                let Ok(Ok(turn)) = turn else { return Err(VerifyError::Busy) };
-                attempt.check_limits().map_err(VerifyError::TooManyFailures)?;
+            Verifier::UsersFile(users) => users.verify(credentials, attempt).await,
+            Verifier::Remote(remote, permits) => {
+                // SECURITY: a client with too many failures must not reach the remote server.
+                let permit = wait_for_permit(permits, &attempt).await?;
                 let (remote, credentials, bearer) = (remote.clone(), credentials.clone(), bearer.to_owned());
                 // A separate task, so that a failure is recorded even if the client disconnects.
-                let asking = tokio::spawn(async move {
+                let login = tokio::spawn(async move {
                     let verified = remote.verify(&credentials, &bearer).await;
                     if matches!(verified, Err(VerifyError::WrongCredentials)) {
                         attempt.record_failure();
                     }
-                    drop(turn);
+                    drop(permit);
                     verified
                 });
-                asking.await.unwrap_or(Err(VerifyError::Unavailable))
+                login.await.unwrap_or(Err(VerifyError::Unavailable))
             }
         }
     }
@@ -127,10 +124,10 @@ impl Verifier {
     }
 
     /// Reloads the users file. Returns the users whose logins are no longer valid. Blocks on the file system.
-    pub fn reload_files(&self, asked: bool) -> Vec<String> {
+    pub fn reload_files(&self, reload: FileReload) -> Vec<String> {
         match self {
             Verifier::SaltHolder | Verifier::Remote(..) => Vec::new(),
-            Verifier::UsersFile(users) => users.reload(asked),
+            Verifier::UsersFile(users) => users.reload(reload),
         }
     }
 
@@ -160,6 +157,24 @@ impl RemoteVerifier {
             RemoteVerifier::Ldap(directory) => directory.verify(credentials).await,
         }
     }
+}
+
+/// Waits for a permit to verify a password. Fails, before or after waiting, if the client has too many failures.
+async fn wait_for_permit(
+    permits: &Arc<Semaphore>,
+    attempt: &Attempt,
+) -> Result<OwnedSemaphorePermit, VerifyError> {
+    attempt.check_limits().map_err(VerifyError::TooManyFailures)?;
+    let permit = timeout(QUEUE_TIMEOUT, Arc::clone(permits).acquire_owned()).await;
+    let Ok(Ok(permit)) = permit else { return Err(VerifyError::Busy) };
+    attempt.check_limits().map_err(VerifyError::TooManyFailures)?;
+    Ok(permit)
+}
+
+/// Logs why a server could not verify a password.
+fn unavailable(server: &str, why: impl Display) -> VerifyError {
+    warn!(why = why.to_string(), "cannot verify a password at {server}");
+    VerifyError::Unavailable
 }
 
 /// Returns whether a key from a remote server can be sent in a header.

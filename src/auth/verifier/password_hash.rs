@@ -80,10 +80,8 @@ impl PasswordHash {
         if work.memory > MAX_ARGON2ID_MEMORY_KIB
             || work.memory.saturating_mul(work.passes) > MAX_ARGON2ID_WORK_KIB
         {
-            return Err(
-                "is too expensive: each login would take seconds (maximum m=262144 and m*t=2097152)"
-                    .to_owned(),
-            );
+            return Err("is too expensive: each login would take seconds (maximum m=262144 and m*t=2097152)"
+                .to_owned());
         }
         Ok(PasswordHash(ParsedHash::Argon2id { hash: Box::new(hash), cost: work }))
     }

@@ -11,18 +11,21 @@ use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
 use http_body_util::Full;
 use serde::Deserialize;
 use tokio::sync::Mutex;
-use tracing::{error, warn};
+use tracing::error;
 use zeroize::Zeroizing;
 
 use crate::auth::bearer::Credentials;
-use crate::auth::verifier::{VerifiedLogin, VerifyError, html_form};
+use crate::auth::verifier::{VerifiedLogin, VerifyError, html_form, unavailable};
 use crate::base::secret::Secret;
 use crate::config::options::PLATFORM;
 use crate::config::{Config, PlatformOptions};
 use crate::outbound::http_client::HttpClient;
 use crate::tls::{TlsError, backend_tls};
 
-/// How long a successful check that anonymous requests get no token stays valid.
+/// The server in log messages.
+const PLATFORM: &str = "the platform";
+
+/// Validity of a successful check that anonymous requests get no token.
 const ANONYMOUS_CHECK_INTERVAL: Duration = Duration::from_secs(300);
 
 /// The platform as verifier. Clones share one client.
@@ -82,7 +85,10 @@ impl Platform {
         let login = &self.0.options.login_path;
         let page = self.send(Method::GET, login, &mut jar, Bytes::new()).await?;
         if page.status() != StatusCode::OK {
-            return Err(unavailable(&format!("{login} has status {}", page.status())));
+            return Err(unavailable(
+                PLATFORM,
+                format!("the login page {login} has status {}", page.status()),
+            ));
         }
         let csrf = html_form::hidden_field_value(&String::from_utf8_lossy(page.body()), "csrf_token");
         let mut fields =
@@ -90,13 +96,15 @@ impl Platform {
         if let Some(csrf) = &csrf {
             fields.push(("csrf_token", csrf));
         }
-        let filled = Bytes::from_owner(Zeroizing::new(html_form::urlencode_form(&fields).into_bytes()));
-        let answer = self.send(Method::POST, login, &mut jar, filled).await?;
-        match answer.status() {
+        let form = Bytes::from_owner(Zeroizing::new(html_form::urlencode_form(&fields).into_bytes()));
+        let response = self.send(Method::POST, login, &mut jar, form).await?;
+        match response.status() {
             status if status.is_success() || status.is_redirection() => {}
             StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => return Err(VerifyError::WrongCredentials),
             StatusCode::TOO_MANY_REQUESTS => return Err(VerifyError::Busy),
-            other => return Err(unavailable(&format!("the login form at {login} has status {other}"))),
+            other => {
+                return Err(unavailable(PLATFORM, format!("the login form at {login} has status {other}")));
+            }
         }
         let key = self.fetch_key(&mut jar).await?;
         Ok(VerifiedLogin { upstream_key: Some(key), session: Some(PlatformSession(jar.to_secret())) })
@@ -109,16 +117,16 @@ impl Platform {
 
     async fn fetch_key(&self, jar: &mut CookieJar) -> Result<Secret, VerifyError> {
         let path = &self.0.options.token_path;
-        let answer = self.send(Method::GET, path, jar, Bytes::new()).await?;
-        match answer.status() {
-            StatusCode::OK => match serde_json::from_slice::<PlatformToken>(answer.body()) {
+        let response = self.send(Method::GET, path, jar, Bytes::new()).await?;
+        match response.status() {
+            StatusCode::OK => match serde_json::from_slice::<PlatformToken>(response.body()) {
                 Ok(PlatformToken { token }) if super::is_valid_key(&token) => Ok(Secret::new(token)),
-                _ => Err(unavailable(&format!("the response of {path} has no valid `token`"))),
+                _ => Err(unavailable(PLATFORM, format!("the response of {path} has no valid `token`"))),
             },
             // A redirect to the login form: the session is not logged in.
             status if status.is_redirection() => Err(VerifyError::WrongCredentials),
             StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => Err(VerifyError::WrongCredentials),
-            other => Err(unavailable(&format!("{path} has status {other}"))),
+            other => Err(unavailable(PLATFORM, format!("the token page {path} has status {other}"))),
         }
     }
 
@@ -126,21 +134,18 @@ impl Platform {
     ///
     /// SECURITY: otherwise a token would not prove a login.
     async fn check_anonymous_rejected(&self) -> Result<(), VerifyError> {
-        let mut controlled = self.0.anonymous_checked_at.lock().await;
-        if controlled.is_some_and(|at| at.elapsed() < ANONYMOUS_CHECK_INTERVAL) {
+        let mut checked_at = self.0.anonymous_checked_at.lock().await;
+        if checked_at.is_some_and(|at| at.elapsed() < ANONYMOUS_CHECK_INTERVAL) {
             return Ok(());
         }
         match self.fetch_key(&mut CookieJar::default()).await {
             Err(VerifyError::WrongCredentials) => {
-                *controlled = Some(Instant::now());
+                *checked_at = Some(Instant::now());
                 Ok(())
             }
             Ok(_) => {
                 let path = &self.0.options.token_path;
-                error!(
-                    path,
-                    "the platform returns a token without a login, so passwords cannot be verified"
-                );
+                error!(path, "the platform returns a token without a login, so passwords cannot be verified");
                 Err(VerifyError::Unavailable)
             }
             Err(error) => Err(error),
@@ -156,25 +161,20 @@ impl Platform {
     ) -> Result<Response<Bytes>, VerifyError> {
         let mut request = Request::new(Full::new(body));
         *request.uri_mut() = path.parse().expect("the configuration has checked it");
-        let fields = request.headers_mut();
-        fields.insert(ACCEPT, HeaderValue::from_static("application/json, text/html;q=0.9, */*;q=0.1"));
+        let headers = request.headers_mut();
+        headers.insert(ACCEPT, HeaderValue::from_static("application/json, text/html;q=0.9, */*;q=0.1"));
         if method == Method::POST {
-            fields.insert(CONTENT_TYPE, HeaderValue::from_static("application/x-www-form-urlencoded"));
+            headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/x-www-form-urlencoded"));
             // Flask-WTF requires it over TLS.
-            let from = format!("{}://{}{path}", self.0.scheme, self.0.origin.authority());
-            fields.extend(HeaderValue::from_str(&from).ok().map(|from| (REFERER, from)));
+            let referer = format!("{}://{}{path}", self.0.scheme, self.0.origin.authority());
+            headers.extend(HeaderValue::from_str(&referer).ok().map(|referer| (REFERER, referer)));
         }
-        fields.extend(jar.cookie_header().map(|cookies| (COOKIE, cookies)));
+        headers.extend(jar.cookie_header().map(|cookies| (COOKIE, cookies)));
         *request.method_mut() = method;
-        let answer = self.0.origin.send(request).await.map_err(|error| unavailable(&error.to_string()))?;
-        jar.store_cookies(answer.headers());
-        Ok(answer)
+        let response = self.0.origin.send(request).await.map_err(|error| unavailable(PLATFORM, error))?;
+        jar.store_cookies(response.headers());
+        Ok(response)
     }
-}
-
-fn unavailable(why: &str) -> VerifyError {
-    warn!(why, "cannot verify a password at the platform");
-    VerifyError::Unavailable
 }
 
 /// Cookies by name. The attributes are ignored: all cookies are of one server and used within a minute.
@@ -186,8 +186,8 @@ impl CookieJar {
         CookieJar(secret.expose().split("; ").filter_map(parse_cookie).collect())
     }
 
-    fn store_cookies(&mut self, fields: &HeaderMap) {
-        for value in fields.get_all(SET_COOKIE) {
+    fn store_cookies(&mut self, headers: &HeaderMap) {
+        for value in headers.get_all(SET_COOKIE) {
             let text = value.to_str().unwrap_or_default();
             self.0.extend(parse_cookie(text.split(';').next().unwrap_or_default()));
         }
@@ -217,15 +217,15 @@ mod tests {
     #[test]
     fn the_last_cookie_of_a_name_is_kept() {
         let mut jar = CookieJar::default();
-        let mut fields = HeaderMap::new();
+        let mut headers = HeaderMap::new();
         assert!(jar.cookie_header().is_none());
         for cookie in ["session=a; HttpOnly; Path=/", "other=x=y", "session=b; Path=/", "nonsense"] {
-            fields.append(SET_COOKIE, HeaderValue::from_static(cookie));
+            headers.append(SET_COOKIE, HeaderValue::from_static(cookie));
         }
-        jar.store_cookies(&fields);
-        let field = jar.cookie_header().expect("cookies");
-        assert_eq!(field, "other=x=y; session=b");
-        assert!(field.is_sensitive());
+        jar.store_cookies(&headers);
+        let header = jar.cookie_header().expect("cookies");
+        assert_eq!(header, "other=x=y; session=b");
+        assert!(header.is_sensitive());
         assert_eq!(CookieJar::from_secret(&jar.to_secret()).0, jar.0);
     }
 }

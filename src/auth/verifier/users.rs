@@ -4,13 +4,11 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use crate::auth::credential_file::{self, entry};
 use crate::auth::verifier::password_hash::{PasswordHash, RejectionCost};
 
 /// Each rejection computes a hash of every kind, so their number is limited.
 const MAX_ARGON2ID_KINDS: usize = 4;
-
-/// Maximum number of reported lines.
-const MAX_PROBLEMS: usize = 10;
 
 /// The users of a file.
 pub struct Users {
@@ -23,16 +21,7 @@ impl Users {
     /// Parses the text. The error reports all invalid lines by number, without their content.
     pub fn parse(text: &str) -> Result<Users, Vec<String>> {
         let mut users = Users { hashes: HashMap::new(), rejection_cost: RejectionCost::default() };
-        let mut problems = Vec::new();
-        for (number, line) in text.lines().enumerate() {
-            if let Some(problem) = entry(line).and_then(|entry| users.add(entry).err()) {
-                problems.push(format!("line {}: {problem}", number + 1));
-            }
-            if problems.len() >= MAX_PROBLEMS {
-                problems.push("…".to_owned());
-                break;
-            }
-        }
+        let mut problems = credential_file::parse_lines(text, |entry| users.add(entry));
         if users.rejection_cost.argon2id_kind_count() > MAX_ARGON2ID_KINDS {
             let message = format!(
                 "has Argon2id hashes with more than {MAX_ARGON2ID_KINDS} different parameter sets (m, t, p)"
@@ -73,31 +62,24 @@ impl Users {
     }
 }
 
-/// The entry in a line; `None` for an empty line or a comment.
-fn entry(line: &str) -> Option<&str> {
-    let line = line.trim();
-    (!line.is_empty() && !line.starts_with('#')).then_some(line)
-}
-
 /// Sets the hash of a user, or removes the user if `hash` is `None`. Other lines are unchanged. Returns the new text,
 /// and whether the user was in the old one.
 pub fn edit_users(text: &str, user: &str, hash: Option<&str>) -> (String, bool) {
-    let is_users =
-        |line: &str| entry(line).and_then(|entry| entry.split_once(':')).is_some_and(|(u, _)| u == user);
-    let was_there = text.lines().any(is_users);
+    let is_of_user = |line: &str| {
+        entry(line).and_then(|entry| entry.split_once(':')).is_some_and(|(other, _)| other == user)
+    };
+    let was_there = text.lines().any(is_of_user);
     let mut new = hash.map(|hash| format!("{user}:{hash}\n"));
-    let mut changed = String::with_capacity(text.len() + 200);
+    let mut edited = String::with_capacity(text.len() + 200);
     for line in text.lines() {
-        match is_users(line) {
-            true => changed.extend(new.take()),
-            false => {
-                changed.push_str(line);
-                changed.push('\n');
-            }
+        if is_of_user(line) {
+            edited.extend(new.take());
+        } else {
+            edited.extend([line, "\n"]);
         }
     }
-    changed.extend(new);
-    (changed, was_there)
+    edited.extend(new);
+    (edited, was_there)
 }
 
 #[cfg(test)]
@@ -124,7 +106,7 @@ mod tests {
             assert!(problems.contains(expected), "{expected}: {problems}");
         }
         assert!(!problems.contains("apr1") && !problems.contains(&good), "{problems}");
-        assert!(Users::parse("# nobody\n").is_ok_and(|users| users.is_empty()));
+        assert!(Users::parse("# no users\n").is_ok_and(|users| users.is_empty()));
     }
 
     #[test]
