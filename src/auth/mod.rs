@@ -118,7 +118,7 @@ pub struct Auth {
     verifier_generation: u64,
     store: Arc<Store>,
     salt_names: Vec<String>,
-    /// The identifiers of the salts in the store, in the same order.
+    /// The identifiers of the salts in the store, parallel to `salt_names`.
     salt_ids: Vec<u8>,
     known_salts: Arc<SaltIds>,
     known_keys: KnownKeys,
@@ -346,7 +346,7 @@ impl Auth {
         &self.salt_names
     }
 
-    /// The identifiers of the salts in the store, in the order of [`Auth::salt_names`].
+    /// The identifiers of the salts in the store, parallel to [`Auth::salt_names`].
     pub fn salt_ids(&self) -> &[u8] {
         &self.salt_ids
     }

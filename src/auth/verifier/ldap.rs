@@ -3,7 +3,9 @@
 use std::sync::Arc;
 
 use aws_lc_rs::rand;
-use ldap3::{Ldap, LdapConnAsync, LdapConnSettings, LdapError, Scope, SearchEntry, dn_escape, ldap_escape};
+use ldap3::{
+    Ldap, LdapConnAsync, LdapConnSettings, LdapError, Scope, SearchEntry, SearchResult, dn_escape, ldap_escape,
+};
 use rustls::ClientConfig;
 use tokio::time::timeout;
 
@@ -114,7 +116,7 @@ impl LdapClient {
         // SECURITY: escaped, so that the user name cannot change the filter.
         let filter = filter.replace(USER_PLACEHOLDER, &ldap_escape(user));
         let found = ldap.search(base, Scope::Subtree, &filter, [attribute.as_str()]).await;
-        let found = found.and_then(|found| found.success());
+        let found = found.and_then(SearchResult::success);
         let (entries, _) = found.map_err(|error| format!("the search failed: {}", error_summary(&error)))?;
         let entries: Vec<_> =
             entries.into_iter().filter(|entry| !entry.is_ref()).map(SearchEntry::construct).collect();

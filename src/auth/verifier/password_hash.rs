@@ -181,7 +181,7 @@ impl RejectionCost {
         if let Some(highest) = self.max_bcrypt_cost {
             match done {
                 Some(PasswordHash(ParsedHash::Bcrypt { cost, .. })) => {
-                    (*cost..highest).for_each(spend_bcrypt)
+                    (*cost..highest).for_each(spend_bcrypt);
                 }
                 _ => spend_bcrypt(highest),
             }
