@@ -8,7 +8,7 @@ use crate::config::AuthorizationOptions;
 use crate::config::rules::AuthorizationRule;
 
 /// The configured authorization rules.
-pub struct Authorization(AuthorizationOptions);
+pub struct Authorization(pub(super) AuthorizationOptions);
 
 /// The action of a request that the rules apply to.
 #[derive(Clone, Copy, Debug)]
@@ -22,11 +22,6 @@ pub struct Action<'a> {
 }
 
 impl Authorization {
-    /// Uses these options.
-    pub fn new(options: AuthorizationOptions) -> Authorization {
-        Authorization(options)
-    }
-
     /// Returns whether requests that no rule allows are rejected; otherwise they are only logged.
     pub fn is_enforced(&self) -> bool {
         self.0.enforce
@@ -87,7 +82,7 @@ mod tests {
                 ..any(&["alice"])
             },
         ];
-        let authorization = Authorization::new(AuthorizationOptions { enforce: true, rules });
+        let authorization = Authorization(AuthorizationOptions { enforce: true, rules });
         for (user, route, method, ontology, expected) in [
             (Some("root"), "api", Method::DELETE, None, true),
             (Some("reader-1"), "api", Method::GET, Some("hr"), true),

@@ -15,7 +15,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use aws_lc_rs::hmac::{HMAC_SHA256, Key, sign};
-use aws_lc_rs::rand;
 use parking_lot::Mutex;
 
 use crate::admission::network;
@@ -68,16 +67,9 @@ const PASSWORD_FAILURES: u8 = 1;
 const USER_FAILURES: u8 = 2;
 
 impl FailureLimiter {
-    /// Empty buckets, not shared with other replicas.
-    pub fn new(limits: FailureLimits, clock: Clock) -> FailureLimiter {
-        let mut key = [0; 32];
-        rand::fill(&mut key).expect("the system's random source works");
-        FailureLimiter::replicated(limits, &key, Box::new(drop), clock)
-    }
-
-    /// Empty buckets, shared with other replicas. `key` derives the bucket identifiers; `publish` receives each
+    /// Empty buckets. `key` derives the bucket identifiers; `publish` receives each
     /// failure.
-    pub fn replicated(
+    pub fn new(
         limits: FailureLimits,
         key: &[u8; 32],
         publish: PublishFailure,
@@ -101,7 +93,7 @@ impl FailureLimiter {
         publish: PublishFailure,
     ) -> FailureLimiter {
         let shards = Arc::clone(&self.shards);
-        FailureLimiter { shards, ..FailureLimiter::replicated(limits, key, publish, self.clock.clone()) }
+        FailureLimiter { shards, ..FailureLimiter::new(limits, key, publish, self.clock.clone()) }
     }
 
     /// Begins an attempt of the client at this address.
@@ -254,7 +246,7 @@ mod tests {
     fn limiter(per_address: u32, per_user: u32) -> (Arc<FailureLimiter>, Clock) {
         let clock = Clock::manual(0);
         (
-            Arc::new(FailureLimiter::replicated(
+            Arc::new(FailureLimiter::new(
                 FailureLimits { per_address, per_user },
                 &[7; 32],
                 Box::new(drop),
@@ -350,7 +342,7 @@ mod tests {
             Box::new(move |failure| other.count_remote_failure(failure))
         };
         let limits = FailureLimits { per_address: 10, per_user: 3 };
-        let limiter = Arc::new(FailureLimiter::replicated(limits, &[7; 32], publish, Clock::manual(0)));
+        let limiter = Arc::new(FailureLimiter::new(limits, &[7; 32], publish, Clock::manual(0)));
         let at = |limiter: &Arc<FailureLimiter>| limiter.begin_attempt(address("192.0.2.1"));
         assert_eq!(failures_until_limit(&at(&limiter).for_user(&user("alice"))), 3);
         assert_eq!(failures_until_limit(&at(&limiter)), 10);

@@ -6,7 +6,7 @@ use crate::base::user_name::UserName;
 use crate::config::ImpersonationOptions;
 
 /// The configured impersonation rules.
-pub struct Impersonation(ImpersonationOptions);
+pub struct Impersonation(pub(super) ImpersonationOptions);
 
 /// Why an impersonation is allowed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,11 +23,6 @@ pub enum Permission {
 pub struct ImpersonationDenied;
 
 impl Impersonation {
-    /// Uses these options.
-    pub fn new(options: ImpersonationOptions) -> Impersonation {
-        Impersonation(options)
-    }
-
     /// Allows the impersonation of the user in the header value `target`. `has_own_upstream_key`: the backend receives
     /// the client's own key, so it can decide by that.
     ///
@@ -77,9 +72,8 @@ mod tests {
             ImpersonationRule { users: globs(&["root"]), act_as: globs(&["*"]) },
             ImpersonationRule { users: globs(&["svc-*", "bi"]), act_as: globs(&["*@example.com"]) },
         ];
-        let impersonation = |backend_decides| {
-            Impersonation::new(ImpersonationOptions { rules: rules.clone(), backend_decides })
-        };
+        let impersonation =
+            |backend_decides| Impersonation(ImpersonationOptions { rules: rules.clone(), backend_decides });
         for (user, named, own_key, backend_decides, expected) in [
             (Some("root"), "alice", false, true, Some(Permission::Rule(0))),
             (Some("svc-etl"), "alice@example.com", false, true, Some(Permission::Rule(1))),

@@ -116,8 +116,8 @@ impl Auth {
             foreign_policy: tokens.foreign,
             foreign_keys,
             jwt_verifier,
-            impersonation: Impersonation::new(config.impersonation.clone()),
-            authorization: config.authorization.clone().map(Authorization::new),
+            impersonation: Impersonation(config.impersonation.clone()),
+            authorization: config.authorization.clone().map(Authorization),
             upstream_keys,
         })
     }
@@ -183,7 +183,7 @@ fn build_failure_limiter(
     let bucket_key = derive_key(&config.salts[0], "timbr-gateway failures 1");
     match before {
         Some((auth, _)) => auth.failure_limiter.with_limits(config.failures, &bucket_key, publish),
-        None => FailureLimiter::replicated(config.failures, &bucket_key, publish, clock.clone()),
+        None => FailureLimiter::new(config.failures, &bucket_key, publish, clock.clone()),
     }
 }
 

@@ -8,7 +8,7 @@ use crate::auth::jwt::issuer_keys::IssuerKeys;
 use crate::base::clock::Clock;
 use crate::base::user_name::UserName;
 use crate::config::JwtOptions;
-use crate::config::jwt::{self, IssuerOptions};
+use crate::config::jwt::IssuerOptions;
 
 /// An identity provider whose tokens are accepted.
 pub struct Issuer {
@@ -35,7 +35,7 @@ impl Issuer {
     pub fn new(issuer: &IssuerOptions, options: &JwtOptions, clock: &Clock) -> Result<Issuer, String> {
         Ok(Issuer {
             keys: IssuerKeys::new(&issuer.keys, options, clock)?,
-            algorithms: issuer.algorithms.iter().map(|algorithm| library_algorithm(*algorithm)).collect(),
+            algorithms: issuer.algorithms.clone(),
             rules: ClaimRules {
                 issuer: issuer.issuer.clone(),
                 audiences: issuer.audiences.clone(),
@@ -94,21 +94,4 @@ fn verify_signature(token: &[u8], key: &DecodingKey, algorithm: Algorithm) -> Re
     (validation.validate_exp, validation.validate_nbf, validation.validate_aud) = (false, false, false);
     let decoded = decode::<Claims>(token, key, &validation);
     decoded.map(|decoded| decoded.claims).map_err(|_| JwtError::Invalid("its signature is invalid"))
-}
-
-fn library_algorithm(algorithm: jwt::JwtAlgorithm) -> Algorithm {
-    match algorithm {
-        jwt::JwtAlgorithm::RS256 => Algorithm::RS256,
-        jwt::JwtAlgorithm::RS384 => Algorithm::RS384,
-        jwt::JwtAlgorithm::RS512 => Algorithm::RS512,
-        jwt::JwtAlgorithm::PS256 => Algorithm::PS256,
-        jwt::JwtAlgorithm::PS384 => Algorithm::PS384,
-        jwt::JwtAlgorithm::PS512 => Algorithm::PS512,
-        jwt::JwtAlgorithm::ES256 => Algorithm::ES256,
-        jwt::JwtAlgorithm::ES384 => Algorithm::ES384,
-        jwt::JwtAlgorithm::EdDSA => Algorithm::EdDSA,
-        jwt::JwtAlgorithm::HS256 => Algorithm::HS256,
-        jwt::JwtAlgorithm::HS384 => Algorithm::HS384,
-        jwt::JwtAlgorithm::HS512 => Algorithm::HS512,
-    }
 }

@@ -10,6 +10,7 @@ use http::{HeaderValue, Request, Response, StatusCode};
 use http_body_util::Full;
 use serde::Deserialize;
 
+use crate::auth::ApiKey;
 use crate::auth::verifier::{VerifiedLogin, VerifyError, unavailable};
 use crate::base::secret::Secret;
 use crate::config::UpstreamOptions;
@@ -95,7 +96,7 @@ impl Delegate {
         let envelope = serde_json::from_slice::<GetTokenResponse>(response.body()).ok();
         let data = envelope.filter(|envelope| envelope.status == "success").map(|envelope| envelope.data);
         match data {
-            Some([key]) if super::is_valid_key(&key) => {
+            Some([key]) if ApiKey::parse(key.as_bytes()).is_some() => {
                 Ok(VerifiedLogin { upstream_key: Some(Secret::new(key)), session: None })
             }
             _ => Err(unavailable(format!(

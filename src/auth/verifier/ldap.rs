@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use aws_lc_rs::rand;
 use ldap3::{
-    Ldap, LdapConnAsync, LdapConnSettings, LdapError, Scope, SearchEntry, SearchResult, dn_escape, ldap_escape,
+    Ldap, LdapConnAsync, LdapConnSettings, LdapError, Scope, SearchEntry, SearchResult, dn_escape,
+    ldap_escape,
 };
 use rustls::ClientConfig;
 use tokio::time::timeout;

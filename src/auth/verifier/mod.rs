@@ -19,7 +19,6 @@ use tracing::warn;
 use crate::auth::FileReload;
 use crate::auth::bearer::Credentials;
 use crate::auth::failure_limiter::{Attempt, TooManyFailures};
-use crate::base::byte_class::ByteClass;
 use crate::base::secret::Secret;
 
 pub use delegate::Delegate;
@@ -175,9 +174,4 @@ async fn wait_for_permit(
 fn unavailable(server: &str, why: impl Display) -> VerifyError {
     warn!(why = why.to_string(), "cannot verify a password at {server}");
     VerifyError::Unavailable
-}
-
-/// Returns whether a key from a remote server can be sent in a header.
-fn is_valid_key(text: &str) -> bool {
-    (1..=1024).contains(&text.len()) && ByteClass::API_KEY.contains_all(text.as_bytes())
 }

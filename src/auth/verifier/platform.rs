@@ -14,6 +14,7 @@ use tokio::sync::Mutex;
 use tracing::error;
 use zeroize::Zeroizing;
 
+use crate::auth::ApiKey;
 use crate::auth::bearer::Credentials;
 use crate::auth::verifier::{VerifiedLogin, VerifyError, html_form, unavailable};
 use crate::base::secret::Secret;
@@ -120,7 +121,9 @@ impl Platform {
         let response = self.send(Method::GET, path, jar, Bytes::new()).await?;
         match response.status() {
             StatusCode::OK => match serde_json::from_slice::<PlatformToken>(response.body()) {
-                Ok(PlatformToken { token }) if super::is_valid_key(&token) => Ok(Secret::new(token)),
+                Ok(PlatformToken { token }) if ApiKey::parse(token.as_bytes()).is_some() => {
+                    Ok(Secret::new(token))
+                }
                 _ => Err(unavailable(PLATFORM, format!("the response of {path} has no valid `token`"))),
             },
             // A redirect to the login form: the session is not logged in.

@@ -150,7 +150,7 @@ mod tests {
     fn attempt_within(per_user: u32) -> Attempt {
         let limits = FailureLimits { per_address: 0, per_user };
         let user = UserName::parse(b"alice").expect("valid");
-        Arc::new(FailureLimiter::new(limits, Clock::manual(0)))
+        Arc::new(FailureLimiter::new(limits, &[7; 32], Box::new(drop), Clock::manual(0)))
             .begin_attempt([192, 0, 2, 1].into())
             .for_user(&user)
     }
