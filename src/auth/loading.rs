@@ -164,7 +164,10 @@ impl Auth {
 
 fn assign_salt_ids(known_salts: &SaltIds, config: &Config) -> Result<Vec<u8>, Problem> {
     let too_many = || {
-        Problem::new(GLOBAL.api_auth_salt.key, "had too many different values since the start; restart the gateway")
+        Problem::new(
+            GLOBAL.api_auth_salt.key,
+            "had too many different values since the start; restart the gateway",
+        )
     };
     known_salts.assign(&config.salts).ok_or_else(too_many)
 }
