@@ -27,7 +27,7 @@ struct LdapClient {
 }
 
 /// The server in log messages.
-const DIRECTORY: &str = "the LDAP directory";
+const SERVER: &str = "the LDAP directory";
 
 /// Bind results (RFC 4511 section 4.1.9) that mean wrong credentials: 19: too many attempts; 32: unknown entry; 48: no
 /// password is set; 49: wrong password; 50, 53: not allowed to bind.
@@ -54,8 +54,8 @@ impl LdapDirectory {
         match timeout(self.0.options.timeout, self.0.bind_as(credentials)).await {
             Ok(Ok(true)) => Ok(VerifiedLogin::default()),
             Ok(Ok(false)) => Err(VerifyError::WrongCredentials),
-            Ok(Err(why)) => Err(unavailable(DIRECTORY, why)),
-            Err(_) => Err(unavailable(DIRECTORY, "timed out")),
+            Ok(Err(why)) => Err(unavailable(SERVER, why)),
+            Err(_) => Err(unavailable(SERVER, "timed out")),
         }
     }
 }

@@ -24,7 +24,7 @@ use crate::outbound::http_client::HttpClient;
 use crate::tls::{TlsError, backend_tls};
 
 /// The server in log messages.
-const PLATFORM: &str = "the platform";
+const SERVER: &str = "the platform";
 
 /// Validity of a successful check that anonymous requests get no token.
 const ANONYMOUS_CHECK_INTERVAL: Duration = Duration::from_secs(300);
@@ -87,7 +87,7 @@ impl Platform {
         let page = self.send(Method::GET, login, &mut jar, Bytes::new()).await?;
         if page.status() != StatusCode::OK {
             return Err(unavailable(
-                PLATFORM,
+                SERVER,
                 format!("the login page {login} has status {}", page.status()),
             ));
         }
@@ -104,7 +104,7 @@ impl Platform {
             StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => return Err(VerifyError::WrongCredentials),
             StatusCode::TOO_MANY_REQUESTS => return Err(VerifyError::Busy),
             other => {
-                return Err(unavailable(PLATFORM, format!("the login form at {login} has status {other}")));
+                return Err(unavailable(SERVER, format!("the login form at {login} has status {other}")));
             }
         }
         let key = self.fetch_key(&mut jar).await?;
@@ -124,12 +124,12 @@ impl Platform {
                 Ok(PlatformToken { token }) if ApiKey::parse(token.as_bytes()).is_some() => {
                     Ok(Secret::new(token))
                 }
-                _ => Err(unavailable(PLATFORM, format!("the response of {path} has no valid `token`"))),
+                _ => Err(unavailable(SERVER, format!("the response of {path} has no valid `token`"))),
             },
             // A redirect to the login form: the session is not logged in.
             status if status.is_redirection() => Err(VerifyError::WrongCredentials),
             StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => Err(VerifyError::WrongCredentials),
-            other => Err(unavailable(PLATFORM, format!("the token page {path} has status {other}"))),
+            other => Err(unavailable(SERVER, format!("the token page {path} has status {other}"))),
         }
     }
 
@@ -174,7 +174,7 @@ impl Platform {
         }
         headers.extend(jar.cookie_header().map(|cookies| (COOKIE, cookies)));
         *request.method_mut() = method;
-        let response = self.0.origin.send(request).await.map_err(|error| unavailable(PLATFORM, error))?;
+        let response = self.0.origin.send(request).await.map_err(|error| unavailable(SERVER, error))?;
         jar.store_cookies(response.headers());
         Ok(response)
     }
