@@ -1,4 +1,4 @@
-//! What a client shows to prove who it is. Nothing is proven here.
+//! The credentials of a request, parsed from its headers. Nothing is verified here.
 
 use aws_lc_rs::rand;
 use base64::Engine;
@@ -10,25 +10,25 @@ use crate::base::byte_class::ByteClass;
 use crate::base::hex;
 use crate::store::TokenId;
 
-/// A key as a client sent it: 1 to 1024 printable ASCII characters, no space and no comma.
+/// An API key as sent by a client: 1 to 1024 printable ASCII characters without space and comma.
 ///
-/// SECURITY: a comma is how two values of a field are joined; which of them a backend would take is unknown.
+/// SECURITY: a comma joins two values of a header; which of them a backend would use is unknown.
 #[derive(Clone)]
 pub struct ApiKey(Box<[u8]>);
 
 impl ApiKey {
-    /// Checks the value of the field.
+    /// Parses a header value; `None` if it is not one key.
     pub fn parse(value: &[u8]) -> Option<ApiKey> {
         let valid = (1..=1024).contains(&value.len()) && ByteClass::API_KEY.contains_all(value);
         valid.then(|| ApiKey(value.into()))
     }
 
-    /// The value for the field of another request.
+    /// The header value, to send in a request.
     pub fn expose(&self) -> &[u8] {
         &self.0
     }
 
-    /// A key of the form that Timbr's have, which nobody was given.
+    /// A random key in the form of Timbr's keys, which is not assigned to any user.
     pub(super) fn random() -> ApiKey {
         let mut random = [0; 20];
         rand::fill(&mut random).expect("the system's random source works");
@@ -40,7 +40,7 @@ impl ApiKey {
     }
 }
 
-/// Whom `Authorization: Basic` names where a key is the password, as Timbr's clients do.
+/// The user name that Timbr's clients send in `Authorization: Basic` when the password is a key.
 const BASIC_USER: &str = "token:";
 
 impl ApiKey {
@@ -53,18 +53,18 @@ impl ApiKey {
     }
 }
 
-/// A key as the value of `Authorization: Basic`.
+/// The header value `Basic …` for a key.
 pub fn basic_authorization(key: &[u8]) -> Zeroizing<String> {
     let pair = Zeroizing::new([BASIC_USER.as_bytes(), key].concat());
     Zeroizing::new(format!("Basic {}", &*Zeroizing::new(STANDARD.encode(&*pair))))
 }
 
-/// The one credential of a request; whose it is, [`Auth::identify`] tells.
+/// The one credential of a request, not yet verified.
 #[derive(Clone)]
 pub enum ClientCredential {
     /// `x-api-key`.
     Key(ApiKey),
-    /// The same, as the password of the user `token` in `Authorization: Basic`.
+    /// A key as the password of the user `token` in `Authorization: Basic`.
     Basic(ApiKey),
     /// `x-jwt-token`.
     Jwt(Jwt),
@@ -75,7 +75,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_key_may_be_a_password() {
+    fn a_basic_authorization_contains_a_key() {
         let value = basic_authorization(b"tk_a:b");
         assert_eq!(&*value, "Basic dG9rZW46dGtfYTpi");
         for good in [&*value, "basic dG9rZW46dGtfYTpi", "BASIC  dG9rZW46dGtfYTpi "] {
@@ -84,7 +84,7 @@ mod tests {
                 "{good}"
             );
         }
-        // alice:tk_a, token: and a key with a comma in it; no base64; another scheme.
+        // `alice:tk_a`, `token:` without a key, a key with a comma, invalid base64, a different scheme.
         for wrong in [
             "Basic YWxpY2U6dGtfYQ==",
             "Basic dG9rZW46",
@@ -100,7 +100,7 @@ mod tests {
     }
 
     #[test]
-    fn a_key_is_one_printable_word() {
+    fn a_key_is_printable_without_spaces_and_commas() {
         assert!(ApiKey::parse(b"tk_0123").is_some_and(|key| key.expose() == b"tk_0123"));
         let long = vec![b'a'; 1025];
         for wrong in [&b""[..], b"a b", b"a,b", b"a\tb", b"caf\xe9", &long] {

@@ -1,4 +1,4 @@
-//! Who may ask for what.
+//! Authorization rules: which user may use which route, method and ontology. Knows only proven identities.
 
 use http::Method;
 
@@ -7,35 +7,29 @@ use crate::base::user_name::UserName;
 use crate::config::AuthorizationOptions;
 use crate::config::rules::AuthorizationRule;
 
-/// The rules of the operator.
-pub struct Authorization(AuthorizationOptions);
+/// The configured authorization rules.
+pub struct Authorization(pub(super) AuthorizationOptions);
 
-/// What a request asks for.
+/// The action of a request that the rules apply to.
 #[derive(Clone, Copy, Debug)]
 pub struct Action<'a> {
-    /// The name of its route.
+    /// The name of the route.
     pub route: &'a str,
-    /// Its method.
+    /// The request method.
     pub method: &'a Method,
-    /// The ontology that its path names.
+    /// The ontology in the path, if there is one.
     pub ontology: Option<&'a str>,
 }
 
 impl Authorization {
-    /// By these options.
-    pub fn new(options: AuthorizationOptions) -> Authorization {
-        Authorization(options)
-    }
-
-    /// Whether what is not allowed is refused.
+    /// Returns whether requests that no rule allows are rejected; otherwise they are only logged.
     pub fn is_enforced(&self) -> bool {
         self.0.enforce
     }
 
-    /// Whether a rule allows it. Who acts as another user may do what that one may.
+    /// Returns whether a rule allows the action. For an impersonated user, that user's rules apply.
     ///
-    /// SECURITY: a rule about ontologies allows nothing of which the path does not say which ontology it is about: a body
-    /// is not read here.
+    /// SECURITY: a rule with ontologies allows only paths that contain the ontology, because bodies are not read.
     pub fn allows(&self, identity: &Identity, action: Action<'_>) -> bool {
         let user = identity.impersonated_user().or(identity.user());
         self.0.rules.iter().any(|rule| is_for_user(rule, user) && is_for_action(rule, action))
@@ -69,7 +63,7 @@ mod tests {
     }
 
     #[test]
-    fn only_what_a_rule_allows() {
+    fn an_action_needs_a_matching_rule() {
         let globs = |texts: &[&str]| texts.iter().map(|text| Glob::new(*text)).collect::<Vec<_>>();
         let any = |users: &[&str]| AuthorizationRule {
             users: globs(users),
@@ -88,7 +82,7 @@ mod tests {
                 ..any(&["alice"])
             },
         ];
-        let authorization = Authorization::new(AuthorizationOptions { enforce: true, rules });
+        let authorization = Authorization(AuthorizationOptions { enforce: true, rules });
         for (user, route, method, ontology, expected) in [
             (Some("root"), "api", Method::DELETE, None, true),
             (Some("reader-1"), "api", Method::GET, Some("hr"), true),
@@ -106,6 +100,6 @@ mod tests {
         }
         let acting = identity(Some("root")).impersonating(UserName::parse(b"eve").expect("valid"));
         let action = Action { route: "api", method: &Method::GET, ontology: None };
-        assert!(!authorization.allows(&acting, action), "as whom it acts counts");
+        assert!(!authorization.allows(&acting, action), "the rules of the impersonated user apply");
     }
 }

@@ -1,4 +1,4 @@
-//! Opens the bearer of `get_token`: a Fernet token that holds base64 of `username:password`.
+//! Opens the bearer of `get_token`: a Fernet token with the payload base64(`username:password`).
 
 use std::time::Duration;
 
@@ -13,46 +13,46 @@ use crate::base::clock::Clock;
 use crate::base::secret::Secret;
 use crate::base::user_name::UserName;
 
-/// A user's name and password, as the client stated them. Nobody has checked the password yet.
+/// User name and password as sent by the client. The password is not verified.
 #[derive(Clone, Debug)]
 pub struct Credentials {
-    /// The name.
+    /// The user name, not verified.
     pub user: UserName,
-    /// The password; not empty.
+    /// The password; never empty.
     pub password: Secret,
 }
 
-/// Why a bearer does not open.
+/// Why a bearer is not accepted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum BearerError {
-    /// Not a Fernet token, or made with another key, or changed on the way.
+    /// Not a Fernet token, made with a different salt, or modified.
     #[error("not a Fernet token made with this API_AUTH_SALT")]
     NotAuthentic,
-    /// Authentic, but too old.
-    #[error("made longer ago than auth.bearer_max_age")]
+    /// Authentic, but older than `auth.bearer_max_age`.
+    #[error("older than auth.bearer_max_age")]
     TooOld,
-    /// Authentic, but made in the future.
-    #[error("made more than a minute in the future: a clock is wrong")]
+    /// Authentic, but its creation time is in the future.
+    #[error("created more than a minute in the future: a clock is wrong")]
     MadeInFuture,
-    /// Authentic, but not what it should hold.
-    #[error("does not hold base64 of username:password, neither of them empty")]
+    /// Authentic, but the payload is not base64(`username:password`).
+    #[error("the payload is not base64 of username:password, both not empty")]
     NoCredentials,
-    /// Authentic, but the name is none.
-    #[error("holds a user name that no header field can carry")]
+    /// Authentic, but the user name cannot be sent in a header.
+    #[error("the user name cannot be sent in a header")]
     InvalidUserName,
 }
 
-/// How far ahead a client's clock may be, as the Fernet implementations have it.
+/// Maximum time by which a client's clock may be ahead, in seconds; the value of the Fernet implementations.
 const MAX_CLOCK_SKEW: u64 = 60;
 
-/// No bearer of sane credentials is longer; a longer one costs nothing but a comparison.
+/// In bytes. A longer bearer is rejected before it is decoded.
 const MAX_LENGTH: usize = 8 * 1024;
 
-/// Python writes the payload in the standard alphabet with padding; other clients leave the padding out.
+/// Python encodes the payload in the standard alphabet with padding; other clients omit the padding.
 const PAYLOAD: GeneralPurpose = GeneralPurpose::new(&alphabet::STANDARD, OPTIONAL_PADDING);
 const OPTIONAL_PADDING: GeneralPurposeConfig = PAD.with_decode_padding_mode(DecodePaddingMode::Indifferent);
 
-/// Opens bearers with every salt in use.
+/// Opens bearers with all active salts.
 pub struct BearerOpener {
     keys: Vec<Fernet>,
     max_age: Option<Duration>,
@@ -60,23 +60,23 @@ pub struct BearerOpener {
 }
 
 impl BearerOpener {
-    /// `salts` are Fernet keys, as the configuration has checked.
+    /// `salts` are Fernet keys, which the configuration validated.
     pub fn new(salts: &[Secret], max_age: Option<Duration>, clock: Clock) -> BearerOpener {
         let key = |salt: &Secret| Fernet::new(salt.expose()).expect("the configuration checked the salts");
         BearerOpener { keys: salts.iter().map(key).collect(), max_age, clock }
     }
 
-    /// The credentials in a bearer.
+    /// Returns the credentials in a bearer.
     pub fn open(&self, bearer: &str) -> Result<Credentials, BearerError> {
         self.open_with_salt(bearer).map(|(_, credentials)| credentials)
     }
 
-    /// The credentials in a bearer, and the number of the salt that opened it.
+    /// Returns the credentials in a bearer, and the index of the salt that opened it.
     pub fn open_with_salt(&self, bearer: &str) -> Result<(u8, Credentials), BearerError> {
         let (salt, payload) = self.decrypt(bearer)?;
         let text = PAYLOAD.decode(payload.trim_ascii()).map(Zeroizing::new);
         let text = text.map_err(|_| BearerError::NoCredentials)?;
-        // Only the first colon separates: a password may hold more.
+        // The first colon is the separator: a password may contain colons.
         let colon = text.iter().position(|byte| *byte == b':').ok_or(BearerError::NoCredentials)?;
         let (user, password) = (&text[..colon], &text[colon + 1..]);
         if user.is_empty() || password.is_empty() {
@@ -88,37 +88,37 @@ impl BearerOpener {
     }
 
     fn decrypt(&self, bearer: &str) -> Result<(u8, Zeroizing<Vec<u8>>), BearerError> {
-        let made = creation_time(bearer).ok_or(BearerError::NotAuthentic)?;
-        // SECURITY: `made` serves as the present here, so that the signature alone decides whether the bearer is
-        // authentic. Its age is judged below, by our clock, and only told to who holds the salt.
+        let created = creation_time(bearer).ok_or(BearerError::NotAuthentic)?;
+        // SECURITY: decrypts with the creation time as the current time, so that only the signature decides whether the
+        // bearer is authentic. The age is checked below, and only clients with the salt learn the result.
         let opened = self.keys.iter().zip(0..).find_map(|(key, salt)| {
-            Some((salt, Zeroizing::new(key.decrypt_at_time(bearer, None, made).ok()?)))
+            Some((salt, Zeroizing::new(key.decrypt_at_time(bearer, None, created).ok()?)))
         });
         let (salt, payload) = opened.ok_or(BearerError::NotAuthentic)?;
         let now = self.clock.unix_seconds();
-        if made > now + MAX_CLOCK_SKEW {
+        if created > now + MAX_CLOCK_SKEW {
             return Err(BearerError::MadeInFuture);
         }
-        if self.max_age.is_some_and(|age| made.saturating_add(age.as_secs()) < now) {
+        if self.max_age.is_some_and(|age| created.saturating_add(age.as_secs()) < now) {
             return Err(BearerError::TooOld);
         }
         Ok((salt, payload))
     }
 }
 
-/// When the bearer says that it was made, in seconds since the epoch; `None` if it is not even of the right form.
+/// The creation time in the bearer, in seconds since the epoch; `None` if it is malformed. Not authenticated.
 fn creation_time(bearer: &str) -> Option<u64> {
     if bearer.len() > MAX_LENGTH {
         return None;
     }
-    // The whole token must be base64 in the URL-safe alphabet with its padding; the fernet crate is laxer.
+    // The whole token must be URL-safe base64 with padding; the fernet crate is less strict.
     let bytes = URL_SAFE.decode(bearer).ok()?;
     let seconds = u64::from_be_bytes(bytes.get(1..9)?.try_into().ok()?);
-    // Beyond that, sums of times would overflow; no authentic bearer is that far from now.
+    // Prevents overflow in sums of times; no authentic bearer has such a time.
     (bytes[0] == 0x80 && seconds < u64::MAX / 2).then_some(seconds)
 }
 
-/// Makes the bearer for a user, as the documentation's Python script does.
+/// Makes the bearer for a user, as the documentation's Python script does. `None` if the salt is not a Fernet key.
 pub fn make_bearer(salt: &Secret, user: &str, password: &Secret) -> Option<Secret> {
     let key = Fernet::new(salt.expose())?;
     let text = Zeroizing::new(format!("{user}:{}", password.expose()));
@@ -150,14 +150,14 @@ mod tests {
     }
 
     #[test]
-    fn user_and_password_are_parted_at_the_first_colon() {
+    fn the_first_colon_separates_user_and_password() {
         assert_eq!(open(b"alice:secret"), Ok(("alice".into(), "secret".into())));
         assert_eq!(open(b"alice:a:b:"), Ok(("alice".into(), "a:b:".into())));
         assert_eq!(open("alice:pässwörd".as_bytes()), Ok(("alice".into(), "pässwörd".into())));
     }
 
     #[test]
-    fn a_payload_without_credentials_is_told_apart() {
+    fn a_payload_without_credentials_has_its_own_error() {
         for text in ["", "alice", ":", "alice:", ":secret"] {
             assert_eq!(open(text.as_bytes()), Err(BearerError::NoCredentials), "{text}");
         }
@@ -169,7 +169,7 @@ mod tests {
     }
 
     #[test]
-    fn every_salt_opens_and_no_other() {
+    fn only_configured_salts_open_a_bearer() {
         let payload = PAYLOAD.encode("alice:secret");
         for salt in [SALT, OTHER] {
             let bearer = bearer(salt, payload.as_bytes(), NOW);
@@ -180,7 +180,7 @@ mod tests {
     }
 
     #[test]
-    fn age_is_judged_after_authenticity() {
+    fn authenticity_is_checked_before_age() {
         let payload = PAYLOAD.encode("alice:secret");
         let open =
             |made, max_age| opener(&[SALT], max_age).open(&bearer(SALT, payload.as_bytes(), made)).map(drop);
@@ -194,7 +194,7 @@ mod tests {
     }
 
     #[test]
-    fn nonsense_is_not_authentic_and_never_panics() {
+    fn malformed_bearers_are_not_authentic() {
         let good = bearer(SALT, PAYLOAD.encode("alice:secret").as_bytes(), NOW);
         let long = "A".repeat(MAX_LENGTH + 4);
         let extreme = URL_SAFE.encode([&[0x80][..], &[0xff; 72]].concat());
@@ -213,14 +213,14 @@ mod tests {
     }
 
     #[test]
-    fn what_we_make_opens() {
+    fn a_made_bearer_can_be_opened() {
         let salt = Secret::new(SALT.into());
         let bearer = make_bearer(&salt, "alice", &Secret::new("se:cret".into())).expect("made");
         let opener = BearerOpener::new(&[salt], Some(Duration::from_secs(60)), Clock::system());
         assert_eq!(opener.open(bearer.expose()).expect("opens").password.expose(), "se:cret");
     }
 
-    /// The vectors of the Fernet specification.
+    /// The test vectors of the Fernet specification.
     mod specification {
         use super::*;
 
@@ -235,7 +235,7 @@ mod tests {
             opener.decrypt(vector["token"].as_str().expect("token")).map(|(_, payload)| payload.to_vec())
         }
 
-        /// All times of the vectors are seven hours behind Greenwich.
+        /// All times in the vectors have the offset -07:00.
         fn unix(time: &str) -> u64 {
             let local = time.strip_suffix("-07:00").expect("the vectors' offset");
             let time = humantime::parse_rfc3339(&format!("{local}Z")).expect("a time");
@@ -243,7 +243,7 @@ mod tests {
         }
 
         #[test]
-        fn good_tokens_open() {
+        fn valid_tokens_open() {
             let all = vectors(include_str!("../../tests/data/fernet-spec/verify.json"));
             assert!(!all.is_empty());
             for vector in all {
@@ -253,7 +253,7 @@ mod tests {
         }
 
         #[test]
-        fn bad_tokens_do_not() {
+        fn invalid_tokens_do_not_open() {
             let all = vectors(include_str!("../../tests/data/fernet-spec/invalid.json"));
             assert!(all.len() >= 8);
             for vector in all {
@@ -268,10 +268,10 @@ mod tests {
             }
         }
 
-        /// Encryption is determined by key, time, vector and text: a token that opens and holds the stated time and
-        /// vector is the one that had to be generated.
+        /// Key, time, initialization vector and text determine the token. So a token that opens and contains the stated
+        /// time and vector is the expected one.
         #[test]
-        fn generated_tokens_are_as_stated() {
+        fn generated_tokens_match_the_vectors() {
             let all = vectors(include_str!("../../tests/data/fernet-spec/generate.json"));
             assert!(!all.is_empty());
             for vector in all {

@@ -1,13 +1,13 @@
-//! How often an address may be wrong about credentials.
+//! Limits wrong credentials per client address (leaky buckets). Knows nothing about how credentials are verified.
 //!
-//! Three kinds of buckets: an address's wrong keys and bearers, an address's wrong passwords, and its wrong passwords for
-//! one user. `limits.failures_per_address` failures fit in the former two, `limits.failures_per_user` in the last, and so
-//! many run out again in a minute. Looking whether there is room and putting something in are two steps, as only a failure
-//! is put in, and a key or bearer that is right never meets a bucket.
+//! There are three kinds of buckets: an address's wrong keys and bearers, an address's wrong passwords, and an
+//! address's wrong passwords for one user. The first two hold `limits.failures_per_address` failures, the last one
+//! `limits.failures_per_user`; a full bucket drains in a minute. Checking a bucket and adding a failure are separate
+//! steps, because only failures are added; a correct key or bearer touches no bucket.
 //!
-//! SECURITY: there is no bucket for a user alone: anybody could fill it and so keep that user out. Passwords have buckets of
-//! their own because only who holds the salt can try one: else any stranger could keep all users of an address that many
-//! share, such as a balancer's, from logging in.
+//! SECURITY: there is no bucket per user alone: any client could fill it and lock the user out. Passwords have separate
+//! buckets because only clients with the salt can try them. Otherwise a client without the salt could block the logins
+//! of all users behind the same address, such as that of a load balancer.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -15,7 +15,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use aws_lc_rs::hmac::{HMAC_SHA256, Key, sign};
-use aws_lc_rs::rand;
 use parking_lot::Mutex;
 
 use crate::admission::network;
@@ -24,16 +23,16 @@ use crate::base::user_name::UserName;
 use crate::config::FailureLimits;
 use crate::store::CredentialFailure;
 
-/// So long a full bucket takes to run empty.
+/// The time in which a full bucket drains.
 const PERIOD: Duration = Duration::from_secs(60);
 
-/// Maps of buckets that are locked one by one.
+/// The number of maps, each with its own lock.
 const SHARDS: usize = 16;
 
-/// Most buckets of a shard's generation. With two generations this bounds the memory to some 10 MB, whatever strangers do.
+/// With two generations this bounds the memory to about 10 MB.
 const MAX_BUCKETS_PER_GENERATION: usize = 10_000;
 
-/// All buckets of a process.
+/// All buckets of the process.
 pub struct FailureLimiter {
     address_rate: Option<Rate>,
     user_rate: Option<Rate>,
@@ -43,14 +42,14 @@ pub struct FailureLimiter {
     clock: Clock,
 }
 
-/// Tells other replicas of a failure.
+/// Reports a failure to other replicas.
 pub type PublishFailure = Box<dyn Fn(CredentialFailure) + Send + Sync>;
 
-/// Too many failures; another try has a chance after so long.
+/// Too many failures; the next attempt can succeed after this time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TooManyFailures(pub Duration);
 
-/// One client's try, for as long as it lasts.
+/// One authentication attempt of a client.
 #[derive(Clone)]
 pub struct Attempt {
     limiter: Arc<FailureLimiter>,
@@ -58,25 +57,19 @@ pub struct Attempt {
     user_bucket: Option<BucketId>,
 }
 
-/// A bucket's name: a keyed hash of what it is for, so that nobody can choose one that is another's too, and the same at
-/// every replica.
+/// A keyed hash of what the bucket counts: clients cannot cause collisions, and all replicas use the same identifier.
 type BucketId = u64;
 
-/// What a bucket counts: wrong keys and bearers of an address, its wrong passwords, or those for one user.
+/// The kinds of buckets: an address's wrong keys and bearers, its wrong passwords, and its wrong passwords for one
+/// user.
 const KEY_FAILURES: u8 = 0;
 const PASSWORD_FAILURES: u8 = 1;
 const USER_FAILURES: u8 = 2;
 
 impl FailureLimiter {
-    /// Nobody has failed yet, and nobody is told.
-    pub fn new(limits: FailureLimits, clock: Clock) -> FailureLimiter {
-        let mut key = [0; 32];
-        rand::fill(&mut key).expect("the system's random source works");
-        FailureLimiter::replicated(limits, &key, Box::new(drop), clock)
-    }
-
-    /// The same where replicas tell each other. `key` makes the buckets' names; `tell` hears of each failure.
-    pub fn replicated(
+    /// Empty buckets. `key` derives the bucket identifiers; `publish` receives each
+    /// failure.
+    pub fn new(
         limits: FailureLimits,
         key: &[u8; 32],
         publish: PublishFailure,
@@ -92,26 +85,30 @@ impl FailureLimiter {
         }
     }
 
-    /// The same buckets by other limits. Another `key` gives them other names, so that nobody's failures are found any
-    /// more.
-    pub fn with_limits(&self, limits: FailureLimits, key: &[u8; 32], tell: PublishFailure) -> FailureLimiter {
+    /// The same buckets with new limits. A different `key` changes all bucket identifiers, which resets all counts.
+    pub fn with_limits(
+        &self,
+        limits: FailureLimits,
+        key: &[u8; 32],
+        publish: PublishFailure,
+    ) -> FailureLimiter {
         let shards = Arc::clone(&self.shards);
-        FailureLimiter { shards, ..FailureLimiter::replicated(limits, key, tell, self.clock.clone()) }
+        FailureLimiter { shards, ..FailureLimiter::new(limits, key, publish, self.clock.clone()) }
     }
 
-    /// A try of the client at this address.
+    /// Begins an attempt of the client at this address.
     pub fn begin_attempt(self: &Arc<FailureLimiter>, address: IpAddr) -> Attempt {
         let (version, network) = network(address);
         let address = self.bucket_id(&[&[KEY_FAILURES, version], &network.to_be_bytes()]);
         Attempt { limiter: Arc::clone(self), address_bucket: address, user_bucket: None }
     }
 
-    /// Counts a failure that another replica saw.
+    /// Counts a failure that a different replica reported.
     pub fn count_remote_failure(&self, failure: CredentialFailure) {
         match failure.kind {
             KEY_FAILURES | PASSWORD_FAILURES => self.fill_bucket(self.address_rate, failure.bucket),
             USER_FAILURES => self.fill_bucket(self.user_rate, failure.bucket),
-            // A newer version's; it counts them itself.
+            // From a newer version, which counts it in its own buckets.
             _ => {}
         }
     }
@@ -128,7 +125,7 @@ impl FailureLimiter {
         }
     }
 
-    /// Forgets buckets that have run empty. Called now and then.
+    /// Removes empty buckets. Called periodically.
     pub fn sweep(&self) {
         let now = self.clock.now();
         for shard in &*self.shards {
@@ -159,32 +156,33 @@ impl FailureLimiter {
 }
 
 impl Attempt {
-    /// The same try, now that it names a user, whose password is to be checked.
+    /// The same attempt, for checking the password of this user.
     pub fn for_user(self, user: &UserName) -> Attempt {
-        let at = self.address_bucket.to_be_bytes();
-        let address = self.limiter.bucket_id(&[&[PASSWORD_FAILURES], &at]);
-        let user = self.limiter.bucket_id(&[&[USER_FAILURES], &at, user.as_str().as_bytes()]);
+        let address_bytes = self.address_bucket.to_be_bytes();
+        let address = self.limiter.bucket_id(&[&[PASSWORD_FAILURES], &address_bytes]);
+        let user = self.limiter.bucket_id(&[&[USER_FAILURES], &address_bytes, user.as_str().as_bytes()]);
         Attempt { address_bucket: address, user_bucket: Some(user), limiter: self.limiter }
     }
 
-    /// Whether the client may be wrong once more. This costs it nothing.
+    /// Checks whether one more failure is allowed. Does not count as an attempt.
     pub fn check_limits(&self) -> Result<(), TooManyFailures> {
-        let guesses = &self.limiter;
-        let of_user = self.user_bucket.map_or(Ok(()), |user| guesses.check_bucket(guesses.user_rate, user));
-        guesses.check_bucket(guesses.address_rate, self.address_bucket).and(of_user)
+        let limiter = &self.limiter;
+        let user_limit =
+            self.user_bucket.map_or(Ok(()), |user| limiter.check_bucket(limiter.user_rate, user));
+        limiter.check_bucket(limiter.address_rate, self.address_bucket).and(user_limit)
     }
 
-    /// Notes that the client was wrong.
+    /// Counts a failure.
     pub fn record_failure(&self) {
-        let guesses = &self.limiter;
+        let limiter = &self.limiter;
         let kind = if self.user_bucket.is_some() { PASSWORD_FAILURES } else { KEY_FAILURES };
-        guesses.count_failure(kind, guesses.address_rate, self.address_bucket);
+        limiter.count_failure(kind, limiter.address_rate, self.address_bucket);
         if let Some(user) = self.user_bucket {
-            guesses.count_failure(USER_FAILURES, guesses.user_rate, user);
+            limiter.count_failure(USER_FAILURES, limiter.user_rate, user);
         }
     }
 
-    /// Notes that the client was wrong, unless that was once too often: then it learns nothing else.
+    /// Counts a failure, unless the limit is already reached; then the client must learn only that.
     pub fn try_record_failure(&self) -> Result<(), TooManyFailures> {
         self.check_limits()?;
         self.record_failure();
@@ -192,23 +190,22 @@ impl Attempt {
     }
 }
 
-/// The generic cell rate algorithm: a bucket is the moment at which it will be empty.
+/// The generic cell rate algorithm: a bucket is stored as the time at which it will be empty.
 #[derive(Clone, Copy, Debug)]
 struct Rate {
-    /// So long one failure takes to run out.
+    /// The time in which one failure drains.
     failure_interval: Duration,
 }
 
 impl Rate {
-    /// `None` for no limit.
-    fn per_minute(a_minute: u32) -> Option<Rate> {
-        (a_minute > 0).then(|| Rate { failure_interval: (PERIOD / a_minute).max(Duration::from_millis(1)) })
+    /// A limit of `failures` per minute; `None` if it is 0.
+    fn per_minute(failures: u32) -> Option<Rate> {
+        (failures > 0).then(|| Rate { failure_interval: (PERIOD / failures).max(Duration::from_millis(1)) })
     }
 
     fn check(self, empty: Option<Tick>, now: Tick) -> Result<(), TooManyFailures> {
-        let full_with_one_more =
-            empty.map_or(Duration::ZERO, |empty| empty.since(now)) + self.failure_interval;
-        match full_with_one_more.checked_sub(PERIOD) {
+        let level = empty.map_or(Duration::ZERO, |empty| empty.since(now)) + self.failure_interval;
+        match level.checked_sub(PERIOD) {
             None | Some(Duration::ZERO) => Ok(()),
             Some(wait) => Err(TooManyFailures(wait)),
         }
@@ -216,13 +213,13 @@ impl Rate {
 
     fn fill(self, empty: Option<Tick>, now: Tick) -> Tick {
         let filled = empty.map_or(now, |empty| empty.max(now)).after(self.failure_interval);
-        // Failures that were under way together may overfill it, but not for long.
+        // Concurrent attempts may overfill the bucket; this bounds it.
         filled.min(now.after(PERIOD))
     }
 }
 
-/// Buckets of two generations: when the young one is large enough it becomes the old one, and the old one is
-/// forgotten. So making room costs nothing, and who fails again and again is not forgotten.
+/// Buckets in two generations: when the current generation is full it becomes the previous one, and the previous one is
+/// dropped. So eviction takes constant time, and addresses that keep failing are not evicted.
 #[derive(Default)]
 struct BucketShard {
     current: HashMap<BucketId, Tick>,
@@ -246,10 +243,10 @@ impl BucketShard {
 mod tests {
     use super::*;
 
-    fn guesses(per_address: u32, per_user: u32) -> (Arc<FailureLimiter>, Clock) {
+    fn limiter(per_address: u32, per_user: u32) -> (Arc<FailureLimiter>, Clock) {
         let clock = Clock::manual(0);
         (
-            Arc::new(FailureLimiter::replicated(
+            Arc::new(FailureLimiter::new(
                 FailureLimits { per_address, per_user },
                 &[7; 32],
                 Box::new(drop),
@@ -267,118 +264,133 @@ mod tests {
         UserName::parse(name.as_bytes()).expect("a name")
     }
 
-    /// How often one may fail until it is too often.
-    fn room(attempt: &Attempt) -> usize {
+    /// The number of failures until the limit is reached.
+    fn failures_until_limit(attempt: &Attempt) -> usize {
         (0..1000).take_while(|_| attempt.try_record_failure().is_ok()).count()
     }
 
     #[test]
-    fn so_many_failures_fit_in_and_run_out_within_a_minute() {
-        let (guesses, clock) = guesses(10, 0);
-        let attempt = guesses.begin_attempt(address("192.0.2.1"));
-        assert_eq!(room(&attempt), 10);
+    fn failures_are_limited_and_drain_within_a_minute() {
+        let (limiter, clock) = limiter(10, 0);
+        let attempt = limiter.begin_attempt(address("192.0.2.1"));
+        assert_eq!(failures_until_limit(&attempt), 10);
         assert_eq!(attempt.check_limits(), Err(TooManyFailures(Duration::from_secs(6))));
         assert_eq!(
             attempt.check_limits(),
             Err(TooManyFailures(Duration::from_secs(6))),
-            "a look and a refusal cost nothing"
+            "a check and a rejection are not counted"
         );
         clock.advance(Duration::from_millis(5999));
         assert!(attempt.check_limits().is_err());
         clock.advance(Duration::from_millis(1));
-        assert_eq!(room(&attempt), 1);
+        assert_eq!(failures_until_limit(&attempt), 1);
         clock.advance(PERIOD);
-        assert_eq!(room(&attempt), 10);
+        assert_eq!(failures_until_limit(&attempt), 10);
     }
 
     #[test]
-    fn failures_outlive_other_limits() {
-        let (guesses, _) = guesses(10, 0);
-        assert_eq!(room(&guesses.begin_attempt(address("192.0.2.1"))), 10);
+    fn new_limits_keep_the_counts() {
+        let (limiter, _) = limiter(10, 0);
+        assert_eq!(failures_until_limit(&limiter.begin_attempt(address("192.0.2.1"))), 10);
         let limits = FailureLimits { per_address: 20, per_user: 0 };
-        let anew = Arc::new(guesses.with_limits(limits, &[7; 32], Box::new(drop)));
-        assert_eq!(room(&anew.begin_attempt(address("192.0.2.1"))), 0, "the minute is not over");
-        assert_eq!(room(&anew.begin_attempt(address("192.0.2.2"))), 20);
+        let changed = Arc::new(limiter.with_limits(limits, &[7; 32], Box::new(drop)));
+        assert_eq!(
+            failures_until_limit(&changed.begin_attempt(address("192.0.2.1"))),
+            0,
+            "the bucket has not drained"
+        );
+        assert_eq!(failures_until_limit(&changed.begin_attempt(address("192.0.2.2"))), 20);
     }
 
     #[test]
-    fn others_are_not_concerned() {
-        let (guesses, _) = guesses(10, 3);
-        let at = |text| guesses.begin_attempt(address(text));
-        assert_eq!(room(&at("192.0.2.1").for_user(&user("alice"))), 3);
-        assert_eq!(room(&at("192.0.2.1").for_user(&user("bob"))), 3);
-        assert_eq!(room(&at("192.0.2.2").for_user(&user("alice"))), 3, "the name alone locks nobody out");
-        assert_eq!(room(&at("192.0.2.1").for_user(&user("carol"))), 3);
-        assert_eq!(room(&at("192.0.2.1").for_user(&user("dave"))), 1, "the address has a bucket too");
-        assert_eq!(room(&at("192.0.2.1")), 10, "and another one for what strangers can try");
-        assert_eq!(room(&at("192.0.2.3")), 10);
+    fn users_and_addresses_have_separate_buckets() {
+        let (limiter, _) = limiter(10, 3);
+        let at = |text| limiter.begin_attempt(address(text));
+        assert_eq!(failures_until_limit(&at("192.0.2.1").for_user(&user("alice"))), 3);
+        assert_eq!(failures_until_limit(&at("192.0.2.1").for_user(&user("bob"))), 3);
+        assert_eq!(
+            failures_until_limit(&at("192.0.2.2").for_user(&user("alice"))),
+            3,
+            "there is no bucket per user alone"
+        );
+        assert_eq!(failures_until_limit(&at("192.0.2.1").for_user(&user("carol"))), 3);
+        assert_eq!(
+            failures_until_limit(&at("192.0.2.1").for_user(&user("dave"))),
+            1,
+            "the address has its own bucket"
+        );
+        assert_eq!(failures_until_limit(&at("192.0.2.1")), 10, "keys and bearers have a separate bucket");
+        assert_eq!(failures_until_limit(&at("192.0.2.3")), 10);
     }
 
     #[test]
-    fn a_network_of_ipv6_is_one_client() {
-        let (guesses, _) = guesses(10, 0);
-        assert_eq!(room(&guesses.begin_attempt(address("2001:db8::1"))), 10);
-        assert_eq!(room(&guesses.begin_attempt(address("2001:db8:0:0:ffff:ffff:ffff:ffff"))), 0);
-        assert_eq!(room(&guesses.begin_attempt(address("2001:db8:0:1::1"))), 10);
+    fn an_ipv6_network_is_one_client() {
+        let (limiter, _) = limiter(10, 0);
+        assert_eq!(failures_until_limit(&limiter.begin_attempt(address("2001:db8::1"))), 10);
+        assert_eq!(
+            failures_until_limit(&limiter.begin_attempt(address("2001:db8:0:0:ffff:ffff:ffff:ffff"))),
+            0
+        );
+        assert_eq!(failures_until_limit(&limiter.begin_attempt(address("2001:db8:0:1::1"))), 10);
     }
 
     #[test]
-    fn what_one_replica_tells_another_counts() {
-        let (other, _) = guesses(10, 3);
-        let tell = {
+    fn failures_reported_by_a_replica_count() {
+        let (other, _) = limiter(10, 3);
+        let publish = {
             let other = Arc::clone(&other);
             Box::new(move |failure| other.count_remote_failure(failure))
         };
         let limits = FailureLimits { per_address: 10, per_user: 3 };
-        let here = Arc::new(FailureLimiter::replicated(limits, &[7; 32], tell, Clock::manual(0)));
-        let at = |guesses: &Arc<FailureLimiter>| guesses.begin_attempt(address("192.0.2.1"));
-        assert_eq!(room(&at(&here).for_user(&user("alice"))), 3);
-        assert_eq!(room(&at(&here)), 10);
-        assert_eq!(room(&at(&other).for_user(&user("alice"))), 0);
-        assert_eq!(room(&at(&other)), 0);
-        assert_eq!(room(&at(&other).for_user(&user("bob"))), 3);
-        assert_eq!(room(&other.begin_attempt(address("192.0.2.2"))), 10);
+        let limiter = Arc::new(FailureLimiter::new(limits, &[7; 32], publish, Clock::manual(0)));
+        let at = |limiter: &Arc<FailureLimiter>| limiter.begin_attempt(address("192.0.2.1"));
+        assert_eq!(failures_until_limit(&at(&limiter).for_user(&user("alice"))), 3);
+        assert_eq!(failures_until_limit(&at(&limiter)), 10);
+        assert_eq!(failures_until_limit(&at(&other).for_user(&user("alice"))), 0);
+        assert_eq!(failures_until_limit(&at(&other)), 0);
+        assert_eq!(failures_until_limit(&at(&other).for_user(&user("bob"))), 3);
+        assert_eq!(failures_until_limit(&other.begin_attempt(address("192.0.2.2"))), 10);
     }
 
     #[test]
-    fn nothing_is_counted_where_that_is_configured() {
-        let (guesses, _) = guesses(0, 0);
-        let attempt = guesses.begin_attempt(address("192.0.2.1")).for_user(&user("alice"));
-        assert_eq!(room(&attempt), 1000);
-        assert!(guesses.shards.iter().all(|shard| shard.lock().current.is_empty()));
+    fn a_limit_of_zero_disables_counting() {
+        let (limiter, _) = limiter(0, 0);
+        let attempt = limiter.begin_attempt(address("192.0.2.1")).for_user(&user("alice"));
+        assert_eq!(failures_until_limit(&attempt), 1000);
+        assert!(limiter.shards.iter().all(|shard| shard.lock().current.is_empty()));
     }
 
     #[test]
-    fn failures_that_were_under_way_together_do_not_fill_it_for_long() {
-        let (guesses, clock) = guesses(10, 0);
-        let attempt = guesses.begin_attempt(address("192.0.2.1"));
+    fn concurrent_failures_do_not_overfill_a_bucket() {
+        let (limiter, clock) = limiter(10, 0);
+        let attempt = limiter.begin_attempt(address("192.0.2.1"));
         (0..100).for_each(|_| attempt.record_failure());
         clock.advance(PERIOD / 10);
         assert!(attempt.check_limits().is_ok());
     }
 
     #[test]
-    fn memory_is_bounded_and_who_goes_on_is_not_forgotten() {
-        let (guesses, clock) = guesses(10, 0);
-        let busy = guesses.begin_attempt(address("192.0.2.1"));
-        assert_eq!(room(&busy), 10);
-        let kept = || -> usize {
-            let of = |shard: &Mutex<BucketShard>| {
+    fn memory_is_bounded_and_repeated_failures_are_bucket_count() {
+        let (limiter, clock) = limiter(10, 0);
+        let busy = limiter.begin_attempt(address("192.0.2.1"));
+        assert_eq!(failures_until_limit(&busy), 10);
+        let bucket_count = || -> usize {
+            let len = |shard: &Mutex<BucketShard>| {
                 let shard = shard.lock();
                 shard.current.len() + shard.previous.len()
             };
-            guesses.shards.iter().map(of).sum()
+            limiter.shards.iter().map(len).sum()
         };
         for number in 0..500_000_u32 {
-            guesses.begin_attempt(IpAddr::from(number.to_be_bytes())).record_failure();
+            limiter.begin_attempt(IpAddr::from(number.to_be_bytes())).record_failure();
             if number % 50_000 == 0 {
                 busy.record_failure();
             }
         }
-        assert!(kept() <= 2 * SHARDS * MAX_BUCKETS_PER_GENERATION, "{}", kept());
+        assert!(bucket_count() <= 2 * SHARDS * MAX_BUCKETS_PER_GENERATION, "{}", bucket_count());
         assert!(busy.check_limits().is_err());
         clock.advance(PERIOD);
-        guesses.sweep();
-        assert_eq!(kept(), 0);
+        limiter.sweep();
+        assert_eq!(bucket_count(), 0);
     }
 }

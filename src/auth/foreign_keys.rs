@@ -1,4 +1,5 @@
-//! Keys that the gateway did not mint: the backend is asked once whether they are good.
+//! Foreign keys: API keys that the gateway did not make. Verifies them at the backend and caches the verdicts; knows no
+//! users.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,98 +22,99 @@ use crate::upstream::{
     OutgoingMessage, OutgoingRequest, RequestBody, ResponseBody, UpstreamClient, UpstreamError,
 };
 
-/// Documented, cheap, and answered for every good key.
+/// A documented, cheap endpoint that every valid key may use.
 const CHECK_PATH: &str = "/timbr/api/get_ontologies/";
 
-/// A backend that takes longer to say yes or no is as good as down.
+/// Includes the response body.
 const CHECK_TIMEOUT: Duration = Duration::from_secs(15);
 
-/// Most answers remembered of each kind. Bad keys cost a stranger nothing to make up.
+/// Maximum number of cached verdicts of each kind. Fewer rejected ones, because clients can send any number of random
+/// keys.
 const MAX_REJECTED: usize = 100_000;
 const MAX_ACCEPTED: usize = 1_000_000;
 
-/// The backend's answer about a key.
+/// The result of checking a key at the backend.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum KeyVerdict {
-    /// It takes the key.
+    /// The backend accepts the key.
     Accepted,
-    /// It does not.
+    /// The backend rejects the key.
     Rejected,
-    /// It could not be asked, or gave no clear answer.
+    /// The backend did not respond, or its response was inconclusive.
     Unknown,
-    /// It is being asked about as many keys as it may be at once.
+    /// The limit on concurrent checks is reached.
     Busy,
 }
 
-/// Most keys that the backend is asked about at once. A question holds one of its threads, and strangers can make up
-/// keys as fast as they can send them.
+/// Each check occupies a thread of the backend, and clients can send any number of random keys.
 const MAX_CONCURRENT_CHECKS: usize = 64;
 
-/// How long it is taken for granted that the backend tells keys apart.
+/// Validity of a successful check that the backend rejects random keys.
 const RANDOM_KEY_CHECK_INTERVAL: Duration = Duration::from_secs(300);
 
-/// How long after it did not, so that those who wait for the same answer do not ask one after the other.
+/// Validity of a failed one, so that concurrent checks do not repeat it one after the other.
 const RANDOM_KEY_RETRY_INTERVAL: Duration = Duration::from_secs(2);
 
-/// More of an answer is not read to see what it says of itself.
+/// Maximum size of a response body that is read for its `status`.
 const MAX_RESPONSE_BYTES: usize = 1024 * 1024;
 
-/// Lifetimes of answers.
+/// Lifetimes of cached verdicts.
 #[derive(Clone, Copy, Debug)]
 pub struct VerdictTtls {
-    /// Of a yes.
+    /// For accepted keys: `tokens.foreign_accept_ttl`.
     pub accept: Duration,
-    /// Of a no.
+    /// For rejected keys: `tokens.foreign_reject_ttl`.
     pub reject: Duration,
 }
 
-/// Asks, remembers, and never asks twice at once about one key. Clones share what they remember.
+/// Checks keys at the backend, with a cache and at most one check per key at a time. Clones share the cache.
 #[derive(Clone)]
 pub struct ForeignKeys(Arc<ForeignKeyCache>);
 
 struct ForeignKeyCache {
     accepted: DashMap<TokenId, Tick>,
     rejected: DashMap<TokenId, Tick>,
-    flights: SingleFlight<TokenId, KeyVerdict>,
+    checks: SingleFlight<TokenId, KeyVerdict>,
     check_permits: Arc<Semaphore>,
-    /// Whether the backend refuses a key that nobody has, and until when that is taken for granted.
+    /// True if the backend rejects a random key; the result is valid until this time.
     random_key_check: Mutex<Option<(bool, Tick)>>,
     ttls: VerdictTtls,
     clock: Clock,
 }
 
 impl ForeignKeys {
-    /// Knows nothing yet.
-    pub fn new(memory: VerdictTtls, clock: Clock) -> ForeignKeys {
+    /// An empty cache.
+    pub fn new(ttls: VerdictTtls, clock: Clock) -> ForeignKeys {
         ForeignKeys(Arc::new(ForeignKeyCache {
             accepted: DashMap::new(),
             rejected: DashMap::new(),
-            flights: SingleFlight::new(KeyVerdict::Unknown),
+            checks: SingleFlight::new(KeyVerdict::Unknown),
             check_permits: Arc::new(Semaphore::new(MAX_CONCURRENT_CHECKS)),
             random_key_check: Mutex::default(),
-            ttls: memory,
+            ttls,
             clock,
         }))
     }
 
-    /// What the backend said about the key not long ago.
+    /// The cached verdict, unless it has expired.
     pub fn cached(&self, id: &TokenId) -> Option<KeyVerdict> {
         self.0.cached(id)
     }
 
-    /// Whether the backend takes the key. Must be called on a `LocalSet`.
+    /// Checks a key at the backend, or joins a check of the same key. Must be called on a `LocalSet`.
     pub async fn check(&self, id: TokenId, key: &ApiKey, upstream: &UpstreamClient) -> KeyVerdict {
         let (reply, verdict) = oneshot::channel();
-        if let Some(leader) = self.0.flights.join(id, reply) {
+        if let Some(leader) = self.0.checks.join(id, reply) {
             if let Some(verdict) = self.0.cached(&id) {
                 leader.finish(verdict);
-            } else if let Ok(turn) = Arc::clone(&self.0.check_permits).try_acquire_owned() {
-                let (inner, key, upstream) = (Arc::clone(&self.0), key.clone(), upstream.clone());
-                // A task of its own: others wait for the answer too, even if this client goes away.
+            } else if let Ok(permit) = Arc::clone(&self.0.check_permits).try_acquire_owned() {
+                let (cache, key, upstream) = (Arc::clone(&self.0), key.clone(), upstream.clone());
+                // A separate task, because other requests may wait for the same verdict even if this client
+                // disconnects.
                 tokio::task::spawn_local(async move {
-                    let verdict = inner.ask(id, key, &upstream).await;
+                    let verdict = cache.check_and_store(id, key, &upstream).await;
                     leader.finish(verdict);
-                    drop(turn);
+                    drop(permit);
                 });
             } else {
                 leader.finish(KeyVerdict::Busy);
@@ -121,7 +123,7 @@ impl ForeignKeys {
         verdict.await.unwrap_or(KeyVerdict::Unknown)
     }
 
-    /// Forgets answers that are too old.
+    /// Removes expired verdicts.
     pub fn sweep(&self) {
         let now = self.0.clock.now();
         self.0.accepted.retain(|_, until| now < *until);
@@ -132,11 +134,11 @@ impl ForeignKeys {
 impl ForeignKeyCache {
     fn cached(&self, id: &TokenId) -> Option<KeyVerdict> {
         let now = self.clock.now();
-        let holds = |map: &DashMap<TokenId, Tick>| map.get(id).is_some_and(|until| now < *until);
-        if holds(&self.accepted) {
+        let has_valid = |map: &DashMap<TokenId, Tick>| map.get(id).is_some_and(|until| now < *until);
+        if has_valid(&self.accepted) {
             return Some(KeyVerdict::Accepted);
         }
-        holds(&self.rejected).then_some(KeyVerdict::Rejected)
+        has_valid(&self.rejected).then_some(KeyVerdict::Rejected)
     }
 
     fn store_verdict(&self, id: TokenId, verdict: KeyVerdict) {
@@ -149,14 +151,12 @@ impl ForeignKeyCache {
             KeyVerdict::Rejected if self.rejected.len() < MAX_REJECTED => {
                 self.rejected.insert(id, now.after(self.ttls.reject));
             }
-            // SECURITY: no answer is never remembered, and never a yes.
+            // SECURITY: `Unknown` and `Busy` are never cached and never accept a key.
             _ => {}
         }
     }
-}
 
-impl ForeignKeyCache {
-    async fn ask(&self, id: TokenId, key: ApiKey, upstream: &UpstreamClient) -> KeyVerdict {
+    async fn check_and_store(&self, id: TokenId, key: ApiKey, upstream: &UpstreamClient) -> KeyVerdict {
         let mut verdict = check_key(key, upstream).await;
         if verdict == KeyVerdict::Accepted && !self.has_backend_rejected_random_key(upstream).await {
             verdict = KeyVerdict::Unknown;
@@ -165,62 +165,62 @@ impl ForeignKeyCache {
         verdict
     }
 
-    /// Whether the backend says no to a key that nobody has.
+    /// Returns whether the backend rejects a random key.
     ///
-    /// SECURITY: a yes is worth nothing from a backend that says yes to everybody, be it that it does not look at keys
-    /// on this path, or that something before it answers in its place. The question has the form of the others, so that
-    /// it cannot be told from them.
+    /// SECURITY: an accepting response proves nothing if the backend accepts every key, because it does not check keys
+    /// on this path or because a proxy in front of it responds instead. This request has the same form as all other
+    /// checks, so that the backend cannot distinguish them.
     async fn has_backend_rejected_random_key(&self, upstream: &UpstreamClient) -> bool {
-        let mut controlled = self.random_key_check.lock().await;
-        if let Some((refuses, until)) = *controlled
+        let mut last_check = self.random_key_check.lock().await;
+        if let Some((is_rejecting, until)) = *last_check
             && self.clock.now() < until
         {
-            return refuses;
+            return is_rejecting;
         }
         let verdict = check_key(ApiKey::random(), upstream).await;
         if verdict == KeyVerdict::Accepted {
             error!(
-                "the backend takes a key that was made up just now, so its yes proves nothing: no foreign key is \
-                 let in. Does it check keys on {CHECK_PATH}? With tokens.foreign=reject or forward it is not asked"
+                "the backend accepts a random key, so foreign keys cannot be verified and are rejected. Check that the \
+                 backend verifies keys on {CHECK_PATH}, or set tokens.foreign to reject or forward"
             );
         }
-        let refuses = verdict == KeyVerdict::Rejected;
-        let interval = if refuses { RANDOM_KEY_CHECK_INTERVAL } else { RANDOM_KEY_RETRY_INTERVAL };
-        *controlled = Some((refuses, self.clock.now().after(interval)));
-        refuses
+        let is_rejecting = verdict == KeyVerdict::Rejected;
+        let interval = if is_rejecting { RANDOM_KEY_CHECK_INTERVAL } else { RANDOM_KEY_RETRY_INTERVAL };
+        *last_check = Some((is_rejecting, self.clock.now().after(interval)));
+        is_rejecting
     }
 }
 
-/// Asks the backend about a key.
+/// Sends a check of the key to the backend.
 async fn check_key(key: ApiKey, upstream: &UpstreamClient) -> KeyVerdict {
     let fingerprint = key.id().fingerprint();
-    let asking = async {
+    let check = async {
         let response = upstream.send(KeyCheckRequest { key }, clock::now()).await?;
         let verdict = status_verdict(response.status);
         Ok(if verdict == KeyVerdict::Accepted { body_verdict(response.body).await } else { verdict })
     };
-    match timeout(CHECK_TIMEOUT, asking).await {
+    match timeout(CHECK_TIMEOUT, check).await {
         Ok(Ok(verdict)) => verdict,
         Ok(Err::<_, UpstreamError>(error)) => {
             let cause = std::error::Error::source(&error).map(ToString::to_string).unwrap_or_default();
-            warn!(key = %fingerprint, cause, "the backend could not be asked about a key: {error}");
+            warn!(key = %fingerprint, cause, "cannot verify a key at the backend: {error}");
             KeyVerdict::Unknown
         }
         Err(_) => {
-            warn!(key = %fingerprint, "the backend did not say in time whether a key is good");
+            warn!(key = %fingerprint, "the backend did not verify a key in time");
             KeyVerdict::Unknown
         }
     }
 }
 
-/// What an answer with status 200 says of itself: the API's envelope has a `status` too.
+/// Checks the body of a response with status 200: the API's JSON envelope has its own `status`.
 async fn body_verdict(body: ResponseBody) -> KeyVerdict {
     let Ok(body) = Limited::new(body, MAX_RESPONSE_BYTES).collect().await else {
-        warn!("the backend's answer to {CHECK_PATH} breaks off, or is too long to be read");
+        warn!("the backend's response to {CHECK_PATH} is incomplete or too large");
         return KeyVerdict::Unknown;
     };
     if is_error_envelope(&body.to_bytes()) {
-        warn!("the backend's answer to {CHECK_PATH} has the status 200 and calls itself an error");
+        warn!("the backend's response to {CHECK_PATH} has HTTP status 200 but reports an error in its body");
         return KeyVerdict::Unknown;
     }
     KeyVerdict::Accepted
@@ -239,17 +239,17 @@ fn is_error_envelope(body: &[u8]) -> bool {
 
 fn status_verdict(status: StatusCode) -> KeyVerdict {
     match status {
-        // SECURITY: only a plain success proves a key. A redirection is how a platform sends strangers to its login.
+        // SECURITY: only 200 proves a key. A platform redirects unknown users to its login page.
         StatusCode::OK => KeyVerdict::Accepted,
         StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => KeyVerdict::Rejected,
         other => {
-            warn!(status = other.as_u16(), "the backend's answer to {CHECK_PATH} tells nothing about a key");
+            warn!(status = other.as_u16(), "the backend's response to {CHECK_PATH} is inconclusive");
             KeyVerdict::Unknown
         }
     }
 }
 
-/// `GET /timbr/api/get_ontologies/` with the key in question.
+/// `GET /timbr/api/get_ontologies/` with the key to check.
 struct KeyCheckRequest {
     key: ApiKey,
 }
@@ -272,7 +272,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_a_plain_success_is_a_yes() {
+    fn only_status_200_accepts_a_key() {
         for (status, expected) in [
             (200, KeyVerdict::Accepted),
             (201, KeyVerdict::Unknown),
@@ -290,7 +290,7 @@ mod tests {
     }
 
     #[test]
-    fn an_envelope_that_speaks_of_an_error_is_no_yes() {
+    fn an_error_envelope_is_recognised() {
         for body in [r#"{"status":"error","data":"no"}"#, r#"{"data":[],"status":"failed"}"#] {
             assert!(is_error_envelope(body.as_bytes()), "{body}");
         }
@@ -302,23 +302,23 @@ mod tests {
     }
 
     #[test]
-    fn answers_are_remembered_for_their_time() {
+    fn verdicts_expire() {
         let clock = Clock::manual(0);
-        let memory = VerdictTtls { accept: Duration::from_secs(300), reject: Duration::from_secs(10) };
-        let keys = ForeignKeys::new(memory, clock.clone());
-        let (good, bad, unclear) =
-            (TokenId::from_token(b"good"), TokenId::from_token(b"bad"), TokenId::from_token(b"unclear"));
-        keys.0.store_verdict(good, KeyVerdict::Accepted);
-        keys.0.store_verdict(bad, KeyVerdict::Rejected);
-        keys.0.store_verdict(unclear, KeyVerdict::Unknown);
-        assert_eq!(keys.0.cached(&good), Some(KeyVerdict::Accepted));
-        assert_eq!(keys.0.cached(&bad), Some(KeyVerdict::Rejected));
-        assert_eq!(keys.0.cached(&unclear), None);
+        let ttls = VerdictTtls { accept: Duration::from_secs(300), reject: Duration::from_secs(10) };
+        let keys = ForeignKeys::new(ttls, clock.clone());
+        let [accepted, rejected, unknown] =
+            [&b"accepted"[..], b"rejected", b"unknown"].map(TokenId::from_token);
+        keys.0.store_verdict(accepted, KeyVerdict::Accepted);
+        keys.0.store_verdict(rejected, KeyVerdict::Rejected);
+        keys.0.store_verdict(unknown, KeyVerdict::Unknown);
+        assert_eq!(keys.0.cached(&accepted), Some(KeyVerdict::Accepted));
+        assert_eq!(keys.0.cached(&rejected), Some(KeyVerdict::Rejected));
+        assert_eq!(keys.0.cached(&unknown), None);
         clock.advance(Duration::from_secs(10));
-        assert_eq!(keys.0.cached(&bad), None);
-        assert_eq!(keys.0.cached(&good), Some(KeyVerdict::Accepted));
+        assert_eq!(keys.0.cached(&rejected), None);
+        assert_eq!(keys.0.cached(&accepted), Some(KeyVerdict::Accepted));
         clock.advance(Duration::from_secs(290));
-        assert_eq!(keys.0.cached(&good), None);
+        assert_eq!(keys.0.cached(&accepted), None);
         keys.sweep();
         assert!(keys.0.accepted.is_empty() && keys.0.rejected.is_empty());
     }

@@ -1,22 +1,22 @@
-//! A proven caller. Only `auth` makes one.
+//! The proven identity of a caller. Only `auth` makes one.
 
 use http::HeaderValue;
 
 use crate::base::user_name::UserName;
 use crate::store::{Fingerprint, TokenId};
 
-/// What proved a caller.
+/// The kind of credential that proved the identity.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum IdentitySource {
-    /// A token that the gateway made.
+    /// A token that this gateway, or a replica, made.
     Token(TokenId),
-    /// A key that the operator or the backend has made known.
+    /// A key of the keys file, or one that the backend accepts.
     Key,
-    /// A token that an identity provider made.
+    /// A JWT of an identity provider.
     Jwt,
 }
 
-/// A caller whose key was proven, and what follows from it.
+/// A caller whose credential was verified.
 #[derive(Debug)]
 pub struct Identity {
     user: Option<UserName>,
@@ -27,7 +27,7 @@ pub struct Identity {
 }
 
 impl Identity {
-    /// Of a key that the operator or the backend has made known.
+    /// The identity of a key. `user` is `None` if only the backend knows it.
     pub(super) fn from_key(
         user: Option<UserName>,
         upstream_key: Option<HeaderValue>,
@@ -36,7 +36,7 @@ impl Identity {
         Identity { user, upstream_key, source: IdentitySource::Key, impersonated_user: None, fingerprint }
     }
 
-    /// Of a token that the gateway made, and what it stands for.
+    /// The identity of a token of this gateway. `upstream_key` is sent to the backend in its place.
     pub(super) fn from_token(id: TokenId, user: UserName, upstream_key: Option<HeaderValue>) -> Identity {
         Identity {
             source: IdentitySource::Token(id),
@@ -44,27 +44,27 @@ impl Identity {
         }
     }
 
-    /// Of a token that an identity provider made.
+    /// The identity of a JWT.
     pub(super) fn from_jwt(user: UserName, fingerprint: Fingerprint) -> Identity {
         Identity { source: IdentitySource::Jwt, ..Identity::from_key(Some(user), None, fingerprint) }
     }
 
-    /// The same caller, who may act as another user.
+    /// The same caller, with permission to impersonate `user`.
     pub(super) fn impersonating(self, user: UserName) -> Identity {
         Identity { impersonated_user: Some(user), ..self }
     }
 
-    /// Whose the key is; unknown of foreign keys.
+    /// The user; `None` for a foreign key, whose user only the backend knows.
     pub fn user(&self) -> Option<&UserName> {
         self.user.as_ref()
     }
 
-    /// What the backend is shown instead of the key: what `tokens.keys_file` says, or what a token stands for.
+    /// The key to send to the backend instead of the client's: from `tokens.keys_file`, or stored with the token.
     pub fn upstream_key(&self) -> Option<&HeaderValue> {
         self.upstream_key.as_ref()
     }
 
-    /// Whether the key is a token that the gateway made. To the backend such a token says nothing by itself.
+    /// Returns whether the credential is a token of this gateway. The backend does not know such tokens.
     pub fn is_gateway_token(&self) -> bool {
         self.token_id().is_some()
     }
@@ -76,28 +76,28 @@ impl Identity {
         }
     }
 
-    /// Whether the caller showed a token of an identity provider.
+    /// Returns whether the credential is a JWT.
     pub fn is_jwt(&self) -> bool {
         self.source == IdentitySource::Jwt
     }
 
-    /// Whom the caller acts as, where a rule allows it to.
+    /// The impersonated user, if an impersonation rule allows it.
     pub fn impersonated_user(&self) -> Option<&UserName> {
         self.impersonated_user.as_ref()
     }
 
-    /// Who is behind the key, to count by: the user, or whoever holds a foreign key.
+    /// The caller as a key for limits: the user, or the fingerprint of a foreign key.
     pub fn caller_key(&self) -> impl std::hash::Hash + use<'_> {
         let name = self.user().map(UserName::as_str);
         (name, name.is_none().then_some(self.fingerprint))
     }
 
-    /// What logs call the key.
+    /// The credential's identifier in logs.
     pub fn fingerprint(&self) -> Fingerprint {
         self.fingerprint
     }
 
-    /// The token and the key that it stands for, if that is one that can be had anew or makes the token end.
+    /// The token and its upstream key, if the identity has one: a key that can be renewed.
     pub fn renewable_key(&self) -> Option<(TokenId, &HeaderValue)> {
         Some((self.token_id()?, self.upstream_key()?))
     }

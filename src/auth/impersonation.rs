@@ -1,49 +1,45 @@
-//! Who may act as whom: `x-api-impersonate-user`.
+//! Impersonation rules: which user may act as which other user (`x-api-impersonate-user`). Knows only proven
+//! identities.
 
 use crate::auth::Identity;
 use crate::base::user_name::UserName;
 use crate::config::ImpersonationOptions;
 
-/// The rules of the operator.
-pub struct Impersonation(ImpersonationOptions);
+/// The configured impersonation rules.
+pub struct Impersonation(pub(super) ImpersonationOptions);
 
-/// Why a caller may act as the user that it names.
+/// Why an impersonation is allowed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Permission {
-    /// By the rule with this number, counted from 0.
+    /// The rule with this index, counted from 0, allows it.
     Rule(usize),
-    /// The backend will say.
+    /// The backend decides, by the client's own key.
     BackendDecides,
 }
 
-/// The caller may not.
+/// No rule allows the impersonation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the caller may not act as that user")]
+#[error("no rule allows the caller to act as that user")]
 pub struct ImpersonationDenied;
 
 impl Impersonation {
-    /// By these options.
-    pub fn new(options: ImpersonationOptions) -> Impersonation {
-        Impersonation(options)
-    }
-
-    /// The identity that acts as the user whom the field names. `with_own_key`: the backend is shown a key of its own that
-    /// the client sent, so that it can judge by that.
+    /// Allows the impersonation of the user in the header value `target`. `has_own_upstream_key`: the backend receives
+    /// the client's own key, so it can decide by that.
     ///
-    /// SECURITY: what no rule allows is denied, wherever it is the gateway that says who the caller is.
+    /// SECURITY: without a rule the impersonation is denied if the gateway asserts the caller's identity.
     pub fn permit(
         &self,
         identity: Identity,
-        named: &[u8],
-        with_own_key: bool,
+        target: &[u8],
+        has_own_upstream_key: bool,
     ) -> Result<(Identity, Permission), ImpersonationDenied> {
-        let target = UserName::parse(named).ok();
+        let target = UserName::parse(target).ok();
         if let (Some(user), Some(target)) = (identity.user(), target)
             && let Some(rule) = self.matching_rule(user, &target)
         {
             return Ok((identity.impersonating(target), Permission::Rule(rule)));
         }
-        if with_own_key && self.0.backend_decides {
+        if has_own_upstream_key && self.0.backend_decides {
             return Ok((identity, Permission::BackendDecides));
         }
         Err(ImpersonationDenied)
@@ -70,15 +66,14 @@ mod tests {
     }
 
     #[test]
-    fn only_what_a_rule_allows_or_the_backend_judges() {
+    fn an_impersonation_needs_a_rule_or_the_backends_decision() {
         let globs = |texts: &[&str]| texts.iter().map(|text| Glob::new(*text)).collect();
         let rules = vec![
             ImpersonationRule { users: globs(&["root"]), act_as: globs(&["*"]) },
             ImpersonationRule { users: globs(&["svc-*", "bi"]), act_as: globs(&["*@example.com"]) },
         ];
-        let impersonation = |backend_decides| {
-            Impersonation::new(ImpersonationOptions { rules: rules.clone(), backend_decides })
-        };
+        let impersonation =
+            |backend_decides| Impersonation(ImpersonationOptions { rules: rules.clone(), backend_decides });
         for (user, named, own_key, backend_decides, expected) in [
             (Some("root"), "alice", false, true, Some(Permission::Rule(0))),
             (Some("svc-etl"), "alice@example.com", false, true, Some(Permission::Rule(1))),

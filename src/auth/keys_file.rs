@@ -1,7 +1,7 @@
-//! Keys known in advance: `tokens.keys_file`.
+//! Keys from a file, `tokens.keys_file`. Knows only hashes of keys.
 //!
 //! ```text
-//! # user : SHA-256 of the key in hex [ : the key to show to the backend instead ]
+//! # user : SHA-256 of the key in hex [ : the key to send to the backend instead ]
 //! alice:2bd806c97f0e00af1a1fc3328fa763a9269723c8db8fac4f93af71db186d6e90
 //! etl:9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08:tk_platform
 //! ```
@@ -10,89 +10,62 @@ use std::collections::HashMap;
 use std::path::Path;
 
 use http::HeaderValue;
-use zeroize::Zeroizing;
 
+use crate::auth::credential_file::{self, CredentialFileError};
 use crate::base::identity_hasher::IdentityHasher;
 use crate::base::user_name::UserName;
 use crate::store::TokenId;
 
-/// Whose a key is.
+/// The user of a key, and the key to send to the backend.
 #[derive(Clone, Debug)]
 pub struct KnownKey {
-    /// The user.
+    /// The user that the key identifies.
     pub user: UserName,
-    /// What the backend is shown instead of the key; marked as sensitive. In the heap, as few have one.
+    /// The key to send to the backend instead; marked as sensitive. Boxed, because few keys have one.
     pub upstream_key: Option<Box<HeaderValue>>,
 }
 
-/// The keys of the file by their hash.
+/// The keys of the file, by their hash.
 #[derive(Debug, Default)]
 pub struct KnownKeys(HashMap<TokenId, KnownKey, IdentityHasher>);
 
-/// What can be wrong with the file. Names lines, never shows them.
-#[derive(Debug, thiserror::Error)]
-#[error("{file}: {}", .problems.join("; "))]
-pub struct KeysFileError {
-    file: String,
-    problems: Vec<String>,
-}
-
-/// So many wrong lines are told; more would bury the first.
-const MAX_PROBLEMS: usize = 10;
-
 impl KnownKeys {
-    /// Reads the file; all its wrong lines are told at once.
-    pub fn read(path: &Path) -> Result<KnownKeys, KeysFileError> {
-        let file = path.display().to_string();
-        match std::fs::read_to_string(path).map(Zeroizing::new) {
-            Ok(text) => KnownKeys::parse(&text).map_err(|problems| KeysFileError { file, problems }),
-            Err(error) => Err(KeysFileError { file, problems: vec![format!("cannot be read: {error}")] }),
-        }
+    /// Reads the file. The error reports all invalid lines.
+    pub fn read(path: &Path) -> Result<KnownKeys, CredentialFileError> {
+        credential_file::read(path, KnownKeys::parse)
     }
 
     fn parse(text: &str) -> Result<KnownKeys, Vec<String>> {
-        // Room for as many as there can be, so that nothing is moved on the way.
+        // Capacity for one key per line, so that the map never grows.
         let lines = memchr::memchr_iter(b'\n', text.as_bytes()).count() + 1;
         let mut keys = HashMap::with_capacity_and_hasher(lines, IdentityHasher::default());
-        let mut problems = Vec::new();
-        for (number, line) in text.lines().enumerate() {
-            let line = line.trim();
-            if line.is_empty() || line.starts_with('#') {
-                continue;
+        let problems = credential_file::parse_lines(text, |entry| {
+            let (id, key) = parse_entry(entry)?;
+            match keys.insert(id, key) {
+                None => Ok(()),
+                Some(_) => Err("duplicate key".to_owned()),
             }
-            match parse_line(line) {
-                Ok((id, key)) => {
-                    if keys.insert(id, key).is_some() {
-                        problems.push(format!("line {}: the same key stands there twice", number + 1));
-                    }
-                }
-                Err(problem) => problems.push(format!("line {}: {problem}", number + 1)),
-            }
-            if problems.len() >= MAX_PROBLEMS {
-                problems.push("…".to_owned());
-                break;
-            }
-        }
+        });
         if problems.is_empty() { Ok(KnownKeys(keys)) } else { Err(problems) }
     }
 
-    /// Whose key this is.
+    /// The entry of this key, if the file has one.
     pub fn find(&self, id: &TokenId) -> Option<&KnownKey> {
         self.0.get(id)
     }
 
-    /// How many there are.
+    /// The number of keys.
     pub fn len(&self) -> usize {
         self.0.len()
     }
 }
 
-fn parse_line(line: &str) -> Result<(TokenId, KnownKey), &'static str> {
-    let mut fields = line.splitn(3, ':');
+fn parse_entry(entry: &str) -> Result<(TokenId, KnownKey), &'static str> {
+    let mut fields = entry.splitn(3, ':');
     let (Some(user), Some(hash)) = (fields.next(), fields.next()) else {
         return Err("must be user:sha256-of-the-key[:upstream key]");
     };
-    let user = UserName::parse(user.as_bytes()).map_err(|_| "no valid user name before the first `:`")?;
+    let user = UserName::parse(user.as_bytes()).map_err(|_| "invalid user name before the first `:`")?;
     let id = TokenId::from_hex(hash)
         .ok_or("the second field must be the key's SHA-256 in 64 hex digits (printf %s KEY | sha256sum)")?;
     let upstream_key = match fields.next() {
@@ -116,29 +89,29 @@ mod tests {
     const HASH: &str = "2bd806c97f0e00af1a1fc3328fa763a9269723c8db8fac4f93af71db186d6e90";
 
     #[test]
-    fn lines_become_keys() {
+    fn valid_lines_are_parsed() {
         let text = format!("# keys\n\nalice:{HASH}\r\netl:{}:tk_a:b\n", HASH.replace('2', "3"));
         let keys = KnownKeys::parse(&text).expect("valid");
         assert_eq!(keys.len(), 2);
         let alice = keys.find(&TokenId::from_token(b"alice")).expect("known");
         assert_eq!((alice.user.as_str(), &alice.upstream_key), ("alice", &None));
         let etl = keys.find(&TokenId::from_hex(&HASH.replace('2', "3")).expect("hex")).expect("known");
-        let shown = etl.upstream_key.as_deref().expect("given");
-        assert_eq!(shown, "tk_a:b");
-        assert!(shown.is_sensitive());
+        let upstream_key = etl.upstream_key.as_deref().expect("an upstream key");
+        assert_eq!(upstream_key, "tk_a:b");
+        assert!(upstream_key.is_sensitive());
     }
 
     #[test]
-    fn wrong_lines_are_told_by_number_and_not_shown() {
+    fn invalid_lines_are_reported_by_number_only() {
         let text = format!("alice\nbob:1234\n:{HASH}\neve:{HASH}:\neve:{HASH}:a b\nok:{HASH}\nok:{HASH}\n");
         let problems = KnownKeys::parse(&text).expect_err("wrong").join("\n");
         for expected in [
             "line 1: must be",
             "line 2: the second",
-            "line 3: no valid",
+            "line 3: invalid user",
             "line 4: the up",
             "line 5: the up",
-            "line 7: the same",
+            "line 7: duplicate",
         ] {
             assert!(problems.contains(expected), "{expected}: {problems}");
         }
@@ -146,7 +119,7 @@ mod tests {
     }
 
     #[test]
-    fn a_missing_file_is_named() {
+    fn a_missing_file_is_reported_by_name() {
         let error = KnownKeys::read(Path::new("/nonexistent/keys")).expect_err("missing").to_string();
         assert!(error.contains("/nonexistent/keys: cannot be read"), "{error}");
     }

@@ -1,4 +1,4 @@
-//! How what tells callers apart is put together, at the start and with each reload.
+//! Builds [`Auth`] at start and for each reload, and decides which state a reload keeps.
 
 use std::sync::Arc;
 
@@ -24,8 +24,8 @@ use crate::config::{Config, Problem, VerifierOptions};
 use crate::observability::metrics::StoreMetrics;
 use crate::store::{RunningDriver, Store, StoreStartError, TokenLimits, derive_key, salt_name};
 
-/// What a verifier is made of, and what the backend's word about a key depends on. With one of these another, nothing is
-/// taken over from before.
+/// The options that each part depends on. A reload that changes one of them builds the part from scratch instead of
+/// keeping its state.
 const VERIFIER_OPTIONS: [&str; 5] =
     [AUTH.verifier.key, AUTH.users_file.key, "ldap.", "platform.", "upstream"];
 const FOREIGN_KEY_OPTIONS: [&str; 4] = ["auth.", "platform.", "upstream", TOKENS.foreign.key];
@@ -33,57 +33,57 @@ const JWT_OPTIONS: [&str; 1] = ["auth.jwt"];
 const UPSTREAM_KEY_OPTIONS: [&str; 6] =
     [AUTH.verifier.key, "ldap.", "platform.", "upstream", TOKENS.ttl.key, TOKENS.max.key];
 
-/// What was in force before, and what is another now.
+/// The active state, and the options that changed.
 type Previous<'a> = Option<(&'a Auth, &'a Changes)>;
 
 impl Auth {
-    /// Reads the files that the configuration names; all that is wrong with them is told at once.
+    /// Reads the configured files. The error reports all problems.
     pub fn new(config: &Config, clock: &Clock) -> Result<Auth, Vec<Problem>> {
         Auth::load(config, None, clock)
     }
 
-    /// The same for another configuration, with the tokens, counts and answers of this one, where those are still true.
-    /// Nothing comes into force before [`Auth::take_over`].
+    /// Builds the state for a new configuration, and keeps the tokens, counts and cached verdicts that are still valid.
+    /// Does not become active before [`Auth::take_over`].
     pub fn rebuild(&self, config: &Config, changes: &Changes, clock: &Clock) -> Result<Auth, Vec<Problem>> {
         Auth::load(config, Some((self, changes)), clock)
     }
 
     fn load(config: &Config, before: Previous<'_>, clock: &Clock) -> Result<Auth, Vec<Problem>> {
         let tokens = &config.tokens;
-        let kept =
-            |options: &[&str]| before.filter(|(_, new)| !new.has_any_of(options)).map(|(auth, _)| auth);
+        let kept = |options: &[&str]| {
+            before.filter(|(_, changes)| !changes.has_any_of(options)).map(|(auth, _)| auth)
+        };
+        let mut problems = Vec::new();
         let verifier = match kept(&VERIFIER_OPTIONS) {
-            // It looks after its file by itself, and knows whose logins a change of that ends.
+            // It reloads its own file, and reports whose tokens that invalidates.
             Some(auth) => Ok(Arc::clone(&auth.verifier)),
             None => build_verifier(config).map(Arc::new),
         };
+        let verifier = verifier.map_err(|problem| problems.push(problem));
         let known_keys = tokens.keys_file.as_deref().map_or(Ok(KnownKeys::default()), KnownKeys::read);
-        let known_keys = known_keys.map_err(|error| Problem::new(TOKENS.keys_file.key, error.to_string()));
-        let jwts = match kept(&JWT_OPTIONS) {
-            Some(auth) => Ok(Arc::clone(&auth.jwt_verifier)),
-            None => JwtVerifier::new(&config.auth.jwt, clock).map(Arc::new),
-        };
+        let known_keys =
+            known_keys.map_err(|error| problems.push(Problem::new(TOKENS.keys_file.key, error.to_string())));
         let store = match before {
             Some((auth, _)) => Ok(Arc::clone(&auth.store)),
             None => Store::new(config, clock).map(Arc::new),
         };
-        let numbering = before.map_or_else(Arc::default, |(auth, _)| Arc::clone(&auth.known_salts));
-        let salt_numbers = assign_salt_ids(&numbering, config);
-        let (verifier, known_keys, jwts, store, salt_numbers) =
-            match (verifier, known_keys, jwts, store, salt_numbers) {
-                (Ok(verifier), Ok(known_keys), Ok(jwts), Ok(store), Ok(salt_numbers)) => {
-                    (verifier, known_keys, jwts, store, salt_numbers)
-                }
-                (verifier, known_keys, jwts, store, salt_numbers) => {
-                    let one_each = verifier.err().into_iter().chain(known_keys.err()).chain(store.err());
-                    let one_each = one_each.chain(salt_numbers.err());
-                    return Err(one_each.chain(jwts.err().into_iter().flatten()).collect());
-                }
-            };
-        let guesses = Arc::new(build_failure_limiter(config, before, &store, clock));
-        let hearer = match before {
+        let store = store.map_err(|problem| problems.push(problem));
+        let known_salts = before.map_or_else(Arc::default, |(auth, _)| Arc::clone(&auth.known_salts));
+        let salt_ids = assign_salt_ids(&known_salts, config).map_err(|problem| problems.push(problem));
+        let jwt_verifier = match kept(&JWT_OPTIONS) {
+            Some(auth) => Ok(Arc::clone(&auth.jwt_verifier)),
+            None => JwtVerifier::new(&config.auth.jwt, clock).map(Arc::new),
+        };
+        let jwt_verifier = jwt_verifier.map_err(|of_issuers| problems.extend(of_issuers));
+        let (Ok(verifier), Ok(known_keys), Ok(store), Ok(salt_ids), Ok(jwt_verifier)) =
+            (verifier, known_keys, store, salt_ids, jwt_verifier)
+        else {
+            return Err(problems);
+        };
+        let failure_limiter = Arc::new(build_failure_limiter(config, before, &store, clock));
+        let active_limiter = match before {
             Some((auth, _)) => Arc::clone(&auth.active_limiter),
-            None => Arc::new(Mutex::new(Arc::downgrade(&guesses))),
+            None => Arc::new(Mutex::new(Arc::downgrade(&failure_limiter))),
         };
         let upstream_keys = match kept(&UPSTREAM_KEY_OPTIONS) {
             Some(auth) => auth.upstream_keys.clone(),
@@ -94,11 +94,11 @@ impl Auth {
         };
         let foreign_keys = match kept(&FOREIGN_KEY_OPTIONS) {
             Some(auth) => auth.foreign_keys.clone(),
-            // SECURITY: another backend, or another way to it, has not said yes to anything yet.
+            // SECURITY: a different backend, or connection to it, has not accepted any key yet.
             None => {
-                let memory =
+                let ttls =
                     VerdictTtls { accept: tokens.foreign_accept_ttl, reject: tokens.foreign_reject_ttl };
-                ForeignKeys::new(memory, clock.clone())
+                ForeignKeys::new(ttls, clock.clone())
             }
         };
         Ok(Auth {
@@ -106,38 +106,38 @@ impl Auth {
             token_mint: TokenMint::new(&config.salts),
             verifier,
             verifier_generation: before.map_or(0, |(auth, _)| auth.verifier_generation),
-            failure_limiter: guesses,
-            active_limiter: hearer,
+            failure_limiter,
+            active_limiter,
             salt_names: config.salts.iter().map(salt_name).collect(),
-            salt_ids: salt_numbers,
-            known_salts: numbering,
+            salt_ids,
+            known_salts,
             store,
             known_keys,
             foreign_policy: tokens.foreign,
             foreign_keys,
-            jwt_verifier: jwts,
-            impersonation: Impersonation::new(config.impersonation.clone()),
-            authorization: config.authorization.clone().map(Authorization::new),
+            jwt_verifier,
+            impersonation: Impersonation(config.impersonation.clone()),
+            authorization: config.authorization.clone().map(Authorization),
             upstream_keys,
         })
     }
 
-    /// Opens the store of tokens and starts its thread, if it has one. `metrics` show how it does.
+    /// Opens the token store and starts its thread, if it has one. `metrics` reports its health.
     pub fn start_store(&self, metrics: &StoreMetrics) -> Result<Option<RunningDriver>, StoreStartError> {
-        // Not to hold what holds the store: its thread ends when nobody has it any more.
-        let hearer = Arc::clone(&self.active_limiter);
-        let heard = move |failure| {
-            if let Some(guesses) = hearer.lock().upgrade() {
-                guesses.count_remote_failure(failure);
+        // A weak reference: the limiter holds the store, and the store's thread ends when the store is dropped.
+        let limiter = Arc::clone(&self.active_limiter);
+        let count = move |failure| {
+            if let Some(limiter) = limiter.lock().upgrade() {
+                limiter.count_remote_failure(failure);
             }
         };
-        self.store.start(metrics, Box::new(heard))
+        self.store.start(metrics, Box::new(count))
     }
 
-    /// Comes into force instead of the one from which it was made anew; each with its configuration. To be called before the
-    /// first request meets it. Tells whose tokens ended with that.
+    /// Replaces the state that this one was rebuilt from. Must be called before the first request uses it. `config`
+    /// belongs to this state, `before` is the previous one with its configuration. Returns whose tokens were revoked.
     ///
-    /// SECURITY: tokens of salts that were taken away end here, and so do those that would not be given any more.
+    /// SECURITY: revokes the tokens of removed salts, and those that the new configuration would not issue.
     pub fn take_over(
         &mut self,
         config: &Config,
@@ -147,47 +147,50 @@ impl Auth {
         self.store.set_limits(TokenLimits { ttl: tokens.ttl, idle_ttl: tokens.idle_ttl, max: tokens.max });
         self.store.retain_salts(&self.salt_ids);
         *self.active_limiter.lock() = Arc::downgrade(&self.failure_limiter);
-        let ended = invalidated_tokens((before_config, &before.verifier), (config, &self.verifier));
-        if !matches!(ended, InvalidatedTokens::None) {
-            // Logins that the one before is still about to let in are not kept.
+        let invalidated = invalidated_tokens((before_config, &before.verifier), (config, &self.verifier));
+        if !matches!(invalidated, InvalidatedTokens::None) {
+            // Discards logins that the previous verifier is still checking.
             self.verifier_generation += 1;
             self.store.set_verifier(self.verifier_generation);
         }
-        match &ended {
+        match &invalidated {
             InvalidatedTokens::None => {}
             InvalidatedTokens::Users(users) => self.store.revoke_users(users),
             InvalidatedTokens::All => self.store.revoke_all(),
         }
-        ended
+        invalidated
     }
 }
 
-fn assign_salt_ids(numbering: &SaltIds, config: &Config) -> Result<Vec<u8>, Problem> {
+fn assign_salt_ids(known_salts: &SaltIds, config: &Config) -> Result<Vec<u8>, Problem> {
     let too_many = || {
-        Problem::new(GLOBAL.api_auth_salt.key, "has had too many values since the start: restart the gateway")
+        Problem::new(
+            GLOBAL.api_auth_salt.key,
+            "had too many different values since the start; restart the gateway",
+        )
     };
-    numbering.assign(&config.salts).ok_or_else(too_many)
+    known_salts.assign(&config.salts).ok_or_else(too_many)
 }
 
-/// Buckets have names that the primary salt gives, so that replicas with the same one mean the same.
+/// The bucket identifiers are derived from the primary salt, so that replicas with the same salt share buckets.
 fn build_failure_limiter(
     config: &Config,
     before: Previous<'_>,
     store: &Arc<Store>,
     clock: &Clock,
 ) -> FailureLimiter {
-    let tell: PublishFailure = Box::new({
+    let publish: PublishFailure = Box::new({
         let store = Arc::clone(store);
         move |failure| store.publish_failure(failure)
     });
-    let names = derive_key(&config.salts[0], "timbr-gateway failures 1");
+    let bucket_key = derive_key(&config.salts[0], "timbr-gateway failures 1");
     match before {
-        Some((auth, _)) => auth.failure_limiter.with_limits(config.failures, &names, tell),
-        None => FailureLimiter::replicated(config.failures, &names, tell, clock.clone()),
+        Some((auth, _)) => auth.failure_limiter.with_limits(config.failures, &bucket_key, publish),
+        None => FailureLimiter::new(config.failures, &bucket_key, publish, clock.clone()),
     }
 }
 
-/// The authority over passwords, as configured.
+/// The configured verifier.
 fn build_verifier(config: &Config) -> Result<Verifier, Problem> {
     match &config.auth.verifier {
         VerifierOptions::SaltHolder => Ok(Verifier::SaltHolder),

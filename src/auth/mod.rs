@@ -1,8 +1,10 @@
-//! Who the caller is. Only this module makes an [`Identity`].
+//! Authentication: verifies credentials and makes every [`Identity`]. It knows nothing about routes, forwarding or HTTP
+//! responses.
 
 mod api_key;
 pub mod authorization;
 pub mod bearer;
+mod credential_file;
 pub mod failure_limiter;
 pub mod foreign_keys;
 mod identity;
@@ -17,12 +19,14 @@ pub mod upstream_keys;
 pub mod verifier;
 
 use std::net::IpAddr;
+use std::path::Path;
 use std::sync::{Arc, Weak};
 
 use parking_lot::Mutex;
 
 use crate::base::secret::Secret;
 use crate::base::user_name::UserName;
+use crate::base::watched_files::{FileStamps, FileWatch};
 use crate::config::ForeignKeyPolicy;
 use crate::observability::auth_timing::AuthTiming;
 use crate::observability::metrics::AuthOutcome;
@@ -46,120 +50,110 @@ use token::TokenMint;
 use upstream_keys::{Renewal, UpstreamKeys, sensitive_header_value};
 use verifier::{VerifiedLogin, Verifier, VerifyError};
 
-/// Why a key proves nobody.
+/// Why a credential was not accepted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum KeyError {
-    /// A token of this gateway, but none that lives.
-    #[error("a token of this gateway that has ended")]
+    /// A token of this gateway that has expired or was revoked.
+    #[error("the token has expired or was revoked")]
     TokenExpired,
-    /// Nobody knows it.
-    #[error("nobody knows the key")]
+    /// Neither the gateway nor, if it was consulted, the backend knows the key.
+    #[error("unknown key")]
     Unknown,
-    /// A token of this gateway's, of which nothing is known here, and the store cannot be asked.
-    #[error("the token store does not answer")]
+    /// A token of this gateway that is not in memory, while the store is unavailable.
+    #[error("the token store is unavailable")]
     StoreUnavailable,
-    /// The backend could not be asked.
-    #[error("the backend could not be asked about the key")]
+    /// The backend could not verify the key.
+    #[error("the backend could not verify the key")]
     Unverifiable,
-    /// The backend is being asked about as many keys as it may be at once.
-    #[error("too many keys are being asked about")]
+    /// The limit on concurrent key checks at the backend is reached.
+    #[error("too many keys are being verified")]
     Busy,
-    /// A JSON Web Token that proves nobody.
-    #[error("the JWT is refused: {0}")]
+    /// A JSON Web Token that was not accepted.
+    #[error("JWT rejected: {0}")]
     Jwt(JwtError),
-    /// Nobody knows the key, and its client was wrong too often to have the backend asked.
+    /// An unknown key from a client address with too many failures. The backend was not consulted.
     #[error("too many wrong keys")]
     TooManyFailures(TooManyFailures),
 }
 
-/// Why no token was minted.
+/// Why no token was made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum MintError {
-    /// The bearer does not open.
-    #[error("the bearer does not open")]
+    /// The bearer could not be opened.
+    #[error("the bearer cannot be opened")]
     Bearer(#[from] BearerError),
-    /// The password is not right, or could not be checked.
-    #[error("the credentials are not right")]
-    WrongCredentials,
-    /// Nobody could say whether the password is right.
-    #[error("the verifier does not answer")]
-    VerifierUnavailable,
-    /// Too many passwords are being checked.
-    #[error("too many passwords are being checked at once")]
-    Busy,
-    /// The token could not be kept.
-    #[error("the token store does not answer")]
+    /// The login was not accepted, or the client has too many failures.
+    #[error(transparent)]
+    Login(#[from] VerifyError),
+    /// The token could not be stored.
+    #[error("the token store is unavailable")]
     StoreUnavailable,
-    /// Not right, or not looked at, as the client was wrong too often.
-    #[error("too many wrong bearers or passwords")]
-    TooManyFailures(TooManyFailures),
 }
 
-impl From<VerifyError> for MintError {
-    fn from(error: VerifyError) -> MintError {
-        match error {
-            VerifyError::WrongCredentials => MintError::WrongCredentials,
-            VerifyError::Unavailable => MintError::VerifierUnavailable,
-            VerifyError::Busy => MintError::Busy,
-            VerifyError::TooManyFailures(wait) => MintError::TooManyFailures(wait),
-        }
-    }
-}
-
-/// A token for a client, and for the log.
+/// A token that `get_token` returns.
 #[derive(Debug)]
 pub struct MintedToken {
-    /// The token.
+    /// The token; a credential.
     pub token: Secret,
-    /// Whose it is.
+    /// The user that the token identifies.
     pub user: UserName,
-    /// What logs call it.
+    /// The token's identifier in logs.
     pub fingerprint: Fingerprint,
 }
 
-/// Everything that is needed to tell who calls; shared by all workers.
+/// When to read a file again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FileReload {
+    /// If it has changed since it was last read.
+    IfChanged,
+    /// In any case, as requested by an operator.
+    Always,
+}
+
+/// The authentication state of one configuration snapshot, shared by all workers.
 pub struct Auth {
     bearer_opener: BearerOpener,
     token_mint: TokenMint,
     verifier: Arc<Verifier>,
-    /// Another one if it is another verifier that ended what the one before had let in.
+    /// Incremented when a new verifier invalidates the logins of the previous one.
     verifier_generation: u64,
     store: Arc<Store>,
     salt_names: Vec<String>,
-    /// The numbers of the salts, by which the store knows them.
+    /// The identifiers of the salts in the store, parallel to `salt_names`.
     salt_ids: Vec<u8>,
     known_salts: Arc<SaltIds>,
     known_keys: KnownKeys,
     foreign_policy: ForeignKeyPolicy,
     foreign_keys: ForeignKeys,
     failure_limiter: Arc<FailureLimiter>,
-    /// Who hears of the failures that other replicas saw.
+    /// The limiter of the active snapshot: it receives the failures that other replicas report.
     active_limiter: Arc<Mutex<Weak<FailureLimiter>>>,
     jwt_verifier: Arc<JwtVerifier>,
     impersonation: Impersonation,
     authorization: Option<Authorization>,
-    /// Where a token stands for its user's own key.
+    /// Set where `upstream.credential` sends the user's own key.
     upstream_keys: Option<Arc<UpstreamKeys>>,
 }
 
 impl Auth {
-    /// The token for the credentials in a bearer: the one that this login has, or a new one. `client` is who asks.
+    /// Returns the token for the credentials in a bearer: the existing token of this login, or a new one. `client` is
+    /// the client's address.
     ///
-    /// SECURITY: a bearer that does not open and a password that is wrong are guesses. One that opens but is too old, or
-    /// holds no credentials, was made by somebody with the salt.
+    /// SECURITY: a bearer that is not authentic and a wrong password count as failures. A bearer that is authentic but
+    /// too old, or has no credentials, does not count: its maker has the salt.
     pub async fn mint(
         &self,
         bearer: &str,
         client: IpAddr,
-        steps: &AuthTiming,
+        timing: &AuthTiming,
     ) -> Result<MintedToken, MintError> {
         let attempt = self.failure_limiter.begin_attempt(client);
         let opened =
-            steps.measure_sync(Phase::Bearer, || self.bearer_opener.open_with_salt(bearer), bearer_outcome);
+            timing.measure_sync(Phase::Bearer, || self.bearer_opener.open_with_salt(bearer), bearer_outcome);
         let (salt, login) = match opened {
             Ok(opened) => opened,
             Err(BearerError::NotAuthentic) => {
-                attempt.try_record_failure().map_err(MintError::TooManyFailures)?;
+                attempt.try_record_failure().map_err(VerifyError::TooManyFailures)?;
                 return Err(MintError::Bearer(BearerError::NotAuthentic));
             }
             Err(error) => return Err(error.into()),
@@ -168,8 +162,8 @@ impl Auth {
         let proof = self.store.proof_for(self.verifier_generation);
         let verifying = self.verifier.verify(&login, bearer, attempt);
         let VerifiedLogin { upstream_key, session } =
-            steps.measure(Phase::Verifier, verifying, verifier_outcome).await?;
-        // SECURITY: a password that was right when it was looked at need not be so any more: tokens were ended meanwhile.
+            timing.measure(Phase::Verifier, verifying, verifier_outcome).await?;
+        // SECURITY: tokens were revoked while the password was being checked, so the result may be outdated.
         if !self.store.is_proof_valid(proof) {
             return Err(MintError::StoreUnavailable);
         }
@@ -182,15 +176,15 @@ impl Auth {
             (Some(seed), None) => seed,
             (Some(seed), Some(key)) => {
                 let id = id_of(&seed);
-                let keeping = self.store.set_upstream_key(&id, key);
-                steps.measure(Phase::Store, keeping, store_outcome).await.map_err(unavailable)?;
+                let storing = self.store.set_upstream_key(&id, key);
+                timing.measure(Phase::Store, storing, store_outcome).await.map_err(unavailable)?;
                 seed
             }
             (None, upstream_key) => {
                 let salt = self.salt_ids[0];
                 let new = NewToken { login: login_id, user: login.user.clone(), upstream_key, salt };
-                let keeping = self.store.insert(new, self.token_mint.new_seed(), proof, id_of);
-                steps.measure(Phase::Store, keeping, store_outcome).await.map_err(unavailable)?
+                let storing = self.store.insert(new, self.token_mint.new_seed(), proof, id_of);
+                timing.measure(Phase::Store, storing, store_outcome).await.map_err(unavailable)?
             }
         };
         self.store.record_salt_use(self.salt_ids[usize::from(salt)], &login.user);
@@ -201,32 +195,32 @@ impl Auth {
         Ok(MintedToken { token: token_of(&seed), fingerprint, user: login.user })
     }
 
-    /// Whose a credential is; `client` is who shows it.
+    /// Verifies a credential. `client` is the client's address.
     pub async fn identify(
         &self,
-        presented: &ClientCredential,
+        credential: &ClientCredential,
         client: IpAddr,
         upstream: &UpstreamClient,
-        steps: &AuthTiming,
+        timing: &AuthTiming,
     ) -> Result<Identity, KeyError> {
-        match presented {
+        match credential {
             ClientCredential::Key(key) | ClientCredential::Basic(key) => {
-                self.identify_key(key, client, upstream, steps).await
+                self.identify_key(key, client, upstream, timing).await
             }
-            ClientCredential::Jwt(jwt) => self.identify_jwt(jwt, client, steps).await,
+            ClientCredential::Jwt(jwt) => self.identify_jwt(jwt, client, timing).await,
         }
     }
 
-    /// SECURITY: a token that nobody has signed is a guess. One that has expired, or is meant for others, is none: it was
-    /// made by an issuer that we know.
+    /// SECURITY: a token without a valid signature counts as a failure. A token that has expired, or has a different
+    /// audience, does not: a known issuer signed it.
     async fn identify_jwt(
         &self,
         jwt: &Jwt,
         client: IpAddr,
-        steps: &AuthTiming,
+        timing: &AuthTiming,
     ) -> Result<Identity, KeyError> {
         let id = jwt.id();
-        match self.jwt_verifier.verify(jwt, id, steps).await {
+        match self.jwt_verifier.verify(jwt, id, timing).await {
             Ok(user) => Ok(Identity::from_jwt(user, id.fingerprint())),
             Err(JwtError::Invalid(why)) => {
                 self.failure_limiter
@@ -239,18 +233,17 @@ impl Auth {
         }
     }
 
-    /// SECURITY: every way out of here that is not an error was proven by a map that only this process fills, by a
-    /// file of the operator, or by the backend itself; `tokens.foreign=forward` is the operator's word that the
-    /// backend judges every request.
+    /// SECURITY: every `Ok` is proven by the token store, by the operator's keys file, or by the backend. With
+    /// `tokens.foreign=forward` the operator states that the backend verifies every request.
     ///
-    /// What is known passes however often others at the same address were wrong. A token of ours that has ended is no
-    /// guess: nobody can make one up without the salt.
+    /// Known keys are accepted regardless of failures from the same address. An expired token of this gateway is not a
+    /// failure: its checksum cannot be made without the salt.
     async fn identify_key(
         &self,
         key: &ApiKey,
         client: IpAddr,
         upstream: &UpstreamClient,
-        steps: &AuthTiming,
+        timing: &AuthTiming,
     ) -> Result<Identity, KeyError> {
         let id = key.id();
         let fingerprint = id.fingerprint();
@@ -262,10 +255,10 @@ impl Auth {
             return self.token_identity(id, &record);
         }
         if let Some(salt) = self.token_mint.salt_index_of(key.expose()) {
-            // SECURITY: a store that does not answer is neither a yes nor a no. In the heap, as it is seldom asked and every
-            // request would have to be as large.
+            // SECURITY: an unavailable store neither accepts nor rejects a token. Boxed, because this branch is rare
+            // and would otherwise enlarge the future of every request.
             let salt = self.salt_ids[usize::from(salt)];
-            return match Box::pin(steps.measure(Phase::Store, self.store.fetch(&id, salt), store_outcome))
+            return match Box::pin(timing.measure(Phase::Store, self.store.fetch(&id, salt), store_outcome))
                 .await
             {
                 Ok(Some(record)) => self.token_identity(id, &record),
@@ -280,12 +273,12 @@ impl Auth {
             ForeignKeyPolicy::Verify => match self.foreign_keys.cached(&id) {
                 Some(verdict) => verdict,
                 None => {
-                    // SECURITY: else every made-up key would be a request to the backend, and a right guess among them
-                    // would stand out.
+                    // SECURITY: otherwise every random key would cause a request to the backend, and a correct guess
+                    // would be detectable.
                     attempt.check_limits().map_err(KeyError::TooManyFailures)?;
-                    // In the heap, as it is seldom asked and every request would have to be as large.
-                    let asking = self.foreign_keys.check(id, key, upstream);
-                    Box::pin(steps.measure(Phase::ForeignCheck, asking, verdict_outcome)).await
+                    // Boxed: see above.
+                    let check = self.foreign_keys.check(id, key, upstream);
+                    Box::pin(timing.measure(Phase::ForeignCheck, check, verdict_outcome)).await
                 }
             },
         };
@@ -300,7 +293,8 @@ impl Auth {
         }
     }
 
-    /// SECURITY: where tokens stand for keys, one without says nothing to the backend: it was made when they did not.
+    /// SECURITY: where the backend receives the user's own key, a token without one is not accepted: it was made under
+    /// a different `upstream.credential`.
     fn token_identity(&self, id: TokenId, record: &TokenRecord) -> Result<Identity, KeyError> {
         let upstream_key = match &self.upstream_keys {
             None => None,
@@ -311,23 +305,23 @@ impl Auth {
         Ok(Identity::from_token(id, record.user.clone(), upstream_key))
     }
 
-    /// The backend has refused the key that a token stands for; `None` if it is none of those.
+    /// Renews the upstream key after the backend rejected it. `None` if the identity has no renewable key.
     pub async fn renew_upstream_key(&self, identity: &Identity) -> Option<Renewal> {
-        let (id, refused) = identity.renewable_key()?;
-        Some(self.upstream_keys.as_ref()?.renew(&self.store, id, refused).await)
+        let (id, rejected) = identity.renewable_key()?;
+        Some(self.upstream_keys.as_ref()?.renew(&self.store, id, rejected).await)
     }
 
-    /// Who may act as whom.
+    /// The impersonation rules.
     pub fn impersonation(&self) -> &Impersonation {
         &self.impersonation
     }
 
-    /// Who may ask for what, where that is configured.
+    /// The authorization rules, unless `authorization.mode` is `off`.
     pub fn authorization(&self) -> Option<&Authorization> {
         self.authorization.as_ref()
     }
 
-    /// Forgets what has ended. Called now and then, off the path of requests.
+    /// Removes expired entries. Called periodically, outside of requests.
     pub fn sweep(&self) {
         self.store.sweep();
         self.foreign_keys.sweep();
@@ -336,51 +330,60 @@ impl Auth {
         self.failure_limiter.sweep();
     }
 
-    /// The store of tokens, for operators.
+    /// The token store, for admin commands.
     pub fn store(&self) -> &Store {
         &self.store
     }
 
-    /// What operators call the salts, the primary one first.
+    /// The names of the salts for operators, the primary one first.
     pub fn salt_names(&self) -> &[String] {
         &self.salt_names
     }
 
-    /// The numbers by which the store knows the salts, in the same order.
+    /// The identifiers of the salts in the store, parallel to [`Auth::salt_names`].
     pub fn salt_ids(&self) -> &[u8] {
         &self.salt_ids
     }
 
-    /// Reads the verifier's files again if they have changed, or if somebody has `asked` for it. Blocks on the file system.
+    /// Reloads the files of the verifier and of the token issuers. Blocks on the file system.
     ///
-    /// SECURITY: who was taken out of the file, or has another password now, loses the tokens that the old one gave.
-    pub fn reload_files(&self, asked: bool) {
-        self.jwt_verifier.reload_key_files(asked);
-        let ended = self.verifier.reload_files(asked);
-        if !ended.is_empty() {
-            self.store.revoke_users(&ended.into_iter().collect());
+    /// SECURITY: users that were removed from the file, or have a new password, lose their tokens.
+    pub fn reload_files(&self, is_forced: bool) {
+        let reload = if is_forced { FileReload::Always } else { FileReload::IfChanged };
+        self.jwt_verifier.reload_key_files(reload);
+        let users = self.verifier.reload_files(reload);
+        if !users.is_empty() {
+            self.store.revoke_users(&users.into_iter().collect());
         }
     }
 
-    /// Whether a file of the verifier's cannot be used as it is.
+    /// Returns whether the verifier's file is invalid, so that its previous content is still active.
     pub fn is_verifier_failing(&self) -> bool {
         self.verifier.is_failing()
     }
 
-    /// Token issuers and their keys: the very same after a reload that changes nothing about them.
+    /// The JWT issuers and their keys. A reload that does not change them keeps the same instance.
     pub fn jwt_verifier(&self) -> &Arc<JwtVerifier> {
         &self.jwt_verifier
     }
 
-    /// How many token issuers' keys could not be read or fetched the last time.
+    /// The number of issuers whose keys could not be read or fetched at the last attempt.
     pub fn failing_issuer_count(&self) -> usize {
         self.jwt_verifier.failing_issuer_count()
     }
 
-    /// How many keys `tokens.keys_file` holds.
+    /// The number of keys in `tokens.keys_file`.
     pub fn known_key_count(&self) -> usize {
         self.known_keys.len()
     }
+}
+
+/// The state of a file that has to be read again; `None` if it is unchanged. Blocks on the file system.
+fn changed_file(watch: &mut FileWatch, path: &Path, reload: FileReload) -> Option<FileStamps> {
+    if reload == FileReload::Always {
+        watch.reset();
+    }
+    watch.changed([path].into_iter())
 }
 
 fn bearer_outcome(opened: &Result<(u8, bearer::Credentials), BearerError>) -> AuthOutcome {
@@ -396,8 +399,8 @@ fn verifier_outcome(verified: &Result<VerifiedLogin, VerifyError>) -> AuthOutcom
     }
 }
 
-fn store_outcome<T>(answer: &Result<T, Unavailable>) -> AuthOutcome {
-    if answer.is_ok() { AuthOutcome::Ok } else { AuthOutcome::Unavailable }
+fn store_outcome<T>(result: &Result<T, Unavailable>) -> AuthOutcome {
+    if result.is_ok() { AuthOutcome::Ok } else { AuthOutcome::Unavailable }
 }
 
 fn verdict_outcome(verdict: &KeyVerdict) -> AuthOutcome {

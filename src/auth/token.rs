@@ -1,12 +1,12 @@
-//! Tokens: what they are made of, and how the gateway knows its own.
+//! Makes tokens, and recognises tokens made with a known salt. Knows nothing about where they are stored.
 //!
 //! ```text
 //! tk_ + 40 hex digits (160 bits) + 16 hex digits (a keyed checksum over them)
 //! ```
 //!
-//! The 160 bits are a keyed hash of a random seed together with the user's name and password. The store keeps the
-//! seed and the token's hash: from those the token can be made again when the same user asks again with the same
-//! password, and by nobody else. So nothing that is kept is a credential.
+//! The 160 bits are a keyed hash of a random seed, the user name and the password. The store contains the seed and the
+//! token's hash. The token can be made again only with the same user name and password, so no stored value is a
+//! credential.
 
 use aws_lc_rs::hmac::{HMAC_SHA256, Key, sign};
 use aws_lc_rs::rand;
@@ -23,9 +23,9 @@ const BODY_BYTES: usize = 20;
 const CHECKSUM_BYTES: usize = 8;
 const TOKEN_LENGTH: usize = TOKEN_PREFIX.len() + 2 * (BODY_BYTES + CHECKSUM_BYTES);
 
-/// Makes tokens and recognises them, with keys derived from the salts.
+/// Makes and recognises tokens, with keys derived from the salts.
 pub struct TokenMint {
-    /// One for each salt; the first, the primary one, makes new tokens.
+    /// One per salt. The first one, of the primary salt, makes new tokens.
     keys: Vec<TokenKeys>,
 }
 
@@ -36,25 +36,25 @@ struct TokenKeys {
 }
 
 impl TokenMint {
-    /// `salts` are Fernet keys, as the configuration has checked; there is at least one.
+    /// `salts` are Fernet keys, validated by the configuration; there is at least one.
     pub fn new(salts: &[Secret]) -> TokenMint {
         TokenMint { keys: salts.iter().map(TokenKeys::derive).collect() }
     }
 
-    /// The name under which a login's seed is kept.
+    /// The store's key for the seed of a login.
     pub fn login_id(&self, login: &Credentials) -> LoginId {
         let tag = hmac(&self.primary().login_key, &[&login_bytes(login)]);
         LoginId(tag[..16].try_into().expect("a tag has 32 bytes"))
     }
 
-    /// A fresh random seed.
+    /// A new random seed.
     pub fn new_seed(&self) -> Seed {
         let mut seed = Seed::default();
         rand::fill(&mut seed).expect("the system's random source works");
         seed
     }
 
-    /// The token that belongs to a login and a seed.
+    /// The token of a login and a seed.
     pub fn token(&self, login: &Credentials, seed: &Seed) -> Secret {
         let keys = self.primary();
         let tag = hmac(&keys.body_key, &[seed, &login_bytes(login)]);
@@ -64,12 +64,12 @@ impl TokenMint {
         Secret::new([TOKEN_PREFIX, &*digits(body), &*digits(&check[..CHECKSUM_BYTES])].concat())
     }
 
-    /// The number of the salt with which this gateway, or another, made the token; `None` if it is not one of theirs.
-    /// Says nothing about whether it lives.
+    /// The index of the salt that the token was made with, by this gateway or a replica; `None` if no salt matches.
+    /// Does not check whether the token is still valid.
     pub fn salt_index_of(&self, token: &[u8]) -> Option<u8> {
         let (body, check) = parse_token(token)?;
         let fits = |keys: &TokenKeys| hmac(&keys.checksum_key, &[&body])[..CHECKSUM_BYTES].ct_eq(&check);
-        // All of them, so that the time taken does not tell which.
+        // SECURITY: tries all salts, so that the duration does not reveal which one matched.
         self.keys
             .iter()
             .zip(0..)
@@ -97,7 +97,7 @@ fn hmac(key: &Key, parts: &[&[u8]]) -> Zeroizing<[u8; 32]> {
     Zeroizing::new(tag.as_ref().try_into().expect("SHA-256 has 32 bytes"))
 }
 
-/// A name holds no NUL, so no two logins have the same bytes.
+/// A user name contains no NUL, so the encoding is unambiguous.
 fn login_bytes(login: &Credentials) -> Zeroizing<Vec<u8>> {
     Zeroizing::new([login.user.as_str().as_bytes(), b"\0", login.password.expose().as_bytes()].concat())
 }
@@ -155,10 +155,10 @@ mod tests {
     }
 
     #[test]
-    fn a_gateway_knows_its_own_tokens_and_those_of_its_salts_only() {
+    fn only_tokens_of_known_salts_are_recognised() {
         let (old, new) = (mint(&[SALT]), mint(&[OTHER, SALT]));
         let token = old.token(&login("alice", "secret"), &old.new_seed());
-        assert_eq!(new.salt_index_of(token.expose().as_bytes()), Some(1), "after a rotation");
+        assert_eq!(new.salt_index_of(token.expose().as_bytes()), Some(1), "a rotated salt");
         assert!(mint(&[OTHER]).salt_index_of(token.expose().as_bytes()).is_none());
 
         let mut changed = token.expose().to_owned().into_bytes();

@@ -1,4 +1,4 @@
-//! Whose tokens end because another configuration comes into force.
+//! Decides which tokens a reload invalidates. Compares configurations; revokes nothing.
 
 use std::collections::HashSet;
 use std::mem::discriminant;
@@ -7,20 +7,21 @@ use crate::auth::verifier::Verifier;
 use crate::config::ldap::{LdapLookup, LdapOptions};
 use crate::config::{Config, ServerUrl, VerifierOptions};
 
-/// Whose tokens end.
+/// The tokens that a reload invalidates.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum InvalidatedTokens {
-    /// All stay as they are.
+    /// No tokens.
     None,
-    /// Those of these users.
+    /// The tokens of these users.
     Users(HashSet<String>),
-    /// Everybody's.
+    /// All tokens.
     All,
 }
 
-/// Whose tokens end with the second one. A verifier that is the very same has ended by itself what there was to end.
+/// The tokens that become invalid when `now` replaces `before`. If the verifier is the same instance, it has already
+/// invalidated the tokens of changed users.
 ///
-/// SECURITY: a token says that its login was right once. Who would have to say so now has not said it.
+/// SECURITY: a token proves a login that the previous verifier accepted. A different verifier has not accepted it.
 pub(super) fn invalidated_tokens(
     before: (&Config, &Verifier),
     now: (&Config, &Verifier),
@@ -32,7 +33,7 @@ pub(super) fn invalidated_tokens(
     if users.is_empty() { InvalidatedTokens::None } else { InvalidatedTokens::Users(users) }
 }
 
-/// Whether somebody else says that passwords are right. A users file is compared user by user instead.
+/// Returns whether a different authority verifies passwords. Users files are compared user by user instead.
 fn has_authority_changed(before: &Config, now: &Config) -> bool {
     use VerifierOptions::{Delegate, Ldap, Platform, SaltHolder, UsersFile};
     match (&before.auth.verifier, &now.auth.verifier) {
@@ -44,16 +45,16 @@ fn has_authority_changed(before: &Config, now: &Config) -> bool {
     }
 }
 
-/// Whether keys that tokens stand for would be shown to somebody who has not given them, or belong to another kind of
-/// credential. All tokens that are of use stand for one then.
+/// Returns whether stored upstream keys would be sent to a backend that did not issue them, or belong to a different
+/// `upstream.credential`. With such a credential, every usable token has an upstream key.
 fn has_upstream_key_owner_changed(before: &Config, now: &Config) -> bool {
     let (credential, next) = (&before.upstream.credential, &now.upstream.credential);
-    let another_kind = discriminant(credential) != discriminant(next);
-    (credential.is_per_user() && (another_kind || has_new_backend(before, now)))
-        || (next.is_per_user() && another_kind)
+    let is_different_kind = discriminant(credential) != discriminant(next);
+    (credential.is_per_user() && (is_different_kind || has_new_backend(before, now)))
+        || (next.is_per_user() && is_different_kind)
 }
 
-/// One that is left out is no other one.
+/// A removed backend is not a new one.
 fn has_new_backend(before: &Config, now: &Config) -> bool {
     now.upstream.urls.iter().any(|url| !before.upstream.urls.contains(url))
 }
@@ -62,7 +63,7 @@ fn platform_url(config: &Config) -> &ServerUrl {
     config.platform.url.as_ref().unwrap_or(config.upstream.url())
 }
 
-/// How it is spoken with, and as whom it is searched, does not count.
+/// The connection settings and the bind credentials do not matter, only the URL and how entries are found.
 fn has_directory_changed(before: &LdapOptions, now: &LdapOptions) -> bool {
     let same_entries = match (&before.lookup, &now.lookup) {
         (LdapLookup::Template(before), LdapLookup::Template(now)) => before == now,
@@ -104,7 +105,7 @@ mod tests {
     }
 
     #[test]
-    fn tokens_end_where_somebody_else_would_have_to_say_yes() {
+    fn a_different_verifier_invalidates_all_tokens() {
         let ldap = |more: &[(&'static str, &'static str)]| {
             let usual =
                 [("AUTH_VERIFIER", "ldap"), ("LDAP_URL", "ldaps://one"), ("LDAP_USER_DN", "uid={user}")];
@@ -127,12 +128,12 @@ mod tests {
     }
 
     #[test]
-    fn and_where_another_backend_would_be_shown_keys_that_it_did_not_give() {
+    fn a_new_backend_for_stored_keys_invalidates_all_tokens() {
         let both = [("UPSTREAM_URLS", "http://one,http://two")];
         let keys = |more: &[(&'static str, &'static str)]| [&DELEGATE, more].concat();
         assert!(all_end(&keys(&[ONE]), &keys(&both)));
-        assert!(!all_end(&keys(&both), &keys(&[ONE])), "it is left out");
-        assert!(!all_end(&[ONE], &[TWO, SLOW]), "what the client itself shows is the backend's to judge");
+        assert!(!all_end(&keys(&both), &keys(&[ONE])), "a removed backend");
+        assert!(!all_end(&[ONE], &[TWO, SLOW]), "the backend verifies the client's own credential");
         let service = |key| [ONE, TRUST, ("UPSTREAM_CREDENTIAL", "impersonate"), ("UPSTREAM_API_KEY", key)];
         assert!(!all_end(&service("tk_1"), &service("tk_2")));
         assert!(all_end(&keys(&[ONE]), &[ONE, ("AUTH_VERIFIER", "delegate")]));

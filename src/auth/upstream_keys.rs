@@ -1,4 +1,4 @@
-//! Keys of users at the backend, which their tokens stand for: what becomes of one that the backend refuses.
+//! Renews users' upstream keys when the backend rejects them. Knows nothing about requests.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,23 +13,24 @@ use crate::base::clock::{Clock, Tick};
 use crate::base::secret::Secret;
 use crate::store::{Revocation, Store, TokenId};
 
-/// So soon after a renewal another one would bring the same.
+/// Minimum time between two renewals of the same key: an earlier one would return the same key.
 const RENEWAL_INTERVAL: Duration = Duration::from_secs(30);
 
-/// What there is instead of a key that was refused.
+/// The result of renewing a rejected upstream key.
 #[derive(Debug)]
 pub enum Renewal {
-    /// This one.
+    /// The new key; send the request again with it.
     NewKey(HeaderValue),
-    /// Nothing: it is the user's key, and the refusal was about something else.
+    /// The key is still the user's current key, so the backend rejected the request for a different reason.
     Unchanged,
-    /// Nothing: the user has to log in again. His token has ended.
+    /// The token was revoked; the user has to log in again.
     TokenRevoked,
-    /// The platform could not be asked.
+    /// The platform did not respond.
     Unavailable,
 }
 
-/// Sessions in which keys can be had anew. Kept in this process alone: elsewhere, and after a restart, users log in again.
+/// Platform sessions, which can renew upstream keys. Only in the memory of this process: on other replicas, and after a
+/// restart, users have to log in again.
 pub struct UpstreamKeys {
     platform: Option<Platform>,
     sessions: DashMap<TokenId, RenewableSession>,
@@ -42,52 +43,54 @@ pub struct UpstreamKeys {
 struct RenewableSession {
     session: PlatformSession,
     expires: Tick,
-    /// When the key was last renewed. Held while it is: all who met the same refusal wait for the same new key.
+    /// When the key was last renewed. Locked during a renewal, so that concurrent requests wait for the same new key.
     last_renewal: Arc<Mutex<Option<Tick>>>,
 }
 
 impl UpstreamKeys {
-    /// `platform` is where keys can be had anew; `ttl` and `max` are those of tokens.
+    /// `platform` renews keys; without it, a rejected key revokes the token. `ttl` and `max` are those of tokens.
     pub fn new(platform: Option<Platform>, ttl: Duration, max: usize, clock: Clock) -> UpstreamKeys {
         UpstreamKeys { platform, sessions: DashMap::new(), ttl, max, clock }
     }
 
-    /// Keeps the session of a token that was just given.
+    /// Stores the session of a new token.
     pub fn store_session(&self, id: TokenId, session: PlatformSession) {
         if self.sessions.len() < self.max {
-            let kept = RenewableSession {
+            let renewable = RenewableSession {
                 session,
                 expires: self.clock.now().after(self.ttl),
                 last_renewal: Arc::default(),
             };
-            self.sessions.insert(id, kept);
+            self.sessions.insert(id, renewable);
         }
     }
 
-    /// The backend has refused the key that the identity's token stands for.
-    pub async fn renew(&self, store: &Store, id: TokenId, refused: &HeaderValue) -> Renewal {
-        let kept = self.sessions.get(&id).map(|kept| kept.clone());
-        let (Some(kept), Some(platform)) = (kept, &self.platform) else {
+    /// Renews the upstream key of the token `id` after the backend rejected it.
+    pub async fn renew(&self, store: &Store, id: TokenId, rejected: &HeaderValue) -> Renewal {
+        let session = self.sessions.get(&id).map(|session| session.clone());
+        let (Some(renewable), Some(platform)) = (session, &self.platform) else {
             return self.revoke_token(store, id).await;
         };
-        let mut renewed = kept.last_renewal.lock().await;
+        let mut last_renewal = renewable.last_renewal.lock().await;
         let Some(record) = store.find(&id) else { return Renewal::TokenRevoked };
         let now = self.clock.now();
         match record.upstream_key().and_then(sensitive_header_value) {
-            Some(current) if current != *refused => return Renewal::NewKey(current),
-            _ if renewed.is_some_and(|at| now.since(at) < RENEWAL_INTERVAL) => return Renewal::Unchanged,
+            Some(current) if current != *rejected => return Renewal::NewKey(current),
+            _ if last_renewal.is_some_and(|at| now.since(at) < RENEWAL_INTERVAL) => {
+                return Renewal::Unchanged;
+            }
             _ => {}
         }
         let fingerprint = id.fingerprint();
-        match platform.renew_key(&kept.session).await {
+        match platform.renew_key(&renewable.session).await {
             Ok(key) => {
-                *renewed = Some(now);
-                let Some(value) = sensitive_header_value(&key).filter(|value| value != refused) else {
+                *last_renewal = Some(now);
+                let Some(value) = sensitive_header_value(&key).filter(|value| value != rejected) else {
                     return Renewal::Unchanged;
                 };
-                info!(key = %fingerprint, user = record.user.as_str(), "the platform has another key for this user");
+                info!(key = %fingerprint, user = record.user.as_str(), "upstream key renewed");
                 if store.set_upstream_key(&id, key).await.is_err() {
-                    warn!(key = %fingerprint, "the new upstream key could not be kept");
+                    warn!(key = %fingerprint, "cannot store the renewed upstream key");
                 }
                 Renewal::NewKey(value)
             }
@@ -96,24 +99,24 @@ impl UpstreamKeys {
         }
     }
 
-    /// SECURITY: a token whose key is refused for good is of no use to its owner, and asking for another one brings a new key.
+    /// SECURITY: a token whose upstream key is permanently rejected is useless, and a new login gets a new key.
     async fn revoke_token(&self, store: &Store, id: TokenId) -> Renewal {
-        info!(key = %id.fingerprint(), "the backend refuses the key of this token, which ends");
+        info!(key = %id.fingerprint(), "token revoked: the backend rejects its upstream key");
         self.sessions.remove(&id);
         if store.revoke(Revocation::Token(id.fingerprint())).await.is_err() {
-            warn!(key = %id.fingerprint(), "other replicas do not know yet that this token has ended");
+            warn!(key = %id.fingerprint(), "the revocation is not yet known to other replicas");
         }
         Renewal::TokenRevoked
     }
 
-    /// Forgets sessions whose tokens have ended. Called now and then.
+    /// Removes the sessions of expired tokens. Called periodically.
     pub fn sweep(&self) {
         let now = self.clock.now();
-        self.sessions.retain(|_, kept| now < kept.expires);
+        self.sessions.retain(|_, session| now < session.expires);
     }
 }
 
-/// A key for a field, marked as sensitive.
+/// A key as a header value marked as sensitive; `None` if it contains characters that a header cannot have.
 pub fn sensitive_header_value(key: &Secret) -> Option<HeaderValue> {
     let mut value = HeaderValue::from_str(key.expose()).ok()?;
     value.set_sensitive(true);

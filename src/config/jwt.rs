@@ -3,6 +3,8 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use jsonwebtoken::{Algorithm, AlgorithmFamily};
+
 use crate::base::secret::Secret;
 use crate::config::file::Node;
 use crate::config::list_entry::ListEntry;
@@ -34,7 +36,7 @@ pub struct IssuerOptions {
     /// The claim `aud` must contain one of them.
     pub audiences: Vec<String>,
     /// Accepted signature algorithms.
-    pub algorithms: Vec<JwtAlgorithm>,
+    pub algorithms: Vec<Algorithm>,
     /// The claim that names the user.
     pub user_claim: String,
     /// Accepted values of `x-jwt-tenant-id`; `None`: the backend decides.
@@ -57,45 +59,11 @@ pub enum JwksSource {
     Secret(Secret),
 }
 
-/// Signature algorithms of RFC 7518 and RFC 8037. There is no `none`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[allow(missing_docs, reason = "the names are the specification's")]
-pub enum JwtAlgorithm {
-    RS256,
-    RS384,
-    RS512,
-    PS256,
-    PS384,
-    PS512,
-    ES256,
-    ES384,
-    EdDSA,
-    HS256,
-    HS384,
-    HS512,
-}
-
-impl JwtAlgorithm {
-    const ALL: [(&'static str, JwtAlgorithm); 12] = [
-        ("RS256", JwtAlgorithm::RS256),
-        ("RS384", JwtAlgorithm::RS384),
-        ("RS512", JwtAlgorithm::RS512),
-        ("PS256", JwtAlgorithm::PS256),
-        ("PS384", JwtAlgorithm::PS384),
-        ("PS512", JwtAlgorithm::PS512),
-        ("ES256", JwtAlgorithm::ES256),
-        ("ES384", JwtAlgorithm::ES384),
-        ("EdDSA", JwtAlgorithm::EdDSA),
-        ("HS256", JwtAlgorithm::HS256),
-        ("HS384", JwtAlgorithm::HS384),
-        ("HS512", JwtAlgorithm::HS512),
-    ];
-
-    /// Whether the algorithm uses a shared secret.
-    pub fn is_hmac(self) -> bool {
-        matches!(self, JwtAlgorithm::HS256 | JwtAlgorithm::HS384 | JwtAlgorithm::HS512)
-    }
-}
+/// Names of the accepted signature algorithms (RFC 7518 and RFC 8037). There is no `none`.
+const ALGORITHMS: [&str; 12] = [
+    "RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "EdDSA", "HS256", "HS384",
+    "HS512",
+];
 
 /// In bytes. A secret that is shorter than the hash could be guessed (RFC 7518 section 3.2).
 const MIN_SECRET_LENGTH: usize = 32;
@@ -220,28 +188,28 @@ fn keys(entry: &mut ListEntry<'_>) -> Option<JwksSource> {
 
 /// SECURITY: a public key must never be used as the secret of an HMAC. HMAC algorithms are accepted with `secret_file`
 /// only, and all others without it only.
-fn algorithms(entry: &mut ListEntry<'_>, is_secret: bool) -> Vec<JwtAlgorithm> {
+fn algorithms(entry: &mut ListEntry<'_>, is_secret: bool) -> Vec<Algorithm> {
     let Some(names) = entry.texts("algorithms") else {
         if is_secret {
             entry.problem("algorithms", "is missing; with secret_file it must be of HS256, HS384 and HS512");
         }
-        return vec![JwtAlgorithm::RS256, JwtAlgorithm::PS256, JwtAlgorithm::ES256, JwtAlgorithm::EdDSA];
+        return vec![Algorithm::RS256, Algorithm::PS256, Algorithm::ES256, Algorithm::EdDSA];
     };
     let mut algorithms = Vec::new();
     for name in names {
-        match JwtAlgorithm::ALL.iter().find(|(other, _)| *other == name) {
-            None => {
-                let known: Vec<_> = JwtAlgorithm::ALL.iter().map(|(name, _)| *name).collect();
-                entry.problem("algorithms", format!("must be one of {}, not {name:?}", known.join(", ")));
+        match name.parse::<Algorithm>() {
+            Err(_) => {
+                let message = format!("must be one of {}, not {name:?}", ALGORITHMS.join(", "));
+                entry.problem("algorithms", message);
             }
-            Some((_, algorithm)) if algorithm.is_hmac() != is_secret => {
+            Ok(algorithm) if (algorithm.family() == AlgorithmFamily::Hmac) != is_secret => {
                 let message = format!(
                     "{name} cannot be combined with {}",
                     if is_secret { "secret_file" } else { "a key set" }
                 );
                 entry.problem("algorithms", message);
             }
-            Some((_, algorithm)) => algorithms.push(*algorithm),
+            Ok(algorithm) => algorithms.push(algorithm),
         }
     }
     algorithms
@@ -249,6 +217,8 @@ fn algorithms(entry: &mut ListEntry<'_>, is_secret: bool) -> Vec<JwtAlgorithm> {
 
 #[cfg(test)]
 mod tests {
+    use jsonwebtoken::AlgorithmFamily;
+
     use crate::config::Config;
     use crate::config::testing::load;
 
@@ -265,7 +235,7 @@ mod tests {
             (issuer.audiences.as_slice(), issuer.user_claim.as_str()),
             (&["timbr".to_owned()][..], "sub")
         );
-        assert!(issuer.algorithms.iter().all(|algorithm| !algorithm.is_hmac()));
+        assert!(issuer.algorithms.iter().all(|algorithm| algorithm.family() != AlgorithmFamily::Hmac));
         assert!(config.routes.iter().all(|route| route.accepts.jwt));
         assert!(loaded("[]").expect("valid").routes.iter().all(|route| !route.accepts.jwt));
     }

@@ -5,6 +5,7 @@ use http::StatusCode;
 
 use crate::auth::bearer::BearerError;
 use crate::auth::failure_limiter::TooManyFailures;
+use crate::auth::verifier::VerifyError;
 use crate::auth::{MintError, MintedToken};
 use crate::gateway::Gateway;
 use crate::gateway::exchange::Exchange;
@@ -71,10 +72,12 @@ fn mint_rejection(error: MintError) -> Rejection {
         MintError::Bearer(BearerError::NoCredentials) => Rejection::BearerWithoutCredentials,
         MintError::Bearer(BearerError::InvalidUserName) => Rejection::BearerUserName,
         MintError::StoreUnavailable => Rejection::TokenStoreUnavailable,
-        MintError::VerifierUnavailable => Rejection::VerifierUnavailable,
-        MintError::Busy => Rejection::VerifierBusy,
-        MintError::WrongCredentials => Rejection::CredentialsWrong,
-        MintError::TooManyFailures(TooManyFailures(wait)) => Rejection::TooManyFailures(wait),
+        MintError::Login(VerifyError::Unavailable) => Rejection::VerifierUnavailable,
+        MintError::Login(VerifyError::Busy) => Rejection::VerifierBusy,
+        MintError::Login(VerifyError::WrongCredentials) => Rejection::CredentialsWrong,
+        MintError::Login(VerifyError::TooManyFailures(TooManyFailures(wait))) => {
+            Rejection::TooManyFailures(wait)
+        }
     }
 }
 

@@ -1,4 +1,4 @@
-"""One backend and one gateway for all tests, and a way to make more."""
+"""One backend and one gateway for all tests, and fixtures that start more."""
 
 import itertools
 import pathlib
@@ -17,7 +17,7 @@ from support.platform import Platform  # noqa: E402
 
 
 class Setup:
-    """Starts backends and gateways, ends them, and looks through all that the gateways have written."""
+    """Starts and stops backends and gateways, and checks the gateways' logs for secrets."""
 
     def __init__(self, folder):
         self.folder = folder
@@ -25,7 +25,7 @@ class Setup:
         self.salt = Fernet.generate_key().decode()
         self.numbers = itertools.count()
         self.backends, self.gateways = [], []
-        # What no log may show; the gateways add what is used with them.
+        # Values that must not appear in a log. Each gateway adds the secrets that it is used with.
         self.secrets = set()
 
     def _folder(self, kind):
@@ -57,21 +57,21 @@ class Setup:
         gateway.wait_ready()
         return gateway
 
-    def end(self):
+    def stop(self):
         stubborn = [started.process.log for started in self.gateways + self.backends if not started.process.stop()]
-        assert not stubborn, f"ended by force, as they did not when asked to: {stubborn}"
+        assert not stubborn, f"killed, because they did not stop on SIGTERM: {stubborn}"
         for gateway in self.gateways:
             check_log(gateway.process.output, self.secrets)
 
 
 def check_log(output, secrets):
-    assert output, "a gateway has logged nothing"
+    assert output, "a gateway logged nothing"
     assert "panicked" not in output, output
     for secret in secrets:
-        assert secret not in output, f"a gateway has written {secret!r} to its log"
-    assert "gAAAAA" not in output, "a gateway has written a bearer to its log"
-    # Tokens and keys begin so; their fingerprints, which may be shown, do not.
-    assert "tk_" not in output, "a gateway has written a token to its log"
+        assert secret not in output, f"a gateway wrote {secret!r} to its log"
+    assert "gAAAAA" not in output, "a gateway wrote a bearer to its log"
+    # The prefix of tokens and keys. Fingerprints, which may be logged, do not have it.
+    assert "tk_" not in output, "a gateway wrote a token to its log"
 
 
 SETUP = pytest.StashKey[Setup]()
@@ -81,7 +81,7 @@ SETUP = pytest.StashKey[Setup]()
 def setup(tmp_path_factory, pytestconfig):
     setup = pytestconfig.stash[SETUP] = Setup(tmp_path_factory.mktemp("e2e"))
     yield setup
-    setup.end()
+    setup.stop()
 
 
 @pytest.fixture(scope="session")
@@ -96,7 +96,7 @@ def gateway(setup, backend):
 
 @pytest.fixture
 def arrived(backend):
-    """What has arrived at the backend since the test began."""
+    """The requests that the backend received since the test began."""
     return backend.mark()
 
 

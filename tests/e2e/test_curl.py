@@ -1,4 +1,4 @@
-"""`curl`, the machine's own, over HTTP/1.1 and HTTP/2."""
+"""The system's `curl`, over HTTP/1.1 and HTTP/2."""
 
 import hashlib
 import json
@@ -22,28 +22,28 @@ def curl(gateway, *arguments):
 def test_token_and_query(gateway, option, version):
     authorization = gateway.get_token().request.headers["Authorization"]
     json_type = ("-H", "Content-Type: application/json")
-    answer = curl(gateway, option, "-X", "POST", f"{gateway.url}timbr/api/get_token", *json_type,
+    result = curl(gateway, option, "-X", "POST", f"{gateway.url}timbr/api/get_token", *json_type,
                   "-H", f"Authorization: {authorization}")
-    assert answer[:2] == (version, 200)
-    token = json.loads(answer[2])["data"][0]
-    answer = curl(gateway, option, f"{gateway.url}timbr/openapi/ontology/sales/query", "-H",
+    assert result[:2] == (version, 200)
+    token = json.loads(result[2])["data"][0]
+    result = curl(gateway, option, f"{gateway.url}timbr/openapi/ontology/sales/query", "-H",
                   "Content-Type: application/text", "-H", f"x-api-key: {token}", "-d", "SELECT 1 AS one")
-    assert (answer[0], answer[1], json.loads(answer[2])) == (version, 200, [{"one": 1}])
-    answer = curl(gateway, option, f"{gateway.url}timbr/api/get_ontologies/", *json_type)
-    assert (answer[1], json.loads(answer[2])["reason"]) == (401, "api_key_missing")
+    assert (result[0], result[1], json.loads(result[2])) == (version, 200, [{"one": 1}])
+    result = curl(gateway, option, f"{gateway.url}timbr/api/get_ontologies/", *json_type)
+    assert (result[1], json.loads(result[2])["reason"]) == (401, "api_key_missing")
 
 
 @VERSIONS
-def test_two_keys_are_refused_and_nothing_arrives(gateway, arrived, option, version):
-    answer = curl(gateway, option, f"{gateway.url}timbr/api/get_ontologies/", "-H", "Content-Type: application/json",
+def test_two_keys_are_rejected_and_not_forwarded(gateway, arrived, option, version):
+    result = curl(gateway, option, f"{gateway.url}timbr/api/get_ontologies/", "-H", "Content-Type: application/json",
                   "-H", f"x-api-key: {gateway.token()}", "-H", "X-API-Key: tk_platform_dora")
-    assert (answer[0], answer[1], json.loads(answer[2])["reason"]) == (version, 400, "field_repeated")
+    assert (result[0], result[1], json.loads(result[2])["reason"]) == (version, 400, "field_repeated")
     assert arrived() == []
 
 
 @VERSIONS
-def test_a_refusal_is_not_lost_while_the_body_is_sent(gateway, option, version):
-    """Also by clients that take the reset of a stream on which they are sending for a failure."""
+def test_a_client_that_is_still_sending_receives_the_rejection(gateway, option, version):
+    """Some clients treat the reset of a stream that they are sending on as a failure."""
     command = ["curl", "--disable", "--noproxy", "*", "--silent", "--show-error", "--cacert", gateway.ca, "--max-time", "60", option,
                "--output", "/dev/null", "--write-out", "%{http_code}\n", "-H", "Content-Type: application/json",
                "--data-binary", "x" * 500, f"{gateway.url}timbr/api/query?n=[1-300]"]
@@ -52,27 +52,27 @@ def test_a_refusal_is_not_lost_while_the_body_is_sent(gateway, option, version):
 
 
 @VERSIONS
-def test_a_large_upload_arrives_whole(gateway, tmp_path, option, version):
+def test_a_large_upload_arrives_complete(gateway, tmp_path, option, version):
     body = tmp_path / "body"
     body.write_bytes(bytes(range(256)) * (20 << 12))
-    answer = curl(gateway, option, "-H", "Content-Type: application/json", "-H", f"x-api-key: {gateway.token()}",
+    result = curl(gateway, option, "-H", "Content-Type: application/json", "-H", f"x-api-key: {gateway.token()}",
                   "--data-binary", f"@{body}", f"{gateway.url}timbr/api/digest")
-    assert answer[:2] == (version, 200)
-    assert json.loads(answer[2])["data"]["sha256"] == hashlib.sha256(body.read_bytes()).hexdigest()
+    assert result[:2] == (version, 200)
+    assert json.loads(result[2])["data"]["sha256"] == hashlib.sha256(body.read_bytes()).hexdigest()
 
 
 @VERSIONS
-def test_a_large_answer_arrives_whole(gateway, tmp_path, option, version):
+def test_a_large_response_arrives_complete(gateway, tmp_path, option, version):
     body = tmp_path / "body"
-    answer = curl(gateway, option, "-H", "Content-Type: application/json", "-H", f"x-api-key: {gateway.token()}",
+    result = curl(gateway, option, "-H", "Content-Type: application/json", "-H", f"x-api-key: {gateway.token()}",
                   "--output", str(body), f"{gateway.url}timbr/api/large/50")
-    assert answer[:2] == (version, 200)
+    assert result[:2] == (version, 200)
     assert body.stat().st_size == 50 << 20
 
 
-def test_a_large_refused_upload_still_gets_its_answer(gateway, tmp_path):
+def test_a_large_rejected_upload_receives_its_response(gateway, tmp_path):
     body = tmp_path / "body"
     body.write_bytes(b"x" * 5_000_000)
-    answer = curl(gateway, "--http1.1", "-H", "Content-Type: application/json", "--data-binary", f"@{body}",
+    result = curl(gateway, "--http1.1", "-H", "Content-Type: application/json", "--data-binary", f"@{body}",
                   f"{gateway.url}timbr/api/query/")
-    assert (answer[1], json.loads(answer[2])["reason"]) == (401, "api_key_missing")
+    assert (result[1], json.loads(result[2])["reason"]) == (401, "api_key_missing")

@@ -1,4 +1,4 @@
-"""`timbr-gateway doctor`: what it says of a good set-up, and of broken ones."""
+"""`timbr-gateway doctor`: reports for a working setup and for broken ones."""
 
 import json
 import os
@@ -28,36 +28,36 @@ def failures(output):
     return {step["step"]: step["fix"] for step in failed}
 
 
-def test_a_good_set_up_is_tried_to_its_end(doctor, backend, arrived):
+def test_all_steps_run_on_a_working_setup(doctor, backend, arrived):
     output = doctor(backend.url)
     assert output.returncode == 0, output
     steps = [line.split("  ")[0] for line in output.stdout.splitlines()]
     assert "FAILED" not in output.stdout and "async result" in output.stdout and steps[-1] == "All checks passed."
-    asked = [(seen["path"].partition("/get-async-results/")[0], dict(seen["fields"])["Content-Type"]) for seen in arrived()]
+    received = [(seen["path"].partition("/get-async-results/")[0], dict(seen["fields"])["Content-Type"]) for seen in arrived()]
     json_type, text_type = "application/json", "application/text"
-    assert asked[0] == ("/timbr/api/get_ontologies/", json_type), "with the made-up key"
-    assert asked[1:3] == [("/timbr/api/get_ontologies/", json_type), ("/timbr/api/query/", json_type)]
-    assert [kind for _, kind in asked[3:]] == [text_type] * 5, "a query, an asynchronous one, and its polls"
-    assert [path for path, _ in asked[5:]] == ["/timbr/openapi"] * 3
+    assert received[0] == ("/timbr/api/get_ontologies/", json_type), "with the random key"
+    assert received[1:3] == [("/timbr/api/get_ontologies/", json_type), ("/timbr/api/query/", json_type)]
+    assert [kind for _, kind in received[3:]] == [text_type] * 5, "a query, an asynchronous one, and its polls"
+    assert [path for path, _ in received[5:]] == ["/timbr/openapi"] * 3
     assert failures(doctor(backend.url, "--json")) == {}
 
 
-def test_a_password_can_be_tried(setup, doctor, backend, tmp_path):
+def test_a_password_is_checked_on_request(setup, doctor, backend, tmp_path):
     users = tmp_path / "users"
     subprocess.run(["htpasswd", "-c", "-b", "-B", "-C", "5", users, "alice", "wonder:land"], check=True, capture_output=True)
     options = {"AUTH_VERIFIER": "users-file", "AUTH_USERS_FILE": users}
     assert failures(doctor(backend.url, "--json", "--user", "alice", password="wonder:land", **options)) == {}
     assert list(failures(doctor(backend.url, "--json", "--user", "alice", password="wrong", **options))) == ["get_token"]
     output = doctor(backend.url, "--json", **options)
-    assert failures(output) == {} and '"skipped"' in output.stdout, "nobody to log in as"
+    assert failures(output) == {} and '"skipped"' in output.stdout, "without a user the login is skipped"
 
 
-def test_a_failed_step_is_named_with_its_fix(doctor, backend, setup):
+def test_a_failed_step_names_the_option_to_fix(doctor, backend, setup):
     assert "upstream.url" in failures(doctor(f"http://127.0.0.1:{free_port()}", "--json"))["upstream"]
     assert "upstream.url" in failures(doctor("http://no-such-host.invalid:80", "--json"))["dns"]
     impersonate = {"UPSTREAM_CREDENTIAL": "impersonate", "UPSTREAM_API_KEY": SERVICE_KEY, "AUTH_TRUST_SALT_HOLDER": "true"}
     assert failures(doctor(backend.url, "--json", **impersonate)) == {}
-    # A backend that knows its own keys alone does not take ours.
+    # A backend that accepts only its own keys rejects the gateway's tokens.
     platform = setup.platform({"alice": "wonder:land-7"})
     assert "upstream.credential" in failures(doctor(platform.url, "--json"))["get_ontologies"]
     assert failures(doctor(backend.url, "--json", LISTEN_HTTPS="nowhere"))["configuration"] == "listen.https"

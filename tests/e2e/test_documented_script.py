@@ -1,4 +1,4 @@
-"""The documentation's own way: a bearer made with `cryptography`, then plain `requests`."""
+"""The documentation's script: a bearer made with `cryptography`, then plain `requests`."""
 
 import base64
 
@@ -9,19 +9,19 @@ from cryptography.fernet import Fernet
 from support.gateway import JSON
 
 
-def test_a_token_is_given_in_exactly_the_documented_form(gateway, arrived):
+def test_get_token_returns_exactly_the_documented_form(gateway, arrived):
     bearer = Fernet(gateway.salt).encrypt(base64.b64encode(b"alice:wonder:land"))
-    answer = requests.post(f"{gateway.url}timbr/api/get_token", verify=gateway.ca, timeout=30,
+    response = requests.post(f"{gateway.url}timbr/api/get_token", verify=gateway.ca, timeout=30,
                            headers={"Content-Type": "application/json", "Authorization": b"Bearer " + bearer})
-    assert answer.status_code == 200
-    token = answer.json()["data"][0]
-    assert answer.text == f'{{"data":["{token}"],"status":"success"}}'
+    assert response.status_code == 200
+    token = response.json()["data"][0]
+    assert response.text == f'{{"data":["{token}"],"status":"success"}}'
     assert token.startswith("tk_")
-    assert answer.headers["Cache-Control"] == "no-store"
+    assert response.headers["Cache-Control"] == "no-store"
     assert arrived() == []
 
 
-def test_the_token_opens_every_documented_endpoint(gateway, arrived):
+def test_the_token_is_accepted_by_every_documented_endpoint(gateway, arrived):
     key = gateway.token()
     for method, path, body in [
         ("GET", "timbr/api/get_ontologies/", None),
@@ -33,9 +33,9 @@ def test_the_token_opens_every_documented_endpoint(gateway, arrived):
         ("GET", "timbr/api/q/sales/concept/customer?country=Austria", None),
         ("GET", "timbr/api/q/sales/view/customer", None),
     ]:
-        answer = gateway.send(method, path, key, json=body)
-        assert (answer.status_code, answer.json()["status"]) == (200, "success"), (path, answer.text)
-        assert answer.headers["x-request-id"]
+        response = gateway.send(method, path, key, json=body)
+        assert (response.status_code, response.json()["status"]) == (200, "success"), (path, response.text)
+        assert response.headers["x-request-id"]
     assert {request["user"] for request in arrived()} == {"alice"}
     assert len(arrived()) == 8
 
@@ -49,16 +49,16 @@ def test_the_same_login_gets_the_same_token(gateway):
 
 @pytest.mark.parametrize("scheme", ["bearer", "BEARER", "Bearer"])
 @pytest.mark.parametrize("slash", ["", "/"])
-def test_neither_case_nor_slash_matter(gateway, scheme, slash):
+def test_scheme_case_and_trailing_slash_are_ignored(gateway, scheme, slash):
     authorization = gateway.get_token().request.headers["Authorization"].replace("Bearer", scheme)
-    answer = gateway.send("POST", f"timbr/api/get_token{slash}", headers={**JSON, "Authorization": authorization})
-    assert answer.status_code == 200
+    response = gateway.send("POST", f"timbr/api/get_token{slash}", headers={**JSON, "Authorization": authorization})
+    assert response.status_code == 200
 
 
-def test_two_salts_open_while_they_are_rotated(setup, backend):
+def test_both_salts_open_bearers_during_a_rotation(setup, backend):
     new, old = Fernet.generate_key().decode(), Fernet.generate_key().decode()
     gateway = setup.gateway(backend.url, API_AUTH_SALT=f"{new},{old}")
     for salt, status in [(new, 200), (old, 200), (setup.salt, 401)]:
         assert gateway.get_token(salt=salt).status_code == status
     tokens = {gateway.get_token(salt=salt).json()["data"][0] for salt in (new, old)}
-    assert len(tokens) == 1, "the same login gets the same token, whichever salt it came with"
+    assert len(tokens) == 1, "the same login gets the same token with either salt"

@@ -1,4 +1,4 @@
-"""Tokens of an identity provider, with the published client, and while its keys change."""
+"""JWTs of an identity provider, with the published client, and during a key rotation."""
 
 import threading
 import time
@@ -39,7 +39,7 @@ def test_the_published_client_queries_with_a_jwt(gateway, idp, arrived):
     assert (seen["user"], "HTTP_X_API_KEY" in seen["folded"]) == ("alice@example.com", False)
 
 
-def test_the_service_key_goes_in_its_place(setup, backend, idp, arrived):
+def test_impersonate_sends_the_service_key_instead_of_the_jwt(setup, backend, idp, arrived):
     gateway = setup.gateway(backend.url, **idp.options(), UPSTREAM_CREDENTIAL="impersonate",
                             UPSTREAM_API_KEY=SERVICE_KEY, AUTH_TRUST_SALT_HOLDER="true")
     token = idp.token("carol")
@@ -53,7 +53,7 @@ def test_the_service_key_goes_in_its_place(setup, backend, idp, arrived):
 @pytest.mark.parametrize(("claims", "reason"), [
     ({"exp": 1_600_000_000}, "jwt_expired"), ({"aud": "other"}, "jwt_unacceptable"),
     ({"iss": "https://other"}, "jwt_invalid")])
-def test_a_refusal_reaches_the_user_as_a_sentence(gateway, idp, arrived, claims, reason):
+def test_the_client_shows_the_message_of_a_rejection(gateway, idp, arrived, claims, reason):
     token = idp.token(**claims)
     gateway.secrets.add(token)
     with pytest.raises(Exception, match=f"Error: .*x-jwt-token.*{reason}"):
@@ -62,7 +62,7 @@ def test_a_refusal_reaches_the_user_as_a_sentence(gateway, idp, arrived, claims,
 
 
 def test_keys_rotate_under_load(gateway, idp):
-    """Each request has a token of its own, signed with whatever key is the newest."""
+    """Each request has a new token, signed with the newest key."""
     wrong, counts, stop = [], [], threading.Event()
 
     def work(number):
@@ -71,9 +71,9 @@ def test_keys_rotate_under_load(gateway, idp):
             session.verify = gateway.ca
             while not stop.is_set():
                 token = idp.token(f"user-{number}-{count}")
-                answer = session.get(f"{gateway.url}timbr/api/get_ontologies/", headers={**JSON, "x-jwt-token": token})
-                if answer.status_code != 200:
-                    wrong.append(answer.text)
+                response = session.get(f"{gateway.url}timbr/api/get_ontologies/", headers={**JSON, "x-jwt-token": token})
+                if response.status_code != 200:
+                    wrong.append(response.text)
                 count += 1
         counts.append(count)
 
@@ -90,4 +90,4 @@ def test_keys_rotate_under_load(gateway, idp):
         thread.join()
     assert wrong == []
     assert sum(counts) > 100
-    assert 6 <= idp.fetched - before <= 12, "about one fetch for each new key, whoever met it first"
+    assert 6 <= idp.fetched - before <= 12, "about one fetch for each new key"

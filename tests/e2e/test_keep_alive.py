@@ -1,4 +1,4 @@
-"""gunicorn ends idle connections after two seconds. Requests that come just then must neither fail nor arrive twice."""
+"""gunicorn closes idle connections after two seconds. A request at that moment must neither fail nor arrive twice."""
 
 import collections
 import concurrent.futures
@@ -13,10 +13,10 @@ CONNECTIONS = 40
 
 
 def spaced_requests(gateway, spacings):
-    """On each of many keep-alive connections a POST, then one after each spacing. Returns ids sent, and what failed.
+    """Sends a POST on each of many keep-alive connections, then one after each pause. Returns the sent ids and the failures.
 
-    A spacing is a pair of ends, over which the connections are spread. Each query takes a moment, so that all are in
-    flight at once and each has a connection to the backend to itself, which then idles as long as the client's does.
+    A pause is a range, over which the connections are spread. Each query takes 0.1 s, so that all are in flight at the same
+    time and each uses its own connection to the backend, which is then idle for as long as the client's connection.
     """
     headers = {**JSON, "x-api-key": gateway.token()}
     sent, failed = [], []
@@ -26,12 +26,12 @@ def spaced_requests(gateway, spacings):
         sent.append(identifier)
         body = {"ontology_name": "sales", "query": f"/* sleep 0.1 */ SELECT '{identifier}' AS id"}
         try:
-            answer = session.post(f"{gateway.url}timbr/api/query/", json=body, timeout=30, headers=headers)
+            response = session.post(f"{gateway.url}timbr/api/query/", json=body, timeout=30, headers=headers)
         except requests.RequestException as error:
             failed.append(error)
             return
-        if (answer.status_code, answer.json()["data"]) != (200, [{"id": identifier}]):
-            failed.append((answer.status_code, answer.json().get("reason"), answer.text))
+        if (response.status_code, response.json()["data"]) != (200, [{"id": identifier}]):
+            failed.append((response.status_code, response.json().get("reason"), response.text))
 
     def client(number):
         with requests.Session() as session:
@@ -58,16 +58,16 @@ def check(gateway, arrived, spacings):
     assert times_arrived(arrived) == collections.Counter(sent)
 
 
-def test_requests_spaced_like_gunicorns_keep_alive(gateway, arrived):
+def test_requests_at_gunicorns_keep_alive_timeout(gateway, arrived):
     check(gateway, arrived, [(1.990, 2.010)] * 8)
 
 
-def test_requests_spaced_like_the_pools_own_idle_time(gateway, arrived):
+def test_requests_at_the_pools_idle_timeout(gateway, arrived):
     check(gateway, arrived, [(1.450, 1.550)] * 5)
 
 
-def test_a_pool_that_keeps_connections_too_long_sends_nothing_twice(setup, backend, arrived):
-    """Misconfigured, so that reuse meets the backend's close. A failure is then told, never hidden by a repetition."""
+def test_a_pool_with_a_too_long_idle_timeout_sends_nothing_twice(setup, backend, arrived):
+    """Misconfigured, so that the backend closes connections that the gateway reuses. The failure is reported, not retried."""
     gateway = setup.gateway(backend.url, UPSTREAM_IDLE_TIMEOUT="10s")
     sent, failed = spaced_requests(gateway, [(1.850, 2.050)] * 4)
     times = times_arrived(arrived)

@@ -19,10 +19,10 @@ def directory(setup):
     return setup.directory(USERS)
 
 
-def gateway_for(setup, backend, directory, how):
-    lookup, way = how.split(" by ")
+def gateway_for(setup, backend, directory, mode):
+    lookup, transport = mode.split(" by ")
     options = {"LDAP_CA_FILE": directory.pki.ca_file}
-    match way:
+    match transport:
         case "ldaps":
             options["LDAP_URL"] = f"ldaps://localhost:{directory.tls_port}"
         case "starttls":
@@ -39,7 +39,7 @@ def gateway(setup, backend, directory, request):
 
 
 @pytest.mark.parametrize(("user", "password"), USERS.items())
-def test_the_password_of_the_entry_counts(gateway, user, password, arrived):
+def test_the_password_of_the_entry_is_accepted(gateway, user, password, arrived):
     token = gateway.token(user, password)
     assert gateway.send("GET", "timbr/api/get_ontologies/", token).status_code == 200
     assert [seen["user"] for seen in arrived()] == [user]
@@ -57,16 +57,16 @@ def test_the_password_of_the_entry_counts(gateway, user, password, arrived):
     ("eve+uid=alice", "wonder:land-9"),
     ("bob, the (builder)", "hammers-9"),
 ])
-def test_nobody_else_gets_in(gateway, user, password):
-    refused = gateway.get_token(user, password)
-    assert (refused.status_code, refused.json()["reason"]) == (401, "credentials_wrong")
+def test_other_credentials_are_rejected(gateway, user, password):
+    rejected = gateway.get_token(user, password)
+    assert (rejected.status_code, rejected.json()["reason"]) == (401, "credentials_wrong")
 
 
-def test_without_a_password_nobody_gets_in_though_the_directory_would_let_them_bind(gateway):
+def test_an_empty_password_is_rejected_although_the_directory_accepts_the_bind(gateway):
     assert gateway.get_token("alice", "").status_code == 401
 
 
-def test_a_search_takes_the_name_to_the_letter(setup, backend, directory):
+def test_a_search_compares_the_user_name_exactly(setup, backend, directory):
     gateway = gateway_for(setup, backend, directory, "search by starttls")
     assert gateway.get_token("Alice", "wonder:land-9").status_code == 401
     assert gateway.get_token("alice", "wonder:land-9").status_code == 200
@@ -75,26 +75,26 @@ def test_a_search_takes_the_name_to_the_letter(setup, backend, directory):
 def test_the_directorys_certificate_is_verified(setup, backend, directory):
     for url in (f"ldaps://localhost:{directory.tls_port}", f"ldap://localhost:{directory.port}"):
         gateway = setup.gateway(backend.url, **COMMON, **TEMPLATE, LDAP_URL=url)
-        refused = gateway.get_token("alice", "wonder:land-9")
-        assert (refused.status_code, refused.json()["reason"]) == (503, "verifier_unavailable"), url
+        rejected = gateway.get_token("alice", "wonder:land-9")
+        assert (rejected.status_code, rejected.json()["reason"]) == (503, "verifier_unavailable"), url
 
 
-def test_the_gateways_own_password_may_be_wrong(setup, backend, directory):
+def test_a_wrong_bind_password_is_logged(setup, backend, directory):
     options = {**SEARCH, "LDAP_BIND_PASSWORD": "not-the-gateways-own"}
     gateway = setup.gateway(backend.url, **COMMON, **options, LDAP_URL=f"ldaps://localhost:{directory.tls_port}",
                             LDAP_CA_FILE=directory.pki.ca_file)
     assert gateway.get_token("alice", "wonder:land-9").json()["reason"] == "verifier_unavailable"
-    wait_until("the log says why", lambda: "ldap.bind_dn cannot bind: result 49" in gateway.process.output)
+    wait_until("the log has the cause", lambda: "ldap.bind_dn cannot bind: result 49" in gateway.process.output)
 
 
-def test_while_the_directory_is_down_live_tokens_go_on(setup, backend):
+def test_tokens_stay_valid_while_the_directory_is_down(setup, backend):
     directory = setup.directory(USERS)
     gateway = gateway_for(setup, backend, directory, "search by starttls")
     token = gateway.token("carol", "sings-9")
     assert directory.process.stop()
-    refused = gateway.get_token("carol", "sings-9")
-    assert (refused.status_code, refused.json()["reason"]) == (503, "verifier_unavailable")
-    assert refused.headers["Retry-After"] == "5"
+    rejected = gateway.get_token("carol", "sings-9")
+    assert (rejected.status_code, rejected.json()["reason"]) == (503, "verifier_unavailable")
+    assert rejected.headers["Retry-After"] == "5"
     assert gateway.send("GET", "timbr/api/get_ontologies/", token, headers=JSON).status_code == 200
     directory.start()
     directory.wait_ready()

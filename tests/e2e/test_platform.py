@@ -27,28 +27,28 @@ def query(gateway, token, sql="SELECT 1"):
 
 
 @pytest.mark.parametrize(("user", "password"), [("alice", "wonder:land & more"), ("bob", "büilder")])
-def test_a_login_finds_the_users_own_key(gateway, platform, user, password):
+def test_a_login_gets_the_users_own_key(gateway, platform, user, password):
     token = gateway.token(user, password)
     seen = platform.mark()
     for _ in range(3):
         assert query(gateway, token).json()[0]["user"] == user
-    assert [entry["key"] for entry in seen()] == [platform.tokens[user]] * 3, "and nobody logs in again"
+    assert [entry["key"] for entry in seen()] == [platform.tokens[user]] * 3, "the user logs in only once"
     assert gateway.token(user, password) == token
 
 
 @pytest.mark.parametrize(("user", "password"), [("alice", "wonder:land"), ("eve", "wonder:land & more"), ("bob", "no-such-password")])
-def test_who_cannot_log_in_gets_no_token(gateway, user, password):
-    refused = gateway.get_token(user, password)
-    assert (refused.status_code, refused.json()["reason"]) == (401, "credentials_wrong")
+def test_a_failed_login_gets_no_token(gateway, user, password):
+    rejected = gateway.get_token(user, password)
+    assert (rejected.status_code, rejected.json()["reason"]) == (401, "credentials_wrong")
 
 
-def test_a_key_that_the_platform_has_replaced_is_renewed_and_the_request_sent_again(gateway, platform):
+def test_a_replaced_key_is_renewed_and_the_request_is_sent_again(gateway, platform):
     token = gateway.token("alice", "wonder:land & more")
     old = platform.tokens["alice"]
     new = platform.rotate("alice")
     seen = platform.mark()
-    answer = query(gateway, token, "SELECT 'once'")
-    assert (answer.status_code, answer.json()[0]["user"]) == (200, "alice")
+    response = query(gateway, token, "SELECT 'once'")
+    assert (response.status_code, response.json()[0]["user"]) == (200, "alice")
     queries = [(entry["key"], entry["text"]) for entry in seen() if entry["method"] == "POST"]
     assert queries == [(old, "SELECT 'once'"), (new, "SELECT 'once'")]
     seen = platform.mark()
@@ -56,38 +56,38 @@ def test_a_key_that_the_platform_has_replaced_is_renewed_and_the_request_sent_ag
     assert [entry["key"] for entry in seen()] == [new]
 
 
-def test_many_who_meet_the_refusal_at_once_have_it_renewed_once(setup, platform):
+def test_concurrent_requests_renew_the_key_once(setup, platform):
     gateway = setup.gateway(platform.url, **OPTIONS, UPSTREAM_CREDENTIAL="platform")
     token = gateway.token("bob", "büilder")
     platform.rotate("bob")
     seen = platform.mark()
     with concurrent.futures.ThreadPoolExecutor(8) as threads:
-        answers = list(threads.map(lambda _: query(gateway, token).status_code, range(8)))
-    assert answers == [200] * 8
+        responses = list(threads.map(lambda _: query(gateway, token).status_code, range(8)))
+    assert responses == [200] * 8
     assert sum(entry["path"] == "/timbr/get_timbr_user_token/" for entry in seen()) == 1
 
 
-def test_what_cannot_be_sent_again_is_told(setup, platform):
+def test_a_body_that_is_too_large_to_send_again_is_rejected(setup, platform):
     gateway = setup.gateway(platform.url, **OPTIONS, UPSTREAM_CREDENTIAL="platform")
     token = gateway.token("bob", "büilder")
     platform.rotate("bob")
     large = "SELECT " + "x" * (1 << 20)
-    refused = query(gateway, token, large)
-    assert (refused.status_code, refused.json()["reason"]) == (503, "upstream_key_renewed")
-    assert refused.headers["Retry-After"] == "1"
+    rejected = query(gateway, token, large)
+    assert (rejected.status_code, rejected.json()["reason"]) == (503, "upstream_key_renewed")
+    assert rejected.headers["Retry-After"] == "1"
     assert query(gateway, token, large).json()[0]["length"] == len(large)
 
 
-def test_when_the_session_is_over_too_the_token_ends(setup, platform):
+def test_without_a_session_the_token_is_revoked(setup, platform):
     gateway = setup.gateway(platform.url, **OPTIONS, UPSTREAM_CREDENTIAL="platform")
     token = gateway.token("alice", "wonder:land & more")
-    # The token is forgotten with the process that held the session; it stands for nothing.
+    # The session is known only to the process that made the token, so this process cannot renew the key.
     other = setup.gateway(platform.url, **OPTIONS, UPSTREAM_CREDENTIAL="platform")
-    ended = query(other, token)
-    assert (ended.status_code, ended.json()["reason"]) == (401, "token_expired")
+    rejected = query(other, token)
+    assert (rejected.status_code, rejected.json()["reason"]) == (401, "token_expired")
 
 
-def test_the_platform_may_only_verify(setup, platform, backend, arrived):
+def test_the_platform_as_verifier_only(setup, platform, backend, arrived):
     gateway = setup.gateway(backend.url, **OPTIONS, PLATFORM_URL=platform.url)
     token = gateway.token("alice", "wonder:land & more")
     assert gateway.get_token("alice", "no-such-password").status_code == 401
@@ -96,16 +96,16 @@ def test_the_platform_may_only_verify(setup, platform, backend, arrived):
     assert platform.tokens["alice"] not in str(arrived())
 
 
-def test_while_the_platform_is_down_live_tokens_go_on(setup, backend):
+def test_tokens_stay_valid_while_the_platform_is_down(setup, backend):
     platform = setup.platform({"alice": "wonder:land & more"})
     gateway = setup.gateway(backend.url, **OPTIONS, PLATFORM_URL=platform.url)
     token = gateway.token("alice", "wonder:land & more")
     assert platform.process.stop()
     for password in ("wonder:land & more", "no-such-password"):
-        refused = gateway.get_token("alice", password)
-        assert (refused.status_code, refused.json()["reason"]) == (503, "verifier_unavailable")
-        assert refused.headers["Retry-After"] == "5"
+        rejected = gateway.get_token("alice", password)
+        assert (rejected.status_code, rejected.json()["reason"]) == (503, "verifier_unavailable")
+        assert rejected.headers["Retry-After"] == "5"
     assert gateway.send("GET", "timbr/api/get_ontologies/", token, headers=JSON).status_code == 200
     platform.start()
     platform.wait_ready()
-    wait_until("it is asked again", lambda: gateway.get_token("alice", "wonder:land & more").status_code == 200)
+    wait_until("logins work again", lambda: gateway.get_token("alice", "wonder:land & more").status_code == 200)

@@ -19,7 +19,7 @@ def test_run_query_returns_rows(gateway, arrived):
     assert seen["text"] == SQL
 
 
-def test_run_query_passes_its_options_on(gateway, arrived):
+def test_run_query_forwards_its_options(gateway, arrived):
     rows = timbr.run_query(url=gateway.url, ontology="sales", token=gateway.token(), query=SQL, verify_ssl=gateway.ca,
                            datasource="warehouse", nested="true", additional_headers={"results_limit": "1"})
     assert rows == ROWS[:1]
@@ -28,7 +28,7 @@ def test_run_query_passes_its_options_on(gateway, arrived):
     assert seen["folded"]["HTTP_NESTED"] == "true"
 
 
-def test_an_async_query_is_polled_to_its_end(gateway):
+def test_an_async_query_is_polled_until_it_completes(gateway):
     common = {"url": gateway.url, "token": gateway.token(), "verify_ssl": gateway.ca}
     submitted = timbr.run_query(ontology="sales", query=SQL, is_async=True, **common)
 
@@ -41,8 +41,8 @@ def test_an_async_query_is_polled_to_its_end(gateway):
 
 
 def test_the_legacy_execute_query_returns_rows(gateway, arrived):
-    answer = timbr.executeQuery("localhost", gateway.https, "sales", gateway.token(), SQL, verify_ssl=gateway.ca)
-    assert answer == {"status": "success", "data": ROWS}
+    response = timbr.executeQuery("localhost", gateway.https, "sales", gateway.token(), SQL, verify_ssl=gateway.ca)
+    assert response == {"status": "success", "data": ROWS}
     assert [(seen["path"], seen["user"]) for seen in arrived()] == [("/timbr/api/query/", "alice")]
 
 
@@ -51,17 +51,17 @@ def test_the_legacy_advanced_query_returns_rows(gateway):
     assert rows == ROWS
 
 
-def test_the_simple_legacy_query_trusts_what_the_environment_names(gateway, monkeypatch):
+def test_the_simple_legacy_query_uses_the_trust_store_of_the_environment(gateway, monkeypatch):
     monkeypatch.setenv("REQUESTS_CA_BUNDLE", gateway.ca)
     assert timbr.simpleQueryExecution(gateway.url, "sales", gateway.token(), SQL) == ROWS
 
 
-def test_the_certificate_is_really_verified(gateway):
+def test_the_certificate_is_verified(gateway):
     with pytest.raises(Exception, match="CERTIFICATE_VERIFY_FAILED"):
         timbr.run_query(url=gateway.url, ontology="sales", token=gateway.token(), query=SQL)
 
 
-def test_a_refusal_reaches_the_user_as_a_sentence(gateway, arrived):
+def test_the_client_shows_the_message_of_a_rejection(gateway, arrived):
     with pytest.raises(Exception, match="Error: .*x-api-key.*not valid.*api_key_unknown"):
         timbr.run_query(url=gateway.url, ontology="sales", token=f"tk_{uuid.uuid4()}", query=SQL, verify_ssl=gateway.ca)
-    assert [seen["path"] for seen in arrived()] == ["/timbr/api/get_ontologies/"], "only the question about the key"
+    assert [seen["path"] for seen in arrived()] == ["/timbr/api/get_ontologies/"], "only the check of the key"

@@ -1,4 +1,4 @@
-"""`timbr-gateway config schema` beside what the gateway itself takes, with a validator that others use too."""
+"""`timbr-gateway config schema` accepts what the gateway accepts; checked with a public validator."""
 
 import json
 import os
@@ -41,7 +41,7 @@ def schema():
 
 @pytest.fixture(scope="module")
 def errors(schema):
-    """What the schema has against a text, as (key, sentence)."""
+    """The schema's errors for a YAML text, as (key, message)."""
     validator = Draft202012Validator(schema)
 
     def errors(text):
@@ -53,7 +53,7 @@ def errors(schema):
 
 @pytest.fixture(scope="module")
 def gateway_says(tmp_path_factory):
-    """What the gateway has against a file; the salt and the upstream's address come from elsewhere, unless it has them."""
+    """The gateway's errors for a file, or None. The salt and the upstream URL are added unless the file has them."""
     folder = tmp_path_factory.mktemp("schema")
     for name, text in [("salt", gateway("salt").stdout), ("service-key", "tk_service"), ("ldap-password", "secret"),
                        ("redis-password", "secret"), ("hmac", "x" * 40)]:
@@ -76,7 +76,7 @@ def gateway_says(tmp_path_factory):
 
 
 def samples():
-    """Every configuration file that the repository shows."""
+    """Every configuration file in the documentation and the fuzz seeds."""
     for page in [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]:
         for number, text in enumerate(re.findall(r"^```yaml\n(.*?)^```", page.read_text(), re.M | re.S)):
             if page.name == "kubernetes.md" or re.search(r"^(volume\w*|apiVersion|spec|services|kind|containers|extraEnv|initContainers|groups|scrape_configs):", text, re.M):
@@ -87,7 +87,7 @@ def samples():
 
 
 def deployed():
-    """Configuration files of deployments, which name files that are there only."""
+    """Configuration files of deployments. They refer to files that do not exist here."""
     for path in sorted((ROOT / "deploy").glob("**/gateway*.yaml")):
         if "apiVersion:" not in path.read_text():
             yield pytest.param(path.read_text(), id=str(path.relative_to(ROOT)))
@@ -161,25 +161,25 @@ BAD = [
 ]
 
 
-def test_the_schema_is_one_in_the_current_and_an_older_dialect(schema):
+def test_the_schema_is_valid_in_the_current_and_an_older_dialect(schema):
     Draft202012Validator.check_schema(schema)
     Draft7Validator.check_schema(schema)
-    assert '"$ref"' not in json.dumps(schema), "so that it can be put into another schema"
+    assert '"$ref"' not in json.dumps(schema), "so that other schemas can embed it"
 
 
 @pytest.mark.parametrize("text", [*samples(), *GOOD])
-def test_what_the_gateway_takes_the_schema_takes(text, errors, gateway_says):
+def test_the_schema_accepts_what_the_gateway_accepts(text, errors, gateway_says):
     assert gateway_says(text) is None
     assert errors(text) == []
 
 
 @pytest.mark.parametrize("text", [*deployed()])
-def test_what_is_deployed_is_in_order(text, errors):
+def test_deployed_configurations_are_valid(text, errors):
     assert errors(text) == []
 
 
 @pytest.mark.parametrize("text", BAD)
-def test_both_refuse_what_is_wrong(text, errors, gateway_says):
+def test_both_reject_an_invalid_configuration(text, errors, gateway_says):
     assert gateway_says(text, "check") is not None
     assert errors(text) != []
 
@@ -195,7 +195,7 @@ def leaves(schema, at=""):
 
 
 def nested(keys, value):
-    """A file in which each of these keys has the same value."""
+    """A file in which each of these keys has the value `value`."""
     tree = {}
     for key in keys:
         *groups, name = key.split(".")
@@ -208,16 +208,16 @@ def nested(keys, value):
 
 @pytest.mark.parametrize("value", [0, 1, -1, 1.5, True, "", "x", "0", "+7", "007", "off", "30s", " 1h  2m ", "10MiB", "5 B", "127.0.0.1:1",
                                    "[::1]:1", "10.0.0.0/8,", "http://h", "true", [], ["x"], [1], ["10.0.0.0/8"], {}, {"x": 1}])
-def test_the_schema_refuses_no_value_that_the_gateway_takes(value, schema, errors, gateway_says):
+def test_the_schema_rejects_only_values_that_the_gateway_rejects(value, schema, errors, gateway_says):
     everything = set(leaves(schema))
-    # Where one of two excludes the other, the gateway looks at no more.
+    # The two exclude each other; if both are set, the gateway reports only that.
     for other in ("upstream.url", "upstream.urls"):
         keys = [key for key in everything - {other} if key.removesuffix("_file") == key or key.removesuffix("_file") not in everything]
         text = nested(keys, value)
-        refused = {re.sub(r"[.\[]\d+.*", "", key) for key, _ in errors(text)}
-        complained = gateway_says(text)
-        assert complained is not None, "these values cannot all be right"
-        told = {re.sub(r"\[\d+\].*", "", line.strip().split(": ")[0]) for line in complained.splitlines()}
-        assert refused - {""} <= told, refused - told
+        by_schema = {re.sub(r"[.\[]\d+.*", "", key) for key, _ in errors(text)}
+        message = gateway_says(text)
+        assert message is not None, "these values cannot all be valid"
+        by_gateway = {re.sub(r"\[\d+\].*", "", line.strip().split(": ")[0]) for line in message.splitlines()}
+        assert by_schema - {""} <= by_gateway, by_schema - by_gateway
         if value in ({}, {"x": 1}):
-            assert refused == set(keys), "no option is a group of keys"
+            assert by_schema == set(keys), "no option accepts an object"

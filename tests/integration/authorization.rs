@@ -1,9 +1,9 @@
-//! Who may ask for what; and keys as passwords, on the route that takes them.
+//! Authorization rules, and keys in `Authorization: Basic` on the thrift route.
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 
-use crate::support::client::Answer;
+use crate::support::client::Response;
 use crate::support::gateway::Gateway;
 use crate::support::upstream::Upstream;
 
@@ -11,12 +11,12 @@ const JSON: (&str, &str) = ("Content-Type", "application/json");
 const RULES: &str = "[{users: alice, routes: openapi, ontologies: 'sales*'}, {users: '*', methods: GET}, \
                      {users: 'bob', routes: api}]";
 
-fn send(gateway: &Gateway, line: &str, key: &str) -> Answer {
+fn send(gateway: &Gateway, line: &str, key: &str) -> Response {
     gateway.client().send(line, &[JSON, ("x-api-key", key)], b"")
 }
 
 #[test]
-fn what_no_rule_allows_is_refused_and_does_not_arrive() {
+fn requests_that_no_rule_allows_are_rejected_and_not_forwarded() {
     let upstream = Upstream::start();
     let options = [("AUTHORIZATION_MODE", "enforce"), ("AUTHORIZATION_RULES", RULES)];
     let gateway = Gateway::start(upstream.address(), &options);
@@ -31,18 +31,18 @@ fn what_no_rule_allows_is_refused_and_does_not_arrive() {
         ("POST /timbr/openapi/ontology/sales/query", &bob, false),
     ] {
         let before = upstream.log().len();
-        let answer = send(&gateway, line, key);
+        let response = send(&gateway, line, key);
         if !allowed && !line.contains('%') {
-            assert_eq!((answer.status, answer.reason().as_str()), (403, "not_authorized"), "{line}");
+            assert_eq!((response.status, response.reason().as_str()), (403, "not_authorized"), "{line}");
         }
-        assert_eq!(answer.status == 200, allowed, "{line}");
+        assert_eq!(response.status == 200, allowed, "{line}");
         assert_eq!(upstream.log().len() - before, usize::from(allowed), "{line}");
     }
     assert_eq!(gateway.metric("timbr_gateway_authorization_shadow_denials_total"), 0.0);
 }
 
 #[test]
-fn in_shadow_it_passes_and_is_counted() {
+fn in_shadow_mode_a_denied_request_is_forwarded_and_counted() {
     let upstream = Upstream::start();
     let options = [("AUTHORIZATION_MODE", "shadow"), ("AUTHORIZATION_RULES", RULES)];
     let gateway = Gateway::start(upstream.address(), &options);
@@ -54,8 +54,8 @@ fn in_shadow_it_passes_and_is_counted() {
     assert_eq!(gateway.metric("timbr_gateway_authorization_shadow_denials_total"), 1.0);
 }
 
-/// As `THttpClient` of `pytimbr_sqla` 2.1.0 writes it.
-fn thrift(gateway: &Gateway, authorization: &str, more: &[(&str, &str)]) -> Answer {
+/// The request of `THttpClient` in `pytimbr_sqla` 2.1.0.
+fn thrift(gateway: &Gateway, authorization: &str, more: &[(&str, &str)]) -> Response {
     let own = [
         ("Accept-Encoding", "identity"),
         ("Content-Type", "application/x-thrift"),
@@ -74,18 +74,18 @@ fn basic(user: &str, key: &str) -> String {
 }
 
 #[test]
-fn a_key_is_a_password_where_the_thrift_route_is_on() {
+fn the_thrift_route_accepts_a_key_as_password() {
     let upstream = Upstream::start();
     let on = "routes:\n  - {name: thrift, enabled: true}\n";
     let gateway = Gateway::start_with_file(upstream.address(), on, &[("TOKENS_FOREIGN", "reject")]);
     let token = gateway.token();
     assert_eq!(thrift(&gateway, &basic("token", &token), &[]).status, 200);
-    let seen = upstream.only();
+    let seen = upstream.only_request();
     assert_eq!(
-        (seen.line.as_str(), seen.field("authorization")),
+        (seen.line.as_str(), seen.header("authorization")),
         ("POST /timbr-server/ HTTP/1.1", &*basic("token", &token))
     );
-    assert_eq!((seen.field("x-forwarded-user"), seen.field("x-api-key")), ("alice", ""));
+    assert_eq!((seen.header("x-forwarded-user"), seen.header("x-api-key")), ("alice", ""));
     assert_eq!(seen.body, b"\x80\x01\x00\x01\x00\x00\x00\x0bOpenSession");
 
     for (authorization, more, status, reason) in [
@@ -100,18 +100,18 @@ fn a_key_is_a_password_where_the_thrift_route_is_on() {
     let missing =
         gateway.client().send("POST /timbr-server/", &[("Content-Type", "application/x-thrift")], b"");
     assert_eq!(
-        (missing.reason().as_str(), missing.field("www-authenticate")),
+        (missing.reason().as_str(), missing.header("www-authenticate")),
         ("basic_missing", "Basic realm=\"timbr\"")
     );
-    // Elsewhere it is no credential, and goes nowhere.
-    let fields = [JSON, ("x-api-key", token.as_str()), ("Authorization", "Basic eDp5")];
-    assert_eq!(gateway.client().send("GET /timbr/api/x", &fields, b"").status, 200);
+    // On other routes it is not a credential, and it is not forwarded.
+    let headers = [JSON, ("x-api-key", token.as_str()), ("Authorization", "Basic eDp5")];
+    assert_eq!(gateway.client().send("GET /timbr/api/x", &headers, b"").status, 200);
     let seen = upstream.log().pop().expect("it arrived");
-    assert_eq!((upstream.log().len(), seen.field("authorization")), (2, ""));
+    assert_eq!((upstream.log().len(), seen.header("authorization")), (2, ""));
 }
 
 #[test]
-fn the_service_key_goes_in_the_same_form() {
+fn the_service_key_is_sent_in_the_same_form() {
     let upstream = Upstream::start();
     let options = [
         ("UPSTREAM_CREDENTIAL", "impersonate"),
@@ -121,9 +121,9 @@ fn the_service_key_goes_in_the_same_form() {
     let on = "routes: [{name: thrift, enabled: true}]\n";
     let gateway = Gateway::start_with_file(upstream.address(), on, &options);
     assert_eq!(thrift(&gateway, &basic("token", &gateway.token()), &[]).status, 200);
-    let seen = upstream.only();
-    assert_eq!(seen.field("authorization"), basic("token", "tk_service"));
-    assert_eq!((seen.field("x-api-impersonate-user"), seen.field("x-api-key")), ("alice", ""));
+    let seen = upstream.only_request();
+    assert_eq!(seen.header("authorization"), basic("token", "tk_service"));
+    assert_eq!((seen.header("x-api-impersonate-user"), seen.header("x-api-key")), ("alice", ""));
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! The program itself, as its user runs it.
+//! The command line of the program.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
@@ -16,7 +16,7 @@ fn program(arguments: &[&str], environment: &[(&str, &str)], input: &str) -> Out
         .stderr(Stdio::piped())
         .spawn()
         .expect("started");
-    // A command that reads no input may have closed it.
+    // A command that does not read its input may have closed it.
     let _ = child.stdin.take().expect("piped").write_all(input.as_bytes());
     child.wait_with_output().expect("ended")
 }
@@ -43,7 +43,7 @@ fn the_demo_shows_the_round_trip() {
 }
 
 #[test]
-fn the_demos_backend_serves_alone_until_it_is_asked_to_end() {
+fn the_demo_backend_runs_alone_until_sigterm() {
     let mut child = Command::new(env!("CARGO_BIN_EXE_timbr-gateway"))
         .args(["demo", "--backend-only", "127.0.0.1:0"])
         .env_clear()
@@ -61,9 +61,9 @@ fn the_demos_backend_serves_alone_until_it_is_asked_to_end() {
             "GET /timbr/api/get_ontologies HTTP/1.1\r\nhost: x\r\nconnection: close\r\nx-api-key: k\r\n{field}\r\n"
         )
         .expect("sent");
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).expect("answered");
-        assert!(answer.starts_with(expected), "{answer}");
+        let mut response = String::new();
+        stream.read_to_string(&mut response).expect("answered");
+        assert!(response.starts_with(expected), "{response}");
     }
     assert_eq!(next(), "GET /timbr/api/get_ontologies as alice");
     let pid = rustix::process::Pid::from_child(&child);
@@ -72,7 +72,7 @@ fn the_demos_backend_serves_alone_until_it_is_asked_to_end() {
 }
 
 #[test]
-fn a_salt_can_be_made_and_used() {
+fn a_new_salt_can_be_used() {
     let salt = program(&["salt"], &[], "");
     let salt = text(&salt.stdout).trim();
     assert_eq!(salt.len(), 44);
@@ -83,7 +83,7 @@ fn a_salt_can_be_made_and_used() {
 }
 
 #[test]
-fn a_bearer_is_refused_with_a_sentence() {
+fn errors_of_the_bearer_command_are_explained() {
     for (arguments, environment, input, expected) in [
         (&["bearer", "--user", "alice"][..], &[][..], "x", "set API_AUTH_SALT"),
         (&["bearer", "--user", "alice"], &[("API_AUTH_SALT", "nonsense")], "x", "not a Fernet key"),
@@ -105,7 +105,7 @@ fn a_bearer_is_refused_with_a_sentence() {
 }
 
 #[test]
-fn a_bad_configuration_is_told_whole_and_starts_nothing() {
+fn all_errors_of_an_invalid_configuration_are_reported() {
     let environment =
         [("API_AUTH_SALT", "hunter2"), ("TIMBR_GATEWAY_LISTEN_HTTPS", "8443"), ("TIMBR_GATEWAY_NO", "x")];
     for command in [&["serve"][..], &["config", "check"], &["config", "print"]] {
@@ -125,7 +125,7 @@ fn a_bad_configuration_is_told_whole_and_starts_nothing() {
 }
 
 #[test]
-fn config_check_reads_what_serve_would_read() {
+fn config_check_reads_the_files_that_serve_reads() {
     let good = [("API_AUTH_SALT", SALT), ("TIMBR_GATEWAY_UPSTREAM_URL", "http://127.0.0.1:1")];
     assert!(program(&["config", "check"], &good, "").status.success());
     let missing = program(&["config", "check", "--tokens-keys-file", "/nonexistent/keys"], &good, "");
@@ -141,7 +141,7 @@ fn config_check_reads_what_serve_would_read() {
 }
 
 #[test]
-fn a_reloads_help_says_what_becomes_of_a_bad_configuration() {
+fn the_help_of_reload_explains_an_invalid_configuration() {
     let help = program(&["reload", "--help"], &[], "");
     for expected in
         ["invalid configuration changes nothing", "exit code is 1", "listen.admin", "timbr-gateway reload"]
@@ -151,7 +151,7 @@ fn a_reloads_help_says_what_becomes_of_a_bad_configuration() {
 }
 
 #[test]
-fn config_print_shows_origins_and_no_secret() {
+fn config_print_shows_origins_and_hides_secrets() {
     let environment = [("API_AUTH_SALT", SALT), ("TIMBR_GATEWAY_UPSTREAM_URL", "http://127.0.0.1:1")];
     let output = program(&["config", "print", "--origins", "--tokens-ttl", "2h"], &environment, "");
     let shown = text(&output.stdout);
@@ -161,7 +161,7 @@ fn config_print_shows_origins_and_no_secret() {
 }
 
 #[test]
-fn a_port_in_use_is_named() {
+fn an_address_in_use_is_reported() {
     let taken = std::net::TcpListener::bind("127.0.0.1:0").expect("bound");
     let address = taken.local_addr().expect("an address").to_string();
     let environment = [("API_AUTH_SALT", SALT), ("TIMBR_GATEWAY_UPSTREAM_URL", "http://127.0.0.1:1")];
@@ -173,7 +173,7 @@ fn a_port_in_use_is_named() {
 }
 
 #[test]
-fn healthcheck_says_who_does_not_answer() {
+fn healthcheck_reports_the_address_that_does_not_respond() {
     let nobody = std::net::TcpListener::bind("127.0.0.1:0").expect("bound").local_addr().expect("an address");
     let output = program(&["healthcheck", "--listen-admin", &nobody.to_string()], &[], "");
     assert_eq!(output.status.code(), Some(1));
@@ -181,7 +181,7 @@ fn healthcheck_says_who_does_not_answer() {
 }
 
 #[test]
-fn healthcheck_asks_a_running_gateway() {
+fn healthcheck_checks_a_running_gateway() {
     let upstream = crate::support::upstream::Upstream::start();
     let gateway = crate::support::gateway::Gateway::start(upstream.address(), &[]);
     let admin = gateway.admin().to_string();
@@ -191,7 +191,7 @@ fn healthcheck_asks_a_running_gateway() {
 }
 
 #[test]
-fn healthcheck_reads_the_configuration_too() {
+fn healthcheck_uses_the_configuration_file() {
     let folder = tempfile::tempdir().expect("a folder");
     let file = folder.path().join("gateway.yaml");
     let upstream = crate::support::upstream::Upstream::start();
@@ -205,7 +205,7 @@ fn healthcheck_reads_the_configuration_too() {
 }
 
 #[test]
-fn a_reader_that_has_seen_enough_is_no_failure() {
+fn a_closed_output_pipe_is_not_an_error() {
     let environment = [("API_AUTH_SALT", SALT), ("TIMBR_GATEWAY_UPSTREAM_URL", "http://127.0.0.1:1")];
     let mut child = Command::new(env!("CARGO_BIN_EXE_timbr-gateway"))
         .args(["config", "print"])
@@ -221,7 +221,7 @@ fn a_reader_that_has_seen_enough_is_no_failure() {
 }
 
 #[test]
-fn each_shell_gets_its_completions() {
+fn completions_exist_for_each_shell() {
     for (shell, expected) in [
         ("bash", "complete -F _timbr__gateway"),
         ("zsh", "#compdef timbr-gateway"),
@@ -238,7 +238,7 @@ fn each_shell_gets_its_completions() {
 }
 
 #[test]
-fn bash_completes_what_the_script_says() {
+fn bash_completes_subcommands() {
     let script = program(&["completions", "bash"], &[], "");
     let asked = format!(
         "{}\nCOMP_WORDS=(timbr-gateway config pr) COMP_CWORD=2; _timbr__gateway timbr-gateway pr config; echo \"${{COMPREPLY[@]}}\"",
@@ -250,7 +250,7 @@ fn bash_completes_what_the_script_says() {
 }
 
 #[test]
-fn there_is_a_manual_page_for_each_command() {
+fn each_command_has_a_manual_page() {
     let one = program(&["man"], &[], "");
     assert!(text(&one.stdout).contains(".TH timbr-gateway 1"), "{one:?}");
     let folder = tempfile::tempdir().expect("a folder");
@@ -264,7 +264,7 @@ fn there_is_a_manual_page_for_each_command() {
 }
 
 #[test]
-fn the_version_names_its_build() {
+fn the_version_contains_the_build() {
     let short = program(&["-V"], &[], "");
     assert_eq!(text(&short.stdout), concat!("timbr-gateway ", env!("CARGO_PKG_VERSION"), "\n"));
     let long = program(&["--version"], &[], "");
@@ -275,7 +275,7 @@ fn the_version_names_its_build() {
 }
 
 #[test]
-fn what_is_read_through_a_pipe_has_no_colours() {
+fn output_to_a_pipe_has_no_colours() {
     for arguments in [&["--help"][..], &["doctor"], &["nonsense"], &["config", "check", "--tokens-ttl"]] {
         let output = program(arguments, &[], "");
         assert!(!output.stdout.contains(&0x1b) && !output.stderr.contains(&0x1b), "{output:?}");
@@ -283,7 +283,7 @@ fn what_is_read_through_a_pipe_has_no_colours() {
 }
 
 #[test]
-fn config_print_has_a_form_for_programs() {
+fn config_print_supports_json() {
     let environment = [("API_AUTH_SALT", SALT), ("TIMBR_GATEWAY_UPSTREAM_URL", "http://127.0.0.1:1")];
     let output = program(&["config", "print", "--format", "json"], &environment, "");
     let shown = text(&output.stdout);
@@ -293,7 +293,7 @@ fn config_print_has_a_form_for_programs() {
 }
 
 #[test]
-fn rules_that_anybody_with_the_salt_passes_are_warned_of() {
+fn rules_without_password_checks_cause_a_warning() {
     let environment = [
         ("API_AUTH_SALT", SALT),
         ("TIMBR_GATEWAY_UPSTREAM_URL", "http://127.0.0.1:1"),

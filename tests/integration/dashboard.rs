@@ -1,30 +1,30 @@
-//! The operators' page, its events, and who is not shown them.
+//! The dashboard, its event stream, and who may not see them.
 
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
 use crate::support::bearer::SALT;
-use crate::support::client::{Answer, Client};
+use crate::support::client::{Client, Response};
 use crate::support::gateway::Gateway;
 use crate::support::upstream::Upstream;
 use crate::support::wait_until;
 
 const JSON: (&str, &str) = ("Content-Type", "application/json");
 
-/// What a browser on this machine asks for; the answer is read by the caller.
+/// Sends a request as a local browser does; the caller reads the response.
 fn ask(gateway: &Gateway, path: &str) -> Client {
     let mut client = Client::connect(gateway.admin());
     client.write(format!("GET {path} HTTP/1.1\r\nHost: localhost:1\r\n\r\n").as_bytes());
     client
 }
 
-fn get(gateway: &Gateway, path: &str) -> Answer {
-    ask(gateway, path).read_answer(false)
+fn get(gateway: &Gateway, path: &str) -> Response {
+    ask(gateway, path).read_response()
 }
 
 #[test]
-fn the_page_brings_all_it_needs_and_lets_nothing_else_in() {
+fn the_page_is_self_contained_with_a_strict_content_security_policy() {
     let gateway = Gateway::start(Upstream::start().address(), &[]);
     for (path, media_type, part) in [
         ("/", "text/html; charset=utf-8", "<!doctype html>"),
@@ -33,48 +33,51 @@ fn the_page_brings_all_it_needs_and_lets_nothing_else_in() {
         ("/dashboard.js", "text/javascript; charset=utf-8", "\"use strict\""),
         ("/dashboard.svg", "image/svg+xml", "<svg"),
     ] {
-        let answer = get(&gateway, path);
-        assert_eq!((answer.status, answer.field("content-type")), (200, media_type), "{path}");
-        assert!(answer.text().contains(part), "{path}");
-        let policy = answer.field("content-security-policy");
+        let response = get(&gateway, path);
+        assert_eq!((response.status, response.header("content-type")), (200, media_type), "{path}");
+        assert!(response.text().contains(part), "{path}");
+        let policy = response.header("content-security-policy");
         assert!(
             policy.starts_with("default-src 'none';") && policy.contains("frame-ancestors 'none'"),
             "{policy}"
         );
         assert!(!policy.contains("unsafe") && !policy.contains("http"), "{policy}");
-        assert_eq!(answer.field("x-content-type-options"), "nosniff");
-        assert_eq!(answer.field("cache-control"), "no-store");
-        // The name of SVG's elements is no address that anybody asks.
-        let others = answer.text().replace("http://www.w3.org/2000/svg", "");
-        assert!(!others.contains("http://") && !others.contains("https://"), "{path} names another place");
+        assert_eq!(response.header("x-content-type-options"), "nosniff");
+        assert_eq!(response.header("cache-control"), "no-store");
+        // The SVG namespace is not an address that a browser requests.
+        let others = response.text().replace("http://www.w3.org/2000/svg", "");
+        assert!(
+            !others.contains("http://") && !others.contains("https://"),
+            "{path} refers to a different server"
+        );
     }
     let page = get(&gateway, "/");
     assert!(!page.text().contains(" style=") && !page.text().contains(" onclick="));
 }
 
 #[test]
-fn who_names_another_host_is_shown_nothing() {
+fn a_request_for_a_different_host_is_rejected() {
     let gateway = Gateway::start(Upstream::start().address(), &[]);
     for path in ["/", "/dashboard.js", "/overview", "/events"] {
-        // The host of this client is `gateway.test`.
-        let answer = Client::connect(gateway.admin()).send(&format!("GET {path}"), &[], b"");
-        assert_eq!(answer.status, 403, "{path}");
+        // This client sends the host `gateway.test`.
+        let response = Client::connect(gateway.admin()).send(&format!("GET {path}"), &[], b"");
+        assert_eq!(response.status, 403, "{path}");
     }
 }
 
 #[test]
-fn the_overview_tells_what_is_so_and_no_secret() {
+fn the_overview_shows_the_state_without_secrets() {
     let upstream = Upstream::start();
     let gateway = Gateway::start(upstream.address(), &[]);
     let token = gateway.token();
     gateway.client().send("GET /timbr/api/x", &[JSON, ("x-api-key", &token)], b"");
     gateway.client().send("GET /timbr/api/x?sql=planted", &[JSON], b"");
-    wait_until("the history has both", || {
+    wait_until("the history contains both", || {
         let told = get(&gateway, "/overview").json();
         told["traffic"]["minute"]["refused"] == 1 && told["traffic"]["minute"]["answered"] == 2
     });
-    let answer = get(&gateway, "/overview");
-    let told = answer.json();
+    let response = get(&gateway, "/overview");
+    let told = response.json();
     assert_eq!((&told["state"]["phase"], &told["state"]["ready"]), (&"serving".into(), &true.into()));
     assert_eq!(told["attention"], Value::Array(vec![]));
     assert_eq!(told["traffic"]["fine"]["reasons"][0]["reason"], "api_key_missing");
@@ -87,11 +90,11 @@ fn the_overview_tells_what_is_so_and_no_secret() {
     let salt = options.iter().find(|option| option["key"] == "api_auth_salt").expect("the salt is named");
     assert_eq!((&salt["value"], &salt["origin"]), (&Value::Null, &"variable API_AUTH_SALT".into()));
     for secret in [SALT, &token, "planted"] {
-        assert!(!answer.text().contains(secret), "{secret}");
+        assert!(!response.text().contains(secret), "{secret}");
     }
 }
 
-/// Reads chunks until the text holds `part`.
+/// Reads chunks until the text contains `part`.
 fn heard(events: &mut Client, so_far: &mut String, part: &str) {
     let begun = Instant::now();
     while !so_far.contains(part) {
@@ -104,10 +107,10 @@ fn heard(events: &mut Client, so_far: &mut String, part: &str) {
 }
 
 #[test]
-fn events_begin_with_everything_and_go_on_with_what_is_new_until_the_drain() {
+fn the_event_stream_sends_the_full_state_and_then_changes_until_the_drain() {
     let gateway = Gateway::start(Upstream::start().address(), &[("DRAIN_DELAY", "1s")]);
     let mut events = ask(&gateway, "/events");
-    assert_eq!(events.read_head().expect("an answer").field("content-type"), "text/event-stream");
+    assert_eq!(events.read_head().expect("a response").header("content-type"), "text/event-stream");
     let mut text = String::new();
     for section in
         ["state", "traffic", "attention", "refusals", "upstreams", "certificates", "store", "configuration"]
@@ -117,30 +120,30 @@ fn events_begin_with_everything_and_go_on_with_what_is_new_until_the_drain() {
     text.clear();
     gateway.client().send("GET /timbr/api/x", &[JSON, ("x-request-id", "heard-of")], b"");
     heard(&mut events, &mut text, "heard-of");
-    assert!(!text.contains("event: configuration"), "what is as it was is not told again");
+    assert!(!text.contains("event: configuration"), "unchanged state is not sent again");
     text.clear();
-    gateway.ask_to_stop();
+    gateway.begin_shutdown();
     heard(&mut events, &mut text, "\"phase\":\"draining\"");
     while let Some(chunk) = events.read_chunk() {
         text += std::str::from_utf8(&chunk).expect("text");
     }
-    gateway.ended();
+    gateway.wait();
 }
 
 #[test]
-fn only_so_many_listen_at_once_and_probes_still_get_through() {
+fn event_streams_are_limited_and_do_not_block_probes() {
     let gateway = Gateway::start(Upstream::start().address(), &[]);
     let listeners: Vec<_> = (0..16)
         .map(|_| {
             let mut events = ask(&gateway, "/events");
-            assert_eq!(events.read_head().expect("an answer").status, 200);
+            assert_eq!(events.read_head().expect("a response").status, 200);
             events
         })
         .collect();
     assert_eq!(get(&gateway, "/events").status, 503);
     assert_eq!(get(&gateway, "/readyz").status, 200);
     drop(listeners);
-    wait_until("there is room again", || {
-        ask(&gateway, "/events").read_head().is_some_and(|answer| answer.status == 200)
+    wait_until("a new stream is accepted", || {
+        ask(&gateway, "/events").read_head().is_some_and(|response| response.status == 200)
     });
 }

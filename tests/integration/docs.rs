@@ -1,4 +1,4 @@
-//! What the documents say is what the code does.
+//! The generated documents match the code.
 
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
@@ -17,7 +17,7 @@ fn repository() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).to_owned()
 }
 
-/// The reference as it must stand in `docs/configuration.md`, between its two marks.
+/// The generated option reference for `docs/configuration.md`.
 fn reference() -> String {
     let mut text = String::from("| option | value | default | meaning |\n| --- | --- | --- | --- |\n");
     for option in options::all() {
@@ -38,9 +38,9 @@ fn table(list: &str) -> String {
     text
 }
 
-/// Run with `BLESS=1` to write the reference anew.
+/// Run with `BLESS=1` to update the reference.
 #[test]
-fn the_configuration_reference_is_what_the_code_takes() {
+fn the_configuration_reference_is_up_to_date() {
     let path = repository().join("docs/configuration.md");
     let mut text = std::fs::read_to_string(&path).expect("the reference");
     let tables = ["routes", "auth.jwt_issuers", "authorization.rules"];
@@ -55,13 +55,13 @@ fn the_configuration_reference_is_what_the_code_takes() {
         } else {
             assert!(
                 now == expected,
-                "{name} of docs/configuration.md is out of date; BLESS=1 cargo test writes it anew"
+                "{name} of docs/configuration.md is out of date; update it with BLESS=1 cargo test"
             );
         }
     }
 }
 
-/// Each sample is read as a file of its own, with the files that it names at hand.
+/// Each sample is loaded as a file, with the files that it refers to.
 #[test]
 fn the_samples_of_the_configuration_are_valid() {
     let page = std::fs::read_to_string(repository().join("docs/configuration.md")).expect("the page");
@@ -147,7 +147,7 @@ fn the_request_path_shows_the_status_codes_of_each_phase() {
 
 /// Run with `BLESS=1` to write the reference anew.
 #[test]
-fn the_metrics_reference_is_what_the_code_exports() {
+fn the_metrics_reference_is_up_to_date() {
     let mut expected =
         String::from("| metric | type | unit | labels | meaning |\n| --- | --- | --- | --- | --- |\n");
     for one in Metrics::default().descriptors() {
@@ -163,7 +163,7 @@ fn the_metrics_reference_is_what_the_code_exports() {
         let marks = ["<!-- metrics: generated -->\n", "<!-- metrics: end -->"];
         std::fs::write(&path, [before, marks[0], &expected, marks[1], after].concat()).expect("written");
     } else {
-        assert!(now == expected, "docs/metrics.md is out of date; BLESS=1 cargo test docs writes it anew");
+        assert!(now == expected, "docs/metrics.md is out of date; update it with BLESS=1 cargo test docs");
     }
 }
 
@@ -173,7 +173,7 @@ fn the_readme_is_short() {
     assert!(readme.lines().count() <= 200, "{} lines", readme.lines().count());
 }
 
-/// All pages of the repository.
+/// All Markdown files of the repository.
 fn pages() -> Vec<PathBuf> {
     fn walk(folder: &Path, found: &mut Vec<PathBuf>) {
         for entry in std::fs::read_dir(folder).expect("a folder").flatten() {
@@ -194,7 +194,7 @@ fn pages() -> Vec<PathBuf> {
     found
 }
 
-/// A page without its blocks of code.
+/// A page without its code blocks.
 fn prose(path: &Path) -> Vec<String> {
     let text = std::fs::read_to_string(path).expect("a page");
     let mut in_code = false;
@@ -206,7 +206,7 @@ fn prose(path: &Path) -> Vec<String> {
     text.lines().filter(is_prose).map(str::to_owned).collect()
 }
 
-/// The anchors of a page's headings, as forges make them.
+/// The anchors of a page's headings, as Git forges generate them.
 fn anchors(path: &Path) -> Vec<String> {
     let headings = prose(path).into_iter().filter(|line| line.starts_with('#'));
     headings
@@ -223,7 +223,7 @@ fn anchors(path: &Path) -> Vec<String> {
 }
 
 #[test]
-fn every_link_leads_somewhere() {
+fn every_link_has_a_target() {
     let mut broken = Vec::new();
     for page in pages() {
         let text = prose(&page).join("\n");

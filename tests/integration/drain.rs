@@ -1,4 +1,4 @@
-//! How the gateway ends.
+//! Graceful shutdown.
 
 use std::io::{Read, Write};
 use std::sync::{Mutex, mpsc};
@@ -14,15 +14,15 @@ use crate::support::frames::{
 };
 use crate::support::gateway::Gateway;
 use crate::support::h2_client::{H2Client, tls_stream};
-use crate::support::upstream::{Upstream, answer, write};
+use crate::support::upstream::{Upstream, respond, write};
 use crate::support::wait_until;
 
 const JSON: (&str, &str) = ("Content-Type", "application/json");
 
 fn slow_upstream(millis: u64) -> Upstream {
-    Upstream::behaving(move |_, stream| {
+    Upstream::with_behaviour(move |_, stream| {
         std::thread::sleep(Duration::from_millis(millis));
-        answer(stream, 200, "{}")
+        respond(stream, 200, "{}")
     })
 }
 
@@ -31,10 +31,10 @@ fn readiness(gateway: &Gateway) -> u16 {
 }
 
 #[test]
-fn health_is_answered_on_the_admin_listener_only() {
+fn health_is_served_only_on_the_admin_listener() {
     let gateway = Gateway::start(Upstream::start().address(), &[]);
     let ask = |address, line: &str| Client::connect(address).send(line, &[], b"").status;
-    wait_until("it is ready", || readiness(&gateway) == 200);
+    wait_until("the gateway is ready", || readiness(&gateway) == 200);
     assert_eq!(ask(gateway.admin(), "GET /livez"), 200);
     assert_eq!(ask(gateway.admin(), "GET /elsewhere"), 404);
     assert_eq!(ask(gateway.admin(), "POST /livez"), 405);
@@ -42,7 +42,7 @@ fn health_is_answered_on_the_admin_listener_only() {
 }
 
 #[test]
-fn requests_in_flight_are_finished() {
+fn requests_in_flight_complete() {
     let upstream = slow_upstream(500);
     let gateway = Gateway::start(upstream.address(), &[("WORKERS", "2")]);
     let token = gateway.token();
@@ -50,45 +50,45 @@ fn requests_in_flight_are_finished() {
     for client in &mut clients {
         client.write_request("POST /timbr/api/x", &[JSON, ("x-api-key", &token)], b"{}");
     }
-    wait_until("all have arrived", || upstream.log().len() == 10);
-    gateway.ask_to_stop();
+    wait_until("all requests have arrived", || upstream.log().len() == 10);
+    gateway.begin_shutdown();
     for client in &mut clients {
-        let got = client.read_answer(false);
-        assert_eq!((got.status, got.field("connection")), (200, "close"));
+        let got = client.read_response();
+        assert_eq!((got.status, got.header("connection")), (200, "close"));
         assert!(client.is_closed());
     }
-    assert_eq!(gateway.ended(), RunOutcome::Drained { cut: 0 });
+    assert_eq!(gateway.wait(), RunOutcome::Drained { cut: 0 });
 }
 
 #[test]
-fn idle_connections_are_closed_and_new_ones_refused() {
+fn idle_connections_are_closed_and_new_ones_are_refused() {
     let upstream = Upstream::start();
     let gateway = Gateway::start(upstream.address(), &[]);
     let token = gateway.token();
     let mut client = gateway.client();
     assert_eq!(client.send("GET /timbr/api/x", &[JSON, ("x-api-key", &token)], b"").status, 200);
     let address = gateway.http();
-    gateway.ask_to_stop();
+    gateway.begin_shutdown();
     assert!(client.is_closed());
-    assert_eq!(gateway.ended(), RunOutcome::Drained { cut: 0 });
+    assert_eq!(gateway.wait(), RunOutcome::Drained { cut: 0 });
     assert!(std::net::TcpStream::connect(address).is_err());
 }
 
 #[test]
-fn who_has_just_connected_is_still_answered() {
+fn a_connection_accepted_just_before_the_drain_is_served() {
     let upstream = Upstream::start();
     let gateway = Gateway::start(upstream.address(), &[]);
     let token = gateway.token();
     let mut client = gateway.client();
-    gateway.ask_to_stop();
+    gateway.begin_shutdown();
     let got = client.send("GET /timbr/api/x", &[JSON, ("x-api-key", &token)], b"");
     assert_eq!(got.status, 200);
     assert!(client.is_closed());
-    assert_eq!(gateway.ended(), RunOutcome::Drained { cut: 0 });
+    assert_eq!(gateway.wait(), RunOutcome::Drained { cut: 0 });
 }
 
 #[test]
-fn over_http2_too() {
+fn requests_in_flight_complete_over_http2() {
     let upstream = slow_upstream(300);
     let gateway = Gateway::start(upstream.address(), &[]);
     let token = gateway.token();
@@ -96,31 +96,31 @@ fn over_http2_too() {
     std::thread::scope(|scope| {
         let asking =
             scope.spawn(|| client.send("POST /timbr/api/x", &[JSON, ("x-api-key", &token)], b"{}").status);
-        wait_until("it has arrived", || upstream.log().len() == 1);
-        gateway.ask_to_stop();
+        wait_until("the request has arrived", || upstream.log().len() == 1);
+        gateway.begin_shutdown();
         assert_eq!(asking.join().expect("no panic"), 200);
     });
-    assert_eq!(gateway.ended(), RunOutcome::Drained { cut: 0 });
+    assert_eq!(gateway.wait(), RunOutcome::Drained { cut: 0 });
 }
 
-/// What the kernel still has to send would be lost, if the socket were closed over what the client says meanwhile: that
-/// it has room for more.
+/// If the gateway closed the socket while the client still sends WINDOW_UPDATE frames, the kernel would reset the
+/// connection and discard unsent data.
 #[test]
-fn over_http2_the_end_of_an_answer_is_not_reset() {
+fn the_end_of_an_http2_response_is_not_lost() {
     const BODY: usize = 512 * 1024;
-    let (go_on, wait) = mpsc::channel::<()>();
+    let (resume, wait) = mpsc::channel::<()>();
     let wait = Mutex::new(wait);
-    let upstream = Upstream::behaving(move |_, stream| {
+    let upstream = Upstream::with_behaviour(move |_, stream| {
         write(stream, format!("HTTP/1.1 200 OK\r\nContent-Length: {BODY}\r\n\r\n").as_bytes());
         write(stream, &[b'x'; 1000]);
-        wait.lock().expect("no panic").recv().expect("the test goes on");
+        wait.lock().expect("no panic").recv().expect("the test continues");
         write(stream, &vec![b'x'; BODY - 1000])
     });
     let gateway = Gateway::start(upstream.address(), &[]);
     let token = gateway.token();
     let mut client = tls_stream(gateway.https(), gateway.certificate_pem(), &["h2"]);
     SockRef::from(&client.sock).set_recv_buffer_size(16 * 1024).expect("set");
-    // INITIAL_WINDOW_SIZE, and as much for the connection: nothing is held back but by the socket.
+    // INITIAL_WINDOW_SIZE, and the same for the connection: only the socket limits the response.
     let window = (1_u32 << 20).to_be_bytes();
     let opening = [
         b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec(),
@@ -129,21 +129,21 @@ fn over_http2_the_end_of_an_answer_is_not_reset() {
         frame(HEADERS, END_STREAM | END_HEADERS, 1, &good_head("GET", "/timbr/api/x", &token)),
     ];
     client.write_all(&opening.concat()).expect("sent");
-    wait_until("it has arrived", || upstream.log().len() == 1);
-    gateway.ask_to_stop();
-    // The gateway says so with a PING, which is to be acknowledged.
+    wait_until("the request has arrived", || upstream.log().len() == 1);
+    gateway.begin_shutdown();
+    // The gateway announces the shutdown with a PING, which must be acknowledged.
     let mut frames = Vec::new();
     let mut buffer = vec![0; 16 * 1024];
     let ping = loop {
         let count = client.read(&mut buffer).expect("frames");
         frames.extend_from_slice(&buffer[..count]);
-        if let Some(ping) = came(&frames).into_iter().find(|(kind, _)| *kind == PING) {
+        if let Some(ping) = received(&frames).into_iter().find(|(kind, _)| *kind == PING) {
             break ping.1;
         }
     };
     client.write_all(&frame(PING, 1, 0, &ping)).expect("sent");
-    go_on.send(()).expect("sent");
-    // All is in the kernel by then, and the gateway has done with the connection.
+    resume.send(()).expect("sent");
+    // The gateway has written everything to the kernel and closed the connection by then.
     thread::sleep(Duration::from_millis(500));
     for _ in 0..3 {
         client.write_all(&frame(WINDOW_UPDATE, 0, 0, &[0, 0, 1, 0])).expect("sent");
@@ -155,14 +155,14 @@ fn over_http2_the_end_of_an_answer_is_not_reset() {
             Ok(count) => frames.extend_from_slice(&buffer[..count]),
         }
     }
-    let data = came(&frames).into_iter().filter(|(kind, _)| *kind == DATA);
+    let data = received(&frames).into_iter().filter(|(kind, _)| *kind == DATA);
     assert_eq!(data.map(|(_, payload)| payload.len()).sum::<usize>(), BODY);
     drop(client);
-    assert_eq!(gateway.ended(), RunOutcome::Drained { cut: 0 });
+    assert_eq!(gateway.wait(), RunOutcome::Drained { cut: 0 });
 }
 
-/// The whole frames in what has been read: their kinds and payloads.
-fn came(mut bytes: &[u8]) -> Vec<(u8, Vec<u8>)> {
+/// The complete frames in the received bytes: kinds and payloads.
+fn received(mut bytes: &[u8]) -> Vec<(u8, Vec<u8>)> {
     let mut all = Vec::new();
     while let Some(head) = bytes.first_chunk::<9>() {
         let length = usize::from(head[0]) << 16 | usize::from(head[1]) << 8 | usize::from(head[2]);
@@ -173,52 +173,52 @@ fn came(mut bytes: &[u8]) -> Vec<(u8, Vec<u8>)> {
     all
 }
 
-/// Who has connected but says nothing, not even a TLS hello, holds nobody up.
+/// A client that has connected but sends nothing, not even a TLS hello, does not delay the shutdown.
 #[test]
-fn a_connection_without_a_handshake_does_not_hold_up_the_end() {
+fn a_connection_without_a_handshake_does_not_delay_the_shutdown() {
     let gateway = Gateway::start(Upstream::start().address(), &[]);
     let silent = std::net::TcpStream::connect(gateway.https()).expect("connected");
     let start = std::time::Instant::now();
-    gateway.ask_to_stop();
-    assert_eq!(gateway.ended(), RunOutcome::Drained { cut: 0 });
+    gateway.begin_shutdown();
+    assert_eq!(gateway.wait(), RunOutcome::Drained { cut: 0 });
     assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
     drop(silent);
 }
 
 #[test]
-fn during_the_delay_it_is_not_ready_but_answers() {
+fn requests_are_served_during_the_drain_delay() {
     let upstream = Upstream::start();
     let gateway = Gateway::start(upstream.address(), &[("DRAIN_DELAY", "600ms")]);
     let token = gateway.token();
-    wait_until("it is ready", || readiness(&gateway) == 200);
-    gateway.ask_to_stop();
-    wait_until("it is not ready any more", || readiness(&gateway) == 503);
+    wait_until("the gateway is ready", || readiness(&gateway) == 200);
+    gateway.begin_shutdown();
+    wait_until("the gateway is not ready any more", || readiness(&gateway) == 503);
     assert_eq!(gateway.client().send("GET /timbr/api/x", &[JSON, ("x-api-key", &token)], b"").status, 200);
-    assert_eq!(gateway.ended(), RunOutcome::Drained { cut: 0 });
+    assert_eq!(gateway.wait(), RunOutcome::Drained { cut: 0 });
 }
 
 #[test]
-fn what_does_not_end_in_time_is_cut() {
+fn requests_are_cut_after_the_drain_timeout() {
     let upstream = slow_upstream(5000);
     let gateway = Gateway::start(upstream.address(), &[("DRAIN_TIMEOUT", "300ms")]);
     let token = gateway.token();
     let mut client = gateway.client();
     client.write_request("POST /timbr/api/x", &[JSON, ("x-api-key", &token)], b"{}");
-    wait_until("it has arrived", || upstream.log().len() == 1);
-    gateway.ask_to_stop();
+    wait_until("the request has arrived", || upstream.log().len() == 1);
+    gateway.begin_shutdown();
     assert!(client.is_closed());
-    assert_eq!(gateway.ended(), RunOutcome::Drained { cut: 1 });
+    assert_eq!(gateway.wait(), RunOutcome::Drained { cut: 1 });
 }
 
 #[test]
-fn asked_twice_it_ends_at_once() {
+fn a_second_signal_ends_the_process_immediately() {
     let upstream = slow_upstream(5000);
     let gateway = Gateway::start(upstream.address(), &[]);
     let token = gateway.token();
     let mut client = gateway.client();
     client.write_request("POST /timbr/api/x", &[JSON, ("x-api-key", &token)], b"{}");
-    wait_until("it has arrived", || upstream.log().len() == 1);
-    gateway.ask_to_stop();
-    gateway.ask_to_stop();
-    assert_eq!(gateway.ended(), RunOutcome::Aborted);
+    wait_until("the request has arrived", || upstream.log().len() == 1);
+    gateway.begin_shutdown();
+    gateway.begin_shutdown();
+    assert_eq!(gateway.wait(), RunOutcome::Aborted);
 }

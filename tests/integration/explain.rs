@@ -1,4 +1,4 @@
-//! Operators hear why a request was refused, and nothing that a client has sent.
+//! Operators can read why a request was rejected, without any value that a client sent.
 
 use std::process::Command;
 
@@ -10,7 +10,7 @@ use crate::support::upstream::Upstream;
 
 const JSON: (&str, &str) = ("Content-Type", "application/json");
 
-/// What a program says of a running gateway.
+/// Runs the program against a gateway; returns exit code and output.
 fn said(gateway: &Gateway, arguments: &[&str]) -> (i32, String) {
     let output = Command::new(env!("CARGO_BIN_EXE_timbr-gateway"))
         .args(arguments)
@@ -23,7 +23,7 @@ fn said(gateway: &Gateway, arguments: &[&str]) -> (i32, String) {
 }
 
 #[test]
-fn a_refusal_is_explained_by_its_id() {
+fn a_rejection_is_explained_by_its_id() {
     let gateway = Gateway::start(Upstream::start().address(), &[("WORKERS", "2")]);
     let token = gateway.token();
     let trace = ("traceparent", "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01");
@@ -37,7 +37,7 @@ fn a_refusal_is_explained_by_its_id() {
 
     let told = gateway.get("/explain/a%2Fb+c=1");
     assert_eq!(told["refusals"].as_array().map(Vec::len), Some(1), "{told}");
-    let refusal = &told["refusals"][0];
+    let rejection = &told["refusals"][0];
     for (name, value) in [
         ("request_id", "a/b+c=1"),
         ("trace_id", "4bf92f3577b34da6a3ce929d0e0e4736"),
@@ -49,15 +49,15 @@ fn a_refusal_is_explained_by_its_id() {
         ("step", "screen"),
         ("field", "x-api-key"),
     ] {
-        assert_eq!(refusal[name], value, "{name}");
+        assert_eq!(rejection[name], value, "{name}");
     }
-    assert_eq!(refusal["status"], 400);
+    assert_eq!(rejection["status"], 400);
     assert!(
-        refusal["advice"].as_str().is_some_and(|advice| advice.contains("may occur only once")),
-        "{refusal}"
+        rejection["advice"].as_str().is_some_and(|advice| advice.contains("may occur only once")),
+        "{rejection}"
     );
     let trace: Vec<_> =
-        refusal["trace"].as_array().expect("steps").iter().map(|s| (&s["step"], &s["outcome"])).collect();
+        rejection["trace"].as_array().expect("steps").iter().map(|s| (&s["step"], &s["outcome"])).collect();
     assert_eq!(trace.last(), Some(&(&"screen".into(), &"refused".into())));
     assert!(trace[..trace.len() - 1].iter().all(|(_, outcome)| *outcome == "passed"), "{trace:?}");
 
@@ -69,43 +69,43 @@ fn a_refusal_is_explained_by_its_id() {
 }
 
 #[test]
-fn who_was_refused_is_told_where_it_was_known() {
+fn the_user_of_a_rejection_is_shown_if_known() {
     let rules = "authorization:\n  mode: enforce\n  rules:\n    - {users: [bob], methods: [GET]}\n";
     let gateway = Gateway::start_with_file(Upstream::start().address(), rules, &[]);
     let token = gateway.token();
     let refused = gateway.client().send("GET /timbr/api/x", &[JSON, ("x-api-key", &token)], b"");
     assert_eq!(refused.reason(), "not_authorized");
-    let refusal = &gateway.get("/refusals?user=alice&reason=not_authorized")["refusals"][0];
+    let rejection = &gateway.get("/refusals?user=alice&reason=not_authorized")["refusals"][0];
     let fingerprint = &gateway.get("/tokens?user=alice")["tokens"][0]["fingerprint"];
-    assert_eq!((&refusal["user"], &refusal["key"]), (&"alice".into(), fingerprint));
+    assert_eq!((&rejection["user"], &rejection["key"]), (&"alice".into(), fingerprint));
     assert_eq!(
-        (&refusal["step"], &refusal["rules"][0]),
+        (&rejection["step"], &rejection["rules"][0]),
         (&"authorize".into(), &"authorization.rules".into())
     );
     assert_eq!(gateway.get("/refusals?user=bob")["refusals"], Value::Array(vec![]));
 }
 
 #[test]
-fn what_cannot_be_read_and_what_the_backend_fails_at_are_explained_too() {
+fn parse_errors_and_upstream_failures_are_explained() {
     let gateway = Gateway::start(
         std::net::SocketAddr::from(([127, 0, 0, 1], 1)),
         &[("TOKENS_FOREIGN", "forward"), ("UPSTREAM_CONNECT_TIMEOUT", "1s")],
     );
     let mut broken = gateway.client();
     broken.write(b"GET /timbr/api/x HTTP/1.1\r\nHost: a\r\nContent-Length: +1\r\n\r\n");
-    assert_eq!(broken.read_answer(false).reason(), "request_malformed");
+    assert_eq!(broken.read_response().reason(), "request_malformed");
     let unreachable = gateway.client().send("GET /timbr/api/x", &[JSON, ("x-api-key", "tk_1")], b"");
     assert_eq!(unreachable.reason(), "upstream_unreachable");
     let (_, listed) = said(&gateway, &["explain", "--limit", "2", "--json"]);
     let listed: Value = serde_json::from_str(&listed).expect("JSON");
     let told = |at: usize| (listed[at]["reason"].as_str(), listed[at]["step"].as_str());
-    assert_eq!(told(0), (Some("upstream_unreachable"), Some("upstream")), "the newest first");
+    assert_eq!(told(0), (Some("upstream_unreachable"), Some("upstream")), "newest first");
     assert_eq!(told(1), (Some("request_malformed"), Some("read")));
     assert!(listed[1]["detail"].is_string() && listed[0]["key"].is_string(), "{listed}");
 }
 
 #[test]
-fn no_secret_that_a_client_sends_is_told() {
+fn explanations_contain_no_secrets() {
     let gateway = Gateway::start(Upstream::start().address(), &[("TOKENS_FOREIGN", "reject")]);
     let token = gateway.token();
     let key = ("x-api-key", token.as_str());
@@ -115,7 +115,7 @@ fn no_secret_that_a_client_sends_is_told() {
     let basic = format!("Basic {planted}");
     let bearer = format!("Bearer {planted}");
     let line = "GET /timbr/api/x";
-    for (line, fields) in [
+    for (line, headers) in [
         (line, vec![JSON, ("x-api-key", planted)]),
         (line, vec![JSON, ("x-api-key", &*format!("{planted},{planted}"))]),
         (line, vec![JSON, key, ("x_api_key", planted)]),
@@ -133,23 +133,24 @@ fn no_secret_that_a_client_sends_is_told() {
         ("POST /timbr/api/get_token", vec![JSON, ("Authorization", &*bearer)]),
         ("POST /timbr/api/get_token?user=planted7Secret", vec![JSON, ("Authorization", &*basic)]),
     ] {
-        let answer = gateway.client().send(line, &fields, b"");
-        assert!(answer.status >= 400, "{line} {fields:?}");
+        let response = gateway.client().send(line, &headers, b"");
+        assert!(response.status >= 400, "{line} {headers:?}");
     }
     let listed = gateway.get("/refusals?limit=1000");
-    let refusals = listed["refusals"].as_array().expect("a list");
-    assert_eq!(refusals.len(), 16);
+    let rejections = listed["refusals"].as_array().expect("a list");
+    assert_eq!(rejections.len(), 16);
     let mut told = listed.to_string();
-    for refusal in refusals {
-        told +=
-            &gateway.get(&format!("/explain/{}", refusal["request_id"].as_str().expect("an id"))).to_string();
+    for rejection in rejections {
+        told += &gateway
+            .get(&format!("/explain/{}", rejection["request_id"].as_str().expect("an id")))
+            .to_string();
     }
     assert!(!told.contains(planted), "{told}");
     assert!(!told.contains(&token), "{told}");
 }
 
 #[test]
-fn only_this_machine_is_told_and_a_flood_is_bounded() {
+fn explanations_are_local_and_bounded() {
     let gateway = Gateway::start(Upstream::start().address(), &[]);
     let mut client = gateway.client();
     for number in 0..1005 {
@@ -160,12 +161,12 @@ fn only_this_machine_is_told_and_a_flood_is_bounded() {
     let all = all["refusals"].as_array().expect("a list");
     assert_eq!((all.len(), &all[0]["request_id"]), (1000, &"flood-1004".into()));
 
-    // Another name in `Host`, as a page has whose name was made to resolve to this machine.
+    // A different name in `Host`, as from a page whose name resolves to this machine (DNS rebinding).
     for path in ["/refusals", "/explain/flood-1004"] {
-        let answer = Client::connect(gateway.admin()).send(&format!("GET {path}"), &[], b"");
-        assert_eq!(answer.status, 403, "{path}");
-        assert!(!answer.text().contains("flood-1004"));
+        let response = Client::connect(gateway.admin()).send(&format!("GET {path}"), &[], b"");
+        assert_eq!(response.status, 403, "{path}");
+        assert!(!response.text().contains("flood-1004"));
     }
-    let answer = Client::connect(gateway.admin()).send("GET /refusals?limit=0", &[("x", "y")], b"");
-    assert_eq!(answer.status, 403, "before anything else is looked at");
+    let response = Client::connect(gateway.admin()).send("GET /refusals?limit=0", &[("x", "y")], b"");
+    assert_eq!(response.status, 403, "checked before anything else");
 }

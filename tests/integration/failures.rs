@@ -1,4 +1,4 @@
-//! Things that break around the gateway: descriptors, memory, the backend, in the numbers in which they do.
+//! Exhausted descriptors and memory, and a failing backend, at realistic scale.
 
 use std::net::TcpStream;
 use std::sync::Arc;
@@ -15,35 +15,35 @@ use crate::support::wait_until;
 const JSON: (&str, &str) = ("Content-Type", "application/json");
 
 #[test]
-fn who_has_no_descriptor_left_neither_spins_nor_falls() {
+fn without_free_descriptors_the_gateway_neither_spins_nor_exits() {
     let upstream = Upstream::start();
     let shell = "ulimit -n 256; exec \"$0\" serve";
     let program = Program::start_unread(upstream.address(), &[], shell);
     let token = program.token();
-    let fields = [JSON, ("x-api-key", &*token)];
+    let headers = [JSON, ("x-api-key", &*token)];
     let mut established = Client::connect(program.http);
-    assert_eq!(established.send("GET /timbr/api/x", &fields, b"").status, 200);
+    assert_eq!(established.send("GET /timbr/api/x", &headers, b"").status, 200);
     let crowd: Vec<_> = (0..300).filter_map(|_| TcpStream::connect(program.http).ok()).collect();
     let cpu = program.cpu();
     thread::sleep(Duration::from_secs(2));
     let cpu = program.cpu() - cpu;
     println!("{} connections, {} descriptors, {cpu:?} in 2 s", crowd.len(), program.descriptors());
     assert!(cpu < Duration::from_millis(200), "{cpu:?}");
-    assert_eq!(established.send("GET /timbr/api/x", &fields, b"").status, 200);
+    assert_eq!(established.send("GET /timbr/api/x", &headers, b"").status, 200);
     drop(crowd);
     let start = Instant::now();
-    wait_until("newcomers are served again", || {
+    wait_until("new connections are served again", || {
         let mut client = Client::connect(program.http);
-        client.try_send("GET /timbr/api/x", &fields).is_some_and(|answer| answer.status == 200)
+        client.try_send("GET /timbr/api/x", &headers).is_some_and(|response| response.status == 200)
     });
     assert!(start.elapsed() < Duration::from_secs(1), "{:?}", start.elapsed());
 }
 
-/// Bodies stream; those that the backend does not take wait at the clients.
+/// Bodies are streamed; what the backend does not read stays with the clients.
 #[test]
-fn bodies_that_nobody_takes_stay_with_their_clients() {
+fn request_bodies_that_the_backend_does_not_read_are_not_buffered() {
     const CLIENTS: usize = 200;
-    let backend = Upstream::behaving_at_head(|_| {});
+    let backend = Upstream::with_behaviour_at_head(|_| {});
     let program = Program::start(backend, &[]);
     let token = program.token();
     let before = program.memory();
@@ -74,7 +74,7 @@ fn bodies_that_nobody_takes_stay_with_their_clients() {
 }
 
 #[test]
-fn fifty_requests_in_flight_are_finished_by_the_drain() {
+fn fifty_requests_in_flight_complete_during_the_drain() {
     let backend = Recorder::start(Reply::After(Duration::from_secs(2)));
     let mut program = Program::start(backend.address(), &[("DRAIN_TIMEOUT", "10s")]);
     let token = program.token();
@@ -82,18 +82,18 @@ fn fifty_requests_in_flight_are_finished_by_the_drain() {
     for client in &mut clients {
         client.write_request("GET /timbr/api/x", &[JSON, ("x-api-key", &*token)], b"");
     }
-    wait_until("all have arrived", || backend.seen().len() == 50);
-    program.ask_to_stop();
-    let answers: Vec<_> = clients.iter_mut().map(|client| client.read_answer(false)).collect();
-    let good = answers.iter().filter(|answer| answer.status == 200 && answer.complete).count();
-    let told = answers.iter().filter(|answer| answer.field("connection") == "close").count();
+    wait_until("all requests have arrived", || backend.seen().len() == 50);
+    program.begin_shutdown();
+    let responses: Vec<_> = clients.iter_mut().map(|client| client.read_response()).collect();
+    let good = responses.iter().filter(|response| response.status == 200 && response.complete).count();
+    let told = responses.iter().filter(|response| response.header("connection") == "close").count();
     assert_eq!((good, told), (50, 50));
-    assert!(program.ended().success());
+    assert!(program.wait().success());
 }
 
-/// Each is a 502, and the connection that it came on carries nobody else's answer.
+/// Each gets 502, and no other request receives its response.
 #[test]
-fn garbage_of_the_backend_stays_with_its_request() {
+fn invalid_responses_affect_only_their_own_request() {
     let large = [b"HTTP/1.1 200 OK\r\nX: ".to_vec(), vec![b'x'; 1 << 20], b"\r\n\r\n".to_vec()].concat();
     let interim = b"HTTP/1.1 100 Continue\r\n\r\n".repeat(100);
     let cases: [&[u8]; 9] = [
@@ -113,19 +113,19 @@ fn garbage_of_the_backend_stays_with_its_request() {
         let token = gateway.token();
         let mut client = gateway.client();
         for _ in 0..2 {
-            let answer = client.send("POST /timbr/api/x", &[JSON, ("x-api-key", &token)], b"{}");
-            assert_eq!(answer.status, 502, "{}", case[..case.len().min(60)].escape_ascii());
+            let response = client.send("POST /timbr/api/x", &[JSON, ("x-api-key", &token)], b"{}");
+            assert_eq!(response.status, 502, "{}", case[..case.len().min(60)].escape_ascii());
         }
     }
 }
 
-/// The times for idle clients are not for those who wait.
+/// The idle timeouts do not apply to a client that waits for a response.
 #[test]
-fn a_query_outlives_the_idle_times_of_everything() {
+fn a_query_may_take_longer_than_all_idle_timeouts() {
     let backend = Recorder::start(Reply::After(Duration::from_millis(1500)));
     let options = [("TIMEOUTS_IDLE", "300ms"), ("TIMEOUTS_HEADER", "300ms"), ("TIMEOUTS_WRITE", "300ms")];
     let gateway = Gateway::start(backend.address(), &options);
     let token = gateway.token();
-    let answer = gateway.client().send("GET /timbr/api/x", &[JSON, ("x-api-key", &token)], b"");
-    assert_eq!((answer.status, answer.complete), (200, true));
+    let response = gateway.client().send("GET /timbr/api/x", &[JSON, ("x-api-key", &token)], b"");
+    assert_eq!((response.status, response.complete), (200, true));
 }

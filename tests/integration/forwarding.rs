@@ -1,4 +1,4 @@
-//! What goes through, and how.
+//! Forwarding of requests and responses.
 
 use std::io::Write;
 use std::sync::mpsc;
@@ -6,13 +6,13 @@ use std::time::Duration;
 
 use crate::support::client::Client;
 use crate::support::gateway::Gateway;
-use crate::support::upstream::{Then, Upstream, answer, write};
+use crate::support::upstream::{AfterRequest, Upstream, respond, write};
 
 const JSON: (&str, &str) = ("Content-Type", "application/json");
 
 #[test]
-fn request_and_answer_go_through_unchanged_but_for_their_hop() {
-    let upstream = Upstream::behaving(|_, stream| {
+fn end_to_end_headers_and_bodies_are_forwarded_unchanged() {
+    let upstream = Upstream::with_behaviour(|_, stream| {
         let head = "HTTP/1.1 418 Teapot\r\nContent-Type: text/x\r\nX-One: 1\r\nSet-Cookie: a=b\r\n\
                     Set-Cookie: c=d\r\nConnection: keep-alive\r\nConnection: x-hop\r\nX-Hop: 1\r\nKeep-Alive: timeout=2\r\n\
                     Content-Length: 5\r\n\r\nhello";
@@ -35,28 +35,28 @@ fn request_and_answer_go_through_unchanged_but_for_their_hop() {
     ];
     let got = gateway.client().send("POST /timbr/api/query/?a=b&c=%20d", &sent, b"{\"query\": 1}");
     assert_eq!((got.status, got.text()), (418, "hello"));
-    assert_eq!(got.field("x-one"), "1");
+    assert_eq!(got.header("x-one"), "1");
     assert_eq!(got.all("set-cookie"), ["a=b", "c=d"]);
     for gone in ["x-hop", "keep-alive", "connection"] {
-        assert_eq!(got.field(gone), "", "{gone}");
+        assert_eq!(got.header(gone), "", "{gone}");
     }
 
-    let seen = upstream.only();
+    let seen = upstream.only_request();
     assert_eq!(seen.line, "POST /timbr/api/query/?a=b&c=%20d HTTP/1.1");
     assert_eq!(seen.body, b"{\"query\": 1}");
     for (name, value) in
         [("nested", "true"), ("results-limit", "10"), ("x-async", "true"), ("content-length", "12")]
     {
-        assert_eq!(seen.field(name), value, "{name}");
+        assert_eq!(seen.header(name), value, "{name}");
     }
-    assert_eq!(seen.folded("accept"), ["a", "b"]);
+    assert_eq!(seen.folded_headers("accept"), ["a", "b"]);
     for gone in ["x-mine", "te", "keep-alive", "connection", "transfer-encoding"] {
-        assert!(seen.folded(gone).is_empty(), "{gone}");
+        assert!(seen.folded_headers(gone).is_empty(), "{gone}");
     }
 }
 
 #[test]
-fn ids_are_passed_on_and_given_back() {
+fn request_ids_are_forwarded_and_returned() {
     let upstream = Upstream::start();
     let gateway = Gateway::start(upstream.address(), &[]);
     let token = gateway.token();
@@ -64,16 +64,16 @@ fn ids_are_passed_on_and_given_back() {
     let key = ("x-api-key", token.as_str());
     let given = [JSON, key, ("x-request-id", "my-id"), ("traceparent", trace), ("tracestate", "a=b")];
     let got = gateway.client().send("GET /timbr/api/x", &given, b"");
-    assert_eq!(got.field("x-request-id"), "my-id");
+    assert_eq!(got.header("x-request-id"), "my-id");
     let invalid = [JSON, key, ("x-request-id", "no id"), ("traceparent", "nonsense"), ("tracestate", "a=b")];
     let made = gateway.client().send("GET /timbr/api/x", &invalid, b"");
-    assert_eq!(made.field("x-request-id").len(), 32);
+    assert_eq!(made.header("x-request-id").len(), 32);
 
     let log = upstream.log();
-    assert_eq!(log[0].field("x-request-id"), "my-id");
-    assert_eq!((log[0].field("traceparent"), log[0].field("tracestate")), (trace, "a=b"));
-    assert_eq!(log[1].field("x-request-id"), made.field("x-request-id"));
-    assert_eq!((log[1].field("traceparent").len(), log[1].field("tracestate")), (55, ""));
+    assert_eq!(log[0].header("x-request-id"), "my-id");
+    assert_eq!((log[0].header("traceparent"), log[0].header("tracestate")), (trace, "a=b"));
+    assert_eq!(log[1].header("x-request-id"), made.header("x-request-id"));
+    assert_eq!((log[1].header("traceparent").len(), log[1].header("tracestate")), (55, ""));
 }
 
 #[test]
@@ -89,7 +89,7 @@ fn connections_are_reused_on_both_sides() {
 }
 
 #[test]
-fn a_chunked_body_arrives_whole_and_its_trailers_do_not() {
+fn a_chunked_body_is_forwarded_without_its_trailers() {
     let upstream = Upstream::start();
     let gateway = Gateway::start(upstream.address(), &[]);
     let token = gateway.token();
@@ -100,16 +100,16 @@ fn a_chunked_body_arrives_whole_and_its_trailers_do_not() {
     );
     client.write(head.as_bytes());
     client.write(b"5\r\nhello\r\n6;ext=1\r\n world\r\n0\r\nx-forwarded-user: evil\r\n\r\n");
-    assert_eq!(client.read_answer(false).status, 200);
-    let seen = upstream.only();
+    assert_eq!(client.read_response().status, 200);
+    let seen = upstream.only_request();
     assert_eq!(seen.body, b"hello world");
-    assert_eq!(seen.field("transfer-encoding"), "chunked");
-    assert_eq!(seen.field("x-forwarded-user"), "alice");
+    assert_eq!(seen.header("transfer-encoding"), "chunked");
+    assert_eq!(seen.header("x-forwarded-user"), "alice");
 }
 
 #[test]
-fn large_bodies_stream_both_ways() {
-    let upstream = Upstream::behaving(|request, stream| {
+fn large_bodies_are_streamed_in_both_directions() {
+    let upstream = Upstream::with_behaviour(|request, stream| {
         let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", request.body.len());
         write(stream, head.as_bytes());
         write(stream, &request.body)
@@ -119,17 +119,17 @@ fn large_bodies_stream_both_ways() {
     let body: Vec<u8> = (0..16 * 1024 * 1024_u32).map(|n| (n % 251) as u8).collect();
     let mut client = gateway.client();
     client.write_request("POST /timbr/api/x", &[JSON, ("x-api-key", &token)], &body);
-    let got = client.read_answer(false);
+    let got = client.read_response();
     assert!(got.complete && got.body == body, "{} bytes", got.body.len());
 }
 
 #[test]
-fn an_answer_is_passed_on_as_it_comes() {
-    let (go_on, wait) = mpsc::channel::<()>();
+fn a_response_is_streamed_as_it_arrives() {
+    let (resume, wait) = mpsc::channel::<()>();
     let wait = std::sync::Mutex::new(wait);
-    let upstream = Upstream::behaving(move |_, stream| {
+    let upstream = Upstream::with_behaviour(move |_, stream| {
         write(stream, b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nfirst\r\n");
-        wait.lock().expect("no panic").recv().expect("the test goes on");
+        wait.lock().expect("no panic").recv().expect("the test continues");
         write(stream, b"4\r\nlast\r\n0\r\n\r\n")
     });
     let gateway = Gateway::start(upstream.address(), &[]);
@@ -138,16 +138,16 @@ fn an_answer_is_passed_on_as_it_comes() {
     client.write_request("GET /timbr/api/x", &[JSON, ("x-api-key", &token)], b"");
     assert_eq!(client.read_head().expect("a head").status, 200);
     assert_eq!(client.read_bytes(10), b"5\r\nfirst\r\n", "before the backend has finished");
-    go_on.send(()).expect("sent");
+    resume.send(()).expect("sent");
     assert_eq!(client.read_bytes(14), b"4\r\nlast\r\n0\r\n\r\n");
 }
 
-/// A client that does not read must hold up the backend, not fill the gateway's memory.
+/// A client that does not read must slow down the backend instead of filling the gateway's memory.
 #[test]
-fn a_slow_reader_slows_the_backend_down() {
+fn a_slow_client_applies_backpressure_to_the_backend() {
     let (told, tell) = mpsc::channel();
     let told = std::sync::Mutex::new(told);
-    let upstream = Upstream::behaving(move |_, stream| {
+    let upstream = Upstream::with_behaviour(move |_, stream| {
         stream.set_write_timeout(Some(Duration::from_millis(500))).expect("set");
         write(stream, b"HTTP/1.1 200 OK\r\nContent-Length: 1000000000\r\n\r\n");
         let mut written = 0_usize;
@@ -156,7 +156,7 @@ fn a_slow_reader_slows_the_backend_down() {
             written += count;
         }
         told.lock().expect("no panic").send(written).expect("the test listens");
-        Then::Close
+        AfterRequest::Close
     });
     let gateway = Gateway::start(upstream.address(), &[]);
     let token = gateway.token();
@@ -166,9 +166,9 @@ fn a_slow_reader_slows_the_backend_down() {
     assert!(written < 64 * 1024 * 1024, "{written} bytes went into a client that reads nothing");
 }
 
-/// The same the other way: a backend that does not read must hold up the client.
+/// The other direction: a backend that does not read must slow down the client.
 #[test]
-fn a_slow_backend_slows_the_client_down() {
+fn a_slow_backend_applies_backpressure_to_the_client() {
     let upstream = std::net::TcpListener::bind("127.0.0.1:0").expect("bound");
     let gateway = Gateway::start(upstream.local_addr().expect("an address"), &[]);
     let token = gateway.token();
@@ -184,33 +184,37 @@ fn a_slow_backend_slows_the_client_down() {
     let chunk = vec![b'x'; 64 * 1024];
     while let Ok(count) = client.write(&chunk) {
         written += count;
-        assert!(written < 64 * 1024 * 1024, "the gateway takes what the backend does not");
+        assert!(written < 64 * 1024 * 1024, "the gateway buffers what the backend does not read");
     }
 }
 
 #[test]
-fn answers_without_a_body_have_none() {
-    let upstream = Upstream::behaving(|request, stream| match request.line.split(' ').nth(1) {
+fn responses_without_a_body_have_none() {
+    let upstream = Upstream::with_behaviour(|request, stream| match request.line.split(' ').nth(1) {
         Some("/timbr/api/empty") => write(stream, b"HTTP/1.1 204 No Content\r\n\r\n"),
         Some("/timbr/api/fresh") => write(stream, b"HTTP/1.1 304 Not Modified\r\nETag: x\r\n\r\n"),
         _ if request.line.starts_with("HEAD") => {
             write(stream, b"HTTP/1.1 200 OK\r\nContent-Length: 1234\r\n\r\n")
         }
-        _ => answer(stream, 200, "{}"),
+        _ => respond(stream, 200, "{}"),
     });
     let gateway = Gateway::start(upstream.address(), &[]);
     let token = gateway.token();
-    let fields = [JSON, ("x-api-key", token.as_str())];
+    let headers = [JSON, ("x-api-key", token.as_str())];
     let mut client = gateway.client();
-    assert_eq!(client.send("GET /timbr/api/empty", &fields, b"").status, 204);
-    assert_eq!(client.send("GET /timbr/api/fresh", &fields, b"").field("etag"), "x");
-    let head = client.send("HEAD /timbr/api/x", &fields, b"");
-    assert_eq!((head.status, head.field("content-length")), (200, "1234"));
-    assert_eq!(client.send("GET /timbr/api/x", &fields, b"").text(), "{}", "the connection is in step");
+    assert_eq!(client.send("GET /timbr/api/empty", &headers, b"").status, 204);
+    assert_eq!(client.send("GET /timbr/api/fresh", &headers, b"").header("etag"), "x");
+    let head = client.send("HEAD /timbr/api/x", &headers, b"");
+    assert_eq!((head.status, head.header("content-length")), (200, "1234"));
+    assert_eq!(
+        client.send("GET /timbr/api/x", &headers, b"").text(),
+        "{}",
+        "the connection is still in sync"
+    );
 }
 
 #[test]
-fn pipelined_requests_are_judged_one_by_one() {
+fn pipelined_requests_are_checked_one_by_one() {
     let upstream = Upstream::start();
     let gateway = Gateway::start(upstream.address(), &[]);
     let token = gateway.token();
@@ -220,13 +224,13 @@ fn pipelined_requests_are_judged_one_by_one() {
     );
     let bad = "GET /timbr/api/x HTTP/1.1\r\nHost: h\r\nContent-Type: application/json\r\nUpgrade: x\r\n\r\n";
     client.write(format!("{good}{bad}{good}").as_bytes());
-    let statuses: Vec<_> = (0..3).map(|_| client.read_answer(false).status).collect();
-    assert_eq!(statuses, [200, 400, 200], "the refused upgrade is no tunnel");
+    let statuses: Vec<_> = (0..3).map(|_| client.read_response().status).collect();
+    assert_eq!(statuses, [200, 400, 200], "the rejected upgrade does not become a tunnel");
     assert_eq!(upstream.log().len(), 2);
 }
 
 #[test]
-fn http_1_0_is_answered_and_closed() {
+fn http_1_0_is_served_and_closed() {
     let upstream = Upstream::start();
     let gateway = Gateway::start(upstream.address(), &[]);
     let token = gateway.token();
@@ -235,7 +239,7 @@ fn http_1_0_is_answered_and_closed() {
         format!("GET /timbr/api/x HTTP/1.0\r\nHost: h\r\nContent-Type: application/json\r\nx-api-key: {token}\r\n\r\n")
             .as_bytes(),
     );
-    assert_eq!(client.read_answer(false).status, 200);
+    assert_eq!(client.read_response().status, 200);
     assert!(client.is_closed());
-    assert!(upstream.only().line.ends_with("HTTP/1.1"));
+    assert!(upstream.only_request().line.ends_with("HTTP/1.1"));
 }

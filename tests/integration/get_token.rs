@@ -3,49 +3,49 @@
 use std::time::Duration;
 
 use crate::support::bearer::{SALT, bearer, bearer_with};
-use crate::support::client::Answer;
+use crate::support::client::Response;
 use crate::support::gateway::Gateway;
 use crate::support::upstream::Upstream;
 
 const JSON: (&str, &str) = ("Content-Type", "application/json");
 const OTHER_SALT: &str = "d6HnHQJy2nl1YqLeN0dZlmaIHvVkAx2gRUbDUr3lKEE=";
 
-fn ask(gateway: &Gateway, authorization: &str) -> Answer {
+fn ask(gateway: &Gateway, authorization: &str) -> Response {
     gateway.client().send("POST /timbr/api/get_token", &[JSON, ("Authorization", authorization)], b"")
 }
 
-fn token(answer: &Answer) -> String {
-    assert_eq!(answer.status, 200, "{answer:?}");
-    answer.json()["data"][0].as_str().expect("a token").to_owned()
+fn token(response: &Response) -> String {
+    assert_eq!(response.status, 200, "{response:?}");
+    response.json()["data"][0].as_str().expect("a token").to_owned()
 }
 
 #[test]
-fn a_bearer_gives_a_token_in_exactly_the_documented_form() {
+fn get_token_returns_exactly_the_documented_form() {
     let upstream = Upstream::start();
     let gateway = Gateway::start(upstream.address(), &[]);
-    let answer = ask(&gateway, &format!("Bearer {}", bearer("alice", "se:cret")));
-    let token = token(&answer);
-    assert_eq!(answer.text(), format!("{{\"data\":[\"{token}\"],\"status\":\"success\"}}"));
+    let response = ask(&gateway, &format!("Bearer {}", bearer("alice", "se:cret")));
+    let token = token(&response);
+    assert_eq!(response.text(), format!("{{\"data\":[\"{token}\"],\"status\":\"success\"}}"));
     assert!(token.starts_with("tk_") && token.len() == 59, "{token}");
-    assert_eq!(answer.field("cache-control"), "no-store");
-    assert_eq!(answer.field("content-type"), "application/json");
-    assert!(upstream.log().is_empty(), "the backend is not asked");
+    assert_eq!(response.header("cache-control"), "no-store");
+    assert_eq!(response.header("content-type"), "application/json");
+    assert!(upstream.log().is_empty(), "the backend is not called");
 }
 
 #[test]
-fn the_trailing_slash_and_the_schemes_case_do_not_matter() {
+fn trailing_slash_and_scheme_case_are_ignored() {
     let gateway = Gateway::start(Upstream::start().address(), &[]);
     let bearer = bearer("alice", "secret");
     for (path, scheme) in [("get_token", "bearer"), ("get_token/", "BEARER"), ("get_token/?x=1", "Bearer")] {
         let line = format!("POST /timbr/api/{path}");
         let authorization = format!("{scheme} {bearer}");
-        let answer = gateway.client().send(&line, &[JSON, ("Authorization", &authorization)], b"");
-        assert_eq!(answer.status, 200, "{path} {scheme}");
+        let response = gateway.client().send(&line, &[JSON, ("Authorization", &authorization)], b"");
+        assert_eq!(response.status, 200, "{path} {scheme}");
     }
 }
 
 #[test]
-fn the_same_login_has_the_same_token_and_another_one_another() {
+fn each_login_has_its_own_token() {
     let gateway = Gateway::start(Upstream::start().address(), &[("WORKERS", "2")]);
     let first = gateway.token_of("alice", "secret");
     for _ in 0..8 {
@@ -56,7 +56,7 @@ fn the_same_login_has_the_same_token_and_another_one_another() {
 }
 
 #[test]
-fn a_token_ends_with_its_time_and_says_so() {
+fn an_expired_token_is_rejected_as_expired() {
     let upstream = Upstream::start();
     let gateway = Gateway::start(upstream.address(), &[("TOKENS_TTL", "1h")]);
     let token = gateway.token();
@@ -65,14 +65,14 @@ fn a_token_ends_with_its_time_and_says_so() {
     gateway.clock.advance(Duration::from_secs(3599));
     assert_eq!(query().status, 200);
     gateway.clock.advance(Duration::from_secs(1));
-    let answer = query();
-    assert_eq!((answer.status, answer.reason().as_str()), (401, "token_expired"));
+    let response = query();
+    assert_eq!((response.status, response.reason().as_str()), (401, "token_expired"));
     assert_eq!(upstream.log().len(), 2);
     assert_ne!(gateway.token(), token);
 }
 
 #[test]
-fn a_token_that_is_not_used_ends_where_that_is_configured() {
+fn an_unused_token_expires_after_the_idle_time() {
     let gateway = Gateway::start(Upstream::start().address(), &[("TOKENS_IDLE_TTL", "10m")]);
     let token = gateway.token();
     let status = || gateway.client().send("GET /timbr/api/x", &[JSON, ("x-api-key", &token)], b"").status;
@@ -85,7 +85,7 @@ fn a_token_that_is_not_used_ends_where_that_is_configured() {
 }
 
 #[test]
-fn every_salt_opens_bearers() {
+fn all_configured_salts_open_bearers() {
     let both = format!("{OTHER_SALT},{SALT}");
     let gateway = Gateway::start(Upstream::start().address(), &[("API_AUTH_SALT", &both)]);
     for salt in [SALT, OTHER_SALT] {
@@ -96,7 +96,7 @@ fn every_salt_opens_bearers() {
 }
 
 #[test]
-fn what_is_no_good_bearer_is_refused_with_a_challenge() {
+fn an_invalid_bearer_is_rejected_with_a_challenge() {
     let gateway = Gateway::start(Upstream::start().address(), &[]);
     let good = bearer("alice", "secret");
     for (authorization, reason) in [
@@ -109,16 +109,16 @@ fn what_is_no_good_bearer_is_refused_with_a_challenge() {
         (format!("Bearer {}", bearer("josé", "secret")), "bearer_user_name"),
         (format!("Bearer {}", bearer("alice", "")), "bearer_without_credentials"),
     ] {
-        let answer = ask(&gateway, &authorization);
-        assert_eq!((answer.status, answer.reason().as_str()), (401, reason), "{authorization}");
-        assert!(answer.field("www-authenticate").starts_with("Bearer realm="), "{answer:?}");
+        let response = ask(&gateway, &authorization);
+        assert_eq!((response.status, response.reason().as_str()), (401, reason), "{authorization}");
+        assert!(response.header("www-authenticate").starts_with("Bearer realm="), "{response:?}");
     }
     let missing = gateway.client().send("POST /timbr/api/get_token", &[JSON], b"");
     assert_eq!((missing.status, missing.reason().as_str()), (401, "bearer_missing"));
 }
 
 #[test]
-fn old_bearers_are_refused_where_that_is_configured() {
+fn old_bearers_are_rejected_if_configured() {
     let gateway = Gateway::start(Upstream::start().address(), &[("AUTH_BEARER_MAX_AGE", "5m")]);
     let authorization = format!("Bearer {}", bearer("alice", "secret"));
     assert_eq!(ask(&gateway, &authorization).status, 200);
@@ -127,21 +127,21 @@ fn old_bearers_are_refused_where_that_is_configured() {
 }
 
 #[test]
-fn method_and_media_type_are_told_apart() {
+fn wrong_method_and_media_type_have_their_own_reasons() {
     let gateway = Gateway::start(Upstream::start().address(), &[]);
     let authorization = format!("Bearer {}", bearer("alice", "secret"));
     let authorization = ("Authorization", authorization.as_str());
-    let send = |line: &str, fields: &[(&str, &str)]| gateway.client().send(line, fields, b"");
+    let send = |line: &str, headers: &[(&str, &str)]| gateway.client().send(line, headers, b"");
 
-    let answer = send("GET /timbr/api/get_token", &[JSON, authorization]);
-    assert_eq!((answer.status, answer.reason().as_str()), (405, "method_not_allowed"));
-    assert_eq!(answer.field("allow"), "POST");
-    let answer = send("POST /timbr/api/get_token", &[("Content-Type", "text/plain"), authorization]);
-    assert_eq!((answer.status, answer.reason().as_str()), (415, "content_type_unsupported"));
-    let answer = send("POST /timbr/api/get_token", &[authorization]);
-    assert_eq!((answer.status, answer.reason().as_str()), (400, "content_type_missing"));
-    let answer = send("POST /timbr/api/get_token", &[JSON, authorization, authorization]);
-    assert_eq!((answer.status, answer.reason().as_str()), (400, "field_repeated"));
+    let response = send("GET /timbr/api/get_token", &[JSON, authorization]);
+    assert_eq!((response.status, response.reason().as_str()), (405, "method_not_allowed"));
+    assert_eq!(response.header("allow"), "POST");
+    let response = send("POST /timbr/api/get_token", &[("Content-Type", "text/plain"), authorization]);
+    assert_eq!((response.status, response.reason().as_str()), (415, "content_type_unsupported"));
+    let response = send("POST /timbr/api/get_token", &[authorization]);
+    assert_eq!((response.status, response.reason().as_str()), (400, "content_type_missing"));
+    let response = send("POST /timbr/api/get_token", &[JSON, authorization, authorization]);
+    assert_eq!((response.status, response.reason().as_str()), (400, "field_repeated"));
     let utf8 = ("Content-Type", "Application/JSON; charset=\"utf-8\"");
     assert_eq!(send("POST /timbr/api/get_token", &[utf8, authorization]).status, 200);
 }
@@ -150,21 +150,21 @@ fn method_and_media_type_are_told_apart() {
 fn a_small_body_is_ignored_and_a_large_one_ends_the_connection() {
     let gateway = Gateway::start(Upstream::start().address(), &[]);
     let authorization = format!("Bearer {}", bearer("alice", "secret"));
-    let fields = [JSON, ("Authorization", authorization.as_str())];
+    let headers = [JSON, ("Authorization", authorization.as_str())];
     let mut client = gateway.client();
     for _ in 0..3 {
-        let answer = client.send("POST /timbr/api/get_token", &fields, b"{\"x\": 1}");
-        assert_eq!((answer.status, answer.field("connection")), (200, ""));
+        let response = client.send("POST /timbr/api/get_token", &headers, b"{\"x\": 1}");
+        assert_eq!((response.status, response.header("connection")), (200, ""));
     }
-    // A request within a body is never answered.
+    // A request inside a body is never served.
     let hidden = b"POST /timbr/api/get_token HTTP/1.1\r\nHost: x\r\n\r\n".repeat(8000);
-    let answer = client.send("POST /timbr/api/get_token", &fields, &hidden);
-    assert_eq!((answer.status, answer.field("connection")), (200, "close"));
-    assert!(client.is_closed(), "after a moment in which it could have gone on sending");
+    let response = client.send("POST /timbr/api/get_token", &headers, &hidden);
+    assert_eq!((response.status, response.header("connection")), (200, "close"));
+    assert!(client.is_closed(), "after a delay for a client that is still sending");
 }
 
 #[test]
-fn with_a_users_file_the_password_counts() {
+fn a_users_file_checks_the_password() {
     let folder = tempfile::tempdir().expect("a folder");
     let file = folder.path().join("users");
     let hash = bcrypt::hash("wonder", 4).expect("hashed").replacen("$2b$", "$2y$", 1);
@@ -175,20 +175,20 @@ fn with_a_users_file_the_password_counts() {
     for (user, password, status) in
         [("alice", "wonder", 200), ("alice", "wrong", 401), ("eve", "wonder", 401)]
     {
-        let answer = ask(&gateway, &format!("Bearer {}", bearer(user, password)));
-        assert_eq!(answer.status, status, "{user} {password}");
+        let response = ask(&gateway, &format!("Bearer {}", bearer(user, password)));
+        assert_eq!(response.status, status, "{user} {password}");
         if status == 401 {
-            assert_eq!(answer.reason(), "credentials_wrong");
+            assert_eq!(response.reason(), "credentials_wrong");
         }
     }
 }
 
 #[test]
-fn a_password_that_is_slow_to_check_holds_up_no_request() {
+fn a_slow_password_check_does_not_delay_requests() {
     let folder = tempfile::tempdir().expect("a folder");
     let file = folder.path().join("users");
     let hash = bcrypt::hash("wonder", 4).expect("hashed");
-    // No password has this one, and each try takes seconds.
+    // No password matches this hash, and each check takes seconds.
     let slow = hash.replacen("$04$", "$14$", 1);
     std::fs::write(&file, format!("alice:{hash}\nbob:{slow}\n")).expect("written");
     let options = [("AUTH_VERIFIER", "users-file"), ("AUTH_USERS_FILE", file.to_str().expect("text"))];
@@ -199,11 +199,11 @@ fn a_password_that_is_slow_to_check_holds_up_no_request() {
     std::thread::scope(|scope| {
         let login = scope.spawn(|| ask(&gateway, &format!("Bearer {}", bearer("bob", "x"))).status);
         while !login.is_finished() {
-            let answer = client.send("GET /timbr/api/x", &[JSON, ("x-api-key", &token)], b"");
-            assert_eq!(answer.status, 200);
+            let response = client.send("GET /timbr/api/x", &[JSON, ("x-api-key", &token)], b"");
+            assert_eq!(response.status, 200);
             answered += 1;
         }
         assert_eq!(login.join().expect("no panic"), 401);
     });
-    assert!(answered > 20, "only {answered} requests while one password was checked by the one worker");
+    assert!(answered > 20, "only {answered} requests were served while the only worker checked a password");
 }

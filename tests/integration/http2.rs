@@ -1,4 +1,4 @@
-//! The same over TLS and HTTP/2.
+//! Requests over TLS and HTTP/2.
 
 use crate::support::bearer::bearer;
 use crate::support::frames::{DATA, END_HEADERS, END_STREAM, Frames, HEADERS, RST_STREAM, frame, good_head};
@@ -9,7 +9,7 @@ use crate::support::upstream::{Upstream, write};
 const JSON: (&str, &str) = ("content-type", "application/json");
 
 #[test]
-fn token_and_query_work_and_refusals_are_the_same() {
+fn token_query_and_rejections_work_over_http2() {
     let upstream = Upstream::start();
     let gateway = Gateway::start(upstream.address(), &[("TOKENS_FOREIGN", "reject")]);
     let client = H2Client::connect(gateway.https(), gateway.certificate_pem());
@@ -19,7 +19,7 @@ fn token_and_query_work_and_refusals_are_the_same() {
     let token = given.json()["data"][0].as_str().expect("a token").to_owned();
     let key = ("x-api-key", token.as_str());
 
-    for (line, fields, status, reason) in [
+    for (line, headers, status, reason) in [
         ("GET /timbr/api/x", &[JSON][..], 401, "api_key_missing"),
         ("GET /timbr/api/x", &[JSON, ("x-api-key", "bad")], 401, "api_key_unknown"),
         ("GET /timbr/api/x", &[JSON, key, key], 400, "field_repeated"),
@@ -30,29 +30,29 @@ fn token_and_query_work_and_refusals_are_the_same() {
         ("GET /timbr/api/x", &[JSON, key, ("host", "elsewhere")], 400, "request_line_ambiguous"),
         ("GET /elsewhere", &[JSON, key], 404, "not_found"),
     ] {
-        let refused = client.send(line, fields, b"");
+        let refused = client.send(line, headers, b"");
         assert_eq!(
             (refused.status, refused.json()["reason"].as_str()),
             (status, Some(reason)),
-            "{line} {fields:?}"
+            "{line} {headers:?}"
         );
     }
     assert!(upstream.log().is_empty());
 
-    let answer = client.send("POST /timbr/api/x", &[JSON, key], b"{}");
-    assert_eq!(answer.status, 200);
-    let seen = upstream.only();
-    assert_eq!((seen.body.as_slice(), seen.field("x-forwarded-proto")), (&b"{}"[..], "https"));
-    assert_eq!(seen.field("x-forwarded-host"), "localhost");
-    // HTTP/2 needs no length; where the client states none, the backend gets chunks.
-    assert_eq!(seen.field("transfer-encoding"), "chunked");
+    let response = client.send("POST /timbr/api/x", &[JSON, key], b"{}");
+    assert_eq!(response.status, 200);
+    let seen = upstream.only_request();
+    assert_eq!((seen.body.as_slice(), seen.header("x-forwarded-proto")), (&b"{}"[..], "https"));
+    assert_eq!(seen.header("x-forwarded-host"), "localhost");
+    // HTTP/2 requires no length; if the client sends none, the backend gets chunks.
+    assert_eq!(seen.header("transfer-encoding"), "chunked");
     let stated = [JSON, key, ("content-length", "2")];
     assert_eq!(client.send("POST /timbr/api/x", &stated, b"{}").status, 200);
-    assert_eq!(upstream.log()[1].field("content-length"), "2");
+    assert_eq!(upstream.log()[1].header("content-length"), "2");
 }
 
 #[test]
-fn a_head_request_that_is_refused_gets_no_body() {
+fn a_rejected_head_request_gets_no_body() {
     let gateway = Gateway::start(Upstream::start().address(), &[]);
     let client = H2Client::connect(gateway.https(), gateway.certificate_pem());
     for line in ["HEAD /elsewhere", "HEAD /timbr/api/x"] {
@@ -61,62 +61,62 @@ fn a_head_request_that_is_refused_gets_no_body() {
     }
 }
 
-/// There are clients that lose an answer when its stream is reset while they are sending.
+/// Some clients lose a response when its stream is reset while they are sending.
 #[test]
-fn a_refused_request_may_send_a_small_body_to_the_end() {
+fn a_rejected_request_may_finish_a_small_body() {
     let gateway = Gateway::start(Upstream::start().address(), &[]);
     let mut frames = Frames::connect(gateway.https(), gateway.certificate_pem());
     let head = good_head("POST", "/timbr/api/x", "nobody's");
     let part = frame(DATA, 0, 1, &[b'x'; 16 * 1024]);
     frames.send(&frame(HEADERS, END_HEADERS, 1, &head));
-    assert!(frames.wait_for(|frames| frames.has_answered(1)), "before the body comes");
+    assert!(frames.wait_for(|frames| frames.has_body(1)), "before the body arrives");
     let mut others = (3..).step_by(2);
-    // Frames are dealt with in their order: what there was to say about the stream is said before this is answered.
+    // Frames are handled in order: everything about the stream is sent before the response to this one.
     let mut catch_up = |frames: &mut Frames| {
         let other = others.next().expect("some");
         frames.send(&frame(HEADERS, END_HEADERS | END_STREAM, other, &head));
-        assert!(frames.wait_for(|frames| frames.has_answered(other)));
+        assert!(frames.wait_for(|frames| frames.has_body(other)));
     };
     for sent in [4, 8, 12, 16] {
         frames.send(&part.repeat(4));
         catch_up(&mut frames);
         assert!(!frames.is_reset(1), "after {sent} parts");
     }
-    // A large one is not waited for, and no error is said.
+    // The rest of a large body is not awaited, and the stream ends without an error.
     frames.send(&part);
     assert!(frames.wait_for(|frames| frames.is_reset(1)));
-    let reset = frames.came.iter().find(|came| came.kind == RST_STREAM).expect("one");
+    let reset = frames.received.iter().find(|received| received.kind == RST_STREAM).expect("one");
     assert_eq!((reset.stream, reset.code()), (1, 0));
 
     frames.send(&frame(HEADERS, END_HEADERS, 101, &head));
-    assert!(frames.wait_for(|frames| frames.has_answered(101)));
+    assert!(frames.wait_for(|frames| frames.has_body(101)));
     frames.send(&frame(DATA, END_STREAM, 101, b"the end"));
     frames.send(&frame(HEADERS, END_HEADERS | END_STREAM, 103, &head));
-    assert!(frames.wait_for(|frames| frames.has_answered(103)) && !frames.is_reset(101));
+    assert!(frames.wait_for(|frames| frames.has_body(103)) && !frames.is_reset(101));
 }
 
 #[test]
-fn cookies_that_were_split_arrive_as_one() {
+fn split_cookies_are_joined() {
     let upstream = Upstream::start();
     let gateway = Gateway::start(upstream.address(), &[]);
     let token = gateway.token();
     let client = H2Client::connect(gateway.https(), gateway.certificate_pem());
-    let fields = [JSON, ("x-api-key", token.as_str()), ("cookie", "a=b"), ("cookie", "c=d")];
-    assert_eq!(client.send("GET /timbr/api/x", &fields, b"").status, 200);
-    assert_eq!(upstream.only().folded("cookie"), ["a=b; c=d"]);
+    let headers = [JSON, ("x-api-key", token.as_str()), ("cookie", "a=b"), ("cookie", "c=d")];
+    assert_eq!(client.send("GET /timbr/api/x", &headers, b"").status, 200);
+    assert_eq!(upstream.only_request().folded_headers("cookie"), ["a=b; c=d"]);
 }
 
 #[test]
-fn a_large_answer_comes_whole() {
-    let upstream = Upstream::behaving(|_, stream| {
+fn a_large_response_arrives_complete() {
+    let upstream = Upstream::with_behaviour(|_, stream| {
         write(stream, b"HTTP/1.1 200 OK\r\nContent-Length: 8388608\r\n\r\n");
         write(stream, &vec![b'x'; 8 * 1024 * 1024])
     });
     let gateway = Gateway::start(upstream.address(), &[]);
     let token = gateway.token();
     let client = H2Client::connect(gateway.https(), gateway.certificate_pem());
-    let answer = client.send("GET /timbr/api/x", &[JSON, ("x-api-key", &token)], b"");
-    assert_eq!(answer.body.len(), 8 * 1024 * 1024);
+    let response = client.send("GET /timbr/api/x", &[JSON, ("x-api-key", &token)], b"");
+    assert_eq!(response.body.len(), 8 * 1024 * 1024);
 }
 
 #[test]
@@ -128,8 +128,8 @@ fn many_streams_share_a_connection() {
     std::thread::scope(|scope| {
         for _ in 0..20 {
             scope.spawn(|| {
-                let answer = client.send("POST /timbr/api/x", &[JSON, ("x-api-key", &token)], b"{}");
-                assert_eq!(answer.status, 200);
+                let response = client.send("POST /timbr/api/x", &[JSON, ("x-api-key", &token)], b"{}");
+                assert_eq!(response.status, 200);
             });
         }
     });
@@ -137,14 +137,14 @@ fn many_streams_share_a_connection() {
 }
 
 #[test]
-fn an_answer_that_breaks_off_resets_its_stream() {
-    let upstream = Upstream::behaving(|_, stream| {
+fn a_truncated_response_resets_its_stream() {
+    let upstream = Upstream::with_behaviour(|_, stream| {
         write(stream, b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nhalf");
-        crate::support::upstream::Then::Reset
+        crate::support::upstream::AfterRequest::Reset
     });
     let gateway = Gateway::start(upstream.address(), &[]);
     let token = gateway.token();
     let client = H2Client::connect(gateway.https(), gateway.certificate_pem());
     let broken = client.try_send("GET /timbr/api/x", &[JSON, ("x-api-key", &token)], b"");
-    assert!(broken.expect_err("never an answer that looks whole").is_reset());
+    assert!(broken.expect_err("the truncated response must not look complete").is_reset());
 }

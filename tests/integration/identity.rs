@@ -1,11 +1,11 @@
-//! What the backend is told about the caller, and that nobody else can tell it.
+//! The identity that the backend receives, and that clients cannot forge it.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use crate::support::client::Answer;
+use crate::support::client::Response;
 use crate::support::gateway::Gateway;
-use crate::support::upstream::{Recorded, Upstream, answer, write};
+use crate::support::upstream::{Recorded, Upstream, respond, write};
 use crate::support::wait_until;
 
 const JSON: (&str, &str) = ("Content-Type", "application/json");
@@ -15,9 +15,9 @@ const IMPERSONATE: [(&str, &str); 3] = [
     ("AUTH_TRUST_SALT_HOLDER", "true"),
 ];
 
-fn get(gateway: &Gateway, key: &str, more: &[(&str, &str)]) -> Answer {
-    let fields = [&[JSON, ("x-api-key", key)], more].concat();
-    gateway.client().send("GET /timbr/api/x", &fields, b"")
+fn get(gateway: &Gateway, key: &str, more: &[(&str, &str)]) -> Response {
+    let headers = [&[JSON, ("x-api-key", key)], more].concat();
+    gateway.client().send("GET /timbr/api/x", &headers, b"")
 }
 
 #[test]
@@ -26,29 +26,29 @@ fn forward_sends_the_clients_key_and_the_users_name() {
     let gateway = Gateway::start(upstream.address(), &[]);
     let token = gateway.token_of("alice@example.com", "secret");
     assert_eq!(get(&gateway, &token, &[]).status, 200);
-    let seen = upstream.only();
-    assert_eq!(seen.field("x-api-key"), token);
-    assert_eq!(seen.field("x-forwarded-user"), "alice@example.com");
-    assert_eq!(seen.field("x-forwarded-for"), "127.0.0.1");
-    assert_eq!(seen.field("x-forwarded-proto"), "http");
-    assert_eq!(seen.field("x-forwarded-host"), "gateway.test");
-    assert_eq!(seen.field("host"), upstream.address().to_string());
+    let seen = upstream.only_request();
+    assert_eq!(seen.header("x-api-key"), token);
+    assert_eq!(seen.header("x-forwarded-user"), "alice@example.com");
+    assert_eq!(seen.header("x-forwarded-for"), "127.0.0.1");
+    assert_eq!(seen.header("x-forwarded-proto"), "http");
+    assert_eq!(seen.header("x-forwarded-host"), "gateway.test");
+    assert_eq!(seen.header("host"), upstream.address().to_string());
 }
 
 #[test]
-fn impersonate_sends_the_service_key_and_never_the_clients() {
+fn impersonate_sends_the_service_key_and_not_the_clients_key() {
     let upstream = Upstream::start();
     let gateway = Gateway::start(upstream.address(), &IMPERSONATE);
     let token = gateway.token();
     assert_eq!(get(&gateway, &token, &[]).status, 200);
-    let seen = upstream.only();
-    assert_eq!(seen.field("x-api-key"), "tk_service");
-    assert_eq!(seen.field("x-api-impersonate-user"), "alice");
+    let seen = upstream.only_request();
+    assert_eq!(seen.header("x-api-key"), "tk_service");
+    assert_eq!(seen.header("x-api-impersonate-user"), "alice");
     assert!(!format!("{seen:?}").contains(&token));
 }
 
 #[test]
-fn under_impersonate_a_client_names_no_user() {
+fn under_impersonate_a_client_cannot_impersonate() {
     let upstream = Upstream::start();
     let gateway = Gateway::start(upstream.address(), &IMPERSONATE);
     let token = gateway.token();
@@ -62,7 +62,7 @@ fn under_impersonate_a_client_names_no_user() {
 }
 
 #[test]
-fn under_forward_the_backend_decides_whom_a_key_of_its_own_may_impersonate() {
+fn under_forward_the_backend_decides_about_impersonation_with_its_own_keys() {
     let folder = tempfile::tempdir().expect("a folder");
     let file = folder.path().join("keys");
     std::fs::write(&file, format!("bob:{}\n", sha256("long-lived"))).expect("written");
@@ -77,22 +77,23 @@ fn under_forward_the_backend_decides_whom_a_key_of_its_own_may_impersonate() {
         let gateway = Gateway::start(upstream.address(), options);
         get(&gateway, key, &[("x-api-impersonate-user", "carol")]);
         let seen = upstream.log().pop().expect("it arrived");
-        assert_eq!((seen.field("x-api-key"), seen.field("x-api-impersonate-user")), (key, "carol"));
+        assert_eq!((seen.header("x-api-key"), seen.header("x-api-impersonate-user")), (key, "carol"));
     }
 }
 
-/// The backend takes such a token on the gateway's word for one user: it has nothing to judge a second name by.
+/// The backend trusts the gateway about the user of such a token; it cannot check the right to impersonate a second
+/// user.
 #[test]
-fn with_a_token_of_the_gateway_a_client_names_no_user_under_forward_either() {
+fn under_forward_a_gateway_token_cannot_impersonate() {
     let upstream = Upstream::start();
     let gateway = Gateway::start(upstream.address(), &[]);
     let refused = get(&gateway, &gateway.token(), &[("x-api-impersonate-user", "root")]);
     assert_eq!((refused.status, refused.reason().as_str()), (403, "impersonation_denied"));
-    assert!(upstream.log().is_empty(), "not a byte arrived");
+    assert!(upstream.log().is_empty(), "nothing was forwarded");
 }
 
 #[test]
-fn cookies_do_not_cross_from_one_identity_to_another() {
+fn cookies_are_not_shared_between_identities() {
     let folder = tempfile::tempdir().expect("a folder");
     let file = folder.path().join("keys");
     let keys = format!("etl:{}:tk_operators\nbob:{}\n", sha256("etl-key"), sha256("long-lived"));
@@ -107,22 +108,22 @@ fn cookies_do_not_cross_from_one_identity_to_another() {
         (&impersonate, Some("long-lived"), false),
         (&impersonate, None, false),
     ] {
-        let upstream = Upstream::behaving(|_, stream| {
-            let answer =
+        let upstream = Upstream::with_behaviour(|_, stream| {
+            let response =
                 "HTTP/1.1 200 OK\r\nContent-Length: 0\r\nSet-Cookie: session=up\r\nset-cookie: b=c\r\n\r\n";
-            write(stream, answer.as_bytes())
+            write(stream, response.as_bytes())
         });
         let gateway = Gateway::start(upstream.address(), options);
         let key = key.map_or_else(|| gateway.token(), str::to_owned);
-        let answer = get(&gateway, &key, &[("Cookie", "session=down"), ("Cookie", "a=b")]);
+        let response = get(&gateway, &key, &[("Cookie", "session=down"), ("Cookie", "a=b")]);
         let (up, down) = if pass { ("session=down; a=b", 2) } else { ("", 0) };
-        assert_eq!(upstream.only().field("cookie"), up, "{options:?} {key}");
-        assert_eq!(answer.all("set-cookie").len(), down, "{options:?} {key}");
+        assert_eq!(upstream.only_request().header("cookie"), up, "{options:?} {key}");
+        assert_eq!(response.all("set-cookie").len(), down, "{options:?} {key}");
     }
 }
 
 #[test]
-fn what_the_gateway_says_about_the_caller_does_not_come_from_the_caller() {
+fn identity_headers_are_never_taken_from_the_client() {
     for options in [&[][..], &IMPERSONATE] {
         let upstream = Upstream::start();
         let gateway = Gateway::start(upstream.address(), options);
@@ -158,14 +159,14 @@ fn what_the_gateway_says_about_the_caller_does_not_come_from_the_caller() {
         }
         for seen in upstream.log() {
             assert!(!format!("{seen:?}").contains("evil"), "{seen:#?}");
-            assert_eq!(seen.field("x-forwarded-user"), "alice");
+            assert_eq!(seen.header("x-forwarded-user"), "alice");
         }
         assert_eq!(upstream.log().len(), names.len());
     }
 }
 
 #[test]
-fn keys_of_the_file_are_known_and_may_be_exchanged() {
+fn keys_of_the_keys_file_are_accepted_and_replaced() {
     let folder = tempfile::tempdir().expect("a folder");
     let file = folder.path().join("keys");
     let lines = format!("# keys\nbob:{}\netl:{}:tk_platform\n", sha256("long-lived"), sha256("etl-key"));
@@ -179,21 +180,21 @@ fn keys_of_the_file_are_known_and_may_be_exchanged() {
     assert_eq!(get(&gateway, "etl-key", &[]).status, 200);
     assert_eq!(get(&gateway, "long-lived2", &[]).status, 401);
     let [bob, etl] = <[Recorded; 2]>::try_from(upstream.log()).expect("two requests");
-    assert_eq!((bob.field("x-forwarded-user"), bob.field("x-api-key")), ("bob", "long-lived"));
-    assert_eq!((etl.field("x-forwarded-user"), etl.field("x-api-key")), ("etl", "tk_platform"));
+    assert_eq!((bob.header("x-forwarded-user"), bob.header("x-api-key")), ("bob", "long-lived"));
+    assert_eq!((etl.header("x-forwarded-user"), etl.header("x-api-key")), ("etl", "tk_platform"));
 
     let upstream = Upstream::start();
     let gateway = Gateway::start(upstream.address(), &[&IMPERSONATE[..], &[file, reject]].concat());
     assert_eq!(get(&gateway, "long-lived", &[]).status, 200);
     assert_eq!(get(&gateway, "etl-key", &[]).status, 200);
     let [bob, etl] = <[Recorded; 2]>::try_from(upstream.log()).expect("two requests");
-    assert_eq!((bob.field("x-api-impersonate-user"), bob.field("x-api-key")), ("bob", "tk_service"));
-    assert_eq!((etl.field("x-api-impersonate-user"), etl.field("x-api-key")), ("", "tk_platform"));
+    assert_eq!((bob.header("x-api-impersonate-user"), bob.header("x-api-key")), ("bob", "tk_service"));
+    assert_eq!((etl.header("x-api-impersonate-user"), etl.header("x-api-key")), ("", "tk_platform"));
 }
 
-/// Else a client could do what the operator's key may do, and its own may not.
+/// Otherwise a client could use the rights of the operator's key.
 #[test]
-fn with_a_key_that_is_not_its_own_a_client_names_no_user() {
+fn a_client_cannot_impersonate_with_the_operators_key() {
     let folder = tempfile::tempdir().expect("a folder");
     let file = folder.path().join("keys");
     std::fs::write(&file, format!("etl:{}:tk_platform\n", sha256("etl-key"))).expect("written");
@@ -221,26 +222,26 @@ fn sha256(key: &str) -> String {
     hash.as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// Whether this is the question about a key that nobody has; the tests' own keys do not look so.
+/// True for the check with a random key; the keys of the tests have a different form.
 fn is_control(seen: &Recorded) -> bool {
-    let key = seen.field("x-api-key");
+    let key = seen.header("x-api-key");
     seen.line.contains("get_ontologies") && key.len() == 43 && key.starts_with("tk_")
 }
 
-/// A backend that knows one platform key and takes its time to say so.
+/// A backend that knows one platform key and checks it slowly.
 fn platform(questions: &'static AtomicUsize) -> Upstream {
-    Upstream::behaving(move |request, stream| {
-        let good = request.field("x-api-key") == "tk_platform";
+    Upstream::with_behaviour(move |request, stream| {
+        let good = request.header("x-api-key") == "tk_platform";
         if request.line.starts_with("GET /timbr/api/get_ontologies/ ") && !is_control(request) {
             questions.fetch_add(1, Ordering::SeqCst);
             std::thread::sleep(Duration::from_millis(100));
         }
-        if good { answer(stream, 200, "{}") } else { answer(stream, 401, "{}") }
+        if good { respond(stream, 200, "{}") } else { respond(stream, 401, "{}") }
     })
 }
 
 #[test]
-fn the_backend_is_asked_once_about_a_foreign_key_and_its_yes_is_remembered() {
+fn an_accepted_foreign_key_is_checked_once_and_cached() {
     static QUESTIONS: AtomicUsize = AtomicUsize::new(0);
     let upstream = platform(&QUESTIONS);
     let gateway = Gateway::start(upstream.address(), &[("WORKERS", "2")]);
@@ -253,21 +254,24 @@ fn the_backend_is_asked_once_about_a_foreign_key_and_its_yes_is_remembered() {
     let log = upstream.log();
     let question = &log[0];
     assert_eq!(question.line, "GET /timbr/api/get_ontologies/ HTTP/1.1");
-    assert_eq!(question.field("content-type"), "application/json");
+    assert_eq!(question.header("content-type"), "application/json");
     assert_eq!(log.iter().filter(|seen| is_control(seen)).count(), 1);
     let query = &log[2];
-    assert_eq!((query.field("x-api-key"), query.folded("x-forwarded-user").len()), ("tk_platform", 0));
+    assert_eq!(
+        (query.header("x-api-key"), query.folded_headers("x-forwarded-user").len()),
+        ("tk_platform", 0)
+    );
 
     gateway.clock.advance(Duration::from_secs(299));
     assert_eq!(get(&gateway, "tk_platform", &[]).status, 200);
     assert_eq!(QUESTIONS.load(Ordering::SeqCst), 1);
     gateway.clock.advance(Duration::from_secs(2));
     assert_eq!(get(&gateway, "tk_platform", &[]).status, 200);
-    assert_eq!(QUESTIONS.load(Ordering::SeqCst), 2, "a yes grows old");
+    assert_eq!(QUESTIONS.load(Ordering::SeqCst), 2, "an accepted verdict expires");
 }
 
 #[test]
-fn the_backends_no_is_remembered_for_seconds() {
+fn a_rejected_foreign_key_is_cached_for_seconds() {
     static QUESTIONS: AtomicUsize = AtomicUsize::new(0);
     let upstream = platform(&QUESTIONS);
     let gateway = Gateway::start(upstream.address(), &[]);
@@ -280,42 +284,42 @@ fn the_backends_no_is_remembered_for_seconds() {
     assert_eq!(get(&gateway, "tk_wrong", &[]).status, 401);
     assert_eq!(QUESTIONS.load(Ordering::SeqCst), 2);
     let asked = |seen: &Recorded| seen.line.contains("get_ontologies");
-    assert!(upstream.log().iter().all(asked), "the request itself never arrived");
+    assert!(upstream.log().iter().all(asked), "the request itself was not forwarded");
 }
 
 #[test]
-fn under_impersonate_a_foreign_key_stays_what_it_is() {
+fn under_impersonate_a_foreign_key_is_forwarded_unchanged() {
     static QUESTIONS: AtomicUsize = AtomicUsize::new(0);
     let upstream = platform(&QUESTIONS);
     let gateway = Gateway::start(upstream.address(), &IMPERSONATE);
     assert_eq!(get(&gateway, "tk_platform", &[]).status, 200);
     for seen in upstream.log() {
-        let clients = seen.field("x-api-key") == "tk_platform" || is_control(&seen);
-        assert!(clients, "the service key speaks for users of ours only");
-        assert!(seen.folded("x-api-impersonate-user").is_empty());
+        let clients = seen.header("x-api-key") == "tk_platform" || is_control(&seen);
+        assert!(clients, "the service key is used only for the gateway's own users");
+        assert!(seen.folded_headers("x-api-impersonate-user").is_empty());
     }
 }
 
 #[test]
-fn without_a_clear_word_of_the_backend_nobody_is_let_in() {
+fn an_inconclusive_check_accepts_no_key() {
     for status in [302, 404, 500, 503] {
-        let upstream = Upstream::behaving(move |_, stream| answer(stream, status, "{}"));
+        let upstream = Upstream::with_behaviour(move |_, stream| respond(stream, status, "{}"));
         let gateway = Gateway::start(upstream.address(), &[]);
         for _ in 0..2 {
             let refused = get(&gateway, "tk_platform", &[]);
             assert_eq!((refused.status, refused.reason().as_str()), (503, "api_key_unverifiable"));
-            assert_ne!(refused.field("retry-after"), "");
+            assert_ne!(refused.header("retry-after"), "");
         }
-        assert_eq!(upstream.log().len(), 2, "no answer is not remembered");
+        assert_eq!(upstream.log().len(), 2, "an inconclusive check is not cached");
     }
     let nobody = std::net::TcpListener::bind("127.0.0.1:0").expect("bound").local_addr().expect("an address");
     let gateway = Gateway::start(nobody, &[]);
     assert_eq!(get(&gateway, "tk_platform", &[]).status, 503);
 }
 
-/// A yes of a backend that says yes to everybody is worth nothing.
+/// If the backend accepts every key, its response proves nothing.
 #[test]
-fn a_backend_that_takes_any_key_proves_nobody() {
+fn a_backend_that_accepts_random_keys_verifies_no_key() {
     let upstream = Upstream::start();
     let gateway = Gateway::start(upstream.address(), &[]);
     for _ in 0..3 {
@@ -329,16 +333,16 @@ fn a_backend_that_takes_any_key_proves_nobody() {
     );
     assert_eq!(log.iter().filter(|seen| is_control(seen)).count(), 1, "{log:?}");
     let token = gateway.token();
-    assert_eq!(get(&gateway, &token, &[]).status, 200, "tokens of the gateway's own are no question");
+    assert_eq!(get(&gateway, &token, &[]).status, 200, "the gateway's own tokens need no check");
 }
 
 #[test]
-fn whether_the_backend_tells_keys_apart_is_asked_again_now_and_then() {
+fn the_random_key_check_is_repeated() {
     static STRICT: AtomicUsize = AtomicUsize::new(1);
-    let upstream = Upstream::behaving(|request, stream| {
+    let upstream = Upstream::with_behaviour(|request, stream| {
         let strict = STRICT.load(Ordering::SeqCst) == 1;
-        let good = request.field("x-api-key") == "tk_platform" || !strict;
-        if good { answer(stream, 200, "{}") } else { answer(stream, 401, "{}") }
+        let good = request.header("x-api-key") == "tk_platform" || !strict;
+        if good { respond(stream, 200, "{}") } else { respond(stream, 401, "{}") }
     });
     let gateway = Gateway::start(upstream.address(), &[("TOKENS_FOREIGN_ACCEPT_TTL", "1s")]);
     let status = || get(&gateway, "tk_platform", &[]).status;
@@ -347,7 +351,7 @@ fn whether_the_backend_tells_keys_apart_is_asked_again_now_and_then() {
             .log()
             .iter()
             .filter(|seen| is_control(seen))
-            .map(|seen| seen.field("x-api-key").to_owned())
+            .map(|seen| seen.header("x-api-key").to_owned())
             .collect::<Vec<_>>()
     };
     assert_eq!(status(), 200);
@@ -360,25 +364,25 @@ fn whether_the_backend_tells_keys_apart_is_asked_again_now_and_then() {
     gateway.clock.advance(Duration::from_secs(3));
     assert_eq!((status(), controls().len()), (200, 3));
     let keys = controls();
-    assert!(keys[0] != keys[1] && keys[1] != keys[2], "another one each time: {keys:?}");
+    assert!(keys[0] != keys[1] && keys[1] != keys[2], "a different key each time: {keys:?}");
 }
 
 #[test]
-fn an_answer_that_calls_itself_an_error_is_no_yes() {
+fn an_error_envelope_with_status_200_accepts_no_key() {
     let upstream =
-        Upstream::behaving(|_, stream| answer(stream, 200, r#"{"status":"error","data":"token"}"#));
+        Upstream::with_behaviour(|_, stream| respond(stream, 200, r#"{"status":"error","data":"token"}"#));
     let gateway = Gateway::start(upstream.address(), &[]);
     let refused = get(&gateway, "tk_anything", &[]);
     assert_eq!((refused.status, refused.reason().as_str()), (503, "api_key_unverifiable"));
 }
 
 #[test]
-fn the_backend_is_not_asked_about_too_many_keys_at_once() {
+fn concurrent_key_checks_are_limited() {
     static BUSY: AtomicUsize = AtomicUsize::new(0);
     const TOO_MANY: usize = 16;
-    let upstream = Upstream::behaving(|_, stream| {
-        wait_until("the others have been refused", || BUSY.load(Ordering::SeqCst) == TOO_MANY);
-        answer(stream, 401, "{}")
+    let upstream = Upstream::with_behaviour(|_, stream| {
+        wait_until("the others have been rejected", || BUSY.load(Ordering::SeqCst) == TOO_MANY);
+        respond(stream, 401, "{}")
     });
     let gateway = Gateway::start(upstream.address(), &[("WORKERS", "2")]);
     std::thread::scope(|scope| {
@@ -388,7 +392,7 @@ fn the_backend_is_not_asked_about_too_many_keys_at_once() {
                 let refused = get(gateway, &format!("tk_guess_{number}"), &[]);
                 if refused.status == 503 {
                     assert_eq!(refused.reason(), "api_key_check_busy");
-                    assert_ne!(refused.field("retry-after"), "");
+                    assert_ne!(refused.header("retry-after"), "");
                     BUSY.fetch_add(1, Ordering::SeqCst);
                 } else {
                     assert_eq!(refused.status, 401);
@@ -401,28 +405,28 @@ fn the_backend_is_not_asked_about_too_many_keys_at_once() {
 }
 
 #[test]
-fn a_caller_who_goes_away_does_not_spoil_the_answer_for_others() {
+fn a_disconnected_client_does_not_abort_a_shared_key_check() {
     static QUESTIONS: AtomicUsize = AtomicUsize::new(0);
     let upstream = platform(&QUESTIONS);
     let gateway = Gateway::start(upstream.address(), &[]);
     let mut impatient = gateway.client();
     impatient.write_request("GET /timbr/api/x", &[JSON, ("x-api-key", "tk_platform")], b"");
-    wait_until("the backend is asked", || QUESTIONS.load(Ordering::SeqCst) == 1);
+    wait_until("the backend is called", || QUESTIONS.load(Ordering::SeqCst) == 1);
     drop(impatient);
     assert_eq!(get(&gateway, "tk_platform", &[]).status, 200);
     assert_eq!(QUESTIONS.load(Ordering::SeqCst), 1);
 }
 
 #[test]
-fn foreign_keys_are_left_to_the_backend_where_that_is_configured() {
+fn with_foreign_forward_the_backend_checks_keys() {
     let upstream = Upstream::start();
     let gateway = Gateway::start(upstream.address(), &[("TOKENS_FOREIGN", "forward")]);
     assert_eq!(get(&gateway, "tk_anything", &[]).status, 200);
-    assert_eq!(upstream.only().field("x-api-key"), "tk_anything");
+    assert_eq!(upstream.only_request().header("x-api-key"), "tk_anything");
 }
 
 #[test]
-fn a_token_of_our_own_form_is_never_foreign() {
+fn a_gateway_token_is_never_a_foreign_key() {
     let upstream = Upstream::start();
     let before = Gateway::start(upstream.address(), &[]);
     let token = before.token();
@@ -433,7 +437,7 @@ fn a_token_of_our_own_form_is_never_foreign() {
 }
 
 #[test]
-fn a_rule_says_who_may_act_as_whom() {
+fn impersonation_needs_a_rule() {
     let folder = tempfile::tempdir().expect("a folder");
     let file = folder.path().join("keys");
     std::fs::write(&file, format!("svc-etl:{}:tk_operators\n", sha256("etl-key"))).expect("written");
@@ -460,15 +464,15 @@ fn a_rule_says_who_may_act_as_whom() {
         let bobs = gateway.token_of("bob", "secret");
         let bob = get(&gateway, &bobs, &[("x-api-impersonate-user", "carol@example.com")]);
         assert_eq!(bob.reason(), "impersonation_denied");
-        let seen = upstream.only();
-        assert_eq!(seen.field("x-api-impersonate-user"), "carol@example.com");
-        assert_eq!(seen.field("x-forwarded-user"), caller);
-        assert_eq!(seen.field("x-api-key"), shown.unwrap_or(&key));
+        let seen = upstream.only_request();
+        assert_eq!(seen.header("x-api-impersonate-user"), "carol@example.com");
+        assert_eq!(seen.header("x-forwarded-user"), caller);
+        assert_eq!(seen.header("x-api-key"), shown.unwrap_or(&key));
     }
 }
 
 #[test]
-fn the_backends_own_decision_can_be_switched_off() {
+fn impersonation_with_own_keys_can_be_denied() {
     static QUESTIONS: AtomicUsize = AtomicUsize::new(0);
     let upstream = platform(&QUESTIONS);
     let gateway = Gateway::start(upstream.address(), &[("IMPERSONATION_OWN_KEYS", "deny")]);

@@ -1,4 +1,4 @@
-//! Tokens of identity providers, in `x-jwt-token`.
+//! JWTs of identity providers, in `x-jwt-token`.
 
 use std::time::Duration;
 
@@ -7,7 +7,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use jsonwebtoken::{Algorithm, EncodingKey, Header, encode};
 use serde_json::{Value, json};
 
-use crate::support::client::Answer;
+use crate::support::client::Response;
 use crate::support::gateway::Gateway;
 use crate::support::idp::{ISSUER, Idp, SigningKey, claims};
 use crate::support::upstream::Upstream;
@@ -15,7 +15,7 @@ use crate::support::wait_until;
 
 const JSON: (&str, &str) = ("Content-Type", "application/json");
 
-/// Seconds of Unix time at which the gateways' clocks stand.
+/// The gateways' clock, in seconds of Unix time.
 const NOW: u64 = 1_900_000_000;
 
 struct Setup {
@@ -40,24 +40,24 @@ impl Setup {
         self.key.sign(&claims(NOW, change))
     }
 
-    fn get(&self, token: &str, more: &[(&str, &str)]) -> Answer {
-        let fields = [&[JSON, ("x-jwt-token", token)], more].concat();
-        self.gateway.client().send("GET /timbr/api/x", &fields, b"")
+    fn get(&self, token: &str, more: &[(&str, &str)]) -> Response {
+        let headers = [&[JSON, ("x-jwt-token", token)], more].concat();
+        self.gateway.client().send("GET /timbr/api/x", &headers, b"")
     }
 }
 
 #[test]
-fn a_token_goes_on_as_it_came_with_the_name_of_its_user() {
+fn a_jwt_is_forwarded_unchanged_with_its_user() {
     let setup = Setup::new("", &[]);
     let token = setup.token(&json!({}));
     assert_eq!(setup.get(&token, &[("x-jwt-tenant-id", "acme")]).status, 200);
-    let seen = setup.upstream.only();
-    assert_eq!((seen.field("x-jwt-token"), seen.field("x-jwt-tenant-id")), (token.as_str(), "acme"));
-    assert_eq!((seen.field("x-api-key"), seen.field("x-forwarded-user")), ("", "alice@example.com"));
+    let seen = setup.upstream.only_request();
+    assert_eq!((seen.header("x-jwt-token"), seen.header("x-jwt-tenant-id")), (token.as_str(), "acme"));
+    assert_eq!((seen.header("x-api-key"), seen.header("x-forwarded-user")), ("", "alice@example.com"));
 }
 
 #[test]
-fn or_the_service_key_goes_in_its_place() {
+fn under_impersonate_the_service_key_replaces_the_jwt() {
     let options = [
         ("UPSTREAM_CREDENTIAL", "impersonate"),
         ("UPSTREAM_API_KEY", "tk_service"),
@@ -66,15 +66,15 @@ fn or_the_service_key_goes_in_its_place() {
     let setup = Setup::new("", &options);
     let token = setup.token(&json!({}));
     assert_eq!(setup.get(&token, &[("x-jwt-tenant-id", "acme"), ("Cookie", "a=b")]).status, 200);
-    let seen = setup.upstream.only();
-    let user = seen.field("x-api-impersonate-user");
-    assert_eq!((seen.field("x-api-key"), user), ("tk_service", "alice@example.com"));
+    let seen = setup.upstream.only_request();
+    let user = seen.header("x-api-impersonate-user");
+    assert_eq!((seen.header("x-api-key"), user), ("tk_service", "alice@example.com"));
     let shown = format!("{seen:?}");
     assert!(!shown.contains(&token) && !shown.contains("acme") && !shown.contains("a=b"), "{shown}");
 }
 
 #[test]
-fn a_request_has_one_credential() {
+fn a_request_with_two_credentials_is_rejected() {
     let setup = Setup::new("", &[]);
     let (token, key) = (setup.token(&json!({})), setup.gateway.token());
     let both = setup.get(&token, &[("x-api-key", &key)]);
@@ -88,7 +88,7 @@ fn a_request_has_one_credential() {
 }
 
 #[test]
-fn what_nobody_known_has_signed_is_refused() {
+fn a_jwt_without_a_valid_signature_is_rejected() {
     let setup = Setup::new("", &[("LIMITS_FAILURES_PER_ADDRESS", "0")]);
     let good = claims(NOW, &json!({}));
     let part = |value: &Value| URL_SAFE_NO_PAD.encode(value.to_string());
@@ -103,22 +103,22 @@ fn what_nobody_known_has_signed_is_refused() {
     for (token, expected) in [
         (format!("{}.{}.", part(&json!({"alg": "none"})), part(&good)), "unknown algorithm"),
         (format!("{}.{}.", part(&json!({"alg": "None", "typ": "JWT"})), part(&good)), "unknown algorithm"),
-        // With the public key as the secret, in two of the forms in which it is known.
+        // The public key as HMAC secret, in two encodings.
         (hmac(setup.key.public.to_string().as_bytes()), "algorithm is not allowed"),
         (hmac(setup.key.public["x"].as_str().expect("text").as_bytes()), "algorithm is not allowed"),
-        (format!("{header}.{}.{signature}", part(&root)), "signature is wrong"),
-        (format!("{header}.{}.", part(&good)), "signature is wrong"),
-        (SigningKey::new("one").sign(&good), "signature is wrong"),
-        (SigningKey::new("two").sign(&good), "no such key"),
-        (SigningKey::new("one").sign(&claims(NOW, &json!({"iss": "https://evil"}))), "issuer is not known"),
-        // Nobody asks where the token itself says that its key is.
+        (format!("{header}.{}.{signature}", part(&root)), "signature is invalid"),
+        (format!("{header}.{}.", part(&good)), "signature is invalid"),
+        (SigningKey::new("one").sign(&good), "signature is invalid"),
+        (SigningKey::new("two").sign(&good), "no matching key"),
+        (SigningKey::new("one").sign(&claims(NOW, &json!({"iss": "https://evil"}))), "issuer is unknown"),
+        // A key URL in the token itself is never used.
         (
             format!(
                 "{}.{}.{signature}",
                 part(&json!({"alg": "ES256", "jku": format!("http://{}/keys", setup.upstream.address())})),
                 part(&good)
             ),
-            "signature is wrong",
+            "signature is invalid",
         ),
         (format!("{header}.{}", part(&good)), "form"),
         ("nonsense".to_owned(), "form"),
@@ -131,12 +131,12 @@ fn what_nobody_known_has_signed_is_refused() {
 }
 
 #[test]
-fn what_is_not_meant_for_us_is_refused() {
+fn a_jwt_with_unacceptable_claims_is_rejected() {
     let setup = Setup::new(", tenants: [acme]", &[]);
     let tenant = ("x-jwt-tenant-id", "acme");
     for (change, tenant, reason) in [
         (json!({"exp": NOW - 31}), Some(tenant), "jwt_expired"),
-        (json!({"aud": "somebody else"}), Some(tenant), "jwt_unacceptable"),
+        (json!({"aud": "a different user"}), Some(tenant), "jwt_unacceptable"),
         (json!({"nbf": NOW + 60}), Some(tenant), "jwt_unacceptable"),
         (json!({"email": "a\r\nx-api-key: b"}), Some(tenant), "jwt_unacceptable"),
         (json!({}), Some(("x-jwt-tenant-id", "other")), "jwt_unacceptable"),
@@ -148,13 +148,13 @@ fn what_is_not_meant_for_us_is_refused() {
     assert!(setup.upstream.log().is_empty());
     let token = setup.token(&json!({}));
     assert_eq!(setup.get(&token, &[tenant]).status, 200);
-    assert_eq!(setup.get(&token, &[]).reason(), "jwt_unacceptable", "though the token itself is remembered");
+    assert_eq!(setup.get(&token, &[]).reason(), "jwt_unacceptable", "although the token is cached");
     setup.gateway.clock.advance(Duration::from_secs(3600 + 31));
     assert_eq!(setup.get(&token, &[tenant]).reason(), "jwt_expired");
 }
 
 #[test]
-fn a_new_key_is_fetched_once_and_one_that_was_withdrawn_counts_no_more() {
+fn a_new_key_is_fetched_once_and_a_withdrawn_key_is_rejected() {
     let setup = Setup::new("", &[("LIMITS_FAILURES_PER_ADDRESS", "0")]);
     let old = setup.token(&json!({}));
     assert_eq!(setup.get(&old, &[]).status, 200);
@@ -162,23 +162,23 @@ fn a_new_key_is_fetched_once_and_one_that_was_withdrawn_counts_no_more() {
 
     let next = SigningKey::new("two");
     setup.idp.publish(&[&next]);
-    assert_eq!(setup.get(&old, &[]).status, 200, "nobody knows of the change yet");
+    assert_eq!(setup.get(&old, &[]).status, 200, "the change is not known yet");
     let new = next.sign(&claims(NOW, &json!({})));
-    assert_eq!(setup.get(&new, &[]).reason(), "jwt_invalid", "they were fetched just now");
+    assert_eq!(setup.get(&new, &[]).reason(), "jwt_invalid", "the keys were just fetched");
     setup.gateway.clock.advance(Duration::from_secs(10));
     std::thread::scope(|scope| {
         for _ in 0..8 {
             scope.spawn(|| assert_eq!(setup.get(&new, &[]).status, 200));
         }
     });
-    assert_eq!(setup.idp.fetched(), 2, "all wait for the same answer");
-    assert_eq!(setup.get(&old, &[]).reason(), "jwt_invalid", "its key is no more");
+    assert_eq!(setup.idp.fetched(), 2, "all wait for the same fetch");
+    assert_eq!(setup.get(&old, &[]).reason(), "jwt_invalid", "its key was withdrawn");
 
     for number in 0..20 {
         let made_up = SigningKey::new(&format!("key-{number}")).sign(&claims(NOW, &json!({})));
         assert_eq!(setup.get(&made_up, &[]).reason(), "jwt_invalid");
     }
-    assert_eq!(setup.idp.fetched(), 2, "made-up keys are not asked for");
+    assert_eq!(setup.idp.fetched(), 2, "unknown key ids cause no further fetch");
     setup.gateway.clock.advance(Duration::from_secs(10));
     let made_up = SigningKey::new("another").sign(&claims(NOW, &json!({})));
     assert_eq!(setup.get(&made_up, &[]).reason(), "jwt_invalid");
@@ -186,24 +186,24 @@ fn a_new_key_is_fetched_once_and_one_that_was_withdrawn_counts_no_more() {
 }
 
 #[test]
-fn without_keys_there_is_neither_yes_nor_no() {
+fn without_keys_a_jwt_is_neither_accepted_nor_rejected() {
     let setup = Setup::new("", &[("AUTH_JWT_REFRESH", "50ms")]);
     let token = setup.token(&json!({}));
     assert_eq!(setup.get(&token, &[]).status, 200);
     setup.idp.publish(&[]);
-    wait_until("it is told", || setup.gateway.metric("timbr_gateway_issuers_unusable") == 1.0);
-    assert_eq!(setup.get(&token, &[]).status, 200, "what was read before stays in use");
+    wait_until("the failure is reported", || setup.gateway.metric("timbr_gateway_issuers_unusable") == 1.0);
+    assert_eq!(setup.get(&token, &[]).status, 200, "the previous keys stay active");
     setup.gateway.clock.advance(Duration::from_secs(24 * 60 * 60));
     let token = setup.key.sign(&claims(NOW + 24 * 60 * 60, &json!({})));
     let refused = setup.get(&token, &[]);
     assert_eq!((refused.status, refused.reason().as_str()), (503, "jwt_keys_unavailable"));
-    assert_ne!(refused.field("retry-after"), "");
+    assert_ne!(refused.header("retry-after"), "");
     setup.idp.publish(&[&setup.key]);
-    wait_until("the keys are there again", || setup.get(&token, &[]).status == 200);
+    wait_until("the keys are available again", || setup.get(&token, &[]).status == 200);
 }
 
 #[test]
-fn a_secret_and_a_file_serve_where_they_are_configured() {
+fn secrets_and_key_files_are_supported() {
     let folder = tempfile::tempdir().expect("a folder");
     let secret = "a secret of thirty-two bytes and more";
     let key = SigningKey::new("one");
@@ -232,38 +232,34 @@ fn a_secret_and_a_file_serve_where_they_are_configured() {
     assert_eq!(
         get(&hmac(&claims(NOW, &json!({})), secret)).reason(),
         "jwt_invalid",
-        "not for the other issuer"
+        "not valid for the other issuer"
     );
 
     let next = SigningKey::new("two");
     std::fs::write(&keys_file, json!({"keys": [next.public]}).to_string()).expect("written");
     let token = next.sign(&claims(NOW, &json!({})));
-    wait_until("the file is read again", || get(&token).status == 200);
+    wait_until("the file is reloaded", || get(&token).status == 200);
 
     let rotated = "another secret of thirty-two bytes";
     std::fs::write(&secret_file, rotated).expect("written");
-    wait_until("the secret is read again", || get(&hmac(&internal, rotated)).status == 200);
-    assert_eq!(
-        get(&hmac(&internal, secret)).reason(),
-        "jwt_invalid",
-        "who knows the old one makes no tokens"
-    );
+    wait_until("the secret is reloaded", || get(&hmac(&internal, rotated)).status == 200);
+    assert_eq!(get(&hmac(&internal, secret)).reason(), "jwt_invalid", "the old secret signs no valid tokens");
 }
 
 #[test]
-fn a_reload_that_is_about_something_else_fetches_no_keys() {
+fn an_unrelated_reload_fetches_no_keys() {
     let setup = Setup::new("", &[]);
     assert_eq!(setup.get(&setup.token(&json!({})), &[]).status, 200);
     let fetched = setup.idp.fetched();
     for _ in 0..5 {
-        assert_eq!(setup.gateway.order("POST /reload", "{}").status, 200);
+        assert_eq!(setup.gateway.admin_command("POST /reload", "{}").status, 200);
     }
     assert_eq!(setup.get(&setup.token(&json!({"jti": "another"})), &[]).status, 200);
     assert_eq!(setup.idp.fetched(), fetched);
 }
 
 #[test]
-fn a_route_says_what_it_takes() {
+fn a_route_restricts_the_credentials() {
     let key = SigningKey::new("one");
     let idp = Idp::start(&[&key]);
     let upstream = Upstream::start();

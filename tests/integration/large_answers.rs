@@ -1,4 +1,4 @@
-//! Large answers without TLS, whose bytes stay in the kernel on their way from the backend to the client.
+//! Large responses without TLS, which are spliced from the backend to the client.
 
 use std::io::{Read, Write};
 use std::net::SocketAddr;
@@ -12,14 +12,14 @@ use crate::support::client::Client;
 use crate::support::gateway::Gateway;
 use crate::support::h2_client::tls_stream;
 use crate::support::program::Program;
-use crate::support::upstream::{Then, Upstream, answer, write};
-use crate::support::{PATIENCE, wait_until};
+use crate::support::upstream::{AfterRequest, Upstream, respond, write};
+use crate::support::{TIMEOUT, wait_until};
 
 const JSON: (&str, &str) = ("Content-Type", "application/json");
 
 const MIB: usize = 1024 * 1024;
 
-/// Bytes in which no piece looks like another one, 16 MiB at most.
+/// Non-repeating bytes, at most 16 MiB.
 fn bytes(count: usize) -> &'static [u8] {
     static BYTES: LazyLock<Vec<u8>> = LazyLock::new(|| {
         let word = |n: u64| n.wrapping_add(1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
@@ -36,7 +36,7 @@ fn ask(client: &mut Client, token: &str) {
     client.write_request("GET /timbr/api/x", &[JSON, ("x-api-key", token)], b"");
 }
 
-/// What the backend sends of a line `GET /timbr/api/x?size=pieces`.
+/// Parses a line `GET /timbr/api/x?size=pieces`.
 fn requested(line: &str) -> (usize, usize) {
     let query = line.split([' ', '?']).nth(2).expect("a query");
     let (size, piece) = query.split_once('=').expect("two numbers");
@@ -44,19 +44,19 @@ fn requested(line: &str) -> (usize, usize) {
 }
 
 #[test]
-fn they_come_whole_whatever_their_pieces_and_the_connections_go_on() {
-    let upstream = Upstream::behaving(|request, stream| {
+fn large_responses_arrive_complete_and_connections_are_reused() {
+    let upstream = Upstream::with_behaviour(|request, stream| {
         let (size, piece) = requested(&request.line);
         write(stream, head(size).as_bytes());
         for piece in bytes(size).chunks(piece) {
             write(stream, piece);
         }
-        Then::KeepOpen
+        AfterRequest::KeepOpen
     });
     let gateway = Gateway::start(upstream.address(), &[]);
     let token = gateway.token();
     let mut client = gateway.client();
-    let _ = bytes(0); // Made now, as a backend's connection is not kept for as long as that takes.
+    let _ = bytes(0); // Generated here, because a backend connection does not stay open for that long.
     let threshold = 256 * 1024;
     for (size, piece) in [
         (16 * MIB, 128 * 1024),
@@ -72,17 +72,14 @@ fn they_come_whole_whatever_their_pieces_and_the_connections_go_on() {
         let got = client.send(&line, &[JSON, ("x-api-key", &token)], b"");
         assert!(got.complete && got.body == bytes(size), "{size} in pieces of {piece}: {}", got.body.len());
     }
-    assert!(
-        upstream.log().iter().all(|seen| seen.connection == 0),
-        "the backend's connection was used again"
-    );
+    assert!(upstream.log().iter().all(|seen| seen.connection == 0), "the backend connection was reused");
 }
 
-/// Holds each answer up in its midst until the test drops its end.
+/// Pauses each response in the middle until the test drops its sender.
 fn holding_backend(size: usize) -> (Upstream, mpsc::Sender<()>) {
     let (hold, held) = mpsc::channel::<()>();
     let held = std::sync::Mutex::new(held);
-    let upstream = Upstream::behaving(move |_, stream| {
+    let upstream = Upstream::with_behaviour(move |_, stream| {
         write(stream, head(size).as_bytes());
         let body = bytes(size);
         write(stream, &body[..size / 2]);
@@ -100,15 +97,15 @@ fn begun(address: SocketAddr, token: &str, size: usize) -> Client {
     client
 }
 
-/// Each takes a pipe, and so two descriptors more, until there are enough of them; they are given back.
+/// Each response uses a pipe, and so two descriptors, until the limit is reached; all are released.
 #[test]
-fn pipes_are_bounded_and_given_back() {
+fn pipes_are_limited_and_released() {
     let size = 2 * MIB;
     let (upstream, hold) = holding_backend(size);
     let program = Program::start(upstream.address(), &[]);
     let before = program.descriptors();
     let token = program.token();
-    wait_until("its connection is gone", || program.descriptors() == before);
+    wait_until("its connection is closed", || program.descriptors() == before);
     let mut clients = vec![begun(program.http, &token, size)];
     assert_eq!(program.descriptors(), before + 4, "a client, a backend's connection, a pipe");
     clients.extend((1..40).map(|_| begun(program.http, &token, size)));
@@ -118,19 +115,19 @@ fn pipes_are_bounded_and_given_back() {
         assert!(client.read_bytes(size - size / 2) == bytes(size)[size / 2..]);
     }
     drop(clients);
-    wait_until("descriptors are given back", || program.descriptors() <= before + 40);
+    wait_until("descriptors are released", || program.descriptors() <= before + 40);
 }
 
 #[test]
-fn a_client_that_leaves_takes_its_pipe_along_and_the_query() {
+fn a_disconnected_client_releases_its_pipe_and_query() {
     let size = 16 * MIB;
     let (gone, is_gone) = mpsc::channel();
     let gone = std::sync::Mutex::new(gone);
-    let upstream = Upstream::behaving(move |_, stream| {
+    let upstream = Upstream::with_behaviour(move |_, stream| {
         write(stream, head(size).as_bytes());
         let cut = stream.write_all(bytes(size)).is_err();
         gone.lock().expect("no panic").send(cut).expect("the test listens");
-        Then::Close
+        AfterRequest::Close
     });
     let program = Program::start(upstream.address(), &[]);
     let before = program.descriptors();
@@ -139,13 +136,16 @@ fn a_client_that_leaves_takes_its_pipe_along_and_the_query() {
     ask(&mut client, &token);
     assert_eq!(client.read_bytes(MIB).len(), MIB);
     drop(client);
-    assert!(is_gone.recv_timeout(Duration::from_secs(10)).expect("it was told"), "it could send everything");
-    wait_until("descriptors are given back", || program.descriptors() == before);
+    assert!(
+        is_gone.recv_timeout(Duration::from_secs(10)).expect("it was notified"),
+        "it could send everything"
+    );
+    wait_until("descriptors are released", || program.descriptors() == before);
 }
 
 #[test]
-fn one_that_breaks_off_or_stalls_is_seen_to_be_cut() {
-    let upstream = Upstream::behaving(|request, stream| {
+fn truncated_and_stalled_responses_are_cut() {
+    let upstream = Upstream::with_behaviour(|request, stream| {
         write(stream, head(2 * MIB).as_bytes());
         write(stream, bytes(MIB));
         if request.line.contains("stall") {
@@ -153,7 +153,7 @@ fn one_that_breaks_off_or_stalls_is_seen_to_be_cut() {
         }
         match request.line.contains("whole") {
             true => write(stream, &bytes(2 * MIB)[MIB..]),
-            false => Then::Close,
+            false => AfterRequest::Close,
         }
     });
     let options = [("UPSTREAM_BODY_TIMEOUT", "300ms")];
@@ -174,20 +174,20 @@ fn one_that_breaks_off_or_stalls_is_seen_to_be_cut() {
             let path = format!("/timbr/api/{how}");
             lines.iter().find(|line| line["path"] == path.as_str()).cloned()
         };
-        wait_until("its line is written", || logged().is_some());
+        wait_until("the access line is written", || logged().is_some());
         let line = logged().expect("just seen");
         assert_eq!((&line["reason"], &line["sent"]), (&reason.into(), &size.into()), "{line}");
         assert_eq!(line["complete"], reason.is_empty(), "{line}");
     }
 }
 
-/// SECURITY: what a backend sends beyond the length that it gave is nobody's, least of all the next client's.
+/// SECURITY: bytes beyond the announced length belong to no response, and must not reach the next client.
 #[test]
-fn what_comes_beyond_the_length_is_dropped_with_its_connection() {
-    let upstream = Upstream::behaving(|_, stream| {
+fn bytes_beyond_the_length_are_dropped_with_the_connection() {
+    let upstream = Upstream::with_behaviour(|_, stream| {
         let extra = b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nevil";
         write(stream, &[head(MIB).as_bytes(), bytes(MIB), extra].concat());
-        Then::KeepOpen
+        AfterRequest::KeepOpen
     });
     let gateway = Gateway::start(upstream.address(), &[]);
     let token = gateway.token();
@@ -200,16 +200,16 @@ fn what_comes_beyond_the_length_is_dropped_with_its_connection() {
     assert_eq!(connections, [0, 1, 2]);
 }
 
-/// SECURITY: the backend's connection goes to the next request while its last bytes still wait for a slow client.
+/// SECURITY: the backend connection serves the next request while its last bytes still wait for a slow client.
 #[test]
-fn two_answers_of_one_connection_never_mix() {
-    let upstream = Upstream::behaving(|request, stream| {
+fn responses_on_one_connection_never_mix() {
+    let upstream = Upstream::with_behaviour(|request, stream| {
         let (size, from) = requested(&request.line);
         let is_first = request.connection == 0;
         let close = if is_first { "" } else { "Connection: close\r\n" };
         write(stream, format!("HTTP/1.1 200 OK\r\n{close}Content-Length: {size}\r\n\r\n").as_bytes());
         write(stream, &bytes(from + size)[from..]);
-        if is_first { Then::KeepOpen } else { Then::Close }
+        if is_first { AfterRequest::KeepOpen } else { AfterRequest::Close }
     });
     let gateway = Gateway::start(upstream.address(), &[]);
     let token = gateway.token();
@@ -220,67 +220,67 @@ fn two_answers_of_one_connection_never_mix() {
     slow.write_request(&format!("GET /timbr/api/x?{size}=0"), &key, b"");
     assert_eq!(slow.read_head().expect("a head").status, 200);
     let mut taken = Vec::new();
-    // Until the first answer has been read to its end, others get connections of their own.
+    // Until the first response has been read completely, other requests use their own connections.
     while upstream.log().iter().skip(1).all(|seen| seen.connection != 0) {
-        assert!(taken.len() < size, "the first connection is not used again");
+        assert!(taken.len() < size, "the first connection is not reused");
         taken.extend(slow.read_bytes(MIB / 4));
         let got = gateway.client().send(&format!("GET /timbr/api/x?{MIB}={size}"), &key, b"");
-        assert!(got.complete && got.body == bytes(size + MIB)[size..], "not its own bytes");
+        assert!(got.complete && got.body == bytes(size + MIB)[size..], "bytes of a different response");
     }
-    assert!(taken.len() < size - MIB, "nothing of the first answer was left: {}", taken.len());
+    assert!(taken.len() < size - MIB, "nothing of the first response was left: {}", taken.len());
     taken.extend(slow.read_bytes(size - taken.len()));
-    assert!(taken == bytes(size), "not its own bytes");
+    assert!(taken == bytes(size), "bytes of a different response");
 }
 
 #[test]
-fn a_client_is_seen_to_leave_while_the_backend_makes_a_pause() {
+fn a_disconnect_is_detected_while_the_backend_pauses() {
     let (gone, is_gone) = mpsc::channel();
     let gone = std::sync::Mutex::new(gone);
-    let upstream = Upstream::behaving(move |_, stream| {
+    let upstream = Upstream::with_behaviour(move |_, stream| {
         write(stream, head(2 * MIB).as_bytes());
         write(stream, bytes(MIB));
         // Until the gateway closes.
-        stream.set_read_timeout(Some(PATIENCE)).expect("set");
+        stream.set_read_timeout(Some(TIMEOUT)).expect("set");
         let ended = matches!(stream.read(&mut [0]), Ok(0));
         gone.lock().expect("no panic").send(ended).expect("the test listens");
-        Then::Close
+        AfterRequest::Close
     });
     let program = Program::start(upstream.address(), &[]);
     let before = program.descriptors();
     let token = program.token();
     drop(begun(program.http, &token, 2 * MIB));
-    assert!(is_gone.recv_timeout(PATIENCE).expect("it was told"), "the query was not given up");
-    wait_until("descriptors are given back", || program.descriptors() == before);
+    assert!(is_gone.recv_timeout(TIMEOUT).expect("it was notified"), "the query was not given up");
+    wait_until("descriptors are released", || program.descriptors() == before);
 }
 
-/// What is encrypted takes no pipe, and none of the places for them.
+/// Encrypted responses use no pipe, and do not count against the limit.
 #[test]
-fn with_tls_there_is_no_pipe() {
+fn tls_uses_no_pipe() {
     let size = 2 * MIB;
     let (upstream, hold) = holding_backend(size);
     let program = Program::start(upstream.address(), &[]);
     let before = program.descriptors();
     let token = program.token();
-    wait_until("its connection is gone", || program.descriptors() == before);
+    wait_until("its connection is closed", || program.descriptors() == before);
     let mut client = tls_stream(program.https, &program.authority_pem, &["http/1.1"]);
-    let fields = format!(
+    let headers = format!(
         "Host: localhost\r\nContent-Type: application/json\r\nx-api-key: {token}\r\nConnection: close\r\n"
     );
-    client.write_all(format!("GET /timbr/api/x HTTP/1.1\r\n{fields}\r\n").as_bytes()).expect("sent");
+    client.write_all(format!("GET /timbr/api/x HTTP/1.1\r\n{headers}\r\n").as_bytes()).expect("sent");
     let mut half = vec![0; size / 2];
     client.read_exact(&mut half).expect("the head and some of the body");
-    assert_eq!(program.descriptors(), before + 2, "a client and a backend's connection");
+    assert_eq!(program.descriptors(), before + 2, "one client and one backend connection");
     drop(hold);
     let mut rest = Vec::new();
-    client.read_to_end(&mut rest).expect("an end in good order");
+    client.read_to_end(&mut rest).expect("a graceful end");
     assert!(rest.ends_with(&bytes(size)[size / 2..]));
 }
 
-/// A client that takes something now and then is not one that takes nothing.
+/// A client that reads slowly is not a client that reads nothing.
 #[test]
-fn a_slow_client_gets_all_of_it() {
+fn a_slow_client_receives_the_complete_response() {
     let size = 16 * MIB;
-    let upstream = Upstream::behaving(move |_, stream| {
+    let upstream = Upstream::with_behaviour(move |_, stream| {
         write(stream, head(size).as_bytes());
         write(stream, bytes(size))
     });
@@ -290,17 +290,17 @@ fn a_slow_client_gets_all_of_it() {
     SockRef::from(&client.try_clone()).set_recv_buffer_size(64 * 1024).expect("set");
     ask(&mut client, &token);
     assert_eq!(client.read_head().expect("a head").status, 200);
-    // For over two seconds, three times as long as it may take nothing.
+    // For more than two seconds, three times as long as a client may read nothing.
     for (at, piece) in bytes(size).chunks(size / 200).enumerate() {
         thread::sleep(Duration::from_millis(12));
-        assert!(client.read_bytes(piece.len()) == piece, "cut or mixed up in piece {at}");
+        assert!(client.read_bytes(piece.len()) == piece, "truncated or mixed up in piece {at}");
     }
 }
 
-/// An answer that comes before its request has been sent whole: both go on beside each other.
+/// A response that begins before the request is complete: both continue concurrently.
 #[test]
-fn one_may_begin_before_its_request_has_ended() {
-    let address = Upstream::behaving_at_head(|stream| {
+fn a_response_may_begin_before_the_request_ends() {
+    let address = Upstream::with_behaviour_at_head(|stream| {
         write(stream, head(2 * MIB).as_bytes());
         write(stream, bytes(2 * MIB));
     });
@@ -314,20 +314,20 @@ fn one_may_begin_before_its_request_has_ended() {
         )
         .as_bytes(),
     );
-    let got = client.read_answer(false);
+    let got = client.read_response();
     assert!(got.complete && got.body == bytes(2 * MIB), "{} bytes", got.body.len());
 }
 
 #[test]
-fn only_the_head_of_one_is_only_a_head() {
-    let upstream = Upstream::behaving(|request, stream| match request.line.starts_with("HEAD") {
+fn a_head_request_gets_only_the_head() {
+    let upstream = Upstream::with_behaviour(|request, stream| match request.line.starts_with("HEAD") {
         true => write(stream, head(8 * MIB).as_bytes()),
-        false => answer(stream, 200, "{}"),
+        false => respond(stream, 200, "{}"),
     });
     let gateway = Gateway::start(upstream.address(), &[]);
     let token = gateway.token();
     let mut client = gateway.client();
     let got = client.send("HEAD /timbr/api/x", &[JSON, ("x-api-key", &token)], b"");
-    assert_eq!((got.status, got.field("content-length")), (200, "8388608"));
+    assert_eq!((got.status, got.header("content-length")), (200, "8388608"));
     assert_eq!(client.send("GET /timbr/api/x", &[JSON, ("x-api-key", &token)], b"").text(), "{}");
 }

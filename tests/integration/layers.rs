@@ -1,9 +1,9 @@
-//! The repository's own rules, read off its source.
+//! Rules about the source: layers, sizes and forbidden words.
 
 use std::path::{Path, PathBuf};
 
-/// The folders of `src`, which are the layers, from the lowest to the highest. A folder uses only itself and the folders
-/// before it in this list.
+/// The folders of `src`, which are the layers, from the lowest to the highest. A folder uses only itself and the
+/// folders before it in this list.
 const LAYERS: [&str; 16] = [
     "base",
     "os",
@@ -23,7 +23,7 @@ const LAYERS: [&str; 16] = [
     "cli",
 ];
 
-/// The root of `src` stays small enough to be read as a table of contents.
+/// The root of `src` should be readable as a table of contents.
 const MAX_ROOT_ENTRIES: usize = 20;
 
 fn sources() -> Vec<(PathBuf, String)> {
@@ -58,7 +58,7 @@ fn layer(folder: &str) -> Option<usize> {
 }
 
 /// A file without its test modules: each `#[cfg(test)]` item is left out, from its attribute to its closing brace or
-/// semicolon. What comes after it is checked, too.
+/// semicolon. The code after it is checked, too.
 fn without_tests(text: &str) -> String {
     let mut kept = String::with_capacity(text.len());
     let mut lines = text.lines();
@@ -121,7 +121,7 @@ fn code_after_a_test_item_is_checked() {
 }
 
 #[test]
-fn the_root_of_the_source_is_its_table_of_contents() {
+fn the_source_root_has_few_entries_in_layer_order() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
     let entries = std::fs::read_dir(&root).expect("a folder").count();
     assert!(entries <= MAX_ROOT_ENTRIES, "src has {entries} entries");
@@ -134,7 +134,7 @@ fn the_root_of_the_source_is_its_table_of_contents() {
 }
 
 #[test]
-fn only_two_things_can_be_sent_to_the_backend() {
+fn only_two_types_can_be_sent_to_the_backend() {
     let mut senders: Vec<_> = sources()
         .iter()
         .filter(|(_, text)| text.contains("impl OutgoingRequest for"))
@@ -151,18 +151,18 @@ const MAX_LINES: usize = 450;
 const TABLES: [&str; 1] = ["src/gateway/rejection/table.rs"];
 
 #[test]
-fn files_stay_small_enough_to_read() {
+fn files_are_small() {
     for (path, text) in sources() {
         let lines = without_tests(&text).lines().count();
         if TABLES.iter().any(|table| path.ends_with(table)) {
             continue;
         }
-        assert!(lines <= MAX_LINES, "{} has {lines} lines; is there a second idea in it?", path.display());
+        assert!(lines <= MAX_LINES, "{} has {lines} lines; split it", path.display());
     }
 }
 
 #[test]
-fn nothing_is_left_to_do_later_in_the_code() {
+fn the_source_has_no_todo() {
     for (path, text) in sources() {
         for (number, line) in without_tests(&text).lines().enumerate() {
             let wrong = [".unwrap()", "todo!", "unimplemented!", "dbg!", "TODO", "FIXME", "XXX"];

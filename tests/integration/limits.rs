@@ -1,4 +1,4 @@
-//! Limits: each holds over HTTP/1.1 and HTTP/2, and operators see it being reached.
+//! Limits over HTTP/1.1 and HTTP/2, and their metrics.
 
 use std::io::{Read, Write};
 use std::thread;
@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use crate::support::client::Client;
 use crate::support::gateway::Gateway;
 use crate::support::h2_client::{H2Client, tls_stream};
-use crate::support::upstream::{Upstream, answer};
+use crate::support::upstream::{Upstream, respond};
 use crate::support::wait_until;
 
 const JSON: (&str, &str) = ("Content-Type", "application/json");
@@ -17,11 +17,11 @@ fn h2(gateway: &Gateway) -> H2Client {
     H2Client::connect(gateway.https(), gateway.certificate_pem())
 }
 
-/// Answers after a while.
+/// Responds after a delay.
 fn slow_upstream() -> Upstream {
-    Upstream::behaving(|_, stream| {
+    Upstream::with_behaviour(|_, stream| {
         thread::sleep(Duration::from_millis(600));
-        answer(stream, 200, "{}")
+        respond(stream, 200, "{}")
     })
 }
 
@@ -34,7 +34,7 @@ fn rejected(reason: &str) -> String {
 }
 
 #[test]
-fn connections_of_an_address_and_of_all_are_limited() {
+fn connections_are_limited_per_address_and_in_total() {
     for (option, cause) in
         [("LIMITS_CONNECTIONS_PER_ADDRESS", "address_limit"), ("LIMITS_CONNECTIONS", "connections_limit")]
     {
@@ -48,7 +48,7 @@ fn connections_of_an_address_and_of_all_are_limited() {
         assert_eq!(tls.read(&mut [0]).unwrap_or(0), 0, "before a handshake");
         drop(second);
         let room = || gateway.metric("timbr_gateway_client_connections") < 2.0;
-        wait_until("there is room", room);
+        wait_until("there is a free place", room);
         assert_eq!(h2(&gateway).send("GET /", &[], b"").status, 404, "{option}");
     }
 }
@@ -57,63 +57,65 @@ fn connections_of_an_address_and_of_all_are_limited() {
 fn requests_in_flight_are_limited() {
     let gateway = Gateway::start(slow_upstream().address(), &[("LIMITS_REQUESTS", "1")]);
     let token = gateway.token();
-    let fields = [JSON, ("x-api-key", &*token)];
+    let headers = [JSON, ("x-api-key", &*token)];
     let mut busy = gateway.client();
-    busy.write_request(X, &fields, b"");
+    busy.write_request(X, &headers, b"");
     wait_until("the request is in flight", || gateway.metric("timbr_gateway_requests_in_flight") > 0.0);
-    let refused = gateway.client().send(X, &fields, b"");
+    let refused = gateway.client().send(X, &headers, b"");
     assert_eq!((refused.status, refused.reason().as_str()), (503, "overloaded"));
-    assert_eq!(refused.field("retry-after"), "1");
-    assert_eq!(h2(&gateway).send(X, &fields, b"").status, 503);
-    assert_eq!(busy.read_answer(false).status, 200);
-    assert_eq!(busy.send(X, &fields, b"").status, 200, "its place is free again");
+    assert_eq!(refused.header("retry-after"), "1");
+    assert_eq!(h2(&gateway).send(X, &headers, b"").status, 503);
+    assert_eq!(busy.read_response().status, 200);
+    assert_eq!(busy.send(X, &headers, b"").status, 200, "its place is free again");
     gateway.expect_metric(&rejected("overloaded"), 2.0);
     gateway.expect_metric("timbr_gateway_requests_in_flight", 0.0);
 }
 
 #[test]
-fn requests_in_flight_of_one_caller_are_limited() {
+fn requests_in_flight_are_limited_per_caller() {
     let gateway = Gateway::start(slow_upstream().address(), &[("LIMITS_REQUESTS_PER_IDENTITY", "2")]);
     let (alice, bob) = (gateway.token(), gateway.token_of("bob", "secret"));
     let of_alice: &[_] = &[JSON, ("x-api-key", &*alice)];
     let of_bob: &[_] = &[JSON, ("x-api-key", &*bob)];
-    let answers = h2(&gateway).send_together(&[(X, of_alice), (X, of_alice), (X, of_alice), (X, of_bob)]);
-    let statuses: Vec<_> = answers.iter().map(|answer| answer.as_ref().expect("an answer").status).collect();
+    let responses =
+        h2(&gateway).send_concurrently(&[(X, of_alice), (X, of_alice), (X, of_alice), (X, of_bob)]);
+    let statuses: Vec<_> =
+        responses.iter().map(|response| response.as_ref().expect("a response").status).collect();
     assert_eq!(statuses, [200, 200, 429, 200]);
     let mut busy: Vec<_> = (0..3).map(|_| gateway.client()).collect();
     for client in &mut busy {
         client.write_request(X, of_alice, b"");
     }
-    let mut statuses: Vec<_> = busy.iter_mut().map(|client| client.read_answer(false).status).collect();
+    let mut statuses: Vec<_> = busy.iter_mut().map(|client| client.read_response().status).collect();
     statuses.sort_unstable();
     assert_eq!(statuses, [200, 200, 429]);
     gateway.expect_metric(&rejected("too_many_requests"), 2.0);
 }
 
 #[test]
-fn a_connection_ends_in_good_order_after_its_requests_and_at_its_age() {
+fn a_connection_closes_gracefully_after_its_requests_and_age() {
     for options in [[("LIMITS_REQUESTS_PER_CONNECTION", "3")], [("TIMEOUTS_CONNECTION_AGE", "700ms")]] {
         let gateway = Gateway::start(Upstream::start().address(), &options);
         let mut client = gateway.client();
-        let mut answers = 1;
-        while client.send("GET /", &[], b"").field("connection") != "close" {
-            answers += 1;
+        let mut responses = 1;
+        while client.send("GET /", &[], b"").header("connection") != "close" {
+            responses += 1;
             thread::sleep(Duration::from_millis(100));
         }
-        assert!(client.is_closed() && (3..20).contains(&answers), "{options:?}: {answers}");
+        assert!(client.is_closed() && (3..20).contains(&responses), "{options:?}: {responses}");
         let client = h2(&gateway);
-        let mut answers = 0;
-        while let Ok(answer) = client.try_send("GET /", &[], b"") {
-            assert_eq!(answer.status, 404);
-            answers += 1;
+        let mut responses = 0;
+        while let Ok(response) = client.try_send("GET /", &[], b"") {
+            assert_eq!(response.status, 404);
+            responses += 1;
             thread::sleep(Duration::from_millis(100));
         }
-        assert!((3..30).contains(&answers), "{options:?}: {answers}");
+        assert!((3..30).contains(&responses), "{options:?}: {responses}");
     }
 }
 
 #[test]
-fn fields_and_targets_are_bounded_over_http_2_as_well() {
+fn headers_and_targets_are_limited_over_http_2() {
     let upstream = Upstream::start();
     let gateway = Gateway::start(upstream.address(), &[("LIMITS_URI", "1KiB")]);
     let client = h2(&gateway);
@@ -124,7 +126,7 @@ fn fields_and_targets_are_bounded_over_http_2_as_well() {
     assert_eq!(client.send(&long, &[JSON], b"").json()["reason"], "target_too_long");
     assert_eq!(gateway.client().send(&long, &[JSON], b"").reason(), "target_too_long");
     let large = "v".repeat(40_000);
-    // The library answers this one by itself.
+    // The library itself responds to this one.
     assert_eq!(client.send(X, &[("x-large", &large)], b"").status, 431);
     assert_eq!(gateway.client().send(X, &[("x-large", &large)], b"").status, 431);
     assert!(upstream.log().is_empty());
@@ -133,12 +135,12 @@ fn fields_and_targets_are_bounded_over_http_2_as_well() {
 }
 
 #[test]
-fn a_body_that_drips_is_given_up() {
+fn a_slow_request_body_is_rejected() {
     let upstream = Upstream::start();
     let options = [("LIMITS_BODY_RATE", "1KiB"), ("TIMEOUTS_BODY", "500ms")];
     let gateway = Gateway::start(upstream.address(), &options);
     let token = gateway.token();
-    let fields = [JSON, ("x-api-key", &*token)];
+    let headers = [JSON, ("x-api-key", &*token)];
     let start = Instant::now();
     let mut client = gateway.client();
     client.write(
@@ -154,21 +156,21 @@ fn a_body_that_drips_is_given_up() {
             thread::sleep(Duration::from_millis(50));
         }
     });
-    let answer = client.read_answer(false);
-    assert_eq!((answer.status, answer.reason().as_str()), (408, "request_body_stalled"));
+    let response = client.read_response();
+    assert_eq!((response.status, response.reason().as_str()), (408, "request_body_stalled"));
     assert!(start.elapsed() < Duration::from_secs(2), "{:?}", start.elapsed());
     let start = Instant::now();
-    let answer = h2(&gateway)
-        .send_slowly("POST /timbr/api/query/", &fields, Duration::from_millis(50))
-        .expect("an answer");
-    assert_eq!(answer.json()["reason"], "request_body_stalled");
+    let response = h2(&gateway)
+        .send_slowly("POST /timbr/api/query/", &headers, Duration::from_millis(50))
+        .expect("a response");
+    assert_eq!(response.json()["reason"], "request_body_stalled");
     assert!(start.elapsed() < Duration::from_secs(2), "{:?}", start.elapsed());
     assert!(upstream.log().is_empty());
     gateway.expect_metric(&rejected("request_body_stalled"), 2.0);
 }
 
 #[test]
-fn frames_without_a_use_end_in_a_goaway() {
+fn useless_frames_end_in_a_goaway() {
     let gateway = Gateway::start(Upstream::start().address(), &[("LIMITS_CONTROL_FRAMES", "20")]);
     let mut stream = tls_stream(gateway.https(), gateway.certificate_pem(), &["h2"]);
     let ping = [0, 0, 8, 6, 0, 0, 0, 0, 0, 1, 2, 3, 4, 5, 6, 7, 8];
@@ -185,12 +187,12 @@ fn frames_without_a_use_end_in_a_goaway() {
         rest = &tail[5 + length..];
     }
     let pongs = kinds.iter().filter(|kind| **kind == 6).count();
-    assert!(pongs <= 21 && kinds.last() == Some(&7), "{pongs} answers, {:?}", kinds.last());
+    assert!(pongs <= 21 && kinds.last() == Some(&7), "{pongs} responses, {:?}", kinds.last());
     gateway.expect_metric(&ended("control_frames"), 1.0);
 }
 
 #[test]
-fn what_timeouts_end_is_counted() {
+fn connections_ended_by_timeouts_are_counted() {
     let options = [("TIMEOUTS_HEADER", "200ms"), ("TIMEOUTS_IDLE", "900ms"), ("TIMEOUTS_HANDSHAKE", "300ms")];
     let gateway = Gateway::start(Upstream::start().address(), &options);
     let mut idle = gateway.client();
@@ -198,7 +200,7 @@ fn what_timeouts_end_is_counted() {
     assert!(idle.is_closed());
     let mut slow = Client::connect(gateway.http());
     slow.write(b"GET / HTT");
-    assert_eq!(slow.read_answer(false).status, 408);
+    assert_eq!(slow.read_response().status, 408);
     let mut silent = std::net::TcpStream::connect(gateway.https()).expect("connected");
     assert_eq!(silent.read(&mut [0]).unwrap_or(0), 0);
     let mut wrong = std::net::TcpStream::connect(gateway.https()).expect("connected");
@@ -210,9 +212,9 @@ fn what_timeouts_end_is_counted() {
 }
 
 #[test]
-fn an_early_answer_reaches_a_client_that_is_still_sending() {
-    let upstream = Upstream::behaving_at_head(|stream| {
-        answer(stream, 403, "{\"status\":\"error\",\"data\":\"no\"}");
+fn an_early_response_reaches_a_client_that_is_still_sending() {
+    let upstream = Upstream::with_behaviour_at_head(|stream| {
+        respond(stream, 403, "{\"status\":\"error\",\"data\":\"no\"}");
     });
     let gateway = Gateway::start(upstream, &[]);
     let token = gateway.token();
@@ -230,14 +232,14 @@ fn an_early_answer_reaches_a_client_that_is_still_sending() {
         (0..200).take_while(|_| sending.write_all(&part).is_ok()).count()
     });
     thread::sleep(Duration::from_millis(500));
-    let answer = client.read_answer(false);
-    assert_eq!((answer.status, answer.field("connection")), (403, "close"));
-    assert!(answer.complete);
+    let response = client.read_response();
+    assert_eq!((response.status, response.header("connection")), (403, "close"));
+    assert!(response.complete);
     sender.join().expect("no panic");
 }
 
 #[test]
-fn leave_to_send_a_body_is_given_to_those_who_may() {
+fn continue_is_sent_only_to_accepted_requests() {
     let upstream = Upstream::start();
     let gateway = Gateway::start(upstream.address(), &[]);
     let token = gateway.token();
@@ -251,14 +253,14 @@ fn leave_to_send_a_body_is_given_to_those_who_may() {
     client.write(head(&token).as_bytes());
     assert_eq!(client.read_bytes(25), b"HTTP/1.1 100 Continue\r\n\r\n");
     client.write(b"hello");
-    assert_eq!(client.read_answer(false).status, 200);
-    assert_eq!(upstream.only().body, b"hello");
+    assert_eq!(client.read_response().status, 200);
+    assert_eq!(upstream.only_request().body, b"hello");
     client.write(head("").as_bytes());
-    assert_eq!(client.read_head().expect("an answer").status, 401, "without leave");
+    assert_eq!(client.read_head().expect("a response").status, 401, "without leave");
 }
 
 #[test]
-fn a_get_with_a_body_of_unknown_length_arrives_with_it() {
+fn a_get_with_a_body_of_unknown_length_is_forwarded() {
     let upstream = Upstream::start();
     let gateway = Gateway::start(upstream.address(), &[]);
     let token = gateway.token();
@@ -270,6 +272,6 @@ fn a_get_with_a_body_of_unknown_length_arrives_with_it() {
         )
         .as_bytes(),
     );
-    assert_eq!(client.read_answer(false).status, 200);
-    assert_eq!(upstream.only().body, b"hello");
+    assert_eq!(client.read_response().status, 200);
+    assert_eq!(upstream.only_request().body, b"hello");
 }

@@ -1,4 +1,4 @@
-//! The log: what its lines say, and that a place that takes none of them holds up nobody.
+//! The content of log lines, and that a blocked log output delays no request.
 
 use std::fs::File;
 use std::io::{BufRead, BufReader};
@@ -14,8 +14,8 @@ use crate::support::program::Program;
 use crate::support::upstream::Upstream;
 use crate::support::wait_until;
 
-/// A file system of one MiB, as long as the test lasts. A process holds it in a mount namespace of its own, so nobody has to
-/// be root for it.
+/// A file system of one MiB for the duration of the test. A process holds it in its own mount namespace, so the test
+/// does not need root.
 struct SmallDisk {
     holder: Child,
     folder: tempfile::TempDir,
@@ -24,7 +24,7 @@ struct SmallDisk {
 impl SmallDisk {
     fn mount() -> SmallDisk {
         let folder = tempfile::tempdir().expect("a folder");
-        // Root needs no user namespace of its own, which a machine may forbid.
+        // Root needs no user namespace, which a system may forbid.
         let script = r#"export PATH=/usr/sbin:/usr/bin:/sbin:/bin; map=-rm; [ "$(id -u)" != 0 ] || map=-m
             exec unshare $map /bin/sh -c 'mount -t tmpfs -o size=1m tmpfs "$0" && echo mounted && exec cat' "$0""#;
         let mut holder = Command::new("/bin/sh")
@@ -57,7 +57,7 @@ impl Drop for SmallDisk {
     }
 }
 
-/// A gateway whose log is a file.
+/// A gateway that logs to a file.
 struct Logging {
     child: Child,
     started: Value,
@@ -99,70 +99,74 @@ impl Logging {
     }
 }
 
-/// Whole lines.
+/// Complete lines.
 fn lines(log: &Path) -> Vec<Value> {
     let text = std::fs::read_to_string(log).unwrap_or_default();
     text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
 }
 
 fn dropped(admin: SocketAddr) -> f64 {
-    let answer = Client::connect(admin).send("GET /metrics", &[], b"");
+    let response = Client::connect(admin).send("GET /metrics", &[], b"");
     let series = "timbr_gateway_log_lines_dropped_total ";
-    let line =
-        answer.text().lines().find_map(|line| line.strip_prefix(series)).expect("it is exported").to_owned();
+    let line = response
+        .text()
+        .lines()
+        .find_map(|line| line.strip_prefix(series))
+        .expect("it is exported")
+        .to_owned();
     line.parse().expect("a number")
 }
 
-/// Sends requests until lines were dropped, and then as many again: each is answered.
-fn answered_though_lines_are_dropped(http: SocketAddr, admin: SocketAddr) {
+/// Sends requests until lines were dropped, and the same number again; each gets a response.
+fn requests_are_served_while_lines_are_dropped(http: SocketAddr, admin: SocketAddr) {
     let authorization = format!("Bearer {}", bearer("alice", "secret"));
-    let fields = [("content-type", "application/json"), ("authorization", authorization.as_str())];
-    let answer = Client::connect(http).send("POST /timbr/api/get_token", &fields, b"");
-    let token = answer.json()["data"][0].as_str().expect("a token").to_owned();
+    let headers = [("content-type", "application/json"), ("authorization", authorization.as_str())];
+    let response = Client::connect(http).send("POST /timbr/api/get_token", &headers, b"");
+    let token = response.json()["data"][0].as_str().expect("a token").to_owned();
     let mut client = Client::connect(http);
     let long = format!("POST /timbr/api/query/{}", "x".repeat(400));
     let mut ask = |count: usize| {
         for _ in 0..count {
-            let fields = [("x-api-key", token.as_str()), ("content-type", "application/json")];
-            assert_eq!(client.send(&long, &fields, b"{}").status, 200);
+            let headers = [("x-api-key", token.as_str()), ("content-type", "application/json")];
+            assert_eq!(client.send(&long, &headers, b"{}").status, 200);
         }
     };
     let mut sent = 0;
     while dropped(admin) == 0.0 {
         ask(500);
         sent += 500;
-        assert!(sent < 40_000, "nothing was dropped");
+        assert!(sent < 40_000, "no line was dropped");
     }
     let before = dropped(admin);
     while dropped(admin) <= before {
         ask(500);
         sent += 500;
-        assert!(sent < 80_000, "what came later is not counted");
+        assert!(sent < 80_000, "later lines are not counted");
     }
 }
 
 #[test]
-fn a_full_disk_holds_up_no_request_and_its_lines_are_counted() {
+fn a_full_disk_delays_no_request_and_dropped_lines_are_counted() {
     let disk = SmallDisk::mount();
     let log = disk.path("log");
     let upstream = Upstream::start();
     let gateway = Logging::start(upstream.address(), &log);
-    answered_though_lines_are_dropped(gateway.address("http"), gateway.address("admin"));
+    requests_are_served_while_lines_are_dropped(gateway.address("http"), gateway.address("admin"));
     assert!(std::fs::metadata(&log).expect("the log").len() > 900_000, "the disk is full");
     drop(gateway);
 }
 
 #[test]
-fn a_stopped_reader_holds_up_no_request_and_lines_are_counted() {
+fn a_stopped_reader_delays_no_request_and_dropped_lines_are_counted() {
     let upstream = Upstream::start();
     let options = [("LISTEN_ADMIN", "127.0.0.1:0")];
     let program = Program::start_unread(upstream.address(), &options, "exec \"$0\" serve");
-    answered_though_lines_are_dropped(program.http, program.admin.expect("it is on"));
+    requests_are_served_while_lines_are_dropped(program.http, program.admin.expect("it is on"));
 }
 
-/// All levels are on. What a client sent in confidence, and what it got, stands in no line.
+/// With all levels enabled, no line contains a secret that a client sent or received.
 #[test]
-fn a_line_says_who_asked_for_what_and_tells_no_secret() {
+fn a_log_line_identifies_the_request_without_secrets() {
     const QUERY: &str = "SELECT secret_column FROM secrets";
     let folder = tempfile::tempdir().expect("a folder");
     let log = folder.path().join("log");
@@ -170,34 +174,34 @@ fn a_line_says_who_asked_for_what_and_tells_no_secret() {
     let gateway = Logging::start(upstream.address(), &log);
     let login = bearer("alice", "pass-word-of-alice");
     let authorization = format!("Bearer {login}");
-    let fields = [("content-type", "application/json"), ("authorization", authorization.as_str())];
+    let headers = [("content-type", "application/json"), ("authorization", authorization.as_str())];
     let mut client = Client::connect(gateway.address("http"));
-    let token = client.send("POST /timbr/api/get_token", &fields, b"").json()["data"][0]
+    let token = client.send("POST /timbr/api/get_token", &headers, b"").json()["data"][0]
         .as_str()
         .expect("a token")
         .to_owned();
     let trace = "4bf92f3577b34da6a3ce929d0e0e4736";
     let traceparent = format!("00-{trace}-00f067aa0ba902b7-01");
-    let fields = [
+    let headers = [
         ("x-api-key", token.as_str()),
         ("content-type", "application/json"),
         ("cookie", "session=cookie-of-alice"),
         ("traceparent", &traceparent),
         ("x-request-id", "the-request"),
     ];
-    let answer = client.send("POST /timbr/api/query/?q=secret-in-the-query", &fields, QUERY.as_bytes());
-    assert_eq!(answer.status, 200);
+    let response = client.send("POST /timbr/api/query/?q=secret-in-the-query", &headers, QUERY.as_bytes());
+    assert_eq!(response.status, 200);
     let wrong = [("x-api-key", "tk_a-key-that-nobody-knows"), ("content-type", "application/json")];
     let judged = client.send("POST /timbr/api/query/", &wrong, b"{}").status;
-    assert_eq!(judged, 503, "a backend that takes every key is not believed");
+    assert_eq!(judged, 503, "a backend that accepts every key is not trusted");
     let forged = [("authorization", "Bearer not-a-bearer"), ("content-type", "application/json")];
     assert_eq!(client.send("POST /timbr/api/get_token", &forged, b"").status, 401);
 
     let found = |target: &str, key: &str, value: &str| {
         lines(&log).into_iter().find(|line| line["target"] == target && line[key] == value)
     };
-    wait_until("its line is written", || found("audit", "decision", "bearer_invalid").is_some());
-    wait_until("its line is written", || found("access", "request_id", "the-request").is_some());
+    wait_until("the access line is written", || found("audit", "decision", "bearer_invalid").is_some());
+    wait_until("the access line is written", || found("access", "request_id", "the-request").is_some());
     let line = found("access", "request_id", "the-request").expect("just seen");
     for (key, value) in [
         ("trace_id", trace),
@@ -238,7 +242,7 @@ fn a_line_says_who_asked_for_what_and_tells_no_secret() {
         "not-a-bearer",
     ];
     for secret in secrets {
-        assert!(!text.contains(secret), "{secret} stands in the log");
+        assert!(!text.contains(secret), "{secret} is in the log");
     }
 }
 
@@ -260,12 +264,12 @@ fn each_audit_line_has_the_time_of_its_own_command() {
         let mut client = Client::connect(logging.address("admin"));
         let head = "POST /tokens/revoke HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json";
         client.write(format!("{head}\r\nContent-Length: {}\r\n\r\n{body}", body.len()).as_bytes());
-        assert_eq!(client.read_answer(false).status, 200);
+        assert_eq!(client.read_response().status, 200);
         wait_until("the command is in the log", || revocations().len() > times.len());
         let line = revocations().pop().expect("just seen");
         let time = line["timestamp"].as_str().expect("text").to_owned();
         times.push(humantime::parse_rfc3339(&time).expect("a time"));
     }
-    let apart = times[1].duration_since(times[0]).expect("the second command came later");
+    let apart = times[1].duration_since(times[0]).expect("the second command received later");
     assert!(apart.as_millis() >= 1500, "{apart:?}");
 }

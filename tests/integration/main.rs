@@ -1,4 +1,4 @@
-//! The gateway as its peers see it: real listeners, a backend that records every byte, and clients that misbehave.
+//! Integration tests: real listeners, a backend that records every byte, and misbehaving clients.
 
 mod support;
 
@@ -9,12 +9,12 @@ mod delegated;
 mod docs;
 mod drain;
 mod explain;
+mod failure_limiter;
 mod failures;
 mod floods;
 mod forwarding;
 mod framing;
 mod get_token;
-mod guesses;
 mod http2;
 mod identity;
 mod jwt;

@@ -1,4 +1,4 @@
-//! What is refused, and that it never reaches the backend.
+//! Rejected requests, which are never forwarded.
 
 use crate::support::client::Client;
 use crate::support::gateway::Gateway;
@@ -7,12 +7,12 @@ use crate::support::upstream::Upstream;
 const JSON: (&str, &str) = ("Content-Type", "application/json");
 
 #[test]
-fn each_lack_has_its_own_answer_and_nothing_arrives() {
+fn each_fault_has_its_own_reason_and_is_not_forwarded() {
     let upstream = Upstream::start();
     let gateway = Gateway::start(upstream.address(), &[("TOKENS_FOREIGN", "reject")]);
     let token = gateway.token();
     let key = ("x-api-key", token.as_str());
-    for (line, fields, status, reason) in [
+    for (line, headers, status, reason) in [
         ("GET /timbr/api/x", &[JSON][..], 401, "api_key_missing"),
         ("GET /timbr/api/x", &[JSON, ("x-api-key", "tk_bad")], 401, "api_key_unknown"),
         ("GET /timbr/api/x", &[JSON, ("x-api-key", "")], 401, "api_key_malformed"),
@@ -35,14 +35,14 @@ fn each_lack_has_its_own_answer_and_nothing_arrives() {
         ("GET http://other/timbr/api/x", &[JSON, key], 400, "request_line_ambiguous"),
         ("GET /timbr/api/x", &[JSON, ("X-Original-URL", "/timbr/api/get_token")], 401, "api_key_missing"),
     ] {
-        let answer = gateway.client().send(line, fields, b"");
-        assert_eq!((answer.status, answer.reason().as_str()), (status, reason), "{line} {fields:?}");
+        let response = gateway.client().send(line, headers, b"");
+        assert_eq!((response.status, response.reason().as_str()), (status, reason), "{line} {headers:?}");
     }
     assert!(upstream.log().is_empty(), "{:?}", upstream.log());
 }
 
 #[test]
-fn a_good_request_arrives_on_every_route() {
+fn a_valid_request_is_forwarded_on_every_route() {
     let upstream = Upstream::start();
     let gateway = Gateway::start(upstream.address(), &[]);
     let token = gateway.token();
@@ -53,8 +53,8 @@ fn a_good_request_arrives_on_every_route() {
         ("POST /timbr/openapi/ontology/o/query", "text/plain;charset=utf-8"),
         ("GET /timbr/openapi/get-async-results/1", "application/json"),
     ] {
-        let fields = [("Content-Type", content_type), ("x-api-key", token.as_str())];
-        assert_eq!(gateway.client().send(line, &fields, b"").status, 200, "{line}");
+        let headers = [("Content-Type", content_type), ("x-api-key", token.as_str())];
+        assert_eq!(gateway.client().send(line, &headers, b"").status, 200, "{line}");
     }
     assert_eq!(upstream.log().len(), 5);
 }
@@ -74,15 +74,15 @@ fn routes_can_be_changed_and_added() {
     };
     assert_eq!(send("GET /timbr/api/x", "application/json").status, 200);
     let refused = send("POST /timbr/api/x", "application/json");
-    assert_eq!((refused.status, refused.field("allow")), (405, "GET"));
+    assert_eq!((refused.status, refused.header("allow")), (405, "GET"));
     assert_eq!(send("POST /timbr/openapi/x", "application/json").status, 404);
     assert_eq!(send("PUT /csv/x", "text/csv").status, 200);
     assert_eq!(send("PUT /csv/x", "application/json").status, 415);
 }
 
-/// Framing with two readings: an answer of 400 or none, and the connection ends.
+/// Ambiguous framing: the response is 400 or none, and the connection ends.
 #[test]
-fn broken_framing_ends_the_connection_and_nothing_arrives() {
+fn invalid_framing_ends_the_connection_and_is_not_forwarded() {
     let upstream = Upstream::start();
     let gateway = Gateway::start(upstream.address(), &[]);
     let token = gateway.token();
@@ -104,8 +104,8 @@ fn broken_framing_ends_the_connection_and_nothing_arrives() {
     ] {
         let mut client = Client::connect(gateway.http());
         client.write(format!("{head}{framing}").as_bytes());
-        if let Some(answer) = client.read_head() {
-            assert_eq!(answer.status, 400, "{framing:?}");
+        if let Some(response) = client.read_head() {
+            assert_eq!(response.status, 400, "{framing:?}");
         }
         client.read_bytes(4096);
         assert!(client.is_closed(), "{framing:?}");
@@ -114,12 +114,12 @@ fn broken_framing_ends_the_connection_and_nothing_arrives() {
 }
 
 #[test]
-fn heads_are_bounded_in_size_and_number() {
+fn heads_are_limited_in_size_and_headers() {
     let upstream = Upstream::start();
     let gateway = Gateway::start(upstream.address(), &[]);
     let token = gateway.token();
     let (long, many) = ("a".repeat(70_000), "x: y\r\n".repeat(101));
-    for (target, fields, status) in [
+    for (target, headers, status) in [
         ("/timbr/api/x", format!("x: {long}\r\n"), 431),
         ("/timbr/api/x", many, 431),
         (&*format!("/timbr/api/{long}"), String::new(), 414),
@@ -127,22 +127,22 @@ fn heads_are_bounded_in_size_and_number() {
         let mut client = gateway.client();
         client.write(format!("GET {target} HTTP/1.1\r\nHost: h\r\n").as_bytes());
         client.write(
-            format!("Content-Type: application/json\r\nx-api-key: {token}\r\n{fields}\r\n").as_bytes(),
+            format!("Content-Type: application/json\r\nx-api-key: {token}\r\n{headers}\r\n").as_bytes(),
         );
-        assert_eq!(client.read_head().expect("an answer").status, status);
+        assert_eq!(client.read_head().expect("a response").status, status);
     }
     assert!(upstream.log().is_empty());
 }
 
 #[test]
-fn bodies_are_bounded_whether_they_state_their_length_or_not() {
+fn bodies_are_limited_with_and_without_a_length() {
     let upstream = Upstream::start();
     let gateway = Gateway::start(upstream.address(), &[("LIMITS_BODY", "1KiB")]);
     let token = gateway.token();
-    let fields = [JSON, ("x-api-key", token.as_str())];
+    let headers = [JSON, ("x-api-key", token.as_str())];
     let mut client = gateway.client();
-    assert_eq!(client.send("POST /timbr/api/x", &fields, &[b'x'; 1024]).status, 200);
-    let refused = client.send("POST /timbr/api/x", &fields, &[b'x'; 1025]);
+    assert_eq!(client.send("POST /timbr/api/x", &headers, &[b'x'; 1024]).status, 200);
+    let refused = client.send("POST /timbr/api/x", &headers, &[b'x'; 1025]);
     assert_eq!((refused.status, refused.reason().as_str()), (413, "request_body_too_large"));
 
     let chunked = format!(
@@ -152,6 +152,6 @@ fn bodies_are_bounded_whether_they_state_their_length_or_not() {
     );
     let mut client = gateway.client();
     client.write(chunked.as_bytes());
-    assert_eq!(client.read_answer(false).status, 413);
-    assert_eq!(upstream.log().len(), 1, "no refused request arrived whole");
+    assert_eq!(client.read_response().status, 413);
+    assert_eq!(upstream.log().len(), 1, "no rejected request was forwarded completely");
 }

@@ -1,4 +1,4 @@
-//! The process itself: what it shows of its memory, and that its log holds up nobody.
+//! The process: protection of its memory, panics, and an unread log.
 
 use std::io::{BufRead, BufReader, Read};
 use std::net::SocketAddr;
@@ -13,10 +13,10 @@ use crate::support::bearer::{SALT, bearer};
 use crate::support::client::Client;
 use crate::support::gateway::Gateway;
 
-/// The user that owns nothing.
+/// The user `nobody`.
 const NOBODY: u32 = 65534;
 
-/// A started gateway, whose log is read up to the line that says where it listens.
+/// A started gateway. The log is read up to the line with the listening addresses.
 struct Program {
     child: Child,
     log: BufReader<std::process::ChildStderr>,
@@ -26,14 +26,14 @@ struct Program {
 }
 
 impl Program {
-    /// Root sees everything of everybody, so the program runs as somebody else then.
+    /// Root can read all processes, so the program runs as a different user.
     fn start(options: &[(&str, &str)]) -> Program {
         let folder = tempfile::tempdir().expect("a folder");
         std::fs::set_permissions(folder.path(), PermissionsExt::from_mode(0o755)).expect("set");
         let mut path = PathBuf::from(env!("CARGO_BIN_EXE_timbr-gateway"));
         let root = std::fs::metadata("/proc/self").expect("metadata").uid() == 0;
         if root {
-            // The build's folder may be closed to others.
+            // Other users may have no access to the build folder.
             let copy = folder.path().join("timbr-gateway");
             std::fs::copy(&path, &copy).expect("copied");
             path = copy;
@@ -75,14 +75,15 @@ impl Program {
         PathBuf::from(format!("/proc/{}/{name}", self.child.id()))
     }
 
-    /// The soft and the hard limit of core dumps.
+    /// The soft and the hard limit for core dumps.
     fn core_limit(&self) -> String {
         let limits = std::fs::read_to_string(self.proc("limits")).expect("readable by all");
         let line = limits.lines().find_map(|line| line.strip_prefix("Max core file size")).expect("the line");
         line.split_whitespace().take(2).collect::<Vec<_>>().join(" ")
     }
 
-    /// Whether other processes of its user may look into its memory: then these files are that user's, else root's.
+    /// Returns whether other processes of its user may read its memory: then these files belong to that user, otherwise
+    /// to root.
     fn is_open(&self) -> bool {
         let owner = std::fs::metadata(self.proc("environ")).expect("metadata").uid();
         let status = std::fs::read_to_string(self.proc("status")).expect("readable by all");
@@ -104,28 +105,28 @@ impl Program {
 }
 
 #[test]
-fn nobody_looks_into_the_process() {
+fn other_processes_cannot_read_the_memory() {
     let program = Program::start(&[]);
     assert_eq!(program.core_limit(), "0 0");
     assert!(!program.is_open());
     if std::fs::metadata("/proc/self").expect("metadata").uid() != 0 {
-        assert!(std::fs::read(program.proc("environ")).is_err(), "the salt stands there");
+        assert!(std::fs::read(program.proc("environ")).is_err(), "the salt is readable");
     }
     program.end();
 }
 
 #[test]
-fn who_looks_for_an_error_can_open_it() {
+fn core_dumps_can_be_enabled() {
     let program = Program::start(&[("TIMBR_GATEWAY_CORE_DUMPS", "true")]);
     assert!(program.is_open());
     let log = program.end();
     assert!(log.contains("can read every secret"), "{log}");
 }
 
-/// At the end of time, arithmetic on a bearer's age overflows, which panics where overflows are checked.
+/// Near the maximum time, arithmetic on a bearer's age overflows, which panics in builds with overflow checks.
 #[cfg(debug_assertions)]
 #[test]
-fn a_panic_ends_one_request_and_nothing_else() {
+fn a_panic_ends_only_its_request() {
     let json = ("Content-Type", "application/json");
     let gateway = Gateway::start_at("http://127.0.0.1:1", &[("TOKENS_FOREIGN", "reject")], u64::MAX);
     let bearer = format!("Bearer {}", bearer("alice", "secret"));
@@ -140,13 +141,13 @@ fn a_panic_ends_one_request_and_nothing_else() {
             "on the same connection"
         );
     }
-    gateway.ask_to_stop();
-    assert_eq!(gateway.ended(), RunOutcome::Drained { cut: 0 });
+    gateway.begin_shutdown();
+    assert_eq!(gateway.wait(), RunOutcome::Drained { cut: 0 });
 }
 
-/// The pipe holds 64 KiB, the queue some thousand lines; what comes then is dropped, counted and told.
+/// The pipe holds 64 KiB and the queue some thousand lines; further lines are dropped, counted and reported.
 #[test]
-fn a_log_that_nobody_reads_holds_up_no_request() {
+fn an_unread_log_delays_no_request() {
     const REQUESTS: usize = 10_000;
     let program = Program::start(&[]);
     let mut client = Client::connect(program.http);
@@ -156,14 +157,14 @@ fn a_log_that_nobody_reads_holds_up_no_request() {
             client.write_request(&format!("GET /nowhere/{long}"), &[("x-request-id", &long[..100])], b"");
         }
         for _ in 0..100 {
-            assert_eq!(client.read_answer(false).status, 404);
+            assert_eq!(client.read_response().status, 404);
         }
     }
     let log = program.end();
     let lines: Vec<serde_json::Value> =
         log.lines().map(|line| serde_json::from_str(line).expect("whole lines")).collect();
     let access = lines.iter().filter(|line| line["target"] == "access").count();
-    let dropped = lines.iter().filter_map(|line| line["total"].as_u64()).max().expect("it tells");
+    let dropped = lines.iter().filter_map(|line| line["total"].as_u64()).max().expect("it reports");
     assert!(dropped > 0 && access < REQUESTS, "{dropped} {access}");
     assert!(access as u64 + dropped >= REQUESTS as u64, "{dropped} {access}");
     let path = lines.iter().find_map(|line| line["path"].as_str()).expect("an access line");

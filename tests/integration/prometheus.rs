@@ -1,4 +1,4 @@
-//! A real Prometheus reads what the gateway exports; the rules and the dashboard in `deploy/` ask for nothing else.
+//! A real Prometheus scrapes the gateway; the rules and the dashboard in `deploy/` use only existing metrics.
 
 use std::collections::BTreeSet;
 use std::io::Write;
@@ -19,7 +19,7 @@ fn deployed(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy").join(path)
 }
 
-/// Runs `promtool`, which comes with Prometheus; `tests/servers` installs it.
+/// Runs `promtool`, which is part of Prometheus; `tests/servers` installs it.
 fn promtool(arguments: &[&str], input: &str) -> Output {
     let mut child = Command::new("promtool")
         .args(arguments)
@@ -40,14 +40,14 @@ fn satisfied(output: &Output) {
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&told));
 }
 
-/// One that has answered, refused, minted and failed, over both protocols.
+/// A gateway with successful and failed requests, over both protocols.
 fn used(upstream: &Upstream) -> Gateway {
     let gateway = Gateway::start(upstream.address(), &[]);
     let token = gateway.token();
     let mut client = gateway.client();
     for _ in 0..3 {
-        let fields = [("x-api-key", token.as_str()), ("content-type", "application/json")];
-        assert_eq!(client.send("POST /timbr/api/query/", &fields, b"{}").status, 200);
+        let headers = [("x-api-key", token.as_str()), ("content-type", "application/json")];
+        assert_eq!(client.send("POST /timbr/api/query/", &headers, b"{}").status, 200);
     }
     assert_eq!(gateway.client().send("GET /nowhere", &[], b"").status, 404);
     assert_eq!(gateway.client().send("POST /timbr/api/query/", &[], b"{}").status, 400);
@@ -57,13 +57,13 @@ fn used(upstream: &Upstream) -> Gateway {
 }
 
 fn exported(gateway: &Gateway, accept: &str) -> (String, String) {
-    let answer = Client::connect(gateway.admin()).send("GET /metrics", &[("accept", accept)], b"");
-    assert_eq!(answer.status, 200);
-    (answer.field("content-type").to_owned(), answer.text().to_owned())
+    let response = Client::connect(gateway.admin()).send("GET /metrics", &[("accept", accept)], b"");
+    assert_eq!(response.status, 200);
+    (response.header("content-type").to_owned(), response.text().to_owned())
 }
 
 #[test]
-fn promtool_finds_nothing_wrong_with_what_is_exported() {
+fn promtool_accepts_the_exported_metrics() {
     let upstream = Upstream::start();
     let gateway = used(&upstream);
     let (kind, plain) = exported(&gateway, "text/plain; version=0.0.4");
@@ -75,30 +75,30 @@ fn promtool_finds_nothing_wrong_with_what_is_exported() {
 }
 
 #[test]
-fn what_is_counted_is_what_happened() {
+fn metrics_count_what_happened() {
     let upstream = Upstream::start();
     let gateway = used(&upstream);
     let of = |series: &str| gateway.metric(&format!("timbr_gateway_{series}"));
     let requests = "requests_total{route=\"api\",method=\"POST\",status=\"2xx\",reason=\"\"}";
-    wait_until("the last answer has ended", || of(requests) == 3.0);
+    wait_until("the last response has ended", || of(requests) == 3.0);
     assert_eq!(of("requests_total{route=\"none\",method=\"GET\",status=\"4xx\",reason=\"not_found\"}"), 2.0);
     assert_eq!(of("upstream_to_head_duration_seconds_count{route=\"api\"}"), 3.0);
     assert_eq!(of("request_body_bytes_total{route=\"api\"}"), 6.0);
     assert_eq!(of("auth_step_duration_seconds_count{step=\"bearer\",outcome=\"ok\"}"), 1.0);
     assert_eq!(of("tls_handshakes_total{version=\"1.3\",resumed=\"false\"}"), 1.0);
     assert_eq!(of("client_connections_opened_total{protocol=\"http/2\"}"), 1.0);
-    wait_until("it is looked at", || of("tokens") == 1.0);
+    wait_until("the backend is checked", || of("tokens") == 1.0);
     let (_, text) = exported(&gateway, "text/plain");
     assert!(text.contains("timbr_gateway_certificate_expiry_timestamp_seconds{names="), "{text}");
 }
 
 #[test]
-fn the_rules_are_valid_and_do_what_their_tests_say() {
+fn alert_rules_pass_their_tests() {
     satisfied(&promtool(&["check", "rules", "rules.yaml"], ""));
     satisfied(&promtool(&["test", "rules", "tests.yaml"], ""));
 }
 
-/// A running server; ends with the test.
+/// A running server. Killed when dropped.
 struct Prometheus {
     child: Child,
     address: SocketAddr,
@@ -113,7 +113,7 @@ impl Drop for Prometheus {
 }
 
 impl Prometheus {
-    /// Reads a gateway each second, with the rules of `deploy/`.
+    /// Scrapes a gateway every second, with the rules of `deploy/`.
     fn start(gateway: SocketAddr) -> Prometheus {
         let folder = tempfile::tempdir().expect("a folder");
         let rules = deployed("prometheus/rules.yaml");
@@ -136,7 +136,7 @@ impl Prometheus {
             .spawn()
             .expect("prometheus is installed");
         let server = Prometheus { child, address, _folder: folder };
-        wait_until("Prometheus answers", || {
+        wait_until("Prometheus responds", || {
             Client::try_connect(address)
                 .is_some_and(|mut client| client.send("GET /-/ready", &[], b"").status == 200)
         });
@@ -144,8 +144,8 @@ impl Prometheus {
     }
 
     fn get(&self, path: &str) -> Value {
-        let answer = Client::connect(self.address).send(&format!("GET /api/v1/{path}"), &[], b"");
-        let value = answer.json();
+        let response = Client::connect(self.address).send(&format!("GET /api/v1/{path}"), &[], b"");
+        let value = response.json();
         assert_eq!(value["status"], "success", "{path}: {value}");
         value["data"].clone()
     }
@@ -156,7 +156,7 @@ impl Prometheus {
     }
 }
 
-/// The texts under a key, wherever it stands.
+/// All texts of a key, at any depth.
 fn under(key: &str, value: &Value, found: &mut Vec<String>) {
     match value {
         Value::Object(members) => {
@@ -177,7 +177,7 @@ fn dashboard() -> Value {
     serde_json::from_str(&text).expect("JSON")
 }
 
-/// With what Grafana puts in place of its variables.
+/// The panels' expressions, with Grafana's variables replaced.
 fn expressions() -> Vec<String> {
     let mut found = Vec::new();
     under("expr", &dashboard(), &mut found);
@@ -190,31 +190,31 @@ fn expressions() -> Vec<String> {
 }
 
 #[test]
-fn a_real_prometheus_reads_the_gateway_and_takes_every_rule_and_panel() {
+fn prometheus_accepts_the_metrics_rules_and_panels() {
     let upstream = Upstream::start();
     let gateway = used(&upstream);
     let prometheus = Prometheus::start(gateway.admin());
     let requests = "timbr_gateway_requests_total{route=\"api\",method=\"POST\",status=\"2xx\",reason=\"\"}";
-    wait_until("Prometheus has read it", || {
+    wait_until("Prometheus has scraped the gateway", || {
         prometheus.query(requests).first().is_some_and(|found| found["value"][1] == "3")
     });
     assert_eq!(prometheus.query("up{job=\"timbr-gateway\"}")[0]["value"][1], "1");
     let expressions = expressions();
     assert!(expressions.len() > 30);
     expressions.iter().for_each(|expression| drop(prometheus.query(expression)));
-    // What it knows of names and forms is what the catalogue says.
+    // Names and types are those of the reference.
     let metadata = prometheus.get("targets/metadata?match_target=%7Bjob%3D%22timbr-gateway%22%7D");
     let known: BTreeSet<_> =
         metadata.as_array().expect("a list").iter().filter_map(|one| one["metric"].as_str()).collect();
     for one in Metrics::default().descriptors() {
         let name = one.full_name();
         let family = name.strip_suffix("_total").or_else(|| name.strip_suffix("_info")).unwrap_or(&name);
-        // Here is no store behind the memory, and no backend whose name is looked up.
+        // This gateway has no persistent store, and no backend name to resolve.
         let may_be_missing = ["timbr_gateway_store_operation", "timbr_gateway_upstream_lookup"];
         let is_there = known.contains(family) || may_be_missing.iter().any(|known| family.starts_with(known));
         assert!(is_there, "{name} in {known:?}");
     }
-    // Rules are evaluated, and none fails.
+    // All rules are evaluated without errors.
     wait_until("each rule was evaluated", || {
         let mut health = Vec::new();
         under("health", &prometheus.get("rules"), &mut health);
@@ -223,7 +223,7 @@ fn a_real_prometheus_reads_the_gateway_and_takes_every_rule_and_panel() {
     });
 }
 
-/// Names of metrics in an expression.
+/// The metric names in an expression.
 fn names(text: &str) -> Vec<&str> {
     let letter = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == ':';
     text.split(|c| !letter(c))
@@ -233,7 +233,7 @@ fn names(text: &str) -> Vec<&str> {
 }
 
 #[test]
-fn rules_and_dashboard_ask_for_what_there_is() {
+fn rules_and_dashboard_use_existing_metrics() {
     let rules = std::fs::read_to_string(deployed("prometheus/rules.yaml")).expect("the rules");
     let recorded: Vec<_> = rules.lines().filter_map(|line| line.trim().strip_prefix("- record: ")).collect();
     let mut known: BTreeSet<String> = recorded.iter().map(ToString::to_string).collect();
@@ -258,7 +258,7 @@ fn rules_and_dashboard_ask_for_what_there_is() {
 }
 
 #[test]
-fn the_dashboards_panels_are_told_apart() {
+fn dashboard_panels_have_unique_titles_and_places() {
     let dashboard = dashboard();
     assert_eq!(dashboard["uid"], "timbr-gateway");
     let panels = dashboard["panels"].as_array().expect("panels");

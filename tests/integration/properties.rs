@@ -1,4 +1,4 @@
-//! The promises of SECURITY.md as properties: whatever a client sends within these forms, they hold.
+//! The guarantees of SECURITY.md as property tests.
 //!
 //! One of them is not here: that every no takes as long (`auth::verifier::users_file` measures that).
 
@@ -16,18 +16,18 @@ use timbr_gateway::base::secret::Secret;
 use timbr_gateway::base::user_name::UserName;
 
 use crate::support::bearer::{SALT, bearer};
-use crate::support::client::{Answer, Client};
+use crate::support::client::{Client, Response};
 use crate::support::gateway::Gateway;
 use crate::support::upstream::{Recorded, Upstream};
 
 const JSON: (&str, &str) = ("Content-Type", "application/json");
 
-/// One gateway for all properties; each takes it for itself, so that what arrives is its own.
+/// One gateway for all properties. Each property locks it, so that only its own requests arrive.
 struct World {
     upstream: Upstream,
     gateway: Gateway,
     token: String,
-    /// Its clock was set so long after it was made.
+    /// The time since the start at which its clock was last set.
     begun: Instant,
     set: Duration,
 }
@@ -47,23 +47,23 @@ impl World {
             Mutex::new(World { upstream, gateway, token, begun: Instant::now(), set: Duration::ZERO })
         });
         let mut world = WORLD.lock().unwrap_or_else(PoisonError::into_inner);
-        // Bearers are made by the machine's clock; the gateway's must not fall behind.
+        // Bearers use the system clock; the gateway's clock must not fall behind.
         let passed = world.begun.elapsed();
         world.gateway.clock.advance(passed - world.set);
         world.set = passed;
         world
     }
 
-    /// Sends a request with the good token on a connection of its own; the answer, and what arrived of it.
-    fn send(&self, line: &str, fields: &[(&str, &str)], body: &[u8]) -> (Answer, Vec<Recorded>) {
+    /// Sends a request with the valid token on a new connection; returns the response, and what was forwarded.
+    fn send(&self, line: &str, headers: &[(&str, &str)], body: &[u8]) -> (Response, Vec<Recorded>) {
         let before = self.upstream.log().len();
-        let fields = [&[("x-api-key", self.token.as_str())], fields].concat();
-        let answer = self.gateway.client().send(line, &fields, body);
-        (answer, self.upstream.log().split_off(before))
+        let headers = [&[("x-api-key", self.token.as_str())], headers].concat();
+        let response = self.gateway.client().send(line, &headers, body);
+        (response, self.upstream.log().split_off(before))
     }
 }
 
-/// These are slow enough to be few: each is a request to a running gateway.
+/// Few cases: each is a request to a running gateway.
 fn few() -> ProptestConfig {
     ProptestConfig { cases: 100, failure_persistence: None, ..ProptestConfig::default() }
 }
@@ -72,7 +72,7 @@ fn many() -> ProptestConfig {
     ProptestConfig { cases: 2000, failure_persistence: None, ..ProptestConfig::default() }
 }
 
-/// What the gateway says about the caller, or proves it by.
+/// The headers with which the gateway asserts or proves the identity.
 const PROTECTED: [&str; 14] = [
     "x-api-key",
     "x-api-impersonate-user",
@@ -90,7 +90,7 @@ const PROTECTED: [&str; 14] = [
     "path-info",
 ];
 
-/// A name in some letter case, and with other characters for its dashes.
+/// A name in random letter case, and with different characters for its dashes.
 fn spelling(names: &'static [&'static str]) -> impl Strategy<Value = String> {
     let separators = prop::collection::vec(select(b"--__.!~'".to_vec()), 4);
     (select(names), separators, any::<u64>()).prop_map(|(name, separators, cases)| {
@@ -104,11 +104,11 @@ fn spelling(names: &'static [&'static str]) -> impl Strategy<Value = String> {
     })
 }
 
-fn folded(name: &str) -> String {
+fn folded_headers(name: &str) -> String {
     name.to_ascii_lowercase().replace(|c: char| !c.is_ascii_alphanumeric(), "-")
 }
 
-/// A path that has one reading.
+/// An unambiguous path.
 fn path() -> impl Strategy<Value = String> {
     let segment = "[A-Za-z0-9_~][A-Za-z0-9._~!$&'()*+,=:@-]{0,11}(%20|%25|%C3%A9)?";
     prop::collection::vec(segment, 1..5).prop_map(|segments| format!("/timbr/api/p-{}", segments.join("/")))
@@ -117,9 +117,9 @@ fn path() -> impl Strategy<Value = String> {
 proptest! {
     #![proptest_config(few())]
 
-    /// 1. What was judged is what is sent on: line, fields and body.
+    /// 1. The checked request is the forwarded request: line, headers and body.
     #[test]
-    fn one_parse(
+    fn the_checked_request_is_the_forwarded_request(
         method in select(vec!["POST", "PUT", "PATCH", "DELETE"]),
         path in path(),
         query in prop::option::of("[A-Za-z0-9._~/?%2f&=-]{0,20}"),
@@ -129,94 +129,94 @@ proptest! {
     ) {
         let world = World::take();
         let target = query.map_or(path.clone(), |query| format!("{path}?{query}"));
-        let mut fields = vec![JSON];
-        fields.extend(custom.iter().map(|(name, value)| (name.as_str(), value.as_str())));
-        let (answer, arrived) = if chunked {
-            fields.push(("Transfer-Encoding", "chunked"));
+        let mut headers = vec![JSON];
+        headers.extend(custom.iter().map(|(name, value)| (name.as_str(), value.as_str())));
+        let (response, arrived) = if chunked {
+            headers.push(("Transfer-Encoding", "chunked"));
             let before = world.upstream.log().len();
             let mut client = world.gateway.client();
-            fields.push(("x-api-key", &world.token));
-            client.write_request(&format!("{method} {target}"), &fields, b"");
+            headers.push(("x-api-key", &world.token));
+            client.write_request(&format!("{method} {target}"), &headers, b"");
             for part in body.chunks(700) {
                 client.write(&[format!("{:x};ext=1\r\n", part.len()).as_bytes(), part, b"\r\n"].concat());
             }
             client.write(b"0\r\n\r\n");
-            (client.read_answer(false), world.upstream.log().split_off(before))
+            (client.read_response(), world.upstream.log().split_off(before))
         } else {
-            world.send(&format!("{method} {target}"), &fields, &body)
+            world.send(&format!("{method} {target}"), &headers, &body)
         };
-        prop_assert_eq!(answer.status, 200);
+        prop_assert_eq!(response.status, 200);
         prop_assert_eq!(arrived.len(), 1);
         let seen = &arrived[0];
         prop_assert_eq!(&seen.line, &format!("{method} {target} HTTP/1.1"));
         prop_assert_eq!(&seen.body, &body);
-        prop_assert_eq!(seen.field("host"), world.upstream.address().to_string());
-        let framed = seen.folded("content-length").len() + seen.folded("transfer-encoding").len();
+        prop_assert_eq!(seen.header("host"), world.upstream.address().to_string());
+        let framed = seen.folded_headers("content-length").len() + seen.folded_headers("transfer-encoding").len();
         prop_assert!(framed == 1 || framed == 0 && body.is_empty(), "{:?}", seen);
         for (name, _) in &custom {
             let sent: Vec<_> = custom.iter().filter(|(other, _)| other == name).map(|(_, value)| value.as_str()).collect();
-            prop_assert_eq!(seen.folded(name), sent);
+            prop_assert_eq!(seen.folded_headers(name), sent);
         }
     }
 
-    /// 2. Credentials and what else decides stand once.
+    /// 2. Credentials and other policy headers must not be repeated.
     #[test]
-    fn credentials_stand_once(
+    fn duplicate_credentials_are_rejected(
         name in spelling(&["x-api-key", "authorization", "content-type", "content-length", "x-api-impersonate-user"]),
         again in spelling(&["x-api-key", "authorization", "content-type", "x-api-impersonate-user"]),
         same in any::<bool>(),
     ) {
         let world = World::take();
-        let value = |name: &str| match &*folded(name) {
+        let value = |name: &str| match &*folded_headers(name) {
             "content-type" => "application/json",
             "content-length" => "0",
             _ => "tk_other",
         };
         let again = if same { name.clone() } else { again };
-        let fields = [JSON, ("Authorization", "x"), (&name, value(&name)), (&again, value(&again))];
-        let (answer, arrived) = world.send("GET /timbr/api/x", &fields, b"");
-        // Not every pair collides; but what arrives holds each of them once, and the key is the good one.
-        prop_assert!(matches!(answer.status, 200 | 400 | 403), "{:?}", answer);
-        let collides = ["x-api-key", "content-type", "authorization"].contains(&&*folded(&name)) || folded(&name) == folded(&again);
-        prop_assert!(!collides || answer.status == 400, "{:?} {:?}", fields, answer);
-        prop_assert_eq!(arrived.len(), usize::from(answer.status == 200));
+        let headers = [JSON, ("Authorization", "x"), (&name, value(&name)), (&again, value(&again))];
+        let (response, arrived) = world.send("GET /timbr/api/x", &headers, b"");
+        // Not every pair collides; but a forwarded request has each header once, with the valid key.
+        prop_assert!(matches!(response.status, 200 | 400 | 403), "{:?}", response);
+        let collides = ["x-api-key", "content-type", "authorization"].contains(&&*folded_headers(&name)) || folded_headers(&name) == folded_headers(&again);
+        prop_assert!(!collides || response.status == 400, "{:?} {:?}", headers, response);
+        prop_assert_eq!(arrived.len(), usize::from(response.status == 200));
     }
 
-    /// 3. Nothing that the gateway says about the caller comes from the caller, in no spelling.
+    /// 3. Identity headers never come from the client, in any spelling.
     #[test]
-    fn what_is_said_about_the_caller_is_ours(name in spelling(&PROTECTED)) {
+    fn identity_headers_come_only_from_the_gateway(name in spelling(&PROTECTED)) {
         let world = World::take();
-        let (answer, arrived) = world.send("GET /timbr/api/x", &[JSON, (&name, "evil")], b"");
-        prop_assert_eq!(arrived.len(), usize::from(answer.status == 200));
+        let (response, arrived) = world.send("GET /timbr/api/x", &[JSON, (&name, "evil")], b"");
+        prop_assert_eq!(arrived.len(), usize::from(response.status == 200));
         for seen in arrived {
             prop_assert!(!format!("{seen:?}").contains("evil"), "{:?}", seen);
-            prop_assert_eq!(seen.folded("x-forwarded-user"), vec!["alice"]);
-            prop_assert_eq!(seen.folded("x-api-key"), vec![world.token.as_str()]);
+            prop_assert_eq!(seen.folded_headers("x-forwarded-user"), vec!["alice"]);
+            prop_assert_eq!(seen.folded_headers("x-api-key"), vec![world.token.as_str()]);
         }
     }
 
-    /// 4. `Connection` takes away nothing that was judged or that we write.
+    /// 4. `Connection` cannot remove headers that were checked or that the gateway sets.
     #[test]
-    fn connection_strips_nothing_of_ours(
+    fn connection_cannot_remove_checked_headers(
         options in prop::collection::vec(prop_oneof![spelling(&PROTECTED), "[a-z-]{1,10}".prop_map(String::from), Just("close".to_owned())], 1..5),
     ) {
         let world = World::take();
-        let (answer, arrived) = world.send("GET /timbr/api/x", &[JSON, ("Connection", &options.join(", "))], b"");
-        prop_assert!(matches!(answer.status, 200 | 400), "{:?}", answer);
+        let (response, arrived) = world.send("GET /timbr/api/x", &[JSON, ("Connection", &options.join(", "))], b"");
+        prop_assert!(matches!(response.status, 200 | 400), "{:?}", response);
         if options.iter().any(|option| PROTECTED.contains(&&*option.to_ascii_lowercase())) {
-            prop_assert_eq!(answer.status, 400);
+            prop_assert_eq!(response.status, 400);
         }
         for seen in arrived {
-            prop_assert_eq!(seen.field("x-api-key"), world.token.as_str());
-            prop_assert_eq!(seen.field("x-forwarded-user"), "alice");
-            prop_assert_eq!(seen.field("x-forwarded-for"), "127.0.0.1");
-            prop_assert_eq!(seen.field("content-type"), "application/json");
+            prop_assert_eq!(seen.header("x-api-key"), world.token.as_str());
+            prop_assert_eq!(seen.header("x-forwarded-user"), "alice");
+            prop_assert_eq!(seen.header("x-forwarded-for"), "127.0.0.1");
+            prop_assert_eq!(seen.header("content-type"), "application/json");
         }
     }
 
-    /// 5. A path with two readings is refused, wherever its second one stands.
+    /// 5. An ambiguous path is rejected, regardless of the position of the ambiguity.
     #[test]
-    fn ambiguous_paths_are_refused(
+    fn ambiguous_paths_are_rejected(
         path in path(),
         insert in select(vec![
             "//", "/./", "/../", "/%2e/", "/%2E%2e/", "%2f", "%2F", "%5c", "\\", ";a=b", "%00", "%0a", "%7f", "%6b", "%2d",
@@ -225,18 +225,18 @@ proptest! {
         at in any::<Index>(),
     ) {
         let world = World::take();
-        // Between segments, so that `.` and `..` are segments; some of them count at the end only.
+        // Between segments, so that `.` and `..` are segments; some only matter at the end.
         let slashes: Vec<_> = path.match_indices('/').map(|(at, _)| at).chain([path.len()]).collect();
         let at = if insert.ends_with('.') { path.len() } else { *at.get(&slashes) };
         let ambiguous = format!("{}{insert}{}", &path[..at], &path[at..]);
-        let (answer, arrived) = world.send(&format!("GET {ambiguous}"), &[JSON], b"");
-        prop_assert_eq!(answer.status, 400, "{}", ambiguous);
+        let (response, arrived) = world.send(&format!("GET {ambiguous}"), &[JSON], b"");
+        prop_assert_eq!(response.status, 400, "{}", ambiguous);
         prop_assert!(arrived.is_empty());
     }
 
-    /// 6. A body that nobody read is never taken for a request.
+    /// 6. An unread body is never parsed as a request.
     #[test]
-    fn a_refused_body_is_no_request(length in 0_usize..3000, chunked in any::<bool>(), more in any::<bool>()) {
+    fn a_rejected_body_is_not_parsed_as_a_request(length in 0_usize..3000, chunked in any::<bool>(), more in any::<bool>()) {
         let world = World::take();
         let before = world.upstream.log().len();
         let hidden = format!(
@@ -255,21 +255,21 @@ proptest! {
         if more {
             client.write(b"GET /nowhere HTTP/1.1\r\nHost: h\r\n\r\n");
         }
-        let refused = client.read_answer(false);
+        let refused = client.read_response();
         prop_assert_eq!(refused.status, 400);
-        if more && refused.field("connection") != "close" {
-            prop_assert_eq!(client.read_answer(false).status, 404);
+        if more && refused.header("connection") != "close" {
+            prop_assert_eq!(client.read_response().status, 404);
         }
         prop_assert_eq!(world.upstream.log().len(), before);
     }
 
-    /// 7. A user's name is data: it arrives as it is, or not at all.
+    /// 7. A user name is forwarded unchanged, or not at all.
     #[test]
     fn a_user_name_is_data(name in prop_oneof!["[ -~]{1,30}", "[\\PC\r\n\t\0]{1,20}", "[a-z]{1,5}[\r\n][ -~]{1,20}"]) {
         let world = World::take();
         let authorization = format!("Bearer {}", bearer(&name, "secret"));
         let asked = world.gateway.client().send("POST /timbr/api/get_token", &[JSON, ("Authorization", &authorization)], b"");
-        // What stands before the first colon is the name.
+        // The user name is the part before the first colon.
         let named = name.split(':').next().expect("one at least");
         if asked.status != 200 {
             prop_assert_eq!(asked.status, 401);
@@ -278,29 +278,29 @@ proptest! {
         }
         let token = asked.json()["data"][0].as_str().expect("a token").to_owned();
         let before = world.upstream.log().len();
-        let answer = world.gateway.client().send("GET /timbr/api/x", &[JSON, ("x-api-key", &token)], b"");
-        prop_assert_eq!(answer.status, 200);
+        let response = world.gateway.client().send("GET /timbr/api/x", &[JSON, ("x-api-key", &token)], b"");
+        prop_assert_eq!(response.status, 200);
         let arrived = world.upstream.log().split_off(before);
-        prop_assert_eq!(arrived[0].folded("x-forwarded-user"), vec![named]);
+        prop_assert_eq!(arrived[0].folded_headers("x-forwarded-user"), vec![named]);
     }
 
-    /// 8. No answer repeats a credential.
+    /// 8. No response contains a credential.
     #[test]
-    fn answers_repeat_no_credential(secret in "[!-+.-~]{8,40}", target in "/[a-z]{0,5}", ending in select(vec!["", ",", " "])) {
+    fn responses_contain_no_credentials(secret in "[!-+.-~]{8,40}", target in "/[a-z]{0,5}", ending in select(vec!["", ",", " "])) {
         let world = World::take();
         let key = format!("{secret}{ending}x");
-        let mut answers = Vec::new();
+        let mut responses = Vec::new();
         for line in [format!("GET {target}"), "GET /timbr/api/x".to_owned(), "POST /timbr/api/get_token".to_owned()] {
             for name in ["x-api-key", "Authorization", "x_api_key"] {
                 let mut client: Client = world.gateway.client();
-                answers.push(client.send(&line, &[JSON, (name, &key)], b""));
+                responses.push(client.send(&line, &[JSON, (name, &key)], b""));
             }
         }
         let bearer = format!("Bearer {}", bearer("alice\n", &secret));
-        answers.push(world.gateway.client().send("POST /timbr/api/get_token", &[JSON, ("Authorization", &bearer)], b""));
-        for answer in answers {
-            prop_assert!(answer.status >= 400, "{:?}", answer);
-            let text = format!("{:?} {}", answer.fields, answer.text());
+        responses.push(world.gateway.client().send("POST /timbr/api/get_token", &[JSON, ("Authorization", &bearer)], b""));
+        for response in responses {
+            prop_assert!(response.status >= 400, "{:?}", response);
+            let text = format!("{:?} {}", response.headers, response.text());
             prop_assert!(!text.contains(&secret) && !text.contains(&bearer), "{}", text);
         }
     }
@@ -319,7 +319,7 @@ fn made_at(made: u64, text: &[u8]) -> String {
 proptest! {
     #![proptest_config(many())]
 
-    /// 8. Nothing prints a secret by accident.
+    /// 8. `Debug` output contains no secrets.
     #[test]
     fn debug_shows_no_secret(password in "[!-~]{8,40}") {
         let login = opener(None).open(&made_at(NOW, format!("u:{password}").as_bytes())).expect("good");
@@ -328,7 +328,7 @@ proptest! {
         prop_assert!(!shown.contains(&password), "{}", shown);
     }
 
-    /// 9. Whatever is changed, the signature is what is wrong: nothing else is looked at before it.
+    /// 9. After any change, the signature is invalid: nothing else is checked before it.
     #[test]
     fn a_changed_bearer_is_not_authentic(
         text in prop_oneof![Just("alice:secret".to_owned()), "\\PC{0,40}"],
@@ -342,7 +342,7 @@ proptest! {
         prop_assert_eq!(opener(Some(Duration::from_secs(60))).open(&URL_SAFE.encode(&bytes)).map(drop), Err(BearerError::NotAuthentic));
     }
 
-    /// 10. A bearer has one form: a version, an alphabet, its padding, and a time within bounds.
+    /// 10. A bearer has exactly one form: version, alphabet, padding, and a time within limits.
     #[test]
     fn a_bearer_has_one_form(made in NOW - 200..NOW + 200, password in "[a-z]{1,20}", age in 1_u64..300) {
         let good = made_at(made, format!("alice:{password}").as_bytes());

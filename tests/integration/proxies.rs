@@ -1,4 +1,4 @@
-//! Proxies in front of the gateway: who is believed about the client.
+//! Proxies in front of the gateway: which of them may set the client address.
 
 use std::io::{Read, Write};
 
@@ -10,11 +10,11 @@ use crate::support::upstream::Upstream;
 const JSON: (&str, &str) = ("Content-Type", "application/json");
 
 #[test]
-fn strangers_do_not_say_who_they_are() {
+fn untrusted_clients_cannot_set_their_address() {
     let upstream = Upstream::start();
     let gateway = Gateway::start(upstream.address(), &[]);
     let token = gateway.token();
-    let fields = [
+    let headers = [
         JSON,
         ("x-api-key", &*token),
         ("X-Forwarded-For", "6.6.6.6"),
@@ -22,33 +22,33 @@ fn strangers_do_not_say_who_they_are() {
         ("X-Forwarded-Proto", "https"),
         ("X-Real-IP", "6.6.6.6"),
     ];
-    assert_eq!(gateway.client().send("GET /timbr/api/x", &fields, b"").status, 200);
-    let arrived = upstream.only();
-    assert_eq!(arrived.field("x-forwarded-for"), "127.0.0.1");
-    assert_eq!(arrived.field("x-forwarded-proto"), "http");
-    assert!(arrived.folded("forwarded").is_empty() && arrived.folded("x-real-ip").is_empty());
+    assert_eq!(gateway.client().send("GET /timbr/api/x", &headers, b"").status, 200);
+    let arrived = upstream.only_request();
+    assert_eq!(arrived.header("x-forwarded-for"), "127.0.0.1");
+    assert_eq!(arrived.header("x-forwarded-proto"), "http");
+    assert!(arrived.folded_headers("forwarded").is_empty() && arrived.folded_headers("x-real-ip").is_empty());
 }
 
 #[test]
-fn trusted_proxies_do() {
+fn trusted_proxies_set_the_client_address() {
     let upstream = Upstream::start();
     let gateway = Gateway::start(upstream.address(), &[("TRUSTED_PROXIES", "127.0.0.0/8, 10.0.0.0/8")]);
     let token = gateway.token();
-    let fields = [
+    let headers = [
         JSON,
         ("x-api-key", &*token),
         ("X-Forwarded-For", "6.6.6.6, 203.0.113.7, 10.1.1.1"),
         ("X-Forwarded-Proto", "https"),
     ];
-    assert_eq!(gateway.client().send("GET /timbr/api/x", &fields, b"").status, 200);
-    let arrived = upstream.only();
-    assert_eq!(arrived.field("x-forwarded-for"), "203.0.113.7, 10.1.1.1, 127.0.0.1");
-    assert_eq!(arrived.field("x-forwarded-proto"), "https");
+    assert_eq!(gateway.client().send("GET /timbr/api/x", &headers, b"").status, 200);
+    let arrived = upstream.only_request();
+    assert_eq!(arrived.header("x-forwarded-for"), "203.0.113.7, 10.1.1.1, 127.0.0.1");
+    assert_eq!(arrived.header("x-forwarded-proto"), "https");
 }
 
-/// What counts by address counts by the client's, not by the proxy's.
+/// Limits per address use the client's address, not the proxy's.
 #[test]
-fn guesses_behind_a_proxy_are_each_clients_own() {
+fn failures_behind_a_proxy_count_per_client() {
     let upstream = Upstream::start();
     let options = [
         ("TRUSTED_PROXIES", "127.0.0.1"),
@@ -57,13 +57,13 @@ fn guesses_behind_a_proxy_are_each_clients_own() {
     ];
     let gateway = Gateway::start(upstream.address(), &options);
     let guess = |client: &str| {
-        let fields = [JSON, ("x-api-key", "wrong"), ("X-Forwarded-For", client)];
-        gateway.client().send("GET /timbr/api/x", &fields, b"").status
+        let headers = [JSON, ("x-api-key", "wrong"), ("X-Forwarded-For", client)];
+        gateway.client().send("GET /timbr/api/x", &headers, b"").status
     };
     let statuses: Vec<_> = (0..5).map(|_| guess("203.0.113.1")).collect();
     assert_eq!(statuses, [401, 401, 401, 429, 429]);
     assert_eq!(guess("203.0.113.2"), 401);
-    assert_eq!(guess("203.0.113.1, 203.0.113.3"), 401, "what is left of the client is its own word");
+    assert_eq!(guess("203.0.113.1, 203.0.113.3"), 401, "the leftmost address is the client's own claim");
 }
 
 fn proxied(upstream: &Upstream, trusted: &str) -> Gateway {
@@ -81,17 +81,17 @@ fn request(token: &str) -> String {
     )
 }
 
-/// A token, got through the PROXY protocol.
+/// A token, requested through the PROXY protocol.
 fn token(gateway: &Gateway) -> String {
     let mut client = Client::connect(gateway.http());
     client.write(b"PROXY UNKNOWN\r\n");
     let authorization = format!("Bearer {}", crate::support::bearer::bearer("alice", "secret"));
-    let answer = client.send("POST /timbr/api/get_token", &[JSON, ("Authorization", &authorization)], b"");
-    answer.json()["data"][0].as_str().expect("a token").to_owned()
+    let response = client.send("POST /timbr/api/get_token", &[JSON, ("Authorization", &authorization)], b"");
+    response.json()["data"][0].as_str().expect("a token").to_owned()
 }
 
 #[test]
-fn a_load_balancer_tells_whom_it_has_taken_the_connection_from() {
+fn the_proxy_protocol_sets_the_client_address() {
     let upstream = Upstream::start();
     let gateway = proxied(&upstream, "127.0.0.1");
     let token = token(&gateway);
@@ -103,24 +103,24 @@ fn a_load_balancer_tells_whom_it_has_taken_the_connection_from() {
         (b"PROXY UNKNOWN\r\n".to_vec(), "127.0.0.1"),
     ] {
         let mut client = Client::connect(gateway.http());
-        // Header and request in one piece, and the same again byte by byte.
+        // Header and request in one write, and byte by byte.
         client.write(&[&header[..], request(&token).as_bytes()].concat());
-        assert_eq!(client.read_answer(false).status, 200, "{address}");
+        assert_eq!(client.read_response().status, 200, "{address}");
         let mut client = Client::connect(gateway.http());
         for byte in &header {
             client.write(&[*byte]);
         }
         client.write(request(&token).as_bytes());
-        assert_eq!(client.read_answer(false).status, 200, "{address}");
+        assert_eq!(client.read_response().status, 200, "{address}");
         let log = upstream.log();
         for arrived in &log[log.len() - 2..] {
-            assert_eq!(arrived.field("x-forwarded-for"), address);
+            assert_eq!(arrived.header("x-forwarded-for"), address);
         }
     }
 }
 
 #[test]
-fn the_header_goes_before_tls() {
+fn the_proxy_header_precedes_tls() {
     let upstream = Upstream::start();
     let gateway = proxied(&upstream, "127.0.0.1");
     let token = token(&gateway);
@@ -131,19 +131,19 @@ fn the_header_goes_before_tls() {
     socket.write_all(b"PROXY TCP6 2001:db8::7 2001:db8::1 4711 443\r\n").expect("sent");
     let mut stream = rustls::Stream::new(&mut connection, &mut socket);
     stream.write_all(request(&token).replace("Host: h", "Host: localhost").as_bytes()).expect("sent");
-    let mut answer = [0; 12];
-    stream.read_exact(&mut answer).expect("an answer");
-    assert_eq!(&answer, b"HTTP/1.1 200");
-    assert_eq!(upstream.only().field("x-forwarded-for"), "2001:db8::7");
+    let mut response = [0; 12];
+    stream.read_exact(&mut response).expect("a response");
+    assert_eq!(&response, b"HTTP/1.1 200");
+    assert_eq!(upstream.only_request().header("x-forwarded-for"), "2001:db8::7");
 }
 
 #[test]
-fn whoever_is_not_trusted_or_says_nothing_valid_is_closed() {
+fn untrusted_or_invalid_proxy_headers_close_the_connection() {
     let upstream = Upstream::start();
     let strangers = proxied(&upstream, "192.0.2.0/24");
     let mut client = Client::connect(strangers.http());
     client.write(b"PROXY TCP4 203.0.113.7 10.0.0.1 4711 443\r\n");
-    assert!(client.is_closed(), "it is none of the trusted");
+    assert!(client.is_closed(), "the peer is not trusted");
     let gateway = proxied(&upstream, "127.0.0.1");
     let token = token(&gateway);
     for header in [
@@ -159,6 +159,6 @@ fn whoever_is_not_trusted_or_says_nothing_valid_is_closed() {
     }
     let mut silent = Client::connect(gateway.http());
     silent.write(b"PROXY ");
-    assert!(silent.is_closed(), "the header has the time of a handshake");
+    assert!(silent.is_closed(), "the header has the handshake timeout");
     assert!(upstream.log().is_empty());
 }

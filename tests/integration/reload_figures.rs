@@ -1,10 +1,10 @@
-//! The program under load, with its configuration read again and again: nothing fails, and nothing is left behind.
-//! `RELOADS` says how often; `make figures` does it fifty times.
+//! Repeated reloads under load: no request fails, and nothing leaks. `RELOADS` sets their number; `make figures` uses
+//! fifty.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use crate::support::client::{Answer, Client};
+use crate::support::client::{Client, Response};
 use crate::support::h2_client::H2Client;
 use crate::support::program::Program;
 use crate::support::upstream::Upstream;
@@ -12,17 +12,17 @@ use crate::support::wait_until;
 
 const JSON: (&str, &str) = ("Content-Type", "application/json");
 
-/// So many clients of HTTP/1.1, each of which sends a request so often: 200 a second, and those over HTTP/2 besides.
+/// The HTTP/1.1 clients and their request interval: 200 requests a second, in addition to those over HTTP/2.
 const CLIENTS: u32 = 10;
 const INTERVAL: Duration = Duration::from_millis(50);
 
-fn order(program: &Program, line: &str) -> Answer {
+fn order(program: &Program, line: &str) -> Response {
     let mut client = Client::connect(program.admin.expect("it is on"));
     let head = format!(
         "{line} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n{{}}"
     );
     client.write(head.as_bytes());
-    client.read_answer(false)
+    client.read_response()
 }
 
 fn metric(program: &Program, series: &str) -> f64 {
@@ -33,7 +33,7 @@ fn metric(program: &Program, series: &str) -> f64 {
 }
 
 #[test]
-fn reloads_under_load_drop_nothing_and_leave_nothing_behind() {
+fn reloads_under_load_drop_no_request_and_leak_nothing() {
     let reloads: u32 = std::env::var("RELOADS").map_or(10, |text| text.parse().expect("a number"));
     let folder = tempfile::tempdir().expect("a folder");
     let file = folder.path().join("gateway.yaml");
@@ -53,14 +53,14 @@ fn reloads_under_load_drop_nothing_and_leave_nothing_behind() {
     ];
     let program = Program::start(upstream.address(), &options);
     let token = program.token();
-    let fields = [JSON, ("x-api-key", token.as_str())];
+    let headers = [JSON, ("x-api-key", token.as_str())];
     let (over, begun) = (AtomicBool::new(false), Instant::now());
     let paced = |send: &mut dyn FnMut()| {
         let mut sent = 0;
         while !over.load(Ordering::Relaxed) {
             send();
             sent += 1;
-            // In an open loop: who is late catches up.
+            // Open loop: a late client catches up.
             std::thread::sleep((begun + INTERVAL * sent).saturating_duration_since(Instant::now()));
         }
         sent
@@ -69,14 +69,14 @@ fn reloads_under_load_drop_nothing_and_leave_nothing_behind() {
         let mut clients = Vec::new();
         for _ in 0..CLIENTS {
             clients.push(scope.spawn(|| {
-                // The same connection from the beginning to the end.
+                // The same connection throughout.
                 let mut client = Client::connect(program.http);
-                paced(&mut || assert_eq!(client.send("GET /timbr/api/x", &fields, b"").status, 200))
+                paced(&mut || assert_eq!(client.send("GET /timbr/api/x", &headers, b"").status, 200))
             }));
         }
         clients.push(scope.spawn(|| {
             let client = H2Client::connect(program.https, &program.authority_pem);
-            paced(&mut || assert_eq!(client.send("GET /timbr/api/x", &fields, b"").status, 200))
+            paced(&mut || assert_eq!(client.send("GET /timbr/api/x", &headers, b"").status, 200))
         }));
         let mut baseline = (0, 0);
         for number in 0..reloads {
@@ -97,16 +97,17 @@ fn reloads_under_load_drop_nothing_and_leave_nothing_behind() {
                 metric(&program, &format!("timbr_gateway_config_reloads_total{{outcome=\"{result}\"}}"))
             };
             let before = counted();
-            // By both ways in turn. The file is watched too, so one more may be counted.
+            // Alternates between SIGHUP and the admin command. The file is watched too, so one more reload may be
+            // counted.
             if number % 2 == 0 {
                 assert_eq!(order(&program, "POST /reload").status, if is_bad { 422 } else { 200 });
             } else {
                 program.signal("HUP");
-                wait_until("it is read again", || counted() > before);
+                wait_until("the configuration is reloaded", || counted() > before);
             }
             std::thread::sleep(Duration::from_millis(100));
         }
-        // What is in flight by the last but one ends.
+        // Requests that still use the previous snapshots end.
         let end = (program.memory(), program.descriptors());
         over.store(true, Ordering::Relaxed);
         let sent: u32 = clients.into_iter().map(|client| client.join().expect("no request failed")).sum();
@@ -120,7 +121,7 @@ fn reloads_under_load_drop_nothing_and_leave_nothing_behind() {
         baseline.1,
         end.1
     );
-    assert_eq!(upstream.log().len(), requests as usize, "each arrived once");
+    assert_eq!(upstream.log().len(), requests as usize, "each request arrived once");
     assert!(drift < 5 * 1024 * 1024, "{} KiB more", drift / 1024);
     assert!(end.1 <= baseline.1 + 2, "descriptors: {} to {}", baseline.1, end.1);
 }

@@ -1,4 +1,4 @@
-//! The gateway under a service manager: what it tells it, and the sockets that it is given by it.
+//! The gateway under a service manager: notifications and socket activation.
 
 use std::net::TcpListener;
 use std::os::fd::OwnedFd;
@@ -6,12 +6,12 @@ use std::os::unix::net::UnixDatagram;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use crate::support::PATIENCE;
+use crate::support::TIMEOUT;
 use crate::support::client::Client;
 use crate::support::program::Program;
 use crate::support::upstream::Upstream;
 
-/// The manager's end of `NOTIFY_SOCKET`.
+/// The receiving side of `NOTIFY_SOCKET`.
 struct Manager {
     socket: UnixDatagram,
     folder: tempfile::TempDir,
@@ -21,22 +21,22 @@ impl Manager {
     fn new() -> Manager {
         let folder = tempfile::tempdir().expect("a folder");
         let socket = UnixDatagram::bind(folder.path().join("notify")).expect("bound");
-        socket.set_read_timeout(Some(PATIENCE)).expect("set");
+        socket.set_read_timeout(Some(TIMEOUT)).expect("set");
         Manager { socket, folder }
     }
 
-    /// What starts the program so that it knows of this manager, with more variables.
+    /// The shell command that starts the program with this manager, and more variables.
     fn shell(&self, more: &str) -> String {
         format!("export NOTIFY_SOCKET={}/notify {more}; exec \"$0\" serve", self.folder.path().display())
     }
 
     fn heard(&self) -> String {
         let mut buffer = [0; 4096];
-        let length = self.socket.recv(&mut buffer).expect("told in time");
+        let length = self.socket.recv(&mut buffer).expect("a message in time");
         String::from_utf8(buffer[..length].to_vec()).expect("text")
     }
 
-    /// The next word that is not about being alive.
+    /// The next message that is not a watchdog message.
     fn news(&self) -> String {
         loop {
             let heard = self.heard();
@@ -48,13 +48,13 @@ impl Manager {
 }
 
 #[test]
-fn the_manager_hears_of_the_start_of_reloads_of_life_and_of_the_end() {
+fn the_service_manager_is_notified_of_start_reload_watchdog_and_stop() {
     let (manager, upstream) = (Manager::new(), Upstream::start());
     let shell = manager.shell("WATCHDOG_USEC=400000");
     let mut program = Program::start_as(upstream.address(), &[("WORKERS", "2")], &shell);
     let ready = manager.news();
     assert!(ready.starts_with("READY=1\nSTATUS=serving: https 127.0.0.1:"), "{ready}");
-    // The first word of life is on its way already.
+    // The first watchdog message may already have been sent.
     let begun = Instant::now();
     for _ in 0..4 {
         assert_eq!(manager.heard(), "WATCHDOG=1\n");
@@ -65,19 +65,19 @@ fn the_manager_hears_of_the_start_of_reloads_of_life_and_of_the_end() {
     let reloading = manager.news();
     assert!(reloading.starts_with("RELOADING=1\nMONOTONIC_USEC="), "{reloading}");
     assert!(manager.news().starts_with("READY=1\nSTATUS=serving: "));
-    program.ask_to_stop();
+    program.begin_shutdown();
     assert!(manager.news().starts_with("STOPPING=1\n"));
-    assert!(program.ended().success());
+    assert!(program.wait().success());
 }
 
 #[test]
-fn it_serves_on_sockets_that_it_is_given() {
+fn passed_sockets_are_served() {
     let upstream = Upstream::start();
     let socket = || TcpListener::bind("127.0.0.1:0").expect("bound");
     let (http, admin) = (socket(), socket());
     let addresses = [&http, &admin].map(|socket| socket.local_addr().expect("an address"));
     let names = "export LISTEN_PID=$$ LISTEN_FDS=2 LISTEN_FDNAMES=http:admin";
-    // A client that came before the gateway waits for it.
+    // A client that connects before the gateway starts is served afterwards.
     let mut early = Client::connect(addresses[0]);
     let given = [http, admin].map(|socket| Stdio::from(OwnedFd::from(socket)));
     let program = Program::start_with(
@@ -88,17 +88,17 @@ fn it_serves_on_sockets_that_it_is_given() {
     );
     assert_eq!((program.http, program.admin), (addresses[0], Some(addresses[1])));
     let token = program.token();
-    let fields = [("Content-Type", "application/json"), ("x-api-key", token.as_str())];
-    assert_eq!(early.send("GET /timbr/api/x", &fields, b"").status, 200);
+    let headers = [("Content-Type", "application/json"), ("x-api-key", token.as_str())];
+    assert_eq!(early.send("GET /timbr/api/x", &headers, b"").status, 200);
     for _ in 0..20 {
-        assert_eq!(Client::connect(addresses[0]).send("GET /timbr/api/x", &fields, b"").status, 200);
+        assert_eq!(Client::connect(addresses[0]).send("GET /timbr/api/x", &headers, b"").status, 200);
     }
     assert_eq!(Client::connect(addresses[1]).send("GET /readyz", &[], b"").status, 200);
 }
 
 #[test]
-fn an_unexpected_socket_is_an_error() {
-    let stderr_of = |names: &str, options: &[(&str, &str)]| {
+fn an_unexpected_passed_socket_is_an_error() {
+    let told = |names: &str, options: &[(&str, &str)]| {
         let socket = TcpListener::bind("127.0.0.1:0").expect("bound");
         let shell = format!(
             "export LISTEN_PID=$$ LISTEN_FDS=1 LISTEN_FDNAMES={names}; exec \"$0\" serve 3<&0 </dev/null"
@@ -115,8 +115,8 @@ fn an_unexpected_socket_is_an_error() {
         assert_eq!(output.status.code(), Some(1));
         String::from_utf8(output.stderr).expect("text")
     };
-    let error = stderr_of("timbr-gateway.socket", &[]);
+    let error = told("timbr-gateway.socket", &[]);
     assert!(error.contains("\"timbr-gateway.socket\"; known names are https, http and admin"), "{error}");
-    let error = stderr_of("http", &[]);
+    let error = told("http", &[]);
     assert!(error.contains("passes a socket for listen.http, which is disabled"), "{error}");
 }

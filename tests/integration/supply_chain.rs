@@ -1,9 +1,9 @@
-//! What the gateway is made of, read off its lock file: no version with a known hole, none that is not released, and one
-//! TLS stack. `make deny` asks the advisories' database where that can be reached; this holds where it cannot.
+//! Checks of the lock file: no version with a known vulnerability, only released versions, and one TLS stack. `make
+//! deny` uses the advisory database where it is reachable; these checks work offline.
 
 use std::path::Path;
 
-/// Below these versions there is an advisory that concerns the gateway; see SECURITY.md.
+/// Lower versions have an advisory that affects the gateway; see SECURITY.md.
 const FLOORS: [(&str, &str); 11] = [
     ("h2", "0.4.16"),      // RUSTSEC-2026-0258: empty DATA frames; RUSTSEC-2024-0332: CONTINUATION
     ("rustls", "0.23.46"), // RUSTSEC-2026-0285, -0346 to -0349
@@ -18,7 +18,7 @@ const FLOORS: [(&str, &str); 11] = [
     ("time", "0.3.47"),               // RUSTSEC-2026-0009: depth of RFC 2822 comments
 ];
 
-/// A second TLS stack would be a second thing to patch; compressed certificates are bombs.
+/// A second TLS stack would need its own updates; compressed certificates allow decompression bombs.
 const UNWANTED: [&str; 8] = [
     "openssl",
     "openssl-sys",
@@ -30,7 +30,7 @@ const UNWANTED: [&str; 8] = [
     "serde_yaml",
 ];
 
-/// Name and version of each package of a lock file.
+/// Name and version of each package in a lock file.
 fn packages(lock: &str) -> Vec<(String, String)> {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(lock);
     let text = std::fs::read_to_string(&path).expect("a lock file");
@@ -52,7 +52,7 @@ fn numbers(version: &str) -> [u64; 3] {
 }
 
 #[test]
-fn nothing_is_older_than_its_last_known_hole() {
+fn no_dependency_has_a_known_vulnerability() {
     for lock in ["Cargo.lock", "fuzz/Cargo.lock"] {
         let packages = packages(lock);
         for (name, floor) in FLOORS {
@@ -69,7 +69,7 @@ fn nothing_is_older_than_its_last_known_hole() {
 fn every_version_is_a_release_from_the_registry() {
     for lock in ["Cargo.lock", "fuzz/Cargo.lock"] {
         for (name, version) in packages(lock) {
-            // What stands after `+` says where it comes from, not that it is unfinished.
+            // The part after `+` is build metadata, not a pre-release.
             let version_proper = version.split('+').next().expect("one part at least");
             assert!(!version_proper.contains('-'), "{lock}: {name} {version} is a pre-release");
         }

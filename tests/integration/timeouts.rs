@@ -1,4 +1,4 @@
-//! Clients that take their time.
+//! Timeouts for slow clients.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -10,7 +10,7 @@ use crate::support::upstream::Upstream;
 
 const JSON: (&str, &str) = ("Content-Type", "application/json");
 
-/// How long it took until the gateway closed.
+/// The time until the gateway closed.
 fn closed_after(mut closed: impl FnMut() -> bool) -> Duration {
     let start = Instant::now();
     assert!(closed());
@@ -18,7 +18,7 @@ fn closed_after(mut closed: impl FnMut() -> bool) -> Duration {
 }
 
 #[test]
-fn a_head_that_does_not_end_is_cut() {
+fn an_incomplete_head_times_out() {
     let gateway = Gateway::start(Upstream::start().address(), &[("TIMEOUTS_HEADER", "400ms")]);
     let in_time = |start: Instant| {
         let waited = start.elapsed();
@@ -28,21 +28,21 @@ fn a_head_that_does_not_end_is_cut() {
     let mut client = gateway.client();
     client.write(head);
     let start = Instant::now();
-    let answer = client.read_answer(false);
-    assert_eq!((answer.status, answer.reason()), (408, "request_head_stalled".to_owned()));
+    let response = client.read_response();
+    assert_eq!((response.status, response.reason()), (408, "request_head_stalled".to_owned()));
     assert!(client.is_closed());
     in_time(start);
 
     let mut tls = tls_stream(gateway.https(), gateway.certificate_pem(), &["http/1.1"]);
     tls.write_all(head).expect("sent");
-    let (start, mut answer) = (Instant::now(), String::new());
-    tls.read_to_string(&mut answer).expect("an end in good order");
-    assert!(answer.starts_with("HTTP/1.1 408 ") && answer.contains("request_head_stalled"), "{answer}");
+    let (start, mut response) = (Instant::now(), String::new());
+    tls.read_to_string(&mut response).expect("a graceful end");
+    assert!(response.starts_with("HTTP/1.1 408 ") && response.contains("request_head_stalled"), "{response}");
     in_time(start);
 }
 
 #[test]
-fn an_idle_connection_outlives_the_heads_time_and_ends_at_its_own() {
+fn an_idle_connection_ends_after_the_idle_timeout() {
     let options = [("TIMEOUTS_HEADER", "200ms"), ("TIMEOUTS_IDLE", "900ms")];
     let gateway = Gateway::start(Upstream::start().address(), &options);
     let token = gateway.token();
@@ -53,10 +53,10 @@ fn an_idle_connection_outlives_the_heads_time_and_ends_at_its_own() {
 }
 
 #[test]
-fn a_slow_query_outlives_the_idle_time() {
-    let upstream = Upstream::behaving(|_, stream| {
+fn a_slow_query_is_not_idle() {
+    let upstream = Upstream::with_behaviour(|_, stream| {
         std::thread::sleep(Duration::from_millis(900));
-        crate::support::upstream::answer(stream, 200, "{}")
+        crate::support::upstream::respond(stream, 200, "{}")
     });
     let options = [("TIMEOUTS_IDLE", "200ms"), ("TIMEOUTS_HEADER", "200ms"), ("TIMEOUTS_BODY", "200ms")];
     let gateway = Gateway::start(upstream.address(), &options);
@@ -65,7 +65,7 @@ fn a_slow_query_outlives_the_idle_time() {
 }
 
 #[test]
-fn a_body_that_stalls_is_a_408() {
+fn a_stalled_body_gets_408() {
     let gateway = Gateway::start(Upstream::start().address(), &[("TIMEOUTS_BODY", "300ms")]);
     let token = gateway.token();
     let mut client = gateway.client();
@@ -74,14 +74,14 @@ fn a_body_that_stalls_is_a_408() {
          Content-Length: 10\r\n\r\nhalf"
     );
     client.write(head.as_bytes());
-    let refused = client.read_answer(false);
+    let refused = client.read_response();
     assert_eq!((refused.status, refused.reason().as_str()), (408, "request_body_stalled"));
     assert!(client.is_closed());
 }
 
 #[test]
-fn an_answer_that_nobody_takes_is_given_up() {
-    let upstream = Upstream::behaving(|_, stream| {
+fn an_unread_response_is_aborted() {
+    let upstream = Upstream::with_behaviour(|_, stream| {
         let head = b"HTTP/1.1 200 OK\r\nContent-Length: 100000000\r\n\r\n";
         crate::support::upstream::write(stream, head);
         crate::support::upstream::write(stream, &vec![b'x'; 100_000_000])
@@ -90,13 +90,13 @@ fn an_answer_that_nobody_takes_is_given_up() {
     let token = gateway.token();
     let mut client = gateway.client();
     client.write_request("GET /timbr/api/x", &[JSON, ("x-api-key", &token)], b"");
-    std::thread::sleep(Duration::from_millis(1500)); // The client takes nothing for longer than it may.
-    let got = client.read_answer(false);
+    std::thread::sleep(Duration::from_millis(1500)); // Longer than the client may read nothing.
+    let got = client.read_response();
     assert!(!got.complete && got.body.len() < 100_000_000, "{} bytes", got.body.len());
 }
 
 #[test]
-fn a_handshake_that_does_not_end_is_cut() {
+fn an_incomplete_handshake_times_out() {
     let gateway = Gateway::start(Upstream::start().address(), &[("TIMEOUTS_HANDSHAKE", "300ms")]);
     let mut stream = TcpStream::connect(gateway.https()).expect("connected");
     stream.set_read_timeout(Some(Duration::from_secs(5))).expect("set");
@@ -104,13 +104,13 @@ fn a_handshake_that_does_not_end_is_cut() {
     assert!(waited >= Duration::from_millis(250) && waited < Duration::from_secs(1), "{waited:?}");
 }
 
-/// HTTP/2 begins with a preface and asks before it closes; a client that is silent must not keep its connection.
+/// HTTP/2 has a preface and a graceful close; a silent client must not keep its connection open.
 #[test]
-fn a_silent_http2_client_is_cut() {
+fn a_silent_http2_client_times_out() {
     let gateway = Gateway::start(Upstream::start().address(), &[("TIMEOUTS_IDLE", "300ms")]);
     const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
     const SETTINGS: &[u8] = &[0, 0, 0, 4, 0, 0, 0, 0, 0];
-    /// HEADERS of stream 1 without END_HEADERS: `:method: GET`, and more to come.
+    /// HEADERS of stream 1 without END_HEADERS: `:method: GET`, with more to follow.
     const HALF_A_HEAD: &[u8] = &[0, 0, 1, 1, 0, 0, 0, 0, 1, 0x82];
     for sent in
         [&[][..], &PREFACE[..10], &[PREFACE, SETTINGS].concat(), &[PREFACE, SETTINGS, HALF_A_HEAD].concat()]
@@ -126,10 +126,10 @@ fn a_silent_http2_client_is_cut() {
     }
 }
 
-/// The socket takes bytes, but the stream's window stays shut.
+/// The socket accepts bytes, but the stream's window is closed.
 #[test]
-fn an_http2_answer_that_nobody_takes_is_given_up() {
-    let upstream = Upstream::behaving(|_, stream| {
+fn an_unread_http2_response_is_aborted() {
+    let upstream = Upstream::with_behaviour(|_, stream| {
         crate::support::upstream::write(stream, b"HTTP/1.1 200 OK\r\nContent-Length: 10000000\r\n\r\n");
         crate::support::upstream::write(stream, &vec![b'x'; 10_000_000])
     });
@@ -137,46 +137,46 @@ fn an_http2_answer_that_nobody_takes_is_given_up() {
     let token = gateway.token();
     let client = H2Client::connect(gateway.https(), gateway.certificate_pem());
     let start = Instant::now();
-    let ended = client.send_and_take_nothing("GET /timbr/api/x", &[JSON, ("x-api-key", &token)]);
+    let ended = client.send_without_reading_body("GET /timbr/api/x", &[JSON, ("x-api-key", &token)]);
     assert!(ended.is_err(), "{ended:?}");
     let waited = start.elapsed();
     assert!(waited >= Duration::from_millis(350) && waited < Duration::from_secs(2), "{waited:?}");
 }
 
-/// What a client reads that takes everything up to the end for the answer, as those of HTTP/1.0 do.
+/// Reads up to the end of the connection, as HTTP/1.0 clients do.
 fn read_to_the_end(mut stream: impl Read + Write, request: &str) -> String {
     stream.write_all(request.as_bytes()).expect("sent");
-    let (start, mut answer) = (Instant::now(), String::new());
-    stream.read_to_string(&mut answer).expect("an end in good order");
+    let (start, mut response) = (Instant::now(), String::new());
+    stream.read_to_string(&mut response).expect("a graceful end");
     let waited = start.elapsed();
-    assert!(waited < Duration::from_millis(700), "{waited:?} for the end of {answer}");
-    answer
+    assert!(waited < Duration::from_millis(700), "{waited:?} for the end of {response}");
+    response
 }
 
 #[test]
-fn who_asks_for_the_end_need_not_wait_for_it() {
+fn connection_close_is_not_delayed() {
     let gateway = Gateway::start(Upstream::start().address(), &[]);
     let token = gateway.token();
     let good = format!("Host: localhost\r\nContent-Type: application/json\r\nx-api-key: {token}\r\n");
     for (target, ending) in
         [("/timbr/api/x HTTP/1.1", "Connection: close\r\n"), ("/timbr/api/x HTTP/1.0", "")]
     {
-        for (fields, status) in [(&*good, " 200 "), ("Host: localhost\r\n", " 400 ")] {
-            let request = format!("GET {target}\r\n{fields}{ending}\r\n");
+        for (headers, status) in [(&*good, " 200 "), ("Host: localhost\r\n", " 400 ")] {
+            let request = format!("GET {target}\r\n{headers}{ending}\r\n");
             let plain = TcpStream::connect(gateway.http()).expect("connected");
-            // rustls takes an end without a `close_notify` for an error.
+            // rustls reports a close without `close_notify` as an error.
             let tls = tls_stream(gateway.https(), gateway.certificate_pem(), &["http/1.1"]);
-            for answer in [read_to_the_end(plain, &request), read_to_the_end(tls, &request)] {
-                assert!(answer.starts_with("HTTP/1.1") && answer.contains(status), "{answer}");
+            for response in [read_to_the_end(plain, &request), read_to_the_end(tls, &request)] {
+                assert!(response.starts_with("HTTP/1.1") && response.contains(status), "{response}");
             }
         }
     }
 }
 
-/// Such a client (without TCP_NODELAY) holds its request back until the end of its handshake is acknowledged, which takes
-/// 40 ms where the gateway has nothing to send.
+/// A client without TCP_NODELAY delays its request until the end of its handshake is acknowledged, which takes 40 ms if
+/// the gateway has nothing to send.
 #[test]
-fn the_first_request_does_not_wait_for_a_late_acknowledgement() {
+fn the_first_request_is_not_delayed_by_a_late_acknowledgement() {
     let gateway = Gateway::start(Upstream::start().address(), &[]);
     let took = |_| {
         let tls = tls_stream(gateway.https(), gateway.certificate_pem(), &["http/1.1"]);

@@ -1,9 +1,9 @@
-//! TLS with clients: which certificate, for which hosts, who shows one, and what is never spoken.
+//! TLS with clients: certificates by server name, host checks, client certificates, and rejected versions.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
 
-use crate::support::frames::{END_HEADERS, END_STREAM, Frames, HEADERS, field, frame};
+use crate::support::frames::{END_HEADERS, END_STREAM, Frames, HEADERS, frame, header};
 use crate::support::gateway::Gateway;
 use crate::support::pki::Pki;
 use crate::support::tls_client::{TlsClient, leaf};
@@ -30,7 +30,7 @@ fn several(pki: &Pki, upstream: &Upstream, more: &[(&str, &str)]) -> (Gateway, [
 }
 
 #[test]
-fn a_name_has_its_certificate() {
+fn each_server_name_gets_its_certificate() {
     let (pki, upstream) = (Pki::new(), Upstream::start());
     let (gateway, [default, api, apps]) = several(&pki, &upstream, &[]);
     let client = TlsClient::new(&pki.ca_pem(), None);
@@ -40,7 +40,7 @@ fn a_name_has_its_certificate() {
         let connection = client.connect(gateway.https(), name).expect("connected");
         assert_eq!(connection.certificate(), leaf(file), "{name}");
     }
-    // The default is shown, which is not for them.
+    // The default certificate is sent, which is not valid for these names.
     for name in ["elsewhere.test", "apps.test", "a.b.apps.test"] {
         let error = client.connect(gateway.https(), name).map(|_| ()).expect_err(name).to_string();
         assert!(error.contains("not valid for name"), "{error}");
@@ -48,12 +48,12 @@ fn a_name_has_its_certificate() {
 }
 
 #[test]
-fn a_request_for_another_host_is_misdirected() {
+fn a_request_for_a_different_host_is_misdirected() {
     let (pki, upstream) = (Pki::new(), Upstream::start());
     let (gateway, _) = several(&pki, &upstream, &[]);
     let token = gateway.token();
     let client = TlsClient::new(&pki.ca_pem(), None);
-    let fields =
+    let headers =
         |host: &str| format!("Host: {host}\r\nContent-Type: application/json\r\nx-api-key: {token}\r\n");
     for (name, host, status) in [
         ("api.test", "api.test", 200),
@@ -66,7 +66,7 @@ fn a_request_for_another_host_is_misdirected() {
         ("localhost", "127.0.0.1", 421),
     ] {
         let mut connection = client.connect(gateway.https(), name).expect("connected");
-        let (got, body) = connection.get("/timbr/api/x", &fields(host)).expect("an answer");
+        let (got, body) = connection.get("/timbr/api/x", &headers(host)).expect("a response");
         assert_eq!(got, status, "{name} {host}: {body}");
         assert_eq!(got == 421, body.contains("\"misdirected\""), "{body}");
     }
@@ -81,12 +81,12 @@ fn over_http_2_too() {
     let mut frames = Frames::connect(gateway.https(), gateway.certificate_pem());
     for (stream, authority, status) in [(1, "localhost", 200), (3, "elsewhere.test", 421)] {
         let head = [
-            field(":method", b"GET"),
-            field(":scheme", b"https"),
-            field(":authority", authority.as_bytes()),
-            field(":path", b"/timbr/api/x"),
-            field("content-type", b"application/json"),
-            field("x-api-key", token.as_bytes()),
+            header(":method", b"GET"),
+            header(":scheme", b"https"),
+            header(":authority", authority.as_bytes()),
+            header(":path", b"/timbr/api/x"),
+            header("content-type", b"application/json"),
+            header("x-api-key", token.as_bytes()),
         ];
         frames.send(&frame(HEADERS, END_HEADERS | END_STREAM, stream, &head.concat()));
         assert!(frames.wait_for(|frames| frames.status(stream).is_some()));
@@ -95,7 +95,7 @@ fn over_http_2_too() {
     assert_eq!(upstream.log().len(), 1);
 }
 
-/// The first bytes of what a client sends that knows nothing newer than this.
+/// The hello of a client that supports no newer version.
 fn old_hello(version: u8) -> Vec<u8> {
     let suites: &[u8] = &[0xc0, 0x13, 0xc0, 0x14, 0xc0, 0x09, 0xc0, 0x0a, 0x00, 0x2f, 0x00, 0x35];
     let groups: &[u8] = &[0, 10, 0, 4, 0, 2, 0, 23];
@@ -112,15 +112,15 @@ fn old_hello(version: u8) -> Vec<u8> {
 }
 
 #[test]
-fn old_versions_and_suites_are_refused() {
+fn old_versions_and_suites_are_rejected() {
     let gateway = Gateway::start(Upstream::start().address(), &[]);
     // SSL 3.0, TLS 1.0, 1.1, and 1.2 with suites that are neither AEAD nor ephemeral.
     for version in [0, 1, 2, 3] {
         let mut socket = TcpStream::connect(gateway.https()).expect("connected");
         socket.write_all(&old_hello(version)).expect("sent");
-        let mut answer = Vec::new();
-        let _ = socket.read_to_end(&mut answer);
-        assert_eq!(answer.first(), Some(&21), "an alert, and nothing else: {answer:?}");
+        let mut response = Vec::new();
+        let _ = socket.read_to_end(&mut response);
+        assert_eq!(response.first(), Some(&21), "an alert, and nothing else: {response:?}");
     }
 }
 
@@ -131,13 +131,13 @@ fn sessions_are_resumed_without_early_data() {
     let client = TlsClient::new(&pki.ca_pem(), None);
     let mut first = client.connect(gateway.https(), "localhost").expect("connected");
     assert!(!first.is_resumed());
-    // The tickets come with the answer.
-    assert_eq!(first.get("/nowhere", "Host: localhost\r\n").expect("an answer").0, 404);
+    // The tickets arrive with the response.
+    assert_eq!(first.get("/nowhere", "Host: localhost\r\n").expect("a response").0, 404);
     assert!(client.connect(gateway.https(), "localhost").expect("connected").is_resumed());
 }
 
 #[test]
-fn a_clients_certificate_is_verified_and_known() {
+fn client_certificates_are_verified() {
     let (pki, strangers, upstream) = (Pki::new(), Pki::new(), Upstream::start());
     let ca = pki.ca_file();
     let (mine, theirs) = (pki.issue("etl-job"), strangers.issue("etl-job"));
@@ -149,14 +149,18 @@ fn a_clients_certificate_is_verified_and_known() {
             connection.get("/nowhere", "Host: localhost\r\n").map(|(status, _)| status)
         };
         assert_eq!(get(&TlsClient::new(&pki.ca_pem(), Some(&mine))), Some(404), "{auth}");
-        assert_eq!(get(&TlsClient::new(&pki.ca_pem(), Some(&theirs))), None, "{auth}: of a stranger");
+        assert_eq!(
+            get(&TlsClient::new(&pki.ca_pem(), Some(&theirs))),
+            None,
+            "{auth}: of an unknown authority"
+        );
         let without = (auth == "optional").then_some(404);
         assert_eq!(get(&TlsClient::new(&pki.ca_pem(), None)), without, "{auth}");
     }
 }
 
 #[test]
-fn a_route_can_insist_on_a_certificate() {
+fn a_route_can_require_a_client_certificate() {
     let (pki, upstream) = (Pki::new(), Upstream::start());
     let (server, mine) = (pki.issue("localhost"), pki.issue("etl-job"));
     let text = |path: &std::path::Path| path.to_str().expect("text").to_owned();
@@ -171,11 +175,11 @@ fn a_route_can_insist_on_a_certificate() {
         ],
     );
     let token = gateway.token();
-    let fields = format!("Host: localhost\r\nContent-Type: application/json\r\nx-api-key: {token}\r\n");
+    let headers = format!("Host: localhost\r\nContent-Type: application/json\r\nx-api-key: {token}\r\n");
     let get = |certificate| {
         let client = TlsClient::new(&pki.ca_pem(), certificate);
         let mut connection = client.connect(gateway.https(), "localhost").expect("connected");
-        connection.get("/timbr/api/x", &fields).expect("an answer")
+        connection.get("/timbr/api/x", &headers).expect("a response")
     };
     assert_eq!(get(Some(&mine)).0, 200);
     let (status, body) = get(None);
@@ -186,6 +190,6 @@ fn a_route_can_insist_on_a_certificate() {
         &[("Content-Type", "application/json"), ("x-api-key", &token)],
         b"",
     );
-    assert_eq!(plain.status, 403, "without TLS there is no certificate");
+    assert_eq!(plain.status, 403, "plain HTTP has no certificate");
     assert_eq!(upstream.log().len(), 1);
 }

@@ -1,4 +1,4 @@
-//! The program's log and signals where TLS is concerned.
+//! Log lines and signals of the program for TLS.
 
 use std::io::{BufRead, BufReader};
 use std::net::{SocketAddr, TcpListener};
@@ -8,7 +8,7 @@ use std::sync::mpsc::{Receiver, channel};
 
 use serde_json::Value;
 
-use crate::support::PATIENCE;
+use crate::support::TIMEOUT;
 use crate::support::bearer::SALT;
 use crate::support::pki::Pki;
 use crate::support::tls_client::{TlsClient, leaf};
@@ -18,7 +18,7 @@ fn text(path: &Path) -> &str {
     path.to_str().expect("text")
 }
 
-/// The running program and what it logs.
+/// The running program and its log lines.
 struct Program {
     child: Child,
     lines: Receiver<Value>,
@@ -46,10 +46,10 @@ impl Program {
         Program { child, lines }
     }
 
-    /// The next line with this message; an access line has none.
+    /// The next line with this message; skips access lines.
     fn line(&self, message: &str) -> Value {
         loop {
-            let line = self.lines.recv_timeout(PATIENCE).unwrap_or_else(|_| panic!("no line {message:?}"));
+            let line = self.lines.recv_timeout(TIMEOUT).unwrap_or_else(|_| panic!("no line {message:?}"));
             if line["message"].as_str().unwrap_or_default() == message {
                 return line;
             }
@@ -75,7 +75,7 @@ fn address() -> SocketAddr {
 }
 
 #[test]
-fn sighup_reads_certificates_again_and_the_log_tells_which_and_who_came() {
+fn sighup_reloads_certificates_and_the_log_identifies_them() {
     let (pki, clients, upstream) = (Pki::new(), Pki::new(), Upstream::start());
     let ((chain, key), ca) = (pki.issue("localhost"), clients.ca_file());
     let (https, url) = (address(), format!("http://{}", upstream.address()));
@@ -101,7 +101,7 @@ fn sighup_reads_certificates_again_and_the_log_tells_which_and_who_came() {
     let ask = |identity| {
         let client = TlsClient::new(&pki.ca_pem(), identity);
         let mut connection = client.connect(https, "localhost").expect("a handshake");
-        let status = connection.get("/nowhere", "Host: localhost\r\n").expect("an answer").0;
+        let status = connection.get("/nowhere", "Host: localhost\r\n").expect("a response").0;
         (status, connection.certificate())
     };
     assert_eq!(ask(None).0, 404);

@@ -1,4 +1,4 @@
-//! Certificates that are renewed under way.
+//! Reloads of certificates.
 
 use std::os::unix::fs::symlink;
 use std::path::Path;
@@ -23,9 +23,9 @@ fn shown(gateway: &Gateway, client: &TlsClient) -> Vec<u8> {
     client.connect(gateway.https(), "localhost").expect("connected").certificate()
 }
 
-/// As the kubelet does it: a new folder, and a link that is turned to it at once.
+/// As the kubelet does: a new folder, and a link that is atomically replaced.
 #[test]
-fn a_secret_that_kubernetes_renews_is_taken_without_losing_a_handshake() {
+fn a_replaced_kubernetes_secret_is_used_without_failed_handshakes() {
     let (pki, upstream) = (Pki::new(), Upstream::start());
     let mount = pki.folder().join("mount");
     let publish = |version: &str| {
@@ -61,7 +61,7 @@ fn a_secret_that_kubernetes_renews_is_taken_without_losing_a_handshake() {
         for version in ["2", "3", "4"] {
             let next = publish(version);
             let start = std::time::Instant::now();
-            wait_until("the new certificate is shown", || {
+            wait_until("the new certificate is sent", || {
                 shown(&gateway, &TlsClient::new(&pki.ca_pem(), None)) == next
             });
             assert!(start.elapsed() < Duration::from_secs(2), "{:?}", start.elapsed());
@@ -74,7 +74,7 @@ fn a_secret_that_kubernetes_renews_is_taken_without_losing_a_handshake() {
 }
 
 #[test]
-fn what_cannot_be_used_changes_nothing_and_is_told() {
+fn invalid_certificates_change_nothing_and_are_logged() {
     let (pki, upstream) = (Pki::new(), Upstream::start());
     let (chain, key) = pki.issue("localhost");
     let first = leaf(&chain);
@@ -82,24 +82,24 @@ fn what_cannot_be_used_changes_nothing_and_is_told() {
     let client = TlsClient::new(&pki.ca_pem(), None);
     let other = pki.issue_as("other", &["localhost"]);
     let unusable = || gateway.metric("timbr_gateway_certificates_unusable");
-    // Half of a pair, and then nonsense.
+    // A certificate without its key, then invalid content.
     std::fs::copy(&other.0, &chain).expect("written");
-    wait_until("it is told", || unusable() == 1.0);
+    wait_until("the failure is reported", || unusable() == 1.0);
     assert_eq!(shown(&gateway, &client), first);
     std::fs::write(&chain, "nonsense").expect("written");
     gateway.reload();
     thread::sleep(Duration::from_millis(200));
     assert_eq!((shown(&gateway, &client), unusable()), (first, 1.0));
-    // The other half.
+    // The matching key.
     std::fs::copy(&other.0, &chain).expect("written");
     std::fs::copy(&other.1, &key).expect("written");
-    wait_until("it is in order", || unusable() == 0.0);
+    wait_until("the files are valid", || unusable() == 0.0);
     let fresh = TlsClient::new(&pki.ca_pem(), None);
     assert_eq!(shown(&gateway, &fresh), leaf(&other.0));
 }
 
 #[test]
-fn connections_and_sessions_outlive_a_new_certificate_and_sessions_no_new_authority() {
+fn sessions_survive_a_new_certificate_but_not_a_new_client_authority() {
     let (pki, others, upstream) = (Pki::new(), Pki::new(), Upstream::start());
     let (chain, key) = pki.issue("localhost");
     let mine = pki.issue("etl-job");
@@ -117,18 +117,18 @@ fn connections_and_sessions_outlive_a_new_certificate_and_sessions_no_new_author
     std::fs::copy(&renewed.0, &chain).expect("written");
     std::fs::copy(&renewed.1, &key).expect("written");
     let anew = || TlsClient::new(&pki.ca_pem(), Some(&mine)).connect(gateway.https(), "localhost");
-    wait_until("the new certificate is shown", || {
+    wait_until("the new certificate is sent", || {
         anew().is_ok_and(|connection| connection.certificate() == leaf(&renewed.0))
     });
-    assert_eq!(get(&mut open), Some(404), "an open connection goes on");
+    assert_eq!(get(&mut open), Some(404), "an open connection continues");
     let mut resumed = client.connect(gateway.https(), "localhost").expect("connected");
     assert!(resumed.is_resumed());
     assert_eq!(get(&mut resumed), Some(404));
-    // Whoever signed the client's certificate is not trusted any more.
+    // The authority of the client certificate is not trusted any more.
     std::fs::copy(others.ca_file(), &ca).expect("written");
-    wait_until("the old authority is out", || {
+    wait_until("the old authority is not trusted", || {
         !anew().is_ok_and(|mut connection| get(&mut connection).is_some())
     });
     let late = client.connect(gateway.https(), "localhost");
-    assert!(!late.is_ok_and(|mut connection| get(&mut connection).is_some()), "nor by resumption");
+    assert!(!late.is_ok_and(|mut connection| get(&mut connection).is_some()), "nor with a resumed session");
 }

@@ -1,4 +1,4 @@
-//! Traces, as a real receiver of OTLP gets them.
+//! Traces, received by a real OTLP receiver.
 
 use std::io::Read;
 use std::net::{SocketAddr, TcpListener};
@@ -14,7 +14,7 @@ use crate::support::wait_until;
 const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
 const CLIENTS_SPAN: &str = "00f067aa0ba902b7";
 
-/// Reads what a child says while it runs.
+/// Collects the output of a child process.
 fn read(mut from: impl Read + Send + 'static) -> Arc<Mutex<String>> {
     let text = Arc::<Mutex<String>>::default();
     let (to, mut piece) = (Arc::clone(&text), [0; 4096]);
@@ -26,7 +26,7 @@ fn read(mut from: impl Read + Send + 'static) -> Arc<Mutex<String>> {
     text
 }
 
-/// A child that ends with the test.
+/// A child process. Killed when dropped.
 struct Ends(Child);
 
 impl Drop for Ends {
@@ -36,7 +36,7 @@ impl Drop for Ends {
     }
 }
 
-/// Rotel, which prints the spans that it receives; `tests/servers` installs it.
+/// Rotel, which prints received spans; `tests/servers` installs it.
 struct Receiver {
     _child: Ends,
     address: SocketAddr,
@@ -112,20 +112,20 @@ impl Traced {
 
     fn token(&self) -> String {
         let authorization = format!("Bearer {}", bearer("alice", "pass-word-of-alice"));
-        let fields = [("content-type", "application/json"), ("authorization", authorization.as_str())];
-        let answer = Client::connect(self.http).send("POST /timbr/api/get_token", &fields, b"");
-        answer.json()["data"][0].as_str().expect("a token").to_owned()
+        let headers = [("content-type", "application/json"), ("authorization", authorization.as_str())];
+        let response = Client::connect(self.http).send("POST /timbr/api/get_token", &headers, b"");
+        response.json()["data"][0].as_str().expect("a token").to_owned()
     }
 
     fn metric(&self, series: &str) -> f64 {
-        let answer = Client::connect(self.admin).send("GET /metrics", &[], b"");
-        let line = answer.text().lines().find_map(|line| line.strip_prefix(series)?.strip_prefix(' '));
+        let response = Client::connect(self.admin).send("GET /metrics", &[], b"");
+        let line = response.text().lines().find_map(|line| line.strip_prefix(series)?.strip_prefix(' '));
         line.expect("it is exported").parse().expect("a number")
     }
 }
 
 #[test]
-fn a_receiver_gets_the_spans_of_a_request_between_the_clients_and_the_backends() {
+fn the_gateways_spans_are_children_of_the_clients_span() {
     let (upstream, receiver) = (Upstream::start(), Receiver::start());
     let endpoint = format!("http://{}", receiver.address);
     let gateway = Traced::start(
@@ -139,21 +139,21 @@ fn a_receiver_gets_the_spans_of_a_request_between_the_clients_and_the_backends()
     );
     let token = gateway.token();
     let traceparent = format!("00-{TRACE}-{CLIENTS_SPAN}-01");
-    let fields = [
+    let headers = [
         ("x-api-key", token.as_str()),
         ("content-type", "application/json"),
         ("traceparent", &traceparent),
         ("x-request-id", "the-request"),
     ];
     let mut client = Client::connect(gateway.http);
-    let answer =
-        client.send("POST /timbr/api/query/?q=secret-in-the-query", &fields, b"SELECT secret_column");
-    assert_eq!(answer.status, 200);
+    let response =
+        client.send("POST /timbr/api/query/?q=secret-in-the-query", &headers, b"SELECT secret_column");
+    assert_eq!(response.status, 200);
     assert_eq!(
         client.send("POST /timbr/api/query/", &[("content-type", "application/json")], b"{}").status,
         401
     );
-    // Alice's bearer, the step in which it was opened, her query with the backend's part, and a refusal.
+    // Alice's bearer, the phase that opened it, her query with its upstream span, and a rejection.
     wait_until("all spans have arrived", || {
         gateway.metric("timbr_gateway_trace_spans_exported_total") >= 7.0
             && receiver.said().contains("content_type")
@@ -186,13 +186,13 @@ fn a_receiver_gets_the_spans_of_a_request_between_the_clients_and_the_backends()
     ] {
         assert!(said.contains(part), "{part} in {said}");
     }
-    // The backend is told of the span that asks it, which is not the client's.
+    // The backend receives the id of the gateway's span, not of the client's.
     let seen = upstream
         .log()
         .into_iter()
-        .find(|seen| seen.field("x-request-id") == "the-request")
+        .find(|seen| seen.header("x-request-id") == "the-request")
         .expect("it arrived");
-    let seen = seen.field("traceparent").to_owned();
+    let seen = seen.header("traceparent").to_owned();
     let (trace, rest) = seen.strip_prefix("00-").and_then(|rest| rest.split_once('-')).expect("W3C");
     let (span, flags) = rest.split_once('-').expect("W3C");
     assert_eq!((trace, flags), (TRACE, "01"));
@@ -204,7 +204,7 @@ fn a_receiver_gets_the_spans_of_a_request_between_the_clients_and_the_backends()
 }
 
 #[test]
-fn what_the_client_does_not_trace_is_not_traced() {
+fn unsampled_requests_are_not_traced() {
     let (upstream, receiver) = (Upstream::start(), Receiver::start());
     let endpoint = format!("http://{}", receiver.address);
     let variables = [("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint.as_str()), ("OTEL_BSP_SCHEDULE_DELAY", "50")];
@@ -213,12 +213,12 @@ fn what_the_client_does_not_trace_is_not_traced() {
     let traceparent = format!("00-{TRACE}-{CLIENTS_SPAN}-00");
     assert_eq!(client.send("GET /untraced", &[("traceparent", &traceparent)], b"").status, 404);
     assert_eq!(client.send("GET /traced", &[], b"").status, 404);
-    wait_until("one was traced", || receiver.said().contains("/traced"));
+    wait_until("one request was traced", || receiver.said().contains("/traced"));
     assert!(!receiver.said().contains("/untraced") && !receiver.said().contains(TRACE));
 }
 
 #[test]
-fn a_receiver_that_is_gone_costs_spans_and_no_request() {
+fn an_unavailable_receiver_loses_spans_but_no_request() {
     let upstream = Upstream::start();
     let nobody = format!("http://{}", free_address());
     let variables = [
@@ -228,19 +228,21 @@ fn a_receiver_that_is_gone_costs_spans_and_no_request() {
     ];
     let gateway = Traced::start(upstream.address(), &variables);
     let token = gateway.token();
-    let fields = [("x-api-key", token.as_str()), ("content-type", "application/json")];
+    let headers = [("x-api-key", token.as_str()), ("content-type", "application/json")];
     let mut client = Client::connect(gateway.http);
     for _ in 0..100 {
-        assert_eq!(client.send("POST /timbr/api/query/", &fields, b"{}").status, 200);
+        assert_eq!(client.send("POST /timbr/api/query/", &headers, b"{}").status, 200);
     }
     let dropped = "timbr_gateway_trace_spans_dropped_total";
-    wait_until("what found no room is counted", || gateway.metric(dropped) > 100.0);
-    wait_until("it is told", || gateway.log.lock().expect("no panic").contains("trace export failed"));
+    wait_until("dropped spans are counted", || gateway.metric(dropped) > 100.0);
+    wait_until("the failure is logged", || {
+        gateway.log.lock().expect("no panic").contains("trace export failed")
+    });
     assert_eq!(gateway.metric("timbr_gateway_trace_spans_exported_total"), 0.0);
 }
 
 #[test]
-fn spans_that_wait_at_the_end_still_arrive() {
+fn queued_spans_are_exported_at_shutdown() {
     let (upstream, receiver) = (Upstream::start(), Receiver::start());
     let endpoint = format!("http://{}", receiver.address);
     let variables =

@@ -1,24 +1,24 @@
-//! A backend that is down, hangs, breaks off or talks nonsense.
+//! A backend that is down, hangs, truncates responses or sends invalid ones.
 
 use std::io::Write;
 use std::net::TcpListener;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use crate::support::client::Answer;
+use crate::support::client::Response;
 use crate::support::gateway::Gateway;
-use crate::support::upstream::{Then, Upstream, answer, write};
+use crate::support::upstream::{AfterRequest, Upstream, respond, write};
 use crate::support::wait_until;
 
 const JSON: (&str, &str) = ("Content-Type", "application/json");
 
-fn send(gateway: &Gateway, token: &str, method: &str) -> Answer {
+fn send(gateway: &Gateway, token: &str, method: &str) -> Response {
     let body: &[u8] = if method == "POST" { b"{}" } else { b"" };
     gateway.client().send(&format!("{method} /timbr/api/x"), &[JSON, ("x-api-key", token)], body)
 }
 
 #[test]
-fn a_backend_that_is_down_is_a_502_until_it_is_back() {
+fn a_backend_that_is_down_gives_502_until_it_returns() {
     let port = TcpListener::bind("127.0.0.1:0").expect("bound");
     let address = port.local_addr().expect("an address");
     drop(port);
@@ -26,18 +26,19 @@ fn a_backend_that_is_down_is_a_502_until_it_is_back() {
     let token = gateway.token();
     let refused = send(&gateway, &token, "POST");
     assert_eq!((refused.status, refused.reason().as_str()), (502, "upstream_unreachable"));
-    assert_eq!(refused.field("retry-after"), "1");
-    let upstream =
-        Upstream::on(TcpListener::bind(address).expect("bound"), |_, stream| answer(stream, 200, "{}"));
+    assert_eq!(refused.header("retry-after"), "1");
+    let upstream = Upstream::listen_on(TcpListener::bind(address).expect("bound"), |_, stream| {
+        respond(stream, 200, "{}")
+    });
     assert_eq!(send(&gateway, &token, "POST").status, 200);
     assert_eq!(upstream.log().len(), 1);
 }
 
 #[test]
-fn a_backend_that_hangs_is_a_504_in_time() {
-    let upstream = Upstream::behaving(|_, _| {
+fn a_backend_that_hangs_gives_504() {
+    let upstream = Upstream::with_behaviour(|_, _| {
         std::thread::sleep(Duration::from_secs(5));
-        Then::Close
+        AfterRequest::Close
     });
     let gateway = Gateway::start(upstream.address(), &[("UPSTREAM_RESPONSE_TIMEOUT", "400ms")]);
     let token = gateway.token();
@@ -48,9 +49,9 @@ fn a_backend_that_hangs_is_a_504_in_time() {
     assert!(waited >= Duration::from_millis(400) && waited < Duration::from_millis(650), "{waited:?}");
 }
 
-/// It took a part of the body, and that is not progress for ever.
+/// It has read a part of the body; that does not count as progress for ever.
 #[test]
-fn a_backend_that_stops_taking_the_body_is_a_504_in_time() {
+fn a_backend_that_stops_reading_the_body_gives_504() {
     let upstream = TcpListener::bind("127.0.0.1:0").expect("bound");
     let options = [("UPSTREAM_RESPONSE_TIMEOUT", "400ms")];
     let gateway = Gateway::start(upstream.local_addr().expect("an address"), &options);
@@ -64,7 +65,7 @@ fn a_backend_that_stops_taking_the_body_is_a_504_in_time() {
     let mut sending = client.try_clone();
     let sender = std::thread::spawn(move || while sending.write_all(&[b'x'; 64 * 1024]).is_ok() {});
     let _unread = upstream.accept().expect("a connection").0;
-    let refused = client.read_answer(false);
+    let refused = client.read_response();
     assert_eq!((refused.status, refused.reason().as_str()), (504, "upstream_timeout"));
     drop(client);
     drop(gateway);
@@ -72,16 +73,16 @@ fn a_backend_that_stops_taking_the_body_is_a_504_in_time() {
 }
 
 #[test]
-fn a_post_that_may_have_arrived_is_never_sent_again() {
+fn a_post_that_may_have_arrived_is_not_retried() {
     static CLOSE: AtomicBool = AtomicBool::new(false);
-    let upstream = Upstream::behaving(|_, stream| {
-        if CLOSE.load(Ordering::SeqCst) { Then::Close } else { answer(stream, 200, "{}") }
+    let upstream = Upstream::with_behaviour(|_, stream| {
+        if CLOSE.load(Ordering::SeqCst) { AfterRequest::Close } else { respond(stream, 200, "{}") }
     });
     let gateway = Gateway::start(upstream.address(), &[]);
     let token = gateway.token();
     assert_eq!(send(&gateway, &token, "POST").status, 200);
     CLOSE.store(true, Ordering::SeqCst);
-    // On the connection that the first one left behind.
+    // On the connection that the first request left open.
     let refused = send(&gateway, &token, "POST");
     assert_eq!((refused.status, refused.reason().as_str()), (502, "upstream_closed"));
     let connections: Vec<_> = upstream.log().iter().map(|seen| seen.connection).collect();
@@ -89,17 +90,17 @@ fn a_post_that_may_have_arrived_is_never_sent_again() {
 }
 
 #[test]
-fn a_get_on_a_connection_that_was_just_closed_is_sent_again() {
-    // Each connection answers once and then closes when the next request has come.
-    let upstream = Upstream::behaving(|request, stream| {
-        let second = request.field("x-request-id").starts_with("second");
-        if second && request.connection == 0 { Then::Close } else { answer(stream, 200, "{}") }
+fn a_get_on_a_closed_connection_is_retried() {
+    // Each connection serves one request and closes when the next one arrives.
+    let upstream = Upstream::with_behaviour(|request, stream| {
+        let second = request.header("x-request-id").starts_with("second");
+        if second && request.connection == 0 { AfterRequest::Close } else { respond(stream, 200, "{}") }
     });
     let gateway = Gateway::start(upstream.address(), &[]);
     let token = gateway.token();
     let get = |id: &str| {
-        let fields = [JSON, ("x-api-key", &token), ("x-request-id", id)];
-        gateway.client().send("GET /timbr/api/x", &fields, b"").status
+        let headers = [JSON, ("x-api-key", &token), ("x-request-id", id)];
+        gateway.client().send("GET /timbr/api/x", &headers, b"").status
     };
     assert_eq!(get("first"), 200);
     assert_eq!(get("second"), 200);
@@ -108,29 +109,29 @@ fn a_get_on_a_connection_that_was_just_closed_is_sent_again() {
 }
 
 #[test]
-fn a_connection_that_the_backend_closed_while_idle_costs_nothing() {
-    let upstream = Upstream::behaving(|_, stream| {
-        answer(stream, 200, "{}");
-        Then::Close
+fn an_idle_connection_closed_by_the_backend_is_not_used() {
+    let upstream = Upstream::with_behaviour(|_, stream| {
+        respond(stream, 200, "{}");
+        AfterRequest::Close
     });
     let gateway = Gateway::start(upstream.address(), &[]);
     let token = gateway.token();
     for sent in 1..=50 {
         assert_eq!(send(&gateway, &token, "POST").status, 200);
-        // Before that a request may meet the close on its way, and nobody can tell whether it was read.
-        wait_until("the backend has closed", || upstream.closed() == sent);
+        // Before that, a request may cross with the close, and the gateway cannot know whether it was read.
+        wait_until("the backend has closed the connection", || upstream.closed() == sent);
     }
     assert_eq!(upstream.log().len(), 50, "each request arrived once");
 }
 
 #[test]
-fn an_answer_that_breaks_off_never_looks_whole() {
+fn a_truncated_response_never_looks_complete() {
     for head in ["Content-Length: 100", "Transfer-Encoding: chunked"] {
-        let upstream = Upstream::behaving(move |_, stream| {
+        let upstream = Upstream::with_behaviour(move |_, stream| {
             let start = if head.contains("chunked") { "64\r\nhalf" } else { "half" };
             write(stream, format!("HTTP/1.1 200 OK\r\n{head}\r\n\r\n{start}").as_bytes());
             std::thread::sleep(Duration::from_millis(50));
-            Then::Reset
+            AfterRequest::Reset
         });
         let gateway = Gateway::start(upstream.address(), &[]);
         let token = gateway.token();
@@ -142,11 +143,11 @@ fn an_answer_that_breaks_off_never_looks_whole() {
 }
 
 #[test]
-fn an_answer_that_pauses_too_long_is_cut() {
-    let upstream = Upstream::behaving(|_, stream| {
+fn a_response_with_a_long_pause_is_aborted() {
+    let upstream = Upstream::with_behaviour(|_, stream| {
         write(stream, b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nhalf");
         std::thread::sleep(Duration::from_secs(5));
-        Then::Close
+        AfterRequest::Close
     });
     let gateway = Gateway::start(upstream.address(), &[("UPSTREAM_BODY_TIMEOUT", "300ms")]);
     let token = gateway.token();
@@ -156,7 +157,7 @@ fn an_answer_that_pauses_too_long_is_cut() {
 }
 
 #[test]
-fn nonsense_is_a_502_and_its_connection_is_not_used_again() {
+fn an_invalid_response_gives_502_and_its_connection_is_not_reused() {
     for nonsense in [
         "NONSENSE\r\n\r\n",
         "HTTP/1.1 99999 OK\r\n\r\n",
@@ -165,11 +166,11 @@ fn nonsense_is_a_502_and_its_connection_is_not_used_again() {
         "HTTP/1.1 200 OK\r\nno colon\r\n\r\n",
         "HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\nConnection: upgrade\r\n\r\n",
     ] {
-        let upstream = Upstream::behaving(move |request, stream| {
+        let upstream = Upstream::with_behaviour(move |request, stream| {
             if request.connection == 0 {
                 write(stream, nonsense.as_bytes())
             } else {
-                answer(stream, 200, "{}")
+                respond(stream, 200, "{}")
             }
         });
         let gateway = Gateway::start(upstream.address(), &[]);
@@ -182,8 +183,8 @@ fn nonsense_is_a_502_and_its_connection_is_not_used_again() {
 }
 
 #[test]
-fn bytes_after_an_answer_reach_no_other_client() {
-    let upstream = Upstream::behaving(|request, stream| {
+fn bytes_after_a_response_reach_no_other_client() {
+    let upstream = Upstream::with_behaviour(|request, stream| {
         let extra =
             if request.connection == 0 { "HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\nstolen" } else { "" };
         write(stream, format!("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{{}}{extra}").as_bytes())
@@ -196,7 +197,7 @@ fn bytes_after_an_answer_reach_no_other_client() {
 }
 
 #[test]
-fn an_early_answer_is_passed_on_while_the_body_still_comes() {
+fn an_early_response_is_forwarded_while_the_body_arrives() {
     let upstream = TcpListener::bind("127.0.0.1:0").expect("bound");
     let address = upstream.local_addr().expect("an address");
     std::thread::spawn(move || {
@@ -216,17 +217,17 @@ fn an_early_answer_is_passed_on_while_the_body_still_comes() {
          Content-Length: 1000000\r\n\r\nstart"
     );
     client.write(head.as_bytes());
-    let got = client.read_answer(false);
+    let got = client.read_response();
     assert_eq!((got.status, got.text()), (413, "much"));
 }
 
 #[test]
-fn a_client_that_goes_away_ends_its_query() {
+fn a_disconnected_client_aborts_its_query() {
     static ENDED: AtomicBool = AtomicBool::new(false);
-    let upstream = Upstream::behaving(|_, stream| {
+    let upstream = Upstream::with_behaviour(|_, stream| {
         use std::io::Read;
         ENDED.store(matches!(stream.read(&mut [0]), Ok(0) | Err(_)), Ordering::SeqCst);
-        Then::Close
+        AfterRequest::Close
     });
     let gateway = Gateway::start(upstream.address(), &[]);
     let token = gateway.token();
@@ -234,5 +235,5 @@ fn a_client_that_goes_away_ends_its_query() {
     client.write_request("POST /timbr/api/x", &[JSON, ("x-api-key", &token)], b"{}");
     wait_until("the query has arrived", || upstream.log().len() == 1);
     drop(client);
-    wait_until("the backend's connection ends", || ENDED.load(Ordering::SeqCst));
+    wait_until("the backend connection ends", || ENDED.load(Ordering::SeqCst));
 }

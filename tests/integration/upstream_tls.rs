@@ -1,4 +1,4 @@
-//! An https upstream: whom it is, and who we are.
+//! An https upstream: server verification and client certificates.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener};
@@ -12,18 +12,18 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::WebPkiClientVerifier;
 use rustls::{RootCertStore, ServerConfig, ServerConnection, StreamOwned};
 
-use crate::support::client::Answer;
+use crate::support::client::Response;
 use crate::support::gateway::Gateway;
 use crate::support::pki::Pki;
 use crate::support::wait_until;
 
-/// A TLS backend that answers each request with 200; with `clients` it wants certificates of that authority.
+/// A TLS backend that responds with 200. With `clients` it requires client certificates of that authority.
 fn backend(pair: (PathBuf, PathBuf), clients: Option<PathBuf>) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").expect("bound");
     slow_backend(listener, pair, clients, || Some(Duration::ZERO))
 }
 
-/// The same, which takes so long to begin the handshake of a new connection, or does so never.
+/// Like `backend`, but delays the handshake of a new connection, or never begins it.
 fn slow_backend(
     listener: TcpListener,
     (chain, key): (PathBuf, PathBuf),
@@ -60,8 +60,8 @@ fn slow_backend(
                 std::thread::sleep(delay);
                 let mut buffer = [0; 4096];
                 while matches!(stream.read(&mut buffer), Ok(count) if count > 0) {
-                    let answer = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}";
-                    if stream.write_all(answer).is_err() {
+                    let response = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}";
+                    if stream.write_all(response).is_err() {
                         return;
                     }
                 }
@@ -71,7 +71,7 @@ fn slow_backend(
     address
 }
 
-fn query(address: SocketAddr, host: &str, options: &[(&str, &str)]) -> Answer {
+fn query(address: SocketAddr, host: &str, options: &[(&str, &str)]) -> Response {
     let gateway = Gateway::start_with_url(&format!("https://{host}:{}", address.port()), options);
     let token = gateway.token();
     gateway.client().send(
@@ -86,7 +86,7 @@ fn text(path: &std::path::Path) -> &str {
 }
 
 #[test]
-fn the_certificate_must_be_of_a_trusted_authority_and_for_the_name() {
+fn the_backends_certificate_is_verified() {
     let (pki, stranger) = (Pki::new(), Pki::new());
     let address = backend(pki.issue("localhost"), None);
     let (ca, other) = (pki.ca_file(), stranger.ca_file());
@@ -107,7 +107,7 @@ fn the_certificate_must_be_of_a_trusted_authority_and_for_the_name() {
 }
 
 #[test]
-fn another_name_can_be_asked_for() {
+fn the_server_name_can_be_configured() {
     let pki = Pki::new();
     let address = backend(pki.issue("timbr.internal"), None);
     let ca = pki.ca_file();
@@ -116,7 +116,7 @@ fn another_name_can_be_asked_for() {
 }
 
 #[test]
-fn the_gateway_shows_its_own_certificate() {
+fn the_gateway_sends_its_client_certificate() {
     let pki = Pki::new();
     let address = backend(pki.issue("localhost"), Some(pki.ca_file()));
     let ca = pki.ca_file();
@@ -130,7 +130,7 @@ fn the_gateway_shows_its_own_certificate() {
 }
 
 #[test]
-fn the_gateways_certificate_comes_from_files_too() {
+fn the_client_certificate_is_read_from_files() {
     let pki = Pki::new();
     let (chain, key) = pki.issue("localhost");
     let upstream = crate::support::upstream::Upstream::start();
@@ -142,7 +142,7 @@ fn the_gateways_certificate_comes_from_files_too() {
 }
 
 #[test]
-fn many_backends_whose_handshakes_are_slow_stay_in_use() {
+fn backends_with_slow_handshakes_are_not_ejected() {
     let pki = Pki::new();
     let slow = |_| {
         let listener = TcpListener::bind("127.0.0.1:0").expect("bound");
@@ -160,14 +160,14 @@ fn many_backends_whose_handshakes_are_slow_stay_in_use() {
     ];
     let gateway = Gateway::start_with_url("", &options);
     let token = gateway.token();
-    let fields = [("Content-Type", "application/json"), ("x-api-key", token.as_str())];
-    // Each on a connection of its own, as long as they are sent at once.
+    let headers = [("Content-Type", "application/json"), ("x-api-key", token.as_str())];
+    // Each uses its own connection, because they are sent concurrently.
     let mut clients: Vec<_> = (0..8).map(|_| gateway.client()).collect();
     for client in &mut clients {
-        client.write_request("GET /timbr/api/x", &fields, b"");
+        client.write_request("GET /timbr/api/x", &headers, b"");
     }
     for client in &mut clients {
-        assert_eq!(client.read_answer(false).status, 200);
+        assert_eq!(client.read_response().status, 200);
     }
     let told = gateway.get("/upstreams");
     for endpoint in told["endpoints"].as_array().expect("a list") {
@@ -175,7 +175,7 @@ fn many_backends_whose_handshakes_are_slow_stay_in_use() {
     }
 }
 
-/// A gateway in front of one backend that was down and has been taken out of use.
+/// A gateway with one backend that was down and has been ejected.
 fn in_front_of_one_that_was_down(pki: &Pki, connect_timeout: &str) -> (Gateway, SocketAddr) {
     let listener = TcpListener::bind("127.0.0.1:0").expect("bound");
     let address = listener.local_addr().expect("an address");
@@ -189,8 +189,8 @@ fn in_front_of_one_that_was_down(pki: &Pki, connect_timeout: &str) -> (Gateway, 
     ];
     let gateway = Gateway::start_with_url(&format!("https://{address}"), &options);
     let token = gateway.token();
-    let fields = [("Content-Type", "application/json"), ("x-api-key", token.as_str())];
-    assert_eq!(gateway.client().send("GET /timbr/api/x", &fields, b"").status, 502);
+    let headers = [("Content-Type", "application/json"), ("x-api-key", token.as_str())];
+    assert_eq!(gateway.client().send("GET /timbr/api/x", &headers, b"").status, 502);
     assert_eq!(state(&gateway), "ejected");
     (gateway, address)
 }
@@ -200,16 +200,16 @@ fn state(gateway: &Gateway) -> String {
 }
 
 #[test]
-fn a_backend_alone_that_takes_as_long_to_connect_as_it_may_comes_back() {
+fn a_single_slow_backend_recovers() {
     let pki = Pki::new();
     let (gateway, address) = in_front_of_one_that_was_down(&pki, "5s");
     let listener = TcpListener::bind(address).expect("bound");
     slow_backend(listener, pki.issue("localhost"), None, || Some(Duration::from_millis(1300)));
-    wait_until("it is in use again", || state(&gateway) == "usable");
+    wait_until("the endpoint is healthy again", || state(&gateway) == "usable");
 }
 
 #[test]
-fn a_trial_that_hangs_does_not_hold_up_the_next_one() {
+fn a_hanging_probe_does_not_block_the_next_one() {
     let pki = Pki::new();
     let (gateway, address) = in_front_of_one_that_was_down(&pki, "30s");
     let (well, seen) = (Arc::<AtomicBool>::default(), Arc::<AtomicBool>::default());
@@ -219,9 +219,9 @@ fn a_trial_that_hangs_does_not_hold_up_the_next_one() {
         has_seen.store(true, Ordering::SeqCst);
         is_well.load(Ordering::SeqCst).then_some(Duration::ZERO)
     });
-    wait_until("a trial hangs", || seen.load(Ordering::SeqCst));
+    wait_until("a probe hangs", || seen.load(Ordering::SeqCst));
     well.store(true, Ordering::SeqCst);
     let back = Instant::now();
-    wait_until("it is in use again", || state(&gateway) == "usable");
+    wait_until("the endpoint is healthy again", || state(&gateway) == "usable");
     assert!(back.elapsed() < Duration::from_secs(1), "{:?}", back.elapsed());
 }

@@ -1,4 +1,4 @@
-//! What a token says, and whether that is acceptable. Signatures are `issuer`'s.
+//! Validates the claims of a JWT. Signatures are verified in `issuer`.
 
 use jsonwebtoken::dangerous::insecure_decode_claims;
 use serde_json::{Map, Value};
@@ -6,55 +6,55 @@ use serde_json::{Map, Value};
 use crate::auth::jwt::JwtError;
 use crate::base::user_name::UserName;
 
-/// What must stand in a token.
+/// The required claims of an issuer's tokens.
 pub struct ClaimRules {
     pub issuer: String,
     pub audiences: Vec<String>,
     pub user_claim: String,
-    /// Seconds by which clocks may differ.
+    /// Allowed clock difference in seconds.
     pub leeway: u64,
 }
 
-/// Claims by their names.
+/// Claims by name.
 pub type Claims = Map<String, Value>;
 
-/// Whom a token claims to be of. SECURITY: nothing has been verified; it only says whose keys to try.
+/// The `iss` claim of a token. SECURITY: not verified; use it only to select the issuer's keys.
 pub fn claimed_issuer(token: &[u8]) -> Option<String> {
     let claims: Claims = insecure_decode_claims(token).ok()?;
     claims.get("iss")?.as_str().map(str::to_owned)
 }
 
 impl ClaimRules {
-    /// The user of a token whose signature is right, and when it ends, leeway included.
+    /// Validates the claims of a token with a verified signature. Returns the user and the expiry in seconds of Unix
+    /// time, leeway included.
     pub fn validate(&self, claims: &Claims, now: u64) -> Result<(UserName, u64), JwtError> {
         let no = JwtError::Unacceptable;
         if claims.get("iss").and_then(Value::as_str) != Some(&self.issuer) {
-            return Err(JwtError::Invalid("its issuer is not known here"));
+            return Err(JwtError::Invalid("its issuer is unknown"));
         }
-        // SECURITY: a token without an end would be good forever.
+        // SECURITY: a token without expiry would be valid forever.
         let ends = claims.get("exp").ok_or(no("it has no `exp`"))?;
-        let ends = numeric_date(ends).ok_or(no("its `exp` is no time"))?.saturating_add(self.leeway);
+        let ends = numeric_date(ends).ok_or(no("its `exp` is not a time"))?.saturating_add(self.leeway);
         if now >= ends {
             return Err(JwtError::Expired);
         }
         for (name, error) in
-            [("nbf", "it is not valid yet (`nbf`)"), ("iat", "it was made in the future (`iat`)")]
+            [("nbf", "it is not valid yet (`nbf`)"), ("iat", "it was issued in the future (`iat`)")]
         {
             if let Some(value) = claims.get(name) {
-                let begins = numeric_date(value).ok_or(no("its `nbf` or `iat` is no time"))?;
+                let begins = numeric_date(value).ok_or(no("its `nbf` or `iat` is not a time"))?;
                 if begins > now.saturating_add(self.leeway) {
                     return Err(no(error));
                 }
             }
         }
         if !self.is_accepted_audience(claims.get("aud")) {
-            return Err(no("it is meant for others (`aud`)"));
+            return Err(no("its audience (`aud`) is not accepted"));
         }
         let user = claims.get(&self.user_claim).and_then(Value::as_str);
-        let user = user.ok_or(no("it lacks the claim that names the user"))?;
-        let user = UserName::parse(user.as_bytes()).map_err(|_| {
-            no("the name of its user cannot be a header field: other than printable ASCII, or too long")
-        })?;
+        let user = user.ok_or(no("it has no user claim"))?;
+        let user = UserName::parse(user.as_bytes())
+            .map_err(|_| no("its user name cannot be sent in a header: not printable ASCII, or too long"))?;
         Ok((user, ends))
     }
 
@@ -69,7 +69,7 @@ impl ClaimRules {
     }
 }
 
-/// RFC 7519 section 2: a `NumericDate` may have a fraction.
+/// Whole seconds of a `NumericDate`, which may have a fraction (RFC 7519 section 2).
 fn numeric_date(value: &Value) -> Option<u64> {
     match value.as_u64() {
         Some(seconds) => Some(seconds),
@@ -105,7 +105,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_in_order_names_a_user_and_an_end() {
+    fn valid_claims_give_a_user_and_an_expiry() {
         for change in [
             json!({}),
             json!({"aud": ["other", "timbr-2"]}),
@@ -118,23 +118,23 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_is_refused() {
+    fn invalid_claims_are_rejected() {
         for (change, expected) in [
             (json!({"exp": 970}), "it has expired"),
             (json!({"exp": null}), "it has no `exp`"),
-            (json!({"exp": "1100"}), "its `exp` is no time"),
-            (json!({"exp": -1}), "its `exp` is no time"),
+            (json!({"exp": "1100"}), "its `exp` is not a time"),
+            (json!({"exp": -1}), "its `exp` is not a time"),
             (json!({"nbf": 1031}), "not valid yet"),
-            (json!({"iat": 1031}), "made in the future"),
-            (json!({"iat": "x"}), "is no time"),
-            (json!({"aud": null}), "meant for others"),
-            (json!({"aud": "timbr-3"}), "meant for others"),
-            (json!({"aud": []}), "meant for others"),
-            (json!({"aud": {"timbr": 1}}), "meant for others"),
-            (json!({"iss": "https://evil"}), "not known here"),
-            (json!({"email": null}), "lacks the claim"),
-            (json!({"email": ["a"]}), "lacks the claim"),
-            (json!({"email": "a\nb"}), "cannot be a header field"),
+            (json!({"iat": 1031}), "issued in the future"),
+            (json!({"iat": "x"}), "is not a time"),
+            (json!({"aud": null}), "is not accepted"),
+            (json!({"aud": "timbr-3"}), "is not accepted"),
+            (json!({"aud": []}), "is not accepted"),
+            (json!({"aud": {"timbr": 1}}), "is not accepted"),
+            (json!({"iss": "https://evil"}), "is unknown"),
+            (json!({"email": null}), "has no user claim"),
+            (json!({"email": ["a"]}), "has no user claim"),
+            (json!({"email": "a\nb"}), "cannot be sent in a header"),
         ] {
             let error = judge(&change).expect_err("refused").to_string();
             assert!(error.contains(expected), "{change}: {error}");

@@ -1,4 +1,4 @@
-//! One identity provider: its keys, what it may sign with, and what must stand in its tokens.
+//! One JWT issuer: its keys, allowed algorithms and required claims. Verifies tokens; does not cache the results.
 
 use jsonwebtoken::{Algorithm, DecodingKey, Header, Validation, decode};
 
@@ -8,32 +8,34 @@ use crate::auth::jwt::issuer_keys::IssuerKeys;
 use crate::base::clock::Clock;
 use crate::base::user_name::UserName;
 use crate::config::JwtOptions;
-use crate::config::jwt::{self, IssuerOptions};
+use crate::config::jwt::IssuerOptions;
 
-/// One identity provider.
+/// An identity provider whose tokens are accepted.
 pub struct Issuer {
-    keys: IssuerKeys,
+    /// The keys that verify its tokens.
+    pub keys: IssuerKeys,
     algorithms: Vec<Algorithm>,
     rules: ClaimRules,
     tenants: Option<Vec<String>>,
 }
 
-/// What a token that can be believed says.
+/// A token with verified signature and claims.
+#[derive(Clone)]
 pub struct VerifiedJwt {
-    /// Whose it is.
+    /// The user.
     pub user: UserName,
-    /// Of the keys that it was verified with.
+    /// The generation of the key set that verified it.
     pub generation: u64,
-    /// When it ends, leeway included, in seconds of Unix time.
+    /// In seconds of Unix time, leeway included.
     pub expires_at: u64,
 }
 
 impl Issuer {
-    /// Reads files, but fetches nothing yet.
+    /// Reads key files. Key sets with a URL are fetched later, by [`IssuerKeys::refresh_forever`].
     pub fn new(issuer: &IssuerOptions, options: &JwtOptions, clock: &Clock) -> Result<Issuer, String> {
         Ok(Issuer {
             keys: IssuerKeys::new(&issuer.keys, options, clock)?,
-            algorithms: issuer.algorithms.iter().map(|algorithm| library_algorithm(*algorithm)).collect(),
+            algorithms: issuer.algorithms.clone(),
             rules: ClaimRules {
                 issuer: issuer.issuer.clone(),
                 audiences: issuer.audiences.clone(),
@@ -44,33 +46,30 @@ impl Issuer {
         })
     }
 
-    /// The claim `iss` of its tokens.
+    /// The `iss` claim of its tokens.
     pub fn name(&self) -> &str {
         &self.rules.issuer
     }
 
-    /// Which state of its keys is in force.
-    pub fn generation(&self) -> Option<u64> {
-        self.keys.current().map(|set| set.generation)
-    }
-
-    /// SECURITY: the tenant is a field of its own, which the token does not vouch for.
+    /// Checks the tenant that the client sent.
+    ///
+    /// SECURITY: the tenant is a separate header, which the token does not authenticate.
     pub fn check_tenant(&self, tenant: Option<&str>) -> Result<(), JwtError> {
         match &self.tenants {
             Some(tenants) if !tenant.is_some_and(|tenant| tenants.iter().any(|other| other == tenant)) => {
-                Err(JwtError::Unacceptable("`x-jwt-tenant-id` does not fit its issuer"))
+                Err(JwtError::Unacceptable("`x-jwt-tenant-id` is not a tenant of its issuer"))
             }
             _ => Ok(()),
         }
     }
 
-    /// Verifies the signature first, and judges the claims second.
+    /// Verifies the signature, then the claims. `now` is in seconds of Unix time.
     pub async fn verify(&self, token: &[u8], header: &Header, now: u64) -> Result<VerifiedJwt, JwtError> {
-        // SECURITY: the operator says what is strong enough, not the token.
+        // SECURITY: the operator chooses the algorithms, not the token.
         if !self.algorithms.contains(&header.alg) {
             return Err(JwtError::Invalid("its algorithm is not allowed"));
         }
-        // RFC 7515 section 4.1.11: extensions that must be understood, and none is.
+        // RFC 7515 section 4.1.11: these extensions must be supported, and none is.
         if header.crit.is_some() {
             return Err(JwtError::Invalid("it has critical extensions"));
         }
@@ -81,50 +80,18 @@ impl Issuer {
             set = Some(newer);
         }
         let set = set.ok_or(JwtError::KeysUnavailable)?;
-        let key = set.find(header).ok_or(JwtError::Invalid("its issuer has no such key"))?;
+        let key = set.find(header).ok_or(JwtError::Invalid("its issuer has no matching key"))?;
         let claims = verify_signature(token, key, header.alg)?;
-        let (user, until) = self.rules.validate(&claims, now)?;
-        Ok(VerifiedJwt { user, generation: set.generation, expires_at: until })
-    }
-
-    /// Fetches keys, again and again. Never ends.
-    pub async fn refresh_keys(&self) {
-        self.keys.refresh_forever().await;
-    }
-
-    /// Reads a key file again if it has changed. Blocks on the file system.
-    pub fn reload_key_file(&self, asked: bool) {
-        self.keys.reload_file(asked);
-    }
-
-    /// Whether its keys could not be fetched or read the last time.
-    pub fn is_failing(&self) -> bool {
-        self.keys.is_failing()
+        let (user, expires_at) = self.rules.validate(&claims, now)?;
+        Ok(VerifiedJwt { user, generation: set.generation, expires_at })
     }
 }
 
-/// The claims, if the key's owner has signed them. They are judged elsewhere, by our own clock.
+/// The claims, if the signature is valid. They are validated by [`ClaimRules`], with the gateway's own clock.
 fn verify_signature(token: &[u8], key: &DecodingKey, algorithm: Algorithm) -> Result<Claims, JwtError> {
     let mut validation = Validation::new(algorithm);
     validation.required_spec_claims.clear();
     (validation.validate_exp, validation.validate_nbf, validation.validate_aud) = (false, false, false);
     let decoded = decode::<Claims>(token, key, &validation);
-    decoded.map(|decoded| decoded.claims).map_err(|_| JwtError::Invalid("its signature is wrong"))
-}
-
-fn library_algorithm(algorithm: jwt::JwtAlgorithm) -> Algorithm {
-    match algorithm {
-        jwt::JwtAlgorithm::RS256 => Algorithm::RS256,
-        jwt::JwtAlgorithm::RS384 => Algorithm::RS384,
-        jwt::JwtAlgorithm::RS512 => Algorithm::RS512,
-        jwt::JwtAlgorithm::PS256 => Algorithm::PS256,
-        jwt::JwtAlgorithm::PS384 => Algorithm::PS384,
-        jwt::JwtAlgorithm::PS512 => Algorithm::PS512,
-        jwt::JwtAlgorithm::ES256 => Algorithm::ES256,
-        jwt::JwtAlgorithm::ES384 => Algorithm::ES384,
-        jwt::JwtAlgorithm::EdDSA => Algorithm::EdDSA,
-        jwt::JwtAlgorithm::HS256 => Algorithm::HS256,
-        jwt::JwtAlgorithm::HS384 => Algorithm::HS384,
-        jwt::JwtAlgorithm::HS512 => Algorithm::HS512,
-    }
+    decoded.map(|decoded| decoded.claims).map_err(|_| JwtError::Invalid("its signature is invalid"))
 }

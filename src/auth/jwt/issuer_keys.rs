@@ -1,5 +1,6 @@
-//! An issuer's keys over time: fetched or read again, and what is in force meanwhile.
+//! The current keys of an issuer: fetches or reads them again, and keeps the previous ones on failure.
 
+use std::convert::Infallible as Never;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,6 +12,7 @@ use tokio::time::{sleep, timeout};
 use tracing::{info, warn};
 
 use crate::auth::jwt::key_set::KeySet;
+use crate::auth::{FileReload, changed_file};
 use crate::base::clock::{Clock, Tick};
 use crate::base::watched_files::FileWatch;
 use crate::config::JwtOptions;
@@ -18,13 +20,13 @@ use crate::config::jwt::JwksSource;
 use crate::config::options::AUTH;
 use crate::outbound::http_client::HttpClient;
 
-/// An identity provider that takes longer to give its keys is as good as down; and so long a request waits for them.
+/// Timeout for fetching keys, and for a request that waits for them.
 const FETCH_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How soon again keys are fetched that could not be.
+/// Time between attempts after a failure.
 const RETRY_INTERVAL: Duration = Duration::from_secs(10);
 
-/// SECURITY: keys that could not be confirmed for so long are used no more: one of them may have been withdrawn.
+/// SECURITY: fetched keys that were not confirmed for this time are not used any more: one may have been revoked.
 const MAX_STALENESS: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// The keys of one issuer.
@@ -46,18 +48,18 @@ enum IssuerKeysLocation {
 #[derive(Clone, Default)]
 struct IssuerKeysState {
     set: Option<Arc<KeySet>>,
-    /// When they were last fetched or read to satisfaction.
+    /// The last successful fetch or read.
     confirmed_at: Option<Tick>,
-    /// When the last try ended.
+    /// The end of the last attempt.
     attempted_at: Option<Tick>,
     is_failing: bool,
 }
 
 impl IssuerKeys {
-    /// Reads a file; what is fetched comes later.
+    /// Reads a key file. Keys with a URL are fetched later, by [`IssuerKeys::refresh_forever`].
     pub fn new(source: &JwksSource, options: &JwtOptions, clock: &Clock) -> Result<IssuerKeys, String> {
         let mut state = IssuerKeysState::default();
-        let source = match source {
+        let location = match source {
             JwksSource::Url { url, ca_file } => {
                 let origin =
                     HttpClient::new(&url.origin, ca_file.as_deref(), AUTH.jwt_issuers.key, FETCH_TIMEOUT);
@@ -78,7 +80,7 @@ impl IssuerKeys {
             }
         };
         Ok(IssuerKeys {
-            location: source,
+            location,
             state: watch::Sender::new(state),
             refresh_requested: Notify::new(),
             refresh_interval: options.refresh,
@@ -87,27 +89,32 @@ impl IssuerKeys {
         })
     }
 
-    /// The keys in force, if there are any.
+    /// The current keys; `None` before the first successful fetch, or when they are too old.
     pub fn current(&self) -> Option<Arc<KeySet>> {
         let state = self.state.borrow();
         let now = self.clock.now();
-        let stale = |confirmed| now.since(confirmed) >= MAX_STALENESS;
-        let usable = match self.location {
-            IssuerKeysLocation::Url { .. } => !state.confirmed_at.is_none_or(stale),
+        let is_stale = |confirmed| now.since(confirmed) >= MAX_STALENESS;
+        let is_usable = match self.location {
+            IssuerKeysLocation::Url { .. } => !state.confirmed_at.is_none_or(is_stale),
             IssuerKeysLocation::File { .. } | IssuerKeysLocation::Secret => true,
         };
-        state.set.clone().filter(|_| usable)
+        state.set.clone().filter(|_| is_usable)
     }
 
-    /// Keys that are newer than those of the generation, for a token that none of these fits: fetched if that was not done
-    /// just now. Many may ask at once, and wait for the same answer.
+    /// The generation of the current keys; `None` if there are none.
+    pub fn generation(&self) -> Option<u64> {
+        self.current().map(|set| set.generation)
+    }
+
+    /// Keys newer than `generation`, for a token that no current key matches. Requests a fetch, unless one was just
+    /// attempted. Concurrent callers wait for the same fetch.
     pub async fn wait_for_newer(&self, generation: Option<u64>) -> Option<Arc<KeySet>> {
         let mut state = self.state.subscribe();
         let is_newer = |set: &Arc<KeySet>| Some(set.generation) != generation;
         if let Some(newer) = self.current().filter(is_newer) {
             return Some(newer);
         }
-        // SECURITY: made-up tokens must not have the identity provider asked again and again.
+        // SECURITY: forged tokens must not cause unlimited requests to the identity provider.
         if !matches!(self.location, IssuerKeysLocation::Url { .. }) || self.is_just_attempted() {
             return None;
         }
@@ -118,29 +125,29 @@ impl IssuerKeys {
 
     fn is_just_attempted(&self) -> bool {
         let now = self.clock.now();
-        self.state.borrow().attempted_at.is_some_and(|tried| now.since(tried) < self.min_refetch_interval)
+        self.state.borrow().attempted_at.is_some_and(|at| now.since(at) < self.min_refetch_interval)
     }
 
-    /// Fetches the keys, again and again. Never ends.
-    pub async fn refresh_forever(&self) {
+    /// Fetches the keys periodically and on request. Never returns.
+    pub async fn refresh_forever(&self) -> Never {
         let IssuerKeysLocation::Url { origin, target } = &self.location else {
             return std::future::pending().await;
         };
         loop {
             let fetched = fetch_key_set(origin, target).await;
-            // What went wrong was told, and stands in the state.
+            // `update` logged a failure and set the state.
             let _ = self.update(fetched, &format!("{}{target}", origin.authority()));
-            let failing = self.state.borrow().is_failing;
-            let pause =
-                if failing { RETRY_INTERVAL.min(self.refresh_interval) } else { self.refresh_interval };
+            let is_failing = self.state.borrow().is_failing;
+            let interval =
+                if is_failing { RETRY_INTERVAL.min(self.refresh_interval) } else { self.refresh_interval };
             tokio::select! {
-                () = sleep(pause) => {}
+                () = sleep(interval) => {}
                 () = self.wait_for_refresh_request() => {}
             }
         }
     }
 
-    /// Somebody needs newer keys, and it is time.
+    /// Waits until newer keys are requested and the last attempt is not too recent.
     async fn wait_for_refresh_request(&self) {
         loop {
             self.refresh_requested.notified().await;
@@ -150,14 +157,11 @@ impl IssuerKeys {
         }
     }
 
-    /// Reads a file again if it has changed. Blocks on the file system.
-    pub fn reload_file(&self, asked: bool) {
+    /// Reloads the key file. Blocks on the file system.
+    pub fn reload_file(&self, reload: FileReload) {
         let IssuerKeysLocation::File { path, watch } = &self.location else { return };
         let mut watch = watch.lock();
-        if asked {
-            watch.reset();
-        }
-        let Some(stamps) = watch.changed([&**path].into_iter()) else { return };
+        let Some(stamps) = changed_file(&mut watch, path, reload) else { return };
         let read = std::fs::read(path).map_err(|error| format!("cannot be read: {error}"));
         match self.update(read, &path.display().to_string()) {
             Ok(()) => drop(watch.record_success(stamps)),
@@ -165,12 +169,12 @@ impl IssuerKeys {
         }
     }
 
-    /// Whether they could not be fetched or read the last time.
+    /// Returns whether the last attempt to fetch or read the keys failed.
     pub fn is_failing(&self) -> bool {
         self.state.borrow().is_failing
     }
 
-    /// Puts keys in force. What cannot be used changes nothing, but those who wait for it hear of that.
+    /// Activates the keys in `text`. On failure the previous keys stay active, and waiting requests are notified.
     fn update(&self, text: Result<Vec<u8>, String>, from: &str) -> Result<(), String> {
         let before = self.state.borrow().clone();
         let next = before.set.as_ref().map_or(1, |set| set.generation + 1);
@@ -182,9 +186,9 @@ impl IssuerKeys {
         match read {
             Ok(set) => {
                 if set.generation == next {
-                    info!(from, keys = set.len(), "keys of a token issuer in use");
+                    info!(from, keys = set.len(), "token issuer keys loaded");
                 } else if before.is_failing {
-                    info!(from, "the keys of a token issuer can be had again");
+                    info!(from, "token issuer keys are available again");
                 }
                 let confirmed = Some(now);
                 self.state.send_replace(IssuerKeysState {
@@ -197,7 +201,7 @@ impl IssuerKeys {
             }
             Err(why) => {
                 if !before.is_failing {
-                    warn!(from, error = why, "no keys of a token issuer; what was read before stays in use");
+                    warn!(from, error = why, "cannot load token issuer keys; the previous keys stay active");
                 }
                 self.state.send_replace(IssuerKeysState {
                     attempted_at: Some(now),
@@ -213,9 +217,9 @@ impl IssuerKeys {
 async fn fetch_key_set(origin: &HttpClient, target: &str) -> Result<Vec<u8>, String> {
     let request = Request::get(target).header(http::header::ACCEPT, "application/json");
     let request = request.body(http_body_util::Full::default()).map_err(|error| error.to_string())?;
-    let answer = origin.send(request).await.map_err(|error| error.to_string())?;
-    match answer.status() {
-        StatusCode::OK => Ok(answer.into_body().into()),
-        status => Err(format!("it was answered {status}")),
+    let response = origin.send(request).await.map_err(|error| error.to_string())?;
+    match response.status() {
+        StatusCode::OK => Ok(response.into_body().into()),
+        status => Err(format!("the response has status {status}")),
     }
 }

@@ -1,4 +1,5 @@
-//! The keys of an issuer at a time: a JSON Web Key Set (RFC 7517), as far as signatures can be verified with it.
+//! A JSON Web Key Set (RFC 7517), reduced to the keys that can verify signatures. Knows nothing about where it comes
+//! from.
 
 use jsonwebtoken::jwk::{AlgorithmParameters, EllipticCurve, Jwk, KeyOperations, PublicKeyUse};
 use jsonwebtoken::{Algorithm, DecodingKey, Header};
@@ -7,15 +8,15 @@ use serde_json::Value;
 
 use crate::base::secret::Secret;
 
-/// More keys than that have no use but to make us look for long.
+/// Maximum number of keys; bounds the search for a key.
 const MOST_KEYS: usize = 100;
 
-/// Keys, and which state of the issuer's they are.
+/// The keys of an issuer at one time.
 pub struct KeySet {
     keys: Vec<VerificationKey>,
-    /// Counts the states.
+    /// Incremented with each new content.
     pub generation: u64,
-    /// The text that they were read from; empty for a secret.
+    /// The JSON text of the set; empty for a secret.
     source_text: Vec<u8>,
 }
 
@@ -26,31 +27,32 @@ struct VerificationKey {
 }
 
 enum VerificationKeyKind {
-    /// Of these algorithms, those that its form fits.
+    /// A public key, with the algorithms that it supports.
     Public(Vec<Algorithm>),
     Secret,
 }
 
 impl KeySet {
-    /// Reads a set. Keys that are for something else, or that nobody here understands, are left out.
+    /// Parses a set. Ignores keys of unknown types and keys that are not for signatures. The error completes a sentence
+    /// that begins with the file name.
     pub fn parse(text: &[u8], generation: u64) -> Result<KeySet, String> {
         #[derive(Deserialize)]
         struct JwkSet {
             keys: Vec<Value>,
         }
         let set: JwkSet =
-            serde_json::from_slice(text).map_err(|_| "is no JSON Web Key Set ({\"keys\": [...]})")?;
+            serde_json::from_slice(text).map_err(|_| "is not a JSON Web Key Set ({\"keys\": [...]})")?;
         if set.keys.len() > MOST_KEYS {
             return Err(format!("has more than {MOST_KEYS} keys"));
         }
         let keys: Vec<_> = set.keys.into_iter().filter_map(VerificationKey::from_jwk).collect();
         if keys.is_empty() {
-            return Err("has no key with which a signature could be verified".to_owned());
+            return Err("has no key that can verify a signature".to_owned());
         }
         Ok(KeySet { keys, generation, source_text: text.to_owned() })
     }
 
-    /// The one secret of an HMAC.
+    /// A set with one HMAC secret.
     pub fn from_secret(secret: &Secret) -> KeySet {
         let key = DecodingKey::from_secret(secret.expose().as_bytes());
         KeySet {
@@ -60,19 +62,19 @@ impl KeySet {
         }
     }
 
-    /// Whether it was read from this text.
+    /// Returns whether the set was parsed from this text.
     pub fn is_parsed_from(&self, text: &[u8]) -> bool {
         self.source_text == text
     }
 
-    /// How many keys there are.
+    /// The number of usable keys.
     pub fn len(&self) -> usize {
         self.keys.len()
     }
 
-    /// The key that a token's header means: by its `kid`; without one, the only one that its algorithm fits.
+    /// The key for a token's header: by its `kid`; without a `kid`, the only key that supports the algorithm.
     ///
-    /// SECURITY: a key is used only with an algorithm of its own kind, so nobody can pass a public key off as a secret.
+    /// SECURITY: a key is used only with algorithms of its own kind, so a public key cannot be used as an HMAC secret.
     pub fn find(&self, header: &Header) -> Option<&DecodingKey> {
         let mut fitting = self.keys.iter().filter(|key| key.is_usable_with(header.alg));
         match (&header.kid, &self.keys[..]) {
@@ -94,7 +96,7 @@ impl VerificationKey {
         if matches!(jwk.common.public_key_use, Some(PublicKeyUse::Encryption | PublicKeyUse::Other(_))) {
             return None;
         }
-        // SECURITY: RFC 7517 section 4.3; what is for something else than verification verifies nothing.
+        // SECURITY: RFC 7517 section 4.3; a key without the operation `verify` must not verify signatures.
         if jwk
             .common
             .key_operations
@@ -126,7 +128,9 @@ impl VerificationKey {
     }
 }
 
-/// SECURITY: secrets have no business in a set that is published, so `oct` keys fit nothing.
+/// The algorithms that a key supports.
+///
+/// SECURITY: secrets do not belong in a published set, so `oct` keys support none.
 fn usable_algorithms(parameters: &AlgorithmParameters) -> Vec<Algorithm> {
     use Algorithm::{ES256, ES384, EdDSA, PS256, PS384, PS512, RS256, RS384, RS512};
     match parameters {
@@ -155,7 +159,7 @@ mod tests {
     }
 
     #[test]
-    fn a_key_is_found_by_its_id_for_its_algorithm() {
+    fn a_key_is_found_by_id_and_algorithm() {
         let oct = r#"{"kty": "oct", "kid": "s", "k": "c2VjcmV0c2VjcmV0c2VjcmV0c2VjcmV0c2VjcmV0"}"#;
         let enc = key("e", r#", "use": "enc""#);
         let other = r#"{"kty": "new", "kid": "n"}"#;
@@ -175,7 +179,7 @@ mod tests {
     }
 
     #[test]
-    fn a_key_whose_operations_do_not_name_verification_verifies_nothing() {
+    fn a_key_without_the_operation_verify_is_ignored() {
         let keys = [
             key("sign", r#", "key_ops": ["sign"]"#),
             key("none", r#", "key_ops": []"#),
@@ -189,14 +193,14 @@ mod tests {
     }
 
     #[test]
-    fn without_an_id_there_must_be_no_choice() {
+    fn without_an_id_the_key_must_be_unambiguous() {
         let text = format!(r#"{{"keys": [{}, {}]}}"#, key("a", ""), key("b", ""));
         let set = KeySet::parse(text.as_bytes(), 1).expect("valid");
         assert!(!finds(&set, None, Algorithm::ES256) && finds(&set, Some("b"), Algorithm::ES256));
     }
 
     #[test]
-    fn what_is_no_set_is_refused() {
+    fn an_invalid_set_is_rejected() {
         for text in ["", "[]", "{}", r#"{"keys": []}"#, r#"{"keys": [{"kty": "oct", "k": "YQ"}]}"#] {
             assert!(KeySet::parse(text.as_bytes(), 1).is_err(), "{text}");
         }

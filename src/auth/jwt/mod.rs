@@ -1,7 +1,7 @@
-//! JSON Web Tokens of identity providers (RFC 7519): whose they are, if they can be believed.
+//! Verifies JSON Web Tokens of identity providers (RFC 7519). Knows no other kind of credential.
 //!
-//! A token that was verified is remembered until it ends, or until its issuer's keys change: a signature costs more than
-//! everything else that is done about a request.
+//! A verified token is cached until it expires or its issuer's keys change: verifying a signature costs more than the
+//! rest of a request.
 
 mod claims;
 mod issuer;
@@ -15,6 +15,7 @@ use std::task::Poll;
 use dashmap::DashMap;
 use jsonwebtoken::decode_header;
 
+use crate::auth::FileReload;
 use crate::base::byte_class::ByteClass;
 use crate::base::clock::Clock;
 use crate::base::user_name::UserName;
@@ -26,56 +27,56 @@ use crate::store::TokenId;
 
 use issuer::Issuer;
 
-/// Most tokens that are remembered; beyond it each is verified each time.
+/// Maximum number of cached tokens. Beyond it, tokens are verified with each request.
 const MAX_CACHED: usize = 100_000;
 
-/// A token as a client sent it: three words of base64 with dots between them, and the tenant that it named.
+/// A token as sent by a client, three base64 parts separated by dots, with the tenant from `x-jwt-tenant-id`.
 #[derive(Clone)]
 pub struct Jwt {
     token: Box<[u8]>,
     tenant: Option<Box<str>>,
 }
 
-/// Why a token proves nobody.
+/// Why a token is not accepted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum JwtError {
-    /// Nobody whom we know has made it.
+    /// Not signed by a known issuer.
     #[error("{0}")]
     Invalid(&'static str),
-    /// It was good.
+    /// Expired, leeway included.
     #[error("it has expired")]
     Expired,
-    /// It is genuine, and not meant for us, or of no use.
+    /// Signed by a known issuer, but its claims are not accepted.
     #[error("{0}")]
     Unacceptable(&'static str),
-    /// The issuer's keys are not there.
-    #[error("the keys of its issuer cannot be had")]
+    /// The issuer's keys could not be fetched.
+    #[error("the keys of its issuer are unavailable")]
     KeysUnavailable,
 }
 
 impl Jwt {
-    /// Checks the values of the fields.
+    /// Parses the header values; `None` if one is malformed.
     pub fn parse(token: &[u8], tenant: Option<&[u8]>) -> Option<Jwt> {
-        let plain = |byte: &u8| byte.is_ascii_alphanumeric() || b"-_.".contains(byte);
-        let three = token.iter().filter(|byte| **byte == b'.').count() == 2;
+        let is_valid = |byte: &u8| byte.is_ascii_alphanumeric() || b"-_.".contains(byte);
+        let has_three_parts = token.iter().filter(|byte| **byte == b'.').count() == 2;
         let tenant = match tenant {
             None => None,
             Some(tenant) => Some(parse_tenant(tenant)?.into()),
         };
-        (three && token.iter().all(plain)).then(|| Jwt { token: token.into(), tenant })
+        (has_three_parts && token.iter().all(is_valid)).then(|| Jwt { token: token.into(), tenant })
     }
 
-    /// The token, for the field of another request.
+    /// The header value, to send in a request.
     pub fn expose(&self) -> &[u8] {
         &self.token
     }
 
-    /// The tenant that the client named.
+    /// The tenant that the client sent.
     pub fn tenant(&self) -> Option<&str> {
         self.tenant.as_deref()
     }
 
-    /// The name under which it is remembered.
+    /// The hash of the token: the key of the cache.
     pub fn id(&self) -> TokenId {
         TokenId::from_token(&self.token)
     }
@@ -89,13 +90,13 @@ fn outcome(verified: &Result<UserName, JwtError>) -> AuthOutcome {
     }
 }
 
-/// The name of a tenant: 1 to 256 printable ASCII characters, no space and no comma.
+/// A tenant name: 1 to 256 printable ASCII characters without space and comma.
 fn parse_tenant(value: &[u8]) -> Option<&str> {
-    let valid = (1..=256).contains(&value.len()) && ByteClass::API_KEY.contains_all(value);
-    std::str::from_utf8(value).ok().filter(|_| valid)
+    let is_valid = (1..=256).contains(&value.len()) && ByteClass::API_KEY.contains_all(value);
+    std::str::from_utf8(value).ok().filter(|_| is_valid)
 }
 
-/// All issuers, and what was verified of them.
+/// All issuers, with a cache of verified tokens.
 pub struct JwtVerifier {
     issuers: Vec<Issuer>,
     cache: DashMap<TokenId, CachedJwt>,
@@ -105,14 +106,14 @@ pub struct JwtVerifier {
 struct CachedJwt {
     user: UserName,
     issuer: usize,
-    /// Of the issuer's keys, when the signature was verified with one of them.
+    /// The generation of the issuer's keys that verified the signature.
     generation: u64,
     /// Seconds of Unix time.
     expires_at: u64,
 }
 
 impl JwtVerifier {
-    /// Reads the files that the issuers name; keys that come from elsewhere are fetched by [`JwtVerifier::keep`].
+    /// Reads the issuers' key files. Keys with a URL are fetched by [`JwtVerifier::refresh_keys`].
     pub fn new(options: &JwtOptions, clock: &Clock) -> Result<JwtVerifier, Vec<Problem>> {
         let mut problems = Vec::new();
         let mut issuers = Vec::with_capacity(options.issuers.len());
@@ -128,66 +129,65 @@ impl JwtVerifier {
         Ok(JwtVerifier { issuers, cache: DashMap::new(), clock: clock.clone() })
     }
 
-    /// Whose token this is.
-    pub async fn verify(&self, jwt: &Jwt, id: TokenId, steps: &AuthTiming) -> Result<UserName, JwtError> {
+    /// Verifies a token and returns its user. `id` is [`Jwt::id`].
+    pub async fn verify(&self, jwt: &Jwt, id: TokenId, timing: &AuthTiming) -> Result<UserName, JwtError> {
         let now = self.clock.unix_seconds();
-        if let Some(known) = self.cache.get(&id) {
-            let issuer = &self.issuers[known.issuer];
-            if now < known.expires_at && issuer.generation() == Some(known.generation) {
+        if let Some(cached) = self.cache.get(&id) {
+            let issuer = &self.issuers[cached.issuer];
+            if now < cached.expires_at && issuer.keys.generation() == Some(cached.generation) {
                 issuer.check_tenant(jwt.tenant())?;
-                return Ok(known.user.clone());
+                return Ok(cached.user.clone());
             }
         }
-        // In the heap, as a token is judged once and then known.
-        Box::pin(steps.measure(Phase::Jwt, self.verify_uncached(jwt, id, now), outcome)).await
+        // Boxed, because a token is verified once and then cached.
+        Box::pin(timing.measure(Phase::Jwt, self.verify_uncached(jwt, id, now), outcome)).await
     }
 
     async fn verify_uncached(&self, jwt: &Jwt, id: TokenId, now: u64) -> Result<UserName, JwtError> {
         let token = jwt.expose();
         let header = decode_header(token)
-            .map_err(|_| JwtError::Invalid("its header is not in order, or names an unknown algorithm"))?;
-        // Only to find whose keys are to be tried; nothing of this is believed.
-        let claimed = claims::claimed_issuer(token).ok_or(JwtError::Invalid("it names no issuer"))?;
-        let found = self.issuers.iter().enumerate().find(|(_, issuer)| issuer.name() == claimed);
-        let (index, issuer) = found.ok_or(JwtError::Invalid("its issuer is not known here"))?;
+            .map_err(|_| JwtError::Invalid("its header is malformed or has an unknown algorithm"))?;
+        // Only selects the keys to verify with; not trusted.
+        let claimed = claims::claimed_issuer(token).ok_or(JwtError::Invalid("it has no issuer (`iss`)"))?;
+        let issuer = self.issuers.iter().enumerate().find(|(_, issuer)| issuer.name() == claimed);
+        let (index, issuer) = issuer.ok_or(JwtError::Invalid("its issuer is unknown"))?;
         let verified = issuer.verify(token, &header, now).await?;
         issuer.check_tenant(jwt.tenant())?;
         if self.cache.len() < MAX_CACHED {
-            let issuer::VerifiedJwt { user, generation, expires_at: until } = &verified;
-            let user = user.clone();
-            self.cache
-                .insert(id, CachedJwt { user, issuer: index, generation: *generation, expires_at: *until });
+            let issuer::VerifiedJwt { user, generation, expires_at } = verified.clone();
+            self.cache.insert(id, CachedJwt { user, issuer: index, generation, expires_at });
         }
         Ok(verified.user)
     }
 
-    /// Fetches keys, again and again. Never ends.
+    /// Fetches keys periodically. Never returns.
     pub async fn refresh_keys(&self) -> Never {
-        let mut keeping: Vec<_> = self.issuers.iter().map(|issuer| Box::pin(issuer.refresh_keys())).collect();
-        // All at once, in this task: there are few.
+        let keys = self.issuers.iter().map(|issuer| &issuer.keys);
+        let mut refreshing: Vec<_> = keys.map(|keys| Box::pin(keys.refresh_forever())).collect();
+        // All in this task: there are few issuers.
         poll_fn(|cx| {
-            for one in &mut keeping {
-                let _ = one.as_mut().poll(cx);
+            for refresh in &mut refreshing {
+                let _ = refresh.as_mut().poll(cx);
             }
             Poll::Pending
         })
         .await
     }
 
-    /// Reads key files again if they have changed. Blocks on the file system.
-    pub fn reload_key_files(&self, asked: bool) {
-        self.issuers.iter().for_each(|issuer| issuer.reload_key_file(asked));
+    /// Reloads the key files. Blocks on the file system.
+    pub fn reload_key_files(&self, reload: FileReload) {
+        self.issuers.iter().for_each(|issuer| issuer.keys.reload_file(reload));
     }
 
-    /// How many issuers' keys could not be read or fetched the last time.
+    /// The number of issuers whose keys could not be read or fetched at the last attempt.
     pub fn failing_issuer_count(&self) -> usize {
-        self.issuers.iter().filter(|issuer| issuer.is_failing()).count()
+        self.issuers.iter().filter(|issuer| issuer.keys.is_failing()).count()
     }
 
-    /// Forgets what has ended. Called now and then.
+    /// Removes expired tokens from the cache. Called periodically.
     pub fn sweep(&self) {
         let now = self.clock.unix_seconds();
-        self.cache.retain(|_, known| now < known.expires_at);
+        self.cache.retain(|_, cached| now < cached.expires_at);
     }
 }
 
@@ -196,9 +196,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_token_is_three_words() {
+    fn a_token_has_three_parts() {
         assert!(Jwt::parse(b"a-_.b.c", Some(b"acme")).is_some_and(|jwt| jwt.tenant() == Some("acme")));
-        // An unsigned one has no third word; it is refused for its algorithm.
+        // An unsigned token has an empty third part; it is rejected for its algorithm.
         assert!(Jwt::parse(b"a.b.", None).is_some());
         for wrong in ["", "a", "a.b", "a.b.c.d", "a.b.c,d.e.f", "a b.c.d", "a.b.c=", "a.b/c.d"] {
             assert!(Jwt::parse(wrong.as_bytes(), None).is_none(), "{wrong}");

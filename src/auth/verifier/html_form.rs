@@ -1,8 +1,8 @@
-//! Forms of web pages, as far as a login needs them.
+//! Reads a hidden field from an HTML form, and encodes form data. Just enough for a login form.
 
 use crate::base::percent;
 
-/// The value of the hidden field with this name in a page.
+/// The value of the `<input>` with this name; `None` if the page has none.
 pub fn hidden_field_value(page: &str, name: &str) -> Option<String> {
     let mut rest = page;
     while let Some(at) = rest.find("<input") {
@@ -15,7 +15,7 @@ pub fn hidden_field_value(page: &str, name: &str) -> Option<String> {
     None
 }
 
-/// The value of an attribute in the text of a tag.
+/// The value of an attribute of a tag.
 fn attribute<'a>(tag: &'a str, name: &str) -> Option<&'a str> {
     let mut rest = tag;
     while let Some(at) = rest.find('=') {
@@ -40,7 +40,7 @@ fn unescape_html(text: &str) -> String {
     named.into_iter().fold(text.to_owned(), |text, (from, to)| text.replace(from, to))
 }
 
-/// `application/x-www-form-urlencoded`.
+/// Encodes form data as `application/x-www-form-urlencoded`.
 pub fn urlencode_form(fields: &[(&str, &str)]) -> String {
     let mut text = String::with_capacity(256);
     for (name, value) in fields {
@@ -59,7 +59,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_hidden_field_is_found_however_it_is_written() {
+    fn a_hidden_field_is_found_in_all_notations() {
         for page in [
             r#"<form><input id="csrf_token" name="csrf_token" type="hidden" value="a&amp;b"></form>"#,
             "<input name=other value=x><input value='a&amp;b' type=hidden name='csrf_token'/>",
@@ -75,7 +75,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_form_sends_is_escaped() {
+    fn form_data_is_escaped() {
         let fields = [("username", "alice b"), ("password", "a&b=c+é\"%")];
         assert_eq!(urlencode_form(&fields), "username=alice%20b&password=a%26b%3Dc%2B%C3%A9%22%25");
     }

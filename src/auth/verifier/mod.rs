@@ -1,4 +1,4 @@
-//! Who says that a password is right. Asked once, when a token is minted; never on the path of a query.
+//! Verifies passwords when a token is requested; other requests never use it. Knows nothing about tokens.
 
 mod delegate;
 mod html_form;
@@ -8,15 +8,17 @@ mod platform;
 pub mod users;
 mod users_file;
 
+use std::fmt::Display;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
+use tracing::warn;
 
+use crate::auth::FileReload;
 use crate::auth::bearer::Credentials;
 use crate::auth::failure_limiter::{Attempt, TooManyFailures};
-use crate::base::byte_class::ByteClass;
 use crate::base::secret::Secret;
 
 pub use delegate::Delegate;
@@ -24,66 +26,67 @@ pub use ldap::LdapDirectory;
 pub use platform::{Platform, PlatformSession};
 pub use users_file::UsersFile;
 
-/// Most logins that another server is asked about at once. Each may hold one of its threads.
+/// Each login at a remote verifier may occupy one of its threads.
 const MAX_CONCURRENT_LOGINS: usize = 16;
 
-/// So long a login waits for its turn to be asked about.
+/// Maximum time that a login waits for a permit.
 const QUEUE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// The authority over passwords.
+/// The configured way to verify passwords.
 pub enum Verifier {
-    /// SECURITY: whoever holds the salt may name any user; the password is not looked at.
+    /// SECURITY: a client with the salt can log in as any user; passwords are not checked.
     SaltHolder,
-    /// Hashes from a file.
+    /// Password hashes in a file.
     UsersFile(UsersFile),
-    /// Another server.
+    /// A remote server.
     Remote(RemoteVerifier, Arc<Semaphore>),
 }
 
-/// A server that says whether a password is right.
+/// A server that verifies passwords.
 #[derive(Clone)]
 pub enum RemoteVerifier {
     /// The platform's login form.
     Platform(Platform),
-    /// The API service behind.
+    /// The `get_token` of the API service.
     Delegate(Delegate),
-    /// A directory.
+    /// An LDAP directory.
     Ldap(LdapDirectory),
 }
 
-/// What follows from a right password.
+/// The result of a successful login.
 #[derive(Debug, Default)]
 pub struct VerifiedLogin {
-    /// The user's own key at the backend.
+    /// The user's own key at the backend, if the verifier provides one.
     pub upstream_key: Option<Secret>,
-    /// In which another one can be had when that one is refused.
+    /// The session that can renew this key.
     pub session: Option<PlatformSession>,
 }
 
-/// Why there is no yes.
+/// Why a password was not accepted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum VerifyError {
-    /// No such user, or another password; which of them is nobody's business.
-    #[error("no such user, or not that password")]
+    /// Unknown user or wrong password; the client must not learn which.
+    #[error("unknown user or wrong password")]
     WrongCredentials,
-    /// Nobody could say.
-    #[error("the verifier does not answer")]
+    /// The verifier could not check the password.
+    #[error("the verifier is unavailable")]
     Unavailable,
-    /// Too many passwords are being checked.
-    #[error("too many passwords are being checked at once")]
+    /// The limit on concurrent logins is reached.
+    #[error("too many logins are in progress")]
     Busy,
-    /// The client was wrong too often; the password was not looked at.
+    /// Too many failures; the password was not checked.
     #[error("too many wrong passwords")]
     TooManyFailures(TooManyFailures),
 }
 
 impl Verifier {
-    /// One that asks another server.
+    /// A verifier on a remote server, with a concurrency limit.
     pub fn remote(remote: RemoteVerifier) -> Verifier {
         Verifier::Remote(remote, Arc::new(Semaphore::new(MAX_CONCURRENT_LOGINS)))
     }
 
-    /// Asks whether the credentials are right, and notes with the attempt if they are not. `bearer` is what they came in.
+    /// Verifies the credentials, and records a failure of `attempt` if they are wrong. `bearer` is the bearer that
+    /// contained them.
     pub async fn verify(
         &self,
         credentials: &Credentials,
@@ -92,31 +95,26 @@ impl Verifier {
     ) -> Result<VerifiedLogin, VerifyError> {
         match self {
             Verifier::SaltHolder => Ok(VerifiedLogin::default()),
-            Verifier::UsersFile(users) => {
-                users.verify(credentials, attempt).await.map(|()| VerifiedLogin::default())
-            }
-            Verifier::Remote(remote, turns) => {
-                // SECURITY: who was wrong too often has nobody asked, before and after waiting for a turn.
-                attempt.check_limits().map_err(VerifyError::TooManyFailures)?;
-                let turn = timeout(QUEUE_TIMEOUT, Arc::clone(turns).acquire_owned()).await;
-                let Ok(Ok(turn)) = turn else { return Err(VerifyError::Busy) };
-                attempt.check_limits().map_err(VerifyError::TooManyFailures)?;
+            Verifier::UsersFile(users) => users.verify(credentials, attempt).await,
+            Verifier::Remote(remote, permits) => {
+                // SECURITY: a client with too many failures must not reach the remote server.
+                let permit = wait_for_permit(permits, &attempt).await?;
                 let (remote, credentials, bearer) = (remote.clone(), credentials.clone(), bearer.to_owned());
-                // A task of its own, so that a wrong password is noted although its client has gone away.
-                let asking = tokio::spawn(async move {
+                // A separate task, so that a failure is recorded even if the client disconnects.
+                let login = tokio::spawn(async move {
                     let verified = remote.verify(&credentials, &bearer).await;
                     if matches!(verified, Err(VerifyError::WrongCredentials)) {
                         attempt.record_failure();
                     }
-                    drop(turn);
+                    drop(permit);
                     verified
                 });
-                asking.await.unwrap_or(Err(VerifyError::Unavailable))
+                login.await.unwrap_or(Err(VerifyError::Unavailable))
             }
         }
     }
 
-    /// The platform, if that is asked.
+    /// The platform, if it is the verifier.
     pub fn platform(&self) -> Option<&Platform> {
         match self {
             Verifier::Remote(RemoteVerifier::Platform(platform), _) => Some(platform),
@@ -124,17 +122,16 @@ impl Verifier {
         }
     }
 
-    /// Reads files again that have changed, or all if somebody has `asked` for it; tells whose logins count no more.
-    /// Blocks on the file system.
-    pub fn reload_files(&self, asked: bool) -> Vec<String> {
+    /// Reloads the users file. Returns the users whose logins are no longer valid. Blocks on the file system.
+    pub fn reload_files(&self, reload: FileReload) -> Vec<String> {
         match self {
             Verifier::SaltHolder | Verifier::Remote(..) => Vec::new(),
-            Verifier::UsersFile(users) => users.reload(asked),
+            Verifier::UsersFile(users) => users.reload(reload),
         }
     }
 
-    /// Users whose passwords another verifier of the same kind, in force before, took and this one does not, as far as is
-    /// known here.
+    /// Users that `before`, the previous verifier of the same kind, accepted with a different password or that this
+    /// verifier does not know. Only known for users files.
     pub fn changed_users_since(&self, before: &Verifier) -> Vec<String> {
         match (self, before) {
             (Verifier::UsersFile(users), Verifier::UsersFile(before)) => users.changed_users_since(before),
@@ -142,7 +139,7 @@ impl Verifier {
         }
     }
 
-    /// Whether a file cannot be used as it is, and what was read before is in use.
+    /// Returns whether the users file is invalid, so that its previous content is still active.
     pub fn is_failing(&self) -> bool {
         match self {
             Verifier::SaltHolder | Verifier::Remote(..) => false,
@@ -161,7 +158,20 @@ impl RemoteVerifier {
     }
 }
 
-/// Whether a text that another server gave can be a key in a field.
-fn is_valid_key(text: &str) -> bool {
-    (1..=1024).contains(&text.len()) && ByteClass::API_KEY.contains_all(text.as_bytes())
+/// Waits for a permit to verify a password. Fails, before or after waiting, if the client has too many failures.
+async fn wait_for_permit(
+    permits: &Arc<Semaphore>,
+    attempt: &Attempt,
+) -> Result<OwnedSemaphorePermit, VerifyError> {
+    attempt.check_limits().map_err(VerifyError::TooManyFailures)?;
+    let permit = timeout(QUEUE_TIMEOUT, Arc::clone(permits).acquire_owned()).await;
+    let Ok(Ok(permit)) = permit else { return Err(VerifyError::Busy) };
+    attempt.check_limits().map_err(VerifyError::TooManyFailures)?;
+    Ok(permit)
+}
+
+/// Logs why a server could not verify a password.
+fn unavailable(server: &str, why: impl Display) -> VerifyError {
+    warn!(why = why.to_string(), "cannot verify a password at {server}");
+    VerifyError::Unavailable
 }

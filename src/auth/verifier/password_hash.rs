@@ -1,4 +1,4 @@
-//! Hashes of passwords: bcrypt as Apache's `htpasswd -B` writes them, and Argon2id in the PHC string format.
+//! Password hashes: bcrypt as written by Apache's `htpasswd -B`, and Argon2id in the PHC string format. Knows no users.
 
 use argon2::password_hash::phc;
 use argon2::{Algorithm, Argon2, Params, PasswordHasher, PasswordVerifier, Version};
@@ -6,20 +6,20 @@ use aws_lc_rs::rand;
 
 use crate::base::secret::Secret;
 
-/// As many bytes of a password bcrypt looks at.
+/// bcrypt ignores further bytes.
 const MAX_BCRYPT_PASSWORD_BYTES: usize = 72;
 
-/// Costs beyond this take seconds for each login; bcrypt's own bound is 31, some hours.
+/// Higher costs take seconds per login; bcrypt's own limit of 31 takes hours.
 const MAX_BCRYPT_COST: u32 = 16;
 
-/// The cost of new bcrypt hashes.
+/// The cost of new bcrypt hashes: 2^12 rounds.
 const DEFAULT_BCRYPT_COST: u32 = 12;
 
-/// Most memory of an Argon2id hash in KiB, and most of it times the passes over it: beyond, each login would take seconds.
+/// Maximum memory of an Argon2id hash, and maximum memory times passes. Beyond these, each login would take seconds.
 const MAX_ARGON2ID_MEMORY_KIB: u32 = 256 * 1024;
 const MAX_ARGON2ID_WORK_KIB: u32 = 2 * 1024 * 1024;
 
-/// The hash of one password. Not even `Debug` shows it.
+/// The hash of one password. Has no `Debug`, so that it cannot be logged.
 pub struct PasswordHash(ParsedHash);
 
 enum ParsedHash {
@@ -27,16 +27,16 @@ enum ParsedHash {
     Argon2id { hash: Box<phc::PasswordHash>, cost: Argon2Cost },
 }
 
-/// How new hashes are made.
+/// The algorithm of a new hash.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum HashAlgorithm {
-    /// OWASP's parameters: 19 MiB, two passes, one lane.
+    /// Argon2id with OWASP's parameters: 19 MiB, two passes, one lane.
     Argon2id,
-    /// For files that Apache reads too.
+    /// bcrypt, for files that Apache reads too.
     Bcrypt,
 }
 
-/// What tells the work of one Argon2id hash from that of another.
+/// The cost parameters of an Argon2id hash. Memory is in KiB.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Argon2Cost {
     memory: u32,
@@ -45,7 +45,7 @@ pub struct Argon2Cost {
 }
 
 impl PasswordHash {
-    /// Reads a hash. The error is the end of a sentence, and does not show it.
+    /// Parses a hash. The error completes a sentence such as "line 2: …", and does not contain the hash.
     pub fn parse(text: &str) -> Result<PasswordHash, String> {
         if text.starts_with("$argon2") {
             PasswordHash::parse_argon2id(text)
@@ -66,10 +66,10 @@ impl PasswordHash {
     }
 
     fn parse_argon2id(text: &str) -> Result<PasswordHash, String> {
-        let broken = "is no whole Argon2id hash ($argon2id$v=19$m=…,t=…,p=…$salt$hash)";
+        let broken = "is not a complete Argon2id hash ($argon2id$v=19$m=…,t=…,p=…$salt$hash)";
         let hash = phc::PasswordHash::new(text).map_err(|_| broken)?;
         if hash.algorithm.as_str() != "argon2id" {
-            return Err("is of another Argon2 than Argon2id".to_owned());
+            return Err("is an Argon2 hash, but not Argon2id".to_owned());
         }
         let params = Params::try_from(&hash).map_err(|_| broken)?;
         let whole = hash.salt.is_some() && hash.hash.as_ref().is_some_and(|output| output.len() >= 16);
@@ -80,15 +80,13 @@ impl PasswordHash {
         if work.memory > MAX_ARGON2ID_MEMORY_KIB
             || work.memory.saturating_mul(work.passes) > MAX_ARGON2ID_WORK_KIB
         {
-            return Err(
-                "costs so much that each login would take seconds (at most m=262144 and m*t=2097152)"
-                    .to_owned(),
-            );
+            return Err("is too expensive: each login would take seconds (maximum m=262144 and m*t=2097152)"
+                .to_owned());
         }
         Ok(PasswordHash(ParsedHash::Argon2id { hash: Box::new(hash), cost: work }))
     }
 
-    /// A new hash as text.
+    /// Makes a new hash, as text.
     pub fn hash_password(password: &Secret, method: HashAlgorithm) -> Result<String, String> {
         let password = password.expose();
         let mut salt = [0; 16];
@@ -102,7 +100,7 @@ impl PasswordHash {
                 if password.len() > MAX_BCRYPT_PASSWORD_BYTES || password.contains('\0') =>
             {
                 Err(format!(
-                    "bcrypt looks at {MAX_BCRYPT_PASSWORD_BYTES} bytes only, and takes a NUL for the end"
+                    "bcrypt uses only the first {MAX_BCRYPT_PASSWORD_BYTES} bytes of a password, and none after a NUL"
                 ))
             }
             HashAlgorithm::Bcrypt => {
@@ -114,7 +112,7 @@ impl PasswordHash {
         }
     }
 
-    /// Whether both are the same text.
+    /// Returns whether both are the same hash, salt included.
     pub fn is_same_as(&self, other: &PasswordHash) -> bool {
         match (&self.0, &other.0) {
             (ParsedHash::Bcrypt { text: one, .. }, ParsedHash::Bcrypt { text: other, .. }) => one == other,
@@ -125,7 +123,7 @@ impl PasswordHash {
         }
     }
 
-    /// What it is, for people.
+    /// The name of the algorithm, as in `users list`.
     pub fn algorithm_name(&self) -> &'static str {
         match self.0 {
             ParsedHash::Bcrypt { .. } => "bcrypt",
@@ -133,7 +131,7 @@ impl PasswordHash {
         }
     }
 
-    /// Whether this is the password's hash.
+    /// Returns whether this is the hash of the password.
     pub fn is_hash_of(&self, password: &Secret) -> bool {
         match &self.0 {
             ParsedHash::Bcrypt { text, .. } => is_bcrypt_hash_of(text, password),
@@ -144,8 +142,8 @@ impl PasswordHash {
     }
 }
 
-/// SECURITY: bcrypt looks at 72 bytes and takes a NUL for the end. What lies behind must not be let in unseen, and takes
-/// as long as any other wrong password.
+/// SECURITY: bcrypt uses only the first 72 bytes and stops at a NUL. A password that it would truncate is rejected, in
+/// the same time as any other wrong password.
 fn is_bcrypt_hash_of(hash: &str, password: &Secret) -> bool {
     let password = password.expose();
     let judged_whole = password.len() <= MAX_BCRYPT_PASSWORD_BYTES && !password.contains('\0');
@@ -153,8 +151,8 @@ fn is_bcrypt_hash_of(hash: &str, password: &Secret) -> bool {
     bcrypt::verify(seen, hash).unwrap_or(false) && judged_whole
 }
 
-/// The work that each refusal takes, so that the clock tells nothing about a user or his hash: the highest cost of all
-/// bcrypt hashes, and one Argon2id hash of each kind that there is.
+/// The computation of each rejection, the same for all users, so that its duration reveals nothing about a user or a
+/// hash: the highest bcrypt cost in the file, and one Argon2id hash for each set of parameters in it.
 #[derive(Debug, Default)]
 pub struct RejectionCost {
     max_bcrypt_cost: Option<u32>,
@@ -162,7 +160,7 @@ pub struct RejectionCost {
 }
 
 impl RejectionCost {
-    /// Takes a hash into account.
+    /// Includes the cost of this hash.
     pub fn include(&mut self, hash: &PasswordHash) {
         match hash.0 {
             ParsedHash::Bcrypt { cost, .. } => self.max_bcrypt_cost = self.max_bcrypt_cost.max(Some(cost)),
@@ -171,19 +169,19 @@ impl RejectionCost {
         }
     }
 
-    /// How many kinds of Argon2id hashes there are; each is paid for by each refusal.
+    /// The number of different Argon2id parameter sets; each rejection computes one hash for each of them.
     pub fn argon2id_kind_count(&self) -> usize {
         self.argon2id_costs.len()
     }
 
-    /// Does the work that is left after a password was compared with `done`; all of it if there was nothing to compare.
+    /// Spends what remains after the password was compared with the hash `done`; everything if there was no hash.
     ///
-    /// Each cost of bcrypt is twice the work of the one below: 2^c + 2^c + 2^(c+1) + … + 2^(h-1) = 2^h.
+    /// Each bcrypt cost is twice the work of the next lower one: 2^c + 2^c + 2^(c+1) + … + 2^(h-1) = 2^h.
     pub fn spend_remaining(&self, done: Option<&PasswordHash>) {
         if let Some(highest) = self.max_bcrypt_cost {
             match done {
                 Some(PasswordHash(ParsedHash::Bcrypt { cost, .. })) => {
-                    (*cost..highest).for_each(spend_bcrypt)
+                    (*cost..highest).for_each(spend_bcrypt);
                 }
                 _ => spend_bcrypt(highest),
             }
@@ -200,7 +198,7 @@ fn spend_bcrypt(cost: u32) {
     let _ = bcrypt::verify("x", &decoy(cost));
 }
 
-/// A well-formed hash that no password is known for.
+/// A well-formed hash of no known password.
 fn decoy(cost: u32) -> String {
     format!("$2b${cost:02}${}{}", "abcdefghijklmnopqrstuu", "abcdefghijklmnopqrstuvwxyzABCDC")
 }
@@ -223,7 +221,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_made_is_of_its_password_and_of_no_other() {
+    fn a_new_hash_matches_only_its_password() {
         for (method, start) in
             [(HashAlgorithm::Argon2id, "$argon2id$v=19$m=19456,t=2,p=1$"), (HashAlgorithm::Bcrypt, "$2y$12$")]
         {
@@ -235,23 +233,23 @@ mod tests {
         assert!(PasswordHash::hash_password(&secret(&"x".repeat(73)), HashAlgorithm::Bcrypt).is_err());
     }
 
-    /// RFC 9106's reference program and Python's `argon2-cffi` agree on these.
+    /// The reference implementation of RFC 9106 and Python's `argon2-cffi` give this hash.
     #[test]
-    fn others_hashes_are_read() {
+    fn hashes_of_other_programs_are_accepted() {
         let text = "$argon2id$v=19$m=65536,t=2,p=1$c29tZXNhbHQ$CTFhFdXPJO1aFaMaO6Mm5c8y7cJHAph8ArZWb2GRPPc";
         let hash = PasswordHash::parse(text).unwrap_or_else(|error| panic!("{error}"));
         assert!(hash.is_hash_of(&secret("password")) && !hash.is_hash_of(&secret("Password")));
     }
 
     #[test]
-    fn hashes_that_are_none_or_too_dear_are_refused() {
+    fn invalid_and_too_expensive_hashes_are_rejected() {
         let rest = "$c29tZXNhbHQ$CTFhFdXPJO1aFaMaO6Mm5c8y7cJHAph8ArZWb2GRPPc";
         for (text, expected) in [
             (format!("$argon2id$v=19$m=262145,t=1,p=1{rest}"), "seconds"),
             (format!("$argon2id$v=19$m=131072,t=17,p=1{rest}"), "seconds"),
-            (format!("$argon2i$v=19$m=65536,t=2,p=1{rest}"), "another Argon2"),
-            (format!("$argon2id$v=16$m=65536,t=2,p=1{rest}"), "no whole"),
-            ("$argon2id$v=19$m=65536,t=2,p=1$c29tZXNhbHQ".to_owned(), "no whole"),
+            (format!("$argon2i$v=19$m=65536,t=2,p=1{rest}"), "not Argon2id"),
+            (format!("$argon2id$v=16$m=65536,t=2,p=1{rest}"), "not a complete"),
+            ("$argon2id$v=19$m=65536,t=2,p=1$c29tZXNhbHQ".to_owned(), "not a complete"),
             (decoy(17), "cost above 16"),
             ("$apr1$abc$def".to_owned(), "neither a bcrypt nor"),
         ] {
@@ -261,7 +259,7 @@ mod tests {
     }
 
     #[test]
-    fn the_decoy_is_a_hash() {
+    fn the_decoy_is_well_formed() {
         let parts: bcrypt::HashParts = decoy(4).parse().expect("well formed");
         assert_eq!(parts.get_cost(), 4);
         assert_eq!(bcrypt::verify("x", &decoy(4)).ok(), Some(false));

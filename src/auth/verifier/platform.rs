@@ -1,5 +1,5 @@
-//! The platform says whether a password is right, and gives the user's own key: its login form is filled in (with its CSRF
-//! token and session cookie, as Flask-AppBuilder has them), and the page with the user's token is opened.
+//! Verifies passwords at the platform's login form, with the CSRF token and session cookie of Flask-AppBuilder, and
+//! fetches the user's own key from the token page. Knows nothing about the gateway's tokens.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -11,21 +11,25 @@ use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
 use http_body_util::Full;
 use serde::Deserialize;
 use tokio::sync::Mutex;
-use tracing::{error, warn};
+use tracing::error;
 use zeroize::Zeroizing;
 
+use crate::auth::ApiKey;
 use crate::auth::bearer::Credentials;
-use crate::auth::verifier::{VerifiedLogin, VerifyError, html_form};
+use crate::auth::verifier::{VerifiedLogin, VerifyError, html_form, unavailable};
 use crate::base::secret::Secret;
 use crate::config::options::PLATFORM;
 use crate::config::{Config, PlatformOptions};
 use crate::outbound::http_client::HttpClient;
 use crate::tls::{TlsError, backend_tls};
 
-/// How long it is taken for granted that the platform gives no token to strangers.
+/// The server in log messages.
+const SERVER: &str = "the platform";
+
+/// Validity of a successful check that anonymous requests get no token.
 const ANONYMOUS_CHECK_INTERVAL: Duration = Duration::from_secs(300);
 
-/// The platform.
+/// The platform as verifier. Clones share one client.
 #[derive(Clone)]
 pub struct Platform(Arc<PlatformClient>);
 
@@ -36,9 +40,9 @@ struct PlatformClient {
     anonymous_checked_at: Mutex<Option<Instant>>,
 }
 
-/// Cookies of a session in which somebody is logged in.
+/// The cookies of a logged-in session.
 ///
-/// SECURITY: whoever has them is that user. Kept in memory alone.
+/// SECURITY: a credential of the user. Stored only in memory.
 #[derive(Clone, Debug)]
 pub struct PlatformSession(Secret);
 
@@ -49,7 +53,7 @@ struct PlatformToken {
 }
 
 impl Platform {
-    /// As configured; without an address of its own, it is where the upstream is.
+    /// Uses `platform.url`, or the first upstream URL if that is not set.
     pub fn new(config: &Config) -> Result<Platform, TlsError> {
         let options = config.platform.clone();
         let (url, origin) = match &options.url {
@@ -72,17 +76,17 @@ impl Platform {
         })))
     }
 
-    /// Logs in, and gets the user's key.
+    /// Logs in and fetches the user's key.
     ///
-    /// SECURITY: the one proof of a login is the key. What the platform says about the password itself (a redirect
-    /// here or there, a page with an error) differs from version to version.
+    /// SECURITY: only the key proves a login. The response to the login form (a redirect or an error page) differs
+    /// between versions.
     pub async fn verify(&self, credentials: &Credentials) -> Result<VerifiedLogin, VerifyError> {
         self.check_anonymous_rejected().await?;
         let mut jar = CookieJar::default();
         let login = &self.0.options.login_path;
         let page = self.send(Method::GET, login, &mut jar, Bytes::new()).await?;
         if page.status() != StatusCode::OK {
-            return Err(unavailable(&format!("{login} was answered {}", page.status())));
+            return Err(unavailable(SERVER, format!("the login page {login} has status {}", page.status())));
         }
         let csrf = html_form::hidden_field_value(&String::from_utf8_lossy(page.body()), "csrf_token");
         let mut fields =
@@ -90,55 +94,58 @@ impl Platform {
         if let Some(csrf) = &csrf {
             fields.push(("csrf_token", csrf));
         }
-        let filled = Bytes::from_owner(Zeroizing::new(html_form::urlencode_form(&fields).into_bytes()));
-        let answer = self.send(Method::POST, login, &mut jar, filled).await?;
-        match answer.status() {
+        let form = Bytes::from_owner(Zeroizing::new(html_form::urlencode_form(&fields).into_bytes()));
+        let response = self.send(Method::POST, login, &mut jar, form).await?;
+        match response.status() {
             status if status.is_success() || status.is_redirection() => {}
             StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => return Err(VerifyError::WrongCredentials),
             StatusCode::TOO_MANY_REQUESTS => return Err(VerifyError::Busy),
-            other => return Err(unavailable(&format!("the form of {login} was answered {other}"))),
+            other => {
+                return Err(unavailable(SERVER, format!("the login form at {login} has status {other}")));
+            }
         }
         let key = self.fetch_key(&mut jar).await?;
         Ok(VerifiedLogin { upstream_key: Some(key), session: Some(PlatformSession(jar.to_secret())) })
     }
 
-    /// The user's key, as it is now. `Wrong`: the session has ended.
+    /// Fetches the user's current key. `WrongCredentials` means that the session has expired.
     pub async fn renew_key(&self, session: &PlatformSession) -> Result<Secret, VerifyError> {
         self.fetch_key(&mut CookieJar::from_secret(&session.0)).await
     }
 
     async fn fetch_key(&self, jar: &mut CookieJar) -> Result<Secret, VerifyError> {
         let path = &self.0.options.token_path;
-        let answer = self.send(Method::GET, path, jar, Bytes::new()).await?;
-        match answer.status() {
-            StatusCode::OK => match serde_json::from_slice::<PlatformToken>(answer.body()) {
-                Ok(PlatformToken { token }) if super::is_valid_key(&token) => Ok(Secret::new(token)),
-                _ => Err(unavailable(&format!("{path} has no member `token`, or no key in it"))),
+        let response = self.send(Method::GET, path, jar, Bytes::new()).await?;
+        match response.status() {
+            StatusCode::OK => match serde_json::from_slice::<PlatformToken>(response.body()) {
+                Ok(PlatformToken { token }) if ApiKey::parse(token.as_bytes()).is_some() => {
+                    Ok(Secret::new(token))
+                }
+                _ => Err(unavailable(SERVER, format!("the response of {path} has no valid `token`"))),
             },
-            // To the form: nobody is logged in.
+            // A redirect to the login form: the session is not logged in.
             status if status.is_redirection() => Err(VerifyError::WrongCredentials),
             StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => Err(VerifyError::WrongCredentials),
-            other => Err(unavailable(&format!("{path} was answered {other}"))),
+            other => Err(unavailable(SERVER, format!("the token page {path} has status {other}"))),
         }
     }
 
-    /// SECURITY: where a stranger is given a token, getting one proves nothing. Asked now and then.
+    /// Checks periodically that an anonymous request gets no token.
+    ///
+    /// SECURITY: otherwise a token would not prove a login.
     async fn check_anonymous_rejected(&self) -> Result<(), VerifyError> {
-        let mut controlled = self.0.anonymous_checked_at.lock().await;
-        if controlled.is_some_and(|at| at.elapsed() < ANONYMOUS_CHECK_INTERVAL) {
+        let mut checked_at = self.0.anonymous_checked_at.lock().await;
+        if checked_at.is_some_and(|at| at.elapsed() < ANONYMOUS_CHECK_INTERVAL) {
             return Ok(());
         }
         match self.fetch_key(&mut CookieJar::default()).await {
             Err(VerifyError::WrongCredentials) => {
-                *controlled = Some(Instant::now());
+                *checked_at = Some(Instant::now());
                 Ok(())
             }
             Ok(_) => {
                 let path = &self.0.options.token_path;
-                error!(
-                    path,
-                    "the platform gives a token to who is not logged in, so that no password proves anything"
-                );
+                error!(path, "the platform returns a token without a login, so passwords cannot be verified");
                 Err(VerifyError::Unavailable)
             }
             Err(error) => Err(error),
@@ -154,28 +161,23 @@ impl Platform {
     ) -> Result<Response<Bytes>, VerifyError> {
         let mut request = Request::new(Full::new(body));
         *request.uri_mut() = path.parse().expect("the configuration has checked it");
-        let fields = request.headers_mut();
-        fields.insert(ACCEPT, HeaderValue::from_static("application/json, text/html;q=0.9, */*;q=0.1"));
+        let headers = request.headers_mut();
+        headers.insert(ACCEPT, HeaderValue::from_static("application/json, text/html;q=0.9, */*;q=0.1"));
         if method == Method::POST {
-            fields.insert(CONTENT_TYPE, HeaderValue::from_static("application/x-www-form-urlencoded"));
-            // Flask-WTF wants it over TLS.
-            let from = format!("{}://{}{path}", self.0.scheme, self.0.origin.authority());
-            fields.extend(HeaderValue::from_str(&from).ok().map(|from| (REFERER, from)));
+            headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/x-www-form-urlencoded"));
+            // Flask-WTF requires it over TLS.
+            let referer = format!("{}://{}{path}", self.0.scheme, self.0.origin.authority());
+            headers.extend(HeaderValue::from_str(&referer).ok().map(|referer| (REFERER, referer)));
         }
-        fields.extend(jar.cookie_header().map(|cookies| (COOKIE, cookies)));
+        headers.extend(jar.cookie_header().map(|cookies| (COOKIE, cookies)));
         *request.method_mut() = method;
-        let answer = self.0.origin.send(request).await.map_err(|error| unavailable(&error.to_string()))?;
-        jar.store_cookies(answer.headers());
-        Ok(answer)
+        let response = self.0.origin.send(request).await.map_err(|error| unavailable(SERVER, error))?;
+        jar.store_cookies(response.headers());
+        Ok(response)
     }
 }
 
-fn unavailable(why: &str) -> VerifyError {
-    warn!(why, "the platform did not say whether a password is right");
-    VerifyError::Unavailable
-}
-
-/// Cookies by name. All are of one server and of one minute, so their attributes do not matter.
+/// Cookies by name. The attributes are ignored: all cookies are of one server and used within a minute.
 #[derive(Default)]
 struct CookieJar(BTreeMap<String, String>);
 
@@ -184,8 +186,8 @@ impl CookieJar {
         CookieJar(secret.expose().split("; ").filter_map(parse_cookie).collect())
     }
 
-    fn store_cookies(&mut self, fields: &HeaderMap) {
-        for value in fields.get_all(SET_COOKIE) {
+    fn store_cookies(&mut self, headers: &HeaderMap) {
+        for value in headers.get_all(SET_COOKIE) {
             let text = value.to_str().unwrap_or_default();
             self.0.extend(parse_cookie(text.split(';').next().unwrap_or_default()));
         }
@@ -213,17 +215,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_jar_keeps_the_last_of_each_name() {
+    fn the_last_cookie_of_a_name_is_kept() {
         let mut jar = CookieJar::default();
-        let mut fields = HeaderMap::new();
+        let mut headers = HeaderMap::new();
         assert!(jar.cookie_header().is_none());
         for cookie in ["session=a; HttpOnly; Path=/", "other=x=y", "session=b; Path=/", "nonsense"] {
-            fields.append(SET_COOKIE, HeaderValue::from_static(cookie));
+            headers.append(SET_COOKIE, HeaderValue::from_static(cookie));
         }
-        jar.store_cookies(&fields);
-        let field = jar.cookie_header().expect("cookies");
-        assert_eq!(field, "other=x=y; session=b");
-        assert!(field.is_sensitive());
+        jar.store_cookies(&headers);
+        let header = jar.cookie_header().expect("cookies");
+        assert_eq!(header, "other=x=y; session=b");
+        assert!(header.is_sensitive());
         assert_eq!(CookieJar::from_secret(&jar.to_secret()).0, jar.0);
     }
 }

@@ -1,40 +1,30 @@
-//! The text of a users file: a line `user:hash` for each user, in the format of Apache's `htpasswd`.
+//! Parses and edits the text of a users file: a line `user:hash` per user, the format of Apache's `htpasswd`. Reads no
+//! files.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use crate::auth::credential_file::{self, entry};
 use crate::auth::verifier::password_hash::{PasswordHash, RejectionCost};
 
-/// Each refusal pays for every kind of hash, so there must not be many.
+/// Each rejection computes a hash of every kind, so their number is limited.
 const MAX_ARGON2ID_KINDS: usize = 4;
-
-/// So many wrong lines are told; more would bury the first.
-const MAX_PROBLEMS: usize = 10;
 
 /// The users of a file.
 pub struct Users {
     hashes: HashMap<String, Arc<PasswordHash>>,
-    /// What each refusal costs.
+    /// The computation that each rejection has to spend.
     pub rejection_cost: RejectionCost,
 }
 
 impl Users {
-    /// Reads the text; all its wrong lines are told at once, by number, and not shown.
+    /// Parses the text. The error reports all invalid lines by number, without their content.
     pub fn parse(text: &str) -> Result<Users, Vec<String>> {
         let mut users = Users { hashes: HashMap::new(), rejection_cost: RejectionCost::default() };
-        let mut problems = Vec::new();
-        for (number, line) in text.lines().enumerate() {
-            if let Some(problem) = entry(line).and_then(|entry| users.add(entry).err()) {
-                problems.push(format!("line {}: {problem}", number + 1));
-            }
-            if problems.len() >= MAX_PROBLEMS {
-                problems.push("…".to_owned());
-                break;
-            }
-        }
+        let mut problems = credential_file::parse_lines(text, |entry| users.add(entry));
         if users.rejection_cost.argon2id_kind_count() > MAX_ARGON2ID_KINDS {
             let message = format!(
-                "has Argon2id hashes with more than {MAX_ARGON2ID_KINDS} different parameters (m, t, p)"
+                "has Argon2id hashes with more than {MAX_ARGON2ID_KINDS} different parameter sets (m, t, p)"
             );
             problems.push(message);
         }
@@ -49,22 +39,22 @@ impl Users {
         let hash = PasswordHash::parse(hash)?;
         self.rejection_cost.include(&hash);
         if self.hashes.insert(user.to_owned(), Arc::new(hash)).is_some() {
-            return Err(format!("{user} stands there twice"));
+            return Err(format!("duplicate user {user}"));
         }
         Ok(())
     }
 
-    /// Whether nobody could log in.
+    /// Returns whether the file has no users, so that all logins would fail.
     pub fn is_empty(&self) -> bool {
         self.hashes.is_empty()
     }
 
-    /// A user's hash.
+    /// The hash of a user, if the file has this user.
     pub fn hash_of(&self, user: &str) -> Option<&Arc<PasswordHash>> {
         self.hashes.get(user)
     }
 
-    /// All names with their hashes, in order.
+    /// All users with their hashes, sorted by name.
     pub fn sorted(&self) -> Vec<(&str, &PasswordHash)> {
         let mut all: Vec<_> = self.hashes.iter().map(|(user, hash)| (user.as_str(), &**hash)).collect();
         all.sort_by_key(|(user, _)| *user);
@@ -72,30 +62,24 @@ impl Users {
     }
 }
 
-/// What a line says, unless it is empty or a comment.
-fn entry(line: &str) -> Option<&str> {
-    let line = line.trim();
-    (!line.is_empty() && !line.starts_with('#')).then_some(line)
-}
-
-/// The text with another hash for a user, or with none. Everything else stays as it is. True if the user was in it.
+/// Sets the hash of a user, or removes the user if `hash` is `None`. Other lines are unchanged. Returns the new text,
+/// and whether the user was in the old one.
 pub fn edit_users(text: &str, user: &str, hash: Option<&str>) -> (String, bool) {
-    let is_users =
-        |line: &str| entry(line).and_then(|entry| entry.split_once(':')).is_some_and(|(u, _)| u == user);
-    let was_there = text.lines().any(is_users);
+    let is_of_user = |line: &str| {
+        entry(line).and_then(|entry| entry.split_once(':')).is_some_and(|(other, _)| other == user)
+    };
+    let was_there = text.lines().any(is_of_user);
     let mut new = hash.map(|hash| format!("{user}:{hash}\n"));
-    let mut changed = String::with_capacity(text.len() + 200);
+    let mut edited = String::with_capacity(text.len() + 200);
     for line in text.lines() {
-        match is_users(line) {
-            true => changed.extend(new.take()),
-            false => {
-                changed.push_str(line);
-                changed.push('\n');
-            }
+        if is_of_user(line) {
+            edited.extend(new.take());
+        } else {
+            edited.extend([line, "\n"]);
         }
     }
-    changed.extend(new);
-    (changed, was_there)
+    edited.extend(new);
+    (edited, was_there)
 }
 
 #[cfg(test)]
@@ -107,7 +91,7 @@ mod tests {
     }
 
     #[test]
-    fn wrong_lines_are_told_by_number_and_not_shown() {
+    fn invalid_lines_are_reported_by_number_only() {
         let good = hash();
         let slow = good.replacen("$04$", "$17$", 1);
         let text = format!("alice\nbob:$apr1$abc$def\n:{good}\neve:{good}\neve:{good}\nmallory:{slow}\n");
@@ -116,17 +100,17 @@ mod tests {
             "line 1: must be user:hash",
             "line 2: is neither a bcrypt nor",
             "line 3: has no user name",
-            "line 5: eve stands there twice",
+            "line 5: duplicate user eve",
             "line 6: has a cost above 16",
         ] {
             assert!(problems.contains(expected), "{expected}: {problems}");
         }
         assert!(!problems.contains("apr1") && !problems.contains(&good), "{problems}");
-        assert!(Users::parse("# nobody\n").is_ok_and(|users| users.is_empty()));
+        assert!(Users::parse("# no users\n").is_ok_and(|users| users.is_empty()));
     }
 
     #[test]
-    fn a_change_touches_one_line() {
+    fn an_edit_changes_one_line() {
         let text = "# users\nalice:1\n\nbob:2";
         assert_eq!(edit_users(text, "alice", Some("3")), ("# users\nalice:3\n\nbob:2\n".to_owned(), true));
         assert_eq!(edit_users(text, "bob", None), ("# users\nalice:1\n\n".to_owned(), true));

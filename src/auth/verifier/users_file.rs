@@ -1,26 +1,22 @@
-//! Users and hashes of their passwords, in a file that is read again when it changes.
+//! Verifies passwords with a users file, and reloads it when it changes. The format is in `users`.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
 
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::Semaphore;
-use tokio::time::timeout;
 use tracing::{error, info};
-use zeroize::Zeroizing;
 
 use crate::auth::bearer::Credentials;
+use crate::auth::credential_file::{self, CredentialFileError};
 use crate::auth::failure_limiter::Attempt;
-use crate::auth::verifier::VerifyError;
 use crate::auth::verifier::users::Users;
+use crate::auth::verifier::{VerifiedLogin, VerifyError, wait_for_permit};
+use crate::auth::{FileReload, changed_file};
 use crate::base::watched_files::FileWatch;
 use crate::config::options::AUTH;
 
-/// So long a login waits for its turn; a hash takes some 50 ms of a core, and they are checked one a core at a time.
-const QUEUE_TIMEOUT: Duration = Duration::from_secs(5);
-
-/// The users of a file.
+/// A users file and its current content.
 pub struct UsersFile {
     path: PathBuf,
     users: RwLock<Arc<Users>>,
@@ -28,49 +24,38 @@ pub struct UsersFile {
     hash_permits: Arc<Semaphore>,
 }
 
-/// What can be wrong with the file. Names lines, never shows hashes.
-#[derive(Debug, thiserror::Error)]
-#[error("{file}: {}", .problems.join("; "))]
-pub struct UsersFileError {
-    file: String,
-    problems: Vec<String>,
-}
-
 impl UsersFile {
-    /// Reads the file; all its wrong lines are told at once.
-    pub fn read(path: &Path) -> Result<UsersFile, UsersFileError> {
+    /// Reads the file. The error reports all invalid lines.
+    pub fn read(path: &Path) -> Result<UsersFile, CredentialFileError> {
         let users = read_users(path)?;
-        let turns = std::thread::available_parallelism().map_or(1, usize::from);
+        // A hash takes about 50 ms of a core, so there is one permit per core.
+        let permits = std::thread::available_parallelism().map_or(1, usize::from);
         Ok(UsersFile {
             path: path.to_owned(),
             users: RwLock::new(Arc::new(users)),
             watch: Mutex::default(),
-            hash_permits: Arc::new(Semaphore::new(turns)),
+            hash_permits: Arc::new(Semaphore::new(permits)),
         })
     }
 
-    /// Reads the file again if it has changed, or if somebody has `asked` for it. Blocks on the file system. Whom the file
-    /// does not know any more, or knows by another hash, is told.
+    /// Reloads the file. Returns the users that were removed or have a new hash. Blocks on the file system.
     ///
-    /// SECURITY: a file that cannot be used changes nothing; that nobody could log in is no reason to let anybody in.
-    pub fn reload(&self, asked: bool) -> Vec<String> {
+    /// SECURITY: an invalid file changes nothing: the previous content stays active.
+    pub fn reload(&self, reload: FileReload) -> Vec<String> {
         let mut watch = self.watch.lock();
-        if asked {
-            watch.reset();
-        }
-        let Some(stamps) = watch.changed([&*self.path].into_iter()) else { return Vec::new() };
+        let Some(stamps) = changed_file(&mut watch, &self.path, reload) else { return Vec::new() };
         match read_users(&self.path) {
             Ok(users) => {
                 let before = self.users();
-                let ended = changed_users(&before, &users);
+                let changed = changed_users(&before, &users);
                 if watch.record_success(stamps)
-                    || !ended.is_empty()
+                    || !changed.is_empty()
                     || users.sorted().len() != before.sorted().len()
                 {
-                    info!(users = users.sorted().len(), ended = ended.len(), "the users file was read again");
+                    info!(users = users.sorted().len(), ended = changed.len(), "users file reloaded");
                 }
                 *self.users.write() = Arc::new(users);
-                ended
+                changed
             }
             Err(problem) => {
                 let message = problem.to_string();
@@ -78,7 +63,7 @@ impl UsersFile {
                     error!(
                         option = AUTH.users_file.key,
                         error = message,
-                        "the users file cannot be used; what was read before stays in use"
+                        "cannot use the users file; the previous users stay active"
                     );
                 }
                 Vec::new()
@@ -86,12 +71,12 @@ impl UsersFile {
         }
     }
 
-    /// Whether the file cannot be used as it is.
+    /// Returns whether the file is invalid, so that its previous content is still active.
     pub fn is_failing(&self) -> bool {
         self.watch.lock().is_failing()
     }
 
-    /// Users of another file whose password may not be what it was there.
+    /// Users of `before` that this file does not have, or has with a different hash.
     pub fn changed_users_since(&self, before: &UsersFile) -> Vec<String> {
         changed_users(&before.users(), &self.users())
     }
@@ -100,54 +85,47 @@ impl UsersFile {
         Arc::clone(&self.users.read())
     }
 
-    /// Checks a password on a thread of its own, so that requests go on meanwhile.
+    /// Verifies a password on a blocking thread, so that the worker can serve other requests.
     pub(super) async fn verify(
         &self,
         credentials: &Credentials,
         attempt: Attempt,
-    ) -> Result<(), VerifyError> {
-        // SECURITY: who was wrong too often costs us no hash, nor a place among those who wait for theirs.
-        attempt.check_limits().map_err(VerifyError::TooManyFailures)?;
-        let turn = timeout(QUEUE_TIMEOUT, Arc::clone(&self.hash_permits).acquire_owned()).await;
-        let Ok(Ok(turn)) = turn else { return Err(VerifyError::Busy) };
-        // SECURITY: once more, as others of the same client may have waited with this one: they are wrong one by one now,
-        // so hardly one of them gets an answer that is too many.
-        attempt.check_limits().map_err(VerifyError::TooManyFailures)?;
+    ) -> Result<VerifiedLogin, VerifyError> {
+        // SECURITY: a client with too many failures must not cause a hash computation. Checked again after waiting, because
+        // concurrent attempts of the same client may have failed in the meantime. So concurrent attempts get hardly
+        // more results than sequential ones.
+        let permit = wait_for_permit(&self.hash_permits, &attempt).await?;
         let users = self.users();
         let hash = users.hash_of(credentials.user.as_str()).cloned();
         let password = credentials.password.clone();
         let checked = tokio::task::spawn_blocking(move || {
-            let right = hash.as_ref().is_some_and(|hash| hash.is_hash_of(&password));
-            if !right {
-                // SECURITY: an unknown user costs as much as a known one, whatever the hash, so that neither can be found
-                // by the clock.
+            let is_right = hash.as_ref().is_some_and(|hash| hash.is_hash_of(&password));
+            if !is_right {
+                // SECURITY: an unknown user takes as long as a known one with any hash, so that the duration does not
+                // reveal which users exist.
                 users.rejection_cost.spend_remaining(hash.as_deref());
-                // Here, so that it is noted although the client may have gone away, and before the next one's turn.
+                // Recorded here, so that it is counted even if the client disconnects, and before the permit is
+                // released.
                 attempt.record_failure();
             }
-            drop(turn);
-            right
+            drop(permit);
+            is_right
         });
         match checked.await {
-            Ok(true) => Ok(()),
+            Ok(true) => Ok(VerifiedLogin::default()),
             _ => Err(VerifyError::WrongCredentials),
         }
     }
 }
 
-fn read_users(path: &Path) -> Result<Users, UsersFileError> {
-    let problems = match std::fs::read_to_string(path).map(Zeroizing::new) {
-        Ok(text) => match Users::parse(&text) {
-            Ok(users) if users.is_empty() => vec!["holds no user, so nobody could log in".to_owned()],
-            Ok(users) => return Ok(users),
-            Err(problems) => problems,
-        },
-        Err(error) => vec![format!("cannot be read: {error}")],
-    };
-    Err(UsersFileError { file: path.display().to_string(), problems })
+fn read_users(path: &Path) -> Result<Users, CredentialFileError> {
+    credential_file::read(path, |text| match Users::parse(text)? {
+        users if users.is_empty() => Err(vec!["has no users, so all logins would fail".to_owned()]),
+        users => Ok(users),
+    })
 }
 
-/// Users of `before` whose password may not be what it was.
+/// Users of `before` that were removed or have a new hash.
 fn changed_users(before: &Users, now: &Users) -> Vec<String> {
     let same = |user: &str, hash| now.hash_of(user).is_some_and(|other| other.is_same_as(hash));
     let all = before.sorted();
@@ -157,6 +135,8 @@ fn changed_users(before: &Users, now: &Users) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::time::Duration;
+
     use crate::auth::failure_limiter::FailureLimiter;
     use crate::base::clock::Clock;
     use crate::base::secret::Secret;
@@ -170,7 +150,7 @@ mod tests {
     fn attempt_within(per_user: u32) -> Attempt {
         let limits = FailureLimits { per_address: 0, per_user };
         let user = UserName::parse(b"alice").expect("valid");
-        Arc::new(FailureLimiter::new(limits, Clock::manual(0)))
+        Arc::new(FailureLimiter::new(limits, &[7; 32], Box::new(drop), Clock::manual(0)))
             .begin_attempt([192, 0, 2, 1].into())
             .for_user(&user)
     }
@@ -180,7 +160,7 @@ mod tests {
         Credentials { user, password: Secret::new(password.into()) }
     }
 
-    fn of(text: &str) -> UsersFile {
+    fn users_file(text: &str) -> UsersFile {
         let file = tempfile::NamedTempFile::new().expect("a file");
         std::fs::write(file.path(), text).expect("written");
         UsersFile::read(file.path()).expect("valid")
@@ -194,21 +174,18 @@ mod tests {
         use argon2::{Algorithm, Argon2, Params, PasswordHasher, Version};
         let params = Params::new(memory, 1, 1, None).expect("valid");
         let argon2 = Argon2::new(Algorithm::Argon2id, Version::V0x13, params);
-        argon2
-            .hash_password_with_salt(password.as_bytes(), b"some salt or another")
-            .expect("hashed")
-            .to_string()
+        argon2.hash_password_with_salt(password.as_bytes(), b"some salt of 16 b").expect("hashed").to_string()
     }
 
     #[tokio::test]
-    async fn the_right_password_and_no_other() {
+    async fn only_the_right_password_is_accepted() {
         let text = format!(
             "# users\nalice:{}\nbob:{}\ncarol:{}\n",
             hash("wonder", "$2y$"),
             hash("builder", "$2b$"),
             argon2id("c:\u{e4}", 64)
         );
-        let users = of(&text);
+        let users = users_file(&text);
         for (user, password, expected) in [
             ("alice", "wonder", Ok(())),
             ("bob", "builder", Ok(())),
@@ -220,7 +197,7 @@ mod tests {
             ("eve", "wonder", Err(VerifyError::WrongCredentials)),
         ] {
             assert_eq!(
-                users.verify(&credentials(user, password), attempt()).await,
+                users.verify(&credentials(user, password), attempt()).await.map(drop),
                 expected,
                 "{user} {password}"
             );
@@ -228,10 +205,10 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn beyond_the_limit_no_hash_is_computed() {
-        // Each would take seconds.
+    async fn above_the_limit_no_hash_is_computed() {
+        // Each computation would take seconds.
         let slow = bcrypt::hash("builder", 4).expect("hashed").replacen("$04$", "$16$", 1);
-        let users = of(&format!("alice:{slow}\n"));
+        let users = users_file(&format!("alice:{slow}\n"));
         let attempt = attempt_within(1);
         attempt.record_failure();
         let begun = std::time::Instant::now();
@@ -243,28 +220,29 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn tries_at_once_are_no_more_than_tries_one_by_one() {
-        let users = of(&format!("alice:{}\n", hash("x", "$2y$")));
+    async fn concurrent_attempts_are_limited_like_sequential_ones() {
+        let users = users_file(&format!("alice:{}\n", hash("x", "$2y$")));
         let (users, attempt) = (Arc::new(users), attempt_within(10));
-        let tries: Vec<_> = (0..100)
+        let attempts: Vec<_> = (0..100)
             .map(|_| {
                 let (users, attempt) = (Arc::clone(&users), attempt.clone());
                 tokio::spawn(async move { users.verify(&credentials("alice", "wrong"), attempt).await })
             })
             .collect();
         let mut wrong = 0;
-        for attempt in tries {
-            wrong += usize::from(attempt.await.expect("no panic") == Err(VerifyError::WrongCredentials));
+        for attempt in attempts {
+            let verified = attempt.await.expect("no panic");
+            wrong += usize::from(matches!(verified, Err(VerifyError::WrongCredentials)));
         }
-        let at_once = std::thread::available_parallelism().map_or(1, usize::from);
-        assert!((10..10 + at_once).contains(&wrong), "{wrong}");
+        let permits = std::thread::available_parallelism().map_or(1, usize::from);
+        assert!((10..10 + permits).contains(&wrong), "{wrong}");
     }
 
     #[tokio::test]
-    async fn what_bcrypt_does_not_look_at_is_wrong() {
+    async fn passwords_that_bcrypt_would_truncate_are_rejected() {
         let longest = "x".repeat(72);
         let text = format!("alice:{}\nbob:{}\n", hash(&longest, "$2y$"), hash("builder", "$2y$"));
-        let users = of(&text);
+        let users = users_file(&text);
         for (user, password, expected) in [
             ("alice", longest.as_str(), Ok(())),
             ("alice", &format!("{longest}x"), Err(VerifyError::WrongCredentials)),
@@ -273,36 +251,36 @@ mod tests {
             ("bob", "builder\0x", Err(VerifyError::WrongCredentials)),
         ] {
             assert_eq!(
-                users.verify(&credentials(user, password), attempt()).await,
+                users.verify(&credentials(user, password), attempt()).await.map(drop),
                 expected,
                 "{user} {password:?}"
             );
         }
     }
 
-    /// Neither the name, nor the password's length, nor the cost of a user's hash may be read off the clock.
+    /// The duration must not reveal the user, the length of the password or the cost of the hash.
     #[tokio::test]
-    async fn every_no_takes_as_long() {
+    async fn all_rejections_take_the_same_time() {
         let costly = bcrypt::hash("builder", 8).expect("hashed");
         let cheap = bcrypt::hash("wonder", 6).expect("hashed");
         let (small, large) = (argon2id("carol's", 2048), argon2id("dave's", 8192));
-        let users = of(&format!("alice:{cheap}\nbob:{costly}\ncarol:{small}\ndave:{large}\n"));
-        // What else the machine does may spoil a measurement; a difference that is there spoils all of them.
-        let mut spoiled = Vec::new();
-        while spoiled.len() < 8 {
+        let users = users_file(&format!("alice:{cheap}\nbob:{costly}\ncarol:{small}\ndave:{large}\n"));
+        // Other load may disturb a measurement; a real difference disturbs all of them.
+        let mut disturbed = Vec::new();
+        while disturbed.len() < 8 {
             match compare(&users).await {
                 Ok(()) => return,
-                Err(found) => spoiled.push(found),
+                Err(measured) => disturbed.push(measured),
             }
         }
-        panic!("{spoiled:#?}");
+        panic!("{disturbed:#?}");
     }
 
-    /// Compares the median spans of refusals with that of an unknown user.
+    /// Compares the median durations of rejections with that of an unknown user.
     async fn compare(users: &UsersFile) -> Result<(), String> {
         const ROUNDS: usize = 15;
         let long = "x".repeat(100);
-        let tries = [
+        let attempts = [
             ("eve", "wrong"),
             ("bob", "wrong"),
             ("alice", "wrong"),
@@ -311,43 +289,41 @@ mod tests {
             ("carol", "wrong"),
             ("dave", &long),
         ];
-        let mut spans = [const { Vec::new() }; 7];
-        // In turns, so that whatever else the machine does meets all of them alike.
+        let mut durations = [const { Vec::new() }; 7];
+        // Interleaved, so that other load affects all of them equally.
         for _ in 0..ROUNDS {
-            for ((user, password), spans) in tries.iter().zip(&mut spans) {
+            for ((user, password), durations) in attempts.iter().zip(&mut durations) {
                 let begun = std::time::Instant::now();
-                assert_eq!(
-                    users.verify(&credentials(user, password), attempt()).await,
-                    Err(VerifyError::WrongCredentials)
-                );
-                spans.push(begun.elapsed().as_secs_f64());
+                let verified = users.verify(&credentials(user, password), attempt()).await;
+                assert!(matches!(verified, Err(VerifyError::WrongCredentials)), "{verified:?}");
+                durations.push(begun.elapsed().as_secs_f64());
             }
         }
-        let medians = spans.map(|mut spans| {
-            spans.sort_by(f64::total_cmp);
-            spans[ROUNDS / 2]
+        let medians = durations.map(|mut durations| {
+            durations.sort_by(f64::total_cmp);
+            durations[ROUNDS / 2]
         });
-        let alike = |median: &f64| (0.8..=1.25).contains(&(median / medians[0]));
-        if medians.iter().all(alike) { Ok(()) } else { Err(format!("{tries:?}: {medians:?}")) }
+        let is_similar = |median: &f64| (0.8..=1.25).contains(&(median / medians[0]));
+        if medians.iter().all(is_similar) { Ok(()) } else { Err(format!("{attempts:?}: {medians:?}")) }
     }
 
     #[test]
-    fn a_changed_file_comes_into_force_and_tells_whose_password_it_was() {
+    fn a_changed_file_becomes_active_and_reports_changed_users() {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("users");
         let (a, b, c) = (hash("a", "$2y$"), hash("b", "$2y$"), hash("c", "$2y$"));
         std::fs::write(&path, format!("alice:{a}\nbob:{b}\n")).expect("written");
         let file = UsersFile::read(&path).expect("valid");
-        assert_eq!(file.reload(false), [""; 0]);
+        assert_eq!(file.reload(FileReload::IfChanged), [""; 0]);
         std::fs::write(&path, format!("alice:{a}\nbob:{c}\neve:{c}\n")).expect("written");
-        assert_eq!(file.reload(false), ["bob"]);
+        assert_eq!(file.reload(FileReload::IfChanged), ["bob"]);
         for broken in ["", "alice:nonsense\n"] {
             std::fs::write(&path, broken).expect("written");
-            assert_eq!(file.reload(false), [""; 0]);
+            assert_eq!(file.reload(FileReload::IfChanged), [""; 0]);
             assert!(file.is_failing() && file.users().hash_of("eve").is_some());
         }
         std::fs::write(&path, format!("eve:{c}\n")).expect("written");
-        assert_eq!(file.reload(false), ["alice", "bob"]);
+        assert_eq!(file.reload(FileReload::IfChanged), ["alice", "bob"]);
         assert!(!file.is_failing());
     }
 }

@@ -1,7 +1,7 @@
 """The backend's HTTP side: Flask, as a Timbr backend is, under gunicorn.
 
-BACKEND_DATABASE names the SQLite file, BACKEND_RECORD the file to which every request that arrives is appended as a line
-of JSON, so that a test can tell what did and what did not arrive.
+BACKEND_DATABASE is the SQLite file. Every received request is appended to the file BACKEND_RECORD as a line of JSON, so
+that a test can check which requests the gateway forwarded.
 """
 
 import hashlib
@@ -24,13 +24,13 @@ app = Flask(__name__)
 
 
 def caller():
-    """Who calls: by the service key, by the word of the hop that we trust, or by a platform key of our own."""
+    """The user: from the service key, a platform key, or the header of the trusted gateway."""
     key = request.headers.get("x-api-key")
     if key == SERVICE_KEY:
         return request.headers.get("x-api-impersonate-user")
     if key in PLATFORM_KEYS:
         return PLATFORM_KEYS[key]
-    # It takes the hop's word for JWTs too.
+    # The backend trusts the gateway for JWTs too.
     return request.headers.get("x-forwarded-user") if key or request.headers.get("x-jwt-token") else None
 
 
@@ -63,8 +63,8 @@ def success(rows):
     return jsonify(status="success", data=rows)
 
 
-def error(status, sentence):
-    return jsonify(status="error", data=sentence), status
+def error(status, message):
+    return jsonify(status="error", data=message), status
 
 
 @app.errorhandler(sqlite3.Error)
@@ -78,7 +78,7 @@ def no_such_endpoint(_):
 
 
 def run(sql):
-    """Runs SQL; `/* sleep 1.5 */` in it takes so long, and `:user` is the caller."""
+    """Runs SQL. `/* sleep 1.5 */` in it adds a delay; `:user` is replaced by the caller."""
     if pause := re.search(r"/\* sleep ([\d.]+) \*/", sql):
         time.sleep(float(pause[1]))
     limit = int(request.headers.get("results-limit", 0)) or None
@@ -92,8 +92,7 @@ def get_ontologies():
 
 @app.post("/timbr/api/query/")
 def query():
-    asked = request.get_json()
-    return success(run(asked["query"]))
+    return success(run(request.get_json()["query"]))
 
 
 @app.post("/timbr/api/get_ontology/<name>")
@@ -127,10 +126,10 @@ def read(ontology, kind, name):
 
 @app.post("/timbr/api/kb/search")
 def search():
-    asked = request.get_json()
-    marks = ",".join("?" * len(asked["knowledge_bases"]))
+    body = request.get_json()
+    marks = ",".join("?" * len(body["knowledge_bases"]))
     with data.connect(DATABASE) as database:
-        rows = database.execute(f"SELECT * FROM example WHERE knowledge_base IN ({marks})", asked["knowledge_bases"])
+        rows = database.execute(f"SELECT * FROM example WHERE knowledge_base IN ({marks})", body["knowledge_bases"])
         matches = [dict(row) for row in rows]
     changed = {match["knowledge_base"]: match["changed_on"] for match in matches}
     return jsonify(matches=matches, match_level="high" if matches else "none", per_kb_max_changed_on=changed,
@@ -156,13 +155,13 @@ def get_async_results(identifier):
     if row is None:
         return error(404, "no such result")
     if row["asked"] < 3:
-        return jsonify(status="running", response_id=identifier, message="still at it")
+        return jsonify(status="running", response_id=identifier, message="still running")
     return jsonify(status="completed", response=json.loads(row["rows"]), original_status_code=200)
 
 
 @app.get("/timbr/api/large/<int:mebibytes>")
 def large(mebibytes):
-    """So much, after a pause of `pause` seconds that follows the first mebibyte."""
+    """A body of this size, with a pause of `pause` seconds after the first mebibyte."""
     pause = request.args.get("pause", 0, float)
 
     def parts():

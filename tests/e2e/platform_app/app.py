@@ -1,7 +1,7 @@
 """The platform: a Flask-AppBuilder application with its login form, and a page with the user's token.
 
-Beside it stands a small API that takes those tokens, as the platform's own API does. PLATFORM_FOLDER holds the database, and
-`tokens.json`: each user's token, which a test changes as an administrator would.
+A small API accepts those tokens, as the platform's own API does. PLATFORM_FOLDER contains the database and `tokens.json`:
+each user's token, which a test changes as an administrator would.
 """
 
 import json
@@ -34,9 +34,9 @@ def tokens():
     return json.loads((FOLDER / "tokens.json").read_text())
 
 
-def note(what):
-    with (FOLDER / "record.jsonl").open("a") as record:
-        record.write(json.dumps({"path": request.path, "method": request.method, **what}) + "\n")
+def record_request(details):
+    with (FOLDER / "record.jsonl").open("a") as file:
+        file.write(json.dumps({"path": request.path, "method": request.method, **details}) + "\n")
 
 
 class Timbr(BaseView):
@@ -46,7 +46,7 @@ class Timbr(BaseView):
     @expose("/get_timbr_user_token/")
     @has_access
     def get_timbr_user_token(self):
-        note({"user": g.user.username})
+        record_request({"user": g.user.username})
         return jsonify(token=tokens()[g.user.username])
 
 
@@ -59,7 +59,7 @@ def owner():
 @csrf.exempt
 def query(ontology):
     body = request.get_data(as_text=True)
-    note({"key": request.headers.get("x-api-key"), "text": body[:100], "length": len(body)})
+    record_request({"key": request.headers.get("x-api-key"), "text": body[:100], "length": len(body)})
     user = owner()
     return (jsonify([{"user": user, "ontology": ontology, "length": len(body)}]) if user
             else (jsonify(status="error", data="the token is not valid"), 401))

@@ -1,1 +1,1 @@
-"""What the tests stand on."""
+"""Fixtures: the gateway, its backends and its clients."""

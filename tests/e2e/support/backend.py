@@ -1,4 +1,4 @@
-"""The Flask backend under gunicorn, and what it has recorded."""
+"""The Flask backend under gunicorn, and the requests that it recorded."""
 
 import json
 import pathlib
@@ -11,8 +11,8 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 
 
 class Backend:
-    """A started backend. gunicorn ends idle connections after its usual two seconds, and folds `_` into `-` in names
-    of fields, as it did by default for years: what the gateway lets through is then seen by the application."""
+    """A started backend. gunicorn closes idle connections after two seconds, its default, and maps `_` to `-` in header
+    names, which was its default for years: so the application sees every header that the gateway forwards."""
 
     def __init__(self, folder, port=None):
         self.record = folder / "record.jsonl"
@@ -35,10 +35,10 @@ class Backend:
         return f"http://127.0.0.1:{self.port}"
 
     def arrived(self):
-        """All requests that have arrived, in this order; `id` counts them."""
+        """All received requests, oldest first; `id` is the index."""
         return [{"id": number, **json.loads(line)} for number, line in enumerate(self.record.read_text().splitlines())]
 
     def mark(self):
-        """A function that gives what has arrived since now."""
+        """Returns a function that returns the requests received after this call."""
         before = len(self.arrived())
         return lambda: self.arrived()[before:]

@@ -1,4 +1,4 @@
-"""The bearer, as the documentation's script makes it."""
+"""The bearer, made as in the documentation's script."""
 
 import base64
 

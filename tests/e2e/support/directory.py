@@ -17,7 +17,7 @@ include /etc/ldap/schema/inetorgperson.schema
 modulepath /usr/lib/ldap
 moduleload back_mdb
 pidfile {folder}/slapd.pid
-# As servers do that let a bind without a password pass as nobody: a gateway must not be fooled by that.
+# Accepts a bind with a name and no password as anonymous, as many servers do. The gateway must not take that for a login.
 allow bind_anon_cred
 TLSCACertificateFile {ca}
 TLSCertificateFile {certificate}

@@ -1,4 +1,4 @@
-"""The built gateway, and the ways to talk to it."""
+"""The built gateway, and requests to it."""
 
 import os
 import urllib.error
@@ -13,8 +13,8 @@ JSON = {"Content-Type": "application/json"}
 
 
 class Gateway:
-    """A started gateway. `options` are its variables without `TIMBR_GATEWAY_`, and `API_AUTH_SALT`; what must not stand
-    in its log is added to `secrets` as it is used."""
+    """A started gateway. `options` are environment variables without the prefix `TIMBR_GATEWAY_`, and `API_AUTH_SALT`.
+    Every secret that is used is added to `secrets`, because it must not appear in the log."""
 
     def __init__(self, folder, pki, salt, secrets, upstream, **options):
         self.salt = salt
@@ -43,34 +43,34 @@ class Gateway:
 
     @property
     def url(self):
-        """Over TLS, with the slash that pytimbr's clients want."""
+        """The HTTPS URL, with the trailing slash that pytimbr's clients require."""
         return f"https://localhost:{self.https}/"
 
     def readiness(self):
         try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{self.admin}/readyz", timeout=2) as answer:
-                return answer.status
-        except urllib.error.HTTPError as refused:
-            return refused.code
+            with urllib.request.urlopen(f"http://127.0.0.1:{self.admin}/readyz", timeout=2) as response:
+                return response.status
+        except urllib.error.HTTPError as rejected:
+            return rejected.code
         except OSError:
             return None
 
     def get_token(self, user="alice", password="wonder:land", salt=None, **more):
-        """The answer of get_token, asked as the documentation's script does."""
-        made = bearer(salt or self.salt, user, password)
-        self.secrets |= {*filter(None, [password]), encoded(user, password).decode(), made}
-        headers = {**JSON, "Authorization": f"Bearer {made}", **more}
+        """The response of get_token, requested as in the documentation's script."""
+        encrypted = bearer(salt or self.salt, user, password)
+        self.secrets |= {*filter(None, [password]), encoded(user, password).decode(), encrypted}
+        headers = {**JSON, "Authorization": f"Bearer {encrypted}", **more}
         return requests.post(f"{self.url}timbr/api/get_token", headers=headers, verify=self.ca, timeout=30)
 
     def token(self, user="alice", password="wonder:land"):
-        answer = self.get_token(user, password)
-        assert answer.status_code == 200, answer.text
-        (token,) = answer.json()["data"]
+        response = self.get_token(user, password)
+        assert response.status_code == 200, response.text
+        (token,) = response.json()["data"]
         self.secrets.add(token)
         return token
 
     def send(self, method, path, key=None, headers=JSON, **more):
-        """A request over TLS; `key` becomes `x-api-key`."""
+        """Sends a request over TLS, with `key` as `x-api-key`."""
         if key:
             self.secrets.add(key)
             headers = {**headers, "x-api-key": key}

@@ -1,4 +1,4 @@
-"""An identity provider: it signs tokens with its newest key, and publishes its keys over HTTP."""
+"""An identity provider that signs tokens with its newest key and publishes its keys over HTTP."""
 
 import http.server
 import json
@@ -35,7 +35,7 @@ class Idp:
         threading.Thread(target=self.server.serve_forever, daemon=True).start()
 
     def rotate(self):
-        """A new key is published and then signs; the last one stays published, as tokens of it are about."""
+        """Publishes a new signing key. The previous one stays published, because its tokens are still valid."""
         key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
         public = json.loads(jwt.algorithms.RSAAlgorithm.to_jwk(key.public_key()))
         name = f"key-{len(self.keys)}"

@@ -1,8 +1,7 @@
 """The published `langchain_timbr.kbclient`, without the rest of its package.
 
-The package's `__init__` imports language models, agents and their frameworks. The client itself needs `requests` and
-`pytimbr_api` only, so the package is entered here with an `__init__` that imports nothing; the client's own code is what
-was published.
+The package's `__init__` imports language models, agents and their frameworks, but the client needs only `requests` and
+`pytimbr_api`. This module replaces the package's `__init__` by an empty one; the client's own code is unchanged.
 """
 
 import importlib

@@ -1,4 +1,4 @@
-"""An authority, and a certificate for localhost."""
+"""A certificate authority, and a certificate for localhost."""
 
 import datetime
 import ipaddress

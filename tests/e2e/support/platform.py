@@ -38,7 +38,7 @@ class Platform:
         return f"http://127.0.0.1:{self.port}"
 
     def rotate(self, user):
-        """Another token, as when the user asks for one on the platform."""
+        """Replaces the user's token, as a user can on the platform."""
         self.tokens[user] = f"tk_platform_{user}_{secrets.token_hex(8)}"
         (self.folder / "tokens.json").write_text(json.dumps(self.tokens))
         return self.tokens[user]

@@ -1,4 +1,4 @@
-"""Processes that a test starts and ends."""
+"""Processes that a test starts and stops."""
 
 import os
 import random
@@ -7,11 +7,11 @@ import socket
 import subprocess
 import time
 
-PATIENCE = 30
+TIMEOUT = 30
 
 
 def free_port():
-    """A port of 127.0.0.1 from below the range of which the kernel takes the ports of outgoing connections."""
+    """A free port of 127.0.0.1, below the kernel's range for outgoing connections."""
     while True:
         port = random.randrange(20_000, 32_000)
         with socket.socket() as probe:
@@ -22,13 +22,13 @@ def free_port():
                 continue
 
 
-def wait_until(what, done, patience=PATIENCE):
-    """Waits until `done` returns something; looks often, and gives up with a sentence."""
-    deadline = time.monotonic() + patience
+def wait_until(event, condition, timeout=TIMEOUT):
+    """Polls `condition` until it returns a true value, and returns that value. `event` describes it in the error."""
+    deadline = time.monotonic() + timeout
     while True:
-        if result := done():
+        if result := condition():
             return result
-        assert time.monotonic() < deadline, f"waited too long until {what}"
+        assert time.monotonic() < deadline, f"timed out waiting until {event}"
         time.sleep(0.02)
 
 
@@ -41,7 +41,7 @@ def is_open(port):
 
 
 class Process:
-    """A process with its output in a file."""
+    """A process whose output goes to a file."""
 
     def __init__(self, command, environment, log):
         self.log = log
@@ -53,18 +53,18 @@ class Process:
         return self.log.read_text(errors="replace")
 
     def check_alive(self):
-        assert self.process.poll() is None, f"ended with {self.process.returncode}:\n{self.output}"
+        assert self.process.poll() is None, f"exited with {self.process.returncode}:\n{self.output}"
 
-    def ask_to_stop(self):
+    def terminate(self):
         self.process.send_signal(signal.SIGTERM)
 
     def wait(self):
-        return self.process.wait(PATIENCE)
+        return self.process.wait(TIMEOUT)
 
     def stop(self):
-        """Ends it, by force if it has to be. Returns whether it ended when asked to."""
+        """Stops the process, with SIGKILL after a timeout. Returns whether it stopped on SIGTERM."""
         if self.process.poll() is None:
-            self.ask_to_stop()
+            self.terminate()
             try:
                 self.wait()
             except subprocess.TimeoutExpired:
@@ -75,7 +75,7 @@ class Process:
 
 
 def clean_environment(**more):
-    """This process's environment without what could change the gateway's configuration or a client's trust."""
-    foreign = ("TIMBR_", "API_AUTH_", "REQUESTS_CA", "CURL_CA", "SSL_CERT", "HTTP_PROXY", "HTTPS_PROXY", "GUNICORN_")
-    kept = {name: value for name, value in os.environ.items() if not name.upper().startswith(foreign)}
+    """This process's environment, without variables that configure the gateway or a client's trust store."""
+    removed = ("TIMBR_", "API_AUTH_", "REQUESTS_CA", "CURL_CA", "SSL_CERT", "HTTP_PROXY", "HTTPS_PROXY", "GUNICORN_")
+    kept = {name: value for name, value in os.environ.items() if not name.upper().startswith(removed)}
     return {**kept, "NO_PROXY": "*", "no_proxy": "*", **more}

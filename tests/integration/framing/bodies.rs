@@ -1,13 +1,13 @@
-//! Bodies that look like requests, and requests that are answered before their body has come.
+//! Bodies that look like requests, and requests that are rejected before their body has arrived.
 
 use super::{CLOSING, Site};
 use crate::support::wire::Wire;
 
-/// What a backend or gateway that loses count would take for a request of its own.
+/// A peer that loses track of the framing would parse this as a separate request.
 const WITHIN: &str = "GET /timbr/api/within HTTP/1.1\r\nHost: h\r\n\r\n";
 
 #[test]
-fn a_body_is_never_a_request() {
+fn a_body_is_never_parsed_as_a_request() {
     let site = Site::new(&[]);
     let length = WITHIN.len();
     let chunked = format!("Transfer-Encoding: chunked\r\n\r\n{length:x}\r\n{WITHIN}\r\n0\r\n\r\n");
@@ -21,9 +21,9 @@ fn a_body_is_never_a_request() {
     assert!(site.backend.find("/timbr/api/within").is_none());
 }
 
-/// A HEAD's answer has no body; whatever its request carried is not the next request.
+/// The response to a HEAD has no body; the body of its request must not be parsed as the next request.
 #[test]
-fn nor_is_the_body_of_a_head() {
+fn the_body_of_a_head_request_is_never_parsed_as_a_request() {
     let site = Site::new(&[]);
     let mut wire = Wire::connect(site.gateway.http());
     let length = WITHIN.len();
@@ -34,14 +34,14 @@ fn nor_is_the_body_of_a_head() {
     assert_eq!(wire.bytes().windows(9).filter(|nine| nine.starts_with(b"HTTP/1.1 ")).count(), 1);
     site.settle();
     assert!(site.backend.find("/timbr/api/within").is_none());
-    assert_eq!(site.backend.complaints(), [""; 0]);
+    assert_eq!(site.backend.violations(), [""; 0]);
 }
 
-/// The refusal comes before the body is read. The rest is drained, or the connection ends; it is never answered.
+/// The rejection is sent before the body is read. The rest is drained, or the connection ends; it is never served.
 #[test]
-fn the_body_of_a_refused_request_is_no_request() {
+fn the_body_of_a_rejected_request_is_never_parsed_as_a_request() {
     let site = Site::new(&[]);
-    for (fields, status) in [
+    for (headers, status) in [
         ("Host: h\r\nContent-Type: application/json\r\n", 401),
         ("Host: h\r\nContent-Type: text/html\r\n@K", 415),
         ("Host: h\r\nContent-Type: multipart/form-data; boundary=x\r\n@K", 415),
@@ -51,23 +51,23 @@ fn the_body_of_a_refused_request_is_no_request() {
         let good = String::from_utf8(site.fill(0, good.as_bytes())).expect("text");
         for copies in [1, 3000] {
             let body = good.repeat(copies);
-            let head = format!("POST @T HTTP/1.1\r\n{fields}Content-Length: {}\r\n\r\n", body.len());
+            let head = format!("POST @T HTTP/1.1\r\n{headers}Content-Length: {}\r\n\r\n", body.len());
             let mut wire = Wire::connect(site.gateway.http());
             wire.send(&site.fill(0, head.as_bytes()));
             wire.send(body.as_bytes());
             wire.finish();
-            let answers = wire.read_for(CLOSING).answers();
-            let statuses: Vec<_> = answers.iter().map(|answer| answer.status).collect();
-            assert_eq!(statuses, [status], "{fields:?} {copies}");
+            let responses = wire.read_for(CLOSING).responses();
+            let statuses: Vec<_> = responses.iter().map(|response| response.status).collect();
+            assert_eq!(statuses, [status], "{headers:?} {copies}");
         }
     }
     site.settle();
     assert!(site.backend.find("/timbr/api/within").is_none());
 }
 
-/// The same with a body that stops in its middle: a waiting client gets its refusal.
+/// The same with an incomplete body: a waiting client receives the rejection.
 #[test]
-fn a_refusal_does_not_wait_for_the_body() {
+fn a_rejection_does_not_wait_for_the_body() {
     let site = Site::new(&[]);
     for framing in ["Content-Length: 1000000", "Transfer-Encoding: chunked", "Content-Length: 10"] {
         for expect in ["", "Expect: 100-continue\r\n"] {
@@ -76,8 +76,8 @@ fn a_refusal_does_not_wait_for_the_body() {
             );
             let mut wire = Wire::connect(site.gateway.http());
             wire.send(&site.fill(0, head.as_bytes()));
-            let answers = wire.read_for(CLOSING).answers();
-            let statuses: Vec<_> = answers.iter().map(|answer| answer.status).collect();
+            let responses = wire.read_for(CLOSING).responses();
+            let statuses: Vec<_> = responses.iter().map(|response| response.status).collect();
             assert_eq!(statuses, [401], "{framing} {expect:?}");
             assert!(wire.closed(), "{framing} {expect:?}");
         }

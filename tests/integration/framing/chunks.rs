@@ -1,10 +1,10 @@
-//! Chunked bodies. Their head may have gone upstream before the fault is seen; the end of the body never does.
+//! Chunked bodies. The head may have been forwarded before the error is detected; the end of the body never is.
 
 use super::{Site, between};
 
 const CHUNKED: &str = "POST @T HTTP/1.1\r\n@HTransfer-Encoding: chunked\r\n\r\n";
 
-/// What would make the rest whole, for a reader that overlooked the fault.
+/// Completes the body for a parser that overlooks the error.
 const END: &str = "\r\n0\r\n\r\n";
 
 #[test]
@@ -38,14 +38,14 @@ fn a_size_is_hexadecimal_digits() {
 }
 
 #[test]
-fn white_space_after_a_size_is_no_extension() {
+fn white_space_after_a_chunk_size_is_rejected() {
     let chunks: &[&[u8]] =
         &[b"5 ;\r\nhello", b"5 ; x\r\nhello", b"5;\r\nhello", b"5 \r\nhello", b"5\t\r\nhello"];
     Site::new(&[]).refuses_within_the_body(&[400], &between(CHUNKED, chunks, END));
 }
 
 #[test]
-fn lines_of_chunks_end_in_crlf() {
+fn chunk_lines_end_in_crlf() {
     let chunks: &[&[u8]] = &[
         b"5\nhello",
         b"5\rhello",
@@ -69,19 +69,19 @@ fn lines_of_chunks_end_in_crlf() {
 }
 
 #[test]
-fn extensions_are_bounded() {
+fn chunk_extensions_are_limited() {
     let long = format!("5;{}\r\nhello", "x".repeat(17 * 1024));
     let many = "1;xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx\r\na\r\n".repeat(2000);
     let cases = between(CHUNKED, &[long.as_bytes()], END);
     let site = Site::new(&[]);
     site.refuses_within_the_body(&[400, 413, 431], &cases);
-    // Each of them is short, but there is nearly nothing else.
+    // Each extension is short, but there is hardly any data.
     let many = between(CHUNKED, &[many.trim_end().as_bytes()], END);
     site.refuses_within_the_body(&[400, 413, 431], &many);
 }
 
 #[test]
-fn trailers_are_judged_like_fields() {
+fn trailers_are_checked_like_headers() {
     let trailers: &[&[u8]] = &[
         b"no colon\r\n",
         b": x\r\n",
@@ -98,7 +98,7 @@ fn trailers_are_judged_like_fields() {
 }
 
 #[test]
-fn trailers_are_bounded_in_size_and_number() {
+fn trailers_are_limited_in_size_and_number() {
     let long = format!("x: {}\r\n", "y".repeat(70_000));
     let many = "x: y\r\n".repeat(10_000);
     let head = format!("{CHUNKED}5\r\nhello\r\n0\r\n");
@@ -106,9 +106,9 @@ fn trailers_are_bounded_in_size_and_number() {
     Site::new(&[]).refuses_within_the_body(&[400, 413, 431], &cases);
 }
 
-/// A trailer comes after the decision was taken: it is refused or forgotten, but it never counts.
+/// A trailer arrives after the policy decision: it is rejected or ignored, but never has an effect.
 #[test]
-fn a_trailer_decides_nothing() {
+fn a_trailer_does_not_affect_policy() {
     let site = Site::new(&[]);
     let head = "POST @T HTTP/1.1\r\nHost: h\r\nContent-Type: application/json\r\n";
     let keyless =
@@ -117,7 +117,7 @@ fn a_trailer_decides_nothing() {
 }
 
 #[test]
-fn a_trailer_goes_nowhere() {
+fn a_trailer_is_not_forwarded() {
     let site = Site::new(&[]);
     let head = format!("{CHUNKED}5\r\nhello\r\n0\r\n");
     let trailers: &[&[u8]] = &[
@@ -129,18 +129,18 @@ fn a_trailer_goes_nowhere() {
         b"harmless: trailer-mark\r\n",
     ];
     site.judge_each(&between(&head, trailers, "\r\n"), 2, |outcome| {
-        if outcome.answers.first().is_some_and(|answer| answer.status == 400) {
+        if outcome.responses.first().is_some_and(|response| response.status == 400) {
             return super::refused(outcome, &[400]);
         }
         super::served(outcome, b"hello")
     });
     for mark in ["identity", "other", "root", "trailer-mark"] {
-        assert!(!site.backend.saw(mark), "{mark} went upstream");
+        assert!(!site.backend.has_bytes(mark), "{mark} went upstream");
     }
 }
 
 #[test]
-fn good_chunks_are_put_together() {
+fn valid_chunks_are_joined() {
     let chunks: &[&[u8]] = &[
         b"5\r\nhello\r\n0\r\n\r\n",
         b"05\r\nhello\r\n000\r\n\r\n",
@@ -150,5 +150,5 @@ fn good_chunks_are_put_together() {
     ];
     let site = Site::new(&[]);
     site.serves(b"hello", &between(CHUNKED, chunks, ""));
-    assert!(!site.backend.saw("name"), "extensions go nowhere");
+    assert!(!site.backend.has_bytes("name"), "extensions are not forwarded");
 }

@@ -1,9 +1,9 @@
-//! Which host a request is for, and how a request line is written.
+//! The host of a request, and the syntax of the request line.
 
 use super::{Site, between};
 
 #[test]
-fn a_request_line_is_three_words_with_one_space_between() {
+fn a_request_line_has_three_parts_and_single_spaces() {
     let lines: &[&[u8]] = &[
         b"GET  @T HTTP/1.1",
         b"GET @T  HTTP/1.1",
@@ -54,12 +54,12 @@ fn a_version_is_1_0_or_1_1() {
         b"HTTP /1.1",
         b"HTTP/ 1.1",
     ];
-    // 505 says the same of a version that exists.
+    // 505 is the response for a version that exists.
     Site::new(&[]).refuses(&[400, 505], &between("GET @T ", versions, "\r\n@H\r\n"));
 }
 
 #[test]
-fn a_request_names_one_host() {
+fn a_request_has_one_host() {
     let rest = "Content-Type: application/json\r\n@K\r\n";
     let hosts: &[&[u8]] = &[
         b"",
@@ -93,7 +93,7 @@ fn a_request_names_one_host() {
 }
 
 #[test]
-fn good_hosts_are_taken() {
+fn valid_hosts_are_accepted() {
     let rest = "Content-Type: application/json\r\n@K\r\n";
     let hosts: &[&[u8]] =
         &[b"Host: a\r\n", b"host:a.test:8443\r\n", b"HOST: 127.0.0.1\r\n", b"Host: [::1]:80\r\n"];
@@ -101,7 +101,7 @@ fn good_hosts_are_taken() {
 }
 
 #[test]
-fn a_target_names_the_host_that_the_field_names() {
+fn target_and_host_must_agree() {
     let site = Site::new(&[]);
     let others: &[&[u8]] = &[
         b"http://other@T",

@@ -1,11 +1,11 @@
-//! How long a body is: `Content-Length` and `Transfer-Encoding`.
+//! The length of a body: `Content-Length` and `Transfer-Encoding`.
 
 use super::{Site, between};
 
 const POST: &str = "POST @T HTTP/1.1\r\n@H";
 
 #[test]
-fn a_length_is_digits_and_stands_once() {
+fn a_length_is_digits_and_not_repeated() {
     let cases = between(
         POST,
         &[
@@ -47,9 +47,9 @@ fn a_length_is_digits_and_stands_once() {
     Site::new(&[]).refuses(&[400], &cases);
 }
 
-/// A length with zeros before it, and white space that the grammar allows, have one reading only.
+/// Leading zeros, and white space that the grammar allows, are unambiguous.
 #[test]
-fn a_length_may_be_padded() {
+fn a_length_may_have_leading_zeros_and_white_space() {
     let lengths: &[&[u8]] = &[b"Content-Length: 5", b"Content-Length:5", b"content-length:\t 5 \t"];
     Site::new(&[]).serves(b"hello", &between(POST, lengths, "\r\n\r\nhello"));
 }
@@ -90,13 +90,13 @@ fn the_only_transfer_coding_is_chunked() {
         b"Transfer-Encoding: \xff\xfechunked",
         b"Transfer-Encoding:",
     ];
-    // 501 is RFC 9112's word for a coding that is not understood (section 6.1).
+    // RFC 9112 section 6.1: 501 for an unknown coding.
     Site::new(&[]).refuses(&[400, 501], &between(POST, codings, "\r\n\r\n5\r\nhello\r\n0\r\n\r\n"));
 }
 
-/// What one parser trims and another does not.
+/// Characters that some parsers trim and others do not.
 #[test]
-fn nothing_hides_a_transfer_coding() {
+fn a_transfer_coding_cannot_be_hidden() {
     let hidden: &[&[u8]] = &[
         b"Transfer-Encoding: \x0bchunked",
         b"Transfer-Encoding:\x0bchunked",
@@ -124,7 +124,7 @@ fn nothing_hides_a_transfer_coding() {
 }
 
 #[test]
-fn transfer_encoding_stands_once() {
+fn transfer_encoding_is_not_repeated() {
     let lines: &[&[u8]] = &[
         b"Transfer-Encoding: identity\r\nTransfer-Encoding: chunked",
         b"Transfer-Encoding: chunked\r\nTransfer-Encoding: identity",
@@ -135,9 +135,9 @@ fn transfer_encoding_stands_once() {
     Site::new(&[]).refuses(&[400, 501], &between(POST, lines, "\r\n\r\n5\r\nhello\r\n0\r\n\r\n"));
 }
 
-/// HTTP/1.0 knows no transfer codings: who reads one and who does not, disagree about the body.
+/// HTTP/1.0 has no transfer codings: parsers that support them and parsers that do not disagree about the body.
 #[test]
-fn http_1_0_has_no_transfer_encoding() {
+fn http_1_0_with_a_transfer_encoding_is_rejected() {
     let cases = [
         ("alone", "POST @T HTTP/1.0\r\n@HTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n"),
         (
@@ -152,9 +152,9 @@ fn http_1_0_has_no_transfer_encoding() {
     Site::new(&[]).refuses(&[400], &cases);
 }
 
-/// The white space around a value is no part of it (RFC 9110 section 5.5), and codings know no case.
+/// White space around a value is not part of it (RFC 9110 section 5.5), and codings are case-insensitive.
 #[test]
-fn a_good_transfer_coding_is_read() {
+fn a_valid_transfer_coding_is_accepted() {
     let good: &[&[u8]] =
         &[b"Transfer-Encoding: chunked", b"Transfer-Encoding:chunked", b"transfer-encoding:\t Chunked \t"];
     Site::new(&[]).serves(b"hello", &between(POST, good, "\r\n\r\n5\r\nhello\r\n0\r\n\r\n"));

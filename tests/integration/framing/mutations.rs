@@ -1,7 +1,7 @@
-//! Each byte that some parser takes for nothing, at each place of a good head.
+//! Each byte that some parser ignores, at each position of a valid head.
 //!
-//! The body is a request. Whatever the byte does to the head, a reader that still takes the length for what it is
-//! passes the body over; one that loses it must refuse all of it.
+//! The body is a request. A parser that still reads the length skips the body; one that does not must reject
+//! everything.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -9,11 +9,11 @@ use std::time::Duration;
 use super::Site;
 use crate::support::wire::Wire;
 
-/// None of them can stand in a name: a field that is merely called otherwise is no fault of the reader.
+/// None of them is valid in a name: a header with a different name would not be an error.
 const BYTES: &[u8] = b"\r\n\t \x0b\x0c\x00\x1f\x7f\x85\xa0,;\"(/@\\";
 
 #[test]
-fn no_byte_makes_a_request_of_a_body() {
+fn no_byte_turns_a_body_into_a_request() {
     let site = Site::new(&[]);
     let body = site.fill(0, b"GET /timbr/api/within HTTP/1.1\r\n@H\r\n");
     let (mut heads, mut places) = (Vec::new(), 0);
@@ -25,7 +25,7 @@ fn no_byte_makes_a_request_of_a_body() {
         places = head.len().max(places);
         heads.push((head, after));
     }
-    // The key is long, and one of its letters is as good as another.
+    // The key is long, and its letters are equivalent for this test.
     let key = heads[0].0.windows(3).position(|three| three == b"tk_").expect("the key") + 3;
     let within_key = |place: usize| place > key && place < key + site.token.len() - 4;
     let next = AtomicUsize::new(0);
@@ -51,7 +51,7 @@ fn no_byte_makes_a_request_of_a_body() {
         }
     });
     site.settle();
-    assert_eq!(site.backend.complaints(), [""; 0]);
+    assert_eq!(site.backend.violations(), [""; 0]);
     let within: Vec<_> =
         site.backend.seen().into_iter().filter(|seen| seen.target.contains("within")).collect();
     assert!(within.is_empty(), "{within:#?}");

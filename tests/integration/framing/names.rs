@@ -1,10 +1,10 @@
-//! Fields that decide about a request: twice, in other spellings, or named by `Connection`.
+//! Policy headers: repeated, in other spellings, or named by `Connection`.
 
 use super::{Site, between};
-use crate::support::frames::{END_HEADERS, END_STREAM, Frames, HEADERS, field, frame, good_head};
+use crate::support::frames::{END_HEADERS, END_STREAM, Frames, HEADERS, frame, good_head, header};
 
 #[test]
-fn connection_names_no_field_that_decides() {
+fn connection_must_not_name_policy_headers() {
     let named: &[&[u8]] = &[
         b"x-api-key",
         b"X-Api-Key",
@@ -29,7 +29,7 @@ fn connection_names_no_field_that_decides() {
 }
 
 #[test]
-fn what_decides_stands_once() {
+fn policy_headers_are_not_repeated() {
     let doubled: &[&[u8]] = &[
         b"@K@K",
         b"@Kx-api-key: bad\r\n",
@@ -58,7 +58,7 @@ fn what_decides_stands_once() {
 }
 
 #[test]
-fn keys_in_a_list_are_no_key() {
+fn a_list_of_keys_is_rejected() {
     let site = Site::new(&[]);
     let token = site.token.clone();
     let lists = [
@@ -75,11 +75,11 @@ fn keys_in_a_list_are_no_key() {
     site.refuses_by_policy(&[400, 401], &between(head, &lists, "\r\n\r\n"));
 }
 
-/// What the gateway says about the caller never comes from the caller, and targets stand in the request line only.
+/// Identity headers never come from the client, and the target is only taken from the request line.
 #[test]
-fn the_callers_word_about_itself_goes_nowhere() {
+fn identity_headers_of_the_client_are_not_forwarded() {
     let site = Site::new(&[]);
-    let fields: &[&[u8]] = &[
+    let headers: &[&[u8]] = &[
         b"X-Original-URL: /mark",
         b"X-Rewrite-URL: /mark",
         b"X-Forwarded-Uri: /mark",
@@ -102,8 +102,8 @@ fn the_callers_word_about_itself_goes_nowhere() {
         b"TE: mark",
         b"Keep-Alive: mark",
     ];
-    site.serves(b"", &between("GET @T HTTP/1.1\r\n@H", fields, "\r\n\r\n"));
-    assert!(!site.backend.saw("mark"));
+    site.serves(b"", &between("GET @T HTTP/1.1\r\n@H", headers, "\r\n\r\n"));
+    assert!(!site.backend.has_bytes("mark"));
     for seen in site.backend.seen() {
         for name in ["x-api-key", "x-forwarded-user", "x-forwarded-for", "x-forwarded-proto", "host"] {
             assert_eq!(seen.count(name), 1, "{name}: {seen:?}");
@@ -111,23 +111,23 @@ fn the_callers_word_about_itself_goes_nowhere() {
     }
 }
 
-/// Without a key they do not help to a decision for another path.
+/// Without a key, such headers do not select a different path's policy.
 #[test]
-fn another_path_in_a_field_decides_nothing() {
+fn a_path_in_a_header_does_not_affect_policy() {
     let site = Site::new(&[]);
-    let fields: &[&[u8]] = &[
+    let headers: &[&[u8]] = &[
         b"X-Original-URL: /timbr/api/get_token",
         b"X-Rewrite-URL: /timbr/api/get_token",
         b"X-Forwarded-Uri: /timbr/api/get_token",
         b"X-HTTP-Method-Override: OPTIONS",
     ];
     let head = "POST @T HTTP/1.1\r\nHost: h\r\nContent-Type: application/json\r\n";
-    site.refuses_by_policy(&[401], &between(head, fields, "\r\n\r\n"));
+    site.refuses_by_policy(&[401], &between(head, headers, "\r\n\r\n"));
 }
 
-/// HTTP/2 knows no fields of a connection, and its names and values have their own rules (RFC 9113 section 8.2).
+/// HTTP/2 has no connection headers, and its own rules for names and values (RFC 9113 section 8.2).
 #[test]
-fn malformed_fields_of_http2_reset_their_stream() {
+fn malformed_http2_headers_reset_their_stream() {
     let site = Site::new(&[]);
     for (name, value) in [
         ("connection", &b"x-api-key"[..]),
@@ -152,7 +152,7 @@ fn malformed_fields_of_http2_reset_their_stream() {
     ] {
         let mut client = Frames::connect(site.gateway.https(), site.gateway.certificate_pem());
         let mut block = good_head("GET", "/timbr/api/malformed", &site.token);
-        block.extend(field(name, value));
+        block.extend(header(name, value));
         client.send(&frame(HEADERS, END_HEADERS | END_STREAM, 1, &block));
         client.wait_for(|client| client.is_reset(1) || client.status(1).is_some());
         assert!(
@@ -160,8 +160,8 @@ fn malformed_fields_of_http2_reset_their_stream() {
             "{name:?}: {:?}: {:?} {:?}",
             value.escape_ascii().to_string(),
             client.status(1),
-            client.came
+            client.received
         );
     }
-    assert!(!site.backend.saw("malformed"), "{:?}", site.backend.seen());
+    assert!(!site.backend.has_bytes("malformed"), "{:?}", site.backend.seen());
 }

@@ -1,9 +1,9 @@
-//! Paths that a backend might read as another one, and paths that other gateways answer by themselves.
+//! Paths that a backend might interpret as a different one, and paths that other gateways serve themselves.
 
 use super::{Site, between};
 
 #[test]
-fn a_path_has_one_reading() {
+fn ambiguous_paths_are_rejected() {
     let paths: &[&[u8]] = &[
         b"/@T",
         b"/timbr//api/x",
@@ -50,9 +50,9 @@ fn a_path_has_one_reading() {
     Site::new(&[]).refuses_by_policy(&[400], &between("GET ", paths, " HTTP/1.1\r\n@H\r\n"));
 }
 
-/// A letter needs no escape. Who writes one hides a word from whoever compares paths as they stand.
+/// Letters need no escape. An escaped letter hides a word from path comparisons.
 #[test]
-fn letters_are_not_escaped() {
+fn escaped_letters_are_rejected() {
     let paths: &[&[u8]] = &[
         b"/timbr/api/get_to%6ben",
         b"/timbr/api/get%5Ftoken",
@@ -65,7 +65,7 @@ fn letters_are_not_escaped() {
     Site::new(&[]).refuses_by_policy(&[400], &between("POST ", paths, " HTTP/1.1\r\n@H\r\n"));
 }
 
-/// Whatever the spelling, no path reaches the backend without a key.
+/// No spelling of a path reaches the backend without a key.
 #[test]
 fn no_spelling_passes_without_a_key() {
     let site = Site::new(&[]);
@@ -85,17 +85,17 @@ fn no_spelling_passes_without_a_key() {
     ];
     let end = " HTTP/1.1\r\nHost: h\r\nContent-Type: application/json\r\n\r\n";
     site.judge_each(&between("GET ", paths, end), 1, |outcome| {
-        let answer = outcome.answers.first().ok_or("no answer")?;
-        super::said_no(answer, &[400, 401, 404, 405])
+        let response = outcome.responses.first().ok_or("no response")?;
+        super::said_no(response, &[400, 401, 404, 405])
     });
     let seen = site.backend.seen();
     let expected = |target: &str| target.contains("smuggled") || target.contains("afterwards");
     assert!(seen.iter().all(|seen| expected(&seen.target)), "{seen:#?}");
 }
 
-/// What an operator may see is not served where clients come in.
+/// Admin paths are not served on the client listeners.
 #[test]
-fn the_gateway_keeps_its_own_affairs_to_itself() {
+fn admin_paths_are_not_served_to_clients() {
     let paths: &[&[u8]] = &[
         b"/metrics",
         b"/metrics/",
@@ -118,7 +118,7 @@ fn the_gateway_keeps_its_own_affairs_to_itself() {
 }
 
 #[test]
-fn what_was_judged_is_what_is_sent() {
+fn the_checked_target_is_the_forwarded_target() {
     let site = Site::new(&[]);
     for target in [
         "/timbr/api/a%20b",
@@ -131,11 +131,11 @@ fn what_was_judged_is_what_is_sent() {
         "/timbr/api/a+b,c:d@e!$&'()*=~",
     ] {
         let mut wire = crate::support::wire::Wire::connect(site.gateway.http());
-        // The template's `@` stands for something else, so the head is put together here.
+        // The template's `@` has a different meaning, so the head is built here.
         wire.send(format!("GET {target} HTTP/1.1\r\n").as_bytes());
         wire.send(&site.fill(0, b"@H\r\n"));
-        let answers = wire.read_answers(1, super::CLOSING).answers();
-        assert_eq!(answers.first().map(|answer| answer.status), Some(200), "{target}: {answers:?}");
+        let responses = wire.read_responses(1, super::CLOSING).responses();
+        assert_eq!(responses.first().map(|response| response.status), Some(200), "{target}: {responses:?}");
         assert!(site.backend.find(target).is_some(), "{target}: {:?}", site.backend.seen());
     }
 }

@@ -1,13 +1,13 @@
-//! Requests that would make a lenient proxy pass on bytes that nobody has judged.
+//! Requests that would make a lenient proxy forward unchecked bytes.
 
 use super::{Outcome, Site, between, refused, said_no};
 
-/// A request without a key: whoever answers it otherwise than 401 has let it pass unjudged.
+/// A request without a key: any response other than 401 means that it was not checked.
 const KEYLESS: &str =
     "GET /timbr/api/tunnelled HTTP/1.1\r\nHost: h\r\nContent-Type: application/json\r\n\r\n";
 
 #[test]
-fn connect_and_the_preface_of_http2_end_the_connection() {
+fn connect_and_the_http2_preface_end_the_connection() {
     let lines: &[&[u8]] = &[
         b"CONNECT gateway.test:443 HTTP/1.1\r\n@H\r\n",
         b"CONNECT 127.0.0.1:80 HTTP/1.1\r\n@H\r\n",
@@ -17,11 +17,11 @@ fn connect_and_the_preface_of_http2_end_the_connection() {
     let site = Site::new(&[]);
     let cases = between("", lines, KEYLESS);
     site.judge_each(&cases, usize::MAX, |outcome| refused(outcome, &[400, 404, 405, 501, 505]));
-    assert!(!site.backend.saw("tunnelled"));
+    assert!(!site.backend.has_bytes("tunnelled"));
 }
 
 #[test]
-fn trace_and_targets_that_are_no_path_are_refused() {
+fn trace_and_targets_without_a_path_are_rejected() {
     let lines: &[&[u8]] = &[
         b"TRACE @T HTTP/1.1\r\n@H\r\n",
         b"TRACK @T HTTP/1.1\r\n@H\r\n",
@@ -33,7 +33,7 @@ fn trace_and_targets_that_are_no_path_are_refused() {
     Site::new(&[]).refuses_by_policy(&[400, 404, 405, 501], &between("", lines, ""));
 }
 
-/// HTTP/2 is declined in silence, everything else with a refusal. What follows is a request like any other.
+/// An upgrade to HTTP/2 is silently ignored, any other one is rejected. The next request is handled normally.
 #[test]
 fn an_upgrade_is_not_granted() {
     let refused: &[&[u8]] = &[
@@ -51,7 +51,7 @@ fn an_upgrade_is_not_granted() {
     let cases = |wishes| between("GET @T HTTP/1.1\r\n@H", wishes, &format!("\r\n{KEYLESS}"));
     site.judge_each(&cases(declined), 3, |outcome| judged_alone(outcome, 200));
     site.judge_each(&cases(refused), 3, |outcome| judged_alone(outcome, 400));
-    assert!(!site.backend.saw("tunnelled"));
+    assert!(!site.backend.has_bytes("tunnelled"));
     for seen in site.backend.seen() {
         for name in ["upgrade", "connection", "http2-settings"] {
             assert_eq!(seen.count(name), 0, "{seen:?}");
@@ -59,9 +59,11 @@ fn an_upgrade_is_not_granted() {
     }
 }
 
-/// Three requests, three answers of their own.
+/// Three requests with three separate responses.
 fn judged_alone(outcome: &Outcome, status: u16) -> Result<(), String> {
-    let [first, keyless, last] = &outcome.answers[..] else { return Err("not three answers".into()) };
+    let [first, keyless, last] = &outcome.responses[..] else {
+        return Err("not exactly three responses".into());
+    };
     said_no(keyless, &[401])?;
     ((first.status, last.status) == (status, 200)).then_some(()).ok_or("not served".to_owned())
 }

@@ -1,4 +1,4 @@
-//! What holds of every store, be it memory, a file, one Redis, one with Sentinels, or a cluster.
+//! The contract of every store: memory, file, one Redis, Redis with Sentinels, and a Redis cluster.
 
 use std::collections::HashSet;
 use std::time::Duration;
@@ -8,7 +8,7 @@ use timbr_gateway::base::user_name::UserName;
 use timbr_gateway::store::{Revocation, TokenFilter};
 
 use crate::support::bearer::SALT;
-use crate::support::stores::{Ground, id_of, new_token};
+use crate::support::stores::{StoreFixture, id_of, new_token};
 use crate::support::wait_until;
 
 const OTHER_SALT: &str = "d6HnHQJy2nl1YqLeN0dZlmaIHvVkAx2gRUbDUr3lKEE=";
@@ -17,40 +17,40 @@ fn filter(user: Option<&str>, most: usize) -> TokenFilter {
     TokenFilter { user: user.map(|user| UserName::parse(user.as_bytes()).expect("valid")), limit: most }
 }
 
-/// All of it for each kind: starting servers takes longer than asking them.
+/// All checks for each kind in one test, because starting the servers takes longest.
 #[test]
-fn every_store_does_the_same() {
+fn every_store_fulfils_the_contract() {
     std::thread::scope(|scope| {
-        for ground in Ground::all() {
+        for fixture in StoreFixture::all() {
             scope.spawn(move || {
-                let name = ground.name();
+                let name = fixture.name();
                 println!("{name}");
-                a_login_keeps_its_token(&ground);
-                an_upstream_key_is_kept_and_can_be_changed(&ground);
-                revoked_is_revoked(&ground);
-                who_was_ended_gets_nothing_for_a_login_of_before(&ground);
-                live_tokens_are_listed(&ground);
-                threads_that_mint_for_one_login_at_once_agree(&ground);
-                what_outlives_the_process_outlives_it(&ground);
-                salts_rotate(&ground);
-                users_of_salts_are_counted(&ground);
+                a_login_keeps_its_token(&fixture);
+                an_upstream_key_is_stored_and_can_be_changed(&fixture);
+                a_revoked_token_stays_revoked(&fixture);
+                a_login_before_a_revocation_gets_no_token(&fixture);
+                live_tokens_are_listed(&fixture);
+                concurrent_mints_of_one_login_agree(&fixture);
+                persistent_stores_keep_tokens_across_restarts(&fixture);
+                salts_rotate(&fixture);
+                salt_usage_is_counted(&fixture);
             });
         }
     });
 }
 
-fn a_login_keeps_its_token(ground: &Ground) {
-    let replica = ground.open();
+fn a_login_keeps_its_token(fixture: &StoreFixture) {
+    let replica = fixture.open();
     let first = replica.mint("keeps", 1).expect("minted");
-    assert_eq!(first, id_of("keeps", &[1; 20]), "{}", ground.name());
-    assert_eq!(replica.mint("keeps", 2), Ok(first), "the first one stays");
-    assert_ne!(replica.mint("keeps-2", 1), Ok(first), "another login has its own");
-    assert_eq!(replica.find(&first, 0).expect("it answers").expect("it lives").user.as_str(), "keeps");
-    assert!(!replica.lives(&id_of("keeps", &[2; 20])), "the second one was never kept");
-    if ground.is_shared() {
-        let other = ground.open();
-        assert_eq!(other.mint("keeps", 3), Ok(first), "{}: at another replica too", ground.name());
-        let found = other.find(&first, 0).expect("it answers").expect("it lives there too");
+    assert_eq!(first, id_of("keeps", &[1; 20]), "{}", fixture.name());
+    assert_eq!(replica.mint("keeps", 2), Ok(first), "the first token stays");
+    assert_ne!(replica.mint("keeps-2", 1), Ok(first), "a different login has its own token");
+    assert_eq!(replica.find(&first, 0).expect("it responds").expect("it lives").user.as_str(), "keeps");
+    assert!(!replica.lives(&id_of("keeps", &[2; 20])), "the second token was never stored");
+    if fixture.is_shared() {
+        let other = fixture.open();
+        assert_eq!(other.mint("keeps", 3), Ok(first), "{}: also at a second replica", fixture.name());
+        let found = other.find(&first, 0).expect("it responds").expect("it lives there too");
         let left = |replica: &crate::support::stores::Replica, expires: timbr_gateway::base::clock::Tick| {
             expires.since(replica.clock.now()).as_secs()
         };
@@ -58,21 +58,21 @@ fn a_login_keeps_its_token(ground: &Ground) {
     }
 }
 
-fn an_upstream_key_is_kept_and_can_be_changed(ground: &Ground) {
-    let replica = ground.open();
+fn an_upstream_key_is_stored_and_can_be_changed(fixture: &StoreFixture) {
+    let replica = fixture.open();
     let id = replica.mint_with_key("with-a-key", 1, Some("tk_first")).expect("minted");
     let key_at = |replica: &crate::support::stores::Replica| {
-        let record = replica.find(&id, 0).expect("it answers").expect("it lives");
+        let record = replica.find(&id, 0).expect("it responds").expect("it lives");
         record.upstream_key().map(|key| key.expose().to_owned())
     };
-    assert_eq!(key_at(&replica).as_deref(), Some("tk_first"), "{}", ground.name());
-    let other = ground.is_shared().then(|| ground.open());
+    assert_eq!(key_at(&replica).as_deref(), Some("tk_first"), "{}", fixture.name());
+    let other = fixture.is_shared().then(|| fixture.open());
     if let Some(other) = &other {
-        assert_eq!(key_at(other).as_deref(), Some("tk_first"), "{}", ground.name());
+        assert_eq!(key_at(other).as_deref(), Some("tk_first"), "{}", fixture.name());
     }
     replica
         .block_on(replica.store().set_upstream_key(&id, Secret::new("tk_second".into())))
-        .expect("it answers");
+        .expect("it responds");
     assert_eq!(key_at(&replica).as_deref(), Some("tk_second"));
     if let Some(other) = &other {
         wait_until("the other replica knows the new key", || key_at(other).as_deref() == Some("tk_second"));
@@ -80,40 +80,40 @@ fn an_upstream_key_is_kept_and_can_be_changed(ground: &Ground) {
     let unknown = id_of("nobody", &[9; 20]);
     replica
         .block_on(replica.store().set_upstream_key(&unknown, Secret::new("tk_x".into())))
-        .expect("it answers");
+        .expect("it responds");
     assert!(!replica.lives(&unknown));
 }
 
-fn revoked_is_revoked(ground: &Ground) {
-    let replica = ground.open();
+fn a_revoked_token_stays_revoked(fixture: &StoreFixture) {
+    let replica = fixture.open();
     let user = |name: &str| UserName::parse(name.as_bytes()).expect("valid");
     let mint = |name: &str, seed| replica.mint(name, seed).expect("minted");
-    let revoke = |what| replica.block_on(replica.store().revoke(what)).expect("it answers");
+    let revoke = |what| replica.block_on(replica.store().revoke(what)).expect("it responds");
 
     let (alices, bobs) = (mint("r-alice", 1), mint("r-bob", 1));
     revoke(Revocation::User(user("r-alice")));
-    assert!(!replica.lives(&alices) && replica.lives(&bobs), "{}", ground.name());
+    assert!(!replica.lives(&alices) && replica.lives(&bobs), "{}", fixture.name());
     let second = mint("r-alice", 2);
     assert_ne!(second, alices, "a revoked token does not come back");
     assert!(replica.lives(&second) && !replica.lives(&alices));
 
     revoke(Revocation::Token(bobs.fingerprint()));
-    assert!(!replica.lives(&bobs) && replica.lives(&second), "{}", ground.name());
+    assert!(!replica.lives(&bobs) && replica.lives(&second), "{}", fixture.name());
 
     let third = mint("r-bob", 3);
     revoke(Revocation::All);
-    assert!(!replica.lives(&second) && !replica.lives(&third), "{}", ground.name());
+    assert!(!replica.lives(&second) && !replica.lives(&third), "{}", fixture.name());
     assert!(replica.lives(&mint("r-bob", 4)));
 }
 
-fn live_tokens_are_listed(ground: &Ground) {
-    let replica = ground.open();
-    let list = |filter| replica.block_on(replica.store().list(filter)).expect("it answers");
-    replica.block_on(replica.store().revoke(Revocation::All)).expect("it answers");
-    assert_eq!(list(filter(None, 10)).tokens, [], "{}: what was revoked is not shown", ground.name());
+fn live_tokens_are_listed(fixture: &StoreFixture) {
+    let replica = fixture.open();
+    let list = |filter| replica.block_on(replica.store().list(filter)).expect("it responds");
+    replica.block_on(replica.store().revoke(Revocation::All)).expect("it responds");
+    assert_eq!(list(filter(None, 10)).tokens, [], "{}: revoked tokens are not listed", fixture.name());
     let ids: Vec<_> = (1..=5).map(|n| replica.mint(&format!("listed-{n}"), n).expect("minted")).collect();
     let all = list(filter(None, 10));
-    assert!(!all.truncated && all.tokens.len() == 5, "{}: {all:?}", ground.name());
+    assert!(!all.truncated && all.tokens.len() == 5, "{}: {all:?}", fixture.name());
     assert!(
         all.tokens.iter().all(|line| line.minted < line.expires && line.last_used >= line.minted),
         "{all:?}"
@@ -122,20 +122,24 @@ fn live_tokens_are_listed(ground: &Ground) {
     assert_eq!(one.tokens.len(), 1);
     assert_eq!((one.tokens[0].user.as_str(), one.tokens[0].fingerprint), ("listed-3", ids[2].fingerprint()));
     let some = list(filter(None, 3));
-    assert!(some.truncated && some.tokens.len() == 3, "{}: {some:?}", ground.name());
+    assert!(some.truncated && some.tokens.len() == 3, "{}: {some:?}", fixture.name());
 }
 
-fn who_was_ended_gets_nothing_for_a_login_of_before(ground: &Ground) {
-    let replica = ground.open();
+fn a_login_before_a_revocation_gets_no_token(fixture: &StoreFixture) {
+    let replica = fixture.open();
     let store = replica.store();
     let users = |user: &str| HashSet::from([user.to_owned()]);
     let first = replica.mint("ended", 1).expect("minted");
     let before = store.proof_for(0);
     store.revoke_users(&users("ended"));
-    wait_until("it has ended", || !replica.lives(&first));
-    assert!(replica.mint_proven("ended", 2, before).is_err(), "{}: it was verified before", ground.name());
-    wait_until("a login of afterwards counts", || replica.mint("ended", 3).is_ok());
-    // Whichever of both comes first.
+    wait_until("the token is revoked", || !replica.lives(&first));
+    assert!(
+        replica.mint_proven("ended", 2, before).is_err(),
+        "{}: the login was verified before the revocation",
+        fixture.name()
+    );
+    wait_until("a login after the revocation gets a token", || replica.mint("ended", 3).is_ok());
+    // In either order.
     for round in 0..20 {
         let user = format!("ended-{round}");
         let proof = store.proof_for(0);
@@ -152,22 +156,26 @@ fn who_was_ended_gets_nothing_for_a_login_of_before(ground: &Ground) {
             minting.join().expect("no panic")
         });
         if minted.is_ok() {
-            wait_until("it ends all the same", || !replica.lives(&id_of(&user, &[1; 20])));
+            wait_until("the token is still revoked", || !replica.lives(&id_of(&user, &[1; 20])));
         }
     }
-    let other = if ground.is_shared() { &ground.open() } else { &replica };
+    let other = if fixture.is_shared() { &fixture.open() } else { &replica };
     let anybody = other.mint("anybody", 1).expect("minted");
     let before = other.store().proof_for(0);
     other.store().set_verifier(1);
     other.store().revoke_all();
-    wait_until("it ends everywhere", || !other.lives(&anybody) && !replica.lives(&anybody));
+    wait_until("the token is revoked everywhere", || !other.lives(&anybody) && !replica.lives(&anybody));
     for late in [before, other.store().proof_for(0)] {
-        assert!(other.mint_proven("anybody", 2, late).is_err(), "{}: by the verifier before", ground.name());
+        assert!(
+            other.mint_proven("anybody", 2, late).is_err(),
+            "{}: by the previous verifier",
+            fixture.name()
+        );
     }
 }
 
-fn threads_that_mint_for_one_login_at_once_agree(ground: &Ground) {
-    let replicas: Vec<_> = (0..if ground.is_shared() { 3 } else { 1 }).map(|_| ground.open()).collect();
+fn concurrent_mints_of_one_login_agree(fixture: &StoreFixture) {
+    let replicas: Vec<_> = (0..if fixture.is_shared() { 3 } else { 1 }).map(|_| fixture.open()).collect();
     for round in 0..20 {
         let user = format!("agree-{round}");
         let seeds: Vec<_> = std::thread::scope(|scope| {
@@ -186,69 +194,76 @@ fn threads_that_mint_for_one_login_at_once_agree(ground: &Ground) {
                 .collect();
             threads.into_iter().map(|thread| thread.join().expect("no panic").expect("minted")).collect()
         });
-        assert!(seeds.iter().all(|seed| *seed == seeds[0]), "{}: {seeds:?}", ground.name());
+        assert!(seeds.iter().all(|seed| *seed == seeds[0]), "{}: {seeds:?}", fixture.name());
         for replica in &replicas {
-            assert!(replica.lives(&id_of(&user, &seeds[0])), "{}", ground.name());
+            assert!(replica.lives(&id_of(&user, &seeds[0])), "{}", fixture.name());
         }
     }
 }
 
-fn what_outlives_the_process_outlives_it(ground: &Ground) {
-    let replica = ground.open();
+fn persistent_stores_keep_tokens_across_restarts(fixture: &StoreFixture) {
+    let replica = fixture.open();
     let (stays, ends) =
         (replica.mint("outlives", 1).expect("minted"), replica.mint("ends", 1).expect("minted"));
-    replica.block_on(replica.store().revoke(Revocation::Token(ends.fingerprint()))).expect("it answers");
+    replica.block_on(replica.store().revoke(Revocation::Token(ends.fingerprint()))).expect("it responds");
     replica.close();
-    let replica = ground.open();
-    assert_eq!(replica.lives(&stays), !matches!(ground, Ground::Memory), "{}", ground.name());
-    assert!(!replica.lives(&ends), "{}", ground.name());
+    let replica = fixture.open();
+    assert_eq!(replica.lives(&stays), !matches!(fixture, StoreFixture::Memory), "{}", fixture.name());
+    assert!(!replica.lives(&ends), "{}", fixture.name());
     if replica.lives(&stays) {
-        assert_eq!(replica.mint("outlives", 2), Ok(stays), "{}: its login knows it too", ground.name());
+        assert_eq!(
+            replica.mint("outlives", 2),
+            Ok(stays),
+            "{}: the login gets the same token",
+            fixture.name()
+        );
     }
     replica.close();
 }
 
-fn salts_rotate(ground: &Ground) {
-    if matches!(ground, Ground::Memory) {
-        return; // Nothing of it outlives the process that knew the old salt.
+fn salts_rotate(fixture: &StoreFixture) {
+    if matches!(fixture, StoreFixture::Memory) {
+        return; // A memory store does not survive the process with the old salt.
     }
-    let replica = ground.open();
+    let replica = fixture.open();
     let old = replica.mint("rotates", 1).expect("minted");
     replica.close();
-    let replica = ground.open_with(&[("API_AUTH_SALT", &format!("{OTHER_SALT},{SALT}"))]);
-    // What logins are known by comes from the primary salt, so this one is a new one.
+    let replica = fixture.open_with(&[("API_AUTH_SALT", &format!("{OTHER_SALT},{SALT}"))]);
+    // The login id is derived from the primary salt, so this is a new login.
     let new = replica.mint("rotated", 2).expect("minted");
-    assert!(replica.find(&old, 1).expect("it answers").is_some(), "{}: it stays good", ground.name());
-    replica.block_on(replica.store().set_upstream_key(&old, Secret::new("tk_x".into()))).expect("it answers");
-    assert!(replica.find(&old, 1).expect("it answers").expect("it lives").upstream_key().is_some());
+    assert!(replica.find(&old, 1).expect("it responds").is_some(), "{}: it stays good", fixture.name());
+    replica
+        .block_on(replica.store().set_upstream_key(&old, Secret::new("tk_x".into())))
+        .expect("it responds");
+    assert!(replica.find(&old, 1).expect("it responds").expect("it lives").upstream_key().is_some());
     replica.close();
-    let replica = ground.open_with(&[("API_AUTH_SALT", OTHER_SALT)]);
+    let replica = fixture.open_with(&[("API_AUTH_SALT", OTHER_SALT)]);
     assert!(
         replica.lives(&new) && !replica.lives(&old),
-        "{}: what the old salt made ends with it",
-        ground.name()
+        "{}: tokens of the old salt are revoked",
+        fixture.name()
     );
     replica.close();
 }
 
-fn users_of_salts_are_counted(ground: &Ground) {
+fn salt_usage_is_counted(fixture: &StoreFixture) {
     let salts = [("API_AUTH_SALT", &*format!("{OTHER_SALT},{SALT}"))];
-    let replica = ground.open_with(&salts);
+    let replica = fixture.open_with(&salts);
     let user = |name: &str| UserName::parse(name.as_bytes()).expect("valid");
     for name in ["alice", "bob", "alice"] {
         replica.store().record_salt_use(1, &user(name));
     }
-    let uses = || replica.block_on(replica.store().salt_usage(&[0, 1])).expect("it answers");
+    let uses = || replica.block_on(replica.store().salt_usage(&[0, 1])).expect("it responds");
     wait_until("both users are counted", || uses()[1].users == 2);
-    assert_eq!((uses()[0].last_used, uses()[0].users), (None, 0), "{}", ground.name());
+    assert_eq!((uses()[0].last_used, uses()[0].users), (None, 0), "{}", fixture.name());
     let last = uses()[1].last_used.expect("it was used").unix_seconds();
     let now = replica.clock.unix_seconds();
     assert!(last.abs_diff(now) <= Duration::from_secs(60).as_secs(), "{last} {now}");
     replica.close();
-    if !matches!(ground, Ground::Memory) {
-        let replica = ground.open_with(&salts);
-        let uses = replica.block_on(replica.store().salt_usage(&[0, 1])).expect("it answers");
-        assert_eq!(uses[1].users, 2, "{}: it outlives the process", ground.name());
+    if !matches!(fixture, StoreFixture::Memory) {
+        let replica = fixture.open_with(&salts);
+        let uses = replica.block_on(replica.store().salt_usage(&[0, 1])).expect("it responds");
+        assert_eq!(uses[1].users, 2, "{}: it survives the process", fixture.name());
         replica.close();
     }
 }

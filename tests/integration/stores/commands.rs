@@ -1,4 +1,4 @@
-//! `timbr-gateway tokens list|revoke` and `salt status`, as an operator runs them beside a gateway.
+//! `timbr-gateway tokens list|revoke` and `salt status` against a running gateway.
 
 use std::io::Write;
 use std::process::{Command, Output, Stdio};
@@ -24,7 +24,7 @@ fn program(gateway: &Gateway, arguments: &[&str], input: &str) -> Output {
         .stderr(Stdio::piped())
         .spawn()
         .expect("started");
-    // A command that reads no input may have ended already.
+    // A command that does not read its input may have exited.
     let _ = child.stdin.take().expect("piped").write_all(input.as_bytes());
     child.wait_with_output().expect("ended")
 }
@@ -39,7 +39,7 @@ fn status(gateway: &Gateway, token: &str) -> u16 {
 }
 
 #[test]
-fn tokens_are_shown_and_revoked_and_never_printed() {
+fn tokens_are_listed_and_revoked_without_printing_them() {
     let gateway = Gateway::start(Upstream::start().address(), &[]);
     let tokens = ["alice", "bob", "carol", "dave"].map(|user| gateway.token_of(user, "secret"));
     let fingerprint = |token: &str| format!("{:?}", TokenId::from_token(token.as_bytes()))[8..16].to_owned();
@@ -69,7 +69,7 @@ fn tokens_are_shown_and_revoked_and_never_printed() {
 }
 
 #[test]
-fn what_cannot_be_done_is_told_with_a_sentence() {
+fn errors_of_the_token_commands_are_explained() {
     let gateway = Gateway::start(Upstream::start().address(), &[]);
     for (arguments, code, part) in [
         (&["tokens", "revoke"][..], 2, "--user <NAME>"),
@@ -93,9 +93,9 @@ fn what_cannot_be_done_is_told_with_a_sentence() {
     assert!(String::from_utf8_lossy(&nobody.stderr).contains("http://127.0.0.1:1/tokens"), "{nobody:?}");
 }
 
-/// From one salt to another, as docs/tokens.md has it, with two replicas that are restarted in turn.
+/// Rotates the salt as in docs/tokens.md, with two replicas that are restarted one after the other.
 #[test]
-fn salts_are_rotated_without_a_client_noticing() {
+fn salts_are_rotated_without_failed_requests() {
     let redis = Redis::start();
     let upstream = Upstream::start();
     let url = redis.url();
@@ -108,36 +108,36 @@ fn salts_are_rotated_without_a_client_noticing() {
             ("API_AUTH_SALT", salts),
         ];
         let gateway = Gateway::start(upstream.address(), &options);
-        wait_until("the store answers", || gateway.metric("timbr_gateway_store_up") == 1.0);
+        wait_until("the store responds", || gateway.metric("timbr_gateway_store_up") == 1.0);
         gateway
     };
     let login = |gateway: &Gateway, salt: &str, user: &str| {
         let authorization = format!("Bearer {}", bearer_with(salt, user, "secret"));
-        let fields = [JSON, ("Authorization", authorization.as_str())];
-        let answer = gateway.client().send("POST /timbr/api/get_token", &fields, b"");
-        (answer.status == 200).then(|| answer.json()["data"][0].as_str().expect("a token").to_owned())
+        let headers = [JSON, ("Authorization", authorization.as_str())];
+        let response = gateway.client().send("POST /timbr/api/get_token", &headers, b"");
+        (response.status == 200).then(|| response.json()["data"][0].as_str().expect("a token").to_owned())
     };
     let (old_first, new_first) = (format!("{SALT},{OTHER_SALT}"), format!("{OTHER_SALT},{SALT}"));
 
-    // Before, and when both know both: tokens are still made with the old one.
+    // Before, and when both replicas have both salts: tokens are still made with the old one.
     let mut replicas = [start(SALT), start(SALT)];
     let early = login(&replicas[0], SALT, "early").expect("a token");
     for number in 0..2 {
         replicas[number] = start(&old_first);
         assert!(replicas.iter().all(|replica| status(replica, &early) == 200));
     }
-    // The new one becomes the primary one, at one replica before the other.
+    // The new salt becomes the primary one, at one replica before the other.
     replicas[0] = start(&new_first);
     let new = login(&replicas[0], OTHER_SALT, "new").expect("a token");
     assert!(replicas.iter().all(|replica| status(replica, &early) == 200 && status(replica, &new) == 200));
     replicas[1] = start(&new_first);
     assert!(replicas.iter().all(|replica| status(replica, &early) == 200 && status(replica, &new) == 200));
-    assert_eq!(login(&replicas[1], OTHER_SALT, "new"), Some(new.clone()), "the same at each");
+    assert_eq!(login(&replicas[1], OTHER_SALT, "new"), Some(new.clone()), "the same token at both");
 
-    // Who still uses the old one?
-    assert!(login(&replicas[0], SALT, "late").is_some(), "it still opens bearers");
+    // Is the old salt still used?
+    assert!(login(&replicas[0], SALT, "late").is_some(), "the old salt still opens bearers");
     let shown = || said(&program(&replicas[1], &["salt", "status"], ""));
-    wait_until("its use is told at the other replica", || {
+    wait_until("its use is reported at the other replica", || {
         let shown = shown();
         let old = shown.lines().nth(2).expect("a line").to_owned();
         old.ends_with(" 2") && old.contains('T')
@@ -146,14 +146,14 @@ fn salts_are_rotated_without_a_client_noticing() {
     assert!(shown.lines().nth(1).expect("a line").contains("primary"), "{shown}");
     assert!(!shown.contains("Since the start of this process"), "{shown}");
 
-    // Without the old one, what only it could do ends.
+    // Without the old salt, its bearers and tokens are rejected.
     let replica = start(OTHER_SALT);
     assert_eq!((status(&replica, &new), status(&replica, &early)), (200, 401));
     assert_eq!(login(&replica, SALT, "early"), None);
 }
 
 #[test]
-fn without_a_store_the_status_of_salts_says_since_when_it_counts() {
+fn without_a_store_salt_status_reports_since_when_it_counts() {
     let gateway = Gateway::start(Upstream::start().address(), &[]);
     let shown = said(&program(&gateway, &["salt", "status"], ""));
     assert!(shown.contains("never") && shown.contains("Since the start of this process"), "{shown}");

@@ -1,5 +1,5 @@
-//! How much room tokens take, and how fast they are found. `TOKENS=1000000` and optimised code give the figures of
-//! docs/tokens.md (`make figures`); usually fewer, so that it is seen that this still works.
+//! Memory per token and lookup times. `TOKENS=1000000` in a release build gives the figures of docs/tokens.md (`make
+//! figures`); the default is smaller and only checks that this works.
 
 use std::time::{Duration, Instant};
 
@@ -8,9 +8,9 @@ use timbr_gateway::store::{LoginId, NewToken, Seed, Store, TokenFilter, TokenId}
 use tokio::task::JoinSet;
 
 use crate::support::redis::Redis;
-use crate::support::stores::{Ground, Replica};
+use crate::support::stores::{Replica, StoreFixture};
 
-/// So many logins are under way at once.
+/// The number of concurrent logins.
 const TOGETHER: usize = 1000;
 
 fn count() -> u32 {
@@ -29,7 +29,7 @@ fn id(number: u32) -> TokenId {
 
 fn token(number: u32) -> NewToken {
     let mut login = [0; 16];
-    // Spread as hashes are.
+    // Uniformly distributed, like hashes.
     login.copy_from_slice(
         &aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, &number.to_be_bytes()).as_ref()[..16],
     );
@@ -37,12 +37,12 @@ fn token(number: u32) -> NewToken {
     NewToken { login: LoginId(login), user, upstream_key: None, salt: 0 }
 }
 
-/// Makes so many tokens, many at once; how long that took.
+/// Makes tokens concurrently; returns the duration.
 fn fill(replica: &Replica, count: u32) -> Duration {
     let begin = Instant::now();
     let store: std::sync::Arc<Store> = replica.shared();
     if store.is_memory_only() {
-        // One after the other: nothing waits, and tasks would leave holes in the memory that is measured.
+        // Sequential: nothing waits, and tasks would fragment the measured memory.
         replica.block_on(async {
             for number in 0..count {
                 store
@@ -72,7 +72,7 @@ fn fill(replica: &Replica, count: u32) -> Duration {
     begin.elapsed()
 }
 
-/// The time that one in a hundred takes longer than, and the longest.
+/// The 99th percentile and the maximum.
 fn p99(mut times: Vec<Duration>) -> (Duration, Duration) {
     times.sort();
     (times[times.len() * 99 / 100], times[times.len() - 1])
@@ -103,12 +103,12 @@ fn a_million_tokens() {
 
 fn in_memory(count: u32) {
     let options = [("TOKENS_MAX", "2000000"), ("TOKENS_TTL", "1h")];
-    let few = Ground::Memory.open_with(&options);
+    let few = StoreFixture::Memory.open_with(&options);
     fill(&few, 1000);
     let (among_few, _) = lookups(&few, 100_000, 1000);
     drop(few);
     let before = resident();
-    let replica = Ground::Memory.open_with(&options);
+    let replica = StoreFixture::Memory.open_with(&options);
     let made = fill(&replica, count);
     let each = resident().saturating_sub(before) / count as usize;
     let (found, longest) = lookups(&replica, 1_000_000.min(10 * count), count);
@@ -116,8 +116,8 @@ fn in_memory(count: u32) {
         "memory: {count} tokens made in {made:?}, {each} bytes each; a lookup takes {found:?} (p99; {among_few:?} among \
          1000), {longest:?} at most"
     );
-    // Half of them end, while the other half is looked up.
-    let replica = Ground::Memory.open_with(&options);
+    // Half of them expire, while the other half is looked up.
+    let replica = StoreFixture::Memory.open_with(&options);
     fill(&replica, count);
     replica.clock.advance(Duration::from_secs(3601));
     let store = replica.shared();
@@ -158,18 +158,18 @@ fn in_memory(count: u32) {
 }
 
 fn in_a_file(count: u32) {
-    let ground = Ground::File(tempfile::tempdir().expect("a folder"));
+    let fixture = StoreFixture::File(tempfile::tempdir().expect("a folder"));
     let options = [("TOKENS_MAX", "2000000")];
-    let replica = ground.open_with(&options);
+    let replica = fixture.open_with(&options);
     let made = fill(&replica, count);
     replica.close();
-    let size = std::fs::metadata(ground.path()).expect("it is there").len();
+    let size = std::fs::metadata(fixture.path()).expect("it is there").len();
     let begin = Instant::now();
-    let replica = ground.open_with(&options);
+    let replica = fixture.open_with(&options);
     let opened = begin.elapsed();
     assert!((0..count).step_by(997).all(|number| replica.store().find(&id(number)).is_some()));
     println!(
-        "file: {count} tokens made in {made:?} ({TOGETHER} at once), {} bytes each; opened again in {opened:?}",
+        "file: {count} tokens made in {made:?} ({TOGETHER} concurrently), {} bytes each; opened again in {opened:?}",
         size / u64::from(count)
     );
     let begin = Instant::now();
@@ -181,29 +181,30 @@ fn in_a_file(count: u32) {
 }
 
 fn in_redis(count: u32) {
-    // Three round trips each; what is said of each does not depend on how many there are.
+    // Three round trips each; the result does not depend on the number of tokens.
     let count = count.min(200_000);
-    let ground = Ground::Redis(Redis::start());
-    let Ground::Redis(redis) = &ground else { unreachable!() };
+    let fixture = StoreFixture::Redis(Redis::start());
+    let StoreFixture::Redis(redis) = &fixture else { unreachable!() };
     let used = || -> u64 {
         let info: String = redis.command(&["INFO", "memory"]);
         let line = info.lines().find_map(|line| line.strip_prefix("used_memory:")).expect("a line");
         line.parse().expect("a number")
     };
-    let replica = ground.open();
+    let replica = fixture.open();
     let before = used();
     let made = fill(&replica, count);
     let each = (used() - before) / u64::from(count);
-    let other = ground.open();
+    let other = fixture.open();
     let times = (0..count.min(20_000)).map(|number| {
         let begin = Instant::now();
-        assert!(other.find(&id(number), 0).expect("it answers").is_some());
+        assert!(other.find(&id(number), 0).expect("it responds").is_some());
         begin.elapsed()
     });
     let (found, longest) = p99(times.collect());
     let begin = Instant::now();
-    let listing =
-        other.block_on(other.store().list(TokenFilter { user: None, limit: 2_000_000 })).expect("it answers");
+    let listing = other
+        .block_on(other.store().list(TokenFilter { user: None, limit: 2_000_000 }))
+        .expect("it responds");
     assert_eq!(listing.tokens.len(), count as usize);
     println!(
         "redis: {count} tokens made in {made:?} ({TOGETHER} at once), {each} bytes of Redis each; a first lookup takes \

@@ -1,4 +1,4 @@
-//! Token stores: what holds of each, and what holds of the one or the other.
+//! Token stores: the common contract, and the specifics of each kind.
 
 mod alike;
 mod commands;

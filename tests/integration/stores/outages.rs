@@ -1,5 +1,5 @@
-//! Redis is killed, hangs, is slow, or takes no writes: known tokens go on, others get 503, and nobody gets in who should
-//! not.
+//! Redis is killed, hangs, is slow, or is read-only: known tokens stay valid, other requests get 503, and no invalid
+//! token is accepted.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::support::bearer::bearer;
-use crate::support::client::Answer;
+use crate::support::client::Response;
 use crate::support::gateway::Gateway;
 use crate::support::redis::Redis;
 use crate::support::upstream::Upstream;
@@ -16,11 +16,11 @@ use crate::support::wait_until;
 
 const JSON: (&str, &str) = ("Content-Type", "application/json");
 
-/// What a request may wait for the store, and what a busy machine may add to it.
+/// The store timeout of a request, and a margin for a busy machine.
 const DEADLINE: Duration = Duration::from_millis(50);
 const NOISE: Duration = Duration::from_millis(100);
 
-/// A gateway on a Redis, and two tokens: one that it knows, and one that only another gateway knows.
+/// A gateway with a Redis, and two tokens: one that the gateway knows, and one that only a different gateway knows.
 struct Scene {
     gateway: Gateway,
     known: String,
@@ -36,7 +36,7 @@ impl Scene {
         let direct = redis.url();
         let other = [("STORE_KIND", "redis"), ("STORE_URLS", direct.as_str()), ("STORE_TIMEOUT", "2s")];
         let other = Gateway::start(upstream.address(), &other);
-        wait_until("the store answers", || is_up(&gateway) && is_up(&other));
+        wait_until("the store responds", || is_up(&gateway) && is_up(&other));
         let known = gateway.token_of("known", "secret");
         let unknown = other.token_of("unknown", "secret");
         let scene = Scene { gateway, known, unknown, upstream };
@@ -44,11 +44,11 @@ impl Scene {
         scene
     }
 
-    fn query(&self, token: &str) -> Answer {
+    fn query(&self, token: &str) -> Response {
         self.gateway.client().send("GET /timbr/api/x", &[JSON, ("x-api-key", token)], b"")
     }
 
-    fn login(&self, user: &str) -> Answer {
+    fn login(&self, user: &str) -> Response {
         let authorization = format!("Bearer {}", bearer(user, "secret"));
         self.gateway.client().send(
             "POST /timbr/api/get_token",
@@ -57,28 +57,32 @@ impl Scene {
         )
     }
 
-    /// For as long as the store is away.
+    /// The behaviour while the store is unavailable.
     fn holds_out(&self) {
         let arrived = self.upstream.log().len();
         let mut slowest = Duration::ZERO;
         for number in 0..40 {
             let begin = Instant::now();
-            assert_eq!(self.query(&self.known).status, 200, "a known token goes on working");
-            assert_eq!(self.login("known").status, 200, "and its login is given it again");
-            for answer in [self.query(&self.unknown), self.login(&format!("new-{number}"))] {
-                let told = (answer.status, answer.reason(), answer.field("retry-after").to_owned());
+            assert_eq!(self.query(&self.known).status, 200, "a known token stays valid");
+            assert_eq!(self.login("known").status, 200, "its login gets the same token");
+            for response in [self.query(&self.unknown), self.login(&format!("new-{number}"))] {
+                let told = (response.status, response.reason(), response.header("retry-after").to_owned());
                 assert_eq!(told, (503, "token_store_unavailable".into(), "1".into()));
             }
             slowest = slowest.max(begin.elapsed());
         }
-        assert_eq!(self.upstream.log().len(), arrived + 40, "nothing of an unknown token arrived");
+        assert_eq!(
+            self.upstream.log().len(),
+            arrived + 40,
+            "no request with the unknown token was forwarded"
+        );
         println!("four requests, two of them unknown: {slowest:?} at most");
         assert!(slowest < 2 * DEADLINE + NOISE, "{slowest:?}");
     }
 
     fn recovers(&self) {
         let begin = Instant::now();
-        wait_until("it answers again", || self.query(&self.unknown).status == 200);
+        wait_until("the store responds again", || self.query(&self.unknown).status == 200);
         println!("recovered after {:?}", begin.elapsed());
         assert!(begin.elapsed() < Duration::from_secs(2), "{:?}", begin.elapsed());
         wait_until("that shows", || is_up(&self.gateway));
@@ -90,10 +94,10 @@ fn is_up(gateway: &Gateway) -> bool {
     gateway.metric("timbr_gateway_store_up") == 1.0
 }
 
-/// How long it takes until the gateway knows.
+/// The time until the gateway detects the outage.
 fn notices(scene: &Scene) -> Duration {
     let begin = Instant::now();
-    wait_until("that is noticed", || !is_up(&scene.gateway));
+    wait_until("the outage is detected", || !is_up(&scene.gateway));
     println!("noticed after {:?}", begin.elapsed());
     begin.elapsed()
 }
@@ -101,7 +105,7 @@ fn notices(scene: &Scene) -> Duration {
 #[test]
 fn redis_is_killed() {
     let mut redis = Redis::start();
-    // What is unknown must still be there afterwards.
+    // The unknown token must still exist afterwards.
     let _: String = redis.command(&["CONFIG", "SET", "appendfsync", "always"]);
     let scene = Scene::new(&redis, &redis.url(), &[]);
     let value: Vec<(Vec<u8>, Vec<u8>)> = redis
@@ -124,29 +128,25 @@ fn redis_is_killed() {
 }
 
 #[test]
-fn what_an_empty_server_has_lost_is_put_back() {
+fn an_empty_server_is_repaired() {
     let mut redis = Redis::start();
     let scene = Scene::new(&redis, &redis.url(), &[]);
     let users: Vec<_> = (0..50).map(|number| format!("user-{number}")).collect();
     let tokens: Vec<_> = users.iter().map(|user| scene.gateway.token_of(user, "secret")).collect();
     scene.gateway.revoke("{\"user\":\"user-7\"}");
     redis.restart();
-    assert_eq!(redis.command::<u64>(&["EXISTS", "timbr-gateway:notices"]), 0, "it is empty");
+    assert_eq!(redis.command::<u64>(&["EXISTS", "timbr-gateway:notices"]), 0, "the server is empty");
     let url = redis.url();
     let options = [("STORE_KIND", "redis"), ("STORE_URLS", url.as_str()), ("STORE_TIMEOUT", "2s")];
     let other = Gateway::start(scene.upstream.address(), &options);
     let status =
         |token: &str| other.client().send("GET /timbr/api/x", &[JSON, ("x-api-key", token)], b"").status;
-    wait_until("a replica that never saw them knows all but the revoked one", || {
+    wait_until("a replica that never saw them finds all but the revoked one", || {
         tokens.iter().filter(|token| status(token) == 200).count() == 49
     });
-    wait_until("the revocation is there again", || status(&tokens[7]) == 401);
+    wait_until("the revocation is restored", || status(&tokens[7]) == 401);
     for number in [0, 49] {
-        assert_eq!(
-            other.token_of(&users[number], "secret"),
-            tokens[number],
-            "its login is given the same one"
-        );
+        assert_eq!(other.token_of(&users[number], "secret"), tokens[number], "its login gets the same token");
     }
 }
 
@@ -163,14 +163,14 @@ fn redis_hangs() {
     for _ in 0..50 {
         assert_eq!(scene.query(&scene.unknown).status, 503);
     }
-    println!("{:?} for a refusal once it is known", begin.elapsed() / 50);
+    println!("{:?} for a rejection once the outage is known", begin.elapsed() / 50);
     assert!(begin.elapsed() < 50 * Duration::from_millis(20), "the breaker is open: nothing waits");
-    redis.go_on();
+    redis.resume();
     scene.recovers();
 }
 
 #[test]
-fn redis_takes_no_writes() {
+fn redis_is_read_only() {
     let redis = Redis::start();
     let other = Redis::start();
     let scene = Scene::new(&redis, &redis.url(), &[]);
@@ -184,7 +184,7 @@ fn redis_takes_no_writes() {
     scene.recovers();
 }
 
-/// Keys and values as they stand, to be put back after a server followed an empty one.
+/// Keys and values, to be restored after a server followed an empty one.
 fn dump(redis: &Redis) -> Vec<u8> {
     let mut all = Vec::new();
     for key in redis.command::<Vec<Vec<u8>>>(&["KEYS", "*:t:*"]) {
@@ -218,7 +218,7 @@ fn redis_is_slow() {
     let begin = Instant::now();
     assert_eq!(scene.query(&scene.unknown).status, 200, "slow, but in time");
     println!("a lookup over 2 × 20 ms: {:?}", begin.elapsed());
-    // Each of its steps is in time, though all together are not.
+    // Each single step is in time, although the sum is not.
     let extra = scene.gateway.token_of("extra", "secret");
     assert!(extra.starts_with("tk_"));
 }
@@ -236,7 +236,7 @@ fn redis_is_too_slow() {
     scene.recovers();
 }
 
-/// Passes on what comes, so many milliseconds late in each direction.
+/// Forwards data with a delay in milliseconds in each direction.
 fn slow(to: SocketAddr) -> (SocketAddr, Arc<AtomicU64>) {
     let listener = TcpListener::bind("127.0.0.1:0").expect("bound");
     let address = listener.local_addr().expect("an address");
@@ -246,7 +246,7 @@ fn slow(to: SocketAddr) -> (SocketAddr, Arc<AtomicU64>) {
         for client in listener.incoming() {
             let Ok(client) = client else { return };
             let Ok(server) = TcpStream::connect(to) else { continue };
-            let ends = |stream: &TcpStream| stream.try_clone().expect("another descriptor");
+            let ends = |stream: &TcpStream| stream.try_clone().expect("a second descriptor");
             for (from, to) in [(ends(&client), ends(&server)), (ends(&server), ends(&client))] {
                 let delay = Arc::clone(&of);
                 std::thread::spawn(move || pass(from, to, &delay));
@@ -268,7 +268,7 @@ fn pass(mut from: TcpStream, mut to: TcpStream, delay: &AtomicU64) {
 }
 
 #[test]
-fn what_is_known_is_believed_no_longer_than_it_may_be() {
+fn known_tokens_are_accepted_up_to_max_stale() {
     let mut redis = Redis::start();
     let scene = Scene::new(&redis, &redis.url(), &[("STORE_MAX_STALE", "10m")]);
     redis.kill();
@@ -276,16 +276,16 @@ fn what_is_known_is_believed_no_longer_than_it_may_be() {
     scene.gateway.clock.advance(Duration::from_secs(590));
     assert_eq!(scene.query(&scene.known).status, 200);
     scene.gateway.clock.advance(Duration::from_secs(20));
-    let answer = scene.query(&scene.known);
-    assert_eq!((answer.status, answer.reason().as_str()), (503, "token_store_unavailable"));
+    let response = scene.query(&scene.known);
+    assert_eq!((response.status, response.reason().as_str()), (503, "token_store_unavailable"));
     assert_eq!(scene.login("known").status, 503);
     redis.restart();
-    wait_until("it is back", || is_up(&scene.gateway));
-    assert_eq!(scene.query(&scene.known).status, 200, "vouched for again");
+    wait_until("the store is available again", || is_up(&scene.gateway));
+    assert_eq!(scene.query(&scene.known).status, 200, "confirmed again");
 }
 
 #[test]
-fn a_gateway_starts_without_its_store_and_serves_once_that_is_there() {
+fn the_gateway_starts_before_its_store() {
     let mut redis = Redis::start();
     redis.kill();
     let upstream = Upstream::start();
@@ -295,17 +295,17 @@ fn a_gateway_starts_without_its_store_and_serves_once_that_is_there() {
     let ready = || {
         crate::support::client::Client::connect(gateway.admin()).send("GET /readyz", &[], b"").status == 200
     };
-    wait_until("it is ready: that does not hang on Redis", ready);
+    wait_until("the gateway is ready without Redis", ready);
     let authorization = format!("Bearer {}", bearer("alice", "secret"));
-    let fields = [JSON, ("Authorization", authorization.as_str())];
-    let login = || gateway.client().send("POST /timbr/api/get_token", &fields, b"").status;
+    let headers = [JSON, ("Authorization", authorization.as_str())];
+    let login = || gateway.client().send("POST /timbr/api/get_token", &headers, b"").status;
     assert_eq!(login(), 503);
     let strangers = format!("tk_{}", "0".repeat(56));
     let foreign = gateway.client().send("GET /timbr/api/x", &[JSON, ("x-api-key", &strangers)], b"");
     assert_eq!(
         (foreign.status, foreign.reason().as_str()),
         (401, "api_key_unknown"),
-        "not the store's concern"
+        "independent of the store"
     );
     redis.restart();
     wait_until("it serves", || login() == 200);

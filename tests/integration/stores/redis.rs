@@ -1,4 +1,4 @@
-//! Tokens in Redis: what stands there, how it ends, and who may do what.
+//! Tokens in Redis: stored data, expiry and access rights.
 
 use std::time::{Duration, Instant};
 
@@ -8,7 +8,7 @@ use crate::support::bearer::bearer;
 use crate::support::gateway::Gateway;
 use crate::support::pki::Pki;
 use crate::support::redis::Redis;
-use crate::support::stores::Ground;
+use crate::support::stores::StoreFixture;
 use crate::support::upstream::Upstream;
 use crate::support::wait_until;
 
@@ -19,20 +19,22 @@ fn contains(all: &[u8], part: &[u8]) -> bool {
 }
 
 #[test]
-fn a_dump_is_no_credential_and_names_nobody() {
+fn a_dump_contains_no_credentials_and_no_users() {
     let redis = Redis::start();
     let upstream = Upstream::start();
     let url = redis.url();
     let options =
         [("STORE_KIND", "redis"), ("STORE_URLS", url.as_str()), ("LIMITS_FAILURES_PER_ADDRESS", "5")];
     let gateway = Gateway::start(upstream.address(), &options);
-    wait_until("the store answers", || gateway.metric("timbr_gateway_store_up") == 1.0);
+    wait_until("the store responds", || gateway.metric("timbr_gateway_store_up") == 1.0);
     let token = gateway.token_of("somebody-by-name", "password-of-somebody");
     gateway.revoke("{\"user\":\"somebody-by-name\"}");
     let wrong = format!("Bearer {}", bearer("x", "y").replace('A', "B"));
     gateway.client().send("POST /timbr/api/get_token", &[JSON, ("Authorization", &wrong)], b"");
-    wait_until("the failure is told", || redis.command::<u64>(&["XLEN", "timbr-gateway:failures"]) == 1);
-    wait_until("the salt's use is told", || redis.command::<Vec<String>>(&["KEYS", "*salt:*"]).len() == 1);
+    wait_until("the failure is published", || redis.command::<u64>(&["XLEN", "timbr-gateway:failures"]) == 1);
+    wait_until("the salt's use is published", || {
+        redis.command::<Vec<String>>(&["KEYS", "*salt:*"]).len() == 1
+    });
     let all = redis.everything();
     assert!(contains(&all, b"timbr-gateway:t:") && contains(&all, b"timbr-gateway:notices"));
     let id = format!("{:?}", TokenId::from_token(token.as_bytes()));
@@ -41,24 +43,24 @@ fn a_dump_is_no_credential_and_names_nobody() {
         assert!(!contains(&all, secret.as_bytes()), "{secret}");
     }
     let hash = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, token.as_bytes());
-    assert!(!contains(&all, &hash.as_ref()[..4]), "the hash is no index either");
+    assert!(!contains(&all, &hash.as_ref()[..4]), "the hash is not an index either");
 }
 
 #[test]
-fn values_cannot_be_moved_or_made_up() {
-    let ground = Ground::Redis(Redis::start());
-    let Ground::Redis(redis) = &ground else { unreachable!() };
-    let replica = ground.open();
+fn values_cannot_be_moved_or_forged() {
+    let fixture = StoreFixture::Redis(Redis::start());
+    let StoreFixture::Redis(redis) = &fixture else { unreachable!() };
+    let replica = fixture.open();
     let (alices, bobs) = (replica.mint("alice", 1).expect("minted"), replica.mint("bob", 2).expect("minted"));
     let keys: Vec<String> = redis.command(&["KEYS", "timbr-gateway:t:*"]);
     assert_eq!(keys.len(), 2);
-    // Each in the other's place.
+    // Both values are exchanged.
     let _: () = redis.command(&["RENAME", &keys[0], "aside"]);
     let _: () = redis.command(&["RENAME", &keys[1], &keys[0]]);
     let _: () = redis.command(&["RENAME", "aside", &keys[1]]);
-    let other = ground.open();
+    let other = fixture.open();
     for id in [alices, bobs] {
-        assert!(other.find(&id, 0).is_err(), "neither a yes nor a no");
+        assert!(other.find(&id, 0).is_err(), "neither accepted nor rejected");
     }
     let _: () = redis.command(&["SET", &keys[0], "made up"]);
     let _: () = redis.command(&["SET", &keys[1], ""]);
@@ -68,18 +70,18 @@ fn values_cannot_be_moved_or_made_up() {
 }
 
 #[test]
-fn the_store_itself_ends_tokens() {
-    let ground = Ground::Redis(Redis::start());
-    let Ground::Redis(redis) = &ground else { unreachable!() };
-    let replica = ground.open_with(&[("TOKENS_TTL", "2s")]);
+fn redis_expires_tokens() {
+    let fixture = StoreFixture::Redis(Redis::start());
+    let StoreFixture::Redis(redis) = &fixture else { unreachable!() };
+    let replica = fixture.open_with(&[("TOKENS_TTL", "2s")]);
     let id = replica.mint("alice", 1).expect("minted");
     for key in redis.command::<Vec<String>>(&["KEYS", "*"]) {
         let left: i64 = redis.command(&["PTTL", &key]);
         assert!((1..=2000).contains(&left), "{key}: {left} ms");
     }
-    let other = ground.open_with(&[("TOKENS_TTL", "2s")]);
+    let other = fixture.open_with(&[("TOKENS_TTL", "2s")]);
     assert!(other.lives(&id));
-    wait_until("nothing is left", || redis.command::<u64>(&["DBSIZE"]) == 0);
+    wait_until("nothing remains", || redis.command::<u64>(&["DBSIZE"]) == 0);
     for replica in [&replica, &other] {
         replica.clock.advance(Duration::from_secs(2));
         assert!(!replica.lives(&id));
@@ -87,11 +89,11 @@ fn the_store_itself_ends_tokens() {
 }
 
 #[test]
-fn tokens_idle_out_everywhere_at_once_and_a_use_costs_no_write() {
-    let ground = Ground::Redis(Redis::start());
-    let Ground::Redis(redis) = &ground else { unreachable!() };
+fn idle_tokens_expire_on_all_replicas_and_a_use_causes_no_write() {
+    let fixture = StoreFixture::Redis(Redis::start());
+    let StoreFixture::Redis(redis) = &fixture else { unreachable!() };
     let options = [("TOKENS_TTL", "1h"), ("TOKENS_IDLE_TTL", "3s")];
-    let (first, second) = (ground.open_with(&options), ground.open_with(&options));
+    let (first, second) = (fixture.open_with(&options), fixture.open_with(&options));
     let (busy, idle) = (first.mint("busy", 1).expect("minted"), first.mint("idle", 2).expect("minted"));
     assert!(second.lives(&busy) && second.lives(&idle));
     let writes = || -> u64 {
@@ -104,7 +106,7 @@ fn tokens_idle_out_everywhere_at_once_and_a_use_costs_no_write() {
     };
     let before = (writes(), Instant::now());
     let mut uses = 0;
-    // The real time is Redis's; the replicas' clocks go along with it. Only one replica sees the busy token used.
+    // Redis uses the real time; the replicas' clocks follow it. Only one replica sees the token in use.
     let began = Instant::now();
     let mut advanced = Duration::ZERO;
     while began.elapsed() < Duration::from_millis(4500) {
@@ -124,11 +126,11 @@ fn tokens_idle_out_everywhere_at_once_and_a_use_costs_no_write() {
         uses > 2000 && u128::from(written) <= 6 * (each + 2),
         "{uses} uses, {written} commands, {each} intervals"
     );
-    assert!(!first.lives(&idle) && !second.lives(&idle), "nobody used it");
-    assert!(second.lives(&busy), "used at the other replica, it has not idled out at this one");
+    assert!(!first.lives(&idle) && !second.lives(&idle), "it was not used");
+    assert!(second.lives(&busy), "a use at the other replica keeps it valid at this one");
 }
 
-/// The rights that docs/tokens.md tells operators to give.
+/// The ACL rights in docs/tokens.md.
 fn documented_rights() -> Vec<String> {
     let page =
         std::fs::read_to_string(std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/tokens.md"));
@@ -138,7 +140,7 @@ fn documented_rights() -> Vec<String> {
 }
 
 #[test]
-fn tls_a_client_certificate_and_an_acl_user_with_the_documented_rights_are_all_it_takes() {
+fn tls_a_client_certificate_and_the_documented_acl_suffice() {
     let pki = Pki::new();
     let (server, server_key) = pki.issue_as("server", &["localhost"]);
     let (client, client_key) = pki.issue_as("client", &["gateway"]);
@@ -178,21 +180,21 @@ fn tls_a_client_certificate_and_an_acl_user_with_the_documented_rights_are_all_i
     let up = |gateway: &Gateway| gateway.metric("timbr_gateway_store_up") == 1.0;
     let (gateway, other) =
         (Gateway::start(upstream.address(), &all), Gateway::start(upstream.address(), &all));
-    wait_until("the store answers", || up(&gateway) && up(&other));
+    wait_until("the store responds", || up(&gateway) && up(&other));
     let token = gateway.token();
     let used = || other.client().send("GET /timbr/api/x", &[JSON, ("x-api-key", &token)], b"").status;
     assert_eq!(used(), 200);
-    wait_until("uses are told", || {
+    wait_until("uses are published", || {
         redis.command::<String>(&["INFO", "commandstats"]).contains("cmdstat_setrange")
     });
     assert_eq!(gateway.get("/tokens")["tokens"][0]["user"], "alice");
     assert_eq!(gateway.get("/salts")["salts"][0]["users"], 1);
     gateway.revoke("{\"all\":true}");
-    wait_until("it is revoked", || used() == 401);
+    wait_until("the token is revoked", || used() == 401);
     let denied: String = redis.command(&["INFO", "errorstats"]);
     assert!(!denied.contains("NOPERM"), "{denied}");
 
-    // Each of these alone keeps it out.
+    // Each of these alone prevents access.
     for without in ["STORE_CLIENT_CERT_FILE", "STORE_CA_FILE", "STORE_PASSWORD"] {
         let mut some: Vec<_> = all.iter().copied().filter(|(name, _)| *name != without).collect();
         if without == "STORE_CLIENT_CERT_FILE" {
@@ -203,26 +205,30 @@ fn tls_a_client_certificate_and_an_acl_user_with_the_documented_rights_are_all_i
         }
         let gateway = Gateway::start(upstream.address(), &some);
         let authorization = format!("Bearer {}", bearer("alice", "secret"));
-        let answer = gateway.client().send(
+        let response = gateway.client().send(
             "POST /timbr/api/get_token",
             &[JSON, ("Authorization", &authorization)],
             b"",
         );
-        assert_eq!((answer.status, answer.reason().as_str()), (503, "token_store_unavailable"), "{without}");
+        assert_eq!(
+            (response.status, response.reason().as_str()),
+            (503, "token_store_unavailable"),
+            "{without}"
+        );
         std::thread::sleep(Duration::from_millis(300));
         assert!(!up(&gateway), "{without}");
     }
 }
 
 #[test]
-fn a_prefix_keeps_strangers_apart() {
-    let ground = Ground::Redis(Redis::start());
-    let ours = ground.open_with(&[("STORE_PREFIX", "ours:"), ("STORE_DATABASE", "3")]);
-    let theirs = ground.open_with(&[("STORE_PREFIX", "theirs:"), ("STORE_DATABASE", "3")]);
+fn different_prefixes_do_not_share_tokens() {
+    let fixture = StoreFixture::Redis(Redis::start());
+    let ours = fixture.open_with(&[("STORE_PREFIX", "ours:"), ("STORE_DATABASE", "3")]);
+    let theirs = fixture.open_with(&[("STORE_PREFIX", "theirs:"), ("STORE_DATABASE", "3")]);
     let id = ours.mint("alice", 1).expect("minted");
     assert!(!theirs.lives(&id));
     assert_ne!(theirs.mint("alice", 2), Ok(id));
-    theirs.block_on(theirs.store().revoke(timbr_gateway::store::Revocation::All)).expect("it answers");
+    theirs.block_on(theirs.store().revoke(timbr_gateway::store::Revocation::All)).expect("it responds");
     assert!(ours.lives(&id));
 }
 
@@ -245,7 +251,7 @@ fn wrong_passwords_count_at_every_replica() {
     ];
     let gateways: Vec<_> = (0..3).map(|_| Gateway::start(upstream.address(), &options)).collect();
     for gateway in &gateways {
-        wait_until("the store answers", || gateway.metric("timbr_gateway_store_up") == 1.0);
+        wait_until("the store responds", || gateway.metric("timbr_gateway_store_up") == 1.0);
     }
     let try_at = |gateway: &Gateway, password: &str| {
         let authorization = format!("Bearer {}", bearer("alice", password));
@@ -259,9 +265,9 @@ fn wrong_passwords_count_at_every_replica() {
     }
     assert_eq!(try_at(&gateways[0], "wrong"), 429);
     let begin = Instant::now();
-    wait_until("the others have heard of it", || {
+    wait_until("the other replicas have received it", || {
         gateways[1..].iter().all(|gateway| try_at(gateway, "wrong") == 429)
     });
-    println!("others refuse after {:?}", begin.elapsed());
+    println!("other replicas reject after {:?}", begin.elapsed());
     assert!(begin.elapsed() < Duration::from_secs(2));
 }

@@ -1,4 +1,4 @@
-//! Revocations: how soon they are everywhere, and that they stay.
+//! Revocations: propagation and persistence.
 
 use std::time::{Duration, Instant};
 
@@ -7,7 +7,7 @@ use timbr_gateway::store::{Revocation, TokenId};
 use crate::support::client::Client;
 use crate::support::gateway::Gateway;
 use crate::support::redis::Redis;
-use crate::support::stores::Ground;
+use crate::support::stores::StoreFixture;
 use crate::support::upstream::Upstream;
 use crate::support::wait_until;
 
@@ -18,19 +18,19 @@ fn status(gateway: &Gateway, token: &str) -> u16 {
 }
 
 #[test]
-fn what_is_revoked_at_one_replica_ends_at_all_within_a_second() {
+fn a_revocation_reaches_all_replicas_within_a_second() {
     let redis = Redis::start();
     let upstream = Upstream::start();
     let url = redis.url();
     let options = [("STORE_KIND", "redis"), ("STORE_URLS", url.as_str()), ("STORE_TIMEOUT", "2s")];
     let gateways: Vec<_> = (0..3).map(|_| Gateway::start(upstream.address(), &options)).collect();
     for gateway in &gateways {
-        wait_until("the store answers", || gateway.metric("timbr_gateway_store_up") == 1.0);
+        wait_until("the store responds", || gateway.metric("timbr_gateway_store_up") == 1.0);
     }
     let mut slowest = Duration::ZERO;
     for round in 0..5 {
         let token = gateways[round % 3].token();
-        assert!(gateways.iter().all(|gateway| status(gateway, &token) == 200), "one token for all");
+        assert!(gateways.iter().all(|gateway| status(gateway, &token) == 200), "one token for all replicas");
         let fingerprint = format!("{:?}", TokenId::from_token(token.as_bytes()))[8..16].to_owned();
         let order = match round {
             0 => "{\"user\":\"alice\"}".to_owned(),
@@ -40,43 +40,45 @@ fn what_is_revoked_at_one_replica_ends_at_all_within_a_second() {
         };
         let begin = Instant::now();
         gateways[0].revoke(&order);
-        let answer = gateways[0].client().send("GET /timbr/api/x", &[JSON, ("x-api-key", &token)], b"");
+        let response = gateways[0].client().send("GET /timbr/api/x", &[JSON, ("x-api-key", &token)], b"");
         assert_eq!(
-            (answer.status, answer.reason().as_str()),
+            (response.status, response.reason().as_str()),
             (401, "token_expired"),
-            "at once where it was said"
+            "immediately at this replica"
         );
-        wait_until("it has ended everywhere", || {
+        wait_until("the token is revoked everywhere", || {
             gateways.iter().all(|gateway| status(gateway, &token) == 401)
         });
         slowest = slowest.max(begin.elapsed());
-        assert_ne!(gateways[1].token(), token, "the login has another one now");
+        assert_ne!(gateways[1].token(), token, "the login gets a new token");
     }
     println!("revoked everywhere after {slowest:?} at most");
     assert!(slowest < Duration::from_secs(1), "{slowest:?}");
 }
 
 #[test]
-fn a_revocation_that_a_failover_lost_is_written_again() {
-    let ground = Ground::Redis(Redis::start());
-    let Ground::Redis(redis) = &ground else { unreachable!() };
-    let replica = ground.open();
+fn a_revocation_lost_by_a_failover_is_written_again() {
+    let fixture = StoreFixture::Redis(Redis::start());
+    let StoreFixture::Redis(redis) = &fixture else { unreachable!() };
+    let replica = fixture.open();
     let id = replica.mint("alice", 1).expect("minted");
     let key = redis.command::<Vec<String>>(&["KEYS", "*t:*"]).pop().expect("it is there");
     let value: Vec<u8> = redis.command(&["GET", &key]);
-    replica.block_on(replica.store().revoke(Revocation::Token(id.fingerprint()))).expect("it answers");
-    // What a server knows that was behind: the token, and not that it was revoked.
+    replica.block_on(replica.store().revoke(Revocation::Token(id.fingerprint()))).expect("it responds");
+    // The state of a server that lagged behind: the token, but not its revocation.
     let _: () = redis.command(&["DEL", "timbr-gateway:notices"]);
     let _: () = ::redis::cmd("SET").arg(&key).arg(&value).query(&mut redis.connect()).expect("set");
-    assert!(!replica.lives(&id), "who knows of it does not forget it");
+    assert!(!replica.lives(&id), "a replica that knows the revocation keeps it");
     let _: u64 = redis.command(&["CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes"]);
-    wait_until("it is written again", || redis.command::<u64>(&["XLEN", "timbr-gateway:notices"]) == 1);
-    let other = ground.open();
-    assert!(!other.lives(&id), "a replica that was not there then knows it too");
+    wait_until("the revocation is written again", || {
+        redis.command::<u64>(&["XLEN", "timbr-gateway:notices"]) == 1
+    });
+    let other = fixture.open();
+    assert!(!other.lives(&id), "a new replica knows it too");
 }
 
 #[test]
-fn a_revocation_during_an_outage_holds_here_at_once_and_elsewhere_afterwards() {
+fn a_revocation_during_an_outage_is_local_until_the_store_returns() {
     let mut redis = Redis::start();
     let upstream = Upstream::start();
     let url = redis.url();
@@ -84,23 +86,23 @@ fn a_revocation_during_an_outage_holds_here_at_once_and_elsewhere_afterwards() {
     let (here, there) =
         (Gateway::start(upstream.address(), &options), Gateway::start(upstream.address(), &options));
     let up = |gateway: &Gateway| gateway.metric("timbr_gateway_store_up") == 1.0;
-    wait_until("the store answers", || up(&here) && up(&there));
+    wait_until("the store responds", || up(&here) && up(&there));
     let token = here.token();
     assert_eq!(status(&there, &token), 200);
     redis.kill();
-    wait_until("that is noticed", || !up(&here) && !up(&there));
-    let answer = here.try_revoke("{\"user\":\"alice\"}");
-    assert_eq!(answer.status, 503);
-    assert!(answer.text().contains("ended at this gateway"), "{answer:?}");
-    assert_eq!(status(&here, &token), 503, "not any more, whatever the store may say of it one day");
-    assert_eq!(status(&there, &token), 200, "it cannot know");
+    wait_until("the outage is detected", || !up(&here) && !up(&there));
+    let response = here.try_revoke("{\"user\":\"alice\"}");
+    assert_eq!(response.status, 503);
+    assert!(response.text().contains("revoked at this gateway"), "{response:?}");
+    assert_eq!(status(&here, &token), 503, "revoked regardless of the store's state");
+    assert_eq!(status(&there, &token), 200, "the other gateway cannot know yet");
     redis.restart();
-    wait_until("there it has ended too", || status(&there, &token) == 401);
+    wait_until("revoked there, too", || status(&there, &token) == 401);
     assert_eq!(status(&here, &token), 401);
 }
 
 #[test]
-fn only_who_is_here_may_revoke() {
+fn only_local_clients_may_revoke() {
     let upstream = Upstream::start();
     let gateway = Gateway::start(upstream.address(), &[]);
     let token = gateway.token();
@@ -111,7 +113,7 @@ fn only_who_is_here_may_revoke() {
             format!("{line} HTTP/1.1\r\nHost: {host}\r\nContent-Type: {kind}\r\nContent-Length: {length}\r\n\r\n{body}")
                 .as_bytes(),
         );
-        client.read_answer(false)
+        client.read_response()
     };
     let all = "{\"all\":true}";
     assert_eq!(ask("POST /tokens/revoke", "evil.example", "application/json", all).status, 403);
@@ -120,14 +122,14 @@ fn only_who_is_here_may_revoke() {
     assert_eq!(ask("GET /tokens/revoke", "localhost", "", "").status, 405);
     assert_eq!(ask("POST /tokens/revoke", "localhost", "application/json", "{}").status, 400);
     assert_eq!(ask("GET /tokens?limit=0", "localhost", "", "").status, 400);
-    assert_eq!(status(&gateway, &token), 200, "none of them did anything");
+    assert_eq!(status(&gateway, &token), 200, "none of them had an effect");
     let shown = ask("GET /tokens", "localhost", "", "");
     assert_eq!(shown.json()["tokens"][0]["user"], "alice");
-    assert!(!shown.text().contains(&token[3..]), "a token is never shown");
+    assert!(!shown.text().contains(&token[3..]), "tokens are never shown");
     assert_eq!(
         gateway.client().send("POST /tokens/revoke", &[JSON], all.as_bytes()).status,
         404,
-        "not where clients are"
+        "not on the client listeners"
     );
     assert_eq!(ask("POST /tokens/revoke", "localhost", "application/json", all).status, 200);
     assert_eq!(status(&gateway, &token), 401);

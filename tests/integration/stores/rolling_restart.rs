@@ -1,4 +1,4 @@
-//! Three gateways on one Redis with Sentinels, two hundred requests a second, and everything is restarted in turn.
+//! Three gateways on one Redis with Sentinels, two hundred requests a second, and a restart of each component.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use crate::support::bearer::bearer;
-use crate::support::client::{Answer, Client};
+use crate::support::client::{Client, Response};
 use crate::support::program::Program;
 use crate::support::redis::Sentinels;
 use crate::support::upstream::Upstream;
@@ -15,11 +15,11 @@ use crate::support::wait_until;
 
 const JSON: (&str, &str) = ("Content-Type", "application/json");
 
-/// So many clients, each of which sends a request so often: 200 a second.
+/// The clients and their request interval: 200 requests a second.
 const CLIENTS: usize = 20;
 const INTERVAL: Duration = Duration::from_millis(100);
 
-/// What a balancer knows of a gateway.
+/// A load balancer's view of a gateway.
 #[derive(Clone, Copy)]
 struct Endpoint {
     http: SocketAddr,
@@ -27,8 +27,7 @@ struct Endpoint {
     ready: bool,
 }
 
-/// Sends each request to the next ready gateway, as a balancer in front of them would. Looks at `/readyz` ten times a
-/// second.
+/// Sends each request to the next ready gateway, like a load balancer. Checks `/readyz` ten times a second.
 struct Balancer {
     endpoints: Mutex<[Endpoint; 3]>,
     turn: AtomicUsize,
@@ -44,7 +43,7 @@ impl Balancer {
                 return endpoint.http;
             }
         }
-        panic!("none of them is ready");
+        panic!("no gateway is ready");
     }
 
     fn watch(&self) {
@@ -64,26 +63,26 @@ impl Balancer {
 
 fn is_ready(admin: SocketAddr) -> bool {
     let mut client = Client::try_connect(admin);
-    let answer = client.as_mut().and_then(|client| client.try_send("GET /readyz", &[]));
-    answer.is_some_and(|answer| answer.status == 200)
+    let response = client.as_mut().and_then(|client| client.try_send("GET /readyz", &[]));
+    response.is_some_and(|response| response.status == 200)
 }
 
-/// How requests ended, by a word for each way.
+/// The number of requests by outcome.
 type Outcomes = BTreeMap<&'static str, usize>;
 
-/// One client: asks for a token of its own at times, and queries with its tokens.
+/// One client: requests tokens from time to time, and queries with them.
 fn client(number: usize, balancer: &Balancer, begin: Instant, span: Duration) -> Outcomes {
     let mut outcomes = Outcomes::new();
     let mut connections: BTreeMap<SocketAddr, Client> = BTreeMap::new();
     let mut token = String::new();
     for request in 0.. {
-        // Open loop: when a request is due does not depend on how long the last one took.
+        // Open loop: the time of a request does not depend on the duration of the previous one.
         let due = begin + INTERVAL * request + INTERVAL / CLIENTS as u32 * number as u32;
         if due >= begin + span {
             break;
         }
         std::thread::sleep(due.saturating_duration_since(Instant::now()));
-        // Every tenth one is a login, every third of those of somebody new.
+        // Every tenth request is a login, and every third of these is of a new user.
         let authorization = match request % 30 {
             0 => Some(format!("user-{number}-{request}")),
             10 | 20 => Some(format!("user-{number}")),
@@ -96,22 +95,22 @@ fn client(number: usize, balancer: &Balancer, begin: Instant, span: Duration) ->
             None => ("GET /timbr/api/x", ("x-api-key", token.as_str())),
         };
         let address = balancer.pick();
-        let answer = exchange(&mut connections, address, line, &[JSON, field]);
-        let outcome = match &answer {
+        let response = exchange(&mut connections, address, line, &[JSON, field]);
+        let outcome = match &response {
             None => "broken",
-            Some(answer) if answer.status == 200 => "answered",
-            Some(answer) => match answer.reason().as_str() {
-                // What SECURITY.md allows while the store fails over: with `Retry-After`, and never a wrong no.
-                "token_store_unavailable" if answer.field("retry-after") == "1" => "store away",
+            Some(response) if response.status == 200 => "answered",
+            Some(response) => match response.reason().as_str() {
+                // Allowed by SECURITY.md during a failover: 503 with `Retry-After`, but never a wrong rejection.
+                "token_store_unavailable" if response.header("retry-after") == "1" => "store away",
                 "token_expired" => "token lost",
                 _ => "refused",
             },
         };
         *outcomes.entry(outcome).or_default() += 1;
-        if let (Some(_), Some(answer)) = (&authorization, &answer)
-            && answer.status == 200
+        if let (Some(_), Some(response)) = (&authorization, &response)
+            && response.status == 200
         {
-            answer.json()["data"][0].as_str().expect("a token").clone_into(&mut token);
+            response.json()["data"][0].as_str().expect("a token").clone_into(&mut token);
         }
         if outcome == "token lost" {
             token.clear();
@@ -120,31 +119,31 @@ fn client(number: usize, balancer: &Balancer, begin: Instant, span: Duration) ->
     outcomes
 }
 
-/// A request on the client's connection to that gateway, or on a new one.
+/// Sends a request on the client's connection to that gateway, or on a new one.
 fn exchange(
     connections: &mut BTreeMap<SocketAddr, Client>,
     address: SocketAddr,
     line: &str,
-    fields: &[(&str, &str)],
-) -> Option<Answer> {
+    headers: &[(&str, &str)],
+) -> Option<Response> {
     let mut connection = match connections.remove(&address) {
-        Some(connection) if !connection.has_ended() => connection,
+        Some(connection) if !connection.is_closed_by_peer() => connection,
         _ => Client::try_connect(address)?,
     };
-    let mut answer = connection.try_send(line, fields)?;
-    let length = answer.field("content-length").parse().ok()?;
-    answer.body = connection.read_bytes(length);
-    answer.complete = answer.body.len() == length;
-    let whole = answer.complete.then_some(answer)?;
-    if whole.field("connection") != "close" {
+    let mut response = connection.try_send(line, headers)?;
+    let length = response.header("content-length").parse().ok()?;
+    response.body = connection.read_bytes(length);
+    response.complete = response.body.len() == length;
+    let whole = response.complete.then_some(response)?;
+    if whole.header("connection") != "close" {
         connections.insert(address, connection);
     }
     Some(whole)
 }
 
-/// `ROLLING_RESTART_SECONDS=60` makes it as long as a release would be looked at; usually it is short.
+/// `ROLLING_RESTART_SECONDS=60` gives the duration for a release; the default is shorter.
 #[test]
-fn a_rolling_restart_and_a_failover_cost_no_request() {
+fn a_rolling_restart_and_a_failover_lose_no_request() {
     let seconds =
         std::env::var("ROLLING_RESTART_SECONDS").ok().and_then(|text| text.parse().ok()).unwrap_or(12);
     let span = Duration::from_secs(seconds);
@@ -156,7 +155,7 @@ fn a_rolling_restart_and_a_failover_cost_no_request() {
         ("STORE_URLS", urls.as_str()),
         ("STORE_MODE", "sentinel"),
         ("STORE_SENTINEL_MASTER", "main"),
-        // These run in a debug build, beside other tests, on few cores.
+        // Debug builds, next to other tests, on few cores.
         ("STORE_TIMEOUT", "250ms"),
         ("LISTEN_ADMIN", "127.0.0.1:0"),
         ("DRAIN_DELAY", "500ms"),
@@ -196,8 +195,8 @@ fn a_rolling_restart_and_a_failover_cost_no_request() {
             sentinels.fail_over();
         }
         until(part);
-        programs[number].ask_to_stop();
-        assert!(programs[number].ended().success(), "it drains in good order");
+        programs[number].begin_shutdown();
+        assert!(programs[number].wait().success(), "it drains gracefully");
         programs[number] = start();
         wait_until("it is ready again", || is_ready(programs[number].admin.expect("it is on")));
         balancer.endpoints.lock().expect("no panic")[number] = endpoint(&programs[number]);
@@ -215,7 +214,7 @@ fn a_rolling_restart_and_a_failover_cost_no_request() {
     assert!(total as u64 >= seconds * 190, "{total} requests");
     let count = |outcome: &str| all.get(outcome).copied().unwrap_or_default();
     assert_eq!((count("broken"), count("refused")), (0, 0), "{all:?}");
-    // The Sentinels take about a second to agree; in that time new tokens cannot be made.
+    // The Sentinels take about a second to agree; meanwhile no new tokens can be made.
     assert!(count("store away") <= total / 50, "{all:?}");
     assert!(count("token lost") <= 2, "what the old server had not handed on yet: {all:?}");
 }

@@ -1,22 +1,22 @@
-//! Sentinels and clusters: servers that fail, and others that take over.
+//! Sentinels and clusters: failing servers and failovers.
 
 use std::time::{Duration, Instant};
 
 use crate::support::bearer::bearer;
 use crate::support::gateway::Gateway;
-use crate::support::stores::Ground;
+use crate::support::stores::StoreFixture;
 use crate::support::upstream::Upstream;
 use crate::support::wait_until;
 
 const JSON: (&str, &str) = ("Content-Type", "application/json");
 
-fn gateways(ground: &Ground, upstream: &Upstream, options: &[(&str, &str)]) -> Vec<Gateway> {
-    let own = ground.options();
+fn gateways(fixture: &StoreFixture, upstream: &Upstream, options: &[(&str, &str)]) -> Vec<Gateway> {
+    let own = fixture.options();
     let mut all: Vec<_> = own.iter().map(|(name, value)| (*name, value.as_str())).collect();
     all.extend(options);
     let gateways: Vec<_> = (0..2).map(|_| Gateway::start(upstream.address(), &all)).collect();
     for gateway in &gateways {
-        wait_until("the store answers", || gateway.metric("timbr_gateway_store_up") == 1.0);
+        wait_until("the store responds", || gateway.metric("timbr_gateway_store_up") == 1.0);
     }
     gateways
 }
@@ -31,8 +31,10 @@ fn login(gateway: &Gateway, user: &str) -> u16 {
 }
 
 #[test]
-fn a_failover_in_good_order_costs_a_moment_and_no_token() {
-    let Ground::Sentinels(servers) = &Ground::Sentinels(crate::support::redis::Sentinels::start()) else {
+fn an_orderly_failover_loses_no_token() {
+    let StoreFixture::Sentinels(servers) =
+        &StoreFixture::Sentinels(crate::support::redis::Sentinels::start())
+    else {
         unreachable!()
     };
     let upstream = Upstream::start();
@@ -47,7 +49,7 @@ fn a_failover_in_good_order_costs_a_moment_and_no_token() {
     let (here, there) =
         (Gateway::start(upstream.address(), &options), Gateway::start(upstream.address(), &options));
     for gateway in [&here, &there] {
-        wait_until("the store answers", || gateway.metric("timbr_gateway_store_up") == 1.0);
+        wait_until("the store responds", || gateway.metric("timbr_gateway_store_up") == 1.0);
     }
     let (known, unknown) = (here.token_of("known", "secret"), there.token_of("unknown", "secret"));
     let before = servers.primary();
@@ -55,27 +57,27 @@ fn a_failover_in_good_order_costs_a_moment_and_no_token() {
     servers.fail_over();
     println!("the Sentinels took {:?}", begin.elapsed());
     let tries = std::cell::Cell::new(0);
-    wait_until("tokens are made again", || {
-        assert_eq!(query(&here, &known), 200, "a known token does not notice");
+    wait_until("new tokens are made again", || {
+        assert_eq!(query(&here, &known), 200, "a known token stays valid");
         let status = login(&here, "new");
         assert!(matches!(status, 200 | 503), "{status}");
         tries.set(tries.get() + 1);
         status == 200
     });
     println!(
-        "tokens are made again {:?} after the failover was asked for, at try {}",
+        "new tokens are made {:?} after the failover was requested, at attempt {}",
         begin.elapsed(),
         tries.get()
     );
     assert!(begin.elapsed() < Duration::from_secs(5), "{:?}", begin.elapsed());
     assert_ne!(servers.primary(), before);
-    assert_eq!(query(&here, &unknown), 200, "minted before, it is honoured after");
-    wait_until("the other replica sees the new one", || login(&there, "new") == 200);
+    assert_eq!(query(&here, &unknown), 200, "a token from before the failover stays valid");
+    wait_until("the other replica finds the new token", || login(&there, "new") == 200);
     assert_eq!(here.token_of("new", "secret"), there.token_of("new", "secret"));
 }
 
 #[test]
-fn a_primary_server_that_dies_is_replaced() {
+fn a_killed_primary_is_replaced() {
     let mut servers = crate::support::redis::Sentinels::start();
     let upstream = Upstream::start();
     let urls = servers.urls();
@@ -87,7 +89,7 @@ fn a_primary_server_that_dies_is_replaced() {
         ("STORE_TIMEOUT", "500ms"),
     ];
     let gateway = Gateway::start(upstream.address(), &options);
-    wait_until("the store answers", || gateway.metric("timbr_gateway_store_up") == 1.0);
+    wait_until("the store responds", || gateway.metric("timbr_gateway_store_up") == 1.0);
     let known = gateway.token_of("known", "secret");
     let follower = |servers: &crate::support::redis::Sentinels| {
         let primary = servers.primary();
@@ -97,33 +99,33 @@ fn a_primary_server_that_dies_is_replaced() {
     wait_until("the follower has the token", || servers.servers[other].command::<u64>(&["DBSIZE"]) >= 2);
     let begin = Instant::now();
     servers.servers[1 - other].kill();
-    wait_until("tokens are made again", || {
-        assert_eq!(query(&gateway, &known), 200, "a known token does not notice");
+    wait_until("new tokens are made again", || {
+        assert_eq!(query(&gateway, &known), 200, "a known token stays valid");
         login(&gateway, "new") == 200
     });
     println!("tokens are made again {:?} after the primary server was killed", begin.elapsed());
     let fresh = Gateway::start(upstream.address(), &options);
-    wait_until("the store answers", || fresh.metric("timbr_gateway_store_up") == 1.0);
-    assert_eq!(query(&fresh, &known), 200, "the follower had it");
+    wait_until("the store responds", || fresh.metric("timbr_gateway_store_up") == 1.0);
+    assert_eq!(query(&fresh, &known), 200, "the follower had the token");
 }
 
 #[test]
-fn a_server_of_a_cluster_that_dies_takes_only_its_own_with_it() {
-    let mut ground = Ground::Cluster(crate::support::redis::Cluster::start());
+fn known_tokens_survive_the_loss_of_a_cluster_node() {
+    let mut fixture = StoreFixture::Cluster(crate::support::redis::Cluster::start());
     let upstream = Upstream::start();
-    let gateways = gateways(&ground, &upstream, &[("STORE_TIMEOUT", "300ms")]);
+    let gateways = gateways(&fixture, &upstream, &[("STORE_TIMEOUT", "300ms")]);
     let tokens: Vec<_> = (0..12).map(|n| gateways[0].token_of(&format!("user-{n}"), "secret")).collect();
     assert!(tokens.iter().all(|token| query(&gateways[1], token) == 200));
-    let Ground::Cluster(servers) = &mut ground else { unreachable!() };
+    let StoreFixture::Cluster(servers) = &mut fixture else { unreachable!() };
     let counts: Vec<u64> = servers.0.iter().map(|server| server.command(&["DBSIZE"])).collect();
     assert!(counts.iter().all(|count| *count > 0), "keys are spread: {counts:?}");
     servers.0[2].kill();
-    // Nobody takes its place here, so the whole cluster goes down; known tokens do not care.
-    wait_until("that is noticed", || gateways[0].metric("timbr_gateway_store_up") == 0.0);
+    // This cluster has no replicas, so it goes down; known tokens stay valid.
+    wait_until("the outage is detected", || gateways[0].metric("timbr_gateway_store_up") == 0.0);
     assert!(
         tokens.iter().all(|token| query(&gateways[0], token) == 200 && query(&gateways[1], token) == 200)
     );
     assert_eq!(login(&gateways[0], "new"), 503);
     servers.0[2].restart();
-    wait_until("the cluster is whole again", || login(&gateways[0], "new") == 200);
+    wait_until("the cluster is complete again", || login(&gateways[0], "new") == 200);
 }

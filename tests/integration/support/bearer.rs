@@ -1,4 +1,4 @@
-//! Bearers as the documentation's script makes them.
+//! Bearers, made as in the documentation's script.
 
 use timbr_gateway::auth::bearer::make_bearer;
 use timbr_gateway::base::secret::Secret;
@@ -11,7 +11,7 @@ pub fn bearer(user: &str, password: &str) -> String {
     bearer_with(SALT, user, password)
 }
 
-/// The bearer of a user, made with another salt.
+/// The bearer of a user, made with this salt.
 pub fn bearer_with(salt: &str, user: &str, password: &str) -> String {
     let bearer = make_bearer(&Secret::new(salt.into()), user, &Secret::new(password.into()));
     bearer.expect("the salt is a Fernet key").expose().to_owned()

@@ -1,11 +1,11 @@
-//! A client that sends exactly the bytes it is told to.
+//! An HTTP/1.1 client that sends exactly the given bytes.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 
 use serde_json::Value;
 
-use crate::support::PATIENCE;
+use crate::support::TIMEOUT;
 
 /// An HTTP/1.1 connection.
 pub struct Client {
@@ -13,27 +13,27 @@ pub struct Client {
     unread: Vec<u8>,
 }
 
-/// An answer as it came.
+/// A response as received.
 #[derive(Debug)]
-pub struct Answer {
+pub struct Response {
     pub status: u16,
-    pub fields: Vec<(String, String)>,
+    pub headers: Vec<(String, String)>,
     pub body: Vec<u8>,
-    /// Whether the body ended as its framing promised.
+    /// True if the body is complete by its framing.
     pub complete: bool,
 }
 
-impl Answer {
-    /// The values of a field.
+impl Response {
+    /// All values of a header.
     pub fn all(&self, name: &str) -> Vec<&str> {
         let same = |(other, _): &&(String, String)| other.eq_ignore_ascii_case(name);
-        self.fields.iter().filter(same).map(|(_, value)| value.as_str()).collect()
+        self.headers.iter().filter(same).map(|(_, value)| value.as_str()).collect()
     }
 
-    /// The one value of a field; empty if it is missing.
-    pub fn field(&self, name: &str) -> &str {
+    /// The only value of a header; empty if it is missing.
+    pub fn header(&self, name: &str) -> &str {
         let all = self.all(name);
-        assert!(all.len() <= 1, "{name} stands {} times", all.len());
+        assert!(all.len() <= 1, "{name} occurs {} times", all.len());
         all.first().copied().unwrap_or_default()
     }
 
@@ -45,13 +45,13 @@ impl Answer {
         serde_json::from_slice(&self.body).unwrap_or_else(|error| panic!("{error}: {self:?}"))
     }
 
-    /// The `reason` of a refusal, after a look at its form.
+    /// The `reason` of a rejection. Checks the form of the response.
     pub fn reason(&self) -> String {
         let body = self.json();
         assert_eq!(body["status"], "error", "{body}");
         assert!(body["data"].as_str().is_some_and(|sentence| sentence.ends_with('.')), "{body}");
-        assert_eq!(body["request_id"], self.field("x-request-id"), "{body}");
-        assert_eq!(self.field("content-type"), "application/json");
+        assert_eq!(body["request_id"], self.header("x-request-id"), "{body}");
+        assert_eq!(self.header("content-type"), "application/json");
         body["reason"].as_str().expect("a reason").to_owned()
     }
 }
@@ -59,35 +59,35 @@ impl Answer {
 impl Client {
     pub fn connect(address: SocketAddr) -> Client {
         let stream = TcpStream::connect(address).expect("connected");
-        stream.set_read_timeout(Some(PATIENCE)).expect("set");
+        stream.set_read_timeout(Some(TIMEOUT)).expect("set");
         stream.set_nodelay(true).expect("set");
         Client { stream, unread: Vec::new() }
     }
 
-    /// A connection, unless nobody listens.
+    /// A connection; `None` if connecting fails.
     pub fn try_connect(address: SocketAddr) -> Option<Client> {
         let stream = TcpStream::connect(address).ok()?;
-        stream.set_read_timeout(Some(PATIENCE)).expect("set");
+        stream.set_read_timeout(Some(TIMEOUT)).expect("set");
         Some(Client { stream, unread: Vec::new() })
     }
 
-    /// Sends a request with `Host` and `Content-Length`, and reads the answer.
-    pub fn send(&mut self, line: &str, fields: &[(&str, &str)], body: &[u8]) -> Answer {
-        self.write_request(line, fields, body);
-        self.read_answer(line.starts_with("HEAD "))
+    /// Sends a request with `Host` and `Content-Length`, and reads the response.
+    pub fn send(&mut self, line: &str, headers: &[(&str, &str)], body: &[u8]) -> Response {
+        self.write_request(line, headers, body);
+        if line.starts_with("HEAD ") { self.read_response_to_head() } else { self.read_response() }
     }
 
-    /// The answer, unless the gateway closes or has closed.
-    pub fn try_send(&mut self, line: &str, fields: &[(&str, &str)]) -> Option<Answer> {
-        let lines: String = fields.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
+    /// Sends a request and reads the response head; `None` if the gateway closes the connection.
+    pub fn try_send(&mut self, line: &str, headers: &[(&str, &str)]) -> Option<Response> {
+        let lines: String = headers.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
         let head = format!("{line} HTTP/1.1\r\nHost: gateway.test\r\n{lines}\r\n");
         self.stream.write_all(head.as_bytes()).ok()?;
         self.read_head()
     }
 
-    pub fn write_request(&mut self, line: &str, fields: &[(&str, &str)], body: &[u8]) {
+    pub fn write_request(&mut self, line: &str, headers: &[(&str, &str)], body: &[u8]) {
         let mut head = format!("{line} HTTP/1.1\r\nHost: gateway.test\r\n");
-        for (name, value) in fields {
+        for (name, value) in headers {
             head += &format!("{name}: {value}\r\n");
         }
         if !body.is_empty() {
@@ -97,43 +97,52 @@ impl Client {
         self.write(body);
     }
 
-    /// The same socket, to be written to by another thread.
+    /// The same socket, for writing from a different thread.
     pub fn try_clone(&self) -> TcpStream {
-        self.stream.try_clone().expect("another descriptor")
+        self.stream.try_clone().expect("a second descriptor")
     }
 
-    /// Sends bytes as they are.
+    /// Sends raw bytes.
     pub fn write(&mut self, bytes: &[u8]) {
         self.stream.write_all(bytes).expect("written");
     }
 
-    /// Reads one answer; informational ones are passed over.
-    pub fn read_answer(&mut self, of_head: bool) -> Answer {
+    /// Reads one final response; skips informational ones.
+    pub fn read_response(&mut self) -> Response {
+        let mut response = self.read_final_head();
+        if matches!(response.status, 204 | 304) {
+            response.complete = true;
+        } else if response.header("transfer-encoding") == "chunked" {
+            self.read_chunks(&mut response);
+        } else if let Ok(length) = response.header("content-length").parse() {
+            self.fill(length);
+            response.complete = self.unread.len() >= length;
+            let end = length.min(self.unread.len());
+            response.body = self.unread.drain(..end).collect();
+        } else {
+            while self.fill_some() {}
+            response.body = std::mem::take(&mut self.unread);
+            response.complete = true;
+        }
+        response
+    }
+
+    /// Reads the response to a HEAD, which has no body.
+    pub fn read_response_to_head(&mut self) -> Response {
+        Response { complete: true, ..self.read_final_head() }
+    }
+
+    fn read_final_head(&mut self) -> Response {
         loop {
-            let mut answer = self.read_head().expect("an answer");
-            if (100..200).contains(&answer.status) {
-                continue;
+            let response = self.read_head().expect("a response");
+            if response.status >= 200 {
+                return response;
             }
-            if of_head || matches!(answer.status, 204 | 304) {
-                answer.complete = true;
-            } else if answer.field("transfer-encoding") == "chunked" {
-                self.read_chunks(&mut answer);
-            } else if let Ok(length) = answer.field("content-length").parse() {
-                self.fill(length);
-                answer.complete = self.unread.len() >= length;
-                let end = length.min(self.unread.len());
-                answer.body = self.unread.drain(..end).collect();
-            } else {
-                while self.fill_some() {}
-                answer.body = std::mem::take(&mut self.unread);
-                answer.complete = true;
-            }
-            return answer;
         }
     }
 
-    /// The head of the next answer; `None` if the connection ends before one.
-    pub fn read_head(&mut self) -> Option<Answer> {
+    /// The head of the next response; `None` if the connection ends before it.
+    pub fn read_head(&mut self) -> Option<Response> {
         let end = loop {
             if let Some(at) = self.unread.windows(4).position(|four| four == b"\r\n\r\n") {
                 break at + 4;
@@ -146,26 +155,31 @@ impl Client {
         let head = String::from_utf8(head).expect("text");
         let mut lines = head.trim_end().split("\r\n");
         let status = lines.next().and_then(|line| line.split(' ').nth(1)).expect("a status line");
-        let fields = lines
+        let headers = lines
             .map(|line| line.split_once(": ").unwrap_or_else(|| line.split_once(':').expect("a field")))
             .map(|(name, value)| (name.to_owned(), value.to_owned()))
             .collect();
-        Some(Answer { status: status.parse().expect("a number"), fields, body: Vec::new(), complete: false })
+        Some(Response {
+            status: status.parse().expect("a number"),
+            headers,
+            body: Vec::new(),
+            complete: false,
+        })
     }
 
-    fn read_chunks(&mut self, answer: &mut Answer) {
+    fn read_chunks(&mut self, response: &mut Response) {
         loop {
             let Some(line) = self.read_line() else { return };
             let size = usize::from_str_radix(line.trim(), 16).expect("a chunk's size");
             self.fill(size + 2);
             if self.unread.len() < size + 2 {
-                answer.body.append(&mut self.unread);
+                response.body.append(&mut self.unread);
                 return;
             }
-            answer.body.extend(self.unread.drain(..size));
+            response.body.extend(self.unread.drain(..size));
             self.unread.drain(..2);
             if size == 0 {
-                answer.complete = true;
+                response.complete = true;
                 return;
             }
         }
@@ -191,20 +205,20 @@ impl Client {
         }
     }
 
-    /// So many bytes of what comes next, or fewer at the end.
+    /// Reads `count` bytes, or fewer at the end of the connection.
     pub fn read_bytes(&mut self, count: usize) -> Vec<u8> {
         self.fill(count);
         let end = count.min(self.unread.len());
         self.unread.drain(..end).collect()
     }
 
-    /// Whether the gateway closes without another word.
+    /// Returns whether the gateway closes without sending more.
     pub fn is_closed(&mut self) -> bool {
         self.unread.is_empty() && !self.fill_some()
     }
 
-    /// Whether the other side has ended the connection already; does not wait.
-    pub fn has_ended(&self) -> bool {
+    /// Returns whether the peer has closed the connection. Does not wait.
+    pub fn is_closed_by_peer(&self) -> bool {
         self.stream.set_nonblocking(true).expect("set");
         let mut one = [0];
         let ended = !matches!(self.stream.peek(&mut one), Err(error) if error.kind() == std::io::ErrorKind::WouldBlock);
@@ -216,7 +230,7 @@ impl Client {
         while self.unread.len() < count && self.fill_some() {}
     }
 
-    /// False at the end of the connection, orderly or not.
+    /// False at the end of the connection, graceful or not.
     fn fill_some(&mut self) -> bool {
         let mut buffer = [0; 64 * 1024];
         match self.stream.read(&mut buffer) {
@@ -226,7 +240,7 @@ impl Client {
                 true
             }
             Err(error) if error.kind() == std::io::ErrorKind::ConnectionReset => false,
-            Err(error) => panic!("nothing to read: {error}"),
+            Err(error) => panic!("cannot read: {error}"),
         }
     }
 }

@@ -1,4 +1,4 @@
-//! HTTP/2 written by hand: frames that no client library would send.
+//! Raw HTTP/2 frames, including frames that no client library would send.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -21,7 +21,7 @@ pub const CONTINUATION: u8 = 9;
 pub const END_STREAM: u8 = 1;
 pub const END_HEADERS: u8 = 4;
 
-/// A frame as it stands on the wire.
+/// An encoded frame.
 pub fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
     let length = u32::try_from(payload.len()).expect("a frame").to_be_bytes();
     let mut bytes = vec![length[1], length[2], length[3], kind, flags];
@@ -30,8 +30,8 @@ pub fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
     bytes
 }
 
-/// A field as an HPACK literal that enters no table.
-pub fn field(name: &str, value: &[u8]) -> Vec<u8> {
+/// A header as an HPACK literal without indexing.
+pub fn header(name: &str, value: &[u8]) -> Vec<u8> {
     let mut bytes = vec![0];
     for text in [name.as_bytes(), value] {
         bytes.extend(number(text.len(), 7));
@@ -40,7 +40,7 @@ pub fn field(name: &str, value: &[u8]) -> Vec<u8> {
     bytes
 }
 
-/// An HPACK number with a prefix of so many bits (RFC 7541 section 5.1).
+/// An HPACK integer with a prefix of `prefix` bits (RFC 7541 section 5.1).
 fn number(value: usize, prefix: u32) -> Vec<u8> {
     let most = (1 << prefix) - 1;
     if value < most {
@@ -56,28 +56,28 @@ fn number(value: usize, prefix: u32) -> Vec<u8> {
     bytes
 }
 
-/// The fields of a request that is good, but for what is appended.
+/// The headers of a valid request; the test may append more.
 pub fn good_head(method: &str, path: &str, token: &str) -> Vec<u8> {
     [
-        field(":method", method.as_bytes()),
-        field(":scheme", b"https"),
-        field(":authority", b"localhost"),
-        field(":path", path.as_bytes()),
-        field("content-type", b"application/json"),
-        field("x-api-key", token.as_bytes()),
+        header(":method", method.as_bytes()),
+        header(":scheme", b"https"),
+        header(":authority", b"localhost"),
+        header(":path", path.as_bytes()),
+        header("content-type", b"application/json"),
+        header("x-api-key", token.as_bytes()),
     ]
     .concat()
 }
 
-/// A frame that came.
+/// A received frame.
 #[derive(Clone, Debug)]
-pub struct Came {
+pub struct ReceivedFrame {
     pub kind: u8,
     pub stream: u32,
     pub payload: Vec<u8>,
 }
 
-impl Came {
+impl ReceivedFrame {
     /// The error code of a RST_STREAM or GOAWAY.
     pub fn code(&self) -> u32 {
         let at = if self.kind == GOAWAY { 4 } else { 0 };
@@ -89,7 +89,7 @@ impl Came {
 pub struct Frames {
     tls: StreamOwned<ClientConnection, TcpStream>,
     unread: Vec<u8>,
-    pub came: Vec<Came>,
+    pub received: Vec<ReceivedFrame>,
     closed: bool,
 }
 
@@ -99,14 +99,14 @@ impl Frames {
         tls.sock.set_nonblocking(true).expect("set");
         tls.sock.set_nodelay(true).expect("set");
         tls.conn.set_buffer_limit(None);
-        let mut frames = Frames { tls, unread: Vec::new(), came: Vec::new(), closed: false };
+        let mut frames = Frames { tls, unread: Vec::new(), received: Vec::new(), closed: false };
         frames.send(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n");
         frames.send(&frame(SETTINGS, 0, 0, &[]));
         frames.send(&frame(SETTINGS, 1, 0, &[]));
         frames
     }
 
-    /// Sends, and reads what comes meanwhile. False if the gateway takes no more.
+    /// Sends bytes while reading incoming frames. False if the gateway accepts no more.
     pub fn send(&mut self, bytes: &[u8]) -> bool {
         let end = Instant::now() + Duration::from_secs(5);
         for part in bytes.chunks(16 * 1024) {
@@ -129,14 +129,14 @@ impl Frames {
         true
     }
 
-    /// Sends again and again, until the gateway ends the connection. How many were sent.
+    /// Sends repeatedly until the gateway ends the connection. Returns the number sent.
     pub fn send_until_ended(&mut self, most: usize, mut next: impl FnMut(usize) -> Vec<u8>) -> usize {
-        // Frames that are small go together, as a flood would send them.
+        // Small frames are sent in batches, as a flood would.
         let mut batch = Vec::new();
         for sent in 0..most {
             batch.extend(next(sent));
             if batch.len() >= 8 * 1024 || sent + 1 == most {
-                if !self.send(&batch) || self.is_ended() {
+                if !self.send(&batch) || self.has_ended() {
                     return sent + 1;
                 }
                 batch.clear();
@@ -145,7 +145,7 @@ impl Frames {
         most
     }
 
-    /// Reads until it is so, for two seconds at most.
+    /// Reads until the condition is true, for at most two seconds.
     pub fn wait_for(&mut self, so: impl Fn(&Frames) -> bool) -> bool {
         let end = Instant::now() + Duration::from_secs(2);
         while !so(self) {
@@ -158,24 +158,26 @@ impl Frames {
         true
     }
 
-    /// Whether the gateway closed, or said by an error that it will.
-    pub fn is_ended(&self) -> bool {
-        self.closed || self.came.iter().any(|came| came.kind == GOAWAY && came.code() != 0)
+    /// Returns whether the gateway closed the connection or sent GOAWAY with an error.
+    pub fn has_ended(&self) -> bool {
+        self.closed || self.received.iter().any(|received| received.kind == GOAWAY && received.code() != 0)
     }
 
-    /// Whether a stream was reset, or all of them.
+    /// Returns whether the stream was reset or the connection ended.
     pub fn is_reset(&self, stream: u32) -> bool {
-        self.is_ended() || self.came.iter().any(|came| came.kind == RST_STREAM && came.stream == stream)
+        self.has_ended()
+            || self.received.iter().any(|received| received.kind == RST_STREAM && received.stream == stream)
     }
 
-    /// Whether the body of a stream's answer is here, or a part of it.
-    pub fn has_answered(&self, stream: u32) -> bool {
-        self.came.iter().any(|came| came.stream == stream && came.kind == DATA)
+    /// Returns whether a part of the stream's response body has arrived.
+    pub fn has_body(&self, stream: u32) -> bool {
+        self.received.iter().any(|received| received.stream == stream && received.kind == DATA)
     }
 
-    /// The status of a stream's answer, if that is one that the gateway has not used before on this connection.
+    /// The status of a stream's response, if it was not encoded by a dynamic table entry.
     pub fn status(&self, stream: u32) -> Option<u16> {
-        let head = self.came.iter().find(|came| came.kind == HEADERS && came.stream == stream)?;
+        let head =
+            self.received.iter().find(|received| received.kind == HEADERS && received.stream == stream)?;
         status(&head.payload)
     }
 
@@ -212,16 +214,16 @@ impl Frames {
             }
             let bytes: Vec<u8> = self.unread.drain(..9 + length).collect();
             let stream = u32::from_be_bytes(bytes[5..9].try_into().expect("four bytes"));
-            // Answers to pings and settings would only fill the test's own memory.
+            // Responses to pings and settings are not kept, to save memory.
             if !matches!(bytes[3], PING | SETTINGS | WINDOW_UPDATE) {
                 let payload = bytes[9..].to_vec();
-                self.came.push(Came { kind: bytes[3], stream, payload });
+                self.received.push(ReceivedFrame { kind: bytes[3], stream, payload });
             }
         }
     }
 }
 
-/// `:status` at the beginning of a head: an entry of the static table, or a literal in Huffman's code.
+/// `:status` at the beginning of a head: a static table entry, or a literal, Huffman-encoded or not.
 fn status(block: &[u8]) -> Option<u16> {
     match *block.first()? {
         index @ 0x88..=0x8e => Some([200, 204, 206, 304, 400, 404, 500][usize::from(index) - 0x88]),

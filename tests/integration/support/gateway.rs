@@ -1,4 +1,4 @@
-//! A gateway within the test's process, on free ports.
+//! A gateway in the test process, on free ports.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -10,32 +10,32 @@ use timbr_gateway::app::{self, Addresses, Inherited, RunOutcome};
 use timbr_gateway::base::clock::Clock;
 use timbr_gateway::config::{Sources, load};
 
-use crate::support::PATIENCE;
+use crate::support::TIMEOUT;
 use crate::support::bearer::{SALT, bearer};
-use crate::support::client::{Answer, Client};
+use crate::support::client::{Client, Response};
 
-/// A running gateway; ends with the test.
+/// A running gateway. Stops when dropped.
 pub struct Gateway {
     addresses: Addresses,
     certificate_pem: Option<String>,
     control: ControlHandle,
-    running: Option<JoinHandle<RunOutcome>>,
-    /// Its clock stands still until the test moves it: tokens and caches age with it.
+    thread: Option<JoinHandle<RunOutcome>>,
+    /// Advances only when the test says so; tokens and caches expire by it.
     pub clock: Clock,
 }
 
 impl Gateway {
-    /// In front of a plain HTTP upstream.
+    /// A gateway for a plain HTTP backend.
     pub fn start(upstream: SocketAddr, options: &[(&str, &str)]) -> Gateway {
         Gateway::start_with_url(&format!("http://{upstream}"), options)
     }
 
-    /// `options` are variables without their `TIMBR_GATEWAY_`, except for the salt.
+    /// `options` are environment variables without the prefix `TIMBR_GATEWAY_`, except for the salt.
     pub fn start_with_url(upstream: &str, options: &[(&str, &str)]) -> Gateway {
         Gateway::start_at(upstream, options, now())
     }
 
-    /// With a configuration file of this content.
+    /// With a configuration file with this content.
     pub fn start_with_file(upstream: SocketAddr, file: &str, options: &[(&str, &str)]) -> Gateway {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("gateway.yaml");
@@ -43,12 +43,12 @@ impl Gateway {
         Gateway::start_from(&format!("http://{upstream}"), Some(path), options, now())
     }
 
-    /// With this configuration file, which the test keeps, and an upstream that it or `options` name.
+    /// With a configuration file of the test. The file or `options` set the upstream.
     pub fn start_with_path(path: PathBuf, options: &[(&str, &str)]) -> Gateway {
         Gateway::start_from("", Some(path), options, now())
     }
 
-    /// With a clock that stands at so many seconds after the epoch.
+    /// With a clock that is set to these seconds of Unix time.
     pub fn start_at(upstream: &str, options: &[(&str, &str)], unix_seconds: u64) -> Gateway {
         Gateway::start_from(upstream, None, options, unix_seconds)
     }
@@ -84,7 +84,7 @@ impl Gateway {
         let certificate_pem = bound.certificate_pem().map(str::to_owned);
         let (control, orders) = control::channel();
         let running = std::thread::spawn(move || bound.run(orders).expect("the gateway runs"));
-        Gateway { addresses, certificate_pem, control, running: Some(running), clock }
+        Gateway { addresses, certificate_pem, control, thread: Some(running), clock }
     }
 
     pub fn http(&self) -> SocketAddr {
@@ -96,7 +96,7 @@ impl Gateway {
     }
 
     pub fn admin(&self) -> SocketAddr {
-        self.addresses.admin.expect("it listens for operators")
+        self.addresses.admin.expect("it has an admin listener")
     }
 
     pub fn certificate_pem(&self) -> &str {
@@ -108,46 +108,47 @@ impl Gateway {
         Client::connect(self.http())
     }
 
-    /// What operators read of a counter or gauge; 0 if it is not there.
+    /// The value of a counter or gauge in `/metrics`; 0 if it is missing.
     pub fn metric(&self, series: &str) -> f64 {
-        let answer = Client::connect(self.admin()).send("GET /metrics", &[], b"");
-        assert_eq!(answer.status, 200);
-        let line = answer.text().lines().find_map(|line| line.strip_prefix(series)?.strip_prefix(' '));
+        let response = Client::connect(self.admin()).send("GET /metrics", &[], b"");
+        assert_eq!(response.status, 200);
+        let line = response.text().lines().find_map(|line| line.strip_prefix(series)?.strip_prefix(' '));
         line.map_or(0.0, |value| value.parse().expect("a number"))
     }
 
-    /// Waits until a counter or gauge is so: a request counts when it has ended, which is a moment after its answer has come.
+    /// Waits until a counter or gauge has this value. Requests are counted when they end, shortly after the response
+    /// has arrived.
     pub fn expect_metric(&self, series: &str, value: f64) {
         let start = Instant::now();
         while self.metric(series) != value {
-            assert!(start.elapsed() < PATIENCE, "{series} is {}, not {value}", self.metric(series));
+            assert!(start.elapsed() < TIMEOUT, "{series} is {}, not {value}", self.metric(series));
             thread::sleep(Duration::from_millis(5));
         }
     }
 
-    /// What operators are shown.
+    /// The JSON of a GET on the admin listener.
     pub fn get(&self, path: &str) -> serde_json::Value {
-        let answer = self.operator(&format!("GET {path}"), b"");
-        assert_eq!(answer.status, 200, "{answer:?}");
-        answer.json()
+        let response = self.admin_request(&format!("GET {path}"), b"");
+        assert_eq!(response.status, 200, "{response:?}");
+        response.json()
     }
 
-    /// Has tokens revoked.
+    /// Revokes tokens; `command` is the JSON body.
     pub fn revoke(&self, order: &str) {
-        let answer = self.try_revoke(order);
-        assert_eq!(answer.status, 200, "{answer:?}");
+        let response = self.try_revoke(order);
+        assert_eq!(response.status, 200, "{response:?}");
     }
 
-    pub fn try_revoke(&self, order: &str) -> Answer {
-        self.operator("POST /tokens/revoke", order.as_bytes())
+    pub fn try_revoke(&self, order: &str) -> Response {
+        self.admin_request("POST /tokens/revoke", order.as_bytes())
     }
 
-    /// What an operator's order is answered.
-    pub fn order(&self, line: &str, json: &str) -> Answer {
-        self.operator(line, json.as_bytes())
+    /// The response to an admin command.
+    pub fn admin_command(&self, line: &str, json: &str) -> Response {
+        self.admin_request(line, json.as_bytes())
     }
 
-    fn operator(&self, line: &str, body: &[u8]) -> Answer {
+    fn admin_request(&self, line: &str, body: &[u8]) -> Response {
         let mut client = Client::connect(self.admin());
         let length = body.len();
         let json = "Content-Type: application/json\r\n";
@@ -156,7 +157,7 @@ impl Gateway {
                 .as_bytes(),
         );
         client.write(body);
-        client.read_answer(false)
+        client.read_response()
     }
 
     /// A token of `alice`.
@@ -166,28 +167,28 @@ impl Gateway {
 
     pub fn token_of(&self, user: &str, password: &str) -> String {
         let authorization = format!("Bearer {}", bearer(user, password));
-        let answer = self.client().send(
+        let response = self.client().send(
             "POST /timbr/api/get_token",
             &[("Content-Type", "application/json"), ("Authorization", &authorization)],
             b"",
         );
-        assert_eq!(answer.status, 200, "{answer:?}");
-        answer.json()["data"][0].as_str().expect("a token").to_owned()
+        assert_eq!(response.status, 200, "{response:?}");
+        response.json()["data"][0].as_str().expect("a token").to_owned()
     }
 
-    /// Has certificates read again, as SIGHUP does.
+    /// Reloads certificates, as SIGHUP does.
     pub fn reload(&self) {
         drop(self.control.reload("a test"));
     }
 
-    /// Asks it to drain, as SIGTERM does.
-    pub fn ask_to_stop(&self) {
+    /// Begins a drain, as SIGTERM does.
+    pub fn begin_shutdown(&self) {
         self.control.stop();
     }
 
-    /// Waits for its end.
-    pub fn ended(mut self) -> RunOutcome {
-        let running = self.running.take().expect("it ends once");
+    /// Waits until the gateway has stopped.
+    pub fn wait(mut self) -> RunOutcome {
+        let running = self.thread.take().expect("it ends once");
         running.join().expect("it does not panic")
     }
 }
@@ -198,7 +199,7 @@ fn now() -> u64 {
 
 impl Drop for Gateway {
     fn drop(&mut self) {
-        if let Some(running) = self.running.take() {
+        if let Some(running) = self.thread.take() {
             self.control.quit();
             let ended = running.join();
             assert!(std::thread::panicking() || ended.is_ok(), "the gateway panicked");

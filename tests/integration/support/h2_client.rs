@@ -1,4 +1,4 @@
-//! An HTTP/2 client over TLS that sends the fields it is told to.
+//! An HTTP/2 client over TLS that sends the given headers.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -13,28 +13,28 @@ use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
-use crate::support::PATIENCE;
+use crate::support::TIMEOUT;
 
-/// A connection and the runtime that drives it.
+/// A connection with its runtime.
 pub struct H2Client {
     runtime: tokio::runtime::Runtime,
     sender: SendRequest<Bytes>,
 }
 
-/// An answer's status and body.
+/// Status and body of a response.
 #[derive(Debug)]
-pub struct H2Answer {
+pub struct H2Response {
     pub status: u16,
     pub body: Vec<u8>,
 }
 
-impl H2Answer {
+impl H2Response {
     pub fn json(&self) -> serde_json::Value {
         serde_json::from_slice(&self.body).unwrap_or_else(|error| panic!("{error}: {self:?}"))
     }
 }
 
-/// A TLS client's side that trusts one certificate and offers these protocols.
+/// A TLS client configuration that trusts one certificate and offers these protocols.
 pub fn tls_config(certificate_pem: &str, protocols: &[&str]) -> Arc<ClientConfig> {
     let mut roots = RootCertStore::empty();
     roots.add(CertificateDer::from_pem_slice(certificate_pem.as_bytes()).expect("PEM")).expect("trusted");
@@ -48,7 +48,7 @@ pub fn tls_config(certificate_pem: &str, protocols: &[&str]) -> Arc<ClientConfig
     Arc::new(config)
 }
 
-/// A TLS connection on which a test speaks for itself.
+/// A TLS connection for raw bytes.
 pub fn tls_stream(
     address: SocketAddr,
     certificate_pem: &str,
@@ -58,7 +58,7 @@ pub fn tls_stream(
     let connection =
         ClientConnection::new(tls_config(certificate_pem, protocols), name).expect("a connection");
     let socket = std::net::TcpStream::connect(address).expect("connected");
-    socket.set_read_timeout(Some(PATIENCE)).expect("set");
+    socket.set_read_timeout(Some(TIMEOUT)).expect("set");
     let mut stream = StreamOwned::new(connection, socket);
     stream.conn.complete_io(&mut stream.sock).expect("a handshake");
     stream
@@ -80,19 +80,24 @@ impl H2Client {
         H2Client { runtime, sender }
     }
 
-    /// Sends a request and reads its answer; the error if the stream or connection was ended instead.
-    pub fn try_send(&self, line: &str, fields: &[(&str, &str)], body: &[u8]) -> Result<H2Answer, h2::Error> {
-        let request = request(line, fields);
+    /// Sends a request and reads the response. The error says how the stream or connection ended.
+    pub fn try_send(
+        &self,
+        line: &str,
+        headers: &[(&str, &str)],
+        body: &[u8],
+    ) -> Result<H2Response, h2::Error> {
+        let request = request(line, headers);
         let body = Bytes::copy_from_slice(body);
         self.runtime.block_on(async {
             let exchange = exchange(self.sender.clone(), request, body);
-            tokio::time::timeout(PATIENCE, exchange).await.expect("an answer in time")
+            tokio::time::timeout(TIMEOUT, exchange).await.expect("a response in time")
         })
     }
 
-    /// Reads the head of an answer, leaves its body untaken, and waits for the end of the stream or connection.
-    pub fn send_and_take_nothing(&self, line: &str, fields: &[(&str, &str)]) -> Result<(), h2::Error> {
-        let request = request(line, fields);
+    /// Reads the head of a response but not its body, and waits for the end of the stream or connection.
+    pub fn send_without_reading_body(&self, line: &str, headers: &[(&str, &str)]) -> Result<(), h2::Error> {
+        let request = request(line, headers);
         self.runtime.block_on(async {
             let mut sender = self.sender.clone().ready().await?;
             let (response, _) = sender.send_request(request, true)?;
@@ -101,18 +106,18 @@ impl H2Client {
                 while body.data().await.transpose()?.is_some() {}
                 Ok(())
             };
-            tokio::time::timeout(PATIENCE, taking).await.expect("an end in time")
+            tokio::time::timeout(TIMEOUT, taking).await.expect("the end in time")
         })
     }
 
-    /// Sends a body byte by byte with pauses between, and reads what answer there is before it has ended.
+    /// Sends a body byte by byte with pauses, and reads the response meanwhile.
     pub fn send_slowly(
         &self,
         line: &str,
-        fields: &[(&str, &str)],
+        headers: &[(&str, &str)],
         pause: Duration,
-    ) -> Result<H2Answer, h2::Error> {
-        let request = request(line, fields);
+    ) -> Result<H2Response, h2::Error> {
+        let request = request(line, headers);
         self.runtime.block_on(async {
             let mut sender = self.sender.clone().ready().await?;
             let (response, mut stream) = sender.send_request(request, false)?;
@@ -121,17 +126,17 @@ impl H2Client {
                     tokio::time::sleep(pause).await;
                 }
             });
-            let answer = tokio::time::timeout(PATIENCE, read(response)).await.expect("an answer in time");
+            let response = tokio::time::timeout(TIMEOUT, read(response)).await.expect("a response in time");
             dripping.abort();
-            answer
+            response
         })
     }
 
-    /// Sends a request, resets its stream when it `is_there`, and waits until it `is_over`.
-    pub fn send_and_leave(
+    /// Sends a request, resets its stream when `is_there`, and waits until `is_over`.
+    pub fn send_and_reset(
         &self,
         line: &str,
-        fields: &[(&str, &str)],
+        headers: &[(&str, &str)],
         is_there: impl Fn() -> bool,
         is_over: impl Fn() -> bool,
     ) {
@@ -139,48 +144,52 @@ impl H2Client {
         let begun = std::time::Instant::now();
         self.runtime.block_on(async {
             let mut sender = self.sender.clone().ready().await.expect("room for a stream");
-            let (response, mut stream) = sender.send_request(request(line, fields), false).expect("sent");
+            let (response, mut stream) = sender.send_request(request(line, headers), false).expect("sent");
             stream.send_data(Bytes::from_static(b"{}"), true).expect("sent");
             while !is_there() {
-                assert!(begun.elapsed() < PATIENCE, "it does not arrive");
+                assert!(begun.elapsed() < TIMEOUT, "the request does not arrive");
                 tokio::time::sleep(PAUSE).await;
             }
             drop((response, stream));
             while !is_over() {
-                assert!(begun.elapsed() < PATIENCE, "it is not over");
+                assert!(begun.elapsed() < TIMEOUT, "the request does not end");
                 tokio::time::sleep(PAUSE).await;
             }
         });
     }
 
-    /// Sends requests at once and reads their answers.
-    pub fn send_together(&self, requests: &[(&str, &[(&str, &str)])]) -> Vec<Result<H2Answer, h2::Error>> {
+    /// Sends requests concurrently and reads their responses.
+    pub fn send_concurrently(
+        &self,
+        requests: &[(&str, &[(&str, &str)])],
+    ) -> Vec<Result<H2Response, h2::Error>> {
         self.runtime.block_on(async {
-            let mut answers = Vec::new();
-            for (line, fields) in requests {
+            let mut responses = Vec::new();
+            for (line, headers) in requests {
                 let mut sender = self.sender.clone().ready().await.expect("room for a stream");
-                answers.push(sender.send_request(request(line, fields), true).map(|(response, _)| response));
+                responses
+                    .push(sender.send_request(request(line, headers), true).map(|(response, _)| response));
             }
-            let mut read_answers = Vec::new();
-            for answer in answers {
-                read_answers.push(match answer {
+            let mut read_responses = Vec::new();
+            for response in responses {
+                read_responses.push(match response {
                     Ok(response) => read(response).await,
                     Err(error) => Err(error),
                 });
             }
-            read_answers
+            read_responses
         })
     }
 
-    pub fn send(&self, line: &str, fields: &[(&str, &str)], body: &[u8]) -> H2Answer {
-        self.try_send(line, fields, body).expect("an answer")
+    pub fn send(&self, line: &str, headers: &[(&str, &str)], body: &[u8]) -> H2Response {
+        self.try_send(line, headers, body).expect("a response")
     }
 }
 
-fn request(line: &str, fields: &[(&str, &str)]) -> Request<()> {
+fn request(line: &str, headers: &[(&str, &str)]) -> Request<()> {
     let (method, path) = line.split_once(' ').expect("method and path");
     let mut request = Request::builder().method(method).uri(format!("https://localhost{path}"));
-    for (name, value) in fields {
+    for (name, value) in headers {
         request = request.header(*name, *value);
     }
     request.body(()).expect("a request")
@@ -190,7 +199,7 @@ async fn exchange(
     sender: SendRequest<Bytes>,
     request: Request<()>,
     body: Bytes,
-) -> Result<H2Answer, h2::Error> {
+) -> Result<H2Response, h2::Error> {
     let mut sender = sender.ready().await?;
     let (response, mut stream) = sender.send_request(request, body.is_empty())?;
     if !body.is_empty() {
@@ -199,7 +208,7 @@ async fn exchange(
     read(response).await
 }
 
-async fn read(response: h2::client::ResponseFuture) -> Result<H2Answer, h2::Error> {
+async fn read(response: h2::client::ResponseFuture) -> Result<H2Response, h2::Error> {
     let (head, mut incoming) = response.await?.into_parts();
     let mut body = Vec::new();
     while let Some(chunk) = incoming.data().await {
@@ -207,5 +216,5 @@ async fn read(response: h2::client::ResponseFuture) -> Result<H2Answer, h2::Erro
         let _ = incoming.flow_control().release_capacity(chunk.len());
         body.extend_from_slice(&chunk);
     }
-    Ok(H2Answer { status: head.status.as_u16(), body })
+    Ok(H2Response { status: head.status.as_u16(), body })
 }

@@ -1,4 +1,4 @@
-//! An identity provider: keys, a published set of them, and tokens.
+//! An identity provider: signs tokens and publishes its keys.
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
@@ -8,11 +8,11 @@ use jsonwebtoken::{Algorithm, EncodingKey, Header, encode};
 use rcgen::KeyPair;
 use serde_json::{Value, json};
 
-use crate::support::upstream::{Recorded, Then, Upstream, answer};
+use crate::support::upstream::{AfterRequest, Recorded, Upstream, respond};
 
 pub const ISSUER: &str = "https://idp.test";
 
-/// A key with its name.
+/// A signing key with its id.
 pub struct SigningKey {
     pub id: String,
     key: EncodingKey,
@@ -37,7 +37,7 @@ impl SigningKey {
     }
 }
 
-/// Publishes its keys at `/keys`.
+/// Publishes keys at `/keys`.
 pub struct Idp {
     set: Arc<Mutex<Vec<Value>>>,
     server: Upstream,
@@ -47,12 +47,12 @@ impl Idp {
     pub fn start(keys: &[&SigningKey]) -> Idp {
         let set = Arc::<Mutex<Vec<Value>>>::default();
         let shown = Arc::clone(&set);
-        let server = Upstream::behaving(move |request: &Recorded, stream| -> Then {
+        let server = Upstream::with_behaviour(move |request: &Recorded, stream| -> AfterRequest {
             assert_eq!(request.line, "GET /keys HTTP/1.1");
             let keys = shown.lock().expect("no panic").clone();
             match keys.is_empty() {
-                true => answer(stream, 500, "{}"),
-                false => answer(stream, 200, &json!({"keys": keys}).to_string()),
+                true => respond(stream, 500, "{}"),
+                false => respond(stream, 200, &json!({"keys": keys}).to_string()),
             }
         });
         let idp = Idp { set, server };
@@ -60,7 +60,7 @@ impl Idp {
         idp
     }
 
-    /// From now on these; none is an outage.
+    /// Replaces the published keys. An empty list is an outage.
     pub fn publish(&self, keys: &[&SigningKey]) {
         *self.set.lock().expect("no panic") = keys.iter().map(|key| key.public.clone()).collect();
     }
@@ -69,12 +69,12 @@ impl Idp {
         self.server.address()
     }
 
-    /// How often its keys were fetched.
+    /// The number of fetches.
     pub fn fetched(&self) -> usize {
         self.server.log().len()
     }
 
-    /// The option that has them fetched.
+    /// The value of `auth.jwt_issuers` for this provider.
     pub fn option(&self, more: &str) -> String {
         format!(
             "[{{issuer: '{ISSUER}', jwks_url: 'http://{}/keys', audiences: timbr, user_claim: email{more}}}]",
@@ -83,7 +83,7 @@ impl Idp {
     }
 }
 
-/// Claims that are in order for an hour, changed by what `change` says.
+/// Valid claims with an hour to live, modified by `change`.
 pub fn claims(now: u64, change: &Value) -> Value {
     let mut claims = json!({"iss": ISSUER, "aud": "timbr", "exp": now + 3600, "email": "alice@example.com"});
     for (name, value) in change.as_object().expect("an object") {

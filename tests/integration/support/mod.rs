@@ -1,4 +1,4 @@
-//! What the tests stand on.
+//! Test support: gateways, backends and clients.
 
 pub mod bearer;
 pub mod client;
@@ -17,14 +17,14 @@ pub mod wire;
 
 use std::time::{Duration, Instant};
 
-/// So long a test waits for what must come.
-pub const PATIENCE: Duration = Duration::from_secs(10);
+/// Maximum time that a test waits for an expected event.
+pub const TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Waits until `done`, looking often; fails the test if that takes too long.
+/// Polls `condition`, and fails the test if it does not become true in time. `event` describes it in the failure.
 pub fn wait_until(what: &str, done: impl Fn() -> bool) {
     let start = Instant::now();
     while !done() {
-        assert!(start.elapsed() < PATIENCE, "waited too long until {what}");
+        assert!(start.elapsed() < TIMEOUT, "waited too long until {what}");
         std::thread::sleep(Duration::from_millis(5));
     }
 }

@@ -1,10 +1,10 @@
-//! Certificates made for a test.
+//! Certificates for tests.
 
 use std::path::{Path, PathBuf};
 
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 
-/// An authority and a folder for what it issues.
+/// A certificate authority and a folder for the certificates that it issues.
 pub struct Pki {
     folder: tempfile::TempDir,
     authority: CertifiedIssuer<'static, KeyPair>,
@@ -35,12 +35,12 @@ impl Pki {
         self.authority.pem()
     }
 
-    /// A certificate for this name and its key, as files.
+    /// Issues a certificate for this name, as files for certificate and key.
     pub fn issue(&self, name: &str) -> (PathBuf, PathBuf) {
         self.issue_as(name, &[name])
     }
 
-    /// A certificate for these names and its key, as files of this name.
+    /// Issues a certificate for these names, as files with this name.
     pub fn issue_as(&self, file: &str, names: &[&str]) -> (PathBuf, PathBuf) {
         let key = KeyPair::generate().expect("a key");
         let names: Vec<_> = names.iter().map(ToString::to_string).collect();

@@ -1,4 +1,4 @@
-//! The gateway as a process of its own, whose memory, CPU time and descriptors can be measured.
+//! The gateway as a separate process, whose memory, CPU time and descriptors can be measured.
 
 use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
@@ -13,40 +13,40 @@ use crate::support::client::Client;
 use crate::support::pki::Pki;
 use crate::support::wait_until;
 
-/// A running program; ends with the test.
+/// A running program. Killed when dropped.
 pub struct Program {
     child: Child,
     pub http: SocketAddr,
     pub https: SocketAddr,
-    /// Where operators are answered, if that is on.
+    /// The admin listener, if it is enabled.
     pub admin: Option<SocketAddr>,
     pub authority_pem: String,
-    /// Held, so that it neither ends nor is read; `None` once something reads it.
+    /// Kept open but unread; `None` once a thread reads it.
     log: Option<BufReader<ChildStderr>>,
     _files: Pki,
 }
 
-/// What a program has logged so far.
+/// The lines that a program has logged.
 pub type Lines = Arc<Mutex<Vec<Value>>>;
 
 impl Program {
-    /// With one worker. Its log is read and forgotten.
+    /// With one worker. The log is read and discarded.
     pub fn start(upstream: SocketAddr, options: &[(&str, &str)]) -> Program {
         Program::start_as(upstream, options, "exec \"$0\" serve")
     }
 
-    /// `shell` is what starts the program, as `$0`. Its log is read and forgotten.
+    /// `shell` is the command that starts the program `$0`. The log is read and discarded.
     pub fn start_as(upstream: SocketAddr, options: &[(&str, &str)], shell: &str) -> Program {
         let mut program = Program::start_unread(upstream, options, shell);
-        let mut log = program.log.take().expect("nobody reads it yet");
+        let mut log = program.log.take().expect("the log is not read yet");
         std::thread::spawn(move || std::io::copy(&mut log, &mut std::io::sink()));
         program
     }
 
-    /// With the lines of its log as they come. `shell` is what starts the program, as `$0`.
+    /// Also returns the lines of the log. `shell` is the command that starts the program `$0`.
     pub fn start_logged(upstream: SocketAddr, options: &[(&str, &str)], shell: &str) -> (Program, Lines) {
         let mut program = Program::start_unread(upstream, options, shell);
-        let log = program.log.take().expect("nobody reads it yet");
+        let log = program.log.take().expect("the log is not read yet");
         let lines = Lines::default();
         let shared = Arc::clone(&lines);
         std::thread::spawn(move || {
@@ -59,12 +59,12 @@ impl Program {
         (program, lines)
     }
 
-    /// Nobody reads its log after the first line. `shell` is what starts the program, as `$0`.
+    /// The log is not read after the first line. `shell` is the command that starts the program `$0`.
     pub fn start_unread(upstream: SocketAddr, options: &[(&str, &str)], shell: &str) -> Program {
         Program::start_with(upstream, options, shell, [Stdio::null(), Stdio::null()])
     }
 
-    /// The same, with these as its descriptors 0 and 1.
+    /// Like `start_unread`, with these as descriptors 0 and 1.
     pub fn start_with(
         upstream: SocketAddr,
         options: &[(&str, &str)],
@@ -95,7 +95,7 @@ impl Program {
         let mut line = String::new();
         let started: Value = loop {
             line.clear();
-            assert!(log.read_line(&mut line).expect("a log") > 0, "it ended before it started");
+            assert!(log.read_line(&mut line).expect("a log") > 0, "the program exited before it started");
             match serde_json::from_str::<Value>(&line) {
                 Ok(entry) if entry["http"].is_string() => break entry,
                 _ => {}
@@ -116,23 +116,23 @@ impl Program {
     /// A token of `alice`.
     pub fn token(&self) -> String {
         let authorization = format!("Bearer {}", bearer("alice", "secret"));
-        let fields = [("Content-Type", "application/json"), ("Authorization", authorization.as_str())];
-        let answer = Client::connect(self.http).send("POST /timbr/api/get_token", &fields, b"");
-        answer.json()["data"][0].as_str().expect("a token").to_owned()
+        let headers = [("Content-Type", "application/json"), ("Authorization", authorization.as_str())];
+        let response = Client::connect(self.http).send("POST /timbr/api/get_token", &headers, b"");
+        response.json()["data"][0].as_str().expect("a token").to_owned()
     }
 
     fn proc(&self, file: &str) -> String {
         std::fs::read_to_string(format!("/proc/{}/{file}", self.child.id())).expect("it runs")
     }
 
-    /// Bytes of memory in use.
+    /// Resident memory in bytes.
     pub fn memory(&self) -> usize {
         let status = self.proc("status");
         let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("a line");
         line.trim().trim_end_matches(" kB").parse::<usize>().expect("a number") * 1024
     }
 
-    /// CPU time used so far; the kernel counts in hundredths of a second.
+    /// CPU time used so far, with a resolution of 10 ms.
     pub fn cpu(&self) -> Duration {
         let stat = self.proc("stat");
         let after_name = stat.rsplit(')').next().expect("fields");
@@ -142,25 +142,25 @@ impl Program {
         Duration::from_millis((ticks(11) + ticks(12)) * 10)
     }
 
-    /// How many descriptors are open.
+    /// The number of open descriptors.
     pub fn descriptors(&self) -> usize {
         std::fs::read_dir(format!("/proc/{}/fd", self.child.id())).expect("it runs").count()
     }
 
-    /// Waits for the end.
-    pub fn ended(&mut self) -> ExitStatus {
+    /// Waits until the program has exited.
+    pub fn wait(&mut self) -> ExitStatus {
         wait_until("the program ends", || !self.is_running());
         self.child.wait().expect("it has ended")
     }
 
-    /// Ends it as a crash does, with no chance to do anything more.
-    pub fn kill_9(&mut self) {
+    /// Kills the program with SIGKILL.
+    pub fn kill(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
 
     /// Sends SIGTERM.
-    pub fn ask_to_stop(&self) {
+    pub fn begin_shutdown(&self) {
         self.signal("TERM");
     }
 
@@ -171,7 +171,7 @@ impl Program {
         assert!(sent.success());
     }
 
-    /// A process that has ended, but was not waited for, is a zombie.
+    /// A process that has exited but was not waited for is a zombie.
     fn is_running(&self) -> bool {
         !self.proc("stat").rsplit(')').next().expect("fields").starts_with(" Z")
     }

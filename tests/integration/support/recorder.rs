@@ -1,4 +1,5 @@
-//! A backend that keeps every byte, and reads them more strictly than any real one: the judge of what got through.
+//! A backend that records every byte and parses requests more strictly than any real one. Decides what the gateway let
+//! through.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -6,14 +7,14 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// What it does with a request that has arrived whole.
+/// The response to a complete request.
 #[derive(Clone)]
 pub enum Reply {
-    /// Answers 200 and names the target.
+    /// Responds with 200 and the target.
     Name,
-    /// The same, after a while.
+    /// Like `Name`, after a delay.
     After(Duration),
-    /// Waits until the gateway gives up.
+    /// Waits until the gateway closes the connection.
     Hold,
     /// Sends these bytes and closes.
     Bytes(Arc<Vec<u8>>),
@@ -25,12 +26,12 @@ pub struct Seen {
     pub target: String,
     pub head: String,
     pub body: Vec<u8>,
-    /// Whether the body came to the end that its framing promised.
+    /// True if the body is complete by its framing.
     pub whole: bool,
 }
 
 impl Seen {
-    /// How many fields have this name for a backend that takes `_` for `-`, as WSGI servers do.
+    /// The number of headers with this name for a backend that treats `_` as `-`, as WSGI servers do.
     pub fn count(&self, name: &str) -> usize {
         let fold = |name: &str| name.to_ascii_lowercase().replace('_', "-");
         let names = self.head.split("\r\n").skip(1).filter_map(|line| line.split_once(':'));
@@ -42,14 +43,14 @@ impl Seen {
 struct Log {
     bytes: Vec<u8>,
     seen: Vec<Seen>,
-    complaints: Vec<String>,
+    violations: Vec<String>,
     open: usize,
-    /// Requests of which a part has come.
+    /// The number of incomplete requests.
     unfinished: usize,
     most_open: usize,
 }
 
-/// A listening recorder; its threads end with the test's process.
+/// A listening recorder. Its threads end with the test process.
 pub struct Recorder {
     address: SocketAddr,
     log: Arc<Mutex<Log>>,
@@ -80,8 +81,8 @@ impl Recorder {
         self.log.lock().expect("no panic")
     }
 
-    /// Whether these bytes arrived anywhere, in whatever place.
-    pub fn saw(&self, needle: &str) -> bool {
+    /// Returns whether these bytes arrived anywhere.
+    pub fn has_bytes(&self, needle: &str) -> bool {
         self.log().bytes.windows(needle.len()).any(|window| window == needle.as_bytes())
     }
 
@@ -94,26 +95,26 @@ impl Recorder {
         self.log().seen.iter().find(|seen| seen.target == target).cloned()
     }
 
-    /// What no gateway may send; empty if all was well.
-    pub fn complaints(&self) -> Vec<String> {
-        self.log().complaints.clone()
+    /// Protocol violations of the gateway; empty if there are none.
+    pub fn violations(&self) -> Vec<String> {
+        self.log().violations.clone()
     }
 
-    /// Waits until no request is there in part: the rest of it has come, or its connection has ended.
-    pub fn settled(&self) {
+    /// Waits until no request is incomplete: the rest has arrived, or the connection has ended.
+    pub fn wait_until_settled(&self) {
         let deadline = Instant::now() + Duration::from_secs(10);
         while self.log().unfinished > 0 {
-            assert!(Instant::now() < deadline, "a request goes neither on nor away: {:?}", self.seen());
+            assert!(Instant::now() < deadline, "a request neither continues nor ends: {:?}", self.seen());
             thread::sleep(Duration::from_millis(5));
         }
     }
 
-    /// How many connections are open now.
+    /// The number of open connections.
     pub fn open(&self) -> usize {
         self.log().open
     }
 
-    /// How many were open at once.
+    /// The maximum number of open connections.
     pub fn most_open(&self) -> usize {
         self.log().most_open
     }
@@ -125,10 +126,10 @@ struct Connection {
     log: Arc<Mutex<Log>>,
 }
 
-/// Why a connection is read no further.
+/// Why reading a connection stops.
 enum End {
     Closed,
-    Complaint(String),
+    Violation(String),
 }
 
 impl Connection {
@@ -147,8 +148,8 @@ impl Connection {
             match self.request() {
                 Ok(target) if self.reply(reply, &target) => {}
                 Ok(_) | Err(End::Closed) => break,
-                Err(End::Complaint(what)) => {
-                    self.log().complaints.push(what);
+                Err(End::Violation(what)) => {
+                    self.log().violations.push(what);
                     break;
                 }
             }
@@ -156,7 +157,7 @@ impl Connection {
         self.log().open -= 1;
     }
 
-    /// False if the connection ends here.
+    /// False if the connection ends.
     fn reply(&mut self, reply: &Reply, target: &str) -> bool {
         match reply {
             Reply::Name => {}
@@ -187,8 +188,8 @@ impl Connection {
         while !head.ends_with(b"\r\n\r\n") {
             head.extend(self.take(1)?);
         }
-        let head = String::from_utf8(head).map_err(|_| End::Complaint("a head that is no text".into()))?;
-        let (target, framing) = judge(&head).map_err(|what| End::Complaint(format!("{what}: {head:?}")))?;
+        let head = String::from_utf8(head).map_err(|_| End::Violation("a head that is not text".into()))?;
+        let (target, framing) = judge(&head).map_err(|what| End::Violation(format!("{what}: {head:?}")))?;
         let number = {
             let mut log = self.log();
             let seen = Seen { target: target.clone(), head, body: Vec::new(), whole: false };
@@ -205,7 +206,7 @@ impl Connection {
                 let data = self.take(size)?;
                 self.log().seen[number].body.extend(data);
                 if self.take(2)? != b"\r\n" {
-                    return Err(End::Complaint("a chunk without its line end".into()));
+                    return Err(End::Violation("a chunk without its line end".into()));
                 }
                 if size == 0 {
                     break;
@@ -224,7 +225,7 @@ impl Connection {
         let digits = String::from_utf8_lossy(&line[..line.len() - 2]).into_owned();
         let plain = !digits.is_empty() && digits.bytes().all(|digit| digit.is_ascii_hexdigit());
         let size = usize::from_str_radix(&digits, 16).ok().filter(|_| plain);
-        size.ok_or_else(|| End::Complaint(format!("a chunk of the size {digits:?}")))
+        size.ok_or_else(|| End::Violation(format!("a chunk of the size {digits:?}")))
     }
 
     fn take(&mut self, count: usize) -> Result<Vec<u8>, End> {
@@ -254,17 +255,17 @@ enum Framing {
     Chunked,
 }
 
-/// The target and the framing of a head that has one reading only.
+/// The target and the framing of an unambiguous head.
 fn judge(head: &str) -> Result<(String, Framing), &'static str> {
     let mut lines = head.trim_end_matches("\r\n").split("\r\n");
     let line: Vec<&str> = lines.next().unwrap_or_default().split(' ').collect();
-    let [_, target, "HTTP/1.1"] = line[..] else { return Err("no request line") };
+    let [_, target, "HTTP/1.1"] = line[..] else { return Err("no valid request line") };
     let mut framing = None;
     for line in lines {
         let (name, value) = line.split_once(':').ok_or("a line without a colon")?;
         let token = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
         if name.is_empty() || !name.bytes().all(token) {
-            return Err("a name that is no token");
+            return Err("a name that is not a token");
         }
         if value.bytes().any(|byte| byte < b' ' && byte != b'\t') {
             return Err("a control character in a value");
@@ -274,9 +275,9 @@ fn judge(head: &str) -> Result<(String, Framing), &'static str> {
             "transfer-encoding" if value == "chunked" => Framing::Chunked,
             "transfer-encoding" => return Err("a transfer coding"),
             "content-length" if !value.is_empty() && value.bytes().all(|digit| digit.is_ascii_digit()) => {
-                Framing::Length(value.parse().map_err(|_| "an endless length")?)
+                Framing::Length(value.parse().map_err(|_| "a length that is too large")?)
             }
-            "content-length" => return Err("a length that is no number"),
+            "content-length" => return Err("a length that is not a number"),
             _ => continue,
         };
         if framing.replace(new).is_some() {

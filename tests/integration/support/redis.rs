@@ -1,4 +1,4 @@
-//! Redis servers of a test's own, on free ports: one, one with a follower and Sentinels, or a cluster.
+//! Redis servers for a test, on free ports: one server, one with a follower and Sentinels, or a cluster.
 
 use std::net::{SocketAddr, TcpListener};
 use std::process::{Child, Command, Stdio};
@@ -7,7 +7,7 @@ use redis::{Client, Connection, ConnectionInfo, IntoConnectionInfo, RedisConnect
 
 use crate::support::wait_until;
 
-/// A running server; ends with the test.
+/// A running server. Killed when dropped.
 pub struct Redis {
     child: Option<Child>,
     arguments: Vec<String>,
@@ -16,19 +16,19 @@ pub struct Redis {
 }
 
 impl Redis {
-    /// Keeps nothing on disk.
+    /// A server without persistence.
     pub fn start() -> Redis {
         Redis::start_with(&[])
     }
 
-    /// With further options, such as `["--requirepass", "x"]`.
+    /// With more options, such as `["--requirepass", "x"]`.
     pub fn start_with(options: &[&str]) -> Redis {
         let redis = Redis::launch(options);
-        wait_until("redis-server answers", || redis.try_connect().is_some());
+        wait_until("redis-server responds", || redis.try_connect().is_some());
         redis
     }
 
-    /// Does not wait until it answers: it may want a password or TLS.
+    /// Does not wait until the server responds: it may require a password or TLS.
     pub fn launch(options: &[&str]) -> Redis {
         let folder = tempfile::tempdir().expect("a folder");
         let port = free_port();
@@ -61,13 +61,13 @@ impl Redis {
 
     /// A connection as the default user.
     pub fn connect(&self) -> Connection {
-        self.try_connect().expect("it answers")
+        self.try_connect().expect("it responds")
     }
 
     fn try_connect(&self) -> Option<Connection> {
         let mut connection = connection_to(self.port)?;
-        let answer: Result<String, _> = redis::cmd("PING").query(&mut connection);
-        answer.is_ok().then_some(connection)
+        let response: Result<String, _> = redis::cmd("PING").query(&mut connection);
+        response.is_ok().then_some(connection)
     }
 
     /// The result of a command.
@@ -77,7 +77,7 @@ impl Redis {
         command.query(&mut self.connect()).unwrap_or_else(|error| panic!("{words:?}: {error}"))
     }
 
-    /// Ends it at once.
+    /// Kills the server.
     pub fn kill(&mut self) {
         if let Some(mut child) = self.child.take() {
             let _ = child.kill();
@@ -85,20 +85,20 @@ impl Redis {
         }
     }
 
-    /// Starts it again on the same port, without its data.
+    /// Restarts the server on the same port, without its data.
     pub fn restart(&mut self) {
         self.kill();
         self.run();
-        wait_until("redis-server answers again", || self.try_connect().is_some());
+        wait_until("redis-server responds again", || self.try_connect().is_some());
     }
 
-    /// SIGSTOP: connections stay open, and nothing is answered.
+    /// SIGSTOP: connections stay open without responses.
     pub fn hang(&self) {
         self.signal("-STOP");
     }
 
     /// SIGCONT.
-    pub fn go_on(&self) {
+    pub fn resume(&self) {
         self.signal("-CONT");
     }
 
@@ -108,7 +108,7 @@ impl Redis {
         assert!(sent.success());
     }
 
-    /// Everything that a dump of it would show.
+    /// All keys and values, as in a dump.
     pub fn everything(&self) -> Vec<u8> {
         let mut connection = self.connect();
         let keys: Vec<Vec<u8>> = redis::cmd("KEYS").arg("*").query(&mut connection).expect("keys");
@@ -140,8 +140,8 @@ fn flatten(value: &redis::Value, all: &mut Vec<u8>) {
 impl Drop for Redis {
     fn drop(&mut self) {
         if self.child.is_some() {
-            // One that is stopped would not end.
-            self.go_on();
+            // A stopped process would not exit.
+            self.resume();
         }
         self.kill();
     }
@@ -154,18 +154,18 @@ fn spawn(arguments: &[String]) -> Child {
         .stdout(Stdio::null())
         .stderr(Stdio::null())
         .spawn()
-        .unwrap_or_else(|error| panic!("redis-server does not start ({error}); `tests/servers` installs it"))
+        .unwrap_or_else(|error| panic!("cannot start redis-server ({error}); `tests/servers` installs it"))
 }
 
 fn connection_to(port: u16) -> Option<Connection> {
     let info: ConnectionInfo = ("127.0.0.1", port).into_connection_info().expect("an address");
     let info = info.set_redis_settings(RedisConnectionInfo::default().set_skip_set_lib_name());
-    Client::open(info).expect("a client").get_connection_with_timeout(crate::support::PATIENCE).ok()
+    Client::open(info).expect("a client").get_connection_with_timeout(crate::support::TIMEOUT).ok()
 }
 
-/// A port that nobody listens on just now.
+/// A free port.
 pub fn free_port() -> u16 {
-    // A cluster's servers also listen 10000 above.
+    // Cluster nodes also listen on this port + 10000.
     loop {
         let listener = TcpListener::bind("127.0.0.1:0").expect("bound");
         let port = listener.local_addr().expect("an address").port();
@@ -175,7 +175,7 @@ pub fn free_port() -> u16 {
     }
 }
 
-/// Two servers, one of which follows the other, and three Sentinels that see to it that one is primary.
+/// A primary server with a follower, and three Sentinels that monitor them.
 pub struct Sentinels {
     pub servers: Vec<Redis>,
     sentinels: Vec<Redis>,
@@ -186,7 +186,7 @@ impl Sentinels {
         let first = Redis::start();
         let port = first.port.to_string();
         let second = Redis::start_with(&["--replicaof", "127.0.0.1", &port]);
-        wait_until("the follower follows", || {
+        wait_until("the follower replicates", || {
             second.command::<String>(&["INFO", "replication"]).contains("master_link_status:up")
         });
         let sentinels: Vec<_> = (0..3).map(|_| sentinel(first.port)).collect();
@@ -204,14 +204,14 @@ impl Sentinels {
         self.sentinels.iter().map(Redis::url).collect::<Vec<_>>().join(",")
     }
 
-    /// Has the other server become the primary one, in good order.
+    /// Makes the follower the primary server, with an orderly failover.
     pub fn fail_over(&self) {
         let before = self.primary();
         let _: String = self.sentinels[0].command(&["SENTINEL", "FAILOVER", "main"]);
-        wait_until("the other server is primary", || self.primary() != before);
+        wait_until("the follower has become the primary server", || self.primary() != before);
     }
 
-    /// The port of the primary server, as the Sentinels have it.
+    /// The port of the primary server, according to the Sentinels.
     pub fn primary(&self) -> u16 {
         let address: Vec<String> =
             self.sentinels[0].command(&["SENTINEL", "GET-MASTER-ADDR-BY-NAME", "main"]);
@@ -232,11 +232,11 @@ fn sentinel(primary: u16) -> Redis {
     let arguments = vec![file.to_str().expect("text").to_owned(), "--sentinel".to_owned()];
     let mut sentinel = Redis { child: None, arguments, port, _folder: folder };
     sentinel.run();
-    wait_until("a Sentinel answers", || sentinel.try_connect().is_some());
+    wait_until("a Sentinel responds", || sentinel.try_connect().is_some());
     sentinel
 }
 
-/// Three servers that share all slots.
+/// Three nodes that share all slots.
 pub struct Cluster(pub Vec<Redis>);
 
 impl Cluster {
@@ -250,7 +250,7 @@ impl Cluster {
         for server in &servers[1..] {
             let _: String = servers[0].command(&["CLUSTER", "MEET", "127.0.0.1", &server.port.to_string()]);
         }
-        wait_until("the cluster is whole", || {
+        wait_until("the cluster is complete", || {
             servers.iter().all(|server| {
                 let info: String = server.command(&["CLUSTER", "INFO"]);
                 info.contains("cluster_state:ok") && info.contains("cluster_known_nodes:3")

@@ -1,4 +1,4 @@
-//! Token stores of each kind, opened as replicas open them.
+//! Token stores of each kind, opened like replicas.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -19,8 +19,8 @@ use crate::support::bearer::SALT;
 use crate::support::redis::{Cluster, Redis, Sentinels};
 use crate::support::wait_until;
 
-/// What a store stands on; ends with the test.
-pub enum Ground {
+/// The servers or files of a store. Removed when dropped.
+pub enum StoreFixture {
     Memory,
     File(tempfile::TempDir),
     Redis(Redis),
@@ -28,70 +28,70 @@ pub enum Ground {
     Cluster(Cluster),
 }
 
-impl Ground {
-    /// One of each kind.
-    pub fn all() -> Vec<Ground> {
+impl StoreFixture {
+    /// One store of each kind.
+    pub fn all() -> Vec<StoreFixture> {
         let folder = tempfile::tempdir().expect("a folder");
         vec![
-            Ground::Memory,
-            Ground::File(folder),
-            Ground::Redis(Redis::start()),
-            Ground::Sentinels(Sentinels::start()),
-            Ground::Cluster(Cluster::start()),
+            StoreFixture::Memory,
+            StoreFixture::File(folder),
+            StoreFixture::Redis(Redis::start()),
+            StoreFixture::Sentinels(Sentinels::start()),
+            StoreFixture::Cluster(Cluster::start()),
         ]
     }
 
     pub fn name(&self) -> &'static str {
         match self {
-            Ground::Memory => "memory",
-            Ground::File(_) => "file",
-            Ground::Redis(_) => "redis",
-            Ground::Sentinels(_) => "sentinel",
-            Ground::Cluster(_) => "cluster",
+            StoreFixture::Memory => "memory",
+            StoreFixture::File(_) => "file",
+            StoreFixture::Redis(_) => "redis",
+            StoreFixture::Sentinels(_) => "sentinel",
+            StoreFixture::Cluster(_) => "cluster",
         }
     }
 
-    /// Whether several may have it open.
+    /// Returns whether several replicas can share the store.
     pub fn is_shared(&self) -> bool {
-        !matches!(self, Ground::Memory | Ground::File(_))
+        !matches!(self, StoreFixture::Memory | StoreFixture::File(_))
     }
 
     pub fn path(&self) -> PathBuf {
-        let Ground::File(folder) = self else { panic!("{} has no file", self.name()) };
+        let StoreFixture::File(folder) = self else { panic!("{} has no file", self.name()) };
         folder.path().join("tokens")
     }
 
-    /// The options that lead here, as variables without `TIMBR_GATEWAY_`.
+    /// The options for this store, as environment variables without the prefix `TIMBR_GATEWAY_`.
     pub fn options(&self) -> Vec<(&'static str, String)> {
         let redis = |urls: String| vec![("STORE_KIND", "redis".into()), ("STORE_URLS", urls)];
-        // Tests of many kinds run at once on few cores.
+        // Many tests run at the same time on few cores.
         let patient = ("STORE_TIMEOUT", "2s".to_owned());
         match self {
-            Ground::Memory => vec![],
-            Ground::File(_) => {
+            StoreFixture::Memory => vec![],
+            StoreFixture::File(_) => {
                 vec![
                     ("STORE_KIND", "file".into()),
                     ("STORE_PATH", self.path().to_str().expect("text").into()),
                 ]
             }
-            Ground::Redis(server) => [redis(server.url()), vec![patient]].concat(),
-            Ground::Sentinels(servers) => [
+            StoreFixture::Redis(server) => [redis(server.url()), vec![patient]].concat(),
+            StoreFixture::Sentinels(servers) => [
                 redis(servers.urls()),
                 vec![("STORE_MODE", "sentinel".into()), ("STORE_SENTINEL_MASTER", "main".into()), patient],
             ]
             .concat(),
-            Ground::Cluster(servers) => {
+            StoreFixture::Cluster(servers) => {
                 [redis(servers.urls()), vec![("STORE_MODE", "cluster".into()), patient]].concat()
             }
         }
     }
 
-    /// A replica with the usual options.
+    /// A replica with default options.
     pub fn open(&self) -> Replica {
         self.open_with(&[])
     }
 
-    /// A replica with further options, which win.
+    /// A replica with more options, which take precedence.
     pub fn open_with(&self, options: &[(&str, &str)]) -> Replica {
         let mut all: Vec<(String, String)> =
             self.options().into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
@@ -100,7 +100,7 @@ impl Ground {
     }
 }
 
-/// A store and what it needs.
+/// An open store with its clock and runtime.
 pub struct Replica {
     store: Option<Arc<Store>>,
     running: Option<RunningDriver>,
@@ -130,7 +130,7 @@ impl Replica {
         let running = store.start(&metrics, Box::new(|_: CredentialFailure| {})).expect("it starts");
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
         let replica = Replica { store: Some(store), running, clock, up, runtime };
-        wait_until("the store answers", || replica.up.get() == 1);
+        wait_until("the store responds", || replica.up.get() == 1);
         replica
     }
 
@@ -142,7 +142,7 @@ impl Replica {
         Arc::clone(self.store.as_ref().expect("it is open"))
     }
 
-    /// A user's token, by the number of its seed: the one that it is given.
+    /// Returns the user's token: an existing one, or a new one with this seed.
     pub fn mint(&self, user: &str, seed: u8) -> Result<TokenId, Unavailable> {
         self.mint_with_key(user, seed, None)
     }
@@ -155,7 +155,7 @@ impl Replica {
         self.mint_as(token, user, seed, self.store().proof_for(0))
     }
 
-    /// With what proved the login.
+    /// Makes a token with this proof of the login.
     pub fn mint_proven(&self, user: &str, seed: u8, proof: LoginProof) -> Result<TokenId, Unavailable> {
         self.mint_as(new_token(user, None), user, seed, proof)
     }
@@ -171,7 +171,7 @@ impl Replica {
         Ok(id_of(user, &seed))
     }
 
-    /// The token, wherever it is known.
+    /// Finds the token in memory or in the persistent store.
     pub fn find(&self, id: &TokenId, salt: u8) -> Result<Option<Arc<TokenRecord>>, Unavailable> {
         match self.store().find(id) {
             Some(record) => Ok(Some(record)),
@@ -180,14 +180,14 @@ impl Replica {
     }
 
     pub fn lives(&self, id: &TokenId) -> bool {
-        self.find(id, 0).expect("the store answers").is_some()
+        self.find(id, 0).expect("the store responds").is_some()
     }
 
     pub fn block_on<T>(&self, operation: impl Future<Output = T>) -> T {
         self.runtime.block_on(operation)
     }
 
-    /// Ends it in good order.
+    /// Closes the store.
     pub fn close(self) {
         drop(self);
     }
@@ -197,12 +197,12 @@ impl Drop for Replica {
     fn drop(&mut self) {
         drop(self.store.take());
         let finished = self.running.take().is_none_or(|running| running.join_within(Duration::from_secs(5)));
-        assert!(finished || std::thread::panicking(), "the store's thread ends");
+        assert!(finished || std::thread::panicking(), "the store's thread does not end");
     }
 }
 
 pub fn new_token(user: &str, key: Option<&str>) -> NewToken {
-    // As a keyed hash is: spread.
+    // Uniformly distributed, like a keyed hash.
     let hash = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, user.as_bytes());
     NewToken {
         login: LoginId(*hash.as_ref().first_chunk().expect("32 bytes")),

@@ -1,4 +1,4 @@
-//! A TLS client that says what it is told to in its handshake.
+//! A TLS client with a configurable handshake.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -9,16 +9,16 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::{ClientConfig, ClientConnection, HandshakeKind, RootCertStore, StreamOwned};
 
-use crate::support::PATIENCE;
+use crate::support::TIMEOUT;
 
-/// How to connect; used again, it resumes sessions.
+/// A client configuration. Later connections resume sessions.
 pub struct TlsClient(Arc<ClientConfig>);
 
 /// A connection.
 pub struct TlsConnection(StreamOwned<ClientConnection, TcpStream>);
 
 impl TlsClient {
-    /// Trusts one authority; shows a certificate, if it has one.
+    /// Trusts one authority. Sends a client certificate, if there is one.
     pub fn new(authority_pem: &str, certificate: Option<&(PathBuf, PathBuf)>) -> TlsClient {
         let mut roots = RootCertStore::empty();
         let authority = CertificateDer::from_pem_slice(authority_pem.as_bytes()).expect("PEM");
@@ -40,12 +40,12 @@ impl TlsClient {
         TlsClient(Arc::new(config))
     }
 
-    /// Asks for a name, or for an address. The error is the gateway's or the client's own.
+    /// Connects with this server name or address. The error is the gateway's or the client's own.
     pub fn connect(&self, address: SocketAddr, name: &str) -> std::io::Result<TlsConnection> {
         let name = ServerName::try_from(name.to_owned()).expect("a name");
         let connection = ClientConnection::new(Arc::clone(&self.0), name).expect("a connection");
         let socket = TcpStream::connect(address)?;
-        socket.set_read_timeout(Some(PATIENCE))?;
+        socket.set_read_timeout(Some(TIMEOUT))?;
         let mut stream = StreamOwned::new(connection, socket);
         while stream.conn.is_handshaking() {
             stream.conn.complete_io(&mut stream.sock)?;
@@ -55,14 +55,14 @@ impl TlsClient {
 }
 
 impl TlsConnection {
-    /// Sends a GET with these fields, and reads status and body. `None`: the connection ended.
-    pub fn get(&mut self, path: &str, fields: &str) -> Option<(u16, String)> {
-        let head = format!("GET {path} HTTP/1.1\r\n{fields}\r\n");
+    /// Sends a GET with these headers, and reads status and body. `None` if the connection ended.
+    pub fn get(&mut self, path: &str, headers: &str) -> Option<(u16, String)> {
+        let head = format!("GET {path} HTTP/1.1\r\n{headers}\r\n");
         self.0.write_all(head.as_bytes()).ok()?;
-        let mut answer = Vec::new();
+        let mut response = Vec::new();
         let mut buffer = [0; 4096];
         loop {
-            let text = String::from_utf8_lossy(&answer).into_owned();
+            let text = String::from_utf8_lossy(&response).into_owned();
             if let Some((head, body)) = text.split_once("\r\n\r\n") {
                 let length = head.lines().find_map(|line| line.strip_prefix("content-length: "));
                 let length: usize = length.and_then(|text| text.parse().ok()).unwrap_or(0);
@@ -71,13 +71,13 @@ impl TlsConnection {
                 }
             }
             match self.0.read(&mut buffer) {
-                Ok(count @ 1..) => answer.extend_from_slice(&buffer[..count]),
+                Ok(count @ 1..) => response.extend_from_slice(&buffer[..count]),
                 _ => return None,
             }
         }
     }
 
-    /// The certificate that was shown.
+    /// The server certificate.
     pub fn certificate(&self) -> Vec<u8> {
         self.0.conn.peer_certificates().expect("a chain")[0].to_vec()
     }

@@ -1,4 +1,4 @@
-//! A backend that records what arrives, byte for byte, and does as it is told.
+//! A backend that records requests byte for byte and behaves as the test specifies.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -9,21 +9,21 @@ use std::time::Duration;
 
 use socket2::SockRef;
 
-/// An address of this machine that answers nothing at all to who wants to connect, as one behind a firewall.
-pub struct Silent {
+/// A local address that does not respond to connection attempts, like one behind a firewall.
+pub struct UnresponsiveAddress {
     listener: socket2::Socket,
-    /// Kept for as long as it is to be silent.
+    /// Connections that fill the backlog.
     waiting: Vec<TcpStream>,
 }
 
-impl Silent {
-    pub fn start() -> Silent {
+impl UnresponsiveAddress {
+    pub fn start() -> UnresponsiveAddress {
         let listener =
             socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).expect("made");
         listener.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).expect("bound");
-        // One has room that nobody ever takes out; what comes after it is dropped.
+        // The backlog takes one connection, which is never accepted; the kernel drops further ones.
         listener.listen(0).expect("listening");
-        let mut silent = Silent { listener, waiting: Vec::new() };
+        let mut silent = UnresponsiveAddress { listener, waiting: Vec::new() };
         let (address, limit) = (silent.address(), Duration::from_millis(100));
         while let Ok(stream) = TcpStream::connect_timeout(&address, limit) {
             silent.waiting.push(stream);
@@ -32,48 +32,48 @@ impl Silent {
     }
 
     pub fn address(&self) -> SocketAddr {
-        self.listener.local_addr().expect("an address").as_socket().expect("of IP")
+        self.listener.local_addr().expect("an address").as_socket().expect("an IP address")
     }
 }
 
-/// A request as it arrived.
+/// A request as received.
 #[derive(Clone, Debug)]
 pub struct Recorded {
     pub line: String,
-    pub fields: Vec<(String, String)>,
+    pub headers: Vec<(String, String)>,
     pub body: Vec<u8>,
-    /// Which connection it came on, counted from 0.
+    /// The index of its connection, from 0.
     pub connection: usize,
 }
 
 impl Recorded {
-    /// The values of a field whose name a WSGI server would take for this one.
-    pub fn folded(&self, name: &str) -> Vec<&str> {
+    /// All values of a header, with `_` and `-` treated as equal, as in WSGI servers.
+    pub fn folded_headers(&self, name: &str) -> Vec<&str> {
         let fold = |name: &str| name.to_ascii_lowercase().replace('_', "-");
         let same = |(other, _): &&(String, String)| fold(other) == fold(name);
-        self.fields.iter().filter(same).map(|(_, value)| value.as_str()).collect()
+        self.headers.iter().filter(same).map(|(_, value)| value.as_str()).collect()
     }
 
-    /// The one value of a field; empty if it is missing.
-    pub fn field(&self, name: &str) -> &str {
-        let all = self.folded(name);
-        assert!(all.len() <= 1, "{name} stands {} times: {self:?}", all.len());
+    /// The only value of a header; empty if it is missing.
+    pub fn header(&self, name: &str) -> &str {
+        let all = self.folded_headers(name);
+        assert!(all.len() <= 1, "{name} occurs {} times: {self:?}", all.len());
         all.first().copied().unwrap_or_default()
     }
 }
 
-/// What becomes of the connection after a request.
-pub enum Then {
+/// The action on the connection after a request.
+pub enum AfterRequest {
     KeepOpen,
     Close,
-    /// Close so that the peer sees a reset.
+    /// Close with a TCP reset.
     Reset,
 }
 
-/// Answers a request on its connection.
-type Behaviour = dyn Fn(&Recorded, &mut TcpStream) -> Then + Send + Sync;
+/// Handles a request on its connection.
+type Behaviour = dyn Fn(&Recorded, &mut TcpStream) -> AfterRequest + Send + Sync;
 
-/// A listening backend; its threads end with the test's process.
+/// A listening backend. Its threads end with the test process.
 pub struct Upstream {
     address: SocketAddr,
     log: Arc<Mutex<Vec<Recorded>>>,
@@ -81,20 +81,20 @@ pub struct Upstream {
 }
 
 impl Upstream {
-    /// Answers every request with 200 and a little JSON.
+    /// Responds to every request with 200 and a small JSON body.
     pub fn start() -> Upstream {
-        Upstream::behaving(|_, stream| answer(stream, 200, "{\"status\":\"success\"}"))
+        Upstream::with_behaviour(|_, stream| respond(stream, 200, "{\"status\":\"success\"}"))
     }
 
-    pub fn behaving(
-        behaviour: impl Fn(&Recorded, &mut TcpStream) -> Then + Send + Sync + 'static,
+    pub fn with_behaviour(
+        behaviour: impl Fn(&Recorded, &mut TcpStream) -> AfterRequest + Send + Sync + 'static,
     ) -> Upstream {
         let listener = TcpListener::bind("127.0.0.1:0").expect("bound");
-        Upstream::on(listener, behaviour)
+        Upstream::listen_on(listener, behaviour)
     }
 
-    /// Acts as soon as the head of a request is there, on every connection, and reads nothing more.
-    pub fn behaving_at_head(behaviour: impl Fn(&mut TcpStream) + Send + 'static) -> SocketAddr {
+    /// Acts when the head of a request has arrived, on every connection, and reads nothing more.
+    pub fn with_behaviour_at_head(behaviour: impl Fn(&mut TcpStream) + Send + 'static) -> SocketAddr {
         let listener = TcpListener::bind("127.0.0.1:0").expect("bound");
         let address = listener.local_addr().expect("an address");
         thread::spawn(move || {
@@ -113,10 +113,10 @@ impl Upstream {
         address
     }
 
-    /// Listens on a port that the test chose.
-    pub fn on(
+    /// Listens on a port of the test.
+    pub fn listen_on(
         listener: TcpListener,
-        behaviour: impl Fn(&Recorded, &mut TcpStream) -> Then + Send + Sync + 'static,
+        behaviour: impl Fn(&Recorded, &mut TcpStream) -> AfterRequest + Send + Sync + 'static,
     ) -> Upstream {
         let address = listener.local_addr().expect("an address");
         let log = Arc::<Mutex<Vec<Recorded>>>::default();
@@ -141,18 +141,18 @@ impl Upstream {
         self.address
     }
 
-    /// All requests that have arrived whole.
+    /// All complete requests.
     pub fn log(&self) -> Vec<Recorded> {
         self.log.lock().expect("no panic").clone()
     }
 
-    /// How many connections it has closed.
+    /// The number of connections that it closed.
     pub fn closed(&self) -> usize {
         self.closed.load(Ordering::SeqCst)
     }
 
-    /// The one request that has arrived.
-    pub fn only(&self) -> Recorded {
+    /// The only request.
+    pub fn only_request(&self) -> Recorded {
         let log = self.log();
         assert_eq!(log.len(), 1, "{log:#?}");
         log.into_iter().next().expect("one")
@@ -164,9 +164,9 @@ fn serve(mut stream: TcpStream, connection: usize, log: &Mutex<Vec<Recorded>>, b
     while let Some(request) = read_request(&mut stream, connection) {
         log.lock().expect("no panic").push(request.clone());
         match behaviour(&request, &mut stream) {
-            Then::KeepOpen => {}
-            Then::Close => return,
-            Then::Reset => {
+            AfterRequest::KeepOpen => {}
+            AfterRequest::Close => return,
+            AfterRequest::Reset => {
                 SockRef::from(&stream).set_linger(Some(Duration::ZERO)).expect("set");
                 return;
             }
@@ -182,20 +182,21 @@ fn read_request(stream: &mut TcpStream, connection: usize) -> Option<Recorded> {
     let head = String::from_utf8(head).expect("a head is text");
     let mut lines = head.trim_end().split("\r\n");
     let line = lines.next()?.to_owned();
-    let fields: Vec<(String, String)> = lines
+    let headers: Vec<(String, String)> = lines
         .map(|line| line.split_once(':').expect("a field"))
         .map(|(name, value)| (name.to_owned(), value.trim().to_owned()))
         .collect();
-    let field = |name: &str| fields.iter().find(|(other, _)| other == name).map(|(_, value)| value.as_str());
-    let body = if field("transfer-encoding") == Some("chunked") {
+    let header =
+        |name: &str| headers.iter().find(|(other, _)| other == name).map(|(_, value)| value.as_str());
+    let body = if header("transfer-encoding") == Some("chunked") {
         read_chunks(stream)?
     } else {
-        let length = field("content-length").map_or(0, |length| length.parse().expect("a length"));
+        let length = header("content-length").map_or(0, |length| length.parse().expect("a length"));
         let mut body = vec![0; length];
         stream.read_exact(&mut body).ok()?;
         body
     };
-    Some(Recorded { line, fields, body, connection })
+    Some(Recorded { line, headers, body, connection })
 }
 
 fn read_chunks(stream: &mut TcpStream) -> Option<Vec<u8>> {
@@ -224,8 +225,8 @@ fn read_byte(stream: &mut TcpStream) -> Option<u8> {
     }
 }
 
-/// A whole answer with a JSON body.
-pub fn answer(stream: &mut TcpStream, status: u16, body: &str) -> Then {
+/// Sends a complete response with a JSON body.
+pub fn respond(stream: &mut TcpStream, status: u16, body: &str) -> AfterRequest {
     let head = format!(
         "HTTP/1.1 {status} Whatever\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n",
         body.len()
@@ -233,10 +234,10 @@ pub fn answer(stream: &mut TcpStream, status: u16, body: &str) -> Then {
     write(stream, format!("{head}{body}").as_bytes())
 }
 
-/// Bytes as they are. A gateway that has gone away is no failure of the test.
-pub fn write(stream: &mut TcpStream, bytes: &[u8]) -> Then {
+/// Sends raw bytes. A disconnected gateway does not fail the test.
+pub fn write(stream: &mut TcpStream, bytes: &[u8]) -> AfterRequest {
     match stream.write_all(bytes) {
-        Ok(()) => Then::KeepOpen,
-        Err(_) => Then::Close,
+        Ok(()) => AfterRequest::KeepOpen,
+        Err(_) => AfterRequest::Close,
     }
 }

@@ -1,12 +1,12 @@
-//! What a connection carried, from the first byte to the last.
+//! A connection that records everything it receives.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
-use crate::support::client::Answer;
+use crate::support::client::Response;
 
-/// A connection on which everything that comes is kept.
+/// A raw connection with all received bytes.
 pub struct Wire {
     stream: TcpStream,
     bytes: Vec<u8>,
@@ -21,24 +21,24 @@ impl Wire {
         Wire { stream, bytes: Vec::new(), closed: false }
     }
 
-    /// False if the gateway takes no more.
+    /// False if the gateway accepts no more.
     pub fn send(&mut self, bytes: &[u8]) -> bool {
         self.stream.write_all(bytes).is_ok()
     }
 
-    /// Sends nothing any more.
+    /// Closes the sending side.
     pub fn finish(&mut self) {
         let _ = self.stream.shutdown(Shutdown::Write);
     }
 
-    /// Reads until the gateway closes, or for so long.
+    /// Reads until the gateway closes, or for this time.
     pub fn read_for(&mut self, time: Duration) -> &mut Wire {
         self.read_until(time, |_| false)
     }
 
-    /// Reads until so many final answers have come.
-    pub fn read_answers(&mut self, count: usize, time: Duration) -> &mut Wire {
-        self.read_until(time, |bytes| final_answers(bytes).len() >= count)
+    /// Reads until this number of final responses has arrived.
+    pub fn read_responses(&mut self, count: usize, time: Duration) -> &mut Wire {
+        self.read_until(time, |bytes| final_responses(bytes).len() >= count)
     }
 
     fn read_until(&mut self, time: Duration, enough: impl Fn(&[u8]) -> bool) -> &mut Wire {
@@ -60,7 +60,7 @@ impl Wire {
         self
     }
 
-    /// Whether the gateway has closed, in order or by a reset.
+    /// Returns whether the gateway has closed the connection, gracefully or with a reset.
     pub fn closed(&self) -> bool {
         self.closed
     }
@@ -69,48 +69,48 @@ impl Wire {
         &self.bytes
     }
 
-    /// The answers that came, informational ones left out.
-    pub fn answers(&self) -> Vec<Answer> {
-        final_answers(&self.bytes)
+    /// The received responses, without informational ones.
+    pub fn responses(&self) -> Vec<Response> {
+        final_responses(&self.bytes)
     }
 }
 
-fn final_answers(bytes: &[u8]) -> Vec<Answer> {
+fn final_responses(bytes: &[u8]) -> Vec<Response> {
     let mut rest = bytes;
-    std::iter::from_fn(|| next(&mut rest)).filter(|answer| answer.status >= 200).collect()
+    std::iter::from_fn(|| next(&mut rest)).filter(|response| response.status >= 200).collect()
 }
 
-/// The next answer to a request that was no HEAD, if its head is complete.
-fn next(rest: &mut &[u8]) -> Option<Answer> {
+/// The next response, if its head is complete. The request was not a HEAD.
+fn next(rest: &mut &[u8]) -> Option<Response> {
     let end = rest.windows(4).position(|four| four == b"\r\n\r\n")?;
     let head = String::from_utf8_lossy(&rest[..end]).into_owned();
     *rest = &rest[end + 4..];
     let mut lines = head.split("\r\n");
     let status = lines.next()?.split(' ').nth(1)?.parse().ok()?;
-    let fields = lines.filter_map(|line| line.split_once(':'));
-    let fields = fields.map(|(name, value)| (name.to_owned(), value.trim().to_owned())).collect();
-    let mut answer = Answer { status, fields, body: Vec::new(), complete: false };
+    let headers = lines.filter_map(|line| line.split_once(':'));
+    let headers = headers.map(|(name, value)| (name.to_owned(), value.trim().to_owned())).collect();
+    let mut response = Response { status, headers, body: Vec::new(), complete: false };
     if status < 200 || matches!(status, 204 | 304) {
-        answer.complete = true;
-    } else if answer.field("transfer-encoding") == "chunked" {
+        response.complete = true;
+    } else if response.header("transfer-encoding") == "chunked" {
         while let Some((size, after)) = chunk_size(rest) {
             *rest = after;
             let end = size.min(rest.len());
-            answer.body.extend_from_slice(&rest[..end]);
+            response.body.extend_from_slice(&rest[..end]);
             *rest = rest.get(size + 2..).unwrap_or_default();
             if size == 0 {
-                answer.complete = true;
+                response.complete = true;
                 break;
             }
         }
     } else {
-        let length = answer.field("content-length").parse().unwrap_or(rest.len());
+        let length = response.header("content-length").parse().unwrap_or(rest.len());
         let end = length.min(rest.len());
-        answer.body = rest[..end].to_vec();
-        answer.complete = rest.len() >= length;
+        response.body = rest[..end].to_vec();
+        response.complete = rest.len() >= length;
         *rest = &rest[end..];
     }
-    Some(answer)
+    Some(response)
 }
 
 fn chunk_size(bytes: &[u8]) -> Option<(usize, &[u8])> {

@@ -1,21 +1,21 @@
-//! Checks of `upstream.health_path`, and readiness.
+//! Health checks and readiness.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use crate::support::client::Client;
 use crate::support::gateway::Gateway;
-use crate::support::upstream::{Then, Upstream, answer};
+use crate::support::upstream::{AfterRequest, Upstream, respond};
 use crate::support::wait_until;
 
 use super::{endpoint, gateway, post};
 
-/// Says of itself whether it is well, and answers requests all the same.
+/// Reports its health as configured, but serves all requests.
 fn checked(well: &Arc<AtomicBool>) -> Upstream {
     let well = Arc::clone(well);
-    Upstream::behaving(move |request, stream| {
+    Upstream::with_behaviour(move |request, stream| {
         let is_ill = request.line.starts_with("GET /health ") && !well.load(Ordering::SeqCst);
-        answer(stream, if is_ill { 500 } else { 200 }, "{}")
+        respond(stream, if is_ill { 500 } else { 200 }, "{}")
     })
 }
 
@@ -31,13 +31,13 @@ const CHECKED: [(&str, &str); 4] = [
 ];
 
 #[test]
-fn what_is_unhealthy_gets_no_requests_until_it_is_healthy_again() {
+fn an_unhealthy_endpoint_gets_no_requests_until_it_recovers() {
     let well = [Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(true))];
     let backends = [checked(&well[0]), checked(&well[1])];
     let gateway = gateway(&[backends[0].address(), backends[1].address()], &CHECKED);
     let token = gateway.token();
     let state = |number: usize| endpoint(&gateway, backends[number].address())["state"].clone();
-    wait_until("it is found out", || state(0) == "unhealthy");
+    wait_until("it is detected", || state(0) == "unhealthy");
     assert_eq!((state(1).as_str(), is_ready(&gateway)), (Some("usable"), true));
     let requests =
         |number: usize| backends[number].log().iter().filter(|seen| seen.line.starts_with("POST")).count();
@@ -48,20 +48,20 @@ fn what_is_unhealthy_gets_no_requests_until_it_is_healthy_again() {
     assert_eq!(requests(0), before);
     let check =
         backends[0].log().into_iter().find(|seen| seen.line.starts_with("GET /health")).expect("a check");
-    assert_eq!(check.field("host"), backends[0].address().to_string());
-    assert!(check.folded("x-api-key").is_empty() && check.folded("authorization").is_empty());
+    assert_eq!(check.header("host"), backends[0].address().to_string());
+    assert!(check.folded_headers("x-api-key").is_empty() && check.folded_headers("authorization").is_empty());
     well[1].store(false, Ordering::SeqCst);
-    wait_until("nobody is healthy", || state(1) == "unhealthy");
+    wait_until("no endpoint is healthy", || state(1) == "unhealthy");
     let refused = post(&gateway, &token, "x");
     assert_eq!((refused.status, refused.reason().as_str()), (503, "upstream_unavailable"));
     assert!(!is_ready(&gateway), "with readiness.upstream");
     well[0].store(true, Ordering::SeqCst);
-    wait_until("it is healthy again", || state(0) == "usable");
+    wait_until("the endpoint is healthy again", || state(0) == "usable");
     assert_eq!((post(&gateway, &token, "y").status, is_ready(&gateway)), (200, true));
 }
 
 #[test]
-fn readiness_does_not_ask_for_the_backend_unless_told_to() {
+fn readiness_depends_on_the_backend_only_if_configured() {
     let gateway = Gateway::start(super::closed_port(), &[("UPSTREAM_EJECT_AFTER", "1")]);
     let token = gateway.token();
     assert_eq!(post(&gateway, &token, "a").status, 502);
@@ -70,16 +70,16 @@ fn readiness_does_not_ask_for_the_backend_unless_told_to() {
 }
 
 #[test]
-fn checks_from_before_an_address_went_out_of_use_do_not_bring_it_back() {
+fn checks_from_before_an_ejection_do_not_end_it() {
     let (well, good) = (Arc::new(AtomicBool::new(true)), Arc::<AtomicUsize>::default());
     let (is_well, count) = (Arc::clone(&well), Arc::clone(&good));
-    let broken = Upstream::behaving(move |request, stream| match is_well.load(Ordering::SeqCst) {
+    let broken = Upstream::with_behaviour(move |request, stream| match is_well.load(Ordering::SeqCst) {
         true => {
             count.fetch_add(1, Ordering::SeqCst);
-            answer(stream, 200, "{}")
+            respond(stream, 200, "{}")
         }
-        false if request.line.starts_with("GET /health ") => answer(stream, 500, "{}"),
-        false => Then::Close,
+        false if request.line.starts_with("GET /health ") => respond(stream, 500, "{}"),
+        false => AfterRequest::Close,
     });
     let sound = Upstream::start();
     let options = [
@@ -92,15 +92,15 @@ fn checks_from_before_an_address_went_out_of_use_do_not_bring_it_back() {
     ];
     let gateway = gateway(&[broken.address(), sound.address()], &options);
     let token = gateway.token();
-    wait_until("it was well for long", || good.load(Ordering::SeqCst) > 4);
+    wait_until("it was healthy for a while", || good.load(Ordering::SeqCst) > 4);
     well.store(false, Ordering::SeqCst);
     let state = || endpoint(&gateway, broken.address())["state"].clone();
-    wait_until("its trial fails", || {
+    wait_until("its probe fails", || {
         post(&gateway, &token, "a");
         state() == "unhealthy"
     });
     good.store(0, Ordering::SeqCst);
     well.store(true, Ordering::SeqCst);
-    wait_until("it is healthy again", || state() == "usable");
+    wait_until("the endpoint is healthy again", || state() == "usable");
     assert!(good.load(Ordering::SeqCst) >= 4, "{good:?}");
 }

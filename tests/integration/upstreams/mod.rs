@@ -1,4 +1,4 @@
-//! Several backends: who gets which request, and what becomes of those that fail.
+//! Several backends: load balancing, health and retries.
 
 mod balance;
 mod checks;
@@ -12,24 +12,24 @@ use std::net::{SocketAddr, TcpListener};
 
 use serde_json::Value;
 
-use crate::support::client::Answer;
+use crate::support::client::Response;
 use crate::support::gateway::Gateway;
 
 const JSON: (&str, &str) = ("Content-Type", "application/json");
 
-/// In front of these, all of them on this machine.
+/// A gateway for these local backends.
 fn gateway(backends: &[SocketAddr], options: &[(&str, &str)]) -> Gateway {
     let urls: Vec<_> = backends.iter().map(|address| format!("http://{address}")).collect();
     let urls = urls.join(",");
     Gateway::start_with_url("", &[&[("UPSTREAM_URLS", urls.as_str())], options].concat())
 }
 
-fn post(gateway: &Gateway, token: &str, id: &str) -> Answer {
-    let fields = [JSON, ("x-api-key", token), ("x-request-id", id)];
-    gateway.client().send("POST /timbr/api/x", &fields, b"{}")
+fn post(gateway: &Gateway, token: &str, id: &str) -> Response {
+    let headers = [JSON, ("x-api-key", token), ("x-request-id", id)];
+    gateway.client().send("POST /timbr/api/x", &headers, b"{}")
 }
 
-/// What operators are shown of an address.
+/// The state of an endpoint in `GET /upstreams`.
 fn endpoint(gateway: &Gateway, address: SocketAddr) -> Value {
     let status = gateway.get("/upstreams");
     let endpoints = status["endpoints"].as_array().expect("a list");
@@ -37,7 +37,7 @@ fn endpoint(gateway: &Gateway, address: SocketAddr) -> Value {
     ours.unwrap_or_else(|| panic!("{address} is not in {status}")).clone()
 }
 
-/// A port of this machine on which nobody listens.
+/// A local port without a listener.
 fn closed_port() -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").expect("bound");
     listener.local_addr().expect("an address")

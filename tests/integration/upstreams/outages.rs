@@ -1,4 +1,4 @@
-//! Backends that fail, and come back.
+//! Failing and recovering backends.
 
 use std::net::{TcpListener, TcpStream};
 use std::sync::Arc;
@@ -6,13 +6,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::support::gateway::Gateway;
-use crate::support::upstream::{Silent, Then, Upstream, answer, write};
+use crate::support::upstream::{AfterRequest, UnresponsiveAddress, Upstream, respond, write};
 use crate::support::wait_until;
 
 use super::{closed_port, endpoint, gateway, post};
 
 #[test]
-fn a_backend_that_is_down_costs_no_request() {
+fn a_backend_that_is_down_fails_no_request() {
     let (up, down) = (Upstream::start(), closed_port());
     let gateway = gateway(&[down, up.address()], &[("UPSTREAM_EJECT_AFTER", "3")]);
     let token = gateway.token();
@@ -20,7 +20,7 @@ fn a_backend_that_is_down_costs_no_request() {
         assert_eq!(post(&gateway, &token, &number.to_string()).status, 200);
     }
     assert_eq!(up.log().len(), 40);
-    assert!(up.log().iter().all(|seen| seen.field("host") == up.address().to_string()));
+    assert!(up.log().iter().all(|seen| seen.header("host") == up.address().to_string()));
     let told = endpoint(&gateway, down);
     assert_eq!((told["state"].as_str(), told["why"].as_str()), (Some("ejected"), Some("connect_failed")));
     assert_eq!((told["failures"].as_u64(), told["ejections"].as_u64()), (Some(3), Some(1)), "{told}");
@@ -30,9 +30,10 @@ fn a_backend_that_is_down_costs_no_request() {
     };
     assert_eq!((series("usable", down), series("failures_total", down)), (0.0, 3.0));
     assert_eq!((series("usable", up.address()), series("answers_total", up.address())), (1.0, 40.0));
-    let back = Upstream::on(TcpListener::bind(down).expect("bound"), |_, stream| answer(stream, 200, "{}"));
+    let back =
+        Upstream::listen_on(TcpListener::bind(down).expect("bound"), |_, stream| respond(stream, 200, "{}"));
     let listening = Instant::now();
-    wait_until("it is in use again", || endpoint(&gateway, down)["state"] == "usable");
+    wait_until("the endpoint is healthy again", || endpoint(&gateway, down)["state"] == "usable");
     assert!(listening.elapsed() < Duration::from_secs(1), "{:?}", listening.elapsed());
     wait_until("it gets requests", || {
         assert_eq!(post(&gateway, &token, "again").status, 200);
@@ -41,7 +42,7 @@ fn a_backend_that_is_down_costs_no_request() {
 }
 
 #[test]
-fn where_nobody_is_left_requests_are_refused_at_once_until_somebody_is_back() {
+fn without_a_healthy_endpoint_requests_fail_immediately() {
     let down = closed_port();
     let gateway = Gateway::start(down, &[("UPSTREAM_EJECT_AFTER", "3")]);
     let token = gateway.token();
@@ -52,19 +53,20 @@ fn where_nobody_is_left_requests_are_refused_at_once_until_somebody_is_back() {
     for _ in 0..20 {
         let refused = post(&gateway, &token, "b");
         assert_eq!((refused.status, refused.reason().as_str()), (503, "upstream_unavailable"));
-        assert_eq!(refused.field("retry-after"), "1");
+        assert_eq!(refused.header("retry-after"), "1");
     }
-    assert_eq!(endpoint(&gateway, down)["failures"], 3, "nobody tried any more");
-    let back = Upstream::on(TcpListener::bind(down).expect("bound"), |_, stream| answer(stream, 200, "{}"));
+    assert_eq!(endpoint(&gateway, down)["failures"], 3, "no further attempts");
+    let back =
+        Upstream::listen_on(TcpListener::bind(down).expect("bound"), |_, stream| respond(stream, 200, "{}"));
     let listening = Instant::now();
-    wait_until("requests are answered again", || post(&gateway, &token, "c").status == 200);
+    wait_until("requests are served again", || post(&gateway, &token, "c").status == 200);
     assert!(listening.elapsed() < Duration::from_secs(1), "{:?}", listening.elapsed());
     assert_eq!(back.log().len(), 1);
 }
 
 #[test]
-fn one_backend_alone_stays_in_use_whatever_it_answers() {
-    let broken = Upstream::behaving(|_, _| Then::Close);
+fn a_single_backend_is_never_ejected_for_its_responses() {
+    let broken = Upstream::with_behaviour(|_, _| AfterRequest::Close);
     let gateway = Gateway::start(broken.address(), &[("UPSTREAM_EJECT_AFTER", "2")]);
     let token = gateway.token();
     for number in 0..6 {
@@ -75,23 +77,23 @@ fn one_backend_alone_stays_in_use_whatever_it_answers() {
     assert_eq!((told["state"].as_str(), told["failures"].as_u64()), (Some("usable"), Some(6)));
 }
 
-type Misbehaviour = fn(&mut TcpStream) -> Then;
+type Misbehaviour = fn(&mut TcpStream) -> AfterRequest;
 
-/// Does so with requests, until it is well.
+/// Misbehaves until it is healthy.
 fn misbehaving(how: Misbehaviour, well: &Arc<AtomicBool>) -> Upstream {
     let well = Arc::clone(well);
-    Upstream::behaving(move |_, stream| match well.load(Ordering::SeqCst) {
-        true => answer(stream, 200, "{}"),
+    Upstream::with_behaviour(move |_, stream| match well.load(Ordering::SeqCst) {
+        true => respond(stream, 200, "{}"),
         false => how(stream),
     })
 }
 
 #[test]
-fn a_backend_that_breaks_down_is_left_alone_for_a_while_and_tried_with_one_request() {
+fn an_ejected_endpoint_is_probed_with_one_request() {
     let bad: [(&str, Misbehaviour); 3] = [
-        ("closed_without_answer", |_| Then::Close),
+        ("closed_without_answer", |_| AfterRequest::Close),
         ("invalid_answer", |stream| write(stream, b"NONSENSE\r\n\r\n")),
-        ("status_502_503_504", |stream| answer(stream, 503, "{}")),
+        ("status_502_503_504", |stream| respond(stream, 503, "{}")),
     ];
     for (why, how) in bad {
         let well = Arc::<AtomicBool>::default();
@@ -103,7 +105,7 @@ fn a_backend_that_breaks_down_is_left_alone_for_a_while_and_tried_with_one_reque
         let mut sent = 0;
         while state() == "usable" {
             sent += 1;
-            assert!(sent < 100, "{why}: it stays in use");
+            assert!(sent < 100, "{why}: it is not ejected");
             post(&gateway, &token, "a");
         }
         assert_eq!(
@@ -112,8 +114,8 @@ fn a_backend_that_breaks_down_is_left_alone_for_a_while_and_tried_with_one_reque
         );
         assert_eq!(broken.log().len(), 3, "{why}");
         let ejected = Instant::now();
-        // It has its time to serve, and then one request is tried; that fails, and it is out for longer.
-        wait_until("a request is tried", || {
+        // After the ejection time one request is sent as a probe; it fails, and the next ejection is longer.
+        wait_until("a probe is sent", || {
             let answered = post(&gateway, &token, "b").status == 200;
             assert!(answered || broken.log().len() == 4, "{why}");
             !answered
@@ -121,7 +123,7 @@ fn a_backend_that_breaks_down_is_left_alone_for_a_while_and_tried_with_one_reque
         assert!(ejected.elapsed() >= Duration::from_millis(250), "{why}: {:?}", ejected.elapsed());
         assert_eq!((state(), broken.log().len()), ("ejected".to_owned(), 4), "{why}");
         well.store(true, Ordering::SeqCst);
-        wait_until("the next trial succeeds", || {
+        wait_until("the next probe succeeds", || {
             assert_eq!(post(&gateway, &token, "d").status, 200, "{why}");
             state() == "usable"
         });
@@ -130,12 +132,12 @@ fn a_backend_that_breaks_down_is_left_alone_for_a_while_and_tried_with_one_reque
 }
 
 #[test]
-fn a_backend_that_drops_what_comes_costs_time_and_no_request_until_it_is_out_of_use() {
-    let (silent, sound) = (Silent::start(), Upstream::start());
+fn an_unresponsive_backend_is_ejected_without_failed_requests() {
+    let (silent, sound) = (UnresponsiveAddress::start(), Upstream::start());
     let options = [("UPSTREAM_CONNECT_TIMEOUT", "600ms"), ("UPSTREAM_EJECT_AFTER", "2")];
     let gateway = gateway(&[silent.address(), sound.address()], &options);
     let token = gateway.token();
-    wait_until("it is out of use", || {
+    wait_until("the endpoint is ejected", || {
         assert_eq!(post(&gateway, &token, "a").status, 200);
         endpoint(&gateway, silent.address())["state"] == "ejected"
     });

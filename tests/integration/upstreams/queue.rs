@@ -1,4 +1,4 @@
-//! A backend that takes only so many requests at once: who waits, whose turn it is, and who leaves.
+//! The concurrency limit at the backend: the fair queue, its limits, and clients that leave it.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -11,7 +11,7 @@ use crate::support::client::Client;
 use crate::support::gateway::Gateway;
 use crate::support::h2_client::H2Client;
 use crate::support::program::Program;
-use crate::support::upstream::{Upstream, answer};
+use crate::support::upstream::{Upstream, respond};
 use crate::support::wait_until;
 
 use super::JSON;
@@ -22,29 +22,29 @@ fn queued(gateway: &Gateway) -> f64 {
     gateway.metric("timbr_gateway_requests_queued")
 }
 
-/// Takes so long for each request, and counts how many it has at once.
+/// Takes `pause` for each request, and records the maximum concurrency.
 fn busy(pause: Duration, most: &Arc<AtomicUsize>) -> Upstream {
     let (now, most) = (AtomicUsize::new(0), Arc::clone(most));
-    Upstream::behaving(move |_, stream| {
+    Upstream::with_behaviour(move |_, stream| {
         most.fetch_max(now.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
         thread::sleep(pause);
         now.fetch_sub(1, Ordering::SeqCst);
-        answer(stream, 200, "{}")
+        respond(stream, 200, "{}")
     })
 }
 
-/// Answers nobody before it is opened.
+/// Sends no responses before it is opened.
 fn gate() -> (Upstream, Arc<std::sync::atomic::AtomicBool>) {
     let open = Arc::new(std::sync::atomic::AtomicBool::new(false));
     let ours = Arc::clone(&open);
-    let upstream = Upstream::behaving(move |_, stream| {
-        wait_until("it is opened", || ours.load(Ordering::SeqCst));
-        answer(stream, 200, "{}")
+    let upstream = Upstream::with_behaviour(move |_, stream| {
+        wait_until("the gate is opened", || ours.load(Ordering::SeqCst));
+        respond(stream, 200, "{}")
     });
     (upstream, open)
 }
 
-/// A client whose query is on its way.
+/// A client that has sent its query.
 fn sent(gateway: &Gateway, token: &str) -> Client {
     let mut client = gateway.client();
     client.write_request(QUERY, &[JSON, ("x-api-key", token)], b"{}");
@@ -52,7 +52,7 @@ fn sent(gateway: &Gateway, token: &str) -> Client {
 }
 
 #[test]
-fn two_hundred_queries_of_one_user_hold_up_nobody_else() {
+fn queries_of_one_user_do_not_block_other_users() {
     const QUERIES: usize = 200;
     let most = Arc::<AtomicUsize>::default();
     let upstream = busy(Duration::from_millis(25), &most);
@@ -62,72 +62,72 @@ fn two_hundred_queries_of_one_user_hold_up_nobody_else() {
     wait_until("they wait", || queued(&gateway) > 100.0);
     let start = Instant::now();
     let before = upstream.log().len();
-    assert_eq!(sent(&gateway, &bob).read_answer(false).status, 200);
+    assert_eq!(sent(&gateway, &bob).read_response().status, 200);
     let waited = start.elapsed();
-    let of_bob = |seen: &crate::support::upstream::Recorded| seen.field("x-forwarded-user") == "bob";
+    let of_bob = |seen: &crate::support::upstream::Recorded| seen.header("x-forwarded-user") == "bob";
     let place = upstream.log().iter().position(of_bob).expect("it arrived") - before;
     for mut client in dashboard {
-        assert_eq!(client.read_answer(false).status, 200);
+        assert_eq!(client.read_response().status, 200);
     }
     println!("one query behind {QUERIES}: {place} before it, {waited:?}; {:?} for all", start.elapsed());
-    assert!(place < 40, "{place} of those that came before it were served first");
-    assert_eq!(most.load(Ordering::SeqCst), 4, "never more at once");
+    assert!(place < 40, "{place} earlier requests were served first");
+    assert_eq!(most.load(Ordering::SeqCst), 4, "the limit is never exceeded");
     assert_eq!((upstream.log().len(), queued(&gateway)), (QUERIES + 1, 0.0));
 }
 
 #[test]
-fn who_waits_for_too_long_or_finds_no_room_is_told_when_to_come_again() {
+fn queue_rejections_have_a_retry_after() {
     let (upstream, open) = gate();
     let options = [("UPSTREAM_REQUESTS", "1"), ("UPSTREAM_QUEUE", "2"), ("UPSTREAM_QUEUE_TIMEOUT", "600ms")];
     let gateway = Gateway::start(upstream.address(), &options);
     let (alice, bob) = (gateway.token(), gateway.token_of("bob", "secret"));
     let mut served = sent(&gateway, &alice);
-    wait_until("it is there", || upstream.log().len() == 1);
+    wait_until("the request has arrived", || upstream.log().len() == 1);
     let mut waiting = sent(&gateway, &alice);
     wait_until("it waits", || queued(&gateway) == 1.0);
     let mut last = sent(&gateway, &alice);
     wait_until("it waits", || queued(&gateway) == 2.0);
-    let full = sent(&gateway, &alice).read_answer(false);
-    assert_eq!((full.status, full.reason().as_str(), full.field("retry-after")), (503, "queue_full", "1"));
-    // Bob has none yet; the last one of Alice's gives way.
+    let full = sent(&gateway, &alice).read_response();
+    assert_eq!((full.status, full.reason().as_str(), full.header("retry-after")), (503, "queue_full", "1"));
+    // Bob has no queued request; Alice's last one is evicted.
     let start = Instant::now();
     let mut other = sent(&gateway, &bob);
-    assert_eq!(last.read_answer(false).reason(), "queue_full");
+    assert_eq!(last.read_response().reason(), "queue_full");
     for client in [&mut waiting, &mut other] {
-        let late = client.read_answer(false);
+        let late = client.read_response();
         assert_eq!((late.status, late.reason().as_str()), (503, "queue_timeout"));
-        assert_eq!(late.field("retry-after"), "1");
+        assert_eq!(late.header("retry-after"), "1");
     }
     assert!(start.elapsed() >= Duration::from_millis(590), "{:?}", start.elapsed());
     open.store(true, Ordering::SeqCst);
-    assert_eq!(served.read_answer(false).status, 200);
-    assert_eq!(upstream.log().len(), 1, "nothing else was sent");
-    assert_eq!(sent(&gateway, &bob).read_answer(false).status, 200);
+    assert_eq!(served.read_response().status, 200);
+    assert_eq!(upstream.log().len(), 1, "no further request was sent");
+    assert_eq!(sent(&gateway, &bob).read_response().status, 200);
 }
 
 #[test]
-fn a_drain_lets_the_queue_go_on() {
+fn queued_requests_are_served_during_a_drain() {
     let most = Arc::<AtomicUsize>::default();
     let upstream = busy(Duration::from_millis(50), &most);
     let gateway = Gateway::start(upstream.address(), &[("UPSTREAM_REQUESTS", "2")]);
     let token = gateway.token();
     let clients: Vec<_> = (0..10).map(|_| sent(&gateway, &token)).collect();
     wait_until("they wait", || queued(&gateway) > 3.0);
-    gateway.ask_to_stop();
+    gateway.begin_shutdown();
     for mut client in clients {
-        assert_eq!(client.read_answer(false).status, 200);
+        assert_eq!(client.read_response().status, 200);
     }
     assert_eq!((upstream.log().len(), most.load(Ordering::SeqCst)), (10, 2));
 }
 
-/// How many wait, as operators read it.
+/// The number of queued requests in `/metrics`.
 fn waiting(program: &Program) -> usize {
     let metrics = Client::connect(program.admin.expect("it is on")).send("GET /metrics", &[], b"");
     let line = metrics.text().lines().find_map(|line| line.strip_prefix("timbr_gateway_requests_queued "));
-    line.expect("it is there").parse().expect("a number")
+    line.expect("the request has arrived").parse().expect("a number")
 }
 
-/// The access lines of queries.
+/// The access log lines of queries.
 fn queries(lines: &Mutex<Vec<Value>>) -> Vec<(u64, String)> {
     let lines = lines.lock().expect("no panic");
     let of_queries = lines.iter().filter(|line| line["path"] == "/timbr/api/x");
@@ -139,33 +139,33 @@ fn queries(lines: &Mutex<Vec<Value>>) -> Vec<(u64, String)> {
 }
 
 #[test]
-fn a_client_that_leaves_ends_its_query_wherever_that_is() {
+fn a_disconnected_client_leaves_the_queue_or_aborts_its_query() {
     for queued in [false, true] {
         let (upstream, open) = gate();
         let options = [("UPSTREAM_REQUESTS", "1"), ("LISTEN_ADMIN", "127.0.0.1:0")];
         let (program, lines) = Program::start_logged(upstream.address(), &options, "exec \"$0\" serve");
         let token = program.token();
-        let fields = |id: &'static str| [JSON, ("x-api-key", token.as_str()), ("x-request-id", id)];
+        let headers = |id: &'static str| [JSON, ("x-api-key", token.as_str()), ("x-request-id", id)];
         let mut first = Client::connect(program.http);
         if queued {
-            first.write_request(QUERY, &fields("first"), b"{}");
-            wait_until("the first one is there", || upstream.log().len() == 1);
+            first.write_request(QUERY, &headers("first"), b"{}");
+            wait_until("the first request has arrived", || upstream.log().len() == 1);
         }
         let here = usize::from(queued);
-        // HTTP/1, with a body that nobody has read yet while the request waits.
+        // HTTP/1, with a body that is not read while the request is queued.
         let mut leaving = Client::connect(program.http);
-        leaving.write_request(QUERY, &fields("leaves"), b"{\"a\":1}");
+        leaving.write_request(QUERY, &headers("leaves"), b"{\"a\":1}");
         let is_there = |sent: usize| match queued {
             true => waiting(&program) == 1,
             false => upstream.log().len() == sent,
         };
-        wait_until("it has arrived", || is_there(1));
+        wait_until("the request has arrived", || is_there(1));
         drop(leaving);
-        wait_until("it is told", || queries(&lines).contains(&(499, "leaves".to_owned())));
+        wait_until("the disconnect is logged", || queries(&lines).contains(&(499, "leaves".to_owned())));
         let h2 = H2Client::connect(program.https, &program.authority_pem);
-        h2.send_and_leave(
+        h2.send_and_reset(
             QUERY,
-            &fields("leaves-h2"),
+            &headers("leaves-h2"),
             || is_there(2),
             || queries(&lines).contains(&(499, "leaves-h2".to_owned())),
         );
@@ -174,11 +174,11 @@ fn a_client_that_leaves_ends_its_query_wherever_that_is() {
         }
         open.store(true, Ordering::SeqCst);
         if queued {
-            assert_eq!(first.read_answer(false).status, 200);
-            assert_eq!(upstream.log().len(), here, "who left was not sent");
+            assert_eq!(first.read_response().status, 200);
+            assert_eq!(upstream.log().len(), here, "abandoned requests were not sent");
         }
-        // Its place is free: with one at once, nobody would be served otherwise.
+        // Its slot is released: with a limit of one, no further request would be served otherwise.
         let mut next = Client::connect(program.http);
-        assert_eq!(next.send(QUERY, &fields("next"), b"{}").status, 200);
+        assert_eq!(next.send(QUERY, &headers("next"), b"{}").status, 200);
     }
 }

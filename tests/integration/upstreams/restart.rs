@@ -1,4 +1,4 @@
-//! A backend that is restarted under load.
+//! A backend restart under load.
 
 use std::collections::HashMap;
 use std::io::{Read, Write};
@@ -14,14 +14,14 @@ use crate::support::gateway::Gateway;
 
 use super::JSON;
 
-/// A backend that dies at once, with all its connections.
+/// A backend that can be killed with all its connections.
 struct Mortal {
     dead: Arc<AtomicBool>,
     streams: Arc<Mutex<Vec<TcpStream>>>,
     accepting: Option<thread::JoinHandle<()>>,
 }
 
-/// How often each request arrived.
+/// The number of times each request arrived.
 type Arrived = Arc<Mutex<HashMap<String, u32>>>;
 
 impl Mortal {
@@ -65,9 +65,9 @@ fn serve(mut stream: TcpStream, arrived: &Mutex<HashMap<String, u32>>) {
         while let Some(end) = unread.windows(4).position(|four| four == b"\r\n\r\n") {
             let head: Vec<u8> = unread.drain(..end + 4).collect();
             let head = String::from_utf8(head).expect("text");
-            let field =
+            let header =
                 |name: &str| head.lines().find_map(|line| line.strip_prefix(name)).unwrap_or_default();
-            let length: usize = field("content-length: ").parse().unwrap_or_default();
+            let length: usize = header("content-length: ").parse().unwrap_or_default();
             while unread.len() < length {
                 match stream.read(&mut some) {
                     Ok(count) if count > 0 => unread.extend_from_slice(&some[..count]),
@@ -75,7 +75,7 @@ fn serve(mut stream: TcpStream, arrived: &Mutex<HashMap<String, u32>>) {
                 }
             }
             unread.drain(..length);
-            *arrived.lock().expect("no panic").entry(field("x-request-id: ").to_owned()).or_default() += 1;
+            *arrived.lock().expect("no panic").entry(header("x-request-id: ").to_owned()).or_default() += 1;
             thread::sleep(Duration::from_millis(5));
             if stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}").is_err() {
                 return;
@@ -88,11 +88,11 @@ fn serve(mut stream: TcpStream, arrived: &Mutex<HashMap<String, u32>>) {
     }
 }
 
-/// What became of a request: when it was sent, its status, and whether it may be sent again.
+/// The outcome of a request: its time, its status, and whether it is idempotent.
 type Outcome = (Instant, u16, bool);
 
 #[test]
-fn a_restart_under_load_is_502_and_503_for_as_long_as_it_takes_and_sends_no_post_twice() {
+fn a_backend_restart_under_load_sends_no_post_twice() {
     const LOADERS: usize = 4;
     const RATE: u32 = 200;
     const SECONDS: u32 = 6;
@@ -111,10 +111,10 @@ fn a_restart_under_load_is_502_and_503_for_as_long_as_it_takes_and_sends_no_post
                     let due = begun + Duration::from_secs(1) * number * LOADERS as u32 / RATE;
                     thread::sleep(due.saturating_duration_since(Instant::now()));
                     let id = format!("{loader}-{number}");
-                    let fields = [JSON, ("x-api-key", token.as_str()), ("x-request-id", id.as_str())];
+                    let headers = [JSON, ("x-api-key", token.as_str()), ("x-request-id", id.as_str())];
                     let sent = Instant::now();
-                    let got = client.send("POST /timbr/api/x", &fields, b"{}");
-                    outcomes.push((sent, got.status, got.field("retry-after") == "1"));
+                    let got = client.send("POST /timbr/api/x", &headers, b"{}");
+                    outcomes.push((sent, got.status, got.header("retry-after") == "1"));
                 }
                 outcomes
             })
@@ -142,9 +142,9 @@ fn a_restart_under_load_is_502_and_503_for_as_long_as_it_takes_and_sends_no_post
     assert!(
         outcomes.iter().all(|(_, status, again)| *status == 200 || ([502, 503].contains(status) && *again))
     );
-    assert!(count(503) > count(502), "the gap was noticed");
+    assert!(count(503) > count(502), "the restart caused errors");
     let late = |sent: &Instant| *sent > listening + Duration::from_secs(1);
     assert!(!outcomes.iter().any(|(sent, status, _)| late(sent) && *status != 200));
     let most = arrived.lock().expect("no panic").values().copied().max();
-    assert_eq!(most, Some(1), "each arrived once at most");
+    assert_eq!(most, Some(1), "each request arrived at most once");
 }

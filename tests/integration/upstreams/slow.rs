@@ -1,31 +1,31 @@
-//! What hangs holds up nobody else.
+//! Hanging requests do not delay others.
 
 use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::support::client::Client;
 use crate::support::program::Program;
-use crate::support::upstream::{Then, Upstream, answer};
+use crate::support::upstream::{AfterRequest, Upstream, respond};
 
 use super::JSON;
 
-/// Hangs on one route for longer than it is waited for, and answers others at once.
+/// Hangs on one route for longer than the timeout, and serves others immediately.
 fn hanging_on_one_route() -> Upstream {
-    Upstream::behaving(|request, stream| {
+    Upstream::with_behaviour(|request, stream| {
         if request.line.contains("/timbr/openapi/") {
             thread::sleep(Duration::from_secs(4));
-            return Then::Close;
+            return AfterRequest::Close;
         }
-        answer(stream, 200, "{}")
+        respond(stream, 200, "{}")
     })
 }
 
-/// The 50th and the 99th percentile of so many requests, one after the other.
-fn percentiles(client: &mut Client, fields: &[(&str, &str)], requests: usize) -> (Duration, Duration) {
+/// The 50th and the 99th percentile of sequential requests.
+fn percentiles(client: &mut Client, headers: &[(&str, &str)], requests: usize) -> (Duration, Duration) {
     let mut times: Vec<_> = (0..requests)
         .map(|_| {
             let start = Instant::now();
-            assert_eq!(client.send("POST /timbr/api/x", fields, b"{}").status, 200);
+            assert_eq!(client.send("POST /timbr/api/x", headers, b"{}").status, 200);
             start.elapsed()
         })
         .collect();
@@ -33,9 +33,9 @@ fn percentiles(client: &mut Client, fields: &[(&str, &str)], requests: usize) ->
     (times[requests / 2], times[requests * 99 / 100])
 }
 
-/// `SLOW_ROUTE_REQUESTS` says how many are measured: the figures of a quiet machine need more than a test does.
+/// `SLOW_ROUTE_REQUESTS` sets the number of measured requests; published figures need more than the test.
 #[test]
-fn a_route_that_hangs_does_not_slow_another_one() {
+fn a_hanging_route_does_not_slow_other_routes() {
     const HANGING: usize = 100;
     let requests =
         std::env::var("SLOW_ROUTE_REQUESTS").ok().and_then(|text| text.parse().ok()).unwrap_or(500);
@@ -44,15 +44,15 @@ fn a_route_that_hangs_does_not_slow_another_one() {
         [("UPSTREAM_RESPONSE_TIMEOUT", "2s"), ("LISTEN_ADMIN", "127.0.0.1:0"), ("LIMITS_REQUESTS", "101")];
     let program = Program::start(upstream.address(), &options);
     let token = program.token();
-    let fields = [JSON, ("x-api-key", &*token)];
+    let headers = [JSON, ("x-api-key", &*token)];
     let mut client = Client::connect(program.http);
-    percentiles(&mut client, &fields, requests);
-    let before = percentiles(&mut client, &fields, requests);
+    percentiles(&mut client, &headers, requests);
+    let before = percentiles(&mut client, &headers, requests);
     let start = Instant::now();
     let hanging: Vec<_> = (0..HANGING)
         .map(|_| {
             let mut client = Client::connect(program.http);
-            client.write_request("POST /timbr/openapi/x", &fields, b"{}");
+            client.write_request("POST /timbr/openapi/x", &headers, b"{}");
             client
         })
         .collect();
@@ -60,17 +60,17 @@ fn a_route_that_hangs_does_not_slow_another_one() {
         upstream.log().iter().filter(|seen| seen.line.contains("openapi")).count() == HANGING
     });
     let all_there = start.elapsed();
-    let during = percentiles(&mut client, &fields, requests);
-    // One more is let in beside the hundred, and no other.
+    let during = percentiles(&mut client, &headers, requests);
+    // One more is admitted besides the hundred, and no other.
     let mut held = Client::connect(program.http);
-    held.write_request("POST /timbr/openapi/x", &fields, b"{}");
-    crate::support::wait_until("it hangs too", || {
+    held.write_request("POST /timbr/openapi/x", &headers, b"{}");
+    crate::support::wait_until("it hangs, too", || {
         upstream.log().iter().filter(|seen| seen.line.contains("openapi")).count() > HANGING
     });
-    let refused = Client::connect(program.http).send("POST /timbr/api/x", &fields, b"{}");
+    let refused = Client::connect(program.http).send("POST /timbr/api/x", &headers, b"{}");
     let capped = (refused.status, start.elapsed());
     for mut client in hanging {
-        let late = client.read_answer(false);
+        let late = client.read_response();
         assert_eq!((late.status, late.reason().as_str()), (504, "upstream_timeout"));
     }
     let waited = start.elapsed();
@@ -85,15 +85,15 @@ fn a_route_that_hangs_does_not_slow_another_one() {
     if capped.1 < Duration::from_secs(2) {
         assert_eq!((refused.status, refused.reason().as_str()), (503, "overloaded"));
     }
-    // Far from any real delay, on a machine that does other things besides.
+    // A wide margin, for a machine with other load.
     assert!(during.0 < before.0 * 3 + Duration::from_millis(5), "{before:?} {during:?}");
 }
 
 #[test]
-fn a_backend_that_hangs_is_given_up_and_the_other_one_serves() {
-    let hanging = Upstream::behaving(|_, _| {
+fn a_hanging_backend_is_replaced_by_the_other_one() {
+    let hanging = Upstream::with_behaviour(|_, _| {
         thread::sleep(Duration::from_secs(3));
-        Then::Close
+        AfterRequest::Close
     });
     let sound = Upstream::start();
     let options = [("UPSTREAM_RESPONSE_TIMEOUT", "200ms"), ("UPSTREAM_EJECT_AFTER", "3")];
@@ -118,23 +118,23 @@ fn a_backend_that_hangs_is_given_up_and_the_other_one_serves() {
     );
 }
 
-/// A long query is no sign of a backend that is ill, as long as it answers others.
+/// A long query does not indicate a failing backend, as long as the backend serves others.
 #[test]
-fn queries_that_take_too_long_do_not_take_a_backend_out_of_use() {
+fn long_queries_do_not_eject_a_backend() {
     let backends = [hanging_on_one_route(), hanging_on_one_route()];
     let options = [("WORKERS", "1"), ("UPSTREAM_RESPONSE_TIMEOUT", "2s"), ("UPSTREAM_EJECT_AFTER", "2")];
     let gateway = super::gateway(&backends.each_ref().map(Upstream::address), &options);
     let token = gateway.token();
-    let fields = [JSON, ("x-api-key", &*token)];
+    let headers = [JSON, ("x-api-key", &*token)];
     let seen = |backend: &Upstream, route| {
         backend.log().iter().filter(|request| request.line.contains(route)).count()
     };
     let all = |route| backends.iter().map(|backend| seen(backend, route)).sum::<usize>();
-    // One after the other, so that both backends get as many of them and either may get the others.
+    // Sequential, so that both backends get the same number and either may get the others.
     let mut long: Vec<_> = (1..=16)
         .map(|number| {
             let mut client = gateway.client();
-            client.write_request("POST /timbr/openapi/x", &fields, b"{}");
+            client.write_request("POST /timbr/openapi/x", &headers, b"{}");
             crate::support::wait_until("it hangs", || all("/timbr/openapi/") == number);
             client
         })
@@ -143,10 +143,10 @@ fn queries_that_take_too_long_do_not_take_a_backend_out_of_use() {
     while backends.iter().any(|backend| seen(backend, "/timbr/api/x") == 0) {
         assert_eq!(super::post(&gateway, &token, &others.to_string()).status, 200);
         others += 1;
-        assert!(others < 200, "one backend gets all of them");
+        assert!(others < 200, "one backend receives all of them");
     }
     for client in &mut long {
-        assert_eq!(client.read_answer(false).reason(), "upstream_timeout");
+        assert_eq!(client.read_response().reason(), "upstream_timeout");
     }
     for backend in &backends {
         assert_eq!(seen(backend, "/timbr/openapi/"), 8);

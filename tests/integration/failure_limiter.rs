@@ -1,36 +1,36 @@
-//! Who guesses credentials is slowed down, and nobody else is.
+//! Wrong credentials are limited per address and user; other clients are not affected.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::support::bearer::{bearer, bearer_with};
-use crate::support::client::Answer;
+use crate::support::client::Response;
 use crate::support::gateway::Gateway;
-use crate::support::upstream::{Upstream, answer};
+use crate::support::upstream::{Upstream, respond};
 
 const JSON: (&str, &str) = ("Content-Type", "application/json");
 const OTHER_SALT: &str = "d6HnHQJy2nl1YqLeN0dZlmaIHvVkAx2gRUbDUr3lKEE=";
 const FEW: (&str, &str) = ("LIMITS_FAILURES_PER_ADDRESS", "5");
 
-fn ask(gateway: &Gateway, bearer: &str) -> Answer {
-    let fields = [JSON, ("Authorization", &format!("Bearer {bearer}"))];
-    gateway.client().send("POST /timbr/api/get_token", &fields, b"")
+fn ask(gateway: &Gateway, bearer: &str) -> Response {
+    let headers = [JSON, ("Authorization", &format!("Bearer {bearer}"))];
+    gateway.client().send("POST /timbr/api/get_token", &headers, b"")
 }
 
-fn get(gateway: &Gateway, key: &str) -> Answer {
+fn get(gateway: &Gateway, key: &str) -> Response {
     gateway.client().send("GET /timbr/api/x", &[JSON, ("x-api-key", key)], b"")
 }
 
-fn is_too_many(answer: &Answer) -> bool {
-    if answer.status == 429 {
-        assert_eq!(answer.reason(), "too_many_failures");
-        let seconds: u64 = answer.field("retry-after").parse().expect("seconds");
+fn is_too_many(response: &Response) -> bool {
+    if response.status == 429 {
+        assert_eq!(response.reason(), "too_many_failures");
+        let seconds: u64 = response.header("retry-after").parse().expect("seconds");
         assert!((1..=61).contains(&seconds), "{seconds}");
     }
-    answer.status == 429
+    response.status == 429
 }
 
-/// A file with alice, whose password is `wonder`, at this cost.
+/// A users file with alice, whose password is `wonder`, with this cost.
 fn users(folder: &tempfile::TempDir, cost: u32) -> String {
     let file = folder.path().join("users");
     std::fs::write(&file, format!("alice:{}\n", bcrypt::hash("wonder", cost).expect("hashed")))
@@ -39,13 +39,13 @@ fn users(folder: &tempfile::TempDir, cost: u32) -> String {
 }
 
 #[test]
-fn wrong_bearers_and_keys_of_an_address_count_together_and_what_is_right_passes() {
+fn wrong_bearers_and_keys_share_a_limit_that_valid_credentials_pass() {
     let upstream = Upstream::start();
     let gateway = Gateway::start(upstream.address(), &[FEW, ("TOKENS_FOREIGN", "reject")]);
     let token = gateway.token();
     let forged = bearer_with(OTHER_SALT, "alice", "secret");
-    for answer in [ask(&gateway, "nonsense"), ask(&gateway, &forged), ask(&gateway, &forged)] {
-        assert_eq!((answer.status, answer.reason().as_str()), (401, "bearer_invalid"));
+    for response in [ask(&gateway, "nonsense"), ask(&gateway, &forged), ask(&gateway, &forged)] {
+        assert_eq!((response.status, response.reason().as_str()), (401, "bearer_invalid"));
     }
     for key in ["tk_1", "tk_2"] {
         assert_eq!(get(&gateway, key).reason(), "api_key_unknown");
@@ -53,17 +53,21 @@ fn wrong_bearers_and_keys_of_an_address_count_together_and_what_is_right_passes(
     for _ in 0..50 {
         assert!(is_too_many(&ask(&gateway, &forged)) && is_too_many(&get(&gateway, "tk_3")));
     }
-    assert_eq!(get(&gateway, &token).status, 200, "a token that is known");
-    assert_eq!(ask(&gateway, &bearer("alice", "secret")).status, 200, "a bearer that is good");
-    assert_eq!(gateway.client().send("GET /timbr/api/x", &[JSON], b"").status, 401, "no key is no guess");
+    assert_eq!(get(&gateway, &token).status, 200, "a known token");
+    assert_eq!(ask(&gateway, &bearer("alice", "secret")).status, 200, "a valid bearer");
+    assert_eq!(
+        gateway.client().send("GET /timbr/api/x", &[JSON], b"").status,
+        401,
+        "a missing key is not a failure"
+    );
     gateway.clock.advance(Duration::from_secs(12));
-    assert_eq!(get(&gateway, "tk_3").status, 401, "what was refused in between has not been counted");
+    assert_eq!(get(&gateway, "tk_3").status, 401, "rejected attempts are not counted");
     assert!(is_too_many(&get(&gateway, "tk_3")));
     assert_eq!(upstream.log().len(), 1);
 }
 
 #[test]
-fn a_token_that_has_ended_is_no_guess() {
+fn an_expired_token_is_not_a_failure() {
     let upstream = Upstream::start();
     let before = Gateway::start(upstream.address(), &[]);
     let token = before.token();
@@ -76,7 +80,7 @@ fn a_token_that_has_ended_is_no_guess() {
 }
 
 #[test]
-fn bearers_of_who_holds_the_salt_are_no_guesses() {
+fn authentic_bearers_are_not_failures() {
     let gateway = Gateway::start(Upstream::start().address(), &[FEW, ("AUTH_BEARER_MAX_AGE", "1m")]);
     let old = bearer("alice", "secret");
     gateway.clock.advance(Duration::from_secs(120));
@@ -86,9 +90,9 @@ fn bearers_of_who_holds_the_salt_are_no_guesses() {
 }
 
 #[test]
-fn wrong_passwords_count_by_user_and_cost_no_hash_beyond_the_limit() {
+fn wrong_passwords_are_limited_per_user_without_computing_hashes() {
     let folder = tempfile::tempdir().expect("a folder");
-    // Some 100 ms each.
+    // About 100 ms each.
     let file = users(&folder, 10);
     let options = [
         ("AUTH_VERIFIER", "users-file"),
@@ -107,22 +111,22 @@ fn wrong_passwords_count_by_user_and_cost_no_hash_beyond_the_limit() {
     assert!(begun.elapsed() < Duration::from_secs(4), "{:?}: hashes were computed", begun.elapsed());
     assert!(
         is_too_many(&ask(&gateway, &bearer("alice", "wonder"))),
-        "or the answer would tell a right guess"
+        "otherwise the response would reveal a correct guess"
     );
-    assert_eq!(ask(&gateway, &bearer("bob", "wrong")).reason(), "credentials_wrong", "another user");
-    assert_eq!(get(&gateway, &token).status, 200, "the token goes on working");
+    assert_eq!(ask(&gateway, &bearer("bob", "wrong")).reason(), "credentials_wrong", "a different user");
+    assert_eq!(get(&gateway, &token).status, 200, "the token stays valid");
     gateway.clock.advance(Duration::from_secs(20));
     assert_eq!(gateway.token_of("alice", "wonder"), token);
 }
 
-/// Some other user of the same network guesses; who has a key does not notice.
+/// A different user of the same network sends wrong keys; a client with a valid key does not notice.
 #[test]
-fn keys_that_the_backend_has_confirmed_pass_and_others_are_not_asked_about() {
+fn above_the_limit_only_confirmed_foreign_keys_are_accepted() {
     static QUESTIONS: AtomicUsize = AtomicUsize::new(0);
-    let upstream = Upstream::behaving(|request, stream| {
+    let upstream = Upstream::with_behaviour(|request, stream| {
         QUESTIONS.fetch_add(usize::from(request.line.contains("get_ontologies")), Ordering::SeqCst);
-        let good = request.field("x-api-key").starts_with("tk_good");
-        if good { answer(stream, 200, "{}") } else { answer(stream, 401, "{}") }
+        let good = request.header("x-api-key").starts_with("tk_good");
+        if good { respond(stream, 200, "{}") } else { respond(stream, 401, "{}") }
     });
     let gateway = Gateway::start(upstream.address(), &[FEW]);
     assert_eq!(get(&gateway, "tk_good_1").status, 200);
@@ -133,16 +137,19 @@ fn keys_that_the_backend_has_confirmed_pass_and_others_are_not_asked_about() {
     for number in 0..50 {
         assert!(is_too_many(&get(&gateway, &format!("tk_worse_{number}"))));
     }
-    assert!(is_too_many(&get(&gateway, "tk_good_2")), "a right guess looks like a wrong one");
+    assert!(
+        is_too_many(&get(&gateway, "tk_good_2")),
+        "a correct guess is indistinguishable from a wrong one"
+    );
     assert_eq!(QUESTIONS.load(Ordering::SeqCst), questions);
     assert_eq!(get(&gateway, "tk_good_1").status, 200);
     gateway.clock.advance(Duration::from_secs(12));
     assert_eq!(get(&gateway, "tk_good_2").status, 200);
 }
 
-/// Only who holds the salt can try passwords, so a stranger at a shared address does not keep others from logging in.
+/// Only clients with the salt can try passwords, so other clients at a shared address cannot block logins.
 #[test]
-fn strangers_do_not_keep_others_from_logging_in() {
+fn clients_without_the_salt_cannot_block_logins() {
     let folder = tempfile::tempdir().expect("a folder");
     let file = users(&folder, 4);
     let options = [
@@ -154,14 +161,14 @@ fn strangers_do_not_keep_others_from_logging_in() {
     let gateway = Gateway::start(Upstream::start().address(), &options);
     for number in 0..20 {
         let refused = [get(&gateway, &format!("tk_{number}")), ask(&gateway, "nonsense")];
-        assert!(refused.iter().all(|answer| matches!(answer.status, 401 | 429)));
+        assert!(refused.iter().all(|response| matches!(response.status, 401 | 429)));
     }
     assert!(is_too_many(&get(&gateway, "tk_1")));
     gateway.token_of("alice", "wonder");
 }
 
 #[test]
-fn limits_can_be_switched_off() {
+fn failure_limits_can_be_disabled() {
     let options = [
         ("LIMITS_FAILURES_PER_ADDRESS", "0"),
         ("LIMITS_FAILURES_PER_USER", "0"),

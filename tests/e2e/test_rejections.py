@@ -1,4 +1,4 @@
-"""What is refused, each with its own error, and that it never reaches the backend."""
+"""Rejected requests: each has its own reason, and none reaches the backend."""
 
 import socket
 import uuid
@@ -11,11 +11,11 @@ from support.gateway import JSON
 TEXT = {"Content-Type": "application/text"}
 
 
-def refusal(answer):
-    body = answer.json()
+def rejection(response):
+    body = response.json()
     assert body["status"] == "error" and body["data"].endswith("."), body
-    assert body["request_id"] == answer.headers["x-request-id"]
-    return answer.status_code, body["reason"]
+    assert body["request_id"] == response.headers["x-request-id"]
+    return response.status_code, body["reason"]
 
 
 @pytest.mark.parametrize(("path", "headers", "keyed", "expected"), [
@@ -29,39 +29,39 @@ def refusal(answer):
     ("timbr/elsewhere/", JSON, True, (404, "not_found")),
     ("timbr/api/get_token", JSON, False, (401, "bearer_missing")),
 ])
-def test_each_lack_has_its_own_answer_and_nothing_arrives(gateway, arrived, path, headers, keyed, expected):
+def test_each_fault_has_its_own_reason_and_is_not_forwarded(gateway, arrived, path, headers, keyed, expected):
     key = gateway.token() if keyed else None
-    answer = gateway.send("POST", path, key, headers=headers, data=b"{}")
-    assert refusal(answer) == expected
+    response = gateway.send("POST", path, key, headers=headers, data=b"{}")
+    assert rejection(response) == expected
     assert arrived() == []
 
 
-def test_a_bad_key_is_refused_and_its_request_never_arrives(gateway, arrived):
+def test_an_unknown_key_is_rejected_and_its_request_is_not_forwarded(gateway, arrived):
     key = f"tk_{uuid.uuid4().hex}"
     for _ in range(3):
-        answer = gateway.send("POST", "timbr/api/query/", key, json={"query": "SELECT 1"})
-        assert refusal(answer) == (401, "api_key_unknown")
-    (question,) = arrived()
-    assert (question["method"], question["path"]) == ("GET", "/timbr/api/get_ontologies/")
+        response = gateway.send("POST", "timbr/api/query/", key, json={"query": "SELECT 1"})
+        assert rejection(response) == (401, "api_key_unknown")
+    (check,) = arrived()
+    assert (check["method"], check["path"]) == ("GET", "/timbr/api/get_ontologies/")
 
 
-def test_two_keys_are_refused(gateway, arrived):
+def test_two_keys_are_rejected(gateway, arrived):
     head = (f"GET /timbr/api/get_ontologies/ HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
             f"x-api-key: {gateway.token()}\r\nx-api-key: tk_other\r\nConnection: close\r\n\r\n")
     with socket.create_connection(("127.0.0.1", gateway.http), 10) as connection:
         connection.sendall(head.encode())
-        answer = connection.makefile("rb").read().decode()
-    assert answer.startswith("HTTP/1.1 400 ") and '"reason":"field_repeated"' in answer
+        response = connection.makefile("rb").read().decode()
+    assert response.startswith("HTTP/1.1 400 ") and '"reason":"field_repeated"' in response
     assert arrived() == []
 
 
 @pytest.mark.parametrize("method", ["GET", "PUT", "DELETE"])
-def test_get_token_is_a_post(gateway, method):
-    answer = gateway.send(method, "timbr/api/get_token")
-    assert (refusal(answer), answer.headers["Allow"]) == ((405, "method_not_allowed"), "POST")
+def test_get_token_accepts_only_post(gateway, method):
+    response = gateway.send(method, "timbr/api/get_token")
+    assert (rejection(response), response.headers["Allow"]) == ((405, "method_not_allowed"), "POST")
 
 
-def test_get_token_wants_json_and_a_good_bearer(gateway):
+def test_get_token_requires_json_and_a_valid_bearer(gateway):
     good = gateway.get_token().request.headers["Authorization"]
     for headers, expected in [
         ({"Content-Type": "text/plain", "Authorization": good}, (415, "content_type_unsupported")),
@@ -69,13 +69,13 @@ def test_get_token_wants_json_and_a_good_bearer(gateway):
         ({**JSON, "Authorization": "Basic YWxpY2U6eA=="}, (401, "bearer_missing")),
     ]:
         gateway.secrets |= {headers["Authorization"].split()[1]}
-        answer = gateway.send("POST", "timbr/api/get_token", headers=headers)
-        assert refusal(answer) == expected
+        response = gateway.send("POST", "timbr/api/get_token", headers=headers)
+        assert rejection(response) == expected
         if expected[0] == 401:
-            assert answer.headers["WWW-Authenticate"].startswith("Bearer ")
+            assert response.headers["WWW-Authenticate"].startswith("Bearer ")
 
 
-def test_a_refused_session_goes_on(gateway):
+def test_a_connection_stays_usable_after_a_rejection(gateway):
     with requests.Session() as session:
         session.verify = gateway.ca
         url = f"{gateway.url}timbr/api/query/"
@@ -84,9 +84,9 @@ def test_a_refused_session_goes_on(gateway):
         assert session.post(url, headers=key, json={"query": "SELECT 1"}).status_code == 200
 
 
-def test_a_large_refused_upload_over_tls_gets_its_answer(gateway, arrived):
-    """A client that writes its whole body before it reads must not be cut off by a reset."""
+def test_a_large_rejected_upload_over_tls_receives_its_response(gateway, arrived):
+    """A client that writes its whole body before it reads must receive the response, not a reset."""
     for _ in range(5):
-        answer = gateway.send("POST", "timbr/api/query/", data=b"x" * 20_000_000)
-        assert refusal(answer) == (401, "api_key_missing")
+        response = gateway.send("POST", "timbr/api/query/", data=b"x" * 20_000_000)
+        assert rejection(response) == (401, "api_key_missing")
     assert arrived() == []

@@ -1,11 +1,11 @@
-//! Lines of fields: where they begin and end, and what they are made of.
+//! Header lines: their boundaries and characters.
 
 use super::{Site, between};
 
 const POST: &str = "POST @T HTTP/1.1\r\n@H";
 
 #[test]
-fn a_field_stands_on_one_line() {
+fn a_header_is_one_line() {
     let folded: &[&[u8]] = &[
         b"X: a\r\n b\r\n",
         b"X: a\r\n\tb\r\n",
@@ -19,22 +19,22 @@ fn a_field_stands_on_one_line() {
 }
 
 #[test]
-fn the_first_field_has_nothing_before_it() {
+fn nothing_may_precede_the_first_header() {
     let spaces: &[&[u8]] =
         &[b" Host: h\r\n", b"\tHost: h\r\n", b" \r\n", b"\t\r\n", b" X: y\r\n", b"\x0bX: y\r\n"];
     Site::new(&[]).refuses(&[400], &between("GET @T HTTP/1.1\r\n", spaces, "@H\r\n"));
 }
 
 #[test]
-fn lines_end_in_crlf() {
+fn header_lines_end_in_crlf() {
     let cases = [
         ("all bare LF", "GET @T HTTP/1.1\nHost: h\nContent-Type: application/json\n\n"),
         ("request line", "GET @T HTTP/1.1\n@H\r\n"),
         ("a field", "GET @T HTTP/1.1\r\n@HX: y\nZ: y\r\n\r\n"),
-        ("the last field", "GET @T HTTP/1.1\r\n@HX: y\n\r\n"),
+        ("the last header", "GET @T HTTP/1.1\r\n@HX: y\n\r\n"),
         ("the empty line", "GET @T HTTP/1.1\r\n@H\n"),
         ("LF before CRLF", "GET @T HTTP/1.1\r\n@HX: y\n\r\nZ: y\r\n\r\n"),
-        ("bare CR between fields", "GET @T HTTP/1.1\r\n@HX: y\rZ: y\r\n\r\n"),
+        ("bare CR between headers", "GET @T HTTP/1.1\r\n@HX: y\rZ: y\r\n\r\n"),
         ("bare CR in a value", "GET @T HTTP/1.1\r\n@HX: a\rb\r\n\r\n"),
         ("bare CR in a name", "GET @T HTTP/1.1\r\n@HX\rY: a\r\n\r\n"),
         ("bare CR after the request line", "GET @T HTTP/1.1\r@H\r\n"),
@@ -46,7 +46,7 @@ fn lines_end_in_crlf() {
 }
 
 #[test]
-fn a_name_is_a_token() {
+fn a_header_name_is_a_token() {
     let names: &[&[u8]] = &[
         b": x",
         b" : x",
@@ -90,9 +90,9 @@ fn a_value_has_no_control_characters() {
     Site::new(&[]).refuses(&[400], &between(POST, values, "\r\n\r\n"));
 }
 
-/// A name whose length does not fit where some parser keeps it hid the length behind it.
+/// A name whose length overflowed some parser's counter hid the length behind it.
 #[test]
-fn long_names_hide_no_length() {
+fn a_long_name_does_not_hide_a_length() {
     for length in [255, 256, 270, 32_767, 65_535, 65_536, 65_806] {
         let name = "a".repeat(length);
         let two = format!("Content-Length: 0\r\n{name}: x\r\nContent-Length: 70\r\n\r\n");
