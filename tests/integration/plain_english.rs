@@ -40,9 +40,10 @@ const DOUBTFUL_WORDS: [&str; 12] = [
 ];
 
 /// Where a wrong word is right.
-const ALLOWED: [(&str, &str); 1] = [
-    // The public interface: an admin path and the JSON key of its response keep their names.
+const ALLOWED: [(&str, &str); 2] = [
+    // The public interface keeps its names.
     ("/refusals", "an admin path"),
+    ("/explain/request_id", "an admin path, whose response has a key of that name"),
 ];
 
 /// Largest share of sentences with a doubtful word, in percent.
@@ -120,6 +121,11 @@ fn readable_parts(line: &str) -> Vec<&str> {
     }
 }
 
+/// The parts of a line of HTML that a browser shows.
+fn visible_parts(line: &str) -> Vec<&str> {
+    line.split('<').map(|part| part.split_once('>').map_or(part, |(_, text)| text)).collect()
+}
+
 /// The words of a text in lower case, one blank between them and at both ends. What stands in backquotes is a name.
 fn words(text: &str) -> String {
     let mut prose = String::new();
@@ -151,11 +157,15 @@ fn texts() -> Vec<Text> {
     let mut texts = Vec::new();
     for path in files() {
         let content = std::fs::read_to_string(&path).expect("text");
-        let is_rust = path.extension().is_some_and(|ending| ending == "rs");
+        let ending = path.extension().and_then(|ending| ending.to_str()).unwrap_or_default();
         let name = path.strip_prefix(repository()).expect("below the repository").display().to_string();
         for (number, line) in content.lines().enumerate() {
-            let parts = if is_rust { readable_parts(line) } else { vec![line] };
-            for part in parts.into_iter().filter(|part| part.contains(' ')) {
+            let parts = match ending {
+                "rs" => readable_parts(line),
+                "html" => visible_parts(line),
+                _ => vec![line],
+            };
+            for part in parts.into_iter().filter(|part| !part.trim().is_empty()) {
                 texts.push(Text {
                     place: format!("{name}:{}: {}", number + 1, line.trim()),
                     words: words(part),
@@ -202,5 +212,6 @@ fn comments_and_literals_are_read_and_code_is_not() {
     assert_eq!(readable_parts("warn!(\"a \\\"b\\\" c\", told)"), ["a \\\"b\\\" c"]);
     assert_eq!(readable_parts("let told = \"word\";"), Vec::<&str>::new());
     assert_eq!(readable_parts("    continued text \\"), ["    continued text \\"]);
+    assert_eq!(visible_parts("<a href=\"#told\">one</a> two").concat(), "one two");
     assert_eq!(words("It is `told` Anew."), " it is anew ");
 }
