@@ -16,9 +16,9 @@ pub struct ControlHandle {
 /// The gateway's end of the channel.
 #[derive(Debug)]
 pub struct ControlReceiver {
-    /// Shutdown requests.
+    /// Shutdown requests of signals and admin commands.
     pub shutdowns: ShutdownRequests,
-    /// Reload requests.
+    /// Reload requests of signals and admin commands.
     pub reloads: UnboundedReceiver<ReloadRequest>,
     /// A sender, for the admin listener.
     pub control: ControlHandle,
@@ -40,7 +40,7 @@ pub enum ShutdownRequest {
     Signal,
     /// Gracefully, even if repeated.
     Drain,
-    /// Immediately.
+    /// Immediately, without a drain.
     Quit,
 }
 
@@ -49,7 +49,7 @@ pub enum ShutdownRequest {
 pub struct ReloadRequest {
     /// The source of the request, for the log.
     pub by: &'static str,
-    /// Receives the result.
+    /// Receives the result when the reload is complete.
     pub reply: oneshot::Sender<ReloadResult>,
 }
 

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! GET /refusals[?limit=N][&reason=WORD][&user=NAME]   {"refusals": [{time, request_id, …}], "kept": 1000}
-//! GET /explain/REQUEST_ID                             {"refusals": [{…, trace: [{step, outcome}]}]}
+//! GET /explain/REQUEST_ID                             the same with "trace": [{step, outcome}] for each
 //! ```
 //!
 //! Times are in seconds since the Unix epoch. The newest come first. Several requests may have the same id, because clients

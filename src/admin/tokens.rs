@@ -32,7 +32,7 @@ struct RevocationRequest {
     all: Option<bool>,
 }
 
-/// Lists active tokens.
+/// Lists active tokens: those of one user or of all, up to a limit.
 pub async fn list(call: Call<'_>) -> CallResult {
     let mut filter = TokenFilter { user: None, limit: DEFAULT_LIST_LIMIT };
     for (name, value) in call.parameters() {

@@ -49,7 +49,7 @@ impl Backends {
         Arc::new(new)
     }
 
-    /// Creates no endpoints.
+    /// Creates the backends with an empty list of endpoints.
     fn without_endpoints(
         options: UpstreamOptions,
         tls: Vec<Option<OutboundTls>>,
@@ -107,12 +107,12 @@ impl Backends {
         }
     }
 
-    /// All backends.
+    /// The backends, as configured in `upstream.urls`.
     pub fn origins(&self) -> &[Arc<UpstreamOrigin>] {
         &self.origins
     }
 
-    /// All endpoints.
+    /// The current endpoints of all backends; a later change does not affect the returned list.
     pub fn endpoints(&self) -> Arc<[Arc<Endpoint>]> {
         Arc::clone(&self.endpoints.lock())
     }

@@ -38,7 +38,7 @@ pub struct EndpointStatus {
     pub tried_in: Option<u64>,
     /// Requests whose responses are not complete.
     pub in_flight: u64,
-    /// Open connections.
+    /// Open connections, idle or with a request.
     pub open: u64,
     /// Open connections that wait for a request.
     pub idle: u64,

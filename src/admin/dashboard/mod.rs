@@ -55,7 +55,7 @@ const PAGE_POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'sel
 /// The result of the last reload of the configuration.
 #[derive(Clone, Debug)]
 pub struct LastReload {
-    /// When it completed.
+    /// When the reload was completed.
     pub at: SystemTime,
     /// The source of the request, for example "a change of files".
     pub by: &'static str,
@@ -135,7 +135,7 @@ fn publish(admin: &AdminContext) {
     }
 }
 
-/// The page.
+/// The page as an HTML document.
 pub fn document() -> Response<AdminBody> {
     static_response("text/html; charset=utf-8", include_str!("page.html"))
 }
@@ -145,12 +145,12 @@ pub fn style() -> Response<AdminBody> {
     static_response("text/css; charset=utf-8", include_str!("page.css"))
 }
 
-/// The page's script.
+/// The script that renders the sections.
 pub fn script() -> Response<AdminBody> {
     static_response("text/javascript; charset=utf-8", include_str!("page.js"))
 }
 
-/// The page's icon.
+/// The icon in the browser's tab.
 pub fn icon() -> Response<AdminBody> {
     static_response("image/svg+xml", include_str!("icon.svg"))
 }

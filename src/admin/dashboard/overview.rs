@@ -176,7 +176,7 @@ fn attention(admin: &AdminContext, config: &Config, history: &TrafficHistory) ->
         items.push(AttentionItem::bad(
             "More than 5 % of the requests of the last minute failed",
             "Failed requests have a status of 500 or above. The reasons under Rejections show whether the gateway or the backend failed.",
-            Some("refusals"),
+            Some("rejections"),
         ));
     }
     items.extend(certificate_items(admin));
