@@ -86,10 +86,7 @@ impl Platform {
         let login = &self.0.options.login_path;
         let page = self.send(Method::GET, login, &mut jar, Bytes::new()).await?;
         if page.status() != StatusCode::OK {
-            return Err(unavailable(
-                SERVER,
-                format!("the login page {login} has status {}", page.status()),
-            ));
+            return Err(unavailable(SERVER, format!("the login page {login} has status {}", page.status())));
         }
         let csrf = html_form::hidden_field_value(&String::from_utf8_lossy(page.body()), "csrf_token");
         let mut fields =
