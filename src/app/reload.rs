@@ -73,7 +73,7 @@ impl ConfigReloader {
         if let Some(tls) = &mut self.tls {
             tls.reload();
         }
-        self.snapshot.auth.reload_files(true);
+        self.snapshot.auth.reload_files(FileReload::Always);
         self.watch.reset();
         let outcome = self.load(Trigger::Operator);
         self.failed_at = None;
@@ -90,7 +90,7 @@ impl ConfigReloader {
         if let Some(tls) = &mut self.tls {
             tls.reload_if_changed();
         }
-        self.snapshot.auth.reload_files(false);
+        self.snapshot.auth.reload_files(FileReload::IfChanged);
         let Some(stamps) = self.changed_files() else { return Ok(None) };
         let outcome = self.load(Trigger::FileChange);
         if let Err(problems) = &outcome {

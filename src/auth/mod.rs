@@ -348,8 +348,7 @@ impl Auth {
     /// Reloads the files of the verifier and of the token issuers. Blocks on the file system.
     ///
     /// SECURITY: users that were removed from the file, or have a new password, lose their tokens.
-    pub fn reload_files(&self, is_forced: bool) {
-        let reload = if is_forced { FileReload::Always } else { FileReload::IfChanged };
+    pub fn reload_files(&self, reload: FileReload) {
         self.jwt_verifier.reload_key_files(reload);
         let users = self.verifier.reload_files(reload);
         if !users.is_empty() {
