@@ -21,9 +21,7 @@ use timbr_gateway::gateway::route::{RouteMatch, RouteTable};
 use timbr_gateway::gateway::screen::screen;
 use timbr_gateway::http::h1::head::{HeadLimits, HeadScanner};
 use timbr_gateway::http::h1::request::parse_request;
-use timbr_gateway::http::h1::response::{
-    Persistence, ResponseFraming, ResponseHead, parse_response, write_response,
-};
+use timbr_gateway::http::h1::response::{Persistence, ResponseFraming, ResponseHead, parse_response, write_response};
 use timbr_gateway::http::headers::Head;
 use timbr_gateway::label;
 use timbr_gateway::observability::auth_timing::AuthTiming;
@@ -97,12 +95,9 @@ fn identify_a_token(bencher: Bencher<'_, '_>) {
     let head = parsed(&REQUEST.replace(KEY, token.expose()));
     let routes = RouteTable::new(config.routes.clone());
     let Ok(RouteMatch::Profile(profile, _)) = routes.find(&head) else { panic!("the request has a route") };
-    let screened =
-        screen(profile, parsed(&REQUEST.replace(KEY, token.expose()))).expect("the request is valid");
+    let screened = screen(profile, parsed(&REQUEST.replace(KEY, token.expose()))).expect("the request is valid");
     let steps = steps();
-    bencher.bench_local(|| {
-        poll_ready(auth.identify(black_box(screened.credential()), CLIENT, &upstream, &steps))
-    });
+    bencher.bench_local(|| poll_ready(auth.identify(black_box(screened.credential()), CLIENT, &upstream, &steps)));
 }
 
 /// A bearer decrypted, and the existing token of its login returned.
@@ -122,8 +117,7 @@ fn parse_a_response(bencher: Bencher<'_, '_>) {
 
 #[divan::bench]
 fn write_the_response(bencher: Bencher<'_, '_>) {
-    let ResponseHead { status, headers, .. } =
-        parse_response(RESPONSE.into(), &Method::POST).expect("a response");
+    let ResponseHead { status, headers, .. } = parse_response(RESPONSE.into(), &Method::POST).expect("a response");
     let framing = ResponseFraming::choose(&Method::POST, Version::HTTP_11, status, Some(300));
     let mut out = Vec::with_capacity(1024);
     bencher.bench_local(|| {

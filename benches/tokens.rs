@@ -59,8 +59,7 @@ fn filled(count: u64) -> (Store, usize) {
         let user = UserName::parse(format!("user{number}").as_bytes()).expect("a name");
         let login = LoginId((u128::from(number) << 64 | u128::from(number)).to_be_bytes());
         let new = NewToken { login, user, upstream_key: None, salt: 0 };
-        let mut kept =
-            pin!(store.insert(new, [0; 20], store.proof_for(0), |_| TokenId::from_token(&token(number))));
+        let mut kept = pin!(store.insert(new, [0; 20], store.proof_for(0), |_| TokenId::from_token(&token(number))));
         let kept = kept.as_mut().poll(&mut Context::from_waker(Waker::noop()));
         assert!(matches!(kept, Poll::Ready(Ok(_))), "the memory store never waits");
     }

@@ -20,17 +20,13 @@ static FILE: LazyLock<PathBuf> = LazyLock::new(|| {
 
 fn read(text: &[u8]) -> Option<String> {
     std::fs::write(&*FILE, text).expect("written");
-    let environment = vec![
-        ("API_AUTH_SALT".into(), SALT.into()),
-        ("TIMBR_GATEWAY_UPSTREAM_URL".into(), "http://127.0.0.1:1".into()),
-    ];
+    let environment =
+        vec![("API_AUTH_SALT".into(), SALT.into()), ("TIMBR_GATEWAY_UPSTREAM_URL".into(), "http://127.0.0.1:1".into())];
     let sources = Sources { environment, file: Some(FILE.clone()), ..Sources::default() };
     match load(&sources) {
         Ok((config, settings)) => {
             assert!(
-                !config.salts.is_empty()
-                    && config.workers > 0
-                    && config.routes.iter().all(|r| !r.prefix.is_empty())
+                !config.salts.is_empty() && config.workers > 0 && config.routes.iter().all(|r| !r.prefix.is_empty())
             );
             Some(to_yaml(&settings, &config.routes, false))
         }

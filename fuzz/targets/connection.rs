@@ -13,12 +13,12 @@ use libfuzzer_sys::fuzz_target;
 use timbr_gateway::admission::Admission;
 use timbr_gateway::auth::Auth;
 use timbr_gateway::base::clock::Clock;
+use timbr_gateway::base::current::Current;
 use timbr_gateway::config::{Sources, load};
 use timbr_gateway::downstream::reaper::Reaper;
 use timbr_gateway::downstream::{Service, ServingConfig, serve};
 use timbr_gateway::gateway::Gateway;
 use timbr_gateway::gateway::recent_rejections::RecentRejections;
-use timbr_gateway::base::current::Current;
 use timbr_gateway::observability::metrics::Metrics;
 use timbr_gateway::upstream::{Backends, UpstreamClient};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -78,8 +78,7 @@ impl Fixture {
         let gateway = Rc::new(Gateway::new(&config, auth, upstream, Arc::clone(&admission), rejections));
         let (timeouts, limits) = (config.timeouts, config.limits);
         let trusted_proxies = Vec::new();
-        let serving =
-            ServingConfig { gateway, trusted_proxies, proxy_protocol: false, timeouts, limits, admission };
+        let serving = ServingConfig { gateway, trusted_proxies, proxy_protocol: false, timeouts, limits, admission };
         let service = Service { serving: Current::new(Rc::new(serving)), tls: None };
         let address = listener.local_addr().expect("an address");
         let reaper = Rc::new(Reaper::new(config.timeouts, metrics));
@@ -90,7 +89,8 @@ impl Fixture {
     async fn run_connection(&self, bytes: &[u8]) {
         let mut client = TcpStream::connect(self.address).await.expect("connected");
         let (stream, peer) = self.listener.accept().await.expect("accepted");
-        let permit = self.service.serving.get().admission.admit_connection(peer.ip(), false).expect("one connection at a time");
+        let permit =
+            self.service.serving.get().admission.admit_connection(peer.ip(), false).expect("one connection at a time");
         let serving = serve(Rc::clone(&self.service), stream, peer, self.reaper.register(permit));
         let served = tokio::task::spawn_local(serving);
         let (mut reader, mut writer) = client.split();

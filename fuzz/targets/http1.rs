@@ -6,11 +6,11 @@
 use bytes::BytesMut;
 use http::{Method, Uri, Version};
 use libfuzzer_sys::fuzz_target;
-use timbr_gateway::http::headers::{Headers, HeaderName};
-use timbr_gateway::http::h1::chunked::{Decoded, ChunkedDecoder};
+use timbr_gateway::http::h1::chunked::{ChunkedDecoder, Decoded};
 use timbr_gateway::http::h1::head::{Framing, HeadLimits, HeadScanner};
-use timbr_gateway::http::h1::request::{write_request_start, write_request_end, parse_request};
-use timbr_gateway::http::h1::response::{parse_response, copy_header, write_header};
+use timbr_gateway::http::h1::request::{parse_request, write_request_end, write_request_start};
+use timbr_gateway::http::h1::response::{copy_header, parse_response, write_header};
+use timbr_gateway::http::headers::{HeaderName, Headers};
 
 const LIMITS: HeadLimits = HeadLimits { max_headers: 100, max_bytes: 64 * 1024, max_target: 8 * 1024 };
 
@@ -39,9 +39,8 @@ fn request(data: &[u8], first: usize) {
     assert!(lines.iter().all(|line| !line.contains(&b'\r') && !line.contains(&0)));
     assert_eq!(lines[0].split(|byte| *byte == b' ').count(), 3);
     let named = |name: &str| {
-        let parted = lines[1..]
-            .iter()
-            .filter_map(|line| line.iter().position(|byte| *byte == b':').map(|at| line.split_at(at)));
+        let parted =
+            lines[1..].iter().filter_map(|line| line.iter().position(|byte| *byte == b':').map(|at| line.split_at(at)));
         let matching = parted.filter(|(other, _)| other.eq_ignore_ascii_case(name.as_bytes()));
         matching.map(|(_, value)| value[1..].trim_ascii()).collect::<Vec<_>>()
     };
@@ -54,9 +53,9 @@ fn request(data: &[u8], first: usize) {
     assert!(lengths.len() + codings.len() <= 1);
     assert!(named("host").len() <= 1);
     match read.framing {
-        Framing::None => assert!(
-            codings.is_empty() && lengths.iter().all(|length| length.iter().all(|digit| *digit == b'0'))
-        ),
+        Framing::None => {
+            assert!(codings.is_empty() && lengths.iter().all(|length| length.iter().all(|digit| *digit == b'0')))
+        }
         Framing::Length(length) => assert!(
             length > 0
                 && lengths[0].iter().all(u8::is_ascii_digit)
@@ -74,7 +73,8 @@ fn request(data: &[u8], first: usize) {
     if !read_head.headers.contains(HeaderName::Host) {
         write_header(&mut written, HeaderName::Host, b"h");
     }
-    let frames = |name| matches!(name, HeaderName::Connection | HeaderName::TransferEncoding | HeaderName::ContentLength);
+    let frames =
+        |name| matches!(name, HeaderName::Connection | HeaderName::TransferEncoding | HeaderName::ContentLength);
     for header in read_head.headers.iter().filter(|header| !frames(header.name)) {
         copy_header(&mut written, header);
     }

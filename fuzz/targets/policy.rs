@@ -7,10 +7,10 @@ use std::sync::LazyLock;
 use http::{HeaderValue, Request};
 use libfuzzer_sys::fuzz_target;
 use timbr_gateway::config::routes::defaults;
-use timbr_gateway::http::headers::{Head, HeaderName};
 use timbr_gateway::gateway::header_policy::{Disposition, POLICY_HEADERS, disposition};
 use timbr_gateway::gateway::route::{RouteMatch, RouteTable};
 use timbr_gateway::gateway::screen::screen;
+use timbr_gateway::http::headers::{Head, HeaderName};
 use timbr_gateway::http::media_type::essence;
 
 static ROUTES: LazyLock<RouteTable> = LazyLock::new(|| RouteTable::new(defaults(1 << 20)));
@@ -74,9 +74,7 @@ fuzz_target!(|data: &[u8]| {
     let segments: Vec<_> = path.split(|byte| *byte == b'/').skip(1).collect();
     assert!(path.starts_with(b"/timbr/"));
     let (last, others) = segments.split_last().expect("at least one segment");
-    assert!(
-        others.iter().all(|segment| !segment.is_empty() && **segment != b"."[..] && **segment != b".."[..])
-    );
+    assert!(others.iter().all(|segment| !segment.is_empty() && **segment != b"."[..] && **segment != b".."[..]));
     assert!(**last != b"."[..] && **last != b".."[..]);
     assert!(!path.iter().any(|byte| byte.is_ascii_control() || *byte == b'\\'));
     assert_eq!(head.headers.all(HeaderName::Host).count().max(1), 1);

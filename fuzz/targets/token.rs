@@ -10,12 +10,11 @@ use timbr_gateway::auth::ApiKey;
 use timbr_gateway::auth::bearer::Credentials;
 use timbr_gateway::auth::token::TokenMint;
 use timbr_gateway::base::secret::Secret;
-use timbr_gateway::store::TokenId;
 use timbr_gateway::base::user_name::UserName;
+use timbr_gateway::store::TokenId;
 
-static MINT: LazyLock<TokenMint> = LazyLock::new(|| {
-    TokenMint::new(&[Secret::new("cw_0x689RpI-jtRR7oE8h_eQsKImvJapLeSbXpwF4e4=".to_owned())])
-});
+static MINT: LazyLock<TokenMint> =
+    LazyLock::new(|| TokenMint::new(&[Secret::new("cw_0x689RpI-jtRR7oE8h_eQsKImvJapLeSbXpwF4e4=".to_owned())]));
 static TOKEN: LazyLock<Vec<u8>> = LazyLock::new(|| {
     let user = UserName::parse(b"alice").expect("a name");
     let login = Credentials { user, password: Secret::new("secret".to_owned()) };

@@ -58,14 +58,10 @@ fn is_cross_site(headers: &HeaderMap) -> bool {
 pub fn authorize_change(headers: &HeaderMap) -> Result<(), AdminError> {
     let value = |name: &HeaderName| headers.get(name).and_then(|value| value.to_str().ok());
     if value(&CONTENT_TYPE) != Some("application/json") {
-        return Err(AdminError::new(
-            StatusCode::UNSUPPORTED_MEDIA_TYPE,
-            "content-type must be application/json",
-        ));
+        return Err(AdminError::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "content-type must be application/json"));
     }
     let host = value(&HOST).unwrap_or_default();
-    let is_same_origin =
-        |origin: &HeaderValue| origin.to_str().is_ok_and(|origin| origin == format!("http://{host}"));
+    let is_same_origin = |origin: &HeaderValue| origin.to_str().is_ok_and(|origin| origin == format!("http://{host}"));
     if headers.get_all(ORIGIN).iter().all(is_same_origin) {
         return Ok(());
     }
@@ -91,13 +87,9 @@ mod tests {
         let json = ("content-type", "application/json");
         assert!(may(&[json]));
         assert!(may(&[json, ("origin", "http://127.0.0.1:9180")]), "the page that is served here");
-        for origin in [
-            "http://evil.test",
-            "null",
-            "http://127.0.0.1:80",
-            "https://127.0.0.1:9180",
-            "http://localhost:9180",
-        ] {
+        for origin in
+            ["http://evil.test", "null", "http://127.0.0.1:80", "https://127.0.0.1:9180", "http://localhost:9180"]
+        {
             assert!(!may(&[json, ("origin", origin)]), "{origin}");
         }
         assert!(!may(&[json, ("origin", "http://127.0.0.1:9180"), ("origin", "http://evil.test")]));
@@ -121,8 +113,7 @@ mod tests {
                 assert!(!is_allowed(peer, host), "{peer} {host}");
             }
         }
-        for host in ["evil.example", "evil.example:9180", "", "10.0.0.1", "localhost.evil.example", "::1:1:"]
-        {
+        for host in ["evil.example", "evil.example:9180", "", "10.0.0.1", "localhost.evil.example", "::1:1:"] {
             assert!(!is_allowed("127.0.0.1", host), "{host}");
         }
     }
@@ -131,14 +122,9 @@ mod tests {
     fn proxied_and_cross_site_requests_are_rejected() {
         let peer = SocketAddr::from(([127, 0, 0, 1], 1));
         let is_allowed = |all: &[(&str, &str)]| authorize_read(&headers("localhost", all), peer).is_ok();
-        for name in [
-            "forwarded",
-            "via",
-            "x-forwarded-for",
-            "x-forwarded-client-cert",
-            "x-real-ip",
-            "x-envoy-peer-metadata",
-        ] {
+        for name in
+            ["forwarded", "via", "x-forwarded-for", "x-forwarded-client-cert", "x-real-ip", "x-envoy-peer-metadata"]
+        {
             assert!(!is_allowed(&[(name, "x")]), "{name}");
         }
         for site in ["cross-site", "same-site"] {

@@ -157,8 +157,7 @@ mod tests {
         control.drain();
         assert!(orders.shutdowns.wait_for_shutdown().await);
         control.stop();
-        let hurried =
-            tokio::time::timeout(std::time::Duration::ZERO, orders.shutdowns.wait_for_immediate_shutdown());
+        let hurried = tokio::time::timeout(std::time::Duration::ZERO, orders.shutdowns.wait_for_immediate_shutdown());
         assert!(hurried.await.is_err());
         control.stop();
         orders.shutdowns.wait_for_immediate_shutdown().await;

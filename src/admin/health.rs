@@ -205,11 +205,7 @@ mod tests {
         controller.advance(ShutdownPhase::NotReady);
         assert_eq!(
             run(Probe::Ready, Some("exclude=x&verbose")),
-            (
-                false,
-                "[+]startup ok\n[+]workers ok\n[-]shutdown failed: shutting down\nreadyz check failed"
-                    .to_owned()
-            )
+            (false, "[+]startup ok\n[+]workers ok\n[-]shutdown failed: shutting down\nreadyz check failed".to_owned())
         );
         assert_eq!(run(Probe::Startup, None), (true, "ok".to_owned()), "startup is never undone");
         let verbose = "[+]supervisor ok\n[+]workers ok\nlivez check passed";

@@ -38,8 +38,7 @@ pub fn list(call: &Call<'_>) -> CallResult {
     }
     let matches = |rejection: &RejectionRecord| {
         let is_of = |name: &str| rejection.user.as_ref().is_some_and(|user| user.as_str() == name);
-        reason.as_deref().is_none_or(|reason| reason == rejection.entry.reason)
-            && user.as_deref().is_none_or(is_of)
+        reason.as_deref().is_none_or(|reason| reason == rejection.entry.reason) && user.as_deref().is_none_or(is_of)
     };
     let recent = &call.admin.recent_rejections;
     let rejections: Vec<_> = recent.newest(limit, matches).iter().map(rejection_json).collect();
@@ -88,8 +87,7 @@ pub fn rejection_json(rejection: &RejectionRecord) -> Value {
 
 fn rejection_json_with_trace(rejection: &RejectionRecord) -> Value {
     let mut document = rejection_json(rejection);
-    document["trace"] =
-        rejection.trace().map(|(phase, result)| json!({ "step": phase, "outcome": result })).collect();
+    document["trace"] = rejection.trace().map(|(phase, result)| json!({ "step": phase, "outcome": result })).collect();
     document
 }
 

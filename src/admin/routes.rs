@@ -15,9 +15,7 @@ use serde_json::{Value, json};
 use tokio::time::timeout;
 
 use crate::admin::health::{Probe, ProbeResult};
-use crate::admin::{
-    AdminBody, AdminContext, access, commands, dashboard, rejections, tokens, update_upstream_metrics,
-};
+use crate::admin::{AdminBody, AdminContext, access, commands, dashboard, rejections, tokens, update_upstream_metrics};
 use crate::base::percent::decode_query_value;
 use crate::observability::log::{self, label};
 use crate::observability::metrics::ExpositionFormat;
@@ -175,11 +173,7 @@ impl AdminRoute {
 }
 
 /// Serves one request of the admin listener.
-pub async fn respond(
-    request: Request<Incoming>,
-    peer: SocketAddr,
-    admin: &AdminContext,
-) -> Response<AdminBody> {
+pub async fn respond(request: Request<Incoming>, peer: SocketAddr, admin: &AdminContext) -> Response<AdminBody> {
     let (parts, body) = request.into_parts();
     let path = parts.uri.path();
     let routes = || ROUTES.iter().filter(|route| route.rest(path).is_some());
@@ -244,8 +238,7 @@ fn unknown_path(method: &Method) -> Response<AdminBody> {
         return method_not_allowed(&ROUTES[0], "GET, HEAD");
     }
     let paths = |access| {
-        let mut paths: Vec<_> =
-            ROUTES.iter().filter(|route| route.access == access).map(|route| route.path).collect();
+        let mut paths: Vec<_> = ROUTES.iter().filter(|route| route.access == access).map(|route| route.path).collect();
         paths.dedup();
         paths.join(", ")
     };

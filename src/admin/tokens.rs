@@ -115,10 +115,8 @@ fn parse_user(name: &str) -> Result<UserName, String> {
 pub async fn list_salts(call: Call<'_>) -> CallResult {
     let auth = &call.admin.snapshot.get().auth;
     let store = auth.store();
-    let usage = store
-        .salt_usage(auth.salt_ids())
-        .await
-        .map_err(|_| unavailable("The use of the salts is not known."))?;
+    let usage =
+        store.salt_usage(auth.salt_ids()).await.map_err(|_| unavailable("The use of the salts is not known."))?;
     let salts: Vec<_> = auth
         .salt_names()
         .iter()

@@ -252,8 +252,7 @@ mod tests {
         let queue = fair_queue(1, 100, LONG);
         let mut slot = queue.try_slot().expect("the only slot is free");
         assert!(queue.try_slot().is_none());
-        let mut requests: Vec<_> =
-            [1, 1, 1, 1, 1, 2, 2].map(|caller| QueuedRequest::new(caller, &queue)).into();
+        let mut requests: Vec<_> = [1, 1, 1, 1, 1, 2, 2].map(|caller| QueuedRequest::new(caller, &queue)).into();
         let mut served_callers = Vec::new();
         while served_callers.len() < 7 {
             drop(slot);
@@ -279,11 +278,7 @@ mod tests {
         let _other = QueuedRequest::new(2, &queue);
         assert!(first[0].result().is_none() && first[1].result().is_none());
         assert_eq!(first[2].result().map(|result| result.map(drop)), Some(Err(QueueError::Full)));
-        assert_eq!(
-            queue.wait_for_slot(2).await.map(drop),
-            Err(QueueError::Full),
-            "two and one is even enough"
-        );
+        assert_eq!(queue.wait_for_slot(2).await.map(drop), Err(QueueError::Full), "two and one is even enough");
     }
 
     #[tokio::test]

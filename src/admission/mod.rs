@@ -64,11 +64,7 @@ impl Admission {
 
     /// A permit for a connection, or `None` if a limit is reached, which it records in the metrics. `is_shared` says
     /// that many clients use this address, such as a proxy's; then no limit per address applies.
-    pub fn admit_connection(
-        self: &Arc<Admission>,
-        address: IpAddr,
-        is_shared: bool,
-    ) -> Option<ConnectionPermit> {
+    pub fn admit_connection(self: &Arc<Admission>, address: IpAddr, is_shared: bool) -> Option<ConnectionPermit> {
         let network = (!is_shared).then(|| self.connections.hash_key(&network(address)));
         if let Some(network) = network
             && !self.connections.try_increment(network, self.limits.connections_per_address)

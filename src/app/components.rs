@@ -103,11 +103,7 @@ fn problem(error: &TlsError) -> Problem {
 }
 
 /// The backends of a changed configuration: the same ones, unless an option of theirs has changed.
-fn rebuild_backends(
-    config: &Config,
-    changes: &Changes,
-    current: &Arc<Backends>,
-) -> Result<Arc<Backends>, TlsError> {
+fn rebuild_backends(config: &Config, changes: &Changes, current: &Arc<Backends>) -> Result<Arc<Backends>, TlsError> {
     if !changes.has_any_of(&["upstream"]) {
         return Ok(Arc::clone(current));
     }
@@ -177,10 +173,7 @@ pub(super) fn effective_limits(config: &Config) -> LimitOptions {
     if most >= config.limits.connections {
         return config.limits;
     }
-    warn!(
-        connections = most,
-        "limits.connections exceeds the limit of open files (ulimit -n) and is reduced"
-    );
+    warn!(connections = most, "limits.connections exceeds the limit of open files (ulimit -n) and is reduced");
     LimitOptions { connections: most, ..config.limits }
 }
 

@@ -49,11 +49,7 @@ pub(super) struct Maintenance {
 impl Maintenance {
     /// Reloads the configuration and its files when they change, and when an operator requests it. Never returns, unless a
     /// reload panics.
-    pub async fn watch_files(
-        self,
-        mut reloader: ConfigReloader,
-        mut requests: UnboundedReceiver<ReloadRequest>,
-    ) {
+    pub async fn watch_files(self, mut reloader: ConfigReloader, mut requests: UnboundedReceiver<ReloadRequest>) {
         reloader.log_certificates();
         let mut ticks = tokio::time::interval(FILE_CHECK_INTERVAL);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);

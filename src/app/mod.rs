@@ -114,8 +114,7 @@ pub fn bind(config: Config, clock: &Clock) -> Result<Bound, StartError> {
 /// Like [`bind`], with inherited state.
 pub fn bind_inherited(config: Config, inherited: Inherited, clock: &Clock) -> Result<Bound, StartError> {
     // The contents of the files are hashed before they are loaded, so that any later change is detected.
-    let config_source =
-        inherited.config_source.map(|(sources, settings)| (sources, LoadedSettings::new(settings)));
+    let config_source = inherited.config_source.map(|(sources, settings)| (sources, LoadedSettings::new(settings)));
     let components = load(&config, clock)?;
     let sockets = Sockets::open(&config.listen, inherited.sockets, config.workers)?;
     let metrics = Arc::<Metrics>::default();
@@ -160,12 +159,9 @@ impl Bound {
             backends: Arc::clone(&self.components.backends),
         });
         let sockets = std::mem::take(&mut self.sockets.per_worker);
-        let (workers, threads) =
-            Workers::start(&self, &snapshot, sockets, &signal).map_err(StartError::Threads)?;
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()
-            .map_err(StartError::Threads)?;
+        let (workers, threads) = Workers::start(&self, &snapshot, sockets, &signal).map_err(StartError::Threads)?;
+        let runtime =
+            tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(StartError::Threads)?;
         let mut store = self.store.take();
         let supervisor = Supervisor { controller, signal, workers, snapshot, store: &mut store, requests };
         let outcome = LocalSet::new().block_on(&runtime, supervisor.run(self))?;

@@ -168,11 +168,7 @@ pub(super) fn log_outcome(by: &str, outcome: &ReloadOutcome) {
             for Problem { subject, message } in problems {
                 error!(option = subject, "{message}");
             }
-            error!(
-                by,
-                problems = problems.len(),
-                "the new configuration was rejected; the previous one stays active"
-            );
+            error!(by, problems = problems.len(), "the new configuration was rejected; the previous one stays active");
         }
     }
 }
@@ -203,12 +199,8 @@ mod tests {
         let auth = crate::auth::Auth::new(&config, &clock).expect("no file is configured");
         let backends = Backends::new(config.upstream.clone(), vec![None], 1);
         let admission = Admission::new(config.limits, Arc::<Metrics>::default());
-        let snapshot = Snapshot {
-            config: Arc::new(config),
-            auth: Arc::new(auth),
-            admission: Arc::new(admission),
-            backends,
-        };
+        let snapshot =
+            Snapshot { config: Arc::new(config), auth: Arc::new(auth), admission: Arc::new(admission), backends };
         let source = Some((sources, LoadedSettings::new(settings)));
         ConfigReloader::new(source, Arc::new(snapshot), None, clock)
     }

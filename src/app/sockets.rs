@@ -28,11 +28,7 @@ pub(super) struct Sockets {
 }
 
 impl Sockets {
-    pub fn open(
-        listen: &ListenOptions,
-        mut passed: PassedSockets,
-        workers: usize,
-    ) -> Result<Sockets, StartError> {
+    pub fn open(listen: &ListenOptions, mut passed: PassedSockets, workers: usize) -> Result<Sockets, StartError> {
         let mut open = |key: &'static str, address, count| {
             let name = key.strip_prefix("listen.").expect("all keys belong to the group `listen`");
             open_or_inherit(key, address, &passed.take_named(name), count)
@@ -65,11 +61,7 @@ fn open_or_inherit(
 ) -> Result<Vec<Vec<TcpListener>>, StartError> {
     let Some(address) = address else {
         // SECURITY: a leftover socket unit must not enable a listener that the operator has disabled.
-        return if passed.is_empty() {
-            Ok(Vec::new())
-        } else {
-            Err(StartError::SocketForDisabledListener(key))
-        };
+        return if passed.is_empty() { Ok(Vec::new()) } else { Err(StartError::SocketForDisabledListener(key)) };
     };
     let failed = |source| StartError::Bind { key, address, source };
     if passed.is_empty() {

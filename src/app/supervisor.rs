@@ -76,8 +76,7 @@ impl<'a> Supervisor<'a> {
         let Addresses { https, http, admin } = gateway.addresses();
         let [https, http, admin] = [https, http, admin].map(display_address);
         let status = format!("serving: https {https}, http {http}, admin {admin}");
-        let Bound { components, sockets, service_manager, metrics, rejections, config_source, clock, .. } =
-            gateway;
+        let Bound { components, sockets, service_manager, metrics, rejections, config_source, clock, .. } = gateway;
         drop(components.auth);
         let mut tasks = JoinSet::new();
 
@@ -92,12 +91,7 @@ impl<'a> Supervisor<'a> {
         let last_reload = Current::new(None);
         let is_self_signed = components.certificate_pem.is_some();
         let admin = Rc::new(AdminContext {
-            health: ProcessHealth {
-                startup: started,
-                liveness,
-                signal: signal.clone(),
-                backends: ready_with.clone(),
-            },
+            health: ProcessHealth { startup: started, liveness, signal: signal.clone(), backends: ready_with.clone() },
             metrics: Arc::clone(&metrics),
             snapshot: active.clone(),
             recent_rejections: rejections,

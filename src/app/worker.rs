@@ -50,8 +50,7 @@ pub enum WorkerCommand {
 impl Worker {
     /// Serves until the drain. Returns the number of aborted connections.
     pub fn run(self) -> io::Result<usize> {
-        let runtime =
-            tokio::runtime::Builder::new_current_thread().enable_all().build_local(LocalOptions::default())?;
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build_local(LocalOptions::default())?;
         runtime.block_on(self.serve())
     }
 
@@ -67,12 +66,7 @@ impl Worker {
         for (listener, tls) in listeners {
             let service = Rc::new(Service { serving: serving.clone(), tls });
             let listener = TcpListener::from_std(listener)?;
-            accept_tasks.spawn_local(accept_connections(
-                listener,
-                service,
-                Rc::clone(&reaper),
-                signal.clone(),
-            ));
+            accept_tasks.spawn_local(accept_connections(listener, service, Rc::clone(&reaper), signal.clone()));
         }
         started.record_started();
         let updater = ConfigUpdater {
@@ -98,11 +92,7 @@ fn new_upstream(snapshot: &Snapshot, worker: usize) -> UpstreamClient {
     UpstreamClient::new(Arc::clone(&snapshot.backends), worker, metrics)
 }
 
-fn serving_config(
-    snapshot: &Snapshot,
-    upstream: UpstreamClient,
-    rejections: RejectionRecorder,
-) -> ServingConfig {
+fn serving_config(snapshot: &Snapshot, upstream: UpstreamClient, rejections: RejectionRecorder) -> ServingConfig {
     let Snapshot { config, auth, admission, .. } = snapshot;
     let gateway = Gateway::new(config, Arc::clone(auth), upstream, Arc::clone(admission), rejections);
     ServingConfig {
@@ -172,9 +162,7 @@ async fn accept_connections(
 ) {
     let start = |(stream, peer): (TcpStream, SocketAddr)| {
         let serving = service.serving.get();
-        if let Some(permit) =
-            serving.admission.admit_connection(peer.ip(), serving.is_trusted_proxy(peer.ip()))
-        {
+        if let Some(permit) = serving.admission.admit_connection(peer.ip(), serving.is_trusted_proxy(peer.ip())) {
             tokio::task::spawn_local(serve(Rc::clone(&service), stream, peer, reaper.register(permit)));
         }
     };

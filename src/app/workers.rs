@@ -42,8 +42,7 @@ impl Workers {
         for (number, sockets) in sockets.into_iter().enumerate() {
             let (sender, commands) = unbounded_channel();
             let tls = || gateway.components.tls.as_ref().map(|(_, tls)| tls.clone());
-            let listeners =
-                sockets.into_iter().map(|(socket, is_tls)| (socket, is_tls.then(tls).flatten())).collect();
+            let listeners = sockets.into_iter().map(|(socket, is_tls)| (socket, is_tls.then(tls).flatten())).collect();
             let worker = Worker {
                 number,
                 snapshot: Arc::clone(snapshot),

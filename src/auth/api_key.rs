@@ -79,10 +79,7 @@ mod tests {
         let value = basic_authorization(b"tk_a:b");
         assert_eq!(&*value, "Basic dG9rZW46dGtfYTpi");
         for good in [&*value, "basic dG9rZW46dGtfYTpi", "BASIC  dG9rZW46dGtfYTpi "] {
-            assert!(
-                ApiKey::parse_basic(good.as_bytes()).is_some_and(|key| key.expose() == b"tk_a:b"),
-                "{good}"
-            );
+            assert!(ApiKey::parse_basic(good.as_bytes()).is_some_and(|key| key.expose() == b"tk_a:b"), "{good}");
         }
         // `alice:tk_a`, `token:` without a key, a key with a comma, invalid base64, a different scheme.
         for wrong in [

@@ -91,9 +91,11 @@ impl BearerOpener {
         let created = creation_time(bearer).ok_or(BearerError::NotAuthentic)?;
         // SECURITY: decrypts with the creation time as the current time, so that only the signature decides whether the
         // bearer is authentic. The age is checked below, and only clients with the salt learn the result.
-        let opened = self.keys.iter().zip(0..).find_map(|(key, salt)| {
-            Some((salt, Zeroizing::new(key.decrypt_at_time(bearer, None, created).ok()?)))
-        });
+        let opened = self
+            .keys
+            .iter()
+            .zip(0..)
+            .find_map(|(key, salt)| Some((salt, Zeroizing::new(key.decrypt_at_time(bearer, None, created).ok()?))));
         let (salt, payload) = opened.ok_or(BearerError::NotAuthentic)?;
         let now = self.clock.unix_seconds();
         if created > now + MAX_CLOCK_SKEW {
@@ -182,8 +184,7 @@ mod tests {
     #[test]
     fn authenticity_is_checked_before_age() {
         let payload = PAYLOAD.encode("alice:secret");
-        let open =
-            |made, max_age| opener(&[SALT], max_age).open(&bearer(SALT, payload.as_bytes(), made)).map(drop);
+        let open = |made, max_age| opener(&[SALT], max_age).open(&bearer(SALT, payload.as_bytes(), made)).map(drop);
         assert_eq!(open(0, None), Ok(()));
         assert_eq!(open(NOW - 60, Some(60)), Ok(()));
         assert_eq!(open(NOW - 61, Some(60)), Err(BearerError::TooOld));

@@ -69,12 +69,7 @@ const USER_FAILURES: u8 = 2;
 impl FailureLimiter {
     /// Empty buckets. `key` derives the bucket identifiers; `publish` receives each
     /// failure.
-    pub fn new(
-        limits: FailureLimits,
-        key: &[u8; 32],
-        publish: PublishFailure,
-        clock: Clock,
-    ) -> FailureLimiter {
+    pub fn new(limits: FailureLimits, key: &[u8; 32], publish: PublishFailure, clock: Clock) -> FailureLimiter {
         FailureLimiter {
             address_rate: Rate::per_minute(limits.per_address),
             user_rate: Rate::per_minute(limits.per_user),
@@ -86,12 +81,7 @@ impl FailureLimiter {
     }
 
     /// The same buckets with new limits. A different `key` changes all bucket identifiers, which resets all counts.
-    pub fn with_limits(
-        &self,
-        limits: FailureLimits,
-        key: &[u8; 32],
-        publish: PublishFailure,
-    ) -> FailureLimiter {
+    pub fn with_limits(&self, limits: FailureLimits, key: &[u8; 32], publish: PublishFailure) -> FailureLimiter {
         let shards = Arc::clone(&self.shards);
         FailureLimiter { shards, ..FailureLimiter::new(limits, key, publish, self.clock.clone()) }
     }
@@ -167,8 +157,7 @@ impl Attempt {
     /// Checks whether one more failure is allowed. Does not count as an attempt.
     pub fn check_limits(&self) -> Result<(), TooManyFailures> {
         let limiter = &self.limiter;
-        let user_limit =
-            self.user_bucket.map_or(Ok(()), |user| limiter.check_bucket(limiter.user_rate, user));
+        let user_limit = self.user_bucket.map_or(Ok(()), |user| limiter.check_bucket(limiter.user_rate, user));
         limiter.check_bucket(limiter.address_rate, self.address_bucket).and(user_limit)
     }
 
@@ -294,11 +283,7 @@ mod tests {
         assert_eq!(failures_until_limit(&limiter.begin_attempt(address("192.0.2.1"))), 10);
         let limits = FailureLimits { per_address: 20, per_user: 0 };
         let changed = Arc::new(limiter.with_limits(limits, &[7; 32], Box::new(drop)));
-        assert_eq!(
-            failures_until_limit(&changed.begin_attempt(address("192.0.2.1"))),
-            0,
-            "the bucket has not drained"
-        );
+        assert_eq!(failures_until_limit(&changed.begin_attempt(address("192.0.2.1"))), 0, "the bucket has not drained");
         assert_eq!(failures_until_limit(&changed.begin_attempt(address("192.0.2.2"))), 20);
     }
 
@@ -314,11 +299,7 @@ mod tests {
             "there is no bucket per user alone"
         );
         assert_eq!(failures_until_limit(&at("192.0.2.1").for_user(&user("carol"))), 3);
-        assert_eq!(
-            failures_until_limit(&at("192.0.2.1").for_user(&user("dave"))),
-            1,
-            "the address has its own bucket"
-        );
+        assert_eq!(failures_until_limit(&at("192.0.2.1").for_user(&user("dave"))), 1, "the address has its own bucket");
         assert_eq!(failures_until_limit(&at("192.0.2.1")), 10, "keys and bearers have a separate bucket");
         assert_eq!(failures_until_limit(&at("192.0.2.3")), 10);
     }
@@ -327,10 +308,7 @@ mod tests {
     fn an_ipv6_network_is_one_client() {
         let (limiter, _) = limiter(10, 0);
         assert_eq!(failures_until_limit(&limiter.begin_attempt(address("2001:db8::1"))), 10);
-        assert_eq!(
-            failures_until_limit(&limiter.begin_attempt(address("2001:db8:0:0:ffff:ffff:ffff:ffff"))),
-            0
-        );
+        assert_eq!(failures_until_limit(&limiter.begin_attempt(address("2001:db8:0:0:ffff:ffff:ffff:ffff"))), 0);
         assert_eq!(failures_until_limit(&limiter.begin_attempt(address("2001:db8:0:1::1"))), 10);
     }
 

@@ -18,9 +18,7 @@ use crate::http::h1::request::write_request_start;
 use crate::http::h1::response::write_header;
 use crate::http::headers::HeaderName;
 use crate::store::TokenId;
-use crate::upstream::{
-    OutgoingMessage, OutgoingRequest, RequestBody, ResponseBody, UpstreamClient, UpstreamError,
-};
+use crate::upstream::{OutgoingMessage, OutgoingRequest, RequestBody, ResponseBody, UpstreamClient, UpstreamError};
 
 /// A documented, cheap endpoint that every valid key may use.
 const CHECK_PATH: &str = "/timbr/api/get_ontologies/";
@@ -294,9 +292,7 @@ mod tests {
         for body in [r#"{"status":"error","data":"no"}"#, r#"{"data":[],"status":"failed"}"#] {
             assert!(is_error_envelope(body.as_bytes()), "{body}");
         }
-        for body in
-            ["", "[]", "{}", r#"{"status":"success","data":["error"]}"#, r#"{"status":null}"#, "<html>"]
-        {
+        for body in ["", "[]", "{}", r#"{"status":"success","data":["error"]}"#, r#"{"status":null}"#, "<html>"] {
             assert!(!is_error_envelope(body.as_bytes()), "{body}");
         }
     }
@@ -306,8 +302,7 @@ mod tests {
         let clock = Clock::manual(0);
         let ttls = VerdictTtls { accept: Duration::from_secs(300), reject: Duration::from_secs(10) };
         let keys = ForeignKeys::new(ttls, clock.clone());
-        let [accepted, rejected, unknown] =
-            [&b"accepted"[..], b"rejected", b"unknown"].map(TokenId::from_token);
+        let [accepted, rejected, unknown] = [&b"accepted"[..], b"rejected", b"unknown"].map(TokenId::from_token);
         keys.0.store_verdict(accepted, KeyVerdict::Accepted);
         keys.0.store_verdict(rejected, KeyVerdict::Rejected);
         keys.0.store_verdict(unknown, KeyVerdict::Unknown);

@@ -38,10 +38,7 @@ impl Identity {
 
     /// The identity of a token of this gateway. `upstream_key` is sent to the backend in its place.
     pub(super) fn from_token(id: TokenId, user: UserName, upstream_key: Option<HeaderValue>) -> Identity {
-        Identity {
-            source: IdentitySource::Token(id),
-            ..Identity::from_key(Some(user), upstream_key, id.fingerprint())
-        }
+        Identity { source: IdentitySource::Token(id), ..Identity::from_key(Some(user), upstream_key, id.fingerprint()) }
     }
 
     /// The identity of a JWT.

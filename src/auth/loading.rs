@@ -26,8 +26,7 @@ use crate::store::{RunningDriver, Store, StoreStartError, TokenLimits, derive_ke
 
 /// The options that each part depends on. A reload that changes one of them builds the part from scratch instead of
 /// keeping its state.
-const VERIFIER_OPTIONS: [&str; 5] =
-    [AUTH.verifier.key, AUTH.users_file.key, "ldap.", "platform.", "upstream"];
+const VERIFIER_OPTIONS: [&str; 5] = [AUTH.verifier.key, AUTH.users_file.key, "ldap.", "platform.", "upstream"];
 const FOREIGN_KEY_OPTIONS: [&str; 4] = ["auth.", "platform.", "upstream", TOKENS.foreign.key];
 const JWT_OPTIONS: [&str; 1] = ["auth.jwt"];
 const UPSTREAM_KEY_OPTIONS: [&str; 6] =
@@ -50,9 +49,7 @@ impl Auth {
 
     fn load(config: &Config, before: Previous<'_>, clock: &Clock) -> Result<Auth, Vec<Problem>> {
         let tokens = &config.tokens;
-        let kept = |options: &[&str]| {
-            before.filter(|(_, changes)| !changes.has_any_of(options)).map(|(auth, _)| auth)
-        };
+        let kept = |options: &[&str]| before.filter(|(_, changes)| !changes.has_any_of(options)).map(|(auth, _)| auth);
         let mut problems = Vec::new();
         let verifier = match kept(&VERIFIER_OPTIONS) {
             // It reloads its own file, and reports whose tokens that invalidates.
@@ -96,8 +93,7 @@ impl Auth {
             Some(auth) => auth.foreign_keys.clone(),
             // SECURITY: a different backend, or connection to it, has not accepted any key yet.
             None => {
-                let ttls =
-                    VerdictTtls { accept: tokens.foreign_accept_ttl, reject: tokens.foreign_reject_ttl };
+                let ttls = VerdictTtls { accept: tokens.foreign_accept_ttl, reject: tokens.foreign_reject_ttl };
                 ForeignKeys::new(ttls, clock.clone())
             }
         };
@@ -138,11 +134,7 @@ impl Auth {
     /// belongs to this state, `before` is the previous one with its configuration. Returns whose tokens were revoked.
     ///
     /// SECURITY: revokes the tokens of removed salts, and those that the new configuration would not issue.
-    pub fn take_over(
-        &mut self,
-        config: &Config,
-        (before, before_config): (&Auth, &Config),
-    ) -> InvalidatedTokens {
+    pub fn take_over(&mut self, config: &Config, (before, before_config): (&Auth, &Config)) -> InvalidatedTokens {
         let tokens = &config.tokens;
         self.store.set_limits(TokenLimits { ttl: tokens.ttl, idle_ttl: tokens.idle_ttl, max: tokens.max });
         self.store.retain_salts(&self.salt_ids);
@@ -163,22 +155,13 @@ impl Auth {
 }
 
 fn assign_salt_ids(known_salts: &SaltIds, config: &Config) -> Result<Vec<u8>, Problem> {
-    let too_many = || {
-        Problem::new(
-            GLOBAL.api_auth_salt.key,
-            "had too many different values since the start; restart the gateway",
-        )
-    };
+    let too_many =
+        || Problem::new(GLOBAL.api_auth_salt.key, "had too many different values since the start; restart the gateway");
     known_salts.assign(&config.salts).ok_or_else(too_many)
 }
 
 /// The bucket identifiers are derived from the primary salt, so that replicas with the same salt share buckets.
-fn build_failure_limiter(
-    config: &Config,
-    before: Previous<'_>,
-    store: &Arc<Store>,
-    clock: &Clock,
-) -> FailureLimiter {
+fn build_failure_limiter(config: &Config, before: Previous<'_>, store: &Arc<Store>, clock: &Clock) -> FailureLimiter {
     let publish: PublishFailure = Box::new({
         let store = Arc::clone(store);
         move |failure| store.publish_failure(failure)

@@ -141,15 +141,9 @@ impl Auth {
     ///
     /// SECURITY: a bearer that is not authentic and a wrong password count as failures. A bearer that is authentic but
     /// too old, or has no credentials, does not count: its maker has the salt.
-    pub async fn mint(
-        &self,
-        bearer: &str,
-        client: IpAddr,
-        timing: &AuthTiming,
-    ) -> Result<MintedToken, MintError> {
+    pub async fn mint(&self, bearer: &str, client: IpAddr, timing: &AuthTiming) -> Result<MintedToken, MintError> {
         let attempt = self.failure_limiter.begin_attempt(client);
-        let opened =
-            timing.measure_sync(Phase::Bearer, || self.bearer_opener.open_with_salt(bearer), bearer_outcome);
+        let opened = timing.measure_sync(Phase::Bearer, || self.bearer_opener.open_with_salt(bearer), bearer_outcome);
         let (salt, login) = match opened {
             Ok(opened) => opened,
             Err(BearerError::NotAuthentic) => {
@@ -213,20 +207,12 @@ impl Auth {
 
     /// SECURITY: a token without a valid signature counts as a failure. A token that has expired, or has a different
     /// audience, does not: a known issuer signed it.
-    async fn identify_jwt(
-        &self,
-        jwt: &Jwt,
-        client: IpAddr,
-        timing: &AuthTiming,
-    ) -> Result<Identity, KeyError> {
+    async fn identify_jwt(&self, jwt: &Jwt, client: IpAddr, timing: &AuthTiming) -> Result<Identity, KeyError> {
         let id = jwt.id();
         match self.jwt_verifier.verify(jwt, id, timing).await {
             Ok(user) => Ok(Identity::from_jwt(user, id.fingerprint())),
             Err(JwtError::Invalid(why)) => {
-                self.failure_limiter
-                    .begin_attempt(client)
-                    .try_record_failure()
-                    .map_err(KeyError::TooManyFailures)?;
+                self.failure_limiter.begin_attempt(client).try_record_failure().map_err(KeyError::TooManyFailures)?;
                 Err(KeyError::Jwt(JwtError::Invalid(why)))
             }
             Err(error) => Err(KeyError::Jwt(error)),
@@ -258,9 +244,7 @@ impl Auth {
             // SECURITY: an unavailable store neither accepts nor rejects a token. Boxed, because this branch is rare
             // and would otherwise enlarge the future of every request.
             let salt = self.salt_ids[usize::from(salt)];
-            return match Box::pin(timing.measure(Phase::Store, self.store.fetch(&id, salt), store_outcome))
-                .await
-            {
+            return match Box::pin(timing.measure(Phase::Store, self.store.fetch(&id, salt), store_outcome)).await {
                 Ok(Some(record)) => self.token_identity(id, &record),
                 Ok(None) => Err(KeyError::TokenExpired),
                 Err(Unavailable) => Err(KeyError::StoreUnavailable),
@@ -298,9 +282,7 @@ impl Auth {
     fn token_identity(&self, id: TokenId, record: &TokenRecord) -> Result<Identity, KeyError> {
         let upstream_key = match &self.upstream_keys {
             None => None,
-            Some(_) => {
-                Some(record.upstream_key().and_then(sensitive_header_value).ok_or(KeyError::TokenExpired)?)
-            }
+            Some(_) => Some(record.upstream_key().and_then(sensitive_header_value).ok_or(KeyError::TokenExpired)?),
         };
         Ok(Identity::from_token(id, record.user.clone(), upstream_key))
     }

@@ -33,9 +33,8 @@ mod tests {
 
     #[test]
     fn a_salt_keeps_its_identifier() {
-        let salts =
-            ["cw_0x689RpI-jtRR7oE8h_eQsKImvJapLeSbXpwF4e4=", "d6HnHQJy2nl1YqLeN0dZlmaIHvVkAx2gRUbDUr3lKEE="]
-                .map(|salt| Secret::new(salt.to_owned()));
+        let salts = ["cw_0x689RpI-jtRR7oE8h_eQsKImvJapLeSbXpwF4e4=", "d6HnHQJy2nl1YqLeN0dZlmaIHvVkAx2gRUbDUr3lKEE="]
+            .map(|salt| Secret::new(salt.to_owned()));
         let ids = SaltIds::default();
         let [old, new] = salts.clone();
         assert_eq!(ids.assign(std::slice::from_ref(&old)), Some(vec![0]));

@@ -70,10 +70,7 @@ impl TokenMint {
         let (body, check) = parse_token(token)?;
         let fits = |keys: &TokenKeys| hmac(&keys.checksum_key, &[&body])[..CHECKSUM_BYTES].ct_eq(&check);
         // SECURITY: tries all salts, so that the duration does not reveal which one matched.
-        self.keys
-            .iter()
-            .zip(0..)
-            .fold(None, |maker, (keys, salt)| if fits(keys).into() { Some(salt) } else { maker })
+        self.keys.iter().zip(0..).fold(None, |maker, (keys, salt)| if fits(keys).into() { Some(salt) } else { maker })
     }
 
     fn primary(&self) -> &TokenKeys {
@@ -144,8 +141,7 @@ mod tests {
     fn a_token_depends_on_seed_user_and_password() {
         let mint = mint(&[SALT]);
         let seed = mint.new_seed();
-        let token =
-            |user, password, seed: &Seed| mint.token(&login(user, password), seed).expose().to_owned();
+        let token = |user, password, seed: &Seed| mint.token(&login(user, password), seed).expose().to_owned();
         let first = token("alice", "secret", &seed);
         assert_eq!(first, token("alice", "secret", &seed));
         assert_ne!(first, token("alice", "secret", &mint.new_seed()));
@@ -168,8 +164,7 @@ mod tests {
             assert!(old.salt_index_of(&changed).is_none(), "character {i}");
             changed[i] = right;
         }
-        for foreign in ["", "tk_", "tk_ab12", &token.expose().to_uppercase(), &format!("{}0", token.expose())]
-        {
+        for foreign in ["", "tk_", "tk_ab12", &token.expose().to_uppercase(), &format!("{}0", token.expose())] {
             assert!(old.salt_index_of(foreign.as_bytes()).is_none(), "{foreign}");
         }
     }

@@ -22,10 +22,7 @@ pub enum InvalidatedTokens {
 /// invalidated the tokens of changed users.
 ///
 /// SECURITY: a token proves a login that the previous verifier accepted. A different verifier has not accepted it.
-pub(super) fn invalidated_tokens(
-    before: (&Config, &Verifier),
-    now: (&Config, &Verifier),
-) -> InvalidatedTokens {
+pub(super) fn invalidated_tokens(before: (&Config, &Verifier), now: (&Config, &Verifier)) -> InvalidatedTokens {
     if has_authority_changed(before.0, now.0) || has_upstream_key_owner_changed(before.0, now.0) {
         return InvalidatedTokens::All;
     }
@@ -89,8 +86,7 @@ mod tests {
     const DELEGATE: [(&str, &str); 2] = [("AUTH_VERIFIER", "delegate"), ("UPSTREAM_CREDENTIAL", "delegate")];
 
     fn config(options: &[(&str, &str)]) -> Config {
-        let own =
-            options.iter().map(|(name, value)| (format!("TIMBR_GATEWAY_{name}").into(), (*value).into()));
+        let own = options.iter().map(|(name, value)| (format!("TIMBR_GATEWAY_{name}").into(), (*value).into()));
         let environment = [("API_AUTH_SALT".into(), SALT.into())].into_iter().chain(own).collect();
         load(&Sources { environment, ..Sources::default() }).expect("valid").0
     }
@@ -107,15 +103,9 @@ mod tests {
     #[test]
     fn a_different_verifier_invalidates_all_tokens() {
         let ldap = |more: &[(&'static str, &'static str)]| {
-            let usual =
-                [("AUTH_VERIFIER", "ldap"), ("LDAP_URL", "ldaps://one"), ("LDAP_USER_DN", "uid={user}")];
+            let usual = [("AUTH_VERIFIER", "ldap"), ("LDAP_URL", "ldaps://one"), ("LDAP_USER_DN", "uid={user}")];
             let given = |name: &str| more.iter().any(|(other, _)| *other == name);
-            usual
-                .into_iter()
-                .filter(|(name, _)| !given(name))
-                .chain([ONE])
-                .chain(more.to_vec())
-                .collect::<Vec<_>>()
+            usual.into_iter().filter(|(name, _)| !given(name)).chain([ONE]).chain(more.to_vec()).collect::<Vec<_>>()
         };
         let delegate = |more: &[(&'static str, &'static str)]| [&DELEGATE, more].concat();
         assert!(all_end(&[ONE], &ldap(&[])));

@@ -56,11 +56,8 @@ impl UpstreamKeys {
     /// Stores the session of a new token.
     pub fn store_session(&self, id: TokenId, session: PlatformSession) {
         if self.sessions.len() < self.max {
-            let renewable = RenewableSession {
-                session,
-                expires: self.clock.now().after(self.ttl),
-                last_renewal: Arc::default(),
-            };
+            let renewable =
+                RenewableSession { session, expires: self.clock.now().after(self.ttl), last_renewal: Arc::default() };
             self.sessions.insert(id, renewable);
         }
     }

@@ -105,8 +105,7 @@ mod tests {
 
     #[test]
     fn each_class_has_its_bytes() {
-        let members =
-            |class: ByteClass| (0..=u8::MAX).filter(|byte| class.contains_all(&[*byte])).collect::<Vec<_>>();
+        let members = |class: ByteClass| (0..=u8::MAX).filter(|byte| class.contains_all(&[*byte])).collect::<Vec<_>>();
         let of = |is_in: fn(u8) -> bool| (0..=u8::MAX).filter(|byte| is_in(*byte)).collect::<Vec<_>>();
         assert_eq!(members(ByteClass::VISIBLE), of(|b| b.is_ascii_graphic()));
         assert_eq!(members(ByteClass::TARGET), of(|b| b.is_ascii_graphic() && b != b'#'));
@@ -125,11 +124,7 @@ mod tests {
             for (length, at) in [(1, 0), (15, 14), (16, 0), (16, 15), (17, 16), (40, 31), (40, 39)] {
                 let mut text = vec![b'a'; length];
                 text[at] = byte;
-                assert_eq!(
-                    is_quotable(&text),
-                    ByteClass::QUOTED.contains_all(&text),
-                    "{byte} at {at} of {length}"
-                );
+                assert_eq!(is_quotable(&text), ByteClass::QUOTED.contains_all(&text), "{byte} at {at} of {length}");
             }
         }
         assert!(is_quotable(b""));

@@ -59,8 +59,7 @@ mod tests {
 
     #[test]
     fn digits_agree_with_the_formatter() {
-        let spread =
-            (0..=u32::from(u16::MAX)).flat_map(|low| [low, low << 16, low.wrapping_mul(0x9e37_79b9)]);
+        let spread = (0..=u32::from(u16::MAX)).flat_map(|low| [low, low << 16, low.wrapping_mul(0x9e37_79b9)]);
         for value in spread.chain([u32::MAX]) {
             assert_eq!(digits(value), format!("{value:08x}").as_bytes(), "{value}");
         }

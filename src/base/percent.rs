@@ -75,9 +75,7 @@ mod tests {
         for text in ["%", "%4", "a%zz", "%+1", "%ff"] {
             assert_eq!(decode(text), None, "{text}");
         }
-        for (text, decoded) in
-            [("%61%", "a%"), ("%4", "%4"), ("a%zz", "a%zz"), ("%+1", "% 1"), ("%41+b", "A b")]
-        {
+        for (text, decoded) in [("%61%", "a%"), ("%4", "%4"), ("a%zz", "a%zz"), ("%+1", "% 1"), ("%41+b", "A b")] {
             assert_eq!(decode_query_value(text), decoded);
         }
     }

@@ -58,8 +58,7 @@ mod tests {
     #[test]
     fn ambiguous_names_are_rejected() {
         let long = "x".repeat(257);
-        for name in ["", " alice", "alice ", "a\nb", "a\r\nx-api-key: b", "a\0", "a\tb", "josé", "a:b", &long]
-        {
+        for name in ["", " alice", "alice ", "a\nb", "a\r\nx-api-key: b", "a\0", "a\tb", "josé", "a:b", &long] {
             assert!(UserName::parse(name.as_bytes()).is_err(), "{name:?}");
         }
         assert!(UserName::parse(b"a\xff").is_err());

@@ -48,8 +48,7 @@ impl FileWatch {
     /// reported: it is new, or the last report is long ago.
     pub fn record_failure(&mut self, message: &str) -> bool {
         self.seen = None;
-        let is_repeated =
-            |(before, at): &(String, Instant)| before == message && at.elapsed() < REMINDER_INTERVAL;
+        let is_repeated = |(before, at): &(String, Instant)| before == message && at.elapsed() < REMINDER_INTERVAL;
         let is_new = !self.failure.as_ref().is_some_and(is_repeated);
         if is_new {
             self.failure = Some((message.to_owned(), Instant::now()));
@@ -113,10 +112,7 @@ mod tests {
     fn a_lasting_failure_is_reported_once() {
         let mut watch = FileWatch::default();
         assert!(
-            watch.record_failure("a")
-                && !watch.record_failure("a")
-                && watch.record_failure("b")
-                && watch.is_failing()
+            watch.record_failure("a") && !watch.record_failure("a") && watch.record_failure("b") && watch.is_failing()
         );
         watch.reset();
         assert!(watch.record_failure("b"));

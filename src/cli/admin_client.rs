@@ -51,8 +51,7 @@ impl AdminClient {
     }
 
     fn send(&self, method: &str, path: &str, json: Option<&str>) -> anyhow::Result<AdminResponse> {
-        let response =
-            self.exchange(method, path, json).with_context(|| format!("http://{}{path}", self.address))?;
+        let response = self.exchange(method, path, json).with_context(|| format!("http://{}{path}", self.address))?;
         let (head, body) = response.split_once("\r\n\r\n").unwrap_or((&response, ""));
         let status = head.split(' ').nth(1).unwrap_or_default().to_owned();
         Ok(AdminResponse { status, body: body.trim().to_owned() })

@@ -22,8 +22,7 @@ pub fn commands() -> [Command; 3] {
             .value_parser(["error", "warn", "info", "debug", "trace"])
             .help("New level, until the next change or restart; without it the current level is shown"),
     );
-    let invalid =
-        "An invalid configuration changes nothing: every error is printed, and the exit code is 1.\n\n";
+    let invalid = "An invalid configuration changes nothing: every error is printed, and the exit code is 1.\n\n";
     [
         (reload, invalid, "reload"),
         (drain, "", "drain --listen-admin 127.0.0.1:9180"),
@@ -38,8 +37,7 @@ pub fn commands() -> [Command; 3] {
 }
 
 pub fn reload(matches: &ArgMatches) -> CliResult {
-    let response =
-        AdminClient::from_arguments(matches, ADMIN_TIMEOUT)?.request_json("/reload", Some("{}"))?;
+    let response = AdminClient::from_arguments(matches, ADMIN_TIMEOUT)?.request_json("/reload", Some("{}"))?;
     let needs_restart: Vec<_> =
         response["needs_restart"].as_array().into_iter().flatten().filter_map(|key| key.as_str()).collect();
     print_line("Configuration reloaded.")?;

@@ -29,8 +29,8 @@ pub fn command() -> Command {
 pub fn run(matches: &ArgMatches) -> CliResult {
     let user = matches.get_one::<String>("user").expect("clap requires it");
     UserName::parse(user.as_bytes()).with_context(|| format!("--user {user:?}"))?;
-    let salts_text = options::read_one(matches, GLOBAL.api_auth_salt.key)?
-        .context("set API_AUTH_SALT or --api-auth-salt-file")?;
+    let salts_text =
+        options::read_one(matches, GLOBAL.api_auth_salt.key)?.context("set API_AUTH_SALT or --api-auth-salt-file")?;
     let salt = salts::split(salts_text.expose()).next().expect("split returns at least one part");
     let password = password::read(matches)?;
     let bearer = make_bearer(&salt, user, &password)

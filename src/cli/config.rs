@@ -12,8 +12,7 @@ use crate::config::warnings;
 use crate::outbound::otlp;
 
 pub fn command() -> Command {
-    let origins =
-        Arg::new("origins").long("origins").action(ArgAction::SetTrue).help("Show the source of each value");
+    let origins = Arg::new("origins").long("origins").action(ArgAction::SetTrue).help("Show the source of each value");
     let format = Arg::new("format")
         .long("format")
         .value_name("FORMAT")
@@ -41,13 +40,11 @@ pub fn command() -> Command {
             .arg(format),
         )
         .subcommand(
-            Command::new("schema")
-                .about("Print the JSON Schema (2020-12) of the configuration file")
-                .after_help(
-                    "Example:\n  timbr-gateway config schema > gateway.schema.json\n\n\
+            Command::new("schema").about("Print the JSON Schema (2020-12) of the configuration file").after_help(
+                "Example:\n  timbr-gateway config schema > gateway.schema.json\n\n\
                  Editors with yaml-language-server validate a configuration file that begins with:\n  \
                  # yaml-language-server: $schema=gateway.schema.json",
-                ),
+            ),
         )
         .after_help(
             "Examples:\n  timbr-gateway config check -c gateway.yaml\n  \

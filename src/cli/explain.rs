@@ -30,19 +30,8 @@ pub fn command() -> Command {
                     .value_parser(value_parser!(u32).range(1..))
                     .help("Maximum number of rejections in the list"),
             )
-            .arg(
-                Arg::new("reason")
-                    .long("reason")
-                    .value_name("WORD")
-                    .help("List only rejections with this reason"),
-            )
-            .arg(
-                Arg::new("user")
-                    .long("user")
-                    .short('u')
-                    .value_name("NAME")
-                    .help("List only rejections of this user"),
-            )
+            .arg(Arg::new("reason").long("reason").value_name("WORD").help("List only rejections with this reason"))
+            .arg(Arg::new("user").long("user").short('u').value_name("NAME").help("List only rejections of this user"))
             .arg(
                 Arg::new("json")
                     .long("json")
@@ -140,16 +129,10 @@ fn join_strings<'a>(values: &'a Value, text: impl Fn(&'a Value) -> Option<&'a st
 /// SECURITY: the client chooses the path, and over HTTP/2 it may contain terminal control sequences.
 fn printable_text(refusal: &Value, name: &str) -> String {
     let text = refusal[name].as_str().unwrap_or_default();
-    text.chars()
-        .map(|c| if c.is_control() { c.escape_unicode().to_string() } else { c.to_string() })
-        .collect()
+    text.chars().map(|c| if c.is_control() { c.escape_unicode().to_string() } else { c.to_string() }).collect()
 }
 
-#[allow(
-    clippy::cast_possible_truncation,
-    clippy::cast_sign_loss,
-    reason = "a time after 1970, in whole seconds"
-)]
+#[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a time after 1970, in whole seconds")]
 fn rejection_time(refusal: &Value) -> String {
     format_time(refusal["time"].as_f64().unwrap_or_default() as u64)
 }

@@ -16,13 +16,10 @@ pub fn command() -> Command {
         .long("ready")
         .action(ArgAction::SetTrue)
         .help("Check readiness (/readyz) instead of liveness (/livez)");
-    let command = Command::new("healthcheck")
-        .about("Check the health of a running gateway")
-        .arg(ready)
-        .after_help(
-            "Exit code 0: healthy. 1: unhealthy, or no response.\n\n\
+    let command = Command::new("healthcheck").about("Check the health of a running gateway").arg(ready).after_help(
+        "Exit code 0: healthy. 1: unhealthy, or no response.\n\n\
              Example, in a Dockerfile:\n  HEALTHCHECK CMD [\"/usr/local/bin/timbr-gateway\", \"healthcheck\"]",
-        );
+    );
     admin_client::add_arguments(command)
 }
 

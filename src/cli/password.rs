@@ -31,15 +31,13 @@ pub fn read(matches: &ArgMatches) -> anyhow::Result<Secret> {
 
 fn read_unchecked(matches: &ArgMatches) -> anyhow::Result<Secret> {
     if let Some(file) = matches.get_one::<PathBuf>("password-file") {
-        return Secret::read_file(file)
-            .with_context(|| format!("cannot read the password from {}", file.display()));
+        return Secret::read_file(file).with_context(|| format!("cannot read the password from {}", file.display()));
     }
     if matches.get_flag("password-stdin") || !std::io::stdin().is_terminal() {
         let mut text = Zeroizing::new(String::new());
         std::io::stdin().read_to_string(&mut text).context("cannot read the password from standard input")?;
         return Ok(Secret::new(text.trim_end_matches(['\r', '\n']).to_owned()));
     }
-    let typed =
-        rpassword::prompt_password("Password: ").context("cannot read the password from the terminal")?;
+    let typed = rpassword::prompt_password("Password: ").context("cannot read the password from the terminal")?;
     Ok(Secret::new(typed))
 }

@@ -35,9 +35,7 @@ pub fn command() -> Command {
                 .action(ArgAction::SetTrue)
                 .help("Print JSON; times in seconds since the Unix epoch"),
         )
-        .after_help(
-            "Examples:\n  timbr-gateway tokens list --user alice\n  timbr-gateway tokens list --json",
-        );
+        .after_help("Examples:\n  timbr-gateway tokens list --user alice\n  timbr-gateway tokens list --json");
     let revoke = Command::new("revoke")
         .about("Revoke tokens immediately, at all replicas")
         .arg(Arg::new("user").long("user").short('u').value_name("NAME").help("All tokens of this user"))
@@ -54,18 +52,9 @@ pub fn command() -> Command {
                 .value_parser(value_parser!(PathBuf))
                 .help("The token in this file"),
         )
-        .arg(
-            Arg::new("token-stdin")
-                .long("token-stdin")
-                .action(ArgAction::SetTrue)
-                .help("The token on standard input"),
-        )
+        .arg(Arg::new("token-stdin").long("token-stdin").action(ArgAction::SetTrue).help("The token on standard input"))
         .arg(Arg::new("all").long("all").action(ArgAction::SetTrue).help("All tokens of all users"))
-        .group(
-            ArgGroup::new("which")
-                .args(["user", "fingerprint", "token-file", "token-stdin", "all"])
-                .required(true),
-        )
+        .group(ArgGroup::new("which").args(["user", "fingerprint", "token-file", "token-stdin", "all"]).required(true))
         .after_help(
             "A token cannot be an argument, because arguments are visible to other users.\n\n\
              Examples:\n  timbr-gateway tokens revoke --user alice\n  \
@@ -102,10 +91,7 @@ fn print_list(matches: &ArgMatches) -> anyhow::Result<()> {
         print_line(&response["tokens"])?;
         return Ok(());
     }
-    print_line(format_args!(
-        "{:<13}{:<22}{:<22}{:<22}USER",
-        "FINGERPRINT", "MINTED", "EXPIRES", "LAST USED"
-    ))?;
+    print_line(format_args!("{:<13}{:<22}{:<22}{:<22}USER", "FINGERPRINT", "MINTED", "EXPIRES", "LAST USED"))?;
     for token in response["tokens"].as_array().into_iter().flatten() {
         let at = |name: &str| token[name].as_u64().map_or(String::new(), format_time);
         let text = |name: &str| token[name].as_str().unwrap_or_default().to_owned();
@@ -143,8 +129,7 @@ fn revoke(matches: &ArgMatches) -> anyhow::Result<()> {
 
 fn read_token(matches: &ArgMatches) -> anyhow::Result<Secret> {
     if let Some(file) = matches.get_one::<PathBuf>("token-file") {
-        return Secret::read_file(file)
-            .with_context(|| format!("cannot read the token from {}", file.display()));
+        return Secret::read_file(file).with_context(|| format!("cannot read the token from {}", file.display()));
     }
     let mut text = Zeroizing::new(String::new());
     std::io::stdin().read_to_string(&mut text).context("cannot read the token from standard input")?;

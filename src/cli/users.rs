@@ -24,11 +24,8 @@ pub fn command() -> Command {
         .long("bcrypt")
         .action(ArgAction::SetTrue)
         .help("Use bcrypt, which Apache can read too, instead of Argon2id");
-    let add = Command::new("add")
-        .about("Add a user, or change the password of a user")
-        .arg(user())
-        .arg(bcrypt)
-        .after_help(
+    let add =
+        Command::new("add").about("Add a user, or change the password of a user").arg(user()).arg(bcrypt).after_help(
             "The password is read from the terminal unless --password-file or --password-stdin is set.\n\n\
              Example:\n  timbr-gateway users add alice --auth-users-file users",
         );
@@ -101,8 +98,7 @@ fn print_list(matches: &ArgMatches) -> anyhow::Result<()> {
 
 /// The path of the users file, with symbolic links resolved.
 fn users_file_path(matches: &ArgMatches) -> anyhow::Result<PathBuf> {
-    let name = options::read_one(matches, USERS_FILE)?
-        .context("set the file: --auth-users-file or auth.users_file")?;
+    let name = options::read_one(matches, USERS_FILE)?.context("set the file: --auth-users-file or auth.users_file")?;
     let path = PathBuf::from(name.expose());
     Ok(fs::canonicalize(&path).unwrap_or(path))
 }

@@ -116,9 +116,7 @@ impl Changes {
             LOG.access.key,
         ];
         let is_fixed = |key: &&str| {
-            fixed.contains(key)
-                || key.starts_with("store.")
-                || (holds_salts && *key == GLOBAL.api_auth_salt.key)
+            fixed.contains(key) || key.starts_with("store.") || (holds_salts && *key == GLOBAL.api_auth_salt.key)
         };
         self.keys().filter(is_fixed).collect()
     }
@@ -160,8 +158,7 @@ fn named_files(settings: &Settings) -> impl Iterator<Item = (&'static str, PathB
     let is_watched_elsewhere =
         |key: &str| key == AUTH.users_file.key || key.starts_with("tls.") || key.starts_with("store.");
     let text = |key: &str| settings.values.get(key).map(|setting| setting.text.expose());
-    let options =
-        options::all().filter(move |option| option.shape == Shape::Path && !is_watched_elsewhere(option.key));
+    let options = options::all().filter(move |option| option.shape == Shape::Path && !is_watched_elsewhere(option.key));
     let files = options.filter_map(move |option| Some((option.key, PathBuf::from(text(option.key)?))));
     let of_issuers = text(AUTH.jwt_issuers.key).map(jwt::secret_files).unwrap_or_default();
     files.chain(of_issuers.into_iter().map(|path| (AUTH.jwt_issuers.key, path)))

@@ -103,8 +103,7 @@ impl Reader<'_> {
             _ => return,
         };
         if self.get(&AUTH.verifier) != Some(needed) {
-            let message =
-                format!("must be {word} with upstream.credential={word}: the login returns the user's key");
+            let message = format!("must be {word} with upstream.credential={word}: the login returns the user's key");
             self.problem(AUTH.verifier.key, message);
         }
     }

@@ -60,10 +60,8 @@ pub enum JwksSource {
 }
 
 /// Names of the accepted signature algorithms (RFC 7518 and RFC 8037). There is no `none`.
-const ALGORITHMS: [&str; 12] = [
-    "RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "EdDSA", "HS256", "HS384",
-    "HS512",
-];
+const ALGORITHMS: [&str; 12] =
+    ["RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "EdDSA", "HS256", "HS384", "HS512"];
 
 /// In bytes. A secret that is shorter than the hash could be guessed (RFC 7518 section 3.2).
 const MIN_SECRET_LENGTH: usize = 32;
@@ -94,11 +92,7 @@ impl Reader<'_> {
     }
 
     /// Without issuers no route accepts JWTs. A route that names them explicitly is then a mistake.
-    pub(super) fn require_issuers_for_jwt_routes(
-        &mut self,
-        routes: &mut [RouteProfile],
-        auth: Option<&AuthOptions>,
-    ) {
+    pub(super) fn require_issuers_for_jwt_routes(&mut self, routes: &mut [RouteProfile], auth: Option<&AuthOptions>) {
         if auth.is_none_or(|auth| !auth.jwt.issuers.is_empty()) {
             return;
         }
@@ -140,21 +134,14 @@ fn issuer(mut entry: ListEntry<'_>) -> Option<IssuerOptions> {
     let user_claim = entry.text("user_claim").unwrap_or_else(|| "sub".to_owned());
     let tenants = entry.texts("tenants");
     let complete = entry.finish();
-    let options = IssuerOptions {
-        issuer: issuer?,
-        keys: keys?,
-        audiences: audiences?,
-        algorithms,
-        user_claim,
-        tenants,
-    };
+    let options =
+        IssuerOptions { issuer: issuer?, keys: keys?, audiences: audiences?, algorithms, user_claim, tenants };
     complete.then_some(options)
 }
 
 fn keys(entry: &mut ListEntry<'_>) -> Option<JwksSource> {
     const ONE: &str = "set exactly one of jwks_url, jwks_file and secret_file";
-    let (from_url, file, secret) =
-        (entry.text("jwks_url"), entry.text("jwks_file"), entry.text("secret_file"));
+    let (from_url, file, secret) = (entry.text("jwks_url"), entry.text("jwks_file"), entry.text("secret_file"));
     let ca_file = entry.text("ca_file").map(PathBuf::from);
     if ca_file.is_some() && from_url.is_none() {
         entry.problem("ca_file", "has no effect without jwks_url");
@@ -203,10 +190,8 @@ fn algorithms(entry: &mut ListEntry<'_>, is_secret: bool) -> Vec<Algorithm> {
                 entry.problem("algorithms", message);
             }
             Ok(algorithm) if (algorithm.family() == AlgorithmFamily::Hmac) != is_secret => {
-                let message = format!(
-                    "{name} cannot be combined with {}",
-                    if is_secret { "secret_file" } else { "a key set" }
-                );
+                let message =
+                    format!("{name} cannot be combined with {}", if is_secret { "secret_file" } else { "a key set" });
                 entry.problem("algorithms", message);
             }
             Ok(algorithm) => algorithms.push(algorithm),
@@ -231,10 +216,7 @@ mod tests {
         let config = loaded("[{issuer: 'https://idp/', jwks_url: 'https://idp/keys', audiences: timbr}]");
         let config = config.expect("valid");
         let issuer = &config.auth.jwt.issuers[0];
-        assert_eq!(
-            (issuer.audiences.as_slice(), issuer.user_claim.as_str()),
-            (&["timbr".to_owned()][..], "sub")
-        );
+        assert_eq!((issuer.audiences.as_slice(), issuer.user_claim.as_str()), (&["timbr".to_owned()][..], "sub"));
         assert!(issuer.algorithms.iter().all(|algorithm| algorithm.family() != AlgorithmFamily::Hmac));
         assert!(config.routes.iter().all(|route| route.accepts.jwt));
         assert!(loaded("[]").expect("valid").routes.iter().all(|route| !route.accepts.jwt));
@@ -256,19 +238,10 @@ mod tests {
             ("issuer: i, audiences: a".to_owned(), "set exactly one of"),
             ("issuer: i, audiences: a, jwks_url: 'http://idp/k'".to_owned(), "must be https"),
             ("issuer: i, audiences: a, jwks_file: k, algorithms: none".to_owned(), "must be one of"),
-            (
-                "issuer: i, audiences: a, jwks_file: k, algorithms: [RS256, HS256]".to_owned(),
-                "cannot be combined",
-            ),
-            (
-                format!("issuer: i, audiences: a, secret_file: {long}, algorithms: RS256"),
-                "cannot be combined",
-            ),
+            ("issuer: i, audiences: a, jwks_file: k, algorithms: [RS256, HS256]".to_owned(), "cannot be combined"),
+            (format!("issuer: i, audiences: a, secret_file: {long}, algorithms: RS256"), "cannot be combined"),
             (format!("issuer: i, audiences: a, secret_file: {long}"), "algorithms: is missing"),
-            (
-                format!("issuer: i, audiences: a, secret_file: {short}, algorithms: HS256"),
-                "at least 32 bytes",
-            ),
+            (format!("issuer: i, audiences: a, secret_file: {short}, algorithms: HS256"), "at least 32 bytes"),
             ("issuer: i, audiences: a, jwks_file: k, ca_file: c".to_owned(), "no effect without jwks_url"),
             ("issuer: i, audiences: a, jwks_file: k, audience: b".to_owned(), "audience: unknown key"),
         ] {

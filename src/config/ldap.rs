@@ -135,8 +135,7 @@ fn attribute(filter: &str) -> Option<&str> {
     let whole = filter.starts_with('(') && filter.ends_with(')');
     let (before, after) = filter.split_once(&format!("={USER_PLACEHOLDER}"))?;
     let name = before.rsplit('(').next()?;
-    let plain =
-        !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-;.".contains(&byte));
+    let plain = !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-;.".contains(&byte));
     (whole
         && plain
         && after.starts_with(')')
@@ -187,18 +186,12 @@ mod tests {
             (&[LDAP, HERE, BASE, ("LDAP_FILTER", "(|(uid={user})(mail={user}))")], "must be a filter"),
             (&[LDAP, HERE, BASE, ("LDAP_FILTER", "(uid={user}*)")], "must be a filter"),
             (&[LDAP, HERE, BASE, ("LDAP_BIND_DN", "cn=x")], "ldap.bind_password: is required"),
-            (
-                &[LDAP, HERE, TEMPLATE, ("LDAP_BIND_DN", "cn=x"), ("LDAP_BIND_PASSWORD", "y")],
-                "has no effect with",
-            ),
+            (&[LDAP, HERE, TEMPLATE, ("LDAP_BIND_DN", "cn=x"), ("LDAP_BIND_PASSWORD", "y")], "has no effect with"),
             (&[HERE], "has no effect without auth.verifier=ldap"),
         ] {
             let error = load("", options).expect_err(expected);
             assert!(error.contains(expected), "{options:?}: {error}");
         }
-        assert!(
-            load("", &[LDAP, ("LDAP_URL", "ldap://127.0.0.1"), ("LDAP_START_TLS", "false"), TEMPLATE])
-                .is_ok()
-        );
+        assert!(load("", &[LDAP, ("LDAP_URL", "ldap://127.0.0.1"), ("LDAP_START_TLS", "false"), TEMPLATE]).is_ok());
     }
 }

@@ -57,11 +57,8 @@ pub fn to_yaml(settings: &Settings, routes: &[RouteProfile], comments: OriginCom
             }
         }
         let indent = if parent.is_empty() { "" } else { "  " };
-        let origin = if comments == OriginComments::Printed {
-            format!("  # {}", setting.origin)
-        } else {
-            String::new()
-        };
+        let origin =
+            if comments == OriginComments::Printed { format!("  # {}", setting.origin) } else { String::new() };
         if option.shape == Shape::Secret {
             // SECURITY: a secret is named but never shown.
             let origin = if setting.origin == ValueOrigin::Default { String::new() } else { origin };
@@ -158,8 +155,7 @@ mod tests {
         let printed = to_yaml(&settings, &config.routes, OriginComments::Printed);
         assert!(!printed.contains(SALT));
         assert!(printed.contains("workers: 3  # variable TIMBR_GATEWAY_WORKERS"), "{printed}");
-        let (config, settings) =
-            load_exactly(&printed, &[("API_AUTH_SALT", SALT)]).expect("printed YAML is valid");
+        let (config, settings) = load_exactly(&printed, &[("API_AUTH_SALT", SALT)]).expect("printed YAML is valid");
         assert_eq!(to_yaml(&settings, &config.routes, OriginComments::Omitted), strip_origins(&printed));
     }
 
@@ -172,10 +168,7 @@ mod tests {
         let option = |key: &str| options.iter().find(|option| option["key"] == key).expect("printed");
         let salt = json!({"key": "api_auth_salt", "secret": true, "origin": "variable API_AUTH_SALT"});
         assert_eq!(option("api_auth_salt"), &salt);
-        assert_eq!(
-            option("tokens.max"),
-            &json!({"key": "tokens.max", "value": 1_000_000, "origin": "default"})
-        );
+        assert_eq!(option("tokens.max"), &json!({"key": "tokens.max", "value": 1_000_000, "origin": "default"}));
         assert_eq!(option("tls.certificates")["value"], json!([{"cert_file": "a", "key_file": "b"}]));
         assert_eq!(printed["routes"][0]["name"], "api");
     }

@@ -24,8 +24,7 @@ impl Reader<'_> {
     pub fn get<T: OptionType>(&mut self, option: &Key<T>) -> Option<T::Value> {
         let text = self.settings.values.get(option.key)?.text.expose();
         let checked = T::parse(text).and_then(|value| {
-            let in_range =
-                T::check(&value, option.range).map_err(|message| format!("{message}, not {text:?}"));
+            let in_range = T::check(&value, option.range).map_err(|message| format!("{message}, not {text:?}"));
             in_range.map(|()| value)
         });
         checked.map_err(|message| self.problem_once(option.key, message)).ok()

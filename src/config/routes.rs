@@ -82,8 +82,7 @@ fn join_or<T: fmt::Display>(items: impl ExactSizeIterator<Item = T>) -> String {
     text
 }
 
-const METHODS: [Method; 6] =
-    [Method::GET, Method::HEAD, Method::POST, Method::PUT, Method::PATCH, Method::DELETE];
+const METHODS: [Method; 6] = [Method::GET, Method::HEAD, Method::POST, Method::PUT, Method::PATCH, Method::DELETE];
 
 fn profile(name: &str, prefix: &str, content_types: &[&str], max_body: u64) -> RouteProfile {
     let media_type = |text: &&str| MediaType::parse_bare(text).expect("the defaults are valid");
@@ -102,10 +101,7 @@ fn profile(name: &str, prefix: &str, content_types: &[&str], max_body: u64) -> R
 /// The profiles of the documented Timbr API.
 pub fn defaults(max_body: u64) -> Vec<RouteProfile> {
     let text = ["application/json", "application/text", "text/plain"];
-    vec![
-        profile("api", "/timbr/api/", &text[..1], max_body),
-        profile("openapi", "/timbr/openapi/", &text, max_body),
-    ]
+    vec![profile("api", "/timbr/api/", &text[..1], max_body), profile("openapi", "/timbr/openapi/", &text, max_body)]
 }
 
 /// The profile of `pytimbr_sqla` over HTTP; disabled unless `routes` of the file has an entry for it.
@@ -209,7 +205,8 @@ impl RouteEntry<'_> {
                 }
                 ("credentials", value) => {
                     let known = |text: &str| CREDENTIALS.contains(&text).then(|| text.to_owned());
-                    change.accepts = self.list("credentials", value, known).map(|words| AcceptedCredentials::from_words(&words));
+                    change.accepts =
+                        self.list("credentials", value, known).map(|words| AcceptedCredentials::from_words(&words));
                 }
                 ("enabled", Node::Bool(enabled)) => change.disabled = !enabled,
                 ("enabled", _) => self.problem("enabled", "must be true or false"),
@@ -276,8 +273,7 @@ impl RouteEntry<'_> {
 }
 
 fn is_name(text: &str) -> bool {
-    !text.is_empty()
-        && text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-' || b == b'_')
+    !text.is_empty() && text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-' || b == b'_')
 }
 
 /// SECURITY: a prefix is compared with the path as the client sent it, so it must have only one spelling.
@@ -308,12 +304,8 @@ mod tests {
     #[test]
     fn the_documented_api_is_the_default() {
         let mut problems = Vec::new();
-        let names: Vec<_> =
-            merge(None, 1000, &mut problems).into_iter().map(|p| (p.name, p.prefix)).collect();
-        assert_eq!(
-            names,
-            [("api".into(), "/timbr/api/".into()), ("openapi".into(), "/timbr/openapi/".to_owned())]
-        );
+        let names: Vec<_> = merge(None, 1000, &mut problems).into_iter().map(|p| (p.name, p.prefix)).collect();
+        assert_eq!(names, [("api".into(), "/timbr/api/".into()), ("openapi".into(), "/timbr/openapi/".to_owned())]);
         assert_eq!(problems, []);
     }
 
@@ -338,9 +330,7 @@ mod tests {
         let thrift = |yaml| merged(yaml).0.into_iter().find(|route| route.name == "thrift");
         let profile = thrift("- {name: thrift, enabled: true}\n").expect("on");
         assert_eq!((profile.prefix.as_str(), profile.accepts.words()), ("/timbr-server/", vec!["basic"]));
-        assert!(
-            thrift("- {name: thrift, enabled: false}\n").is_none() && thrift("- {name: api}\n").is_none()
-        );
+        assert!(thrift("- {name: thrift, enabled: false}\n").is_none() && thrift("- {name: api}\n").is_none());
     }
 
     #[test]

@@ -59,15 +59,13 @@ impl Reader<'_> {
         let key = AUTHORIZATION.rules.key;
         match (self.get(&AUTHORIZATION.mode)?, self.is_set(&AUTHORIZATION.rules)) {
             (AuthorizationMode::Off, false) => Some(None),
-            (AuthorizationMode::Off, true) => self
-                .missing(key, "has no effect with authorization.mode=off; did you mean shadow or enforce?"),
-            (_, false) => self.missing(
-                key,
-                "is required with authorization.mode=shadow or enforce: nothing is allowed yet",
-            ),
-            (mode, true) => {
-                Some(Some(AuthorizationOptions { enforce: mode == AuthorizationMode::Enforce, rules }))
+            (AuthorizationMode::Off, true) => {
+                self.missing(key, "has no effect with authorization.mode=off; did you mean shadow or enforce?")
             }
+            (_, false) => {
+                self.missing(key, "is required with authorization.mode=shadow or enforce: nothing is allowed yet")
+            }
+            (mode, true) => Some(Some(AuthorizationOptions { enforce: mode == AuthorizationMode::Enforce, rules })),
         }
     }
 
@@ -79,9 +77,8 @@ impl Reader<'_> {
 
     fn rules<T>(&mut self, key: &Key<Vec<Node>>, read: impl Fn(ListEntry<'_>) -> Option<T>) -> Vec<T> {
         let nodes = self.get(key).unwrap_or_default().into_iter().enumerate();
-        let entries = nodes.filter_map(|(index, node)| {
-            ListEntry::new(format!("{key}[{index}]"), node, self.problems).and_then(&read)
-        });
+        let entries = nodes
+            .filter_map(|(index, node)| ListEntry::new(format!("{key}[{index}]"), node, self.problems).and_then(&read));
         entries.collect()
     }
 }
@@ -137,8 +134,7 @@ mod tests {
     #[test]
     fn authorization_rules() {
         let with = |mode, rules| load("", &[("AUTHORIZATION_MODE", mode), ("AUTHORIZATION_RULES", rules)]);
-        let rules =
-            "[{users: '*', methods: GET}, {unknown_users: true, routes: [openapi], ontologies: 'sales*'}]";
+        let rules = "[{users: '*', methods: GET}, {unknown_users: true, routes: [openapi], ontologies: 'sales*'}]";
         let options = with("shadow", rules).expect("valid").authorization.expect("on");
         assert!(!options.enforce && options.rules[1].unknown_users && options.rules[0].routes.is_none());
         for (mode, rules, expected) in [

@@ -30,9 +30,7 @@ mod tests {
 
     #[test]
     fn sizes_need_a_unit() {
-        for (text, bytes) in
-            [("0B", 0), ("512KiB", 524_288), ("100 MiB", 104_857_600), ("2GiB", 2_147_483_648)]
-        {
+        for (text, bytes) in [("0B", 0), ("512KiB", 524_288), ("100 MiB", 104_857_600), ("2GiB", 2_147_483_648)] {
             assert_eq!(parse(text), Some(bytes), "{text}");
         }
         for text in ["", "10", "10MB", "1.5GiB", "-1B", "GiB", "99999999999999999999B", "99999999999GiB"] {

@@ -178,8 +178,7 @@ impl FileReader<'_> {
     fn read(&mut self) -> Option<Node> {
         let tree = Node::read(self.path).map_err(|message| self.problem(CONFIG, message)).ok()?;
         let Node::Map(entries) = tree else {
-            let message =
-                format!("{} must contain keys and values, not {}", self.path.display(), tree.kind());
+            let message = format!("{} must contain keys and values, not {}", self.path.display(), tree.kind());
             self.problem(CONFIG, message);
             return None;
         };
@@ -386,9 +385,7 @@ mod tests {
         let all = problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n");
         assert_eq!(problems.len(), 4, "{all}");
         assert!(
-            all.contains(
-                "TIMBR_GATEWAY_TOKEN_FOREIGN: unknown variable; did you mean TIMBR_GATEWAY_TOKENS_FOREIGN?"
-            ),
+            all.contains("TIMBR_GATEWAY_TOKEN_FOREIGN: unknown variable; did you mean TIMBR_GATEWAY_TOKENS_FOREIGN?"),
             "{all}"
         );
         assert!(all.contains("tokens.foreing: unknown key; did you mean tokens.foreign?"), "{all}");

@@ -68,7 +68,8 @@ impl Reader<'_> {
             self.problem(STORE.urls.key, "must be all redis:// or all rediss://");
         }
         if !tls && (ca_file.is_some() || client_certificate.is_some()) {
-            let message = "must be rediss:// with store.ca_file or store.client_cert_file, which have no effect otherwise";
+            let message =
+                "must be rediss:// with store.ca_file or store.client_cert_file, which have no effect otherwise";
             self.problem(STORE.urls.key, message);
         }
         Some(RedisOptions {
@@ -85,11 +86,7 @@ impl Reader<'_> {
         })
     }
 
-    fn redis_login(
-        &mut self,
-        user: &Key<String>,
-        password: &Key<Secret>,
-    ) -> (Option<String>, Option<Secret>) {
+    fn redis_login(&mut self, user: &Key<String>, password: &Key<Secret>) -> (Option<String>, Option<Secret>) {
         let login = (self.get(user), self.get(password));
         if login.0.is_some() && login.1.is_none() {
             self.problem(user.key, format!("is required together with {password}"));
@@ -156,9 +153,7 @@ fn node(url: &str) -> Result<RedisNode, String> {
     const FORM: &str = "must be redis://host:port or rediss://host:port";
     // SECURITY: checked first, because the other errors show the URL, which here contains a password.
     if url.contains('@') {
-        return Err(format!(
-            "{FORM}, without a user name or password: set store.username and store.password"
-        ));
+        return Err(format!("{FORM}, without a user name or password: set store.username and store.password"));
     }
     let (scheme, rest) = url.split_once("://").ok_or_else(|| format!("{FORM}, not {url:?}"))?;
     let tls = match scheme {
@@ -197,8 +192,7 @@ mod tests {
         assert!(matches!(file.kind, StoreKind::File(path) if path.as_os_str() == "/var/lib/tokens"));
         let urls = ("URLS", "rediss://a:1, rediss://[::1]:2,rediss://c");
         let kind = ("KIND", "redis");
-        let sentinel =
-            with(&[kind, urls, ("MODE", "sentinel"), ("SENTINEL_MASTER", "main"), ("DATABASE", "3")]);
+        let sentinel = with(&[kind, urls, ("MODE", "sentinel"), ("SENTINEL_MASTER", "main"), ("DATABASE", "3")]);
         let StoreKind::Redis(redis) = sentinel.expect("valid").kind else { panic!("not Redis") };
         assert_eq!(redis.topology, RedisTopology::Sentinel { master: "main".into() });
         assert_eq!(redis.database, 3);
@@ -228,15 +222,9 @@ mod tests {
         ] {
             assert!(error.contains(part), "{part} in {error}");
         }
-        for urls in [
-            "redis://a,redis://b",
-            "http://a",
-            "redis://a/3",
-            "a:1",
-            "redis://",
-            "redis://a:x",
-            "redis://a,rediss://b",
-        ] {
+        for urls in
+            ["redis://a,redis://b", "http://a", "redis://a/3", "a:1", "redis://", "redis://a:x", "redis://a,rediss://b"]
+        {
             let error = with(&[("KIND", "redis"), ("URLS", urls)]).expect_err(urls);
             assert!(error.contains("store.urls: "), "{error}");
         }

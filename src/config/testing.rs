@@ -27,9 +27,7 @@ pub fn load_exactly(file: &str, variables: &[(&str, &str)]) -> Result<(Config, S
     std::fs::write(&path, file).expect("written");
     let full_name =
         |name: &str| if name == "API_AUTH_SALT" { name.to_owned() } else { format!("TIMBR_GATEWAY_{name}") };
-    let environment =
-        variables.iter().map(|(name, value)| (full_name(name).into(), (*value).into())).collect();
+    let environment = variables.iter().map(|(name, value)| (full_name(name).into(), (*value).into())).collect();
     let sources = Sources { environment, file: Some(path), ..Sources::default() };
-    super::load(&sources)
-        .map_err(|problems| problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))
+    super::load(&sources).map_err(|problems| problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))
 }

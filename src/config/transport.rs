@@ -23,15 +23,10 @@ impl Reader<'_> {
         match (mode, self.get(&TLS.client_ca_file)) {
             (ClientAuthMode::Off, None) => Some(None),
             (ClientAuthMode::Off, Some(_)) => {
-                self.problem(
-                    key,
-                    "has no effect with tls.client_auth=off; did you mean optional or required?",
-                );
+                self.problem(key, "has no effect with tls.client_auth=off; did you mean optional or required?");
                 None
             }
-            (_, Some(ca_file)) => {
-                Some(Some(ClientAuth { ca_file, required: mode == ClientAuthMode::Required }))
-            }
+            (_, Some(ca_file)) => Some(Some(ClientAuth { ca_file, required: mode == ClientAuthMode::Required })),
             (_, None) => self.missing(key, "is required with tls.client_auth=optional or required"),
         }
     }
@@ -62,8 +57,7 @@ impl Reader<'_> {
 fn certificate(mut entry: ListEntry<'_>) -> Option<CertificateFiles> {
     let (chain, key) = (entry.required("cert_file"), entry.required("key_file"));
     let complete = entry.finish();
-    let files =
-        CertificateFiles { chain: chain?.into(), key: key?.into(), options: [TLS.certificates.key; 2] };
+    let files = CertificateFiles { chain: chain?.into(), key: key?.into(), options: [TLS.certificates.key; 2] };
     complete.then_some(files)
 }
 
@@ -84,8 +78,7 @@ mod tests {
         assert_eq!(names(load(file, &[]).expect("valid")), "a.crt b.crt c.crt");
         let variable = [("TLS_CERTIFICATES", "[{cert_file: x.crt, key_file: x.key}]")];
         assert_eq!(names(load("", &variable).expect("valid")), "x.crt");
-        for wrong in ["x.crt", "[x.crt]", "[{cert_file: x}]", "[{cert_file: x, key_file: y, other: z}]", "{}"]
-        {
+        for wrong in ["x.crt", "[x.crt]", "[{cert_file: x}]", "[{cert_file: x, key_file: y, other: z}]", "{}"] {
             let error = load("", &[("TLS_CERTIFICATES", wrong)]).expect_err(wrong);
             assert!(error.contains("tls.certificates"), "{error}");
         }

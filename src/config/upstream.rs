@@ -115,10 +115,7 @@ impl Reader<'_> {
         let backends = self.upstream_urls();
         if backends.as_ref().is_some_and(|urls| !urls[0].tls) {
             let keys = [UPSTREAM.ca_file.key, UPSTREAM.client_cert_file.key, UPSTREAM.server_name.key];
-            self.reject_set(
-                &keys,
-                "has no effect with an http:// upstream; use an https:// one or remove it",
-            );
+            self.reject_set(&keys, "has no effect with an http:// upstream; use an https:// one or remove it");
         }
         complete!(UpstreamOptions {
             urls: backends,
@@ -220,15 +217,9 @@ mod tests {
     #[test]
     fn invalid_backends_are_reported() {
         for (env, expected) in [
-            (
-                &[("UPSTREAM_URL", "http://a"), ("UPSTREAM_URLS", "http://b")][..],
-                "upstream.urls: cannot be combined",
-            ),
+            (&[("UPSTREAM_URL", "http://a"), ("UPSTREAM_URLS", "http://b")][..], "upstream.urls: cannot be combined"),
             (&[], "upstream.url: is required"),
-            (
-                &[("UPSTREAM_URLS", "http://a,https://b")],
-                "upstream.urls: must be all http:// or all https://",
-            ),
+            (&[("UPSTREAM_URLS", "http://a,https://b")], "upstream.urls: must be all http:// or all https://"),
             (&[("UPSTREAM_URLS", "http://a,http://a:80")], "upstream.urls: a is a duplicate"),
             (&[("UPSTREAM_URLS", "http://a,")], "upstream.urls: must be http://host:port"),
             (&[("UPSTREAM_URLS", "http://u:sekrit@a")], "without a user name"),
@@ -236,10 +227,7 @@ mod tests {
                 &[("UPSTREAM_URL", "http://a"), ("UPSTREAM_HEALTH_PATH", "health")],
                 "upstream.health_path: must be a path",
             ),
-            (
-                &[("UPSTREAM_URL", "http://a"), ("UPSTREAM_HEALTH_PATH", "/a b")],
-                "upstream.health_path: must be a path",
-            ),
+            (&[("UPSTREAM_URL", "http://a"), ("UPSTREAM_HEALTH_PATH", "/a b")], "upstream.health_path: must be a path"),
         ] {
             let error = loaded("", env).expect_err(expected);
             assert!(error.contains(expected) && !error.contains("sekrit"), "{expected} in {error}");

@@ -30,8 +30,7 @@ pub fn parse_trusted_resource(url: &str) -> Result<ResourceUrl, String> {
     let resource = parse(url, "must be https://host[:port]/path")?;
     if !resource.origin.tls && !is_loopback(&resource.origin.host) {
         return Err(
-            "must be https://, because its response is trusted; http:// is allowed on this machine only"
-                .to_owned(),
+            "must be https://, because its response is trusted; http:// is allowed on this machine only".to_owned()
         );
     }
     Ok(resource)
@@ -82,9 +81,7 @@ mod tests {
         for url in ["http://127.0.0.1:8080/jwks", "http://localhost/jwks", "http://[::1]:1/"] {
             assert!(parse_trusted_resource(url).is_ok(), "{url}");
         }
-        for url in
-            ["http://idp.example.com/jwks", "https://u:p@idp/jwks", "idp", "ftp://idp/jwks", "https://"]
-        {
+        for url in ["http://idp.example.com/jwks", "https://u:p@idp/jwks", "idp", "ftp://idp/jwks", "https://"] {
             let error = parse_trusted_resource(url).expect_err(url);
             assert!(error.contains("must be https://") && !error.contains("u:p"), "{error}");
         }

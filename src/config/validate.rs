@@ -10,8 +10,7 @@ use crate::config::options::{GLOBAL, Key, LIMITS, LISTEN, LOG, READINESS, TLS};
 use crate::config::reader::{Reader, complete};
 use crate::config::sources::{Problem, Settings};
 use crate::config::{
-    CertificateFiles, Config, Drain, LimitOptions, ListenOptions, Timeouts, TokenOptions, print, routes,
-    salts,
+    CertificateFiles, Config, Drain, LimitOptions, ListenOptions, Timeouts, TokenOptions, print, routes, salts,
 };
 use crate::observability::log::LogOptions;
 
@@ -113,13 +112,8 @@ impl Reader<'_> {
     fn listen(&mut self) -> Option<ListenOptions> {
         let [https, http, admin] = [&LISTEN.https, &LISTEN.http, &LISTEN.admin].map(|key| self.get(key));
         let proxy_protocol = self.proxy_protocol();
-        let listen =
-            ListenOptions { https: https?, http: http?, admin: admin?, proxy_protocol: proxy_protocol? };
-        let all = [
-            (LISTEN.https.key, listen.https),
-            (LISTEN.http.key, listen.http),
-            (LISTEN.admin.key, listen.admin),
-        ];
+        let listen = ListenOptions { https: https?, http: http?, admin: admin?, proxy_protocol: proxy_protocol? };
+        let all = [(LISTEN.https.key, listen.https), (LISTEN.http.key, listen.http), (LISTEN.admin.key, listen.admin)];
         for (index, (key, address)) in all.iter().enumerate() {
             let same = |(_, other): &&(&str, _)| other == address;
             if let (Some(address), Some((other, _))) = (address, all[..index].iter().find(same))
@@ -139,11 +133,7 @@ impl Reader<'_> {
     }
 
     /// A certificate chain and its private key, which are set together or not at all.
-    pub(super) fn certificate(
-        &mut self,
-        chain: &Key<PathBuf>,
-        key: &Key<PathBuf>,
-    ) -> Option<CertificateFiles> {
+    pub(super) fn certificate(&mut self, chain: &Key<PathBuf>, key: &Key<PathBuf>) -> Option<CertificateFiles> {
         match (self.get(chain), self.get(key)) {
             (Some(chain_path), Some(key_path)) => {
                 Some(CertificateFiles { chain: chain_path, key: key_path, options: [chain.key, key.key] })
@@ -240,10 +230,7 @@ mod tests {
     fn invalid_salts_are_rejected_and_not_shown() {
         for salt in ["hunter2", "aGVsbG8=", &SALT[1..], "a b"] {
             let error = with(&[("API_AUTH_SALT", salt)]).expect_err(salt);
-            assert!(
-                error.contains("is not a Fernet key") && error.contains("Fernet.generate_key()"),
-                "{error}"
-            );
+            assert!(error.contains("is not a Fernet key") && error.contains("Fernet.generate_key()"), "{error}");
             assert!(!error.contains(salt), "{error}");
         }
     }
@@ -271,8 +258,8 @@ mod tests {
 
     #[test]
     fn impersonation_requires_a_service_key() {
-        let error = with(&[("UPSTREAM_CREDENTIAL", "impersonate"), ("AUTH_TRUST_SALT_HOLDER", "true")])
-            .expect_err("no key");
+        let error =
+            with(&[("UPSTREAM_CREDENTIAL", "impersonate"), ("AUTH_TRUST_SALT_HOLDER", "true")]).expect_err("no key");
         assert!(error.contains("upstream.api_key: is required"), "{error}");
     }
 
@@ -282,25 +269,16 @@ mod tests {
         assert_eq!(parse("http://backend"), Ok((false, "backend".into(), 80)));
         assert_eq!(parse("https://timbr.example.com/"), Ok((true, "timbr.example.com".into(), 443)));
         assert_eq!(parse("http://[::1]:8000"), Ok((false, "::1".into(), 8000)));
-        for url in [
-            "backend:8000",
-            "ftp://x",
-            "http://",
-            "http://u:p@x",
-            "http://x/api",
-            "http://x?y",
-            "http://x:99999",
-            "",
-        ] {
+        for url in
+            ["backend:8000", "ftp://x", "http://", "http://u:p@x", "http://x/api", "http://x?y", "http://x:99999", ""]
+        {
             assert!(url::parse_origin(url).is_err(), "{url}");
         }
     }
 
     #[test]
     fn passwords_in_urls_are_not_shown() {
-        for url in
-            ["http://user:sekrit@x:1", "user:sekrit@x:1", "httpx://user:sekrit@x", "http://u:sekrit@x "]
-        {
+        for url in ["http://user:sekrit@x:1", "user:sekrit@x:1", "httpx://user:sekrit@x", "http://u:sekrit@x "] {
             let error = with(&[("UPSTREAM_URL", url)]).expect_err(url);
             assert!(!error.contains("sekrit") && error.contains("without a user name"), "{error}");
         }

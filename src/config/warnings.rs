@@ -12,8 +12,7 @@ pub fn warnings(config: &Config, settings: &Settings) -> Vec<Problem> {
 /// SECURITY: rules name users, but with `salt-holder` any holder of the salt can use any user name. This is a warning and
 /// not a problem, because rules can be intended to separate cooperating clients.
 fn rules_without_password_check(config: &Config, settings: &Settings) -> Option<Problem> {
-    let trusted =
-        settings.values.get(AUTH.trust_salt_holder.key).is_some_and(|word| word.text.expose() == "true");
+    let trusted = settings.values.get(AUTH.trust_salt_holder.key).is_some_and(|word| word.text.expose() == "true");
     let salt_holder = matches!(config.auth.verifier, VerifierOptions::SaltHolder);
     let rules = config.authorization.as_ref().is_some_and(|authorization| !authorization.rules.is_empty());
     (rules && salt_holder && !trusted).then(|| {

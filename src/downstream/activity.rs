@@ -163,10 +163,8 @@ impl Activity {
             self.request_close(CloseMode::Graceful);
         }
         let mut deliveries = self.responses.borrow_mut();
-        let index = deliveries
-            .iter()
-            .position(|progress| *progress == ResponseProgress::Unused)
-            .unwrap_or(deliveries.len());
+        let index =
+            deliveries.iter().position(|progress| *progress == ResponseProgress::Unused).unwrap_or(deliveries.len());
         if index == deliveries.len() {
             deliveries.push(ResponseProgress::Unused);
         }
@@ -205,8 +203,7 @@ impl Activity {
     /// Marks the connection as quiescent if no request has arrived for a while.
     pub(super) fn update_quiescence(&self, now: Instant) {
         let is_idle = self.in_flight.get() == 0 && self.request_count.get() > 0;
-        if is_idle && !self.is_quiescent.get() && now.duration_since(self.idle_since.get()) >= QUIESCENT_AFTER
-        {
+        if is_idle && !self.is_quiescent.get() && now.duration_since(self.idle_since.get()) >= QUIESCENT_AFTER {
             self.is_quiescent.set(true);
             self.wake();
         }
@@ -223,19 +220,13 @@ impl Activity {
     }
 
     /// Returns how to close the connection if a timeout has expired, with the cause if the client is responsible.
-    pub(super) fn check_timeouts(
-        &self,
-        now: Instant,
-        timeouts: &Timeouts,
-    ) -> Option<(CloseMode, Option<CloseCause>)> {
-        let has_expired =
-            |since: Option<Instant>, limit| since.is_some_and(|since| now.duration_since(since) >= limit);
+    pub(super) fn check_timeouts(&self, now: Instant, timeouts: &Timeouts) -> Option<(CloseMode, Option<CloseCause>)> {
+        let has_expired = |since: Option<Instant>, limit| since.is_some_and(|since| now.duration_since(since) >= limit);
         let is_blocked = |progress: &ResponseProgress| match progress {
             ResponseProgress::WaitingForClient(since) => has_expired(Some(*since), timeouts.write),
             _ => false,
         };
-        if has_expired(self.write_blocked_since.get(), timeouts.write)
-            || self.responses.borrow().iter().any(is_blocked)
+        if has_expired(self.write_blocked_since.get(), timeouts.write) || self.responses.borrow().iter().any(is_blocked)
         {
             return Some((CloseMode::Abort, Some(CloseCause::WriteTimeout)));
         }
@@ -263,10 +254,8 @@ impl Activity {
             Some(closing_since) => {
                 let idle_since = closing_since.max(self.idle_since.get());
                 // A client may read the end of an HTTP/2 response in small pieces.
-                let last_progress = self
-                    .last_progress
-                    .get()
-                    .map_or(idle_since, |last_progress| last_progress.max(idle_since));
+                let last_progress =
+                    self.last_progress.get().map_or(idle_since, |last_progress| last_progress.max(idle_since));
                 let has_timed_out = has_expired(Some(last_progress), CLOSE_TIMEOUT)
                     || has_expired(Some(idle_since), MAX_CLOSE_DURATION);
                 has_timed_out.then_some((CloseMode::Abort, None))
@@ -361,17 +350,13 @@ pub(super) mod tests {
         activity.request_close(CloseMode::Graceful);
         // As if it had been closing for a while.
         activity.closing_since.set(Instant::now().checked_sub(7 * SECOND));
-        activity
-            .idle_since
-            .set(Instant::now().checked_sub(7 * SECOND).expect("the machine has been up for longer"));
+        activity.idle_since.set(Instant::now().checked_sub(7 * SECOND).expect("the machine has been up for longer"));
         assert_eq!(after(0), Some((CloseMode::Abort, None)), "the progress was before it began to close");
         activity.record_progress();
         assert_eq!(after(1), None);
         assert_eq!(after(2), Some((CloseMode::Abort, None)));
         activity.closing_since.set(Instant::now().checked_sub(15 * SECOND));
-        activity
-            .idle_since
-            .set(Instant::now().checked_sub(15 * SECOND).expect("the machine has been up for longer"));
+        activity.idle_since.set(Instant::now().checked_sub(15 * SECOND).expect("the machine has been up for longer"));
         assert_eq!(after(0), Some((CloseMode::Abort, None)), "not forever");
     }
 

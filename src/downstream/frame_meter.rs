@@ -129,13 +129,9 @@ mod tests {
 
     #[test]
     fn control_frames_are_limited() {
-        for idle in [
-            frame(6, 0, &[0; 8]),
-            frame(4, 0, &[]),
-            frame(2, 0, &[0; 5]),
-            frame(0, 0, &[]),
-            frame(0, 8, &[3, 0, 0, 0]),
-        ] {
+        for idle in
+            [frame(6, 0, &[0; 8]), frame(4, 0, &[]), frame(2, 0, &[0; 5]), frame(0, 0, &[]), frame(0, 8, &[3, 0, 0, 0])]
+        {
             let mut meter = meter(10);
             for _ in 0..10 {
                 assert_eq!(meter.inspect(&idle), None);

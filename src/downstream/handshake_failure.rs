@@ -28,9 +28,9 @@ fn classify_tls(error: &Error) -> HandshakeFailure {
         }
         Error::AlertReceived(_) => HandshakeFailure::Alert,
         Error::PeerIncompatible(_) | Error::NoApplicationProtocol => HandshakeFailure::Incompatible,
-        Error::NoCertificatesPresented
-        | Error::InvalidCertificate(_)
-        | Error::InvalidCertRevocationList(_) => HandshakeFailure::Certificate,
+        Error::NoCertificatesPresented | Error::InvalidCertificate(_) | Error::InvalidCertRevocationList(_) => {
+            HandshakeFailure::Certificate
+        }
         Error::InvalidMessage(_)
         | Error::InappropriateMessage { .. }
         | Error::InappropriateHandshakeMessage { .. }

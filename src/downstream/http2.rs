@@ -116,8 +116,7 @@ fn request_service(
             let (head, body) = request.into_parts();
             let is_head = head.method == Method::HEAD;
             let (body, unread) = ClientBody::http2(body);
-            let DownstreamResponse { status, headers, mut body } =
-                gateway.handle(peer, Head::from(head), body).await;
+            let DownstreamResponse { status, headers, mut body } = gateway.handle(peer, Head::from(head), body).await;
             if let Some(unread) = unread.take() {
                 tokio::task::spawn_local(discard_body(unread));
             }
@@ -169,10 +168,7 @@ impl Body for InFlightBody {
     type Data = Bytes;
     type Error = <ObservedBody as Body>::Error;
 
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
         self.in_flight.record_waiting_for_backend();
         let polled = Pin::new(&mut self.body).poll_frame(cx);
         if polled.is_ready() {

@@ -78,10 +78,8 @@ fn is_connection_error(error: &io::Error) -> bool {
 /// keepalive probes, which detect clients that have disappeared while their query runs.
 fn set_connection_options(socket: &Socket) -> io::Result<()> {
     socket.set_tcp_nodelay(true)?;
-    let probes = TcpKeepalive::new()
-        .with_time(Duration::from_secs(60))
-        .with_interval(Duration::from_secs(10))
-        .with_retries(6);
+    let probes =
+        TcpKeepalive::new().with_time(Duration::from_secs(60)).with_interval(Duration::from_secs(10)).with_retries(6);
     socket.set_tcp_keepalive(&probes)
 }
 
@@ -92,8 +90,7 @@ mod tests {
     #[test]
     fn accepted_sockets_inherit_the_options() {
         let listener = bind(SocketAddr::from(([127, 0, 0, 1], 0)), 1).expect("bound").remove(0);
-        let _client =
-            std::net::TcpStream::connect(listener.local_addr().expect("an address")).expect("connected");
+        let _client = std::net::TcpStream::connect(listener.local_addr().expect("an address")).expect("connected");
         let accepted = loop {
             match listener.accept() {
                 Ok((accepted, _)) => break accepted,

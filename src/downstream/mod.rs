@@ -103,12 +103,7 @@ impl ServingConfig {
 }
 
 /// Serves a connection until it ends. Errors that a client causes are logged at debug level only.
-pub async fn serve(
-    service: Rc<Service>,
-    mut stream: TcpStream,
-    address: SocketAddr,
-    registration: Registration,
-) {
+pub async fn serve(service: Rc<Service>, mut stream: TcpStream, address: SocketAddr, registration: Registration) {
     // Futures that few connections need, or only for a moment, are boxed: most connections are idle HTTP/1.1.
     let activity = &registration.activity;
     let mut peer = Peer::new(address.ip().to_canonical(), service.tls.is_some());
@@ -117,8 +112,7 @@ pub async fn serve(
             Ok(client) => peer = Peer::new(client, peer.is_tls),
             Err(error) => {
                 let is_timeout = error.kind() == io::ErrorKind::TimedOut;
-                let kind =
-                    if is_timeout { HandshakeFailure::Timeout } else { HandshakeFailure::ProxyProtocol };
+                let kind = if is_timeout { HandshakeFailure::Timeout } else { HandshakeFailure::ProxyProtocol };
                 return service.record_failed_handshake(address, &error, kind);
             }
         }
@@ -145,12 +139,7 @@ impl Service {
     /// Reads the client's address from the load balancer's PROXY protocol header.
     ///
     /// SECURITY: a header from an untrusted peer would let it claim any address, so such connections are closed.
-    async fn read_proxy_header(
-        &self,
-        stream: &mut TcpStream,
-        peer: IpAddr,
-        activity: &Activity,
-    ) -> io::Result<IpAddr> {
+    async fn read_proxy_header(&self, stream: &mut TcpStream, peer: IpAddr, activity: &Activity) -> io::Result<IpAddr> {
         let serving = self.serving.get();
         if !serving.is_trusted_proxy(peer) {
             let message = "listen.proxy_protocol is set, but the peer is not in trusted_proxies";
@@ -179,11 +168,7 @@ impl Service {
             _ => TlsVersion::Tls13,
         };
         let ended = Instant::now();
-        self.serving.get().gateway.worker_metrics().record_handshake(
-            version,
-            is_resumed,
-            ended.duration_since(begun),
-        );
+        self.serving.get().gateway.worker_metrics().record_handshake(version, is_resumed, ended.duration_since(begun));
         peer.tls_handshake.set(Some(Interval { start: begun, end: ended }));
         let sni = tls.sni_match(connection);
         let certificate_subject = TlsSnapshot::client_identity(connection).map_err(io::Error::other)?;

@@ -97,9 +97,7 @@ async fn read_v2(stream: &mut (impl AsyncRead + Unpin)) -> io::Result<Option<IpA
         },
         // UNSPEC: the load balancer does not know the address, or the protocol is not TCP.
         (0x21, 0x00) => Ok(None),
-        _ => {
-            Err(invalid_header("the PROXY protocol header has an unknown version, command or address family"))
-        }
+        _ => Err(invalid_header("the PROXY protocol header has an unknown version, command or address family")),
     }
 }
 

@@ -76,11 +76,7 @@ fn buffer_final_write(tls: &mut ServerConnection, parts: [&[u8]; 3]) -> bool {
 pub struct TlsTransport<I>(pub I);
 
 impl<I: AsyncRead + Unpin> AsyncRead for TlsTransport<I> {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.0).poll_read(cx, buf)
     }
 }

@@ -129,11 +129,7 @@ impl<I: AsyncRead + AsyncWrite + Unpin> WatchedIo<I> {
 }
 
 impl<I: AsyncRead + Unpin> AsyncRead for WatchedIo<I> {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         if let Some(injected) = self.frame_limit.as_mut().and_then(|metered| metered.injected.as_mut()) {
             let count = injected.len().min(buf.remaining());
             buf.put_slice(&injected[..count]);

@@ -38,9 +38,7 @@ pub fn authorize(
 fn ontology_in_path(path: &str) -> Option<Cow<'_, str>> {
     let mut segments = path.strip_prefix("/timbr/")?.split('/');
     let segment = match (segments.next()?, segments.next()?) {
-        ("openapi", "ontology") | ("api", "q" | "get_ontology" | "get_config" | "clear_cache") => {
-            segments.next()?
-        }
+        ("openapi", "ontology") | ("api", "q" | "get_ontology" | "get_config" | "clear_cache") => segments.next()?,
         _ => return None,
     };
     percent::decode(segment).filter(|name| !name.is_empty())

@@ -202,10 +202,7 @@ mod tests {
     fn context(headers: &[(&str, &str)]) -> RequestContext {
         let mut map = HeaderMap::new();
         for (name, value) in headers {
-            map.append(
-                http::HeaderName::from_bytes(name.as_bytes()).expect("a name"),
-                value.parse().expect("a value"),
-            );
+            map.append(http::HeaderName::from_bytes(name.as_bytes()).expect("a name"), value.parse().expect("a value"));
         }
         let peer = Peer::new(IpAddr::from([127, 0, 0, 1]), true);
         RequestContext::new(Rc::new(peer), &Headers::from(&map), &[])

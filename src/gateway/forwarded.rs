@@ -106,8 +106,7 @@ mod tests {
 
     #[test]
     fn untrusted_peers_cannot_set_the_client_address() {
-        let headers =
-            [("x-forwarded-for", "1.1.1.1"), ("forwarded", "for=1.1.1.1"), ("x-forwarded-proto", "https")];
+        let headers = [("x-forwarded-for", "1.1.1.1"), ("forwarded", "for=1.1.1.1"), ("x-forwarded-proto", "https")];
         assert_eq!(resolve("192.0.2.9", &headers), ("192.0.2.9".into(), "192.0.2.9".into(), None));
     }
 

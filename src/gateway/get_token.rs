@@ -20,11 +20,7 @@ pub(super) const ROUTE_NAME: &str = "get_token";
 impl Gateway {
     /// Opens the bearer, checks the credentials, and responds with the token of the login:
     /// `{"data":["tk_…"],"status":"success"}`.
-    pub(super) async fn get_token(
-        &self,
-        head: &Head,
-        exchange: &mut Exchange,
-    ) -> Result<GatewayResponse, Rejection> {
+    pub(super) async fn get_token(&self, head: &Head, exchange: &mut Exchange) -> Result<GatewayResponse, Rejection> {
         exchange.set_route(&self.route_metrics.get_token);
         let minted = match self.mint(head, exchange).await {
             Ok(minted) => minted,
@@ -75,9 +71,7 @@ fn mint_rejection(error: MintError) -> Rejection {
         MintError::Login(VerifyError::Unavailable) => Rejection::VerifierUnavailable,
         MintError::Login(VerifyError::Busy) => Rejection::VerifierBusy,
         MintError::Login(VerifyError::WrongCredentials) => Rejection::CredentialsWrong,
-        MintError::Login(VerifyError::TooManyFailures(TooManyFailures(wait))) => {
-            Rejection::TooManyFailures(wait)
-        }
+        MintError::Login(VerifyError::TooManyFailures(TooManyFailures(wait))) => Rejection::TooManyFailures(wait),
     }
 }
 

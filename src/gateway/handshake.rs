@@ -40,13 +40,9 @@ mod tests {
 
     #[test]
     fn the_port_is_not_part_of_the_name() {
-        for (host, name) in [
-            ("a.b:443", "a.b"),
-            ("a.b", "a.b"),
-            ("[::1]:443", "[::1]"),
-            ("[::1]", "[::1]"),
-            ("1.2.3.4:1", "1.2.3.4"),
-        ] {
+        for (host, name) in
+            [("a.b:443", "a.b"), ("a.b", "a.b"), ("[::1]:443", "[::1]"), ("[::1]", "[::1]"), ("1.2.3.4:1", "1.2.3.4")]
+        {
             assert_eq!(strip_port(host), name);
         }
     }

@@ -140,9 +140,7 @@ pub fn ambiguous_with(header: Header<'_>) -> Option<HeaderName> {
 pub fn name_ambiguous_with(name: &[u8]) -> Option<HeaderName> {
     match normalize_name(name) {
         Cow::Borrowed(_) => None,
-        Cow::Owned(normalized) => {
-            POLICY_HEADERS.into_iter().find(|policy| *policy.as_str().as_bytes() == *normalized)
-        }
+        Cow::Owned(normalized) => POLICY_HEADERS.into_iter().find(|policy| *policy.as_str().as_bytes() == *normalized),
     }
 }
 

@@ -188,11 +188,7 @@ impl Gateway {
     }
 
     /// Responds to a request that was not admitted.
-    fn reject_without_permit(
-        &self,
-        rejection: &Rejection,
-        mut record: Box<AccessRecord>,
-    ) -> DownstreamResponse {
+    fn reject_without_permit(&self, rejection: &Rejection, mut record: Box<AccessRecord>) -> DownstreamResponse {
         self.rejection_response(rejection, &mut record).into_downstream(record, None)
     }
 

@@ -243,8 +243,7 @@ mod tests {
         headers.push(HeaderName::XRequestId, id.as_bytes());
         let peer = Rc::new(Peer::new(IpAddr::from([192, 0, 2, 1]), false));
         let (context, worker) = (RequestContext::new(peer, &headers, &[]), Metrics::default().worker());
-        let request =
-            AccessRecord::new(context, Method::GET, "/timbr/api/query/", &worker.route(""), &worker);
+        let request = AccessRecord::new(context, Method::GET, "/timbr/api/query/", &worker.route(""), &worker);
         recorder.record(&Rejection::ApiKeyMissing, &request);
     }
 
@@ -274,10 +273,7 @@ mod tests {
         all.sort();
         assert_eq!(all, ["a", "b"]);
         let found = rejections.newest(10, |record| record.request_id() == "b");
-        assert_eq!(
-            (found.len(), found[0].entry.reason, found[0].method.as_str()),
-            (1, "api_key_missing", "GET")
-        );
+        assert_eq!((found.len(), found[0].entry.reason, found[0].method.as_str()), (1, "api_key_missing", "GET"));
         assert!(RecentRejections::new(64).capacity() >= 64 * MIN_RECORDS_PER_WORKER);
     }
 
@@ -303,8 +299,7 @@ mod tests {
         let screened = trace(Phase::Screen, "api");
         let phases: Vec<_> = screened.iter().map(|(phase, _)| *phase).collect();
         assert_eq!(phases, [Phase::Read, Phase::Admission, Phase::Route, Phase::Handshake, Phase::Screen]);
-        let refused: Vec<_> =
-            screened.iter().filter(|(_, outcome)| *outcome == PhaseOutcome::Refused).collect();
+        let refused: Vec<_> = screened.iter().filter(|(_, outcome)| *outcome == PhaseOutcome::Refused).collect();
         assert_eq!(refused, [&(Phase::Screen, PhaseOutcome::Refused)]);
         assert_eq!(trace(Phase::GetToken, get_token::ROUTE_NAME).len(), 5);
         assert_eq!(trace(Phase::Unknown, "api"), [(Phase::Unknown, PhaseOutcome::Refused)]);

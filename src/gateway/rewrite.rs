@@ -169,8 +169,7 @@ impl Rewriter {
         identity: &Identity,
         context: &RequestContext,
     ) -> UpstreamRequest {
-        let ScreenedParts { method, uri, headers, credential, connection_options, max_body } =
-            screened.into_parts();
+        let ScreenedParts { method, uri, headers, credential, connection_options, max_body } = screened.into_parts();
         let mut head = Vec::with_capacity(INITIAL_MESSAGE_CAPACITY);
         write_request_start(&mut head, &method, &uri);
         // The pool inserts the name of the endpoint that it chooses.
@@ -206,8 +205,8 @@ impl Rewriter {
         let credential_offset = head.len();
         let key_header = KeyHeader::of_credential(&credential);
         self.write_credential(&mut head, &credential, key_header, identity);
-        let body = RequestBody::streaming(body, max_body, self.body_limits)
-            .with_counter(context.received_bytes.clone());
+        let body =
+            RequestBody::streaming(body, max_body, self.body_limits).with_counter(context.received_bytes.clone());
         let message = OutgoingMessage { method, head, host_offset, body };
         UpstreamRequest { message, credential_offset, key_header }
     }

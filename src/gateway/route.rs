@@ -96,8 +96,7 @@ fn is_host(host: &[u8]) -> bool {
     let (is_name, port) = match host {
         [b'[', rest @ ..] => {
             let Some(end) = rest.iter().position(|byte| *byte == b']') else { return false };
-            let is_address =
-                std::str::from_utf8(&rest[..end]).is_ok_and(|text| text.parse::<Ipv6Addr>().is_ok());
+            let is_address = std::str::from_utf8(&rest[..end]).is_ok_and(|text| text.parse::<Ipv6Addr>().is_ok());
             (is_address, &rest[end + 1..])
         }
         _ => {
@@ -218,11 +217,7 @@ mod tests {
     #[test]
     fn the_longest_prefix_wins() {
         let mut profiles = routes::defaults(1000);
-        profiles.push(RouteProfile {
-            name: "kb".into(),
-            prefix: "/timbr/api/kb/".into(),
-            ..profiles[0].clone()
-        });
+        profiles.push(RouteProfile { name: "kb".into(), prefix: "/timbr/api/kb/".into(), ..profiles[0].clone() });
         let routes = RouteTable::new(profiles);
         let head = head("POST", "/timbr/api/kb/search", Some("h"));
         assert!(matches!(routes.find(&head), Ok(RouteMatch::Profile(profile, _)) if profile.name == "kb"));

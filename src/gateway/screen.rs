@@ -130,9 +130,7 @@ fn client_credential(accepts: AcceptedCredentials, headers: &Headers) -> Result<
         (None, None, Some(value)) => {
             ApiKey::parse_basic(value).map(ClientCredential::Basic).ok_or(Rejection::BasicMalformed)
         }
-        (Some(_), Some(_), _) | (Some(_), _, Some(_)) | (_, Some(_), Some(_)) => {
-            Err(Rejection::CredentialsAmbiguous)
-        }
+        (Some(_), Some(_), _) | (Some(_), _, Some(_)) | (_, Some(_), Some(_)) => Err(Rejection::CredentialsAmbiguous),
         _ if accepts.api_key => Err(Rejection::ApiKeyMissing),
         _ if accepts.basic => Err(Rejection::BasicMissing),
         _ => Err(Rejection::JwtMissing),
@@ -157,8 +155,7 @@ fn connection_options(headers: &Headers) -> Result<Vec<http::HeaderName>, Reject
             };
             let lower_case = text.as_str().as_bytes();
             let name = HeaderName::parse(option);
-            let is_policy =
-                POLICY_HEADERS.contains(&name) || header_policy::name_ambiguous_with(lower_case).is_some();
+            let is_policy = POLICY_HEADERS.contains(&name) || header_policy::name_ambiguous_with(lower_case).is_some();
             let is_hop_by_hop = matches!(
                 name,
                 HeaderName::Te
@@ -245,10 +242,7 @@ mod tests {
             (&[JSON, KEY, KEY][..], "field_repeated"),
             (&[JSON, JSON, KEY], "field_repeated"),
             (&[JSON, KEY, ("authorization", "a"), ("authorization", "b")], "field_repeated"),
-            (
-                &[JSON, KEY, ("x-api-impersonate-user", "a"), ("x-api-impersonate-user", "b")],
-                "field_repeated",
-            ),
+            (&[JSON, KEY, ("x-api-impersonate-user", "a"), ("x-api-impersonate-user", "b")], "field_repeated"),
             (&[JSON, KEY, ("x_api_key", "tk_2")], "field_ambiguous"),
             (&[JSON, ("x_api_key", "tk_1")], "field_ambiguous"),
             (&[JSON, KEY, ("content_type", "text/html")], "field_ambiguous"),
@@ -260,8 +254,7 @@ mod tests {
 
     #[test]
     fn connection_must_not_name_policy_headers() {
-        for name in ["x-api-key", "Content-Type", "x-forwarded-for", "x-api-impersonate-user", "host", "a b"]
-        {
+        for name in ["x-api-key", "Content-Type", "x-forwarded-for", "x-api-impersonate-user", "host", "a b"] {
             let headers = [JSON, KEY, ("connection", name)];
             assert_eq!(reason(0, &headers), "connection_names_policy_field", "{name}");
         }

@@ -25,9 +25,7 @@ impl Gateway {
     ) -> Result<UpstreamResponse, Rejection> {
         let sent_at = clock::now();
         let result = match identity.renewable_key() {
-            None => {
-                self.upstream.send(request, sent_at).await.map_err(|error| rejection_for(&error, exchange))
-            }
+            None => self.upstream.send(request, sent_at).await.map_err(|error| rejection_for(&error, exchange)),
             // Boxed, as it is rare and large.
             Some(_) => Box::pin(self.send_with_renewal(request, sent_at, identity, exchange)).await,
         };
@@ -48,8 +46,7 @@ impl Gateway {
         exchange: &Exchange,
     ) -> Result<UpstreamResponse, Rejection> {
         let copy = request.keep_for_resend();
-        let response =
-            self.upstream.send(request, sent_at).await.map_err(|error| rejection_for(&error, exchange))?;
+        let response = self.upstream.send(request, sent_at).await.map_err(|error| rejection_for(&error, exchange))?;
         if response.status != StatusCode::UNAUTHORIZED {
             return Ok(response);
         }

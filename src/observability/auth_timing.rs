@@ -37,12 +37,7 @@ impl AuthTiming {
     }
 
     /// [`AuthTiming::measure`] for a phase that does not wait.
-    pub fn measure_sync<T>(
-        &self,
-        phase: Phase,
-        run: impl FnOnce() -> T,
-        outcome: impl FnOnce(&T) -> AuthOutcome,
-    ) -> T {
+    pub fn measure_sync<T>(&self, phase: Phase, run: impl FnOnce() -> T, outcome: impl FnOnce(&T) -> AuthOutcome) -> T {
         let start = clock::now();
         let result = run();
         self.record(phase, start, outcome(&result));

@@ -55,8 +55,7 @@ phases! {
 impl Phase {
     /// The phases whose duration metrics and traces have. They are numbered from 0, so a `Phase` is an index of this
     /// list.
-    pub const MEASURED: [Phase; 5] =
-        [Phase::Bearer, Phase::Verifier, Phase::Store, Phase::ForeignCheck, Phase::Jwt];
+    pub const MEASURED: [Phase; 5] = [Phase::Bearer, Phase::Verifier, Phase::Store, Phase::ForeignCheck, Phase::Jwt];
 
     /// The phases of a forwarded request, first to last.
     pub const FORWARD_PATH: &'static [Phase] = &[

@@ -109,8 +109,7 @@ mod tests {
     use super::*;
 
     fn received(name: &str, socket: &UnixDatagram, notify: impl Fn(&ServiceManager)) -> String {
-        let manager =
-            ServiceManager::from_variables(|variable| (variable == "NOTIFY_SOCKET").then(|| name.into()), 1);
+        let manager = ServiceManager::from_variables(|variable| (variable == "NOTIFY_SOCKET").then(|| name.into()), 1);
         notify(&manager);
         let mut buffer = [0; 1024];
         let length = socket.recv(&mut buffer).expect("notified");
@@ -151,8 +150,7 @@ mod tests {
     #[test]
     fn a_watchdog_is_ours_if_it_names_this_process_or_none() {
         let of = |all: &[(&str, &str)]| {
-            let find =
-                |name: &str| all.iter().find(|(key, _)| *key == name).map(|(_, value)| (*value).into());
+            let find = |name: &str| all.iter().find(|(key, _)| *key == name).map(|(_, value)| (*value).into());
             ServiceManager::from_variables(find, 7).watchdog_interval()
         };
         let (socket, interval) = (("NOTIFY_SOCKET", "/run/x"), ("WATCHDOG_USEC", "2000000"));

@@ -118,18 +118,14 @@ impl HttpClient {
         stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
         request: Request<Full<Bytes>>,
     ) -> Result<Response<Bytes>, FetchError> {
-        let incomplete =
-            |error: &dyn std::error::Error| FetchError::Incomplete(self.authority(), error.to_string());
+        let incomplete = |error: &dyn std::error::Error| FetchError::Incomplete(self.authority(), error.to_string());
         let (mut sender, connection) =
             http1::handshake(TokioIo::new(stream)).await.map_err(|error| incomplete(&error))?;
         let mut connection = pin!(connection);
         let mut response = pin!(async {
-            let (head, body) =
-                sender.send_request(request).await.map_err(|error| incomplete(&error))?.into_parts();
-            let body = Limited::new(body, MAX_RESPONSE_BODY_BYTES)
-                .collect()
-                .await
-                .map_err(|error| incomplete(&*error))?;
+            let (head, body) = sender.send_request(request).await.map_err(|error| incomplete(&error))?.into_parts();
+            let body =
+                Limited::new(body, MAX_RESPONSE_BODY_BYTES).collect().await.map_err(|error| incomplete(&*error))?;
             Ok(Response::from_parts(head, body.to_bytes()))
         });
         tokio::select! {

@@ -23,8 +23,8 @@ use crate::config::{StoreKind, StoreOptions};
 use crate::store::file::FileStore;
 use crate::store::redis::RedisStore;
 use crate::store::{
-    CredentialFailure, NewToken, OnFailure, Revocation, SaltUsage, Seed, StoreStartError, TokenFilter,
-    TokenId, TokenListing, TokenRecord, Unavailable,
+    CredentialFailure, NewToken, OnFailure, Revocation, SaltUsage, Seed, StoreStartError, TokenFilter, TokenId,
+    TokenListing, TokenRecord, Unavailable,
 };
 
 /// If more commands are waiting, the store is overloaded, and further commands fail immediately.
@@ -228,10 +228,7 @@ impl DriverHandle {
         reply.unwrap_or(Err(Unavailable))
     }
 
-    fn send<T>(
-        &self,
-        command: impl FnOnce(ReplySender<T>) -> Command,
-    ) -> Result<ReplyReceiver<T>, Unavailable> {
+    fn send<T>(&self, command: impl FnOnce(ReplySender<T>) -> Command) -> Result<ReplyReceiver<T>, Unavailable> {
         let (sender, receiver) = oneshot::channel();
         self.sender.try_send(command(sender)).map_err(|_| Unavailable)?;
         Ok(receiver)
@@ -286,10 +283,8 @@ impl PreparedDriver {
         let PreparedDriver { store, commands, availability } = self;
         // Dropped at the end of the thread, even after a panic.
         let (ended_sender, ended) = oneshot::channel::<()>();
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()
-            .map_err(StoreStartError::Thread)?;
+        let runtime =
+            tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(StoreStartError::Thread)?;
         let builder = std::thread::Builder::new().name("store".to_owned());
         let thread = match store {
             PersistentStore::File(store) => {

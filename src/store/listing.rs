@@ -61,11 +61,7 @@ impl TokenListing {
 }
 
 /// The live tokens in memory.
-pub(super) fn list_memory(
-    memory: &MemoryStore,
-    store_clock: &StoreClock,
-    filter: &TokenFilter,
-) -> TokenListing {
+pub(super) fn list_memory(memory: &MemoryStore, store_clock: &StoreClock, filter: &TokenFilter) -> TokenListing {
     let mut listing = TokenListing::default();
     memory.for_each(|id, record| {
         if filter.matches(&record.user) {

@@ -221,8 +221,7 @@ impl Store {
         }
         let login = token.login;
         let Some(_permit) = self.mint_guard.try_permit(proof, token.salt) else { return Err(Unavailable) };
-        let record =
-            |now, expires| TokenRecord::new(token, seed, self.store_clock.timestamp(now), now, expires);
+        let record = |now, expires| TokenRecord::new(token, seed, self.store_clock.timestamp(now), now, expires);
         Ok(self.memory.insert(seed, login, record, id_of))
     }
 

@@ -44,13 +44,7 @@ const LAST_USED_RESOLUTION: Duration = Duration::from_secs(60);
 
 impl TokenRecord {
     /// A token that was last used at `now`.
-    pub(super) fn new(
-        token: NewToken,
-        seed: Seed,
-        minted: Timestamp,
-        now: Tick,
-        expires: Tick,
-    ) -> TokenRecord {
+    pub(super) fn new(token: NewToken, seed: Seed, minted: Timestamp, now: Tick, expires: Tick) -> TokenRecord {
         let NewToken { login, user, upstream_key, salt } = token;
         let upstream_key = upstream_key.map(Box::new);
         let last_used = AtomicU64::new(now.raw());

@@ -111,10 +111,7 @@ mod tests {
         let (alices, bobs) = (TokenId::from_token(b"a"), TokenId::from_token(b"b"));
         let mut revocations = Revocations::default();
         assert!(revocations.add(&Revocation::User(user("alice")), Timestamp(10)));
-        assert!(
-            !revocations.add(&Revocation::User(user("alice")), Timestamp(9)),
-            "an older one changes nothing"
-        );
+        assert!(!revocations.add(&Revocation::User(user("alice")), Timestamp(9)), "an older one changes nothing");
         assert!(revocations.add(&Revocation::Token(bobs.fingerprint()), Timestamp(20)));
         assert_eq!(revocations.latest_covering(&alices, &user("alice")), Timestamp(10));
         assert_eq!(revocations.latest_covering(&bobs, &user("bob")), Timestamp(20));

@@ -36,11 +36,8 @@ const NO_IDLE_TTL: u64 = u64::MAX;
 
 impl AtomicTokenLimits {
     pub fn new(limits: TokenLimits) -> AtomicTokenLimits {
-        let atomic = AtomicTokenLimits {
-            ttl: AtomicU64::new(0),
-            idle_ttl: AtomicU64::new(0),
-            max: AtomicUsize::new(0),
-        };
+        let atomic =
+            AtomicTokenLimits { ttl: AtomicU64::new(0), idle_ttl: AtomicU64::new(0), max: AtomicUsize::new(0) };
         atomic.set(limits);
         atomic
     }

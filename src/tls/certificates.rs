@@ -173,9 +173,7 @@ mod tests {
         for host in ["api.example.com", "x.apps.example.com", "192.0.2.1", "[2001:db8::1]"] {
             assert!(names.covers(host), "{host}");
         }
-        for host in
-            ["example.com", "apps.example.com", "a.b.apps.example.com", ".apps.example.com", "192.0.2.2", ""]
-        {
+        for host in ["example.com", "apps.example.com", "a.b.apps.example.com", ".apps.example.com", "192.0.2.2", ""] {
             assert!(!names.covers(host), "{host}");
         }
         assert_eq!(names.to_string(), "api.example.com, *.apps.example.com, 192.0.2.1, 2001:db8::1");

@@ -20,10 +20,7 @@ const MAX_IDENTITY_LENGTH: usize = 256;
 
 /// A verifier that accepts certificates issued by `roots`, and clients without a certificate unless one is required. A
 /// certificate of a different authority always fails the handshake.
-pub fn client_verifier(
-    roots: RootCertStore,
-    auth: &ClientAuth,
-) -> Result<Arc<dyn ClientCertVerifier>, TlsError> {
+pub fn client_verifier(roots: RootCertStore, auth: &ClientAuth) -> Result<Arc<dyn ClientCertVerifier>, TlsError> {
     let builder = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider());
     let builder = if auth.required { builder } else { builder.allow_unauthenticated() };
     builder.build().map_err(setup_error)
@@ -47,8 +44,8 @@ pub enum ClientCertificateError {
 /// verified again, so its expiry is checked here.
 pub fn identity(chain: &[CertificateDer<'_>], now: SystemTime) -> Result<String, ClientCertificateError> {
     let der = chain.first().ok_or_else(|| ClientCertificateError::Unreadable("an empty chain".to_owned()))?;
-    let (_, leaf) = X509Certificate::from_der(der)
-        .map_err(|error| ClientCertificateError::Unreadable(error.to_string()))?;
+    let (_, leaf) =
+        X509Certificate::from_der(der).map_err(|error| ClientCertificateError::Unreadable(error.to_string()))?;
     let now = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
     if i64::try_from(now).unwrap_or(i64::MAX) > leaf.validity().not_after.timestamp() {
         return Err(ClientCertificateError::Expired);
@@ -56,9 +53,7 @@ pub fn identity(chain: &[CertificateDer<'_>], now: SystemTime) -> Result<String,
     let common = leaf.subject().iter_common_name().next().and_then(|name| name.as_str().ok());
     let name = common.filter(|name| !name.is_empty()).or_else(|| {
         alternative_names(&leaf).iter().find_map(|name| match name {
-            GeneralName::DNSName(name) | GeneralName::URI(name) | GeneralName::RFC822Name(name) => {
-                Some(*name)
-            }
+            GeneralName::DNSName(name) | GeneralName::URI(name) | GeneralName::RFC822Name(name) => Some(*name),
             _ => None,
         })
     });

@@ -39,8 +39,7 @@ pub fn backend_tls(options: &UpstreamOptions) -> Result<Vec<Option<OutboundTls>>
     };
     let config = with_http1_alpn(config);
     let name_of = |host| options.server_name.as_ref().unwrap_or(host);
-    let each =
-        options.urls.iter().map(|url| with_server_name(Arc::clone(&config), name_of(&url.host)).map(Some));
+    let each = options.urls.iter().map(|url| with_server_name(Arc::clone(&config), name_of(&url.host)).map(Some));
     each.collect()
 }
 
@@ -63,9 +62,8 @@ fn config_builder(
         Some(path) => load_roots(path, option)?,
         None => load_system_roots()?,
     };
-    let verifier = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider())
-        .build()
-        .map_err(setup_error)?;
+    let verifier =
+        WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider()).build().map_err(setup_error)?;
     Ok(ClientConfig::builder_with_provider(provider())
         .with_safe_default_protocol_versions()
         .map_err(setup_error)?
@@ -78,8 +76,7 @@ fn with_http1_alpn(mut config: ClientConfig) -> Arc<ClientConfig> {
 }
 
 fn with_server_name(config: Arc<ClientConfig>, name: &str) -> Result<OutboundTls, TlsError> {
-    let server_name =
-        ServerName::try_from(name.to_owned()).map_err(|_| TlsError::ServerName(name.to_owned()))?;
+    let server_name = ServerName::try_from(name.to_owned()).map_err(|_| TlsError::ServerName(name.to_owned()))?;
     Ok(OutboundTls { config, server_name })
 }
 

@@ -15,11 +15,7 @@ pub type ChainAndKey = (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>);
 pub fn load_roots(path: &Path, option: &'static str) -> Result<RootCertStore, TlsError> {
     let mut roots = RootCertStore::empty();
     for certificate in load_chain(path, option)? {
-        roots.add(certificate).map_err(|reason| TlsError::Anchor {
-            option,
-            path: path.to_owned(),
-            reason,
-        })?;
+        roots.add(certificate).map_err(|reason| TlsError::Anchor { option, path: path.to_owned(), reason })?;
     }
     Ok(roots)
 }
@@ -27,8 +23,8 @@ pub fn load_roots(path: &Path, option: &'static str) -> Result<RootCertStore, Tl
 /// Reads a chain and a key. Does not check that they belong together.
 pub fn load_pair(files: &CertificateFiles) -> Result<ChainAndKey, TlsError> {
     let [chain, key] = files.options;
-    let key = PrivateKeyDer::from_pem_file(&files.key)
-        .map_err(|error| file_error("private key", key, &files.key, &error))?;
+    let key =
+        PrivateKeyDer::from_pem_file(&files.key).map_err(|error| file_error("private key", key, &files.key, &error))?;
     Ok((load_chain(&files.chain, chain)?, key))
 }
 
@@ -36,9 +32,7 @@ pub fn load_pair(files: &CertificateFiles) -> Result<ChainAndKey, TlsError> {
 pub fn load_chain(path: &Path, option: &'static str) -> Result<Vec<CertificateDer<'static>>, TlsError> {
     use rustls::pki_types::pem::Error::NoItemsFound;
     let failed = |error| file_error("certificate", option, path, &error);
-    let chain = CertificateDer::pem_file_iter(path)
-        .and_then(Iterator::collect::<Result<Vec<_>, _>>)
-        .map_err(failed)?;
+    let chain = CertificateDer::pem_file_iter(path).and_then(Iterator::collect::<Result<Vec<_>, _>>).map_err(failed)?;
     if chain.is_empty() { Err(failed(NoItemsFound)) } else { Ok(chain) }
 }
 

@@ -49,10 +49,7 @@ pub struct TlsReloader {
 
 impl TlsReloader {
     /// Reads all files for the first time. Without configured certificates, uses `self_signed`.
-    pub fn start(
-        options: TlsOptions,
-        self_signed: Option<SelfSigned>,
-    ) -> Result<(TlsReloader, ServerTls), TlsError> {
+    pub fn start(options: TlsOptions, self_signed: Option<SelfSigned>) -> Result<(TlsReloader, ServerTls), TlsError> {
         let material = TlsMaterial::load(&options, self_signed.as_ref())?;
         let authorities = material.authorities.clone();
         let resumption = Resumption::new()?;
@@ -78,11 +75,7 @@ impl TlsReloader {
 
     /// Reads and validates the files of new options, without activating them. Without configured certificates, uses
     /// `self_signed`, or else the previous self-signed certificate.
-    pub fn prepare(
-        &self,
-        options: TlsOptions,
-        self_signed: Option<SelfSigned>,
-    ) -> Result<PreparedTls, TlsError> {
+    pub fn prepare(&self, options: TlsOptions, self_signed: Option<SelfSigned>) -> Result<PreparedTls, TlsError> {
         let material = TlsMaterial::load(&options, self_signed.as_ref().or(self.self_signed.as_ref()))?;
         let same_authorities =
             material.authorities == self.authorities && options.client_auth == self.options.client_auth;

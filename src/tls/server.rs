@@ -125,11 +125,8 @@ impl TlsMaterial {
             })?);
         }
         if let (true, Some(self_signed)) = (certificates.is_empty(), self_signed) {
-            let pair = CertifiedKey::from_der(
-                vec![self_signed.certificate.clone()],
-                self_signed.key.clone_key(),
-                &provider(),
-            );
+            let pair =
+                CertifiedKey::from_der(vec![self_signed.certificate.clone()], self_signed.key.clone_key(), &provider());
             certificates.push(Certificate::new(pair.map_err(setup_error)?).map_err(setup_error)?);
         }
         let authorities = match &options.client_auth {
@@ -193,8 +190,7 @@ mod tests {
         let dir = tempfile::tempdir().expect("a directory");
         let (pair, other) = (rcgen_pair(), rcgen_pair());
         let options = ["tls.cert_file", "tls.key_file"];
-        let files =
-            CertificateFiles { chain: dir.path().join("tls.crt"), key: dir.path().join("tls.key"), options };
+        let files = CertificateFiles { chain: dir.path().join("tls.crt"), key: dir.path().join("tls.key"), options };
         std::fs::write(&files.chain, &pair.0).expect("written");
         std::fs::write(&files.key, &pair.1).expect("written");
         let current = start(&files).expect("a pair");

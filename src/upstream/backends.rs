@@ -50,11 +50,7 @@ impl Backends {
     }
 
     /// Creates the backends with an empty list of endpoints.
-    fn without_endpoints(
-        options: UpstreamOptions,
-        tls: Vec<Option<OutboundTls>>,
-        workers: usize,
-    ) -> Backends {
+    fn without_endpoints(options: UpstreamOptions, tls: Vec<Option<OutboundTls>>, workers: usize) -> Backends {
         let origins = options.urls.iter().zip(tls).map(|(url, tls)| UpstreamOrigin::new(url, tls)).collect();
         Backends {
             options,
@@ -82,9 +78,8 @@ impl Backends {
             if let Some(old) = self.origins.iter().find(|old| old.has_same_host_and_port(origin)) {
                 origin.resolution().clone_from(&old.resolution());
             }
-            let has_same_tls = |old: &Endpoint| {
-                tls_change == TlsChange::Unchanged && old.origin.tls.is_some() == origin.tls.is_some()
-            };
+            let has_same_tls =
+                |old: &Endpoint| tls_change == TlsChange::Unchanged && old.origin.tls.is_some() == origin.tls.is_some();
             let known = before.iter().filter(is_same).map(|old| {
                 let endpoint = Endpoint::new(Arc::clone(origin), old.address, workers);
                 if has_same_tls(old) && self.is_ejection_still_valid(old, &new.options.health) {
@@ -142,11 +137,9 @@ impl Backends {
     pub(super) fn set_addresses(&self, origin: &Arc<UpstreamOrigin>, addresses: &[IpAddr]) {
         let mut endpoints = self.endpoints.lock();
         let is_ours = |endpoint: &&Arc<Endpoint>| Arc::ptr_eq(&endpoint.origin, origin);
-        let (kept, removed): (Vec<_>, Vec<_>) = endpoints
-            .iter()
-            .partition(|endpoint| !is_ours(endpoint) || addresses.contains(&endpoint.address.ip()));
-        let is_new =
-            |ip: &&IpAddr| !endpoints.iter().filter(is_ours).any(|endpoint| endpoint.address.ip() == **ip);
+        let (kept, removed): (Vec<_>, Vec<_>) =
+            endpoints.iter().partition(|endpoint| !is_ours(endpoint) || addresses.contains(&endpoint.address.ip()));
+        let is_new = |ip: &&IpAddr| !endpoints.iter().filter(is_ours).any(|endpoint| endpoint.address.ip() == **ip);
         let new: Vec<_> = addresses
             .iter()
             .filter(is_new)
@@ -274,14 +267,11 @@ mod tests {
     use crate::config::{Sources, load};
 
     fn options(env: &[(&str, &str)]) -> UpstreamOptions {
-        let mut environment =
-            vec![("API_AUTH_SALT".into(), "cw_0x689RpI-jtRR7oE8h_eQsKImvJapLeSbXpwF4e4=".into())];
+        let mut environment = vec![("API_AUTH_SALT".into(), "cw_0x689RpI-jtRR7oE8h_eQsKImvJapLeSbXpwF4e4=".into())];
         let urls = ("URLS", "http://backend.test:8000,http://127.0.0.9:8000");
         let all = [urls].into_iter().chain(env.iter().copied());
         environment.extend(
-            all.map(|(name, value)| {
-                (format!("TIMBR_GATEWAY_UPSTREAM_{name}").into(), value.to_owned().into())
-            }),
+            all.map(|(name, value)| (format!("TIMBR_GATEWAY_UPSTREAM_{name}").into(), value.to_owned().into())),
         );
         load(&Sources { environment, ..Sources::default() }).expect("valid").0.upstream
     }
@@ -313,13 +303,11 @@ mod tests {
     fn new_options_keep_known_addresses_and_their_state() {
         use EndpointState::{Ejected, Healthy};
         let now = |one, two, three| {
-            [("10.0.0.1", one), ("10.0.0.2", two), ("127.0.0.9", three)]
-                .map(|(ip, state)| (ip.to_owned(), state))
+            [("10.0.0.1", one), ("10.0.0.2", two), ("127.0.0.9", three)].map(|(ip, state)| (ip.to_owned(), state))
         };
         let path = ("HEALTH_PATH", "/health");
         let later = options(&[("RESPONSE_TIMEOUT", "7s"), path]);
-        for failure in [EndpointFailure::Connect, EndpointFailure::ErrorStatus, EndpointFailure::HealthCheck]
-        {
+        for failure in [EndpointFailure::Connect, EndpointFailure::ErrorStatus, EndpointFailure::HealthCheck] {
             let new = known(failure).with_options(later.clone(), plain(2), 3, TlsChange::Unchanged);
             assert_eq!(states(&new), now(Healthy, Ejected, Ejected), "{failure:?}");
             assert!(new.is_usable() && new.has_looked_up_all_names());
@@ -347,8 +335,7 @@ mod tests {
 
     #[test]
     fn a_lookup_replaces_copied_addresses_and_a_different_port_copies_none() {
-        let new =
-            known(EndpointFailure::Connect).with_options(options(&[]), plain(2), 1, TlsChange::Unchanged);
+        let new = known(EndpointFailure::Connect).with_options(options(&[]), plain(2), 1, TlsChange::Unchanged);
         let found = ["10.0.0.2", "10.0.0.3"].map(|ip| ip.parse().expect("an address"));
         new.set_addresses(&new.origins()[0], &found);
         let addresses: Vec<_> = states(&new).into_iter().map(|(ip, _)| ip).collect();

@@ -28,10 +28,8 @@ pub async fn connect(endpoint: &Endpoint, limit: Duration) -> io::Result<Upstrea
 /// runs for minutes, and a host that is down is detected.
 fn tune(stream: TcpStream) -> io::Result<TcpStream> {
     stream.set_nodelay(true)?;
-    let probes = TcpKeepalive::new()
-        .with_time(Duration::from_secs(30))
-        .with_interval(Duration::from_secs(10))
-        .with_retries(3);
+    let probes =
+        TcpKeepalive::new().with_time(Duration::from_secs(30)).with_interval(Duration::from_secs(10)).with_retries(3);
     SockRef::from(&stream).set_tcp_keepalive(&probes)?;
     Ok(stream)
 }

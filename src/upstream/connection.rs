@@ -168,11 +168,7 @@ impl UpstreamStream {
 }
 
 impl AsyncRead for UpstreamStream {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         match &mut *self {
             UpstreamStream::Plain(stream) => Pin::new(stream).poll_read(cx, buf),
             UpstreamStream::Tls(stream) => Pin::new(stream).poll_read(cx, buf),

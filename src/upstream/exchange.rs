@@ -74,16 +74,7 @@ impl Upload {
         let is_safe = framing == Framing::None && matches!(method, Method::GET | Method::HEAD);
         let retry_head = is_safe.then(|| head.clone());
         let batch = WriteBatch::with_head(head);
-        Upload {
-            retry_head,
-            host_range,
-            batch,
-            body,
-            framing,
-            body_left,
-            state: UploadState::Sending,
-            unsent: true,
-        }
+        Upload { retry_head, host_range, batch, body, framing, body_left, state: UploadState::Sending, unsent: true }
     }
 
     /// Changes the `host` header, before anything is written.
@@ -197,8 +188,7 @@ impl Upload {
                     Some(left) => self.body_left = left,
                     None => return broken("it is longer than its content-length"),
                 }
-                let is_last =
-                    self.body.is_end_stream() && (self.body_left == 0 || self.framing == Framing::Chunked);
+                let is_last = self.body.is_end_stream() && (self.body_left == 0 || self.framing == Framing::Chunked);
                 match (self.framing, is_last) {
                     (Framing::Chunked, false) => self.batch.push_chunk(data),
                     (Framing::Chunked, true) => self.batch.push_final_chunk(data),
@@ -252,11 +242,7 @@ impl<'a> UpstreamExchange<'a> {
     }
 
     /// Sets `progress` if the upload made progress.
-    pub fn poll(
-        &mut self,
-        cx: &mut Context<'_>,
-        progress: &mut bool,
-    ) -> Poll<Result<ResponseHead, UpstreamError>> {
+    pub fn poll(&mut self, cx: &mut Context<'_>, progress: &mut bool) -> Poll<Result<ResponseHead, UpstreamError>> {
         if self.upload_error.is_none() {
             match self.upload.poll(&mut self.connection.stream, cx, progress) {
                 Poll::Ready(Err(UploadError::Body(error))) => {
@@ -273,13 +259,7 @@ impl<'a> UpstreamExchange<'a> {
         }
         loop {
             let UpstreamConnection { stream, unread, .. } = &mut *self.connection;
-            let head = match ready!(read_head::poll_read_head(
-                stream,
-                cx,
-                unread,
-                &mut self.scanner,
-                &HEAD_LIMITS
-            )) {
+            let head = match ready!(read_head::poll_read_head(stream, cx, unread, &mut self.scanner, &HEAD_LIMITS)) {
                 Ok(Some(head)) => head.map_err(invalid_response)?,
                 ended if unread.is_empty() => {
                     let error = ended.err().or_else(|| self.upload_error.take());
@@ -287,9 +267,7 @@ impl<'a> UpstreamExchange<'a> {
                     return Poll::Ready(Err(UpstreamError::Closed(error)));
                 }
                 _ => {
-                    return Poll::Ready(Err(invalid_response(HeadError::Malformed(
-                        "the head is incomplete",
-                    ))));
+                    return Poll::Ready(Err(invalid_response(HeadError::Malformed("the head is incomplete"))));
                 }
             };
             let response = parse_response(head, self.method).map_err(invalid_response)?;
@@ -357,10 +335,8 @@ mod tests {
     fn a_stalled_upload_makes_no_progress() {
         let head = b"GET / HTTP/1.1\r\nhost: ".to_vec();
         let host_offset = head.len();
-        let mut upload = Upload::new(
-            OutgoingMessage { method: Method::GET, head, host_offset, body: RequestBody::empty() },
-            "b",
-        );
+        let mut upload =
+            Upload::new(OutgoingMessage { method: Method::GET, head, host_offset, body: RequestBody::empty() }, "b");
         let cx = &mut Context::from_waker(std::task::Waker::noop());
         let mut poll = |io: &mut LimitedWriter| {
             let mut progress = false;

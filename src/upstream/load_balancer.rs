@@ -84,13 +84,8 @@ pub struct LoadBalancer {
 impl LoadBalancer {
     pub fn new(backends: Arc<Backends>, worker: usize) -> LoadBalancer {
         let idle_timeout = backends.options.idle_timeout;
-        let load_balancer = LoadBalancer {
-            backends,
-            worker,
-            idle_timeout,
-            generation: Cell::new(0),
-            targets: RefCell::default(),
-        };
+        let load_balancer =
+            LoadBalancer { backends, worker, idle_timeout, generation: Cell::new(0), targets: RefCell::default() };
         load_balancer.refresh();
         load_balancer
     }
@@ -111,9 +106,8 @@ impl LoadBalancer {
         }
         let untried = |target: &&Rc<WorkerEndpoint>| !tried.iter().any(|other| Rc::ptr_eq(other, target));
         let available = |target: &&Rc<WorkerEndpoint>| target.is_available() && untried(target);
-        let probing = |target: &&Rc<WorkerEndpoint>| {
-            target.endpoint.state() == EndpointState::Probing && untried(target)
-        };
+        let probing =
+            |target: &&Rc<WorkerEndpoint>| target.endpoint.state() == EndpointState::Probing && untried(target);
         // Prefer a probing endpoint with requests in flight over none.
         less_loaded_of_two(&targets, available).or_else(|| less_loaded_of_two(&targets, probing))
     }

@@ -247,9 +247,7 @@ impl UpstreamClient {
             UpstreamError::Closed(_) => EndpointFailure::Closed,
             UpstreamError::Invalid(_) | UpstreamError::UnexpectedUpgrade => EndpointFailure::InvalidResponse,
             // An endpoint that responded to other requests meanwhile is healthy: this is a long query.
-            UpstreamError::ResponseTimeout if in_flight.responses_since() == 0 => {
-                EndpointFailure::ResponseTimeout
-            }
+            UpstreamError::ResponseTimeout if in_flight.responses_since() == 0 => EndpointFailure::ResponseTimeout,
             UpstreamError::ResponseTimeout | UpstreamError::RequestBody(_) | UpstreamError::Unavailable => {
                 return error;
             }
@@ -341,16 +339,11 @@ mod tests {
     #[test]
     fn connect_time_is_shared_and_no_share_is_too_short_for_a_handshake() {
         let share = |total, elapsed, others| {
-            super::connect_share(Duration::from_millis(total), Duration::from_millis(elapsed), others)
-                .as_millis()
+            super::connect_share(Duration::from_millis(total), Duration::from_millis(elapsed), others).as_millis()
         };
         assert_eq!((share(5000, 0, 0), share(5000, 0, 1), share(5000, 2500, 0)), (5000, 2500, 2500));
         assert_eq!((share(5000, 0, 19), share(5000, 4000, 15)), (1000, 1000));
-        assert_eq!(
-            (share(600, 0, 19), share(600, 300, 18)),
-            (300, 300),
-            "there is time for a second attempt"
-        );
+        assert_eq!((share(600, 0, 19), share(600, 300, 18)), (300, 300), "there is time for a second attempt");
         assert_eq!((share(5000, 4900, 3), share(5000, 6000, 3)), (100, 0));
     }
 }

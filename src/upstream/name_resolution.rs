@@ -36,11 +36,7 @@ impl Resolver for SystemResolver {
 }
 
 /// Resolves one name until the task is dropped.
-pub async fn resolve_periodically(
-    backends: Arc<Backends>,
-    origin: Arc<UpstreamOrigin>,
-    resolver: impl Resolver,
-) {
+pub async fn resolve_periodically(backends: Arc<Backends>, origin: Arc<UpstreamOrigin>, resolver: impl Resolver) {
     loop {
         let started = Instant::now();
         let result = resolver.look_up(&origin.host).await;
@@ -151,11 +147,7 @@ mod tests {
         script(Err(io::Error::other("down")));
         let mut changes = backends.subscribe();
         let local = LocalSet::new();
-        local.spawn_local(resolve_periodically(
-            Arc::clone(&backends),
-            Arc::clone(&origin),
-            ScriptedResolver(answers),
-        ));
+        local.spawn_local(resolve_periodically(Arc::clone(&backends), Arc::clone(&origin), ScriptedResolver(answers)));
         local
             .run_until(async {
                 // The name has no address: requests do not wait any longer.

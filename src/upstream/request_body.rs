@@ -97,14 +97,7 @@ impl RequestBody {
     /// An empty body.
     pub fn empty() -> RequestBody {
         let progress_timeout = ProgressTimeout::new(Duration::MAX);
-        RequestBody {
-            incoming: None,
-            size_left: 0,
-            min_rate: 1,
-            progress_timeout,
-            replay_buffer: None,
-            counter: None,
-        }
+        RequestBody { incoming: None, size_left: 0, min_rate: 1, progress_timeout, replay_buffer: None, counter: None }
     }
 
     /// A client's body of at most `max_size` bytes.
@@ -171,9 +164,7 @@ impl RequestBody {
                 }
                 Poll::Ready(Some(Ok(data)))
             }
-            Poll::Ready(Some(Err(error))) => {
-                Poll::Ready(Some(Err(RequestBodyError::Broken(error.to_string()))))
-            }
+            Poll::Ready(Some(Err(error))) => Poll::Ready(Some(Err(RequestBodyError::Broken(error.to_string())))),
             Poll::Ready(None) => {
                 if let Some(buffer) = &self.replay_buffer {
                     buffer.0.borrow_mut().is_complete = true;

@@ -91,8 +91,7 @@ impl EndpointStatus {
             (EndpointState::Ejected, Some(EndpointFailure::HealthCheck)) => "unhealthy",
             (EndpointState::Ejected, _) => "ejected",
         };
-        let tried_in =
-            health.ejected_until.map(|until| until.saturating_duration_since(Instant::now()).as_secs());
+        let tried_in = health.ejected_until.map(|until| until.saturating_duration_since(Instant::now()).as_secs());
         EndpointStatus {
             authority: endpoint.origin.authority.to_string(),
             address: endpoint.address.to_string(),

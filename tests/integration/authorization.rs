@@ -62,11 +62,7 @@ fn thrift(gateway: &Gateway, authorization: &str, more: &[(&str, &str)]) -> Resp
         ("User-Agent", "Python/THttpClient (query.py)"),
         ("Authorization", authorization),
     ];
-    gateway.client().send(
-        "POST /timbr-server/",
-        &[&own, more].concat(),
-        b"\x80\x01\x00\x01\x00\x00\x00\x0bOpenSession",
-    )
+    gateway.client().send("POST /timbr-server/", &[&own, more].concat(), b"\x80\x01\x00\x01\x00\x00\x00\x0bOpenSession")
 }
 
 fn basic(user: &str, key: &str) -> String {
@@ -97,8 +93,7 @@ fn the_thrift_route_accepts_a_key_as_password() {
         let refused = thrift(&gateway, &authorization, more);
         assert_eq!((refused.status, refused.reason().as_str()), (status, reason), "{authorization}");
     }
-    let missing =
-        gateway.client().send("POST /timbr-server/", &[("Content-Type", "application/x-thrift")], b"");
+    let missing = gateway.client().send("POST /timbr-server/", &[("Content-Type", "application/x-thrift")], b"");
     assert_eq!(
         (missing.reason().as_str(), missing.header("www-authenticate")),
         ("basic_missing", "Basic realm=\"timbr\"")

@@ -76,8 +76,7 @@ fn a_new_salt_can_be_used() {
     let salt = program(&["salt"], &[], "");
     let salt = text(&salt.stdout).trim();
     assert_eq!(salt.len(), 44);
-    let output =
-        program(&["bearer", "--user", "alice", "--password-stdin"], &[("API_AUTH_SALT", salt)], "secret\n");
+    let output = program(&["bearer", "--user", "alice", "--password-stdin"], &[("API_AUTH_SALT", salt)], "secret\n");
     assert!(output.status.success(), "{output:?}");
     assert!(text(&output.stdout).starts_with("gAAAA"), "{output:?}");
 }
@@ -106,8 +105,7 @@ fn errors_of_the_bearer_command_are_explained() {
 
 #[test]
 fn all_errors_of_an_invalid_configuration_are_reported() {
-    let environment =
-        [("API_AUTH_SALT", "hunter2"), ("TIMBR_GATEWAY_LISTEN_HTTPS", "8443"), ("TIMBR_GATEWAY_NO", "x")];
+    let environment = [("API_AUTH_SALT", "hunter2"), ("TIMBR_GATEWAY_LISTEN_HTTPS", "8443"), ("TIMBR_GATEWAY_NO", "x")];
     for command in [&["serve"][..], &["config", "check"], &["config", "print"]] {
         let output = program(command, &environment, "");
         let shown = text(&output.stderr);
@@ -130,10 +128,7 @@ fn config_check_reads_the_files_that_serve_reads() {
     assert!(program(&["config", "check"], &good, "").status.success());
     let missing = program(&["config", "check", "--tokens-keys-file", "/nonexistent/keys"], &good, "");
     assert_eq!(missing.status.code(), Some(1));
-    assert!(
-        text(&missing.stderr).contains("tokens.keys_file: /nonexistent/keys: cannot be read"),
-        "{missing:?}"
-    );
+    assert!(text(&missing.stderr).contains("tokens.keys_file: /nonexistent/keys: cannot be read"), "{missing:?}");
     let traced = [&good[..], &[("OTEL_EXPORTER_OTLP_ENDPOINT", "collector:4318")]].concat();
     let wrong = program(&["config", "check"], &traced, "");
     assert_eq!(wrong.status.code(), Some(1));
@@ -143,8 +138,7 @@ fn config_check_reads_the_files_that_serve_reads() {
 #[test]
 fn the_help_of_reload_explains_an_invalid_configuration() {
     let help = program(&["reload", "--help"], &[], "");
-    for expected in
-        ["invalid configuration changes nothing", "exit code is 1", "listen.admin", "timbr-gateway reload"]
+    for expected in ["invalid configuration changes nothing", "exit code is 1", "listen.admin", "timbr-gateway reload"]
     {
         assert!(text(&help.stdout).contains(expected), "{expected} in {help:?}");
     }
@@ -167,8 +161,7 @@ fn an_address_in_use_is_reported() {
     let environment = [("API_AUTH_SALT", SALT), ("TIMBR_GATEWAY_UPSTREAM_URL", "http://127.0.0.1:1")];
     let output = program(&["serve", "--listen-https", &address, "--listen-admin", "off"], &environment, "");
     assert_eq!(output.status.code(), Some(1));
-    let expected =
-        format!("error: listen.https: cannot listen on {address}: Address already in use (os error 98)\n");
+    let expected = format!("error: listen.https: cannot listen on {address}: Address already in use (os error 98)\n");
     assert_eq!(text(&output.stderr), expected);
 }
 
@@ -269,9 +262,7 @@ fn the_version_contains_the_build() {
     assert_eq!(text(&short.stdout), concat!("timbr-gateway ", env!("CARGO_PKG_VERSION"), "\n"));
     let long = program(&["--version"], &[], "");
     let long = text(&long.stdout);
-    assert!(
-        long.contains("\ncommit: ") && long.contains(&format!("\ntarget: {}-linux-", std::env::consts::ARCH))
-    );
+    assert!(long.contains("\ncommit: ") && long.contains(&format!("\ntarget: {}-linux-", std::env::consts::ARCH)));
 }
 
 #[test]
@@ -302,10 +293,7 @@ fn rules_without_password_checks_cause_a_warning() {
     ];
     let output = program(&["config", "check"], &environment, "");
     assert!(output.status.success(), "{output:?}");
-    assert!(
-        text(&output.stderr).starts_with("warning: authorization.rules: auth.verifier=salt-holder"),
-        "{output:?}"
-    );
+    assert!(text(&output.stderr).starts_with("warning: authorization.rules: auth.verifier=salt-holder"), "{output:?}");
     let doctor = program(&["doctor", "--json"], &environment, "");
     let told: serde_json::Value = serde_json::from_slice(&doctor.stdout).expect("JSON");
     assert_eq!(told["steps"][1]["outcome"], "warning", "{told}");

@@ -37,19 +37,13 @@ fn the_page_is_self_contained_with_a_strict_content_security_policy() {
         assert_eq!((response.status, response.header("content-type")), (200, media_type), "{path}");
         assert!(response.text().contains(part), "{path}");
         let policy = response.header("content-security-policy");
-        assert!(
-            policy.starts_with("default-src 'none';") && policy.contains("frame-ancestors 'none'"),
-            "{policy}"
-        );
+        assert!(policy.starts_with("default-src 'none';") && policy.contains("frame-ancestors 'none'"), "{policy}");
         assert!(!policy.contains("unsafe") && !policy.contains("http"), "{policy}");
         assert_eq!(response.header("x-content-type-options"), "nosniff");
         assert_eq!(response.header("cache-control"), "no-store");
         // The SVG namespace is not an address that a browser requests.
         let others = response.text().replace("http://www.w3.org/2000/svg", "");
-        assert!(
-            !others.contains("http://") && !others.contains("https://"),
-            "{path} refers to a different server"
-        );
+        assert!(!others.contains("http://") && !others.contains("https://"), "{path} refers to a different server");
     }
     let page = get(&gateway, "/");
     assert!(!page.text().contains(" style=") && !page.text().contains(" onclick="));
@@ -112,8 +106,7 @@ fn the_event_stream_sends_the_full_state_and_then_changes_until_the_drain() {
     let mut events = ask(&gateway, "/events");
     assert_eq!(events.read_head().expect("a response").header("content-type"), "text/event-stream");
     let mut text = String::new();
-    for section in
-        ["state", "traffic", "attention", "refusals", "upstreams", "certificates", "store", "configuration"]
+    for section in ["state", "traffic", "attention", "refusals", "upstreams", "certificates", "store", "configuration"]
     {
         heard(&mut events, &mut text, &format!("event: {section}\n"));
     }

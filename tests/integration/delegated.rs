@@ -29,11 +29,7 @@ fn service(given: &Arc<AtomicUsize>) -> Upstream {
                 return respond(stream, 401, r#"{"status":"error","data":"no"}"#);
             }
             let number = given.fetch_add(1, Ordering::SeqCst) + 1;
-            return respond(
-                stream,
-                200,
-                &format!(r#"{{"status":"success","data":["tk_backend_{number}"]}}"#),
-            );
+            return respond(stream, 200, &format!(r#"{{"status":"success","data":["tk_backend_{number}"]}}"#));
         }
         let current = format!("tk_backend_{}", given.load(Ordering::SeqCst));
         respond(stream, if request.header("x-api-key") == current { 200 } else { 401 }, "{}")
@@ -71,11 +67,7 @@ fn the_services_token_is_sent_to_the_backend() {
     }
     assert_eq!(gateway.token(), token, "the same login gets the same token");
     assert_eq!(get(&gateway, &token).status, 200);
-    assert_eq!(
-        upstream.log().pop().expect("it arrived").header("x-api-key"),
-        "tk_backend_2",
-        "a newer upstream key"
-    );
+    assert_eq!(upstream.log().pop().expect("it arrived").header("x-api-key"), "tk_backend_2", "a newer upstream key");
 }
 
 #[test]
@@ -136,11 +128,7 @@ fn an_inconclusive_response_neither_accepts_nor_rejects() {
         let upstream = Upstream::with_behaviour(move |_, stream| respond(stream, status, body));
         let gateway = Gateway::start(upstream.address(), &DELEGATE);
         let refused = ask(&gateway, "alice", "secret");
-        assert_eq!(
-            (refused.status, refused.reason().as_str()),
-            (503, "verifier_unavailable"),
-            "{status} {body}"
-        );
+        assert_eq!((refused.status, refused.reason().as_str()), (503, "verifier_unavailable"), "{status} {body}");
         assert_eq!(refused.header("retry-after"), "5");
     }
 }
@@ -161,8 +149,7 @@ fn wrong_passwords_are_limited_before_the_service_is_called() {
 fn a_login_fails_over_to_a_reachable_backend() {
     let (silent, sound) = (UnresponsiveAddress::start(), service(&Arc::default()));
     let urls = format!("http://{},http://{}", silent.address(), sound.address());
-    let options =
-        [&DELEGATE[..], &[("UPSTREAM_URLS", &urls), ("UPSTREAM_CONNECT_TIMEOUT", "700ms")]].concat();
+    let options = [&DELEGATE[..], &[("UPSTREAM_URLS", &urls), ("UPSTREAM_CONNECT_TIMEOUT", "700ms")]].concat();
     let gateway = Gateway::start_with_url("", &options);
     let begun = Instant::now();
     assert_eq!(ask(&gateway, "alice", "secret").status, 200);

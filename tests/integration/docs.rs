@@ -70,8 +70,7 @@ fn the_samples_of_the_configuration_are_valid() {
     std::fs::write(at("salt"), SALT).expect("written");
     std::fs::write(at("service-key"), "tk_service").expect("written");
     std::fs::write(at("ldap-password"), "secret").expect("written");
-    let samples: Vec<_> =
-        page.split("```yaml\n").skip(1).filter_map(|rest| rest.split("```").next()).collect();
+    let samples: Vec<_> = page.split("```yaml\n").skip(1).filter_map(|rest| rest.split("```").next()).collect();
     assert!(samples.len() >= 3);
     for sample in samples {
         let here = folder.path().to_str().expect("text");
@@ -148,8 +147,7 @@ fn the_request_path_shows_the_status_codes_of_each_phase() {
 /// Run with `BLESS=1` to write the reference anew.
 #[test]
 fn the_metrics_reference_is_up_to_date() {
-    let mut expected =
-        String::from("| metric | type | unit | labels | meaning |\n| --- | --- | --- | --- | --- |\n");
+    let mut expected = String::from("| metric | type | unit | labels | meaning |\n| --- | --- | --- | --- | --- |\n");
     for one in Metrics::default().descriptors() {
         let labels: Vec<_> = one.labels.iter().map(|label| format!("`{label}`")).collect();
         let (name, labels) = (one.full_name(), labels.join(", "));
@@ -178,11 +176,7 @@ fn pages() -> Vec<PathBuf> {
     fn walk(folder: &Path, found: &mut Vec<PathBuf>) {
         for entry in std::fs::read_dir(folder).expect("a folder").flatten() {
             let (path, name) = (entry.path(), entry.file_name());
-            if path.is_dir()
-                && !path.is_symlink()
-                && name != "target"
-                && !name.to_string_lossy().starts_with('.')
-            {
+            if path.is_dir() && !path.is_symlink() && name != "target" && !name.to_string_lossy().starts_with('.') {
                 walk(&path, found);
             } else if path.extension().is_some_and(|ending| ending == "md") {
                 found.push(path);

@@ -9,9 +9,7 @@ use socket2::SockRef;
 use timbr_gateway::app::RunOutcome;
 
 use crate::support::client::Client;
-use crate::support::frames::{
-    DATA, END_HEADERS, END_STREAM, HEADERS, PING, SETTINGS, WINDOW_UPDATE, frame, good_head,
-};
+use crate::support::frames::{DATA, END_HEADERS, END_STREAM, HEADERS, PING, SETTINGS, WINDOW_UPDATE, frame, good_head};
 use crate::support::gateway::Gateway;
 use crate::support::h2_client::{H2Client, tls_stream};
 use crate::support::upstream::{Upstream, respond, write};
@@ -94,8 +92,7 @@ fn requests_in_flight_complete_over_http2() {
     let token = gateway.token();
     let client = H2Client::connect(gateway.https(), gateway.certificate_pem());
     std::thread::scope(|scope| {
-        let asking =
-            scope.spawn(|| client.send("POST /timbr/api/x", &[JSON, ("x-api-key", &token)], b"{}").status);
+        let asking = scope.spawn(|| client.send("POST /timbr/api/x", &[JSON, ("x-api-key", &token)], b"{}").status);
         wait_until("the request has arrived", || upstream.log().len() == 1);
         gateway.begin_shutdown();
         assert_eq!(asking.join().expect("no panic"), 200);

@@ -52,10 +52,7 @@ fn a_rejection_is_explained_by_its_id() {
         assert_eq!(rejection[name], value, "{name}");
     }
     assert_eq!(rejection["status"], 400);
-    assert!(
-        rejection["advice"].as_str().is_some_and(|advice| advice.contains("may occur only once")),
-        "{rejection}"
-    );
+    assert!(rejection["advice"].as_str().is_some_and(|advice| advice.contains("may occur only once")), "{rejection}");
     let trace: Vec<_> =
         rejection["trace"].as_array().expect("steps").iter().map(|s| (&s["step"], &s["outcome"])).collect();
     assert_eq!(trace.last(), Some(&(&"screen".into(), &"refused".into())));
@@ -78,10 +75,7 @@ fn the_user_of_a_rejection_is_shown_if_known() {
     let rejection = &gateway.get("/refusals?user=alice&reason=not_authorized")["refusals"][0];
     let fingerprint = &gateway.get("/tokens?user=alice")["tokens"][0]["fingerprint"];
     assert_eq!((&rejection["user"], &rejection["key"]), (&"alice".into(), fingerprint));
-    assert_eq!(
-        (&rejection["step"], &rejection["rules"][0]),
-        (&"authorize".into(), &"authorization.rules".into())
-    );
+    assert_eq!((&rejection["step"], &rejection["rules"][0]), (&"authorize".into(), &"authorization.rules".into()));
     assert_eq!(gateway.get("/refusals?user=bob")["refusals"], Value::Array(vec![]));
 }
 
@@ -141,9 +135,7 @@ fn explanations_contain_no_secrets() {
     assert_eq!(rejections.len(), 16);
     let mut told = listed.to_string();
     for rejection in rejections {
-        told += &gateway
-            .get(&format!("/explain/{}", rejection["request_id"].as_str().expect("an id")))
-            .to_string();
+        told += &gateway.get(&format!("/explain/{}", rejection["request_id"].as_str().expect("an id"))).to_string();
     }
     assert!(!told.contains(planted), "{told}");
     assert!(!told.contains(&token), "{told}");

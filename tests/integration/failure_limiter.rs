@@ -33,8 +33,7 @@ fn is_too_many(response: &Response) -> bool {
 /// A users file with alice, whose password is `wonder`, with this cost.
 fn users(folder: &tempfile::TempDir, cost: u32) -> String {
     let file = folder.path().join("users");
-    std::fs::write(&file, format!("alice:{}\n", bcrypt::hash("wonder", cost).expect("hashed")))
-        .expect("written");
+    std::fs::write(&file, format!("alice:{}\n", bcrypt::hash("wonder", cost).expect("hashed"))).expect("written");
     file.to_str().expect("text").to_owned()
 }
 
@@ -55,11 +54,7 @@ fn wrong_bearers_and_keys_share_a_limit_that_valid_credentials_pass() {
     }
     assert_eq!(get(&gateway, &token).status, 200, "a known token");
     assert_eq!(ask(&gateway, &bearer("alice", "secret")).status, 200, "a valid bearer");
-    assert_eq!(
-        gateway.client().send("GET /timbr/api/x", &[JSON], b"").status,
-        401,
-        "a missing key is not a failure"
-    );
+    assert_eq!(gateway.client().send("GET /timbr/api/x", &[JSON], b"").status, 401, "a missing key is not a failure");
     gateway.clock.advance(Duration::from_secs(12));
     assert_eq!(get(&gateway, "tk_3").status, 401, "rejected attempts are not counted");
     assert!(is_too_many(&get(&gateway, "tk_3")));
@@ -94,11 +89,8 @@ fn wrong_passwords_are_limited_per_user_without_computing_hashes() {
     let folder = tempfile::tempdir().expect("a folder");
     // About 100 ms each.
     let file = users(&folder, 10);
-    let options = [
-        ("AUTH_VERIFIER", "users-file"),
-        ("AUTH_USERS_FILE", file.as_str()),
-        ("LIMITS_FAILURES_PER_USER", "3"),
-    ];
+    let options =
+        [("AUTH_VERIFIER", "users-file"), ("AUTH_USERS_FILE", file.as_str()), ("LIMITS_FAILURES_PER_USER", "3")];
     let gateway = Gateway::start(Upstream::start().address(), &options);
     let token = gateway.token_of("alice", "wonder");
     for number in 0..3 {
@@ -137,10 +129,7 @@ fn above_the_limit_only_confirmed_foreign_keys_are_accepted() {
     for number in 0..50 {
         assert!(is_too_many(&get(&gateway, &format!("tk_worse_{number}"))));
     }
-    assert!(
-        is_too_many(&get(&gateway, "tk_good_2")),
-        "a correct guess is indistinguishable from a wrong one"
-    );
+    assert!(is_too_many(&get(&gateway, "tk_good_2")), "a correct guess is indistinguishable from a wrong one");
     assert_eq!(QUESTIONS.load(Ordering::SeqCst), questions);
     assert_eq!(get(&gateway, "tk_good_1").status, 200);
     gateway.clock.advance(Duration::from_secs(12));
@@ -152,12 +141,8 @@ fn above_the_limit_only_confirmed_foreign_keys_are_accepted() {
 fn clients_without_the_salt_cannot_block_logins() {
     let folder = tempfile::tempdir().expect("a folder");
     let file = users(&folder, 4);
-    let options = [
-        ("AUTH_VERIFIER", "users-file"),
-        ("AUTH_USERS_FILE", file.as_str()),
-        ("TOKENS_FOREIGN", "reject"),
-        FEW,
-    ];
+    let options =
+        [("AUTH_VERIFIER", "users-file"), ("AUTH_USERS_FILE", file.as_str()), ("TOKENS_FOREIGN", "reject"), FEW];
     let gateway = Gateway::start(Upstream::start().address(), &options);
     for number in 0..20 {
         let refused = [get(&gateway, &format!("tk_{number}")), ask(&gateway, "nonsense")];
@@ -169,11 +154,8 @@ fn clients_without_the_salt_cannot_block_logins() {
 
 #[test]
 fn failure_limits_can_be_disabled() {
-    let options = [
-        ("LIMITS_FAILURES_PER_ADDRESS", "0"),
-        ("LIMITS_FAILURES_PER_USER", "0"),
-        ("TOKENS_FOREIGN", "reject"),
-    ];
+    let options =
+        [("LIMITS_FAILURES_PER_ADDRESS", "0"), ("LIMITS_FAILURES_PER_USER", "0"), ("TOKENS_FOREIGN", "reject")];
     let gateway = Gateway::start(Upstream::start().address(), &options);
     let mut client = gateway.client();
     for _ in 0..500 {

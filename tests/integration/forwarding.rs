@@ -44,9 +44,7 @@ fn end_to_end_headers_and_bodies_are_forwarded_unchanged() {
     let seen = upstream.only_request();
     assert_eq!(seen.line, "POST /timbr/api/query/?a=b&c=%20d HTTP/1.1");
     assert_eq!(seen.body, b"{\"query\": 1}");
-    for (name, value) in
-        [("nested", "true"), ("results-limit", "10"), ("x-async", "true"), ("content-length", "12")]
-    {
+    for (name, value) in [("nested", "true"), ("results-limit", "10"), ("x-async", "true"), ("content-length", "12")] {
         assert_eq!(seen.header(name), value, "{name}");
     }
     assert_eq!(seen.folded_headers("accept"), ["a", "b"]);
@@ -193,9 +191,7 @@ fn responses_without_a_body_have_none() {
     let upstream = Upstream::with_behaviour(|request, stream| match request.line.split(' ').nth(1) {
         Some("/timbr/api/empty") => write(stream, b"HTTP/1.1 204 No Content\r\n\r\n"),
         Some("/timbr/api/fresh") => write(stream, b"HTTP/1.1 304 Not Modified\r\nETag: x\r\n\r\n"),
-        _ if request.line.starts_with("HEAD") => {
-            write(stream, b"HTTP/1.1 200 OK\r\nContent-Length: 1234\r\n\r\n")
-        }
+        _ if request.line.starts_with("HEAD") => write(stream, b"HTTP/1.1 200 OK\r\nContent-Length: 1234\r\n\r\n"),
         _ => respond(stream, 200, "{}"),
     });
     let gateway = Gateway::start(upstream.address(), &[]);
@@ -206,11 +202,7 @@ fn responses_without_a_body_have_none() {
     assert_eq!(client.send("GET /timbr/api/fresh", &headers, b"").header("etag"), "x");
     let head = client.send("HEAD /timbr/api/x", &headers, b"");
     assert_eq!((head.status, head.header("content-length")), (200, "1234"));
-    assert_eq!(
-        client.send("GET /timbr/api/x", &headers, b"").text(),
-        "{}",
-        "the connection is still in sync"
-    );
+    assert_eq!(client.send("GET /timbr/api/x", &headers, b"").text(), "{}", "the connection is still in sync");
 }
 
 #[test]
@@ -219,9 +211,8 @@ fn pipelined_requests_are_checked_one_by_one() {
     let gateway = Gateway::start(upstream.address(), &[]);
     let token = gateway.token();
     let mut client = gateway.client();
-    let good = format!(
-        "GET /timbr/api/x HTTP/1.1\r\nHost: h\r\nContent-Type: application/json\r\nx-api-key: {token}\r\n\r\n"
-    );
+    let good =
+        format!("GET /timbr/api/x HTTP/1.1\r\nHost: h\r\nContent-Type: application/json\r\nx-api-key: {token}\r\n\r\n");
     let bad = "GET /timbr/api/x HTTP/1.1\r\nHost: h\r\nContent-Type: application/json\r\nUpgrade: x\r\n\r\n";
     client.write(format!("{good}{bad}{good}").as_bytes());
     let statuses: Vec<_> = (0..3).map(|_| client.read_response().status).collect();

@@ -172,9 +172,7 @@ fn a_users_file_checks_the_password() {
     let file = file.to_str().expect("text");
     let options = [("AUTH_VERIFIER", "users-file"), ("AUTH_USERS_FILE", file)];
     let gateway = Gateway::start(Upstream::start().address(), &options);
-    for (user, password, status) in
-        [("alice", "wonder", 200), ("alice", "wrong", 401), ("eve", "wonder", 401)]
-    {
+    for (user, password, status) in [("alice", "wonder", 200), ("alice", "wrong", 401), ("eve", "wonder", 401)] {
         let response = ask(&gateway, &format!("Bearer {}", bearer(user, password)));
         assert_eq!(response.status, status, "{user} {password}");
         if status == 401 {

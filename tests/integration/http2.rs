@@ -31,11 +31,7 @@ fn token_query_and_rejections_work_over_http2() {
         ("GET /elsewhere", &[JSON, key], 404, "not_found"),
     ] {
         let refused = client.send(line, headers, b"");
-        assert_eq!(
-            (refused.status, refused.json()["reason"].as_str()),
-            (status, Some(reason)),
-            "{line} {headers:?}"
-        );
+        assert_eq!((refused.status, refused.json()["reason"].as_str()), (status, Some(reason)), "{line} {headers:?}");
     }
     assert!(upstream.log().is_empty());
 

@@ -9,11 +9,8 @@ use crate::support::upstream::{Recorded, Upstream, respond, write};
 use crate::support::wait_until;
 
 const JSON: (&str, &str) = ("Content-Type", "application/json");
-const IMPERSONATE: [(&str, &str); 3] = [
-    ("UPSTREAM_CREDENTIAL", "impersonate"),
-    ("UPSTREAM_API_KEY", "tk_service"),
-    ("AUTH_TRUST_SALT_HOLDER", "true"),
-];
+const IMPERSONATE: [(&str, &str); 3] =
+    [("UPSTREAM_CREDENTIAL", "impersonate"), ("UPSTREAM_API_KEY", "tk_service"), ("AUTH_TRUST_SALT_HOLDER", "true")];
 
 fn get(gateway: &Gateway, key: &str, more: &[(&str, &str)]) -> Response {
     let headers = [&[JSON, ("x-api-key", key)], more].concat();
@@ -109,8 +106,7 @@ fn cookies_are_not_shared_between_identities() {
         (&impersonate, None, false),
     ] {
         let upstream = Upstream::with_behaviour(|_, stream| {
-            let response =
-                "HTTP/1.1 200 OK\r\nContent-Length: 0\r\nSet-Cookie: session=up\r\nset-cookie: b=c\r\n\r\n";
+            let response = "HTTP/1.1 200 OK\r\nContent-Length: 0\r\nSet-Cookie: session=up\r\nset-cookie: b=c\r\n\r\n";
             write(stream, response.as_bytes())
         });
         let gateway = Gateway::start(upstream.address(), options);
@@ -201,18 +197,12 @@ fn a_client_cannot_impersonate_with_the_operators_key() {
     let file = ("TOKENS_KEYS_FILE", file.to_str().expect("text"));
     static QUESTIONS: AtomicUsize = AtomicUsize::new(0);
     let upstream = platform(&QUESTIONS);
-    for (options, key) in [
-        (&[file][..], "etl-key"),
-        (&[&IMPERSONATE[..], &[file]].concat(), "etl-key"),
-        (&IMPERSONATE, "tk_platform"),
-    ] {
+    for (options, key) in
+        [(&[file][..], "etl-key"), (&[&IMPERSONATE[..], &[file]].concat(), "etl-key"), (&IMPERSONATE, "tk_platform")]
+    {
         let gateway = Gateway::start(upstream.address(), options);
         let refused = get(&gateway, key, &[("x-api-impersonate-user", "root")]);
-        assert_eq!(
-            (refused.status, refused.reason().as_str()),
-            (403, "impersonation_denied"),
-            "{options:?} {key}"
-        );
+        assert_eq!((refused.status, refused.reason().as_str()), (403, "impersonation_denied"), "{options:?} {key}");
     }
     assert!(upstream.log().iter().all(|seen| seen.line.contains("get_ontologies")), "{:?}", upstream.log());
 }
@@ -257,10 +247,7 @@ fn an_accepted_foreign_key_is_checked_once_and_cached() {
     assert_eq!(question.header("content-type"), "application/json");
     assert_eq!(log.iter().filter(|seen| is_control(seen)).count(), 1);
     let query = &log[2];
-    assert_eq!(
-        (query.header("x-api-key"), query.folded_headers("x-forwarded-user").len()),
-        ("tk_platform", 0)
-    );
+    assert_eq!((query.header("x-api-key"), query.folded_headers("x-forwarded-user").len()), ("tk_platform", 0));
 
     gateway.clock.advance(Duration::from_secs(299));
     assert_eq!(get(&gateway, "tk_platform", &[]).status, 200);
@@ -327,10 +314,7 @@ fn a_backend_that_accepts_random_keys_verifies_no_key() {
         assert_eq!((refused.status, refused.reason().as_str()), (503, "api_key_unverifiable"));
     }
     let log = upstream.log();
-    assert!(
-        log.iter().all(|seen| seen.line.contains("get_ontologies")),
-        "the request itself never arrived: {log:?}"
-    );
+    assert!(log.iter().all(|seen| seen.line.contains("get_ontologies")), "the request itself never arrived: {log:?}");
     assert_eq!(log.iter().filter(|seen| is_control(seen)).count(), 1, "{log:?}");
     let token = gateway.token();
     assert_eq!(get(&gateway, &token, &[]).status, 200, "the gateway's own tokens need no check");
@@ -369,8 +353,7 @@ fn the_random_key_check_is_repeated() {
 
 #[test]
 fn an_error_envelope_with_status_200_accepts_no_key() {
-    let upstream =
-        Upstream::with_behaviour(|_, stream| respond(stream, 200, r#"{"status":"error","data":"token"}"#));
+    let upstream = Upstream::with_behaviour(|_, stream| respond(stream, 200, r#"{"status":"error","data":"token"}"#));
     let gateway = Gateway::start(upstream.address(), &[]);
     let refused = get(&gateway, "tk_anything", &[]);
     assert_eq!((refused.status, refused.reason().as_str()), (503, "api_key_unverifiable"));

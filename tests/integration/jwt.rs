@@ -223,17 +223,12 @@ fn secrets_and_key_files_are_supported() {
     let get = |token: &str| gateway.client().send("GET /timbr/api/x", &[JSON, ("x-jwt-token", token)], b"");
     assert_eq!(get(&key.sign(&claims(NOW, &json!({})))).status, 200);
     let hmac = |claims: &Value, secret: &str| {
-        encode(&Header::new(Algorithm::HS256), claims, &EncodingKey::from_secret(secret.as_bytes()))
-            .expect("signed")
+        encode(&Header::new(Algorithm::HS256), claims, &EncodingKey::from_secret(secret.as_bytes())).expect("signed")
     };
     let internal = claims(NOW, &json!({"iss": "internal"}));
     assert_eq!(get(&hmac(&internal, secret)).status, 200);
     assert_eq!(get(&hmac(&internal, "another secret")).reason(), "jwt_invalid");
-    assert_eq!(
-        get(&hmac(&claims(NOW, &json!({})), secret)).reason(),
-        "jwt_invalid",
-        "not valid for the other issuer"
-    );
+    assert_eq!(get(&hmac(&claims(NOW, &json!({})), secret)).reason(), "jwt_invalid", "not valid for the other issuer");
 
     let next = SigningKey::new("two");
     std::fs::write(&keys_file, json!({"keys": [next.public]}).to_string()).expect("written");
@@ -264,8 +259,7 @@ fn a_route_restricts_the_credentials() {
     let idp = Idp::start(&[&key]);
     let upstream = Upstream::start();
     let file = "routes:\n  - {name: api, credentials: [api_key]}\n  - {name: openapi, credentials: [jwt]}\n";
-    let gateway =
-        Gateway::start_with_file(upstream.address(), file, &[("AUTH_JWT_ISSUERS", &idp.option(""))]);
+    let gateway = Gateway::start_with_file(upstream.address(), file, &[("AUTH_JWT_ISSUERS", &idp.option(""))]);
     let (token, api_key) = (key.sign(&claims(4_000_000_000, &json!({}))), gateway.token());
     let send = |path: &str, name: &str, value: &str| {
         gateway.client().send(&format!("GET {path}"), &[JSON, (name, value)], b"")

@@ -136,10 +136,7 @@ fn a_disconnected_client_releases_its_pipe_and_query() {
     ask(&mut client, &token);
     assert_eq!(client.read_bytes(MIB).len(), MIB);
     drop(client);
-    assert!(
-        is_gone.recv_timeout(Duration::from_secs(10)).expect("it was notified"),
-        "it could send everything"
-    );
+    assert!(is_gone.recv_timeout(Duration::from_secs(10)).expect("it was notified"), "it could send everything");
     wait_until("descriptors are released", || program.descriptors() == before);
 }
 
@@ -159,11 +156,9 @@ fn truncated_and_stalled_responses_are_cut() {
     let options = [("UPSTREAM_BODY_TIMEOUT", "300ms")];
     let (program, lines) = Program::start_logged(upstream.address(), &options, "exec \"$0\" serve");
     let token = program.token();
-    for (how, size, reason) in [
-        ("close", MIB, "upstream_body_broken"),
-        ("stall", MIB, "upstream_body_broken"),
-        ("whole", 2 * MIB, ""),
-    ] {
+    for (how, size, reason) in
+        [("close", MIB, "upstream_body_broken"), ("stall", MIB, "upstream_body_broken"), ("whole", 2 * MIB, "")]
+    {
         let mut client = Client::connect(program.http);
         let line = format!("GET /timbr/api/{how}");
         let got = client.send(&line, &[JSON, ("x-api-key", &token)], b"");
@@ -263,9 +258,8 @@ fn tls_uses_no_pipe() {
     let token = program.token();
     wait_until("its connection is closed", || program.descriptors() == before);
     let mut client = tls_stream(program.https, &program.authority_pem, &["http/1.1"]);
-    let headers = format!(
-        "Host: localhost\r\nContent-Type: application/json\r\nx-api-key: {token}\r\nConnection: close\r\n"
-    );
+    let headers =
+        format!("Host: localhost\r\nContent-Type: application/json\r\nx-api-key: {token}\r\nConnection: close\r\n");
     client.write_all(format!("GET /timbr/api/x HTTP/1.1\r\n{headers}\r\n").as_bytes()).expect("sent");
     let mut half = vec![0; size / 2];
     client.read_exact(&mut half).expect("the head and some of the body");

@@ -72,9 +72,7 @@ fn without_tests(text: &str) -> String {
         // rustfmt puts the end of an item at the indentation of its beginning.
         for line in lines.by_ref() {
             let is_at_indent = line.len() - line.trim_start().len() == indent;
-            if is_at_indent
-                && (line.trim_start().starts_with('}') || line.ends_with(';') || line.ends_with(','))
-            {
+            if is_at_indent && (line.trim_start().starts_with('}') || line.ends_with(';') || line.ends_with(',')) {
                 break;
             }
         }
@@ -84,9 +82,7 @@ fn without_tests(text: &str) -> String {
 
 /// The names that follow `crate::` in a line, the ones in braces as well.
 fn folders_used(line: &str) -> Vec<String> {
-    let name = |text: &str| -> String {
-        text.chars().take_while(|c| c.is_ascii_alphanumeric() || *c == '_').collect()
-    };
+    let name = |text: &str| -> String { text.chars().take_while(|c| c.is_ascii_alphanumeric() || *c == '_').collect() };
     let mut found = Vec::new();
     for (_, rest) in line.match_indices("crate::").map(|(at, word)| line.split_at(at + word.len())) {
         match rest.strip_prefix('{') {
@@ -126,10 +122,8 @@ fn the_source_root_has_few_entries_in_layer_order() {
     let entries = std::fs::read_dir(&root).expect("a folder").count();
     assert!(entries <= MAX_ROOT_ENTRIES, "src has {entries} entries");
     let lib = std::fs::read_to_string(root.join("lib.rs")).expect("text");
-    let declared: Vec<_> = lib
-        .lines()
-        .filter_map(|line| line.strip_prefix("pub mod ").and_then(|name| name.strip_suffix(';')))
-        .collect();
+    let declared: Vec<_> =
+        lib.lines().filter_map(|line| line.strip_prefix("pub mod ").and_then(|name| name.strip_suffix(';'))).collect();
     assert_eq!(declared, LAYERS, "lib.rs lists the folders in the order of the layers");
 }
 
@@ -166,12 +160,7 @@ fn the_source_has_no_todo() {
     for (path, text) in sources() {
         for (number, line) in without_tests(&text).lines().enumerate() {
             let wrong = [".unwrap()", "todo!", "unimplemented!", "dbg!", "TODO", "FIXME", "XXX"];
-            assert!(
-                !wrong.iter().any(|word| line.contains(word)),
-                "{}:{}: {line}",
-                path.display(),
-                number + 1
-            );
+            assert!(!wrong.iter().any(|word| line.contains(word)), "{}:{}: {line}", path.display(), number + 1);
         }
     }
 }

@@ -77,10 +77,8 @@ fn requests_in_flight_are_limited_per_caller() {
     let (alice, bob) = (gateway.token(), gateway.token_of("bob", "secret"));
     let of_alice: &[_] = &[JSON, ("x-api-key", &*alice)];
     let of_bob: &[_] = &[JSON, ("x-api-key", &*bob)];
-    let responses =
-        h2(&gateway).send_concurrently(&[(X, of_alice), (X, of_alice), (X, of_alice), (X, of_bob)]);
-    let statuses: Vec<_> =
-        responses.iter().map(|response| response.as_ref().expect("a response").status).collect();
+    let responses = h2(&gateway).send_concurrently(&[(X, of_alice), (X, of_alice), (X, of_alice), (X, of_bob)]);
+    let statuses: Vec<_> = responses.iter().map(|response| response.as_ref().expect("a response").status).collect();
     assert_eq!(statuses, [200, 200, 429, 200]);
     let mut busy: Vec<_> = (0..3).map(|_| gateway.client()).collect();
     for client in &mut busy {
@@ -160,9 +158,8 @@ fn a_slow_request_body_is_rejected() {
     assert_eq!((response.status, response.reason().as_str()), (408, "request_body_stalled"));
     assert!(start.elapsed() < Duration::from_secs(2), "{:?}", start.elapsed());
     let start = Instant::now();
-    let response = h2(&gateway)
-        .send_slowly("POST /timbr/api/query/", &headers, Duration::from_millis(50))
-        .expect("a response");
+    let response =
+        h2(&gateway).send_slowly("POST /timbr/api/query/", &headers, Duration::from_millis(50)).expect("a response");
     assert_eq!(response.json()["reason"], "request_body_stalled");
     assert!(start.elapsed() < Duration::from_secs(2), "{:?}", start.elapsed());
     assert!(upstream.log().is_empty());

@@ -37,10 +37,7 @@ impl SmallDisk {
         let mut told = String::new();
         let output = holder.stdout.take().expect("piped");
         BufReader::new(output).read_line(&mut told).expect("read");
-        assert_eq!(
-            told, "mounted\n",
-            "a small tmpfs cannot be mounted here: user namespaces, or root, are needed"
-        );
+        assert_eq!(told, "mounted\n", "a small tmpfs cannot be mounted here: user namespaces, or root, are needed");
         SmallDisk { holder, folder }
     }
 
@@ -108,12 +105,7 @@ fn lines(log: &Path) -> Vec<Value> {
 fn dropped(admin: SocketAddr) -> f64 {
     let response = Client::connect(admin).send("GET /metrics", &[], b"");
     let series = "timbr_gateway_log_lines_dropped_total ";
-    let line = response
-        .text()
-        .lines()
-        .find_map(|line| line.strip_prefix(series))
-        .expect("it is exported")
-        .to_owned();
+    let line = response.text().lines().find_map(|line| line.strip_prefix(series)).expect("it is exported").to_owned();
     line.parse().expect("a number")
 }
 
@@ -176,10 +168,8 @@ fn a_log_line_identifies_the_request_without_secrets() {
     let authorization = format!("Bearer {login}");
     let headers = [("content-type", "application/json"), ("authorization", authorization.as_str())];
     let mut client = Client::connect(gateway.address("http"));
-    let token = client.send("POST /timbr/api/get_token", &headers, b"").json()["data"][0]
-        .as_str()
-        .expect("a token")
-        .to_owned();
+    let token =
+        client.send("POST /timbr/api/get_token", &headers, b"").json()["data"][0].as_str().expect("a token").to_owned();
     let trace = "4bf92f3577b34da6a3ce929d0e0e4736";
     let traceparent = format!("00-{trace}-00f067aa0ba902b7-01");
     let headers = [
@@ -253,8 +243,7 @@ fn each_audit_line_has_the_time_of_its_own_command() {
     let folder = tempfile::tempdir().expect("a folder");
     let log = folder.path().join("log");
     let logging = Logging::start(upstream.address(), &log);
-    let revocations =
-        || lines(&log).into_iter().filter(|line| line["what"] == "revocation").collect::<Vec<_>>();
+    let revocations = || lines(&log).into_iter().filter(|line| line["what"] == "revocation").collect::<Vec<_>>();
     let mut times = Vec::new();
     for user in ["alice", "bob"] {
         // The clock of the log has a resolution of a microsecond; only the second command has to come later.

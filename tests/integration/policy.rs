@@ -86,9 +86,8 @@ fn invalid_framing_ends_the_connection_and_is_not_forwarded() {
     let upstream = Upstream::start();
     let gateway = Gateway::start(upstream.address(), &[]);
     let token = gateway.token();
-    let head = format!(
-        "POST /timbr/api/x HTTP/1.1\r\nHost: h\r\nContent-Type: application/json\r\nx-api-key: {token}\r\n"
-    );
+    let head =
+        format!("POST /timbr/api/x HTTP/1.1\r\nHost: h\r\nContent-Type: application/json\r\nx-api-key: {token}\r\n");
     for framing in [
         "Content-Length: +3\r\n\r\nabc",
         "Content-Length: 3, 3\r\n\r\nabc",
@@ -126,9 +125,7 @@ fn heads_are_limited_in_size_and_headers() {
     ] {
         let mut client = gateway.client();
         client.write(format!("GET {target} HTTP/1.1\r\nHost: h\r\n").as_bytes());
-        client.write(
-            format!("Content-Type: application/json\r\nx-api-key: {token}\r\n{headers}\r\n").as_bytes(),
-        );
+        client.write(format!("Content-Type: application/json\r\nx-api-key: {token}\r\n{headers}\r\n").as_bytes());
         assert_eq!(client.read_head().expect("a response").status, status);
     }
     assert!(upstream.log().is_empty());

@@ -135,11 +135,7 @@ fn a_panic_ends_only_its_request() {
         let failed = client.send("POST /timbr/api/get_token", &[json, ("Authorization", &bearer)], b"");
         assert_eq!((failed.status, failed.reason().as_str()), (500, "internal_error"));
         let other = client.send("GET /timbr/api/x", &[json, ("x-api-key", "tk_1")], b"");
-        assert_eq!(
-            (other.status, other.reason().as_str()),
-            (401, "api_key_unknown"),
-            "on the same connection"
-        );
+        assert_eq!((other.status, other.reason().as_str()), (401, "api_key_unknown"), "on the same connection");
     }
     gateway.begin_shutdown();
     assert_eq!(gateway.wait(), RunOutcome::Drained { cut: 0 });

@@ -137,8 +137,7 @@ impl Prometheus {
             .expect("prometheus is installed");
         let server = Prometheus { child, address, _folder: folder };
         wait_until("Prometheus responds", || {
-            Client::try_connect(address)
-                .is_some_and(|mut client| client.send("GET /-/ready", &[], b"").status == 200)
+            Client::try_connect(address).is_some_and(|mut client| client.send("GET /-/ready", &[], b"").status == 200)
         });
         server
     }
@@ -244,8 +243,7 @@ fn rules_and_dashboard_use_existing_metrics() {
         }
         known.insert(name);
     }
-    let asked =
-        rules.lines().filter(|line| !line.contains("record:") && !line.trim_start().starts_with("- name:"));
+    let asked = rules.lines().filter(|line| !line.contains("record:") && !line.trim_start().starts_with("- name:"));
     let mut asked: Vec<String> = asked.map(str::to_owned).collect();
     asked.extend(expressions());
     under("query", &dashboard(), &mut asked);

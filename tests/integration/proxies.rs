@@ -50,11 +50,8 @@ fn trusted_proxies_set_the_client_address() {
 #[test]
 fn failures_behind_a_proxy_count_per_client() {
     let upstream = Upstream::start();
-    let options = [
-        ("TRUSTED_PROXIES", "127.0.0.1"),
-        ("TOKENS_FOREIGN", "reject"),
-        ("LIMITS_FAILURES_PER_ADDRESS", "3"),
-    ];
+    let options =
+        [("TRUSTED_PROXIES", "127.0.0.1"), ("TOKENS_FOREIGN", "reject"), ("LIMITS_FAILURES_PER_ADDRESS", "3")];
     let gateway = Gateway::start(upstream.address(), &options);
     let guess = |client: &str| {
         let headers = [JSON, ("x-api-key", "wrong"), ("X-Forwarded-For", client)];
@@ -67,18 +64,13 @@ fn failures_behind_a_proxy_count_per_client() {
 }
 
 fn proxied(upstream: &Upstream, trusted: &str) -> Gateway {
-    let options = [
-        ("LISTEN_PROXY_PROTOCOL", "required"),
-        ("TRUSTED_PROXIES", trusted),
-        ("TIMEOUTS_HANDSHAKE", "500ms"),
-    ];
+    let options =
+        [("LISTEN_PROXY_PROTOCOL", "required"), ("TRUSTED_PROXIES", trusted), ("TIMEOUTS_HANDSHAKE", "500ms")];
     Gateway::start(upstream.address(), &options)
 }
 
 fn request(token: &str) -> String {
-    format!(
-        "GET /timbr/api/x HTTP/1.1\r\nHost: h\r\nContent-Type: application/json\r\nx-api-key: {token}\r\n\r\n"
-    )
+    format!("GET /timbr/api/x HTTP/1.1\r\nHost: h\r\nContent-Type: application/json\r\nx-api-key: {token}\r\n\r\n")
 }
 
 /// A token, requested through the PROXY protocol.
@@ -95,8 +87,7 @@ fn the_proxy_protocol_sets_the_client_address() {
     let upstream = Upstream::start();
     let gateway = proxied(&upstream, "127.0.0.1");
     let token = token(&gateway);
-    let version_2 =
-        [b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c".to_vec(), vec![203, 0, 113, 8, 10, 0, 0, 1, 1, 1, 1, 187]];
+    let version_2 = [b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c".to_vec(), vec![203, 0, 113, 8, 10, 0, 0, 1, 1, 1, 1, 187]];
     for (header, address) in [
         (b"PROXY TCP4 203.0.113.7 10.0.0.1 4711 443\r\n".to_vec(), "203.0.113.7"),
         (version_2.concat(), "203.0.113.8"),

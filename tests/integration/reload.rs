@@ -50,11 +50,7 @@ impl StoreFixture {
     fn take(&self, file: &str) {
         self.write(file);
         let response = self.reload();
-        assert_eq!(
-            (response.status, response.json()["status"].as_str()),
-            (200, Some("success")),
-            "{response:?}"
-        );
+        assert_eq!((response.status, response.json()["status"].as_str()), (200, Some("success")), "{response:?}");
     }
 
     fn reloads(&self, result: &str) -> f64 {
@@ -104,17 +100,12 @@ fn an_invalid_configuration_is_rejected_with_all_errors_until_it_is_fixed() {
     fixture.write(&config(&second, "timeouts: {idle: 5}\ntokens: {keys_file: /nonexistent}\nnonsense: 1\n"));
     let refused = fixture.reload();
     let told = refused.json();
-    let options: Vec<_> = told["problems"]
-        .as_array()
-        .expect("a list")
-        .iter()
-        .filter_map(|one| one["option"].as_str())
-        .collect();
+    let options: Vec<_> =
+        told["problems"].as_array().expect("a list").iter().filter_map(|one| one["option"].as_str()).collect();
     assert_eq!((refused.status, options), (422, vec!["timeouts.idle", "nonsense"]), "{told}");
     assert!(told["data"].as_str().is_some_and(|text| text.contains("did you mean") || text.contains("unit")));
     // The files are read only if all options are valid.
-    fixture
-        .write(&config(&second, "tokens: {keys_file: /nonexistent}\ntls: {cert_file: /no, key_file: /no}\n"));
+    fixture.write(&config(&second, "tokens: {keys_file: /nonexistent}\ntls: {cert_file: /no, key_file: /no}\n"));
     let told = fixture.reload().json();
     assert_eq!(told["problems"].as_array().map(Vec::len), Some(2), "{told}");
     assert_eq!(get(&mut fixture.gateway.client(), &token), 200);
@@ -130,8 +121,7 @@ fn an_invalid_configuration_is_rejected_with_all_errors_until_it_is_fixed() {
 #[test]
 fn options_that_need_a_restart_are_reported_and_the_others_applied() {
     let (first, second) = (Upstream::start(), Upstream::start());
-    let fixture =
-        StoreFixture::start(&config(&first, ""), &[("WORKERS", ""), ("LISTEN_ADMIN", "127.0.0.1:0")]);
+    let fixture = StoreFixture::start(&config(&first, ""), &[("WORKERS", ""), ("LISTEN_ADMIN", "127.0.0.1:0")]);
     let token = fixture.gateway.token();
     fixture.write(&config(&second, "workers: 7\nstore: {timeout: 1s}\n"));
     for _ in 0..2 {
@@ -145,9 +135,8 @@ fn options_that_need_a_restart_are_reported_and_the_others_applied() {
 #[test]
 fn a_new_salt_is_applied_and_tokens_of_removed_salts_are_revoked() {
     let upstream = Upstream::start();
-    let of = |salts: &str| {
-        format!("api_auth_salt: \"{salts}\"\nupstream: {{url: \"http://{}\"}}\n", upstream.address())
-    };
+    let of =
+        |salts: &str| format!("api_auth_salt: \"{salts}\"\nupstream: {{url: \"http://{}\"}}\n", upstream.address());
     // Otherwise a token of a removed salt would be checked at the backend as a foreign key.
     let fixture = StoreFixture::start(&of(SALT), &[("TOKENS_FOREIGN", "reject")]);
     let login = |salt: &str| {
@@ -214,10 +203,7 @@ fn a_stricter_verifier_revokes_the_tokens_of_the_previous_one() {
     assert_eq!(get(&mut client, &made_up), 200);
     fixture.take(&config(&upstream, "auth: {verifier: salt-holder, bearer_max_age: 5m}\n"));
     assert_eq!(get(&mut client, &made_up), 200, "the verifier has not changed");
-    fixture.take(&config(
-        &upstream,
-        &format!("auth: {{verifier: users-file, users_file: \"{}\"}}\n", users.display()),
-    ));
+    fixture.take(&config(&upstream, &format!("auth: {{verifier: users-file, users_file: \"{}\"}}\n", users.display())));
     assert_eq!(get(&mut client, &made_up), 401);
     let token = fixture.gateway.token_of("alice", "wonder");
     assert_eq!(get(&mut client, &token), 200);
@@ -268,9 +254,7 @@ fn a_user_removed_during_the_login_gets_no_token() {
     let authorization = format!("Bearer {}", bearer_with(SALT, "bob", "builder"));
     let mut waiting = fixture.gateway.client();
     waiting.write_request("POST /timbr/api/get_token", &[JSON, ("Authorization", &authorization)], b"");
-    wait_until("the password is being checked", || {
-        fixture.gateway.metric("timbr_gateway_requests_in_flight") == 1.0
-    });
+    wait_until("the password is being checked", || fixture.gateway.metric("timbr_gateway_requests_in_flight") == 1.0);
     std::fs::write(&users, alice).expect("written");
     assert_eq!(fixture.reload().status, 200);
     let answered = waiting.read_response();
@@ -299,11 +283,7 @@ fn the_keys_file_is_reloaded() {
     wait_until("the failure is reported", || {
         fixture.gateway.metric("timbr_gateway_config_last_reload_successful") == 0.0
     });
-    assert_eq!(
-        (fixture.reloads("failure"), get(&mut client, "two")),
-        (1.0, 200),
-        "the previous keys stay active"
-    );
+    assert_eq!((fixture.reloads("failure"), get(&mut client, "two")), (1.0, 200), "the previous keys stay active");
 }
 
 #[test]

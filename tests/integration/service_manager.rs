@@ -100,9 +100,8 @@ fn passed_sockets_are_served() {
 fn an_unexpected_passed_socket_is_an_error() {
     let told = |names: &str, options: &[(&str, &str)]| {
         let socket = TcpListener::bind("127.0.0.1:0").expect("bound");
-        let shell = format!(
-            "export LISTEN_PID=$$ LISTEN_FDS=1 LISTEN_FDNAMES={names}; exec \"$0\" serve 3<&0 </dev/null"
-        );
+        let shell =
+            format!("export LISTEN_PID=$$ LISTEN_FDS=1 LISTEN_FDNAMES={names}; exec \"$0\" serve 3<&0 </dev/null");
         let output = Command::new("/bin/sh")
             .args(["-c", &shell, env!("CARGO_BIN_EXE_timbr-gateway")])
             .env_clear()

@@ -5,13 +5,13 @@ use std::path::Path;
 
 /// Lower versions have an advisory that affects the gateway; see SECURITY.md.
 const FLOORS: [(&str, &str); 11] = [
-    ("h2", "0.4.16"),      // RUSTSEC-2026-0258: empty DATA frames; RUSTSEC-2024-0332: CONTINUATION
-    ("rustls", "0.23.46"), // RUSTSEC-2026-0285, -0346 to -0349
-    ("hyper", "1.12.0"),   // RUSTSEC-2021-0078, -0079: lengths
-    ("hyper-util", "0.1.21"), // with hyper
+    ("h2", "0.4.16"),              // RUSTSEC-2026-0258: empty DATA frames; RUSTSEC-2024-0332: CONTINUATION
+    ("rustls", "0.23.46"),         // RUSTSEC-2026-0285, -0346 to -0349
+    ("hyper", "1.12.0"),           // RUSTSEC-2021-0078, -0079: lengths
+    ("hyper-util", "0.1.21"),      // with hyper
     ("rustls-webpki", "0.103.13"), // RUSTSEC-2026-0049, -0098, -0099, -0104: names and revocation lists
-    ("aws-lc-sys", "0.39.0"), // RUSTSEC-2026-0044, -0048
-    ("tokio", "1.44.2"),   // RUSTSEC-2025-0023: broadcast channels
+    ("aws-lc-sys", "0.39.0"),      // RUSTSEC-2026-0044, -0048
+    ("tokio", "1.44.2"),           // RUSTSEC-2025-0023: broadcast channels
     ("http", "1.4.0"),
     ("bytes", "1.11.1"),              // RUSTSEC-2026-0007: overflow in `reserve`
     ("tracing-subscriber", "0.3.20"), // RUSTSEC-2025-0055: escape sequences in logs
@@ -19,30 +19,19 @@ const FLOORS: [(&str, &str); 11] = [
 ];
 
 /// A second TLS stack would need its own updates; compressed certificates allow decompression bombs.
-const UNWANTED: [&str; 8] = [
-    "openssl",
-    "openssl-sys",
-    "native-tls",
-    "boring",
-    "gnutls",
-    "brotli",
-    "brotli-decompressor",
-    "serde_yaml",
-];
+const UNWANTED: [&str; 8] =
+    ["openssl", "openssl-sys", "native-tls", "boring", "gnutls", "brotli", "brotli-decompressor", "serde_yaml"];
 
 /// Name and version of each package in a lock file.
 fn packages(lock: &str) -> Vec<(String, String)> {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(lock);
     let text = std::fs::read_to_string(&path).expect("a lock file");
     let value = |block: &str, key: &str| {
-        let line =
-            block.lines().find_map(|line| line.strip_prefix(&format!("{key} = \"")).map(str::to_owned));
+        let line = block.lines().find_map(|line| line.strip_prefix(&format!("{key} = \"")).map(str::to_owned));
         line.map(|value| value.trim_end_matches('"').to_owned())
     };
     let blocks = text.split("[[package]]").skip(1);
-    blocks
-        .map(|block| (value(block, "name").expect("a name"), value(block, "version").expect("a version")))
-        .collect()
+    blocks.map(|block| (value(block, "name").expect("a name"), value(block, "version").expect("a version"))).collect()
 }
 
 fn numbers(version: &str) -> [u64; 3] {

@@ -112,9 +112,7 @@ fn a_silent_http2_client_times_out() {
     const SETTINGS: &[u8] = &[0, 0, 0, 4, 0, 0, 0, 0, 0];
     /// HEADERS of stream 1 without END_HEADERS: `:method: GET`, with more to follow.
     const HALF_A_HEAD: &[u8] = &[0, 0, 1, 1, 0, 0, 0, 0, 1, 0x82];
-    for sent in
-        [&[][..], &PREFACE[..10], &[PREFACE, SETTINGS].concat(), &[PREFACE, SETTINGS, HALF_A_HEAD].concat()]
-    {
+    for sent in [&[][..], &PREFACE[..10], &[PREFACE, SETTINGS].concat(), &[PREFACE, SETTINGS, HALF_A_HEAD].concat()] {
         let mut stream = tls_stream(gateway.https(), gateway.certificate_pem(), &["h2"]);
         stream.write_all(sent).expect("written");
         let waited = closed_after(|| {
@@ -158,9 +156,7 @@ fn connection_close_is_not_delayed() {
     let gateway = Gateway::start(Upstream::start().address(), &[]);
     let token = gateway.token();
     let good = format!("Host: localhost\r\nContent-Type: application/json\r\nx-api-key: {token}\r\n");
-    for (target, ending) in
-        [("/timbr/api/x HTTP/1.1", "Connection: close\r\n"), ("/timbr/api/x HTTP/1.0", "")]
-    {
+    for (target, ending) in [("/timbr/api/x HTTP/1.1", "Connection: close\r\n"), ("/timbr/api/x HTTP/1.0", "")] {
         for (headers, status) in [(&*good, " 200 "), ("Host: localhost\r\n", " 400 ")] {
             let request = format!("GET {target}\r\n{headers}{ending}\r\n");
             let plain = TcpStream::connect(gateway.http()).expect("connected");

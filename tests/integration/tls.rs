@@ -34,9 +34,7 @@ fn each_server_name_gets_its_certificate() {
     let (pki, upstream) = (Pki::new(), Upstream::start());
     let (gateway, [default, api, apps]) = several(&pki, &upstream, &[]);
     let client = TlsClient::new(&pki.ca_pem(), None);
-    for (name, file) in
-        [("localhost", &default), ("api.test", &api), ("x.apps.test", &apps), ("other.test", &apps)]
-    {
+    for (name, file) in [("localhost", &default), ("api.test", &api), ("x.apps.test", &apps), ("other.test", &apps)] {
         let connection = client.connect(gateway.https(), name).expect("connected");
         assert_eq!(connection.certificate(), leaf(file), "{name}");
     }
@@ -53,8 +51,7 @@ fn a_request_for_a_different_host_is_misdirected() {
     let (gateway, _) = several(&pki, &upstream, &[]);
     let token = gateway.token();
     let client = TlsClient::new(&pki.ca_pem(), None);
-    let headers =
-        |host: &str| format!("Host: {host}\r\nContent-Type: application/json\r\nx-api-key: {token}\r\n");
+    let headers = |host: &str| format!("Host: {host}\r\nContent-Type: application/json\r\nx-api-key: {token}\r\n");
     for (name, host, status) in [
         ("api.test", "api.test", 200),
         ("api.test", "API.test:8443", 200),
@@ -149,11 +146,7 @@ fn client_certificates_are_verified() {
             connection.get("/nowhere", "Host: localhost\r\n").map(|(status, _)| status)
         };
         assert_eq!(get(&TlsClient::new(&pki.ca_pem(), Some(&mine))), Some(404), "{auth}");
-        assert_eq!(
-            get(&TlsClient::new(&pki.ca_pem(), Some(&theirs))),
-            None,
-            "{auth}: of an unknown authority"
-        );
+        assert_eq!(get(&TlsClient::new(&pki.ca_pem(), Some(&theirs))), None, "{auth}: of an unknown authority");
         let without = (auth == "optional").then_some(404);
         assert_eq!(get(&TlsClient::new(&pki.ca_pem(), None)), without, "{auth}");
     }
@@ -185,11 +178,8 @@ fn a_route_can_require_a_client_certificate() {
     let (status, body) = get(None);
     assert_eq!(status, 403);
     assert!(body.contains("\"client_certificate_required\""), "{body}");
-    let plain = gateway.client().send(
-        "GET /timbr/api/x",
-        &[("Content-Type", "application/json"), ("x-api-key", &token)],
-        b"",
-    );
+    let plain =
+        gateway.client().send("GET /timbr/api/x", &[("Content-Type", "application/json"), ("x-api-key", &token)], b"");
     assert_eq!(plain.status, 403, "plain HTTP has no certificate");
     assert_eq!(upstream.log().len(), 1);
 }

@@ -115,10 +115,7 @@ fn sighup_reloads_certificates_and_the_log_identifies_them() {
     let refused = program.line("cannot use the certificate files; the previous certificates stay active");
     let told = refused["error"].as_str().expect("why");
     assert!(told.contains("localhost.key") && !told.contains("c2VjcmV0"), "{told}");
-    assert_eq!(
-        (refused["level"].as_str(), refused["option"].as_str()),
-        (Some("ERROR"), Some("tls.key_file"))
-    );
+    assert_eq!((refused["level"].as_str(), refused["option"].as_str()), (Some("ERROR"), Some("tls.key_file")));
 
     pki.issue("localhost");
     program.signal("-HUP");

@@ -146,17 +146,12 @@ fn the_gateways_spans_are_children_of_the_clients_span() {
         ("x-request-id", "the-request"),
     ];
     let mut client = Client::connect(gateway.http);
-    let response =
-        client.send("POST /timbr/api/query/?q=secret-in-the-query", &headers, b"SELECT secret_column");
+    let response = client.send("POST /timbr/api/query/?q=secret-in-the-query", &headers, b"SELECT secret_column");
     assert_eq!(response.status, 200);
-    assert_eq!(
-        client.send("POST /timbr/api/query/", &[("content-type", "application/json")], b"{}").status,
-        401
-    );
+    assert_eq!(client.send("POST /timbr/api/query/", &[("content-type", "application/json")], b"{}").status, 401);
     // Alice's bearer, the phase that opened it, her query with its upstream span, and a rejection.
     wait_until("all spans have arrived", || {
-        gateway.metric("timbr_gateway_trace_spans_exported_total") >= 7.0
-            && receiver.said().contains("content_type")
+        gateway.metric("timbr_gateway_trace_spans_exported_total") >= 7.0 && receiver.said().contains("content_type")
             || receiver.said().contains("api_key_missing")
     });
     let said = receiver.said();
@@ -187,11 +182,8 @@ fn the_gateways_spans_are_children_of_the_clients_span() {
         assert!(said.contains(part), "{part} in {said}");
     }
     // The backend receives the id of the gateway's span, not of the client's.
-    let seen = upstream
-        .log()
-        .into_iter()
-        .find(|seen| seen.header("x-request-id") == "the-request")
-        .expect("it arrived");
+    let seen =
+        upstream.log().into_iter().find(|seen| seen.header("x-request-id") == "the-request").expect("it arrived");
     let seen = seen.header("traceparent").to_owned();
     let (trace, rest) = seen.strip_prefix("00-").and_then(|rest| rest.split_once('-')).expect("W3C");
     let (span, flags) = rest.split_once('-').expect("W3C");
@@ -235,9 +227,7 @@ fn an_unavailable_receiver_loses_spans_but_no_request() {
     }
     let dropped = "timbr_gateway_trace_spans_dropped_total";
     wait_until("dropped spans are counted", || gateway.metric(dropped) > 100.0);
-    wait_until("the failure is logged", || {
-        gateway.log.lock().expect("no panic").contains("trace export failed")
-    });
+    wait_until("the failure is logged", || gateway.log.lock().expect("no panic").contains("trace export failed"));
     assert_eq!(gateway.metric("timbr_gateway_trace_spans_exported_total"), 0.0);
 }
 
@@ -245,8 +235,7 @@ fn an_unavailable_receiver_loses_spans_but_no_request() {
 fn queued_spans_are_exported_at_shutdown() {
     let (upstream, receiver) = (Upstream::start(), Receiver::start());
     let endpoint = format!("http://{}", receiver.address);
-    let variables =
-        [("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint.as_str()), ("OTEL_BSP_SCHEDULE_DELAY", "60000")];
+    let variables = [("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint.as_str()), ("OTEL_BSP_SCHEDULE_DELAY", "60000")];
     let mut gateway = Traced::start(upstream.address(), &variables);
     for path in ["/one-of-the-last", "/the-last"] {
         assert_eq!(Client::connect(gateway.http).send(&format!("GET {path}"), &[], b"").status, 404);

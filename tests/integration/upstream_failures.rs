@@ -27,9 +27,8 @@ fn a_backend_that_is_down_gives_502_until_it_returns() {
     let refused = send(&gateway, &token, "POST");
     assert_eq!((refused.status, refused.reason().as_str()), (502, "upstream_unreachable"));
     assert_eq!(refused.header("retry-after"), "1");
-    let upstream = Upstream::listen_on(TcpListener::bind(address).expect("bound"), |_, stream| {
-        respond(stream, 200, "{}")
-    });
+    let upstream =
+        Upstream::listen_on(TcpListener::bind(address).expect("bound"), |_, stream| respond(stream, 200, "{}"));
     assert_eq!(send(&gateway, &token, "POST").status, 200);
     assert_eq!(upstream.log().len(), 1);
 }
@@ -167,11 +166,7 @@ fn an_invalid_response_gives_502_and_its_connection_is_not_reused() {
         "HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\nConnection: upgrade\r\n\r\n",
     ] {
         let upstream = Upstream::with_behaviour(move |request, stream| {
-            if request.connection == 0 {
-                write(stream, nonsense.as_bytes())
-            } else {
-                respond(stream, 200, "{}")
-            }
+            if request.connection == 0 { write(stream, nonsense.as_bytes()) } else { respond(stream, 200, "{}") }
         });
         let gateway = Gateway::start(upstream.address(), &[]);
         let token = gateway.token();
@@ -185,8 +180,7 @@ fn an_invalid_response_gives_502_and_its_connection_is_not_reused() {
 #[test]
 fn bytes_after_a_response_reach_no_other_client() {
     let upstream = Upstream::with_behaviour(|request, stream| {
-        let extra =
-            if request.connection == 0 { "HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\nstolen" } else { "" };
+        let extra = if request.connection == 0 { "HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\nstolen" } else { "" };
         write(stream, format!("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{{}}{extra}").as_bytes())
     });
     let gateway = Gateway::start(upstream.address(), &[]);
@@ -205,8 +199,7 @@ fn an_early_response_is_forwarded_while_the_body_arrives() {
         let (mut stream, _) = upstream.accept().expect("a connection");
         let mut some = [0; 1024];
         let _ = stream.read(&mut some);
-        let _ =
-            stream.write_all(b"HTTP/1.1 413 Too Large\r\nContent-Length: 4\r\nConnection: close\r\n\r\nmuch");
+        let _ = stream.write_all(b"HTTP/1.1 413 Too Large\r\nContent-Length: 4\r\nConnection: close\r\n\r\nmuch");
         while matches!(stream.read(&mut some), Ok(count) if count > 0) {}
     });
     let gateway = Gateway::start(address, &[]);

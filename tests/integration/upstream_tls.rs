@@ -74,11 +74,7 @@ fn slow_backend(
 fn query(address: SocketAddr, host: &str, options: &[(&str, &str)]) -> Response {
     let gateway = Gateway::start_with_url(&format!("https://{host}:{}", address.port()), options);
     let token = gateway.token();
-    gateway.client().send(
-        "GET /timbr/api/x",
-        &[("Content-Type", "application/json"), ("x-api-key", &token)],
-        b"",
-    )
+    gateway.client().send("GET /timbr/api/x", &[("Content-Type", "application/json"), ("x-api-key", &token)], b"")
 }
 
 fn text(path: &std::path::Path) -> &str {
@@ -98,11 +94,7 @@ fn the_backends_certificate_is_verified() {
         ("localhost", vec![("UPSTREAM_CA_FILE", text(&ca)), ("UPSTREAM_SERVER_NAME", "elsewhere")]),
     ] {
         let refused = query(address, host, &options);
-        assert_eq!(
-            (refused.status, refused.reason().as_str()),
-            (502, "upstream_unreachable"),
-            "{host} {options:?}"
-        );
+        assert_eq!((refused.status, refused.reason().as_str()), (502, "upstream_unreachable"), "{host} {options:?}");
     }
 }
 
@@ -124,8 +116,7 @@ fn the_gateway_sends_its_client_certificate() {
     let trusted = ("UPSTREAM_CA_FILE", text(&ca));
     let refused = query(address, "localhost", &[trusted]);
     assert_eq!((refused.status, refused.reason().as_str()), (502, "upstream_closed"));
-    let with =
-        [trusted, ("UPSTREAM_CLIENT_CERT_FILE", text(&chain)), ("UPSTREAM_CLIENT_KEY_FILE", text(&key))];
+    let with = [trusted, ("UPSTREAM_CLIENT_CERT_FILE", text(&chain)), ("UPSTREAM_CLIENT_KEY_FILE", text(&key))];
     assert_eq!(query(address, "localhost", &with).status, 200);
 }
 

@@ -112,10 +112,8 @@ impl TrafficCounts {
 
     /// The difference to an earlier sample.
     fn since(&self, earlier: &TrafficCounts) -> TrafficCounts {
-        let reasons = self
-            .reasons
-            .iter()
-            .map(|(reason, count)| (*reason, count.saturating_sub(earlier.count_of(reason))));
+        let reasons =
+            self.reasons.iter().map(|(reason, count)| (*reason, count.saturating_sub(earlier.count_of(reason))));
         TrafficCounts {
             answered: self.answered.saturating_sub(earlier.answered),
             rejected: self.rejected.saturating_sub(earlier.rejected),
@@ -164,8 +162,7 @@ impl TrafficHistory {
         self.pending.counts.add(&point.counts);
         self.fine.push(point);
         if self.pending.seconds
-            >= (SAMPLE_INTERVAL * SAMPLES_PER_COARSE_POINT).as_secs_f64()
-                - SAMPLE_INTERVAL.as_secs_f64() / 2.0
+            >= (SAMPLE_INTERVAL * SAMPLES_PER_COARSE_POINT).as_secs_f64() - SAMPLE_INTERVAL.as_secs_f64() / 2.0
         {
             self.coarse.push(std::mem::take(&mut self.pending));
         }
@@ -186,8 +183,7 @@ impl TrafficHistory {
 
     /// Both series and the last minute, for the charts.
     pub fn to_json(&self) -> Value {
-        let seconds: f64 =
-            self.fine.points.iter().rev().take(POINTS_PER_MINUTE).map(|point| point.seconds).sum();
+        let seconds: f64 = self.fine.points.iter().rev().take(POINTS_PER_MINUTE).map(|point| point.seconds).sum();
         let mut minute = self.last_minute().to_json();
         minute["seconds"] = seconds.max(1.0).into();
         json!({ "fine": self.fine.to_json(None), "coarse": self.coarse.to_json(Some(&self.pending)), "minute": minute })
@@ -210,9 +206,8 @@ impl HistorySeries {
         let rates = |count: fn(&TrafficCounts) -> u64| -> Vec<f64> {
             points.iter().map(|point| point.rate(count(&point.counts))).collect()
         };
-        let quantiles = |quantile: f64| -> Vec<_> {
-            points.iter().map(|point| point.counts.quantile_millis(quantile)).collect()
-        };
+        let quantiles =
+            |quantile: f64| -> Vec<_> { points.iter().map(|point| point.counts.quantile_millis(quantile)).collect() };
         let mut reasons = total.reasons.clone();
         reasons.sort_by_key(|(reason, count)| (std::cmp::Reverse(*count), *reason));
         let other: u64 = reasons.iter().skip(MAX_REASONS).map(|(_, count)| count).sum();

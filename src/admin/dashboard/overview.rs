@@ -60,8 +60,7 @@ pub fn sections(admin: &AdminContext) -> Sections {
 
 /// All sections as one JSON document.
 pub fn document(sections: &[Section]) -> String {
-    let members: Vec<_> =
-        sections.iter().map(|section| format!("{:?}:{}", section.name, section.json)).collect();
+    let members: Vec<_> = sections.iter().map(|section| format!("{:?}:{}", section.name, section.json)).collect();
     format!("{{{}}}\n", members.join(","))
 }
 
@@ -96,17 +95,17 @@ fn phase(admin: &AdminContext) -> &'static str {
 
 fn certificates(admin: &AdminContext) -> Value {
     let self_signed = admin.dashboard.has_generated_certificate;
-    let certificates = admin.dashboard.certificates().into_iter().map(
-        |(names, not_after)| json!({ "names": names, "not_after": not_after, "self_signed": self_signed }),
-    );
+    let certificates = admin
+        .dashboard
+        .certificates()
+        .into_iter()
+        .map(|(names, not_after)| json!({ "names": names, "not_after": not_after, "self_signed": self_signed }));
     certificates.collect()
 }
 
 fn store(admin: &AdminContext, config: &Config) -> Value {
     let (kind, place, note) = match &config.store.kind {
-        StoreKind::Memory => {
-            ("memory", None, "Tokens are lost at a restart, and are not shared with other replicas.")
-        }
+        StoreKind::Memory => ("memory", None, "Tokens are lost at a restart, and are not shared with other replicas."),
         StoreKind::File(path) => (
             "file",
             Some(path.display().to_string()),
@@ -157,11 +156,7 @@ fn attention(admin: &AdminContext, config: &Config, history: &TrafficHistory) ->
             None,
         ));
     } else if let Err(reason) = admin.health.readiness() {
-        items.push(AttentionItem::bad(
-            format!("The gateway is not ready: {reason}"),
-            "See its log for details.",
-            None,
-        ));
+        items.push(AttentionItem::bad(format!("The gateway is not ready: {reason}"), "See its log for details.", None));
     }
     items.extend(upstream_items(admin));
     if admin.metrics.store.up.get() != 1 {
@@ -222,7 +217,8 @@ fn certificate_items(admin: &AdminContext) -> Vec<AttentionItem> {
     let left = |not_after: i64| not_after.saturating_sub(i64::try_from(now).unwrap_or(i64::MAX));
     let mut items = Vec::new();
     for (names, not_after) in admin.dashboard.certificates() {
-        let remedy = "Clients reject an expired certificate. Replace its files; the new certificate is loaded within a second.";
+        let remedy =
+            "Clients reject an expired certificate. Replace its files; the new certificate is loaded within a second.";
         match left(not_after) {
             seconds if seconds < 0 => {
                 items.push(AttentionItem::bad(
@@ -270,11 +266,7 @@ fn file_items(admin: &AdminContext) -> Vec<AttentionItem> {
     .into_iter()
     .filter(|(unusable, ..)| *unusable > 0)
     .map(|(_, message, section)| {
-        AttentionItem::warn(
-            message,
-            "The previous version stays active. The log has the cause.",
-            Some(section),
-        )
+        AttentionItem::warn(message, "The previous version stays active. The log has the cause.", Some(section))
     })
     .collect()
 }

@@ -38,9 +38,7 @@ impl ClaimRules {
         if now >= ends {
             return Err(JwtError::Expired);
         }
-        for (name, error) in
-            [("nbf", "it is not valid yet (`nbf`)"), ("iat", "it was issued in the future (`iat`)")]
-        {
+        for (name, error) in [("nbf", "it is not valid yet (`nbf`)"), ("iat", "it was issued in the future (`iat`)")] {
             if let Some(value) = claims.get(name) {
                 let begins = numeric_date(value).ok_or(no("its `nbf` or `iat` is not a time"))?;
                 if begins > now.saturating_add(self.leeway) {
@@ -59,8 +57,7 @@ impl ClaimRules {
     }
 
     fn is_accepted_audience(&self, audience: Option<&Value>) -> bool {
-        let ours =
-            |value: &Value| value.as_str().is_some_and(|text| self.audiences.iter().any(|our| our == text));
+        let ours = |value: &Value| value.as_str().is_some_and(|text| self.audiences.iter().any(|our| our == text));
         match audience {
             Some(Value::Array(all)) => all.iter().any(ours),
             Some(one) => ours(one),
@@ -90,8 +87,7 @@ mod tests {
             user_claim: "email".to_owned(),
             leeway: 30,
         };
-        let mut claims =
-            json!({"iss": "https://idp", "aud": "timbr", "exp": 1100, "email": "alice@example.com"});
+        let mut claims = json!({"iss": "https://idp", "aud": "timbr", "exp": 1100, "email": "alice@example.com"});
         for (name, value) in change.as_object().expect("an object") {
             let claims = claims.as_object_mut().expect("an object");
             if value.is_null() {
@@ -106,12 +102,9 @@ mod tests {
 
     #[test]
     fn valid_claims_give_a_user_and_an_expiry() {
-        for change in [
-            json!({}),
-            json!({"aud": ["other", "timbr-2"]}),
-            json!({"nbf": 1030, "iat": 1030}),
-            json!({"exp": 1100.9}),
-        ] {
+        for change in
+            [json!({}), json!({"aud": ["other", "timbr-2"]}), json!({"nbf": 1030, "iat": 1030}), json!({"exp": 1100.9})]
+        {
             assert_eq!(judge(&change), Ok(("alice@example.com".to_owned(), 1130)), "{change}");
         }
         assert_eq!(judge(&json!({"exp": 971})).expect("within the leeway").1, 1001);

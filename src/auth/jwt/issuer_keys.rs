@@ -61,8 +61,7 @@ impl IssuerKeys {
         let mut state = IssuerKeysState::default();
         let location = match source {
             JwksSource::Url { url, ca_file } => {
-                let origin =
-                    HttpClient::new(&url.origin, ca_file.as_deref(), AUTH.jwt_issuers.key, FETCH_TIMEOUT);
+                let origin = HttpClient::new(&url.origin, ca_file.as_deref(), AUTH.jwt_issuers.key, FETCH_TIMEOUT);
                 IssuerKeysLocation::Url {
                     origin: origin.map_err(|error| error.to_string())?,
                     target: url.target.clone(),
@@ -138,8 +137,7 @@ impl IssuerKeys {
             // `update` logged a failure and set the state.
             let _ = self.update(fetched, &format!("{}{target}", origin.authority()));
             let is_failing = self.state.borrow().is_failing;
-            let interval =
-                if is_failing { RETRY_INTERVAL.min(self.refresh_interval) } else { self.refresh_interval };
+            let interval = if is_failing { RETRY_INTERVAL.min(self.refresh_interval) } else { self.refresh_interval };
             tokio::select! {
                 () = sleep(interval) => {}
                 () = self.wait_for_refresh_request() => {}
@@ -203,11 +201,7 @@ impl IssuerKeys {
                 if !before.is_failing {
                     warn!(from, error = why, "cannot load token issuer keys; the previous keys stay active");
                 }
-                self.state.send_replace(IssuerKeysState {
-                    attempted_at: Some(now),
-                    is_failing: true,
-                    ..before
-                });
+                self.state.send_replace(IssuerKeysState { attempted_at: Some(now), is_failing: true, ..before });
                 Err(why)
             }
         }

@@ -40,8 +40,7 @@ impl KeySet {
         struct JwkSet {
             keys: Vec<Value>,
         }
-        let set: JwkSet =
-            serde_json::from_slice(text).map_err(|_| "is not a JSON Web Key Set ({\"keys\": [...]})")?;
+        let set: JwkSet = serde_json::from_slice(text).map_err(|_| "is not a JSON Web Key Set ({\"keys\": [...]})")?;
         if set.keys.len() > MOST_KEYS {
             return Err(format!("has more than {MOST_KEYS} keys"));
         }
@@ -78,9 +77,7 @@ impl KeySet {
     pub fn find(&self, header: &Header) -> Option<&DecodingKey> {
         let mut fitting = self.keys.iter().filter(|key| key.is_usable_with(header.alg));
         match (&header.kid, &self.keys[..]) {
-            (_, [VerificationKey { kind: VerificationKeyKind::Secret, .. }]) => {
-                fitting.next().map(|key| &key.key)
-            }
+            (_, [VerificationKey { kind: VerificationKeyKind::Secret, .. }]) => fitting.next().map(|key| &key.key),
             (Some(id), _) => fitting.find(|key| key.id.as_ref() == Some(id)).map(|key| &key.key),
             (None, _) => {
                 let only = fitting.next()?;
@@ -97,12 +94,7 @@ impl VerificationKey {
             return None;
         }
         // SECURITY: RFC 7517 section 4.3; a key without the operation `verify` must not verify signatures.
-        if jwk
-            .common
-            .key_operations
-            .as_ref()
-            .is_some_and(|operations| !operations.contains(&KeyOperations::Verify))
-        {
+        if jwk.common.key_operations.as_ref().is_some_and(|operations| !operations.contains(&KeyOperations::Verify)) {
             return None;
         }
         let mut fitting = usable_algorithms(&jwk.algorithm);

@@ -49,9 +49,8 @@ impl Delegate {
         let share = (LOGIN_TIMEOUT / count).max(MIN_CONNECT_TIMEOUT);
         let connect_timeout = upstream.connect_timeout.min(share);
         let each = upstream.urls.iter().zip(backend_tls(upstream)?);
-        let each = each.map(|(url, tls)| {
-            HttpClient::with_tls(url, tls, LOGIN_TIMEOUT).with_connect_timeout(connect_timeout)
-        });
+        let each =
+            each.map(|(url, tls)| HttpClient::with_tls(url, tls, LOGIN_TIMEOUT).with_connect_timeout(connect_timeout));
         Ok(Delegate { origins: each.collect(), preferred: Arc::default() })
     }
 
@@ -99,9 +98,7 @@ impl Delegate {
             Some([key]) if ApiKey::parse(key.as_bytes()).is_some() => {
                 Ok(VerifiedLogin { upstream_key: Some(Secret::new(key)), session: None })
             }
-            _ => Err(unavailable(format!(
-                "the response of {GET_TOKEN_PATH} does not contain exactly one token"
-            ))),
+            _ => Err(unavailable(format!("the response of {GET_TOKEN_PATH} does not contain exactly one token"))),
         }
     }
 }

@@ -35,8 +35,7 @@ fn attribute<'a>(tag: &'a str, name: &str) -> Option<&'a str> {
 }
 
 fn unescape_html(text: &str) -> String {
-    let named =
-        [("&lt;", "<"), ("&gt;", ">"), ("&quot;", "\""), ("&#34;", "\""), ("&#39;", "'"), ("&amp;", "&")];
+    let named = [("&lt;", "<"), ("&gt;", ">"), ("&quot;", "\""), ("&#34;", "\""), ("&#39;", "'"), ("&amp;", "&")];
     named.into_iter().fold(text.to_owned(), |text, (from, to)| text.replace(from, to))
 }
 
@@ -67,9 +66,7 @@ mod tests {
         ] {
             assert_eq!(hidden_field_value(page, "csrf_token").as_deref(), Some("a&b"), "{page}");
         }
-        for page in
-            ["", "<input", "<input name=csrf_token>", "<input name=\"csrf_token\" value=\"", "csrf_token=a"]
-        {
+        for page in ["", "<input", "<input name=csrf_token>", "<input name=\"csrf_token\" value=\"", "csrf_token=a"] {
             assert_eq!(hidden_field_value(page, "csrf_token"), None, "{page}");
         }
     }

@@ -4,8 +4,7 @@ use std::sync::Arc;
 
 use aws_lc_rs::rand;
 use ldap3::{
-    Ldap, LdapConnAsync, LdapConnSettings, LdapError, Scope, SearchEntry, SearchResult, dn_escape,
-    ldap_escape,
+    Ldap, LdapConnAsync, LdapConnSettings, LdapError, Scope, SearchEntry, SearchResult, dn_escape, ldap_escape,
 };
 use rustls::ClientConfig;
 use tokio::time::timeout;
@@ -37,8 +36,7 @@ impl LdapDirectory {
     /// Validates the TLS options. Connects only when verifying.
     pub fn new(options: &LdapOptions) -> Result<LdapDirectory, TlsError> {
         let uses_tls = options.url.tls || options.start_tls;
-        let tls =
-            uses_tls.then(|| trust_only_config(options.ca_file.as_deref(), LDAP.ca_file.key)).transpose()?;
+        let tls = uses_tls.then(|| trust_only_config(options.ca_file.as_deref(), LDAP.ca_file.key)).transpose()?;
         let host = &options.url.host;
         let host = if host.contains(':') { format!("[{host}]") } else { host.clone() };
         let url = format!("ldap{}://{host}:{}", if options.url.tls { "s" } else { "" }, options.url.port);
@@ -92,8 +90,7 @@ impl LdapClient {
             settings = settings.set_config(Arc::clone(tls));
         }
         let connected = LdapConnAsync::with_settings(settings, &self.url).await;
-        let (connection, ldap) =
-            connected.map_err(|error| format!("cannot connect: {}", error_summary(&error)))?;
+        let (connection, ldap) = connected.map_err(|error| format!("cannot connect: {}", error_summary(&error)))?;
         // The task ends when the last handle is dropped.
         tokio::spawn(async move { drop(connection.drive().await) });
         Ok(ldap)
@@ -108,8 +105,7 @@ impl LdapClient {
             return Ok(None);
         };
         if let Some((dn, password)) = bind {
-            let bound =
-                ldap.simple_bind(dn, password.expose()).await.map_err(|error| error_summary(&error))?;
+            let bound = ldap.simple_bind(dn, password.expose()).await.map_err(|error| error_summary(&error))?;
             if bound.rc != 0 {
                 return Err(format!("ldap.bind_dn cannot bind: result {}", bound.rc));
             }
@@ -119,8 +115,7 @@ impl LdapClient {
         let found = ldap.search(base, Scope::Subtree, &filter, [attribute.as_str()]).await;
         let found = found.and_then(SearchResult::success);
         let (entries, _) = found.map_err(|error| format!("the search failed: {}", error_summary(&error)))?;
-        let entries: Vec<_> =
-            entries.into_iter().filter(|entry| !entry.is_ref()).map(SearchEntry::construct).collect();
+        let entries: Vec<_> = entries.into_iter().filter(|entry| !entry.is_ref()).map(SearchEntry::construct).collect();
         match &entries[..] {
             [] => Ok(None),
             [entry] => {

@@ -159,10 +159,7 @@ impl RemoteVerifier {
 }
 
 /// Waits for a permit to verify a password. Fails, before or after waiting, if the client has too many failures.
-async fn wait_for_permit(
-    permits: &Arc<Semaphore>,
-    attempt: &Attempt,
-) -> Result<OwnedSemaphorePermit, VerifyError> {
+async fn wait_for_permit(permits: &Arc<Semaphore>, attempt: &Attempt) -> Result<OwnedSemaphorePermit, VerifyError> {
     attempt.check_limits().map_err(VerifyError::TooManyFailures)?;
     let permit = timeout(QUEUE_TIMEOUT, Arc::clone(permits).acquire_owned()).await;
     let Ok(Ok(permit)) = permit else { return Err(VerifyError::Busy) };

@@ -47,17 +47,13 @@ pub struct Argon2Cost {
 impl PasswordHash {
     /// Parses a hash. The error completes a sentence such as "line 2: …", and does not contain the hash.
     pub fn parse(text: &str) -> Result<PasswordHash, String> {
-        if text.starts_with("$argon2") {
-            PasswordHash::parse_argon2id(text)
-        } else {
-            PasswordHash::parse_bcrypt(text)
-        }
+        if text.starts_with("$argon2") { PasswordHash::parse_argon2id(text) } else { PasswordHash::parse_bcrypt(text) }
     }
 
     fn parse_bcrypt(text: &str) -> Result<PasswordHash, String> {
-        let parts: bcrypt::HashParts = text.parse().map_err(|_| {
-            "is neither a bcrypt nor an Argon2id hash; make one with `htpasswd -B` or `timbr-gateway users add`"
-        })?;
+        let parts: bcrypt::HashParts = text.parse().map_err(
+            |_| "is neither a bcrypt nor an Argon2id hash; make one with `htpasswd -B` or `timbr-gateway users add`",
+        )?;
         let cost = parts.get_cost();
         if cost > MAX_BCRYPT_COST {
             return Err(format!("has a cost above {MAX_BCRYPT_COST}: each login would take seconds"));
@@ -77,11 +73,8 @@ impl PasswordHash {
             return Err(broken.to_owned());
         }
         let work = Argon2Cost { memory: params.m_cost(), passes: params.t_cost(), lanes: params.p_cost() };
-        if work.memory > MAX_ARGON2ID_MEMORY_KIB
-            || work.memory.saturating_mul(work.passes) > MAX_ARGON2ID_WORK_KIB
-        {
-            return Err("is too expensive: each login would take seconds (maximum m=262144 and m*t=2097152)"
-                .to_owned());
+        if work.memory > MAX_ARGON2ID_MEMORY_KIB || work.memory.saturating_mul(work.passes) > MAX_ARGON2ID_WORK_KIB {
+            return Err("is too expensive: each login would take seconds (maximum m=262144 and m*t=2097152)".to_owned());
         }
         Ok(PasswordHash(ParsedHash::Argon2id { hash: Box::new(hash), cost: work }))
     }
@@ -96,18 +89,14 @@ impl PasswordHash {
                 let hash = Argon2::default().hash_password_with_salt(password.as_bytes(), &salt);
                 hash.map(|hash| hash.to_string()).map_err(|error| error.to_string())
             }
-            HashAlgorithm::Bcrypt
-                if password.len() > MAX_BCRYPT_PASSWORD_BYTES || password.contains('\0') =>
-            {
+            HashAlgorithm::Bcrypt if password.len() > MAX_BCRYPT_PASSWORD_BYTES || password.contains('\0') => {
                 Err(format!(
                     "bcrypt uses only the first {MAX_BCRYPT_PASSWORD_BYTES} bytes of a password, and none after a NUL"
                 ))
             }
             HashAlgorithm::Bcrypt => {
                 let parts = bcrypt::hash_with_salt(password, DEFAULT_BCRYPT_COST, salt);
-                parts
-                    .map(|parts| parts.format_for_version(bcrypt::Version::TwoY))
-                    .map_err(|error| error.to_string())
+                parts.map(|parts| parts.format_for_version(bcrypt::Version::TwoY)).map_err(|error| error.to_string())
             }
         }
     }
@@ -116,9 +105,7 @@ impl PasswordHash {
     pub fn is_same_as(&self, other: &PasswordHash) -> bool {
         match (&self.0, &other.0) {
             (ParsedHash::Bcrypt { text: one, .. }, ParsedHash::Bcrypt { text: other, .. }) => one == other,
-            (ParsedHash::Argon2id { hash: one, .. }, ParsedHash::Argon2id { hash: other, .. }) => {
-                one == other
-            }
+            (ParsedHash::Argon2id { hash: one, .. }, ParsedHash::Argon2id { hash: other, .. }) => one == other,
             _ => false,
         }
     }

@@ -68,12 +68,7 @@ impl Platform {
             }
         };
         let scheme = if url.tls { "https" } else { "http" };
-        Ok(Platform(Arc::new(PlatformClient {
-            origin,
-            options,
-            scheme,
-            anonymous_checked_at: Mutex::default(),
-        })))
+        Ok(Platform(Arc::new(PlatformClient { origin, options, scheme, anonymous_checked_at: Mutex::default() })))
     }
 
     /// Logs in and fetches the user's key.
@@ -89,8 +84,7 @@ impl Platform {
             return Err(unavailable(SERVER, format!("the login page {login} has status {}", page.status())));
         }
         let csrf = html_form::hidden_field_value(&String::from_utf8_lossy(page.body()), "csrf_token");
-        let mut fields =
-            vec![("username", credentials.user.as_str()), ("password", credentials.password.expose())];
+        let mut fields = vec![("username", credentials.user.as_str()), ("password", credentials.password.expose())];
         if let Some(csrf) = &csrf {
             fields.push(("csrf_token", csrf));
         }
@@ -118,9 +112,7 @@ impl Platform {
         let response = self.send(Method::GET, path, jar, Bytes::new()).await?;
         match response.status() {
             StatusCode::OK => match serde_json::from_slice::<PlatformToken>(response.body()) {
-                Ok(PlatformToken { token }) if ApiKey::parse(token.as_bytes()).is_some() => {
-                    Ok(Secret::new(token))
-                }
+                Ok(PlatformToken { token }) if ApiKey::parse(token.as_bytes()).is_some() => Ok(Secret::new(token)),
                 _ => Err(unavailable(SERVER, format!("the response of {path} has no valid `token`"))),
             },
             // A redirect to the login form: the session is not logged in.

@@ -23,9 +23,8 @@ impl Users {
         let mut users = Users { hashes: HashMap::new(), rejection_cost: RejectionCost::default() };
         let mut problems = credential_file::parse_lines(text, |entry| users.add(entry));
         if users.rejection_cost.argon2id_kind_count() > MAX_ARGON2ID_KINDS {
-            let message = format!(
-                "has Argon2id hashes with more than {MAX_ARGON2ID_KINDS} different parameter sets (m, t, p)"
-            );
+            let message =
+                format!("has Argon2id hashes with more than {MAX_ARGON2ID_KINDS} different parameter sets (m, t, p)");
             problems.push(message);
         }
         if problems.is_empty() { Ok(users) } else { Err(problems) }
@@ -65,9 +64,8 @@ impl Users {
 /// Sets the hash of a user, or removes the user if `hash` is `None`. Other lines are unchanged. Returns the new text,
 /// and whether the user was in the old one.
 pub fn edit_users(text: &str, user: &str, hash: Option<&str>) -> (String, bool) {
-    let is_of_user = |line: &str| {
-        entry(line).and_then(|entry| entry.split_once(':')).is_some_and(|(other, _)| other == user)
-    };
+    let is_of_user =
+        |line: &str| entry(line).and_then(|entry| entry.split_once(':')).is_some_and(|(other, _)| other == user);
     let was_there = text.lines().any(is_of_user);
     let mut new = hash.map(|hash| format!("{user}:{hash}\n"));
     let mut edited = String::with_capacity(text.len() + 200);
@@ -114,10 +112,7 @@ mod tests {
         let text = "# users\nalice:1\n\nbob:2";
         assert_eq!(edit_users(text, "alice", Some("3")), ("# users\nalice:3\n\nbob:2\n".to_owned(), true));
         assert_eq!(edit_users(text, "bob", None), ("# users\nalice:1\n\n".to_owned(), true));
-        assert_eq!(
-            edit_users(text, "al", Some("3")),
-            ("# users\nalice:1\n\nbob:2\nal:3\n".to_owned(), false)
-        );
+        assert_eq!(edit_users(text, "al", Some("3")), ("# users\nalice:1\n\nbob:2\nal:3\n".to_owned(), false));
         assert_eq!(edit_users("", "eve", None), (String::new(), false));
     }
 }

@@ -48,9 +48,7 @@ impl UsersFile {
             Ok(users) => {
                 let before = self.users();
                 let changed = changed_users(&before, &users);
-                if watch.record_success(stamps)
-                    || !changed.is_empty()
-                    || users.sorted().len() != before.sorted().len()
+                if watch.record_success(stamps) || !changed.is_empty() || users.sorted().len() != before.sorted().len()
                 {
                     info!(users = users.sorted().len(), ended = changed.len(), "users file reloaded");
                 }

@@ -34,8 +34,7 @@ const USER: &str = "alice";
 const PASSWORD: &str = "wonderland";
 
 pub fn command() -> Command {
-    let once =
-        Arg::new("once").long("once").action(ArgAction::SetTrue).help("Exit after the example requests");
+    let once = Arg::new("once").long("once").action(ArgAction::SetTrue).help("Exit after the example requests");
     let https = Arg::new("listen-https")
         .long("listen-https")
         .value_name("ADDRESS:PORT")
@@ -46,9 +45,7 @@ pub fn command() -> Command {
         .value_name("ADDRESS:PORT")
         .value_parser(value_parser!(SocketAddr))
         .conflicts_with_all(["once", "listen-https"])
-        .help(
-            "Run only the demo backend, for a separate gateway; it trusts the x-forwarded-user header of any client",
-        );
+        .help("Run only the demo backend, for a separate gateway; it trusts the x-forwarded-user header of any client");
     Command::new("demo")
         .about("Try the gateway with an embedded backend and a generated salt and certificate")
         .arg(once)
@@ -84,9 +81,7 @@ pub fn run(matches: &ArgMatches) -> CliResult {
     if result.is_err() || matches.get_flag("once") {
         control.drain();
     } else {
-        print_line(format_args!(
-            "\nThe gateway keeps running; try the commands above. Press Ctrl-C to stop it."
-        ))?;
+        print_line(format_args!("\nThe gateway keeps running; try the commands above. Press Ctrl-C to stop it."))?;
     }
     let outcome = gateway.join().map_err(|_| anyhow::anyhow!("the gateway panicked"))??;
     result?;
@@ -104,8 +99,7 @@ fn run_backend(address: SocketAddr) -> CliResult {
     let on_request = |line: &str| {
         let _ = print_line(line); // The backend keeps serving if standard output is closed.
     };
-    let backend =
-        DemoBackend::start(address, on_request).with_context(|| format!("cannot listen on {address}"))?;
+    let backend = DemoBackend::start(address, on_request).with_context(|| format!("cannot listen on {address}"))?;
     print_line(format_args!("Demo backend on http://{}.", backend.address()))?;
     runtime.block_on(async {
         tokio::select! {
@@ -153,9 +147,8 @@ struct TempFolder(PathBuf);
 impl TempFolder {
     fn new() -> anyhow::Result<TempFolder> {
         let path = std::env::temp_dir().join(format!("timbr-gateway-demo-{:08x}", fastrand::u32(..)));
-        std::fs::create_dir(&path).with_context(|| {
-            format!("cannot create {}; set TMPDIR to a writable directory", path.display())
-        })?;
+        std::fs::create_dir(&path)
+            .with_context(|| format!("cannot create {}; set TMPDIR to a writable directory", path.display()))?;
         Ok(TempFolder(path))
     }
 }
@@ -184,18 +177,13 @@ fn round_trip(
     print_line(format_args!("export API_AUTH_SALT={}\n", salt.expose()))?;
 
     print_line(format_args!("# 1. A request without a key is rejected:"))?;
-    let ontologies =
-        DemoRequest::get("/timbr/api/get_ontologies/").header("Content-Type", "application/json");
+    let ontologies = DemoRequest::get("/timbr/api/get_ontologies/").header("Content-Type", "application/json");
     send_and_print(client, &ontologies, 401)?;
 
-    print_line(format_args!(
-        "# 2. {USER} creates a bearer from user name and password, and requests a token:"
-    ))?;
+    print_line(format_args!("# 2. {USER} creates a bearer from user name and password, and requests a token:"))?;
     let bearer = make_bearer(salt, USER, &Secret::new(PASSWORD.to_owned())).context("the salt is valid")?;
     let program = std::env::args().next().unwrap_or_else(|| "timbr-gateway".to_owned());
-    print_line(format_args!(
-        "BEARER=$(printf {PASSWORD} | {program} bearer --user {USER} --password-stdin)"
-    ))?;
+    print_line(format_args!("BEARER=$(printf {PASSWORD} | {program} bearer --user {USER} --password-stdin)"))?;
     let get_token = DemoRequest::post("/timbr/api/get_token", "")
         .header("Content-Type", "application/json")
         .header_with_placeholder("Authorization", &format!("Bearer {}", bearer.expose()), "Bearer $BEARER");
@@ -204,12 +192,9 @@ fn round_trip(
     print_line(format_args!("TOKEN={token}\n"))?;
 
     print_line(format_args!("# 3. The token authenticates a query:"))?;
-    let query = DemoRequest::post(
-        "/timbr/openapi/ontology/sales/query",
-        "SELECT name, country FROM customer LIMIT 2",
-    )
-    .header("Content-Type", "application/text")
-    .header_with_placeholder("x-api-key", &token, "$TOKEN");
+    let query = DemoRequest::post("/timbr/openapi/ontology/sales/query", "SELECT name, country FROM customer LIMIT 2")
+        .header("Content-Type", "application/text")
+        .header_with_placeholder("x-api-key", &token, "$TOKEN");
     send_and_print(client, &query, 200)?;
 
     print_line(format_args!(

@@ -66,10 +66,7 @@ impl ClientChain {
             StoreKind::File(path) => {
                 report.skipped(
                     "store",
-                    format!(
-                        "{} may be open in a running gateway; this check keeps tokens in memory",
-                        path.display()
-                    ),
+                    format!("{} may be open in a running gateway; this check keeps tokens in memory", path.display()),
                 );
                 config.store.kind = StoreKind::Memory;
             }
@@ -91,8 +88,7 @@ impl ClientChain {
         let (control, commands) = control::channel();
         let gateway = std::thread::spawn(move || bound.run(commands));
         let url = ServerUrl { tls: false, host: Ipv4Addr::LOCALHOST.to_string(), port };
-        let mut client =
-            DoctorClient { http: HttpClient::with_tls(&url, None, RESPONSE_TIMEOUT), token: None };
+        let mut client = DoctorClient { http: HttpClient::with_tls(&url, None, RESPONSE_TIMEOUT), token: None };
         if client.get_token(&salt, &login, report).await {
             self.run_queries(&client, report).await;
         } else {
@@ -105,10 +101,8 @@ impl ClientChain {
     }
 
     async fn run_queries(&self, client: &DoctorClient, report: &mut DoctorReport) {
-        let response =
-            client.send(Method::GET, "/timbr/api/get_ontologies/", "application/json", &[], "").await;
-        let Some(ontologies) =
-            report_response("get_ontologies", &response, report, |body| body["data"].is_array())
+        let response = client.send(Method::GET, "/timbr/api/get_ontologies/", "application/json", &[], "").await;
+        let Some(ontologies) = report_response("get_ontologies", &response, report, |body| body["data"].is_array())
         else {
             return report.skipped("queries", "requires get_ontologies to succeed");
         };
@@ -127,9 +121,7 @@ impl ClientChain {
         report_response("openapi query", &response, report, |_| true);
         let headers = [("nested", "false"), ("x-async", "true")];
         let response = client.send(Method::POST, &path, text, &headers, &self.query).await;
-        if let Some(body) =
-            report_response("async query", &response, report, |body| body["response_id"].is_string())
-        {
+        if let Some(body) = report_response("async query", &response, report, |body| body["response_id"].is_string()) {
             let id = body["response_id"].as_str().unwrap_or_default();
             client.poll(&format!("/timbr/openapi/get-async-results/{}", percent::encode(id)), report).await;
         }
@@ -145,8 +137,7 @@ impl DoctorClient {
         };
         let authorization = format!("Bearer {}", bearer.expose());
         let headers = [(AUTHORIZATION.as_str(), authorization.as_str())];
-        let response =
-            self.send(Method::POST, "/timbr/api/get_token", "application/json", &headers, "").await;
+        let response = self.send(Method::POST, "/timbr/api/get_token", "application/json", &headers, "").await;
         let body = report_response("get_token", &response, report, |body| body["data"][0].is_string());
         self.token = body.and_then(|body| body["data"][0].as_str().map(str::to_owned));
         self.token.is_some()
@@ -223,21 +214,13 @@ fn suggest_fix(reason: Option<&str>, status: StatusCode) -> &'static str {
         (Some("verifier_unavailable" | "verifier_busy"), _) => {
             "the server of auth.verifier (platform.url, ldap.url, upstream.url); see the log above"
         }
-        (Some("token_store_unavailable"), _) => {
-            "store.urls, store.password, store.ca_file; see the log above"
-        }
-        (Some("token_expired"), _) => {
-            "upstream.credential: the backend rejects the key that belongs to the token"
-        }
+        (Some("token_store_unavailable"), _) => "store.urls, store.password, store.ca_file; see the log above",
+        (Some("token_expired"), _) => "upstream.credential: the backend rejects the key that belongs to the token",
         (Some("not_authorized"), _) => "authorization.rules",
         (Some("client_certificate_required"), _) => "routes: this route requires a TLS client certificate",
         (Some("content_type_unsupported" | "method_not_allowed" | "not_found"), _) => "routes",
-        (Some("api_key_missing" | "jwt_missing" | "basic_missing"), _) => {
-            "routes: the credentials of the route"
-        }
-        (Some("upstream_unreachable" | "upstream_connect_timeout"), _) => {
-            "upstream.url, upstream.connect_timeout"
-        }
+        (Some("api_key_missing" | "jwt_missing" | "basic_missing"), _) => "routes: the credentials of the route",
+        (Some("upstream_unreachable" | "upstream_connect_timeout"), _) => "upstream.url, upstream.connect_timeout",
         (Some("upstream_timeout"), _) => "upstream.response_timeout",
         (Some(_), _) => "see docs/errors.md for this reason",
         (None, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) => {

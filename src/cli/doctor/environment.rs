@@ -56,8 +56,7 @@ fn check_salt(config: &Config, report: &mut DoctorReport) {
     match bearer.map(|bearer| opener.open(bearer.expose()).is_ok()) {
         Some(true) => {
             let count = config.salts.len();
-            report
-                .ok("salt", format!("{count} configured; a bearer encrypted with the primary salt decrypts"));
+            report.ok("salt", format!("{count} configured; a bearer encrypted with the primary salt decrypts"));
         }
         _ => report.failed(
             "salt",
@@ -72,8 +71,7 @@ fn check_certificates(config: &Config, report: &mut DoctorReport) {
         return report.skipped("certificates", "listen.https is off");
     }
     if config.tls.certificates.is_empty() {
-        return report
-            .ok("certificates", "self-signed, created at start: clients cannot verify it (tls.cert_file)");
+        return report.ok("certificates", "self-signed, created at start: clients cannot verify it (tls.cert_file)");
     }
     let Ok(ends) = tls::expiries(&config.tls) else {
         return report.skipped("certificates", "the certificates cannot be read");
@@ -136,11 +134,7 @@ async fn check_health_path(client: &HttpClient, path: &str, report: &mut DoctorR
             report.ok("health", format!("{} returns {} for {path}", client.authority(), response.status()));
         }
         Ok(response) => {
-            report.failed(
-                "health",
-                format!("{} returns {} for {path}", client.authority(), response.status()),
-                fix,
-            );
+            report.failed("health", format!("{} returns {} for {path}", client.authority(), response.status()), fix);
         }
         Err(error) => report.failed("health", error.to_string(), fix),
     }
@@ -180,21 +174,19 @@ async fn check_upstream(config: &Config, client: &HttpClient, report: &mut Docto
             format!("the backend returns {status} for an unknown key, so a success proves nothing"),
             "tokens.foreign (reject or forward), or the backend, which must verify keys on get_ontologies",
         ),
-        (status, _) => report
-            .ok("foreign keys", format!("not verified; the backend returns {status} for an unknown key")),
+        (status, _) => {
+            report.ok("foreign keys", format!("not verified; the backend returns {status} for an unknown key"))
+        }
     }
     true
 }
 
 fn check_clock(headers: &HeaderMap, report: &mut DoctorReport) {
-    let date = headers
-        .get(DATE)
-        .and_then(|value| value.to_str().ok())
-        .and_then(|text| httpdate::parse_http_date(text).ok());
+    let date =
+        headers.get(DATE).and_then(|value| value.to_str().ok()).and_then(|text| httpdate::parse_http_date(text).ok());
     let Some(theirs) = date else { return report.skipped("clock", "the backend sends no Date header") };
     let now = SystemTime::now();
-    let skew =
-        now.duration_since(theirs).or_else(|_| theirs.duration_since(now)).unwrap_or_default().as_secs();
+    let skew = now.duration_since(theirs).or_else(|_| theirs.duration_since(now)).unwrap_or_default().as_secs();
     let detail = format!("{skew} s difference between this machine's clock and the backend's");
     match skew {
         skew if skew > MAX_CLOCK_SKEW_SECONDS => {

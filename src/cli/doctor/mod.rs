@@ -85,10 +85,9 @@ pub fn run(matches: &ArgMatches) -> CliResult {
 fn login_arguments(matches: &ArgMatches, verifier: &VerifierOptions) -> anyhow::Result<Option<DoctorLogin>> {
     match (matches.get_one::<String>("user"), verifier) {
         (Some(user), _) => Ok(Some(DoctorLogin { user: user.clone(), password: password::read(matches)? })),
-        (None, VerifierOptions::SaltHolder) => Ok(Some(DoctorLogin {
-            user: "timbr-gateway-doctor".to_owned(),
-            password: Secret::new("any".to_owned()),
-        })),
+        (None, VerifierOptions::SaltHolder) => {
+            Ok(Some(DoctorLogin { user: "timbr-gateway-doctor".to_owned(), password: Secret::new("any".to_owned()) }))
+        }
         (None, _) => Ok(None),
     }
 }

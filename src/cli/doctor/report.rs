@@ -95,9 +95,7 @@ impl DoctorReport {
     /// `{"healthy": …, "steps": [{"step": …, "outcome": "ok|warning|failed|skipped", "detail": …, "fix": …}]}`
     pub fn summary(&self) -> String {
         match self.format {
-            OutputFormat::Json => {
-                serde_json::json!({"healthy": self.is_healthy(), "steps": self.steps}).to_string()
-            }
+            OutputFormat::Json => serde_json::json!({"healthy": self.is_healthy(), "steps": self.steps}).to_string(),
             OutputFormat::Text if self.is_healthy() => "All checks passed.".to_owned(),
             OutputFormat::Text => "Some checks failed.".to_owned(),
         }

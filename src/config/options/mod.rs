@@ -98,11 +98,7 @@ impl<T: OptionType> Key<T> {
         help: &'static str,
     ) -> Key<T> {
         let check = |text: &str| T::parse(text).map(drop);
-        Key {
-            key,
-            spec: OptionSpec { key, shape: T::SHAPE, default, range, help, check },
-            value: PhantomData,
-        }
+        Key { key, spec: OptionSpec { key, shape: T::SHAPE, default, range, help, check }, value: PhantomData }
     }
 }
 

@@ -10,8 +10,7 @@ use tracing::level_filters::LevelFilter;
 
 use crate::base::secret::Secret;
 use crate::config::choices::{
-    AuthorizationMode, ClientAuthMode, CredentialKind, OwnKeys, ProxyProtocol, StoreMode, StoreType,
-    VerifierKind,
+    AuthorizationMode, ClientAuthMode, CredentialKind, OwnKeys, ProxyProtocol, StoreMode, StoreType, VerifierKind,
 };
 use crate::config::file::Node;
 use crate::config::options::types::{Count, DurationOrZero, Limit, Size};

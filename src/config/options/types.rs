@@ -118,9 +118,10 @@ impl OptionType for Option<SocketAddr> {
     fn parse(text: &str) -> Result<Option<SocketAddr>, String> {
         match text {
             "off" => Ok(None),
-            _ => text.parse().map(Some).map_err(|_| {
-                format!("must be address:port, such as 0.0.0.0:8443 or [::]:8443, or off, not {text:?}")
-            }),
+            _ => text
+                .parse()
+                .map(Some)
+                .map_err(|_| format!("must be address:port, such as 0.0.0.0:8443 or [::]:8443, or off, not {text:?}")),
         }
     }
 }
@@ -159,8 +160,7 @@ fn network(text: &str) -> Result<IpNet, String> {
         return Ok(address.to_canonical().into());
     }
     let network = text.parse::<IpNet>().ok().filter(|network| network.addr() == network.network());
-    network
-        .ok_or_else(|| format!("must be networks or addresses, such as 10.0.0.0/8 or fd00::1, not {text:?}"))
+    network.ok_or_else(|| format!("must be networks or addresses, such as 10.0.0.0/8 or fd00::1, not {text:?}"))
 }
 
 impl OptionType for Vec<Node> {
@@ -188,9 +188,7 @@ impl OptionType for DurationOrZero {
         match humantime::parse_duration(text) {
             Ok(duration) if duration <= MAX => Ok(duration),
             Ok(_) => Err(format!("must be at most ten years, not {text:?}")),
-            Err(_) => {
-                Err(format!("must be a duration with its unit, such as 30s, 10m, 1h or 1500ms, not {text:?}"))
-            }
+            Err(_) => Err(format!("must be a duration with its unit, such as 30s, 10m, 1h or 1500ms, not {text:?}")),
         }
     }
 
@@ -270,9 +268,7 @@ impl<T: TryFrom<u64> + PartialOrd> OptionType for Size<T> {
     fn parse(text: &str) -> Result<T, String> {
         match size::parse(text) {
             Some(size) => T::try_from(size).map_err(|_| format!("is too large: {text}")),
-            None => {
-                Err(format!("must be a size with its unit, such as 512KiB, 100MiB or 2GiB, not {text:?}"))
-            }
+            None => Err(format!("must be a size with its unit, such as 512KiB, 100MiB or 2GiB, not {text:?}")),
         }
     }
 

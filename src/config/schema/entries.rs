@@ -59,11 +59,7 @@ const METHODS: &[&str] = &["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"];
 pub const ROUTES: &[EntryKey] = &[
     required("name", EntryForm::Name, "Name of the profile, shown in logs and metrics in place of the path."),
     key("prefix", EntryForm::Prefix, "Prefix of the path; begins and ends with `/`."),
-    key(
-        "content_types",
-        EntryForm::MediaTypes,
-        "Accepted media types of `Content-Type`, without parameters.",
-    ),
+    key("content_types", EntryForm::MediaTypes, "Accepted media types of `Content-Type`, without parameters."),
     key(
         "methods",
         EntryForm::WordList(METHODS),
@@ -74,11 +70,7 @@ pub const ROUTES: &[EntryKey] = &[
         EntryForm::WordList(&["api_key", "jwt", "basic"]),
         "Accepted credentials: `api_key`, `jwt` and `basic`. Default: `api_key` and, if `auth.jwt_issuers` is set, `jwt`.",
     ),
-    key(
-        "max_body",
-        EntryForm::Size,
-        "Maximum size of a request body, such as `10MiB`. Default: `limits.body`.",
-    ),
+    key("max_body", EntryForm::Size, "Maximum size of a request body, such as `10MiB`. Default: `limits.body`."),
     key(
         "client_certificate",
         EntryForm::Word(&["required", "optional"]),
@@ -90,27 +82,18 @@ pub const ROUTES: &[EntryKey] = &[
 const JWT_ISSUERS: &[EntryKey] = &[
     required("issuer", EntryForm::Text, "Expected claim `iss`, compared exactly."),
     one_of("jwks_url", EntryForm::Text, "URL of the key set: `https`, or `http` on this machine."),
-    one_of(
-        "jwks_file",
-        EntryForm::Text,
-        "File with the key set, in place of `jwks_url`. Reloaded when it changes.",
-    ),
+    one_of("jwks_file", EntryForm::Text, "File with the key set, in place of `jwks_url`. Reloaded when it changes."),
     one_of(
         "secret_file",
         EntryForm::Text,
         "File with the shared secret of an HMAC, in place of a key set; at least 32 bytes.",
     ),
-    key(
-        "ca_file",
-        EntryForm::Text,
-        "Certificate authorities (PEM) for `jwks_url`, in place of the system's.",
-    ),
+    key("ca_file", EntryForm::Text, "Certificate authorities (PEM) for `jwks_url`, in place of the system's."),
     required("audiences", EntryForm::Texts, "Accepted audiences: the claim `aud` must contain one of them."),
     key(
         "algorithms",
         EntryForm::Words(&[
-            "RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "EdDSA", "HS256",
-            "HS384", "HS512",
+            "RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "EdDSA", "HS256", "HS384", "HS512",
         ]),
         "Accepted signature algorithms. Default: `RS256`, `PS256`, `ES256`, `EdDSA`. Also the variants with 384 and 512, and \
          `HS256`, `HS384`, `HS512` with `secret_file` only. `none` is never accepted.",

@@ -71,8 +71,7 @@ fn shape(option: &OptionSpec) -> Value {
         Shape::OptionalDuration => text(&format!("^(off|0|{DURATION})$")),
         Shape::Size => text(SIZE),
         Shape::Count => {
-            let mut schema =
-                json!({ "type": ["integer", "string", "null"], "minimum": 1, "pattern": ABOVE_ZERO });
+            let mut schema = json!({ "type": ["integer", "string", "null"], "minimum": 1, "pattern": ABOVE_ZERO });
             if let Some((_, max)) = option.range {
                 schema["maximum"] = default(Shape::Count, max);
             }
@@ -108,9 +107,7 @@ fn shape(option: &OptionSpec) -> Value {
 
 fn default(shape: Shape, text: &str) -> Value {
     match shape {
-        Shape::Bool | Shape::Count | Shape::Limit => {
-            serde_json::from_str(text).unwrap_or_else(|_| json!(text))
-        }
+        Shape::Bool | Shape::Count | Shape::Limit => serde_json::from_str(text).unwrap_or_else(|_| json!(text)),
         _ => json!(text),
     }
 }
@@ -151,8 +148,7 @@ fn group(fields: &[EntryKey], empty: EmptyKeys) -> Value {
     });
     let alternatives: Vec<_> = fields.iter().filter(|field| field.one_of).map(|field| field.key).collect();
     if !alternatives.is_empty() {
-        let given =
-            |key: &&str| json!({ "required": [key], "properties": { *key: { "not": { "type": "null" } } } });
+        let given = |key: &&str| json!({ "required": [key], "properties": { *key: { "not": { "type": "null" } } } });
         schema["oneOf"] = alternatives.iter().map(given).collect();
     }
     schema

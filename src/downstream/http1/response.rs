@@ -43,8 +43,7 @@ where
         response: DownstreamResponse,
     ) -> Result<bool, ConnectionEnd> {
         let DownstreamResponse { status, headers, mut body } = response;
-        let framing =
-            ResponseFraming::choose(&request.method, request.version, status, body.size_hint().exact());
+        let framing = ResponseFraming::choose(&request.method, request.version, status, body.size_hint().exact());
         let stays_open = self.can_stay_open(request, framing) && !headers.contains(HeaderName::Connection);
         let persistence = match (stays_open, request.version) {
             (false, _) => Persistence::Close,
@@ -124,9 +123,7 @@ where
                             return Poll::Ready(Err(ConnectionEnd::Disconnected(error)));
                         }
                         ready!(wire.poll_disconnect(cx));
-                        return Poll::Ready(Err(ConnectionEnd::Disconnected(
-                            io::ErrorKind::ConnectionAborted.into(),
-                        )));
+                        return Poll::Ready(Err(ConnectionEnd::Disconnected(io::ErrorKind::ConnectionAborted.into())));
                     }
                 }
             }

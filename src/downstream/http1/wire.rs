@@ -93,8 +93,7 @@ impl<I: AsyncRead + AsyncWrite + Unpin> Wire<I> {
         };
         self.is_body_requested = false;
         // A client that already sends its body does not wait for the 100 response.
-        self.pending_continue =
-            if expects_continue && self.unread.is_empty() { CONTINUE_RESPONSE } else { &[] };
+        self.pending_continue = if expects_continue && self.unread.is_empty() { CONTINUE_RESPONSE } else { &[] };
     }
 
     /// Returns whether the client sends its body without waiting for a 100 response, and nothing of it was read.
@@ -150,8 +149,7 @@ impl<I: AsyncRead + AsyncWrite + Unpin> Wire<I> {
                 RequestBodyState::Ended => return Poll::Ready(None),
                 RequestBodyState::Broken(why) => return Poll::Ready(Some(Err(why.clone()))),
                 RequestBodyState::Length(remaining) if !self.unread.is_empty() => {
-                    let taken =
-                        usize::try_from(*remaining).map_or(self.unread.len(), |n| n.min(self.unread.len()));
+                    let taken = usize::try_from(*remaining).map_or(self.unread.len(), |n| n.min(self.unread.len()));
                     *remaining -= taken as u64;
                     if *remaining == 0 {
                         self.body = RequestBodyState::Ended;
@@ -216,9 +214,7 @@ impl<I: AsyncRead + AsyncWrite + Unpin> Wire<I> {
     /// Ready when the client disconnects while its request is served. While a body is being read, its reader detects that.
     pub fn poll_disconnect(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         // A body that was not polled yet is read ahead, because its client may disconnect while the request waits in the queue.
-        if !self.is_body_complete()
-            && (self.is_body_requested || matches!(self.body, RequestBodyState::Broken(_)))
-        {
+        if !self.is_body_complete() && (self.is_body_requested || matches!(self.body, RequestBodyState::Broken(_))) {
             if !matches!(self.body, RequestBodyState::Broken(_))
                 && !self.connection_waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker()))
             {
@@ -256,9 +252,7 @@ impl<I: AsyncRead + AsyncWrite + Unpin> Wire<I> {
 impl<I: ClientSocket> Wire<I> {
     /// Buffers the last batch of the connection together with the close of TLS, if possible: the next flush sends both.
     pub fn buffer_final_write(&mut self, batch: &mut WriteBatch) {
-        if batch.written() == 0
-            && self.io.inner_mut().buffer_final_write([&batch.prefix, &batch.data, batch.suffix])
-        {
+        if batch.written() == 0 && self.io.inner_mut().buffer_final_write([&batch.prefix, &batch.data, batch.suffix]) {
             *batch = WriteBatch::default();
         }
     }
@@ -306,11 +300,7 @@ mod tests {
     }
 
     impl AsyncWrite for BufferedPeer {
-        fn poll_write(
-            mut self: Pin<&mut Self>,
-            _: &mut Context<'_>,
-            bytes: &[u8],
-        ) -> Poll<io::Result<usize>> {
+        fn poll_write(mut self: Pin<&mut Self>, _: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
             self.held.extend_from_slice(bytes);
             Poll::Ready(Ok(bytes.len()))
         }
@@ -332,11 +322,7 @@ mod tests {
 
     /// The client sends its body after the 100 response.
     impl AsyncRead for BufferedPeer {
-        fn poll_read(
-            self: Pin<&mut Self>,
-            _: &mut Context<'_>,
-            buffer: &mut ReadBuf<'_>,
-        ) -> Poll<io::Result<()>> {
+        fn poll_read(self: Pin<&mut Self>, _: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
             if self.arrived != CONTINUE_RESPONSE {
                 return Poll::Pending;
             }

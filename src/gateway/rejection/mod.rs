@@ -249,10 +249,7 @@ mod tests {
     #[test]
     fn the_phase_depends_on_the_route() {
         let missing = Rejection::ContentTypeMissing("application/json".to_owned());
-        assert_eq!(
-            (missing.phase("api"), missing.phase(get_token::ROUTE_NAME)),
-            (Phase::Screen, Phase::GetToken)
-        );
+        assert_eq!((missing.phase("api"), missing.phase(get_token::ROUTE_NAME)), (Phase::Screen, Phase::GetToken));
         assert_eq!(Rejection::FieldRepeated("host").phase(""), Phase::Route);
         assert_eq!(Rejection::FieldRepeated("x-api-key").phase("api"), Phase::Screen);
         assert_eq!(Rejection::NotFound.phase(get_token::ROUTE_NAME), Phase::Route);

@@ -33,8 +33,7 @@ impl Rejection {
 /// Writes `{"status":"error","data":…,"reason":…,"request_id":…}`. Request ids and reasons need no escapes in JSON, and
 /// most messages do not either.
 fn envelope(data: &str, reason: &str, request_id: &[u8]) -> Vec<u8> {
-    const PARTS: [&str; 4] =
-        [r#"{"status":"error","data":"#, r#","reason":""#, r#"","request_id":""#, r#""}"#];
+    const PARTS: [&str; 4] = [r#"{"status":"error","data":"#, r#","reason":""#, r#"","request_id":""#, r#""}"#];
     debug_assert!([reason.as_bytes(), request_id].into_iter().all(is_quotable));
     let fixed: usize = PARTS.iter().map(|part| part.len()).sum();
     let mut body = Vec::with_capacity(fixed + data.len() + 2 + reason.len() + request_id.len());
@@ -85,12 +84,11 @@ mod tests {
             request_id: &'a str,
         }
         let odd = (0..=0xff_u8).map(|byte| format!("a{}b", char::from(byte)));
-        let longer = ["", "plain, with `quotes`", "\"\\/\u{7f}\u{2028}\u{2029}", "… – é 漢 \u{1f980}"]
-            .map(str::to_owned);
+        let longer =
+            ["", "plain, with `quotes`", "\"\\/\u{7f}\u{2028}\u{2029}", "… – é 漢 \u{1f980}"].map(str::to_owned);
         let odd = odd.chain(longer).map(|data| (data, "api_key_missing"));
         let examples = Rejection::examples();
-        let messages =
-            examples.iter().map(|rejection| (rejection.message().into_owned(), rejection.reason()));
+        let messages = examples.iter().map(|rejection| (rejection.message().into_owned(), rejection.reason()));
         // This message contains text of the client.
         let quoting = Rejection::ConnectionNamesPolicyField("x\"\\\n\u{1b}-api-key".to_owned());
         let quoting = (quoting.message().into_owned(), quoting.reason());
@@ -117,9 +115,7 @@ mod tests {
 
     #[test]
     fn temporary_failures_have_retry_after() {
-        for rejection in
-            [Rejection::UpstreamUnreachable, Rejection::ApiKeyUnverifiable, Rejection::VerifierBusy]
-        {
+        for rejection in [Rejection::UpstreamUnreachable, Rejection::ApiKeyUnverifiable, Rejection::VerifierBusy] {
             assert!(rejection.response(b"").0.contains(HeaderName::RetryAfter), "{rejection:?}");
         }
         assert!(!Rejection::UpstreamTimeout.response(b"").0.contains(HeaderName::RetryAfter));

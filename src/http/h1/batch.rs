@@ -83,11 +83,7 @@ impl WriteBatch {
     }
 
     /// Writes what is left; the batch is empty when this is ready. The caller has to flush TLS.
-    pub fn poll_write(
-        &mut self,
-        io: &mut (impl AsyncWrite + Unpin),
-        cx: &mut Context<'_>,
-    ) -> Poll<io::Result<()>> {
+    pub fn poll_write(&mut self, io: &mut (impl AsyncWrite + Unpin), cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         loop {
             let mut skip = self.written;
             let [prefix, data, suffix] = [&self.prefix[..], &self.data[..], self.suffix].map(|part| {

@@ -108,9 +108,7 @@ impl ChunkedDecoder {
         Ok(match self.state {
             ChunkState::Size { size, digits } => match (byte, char::from(byte).to_digit(16)) {
                 (_, Some(_)) if digits == MAX_SIZE_DIGITS => return Err(SIZE),
-                (_, Some(digit)) => {
-                    ChunkState::Size { size: size * 16 + u64::from(digit), digits: digits + 1 }
-                }
+                (_, Some(digit)) => ChunkState::Size { size: size * 16 + u64::from(digit), digits: digits + 1 },
                 _ if digits == 0 => return Err(SIZE),
                 (b';', _) => ChunkState::ExtensionStart { size },
                 (b'\r', _) => ChunkState::SizeLf { size },

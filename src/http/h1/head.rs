@@ -94,9 +94,7 @@ pub fn body_framing(headers: &Headers, version: Version) -> Result<Option<Framin
             HeaderName::TransferEncoding => codings.record(header.value),
             HeaderName::ContentLength => lengths.record(header.value),
             HeaderName::Other if resembles_framing_header(header.text()) => {
-                return Err(HeadError::Malformed(
-                    "a header name resembles `Content-Length` or `Transfer-Encoding`",
-                ));
+                return Err(HeadError::Malformed("a header name resembles `Content-Length` or `Transfer-Encoding`"));
             }
             _ => {}
         }

@@ -100,9 +100,7 @@ impl ParsedRequest {
         let keep_alive = is_keep_alive(&headers, version);
         let expects_continue = version == Version::HTTP_11
             && framing != Framing::None
-            && headers
-                .get(HeaderName::Expect)
-                .is_some_and(|value| value.eq_ignore_ascii_case(b"100-continue"));
+            && headers.get(HeaderName::Expect).is_some_and(|value| value.eq_ignore_ascii_case(b"100-continue"));
         let head = Head { method, uri, headers };
         Ok(RequestHead { head, version, framing, keep_alive, expects_continue })
     }
@@ -136,8 +134,7 @@ pub fn write_request_start(out: &mut Vec<u8>, method: &Method, uri: &Uri) {
 pub fn write_request_end(out: &mut Vec<u8>, method: &Method, framing: Framing) {
     match framing {
         // RFC 9110 section 8.6: if the method gives a body a meaning, its absence is declared.
-        Framing::None if matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS | Method::DELETE) => {
-        }
+        Framing::None if matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS | Method::DELETE) => {}
         Framing::None => write_header(out, HeaderName::ContentLength, b"0"),
         Framing::Length(length) => {
             write_header(out, HeaderName::ContentLength, itoa::Buffer::new().format(length).as_bytes());
@@ -175,8 +172,7 @@ mod tests {
 
     #[test]
     fn a_plain_request_is_parsed() {
-        let head =
-            with("Content-Type: application/json\r\nX-Api-Key: k \r\nContent-Length: 5\r\n").expect("good");
+        let head = with("Content-Type: application/json\r\nX-Api-Key: k \r\nContent-Length: 5\r\n").expect("good");
         assert_eq!((head.head.method.as_str(), head.head.uri.path()), ("POST", "/p"));
         assert_eq!(
             head.head.headers.get(HeaderName::XApiKey),
@@ -200,13 +196,10 @@ mod tests {
 
     #[test]
     fn ambiguous_lengths_are_rejected() {
-        for value in ["+5", "-1", "5 5", "0x5", "5,5", "", "5, 5", "5;", "1e1", "99999999999999999999", "٥"]
-        {
+        for value in ["+5", "-1", "5 5", "0x5", "5,5", "", "5, 5", "5;", "1e1", "99999999999999999999", "٥"] {
             assert!(with(&format!("Content-Length: {value}\r\n")).is_err(), "{value:?}");
         }
-        for value in
-            ["identity", "chunked, identity", "identity, chunked", "chunked, chunked", "xchunked", ""]
-        {
+        for value in ["identity", "chunked, identity", "identity, chunked", "chunked, chunked", "xchunked", ""] {
             assert!(with(&format!("Transfer-Encoding: {value}\r\n")).is_err(), "{value:?}");
         }
         for headers in [

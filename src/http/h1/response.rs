@@ -84,12 +84,7 @@ pub enum ResponseFraming {
 
 impl ResponseFraming {
     /// For a response to `method`; `length` is the size of its body, if it is known.
-    pub fn choose(
-        method: &Method,
-        version: Version,
-        status: StatusCode,
-        length: Option<u64>,
-    ) -> ResponseFraming {
+    pub fn choose(method: &Method, version: Version, status: StatusCode, length: Option<u64>) -> ResponseFraming {
         let bodiless = is_bodiless(method, status);
         match length {
             _ if bodiless => ResponseFraming::None,
@@ -128,9 +123,7 @@ pub fn write_response(
     for header in headers.iter() {
         match header.name {
             HeaderName::Connection | HeaderName::TransferEncoding => continue,
-            HeaderName::ContentLength
-                if framing != ResponseFraming::None || status == StatusCode::NO_CONTENT =>
-            {
+            HeaderName::ContentLength if framing != ResponseFraming::None || status == StatusCode::NO_CONTENT => {
                 continue;
             }
             HeaderName::Date => has_date = true,
@@ -242,10 +235,7 @@ mod tests {
     #[test]
     fn a_missing_date_is_added() {
         let text = written(599, &[], ResponseFraming::Close);
-        assert!(
-            text.starts_with("HTTP/1.1 599 Unknown\r\ndate: ") && text.ends_with(" GMT\r\n\r\n"),
-            "{text}"
-        );
+        assert!(text.starts_with("HTTP/1.1 599 Unknown\r\ndate: ") && text.ends_with(" GMT\r\n\r\n"), "{text}");
         let mut out = Vec::new();
         write_chunk_size(&mut out, 255);
         assert_eq!(out, b"ff\r\n");
@@ -273,10 +263,7 @@ mod tests {
         let of = |headers: &str| parsed(&format!("HTTP/1.1 200 OK\r\n{headers}\r\n"), &Method::GET);
         assert_eq!(of("Content-Length: 5\r\n"), Ok((200, BodyExtent::Framed(Framing::Length(5)), true)));
         assert_eq!(of("Content-Length: 0\r\n"), Ok((200, BodyExtent::Framed(Framing::None), true)));
-        assert_eq!(
-            of("Transfer-Encoding: chunked\r\n"),
-            Ok((200, BodyExtent::Framed(Framing::Chunked), true))
-        );
+        assert_eq!(of("Transfer-Encoding: chunked\r\n"), Ok((200, BodyExtent::Framed(Framing::Chunked), true)));
         assert_eq!(of(""), Ok((200, BodyExtent::UntilClose, false)));
         assert_eq!(
             of("Content-Length: 5\r\nConnection: close\r\n"),

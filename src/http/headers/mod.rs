@@ -156,19 +156,12 @@ impl Headers {
     }
 
     fn header(&self, entry: &HeaderEntry) -> Header<'_> {
-        Header {
-            name: entry.name,
-            other: entry.text.slice(&self.bytes),
-            value: entry.value.slice(&self.bytes),
-        }
+        Header { name: entry.name, other: entry.text.slice(&self.bytes), value: entry.value.slice(&self.bytes) }
     }
 
     /// The values of all headers with this name.
     pub fn all(&self, name: HeaderName) -> impl Iterator<Item = &[u8]> + '_ {
-        self.entries
-            .iter()
-            .filter(move |entry| entry.name == name)
-            .map(|entry| entry.value.slice(&self.bytes))
+        self.entries.iter().filter(move |entry| entry.name == name).map(|entry| entry.value.slice(&self.bytes))
     }
 
     /// The value of the first header with this name.
@@ -198,8 +191,7 @@ impl Headers {
     /// Appends a header by the text of its name, in lower case. Both must be valid.
     fn push_text(&mut self, text: &str, value: &[u8]) {
         let name = HeaderName::parse(text.as_bytes());
-        let text =
-            if name == HeaderName::Other { self.append_bytes(text.as_bytes()) } else { ByteRange::default() };
+        let text = if name == HeaderName::Other { self.append_bytes(text.as_bytes()) } else { ByteRange::default() };
         let value = self.append_bytes(value);
         self.entries.push(HeaderEntry { name, text, value });
     }
@@ -281,15 +273,9 @@ mod tests {
     fn headers_are_found_by_name() {
         let headers = of(&[("host", "h"), ("x-custom", "1"), ("cookie", "a"), ("cookie", "b")]);
         assert_eq!((headers.len(), headers.get(HeaderName::Host)), (4, Some(&b"h"[..])));
-        assert_eq!(
-            (headers.single(HeaderName::Cookie), headers.get(HeaderName::Cookie)),
-            (None, Some(&b"a"[..]))
-        );
+        assert_eq!((headers.single(HeaderName::Cookie), headers.get(HeaderName::Cookie)), (None, Some(&b"a"[..])));
         assert_eq!(headers.all(HeaderName::Cookie).collect::<Vec<_>>(), [b"a", b"b"]);
-        assert_eq!(
-            (headers.get(HeaderName::Other), headers.contains(HeaderName::XApiKey)),
-            (Some(&b"1"[..]), false)
-        );
+        assert_eq!((headers.get(HeaderName::Other), headers.contains(HeaderName::XApiKey)), (Some(&b"1"[..]), false));
     }
 
     #[test]
@@ -334,20 +320,15 @@ mod tests {
                 let parsed = httparse::Request::new(&mut headers).parse(head);
                 parsed.is_ok_and(|status| status.is_complete())
             };
-            let head = |name: &[u8], value: &[u8]| {
-                [b"GET / HTTP/1.1\r\nh", name, b"x: v", value, b"v\r\n\r\n"].concat()
-            };
+            let head =
+                |name: &[u8], value: &[u8]| [b"GET / HTTP/1.1\r\nh", name, b"x: v", value, b"v\r\n\r\n"].concat();
             if byte != b':' && byte != b'\r' && byte != b'\n' {
                 let is_name = http::HeaderName::from_bytes(&[b'h', byte, b'x']).is_ok();
                 assert_eq!(parses(&head(&[byte], b"")), is_name, "{byte:#x} in a name");
             }
             if byte != b'\r' && byte != b'\n' {
                 let is_accepted = parses(&head(b"", &[byte]));
-                assert_eq!(
-                    is_accepted,
-                    HeaderValue::from_bytes(&[b'v', byte, b'v']).is_ok(),
-                    "{byte:#x} in a value"
-                );
+                assert_eq!(is_accepted, HeaderValue::from_bytes(&[b'v', byte, b'v']).is_ok(), "{byte:#x} in a value");
                 assert_eq!(is_accepted, is_value_byte(byte), "{byte:#x}");
             }
         }

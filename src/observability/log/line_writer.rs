@@ -49,8 +49,7 @@ impl LineWriter {
     /// Starts the thread that writes to `output`.
     pub fn spawn(output: impl Write + Send + 'static) -> io::Result<LineWriter> {
         let (work_available, all_written) = (Condvar::new(), Condvar::new());
-        let writer =
-            LineWriter(Arc::new(WriterState { queue: Mutex::default(), work_available, all_written }));
+        let writer = LineWriter(Arc::new(WriterState { queue: Mutex::default(), work_available, all_written }));
         let state = Arc::clone(&writer.0);
         thread::Builder::new().name("log".into()).spawn(move || state.run(output))?;
         Ok(writer)

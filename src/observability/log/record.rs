@@ -44,12 +44,7 @@ pub struct LogRecord<'a> {
 
 impl LogRecord<'_> {
     /// Formats a line with this target and passes it to `take`. The buffer of the thread is reused.
-    pub fn write(
-        format: LogFormat,
-        target: &str,
-        fill: impl FnOnce(&mut LogRecord<'_>),
-        take: impl FnOnce(&[u8]),
-    ) {
+    pub fn write(format: LogFormat, target: &str, fill: impl FnOnce(&mut LogRecord<'_>), take: impl FnOnce(&[u8])) {
         thread_local! {
             static LINE: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
         }
@@ -162,8 +157,7 @@ impl LogRecord<'_> {
 
     fn push_millis(&mut self, duration: Duration) {
         // Enough for 500 000 years.
-        let micros =
-            duration.as_secs().saturating_mul(1_000_000).saturating_add(duration.subsec_micros().into());
+        let micros = duration.as_secs().saturating_mul(1_000_000).saturating_add(duration.subsec_micros().into());
         self.push_number(micros / 1000);
         let [hundreds, tens, ones] = digits::<3>(micros % 1000);
         self.line.extend_from_slice(&[b'.', hundreds, tens, ones]);

@@ -87,8 +87,7 @@ impl MetricDescriptor {
 
     /// The name in Prometheus, with prefix and suffix.
     pub fn full_name(&self) -> String {
-        let name =
-            if self.is_process_metric { self.name.to_owned() } else { format!("{PREFIX}_{}", self.name) };
+        let name = if self.is_process_metric { self.name.to_owned() } else { format!("{PREFIX}_{}", self.name) };
         match self.kind {
             MetricKind::Counter => name + "_total",
             MetricKind::Info => name + "_info",
@@ -146,8 +145,7 @@ impl MetricCatalogue {
         labels: &'static [&'static str; COUNT],
         help: &'static str,
     ) -> Family<Labels<COUNT>, Histogram, fn() -> Histogram> {
-        let histograms =
-            Family::new_with_constructor((|| Histogram::new(bucket_bounds())) as fn() -> Histogram);
+        let histograms = Family::new_with_constructor((|| Histogram::new(bucket_bounds())) as fn() -> Histogram);
         self.descriptors.push(MetricDescriptor::new(name, MetricKind::Histogram, labels, help));
         self.registry.register(name, help, histograms.clone());
         histograms

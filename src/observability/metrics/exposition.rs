@@ -20,8 +20,7 @@ impl ExpositionFormat {
             let weight_in = |range: &str| {
                 let mut parts = range.split(';').map(str::trim);
                 let matches = parts.next().is_some_and(|media_type| media_type.eq_ignore_ascii_case(wanted));
-                let weight =
-                    parts.find_map(|part| part.strip_prefix("q=")).map_or(Some(1.0), |q| q.parse().ok());
+                let weight = parts.find_map(|part| part.strip_prefix("q=")).map_or(Some(1.0), |q| q.parse().ok());
                 weight.filter(|_| matches)
             };
             accept.split(',').filter_map(weight_in).fold(0.0_f32, f32::max)
@@ -69,10 +68,7 @@ mod tests {
                 "application/openmetrics-text;version=1.0.0,application/openmetrics-text;version=0.0.1;q=0.75,text/plain;version=0.0.4;q=0.5,*/*;q=0.1",
                 ExpositionFormat::OpenMetrics,
             ),
-            (
-                "text/plain;version=0.0.4;q=0.9,application/openmetrics-text;q=0.5",
-                ExpositionFormat::PlainText,
-            ),
+            ("text/plain;version=0.0.4;q=0.9,application/openmetrics-text;q=0.5", ExpositionFormat::PlainText),
         ] {
             assert_eq!(ExpositionFormat::from_accept(accept), format, "{accept}");
         }

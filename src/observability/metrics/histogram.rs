@@ -46,8 +46,7 @@ pub struct DurationHistogram {
 impl DurationHistogram {
     /// Records a duration. Only the owning thread may call this.
     pub fn record(&self, duration: Duration) {
-        let nanos =
-            duration.as_secs().saturating_mul(1_000_000_000).saturating_add(duration.subsec_nanos().into());
+        let nanos = duration.as_secs().saturating_mul(1_000_000_000).saturating_add(duration.subsec_nanos().into());
         self.buckets[BUCKET_BOUNDS.partition_point(|bound| *bound < nanos)].increment();
         self.nanos.add(nanos);
     }

@@ -104,10 +104,8 @@ impl Default for Metrics {
             process,
             workers,
             connections: catalogue.register_gauge("client_connections", "Open client connections"),
-            requests_in_flight: catalogue.register_gauge(
-                "requests_in_flight",
-                "Requests in flight, until the end of the response body",
-            ),
+            requests_in_flight: catalogue
+                .register_gauge("requests_in_flight", "Requests in flight, until the end of the response body"),
             requests_queued: catalogue.register_gauge(
                 "requests_queued",
                 "Requests in flight that are queued because upstream.requests is reached",
@@ -117,8 +115,7 @@ impl Default for Metrics {
                 "1 if the certificate files could not be read and the previous certificates are kept, else 0",
             ),
             store: StoreMetrics::new(&mut catalogue),
-            tokens: catalogue
-                .register_gauge("tokens", "Tokens in memory; expired ones are evicted after some seconds"),
+            tokens: catalogue.register_gauge("tokens", "Tokens in memory; expired ones are evicted after some seconds"),
             certificates: catalogue.register_gauges(
                 "certificate_expiry_timestamp_seconds",
                 &["names"],
@@ -149,18 +146,15 @@ impl Default for Metrics {
                 "accept_failures",
                 "Connections not accepted because file descriptors or memory were exhausted",
             ),
-            upstream_retries: catalogue
-                .register_counter("upstream_retries", "Requests that were retried on a backend"),
+            upstream_retries: catalogue.register_counter("upstream_retries", "Requests that were retried on a backend"),
             upstreams: UpstreamMetrics::new(&mut catalogue),
             authorization_shadow_denials: catalogue.register_counter(
                 "authorization_shadow_denials",
                 "Requests that no authorization rule allows, but that passed in shadow mode",
             ),
             panics: catalogue.register_counter("panics", "Requests that ended with a panic"),
-            log_lines_dropped: catalogue.register_counter(
-                "log_lines_dropped",
-                "Log lines dropped because the output did not keep up",
-            ),
+            log_lines_dropped: catalogue
+                .register_counter("log_lines_dropped", "Log lines dropped because the output did not keep up"),
             spans_dropped: catalogue.register_counter(
                 "trace_spans_dropped",
                 "Trace spans dropped because the queue was full or the collector did not accept them",
@@ -357,8 +351,7 @@ mod tests {
         let descriptors = metrics.descriptors();
         let mut exported: Vec<_> = text.lines().filter_map(|line| line.strip_prefix("# TYPE ")).collect();
         exported.sort_unstable();
-        let type_of =
-            |kind: MetricKind| if kind == MetricKind::Info { "gauge".to_owned() } else { kind.to_string() };
+        let type_of = |kind: MetricKind| if kind == MetricKind::Info { "gauge".to_owned() } else { kind.to_string() };
         let mut known: Vec<_> =
             descriptors.iter().map(|one| format!("{} {}", one.full_name(), type_of(one.kind))).collect();
         known.sort_unstable();
@@ -369,8 +362,7 @@ mod tests {
             let by = |name: &str| descriptors.iter().find(|one| one.full_name() == name);
             let one = by(name).or_else(|| by(base?)).unwrap_or_else(|| panic!("{name} is not described"));
             let labels = rest.split_once("} ").map_or("", |(labels, _)| labels);
-            let mut labels: Vec<_> =
-                labels.split("\",").filter_map(|label| Some(label.split_once('=')?.0)).collect();
+            let mut labels: Vec<_> = labels.split("\",").filter_map(|label| Some(label.split_once('=')?.0)).collect();
             labels.retain(|label| *label != "le");
             assert_eq!(labels, one.labels, "{line}");
         }

@@ -25,8 +25,7 @@ const RESIDENT_MEMORY: MetricDescriptor =
     process_metric("process_resident_memory_bytes", MetricKind::Gauge, "Resident memory");
 const VIRTUAL_MEMORY: MetricDescriptor =
     process_metric("process_virtual_memory_bytes", MetricKind::Gauge, "Virtual memory");
-const OPEN_FDS: MetricDescriptor =
-    process_metric("process_open_fds", MetricKind::Gauge, "Open file descriptors");
+const OPEN_FDS: MetricDescriptor = process_metric("process_open_fds", MetricKind::Gauge, "Open file descriptors");
 const MAX_FDS: MetricDescriptor =
     process_metric("process_max_fds", MetricKind::Gauge, "Maximum number of open file descriptors");
 const THREADS: MetricDescriptor = process_metric("process_threads", MetricKind::Gauge, "Number of threads");
@@ -89,9 +88,7 @@ impl Collector for ProcessCollector {
         ];
         if let Some(fields) = read_stat() {
             let seconds = (stat_field(&fields, 14) + stat_field(&fields, 15)) / ticks_per_second();
-            encoder
-                .start_metric(&CPU_SECONDS)?
-                .encode_counter(&seconds, None::<&Exemplar<NoLabelSet, f64>>)?;
+            encoder.start_metric(&CPU_SECONDS)?.encode_counter(&seconds, None::<&Exemplar<NoLabelSet, f64>>)?;
             gauges.push((RESIDENT_MEMORY, Some(stat_field(&fields, 24) * rustix::param::page_size() as f64)));
             gauges.push((VIRTUAL_MEMORY, Some(stat_field(&fields, 23))));
             gauges.push((THREADS, Some(stat_field(&fields, 20))));

@@ -109,9 +109,8 @@ impl RouteCounters {
 
     fn record_rejection(&self, method: usize, class: usize, reason: &'static str) {
         let mut rejections = self.rejections.lock();
-        let same = |known: &&mut RejectionCount| {
-            known.method == method && known.class == class && known.reason == reason
-        };
+        let same =
+            |known: &&mut RejectionCount| known.method == method && known.class == class && known.reason == reason;
         match rejections.iter_mut().find(same) {
             Some(known) => known.count += 1,
             None => rejections.push(RejectionCount { method, class, reason, count: 1 }),
@@ -174,8 +173,7 @@ impl RouteTotals {
             return;
         }
         let same_labels = |known: &&mut ResponseCount| {
-            (known.method, known.status, known.reason)
-                == (responses.method, responses.status, responses.reason)
+            (known.method, known.status, known.reason) == (responses.method, responses.status, responses.reason)
         };
         match self.responses.iter_mut().find(same_labels) {
             Some(known) => known.count += responses.count,
@@ -186,13 +184,11 @@ impl RouteTotals {
     /// The requests counted after `earlier`, which is of the same route, was taken.
     pub fn since(&self, earlier: &RouteTotals) -> RouteTotals {
         let before = |now: &ResponseCount| {
-            let same_labels = |then: &&ResponseCount| {
-                (then.method, then.status, then.reason) == (now.method, now.status, now.reason)
-            };
+            let same_labels =
+                |then: &&ResponseCount| (then.method, then.status, then.reason) == (now.method, now.status, now.reason);
             earlier.responses.iter().find(same_labels).map_or(0, |then| then.count)
         };
-        let rest =
-            |now: &ResponseCount| ResponseCount { count: now.count.saturating_sub(before(now)), ..*now };
+        let rest = |now: &ResponseCount| ResponseCount { count: now.count.saturating_sub(before(now)), ..*now };
         RouteTotals {
             name: self.name.clone(),
             responses: self.responses.iter().map(rest).filter(|responses| responses.count > 0).collect(),

@@ -152,11 +152,7 @@ impl CollectorEncoder<'_> {
 }
 
 /// Encodes one value of a counter.
-pub fn encode_counter(
-    metric: &mut MetricEncoder<'_>,
-    labels: &impl EncodeLabelSet,
-    value: u64,
-) -> Result<(), Error> {
+pub fn encode_counter(metric: &mut MetricEncoder<'_>, labels: &impl EncodeLabelSet, value: u64) -> Result<(), Error> {
     metric.encode_family(labels)?.encode_counter(&value, None::<&Exemplar<NoLabelSet, u64>>)
 }
 
@@ -205,9 +201,7 @@ fn encode_requests(totals: &MetricsTotals, encoder: &mut CollectorEncoder<'_>) -
         }
     }
     let mut metric = encoder.start_metric(&REJECTIONS)?;
-    by_reason
-        .iter()
-        .try_for_each(|(reason, count)| encode_counter(&mut metric, &[("reason", *reason)], *count))
+    by_reason.iter().try_for_each(|(reason, count)| encode_counter(&mut metric, &[("reason", *reason)], *count))
 }
 
 fn encode_routes(totals: &MetricsTotals, encoder: &mut CollectorEncoder<'_>) -> Result<(), Error> {
@@ -236,14 +230,9 @@ fn encode_auth_phases(totals: &MetricsTotals, encoder: &mut CollectorEncoder<'_>
     let mut metric = encoder.start_metric(&AUTH_PHASES)?;
     for (phase, outcomes) in Phase::MEASURED.iter().zip(&totals.phases) {
         // A gateway uses few of the phases, and each has few outcomes.
-        for (outcome, durations) in
-            AuthOutcome::ALL.iter().zip(outcomes).filter(|(_, durations)| durations.count() > 0)
+        for (outcome, durations) in AuthOutcome::ALL.iter().zip(outcomes).filter(|(_, durations)| durations.count() > 0)
         {
-            encode_histogram(
-                &mut metric,
-                &[("step", phase.as_str()), ("outcome", outcome.as_str())],
-                durations,
-            )?;
+            encode_histogram(&mut metric, &[("step", phase.as_str()), ("outcome", outcome.as_str())], durations)?;
         }
     }
     Ok(())
@@ -273,10 +262,5 @@ fn encode_connections(totals: &MetricsTotals, encoder: &mut CollectorEncoder<'_>
     }
     let mut metric = encoder.start_metric(&HANDSHAKE)?;
     let durations = &totals.handshake_duration;
-    metric.encode_histogram::<NoLabelSet>(
-        durations.sum_seconds(),
-        durations.count(),
-        &durations.buckets(),
-        None,
-    )
+    metric.encode_histogram::<NoLabelSet>(durations.sum_seconds(), durations.count(), &durations.buckets(), None)
 }

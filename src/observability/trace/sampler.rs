@@ -27,9 +27,7 @@ impl Sampler {
         let ratio = || {
             let ratio = argument.map_or(Ok(1.0), str::parse::<f64>);
             let valid = ratio.ok().filter(|ratio| (0.0..=1.0).contains(ratio));
-            valid
-                .map(ratio_rule)
-                .ok_or_else(|| "OTEL_TRACES_SAMPLER_ARG must be a number from 0 to 1".to_owned())
+            valid.map(ratio_rule).ok_or_else(|| "OTEL_TRACES_SAMPLER_ARG must be a number from 0 to 1".to_owned())
         };
         let (rule, follows_parent) = match name {
             "always_on" => (SamplingRule::Always, false),
@@ -93,8 +91,7 @@ mod tests {
     fn a_ratio_samples_that_share_of_ids() {
         let sampler = Sampler::from_name("parentbased_traceidratio", Some("0.25")).expect("valid");
         let mut random = fastrand::Rng::with_seed(1);
-        let sampled =
-            (0..10_000).filter(|_| sampler.is_sampled(&random.u128(..).to_be_bytes(), None)).count();
+        let sampled = (0..10_000).filter(|_| sampler.is_sampled(&random.u128(..).to_be_bytes(), None)).count();
         assert!((2300..2700).contains(&sampled), "{sampled}");
     }
 }

@@ -22,9 +22,7 @@ use crate::observability::trace::{self, FinishedTrace, Tracer};
 use crate::outbound::http_client::HttpClient;
 use crate::tls::TlsError;
 
-use wire::{
-    ExportTraceServiceRequest, InstrumentationScope, Resource, ResourceSpans, ScopeSpans, string_attribute,
-};
+use wire::{ExportTraceServiceRequest, InstrumentationScope, Resource, ResourceSpans, ScopeSpans, string_attribute};
 
 /// Maximum number of attempts of an export.
 const MAX_ATTEMPTS: u32 = 3;
@@ -183,10 +181,8 @@ impl OtlpExporter {
     }
 
     fn build_message(&self, spans: Vec<wire::OtlpSpan>) -> ExportTraceServiceRequest {
-        let scope = InstrumentationScope {
-            name: env!("CARGO_PKG_NAME").into(),
-            version: env!("CARGO_PKG_VERSION").into(),
-        };
+        let scope =
+            InstrumentationScope { name: env!("CARGO_PKG_NAME").into(), version: env!("CARGO_PKG_VERSION").into() };
         let scope_spans = vec![ScopeSpans { scope: Some(scope), spans }];
         let resource = Some(self.resource.clone());
         ExportTraceServiceRequest { resource_spans: vec![ResourceSpans { resource, scope_spans }] }

@@ -39,8 +39,7 @@ pub fn from_variables(get: impl Fn(&str) -> Option<String>) -> Result<Option<Otl
     let get = |name: &str| get(name).map(|value| value.trim().to_owned()).filter(|value| !value.is_empty());
     // The variable for traces takes precedence over the one for all signals.
     let either = |name: &str| {
-        get(&format!("OTEL_EXPORTER_OTLP_TRACES_{name}"))
-            .or_else(|| get(&format!("OTEL_EXPORTER_OTLP_{name}")))
+        get(&format!("OTEL_EXPORTER_OTLP_TRACES_{name}")).or_else(|| get(&format!("OTEL_EXPORTER_OTLP_{name}")))
     };
     if get("OTEL_SDK_DISABLED").is_some_and(|value| value.eq_ignore_ascii_case("true")) {
         return Ok(None);
@@ -55,9 +54,7 @@ pub fn from_variables(get: impl Fn(&str) -> Option<String>) -> Result<Option<Otl
     match either("PROTOCOL").as_deref() {
         None | Some("http/protobuf") => {}
         Some(other) => {
-            return Err(format!(
-                "OTEL_EXPORTER_OTLP_PROTOCOL must be http/protobuf (port 4318), not {other:?}"
-            ));
+            return Err(format!("OTEL_EXPORTER_OTLP_PROTOCOL must be http/protobuf (port 4318), not {other:?}"));
         }
     }
     let endpoint = match get("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT") {
@@ -74,21 +71,16 @@ pub fn from_variables(get: impl Fn(&str) -> Option<String>) -> Result<Option<Otl
         Some(Ok(value)) if value > 0 => Ok(value),
         Some(_) => Err(format!("{name} must be a number above 0")),
     };
-    let count =
-        |name: &str, default| number(name, default).map(|n| usize::try_from(n).unwrap_or(usize::MAX >> 4));
+    let count = |name: &str, default| number(name, default).map(|n| usize::try_from(n).unwrap_or(usize::MAX >> 4));
     let timeout = either("TIMEOUT").map_or(Ok(10_000), |value| value.parse());
     let timeout = timeout.map_err(|_| "OTEL_EXPORTER_OTLP_TIMEOUT must be a number of milliseconds")?;
     Ok(Some(OtlpOptions {
-        endpoint: parse_resource(&endpoint)
-            .map_err(|error| format!("OTEL_EXPORTER_OTLP_ENDPOINT {error}"))?,
+        endpoint: parse_resource(&endpoint).map_err(|error| format!("OTEL_EXPORTER_OTLP_ENDPOINT {error}"))?,
         headers: parse_headers(&either("HEADERS").unwrap_or_default())?,
         ca_file: either("CERTIFICATE").map(PathBuf::from),
         timeout: Duration::from_millis(timeout),
         sampler: Sampler::from_name(&sampler, get("OTEL_TRACES_SAMPLER_ARG").as_deref())?,
-        resource: resource_attributes(
-            get("OTEL_SERVICE_NAME"),
-            &get("OTEL_RESOURCE_ATTRIBUTES").unwrap_or_default(),
-        )?,
+        resource: resource_attributes(get("OTEL_SERVICE_NAME"), &get("OTEL_RESOURCE_ATTRIBUTES").unwrap_or_default())?,
         max_queued_requests: count("OTEL_BSP_MAX_QUEUE_SIZE", 2048)?.min(1 << 20),
         max_batch_spans: count("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", 512)?,
         batch_delay: Duration::from_millis(number("OTEL_BSP_SCHEDULE_DELAY", 5000)?),
@@ -168,9 +160,8 @@ mod tests {
         assert_eq!(options.timeout, Duration::from_millis(200));
         assert_eq!(options.headers["authorization"], "Basic abc");
         assert!(!format!("{options:?}").contains("abc"), "a credential is not shown");
-        let attribute = |key: &str| {
-            options.resource.iter().find(|(known, _)| known == key).map(|(_, value)| value.as_str())
-        };
+        let attribute =
+            |key: &str| options.resource.iter().find(|(known, _)| known == key).map(|(_, value)| value.as_str());
         assert_eq!(attribute("service.name"), Some("gateway-of-sales"));
         assert_eq!(attribute("deployment.environment"), Some("prod"));
     }

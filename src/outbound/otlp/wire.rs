@@ -158,23 +158,11 @@ impl SpanBuilder<'_> {
             parent_span_id: self.trace.parent_span_id.map(Vec::from).unwrap_or_default(),
             // A client error is not an error of a server span (semantic conventions for HTTP spans).
             status: (request.status >= 500).then_some(SpanStatus { code: STATUS_CODE_ERROR }),
-            ..self.build_span(
-                name.trim_end(),
-                SPAN_KIND_SERVER,
-                self.trace.span_id,
-                self.trace.interval,
-                attributes,
-            )
+            ..self.build_span(name.trim_end(), SPAN_KIND_SERVER, self.trace.span_id, self.trace.interval, attributes)
         });
     }
 
-    fn add_internal_span(
-        &mut self,
-        name: &str,
-        interval: Interval,
-        attributes: Vec<KeyValue>,
-        error: Option<&str>,
-    ) {
+    fn add_internal_span(&mut self, name: &str, interval: Interval, attributes: Vec<KeyValue>, error: Option<&str>) {
         self.add_child_span(name, SPAN_KIND_INTERNAL, random_span_id(), interval, attributes, error);
     }
 
@@ -217,14 +205,7 @@ impl SpanBuilder<'_> {
         });
     }
 
-    fn build_span(
-        &self,
-        name: &str,
-        kind: i32,
-        id: SpanId,
-        interval: Interval,
-        attributes: Vec<KeyValue>,
-    ) -> OtlpSpan {
+    fn build_span(&self, name: &str, kind: i32, id: SpanId, interval: Interval, attributes: Vec<KeyValue>) -> OtlpSpan {
         OtlpSpan {
             trace_id: self.trace.trace_id.to_vec(),
             span_id: id.to_vec(),

@@ -4,8 +4,8 @@ use redb::{ReadableDatabase, ReadableTable};
 use tokio::time::Instant;
 
 use crate::store::file::{
-    DEFERRED_BATCH_INTERVAL, FileResult, FileStore, LOGINS, OpenFileStore, PendingUse, SALTS, SealedTable,
-    TOKENS, open_if_closed, split_value,
+    DEFERRED_BATCH_INTERVAL, FileResult, FileStore, LOGINS, OpenFileStore, PendingUse, SALTS, SealedTable, TOKENS,
+    open_if_closed, split_value,
 };
 use crate::store::salt_usage::USAGE_WINDOW;
 use crate::store::{SaltUsage, Timestamp};

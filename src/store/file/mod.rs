@@ -97,12 +97,7 @@ type SealedTable<'a> = Table<'a, &'static [u8; 16], &'static [u8]>;
 
 impl FileStore {
     /// Does nothing before [`FileStore::open`].
-    pub fn new(
-        path: PathBuf,
-        keys: StoreKeys,
-        memory: Arc<MemoryStore>,
-        store_clock: Arc<StoreClock>,
-    ) -> FileStore {
+    pub fn new(path: PathBuf, keys: StoreKeys, memory: Arc<MemoryStore>, store_clock: Arc<StoreClock>) -> FileStore {
         FileStore { path, keys, memory, store_clock }
     }
 
@@ -130,9 +125,7 @@ impl FileStore {
         if mode & 0o077 != 0 {
             // SECURITY: the values are sealed, but the file still reveals how many users there are and when they log
             // in.
-            return Err(format!(
-                "{path} is accessible to other users (mode {mode:04o}); run `chmod 600 {path}`"
-            ));
+            return Err(format!("{path} is accessible to other users (mode {mode:04o}); run `chmod 600 {path}`"));
         }
         let backend = FileBackend::new(file).map_err(|error| self.open_error(error))?;
         let database = Database::builder().set_cache_size(PAGE_CACHE_BYTES).create_with_backend(backend);
@@ -142,9 +135,9 @@ impl FileStore {
     fn open_error(&self, error: DatabaseError) -> String {
         let path = self.path.display();
         match error {
-            DatabaseError::DatabaseAlreadyOpen => format!(
-                "{path} is in use by another process; use a separate file for each gateway, or share a Redis"
-            ),
+            DatabaseError::DatabaseAlreadyOpen => {
+                format!("{path} is in use by another process; use a separate file for each gateway, or share a Redis")
+            }
             other => format!("cannot use {path}: {other}"),
         }
     }

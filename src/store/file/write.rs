@@ -4,8 +4,8 @@ use redb::ReadableTable;
 
 use crate::base::secret::Secret;
 use crate::store::file::{
-    FileResult, FileStore, LOGINS, OpenFileStore, PendingMint, SealedTable, TOKENS, open_if_closed,
-    seal_context, split_value,
+    FileResult, FileStore, LOGINS, OpenFileStore, PendingMint, SealedTable, TOKENS, open_if_closed, seal_context,
+    split_value,
 };
 use crate::store::wire::StoredToken;
 use crate::store::{Revocation, Seed, TokenId, Unavailable};
@@ -127,13 +127,7 @@ impl FileStore {
         Ok(Some(login.seed))
     }
 
-    fn write_upstream_key(
-        &self,
-        tokens: &mut SealedTable<'_>,
-        id: &TokenId,
-        salt: u8,
-        key: &Secret,
-    ) -> FileResult<()> {
+    fn write_upstream_key(&self, tokens: &mut SealedTable<'_>, id: &TokenId, salt: u8, key: &Secret) -> FileResult<()> {
         let name = self.keys.token_name(salt, id);
         let value = tokens.get(&name.0)?.map(|value| value.value().to_vec());
         let Some((last_used, _, sealed)) = value.as_deref().and_then(split_value) else { return Ok(()) };

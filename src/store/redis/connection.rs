@@ -8,8 +8,8 @@ use redis::cluster_async::ClusterConnection;
 use redis::io::tcp::TcpSettings;
 use redis::sentinel::{SentinelClientBuilder, SentinelServerType};
 use redis::{
-    AsyncConnectionConfig, Client, ClientTlsConfig, Cmd, ConnectionAddr, FromRedisValue, IntoConnectionInfo,
-    Pipeline, RedisConnectionInfo, RedisFuture, RedisResult, TlsCertificates, TlsMode, Value,
+    AsyncConnectionConfig, Client, ClientTlsConfig, Cmd, ConnectionAddr, FromRedisValue, IntoConnectionInfo, Pipeline,
+    RedisConnectionInfo, RedisFuture, RedisResult, TlsCertificates, TlsMode, Value,
 };
 
 use crate::config::options::STORE;
@@ -58,10 +58,7 @@ impl ConnectionLike for RedisConnection {
 
 impl RedisConnection {
     /// Executes independent commands, and returns one result for each.
-    pub async fn query_all<T: FromRedisValue>(
-        &mut self,
-        commands: impl Iterator<Item = Cmd>,
-    ) -> RedisResult<Vec<T>> {
+    pub async fn query_all<T: FromRedisValue>(&mut self, commands: impl Iterator<Item = Cmd>) -> RedisResult<Vec<T>> {
         match self {
             RedisConnection::One(connection) => {
                 let mut pipeline = redis::pipe();
@@ -94,8 +91,7 @@ pub async fn connect(options: &RedisOptions, attempt: usize) -> RedisResult<Redi
     nodes.rotate_left(first);
     match &options.topology {
         RedisTopology::Standalone => {
-            let info =
-                address(&nodes[0]).into_connection_info()?.set_redis_settings(connection_info(options));
+            let info = address(&nodes[0]).into_connection_info()?.set_redis_settings(connection_info(options));
             let info = info.set_tcp_settings(tcp_settings());
             let client = match certificates {
                 Some(certificates) => Client::build_with_tls(info, certificates)?,
@@ -140,11 +136,10 @@ fn sentinel(
     master: &str,
     certificates: Option<TlsCertificates>,
 ) -> RedisResult<SentinelClientBuilder> {
-    let mut builder =
-        SentinelClientBuilder::new(nodes.iter().map(address), master, SentinelServerType::Master)?
-            .set_client_to_redis_db(i64::from(options.database))
-            .set_client_to_redis_tcp_settings(tcp_settings())
-            .set_client_to_sentinel_tcp_settings(tcp_settings());
+    let mut builder = SentinelClientBuilder::new(nodes.iter().map(address), master, SentinelServerType::Master)?
+        .set_client_to_redis_db(i64::from(options.database))
+        .set_client_to_redis_tcp_settings(tcp_settings())
+        .set_client_to_sentinel_tcp_settings(tcp_settings());
     if let Some(username) = &options.username {
         builder = builder.set_client_to_redis_username(username);
     }
@@ -198,8 +193,7 @@ fn timeouts() -> AsyncConnectionConfig {
 /// Reads the CA certificate and the client certificate for `rediss://`; `None` if no node uses it.
 fn read_certificates(options: &RedisOptions) -> Result<Option<TlsCertificates>, Problem> {
     let read = |option: &str, path: &std::path::Path| {
-        std::fs::read(path)
-            .map_err(|error| Problem::new(option, format!("cannot read {}: {error}", path.display())))
+        std::fs::read(path).map_err(|error| Problem::new(option, format!("cannot read {}: {error}", path.display())))
     };
     if !options.nodes.iter().any(|node| node.tls) {
         return Ok(None);
@@ -218,8 +212,7 @@ fn read_certificates(options: &RedisOptions) -> Result<Option<TlsCertificates>, 
 /// Checks that the certificate files can be used, before connecting.
 pub fn check_certificates(options: &RedisOptions) -> Result<(), Problem> {
     let Some(certificates) = read_certificates(options)? else { return Ok(()) };
-    let unusable =
-        |error: redis::RedisError| Problem::new(STORE.ca_file.key, format!("cannot be used: {error}"));
+    let unusable = |error: redis::RedisError| Problem::new(STORE.ca_file.key, format!("cannot be used: {error}"));
     let info = address(&options.nodes[0]).into_connection_info().map_err(unusable)?;
     Client::build_with_tls(info, certificates).map(drop).map_err(unusable)
 }

@@ -110,24 +110,20 @@ impl RedisSession {
         self.with_timeout(publish).await
     }
 
-    async fn read_new_entries(
-        &self,
-        connection: &mut RedisConnection,
-    ) -> StoreResult<(StreamEntries, StreamEntries)> {
+    async fn read_new_entries(&self, connection: &mut RedisConnection) -> StoreResult<(StreamEntries, StreamEntries)> {
         let (event_key, failure_key) = (self.redis_key("notices", ""), self.redis_key("failures", ""));
         let (events_from, failures_from) = self.event_log.borrow().positions(self.context.store_clock.now());
         let (time, events, failures) = match connection {
             RedisConnection::One(one) => {
-                let (time, role, events, failures): ((u64, u64), Vec<Value>, StreamEntries, StreamEntries) =
-                    pipe()
-                        .cmd("TIME")
-                        .cmd("ROLE")
-                        .cmd("XRANGE")
-                        .arg((&event_key, events_from, "+", "COUNT", EventLog::PAGE))
-                        .cmd("XRANGE")
-                        .arg((&failure_key, failures_from, "+", "COUNT", EventLog::PAGE))
-                        .query_async(one)
-                        .await?;
+                let (time, role, events, failures): ((u64, u64), Vec<Value>, StreamEntries, StreamEntries) = pipe()
+                    .cmd("TIME")
+                    .cmd("ROLE")
+                    .cmd("XRANGE")
+                    .arg((&event_key, events_from, "+", "COUNT", EventLog::PAGE))
+                    .cmd("XRANGE")
+                    .arg((&failure_key, failures_from, "+", "COUNT", EventLog::PAGE))
+                    .query_async(one)
+                    .await?;
                 ensure_primary(role)?;
                 (time, events, failures)
             }
@@ -146,11 +142,7 @@ impl RedisSession {
     }
 }
 
-async fn read_stream(
-    connection: &mut impl ConnectionLike,
-    key: &str,
-    from: &str,
-) -> StoreResult<StreamEntries> {
+async fn read_stream(connection: &mut impl ConnectionLike, key: &str, from: &str) -> StoreResult<StreamEntries> {
     Ok(cmd("XRANGE").arg((key, from, "+", "COUNT", EventLog::PAGE)).query_async(connection).await?)
 }
 

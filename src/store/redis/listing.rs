@@ -29,8 +29,7 @@ impl RedisSession {
             loop {
                 let mut scan = cmd("SCAN");
                 scan.arg((&cursor, "MATCH", self.redis_key("t:", "*"), "COUNT", PAGE));
-                let (next, keys): (String, Vec<String>) =
-                    parse(send_to(&mut connection, scan, &target).await?)?;
+                let (next, keys): (String, Vec<String>) = parse(send_to(&mut connection, scan, &target).await?)?;
                 self.add_page(&mut connection, &keys, &filter, &mut listing).await?;
                 if next == "0" || listing.truncated {
                     break;

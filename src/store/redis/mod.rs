@@ -198,15 +198,11 @@ impl RedisSession {
                 }
             }
             Command::SetUpstreamKey { id, key, reply } => {
-                spawn_local(async move {
-                    reply.send(session.handle_failure(session.set_upstream_key(id, key).await))
-                });
+                spawn_local(async move { reply.send(session.handle_failure(session.set_upstream_key(id, key).await)) });
             }
             Command::Revoke { revocation, reply } => {
                 self.revocation_count.set(self.revocation_count.get() + 1);
-                spawn_local(
-                    async move { reply.send(session.handle_failure(session.revoke(revocation).await)) },
-                );
+                spawn_local(async move { reply.send(session.handle_failure(session.revoke(revocation).await)) });
             }
             Command::List { filter, reply } => {
                 spawn_local(async move { reply.send(session.handle_failure(session.list(filter).await)) });

@@ -36,13 +36,7 @@ impl RedisSession {
 
     /// The login's token: the one that it has, or this new one. `revocations` is the number of revocations when the
     /// token was requested.
-    pub(super) async fn mint(
-        &self,
-        token: NewToken,
-        seed: Seed,
-        id: TokenId,
-        revocations: u64,
-    ) -> StoreResult<Seed> {
+    pub(super) async fn mint(&self, token: NewToken, seed: Seed, id: TokenId, revocations: u64) -> StoreResult<Seed> {
         let found = self.read_login(&token).await?;
         if let Some(seed) = self.reuse_token(&found, &token).await? {
             return Ok(seed);
@@ -105,8 +99,7 @@ impl RedisSession {
 
     /// Writes a changed token, and makes the other replicas drop their copies.
     async fn rewrite_token(&self, stored: &StoredToken) -> StoreResult<()> {
-        let options =
-            SetOptions::default().with_expiration(SetExpiry::KEEPTTL).conditional_set(ExistenceCheck::XX);
+        let options = SetOptions::default().with_expiration(SetExpiry::KEEPTTL).conditional_set(ExistenceCheck::XX);
         self.write_token(stored, options).await?;
         self.publish(&StoreEvent::Changed(stored.id)).await.map(drop)
     }
@@ -145,11 +138,7 @@ impl RedisSession {
     }
 
     /// Gives the login this token, unless its value has changed since it was `found`. Returns its current value.
-    pub(super) async fn claim_login(
-        &self,
-        stored: &StoredToken,
-        found: &FoundLogin,
-    ) -> StoreResult<FoundLogin> {
+    pub(super) async fn claim_login(&self, stored: &StoredToken, found: &FoundLogin) -> StoreResult<FoundLogin> {
         let key = self.login_key(&stored.token);
         let sealed = stored.login().seal(&self.context.keys, key.as_bytes());
         let mut connection = self.connection()?;

@@ -121,8 +121,7 @@ impl RedisSession {
 
     async fn touch_page(&self, connection: &mut RedisConnection, page: &[TokenUse]) -> StoreResult<()> {
         self.touch.load_async(connection).await?;
-        let exists: Vec<u64> =
-            connection.query_all(page.iter().map(|token_use| self.touch_command(token_use))).await?;
+        let exists: Vec<u64> = connection.query_all(page.iter().map(|token_use| self.touch_command(token_use))).await?;
         for (token_use, exists) in page.iter().zip(exists) {
             if exists == 0 {
                 // A replica with a shorter lifetime let it expire, or the server evicted it.
@@ -134,8 +133,7 @@ impl RedisSession {
 
     fn touch_command(&self, token_use: &TokenUse) -> Cmd {
         let store_clock = &self.context.store_clock;
-        let (when, expires) =
-            (store_clock.timestamp(token_use.when), store_clock.timestamp(token_use.expires));
+        let (when, expires) = (store_clock.timestamp(token_use.when), store_clock.timestamp(token_use.expires));
         let expiry = self.context.memory.limits().idle_ttl.map(|_| {
             let unused = store_clock.now().millis_since(when);
             self.expiry_millis(expires).saturating_sub(unused).max(1).to_string()
@@ -148,8 +146,7 @@ impl RedisSession {
 
     async fn write_salt_uses(&self) -> StoreResult<()> {
         let mut connection = self.connection()?;
-        let uses: Vec<_> =
-            self.pending_uses.borrow().salt_uses.iter().map(|(key, when)| (*key, *when)).collect();
+        let uses: Vec<_> = self.pending_uses.borrow().salt_uses.iter().map(|(key, when)| (*key, *when)).collect();
         if uses.is_empty() {
             return Ok(());
         }
@@ -193,11 +190,7 @@ impl RedisSession {
             let users: u64 = cmd("ZCARD").arg(&key).query_async(&mut connection).await?;
             let last: Vec<(String, f64)> =
                 cmd("ZRANGE").arg((&key, 0, 0, "REV", "WITHSCORES")).query_async(&mut connection).await?;
-            #[allow(
-                clippy::cast_possible_truncation,
-                clippy::cast_sign_loss,
-                reason = "a current time in ms"
-            )]
+            #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a current time in ms")]
             let last_used = last.first().map(|(_, score)| Timestamp(*score as u64));
             all.push(SaltUsage { last_used, users });
         }

@@ -71,9 +71,8 @@ fn a_rejection_does_not_wait_for_the_body() {
     let site = Site::new(&[]);
     for framing in ["Content-Length: 1000000", "Transfer-Encoding: chunked", "Content-Length: 10"] {
         for expect in ["", "Expect: 100-continue\r\n"] {
-            let head = format!(
-                "POST @T HTTP/1.1\r\nHost: h\r\nContent-Type: application/json\r\n{expect}{framing}\r\n\r\n"
-            );
+            let head =
+                format!("POST @T HTTP/1.1\r\nHost: h\r\nContent-Type: application/json\r\n{expect}{framing}\r\n\r\n");
             let mut wire = Wire::connect(site.gateway.http());
             wire.send(&site.fill(0, head.as_bytes()));
             let responses = wire.read_for(CLOSING).responses();

@@ -39,8 +39,7 @@ fn a_size_is_hexadecimal_digits() {
 
 #[test]
 fn white_space_after_a_chunk_size_is_rejected() {
-    let chunks: &[&[u8]] =
-        &[b"5 ;\r\nhello", b"5 ; x\r\nhello", b"5;\r\nhello", b"5 \r\nhello", b"5\t\r\nhello"];
+    let chunks: &[&[u8]] = &[b"5 ;\r\nhello", b"5 ; x\r\nhello", b"5;\r\nhello", b"5 \r\nhello", b"5\t\r\nhello"];
     Site::new(&[]).refuses_within_the_body(&[400], &between(CHUNKED, chunks, END));
 }
 
@@ -111,8 +110,7 @@ fn trailers_are_limited_in_size_and_number() {
 fn a_trailer_does_not_affect_policy() {
     let site = Site::new(&[]);
     let head = "POST @T HTTP/1.1\r\nHost: h\r\nContent-Type: application/json\r\n";
-    let keyless =
-        format!("{head}Transfer-Encoding: chunked\r\nTrailer: x-api-key\r\n\r\n5\r\nhello\r\n0\r\n");
+    let keyless = format!("{head}Transfer-Encoding: chunked\r\nTrailer: x-api-key\r\n\r\n5\r\nhello\r\n0\r\n");
     site.refuses_by_policy(&[400, 401], &between(&keyless, &[b"@K"], "\r\n"));
 }
 

@@ -20,8 +20,7 @@ fn a_header_is_one_line() {
 
 #[test]
 fn nothing_may_precede_the_first_header() {
-    let spaces: &[&[u8]] =
-        &[b" Host: h\r\n", b"\tHost: h\r\n", b" \r\n", b"\t\r\n", b" X: y\r\n", b"\x0bX: y\r\n"];
+    let spaces: &[&[u8]] = &[b" Host: h\r\n", b"\tHost: h\r\n", b" \r\n", b"\t\r\n", b" X: y\r\n", b"\x0bX: y\r\n"];
     Site::new(&[]).refuses(&[400], &between("GET @T HTTP/1.1\r\n", spaces, "@H\r\n"));
 }
 

@@ -95,8 +95,7 @@ fn a_request_has_one_host() {
 #[test]
 fn valid_hosts_are_accepted() {
     let rest = "Content-Type: application/json\r\n@K\r\n";
-    let hosts: &[&[u8]] =
-        &[b"Host: a\r\n", b"host:a.test:8443\r\n", b"HOST: 127.0.0.1\r\n", b"Host: [::1]:80\r\n"];
+    let hosts: &[&[u8]] = &[b"Host: a\r\n", b"host:a.test:8443\r\n", b"HOST: 127.0.0.1\r\n", b"Host: [::1]:80\r\n"];
     Site::new(&[]).serves(b"", &between("GET @T HTTP/1.1\r\n", hosts, rest));
 }
 

@@ -148,11 +148,7 @@ impl Site {
     }
 
     /// The head is valid, the body is not: its beginning may have been forwarded, its end must not.
-    fn refuses_within_the_body<N: AsRef<str> + Sync, T: AsRef<[u8]> + Sync>(
-        &self,
-        statuses: &[u16],
-        cases: &[(N, T)],
-    ) {
+    fn refuses_within_the_body<N: AsRef<str> + Sync, T: AsRef<[u8]> + Sync>(&self, statuses: &[u16], cases: &[(N, T)]) {
         self.judge_each(cases, usize::MAX, |outcome| {
             refused(outcome, statuses)?;
             let whole = outcome.first.as_ref().is_some_and(|seen| seen.whole);
@@ -161,11 +157,7 @@ impl Site {
     }
 
     /// Rejected for its content, not for its framing: so the connection may stay open.
-    fn refuses_by_policy<N: AsRef<str> + Sync, T: AsRef<[u8]> + Sync>(
-        &self,
-        statuses: &[u16],
-        cases: &[(N, T)],
-    ) {
+    fn refuses_by_policy<N: AsRef<str> + Sync, T: AsRef<[u8]> + Sync>(&self, statuses: &[u16], cases: &[(N, T)]) {
         self.judge_each(cases, 1, |outcome| {
             let response = outcome.responses.first().ok_or("no response")?;
             said_no(response, statuses)?;

@@ -52,7 +52,6 @@ fn no_byte_turns_a_body_into_a_request() {
     });
     site.settle();
     assert_eq!(site.backend.violations(), [""; 0]);
-    let within: Vec<_> =
-        site.backend.seen().into_iter().filter(|seen| seen.target.contains("within")).collect();
+    let within: Vec<_> = site.backend.seen().into_iter().filter(|seen| seen.target.contains("within")).collect();
     assert!(within.is_empty(), "{within:#?}");
 }

@@ -3,8 +3,7 @@
 use super::{Outcome, Site, between, refused, said_no};
 
 /// A request without a key: any response other than 401 means that it was not checked.
-const KEYLESS: &str =
-    "GET /timbr/api/tunnelled HTTP/1.1\r\nHost: h\r\nContent-Type: application/json\r\n\r\n";
+const KEYLESS: &str = "GET /timbr/api/tunnelled HTTP/1.1\r\nHost: h\r\nContent-Type: application/json\r\n\r\n";
 
 #[test]
 fn connect_and_the_http2_preface_end_the_connection() {

@@ -70,17 +70,13 @@ fn an_upstream_key_is_stored_and_can_be_changed(fixture: &StoreFixture) {
     if let Some(other) = &other {
         assert_eq!(key_at(other).as_deref(), Some("tk_first"), "{}", fixture.name());
     }
-    replica
-        .block_on(replica.store().set_upstream_key(&id, Secret::new("tk_second".into())))
-        .expect("it responds");
+    replica.block_on(replica.store().set_upstream_key(&id, Secret::new("tk_second".into()))).expect("it responds");
     assert_eq!(key_at(&replica).as_deref(), Some("tk_second"));
     if let Some(other) = &other {
         wait_until("the other replica knows the new key", || key_at(other).as_deref() == Some("tk_second"));
     }
     let unknown = id_of("nobody", &[9; 20]);
-    replica
-        .block_on(replica.store().set_upstream_key(&unknown, Secret::new("tk_x".into())))
-        .expect("it responds");
+    replica.block_on(replica.store().set_upstream_key(&unknown, Secret::new("tk_x".into()))).expect("it responds");
     assert!(!replica.lives(&unknown));
 }
 
@@ -114,10 +110,7 @@ fn live_tokens_are_listed(fixture: &StoreFixture) {
     let ids: Vec<_> = (1..=5).map(|n| replica.mint(&format!("listed-{n}"), n).expect("minted")).collect();
     let all = list(filter(None, 10));
     assert!(!all.truncated && all.tokens.len() == 5, "{}: {all:?}", fixture.name());
-    assert!(
-        all.tokens.iter().all(|line| line.minted < line.expires && line.last_used >= line.minted),
-        "{all:?}"
-    );
+    assert!(all.tokens.iter().all(|line| line.minted < line.expires && line.last_used >= line.minted), "{all:?}");
     let one = list(filter(Some("listed-3"), 10));
     assert_eq!(one.tokens.len(), 1);
     assert_eq!((one.tokens[0].user.as_str(), one.tokens[0].fingerprint), ("listed-3", ids[2].fingerprint()));
@@ -166,11 +159,7 @@ fn a_login_before_a_revocation_gets_no_token(fixture: &StoreFixture) {
     other.store().revoke_all();
     wait_until("the token is revoked everywhere", || !other.lives(&anybody) && !replica.lives(&anybody));
     for late in [before, other.store().proof_for(0)] {
-        assert!(
-            other.mint_proven("anybody", 2, late).is_err(),
-            "{}: by the previous verifier",
-            fixture.name()
-        );
+        assert!(other.mint_proven("anybody", 2, late).is_err(), "{}: by the previous verifier", fixture.name());
     }
 }
 
@@ -183,10 +172,8 @@ fn concurrent_mints_of_one_login_agree(fixture: &StoreFixture) {
                 .map(|n| {
                     let (store, user) = (replicas[usize::from(n) % replicas.len()].store(), user.as_str());
                     scope.spawn(move || {
-                        let runtime = tokio::runtime::Builder::new_current_thread()
-                            .enable_all()
-                            .build()
-                            .expect("a runtime");
+                        let runtime =
+                            tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
                         let (new, proof) = (new_token(user, None), store.proof_for(0));
                         runtime.block_on(store.insert(new, [n; 20], proof, |seed| id_of(user, seed)))
                     })
@@ -203,20 +190,14 @@ fn concurrent_mints_of_one_login_agree(fixture: &StoreFixture) {
 
 fn persistent_stores_keep_tokens_across_restarts(fixture: &StoreFixture) {
     let replica = fixture.open();
-    let (stays, ends) =
-        (replica.mint("outlives", 1).expect("minted"), replica.mint("ends", 1).expect("minted"));
+    let (stays, ends) = (replica.mint("outlives", 1).expect("minted"), replica.mint("ends", 1).expect("minted"));
     replica.block_on(replica.store().revoke(Revocation::Token(ends.fingerprint()))).expect("it responds");
     replica.close();
     let replica = fixture.open();
     assert_eq!(replica.lives(&stays), !matches!(fixture, StoreFixture::Memory), "{}", fixture.name());
     assert!(!replica.lives(&ends), "{}", fixture.name());
     if replica.lives(&stays) {
-        assert_eq!(
-            replica.mint("outlives", 2),
-            Ok(stays),
-            "{}: the login gets the same token",
-            fixture.name()
-        );
+        assert_eq!(replica.mint("outlives", 2), Ok(stays), "{}: the login gets the same token", fixture.name());
     }
     replica.close();
 }
@@ -232,17 +213,11 @@ fn salts_rotate(fixture: &StoreFixture) {
     // The login id is derived from the primary salt, so this is a new login.
     let new = replica.mint("rotated", 2).expect("minted");
     assert!(replica.find(&old, 1).expect("it responds").is_some(), "{}: it stays good", fixture.name());
-    replica
-        .block_on(replica.store().set_upstream_key(&old, Secret::new("tk_x".into())))
-        .expect("it responds");
+    replica.block_on(replica.store().set_upstream_key(&old, Secret::new("tk_x".into()))).expect("it responds");
     assert!(replica.find(&old, 1).expect("it responds").expect("it lives").upstream_key().is_some());
     replica.close();
     let replica = fixture.open_with(&[("API_AUTH_SALT", OTHER_SALT)]);
-    assert!(
-        replica.lives(&new) && !replica.lives(&old),
-        "{}: tokens of the old salt are revoked",
-        fixture.name()
-    );
+    assert!(replica.lives(&new) && !replica.lives(&old), "{}: tokens of the old salt are revoked", fixture.name());
     replica.close();
 }
 

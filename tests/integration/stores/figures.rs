@@ -30,9 +30,7 @@ fn id(number: u32) -> TokenId {
 fn token(number: u32) -> NewToken {
     let mut login = [0; 16];
     // Uniformly distributed, like hashes.
-    login.copy_from_slice(
-        &aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, &number.to_be_bytes()).as_ref()[..16],
-    );
+    login.copy_from_slice(&aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, &number.to_be_bytes()).as_ref()[..16]);
     let user = UserName::parse(format!("user-{number}@example.com").as_bytes()).expect("valid");
     NewToken { login: LoginId(login), user, upstream_key: None, salt: 0 }
 }
@@ -202,9 +200,8 @@ fn in_redis(count: u32) {
     });
     let (found, longest) = p99(times.collect());
     let begin = Instant::now();
-    let listing = other
-        .block_on(other.store().list(TokenFilter { user: None, limit: 2_000_000 }))
-        .expect("it responds");
+    let listing =
+        other.block_on(other.store().list(TokenFilter { user: None, limit: 2_000_000 })).expect("it responds");
     assert_eq!(listing.tokens.len(), count as usize);
     println!(
         "redis: {count} tokens made in {made:?} ({TOGETHER} at once), {each} bytes of Redis each; a first lookup takes \

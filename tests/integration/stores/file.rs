@@ -33,11 +33,7 @@ fn every_issued_token_survives_kill_9() {
     for round in 0..3 {
         let mut program = Program::start(upstream.address(), &options);
         for (user, token) in &given {
-            assert_eq!(
-                use_token(&program, token),
-                200,
-                "{user} received the token before the program was killed"
-            );
+            assert_eq!(use_token(&program, token), 200, "{user} received the token before the program was killed");
         }
         // Killed while clients request tokens without a pause: at any point of a write.
         let more: Vec<_> = std::thread::scope(|scope| {
@@ -72,8 +68,7 @@ fn every_issued_token_survives_kill_9() {
 fn try_token(http: std::net::SocketAddr, user: &str) -> Option<String> {
     let mut client = Client::try_connect(http)?;
     let authorization = format!("Bearer {}", bearer(user, "secret"));
-    let response =
-        client.try_send("POST /timbr/api/get_token", &[JSON, ("Authorization", &authorization)])?;
+    let response = client.try_send("POST /timbr/api/get_token", &[JSON, ("Authorization", &authorization)])?;
     assert_eq!(response.status, 200, "{response:?}");
     let length = response.header("content-length").parse().expect("a length");
     // An incomplete response does not count.
@@ -96,8 +91,7 @@ fn the_file_is_private_and_contains_no_secrets() {
 }
 
 fn id_bytes(user: &str, seed: u8) -> Vec<u8> {
-    let hash =
-        aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, &[user.as_bytes(), &[seed; 20]].concat());
+    let hash = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, &[user.as_bytes(), &[seed; 20]].concat());
     assert!(format!("{:?}", id_of(user, &[seed; 20])).contains(&format!("{:02x}", hash.as_ref()[0])));
     hash.as_ref().to_vec()
 }
@@ -168,15 +162,13 @@ fn a_full_disk_affects_only_new_tokens() {
     let upstream = Upstream::start();
     let options = [("STORE_KIND", "file"), ("STORE_PATH", &*path)];
     // In blocks of 512 bytes. Writing beyond the limit fails, because the shell's child ignores SIGXFSZ.
-    let program =
-        Program::start_as(upstream.address(), &options, "trap '' XFSZ; ulimit -f 1024; exec \"$0\" serve");
+    let program = Program::start_as(upstream.address(), &options, "trap '' XFSZ; ulimit -f 1024; exec \"$0\" serve");
     let mut last = None;
     let mut refused = None;
     for number in 0..20_000 {
         let authorization = format!("Bearer {}", bearer(&format!("user-{number:0>200}"), "secret"));
         let mut client = Client::connect(program.http);
-        let response =
-            client.send("POST /timbr/api/get_token", &[JSON, ("Authorization", &authorization)], b"");
+        let response = client.send("POST /timbr/api/get_token", &[JSON, ("Authorization", &authorization)], b"");
         if response.status == 200 {
             last = response.json()["data"][0].as_str().map(str::to_owned);
         } else {

@@ -50,11 +50,7 @@ impl Scene {
 
     fn login(&self, user: &str) -> Response {
         let authorization = format!("Bearer {}", bearer(user, "secret"));
-        self.gateway.client().send(
-            "POST /timbr/api/get_token",
-            &[JSON, ("Authorization", &authorization)],
-            b"",
-        )
+        self.gateway.client().send("POST /timbr/api/get_token", &[JSON, ("Authorization", &authorization)], b"")
     }
 
     /// The behaviour while the store is unavailable.
@@ -71,11 +67,7 @@ impl Scene {
             }
             slowest = slowest.max(begin.elapsed());
         }
-        assert_eq!(
-            self.upstream.log().len(),
-            arrived + 40,
-            "no request with the unknown token was forwarded"
-        );
+        assert_eq!(self.upstream.log().len(), arrived + 40, "no request with the unknown token was forwarded");
         println!("four requests, two of them unknown: {slowest:?} at most");
         assert!(slowest < 2 * DEADLINE + NOISE, "{slowest:?}");
     }
@@ -139,8 +131,7 @@ fn an_empty_server_is_repaired() {
     let url = redis.url();
     let options = [("STORE_KIND", "redis"), ("STORE_URLS", url.as_str()), ("STORE_TIMEOUT", "2s")];
     let other = Gateway::start(scene.upstream.address(), &options);
-    let status =
-        |token: &str| other.client().send("GET /timbr/api/x", &[JSON, ("x-api-key", token)], b"").status;
+    let status = |token: &str| other.client().send("GET /timbr/api/x", &[JSON, ("x-api-key", token)], b"").status;
     wait_until("a replica that never saw them finds all but the revoked one", || {
         tokens.iter().filter(|token| status(token) == 200).count() == 49
     });
@@ -292,9 +283,7 @@ fn the_gateway_starts_before_its_store() {
     let url = redis.url();
     let options = [("STORE_KIND", "redis"), ("STORE_URLS", url.as_str()), ("TOKENS_FOREIGN", "reject")];
     let gateway = Gateway::start(upstream.address(), &options);
-    let ready = || {
-        crate::support::client::Client::connect(gateway.admin()).send("GET /readyz", &[], b"").status == 200
-    };
+    let ready = || crate::support::client::Client::connect(gateway.admin()).send("GET /readyz", &[], b"").status == 200;
     wait_until("the gateway is ready without Redis", ready);
     let authorization = format!("Bearer {}", bearer("alice", "secret"));
     let headers = [JSON, ("Authorization", authorization.as_str())];
@@ -302,11 +291,7 @@ fn the_gateway_starts_before_its_store() {
     assert_eq!(login(), 503);
     let strangers = format!("tk_{}", "0".repeat(56));
     let foreign = gateway.client().send("GET /timbr/api/x", &[JSON, ("x-api-key", &strangers)], b"");
-    assert_eq!(
-        (foreign.status, foreign.reason().as_str()),
-        (401, "api_key_unknown"),
-        "independent of the store"
-    );
+    assert_eq!((foreign.status, foreign.reason().as_str()), (401, "api_key_unknown"), "independent of the store");
     redis.restart();
     wait_until("it serves", || login() == 200);
 }

@@ -23,8 +23,7 @@ fn a_dump_contains_no_credentials_and_no_users() {
     let redis = Redis::start();
     let upstream = Upstream::start();
     let url = redis.url();
-    let options =
-        [("STORE_KIND", "redis"), ("STORE_URLS", url.as_str()), ("LIMITS_FAILURES_PER_ADDRESS", "5")];
+    let options = [("STORE_KIND", "redis"), ("STORE_URLS", url.as_str()), ("LIMITS_FAILURES_PER_ADDRESS", "5")];
     let gateway = Gateway::start(upstream.address(), &options);
     wait_until("the store responds", || gateway.metric("timbr_gateway_store_up") == 1.0);
     let token = gateway.token_of("somebody-by-name", "password-of-somebody");
@@ -32,9 +31,7 @@ fn a_dump_contains_no_credentials_and_no_users() {
     let wrong = format!("Bearer {}", bearer("x", "y").replace('A', "B"));
     gateway.client().send("POST /timbr/api/get_token", &[JSON, ("Authorization", &wrong)], b"");
     wait_until("the failure is published", || redis.command::<u64>(&["XLEN", "timbr-gateway:failures"]) == 1);
-    wait_until("the salt's use is published", || {
-        redis.command::<Vec<String>>(&["KEYS", "*salt:*"]).len() == 1
-    });
+    wait_until("the salt's use is published", || redis.command::<Vec<String>>(&["KEYS", "*salt:*"]).len() == 1);
     let all = redis.everything();
     assert!(contains(&all, b"timbr-gateway:t:") && contains(&all, b"timbr-gateway:notices"));
     let id = format!("{:?}", TokenId::from_token(token.as_bytes()));
@@ -122,18 +119,14 @@ fn idle_tokens_expire_on_all_replicas_and_a_use_causes_no_write() {
     let each = before.1.elapsed().as_millis() / 187; // An interval is a sixteenth of the idle lifetime.
     let written = writes() - before.0;
     println!("{uses} uses, {written} commands that touch tokens, {each} intervals");
-    assert!(
-        uses > 2000 && u128::from(written) <= 6 * (each + 2),
-        "{uses} uses, {written} commands, {each} intervals"
-    );
+    assert!(uses > 2000 && u128::from(written) <= 6 * (each + 2), "{uses} uses, {written} commands, {each} intervals");
     assert!(!first.lives(&idle) && !second.lives(&idle), "it was not used");
     assert!(second.lives(&busy), "a use at the other replica keeps it valid at this one");
 }
 
 /// The ACL rights in docs/tokens.md.
 fn documented_rights() -> Vec<String> {
-    let page =
-        std::fs::read_to_string(std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/tokens.md"));
+    let page = std::fs::read_to_string(std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/tokens.md"));
     let page = page.expect("the page");
     let line = page.lines().find_map(|line| line.strip_prefix("ACL SETUSER timbr ")).expect("the line");
     line.split_ascii_whitespace().map(str::to_owned).collect()
@@ -178,8 +171,7 @@ fn tls_a_client_certificate_and_the_documented_acl_suffice() {
         ("TOKENS_IDLE_TTL", "2s"),
     ];
     let up = |gateway: &Gateway| gateway.metric("timbr_gateway_store_up") == 1.0;
-    let (gateway, other) =
-        (Gateway::start(upstream.address(), &all), Gateway::start(upstream.address(), &all));
+    let (gateway, other) = (Gateway::start(upstream.address(), &all), Gateway::start(upstream.address(), &all));
     wait_until("the store responds", || up(&gateway) && up(&other));
     let token = gateway.token();
     let used = || other.client().send("GET /timbr/api/x", &[JSON, ("x-api-key", &token)], b"").status;
@@ -205,16 +197,9 @@ fn tls_a_client_certificate_and_the_documented_acl_suffice() {
         }
         let gateway = Gateway::start(upstream.address(), &some);
         let authorization = format!("Bearer {}", bearer("alice", "secret"));
-        let response = gateway.client().send(
-            "POST /timbr/api/get_token",
-            &[JSON, ("Authorization", &authorization)],
-            b"",
-        );
-        assert_eq!(
-            (response.status, response.reason().as_str()),
-            (503, "token_store_unavailable"),
-            "{without}"
-        );
+        let response =
+            gateway.client().send("POST /timbr/api/get_token", &[JSON, ("Authorization", &authorization)], b"");
+        assert_eq!((response.status, response.reason().as_str()), (503, "token_store_unavailable"), "{without}");
         std::thread::sleep(Duration::from_millis(300));
         assert!(!up(&gateway), "{without}");
     }
@@ -239,8 +224,7 @@ fn wrong_passwords_count_at_every_replica() {
     let url = redis.url();
     let folder = tempfile::tempdir().expect("a folder");
     let file = folder.path().join("users");
-    std::fs::write(&file, format!("alice:{}\n", bcrypt::hash("wonder", 4).expect("hashed")))
-        .expect("written");
+    std::fs::write(&file, format!("alice:{}\n", bcrypt::hash("wonder", 4).expect("hashed"))).expect("written");
     let options = [
         ("STORE_KIND", "redis"),
         ("STORE_URLS", url.as_str()),
@@ -255,10 +239,7 @@ fn wrong_passwords_count_at_every_replica() {
     }
     let try_at = |gateway: &Gateway, password: &str| {
         let authorization = format!("Bearer {}", bearer("alice", password));
-        gateway
-            .client()
-            .send("POST /timbr/api/get_token", &[JSON, ("Authorization", &authorization)], b"")
-            .status
+        gateway.client().send("POST /timbr/api/get_token", &[JSON, ("Authorization", &authorization)], b"").status
     };
     for _ in 0..5 {
         assert_eq!(try_at(&gateways[0], "wrong"), 401);

@@ -46,9 +46,7 @@ fn a_revocation_reaches_all_replicas_within_a_second() {
             (401, "token_expired"),
             "immediately at this replica"
         );
-        wait_until("the token is revoked everywhere", || {
-            gateways.iter().all(|gateway| status(gateway, &token) == 401)
-        });
+        wait_until("the token is revoked everywhere", || gateways.iter().all(|gateway| status(gateway, &token) == 401));
         slowest = slowest.max(begin.elapsed());
         assert_ne!(gateways[1].token(), token, "the login gets a new token");
     }
@@ -70,9 +68,7 @@ fn a_revocation_lost_by_a_failover_is_written_again() {
     let _: () = ::redis::cmd("SET").arg(&key).arg(&value).query(&mut redis.connect()).expect("set");
     assert!(!replica.lives(&id), "a replica that knows the revocation keeps it");
     let _: u64 = redis.command(&["CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes"]);
-    wait_until("the revocation is written again", || {
-        redis.command::<u64>(&["XLEN", "timbr-gateway:notices"]) == 1
-    });
+    wait_until("the revocation is written again", || redis.command::<u64>(&["XLEN", "timbr-gateway:notices"]) == 1);
     let other = fixture.open();
     assert!(!other.lives(&id), "a new replica knows it too");
 }
@@ -83,8 +79,7 @@ fn a_revocation_during_an_outage_is_local_until_the_store_returns() {
     let upstream = Upstream::start();
     let url = redis.url();
     let options = [("STORE_KIND", "redis"), ("STORE_URLS", url.as_str())];
-    let (here, there) =
-        (Gateway::start(upstream.address(), &options), Gateway::start(upstream.address(), &options));
+    let (here, there) = (Gateway::start(upstream.address(), &options), Gateway::start(upstream.address(), &options));
     let up = |gateway: &Gateway| gateway.metric("timbr_gateway_store_up") == 1.0;
     wait_until("the store responds", || up(&here) && up(&there));
     let token = here.token();
@@ -110,8 +105,10 @@ fn only_local_clients_may_revoke() {
         let mut client = Client::connect(gateway.admin());
         let length = body.len();
         client.write(
-            format!("{line} HTTP/1.1\r\nHost: {host}\r\nContent-Type: {kind}\r\nContent-Length: {length}\r\n\r\n{body}")
-                .as_bytes(),
+            format!(
+                "{line} HTTP/1.1\r\nHost: {host}\r\nContent-Type: {kind}\r\nContent-Length: {length}\r\n\r\n{body}"
+            )
+            .as_bytes(),
         );
         client.read_response()
     };

@@ -144,8 +144,7 @@ fn exchange(
 /// `ROLLING_RESTART_SECONDS=60` gives the duration for a release; the default is shorter.
 #[test]
 fn a_rolling_restart_and_a_failover_lose_no_request() {
-    let seconds =
-        std::env::var("ROLLING_RESTART_SECONDS").ok().and_then(|text| text.parse().ok()).unwrap_or(12);
+    let seconds = std::env::var("ROLLING_RESTART_SECONDS").ok().and_then(|text| text.parse().ok()).unwrap_or(12);
     let span = Duration::from_secs(seconds);
     let sentinels = Sentinels::start();
     let upstream = Upstream::start();
@@ -161,11 +160,8 @@ fn a_rolling_restart_and_a_failover_lose_no_request() {
         ("DRAIN_DELAY", "500ms"),
     ];
     let start = || Program::start(upstream.address(), &options);
-    let endpoint = |program: &Program| Endpoint {
-        http: program.http,
-        admin: program.admin.expect("it is on"),
-        ready: true,
-    };
+    let endpoint =
+        |program: &Program| Endpoint { http: program.http, admin: program.admin.expect("it is on"), ready: true };
     let mut programs = [start(), start(), start()];
     for program in &programs {
         wait_until("it is ready", || is_ready(program.admin.expect("it is on")));

@@ -32,9 +32,7 @@ fn login(gateway: &Gateway, user: &str) -> u16 {
 
 #[test]
 fn an_orderly_failover_loses_no_token() {
-    let StoreFixture::Sentinels(servers) =
-        &StoreFixture::Sentinels(crate::support::redis::Sentinels::start())
-    else {
+    let StoreFixture::Sentinels(servers) = &StoreFixture::Sentinels(crate::support::redis::Sentinels::start()) else {
         unreachable!()
     };
     let upstream = Upstream::start();
@@ -46,8 +44,7 @@ fn an_orderly_failover_loses_no_token() {
         ("STORE_TIMEOUT", "500ms".into()),
     ];
     let options: Vec<_> = own.iter().map(|(name, value)| (*name, value.as_str())).collect();
-    let (here, there) =
-        (Gateway::start(upstream.address(), &options), Gateway::start(upstream.address(), &options));
+    let (here, there) = (Gateway::start(upstream.address(), &options), Gateway::start(upstream.address(), &options));
     for gateway in [&here, &there] {
         wait_until("the store responds", || gateway.metric("timbr_gateway_store_up") == 1.0);
     }
@@ -64,11 +61,7 @@ fn an_orderly_failover_loses_no_token() {
         tries.set(tries.get() + 1);
         status == 200
     });
-    println!(
-        "new tokens are made {:?} after the failover was requested, at attempt {}",
-        begin.elapsed(),
-        tries.get()
-    );
+    println!("new tokens are made {:?} after the failover was requested, at attempt {}", begin.elapsed(), tries.get());
     assert!(begin.elapsed() < Duration::from_secs(5), "{:?}", begin.elapsed());
     assert_ne!(servers.primary(), before);
     assert_eq!(query(&here, &unknown), 200, "a token from before the failover stays valid");
@@ -122,9 +115,7 @@ fn known_tokens_survive_the_loss_of_a_cluster_node() {
     servers.0[2].kill();
     // This cluster has no replicas, so it goes down; known tokens stay valid.
     wait_until("the outage is detected", || gateways[0].metric("timbr_gateway_store_up") == 0.0);
-    assert!(
-        tokens.iter().all(|token| query(&gateways[0], token) == 200 && query(&gateways[1], token) == 200)
-    );
+    assert!(tokens.iter().all(|token| query(&gateways[0], token) == 200 && query(&gateways[1], token) == 200));
     assert_eq!(login(&gateways[0], "new"), 503);
     servers.0[2].restart();
     wait_until("the cluster is complete again", || login(&gateways[0], "new") == 200);

@@ -159,12 +159,7 @@ impl Client {
             .map(|line| line.split_once(": ").unwrap_or_else(|| line.split_once(':').expect("a field")))
             .map(|(name, value)| (name.to_owned(), value.to_owned()))
             .collect();
-        Some(Response {
-            status: status.parse().expect("a number"),
-            headers,
-            body: Vec::new(),
-            complete: false,
-        })
+        Some(Response { status: status.parse().expect("a number"), headers, body: Vec::new(), complete: false })
     }
 
     fn read_chunks(&mut self, response: &mut Response) {

@@ -176,8 +176,7 @@ impl Frames {
 
     /// The status of a stream's response, if it was not encoded by a dynamic table entry.
     pub fn status(&self, stream: u32) -> Option<u16> {
-        let head =
-            self.received.iter().find(|received| received.kind == HEADERS && received.stream == stream)?;
+        let head = self.received.iter().find(|received| received.kind == HEADERS && received.stream == stream)?;
         status(&head.payload)
     }
 
@@ -206,9 +205,8 @@ impl Frames {
 
     fn sort(&mut self) {
         while self.unread.len() >= 9 {
-            let length = usize::from(self.unread[0]) << 16
-                | usize::from(self.unread[1]) << 8
-                | usize::from(self.unread[2]);
+            let length =
+                usize::from(self.unread[0]) << 16 | usize::from(self.unread[1]) << 8 | usize::from(self.unread[2]);
             if self.unread.len() < 9 + length {
                 return;
             }
@@ -229,10 +227,8 @@ fn status(block: &[u8]) -> Option<u16> {
         index @ 0x88..=0x8e => Some([200, 204, 206, 304, 400, 404, 500][usize::from(index) - 0x88]),
         0x48 | 0x08 if block.get(1)? & 0x80 != 0 => {
             let length = usize::from(block[1] & 0x7f);
-            let mut bits =
-                block.get(2..2 + length)?.iter().flat_map(|byte| (0..8).rev().map(move |n| byte >> n & 1));
-            let mut take =
-                |count: u32| (0..count).try_fold(0_u16, |code, _| Some(code << 1 | u16::from(bits.next()?)));
+            let mut bits = block.get(2..2 + length)?.iter().flat_map(|byte| (0..8).rev().map(move |n| byte >> n & 1));
+            let mut take = |count: u32| (0..count).try_fold(0_u16, |code, _| Some(code << 1 | u16::from(bits.next()?)));
             (0..3).try_fold(0, |status, _| {
                 let five = take(5)?;
                 let digit = if five < 3 { five } else { (five << 1 | take(1)?) - 0x19 + 3 };

@@ -53,12 +53,7 @@ impl Gateway {
         Gateway::start_from(upstream, None, options, unix_seconds)
     }
 
-    fn start_from(
-        upstream: &str,
-        file: Option<PathBuf>,
-        options: &[(&str, &str)],
-        unix_seconds: u64,
-    ) -> Gateway {
+    fn start_from(upstream: &str, file: Option<PathBuf>, options: &[(&str, &str)], unix_seconds: u64) -> Gateway {
         let defaults = [
             ("API_AUTH_SALT", SALT),
             ("UPSTREAM_URL", upstream),
@@ -152,10 +147,8 @@ impl Gateway {
         let mut client = Client::connect(self.admin());
         let length = body.len();
         let json = "Content-Type: application/json\r\n";
-        client.write(
-            format!("{line} HTTP/1.1\r\nHost: localhost\r\n{json}Content-Length: {length}\r\n\r\n")
-                .as_bytes(),
-        );
+        client
+            .write(format!("{line} HTTP/1.1\r\nHost: localhost\r\n{json}Content-Length: {length}\r\n\r\n").as_bytes());
         client.write(body);
         client.read_response()
     }

@@ -55,8 +55,7 @@ pub fn tls_stream(
     protocols: &[&str],
 ) -> StreamOwned<ClientConnection, std::net::TcpStream> {
     let name = ServerName::try_from("localhost").expect("a name");
-    let connection =
-        ClientConnection::new(tls_config(certificate_pem, protocols), name).expect("a connection");
+    let connection = ClientConnection::new(tls_config(certificate_pem, protocols), name).expect("a connection");
     let socket = std::net::TcpStream::connect(address).expect("connected");
     socket.set_read_timeout(Some(TIMEOUT)).expect("set");
     let mut stream = StreamOwned::new(connection, socket);
@@ -81,12 +80,7 @@ impl H2Client {
     }
 
     /// Sends a request and reads the response. The error says how the stream or connection ended.
-    pub fn try_send(
-        &self,
-        line: &str,
-        headers: &[(&str, &str)],
-        body: &[u8],
-    ) -> Result<H2Response, h2::Error> {
+    pub fn try_send(&self, line: &str, headers: &[(&str, &str)], body: &[u8]) -> Result<H2Response, h2::Error> {
         let request = request(line, headers);
         let body = Bytes::copy_from_slice(body);
         self.runtime.block_on(async {
@@ -111,12 +105,7 @@ impl H2Client {
     }
 
     /// Sends a body byte by byte with pauses, and reads the response meanwhile.
-    pub fn send_slowly(
-        &self,
-        line: &str,
-        headers: &[(&str, &str)],
-        pause: Duration,
-    ) -> Result<H2Response, h2::Error> {
+    pub fn send_slowly(&self, line: &str, headers: &[(&str, &str)], pause: Duration) -> Result<H2Response, h2::Error> {
         let request = request(line, headers);
         self.runtime.block_on(async {
             let mut sender = self.sender.clone().ready().await?;
@@ -159,16 +148,12 @@ impl H2Client {
     }
 
     /// Sends requests concurrently and reads their responses.
-    pub fn send_concurrently(
-        &self,
-        requests: &[(&str, &[(&str, &str)])],
-    ) -> Vec<Result<H2Response, h2::Error>> {
+    pub fn send_concurrently(&self, requests: &[(&str, &[(&str, &str)])]) -> Vec<Result<H2Response, h2::Error>> {
         self.runtime.block_on(async {
             let mut responses = Vec::new();
             for (line, headers) in requests {
                 let mut sender = self.sender.clone().ready().await.expect("room for a stream");
-                responses
-                    .push(sender.send_request(request(line, headers), true).map(|(response, _)| response));
+                responses.push(sender.send_request(request(line, headers), true).map(|(response, _)| response));
             }
             let mut read_responses = Vec::new();
             for response in responses {
@@ -195,11 +180,7 @@ fn request(line: &str, headers: &[(&str, &str)]) -> Request<()> {
     request.body(()).expect("a request")
 }
 
-async fn exchange(
-    sender: SendRequest<Bytes>,
-    request: Request<()>,
-    body: Bytes,
-) -> Result<H2Response, h2::Error> {
+async fn exchange(sender: SendRequest<Bytes>, request: Request<()>, body: Bytes) -> Result<H2Response, h2::Error> {
     let mut sender = sender.ready().await?;
     let (response, mut stream) = sender.send_request(request, body.is_empty())?;
     if !body.is_empty() {

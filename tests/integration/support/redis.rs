@@ -33,11 +33,10 @@ impl Redis {
         let folder = tempfile::tempdir().expect("a folder");
         let port = free_port();
         let dir = folder.path().to_str().expect("text").to_owned();
-        let mut arguments: Vec<String> =
-            ["--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--dir", &dir]
-                .iter()
-                .map(ToString::to_string)
-                .collect();
+        let mut arguments: Vec<String> = ["--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--dir", &dir]
+            .iter()
+            .map(ToString::to_string)
+            .collect();
         if !options.contains(&"--port") {
             arguments.extend(["--port".to_owned(), port.to_string()]);
         }
@@ -213,8 +212,7 @@ impl Sentinels {
 
     /// The port of the primary server, according to the Sentinels.
     pub fn primary(&self) -> u16 {
-        let address: Vec<String> =
-            self.sentinels[0].command(&["SENTINEL", "GET-MASTER-ADDR-BY-NAME", "main"]);
+        let address: Vec<String> = self.sentinels[0].command(&["SENTINEL", "GET-MASTER-ADDR-BY-NAME", "main"]);
         address[1].parse().expect("a port")
     }
 }

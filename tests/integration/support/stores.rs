@@ -11,8 +11,7 @@ use timbr_gateway::base::user_name::UserName;
 use timbr_gateway::config::{Sources, load};
 use timbr_gateway::observability::metrics::StoreMetrics;
 use timbr_gateway::store::{
-    CredentialFailure, LoginId, LoginProof, NewToken, RunningDriver, Seed, Store, TokenId, TokenRecord,
-    Unavailable,
+    CredentialFailure, LoginId, LoginProof, NewToken, RunningDriver, Seed, Store, TokenId, TokenRecord, Unavailable,
 };
 
 use crate::support::bearer::SALT;
@@ -69,10 +68,7 @@ impl StoreFixture {
         match self {
             StoreFixture::Memory => vec![],
             StoreFixture::File(_) => {
-                vec![
-                    ("STORE_KIND", "file".into()),
-                    ("STORE_PATH", self.path().to_str().expect("text").into()),
-                ]
+                vec![("STORE_KIND", "file".into()), ("STORE_PATH", self.path().to_str().expect("text").into())]
             }
             StoreFixture::Redis(server) => [redis(server.url()), vec![patient]].concat(),
             StoreFixture::Sentinels(servers) => [
@@ -160,13 +156,7 @@ impl Replica {
         self.mint_as(new_token(user, None), user, seed, proof)
     }
 
-    fn mint_as(
-        &self,
-        token: NewToken,
-        user: &str,
-        seed: u8,
-        proof: LoginProof,
-    ) -> Result<TokenId, Unavailable> {
+    fn mint_as(&self, token: NewToken, user: &str, seed: u8, proof: LoginProof) -> Result<TokenId, Unavailable> {
         let seed = self.block_on(self.store().insert(token, [seed; 20], proof, |seed| id_of(user, seed)))?;
         Ok(id_of(user, &seed))
     }

@@ -18,8 +18,7 @@ pub struct UnresponsiveAddress {
 
 impl UnresponsiveAddress {
     pub fn start() -> UnresponsiveAddress {
-        let listener =
-            socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).expect("made");
+        let listener = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).expect("made");
         listener.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).expect("bound");
         // The backlog takes one connection, which is never accepted; the kernel drops further ones.
         listener.listen(0).expect("listening");
@@ -186,8 +185,7 @@ fn read_request(stream: &mut TcpStream, connection: usize) -> Option<Recorded> {
         .map(|line| line.split_once(':').expect("a field"))
         .map(|(name, value)| (name.to_owned(), value.trim().to_owned()))
         .collect();
-    let header =
-        |name: &str| headers.iter().find(|(other, _)| other == name).map(|(_, value)| value.as_str());
+    let header = |name: &str| headers.iter().find(|(other, _)| other == name).map(|(_, value)| value.as_str());
     let body = if header("transfer-encoding") == Some("chunked") {
         read_chunks(stream)?
     } else {

@@ -21,10 +21,7 @@ fn each_backend_receives_requests_with_its_own_host() {
         assert!(log.len() >= 5, "of 60 requests one of three got {}", log.len());
         assert!(log.iter().all(|seen| seen.header("host") == backend.address().to_string()));
         let told = endpoint(&gateway, backend.address());
-        assert_eq!(
-            (told["state"].as_str(), told["answers"].as_u64()),
-            (Some("usable"), Some(log.len() as u64))
-        );
+        assert_eq!((told["state"].as_str(), told["answers"].as_u64()), (Some("usable"), Some(log.len() as u64)));
         assert_eq!(told["authority"], backend.address().to_string());
     }
     assert_eq!(backends.iter().map(|backend| backend.log().len()).sum::<usize>(), 60);

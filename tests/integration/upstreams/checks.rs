@@ -39,15 +39,13 @@ fn an_unhealthy_endpoint_gets_no_requests_until_it_recovers() {
     let state = |number: usize| endpoint(&gateway, backends[number].address())["state"].clone();
     wait_until("it is detected", || state(0) == "unhealthy");
     assert_eq!((state(1).as_str(), is_ready(&gateway)), (Some("usable"), true));
-    let requests =
-        |number: usize| backends[number].log().iter().filter(|seen| seen.line.starts_with("POST")).count();
+    let requests = |number: usize| backends[number].log().iter().filter(|seen| seen.line.starts_with("POST")).count();
     let before = requests(0);
     for number in 0..20 {
         assert_eq!(post(&gateway, &token, &number.to_string()).status, 200);
     }
     assert_eq!(requests(0), before);
-    let check =
-        backends[0].log().into_iter().find(|seen| seen.line.starts_with("GET /health")).expect("a check");
+    let check = backends[0].log().into_iter().find(|seen| seen.line.starts_with("GET /health")).expect("a check");
     assert_eq!(check.header("host"), backends[0].address().to_string());
     assert!(check.folded_headers("x-api-key").is_empty() && check.folded_headers("authorization").is_empty());
     well[1].store(false, Ordering::SeqCst);

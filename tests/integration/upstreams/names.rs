@@ -41,8 +41,7 @@ impl Named {
         let folder = tempfile::tempdir().expect("a folder");
         let path = |name: &str| folder.path().join(name).display().to_string();
         // There is no DNS server at this address, so only the file resolves names.
-        std::fs::write(path("resolv.conf"), "nameserver 127.0.3.99\noptions timeout:1 attempts:1\n")
-            .expect("written");
+        std::fs::write(path("resolv.conf"), "nameserver 127.0.3.99\noptions timeout:1 attempts:1\n").expect("written");
         std::fs::write(path("hosts"), hosts(addresses)).expect("written");
         // Root needs no user namespace, which a system may forbid.
         let map = if is_root() { "-m" } else { "-rm" };
@@ -148,9 +147,7 @@ fn new_connections_follow_the_name_and_old_ones_drain() {
     wait_until("its connections are closed", || backends[0].closed() > 0);
     let both = ["127.0.3.1", "127.0.3.2"];
     named.means(&both);
-    wait_until("both addresses are known", || {
-        named.status()["endpoints"].as_array().is_some_and(|all| all.len() == 2)
-    });
+    wait_until("both addresses are known", || named.status()["endpoints"].as_array().is_some_and(|all| all.len() == 2));
 }
 
 #[test]

@@ -25,13 +25,11 @@ fn a_backend_that_is_down_fails_no_request() {
     assert_eq!((told["state"].as_str(), told["why"].as_str()), (Some("ejected"), Some("connect_failed")));
     assert_eq!((told["failures"].as_u64(), told["ejections"].as_u64()), (Some(3), Some(1)), "{told}");
     let series = |name: &str, address| {
-        gateway
-            .metric(&format!("timbr_gateway_upstream_{name}{{backend=\"{address}\",address=\"{address}\"}}"))
+        gateway.metric(&format!("timbr_gateway_upstream_{name}{{backend=\"{address}\",address=\"{address}\"}}"))
     };
     assert_eq!((series("usable", down), series("failures_total", down)), (0.0, 3.0));
     assert_eq!((series("usable", up.address()), series("answers_total", up.address())), (1.0, 40.0));
-    let back =
-        Upstream::listen_on(TcpListener::bind(down).expect("bound"), |_, stream| respond(stream, 200, "{}"));
+    let back = Upstream::listen_on(TcpListener::bind(down).expect("bound"), |_, stream| respond(stream, 200, "{}"));
     let listening = Instant::now();
     wait_until("the endpoint is healthy again", || endpoint(&gateway, down)["state"] == "usable");
     assert!(listening.elapsed() < Duration::from_secs(1), "{:?}", listening.elapsed());
@@ -56,8 +54,7 @@ fn without_a_healthy_endpoint_requests_fail_immediately() {
         assert_eq!(refused.header("retry-after"), "1");
     }
     assert_eq!(endpoint(&gateway, down)["failures"], 3, "no further attempts");
-    let back =
-        Upstream::listen_on(TcpListener::bind(down).expect("bound"), |_, stream| respond(stream, 200, "{}"));
+    let back = Upstream::listen_on(TcpListener::bind(down).expect("bound"), |_, stream| respond(stream, 200, "{}"));
     let listening = Instant::now();
     wait_until("requests are served again", || post(&gateway, &token, "c").status == 200);
     assert!(listening.elapsed() < Duration::from_secs(1), "{:?}", listening.elapsed());
@@ -108,10 +105,7 @@ fn an_ejected_endpoint_is_probed_with_one_request() {
             assert!(sent < 100, "{why}: it is not ejected");
             post(&gateway, &token, "a");
         }
-        assert_eq!(
-            (state(), endpoint(&gateway, broken.address())["why"].as_str()),
-            ("ejected".into(), Some(why))
-        );
+        assert_eq!((state(), endpoint(&gateway, broken.address())["why"].as_str()), ("ejected".into(), Some(why)));
         assert_eq!(broken.log().len(), 3, "{why}");
         let ejected = Instant::now();
         // After the ejection time one request is sent as a probe; it fails, and the next ejection is longer.

@@ -132,9 +132,7 @@ fn queries(lines: &Mutex<Vec<Value>>) -> Vec<(u64, String)> {
     let lines = lines.lock().expect("no panic");
     let of_queries = lines.iter().filter(|line| line["path"] == "/timbr/api/x");
     of_queries
-        .map(|line| {
-            (line["status"].as_u64().expect("a status"), line["request_id"].as_str().unwrap_or("").to_owned())
-        })
+        .map(|line| (line["status"].as_u64().expect("a status"), line["request_id"].as_str().unwrap_or("").to_owned()))
         .collect()
 }
 

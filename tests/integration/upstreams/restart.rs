@@ -65,8 +65,7 @@ fn serve(mut stream: TcpStream, arrived: &Mutex<HashMap<String, u32>>) {
         while let Some(end) = unread.windows(4).position(|four| four == b"\r\n\r\n") {
             let head: Vec<u8> = unread.drain(..end + 4).collect();
             let head = String::from_utf8(head).expect("text");
-            let header =
-                |name: &str| head.lines().find_map(|line| line.strip_prefix(name)).unwrap_or_default();
+            let header = |name: &str| head.lines().find_map(|line| line.strip_prefix(name)).unwrap_or_default();
             let length: usize = header("content-length: ").parse().unwrap_or_default();
             while unread.len() < length {
                 match stream.read(&mut some) {
@@ -139,9 +138,7 @@ fn a_backend_restart_under_load_sends_no_post_twice() {
         count(503),
         last_failure.map(|sent| sent.saturating_duration_since(listening))
     );
-    assert!(
-        outcomes.iter().all(|(_, status, again)| *status == 200 || ([502, 503].contains(status) && *again))
-    );
+    assert!(outcomes.iter().all(|(_, status, again)| *status == 200 || ([502, 503].contains(status) && *again)));
     assert!(count(503) > count(502), "the restart caused errors");
     let late = |sent: &Instant| *sent > listening + Duration::from_secs(1);
     assert!(!outcomes.iter().any(|(sent, status, _)| late(sent) && *status != 200));

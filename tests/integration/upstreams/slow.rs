@@ -37,11 +37,9 @@ fn percentiles(client: &mut Client, headers: &[(&str, &str)], requests: usize) -
 #[test]
 fn a_hanging_route_does_not_slow_other_routes() {
     const HANGING: usize = 100;
-    let requests =
-        std::env::var("SLOW_ROUTE_REQUESTS").ok().and_then(|text| text.parse().ok()).unwrap_or(500);
+    let requests = std::env::var("SLOW_ROUTE_REQUESTS").ok().and_then(|text| text.parse().ok()).unwrap_or(500);
     let upstream = hanging_on_one_route();
-    let options =
-        [("UPSTREAM_RESPONSE_TIMEOUT", "2s"), ("LISTEN_ADMIN", "127.0.0.1:0"), ("LIMITS_REQUESTS", "101")];
+    let options = [("UPSTREAM_RESPONSE_TIMEOUT", "2s"), ("LISTEN_ADMIN", "127.0.0.1:0"), ("LIMITS_REQUESTS", "101")];
     let program = Program::start(upstream.address(), &options);
     let token = program.token();
     let headers = [JSON, ("x-api-key", &*token)];
@@ -78,10 +76,7 @@ fn a_hanging_route_does_not_slow_other_routes() {
         "p50/p99 of one route: {before:?} before, {during:?} while {HANGING} requests of another hang (all there after \
          {all_there:?}); 504 after {waited:?}; the next one {capped:?}"
     );
-    assert!(
-        waited >= Duration::from_secs(2) && waited < Duration::from_millis(2250) + all_there,
-        "{waited:?}"
-    );
+    assert!(waited >= Duration::from_secs(2) && waited < Duration::from_millis(2250) + all_there, "{waited:?}");
     if capped.1 < Duration::from_secs(2) {
         assert_eq!((refused.status, refused.reason().as_str()), (503, "overloaded"));
     }
@@ -111,11 +106,7 @@ fn a_hanging_backend_is_replaced_by_the_other_one() {
     }
     assert!(late <= 3, "{late} of 60");
     let told = super::endpoint(&gateway, hanging.address());
-    assert_eq!(
-        (told["state"].as_str(), told["why"].as_str()),
-        (Some("ejected"), Some("response_timeout")),
-        "{told}"
-    );
+    assert_eq!((told["state"].as_str(), told["why"].as_str()), (Some("ejected"), Some("response_timeout")), "{told}");
 }
 
 /// A long query does not indicate a failing backend, as long as the backend serves others.
@@ -126,9 +117,7 @@ fn long_queries_do_not_eject_a_backend() {
     let gateway = super::gateway(&backends.each_ref().map(Upstream::address), &options);
     let token = gateway.token();
     let headers = [JSON, ("x-api-key", &*token)];
-    let seen = |backend: &Upstream, route| {
-        backend.log().iter().filter(|request| request.line.contains(route)).count()
-    };
+    let seen = |backend: &Upstream, route| backend.log().iter().filter(|request| request.line.contains(route)).count();
     let all = |route| backends.iter().map(|backend| seen(backend, route)).sum::<usize>();
     // Sequential, so that both backends get the same number and either may get the others.
     let mut long: Vec<_> = (1..=16)

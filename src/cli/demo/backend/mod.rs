@@ -82,8 +82,7 @@ async fn serve(listener: std::net::TcpListener, state: Arc<Mutex<DemoState>>) {
 
 async fn respond(request: Request<Incoming>, state: &Mutex<DemoState>) -> Response<Full<Bytes>> {
     let (head, body) = request.into_parts();
-    let body =
-        Limited::new(body, MAX_BODY_BYTES).collect().await.map(Collected::to_bytes).unwrap_or_default();
+    let body = Limited::new(body, MAX_BODY_BYTES).collect().await.map(Collected::to_bytes).unwrap_or_default();
     let mut state = state.lock();
     let (status, body) = match authenticate(&head) {
         Some(user) => {
@@ -144,10 +143,9 @@ fn route(head: &Parts, body: &[u8], results: &mut HashMap<String, Value>) -> Dem
             }
         }
         (&Method::GET, ["openapi", "get-async-results", id]) => match results.remove(*id) {
-            Some(rows) => (
-                StatusCode::OK,
-                json!({"status": "completed", "response": rows, "original_status_code": 200}),
-            ),
+            Some(rows) => {
+                (StatusCode::OK, json!({"status": "completed", "response": rows, "original_status_code": 200}))
+            }
             None => error(StatusCode::NOT_FOUND, "unknown result, or already fetched"),
         },
         _ => error(StatusCode::NOT_FOUND, "unknown endpoint of the demo backend"),

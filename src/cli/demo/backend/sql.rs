@@ -47,11 +47,7 @@ fn select(concept: &DemoConcept, columns: &[&str], limit: usize) -> Result<Vec<V
         }
     }
     let object = |row: Vec<Value>| -> Value {
-        chosen
-            .iter()
-            .map(|at| (concept.columns[*at].to_owned(), row[*at].clone()))
-            .collect::<Map<_, _>>()
-            .into()
+        chosen.iter().map(|at| (concept.columns[*at].to_owned(), row[*at].clone())).collect::<Map<_, _>>().into()
     };
     Ok(concept.rows().into_iter().take(limit).map(object).collect())
 }
@@ -70,9 +66,7 @@ mod tests {
 
     #[test]
     fn unsupported_queries_are_errors() {
-        for sql in
-            ["", "select", "select *", "select * from", "drop table x", "select * from customer limit x"]
-        {
+        for sql in ["", "select", "select *", "select * from", "drop table x", "select * from customer limit x"] {
             assert!(run("sales", sql).is_err(), "{sql}");
         }
         assert!(run("sales", "select age from customer").expect_err("no such column").contains("age"));
