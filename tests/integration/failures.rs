@@ -84,7 +84,7 @@ fn fifty_requests_in_flight_complete_during_the_drain() {
     }
     wait_until("all requests have arrived", || backend.seen().len() == 50);
     program.begin_shutdown();
-    let responses: Vec<_> = clients.iter_mut().map(|client| client.read_response()).collect();
+    let responses: Vec<_> = clients.iter_mut().map(Client::read_response).collect();
     let good = responses.iter().filter(|response| response.status == 200 && response.complete).count();
     let told = responses.iter().filter(|response| response.header("connection") == "close").count();
     assert_eq!((good, told), (50, 50));

@@ -175,7 +175,7 @@ async fn check_upstream(config: &Config, client: &HttpClient, report: &mut Docto
             "tokens.foreign (reject or forward), or the backend, which must verify keys on get_ontologies",
         ),
         (status, _) => {
-            report.ok("foreign keys", format!("not verified; the backend returns {status} for an unknown key"))
+            report.ok("foreign keys", format!("not verified; the backend returns {status} for an unknown key"));
         }
     }
     true
