@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use tracing::{error, info, warn};
 
 use crate::app::components::NewComponents;
+use crate::auth::FileReload;
 use crate::base::clock::Clock;
 use crate::base::watched_files::{FileStamps, FileWatch};
 use crate::config::changes::LoadedSettings;
