@@ -39,8 +39,8 @@ pub use identity::Identity;
 pub use token_invalidation::InvalidatedTokens;
 
 use authorization::Authorization;
-use bearer::{BearerError, BearerOpener};
-use failure_limiter::{FailureLimiter, TooManyFailures};
+use bearer::{BearerError, BearerOpener, Credentials};
+use failure_limiter::{Attempt, FailureLimiter, TooManyFailures};
 use foreign_keys::{ForeignKeys, KeyVerdict};
 use impersonation::Impersonation;
 use jwt::{Jwt, JwtError, JwtVerifier};
@@ -88,6 +88,15 @@ pub enum MintError {
     /// The token could not be stored.
     #[error("the token store is unavailable")]
     StoreUnavailable,
+}
+
+/// A login that got no token.
+#[derive(Debug)]
+pub struct MintFailure {
+    /// Why.
+    pub error: MintError,
+    /// The user that an authentic bearer names, for the audit log. The password was not verified.
+    pub claimed_user: Option<UserName>,
 }
 
 /// A token that `get_token` returns.
@@ -141,17 +150,37 @@ impl Auth {
     ///
     /// SECURITY: a bearer that is not authentic and a wrong password count as failures. A bearer that is authentic but
     /// too old, or has no credentials, does not count: its maker has the salt.
-    pub async fn mint(&self, bearer: &str, client: IpAddr, timing: &AuthTiming) -> Result<MintedToken, MintError> {
+    pub async fn mint(&self, bearer: &str, client: IpAddr, timing: &AuthTiming) -> Result<MintedToken, MintFailure> {
         let attempt = self.failure_limiter.begin_attempt(client);
         let opened = timing.measure_sync(Phase::Bearer, || self.bearer_opener.open_with_salt(bearer), bearer_outcome);
         let (salt, login) = match opened {
             Ok(opened) => opened,
-            Err(BearerError::NotAuthentic) => {
-                attempt.try_record_failure().map_err(VerifyError::TooManyFailures)?;
-                return Err(MintError::Bearer(BearerError::NotAuthentic));
+            Err(error) => {
+                let recorded = match error {
+                    BearerError::NotAuthentic => attempt.try_record_failure(),
+                    _ => Ok(()),
+                };
+                let error = match recorded {
+                    Ok(()) => MintError::Bearer(error),
+                    Err(wait) => VerifyError::TooManyFailures(wait).into(),
+                };
+                return Err(MintFailure { error, claimed_user: None });
             }
-            Err(error) => return Err(error.into()),
         };
+        let claimed_user = login.user.clone();
+        let minting = self.mint_for(login, salt, bearer, attempt, timing);
+        minting.await.map_err(|error| MintFailure { error, claimed_user: Some(claimed_user) })
+    }
+
+    /// Verifies a login whose bearer is authentic, and returns its token.
+    async fn mint_for(
+        &self,
+        login: Credentials,
+        salt: u8,
+        bearer: &str,
+        attempt: Attempt,
+        timing: &AuthTiming,
+    ) -> Result<MintedToken, MintError> {
         let attempt = attempt.for_user(&login.user);
         let proof = self.store.proof_for(self.verifier_generation);
         let verifying = self.verifier.verify(&login, bearer, attempt);

@@ -6,7 +6,8 @@ use http::StatusCode;
 use crate::auth::bearer::BearerError;
 use crate::auth::failure_limiter::TooManyFailures;
 use crate::auth::verifier::VerifyError;
-use crate::auth::{MintError, MintedToken};
+use crate::auth::{MintError, MintFailure, MintedToken};
+use crate::base::user_name::UserName;
 use crate::gateway::Gateway;
 use crate::gateway::exchange::Exchange;
 use crate::gateway::rejection::Rejection;
@@ -24,8 +25,11 @@ impl Gateway {
         exchange.set_route(&self.route_metrics.get_token);
         let minted = match self.mint(head, exchange).await {
             Ok(minted) => minted,
-            Err(rejection) => {
+            Err((rejection, claimed_user)) => {
+                // An attack on one account must be visible. Only the audit line names the user: nothing proves it.
+                exchange.record.user = claimed_user;
                 exchange.record.audit("mint", rejection.reason());
+                exchange.record.user = None;
                 return Err(rejection);
             }
         };
@@ -39,13 +43,20 @@ impl Gateway {
         Ok(GatewayResponse::local(StatusCode::OK, headers, Bytes::from(body)))
     }
 
-    async fn mint(&self, head: &Head, exchange: &Exchange) -> Result<MintedToken, Rejection> {
-        reject_ambiguous_headers(&head.headers)?;
-        let is_json = |essence: &[u8]| essence.eq_ignore_ascii_case(b"application/json");
-        require_content_type(&head.headers, is_json, || "`application/json`".to_owned())?;
+    /// The error has the user that an authentic bearer names.
+    async fn mint(&self, head: &Head, exchange: &Exchange) -> Result<MintedToken, (Rejection, Option<UserName>)> {
+        let bearer = screen_login(&head.headers).map_err(|rejection| (rejection, None))?;
         let (client, timing) = (exchange.context().origin.address, &exchange.record.timing);
-        self.auth.mint(bearer_token(&head.headers)?, client, timing).await.map_err(mint_rejection)
+        let minted = self.auth.mint(bearer, client, timing).await;
+        minted.map_err(|MintFailure { error, claimed_user }| (mint_rejection(error), claimed_user))
     }
+}
+
+fn screen_login(headers: &Headers) -> Result<&str, Rejection> {
+    reject_ambiguous_headers(headers)?;
+    let is_json = |essence: &[u8]| essence.eq_ignore_ascii_case(b"application/json");
+    require_content_type(headers, is_json, || "`application/json`".to_owned())?;
+    bearer_token(headers)
 }
 
 /// The token of `Authorization: Bearer <token>`; the case of the scheme does not matter (RFC 9110 section 11.1).

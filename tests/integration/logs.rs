@@ -262,3 +262,31 @@ fn each_audit_line_has_the_time_of_its_own_command() {
     let apart = times[1].duration_since(times[0]).expect("the second command received later");
     assert!(apart.as_millis() >= 1500, "{apart:?}");
 }
+
+/// An attack on one account must be visible. The name is only a claim, so the access log does not have it.
+#[test]
+fn the_audit_line_of_a_failed_login_names_the_user() {
+    let upstream = Upstream::start();
+    let folder = tempfile::tempdir().expect("a folder");
+    let users = folder.path().join("users");
+    let hash = bcrypt::hash("wonder", 4).expect("hashed");
+    std::fs::write(&users, format!("alice:{hash}\n")).expect("written");
+    let options = [("AUTH_VERIFIER", "users-file"), ("AUTH_USERS_FILE", users.to_str().expect("text"))];
+    let (program, log) = Program::start_logged(upstream.address(), &options, "exec \"$0\" serve");
+    let line_of = |target: &str, id: &str| {
+        let is_it = |line: &&Value| line["target"] == target && line["request_id"] == id;
+        let find = || log.lock().expect("no panic").iter().find(is_it).cloned();
+        wait_until("the line is written", || find().is_some());
+        find().expect("just seen")
+    };
+    let forged = bearer("alice", "wrong").replace("gAAAAA", "gAAAAB");
+    for (id, bearer, user) in [("wrong", bearer("alice", "wrong"), "alice"), ("forged", forged, "")] {
+        let authorization = format!("Bearer {bearer}");
+        let headers =
+            [("content-type", "application/json"), ("authorization", authorization.as_str()), ("x-request-id", id)];
+        let response = Client::connect(program.http).send("POST /timbr/api/get_token", &headers, b"");
+        assert_eq!(response.status, 401);
+        assert_eq!(line_of("audit", id)["user"], user, "{id}");
+        assert_eq!(line_of("access", id)["user"], "", "{id}");
+    }
+}
