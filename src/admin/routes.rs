@@ -285,6 +285,15 @@ fn response(status: StatusCode, media_type: &'static str, body: String) -> Respo
 mod tests {
     use super::*;
 
+    /// The access is decided before the method is known.
+    #[test]
+    fn routes_of_one_path_have_the_same_access() {
+        for route in &ROUTES {
+            let same_path = ROUTES.iter().filter(|other| other.path == route.path);
+            assert!(same_path.into_iter().all(|other| other.access == route.access), "{}", route.path);
+        }
+    }
+
     #[test]
     fn only_a_path_with_a_trailing_slash_is_a_prefix() {
         let matching = |path: &str| ROUTES.iter().filter(|route| route.rest(path).is_some()).count();

@@ -19,8 +19,12 @@ pub struct ApiKey(Box<[u8]>);
 impl ApiKey {
     /// Parses a header value; `None` if it is not one key.
     pub fn parse(value: &[u8]) -> Option<ApiKey> {
-        let valid = (1..=1024).contains(&value.len()) && ByteClass::API_KEY.contains_all(value);
-        valid.then(|| ApiKey(value.into()))
+        ApiKey::is_valid(value).then(|| ApiKey(value.into()))
+    }
+
+    /// Whether a value has the form of a key. Makes no copy of it.
+    pub fn is_valid(value: &[u8]) -> bool {
+        (1..=1024).contains(&value.len()) && ByteClass::API_KEY.contains_all(value)
     }
 
     /// The header value, to send in a request.

@@ -64,7 +64,9 @@ fn buffer_final_write(tls: &mut ServerConnection, parts: [&[u8]; 3]) -> bool {
     if tls.wants_write() || size > MAX_FINAL_WRITE {
         return false;
     }
-    let is_buffered = tls.writer().write_vectored(&parts.map(IoSlice::new)).is_ok_and(|count| count == size);
+    let written = tls.writer().write_vectored(&parts.map(IoSlice::new));
+    debug_assert!(!matches!(written, Ok(count) if count != size), "the caller would send the accepted part again");
+    let is_buffered = written.is_ok_and(|count| count == size);
     if is_buffered {
         tls.send_close_notify();
     }

@@ -96,13 +96,28 @@ impl AccessRecord {
 
     /// Writes a line to the audit log: the request, its client, and what was decided.
     pub fn audit(&self, what: &str, decision: &str) {
+        log::write_audit(|line| self.write_audit(line, what, decision));
+    }
+
+    /// Writes a failed login to the audit log, so that an attack on one account is visible.
+    ///
+    /// SECURITY: `claimed_user` is the name in an authentic bearer whose password was not verified. It has a key of its
+    /// own, as `user` is a proven identity in every line.
+    pub fn audit_failed_login(&self, decision: &str, claimed_user: Option<&UserName>) {
         log::write_audit(|line| {
-            line.text(label!("what"), what);
-            line.text(label!("decision"), decision);
-            line.word(label!("request_id"), self.context.request_id_bytes());
-            line.word(label!("client"), self.context.client_address().as_bytes());
-            self.write_request(line);
+            self.write_audit(line, "mint", decision);
+            if let Some(user) = claimed_user {
+                line.text(label!("claimed_user"), truncate(user.as_str(), MAX_USER));
+            }
         });
+    }
+
+    fn write_audit(&self, line: &mut LogRecord<'_>, what: &str, decision: &str) {
+        line.text(label!("what"), what);
+        line.text(label!("decision"), decision);
+        line.word(label!("request_id"), self.context.request_id_bytes());
+        line.word(label!("client"), self.context.client_address().as_bytes());
+        self.write_request(line);
     }
 
     /// Writes the request and its identity, the same way in both logs.

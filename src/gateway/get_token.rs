@@ -26,10 +26,7 @@ impl Gateway {
         let minted = match self.mint(head, exchange).await {
             Ok(minted) => minted,
             Err((rejection, claimed_user)) => {
-                // An attack on one account must be visible. Only the audit line names the user: nothing proves it.
-                exchange.record.user = claimed_user;
-                exchange.record.audit("mint", rejection.reason());
-                exchange.record.user = None;
+                exchange.record.audit_failed_login(rejection.reason(), claimed_user.as_ref());
                 return Err(rejection);
             }
         };

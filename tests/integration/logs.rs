@@ -280,13 +280,15 @@ fn the_audit_line_of_a_failed_login_names_the_user() {
         find().expect("just seen")
     };
     let forged = bearer("alice", "wrong").replace("gAAAAA", "gAAAAB");
-    for (id, bearer, user) in [("wrong", bearer("alice", "wrong"), "alice"), ("forged", forged, "")] {
+    for (id, bearer, user) in [("wrong", bearer("alice", "wrong"), Some("alice")), ("forged", forged, None)] {
         let authorization = format!("Bearer {bearer}");
         let headers =
             [("content-type", "application/json"), ("authorization", authorization.as_str()), ("x-request-id", id)];
         let response = Client::connect(program.http).send("POST /timbr/api/get_token", &headers, b"");
         assert_eq!(response.status, 401);
-        assert_eq!(line_of("audit", id)["user"], user, "{id}");
-        assert_eq!(line_of("access", id)["user"], "", "{id}");
+        let audit = line_of("audit", id);
+        assert_eq!((audit["claimed_user"].as_str(), &audit["user"]), (user, &"".into()), "{id}");
+        let access = line_of("access", id);
+        assert_eq!((access["claimed_user"].as_str(), &access["user"]), (None, &"".into()), "{id}");
     }
 }

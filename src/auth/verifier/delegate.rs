@@ -95,7 +95,7 @@ impl Delegate {
         let envelope = serde_json::from_slice::<GetTokenResponse>(response.body()).ok();
         let data = envelope.filter(|envelope| envelope.status == "success").map(|envelope| envelope.data);
         match data {
-            Some([key]) if ApiKey::parse(key.as_bytes()).is_some() => {
+            Some([key]) if ApiKey::is_valid(key.as_bytes()) => {
                 Ok(VerifiedLogin { upstream_key: Some(Secret::new(key)), session: None })
             }
             _ => Err(unavailable(format!("the response of {GET_TOKEN_PATH} does not contain exactly one token"))),

@@ -41,7 +41,9 @@ fn unescape_html(text: &str) -> String {
 
 /// Encodes form data as `application/x-www-form-urlencoded`.
 pub fn urlencode_form(fields: &[(&str, &str)]) -> String {
-    let mut text = String::with_capacity(256);
+    // SECURITY: a value can be a password. A buffer that grows would leave a copy of it in memory.
+    let capacity = fields.iter().map(|(name, value)| name.len() + 3 * value.len() + 2).sum();
+    let mut text = String::with_capacity(capacity);
     for (name, value) in fields {
         if !text.is_empty() {
             text.push('&');

@@ -112,7 +112,7 @@ impl Platform {
         let response = self.send(Method::GET, path, jar, Bytes::new()).await?;
         match response.status() {
             StatusCode::OK => match serde_json::from_slice::<PlatformToken>(response.body()) {
-                Ok(PlatformToken { token }) if ApiKey::parse(token.as_bytes()).is_some() => Ok(Secret::new(token)),
+                Ok(PlatformToken { token }) if ApiKey::is_valid(token.as_bytes()) => Ok(Secret::new(token)),
                 _ => Err(unavailable(SERVER, format!("the response of {path} has no valid `token`"))),
             },
             // A redirect to the login form: the session is not logged in.
