@@ -1,4 +1,4 @@
-# What CI (.ci/run) runs, as targets for the desk: test, packaging, instructions, deny and fuzz. The rest are parts of these, or tools.
+# The jobs of CI (.ci/run) as targets: test, packaging, instructions, deny and fuzz. The others are parts of these, or tools.
 
 CARGO ?= cargo
 BINARY := target/debug/timbr-gateway
@@ -6,7 +6,7 @@ BINARY := target/debug/timbr-gateway
 # Arguments of bench/run.py: cases, --rounds, --name, …
 BENCH ?=
 
-# So long each fuzz target runs, in seconds.
+# Duration of each fuzz target, in seconds.
 FUZZ_SECONDS ?= 15
 FUZZ_TARGETS ?= bearer policy token config http1 connection
 
@@ -38,59 +38,59 @@ figures: servers
 e2e: $(BINARY)
 	tests/e2e/run
 
-# The commands of the README and of the guides, run as they stand there: on the ports 8080, 8443 and 9180.
+# The commands of the README and of the guides, run as written. Uses the ports 8080, 8443 and 9180.
 readme: $(BINARY)
 	python3 tests/readme.py
 	python3 tests/guides.py
 
-# The Helm chart, the sidecar and the plain manifests: rendered, judged, installed at a stand-in for the API.
-# BLESS=1 writes anew what is made from the chart.
+# The Helm chart, the sidecar and the plain manifests: rendered, validated, and installed against a mock API server.
+# BLESS=1 writes the files that are generated from the chart again.
 chart: $(BINARY)
 	tests/chart/run
 
-# The image, built on stand-ins for its bases and run; the compose file, the systemd units under a systemd of their own, and
-# what a release is made of. Needs root, or podman and the rest installed.
+# The image, built on substitutes for its base images, and run; the compose file; the systemd units, run by a separate
+# systemd; and the files of a release. Needs root, or podman and the other tools installed.
 packaging: $(BINARY)
 	tests/packaging/run
 
-# The image as it is published, on the same stand-ins: localhost/timbr-gateway:release.
+# The image as it is published, on the same substitutes: localhost/timbr-gateway:release.
 image:
 	tests/packaging/setup
 	PROFILE=release tests/packaging/build
 	PATH="$$PWD/target/packaging-venv/bin:$$PATH" TIMBR_TEST_IMAGE=localhost/timbr-gateway:release python -m pytest \
 	  -c tests/packaging/pytest.ini -s tests/packaging/test_image.py
 
-# The operators' page in headless Chromium; what it looks like lands in target/dashboard.
+# The dashboard in headless Chromium. Its screenshots are written to target/dashboard.
 dashboard: $(BINARY)
 	tests/browser/run
 
 demo:
 	$(CARGO) run --locked -- demo
 
-# As it is published: optimized by what it does under load. Lands in target/trained/timbr-gateway.
+# The program as it is published, with profile-guided optimization. It is written to target/trained/timbr-gateway.
 release:
 	CARGO="$(CARGO)" deploy/release/build
 
-# The release beside nginx and HAProxy at the same job; bench/README.md says how, bench/results what came of it.
+# The release compared with nginx and HAProxy. The method is in bench/README.md, the results are in bench/results.
 bench: release
 	bench/setup
 	python3 bench/run.py $(BENCH)
 
-# The steps of the path of a request one by one, and what tokens take.
+# Each step of the path of a request, and the costs of tokens.
 micro:
 	$(CARGO) bench --locked --profile instructions --bench steps --bench tokens $(if $(STEP),-- $(STEP))
 
-# The instructions that a request costs, beside those recorded in bench/instructions.json. BLESS=1 records them anew.
+# The instructions per request, compared with those in bench/instructions.json. BLESS=1 records them again.
 instructions:
 	$(CARGO) build --locked --profile instructions
 	python3 bench/instructions.py
 
-# Licences, sources and duplicate versions of what the gateway is made of (needs cargo-deny).
+# Licences, sources and duplicate versions of the gateway's dependencies (needs cargo-deny).
 deny:
 	$(CARGO) deny check bans licenses sources
 
-# Each fuzz target for a moment, from its seeds and what it has found before (needs cargo-fuzz).
-# Without a sanitizer: there is no unsafe code here for one to watch, and the C code is not built by this compiler.
+# Each fuzz target for FUZZ_SECONDS, from its seeds and its earlier findings (needs cargo-fuzz).
+# Without a sanitizer: the gateway contains no unsafe code, and the C code is not built by this compiler.
 fuzz:
 	@set -e; for target in $(FUZZ_TARGETS); do \
 	  mkdir -p fuzz/corpus/$$target; \
@@ -99,7 +99,7 @@ fuzz:
 	    -print_final_stats=1 -verbosity=0; \
 	done
 
-# What the gateway is made of, as CycloneDX (needs cargo-cyclonedx).
+# The components that the gateway contains, as CycloneDX (needs cargo-cyclonedx).
 sbom:
 	$(CARGO) cyclonedx --format json --target x86_64-unknown-linux-gnu --override-filename sbom.cdx
 	@mkdir -p target && sed 's|file://$(CURDIR)|file://timbr-gateway|g' sbom.cdx.json > target/sbom.cdx.json

@@ -36,7 +36,7 @@ pub mod outbound;
 // Bearers, tokens, verifiers, JWTs, failure limits and authorization.
 pub mod auth;
 
-// The path of a request, one file per step.
+// The path of a request, one file per phase.
 pub mod gateway;
 
 // Listeners and client connections.

@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
-"""Runs the commands of the guides as they stand there, and compares what they print with what the guides show.
+"""Runs the commands of the guides as written, and compares their output with the output that the guides show.
 
 A guide's `sh` blocks run one after the other in one shell, in an empty folder. A `text` block behind one is its output:
 each line must be printed, in this order; `…` stands for any lines, or for the rest of its line. What differs from run to run (ids, tokens,
 times, ports) is masked on both sides. A block after `<!-- not run: why -->` is only shown.
 
-With `--show` it prints what the blocks print, for whoever writes a guide.
+With `--show` it prints what the blocks print, for the author of a guide.
 
 Needs the built program (target/debug/timbr-gateway), curl and openssl, and the ports 8080, 8443 and 9180.
 """

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Runs the commands of the README as they stand there, and compares what it shows with what they print.
+"""Runs the commands of the README as written, and compares their output with the output that it shows.
 
 Needs the built program (target/debug/timbr-gateway), the Python environment of tests/e2e, and the ports that the page
 names: 8080, 8443 and 9180.

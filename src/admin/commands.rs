@@ -1,4 +1,4 @@
-//! Admin commands for the process: reload, drain, quit and the log level. It knows nothing about who calls it.
+//! Admin commands for the process: reload, drain, quit and the log level. Access control is in `access`.
 //!
 //! ```text
 //! POST /reload      reloads the configuration: {"status": "success", "needs_restart": []}, or 422 with "problems"

@@ -1,4 +1,4 @@
-//! The most recent rejections as JSON, with their causes and remedies. It knows nothing about who calls it.
+//! The most recent rejections as JSON, with their causes and remedies. Access control is in `access`.
 //!
 //! ```text
 //! GET /refusals[?limit=N][&reason=WORD][&user=NAME]   {"refusals": [{time, request_id, …}], "kept": 1000}

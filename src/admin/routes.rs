@@ -150,7 +150,7 @@ fn ready(result: CallResult) -> CallFuture<'static> {
 
 impl AdminRoute {
     /// The rest of a path that this route matches.
-    fn rest<'a>(&self, path: &'a str) -> Option<&'a str> {
+    fn strip_route<'a>(&self, path: &'a str) -> Option<&'a str> {
         let rest = path.strip_prefix(self.path)?;
         let is_prefix = self.path.len() > 1 && self.path.ends_with('/');
         (rest.is_empty() || is_prefix).then_some(rest)
@@ -176,7 +176,7 @@ impl AdminRoute {
 pub async fn respond(request: Request<Incoming>, peer: SocketAddr, admin: &AdminContext) -> Response<AdminBody> {
     let (parts, body) = request.into_parts();
     let path = parts.uri.path();
-    let routes = || ROUTES.iter().filter(|route| route.rest(path).is_some());
+    let routes = || ROUTES.iter().filter(|route| route.strip_route(path).is_some());
     let Some(first) = routes().next() else { return unknown_path(&parts.method) };
     // SECURITY: before anything else is decided about the request.
     if first.access == Access::Operators
@@ -188,7 +188,7 @@ pub async fn respond(request: Request<Incoming>, peer: SocketAddr, admin: &Admin
         let methods: Vec<_> = routes().flat_map(AdminRoute::methods).map(Method::as_str).collect();
         return method_not_allowed(first, &methods.join(", "));
     };
-    let rest = route.rest(path).expect("it was chosen by its path");
+    let rest = route.strip_route(path).expect("it was chosen by its path");
     let call = Call { admin, rest, query: parts.uri.query().unwrap_or_default(), body: Bytes::new() };
     let result = match &route.action {
         Action::Page(respond) => return respond(&parts, admin),
@@ -296,7 +296,7 @@ mod tests {
 
     #[test]
     fn only_a_path_with_a_trailing_slash_is_a_prefix() {
-        let matching = |path: &str| ROUTES.iter().filter(|route| route.rest(path).is_some()).count();
+        let matching = |path: &str| ROUTES.iter().filter(|route| route.strip_route(path).is_some()).count();
         for (path, count) in
             [("/", 1), ("/livez", 1), ("/livez/", 0), ("/explain/a/b", 1), ("/explain", 0), ("/log-level", 2)]
         {

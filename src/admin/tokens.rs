@@ -1,4 +1,4 @@
-//! Lists and revokes tokens, and reports the use of salts. It knows nothing about who calls it.
+//! Lists and revokes tokens, and reports the use of salts. Access control is in `access`.
 //!
 //! ```text
 //! GET  /tokens[?user=NAME][&limit=N]   {"tokens": [{user, fingerprint, minted, expires, last_used}], "more": false}

@@ -1,4 +1,4 @@
-//! Checks that the workers are alive: each one is pinged periodically, and must reply from its own thread.
+//! Checks that the workers are alive: each one receives a heartbeat periodically, and must reply from its own thread.
 
 use std::rc::Rc;
 use std::time::Duration;
@@ -12,8 +12,8 @@ use crate::admin::health::WorkerLiveness;
 use crate::app::worker::WorkerCommand;
 use crate::os::sd_notify::ServiceManager;
 
-/// Interval between pings, unless the watchdog requires a shorter one.
-const DEFAULT_PING_INTERVAL: Duration = Duration::from_secs(1);
+/// Interval between heartbeats, unless the watchdog requires a shorter one.
+const DEFAULT_HEARTBEAT_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Notifies the service manager that the gateway is ready when all workers have replied, and triggers its watchdog while they
 /// continue to reply. Never returns.
@@ -26,17 +26,17 @@ pub async fn watch_workers(
     status: String,
 ) {
     for worker in &workers {
-        ping(worker).await;
+        send_heartbeat(worker).await;
     }
     service_manager.notify_ready(&status);
     let interval = service_manager
         .watchdog_interval()
-        .map_or(DEFAULT_PING_INTERVAL, |limit| (limit / 4).min(DEFAULT_PING_INTERVAL));
-    let mut pings = JoinSet::new();
+        .map_or(DEFAULT_HEARTBEAT_INTERVAL, |limit| (limit / 4).min(DEFAULT_HEARTBEAT_INTERVAL));
+    let mut heartbeats = JoinSet::new();
     for (number, worker) in workers.into_iter().enumerate() {
         let liveness = Rc::clone(&liveness);
-        pings.spawn_local(async move {
-            while ping(&worker).await {
+        heartbeats.spawn_local(async move {
+            while send_heartbeat(&worker).await {
                 liveness.record_alive(number);
                 sleep(interval).await;
             }
@@ -52,10 +52,10 @@ pub async fn watch_workers(
     }
 }
 
-/// Waits for a reply of the worker. Returns whether it is still running.
-async fn ping(worker: &UnboundedSender<WorkerCommand>) -> bool {
+/// Sends a heartbeat to the worker and waits for its reply. Returns whether it is still running.
+async fn send_heartbeat(worker: &UnboundedSender<WorkerCommand>) -> bool {
     let (reply, reply_receiver) = oneshot::channel();
-    worker.send(WorkerCommand::Ping(reply)).is_ok() && reply_receiver.await.is_ok()
+    worker.send(WorkerCommand::Heartbeat(reply)).is_ok() && reply_receiver.await.is_ok()
 }
 
 #[cfg(test)]
@@ -89,7 +89,7 @@ mod tests {
         let (hanging, mut hanging_commands) = unbounded_channel();
         let (ending, mut ending_commands) = unbounded_channel();
         let reply_to = |command| {
-            let (WorkerCommand::Ping(reply) | WorkerCommand::Apply(_, reply)) = command;
+            let (WorkerCommand::Heartbeat(reply) | WorkerCommand::Apply(_, reply)) = command;
             let _ = reply.send(());
         };
         let liveness = Rc::new(WorkerLiveness::new(2));

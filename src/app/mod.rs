@@ -78,7 +78,7 @@ pub enum RunOutcome {
     },
     /// Immediately, on a second request to stop.
     Aborted,
-    /// A worker or a task of the main thread ended unexpectedly.
+    /// A thread or task of the gateway ended unexpectedly.
     Failed,
 }
 

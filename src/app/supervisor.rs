@@ -1,5 +1,5 @@
-//! The main thread: starts the tasks next to the workers, waits until the gateway is to stop, and drains it. It serves no client
-//! requests.
+//! The main thread: starts the tasks next to the workers, waits for a shutdown, and drains the gateway. It serves no
+//! client requests.
 
 use std::rc::Rc;
 use std::sync::Arc;
@@ -126,7 +126,7 @@ impl<'a> Supervisor<'a> {
 }
 
 impl RunningGateway<'_> {
-    /// Waits until the gateway is to stop.
+    /// Waits for a shutdown.
     async fn wait(&mut self) -> StopReason {
         tokio::select! {
             is_orderly = self.shutdowns.wait_for_shutdown() => {

@@ -42,7 +42,7 @@ pub struct Worker {
 /// A command of the supervisor to a worker. The worker replies when it is done.
 pub enum WorkerCommand {
     /// Only reply.
-    Ping(oneshot::Sender<()>),
+    Heartbeat(oneshot::Sender<()>),
     /// Use this snapshot for new requests.
     Apply(Arc<Snapshot>, oneshot::Sender<()>),
 }
@@ -132,7 +132,7 @@ impl ConfigUpdater {
 async fn run_commands(mut commands: UnboundedReceiver<WorkerCommand>, mut updater: ConfigUpdater) {
     while let Some(command) = commands.recv().await {
         let done = match command {
-            WorkerCommand::Ping(done) => done,
+            WorkerCommand::Heartbeat(done) => done,
             WorkerCommand::Apply(snapshot, done) => {
                 updater.apply(&snapshot);
                 done

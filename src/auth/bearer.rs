@@ -66,7 +66,7 @@ impl BearerOpener {
         BearerOpener { keys: salts.iter().map(key).collect(), max_age, clock }
     }
 
-    /// Returns the credentials in a bearer.
+    /// As `open_with_salt`, without the index of the salt.
     pub fn open(&self, bearer: &str) -> Result<Credentials, BearerError> {
         self.open_with_salt(bearer).map(|(_, credentials)| credentials)
     }

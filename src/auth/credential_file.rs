@@ -1,4 +1,4 @@
-//! Reads line-based credential files and reports all their invalid lines. Knows nothing about the entries.
+//! Reads line-based credential files and reports all their invalid lines.
 
 use std::path::Path;
 

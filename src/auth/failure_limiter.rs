@@ -29,7 +29,7 @@ const PERIOD: Duration = Duration::from_secs(60);
 /// The number of maps, each with its own lock.
 const SHARDS: usize = 16;
 
-/// With two generations this bounds the memory to about 10 MB.
+/// Per shard. With 16 shards and two generations this bounds the memory to about 10 MB.
 const MAX_BUCKETS_PER_GENERATION: usize = 10_000;
 
 /// All buckets of the process.

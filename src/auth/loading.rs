@@ -49,9 +49,10 @@ impl Auth {
 
     fn load(config: &Config, before: Previous<'_>, clock: &Clock) -> Result<Auth, Vec<Problem>> {
         let tokens = &config.tokens;
-        let kept = |options: &[&str]| before.filter(|(_, changes)| !changes.has_any_of(options)).map(|(auth, _)| auth);
+        let unchanged =
+            |options: &[&str]| before.filter(|(_, changes)| !changes.has_any_of(options)).map(|(auth, _)| auth);
         let mut problems = Vec::new();
-        let verifier = match kept(&VERIFIER_OPTIONS) {
+        let verifier = match unchanged(&VERIFIER_OPTIONS) {
             // It reloads its own file, and reports whose tokens that invalidates.
             Some(auth) => Ok(Arc::clone(&auth.verifier)),
             None => build_verifier(config).map(Arc::new),
@@ -67,7 +68,7 @@ impl Auth {
         let store = store.map_err(|problem| problems.push(problem));
         let known_salts = before.map_or_else(Arc::default, |(auth, _)| Arc::clone(&auth.known_salts));
         let salt_ids = assign_salt_ids(&known_salts, config).map_err(|problem| problems.push(problem));
-        let jwt_verifier = match kept(&JWT_OPTIONS) {
+        let jwt_verifier = match unchanged(&JWT_OPTIONS) {
             Some(auth) => Ok(Arc::clone(&auth.jwt_verifier)),
             None => JwtVerifier::new(&config.auth.jwt, clock).map(Arc::new),
         };
@@ -82,14 +83,14 @@ impl Auth {
             Some((auth, _)) => Arc::clone(&auth.active_limiter),
             None => Arc::new(Mutex::new(Arc::downgrade(&failure_limiter))),
         };
-        let upstream_keys = match kept(&UPSTREAM_KEY_OPTIONS) {
+        let upstream_keys = match unchanged(&UPSTREAM_KEY_OPTIONS) {
             Some(auth) => auth.upstream_keys.clone(),
             None => config.upstream.credential.is_per_user().then(|| {
                 let platform = verifier.platform().cloned();
                 Arc::new(UpstreamKeys::new(platform, tokens.ttl, tokens.max, clock.clone()))
             }),
         };
-        let foreign_keys = match kept(&FOREIGN_KEY_OPTIONS) {
+        let foreign_keys = match unchanged(&FOREIGN_KEY_OPTIONS) {
             Some(auth) => auth.foreign_keys.clone(),
             // SECURITY: a different backend, or connection to it, has not accepted any key yet.
             None => {

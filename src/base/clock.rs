@@ -1,4 +1,4 @@
-//! Clocks: a cached reading for each thread, and a [`Clock`] that tests can set. It knows nothing about what is timed.
+//! Clocks: a cached reading for each thread, and a [`Clock`] that tests can set.
 //!
 //! Lifetimes of tokens and caches are measured on the monotonic clock, so setting the wall clock (by an operator or
 //! NTP) neither expires tokens early nor extends them. The wall clock is read only to check the timestamp in a bearer.

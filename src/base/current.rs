@@ -1,4 +1,4 @@
-//! A value of one thread that is replaced as a whole while others use it. It knows nothing about the value.
+//! A value of one thread that is replaced as a whole while others use it.
 
 use std::cell::RefCell;
 use std::rc::Rc;

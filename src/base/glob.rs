@@ -1,4 +1,4 @@
-//! Patterns of names: `*` matches any characters and `?` matches one. It knows nothing about what is named.
+//! Patterns of names: `*` matches any characters and `?` matches one.
 
 use std::fmt;
 

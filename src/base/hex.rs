@@ -1,4 +1,4 @@
-//! Hexadecimal encoding: written in lower case, read in either case. It knows nothing about what is encoded.
+//! Hexadecimal encoding: written in lower case, read in either case.
 
 /// The two digits of each byte, in lower case.
 pub static BYTES: [[u8; 2]; 256] = {

@@ -1,4 +1,4 @@
-//! A hasher for keys that are hashes already. It knows nothing about the keys.
+//! A hasher for keys that are hashes already.
 
 use std::hash::{BuildHasherDefault, Hasher};
 

@@ -1,4 +1,4 @@
-//! Joins a thread with a timeout, which the standard library does not support. It knows nothing about the thread.
+//! Joins a thread with a timeout, which the standard library does not support.
 
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};

@@ -1,4 +1,4 @@
-//! Secrets: strings that are never printed and are wiped on drop. It knows nothing about what they protect.
+//! Secrets: strings that are never printed and are wiped on drop.
 
 use std::fmt;
 use std::io;

@@ -1,4 +1,4 @@
-//! Graceful shutdown: the phases of the process, and how tasks wait for them. It knows nothing about what is shut down.
+//! Graceful shutdown: the phases of the process, and how tasks wait for them.
 //!
 //! ```text
 //! Serving -> NotReady (readiness fails, still accepting) -> Draining (no new connections) -> Aborted

@@ -1,5 +1,4 @@
 //! Deduplicates concurrent operations: the first caller performs the operation, later callers wait for its result.
-//! It knows nothing about the operation.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;

@@ -1,4 +1,4 @@
-//! User names that are valid as header values. It knows nothing about users.
+//! User names that are valid as header values.
 
 use std::fmt;
 use std::sync::Arc;

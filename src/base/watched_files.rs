@@ -1,4 +1,4 @@
-//! Detects changes of files while the gateway runs. It knows nothing about their content.
+//! Detects changes of files while the gateway runs.
 
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;

@@ -19,12 +19,15 @@ pub fn command() -> Command {
             "A salt can be removed when no user uses it and the tokens issued with it have expired.\n\n\
              Example:\n  timbr-gateway salt status",
         );
-    Command::new("salt").about("Generate an API_AUTH_SALT").subcommand(admin_client::add_arguments(status)).after_help(
-        "To rotate salts: set old,new at every replica, then new,old, then only new.\n\n\
+    Command::new("salt")
+        .about("Generate a salt (API_AUTH_SALT), or show the use of salts")
+        .subcommand(admin_client::add_arguments(status))
+        .after_help(
+            "To rotate salts: set old,new at every replica, then new,old, then only new.\n\n\
              Examples:\n  \
              (umask 077; timbr-gateway salt > salt)\n  \
              timbr-gateway serve --api-auth-salt-file salt --upstream-url http://127.0.0.1:8000",
-    )
+        )
 }
 
 pub fn run(matches: &ArgMatches) -> CliResult {

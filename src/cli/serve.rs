@@ -26,8 +26,8 @@ pub fn command() -> Command {
          timbr-gateway serve --config gateway.yaml --listen-http 127.0.0.1:8080\n\n\
          SIGTERM or SIGINT: graceful shutdown. A second one: immediate exit. SIGHUP: reload the configuration and its \
          files.\n\n\
-         Exit codes: 0 graceful shutdown; 1 cannot start; 2 invalid arguments; 3 a worker failed; 130 aborted by a \
-         second signal.",
+         Exit codes: 0 graceful shutdown; 1 cannot start; 2 invalid arguments; 3 a thread or task of the \
+         gateway failed; 130 aborted by a second signal.",
     )
 }
 

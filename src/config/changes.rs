@@ -61,9 +61,9 @@ impl LoadedSettings {
         (setting.map(|setting| setting.text.expose()), self.contents.get(key))
     }
 
-    /// The same with the earlier values of the options in `held`, so that they still count as changed at the next load.
-    pub fn retain_previous(mut self, held: &[&'static str], before: &LoadedSettings) -> LoadedSettings {
-        for key in held {
+    /// The same with the earlier values of the options in `deferred`, so that they still count as changed at the next load.
+    pub fn retain_previous(mut self, deferred: &[&'static str], before: &LoadedSettings) -> LoadedSettings {
+        for key in deferred {
             match before.settings.values.get(key) {
                 Some(setting) => drop(self.settings.values.insert(key, setting.clone())),
                 None => drop(self.settings.values.remove(key)),
@@ -186,13 +186,13 @@ mod tests {
             ("TRUSTED_PROXIES", "10.0.0.0/8"),
         ]);
         let changes = after.changes(&before);
-        let held = changes.defer_fixed_options(&mut config, &current);
-        assert_eq!(held, ["listen.http", "workers"]);
+        let deferred = changes.defer_fixed_options(&mut config, &current);
+        assert_eq!(deferred, ["listen.http", "workers"]);
         assert_eq!((config.workers, config.listen.http), (current.workers, None));
         assert!(config.listen.proxy_protocol && config.upstream.url().host == "two");
         assert!(changes.has_any_of(&["upstream."]) && !changes.has_any_of(&["auth.", "timeouts."]));
         let (_, again) = read(&[("UPSTREAM_URL", "http://two"), ("WORKERS", "7")]);
-        let again = again.changes(&after.retain_previous(&held, &before));
+        let again = again.changes(&after.retain_previous(&deferred, &before));
         assert_eq!(
             again.keys().collect::<Vec<_>>(),
             ["listen.proxy_protocol", "trusted_proxies", "workers"],

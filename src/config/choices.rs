@@ -6,7 +6,7 @@ use crate::config::ForeignKeyPolicy;
 use crate::config::options::{OptionType, Shape};
 use crate::observability::log::LogFormat;
 
-/// Gives the values of a type their words.
+/// Implements `OptionType` for a type with one word per value.
 macro_rules! words {
     ($type:ty { $($word:literal => $value:expr),+ $(,)? }) => {
         impl OptionType for $type {
@@ -23,7 +23,7 @@ macro_rules! words {
     };
 }
 
-/// Declares the value of an option with the word for each variant.
+/// Declares an enum of option values, with the word of each variant.
 macro_rules! choices {
     ($($(#[$doc:meta])* $name:ident { $($word:literal => $variant:ident),+ $(,)? })+) => {$(
         $(#[$doc])*

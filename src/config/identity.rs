@@ -95,7 +95,8 @@ impl Reader<'_> {
         Some(path)
     }
 
-    /// A user's own key is obtained where the password is verified.
+    /// Requires the verifier of the same name for `platform` and `delegate`: only that verifier returns the user's own
+    /// key.
     pub(super) fn require_verifier_of_credential(&mut self) {
         let (word, needed) = match self.get(&UPSTREAM.credential) {
             Some(CredentialKind::Platform) => ("platform", VerifierKind::Platform),

@@ -13,7 +13,7 @@ pub struct ListEntry<'a> {
 }
 
 impl<'a> ListEntry<'a> {
-    /// The entry at a place such as `auth.jwt_issuers[0]`. `None` and a problem if it is not a group of keys.
+    /// The entry at a path such as `auth.jwt_issuers[0]`. `None` and a problem if it is not a group of keys.
     pub fn new(at: String, node: Node, problems: &'a mut Vec<Problem>) -> Option<ListEntry<'a>> {
         let problems_before = problems.len();
         match node {

@@ -42,7 +42,7 @@ impl Reader<'_> {
         }
     }
 
-    /// Reports a problem of an option, or of a place within one.
+    /// Reports a problem of an option, or of an entry of its list.
     pub fn problem(&mut self, subject: impl Into<String>, message: impl Into<String>) {
         self.problems.push(Problem::new(subject, message));
     }
@@ -55,8 +55,8 @@ impl Reader<'_> {
         None
     }
 
-    /// Checks the options that no reader has read, because the values of others make them useless or are wrong: their
-    /// mistakes are reported now, and not when they are first used.
+    /// Also checks the options that no reader has read, so that an invalid value is reported now and not when it first
+    /// takes effect.
     pub fn check_unread(&mut self) {
         for option in options::all() {
             if let Some(setting) = self.settings.values.get(option.key)

@@ -15,7 +15,7 @@ use crate::config::{RouteProfile, routes};
 pub struct ImpersonationOptions {
     /// Allowed impersonations by users whom the gateway knows; nothing else is allowed.
     pub rules: Vec<ImpersonationRule>,
-    /// Whether the backend decides about its own keys that are forwarded unchanged.
+    /// Whether the backend decides about impersonation with the client's own key (`impersonation.own_keys`).
     pub backend_decides: bool,
 }
 
@@ -113,8 +113,8 @@ fn authorization_rule(mut entry: ListEntry<'_>, profiles: &[RouteProfile]) -> Op
 fn impersonation_rule(mut entry: ListEntry<'_>) -> Option<ImpersonationRule> {
     let users = globs(&mut entry, "users");
     let act_as = globs(&mut entry, "act_as");
-    for (key, given) in [("users", &users), ("act_as", &act_as)] {
-        if given.is_none() {
+    for (key, patterns) in [("users", &users), ("act_as", &act_as)] {
+        if patterns.is_none() {
             entry.problem(key, "is missing; \"*\" matches every user");
         }
     }

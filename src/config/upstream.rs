@@ -104,7 +104,7 @@ pub enum CredentialMode {
 }
 
 impl CredentialMode {
-    /// Whether each user has an own key at the backend.
+    /// Whether each user has its own key at the backend.
     pub fn is_per_user(&self) -> bool {
         matches!(self, CredentialMode::Platform | CredentialMode::Delegate)
     }

@@ -95,13 +95,13 @@ impl FrameMeter {
         const CONTINUATION: u8 = 9;
         const END_STREAM: u8 = 1;
         const PADDED: u8 = 8;
-        const LARGEST_PADDING: usize = 256;
+        const MAX_PADDING: usize = 256;
         let [a, b, c, kind, flags, ..] = self.header;
         self.skip = usize::from(a) << 16 | usize::from(b) << 8 | usize::from(c);
         match kind {
             HEADERS => self.credit(FRAMES_PER_REQUEST),
             // A frame that may consist of padding only.
-            DATA if flags & PADDED != 0 && self.skip <= LARGEST_PADDING => {
+            DATA if flags & PADDED != 0 && self.skip <= MAX_PADDING => {
                 self.budget = self.budget.saturating_sub(1);
             }
             DATA if self.skip > 0 || flags & END_STREAM != 0 => {}

@@ -1,4 +1,4 @@
-//! From a screened request to a proven identity. `auth` decides; this only says which rejection its errors are.
+//! From a screened request to a proven identity. `auth` decides; this maps its errors to rejections.
 
 use crate::auth::failure_limiter::TooManyFailures;
 use crate::auth::jwt::JwtError;

@@ -1,4 +1,5 @@
-//! Checks whether the rules allow an authenticated request. `auth::authorization` has the rules; this has the request.
+//! Checks whether the rules allow an authenticated request. `auth::authorization` has the rules; this applies
+//! them to a request.
 
 use std::borrow::Cow;
 

@@ -42,7 +42,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_panic_at_any_step_is_a_result() {
+    async fn a_panic_in_any_phase_is_a_result() {
         struct SetOnDrop<'a>(&'a std::cell::Cell<bool>);
         impl Drop for SetOnDrop<'_> {
             fn drop(&mut self) {

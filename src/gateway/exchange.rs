@@ -13,7 +13,7 @@ use crate::observability::metrics;
 pub struct Exchange {
     /// The record of the request. It is dropped, and so written, before the permit is released.
     pub record: Box<AccessRecord>,
-    /// The place of the request under the limits. The response body holds it until it has ended.
+    /// The permit of the request. It moves into the response body.
     pub permit: RequestPermit,
 }
 

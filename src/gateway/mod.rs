@@ -1,6 +1,6 @@
 //! The path of a request, on one page: read [`Gateway::handle`] and [`Gateway::forward`] from top to bottom.
 //!
-//! Each step requires what the step before has proven. Decisions are based on what the client sent; the request to the
+//! Each phase requires what the phase before has proven. Decisions are based on what the client sent; the request to the
 //! backend is a new one, written from what the decisions were based on.
 
 mod access_record;

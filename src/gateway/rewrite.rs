@@ -172,7 +172,7 @@ impl Rewriter {
         let ScreenedParts { method, uri, headers, credential, connection_options, max_body } = screened.into_parts();
         let mut head = Vec::with_capacity(INITIAL_MESSAGE_CAPACITY);
         write_request_start(&mut head, &method, &uri);
-        // The pool inserts the name of the endpoint that it chooses.
+        // `upstream` inserts the name of the chosen backend.
         write_header(&mut head, HeaderName::Host, b"");
         let host_offset = head.len();
         let forwarded = ForwardedHeaders {

@@ -1,5 +1,5 @@
 //! Sends a rewritten request to the backend, and once more with a renewed key where the backend rejects the user's own.
-//! It does not choose endpoints or connections; the pool does.
+//! It chooses neither endpoints nor connections; `upstream` does.
 
 use std::time::Instant;
 

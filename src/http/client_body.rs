@@ -68,7 +68,7 @@ impl fmt::Debug for ClientBody {
             ClientBody::Empty => "ClientBody::Empty",
             ClientBody::Http1(_) => "ClientBody::Http1",
             ClientBody::Http2(_) => "ClientBody::Http2",
-            ClientBody::Buffered(_) => "ClientBody::Kept",
+            ClientBody::Buffered(_) => "ClientBody::Buffered",
         })
     }
 }

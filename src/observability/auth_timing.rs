@@ -1,5 +1,4 @@
-//! Measures the phases of authenticating one request, for metrics and its trace. It knows nothing of what the phases
-//! do.
+//! Measures the phases of authenticating one request, for metrics and its trace.
 
 use std::time::Instant;
 

@@ -1,5 +1,4 @@
-//! Protects the memory of the process, which contains credentials, from core dumps and debuggers. It knows nothing
-//! about the credentials.
+//! Protects the memory of the process, which contains credentials, from core dumps and debuggers.
 
 use std::io;
 

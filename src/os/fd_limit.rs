@@ -1,4 +1,4 @@
-//! The limit on open files and sockets. It knows nothing about who uses them, except how many descriptors a client may
+//! The limit on open files and sockets. It knows nothing about what uses them, except how many descriptors a client may
 //! need.
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};

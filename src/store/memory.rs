@@ -62,8 +62,8 @@ struct EvictionQueue {
     mints_since_walk: usize,
 }
 
-/// At the maximum number of tokens, a walk over all entries is due after `max` / this insertions. So each insertion
-/// pays for at most this number of visited entries.
+/// With the map full, all entries are searched once per `max` / 16 insertions, which costs at most 16 visited entries
+/// per insertion.
 const MAX_VISITS_PER_MINT: usize = 16;
 
 /// Large enough that a sweep blocks few lookups at a time.
@@ -233,7 +233,7 @@ impl MemoryStore {
         }
     }
 
-    /// Removes expired tokens. The maintenance thread calls it regularly.
+    /// Removes expired tokens. Called every ten seconds on the main thread.
     pub fn sweep(&self) {
         let now = self.clock.now();
         while self.evict_expired_batch(now) {}

@@ -298,8 +298,8 @@ impl Store {
         }
     }
 
-    /// The usage of the salts with these numbers, which must be all. Without a persistent store: since this process
-    /// started.
+    /// The usage of the salts with these numbers; `salts` must list all active salts. Without a persistent store: since
+    /// this process started.
     pub async fn salt_usage(&self, salts: &[u8]) -> Result<Vec<SaltUsage>, Unavailable> {
         match &self.driver {
             None => Ok(self.salt_usage.usage_of(salts, self.store_clock.now())),
@@ -349,7 +349,7 @@ impl Store {
         self.driver.is_none()
     }
 
-    /// Removes expired tokens from memory. The maintenance thread calls it regularly.
+    /// Removes expired tokens from memory. Called every ten seconds on the main thread.
     pub fn sweep(&self) {
         self.memory.sweep();
     }

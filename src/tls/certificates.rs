@@ -1,4 +1,4 @@
-//! The certificates of the gateway: which names they cover, and which one a client is presented. It does not read
+//! The certificates of the gateway: which names they cover, and which one is presented to a client. It does not read
 //! files.
 
 use std::collections::HashMap;

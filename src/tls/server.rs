@@ -41,7 +41,7 @@ pub struct TlsSnapshot {
     certificates: Arc<Certificates>,
 }
 
-/// The name that a client requested, and the certificate that it was presented.
+/// The name that a client requested, and the certificate that is presented to it.
 #[derive(Debug)]
 pub struct SniMatch {
     /// The requested name (SNI), in lower case.

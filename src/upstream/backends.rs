@@ -288,7 +288,7 @@ mod tests {
     }
 
     /// Backends with two addresses of the name, one of them ejected, and an ejected endpoint without a name.
-    fn known(failure: EndpointFailure) -> Arc<Backends> {
+    fn backends_with_ejections(failure: EndpointFailure) -> Arc<Backends> {
         let backends = Backends::new(options(&[("HEALTH_PATH", "/health")]), plain(2), 1);
         let addresses = ["10.0.0.1", "10.0.0.2"].map(|ip| ip.parse().expect("an address"));
         backends.origins()[0].resolution().resolved_at = Some(std::time::SystemTime::now());
@@ -308,7 +308,7 @@ mod tests {
         let path = ("HEALTH_PATH", "/health");
         let later = options(&[("RESPONSE_TIMEOUT", "7s"), path]);
         for failure in [EndpointFailure::Connect, EndpointFailure::ErrorStatus, EndpointFailure::HealthCheck] {
-            let new = known(failure).with_options(later.clone(), plain(2), 3, TlsChange::Unchanged);
+            let new = backends_with_ejections(failure).with_options(later.clone(), plain(2), 3, TlsChange::Unchanged);
             assert_eq!(states(&new), now(Healthy, Ejected, Ejected), "{failure:?}");
             assert!(new.is_usable() && new.has_looked_up_all_names());
             assert_eq!(new.endpoints()[1].totals().ejections, 1, "counters are copied");
@@ -319,12 +319,17 @@ mod tests {
             );
         }
         let all_healthy = now(Healthy, Healthy, Healthy);
-        let other_tls = known(EndpointFailure::Connect).with_options(later, plain(2), 1, TlsChange::Changed);
+        let other_tls =
+            backends_with_ejections(EndpointFailure::Connect).with_options(later, plain(2), 1, TlsChange::Changed);
         assert_eq!(states(&other_tls), all_healthy, "a new certificate may solve the problem");
-        let other_path =
-            known(EndpointFailure::HealthCheck).with_options(options(&[]), plain(2), 1, TlsChange::Unchanged);
+        let other_path = backends_with_ejections(EndpointFailure::HealthCheck).with_options(
+            options(&[]),
+            plain(2),
+            1,
+            TlsChange::Unchanged,
+        );
         assert_eq!(states(&other_path), all_healthy, "the health checks are off");
-        let never = known(EndpointFailure::Connect).with_options(
+        let never = backends_with_ejections(EndpointFailure::Connect).with_options(
             options(&[("EJECT_AFTER", "0"), path]),
             plain(2),
             1,
@@ -335,13 +340,23 @@ mod tests {
 
     #[test]
     fn a_lookup_replaces_copied_addresses_and_a_different_port_copies_none() {
-        let new = known(EndpointFailure::Connect).with_options(options(&[]), plain(2), 1, TlsChange::Unchanged);
+        let new = backends_with_ejections(EndpointFailure::Connect).with_options(
+            options(&[]),
+            plain(2),
+            1,
+            TlsChange::Unchanged,
+        );
         let found = ["10.0.0.2", "10.0.0.3"].map(|ip| ip.parse().expect("an address"));
         new.set_addresses(&new.origins()[0], &found);
         let addresses: Vec<_> = states(&new).into_iter().map(|(ip, _)| ip).collect();
         assert_eq!(addresses, ["10.0.0.2", "10.0.0.3", "127.0.0.9"]);
         let elsewhere = options(&[("URLS", "http://backend.test:9000,http://127.0.0.9:9000")]);
-        let new = known(EndpointFailure::Connect).with_options(elsewhere, plain(2), 1, TlsChange::Unchanged);
+        let new = backends_with_ejections(EndpointFailure::Connect).with_options(
+            elsewhere,
+            plain(2),
+            1,
+            TlsChange::Unchanged,
+        );
         assert_eq!(states(&new), [("127.0.0.9".to_owned(), EndpointState::Healthy)]);
         assert!(!new.has_looked_up_all_names());
     }

@@ -1,4 +1,4 @@
-//! A timer that is set much more often than it expires. It knows nothing about what it limits.
+//! A timer that is set much more often than it expires.
 
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};

@@ -23,7 +23,7 @@ const MAX_EJECTION: Duration = Duration::from_secs(300);
 const EJECTION_RESET_AFTER: Duration = Duration::from_secs(300);
 
 pub struct Endpoint {
-    /// The backend that this is an address of.
+    /// The backend to which this address belongs.
     pub origin: Arc<UpstreamOrigin>,
     pub address: SocketAddr,
     state: AtomicU8,
@@ -49,7 +49,7 @@ pub struct Endpoint {
 pub enum EndpointState {
     /// Accepts requests.
     Healthy,
-    /// Accepts one request at a time, until one gets a response.
+    /// Accepts one request at a time per worker, or more if no other endpoint is available.
     Probing,
     /// Accepts no requests.
     Ejected,

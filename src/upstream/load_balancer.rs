@@ -108,7 +108,7 @@ impl LoadBalancer {
         let available = |target: &&Rc<WorkerEndpoint>| target.is_available() && untried(target);
         let probing =
             |target: &&Rc<WorkerEndpoint>| target.endpoint.state() == EndpointState::Probing && untried(target);
-        // Prefer a probing endpoint with requests in flight over none.
+        // If no endpoint is available, use a probing one that already has a request instead of failing.
         less_loaded_of_two(&targets, available).or_else(|| less_loaded_of_two(&targets, probing))
     }
 

@@ -141,9 +141,10 @@ impl UpstreamClient {
 
     /// Sends a request and waits for the response head; the body of the response is streamed.
     ///
-    /// The request is retried on a new connection only if that is safe: the reused connection was closed before a byte
-    /// was written, or the request is a GET or HEAD without a body and no byte of a response arrived. If connecting
-    /// fails, nothing was sent, and a different endpoint is tried. `now` is the current time, which the caller already has.
+    /// The request is retried only if that is safe: if no byte was written, on the next idle connection, and at last on a
+    /// new one; or once, on a new connection, for a GET or HEAD without a body before any byte of a response. If
+    /// connecting fails, nothing was sent, and a different endpoint is tried. `now` is the current time, which the caller
+    /// already has.
     pub async fn send(
         &self,
         outgoing: impl OutgoingRequest,

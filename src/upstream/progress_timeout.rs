@@ -1,5 +1,4 @@
-//! A timeout on the time without progress, and on the total of such pauses. It knows nothing about what makes the
-//! progress.
+//! A timeout on the time without progress, and on the total of such pauses.
 
 use std::task::{Context, Poll};
 use std::time::Duration;

@@ -1,5 +1,4 @@
-//! The status of the backends for operators: a cheap snapshot that any thread can take at any time. It knows nothing
-//! about its output format.
+//! The status of the backends for operators: a cheap snapshot that any thread can take at any time.
 
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 

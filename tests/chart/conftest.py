@@ -12,7 +12,7 @@ def pytest_configure(config):
 
 
 def pytest_collection_modifyitems(items):
-    # What BLESS=1 writes anew is rendered by the others.
+    # Run first: with BLESS=1 these tests write files that the other tests render.
     items.sort(key=lambda item: item.path.name != "test_generated.py")
 
 

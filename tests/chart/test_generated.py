@@ -1,4 +1,4 @@
-"""What is made from something else is as it would be made now. `BLESS=1` writes it anew."""
+"""Generated files are up to date. `BLESS=1` writes them again."""
 
 import json
 import os
@@ -17,7 +17,7 @@ def is_current(path: Path, expected: str) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(expected)
     now = path.read_text() if path.exists() else ""
-    assert now == expected, f"{path.relative_to(REPOSITORY)} is out of date; BLESS=1 make chart writes it anew"
+    assert now == expected, f"{path.relative_to(REPOSITORY)} is out of date; BLESS=1 make chart writes it again"
 
 
 def test_the_readme_tells_of_every_value():

@@ -137,12 +137,12 @@ def test_the_round_trip_through_the_sidecar(pod, counts):
     assert status == 200 and body[0]["name"] == "Ada Lovelace"
     counts["pods run by podman"] += 1
 
-    # As the manifest says: another user than the backend's, and a root that nobody can write to.
+    # As in the manifest: a different user than the backend's, and a read-only root file system.
     assert pod.state()["Config"]["User"].startswith("65532")
     assert pod.state("backend")["Config"]["User"].startswith("10001")
     assert pod.state()["HostConfig"]["ReadonlyRootfs"] and not pod.state()["EffectiveCaps"]
 
-    # The backend is reached by nobody but the gateway, who is in the same pod.
+    # Only the gateway, which is in the same pod, can reach the backend.
     infra = json.loads(run(PODMAN, "pod", "inspect", POD).stdout)["InfraContainerID"]
     networks = json.loads(run(PODMAN, "inspect", infra).stdout)[0]["NetworkSettings"]["Networks"]
     address = networks["podman"]["IPAddress"]

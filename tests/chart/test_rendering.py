@@ -1,4 +1,5 @@
-"""Each file of ci/ is rendered by both versions of helm, linted, and judged by schemas and by sense."""
+"""Each file of ci/ is rendered by both versions of helm, linted, and validated: with schemas, and with
+the rules of `support.semantics`."""
 
 import copy
 import json

@@ -144,7 +144,7 @@ fn the_request_path_shows_the_status_codes_of_each_phase() {
     assert_generated("ARCHITECTURE.md", "path", &text);
 }
 
-/// Run with `BLESS=1` to write the reference anew.
+/// Run with `BLESS=1` to write the reference again.
 #[test]
 fn the_metrics_reference_is_up_to_date() {
     let mut expected = String::from("| metric | type | unit | labels | meaning |\n| --- | --- | --- | --- | --- |\n");

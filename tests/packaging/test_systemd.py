@@ -1,4 +1,4 @@
-"""The units: judged by systemd-analyze, and run by a systemd of their own."""
+"""The systemd units: checked by systemd-analyze, and run by a separate systemd."""
 
 import json
 import re

@@ -55,7 +55,7 @@ const PAGE_POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'sel
 pub struct LastReload {
     /// When the reload was completed.
     pub at: SystemTime,
-    /// The source of the request, for example "a change of files".
+    /// The source of the request, for example `"file change"` or `"SIGHUP"`.
     pub by: &'static str,
     /// The result: applied, rejected or unavailable.
     pub outcome: ReloadResult,

@@ -1,5 +1,4 @@
-//! A JSON Web Key Set (RFC 7517), reduced to the keys that can verify signatures. Knows nothing about where it comes
-//! from.
+//! A JSON Web Key Set (RFC 7517), reduced to the keys that can verify signatures.
 
 use jsonwebtoken::jwk::{AlgorithmParameters, EllipticCurve, Jwk, KeyOperations, PublicKeyUse};
 use jsonwebtoken::{Algorithm, DecodingKey, Header};
@@ -9,7 +8,7 @@ use serde_json::Value;
 use crate::base::secret::Secret;
 
 /// Maximum number of keys; bounds the search for a key.
-const MOST_KEYS: usize = 100;
+const MAX_KEYS: usize = 100;
 
 /// The keys of an issuer at one time.
 pub struct KeySet {
@@ -41,8 +40,8 @@ impl KeySet {
             keys: Vec<Value>,
         }
         let set: JwkSet = serde_json::from_slice(text).map_err(|_| "is not a JSON Web Key Set ({\"keys\": [...]})")?;
-        if set.keys.len() > MOST_KEYS {
-            return Err(format!("has more than {MOST_KEYS} keys"));
+        if set.keys.len() > MAX_KEYS {
+            return Err(format!("has more than {MAX_KEYS} keys"));
         }
         let keys: Vec<_> = set.keys.into_iter().filter_map(VerificationKey::from_jwk).collect();
         if keys.is_empty() {

@@ -155,7 +155,7 @@ group! { AUTH: AuthKeys = "auth." {
         "Maximum age of a bearer. Older bearers are rejected.";
     jwt_issuers: Vec<Node>,
         "Identity providers whose JSON Web Tokens are accepted in x-jwt-token: a list of {issuer, jwks_url or jwks_file \
-         or secret_file, audiences, …}. See below.";
+         or secret_file, audiences, …}. See configuration.md.";
     jwt_leeway: DurationOrZero = "30s" ["0s"..="5m"],
         "Tolerated clock difference between the gateway and an identity provider.";
     jwt_refresh: Duration = "10m",
@@ -212,7 +212,7 @@ group! { AUTHORIZATION: AuthorizationKeys = "authorization." {
         "Whether authorization.rules are applied. shadow: requests that no rule allows are logged, counted and \
          forwarded. enforce: they are rejected.";
     rules: Vec<Node>,
-        "Requests that are allowed: a list of {users, unknown_users, routes, methods, ontologies}. See below.";
+        "Requests that are allowed: a list of {users, unknown_users, routes, methods, ontologies}. See configuration.md.";
 } }
 
 group! {
@@ -238,8 +238,8 @@ group! {
 
 group! { STORE: StoreKeys = "store." {
     kind: StoreType = "memory",
-        "Where tokens are stored; see tokens.md. memory: in the process, until it exits. file: also in a file, for one \
-         process. redis: in a Redis or Valkey server that replicas share.";
+        "Where tokens are stored. memory: in the process, until it exits. file: also in a file, for one process. redis: \
+         in a Redis or Valkey server that replicas share. See tokens.md.";
     path: PathBuf,
         "File of store.kind=file, created with mode 0600 if it does not exist. Only one process can open it.";
     urls: String,
@@ -295,7 +295,8 @@ group! {
     requests: Count = "8192",
         "Maximum number of concurrent requests. Further requests receive 503 and Retry-After.";
     requests_per_identity: Count = "1024",
-        "Maximum number of concurrent requests with one key. Further requests receive 429 and Retry-After.";
+        "Maximum number of concurrent requests of one caller: a user, or a key whose user only the backend knows. Further \
+         requests receive 429 and Retry-After.";
     requests_per_connection: Count<u64> = "1000000",
         "Maximum number of requests on one connection. It is then closed gracefully.";
     streams: Count<u32> = "128" ["1"..="1000000"],

@@ -148,8 +148,9 @@ fn group(fields: &[EntryKey], empty: EmptyKeys) -> Value {
     });
     let alternatives: Vec<_> = fields.iter().filter(|field| field.one_of).map(|field| field.key).collect();
     if !alternatives.is_empty() {
-        let given = |key: &&str| json!({ "required": [key], "properties": { *key: { "not": { "type": "null" } } } });
-        schema["oneOf"] = alternatives.iter().map(given).collect();
+        let key_is_set =
+            |key: &&str| json!({ "required": [key], "properties": { *key: { "not": { "type": "null" } } } });
+        schema["oneOf"] = alternatives.iter().map(key_is_set).collect();
     }
     schema
 }

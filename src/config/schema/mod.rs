@@ -82,7 +82,7 @@ mod tests {
     use crate::config::{Sources, load};
 
     /// The schema of the option with this key.
-    fn of<'a>(schema: &'a Value, key: &str) -> &'a Value {
+    fn schema_of<'a>(schema: &'a Value, key: &str) -> &'a Value {
         key.split('.').fold(schema, |schema, name| &schema["properties"][name])
     }
 
@@ -90,15 +90,15 @@ mod tests {
     fn every_option_has_a_schema_at_its_place() {
         let schema = schema();
         for option in options::all() {
-            assert_eq!(of(&schema, option.key)["description"], option.help, "{}", option.key);
+            assert_eq!(schema_of(&schema, option.key)["description"], option.help, "{}", option.key);
             if let Some(twin) = option.file_twin() {
-                assert!(of(&schema, &twin).is_object(), "{twin}");
+                assert!(schema_of(&schema, &twin).is_object(), "{twin}");
             }
         }
-        assert_eq!(of(&schema, "upstream")["additionalProperties"], false);
-        assert_eq!(of(&schema, "tokens.ttl")["default"], "24h");
-        assert_eq!(of(&schema, "tokens.max")["default"], 1_000_000);
-        assert_eq!(of(&schema, "log.access")["default"], true);
+        assert_eq!(schema_of(&schema, "upstream")["additionalProperties"], false);
+        assert_eq!(schema_of(&schema, "tokens.ttl")["default"], "24h");
+        assert_eq!(schema_of(&schema, "tokens.max")["default"], 1_000_000);
+        assert_eq!(schema_of(&schema, "log.access")["default"], true);
     }
 
     #[test]

@@ -192,7 +192,7 @@ impl Rejection {
     /// The phase that rejected a request of this route.
     pub fn phase(&self, route: &str) -> Phase {
         let phases = self.entry().phases;
-        // The only rejection that two phases of one path share with different data.
+        // A repeated `Host` is detected by `route`; every other repeated header by `screen`.
         if *self == Rejection::FieldRepeated("host") {
             return Phase::Route;
         }

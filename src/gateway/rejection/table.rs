@@ -112,8 +112,8 @@ rejections! {
         response_header: RetryAfter(1),
         header: None,
         rules: ["limits.requests_per_identity"],
-        message: "Too many requests with this key are in progress. Wait until some of them have finished.",
-        remedy: "More requests in flight with one key, or of one user, than `limits.requests_per_identity`.",
+        message: "Too many of your requests are in progress. Wait until some of them have finished.",
+        remedy: "More requests of one caller are in flight than `limits.requests_per_identity`.",
     }
     /// `Upgrade` to a protocol that the gateway does not support.
     UpgradeRefused {

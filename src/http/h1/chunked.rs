@@ -1,4 +1,4 @@
-//! Decodes the chunked transfer coding (RFC 9112 section 7.1). It knows nothing about where the bytes come from.
+//! Decodes the chunked transfer coding (RFC 9112 section 7.1).
 
 use bytes::{Buf, Bytes, BytesMut};
 

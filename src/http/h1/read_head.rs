@@ -1,4 +1,4 @@
-//! Reads a head from a socket. It knows nothing about the content of the head.
+//! Reads a head from a socket.
 //!
 //! Bytes are read into a buffer that the thread shares, and only received bytes are kept: an idle connection owns no
 //! buffer, and a head that arrives in one read is copied once.

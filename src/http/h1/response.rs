@@ -1,4 +1,4 @@
-//! The head of a response: parsing and writing; and the chunks of a body. It knows nothing about what is sent.
+//! The head of a response: parsing and writing; and the chunks of a body.
 
 use std::cell::RefCell;
 use std::io::Write as _;

@@ -261,7 +261,7 @@ pub fn is_value_byte(byte: u8) -> bool {
 mod tests {
     use super::*;
 
-    fn of(pairs: &[(&'static str, &'static str)]) -> Headers {
+    fn headers_from(pairs: &[(&'static str, &'static str)]) -> Headers {
         let mut map = HeaderMap::new();
         for (name, value) in pairs {
             map.append(http::HeaderName::from_static(name), HeaderValue::from_static(value));
@@ -271,7 +271,7 @@ mod tests {
 
     #[test]
     fn headers_are_found_by_name() {
-        let headers = of(&[("host", "h"), ("x-custom", "1"), ("cookie", "a"), ("cookie", "b")]);
+        let headers = headers_from(&[("host", "h"), ("x-custom", "1"), ("cookie", "a"), ("cookie", "b")]);
         assert_eq!((headers.len(), headers.get(HeaderName::Host)), (4, Some(&b"h"[..])));
         assert_eq!((headers.single(HeaderName::Cookie), headers.get(HeaderName::Cookie)), (None, Some(&b"a"[..])));
         assert_eq!(headers.all(HeaderName::Cookie).collect::<Vec<_>>(), [b"a", b"b"]);
@@ -280,7 +280,7 @@ mod tests {
 
     #[test]
     fn headers_can_be_added_and_removed() {
-        let mut headers = of(&[("host", "h"), ("x-custom", "1"), ("cookie", "a"), ("cookie", "b")]);
+        let mut headers = headers_from(&[("host", "h"), ("x-custom", "1"), ("cookie", "a"), ("cookie", "b")]);
         headers.remove(HeaderName::Cookie);
         headers.push(HeaderName::Date, b"today");
         headers.retain(|header| header.text() != b"x-custom");
@@ -291,7 +291,7 @@ mod tests {
     #[test]
     fn conversion_to_a_map_and_back_is_lossless() {
         let pairs = [("host", "h"), ("x-custom", "1"), ("cookie", "a"), ("cookie", "b"), ("empty", "")];
-        let map = of(&pairs).into_map();
+        let map = headers_from(&pairs).into_map();
         assert_eq!(map.len(), 5);
         for (name, value) in pairs {
             assert!(map.get_all(name).iter().any(|other| other == value), "{name}");

@@ -1,4 +1,4 @@
-//! Header names that the gateway knows, so that a name is compared once. It knows nothing about what they mean.
+//! Header names that the gateway knows, so that a name is compared once.
 
 macro_rules! names {
     ($($variant:ident $text:literal)*) => {

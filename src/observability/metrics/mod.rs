@@ -75,7 +75,8 @@ pub struct Metrics {
     pub accept_failures: Counter,
     /// Metrics of the endpoints of each backend.
     pub upstreams: UpstreamMetrics,
-    /// Requests that were retried: the first attempt provably had no effect.
+    /// Requests that were sent again because no byte was written, or because the method is safe. Attempts at a different
+    /// endpoint after a failed connection are not counted.
     pub upstream_retries: Counter,
     /// Requests that no rule allows, but that passed because authorization is in shadow mode.
     pub authorization_shadow_denials: Counter,
@@ -146,7 +147,11 @@ impl Default for Metrics {
                 "accept_failures",
                 "Connections not accepted because file descriptors or memory were exhausted",
             ),
-            upstream_retries: catalogue.register_counter("upstream_retries", "Requests that were retried on a backend"),
+            upstream_retries: catalogue.register_counter(
+                "upstream_retries",
+                "Requests that were sent again because no byte was written, or because the method is safe. Attempts at a \
+                 different endpoint after a failed connection are not counted.",
+            ),
             upstreams: UpstreamMetrics::new(&mut catalogue),
             authorization_shadow_denials: catalogue.register_counter(
                 "authorization_shadow_denials",

@@ -1,4 +1,4 @@
-//! Standard `process_…` metrics, read from the kernel at each scrape. They know nothing of the gateway.
+//! Standard `process_…` metrics, read from the kernel at each scrape.
 
 use std::fmt::Error;
 use std::time::{SystemTime, UNIX_EPOCH};

@@ -26,7 +26,7 @@ use tokio::task::LocalSet;
 
 use crate::cli::demo::backend::data::{CONCEPTS, ontologies};
 
-/// A key issued by the backend itself, as a user of the platform has one.
+/// A key that the backend itself issued, like that of a platform user.
 pub const PLATFORM_KEY: &str = "tk_demo0platform0key";
 
 /// Maximum size of a request body.
