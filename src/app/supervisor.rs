@@ -23,7 +23,7 @@ use crate::app::reload::ConfigReloader;
 use crate::app::workers::Workers;
 use crate::app::{ABORT_TIMEOUT, Addresses, Bound, RunOutcome, StartError, display_address};
 use crate::base::current::Current;
-use crate::base::shutdown::{ShutdownController, ShutdownPhase, ShutdownSignal};
+use crate::base::shutdown_phase::{ShutdownController, ShutdownPhase, ShutdownSignal};
 use crate::gateway::snapshot::Snapshot;
 use crate::os::sd_notify::ServiceManager;
 use crate::store;
