@@ -1,6 +1,7 @@
 //! The whole gateway: bound, then running, then drained. It is the only place that assembles the concrete components.
 
 mod components;
+mod graceful_shutdown;
 mod liveness;
 mod maintenance;
 mod reload;
