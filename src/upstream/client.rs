@@ -19,6 +19,7 @@ use crate::upstream::connection::{UNACKNOWLEDGED_TIMEOUT, UpstreamConnection, Up
 use crate::upstream::endpoint::EndpointFailure;
 use crate::upstream::exchange::{Upload, UpstreamExchange};
 use crate::upstream::load_balancer::{LoadBalancer, UpstreamInFlight, WorkerEndpoint};
+use crate::upstream::retry::{Retry, decide_retry};
 use crate::upstream::{OutgoingRequest, ResponseBody, UpstreamError, UpstreamResponse};
 
 /// Minimum time for one connection attempt if more endpoints remain to be tried; at most half of the total connect
@@ -50,9 +51,9 @@ impl UpstreamClient {
 
     /// Sends a request and waits for the response head; the body of the response is streamed.
     ///
-    /// The request is retried on a new connection only if that is safe: the reused connection was closed before a byte
-    /// was written, or the request is a GET or HEAD without a body and no byte of a response arrived. If connecting
-    /// fails, nothing was sent, and a different endpoint is tried. `now` is the current time, which the caller already has.
+    /// If a reused connection is closed without a response, [`decide_retry`] decides whether the request is sent again.
+    /// If connecting fails, nothing was sent, and a different endpoint is tried. `now` is the current time, which the
+    /// caller already has.
     pub async fn send(
         &self,
         outgoing: impl OutgoingRequest,
@@ -70,15 +71,16 @@ impl UpstreamClient {
         while let Some(mut connection) = in_flight.target.pool.take_connection(now.into_std()) {
             match self.exchange(&mut connection, &mut upload, &method, now).await {
                 Ok(head) => return Ok(self.begin_response(head, connection, upload, in_flight)),
-                // No byte was written: try the next idle connection.
-                Err(UpstreamError::Closed(_)) if upload.is_unsent() => {
+                Err(error) => {
+                    let Some(retry) = decide_retry(&error, &upload) else {
+                        return Err(self.record_failure(error, &in_flight));
+                    };
                     self.0.metrics.upstream_retries.inc();
+                    if retry == Retry::OnNewConnection {
+                        upload.rewind();
+                        break;
+                    }
                 }
-                Err(UpstreamError::Closed(_)) if upload.rewind() => {
-                    self.0.metrics.upstream_retries.inc();
-                    break;
-                }
-                Err(error) => return Err(self.record_failure(error, &in_flight)),
             }
         }
         // Boxed because most requests reuse a connection: an inline future would enlarge all of them.

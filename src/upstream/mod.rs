@@ -24,6 +24,7 @@ mod pool;
 mod progress_timeout;
 mod request_body;
 mod response_body;
+mod retry;
 mod status;
 
 use std::io;
