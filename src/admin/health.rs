@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::base::current::Current;
-use crate::base::shutdown::{ShutdownPhase, ShutdownSignal};
+use crate::base::shutdown_phase::{ShutdownPhase, ShutdownSignal};
 use crate::upstream::Backends;
 
 /// A worker that has not responded for this long is stuck. A worker of an overloaded machine responds sooner.
@@ -184,7 +184,7 @@ fn list_checks(name: &str, checks: &[ProbeCheck], is_healthy: bool) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::base::shutdown::channel;
+    use crate::base::shutdown_phase::channel;
 
     #[test]
     fn each_probe_runs_its_checks_and_lists_them_when_verbose() {

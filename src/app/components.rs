@@ -5,7 +5,7 @@ use std::sync::Arc;
 use tracing::{info, warn};
 
 use crate::app::StartError;
-use crate::auth::{Auth, InvalidatedTokens};
+use crate::auth::{Auth, ReloadInvalidation};
 use crate::base::clock::Clock;
 use crate::config::changes::Changes;
 use crate::config::options::{LOG, UPSTREAM};
@@ -126,11 +126,11 @@ fn prepare_tls(config: &Config, reloader: Option<&TlsReloader>) -> Result<Option
 }
 
 /// Logs the tokens that a new configuration has revoked.
-fn log_revoked_tokens(tokens: &InvalidatedTokens) {
+fn log_revoked_tokens(tokens: &ReloadInvalidation) {
     let scope = match tokens {
-        InvalidatedTokens::None => return,
-        InvalidatedTokens::Users(users) => format!("of {} users", users.len()),
-        InvalidatedTokens::All => "all".to_owned(),
+        ReloadInvalidation::None => return,
+        ReloadInvalidation::Users(users) => format!("of {} users", users.len()),
+        ReloadInvalidation::All => "all".to_owned(),
     };
     log::write_audit(|record| {
         record.text(label!("what"), "revocation");
@@ -139,7 +139,7 @@ fn log_revoked_tokens(tokens: &InvalidatedTokens) {
         record.text(label!("by"), "reload");
     });
     match tokens {
-        InvalidatedTokens::All => warn!(
+        ReloadInvalidation::All => warn!(
             "the authority that verifies logins has changed, or the backend that receives the tokens' upstream keys: all \
              existing tokens were revoked"
         ),

@@ -13,7 +13,7 @@ use crate::admin::dashboard::LastReload;
 use crate::app::reload::{AppliedConfig, ConfigReloader, ReloadOutcome, log_outcome};
 use crate::app::worker::WorkerCommand;
 use crate::base::current::Current;
-use crate::base::shutdown::{ShutdownPhase, ShutdownSignal};
+use crate::base::shutdown_phase::{ShutdownPhase, ShutdownSignal};
 use crate::gateway::snapshot::Snapshot;
 use crate::observability::log::{self, label};
 use crate::observability::metrics::Metrics;

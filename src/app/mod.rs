@@ -1,6 +1,7 @@
 //! The whole gateway: bound, then running, then drained. It is the only place that assembles the concrete components.
 
 mod components;
+mod graceful_shutdown;
 mod liveness;
 mod maintenance;
 mod reload;
@@ -20,7 +21,7 @@ use tracing::{error, info, warn};
 use crate::admin::control::ControlReceiver;
 use crate::admission::Admission;
 use crate::base::clock::Clock;
-use crate::base::shutdown;
+use crate::base::shutdown_phase;
 use crate::config::changes::LoadedSettings;
 use crate::config::sources::format_problems;
 use crate::config::{Config, Problem, Settings, Sources, VerifierOptions};
@@ -150,7 +151,7 @@ impl Bound {
     /// Serves until it is stopped, and drains. The calling thread becomes the supervisor.
     pub fn run(mut self, requests: ControlReceiver) -> Result<RunOutcome, StartError> {
         self.log_start();
-        let (controller, signal) = shutdown::channel();
+        let (controller, signal) = shutdown_phase::channel();
         let admission = Admission::new(effective_limits(&self.config), Arc::clone(&self.metrics));
         let snapshot = Arc::new(Snapshot {
             config: Arc::clone(&self.config),

@@ -1,5 +1,5 @@
-//! The main thread: starts the tasks next to the workers, waits for a shutdown, and drains the gateway. It serves no
-//! client requests.
+//! The main thread: starts the tasks next to the workers, and waits for a shutdown. It serves no client requests, and
+//! does not know how the gateway is drained: see [`crate::app::graceful_shutdown`].
 
 use std::rc::Rc;
 use std::sync::Arc;
@@ -8,22 +8,22 @@ use tokio::net::TcpListener;
 use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
-use tokio::time::{sleep, timeout};
-use tracing::{error, info, warn};
+use tracing::error;
 
 use crate::admin::control::{ControlReceiver, ShutdownRequests};
 use crate::admin::dashboard::Dashboard;
 use crate::admin::health::{ProcessHealth, WorkerLiveness};
 use crate::admin::{self, AdminContext};
+use crate::app::graceful_shutdown::StopReason;
 use crate::app::liveness::watch_workers;
 use crate::app::maintenance::{
     Maintenance, backends_for_readiness, maintain_backends, refresh_issuer_keys, sweep_expired,
 };
 use crate::app::reload::ConfigReloader;
 use crate::app::workers::Workers;
-use crate::app::{ABORT_TIMEOUT, Addresses, Bound, RunOutcome, StartError, display_address};
+use crate::app::{Addresses, Bound, RunOutcome, StartError, display_address};
 use crate::base::current::Current;
-use crate::base::shutdown::{ShutdownController, ShutdownPhase, ShutdownSignal};
+use crate::base::shutdown_phase::{ShutdownController, ShutdownSignal};
 use crate::gateway::snapshot::Snapshot;
 use crate::os::sd_notify::ServiceManager;
 use crate::store;
@@ -39,25 +39,15 @@ pub(super) struct Supervisor<'a> {
 }
 
 /// A gateway whose tasks run.
-struct RunningGateway<'a> {
-    controller: ShutdownController,
-    worker_exits: UnboundedReceiver<usize>,
+pub(super) struct RunningGateway<'a> {
+    pub controller: ShutdownController,
+    pub worker_exits: UnboundedReceiver<usize>,
     store: &'a mut Option<store::RunningDriver>,
     /// The tasks of the main thread. None of them returns, so the end of one is a panic.
     tasks: JoinSet<()>,
-    shutdowns: ShutdownRequests,
-    snapshot: watch::Receiver<Arc<Snapshot>>,
-    service_manager: ServiceManager,
-}
-
-/// Why the gateway stops.
-enum StopReason {
-    /// A drain was requested.
-    Drain,
-    /// An immediate stop was requested.
-    Immediate,
-    /// A thread or a task has ended unexpectedly.
-    Failure,
+    pub shutdowns: ShutdownRequests,
+    pub snapshot: watch::Receiver<Arc<Snapshot>>,
+    pub service_manager: ServiceManager,
 }
 
 impl<'a> Supervisor<'a> {
@@ -144,35 +134,6 @@ impl RunningGateway<'_> {
         }
         StopReason::Failure
     }
-
-    /// Lets the requests in flight end, and stops the workers.
-    async fn drain(mut self, reason: StopReason) -> RunOutcome {
-        let has_failed = match reason {
-            StopReason::Immediate => return RunOutcome::Aborted,
-            StopReason::Drain => false,
-            StopReason::Failure => true,
-        };
-        let drain = self.snapshot.borrow().config.drain;
-        info!("shutting down: no longer ready");
-        self.service_manager.notify_stopping("draining");
-        self.controller.advance(ShutdownPhase::NotReady);
-        if !has_failed {
-            tokio::select! {
-                () = sleep(drain.delay) => {}
-                () = self.shutdowns.wait_for_immediate_shutdown() => return RunOutcome::Aborted,
-            }
-        }
-        info!(timeout = ?drain.timeout, "draining: no new connections");
-        self.controller.advance(ShutdownPhase::Draining);
-        tokio::select! {
-            () = all_exited(&mut self.worker_exits) => {}
-            () = sleep(drain.timeout) => warn!("drain.timeout has expired: aborting the remaining connections"),
-            () = self.shutdowns.wait_for_immediate_shutdown() => return RunOutcome::Aborted,
-        }
-        self.controller.advance(ShutdownPhase::Aborted);
-        let _ = timeout(ABORT_TIMEOUT, all_exited(&mut self.worker_exits)).await;
-        if has_failed { RunOutcome::Failed } else { RunOutcome::Drained { cut: 0 } }
-    }
 }
 
 /// Waits for the end of the store's thread, if there is one.
@@ -181,9 +142,4 @@ async fn store_ended(store: &mut Option<store::RunningDriver>) {
         Some(store) => store.wait_until_ended().await,
         None => std::future::pending().await,
     }
-}
-
-/// Waits until all workers have exited.
-async fn all_exited(worker_exits: &mut UnboundedReceiver<usize>) {
-    while worker_exits.recv().await.is_some() {}
 }

@@ -18,7 +18,7 @@ use tracing::debug;
 
 use crate::admin::health::StartupCounter;
 use crate::base::current::Current;
-use crate::base::shutdown::{ShutdownPhase, ShutdownSignal};
+use crate::base::shutdown_phase::{ShutdownPhase, ShutdownSignal};
 use crate::downstream::listener;
 use crate::downstream::reaper::Reaper;
 use crate::downstream::{Service, ServingConfig, serve};

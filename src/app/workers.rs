@@ -12,7 +12,7 @@ use crate::admin::health::StartupCounter;
 use crate::app::worker::{Worker, WorkerCommand};
 use crate::app::{ABORT_TIMEOUT, Bound, RunOutcome};
 use crate::base::join_within::join_within;
-use crate::base::shutdown::ShutdownSignal;
+use crate::base::shutdown_phase::ShutdownSignal;
 use crate::gateway::snapshot::Snapshot;
 
 /// The supervisor's handles of all workers.

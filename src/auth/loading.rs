@@ -12,9 +12,9 @@ use crate::auth::foreign_keys::{ForeignKeys, VerdictTtls};
 use crate::auth::impersonation::Impersonation;
 use crate::auth::jwt::JwtVerifier;
 use crate::auth::keys_file::KnownKeys;
+use crate::auth::reload_invalidation::{ReloadInvalidation, invalidated_tokens};
 use crate::auth::salt_ids::SaltIds;
 use crate::auth::token::TokenMint;
-use crate::auth::token_invalidation::{InvalidatedTokens, invalidated_tokens};
 use crate::auth::upstream_keys::UpstreamKeys;
 use crate::auth::verifier::{Delegate, LdapDirectory, Platform, RemoteVerifier, UsersFile, Verifier};
 use crate::base::clock::Clock;
@@ -135,21 +135,21 @@ impl Auth {
     /// belongs to this state, `before` is the previous one with its configuration. Returns whose tokens were revoked.
     ///
     /// SECURITY: revokes the tokens of removed salts, and those that the new configuration would not issue.
-    pub fn take_over(&mut self, config: &Config, (before, before_config): (&Auth, &Config)) -> InvalidatedTokens {
+    pub fn take_over(&mut self, config: &Config, (before, before_config): (&Auth, &Config)) -> ReloadInvalidation {
         let tokens = &config.tokens;
         self.store.set_limits(TokenLimits { ttl: tokens.ttl, idle_ttl: tokens.idle_ttl, max: tokens.max });
         self.store.retain_salts(&self.salt_ids);
         *self.active_limiter.lock() = Arc::downgrade(&self.failure_limiter);
         let invalidated = invalidated_tokens((before_config, &before.verifier), (config, &self.verifier));
-        if !matches!(invalidated, InvalidatedTokens::None) {
+        if !matches!(invalidated, ReloadInvalidation::None) {
             // Discards logins that the previous verifier is still checking.
             self.verifier_generation += 1;
             self.store.set_verifier(self.verifier_generation);
         }
         match &invalidated {
-            InvalidatedTokens::None => {}
-            InvalidatedTokens::Users(users) => self.store.revoke_users(users),
-            InvalidatedTokens::All => self.store.revoke_all(),
+            ReloadInvalidation::None => {}
+            ReloadInvalidation::Users(users) => self.store.revoke_users(users),
+            ReloadInvalidation::All => self.store.revoke_all(),
         }
         invalidated
     }

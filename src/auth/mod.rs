@@ -12,9 +12,9 @@ pub mod impersonation;
 pub mod jwt;
 mod keys_file;
 mod loading;
+mod reload_invalidation;
 mod salt_ids;
 pub mod token;
-mod token_invalidation;
 pub mod upstream_keys;
 pub mod verifier;
 
@@ -36,7 +36,7 @@ use crate::upstream::UpstreamClient;
 
 pub use api_key::{ApiKey, ClientCredential, basic_authorization};
 pub use identity::Identity;
-pub use token_invalidation::InvalidatedTokens;
+pub use reload_invalidation::ReloadInvalidation;
 
 use authorization::Authorization;
 use bearer::{BearerError, BearerOpener, Credentials};

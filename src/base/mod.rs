@@ -10,7 +10,7 @@ pub mod identity_hasher;
 pub mod join_within;
 pub mod percent;
 pub mod secret;
-pub mod shutdown;
+pub mod shutdown_phase;
 pub mod single_flight;
 pub mod user_name;
 pub mod watched_files;

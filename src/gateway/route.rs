@@ -68,7 +68,7 @@ fn require_single_host(uri: &Uri, headers: &Headers) -> Result<(), Rejection> {
     let mut values = headers.all(HeaderName::Host);
     let header = values.next();
     if values.next().is_some() {
-        return Err(Rejection::FieldRepeated("host"));
+        return Err(Rejection::HeaderRepeated("host"));
     }
     match (uri.authority(), header) {
         (None, None) => Err(Rejection::RequestLineAmbiguous("it does not name a host")),
@@ -290,6 +290,6 @@ mod tests {
         }
         let mut twice = head("GET", "/timbr/api/x", Some("a"));
         twice.headers.push(HeaderName::Host, b"a");
-        assert!(matches!(routes.find(&twice), Err(Rejection::FieldRepeated("host"))));
+        assert!(matches!(routes.find(&twice), Err(Rejection::HeaderRepeated("host"))));
     }
 }

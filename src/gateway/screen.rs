@@ -81,10 +81,10 @@ pub fn reject_ambiguous_headers(headers: &Headers) -> Result<(), Rejection> {
         if let Some(index) = POLICY_HEADERS.iter().position(|name| *name == header.name)
             && std::mem::replace(&mut seen[index], true)
         {
-            return Err(Rejection::FieldRepeated(header.name.as_str()));
+            return Err(Rejection::HeaderRepeated(header.name.as_str()));
         }
         if let Some(name) = header_policy::ambiguous_with(header) {
-            return Err(Rejection::FieldAmbiguous(name.as_str()));
+            return Err(Rejection::HeaderAmbiguous(name.as_str()));
         }
     }
     // The offer of HTTP/2 is ignored, as RFC 9110 section 7.8 allows: some clients always send it. A client that
@@ -151,7 +151,7 @@ fn connection_options(headers: &Headers) -> Result<Vec<http::HeaderName>, Reject
             }
             let Ok(text) = http::HeaderName::from_bytes(option) else {
                 let text = String::from_utf8_lossy(option).into_owned();
-                return Err(Rejection::ConnectionNamesPolicyField(text));
+                return Err(Rejection::ConnectionNamesPolicyHeader(text));
             };
             let lower_case = text.as_str().as_bytes();
             let name = HeaderName::parse(option);
@@ -166,7 +166,7 @@ fn connection_options(headers: &Headers) -> Result<Vec<http::HeaderName>, Reject
             );
             let is_dropped = || header_policy::disposition(name, lower_case) == Disposition::Drop;
             if is_policy || (!is_hop_by_hop && is_dropped()) {
-                return Err(Rejection::ConnectionNamesPolicyField(text.as_str().to_owned()));
+                return Err(Rejection::ConnectionNamesPolicyHeader(text.as_str().to_owned()));
             }
             names.push(text);
         }

@@ -1,7 +1,8 @@
 //! Stores what the gateway must remember about tokens. It knows tokens by their hash only, and never sees a password.
 //!
 //! [`Store`] is the interface. In front is always the memory of this process, which serves known tokens without
-//! waiting; behind it may be a file, or a Redis that replicas share, driven by a thread of its own.
+//! waiting; behind it may be a file, or a Redis that replicas share, driven by a thread of its own. Revocation is in
+//! `revocation.rs`.
 
 mod driver;
 mod file;
@@ -18,7 +19,6 @@ mod token_id;
 mod token_limits;
 mod wire;
 
-use std::collections::HashSet;
 use std::hash::{Hash, Hasher};
 use std::sync::{Arc, OnceLock};
 use std::time::Instant;
@@ -234,40 +234,6 @@ impl Store {
             }
         }
         Ok(())
-    }
-
-    /// Revokes tokens everywhere. After `Ok`, this gateway rejects them, and within a second the other replicas do.
-    /// `Unavailable` means that only this gateway rejects them: it publishes the revocation when the store is
-    /// available again, unless the process ends first.
-    pub async fn revoke(&self, revocation: Revocation) -> Result<(), Unavailable> {
-        match &self.driver {
-            None => {
-                self.memory.remove_if(|id, record| revocation.covers(id, &record.user));
-                Ok(())
-            }
-            Some(driver) => self.record_operation("revoke", driver.revoke(revocation)).await,
-        }
-    }
-
-    /// Revokes all tokens of these users: here immediately, at other replicas as soon as possible. Their logins that
-    /// are being verified receive no token.
-    pub fn revoke_users(&self, users: &HashSet<String>) {
-        self.mint_guard.invalidate_proofs();
-        self.memory.remove_if(|_, record| users.contains(record.user.as_str()));
-        if let Some(driver) = &self.driver {
-            for user in users.iter().filter_map(|user| UserName::parse(user.as_bytes()).ok()) {
-                driver.revoke_in_background(Revocation::User(user));
-            }
-        }
-    }
-
-    /// Revokes all tokens in the same way.
-    pub fn revoke_all(&self) {
-        self.mint_guard.invalidate_proofs();
-        self.memory.remove_if(|_, _| true);
-        if let Some(driver) = &self.driver {
-            driver.revoke_in_background(Revocation::All);
-        }
     }
 
     /// Accepts only proofs of this verifier from now on.

@@ -1,10 +1,47 @@
-//! Which tokens are revoked, and since when. It knows neither the store nor how replicas exchange revocations.
+//! Revokes tokens, and remembers which are revoked since when. It does not know how replicas exchange revocations, nor
+//! why a token is revoked.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
 use crate::base::user_name::UserName;
-use crate::store::{Fingerprint, Timestamp, TokenId};
+use crate::store::{Fingerprint, Store, Timestamp, TokenId, Unavailable};
+
+impl Store {
+    /// Revokes tokens everywhere. After `Ok`, this gateway rejects them, and within a second the other replicas do.
+    /// `Unavailable` means that only this gateway rejects them: it publishes the revocation when the store is
+    /// available again, unless the process ends first.
+    pub async fn revoke(&self, revocation: Revocation) -> Result<(), Unavailable> {
+        match &self.driver {
+            None => {
+                self.memory.remove_if(|id, record| revocation.covers(id, &record.user));
+                Ok(())
+            }
+            Some(driver) => self.record_operation("revoke", driver.revoke(revocation)).await,
+        }
+    }
+
+    /// Revokes all tokens of these users: here immediately, at other replicas as soon as possible. Their logins that
+    /// are being verified receive no token.
+    pub fn revoke_users(&self, users: &HashSet<String>) {
+        self.mint_guard.invalidate_proofs();
+        self.memory.remove_if(|_, record| users.contains(record.user.as_str()));
+        if let Some(driver) = &self.driver {
+            for user in users.iter().filter_map(|user| UserName::parse(user.as_bytes()).ok()) {
+                driver.revoke_in_background(Revocation::User(user));
+            }
+        }
+    }
+
+    /// Revokes all tokens in the same way.
+    pub fn revoke_all(&self) {
+        self.mint_guard.invalidate_proofs();
+        self.memory.remove_if(|_, _| true);
+        if let Some(driver) = &self.driver {
+            driver.revoke_in_background(Revocation::All);
+        }
+    }
+}
 
 /// Which tokens to revoke.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -16,6 +16,7 @@ use crate::http::h1::request::write_request_end;
 use crate::http::h1::response::{ResponseHead, parse_response};
 use crate::upstream::connection::UpstreamConnection;
 use crate::upstream::request_body::{RequestBody, RequestBodyError};
+use crate::upstream::retry::is_repeatable;
 use crate::upstream::{InvalidResponse, OutgoingMessage, UpstreamError};
 
 /// Limits on the head of a response.
@@ -70,9 +71,7 @@ impl Upload {
             None => (Framing::Chunked, u64::MAX),
         };
         write_request_end(&mut head, &method, framing);
-        // Safe and idempotent methods, RFC 9110 section 9.2.
-        let is_safe = framing == Framing::None && matches!(method, Method::GET | Method::HEAD);
-        let retry_head = is_safe.then(|| head.clone());
+        let retry_head = is_repeatable(&method, framing).then(|| head.clone());
         let batch = WriteBatch::with_head(head);
         Upload { retry_head, host_range, batch, body, framing, body_left, state: UploadState::Sending, unsent: true }
     }
@@ -96,12 +95,16 @@ impl Upload {
         self.state == UploadState::Done
     }
 
-    /// Starts again from the beginning, at most once. Returns false if a retry is not safe.
-    pub fn rewind(&mut self) -> bool {
-        let Some(head) = self.retry_head.take() else { return false };
+    /// Returns whether the request may be sent from the beginning again: it is repeatable, and was not rewound before.
+    pub fn can_rewind(&self) -> bool {
+        self.retry_head.is_some()
+    }
+
+    /// Starts again from the beginning. Does nothing unless [`Upload::can_rewind`].
+    pub fn rewind(&mut self) {
+        let Some(head) = self.retry_head.take() else { return };
         self.batch = WriteBatch::with_head(head);
         (self.state, self.unsent) = (UploadState::Sending, true);
-        true
     }
 
     /// Returns whether the socket buffers can hold the whole request, so that the kernel accepts it even if the backend

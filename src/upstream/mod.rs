@@ -10,6 +10,7 @@
 //! authentication cannot be sent by mistake. This module knows nothing about routes, identities or rejections.
 
 mod backends;
+mod client;
 mod connect;
 mod connection;
 mod deadline;
@@ -23,35 +24,20 @@ mod pool;
 mod progress_timeout;
 mod request_body;
 mod response_body;
+mod retry;
 mod status;
 
-use std::future::poll_fn;
 use std::io;
-use std::rc::Rc;
-use std::sync::Arc;
-use std::task::Poll;
-use std::time::Duration;
 
 use http::{Method, StatusCode};
-use tokio::time::{Instant, timeout};
 
-use crate::http::h1::response::ResponseHead;
 use crate::http::headers::Headers;
-use crate::observability::metrics::Metrics;
 
 pub use backends::{Backends, TlsChange};
+pub use client::UpstreamClient;
 pub use request_body::{BodyLimits, ReplayBuffer, RequestBody, RequestBodyError};
 pub use response_body::{ResponseBody, ResponseBodyError};
 pub use status::{EndpointStatus, NameStatus, UpstreamStatus};
-
-use connection::{UNACKNOWLEDGED_TIMEOUT, UpstreamConnection, UpstreamConnectionGuard};
-use endpoint::EndpointFailure;
-use exchange::{Upload, UpstreamExchange};
-use load_balancer::{LoadBalancer, UpstreamInFlight, WorkerEndpoint};
-
-/// Minimum time for one connection attempt if more endpoints remain to be tried; at most half of the total connect
-/// timeout.
-const MIN_CONNECT_SHARE: Duration = Duration::from_secs(1);
 
 /// A request that may be sent to a backend.
 pub trait OutgoingRequest {
@@ -115,236 +101,3 @@ pub enum UpstreamError {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct InvalidResponse(pub &'static str);
-
-/// One worker's client for all backends. Clones share the pools.
-#[derive(Clone)]
-pub struct UpstreamClient(Rc<UpstreamClientInner>);
-
-struct UpstreamClientInner {
-    backends: Arc<Backends>,
-    worker: usize,
-    load_balancer: LoadBalancer,
-    metrics: Arc<Metrics>,
-}
-
-impl UpstreamClient {
-    /// Creates the client of the worker with index `worker`, for the calling thread. Connects to nothing yet.
-    pub fn new(backends: Arc<Backends>, worker: usize, metrics: Arc<Metrics>) -> UpstreamClient {
-        let load_balancer = LoadBalancer::new(Arc::clone(&backends), worker);
-        UpstreamClient(Rc::new(UpstreamClientInner { backends, worker, load_balancer, metrics }))
-    }
-
-    /// Closes connections that exceeded the idle timeout, and those of removed endpoints.
-    pub fn close_expired(&self) {
-        self.0.load_balancer.close_expired();
-    }
-
-    /// Sends a request and waits for the response head; the body of the response is streamed.
-    ///
-    /// The request is retried only if that is safe: if no byte was written, on the next idle connection, and at last on a
-    /// new one; or once, on a new connection, for a GET or HEAD without a body before any byte of a response. If
-    /// connecting fails, nothing was sent, and a different endpoint is tried. `now` is the current time, which the caller
-    /// already has.
-    pub async fn send(
-        &self,
-        outgoing: impl OutgoingRequest,
-        now: std::time::Instant,
-    ) -> Result<UpstreamResponse, UpstreamError> {
-        let message = outgoing.into_message();
-        let method = message.method.clone();
-        let (target, now) = match self.0.load_balancer.choose(&[]) {
-            Some(target) => (target, Instant::from_std(now)),
-            // Boxed because it is rare: an inline future would enlarge this one.
-            None => (Box::pin(self.wait_for_endpoint()).await?, Instant::now()),
-        };
-        let mut upload = Upload::new(message, &target.endpoint.origin.authority);
-        let in_flight = UpstreamInFlight::new(target);
-        while let Some(mut connection) = in_flight.target.pool.take_connection(now.into_std()) {
-            match self.exchange(&mut connection, &mut upload, &method, now).await {
-                Ok(head) => return Ok(self.begin_response(head, connection, upload, in_flight)),
-                // No byte was written: try the next idle connection.
-                Err(UpstreamError::Closed(_)) if upload.is_unsent() => {
-                    self.0.metrics.upstream_retries.inc();
-                }
-                Err(UpstreamError::Closed(_)) if upload.rewind() => {
-                    self.0.metrics.upstream_retries.inc();
-                    break;
-                }
-                Err(error) => return Err(self.record_failure(error, &in_flight)),
-            }
-        }
-        // Boxed because most requests reuse a connection: an inline future would enlarge all of them.
-        let (mut connection, in_flight) = Box::pin(self.connect(in_flight, &mut upload)).await?;
-        match self.exchange(&mut connection, &mut upload, &method, Instant::now()).await {
-            Ok(head) => Ok(self.begin_response(head, connection, upload, in_flight)),
-            Err(error) => Err(self.record_failure(error, &in_flight)),
-        }
-    }
-
-    /// Opens a new connection, to a different endpoint if this one fails.
-    async fn connect(
-        &self,
-        mut in_flight: UpstreamInFlight,
-        upload: &mut Upload,
-    ) -> Result<(Box<UpstreamConnection>, UpstreamInFlight), UpstreamError> {
-        let UpstreamClientInner { backends, load_balancer, .. } = &*self.0;
-        let started = Instant::now();
-        let total = backends.connect_timeout();
-        let mut tried = Vec::new();
-        loop {
-            tried.push(Rc::clone(&in_flight.target));
-            let limit = connect_share(total, started.elapsed(), load_balancer.available_besides(&tried));
-            let endpoint = &in_flight.target.endpoint;
-            let error = match connect::connect(endpoint, limit).await {
-                Ok(stream) => {
-                    let guard = UpstreamConnectionGuard::new(endpoint, self.0.worker);
-                    return Ok((Box::new(UpstreamConnection::new(stream, guard)), in_flight));
-                }
-                Err(error) if error.kind() == io::ErrorKind::TimedOut => UpstreamError::ConnectTimeout,
-                Err(error) => UpstreamError::Connect(error),
-            };
-            let error = match error {
-                // An endpoint that did not get the full timeout may be healthy: the health checker finds out.
-                UpstreamError::ConnectTimeout if limit < total => {
-                    backends.record_short_connect_timeout(endpoint);
-                    error
-                }
-                error => self.record_failure(error, &in_flight),
-            };
-            if started.elapsed() >= total {
-                return Err(error);
-            }
-            let Some(next) = load_balancer.choose(&tried) else { return Err(error) };
-            upload.set_host(&next.endpoint.origin.authority);
-            in_flight = UpstreamInFlight::new(next);
-        }
-    }
-
-    /// Waits for the first lookup of the names if no endpoint is known yet.
-    async fn wait_for_endpoint(&self) -> Result<Rc<WorkerEndpoint>, UpstreamError> {
-        let UpstreamClientInner { backends, load_balancer, .. } = &*self.0;
-        let mut changes = backends.subscribe();
-        let waiting = async {
-            loop {
-                changes.borrow_and_update();
-                // Read before choosing, because endpoints may appear in between.
-                let is_complete = backends.has_looked_up_all_names();
-                if let Some(target) = load_balancer.choose(&[]) {
-                    return Ok(target);
-                }
-                if is_complete || changes.changed().await.is_err() {
-                    return Err(backends.no_endpoint_error());
-                }
-            }
-        };
-        timeout(backends.connect_timeout(), waiting).await.unwrap_or(Err(UpstreamError::ConnectTimeout))
-    }
-
-    /// Counts a failure of the endpoint, if the error is the endpoint's fault.
-    fn record_failure(&self, error: UpstreamError, in_flight: &UpstreamInFlight) -> UpstreamError {
-        let failure = match &error {
-            UpstreamError::Connect(_) => EndpointFailure::Connect,
-            UpstreamError::ConnectTimeout => EndpointFailure::ConnectTimeout,
-            UpstreamError::Closed(_) => EndpointFailure::Closed,
-            UpstreamError::Invalid(_) | UpstreamError::UnexpectedUpgrade => EndpointFailure::InvalidResponse,
-            // An endpoint that responded to other requests meanwhile is healthy: this is a long query.
-            UpstreamError::ResponseTimeout if in_flight.responses_since() == 0 => EndpointFailure::ResponseTimeout,
-            UpstreamError::ResponseTimeout | UpstreamError::RequestBody(_) | UpstreamError::Unavailable => {
-                return error;
-            }
-        };
-        self.0.backends.record_failure(&in_flight.target.endpoint, failure);
-        error
-    }
-
-    /// Sends the request on a connection and waits for the response head. The response timeout starts with the last
-    /// byte of the request that the backend accepted.
-    async fn exchange(
-        &self,
-        connection: &mut UpstreamConnection,
-        upload: &mut Upload,
-        method: &Method,
-        now: Instant,
-    ) -> Result<ResponseHead, UpstreamError> {
-        let limit = self.0.backends.options.response_timeout;
-        connection.set_user_timeout(user_timeout(upload));
-        connection.expect_response(now, limit);
-        let mut exchange = UpstreamExchange::new(connection, upload, method);
-        let mut is_first = true;
-        yield_to_ready_tasks().await;
-        poll_fn(|cx| {
-            let mut progress = false;
-            if let Poll::Ready(result) = exchange.poll(cx, &mut progress) {
-                return Poll::Ready(result);
-            }
-            if progress && !is_first {
-                exchange.connection.set_user_timeout(user_timeout(exchange.upload));
-                exchange.connection.expect_response(Instant::now(), limit);
-            }
-            is_first = false;
-            exchange.connection.poll_response_timeout(cx).map(|()| Err(UpstreamError::ResponseTimeout))
-        })
-        .await
-    }
-
-    fn begin_response(
-        &self,
-        head: ResponseHead,
-        connection: Box<UpstreamConnection>,
-        upload: Upload,
-        in_flight: UpstreamInFlight,
-    ) -> UpstreamResponse {
-        let ResponseHead { status, headers, extent, keep_alive } = head;
-        in_flight.target.counters().responses.add(1);
-        self.0.backends.record_response(&in_flight.target.endpoint, status);
-        let upload = (!upload.is_done()).then(|| Box::new(upload));
-        let max_pause = self.0.backends.options.body_timeout;
-        let body = ResponseBody::new(connection, extent, upload, in_flight, keep_alive, max_pause);
-        UpstreamResponse { status, headers, body }
-    }
-}
-
-/// The user timeout while a request is sent: none if its body may fill the buffers of a busy backend.
-fn user_timeout(upload: &Upload) -> Option<Duration> {
-    upload.can_be_buffered().then_some(UNACKNOWLEDGED_TIMEOUT)
-}
-
-/// Lets the other ready tasks of this thread run first. Requests that arrive together are then sent together and wake
-/// the backend once: waking it is the most expensive part of sending a request.
-async fn yield_to_ready_tasks() {
-    let mut has_yielded = false;
-    poll_fn(|cx| {
-        if has_yielded {
-            return Poll::Ready(());
-        }
-        has_yielded = true;
-        // Moves the task to the end of the run queue; `yield_now` would also poll the sockets first.
-        cx.waker().wake_by_ref();
-        Poll::Pending
-    })
-    .await;
-}
-
-/// The timeout of one connection attempt, out of the `total` time for all of them, so that an endpoint that does not
-/// respond leaves time for the others.
-fn connect_share(total: Duration, elapsed: Duration, others: usize) -> Duration {
-    let left = total.saturating_sub(elapsed);
-    let even = left / u32::try_from(others + 1).unwrap_or(u32::MAX);
-    even.max(MIN_CONNECT_SHARE.min(total / 2)).min(left)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn connect_time_is_shared_and_no_share_is_too_short_for_a_handshake() {
-        let share = |total, elapsed, others| {
-            super::connect_share(Duration::from_millis(total), Duration::from_millis(elapsed), others).as_millis()
-        };
-        assert_eq!((share(5000, 0, 0), share(5000, 0, 1), share(5000, 2500, 0)), (5000, 2500, 2500));
-        assert_eq!((share(5000, 0, 19), share(5000, 4000, 15)), (1000, 1000));
-        assert_eq!((share(600, 0, 19), share(600, 300, 18)), (300, 300), "there is time for a second attempt");
-        assert_eq!((share(5000, 4900, 3), share(5000, 6000, 3)), (100, 0));
-    }
-}

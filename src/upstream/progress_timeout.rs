@@ -1,4 +1,7 @@
-//! A timeout on the time without progress, and on the total of such pauses.
+//! A timeout on the time without progress, and on the total of such pauses. It knows nothing about what makes the
+//! progress.
+//!
+//! Its users are `request_body.rs`, which detects a stalled upload of a client, and `response_body.rs`.
 
 use std::task::{Context, Poll};
 use std::time::Duration;

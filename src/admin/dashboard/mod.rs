@@ -29,7 +29,7 @@ use tokio::time::{MissedTickBehavior, interval};
 use crate::admin::control::ReloadResult;
 use crate::admin::{AdminBody, AdminContext};
 use crate::base::current::Current;
-use crate::base::shutdown::ShutdownPhase;
+use crate::base::shutdown_phase::ShutdownPhase;
 use crate::tls::ServerTls;
 
 use event_stream::Sections;

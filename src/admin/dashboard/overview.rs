@@ -11,7 +11,7 @@ use crate::admin::dashboard::LastReload;
 use crate::admin::dashboard::event_stream::{Section, Sections};
 use crate::admin::dashboard::history::TrafficHistory;
 use crate::admin::rejections;
-use crate::base::shutdown::ShutdownPhase;
+use crate::base::shutdown_phase::ShutdownPhase;
 use crate::config::options::{AUTH, STORE};
 use crate::config::{Config, StoreKind, VerifierOptions};
 

@@ -193,7 +193,7 @@ impl Rejection {
     pub fn phase(&self, route: &str) -> Phase {
         let phases = self.entry().phases;
         // A repeated `Host` is detected by `route`; every other repeated header by `screen`.
-        if *self == Rejection::FieldRepeated("host") {
+        if *self == Rejection::HeaderRepeated("host") {
             return Phase::Route;
         }
         if route == get_token::ROUTE_NAME && phases.contains(&Phase::GetToken) {
@@ -250,14 +250,14 @@ mod tests {
     fn the_phase_depends_on_the_route() {
         let missing = Rejection::ContentTypeMissing("application/json".to_owned());
         assert_eq!((missing.phase("api"), missing.phase(get_token::ROUTE_NAME)), (Phase::Screen, Phase::GetToken));
-        assert_eq!(Rejection::FieldRepeated("host").phase(""), Phase::Route);
-        assert_eq!(Rejection::FieldRepeated("x-api-key").phase("api"), Phase::Screen);
+        assert_eq!(Rejection::HeaderRepeated("host").phase(""), Phase::Route);
+        assert_eq!(Rejection::HeaderRepeated("x-api-key").phase("api"), Phase::Screen);
         assert_eq!(Rejection::NotFound.phase(get_token::ROUTE_NAME), Phase::Route);
     }
 
     #[test]
     fn text_of_a_client_is_not_repeated_to_operators() {
-        let rejection = Rejection::ConnectionNamesPolicyField("tk_secret".to_owned());
+        let rejection = Rejection::ConnectionNamesPolicyHeader("tk_secret".to_owned());
         let shown = format!("{:?}{:?}{:?}", rejection.header(), rejection.entry(), rejection.detail());
         assert!(!shown.contains("tk_secret"), "{shown}");
     }

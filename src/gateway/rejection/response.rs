@@ -90,7 +90,7 @@ mod tests {
         let examples = Rejection::examples();
         let messages = examples.iter().map(|rejection| (rejection.message().into_owned(), rejection.reason()));
         // This message contains text of the client.
-        let quoting = Rejection::ConnectionNamesPolicyField("x\"\\\n\u{1b}-api-key".to_owned());
+        let quoting = Rejection::ConnectionNamesPolicyHeader("x\"\\\n\u{1b}-api-key".to_owned());
         let quoting = (quoting.message().into_owned(), quoting.reason());
         for (data, reason) in odd.chain(messages).chain([quoting]) {
             for request_id in ["req-1.:/+=@_", "0123456789abcdef0123456789abcdef"] {

@@ -169,7 +169,7 @@ rejections! {
         remedy: "The path does not accept the method. `Allow` lists the methods that it accepts.",
     }
     /// A header that may occur once occurs more often.
-    FieldRepeated(name: &'static str) {
+    HeaderRepeated(name: &'static str) {
         status: BAD_REQUEST,
         reason: "field_repeated",
         phases: [Screen, GetToken, Route],
@@ -182,7 +182,7 @@ rejections! {
                  only once.",
     }
     /// A backend could take the name of a header for the name of a policy header.
-    FieldAmbiguous(name: &'static str) {
+    HeaderAmbiguous(name: &'static str) {
         status: BAD_REQUEST,
         reason: "field_ambiguous",
         phases: [Screen, GetToken],
@@ -194,7 +194,7 @@ rejections! {
         remedy: "A header such as `x_api_key`, which a Python backend reads as `x-api-key`.",
     }
     /// `Connection` names a header that the gateway decides on or writes. The data is text of the client.
-    ConnectionNamesPolicyField(name: String) {
+    ConnectionNamesPolicyHeader(name: String) {
         status: BAD_REQUEST,
         reason: "connection_names_policy_field",
         phases: [Screen],

@@ -1,4 +1,6 @@
-//! Graceful shutdown: the phases of the process, and how tasks wait for them.
+//! The phases of a graceful shutdown, and how tasks wait for them.
+//!
+//! `app/graceful_shutdown.rs` goes through the phases; `accept_connections` and `drain` in `app/worker.rs` follow them.
 //!
 //! ```text
 //! Serving -> NotReady (readiness fails, still accepting) -> Draining (no new connections) -> Aborted

@@ -9,7 +9,7 @@ use crate::config::{Config, ServerUrl, VerifierOptions};
 
 /// The tokens that a reload invalidates.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum InvalidatedTokens {
+pub enum ReloadInvalidation {
     /// No tokens.
     None,
     /// The tokens of these users.
@@ -22,12 +22,12 @@ pub enum InvalidatedTokens {
 /// invalidated the tokens of changed users.
 ///
 /// SECURITY: a token proves a login that the previous verifier accepted. A different verifier has not accepted it.
-pub(super) fn invalidated_tokens(before: (&Config, &Verifier), now: (&Config, &Verifier)) -> InvalidatedTokens {
+pub(super) fn invalidated_tokens(before: (&Config, &Verifier), now: (&Config, &Verifier)) -> ReloadInvalidation {
     if has_authority_changed(before.0, now.0) || has_upstream_key_owner_changed(before.0, now.0) {
-        return InvalidatedTokens::All;
+        return ReloadInvalidation::All;
     }
     let users: HashSet<_> = now.1.changed_users_since(before.1).into_iter().collect();
-    if users.is_empty() { InvalidatedTokens::None } else { InvalidatedTokens::Users(users) }
+    if users.is_empty() { ReloadInvalidation::None } else { ReloadInvalidation::Users(users) }
 }
 
 /// Returns whether a different authority verifies passwords. Users files are compared user by user instead.
@@ -94,9 +94,9 @@ mod tests {
     fn all_end(before: &[(&str, &str)], now: &[(&str, &str)]) -> bool {
         let verifier = Verifier::SaltHolder;
         match invalidated_tokens((&config(before), &verifier), (&config(now), &verifier)) {
-            InvalidatedTokens::All => true,
-            InvalidatedTokens::None => false,
-            InvalidatedTokens::Users(_) => panic!("there is no users file"),
+            ReloadInvalidation::All => true,
+            ReloadInvalidation::None => false,
+            ReloadInvalidation::Users(_) => panic!("there is no users file"),
         }
     }
 
