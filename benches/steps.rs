@@ -1,7 +1,7 @@
 //! Time and allocations of single steps of the request path.
 //!
-//! `cargo bench --bench steps NAME` runs the steps whose name contains NAME. `make instructions` counts the instructions of a
-//! complete request, and `make bench` compares its CPU time with nginx and HAProxy.
+//! `cargo bench --bench steps NAME` runs the steps whose name contains NAME. `make instructions` counts the
+//! instructions of a complete request, and `make bench` compares its CPU time with nginx and HAProxy.
 
 use std::future::Future;
 use std::hint::black_box;

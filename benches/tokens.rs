@@ -1,7 +1,7 @@
 //! Memory per token, and the cost of a lookup, with a thousand and with a million tokens.
 //!
-//! Lookups are in random order, as by many users, so that they include the processor's cache misses. `make bench` measures the
-//! same for `tokens.keys_file`, as part of complete requests.
+//! Lookups are in random order, as by many users, so that they include the processor's cache misses. `make bench`
+//! measures the same for `tokens.keys_file`, as part of complete requests.
 
 use std::hint::black_box;
 use std::pin::pin;

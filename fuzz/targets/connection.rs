@@ -1,5 +1,5 @@
-//! Bytes of one client connection to the whole gateway with a backend. Nothing may panic, and no request may reach the backend
-//! without the valid key.
+//! Bytes of one client connection to the whole gateway with a backend. Nothing may panic, and no request may reach the
+//! backend without the valid key.
 
 #![no_main]
 

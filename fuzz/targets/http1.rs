@@ -1,5 +1,5 @@
-//! HTTP/1.1 parsing: request heads, response heads and chunked bodies. An accepted message has exactly one interpretation,
-//! independent of how its bytes are split, and keeps it when it is serialized and parsed again.
+//! HTTP/1.1 parsing: request heads, response heads and chunked bodies. An accepted message has exactly one
+//! interpretation, independent of how its bytes are split, and keeps it when it is serialized and parsed again.
 
 #![no_main]
 

@@ -1,4 +1,5 @@
-//! Request lines and headers: `METHOD target`, then lines `name: value`. An accepted request has exactly one interpretation.
+//! Request lines and headers: `METHOD target`, then lines `name: value`. An accepted request has exactly one
+//! interpretation.
 
 #![no_main]
 

@@ -1,4 +1,5 @@
-//! Access control of the admin listener: which clients count as operators on this machine. It knows nothing about routes.
+//! Access control of the admin listener: which clients count as operators on this machine. It knows nothing about
+//! routes.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
@@ -8,9 +9,9 @@ use http::{HeaderMap, HeaderValue, StatusCode};
 
 use crate::admin::routes::AdminError;
 
-/// SECURITY: accepts requests from this machine only, even if the listener is bound to other addresses, and not through a
-/// proxy on it. The `Host` must be a name of this machine too, against DNS rebinding: a page in a local browser could have
-/// its own name resolve to the loopback address. Cross-site requests of a browser are rejected.
+/// SECURITY: accepts requests from this machine only, even if the listener is bound to other addresses, and not through
+/// a proxy on it. The `Host` must be a name of this machine too, against DNS rebinding: a page in a local browser could
+/// have its own name resolve to the loopback address. Cross-site requests of a browser are rejected.
 pub fn authorize_read(headers: &HeaderMap, peer: SocketAddr) -> Result<(), AdminError> {
     let is_local = is_this_machine(peer.ip()) && has_local_host(headers);
     if is_local && !is_proxied(headers) && !is_cross_site(headers) {
@@ -45,16 +46,16 @@ fn is_proxied(headers: &HeaderMap) -> bool {
     })
 }
 
-/// Returns whether a page of a different site sent the request, by Fetch Metadata. Following a link is allowed: only the
-/// user sees the page, and not the site with the link.
+/// Returns whether a page of a different site sent the request, by Fetch Metadata. Following a link is allowed: only
+/// the user sees the page, and not the site with the link.
 fn is_cross_site(headers: &HeaderMap) -> bool {
     let value = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
     value("sec-fetch-site").is_some_and(|site| !matches!(site, "same-origin" | "none"))
         && value("sec-fetch-mode") != Some("navigate")
 }
 
-/// SECURITY: prevents cross-site request forgery by a page in a local browser. Such a page cannot send this content type
-/// without a CORS preflight, which always fails here; and if the browser sends `Origin`, it must be this listener.
+/// SECURITY: prevents cross-site request forgery by a page in a local browser. Such a page cannot send this content
+/// type without a CORS preflight, which always fails here; and if the browser sends `Origin`, it must be this listener.
 pub fn authorize_change(headers: &HeaderMap) -> Result<(), AdminError> {
     let value = |name: &HeaderName| headers.get(name).and_then(|value| value.to_str().ok());
     if value(&CONTENT_TYPE) != Some("application/json") {

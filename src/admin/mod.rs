@@ -1,7 +1,7 @@
 //! The admin listener: probes, metrics, the dashboard and the commands for operators on this machine.
 //!
-//! It reads the state that the rest of the process publishes and sends requests over [`control`]; it knows nothing about
-//! the path of a client's request.
+//! It reads the state that the rest of the process publishes and sends requests over [`control`]; it knows nothing
+//! about the path of a client's request.
 
 mod access;
 mod commands;

@@ -5,8 +5,8 @@
 //! GET /explain/REQUEST_ID                             the same with "trace": [{step, outcome}] for each
 //! ```
 //!
-//! Times are in seconds since the Unix epoch. The newest come first. Several requests may have the same id, because clients
-//! choose it.
+//! Times are in seconds since the Unix epoch. The newest come first. Several requests may have the same id, because
+//! clients choose it.
 
 use std::time::Duration;
 

@@ -1,4 +1,5 @@
-//! Builds the components that depend on files, at start and for a reload. Everything is loaded and checked before any of it is used.
+//! Builds the components that depend on files, at start and for a reload. Everything is loaded and checked before any
+//! of it is used.
 
 use std::sync::Arc;
 
@@ -53,7 +54,8 @@ pub(super) struct NewComponents {
 }
 
 impl NewComponents {
-    /// Builds the components of a changed configuration. Those that the changes do not affect are shared with `current`.
+    /// Builds the components of a changed configuration. Those that the changes do not affect are shared with
+    /// `current`.
     pub fn build(
         config: &Config,
         changes: &Changes,

@@ -15,8 +15,8 @@ use crate::os::sd_notify::ServiceManager;
 /// Interval between heartbeats, unless the watchdog requires a shorter one.
 const DEFAULT_HEARTBEAT_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Notifies the service manager that the gateway is ready when all workers have replied, and triggers its watchdog while they
-/// continue to reply. Never returns.
+/// Notifies the service manager that the gateway is ready when all workers have replied, and triggers its watchdog
+/// while they continue to reply. Never returns.
 ///
 /// If a worker hangs, the watchdog is not triggered, and the service manager restarts the gateway.
 pub async fn watch_workers(

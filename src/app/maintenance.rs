@@ -47,8 +47,8 @@ pub(super) struct Maintenance {
 }
 
 impl Maintenance {
-    /// Reloads the configuration and its files when they change, and when an operator requests it. Never returns, unless a
-    /// reload panics.
+    /// Reloads the configuration and its files when they change, and when an operator requests it. Never returns,
+    /// unless a reload panics.
     pub async fn watch_files(self, mut reloader: ConfigReloader, mut requests: UnboundedReceiver<ReloadRequest>) {
         reloader.log_certificates();
         let mut ticks = tokio::time::interval(FILE_CHECK_INTERVAL);

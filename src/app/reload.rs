@@ -1,5 +1,5 @@
-//! Reloads the configuration: a new one is built completely next to the active one, and either replaces it as a whole or is
-//! rejected. It blocks on the file system, and knows nothing about the workers.
+//! Reloads the configuration: a new one is built completely next to the active one, and either replaces it as a whole
+//! or is rejected. It blocks on the file system, and knows nothing about the workers.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -16,8 +16,8 @@ use crate::config::{self, Problem, Sources};
 use crate::gateway::snapshot::Snapshot;
 use crate::tls::TlsReloader;
 
-/// Interval for reading a rejected configuration again, even if its files have not changed: it may refer to a file that is
-/// created later.
+/// Interval for reading a rejected configuration again, even if its files have not changed: it may refer to a file that
+/// is created later.
 const RETRY_INTERVAL: Duration = Duration::from_secs(5);
 
 /// Reads the configuration and all files that it depends on again.
@@ -190,8 +190,8 @@ mod tests {
         std::fs::write(file, text).expect("written");
     }
 
-    /// A reloader of one configuration file. The test ends before the file's change time is old enough to be trusted, so each
-    /// check reads the file.
+    /// A reloader of one configuration file. The test ends before the file's change time is old enough to be trusted,
+    /// so each check reads the file.
     fn reloader(file: &Path) -> ConfigReloader {
         write(file, "");
         let sources = Sources { file: Some(file.to_owned()), ..Sources::default() };

@@ -1,5 +1,5 @@
-//! A worker thread with its own runtime, listeners, clients and upstream connections. It applies snapshots that the supervisor sends,
-//! and does not know where they come from.
+//! A worker thread with its own runtime, listeners, clients and upstream connections. It applies snapshots that the
+//! supervisor sends, and does not know where they come from.
 
 use std::future::poll_fn;
 use std::io;

@@ -78,8 +78,8 @@ pub(super) fn join_all(threads: Vec<WorkerThread>, outcome: RunOutcome) -> RunOu
     let mut total_aborted = 0;
     let mut has_failed = outcome == RunOutcome::Failed;
     for thread in threads {
-        // A worker reports its exit shortly before its thread has ended. A worker that hangs is not joined, because the process
-        // must end.
+        // A worker reports its exit shortly before its thread has ended. A worker that hangs is not joined, because the
+        // process must end.
         match join_within(thread, ABORT_TIMEOUT) {
             Some(Ok(Ok(aborted))) => {
                 total_aborted += aborted;

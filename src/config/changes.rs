@@ -36,8 +36,8 @@ impl LoadedSettings {
         LoadedSettings { settings, contents }
     }
 
-    /// The files that cause a reload when they change: the configuration file, files with secrets, and files that options
-    /// name. Files that other modules watch are not included: certificates, users and the file of the store.
+    /// The files that cause a reload when they change: the configuration file, files with secrets, and files that
+    /// options name. Files that other modules watch are not included: certificates, users and the file of the store.
     pub fn files(&self) -> Vec<PathBuf> {
         let named = named_files(&self.settings).map(|(_, path)| path);
         self.settings.files.iter().cloned().chain(named).collect()
@@ -61,7 +61,8 @@ impl LoadedSettings {
         (setting.map(|setting| setting.text.expose()), self.contents.get(key))
     }
 
-    /// The same with the earlier values of the options in `deferred`, so that they still count as changed at the next load.
+    /// The same with the earlier values of the options in `deferred`, so that they still count as changed at the next
+    /// load.
     pub fn retain_previous(mut self, deferred: &[&'static str], before: &LoadedSettings) -> LoadedSettings {
         for key in deferred {
             match before.settings.values.get(key) {

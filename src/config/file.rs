@@ -85,8 +85,8 @@ impl Node {
     }
 }
 
-/// The first line of a parser error without its advice to programmers. The other lines quote the file, which can contain
-/// secrets.
+/// The first line of a parser error without its advice to programmers. The other lines quote the file, which can
+/// contain secrets.
 fn strip_source(report: &str) -> String {
     let line = report.lines().next().unwrap_or("unreadable");
     let line = line.strip_prefix("error: ").unwrap_or(line);

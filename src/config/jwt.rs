@@ -106,8 +106,8 @@ impl Reader<'_> {
     }
 }
 
-/// Paths in the text of `auth.jwt_issuers` of files that are read at load: secrets and certificate authorities. Key sets are
-/// watched separately.
+/// Paths in the text of `auth.jwt_issuers` of files that are read at load: secrets and certificate authorities. Key
+/// sets are watched separately.
 pub(super) fn secret_files(text: &str) -> Vec<PathBuf> {
     let Ok(Node::List(issuers)) = Node::parse(text) else { return Vec::new() };
     // The reader of the option reports the problems.

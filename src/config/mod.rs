@@ -1,5 +1,5 @@
-//! The configuration: merges the sources of [`options`] and turns them into a valid [`Config`], or reports every problem.
-//! Does not apply anything.
+//! The configuration: merges the sources of [`options`] and turns them into a valid [`Config`], or reports every
+//! problem. Does not apply anything.
 
 pub mod changes;
 mod choices;

@@ -3,8 +3,8 @@
 use crate::config::options::{self, Key, OptionType};
 use crate::config::sources::{Problem, Settings};
 
-/// Builds a struct of values that are `Option`s. All of them are evaluated, so that every problem is reported, before the
-/// first `None` becomes the result.
+/// Builds a struct of values that are `Option`s. All of them are evaluated, so that every problem is reported, before
+/// the first `None` becomes the result.
 macro_rules! complete {
     ($type:ident { $($field:ident: $value:expr),+ $(,)? }) => {{
         $(let $field = $value;)+

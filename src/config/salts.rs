@@ -2,8 +2,8 @@
 
 use crate::base::secret::Secret;
 
-/// The keys as listed, converted to the URL-safe base64 alphabet; they are not validated. Python's `cryptography` accepts
-/// both alphabets, and `openssl rand -base64 32` produces the other one.
+/// The keys as listed, converted to the URL-safe base64 alphabet; they are not validated. Python's `cryptography`
+/// accepts both alphabets, and `openssl rand -base64 32` produces the other one.
 pub fn split(text: &str) -> impl Iterator<Item = Secret> {
     let url_safe = |c| match c {
         '+' => '-',

@@ -1,5 +1,5 @@
-//! Turns settings into a [`Config`] and checks the relations between options. All problems are collected before they are
-//! reported.
+//! Turns settings into a [`Config`] and checks the relations between options. All problems are collected before they
+//! are reported.
 
 use std::path::PathBuf;
 

@@ -9,8 +9,8 @@ pub fn warnings(config: &Config, settings: &Settings) -> Vec<Problem> {
     rules_without_password_check(config, settings).into_iter().collect()
 }
 
-/// SECURITY: rules name users, but with `salt-holder` any holder of the salt can use any user name. This is a warning and
-/// not a problem, because rules can be intended to separate cooperating clients.
+/// SECURITY: rules name users, but with `salt-holder` any holder of the salt can use any user name. This is a warning
+/// and not a problem, because rules can be intended to separate cooperating clients.
 fn rules_without_password_check(config: &Config, settings: &Settings) -> Option<Problem> {
     let trusted = settings.values.get(AUTH.trust_salt_holder.key).is_some_and(|word| word.text.expose() == "true");
     let salt_holder = matches!(config.auth.verifier, VerifierOptions::SaltHolder);

@@ -1,5 +1,5 @@
-//! The state of one connection, with the times that its timeouts depend on, and the request to close it. The connection updates it;
-//! the worker's [`super::reaper`] checks the timeouts. It knows nothing about sockets or protocols.
+//! The state of one connection, with the times that its timeouts depend on, and the request to close it. The connection
+//! updates it; the worker's [`super::reaper`] checks the timeouts. It knows nothing about sockets or protocols.
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
@@ -28,8 +28,8 @@ pub struct Activity {
     request_count: Cell<u64>,
     idle_since: Cell<Instant>,
     is_quiescent: Cell<bool>,
-    /// When the first part of a request's head arrived, until the head is complete. Not recorded for HTTP/2, whose frames need
-    /// not belong to a request.
+    /// When the first part of a request's head arrived, until the head is complete. Not recorded for HTTP/2, whose
+    /// frames need not belong to a request.
     head_started_at: Cell<Option<Instant>>,
     is_multiplexed: Cell<bool>,
     write_blocked_since: Cell<Option<Instant>>,
@@ -56,8 +56,8 @@ enum ResponseProgress {
 /// Time for the first request of a connection that was opened just before the drain: its client expects a response.
 const FIRST_REQUEST_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Time without progress after which a closing connection without requests is aborted. HTTP/2 waits for the client to close, and
-/// an inactive client would keep the connection open forever.
+/// Time without progress after which a closing connection without requests is aborted. HTTP/2 waits for the client to
+/// close, and an inactive client would keep the connection open forever.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Maximum time to close for a connection that still makes progress.
@@ -276,7 +276,8 @@ impl InFlightRequest {
         self.set_progress(ResponseProgress::WaitingForBackend);
     }
 
-    /// Records that a part of the response was passed on. In HTTP/2, a client can stop reading one stream while its socket still accepts data.
+    /// Records that a part of the response was passed on. In HTTP/2, a client can stop reading one stream while its
+    /// socket still accepts data.
     pub fn record_waiting_for_client(&self) {
         self.set_progress(ResponseProgress::WaitingForClient(Instant::now()));
     }

@@ -1,7 +1,7 @@
 //! A buffered writer for HTTP/2: small writes of one connection go out together.
 //!
-//! h2 writes a few frames per response and flushes. Without this buffer, each of several responses that are ready together
-//! would be a separate TLS record and system call.
+//! h2 writes a few frames per response and flushes. Without this buffer, each of several responses that are ready
+//! together would be a separate TLS record and system call.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
@@ -78,7 +78,8 @@ impl<I: AsyncWrite + Unpin> AsyncWrite for CoalescedIo<I> {
         }
     }
 
-    /// False, although vectored writes are supported: h2 then passes its frames one by one and does not flush after each.
+    /// False, although vectored writes are supported: h2 then passes its frames one by one and does not flush after
+    /// each.
     fn is_write_vectored(&self) -> bool {
         false
     }

@@ -1,7 +1,7 @@
 //! Limits the rate of HTTP/2 control frames that cause work for the server but transfer no request.
 //!
-//! The protocol allows a client to send any number of them. Each one reduces a budget, which grows with time, with requests and
-//! with the data that is sent to the client, so that normal clients never exhaust it.
+//! The protocol allows a client to send any number of them. Each one reduces a budget, which grows with time, with
+//! requests and with the data that is sent to the client, so that normal clients never exhaust it.
 
 use std::time::Instant;
 
@@ -16,7 +16,8 @@ const FRAMES_PER_REQUEST: u32 = 8;
 /// Bytes sent to the client with which the budget gains one frame, such as the `WINDOW_UPDATE` that acknowledges them.
 const BYTES_PER_FRAME: usize = 1024;
 
-/// An invalid frame, a `PING` without its 8 bytes, to which the HTTP/2 library responds with `GOAWAY` and a closed connection.
+/// An invalid frame, a `PING` without its 8 bytes, to which the HTTP/2 library responds with `GOAWAY` and a closed
+/// connection.
 pub const INVALID_PING: [u8; HEADER_LENGTH] = [0, 0, 0, 6, 0, 0, 0, 0, 0];
 
 /// Parses the frame headers of a client's data.

@@ -1,4 +1,5 @@
-//! Classifies errors of the PROXY protocol and of the TLS handshake for the metrics. It knows nothing about connections.
+//! Classifies errors of the PROXY protocol and of the TLS handshake for the metrics. It knows nothing about
+//! connections.
 
 use std::io;
 

@@ -42,7 +42,8 @@ pub struct Http2Limits {
     pub max_streams: u32,
     /// Maximum size of a request's headers, as defined by HTTP/2 (SETTINGS_MAX_HEADER_LIST_SIZE).
     pub max_head_size: u32,
-    /// Maximum number of streams that the client resets before they are accepted, or that are reset because of its errors.
+    /// Maximum number of streams that the client resets before they are accepted, or that are reset because of its
+    /// errors.
     pub max_resets: usize,
     /// Maximum number of requests.
     pub max_requests: u64,
@@ -131,8 +132,8 @@ fn request_service(
     }
 }
 
-/// Reads and discards the rest of a request's body. Otherwise the stream would be reset at the end of the response, and clients
-/// that are still sending would lose the response (curl before version 8).
+/// Reads and discards the rest of a request's body. Otherwise the stream would be reset at the end of the response, and
+/// clients that are still sending would lose the response (curl before version 8).
 async fn discard_body(mut body: Incoming) {
     let mut read = 0;
     let discard = async {

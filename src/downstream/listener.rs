@@ -1,5 +1,5 @@
-//! Listening sockets. Each worker has its own on the same port (SO_REUSEPORT), so that the kernel distributes connections and no
-//! thread passes one to a different thread.
+//! Listening sockets. Each worker has its own on the same port (SO_REUSEPORT), so that the kernel distributes
+//! connections and no thread passes one to a different thread.
 
 use std::io;
 use std::net::SocketAddr;
@@ -18,7 +18,8 @@ const ACCEPT_RETRY_DELAY: Duration = Duration::from_millis(100);
 
 /// Binds `count` sockets to one address. With port 0, all of them use the port that the first one was assigned.
 pub fn bind(address: SocketAddr, count: usize) -> io::Result<Vec<std::net::TcpListener>> {
-    // SO_REUSEPORT would also share the port with an unrelated process. A socket without it detects that the port is in use.
+    // SO_REUSEPORT would also share the port with an unrelated process. A socket without it detects that the port is in
+    // use.
     drop(open_socket(address, PortUse::Exclusive)?);
     let mut address = address;
     let mut listeners = Vec::with_capacity(count);
@@ -74,8 +75,8 @@ fn is_connection_error(error: &io::Error) -> bool {
     matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset)
 }
 
-/// Sets the options that accepted sockets inherit on Linux, so that they are set once and not per connection: TCP_NODELAY, and
-/// keepalive probes, which detect clients that have disappeared while their query runs.
+/// Sets the options that accepted sockets inherit on Linux, so that they are set once and not per connection:
+/// TCP_NODELAY, and keepalive probes, which detect clients that have disappeared while their query runs.
 fn set_connection_options(socket: &Socket) -> io::Result<()> {
     socket.set_tcp_nodelay(true)?;
     let probes =

@@ -1,5 +1,5 @@
-//! One client connection: the PROXY protocol header, the TLS handshake, then HTTP/1.1 or HTTP/2 until the connection ends. It
-//! passes requests to the gateway, and knows nothing about authentication, routes or backends.
+//! One client connection: the PROXY protocol header, the TLS handshake, then HTTP/1.1 or HTTP/2 until the connection
+//! ends. It passes requests to the gateway, and knows nothing about authentication, routes or backends.
 
 mod activity;
 mod coalesced_io;
@@ -45,8 +45,8 @@ use reaper::Registration;
 use socket::{ClientSocket, ClientTlsStream, TlsTransport};
 use watched_io::WatchedIo;
 
-/// Maximum bytes of a rejected request's body that are read and discarded after the response. HTTP/1 can then keep the connection
-/// open, and an HTTP/2 client that is still sending does not treat the reset of its stream as a failure.
+/// Maximum bytes of a rejected request's body that are read and discarded after the response. HTTP/1 can then keep the
+/// connection open, and an HTTP/2 client that is still sending does not treat the reset of its stream as a failure.
 const MAX_DISCARDED_BODY: u64 = 256 * 1024;
 
 /// Maximum time for reading and discarding such a body.
@@ -134,7 +134,8 @@ pub async fn serve(service: Rc<Service>, mut stream: TcpStream, address: SocketA
     }
 }
 
-// No connection keeps a `ServingConfig` while it waits for a request: a replaced one would live as long as the connection.
+// No connection keeps a `ServingConfig` while it waits for a request: a replaced one would live as long as the
+// connection.
 impl Service {
     /// Reads the client's address from the load balancer's PROXY protocol header.
     ///

@@ -18,8 +18,8 @@ const MAX_V2_PAYLOAD: u16 = 2048;
 
 /// Reads the header, and no byte after it. `None`: the connection is the load balancer's own, such as a health check.
 ///
-/// SECURITY: the caller must have checked that the peer is trusted. A header that cannot be parsed is an error that closes the
-/// connection: a client behind the load balancer must not be treated as the load balancer.
+/// SECURITY: the caller must have checked that the peer is trusted. A header that cannot be parsed is an error that
+/// closes the connection: a client behind the load balancer must not be treated as the load balancer.
 pub async fn read_header(stream: &mut (impl AsyncRead + Unpin)) -> io::Result<Option<IpAddr>> {
     let mut start = [0; SIGNATURE.len()];
     stream.read_exact(&mut start).await?;

@@ -1,7 +1,7 @@
 //! Enforces the timeouts of all client connections of a worker with one timer.
 //!
-//! A timer per connection would have to be set and cancelled with every request. Instead each connection records the times in its
-//! [`Activity`], and the worker's [`Reaper`] checks all of them periodically.
+//! A timer per connection would have to be set and cancelled with every request. Instead each connection records the
+//! times in its [`Activity`], and the worker's [`Reaper`] checks all of them periodically.
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;

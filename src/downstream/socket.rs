@@ -1,4 +1,5 @@
-//! Operations on a client's socket besides reading and writing, and the transport below TLS. It knows nothing about HTTP.
+//! Operations on a client's socket besides reading and writing, and the transport below TLS. It knows nothing about
+//! HTTP.
 
 use std::io::{self, IoSlice, Write};
 use std::pin::Pin;
@@ -21,9 +22,9 @@ pub trait ClientSocket {
     /// Makes the peer see a reset instead of an orderly close when the socket is dropped.
     fn reset_on_drop(&self);
 
-    /// Encrypts the final bytes of the connection and the TLS `close_notify` alert into one buffer, so that the next flush sends
-    /// both: otherwise the alert would need a separate system call and packet. Returns whether it did; if not, the bytes
-    /// have to be written as usual.
+    /// Encrypts the final bytes of the connection and the TLS `close_notify` alert into one buffer, so that the next
+    /// flush sends both: otherwise the alert would need a separate system call and packet. Returns whether it did; if
+    /// not, the bytes have to be written as usual.
     fn buffer_final_write(&mut self, parts: [&[u8]; 3]) -> bool;
 
     /// The TCP socket, if data is sent unencrypted.
@@ -73,8 +74,8 @@ fn buffer_final_write(tls: &mut ServerConnection, parts: [&[u8]; 3]) -> bool {
     is_buffered
 }
 
-/// The socket below TLS. rustls always writes lists of buffers, most of them with one element, for which `send` costs the kernel
-/// less than `writev` (0.2 µs, measured over loopback).
+/// The socket below TLS. rustls always writes lists of buffers, most of them with one element, for which `send` costs
+/// the kernel less than `writev` (0.2 µs, measured over loopback).
 pub struct TlsTransport<I>(pub I);
 
 impl<I: AsyncRead + Unpin> AsyncRead for TlsTransport<I> {

@@ -1,5 +1,5 @@
-//! A client's socket that records reads and writes in the connection's [`Activity`], limits HTTP/2 control frames, and closes in a
-//! way that the client receives its last response. It knows nothing about requests.
+//! A client's socket that records reads and writes in the connection's [`Activity`], limits HTTP/2 control frames, and
+//! closes in a way that the client receives its last response. It knows nothing about requests.
 
 use std::io;
 use std::mem::MaybeUninit;
@@ -100,8 +100,9 @@ impl<I: ClientSocket> WatchedIo<I> {
 }
 
 impl<I: AsyncRead + AsyncWrite + Unpin> WatchedIo<I> {
-    /// Reads and discards data until the client closes, sends nothing for a while, or the maximum duration is over. Closing a
-    /// socket with unread data resets the connection, and the client may process the reset before the response.
+    /// Reads and discards data until the client closes, sends nothing for a while, or the maximum duration is over.
+    /// Closing a socket with unread data resets the connection, and the client may process the reset before the
+    /// response.
     fn poll_linger(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let lingering = self.lingering.get_or_insert_with(|| LingeringClose {
             deadline: Instant::now() + LINGER_TIMEOUT,

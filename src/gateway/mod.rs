@@ -1,7 +1,7 @@
 //! The path of a request, on one page: read [`Gateway::handle`] and [`Gateway::forward`] from top to bottom.
 //!
-//! Each phase requires what the phase before has proven. Decisions are based on what the client sent; the request to the
-//! backend is a new one, written from what the decisions were based on.
+//! Each phase requires what the phase before has proven. Decisions are based on what the client sent; the request to
+//! the backend is a new one, written from what the decisions were based on.
 
 mod access_record;
 mod authenticate;

@@ -1,5 +1,5 @@
-//! The dashboard: a page with its style and script, the JSON documents that it reads, and the stream of events that keeps it
-//! up to date.
+//! The dashboard: a page with its style and script, the JSON documents that it reads, and the stream of events that
+//! keeps it up to date.
 //!
 //! The page reads only this JSON and the JSON of the other admin routes. Access control is the admin listener's task.
 //!
@@ -37,15 +37,15 @@ use history::{SAMPLE_INTERVAL, TrafficCounts, TrafficHistory};
 
 pub use event_stream::EventStream;
 
-/// Maximum number of concurrent event streams. Each one occupies a connection of the admin listener, and probes need some
-/// too.
+/// Maximum number of concurrent event streams. Each one occupies a connection of the admin listener, and probes need
+/// some too.
 const MAX_EVENT_STREAMS: usize = 16;
 
 /// Maximum time without an event.
 const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(15);
 
-/// SECURITY: the page can load only what this gateway serves, cannot be framed, and its script cannot create markup from
-/// text.
+/// SECURITY: the page can load only what this gateway serves, cannot be framed, and its script cannot create markup
+/// from text.
 const PAGE_POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; \
                            base-uri 'none'; form-action 'none'; frame-ancestors 'none'; \
                            require-trusted-types-for 'script'; trusted-types 'none'";
@@ -97,8 +97,8 @@ impl Dashboard {
     }
 }
 
-/// Adds a sample to the history and publishes changed sections, every two seconds. Ends the event streams when the drain
-/// starts, so that they do not delay the exit of the process.
+/// Adds a sample to the history and publishes changed sections, every two seconds. Ends the event streams when the
+/// drain starts, so that they do not delay the exit of the process.
 pub async fn publish_updates(admin: Rc<AdminContext>) {
     let (mut not_ready, mut draining) = (admin.health.signal.clone(), admin.health.signal.clone());
     let mut is_not_ready = false;

@@ -89,9 +89,9 @@ impl UsersFile {
         credentials: &Credentials,
         attempt: Attempt,
     ) -> Result<VerifiedLogin, VerifyError> {
-        // SECURITY: a client with too many failures must not cause a hash computation. Checked again after waiting, because
-        // concurrent attempts of the same client may have failed in the meantime. So concurrent attempts get hardly
-        // more results than sequential ones.
+        // SECURITY: a client with too many failures must not cause a hash computation. Checked again after waiting,
+        // because concurrent attempts of the same client may have failed in the meantime. So concurrent attempts get
+        // hardly more results than sequential ones.
         let permit = wait_for_permit(&self.hash_permits, &attempt).await?;
         let users = self.users();
         let hash = users.hash_of(credentials.user.as_str()).cloned();

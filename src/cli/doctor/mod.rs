@@ -1,5 +1,5 @@
-//! `timbr-gateway doctor`: checks the configuration, its environment and the requests of the published clients, and names
-//! the setting that fixes a failure. It changes nothing, and does not contact a running gateway.
+//! `timbr-gateway doctor`: checks the configuration, its environment and the requests of the published clients, and
+//! names the setting that fixes a failure. It changes nothing, and does not contact a running gateway.
 
 mod chain;
 mod environment;

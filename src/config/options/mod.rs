@@ -116,8 +116,8 @@ impl<T> fmt::Display for Key<T> {
     }
 }
 
-/// Declares a group of options: the constant with its typed keys and, after `=>`, the struct that the group fills. `with`
-/// adds a field to the struct that is not an option of the group.
+/// Declares a group of options: the constant with its typed keys and, after `=>`, the struct that the group fills.
+/// `with` adds a field to the struct that is not an option of the group.
 macro_rules! group {
     ($(#[$meta:meta])* $group:ident: $keys:ident = $prefix:literal => $options:ident $(with $more_doc:literal $more:ident: $more_type:ty = $read:path)? {
         $($entries:tt)*

@@ -1,5 +1,5 @@
-//! The keys of the entries of list options, for the schema and the tables of `docs/configuration.md`. Does not read them:
-//! that is done by `routes`, `jwt`, `rules` and `transport`, and a test compares the keys.
+//! The keys of the entries of list options, for the schema and the tables of `docs/configuration.md`. Does not read
+//! them: that is done by `routes`, `jwt`, `rules` and `transport`, and a test compares the keys.
 
 /// A key of an entry.
 #[derive(Clone, Copy, Debug)]

@@ -1,7 +1,7 @@
 //! An HTTP/1 connection: one request after the other; the next one is read after the response to the previous one.
 //!
-//! It uses the gateway's own parser, `crate::http::h1`, instead of a general library: a malformed head gets the same kind of
-//! response, with a request id and an access log line, as any other rejection.
+//! It uses the gateway's own parser, `crate::http::h1`, instead of a general library: a malformed head gets the same
+//! kind of response, with a request id and an access log line, as any other rejection.
 
 mod response;
 mod wire;
@@ -255,7 +255,8 @@ where
         wire.is_body_complete() || (is_small && wire.is_body_untouched())
     }
 
-    /// Reads and discards the rest of the request's body. Returns whether its end was reached; otherwise the connection is closed.
+    /// Reads and discards the rest of the request's body. Returns whether its end was reached; otherwise the connection
+    /// is closed.
     ///
     /// SECURITY: the rest of a body must never be parsed as the next request.
     async fn discard_body(&mut self) -> Result<bool, ConnectionEnd> {

@@ -1,7 +1,7 @@
 //! The socket of an HTTP/1 connection with its read buffer, and the state of the request body.
 //!
-//! A request body is read by its consumer, usually the code that writes to the backend, and shares the socket with the code that
-//! writes the response.
+//! A request body is read by its consumer, usually the code that writes to the backend, and shares the socket with the
+//! code that writes the response.
 
 use std::cell::RefCell;
 use std::io;
@@ -211,9 +211,11 @@ impl<I: AsyncRead + AsyncWrite + Unpin> Wire<I> {
         Poll::Ready(Ok(()))
     }
 
-    /// Ready when the client disconnects while its request is served. While a body is being read, its reader detects that.
+    /// Ready when the client disconnects while its request is served. While a body is being read, its reader detects
+    /// that.
     pub fn poll_disconnect(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        // A body that was not polled yet is read ahead, because its client may disconnect while the request waits in the queue.
+        // A body that was not polled yet is read ahead, because its client may disconnect while the request waits in
+        // the queue.
         if !self.is_body_complete() && (self.is_body_requested || matches!(self.body, RequestBodyState::Broken(_))) {
             if !matches!(self.body, RequestBodyState::Broken(_))
                 && !self.connection_waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker()))

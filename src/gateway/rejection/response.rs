@@ -1,5 +1,5 @@
-//! The response to a rejected request, in the envelope of the API. It allocates as little as possible, as floods consist
-//! of rejections.
+//! The response to a rejected request, in the envelope of the API. It allocates as little as possible, as floods
+//! consist of rejections.
 
 use bytes::Bytes;
 

@@ -75,8 +75,8 @@ pub struct Metrics {
     pub accept_failures: Counter,
     /// Metrics of the endpoints of each backend.
     pub upstreams: UpstreamMetrics,
-    /// Requests that were sent again because no byte was written, or because the method is safe. Attempts at a different
-    /// endpoint after a failed connection are not counted.
+    /// Requests that were sent again because no byte was written, or because the method is safe. Attempts at a
+    /// different endpoint after a failed connection are not counted.
     pub upstream_retries: Counter,
     /// Requests that no rule allows, but that passed because authorization is in shadow mode.
     pub authorization_shadow_denials: Counter,
