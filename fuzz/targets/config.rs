@@ -7,7 +7,7 @@ use std::sync::LazyLock;
 
 use libfuzzer_sys::fuzz_target;
 use timbr_gateway::config::file::Node;
-use timbr_gateway::config::print::to_yaml;
+use timbr_gateway::config::print::{OriginComments, to_yaml};
 use timbr_gateway::config::{Sources, load};
 
 const SALT: &str = "cw_0x689RpI-jtRR7oE8h_eQsKImvJapLeSbXpwF4e4=";
@@ -28,7 +28,7 @@ fn read(text: &[u8]) -> Option<String> {
             assert!(
                 !config.salts.is_empty() && config.workers > 0 && config.routes.iter().all(|r| !r.prefix.is_empty())
             );
-            Some(to_yaml(&settings, &config.routes, false))
+            Some(to_yaml(&settings, &config.routes, OriginComments::Omitted))
         }
         Err(problems) => {
             assert!(!problems.is_empty());
