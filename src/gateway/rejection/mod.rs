@@ -116,7 +116,7 @@ pub struct RejectionEntry {
     pub remedy: &'static str,
 }
 
-/// Where the cause of a rejection lies, and so who has to change something.
+/// The cause of a rejection: which side has to change something.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fault {
     /// In the client's request, or in what lies between the client and the gateway.

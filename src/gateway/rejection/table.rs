@@ -672,7 +672,7 @@ rejections! {
                  and none has recovered yet. Nothing was sent. The log, and `/upstreams` on the admin listener, have \
                  the cause; see [upstreams.md](upstreams.md).",
     }
-    /// There is no connection to the backend.
+    /// Connecting to the backend failed.
     UpstreamUnreachable {
         status: BAD_GATEWAY,
         reason: "upstream_unreachable",
