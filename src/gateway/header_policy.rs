@@ -38,17 +38,8 @@ pub const POLICY_HEADERS: [HeaderName; 8] = [
 /// are headers. No client of Timbr sends such a name, so all of them are dropped.
 pub fn disposition(name: HeaderName, text: &[u8]) -> Disposition {
     let is_dropped = match name {
-        // RFC 9110 section 7.6.1.
-        HeaderName::Connection
-        | HeaderName::ProxyConnection
-        | HeaderName::KeepAlive
-        | HeaderName::Te
-        | HeaderName::Trailer
-        | HeaderName::TransferEncoding
-        | HeaderName::Upgrade
-        | HeaderName::Http2Settings
-        | HeaderName::ProxyAuthorization
-        | HeaderName::ProxyAuthenticate => true,
+        // For this hop, as the names of `is_hop_by_hop`.
+        HeaderName::Http2Settings | HeaderName::ProxyAuthorization => true,
         // The gateway writes its own, or has already handled it.
         HeaderName::Host
         | HeaderName::ContentLength
@@ -96,7 +87,7 @@ pub fn disposition(name: HeaderName, text: &[u8]) -> Disposition {
             ) || !is_plain_name(text)
                 || CLIENT_CLAIM_PREFIXES.iter().any(|prefix| text.starts_with(prefix.as_bytes()))
         }
-        _ => false,
+        _ => name.is_hop_by_hop(),
     };
     if is_dropped { Disposition::Drop } else { Disposition::Forward }
 }

@@ -86,18 +86,7 @@ fn remove_hop_by_hop(headers: &mut Headers) {
         }
     }
     headers.retain(|header| {
-        let is_hop_by_hop = matches!(
-            header.name,
-            HeaderName::Connection
-                | HeaderName::ProxyConnection
-                | HeaderName::KeepAlive
-                | HeaderName::Te
-                | HeaderName::Trailer
-                | HeaderName::TransferEncoding
-                | HeaderName::Upgrade
-                | HeaderName::ProxyAuthenticate
-        );
-        !is_hop_by_hop && !named.iter().any(|name| name.as_str().as_bytes() == header.text())
+        !header.name.is_hop_by_hop() && !named.iter().any(|name| name.as_str().as_bytes() == header.text())
     });
 }
 

@@ -186,6 +186,22 @@ impl HeaderName {
     pub fn to_http(self) -> Option<&'static http::HeaderName> {
         HEADER_NAMES.get(self as usize)
     }
+
+    /// Whether the header concerns one connection only and is never forwarded (RFC 9110 section 7.6.1), in requests and
+    /// in responses.
+    pub fn is_hop_by_hop(self) -> bool {
+        matches!(
+            self,
+            HeaderName::Connection
+                | HeaderName::ProxyConnection
+                | HeaderName::KeepAlive
+                | HeaderName::Te
+                | HeaderName::Trailer
+                | HeaderName::TransferEncoding
+                | HeaderName::Upgrade
+                | HeaderName::ProxyAuthenticate
+        )
+    }
 }
 
 #[cfg(test)]
