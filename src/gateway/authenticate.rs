@@ -25,6 +25,7 @@ pub async fn authenticate(
         KeyError::Jwt(JwtError::Invalid(cause)) => Rejection::JwtInvalid(cause),
         KeyError::Jwt(JwtError::Expired) => Rejection::JwtExpired,
         KeyError::Jwt(JwtError::Unacceptable(cause)) => Rejection::JwtUnacceptable(cause),
+        KeyError::Jwt(JwtError::UnknownKey(wait)) => Rejection::JwtKeyUnknown(wait),
         KeyError::Jwt(JwtError::KeysUnavailable) => Rejection::JwtKeysUnavailable,
         KeyError::TooManyFailures(TooManyFailures(wait)) => Rejection::TooManyFailures(wait),
     })

@@ -109,7 +109,6 @@ fn a_jwt_without_a_valid_signature_is_rejected() {
         (format!("{header}.{}.{signature}", part(&root)), "signature is invalid"),
         (format!("{header}.{}.", part(&good)), "signature is invalid"),
         (SigningKey::new("one").sign(&good), "signature is invalid"),
-        (SigningKey::new("two").sign(&good), "no matching key"),
         (SigningKey::new("one").sign(&claims(NOW, &json!({"iss": "https://evil"}))), "issuer is unknown"),
         // A key URL in the token itself is never used.
         (
@@ -164,7 +163,8 @@ fn a_new_key_is_fetched_once_and_a_withdrawn_key_is_rejected() {
     setup.idp.publish(&[&next]);
     assert_eq!(setup.get(&old, &[]).status, 200, "the change is not known yet");
     let new = next.sign(&claims(NOW, &json!({})));
-    assert_eq!(setup.get(&new, &[]).reason(), "jwt_invalid", "the keys were just fetched");
+    // Its signature cannot be checked yet, so it is neither accepted nor rejected.
+    assert_try_again(&setup.get(&new, &[]));
     setup.gateway.clock.advance(Duration::from_secs(10));
     std::thread::scope(|scope| {
         for _ in 0..8 {
@@ -172,17 +172,46 @@ fn a_new_key_is_fetched_once_and_a_withdrawn_key_is_rejected() {
         }
     });
     assert_eq!(setup.idp.fetched(), 2, "all wait for the same fetch");
-    assert_eq!(setup.get(&old, &[]).reason(), "jwt_invalid", "its key was withdrawn");
+    assert_try_again(&setup.get(&old, &[]));
 
     for number in 0..20 {
         let made_up = SigningKey::new(&format!("key-{number}")).sign(&claims(NOW, &json!({})));
-        assert_eq!(setup.get(&made_up, &[]).reason(), "jwt_invalid");
+        assert_try_again(&setup.get(&made_up, &[]));
     }
     assert_eq!(setup.idp.fetched(), 2, "unknown key ids cause no further fetch");
+    for (number, token) in [&old, &SigningKey::new("another").sign(&claims(NOW, &json!({})))].into_iter().enumerate() {
+        setup.gateway.clock.advance(Duration::from_secs(10));
+        assert_eq!(setup.get(token, &[]).reason(), "jwt_invalid", "a fetch has confirmed that the key is unknown");
+        assert_eq!(setup.idp.fetched(), 3 + number);
+    }
+}
+
+#[test]
+fn a_token_with_an_unknown_key_is_no_failure_while_newer_keys_are_possible() {
+    let setup = Setup::new("", &[("LIMITS_FAILURES_PER_ADDRESS", "1"), ("AUTH_JWT_REFRESH", "1h")]);
+    assert_eq!(setup.get(&setup.token(&json!({})), &[]).status, 200);
+    let next = SigningKey::new("two");
+    let new = next.sign(&claims(NOW, &json!({})));
+    for _ in 0..5 {
+        assert_try_again(&setup.get(&new, &[]));
+    }
+    // The issuer is unavailable when the keys may be fetched again.
+    setup.idp.publish(&[]);
     setup.gateway.clock.advance(Duration::from_secs(10));
-    let made_up = SigningKey::new("another").sign(&claims(NOW, &json!({})));
-    assert_eq!(setup.get(&made_up, &[]).reason(), "jwt_invalid");
-    assert_eq!(setup.idp.fetched(), 3);
+    assert_try_again(&setup.get(&new, &[]));
+    setup.idp.publish(&[&next]);
+    setup.gateway.clock.advance(Duration::from_secs(10));
+    assert_eq!(setup.get(&new, &[]).status, 200);
+    // A wrong signature is a failure at once.
+    let forged = SigningKey::new("two").sign(&claims(NOW, &json!({})));
+    assert_eq!(setup.get(&forged, &[]).reason(), "jwt_invalid");
+    assert_eq!(setup.get(&forged, &[]).reason(), "too_many_failures");
+    assert!(setup.upstream.log().len() == 2);
+}
+
+fn assert_try_again(response: &Response) {
+    assert_eq!((response.status, response.reason().as_str()), (503, "jwt_key_unknown"));
+    assert!(response.header("retry-after").parse::<u64>().is_ok_and(|wait| (1..=11).contains(&wait)));
 }
 
 #[test]

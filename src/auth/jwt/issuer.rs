@@ -1,10 +1,13 @@
 //! One JWT issuer: its keys, allowed algorithms and required claims. Verifies tokens; does not cache the results.
 
+use std::sync::Arc;
+
 use jsonwebtoken::{Algorithm, DecodingKey, Header, Validation, decode};
 
 use crate::auth::jwt::JwtError;
 use crate::auth::jwt::claims::{ClaimRules, Claims};
-use crate::auth::jwt::issuer_keys::IssuerKeys;
+use crate::auth::jwt::issuer_keys::{IssuerKeys, NewerKeys};
+use crate::auth::jwt::key_set::KeySet;
 use crate::base::clock::Clock;
 use crate::base::user_name::UserName;
 use crate::config::JwtOptions;
@@ -73,17 +76,28 @@ impl Issuer {
         if header.crit.is_some() {
             return Err(JwtError::Invalid("it has critical extensions"));
         }
-        let mut set = self.keys.current();
-        if set.as_ref().is_none_or(|set| set.find(header).is_none())
-            && let Some(newer) = self.keys.wait_for_newer(set.as_ref().map(|set| set.generation)).await
-        {
-            set = Some(newer);
-        }
-        let set = set.ok_or(JwtError::KeysUnavailable)?;
+        let set = self.keys_matching(header).await?;
         let key = set.find(header).ok_or(JwtError::Invalid("its issuer has no matching key"))?;
         let claims = verify_signature(token, key, header.alg)?;
         let (user, expires_at) = self.rules.validate(&claims, now)?;
         Ok(VerifiedJwt { user, generation: set.generation, expires_at })
+    }
+
+    /// The current keys or, if none of them matches the token's header, newer ones.
+    ///
+    /// SECURITY: a token with an unknown key ID is not rejected while its issuer may have newer keys: it may be valid,
+    /// and a rejection would count as a failure of its client.
+    async fn keys_matching(&self, header: &Header) -> Result<Arc<KeySet>, JwtError> {
+        let current = self.keys.current();
+        if let Some(set) = current.as_ref().filter(|set| set.find(header).is_some()) {
+            return Ok(Arc::clone(set));
+        }
+        match (self.keys.newer_than(current.as_ref().map(|set| set.generation)).await, current) {
+            (NewerKeys::Found(newer), _) => Ok(newer),
+            (_, None) => Err(JwtError::KeysUnavailable),
+            (NewerKeys::None, Some(current)) => Ok(current),
+            (NewerKeys::NotFetched(wait), Some(_)) => Err(JwtError::UnknownKey(wait)),
+        }
     }
 }
 

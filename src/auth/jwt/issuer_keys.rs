@@ -45,11 +45,23 @@ enum IssuerKeysLocation {
     Secret,
 }
 
+/// The result of looking for newer keys.
+pub enum NewerKeys {
+    /// Keys that were fetched since.
+    Found(Arc<KeySet>),
+    /// A fetch has just confirmed the current keys, or they cannot be fetched.
+    None,
+    /// Unknown: the last attempt was too recent, or this one failed. The next one is possible after this time.
+    NotFetched(Duration),
+}
+
 #[derive(Clone, Default)]
 struct IssuerKeysState {
     set: Option<Arc<KeySet>>,
     /// The last successful fetch or read.
     confirmed_at: Option<Tick>,
+    /// The begin of the last attempt.
+    begun_at: Option<Tick>,
     /// The end of the last attempt.
     attempted_at: Option<Tick>,
     is_failing: bool,
@@ -105,26 +117,39 @@ impl IssuerKeys {
         self.current().map(|set| set.generation)
     }
 
-    /// Keys newer than `generation`, for a token that no current key matches. Requests a fetch, unless one was just
-    /// attempted. Concurrent callers wait for the same fetch.
-    pub async fn wait_for_newer(&self, generation: Option<u64>) -> Option<Arc<KeySet>> {
-        let mut state = self.state.subscribe();
+    /// Looks for keys newer than `generation`, for a token that no current key matches. Requests a fetch, unless one was
+    /// just attempted. Concurrent callers wait for the same fetch.
+    pub async fn newer_than(&self, generation: Option<u64>) -> NewerKeys {
+        let (mut state, asked_at) = (self.state.subscribe(), self.clock.now());
         let is_newer = |set: &Arc<KeySet>| Some(set.generation) != generation;
         if let Some(newer) = self.current().filter(is_newer) {
-            return Some(newer);
+            return NewerKeys::Found(newer);
+        }
+        if !matches!(self.location, IssuerKeysLocation::Url { .. }) {
+            return NewerKeys::None;
         }
         // SECURITY: forged tokens must not cause unlimited requests to the identity provider.
-        if !matches!(self.location, IssuerKeysLocation::Url { .. }) || self.is_just_attempted() {
-            return None;
+        if let Some(wait) = self.wait_until_fetch_allowed() {
+            return NewerKeys::NotFetched(wait);
         }
         self.refresh_requested.notify_one();
         let _ = timeout(FETCH_TIMEOUT, state.changed()).await;
-        self.current().filter(is_newer)
+        if let Some(newer) = self.current().filter(is_newer) {
+            return NewerKeys::Found(newer);
+        }
+        // A fetch that had begun before may have missed a key that was published since.
+        let state = self.state.borrow();
+        let has_succeeded = state.attempted_at >= state.begun_at && !state.is_failing;
+        match state.begun_at.is_some_and(|at| at >= asked_at) && has_succeeded {
+            true => NewerKeys::None,
+            false => NewerKeys::NotFetched(self.min_refetch_interval),
+        }
     }
 
-    fn is_just_attempted(&self) -> bool {
-        let now = self.clock.now();
-        self.state.borrow().attempted_at.is_some_and(|at| now.since(at) < self.min_refetch_interval)
+    /// The rest of the interval after the last attempt, during which no token causes another one.
+    fn wait_until_fetch_allowed(&self) -> Option<Duration> {
+        let since = self.clock.now().since(self.state.borrow().attempted_at?);
+        self.min_refetch_interval.checked_sub(since).filter(|wait| !wait.is_zero())
     }
 
     /// Fetches the keys periodically and on request. Never returns.
@@ -133,6 +158,11 @@ impl IssuerKeys {
             return std::future::pending().await;
         };
         loop {
+            // Wakes no waiting request.
+            self.state.send_if_modified(|state| {
+                state.begun_at = Some(self.clock.now());
+                false
+            });
             let fetched = fetch_key_set(origin, target).await;
             // `update` logged a failure and set the state.
             let _ = self.update(fetched, &format!("{}{target}", origin.authority()));
@@ -149,7 +179,7 @@ impl IssuerKeys {
     async fn wait_for_refresh_request(&self) {
         loop {
             self.refresh_requested.notified().await;
-            if !self.is_just_attempted() {
+            if self.wait_until_fetch_allowed().is_none() {
                 return;
             }
         }
@@ -188,12 +218,12 @@ impl IssuerKeys {
                 } else if before.is_failing {
                     info!(from, "token issuer keys are available again");
                 }
-                let confirmed = Some(now);
                 self.state.send_replace(IssuerKeysState {
                     set: Some(set),
-                    confirmed_at: confirmed,
-                    attempted_at: confirmed,
+                    confirmed_at: Some(now),
+                    attempted_at: Some(now),
                     is_failing: false,
+                    ..before
                 });
                 Ok(())
             }

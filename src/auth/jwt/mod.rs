@@ -11,6 +11,7 @@ mod key_set;
 use std::convert::Infallible as Never;
 use std::future::poll_fn;
 use std::task::Poll;
+use std::time::Duration;
 
 use dashmap::DashMap;
 use jsonwebtoken::decode_header;
@@ -49,6 +50,9 @@ pub enum JwtError {
     /// Signed by a known issuer, but its claims are not accepted.
     #[error("{0}")]
     Unacceptable(&'static str),
+    /// No current key of its issuer has its key ID, and newer keys cannot be fetched before this time has passed.
+    #[error("its issuer has no matching key yet")]
+    UnknownKey(Duration),
     /// The issuer's keys could not be fetched.
     #[error("the keys of its issuer are unavailable")]
     KeysUnavailable,
@@ -85,7 +89,7 @@ impl Jwt {
 fn outcome(verified: &Result<UserName, JwtError>) -> AuthOutcome {
     match verified {
         Ok(_) => AuthOutcome::Ok,
-        Err(JwtError::KeysUnavailable) => AuthOutcome::Unavailable,
+        Err(JwtError::KeysUnavailable | JwtError::UnknownKey(_)) => AuthOutcome::Unavailable,
         Err(_) => AuthOutcome::Refused,
     }
 }

@@ -386,6 +386,22 @@ rejections! {
         remedy: "Genuine, but not usable here: `aud`, `nbf`, the claim with the user name, or the tenant. The message \
                  names the cause.",
     }
+    /// The `x-jwt-token` names a key that its issuer may have published since the last fetch. The data is the time until
+    /// the next fetch.
+    JwtKeyUnknown(wait: Duration) {
+        status: SERVICE_UNAVAILABLE,
+        reason: "jwt_key_unknown",
+        phases: [Authenticate],
+        fault: Dependency,
+        // Rounded up, as below.
+        response_header: RetryAfter(wait.as_secs() + 1),
+        header: Some("x-jwt-token"),
+        rules: ["auth.jwt_refetch", "auth.jwt_issuers"],
+        message: "The `x-jwt-token` names a key that its issuer has not published yet. Try again in a moment.",
+        remedy: "The keys of the issuer were fetched less than `auth.jwt_refetch` ago and do not contain the `kid` of \
+                 the token, or they could not be fetched again. Normal for a moment after a key rotation. If it \
+                 continues, the client sends tokens of a key that the issuer has withdrawn or never had.",
+    }
     /// The keys of the issuer of the `x-jwt-token` are not available.
     JwtKeysUnavailable {
         status: SERVICE_UNAVAILABLE,
