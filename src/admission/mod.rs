@@ -3,6 +3,7 @@
 //! All workers share the counts. A permit releases its count when dropped. This module knows neither sockets nor HTTP.
 
 mod fair_queue;
+mod rule_limiter;
 
 use std::hash::{BuildHasher, Hash, RandomState};
 use std::net::IpAddr;
@@ -10,13 +11,16 @@ use std::sync::Arc;
 
 use dashmap::DashMap;
 use dashmap::mapref::entry::Entry;
+use smallvec::SmallVec;
 
 use crate::base::identity_hasher::IdentityHasher;
-use crate::config::LimitOptions;
+use crate::config::{LimitOptions, LimitRule};
 use crate::observability::metrics::{CloseCause, Metrics};
 
 pub use fair_queue::QueueError;
 use fair_queue::{FairQueue, Slot};
+use rule_limiter::RulePermit;
+pub use rule_limiter::{RuleExceeded, RuleLimiter};
 
 /// Grants permits for connections and requests.
 #[derive(Debug)]
@@ -27,6 +31,7 @@ pub struct Admission {
     requests: Arc<KeyedCounts>,
     /// `None`: the number of concurrent requests to the backends is unlimited.
     fair_queue: Option<Arc<FairQueue>>,
+    rules: Arc<[Arc<RuleLimiter>]>,
 }
 
 /// The limit that a request would exceed.
@@ -40,26 +45,37 @@ pub enum LimitExceeded {
 
 impl Admission {
     /// All counts are zero.
-    pub fn new(limits: LimitOptions, metrics: Arc<Metrics>) -> Admission {
+    pub fn new(limits: LimitOptions, rules: &[LimitRule], metrics: Arc<Metrics>) -> Admission {
         let fair_queue = limits.queue.map(|limits| FairQueue::new(limits, Arc::clone(&metrics)));
-        Admission { limits, metrics, connections: Arc::default(), requests: Arc::default(), fair_queue }
+        let rules = rules.iter().map(|rule| Arc::new(RuleLimiter::new(rule.clone(), metrics.limit_rule(&rule.name))));
+        let rules = rules.collect();
+        Admission { limits, metrics, connections: Arc::default(), requests: Arc::default(), fair_queue, rules }
     }
 
     /// The same counts with new limits. If the limits of the fair queue change, the new queue starts empty: it does
-    /// not count requests that are already at the backends.
-    pub fn with_limits(&self, limits: LimitOptions) -> Admission {
-        let mut admission = Admission::new(limits, Arc::clone(&self.metrics));
+    /// not count requests that are already at the backends. A rule that has not changed keeps its counts.
+    pub fn with_limits(&self, limits: LimitOptions, rules: &[LimitRule]) -> Admission {
+        let mut admission = Admission::new(limits, rules, Arc::clone(&self.metrics));
         admission.connections = Arc::clone(&self.connections);
         admission.requests = Arc::clone(&self.requests);
         if admission.limits.queue == self.limits.queue {
             admission.fair_queue.clone_from(&self.fair_queue);
         }
+        // The callers' hashes are those of the shared `requests`.
+        let current =
+            |new: &Arc<RuleLimiter>| self.rules.iter().find(|old| old.rule == new.rule).unwrap_or(new).clone();
+        admission.rules = admission.rules.iter().map(current).collect();
         admission
     }
 
     /// The metrics that hold the totals of connections and requests.
     pub fn metrics(&self) -> &Arc<Metrics> {
         &self.metrics
+    }
+
+    /// Removes counts of callers who have not sent requests for a while. Called periodically.
+    pub fn sweep(&self) {
+        self.rules.iter().for_each(|limiter| limiter.sweep());
     }
 
     /// A permit for a connection, or `None` if a limit is reached, which it records in the metrics. `is_shared` says
@@ -83,7 +99,7 @@ impl Admission {
 
     /// A permit for a request, which counts toward the total only: see [`RequestPermit::count_for`].
     pub fn admit_request(self: &Arc<Admission>) -> Result<RequestPermit, LimitExceeded> {
-        let permit = RequestPermit { admission: Arc::clone(self), caller: None, slot: None };
+        let permit = RequestPermit { admission: Arc::clone(self), caller: None, slot: None, rules: SmallVec::new() };
         let before = self.metrics.requests_in_flight.inc();
         if usize::try_from(before).is_ok_and(|before| before >= self.limits.requests) {
             return Err(LimitExceeded::Total);
@@ -116,6 +132,8 @@ pub struct RequestPermit {
     /// The hash of the identity; `None` before [`RequestPermit::count_for`].
     caller: Option<u64>,
     slot: Option<Slot>,
+    /// Of the rules that limit concurrent requests.
+    rules: SmallVec<[RulePermit; 2]>,
 }
 
 impl RequestPermit {
@@ -127,6 +145,17 @@ impl RequestPermit {
             return Err(LimitExceeded::Caller);
         }
         self.caller = Some(caller);
+        Ok(())
+    }
+
+    /// The rules of `limits.rules`.
+    pub fn rules(&self) -> &Arc<[Arc<RuleLimiter>]> {
+        &self.admission.rules
+    }
+
+    /// Counts the request of its caller for a rule.
+    pub fn count_for_rule(&mut self, limiter: &Arc<RuleLimiter>) -> Result<(), RuleExceeded> {
+        self.rules.extend(limiter.admit(self.caller.unwrap_or_default())?);
         Ok(())
     }
 
@@ -214,7 +243,7 @@ mod tests {
             requests_per_identity: 2,
             ..LimitOptions::unlimited()
         };
-        Arc::new(Admission::new(limits, Arc::default()))
+        Arc::new(Admission::new(limits, &[], Arc::default()))
     }
 
     fn connect(admission: &Arc<Admission>, address: &str) -> Option<ConnectionPermit> {
@@ -260,7 +289,7 @@ mod tests {
         let (one, two) = (connect(&old, "10.0.0.1"), connect(&old, "10.0.0.1"));
         assert!(one.is_some() && two.is_some() && connect(&old, "10.0.0.1").is_none());
         let limits = LimitOptions { connections: 9, connections_per_address: 3, ..LimitOptions::unlimited() };
-        let new = Arc::new(old.with_limits(limits));
+        let new = Arc::new(old.with_limits(limits, &[]));
         let third = connect(&new, "10.0.0.1");
         assert!(third.is_some() && connect(&new, "10.0.0.1").is_none());
         drop((one, two, third));

@@ -90,7 +90,7 @@ impl NewComponents {
         if changes.has_any_of(&[LOG.level.key]) {
             log::set_level(config.log.level);
         }
-        let admission = current.admission.with_limits(effective_limits(&config));
+        let admission = current.admission.with_limits(effective_limits(&config), &config.limit_rules);
         Arc::new(Snapshot {
             config: Arc::new(config),
             auth: Arc::new(self.auth),

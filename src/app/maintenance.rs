@@ -189,13 +189,14 @@ pub async fn maintain_backends(mut snapshot: watch::Receiver<Arc<Snapshot>>) {
     }
 }
 
-/// Removes expired tokens periodically. Never returns.
+/// Removes expired tokens and unused counts periodically. Never returns.
 pub async fn sweep_expired(mut snapshot: watch::Receiver<Arc<Snapshot>>) {
     let mut ticks = tokio::time::interval(SWEEP_INTERVAL);
     loop {
         ticks.tick().await;
-        let auth = Arc::clone(&snapshot.borrow_and_update().auth);
-        auth.sweep();
+        let current = Arc::clone(&snapshot.borrow_and_update());
+        current.auth.sweep();
+        current.admission.sweep();
         log::report_dropped_lines();
     }
 }

@@ -152,7 +152,8 @@ impl Bound {
     pub fn run(mut self, requests: ControlReceiver) -> Result<RunOutcome, StartError> {
         self.log_start();
         let (controller, signal) = shutdown_phase::channel();
-        let admission = Admission::new(effective_limits(&self.config), Arc::clone(&self.metrics));
+        let admission =
+            Admission::new(effective_limits(&self.config), &self.config.limit_rules, Arc::clone(&self.metrics));
         let snapshot = Arc::new(Snapshot {
             config: Arc::clone(&self.config),
             auth: Arc::clone(&self.components.auth),

@@ -199,7 +199,7 @@ mod tests {
         let clock = Clock::system();
         let auth = crate::auth::Auth::new(&config, &clock).expect("no file is configured");
         let backends = Backends::new(config.upstream.clone(), vec![None], 1);
-        let admission = Admission::new(config.limits, Arc::<Metrics>::default());
+        let admission = Admission::new(config.limits, &[], Arc::<Metrics>::default());
         let snapshot =
             Snapshot { config: Arc::new(config), auth: Arc::new(auth), admission: Arc::new(admission), backends };
         let source = Some((sources, LoadedSettings::new(settings)));

@@ -9,6 +9,7 @@ pub mod hex;
 pub mod identity_hasher;
 pub mod join_within;
 pub mod percent;
+pub mod rate;
 pub mod secret;
 pub mod shutdown_phase;
 pub mod single_flight;

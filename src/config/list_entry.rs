@@ -1,5 +1,7 @@
 //! Reads one entry of a list option key by key, and reports every key that no reader asked for.
 
+use std::str::FromStr;
+
 use crate::config::file::Node;
 use crate::config::sources::Problem;
 
@@ -82,6 +84,19 @@ impl<'a> ListEntry<'a> {
                 false
             }
         }
+    }
+
+    /// A number; `None` if the key is not set, or its value was reported.
+    pub fn number<T: FromStr>(&mut self, key: &'static str) -> Option<T> {
+        let number = match self.remove(key)? {
+            Node::Number(text) => text.parse().ok(),
+            _ => None,
+        };
+        if number.is_none() {
+            let is_whole = "0.5".parse::<T>().is_err();
+            self.problem(key, if is_whole { "must be a whole number, not negative" } else { "must be a number" });
+        }
+        number
     }
 
     /// Whether a key is set.

@@ -8,6 +8,7 @@ pub mod file;
 mod identity;
 pub mod jwt;
 pub mod ldap;
+mod limit_rules;
 mod list_entry;
 pub mod options;
 pub mod print;
@@ -39,6 +40,7 @@ use crate::observability::log::LogOptions;
 
 pub use jwt::JwtOptions;
 pub use ldap::LdapOptions;
+pub use limit_rules::LimitRule;
 pub use options::{Drain, LimitOptions, Timeouts, TokenOptions};
 pub use routes::{AcceptedCredentials, RouteProfile};
 pub use rules::{AuthorizationOptions, ImpersonationOptions};
@@ -77,6 +79,8 @@ pub struct Config {
     pub timeouts: Timeouts,
     /// Limits on connections and requests.
     pub limits: LimitOptions,
+    /// Rate limits and concurrency limits for each caller.
+    pub limit_rules: Vec<LimitRule>,
     /// Graceful shutdown.
     pub drain: Drain,
     /// Whether readiness fails while no address of a backend is healthy.

@@ -75,7 +75,7 @@ impl Reader<'_> {
         Some(ImpersonationOptions { rules, backend_decides })
     }
 
-    fn rules<T>(&mut self, key: &Key<Vec<Node>>, read: impl Fn(ListEntry<'_>) -> Option<T>) -> Vec<T> {
+    pub(super) fn rules<T>(&mut self, key: &Key<Vec<Node>>, read: impl Fn(ListEntry<'_>) -> Option<T>) -> Vec<T> {
         let nodes = self.get(key).unwrap_or_default().into_iter().enumerate();
         let entries = nodes
             .filter_map(|(index, node)| ListEntry::new(format!("{key}[{index}]"), node, self.problems).and_then(&read));
@@ -89,12 +89,7 @@ fn authorization_rule(mut entry: ListEntry<'_>, profiles: &[RouteProfile]) -> Op
     if users.is_none() && !unknown_users {
         entry.problem("users", "is missing; \"*\" matches every user whom the gateway knows by name");
     }
-    let routes = entry.texts("routes");
-    for name in routes.iter().flatten() {
-        if !profiles.iter().any(|profile| profile.name == *name) {
-            entry.problem("routes", format!("{name:?} is not a route"));
-        }
-    }
+    let routes = route_names(&mut entry, profiles);
     let methods = entry.texts("methods").map(|names| {
         let mut methods = Vec::new();
         for name in names {
@@ -123,7 +118,19 @@ fn impersonation_rule(mut entry: ListEntry<'_>) -> Option<ImpersonationRule> {
     complete.then_some(rule)
 }
 
-fn globs(entry: &mut ListEntry<'_>, key: &'static str) -> Option<Vec<Glob>> {
+/// The names of existing routes under `routes`.
+pub(super) fn route_names(entry: &mut ListEntry<'_>, profiles: &[RouteProfile]) -> Option<Vec<String>> {
+    let names = entry.texts("routes")?;
+    for name in &names {
+        if !profiles.iter().any(|profile| profile.name == *name) {
+            entry.problem("routes", format!("{name:?} is not a route"));
+        }
+    }
+    Some(names)
+}
+
+/// Patterns under `key`.
+pub(super) fn globs(entry: &mut ListEntry<'_>, key: &'static str) -> Option<Vec<Glob>> {
     entry.texts(key).map(|texts| texts.into_iter().map(Glob::new).collect())
 }
 

@@ -33,6 +33,7 @@ pub(super) fn config(settings: &Settings, problems: &mut Vec<Problem>) -> Option
     let store = reader.store();
     let timeouts = Timeouts::read(&mut reader);
     let limits = LimitOptions::read(&mut reader);
+    let limit_rules = reader.limit_rules(&routes);
     let drain = Drain::read(&mut reader);
     let readiness_requires_upstream = reader.get(&READINESS.upstream);
     let log = reader.log();
@@ -57,6 +58,7 @@ pub(super) fn config(settings: &Settings, problems: &mut Vec<Problem>) -> Option
         failures: limits.map(|limits| limits.failures())?,
         timeouts: timeouts?,
         limits: limits?,
+        limit_rules,
         drain: drain?,
         readiness_requires_upstream: readiness_requires_upstream?,
         log: log?,

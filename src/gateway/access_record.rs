@@ -2,6 +2,7 @@
 //! which is when the response has ended or the client has closed the connection.
 
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use http::{Method, StatusCode};
@@ -41,6 +42,8 @@ pub struct AccessRecord {
     pub acts_as: Option<String>,
     /// The fingerprint of the key, once the identity is proven.
     pub key: Option<Fingerprint>,
+    /// The rule of `limits.rules` whose limit the request exceeds, enforced or not.
+    pub limit_rule: Option<Arc<str>>,
     /// The reason of the rejection; empty if the backend responded.
     pub reason: &'static str,
     /// The status of the response; 499 until there is one.
@@ -75,6 +78,7 @@ impl AccessRecord {
             user: None,
             acts_as: None,
             key: None,
+            limit_rule: None,
             reason: "",
             status: StatusCode::from_u16(CLIENT_CLOSED_REQUEST).expect("within 100 to 999"),
             sent: 0,
@@ -196,6 +200,9 @@ impl AccessRecord {
             self.write_request(line);
             line.number(label!("status"), self.status.as_u16().into());
             line.text(label!("reason"), self.reason);
+            if let Some(rule) = &self.limit_rule {
+                line.text(label!("limit_rule"), rule);
+            }
             line.number(label!("received"), received);
             line.number(label!("sent"), self.sent);
             line.boolean(label!("complete"), self.complete);

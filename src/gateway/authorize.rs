@@ -36,7 +36,7 @@ pub fn authorize(
 }
 
 /// The ontology that a path of the API names. `route` has already rejected ambiguous paths.
-fn ontology_in_path(path: &str) -> Option<Cow<'_, str>> {
+pub(super) fn ontology_in_path(path: &str) -> Option<Cow<'_, str>> {
     let mut segments = path.strip_prefix("/timbr/")?.split('/');
     let segment = match (segments.next()?, segments.next()?) {
         ("openapi", "ontology") | ("api", "q" | "get_ontology" | "get_config" | "clear_cache") => segments.next()?,

@@ -43,7 +43,7 @@ fn table(list: &str) -> String {
 fn the_configuration_reference_is_up_to_date() {
     let path = repository().join("docs/configuration.md");
     let mut text = std::fs::read_to_string(&path).expect("the reference");
-    let tables = ["routes", "auth.jwt_issuers", "authorization.rules"];
+    let tables = ["routes", "auth.jwt_issuers", "authorization.rules", "limits.rules"];
     let generated = tables.iter().map(|list| (*list, table(list))).chain([("options", reference())]);
     for (name, expected) in generated {
         let marks = (format!("<!-- {name}: generated -->\n"), format!("<!-- {name}: end -->"));

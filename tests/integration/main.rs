@@ -20,6 +20,7 @@ mod identity;
 mod jwt;
 mod large_answers;
 mod layers;
+mod limit_rules;
 mod limits;
 mod logs;
 mod plain_english;

@@ -34,6 +34,7 @@ pub fn all() -> impl Iterator<Item = &'static OptionSpec> {
         TokenKeys::SPECS,
         StoreKeys::SPECS,
         LimitKeys::SPECS,
+        LimitRuleKeys::SPECS,
         TimeoutKeys::SPECS,
         DrainKeys::SPECS,
         ReadinessKeys::SPECS,
@@ -313,6 +314,12 @@ group! {
          keys, tokens and bearers are still accepted. 0: no limit.";
     failures_per_user: Limit = "10",
         "Rate limit for wrong passwords of one user from one address, per minute. 0: no limit.";
+} }
+
+group! { LIMIT_RULES: LimitRuleKeys = "limits." {
+    rules: Vec<Node>,
+        "Rate limits and concurrency limits for each caller: a list of {name, users, addresses, routes, ontologies, \
+         requests_per_second, burst, concurrent, mode}. See configuration.md.";
 } }
 
 group! {

@@ -35,6 +35,8 @@ pub(super) enum EntryForm {
     Name,
     /// Prefix of a path, with `/` at both ends.
     Prefix,
+    /// A number.
+    Number,
     /// A number of bytes with its unit: `10MiB`.
     Size,
     /// A list of media types.
@@ -125,17 +127,46 @@ const AUTHORIZATION_RULES: &[EntryKey] = &[
     ),
 ];
 
+const LIMIT_RULES: &[EntryKey] = &[
+    required("name", EntryForm::Name, "Name of the rule in logs and metrics."),
+    key(
+        "users",
+        EntryForm::Texts,
+        "Callers: names or patterns. Default: every caller, also those whom only the backend knows.",
+    ),
+    key("addresses", EntryForm::Texts, "Addresses or networks of the clients. Default: all."),
+    key("routes", EntryForm::Texts, "Names of routes. Default: all."),
+    key(
+        "ontologies",
+        EntryForm::Texts,
+        "Ontologies in the path: names or patterns. Default: all, also paths without one.",
+    ),
+    key("requests_per_second", EntryForm::Number, "Requests of each caller per second, on average; may be a fraction."),
+    key(
+        "burst",
+        EntryForm::Number,
+        "Requests that a caller may send at once. Default: `requests_per_second`, rounded up.",
+    ),
+    key("concurrent", EntryForm::Number, "Concurrent requests of each caller."),
+    key(
+        "mode",
+        EntryForm::Word(&["enforce", "shadow"]),
+        "`shadow`: requests above the limit are counted, logged and forwarded. Default: `enforce`.",
+    ),
+];
+
 const CERTIFICATES: &[EntryKey] = &[
     required("cert_file", EntryForm::Text, "Certificate chain (PEM), leaf first."),
     required("key_file", EntryForm::Text, "Private key (PEM)."),
 ];
 
 /// The keys of all lists, by the key of the option.
-pub const LISTS: [(&str, &[EntryKey]); 5] = [
+pub const LISTS: [(&str, &[EntryKey]); 6] = [
     ("routes", ROUTES),
     ("auth.jwt_issuers", JWT_ISSUERS),
     ("impersonation.rules", IMPERSONATION_RULES),
     ("authorization.rules", AUTHORIZATION_RULES),
+    ("limits.rules", LIMIT_RULES),
     ("tls.certificates", CERTIFICATES),
 ];
 

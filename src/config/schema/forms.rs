@@ -163,6 +163,7 @@ fn form(form: EntryForm) -> Value {
         EntryForm::Texts => one_or_more(&json!({ "type": "string", "minLength": 1 })),
         EntryForm::Words(choice) => one_or_more(&words(choice)),
         EntryForm::Flag => json!({ "type": "boolean" }),
+        EntryForm::Number => json!({ "type": "number", "minimum": 0 }),
         EntryForm::Name => json!({ "type": "string", "pattern": NAME }),
         EntryForm::Prefix => json!({ "type": "string", "pattern": PREFIX }),
         EntryForm::Size => json!({ "type": "string", "pattern": SIZE }),

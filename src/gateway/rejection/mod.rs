@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use http::StatusCode;
 
-use crate::admission::{LimitExceeded, QueueError};
+use crate::admission::{LimitExceeded, QueueError, RuleExceeded};
 use crate::gateway::get_token;
 use crate::observability::phase::Phase;
 
@@ -175,6 +175,12 @@ impl ExampleData for String {
 impl ExampleData for Duration {
     fn example() -> Duration {
         Duration::ZERO
+    }
+}
+
+impl ExampleData for RuleExceeded {
+    fn example() -> RuleExceeded {
+        RuleExceeded { rule: "…".into(), retry_after: Duration::ZERO }
     }
 }
 

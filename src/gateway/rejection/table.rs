@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use http::StatusCode;
 
+use crate::admission::RuleExceeded;
+
 use crate::gateway::rejection::ResponseHeader::{self, Allow, Challenge, NoHeader, RetryAfter};
 use crate::gateway::rejection::{ExampleData, Fault, RejectionEntry};
 use crate::observability::phase::Phase;
@@ -114,6 +116,20 @@ rejections! {
         rules: ["limits.requests_per_identity"],
         message: "Too many of your requests are in progress. Wait until some of them have finished.",
         remedy: "More requests of one caller are in flight than `limits.requests_per_identity`.",
+    }
+    /// A rule of `limits.rules` limits this caller.
+    RateLimited(exceeded: RuleExceeded) {
+        status: TOO_MANY_REQUESTS,
+        reason: "rate_limited",
+        phases: [Share],
+        fault: Rules,
+        response_header: RetryAfter(exceeded.retry_after.as_millis().div_ceil(1000) as u64),
+        header: None,
+        rules: ["limits.rules"],
+        detail: format!("the limit of rule {}", exceeded.rule),
+        message: "You send more requests than you may. Send fewer at a time, and wait as long as Retry-After says.",
+        remedy: "A rule of `limits.rules` limits the rate or the number of concurrent requests of this caller. The \
+                 access line and `explain` name the rule.",
     }
     /// `Upgrade` to a protocol that the gateway does not support.
     UpgradeRefused {

@@ -80,6 +80,7 @@ pub struct Metrics {
     pub upstream_retries: Counter,
     /// Requests that no rule allows, but that passed because authorization is in shadow mode.
     pub authorization_shadow_denials: Counter,
+    limit_rules: Family<Vec<(&'static str, String)>, Counter>,
     /// Requests that ended with a panic.
     pub panics: Counter,
     /// Dropped log lines.
@@ -157,6 +158,12 @@ impl Default for Metrics {
                 "authorization_shadow_denials",
                 "Requests that no authorization rule allows, but that passed in shadow mode",
             ),
+            limit_rules: catalogue.register_family(
+                "limit_rule_exceeded",
+                MetricKind::Counter,
+                &["rule"],
+                "Requests above the limit of a rule of limits.rules; in shadow mode they were forwarded",
+            ),
             panics: catalogue.register_counter("panics", "Requests that ended with a panic"),
             log_lines_dropped: catalogue
                 .register_counter("log_lines_dropped", "Log lines dropped because the output did not keep up"),
@@ -203,6 +210,11 @@ impl Metrics {
     /// Counts a connection that the gateway closed or did not accept.
     pub fn record_connection_end(&self, cause: CloseCause) {
         self.connections_ended.get_or_create(&[("cause", cause.as_str())]).inc();
+    }
+
+    /// The counter of a rule of `limits.rules`.
+    pub fn limit_rule(&self, rule: &str) -> Counter {
+        self.limit_rules.get_or_create(&vec![("rule", rule.to_owned())]).clone()
     }
 
     /// Counts a reload. If it is not `successful`, the previous configuration was kept.
@@ -292,6 +304,7 @@ mod tests {
         let _open = worker.open_connection(Protocol::Http2);
         metrics.record_connection_end(CloseCause::AddressLimit);
         metrics.connections.inc();
+        metrics.limit_rule("bots").inc();
         metrics.store.record_operation("fetch", true, Duration::from_millis(2));
         metrics.set_certificates(&[("a.test, b.test".into(), 1_900_000_000)]);
         metrics.record_reload(false);

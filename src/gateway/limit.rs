@@ -1,0 +1,59 @@
+//! Applies `limits.rules` to an authenticated request. `admission` counts; this decides which rules a request is for.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use crate::auth::Identity;
+use crate::base::glob::Glob;
+use crate::base::user_name::UserName;
+use crate::config::LimitRule;
+use crate::gateway::authorize::ontology_in_path;
+use crate::gateway::exchange::Exchange;
+use crate::gateway::rejection::Rejection;
+use crate::gateway::screen::Screened;
+
+/// Counts the request for every rule that matches it, and rejects it if it exceeds a limit that is enforced.
+pub fn limit(screened: &Screened, identity: &Identity, exchange: &mut Exchange) -> Result<(), Rejection> {
+    let Exchange { record, permit } = exchange;
+    if permit.rules().is_empty() {
+        return Ok(());
+    }
+    let ontology = ontology_in_path(screened.path());
+    let request = LimitedRequest {
+        user: identity.user().map(UserName::as_str),
+        address: record.context.origin.address,
+        route: record.route.name(),
+        ontology: ontology.as_deref(),
+    };
+    for limiter in &*Arc::clone(permit.rules()) {
+        if !request.matches(&limiter.rule) {
+            continue;
+        }
+        if let Err(exceeded) = permit.count_for_rule(limiter) {
+            record.limit_rule = Some(Arc::clone(&exceeded.rule));
+            if limiter.rule.is_enforced {
+                return Err(Rejection::RateLimited(exceeded));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// What the conditions of a rule are compared with.
+struct LimitedRequest<'a> {
+    user: Option<&'a str>,
+    address: IpAddr,
+    route: &'a str,
+    ontology: Option<&'a str>,
+}
+
+impl LimitedRequest<'_> {
+    fn matches(&self, rule: &LimitRule) -> bool {
+        let is_one_of =
+            |globs: &[Glob], text: Option<&str>| text.is_some_and(|text| globs.iter().any(|glob| glob.matches(text)));
+        rule.users.as_ref().is_none_or(|users| is_one_of(users, self.user))
+            && rule.addresses.as_ref().is_none_or(|all| all.iter().any(|network| network.contains(&self.address)))
+            && rule.routes.as_ref().is_none_or(|routes| routes.iter().any(|route| route == self.route))
+            && rule.ontologies.as_ref().is_none_or(|ontologies| is_one_of(ontologies, self.ontology))
+    }
+}

@@ -1,0 +1,132 @@
+//! Rate limits and concurrency limits for each caller (`limits.rules`).
+
+use std::process::Command;
+use std::thread;
+use std::time::Duration;
+
+use crate::support::client::{Client, Response};
+use crate::support::gateway::Gateway;
+use crate::support::program::Program;
+use crate::support::upstream::{Upstream, respond};
+use crate::support::wait_until;
+
+const JSON: (&str, &str) = ("Content-Type", "application/json");
+const QUERY: &str = "POST /timbr/openapi/ontology/sales/query";
+
+fn send(gateway: &Gateway, line: &str, token: &str) -> Response {
+    gateway.client().send(line, &[JSON, ("x-api-key", token)], b"")
+}
+
+fn exceeded(rule: &str) -> String {
+    format!("timbr_gateway_limit_rule_exceeded_total{{rule=\"{rule}\"}}")
+}
+
+#[test]
+fn a_caller_above_the_rate_is_rejected_and_others_are_not() {
+    let upstream = Upstream::start();
+    let rules = "[{name: flood, users: 'a*', routes: openapi, requests_per_second: 0.1, burst: 3}]";
+    let gateway = Gateway::start(upstream.address(), &[("LIMITS_RULES", rules)]);
+    let (alice, bob) = (gateway.token(), gateway.token_of("bob", "secret"));
+    gateway.expect_metric(&exceeded("flood"), 0.0);
+    let statuses: Vec<_> = (0..5).map(|_| send(&gateway, QUERY, &alice).status).collect();
+    assert_eq!(statuses, [200, 200, 200, 429, 429]);
+    let refused = gateway.client().send(QUERY, &[JSON, ("x-api-key", &*alice), ("x-request-id", "flooded")], b"");
+    assert_eq!(refused.reason(), "rate_limited");
+    let wait: u64 = refused.header("retry-after").parse().expect("seconds");
+    assert!((8..=10).contains(&wait), "{wait}");
+    assert!((0..5).all(|_| send(&gateway, QUERY, &bob).status == 200), "the rule is not for bob");
+    assert_eq!(send(&gateway, "GET /timbr/api/get_ontologies/", &alice).status, 200, "nor for this route");
+    assert_eq!(upstream.log().len(), 9, "rejected requests are not forwarded");
+    gateway.expect_metric(&exceeded("flood"), 3.0);
+
+    let explained = Command::new(env!("CARGO_BIN_EXE_timbr-gateway"))
+        .args(["explain", "flooded", "--listen-admin", &gateway.admin().to_string()])
+        .env_clear()
+        .output()
+        .expect("it runs");
+    let explained = String::from_utf8(explained.stdout).expect("text");
+    assert!(explained.contains("the limit of rule flood") && explained.contains("limits.rules"), "{explained}");
+}
+
+/// A stolen credential must not have a bucket per connection or protocol.
+#[test]
+fn the_rate_holds_over_all_connections_and_tokens_of_a_caller() {
+    let rules = "[{name: all, requests_per_second: 0.1, burst: 4}]";
+    let options = [("LIMITS_RULES", rules), ("WORKERS", "4")];
+    let gateway = Gateway::start(Upstream::start().address(), &options);
+    let (first, second) = (gateway.token_of("alice", "one"), gateway.token_of("alice", "two"));
+    assert_ne!(first, second);
+    let tokens = [&first, &second];
+    let statuses: Vec<_> = thread::scope(|scope| {
+        let send = |index: usize| send(&gateway, QUERY, tokens[index % 2]).status;
+        let threads: Vec<_> = (0..12).map(|index| scope.spawn(move || send(index))).collect();
+        threads.into_iter().map(|thread| thread.join().expect("sent")).collect()
+    });
+    assert_eq!(statuses.iter().filter(|status| **status == 200).count(), 4, "{statuses:?}");
+}
+
+#[test]
+fn concurrent_requests_of_a_caller_are_limited_by_address_and_ontology() {
+    let upstream = Upstream::with_behaviour(|_, stream| {
+        thread::sleep(Duration::from_millis(500));
+        respond(stream, 200, "{}")
+    });
+    let rules = "[{name: slow, addresses: 127.0.0.0/8, ontologies: 'sal*', concurrent: 1}, \
+                 {name: elsewhere, addresses: 10.0.0.0/8, concurrent: 1}]";
+    let gateway = Gateway::start(upstream.address(), &[("LIMITS_RULES", rules)]);
+    let token = gateway.token();
+    let headers = [JSON, ("x-api-key", &*token)];
+    let other = "POST /timbr/openapi/ontology/hr/query";
+    let mut clients: Vec<_> = [QUERY, QUERY, other, other].map(|line| (line, gateway.client())).into();
+    for (line, client) in &mut clients {
+        client.write_request(line, &headers, b"");
+    }
+    let statuses: Vec<_> = clients.iter_mut().map(|(_, client)| client.read_response().status).collect();
+    let mut of_sales = [statuses[0], statuses[1]];
+    of_sales.sort_unstable();
+    assert_eq!((of_sales, &statuses[2..]), ([200, 429], &[200, 200][..]));
+    assert_eq!(send(&gateway, QUERY, &token).status, 200, "the place is free again");
+    gateway.expect_metric(&exceeded("slow"), 1.0);
+    gateway.expect_metric(&exceeded("elsewhere"), 0.0);
+}
+
+#[test]
+fn in_shadow_mode_requests_above_the_limit_are_forwarded_and_counted() {
+    let rules = "[{name: trial, requests_per_second: 0.1, burst: 1, mode: shadow}]";
+    let upstream = Upstream::start();
+    let gateway = Gateway::start(upstream.address(), &[("LIMITS_RULES", rules)]);
+    let token = gateway.token();
+    assert!((0..3).all(|_| send(&gateway, QUERY, &token).status == 200));
+    gateway.expect_metric(&exceeded("trial"), 2.0);
+
+    let (program, lines) = Program::start_logged(upstream.address(), &[("LIMITS_RULES", rules)], "exec \"$0\" serve");
+    let token = program.token();
+    let mut client = Client::connect(program.http);
+    assert!((0..3).all(|_| client.send(QUERY, &[JSON, ("x-api-key", &*token)], b"").status == 200));
+    let marked = || {
+        let lines = lines.lock().expect("no panic");
+        let queries = lines.iter().filter(|line| line["route"] == "openapi");
+        queries.map(|line| line.get("limit_rule").is_some_and(|rule| rule == "trial")).collect::<Vec<_>>()
+    };
+    wait_until("all lines are written", || marked().len() == 3);
+    assert_eq!(marked(), [false, true, true]);
+}
+
+#[test]
+fn a_reload_changes_rules_and_keeps_the_counts_of_the_others() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("gateway.yaml");
+    let write = |rules: &str| std::fs::write(&file, format!("limits: {{rules: [{rules}]}}")).expect("written");
+    let kept = "{name: kept, users: alice, requests_per_second: 0.1, burst: 1}";
+    write(kept);
+    let upstream = format!("http://{}", Upstream::start().address());
+    let gateway = Gateway::start_with_path(file.clone(), &[("UPSTREAM_URL", &upstream)]);
+    let (alice, bob) = (gateway.token(), gateway.token_of("bob", "secret"));
+    assert_eq!([&alice, &alice, &bob, &bob].map(|token| send(&gateway, QUERY, token).status), [200, 429, 200, 200]);
+    write(&format!("{kept}, {{name: new, users: bob, requests_per_second: 0.1, burst: 1}}"));
+    assert_eq!(gateway.admin_command("POST /reload", "{}").status, 200);
+    assert_eq!([&alice, &bob, &bob].map(|token| send(&gateway, QUERY, token).status), [429, 200, 429]);
+    write("");
+    assert_eq!(gateway.admin_command("POST /reload", "{}").status, 200);
+    assert_eq!([&alice, &bob].map(|token| send(&gateway, QUERY, token).status), [200, 200]);
+}
