@@ -31,15 +31,17 @@ impl Authorization {
     ///
     /// SECURITY: a rule with ontologies allows only paths that contain the ontology, because bodies are not read.
     pub fn allows(&self, identity: &Identity, action: Action<'_>) -> bool {
-        let user = identity.impersonated_user().or(identity.user());
-        self.0.rules.iter().any(|rule| is_for_user(rule, user) && is_for_action(rule, action))
+        self.0.rules.iter().any(|rule| is_for_caller(rule, identity) && is_for_action(rule, action))
     }
 }
 
-fn is_for_user(rule: &AuthorizationRule, user: Option<&UserName>) -> bool {
-    match user {
-        None => rule.unknown_users,
-        Some(user) => rule.users.iter().any(|glob| glob.matches(user.as_str())),
+/// SECURITY: the groups are those of the caller, so they grant nothing to a user whom the caller acts as.
+fn is_for_caller(rule: &AuthorizationRule, identity: &Identity) -> bool {
+    let is_listed = |user: &UserName| rule.users.iter().any(|glob| glob.matches(user.as_str()));
+    match (identity.impersonated_user(), identity.user()) {
+        (Some(user), _) => is_listed(user),
+        (None, Some(user)) => is_listed(user) || identity.is_in_group(&rule.groups),
+        (None, None) => rule.unknown_users,
     }
 }
 
@@ -54,6 +56,7 @@ fn is_for_action(rule: &AuthorizationRule, action: Action<'_>) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::auth::jwt::JwtCaller;
     use crate::base::glob::Glob;
     use crate::store::TokenId;
 
@@ -67,6 +70,7 @@ mod tests {
         let globs = |texts: &[&str]| texts.iter().map(|text| Glob::new(*text)).collect::<Vec<_>>();
         let any = |users: &[&str]| AuthorizationRule {
             users: globs(users),
+            groups: Vec::new(),
             unknown_users: false,
             routes: None,
             methods: None,
@@ -98,6 +102,17 @@ mod tests {
             let action = Action { route, method: &method, ontology };
             assert_eq!(authorization.allows(&identity(user), action), expected, "{user:?} {action:?}");
         }
+        let rules = vec![AuthorizationRule { groups: globs(&["analysts"]), ..any(&[]) }];
+        let by_group = Authorization(AuthorizationOptions { enforce: true, rules });
+        let action = Action { route: "api", method: &Method::GET, ontology: None };
+        let member = |group: &str| {
+            let user = UserName::parse(b"alice").expect("valid");
+            let caller = JwtCaller { user, groups: Some(vec![group.into()].into()) };
+            Identity::from_jwt(caller, TokenId::from_token(b"jwt").fingerprint())
+        };
+        assert!(by_group.allows(&member("analysts"), action) && !by_group.allows(&member("others"), action));
+        let acting = member("analysts").impersonating(UserName::parse(b"eve").expect("valid"));
+        assert!(!by_group.allows(&acting, action), "the groups of the caller do not count for another user");
         let acting = identity(Some("root")).impersonating(UserName::parse(b"eve").expect("valid"));
         let action = Action { route: "api", method: &Method::GET, ontology: None };
         assert!(!authorization.allows(&acting, action), "the rules of the impersonated user apply");

@@ -1,7 +1,11 @@
 //! The proven identity of a caller. Only `auth` makes one.
 
+use std::sync::Arc;
+
 use http::HeaderValue;
 
+use crate::auth::jwt::JwtCaller;
+use crate::base::glob::Glob;
 use crate::base::user_name::UserName;
 use crate::store::{Fingerprint, TokenId};
 
@@ -20,6 +24,7 @@ enum IdentitySource {
 #[derive(Debug)]
 pub struct Identity {
     user: Option<UserName>,
+    groups: Option<Arc<[Box<str>]>>,
     upstream_key: Option<HeaderValue>,
     source: IdentitySource,
     impersonated_user: Option<UserName>,
@@ -33,7 +38,8 @@ impl Identity {
         upstream_key: Option<HeaderValue>,
         fingerprint: Fingerprint,
     ) -> Identity {
-        Identity { user, upstream_key, source: IdentitySource::Key, impersonated_user: None, fingerprint }
+        let source = IdentitySource::Key;
+        Identity { user, groups: None, upstream_key, source, impersonated_user: None, fingerprint }
     }
 
     /// The identity of a token of this gateway. `upstream_key` is sent to the backend in its place.
@@ -42,8 +48,9 @@ impl Identity {
     }
 
     /// The identity of a JWT.
-    pub(super) fn from_jwt(user: UserName, fingerprint: Fingerprint) -> Identity {
-        Identity { source: IdentitySource::Jwt, ..Identity::from_key(Some(user), None, fingerprint) }
+    pub(super) fn from_jwt(caller: JwtCaller, fingerprint: Fingerprint) -> Identity {
+        let JwtCaller { user, groups } = caller;
+        Identity { source: IdentitySource::Jwt, groups, ..Identity::from_key(Some(user), None, fingerprint) }
     }
 
     /// The same caller, with permission to impersonate `user`.
@@ -54,6 +61,11 @@ impl Identity {
     /// The user; `None` for a foreign key, whose user only the backend knows.
     pub fn user(&self) -> Option<&UserName> {
         self.user.as_ref()
+    }
+
+    /// Whether one of the patterns matches a group of the caller. Only JWTs have groups.
+    pub fn is_in_group(&self, patterns: &[Glob]) -> bool {
+        self.groups.iter().flat_map(|groups| groups.iter()).any(|group| patterns.iter().any(|glob| glob.matches(group)))
     }
 
     /// The key to send to the backend instead of the client's: from `tokens.keys_file`, or stored with the token.

@@ -34,8 +34,8 @@ impl Impersonation {
         has_own_upstream_key: bool,
     ) -> Result<(Identity, Permission), ImpersonationDenied> {
         let target = UserName::parse(target).ok();
-        if let (Some(user), Some(target)) = (identity.user(), target)
-            && let Some(rule) = self.matching_rule(user, &target)
+        if let Some(target) = target
+            && let Some(rule) = self.matching_rule(&identity, &target)
         {
             return Ok((identity.impersonating(target), Permission::Rule(rule)));
         }
@@ -45,9 +45,10 @@ impl Impersonation {
         Err(ImpersonationDenied)
     }
 
-    fn matching_rule(&self, user: &UserName, target: &UserName) -> Option<usize> {
+    fn matching_rule(&self, identity: &Identity, target: &UserName) -> Option<usize> {
+        let user = identity.user()?;
         self.0.rules.iter().position(|rule| {
-            rule.users.iter().any(|glob| glob.matches(user.as_str()))
+            (rule.users.iter().any(|glob| glob.matches(user.as_str())) || identity.is_in_group(&rule.groups))
                 && rule.act_as.iter().any(|glob| glob.matches(target.as_str()))
         })
     }
@@ -69,8 +70,12 @@ mod tests {
     fn an_impersonation_needs_a_rule_or_the_backends_decision() {
         let globs = |texts: &[&str]| texts.iter().map(|text| Glob::new(*text)).collect();
         let rules = vec![
-            ImpersonationRule { users: globs(&["root"]), act_as: globs(&["*"]) },
-            ImpersonationRule { users: globs(&["svc-*", "bi"]), act_as: globs(&["*@example.com"]) },
+            ImpersonationRule { users: globs(&["root"]), groups: Vec::new(), act_as: globs(&["*"]) },
+            ImpersonationRule {
+                users: globs(&["svc-*", "bi"]),
+                groups: globs(&["leads"]),
+                act_as: globs(&["*@example.com"]),
+            },
         ];
         let impersonation =
             |backend_decides| Impersonation(ImpersonationOptions { rules: rules.clone(), backend_decides });

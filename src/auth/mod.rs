@@ -192,7 +192,7 @@ impl Auth {
     async fn identify_jwt(&self, jwt: &Jwt, client: IpAddr, timing: &AuthTiming) -> Result<Identity, KeyError> {
         let id = jwt.id();
         match self.jwt_verifier.verify(jwt, id, timing).await {
-            Ok(user) => Ok(Identity::from_jwt(user, id.fingerprint())),
+            Ok(caller) => Ok(Identity::from_jwt(caller, id.fingerprint())),
             Err(JwtError::Invalid(why)) => {
                 self.failure_limiter.begin_attempt(client).try_record_failure().map_err(KeyError::TooManyFailures)?;
                 Err(KeyError::Jwt(JwtError::Invalid(why)))

@@ -222,7 +222,7 @@ mod tests {
         for (name, text) in [("one", "1"), ("two", "2"), ("ca", "3"), ("keys", "4")] {
             std::fs::write(at(name), text.repeat(40)).expect("written");
         }
-        let of = |issuer: &str, keys: &str| format!("{{issuer: {issuer}, audiences: a, {keys}}}");
+        let of = |issuer: &str, keys: &str| format!("{{issuer: {issuer}, audiences: a, users: '*', {keys}}}");
         let hmac = |name: &str| format!("secret_file: '{}', algorithms: HS256", at(name).display());
         let issuers = [
             of("i", &hmac("one")),

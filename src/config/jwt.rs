@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use jsonwebtoken::{Algorithm, AlgorithmFamily};
 
+use crate::base::glob::Glob;
 use crate::base::secret::Secret;
+use crate::base::user_name::UserName;
 use crate::config::file::Node;
 use crate::config::list_entry::ListEntry;
 use crate::config::options::AUTH;
@@ -26,6 +28,13 @@ pub struct JwtOptions {
     pub refetch: Duration,
 }
 
+impl JwtOptions {
+    /// Whether any JWT can be accepted.
+    pub fn is_enabled(&self) -> bool {
+        !self.issuers.is_empty()
+    }
+}
+
 /// One identity provider.
 #[derive(Clone, Debug)]
 pub struct IssuerOptions {
@@ -37,10 +46,40 @@ pub struct IssuerOptions {
     pub audiences: Vec<String>,
     /// Accepted signature algorithms.
     pub algorithms: Vec<Algorithm>,
+    /// Accepted values of the header `typ`; `None`: any.
+    pub types: Option<Vec<String>>,
+    /// Claims that a token must have.
+    pub required_claims: Vec<RequiredClaim>,
     /// The claim that names the user.
     pub user_claim: String,
+    /// Patterns of the user names that the issuer may use; `None`: all.
+    pub users: Option<Vec<Glob>>,
+    /// Begins the name of each of its users.
+    pub user_prefix: String,
+    /// The claims with the groups or roles of the user.
+    pub groups_claims: Vec<String>,
     /// Accepted values of `x-jwt-tenant-id`; `None`: the backend decides.
     pub tenants: Option<Vec<String>>,
+    /// The claim that `x-jwt-tenant-id` must agree with.
+    pub tenant_claim: Option<String>,
+    /// Whether user names begin with the tenant: `tenant/user`.
+    pub tenant_user: bool,
+}
+
+/// A claim that a token must have.
+#[derive(Clone, Debug)]
+pub struct RequiredClaim {
+    /// Its name, or a path in nested claims.
+    pub name: String,
+    /// Patterns of its value.
+    pub values: Vec<Glob>,
+}
+
+impl IssuerOptions {
+    /// Whether the configuration says which user names the issuer may use.
+    fn has_own_users(&self) -> bool {
+        self.users.is_some() || !self.user_prefix.is_empty() || self.tenant_user
+    }
 }
 
 /// The source of an issuer's keys.
@@ -88,12 +127,28 @@ impl Reader<'_> {
                 issuer => issuers.extend(issuer),
             }
         }
+        self.require_separate_users(&issuers);
         issuers
+    }
+
+    /// SECURITY: two issuers that may name the same user give that user's rights to accounts of both.
+    fn require_separate_users(&mut self, issuers: &[IssuerOptions]) {
+        if issuers.len() < 2 {
+            return;
+        }
+        for issuer in issuers.iter().filter(|issuer| !issuer.has_own_users()) {
+            let message = format!(
+                "the issuer {:?} needs users or user_prefix, because there are several issuers and each could name the \
+                 users of the others. With users: '*' it may name all",
+                issuer.issuer
+            );
+            self.problem(AUTH.jwt_issuers.key, message);
+        }
     }
 
     /// Without issuers no route accepts JWTs. A route that names them explicitly is then a mistake.
     pub(super) fn require_issuers_for_jwt_routes(&mut self, routes: &mut [RouteProfile], auth: Option<&AuthOptions>) {
-        if auth.is_none_or(|auth| !auth.jwt.issuers.is_empty()) {
+        if auth.is_none_or(|auth| auth.jwt.is_enabled()) {
             return;
         }
         for route in routes {
@@ -131,11 +186,44 @@ fn issuer(mut entry: ListEntry<'_>) -> Option<IssuerOptions> {
     }
     let is_secret = matches!(keys, Some(JwksSource::Secret(_)));
     let algorithms = algorithms(&mut entry, is_secret);
+    let types = entry.texts("typ");
+    let required_claims = entry
+        .groups_of_texts("required_claims")
+        .into_iter()
+        .map(|(name, values)| RequiredClaim { name, values: values.into_iter().map(Glob::new).collect() });
+    let required_claims = required_claims.collect();
     let user_claim = entry.text("user_claim").unwrap_or_else(|| "sub".to_owned());
-    let tenants = entry.texts("tenants");
+    let users = entry.texts("users").map(|users| users.into_iter().map(Glob::new).collect());
+    let user_prefix = entry.text("user_prefix").unwrap_or_default();
+    if !user_prefix.is_empty() && UserName::parse(user_prefix.as_bytes()).is_err() {
+        entry.problem("user_prefix", "must be printable ASCII that a user name can begin with");
+    }
+    let groups_claims = entry.texts("groups_claims").unwrap_or_default();
+    let (tenants, tenant_claim) = (entry.texts("tenants"), entry.text("tenant_claim"));
+    let tenant_user = entry.flag("tenant_user");
+    // SECURITY: with several tenants and no claim, a client could choose between users of the same name.
+    if tenant_user && tenant_claim.is_none() && tenants.as_ref().is_none_or(|tenants| tenants.len() != 1) {
+        entry.problem("tenant_user", "needs tenant_claim, or tenants with one tenant: the token must prove the tenant");
+    }
+    if tenant_user && tenant_claim.is_none() && tenants.iter().flatten().any(|tenant| tenant.contains('/')) {
+        entry.problem("tenants", "must not contain `/` with tenant_user");
+    }
     let complete = entry.finish();
-    let options =
-        IssuerOptions { issuer: issuer?, keys: keys?, audiences: audiences?, algorithms, user_claim, tenants };
+    let options = IssuerOptions {
+        issuer: issuer?,
+        keys: keys?,
+        audiences: audiences?,
+        algorithms,
+        types,
+        required_claims,
+        user_claim,
+        users,
+        user_prefix,
+        groups_claims,
+        tenants,
+        tenant_claim,
+        tenant_user,
+    };
     complete.then_some(options)
 }
 
@@ -223,6 +311,21 @@ mod tests {
     }
 
     #[test]
+    fn several_issuers_have_separate_users() {
+        let issuers = |first: &str, second: &str| {
+            let one = |name: &str, more: &str| {
+                format!("{{issuer: {name}, jwks_url: 'https://idp/{name}', audiences: timbr{more}}}")
+            };
+            loaded(&format!("[{}, {}]", one("a", first), one("b", second)))
+        };
+        for first in [", users: '*@a'", ", user_prefix: a-", ", tenant_user: true, tenants: a", ", users: '*'"] {
+            assert!(issuers(first, ", user_prefix: 'b/'").is_ok(), "{first}");
+            let error = issuers("", first).expect_err(first);
+            assert!(error.contains("\"a\" needs users or user_prefix"), "{error}");
+        }
+    }
+
+    #[test]
     fn issuers_that_would_accept_too_much_are_rejected() {
         let folder = tempfile::tempdir().expect("a folder");
         let at = |name: &str, text: &str| {
@@ -244,6 +347,18 @@ mod tests {
             (format!("issuer: i, audiences: a, secret_file: {short}, algorithms: HS256"), "at least 32 bytes"),
             ("issuer: i, audiences: a, jwks_file: k, ca_file: c".to_owned(), "no effect without jwks_url"),
             ("issuer: i, audiences: a, jwks_file: k, audience: b".to_owned(), "audience: unknown key"),
+            ("issuer: i, audiences: a, jwks_file: k, user_prefix: 'a:'".to_owned(), "user_prefix: must be printable"),
+            ("issuer: i, audiences: a, jwks_file: k, tenant_user: true".to_owned(), "tenant_user: needs tenant_claim"),
+            (
+                "issuer: i, audiences: a, jwks_file: k, tenants: [a, b], tenant_user: true".to_owned(),
+                "tenant_user: needs tenant_claim",
+            ),
+            (
+                "issuer: i, audiences: a, jwks_file: k, tenants: 'a/b', tenant_user: true".to_owned(),
+                "tenants: must not contain",
+            ),
+            ("issuer: i, audiences: a, jwks_file: k, required_claims: [azp]".to_owned(), "must be a group of keys"),
+            ("issuer: i, audiences: a, jwks_file: k, required_claims: {azp: []}".to_owned(), "must not be empty"),
         ] {
             let error = loaded(&format!("[{{{issuer}}}]")).expect_err(&issuer);
             assert!(error.contains(expected), "{issuer}: {error}");

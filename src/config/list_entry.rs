@@ -55,7 +55,26 @@ impl<'a> ListEntry<'a> {
 
     /// The texts of a key: a list, or a single text. `None` if the key is not set.
     pub fn texts(&mut self, key: &'static str) -> Option<Vec<String>> {
-        let items = match self.remove(key)? {
+        let node = self.remove(key)?;
+        Some(self.texts_of(key, node))
+    }
+
+    /// The names and texts of a group of keys, each with a list of texts or a single one. Empty if the key is not set.
+    pub fn groups_of_texts(&mut self, key: &'static str) -> Vec<(String, Vec<String>)> {
+        match self.remove(key) {
+            None => Vec::new(),
+            Some(Node::Map(entries)) => {
+                entries.into_iter().map(|(name, node)| (name, self.texts_of(key, node))).collect()
+            }
+            Some(other) => {
+                self.problem(key, format!("must be a group of keys, not {}", other.kind()));
+                Vec::new()
+            }
+        }
+    }
+
+    fn texts_of(&mut self, key: &'static str, node: Node) -> Vec<String> {
+        let items = match node {
             Node::List(items) => items,
             one => vec![one],
         };
@@ -71,7 +90,7 @@ impl<'a> ListEntry<'a> {
                 }
             }
         }
-        Some(texts)
+        texts
     }
 
     /// `true` or `false`; `false` if the key is not set.

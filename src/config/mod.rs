@@ -21,7 +21,7 @@ mod size;
 pub mod sources;
 mod store;
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 mod transport;
 mod upstream;
 pub mod url;

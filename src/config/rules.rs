@@ -24,6 +24,8 @@ pub struct ImpersonationOptions {
 pub struct ImpersonationRule {
     /// Patterns of the callers' names.
     pub users: Vec<Glob>,
+    /// Patterns of the callers' groups; one of both must match.
+    pub groups: Vec<Glob>,
     /// Patterns of the names that they may use.
     pub act_as: Vec<Glob>,
 }
@@ -42,6 +44,8 @@ pub struct AuthorizationOptions {
 pub struct AuthorizationRule {
     /// Patterns of user names.
     pub users: Vec<Glob>,
+    /// Patterns of groups; the user or one of the user's groups must match.
+    pub groups: Vec<Glob>,
     /// Whether callers whom only the backend knows match, too.
     pub unknown_users: bool,
     /// Names of route profiles.
@@ -85,8 +89,9 @@ impl Reader<'_> {
 
 fn authorization_rule(mut entry: ListEntry<'_>, profiles: &[RouteProfile]) -> Option<AuthorizationRule> {
     let users = globs(&mut entry, "users");
+    let groups = globs(&mut entry, "groups");
     let unknown_users = entry.flag("unknown_users");
-    if users.is_none() && !unknown_users {
+    if users.is_none() && groups.is_none() && !unknown_users {
         entry.problem("users", "is missing; \"*\" matches every user whom the gateway knows by name");
     }
     let routes = route_names(&mut entry, profiles);
@@ -101,20 +106,22 @@ fn authorization_rule(mut entry: ListEntry<'_>, profiles: &[RouteProfile]) -> Op
         methods
     });
     let ontologies = globs(&mut entry, "ontologies");
-    let users = users.unwrap_or_default();
-    entry.finish().then_some(AuthorizationRule { users, unknown_users, routes, methods, ontologies })
+    let (users, groups) = (users.unwrap_or_default(), groups.unwrap_or_default());
+    entry.finish().then_some(AuthorizationRule { users, groups, unknown_users, routes, methods, ontologies })
 }
 
 fn impersonation_rule(mut entry: ListEntry<'_>) -> Option<ImpersonationRule> {
     let users = globs(&mut entry, "users");
+    let groups = globs(&mut entry, "groups");
     let act_as = globs(&mut entry, "act_as");
-    for (key, patterns) in [("users", &users), ("act_as", &act_as)] {
-        if patterns.is_none() {
+    for (key, is_missing) in [("users", users.is_none() && groups.is_none()), ("act_as", act_as.is_none())] {
+        if is_missing {
             entry.problem(key, "is missing; \"*\" matches every user");
         }
     }
     let complete = entry.finish();
-    let rule = ImpersonationRule { users: users?, act_as: act_as? };
+    let (users, groups) = (users.unwrap_or_default(), groups.unwrap_or_default());
+    let rule = ImpersonationRule { users, groups, act_as: act_as? };
     complete.then_some(rule)
 }
 

@@ -19,9 +19,12 @@ pub enum Disposition {
 
 /// The headers on which the gateway bases its decisions. They may occur once, in this spelling, and `Connection` must
 /// not name them.
-pub const POLICY_HEADERS: [HeaderName; 8] = [
+pub const POLICY_HEADERS: [HeaderName; 11] = [
     HeaderName::XApiKey,
     HeaderName::XJwtToken,
+    HeaderName::XJwtIssuer,
+    HeaderName::XJwtClientId,
+    HeaderName::XJwtNonce,
     HeaderName::XJwtTenantId,
     HeaderName::XApiImpersonateUser,
     HeaderName::Authorization,
@@ -63,6 +66,9 @@ pub fn disposition(name: HeaderName, text: &[u8]) -> Disposition {
         | HeaderName::XRemoteUser
         | HeaderName::XAuthenticatedUser
         | HeaderName::XJwtToken
+        | HeaderName::XJwtIssuer
+        | HeaderName::XJwtClientId
+        | HeaderName::XJwtNonce
         | HeaderName::XJwtTenantId => true,
         // They make some backends serve a path or method other than the one that was checked.
         HeaderName::XOriginalUrl

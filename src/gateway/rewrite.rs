@@ -232,9 +232,7 @@ impl Rewriter {
             }
             (UpstreamCredential::AsSent, ClientCredential::Jwt(jwt)) => {
                 write_header(head, HeaderName::XJwtToken, jwt.expose());
-                if let Some(tenant) = jwt.tenant() {
-                    write_header(head, HeaderName::XJwtTenantId, tenant.as_bytes());
-                }
+                jwt.headers().for_each(|(name, value)| write_header(head, name, value.as_bytes()));
             }
             (UpstreamCredential::Replaced(key), _) => write_key(head, key.as_bytes(), key_header),
             (UpstreamCredential::ServiceKey(key, _), _) => {

@@ -5,7 +5,7 @@ use http::{Method, Uri};
 
 use crate::auth::jwt::Jwt;
 use crate::auth::{ApiKey, ClientCredential};
-use crate::config::{AcceptedCredentials, RouteProfile};
+use crate::config::RouteProfile;
 use crate::gateway::header_policy::{self, Disposition, POLICY_HEADERS};
 use crate::gateway::rejection::Rejection;
 use crate::http::headers::{Head, HeaderName, Headers};
@@ -69,7 +69,7 @@ pub fn screen(profile: &RouteProfile, head: Head) -> Result<Screened, Rejection>
     if content_length(&head.headers).is_some_and(|length| length > max_body) {
         return Err(Rejection::RequestBodyTooLarge);
     }
-    let credential = client_credential(profile.accepts, &head.headers)?;
+    let credential = client_credential(profile, &head.headers)?;
     Ok(Screened { head, credential, connection_options, max_body })
 }
 
@@ -117,11 +117,12 @@ fn content_length(headers: &Headers) -> Option<u64> {
 
 /// SECURITY: exactly one credential, whether the route accepts it or not, so that no server has to choose between two.
 /// `Authorization` counts only on routes that accept it, because many clients always send it.
-fn client_credential(accepts: AcceptedCredentials, headers: &Headers) -> Result<ClientCredential, Rejection> {
+fn client_credential(profile: &RouteProfile, headers: &Headers) -> Result<ClientCredential, Rejection> {
+    let accepts = profile.accepts;
     let basic = headers.get(HeaderName::Authorization).filter(|_| accepts.basic);
     match (headers.get(HeaderName::XApiKey), headers.get(HeaderName::XJwtToken), basic) {
         (None, Some(token), None) if accepts.jwt => {
-            let jwt = Jwt::parse(token, headers.get(HeaderName::XJwtTenantId));
+            let jwt = Jwt::parse(token, headers);
             jwt.map(ClientCredential::Jwt).ok_or(Rejection::JwtInvalid("it does not have the form of a JWT"))
         }
         (Some(key), None, None) if accepts.api_key => {
@@ -131,6 +132,10 @@ fn client_credential(accepts: AcceptedCredentials, headers: &Headers) -> Result<
             ApiKey::parse_basic(value).map(ClientCredential::Basic).ok_or(Rejection::BasicMalformed)
         }
         (Some(_), Some(_), _) | (Some(_), _, Some(_)) | (_, Some(_), Some(_)) => Err(Rejection::CredentialsAmbiguous),
+        // The configuration has removed JWTs from the credentials of the route.
+        (None, Some(_), None) if accepts.api_key && !accepts.jwt && !profile.has_explicit_credentials => {
+            Err(Rejection::JwtNotConfigured)
+        }
         _ if accepts.api_key => Err(Rejection::ApiKeyMissing),
         _ if accepts.basic => Err(Rejection::BasicMissing),
         _ => Err(Rejection::JwtMissing),

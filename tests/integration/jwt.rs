@@ -57,6 +57,112 @@ fn a_jwt_is_forwarded_unchanged_with_its_user() {
 }
 
 #[test]
+fn headers_beside_a_jwt_are_forwarded_if_they_agree_with_it() {
+    let setup = Setup::new("", &[]);
+    let token = setup.token(&json!({"nonce": "n-1"}));
+    let headers = [("x-jwt-issuer", ISSUER), ("x-jwt-client-id", "timbr"), ("x-jwt-nonce", "n-1")];
+    assert_eq!(setup.get(&token, &headers).status, 200);
+    let seen = setup.upstream.only_request();
+    for (name, value) in headers {
+        assert_eq!(seen.header(name), value);
+        // The token is cached now.
+        let refused = setup.get(&token, &[(name, "other")]);
+        assert_eq!((refused.status, refused.reason().as_str()), (401, "jwt_unacceptable"), "{name}");
+        assert!(refused.text().contains(name), "{}", refused.text());
+        assert_eq!(setup.get(&token, &[(name, value), (name, value)]).reason(), "field_repeated");
+        assert_eq!(setup.get(&token, &[(&name.replace('-', "_"), value)]).reason(), "field_ambiguous");
+    }
+    // Without a JWT they mean nothing.
+    let key = setup.gateway.token();
+    let headers = [&[JSON, ("x-api-key", key.as_str())], &headers[..]].concat();
+    assert_eq!(setup.gateway.client().send("GET /timbr/api/x", &headers, b"").status, 200);
+    let log = setup.upstream.log();
+    let seen = log.last().expect("forwarded");
+    assert!(!format!("{seen:?}").contains("x-jwt-"), "{seen:?}");
+}
+
+#[test]
+fn without_an_issuer_the_client_learns_why_its_jwt_is_rejected() {
+    let upstream = Upstream::start();
+    let gateway = Gateway::start(upstream.address(), &[("LIMITS_FAILURES_PER_ADDRESS", "1")]);
+    let get = |headers: &[(&str, &str)]| gateway.client().send("GET /timbr/api/x", headers, b"");
+    for _ in 0..3 {
+        let refused = get(&[JSON, ("x-jwt-token", "a.b.c")]);
+        assert_eq!((refused.status, refused.reason().as_str()), (401, "jwt_not_configured"), "not a failed guess");
+        assert!(refused.text().contains("JWT"), "{}", refused.text());
+    }
+    assert_eq!(get(&[JSON]).reason(), "api_key_missing");
+    assert!(upstream.log().is_empty());
+}
+
+#[test]
+fn an_issuer_can_require_a_type_and_claims() {
+    let setup = Setup::new(", typ: [at+jwt], required_claims: {azp: 'web-*'}", &[]);
+    let sign = |typ: Option<&str>, azp: &str| {
+        let mut header = Header::new(Algorithm::ES256);
+        (header.typ, header.kid) = (typ.map(str::to_owned), Some("one".to_owned()));
+        setup.key.sign_with(&header, &claims(NOW, &json!({"azp": azp})))
+    };
+    for typ in ["at+jwt", "AT+JWT", "application/at+jwt"] {
+        assert_eq!(setup.get(&sign(Some(typ), "web-1"), &[]).status, 200, "{typ}");
+    }
+    for (typ, azp) in [(None, "web-1"), (Some("JWT"), "web-1"), (Some("at+jwt"), "other")] {
+        assert_eq!(setup.get(&sign(typ, azp), &[]).reason(), "jwt_unacceptable", "{typ:?} {azp}");
+    }
+}
+
+#[test]
+fn users_of_two_issuers_are_kept_apart() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let entry = |issuer: &str, key: &SigningKey, more: &str| {
+        let file = folder.path().join(issuer);
+        std::fs::write(&file, json!({"keys": [key.public]}).to_string()).expect("written");
+        let file = file.display();
+        format!("{{issuer: {issuer}, jwks_file: '{file}', audiences: timbr, user_claim: email, {more}}}")
+    };
+    let (staff, partners) = (SigningKey::new("one"), SigningKey::new("two"));
+    let issuers = format!(
+        "[{}, {}]",
+        entry("staff", &staff, "users: '*@example.com'"),
+        entry("partners", &partners, "user_prefix: partner/")
+    );
+    let upstream = Upstream::start();
+    let options = [("AUTH_JWT_ISSUERS", issuers.as_str())];
+    let gateway = Gateway::start_at(&format!("http://{}", upstream.address()), &options, NOW);
+    let get = |key: &SigningKey, issuer: &str, user: &str| {
+        let token = key.sign(&claims(NOW, &json!({"iss": issuer, "email": user})));
+        let response = gateway.client().send("GET /timbr/api/x", &[JSON, ("x-jwt-token", &token)], b"");
+        (response.status == 200)
+            .then(|| upstream.log().last().expect("forwarded").header("x-forwarded-user").to_owned())
+    };
+    assert_eq!(get(&staff, "staff", "a@example.com").as_deref(), Some("a@example.com"));
+    assert_eq!(get(&partners, "partners", "a@example.com").as_deref(), Some("partner/a@example.com"));
+    assert_eq!(get(&staff, "staff", "partner/a@example.org"), None);
+}
+
+#[test]
+fn rules_can_name_groups_of_a_jwt() {
+    let rules = "[{groups: analysts, routes: api}, {users: '*', methods: HEAD}]";
+    let options = [
+        ("AUTHORIZATION_MODE", "enforce"),
+        ("AUTHORIZATION_RULES", rules),
+        ("IMPERSONATION_RULES", "[{groups: leads, act_as: '*'}]"),
+        ("AUTH_TRUST_SALT_HOLDER", "true"),
+    ];
+    let setup = Setup::new(", groups_claims: realm_access.roles", &options);
+    let member = |groups: &[&str]| setup.token(&json!({"realm_access": {"roles": groups}}));
+    assert_eq!(setup.get(&member(&["analysts"]), &[]).status, 200);
+    for groups in [&[][..], &["others"]] {
+        assert_eq!(setup.get(&member(groups), &[]).reason(), "not_authorized", "{groups:?}");
+    }
+    let act_as = ("x-api-impersonate-user", "bob");
+    assert_eq!(setup.get(&member(&["analysts"]), &[act_as]).status, 403, "no rule allows the impersonation");
+    let acting = setup.get(&member(&["analysts", "leads"]), &[act_as]);
+    assert_eq!(acting.reason(), "not_authorized", "the groups of the caller grant nothing to bob");
+    assert_eq!(setup.upstream.log().len(), 1);
+}
+
+#[test]
 fn under_impersonate_the_service_key_replaces_the_jwt() {
     let options = [
         ("UPSTREAM_CREDENTIAL", "impersonate"),
@@ -240,8 +346,8 @@ fn secrets_and_key_files_are_supported() {
     std::fs::write(&keys_file, json!({"keys": [key.public]}).to_string()).expect("written");
     std::fs::write(&secret_file, secret).expect("written");
     let issuers = format!(
-        "[{{issuer: '{ISSUER}', audiences: timbr, user_claim: email, jwks_file: '{}'}}, {{issuer: internal, \
-         audiences: timbr, user_claim: email, secret_file: '{}', algorithms: HS256}}]",
+        "[{{issuer: '{ISSUER}', audiences: timbr, user_claim: email, users: '*', jwks_file: '{}'}}, {{issuer: internal, \
+         audiences: timbr, user_claim: email, users: '*', secret_file: '{}', algorithms: HS256}}]",
         keys_file.display(),
         secret_file.display()
     );

@@ -1,18 +1,46 @@
 //! Validates the claims of a JWT. Signatures are verified in `issuer`.
 
+use std::sync::Arc;
+
 use jsonwebtoken::dangerous::insecure_decode_claims;
 use serde_json::{Map, Value};
 
-use crate::auth::jwt::JwtError;
+use crate::auth::jwt::{Jwt, JwtError};
+use crate::base::glob::Glob;
 use crate::base::user_name::UserName;
+use crate::config::jwt::{IssuerOptions, RequiredClaim};
+use crate::http::headers::HeaderName;
 
 /// The required claims of an issuer's tokens.
 pub struct ClaimRules {
-    pub issuer: String,
-    pub audiences: Vec<String>,
-    pub user_claim: String,
+    issuer: String,
+    audiences: Vec<String>,
+    required_claims: Vec<RequiredClaim>,
+    user_claim: String,
+    groups_claims: Vec<String>,
+    /// Patterns of the user names that the issuer may use.
+    users: Option<Vec<Glob>>,
+    user_prefix: String,
+    tenants: Option<Vec<String>>,
+    tenant_claim: Option<String>,
+    has_tenant_user: bool,
     /// Allowed clock difference in seconds.
-    pub leeway: u64,
+    leeway: u64,
+}
+
+/// What a token with a verified signature and valid claims proves.
+#[derive(Clone, Debug)]
+pub struct VerifiedClaims {
+    /// The user, with the prefix and the tenant that the configuration adds.
+    pub user: UserName,
+    /// The groups or roles; `None` if the issuer has no claim for them.
+    pub groups: Option<Arc<[Box<str>]>>,
+    /// In seconds of Unix time, leeway included.
+    pub expires_at: u64,
+    audiences: Box<[Box<str>]>,
+    nonce: Option<Box<str>>,
+    /// From `tenant_claim`.
+    tenant: Option<Box<str>>,
 }
 
 /// Claims by name.
@@ -25,13 +53,58 @@ pub fn claimed_issuer(token: &[u8]) -> Option<String> {
 }
 
 impl ClaimRules {
-    /// Validates the claims of a token with a verified signature. Returns the user and the expiry in seconds of Unix
-    /// time, leeway included.
-    pub fn validate(&self, claims: &Claims, now: u64) -> Result<(UserName, u64), JwtError> {
+    /// The rules of an issuer.
+    pub fn new(options: &IssuerOptions, leeway: u64) -> ClaimRules {
+        ClaimRules {
+            issuer: options.issuer.clone(),
+            audiences: options.audiences.clone(),
+            required_claims: options.required_claims.clone(),
+            user_claim: options.user_claim.clone(),
+            groups_claims: options.groups_claims.clone(),
+            users: options.users.clone(),
+            user_prefix: options.user_prefix.clone(),
+            tenants: options.tenants.clone(),
+            tenant_claim: options.tenant_claim.clone(),
+            has_tenant_user: options.tenant_user,
+            leeway,
+        }
+    }
+
+    /// The `iss` claim of the issuer's tokens.
+    pub fn issuer(&self) -> &str {
+        &self.issuer
+    }
+
+    /// Validates the claims of a token with a verified signature. `now` is in seconds of Unix time.
+    pub fn validate(&self, claims: &Claims, now: u64) -> Result<VerifiedClaims, JwtError> {
         let no = JwtError::Unacceptable;
         if claims.get("iss").and_then(Value::as_str) != Some(&self.issuer) {
             return Err(JwtError::Invalid("its issuer is unknown"));
         }
+        let expires_at = self.validate_times(claims, now)?;
+        let audiences = texts(claims.get("aud"));
+        if !audiences.iter().any(|audience| self.audiences.iter().any(|our| **our == **audience)) {
+            return Err(no("its audience (`aud`) is not accepted"));
+        }
+        if !self.required_claims.iter().all(|required| has_claim(claims, required)) {
+            return Err(no("it does not have the claims that its issuer's entry requires"));
+        }
+        let tenant = self.tenant_claim.as_deref().and_then(|name| find(claims, name)).and_then(Value::as_str);
+        let groups = (!self.groups_claims.is_empty())
+            .then(|| self.groups_claims.iter().flat_map(|name| texts(find(claims, name))).collect());
+        Ok(VerifiedClaims {
+            user: self.user(claims, tenant)?,
+            groups,
+            expires_at,
+            audiences: audiences.into(),
+            nonce: claims.get("nonce").and_then(Value::as_str).map(Box::from),
+            tenant: tenant.map(Box::from),
+        })
+    }
+
+    /// Returns the end of the token's life.
+    fn validate_times(&self, claims: &Claims, now: u64) -> Result<u64, JwtError> {
+        let no = JwtError::Unacceptable;
         // SECURITY: a token without expiry would be valid forever.
         let ends = claims.get("exp").ok_or(no("it has no `exp`"))?;
         let ends = numeric_date(ends).ok_or(no("its `exp` is not a time"))?.saturating_add(self.leeway);
@@ -46,23 +119,92 @@ impl ClaimRules {
                 }
             }
         }
-        if !self.is_accepted_audience(claims.get("aud")) {
-            return Err(no("its audience (`aud`) is not accepted"));
-        }
-        let user = claims.get(&self.user_claim).and_then(Value::as_str);
-        let user = user.ok_or(no("it has no user claim"))?;
-        let user = UserName::parse(user.as_bytes())
-            .map_err(|_| no("its user name cannot be sent in a header: not printable ASCII, or too long"))?;
-        Ok((user, ends))
+        Ok(ends)
     }
 
-    fn is_accepted_audience(&self, audience: Option<&Value>) -> bool {
-        let ours = |value: &Value| value.as_str().is_some_and(|text| self.audiences.iter().any(|our| our == text));
-        match audience {
-            Some(Value::Array(all)) => all.iter().any(ours),
-            Some(one) => ours(one),
-            None => false,
+    /// SECURITY: an issuer may only name the users that the configuration gives it, so that none can use the name of
+    /// another issuer's user.
+    fn user(&self, claims: &Claims, tenant: Option<&str>) -> Result<UserName, JwtError> {
+        let no = JwtError::Unacceptable;
+        let name = find(claims, &self.user_claim).and_then(Value::as_str).ok_or(no("it has no user claim"))?;
+        if self.users.as_ref().is_some_and(|users| !users.iter().any(|glob| glob.matches(name))) {
+            return Err(no("its issuer may not name this user"));
         }
+        let tenant = match (self.has_tenant_user, tenant, self.tenants.as_deref()) {
+            (false, ..) => String::new(),
+            // A `/` in the tenant could make it look like a different tenant with a different user.
+            (true, Some(tenant), _) if !tenant.is_empty() && !tenant.contains('/') => format!("{tenant}/"),
+            // The configuration has checked that there is one.
+            (true, None, Some([tenant])) if self.tenant_claim.is_none() => format!("{tenant}/"),
+            (true, ..) => return Err(no("it has no tenant claim")),
+        };
+        UserName::parse(format!("{}{tenant}{name}", self.user_prefix).as_bytes())
+            .map_err(|_| no("its user name cannot be sent in a header: not printable ASCII, or too long"))
+    }
+
+    /// Checks the headers that the client sent beside a token.
+    ///
+    /// SECURITY: the token does not authenticate them, so they must agree with its claims: the backend may use them in
+    /// place of its own settings.
+    pub fn check_headers(&self, jwt: &Jwt, verified: &VerifiedClaims) -> Result<(), JwtError> {
+        let no = JwtError::Unacceptable;
+        let tenant = jwt.header(HeaderName::XJwtTenantId);
+        if self
+            .tenants
+            .as_ref()
+            .is_some_and(|tenants| !tenant.is_some_and(|tenant| tenants.iter().any(|t| t == tenant)))
+        {
+            return Err(no("`x-jwt-tenant-id` is not a tenant of its issuer"));
+        }
+        if self.tenant_claim.is_some() && tenant.is_some() && tenant != verified.tenant.as_deref() {
+            return Err(no("`x-jwt-tenant-id` is not its tenant"));
+        }
+        if jwt.header(HeaderName::XJwtIssuer).is_some_and(|issuer| issuer != self.issuer) {
+            return Err(no("`x-jwt-issuer` is not its issuer (`iss`)"));
+        }
+        let is_audience = |client_id: &str| verified.audiences.iter().any(|audience| **audience == *client_id);
+        if jwt.header(HeaderName::XJwtClientId).is_some_and(|client_id| !is_audience(client_id)) {
+            return Err(no("`x-jwt-client-id` is not its audience (`aud`)"));
+        }
+        let nonce = jwt.header(HeaderName::XJwtNonce);
+        if nonce.is_some() && nonce != verified.nonce.as_deref() {
+            return Err(no("`x-jwt-nonce` is not its `nonce`"));
+        }
+        Ok(())
+    }
+}
+
+/// The claim with this name or, if there is none, at this path: `realm_access.roles`.
+fn find<'a>(claims: &'a Claims, name: &str) -> Option<&'a Value> {
+    claims.get(name).or_else(|| {
+        let (first, rest) = name.split_once('.')?;
+        find(claims.get(first)?.as_object()?, rest)
+    })
+}
+
+/// The texts of a claim that is a text or a list of texts.
+fn texts(value: Option<&Value>) -> Vec<Box<str>> {
+    match value {
+        Some(Value::Array(all)) => all.iter().filter_map(Value::as_str).map(Box::from).collect(),
+        Some(Value::String(one)) => vec![one.as_str().into()],
+        _ => Vec::new(),
+    }
+}
+
+/// Whether a claim, or one item of its list, has an accepted value. Scopes are one text with words (RFC 8693 section
+/// 4.2).
+fn has_claim(claims: &Claims, required: &RequiredClaim) -> bool {
+    let accepts = |text: &str| required.values.iter().any(|glob| glob.matches(text));
+    let accepts_value = |value: &Value| match value {
+        Value::String(text) if matches!(required.name.as_str(), "scope" | "scp") => text.split(' ').any(accepts),
+        Value::String(text) => accepts(text),
+        Value::Bool(_) | Value::Number(_) => accepts(&value.to_string()),
+        _ => false,
+    };
+    match find(claims, &required.name) {
+        Some(Value::Array(all)) => all.iter().any(accepts_value),
+        Some(value) => accepts_value(value),
+        None => false,
     }
 }
 
@@ -80,13 +222,15 @@ mod tests {
     use super::*;
     use serde_json::json;
 
-    fn judge(change: &Value) -> Result<(String, u64), JwtError> {
-        let rules = ClaimRules {
-            issuer: "https://idp".to_owned(),
-            audiences: vec!["timbr".to_owned(), "timbr-2".to_owned()],
-            user_claim: "email".to_owned(),
-            leeway: 30,
-        };
+    fn rules(more: &str) -> ClaimRules {
+        let issuer = format!(
+            "[{{issuer: 'https://idp', jwks_url: 'https://idp/k', audiences: [timbr, timbr-2], user_claim: email{more}}}]"
+        );
+        let config = crate::config::testing::load("", &[("AUTH_JWT_ISSUERS", &issuer)]).expect("valid");
+        ClaimRules::new(&config.auth.jwt.issuers[0], 30)
+    }
+
+    fn verified(more: &str, change: &Value) -> Result<VerifiedClaims, JwtError> {
         let mut claims = json!({"iss": "https://idp", "aud": "timbr", "exp": 1100, "email": "alice@example.com"});
         for (name, value) in change.as_object().expect("an object") {
             let claims = claims.as_object_mut().expect("an object");
@@ -96,8 +240,92 @@ mod tests {
                 drop(claims.insert(name.clone(), value.clone()));
             }
         }
-        let judged = rules.validate(claims.as_object().expect("an object"), 1000);
-        judged.map(|(user, ends)| (user.as_str().to_owned(), ends))
+        rules(more).validate(claims.as_object().expect("an object"), 1000)
+    }
+
+    fn judge(change: &Value) -> Result<(String, u64), JwtError> {
+        verified("", change).map(|verified| (verified.user.as_str().to_owned(), verified.expires_at))
+    }
+
+    fn user(more: &str, change: &Value) -> String {
+        match verified(more, change) {
+            Ok(verified) => verified.user.as_str().to_owned(),
+            Err(error) => format!("error: {error}"),
+        }
+    }
+
+    #[test]
+    fn an_issuer_names_its_own_users_only() {
+        let none = json!({});
+        assert_eq!(user(", user_prefix: corp-", &none), "corp-alice@example.com");
+        assert_eq!(user(", users: '*@example.com'", &none), "alice@example.com");
+        for name in ["root", "alice@example.com.evil", ""] {
+            let refused = user(", users: '*@example.com'", &json!({"email": name}));
+            assert_eq!(refused, "error: its issuer may not name this user", "{name}");
+        }
+    }
+
+    #[test]
+    fn a_user_name_can_have_a_tenant() {
+        let none = json!({});
+        assert_eq!(user(", tenants: acme, tenant_user: true", &none), "acme/alice@example.com");
+        let by_claim = ", tenant_claim: tid, tenant_user: true";
+        assert_eq!(user(by_claim, &json!({"tid": "t1"})), "t1/alice@example.com");
+        for claims in [json!({}), json!({"tid": ""}), json!({"tid": "a/b"}), json!({"tid": ["t1"]})] {
+            assert_eq!(user(by_claim, &claims), "error: it has no tenant claim", "{claims}");
+        }
+    }
+
+    #[test]
+    fn groups_are_read_from_claims_at_any_depth() {
+        let groups = |more: &str, claims: &Value| {
+            let groups = verified(more, claims).expect("valid").groups;
+            groups.map(|groups| groups.iter().map(ToString::to_string).collect::<Vec<_>>())
+        };
+        let claims = json!({"groups": ["a", 7, "b"], "realm_access": {"roles": ["c"]}, "https://x.y/role": "d"});
+        assert_eq!(groups("", &claims), None);
+        assert_eq!(groups(", groups_claims: missing", &claims), Some(Vec::new()));
+        let all = groups(", groups_claims: [groups, realm_access.roles, 'https://x.y/role']", &claims);
+        assert_eq!(all.expect("groups"), ["a", "b", "c", "d"]);
+    }
+
+    #[test]
+    fn required_claims_must_have_an_accepted_value() {
+        let required = ", required_claims: {azp: [timbr-web, 'svc-*'], email_verified: 'true', scope: timbr.query}";
+        let good = json!({"azp": "svc-1", "email_verified": true, "scope": "openid timbr.query"});
+        assert_eq!(user(required, &good), "alice@example.com");
+        for (name, value) in [
+            ("azp", json!("other")),
+            ("azp", Value::Null),
+            ("email_verified", json!(false)),
+            ("scope", json!("openid timbr.queries")),
+            ("scope", json!({"timbr.query": 1})),
+        ] {
+            let mut claims = good.clone();
+            claims[name] = value;
+            assert!(user(required, &claims).contains("does not have the claims"), "{claims}");
+        }
+    }
+
+    #[test]
+    fn headers_beside_the_token_must_agree_with_it() {
+        let claims = json!({"aud": ["timbr", "account"], "nonce": "n-1", "tid": "t1"});
+        let more = ", tenant_claim: tid";
+        let check = |name: &str, value: &str| {
+            let mut headers = crate::http::headers::Headers::new();
+            headers.push(HeaderName::parse(name.as_bytes()), value.as_bytes());
+            let jwt = Jwt::parse(b"a.b.c", &headers).expect("valid");
+            rules(more).check_headers(&jwt, &verified(more, &claims).expect("valid"))
+        };
+        for (name, good, wrong) in [
+            ("x-jwt-issuer", "https://idp", "https://idp/"),
+            ("x-jwt-client-id", "account", "other"),
+            ("x-jwt-nonce", "n-1", "n-2"),
+            ("x-jwt-tenant-id", "t1", "t2"),
+        ] {
+            assert_eq!(check(name, good), Ok(()), "{name}");
+            assert!(matches!(check(name, wrong), Err(JwtError::Unacceptable(why)) if why.contains(name)), "{name}");
+        }
     }
 
     #[test]

@@ -4,12 +4,11 @@ use std::sync::Arc;
 
 use jsonwebtoken::{Algorithm, DecodingKey, Header, Validation, decode};
 
-use crate::auth::jwt::JwtError;
-use crate::auth::jwt::claims::{ClaimRules, Claims};
+use crate::auth::jwt::claims::{ClaimRules, Claims, VerifiedClaims};
 use crate::auth::jwt::issuer_keys::{IssuerKeys, NewerKeys};
 use crate::auth::jwt::key_set::KeySet;
+use crate::auth::jwt::{Jwt, JwtCaller, JwtError};
 use crate::base::clock::Clock;
-use crate::base::user_name::UserName;
 use crate::config::JwtOptions;
 use crate::config::jwt::IssuerOptions;
 
@@ -18,19 +17,24 @@ pub struct Issuer {
     /// The keys that verify its tokens.
     pub keys: IssuerKeys,
     algorithms: Vec<Algorithm>,
+    /// Accepted values of the header `typ`, in lower case; `None`: any.
+    types: Option<Vec<String>>,
     rules: ClaimRules,
-    tenants: Option<Vec<String>>,
 }
 
 /// A token with verified signature and claims.
-#[derive(Clone)]
 pub struct VerifiedJwt {
-    /// The user.
-    pub user: UserName,
+    /// What the token proves.
+    pub claims: VerifiedClaims,
     /// The generation of the key set that verified it.
     pub generation: u64,
-    /// In seconds of Unix time, leeway included.
-    pub expires_at: u64,
+}
+
+impl VerifiedJwt {
+    /// The caller.
+    pub fn caller(&self) -> JwtCaller {
+        JwtCaller { user: self.claims.user.clone(), groups: self.claims.groups.clone() }
+    }
 }
 
 impl Issuer {
@@ -39,31 +43,19 @@ impl Issuer {
         Ok(Issuer {
             keys: IssuerKeys::new(&issuer.keys, options, clock)?,
             algorithms: issuer.algorithms.clone(),
-            rules: ClaimRules {
-                issuer: issuer.issuer.clone(),
-                audiences: issuer.audiences.clone(),
-                user_claim: issuer.user_claim.clone(),
-                leeway: options.leeway.as_secs(),
-            },
-            tenants: issuer.tenants.clone(),
+            types: issuer.types.as_ref().map(|types| types.iter().map(|typ| media_type(typ)).collect()),
+            rules: ClaimRules::new(issuer, options.leeway.as_secs()),
         })
     }
 
     /// The `iss` claim of its tokens.
     pub fn name(&self) -> &str {
-        &self.rules.issuer
+        self.rules.issuer()
     }
 
-    /// Checks the tenant that the client sent.
-    ///
-    /// SECURITY: the tenant is a separate header, which the token does not authenticate.
-    pub fn check_tenant(&self, tenant: Option<&str>) -> Result<(), JwtError> {
-        match &self.tenants {
-            Some(tenants) if !tenant.is_some_and(|tenant| tenants.iter().any(|other| other == tenant)) => {
-                Err(JwtError::Unacceptable("`x-jwt-tenant-id` is not a tenant of its issuer"))
-            }
-            _ => Ok(()),
-        }
+    /// Checks the headers that the client sent beside a verified token.
+    pub fn check_headers(&self, jwt: &Jwt, verified: &VerifiedJwt) -> Result<(), JwtError> {
+        self.rules.check_headers(jwt, &verified.claims)
     }
 
     /// Verifies the signature, then the claims. `now` is in seconds of Unix time.
@@ -79,8 +71,12 @@ impl Issuer {
         let set = self.keys_matching(header).await?;
         let key = set.find(header).ok_or(JwtError::Invalid("its issuer has no matching key"))?;
         let claims = verify_signature(token, key, header.alg)?;
-        let (user, expires_at) = self.rules.validate(&claims, now)?;
-        Ok(VerifiedJwt { user, generation: set.generation, expires_at })
+        // SECURITY: tokens of the same issuer for other purposes differ in their type only (RFC 8725 section 3.11).
+        let has_type = |types: &Vec<String>| header.typ.as_deref().is_some_and(|typ| types.contains(&media_type(typ)));
+        if !self.types.as_ref().is_none_or(has_type) {
+            return Err(JwtError::Unacceptable("its type (`typ`) is not accepted"));
+        }
+        Ok(VerifiedJwt { claims: self.rules.validate(&claims, now)?, generation: set.generation })
     }
 
     /// The current keys or, if none of them matches the token's header, newer ones.
@@ -108,4 +104,10 @@ fn verify_signature(token: &[u8], key: &DecodingKey, algorithm: Algorithm) -> Re
     (validation.validate_exp, validation.validate_nbf, validation.validate_aud) = (false, false, false);
     let decoded = decode::<Claims>(token, key, &validation);
     decoded.map(|decoded| decoded.claims).map_err(|_| JwtError::Invalid("its signature is invalid"))
+}
+
+/// A type in lower case and without `application/`, which may be omitted (RFC 7515 section 4.1.9).
+fn media_type(typ: &str) -> String {
+    let typ = typ.to_ascii_lowercase();
+    typ.strip_prefix("application/").map(str::to_owned).unwrap_or(typ)
 }

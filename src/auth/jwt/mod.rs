@@ -10,6 +10,7 @@ mod key_set;
 
 use std::convert::Infallible as Never;
 use std::future::poll_fn;
+use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
@@ -21,21 +22,36 @@ use crate::base::byte_class::ByteClass;
 use crate::base::clock::Clock;
 use crate::base::user_name::UserName;
 use crate::config::{JwtOptions, Problem};
+use crate::http::headers::{HeaderName, Headers};
 use crate::observability::auth_timing::AuthTiming;
 use crate::observability::metrics::AuthOutcome;
 use crate::observability::phase::Phase;
 use crate::store::TokenId;
 
-use issuer::Issuer;
+use issuer::{Issuer, VerifiedJwt};
 
 /// Maximum number of cached tokens. Beyond it, tokens are verified with each request.
 const MAX_CACHED: usize = 100_000;
 
-/// A token as sent by a client, three base64 parts separated by dots, with the tenant from `x-jwt-tenant-id`.
+/// The headers that clients send beside a token. Their values are judged by the issuer's rules and, like the token,
+/// forwarded.
+const TOKEN_HEADERS: [HeaderName; 4] =
+    [HeaderName::XJwtTenantId, HeaderName::XJwtIssuer, HeaderName::XJwtClientId, HeaderName::XJwtNonce];
+
+/// A token as sent by a client, three base64 parts separated by dots, with the headers that describe it.
 #[derive(Clone)]
 pub struct Jwt {
     token: Box<[u8]>,
-    tenant: Option<Box<str>>,
+    headers: Box<[(HeaderName, Box<str>)]>,
+}
+
+/// The caller that a token proves.
+#[derive(Clone, Debug)]
+pub struct JwtCaller {
+    /// The user.
+    pub user: UserName,
+    /// The groups or roles; `None` if the issuer has no claim for them.
+    pub groups: Option<Arc<[Box<str>]>>,
 }
 
 /// Why a token is not accepted.
@@ -59,15 +75,14 @@ pub enum JwtError {
 }
 
 impl Jwt {
-    /// Parses the header values; `None` if one is malformed.
-    pub fn parse(token: &[u8], tenant: Option<&[u8]>) -> Option<Jwt> {
+    /// Parses the token and the headers beside it; `None` if one is malformed.
+    pub fn parse(token: &[u8], headers: &Headers) -> Option<Jwt> {
         let is_valid = |byte: &u8| byte.is_ascii_alphanumeric() || b"-_.".contains(byte);
         let has_three_parts = token.iter().filter(|byte| **byte == b'.').count() == 2;
-        let tenant = match tenant {
-            None => None,
-            Some(tenant) => Some(parse_tenant(tenant)?.into()),
-        };
-        (has_three_parts && token.iter().all(is_valid)).then(|| Jwt { token: token.into(), tenant })
+        let of_token = TOKEN_HEADERS.iter().filter_map(|name| Some((*name, headers.get(*name)?)));
+        let of_token = of_token.map(|(name, value)| Some((name, parse_token_header(value)?.into())));
+        let headers = of_token.collect::<Option<_>>()?;
+        (has_three_parts && token.iter().all(is_valid)).then(|| Jwt { token: token.into(), headers })
     }
 
     /// The header value, to send in a request.
@@ -75,9 +90,14 @@ impl Jwt {
         &self.token
     }
 
-    /// The tenant that the client sent.
-    pub fn tenant(&self) -> Option<&str> {
-        self.tenant.as_deref()
+    /// The headers beside the token, to send in a request.
+    pub fn headers(&self) -> impl Iterator<Item = (HeaderName, &str)> {
+        self.headers.iter().map(|(name, value)| (*name, &**value))
+    }
+
+    /// One of the headers beside the token.
+    pub fn header(&self, name: HeaderName) -> Option<&str> {
+        self.headers().find(|(other, _)| *other == name).map(|(_, value)| value)
     }
 
     /// The hash of the token: the key of the cache.
@@ -86,7 +106,7 @@ impl Jwt {
     }
 }
 
-fn outcome(verified: &Result<UserName, JwtError>) -> AuthOutcome {
+fn outcome(verified: &Result<JwtCaller, JwtError>) -> AuthOutcome {
     match verified {
         Ok(_) => AuthOutcome::Ok,
         Err(JwtError::KeysUnavailable | JwtError::UnknownKey(_)) => AuthOutcome::Unavailable,
@@ -94,8 +114,8 @@ fn outcome(verified: &Result<UserName, JwtError>) -> AuthOutcome {
     }
 }
 
-/// A tenant name: 1 to 256 printable ASCII characters without space and comma.
-fn parse_tenant(value: &[u8]) -> Option<&str> {
+/// 1 to 256 printable ASCII characters without space and comma.
+fn parse_token_header(value: &[u8]) -> Option<&str> {
     let is_valid = (1..=256).contains(&value.len()) && ByteClass::API_KEY.contains_all(value);
     std::str::from_utf8(value).ok().filter(|_| is_valid)
 }
@@ -108,12 +128,8 @@ pub struct JwtVerifier {
 }
 
 struct CachedJwt {
-    user: UserName,
     issuer: usize,
-    /// The generation of the issuer's keys that verified the signature.
-    generation: u64,
-    /// Seconds of Unix time.
-    expires_at: u64,
+    verified: VerifiedJwt,
 }
 
 impl JwtVerifier {
@@ -133,21 +149,21 @@ impl JwtVerifier {
         Ok(JwtVerifier { issuers, cache: DashMap::new(), clock: clock.clone() })
     }
 
-    /// Verifies a token and returns its user. `id` is [`Jwt::id`].
-    pub async fn verify(&self, jwt: &Jwt, id: TokenId, timing: &AuthTiming) -> Result<UserName, JwtError> {
+    /// Verifies a token and returns its caller. `id` is [`Jwt::id`].
+    pub async fn verify(&self, jwt: &Jwt, id: TokenId, timing: &AuthTiming) -> Result<JwtCaller, JwtError> {
         let now = self.clock.unix_seconds();
         if let Some(cached) = self.cache.get(&id) {
-            let issuer = &self.issuers[cached.issuer];
-            if now < cached.expires_at && issuer.keys.generation() == Some(cached.generation) {
-                issuer.check_tenant(jwt.tenant())?;
-                return Ok(cached.user.clone());
+            let (issuer, verified) = (&self.issuers[cached.issuer], &cached.verified);
+            if now < verified.claims.expires_at && issuer.keys.generation() == Some(verified.generation) {
+                issuer.check_headers(jwt, verified)?;
+                return Ok(verified.caller());
             }
         }
         // Boxed, because a token is verified once and then cached.
         Box::pin(timing.measure(Phase::Jwt, self.verify_uncached(jwt, id, now), outcome)).await
     }
 
-    async fn verify_uncached(&self, jwt: &Jwt, id: TokenId, now: u64) -> Result<UserName, JwtError> {
+    async fn verify_uncached(&self, jwt: &Jwt, id: TokenId, now: u64) -> Result<JwtCaller, JwtError> {
         let token = jwt.expose();
         let header = decode_header(token)
             .map_err(|_| JwtError::Invalid("its header is malformed or has an unknown algorithm"))?;
@@ -156,12 +172,12 @@ impl JwtVerifier {
         let issuer = self.issuers.iter().enumerate().find(|(_, issuer)| issuer.name() == claimed);
         let (index, issuer) = issuer.ok_or(JwtError::Invalid("its issuer is unknown"))?;
         let verified = issuer.verify(token, &header, now).await?;
-        issuer.check_tenant(jwt.tenant())?;
+        issuer.check_headers(jwt, &verified)?;
+        let caller = verified.caller();
         if self.cache.len() < MAX_CACHED {
-            let issuer::VerifiedJwt { user, generation, expires_at } = verified.clone();
-            self.cache.insert(id, CachedJwt { user, issuer: index, generation, expires_at });
+            self.cache.insert(id, CachedJwt { issuer: index, verified });
         }
-        Ok(verified.user)
+        Ok(caller)
     }
 
     /// Fetches keys periodically. Never returns.
@@ -191,7 +207,7 @@ impl JwtVerifier {
     /// Removes expired tokens from the cache. Called periodically.
     pub fn sweep(&self) {
         let now = self.clock.unix_seconds();
-        self.cache.retain(|_, cached| now < cached.expires_at);
+        self.cache.retain(|_, cached| now < cached.verified.claims.expires_at);
     }
 }
 
@@ -199,16 +215,23 @@ impl JwtVerifier {
 mod tests {
     use super::*;
 
+    fn parse(token: &str, tenant: Option<&str>) -> Option<Jwt> {
+        let mut headers = Headers::new();
+        tenant.into_iter().for_each(|tenant| headers.push(HeaderName::XJwtTenantId, tenant.as_bytes()));
+        Jwt::parse(token.as_bytes(), &headers)
+    }
+
     #[test]
     fn a_token_has_three_parts() {
-        assert!(Jwt::parse(b"a-_.b.c", Some(b"acme")).is_some_and(|jwt| jwt.tenant() == Some("acme")));
+        let jwt = parse("a-_.b.c", Some("acme")).expect("valid");
+        assert_eq!(jwt.headers().collect::<Vec<_>>(), [(HeaderName::XJwtTenantId, "acme")]);
         // An unsigned token has an empty third part; it is rejected for its algorithm.
-        assert!(Jwt::parse(b"a.b.", None).is_some());
+        assert!(parse("a.b.", None).is_some());
         for wrong in ["", "a", "a.b", "a.b.c.d", "a.b.c,d.e.f", "a b.c.d", "a.b.c=", "a.b/c.d"] {
-            assert!(Jwt::parse(wrong.as_bytes(), None).is_none(), "{wrong}");
+            assert!(parse(wrong, None).is_none(), "{wrong}");
         }
         for wrong in ["", "a b", "a,b"] {
-            assert!(Jwt::parse(b"a.b.c", Some(wrong.as_bytes())).is_none(), "{wrong}");
+            assert!(parse("a.b.c", Some(wrong)).is_none(), "{wrong}");
         }
     }
 }

@@ -23,6 +23,8 @@ pub(super) enum EntryForm {
     Text,
     /// One text, or a list of them.
     Texts,
+    /// A group of keys, each with one text or a list of them.
+    TextsByName,
     /// One of these words, or a list of them.
     Words(&'static [&'static str]),
     /// A list of these words.
@@ -100,12 +102,43 @@ const JWT_ISSUERS: &[EntryKey] = &[
         "Accepted signature algorithms. Default: `RS256`, `PS256`, `ES256`, `EdDSA`. Also the variants with 384 and 512, and \
          `HS256`, `HS384`, `HS512` with `secret_file` only. `none` is never accepted.",
     ),
+    key("typ", EntryForm::Texts, "Accepted types of the token, such as `at+jwt`. Default: any."),
+    key(
+        "required_claims",
+        EntryForm::TextsByName,
+        "Claims that a token must have, with their accepted values: `{azp: [web, 'svc-*']}`. Names or patterns; `'*'` accepts \
+         every value. A nested claim is written `a.b`.",
+    ),
     key("user_claim", EntryForm::Text, "Claim that holds the user name. Default: `sub`."),
+    key(
+        "users",
+        EntryForm::Texts,
+        "User names that the issuer may use: names or patterns, compared with the claim. With several issuers, each \
+         needs `users`, `user_prefix` or `tenant_user`. Default: all.",
+    ),
+    key("user_prefix", EntryForm::Text, "Text that is put before the user names of this issuer."),
+    key(
+        "groups_claims",
+        EntryForm::Texts,
+        "Claims with the groups or roles of the user, such as `groups` or `realm_access.roles`, for `groups` in rules.",
+    ),
     key("tenants", EntryForm::Texts, "Accepted values of `x-jwt-tenant-id`. Default: the backend decides."),
+    key(
+        "tenant_claim",
+        EntryForm::Text,
+        "Claim with the tenant, which `x-jwt-tenant-id` must be equal to if it is sent.",
+    ),
+    key(
+        "tenant_user",
+        EntryForm::Flag,
+        "`true`: user names are `tenant/user`, as with `JWT_USE_TENANT_USER` in Timbr. Needs `tenant_claim`, or \
+         `tenants` with one tenant.",
+    ),
 ];
 
 const IMPERSONATION_RULES: &[EntryKey] = &[
-    required("users", EntryForm::Texts, "Callers: names or patterns."),
+    key("users", EntryForm::Texts, "Callers: names or patterns. Each rule needs `users` or `groups`."),
+    key("groups", EntryForm::Texts, "Groups of callers with a JWT (`groups_claims`): names or patterns."),
     required("act_as", EntryForm::Texts, "Users whom they may act as: names or patterns."),
 ];
 
@@ -114,6 +147,12 @@ const AUTHORIZATION_RULES: &[EntryKey] = &[
         "users",
         EntryForm::Texts,
         "Users: names or patterns. With impersonation, the name of the impersonated user is compared.",
+    ),
+    key(
+        "groups",
+        EntryForm::Texts,
+        "Groups of callers with a JWT (`groups_claims`): names or patterns. A rule with `users` and `groups` matches \
+         callers of either. With impersonation, groups do not match.",
     ),
     key("unknown_users", EntryForm::Flag, "`true`: also callers whose key only the backend knows."),
     key("routes", EntryForm::Texts, "Names of routes. Default: all."),

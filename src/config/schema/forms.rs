@@ -161,6 +161,10 @@ fn form(form: EntryForm) -> Value {
     match form {
         EntryForm::Text => json!({ "type": "string", "minLength": 1 }),
         EntryForm::Texts => one_or_more(&json!({ "type": "string", "minLength": 1 })),
+        EntryForm::TextsByName => {
+            let texts = one_or_more(&json!({ "type": "string", "minLength": 1 }));
+            json!({ "type": "object", "additionalProperties": texts })
+        }
         EntryForm::Words(choice) => one_or_more(&words(choice)),
         EntryForm::Flag => json!({ "type": "boolean" }),
         EntryForm::Number => json!({ "type": "number", "minimum": 0 }),

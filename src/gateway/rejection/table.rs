@@ -362,6 +362,20 @@ rejections! {
         message: "The `x-jwt-token` header is missing. Send a token from your identity provider.",
         remedy: "No `x-jwt-token` on a route with `credentials: [jwt]`.",
     }
+    /// There is an `x-jwt-token`, but no issuer is configured.
+    JwtNotConfigured {
+        status: UNAUTHORIZED,
+        reason: "jwt_not_configured",
+        phases: [Screen],
+        fault: Credentials,
+        response_header: API_KEY,
+        header: Some("x-jwt-token"),
+        rules: ["auth.jwt_issuers"],
+        message: "This gateway accepts no JWT in `x-jwt-token`, because no issuer is configured. Send a key in \
+                  `x-api-key`, or ask the operator to configure your identity provider.",
+        remedy: "A client sent a JWT, and `auth.jwt_issuers` is empty. Add its identity provider, or give the client a \
+                 key.",
+    }
     /// The `x-jwt-token` is malformed, or no known issuer has signed it.
     JwtInvalid(cause: &'static str) {
         status: UNAUTHORIZED,
@@ -399,8 +413,8 @@ rejections! {
         rules: ["auth.jwt_issuers"],
         detail: *cause,
         message: format!("The `x-jwt-token` is not accepted here: {cause}."),
-        remedy: "Genuine, but not usable here: `aud`, `nbf`, the claim with the user name, or the tenant. The message \
-                 names the cause.",
+        remedy: "Genuine, but not usable here: `aud`, `nbf`, `typ`, a required claim, the user name, the tenant, or an \
+                 `x-jwt-…` header that differs from the token. The message names the cause.",
     }
     /// The `x-jwt-token` names a key that its issuer may have published since the last fetch. The data is the time until
     /// the next fetch.

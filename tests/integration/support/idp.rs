@@ -33,7 +33,12 @@ impl SigningKey {
     pub fn sign(&self, claims: &Value) -> String {
         let mut header = Header::new(Algorithm::ES256);
         header.kid = Some(self.id.clone());
-        encode(&header, claims, &self.key).expect("signed")
+        self.sign_with(&header, claims)
+    }
+
+    /// A token with this header.
+    pub fn sign_with(&self, header: &Header, claims: &Value) -> String {
+        encode(header, claims, &self.key).expect("signed")
     }
 }
 
