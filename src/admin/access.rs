@@ -1,20 +1,35 @@
-//! Access control of the admin listener: which clients count as operators on this machine. It knows nothing about
-//! routes.
+//! Access control of the admin listener: which clients are on this machine, and which of them are operators. It knows
+//! nothing about routes.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use http::header::{CONTENT_TYPE, FORWARDED, HOST, HeaderName, ORIGIN, VIA};
+use http::header::{AUTHORIZATION, CONTENT_TYPE, FORWARDED, HOST, HeaderName, ORIGIN, VIA};
 use http::uri::Authority;
 use http::{HeaderMap, HeaderValue, StatusCode};
 
 use crate::admin::routes::AdminError;
+use crate::base::secret::Secret;
+use crate::config::{AdminCommands, AdminOptions};
+
+/// The client of a connection to the admin listener.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AdminPeer {
+    /// A client of `listen.admin`.
+    Tcp(IpAddr),
+    /// A process on this machine that could open `listen.admin_socket`.
+    Process {
+        /// Its user.
+        uid: u32,
+        /// Its process; `None` in a different PID namespace.
+        pid: Option<u32>,
+    },
+}
 
 /// SECURITY: accepts requests from this machine only, even if the listener is bound to other addresses, and not through
 /// a proxy on it. The `Host` must be a name of this machine too, against DNS rebinding: a page in a local browser could
 /// have its own name resolve to the loopback address. Cross-site requests of a browser are rejected.
-pub fn authorize_read(headers: &HeaderMap, peer: SocketAddr) -> Result<(), AdminError> {
-    let is_local = is_this_machine(peer.ip()) && has_local_host(headers);
-    if is_local && !is_proxied(headers) && !is_cross_site(headers) {
+pub fn authorize_local(headers: &HeaderMap, peer: AdminPeer) -> Result<(), AdminError> {
+    if is_on_this_machine(peer) && has_local_host(headers) && !is_proxied(headers) && !is_cross_site(headers) {
         return Ok(());
     }
     Err(AdminError::new(
@@ -22,6 +37,48 @@ pub fn authorize_read(headers: &HeaderMap, peer: SocketAddr) -> Result<(), Admin
         "allowed only from the loopback address, with a local host name and without a proxy. From a different machine, use \
          `kubectl port-forward` or `ssh -L`.",
     ))
+}
+
+/// SECURITY: a page in a browser on this machine could read the metrics by DNS rebinding, so the `Host` of a local
+/// client must be local too. Other machines, such as Prometheus, may use any name: the network decides about them.
+pub fn authorize_metrics(headers: &HeaderMap, peer: AdminPeer) -> Result<(), AdminError> {
+    if is_cross_site(headers) || (is_on_this_machine(peer) && !has_local_host(headers)) {
+        let message = "a client on this machine must use a local host name, such as localhost";
+        return Err(AdminError::new(StatusCode::FORBIDDEN, message));
+    }
+    Ok(())
+}
+
+/// SECURITY: decides who may use admin commands and list tokens, among the clients on this machine. The permissions of
+/// the socket's file have decided about its clients. Others share the loopback address with every process of the machine
+/// or pod.
+pub fn authorize_operator(headers: &HeaderMap, peer: AdminPeer, admin: &AdminOptions) -> Result<(), AdminError> {
+    let message = match (peer, admin.commands, &admin.token) {
+        (AdminPeer::Process { .. }, ..) | (AdminPeer::Tcp(_), AdminCommands::Loopback, _) => return Ok(()),
+        (AdminPeer::Tcp(_), AdminCommands::Token, Some(token)) if bearer(headers).as_ref() == Some(token) => {
+            return Ok(());
+        }
+        (AdminPeer::Tcp(_), AdminCommands::Token, _) => {
+            "requires the token of listen.admin_token_file: `Authorization: Bearer …` (listen.admin_commands=token)"
+        }
+        (AdminPeer::Tcp(_), AdminCommands::Socket, _) => {
+            "allowed only through the Unix socket (listen.admin_commands=socket)"
+        }
+    };
+    Err(AdminError::new(StatusCode::FORBIDDEN, message))
+}
+
+fn bearer(headers: &HeaderMap) -> Option<Secret> {
+    let value = headers.get(AUTHORIZATION)?.to_str().ok()?;
+    Some(Secret::new(value.strip_prefix("Bearer ")?.to_owned()))
+}
+
+/// Any process that can open the Unix socket is on this machine.
+fn is_on_this_machine(peer: AdminPeer) -> bool {
+    match peer {
+        AdminPeer::Tcp(address) => is_this_machine(address),
+        AdminPeer::Process { .. } => true,
+    }
 }
 
 /// Only 127.0.0.1 and ::1: service meshes deliver external traffic from other addresses of 127.0.0.0/8.
@@ -82,6 +139,42 @@ mod tests {
         headers
     }
 
+    const LOOPBACK: AdminPeer = AdminPeer::Tcp(IpAddr::V4(Ipv4Addr::LOCALHOST));
+    const PROCESS: AdminPeer = AdminPeer::Process { uid: 1, pid: None };
+
+    #[test]
+    fn operators_have_the_token_or_the_socket() {
+        const TOKEN: &str = "0123456789abcdef0123456789abcdef";
+        let is_allowed = |peer, commands, authorization: &str| {
+            let token = (commands == AdminCommands::Token).then(|| Secret::new(TOKEN.to_owned()));
+            let admin = AdminOptions { commands, socket: None, token };
+            authorize_operator(&headers("localhost", &[("authorization", authorization)]), peer, &admin).is_ok()
+        };
+        let right = format!("Bearer {TOKEN}");
+        for commands in [AdminCommands::Loopback, AdminCommands::Token, AdminCommands::Socket] {
+            assert!(is_allowed(PROCESS, commands, ""));
+        }
+        assert!(is_allowed(LOOPBACK, AdminCommands::Loopback, ""));
+        assert!(is_allowed(LOOPBACK, AdminCommands::Token, &right));
+        for wrong in ["", TOKEN, &right[..right.len() - 1], "Bearer ", &format!("Basic {TOKEN}")] {
+            assert!(!is_allowed(LOOPBACK, AdminCommands::Token, wrong), "{wrong}");
+        }
+        assert!(!is_allowed(LOOPBACK, AdminCommands::Socket, &right));
+        let without = AdminOptions { commands: AdminCommands::Token, socket: None, token: None };
+        let empty = headers("localhost", &[("authorization", "Bearer ")]);
+        assert!(authorize_operator(&empty, LOOPBACK, &without).is_err(), "no token admits nobody");
+    }
+
+    #[test]
+    fn metrics_are_for_other_machines_and_local_host_names() {
+        let is_allowed = |peer, host: &str| authorize_metrics(&headers(host, &[]), peer).is_ok();
+        let remote = AdminPeer::Tcp(Ipv4Addr::new(192, 0, 2, 1).into());
+        assert!(is_allowed(remote, "gateway.monitoring:9180") && is_allowed(LOOPBACK, "localhost:9180"));
+        assert!(!is_allowed(LOOPBACK, "evil.example:9180"));
+        let cross_site = [("sec-fetch-site", "cross-site"), ("sec-fetch-mode", "no-cors")];
+        assert!(authorize_metrics(&headers("192.0.2.7", &cross_site), remote).is_err());
+    }
+
     #[test]
     fn a_page_of_another_site_cannot_change_anything() {
         let may = |all: &[(&str, &str)]| authorize_change(&headers("127.0.0.1:9180", all)).is_ok();
@@ -103,8 +196,8 @@ mod tests {
     #[test]
     fn only_loopback_clients_with_a_local_host_name_are_allowed() {
         let is_allowed = |peer: &str, host: &str| {
-            let peer = SocketAddr::new(peer.parse().expect("an address"), 1);
-            authorize_read(&headers(host, &[]), peer).is_ok()
+            let peer = AdminPeer::Tcp(peer.parse().expect("an address"));
+            authorize_local(&headers(host, &[]), peer).is_ok()
         };
         for host in ["127.0.0.1:9180", "localhost", "LOCALHOST:1", "[::1]:9180", "127.1.2.3"] {
             for peer in ["127.0.0.1", "::1", "::ffff:127.0.0.1"] {
@@ -121,8 +214,7 @@ mod tests {
 
     #[test]
     fn proxied_and_cross_site_requests_are_rejected() {
-        let peer = SocketAddr::from(([127, 0, 0, 1], 1));
-        let is_allowed = |all: &[(&str, &str)]| authorize_read(&headers("localhost", all), peer).is_ok();
+        let is_allowed = |all: &[(&str, &str)]| authorize_local(&headers("localhost", all), LOOPBACK).is_ok();
         for name in
             ["forwarded", "via", "x-forwarded-for", "x-forwarded-client-cert", "x-real-ip", "x-envoy-peer-metadata"]
         {

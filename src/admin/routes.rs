@@ -1,7 +1,6 @@
 //! The routes of the admin listener: path, access, methods and function of each, and their dispatch. It knows nothing
 //! about what the functions do.
 
-use std::net::SocketAddr;
 use std::pin::Pin;
 use std::time::Duration;
 
@@ -14,11 +13,14 @@ use hyper::body::Incoming;
 use serde_json::{Value, json};
 use tokio::time::timeout;
 
+use crate::admin::access::AdminPeer;
 use crate::admin::health::{Probe, ProbeResult};
 use crate::admin::{AdminBody, AdminContext, access, commands, dashboard, rejections, tokens, update_upstream_metrics};
 use crate::base::percent::decode_query_value;
-use crate::observability::log::{self, label};
+use crate::config::AdminCommands;
+use crate::observability::log::{self, LogRecord, label};
 use crate::observability::metrics::ExpositionFormat;
+use crate::os::unix_socket::user_name;
 
 /// Maximum size of a request body; every valid one is smaller.
 const MAX_BODY_SIZE: usize = 16 * 1024;
@@ -36,6 +38,11 @@ pub struct Call<'a> {
 }
 
 impl<'a> Call<'a> {
+    fn new(admin: &'a AdminContext, route: &AdminRoute, parts: &'a Parts, body: Bytes) -> Call<'a> {
+        let rest = route.strip_route(parts.uri.path()).expect("it was chosen by its path");
+        Call { admin, rest, query: parts.uri.query().unwrap_or_default(), body }
+    }
+
     /// The decoded parameters of the query.
     pub fn parameters(&self) -> impl Iterator<Item = (&'a str, String)> {
         let pairs = self.query.split('&').filter(|pair| !pair.is_empty());
@@ -77,7 +84,11 @@ type CallFuture<'a> = Pin<Box<dyn Future<Output = CallResult> + 'a>>;
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Access {
     Everyone,
+    /// Everyone but pages of other sites in a local browser.
+    Monitoring,
     /// Clients on this machine: see [`access`].
+    Local,
+    /// Those of them that may use admin commands.
     Operators,
 }
 
@@ -102,7 +113,7 @@ static ROUTES: [AdminRoute; 22] = [
     probe("/livez", |parts, admin| probe_response(Probe::Live, parts, admin)),
     probe("/readyz", |parts, admin| probe_response(Probe::Ready, parts, admin)),
     probe("/startupz", |parts, admin| probe_response(Probe::Startup, parts, admin)),
-    probe("/metrics", metrics),
+    AdminRoute { path: "/metrics", access: Access::Monitoring, action: Action::Page(metrics) },
     page("/", |_, _| dashboard::document()),
     page("/dashboard", |_, _| dashboard::document()),
     page("/dashboard.css", |_, _| dashboard::style()),
@@ -110,12 +121,12 @@ static ROUTES: [AdminRoute; 22] = [
     page("/dashboard.svg", |_, _| dashboard::icon()),
     page("/overview", |_, admin| dashboard::overview(admin)),
     page("/events", |_, admin| dashboard::open_event_stream(admin)),
-    read("/tokens", |call| Box::pin(tokens::list(call))),
-    read("/salts", |call| Box::pin(tokens::list_salts(call))),
-    read("/upstreams", |call| ready(Ok(json!(call.admin.snapshot.get().backends.status())))),
-    read("/refusals", |call| ready(rejections::list(&call))),
-    read("/explain/", |call| ready(rejections::explain(&call))),
-    read("/log-level", |_| ready(commands::log_level())),
+    read("/tokens", Access::Operators, |call| Box::pin(tokens::list(call))),
+    read("/salts", Access::Operators, |call| Box::pin(tokens::list_salts(call))),
+    read("/upstreams", Access::Local, |call| ready(Ok(json!(call.admin.snapshot.get().backends.status())))),
+    read("/refusals", Access::Local, |call| ready(rejections::list(&call))),
+    read("/explain/", Access::Local, |call| ready(rejections::explain(&call))),
+    read("/log-level", Access::Operators, |_| ready(commands::log_level())),
     command(Method::PUT, "/log-level", "log-level", |call| ready(commands::set_log_level(&call.body))),
     command(Method::POST, "/tokens/revoke", "revoke", |call| Box::pin(tokens::revoke(call))),
     command(Method::POST, "/reload", "reload", |call| Box::pin(commands::reload(&call.admin.control))),
@@ -128,11 +139,11 @@ const fn probe(path: &'static str, respond: fn(&Parts, &AdminContext) -> Respons
 }
 
 const fn page(path: &'static str, respond: fn(&Parts, &AdminContext) -> Response<AdminBody>) -> AdminRoute {
-    AdminRoute { path, access: Access::Operators, action: Action::Page(respond) }
+    AdminRoute { path, access: Access::Local, action: Action::Page(respond) }
 }
 
-const fn read(path: &'static str, call: for<'a> fn(Call<'a>) -> CallFuture<'a>) -> AdminRoute {
-    AdminRoute { path, access: Access::Operators, action: Action::Read(call) }
+const fn read(path: &'static str, access: Access, call: for<'a> fn(Call<'a>) -> CallFuture<'a>) -> AdminRoute {
+    AdminRoute { path, access, action: Action::Read(call) }
 }
 
 const fn command(
@@ -173,38 +184,38 @@ impl AdminRoute {
 }
 
 /// Serves one request of the admin listener.
-pub async fn respond(request: Request<Incoming>, peer: SocketAddr, admin: &AdminContext) -> Response<AdminBody> {
+pub async fn respond(request: Request<Incoming>, peer: AdminPeer, admin: &AdminContext) -> Response<AdminBody> {
     let (parts, body) = request.into_parts();
     let path = parts.uri.path();
     let routes = || ROUTES.iter().filter(|route| route.strip_route(path).is_some());
     let Some(first) = routes().next() else { return unknown_path(&parts.method) };
     // SECURITY: before anything else is decided about the request.
-    if first.access == Access::Operators
-        && let Err(error) = access::authorize_read(&parts.headers, peer)
-    {
+    if let Err(error) = authorize_client(first.access, &parts, peer) {
         return first.error_response(&error);
     }
     let Some(route) = routes().find(|route| route.methods().contains(&parts.method)) else {
         let methods: Vec<_> = routes().flat_map(AdminRoute::methods).map(Method::as_str).collect();
         return method_not_allowed(first, &methods.join(", "));
     };
-    let rest = route.strip_route(path).expect("it was chosen by its path");
-    let call = Call { admin, rest, query: parts.uri.query().unwrap_or_default(), body: Bytes::new() };
-    let result = match &route.action {
-        Action::Page(respond) => return respond(&parts, admin),
-        Action::Read(read) => read(call).await,
-        Action::Command(_, name, run) => {
-            if let Err(error) = access::authorize_change(&parts.headers) {
-                return json_error(&error);
-            }
-            let result = match read_body(body).await {
-                Ok(body) => run(Call { body, ..call }).await,
-                Err(error) => Err(error),
+    let result = match (&route.action, authorize_operator(route.access, &parts, peer, admin)) {
+        (Action::Page(_) | Action::Read(_), Err(error)) => return route.error_response(&error),
+        (Action::Page(respond), Ok(())) => return respond(&parts, admin),
+        (Action::Read(read), Ok(())) => read(Call::new(admin, route, &parts, Bytes::new())).await,
+        (Action::Command(_, name, run), access) => {
+            let (decision, result) = match access.and_then(|()| access::authorize_change(&parts.headers)) {
+                Err(error) => ("denied", Err(error)),
+                Ok(()) => {
+                    let result = match read_body(body).await {
+                        Ok(body) => run(Call::new(admin, route, &parts, body)).await,
+                        Err(error) => Err(error),
+                    };
+                    (if result.is_ok() { "done" } else { "failed" }, result)
+                }
             };
             log::write_audit(|record| {
                 record.text(label!("what"), name);
-                record.text(label!("decision"), if result.is_ok() { "done" } else { "failed" });
-                record.text(label!("client"), &peer.ip().to_string());
+                record.text(label!("decision"), decision);
+                record_operator(record, peer, admin.snapshot.get().config.admin.commands);
             });
             result
         }
@@ -212,6 +223,40 @@ pub async fn respond(request: Request<Incoming>, peer: SocketAddr, admin: &Admin
     match result {
         Ok(document) => json_response(StatusCode::OK, &document),
         Err(error) => json_error(&error),
+    }
+}
+
+/// Whether the route is open to a client at this place.
+fn authorize_client(access: Access, parts: &Parts, peer: AdminPeer) -> Result<(), AdminError> {
+    match access {
+        Access::Everyone => Ok(()),
+        Access::Monitoring => access::authorize_metrics(&parts.headers, peer),
+        Access::Local | Access::Operators => access::authorize_local(&parts.headers, peer),
+    }
+}
+
+fn authorize_operator(access: Access, parts: &Parts, peer: AdminPeer, admin: &AdminContext) -> Result<(), AdminError> {
+    match access {
+        Access::Everyone | Access::Monitoring | Access::Local => Ok(()),
+        Access::Operators => access::authorize_operator(&parts.headers, peer, &admin.snapshot.get().config.admin),
+    }
+}
+
+/// Names the sender of a command, as far as it is known.
+fn record_operator(record: &mut LogRecord<'_>, peer: AdminPeer, commands: AdminCommands) {
+    match peer {
+        AdminPeer::Tcp(address) => {
+            record.text(label!("via"), if commands == AdminCommands::Token { "token" } else { "loopback" });
+            record.text(label!("client"), &address.to_string());
+        }
+        AdminPeer::Process { uid, pid } => {
+            record.text(label!("via"), "socket");
+            record.text(label!("operator"), &user_name(uid).unwrap_or_else(|| uid.to_string()));
+            record.number(label!("operator_uid"), uid.into());
+            if let Some(pid) = pid {
+                record.number(label!("operator_pid"), pid.into());
+            }
+        }
     }
 }
 
@@ -237,12 +282,14 @@ fn unknown_path(method: &Method) -> Response<AdminBody> {
     if !matches!(*method, Method::GET | Method::HEAD) {
         return method_not_allowed(&ROUTES[0], "GET, HEAD");
     }
-    let paths = |access| {
-        let mut paths: Vec<_> = ROUTES.iter().filter(|route| route.access == access).map(|route| route.path).collect();
+    let paths = |all: &[Access]| {
+        let mut paths: Vec<_> =
+            ROUTES.iter().filter(|route| all.contains(&route.access)).map(|route| route.path).collect();
         paths.dedup();
         paths.join(", ")
     };
-    let (public, local) = (paths(Access::Everyone), paths(Access::Operators));
+    let public = paths(&[Access::Everyone, Access::Monitoring]);
+    let local = paths(&[Access::Local, Access::Operators]);
     let message = format!("unknown path; paths are {public}, and from this machine also {local}");
     text_response(StatusCode::NOT_FOUND, &message)
 }

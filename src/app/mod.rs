@@ -12,6 +12,7 @@ mod workers;
 
 use std::io;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -54,6 +55,14 @@ pub enum StartError {
         /// Its value.
         address: SocketAddr,
         /// The error of the operating system.
+        source: io::Error,
+    },
+    /// The Unix socket of the admin listener cannot be bound.
+    #[error("listen.admin_socket: cannot listen on {}", path.display())]
+    BindSocket {
+        /// Its path.
+        path: PathBuf,
+        /// The error, or what is wrong with the folder.
         source: io::Error,
     },
     /// The service manager passed a socket for a listener that is disabled.
@@ -117,7 +126,7 @@ pub fn bind_inherited(config: Config, inherited: Inherited, clock: &Clock) -> Re
     // The contents of the files are hashed before they are loaded, so that any later change is detected.
     let config_source = inherited.config_source.map(|(sources, settings)| (sources, LoadedSettings::new(settings)));
     let components = load(&config, clock)?;
-    let sockets = Sockets::open(&config.listen, inherited.sockets, config.workers)?;
+    let sockets = Sockets::open(&config.listen, &config.admin, inherited.sockets, config.workers)?;
     let metrics = Arc::<Metrics>::default();
     let store = components.auth.start_store(&metrics.store)?;
     let rejections = RecentRejections::new(config.workers);

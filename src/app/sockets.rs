@@ -1,12 +1,14 @@
 //! The listening sockets: opened by the gateway, or passed by the service manager (socket activation).
 
 use std::net::{SocketAddr, TcpListener};
+use std::path::PathBuf;
 
 use crate::app::StartError;
-use crate::config::ListenOptions;
 use crate::config::options::LISTEN;
+use crate::config::{AdminOptions, ListenOptions};
 use crate::downstream::listener;
 use crate::os::socket_activation::PassedSockets;
+use crate::os::unix_socket::SocketFile;
 
 /// The bound addresses; `None` for a disabled listener.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -25,10 +27,17 @@ pub(super) struct Sockets {
     /// The sockets of each worker, with a flag for those that use TLS.
     pub per_worker: Vec<Vec<(TcpListener, bool)>>,
     pub admin: Vec<TcpListener>,
+    /// `listen.admin_socket`
+    pub admin_socket: Option<SocketFile>,
 }
 
 impl Sockets {
-    pub fn open(listen: &ListenOptions, mut passed: PassedSockets, workers: usize) -> Result<Sockets, StartError> {
+    pub fn open(
+        listen: &ListenOptions,
+        admin_options: &AdminOptions,
+        mut passed: PassedSockets,
+        workers: usize,
+    ) -> Result<Sockets, StartError> {
         let mut open = |key: &'static str, address, count| {
             let name = key.strip_prefix("listen.").expect("all keys belong to the group `listen`");
             open_or_inherit(key, address, &passed.take_named(name), count)
@@ -48,7 +57,11 @@ impl Sockets {
                 worker.extend(sockets.into_iter().map(|socket| (socket, is_tls)));
             }
         }
-        Ok(Sockets { addresses, per_worker: of_workers, admin })
+        let bind = |(path, mode): &(PathBuf, u32)| {
+            SocketFile::bind(path, *mode).map_err(|source| StartError::BindSocket { path: path.clone(), source })
+        };
+        let admin_socket = admin_options.socket.as_ref().map(bind).transpose()?;
+        Ok(Sockets { addresses, per_worker: of_workers, admin, admin_socket })
     }
 }
 

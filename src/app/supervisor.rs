@@ -4,7 +4,7 @@
 use std::rc::Rc;
 use std::sync::Arc;
 
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -26,6 +26,7 @@ use crate::base::current::Current;
 use crate::base::shutdown_phase::{ShutdownController, ShutdownSignal};
 use crate::gateway::snapshot::Snapshot;
 use crate::os::sd_notify::ServiceManager;
+use crate::os::unix_socket::SocketFile;
 use crate::store;
 
 /// Everything that the main thread supervises and is controlled by.
@@ -48,6 +49,8 @@ pub(super) struct RunningGateway<'a> {
     pub shutdowns: ShutdownRequests,
     pub snapshot: watch::Receiver<Arc<Snapshot>>,
     pub service_manager: ServiceManager,
+    /// Removes the file when the gateway has stopped.
+    _admin_socket: Option<SocketFile>,
 }
 
 impl<'a> Supervisor<'a> {
@@ -93,6 +96,10 @@ impl<'a> Supervisor<'a> {
             let listener = TcpListener::from_std(listener).map_err(StartError::Threads)?;
             tasks.spawn_local(admin::serve(listener, Rc::clone(&admin)));
         }
+        if let Some(socket) = &sockets.admin_socket {
+            let listener = socket.listener().and_then(UnixListener::from_std).map_err(StartError::Threads)?;
+            tasks.spawn_local(admin::serve_socket(listener, Rc::clone(&admin)));
+        }
 
         let (publisher, snapshot) = watch::channel(snapshot);
         let maintenance = Maintenance {
@@ -111,7 +118,17 @@ impl<'a> Supervisor<'a> {
         tasks.spawn_local(sweep_expired(snapshot.clone()));
         tasks.spawn_local(maintain_backends(snapshot.clone()));
         let worker_exits = exits;
-        Ok(RunningGateway { controller, worker_exits, store, tasks, shutdowns, snapshot, service_manager })
+        let _admin_socket = sockets.admin_socket;
+        Ok(RunningGateway {
+            controller,
+            worker_exits,
+            store,
+            tasks,
+            shutdowns,
+            snapshot,
+            service_manager,
+            _admin_socket,
+        })
     }
 }
 

@@ -1,24 +1,39 @@
 //! A client for the admin listener of a running gateway. It knows no commands, only paths and JSON.
 
-use std::io::{Read, Write};
+use std::fmt;
+use std::io::{self, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
 use clap::{ArgMatches, Command};
+use zeroize::Zeroizing;
 
 use crate::cli::options;
 use crate::config::options::LISTEN;
+use crate::os::unix_socket;
 
-const LISTEN_ADMIN: &str = LISTEN.admin.key;
+/// Where the samples, the systemd unit and the Helm chart put the socket: commands without a configuration find it.
+const DEFAULT_SOCKET: &str = "/run/timbr-gateway/admin/socket";
 
 /// More than the longest response of the admin listener.
 const MAX_RESPONSE_BYTES: u64 = 64 * 1024 * 1024;
 
-/// The address of an admin listener, and the timeout of requests to it.
-pub struct AdminClient {
-    address: SocketAddr,
+/// A connection to an admin listener that does not exist yet.
+pub struct AdminClient<'a> {
+    /// Tried first.
+    socket: Option<PathBuf>,
+    address: Option<SocketAddr>,
     timeout: Duration,
+    matches: &'a ArgMatches,
+}
+
+/// Whether a request needs the token.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Sender {
+    Anyone,
+    Operator,
 }
 
 /// Status code and trimmed body.
@@ -27,82 +42,124 @@ pub struct AdminResponse {
     pub body: String,
 }
 
-/// Adds `--config` and `--listen-admin`, which select the gateway.
+/// Adds `--config` and the flags that select the gateway.
 pub fn add_arguments(command: Command) -> Command {
-    options::add_one(command, LISTEN_ADMIN)
+    options::add_some(command, &[LISTEN.admin.key, LISTEN.admin_socket.key, LISTEN.admin_token.key])
 }
 
-impl AdminClient {
-    /// The admin listener named by the flags, the environment or the configuration file.
-    pub fn from_arguments(matches: &ArgMatches, patience: Duration) -> anyhow::Result<AdminClient> {
-        let text = options::read_one(matches, LISTEN_ADMIN)?.expect("the option has a default");
+impl AdminClient<'_> {
+    /// The admin listener named by the flags, the environment or the configuration file. An address given as a flag is
+    /// used as it is; otherwise the socket comes first, because it needs no token.
+    pub fn from_arguments(matches: &ArgMatches, timeout: Duration) -> anyhow::Result<AdminClient<'_>> {
+        let key = LISTEN.admin.key;
+        let text = options::read_one(matches, key)?.expect("the option has a default");
         let text = text.expose();
-        if text == "off" {
-            bail!("{LISTEN_ADMIN} is off: there is no admin listener to connect to");
+        let address = match text {
+            "off" => None,
+            _ => Some(text.parse().with_context(|| format!("{key} must be address:port, not {text:?}"))?),
+        };
+        let has_flag = |key: &str| matches.contains_id(key);
+        let socket = match options::read_one(matches, LISTEN.admin_socket.key)? {
+            _ if has_flag(key) && !has_flag(LISTEN.admin_socket.key) => None,
+            Some(path) => Some(PathBuf::from(path.expose())),
+            None => Some(PathBuf::from(DEFAULT_SOCKET)).filter(|path| path.exists()),
+        };
+        if address.is_none() && socket.is_none() {
+            bail!("{key} is off: there is no admin listener to connect to");
         }
-        let address: SocketAddr =
-            text.parse().with_context(|| format!("{LISTEN_ADMIN} must be address:port, not {text:?}"))?;
-        Ok(AdminClient { address: connectable_address(address), timeout: patience })
+        Ok(AdminClient { socket, address: address.map(connectable_address), timeout, matches })
     }
 
-    /// Sends a GET, or a POST if there is a JSON body. Any status is a success here.
-    pub fn request(&self, path: &str, json: Option<&str>) -> anyhow::Result<AdminResponse> {
-        self.send(if json.is_some() { "POST" } else { "GET" }, path, json)
+    /// Sends a GET without the token. Any status is a success here.
+    pub fn get(&self, path: &str) -> anyhow::Result<AdminResponse> {
+        self.send("GET", path, None, Sender::Anyone)
     }
 
-    fn send(&self, method: &str, path: &str, json: Option<&str>) -> anyhow::Result<AdminResponse> {
-        let response = self.exchange(method, path, json).with_context(|| format!("http://{}{path}", self.address))?;
+    /// Sends a GET, or a POST if there is a JSON body, with the token if there is one. Returns the parsed JSON body, and
+    /// an error for any status but 200.
+    pub fn request_json(&self, path: &str, json: Option<&str>) -> anyhow::Result<serde_json::Value> {
+        self.send_as_operator(if json.is_some() { "POST" } else { "GET" }, path, json)
+    }
+
+    /// Sends a PUT with a JSON body, and returns as [`AdminClient::request_json`] does.
+    pub fn put_json(&self, path: &str, json: &str) -> anyhow::Result<serde_json::Value> {
+        self.send_as_operator("PUT", path, Some(json))
+    }
+
+    fn send_as_operator(&self, method: &str, path: &str, json: Option<&str>) -> anyhow::Result<serde_json::Value> {
+        let response = self.send(method, path, json, Sender::Operator)?;
+        let body: serde_json::Value = serde_json::from_str(&response.body).unwrap_or_default();
+        if response.status != "200" {
+            let message = body["data"].as_str().unwrap_or(&response.body);
+            bail!("the gateway at {self} returned {}: {message}", response.status);
+        }
+        Ok(body)
+    }
+
+    fn send(&self, method: &str, path: &str, json: Option<&str>, sender: Sender) -> anyhow::Result<AdminResponse> {
+        let response = self.exchange(method, path, json, sender).with_context(|| format!("{self}{path}"))?;
         let (head, body) = response.split_once("\r\n\r\n").unwrap_or((&response, ""));
         let status = head.split(' ').nth(1).unwrap_or_default().to_owned();
         Ok(AdminResponse { status, body: body.trim().to_owned() })
     }
 
-    /// Like [`AdminClient::request`], but returns the parsed JSON body, and an error for any status but 200.
-    pub fn request_json(&self, path: &str, json: Option<&str>) -> anyhow::Result<serde_json::Value> {
-        self.parse_success(&self.request(path, json)?)
-    }
-
-    /// Sends a PUT with a JSON body, and returns as [`AdminClient::request_json`] does.
-    pub fn put_json(&self, path: &str, json: &str) -> anyhow::Result<serde_json::Value> {
-        self.parse_success(&self.send("PUT", path, Some(json))?)
-    }
-
-    fn parse_success(&self, response: &AdminResponse) -> anyhow::Result<serde_json::Value> {
-        let body: serde_json::Value = serde_json::from_str(&response.body).unwrap_or_default();
-        if response.status != "200" {
-            bail!(
-                "the gateway at {} returned {}: {}",
-                self.address,
-                response.status,
-                body["data"].as_str().unwrap_or(&response.body)
-            );
+    fn exchange(&self, method: &str, path: &str, json: Option<&str>, sender: Sender) -> anyhow::Result<String> {
+        let (mut stream, accepts_token) = self.connect()?;
+        let mut request =
+            Zeroizing::new(format!("{method} {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n"));
+        // SECURITY: the token is sent to this machine only, and not in the clear over a network.
+        if sender == Sender::Operator
+            && accepts_token
+            && let Some(token) = options::read_one(self.matches, LISTEN.admin_token.key)?
+        {
+            *request += &format!("Authorization: Bearer {}\r\n", token.expose());
         }
-        Ok(body)
-    }
-
-    fn exchange(&self, method: &str, path: &str, json: Option<&str>) -> std::io::Result<String> {
-        let address = self.address;
-        let mut stream = TcpStream::connect_timeout(&address, self.timeout)?;
-        stream.set_read_timeout(Some(self.timeout))?;
-        stream.set_write_timeout(Some(self.timeout))?;
-        let common = format!("HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n");
         match json {
-            None => write!(stream, "{method} {path} {common}\r\n")?,
-            Some(json) => write!(
-                stream,
-                "{method} {path} {common}Content-Type: application/json\r\nContent-Length: {}\r\n\r\n{json}",
-                json.len()
-            )?,
+            None => *request += "\r\n",
+            Some(json) => {
+                let length = json.len();
+                *request += &format!("Content-Type: application/json\r\nContent-Length: {length}\r\n\r\n{json}");
+            }
         }
+        stream.write_all(request.as_bytes())?;
         let mut response = String::new();
         stream.take(MAX_RESPONSE_BYTES).read_to_string(&mut response)?;
         Ok(response)
     }
+
+    /// The socket, or the address if the socket cannot be opened. Also returns whether to send a token.
+    fn connect(&self) -> io::Result<(Box<dyn Connection>, bool)> {
+        if let Some(path) = &self.socket {
+            match (unix_socket::connect(path), self.address) {
+                (Ok(stream), _) => {
+                    stream.set_read_timeout(Some(self.timeout))?;
+                    stream.set_write_timeout(Some(self.timeout))?;
+                    return Ok((Box::new(stream), false));
+                }
+                (Err(error), None) => return Err(error),
+                (Err(_), Some(_)) => {}
+            }
+        }
+        let address = self.address.expect("there is a socket or an address");
+        let stream = TcpStream::connect_timeout(&address, self.timeout)?;
+        stream.set_read_timeout(Some(self.timeout))?;
+        stream.set_write_timeout(Some(self.timeout))?;
+        Ok((Box::new(stream), address.ip().is_loopback()))
+    }
 }
 
-impl std::fmt::Display for AdminClient {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        self.address.fmt(f)
+/// A socket of either kind.
+trait Connection: Read + Write {}
+
+impl<T: Read + Write> Connection for T {}
+
+impl fmt::Display for AdminClient<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (&self.socket, self.address) {
+            (Some(path), None) => write!(f, "unix:{}", path.display()),
+            (Some(path), Some(address)) => write!(f, "unix:{} or http://{address}", path.display()),
+            (None, address) => write!(f, "http://{}", address.expect("there is a socket or an address")),
+        }
     }
 }
 

@@ -30,8 +30,8 @@ pub fn commands() -> [Command; 3] {
     ]
     .map(|(command, first, example)| {
         admin_client::add_arguments(command).after_help(format!(
-            "{first}The command is sent to the admin listener (listen.admin), which accepts it from the same machine \
-             only.\n\nExample:\n  timbr-gateway {example}"
+            "{first}The command is sent to the admin listener: to listen.admin_socket if there is one, otherwise to listen.admin with \
+             listen.admin_token. It is accepted from the same machine only.\n\nExample:\n  timbr-gateway {example}"
         ))
     })
 }

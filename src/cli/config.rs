@@ -8,7 +8,7 @@ use crate::app;
 use crate::cli::{CliResult, options, print_error, print_line};
 use crate::config::print::{OriginComments, to_json, to_yaml};
 use crate::config::schema::schema;
-use crate::config::warnings;
+use crate::config::{admin_exposure, warnings};
 use crate::outbound::otlp;
 
 pub fn command() -> Command {
@@ -59,7 +59,7 @@ pub fn run(matches: &ArgMatches) -> CliResult {
             let (config, settings) = options::load(&options::sources(matches))?;
             app::check(&config)?;
             otlp::check(|name| std::env::var(name).ok())?;
-            for warning in warnings(&config, &settings) {
+            for warning in warnings(&config, &settings).into_iter().chain(admin_exposure(&config)) {
                 print_error(&format!("warning: {warning}"));
             }
             print_line("The configuration is valid.")?;

@@ -26,9 +26,9 @@ pub fn command() -> Command {
 pub fn run(matches: &ArgMatches) -> CliResult {
     let gateway = AdminClient::from_arguments(matches, ADMIN_TIMEOUT)?;
     let path = if matches.get_flag("ready") { "/readyz" } else { "/livez" };
-    let response = gateway.request(path, None)?;
+    let response = gateway.get(path)?;
     if response.status != "200" {
-        bail!("http://{gateway}{path} returned {}: {}", response.status, response.body);
+        bail!("{gateway}{path} returned {}: {}", response.status, response.body);
     }
     print_line(response.body)?;
     Ok(ExitCode::SUCCESS)

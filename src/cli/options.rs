@@ -18,8 +18,15 @@ pub fn add_all(command: Command) -> Command {
 
 /// Adds `--config` and the flag of one option.
 pub fn add_one(command: Command, key: &str) -> Command {
-    let option = options::find(key).expect("callers name existing options");
-    command.next_line_help(true).arg(config_argument()).arg(option_argument(option))
+    add_some(command, &[key])
+}
+
+/// Adds `--config` and the flags of these options.
+pub fn add_some(command: Command, keys: &[&str]) -> Command {
+    let command = command.next_line_help(true).arg(config_argument());
+    keys.iter().fold(command, |command, key| {
+        command.arg(option_argument(options::find(key).expect("callers name existing options")))
+    })
 }
 
 /// The value of one option; `None` if it is unset. Errors of other options are ignored.

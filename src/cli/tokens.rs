@@ -66,7 +66,8 @@ pub fn command() -> Command {
         .subcommand(admin_client::add_arguments(list))
         .subcommand(admin_client::add_arguments(revoke))
         .after_help(
-            "The command is sent to the admin listener (listen.admin), which accepts it from the same machine only.\n\n\
+            "The command is sent to the admin listener: to listen.admin_socket if there is one, otherwise to listen.admin with \
+             listen.admin_token. It is accepted from the same machine only.\n\n\
              Examples:\n  timbr-gateway tokens list --user alice\n  timbr-gateway tokens revoke --fingerprint 3fdf0040",
         )
 }

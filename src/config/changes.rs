@@ -37,7 +37,8 @@ impl LoadedSettings {
     }
 
     /// The files that cause a reload when they change: the configuration file, files with secrets, and files that
-    /// options name. Files that other modules watch are not included: certificates, users and the file of the store.
+    /// options name. Files that other modules watch are not included: certificates, users, the file of the store and the
+    /// admin socket.
     pub fn files(&self) -> Vec<PathBuf> {
         let named = named_files(&self.settings).map(|(_, path)| path);
         self.settings.files.iter().cloned().chain(named).collect()
@@ -98,6 +99,7 @@ impl Changes {
     pub fn defer_fixed_options(&self, config: &mut Config, current: &Config) -> Vec<&'static str> {
         let ListenOptions { proxy_protocol, .. } = config.listen;
         config.listen = ListenOptions { proxy_protocol, ..current.listen };
+        config.admin.socket.clone_from(&current.admin.socket);
         config.workers = current.workers;
         config.store = current.store.clone();
         config.core_dumps = current.core_dumps;
@@ -111,6 +113,8 @@ impl Changes {
             LISTEN.https.key,
             LISTEN.http.key,
             LISTEN.admin.key,
+            LISTEN.admin_socket.key,
+            LISTEN.admin_socket_mode.key,
             GLOBAL.workers.key,
             GLOBAL.core_dumps.key,
             LOG.format.key,
@@ -156,8 +160,11 @@ fn hash_of_file(path: &Path) -> io::Result<Digest> {
 
 /// Keys of options with each file that they name.
 fn named_files(settings: &Settings) -> impl Iterator<Item = (&'static str, PathBuf)> {
-    let is_watched_elsewhere =
-        |key: &str| key == AUTH.users_file.key || key.starts_with("tls.") || key.starts_with("store.");
+    let is_watched_elsewhere = |key: &str| {
+        [AUTH.users_file.key, LISTEN.admin_socket.key].contains(&key)
+            || key.starts_with("tls.")
+            || key.starts_with("store.")
+    };
     let text = |key: &str| settings.values.get(key).map(|setting| setting.text.expose());
     let options = options::all().filter(move |option| option.shape == Shape::Path && !is_watched_elsewhere(option.key));
     let files = options.filter_map(move |option| Some((option.key, PathBuf::from(text(option.key)?))));

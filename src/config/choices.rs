@@ -36,6 +36,10 @@ macro_rules! choices {
 }
 
 choices! {
+    /// `listen.admin_commands`
+    AdminCommands { "loopback" => Loopback, "token" => Token, "socket" => Socket }
+    /// `listen.admin_socket_mode`
+    AdminSocketMode { "0600" => Owner, "0660" => Group }
     /// `listen.proxy_protocol`
     ProxyProtocol { "off" => Off, "required" => Required }
     /// `tls.client_auth`

@@ -1,6 +1,7 @@
 //! The configuration: merges the sources of [`options`] and turns them into a valid [`Config`], or reports every
 //! problem. Does not apply anything.
 
+mod admin;
 pub mod changes;
 mod choices;
 
@@ -38,6 +39,8 @@ use ipnet::IpNet;
 use crate::base::secret::Secret;
 use crate::observability::log::LogOptions;
 
+pub use admin::{AdminOptions, admin_exposure};
+pub use choices::AdminCommands;
 pub use jwt::JwtOptions;
 pub use ldap::LdapOptions;
 pub use limit_rules::LimitRule;
@@ -55,6 +58,8 @@ pub struct Config {
     pub salts: Vec<Secret>,
     /// Addresses of the listeners.
     pub listen: ListenOptions,
+    /// The clients that may use admin commands.
+    pub admin: AdminOptions,
     /// Certificates and client certificates of the HTTPS listener.
     pub tls: TlsOptions,
     /// Networks whose information about the client address is trusted. Often empty.

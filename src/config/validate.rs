@@ -21,6 +21,7 @@ pub(super) fn config(settings: &Settings, problems: &mut Vec<Problem>) -> Option
     let mut routes = routes::merge(settings.routes.as_ref(), max_body, reader.problems);
     let salts = reader.salts();
     let listen = reader.listen();
+    let admin = reader.admin();
     let tls = reader.tls();
     let trusted_proxies = reader.get(&GLOBAL.trusted_proxies).unwrap_or_default();
     let upstream = reader.upstream();
@@ -46,6 +47,7 @@ pub(super) fn config(settings: &Settings, problems: &mut Vec<Problem>) -> Option
     Some(Config {
         salts: salts?,
         listen: listen?,
+        admin: admin?,
         tls: tls?,
         trusted_proxies,
         upstream: upstream?,

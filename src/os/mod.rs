@@ -5,3 +5,4 @@ pub mod fd_limit;
 pub mod sd_notify;
 pub mod socket_activation;
 pub mod splice;
+pub mod unix_socket;

@@ -103,7 +103,7 @@ fn lines(log: &Path) -> Vec<Value> {
 }
 
 fn dropped(admin: SocketAddr) -> f64 {
-    let response = Client::connect(admin).send("GET /metrics", &[], b"");
+    let response = Client::connect(admin).send("GET /metrics", &[("Host", "localhost")], b"");
     let series = "timbr_gateway_log_lines_dropped_total ";
     let line = response.text().lines().find_map(|line| line.strip_prefix(series)).expect("it is exported").to_owned();
     line.parse().expect("a number")

@@ -2,6 +2,7 @@
 
 mod support;
 
+mod admin_access;
 mod authorization;
 mod command_line;
 mod dashboard;

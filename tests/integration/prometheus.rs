@@ -58,7 +58,8 @@ fn used(upstream: &Upstream) -> Gateway {
 }
 
 fn exported(gateway: &Gateway, accept: &str) -> (String, String) {
-    let response = Client::connect(gateway.admin()).send("GET /metrics", &[("accept", accept)], b"");
+    let response =
+        Client::connect(gateway.admin()).send("GET /metrics", &[("Host", "localhost"), ("accept", accept)], b"");
     assert_eq!(response.status, 200);
     (response.header("content-type").to_owned(), response.text().to_owned())
 }

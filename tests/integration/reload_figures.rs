@@ -26,7 +26,7 @@ fn order(program: &Program, line: &str) -> Response {
 }
 
 fn metric(program: &Program, series: &str) -> f64 {
-    let text = Client::connect(program.admin.expect("it is on")).send("GET /metrics", &[], b"");
+    let text = Client::connect(program.admin.expect("it is on")).send("GET /metrics", &[("Host", "localhost")], b"");
     let line = text.text().lines().find_map(|line| line.strip_prefix(series)?.strip_prefix(' ').map(str::to_owned));
     line.map_or(0.0, |value| value.parse().expect("a number"))
 }

@@ -118,7 +118,7 @@ impl Traced {
     }
 
     fn metric(&self, series: &str) -> f64 {
-        let response = Client::connect(self.admin).send("GET /metrics", &[], b"");
+        let response = Client::connect(self.admin).send("GET /metrics", &[("Host", "localhost")], b"");
         let line = response.text().lines().find_map(|line| line.strip_prefix(series)?.strip_prefix(' '));
         line.expect("it is exported").parse().expect("a number")
     }

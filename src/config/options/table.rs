@@ -10,7 +10,8 @@ use tracing::level_filters::LevelFilter;
 
 use crate::base::secret::Secret;
 use crate::config::choices::{
-    AuthorizationMode, ClientAuthMode, CredentialKind, OwnKeys, ProxyProtocol, StoreMode, StoreType, VerifierKind,
+    AdminCommands, AdminSocketMode, AuthorizationMode, ClientAuthMode, CredentialKind, OwnKeys, ProxyProtocol,
+    StoreMode, StoreType, VerifierKind,
 };
 use crate::config::file::Node;
 use crate::config::options::types::{Count, DurationOrZero, Limit, Size};
@@ -63,6 +64,17 @@ group! { LISTEN: ListenKeys = "listen." {
         "Address of the plain HTTP/1.1 listener, such as a loopback address for a sidecar.";
     admin: Option<SocketAddr> = "127.0.0.1:9180",
         "Address of the admin listener: health checks, metrics, dashboard and admin commands. Must not be public.";
+    admin_commands: AdminCommands = "loopback",
+        "Clients that may use admin commands and list tokens. loopback: every process of this machine or pod, by \
+         listen.admin. token: processes of this machine or pod that send listen.admin_token as a bearer. socket: only \
+         users whom the file mode of listen.admin_socket admits. The socket is always accepted where it exists.";
+    admin_socket: PathBuf,
+        "Unix socket of the admin listener, in addition to listen.admin. The audit log names the operators who use it. Its \
+         folder must be writable only by the gateway's user or root, and is created if it does not exist.";
+    admin_socket_mode: AdminSocketMode = "0600",
+        "File mode of listen.admin_socket. 0600: the gateway's user and root. 0660: also the group of the socket.";
+    admin_token: Secret,
+        "Token for listen.admin_commands=token: at least 32 printable ASCII characters without spaces.";
     proxy_protocol: ProxyProtocol = "off",
         "Whether connections start with a PROXY protocol header (version 1 or 2). required: every connection must have \
          one and come from trusted_proxies; other connections are closed.";

@@ -71,7 +71,7 @@ impl Client {
         Some(Client { stream, unread: Vec::new() })
     }
 
-    /// Sends a request with `Host` and `Content-Length`, and reads the response.
+    /// Sends a request with `Host`, unless `headers` has one, and `Content-Length`, and reads the response.
     pub fn send(&mut self, line: &str, headers: &[(&str, &str)], body: &[u8]) -> Response {
         self.write_request(line, headers, body);
         if line.starts_with("HEAD ") { self.read_response_to_head() } else { self.read_response() }
@@ -86,7 +86,10 @@ impl Client {
     }
 
     pub fn write_request(&mut self, line: &str, headers: &[(&str, &str)], body: &[u8]) {
-        let mut head = format!("{line} HTTP/1.1\r\nHost: gateway.test\r\n");
+        let mut head = format!("{line} HTTP/1.1\r\n");
+        if !headers.iter().any(|(name, _)| *name == "Host") {
+            head += "Host: gateway.test\r\n";
+        }
         for (name, value) in headers {
             head += &format!("{name}: {value}\r\n");
         }

@@ -105,7 +105,7 @@ impl Gateway {
 
     /// The value of a counter or gauge in `/metrics`; 0 if it is missing.
     pub fn metric(&self, series: &str) -> f64 {
-        let response = Client::connect(self.admin()).send("GET /metrics", &[], b"");
+        let response = Client::connect(self.admin()).send("GET /metrics", &[("Host", "localhost")], b"");
         assert_eq!(response.status, 200);
         let line = response.text().lines().find_map(|line| line.strip_prefix(series)?.strip_prefix(' '));
         line.map_or(0.0, |value| value.parse().expect("a number"))

@@ -122,7 +122,7 @@ fn queued_requests_are_served_during_a_drain() {
 
 /// The number of queued requests in `/metrics`.
 fn waiting(program: &Program) -> usize {
-    let metrics = Client::connect(program.admin.expect("it is on")).send("GET /metrics", &[], b"");
+    let metrics = Client::connect(program.admin.expect("it is on")).send("GET /metrics", &[("Host", "localhost")], b"");
     let line = metrics.text().lines().find_map(|line| line.strip_prefix("timbr_gateway_requests_queued "));
     line.expect("the request has arrived").parse().expect("a number")
 }
