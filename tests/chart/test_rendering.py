@@ -228,4 +228,5 @@ def test_every_secret_is_a_folder_of_its_own_with_only_the_key_that_is_needed():
     }
     assert set(secrets) == {"salt", "service-key", "users-file", "keys-file", "upstream-client-certificate", "upstream-ca"}
     places = [mount["mountPath"] for mount in pod["containers"][0]["volumeMounts"]]
-    assert places == [f"/etc/timbr-gateway/{name}" for name in ["config", *(v["name"] for v in pod["volumes"][1:])]]
+    folders = [f"/etc/timbr-gateway/{name}" for name in ["config", *(v["name"] for v in pod["volumes"][1:-1])]]
+    assert places == [*folders, "/run/timbr-gateway"] and "emptyDir" in pod["volumes"][-1]

@@ -24,7 +24,12 @@
 {{- $options := dict
   "listen.https" (ternary (printf "%s:%v" $address $listeners.https.port) "off" $listeners.https.enabled)
   "listen.http" (ternary (printf "%s:%v" $plain $listeners.http.port) "off" $listeners.http.enabled)
-  "listen.admin" (printf "%s:%v" $address $listeners.admin.port) -}}
+  "listen.admin" (printf "%s:%v" $address $listeners.admin.port)
+  "listen.admin_socket" "/run/timbr-gateway/admin/socket" -}}
+{{- /* Other containers of the pod share its loopback address, but do not mount the folder of the socket. */}}
+{{- if not (.Values.config.listen).admin_commands }}
+{{- $_ := set $options "listen.admin_commands" "socket" }}
+{{- end }}
 {{- range $line := include "timbr-gateway.files" . | fromYamlArray }}
 {{- range $option, $file := $line.options }}
 {{- $_ := set $options $option (printf "/etc/timbr-gateway/%s/%s" $line.folder $file) }}
@@ -55,7 +60,7 @@ options that a running gateway cannot reload.
 {{- else -}}
 {{- $config := include "timbr-gateway.config" . | fromYaml -}}
 {{- $held := pick $config "workers" "store" "core_dumps" -}}
-{{- $_ := set $held "listen" (omit $config.listen "proxy_protocol") -}}
+{{- $_ := set $held "listen" (omit $config.listen "proxy_protocol" "admin_commands") -}}
 {{- $_ := set $held "log" (omit ($config.log | default dict) "level") -}}
 {{- $held | toYaml | sha256sum -}}
 {{- end -}}

@@ -80,6 +80,10 @@ and name of the source, its keys with their file names, and the options that nam
     items:
       {{- toYaml .items | nindent 6 }}
 {{- end }}
+- name: {{ $prefix }}run
+  emptyDir:
+    medium: Memory
+    sizeLimit: 1Mi
 {{- end }}
 
 {{- define "timbr-gateway.volumeMounts" -}}
@@ -92,6 +96,8 @@ and name of the source, its keys with their file names, and the options that nam
   mountPath: /etc/timbr-gateway/{{ .folder }}
   readOnly: true
 {{- end }}
+- name: {{ $prefix }}run
+  mountPath: /run/timbr-gateway
 {{- end }}
 
 {{/* A prefix keeps the names unique among the volumes of the backend. */}}

@@ -66,6 +66,8 @@ def lay_out(objects: list[dict], pod: dict, container: dict, root: Path, is_move
         elif "items" in source:
             for item in source["items"]:
                 (folder / item["path"]).write_text(content_of(item["path"]))
+        elif "emptyDir" in volume:
+            folder.chmod(0o777)  # as the kubelet does
         elif "configMap" in volume:
             for name, text in configs[source["name"]].items():
                 (folder / name).write_text(moved(text, root) if is_moved else text)
