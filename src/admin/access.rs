@@ -162,7 +162,7 @@ mod tests {
         assert!(!is_allowed(LOOPBACK, AdminCommands::Socket, &right));
         let without = AdminOptions { commands: AdminCommands::Token, socket: None, token: None };
         let empty = headers("localhost", &[("authorization", "Bearer ")]);
-        assert!(authorize_operator(&empty, LOOPBACK, &without).is_err(), "no token admits nobody");
+        assert!(authorize_operator(&empty, LOOPBACK, &without).is_err(), "without a token, no client is an operator");
     }
 
     #[test]
