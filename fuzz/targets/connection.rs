@@ -73,9 +73,9 @@ impl Fixture {
         let backends = Backends::new(config.upstream.clone(), vec![None], 1);
         let upstream = UpstreamClient::new(backends, 0, Arc::default());
         let metrics = Arc::<Metrics>::default();
-        let admission = Arc::new(Admission::new(config.limits, Arc::clone(&metrics)));
+        let admission = Arc::new(Admission::new(config.limits, &[], Vec::new(), Arc::clone(&metrics)));
         let rejections = RecentRejections::new(1).recorder(0);
-        let gateway = Rc::new(Gateway::new(&config, auth, upstream, Arc::clone(&admission), rejections));
+        let gateway = Rc::new(Gateway::new(&config, auth, vec![upstream], Arc::clone(&admission), rejections));
         let (timeouts, limits) = (config.timeouts, config.limits);
         let trusted_proxies = Vec::new();
         let serving = ServingConfig { gateway, trusted_proxies, proxy_protocol: false, timeouts, limits, admission };

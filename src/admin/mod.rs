@@ -35,7 +35,7 @@ use crate::downstream::listener;
 use crate::gateway::recent_rejections::RecentRejections;
 use crate::gateway::snapshot::Snapshot;
 use crate::observability::metrics::{EndpointMetrics, Metrics};
-use crate::upstream::EndpointStatus;
+use crate::upstream::{EndpointStatus, UpstreamStatus};
 
 use access::AdminPeer;
 use dashboard::{Dashboard, EventStream};
@@ -123,9 +123,10 @@ fn serve_connection(
 
 /// Copies the status of the backends into the metrics.
 fn update_upstream_metrics(admin: &AdminContext) {
-    let status = admin.snapshot.get().backends.status();
+    let status = UpstreamStatus::of_all(&admin.snapshot.get().upstreams);
     let metrics = |endpoint: EndpointStatus| EndpointMetrics {
         is_usable: endpoint.is_usable(),
+        upstream: endpoint.upstream,
         backend: endpoint.authority,
         address: endpoint.address,
         in_flight: endpoint.in_flight,
@@ -135,6 +136,6 @@ fn update_upstream_metrics(admin: &AdminContext) {
         ejections: endpoint.ejections,
     };
     let endpoints: Vec<_> = status.endpoints.into_iter().map(metrics).collect();
-    let names: Vec<_> = status.names.into_iter().map(|name| (name.host, name.failures)).collect();
+    let names: Vec<_> = status.names.into_iter().map(|name| (name.upstream, name.host, name.failures)).collect();
     admin.metrics.upstreams.update(&endpoints, &names);
 }

@@ -21,6 +21,7 @@ use crate::config::AdminCommands;
 use crate::observability::log::{self, LogRecord, label};
 use crate::observability::metrics::ExpositionFormat;
 use crate::os::unix_socket::user_name;
+use crate::upstream::UpstreamStatus;
 
 /// Maximum size of a request body; every valid one is smaller.
 const MAX_BODY_SIZE: usize = 16 * 1024;
@@ -123,7 +124,9 @@ static ROUTES: [AdminRoute; 22] = [
     page("/events", |_, admin| dashboard::open_event_stream(admin)),
     read("/tokens", Access::Operators, |call| Box::pin(tokens::list(call))),
     read("/salts", Access::Operators, |call| Box::pin(tokens::list_salts(call))),
-    read("/upstreams", Access::Local, |call| ready(Ok(json!(call.admin.snapshot.get().backends.status())))),
+    read("/upstreams", Access::Local, |call| {
+        ready(Ok(json!(UpstreamStatus::of_all(&call.admin.snapshot.get().upstreams))))
+    }),
     read("/refusals", Access::Local, |call| ready(rejections::list(&call))),
     read("/explain/", Access::Local, |call| ready(rejections::explain(&call))),
     read("/log-level", Access::Operators, |_| ready(commands::log_level())),

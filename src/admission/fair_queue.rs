@@ -47,6 +47,8 @@ struct QueueState {
     /// The callers in `by_caller`; the next one to be served is first.
     round_robin: VecDeque<u64>,
     next_id: u64,
+    /// The part of the metric that this queue has contributed.
+    reported: i64,
 }
 
 #[derive(Debug)]
@@ -101,7 +103,7 @@ impl FairQueue {
         }
         let (slot_sender, slot) = oneshot::channel();
         let id = state.push(caller, slot_sender);
-        self.update_metric(&state);
+        self.update_metric(&mut state);
         Ok(Enqueued::Queued(QueueEntry { queue: self, caller, id }, slot))
     }
 
@@ -114,7 +116,7 @@ impl FairQueue {
                     state.slots_in_use -= 1;
                     return;
                 };
-                self.update_metric(&state);
+                self.update_metric(&mut state);
                 slot_sender
             };
             match slot_sender.send(Slot(Some(Arc::clone(self)))) {
@@ -125,8 +127,11 @@ impl FairQueue {
         }
     }
 
-    fn update_metric(&self, state: &QueueState) {
-        self.metrics.requests_queued.set(i64::try_from(state.waiting).unwrap_or(i64::MAX));
+    /// The metric is the sum over the queues of all upstreams.
+    fn update_metric(&self, state: &mut QueueState) {
+        let waiting = i64::try_from(state.waiting).unwrap_or(i64::MAX);
+        let before = std::mem::replace(&mut state.reported, waiting);
+        self.metrics.requests_queued.inc_by(waiting - before);
     }
 }
 
@@ -154,7 +159,7 @@ impl Drop for QueueEntry<'_> {
     fn drop(&mut self) {
         let mut state = self.queue.state.lock();
         state.remove(self.caller, self.id);
-        self.queue.update_metric(&state);
+        self.queue.update_metric(&mut state);
     }
 }
 

@@ -14,7 +14,7 @@ use dashmap::mapref::entry::Entry;
 use smallvec::SmallVec;
 
 use crate::base::identity_hasher::IdentityHasher;
-use crate::config::{LimitOptions, LimitRule};
+use crate::config::{LimitOptions, LimitRule, QueueOptions};
 use crate::observability::metrics::{CloseCause, Metrics};
 
 pub use fair_queue::QueueError;
@@ -29,9 +29,18 @@ pub struct Admission {
     metrics: Arc<Metrics>,
     connections: Arc<KeyedCounts>,
     requests: Arc<KeyedCounts>,
-    /// `None`: the number of concurrent requests to the backends is unlimited.
-    fair_queue: Option<Arc<FairQueue>>,
+    /// One for each upstream, by its index in the configuration.
+    queues: Vec<UpstreamQueue>,
     rules: Arc<[Arc<RuleLimiter>]>,
+}
+
+/// The fair queue of one upstream.
+#[derive(Debug)]
+struct UpstreamQueue {
+    upstream: String,
+    limits: Option<QueueOptions>,
+    /// `None`: the number of concurrent requests to this upstream is unlimited.
+    fair_queue: Option<Arc<FairQueue>>,
 }
 
 /// The limit that a request would exceed.
@@ -44,22 +53,40 @@ pub enum LimitExceeded {
 }
 
 impl Admission {
-    /// All counts are zero.
-    pub fn new(limits: LimitOptions, rules: &[LimitRule], metrics: Arc<Metrics>) -> Admission {
-        let fair_queue = limits.queue.map(|limits| FairQueue::new(limits, Arc::clone(&metrics)));
+    /// All counts are zero. `queues` has the name of each upstream and the limits of its queue, if there are any.
+    pub fn new(
+        limits: LimitOptions,
+        rules: &[LimitRule],
+        queues: Vec<(String, Option<QueueOptions>)>,
+        metrics: Arc<Metrics>,
+    ) -> Admission {
         let rules = rules.iter().map(|rule| Arc::new(RuleLimiter::new(rule.clone(), metrics.limit_rule(&rule.name))));
         let rules = rules.collect();
-        Admission { limits, metrics, connections: Arc::default(), requests: Arc::default(), fair_queue, rules }
+        let queue = |(upstream, limits): (String, Option<QueueOptions>)| UpstreamQueue {
+            upstream,
+            limits,
+            fair_queue: limits.map(|limits| FairQueue::new(limits, Arc::clone(&metrics))),
+        };
+        let queues = queues.into_iter().map(queue).collect();
+        Admission { limits, metrics, connections: Arc::default(), requests: Arc::default(), queues, rules }
     }
 
-    /// The same counts with new limits. If the limits of the fair queue change, the new queue starts empty: it does
+    /// The same counts with new limits. If the limits of a fair queue change, the new queue starts empty: it does
     /// not count requests that are already at the backends. A rule that has not changed keeps its counts.
-    pub fn with_limits(&self, limits: LimitOptions, rules: &[LimitRule]) -> Admission {
-        let mut admission = Admission::new(limits, rules, Arc::clone(&self.metrics));
+    pub fn with_limits(
+        &self,
+        limits: LimitOptions,
+        rules: &[LimitRule],
+        queues: Vec<(String, Option<QueueOptions>)>,
+    ) -> Admission {
+        let mut admission = Admission::new(limits, rules, queues, Arc::clone(&self.metrics));
         admission.connections = Arc::clone(&self.connections);
         admission.requests = Arc::clone(&self.requests);
-        if admission.limits.queue == self.limits.queue {
-            admission.fair_queue.clone_from(&self.fair_queue);
+        for queue in &mut admission.queues {
+            let is_same = |old: &&UpstreamQueue| old.upstream == queue.upstream && old.limits == queue.limits;
+            if let Some(old) = self.queues.iter().find(is_same) {
+                queue.fair_queue.clone_from(&old.fair_queue);
+            }
         }
         // The callers' hashes are those of the shared `requests`.
         let current =
@@ -159,10 +186,11 @@ impl RequestPermit {
         Ok(())
     }
 
-    /// Waits until the request may be sent to the backend, behind the other requests of the same caller. The permit
-    /// holds the slot until it is dropped.
-    pub async fn wait_for_slot(&mut self) -> Result<(), QueueError> {
-        let Some(fair_queue) = &self.admission.fair_queue else { return Ok(()) };
+    /// Waits until the request may be sent to the upstream with this index, behind the other requests of the same
+    /// caller. The permit holds the slot until it is dropped.
+    pub async fn wait_for_slot(&mut self, upstream: usize) -> Result<(), QueueError> {
+        let queue = self.admission.queues.get(upstream);
+        let Some(fair_queue) = queue.and_then(|queue| queue.fair_queue.as_ref()) else { return Ok(()) };
         self.slot = fair_queue.try_slot();
         if self.slot.is_none() {
             // Boxed because it is rare, and otherwise every request would need the memory of this future.
@@ -243,7 +271,7 @@ mod tests {
             requests_per_identity: 2,
             ..LimitOptions::unlimited()
         };
-        Arc::new(Admission::new(limits, &[], Arc::default()))
+        Arc::new(Admission::new(limits, &[], Vec::new(), Arc::default()))
     }
 
     fn connect(admission: &Arc<Admission>, address: &str) -> Option<ConnectionPermit> {
@@ -289,10 +317,29 @@ mod tests {
         let (one, two) = (connect(&old, "10.0.0.1"), connect(&old, "10.0.0.1"));
         assert!(one.is_some() && two.is_some() && connect(&old, "10.0.0.1").is_none());
         let limits = LimitOptions { connections: 9, connections_per_address: 3, ..LimitOptions::unlimited() };
-        let new = Arc::new(old.with_limits(limits, &[]));
+        let new = Arc::new(old.with_limits(limits, &[], Vec::new()));
         let third = connect(&new, "10.0.0.1");
         assert!(third.is_some() && connect(&new, "10.0.0.1").is_none());
         drop((one, two, third));
         assert_eq!((new.metrics().connections.get(), new.connections.counts.len()), (0, 0));
+    }
+
+    #[tokio::test]
+    async fn each_upstream_has_its_own_queue_which_new_limits_keep() {
+        let one = |name: &str, requests| {
+            (name.to_owned(), Some(QueueOptions { requests, queue: 0, timeout: std::time::Duration::from_secs(1) }))
+        };
+        let queues = vec![one("default", 1), one("other", 1), ("unlimited".to_owned(), None)];
+        let old = Arc::new(Admission::new(LimitOptions::unlimited(), &[], queues, Arc::default()));
+        let mut permits: Vec<_> = (0..3).map(|_| old.admit_request().expect("a permit")).collect();
+        assert_eq!(permits[0].wait_for_slot(0).await, Ok(()));
+        assert_eq!(permits[1].wait_for_slot(0).await, Err(QueueError::Full));
+        assert_eq!(permits[1].wait_for_slot(1).await, Ok(()), "a different upstream");
+        assert_eq!(permits[2].wait_for_slot(2).await, Ok(()), "no limit");
+        let queues = vec![one("default", 2), one("new", 1), one("other", 1)];
+        let new = Arc::new(old.with_limits(LimitOptions::unlimited(), &[], queues));
+        let mut permit = new.admit_request().expect("a permit");
+        assert_eq!(permit.wait_for_slot(2).await, Err(QueueError::Full), "the same queue at a different index");
+        assert_eq!(permit.wait_for_slot(0).await, Ok(()), "a queue with new limits starts empty");
     }
 }

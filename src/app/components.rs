@@ -10,7 +10,7 @@ use crate::auth::{Auth, ReloadInvalidation};
 use crate::base::clock::Clock;
 use crate::config::changes::Changes;
 use crate::config::options::{LOG, UPSTREAM};
-use crate::config::{Config, LimitOptions, Problem};
+use crate::config::{Config, DEFAULT_UPSTREAM, LimitOptions, Problem};
 use crate::gateway::snapshot::Snapshot;
 use crate::observability::log::{self, label};
 use crate::os::fd_limit;
@@ -23,7 +23,7 @@ pub(super) struct Components {
     pub tls: Option<(TlsReloader, ServerTls)>,
     /// The self-signed certificate, if one was created.
     pub certificate_pem: Option<String>,
-    pub backends: Arc<Backends>,
+    pub upstreams: Arc<[Arc<Backends>]>,
 }
 
 /// Loads the files of the configuration and reports all errors, without binding any listener.
@@ -34,13 +34,11 @@ pub fn check(config: &Config) -> Result<(), StartError> {
 pub(super) fn load(config: &Config, clock: &Clock) -> Result<Components, StartError> {
     let mut problems = Vec::new();
     let auth = Auth::new(config, clock).map_err(|errors| problems.extend(errors)).ok();
-    let upstream_tls = tls::backend_tls(&config.upstream);
-    let upstream_tls = upstream_tls.map_err(|error| problems.push(problem(&error))).ok();
+    let upstreams = load_upstreams(config).map_err(|error| problems.push(problem(&error))).ok();
     let server_tls = server_tls(config).map_err(|error| problems.push(problem(&error))).ok();
-    match (auth, upstream_tls, server_tls) {
-        (Some(auth), Some(upstream_tls), Some((tls, certificate_pem))) => {
-            let backends = Backends::new(config.upstream.clone(), upstream_tls, config.workers);
-            Ok(Components { auth: Arc::new(auth), tls, certificate_pem, backends })
+    match (auth, upstreams, server_tls) {
+        (Some(auth), Some(upstreams), Some((tls, certificate_pem))) => {
+            Ok(Components { auth: Arc::new(auth), tls, certificate_pem, upstreams })
         }
         _ => Err(StartError::Files(problems)),
     }
@@ -49,7 +47,7 @@ pub(super) fn load(config: &Config, clock: &Clock) -> Result<Components, StartEr
 /// The components of a changed configuration, before any of them is active.
 pub(super) struct NewComponents {
     auth: Auth,
-    backends: Arc<Backends>,
+    upstreams: Arc<[Arc<Backends>]>,
     tls: Option<PreparedTls>,
 }
 
@@ -66,11 +64,11 @@ impl NewComponents {
         let mut problems = Vec::new();
         let auth = current.auth.rebuild(config, changes, clock);
         let auth = auth.map_err(|errors| problems.extend(errors)).ok();
-        let backends = rebuild_backends(config, changes, &current.backends);
-        let backends = backends.map_err(|error| problems.push(problem(&error))).ok();
+        let upstreams = rebuild_upstreams(config, changes, current);
+        let upstreams = upstreams.map_err(|error| problems.push(problem(&error))).ok();
         let tls = prepare_tls(config, tls).map_err(|error| problems.push(problem(&error))).ok();
-        match (auth, backends, tls) {
-            (Some(auth), Some(backends), Some(tls)) => Ok(NewComponents { auth, backends, tls }),
+        match (auth, upstreams, tls) {
+            (Some(auth), Some(upstreams), Some(tls)) => Ok(NewComponents { auth, upstreams, tls }),
             _ => Err(problems),
         }
     }
@@ -90,12 +88,13 @@ impl NewComponents {
         if changes.has_any_of(&[LOG.level.key]) {
             log::set_level(config.log.level);
         }
-        let admission = current.admission.with_limits(effective_limits(&config), &config.limit_rules);
+        let limits = effective_limits(&config);
+        let admission = current.admission.with_limits(limits, &config.limit_rules, config.queues());
         Arc::new(Snapshot {
             config: Arc::new(config),
             auth: Arc::new(self.auth),
             admission: Arc::new(admission),
-            backends: self.backends,
+            upstreams: self.upstreams,
         })
     }
 }
@@ -104,20 +103,44 @@ fn problem(error: &TlsError) -> Problem {
     Problem::new(error.option(), error.to_string())
 }
 
-/// The backends of a changed configuration: the same ones, unless an option of theirs has changed.
-fn rebuild_backends(config: &Config, changes: &Changes, current: &Arc<Backends>) -> Result<Arc<Backends>, TlsError> {
+fn load_upstreams(config: &Config) -> Result<Arc<[Arc<Backends>]>, TlsError> {
+    let upstreams = config.all_upstreams().map(|options| {
+        let tls = tls::backend_tls(options)?;
+        Ok(Backends::new(options.clone(), tls, config.workers))
+    });
+    upstreams.collect()
+}
+
+/// The upstreams of a changed configuration: the same ones, unless an option of theirs or one of their files has
+/// changed.
+fn rebuild_upstreams(config: &Config, changes: &Changes, current: &Snapshot) -> Result<Arc<[Arc<Backends>]>, TlsError> {
+    // Also the key of the named upstreams.
     if !changes.has_any_of(&["upstream"]) {
-        return Ok(Arc::clone(current));
+        return Ok(Arc::clone(&current.upstreams));
     }
-    let tls = tls::backend_tls(&config.upstream)?;
-    let has_other_tls = changes.has_any_of(&[
-        UPSTREAM.ca_file.key,
-        UPSTREAM.client_cert_file.key,
-        UPSTREAM.client_key_file.key,
-        UPSTREAM.server_name.key,
-    ]);
-    let tls_change = if has_other_tls { TlsChange::Changed } else { TlsChange::Unchanged };
-    Ok(current.with_options(config.upstream.clone(), tls, config.workers, tls_change))
+    let upstreams = config.all_upstreams().map(|options| {
+        let is_default = options.name == DEFAULT_UPSTREAM;
+        let mut old = current.config.all_upstreams().zip(current.upstreams.iter());
+        let Some((old_options, old)) = old.find(|(old, _)| old.name == options.name) else {
+            return Ok(Backends::new(options.clone(), tls::backend_tls(options)?, config.workers));
+        };
+        if is_default && !changes.has_any_of(&["upstream."]) {
+            return Ok(Arc::clone(old));
+        }
+        let has_other_tls = match is_default {
+            true => changes.has_any_of(&[
+                UPSTREAM.ca_file.key,
+                UPSTREAM.client_cert_file.key,
+                UPSTREAM.client_key_file.key,
+                UPSTREAM.server_name.key,
+            ]),
+            // The files of all named upstreams have one hash.
+            false => options.tls() && options == old_options || !options.has_same_tls(old_options),
+        };
+        let tls_change = if has_other_tls { TlsChange::Changed } else { TlsChange::Unchanged };
+        Ok(old.with_options(options.clone(), tls::backend_tls(options)?, config.workers, tls_change))
+    });
+    upstreams.collect()
 }
 
 /// Loads TLS with clients; `None` if HTTPS is disabled.

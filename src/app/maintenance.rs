@@ -5,6 +5,7 @@ use std::time::{Duration, SystemTime};
 
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
 use tokio::sync::{oneshot, watch};
+use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tracing::error;
 
@@ -158,9 +159,9 @@ impl Maintenance {
     }
 }
 
-/// The backends, if readiness depends on them.
+/// The backends of the default upstream, if readiness depends on them.
 pub(super) fn backends_for_readiness(snapshot: &Snapshot) -> Option<Arc<Backends>> {
-    snapshot.config.readiness_requires_upstream.then(|| Arc::clone(&snapshot.backends))
+    snapshot.config.readiness_requires_upstream.then(|| Arc::clone(&snapshot.upstreams[0]))
 }
 
 /// Fetches the keys that verify the tokens of identity providers. Never returns.
@@ -179,10 +180,15 @@ pub async fn refresh_issuer_keys(mut snapshot: watch::Receiver<Arc<Snapshot>>) {
 /// Resolves the names of the backends, and runs their health checks. Never returns.
 pub async fn maintain_backends(mut snapshot: watch::Receiver<Arc<Snapshot>>) {
     loop {
-        let backends = Arc::clone(&snapshot.borrow_and_update().backends);
-        let is_same = |snapshot: &Arc<Snapshot>| Arc::ptr_eq(&snapshot.backends, &backends);
+        let upstreams = Arc::clone(&snapshot.borrow_and_update().upstreams);
+        let is_same = |snapshot: &Arc<Snapshot>| Arc::ptr_eq(&snapshot.upstreams, &upstreams);
+        let mut tasks = JoinSet::new();
+        for backends in upstreams.iter() {
+            tasks.spawn_local(Arc::clone(backends).maintain());
+        }
         tokio::select! {
-            () = Arc::clone(&backends).maintain() => return,
+            // One task ends only if it panics.
+            _ = tasks.join_next() => return,
             // If the backends have not changed, their maintenance is not interrupted.
             changed = snapshot.wait_for(|snapshot| !is_same(snapshot)) => if changed.is_err() { return },
         }

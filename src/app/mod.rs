@@ -161,13 +161,14 @@ impl Bound {
     pub fn run(mut self, requests: ControlReceiver) -> Result<RunOutcome, StartError> {
         self.log_start();
         let (controller, signal) = shutdown_phase::channel();
-        let admission =
-            Admission::new(effective_limits(&self.config), &self.config.limit_rules, Arc::clone(&self.metrics));
+        let config = &self.config;
+        let limits = effective_limits(config);
+        let admission = Admission::new(limits, &config.limit_rules, config.queues(), Arc::clone(&self.metrics));
         let snapshot = Arc::new(Snapshot {
             config: Arc::clone(&self.config),
             auth: Arc::clone(&self.components.auth),
             admission: Arc::new(admission),
-            backends: Arc::clone(&self.components.backends),
+            upstreams: Arc::clone(&self.components.upstreams),
         });
         let sockets = std::mem::take(&mut self.sockets.per_worker);
         let (workers, threads) = Workers::start(&self, &snapshot, sockets, &signal).map_err(StartError::Threads)?;

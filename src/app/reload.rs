@@ -199,9 +199,10 @@ mod tests {
         let clock = Clock::system();
         let auth = crate::auth::Auth::new(&config, &clock).expect("no file is configured");
         let backends = Backends::new(config.upstream.clone(), vec![None], 1);
-        let admission = Admission::new(config.limits, &[], Arc::<Metrics>::default());
+        let admission = Admission::new(config.limits, &[], config.queues(), Arc::<Metrics>::default());
+        let upstreams = Arc::from([backends]);
         let snapshot =
-            Snapshot { config: Arc::new(config), auth: Arc::new(auth), admission: Arc::new(admission), backends };
+            Snapshot { config: Arc::new(config), auth: Arc::new(auth), admission: Arc::new(admission), upstreams };
         let source = Some((sources, LoadedSettings::new(settings)));
         ConfigReloader::new(source, Arc::new(snapshot), None, clock)
     }

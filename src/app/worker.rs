@@ -58,9 +58,8 @@ impl Worker {
         let Worker { snapshot, number, rejections, listeners, started, signal, commands } = self;
         let metrics = Arc::clone(snapshot.admission.metrics());
         let reaper = Rc::new(Reaper::new(snapshot.config.timeouts, metrics));
-        let backends = Arc::clone(&snapshot.backends);
-        let upstream = new_upstream(&snapshot, number);
-        let serving = Current::new(Rc::new(serving_config(&snapshot, upstream.clone(), rejections.clone())));
+        let upstreams = upstream_clients(&snapshot, number, &[]);
+        let serving = Current::new(Rc::new(serving_config(&snapshot, &upstreams, rejections.clone())));
         drop(snapshot);
         let mut accept_tasks = JoinSet::new();
         for (listener, tls) in listeners {
@@ -69,14 +68,8 @@ impl Worker {
             accept_tasks.spawn_local(accept_connections(listener, service, Rc::clone(&reaper), signal.clone()));
         }
         started.record_started();
-        let updater = ConfigUpdater {
-            serving: serving.clone(),
-            number,
-            backends,
-            upstream,
-            rejections,
-            reaper: Rc::clone(&reaper),
-        };
+        let updater =
+            ConfigUpdater { serving: serving.clone(), number, upstreams, rejections, reaper: Rc::clone(&reaper) };
         tokio::select! {
             () = run_commands(commands, updater) => unreachable!("it runs forever"),
             () = sweep_periodically(&serving, &reaper) => unreachable!("it runs forever"),
@@ -86,15 +79,19 @@ impl Worker {
     }
 }
 
-/// The upstream client of the calling thread.
-fn new_upstream(snapshot: &Snapshot, worker: usize) -> UpstreamClient {
-    let metrics = Arc::clone(snapshot.admission.metrics());
-    UpstreamClient::new(Arc::clone(&snapshot.backends), worker, metrics)
+/// The clients of the calling thread for each upstream: those of `current` whose backends have not changed, and new
+/// ones.
+fn upstream_clients(snapshot: &Snapshot, worker: usize, current: &[UpstreamClient]) -> Vec<UpstreamClient> {
+    let client = |backends: &Arc<Backends>| match current.iter().find(|client| client.is_for(backends)) {
+        Some(client) => client.clone(),
+        None => UpstreamClient::new(Arc::clone(backends), worker, Arc::clone(snapshot.admission.metrics())),
+    };
+    snapshot.upstreams.iter().map(client).collect()
 }
 
-fn serving_config(snapshot: &Snapshot, upstream: UpstreamClient, rejections: RejectionRecorder) -> ServingConfig {
+fn serving_config(snapshot: &Snapshot, upstreams: &[UpstreamClient], rejections: RejectionRecorder) -> ServingConfig {
     let Snapshot { config, auth, admission, .. } = snapshot;
-    let gateway = Gateway::new(config, Arc::clone(auth), upstream, Arc::clone(admission), rejections);
+    let gateway = Gateway::new(config, Arc::clone(auth), upstreams.to_vec(), Arc::clone(admission), rejections);
     ServingConfig {
         gateway: Rc::new(gateway),
         trusted_proxies: config.trusted_proxies.clone(),
@@ -109,8 +106,7 @@ fn serving_config(snapshot: &Snapshot, upstream: UpstreamClient, rejections: Rej
 struct ConfigUpdater {
     serving: Current<Rc<ServingConfig>>,
     number: usize,
-    backends: Arc<Backends>,
-    upstream: UpstreamClient,
+    upstreams: Vec<UpstreamClient>,
     rejections: RejectionRecorder,
     reaper: Rc<Reaper>,
 }
@@ -118,11 +114,8 @@ struct ConfigUpdater {
 impl ConfigUpdater {
     /// Applies a snapshot to new requests. Requests in flight keep the previous one, which is dropped when they end.
     fn apply(&mut self, snapshot: &Snapshot) {
-        if !Arc::ptr_eq(&self.backends, &snapshot.backends) {
-            self.backends = Arc::clone(&snapshot.backends);
-            self.upstream = new_upstream(snapshot, self.number);
-        }
-        let serving = serving_config(snapshot, self.upstream.clone(), self.rejections.clone());
+        self.upstreams = upstream_clients(snapshot, self.number, &self.upstreams);
+        let serving = serving_config(snapshot, &self.upstreams, self.rejections.clone());
         self.reaper.set_timeouts(snapshot.config.timeouts);
         drop(self.serving.replace(Rc::new(serving)));
     }

@@ -8,9 +8,8 @@ use std::path::{Path, PathBuf};
 use aws_lc_rs::digest::{self, Digest, SHA256, digest};
 use zeroize::Zeroizing;
 
-use crate::config::jwt;
 use crate::config::options::{self, AUTH, GLOBAL, LISTEN, LOG, Shape};
-use crate::config::{Config, ListenOptions, Settings, StoreKind};
+use crate::config::{Config, ListenOptions, Settings, StoreKind, jwt, upstream};
 
 /// Bytes of a file that are read at a time.
 const HASH_BUFFER_SIZE: usize = 64 * 1024;
@@ -169,7 +168,10 @@ fn named_files(settings: &Settings) -> impl Iterator<Item = (&'static str, PathB
     let options = options::all().filter(move |option| option.shape == Shape::Path && !is_watched_elsewhere(option.key));
     let files = options.filter_map(move |option| Some((option.key, PathBuf::from(text(option.key)?))));
     let of_issuers = text(AUTH.jwt_issuers.key).map(jwt::secret_files).unwrap_or_default();
-    files.chain(of_issuers.into_iter().map(|path| (AUTH.jwt_issuers.key, path)))
+    let of_upstreams = text(GLOBAL.upstreams.key).map(upstream::entry_files).unwrap_or_default();
+    files
+        .chain(of_issuers.into_iter().map(|path| (AUTH.jwt_issuers.key, path)))
+        .chain(of_upstreams.into_iter().map(|path| (GLOBAL.upstreams.key, path)))
 }
 
 #[cfg(test)]

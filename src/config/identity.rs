@@ -5,7 +5,7 @@ use http::HeaderValue;
 use crate::config::choices::{CredentialKind, VerifierKind};
 use crate::config::options::{AUTH, IMPERSONATION, Key, LDAP, PLATFORM, UPSTREAM};
 use crate::config::reader::{Reader, complete};
-use crate::config::{AuthOptions, CredentialMode, PlatformOptions, VerifierOptions};
+use crate::config::{AuthOptions, CredentialMode, PlatformOptions, UpstreamOptions, VerifierOptions};
 
 impl Reader<'_> {
     pub(super) fn credential(&mut self) -> Option<CredentialMode> {
@@ -109,14 +109,39 @@ impl Reader<'_> {
         }
     }
 
+    /// A token represents one key of its user, which is sent to every upstream, or to none.
+    pub(super) fn require_one_per_user_credential(
+        &mut self,
+        default: Option<&UpstreamOptions>,
+        upstreams: &[UpstreamOptions],
+    ) {
+        let Some(default) = default else { return };
+        for (index, upstream) in upstreams.iter().enumerate() {
+            if upstream.credential == default.credential {
+                continue;
+            }
+            let message = match (default.credential.is_per_user(), upstream.credential.is_per_user()) {
+                (true, _) => {
+                    "must be left out: with upstream.credential=platform or delegate, all upstreams get the \
+                              user's own key"
+                }
+                (false, true) => "must be forward or impersonate, because upstream.credential is",
+                (false, false) => continue,
+            };
+            self.problem(format!("upstreams[{index}].credential"), message);
+        }
+    }
+
     /// SECURITY: every client script holds the salt. With `salt-holder` each of them may name any user, and with
     /// `impersonate` the backend trusts that name: an operator has to decide this explicitly, it is not a default.
-    pub(super) fn require_trust_in_salt_holders(&mut self) {
+    pub(super) fn require_trust_in_salt_holders(&mut self, upstreams: &[UpstreamOptions]) {
         let salt_holder = self.get(&AUTH.verifier) == Some(VerifierKind::SaltHolder);
         if !salt_holder || self.get(&AUTH.trust_salt_holder) != Some(false) {
             return;
         }
-        if self.get(&UPSTREAM.credential) == Some(CredentialKind::Impersonate) {
+        let impersonates =
+            |upstream: &UpstreamOptions| matches!(upstream.credential, CredentialMode::Impersonate { .. });
+        if self.get(&UPSTREAM.credential) == Some(CredentialKind::Impersonate) || upstreams.iter().any(impersonates) {
             self.problem(
                 AUTH.trust_salt_holder.key,
                 "auth.verifier=salt-holder checks no password, so with upstream.credential=impersonate every \

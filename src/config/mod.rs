@@ -48,7 +48,7 @@ pub use options::{Drain, LimitOptions, Timeouts, TokenOptions};
 pub use routes::{AcceptedCredentials, RouteProfile};
 pub use rules::{AuthorizationOptions, ImpersonationOptions};
 pub use sources::{Problem, Settings, Sources};
-pub use upstream::{CredentialMode, HealthOptions, ServerUrl, UpstreamOptions};
+pub use upstream::{CredentialMode, DEFAULT_UPSTREAM, HealthOptions, ServerUrl, UpstreamOptions};
 pub use warnings::warnings;
 
 /// A valid configuration.
@@ -64,8 +64,10 @@ pub struct Config {
     pub tls: TlsOptions,
     /// Networks whose information about the client address is trusted. Often empty.
     pub trusted_proxies: Vec<IpNet>,
-    /// The backends.
+    /// The default upstream, which also verifies keys.
     pub upstream: UpstreamOptions,
+    /// The upstreams that routes name. `RouteProfile::upstream` counts from 1 for them.
+    pub upstreams: Vec<UpstreamOptions>,
     /// Verification of credentials.
     pub auth: AuthOptions,
     /// The platform's login pages, for `auth.verifier=platform`.
@@ -277,7 +279,7 @@ pub struct FailureLimits {
     pub per_user: u32,
 }
 
-/// Limit on concurrent requests to the backends, and the queue for it.
+/// Limit on concurrent requests to an upstream, and the queue for it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct QueueOptions {
     /// Concurrent requests.
@@ -286,6 +288,18 @@ pub struct QueueOptions {
     pub queue: usize,
     /// Maximum time in the queue.
     pub timeout: Duration,
+}
+
+impl Config {
+    /// All upstreams, the default one first. `RouteProfile::upstream` is an index in this list.
+    pub fn all_upstreams(&self) -> impl Iterator<Item = &UpstreamOptions> {
+        std::iter::once(&self.upstream).chain(&self.upstreams)
+    }
+
+    /// The names of all upstreams, with the limits of their queues.
+    pub fn queues(&self) -> Vec<(String, Option<QueueOptions>)> {
+        self.all_upstreams().map(|upstream| (upstream.name.clone(), upstream.queue)).collect()
+    }
 }
 
 impl LimitOptions {
@@ -311,7 +325,6 @@ impl LimitOptions {
             control_frames: u32::MAX,
             failures_per_address: 0,
             failures_per_user: 0,
-            queue: None,
         }
     }
 }

@@ -74,14 +74,15 @@ pub fn to_yaml(settings: &Settings, routes: &[RouteProfile], comments: OriginCom
         let methods: Vec<_> = route.methods.iter().map(|m| quoted(m.as_str())).collect();
         let _ = writeln!(
             text,
-            "  - name: {}\n    prefix: {}\n    content_types: [{}]\n    methods: [{}]\n    max_body: {}\n    client_certificate: {}\n    credentials: [{}]",
+            "  - name: {}\n    prefix: {}\n    content_types: [{}]\n    methods: [{}]\n    max_body: {}\n    client_certificate: {}\n    credentials: [{}]\n    upstream: {}",
             quoted(&route.name),
             quoted(&route.prefix),
             content_types.join(", "),
             methods.join(", "),
             quoted(&size::format(route.max_body)),
             if route.client_certificate { "required" } else { "optional" },
-            route.accepts.words().join(", ")
+            route.accepts.words().join(", "),
+            quoted(&route.upstream_name)
         );
     }
     // SECURITY: a default route that is missing from the file would be enabled, so disabled ones are printed, too.
@@ -115,6 +116,7 @@ pub fn to_json(settings: &Settings, routes: &[RouteProfile]) -> Value {
             "max_body": size::format(route.max_body),
             "client_certificate": if route.client_certificate { "required" } else { "optional" },
             "credentials": route.accepts.words(),
+            "upstream": route.upstream_name,
         })
     });
     json!({ "options": options.collect::<Vec<_>>(), "routes": routes.collect::<Vec<_>>() })

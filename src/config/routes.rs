@@ -5,8 +5,8 @@ use std::fmt;
 use http::Method;
 
 use crate::config::file::Node;
-use crate::config::size;
 use crate::config::sources::Problem;
+use crate::config::{DEFAULT_UPSTREAM, size};
 use crate::http::media_type::MediaType;
 
 /// Requirements for requests below a path.
@@ -28,6 +28,10 @@ pub struct RouteProfile {
     pub accepts: AcceptedCredentials,
     /// Whether the file sets the accepted credentials.
     pub has_explicit_credentials: bool,
+    /// Index of the upstream in `Config::all_upstreams`.
+    pub upstream: usize,
+    /// Name of the upstream.
+    pub upstream_name: String,
 }
 
 /// The kinds of credentials that a route accepts.
@@ -95,6 +99,8 @@ fn profile(name: &str, prefix: &str, content_types: &[&str], max_body: u64) -> R
         client_certificate: false,
         accepts: AcceptedCredentials::DEFAULT,
         has_explicit_credentials: false,
+        upstream: 0,
+        upstream_name: DEFAULT_UPSTREAM.to_owned(),
     }
 }
 
@@ -113,8 +119,9 @@ fn thrift(max_body: u64) -> RouteProfile {
     }
 }
 
-/// Merges `routes` of the file into the default profiles. `max_body` is `limits.body`.
-pub fn merge(node: Option<&Node>, max_body: u64, problems: &mut Vec<Problem>) -> Vec<RouteProfile> {
+/// Merges `routes` of the file into the default profiles. `max_body` is `limits.body`, and `upstreams` has the names of
+/// all upstreams.
+pub fn merge(node: Option<&Node>, max_body: u64, upstreams: &[&str], problems: &mut Vec<Problem>) -> Vec<RouteProfile> {
     let mut profiles = defaults(max_body);
     let items = match node {
         None | Some(Node::Null) => &[][..],
@@ -126,7 +133,7 @@ pub fn merge(node: Option<&Node>, max_body: u64, problems: &mut Vec<Problem>) ->
     };
     let mut seen = Vec::new();
     for (index, item) in items.iter().enumerate() {
-        let mut entry = RouteEntry { at: format!("routes[{index}]"), max_body, problems };
+        let mut entry = RouteEntry { at: format!("routes[{index}]"), max_body, upstreams, problems };
         if let Some(change) = entry.read(item) {
             if seen.contains(&change.name) {
                 entry.problem("name", format!("{} is a duplicate", change.name));
@@ -157,6 +164,7 @@ struct RouteChange {
     max_body: Option<u64>,
     client_certificate: Option<bool>,
     accepts: Option<AcceptedCredentials>,
+    upstream: Option<usize>,
     disabled: bool,
 }
 
@@ -164,6 +172,7 @@ struct RouteChange {
 struct RouteEntry<'a> {
     at: String,
     max_body: u64,
+    upstreams: &'a [&'a str],
     problems: &'a mut Vec<Problem>,
 }
 
@@ -208,12 +217,19 @@ impl RouteEntry<'_> {
                     change.accepts =
                         self.list("credentials", value, known).map(|words| AcceptedCredentials::from_words(&words));
                 }
+                ("upstream", Node::Text(name)) if self.upstreams.contains(&name.as_str()) => {
+                    change.upstream = self.upstreams.iter().position(|other| other == name);
+                }
+                ("upstream", _) => {
+                    let known = self.upstreams.join(", ");
+                    self.problem("upstream", format!("must be the name of an upstream: {known}"));
+                }
                 ("enabled", Node::Bool(enabled)) => change.disabled = !enabled,
                 ("enabled", _) => self.problem("enabled", "must be true or false"),
                 (other, _) => self.problem(
                     other,
                     "unknown key; must be one of name, prefix, content_types, methods, max_body, client_certificate, \
-                     credentials, enabled",
+                     credentials, upstream, enabled",
                 ),
             }
         }
@@ -264,6 +280,10 @@ impl RouteEntry<'_> {
         profile.methods = change.methods.unwrap_or(profile.methods);
         profile.max_body = change.max_body.unwrap_or(profile.max_body);
         profile.client_certificate = change.client_certificate.unwrap_or(profile.client_certificate);
+        if let Some(index) = change.upstream {
+            profile.upstream = index;
+            self.upstreams[index].clone_into(&mut profile.upstream_name);
+        }
         if let Some(accepts) = change.accepts {
             profile.accepts = accepts;
             profile.has_explicit_credentials = true;
@@ -272,7 +292,7 @@ impl RouteEntry<'_> {
     }
 }
 
-fn is_name(text: &str) -> bool {
+pub(super) fn is_name(text: &str) -> bool {
     !text.is_empty() && text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-' || b == b'_')
 }
 
@@ -297,14 +317,15 @@ mod tests {
     fn merged(yaml: &str) -> (Vec<RouteProfile>, Vec<String>) {
         let node = Node::parse(yaml).expect("valid YAML");
         let mut problems = Vec::new();
-        let routes = merge(Some(&node), 1000, &mut problems);
+        let routes = merge(Some(&node), 1000, &["default", "timbr-server"], &mut problems);
         (routes, problems.iter().map(ToString::to_string).collect())
     }
 
     #[test]
     fn the_documented_api_is_the_default() {
         let mut problems = Vec::new();
-        let names: Vec<_> = merge(None, 1000, &mut problems).into_iter().map(|p| (p.name, p.prefix)).collect();
+        let names: Vec<_> =
+            merge(None, 1000, &["default"], &mut problems).into_iter().map(|p| (p.name, p.prefix)).collect();
         assert_eq!(names, [("api".into(), "/timbr/api/".into()), ("openapi".into(), "/timbr/openapi/".to_owned())]);
         assert_eq!(problems, []);
     }
@@ -353,6 +374,7 @@ mod tests {
             ("- {name: api, methods: [CONNECT]}", "routes[0].methods: \"CONNECT\" is not valid"),
             ("- {name: api, max_body: 10}", "routes[0].max_body: must be a size"),
             ("- {name: api, client_certificate: yes}", "routes[0].client_certificate: must be required"),
+            ("- {name: api, upstream: mdx}", "routes[0].upstream: must be the name of an upstream: default, timbr-"),
             ("- {name: api, colour: red}", "routes[0].colour: unknown key"),
             ("- {prefix: /x/}", "routes[0].name: is missing"),
             ("- {name: api}\n- {name: api}", "is a duplicate"),

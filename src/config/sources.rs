@@ -127,6 +127,50 @@ pub fn merge(sources: &Sources, problems: &mut Vec<Problem>) -> Settings {
     settings
 }
 
+/// The name in an entry of `upstreams`, and its other keys as the settings of `upstream`, defaults included.
+pub fn upstream_entry(at: &str, node: Node, problems: &mut Vec<Problem>) -> Option<(Option<String>, Settings)> {
+    let Node::Map(entries) = node else {
+        problems.push(Problem::new(at, format!("must be a group of keys, not {}", node.kind())));
+        return None;
+    };
+    let keys = || options::all().filter(|option| option.key.starts_with("upstream."));
+    let mut name = None;
+    let mut values = Values::new();
+    for (key, node) in entries {
+        let mut problem = |message: String| problems.push(Problem::new(format!("{at}.{key}"), message));
+        let option = format!("upstream.{key}");
+        match (key.as_str(), shape_of(&option)) {
+            ("name", _) => name = scalar(Shape::Text, node).unwrap_or_default(),
+            // SECURITY: the text of a list is shown by `config print` and on the dashboard.
+            (_, Some(Shape::Secret)) => problem(format!("must be in a file; use {key}_file")),
+            (_, Some(shape)) => match scalar(shape, node) {
+                Ok(Some(text)) => {
+                    let setting = Setting { text: Secret::new(text), origin: ValueOrigin::File(at.into()) };
+                    drop(values.insert(option, setting));
+                }
+                Ok(None) => {}
+                Err(message) => problem(message),
+            },
+            (_, None) => {
+                let is_inline = |option: &&OptionSpec| option.shape != Shape::Secret;
+                let secrets = keys().filter_map(|option| option.file_twin());
+                let known = keys().filter(is_inline).map(|option| option.key.to_owned()).chain(secrets);
+                let known: Vec<_> = known.map(|key| key["upstream.".len()..].to_owned()).collect();
+                problem(format!("unknown key; must be one of name, {}", known.join(", ")));
+            }
+        }
+    }
+    let mut settings = Settings::default();
+    for option in keys() {
+        let mut found = Vec::new();
+        let setting = setting(option, std::slice::from_ref(&values), &mut settings.files, &mut found);
+        problems
+            .extend(found.into_iter().map(|one| Problem::new(one.subject.replacen("upstream", at, 1), one.message)));
+        settings.values.extend(setting.map(|setting| (option.key, setting)));
+    }
+    Some((name, settings))
+}
+
 /// The value of an option from the first source that sets it.
 fn setting(
     option: &OptionSpec,

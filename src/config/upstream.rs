@@ -1,19 +1,26 @@
-//! Reads the options of the backends: URLs, timeouts, health checks and the queue. Knows no connection.
+//! Reads the options of the upstreams: URLs, timeouts, health checks and the queue. Knows no connection.
 
 use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::base::secret::Secret;
-use crate::config::options::UPSTREAM;
+use crate::config::file::Node;
+use crate::config::options::{GLOBAL, UPSTREAM};
 use crate::config::reader::{Reader, complete};
-use crate::config::{CertificateFiles, QueueOptions};
+use crate::config::sources::{self, Problem, ValueOrigin};
+use crate::config::{CertificateFiles, QueueOptions, routes};
 
 /// Each backend has a connection pool in each worker, and a health check task.
 const MAX_URLS: usize = 64;
 
-/// The backends and how to connect to them.
-#[derive(Clone, Debug)]
+/// Name of the upstream that the section `upstream` describes, and that routes without `upstream` use.
+pub const DEFAULT_UPSTREAM: &str = "default";
+
+/// Equivalent backends and how to connect to them.
+#[derive(Clone, Debug, PartialEq)]
 pub struct UpstreamOptions {
+    /// Name in `upstreams`, or [`DEFAULT_UPSTREAM`].
+    pub name: String,
     /// At least one; all have the same scheme.
     pub urls: Vec<ServerUrl>,
     /// What the backend receives as proof of the caller.
@@ -34,6 +41,8 @@ pub struct UpstreamOptions {
     pub idle_timeout: Duration,
     /// Interval of DNS lookups.
     pub resolve_interval: Duration,
+    /// Limit on concurrent requests; `None`: there is none.
+    pub queue: Option<QueueOptions>,
     /// Health checks and ejection of addresses.
     pub health: HealthOptions,
 }
@@ -44,6 +53,14 @@ impl UpstreamOptions {
         &self.urls[0]
     }
 
+    /// Whether the TLS options are the same; the files may differ.
+    pub fn has_same_tls(&self, other: &UpstreamOptions) -> bool {
+        let options = |upstream: &UpstreamOptions| {
+            (upstream.ca_file.clone(), upstream.client_certificate.clone(), upstream.server_name.clone())
+        };
+        options(self) == options(other)
+    }
+
     /// Whether all backends use TLS.
     pub fn tls(&self) -> bool {
         self.url().tls
@@ -51,7 +68,7 @@ impl UpstreamOptions {
 }
 
 /// Health checks and ejection of a backend's addresses.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct HealthOptions {
     /// Path of the active health check; `None`: there is none.
     pub path: Option<String>,
@@ -88,7 +105,7 @@ impl ServerUrl {
 }
 
 /// The credential that the backend receives.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum CredentialMode {
     /// The client's own key, and the user's name in `x-forwarded-user`.
     Forward,
@@ -118,6 +135,7 @@ impl Reader<'_> {
             self.reject_set(&keys, "has no effect with an http:// upstream; use an https:// one or remove it");
         }
         complete!(UpstreamOptions {
+            name: Some(DEFAULT_UPSTREAM.to_owned()),
             urls: backends,
             credential: self.credential(),
             ca_file: Some(self.get(&UPSTREAM.ca_file)),
@@ -128,12 +146,59 @@ impl Reader<'_> {
             body_timeout: self.get(&UPSTREAM.body_timeout),
             idle_timeout: self.get(&UPSTREAM.idle_timeout),
             resolve_interval: self.get(&UPSTREAM.resolve_interval),
+            queue: self.queue(),
             health: self.health(),
         })
     }
 
+    /// The entries of `upstreams`. Each is read like the section `upstream`, whose credential is the default of theirs.
+    pub(super) fn named_upstreams(&mut self) -> Vec<UpstreamOptions> {
+        let mut upstreams: Vec<UpstreamOptions> = Vec::new();
+        for (index, node) in self.get(&GLOBAL.upstreams).unwrap_or_default().into_iter().enumerate() {
+            let at = format!("{}[{index}]", GLOBAL.upstreams);
+            match self.named_upstream(&at, node) {
+                Some(upstream) if upstreams.iter().any(|other| other.name == upstream.name) => {
+                    self.problem(format!("{at}.name"), format!("{} is a duplicate", upstream.name));
+                }
+                upstream => upstreams.extend(upstream),
+            }
+        }
+        upstreams
+    }
+
+    fn named_upstream(&mut self, at: &str, node: Node) -> Option<UpstreamOptions> {
+        let before = self.problems.len();
+        let (name, mut settings) = sources::upstream_entry(at, node, self.problems)?;
+        let has_own = |key| settings.values.get(key).is_some_and(|value| value.origin != ValueOrigin::Default);
+        let [credential, api_key] = [UPSTREAM.credential.key, UPSTREAM.api_key.key];
+        let inherited: &[&str] = match (has_own(credential), has_own(api_key)) {
+            (true, _) => &[],
+            (false, true) => &[credential],
+            (false, false) => &[credential, api_key],
+        };
+        for key in inherited {
+            if let Some((key, value)) = self.settings.values.get_key_value(key) {
+                settings.values.insert(key, value.clone());
+            }
+        }
+        let mut problems = Vec::new();
+        let mut upstream = Reader { settings: &settings, problems: &mut problems }.upstream();
+        let place = |Problem { subject, message }| Problem::new(subject.replacen("upstream", at, 1), message);
+        self.problems.extend(problems.into_iter().map(place));
+        match name {
+            Some(name) if name != DEFAULT_UPSTREAM && routes::is_name(&name) => {
+                upstream.as_mut()?.name = name;
+            }
+            _ => self.problem(
+                format!("{at}.name"),
+                format!("must be a word of a-z, 0-9, `-` and `_` other than {DEFAULT_UPSTREAM}"),
+            ),
+        }
+        (self.problems.len() == before).then_some(upstream?)
+    }
+
     /// The limit on requests to the backends; `Some(None)`: there is none.
-    pub(super) fn queue(&mut self) -> Option<Option<QueueOptions>> {
+    fn queue(&mut self) -> Option<Option<QueueOptions>> {
         let limits = complete!(QueueOptions {
             requests: self.get(&UPSTREAM.requests),
             queue: self.get(&UPSTREAM.queue),
@@ -192,6 +257,14 @@ impl Reader<'_> {
     }
 }
 
+/// Paths in the text of `upstreams` of files that are read at load.
+pub(super) fn entry_files(text: &str) -> Vec<PathBuf> {
+    let Ok(Node::List(entries)) = Node::parse(text) else { return Vec::new() };
+    let keys = entries.into_iter().flat_map(|entry| if let Node::Map(keys) = entry { keys } else { Vec::new() });
+    let files = keys.filter(|(key, _)| key.ends_with("_file"));
+    files.filter_map(|(_, node)| if let Node::Text(path) = node { Some(PathBuf::from(path)) } else { None }).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use crate::config::Config;
@@ -230,6 +303,45 @@ mod tests {
             (&[("UPSTREAM_URL", "http://a"), ("UPSTREAM_HEALTH_PATH", "/a b")], "upstream.health_path: must be a path"),
         ] {
             let error = loaded("", env).expect_err(expected);
+            assert!(error.contains(expected) && !error.contains("sekrit"), "{expected} in {error}");
+        }
+    }
+
+    #[test]
+    fn named_upstreams_have_every_key_of_upstream() {
+        let file = "upstream: {url: 'http://a:1', credential: impersonate, api_key: tk_1, requests: 3}\n\
+                    auth: {trust_salt_holder: true}\n\
+                    upstreams:\n\
+                    - {name: timbr-server, url: 'http://b:11000', requests: 5, response_timeout: 9s}\n\
+                    - {name: timbr-mdx, urls: ['https://c', 'https://d'], server_name: mdx, credential: forward}\n";
+        let config = loaded(file, &[]).expect("valid");
+        let [server, mdx] = &config.upstreams[..] else { panic!("two") };
+        assert_eq!((server.name.as_str(), server.url().port), ("timbr-server", 11000));
+        assert_eq!((server.queue.map(|queue| queue.requests), server.response_timeout.as_secs()), (Some(5), 9));
+        assert_eq!(server.credential, config.upstream.credential, "the credential is inherited");
+        assert_eq!((mdx.urls.len(), mdx.queue, mdx.response_timeout.as_secs()), (2, None, 3600));
+        assert_eq!(mdx.credential, crate::config::CredentialMode::Forward);
+        assert_eq!(mdx.server_name.as_deref(), Some("mdx"));
+    }
+
+    #[test]
+    fn problems_of_named_upstreams_have_a_place() {
+        for (entry, expected) in [
+            ("{name: a}", "upstreams[0].url: is required"),
+            ("{url: 'http://b'}", "upstreams[0].name: must be a word"),
+            ("{name: default, url: 'http://b'}", "upstreams[0].name: must be a word"),
+            ("{name: a, url: 'http://b', colour: red}", "upstreams[0].colour: unknown key"),
+            ("{name: a, url: 'http://b', ca_file: /ca}", "upstreams[0].ca_file: has no effect"),
+            ("{name: a, url: 'http://b', connect_timeout: 5}", "upstreams[0].connect_timeout: needs a unit"),
+            ("{name: a, url: 'http://b', connect_timeout: soon}", "upstreams[0].connect_timeout: must be a duration"),
+            ("{name: a, url: 'http://b', api_key: tk_sekrit}", "upstreams[0].api_key: must be in a file"),
+            ("{name: a, url: 'http://b', credential: impersonate}", "upstreams[0].api_key: is required"),
+            ("{name: a, url: 'http://b', credential: platform}", "upstreams[0].credential: must be forward"),
+            ("{name: a, url: 'http://b'}, {name: a, url: 'http://c'}", "upstreams[1].name: a is a duplicate"),
+            ("text", "upstreams[0]: must be a group of keys"),
+        ] {
+            let file = format!("upstream: {{url: 'http://a'}}\nupstreams: [{entry}]\n");
+            let error = loaded(&file, &[]).expect_err(entry);
             assert!(error.contains(expected) && !error.contains("sekrit"), "{expected} in {error}");
         }
     }

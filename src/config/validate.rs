@@ -1,6 +1,7 @@
 //! Turns settings into a [`Config`] and checks the relations between options. All problems are collected before they
 //! are reported.
 
+use std::iter;
 use std::path::PathBuf;
 
 use fernet::Fernet;
@@ -10,7 +11,8 @@ use crate::config::options::{GLOBAL, Key, LIMITS, LISTEN, LOG, READINESS, TLS};
 use crate::config::reader::{Reader, complete};
 use crate::config::sources::{Problem, Settings};
 use crate::config::{
-    CertificateFiles, Config, Drain, LimitOptions, ListenOptions, Timeouts, TokenOptions, print, routes, salts,
+    CertificateFiles, Config, DEFAULT_UPSTREAM, Drain, LimitOptions, ListenOptions, Timeouts, TokenOptions, print,
+    routes, salts,
 };
 use crate::observability::log::LogOptions;
 
@@ -18,13 +20,15 @@ use crate::observability::log::LogOptions;
 pub(super) fn config(settings: &Settings, problems: &mut Vec<Problem>) -> Option<Config> {
     let mut reader = Reader { settings, problems };
     let max_body = reader.get(&LIMITS.body).unwrap_or_default();
-    let mut routes = routes::merge(settings.routes.as_ref(), max_body, reader.problems);
     let salts = reader.salts();
     let listen = reader.listen();
     let admin = reader.admin();
     let tls = reader.tls();
     let trusted_proxies = reader.get(&GLOBAL.trusted_proxies).unwrap_or_default();
     let upstream = reader.upstream();
+    let upstreams = reader.named_upstreams();
+    let names: Vec<_> = iter::once(DEFAULT_UPSTREAM).chain(upstreams.iter().map(|one| one.name.as_str())).collect();
+    let mut routes = routes::merge(settings.routes.as_ref(), max_body, &names, reader.problems);
     let auth = reader.auth();
     reader.require_issuers_for_jwt_routes(&mut routes, auth.as_ref());
     let platform = reader.platform();
@@ -40,8 +44,9 @@ pub(super) fn config(settings: &Settings, problems: &mut Vec<Problem>) -> Option
     let log = reader.log();
     let core_dumps = reader.get(&GLOBAL.core_dumps);
     let workers = reader.get(&GLOBAL.workers).unwrap_or_else(cores);
-    reader.require_trust_in_salt_holders();
+    reader.require_trust_in_salt_holders(&upstreams);
     reader.require_verifier_of_credential();
+    reader.require_one_per_user_credential(upstream.as_ref(), &upstreams);
     reader.require_client_auth_for_routes(&routes);
     reader.check_unread();
     Some(Config {
@@ -51,6 +56,7 @@ pub(super) fn config(settings: &Settings, problems: &mut Vec<Problem>) -> Option
         tls: tls?,
         trusted_proxies,
         upstream: upstream?,
+        upstreams,
         auth: auth?,
         platform: platform?,
         impersonation: impersonation?,

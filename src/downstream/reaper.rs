@@ -139,7 +139,7 @@ mod tests {
     use crate::downstream::activity::tests::{SECOND, timeouts};
 
     fn permit() -> ConnectionPermit {
-        let admission = Arc::new(Admission::new(LimitOptions::unlimited(), &[], Arc::default()));
+        let admission = Arc::new(Admission::new(LimitOptions::unlimited(), &[], Vec::new(), Arc::default()));
         admission.admit_connection([127, 0, 0, 1].into(), false).expect("a permit")
     }
 

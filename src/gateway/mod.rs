@@ -70,6 +70,12 @@ struct RouteMetrics {
     profiles: Vec<Rc<metrics::RouteRecorder>>,
 }
 
+/// An upstream as the request path uses it.
+struct GatewayUpstream {
+    client: UpstreamClient,
+    rewriter: Rewriter,
+}
+
 /// Everything that a worker thread needs to handle requests.
 pub struct Gateway {
     routes: RouteTable,
@@ -77,8 +83,8 @@ pub struct Gateway {
     worker: metrics::WorkerMetrics,
     tracer: Option<&'static Tracer>,
     auth: Arc<Auth>,
-    rewriter: Rewriter,
-    upstream: UpstreamClient,
+    /// By the index in the configuration; the first one also verifies keys.
+    upstreams: Vec<GatewayUpstream>,
     limits: LimitOptions,
     trusted_proxies: Vec<IpNet>,
     admission: Arc<Admission>,
@@ -86,16 +92,20 @@ pub struct Gateway {
 }
 
 impl Gateway {
-    /// For the calling thread. `upstream` and `rejection_recorder` belong to the thread, the rest is shared by all.
+    /// For the calling thread. `clients`, one for each upstream of the configuration, and `rejection_recorder` belong to
+    /// the thread, the rest is shared by all.
     pub fn new(
         config: &Config,
         auth: Arc<Auth>,
-        upstream: UpstreamClient,
+        clients: Vec<UpstreamClient>,
         admission: Arc<Admission>,
         rejection_recorder: RejectionRecorder,
     ) -> Gateway {
-        let credential = &config.upstream.credential;
         let body_limits = BodyLimits { max_pause: config.timeouts.body, min_rate: config.limits.body_rate };
+        let upstreams = config.all_upstreams().zip(clients).map(|(options, client)| GatewayUpstream {
+            client,
+            rewriter: Rewriter::new(&options.credential, body_limits),
+        });
         let routes = RouteTable::new(config.routes.clone());
         let worker = admission.metrics().worker();
         Gateway {
@@ -108,8 +118,7 @@ impl Gateway {
             worker,
             tracer: Tracer::installed(),
             auth,
-            rewriter: Rewriter::new(credential, body_limits),
-            upstream,
+            upstreams: upstreams.collect(),
             limits: config.limits,
             trusted_proxies: config.trusted_proxies.clone(),
             admission,
@@ -164,16 +173,19 @@ impl Gateway {
         require_client_certificate(exchange.peer(), profile)?;
         exchange.set_route(&self.route_metrics.profiles[number]);
         let screened = screen(profile, head)?;
-        let identity = authenticate(&self.auth, &self.upstream, &screened, exchange).await?;
+        let upstream = &self.upstreams[profile.upstream];
+        // Keys are verified by the default upstream, whatever the upstream of the route.
+        let identity = authenticate(&self.auth, &self.upstreams[0].client, &screened, exchange).await?;
         exchange.set_identity(&identity);
         exchange.permit.count_for(&identity.caller_key())?;
-        let identity = impersonate(&self.auth, &self.rewriter, &screened, identity, exchange)?;
+        let identity = impersonate(&self.auth, &upstream.rewriter, &screened, identity, exchange)?;
         authorize(&self.auth, &screened, &identity, exchange, self.admission.metrics())?;
         limit(&screened, &identity, exchange)?;
-        exchange.permit.wait_for_slot().await?;
-        let request = self.rewriter.rewrite(screened, body, &identity, exchange.context());
-        let response = GatewayResponse::from_upstream(self.send(request, &identity, exchange).await?);
-        Ok(match self.rewriter.is_client_session(&identity) {
+        exchange.permit.wait_for_slot(profile.upstream).await?;
+        let request = upstream.rewriter.rewrite(screened, body, &identity, exchange.context());
+        let response = self.send(&upstream.client, request, &identity, exchange).await?;
+        let response = GatewayResponse::from_upstream(response);
+        Ok(match upstream.rewriter.is_client_session(&identity) {
             true => response,
             false => response.without_cookies(),
         })
@@ -209,6 +221,6 @@ impl Gateway {
 
     /// Closes connections to the backend that have been idle for too long. Called periodically on the gateway's thread.
     pub fn sweep_pools(&self) {
-        self.upstream.close_expired();
+        self.upstreams.iter().for_each(|upstream| upstream.client.close_expired());
     }
 }

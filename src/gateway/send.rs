@@ -13,21 +13,22 @@ use crate::gateway::Gateway;
 use crate::gateway::exchange::Exchange;
 use crate::gateway::rejection::Rejection;
 use crate::gateway::rewrite::UpstreamRequest;
-use crate::upstream::{RequestBodyError, UpstreamError, UpstreamResponse};
+use crate::upstream::{RequestBodyError, UpstreamClient, UpstreamError, UpstreamResponse};
 
 impl Gateway {
     /// Sends the request and records how long the backend took.
     pub(super) async fn send(
         &self,
+        client: &UpstreamClient,
         request: UpstreamRequest,
         identity: &Identity,
         exchange: &mut Exchange,
     ) -> Result<UpstreamResponse, Rejection> {
         let sent_at = clock::now();
         let result = match identity.renewable_key() {
-            None => self.upstream.send(request, sent_at).await.map_err(|error| rejection_for(&error, exchange)),
+            None => client.send(request, sent_at).await.map_err(|error| rejection_for(&error, exchange)),
             // Boxed, as it is rare and large.
-            Some(_) => Box::pin(self.send_with_renewal(request, sent_at, identity, exchange)).await,
+            Some(_) => Box::pin(self.send_with_renewal(client, request, sent_at, identity, exchange)).await,
         };
         match &result {
             Ok(_) => exchange.record.upstream_responded(sent_at),
@@ -40,20 +41,21 @@ impl Gateway {
     /// has a new one. A request that was rejected with 401 was not executed, so the retry is safe.
     async fn send_with_renewal(
         &self,
+        client: &UpstreamClient,
         mut request: UpstreamRequest,
         sent_at: Instant,
         identity: &Identity,
         exchange: &Exchange,
     ) -> Result<UpstreamResponse, Rejection> {
         let copy = request.keep_for_resend();
-        let response = self.upstream.send(request, sent_at).await.map_err(|error| rejection_for(&error, exchange))?;
+        let response = client.send(request, sent_at).await.map_err(|error| rejection_for(&error, exchange))?;
         if response.status != StatusCode::UNAUTHORIZED {
             return Ok(response);
         }
         match self.auth.renew_upstream_key(identity).await {
             Some(Renewal::NewKey(key)) => {
                 let retry = copy.with_key(&key).ok_or(Rejection::UpstreamKeyRenewed)?;
-                self.upstream.send(retry, clock::now()).await.map_err(|error| rejection_for(&error, exchange))
+                client.send(retry, clock::now()).await.map_err(|error| rejection_for(&error, exchange))
             }
             Some(Renewal::TokenRevoked) => Err(Rejection::TokenExpired),
             Some(Renewal::Unavailable) => Err(Rejection::VerifierUnavailable),

@@ -16,6 +16,7 @@ pub struct Snapshot {
     pub auth: Arc<Auth>,
     /// Limits on connections and requests.
     pub admission: Arc<Admission>,
-    /// The previous backends if their options have not changed, so that their connections are reused.
-    pub backends: Arc<Backends>,
+    /// The backends of each upstream, as in `Config::all_upstreams`. They are the previous ones if their options have not
+    /// changed, so that their connections are reused.
+    pub upstreams: Arc<[Arc<Backends>]>,
 }

@@ -44,6 +44,11 @@ impl UpstreamClient {
         UpstreamClient(Rc::new(UpstreamClientInner { backends, worker, load_balancer, metrics }))
     }
 
+    /// Whether this client sends requests to these backends.
+    pub fn is_for(&self, backends: &Arc<Backends>) -> bool {
+        Arc::ptr_eq(&self.0.backends, backends)
+    }
+
     /// Closes connections that exceeded the idle timeout, and those of removed endpoints.
     pub fn close_expired(&self) {
         self.0.load_balancer.close_expired();

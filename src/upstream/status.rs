@@ -1,5 +1,6 @@
 //! The status of the backends for operators: a cheap snapshot that any thread can take at any time.
 
+use std::sync::Arc;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use serde::Serialize;
@@ -8,10 +9,10 @@ use crate::upstream::backends::Backends;
 use crate::upstream::endpoint::{Endpoint, EndpointFailure, EndpointState};
 use crate::upstream::origin::UpstreamOrigin;
 
-/// The status of all backends. Times are in seconds since the Unix epoch.
+/// The status of the backends of all upstreams. Times are in seconds since the Unix epoch.
 #[derive(Clone, Debug, Serialize)]
 pub struct UpstreamStatus {
-    /// True if at least one endpoint accepts requests.
+    /// True if at least one endpoint of each upstream accepts requests.
     pub usable: bool,
     /// All endpoints of all backends.
     pub endpoints: Vec<EndpointStatus>,
@@ -22,6 +23,8 @@ pub struct UpstreamStatus {
 /// The status of one endpoint.
 #[derive(Clone, Debug, Serialize)]
 pub struct EndpointStatus {
+    /// The name of the upstream.
+    pub upstream: String,
     /// The backend's name, as in `upstream.url`.
     pub authority: String,
     /// The IP address and port.
@@ -52,6 +55,8 @@ pub struct EndpointStatus {
 /// The status of one DNS name.
 #[derive(Clone, Debug, Serialize)]
 pub struct NameStatus {
+    /// The name of the upstream.
+    pub upstream: String,
     /// The name without the port.
     pub host: String,
     /// When it was last resolved successfully.
@@ -62,16 +67,35 @@ pub struct NameStatus {
     pub failures: u64,
 }
 
-impl Backends {
+impl UpstreamStatus {
     /// Takes a snapshot of all endpoints and names.
+    pub fn of_all(upstreams: &[Arc<Backends>]) -> UpstreamStatus {
+        let status = upstreams.iter().map(|backends| backends.status());
+        let empty = UpstreamStatus { usable: true, endpoints: Vec::new(), names: Vec::new() };
+        status.fold(empty, |mut all, one| {
+            all.usable &= one.usable;
+            all.endpoints.extend(one.endpoints);
+            all.names.extend(one.names);
+            all
+        })
+    }
+}
+
+impl Backends {
+    /// Takes a snapshot of the endpoints and names of one upstream.
     pub fn status(&self) -> UpstreamStatus {
-        let endpoints = self.endpoints();
+        let (endpoints, upstream) = (self.endpoints(), &self.options.name);
         let names = self.origins().iter().filter(|origin| origin.ip_literal().is_none());
         UpstreamStatus {
             usable: self.is_usable(),
-            endpoints: endpoints.iter().map(|endpoint| EndpointStatus::new(endpoint)).collect(),
-            names: names.map(|origin| NameStatus::new(origin)).collect(),
+            endpoints: endpoints.iter().map(|endpoint| EndpointStatus::new(upstream, endpoint)).collect(),
+            names: names.map(|origin| NameStatus::new(upstream, origin)).collect(),
         }
+    }
+
+    /// The name of the upstream.
+    pub fn name(&self) -> &str {
+        &self.options.name
     }
 }
 
@@ -81,7 +105,7 @@ impl EndpointStatus {
         matches!(self.state, "usable" | "trial")
     }
 
-    fn new(endpoint: &Endpoint) -> EndpointStatus {
+    fn new(upstream: &str, endpoint: &Endpoint) -> EndpointStatus {
         let (standing, health) = endpoint.state_and_health();
         let counts = endpoint.totals();
         let state = match (standing, health.failure) {
@@ -92,6 +116,7 @@ impl EndpointStatus {
         };
         let tried_in = health.ejected_until.map(|until| until.saturating_duration_since(Instant::now()).as_secs());
         EndpointStatus {
+            upstream: upstream.to_owned(),
             authority: endpoint.origin.authority.to_string(),
             address: endpoint.address.to_string(),
             state,
@@ -109,9 +134,10 @@ impl EndpointStatus {
 }
 
 impl NameStatus {
-    fn new(origin: &UpstreamOrigin) -> NameStatus {
+    fn new(upstream: &str, origin: &UpstreamOrigin) -> NameStatus {
         let resolution = origin.resolution();
         NameStatus {
+            upstream: upstream.to_owned(),
             host: origin.host.clone(),
             resolved: resolution.resolved_at.map(unix_seconds),
             failing: resolution.last_error.clone(),

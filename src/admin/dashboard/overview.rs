@@ -13,7 +13,8 @@ use crate::admin::dashboard::history::TrafficHistory;
 use crate::admin::rejections;
 use crate::base::shutdown_phase::ShutdownPhase;
 use crate::config::options::{AUTH, STORE};
-use crate::config::{Config, StoreKind, VerifierOptions};
+use crate::config::{Config, DEFAULT_UPSTREAM, StoreKind, VerifierOptions};
+use crate::upstream::{Backends, UpstreamStatus};
 
 /// Maximum number of rejections on the page.
 const MAX_RECENT_REJECTIONS: usize = 50;
@@ -45,7 +46,7 @@ pub fn sections(admin: &AdminContext) -> Sections {
     let section = |(name, value): (&'static str, Value)| Section { name, json: value.to_string().into() };
     [
         ("state", state(admin, config)),
-        ("upstreams", json!(admin.snapshot.get().backends.status())),
+        ("upstreams", json!(UpstreamStatus::of_all(&admin.snapshot.get().upstreams))),
         ("traffic", history.to_json()),
         ("attention", attention.into()),
         ("refusals", recent.into()),
@@ -158,7 +159,7 @@ fn attention(admin: &AdminContext, config: &Config, history: &TrafficHistory) ->
     } else if let Err(reason) = admin.health.readiness() {
         items.push(AttentionItem::bad(format!("The gateway is not ready: {reason}"), "See its log for details.", None));
     }
-    items.extend(upstream_items(admin));
+    items.extend(admin.snapshot.get().upstreams.iter().filter_map(|backends| upstream_item(backends)));
     if admin.metrics.store.up.get() != 1 {
         items.push(AttentionItem::bad(
             "The token store is unavailable",
@@ -188,15 +189,19 @@ fn attention(admin: &AdminContext, config: &Config, history: &TrafficHistory) ->
     items
 }
 
-fn upstream_items(admin: &AdminContext) -> Option<AttentionItem> {
-    let status = admin.snapshot.get().backends.status();
+fn upstream_item(backends: &Backends) -> Option<AttentionItem> {
+    let status = backends.status();
+    let of = match backends.name() {
+        DEFAULT_UPSTREAM => String::new(),
+        name => format!(" of the upstream {name}"),
+    };
     let all = status.endpoints.len();
     let ejected = status.endpoints.iter().filter(|endpoint| endpoint.state != "usable").count();
     if !status.usable || (all > 0 && ejected == all) {
         return Some(AttentionItem::bad(
             match all {
-                0 => "No endpoint is known".to_owned(),
-                _ => format!("No endpoint is usable: {ejected} of {all} are ejected"),
+                0 => format!("No endpoint{of} is known"),
+                _ => format!("No endpoint{of} is usable: {ejected} of {all} are ejected"),
             },
             "Requests get 502 or 503. Check that the backend runs and listens on `upstream.url`; `timbr-gateway doctor` \
              checks the whole path.",
@@ -205,7 +210,7 @@ fn upstream_items(admin: &AdminContext) -> Option<AttentionItem> {
     }
     (ejected > 0).then(|| {
         AttentionItem::warn(
-            format!("{ejected} of {all} endpoints are ejected"),
+            format!("{ejected} of {all} endpoints{of} are ejected"),
             "The other endpoints get their requests.",
             Some("upstreams"),
         )

@@ -304,7 +304,7 @@ const draw = {
           const [status, word] = words[one.state] || ["warn", one.state];
           const why = [one.why && one.why.replaceAll("_", " "), one.since && status !== "ok" && `since ${clockTime(one.since, true)}`, one.tried_in !== null && one.tried_in !== undefined && `next probe in ${one.tried_in} s`].filter(Boolean).join(", ");
           return el("tr", {},
-            el("th", { scope: "row" }, el("span", { class: "mono" }, one.address), one.authority !== one.address ? el("span", { class: "sub muted" }, ` ${one.authority}`) : null),
+            el("th", { scope: "row" }, el("span", { class: "mono" }, one.address), one.authority !== one.address ? el("span", { class: "sub muted" }, ` ${one.authority}`) : null, one.upstream !== "default" ? el("span", { class: "sub muted" }, ` ${one.upstream}`) : null),
             cell("state", { class: "wide" }, badge(status, word), why && el("span", { class: "sub" }, why)),
             cell("in flight", { class: "num" }, count(one.in_flight)),
             cell("connections", { class: "num" }, `${count(one.open)} (${count(one.idle)} idle)`),

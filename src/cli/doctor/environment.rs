@@ -13,7 +13,7 @@ use crate::base::clock::Clock;
 use crate::base::secret::Secret;
 use crate::cli::doctor::RESPONSE_TIMEOUT;
 use crate::cli::doctor::report::DoctorReport;
-use crate::config::{Config, ForeignKeyPolicy};
+use crate::config::{Config, DEFAULT_UPSTREAM, ForeignKeyPolicy, UpstreamOptions};
 use crate::outbound::http_client::{FetchError, HttpClient};
 use crate::tls;
 
@@ -91,7 +91,7 @@ fn check_certificates(config: &Config, report: &mut DoctorReport) {
 
 async fn check_dns(config: &Config, report: &mut DoctorReport) -> bool {
     let mut all = true;
-    for url in &config.upstream.urls {
+    for url in config.all_upstreams().flat_map(|upstream| &upstream.urls) {
         match lookup_host((url.host.as_str(), url.port)).await {
             Ok(addresses) => {
                 let addresses: Vec<_> = addresses.map(|address| address.ip().to_string()).collect();
@@ -107,18 +107,20 @@ async fn check_dns(config: &Config, report: &mut DoctorReport) -> bool {
     all
 }
 
-/// Connects to each backend.
+/// Connects to each backend of each upstream.
 async fn check_upstreams(config: &Config, report: &mut DoctorReport) -> bool {
-    let Ok(tls) = tls::backend_tls(&config.upstream) else {
-        report.skipped("upstream", "TLS cannot be configured; see files");
-        return false;
-    };
     let mut all = true;
-    for (url, tls) in config.upstream.urls.iter().zip(tls) {
-        let client = HttpClient::with_tls(url, tls, RESPONSE_TIMEOUT);
-        all &= check_upstream(config, &client, report).await;
-        if let Some(path) = &config.upstream.health.path {
-            check_health_path(&client, path, report).await;
+    for upstream in config.all_upstreams() {
+        let Ok(tls) = tls::backend_tls(upstream) else {
+            report.skipped("upstream", "TLS cannot be configured; see files");
+            return false;
+        };
+        for (url, tls) in upstream.urls.iter().zip(tls) {
+            let client = HttpClient::with_tls(url, tls, RESPONSE_TIMEOUT);
+            all &= check_upstream(config, upstream, &client, report).await;
+            if let Some(path) = &upstream.health.path {
+                check_health_path(&client, path, report).await;
+            }
         }
     }
     all
@@ -141,8 +143,13 @@ async fn check_health_path(client: &HttpClient, path: &str, report: &mut DoctorR
 }
 
 /// Connects as the gateway does, and sends a request with an unknown key.
-async fn check_upstream(config: &Config, client: &HttpClient, report: &mut DoctorReport) -> bool {
-    let tls = config.upstream.tls();
+async fn check_upstream(
+    config: &Config,
+    upstream: &UpstreamOptions,
+    client: &HttpClient,
+    report: &mut DoctorReport,
+) -> bool {
+    let tls = upstream.tls();
     let request = Request::get("/timbr/api/get_ontologies/")
         .header(CONTENT_TYPE, "application/json")
         .header("x-api-key", "tk_unknown")
@@ -163,7 +170,12 @@ async fn check_upstream(config: &Config, client: &HttpClient, report: &mut Docto
             return false;
         }
     };
-    report.ok("upstream", format!("{} responds{}", client.authority(), if tls { " over TLS" } else { "" }));
+    let over_tls = if tls { " over TLS" } else { "" };
+    if upstream.name != DEFAULT_UPSTREAM {
+        report.ok("upstream", format!("{} ({}) responds{over_tls}", client.authority(), upstream.name));
+        return true;
+    }
+    report.ok("upstream", format!("{} responds{over_tls}", client.authority()));
     check_clock(response.headers(), report);
     match (response.status(), config.tokens.foreign) {
         (StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN, _) => {

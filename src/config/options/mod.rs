@@ -117,13 +117,12 @@ impl<T> fmt::Display for Key<T> {
 }
 
 /// Declares a group of options: the constant with its typed keys and, after `=>`, the struct that the group fills.
-/// `with` adds a field to the struct that is not an option of the group.
 macro_rules! group {
-    ($(#[$meta:meta])* $group:ident: $keys:ident = $prefix:literal => $options:ident $(with $more_doc:literal $more:ident: $more_type:ty = $read:path)? {
+    ($(#[$meta:meta])* $group:ident: $keys:ident = $prefix:literal => $options:ident {
         $($entries:tt)*
     }) => {
         group! { $group: $keys = $prefix { $($entries)* } }
-        group! { @struct $(#[$meta])* $group => $options $(with $more_doc $more: $more_type = $read)? { $($entries)* } }
+        group! { @struct $(#[$meta])* $group => $options { $($entries)* } }
     };
     ($group:ident: $keys:ident = $prefix:literal {
         $($name:ident: $type:ty $(= $default:literal)? $([$min:literal..=$max:literal])?, $help:literal;)+
@@ -147,20 +146,18 @@ macro_rules! group {
             ),)+
         };
     };
-    (@struct $(#[$meta:meta])* $group:ident => $options:ident $(with $more_doc:literal $more:ident: $more_type:ty = $read:path)? {
+    (@struct $(#[$meta:meta])* $group:ident => $options:ident {
         $($name:ident: $type:ty $(= $default:literal)? $([$min:literal..=$max:literal])?, $help:literal;)+
     }) => {
         $(#[$meta])*
         pub struct $options {
             $(#[doc = $help] pub $name: group!(@field $type $(, $default)?),)+
-            $(#[doc = $more_doc] pub $more: $more_type,)?
         }
 
         impl $options {
             pub(in crate::config) fn read(reader: &mut Reader<'_>) -> Option<$options> {
                 $(let $name = reader.get(&$group.$name);)+
-                $(let $more = $read(reader);)?
-                Some($options { $($name: group!(@required $name $(, $default)?),)+ $($more: $more?)? })
+                Some($options { $($name: group!(@required $name $(, $default)?),)+ })
             }
         }
     };

@@ -17,7 +17,7 @@ use crate::config::file::Node;
 use crate::config::options::types::{Count, DurationOrZero, Limit, Size};
 use crate::config::options::{Key, OptionSpec, group};
 use crate::config::reader::Reader;
-use crate::config::{ForeignKeyPolicy, QueueOptions, ServerUrl};
+use crate::config::{ForeignKeyPolicy, ServerUrl};
 use crate::observability::log::LogFormat;
 
 /// All options, sorted as in the documentation.
@@ -51,6 +51,9 @@ group! { GLOBAL: GlobalKeys = "" {
     trusted_proxies: Vec<IpNet>,
         "Networks of the proxies in front of the gateway, such as 10.0.0.0/8. The client addresses in X-Forwarded-For, \
          Forwarded and PROXY protocol headers are trusted only if they come from one of these networks.";
+    upstreams: Vec<Node>,
+        "Further upstreams, for routes that name one: a list of {name, url or urls, …} with the keys of upstream. See \
+         upstreams.md.";
     workers: Count ["1"..="1024"],
         "Number of worker threads. Default: one for each CPU core.";
     core_dumps: bool = "false",
@@ -289,8 +292,7 @@ group! { STORE: StoreKeys = "store." {
 group! {
     /// Limits on connections and requests.
     #[derive(Clone, Copy, Debug)]
-    LIMITS: LimitKeys = "limits." => LimitOptions
-        with "Concurrent requests to the backends; `None`: no limit." queue: Option<QueueOptions> = Reader::queue {
+    LIMITS: LimitKeys = "limits." => LimitOptions {
     body: Size = "100MiB",
         "Maximum size of a request body. A route can override it with max_body.";
     headers: Count = "100" ["1"..="1000"],

@@ -1,6 +1,10 @@
 //! The keys of the entries of list options, for the schema and the tables of `docs/configuration.md`. Does not read
 //! them: that is done by `routes`, `jwt`, `rules` and `transport`, and a test compares the keys.
 
+use std::sync::LazyLock;
+
+use crate::config::options::{self, OptionSpec, Shape};
+
 /// A key of an entry.
 #[derive(Clone, Copy, Debug)]
 pub struct EntryKey {
@@ -43,6 +47,8 @@ pub(super) enum EntryForm {
     Size,
     /// A list of media types.
     MediaTypes,
+    /// The form of this option.
+    Option(&'static OptionSpec),
 }
 
 const fn key(key: &'static str, form: EntryForm, meaning: &'static str) -> EntryKey {
@@ -80,6 +86,7 @@ pub const ROUTES: &[EntryKey] = &[
         EntryForm::Word(&["required", "optional"]),
         "`required`: this path requires a TLS client certificate (see `tls.client_auth`). Default: `optional`.",
     ),
+    key("upstream", EntryForm::Name, "Name of an entry of `upstreams`. Default: `default`, the section `upstream`."),
     key("enabled", EntryForm::Flag, "`false` disables the profile."),
 ];
 
@@ -199,17 +206,33 @@ const CERTIFICATES: &[EntryKey] = &[
     required("key_file", EntryForm::Text, "Private key (PEM)."),
 ];
 
+/// The keys of the section `upstream`, and a name. Secrets are in files.
+static UPSTREAMS: LazyLock<Vec<EntryKey>> = LazyLock::new(|| {
+    let name = required("name", EntryForm::Name, "Name for `routes[].upstream`, shown in logs and metrics.");
+    let keys = options::all().filter_map(|option| {
+        let name = option.key.strip_prefix("upstream.")?;
+        Some(match option.shape {
+            Shape::Secret => key("api_key_file", EntryForm::Text, option.help),
+            _ => key(name, EntryForm::Option(option), option.help),
+        })
+    });
+    std::iter::once(name).chain(keys).collect()
+});
+
 /// The keys of all lists, by the key of the option.
-pub const LISTS: [(&str, &[EntryKey]); 6] = [
-    ("routes", ROUTES),
-    ("auth.jwt_issuers", JWT_ISSUERS),
-    ("impersonation.rules", IMPERSONATION_RULES),
-    ("authorization.rules", AUTHORIZATION_RULES),
-    ("limits.rules", LIMIT_RULES),
-    ("tls.certificates", CERTIFICATES),
-];
+pub fn lists() -> [(&'static str, &'static [EntryKey]); 7] {
+    [
+        ("routes", ROUTES),
+        ("upstreams", &UPSTREAMS),
+        ("auth.jwt_issuers", JWT_ISSUERS),
+        ("impersonation.rules", IMPERSONATION_RULES),
+        ("authorization.rules", AUTHORIZATION_RULES),
+        ("limits.rules", LIMIT_RULES),
+        ("tls.certificates", CERTIFICATES),
+    ]
+}
 
 /// The keys of the entries of one list.
 pub fn entry_keys(list: &str) -> Option<&'static [EntryKey]> {
-    LISTS.iter().find(|(key, _)| *key == list).map(|(_, fields)| *fields)
+    lists().into_iter().find(|(key, _)| *key == list).map(|(_, fields)| fields)
 }

@@ -174,6 +174,7 @@ fn form(form: EntryForm) -> Value {
         EntryForm::MediaTypes => list(json!({ "type": "string", "pattern": MEDIA_TYPE })),
         EntryForm::WordList(choice) => list(words(choice)),
         EntryForm::Word(choice) => words(choice),
+        EntryForm::Option(option) => shape(option),
     }
 }
 

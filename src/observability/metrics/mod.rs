@@ -309,6 +309,7 @@ mod tests {
         metrics.set_certificates(&[("a.test, b.test".into(), 1_900_000_000)]);
         metrics.record_reload(false);
         let endpoint = EndpointMetrics {
+            upstream: "default".into(),
             backend: "timbr".into(),
             address: "10.0.0.1:8000".into(),
             is_usable: true,
@@ -318,7 +319,7 @@ mod tests {
             failures: 0,
             ejections: 0,
         };
-        metrics.upstreams.update(&[endpoint], &[("timbr".into(), 0)]);
+        metrics.upstreams.update(&[endpoint], &[("default".into(), "timbr".into(), 0)]);
         metrics
     }
 

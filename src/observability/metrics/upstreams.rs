@@ -7,13 +7,15 @@ use prometheus_client::metrics::gauge::Gauge;
 
 use crate::observability::metrics::catalogue::{MetricCatalogue, MetricKind};
 
-type EndpointLabels = [(&'static str, String); 2];
+type EndpointLabels = [(&'static str, String); 3];
 
-const ENDPOINT_LABELS: &[&str] = &["backend", "address"];
+const ENDPOINT_LABELS: &[&str] = &["upstream", "backend", "address"];
 
 /// The current state of an endpoint.
 #[derive(Clone, Debug)]
 pub struct EndpointMetrics {
+    /// Name of the upstream.
+    pub upstream: String,
     /// Name of the backend.
     pub backend: String,
     /// Address and port.
@@ -41,7 +43,7 @@ pub struct UpstreamMetrics {
     responses: Family<EndpointLabels, Counter>,
     failures: Family<EndpointLabels, Counter>,
     ejections: Family<EndpointLabels, Counter>,
-    lookup_failures: Family<[(&'static str, String); 1], Counter>,
+    lookup_failures: Family<[(&'static str, String); 2], Counter>,
 }
 
 impl UpstreamMetrics {
@@ -86,15 +88,15 @@ impl UpstreamMetrics {
             lookup_failures: catalogue.register_family(
                 "upstream_lookup_failures",
                 MetricKind::Counter,
-                &["backend"],
+                &["upstream", "backend"],
                 "Failed DNS lookups of a backend's name; its addresses are kept",
             ),
         }
     }
 
-    /// Replaces all values, so that removed endpoints disappear. `lookup_failures` has the name of each backend that is
-    /// resolved by DNS, and the number of failed lookups.
-    pub fn update(&self, endpoints: &[EndpointMetrics], lookup_failures: &[(String, u64)]) {
+    /// Replaces all values, so that removed endpoints disappear. `lookup_failures` has the upstream and the name of
+    /// each backend that is resolved by DNS, and the number of failed lookups.
+    pub fn update(&self, endpoints: &[EndpointMetrics], lookup_failures: &[(String, String, u64)]) {
         for family in [&self.usable, &self.in_flight, &self.connections] {
             family.clear();
         }
@@ -103,7 +105,11 @@ impl UpstreamMetrics {
         }
         self.lookup_failures.clear();
         for endpoint in endpoints {
-            let labels = [("backend", endpoint.backend.clone()), ("address", endpoint.address.clone())];
+            let labels = [
+                ("upstream", endpoint.upstream.clone()),
+                ("backend", endpoint.backend.clone()),
+                ("address", endpoint.address.clone()),
+            ];
             let gauge = |value| i64::try_from(value).unwrap_or(i64::MAX);
             self.usable.get_or_create(&labels).set(i64::from(endpoint.is_usable));
             self.in_flight.get_or_create(&labels).set(gauge(endpoint.in_flight));
@@ -112,8 +118,9 @@ impl UpstreamMetrics {
             self.failures.get_or_create(&labels).inc_by(endpoint.failures);
             self.ejections.get_or_create(&labels).inc_by(endpoint.ejections);
         }
-        for (backend, failures) in lookup_failures {
-            self.lookup_failures.get_or_create(&[("backend", backend.clone())]).inc_by(*failures);
+        for (upstream, backend, failures) in lookup_failures {
+            let labels = [("upstream", upstream.clone()), ("backend", backend.clone())];
+            self.lookup_failures.get_or_create(&labels).inc_by(*failures);
         }
     }
 }

@@ -2,6 +2,7 @@
 
 mod balance;
 mod checks;
+mod named;
 mod names;
 mod outages;
 mod queue;

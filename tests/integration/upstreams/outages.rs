@@ -25,7 +25,9 @@ fn a_backend_that_is_down_fails_no_request() {
     assert_eq!((told["state"].as_str(), told["why"].as_str()), (Some("ejected"), Some("connect_failed")));
     assert_eq!((told["failures"].as_u64(), told["ejections"].as_u64()), (Some(3), Some(1)), "{told}");
     let series = |name: &str, address| {
-        gateway.metric(&format!("timbr_gateway_upstream_{name}{{backend=\"{address}\",address=\"{address}\"}}"))
+        gateway.metric(&format!(
+            "timbr_gateway_upstream_{name}{{upstream=\"default\",backend=\"{address}\",address=\"{address}\"}}"
+        ))
     };
     assert_eq!((series("usable", down), series("failures_total", down)), (0.0, 3.0));
     assert_eq!((series("usable", up.address()), series("answers_total", up.address())), (1.0, 40.0));
