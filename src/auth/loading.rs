@@ -15,6 +15,7 @@ use crate::auth::keys_file::KnownKeys;
 use crate::auth::reload_invalidation::{ReloadInvalidation, invalidated_tokens};
 use crate::auth::salt_ids::SaltIds;
 use crate::auth::token::TokenMint;
+use crate::auth::token_acceptance::TokenAcceptance;
 use crate::auth::upstream_keys::UpstreamKeys;
 use crate::auth::verifier::{Delegate, LdapDirectory, Platform, RemoteVerifier, UsersFile, Verifier};
 use crate::base::clock::Clock;
@@ -104,6 +105,7 @@ impl Auth {
             verifier,
             verifier_generation: before.map_or(0, |(auth, _)| auth.verifier_generation),
             failure_limiter,
+            token_acceptance: TokenAcceptance::default(),
             active_limiter,
             salt_names: config.salts.iter().map(salt_name).collect(),
             salt_ids,

@@ -16,6 +16,7 @@ mod loading;
 mod reload_invalidation;
 mod salt_ids;
 pub mod token;
+mod token_acceptance;
 pub mod upstream_keys;
 pub mod verifier;
 
@@ -49,6 +50,7 @@ use jwt::{Jwt, JwtError, JwtVerifier};
 use keys_file::KnownKeys;
 use salt_ids::SaltIds;
 use token::TokenMint;
+use token_acceptance::TokenAcceptance;
 use upstream_keys::{Renewal, UpstreamKeys, sensitive_header_value};
 use verifier::{VerifiedLogin, Verifier, VerifyError};
 
@@ -88,6 +90,7 @@ pub struct Auth {
     foreign_policy: ForeignKeyPolicy,
     foreign_keys: ForeignKeys,
     failure_limiter: Arc<FailureLimiter>,
+    token_acceptance: TokenAcceptance,
     /// The limiter of the active snapshot: it receives the failures that other replicas report.
     active_limiter: Arc<Mutex<Weak<FailureLimiter>>>,
     jwt_verifier: Arc<JwtVerifier>,
@@ -98,6 +101,11 @@ pub struct Auth {
 }
 
 impl Auth {
+    /// What the backend makes of the tokens that are forwarded to it.
+    pub fn token_acceptance(&self) -> &TokenAcceptance {
+        &self.token_acceptance
+    }
+
     /// Returns the token for the credentials in a bearer: the existing token of this login, or a new one. `client` is
     /// the client's address.
     ///

@@ -184,6 +184,9 @@ impl Gateway {
         exchange.permit.wait_for_slot(profile.upstream).await?;
         let request = upstream.rewriter.rewrite(screened, body, &identity, exchange.context());
         let response = self.send(&upstream.client, request, &identity, exchange).await?;
+        if upstream.rewriter.is_gateway_token_forwarded(&identity) {
+            self.auth.token_acceptance().record(response.status);
+        }
         let response = GatewayResponse::from_upstream(response);
         Ok(match upstream.rewriter.is_client_session(&identity) {
             true => response,

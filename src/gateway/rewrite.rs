@@ -145,6 +145,11 @@ impl Rewriter {
         self.is_client_key_forwarded(identity) && identity.impersonated_user().is_none()
     }
 
+    /// True if the backend receives a token of this gateway.
+    pub fn is_gateway_token_forwarded(&self, identity: &Identity) -> bool {
+        identity.is_gateway_token() && self.is_client_key_forwarded(identity)
+    }
+
     fn is_client_key_forwarded(&self, identity: &Identity) -> bool {
         matches!(self.upstream_credential(identity), UpstreamCredential::AsSent)
     }

@@ -9,9 +9,11 @@ use timbr_gateway::base::clock::Clock;
 use timbr_gateway::base::secret::Secret;
 
 use crate::support::bearer::{SALT, bearer};
-use crate::support::client::Response;
+use crate::support::client::{Client, Response};
 use crate::support::gateway::Gateway;
+use crate::support::program::Program;
 use crate::support::upstream::{AfterRequest, UnresponsiveAddress, Upstream, respond};
+use crate::support::wait_until;
 
 const JSON: (&str, &str) = ("Content-Type", "application/json");
 const DELEGATE: [(&str, &str); 2] = [("AUTH_VERIFIER", "delegate"), ("UPSTREAM_CREDENTIAL", "delegate")];
@@ -158,4 +160,28 @@ fn a_login_fails_over_to_a_reachable_backend() {
     assert_eq!(ask(&gateway, "alice", "wrong").status, 401);
     let next = begun.elapsed() - first;
     assert!(next < Duration::from_millis(600), "the last reachable backend is tried first: {next:?}");
+}
+
+/// The default mode in front of a service that accepts only its own tokens: the log says which mode fits.
+#[test]
+fn a_backend_that_rejects_the_gateways_tokens_is_recognized() {
+    const START: &str = "exec \"$0\" serve";
+    let accepting = Upstream::start();
+    for (upstream, expected) in [(service(&Arc::default()), 1), (accepting, 0)] {
+        let (program, lines) = Program::start_logged(upstream.address(), &[], START);
+        let token = program.token();
+        let mut client = Client::connect(program.http);
+        for _ in 0..6 {
+            client.send("GET /timbr/api/x", &[JSON, ("x-api-key", &*token)], b"");
+        }
+        let warnings = || {
+            let lines = lines.lock().expect("no panic");
+            let messages =
+                lines.iter().filter_map(|line| line["message"].as_str().or(line["fields"]["message"].as_str()));
+            messages.filter(|message| message.starts_with("the backend rejects the tokens")).count()
+        };
+        let access = || lines.lock().expect("no panic").iter().filter(|line| line["route"] == "api").count();
+        wait_until("all lines are written", || access() == 6);
+        assert_eq!(warnings(), expected);
+    }
 }

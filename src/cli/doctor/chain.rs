@@ -207,6 +207,11 @@ fn report_response(
     None
 }
 
+const BACKEND_REJECTS_TOKEN: &str = "upstream.credential: the backend does not know the tokens that the gateway makes, or \
+     rejects the key behind them. For an unmodified API service, set auth.verifier and upstream.credential to delegate; \
+     with forward, the backend must trust x-forwarded-user; with impersonate, the service key must be allowed to \
+     impersonate";
+
 /// The setting that fixes a rejection by the gateway (`reason`) or an error of the backend (no reason).
 fn suggest_fix(reason: Option<&str>, status: StatusCode) -> &'static str {
     match (reason, status) {
@@ -215,7 +220,8 @@ fn suggest_fix(reason: Option<&str>, status: StatusCode) -> &'static str {
             "the server of auth.verifier (platform.url, ldap.url, upstream.url); see the log above"
         }
         (Some("token_store_unavailable"), _) => "store.urls, store.password, store.ca_file; see the log above",
-        (Some("token_expired"), _) => "upstream.credential: the backend rejects the key that belongs to the token",
+        // Its own gateway has just made the token, so these come from a backend that has such reasons, too.
+        (Some("token_expired" | "api_key_unknown"), _) => BACKEND_REJECTS_TOKEN,
         (Some("not_authorized"), _) => "authorization.rules",
         (Some("client_certificate_required"), _) => "routes: this route requires a TLS client certificate",
         (Some("content_type_unsupported" | "method_not_allowed" | "not_found"), _) => "routes",
@@ -223,10 +229,7 @@ fn suggest_fix(reason: Option<&str>, status: StatusCode) -> &'static str {
         (Some("upstream_unreachable" | "upstream_connect_timeout"), _) => "upstream.url, upstream.connect_timeout",
         (Some("upstream_timeout"), _) => "upstream.response_timeout",
         (Some(_), _) => "see docs/errors.md for this reason",
-        (None, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) => {
-            "upstream.credential: the backend rejects the credential (forward: it must trust the gateway; impersonate: \
-             the service key must have the impersonation permission)"
-        }
+        (None, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) => BACKEND_REJECTS_TOKEN,
         (None, _) => "the backend, or --ontology and --query",
     }
 }
