@@ -156,9 +156,13 @@ pub fn is_color_enabled(stream: &impl IsTerminal) -> bool {
     stream.is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
 }
 
-/// SECURITY: the level that an operator sets never applies to libraries; see [`init`].
+/// SECURITY: the level that an operator sets never applies to libraries; see [`init`]. `h2` warns of what a client
+/// sends, such as each PING acknowledgement for which there was no PING: metrics count what ends a connection.
 fn filter(level: LevelFilter) -> Targets {
-    Targets::new().with_default(level.min(LevelFilter::WARN)).with_target(env!("CARGO_CRATE_NAME"), level)
+    Targets::new()
+        .with_default(level.min(LevelFilter::WARN))
+        .with_target("h2", level.min(LevelFilter::ERROR))
+        .with_target(env!("CARGO_CRATE_NAME"), level)
 }
 
 /// Current minimum level; `None` before [`init`].
