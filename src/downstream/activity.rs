@@ -3,7 +3,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
-use std::task::Waker;
+use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
 use crate::base::clock;
@@ -24,7 +24,7 @@ pub struct Activity {
     opened_at: Instant,
     in_flight: Cell<u32>,
     /// The responses of the requests in flight, by index. HTTP/1.1 has one at a time.
-    responses: RefCell<Vec<ResponseProgress>>,
+    responses: RefCell<Vec<ResponseSlot>>,
     request_count: Cell<u64>,
     idle_since: Cell<Instant>,
     is_quiescent: Cell<bool>,
@@ -42,6 +42,13 @@ pub struct Activity {
     waker: RefCell<Option<Waker>>,
 }
 
+/// The response of a request in flight.
+struct ResponseSlot {
+    progress: ResponseProgress,
+    /// Wakes the task that sends the response.
+    waker: Option<Waker>,
+}
+
 /// Progress of a response's body.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum ResponseProgress {
@@ -51,6 +58,8 @@ enum ResponseProgress {
     WaitingForBackend,
     /// Since then, the client has not made room for more data.
     WaitingForClient(Instant),
+    /// The client did not make room in time: the response is to be aborted.
+    TimedOut,
 }
 
 /// Time for the first request of a connection that was opened just before the drain: its client expects a response.
@@ -162,14 +171,15 @@ impl Activity {
         if self.draining_since.get().is_some() {
             self.request_close(CloseMode::Graceful);
         }
-        let mut deliveries = self.responses.borrow_mut();
-        let index =
-            deliveries.iter().position(|progress| *progress == ResponseProgress::Unused).unwrap_or(deliveries.len());
-        if index == deliveries.len() {
-            deliveries.push(ResponseProgress::Unused);
+        let mut slots = self.responses.borrow_mut();
+        let index = slots.iter().position(|slot| slot.progress == ResponseProgress::Unused).unwrap_or(slots.len());
+        let slot = ResponseSlot { progress: ResponseProgress::WaitingForBackend, waker: None };
+        if index == slots.len() {
+            slots.push(slot);
+        } else {
+            slots[index] = slot;
         }
-        deliveries[index] = ResponseProgress::WaitingForBackend;
-        drop(deliveries);
+        drop(slots);
         InFlightRequest { activity: Rc::clone(self), index }
     }
 
@@ -219,15 +229,30 @@ impl Activity {
         }
     }
 
+    /// Aborts responses whose client has not made room for more data in `limit`. At most half of those are aborted at
+    /// once, those that have waited longest first: a response may wait only because the unread data of others fills the
+    /// window of the connection.
+    pub(super) fn abort_blocked_responses(&self, now: Instant, limit: Duration) {
+        let mut slots = self.responses.borrow_mut();
+        let mut blocked: Vec<_> = (slots.iter().enumerate())
+            .filter_map(|(index, slot)| match slot.progress {
+                ResponseProgress::WaitingForClient(since) if now.duration_since(since) >= limit => Some((since, index)),
+                _ => None,
+            })
+            .collect();
+        blocked.sort_unstable();
+        for (_, index) in &blocked[..blocked.len().div_ceil(2)] {
+            slots[*index].progress = ResponseProgress::TimedOut;
+            if let Some(waker) = slots[*index].waker.take() {
+                waker.wake();
+            }
+        }
+    }
+
     /// Returns how to close the connection if a timeout has expired, with the cause if the client is responsible.
     pub(super) fn check_timeouts(&self, now: Instant, timeouts: &Timeouts) -> Option<(CloseMode, Option<CloseCause>)> {
         let has_expired = |since: Option<Instant>, limit| since.is_some_and(|since| now.duration_since(since) >= limit);
-        let is_blocked = |progress: &ResponseProgress| match progress {
-            ResponseProgress::WaitingForClient(since) => has_expired(Some(*since), timeouts.write),
-            _ => false,
-        };
-        if has_expired(self.write_blocked_since.get(), timeouts.write) || self.responses.borrow().iter().any(is_blocked)
-        {
+        if has_expired(self.write_blocked_since.get(), timeouts.write) {
             return Some((CloseMode::Abort, Some(CloseCause::WriteTimeout)));
         }
         // An HTTP/1 connection checks its age itself, when it responds to a request.
@@ -276,20 +301,50 @@ impl InFlightRequest {
         self.set_progress(ResponseProgress::WaitingForBackend);
     }
 
-    /// Records that a part of the response was passed on. In HTTP/2, a client can stop reading one stream while its
-    /// socket still accepts data.
+    /// Records that the client has to make room for the response. In HTTP/2, a client can stop reading one stream while
+    /// its socket still accepts data.
     pub fn record_waiting_for_client(&self) {
-        self.set_progress(ResponseProgress::WaitingForClient(Instant::now()));
+        if self.progress() == ResponseProgress::WaitingForBackend {
+            self.set_progress(ResponseProgress::WaitingForClient(Instant::now()));
+        }
+    }
+
+    /// Records that a part of the response has left.
+    pub fn record_progress(&self) {
+        if let ResponseProgress::WaitingForClient(_) = self.progress() {
+            self.set_progress(ResponseProgress::WaitingForClient(Instant::now()));
+        }
+    }
+
+    /// Ready when the client did not make room in time.
+    pub fn poll_timed_out(&self, cx: &Context<'_>) -> Poll<()> {
+        let mut slots = self.activity.responses.borrow_mut();
+        let slot = &mut slots[self.index];
+        if slot.progress == ResponseProgress::TimedOut {
+            return Poll::Ready(());
+        }
+        if !slot.waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
+            slot.waker = Some(cx.waker().clone());
+        }
+        Poll::Pending
+    }
+
+    fn progress(&self) -> ResponseProgress {
+        self.activity.responses.borrow()[self.index].progress
     }
 
     fn set_progress(&self, progress: ResponseProgress) {
-        self.activity.responses.borrow_mut()[self.index] = progress;
+        let slot = &mut self.activity.responses.borrow_mut()[self.index];
+        if slot.progress != ResponseProgress::TimedOut {
+            slot.progress = progress;
+        }
     }
 }
 
 impl Drop for InFlightRequest {
     fn drop(&mut self) {
-        self.set_progress(ResponseProgress::Unused);
+        self.activity.responses.borrow_mut()[self.index] =
+            ResponseSlot { progress: ResponseProgress::Unused, waker: None };
         let remaining = self.activity.in_flight.get() - 1;
         self.activity.in_flight.set(remaining);
         if remaining == 0 {
@@ -393,18 +448,26 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn one_blocked_stream_times_out() {
+    fn a_blocked_response_times_out_alone() {
         let activity = &Rc::new(Activity::unregistered());
+        let is_timed_out = |request: &InFlightRequest, seconds| {
+            activity.abort_blocked_responses(Instant::now() + seconds * SECOND, timeouts().write);
+            request.poll_timed_out(&Context::from_waker(Waker::noop())).is_ready()
+        };
         let (first, second) = (activity.begin_request(), activity.begin_request());
         first.record_waiting_for_client();
-        assert_eq!(after(activity, 2), None);
-        second.record_waiting_for_backend();
-        assert_eq!(after(activity, 3), Some(CloseMode::Abort));
+        assert!(!is_timed_out(&first, 2));
         first.record_waiting_for_backend();
-        assert_eq!(after(activity, 3600), None, "a different timeout limits the pauses of the backend");
+        assert!(!is_timed_out(&first, 3600), "a different timeout limits the pauses of the backend");
         first.record_waiting_for_client();
+        second.record_waiting_for_client();
+        assert!(is_timed_out(&first, 3));
+        assert!(!is_timed_out(&second, 2), "it may have waited for the first one only");
+        assert!(is_timed_out(&second, 3));
+        first.record_waiting_for_backend();
+        assert!(is_timed_out(&first, 0), "it stays aborted");
+        assert_eq!(after(activity, 3600), None, "the connection stays open");
         drop(first);
-        assert_eq!(after(activity, 3600), None);
         assert_eq!(activity.begin_request().index, 0, "its index is reused");
     }
 }

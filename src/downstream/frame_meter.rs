@@ -29,6 +29,8 @@ pub struct FrameMeter {
     header_read: usize,
     budget: u32,
     max_budget: u32,
+    /// Sent bytes that are too few for a frame.
+    uncredited_bytes: usize,
     refilled_at: Instant,
 }
 
@@ -41,17 +43,20 @@ impl FrameMeter {
             header_read: 0,
             budget: per_minute,
             max_budget: per_minute,
+            uncredited_bytes: 0,
             refilled_at: Instant::now(),
         }
     }
 
     /// Increases the budget for data sent to the client.
     pub fn credit_sent_bytes(&mut self, bytes: usize) {
-        let frames = u32::try_from(bytes.div_ceil(BYTES_PER_FRAME)).unwrap_or(u32::MAX);
-        self.credit(frames);
+        let uncredited = self.uncredited_bytes + bytes;
+        self.uncredited_bytes = uncredited % BYTES_PER_FRAME;
+        self.credit(u32::try_from(uncredited / BYTES_PER_FRAME).unwrap_or(u32::MAX));
     }
 
-    fn credit(&mut self, frames: u32) {
+    /// Increases the budget.
+    pub fn credit(&mut self, frames: u32) {
         self.budget = self.budget.saturating_add(frames).min(self.max_budget);
     }
 
@@ -159,6 +164,16 @@ mod tests {
     }
 
     #[test]
+    fn small_writes_earn_as_little_as_their_bytes() {
+        let mut meter = meter(10);
+        let allowed = (0..1000).take_while(|_| {
+            meter.credit_sent_bytes(10);
+            meter.inspect(&frame(8, 0, &[0; 4])).is_none()
+        });
+        assert!(allowed.count() < 20);
+    }
+
+    #[test]
     fn requests_and_responses_increase_the_budget() {
         let mut meter = meter(10);
         for _ in 0..100 {
@@ -169,7 +184,7 @@ mod tests {
         }
         for _ in 0..100 {
             meter.credit_sent_bytes(5000);
-            for _ in 0..5 {
+            for _ in 0..4 {
                 assert_eq!(meter.inspect(&frame(8, 0, &[0; 4])), None);
             }
             assert_eq!(meter.inspect(&frame(0, 0, b"data")), None);

@@ -2,7 +2,6 @@
 //! ends. It passes requests to the gateway, and knows nothing about authentication, routes or backends.
 
 mod activity;
-mod coalesced_io;
 mod frame_meter;
 mod handshake_failure;
 mod http1;
@@ -197,12 +196,13 @@ impl Service {
             let serving = self.serving.get();
             (serving.limits.control_frames, serving.http2_limits(), Arc::clone(serving.admission.metrics()))
         };
-        let io = WatchedIo::new(io, Rc::clone(activity)).with_frame_limit(control_frames, metrics);
-        let result = http2::serve(io, self.serving.clone(), peer, activity, limits).await;
-        if result.as_ref().is_err_and(http2::is_abuse) {
+        let credit = Rc::default();
+        let io = WatchedIo::new(io, Rc::clone(activity)).with_frame_limit(control_frames, metrics, Rc::clone(&credit));
+        let result = http2::serve(io, self.serving.clone(), peer, activity, limits, credit).await;
+        if result.as_ref().is_err_and(http2::Http2Error::is_abuse) {
             self.serving.get().admission.metrics().record_connection_end(CloseCause::Resets);
         }
-        result.err().map(|error| message_with_source(&error))
+        result.err().map(|error| error.to_string())
     }
 
     /// Records a connection that failed before its first request.
@@ -212,13 +212,6 @@ impl Service {
         let cause = if is_timeout { CloseCause::HandshakeTimeout } else { CloseCause::HandshakeFailed };
         self.serving.get().admission.metrics().record_connection_end(cause);
         debug!(%peer, %error, "handshake failed");
-    }
-}
-
-fn message_with_source(error: &hyper::Error) -> String {
-    match std::error::Error::source(error) {
-        Some(cause) => format!("{error}: {cause}"),
-        None => error.to_string(),
     }
 }
 

@@ -76,6 +76,7 @@ impl Reaper {
     pub fn sweep(&self) {
         let (now, timeouts) = (clock::now(), self.timeouts.get());
         self.for_each(|activity| {
+            activity.abort_blocked_responses(now, timeouts.write);
             if let Some((order, cause)) = activity.check_timeouts(now, &timeouts) {
                 if let Some(cause) = cause {
                     self.metrics.record_connection_end(cause);

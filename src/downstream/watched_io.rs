@@ -1,6 +1,7 @@
 //! A client's socket that records reads and writes in the connection's [`Activity`], limits HTTP/2 control frames, and
 //! closes in a way that the client receives its last response. It knows nothing about requests.
 
+use std::cell::Cell;
 use std::io;
 use std::mem::MaybeUninit;
 use std::pin::Pin;
@@ -44,8 +45,16 @@ pub struct WatchedIo<I> {
 struct FrameLimit {
     meter: FrameMeter,
     metrics: Arc<Metrics>,
+    credit: Rc<Cell<u32>>,
     /// Bytes that replace the client's once it has exceeded the limit.
     injected: Option<&'static [u8]>,
+}
+
+impl FrameLimit {
+    fn inspect(&mut self, received: &[u8]) -> Option<usize> {
+        self.meter.credit(self.credit.take());
+        self.meter.inspect(received)
+    }
 }
 
 impl<I> WatchedIo<I> {
@@ -55,8 +64,9 @@ impl<I> WatchedIo<I> {
     }
 
     /// Limits HTTP/2 control frames; a client that exceeds the limit has its connection closed.
-    pub fn with_frame_limit(self, per_minute: u32, metrics: Arc<Metrics>) -> WatchedIo<I> {
-        let metered = FrameLimit { meter: FrameMeter::new(per_minute), metrics, injected: None };
+    /// `credit` receives the frames that the client may send for those that it receives.
+    pub fn with_frame_limit(self, per_minute: u32, metrics: Arc<Metrics>, credit: Rc<Cell<u32>>) -> WatchedIo<I> {
+        let metered = FrameLimit { meter: FrameMeter::new(per_minute), metrics, credit, injected: None };
         WatchedIo { frame_limit: Some(Box::new(metered)), ..self }
     }
 
@@ -143,7 +153,7 @@ impl<I: AsyncRead + Unpin> AsyncRead for WatchedIo<I> {
         if buf.filled().len() > before {
             let activity = Rc::clone(&self.activity);
             if let Some(metered) = &mut self.frame_limit
-                && let Some(boundary) = metered.meter.inspect(&buf.filled()[before..])
+                && let Some(boundary) = metered.inspect(&buf.filled()[before..])
             {
                 metered.metrics.record_connection_end(CloseCause::ControlFrames);
                 metered.injected = Some(&INVALID_PING);

@@ -50,9 +50,9 @@ pub struct AccessRecord {
     pub status: StatusCode,
     /// Durations of the parts of authentication.
     pub timing: AuthTiming,
-    /// Bytes of the response body that were passed to the client.
+    /// Bytes of the response body that were sent to the client.
     pub sent: u64,
-    /// True if the response body was passed to the client completely.
+    /// True if the whole response was written to the client's socket.
     pub complete: bool,
     /// From sending the request to the head of the backend's response; `None` without one.
     pub upstream_to_head: Option<Duration>,

@@ -103,8 +103,22 @@ impl ObservedBody {
     pub fn discard(&mut self) {
         if let BodySource::Local(bytes) = &mut self.source {
             *bytes = None;
-            self.record.complete = true;
         }
+    }
+
+    /// Records how many bytes have left, if not all that were read.
+    pub fn record_sent(&mut self, bytes: u64) {
+        self.record.sent = bytes;
+    }
+
+    /// Records that the last byte of the response has left.
+    pub fn record_complete(&mut self) {
+        self.record.complete = true;
+    }
+
+    /// Records why the response is incomplete.
+    pub fn record_reason(&mut self, reason: &'static str) {
+        self.record.reason = reason;
     }
 
     /// Moves bytes that have arrived from the backend into an empty pipe, and returns their number. With 0, the body
@@ -113,9 +127,6 @@ impl ObservedBody {
         let BodySource::Upstream(body) = &mut self.source else { return 0 };
         let moved = body.splice_into(pipe);
         self.record.sent += moved as u64;
-        if self.is_end_stream() {
-            self.record.complete = true;
-        }
         moved
     }
 }
@@ -135,11 +146,7 @@ impl Body for ObservedBody {
                 self.record.sent += bytes as u64;
             }
             Poll::Ready(Some(Err(_))) => self.record.reason = "upstream_body_broken",
-            Poll::Ready(None) => self.record.complete = true,
-            Poll::Pending => {}
-        }
-        if self.is_end_stream() {
-            self.record.complete = true;
+            Poll::Ready(None) | Poll::Pending => {}
         }
         polled
     }

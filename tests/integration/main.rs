@@ -17,6 +17,7 @@ mod forwarding;
 mod framing;
 mod get_token;
 mod http2;
+mod http2_streams;
 mod identity;
 mod jwt;
 mod large_answers;

@@ -349,7 +349,8 @@ group! {
     body: Duration = "60s",
         "Timeout between two successive reads of a request body.";
     write: Duration = "60s",
-        "Timeout between two successive writes of a response to a client.";
+        "Timeout between two successive writes of a response to a client. Over HTTP/2 it ends the response that the \
+         client does not read, and the connection only if its socket accepts nothing.";
     connection_age: Option<Duration> = "off",
         "Maximum age of a client connection. It is then closed gracefully after the current request, so that clients \
          spread over the replicas.";

@@ -236,7 +236,7 @@ where
         let body = if wire.borrow().is_body_complete() {
             ClientBody::Empty
         } else {
-            ClientBody::Http1(Rc::clone(&self.wire) as Rc<_>)
+            ClientBody::Streaming(Rc::clone(&self.wire) as Rc<_>)
         };
         let (gateway, peer) = (Rc::clone(&self.serving.get().gateway), Rc::clone(&self.peer));
         let mut handling = pin!(gateway.handle(peer, head, body));

@@ -134,6 +134,7 @@ where
             self.wire.borrow().io().reset_on_drop();
         }
         result?;
+        body.record_complete();
         Ok(stays_open)
     }
 

@@ -13,7 +13,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
 
 use crate::downstream::socket::ClientSocket;
 use crate::downstream::watched_io::WatchedIo;
-use crate::http::client_body::{Http1Body, IncompleteBody};
+use crate::http::client_body::{ClientBodySource, IncompleteBody};
 use crate::http::h1::batch::WriteBatch;
 use crate::http::h1::chunked::{ChunkedDecoder, Decoded};
 use crate::http::h1::head::{Framing, HeadLimits, HeadScanner};
@@ -270,7 +270,7 @@ impl<I: ClientSocket> Wire<I> {
     }
 }
 
-impl<I: AsyncRead + AsyncWrite + Unpin> Http1Body for RefCell<Wire<I>> {
+impl<I: AsyncRead + AsyncWrite + Unpin> ClientBodySource for RefCell<Wire<I>> {
     fn poll_data(&self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, IncompleteBody>>> {
         self.borrow_mut().poll_body(cx)
     }

@@ -168,8 +168,18 @@ pub fn copy_header(out: &mut Vec<u8>, header: Header<'_>) {
     out.extend_from_slice(header.value);
 }
 
-/// Writes the date (RFC 9110 section 6.6.1). The text is formatted once a second.
+/// Writes the date.
 fn write_date(out: &mut Vec<u8>) {
+    with_date_line(|line| out.extend_from_slice(line));
+}
+
+/// Passes the value of a `date` header on (RFC 9110 section 6.6.1).
+pub fn with_http_date(write: impl FnOnce(&[u8])) {
+    with_date_line(|line| write(&line[HeaderName::Date.line_prefix().len()..]));
+}
+
+/// Passes the line of a `date` header on. The text is formatted once a second.
+fn with_date_line(write: impl FnOnce(&[u8])) {
     thread_local! {
         static DATE_HEADER: RefCell<(u64, Vec<u8>)> = const { RefCell::new((u64::MAX, Vec::new())) };
     }
@@ -181,7 +191,7 @@ fn write_date(out: &mut Vec<u8>) {
             let date = httpdate::HttpDate::from(SystemTime::UNIX_EPOCH + Duration::from_secs(now));
             let _ = write!(text, "{}{date}", HeaderName::Date.line_prefix());
         }
-        out.extend_from_slice(text);
+        write(text);
     });
 }
 

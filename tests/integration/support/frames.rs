@@ -73,6 +73,7 @@ pub fn good_head(method: &str, path: &str, token: &str) -> Vec<u8> {
 #[derive(Clone, Debug)]
 pub struct ReceivedFrame {
     pub kind: u8,
+    pub flags: u8,
     pub stream: u32,
     pub payload: Vec<u8>,
 }
@@ -169,6 +170,20 @@ impl Frames {
             || self.received.iter().any(|received| received.kind == RST_STREAM && received.stream == stream)
     }
 
+    /// Returns whether the end of the stream's response has arrived.
+    pub fn is_complete(&self, stream: u32) -> bool {
+        self.frames(stream).any(|frame| matches!(frame.kind, DATA | HEADERS) && frame.flags & END_STREAM != 0)
+    }
+
+    /// The body of the stream's response, as far as it has arrived.
+    pub fn body(&self, stream: u32) -> Vec<u8> {
+        self.frames(stream).filter(|frame| frame.kind == DATA).flat_map(|frame| frame.payload.clone()).collect()
+    }
+
+    fn frames(&self, stream: u32) -> impl Iterator<Item = &ReceivedFrame> {
+        self.received.iter().filter(move |frame| frame.stream == stream)
+    }
+
     /// Returns whether a part of the stream's response body has arrived.
     pub fn has_body(&self, stream: u32) -> bool {
         self.received.iter().any(|received| received.stream == stream && received.kind == DATA)
@@ -215,7 +230,7 @@ impl Frames {
             // Responses to pings and settings are not kept, to save memory.
             if !matches!(bytes[3], PING | SETTINGS | WINDOW_UPDATE) {
                 let payload = bytes[9..].to_vec();
-                self.received.push(ReceivedFrame { kind: bytes[3], stream, payload });
+                self.received.push(ReceivedFrame { kind: bytes[3], flags: bytes[4], stream, payload });
             }
         }
     }

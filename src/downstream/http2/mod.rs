@@ -1,0 +1,209 @@
+//! An HTTP/2 connection, parsed by `h2`. It sets the limits of the protocol, starts a task for each stream, and writes
+//! what the streams have to send.
+
+mod coalesced_io;
+mod delivery;
+mod request_body;
+mod stream;
+
+use std::cell::Cell;
+use std::future::poll_fn;
+use std::io;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll, ready};
+
+use h2::RecvStream;
+use h2::server::{Builder, Connection, Handshake, SendResponse};
+use http::Request;
+use tokio::io::{AsyncRead, AsyncWrite};
+
+use crate::base::current::Current;
+use crate::downstream::ServingConfig;
+use crate::downstream::activity::{Activity, CloseMode};
+use crate::downstream::watched_io::WatchedIo;
+use crate::gateway::context::Peer;
+
+use coalesced_io::{CoalescedIo, Flushed};
+use delivery::{Delivery, SendQueue, SentData};
+
+/// Flow control window of a stream: what a request costs while its body is not read. The window of the connection is as
+/// large as those of all its streams, so that bodies that are not read block no other stream.
+const STREAM_WINDOW: u32 = 64 * 1024;
+
+/// Maximum bytes that a stream may pass to the library before they can be written.
+const MAX_SEND_BUFFER: usize = 64 * 1024;
+
+/// Limits of one connection.
+#[derive(Clone, Copy, Debug)]
+pub struct Http2Limits {
+    /// Maximum number of concurrent streams.
+    pub max_streams: u32,
+    /// Maximum size of a request's headers, as defined by HTTP/2 (SETTINGS_MAX_HEADER_LIST_SIZE).
+    pub max_head_size: u32,
+    /// Maximum number of streams that the client resets before they are accepted, or that are reset because of its
+    /// errors.
+    pub max_resets: usize,
+    /// Maximum number of requests.
+    pub max_requests: u64,
+}
+
+struct Http2Connection<I> {
+    io: CoalescedIo<WatchedIo<I>>,
+    state: ConnectionState<I>,
+    queue: Rc<SendQueue>,
+    serving: Current<Rc<ServingConfig>>,
+    peer: Rc<Peer>,
+    activity: Rc<Activity>,
+    max_requests: u64,
+    /// The flush waits until other streams had a chance to add their frames.
+    is_flush_deferred: bool,
+}
+
+enum ConnectionState<I> {
+    Handshake(Box<Handshake<CoalescedIo<WatchedIo<I>>, SentData>>),
+    Open(Box<Connection<CoalescedIo<WatchedIo<I>>, SentData>>),
+}
+
+/// Serves a connection until it ends. `credit` receives the number of control frames that normal clients send for the
+/// frames that they receive.
+pub async fn serve<I>(
+    io: WatchedIo<I>,
+    serving: Current<Rc<ServingConfig>>,
+    peer: Rc<Peer>,
+    activity: &Rc<Activity>,
+    limits: Http2Limits,
+    credit: Rc<Cell<u32>>,
+) -> Result<(), Http2Error>
+where
+    I: AsyncRead + AsyncWrite + Unpin + 'static,
+{
+    activity.set_multiplexed();
+    let io = CoalescedIo::new(io);
+    let handshake = Builder::new()
+        .max_concurrent_streams(limits.max_streams)
+        .max_pending_accept_reset_streams(limits.max_resets)
+        .max_local_error_reset_streams(Some(limits.max_resets))
+        .initial_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(connection_window(limits.max_streams))
+        .max_send_buffer_size(MAX_SEND_BUFFER)
+        .max_header_list_size(limits.max_head_size)
+        .handshake(io.clone());
+    let mut connection = Http2Connection {
+        io,
+        state: ConnectionState::Handshake(Box::new(handshake)),
+        queue: Rc::new(SendQueue::new(credit)),
+        serving,
+        peer,
+        activity: Rc::clone(activity),
+        max_requests: limits.max_requests,
+        is_flush_deferred: false,
+    };
+    let result = poll_fn(|cx| connection.poll(cx)).await;
+    let queue = Rc::clone(&connection.queue);
+    drop(connection);
+    queue.close();
+    result
+}
+
+fn connection_window(max_streams: u32) -> u32 {
+    const MAX_WINDOW: u32 = (1 << 31) - 1;
+    STREAM_WINDOW.saturating_mul(max_streams).min(MAX_WINDOW)
+}
+
+/// Why a connection failed.
+#[derive(Debug, thiserror::Error)]
+pub enum Http2Error {
+    /// The client violated the protocol or a limit, or its socket failed.
+    #[error(transparent)]
+    Protocol(#[from] h2::Error),
+    /// The socket failed while the gateway wrote to it.
+    #[error(transparent)]
+    Socket(#[from] io::Error),
+}
+
+impl Http2Error {
+    /// Returns whether the connection was closed because of too many stream resets, in either direction.
+    pub fn is_abuse(&self) -> bool {
+        let Http2Error::Protocol(error) = self else { return false };
+        error.is_library() && error.reason() == Some(h2::Reason::ENHANCE_YOUR_CALM)
+    }
+}
+
+impl<I> Http2Connection<I>
+where
+    I: AsyncRead + AsyncWrite + Unpin + 'static,
+{
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Http2Error>> {
+        self.activity.register_waker(cx.waker());
+        loop {
+            if let Poll::Ready(result) = self.poll_accept(cx) {
+                return Poll::Ready(result);
+            }
+            match (self.activity.take_close_request(), &mut self.state) {
+                (None, _) => {}
+                (Some(CloseMode::Graceful), ConnectionState::Open(connection)) => {
+                    // Closing the socket while the client still sends WINDOW_UPDATE would reset the end of a response.
+                    self.activity.require_linger();
+                    connection.graceful_shutdown();
+                    continue;
+                }
+                (Some(_), _) => return Poll::Ready(Ok(())),
+            }
+            match ready!(self.poll_flush(cx)) {
+                Ok(Flushed::MoreWaiting) => {}
+                Ok(Flushed::Completely) => return Poll::Pending,
+                Err(error) => return Poll::Ready(Err(error.into())),
+            }
+        }
+    }
+
+    /// Starts the streams that have arrived. Ready when the connection has ended.
+    fn poll_accept(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Http2Error>> {
+        loop {
+            match &mut self.state {
+                ConnectionState::Handshake(handshake) => {
+                    let connection = ready!(Pin::new(handshake).poll(cx))?;
+                    self.state = ConnectionState::Open(Box::new(connection));
+                }
+                ConnectionState::Open(connection) => match ready!(connection.poll_accept(cx)) {
+                    Some(Ok((request, respond))) => self.start_stream(request, respond),
+                    Some(Err(error)) => return Poll::Ready(Err(error.into())),
+                    None => return Poll::Ready(Ok(())),
+                },
+            }
+        }
+    }
+
+    fn start_stream(&self, request: Request<RecvStream>, respond: SendResponse<SentData>) {
+        let in_flight = self.activity.begin_request();
+        if self.activity.request_count() >= self.max_requests {
+            self.activity.close_gracefully();
+        }
+        let gateway = Rc::clone(&self.serving.get().gateway);
+        let delivery = Rc::new(Delivery::new(Rc::clone(&self.queue), in_flight));
+        let stream = stream::serve(gateway, Rc::clone(&self.peer), request, respond, delivery);
+        tokio::task::spawn_local(stream);
+    }
+
+    /// Sends what is buffered. Yields once while other requests are in flight, whose responses may be ready too.
+    fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Flushed>> {
+        let in_flight = self.activity.in_flight() as usize;
+        let others_may_follow = in_flight > self.queue.written().max(1);
+        if !self.io.is_empty() && !self.is_flush_deferred && others_may_follow {
+            self.is_flush_deferred = true;
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
+        let flushed = ready!(self.io.poll_send(cx))?;
+        self.is_flush_deferred = false;
+        if flushed == Flushed::Completely {
+            // An idle connection keeps no buffer; connections that have just written are rarely idle.
+            if in_flight <= self.queue.written() {
+                self.io.release_buffer();
+            }
+            self.queue.record_flush();
+        }
+        Poll::Ready(Ok(flushed))
+    }
+}
