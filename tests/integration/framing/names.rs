@@ -127,7 +127,7 @@ fn a_path_in_a_header_does_not_affect_policy() {
 
 /// HTTP/2 has no connection headers, and its own rules for names and values (RFC 9113 section 8.2).
 #[test]
-fn malformed_http2_headers_reset_their_stream() {
+fn malformed_http2_headers_are_not_forwarded() {
     let site = Site::new(&[]);
     for (name, value) in [
         ("connection", &b"x-api-key"[..]),
