@@ -2,20 +2,25 @@
 //!
 //! There are three kinds of buckets: an address's wrong keys and bearers, an address's wrong passwords, and an
 //! address's wrong passwords for one user. The first two hold `limits.failures_per_address` failures, the last one
-//! `limits.failures_per_user`; a full bucket drains in a minute. Checking a bucket and adding a failure are separate
-//! steps, because only failures are added; a correct key or bearer touches no bucket.
+//! `limits.failures_per_user`; a full bucket drains in a minute.
+//!
+//! A check of a credential charges its buckets before it starts, and is refunded if the credential is right. So
+//! concurrent checks cannot exceed a limit, whatever their number, and right credentials never fill a bucket.
 //!
 //! SECURITY: there is no bucket per user alone: any client could fill it and lock the user out. Passwords have separate
 //! buckets because only clients with the salt can try them. Otherwise a client without the salt could block the logins
 //! of all users behind the same address, such as that of a load balancer.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::net::IpAddr;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use aws_lc_rs::hmac::{HMAC_SHA256, Key, sign};
 use parking_lot::Mutex;
+use tokio::sync::Notify;
 
 use crate::admission::network;
 use crate::base::clock::{Clock, Tick};
@@ -36,7 +41,7 @@ const MAX_BUCKETS_PER_GENERATION: usize = 10_000;
 pub struct FailureLimiter {
     address_rate: Option<Rate>,
     user_rate: Option<Rate>,
-    shards: Arc<[Mutex<BucketShard>; SHARDS]>,
+    buckets: Arc<Buckets>,
     bucket_key: Key,
     publish: PublishFailure,
     clock: Clock,
@@ -48,6 +53,32 @@ pub type PublishFailure = Box<dyn Fn(CredentialFailure) + Send + Sync>;
 /// Too many failures; the next attempt can succeed after this time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TooManyFailures(pub Duration);
+
+/// The state that survives a change of the limits.
+#[derive(Default)]
+struct Buckets {
+    shards: [Mutex<BucketShard>; SHARDS],
+    /// Notified when a check ends.
+    check_ended: Notify,
+}
+
+/// Why a check may not start.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ChargeError {
+    /// The bucket is full of failures.
+    Failures(TooManyFailures),
+    /// The bucket would be full if all checks in flight failed.
+    ChecksInFlight,
+}
+
+impl From<ChargeError> for TooManyFailures {
+    fn from(error: ChargeError) -> TooManyFailures {
+        match error {
+            ChargeError::Failures(failures) => failures,
+            ChargeError::ChecksInFlight => TooManyFailures(Duration::from_secs(1)),
+        }
+    }
+}
 
 /// One authentication attempt of a client.
 #[derive(Clone)]
@@ -66,6 +97,26 @@ const KEY_FAILURES: u8 = 0;
 const PASSWORD_FAILURES: u8 = 1;
 const USER_FAILURES: u8 = 2;
 
+/// The right to start one check. Dropping it gives it back.
+pub struct Reservation(Option<Charge>);
+
+/// A check of a credential that has started.
+///
+/// SECURITY: it ends as a failure unless it is refunded, so that an outcome that nobody foresaw (a panic, a timeout, a
+/// status that is neither yes nor no) cannot be used for guessing.
+pub struct Charge {
+    limiter: Arc<FailureLimiter>,
+    charged: [Option<ChargedBucket>; 2],
+}
+
+/// A bucket that counts a check in flight.
+#[derive(Clone, Copy)]
+struct ChargedBucket {
+    kind: u8,
+    rate: Rate,
+    bucket: BucketId,
+}
+
 impl FailureLimiter {
     /// Empty buckets. `key` derives the bucket identifiers; `publish` receives each
     /// failure.
@@ -73,7 +124,7 @@ impl FailureLimiter {
         FailureLimiter {
             address_rate: Rate::per_minute(limits.per_address),
             user_rate: Rate::per_minute(limits.per_user),
-            shards: Arc::new(std::array::from_fn(|_| Mutex::default())),
+            buckets: Arc::default(),
             bucket_key: Key::new(HMAC_SHA256, key),
             publish,
             clock,
@@ -82,8 +133,8 @@ impl FailureLimiter {
 
     /// The same buckets with new limits. A different `key` changes all bucket identifiers, which resets all counts.
     pub fn with_limits(&self, limits: FailureLimits, key: &[u8; 32], publish: PublishFailure) -> FailureLimiter {
-        let shards = Arc::clone(&self.shards);
-        FailureLimiter { shards, ..FailureLimiter::new(limits, key, publish, self.clock.clone()) }
+        let buckets = Arc::clone(&self.buckets);
+        FailureLimiter { buckets, ..FailureLimiter::new(limits, key, publish, self.clock.clone()) }
     }
 
     /// Begins an attempt of the client at this address.
@@ -95,11 +146,14 @@ impl FailureLimiter {
 
     /// Counts a failure that a different replica reported.
     pub fn count_remote_failure(&self, failure: CredentialFailure) {
-        match failure.kind {
-            KEY_FAILURES | PASSWORD_FAILURES => self.fill_bucket(self.address_rate, failure.bucket),
-            USER_FAILURES => self.fill_bucket(self.user_rate, failure.bucket),
+        let rate = match failure.kind {
+            KEY_FAILURES | PASSWORD_FAILURES => self.address_rate,
+            USER_FAILURES => self.user_rate,
             // From a newer version, which counts it in its own buckets.
-            _ => {}
+            _ => None,
+        };
+        if let Some(rate) = rate {
+            self.shard(failure.bucket).lock().add_failure(failure.bucket, rate, self.clock.now());
         }
     }
 
@@ -108,74 +162,145 @@ impl FailureLimiter {
         u64::from_be_bytes(*tag.as_ref().first_chunk().expect("SHA-256 has 32 bytes"))
     }
 
-    fn count_failure(&self, kind: u8, rate: Option<Rate>, bucket: BucketId) {
-        if rate.is_some() {
-            self.fill_bucket(rate, bucket);
-            (self.publish)(CredentialFailure { kind, bucket });
-        }
-    }
-
     /// Removes empty buckets. Called periodically.
     pub fn sweep(&self) {
         let now = self.clock.now();
-        for shard in &*self.shards {
+        for shard in &self.buckets.shards {
             let mut shard = shard.lock();
             shard.current.retain(|_, empty| *empty > now);
             shard.previous.retain(|_, empty| *empty > now);
         }
     }
 
-    fn check_bucket(&self, rate: Option<Rate>, bucket: BucketId) -> Result<(), TooManyFailures> {
-        let Some(rate) = rate else { return Ok(()) };
-        let now = self.clock.now();
-        let empty = self.shard(bucket).lock().empty_at(bucket);
-        rate.check(empty, now)
-    }
-
-    fn fill_bucket(&self, rate: Option<Rate>, bucket: BucketId) {
-        let Some(rate) = rate else { return };
+    fn charge(&self, ChargedBucket { rate, bucket, .. }: ChargedBucket) -> Result<(), ChargeError> {
         let now = self.clock.now();
         let mut shard = self.shard(bucket).lock();
-        let empty = rate.fill(shard.empty_at(bucket), now);
-        shard.set(bucket, empty);
+        let level = shard.level(bucket, now);
+        rate.check(level).map_err(ChargeError::Failures)?;
+        let in_flight = shard.in_flight.get(&bucket).copied().unwrap_or_default();
+        rate.check(level + rate.failure_interval * in_flight).map_err(|_| ChargeError::ChecksInFlight)?;
+        shard.in_flight.insert(bucket, in_flight + 1);
+        Ok(())
+    }
+
+    fn end_check(&self, ChargedBucket { kind, rate, bucket }: ChargedBucket, has_failed: bool) {
+        let now = self.clock.now();
+        let mut shard = self.shard(bucket).lock();
+        if let Entry::Occupied(mut in_flight) = shard.in_flight.entry(bucket) {
+            *in_flight.get_mut() -= 1;
+            if *in_flight.get() == 0 {
+                in_flight.remove();
+            }
+        }
+        if has_failed {
+            shard.add_failure(bucket, rate, now);
+            drop(shard);
+            (self.publish)(CredentialFailure { kind, bucket });
+        }
     }
 
     fn shard(&self, bucket: BucketId) -> &Mutex<BucketShard> {
-        &self.shards[bucket as usize % SHARDS]
+        &self.buckets.shards[bucket as usize % SHARDS]
     }
 }
 
 impl Attempt {
     /// The same attempt, for checking the password of this user.
+    ///
+    /// SECURITY: the case of the name does not matter, as it does not matter to some verifiers. Otherwise each spelling
+    /// would have its own bucket.
     pub fn for_user(self, user: &UserName) -> Attempt {
         let address_bytes = self.address_bucket.to_be_bytes();
         let address = self.limiter.bucket_id(&[&[PASSWORD_FAILURES], &address_bytes]);
-        let user = self.limiter.bucket_id(&[&[USER_FAILURES], &address_bytes, user.as_str().as_bytes()]);
+        let name = user.as_str().to_ascii_lowercase();
+        let user = self.limiter.bucket_id(&[&[USER_FAILURES], &address_bytes, name.as_bytes()]);
         Attempt { address_bucket: address, user_bucket: Some(user), limiter: self.limiter }
     }
 
-    /// Checks whether one more failure is allowed. Does not count as an attempt.
-    pub fn check_limits(&self) -> Result<(), TooManyFailures> {
-        let limiter = &self.limiter;
-        let user_limit = self.user_bucket.map_or(Ok(()), |user| limiter.check_bucket(limiter.user_rate, user));
-        limiter.check_bucket(limiter.address_rate, self.address_bucket).and(user_limit)
+    /// Charges one check. Fails, and charges nothing, if a bucket could become too full.
+    pub fn reserve(&self) -> Result<Reservation, ChargeError> {
+        let mut reserved = Charge { limiter: Arc::clone(&self.limiter), charged: [None; 2] };
+        for (slot, bucket) in self.buckets().into_iter().enumerate() {
+            let Some(bucket) = bucket else { continue };
+            if let Err(error) = self.limiter.charge(bucket) {
+                reserved.release(false);
+                // The end of a check in flight wakes all that wait. If this woke them too, they would wake each other
+                // without end.
+                if error != ChargeError::ChecksInFlight {
+                    self.limiter.buckets.check_ended.notify_waiters();
+                }
+                return Err(error);
+            }
+            reserved.charged[slot] = Some(bucket);
+        }
+        Ok(Reservation(Some(reserved)))
     }
 
-    /// Counts a failure.
-    pub fn record_failure(&self) {
-        let limiter = &self.limiter;
-        let kind = if self.user_bucket.is_some() { PASSWORD_FAILURES } else { KEY_FAILURES };
-        limiter.count_failure(kind, limiter.address_rate, self.address_bucket);
-        if let Some(user) = self.user_bucket {
-            limiter.count_failure(USER_FAILURES, limiter.user_rate, user);
+    /// As `reserve`, but waits while only checks in flight prevent it: they may be right. The caller limits the time.
+    pub async fn reserve_after_others(&self) -> Result<Reservation, TooManyFailures> {
+        loop {
+            let mut check_ended = pin!(self.limiter.buckets.check_ended.notified());
+            // Registered before the attempt, so that no check can end unnoticed in between.
+            check_ended.as_mut().enable();
+            match self.reserve() {
+                Ok(reservation) => return Ok(reservation),
+                Err(ChargeError::Failures(failures)) => return Err(failures),
+                Err(ChargeError::ChecksInFlight) => check_ended.await,
+            }
         }
     }
 
     /// Counts a failure, unless the limit is already reached; then the client must learn only that.
-    pub fn try_record_failure(&self) -> Result<(), TooManyFailures> {
-        self.check_limits()?;
-        self.record_failure();
+    pub fn record_failure(&self) -> Result<(), TooManyFailures> {
+        let failed = self.reserve()?.start();
+        drop(failed);
         Ok(())
+    }
+
+    fn buckets(&self) -> [Option<ChargedBucket>; 2] {
+        let FailureLimiter { address_rate, user_rate, .. } = *self.limiter;
+        let kind = if self.user_bucket.is_some() { PASSWORD_FAILURES } else { KEY_FAILURES };
+        let address = address_rate.map(|rate| ChargedBucket { kind, rate, bucket: self.address_bucket });
+        let user = user_rate.zip(self.user_bucket);
+        [address, user.map(|(rate, bucket)| ChargedBucket { kind: USER_FAILURES, rate, bucket })]
+    }
+}
+
+impl Reservation {
+    /// Starts the check.
+    pub fn start(mut self) -> Charge {
+        self.0.take().expect("only this function and drop take it")
+    }
+}
+
+impl Drop for Reservation {
+    fn drop(&mut self) {
+        self.0.take().into_iter().for_each(Charge::refund);
+    }
+}
+
+impl Charge {
+    /// Ends a check that found the credential right.
+    pub fn refund(mut self) {
+        self.end(false);
+    }
+
+    fn end(&mut self, has_failed: bool) {
+        if self.release(has_failed) {
+            self.limiter.buckets.check_ended.notify_waiters();
+        }
+    }
+
+    /// Returns whether anything was charged.
+    fn release(&mut self, has_failed: bool) -> bool {
+        let charged = self.charged.iter_mut().filter_map(Option::take);
+        charged.map(|bucket| self.limiter.end_check(bucket, has_failed)).count() > 0
+    }
+}
+
+impl Drop for Charge {
+    fn drop(&mut self) {
+        self.end(true);
     }
 }
 
@@ -192,9 +317,9 @@ impl Rate {
         (failures > 0).then(|| Rate { failure_interval: (PERIOD / failures).max(Duration::from_millis(1)) })
     }
 
-    fn check(self, empty: Option<Tick>, now: Tick) -> Result<(), TooManyFailures> {
-        let level = empty.map_or(Duration::ZERO, |empty| empty.since(now)) + self.failure_interval;
-        match level.checked_sub(PERIOD) {
+    /// Checks whether a bucket with this level has room for one more failure.
+    fn check(self, level: Duration) -> Result<(), TooManyFailures> {
+        match (level + self.failure_interval).checked_sub(PERIOD) {
             None | Some(Duration::ZERO) => Ok(()),
             Some(wait) => Err(TooManyFailures(wait)),
         }
@@ -202,7 +327,7 @@ impl Rate {
 
     fn fill(self, empty: Option<Tick>, now: Tick) -> Tick {
         let filled = empty.map_or(now, |empty| empty.max(now)).after(self.failure_interval);
-        // Concurrent attempts may overfill the bucket; this bounds it.
+        // Failures that several replicas report at once may overfill the bucket; this bounds it.
         filled.min(now.after(PERIOD))
     }
 }
@@ -213,9 +338,21 @@ impl Rate {
 struct BucketShard {
     current: HashMap<BucketId, Tick>,
     previous: HashMap<BucketId, Tick>,
+    /// The number of checks in flight, which are not in the buckets. No entry is zero.
+    in_flight: HashMap<BucketId, u32>,
 }
 
 impl BucketShard {
+    /// The time until the bucket is empty.
+    fn level(&self, bucket: BucketId, now: Tick) -> Duration {
+        self.empty_at(bucket).map_or(Duration::ZERO, |empty| empty.since(now))
+    }
+
+    fn add_failure(&mut self, bucket: BucketId, rate: Rate, now: Tick) {
+        let empty = rate.fill(self.empty_at(bucket), now);
+        self.set(bucket, empty);
+    }
+
     fn empty_at(&self, bucket: BucketId) -> Option<Tick> {
         self.current.get(&bucket).or_else(|| self.previous.get(&bucket)).copied()
     }
@@ -255,7 +392,7 @@ mod tests {
 
     /// The number of failures until the limit is reached.
     fn failures_until_limit(attempt: &Attempt) -> usize {
-        (0..1000).take_while(|_| attempt.try_record_failure().is_ok()).count()
+        (0..1000).take_while(|_| attempt.record_failure().is_ok()).count()
     }
 
     #[test]
@@ -263,14 +400,14 @@ mod tests {
         let (limiter, clock) = limiter(10, 0);
         let attempt = limiter.begin_attempt(address("192.0.2.1"));
         assert_eq!(failures_until_limit(&attempt), 10);
-        assert_eq!(attempt.check_limits(), Err(TooManyFailures(Duration::from_secs(6))));
+        assert_eq!(attempt.record_failure(), Err(TooManyFailures(Duration::from_secs(6))));
         assert_eq!(
-            attempt.check_limits(),
+            attempt.record_failure(),
             Err(TooManyFailures(Duration::from_secs(6))),
-            "a check and a rejection are not counted"
+            "a rejected attempt is not counted"
         );
         clock.advance(Duration::from_millis(5999));
-        assert!(attempt.check_limits().is_err());
+        assert!(attempt.record_failure().is_err());
         clock.advance(Duration::from_millis(1));
         assert_eq!(failures_until_limit(&attempt), 1);
         clock.advance(PERIOD);
@@ -292,6 +429,7 @@ mod tests {
         let (limiter, _) = limiter(10, 3);
         let at = |text| limiter.begin_attempt(address(text));
         assert_eq!(failures_until_limit(&at("192.0.2.1").for_user(&user("alice"))), 3);
+        assert_eq!(failures_until_limit(&at("192.0.2.1").for_user(&user("ALICE"))), 0, "a spelling of the same name");
         assert_eq!(failures_until_limit(&at("192.0.2.1").for_user(&user("bob"))), 3);
         assert_eq!(
             failures_until_limit(&at("192.0.2.2").for_user(&user("alice"))),
@@ -335,16 +473,53 @@ mod tests {
         let (limiter, _) = limiter(0, 0);
         let attempt = limiter.begin_attempt(address("192.0.2.1")).for_user(&user("alice"));
         assert_eq!(failures_until_limit(&attempt), 1000);
-        assert!(limiter.shards.iter().all(|shard| shard.lock().current.is_empty()));
+        assert!(limiter.buckets.shards.iter().all(|shard| shard.lock().current.is_empty()));
     }
 
     #[test]
-    fn concurrent_failures_do_not_overfill_a_bucket() {
+    fn checks_in_flight_count_until_they_are_refunded() {
+        let (limiter, _) = limiter(10, 3);
+        let alice = limiter.begin_attempt(address("192.0.2.1")).for_user(&user("alice"));
+        let start = || alice.reserve().map(Reservation::start);
+        let [first, second, third] = [(); 3].map(|()| start().expect("within the limit"));
+        assert_eq!(start().map(drop), Err(ChargeError::ChecksInFlight));
+        first.refund();
+        let fourth = start().expect("a refund makes room");
+        drop(second);
+        assert_eq!(start().map(drop), Err(ChargeError::ChecksInFlight), "two may still be right");
+        third.refund();
+        fourth.refund();
+        drop(alice.reserve().expect("one has failed"));
+        assert_eq!(failures_until_limit(&alice), 2, "a check that did not start is not a failure");
+        assert!(matches!(start().map(drop), Err(ChargeError::Failures(_))));
+        let bob = limiter.begin_attempt(address("192.0.2.1")).for_user(&user("bob"));
+        assert_eq!(failures_until_limit(&bob), 3, "a rejected charge leaves nothing in the other bucket");
+        assert!(limiter.buckets.shards.iter().all(|shard| shard.lock().in_flight.is_empty()));
+    }
+
+    #[tokio::test]
+    async fn an_attempt_waits_for_checks_in_flight() {
+        let (limiter, _) = limiter(1, 0);
+        let attempt = limiter.begin_attempt(address("192.0.2.1"));
+        for (is_right, expected) in [(true, true), (false, false)] {
+            let charge = attempt.reserve().expect("an empty bucket").start();
+            let (waiting, ()) = tokio::join!(attempt.reserve_after_others(), async {
+                tokio::task::yield_now().await;
+                if is_right { charge.refund() } else { drop(charge) }
+            });
+            assert_eq!(waiting.is_ok(), expected);
+        }
+    }
+
+    #[test]
+    fn failures_of_several_replicas_do_not_overfill_a_bucket() {
         let (limiter, clock) = limiter(10, 0);
         let attempt = limiter.begin_attempt(address("192.0.2.1"));
-        (0..100).for_each(|_| attempt.record_failure());
+        let failure = CredentialFailure { kind: KEY_FAILURES, bucket: attempt.address_bucket };
+        (0..100).for_each(|_| limiter.count_remote_failure(failure));
+        assert!(attempt.record_failure().is_err());
         clock.advance(PERIOD / 10);
-        assert!(attempt.check_limits().is_ok());
+        assert!(attempt.record_failure().is_ok());
     }
 
     #[test]
@@ -357,16 +532,17 @@ mod tests {
                 let shard = shard.lock();
                 shard.current.len() + shard.previous.len()
             };
-            limiter.shards.iter().map(len).sum()
+            limiter.buckets.shards.iter().map(len).sum()
         };
         for number in 0..500_000_u32 {
-            limiter.begin_attempt(IpAddr::from(number.to_be_bytes())).record_failure();
+            let _ = limiter.begin_attempt(IpAddr::from(number.to_be_bytes())).record_failure();
             if number % 50_000 == 0 {
-                busy.record_failure();
+                let failure = CredentialFailure { kind: KEY_FAILURES, bucket: busy.address_bucket };
+                limiter.count_remote_failure(failure);
             }
         }
         assert!(bucket_count() <= 2 * SHARDS * MAX_BUCKETS_PER_GENERATION, "{}", bucket_count());
-        assert!(busy.check_limits().is_err());
+        assert!(busy.record_failure().is_err());
         clock.advance(PERIOD);
         limiter.sweep();
         assert_eq!(bucket_count(), 0);

@@ -12,6 +12,7 @@ use tokio::time::timeout;
 use tracing::{error, warn};
 
 use crate::auth::ApiKey;
+use crate::auth::failure_limiter::{Attempt, Charge, Reservation, TooManyFailures};
 use crate::base::clock::{self, Clock, Tick};
 use crate::base::single_flight::SingleFlight;
 use crate::http::h1::request::write_request_start;
@@ -42,6 +43,8 @@ pub enum KeyVerdict {
     Unknown,
     /// The limit on concurrent checks is reached.
     Busy,
+    /// The client has too many failures. The backend was not asked.
+    TooManyFailures(TooManyFailures),
 }
 
 /// Each check occupies a thread of the backend, and clients can send any number of random keys.
@@ -52,6 +55,10 @@ const RANDOM_KEY_CHECK_INTERVAL: Duration = Duration::from_secs(300);
 
 /// Validity of a failed one, so that concurrent checks do not repeat it one after the other.
 const RANDOM_KEY_RETRY_INTERVAL: Duration = Duration::from_secs(2);
+
+/// How long after its verdict has expired an accepted key is still known. Its holder has proven it, so it is checked
+/// again whatever other clients at the same address do.
+const KNOWN_KEY_PERIOD: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// Maximum size of a response body that is read for its `status`.
 const MAX_RESPONSE_BYTES: usize = 1024 * 1024;
@@ -70,6 +77,7 @@ pub struct VerdictTtls {
 pub struct ForeignKeys(Arc<ForeignKeyCache>);
 
 struct ForeignKeyCache {
+    /// Entries stay for [`KNOWN_KEY_PERIOD`] after they have expired.
     accepted: DashMap<TokenId, Tick>,
     rejected: DashMap<TokenId, Tick>,
     checks: SingleFlight<TokenId, KeyVerdict>,
@@ -100,17 +108,34 @@ impl ForeignKeys {
     }
 
     /// Checks a key at the backend, or joins a check of the same key. Must be called on a `LocalSet`.
-    pub async fn check(&self, id: TokenId, key: &ApiKey, upstream: &UpstreamClient) -> KeyVerdict {
+    ///
+    /// SECURITY: each check is charged to `attempt`, whatever the backend responds, unless it accepts the key. Otherwise
+    /// a client could try any number of keys at a backend that responds to wrong ones with an error or a redirect. Only
+    /// a key that was accepted before is checked without a charge.
+    pub async fn check(&self, id: TokenId, key: &ApiKey, attempt: &Attempt, upstream: &UpstreamClient) -> KeyVerdict {
         let (reply, verdict) = oneshot::channel();
         if let Some(leader) = self.0.checks.join(id, reply) {
             if let Some(verdict) = self.0.cached(&id) {
                 leader.finish(verdict);
-            } else if let Ok(permit) = Arc::clone(&self.0.check_permits).try_acquire_owned() {
+                return verdict;
+            }
+            let reservation = match self.0.accepted.contains_key(&id) {
+                true => None,
+                false => match attempt.reserve() {
+                    Ok(reservation) => Some(reservation),
+                    Err(error) => {
+                        let verdict = KeyVerdict::TooManyFailures(error.into());
+                        leader.finish(verdict);
+                        return verdict;
+                    }
+                },
+            };
+            if let Ok(permit) = Arc::clone(&self.0.check_permits).try_acquire_owned() {
                 let (cache, key, upstream) = (Arc::clone(&self.0), key.clone(), upstream.clone());
                 // A separate task, because other requests may wait for the same verdict even if this client
                 // disconnects.
                 tokio::task::spawn_local(async move {
-                    let verdict = cache.check_and_store(id, key, &upstream).await;
+                    let verdict = cache.check_and_store(id, key, reservation, &upstream).await;
                     leader.finish(verdict);
                     drop(permit);
                 });
@@ -121,10 +146,18 @@ impl ForeignKeys {
         verdict.await.unwrap_or(KeyVerdict::Unknown)
     }
 
+    /// Asks the backend whether it still accepts the key of a user. The result is not cached.
+    pub async fn check_again(&self, key: ApiKey, upstream: &UpstreamClient) -> KeyVerdict {
+        match self.0.has_backend_rejected_random_key(upstream).await {
+            true => check_key(key, upstream).await,
+            false => KeyVerdict::Unknown,
+        }
+    }
+
     /// Removes expired verdicts.
     pub fn sweep(&self) {
         let now = self.0.clock.now();
-        self.0.accepted.retain(|_, until| now < *until);
+        self.0.accepted.retain(|_, until| now < until.after(KNOWN_KEY_PERIOD));
         self.0.rejected.retain(|_, until| now < *until);
     }
 }
@@ -142,24 +175,39 @@ impl ForeignKeyCache {
     fn store_verdict(&self, id: TokenId, verdict: KeyVerdict) {
         let now = self.clock.now();
         match verdict {
-            KeyVerdict::Accepted if self.accepted.len() < MAX_ACCEPTED => {
+            KeyVerdict::Accepted if self.accepted.len() < MAX_ACCEPTED || self.accepted.contains_key(&id) => {
                 self.rejected.remove(&id);
                 self.accepted.insert(id, now.after(self.ttls.accept));
             }
-            KeyVerdict::Rejected if self.rejected.len() < MAX_REJECTED => {
-                self.rejected.insert(id, now.after(self.ttls.reject));
+            KeyVerdict::Rejected => {
+                self.accepted.remove(&id);
+                if self.rejected.len() < MAX_REJECTED {
+                    self.rejected.insert(id, now.after(self.ttls.reject));
+                }
             }
-            // SECURITY: `Unknown` and `Busy` are never cached and never accept a key.
+            // SECURITY: other verdicts are never cached and never accept a key.
             _ => {}
         }
     }
 
-    async fn check_and_store(&self, id: TokenId, key: ApiKey, upstream: &UpstreamClient) -> KeyVerdict {
-        let mut verdict = check_key(key, upstream).await;
-        if verdict == KeyVerdict::Accepted && !self.has_backend_rejected_random_key(upstream).await {
-            verdict = KeyVerdict::Unknown;
+    /// SECURITY: no key is sent to a backend that did not clearly reject a random one: it could not verify the key, and
+    /// it may not be the backend at all.
+    async fn check_and_store(
+        &self,
+        id: TokenId,
+        key: ApiKey,
+        reservation: Option<Reservation>,
+        upstream: &UpstreamClient,
+    ) -> KeyVerdict {
+        if !self.has_backend_rejected_random_key(upstream).await {
+            return KeyVerdict::Unknown;
         }
+        let charge = reservation.map(Reservation::start);
+        let verdict = check_key(key, upstream).await;
         self.store_verdict(id, verdict);
+        if verdict == KeyVerdict::Accepted {
+            charge.into_iter().for_each(Charge::refund);
+        }
         verdict
     }
 
@@ -178,7 +226,7 @@ impl ForeignKeyCache {
         let verdict = check_key(ApiKey::random(), upstream).await;
         if verdict == KeyVerdict::Accepted {
             error!(
-                "the backend accepts a random key, so foreign keys cannot be verified and are rejected. Check that the \
+                "the backend accepts a random key, so foreign keys cannot be verified and are not accepted. Check that the \
                  backend verifies keys on {CHECK_PATH}, or set tokens.foreign to reject or forward"
             );
         }
@@ -315,6 +363,15 @@ mod tests {
         clock.advance(Duration::from_secs(290));
         assert_eq!(keys.0.cached(&accepted), None);
         keys.sweep();
-        assert!(keys.0.accepted.is_empty() && keys.0.rejected.is_empty());
+        assert!(keys.0.accepted.contains_key(&accepted) && keys.0.rejected.is_empty());
+        keys.0.store_verdict(accepted, KeyVerdict::Unknown);
+        assert!(keys.0.accepted.contains_key(&accepted), "an inconclusive response changes nothing");
+        keys.0.store_verdict(accepted, KeyVerdict::Rejected);
+        assert!(!keys.0.accepted.contains_key(&accepted));
+        keys.0.store_verdict(accepted, KeyVerdict::Accepted);
+        assert_eq!(keys.0.cached(&accepted), Some(KeyVerdict::Accepted));
+        clock.advance(ttls.accept + KNOWN_KEY_PERIOD);
+        keys.sweep();
+        assert!(keys.0.accepted.is_empty());
     }
 }

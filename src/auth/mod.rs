@@ -118,7 +118,7 @@ impl Auth {
             Ok(opened) => opened,
             Err(error) => {
                 let recorded = match error {
-                    BearerError::NotAuthentic => attempt.try_record_failure(),
+                    BearerError::NotAuthentic => attempt.record_failure(),
                     _ => Ok(()),
                 };
                 let error = match recorded {
@@ -202,7 +202,7 @@ impl Auth {
         match self.jwt_verifier.verify(jwt, id, timing).await {
             Ok(caller) => Ok(Identity::from_jwt(caller, id.fingerprint())),
             Err(JwtError::Invalid(why)) => {
-                self.failure_limiter.begin_attempt(client).try_record_failure().map_err(KeyError::TooManyFailures)?;
+                self.failure_limiter.begin_attempt(client).record_failure().map_err(KeyError::TooManyFailures)?;
                 Err(KeyError::Jwt(JwtError::Invalid(why)))
             }
             Err(error) => Err(KeyError::Jwt(error)),
@@ -240,30 +240,30 @@ impl Auth {
                 Err(Unavailable) => Err(KeyError::StoreUnavailable),
             };
         }
-        let attempt = self.failure_limiter.begin_attempt(client);
-        let verdict = match self.foreign_policy {
-            ForeignKeyPolicy::Reject => KeyVerdict::Rejected,
-            ForeignKeyPolicy::Forward => KeyVerdict::Accepted,
-            ForeignKeyPolicy::Verify => match self.foreign_keys.cached(&id) {
-                Some(verdict) => verdict,
-                None => {
-                    // SECURITY: otherwise every random key would cause a request to the backend, and a correct guess
-                    // would be detectable.
-                    attempt.check_limits().map_err(KeyError::TooManyFailures)?;
-                    // Boxed: see above.
-                    let check = self.foreign_keys.check(id, key, upstream);
-                    Box::pin(timing.measure(Phase::ForeignCheck, check, verdict_outcome)).await
-                }
-            },
+        let attempt = || self.failure_limiter.begin_attempt(client);
+        let known = match self.foreign_policy {
+            ForeignKeyPolicy::Reject => Some(KeyVerdict::Rejected),
+            ForeignKeyPolicy::Forward => Some(KeyVerdict::Accepted),
+            ForeignKeyPolicy::Verify => self.foreign_keys.cached(&id),
+        };
+        let verdict = match known {
+            Some(KeyVerdict::Rejected) => {
+                attempt().record_failure().map_or_else(KeyVerdict::TooManyFailures, |()| KeyVerdict::Rejected)
+            }
+            Some(verdict) => verdict,
+            None => {
+                let attempt = attempt();
+                let check = self.foreign_keys.check(id, key, &attempt, upstream);
+                // Boxed: see above.
+                Box::pin(timing.measure(Phase::ForeignCheck, check, verdict_outcome)).await
+            }
         };
         match verdict {
             KeyVerdict::Accepted => Ok(Identity::from_key(None, None, fingerprint)),
-            KeyVerdict::Rejected => {
-                attempt.try_record_failure().map_err(KeyError::TooManyFailures)?;
-                Err(KeyError::Unknown)
-            }
+            KeyVerdict::Rejected => Err(KeyError::Unknown),
             KeyVerdict::Unknown => Err(KeyError::Unverifiable),
             KeyVerdict::Busy => Err(KeyError::Busy),
+            KeyVerdict::TooManyFailures(failures) => Err(KeyError::TooManyFailures(failures)),
         }
     }
 
@@ -379,6 +379,6 @@ fn verdict_outcome(verdict: &KeyVerdict) -> AuthOutcome {
         KeyVerdict::Accepted => AuthOutcome::Ok,
         KeyVerdict::Rejected => AuthOutcome::Refused,
         KeyVerdict::Unknown => AuthOutcome::Unavailable,
-        KeyVerdict::Busy => AuthOutcome::Busy,
+        KeyVerdict::Busy | KeyVerdict::TooManyFailures(_) => AuthOutcome::Busy,
     }
 }

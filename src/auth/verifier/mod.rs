@@ -18,7 +18,7 @@ use tracing::warn;
 
 use crate::auth::FileReload;
 use crate::auth::bearer::Credentials;
-use crate::auth::failure_limiter::{Attempt, TooManyFailures};
+use crate::auth::failure_limiter::{Attempt, Charge, TooManyFailures};
 use crate::base::secret::Secret;
 
 pub use delegate::Delegate;
@@ -98,13 +98,14 @@ impl Verifier {
             Verifier::UsersFile(users) => users.verify(credentials, attempt).await,
             Verifier::Remote(remote, permits) => {
                 // SECURITY: a client with too many failures must not reach the remote server.
-                let permit = wait_for_permit(permits, &attempt).await?;
+                let (permit, charge) = start_check(permits, &attempt).await?;
                 let (remote, credentials, bearer) = (remote.clone(), credentials.clone(), bearer.to_owned());
-                // A separate task, so that a failure is recorded even if the client disconnects.
+                // A separate task, so that the result counts even if the client disconnects.
                 let login = tokio::spawn(async move {
                     let verified = remote.verify(&credentials, &bearer).await;
-                    if matches!(verified, Err(VerifyError::WrongCredentials)) {
-                        attempt.record_failure();
+                    // SECURITY: only a login is refunded. Some servers respond to a wrong password with an error.
+                    if verified.is_ok() {
+                        charge.refund();
                     }
                     drop(permit);
                     verified
@@ -158,13 +159,17 @@ impl RemoteVerifier {
     }
 }
 
-/// Waits for a permit to verify a password. Fails, before or after waiting, if the client has too many failures.
-async fn wait_for_permit(permits: &Arc<Semaphore>, attempt: &Attempt) -> Result<OwnedSemaphorePermit, VerifyError> {
-    attempt.check_limits().map_err(VerifyError::TooManyFailures)?;
-    let permit = timeout(QUEUE_TIMEOUT, Arc::clone(permits).acquire_owned()).await;
-    let Ok(Ok(permit)) = permit else { return Err(VerifyError::Busy) };
-    attempt.check_limits().map_err(VerifyError::TooManyFailures)?;
-    Ok(permit)
+/// Waits until a password may be verified: the failure limits allow it, and a permit is free.
+async fn start_check(
+    permits: &Arc<Semaphore>,
+    attempt: &Attempt,
+) -> Result<(OwnedSemaphorePermit, Charge), VerifyError> {
+    let starting = async {
+        let reservation = attempt.reserve_after_others().await.map_err(VerifyError::TooManyFailures)?;
+        let permit = Arc::clone(permits).acquire_owned().await.map_err(|_| VerifyError::Busy)?;
+        Ok((permit, reservation.start()))
+    };
+    timeout(QUEUE_TIMEOUT, starting).await.unwrap_or(Err(VerifyError::Busy))
 }
 
 /// Logs why a server could not verify a password.

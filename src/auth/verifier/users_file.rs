@@ -11,7 +11,7 @@ use crate::auth::bearer::Credentials;
 use crate::auth::credential_file::{self, CredentialFileError};
 use crate::auth::failure_limiter::Attempt;
 use crate::auth::verifier::users::Users;
-use crate::auth::verifier::{VerifiedLogin, VerifyError, wait_for_permit};
+use crate::auth::verifier::{VerifiedLogin, VerifyError, start_check};
 use crate::auth::{FileReload, changed_file};
 use crate::base::watched_files::FileWatch;
 use crate::config::options::AUTH;
@@ -89,22 +89,21 @@ impl UsersFile {
         credentials: &Credentials,
         attempt: Attempt,
     ) -> Result<VerifiedLogin, VerifyError> {
-        // SECURITY: a client with too many failures must not cause a hash computation. Checked again after waiting,
-        // because concurrent attempts of the same client may have failed in the meantime. So concurrent attempts get
-        // hardly more results than sequential ones.
-        let permit = wait_for_permit(&self.hash_permits, &attempt).await?;
+        // SECURITY: a client with too many failures must not cause a hash computation.
+        let (permit, charge) = start_check(&self.hash_permits, &attempt).await?;
         let users = self.users();
         let hash = users.hash_of(credentials.user.as_str()).cloned();
         let password = credentials.password.clone();
         let checked = tokio::task::spawn_blocking(move || {
             let is_right = hash.as_ref().is_some_and(|hash| hash.is_hash_of(&password));
-            if !is_right {
+            // Here, so that the result counts even if the client disconnects.
+            if is_right {
+                charge.refund();
+            } else {
                 // SECURITY: an unknown user takes as long as a known one with any hash, so that the duration does not
                 // reveal which users exist.
                 users.rejection_cost.spend_remaining(hash.as_deref());
-                // Recorded here, so that it is counted even if the client disconnects, and before the permit is
-                // released.
-                attempt.record_failure();
+                drop(charge);
             }
             drop(permit);
             is_right
@@ -208,7 +207,7 @@ mod tests {
         let slow = bcrypt::hash("builder", 4).expect("hashed").replacen("$04$", "$16$", 1);
         let users = users_file(&format!("alice:{slow}\n"));
         let attempt = attempt_within(1);
-        attempt.record_failure();
+        attempt.record_failure().expect("within the limit");
         let begun = std::time::Instant::now();
         for _ in 0..100 {
             let verified = users.verify(&credentials("alice", "wrong"), attempt.clone()).await;
@@ -232,8 +231,22 @@ mod tests {
             let verified = attempt.await.expect("no panic");
             wrong += usize::from(matches!(verified, Err(VerifyError::WrongCredentials)));
         }
-        let permits = std::thread::available_parallelism().map_or(1, usize::from);
-        assert!((10..10 + permits).contains(&wrong), "{wrong}");
+        assert_eq!(wrong, 10);
+    }
+
+    #[tokio::test]
+    async fn concurrent_right_passwords_are_not_limited() {
+        let users = Arc::new(users_file(&format!("alice:{}\n", hash("x", "$2y$"))));
+        let attempt = attempt_within(3);
+        let logins: Vec<_> = (0..50)
+            .map(|_| {
+                let (users, attempt) = (Arc::clone(&users), attempt.clone());
+                tokio::spawn(async move { users.verify(&credentials("alice", "x"), attempt).await })
+            })
+            .collect();
+        for login in logins {
+            assert!(login.await.expect("no panic").is_ok());
+        }
     }
 
     #[tokio::test]
