@@ -8,6 +8,7 @@ mod rule_limiter;
 use std::hash::{BuildHasher, Hash, RandomState};
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use dashmap::DashMap;
 use dashmap::mapref::entry::Entry;
@@ -29,6 +30,8 @@ pub struct Admission {
     metrics: Arc<Metrics>,
     connections: Arc<KeyedCounts>,
     requests: Arc<KeyedCounts>,
+    /// Requests that wait for the proof of their identity.
+    unauthenticated: Arc<AtomicUsize>,
     /// One for each upstream, by its index in the configuration.
     queues: Vec<UpstreamQueue>,
     rules: Arc<[Arc<RuleLimiter>]>,
@@ -48,6 +51,8 @@ struct UpstreamQueue {
 pub enum LimitExceeded {
     /// `limits.requests`, over all callers.
     Total,
+    /// The share of `limits.requests` for requests without a proven identity.
+    Unauthenticated,
     /// `limits.requests_per_identity`.
     Caller,
 }
@@ -68,7 +73,8 @@ impl Admission {
             fair_queue: limits.map(|limits| FairQueue::new(limits, Arc::clone(&metrics))),
         };
         let queues = queues.into_iter().map(queue).collect();
-        Admission { limits, metrics, connections: Arc::default(), requests: Arc::default(), queues, rules }
+        let (connections, requests, unauthenticated) = Default::default();
+        Admission { limits, metrics, connections, requests, unauthenticated, queues, rules }
     }
 
     /// The same counts with new limits. If the limits of a fair queue change, the new queue starts empty: it does
@@ -82,6 +88,7 @@ impl Admission {
         let mut admission = Admission::new(limits, rules, queues, Arc::clone(&self.metrics));
         admission.connections = Arc::clone(&self.connections);
         admission.requests = Arc::clone(&self.requests);
+        admission.unauthenticated = Arc::clone(&self.unauthenticated);
         for queue in &mut admission.queues {
             let is_same = |old: &&UpstreamQueue| old.upstream == queue.upstream && old.limits == queue.limits;
             if let Some(old) = self.queues.iter().find(is_same) {
@@ -126,7 +133,13 @@ impl Admission {
 
     /// A permit for a request, which counts toward the total only: see [`RequestPermit::count_for`].
     pub fn admit_request(self: &Arc<Admission>) -> Result<RequestPermit, LimitExceeded> {
-        let permit = RequestPermit { admission: Arc::clone(self), caller: None, slot: None, rules: SmallVec::new() };
+        let permit = RequestPermit {
+            admission: Arc::clone(self),
+            caller: None,
+            is_unauthenticated: false,
+            slot: None,
+            rules: SmallVec::new(),
+        };
         let before = self.metrics.requests_in_flight.inc();
         if usize::try_from(before).is_ok_and(|before| before >= self.limits.requests) {
             return Err(LimitExceeded::Total);
@@ -158,12 +171,34 @@ pub struct RequestPermit {
     admission: Arc<Admission>,
     /// The hash of the identity; `None` before [`RequestPermit::count_for`].
     caller: Option<u64>,
+    /// True while it counts as a request without a proven identity.
+    is_unauthenticated: bool,
     slot: Option<Slot>,
     /// Of the rules that limit concurrent requests.
     rules: SmallVec<[RulePermit; 2]>,
 }
 
 impl RequestPermit {
+    /// Counts the request toward the share of requests that wait for the proof of their identity, until
+    /// [`RequestPermit::end_authentication`] or its drop.
+    ///
+    /// SECURITY: without this share, clients without any credential could use all of `limits.requests`, as a check of a
+    /// key or a password can take seconds. A request whose credential is known in memory does not wait and is not
+    /// counted.
+    pub fn begin_authentication(&mut self) -> Result<(), LimitExceeded> {
+        let before = self.admission.unauthenticated.fetch_add(1, Ordering::Relaxed);
+        self.is_unauthenticated = true;
+        let is_full = before >= (self.admission.limits.requests / 2).max(1);
+        if is_full { Err(LimitExceeded::Unauthenticated) } else { Ok(()) }
+    }
+
+    /// The identity is proven.
+    pub fn end_authentication(&mut self) {
+        if std::mem::take(&mut self.is_unauthenticated) {
+            self.admission.unauthenticated.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+
     /// Counts the request toward the limit of its caller, once the identity is proven.
     pub fn count_for(&mut self, caller: &impl Hash) -> Result<(), LimitExceeded> {
         let counts = &self.admission.requests;
@@ -202,6 +237,7 @@ impl RequestPermit {
 
 impl Drop for RequestPermit {
     fn drop(&mut self) {
+        self.end_authentication();
         if let Some(caller) = self.caller {
             self.admission.requests.decrement(caller);
         }
@@ -309,6 +345,25 @@ mod tests {
         assert!(request("a").is_ok());
         assert_eq!(admission.metrics().requests_in_flight.get(), 1);
         assert_eq!(admission.requests.counts.len(), 1, "counts of zero are removed");
+    }
+
+    #[test]
+    fn requests_without_an_identity_have_half_of_the_total() {
+        let limits = LimitOptions { requests: 4, ..LimitOptions::unlimited() };
+        let admission = Arc::new(Admission::new(limits, &[], Vec::new(), Arc::default()));
+        let request = || {
+            let mut permit = admission.admit_request()?;
+            permit.begin_authentication().map(|()| permit)
+        };
+        let (mut first, second) = (request().expect("a permit"), request().expect("a permit"));
+        assert_eq!(request().expect_err("too many"), LimitExceeded::Unauthenticated);
+        assert!(admission.admit_request().is_ok(), "a request that does not wait");
+        first.end_authentication();
+        let third = request().expect("one is authenticated");
+        drop((second, third));
+        assert!(request().is_ok());
+        drop(first);
+        assert_eq!(admission.unauthenticated.load(Ordering::Relaxed), 0);
     }
 
     #[test]

@@ -1,5 +1,9 @@
 //! From a screened request to a proven identity. `auth` decides; this maps its errors to rejections.
 
+use std::future::poll_fn;
+use std::pin::pin;
+use std::task::Poll;
+
 use crate::auth::failure_limiter::TooManyFailures;
 use crate::auth::jwt::JwtError;
 use crate::auth::{Auth, Identity, KeyError};
@@ -8,15 +12,27 @@ use crate::gateway::rejection::Rejection;
 use crate::gateway::screen::Screened;
 use crate::upstream::UpstreamClient;
 
-/// Proves the identity of the request's credential.
+/// Proves the identity of the request's credential. Only a request that has to wait for that counts as one without an
+/// identity.
 pub async fn authenticate(
     auth: &Auth,
     upstream: &UpstreamClient,
     screened: &Screened,
-    exchange: &Exchange,
+    exchange: &mut Exchange,
 ) -> Result<Identity, Rejection> {
-    let (client, timing) = (exchange.context().origin.address, &exchange.record.timing);
-    auth.identify(screened.credential(), client, upstream, timing).await.map_err(|error| match error {
+    let Exchange { record, permit } = exchange;
+    let mut identifying =
+        pin!(auth.identify(screened.credential(), record.context.origin.address, upstream, &record.timing));
+    let identified = match poll_fn(|cx| Poll::Ready(identifying.as_mut().poll(cx))).await {
+        Poll::Ready(identified) => identified,
+        Poll::Pending => {
+            permit.begin_authentication()?;
+            let identified = identifying.await;
+            permit.end_authentication();
+            identified
+        }
+    };
+    identified.map_err(|error| match error {
         KeyError::TokenExpired => Rejection::TokenExpired,
         KeyError::Unknown => Rejection::ApiKeyUnknown,
         KeyError::StoreUnavailable => Rejection::TokenStoreUnavailable,

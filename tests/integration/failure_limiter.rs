@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use crate::support::bearer::{bearer, bearer_with};
 use crate::support::client::Response;
 use crate::support::gateway::Gateway;
-use crate::support::upstream::{Upstream, respond};
+use crate::support::upstream::{AfterRequest, Upstream, respond};
 
 const JSON: (&str, &str) = ("Content-Type", "application/json");
 const OTHER_SALT: &str = "d6HnHQJy2nl1YqLeN0dZlmaIHvVkAx2gRUbDUr3lKEE=";
@@ -161,4 +161,145 @@ fn failure_limits_can_be_disabled() {
     for _ in 0..500 {
         assert_eq!(client.send("GET /timbr/api/x", &[JSON, ("x-api-key", "tk_1")], b"").status, 401);
     }
+}
+
+/// A key as the gateway invents it: the backend must reject it before any other key is sent.
+fn is_random(key: &str) -> bool {
+    key.len() == 43 && key.strip_prefix("tk_").is_some_and(|digits| digits.bytes().all(|byte| byte.is_ascii_hexdigit()))
+}
+
+fn keys_checked(upstream: &Upstream) -> Vec<String> {
+    let checks = upstream.log().into_iter().filter(|request| request.line.contains("get_ontologies"));
+    checks.map(|request| request.header("x-api-key").to_owned()).filter(|key| !is_random(key)).collect()
+}
+
+/// Sends all requests at once.
+fn together<T: Send>(count: usize, send: impl Fn(usize) -> T + Sync) -> Vec<T> {
+    std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..count)
+            .map(|number| {
+                scope.spawn({
+                    let send = &send;
+                    move || send(number)
+                })
+            })
+            .collect();
+        threads.into_iter().map(|thread| thread.join().expect("no panic")).collect()
+    })
+}
+
+#[test]
+fn a_burst_of_wrong_passwords_is_limited_like_a_sequence() {
+    let upstream = Upstream::with_behaviour(|_, stream| {
+        std::thread::sleep(Duration::from_millis(50));
+        respond(stream, 401, "{}")
+    });
+    let options = [("AUTH_VERIFIER", "delegate"), ("LIMITS_FAILURES_PER_USER", "5")];
+    let gateway = Gateway::start(upstream.address(), &options);
+    for _ in 0..3 {
+        let responses = together(20, |number| ask(&gateway, &bearer("alice", &format!("wrong-{number}"))));
+        assert!(responses.iter().all(|response| matches!(response.status, 401 | 429)), "{responses:?}");
+    }
+    assert_eq!(upstream.log().len(), 5);
+}
+
+#[test]
+fn a_burst_of_right_passwords_is_not_limited() {
+    let upstream = Upstream::with_behaviour(|_, stream| {
+        std::thread::sleep(Duration::from_millis(20));
+        respond(stream, 200, r#"{"status":"success","data":["tk_1"]}"#)
+    });
+    let options = [("AUTH_VERIFIER", "delegate"), ("LIMITS_FAILURES_PER_USER", "2"), FEW];
+    let gateway = Gateway::start(upstream.address(), &options);
+    let statuses = together(30, |_| ask(&gateway, &bearer("alice", "secret")).status);
+    assert_eq!(statuses, [200; 30]);
+}
+
+/// Some servers respond to a wrong password with an error.
+#[test]
+fn a_login_without_a_clear_result_is_a_failure() {
+    let upstream = Upstream::with_behaviour(|_, stream| respond(stream, 500, "{}"));
+    let gateway =
+        Gateway::start(upstream.address(), &[("AUTH_VERIFIER", "delegate"), ("LIMITS_FAILURES_PER_USER", "3")]);
+    for _ in 0..3 {
+        assert_eq!(ask(&gateway, &bearer("alice", "guess")).reason(), "verifier_unavailable");
+    }
+    assert!(is_too_many(&ask(&gateway, &bearer("alice", "guess"))));
+    assert_eq!(upstream.log().len(), 3);
+}
+
+#[test]
+fn checks_of_unknown_keys_are_limited_whatever_the_backend_responds() {
+    for status in [401, 403, 302, 404, 500, 0] {
+        let upstream = Upstream::with_behaviour(move |request, stream| match request.header("x-api-key") {
+            key if is_random(key) => respond(stream, 401, "{}"),
+            _ if status == 0 => AfterRequest::Reset,
+            _ => respond(stream, status, "{}"),
+        });
+        let gateway = Gateway::start(upstream.address(), &[FEW, ("UPSTREAM_EJECT_AFTER", "0")]);
+        let responses = together(20, |number| get(&gateway, &format!("tk_invented_{number}")));
+        assert!(responses.iter().all(|response| matches!(response.status, 401 | 429 | 503)), "{status}: {responses:?}");
+        assert!(is_too_many(&get(&gateway, "tk_invented")), "{status}");
+        let mut keys = keys_checked(&upstream);
+        keys.dedup();
+        assert_eq!(keys.len(), 5, "{status}: {keys:?}");
+    }
+}
+
+#[test]
+fn no_key_is_sent_to_a_backend_that_does_not_reject_a_random_one() {
+    for status in [200, 302, 404, 500] {
+        let upstream = Upstream::with_behaviour(move |_, stream| respond(stream, status, "{}"));
+        let gateway = Gateway::start(upstream.address(), &[FEW]);
+        for number in 0..10 {
+            assert_eq!(get(&gateway, &format!("tk_{number}")).reason(), "api_key_unverifiable", "{status}");
+        }
+        assert_eq!((upstream.log().len(), keys_checked(&upstream).len()), (1, 0), "{status}");
+    }
+}
+
+#[test]
+fn a_key_that_was_accepted_before_is_checked_again_above_the_limit() {
+    let upstream = Upstream::with_behaviour(|request, stream| {
+        respond(stream, if request.header("x-api-key") == "tk_good" { 200 } else { 401 }, "{}")
+    });
+    let gateway = Gateway::start(upstream.address(), &[FEW, ("TOKENS_FOREIGN_ACCEPT_TTL", "10s")]);
+    assert_eq!(get(&gateway, "tk_good").status, 200);
+    for _ in 0..3 {
+        gateway.clock.advance(Duration::from_secs(11));
+        while !is_too_many(&get(&gateway, "tk_bad")) {}
+        assert_eq!(get(&gateway, "tk_good").status, 200);
+    }
+    assert_eq!(keys_checked(&upstream).iter().filter(|key| *key == "tk_good").count(), 4);
+}
+
+#[test]
+fn requests_without_an_identity_cannot_use_all_permits() {
+    let (release, released) = std::sync::mpsc::channel::<()>();
+    let released = std::sync::Mutex::new(released);
+    let upstream = Upstream::with_behaviour(move |request, stream| {
+        if request.header("x-api-key").starts_with("tk_slow") {
+            let _ = released.lock().expect("no panic").recv();
+        }
+        respond(stream, if request.line.contains("get_ontologies") { 401 } else { 200 }, "{}")
+    });
+    let gateway = Gateway::start(upstream.address(), &[("LIMITS_REQUESTS", "6")]);
+    let token = gateway.token();
+    std::thread::scope(|scope| {
+        let slow: Vec<_> = (0..3)
+            .map(|number| {
+                let gateway = &gateway;
+                scope.spawn(move || get(gateway, &format!("tk_slow_{number}")).status)
+            })
+            .collect();
+        gateway.expect_metric("timbr_gateway_requests_in_flight", 3.0);
+        for number in 0..10 {
+            assert_eq!(get(&gateway, &format!("tk_other_{number}")).reason(), "overloaded");
+            assert_eq!(ask(&gateway, &bearer("alice", "secret")).reason(), "overloaded");
+            assert_eq!(get(&gateway, &token).status, 200, "its credential is known");
+        }
+        drop(release);
+        assert!(slow.into_iter().all(|request| request.join().expect("no panic") == 401));
+    });
+    assert_eq!(ask(&gateway, &bearer("alice", "secret")).status, 200);
 }

@@ -308,7 +308,8 @@ group! {
     connections_per_address: Count = "12000",
         "Maximum number of connections from one client address (IPv6: one /64 network).";
     requests: Count = "8192",
-        "Maximum number of concurrent requests. Further requests receive 503 and Retry-After.";
+        "Maximum number of concurrent requests, of which at most half may wait for the check of their credential. \
+         Further requests receive 503 and Retry-After.";
     requests_per_identity: Count = "1024",
         "Maximum number of concurrent requests of one caller: a user, or a key whose user only the backend knows. Further \
          requests receive 429 and Retry-After.";
@@ -324,8 +325,8 @@ group! {
          those that accompany requests.";
     failures_per_address: Limit = "120",
         "Rate limit for failed authentication per client address (IPv6: /64 network), per minute: wrong keys and bearers \
-         and, counted separately, wrong passwords. Above it, failures receive 429 and passwords are not checked; valid \
-         keys, tokens and bearers are still accepted. 0: no limit.";
+         and, counted separately, wrong passwords. Above it, failures receive 429, and neither passwords nor unknown keys \
+         are checked; tokens, known keys and valid bearers are still accepted. 0: no limit.";
     failures_per_user: Limit = "10",
         "Rate limit for wrong passwords of one user from one address, per minute. 0: no limit.";
 } }

@@ -212,7 +212,7 @@ impl Rejection {
 impl From<LimitExceeded> for Rejection {
     fn from(exceeded: LimitExceeded) -> Rejection {
         match exceeded {
-            LimitExceeded::Total => Rejection::Overloaded,
+            LimitExceeded::Total | LimitExceeded::Unauthenticated => Rejection::Overloaded,
             LimitExceeded::Caller => Rejection::TooManyRequests,
         }
     }

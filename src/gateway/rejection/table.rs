@@ -103,7 +103,8 @@ rejections! {
         header: None,
         rules: ["limits.requests"],
         message: "The gateway is handling too many requests. Try again in a moment.",
-        remedy: "More requests in flight than `limits.requests`.",
+        remedy: "More requests in flight than `limits.requests`, or more than half of that number wait for the check of \
+                 their credential.",
     }
     /// Too many requests of this identity are in flight.
     TooManyRequests {
