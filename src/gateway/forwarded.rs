@@ -2,9 +2,12 @@
 //! use of the address.
 
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Once;
 
 use ipnet::IpNet;
+use tracing::warn;
 
+use crate::gateway::context::Peer;
 use crate::http::headers::{HeaderName, Headers};
 
 /// Maximum number of proxies in a chain. The rest of a longer list is ignored.
@@ -47,6 +50,24 @@ pub fn resolve_client(peer: IpAddr, headers: &Headers, trusted: &[IpNet]) -> Cli
     let address = hops.last().copied().unwrap_or(peer);
     let texts: Vec<_> = hops.iter().rev().map(ToString::to_string).collect();
     ClientOrigin { address, forwarded_for: Some(texts.join(", ")), is_tls }
+}
+
+/// Warns, once in the life of the process, that requests seem to come through a proxy while `trusted_proxies` is empty.
+///
+/// SECURITY: all clients of such a proxy share its address, and so its failure limits.
+pub fn warn_about_unknown_proxy(peer: &Peer, headers: &Headers) {
+    static WARNED: Once = Once::new();
+    if !WARNED.is_completed()
+        && (headers.contains(HeaderName::XForwardedFor) || headers.contains(HeaderName::Forwarded))
+    {
+        WARNED.call_once(|| {
+            warn!(
+                peer = peer.address_text.as_str(),
+                "a request has X-Forwarded-For or Forwarded, but trusted_proxies is empty: if it comes from a proxy, all \
+                 clients of the proxy share one address in the limits and the logs. Add the proxy to trusted_proxies"
+            );
+        });
+    }
 }
 
 /// True if an address is in one of the trusted networks.

@@ -49,6 +49,7 @@ use authorize::authorize;
 use catch_panic::{Panicked, catch_panic};
 use context::{Peer, RequestContext};
 use exchange::Exchange;
+use forwarded::warn_about_unknown_proxy;
 use handshake::{require_client_certificate, require_host_of_certificate};
 use head_limits::check_head_limits;
 use impersonate::impersonate;
@@ -140,11 +141,12 @@ impl Gateway {
             error!(request_id = exchange.context().request_id(), "panic while handling a request");
             Err(Rejection::InternalError)
         });
-        let response = match decision {
-            Ok(response) => response,
-            Err(rejection) => self.rejection_response(&rejection, &mut exchange.record),
-        };
-        response.into_downstream(exchange.record, Some(exchange.permit))
+        match decision {
+            Ok(response) => response.into_downstream(exchange.record, Some(exchange.permit)),
+            // SECURITY: the permit is released before the response. Otherwise clients without any credential could
+            // hold all permits, by not reading their responses.
+            Err(rejection) => self.reject_without_permit(&rejection, exchange.record),
+        }
     }
 
     /// Responds to bytes that could not be read as a request.
@@ -195,6 +197,9 @@ impl Gateway {
     }
 
     fn begin_record(&self, peer: Rc<Peer>, head: &Head, body: &ClientBody) -> Box<AccessRecord> {
+        if self.trusted_proxies.is_empty() {
+            warn_about_unknown_proxy(&peer, &head.headers);
+        }
         let mut context = RequestContext::new(peer, &head.headers, &self.trusted_proxies);
         context.received_bytes = (!body.is_end_stream()).then(Rc::default);
         let trace = self.tracer.and_then(|tracer| context.start_trace(tracer));
@@ -205,7 +210,7 @@ impl Gateway {
         Box::new(record)
     }
 
-    /// Responds to a request that was not admitted.
+    /// Responds to a request that was not admitted, or whose permit was released.
     fn reject_without_permit(&self, rejection: &Rejection, mut record: Box<AccessRecord>) -> DownstreamResponse {
         self.rejection_response(rejection, &mut record).into_downstream(record, None)
     }

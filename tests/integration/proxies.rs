@@ -5,7 +5,9 @@ use std::io::{Read, Write};
 use crate::support::client::Client;
 use crate::support::gateway::Gateway;
 use crate::support::h2_client::tls_config;
+use crate::support::program::Program;
 use crate::support::upstream::Upstream;
+use crate::support::wait_until;
 
 const JSON: (&str, &str) = ("Content-Type", "application/json");
 
@@ -152,4 +154,24 @@ fn untrusted_or_invalid_proxy_headers_close_the_connection() {
     silent.write(b"PROXY ");
     assert!(silent.is_closed(), "the header has the handshake timeout");
     assert!(upstream.log().is_empty());
+}
+
+#[test]
+fn a_proxy_that_is_not_trusted_is_logged_once() {
+    let upstream = Upstream::start();
+    for (options, expected) in [(&[][..], 1), (&[("TRUSTED_PROXIES", "10.0.0.0/8")], 0)] {
+        let (program, lines) = Program::start_logged(upstream.address(), options, "exec \"$0\" serve");
+        for number in 0..5 {
+            let headers = [JSON, ("X-Forwarded-For", &format!("192.0.2.{number}"))];
+            assert_eq!(Client::connect(program.http).send("GET /timbr/api/x", &headers, b"").status, 401);
+        }
+        let count = |text: &str| {
+            let lines = lines.lock().expect("no panic");
+            lines.iter().filter(|line| line["message"].as_str().is_some_and(|message| message.contains(text))).count()
+        };
+        wait_until("all requests are logged", || {
+            lines.lock().expect("no panic").iter().filter(|line| line["status"] == 401).count() == 5
+        });
+        assert_eq!(count("trusted_proxies is empty"), expected);
+    }
 }
