@@ -102,7 +102,7 @@ pub struct Reservation(Option<Charge>);
 
 /// A check of a credential that has started.
 ///
-/// SECURITY: it ends as a failure unless it is refunded, so that an outcome that nobody foresaw (a panic, a timeout, a
+/// SECURITY: it ends as a failure unless it is refunded, so that an unforeseen outcome (a panic, a timeout, a
 /// status that is neither yes nor no) cannot be used for guessing.
 pub struct Charge {
     limiter: Arc<FailureLimiter>,

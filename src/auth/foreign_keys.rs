@@ -81,6 +81,7 @@ struct ForeignKeyCache {
     accepted: DashMap<TokenId, Tick>,
     rejected: DashMap<TokenId, Tick>,
     checks: SingleFlight<TokenId, KeyVerdict>,
+    rechecks: SingleFlight<TokenId, KeyVerdict>,
     check_permits: Arc<Semaphore>,
     /// True if the backend rejects a random key; the result is valid until this time.
     random_key_check: Mutex<Option<(bool, Tick)>>,
@@ -95,6 +96,7 @@ impl ForeignKeys {
             accepted: DashMap::new(),
             rejected: DashMap::new(),
             checks: SingleFlight::new(KeyVerdict::Unknown),
+            rechecks: SingleFlight::new(KeyVerdict::Unknown),
             check_permits: Arc::new(Semaphore::new(MAX_CONCURRENT_CHECKS)),
             random_key_check: Mutex::default(),
             ttls,
@@ -146,12 +148,18 @@ impl ForeignKeys {
         verdict.await.unwrap_or(KeyVerdict::Unknown)
     }
 
-    /// Asks the backend whether it still accepts the key of a user. The result is not cached.
+    /// Asks the backend whether it accepts a key that it has issued. Ignores and changes no cached verdict.
     pub async fn check_again(&self, key: ApiKey, upstream: &UpstreamClient) -> KeyVerdict {
-        match self.0.has_backend_rejected_random_key(upstream).await {
-            true => check_key(key, upstream).await,
-            false => KeyVerdict::Unknown,
+        let (reply, verdict) = oneshot::channel();
+        if let Some(leader) = self.0.rechecks.join(key.id(), reply) {
+            let verdict = match self.0.check_permits.try_acquire() {
+                Ok(_permit) if self.0.has_backend_rejected_random_key(upstream).await => check_key(key, upstream).await,
+                Ok(_) => KeyVerdict::Unknown,
+                Err(_) => KeyVerdict::Busy,
+            };
+            leader.finish(verdict);
         }
+        verdict.await.unwrap_or(KeyVerdict::Unknown)
     }
 
     /// Removes expired verdicts.

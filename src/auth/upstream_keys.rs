@@ -8,12 +8,16 @@ use http::HeaderValue;
 use tokio::sync::Mutex;
 use tracing::{info, warn};
 
+use crate::auth::ApiKey;
+use crate::auth::foreign_keys::{ForeignKeys, KeyVerdict};
 use crate::auth::verifier::{Platform, PlatformSession, VerifyError};
 use crate::base::clock::{Clock, Tick};
 use crate::base::secret::Secret;
 use crate::store::{Revocation, Store, TokenId};
+use crate::upstream::UpstreamClient;
 
-/// Minimum time between two renewals of the same key: an earlier one would return the same key.
+/// Minimum time between two renewals of the same key: an earlier one would return the same key. Also between two checks
+/// of a key that cannot be renewed.
 const RENEWAL_INTERVAL: Duration = Duration::from_secs(30);
 
 /// The result of renewing a rejected upstream key.
@@ -34,6 +38,8 @@ pub enum Renewal {
 pub struct UpstreamKeys {
     platform: Option<Platform>,
     sessions: DashMap<TokenId, RenewableSession>,
+    /// When the backend last accepted the key of a token, after it had rejected a request with it.
+    accepted: DashMap<TokenId, Tick>,
     ttl: Duration,
     max: usize,
     clock: Clock,
@@ -48,9 +54,9 @@ struct RenewableSession {
 }
 
 impl UpstreamKeys {
-    /// `platform` renews keys; without it, a rejected key revokes the token. `ttl` and `max` are those of tokens.
+    /// `platform` renews keys; without it, a key that the backend rejects revokes the token. `ttl` and `max` are those of tokens.
     pub fn new(platform: Option<Platform>, ttl: Duration, max: usize, clock: Clock) -> UpstreamKeys {
-        UpstreamKeys { platform, sessions: DashMap::new(), ttl, max, clock }
+        UpstreamKeys { platform, sessions: DashMap::new(), accepted: DashMap::new(), ttl, max, clock }
     }
 
     /// Stores the session of a new token.
@@ -62,11 +68,18 @@ impl UpstreamKeys {
         }
     }
 
-    /// Renews the upstream key of the token `id` after the backend rejected it.
-    pub async fn renew(&self, store: &Store, id: TokenId, rejected: &HeaderValue) -> Renewal {
+    /// Renews the upstream key of the token `id` after the backend rejected a request with it. `checks` can ask the
+    /// backend about a key.
+    pub async fn renew(
+        &self,
+        store: &Store,
+        id: TokenId,
+        rejected: &HeaderValue,
+        checks: (&ForeignKeys, &UpstreamClient),
+    ) -> Renewal {
         let session = self.sessions.get(&id).map(|session| session.clone());
         let (Some(renewable), Some(platform)) = (session, &self.platform) else {
-            return self.revoke_token(store, id).await;
+            return self.revoke_if_rejected(store, id, rejected, checks).await;
         };
         let mut last_renewal = renewable.last_renewal.lock().await;
         let Some(record) = store.find(&id) else { return Renewal::TokenRevoked };
@@ -91,8 +104,41 @@ impl UpstreamKeys {
                 }
                 Renewal::NewKey(value)
             }
-            Err(VerifyError::WrongCredentials) => self.revoke_token(store, id).await,
+            Err(VerifyError::WrongCredentials) => self.revoke_if_rejected(store, id, rejected, checks).await,
             Err(_) => Renewal::Unavailable,
+        }
+    }
+
+    /// Revokes the token if the backend rejects its key, which cannot be renewed. Asks the backend, because it may have
+    /// rejected only this request: a path that the user must not use, or one that does not exist.
+    async fn revoke_if_rejected(
+        &self,
+        store: &Store,
+        id: TokenId,
+        rejected: &HeaderValue,
+        (keys, upstream): (&ForeignKeys, &UpstreamClient),
+    ) -> Renewal {
+        let now = self.clock.now();
+        match store.find(&id).as_deref().map(|record| record.upstream_key().and_then(sensitive_header_value)) {
+            None => return Renewal::TokenRevoked,
+            // A login has replaced it.
+            Some(Some(current)) if current != *rejected => return Renewal::NewKey(current),
+            _ if self.accepted.get(&id).is_some_and(|at| now.since(*at) < RENEWAL_INTERVAL) => {
+                return Renewal::Unchanged;
+            }
+            _ => {}
+        }
+        let verdict = match ApiKey::parse(rejected.as_bytes()) {
+            Some(key) => keys.check_again(key, upstream).await,
+            None => KeyVerdict::Rejected,
+        };
+        match verdict {
+            KeyVerdict::Rejected => self.revoke_token(store, id).await,
+            KeyVerdict::Accepted => {
+                self.accepted.insert(id, now);
+                Renewal::Unchanged
+            }
+            KeyVerdict::Unknown | KeyVerdict::Busy | KeyVerdict::TooManyFailures(_) => Renewal::Unchanged,
         }
     }
 
@@ -106,10 +152,11 @@ impl UpstreamKeys {
         Renewal::TokenRevoked
     }
 
-    /// Removes the sessions of expired tokens. Called periodically.
+    /// Removes the sessions of expired tokens, and old results of checks. Called periodically.
     pub fn sweep(&self) {
         let now = self.clock.now();
         self.sessions.retain(|_, session| now < session.expires);
+        self.accepted.retain(|_, at| now.since(*at) < RENEWAL_INTERVAL);
     }
 }
 

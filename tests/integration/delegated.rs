@@ -103,6 +103,34 @@ fn a_token_is_revoked_when_the_service_rejects_its_own() {
     assert_eq!(get(&gateway, &another).status, 200);
 }
 
+/// The backend rejects requests for a path, not the key.
+#[test]
+fn a_rejected_request_does_not_revoke_the_token() {
+    for check in [200, 302, 500] {
+        let upstream = Upstream::with_behaviour(move |request, stream| match request.line.as_str() {
+            line if line.starts_with("POST /timbr/api/get_token ") => {
+                respond(stream, 200, r#"{"status":"success","data":["tk_backend"]}"#)
+            }
+            line if line.contains("forbidden") => respond(stream, 401, r#"{"status":"error","data":"not for you"}"#),
+            _ if request.header("x-api-key") != "tk_backend" => respond(stream, 401, "{}"),
+            line if line.contains("get_ontologies") => respond(stream, check, "{}"),
+            _ => respond(stream, 200, "{}"),
+        });
+        let gateway = Gateway::start(upstream.address(), &DELEGATE);
+        let token = gateway.token();
+        for _ in 0..3 {
+            let rejected = gateway.client().send("GET /timbr/api/forbidden", &[JSON, ("x-api-key", &token)], b"");
+            assert_eq!((rejected.status, rejected.json()["data"].as_str()), (401, Some("not for you")), "{check}");
+            assert_eq!(get(&gateway, &token).status, 200, "{check}");
+        }
+        assert_eq!(gateway.token(), token);
+        if check == 200 {
+            let checks = upstream.log().iter().filter(|seen| seen.line.contains("get_ontologies")).count();
+            assert_eq!(checks, 2, "a random key, and the key once");
+        }
+    }
+}
+
 #[test]
 fn the_service_as_verifier_only() {
     let upstream = service(&Arc::default());

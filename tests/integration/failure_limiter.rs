@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use crate::support::bearer::{bearer, bearer_with};
 use crate::support::client::Response;
 use crate::support::gateway::Gateway;
-use crate::support::upstream::{AfterRequest, Upstream, respond};
+use crate::support::upstream::{AfterRequest, Recorded, Upstream, respond};
 
 const JSON: (&str, &str) = ("Content-Type", "application/json");
 const OTHER_SALT: &str = "d6HnHQJy2nl1YqLeN0dZlmaIHvVkAx2gRUbDUr3lKEE=";
@@ -163,14 +163,11 @@ fn failure_limits_can_be_disabled() {
     }
 }
 
-/// A key as the gateway invents it: the backend must reject it before any other key is sent.
-fn is_random(key: &str) -> bool {
-    key.len() == 43 && key.strip_prefix("tk_").is_some_and(|digits| digits.bytes().all(|byte| byte.is_ascii_hexdigit()))
-}
-
+/// The keys that were sent to the backend for verification, except random ones.
 fn keys_checked(upstream: &Upstream) -> Vec<String> {
-    let checks = upstream.log().into_iter().filter(|request| request.line.contains("get_ontologies"));
-    checks.map(|request| request.header("x-api-key").to_owned()).filter(|key| !is_random(key)).collect()
+    let is_check = |seen: &Recorded| seen.line.contains("get_ontologies") && !seen.is_random_key_check();
+    let checks = upstream.log().into_iter().filter(is_check);
+    checks.map(|seen| seen.header("x-api-key").to_owned()).collect()
 }
 
 /// Sends all requests at once.
@@ -231,10 +228,10 @@ fn a_login_without_a_clear_result_is_a_failure() {
 #[test]
 fn checks_of_unknown_keys_are_limited_whatever_the_backend_responds() {
     for status in [401, 403, 302, 404, 500, 0] {
-        let upstream = Upstream::with_behaviour(move |request, stream| match request.header("x-api-key") {
-            key if is_random(key) => respond(stream, 401, "{}"),
-            _ if status == 0 => AfterRequest::Reset,
-            _ => respond(stream, status, "{}"),
+        let upstream = Upstream::with_behaviour(move |request, stream| match request.is_random_key_check() {
+            true => respond(stream, 401, "{}"),
+            false if status == 0 => AfterRequest::Reset,
+            false => respond(stream, status, "{}"),
         });
         let gateway = Gateway::start(upstream.address(), &[FEW, ("UPSTREAM_EJECT_AFTER", "0")]);
         let responses = together(20, |number| get(&gateway, &format!("tk_invented_{number}")));
