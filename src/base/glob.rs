@@ -14,7 +14,12 @@ impl Glob {
 
     /// Whether the pattern matches the whole text, case-sensitively. Takes at most the product of both lengths.
     pub fn matches(&self, text: &str) -> bool {
-        let (pattern, text) = (self.0.as_bytes(), text.as_bytes());
+        self.matches_bytes(text.as_bytes())
+    }
+
+    /// As `matches`, for text that is known to be ASCII.
+    pub fn matches_bytes(&self, text: &[u8]) -> bool {
+        let pattern = self.0.as_bytes();
         let (mut p, mut t) = (0, 0);
         // Position of the last star in the pattern, and how far it has matched in the text.
         let mut star: Option<(usize, usize)> = None;

@@ -36,6 +36,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
+use crate::base::glob::Glob;
 use crate::base::secret::Secret;
 use crate::observability::log::LogOptions;
 
@@ -64,6 +65,8 @@ pub struct Config {
     pub tls: TlsOptions,
     /// Networks whose information about the client address is trusted. Often empty.
     pub trusted_proxies: Vec<IpNet>,
+    /// Headers of clients that are not forwarded, in lower case.
+    pub dropped_headers: Vec<Glob>,
     /// The default upstream, which also verifies keys.
     pub upstream: UpstreamOptions,
     /// The upstreams that routes name. `RouteProfile::upstream` counts from 1 for them.

@@ -289,7 +289,7 @@ fn all_keys() -> Vec<String> {
 fn scalar(shape: Shape, node: Node) -> Result<Option<String>, String> {
     match (node, shape) {
         (Node::Null, _) => Ok(None),
-        (Node::List(items), Shape::Networks | Shape::Urls) => {
+        (Node::List(items), Shape::Networks | Shape::Urls | Shape::Names) => {
             items.into_iter().map(item_text).collect::<Result<Vec<_>, _>>().map(|items| Some(items.join(",")))
         }
         (node @ Node::List(_), Shape::List) => Ok(Some(node.to_flow())),

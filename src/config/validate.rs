@@ -6,8 +6,9 @@ use std::path::PathBuf;
 
 use fernet::Fernet;
 
+use crate::base::glob::Glob;
 use crate::base::secret::Secret;
-use crate::config::options::{GLOBAL, Key, LIMITS, LISTEN, LOG, READINESS, TLS};
+use crate::config::options::{GLOBAL, HEADERS, Key, LIMITS, LISTEN, LOG, READINESS, TLS};
 use crate::config::reader::{Reader, complete};
 use crate::config::sources::{Problem, Settings};
 use crate::config::{
@@ -25,6 +26,7 @@ pub(super) fn config(settings: &Settings, problems: &mut Vec<Problem>) -> Option
     let admin = reader.admin();
     let tls = reader.tls();
     let trusted_proxies = reader.get(&GLOBAL.trusted_proxies).unwrap_or_default();
+    let dropped_headers = reader.dropped_headers();
     let upstream = reader.upstream();
     let upstreams = reader.named_upstreams();
     let names: Vec<_> = iter::once(DEFAULT_UPSTREAM).chain(upstreams.iter().map(|one| one.name.as_str())).collect();
@@ -55,6 +57,7 @@ pub(super) fn config(settings: &Settings, problems: &mut Vec<Problem>) -> Option
         admin: admin?,
         tls: tls?,
         trusted_proxies,
+        dropped_headers,
         upstream: upstream?,
         upstreams,
         auth: auth?,
@@ -140,6 +143,18 @@ impl Reader<'_> {
             self.problem("listen", "listen.https and listen.http are both off: nothing would be served");
         }
         Some(listen)
+    }
+
+    /// SECURITY: without `x-api-impersonate-user` a request would run as a different user than the client named. The
+    /// gateway decides on that header, and rejects what it does not forward.
+    fn dropped_headers(&mut self) -> Vec<Glob> {
+        let dropped = self.get(&HEADERS.drop).unwrap_or_default();
+        for needed in ["x-api-impersonate-user", "content-type"] {
+            if dropped.iter().any(|pattern| pattern.matches(needed)) {
+                self.problem(HEADERS.drop.key, format!("must not match {needed}, which the backend needs"));
+            }
+        }
+        dropped
     }
 
     /// A certificate chain and its private key, which are set together or not at all.
@@ -233,6 +248,22 @@ mod tests {
         .expect_err("invalid");
         for key in ["ldap.timeout", "store.mode", "store.database", "drain.delay", "drain.timeout"] {
             assert_eq!(error.matches(&format!("{key}: ")).count(), 1, "{key} in\n{error}");
+        }
+    }
+
+    #[test]
+    fn dropped_headers_are_names_and_patterns() {
+        let config = load("headers:\n  drop: [X-User, x-sso-*]\n", &[]).expect("valid");
+        let is_dropped = |name| config.dropped_headers.iter().any(|pattern| pattern.matches(name));
+        assert!(is_dropped("x-user") && is_dropped("x-sso-name") && !is_dropped("x-users"));
+        for (wrong, expected) in [
+            ("x user", "must be names of headers"),
+            ("x-user,", "must be names of headers"),
+            ("x-api-*", "must not match x-api-impersonate-user"),
+            ("*", "must not match content-type"),
+        ] {
+            let error = with(&[("HEADERS_DROP", wrong)]).expect_err(wrong);
+            assert!(error.contains(&format!("headers.drop: {expected}")), "{error}");
         }
     }
 

@@ -101,15 +101,21 @@ pub fn disposition(name: HeaderName, text: &[u8]) -> Disposition {
 /// Prefixes of headers that describe the caller.
 ///
 /// SECURITY: these are the headers with which other gateways and identity-aware proxies report the user that they have
-/// authenticated (oauth2-proxy, Authelia, Caddy, Pomerium, Kong, Cloudflare Access, Google IAP, AWS ALB, Azure App
-/// Service, Linkerd, the Kubernetes API). A backend that was behind one of them may still trust it.
-const CLIENT_CLAIM_PREFIXES: [&str; 18] = [
+/// authenticated (oauth2-proxy, Authelia, authentik, Caddy, Pomerium, Kong, Vouch, Cloudflare Access, Google IAP and App
+/// Engine, AWS ALB, Azure App Service, Tailscale, mod_auth_openidc, Linkerd, the Kubernetes API). A backend that
+/// was behind one of them may still trust it. `headers.drop` names more.
+const CLIENT_CLAIM_PREFIXES: [&str; 28] = [
     "x-forwarded-",
     "x-jwt-",
     "x-client-cert",
     "x-ssl-",
     "ssl-client-",
-    "x-auth-request-",
+    "x-auth-",
+    "x-authentik-",
+    "x-vouch-",
+    "x-userinfo",
+    "x-id-token",
+    "x-access-token",
     "x-webauth-",
     "x-remote-",
     "remote-",
@@ -119,8 +125,13 @@ const CLIENT_CLAIM_PREFIXES: [&str; 18] = [
     "cf-access-",
     "x-goog-authenticated-",
     "x-goog-iap-",
+    "x-appengine-user-",
     "x-amzn-oidc-",
+    "x-amzn-mtls-",
     "x-ms-client-principal",
+    "x-ms-token-",
+    "tailscale-",
+    "oidc-",
     "impersonate-",
 ];
 
@@ -211,6 +222,14 @@ mod tests {
             "x-ms-client-principal-name",
             "impersonate-user",
             "l5d-client-id",
+            "x-auth-user",
+            "x-authentik-username",
+            "x-vouch-user",
+            "x-userinfo",
+            "x-access-token",
+            "x-ms-token-aad-id-token",
+            "tailscale-user-login",
+            "oidc-claim-sub",
             "forwarded",
             "remote_user",
             "x-jwt-token",

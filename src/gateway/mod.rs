@@ -105,7 +105,7 @@ impl Gateway {
         let body_limits = BodyLimits { max_pause: config.timeouts.body, min_rate: config.limits.body_rate };
         let upstreams = config.all_upstreams().zip(clients).map(|(options, client)| GatewayUpstream {
             client,
-            rewriter: Rewriter::new(&options.credential, body_limits),
+            rewriter: Rewriter::new(&options.credential, config.dropped_headers.clone(), body_limits),
         });
         let routes = RouteTable::new(config.routes.clone());
         let worker = admission.metrics().worker();

@@ -6,6 +6,7 @@
 use http::{HeaderValue, Method};
 
 use crate::auth::{ClientCredential, Identity, basic_authorization};
+use crate::base::glob::Glob;
 use crate::base::secret::Secret;
 use crate::base::user_name::UserName;
 use crate::config::CredentialMode;
@@ -90,6 +91,8 @@ const INITIAL_MESSAGE_CAPACITY: usize = 1000;
 /// Writes requests with the credential that the configuration chooses.
 pub struct Rewriter {
     mode: RewriteMode,
+    /// `headers.drop`
+    dropped_headers: Vec<Glob>,
     body_limits: BodyLimits,
 }
 
@@ -113,8 +116,8 @@ enum UpstreamCredential<'a> {
 }
 
 impl Rewriter {
-    /// `body_limits` apply to the bodies of clients.
-    pub fn new(credential: &CredentialMode, body_limits: BodyLimits) -> Rewriter {
+    /// `dropped_headers` are in lower case; `body_limits` apply to the bodies of clients.
+    pub fn new(credential: &CredentialMode, dropped_headers: Vec<Glob>, body_limits: BodyLimits) -> Rewriter {
         let mode = match credential {
             CredentialMode::Forward => RewriteMode::Forward,
             CredentialMode::Platform | CredentialMode::Delegate => RewriteMode::PerUser,
@@ -123,7 +126,7 @@ impl Rewriter {
                 RewriteMode::Impersonate { service_key: service_key.clone() }
             }
         };
-        Rewriter { mode, body_limits }
+        Rewriter { mode, dropped_headers, body_limits }
     }
 
     /// True if the backend receives the client's own key and knows it, so that it can decide what the key may do.
@@ -182,6 +185,7 @@ impl Rewriter {
         let host_offset = head.len();
         let forwarded = ForwardedHeaders {
             connection_options: &connection_options,
+            dropped_headers: &self.dropped_headers,
             continues_trace: context.continues_trace,
             // SECURITY: the cookie of a session is a credential. Beside a key that is not the client's own, it would
             // let the client act in a session that this key, or a different client, began.
@@ -259,6 +263,7 @@ fn write_key(head: &mut Vec<u8>, key: &[u8], key_header: KeyHeader) {
 /// Which of the client's headers are forwarded.
 struct ForwardedHeaders<'a> {
     connection_options: &'a [http::HeaderName],
+    dropped_headers: &'a [Glob],
     continues_trace: bool,
     cookies: bool,
     impersonation: bool,
@@ -285,6 +290,7 @@ impl ForwardedHeaders<'_> {
                 _ => true,
             }
             && !self.connection_options.iter().any(|name| name.as_str().as_bytes() == header.text())
+            && !self.dropped_headers.iter().any(|pattern| pattern.matches_bytes(header.text()))
     }
 }
 

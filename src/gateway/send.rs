@@ -52,7 +52,7 @@ impl Gateway {
         if response.status != StatusCode::UNAUTHORIZED {
             return Ok(response);
         }
-        match self.auth.renew_upstream_key(identity, &self.upstream).await {
+        match self.auth.renew_upstream_key(identity, &self.upstreams[0].client).await {
             Some(Renewal::NewKey(key)) => {
                 let retry = copy.with_key(&key).ok_or(Rejection::UpstreamKeyRenewed)?;
                 client.send(retry, clock::now()).await.map_err(|error| rejection_for(&error, exchange))

@@ -65,6 +65,7 @@ impl OptionSpec {
             Shape::Bool => "true|false",
             Shape::Networks => "NETWORK,…",
             Shape::Urls => "URL,…",
+            Shape::Names => "NAME,…",
             Shape::List => "LIST",
             Shape::Choice(words) => return words.join("|"),
         };

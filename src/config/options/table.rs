@@ -8,6 +8,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 use tracing::level_filters::LevelFilter;
 
+use crate::base::glob::Glob;
 use crate::base::secret::Secret;
 use crate::config::choices::{
     AdminCommands, AdminSocketMode, AuthorizationMode, ClientAuthMode, CredentialKind, OwnKeys, ProxyProtocol,
@@ -32,6 +33,7 @@ pub fn all() -> impl Iterator<Item = &'static OptionSpec> {
         LdapKeys::SPECS,
         ImpersonationKeys::SPECS,
         AuthorizationKeys::SPECS,
+        HeaderKeys::SPECS,
         TokenKeys::SPECS,
         StoreKeys::SPECS,
         LimitKeys::SPECS,
@@ -229,6 +231,12 @@ group! { AUTHORIZATION: AuthorizationKeys = "authorization." {
          forwarded. enforce: they are rejected.";
     rules: Vec<Node>,
         "Requests that are allowed: a list of {users, unknown_users, routes, methods, ontologies}. See configuration.md.";
+} }
+
+group! { HEADERS: HeaderKeys = "headers." {
+    drop: Vec<Glob>,
+        "Headers of clients that the backend never receives, by name or by a pattern with *, such as x-sso-*: those in \
+         which a system behind the gateway expects a user. The headers of well-known gateways are dropped in any case.";
 } }
 
 group! {

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
+use crate::base::glob::Glob;
 use crate::base::secret::Secret;
 use crate::config::file::Node;
 use crate::config::{ServerUrl, size, url};
@@ -39,6 +40,8 @@ pub enum Shape {
     Networks,
     /// URLs separated by commas; in the file also a list.
     Urls,
+    /// Names of headers, or patterns of them, separated by commas; in the file also a list.
+    Names,
     /// Groups of keys: `[{key: value, …}, …]` in YAML, in the file a list.
     List,
     /// One of these words.
@@ -161,6 +164,24 @@ fn network(text: &str) -> Result<IpNet, String> {
     }
     let network = text.parse::<IpNet>().ok().filter(|network| network.addr() == network.network());
     network.ok_or_else(|| format!("must be networks or addresses, such as 10.0.0.0/8 or fd00::1, not {text:?}"))
+}
+
+/// Names of headers in lower case, with `*` for any characters.
+impl OptionType for Vec<Glob> {
+    type Value = Vec<Glob>;
+    const SHAPE: Shape = Shape::Names;
+
+    fn parse(text: &str) -> Result<Vec<Glob>, String> {
+        text.split(',').map(|name| header_pattern(name.trim())).collect()
+    }
+}
+
+fn header_pattern(name: &str) -> Result<Glob, String> {
+    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_*".contains(&byte);
+    if name.is_empty() || !name.bytes().all(is_plain) {
+        return Err(format!("must be names of headers, such as x-user or x-sso-*, not {name:?}"));
+    }
+    Ok(Glob::new(name.to_ascii_lowercase()))
 }
 
 impl OptionType for Vec<Node> {

@@ -8,6 +8,7 @@ use crate::config::options::{OptionSpec, Shape};
 /// Patterns use only what every engine supports, so no lookaround.
 const URL: &str = r"^https?://[^/?#@\s]+/?$";
 const SEVERAL_URLS: &str = r"^\s*https?://[^/?#@,\s]+/?\s*(,\s*https?://[^/?#@,\s]+/?\s*)*$";
+const NAMES: &str = r"^\s*[A-Za-z0-9_*-]+\s*(,\s*[A-Za-z0-9_*-]+\s*)*$";
 const ADDRESS: &str = concat!(
     r"^(off|((25[0-5]|2[0-4]\d|1\d\d|[1-9]?\d)\.){3}(25[0-5]|2[0-4]\d|1\d\d|[1-9]?\d):\d{1,5}",
     r"|\[[0-9A-Fa-f:.]+(%\d+)?\]:\d{1,5})$"
@@ -97,6 +98,9 @@ fn shape(option: &OptionSpec) -> Value {
             "items": { "type": "string", "pattern": SEVERAL_URLS },
             "pattern": SEVERAL_URLS,
         }),
+        Shape::Names => {
+            json!({ "type": ["array", "string", "null"], "items": { "type": "string", "pattern": NAMES }, "pattern": NAMES })
+        }
         Shape::List => {
             let entry = group(entry_keys(option.key).unwrap_or_default(), EmptyKeys::NotSet);
             // The value of a variable or a flag is the same list as text.
