@@ -2,6 +2,7 @@
 //! of it is used.
 
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use tracing::{info, warn};
 
@@ -9,8 +10,8 @@ use crate::app::StartError;
 use crate::auth::{Auth, ReloadInvalidation};
 use crate::base::clock::Clock;
 use crate::config::changes::Changes;
-use crate::config::options::{LOG, UPSTREAM};
-use crate::config::{Config, DEFAULT_UPSTREAM, LimitOptions, Problem};
+use crate::config::options::{AUTH, LOG, STORE, UPSTREAM};
+use crate::config::{Config, DEFAULT_UPSTREAM, LimitOptions, Problem, StoreKind};
 use crate::gateway::snapshot::Snapshot;
 use crate::observability::log::{self, label};
 use crate::os::fd_limit;
@@ -26,9 +27,26 @@ pub(super) struct Components {
     pub upstreams: Arc<[Arc<Backends>]>,
 }
 
-/// Loads the files of the configuration and reports all errors, without binding any listener.
-pub fn check(config: &Config) -> Result<(), StartError> {
-    load(config, &Clock::system()).map(drop)
+/// Loads the files of the configuration and reports all errors, without binding any listener. Returns warnings about
+/// their contents.
+pub fn check(config: &Config) -> Result<Vec<Problem>, StartError> {
+    let components = load(config, &Clock::system())?;
+    if let StoreKind::File(path) = &config.store.kind
+        && let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty() && !folder.is_dir())
+    {
+        let message = format!("is in the folder {}, which does not exist", folder.display());
+        return Err(StartError::Files(vec![Problem::new(STORE.path.key, message)]));
+    }
+    let mut warnings = Vec::new();
+    if components.auth.has_no_users() {
+        warnings.push(Problem::new(AUTH.users_file.key, "has no users: no user can log in"));
+    }
+    let expiries = components.tls.iter().flat_map(|(reloader, _)| reloader.expiries());
+    let now = SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default().as_secs();
+    for (names, _) in expiries.filter(|(_, end)| u64::try_from(*end).unwrap_or_default() <= now) {
+        warnings.push(Problem::new("tls", format!("the certificate for {names} has expired")));
+    }
+    Ok(warnings)
 }
 
 pub(super) fn load(config: &Config, clock: &Clock) -> Result<Components, StartError> {

@@ -57,9 +57,10 @@ pub fn run(matches: &ArgMatches) -> CliResult {
     match matches.subcommand() {
         Some(("check", matches)) => {
             let (config, settings) = options::load(&options::sources(matches))?;
-            app::check(&config)?;
+            let of_files = app::check(&config)?;
             otlp::check(|name| std::env::var(name).ok())?;
-            for warning in warnings(&config, &settings).into_iter().chain(admin_exposure(&config)) {
+            let all = warnings(&config, &settings).into_iter().chain(admin_exposure(&config)).chain(of_files);
+            for warning in all {
                 print_error(&format!("warning: {warning}"));
             }
             print_line("The configuration is valid.")?;

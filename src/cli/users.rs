@@ -81,9 +81,6 @@ fn remove(matches: &ArgMatches) -> anyhow::Result<()> {
     if !existed {
         bail!("{} has no user {user}", file.display());
     }
-    if Users::parse(&text).is_ok_and(|users| users.is_empty()) {
-        bail!("{user} is the last user of {}; the gateway rejects a file without users", file.display());
-    }
     replace_file(&file, &Zeroizing::new(text))?;
     Ok(print_line(format!("{user} removed: {}", file.display()))?)
 }

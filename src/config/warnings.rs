@@ -1,12 +1,49 @@
 //! Reports settings that are valid but probably not intended.
 
-use crate::config::options::{AUTH, AUTHORIZATION};
+use crate::config::options::{AUTH, AUTHORIZATION, GLOBAL, PLATFORM, STORE};
 use crate::config::sources::{Problem, Settings};
-use crate::config::{Config, VerifierOptions};
+use crate::config::{Config, CredentialMode, StoreKind, VerifierOptions, url};
 
 /// Warnings for `config check`, `doctor` and the log at start.
 pub fn warnings(config: &Config, settings: &Settings) -> Vec<Problem> {
-    rules_without_password_check(config, settings).into_iter().collect()
+    rules_without_password_check(config, settings).into_iter().chain(secrets_in_clear_text(config)).collect()
+}
+
+/// SECURITY: who can read the network between two machines gets every secret that is sent without TLS. This is a
+/// warning and not a problem, because the network may encrypt what the gateway does not (a service mesh, a VPN).
+fn secrets_in_clear_text(config: &Config) -> Vec<Problem> {
+    let sends_passwords = match &config.auth.verifier {
+        VerifierOptions::Platform => config.platform.url.is_none(),
+        VerifierOptions::Delegate => true,
+        VerifierOptions::SaltHolder | VerifierOptions::UsersFile(_) | VerifierOptions::Ldap(_) => false,
+    };
+    let mut found = Vec::new();
+    for (index, upstream) in config.all_upstreams().enumerate() {
+        let key = if index == 0 { "upstream" } else { GLOBAL.upstreams.key };
+        let host = first_in_clear(upstream.urls.iter().map(|url| (url.tls, url.host.as_str())));
+        if sends_passwords && index == 0 {
+            found.push((key, host.clone(), "the passwords of users", "https://"));
+        }
+        if matches!(upstream.credential, CredentialMode::Impersonate { .. }) {
+            found.push((key, host, "the service key (upstream.api_key)", "https://"));
+        }
+    }
+    let platform = config.platform.url.iter().map(|url| (url.tls, url.host.as_str()));
+    found.push((PLATFORM.url.key, first_in_clear(platform), "the passwords of users", "https://"));
+    if let StoreKind::Redis(redis) = &config.store.kind {
+        let host = first_in_clear(redis.nodes.iter().map(|node| (node.tls, node.host.as_str())));
+        found.push((STORE.urls.key, host, "the password of the store and all records", "rediss://"));
+    }
+    let warning = |(key, host, what, scheme): (&str, Option<String>, &str, &str)| {
+        let message = format!("sends {what} to {} without encryption; use {scheme}", host?);
+        Some(Problem::new(key, message))
+    };
+    found.into_iter().filter_map(warning).collect()
+}
+
+/// The first host that is reached without TLS and not on the loopback interface.
+fn first_in_clear<'a>(mut servers: impl Iterator<Item = (bool, &'a str)>) -> Option<String> {
+    servers.find(|(tls, host)| !tls && !url::is_loopback(host)).map(|(_, host)| host.to_owned())
 }
 
 /// SECURITY: rules name users, but with `salt-holder` any holder of the salt can use any user name. This is a warning
@@ -29,6 +66,34 @@ fn rules_without_password_check(config: &Config, settings: &Settings) -> Option<
 mod tests {
     use super::*;
     use crate::config::testing::load_with_settings;
+
+    #[test]
+    fn secrets_without_encryption_cause_a_warning() {
+        let impersonate =
+            [("UPSTREAM_CREDENTIAL", "impersonate"), ("UPSTREAM_API_KEY", "tk_1"), ("AUTH_TRUST_SALT_HOLDER", "true")];
+        let redis = |url| [("STORE_KIND", "redis"), ("STORE_URLS", url)];
+        let platform = |url| [("AUTH_VERIFIER", "platform"), ("PLATFORM_URL", url)];
+        let backend = ("UPSTREAM_URL", "http://timbr:8000");
+        for (options, expected) in [
+            (&[&impersonate[..], &[backend]].concat()[..], &["upstream: sends the service key"][..]),
+            (&[&impersonate[..], &[("UPSTREAM_URL", "https://timbr")]].concat(), &[]),
+            (&impersonate, &[]),
+            (&[backend], &[]),
+            (&[("AUTH_VERIFIER", "delegate"), backend], &["upstream: sends the passwords of users to timbr"]),
+            (&[("AUTH_VERIFIER", "platform"), backend], &["upstream: sends the passwords of users to timbr"]),
+            (&platform("http://timbr"), &["platform.url: sends the passwords of users to timbr"]),
+            (&platform("http://localhost"), &[]),
+            (&redis("redis://127.0.0.1"), &[]),
+            (&redis("redis://[::1]:1"), &[]),
+            (&redis("rediss://cache"), &[]),
+            (&redis("redis://cache"), &["store.urls: sends the password of the store and all records to cache"]),
+        ] {
+            let (config, settings) = load_with_settings("", options).expect("valid");
+            let warnings: Vec<_> = warnings(&config, &settings).iter().map(ToString::to_string).collect();
+            assert_eq!(warnings.len(), expected.len(), "{options:?}: {warnings:?}");
+            assert!(warnings.iter().zip(expected).all(|(warning, start)| warning.starts_with(start)), "{warnings:?}");
+        }
+    }
 
     #[test]
     fn rules_without_password_check_cause_a_warning() {

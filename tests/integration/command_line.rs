@@ -284,6 +284,41 @@ fn config_print_supports_json() {
 }
 
 #[test]
+fn config_check_reports_files_that_are_useless() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let at = |name: &str| folder.path().join(name).display().to_string();
+    let certificate = |name: &str, end: i32| {
+        let key = rcgen::KeyPair::generate().expect("a key");
+        let mut params = rcgen::CertificateParams::new(vec!["gateway.example".to_owned()]).expect("valid");
+        (params.not_before, params.not_after) = (rcgen::date_time_ymd(2020, 1, 1), rcgen::date_time_ymd(end, 1, 1));
+        let files = (at(&format!("{name}.crt")), at(&format!("{name}.key")));
+        std::fs::write(&files.0, params.self_signed(&key).expect("signed").pem()).expect("written");
+        std::fs::write(&files.1, key.serialize_pem()).expect("written");
+        files
+    };
+    let check = |options: &[(&str, &str)]| {
+        let all = [&[("API_AUTH_SALT", SALT), ("TIMBR_GATEWAY_UPSTREAM_URL", "http://127.0.0.1:1")], options].concat();
+        let output = program(&["config", "check"], &all, "");
+        (output.status.success(), text(&output.stderr).to_owned())
+    };
+    for (name, end, is_reported) in [("old", 2021, true), ("new", 2100, false)] {
+        let (chain, key) = certificate(name, end);
+        let (valid, printed) = check(&[("TIMBR_GATEWAY_TLS_CERT_FILE", &chain), ("TIMBR_GATEWAY_TLS_KEY_FILE", &key)]);
+        let expected = "warning: tls: the certificate for gateway.example has expired";
+        assert_eq!((valid, printed.contains(expected)), (true, is_reported), "{printed}");
+    }
+    std::fs::write(at("users"), "# no users\n").expect("written");
+    let users = [("TIMBR_GATEWAY_AUTH_VERIFIER", "users-file"), ("TIMBR_GATEWAY_AUTH_USERS_FILE", &at("users"))];
+    let (valid, printed) = check(&users);
+    assert!(valid && printed.contains("warning: auth.users_file: has no users"), "{printed}");
+    for (path, is_valid) in [("tokens", true), ("missing/tokens", false)] {
+        let path = at(path);
+        let (valid, printed) = check(&[("TIMBR_GATEWAY_STORE_KIND", "file"), ("TIMBR_GATEWAY_STORE_PATH", &path)]);
+        assert_eq!((valid, printed.contains("store.path: is in the folder")), (is_valid, !is_valid), "{printed}");
+    }
+}
+
+#[test]
 fn rules_without_password_checks_cause_a_warning() {
     let environment = [
         ("API_AUTH_SALT", SALT),
