@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 
 use crate::base::current::Current;
 use crate::base::shutdown_phase::{ShutdownPhase, ShutdownSignal};
+use crate::observability::metrics::Metrics;
 use crate::upstream::Backends;
 
 /// A worker that has not responded for this long is stuck. A worker of an overloaded machine responds sooner.
@@ -88,6 +89,8 @@ pub struct ProcessHealth {
     pub signal: ShutdownSignal,
     /// The backends, if readiness depends on them (`readiness.upstream`).
     pub backends: Current<Option<Arc<Backends>>>,
+    /// The metrics, which say what cannot be used at the moment.
+    pub metrics: Arc<Metrics>,
 }
 
 /// The name of a check, and the failure if there is one.
@@ -124,7 +127,7 @@ impl ProcessHealth {
         let failure = checks.iter().find_map(|(_, result)| result.as_ref().err());
         let is_healthy = failure.is_none();
         let text = match is_verbose(query) {
-            true => list_checks(name, &checks, is_healthy),
+            true => list_checks(name, &checks, &self.degradations(probe), is_healthy),
             false => failure.map_or("ok", String::as_str).to_owned(),
         };
         ProbeResult { is_healthy, text }
@@ -137,6 +140,18 @@ impl ProcessHealth {
 
     fn readiness_checks(&self) -> impl Iterator<Item = ProbeCheck> {
         [self.startup(), self.workers(), self.shutdown()].into_iter().chain(self.upstream())
+    }
+
+    /// What does not work as configured although the gateway is ready: a new replica would not do better.
+    fn degradations(&self, probe: Probe) -> Vec<(&'static str, &'static str)> {
+        let Metrics { users_unusable, certificates_unusable, issuers_unusable, .. } = &*self.metrics;
+        let all = [
+            (users_unusable, "users-file", "it cannot be loaded; its previous content is used for at most an hour"),
+            (certificates_unusable, "certificates", "they cannot be loaded; the previous ones are used"),
+            (issuers_unusable, "jwt-issuers", "keys cannot be fetched; the previous ones are used"),
+        ];
+        let failing = all.into_iter().filter(|(gauge, ..)| probe == Probe::Ready && gauge.get() > 0);
+        failing.map(|(_, name, error)| (name, error)).collect()
     }
 
     fn startup(&self) -> ProbeCheck {
@@ -169,7 +184,7 @@ fn is_verbose(query: Option<&str>) -> bool {
     parts.any(|part| part == "verbose" || part.starts_with("verbose="))
 }
 
-fn list_checks(name: &str, checks: &[ProbeCheck], is_healthy: bool) -> String {
+fn list_checks(name: &str, checks: &[ProbeCheck], degradations: &[(&str, &str)], is_healthy: bool) -> String {
     let mut text = String::new();
     for (name, result) in checks {
         let written = match result {
@@ -177,6 +192,10 @@ fn list_checks(name: &str, checks: &[ProbeCheck], is_healthy: bool) -> String {
             Err(error) => writeln!(text, "[-]{name} failed: {error}"),
         };
         written.expect("writing to a String cannot fail");
+    }
+    for (name, error) in degradations {
+        writeln!(text, "[-]{name} failed, readiness is not affected: {error}")
+            .expect("writing to a String cannot fail");
     }
     text + &format!("{name} check {}", if is_healthy { "passed" } else { "failed" })
 }
@@ -194,6 +213,7 @@ mod tests {
             liveness: Rc::new(WorkerLiveness::new(2)),
             signal,
             backends: Current::new(None),
+            metrics: Arc::default(),
         };
         let run = |probe: Probe, query: Option<&str>| {
             let result = health.probe(probe, query);
@@ -202,6 +222,11 @@ mod tests {
         assert_eq!(run(Probe::Ready, None), (false, "starting".to_owned()));
         assert!(!health.startup.record_started() && health.startup.record_started());
         assert_eq!(run(Probe::Startup, Some("a=b")), (true, "ok".to_owned()));
+        health.metrics.users_unusable.set(1);
+        assert_eq!(run(Probe::Ready, None), (true, "ok".to_owned()));
+        let (is_healthy, text) = run(Probe::Ready, Some("verbose"));
+        assert!(is_healthy && text.contains("\n[-]users-file failed, readiness is not affected: it cannot"), "{text}");
+        health.metrics.users_unusable.set(0);
         controller.advance(ShutdownPhase::NotReady);
         assert_eq!(
             run(Probe::Ready, Some("exclude=x&verbose")),

@@ -84,7 +84,13 @@ impl<'a> Supervisor<'a> {
         let last_reload = Current::new(None);
         let is_self_signed = components.certificate_pem.is_some();
         let admin = Rc::new(AdminContext {
-            health: ProcessHealth { startup: started, liveness, signal: signal.clone(), backends: ready_with.clone() },
+            health: ProcessHealth {
+                startup: started,
+                liveness,
+                signal: signal.clone(),
+                backends: ready_with.clone(),
+                metrics: Arc::clone(&metrics),
+            },
             metrics: Arc::clone(&metrics),
             snapshot: active.clone(),
             recent_rejections: rejections,

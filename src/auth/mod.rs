@@ -278,9 +278,10 @@ impl Auth {
     }
 
     /// Renews the upstream key after the backend rejected it. `None` if the identity has no renewable key.
-    pub async fn renew_upstream_key(&self, identity: &Identity) -> Option<Renewal> {
+    pub async fn renew_upstream_key(&self, identity: &Identity, upstream: &UpstreamClient) -> Option<Renewal> {
         let (id, rejected) = identity.renewable_key()?;
-        Some(self.upstream_keys.as_ref()?.renew(&self.store, id, rejected).await)
+        let checks = (&self.foreign_keys, upstream);
+        Some(self.upstream_keys.as_ref()?.renew(&self.store, id, rejected, checks).await)
     }
 
     /// The impersonation rules.
@@ -331,6 +332,11 @@ impl Auth {
     /// Returns whether the verifier's file is invalid, so that its previous content is still active.
     pub fn is_verifier_failing(&self) -> bool {
         self.verifier.is_failing()
+    }
+
+    /// Returns whether no user can log in, because the users file has none.
+    pub fn has_no_users(&self) -> bool {
+        self.verifier.has_no_users()
     }
 
     /// The JWT issuers and their keys. A reload that does not change them keeps the same instance.

@@ -68,6 +68,11 @@ impl FileWatch {
 }
 
 impl FileStamps {
+    /// Whether the last change is long enough ago that nothing is likely to be writing the files.
+    pub fn is_settled(&self) -> bool {
+        self.settled
+    }
+
     fn capture<'a>(paths: impl Iterator<Item = &'a Path>) -> FileStamps {
         let files: Option<Vec<_>> = paths.map(read_stamp).collect();
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();

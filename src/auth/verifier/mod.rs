@@ -140,6 +140,11 @@ impl Verifier {
         }
     }
 
+    /// Returns whether there is a users file and it has no users.
+    pub fn has_no_users(&self) -> bool {
+        matches!(self, Verifier::UsersFile(users) if users.is_empty())
+    }
+
     /// Returns whether the users file is invalid, so that its previous content is still active.
     pub fn is_failing(&self) -> bool {
         match self {

@@ -43,7 +43,7 @@ impl Users {
         Ok(())
     }
 
-    /// Returns whether the file has no users, so that all logins would fail.
+    /// Returns whether the file has no users, so that all logins fail.
     pub fn is_empty(&self) -> bool {
         self.hashes.is_empty()
     }

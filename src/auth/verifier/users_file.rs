@@ -2,10 +2,11 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::Semaphore;
-use tracing::{error, info};
+use tracing::{error, info, warn};
 
 use crate::auth::bearer::Credentials;
 use crate::auth::credential_file::{self, CredentialFileError};
@@ -16,10 +17,15 @@ use crate::auth::{FileReload, changed_file};
 use crate::base::watched_files::FileWatch;
 use crate::config::options::AUTH;
 
+/// How long the previous content of a file that has become invalid is used. Then no password is accepted or rejected.
+const MAX_STALE: Duration = Duration::from_secs(60 * 60);
+
 /// A users file and its current content.
 pub struct UsersFile {
     path: PathBuf,
     users: RwLock<Arc<Users>>,
+    /// Since when the file has been invalid.
+    failing_since: Mutex<Option<Instant>>,
     watch: Mutex<FileWatch>,
     hash_permits: Arc<Semaphore>,
 }
@@ -33,6 +39,7 @@ impl UsersFile {
         Ok(UsersFile {
             path: path.to_owned(),
             users: RwLock::new(Arc::new(users)),
+            failing_since: Mutex::default(),
             watch: Mutex::default(),
             hash_permits: Arc::new(Semaphore::new(permits)),
         })
@@ -40,28 +47,36 @@ impl UsersFile {
 
     /// Reloads the file. Returns the users that were removed or have a new hash. Blocks on the file system.
     ///
-    /// SECURITY: an invalid file changes nothing: the previous content stays active.
+    /// SECURITY: with an invalid file the previous content stays active, but not for ever: see [`MAX_STALE`]. A file
+    /// without users is valid and means that no user exists.
     pub fn reload(&self, reload: FileReload) -> Vec<String> {
         let mut watch = self.watch.lock();
         let Some(stamps) = changed_file(&mut watch, &self.path, reload) else { return Vec::new() };
         match read_users(&self.path) {
+            // An editor may have truncated the file, and be about to write it.
+            Ok(users) if users.is_empty() && !stamps.is_settled() && reload == FileReload::IfChanged => Vec::new(),
             Ok(users) => {
+                *self.failing_since.lock() = None;
                 let before = self.users();
                 let changed = changed_users(&before, &users);
                 if watch.record_success(stamps) || !changed.is_empty() || users.sorted().len() != before.sorted().len()
                 {
                     info!(users = users.sorted().len(), ended = changed.len(), "users file reloaded");
+                    if users.is_empty() {
+                        warn!(option = AUTH.users_file.key, "the users file has no users: no user can log in");
+                    }
                 }
                 *self.users.write() = Arc::new(users);
                 changed
             }
             Err(problem) => {
+                self.failing_since.lock().get_or_insert_with(Instant::now);
                 let message = problem.to_string();
                 if watch.record_failure(&message) {
                     error!(
                         option = AUTH.users_file.key,
                         error = message,
-                        "cannot use the users file; the previous users stay active"
+                        "cannot use the users file; the previous users stay active for at most an hour"
                     );
                 }
                 Vec::new()
@@ -79,8 +94,17 @@ impl UsersFile {
         changed_users(&before.users(), &self.users())
     }
 
+    /// Returns whether no user exists.
+    pub fn is_empty(&self) -> bool {
+        self.users().is_empty()
+    }
+
     fn users(&self) -> Arc<Users> {
         Arc::clone(&self.users.read())
+    }
+
+    fn is_too_stale(&self) -> bool {
+        self.failing_since.lock().is_some_and(|since| since.elapsed() >= MAX_STALE)
     }
 
     /// Verifies a password on a blocking thread, so that the worker can serve other requests.
@@ -89,6 +113,9 @@ impl UsersFile {
         credentials: &Credentials,
         attempt: Attempt,
     ) -> Result<VerifiedLogin, VerifyError> {
+        if self.is_too_stale() {
+            return Err(VerifyError::Unavailable);
+        }
         // SECURITY: a client with too many failures must not cause a hash computation.
         let (permit, charge) = start_check(&self.hash_permits, &attempt).await?;
         let users = self.users();
@@ -116,10 +143,7 @@ impl UsersFile {
 }
 
 fn read_users(path: &Path) -> Result<Users, CredentialFileError> {
-    credential_file::read(path, |text| match Users::parse(text)? {
-        users if users.is_empty() => Err(vec!["has no users, so all logins would fail".to_owned()]),
-        users => Ok(users),
-    })
+    credential_file::read(path, Users::parse)
 }
 
 /// Users of `before` that were removed or have a new hash.
@@ -132,7 +156,6 @@ fn changed_users(before: &Users, now: &Users) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::time::Duration;
 
     use crate::auth::failure_limiter::FailureLimiter;
     use crate::base::clock::Clock;
@@ -328,13 +351,46 @@ mod tests {
         assert_eq!(file.reload(FileReload::IfChanged), [""; 0]);
         std::fs::write(&path, format!("alice:{a}\nbob:{c}\neve:{c}\n")).expect("written");
         assert_eq!(file.reload(FileReload::IfChanged), ["bob"]);
-        for broken in ["", "alice:nonsense\n"] {
-            std::fs::write(&path, broken).expect("written");
-            assert_eq!(file.reload(FileReload::IfChanged), [""; 0]);
-            assert!(file.is_failing() && file.users().hash_of("eve").is_some());
-        }
+        std::fs::write(&path, "alice:nonsense\n").expect("written");
+        assert_eq!(file.reload(FileReload::IfChanged), [""; 0]);
+        assert!(file.is_failing() && file.users().hash_of("eve").is_some());
         std::fs::write(&path, format!("eve:{c}\n")).expect("written");
         assert_eq!(file.reload(FileReload::IfChanged), ["alice", "bob"]);
         assert!(!file.is_failing());
+    }
+
+    #[tokio::test]
+    async fn a_file_without_users_means_that_no_user_exists() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("users");
+        std::fs::write(&path, format!("alice:{}\n", hash("a", "$2y$"))).expect("written");
+        let file = UsersFile::read(&path).expect("valid");
+        std::fs::write(&path, "# no users\n").expect("written");
+        assert_eq!(file.reload(FileReload::IfChanged), [""; 0], "the rest may be about to be written");
+        assert_eq!(file.reload(FileReload::Always), ["alice"]);
+        assert!(file.is_empty() && !file.is_failing());
+        let verified = file.verify(&credentials("alice", "a"), attempt()).await;
+        assert_eq!(verified.map(drop), Err(VerifyError::WrongCredentials));
+        assert!(UsersFile::read(&path).is_ok());
+    }
+
+    #[tokio::test]
+    async fn an_invalid_file_is_replaced_by_its_previous_content_for_a_limited_time() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("users");
+        let valid = format!("alice:{}\n", hash("a", "$2y$"));
+        std::fs::write(&path, &valid).expect("written");
+        let file = UsersFile::read(&path).expect("valid");
+        let login = async || file.verify(&credentials("alice", "a"), attempt()).await.map(drop);
+        std::fs::remove_file(&path).expect("removed");
+        file.reload(FileReload::IfChanged);
+        assert_eq!(login().await, Ok(()));
+        let Some(long_ago) = Instant::now().checked_sub(MAX_STALE) else { return };
+        *file.failing_since.lock() = Some(long_ago);
+        file.reload(FileReload::IfChanged);
+        assert_eq!(login().await, Err(VerifyError::Unavailable));
+        std::fs::write(&path, &valid).expect("written");
+        file.reload(FileReload::IfChanged);
+        assert_eq!(login().await, Ok(()));
     }
 }
