@@ -237,8 +237,10 @@ fn bash_completes_subcommands() {
         "{}\nCOMP_WORDS=(timbr-gateway config pr) COMP_CWORD=2; _timbr__gateway timbr-gateway pr config; echo \"${{COMPREPLY[@]}}\"",
         text(&script.stdout)
     );
-    let mut bash = Command::new("bash");
-    let output = bash.arg("--norc").arg("-c").arg(asked).output().expect("bash");
+    // As a file, because the script is longer than an argument may be.
+    let file = tempfile::NamedTempFile::new().expect("a file");
+    std::fs::write(file.path(), asked).expect("written");
+    let output = Command::new("bash").arg("--norc").arg(file.path()).output().expect("bash");
     assert_eq!(text(&output.stdout).trim(), "print", "{output:?}");
 }
 
