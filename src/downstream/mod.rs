@@ -44,12 +44,9 @@ use reaper::Registration;
 use socket::{ClientSocket, ClientTlsStream, TlsTransport};
 use watched_io::WatchedIo;
 
-/// Maximum bytes of a rejected request's body that are read and discarded after the response. HTTP/1 can then keep the
-/// connection open, and an HTTP/2 client that is still sending does not treat the reset of its stream as a failure.
+/// Maximum bytes of a rejected request's body that are read and discarded. HTTP/1 can then keep the connection open, and
+/// an HTTP/2 client that is still sending does not treat the reset of its stream as a failure.
 const MAX_DISCARDED_BODY: u64 = 256 * 1024;
-
-/// Maximum time for reading and discarding such a body.
-const DISCARD_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// State that the connections of one listener share.
 pub struct Service {

@@ -22,7 +22,7 @@ use crate::base::current::Current;
 use crate::downstream::activity::{Activity, CloseMode};
 use crate::downstream::socket::ClientSocket;
 use crate::downstream::watched_io::WatchedIo;
-use crate::downstream::{DISCARD_TIMEOUT, MAX_DISCARDED_BODY, ServingConfig};
+use crate::downstream::{MAX_DISCARDED_BODY, ServingConfig};
 use crate::gateway::DownstreamResponse;
 use crate::gateway::context::Peer;
 use crate::gateway::rejection::Rejection;
@@ -33,6 +33,10 @@ use crate::http::headers::Head;
 
 use response::RequestSummary;
 use wire::Wire;
+
+/// Maximum delay of a rejection while the body of its request arrives. Many clients send it right after the head, in a
+/// separate packet.
+const REJECTED_BODY_TIMEOUT: Duration = Duration::from_millis(250);
 
 /// Limits of one connection.
 #[derive(Clone, Copy, Debug)]
@@ -220,12 +224,13 @@ where
         let mut request = RequestSummary { method: head.method.clone(), version, keep_alive };
         self.wire.borrow_mut().expect_body(framing, expects_continue);
         let response = self.call_gateway(head).await?;
-        request.keep_alive &= self.can_discard_body();
+        // Boxed, as it is rare.
+        request.keep_alive &= self.wire.borrow().is_body_complete() || Box::pin(self.discard_body()).await?;
         // A client that requested the close may still send data, such as its TLS alert, and must receive the response.
         if !request.keep_alive {
             self.activity.require_linger();
         }
-        let stays_open = self.send_response(&request, response).await? && self.discard_body().await?;
+        let stays_open = self.send_response(&request, response).await?;
         drop(in_flight);
         Ok(stays_open && !self.is_closing)
     }
@@ -252,20 +257,20 @@ where
         let wire = self.wire.borrow();
         // A body that was read in part is too large, too slow, incomplete, or still being forwarded.
         let is_small = wire.remaining_body().is_none_or(|remaining| remaining <= MAX_DISCARDED_BODY);
-        wire.is_body_complete() || (is_small && wire.is_body_untouched())
+        is_small && wire.is_body_untouched()
     }
 
-    /// Reads and discards the rest of the request's body. Returns whether its end was reached; otherwise the connection
-    /// is closed.
+    /// Reads and discards the body of a rejected request, if it is small and arrives at once. Returns whether its end
+    /// was reached. Otherwise the response announces the close of the connection: a client that learned of it only by
+    /// the close could lose its next request.
     ///
     /// SECURITY: the rest of a body must never be parsed as the next request.
     async fn discard_body(&mut self) -> Result<bool, ConnectionEnd> {
-        let wire = Rc::clone(&self.wire);
-        if wire.borrow().is_body_complete() {
-            return Ok(true);
+        if !self.can_discard_body() {
+            return Ok(false);
         }
+        let wire = Rc::clone(&self.wire);
         let mut read = 0;
-        let activity = Rc::clone(&self.activity);
         let discard = self.until_shutdown(|cx, _| {
             loop {
                 match ready!(wire.borrow_mut().poll_body(cx)) {
@@ -274,12 +279,11 @@ where
                     Some(Err(_)) => return Poll::Ready(false),
                 }
                 if read > MAX_DISCARDED_BODY {
-                    activity.require_linger();
                     return Poll::Ready(false);
                 }
             }
         });
-        timeout(DISCARD_TIMEOUT, discard).await.unwrap_or(Ok(false))
+        timeout(REJECTED_BODY_TIMEOUT, discard).await.unwrap_or(Ok(false))
     }
 
     /// Polls until the reaper aborts the connection. `poll` receives whether the connection is to close.

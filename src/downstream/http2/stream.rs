@@ -15,15 +15,18 @@ use http::{Method, Request, Response, StatusCode, Version};
 use http_body::Body;
 use tokio::time::{sleep, timeout};
 
+use crate::downstream::MAX_DISCARDED_BODY;
 use crate::downstream::http2::delivery::{Delivery, SentData};
 use crate::downstream::http2::request_body::Http2RequestBody;
-use crate::downstream::{DISCARD_TIMEOUT, MAX_DISCARDED_BODY};
 use crate::gateway::context::Peer;
 use crate::gateway::rejection::Rejection;
 use crate::gateway::{DownstreamResponse, Gateway, ObservedBody};
 use crate::http::client_body::ClientBody;
 use crate::http::h1::response::{ResponseFraming, with_http_date};
 use crate::http::headers::{Head, HeaderName, Headers};
+
+/// Maximum time for reading and discarding the rest of a request's body after the response.
+const DISCARD_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Time between the end of a response and the reset of a stream whose request is too large to be discarded.
 const RESET_DELAY: Duration = Duration::from_millis(500);

@@ -1,5 +1,7 @@
 //! Bodies that look like requests, and requests that are rejected before their body has arrived.
 
+use std::time::Duration;
+
 use super::{CLOSING, Site};
 use crate::support::wire::Wire;
 
@@ -84,4 +86,40 @@ fn a_rejection_does_not_wait_for_the_body() {
     site.settle();
     let targets: Vec<_> = site.backend.seen().into_iter().map(|seen| seen.target).collect();
     assert_eq!(targets, ["/timbr/api/afterwards"]);
+}
+
+/// A client that learns of the close only by the close could lose its next request.
+#[test]
+fn a_rejection_announces_the_close_that_an_unread_body_causes() {
+    let site = Site::new(&[]);
+    let chunk = [b"10000\r\n".as_slice(), &[b'x'; 0x10000], b"\r\n"].concat();
+    let chunks = |count: usize| [chunk.repeat(count), b"0\r\n\r\n".to_vec()].concat();
+    let (half, late) = (Duration::from_millis(50), Duration::from_millis(600));
+    for (framing, body, pause, stays_open) in [
+        ("Transfer-Encoding: chunked", chunks(2), Duration::ZERO, true),
+        ("Transfer-Encoding: chunked", chunks(2), half, true),
+        ("Transfer-Encoding: chunked", chunks(2), late, false),
+        ("Transfer-Encoding: chunked", chunks(8), Duration::ZERO, false),
+        ("Content-Length: 20000", vec![b'x'; 20_000], Duration::ZERO, true),
+        ("Content-Length: 20000", vec![b'x'; 20_000], half, true),
+        ("Content-Length: 20000", vec![b'x'; 20_000], late, false),
+        ("Content-Length: 600000", vec![b'x'; 600_000], Duration::ZERO, false),
+    ] {
+        let mut wire = Wire::connect(site.gateway.http());
+        let head = format!("POST @T HTTP/1.1\r\nHost: h\r\nContent-Type: application/json\r\n{framing}\r\n\r\n");
+        wire.send(&site.fill(0, head.as_bytes()));
+        for part in body.chunks(body.len() / 2 + 1) {
+            std::thread::sleep(pause);
+            wire.send(part);
+        }
+        let response = wire.read_responses(1, Duration::from_secs(5)).responses().remove(0);
+        let what = format!("{framing}, {} bytes, {pause:?}", body.len());
+        assert_eq!(response.status, 401, "{what}");
+        assert_eq!(response.header("connection") != "close", stays_open, "{what}");
+        if stays_open {
+            wire.send(&site.fill(0, b"GET @T HTTP/1.1\r\n@H\r\n"));
+            let both = wire.read_responses(2, Duration::from_secs(5)).responses();
+            assert_eq!(both.last().expect("one").status, 200, "{what}");
+        }
+    }
 }
