@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use timbr_gateway::base::clock::Clock;
 use timbr_gateway::base::user_name::UserName;
-use timbr_gateway::store::{LoginId, NewToken, Store, TokenId, TokenLimits};
+use timbr_gateway::store::{KeyRing, LoginId, NewToken, PRIMARY_KEY, Store, TokenBinding, TokenId, TokenLimits};
 
 /// The same allocator as in the gateway.
 #[global_allocator]
@@ -54,12 +54,12 @@ fn filled(count: u64) -> (Store, usize) {
     let before = resident();
     let day = Duration::from_secs(86_400);
     let limits = TokenLimits { ttl: day, idle_ttl: None, max: usize::MAX };
-    let store = Store::in_memory(limits, Clock::system());
+    let store = Store::in_memory(limits, KeyRing::new(&[]), Clock::system());
     for number in 0..count {
         let user = UserName::parse(format!("user{number}").as_bytes()).expect("a name");
         let login = LoginId((u128::from(number) << 64 | u128::from(number)).to_be_bytes());
-        let new = NewToken { login, user, upstream_key: None, salt: 0 };
-        let mut kept = pin!(store.insert(new, [0; 20], store.proof_for(0), |_| TokenId::from_token(&token(number))));
+        let new = NewToken { login, user, upstream_key: None, binding: TokenBinding([0; 8]), key: PRIMARY_KEY };
+        let mut kept = pin!(store.insert(new, [0; 20], |_| TokenId::from_token(&token(number))));
         let kept = kept.as_mut().poll(&mut Context::from_waker(Waker::noop()));
         assert!(matches!(kept, Poll::Ready(Ok(_))), "the memory store never waits");
     }

@@ -116,14 +116,14 @@ pub async fn list_salts(call: Call<'_>) -> CallResult {
     let auth = &call.admin.snapshot.get().auth;
     let store = auth.store();
     let usage =
-        store.salt_usage(auth.salt_ids()).await.map_err(|_| unavailable("The use of the salts is not known."))?;
+        store.salt_usage(auth.salt_names()).await.map_err(|_| unavailable("The use of the salts is not known."))?;
     let salts: Vec<_> = auth
         .salt_names()
         .iter()
         .zip(usage)
         .map(|(salt, usage)| {
             let last_used = usage.last_used.map(Timestamp::unix_seconds);
-            json!({ "salt": salt, "last_used": last_used, "users": usage.users })
+            json!({ "salt": salt.to_string(), "last_used": last_used, "users": usage.users })
         })
         .collect();
     Ok(json!({ "since_start": store.is_memory_only(), "salts": salts }))

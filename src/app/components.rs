@@ -7,7 +7,7 @@ use std::time::SystemTime;
 use tracing::{info, warn};
 
 use crate::app::StartError;
-use crate::auth::{Auth, ReloadInvalidation};
+use crate::auth::{Auth, EndedLogins};
 use crate::base::clock::Clock;
 use crate::config::changes::Changes;
 use crate::config::options::{AUTH, LOG, STORE, UPSTREAM};
@@ -91,7 +91,7 @@ impl NewComponents {
         }
     }
 
-    /// Activates the components, and revokes the tokens that the configuration invalidates.
+    /// Activates the components. Tokens that the configuration does not accept any more end.
     pub fn activate(
         mut self,
         config: Config,
@@ -102,7 +102,7 @@ impl NewComponents {
         if let (Some(reloader), Some(prepared)) = (tls, self.tls) {
             reloader.apply(prepared);
         }
-        log_revoked_tokens(&self.auth.take_over(&config, (&current.auth, &current.config)));
+        log_ended_tokens(&self.auth.take_over(&config, &current.auth));
         if changes.has_any_of(&[LOG.level.key]) {
             log::set_level(config.log.level);
         }
@@ -168,26 +168,19 @@ fn prepare_tls(config: &Config, reloader: Option<&TlsReloader>) -> Result<Option
     reloader.prepare(config.tls.clone(), self_signed).map(Some)
 }
 
-/// Logs the tokens that a new configuration has revoked.
-fn log_revoked_tokens(tokens: &ReloadInvalidation) {
-    let scope = match tokens {
-        ReloadInvalidation::None => return,
-        ReloadInvalidation::Users(users) => format!("of {} users", users.len()),
-        ReloadInvalidation::All => "all".to_owned(),
-    };
+/// Logs the tokens that ended by a reload.
+pub(super) fn log_ended_tokens(ended: &EndedLogins) {
+    if ended.tokens == 0 {
+        return;
+    }
+    let scope = format!("{} of {} users", ended.tokens, ended.users.len());
     log::write_audit(|record| {
         record.text(label!("what"), "revocation");
         record.text(label!("decision"), "done");
         record.text(label!("tokens"), &scope);
         record.text(label!("by"), "reload");
     });
-    match tokens {
-        ReloadInvalidation::All => warn!(
-            "the authority that verifies logins has changed, or the backend that receives the tokens' upstream keys: all \
-             existing tokens were revoked"
-        ),
-        _ => info!(what = scope, "tokens were revoked"),
-    }
+    info!(tokens = scope, "tokens ended: the verifier does not vouch for their logins any more");
 }
 
 /// The TLS configuration for clients, if HTTPS is enabled, and the PEM of a self-signed certificate.

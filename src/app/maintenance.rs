@@ -154,6 +154,8 @@ impl Maintenance {
             self.metrics.certificates_unusable.set(i64::from(tls.is_failing()));
         }
         self.metrics.tokens.set(i64::try_from(auth.store().token_count()).unwrap_or(i64::MAX));
+        let evicted = auth.store().evicted_count();
+        self.metrics.tokens_evicted.inc_by(evicted - self.metrics.tokens_evicted.get());
         self.metrics.users_unusable.set(i64::from(auth.is_verifier_failing()));
         self.metrics.issuers_unusable.set(i64::try_from(auth.failing_issuer_count()).unwrap_or(i64::MAX));
     }

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use tracing::{error, info, warn};
 
-use crate::app::components::NewComponents;
+use crate::app::components::{NewComponents, log_ended_tokens};
 use crate::auth::FileReload;
 use crate::base::clock::Clock;
 use crate::base::watched_files::{FileStamps, FileWatch};
@@ -74,7 +74,7 @@ impl ConfigReloader {
         if let Some(tls) = &mut self.tls {
             tls.reload();
         }
-        self.snapshot.auth.reload_files(FileReload::Always);
+        log_ended_tokens(&self.snapshot.auth.reload_files(FileReload::Always));
         self.watch.reset();
         let outcome = self.load(Trigger::Operator);
         self.failed_at = None;
@@ -91,7 +91,7 @@ impl ConfigReloader {
         if let Some(tls) = &mut self.tls {
             tls.reload_if_changed();
         }
-        self.snapshot.auth.reload_files(FileReload::IfChanged);
+        log_ended_tokens(&self.snapshot.auth.reload_files(FileReload::IfChanged));
         let Some(stamps) = self.changed_files() else { return Ok(None) };
         let outcome = self.load(Trigger::FileChange);
         if let Err(problems) = &outcome {

@@ -5,13 +5,14 @@ use crate::auth::failure_limiter::TooManyFailures;
 use crate::auth::jwt::JwtError;
 use crate::auth::verifier::VerifyError;
 use crate::base::user_name::UserName;
+use crate::store::TokenEnd;
 
 /// Why a credential was not accepted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum KeyError {
-    /// A token of this gateway that has expired or was revoked.
-    #[error("the token has expired or was revoked")]
-    TokenExpired,
+    /// A token of this gateway that is not valid any more.
+    #[error("the token is not valid any more")]
+    TokenEnded(TokenEnd),
     /// Neither the gateway nor, if it was consulted, the backend knows the key.
     #[error("unknown key")]
     Unknown,

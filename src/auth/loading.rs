@@ -1,5 +1,6 @@
 //! Builds [`Auth`] at start and for each reload, and decides which state a reload keeps.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
@@ -12,18 +13,18 @@ use crate::auth::foreign_keys::{ForeignKeys, VerdictTtls};
 use crate::auth::impersonation::Impersonation;
 use crate::auth::jwt::JwtVerifier;
 use crate::auth::keys_file::KnownKeys;
-use crate::auth::reload_invalidation::{ReloadInvalidation, invalidated_tokens};
-use crate::auth::salt_ids::SaltIds;
 use crate::auth::token::TokenMint;
 use crate::auth::token_acceptance::TokenAcceptance;
+use crate::auth::token_binding::TokenBinder;
 use crate::auth::upstream_keys::UpstreamKeys;
 use crate::auth::verifier::{Delegate, LdapDirectory, Platform, RemoteVerifier, UsersFile, Verifier};
 use crate::base::clock::Clock;
+use crate::base::user_name::UserName;
 use crate::config::changes::Changes;
-use crate::config::options::{AUTH, GLOBAL, TOKENS};
+use crate::config::options::{AUTH, TOKENS};
 use crate::config::{Config, Problem, VerifierOptions};
 use crate::observability::metrics::StoreMetrics;
-use crate::store::{RunningDriver, Store, StoreStartError, TokenLimits, derive_key, salt_name};
+use crate::store::{RunningDriver, SaltName, Store, StoreStartError, TokenLimits};
 
 /// The options that each part depends on. A reload that changes one of them builds the part from scratch instead of
 /// keeping its state.
@@ -32,6 +33,15 @@ const FOREIGN_KEY_OPTIONS: [&str; 4] = ["auth.", "platform.", "upstream", TOKENS
 const JWT_OPTIONS: [&str; 1] = ["auth.jwt"];
 const UPSTREAM_KEY_OPTIONS: [&str; 6] =
     [AUTH.verifier.key, "ldap.", "platform.", "upstream", TOKENS.ttl.key, TOKENS.max.key];
+
+/// Tokens that ended because their login is not valid any more.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct EndedLogins {
+    /// The number of tokens.
+    pub tokens: usize,
+    /// Their users.
+    pub users: BTreeSet<UserName>,
+}
 
 /// The active state, and the options that changed.
 type Previous<'a> = Option<(&'a Auth, &'a Changes)>;
@@ -67,15 +77,12 @@ impl Auth {
             None => Store::new(config, clock).map(Arc::new),
         };
         let store = store.map_err(|problem| problems.push(problem));
-        let known_salts = before.map_or_else(Arc::default, |(auth, _)| Arc::clone(&auth.known_salts));
-        let salt_ids = assign_salt_ids(&known_salts, config).map_err(|problem| problems.push(problem));
         let jwt_verifier = match unchanged(&JWT_OPTIONS) {
             Some(auth) => Ok(Arc::clone(&auth.jwt_verifier)),
             None => JwtVerifier::new(&config.auth.jwt, clock).map(Arc::new),
         };
         let jwt_verifier = jwt_verifier.map_err(|of_issuers| problems.extend(of_issuers));
-        let (Ok(verifier), Ok(known_keys), Ok(store), Ok(salt_ids), Ok(jwt_verifier)) =
-            (verifier, known_keys, store, salt_ids, jwt_verifier)
+        let (Ok(verifier), Ok(known_keys), Ok(store), Ok(jwt_verifier)) = (verifier, known_keys, store, jwt_verifier)
         else {
             return Err(problems);
         };
@@ -101,15 +108,14 @@ impl Auth {
         };
         Ok(Auth {
             bearer_opener: BearerOpener::new(&config.salts, config.auth.bearer_max_age, clock.clone()),
-            token_mint: TokenMint::new(&config.salts),
+            token_mint: TokenMint::new(store.key_ring()),
+            token_binder: TokenBinder::new(config, store.key_ring()),
+            token_ttl: tokens.ttl,
             verifier,
-            verifier_generation: before.map_or(0, |(auth, _)| auth.verifier_generation),
             failure_limiter,
             token_acceptance: TokenAcceptance::default(),
             active_limiter,
-            salt_names: config.salts.iter().map(salt_name).collect(),
-            salt_ids,
-            known_salts,
+            salt_names: config.salts.iter().map(SaltName::new).collect(),
             store,
             known_keys,
             foreign_policy: tokens.foreign,
@@ -134,42 +140,30 @@ impl Auth {
     }
 
     /// Replaces the state that this one was rebuilt from. Must be called before the first request uses it. `config`
-    /// belongs to this state, `before` is the previous one with its configuration. Returns whose tokens were revoked.
-    ///
-    /// SECURITY: revokes the tokens of removed salts, and those that the new configuration would not issue.
-    pub fn take_over(&mut self, config: &Config, (before, before_config): (&Auth, &Config)) -> ReloadInvalidation {
+    /// belongs to this state. Returns the tokens that ended.
+    pub fn take_over(&mut self, config: &Config, before: &Auth) -> EndedLogins {
         let tokens = &config.tokens;
         self.store.set_limits(TokenLimits { ttl: tokens.ttl, idle_ttl: tokens.idle_ttl, max: tokens.max });
-        self.store.retain_salts(&self.salt_ids);
         *self.active_limiter.lock() = Arc::downgrade(&self.failure_limiter);
-        let invalidated = invalidated_tokens((before_config, &before.verifier), (config, &self.verifier));
-        if !matches!(invalidated, ReloadInvalidation::None) {
-            // Discards logins that the previous verifier is still checking.
-            self.verifier_generation += 1;
-            self.store.set_verifier(self.verifier_generation);
-        }
-        match &invalidated {
-            ReloadInvalidation::None => {}
-            ReloadInvalidation::Users(users) => self.store.revoke_users(users),
-            ReloadInvalidation::All => self.store.revoke_all(),
-        }
-        invalidated
+        let is_same =
+            Arc::ptr_eq(&self.verifier, &before.verifier) && self.token_binder.is_same_as(&before.token_binder);
+        if is_same { EndedLogins::default() } else { self.end_unbound_tokens() }
+    }
+
+    /// Frees the entries of tokens that the verifier does not vouch for any more. They are not accepted in any case.
+    pub(super) fn end_unbound_tokens(&self) -> EndedLogins {
+        let users = self.store.end_if(|record| !self.token_binder.is_bound(record, &self.verifier));
+        EndedLogins { tokens: users.len(), users: users.into_iter().collect() }
     }
 }
 
-fn assign_salt_ids(known_salts: &SaltIds, config: &Config) -> Result<Vec<u8>, Problem> {
-    let too_many =
-        || Problem::new(GLOBAL.api_auth_salt.key, "had too many different values since the start; restart the gateway");
-    known_salts.assign(&config.salts).ok_or_else(too_many)
-}
-
-/// The bucket identifiers are derived from the primary salt, so that replicas with the same salt share buckets.
+/// The bucket identifiers are derived from the primary key of the store, so that its replicas share buckets.
 fn build_failure_limiter(config: &Config, before: Previous<'_>, store: &Arc<Store>, clock: &Clock) -> FailureLimiter {
     let publish: PublishFailure = Box::new({
         let store = Arc::clone(store);
         move |failure| store.publish_failure(failure)
     });
-    let bucket_key = derive_key(&config.salts[0], "timbr-gateway failures 1");
+    let bucket_key = store.key_ring().derive_primary("failures 2");
     match before {
         Some((auth, _)) => auth.failure_limiter.with_limits(config.failures, &bucket_key, publish),
         None => FailureLimiter::new(config.failures, &bucket_key, publish, clock.clone()),

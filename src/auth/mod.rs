@@ -13,16 +13,16 @@ pub mod impersonation;
 pub mod jwt;
 mod keys_file;
 mod loading;
-mod reload_invalidation;
-mod salt_ids;
 pub mod token;
 mod token_acceptance;
+pub mod token_binding;
 pub mod upstream_keys;
 pub mod verifier;
 
 use std::net::IpAddr;
 use std::path::Path;
 use std::sync::{Arc, Weak};
+use std::time::Duration;
 
 use parking_lot::Mutex;
 
@@ -33,13 +33,13 @@ use crate::config::ForeignKeyPolicy;
 use crate::observability::auth_timing::AuthTiming;
 use crate::observability::metrics::AuthOutcome;
 use crate::observability::phase::Phase;
-use crate::store::{Fingerprint, NewToken, Store, TokenId, TokenRecord, Unavailable};
+use crate::store::{Fingerprint, NewToken, PRIMARY_KEY, SaltName, Store, TokenEnd, TokenId, TokenRecord, Unavailable};
 use crate::upstream::UpstreamClient;
 
 pub use api_key::{ApiKey, ClientCredential, basic_authorization};
 pub use error::{KeyError, MintError, MintFailure};
 pub use identity::Identity;
-pub use reload_invalidation::ReloadInvalidation;
+pub use loading::EndedLogins;
 
 use authorization::Authorization;
 use bearer::{BearerError, BearerOpener, Credentials};
@@ -48,9 +48,9 @@ use foreign_keys::{ForeignKeys, KeyVerdict};
 use impersonation::Impersonation;
 use jwt::{Jwt, JwtError, JwtVerifier};
 use keys_file::KnownKeys;
-use salt_ids::SaltIds;
-use token::TokenMint;
+use token::{AuthenticToken, TokenMint};
 use token_acceptance::TokenAcceptance;
+use token_binding::TokenBinder;
 use upstream_keys::{Renewal, UpstreamKeys, sensitive_header_value};
 use verifier::{VerifiedLogin, Verifier, VerifyError};
 
@@ -64,6 +64,9 @@ pub struct MintedToken {
     /// The token's identifier in logs.
     pub fingerprint: Fingerprint,
 }
+
+/// A token is looked up until this time after the expiry that it states, as clocks differ.
+const EXPIRY_TOLERANCE: Duration = Duration::from_secs(60);
 
 /// When to read a file again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -79,13 +82,11 @@ pub struct Auth {
     bearer_opener: BearerOpener,
     token_mint: TokenMint,
     verifier: Arc<Verifier>,
-    /// Incremented when a new verifier invalidates the logins of the previous one.
-    verifier_generation: u64,
+    token_binder: TokenBinder,
+    /// The lifetime of new tokens.
+    token_ttl: Duration,
     store: Arc<Store>,
-    salt_names: Vec<String>,
-    /// The identifiers of the salts in the store, parallel to `salt_names`.
-    salt_ids: Vec<u8>,
-    known_salts: Arc<SaltIds>,
+    salt_names: Vec<SaltName>,
     known_keys: KnownKeys,
     foreign_policy: ForeignKeyPolicy,
     foreign_keys: ForeignKeys,
@@ -143,18 +144,20 @@ impl Auth {
         timing: &AuthTiming,
     ) -> Result<MintedToken, MintError> {
         let attempt = attempt.for_user(&login.user);
-        let proof = self.store.proof_for(self.verifier_generation);
         let verifying = self.verifier.verify(&login, bearer, attempt);
-        let VerifiedLogin { upstream_key, session } =
+        let VerifiedLogin { upstream_key, session, evidence } =
             timing.measure(Phase::Verifier, verifying, verifier_outcome).await?;
-        // SECURITY: tokens were revoked while the password was being checked, so the result may be outdated.
-        if !self.store.is_proof_valid(proof) {
-            return Err(MintError::StoreUnavailable);
-        }
+        // SECURITY: what has proven this login. If it is withdrawn while the password is being checked, the token is
+        // not accepted.
+        let evidence = match &*self.verifier {
+            Verifier::SaltHolder => self.token_binder.salt_evidence(usize::from(salt)),
+            Verifier::UsersFile(_) | Verifier::Remote(..) => evidence,
+        };
+        let binding = self.token_binder.bind(&login.user, &evidence);
         let upstream_key = upstream_key.filter(|_| self.upstream_keys.is_some());
         let token_of = |seed: &_| self.token_mint.token(&login, seed);
         let id_of = |seed: &_| TokenId::from_token(token_of(seed).expose().as_bytes());
-        let login_id = self.token_mint.login_id(&login);
+        let login_id = self.token_mint.login_id(&login, &binding);
         let unavailable = |_| MintError::StoreUnavailable;
         let seed = match (self.store.find_seed(&login_id, id_of), upstream_key) {
             (Some(seed), None) => seed,
@@ -165,13 +168,15 @@ impl Auth {
                 seed
             }
             (None, upstream_key) => {
-                let salt = self.salt_ids[0];
-                let new = NewToken { login: login_id, user: login.user.clone(), upstream_key, salt };
-                let storing = self.store.insert(new, self.token_mint.new_seed(), proof, id_of);
+                let user = login.user.clone();
+                let new = NewToken { login: login_id, user, upstream_key, binding, key: PRIMARY_KEY };
+                // Rounded up: in doubt the store decides.
+                let expires = self.store.now().unix_seconds().saturating_add(self.token_ttl.as_secs() + 1);
+                let storing = self.store.insert(new, self.token_mint.new_seed(expires), id_of);
                 timing.measure(Phase::Store, storing, store_outcome).await.map_err(unavailable)?
             }
         };
-        self.store.record_salt_use(self.salt_ids[usize::from(salt)], &login.user);
+        self.store.record_salt_use(self.salt_names[usize::from(salt)], &login.user);
         if let (Some(keys), Some(session)) = (&self.upstream_keys, session) {
             keys.store_session(id_of(&seed), session);
         }
@@ -213,7 +218,7 @@ impl Auth {
     /// `tokens.foreign=forward` the operator states that the backend verifies every request.
     ///
     /// Known keys are accepted regardless of failures from the same address. An expired token of this gateway is not a
-    /// failure: its checksum cannot be made without the salt.
+    /// failure: its checksum cannot be made without the key of the store.
     async fn identify_key(
         &self,
         key: &ApiKey,
@@ -230,13 +235,15 @@ impl Auth {
         if let Some(record) = self.store.find(&id) {
             return self.token_identity(id, &record);
         }
-        if let Some(salt) = self.token_mint.salt_index_of(key.expose()) {
+        if let Some(AuthenticToken { key, expires }) = self.token_mint.recognize(key.expose()) {
+            if expires.saturating_add(EXPIRY_TOLERANCE.as_secs()) < self.store.now().unix_seconds() {
+                return Err(KeyError::TokenEnded(TokenEnd::Expired));
+            }
             // SECURITY: an unavailable store neither accepts nor rejects a token. Boxed, because this branch is rare
             // and would otherwise enlarge the future of every request.
-            let salt = self.salt_ids[usize::from(salt)];
-            return match Box::pin(timing.measure(Phase::Store, self.store.fetch(&id, salt), store_outcome)).await {
-                Ok(Some(record)) => self.token_identity(id, &record),
-                Ok(None) => Err(KeyError::TokenExpired),
+            return match Box::pin(timing.measure(Phase::Store, self.store.fetch(&id, key), store_outcome)).await {
+                Ok(Ok(record)) => self.token_identity(id, &record),
+                Ok(Err(end)) => Err(KeyError::TokenEnded(end)),
                 Err(Unavailable) => Err(KeyError::StoreUnavailable),
             };
         }
@@ -267,12 +274,16 @@ impl Auth {
         }
     }
 
-    /// SECURITY: where the backend receives the user's own key, a token without one is not accepted: it was made under
-    /// a different `upstream.credential`.
+    /// SECURITY: the verifier must still vouch for the login, as it is configured now and with the users that it has
+    /// now. Where the backend receives the user's own key, a token without one is not accepted.
     fn token_identity(&self, id: TokenId, record: &TokenRecord) -> Result<Identity, KeyError> {
+        let revoked = KeyError::TokenEnded(TokenEnd::Revoked);
+        if !self.token_binder.is_bound(record, &self.verifier) {
+            return Err(revoked);
+        }
         let upstream_key = match &self.upstream_keys {
             None => None,
-            Some(_) => Some(record.upstream_key().and_then(sensitive_header_value).ok_or(KeyError::TokenExpired)?),
+            Some(_) => Some(record.upstream_key().and_then(sensitive_header_value).ok_or(revoked)?),
         };
         Ok(Identity::from_token(id, record.user.clone(), upstream_key))
     }
@@ -309,24 +320,18 @@ impl Auth {
     }
 
     /// The names of the salts for operators, the primary one first.
-    pub fn salt_names(&self) -> &[String] {
+    pub fn salt_names(&self) -> &[SaltName] {
         &self.salt_names
-    }
-
-    /// The identifiers of the salts in the store, parallel to [`Auth::salt_names`].
-    pub fn salt_ids(&self) -> &[u8] {
-        &self.salt_ids
     }
 
     /// Reloads the files of the verifier and of the token issuers. Blocks on the file system.
     ///
-    /// SECURITY: users that were removed from the file, or have a new password, lose their tokens.
-    pub fn reload_files(&self, reload: FileReload) {
+    /// SECURITY: tokens of users that were removed from the file, or have a new password, are not accepted any more.
+    /// Their entries are freed here.
+    pub fn reload_files(&self, reload: FileReload) -> EndedLogins {
         self.jwt_verifier.reload_key_files(reload);
         let users = self.verifier.reload_files(reload);
-        if !users.is_empty() {
-            self.store.revoke_users(&users.into_iter().collect());
-        }
+        if users.is_empty() { EndedLogins::default() } else { self.end_unbound_tokens() }
     }
 
     /// Returns whether the verifier's file is invalid, so that its previous content is still active.

@@ -1,12 +1,15 @@
-//! Makes tokens, and recognises tokens made with a known salt. Knows nothing about where they are stored.
+//! Makes tokens, and recognises tokens made with a known key. Knows nothing about where they are stored.
 //!
 //! ```text
-//! tk_ + 40 hex digits (160 bits) + 16 hex digits (a keyed checksum over them)
+//! tk_ + 8 hex digits (expiry) + 32 hex digits (128 bits) + 16 hex digits (a keyed checksum over them)
 //! ```
 //!
-//! The 160 bits are a keyed hash of a random seed, the user name and the password. The store contains the seed and the
+//! The 128 bits are a keyed hash of a random seed, the user name and the password. The store contains the seed and the
 //! token's hash. The token can be made again only with the same user name and password, so no stored value is a
 //! credential.
+//!
+//! The expiry is in seconds since the Unix epoch. It serves to tell an expired token from one that the store has lost;
+//! whether a token is valid is decided by the store alone.
 
 use aws_lc_rs::hmac::{HMAC_SHA256, Key, sign};
 use aws_lc_rs::rand;
@@ -16,16 +19,17 @@ use zeroize::Zeroizing;
 use crate::auth::bearer::Credentials;
 use crate::base::hex;
 use crate::base::secret::Secret;
-use crate::store::{LoginId, Seed, derive_key};
+use crate::store::{KeyNumber, KeyRing, LoginId, Seed, TokenBinding};
 
 const TOKEN_PREFIX: &str = "tk_";
+const EXPIRY_BYTES: usize = 4;
 const BODY_BYTES: usize = 20;
 const CHECKSUM_BYTES: usize = 8;
 const TOKEN_LENGTH: usize = TOKEN_PREFIX.len() + 2 * (BODY_BYTES + CHECKSUM_BYTES);
 
-/// Makes and recognises tokens, with keys derived from the salts.
+/// Makes and recognises tokens, with keys derived from those of the store.
 pub struct TokenMint {
-    /// One per salt. The first one, of the primary salt, makes new tokens.
+    /// One for each key of the ring. The first one makes new tokens.
     keys: Vec<TokenKeys>,
 }
 
@@ -35,22 +39,42 @@ struct TokenKeys {
     body_key: Key,
 }
 
+/// A token that this gateway or a replica has made. It may have expired or been revoked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AuthenticToken {
+    /// The key that made it.
+    pub key: KeyNumber,
+    /// When it expires, in seconds since the Unix epoch.
+    pub expires: u64,
+}
+
 impl TokenMint {
-    /// `salts` are Fernet keys, validated by the configuration; there is at least one.
-    pub fn new(salts: &[Secret]) -> TokenMint {
-        TokenMint { keys: salts.iter().map(TokenKeys::derive).collect() }
+    /// Derives the keys.
+    pub fn new(ring: &KeyRing) -> TokenMint {
+        let key = |bytes: Zeroizing<[u8; 32]>| Key::new(HMAC_SHA256, &*bytes);
+        let checksums = ring.derive("token checksum 2").map(key);
+        let logins = ring.derive("login index 2").map(key);
+        let bodies = ring.derive("token body 2").map(key);
+        let keys = checksums.zip(logins).zip(bodies);
+        let keys = keys.map(|((checksum_key, login_key), body_key)| TokenKeys { checksum_key, login_key, body_key });
+        TokenMint { keys: keys.collect() }
     }
 
     /// The store's key for the seed of a login.
-    pub fn login_id(&self, login: &Credentials) -> LoginId {
-        let tag = hmac(&self.primary().login_key, &[&login_bytes(login)]);
+    ///
+    /// SECURITY: a login that was proven differently is a different one: it does not receive a token that ends with
+    /// another proof, or has ended with it.
+    pub fn login_id(&self, login: &Credentials, binding: &TokenBinding) -> LoginId {
+        let tag = hmac(&self.primary().login_key, &[&binding.0, &login_bytes(login)]);
         LoginId(tag[..16].try_into().expect("a tag has 32 bytes"))
     }
 
-    /// A new random seed.
-    pub fn new_seed(&self) -> Seed {
+    /// A new random seed for a token that expires at this time, in seconds since the Unix epoch.
+    pub fn new_seed(&self, expires: u64) -> Seed {
         let mut seed = Seed::default();
-        rand::fill(&mut seed).expect("the system's random source works");
+        let (expiry, random) = seed.split_at_mut(EXPIRY_BYTES);
+        expiry.copy_from_slice(&u32::try_from(expires).unwrap_or(u32::MAX).to_be_bytes());
+        rand::fill(random).expect("the system's random source works");
         seed
     }
 
@@ -58,34 +82,28 @@ impl TokenMint {
     pub fn token(&self, login: &Credentials, seed: &Seed) -> Secret {
         let keys = self.primary();
         let tag = hmac(&keys.body_key, &[seed, &login_bytes(login)]);
-        let body = &tag[..BODY_BYTES];
-        let check = hmac(&keys.checksum_key, &[body]);
+        let body = Zeroizing::new([&seed[..EXPIRY_BYTES], &tag[..BODY_BYTES - EXPIRY_BYTES]].concat());
+        let check = hmac(&keys.checksum_key, &[&body]);
         let digits = |bytes| Zeroizing::new(hex::encode(bytes));
-        Secret::new([TOKEN_PREFIX, &*digits(body), &*digits(&check[..CHECKSUM_BYTES])].concat())
+        Secret::new([TOKEN_PREFIX, &*digits(&body), &*digits(&check[..CHECKSUM_BYTES])].concat())
     }
 
-    /// The index of the salt that the token was made with, by this gateway or a replica; `None` if no salt matches.
-    /// Does not check whether the token is still valid.
-    pub fn salt_index_of(&self, token: &[u8]) -> Option<u8> {
+    /// Recognises a token; `None` if no key has made it. Does not check whether the token is still valid.
+    pub fn recognize(&self, token: &[u8]) -> Option<AuthenticToken> {
         let (body, check) = parse_token(token)?;
         let fits = |keys: &TokenKeys| hmac(&keys.checksum_key, &[&body])[..CHECKSUM_BYTES].ct_eq(&check);
-        // SECURITY: tries all salts, so that the duration does not reveal which one matched.
-        self.keys.iter().zip(0..).fold(None, |maker, (keys, salt)| if fits(keys).into() { Some(salt) } else { maker })
+        // SECURITY: tries all keys, so that the duration does not reveal which one matched.
+        let maker = self
+            .keys
+            .iter()
+            .zip(0..)
+            .fold(None, |maker, (keys, key)| if fits(keys).into() { Some(key) } else { maker });
+        let expires = u64::from(u32::from_be_bytes(*body.first_chunk().expect("a body has 20 bytes")));
+        maker.map(|key| AuthenticToken { key, expires })
     }
 
     fn primary(&self) -> &TokenKeys {
         &self.keys[0]
-    }
-}
-
-impl TokenKeys {
-    fn derive(salt: &Secret) -> TokenKeys {
-        let derive = |purpose: &str| Key::new(HMAC_SHA256, &*derive_key(salt, purpose));
-        TokenKeys {
-            checksum_key: derive("timbr-gateway token checksum 1"),
-            login_key: derive("timbr-gateway login index 1"),
-            body_key: derive("timbr-gateway token body 1"),
-        }
     }
 }
 
@@ -115,12 +133,15 @@ fn parse_token(token: &[u8]) -> Option<([u8; BODY_BYTES], [u8; CHECKSUM_BYTES])>
 mod tests {
     use super::*;
     use crate::base::user_name::UserName;
+    use crate::config::StoreKey;
 
-    const SALT: &str = "cw_0x689RpI-jtRR7oE8h_eQsKImvJapLeSbXpwF4e4=";
+    const KEY: &str = "cw_0x689RpI-jtRR7oE8h_eQsKImvJapLeSbXpwF4e4=";
     const OTHER: &str = "d6HnHQJy2nl1YqLeN0dZlmaIHvVkAx2gRUbDUr3lKEE=";
+    const EXPIRES: u64 = 1_700_000_000;
 
-    fn mint(salts: &[&str]) -> TokenMint {
-        TokenMint::new(&salts.iter().map(|salt| Secret::new((*salt).to_owned())).collect::<Vec<_>>())
+    fn mint(keys: &[&str]) -> TokenMint {
+        let keys: Vec<_> = keys.iter().map(|key| StoreKey::parse(key).expect("32 bytes")).collect();
+        TokenMint::new(&KeyRing::new(&keys))
     }
 
     fn login(user: &str, password: &str) -> Credentials {
@@ -130,42 +151,49 @@ mod tests {
 
     #[test]
     fn a_token_is_tk_and_56_hex_digits() {
-        let mint = mint(&[SALT]);
-        let token = mint.token(&login("alice", "secret"), &mint.new_seed());
+        let mint = mint(&[KEY]);
+        let token = mint.token(&login("alice", "secret"), &mint.new_seed(EXPIRES));
         assert_eq!(token.expose().len(), TOKEN_LENGTH);
         assert!(token.expose()[3..].bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b)));
-        assert!(mint.salt_index_of(token.expose().as_bytes()) == Some(0));
+        let recognized = mint.recognize(token.expose().as_bytes());
+        assert_eq!(recognized, Some(AuthenticToken { key: 0, expires: EXPIRES }));
     }
 
     #[test]
     fn a_token_depends_on_seed_user_and_password() {
-        let mint = mint(&[SALT]);
-        let seed = mint.new_seed();
+        let mint = mint(&[KEY]);
+        let seed = mint.new_seed(EXPIRES);
         let token = |user, password, seed: &Seed| mint.token(&login(user, password), seed).expose().to_owned();
         let first = token("alice", "secret", &seed);
         assert_eq!(first, token("alice", "secret", &seed));
-        assert_ne!(first, token("alice", "secret", &mint.new_seed()));
+        assert_ne!(first, token("alice", "secret", &mint.new_seed(EXPIRES)));
         assert_ne!(first, token("alice", "other", &seed));
         assert_ne!(first, token("bob", "secret", &seed));
-        assert_ne!(mint.login_id(&login("a", "bc")), mint.login_id(&login("ab", "c")));
+        let id = |user, password, binding| mint.login_id(&login(user, password), &TokenBinding([binding; 8]));
+        assert_ne!(id("a", "bc", 1), id("ab", "c", 1));
+        assert_ne!(id("a", "bc", 1), id("a", "bc", 2));
     }
 
     #[test]
-    fn only_tokens_of_known_salts_are_recognised() {
-        let (old, new) = (mint(&[SALT]), mint(&[OTHER, SALT]));
-        let token = old.token(&login("alice", "secret"), &old.new_seed());
-        assert_eq!(new.salt_index_of(token.expose().as_bytes()), Some(1), "a rotated salt");
-        assert!(mint(&[OTHER]).salt_index_of(token.expose().as_bytes()).is_none());
+    fn only_tokens_of_known_keys_are_recognised() {
+        let (old, new) = (mint(&[KEY]), mint(&[OTHER, KEY]));
+        let token = old.token(&login("alice", "secret"), &old.new_seed(EXPIRES));
+        let key = |mint: &TokenMint, token: &[u8]| mint.recognize(token).map(|token| token.key);
+        assert_eq!(key(&new, token.expose().as_bytes()), Some(1), "a rotated key");
+        assert_eq!(key(&mint(&[OTHER]), token.expose().as_bytes()), None);
+        assert_eq!(key(&mint(&[]), token.expose().as_bytes()), None, "a random key");
 
         let mut changed = token.expose().to_owned().into_bytes();
         for i in 0..changed.len() {
             let right = changed[i];
             changed[i] = if right == b'0' { b'1' } else { b'0' };
-            assert!(old.salt_index_of(&changed).is_none(), "character {i}");
+            if changed[i] != right {
+                assert_eq!(key(&old, &changed), None, "character {i}");
+            }
             changed[i] = right;
         }
         for foreign in ["", "tk_", "tk_ab12", &token.expose().to_uppercase(), &format!("{}0", token.expose())] {
-            assert!(old.salt_index_of(foreign.as_bytes()).is_none(), "{foreign}");
+            assert_eq!(key(&old, foreign.as_bytes()), None, "{foreign}");
         }
     }
 }

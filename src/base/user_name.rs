@@ -7,7 +7,7 @@ use std::sync::Arc;
 ///
 /// SECURITY: the name is sent upstream in a header that the backend believes. Names that a header cannot carry, or that
 /// two parsers could read differently, are rejected here, once.
-#[derive(Clone, PartialEq, Eq, Hash)]
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct UserName(Arc<str>);
 
 /// The text is not a valid user name.

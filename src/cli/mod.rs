@@ -15,6 +15,7 @@ mod options;
 mod password;
 mod salt;
 mod serve;
+mod store;
 mod tokens;
 mod users;
 
@@ -48,6 +49,7 @@ fn dispatch() -> CliResult {
         Some(("demo", matches)) => demo::run(matches),
         Some(("bearer", matches)) => bearer::run(matches),
         Some(("salt", matches)) => salt::run(matches),
+        Some(("store", matches)) => store::run(matches),
         Some(("reload", matches)) => admin_commands::reload(matches),
         Some(("drain", matches)) => admin_commands::drain(matches),
         Some(("log-level", matches)) => admin_commands::log_level(matches),
@@ -75,6 +77,7 @@ pub fn command() -> Command {
         .subcommand(demo::command())
         .subcommand(bearer::command())
         .subcommand(salt::command())
+        .subcommand(store::command())
         .subcommands(admin_commands::commands())
         .subcommand(tokens::command())
         .subcommand(explain::command())

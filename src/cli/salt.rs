@@ -16,7 +16,7 @@ pub fn command() -> Command {
     let status = Command::new("status")
         .about("Show when each salt of a running gateway was last used, and by how many users")
         .after_help(
-            "A salt can be removed when no user uses it and the tokens issued with it have expired.\n\n\
+            "A salt can be removed when no user uses it.\n\n\
              Example:\n  timbr-gateway salt status",
         );
     Command::new("salt")

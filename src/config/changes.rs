@@ -9,7 +9,7 @@ use aws_lc_rs::digest::{self, Digest, SHA256, digest};
 use zeroize::Zeroizing;
 
 use crate::config::options::{self, AUTH, GLOBAL, LISTEN, LOG, Shape};
-use crate::config::{Config, ListenOptions, Settings, StoreKind, jwt, upstream};
+use crate::config::{Config, ListenOptions, Settings, jwt, upstream};
 
 /// Bytes of a file that are read at a time.
 const HASH_BUFFER_SIZE: usize = 64 * 1024;
@@ -104,7 +104,7 @@ impl Changes {
         config.core_dumps = current.core_dumps;
         config.log.format = current.log.format;
         config.log.access = current.log.access;
-        let holds_salts = !matches!(current.store.kind, StoreKind::Memory);
+        let holds_salts = current.store.has_keys_of_salts;
         if holds_salts {
             config.salts.clone_from(&current.salts);
         }

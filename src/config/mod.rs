@@ -49,6 +49,7 @@ pub use options::{Drain, LimitOptions, Timeouts, TokenOptions};
 pub use routes::{AcceptedCredentials, RouteProfile};
 pub use rules::{AuthorizationOptions, ImpersonationOptions};
 pub use sources::{Problem, Settings, Sources};
+pub use store::StoreKey;
 pub use upstream::{CredentialMode, DEFAULT_UPSTREAM, HealthOptions, ServerUrl, UpstreamOptions};
 pub use warnings::warnings;
 
@@ -195,6 +196,10 @@ pub enum VerifierOptions {
 pub struct StoreOptions {
     /// Where tokens are stored.
     pub kind: StoreKind,
+    /// The keys of the store, the primary one first. Empty: a random key is made at start.
+    pub keys: Vec<StoreKey>,
+    /// Whether stored data depends on the salts, because `keys` are derived from them.
+    pub has_keys_of_salts: bool,
     /// Limit for a store operation during a request.
     pub timeout: Duration,
     /// How long cached tokens are accepted while the store is down.

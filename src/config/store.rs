@@ -1,18 +1,84 @@
 //! Reads the options of the token store. Connects to no server.
 
+use std::fmt;
 use std::time::Duration;
 
+use aws_lc_rs::hmac::{self, HMAC_SHA256};
+use aws_lc_rs::rand;
+use base64::Engine;
+use base64::alphabet::{STANDARD, URL_SAFE};
+use base64::engine::DecodePaddingMode;
+use base64::engine::general_purpose::{GeneralPurpose, GeneralPurposeConfig, PAD};
+use subtle::ConstantTimeEq;
+use zeroize::Zeroizing;
+
 use crate::base::secret::Secret;
-use crate::config::choices::{StoreMode, StoreType};
-use crate::config::options::{Key, STORE};
+use crate::config::choices::{StoreMode, StoreType, VerifierKind};
+use crate::config::options::{AUTH, Key, STORE};
 use crate::config::reader::Reader;
 use crate::config::{RedisNode, RedisOptions, RedisTopology, StoreKind, StoreOptions};
 
 /// The longest time that a request waits for the store, even if `store.timeout` is longer.
 const MAX_TIMEOUT: Duration = Duration::from_secs(10);
 
+const INDIFFERENT_PADDING: GeneralPurposeConfig = PAD.with_decode_padding_mode(DecodePaddingMode::Indifferent);
+
+/// A token that no key made costs one attempt for each.
+const MAX_KEYS: usize = 8;
+
+/// A key of the token store: 32 random bytes.
+#[derive(Clone)]
+pub struct StoreKey(Zeroizing<[u8; 32]>);
+
+impl StoreKey {
+    /// A new random key.
+    pub fn random() -> StoreKey {
+        let mut bytes = Zeroizing::new([0; 32]);
+        rand::fill(&mut *bytes).expect("the system's random source works");
+        StoreKey(bytes)
+    }
+
+    /// Accepts both alphabets of base64, with or without padding; `None` for anything but 32 bytes.
+    pub fn parse(text: &str) -> Option<StoreKey> {
+        let decode = |alphabet| GeneralPurpose::new(alphabet, INDIFFERENT_PADDING).decode(text).map(Zeroizing::new);
+        let bytes = decode(&STANDARD).or_else(|_| decode(&URL_SAFE)).ok()?;
+        bytes.as_slice().try_into().ok().map(Zeroizing::new).map(StoreKey)
+    }
+
+    /// The key that a salt stands for where its holder is trusted.
+    fn from_salt(salt: &Secret) -> Option<StoreKey> {
+        let salt = StoreKey::parse(salt.expose())?;
+        let tag = hmac::sign(&hmac::Key::new(HMAC_SHA256, salt.bytes()), b"timbr-gateway store key 1");
+        tag.as_ref().try_into().ok().map(Zeroizing::new).map(StoreKey)
+    }
+
+    /// The bytes. Use keys that are derived from them, not these.
+    pub fn bytes(&self) -> &[u8; 32] {
+        &self.0
+    }
+
+    /// The text that [`StoreKey::parse`] reads.
+    pub fn to_text(&self) -> Secret {
+        Secret::new(GeneralPurpose::new(&STANDARD, PAD).encode(self.0.as_slice()))
+    }
+}
+
+impl fmt::Debug for StoreKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("StoreKey(…)")
+    }
+}
+
+// SECURITY: in constant time.
+impl PartialEq for StoreKey {
+    fn eq(&self, other: &StoreKey) -> bool {
+        self.0.as_slice().ct_eq(other.0.as_slice()).into()
+    }
+}
+
 impl Reader<'_> {
-    pub(super) fn store(&mut self) -> Option<StoreOptions> {
+    /// `salts` have been checked, unless a problem was reported.
+    pub(super) fn store(&mut self, salts: &[Secret]) -> Option<StoreOptions> {
         let timeout = self.get(&STORE.timeout);
         let max_stale = self.get(&STORE.max_stale);
         let kind = self.get(&STORE.kind)?;
@@ -41,7 +107,50 @@ impl Reader<'_> {
                 self.missing(STORE.path.key, "is required with store.kind=file: the file for the tokens")
             }
         };
-        Some(StoreOptions { kind: kind?, timeout: timeout?.min(MAX_TIMEOUT), max_stale: max_stale? })
+        let kind = kind?;
+        let (keys, has_keys_of_salts) = self.store_keys(&kind, salts)?;
+        let timeout = timeout?.min(MAX_TIMEOUT);
+        Some(StoreOptions { kind, keys, has_keys_of_salts, timeout, max_stale: max_stale? })
+    }
+
+    /// The keys of the store, and whether they are derived from the salts.
+    ///
+    /// SECURITY: every client holds the salt, so a store protected by it would be open to them. Only where the salt
+    /// lets its holder act as every user anyway, its keys may be derived from it.
+    fn store_keys(&mut self, kind: &StoreKind, salts: &[Secret]) -> Option<(Vec<StoreKey>, bool)> {
+        let Some(text) = self.get(&STORE.key) else {
+            let is_salt_holder = self.get(&AUTH.verifier)? == VerifierKind::SaltHolder;
+            let is_memory = matches!(kind, StoreKind::Memory);
+            return match kind {
+                _ if is_salt_holder => Some((salts.iter().filter_map(StoreKey::from_salt).collect(), !is_memory)),
+                StoreKind::Memory => Some((Vec::new(), false)),
+                _ => self.missing(
+                    STORE.key.key,
+                    "is required with store.kind=file and redis: a secret of the gateways, which clients do not have. \
+                     Create one with `timbr-gateway store key`, and set store.key_file or TIMBR_GATEWAY_STORE_KEY to the \
+                     same one at all replicas",
+                ),
+            };
+        };
+        let mut keys = Vec::new();
+        for (index, part) in text.expose().split(',').map(str::trim).enumerate() {
+            let place = format!("value {}", index + 1);
+            match StoreKey::parse(part) {
+                None => self.problem(
+                    STORE.key.key,
+                    format!("{place} is not 32 bytes in base64. Create one with `timbr-gateway store key`"),
+                ),
+                Some(key) if keys.contains(&key) => self.problem(STORE.key.key, format!("{place} is a duplicate")),
+                Some(key) if salts.iter().any(|salt| StoreKey::parse(salt.expose()).as_ref() == Some(&key)) => {
+                    self.problem(STORE.key.key, format!("{place} is a salt, which every client has"));
+                }
+                Some(key) => keys.push(key),
+            }
+        }
+        if keys.len() > MAX_KEYS {
+            self.problem(STORE.key.key, format!("has {} keys; the maximum is {MAX_KEYS}", keys.len()));
+        }
+        Some((keys, false))
     }
 
     fn redis(&mut self) -> Option<RedisOptions> {
@@ -227,6 +336,37 @@ mod tests {
         {
             let error = with(&[("KIND", "redis"), ("URLS", urls)]).expect_err(urls);
             assert!(error.contains("store.urls: "), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_store_outside_the_process_needs_a_key_that_clients_do_not_have() {
+        let file: [(&str, &str); 2] = [("STORE_KIND", "file"), ("STORE_PATH", "/x")];
+        let users = [("AUTH_VERIFIER", "users-file"), ("AUTH_USERS_FILE", "/users")];
+        let keys = |more: &[&[(&str, &str)]]| {
+            let store = load("", &more.concat()).map(|config| config.store)?;
+            Ok::<_, String>((store.keys.len(), store.has_keys_of_salts))
+        };
+        assert_eq!(keys(&[&users]), Ok((0, false)), "in memory, a random one is made");
+        assert_eq!(keys(&[]), Ok((1, false)), "a reload of the salts does not change it");
+        assert_eq!(keys(&[&file]), Ok((1, true)), "the holder of the salt is trusted anyway");
+        assert!(keys(&[&file, &users]).expect_err("required").contains("store.key: is required"));
+        let key = "Lz8/Pz8/Pz8/Pz8/Pz8/Pz8/Pz8/Pz8/Pz8/Pz8/Pz8=";
+        let bare = key.trim_end_matches('=').replace('/', "_");
+        let other = StoreKey::random().to_text();
+        for good in [key, &bare, other.expose()] {
+            assert_eq!(keys(&[&file, &users, &[("STORE_KEY", good)]]), Ok((1, false)), "{good}");
+        }
+        let both = format!("{key}, {}", other.expose());
+        assert_eq!(keys(&[&file, &users, &[("STORE_KEY", &both)]]), Ok((2, false)));
+        let salt = crate::config::testing::SALT;
+        for (bad, part) in [
+            ("abcd", "is not 32 bytes"),
+            (&format!("{key},{bare}"), "value 2 is a duplicate"),
+            (salt, "value 1 is a salt"),
+        ] {
+            let error = keys(&[&file, &users, &[("STORE_KEY", bad)]]).expect_err(bad);
+            assert!(error.contains(part) && !error.contains(key), "{error}");
         }
     }
 

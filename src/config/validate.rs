@@ -37,7 +37,7 @@ pub(super) fn config(settings: &Settings, problems: &mut Vec<Problem>) -> Option
     let impersonation = reader.impersonation();
     let authorization = reader.authorization(&routes);
     let tokens = TokenOptions::read(&mut reader);
-    let store = reader.store();
+    let store = reader.store(salts.as_deref().unwrap_or_default());
     let timeouts = Timeouts::read(&mut reader);
     let limits = LimitOptions::read(&mut reader);
     let limit_rules = reader.limit_rules(&routes);

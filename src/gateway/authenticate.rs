@@ -10,6 +10,7 @@ use crate::auth::{Auth, Identity, KeyError};
 use crate::gateway::exchange::Exchange;
 use crate::gateway::rejection::Rejection;
 use crate::gateway::screen::Screened;
+use crate::store::TokenEnd;
 use crate::upstream::UpstreamClient;
 
 /// Proves the identity of the request's credential. Only a request that has to wait for that counts as one without an
@@ -33,7 +34,9 @@ pub async fn authenticate(
         }
     };
     identified.map_err(|error| match error {
-        KeyError::TokenExpired => Rejection::TokenExpired,
+        KeyError::TokenEnded(TokenEnd::Expired) => Rejection::TokenExpired,
+        KeyError::TokenEnded(TokenEnd::Revoked) => Rejection::TokenRevoked,
+        KeyError::TokenEnded(TokenEnd::Evicted) => Rejection::TokenEvicted,
         KeyError::Unknown => Rejection::ApiKeyUnknown,
         KeyError::StoreUnavailable => Rejection::TokenStoreUnavailable,
         KeyError::Unverifiable => Rejection::ApiKeyUnverifiable,

@@ -57,7 +57,7 @@ impl Gateway {
                 let retry = copy.with_key(&key).ok_or(Rejection::UpstreamKeyRenewed)?;
                 client.send(retry, clock::now()).await.map_err(|error| rejection_for(&error, exchange))
             }
-            Some(Renewal::TokenRevoked) => Err(Rejection::TokenExpired),
+            Some(Renewal::TokenRevoked) => Err(Rejection::TokenRevoked),
             Some(Renewal::Unavailable) => Err(Rejection::VerifierUnavailable),
             Some(Renewal::Unchanged) | None => Ok(response),
         }

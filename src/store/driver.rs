@@ -13,7 +13,6 @@ use prometheus_client::metrics::gauge::Gauge;
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::task::LocalSet;
 use tokio::time::timeout;
-use tracing::error;
 
 use crate::base::clock::Tick;
 use crate::base::join_within::join_within;
@@ -21,10 +20,11 @@ use crate::base::secret::Secret;
 use crate::base::user_name::UserName;
 use crate::config::{StoreKind, StoreOptions};
 use crate::store::file::FileStore;
+use crate::store::keys::KeyNumber;
 use crate::store::redis::RedisStore;
 use crate::store::{
-    CredentialFailure, NewToken, OnFailure, Revocation, SaltUsage, Seed, StoreStartError, TokenFilter, TokenId,
-    TokenListing, TokenRecord, Unavailable,
+    CredentialFailure, FetchedToken, NewToken, OnFailure, Revocation, SaltName, SaltUsage, Seed, StoreStartError,
+    TokenFilter, TokenId, TokenListing, Unavailable,
 };
 
 /// If more commands are waiting, the store is overloaded, and further commands fail immediately.
@@ -47,13 +47,13 @@ pub(super) type ReplySender<T> = oneshot::Sender<Result<T, Unavailable>>;
 
 /// A command for the store's thread.
 pub(super) enum Command {
-    Fetch { id: TokenId, salt: u8, reply: ReplySender<Option<Arc<TokenRecord>>> },
+    Fetch { id: TokenId, key: KeyNumber, reply: ReplySender<FetchedToken> },
     Mint { token: NewToken, seed: Seed, id: TokenId, reply: ReplySender<Seed> },
     SetUpstreamKey { id: TokenId, key: Secret, reply: ReplySender<()> },
-    Revoke { revocation: Revocation, reply: ReplySender<()> },
+    Revoke { revocation: Revocation, reply: ReplySender<u64> },
     List { filter: TokenFilter, reply: ReplySender<TokenListing> },
-    SaltUsage { reply: ReplySender<Vec<SaltUsage>> },
-    RecordSaltUse { salt: u8, user: UserName },
+    SaltUsage { salts: Vec<SaltName>, reply: ReplySender<Vec<SaltUsage>> },
+    RecordSaltUse { salt: SaltName, user: UserName },
     PublishFailure(CredentialFailure),
 }
 
@@ -146,27 +146,12 @@ pub(super) struct DriverHandle {
 type ReplyReceiver<T> = oneshot::Receiver<Result<T, Unavailable>>;
 
 impl DriverHandle {
-    pub(super) async fn fetch(&self, id: TokenId, salt: u8) -> Result<Option<Arc<TokenRecord>>, Unavailable> {
-        self.request(self.timeout, |reply| Command::Fetch { id, salt, reply }).await
+    pub(super) async fn fetch(&self, id: TokenId, key: KeyNumber) -> Result<FetchedToken, Unavailable> {
+        self.request(self.timeout, |reply| Command::Fetch { id, key, reply }).await
     }
 
-    /// Holds the permit while it sends the command: an invalidation of the token is sent later, and so is executed
-    /// later.
-    pub(super) async fn mint<P>(
-        &self,
-        token: &NewToken,
-        seed: Seed,
-        id: TokenId,
-        try_permit: impl FnOnce() -> Option<P>,
-    ) -> Result<Seed, Unavailable> {
-        if !self.availability.is_available().await {
-            return Err(Unavailable);
-        }
-        let reply = {
-            let Some(_permit) = try_permit() else { return Err(Unavailable) };
-            self.send(|reply| Command::Mint { token: token.clone(), seed, id, reply })?
-        };
-        self.await_reply(self.timeout * MAX_STEPS, reply).await
+    pub(super) async fn mint(&self, token: NewToken, seed: Seed, id: TokenId) -> Result<Seed, Unavailable> {
+        self.request(self.timeout * MAX_STEPS, |reply| Command::Mint { token, seed, id, reply }).await
     }
 
     pub(super) async fn set_upstream_key(&self, id: TokenId, key: Secret) -> Result<(), Unavailable> {
@@ -174,31 +159,22 @@ impl DriverHandle {
     }
 
     /// Sends the command even while the store is unavailable: at this replica the revocation takes effect in any case.
-    pub(super) async fn revoke(&self, revocation: Revocation) -> Result<(), Unavailable> {
+    pub(super) async fn revoke(&self, revocation: Revocation) -> Result<u64, Unavailable> {
         let reply = self.send(|reply| Command::Revoke { revocation, reply })?;
         self.await_reply(ADMIN_TIMEOUT, reply).await
-    }
-
-    /// Revokes tokens without waiting for the store.
-    pub(super) fn revoke_in_background(&self, revocation: Revocation) {
-        if self.send(|reply| Command::Revoke { revocation, reply }).is_err() {
-            error!(
-                "cannot send a revocation to the token store, so it is in effect at this gateway only: revoke the \
-                 tokens again"
-            );
-        }
     }
 
     pub(super) async fn list(&self, filter: TokenFilter) -> Result<TokenListing, Unavailable> {
         self.request(ADMIN_TIMEOUT, |reply| Command::List { filter, reply }).await
     }
 
-    pub(super) async fn salt_usage(&self) -> Result<Vec<SaltUsage>, Unavailable> {
-        self.request(ADMIN_TIMEOUT, |reply| Command::SaltUsage { reply }).await
+    pub(super) async fn salt_usage(&self, salts: &[SaltName]) -> Result<Vec<SaltUsage>, Unavailable> {
+        let salts = salts.to_vec();
+        self.request(ADMIN_TIMEOUT, |reply| Command::SaltUsage { salts, reply }).await
     }
 
     /// If the queue is full, the next use is recorded instead.
-    pub(super) fn record_salt_use(&self, salt: u8, user: &UserName) {
+    pub(super) fn record_salt_use(&self, salt: SaltName, user: &UserName) {
         let _ = self.sender.try_send(Command::RecordSaltUse { salt, user: user.clone() });
     }
 

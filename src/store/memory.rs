@@ -6,6 +6,7 @@ use std::borrow::Borrow;
 use std::collections::VecDeque;
 use std::hash::{Hash, Hasher};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use dashmap::{DashMap, Entry};
 use parking_lot::Mutex;
@@ -13,6 +14,7 @@ use parking_lot::Mutex;
 use crate::base::clock::{Clock, Tick};
 use crate::base::identity_hasher::IdentityHasher;
 use crate::base::secret::Secret;
+use crate::store::ended_tokens::{EndedTokens, TokenEnd};
 use crate::store::token_limits::{AtomicTokenLimits, TokenLimits};
 use crate::store::{LoginId, Seed, TokenId, TokenRecord};
 
@@ -26,6 +28,11 @@ pub struct MemoryStore {
     /// lifetime. A token from a different replica may expire before older entries; its entry then stays until it is
     /// the oldest.
     eviction_queue: Mutex<EvictionQueue>,
+    /// The size of `tokens`, whose own count visits every shard.
+    count: AtomicUsize,
+    /// Live tokens that were evicted since the start of the process.
+    evicted: AtomicU64,
+    ended: Mutex<EndedTokens>,
     limits: AtomicTokenLimits,
     clock: Clock,
 }
@@ -56,7 +63,8 @@ impl Hash for RecordByLogin {
 
 #[derive(Debug, Default)]
 struct EvictionQueue {
-    /// The oldest first. Removed tokens keep their entry until it is the oldest, or until a walk removes it.
+    /// The oldest first. Removed tokens keep their entry until it is the oldest, or until a walk removes it; they do
+    /// not count toward the maximum.
     ids: VecDeque<TokenId>,
     /// Insertions since the last walk over all entries.
     mints_since_walk: usize,
@@ -65,6 +73,9 @@ struct EvictionQueue {
 /// With the map full, all entries are searched once per `max` / 16 insertions, which costs at most 16 visited entries
 /// per insertion.
 const MAX_VISITS_PER_MINT: usize = 16;
+
+/// The entries of removed tokens that may stay in the eviction queue, besides one for each token.
+const MIN_STALE_ENTRIES: usize = 1024;
 
 /// Large enough that a sweep blocks few lookups at a time.
 const SHARD_COUNT: usize = 256;
@@ -76,6 +87,9 @@ impl MemoryStore {
             tokens: DashMap::with_hasher_and_shard_amount(IdentityHasher::default(), SHARD_COUNT),
             logins: DashMap::with_hasher_and_shard_amount(IdentityHasher::default(), SHARD_COUNT),
             eviction_queue: Mutex::default(),
+            count: AtomicUsize::new(0),
+            evicted: AtomicU64::new(0),
+            ended: Mutex::default(),
             limits: AtomicTokenLimits::new(limits),
             clock,
         }
@@ -90,7 +104,7 @@ impl MemoryStore {
     pub fn set_limits(&self, limits: TokenLimits) {
         self.limits.set(limits);
         let mut queue = self.eviction_queue.lock();
-        if queue.ids.len() > limits.max {
+        if self.len() > limits.max {
             self.evict_down_to(&mut queue, limits.max);
         }
     }
@@ -173,12 +187,16 @@ impl MemoryStore {
     fn insert_locked(&self, queue: &mut EvictionQueue, id: TokenId, record: TokenRecord) -> Arc<TokenRecord> {
         queue.mints_since_walk = queue.mints_since_walk.saturating_add(1);
         let max = self.limits.max();
-        if queue.ids.len() >= max {
+        if self.len() >= max {
             self.evict_down_to(queue, max - 1);
         }
         let record = Arc::new(record);
         if self.tokens.insert(id, Arc::clone(&record)).is_none() {
+            self.count.fetch_add(1, Ordering::Relaxed);
             queue.ids.push_back(id);
+        }
+        if queue.ids.len() > 2 * self.len() + MIN_STALE_ENTRIES {
+            queue.ids.retain(|id| self.tokens.contains_key(id));
         }
         record
     }
@@ -206,21 +224,58 @@ impl MemoryStore {
     }
 
     /// Removes one token. Its entry in the eviction queue stays until it is the oldest.
-    pub fn remove(&self, id: &TokenId) {
-        if let Some((_, record)) = self.tokens.remove(id) {
-            self.remove_login_of(&record);
+    pub fn remove(&self, id: &TokenId) -> Option<Arc<TokenRecord>> {
+        let (_, record) = self.tokens.remove(id)?;
+        self.count.fetch_sub(1, Ordering::Relaxed);
+        self.remove_login_of(&record);
+        Some(record)
+    }
+
+    /// Removes a revoked token.
+    pub fn revoke(&self, id: &TokenId) {
+        if let Some(record) = self.remove(id) {
+            self.ended.lock().add(*id, TokenEnd::Revoked, record.expires);
         }
     }
 
-    /// Removes the tokens for which the predicate is true, shard by shard.
-    pub fn remove_if(&self, predicate: impl Fn(&TokenId, &TokenRecord) -> bool) {
+    /// Revokes the tokens for which the predicate is true, shard by shard, and calls `visit` with each that was live.
+    pub fn revoke_if(
+        &self,
+        predicate: impl Fn(&TokenId, &TokenRecord) -> bool,
+        mut visit: impl FnMut(&TokenId, &TokenRecord),
+    ) {
+        let now = self.clock.now();
+        self.retain(|id, record| {
+            let is_revoked = predicate(id, record);
+            if is_revoked {
+                self.ended.lock().add(*id, TokenEnd::Revoked, record.expires);
+                if self.is_live(record, now) {
+                    visit(id, record);
+                }
+            }
+            !is_revoked
+        });
+    }
+
+    fn retain(&self, mut is_kept: impl FnMut(&TokenId, &Arc<TokenRecord>) -> bool) {
         self.tokens.retain(|id, record| {
-            let is_removed = predicate(id, record);
-            if is_removed {
+            let is_kept = is_kept(id, record);
+            if !is_kept {
+                self.count.fetch_sub(1, Ordering::Relaxed);
                 self.remove_login_of(record);
             }
-            !is_removed
+            is_kept
         });
+    }
+
+    /// Why this token, which is not in memory, has ended.
+    pub fn end_of(&self, id: &TokenId) -> TokenEnd {
+        self.ended.lock().end_of(id, self.clock.now())
+    }
+
+    /// The number of live tokens that were evicted since the start of the process.
+    pub fn evicted(&self) -> u64 {
+        self.evicted.load(Ordering::Relaxed)
     }
 
     /// Calls `visit` with every live token, shard by shard.
@@ -238,18 +293,19 @@ impl MemoryStore {
         let now = self.clock.now();
         while self.evict_expired_batch(now) {}
         if self.limits.idle_ttl().is_some() {
-            self.remove_if(|_, record| !self.is_live(record, now));
+            self.retain(|_, record| self.is_live(record, now));
         }
+        self.ended.lock().sweep(now);
     }
 
     /// The number of tokens, including expired ones before the next sweep.
     pub fn len(&self) -> usize {
-        self.tokens.len()
+        self.count.load(Ordering::Relaxed)
     }
 
     /// True if it holds no tokens.
     pub fn is_empty(&self) -> bool {
-        self.tokens.is_empty()
+        self.len() == 0
     }
 
     fn is_live(&self, record: &TokenRecord, now: Tick) -> bool {
@@ -267,7 +323,9 @@ impl MemoryStore {
             if is_live {
                 return false;
             }
-            self.evict_oldest(&mut queue);
+            if let Some(id) = queue.ids.pop_front() {
+                self.remove(&id);
+            }
         }
         true
     }
@@ -290,14 +348,14 @@ impl MemoryStore {
                 is_live
             });
         }
-        while queue.ids.len() > max {
-            self.evict_oldest(queue);
-        }
-    }
-
-    fn evict_oldest(&self, queue: &mut EvictionQueue) {
-        if let Some(id) = queue.ids.pop_front() {
-            self.remove(&id);
+        while self.len() > max {
+            let Some(id) = queue.ids.pop_front() else { return };
+            if let Some(record) = self.remove(&id)
+                && self.is_live(&record, now)
+            {
+                self.evicted.fetch_add(1, Ordering::Relaxed);
+                self.ended.lock().add(id, TokenEnd::Evicted, record.expires);
+            }
         }
     }
 
@@ -313,7 +371,7 @@ mod tests {
 
     use super::*;
     use crate::base::user_name::UserName;
-    use crate::store::{NewToken, Timestamp};
+    use crate::store::{NewToken, Timestamp, TokenBinding};
 
     const HOUR: Duration = Duration::from_secs(3600);
 
@@ -328,7 +386,8 @@ mod tests {
 
     fn insert(store: &MemoryStore, login: u8, seed: u8) -> Seed {
         let user = UserName::parse(format!("user-{login}").as_bytes()).expect("valid");
-        let token = NewToken { login: LoginId([login; 16]), user, upstream_key: None, salt: 0 };
+        let binding = TokenBinding([0; 8]);
+        let token = NewToken { login: LoginId([login; 16]), user, upstream_key: None, binding, key: 0 };
         let record = |now, expires| TokenRecord::new(token, [seed; 20], Timestamp(0), now, expires);
         store.insert([seed; 20], LoginId([login; 16]), record, id_of)
     }
@@ -461,7 +520,7 @@ mod tests {
         insert(&store, 2, 3);
         store.remove(&id_of(&[1; 20]));
         assert_eq!(insert(&store, 1, 4), [2; 20], "the newer one stays");
-        store.remove_if(|_, record| record.user.as_str() == "user-2");
+        store.revoke_if(|_, record| record.user.as_str() == "user-2", |_, _| {});
         assert!(is_live(&store, 2) && !is_live(&store, 3));
         assert_eq!(insert(&store, 2, 5), [5; 20]);
         clock.advance(HOUR);
@@ -475,7 +534,13 @@ mod tests {
         let (store, clock) = store(None, 10);
         let fetch = |seed: u8, login: u8| {
             let user = UserName::parse(b"alice").expect("valid");
-            let token = NewToken { login: LoginId([login; 16]), user, upstream_key: None, salt: 0 };
+            let token = NewToken {
+                login: LoginId([login; 16]),
+                user,
+                upstream_key: None,
+                binding: TokenBinding([0; 8]),
+                key: 0,
+            };
             let now = clock.now();
             let record = TokenRecord::new(token, [seed; 20], Timestamp(0), now, now.after(HOUR));
             store.insert_fetched(id_of(&[seed; 20]), record)
@@ -488,6 +553,39 @@ mod tests {
         fetch(4, 2);
         assert_eq!(insert(&store, 2, 5), [4; 20]);
         assert_eq!(store.eviction_queue.lock().ids.len(), 3, "fetched twice, it has one entry");
+    }
+
+    #[test]
+    fn a_revoked_token_does_not_count_toward_the_maximum() {
+        let (store, clock) = store(None, 10);
+        for n in 0..5 {
+            insert(&store, n, n);
+        }
+        let mut revoked = Vec::new();
+        let is_old = |_: &TokenId, record: &TokenRecord| record.login.0[0] < 5;
+        store.revoke_if(is_old, |id, _| revoked.push(*id));
+        assert_eq!((revoked.len(), store.len()), (5, 0));
+        for n in 10..20 {
+            insert(&store, n, n);
+        }
+        assert!((10..20).all(|n| is_live(&store, n)), "none had to make place for a revoked one");
+        assert_eq!((store.evicted(), store.end_of(&id_of(&[3; 20]))), (0, TokenEnd::Revoked));
+        insert(&store, 20, 20);
+        assert_eq!((store.evicted(), store.end_of(&id_of(&[10; 20]))), (1, TokenEnd::Evicted));
+        store.revoke(&id_of(&[20; 20]));
+        assert_eq!(store.end_of(&id_of(&[20; 20])), TokenEnd::Revoked);
+        clock.advance(HOUR);
+        assert_eq!(store.end_of(&id_of(&[20; 20])), TokenEnd::Expired);
+    }
+
+    #[test]
+    fn entries_of_removed_tokens_do_not_pile_up() {
+        let (store, _) = store(None, 10);
+        for n in 0..3 * MIN_STALE_ENTRIES {
+            insert(&store, 1, n.to_le_bytes()[0]);
+            store.revoke_if(|_, _| true, |_, _| {});
+        }
+        assert!(store.eviction_queue.lock().ids.len() <= MIN_STALE_ENTRIES + 2);
     }
 
     #[test]

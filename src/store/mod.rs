@@ -5,11 +5,11 @@
 //! `revocation.rs`.
 
 mod driver;
+mod ended_tokens;
 mod file;
 mod keys;
 mod listing;
 mod memory;
-mod mint_guard;
 mod record;
 mod redis;
 mod revocation;
@@ -20,10 +20,12 @@ mod token_limits;
 mod wire;
 
 use std::hash::{Hash, Hasher};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
 use parking_lot::Mutex;
+use tracing::warn;
 
 use crate::base::clock::{Clock, Tick};
 use crate::base::secret::Secret;
@@ -33,18 +35,17 @@ use crate::observability::metrics::StoreMetrics;
 
 use driver::{DriverHandle, PersistentStore, PreparedDriver};
 use keys::StoreKeys;
-use mint_guard::MintGuard;
 use salt_usage::SaltUsageCounter;
 use time::StoreClock;
 
 pub use driver::RunningDriver;
-pub use keys::{derive_key, salt_name};
+pub use ended_tokens::TokenEnd;
+pub use keys::{KeyNumber, KeyRing, PRIMARY_KEY};
 pub use listing::{TokenFilter, TokenListing, TokenSummary};
 pub use memory::MemoryStore;
-pub use mint_guard::LoginProof;
-pub use record::{NewToken, TokenRecord};
+pub use record::{NewToken, TokenBinding, TokenRecord};
 pub use revocation::Revocation;
-pub use salt_usage::SaltUsage;
+pub use salt_usage::{SaltName, SaltUsage};
 pub use time::Timestamp;
 pub use token_id::{Fingerprint, TokenId};
 pub use token_limits::TokenLimits;
@@ -77,8 +78,13 @@ pub struct Store {
     metrics: OnceLock<StoreMetrics>,
     /// Used only without a driver.
     salt_usage: SaltUsageCounter,
-    mint_guard: MintGuard,
+    key_ring: KeyRing,
+    /// The number of evictions at the last sweep.
+    logged_evictions: AtomicU64,
 }
+
+/// The live token with an id, or why there is none.
+pub type FetchedToken = Result<Arc<TokenRecord>, TokenEnd>;
 
 /// The store is unavailable: it is unknown whether the token is live.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -114,8 +120,8 @@ impl Store {
     pub fn new(config: &Config, clock: &Clock) -> Result<Store, Problem> {
         let tokens = &config.tokens;
         let limits = TokenLimits { ttl: tokens.ttl, idle_ttl: tokens.idle_ttl, max: tokens.max };
-        let mut store = Store::in_memory(limits, clock.clone());
-        let keys = || StoreKeys::new(&config.salts);
+        let mut store = Store::in_memory(limits, KeyRing::new(&config.store.keys), clock.clone());
+        let keys = || StoreKeys::new(&store.key_ring);
         let (memory, store_clock) = (Arc::clone(&store.memory), Arc::clone(&store.store_clock));
         let persistent = match &config.store.kind {
             StoreKind::Memory => return Ok(store),
@@ -135,7 +141,7 @@ impl Store {
     }
 
     /// A store in the memory of this process only.
-    pub fn in_memory(limits: TokenLimits, clock: Clock) -> Store {
+    pub fn in_memory(limits: TokenLimits, key_ring: KeyRing, clock: Clock) -> Store {
         Store {
             memory: Arc::new(MemoryStore::new(limits, clock.clone())),
             store_clock: Arc::new(StoreClock::new(clock.clone())),
@@ -144,7 +150,8 @@ impl Store {
             prepared: Mutex::default(),
             metrics: OnceLock::new(),
             salt_usage: SaltUsageCounter::default(),
-            mint_guard: MintGuard::default(),
+            key_ring,
+            logged_evictions: AtomicU64::new(0),
         }
     }
 
@@ -179,13 +186,23 @@ impl Store {
         self.driver.as_ref().is_none_or(|driver| driver.availability.is_fresh(now))
     }
 
-    /// The live token with this id that [`Store::find`] did not find: a different replica may have minted it. `salt`
-    /// is the number of the salt that made it.
-    pub async fn fetch(&self, id: &TokenId, salt: u8) -> Result<Option<Arc<TokenRecord>>, Unavailable> {
+    /// The token with this id that [`Store::find`] did not find: a different replica may have minted it. `key` is the
+    /// key that made it.
+    pub async fn fetch(&self, id: &TokenId, key: KeyNumber) -> Result<FetchedToken, Unavailable> {
         match &self.driver {
-            None => Ok(None),
-            Some(driver) => self.record_operation("fetch", driver.fetch(*id, salt)).await,
+            None => Ok(Err(self.memory.end_of(id))),
+            Some(driver) => self.record_operation("fetch", driver.fetch(*id, key)).await,
         }
+    }
+
+    /// The current time, by the clock that all replicas share.
+    pub fn now(&self) -> Timestamp {
+        self.store_clock.now()
+    }
+
+    /// The keys that make tokens and protect stored data.
+    pub fn key_ring(&self) -> &KeyRing {
+        &self.key_ring
     }
 
     /// The seed of the login's live token, if this process knows it and a tenth of its lifetime remains. Never waits.
@@ -193,34 +210,18 @@ impl Store {
         self.is_fresh(self.clock.now()).then(|| self.memory.find_seed(login, id_of)).flatten()
     }
 
-    /// The proof of a login that the verifier with this number starts to verify now.
-    pub fn proof_for(&self, verifier: u64) -> LoginProof {
-        self.mint_guard.proof_for(verifier)
-    }
-
-    /// True if a login with this proof may still receive a token.
-    pub fn is_proof_valid(&self, proof: LoginProof) -> bool {
-        self.mint_guard.is_valid(proof)
-    }
-
     /// Stores a token for the login and returns its seed. If the login has received a token in the meantime, returns
     /// the seed of that one.
-    ///
-    /// SECURITY: fails if the proof is no longer valid. This check and an invalidation exclude each other: either the
-    /// token is rejected here, or the invalidation removes it.
     pub async fn insert(
         &self,
         token: NewToken,
         seed: Seed,
-        proof: LoginProof,
         id_of: impl Fn(&Seed) -> TokenId,
     ) -> Result<Seed, Unavailable> {
         if let Some(driver) = &self.driver {
-            let try_permit = || self.mint_guard.try_permit(proof, token.salt);
-            return self.record_operation("mint", driver.mint(&token, seed, id_of(&seed), try_permit)).await;
+            return self.record_operation("mint", driver.mint(token, seed, id_of(&seed))).await;
         }
         let login = token.login;
-        let Some(_permit) = self.mint_guard.try_permit(proof, token.salt) else { return Err(Unavailable) };
         let record = |now, expires| TokenRecord::new(token, seed, self.store_clock.timestamp(now), now, expires);
         Ok(self.memory.insert(seed, login, record, id_of))
     }
@@ -234,11 +235,6 @@ impl Store {
             }
         }
         Ok(())
-    }
-
-    /// Accepts only proofs of this verifier from now on.
-    pub fn set_verifier(&self, number: u64) {
-        self.mint_guard.set_verifier(number);
     }
 
     /// Lists live tokens.
@@ -256,20 +252,19 @@ impl Store {
         }
     }
 
-    /// Records that the salt with this number opened a bearer of this user. Never waits.
-    pub fn record_salt_use(&self, salt: u8, user: &UserName) {
+    /// Records that this salt opened a bearer of this user. Never waits.
+    pub fn record_salt_use(&self, salt: SaltName, user: &UserName) {
         match &self.driver {
             None => self.salt_usage.record(salt, user, self.store_clock.now()),
             Some(driver) => driver.record_salt_use(salt, user),
         }
     }
 
-    /// The usage of the salts with these numbers; `salts` must list all active salts. Without a persistent store: since
-    /// this process started.
-    pub async fn salt_usage(&self, salts: &[u8]) -> Result<Vec<SaltUsage>, Unavailable> {
+    /// The usage of each of these salts, in the same sequence. Without a persistent store: since this process started.
+    pub async fn salt_usage(&self, salts: &[SaltName]) -> Result<Vec<SaltUsage>, Unavailable> {
         match &self.driver {
             None => Ok(self.salt_usage.usage_of(salts, self.store_clock.now())),
-            Some(driver) => driver.salt_usage().await,
+            Some(driver) => driver.salt_usage(salts).await,
         }
     }
 
@@ -297,26 +292,24 @@ impl Store {
         self.memory.set_limits(limits);
     }
 
-    /// Removes the tokens of all salts except these. Only without a persistent store: otherwise salts change with a
-    /// restart.
-    ///
-    /// SECURITY: a salt may have been removed because it leaked. Its tokens end with it, and a request in progress
-    /// that uses it receives none.
-    pub fn retain_salts(&self, numbers: &[u8]) {
-        if self.driver.is_some() {
-            return;
-        }
-        self.mint_guard.set_salts(numbers);
-        self.memory.remove_if(|_, record| !numbers.contains(&record.salt));
-    }
-
     /// True if tokens are in memory only, so that they end with the process.
     pub fn is_memory_only(&self) -> bool {
         self.driver.is_none()
     }
 
-    /// Removes expired tokens from memory. Called every ten seconds on the main thread.
+    /// The number of live tokens that were evicted from memory since the start of the process.
+    pub fn evicted_count(&self) -> u64 {
+        self.memory.evicted()
+    }
+
+    /// Removes expired tokens from memory, and logs evictions. Called every ten seconds on the main thread.
     pub fn sweep(&self) {
         self.memory.sweep();
+        let evicted = self.memory.evicted();
+        let new = evicted - self.logged_evictions.swap(evicted, Ordering::Relaxed);
+        if new > 0 {
+            let max = self.memory.limits().max;
+            warn!(tokens = new, max, "live tokens were evicted from memory: tokens.max is reached");
+        }
     }
 }

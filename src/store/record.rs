@@ -6,6 +6,7 @@ use std::time::Duration;
 use crate::base::clock::Tick;
 use crate::base::secret::Secret;
 use crate::base::user_name::UserName;
+use crate::store::keys::KeyNumber;
 use crate::store::{LoginId, Seed, Timestamp};
 
 /// A token that is to be stored.
@@ -17,9 +18,16 @@ pub struct NewToken {
     pub user: UserName,
     /// The key that the backend receives instead of the token; `None`: the backend receives the token.
     pub upstream_key: Option<Secret>,
-    /// The number of the salt that made it.
-    pub salt: u8,
+    /// What has proven the login.
+    pub binding: TokenBinding,
+    /// The key that made it.
+    pub key: KeyNumber,
 }
+
+/// Binds a token to what has proven its login: a keyed hash of the verifier and its evidence. The store keeps it with
+/// the token, and does not know what it means.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TokenBinding(pub [u8; 8]);
 
 /// A stored token.
 #[derive(Debug)]
@@ -32,11 +40,15 @@ pub struct TokenRecord {
     /// Together with the login it makes the token again.
     pub(super) seed: Seed,
     pub(super) minted: Timestamp,
-    /// The number of the salt that made it.
-    pub(super) salt: u8,
+    /// What has proven the login.
+    pub binding: TokenBinding,
+    /// The key that made it.
+    pub key: KeyNumber,
     /// Boxed because few tokens have one.
     upstream_key: Option<Box<Secret>>,
     last_used: AtomicU64,
+    /// The generation of verifiers that last confirmed the binding.
+    confirmed: AtomicU64,
 }
 
 /// Resolution of the last use where tokens have no idle lifetime.
@@ -45,10 +57,10 @@ const LAST_USED_RESOLUTION: Duration = Duration::from_secs(60);
 impl TokenRecord {
     /// A token that was last used at `now`.
     pub(super) fn new(token: NewToken, seed: Seed, minted: Timestamp, now: Tick, expires: Tick) -> TokenRecord {
-        let NewToken { login, user, upstream_key, salt } = token;
+        let NewToken { login, user, upstream_key, binding, key } = token;
         let upstream_key = upstream_key.map(Box::new);
-        let last_used = AtomicU64::new(now.raw());
-        TokenRecord { user, expires, login, seed, minted, salt, upstream_key, last_used }
+        let (last_used, confirmed) = (AtomicU64::new(now.raw()), AtomicU64::new(0));
+        TokenRecord { user, expires, login, seed, minted, binding, key, upstream_key, last_used, confirmed }
     }
 
     /// A copy with a new key for the backend.
@@ -59,15 +71,27 @@ impl TokenRecord {
             login: self.login,
             seed: self.seed,
             minted: self.minted,
-            salt: self.salt,
+            binding: self.binding,
+            key: self.key,
             upstream_key: Some(Box::new(upstream_key)),
             last_used: AtomicU64::new(self.last_used().raw()),
+            confirmed: AtomicU64::new(0),
         }
     }
 
     /// The key that the backend receives instead of the token; `None`: the backend receives the token.
     pub fn upstream_key(&self) -> Option<&Secret> {
         self.upstream_key.as_deref()
+    }
+
+    /// True if the verifiers of this generation have confirmed the binding. Generations start at 1.
+    pub fn is_confirmed_by(&self, generation: u64) -> bool {
+        self.confirmed.load(Ordering::Relaxed) == generation
+    }
+
+    /// Records that the verifiers of this generation confirm the binding.
+    pub fn set_confirmed_by(&self, generation: u64) {
+        self.confirmed.store(generation, Ordering::Relaxed);
     }
 
     /// When it was last used, to a minute or a sixteenth of the idle lifetime.

@@ -1,46 +1,49 @@
 //! Revokes tokens, and remembers which are revoked since when. It does not know how replicas exchange revocations, nor
 //! why a token is revoked.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::time::Duration;
 
 use crate::base::user_name::UserName;
-use crate::store::{Fingerprint, Store, Timestamp, TokenId, Unavailable};
+use crate::store::memory::MemoryStore;
+use crate::store::{Fingerprint, Store, Timestamp, TokenId, TokenRecord, Unavailable};
 
 impl Store {
-    /// Revokes tokens everywhere. After `Ok`, this gateway rejects them, and within a second the other replicas do.
-    /// `Unavailable` means that only this gateway rejects them: it publishes the revocation when the store is
-    /// available again, unless the process ends first.
-    pub async fn revoke(&self, revocation: Revocation) -> Result<(), Unavailable> {
+    /// Revokes tokens everywhere, and returns the number of live tokens that this ended. After `Ok`, this gateway
+    /// rejects them, and within a second the other replicas do. `Unavailable` means that only this gateway rejects
+    /// them: it publishes the revocation when the store is available again, unless the process ends first.
+    pub async fn revoke(&self, revocation: Revocation) -> Result<u64, Unavailable> {
         match &self.driver {
-            None => {
-                self.memory.remove_if(|id, record| revocation.covers(id, &record.user));
-                Ok(())
-            }
+            None => Ok(revoke_in_memory(&self.memory, &revocation, |_, _| {})),
             Some(driver) => self.record_operation("revoke", driver.revoke(revocation)).await,
         }
     }
 
-    /// Revokes all tokens of these users: here immediately, at other replicas as soon as possible. Their logins that
-    /// are being verified receive no token.
-    pub fn revoke_users(&self, users: &HashSet<String>) {
-        self.mint_guard.invalidate_proofs();
-        self.memory.remove_if(|_, record| users.contains(record.user.as_str()));
-        if let Some(driver) = &self.driver {
-            for user in users.iter().filter_map(|user| UserName::parse(user.as_bytes()).ok()) {
-                driver.revoke_in_background(Revocation::User(user));
-            }
-        }
+    /// Ends the tokens in the memory of this process for which the predicate is true, and returns the users of those
+    /// that were live, one for each token.
+    ///
+    /// For tokens whose binding does not hold any more: each replica decides that by itself, and so it does after a
+    /// restart.
+    pub fn end_if(&self, predicate: impl Fn(&TokenRecord) -> bool) -> Vec<UserName> {
+        let mut users = Vec::new();
+        self.memory.revoke_if(|_, record| predicate(record), |_, record| users.push(record.user.clone()));
+        users
     }
+}
 
-    /// Revokes all tokens in the same way.
-    pub fn revoke_all(&self) {
-        self.mint_guard.invalidate_proofs();
-        self.memory.remove_if(|_, _| true);
-        if let Some(driver) = &self.driver {
-            driver.revoke_in_background(Revocation::All);
-        }
-    }
+/// Revokes the tokens in memory, calls `visit` with those that were live, and returns their number.
+pub(super) fn revoke_in_memory(
+    memory: &MemoryStore,
+    revocation: &Revocation,
+    mut visit: impl FnMut(&TokenId, &TokenRecord),
+) -> u64 {
+    let mut count = 0;
+    let is_covered = |id: &TokenId, record: &TokenRecord| revocation.covers(id, &record.user);
+    memory.revoke_if(is_covered, |id, record| {
+        count += 1;
+        visit(id, record);
+    });
+    count
 }
 
 /// Which tokens to revoke.

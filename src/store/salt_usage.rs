@@ -3,19 +3,42 @@
 //! It counts in the memory of this process. The stores behind it have their own counts.
 
 use std::collections::HashMap;
+use std::fmt;
 use std::hash::{BuildHasher, RandomState};
 use std::time::Duration;
 
 use parking_lot::Mutex;
 
+use crate::base::secret::Secret;
 use crate::base::user_name::UserName;
+use crate::config::StoreKey;
 use crate::store::Timestamp;
+use crate::store::keys::KeyRing;
 
 /// Users count for this long after their last use.
 pub(super) const USAGE_WINDOW: Duration = Duration::from_secs(30 * 24 * 60 * 60);
 
 /// Above this number, further users of a salt are not counted: it is in use anyway.
 const MAX_USERS_PER_SALT: usize = 100_000;
+
+/// The public name of a salt: 8 hex digits that reveal nothing else about it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct SaltName([u8; 4]);
+
+impl SaltName {
+    /// The name of a salt, which the configuration has validated.
+    pub fn new(salt: &Secret) -> SaltName {
+        let salt = StoreKey::parse(salt.expose()).expect("a Fernet key has 32 bytes");
+        let hash = KeyRing::new(&[salt]).derive_primary("timbr-gateway salt name 1");
+        SaltName(*hash.first_chunk().expect("32 bytes"))
+    }
+}
+
+impl fmt::Display for SaltName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:08x}", u32::from_be_bytes(self.0))
+    }
+}
 
 /// The usage of a salt.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -30,12 +53,12 @@ pub struct SaltUsage {
 #[derive(Default)]
 pub(super) struct SaltUsageCounter {
     hasher: RandomState,
-    /// By the number of the salt and the hash of the user, the last use.
-    by_salt: Mutex<HashMap<u8, HashMap<u64, Timestamp>>>,
+    /// By the salt and the hash of the user, the last use.
+    by_salt: Mutex<HashMap<SaltName, HashMap<u64, Timestamp>>>,
 }
 
 impl SaltUsageCounter {
-    pub fn record(&self, salt: u8, user: &UserName, now: Timestamp) {
+    pub fn record(&self, salt: SaltName, user: &UserName, now: Timestamp) {
         let user = self.hasher.hash_one(user);
         let mut by_salt = self.by_salt.lock();
         let users = by_salt.entry(salt).or_default();
@@ -47,10 +70,10 @@ impl SaltUsageCounter {
     }
 
     /// The usage of each of these salts, in the same sequence.
-    pub fn usage_of(&self, salts: &[u8], now: Timestamp) -> Vec<SaltUsage> {
+    pub fn usage_of(&self, salts: &[SaltName], now: Timestamp) -> Vec<SaltUsage> {
         let since = now.before(USAGE_WINDOW);
         let by_salt = self.by_salt.lock();
-        let usage_of_one = |salt: &u8| {
+        let usage_of_one = |salt: &SaltName| {
             let users = by_salt.get(salt)?;
             let recent = users.values().filter(|last_used| **last_used >= since).count();
             Some(SaltUsage {
@@ -71,10 +94,10 @@ mod tests {
         let user = |name: &str| UserName::parse(name.as_bytes()).expect("valid");
         let counter = SaltUsageCounter::default();
         let day = 24 * 60 * 60 * 1000;
-        counter.record(1, &user("alice"), Timestamp(day));
-        counter.record(1, &user("alice"), Timestamp(2 * day));
-        counter.record(1, &user("bob"), Timestamp(20 * day));
-        let usage_at = |now| counter.usage_of(&[0, 1, 2], Timestamp(now));
+        counter.record(SaltName([1; 4]), &user("alice"), Timestamp(day));
+        counter.record(SaltName([1; 4]), &user("alice"), Timestamp(2 * day));
+        counter.record(SaltName([1; 4]), &user("bob"), Timestamp(20 * day));
+        let usage_at = |now| counter.usage_of(&[0, 1, 2].map(|n| SaltName([n; 4])), Timestamp(now));
         let unused = SaltUsage::default();
         let last_used = Some(Timestamp(20 * day));
         assert_eq!(usage_at(20 * day), [unused, SaltUsage { last_used, users: 2 }, unused]);

@@ -9,6 +9,7 @@
 //! | token id | 16 | | token id | 16 |
 //! | login id | 16 | | | |
 //! | seed | 20 | | | |
+//! | binding | 8 | | | |
 //! | length of the user name, user name | 2 + n | | | |
 //! | upstream key, possibly empty | rest | | | |
 
@@ -16,15 +17,15 @@ use zeroize::Zeroizing;
 
 use crate::base::secret::Secret;
 use crate::base::user_name::UserName;
-use crate::store::keys::{PRIMARY_SALT, StoreKeys};
+use crate::store::keys::{KeyNumber, PRIMARY_KEY, StoreKeys};
 use crate::store::time::StoreClock;
-use crate::store::{LoginId, NewToken, Seed, Timestamp, TokenId, TokenRecord};
+use crate::store::{LoginId, NewToken, Seed, Timestamp, TokenBinding, TokenId, TokenRecord};
 
 /// The first byte of every value. Values with a different version are not read.
-const WIRE_VERSION: u8 = 1;
+const WIRE_VERSION: u8 = 2;
 
 /// The length of an encoded token without user name and upstream key.
-const FIXED_LENGTH: usize = 1 + 8 + 8 + 16 + 16 + 20 + 2;
+const FIXED_LENGTH: usize = 1 + 8 + 8 + 16 + 16 + 20 + 8 + 2;
 
 /// A token as the store holds it, except for its last use, which is not sealed.
 #[derive(Clone, Debug)]
@@ -33,7 +34,7 @@ pub struct StoredToken {
     pub seed: Seed,
     pub minted: Timestamp,
     pub expires: Timestamp,
-    /// Its `salt` is not encoded: it is the salt whose key opens the value.
+    /// Its `key` is not encoded: it is the one that opens the value.
     pub token: NewToken,
 }
 
@@ -51,7 +52,8 @@ impl StoredToken {
             login: record.login,
             user: record.user.clone(),
             upstream_key: record.upstream_key().cloned(),
-            salt: record.salt,
+            binding: record.binding,
+            key: record.key,
         };
         let expires = store_clock.timestamp(record.expires);
         StoredToken { id, seed: record.seed, minted: record.minted, expires, token }
@@ -68,15 +70,15 @@ impl StoredToken {
         StoredLogin { seed: self.seed, id: self.id }
     }
 
-    /// Encodes and seals the token for `context`, with the salt that made it.
+    /// Encodes and seals the token for `context`, with the key that made it.
     pub fn seal(&self, keys: &StoreKeys, context: &[u8]) -> Vec<u8> {
-        keys.seal(self.token.salt, context, &self.encode())
+        keys.seal(self.token.key, context, &self.encode())
     }
 
-    /// `None` if no salt opens it, or its version is unknown.
+    /// `None` if no key opens it, or its version is unknown.
     pub fn open(keys: &StoreKeys, context: &[u8], sealed: &[u8]) -> Option<StoredToken> {
-        let (salt, bytes) = keys.open(context, sealed)?;
-        StoredToken::decode(&bytes, salt)
+        let (key, bytes) = keys.open(context, sealed)?;
+        StoredToken::decode(&bytes, key)
     }
 
     fn encode(&self) -> Zeroizing<Vec<u8>> {
@@ -90,32 +92,34 @@ impl StoredToken {
         bytes.extend(self.id.bytes());
         bytes.extend(self.token.login.0);
         bytes.extend(self.seed);
+        bytes.extend(self.token.binding.0);
         bytes.extend(u16::try_from(user.len()).expect("a name has at most 256 characters").to_be_bytes());
         bytes.extend(user);
         bytes.extend(key);
         bytes
     }
 
-    fn decode(bytes: &[u8], salt: u8) -> Option<StoredToken> {
+    fn decode(bytes: &[u8], key: KeyNumber) -> Option<StoredToken> {
         let mut reader = ByteReader::after_version(bytes)?;
         let (minted, expires) = (Timestamp(reader.read_u64()?), Timestamp(reader.read_u64()?));
         let id = TokenId::from_bytes(reader.read_array()?);
         let (login, seed) = (LoginId(reader.read_array()?), reader.read_array()?);
+        let binding = TokenBinding(reader.read_array()?);
         let length = u16::from_be_bytes(reader.read_array()?);
         let user = UserName::parse(reader.read_bytes(usize::from(length))?).ok()?;
-        let key = std::str::from_utf8(reader.0).ok()?;
-        let upstream_key = (!key.is_empty()).then(|| Secret::new(key.to_owned()));
-        Some(StoredToken { id, seed, minted, expires, token: NewToken { login, user, upstream_key, salt } })
+        let upstream_key = std::str::from_utf8(reader.0).ok()?;
+        let upstream_key = (!upstream_key.is_empty()).then(|| Secret::new(upstream_key.to_owned()));
+        Some(StoredToken { id, seed, minted, expires, token: NewToken { login, user, upstream_key, binding, key } })
     }
 }
 
 impl StoredLogin {
-    /// Encodes and seals the login for `context`, with the primary salt.
+    /// Encodes and seals the login for `context`, with the primary key.
     pub fn seal(&self, keys: &StoreKeys, context: &[u8]) -> Vec<u8> {
-        keys.seal(PRIMARY_SALT, context, &self.encode())
+        keys.seal(PRIMARY_KEY, context, &self.encode())
     }
 
-    /// `None` if no salt opens it, or its version is unknown.
+    /// `None` if no key opens it, or its version is unknown.
     pub fn open(keys: &StoreKeys, context: &[u8], sealed: &[u8]) -> Option<StoredLogin> {
         let (_, bytes) = keys.open(context, sealed)?;
         StoredLogin::decode(&bytes)
@@ -164,7 +168,8 @@ mod tests {
     fn tokens_and_logins_are_decoded_only_when_complete_and_of_this_version() {
         for key in [None, Some(Secret::new("tk_upstream".into()))] {
             let user = UserName::parse(b"alice").expect("valid");
-            let token = NewToken { login: LoginId([3; 16]), user, upstream_key: key, salt: 2 };
+            let binding = TokenBinding([4; 8]);
+            let token = NewToken { login: LoginId([3; 16]), user, upstream_key: key, binding, key: 2 };
             let stored = StoredToken {
                 id: TokenId::from_token(b"x"),
                 seed: [7; 20],
@@ -179,11 +184,12 @@ mod tests {
                 (stored.id, stored.seed, Timestamp(5), Timestamp(9))
             );
             assert_eq!((decoded.token.login, decoded.token.user), (stored.token.login, stored.token.user));
-            assert_eq!((decoded.token.upstream_key, decoded.token.salt), (stored.token.upstream_key, 2));
+            assert_eq!((decoded.token.upstream_key, decoded.token.key), (stored.token.upstream_key, 2));
+            assert_eq!(decoded.token.binding, binding);
             for end in 0..FIXED_LENGTH + "alice".len() {
                 assert!(StoredToken::decode(&bytes[..end], 2).is_none(), "{end}");
             }
-            let other_version = [&[2][..], &bytes[1..]].concat();
+            let other_version = [&[1][..], &bytes[1..]].concat();
             assert!(StoredToken::decode(&other_version, 2).is_none());
         }
         let login = StoredLogin { seed: [7; 20], id: TokenId::from_token(b"x") };

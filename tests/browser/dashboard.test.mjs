@@ -153,7 +153,7 @@ test("a token is revoked after a confirmation", async () => {
   await page.getByText(/Revoked [0-9a-f]{8} of bob/).waitFor();
   await row.waitFor({ state: "detached" });
   const rejected = await gateway.ask("GET /timbr/api/q/sales", json);
-  assert.deepEqual([rejected.status, JSON.parse(rejected.body).reason], [401, "token_expired"]);
+  assert.deepEqual([rejected.status, JSON.parse(rejected.body).reason], [401, "token_revoked"]);
   await page.locator("#tokens-user").fill("nobody");
   await page.getByText("nobody has no active token.").waitFor();
   await page.context().close();

@@ -84,7 +84,7 @@ def test_without_a_session_the_token_is_revoked(setup, platform):
     # The session is known only to the process that made the token, so this process cannot renew the key.
     other = setup.gateway(platform.url, **OPTIONS, UPSTREAM_CREDENTIAL="platform")
     rejected = query(other, token)
-    assert (rejected.status_code, rejected.json()["reason"]) == (401, "token_expired")
+    assert (rejected.status_code, rejected.json()["reason"]) == (401, "token_revoked")
 
 
 def test_the_platform_as_verifier_only(setup, platform, backend, arrived):

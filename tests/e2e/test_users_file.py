@@ -71,7 +71,7 @@ def test_users_are_added_and_removed_at_run_time(gateway, users):
     wait_until("the new password is accepted", can_log_in(gateway, "dave", "dives-again"))
     assert gateway.get_token("dave", "dives").status_code == 401
     rejected = gateway.send("GET", "timbr/api/get_ontologies/", token)
-    assert (rejected.status_code, rejected.json()["reason"]) == (401, "token_expired"), "the token of the old password is revoked"
+    assert (rejected.status_code, rejected.json()["reason"]) == (401, "token_revoked"), "the token of the old password is revoked"
 
     token = gateway.token("dave", "dives-again")
     others = gateway.token("alice")

@@ -96,7 +96,7 @@ fn a_token_is_revoked_when_the_service_rejects_its_own() {
     assert_eq!(get(&gateway, &token).status, 200);
     given.fetch_add(1, Ordering::SeqCst);
     for _ in 0..2 {
-        assert_eq!(get(&gateway, &token).reason(), "token_expired");
+        assert_eq!(get(&gateway, &token).reason(), "token_revoked");
     }
     let another = gateway.token();
     assert_ne!(another, token);

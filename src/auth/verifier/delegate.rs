@@ -96,7 +96,7 @@ impl Delegate {
         let data = envelope.filter(|envelope| envelope.status == "success").map(|envelope| envelope.data);
         match data {
             Some([key]) if ApiKey::is_valid(key.as_bytes()) => {
-                Ok(VerifiedLogin { upstream_key: Some(Secret::new(key)), session: None })
+                Ok(VerifiedLogin { upstream_key: Some(Secret::new(key)), ..VerifiedLogin::default() })
             }
             _ => Err(unavailable(format!("the response of {GET_TOKEN_PATH} does not contain exactly one token"))),
         }

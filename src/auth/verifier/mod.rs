@@ -19,6 +19,7 @@ use tracing::warn;
 use crate::auth::FileReload;
 use crate::auth::bearer::Credentials;
 use crate::auth::failure_limiter::{Attempt, Charge, TooManyFailures};
+use crate::auth::token_binding::Evidence;
 use crate::base::secret::Secret;
 
 pub use delegate::Delegate;
@@ -60,6 +61,8 @@ pub struct VerifiedLogin {
     pub upstream_key: Option<Secret>,
     /// The session that can renew this key.
     pub session: Option<PlatformSession>,
+    /// What has proven the login, if the verifier knows it.
+    pub evidence: Evidence,
 }
 
 /// Why a password was not accepted.
@@ -131,12 +134,11 @@ impl Verifier {
         }
     }
 
-    /// Users that `before`, the previous verifier of the same kind, accepted with a different password or that this
-    /// verifier does not know. Only known for users files.
-    pub fn changed_users_since(&self, before: &Verifier) -> Vec<String> {
-        match (self, before) {
-            (Verifier::UsersFile(users), Verifier::UsersFile(before)) => users.changed_users_since(before),
-            _ => Vec::new(),
+    /// The number of the last change of the users file that may have ended logins; 0 for other verifiers.
+    pub fn generation(&self) -> u64 {
+        match self {
+            Verifier::SaltHolder | Verifier::Remote(..) => 0,
+            Verifier::UsersFile(users) => users.generation(),
         }
     }
 

@@ -101,6 +101,14 @@ impl PasswordHash {
         }
     }
 
+    /// The text of the hash, as in the file.
+    pub fn to_text(&self) -> String {
+        match &self.0 {
+            ParsedHash::Bcrypt { text, .. } => text.to_string(),
+            ParsedHash::Argon2id { hash, .. } => hash.to_string(),
+        }
+    }
+
     /// Returns whether both are the same hash, salt included.
     pub fn is_same_as(&self, other: &PasswordHash) -> bool {
         match (&self.0, &other.0) {

@@ -99,7 +99,11 @@ impl Platform {
             }
         }
         let key = self.fetch_key(&mut jar).await?;
-        Ok(VerifiedLogin { upstream_key: Some(key), session: Some(PlatformSession(jar.to_secret())) })
+        Ok(VerifiedLogin {
+            upstream_key: Some(key),
+            session: Some(PlatformSession(jar.to_secret())),
+            ..VerifiedLogin::default()
+        })
     }
 
     /// Fetches the user's current key. `WrongCredentials` means that the session has expired.

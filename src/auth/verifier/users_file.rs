@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use parking_lot::{Mutex, RwLock};
@@ -11,9 +12,11 @@ use tracing::{error, info, warn};
 use crate::auth::bearer::Credentials;
 use crate::auth::credential_file::{self, CredentialFileError};
 use crate::auth::failure_limiter::Attempt;
+use crate::auth::token_binding::{Evidence, next_generation};
 use crate::auth::verifier::users::Users;
 use crate::auth::verifier::{VerifiedLogin, VerifyError, start_check};
 use crate::auth::{FileReload, changed_file};
+use crate::base::user_name::UserName;
 use crate::base::watched_files::FileWatch;
 use crate::config::options::AUTH;
 
@@ -28,6 +31,8 @@ pub struct UsersFile {
     failing_since: Mutex<Option<Instant>>,
     watch: Mutex<FileWatch>,
     hash_permits: Arc<Semaphore>,
+    /// The number of the last change of `users`.
+    generation: AtomicU64,
 }
 
 impl UsersFile {
@@ -42,6 +47,7 @@ impl UsersFile {
             failing_since: Mutex::default(),
             watch: Mutex::default(),
             hash_permits: Arc::new(Semaphore::new(permits)),
+            generation: AtomicU64::new(next_generation()),
         })
     }
 
@@ -67,6 +73,8 @@ impl UsersFile {
                     }
                 }
                 *self.users.write() = Arc::new(users);
+                // SECURITY: after the users, so that nothing is confirmed by the new generation with the old users.
+                self.generation.store(next_generation(), Ordering::Release);
                 changed
             }
             Err(problem) => {
@@ -89,9 +97,14 @@ impl UsersFile {
         self.watch.lock().is_failing()
     }
 
-    /// Users of `before` that this file does not have, or has with a different hash.
-    pub fn changed_users_since(&self, before: &UsersFile) -> Vec<String> {
-        changed_users(&before.users(), &self.users())
+    /// What proves a login of this user: the hash in the file. `None` if the user is not in it.
+    pub fn evidence(&self, user: &UserName) -> Option<Evidence> {
+        self.users().hash_of(user.as_str()).map(|hash| hash.to_text().into_bytes())
+    }
+
+    /// The number of the last change of the file.
+    pub fn generation(&self) -> u64 {
+        self.generation.load(Ordering::Acquire)
     }
 
     /// Returns whether no user exists.
@@ -133,10 +146,14 @@ impl UsersFile {
                 drop(charge);
             }
             drop(permit);
-            is_right
+            // SECURITY: of the hash that was checked; the file may have changed in the meantime.
+            hash.filter(|_| is_right).map(|hash| hash.to_text().into_bytes())
         });
         match checked.await {
-            Ok(true) => Ok(VerifiedLogin::default()),
+            // SECURITY: the user may have been removed while the password was being checked.
+            Ok(Some(evidence)) if self.evidence(&credentials.user).as_ref() == Some(&evidence) => {
+                Ok(VerifiedLogin { evidence, ..VerifiedLogin::default() })
+            }
             _ => Err(VerifyError::WrongCredentials),
         }
     }
@@ -160,7 +177,6 @@ mod tests {
     use crate::auth::failure_limiter::FailureLimiter;
     use crate::base::clock::Clock;
     use crate::base::secret::Secret;
-    use crate::base::user_name::UserName;
     use crate::config::FailureLimits;
 
     fn attempt() -> Attempt {

@@ -221,7 +221,7 @@ fn suggest_fix(reason: Option<&str>, status: StatusCode) -> &'static str {
         }
         (Some("token_store_unavailable"), _) => "store.urls, store.password, store.ca_file; see the log above",
         // Its own gateway has just made the token, so these come from a backend that has such reasons, too.
-        (Some("token_expired" | "api_key_unknown"), _) => BACKEND_REJECTS_TOKEN,
+        (Some("token_expired" | "token_revoked" | "api_key_unknown"), _) => BACKEND_REJECTS_TOKEN,
         (Some("not_authorized"), _) => "authorization.rules",
         (Some("client_certificate_required"), _) => "routes: this route requires a TLS client certificate",
         (Some("content_type_unsupported" | "method_not_allowed" | "not_found"), _) => "routes",

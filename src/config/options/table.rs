@@ -264,6 +264,11 @@ group! { STORE: StoreKeys = "store." {
     kind: StoreType = "memory",
         "Where tokens are stored. memory: in the process, until it exits. file: also in a file, for one process. redis: \
          in a Redis or Valkey server that replicas share. See tokens.md.";
+    key: Secret,
+        "Key that protects stored tokens and signs new ones: 32 random bytes in base64, as `timbr-gateway store key` \
+         prints. The same at all replicas, and unknown to clients. For a rotation, several keys separated by commas; the \
+         first one is the primary key. Required for store.kind=file and redis, unless auth.verifier is salt-holder. \
+         Default for store.kind=memory: a random key.";
     path: PathBuf,
         "File of store.kind=file, created with mode 0600 if it does not exist. Only one process can open it.";
     urls: String,

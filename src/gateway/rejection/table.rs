@@ -285,19 +285,44 @@ rejections! {
         message: "The `x-api-key` is not valid. Get a token with POST /timbr/api/get_token, or check your Timbr token.",
         remedy: "Neither the gateway nor, if it was asked, the backend knows the key.",
     }
-    /// A token of this gateway that has expired or was revoked.
+    /// A token of this gateway that has expired.
     TokenExpired {
         status: UNAUTHORIZED,
         reason: "token_expired",
+        phases: [Authenticate],
+        fault: Credentials,
+        response_header: API_KEY,
+        header: Some("x-api-key"),
+        rules: ["tokens.ttl", "tokens.idle_ttl"],
+        message: "The token has expired. Get a new one with POST /timbr/api/get_token.",
+        remedy: "A token of this gateway, or of one with the same store.key, that is not valid any more: it expired, was \
+                 not used for too long, or ended so long ago that the reason is not known. Get a new token.",
+    }
+    /// A token of this gateway that was revoked.
+    TokenRevoked {
+        status: UNAUTHORIZED,
+        reason: "token_revoked",
         phases: [Authenticate, Upstream],
         fault: Credentials,
         response_header: API_KEY,
         header: Some("x-api-key"),
-        rules: ["tokens.ttl"],
-        message: "The token has expired or was revoked. Get a new one with POST /timbr/api/get_token.",
-        remedy: "A token of this gateway, or of one with the same salt, that is not valid any more: it expired or was \
-                 revoked, the gateway was restarted, the user's password changed, the backend rejects the upstream key \
-                 of the token, or newer tokens evicted it. Get a new token.",
+        rules: ["auth.verifier", "upstream.credential"],
+        message: "The token was revoked. Get a new one with POST /timbr/api/get_token.",
+        remedy: "An operator revoked the token, the user was removed or has a new password, the verifier was replaced, or \
+                 the backend rejects the upstream key of the token. Get a new token.",
+    }
+    /// A token of this gateway that newer tokens have evicted.
+    TokenEvicted {
+        status: UNAUTHORIZED,
+        reason: "token_evicted",
+        phases: [Authenticate],
+        fault: Credentials,
+        response_header: API_KEY,
+        header: Some("x-api-key"),
+        rules: ["tokens.max"],
+        message: "The token was replaced by newer ones. Get a new one with POST /timbr/api/get_token.",
+        remedy: "The gateway holds tokens.max tokens, and this one was the oldest. Get a new token; raise tokens.max if \
+                 there are so many users, or find the client that requests so many tokens.",
     }
     /// The token store could not read or write a token.
     TokenStoreUnavailable {

@@ -60,6 +60,8 @@ pub struct Metrics {
     pub certificates_unusable: Gauge,
     /// Metrics of the persistent token store.
     pub store: StoreMetrics,
+    /// Live tokens that were evicted from memory.
+    pub tokens_evicted: Counter,
     /// Tokens in memory, including expired ones that are not yet evicted.
     pub tokens: Gauge,
     /// Expiry of each certificate, by its names.
@@ -117,6 +119,10 @@ impl Default for Metrics {
                 "1 if the certificate files could not be read and the previous certificates are kept, else 0",
             ),
             store: StoreMetrics::new(&mut catalogue),
+            tokens_evicted: catalogue.register_counter(
+                "tokens_evicted",
+                "Live tokens that were evicted from memory because tokens.max was reached",
+            ),
             tokens: catalogue.register_gauge("tokens", "Tokens in memory; expired ones are evicted after some seconds"),
             certificates: catalogue.register_gauges(
                 "certificate_expiry_timestamp_seconds",

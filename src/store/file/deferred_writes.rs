@@ -8,19 +8,21 @@ use crate::store::file::{
     open_if_closed, split_value,
 };
 use crate::store::salt_usage::USAGE_WINDOW;
-use crate::store::{SaltUsage, Timestamp};
+use crate::store::{SaltName, SaltUsage, Timestamp};
 
 /// The number of tokens in a batch.
 const BATCH_SIZE: usize = 1000;
 
 impl OpenFileStore {
-    pub(super) fn salt_usage(&mut self) -> FileResult<Vec<SaltUsage>> {
+    pub(super) fn salt_usage(&mut self, salts: &[SaltName]) -> FileResult<Vec<SaltUsage>> {
         self.write_salt_uses()?;
         let store = &self.store;
         let since = store.store_clock.now().before(USAGE_WINDOW);
         let table = open_if_closed(&mut self.database, store)?.begin_read()?.open_table(SALTS)?;
         let mut all = Vec::new();
-        for name in store.keys.salt_names() {
+        for salt in salts {
+            let name = salt.to_string();
+            let name = name.as_str();
             let mut usage = SaltUsage::default();
             for entry in table.range((name, &[0; 16])..=(name, &[0xff; 16]))? {
                 let last_used = Timestamp(entry?.1.value());
@@ -40,9 +42,8 @@ impl OpenFileStore {
         let write = open_if_closed(&mut self.database, store)?.begin_write()?;
         {
             let mut table = write.open_table(SALTS)?;
-            let names: Vec<&str> = store.keys.salt_names().collect();
             for ((salt, user), when) in &self.pending_salt_uses {
-                table.insert((names[usize::from(*salt)], &user.0), when.0)?;
+                table.insert((salt.to_string().as_str(), &user.0), when.0)?;
             }
         }
         write.commit()?;
@@ -60,7 +61,7 @@ impl OpenFileStore {
             let pending_uses = &mut self.pending_uses;
             self.store.memory.for_each(|id, record| {
                 if record.last_used() > since {
-                    pending_uses.push_back(PendingUse { id: *id, salt: record.salt });
+                    pending_uses.push_back(PendingUse { id: *id, key: record.key });
                 }
             });
             self.uses_written_at = now;
@@ -70,8 +71,8 @@ impl OpenFileStore {
         {
             let mut tokens = write.open_table(TOKENS)?;
             let count = self.pending_uses.len().min(BATCH_SIZE);
-            for PendingUse { id, salt } in self.pending_uses.drain(..count) {
-                let name = store.keys.token_name(salt, &id);
+            for PendingUse { id, key } in self.pending_uses.drain(..count) {
+                let name = store.keys.token_name(key, &id);
                 let value = tokens.get(&name.0)?.map(|value| value.value().to_vec());
                 if let (Some(mut value), Some(record)) = (value, store.memory.peek(&id)) {
                     let last_used = store.store_clock.timestamp(record.last_used());
@@ -104,7 +105,7 @@ impl FileStore {
             let stored = self.unseal_token(name.value(), sealed);
             let is_live = match &stored {
                 Some(stored) => self.memory.peek(&stored.id).is_some(),
-                // A salt that made it may be configured again before it expires.
+                // The key that made it may be configured again before it expires.
                 None => expires > now,
             };
             if !is_live {

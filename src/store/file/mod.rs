@@ -23,19 +23,23 @@ use tracing::{error, info, warn};
 
 use crate::base::clock::Tick;
 use crate::store::driver::{Command, ReplySender};
-use crate::store::keys::{RecordName, StoreKeys};
+use crate::store::keys::{KeyNumber, RecordName, StoreKeys};
 use crate::store::listing::list_memory;
 use crate::store::memory::MemoryStore;
 use crate::store::time::StoreClock;
 use crate::store::wire::{StoredLogin, StoredToken};
-use crate::store::{NewToken, Seed, Timestamp, TokenId, Unavailable};
+use crate::store::{NewToken, SaltName, Seed, Timestamp, TokenId, Unavailable};
 
 /// By the name of a token: its last use, its expiry, and the sealed token; see [`split_value`].
-const TOKENS: TableDefinition<'_, &[u8; 16], &[u8]> = TableDefinition::new("tokens 1");
+const TOKENS: TableDefinition<'_, &[u8; 16], &[u8]> = TableDefinition::new("tokens 2");
 /// By the name of a login: the token that it receives, sealed.
-const LOGINS: TableDefinition<'_, &[u8; 16], &[u8]> = TableDefinition::new("logins 1");
+const LOGINS: TableDefinition<'_, &[u8; 16], &[u8]> = TableDefinition::new("logins 2");
 /// By the name of a salt and the pseudonym of a user: the last use.
 const SALTS: TableDefinition<'_, (&str, &[u8; 16]), u64> = TableDefinition::new("salts 1");
+
+/// Tables of earlier versions, whose values cannot be read any more.
+const OLD_TABLES: [TableDefinition<'_, &[u8; 16], &[u8]>; 2] =
+    [TableDefinition::new("tokens 1"), TableDefinition::new("logins 1")];
 
 /// Maximum number of commands that share one write.
 const MAX_BATCH: usize = 1000;
@@ -63,7 +67,7 @@ pub struct OpenFileStore {
     /// `None` after a write error, until the file has been opened again.
     database: Option<Database>,
     /// The uses of salts that are not in the file yet.
-    pending_salt_uses: HashMap<(u8, RecordName), Timestamp>,
+    pending_salt_uses: HashMap<(SaltName, RecordName), Timestamp>,
     /// The tokens whose last use is not in the file yet.
     pending_uses: VecDeque<PendingUse>,
     /// When to collect `pending_uses` again.
@@ -79,7 +83,7 @@ pub struct OpenFileStore {
 /// A token whose last use is to be written.
 struct PendingUse {
     id: TokenId,
-    salt: u8,
+    key: KeyNumber,
 }
 
 /// A new token that waits for the disk.
@@ -151,6 +155,9 @@ impl FileStore {
         let (tokens, unreadable) = self.live_tokens(&write.open_table(TOKENS)?)?;
         write.open_table(LOGINS)?;
         write.open_table(SALTS)?;
+        for table in OLD_TABLES {
+            write.delete_table(table)?;
+        }
         write.commit()?;
         let count = tokens.len();
         for (last_used, mut stored) in tokens {
@@ -166,13 +173,13 @@ impl FileStore {
         if unreadable > 0 {
             warn!(
                 tokens = unreadable,
-                "tokens in the file cannot be used: they were made with salts that are not configured"
+                "tokens in the file cannot be used: they were made with keys that are not in store.key"
             );
         }
         Ok(())
     }
 
-    /// The live tokens with their last use, the oldest first, and the number of tokens that no salt opens.
+    /// The live tokens with their last use, the oldest first, and the number of tokens that no key opens.
     fn live_tokens(
         &self,
         table: &impl ReadableTable<&'static [u8; 16], &'static [u8]>,
@@ -202,7 +209,7 @@ impl FileStore {
 
     /// The name and the value of a token's entry.
     fn seal_token(&self, stored: &StoredToken, last_used: Timestamp) -> (RecordName, Vec<u8>) {
-        let name = self.keys.token_name(stored.token.salt, &stored.id);
+        let name = self.keys.token_name(stored.token.key, &stored.id);
         let sealed = stored.seal(&self.keys, &seal_context(b't', &name.0));
         (name, [&last_used.0.to_be_bytes()[..], &stored.expires.0.to_be_bytes(), &sealed].concat())
     }
@@ -268,7 +275,11 @@ impl OpenFileStore {
         match command {
             Command::Mint { .. } => unreachable!("run_batch has taken it"),
             // The file has no tokens that are not in memory.
-            Command::Fetch { reply, .. } => drop(reply.send(Ok(None))),
+            Command::Fetch { id, reply, .. } => {
+                let memory = &self.store.memory;
+                let found = memory.find(&id, self.store.store_clock.now_tick());
+                let _ = reply.send(Ok(found.ok_or_else(|| memory.end_of(&id))));
+            }
             Command::List { filter, reply } => {
                 let _ = reply.send(Ok(list_memory(&self.store.memory, &self.store.store_clock, &filter)));
             }
@@ -282,7 +293,7 @@ impl OpenFileStore {
             Command::SetUpstreamKey { id, key, reply } => {
                 return send_reply(reply, self.set_upstream_key(&id, key));
             }
-            Command::SaltUsage { reply } => return send_reply(reply, self.salt_usage()),
+            Command::SaltUsage { salts, reply } => return send_reply(reply, self.salt_usage(&salts)),
         }
         Ok(())
     }

@@ -7,6 +7,8 @@ use crate::store::file::{
     FileResult, FileStore, LOGINS, OpenFileStore, PendingMint, SealedTable, TOKENS, open_if_closed, seal_context,
     split_value,
 };
+use crate::store::keys::KeyNumber;
+use crate::store::revocation::revoke_in_memory;
 use crate::store::wire::StoredToken;
 use crate::store::{Revocation, Seed, TokenId, Unavailable};
 
@@ -62,29 +64,25 @@ impl OpenFileStore {
         Ok(seeds)
     }
 
-    pub(super) fn revoke(&mut self, revocation: &Revocation) -> FileResult<()> {
+    /// Returns the number of live tokens that this ended.
+    pub(super) fn revoke(&mut self, revocation: &Revocation) -> FileResult<u64> {
         let store = &self.store;
         let mut revoked = Vec::new();
-        store.memory.for_each(|id, record| {
-            if revocation.covers(id, &record.user) {
-                let names = (store.keys.token_name(record.salt, id), store.keys.login_name(&record.login));
-                revoked.push((*id, names));
-            }
-        });
         // SECURITY: from memory first, so that the tokens end even if the disk fails.
-        for (id, _) in &revoked {
-            store.memory.remove(id);
-        }
+        let count = revoke_in_memory(&store.memory, revocation, |id, record| {
+            revoked.push((store.keys.token_name(record.key, id), store.keys.login_name(&record.login)));
+        });
         let write = open_if_closed(&mut self.database, store)?.begin_write()?;
         {
             let (mut tokens, mut logins) = (write.open_table(TOKENS)?, write.open_table(LOGINS)?);
-            for (_, (token_name, login_name)) in &revoked {
+            for (token_name, login_name) in &revoked {
                 tokens.remove(&token_name.0)?;
                 // If the login has a newer token, it receives a third one next time, which does no harm.
                 logins.remove(&login_name.0)?;
             }
         }
-        Ok(write.commit()?)
+        write.commit()?;
+        Ok(count)
     }
 
     pub(super) fn set_upstream_key(&mut self, id: &TokenId, key: Secret) -> FileResult<()> {
@@ -93,7 +91,7 @@ impl OpenFileStore {
         let write = open_if_closed(&mut self.database, store)?.begin_write()?;
         {
             let mut tokens = write.open_table(TOKENS)?;
-            store.write_upstream_key(&mut tokens, id, record.salt, &key)?;
+            store.write_upstream_key(&mut tokens, id, record.key, &key)?;
         }
         write.commit()?;
         store.memory.set_upstream_key(id, key);
@@ -121,14 +119,20 @@ impl FileStore {
         if let Some(key) = &mint.token.upstream_key
             && record.upstream_key() != Some(key)
         {
-            self.write_upstream_key(tokens, &login.id, record.salt, key)?;
+            self.write_upstream_key(tokens, &login.id, record.key, key)?;
             self.memory.set_upstream_key(&login.id, key.clone());
         }
         Ok(Some(login.seed))
     }
 
-    fn write_upstream_key(&self, tokens: &mut SealedTable<'_>, id: &TokenId, salt: u8, key: &Secret) -> FileResult<()> {
-        let name = self.keys.token_name(salt, id);
+    fn write_upstream_key(
+        &self,
+        tokens: &mut SealedTable<'_>,
+        id: &TokenId,
+        number: KeyNumber,
+        key: &Secret,
+    ) -> FileResult<()> {
+        let name = self.keys.token_name(number, id);
         let value = tokens.get(&name.0)?.map(|value| value.value().to_vec());
         let Some((last_used, _, sealed)) = value.as_deref().and_then(split_value) else { return Ok(()) };
         if let Some(mut stored) = self.unseal_token(&name.0, sealed) {

@@ -11,7 +11,7 @@ use redis::{Cmd, cmd};
 use tracing::warn;
 use zeroize::Zeroizing;
 
-use crate::store::keys::PRIMARY_SALT;
+use crate::store::keys::PRIMARY_KEY;
 use crate::store::redis::connection::RedisConnection;
 use crate::store::redis::{RedisSession, StoreResult};
 use crate::store::revocation::{Revocation, Revocations};
@@ -124,8 +124,9 @@ impl EventLog {
 }
 
 impl RedisSession {
-    /// Revokes tokens, here and at the other replicas.
-    pub(super) async fn revoke(&self, revocation: Revocation) -> StoreResult<()> {
+    /// Revokes tokens, here and at the other replicas. Returns the number of live tokens that this ended.
+    pub(super) async fn revoke(&self, revocation: Revocation) -> StoreResult<u64> {
+        let count = self.count(&revocation).await;
         let published = self.publish(&StoreEvent::Revoked(revocation.clone(), None)).await;
         let at = *published.as_ref().unwrap_or(&self.context.store_clock.now());
         self.add_revocation(revocation, at);
@@ -133,7 +134,7 @@ impl RedisSession {
         if published.is_err() {
             self.event_log.borrow_mut().has_unpublished = true;
         }
-        published.map(drop)
+        published.and(count)
     }
 
     /// Writes an event, and returns the time of its entry by the server's clock.
@@ -146,7 +147,7 @@ impl RedisSession {
     /// The command that seals an entry and appends it to a stream. It also removes entries older than the retention.
     fn append(&self, stream: &str, retention: Option<Duration>, plaintext: &[u8]) -> Cmd {
         let key = self.redis_key(stream, "");
-        let sealed = self.context.keys.seal(PRIMARY_SALT, key.as_bytes(), plaintext);
+        let sealed = self.context.keys.seal(PRIMARY_KEY, key.as_bytes(), plaintext);
         let mut command = cmd("XADD");
         command.arg(key);
         if let Some(retention) = retention {
@@ -156,7 +157,7 @@ impl RedisSession {
         command
     }
 
-    /// The plaintext of an entry; `None` if no salt opens it.
+    /// The plaintext of an entry; `None` if no key opens it.
     fn open_entry(&self, stream: &str, fields: &[Vec<u8>]) -> Option<Zeroizing<Vec<u8>>> {
         let key = self.redis_key(stream, "");
         let (_, plaintext) = self.context.keys.open(key.as_bytes(), fields.get(1)?)?;
@@ -174,9 +175,9 @@ impl RedisSession {
                     self.event_log.borrow_mut().in_log.add(&revocation, at);
                     self.add_revocation(revocation, at);
                 }
-                Some(StoreEvent::Changed(id)) => self.context.memory.remove(&id),
+                Some(StoreEvent::Changed(id)) => drop(self.context.memory.remove(&id)),
                 None => warn!(
-                    "cannot read an event in the token store: check that all replicas have the same salts and version"
+                    "cannot read an event in the token store: check that all replicas have the same store.key and version"
                 ),
             }
         }
@@ -203,12 +204,15 @@ impl RedisSession {
         if !self.context.memory.is_empty() {
             let memory = Arc::clone(&self.context.memory);
             let search = move || {
-                memory.remove_if(|id, record| {
-                    let is_covered = |(revocation, at): &(Revocation, Timestamp)| {
-                        record.minted <= *at && revocation.covers(id, &record.user)
-                    };
-                    unapplied.iter().any(is_covered)
-                });
+                memory.revoke_if(
+                    |id, record| {
+                        let is_covered = |(revocation, at): &(Revocation, Timestamp)| {
+                            record.minted <= *at && revocation.covers(id, &record.user)
+                        };
+                        unapplied.iter().any(is_covered)
+                    },
+                    |_, _| {},
+                );
             };
             if tokio::task::spawn_blocking(search).await.is_err() {
                 return;

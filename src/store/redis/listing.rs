@@ -1,12 +1,16 @@
 //! Lists the live tokens of all replicas, for operators.
 
+use std::collections::HashSet;
+use std::ops::ControlFlow;
+
 use redis::aio::ConnectionLike;
 use redis::cluster_routing::{RoutingInfo, SingleNodeRoutingInfo};
 use redis::{Cmd, RedisResult, Value, cmd, from_redis_value};
 
 use crate::store::redis::connection::RedisConnection;
 use crate::store::redis::{RedisSession, StoreResult, parse};
-use crate::store::{TokenFilter, TokenListing, TokenSummary};
+use crate::store::wire::StoredToken;
+use crate::store::{Revocation, Timestamp, TokenFilter, TokenListing, TokenSummary};
 
 /// The number of keys that one SCAN visits, which blocks the server for less than a millisecond.
 const PAGE: usize = 500;
@@ -22,48 +26,17 @@ enum ScanTarget {
 impl RedisSession {
     /// Live tokens, whichever replica minted them.
     pub(super) async fn list(&self, filter: TokenFilter) -> StoreResult<TokenListing> {
-        let mut connection = self.connection()?;
         let mut listing = TokenListing::default();
-        for target in scan_targets(&mut connection).await? {
-            let mut cursor = "0".to_owned();
-            loop {
-                let mut scan = cmd("SCAN");
-                scan.arg((&cursor, "MATCH", self.redis_key("t:", "*"), "COUNT", PAGE));
-                let (next, keys): (String, Vec<String>) = parse(send_to(&mut connection, scan, &target).await?)?;
-                self.add_page(&mut connection, &keys, &filter, &mut listing).await?;
-                if next == "0" || listing.truncated {
-                    break;
-                }
-                cursor = next;
-            }
-        }
-        Ok(listing.into_sorted())
-    }
-
-    async fn add_page(
-        &self,
-        connection: &mut RedisConnection,
-        keys: &[String],
-        filter: &TokenFilter,
-        listing: &mut TokenListing,
-    ) -> StoreResult<()> {
-        if keys.is_empty() {
-            return Ok(());
-        }
-        let values: Vec<Option<Vec<u8>>> = cmd("MGET").arg(keys).query_async(connection).await?;
-        for (key, value) in keys.iter().zip(values) {
-            // The value is gone if the token has just expired, and cannot be opened if a different salt made it.
-            let Some(value) = value else { continue };
-            let Some(stored) = self.unseal_token(key, &value) else { continue };
-            if !self.is_live(&stored) || !filter.matches(&stored.token.user) {
-                continue;
+        self.for_each_live(|stored, last_used| {
+            if !filter.matches(&stored.token.user) {
+                return ControlFlow::Continue(());
             }
             let mut token = TokenSummary {
                 user: stored.token.user,
                 fingerprint: stored.id.fingerprint(),
                 minted: stored.minted,
                 expires: stored.expires,
-                last_used: RedisSession::last_used(&value),
+                last_used,
             };
             // This replica may not have written the last use yet.
             if let Some(record) = self.context.memory.peek(&stored.id) {
@@ -71,7 +44,52 @@ impl RedisSession {
             }
             // SCAN may return the same key twice.
             if listing.tokens.last() != Some(&token) {
-                listing.push(token, filter);
+                listing.push(token, &filter);
+            }
+            if listing.truncated { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        })
+        .await?;
+        Ok(listing.into_sorted())
+    }
+
+    /// The number of live tokens that a revocation covers.
+    pub(super) async fn count(&self, revocation: &Revocation) -> StoreResult<u64> {
+        let mut covered = HashSet::new();
+        self.for_each_live(|stored, _| {
+            if revocation.covers(&stored.id, &stored.token.user) {
+                covered.insert(stored.id);
+            }
+            ControlFlow::Continue(())
+        })
+        .await?;
+        Ok(u64::try_from(covered.len()).unwrap_or(u64::MAX))
+    }
+
+    /// Calls `visit` with every live token and its last use, some of them twice, until it breaks.
+    async fn for_each_live(&self, mut visit: impl FnMut(StoredToken, Timestamp) -> ControlFlow<()>) -> StoreResult<()> {
+        let mut connection = self.connection()?;
+        for target in scan_targets(&mut connection).await? {
+            let mut cursor = "0".to_owned();
+            loop {
+                let mut scan = cmd("SCAN");
+                scan.arg((&cursor, "MATCH", self.redis_key("t:", "*"), "COUNT", PAGE));
+                let (next, keys): (String, Vec<String>) = parse(send_to(&mut connection, scan, &target).await?)?;
+                if !keys.is_empty() {
+                    let values: Vec<Option<Vec<u8>>> = cmd("MGET").arg(&keys).query_async(&mut connection).await?;
+                    for (key, value) in keys.iter().zip(values) {
+                        // The value is gone if the token has just expired, and cannot be opened if a different key
+                        // made it.
+                        let Some(value) = value else { continue };
+                        let Some(stored) = self.unseal_token(key, &value) else { continue };
+                        if self.is_live(&stored) && visit(stored, RedisSession::last_used(&value)).is_break() {
+                            return Ok(());
+                        }
+                    }
+                }
+                if next == "0" {
+                    break;
+                }
+                cursor = next;
             }
         }
         Ok(())

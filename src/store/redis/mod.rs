@@ -38,7 +38,7 @@ use crate::store::keys::StoreKeys;
 use crate::store::memory::MemoryStore;
 use crate::store::revocation::Revocations;
 use crate::store::time::StoreClock;
-use crate::store::{LoginId, OnFailure, Seed, TokenId, TokenRecord, Unavailable};
+use crate::store::{FetchedToken, LoginId, OnFailure, Seed, TokenId, Unavailable};
 
 use connection::RedisConnection;
 use event_log::EventLog;
@@ -115,7 +115,7 @@ struct RedisSession {
     revocation_count: Cell<u64>,
     event_log: RefCell<EventLog>,
     pending_uses: RefCell<PendingUses>,
-    fetches: SingleFlight<TokenId, Result<Option<Arc<TokenRecord>>, Unavailable>>,
+    fetches: SingleFlight<TokenId, Result<FetchedToken, Unavailable>>,
     mints: SingleFlight<LoginId, Result<Seed, Unavailable>>,
     claim: Script,
     touch: Script,
@@ -181,10 +181,10 @@ impl RedisSession {
     fn dispatch(self: &Rc<RedisSession>, command: Command) {
         let session = Rc::clone(self);
         match command {
-            Command::Fetch { id, salt, reply } => {
+            Command::Fetch { id, key, reply } => {
                 if let Some(leader) = self.fetches.join(id, reply) {
                     spawn_local(async move {
-                        leader.finish(session.handle_failure(session.fetch(id, salt).await));
+                        leader.finish(session.handle_failure(session.fetch(id, key).await));
                     });
                 }
             }
@@ -207,8 +207,8 @@ impl RedisSession {
             Command::List { filter, reply } => {
                 spawn_local(async move { reply.send(session.handle_failure(session.list(filter).await)) });
             }
-            Command::SaltUsage { reply } => {
-                spawn_local(async move { reply.send(session.handle_failure(session.salt_usage().await)) });
+            Command::SaltUsage { salts, reply } => {
+                spawn_local(async move { reply.send(session.handle_failure(session.salt_usage(&salts).await)) });
             }
             Command::RecordSaltUse { salt, user } => {
                 let user = self.context.keys.hashed_user(&user);

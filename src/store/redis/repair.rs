@@ -9,7 +9,7 @@ use redis::{ExistenceCheck, cmd};
 use tracing::info;
 
 use crate::store::TokenId;
-use crate::store::keys::PRIMARY_SALT;
+use crate::store::keys::{KeyNumber, PRIMARY_KEY};
 use crate::store::redis::tokens::FoundLogin;
 use crate::store::redis::{RedisSession, StoreResult};
 use crate::store::wire::StoredToken;
@@ -24,17 +24,17 @@ impl RedisSession {
     pub(super) async fn restore_lost_tokens(&self) -> StoreResult<()> {
         let memory = Arc::clone(&self.context.memory);
         let all = tokio::task::spawn_blocking(move || {
-            let mut all: Vec<(TokenId, u8)> = Vec::new();
-            memory.for_each(|id, record| all.push((*id, record.salt)));
+            let mut all: Vec<(TokenId, KeyNumber)> = Vec::new();
+            memory.for_each(|id, record| all.push((*id, record.key)));
             all
         });
         let Ok(all) = all.await else { return Ok(()) };
         let mut restored = 0;
         for page in all.chunks(PAGE) {
             let mut connection = self.connection()?;
-            let exists = page.iter().map(|(id, salt)| {
+            let exists = page.iter().map(|(id, key)| {
                 let mut command = cmd("EXISTS");
-                command.arg(self.token_key(*salt, id));
+                command.arg(self.token_key(*key, id));
                 command
             });
             let exists: Vec<bool> = connection.query_all(exists).await?;
@@ -58,7 +58,7 @@ impl RedisSession {
         }
         let options = self.new_token_options(&stored).conditional_set(ExistenceCheck::NX);
         let is_written = self.write_token(&stored, options).await?;
-        if memory.is_current_for_login(&record) && record.salt == PRIMARY_SALT {
+        if memory.is_current_for_login(&record) && record.key == PRIMARY_KEY {
             self.claim_login(&stored, &FoundLogin::default()).await?;
         }
         Ok(is_written)

@@ -1,18 +1,17 @@
 //! Looks tokens up, and mints them so that all replicas give a login the same token.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use redis::{ExistenceCheck, SetExpiry, SetOptions, cmd};
 use tracing::error;
 
 use crate::base::secret::Secret;
-use crate::store::keys::PRIMARY_SALT;
+use crate::store::keys::{KeyNumber, PRIMARY_KEY};
 use crate::store::redis::event_log::StoreEvent;
 use crate::store::redis::{RedisSession, StoreError, StoreResult};
 use crate::store::time::millis;
 use crate::store::wire::{StoredLogin, StoredToken};
-use crate::store::{NewToken, Seed, Timestamp, TokenId, TokenRecord};
+use crate::store::{FetchedToken, NewToken, Seed, Timestamp, TokenEnd, TokenId};
 
 /// The last use precedes the sealed token, so that it can be written alone.
 const LAST_USED_LENGTH: usize = 8;
@@ -20,7 +19,7 @@ const LAST_USED_LENGTH: usize = 8;
 /// A login in the store; the default if there is none.
 #[derive(Default)]
 pub(super) struct FoundLogin {
-    /// `None` if no salt opens the value.
+    /// `None` if no key opens the value.
     login: Option<StoredLogin>,
     /// The value, for compare-and-set.
     bytes: Vec<u8>,
@@ -28,10 +27,15 @@ pub(super) struct FoundLogin {
 
 impl RedisSession {
     /// The token, if it is live. Adds it to the memory.
-    pub(super) async fn fetch(&self, id: TokenId, salt: u8) -> StoreResult<Option<Arc<TokenRecord>>> {
-        let Some(stored) = self.live_token(&id, salt).await? else { return Ok(None) };
+    pub(super) async fn fetch(&self, id: TokenId, key: KeyNumber) -> StoreResult<FetchedToken> {
+        let stored = match self.read_token(&id, key).await? {
+            None => return Ok(Err(self.context.memory.end_of(&id))),
+            Some(stored) if self.is_revoked(&stored) => return Ok(Err(TokenEnd::Revoked)),
+            Some(stored) if !self.is_live(&stored) => return Ok(Err(TokenEnd::Expired)),
+            Some(stored) => stored,
+        };
         let record = stored.into_record(&self.context.store_clock);
-        Ok(Some(self.context.memory.insert_fetched(id, record)))
+        Ok(Ok(self.context.memory.insert_fetched(id, record)))
     }
 
     /// The login's token: the one that it has, or this new one. `revocations` is the number of revocations when the
@@ -55,14 +59,14 @@ impl RedisSession {
             return Ok(seed);
         }
         // A different replica was faster. No client has received the new token.
-        let _: u64 = self.query(cmd("DEL").arg(self.token_key(stored.token.salt, &id))).await?;
+        let _: u64 = self.query(cmd("DEL").arg(self.token_key(stored.token.key, &id))).await?;
         self.reuse_token(&current, &stored.token).await?.ok_or(StoreError::Unreadable)
     }
 
     /// The seed of the token that the login has, if it can still be issued. Updates its upstream key.
     async fn reuse_token(&self, found: &FoundLogin, token: &NewToken) -> StoreResult<Option<Seed>> {
         let Some(login) = found.login else { return Ok(None) };
-        let Some(mut stored) = self.live_token(&login.id, PRIMARY_SALT).await? else { return Ok(None) };
+        let Some(mut stored) = self.live_token(&login.id, PRIMARY_KEY).await? else { return Ok(None) };
         if token.upstream_key.is_some() && token.upstream_key != stored.token.upstream_key {
             stored.token.upstream_key.clone_from(&token.upstream_key);
             self.rewrite_token(&stored).await?;
@@ -86,12 +90,12 @@ impl RedisSession {
     }
 
     /// Replaces the key that the backend receives instead of the token. Does nothing if the token is not live.
-    pub(super) async fn set_upstream_key(&self, id: TokenId, key: Secret) -> StoreResult<()> {
-        for salt in (0..).take(self.context.keys.salt_names().count()) {
-            let Some(mut stored) = self.live_token(&id, salt).await? else { continue };
-            stored.token.upstream_key = Some(key.clone());
+    pub(super) async fn set_upstream_key(&self, id: TokenId, upstream_key: Secret) -> StoreResult<()> {
+        for key in self.context.keys.numbers() {
+            let Some(mut stored) = self.live_token(&id, key).await? else { continue };
+            stored.token.upstream_key = Some(upstream_key.clone());
             self.rewrite_token(&stored).await?;
-            self.context.memory.set_upstream_key(&id, key);
+            self.context.memory.set_upstream_key(&id, upstream_key);
             break;
         }
         Ok(())
@@ -105,24 +109,31 @@ impl RedisSession {
     }
 
     /// The token, if it exists and is live.
-    async fn live_token(&self, id: &TokenId, salt: u8) -> StoreResult<Option<StoredToken>> {
-        let key = self.token_key(salt, id);
-        let value: Option<Vec<u8>> = self.query(cmd("GET").arg(&key)).await?;
+    async fn live_token(&self, id: &TokenId, key: KeyNumber) -> StoreResult<Option<StoredToken>> {
+        Ok(self.read_token(id, key).await?.filter(|stored| self.is_live(stored)))
+    }
+
+    /// The token, if it exists.
+    async fn read_token(&self, id: &TokenId, key: KeyNumber) -> StoreResult<Option<StoredToken>> {
+        let redis_key = self.token_key(key, id);
+        let value: Option<Vec<u8>> = self.query(cmd("GET").arg(&redis_key)).await?;
         let Some(value) = value else { return Ok(None) };
-        let Some(stored) = self.unseal_token(&key, &value) else {
+        let Some(stored) = self.unseal_token(&redis_key, &value) else {
             // SECURITY: neither accepted nor rejected. It was tampered with, or written by a newer version.
             error!("cannot read a token in the token store");
             return Err(StoreError::Unreadable);
         };
-        Ok(self.is_live(&stored).then_some(stored))
+        Ok(Some(stored))
     }
 
     /// True if the token is neither expired nor revoked.
-    ///
-    /// SECURITY: existence in the store does not suffice: a failover may have brought a revoked token back.
     pub(super) fn is_live(&self, stored: &StoredToken) -> bool {
-        let revoked = self.revocations.borrow().latest_covering(&stored.id, &stored.token.user);
-        self.context.store_clock.now() < stored.expires && stored.minted > revoked
+        self.context.store_clock.now() < stored.expires && !self.is_revoked(stored)
+    }
+
+    /// SECURITY: existence in the store does not suffice: a failover may have brought a revoked token back.
+    fn is_revoked(&self, stored: &StoredToken) -> bool {
+        stored.minted <= self.revocations.borrow().latest_covering(&stored.id, &stored.token.user)
     }
 
     /// Now, but later than every revocation that covers the token.
@@ -148,14 +159,14 @@ impl RedisSession {
         Ok(self.unseal_login(&key, bytes))
     }
 
-    /// A value that no salt opens counts as no login, so it is replaced.
+    /// A value that no key opens counts as no login, so it is replaced.
     fn unseal_login(&self, key: &str, bytes: Vec<u8>) -> FoundLogin {
         FoundLogin { login: StoredLogin::open(&self.context.keys, key.as_bytes(), &bytes), bytes }
     }
 
     /// False if a condition in the options was not met.
     pub(super) async fn write_token(&self, stored: &StoredToken, options: SetOptions) -> StoreResult<bool> {
-        let key = self.token_key(stored.token.salt, &stored.id);
+        let key = self.token_key(stored.token.key, &stored.id);
         let value = self.seal_token(stored, &key);
         let written: Option<String> = self.query(cmd("SET").arg(&key).arg(value).arg(options)).await?;
         Ok(written.is_some())
@@ -172,7 +183,7 @@ impl RedisSession {
         [&last_used.0.to_be_bytes()[..], &sealed].concat()
     }
 
-    /// The token in a value; `None` if no salt opens it.
+    /// The token in a value; `None` if no key opens it.
     pub(super) fn unseal_token(&self, key: &str, value: &[u8]) -> Option<StoredToken> {
         StoredToken::open(&self.context.keys, key.as_bytes(), value.get(LAST_USED_LENGTH..)?)
     }
@@ -182,8 +193,8 @@ impl RedisSession {
         value.first_chunk().map_or(Timestamp::default(), |bytes| Timestamp(u64::from_be_bytes(*bytes)))
     }
 
-    pub(super) fn token_key(&self, salt: u8, id: &TokenId) -> String {
-        self.redis_key("t:", self.context.keys.token_name(salt, id))
+    pub(super) fn token_key(&self, key: KeyNumber, id: &TokenId) -> String {
+        self.redis_key("t:", self.context.keys.token_name(key, id))
     }
 
     fn login_key(&self, token: &NewToken) -> String {

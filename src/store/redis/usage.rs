@@ -8,11 +8,11 @@ use redis::{Cmd, cmd};
 use tokio::time::{Instant, sleep};
 
 use crate::base::clock::Tick;
-use crate::store::keys::RecordName;
+use crate::store::keys::{KeyNumber, RecordName};
 use crate::store::redis::connection::RedisConnection;
 use crate::store::redis::{RedisSession, StoreResult};
 use crate::store::salt_usage::USAGE_WINDOW;
-use crate::store::{SaltUsage, Timestamp, TokenId};
+use crate::store::{SaltName, SaltUsage, Timestamp, TokenId};
 
 /// The interval for writing uses of tokens that have no idle lifetime.
 const MAX_TOKEN_WRITE_INTERVAL: Duration = Duration::from_secs(300);
@@ -37,9 +37,9 @@ pub struct PendingUses {
     /// Uses of tokens before this tick are in the store.
     tokens_written_at: Tick,
     /// By the salt and the pseudonym of the user.
-    salt_uses: HashMap<(u8, RecordName), Timestamp>,
+    salt_uses: HashMap<(SaltName, RecordName), Timestamp>,
     /// The last use that is in the store.
-    written_salt_uses: HashMap<(u8, RecordName), Timestamp>,
+    written_salt_uses: HashMap<(SaltName, RecordName), Timestamp>,
 }
 
 impl PendingUses {
@@ -48,7 +48,7 @@ impl PendingUses {
     }
 
     /// Records that a salt opened a bearer of a user.
-    pub fn add_salt_use(&mut self, salt: u8, user: RecordName, now: Timestamp) {
+    pub fn add_salt_use(&mut self, salt: SaltName, user: RecordName, now: Timestamp) {
         let written = self.written_salt_uses.get(&(salt, user)).copied().unwrap_or_default();
         if now.millis_since(written) >= SALT_USE_RESOLUTION_MS {
             self.salt_uses.insert((salt, user), now);
@@ -59,7 +59,7 @@ impl PendingUses {
 /// A token that was used.
 struct TokenUse {
     id: TokenId,
-    salt: u8,
+    key: KeyNumber,
     when: Tick,
     expires: Tick,
 }
@@ -106,7 +106,7 @@ impl RedisSession {
             memory.for_each(|id, record| {
                 if record.last_used() >= since {
                     let (when, expires) = (record.last_used(), record.expires);
-                    uses.push(TokenUse { id: *id, salt: record.salt, when, expires });
+                    uses.push(TokenUse { id: *id, key: record.key, when, expires });
                 }
             });
             uses
@@ -139,7 +139,7 @@ impl RedisSession {
             self.expiry_millis(expires).saturating_sub(unused).max(1).to_string()
         });
         let mut command = cmd("EVALSHA");
-        command.arg(self.touch.get_hash()).arg(1).arg(self.token_key(token_use.salt, &token_use.id));
+        command.arg(self.touch.get_hash()).arg(1).arg(self.token_key(token_use.key, &token_use.id));
         command.arg(&when.0.to_be_bytes()[..]).arg(expiry.unwrap_or_default());
         command
     }
@@ -150,16 +150,16 @@ impl RedisSession {
         if uses.is_empty() {
             return Ok(());
         }
-        for (salt, name) in (0..).zip(self.context.keys.salt_names()) {
-            let mut of_this_salt = uses.iter().filter(|((other, _), _)| *other == salt).peekable();
-            if of_this_salt.peek().is_none() {
-                continue;
-            }
-            let mut command = cmd("ZADD");
-            command.arg(self.redis_key("salt:", name)).arg("GT");
-            for ((_, user), when) in of_this_salt {
-                command.arg(when.0).arg(user.to_string());
-            }
+        let mut by_salt: HashMap<SaltName, Cmd> = HashMap::new();
+        for ((salt, user), when) in &uses {
+            let command = by_salt.entry(*salt).or_insert_with(|| {
+                let mut command = cmd("ZADD");
+                command.arg(self.redis_key("salt:", salt)).arg("GT");
+                command
+            });
+            command.arg(when.0).arg(user.to_string());
+        }
+        for command in by_salt.into_values() {
             let _: u64 = command.query_async(&mut connection).await?;
         }
         let mut pending = self.pending_uses.borrow_mut();
@@ -176,13 +176,13 @@ impl RedisSession {
         Ok(())
     }
 
-    /// The usage of all salts, by all replicas.
-    pub(super) async fn salt_usage(&self) -> StoreResult<Vec<SaltUsage>> {
+    /// The usage of each of these salts, by all replicas.
+    pub(super) async fn salt_usage(&self, salts: &[SaltName]) -> StoreResult<Vec<SaltUsage>> {
         self.write_salt_uses().await?;
         let mut connection = self.connection()?;
         let since = self.context.store_clock.now().before(USAGE_WINDOW).0;
         let mut all = Vec::new();
-        for name in self.context.keys.salt_names() {
+        for name in salts {
             let key = self.redis_key("salt:", name);
             let mut remove_old = cmd("ZREMRANGEBYSCORE");
             remove_old.arg((&key, "-inf", format!("({since}")));

@@ -5,6 +5,7 @@ mod commands;
 mod figures;
 mod file;
 mod outages;
+mod proofs;
 mod redis;
 mod revocation;
 mod rolling_restart;

@@ -229,6 +229,7 @@ fn wrong_passwords_count_at_every_replica() {
         ("STORE_KIND", "redis"),
         ("STORE_URLS", url.as_str()),
         ("STORE_TIMEOUT", "2s"),
+        ("STORE_KEY", "d6HnHQJy2nl1YqLeN0dZlmaIHvVkAx2gRUbDUr3lKEE="),
         ("AUTH_VERIFIER", "users-file"),
         ("AUTH_USERS_FILE", file.to_str().expect("text")),
         ("LIMITS_FAILURES_PER_USER", "5"),

@@ -43,7 +43,7 @@ fn a_revocation_reaches_all_replicas_within_a_second() {
         let response = gateways[0].client().send("GET /timbr/api/x", &[JSON, ("x-api-key", &token)], b"");
         assert_eq!(
             (response.status, response.reason().as_str()),
-            (401, "token_expired"),
+            (401, "token_revoked"),
             "immediately at this replica"
         );
         wait_until("the token is revoked everywhere", || gateways.iter().all(|gateway| status(gateway, &token) == 401));

@@ -102,7 +102,7 @@ fn client(number: usize, balancer: &Balancer, begin: Instant, span: Duration) ->
             Some(response) => match response.reason().as_str() {
                 // Allowed by SECURITY.md during a failover: 503 with `Retry-After`, but never a wrong rejection.
                 "token_store_unavailable" if response.header("retry-after") == "1" => "store away",
-                "token_expired" => "token lost",
+                "token_expired" | "token_revoked" | "token_evicted" => "token lost",
                 _ => "refused",
             },
         };

@@ -11,7 +11,8 @@ use timbr_gateway::base::user_name::UserName;
 use timbr_gateway::config::{Sources, load};
 use timbr_gateway::observability::metrics::StoreMetrics;
 use timbr_gateway::store::{
-    CredentialFailure, LoginId, LoginProof, NewToken, RunningDriver, Seed, Store, TokenId, TokenRecord, Unavailable,
+    CredentialFailure, FetchedToken, KeyNumber, LoginId, NewToken, PRIMARY_KEY, RunningDriver, Seed, Store,
+    TokenBinding, TokenId, Unavailable,
 };
 
 use crate::support::bearer::SALT;
@@ -148,29 +149,20 @@ impl Replica {
         if let Some(seed) = self.store().find_seed(&token.login, |seed| id_of(user, seed)) {
             return Ok(id_of(user, &seed));
         }
-        self.mint_as(token, user, seed, self.store().proof_for(0))
-    }
-
-    /// Makes a token with this proof of the login.
-    pub fn mint_proven(&self, user: &str, seed: u8, proof: LoginProof) -> Result<TokenId, Unavailable> {
-        self.mint_as(new_token(user, None), user, seed, proof)
-    }
-
-    fn mint_as(&self, token: NewToken, user: &str, seed: u8, proof: LoginProof) -> Result<TokenId, Unavailable> {
-        let seed = self.block_on(self.store().insert(token, [seed; 20], proof, |seed| id_of(user, seed)))?;
+        let seed = self.block_on(self.store().insert(token, [seed; 20], |seed| id_of(user, seed)))?;
         Ok(id_of(user, &seed))
     }
 
     /// Finds the token in memory or in the persistent store.
-    pub fn find(&self, id: &TokenId, salt: u8) -> Result<Option<Arc<TokenRecord>>, Unavailable> {
+    pub fn find(&self, id: &TokenId, key: KeyNumber) -> Result<FetchedToken, Unavailable> {
         match self.store().find(id) {
-            Some(record) => Ok(Some(record)),
-            None => self.block_on(self.store().fetch(id, salt)),
+            Some(record) => Ok(Ok(record)),
+            None => self.block_on(self.store().fetch(id, key)),
         }
     }
 
     pub fn lives(&self, id: &TokenId) -> bool {
-        self.find(id, 0).expect("the store responds").is_some()
+        self.find(id, PRIMARY_KEY).expect("the store responds").is_ok()
     }
 
     pub fn block_on<T>(&self, operation: impl Future<Output = T>) -> T {
@@ -198,7 +190,8 @@ pub fn new_token(user: &str, key: Option<&str>) -> NewToken {
         login: LoginId(*hash.as_ref().first_chunk().expect("32 bytes")),
         user: UserName::parse(user.as_bytes()).expect("valid"),
         upstream_key: key.map(|key| Secret::new(key.into())),
-        salt: 0,
+        binding: TokenBinding([7; 8]),
+        key: PRIMARY_KEY,
     }
 }
 
