@@ -51,6 +51,8 @@ SENTENCES = [
     ("a volume without a file", [("persistence.enabled", True)], "persistence has no effect"),
     ("a salt in config", [("config.api_auth_salt", "x")], "config.api_auth_salt is a secret"),
     ("a service key in config", [("config.upstream.api_key", "x")], "config.upstream.api_key is a secret"),
+    ("users in redis without a key", [("config.auth.verifier", "users-file"), ("secrets.usersFile.existingSecret", "users"), ("config.store", REDIS)], "secrets.storeKey.existingSecret"),
+    ("a store key in config", [("config.store", {**REDIS, "key": "x"})], "config.store.key is a secret"),
     ("a password in config", [("config.store", {**REDIS, "password": "x"})], "config.store.password is a secret"),
     ("a Sentinel's password in config", [("config.store", {**REDIS, "sentinel_password": "x"})], "config.store.sentinel_password is a secret"),
     ("a directory's password in config", [("config.ldap.bind_password", "x")], "config.ldap.bind_password is a secret"),

@@ -21,13 +21,17 @@ def free_port():
         return probe.getsockname()[1]
 
 
+# 32 bytes, unlike the salt.
+STORE_KEY = "Lz8/Pz8/Pz8/Pz8/Pz8/Pz8/Pz8/Pz8/Pz8/Pz8/Pz8="
+
+
 class Composed:
     def __init__(self, folder, salt):
         self.folder, self.https, self.admin = folder / "timbr-gateway-test", free_port(), free_port()
         secrets = self.folder / "secrets"
         secrets.mkdir(parents=True, mode=0o700)
         (self.folder / "compose.yaml").write_text((ROOT / "deploy/compose.yaml").read_text())
-        for name, value in (("api_auth_salt", salt), ("redis_password", "correct-horse")):
+        for name, value in (("api_auth_salt", salt), ("store_key", STORE_KEY), ("redis_password", "correct-horse")):
             (secrets / name).write_text(f"{value}\n")
             (secrets / name).chmod(0o644)
 

@@ -17,6 +17,8 @@ def files(tmp_path_factory, salt):
     for name in ("api_auth_salt", "api-auth-salt", "salt"):
         (folder / name).write_text(salt)
     (folder / "redis_password").write_text("secret")
+    for name in ("store_key", "store-key"):
+        (folder / name).write_text("Lz8/Pz8/Pz8/Pz8/Pz8/Pz8/Pz8/Pz8/Pz8/Pz8/Pz8=")
     subprocess.run(["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-subj",
                     "/CN=localhost", "-keyout", folder / "tls.key", "-out", folder / "tls.crt"], check=True, capture_output=True)
     return folder

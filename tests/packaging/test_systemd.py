@@ -51,10 +51,12 @@ class Machine:
         shutil.copy(UNITS / "gateway.yaml", etc)
         salt = subprocess.run([program, "salt"], check=True, capture_output=True, text=True).stdout
         (etc / "api-auth-salt").write_text(salt)
+        key = subprocess.run([program, "store", "key"], check=True, capture_output=True, text=True).stdout
+        (etc / "store-key").write_text(key)
         subprocess.run(["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes",
                         "-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost", "-days", "2",
                         "-keyout", etc / "tls.key", "-out", etc / "tls.crt"], check=True, capture_output=True)
-        for secret in ("api-auth-salt", "tls.key"):
+        for secret in ("api-auth-salt", "store-key", "tls.key"):
             (etc / secret).chmod(0o600)
         self.etc = etc
         self.container = run("--systemd=always", "--privileged", "--network=none",

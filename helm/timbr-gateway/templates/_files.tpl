@@ -13,6 +13,7 @@ and name of the source, its keys with their file names, and the options that nam
   (list "serviceKey"        "upstream.api_key_file")
   (list "usersFile"         "auth.users_file")
   (list "keysFile"          "tokens.keys_file")
+  (list "storeKey"          "store.key_file")
   (list "redisPassword"     "store.password_file")
   (list "sentinelPassword"  "store.sentinel_password_file")
   (list "ldapPassword"      "ldap.bind_password_file") }}

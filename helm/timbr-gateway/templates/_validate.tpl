@@ -49,6 +49,9 @@
 {{- if and (not $redis) (or $secrets.redisPassword.existingSecret $secrets.sentinelPassword.existingSecret $secrets.redisClientCertificate.existingSecret) -}}
 {{- $problems = append $problems "Secrets for Redis have no effect without config.store.kind redis" -}}
 {{- end -}}
+{{- if and (ne (include "timbr-gateway.storeKind" .) "memory") (ne $verifier "salt-holder") (not (or $secrets.storeKey.existingSecret ($config.store).key_file)) -}}
+{{- $problems = append $problems (printf "config.store.kind %s requires a key that clients do not have: name its Secret in secrets.storeKey.existingSecret (timbr-gateway store key > store-key; kubectl create secret generic timbr-gateway-store-key --from-file=store-key)" (include "timbr-gateway.storeKind" .)) -}}
+{{- end -}}
 {{- if and (eq (include "timbr-gateway.storeKind" .) "file") (not .Values.persistence.enabled) (not ($config.store).path) -}}
 {{- $problems = append $problems "config.store.kind is file: the file requires a persistent volume; set persistence.enabled, or config.store.path to a path on one of extraVolumes" -}}
 {{- end -}}
@@ -71,6 +74,7 @@
 {{- range list
   (list "" "api_auth_salt" "secrets.salt")
   (list "upstream" "api_key" "secrets.serviceKey")
+  (list "store" "key" "secrets.storeKey")
   (list "store" "password" "secrets.redisPassword")
   (list "store" "sentinel_password" "secrets.sentinelPassword")
   (list "ldap" "bind_password" "secrets.ldapPassword") -}}
