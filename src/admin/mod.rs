@@ -130,6 +130,8 @@ fn update_upstream_metrics(admin: &AdminContext) {
         backend: endpoint.authority,
         address: endpoint.address,
         in_flight: endpoint.in_flight,
+        abandoned: endpoint.abandoned,
+        abandonments: endpoint.abandonments,
         open_connections: endpoint.open,
         responses: endpoint.answers,
         failures: endpoint.failures,

@@ -233,6 +233,11 @@ impl RequestPermit {
         }
         Ok(())
     }
+
+    /// Passes the slot on to the next waiting request: the backend has responded completely.
+    pub fn release_slot(&mut self) {
+        self.slot = None;
+    }
 }
 
 impl Drop for RequestPermit {

@@ -206,11 +206,12 @@ fn self_signed_certificate(config: &Config) -> Result<Option<SelfSigned>, TlsErr
 /// The configured limits, reduced to what the limit of open files allows.
 pub(super) fn effective_limits(config: &Config) -> LimitOptions {
     let most = fd_limit::raise_to_max();
-    if most >= config.limits.connections {
-        return config.limits;
+    let LimitOptions { connections, requests, .. } = config.limits;
+    if most < connections {
+        warn!(connections = most, "limits.connections exceeds the limit of open files (ulimit -n) and is reduced");
     }
-    warn!(connections = most, "limits.connections exceeds the limit of open files (ulimit -n) and is reduced");
-    LimitOptions { connections: most, ..config.limits }
+    // Requests whose clients have left, and those of HTTP/2, may have more connections to the backend than clients.
+    LimitOptions { connections: connections.min(most), requests: requests.min(most), ..config.limits }
 }
 
 /// The host name of this machine or pod.

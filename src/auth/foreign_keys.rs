@@ -249,7 +249,7 @@ impl ForeignKeyCache {
 async fn check_key(key: ApiKey, upstream: &UpstreamClient) -> KeyVerdict {
     let fingerprint = key.id().fingerprint();
     let check = async {
-        let response = upstream.send(KeyCheckRequest { key }, clock::now()).await?;
+        let response = upstream.send(KeyCheckRequest { key }, None, clock::now()).await?;
         let verdict = status_verdict(response.status);
         Ok(if verdict == KeyVerdict::Accepted { body_verdict(response.body).await } else { verdict })
     };

@@ -59,6 +59,8 @@ choices! {
         "delegate" => Delegate,
         "ldap" => Ldap,
     }
+    /// `upstream.abandoned`
+    AbandonedPolicy { "half-close" => HalfClose, "close" => Close }
     /// `impersonation.own_keys`
     OwnKeys { "backend" => Backend, "deny" => Deny }
     /// `authorization.mode`

@@ -41,7 +41,7 @@ use crate::base::secret::Secret;
 use crate::observability::log::LogOptions;
 
 pub use admin::{AdminOptions, admin_exposure};
-pub use choices::AdminCommands;
+pub use choices::{AbandonedPolicy, AdminCommands};
 pub use jwt::JwtOptions;
 pub use ldap::LdapOptions;
 pub use limit_rules::LimitRule;
@@ -319,6 +319,7 @@ impl LimitOptions {
     pub fn unlimited() -> LimitOptions {
         LimitOptions {
             body: u64::MAX,
+            buffer: 64 * 1024,
             headers: usize::MAX,
             header_size: usize::MAX,
             uri: usize::MAX,

@@ -21,7 +21,7 @@ pub async fn authenticate(
     screened: &Screened,
     exchange: &mut Exchange,
 ) -> Result<Identity, Rejection> {
-    let Exchange { record, permit } = exchange;
+    let (record, permit) = exchange.parts();
     let mut identifying =
         pin!(auth.identify(screened.credential(), record.context.origin.address, upstream, &record.timing));
     let identified = match poll_fn(|cx| Poll::Ready(identifying.as_mut().poll(cx))).await {

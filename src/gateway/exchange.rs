@@ -13,14 +13,24 @@ use crate::observability::metrics;
 pub struct Exchange {
     /// The record of the request. It is dropped, and so written, before the permit is released.
     pub record: Box<AccessRecord>,
-    /// The permit of the request. It moves into the response body.
-    pub permit: RequestPermit,
+    /// The permit of the request. `None` once the request was sent: then the response of the backend has it.
+    pub permit: Option<RequestPermit>,
 }
 
 impl Exchange {
     /// Begins when the request is admitted.
     pub fn new(record: Box<AccessRecord>, permit: RequestPermit) -> Exchange {
-        Exchange { record, permit }
+        Exchange { record, permit: Some(permit) }
+    }
+
+    /// The permit, before the request is sent.
+    pub fn permit(&mut self) -> &mut RequestPermit {
+        self.parts().1
+    }
+
+    /// The record and the permit, before the request is sent.
+    pub fn parts(&mut self) -> (&mut AccessRecord, &mut RequestPermit) {
+        (&mut self.record, self.permit.as_mut().expect("it is taken when the request is sent"))
     }
 
     /// Facts about the request from its connection and head.

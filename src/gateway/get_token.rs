@@ -23,7 +23,7 @@ impl Gateway {
     /// `{"data":["tk_…"],"status":"success"}`.
     pub(super) async fn get_token(&self, head: &Head, exchange: &mut Exchange) -> Result<GatewayResponse, Rejection> {
         exchange.set_route(&self.route_metrics.get_token);
-        exchange.permit.begin_authentication()?;
+        exchange.permit().begin_authentication()?;
         let minted = match self.mint(head, exchange).await {
             Ok(minted) => minted,
             Err((rejection, claimed_user)) => {

@@ -14,7 +14,7 @@ use crate::gateway::screen::Screened;
 
 /// Counts the request for every rule that matches it, and rejects it if it exceeds a limit that is enforced.
 pub fn limit(screened: &Screened, identity: &Identity, exchange: &mut Exchange) -> Result<(), Rejection> {
-    let Exchange { record, permit } = exchange;
+    let (record, permit) = exchange.parts();
     if permit.rules().is_empty() {
         return Ok(());
     }

@@ -142,7 +142,7 @@ impl Gateway {
             Err(Rejection::InternalError)
         });
         match decision {
-            Ok(response) => response.into_downstream(exchange.record, Some(exchange.permit)),
+            Ok(response) => response.into_downstream(exchange.record, exchange.permit),
             // SECURITY: the permit is released before the response. Otherwise clients without any credential could
             // hold all permits, by not reading their responses.
             Err(rejection) => self.reject_without_permit(&rejection, exchange.record),
@@ -179,12 +179,14 @@ impl Gateway {
         // Keys are verified by the default upstream, whatever the upstream of the route.
         let identity = authenticate(&self.auth, &self.upstreams[0].client, &screened, exchange).await?;
         exchange.set_identity(&identity);
-        exchange.permit.count_for(&identity.caller_key())?;
+        exchange.permit().count_for(&identity.caller_key())?;
         let identity = impersonate(&self.auth, &upstream.rewriter, &screened, identity, exchange)?;
         authorize(&self.auth, &screened, &identity, exchange, self.admission.metrics())?;
         limit(&screened, &identity, exchange)?;
-        exchange.permit.wait_for_slot(profile.upstream).await?;
-        let request = upstream.rewriter.rewrite(screened, body, &identity, exchange.context());
+        let mut request = upstream.rewriter.rewrite(screened, body, &identity, exchange.context());
+        // Before the slot: a client that does not send its body must not occupy one.
+        request.buffer_body(self.limits.buffer).await.map_err(|error| Rejection::from(&error))?;
+        exchange.permit().wait_for_slot(profile.upstream).await?;
         let response = self.send(&upstream.client, request, &identity, exchange).await?;
         if upstream.rewriter.is_gateway_token_forwarded(&identity) {
             self.auth.token_acceptance().record(response.status);

@@ -60,7 +60,8 @@ impl GatewayResponse {
     }
 
     /// Moves the record and the permit into the body: when it is dropped, the record is written, and then the permit
-    /// released. A request that was not admitted has no permit.
+    /// released. A request that was not admitted has no permit, and the permit of a request that was sent is in the
+    /// backend's response.
     pub fn into_downstream(
         mut self,
         mut record: Box<AccessRecord>,
@@ -92,9 +93,10 @@ fn remove_hop_by_hop(headers: &mut Headers) {
 
 /// The body of every response. When it is dropped, whether it was read to its end or not, the record is written.
 pub struct ObservedBody {
-    source: BodySource,
-    // Fields are dropped from top to bottom: the record is written before the permit is released.
+    // Fields are dropped from top to bottom: the record is written before the permit is released, which the source may
+    // have.
     record: Box<AccessRecord>,
+    source: BodySource,
     _permit: Option<RequestPermit>,
 }
 

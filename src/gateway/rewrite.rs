@@ -3,6 +3,7 @@
 //! SECURITY: the only place that makes an [`UpstreamRequest`]. Its head is a new one: the headers of the client that
 //! may be forwarded, then the gateway's, so that no header of the client can replace one of the gateway.
 
+use bytes::Bytes;
 use http::{HeaderValue, Method};
 
 use crate::auth::{ClientCredential, Identity, basic_authorization};
@@ -17,7 +18,7 @@ use crate::http::client_body::ClientBody;
 use crate::http::h1::request::write_request_start;
 use crate::http::h1::response::{copy_header, write_header};
 use crate::http::headers::{Header, HeaderName, Headers};
-use crate::upstream::{BodyLimits, OutgoingMessage, OutgoingRequest, ReplayBuffer, RequestBody};
+use crate::upstream::{BodyLimits, OutgoingMessage, OutgoingRequest, RequestBody, RequestBodyError};
 
 /// A request that may be sent: screened, authenticated and rewritten.
 pub struct UpstreamRequest {
@@ -34,15 +35,20 @@ impl OutgoingRequest for UpstreamRequest {
 }
 
 impl UpstreamRequest {
-    /// A copy for a retry with a different key. From now on the body is recorded while it is sent, if it is small.
-    pub fn keep_for_resend(&mut self) -> ResendableRequest {
-        let OutgoingMessage { method, head, host_offset, body } = &mut self.message;
+    /// Receives the body, or at least `limit` bytes of it.
+    pub async fn buffer_body(&mut self, limit: u64) -> Result<(), RequestBodyError> {
+        self.message.body.buffer(limit).await
+    }
+
+    /// A copy for a retry with a different key.
+    pub fn copy_for_resend(&self) -> ResendableRequest {
+        let OutgoingMessage { method, head, host_offset, body } = &self.message;
         let head = head[..self.credential_offset].to_owned();
         ResendableRequest {
             method: method.clone(),
             head,
             host_offset: *host_offset,
-            body: body.record_for_replay(),
+            body: body.whole(),
             key_header: self.key_header,
         }
     }
@@ -53,15 +59,15 @@ pub struct ResendableRequest {
     method: Method,
     head: Vec<u8>,
     host_offset: usize,
-    body: ReplayBuffer,
+    body: Option<Bytes>,
     key_header: KeyHeader,
 }
 
 impl ResendableRequest {
-    /// The same request with a different key; `None` if its body was too large to be recorded.
+    /// The same request with a different key; `None` if its body was too large to be buffered.
     pub fn with_key(self, key: &HeaderValue) -> Option<UpstreamRequest> {
         let ResendableRequest { method, mut head, host_offset, body, key_header } = self;
-        let (credential_offset, body) = (head.len(), body.replay()?);
+        let (credential_offset, body) = (head.len(), RequestBody::received(body?));
         write_key(&mut head, key.as_bytes(), key_header);
         let message = OutgoingMessage { method, head, host_offset, body };
         Some(UpstreamRequest { message, credential_offset, key_header })

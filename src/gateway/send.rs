@@ -26,7 +26,10 @@ impl Gateway {
     ) -> Result<UpstreamResponse, Rejection> {
         let sent_at = clock::now();
         let result = match identity.renewable_key() {
-            None => client.send(request, sent_at).await.map_err(|error| rejection_for(&error, exchange)),
+            None => client
+                .send(request, exchange.permit.take(), sent_at)
+                .await
+                .map_err(|error| rejection_for(&error, exchange)),
             // Boxed, as it is rare and large.
             Some(_) => Box::pin(self.send_with_renewal(client, request, sent_at, identity, exchange)).await,
         };
@@ -42,24 +45,36 @@ impl Gateway {
     async fn send_with_renewal(
         &self,
         client: &UpstreamClient,
-        mut request: UpstreamRequest,
+        request: UpstreamRequest,
         sent_at: Instant,
         identity: &Identity,
-        exchange: &Exchange,
+        exchange: &mut Exchange,
     ) -> Result<UpstreamResponse, Rejection> {
-        let copy = request.keep_for_resend();
-        let response = client.send(request, sent_at).await.map_err(|error| rejection_for(&error, exchange))?;
+        let copy = request.copy_for_resend();
+        let response = client.send(request, exchange.permit.take(), sent_at).await;
+        let mut response = response.map_err(|error| rejection_for(&error, exchange))?;
         if response.status != StatusCode::UNAUTHORIZED {
             return Ok(response);
         }
         match self.auth.renew_upstream_key(identity, &self.upstreams[0].client).await {
             Some(Renewal::NewKey(key)) => {
                 let retry = copy.with_key(&key).ok_or(Rejection::UpstreamKeyRenewed)?;
-                client.send(retry, clock::now()).await.map_err(|error| rejection_for(&error, exchange))
+                let permit = response.body.take_permit();
+                client.send(retry, permit, clock::now()).await.map_err(|error| rejection_for(&error, exchange))
             }
             Some(Renewal::TokenRevoked) => Err(Rejection::TokenRevoked),
             Some(Renewal::Unavailable) => Err(Rejection::VerifierUnavailable),
             Some(Renewal::Unchanged) | None => Ok(response),
+        }
+    }
+}
+
+impl From<&RequestBodyError> for Rejection {
+    fn from(error: &RequestBodyError) -> Rejection {
+        match error {
+            RequestBodyError::Stalled => Rejection::RequestBodyStalled,
+            RequestBodyError::TooLarge => Rejection::RequestBodyTooLarge,
+            RequestBodyError::Broken(_) => Rejection::RequestBodyBroken,
         }
     }
 }
@@ -74,9 +89,7 @@ fn rejection_for(error: &UpstreamError, exchange: &Exchange) -> Rejection {
         UpstreamError::Closed(_) => Rejection::UpstreamClosed,
         UpstreamError::Invalid(_) | UpstreamError::UnexpectedUpgrade => Rejection::UpstreamInvalid,
         UpstreamError::ResponseTimeout => Rejection::UpstreamTimeout,
-        UpstreamError::RequestBody(RequestBodyError::Stalled) => return Rejection::RequestBodyStalled,
-        UpstreamError::RequestBody(RequestBodyError::TooLarge) => return Rejection::RequestBodyTooLarge,
-        UpstreamError::RequestBody(RequestBodyError::Broken(_)) => return Rejection::RequestBodyBroken,
+        UpstreamError::RequestBody(error) => return error.into(),
     };
     let cause = std::error::Error::source(error).map(ToString::to_string).unwrap_or_default();
     warn!(request_id = exchange.context().request_id(), cause, "{error}");

@@ -5,14 +5,18 @@ use std::future::poll_fn;
 use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::Poll;
+use std::task::{Poll, ready};
 use std::time::Duration;
 
 use http::Method;
+use tokio::sync::mpsc::unbounded_channel;
 use tokio::time::{Instant, timeout};
 
+use crate::admission::RequestPermit;
+use crate::config::AbandonedPolicy;
 use crate::http::h1::response::ResponseHead;
 use crate::observability::metrics::Metrics;
+use crate::upstream::abandoned::{abandon_before_response, finish_all};
 use crate::upstream::backends::Backends;
 use crate::upstream::connect;
 use crate::upstream::connection::{UNACKNOWLEDGED_TIMEOUT, UpstreamConnection, UpstreamConnectionGuard};
@@ -20,11 +24,14 @@ use crate::upstream::endpoint::EndpointFailure;
 use crate::upstream::exchange::{Upload, UpstreamExchange};
 use crate::upstream::load_balancer::{LoadBalancer, UpstreamInFlight, WorkerEndpoint};
 use crate::upstream::retry::{Retry, decide_retry};
-use crate::upstream::{OutgoingRequest, ResponseBody, UpstreamError, UpstreamResponse};
+use crate::upstream::{OutgoingRequest, RequestBodyError, ResponseBody, UpstreamError, UpstreamResponse};
 
 /// Minimum time for one connection attempt if more endpoints remain to be tried; at most half of the total connect
 /// timeout.
 const MIN_CONNECT_SHARE: Duration = Duration::from_secs(1);
+
+/// The time by which an idle connection is closed before the backend closes it.
+const IDLE_MARGIN: Duration = Duration::from_millis(500);
 
 /// One worker's client for all backends. Clones share the pools.
 #[derive(Clone)]
@@ -40,7 +47,13 @@ struct UpstreamClientInner {
 impl UpstreamClient {
     /// Creates the client of the worker with index `worker`, for the calling thread. Connects to nothing yet.
     pub fn new(backends: Arc<Backends>, worker: usize, metrics: Arc<Metrics>) -> UpstreamClient {
-        let load_balancer = LoadBalancer::new(Arc::clone(&backends), worker);
+        let abandoned = (backends.options.abandoned == AbandonedPolicy::HalfClose).then(|| {
+            let (sender, receiver) = unbounded_channel();
+            let timeouts = (backends.options.response_timeout, backends.options.body_timeout);
+            tokio::task::spawn_local(finish_all(receiver, timeouts.0, timeouts.1));
+            sender
+        });
+        let load_balancer = LoadBalancer::new(Arc::clone(&backends), worker, abandoned);
         UpstreamClient(Rc::new(UpstreamClientInner { backends, worker, load_balancer, metrics }))
     }
 
@@ -59,9 +72,13 @@ impl UpstreamClient {
     /// If a reused connection is closed without a response, [`decide_retry`] decides whether the request is sent again.
     /// If connecting fails, nothing was sent, and a different endpoint is tried. `now` is the current time, which the
     /// caller already has.
+    ///
+    /// `permit` is held until the backend has responded completely, even if the caller does not wait for that; `None`
+    /// for a request of the gateway itself.
     pub async fn send(
         &self,
         outgoing: impl OutgoingRequest,
+        permit: Option<RequestPermit>,
         now: std::time::Instant,
     ) -> Result<UpstreamResponse, UpstreamError> {
         let message = outgoing.into_message();
@@ -72,13 +89,13 @@ impl UpstreamClient {
             None => (Box::pin(self.wait_for_endpoint()).await?, Instant::now()),
         };
         let mut upload = Upload::new(message, &target.endpoint.origin.authority);
-        let in_flight = UpstreamInFlight::new(target);
-        while let Some(mut connection) = in_flight.target.pool.take_connection(now.into_std()) {
-            match self.exchange(&mut connection, &mut upload, &method, now).await {
-                Ok(head) => return Ok(self.begin_response(head, connection, upload, in_flight)),
+        let mut request = PendingRequest::new(target, permit, method);
+        while let Some(connection) = request.in_flight().target.pool.take_connection(now.into_std()) {
+            match self.exchange(&mut request, connection, &mut upload, now).await {
+                Ok(head) => return Ok(self.begin_response(head, request, upload)),
                 Err(error) => {
                     let Some(retry) = decide_retry(&error, &upload) else {
-                        return Err(self.record_failure(error, &in_flight));
+                        return Err(self.record_failure(error, request.in_flight()));
                     };
                     self.0.metrics.upstream_retries.inc();
                     if retry == Retry::OnNewConnection {
@@ -89,19 +106,19 @@ impl UpstreamClient {
             }
         }
         // Boxed because most requests reuse a connection: an inline future would enlarge all of them.
-        let (mut connection, in_flight) = Box::pin(self.connect(in_flight, &mut upload)).await?;
-        match self.exchange(&mut connection, &mut upload, &method, Instant::now()).await {
-            Ok(head) => Ok(self.begin_response(head, connection, upload, in_flight)),
-            Err(error) => Err(self.record_failure(error, &in_flight)),
+        let connection = Box::pin(self.connect(request.in_flight(), &mut upload)).await?;
+        match self.exchange(&mut request, connection, &mut upload, Instant::now()).await {
+            Ok(head) => Ok(self.begin_response(head, request, upload)),
+            Err(error) => Err(self.record_failure(error, request.in_flight())),
         }
     }
 
     /// Opens a new connection, to a different endpoint if this one fails.
     async fn connect(
         &self,
-        mut in_flight: UpstreamInFlight,
+        in_flight: &mut UpstreamInFlight,
         upload: &mut Upload,
-    ) -> Result<(Box<UpstreamConnection>, UpstreamInFlight), UpstreamError> {
+    ) -> Result<Box<UpstreamConnection>, UpstreamError> {
         let UpstreamClientInner { backends, load_balancer, .. } = &*self.0;
         let started = Instant::now();
         let total = backends.connect_timeout();
@@ -113,7 +130,7 @@ impl UpstreamClient {
             let error = match connect::connect(endpoint, limit).await {
                 Ok(stream) => {
                     let guard = UpstreamConnectionGuard::new(endpoint, self.0.worker);
-                    return Ok((Box::new(UpstreamConnection::new(stream, guard)), in_flight));
+                    return Ok(Box::new(UpstreamConnection::new(stream, guard)));
                 }
                 Err(error) if error.kind() == io::ErrorKind::TimedOut => UpstreamError::ConnectTimeout,
                 Err(error) => UpstreamError::Connect(error),
@@ -124,14 +141,14 @@ impl UpstreamClient {
                     backends.record_short_connect_timeout(endpoint);
                     error
                 }
-                error => self.record_failure(error, &in_flight),
+                error => self.record_failure(error, in_flight),
             };
             if started.elapsed() >= total {
                 return Err(error);
             }
             let Some(next) = load_balancer.choose(&tried) else { return Err(error) };
             upload.set_host(&next.endpoint.origin.authority);
-            in_flight = UpstreamInFlight::new(next);
+            in_flight.move_to(next);
         }
     }
 
@@ -176,20 +193,23 @@ impl UpstreamClient {
     /// byte of the request that the backend accepted.
     async fn exchange(
         &self,
-        connection: &mut UpstreamConnection,
+        request: &mut PendingRequest,
+        mut connection: Box<UpstreamConnection>,
         upload: &mut Upload,
-        method: &Method,
         now: Instant,
     ) -> Result<ResponseHead, UpstreamError> {
         let limit = self.0.backends.options.response_timeout;
         connection.set_user_timeout(user_timeout(upload));
         connection.expect_response(now, limit);
-        let mut exchange = UpstreamExchange::new(connection, upload, method);
+        let PendingRequest { connection: slot, method, is_sent, .. } = request;
+        let mut exchange = UpstreamExchange::new(slot.insert(connection), upload, method);
         let mut is_first = true;
         yield_to_ready_tasks().await;
-        poll_fn(|cx| {
+        let result = poll_fn(|cx| {
             let mut progress = false;
-            if let Poll::Ready(result) = exchange.poll(cx, &mut progress) {
+            let polled = exchange.poll(cx, &mut progress);
+            *is_sent = !exchange.upload.is_unsent();
+            if let Poll::Ready(result) = polled {
                 return Poll::Ready(result);
             }
             if progress && !is_first {
@@ -197,25 +217,79 @@ impl UpstreamClient {
                 exchange.connection.expect_response(Instant::now(), limit);
             }
             is_first = false;
+            ready!(exchange.connection.poll_response_timeout(cx));
+            if !exchange.upload.awaits_client() {
+                return Poll::Ready(Err(UpstreamError::ResponseTimeout));
+            }
+            // The backend cannot respond before the client has sent the rest; `timeouts.body` limits its pauses.
+            exchange.connection.expect_response(Instant::now(), limit);
             exchange.connection.poll_response_timeout(cx).map(|()| Err(UpstreamError::ResponseTimeout))
         })
-        .await
+        .await;
+        // After an error of the client, the backend may still process the part of the request that it has received.
+        if !matches!(result, Ok(_) | Err(UpstreamError::RequestBody(_))) {
+            request.connection = None;
+        }
+        match result {
+            Err(UpstreamError::Closed(_)) if upload.is_client_slow() => {
+                Err(UpstreamError::RequestBody(RequestBodyError::Stalled))
+            }
+            result => result,
+        }
     }
 
-    fn begin_response(
-        &self,
-        head: ResponseHead,
-        connection: Box<UpstreamConnection>,
-        upload: Upload,
-        in_flight: UpstreamInFlight,
-    ) -> UpstreamResponse {
-        let ResponseHead { status, headers, extent, keep_alive } = head;
+    fn begin_response(&self, head: ResponseHead, request: PendingRequest, upload: Upload) -> UpstreamResponse {
+        let (mut connection, in_flight) = request.into_parts();
+        let ResponseHead { status, headers, extent, keep_alive, max_idle } = head;
+        if let Some(limit) = max_idle {
+            connection.max_idle = limit.saturating_sub(IDLE_MARGIN);
+        }
         in_flight.target.counters().responses.add(1);
         self.0.backends.record_response(&in_flight.target.endpoint, status);
+        // SECURITY: a backend that responds before it has read the request may take the rest for the next request.
+        let is_reusable = keep_alive && upload.is_done();
         let upload = (!upload.is_done()).then(|| Box::new(upload));
         let max_pause = self.0.backends.options.body_timeout;
-        let body = ResponseBody::new(connection, extent, upload, in_flight, keep_alive, max_pause);
+        let body = ResponseBody::new(connection, extent, upload, in_flight, is_reusable, max_pause);
         UpstreamResponse { status, headers, body }
+    }
+}
+
+/// A request from the choice of its endpoint to the head of the response.
+///
+/// SECURITY: if it is dropped after a byte was sent, because its client has left, it still counts as long as the backend
+/// works on it.
+struct PendingRequest {
+    /// `None` only while it is dropped.
+    in_flight: Option<UpstreamInFlight>,
+    connection: Option<Box<UpstreamConnection>>,
+    method: Method,
+    /// At least one byte was written to `connection`.
+    is_sent: bool,
+}
+
+impl PendingRequest {
+    fn new(target: Rc<WorkerEndpoint>, permit: Option<RequestPermit>, method: Method) -> PendingRequest {
+        let in_flight = Some(UpstreamInFlight::new(target, permit));
+        PendingRequest { in_flight, connection: None, method, is_sent: false }
+    }
+
+    fn in_flight(&mut self) -> &mut UpstreamInFlight {
+        self.in_flight.as_mut().expect("it is taken with the request itself")
+    }
+
+    fn into_parts(mut self) -> (Box<UpstreamConnection>, UpstreamInFlight) {
+        let parts = self.connection.take().zip(self.in_flight.take());
+        parts.expect("a response arrives on a connection")
+    }
+}
+
+impl Drop for PendingRequest {
+    fn drop(&mut self) {
+        if let (Some(connection), Some(in_flight), true) = (self.connection.take(), self.in_flight.take(), self.is_sent)
+        {
+            abandon_before_response(in_flight, connection, self.method.clone());
+        }
     }
 }
 

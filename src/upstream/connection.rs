@@ -2,6 +2,7 @@
 
 use std::io;
 use std::mem::MaybeUninit;
+use std::net::Shutdown;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker, ready};
@@ -34,6 +35,8 @@ pub struct UpstreamConnection {
     /// Expires at `response_due`, or before it when the sent bytes are acknowledged.
     timer: Deadline,
     has_user_timeout: bool,
+    /// Maximum time without a request, as the backend announced it.
+    pub max_idle: Duration,
     _guard: UpstreamConnectionGuard,
 }
 
@@ -79,13 +82,22 @@ pub enum IdleCheck {
 impl UpstreamConnection {
     pub fn new(stream: UpstreamStream, guard: UpstreamConnectionGuard) -> UpstreamConnection {
         let (unread, response_due, timer) = (BytesMut::new(), Instant::now(), Deadline::default());
-        UpstreamConnection { stream, unread, response_due, timer, has_user_timeout: false, _guard: guard }
+        let (has_user_timeout, max_idle) = (false, Duration::MAX);
+        UpstreamConnection { stream, unread, response_due, timer, has_user_timeout, max_idle, _guard: guard }
     }
 
     /// Reads about `wanted` bytes into `unread`. 0 is the end of the stream.
     pub fn poll_fill(&mut self, cx: &mut Context<'_>, wanted: usize) -> Poll<io::Result<usize>> {
         self.unread.reserve(wanted);
         pin!(self.stream.read_buf(&mut self.unread)).poll(cx)
+    }
+
+    /// Closes the direction to the backend. The backend can still respond.
+    pub fn half_close(&mut self) {
+        let cx = &mut Context::from_waker(Waker::noop());
+        // Over TLS, this writes the alert. If the socket accepts nothing, the alert is omitted.
+        let _ = Pin::new(&mut self.stream).poll_shutdown(cx);
+        let _ = SockRef::from(self.stream.socket()).shutdown(Shutdown::Write);
     }
 
     /// Starts the response timeout: the backend accepted the last byte of the request at `now`, and its response must

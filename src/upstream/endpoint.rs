@@ -116,6 +116,10 @@ pub struct EndpointCounters {
     pub open_connections: SingleWriterCounter,
     /// Responses of any status.
     pub responses: SingleWriterCounter,
+    /// Requests in flight whose clients have left.
+    pub abandoned: SingleWriterCounter,
+    /// Requests whose clients left before the response was complete.
+    pub abandonments: SingleWriterCounter,
 }
 
 /// The sum of all workers' counters.
@@ -124,6 +128,8 @@ pub struct EndpointTotals {
     pub in_flight: u64,
     pub open_connections: u64,
     pub responses: u64,
+    pub abandoned: u64,
+    pub abandonments: u64,
     pub failures: u64,
     pub ejections: u64,
 }
@@ -191,6 +197,8 @@ impl Endpoint {
             in_flight: sum(|counters| &counters.in_flight),
             open_connections: sum(|counters| &counters.open_connections),
             responses: sum(|counters| &counters.responses),
+            abandoned: sum(|counters| &counters.abandoned),
+            abandonments: sum(|counters| &counters.abandonments),
             failures: self.failures.load(Ordering::Relaxed),
             ejections: self.ejections(),
         }

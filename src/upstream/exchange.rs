@@ -5,6 +5,7 @@ use std::io;
 use std::ops::Range;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
+use std::time::{Duration, Instant};
 
 use http::{Method, StatusCode};
 use tokio::io::AsyncWrite;
@@ -22,8 +23,11 @@ use crate::upstream::{InvalidResponse, OutgoingMessage, UpstreamError};
 /// Limits on the head of a response.
 const HEAD_LIMITS: HeadLimits = HeadLimits { max_headers: 128, max_bytes: 64 * 1024, max_target: 64 * 1024 };
 
-/// Maximum number of informational (1xx) responses before the final one.
-const MAX_INFORMATIONAL: u32 = 8;
+/// Informational (1xx) responses before the final one: bytes at once, and bytes per second after that. Each response
+/// counts as at least [`MIN_INFORMATIONAL_COST`] bytes.
+const INFORMATIONAL_BURST: u64 = 32 * 1024;
+const INFORMATIONAL_RATE: u64 = 8 * 1024;
+const MIN_INFORMATIONAL_COST: u64 = 512;
 
 /// A body up to this size fits into the socket buffers even if the backend does not read.
 const MAX_BUFFERED_BODY: u64 = 32 * 1024;
@@ -41,7 +45,12 @@ pub struct Upload {
     body_left: u64,
     state: UploadState,
     unsent: bool,
+    /// Everything that the client has sent is written.
+    awaits_client: bool,
 }
+
+/// A client that paused for at least this long in total may have caused the backend to time out.
+const MAX_CLIENT_WAIT: Duration = Duration::from_secs(1);
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum UploadState {
@@ -73,7 +82,17 @@ impl Upload {
         write_request_end(&mut head, &method, framing);
         let retry_head = is_repeatable(&method, framing).then(|| head.clone());
         let batch = WriteBatch::with_head(head);
-        Upload { retry_head, host_range, batch, body, framing, body_left, state: UploadState::Sending, unsent: true }
+        Upload {
+            retry_head,
+            host_range,
+            batch,
+            body,
+            framing,
+            body_left,
+            state: UploadState::Sending,
+            unsent: true,
+            awaits_client: false,
+        }
     }
 
     /// Changes the `host` header, before anything is written.
@@ -107,6 +126,16 @@ impl Upload {
         (self.state, self.unsent) = (UploadState::Sending, true);
     }
 
+    /// Returns whether the next bytes of the body have to arrive from the client.
+    pub fn awaits_client(&self) -> bool {
+        self.awaits_client
+    }
+
+    /// Returns whether a backend that closes the connection may have done so because the client is slow.
+    pub fn is_client_slow(&self) -> bool {
+        self.awaits_client && self.body.waited() >= MAX_CLIENT_WAIT
+    }
+
     /// Returns whether the socket buffers can hold the whole request, so that the kernel accepts it even if the backend
     /// does not read.
     pub fn can_be_buffered(&self) -> bool {
@@ -124,6 +153,7 @@ impl Upload {
         cx: &mut Context<'_>,
         progress: &mut bool,
     ) -> Poll<Result<(), UploadError>> {
+        self.awaits_client = false;
         loop {
             match self.state {
                 UploadState::Done => return Poll::Ready(Ok(())),
@@ -139,6 +169,7 @@ impl Upload {
                         // Send the batch while the body is pending.
                         ready!(self.poll_write(io, cx, progress))?;
                         ready!(Pin::new(&mut *io).poll_flush(cx)).map_err(UploadError::Connection)?;
+                        self.awaits_client = true;
                         return Poll::Pending;
                     }
                 }
@@ -222,8 +253,7 @@ pub struct UpstreamExchange<'a> {
     pub connection: &'a mut UpstreamConnection,
     pub upload: &'a mut Upload,
     method: &'a Method,
-    scanner: HeadScanner,
-    informational_count: u32,
+    reader: ResponseHeadReader,
     /// Why the rest of the upload cannot be sent. The backend may still have sent a response before it closed.
     upload_error: Option<io::Error>,
 }
@@ -234,14 +264,7 @@ impl<'a> UpstreamExchange<'a> {
         upload: &'a mut Upload,
         method: &'a Method,
     ) -> UpstreamExchange<'a> {
-        UpstreamExchange {
-            connection,
-            upload,
-            method,
-            scanner: HeadScanner::default(),
-            informational_count: 0,
-            upload_error: None,
-        }
+        UpstreamExchange { connection, upload, method, reader: ResponseHeadReader::default(), upload_error: None }
     }
 
     /// Sets `progress` if the upload made progress.
@@ -260,32 +283,74 @@ impl<'a> UpstreamExchange<'a> {
                 Poll::Ready(Ok(())) | Poll::Pending => {}
             }
         }
+        self.reader.poll(self.connection, self.method, cx).map_err(|error| match (error, self.upload_error.take()) {
+            (UpstreamError::Closed(eof), Some(cause)) if eof.kind() == io::ErrorKind::UnexpectedEof => {
+                UpstreamError::Closed(cause)
+            }
+            (error, _) => error,
+        })
+    }
+}
+
+/// Reads the head of the final response.
+#[derive(Default)]
+pub struct ResponseHeadReader {
+    scanner: HeadScanner,
+    informational: InformationalBudget,
+}
+
+impl ResponseHeadReader {
+    /// Ready with the head of the final response to a request with this method.
+    pub fn poll(
+        &mut self,
+        connection: &mut UpstreamConnection,
+        method: &Method,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<ResponseHead, UpstreamError>> {
         loop {
-            let UpstreamConnection { stream, unread, .. } = &mut *self.connection;
+            let UpstreamConnection { stream, unread, .. } = &mut *connection;
             let head = match ready!(read_head::poll_read_head(stream, cx, unread, &mut self.scanner, &HEAD_LIMITS)) {
                 Ok(Some(head)) => head.map_err(invalid_response)?,
                 ended if unread.is_empty() => {
-                    let error = ended.err().or_else(|| self.upload_error.take());
-                    let error = error.unwrap_or_else(|| io::ErrorKind::UnexpectedEof.into());
+                    let error = ended.err().unwrap_or_else(|| io::ErrorKind::UnexpectedEof.into());
                     return Poll::Ready(Err(UpstreamError::Closed(error)));
                 }
                 _ => {
                     return Poll::Ready(Err(invalid_response(HeadError::Malformed("the head is incomplete"))));
                 }
             };
-            let response = parse_response(head, self.method).map_err(invalid_response)?;
+            let size = head.len() as u64;
+            let response = parse_response(head, method).map_err(invalid_response)?;
             match response.status {
                 StatusCode::SWITCHING_PROTOCOLS => return Poll::Ready(Err(UpstreamError::UnexpectedUpgrade)),
                 status if status.is_informational() => {
-                    self.informational_count += 1;
-                    if self.informational_count > MAX_INFORMATIONAL {
-                        return Poll::Ready(Err(invalid_response(HeadError::TooLarge)));
+                    if !self.informational.take(size) {
+                        return Poll::Ready(Err(invalid_response(HeadError::Malformed(
+                            "it follows too many informational responses",
+                        ))));
                     }
                     self.scanner = HeadScanner::default();
                 }
                 _ => return Poll::Ready(Ok(response)),
             }
         }
+    }
+}
+
+/// Limits the rate of informational responses, which a long query may send for as long as it takes.
+#[derive(Default)]
+struct InformationalBudget {
+    spent: u64,
+    /// When the first one arrived.
+    since: Option<Instant>,
+}
+
+impl InformationalBudget {
+    /// Returns whether a response of this size is within the limit.
+    fn take(&mut self, size: u64) -> bool {
+        let elapsed = self.since.get_or_insert_with(Instant::now).elapsed();
+        self.spent += size.max(MIN_INFORMATIONAL_COST);
+        self.spent <= INFORMATIONAL_BURST + INFORMATIONAL_RATE * elapsed.as_secs()
     }
 }
 

@@ -6,6 +6,10 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::mpsc::UnboundedSender;
+
+use crate::admission::RequestPermit;
+use crate::upstream::abandoned::AbandonedRequest;
 use crate::upstream::backends::Backends;
 use crate::upstream::connection::UpstreamConnection;
 use crate::upstream::endpoint::{Endpoint, EndpointCounters, EndpointState};
@@ -17,6 +21,8 @@ pub struct WorkerEndpoint {
     worker: usize,
     pub pool: ConnectionPool,
     removed: Cell<bool>,
+    /// Receives requests whose clients have left; `None`: their connections are closed.
+    pub abandoned: Option<UnboundedSender<AbandonedRequest>>,
 }
 
 impl WorkerEndpoint {
@@ -43,14 +49,21 @@ pub struct UpstreamInFlight {
     pub target: Rc<WorkerEndpoint>,
     /// The endpoint's responses to this worker when the request started.
     responses_before: u64,
+    /// The permit of the request; `None` for requests of the gateway itself.
+    pub permit: Option<RequestPermit>,
 }
 
 impl UpstreamInFlight {
-    pub fn new(target: Rc<WorkerEndpoint>) -> UpstreamInFlight {
+    pub fn new(target: Rc<WorkerEndpoint>, permit: Option<RequestPermit>) -> UpstreamInFlight {
         let counters = target.counters();
         counters.in_flight.add(1);
         let responses_before = counters.responses.get();
-        UpstreamInFlight { target, responses_before }
+        UpstreamInFlight { target, responses_before, permit }
+    }
+
+    /// Counts the request for a different endpoint.
+    pub fn move_to(&mut self, target: Rc<WorkerEndpoint>) {
+        *self = UpstreamInFlight::new(target, self.permit.take());
     }
 
     /// The number of responses to other requests of this worker since this request started.
@@ -59,7 +72,7 @@ impl UpstreamInFlight {
     }
 
     /// Returns a connection on which one request was sent completely and one response was read completely.
-    pub fn return_connection(self, connection: Box<UpstreamConnection>) {
+    pub fn return_connection(&self, connection: Box<UpstreamConnection>) {
         if !self.target.removed.get() {
             self.target.pool.return_connection(connection);
         }
@@ -77,15 +90,21 @@ pub struct LoadBalancer {
     backends: Arc<Backends>,
     worker: usize,
     idle_timeout: Duration,
+    abandoned: Option<UnboundedSender<AbandonedRequest>>,
     generation: Cell<u64>,
     targets: RefCell<Vec<Rc<WorkerEndpoint>>>,
 }
 
 impl LoadBalancer {
-    pub fn new(backends: Arc<Backends>, worker: usize) -> LoadBalancer {
+    /// `abandoned` receives requests whose clients have left; with `None` their connections are closed.
+    pub fn new(
+        backends: Arc<Backends>,
+        worker: usize,
+        abandoned: Option<UnboundedSender<AbandonedRequest>>,
+    ) -> LoadBalancer {
         let idle_timeout = backends.options.idle_timeout;
-        let load_balancer =
-            LoadBalancer { backends, worker, idle_timeout, generation: Cell::new(0), targets: RefCell::default() };
+        let (generation, targets) = (Cell::new(0), RefCell::default());
+        let load_balancer = LoadBalancer { backends, worker, idle_timeout, abandoned, generation, targets };
         load_balancer.refresh();
         load_balancer
     }
@@ -133,6 +152,7 @@ impl LoadBalancer {
                     worker: self.worker,
                     pool: ConnectionPool::new(self.idle_timeout),
                     removed: Cell::new(false),
+                    abandoned: self.abandoned.clone(),
                 }),
             });
         }

@@ -9,6 +9,7 @@
 //! authenticated request from `gateway::rewrite`, and the key check of `auth::foreign_keys`. So a request that skipped
 //! authentication cannot be sent by mistake. This module knows nothing about routes, identities or rejections.
 
+mod abandoned;
 mod backends;
 mod client;
 mod connect;
@@ -35,7 +36,7 @@ use crate::http::headers::Headers;
 
 pub use backends::{Backends, TlsChange};
 pub use client::UpstreamClient;
-pub use request_body::{BodyLimits, ReplayBuffer, RequestBody, RequestBodyError};
+pub use request_body::{BodyLimits, RequestBody, RequestBodyError};
 pub use response_body::{ResponseBody, ResponseBodyError};
 pub use status::{EndpointStatus, NameStatus, UpstreamStatus};
 

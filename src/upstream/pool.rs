@@ -32,7 +32,7 @@ impl ConnectionPool {
             let IdleConnection { mut connection, since } = self.idle.borrow_mut().pop()?;
             let age = now.saturating_duration_since(since);
             let check = if age >= KERNEL_CHECK_AFTER { IdleCheck::Kernel } else { IdleCheck::EventLoop };
-            if age < self.idle_timeout && connection.is_quiet(check) {
+            if age < self.idle_timeout.min(connection.max_idle) && connection.is_quiet(check) {
                 return Some(connection);
             }
         }
@@ -57,7 +57,8 @@ impl ConnectionPool {
     /// Closes connections that exceeded the idle timeout or were closed by the backend.
     pub fn close_expired(&self) {
         let is_usable = |idle: &mut IdleConnection| {
-            idle.since.elapsed() < self.idle_timeout && idle.connection.is_quiet(IdleCheck::EventLoop)
+            idle.since.elapsed() < self.idle_timeout.min(idle.connection.max_idle)
+                && idle.connection.is_quiet(IdleCheck::EventLoop)
         };
         self.idle.borrow_mut().retain_mut(is_usable);
     }

@@ -18,12 +18,20 @@ pub struct ProgressTimeout {
     budget: Option<Duration>,
     timer: Deadline,
     waiting_since: Option<Instant>,
+    /// The length of all pauses that have ended, if their total is limited.
+    waited: Duration,
 }
 
 impl ProgressTimeout {
     /// Limits each pause, but not their total.
     pub fn new(max_pause: Duration) -> ProgressTimeout {
-        ProgressTimeout { max_pause, budget: None, timer: Deadline::default(), waiting_since: None }
+        ProgressTimeout {
+            max_pause,
+            budget: None,
+            timer: Deadline::default(),
+            waiting_since: None,
+            waited: Duration::ZERO,
+        }
     }
 
     /// Limits the total of all pauses too, which ends a peer that sends too slowly: see
@@ -35,8 +43,15 @@ impl ProgressTimeout {
     /// Call this when data has arrived.
     pub fn record_progress(&mut self) {
         if let (Some(since), Some(budget)) = (self.waiting_since.take(), self.budget.as_mut()) {
-            *budget = budget.saturating_sub(since.elapsed());
+            let pause = since.elapsed();
+            *budget = budget.saturating_sub(pause);
+            self.waited += pause;
         }
+    }
+
+    /// The length of all pauses, with the current one.
+    pub fn waited(&self) -> Duration {
+        self.waited + self.waiting_since.map_or(Duration::ZERO, |since| since.elapsed())
     }
 
     /// Adds to the budget for pauses, in proportion to the data that has arrived.

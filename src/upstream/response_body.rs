@@ -8,10 +8,12 @@ use std::time::Duration;
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 
+use crate::admission::RequestPermit;
 use crate::http::h1::chunked::{ChunkedDecoder, Decoded};
 use crate::http::h1::head::Framing;
 use crate::http::h1::response::BodyExtent;
 use crate::os::splice::SplicePipe;
+use crate::upstream::abandoned::abandon_response;
 use crate::upstream::connection::{UpstreamConnection, UpstreamStream};
 use crate::upstream::exchange::Upload;
 use crate::upstream::load_balancer::UpstreamInFlight;
@@ -39,6 +41,8 @@ pub struct ResponseBody {
     /// The rest of the request, if the response started before the request was sent completely.
     upload: Option<Box<Upload>>,
     in_flight: Option<UpstreamInFlight>,
+    /// The permit of the request, without its slot, once the response is complete.
+    permit: Option<RequestPermit>,
     /// True if the response allows keep-alive.
     is_reusable: bool,
     progress_timeout: ProgressTimeout,
@@ -52,6 +56,17 @@ enum RemainingBody {
     UntilClose,
 }
 
+impl RemainingBody {
+    fn new(extent: BodyExtent) -> RemainingBody {
+        match extent {
+            BodyExtent::Framed(Framing::None) => RemainingBody::Done,
+            BodyExtent::Framed(Framing::Length(length)) => RemainingBody::Length(length),
+            BodyExtent::Framed(Framing::Chunked) => RemainingBody::Chunked(ChunkedDecoder::default()),
+            BodyExtent::UntilClose => RemainingBody::UntilClose,
+        }
+    }
+}
+
 impl ResponseBody {
     pub(super) fn new(
         connection: Box<UpstreamConnection>,
@@ -61,17 +76,12 @@ impl ResponseBody {
         is_reusable: bool,
         max_pause: Duration,
     ) -> ResponseBody {
-        let remaining = match extent {
-            BodyExtent::Framed(Framing::None) => RemainingBody::Done,
-            BodyExtent::Framed(Framing::Length(length)) => RemainingBody::Length(length),
-            BodyExtent::Framed(Framing::Chunked) => RemainingBody::Chunked(ChunkedDecoder::default()),
-            BodyExtent::UntilClose => RemainingBody::UntilClose,
-        };
         let mut body = ResponseBody {
             connection: Some(connection),
-            remaining,
+            remaining: RemainingBody::new(extent),
             upload,
             in_flight: Some(in_flight),
+            permit: None,
             is_reusable,
             progress_timeout: ProgressTimeout::new(max_pause),
         };
@@ -79,17 +89,50 @@ impl ResponseBody {
         body
     }
 
+    /// The body of a response to an abandoned request. Its connection is closed at the end.
+    pub(super) fn without_request(
+        connection: Box<UpstreamConnection>,
+        extent: BodyExtent,
+        max_pause: Duration,
+    ) -> ResponseBody {
+        ResponseBody {
+            connection: Some(connection),
+            remaining: RemainingBody::new(extent),
+            upload: None,
+            in_flight: None,
+            permit: None,
+            is_reusable: false,
+            progress_timeout: ProgressTimeout::new(max_pause),
+        }
+    }
+
+    /// Closes the direction to the backend.
+    pub(super) fn half_close(&mut self) {
+        self.upload = None;
+        if let Some(connection) = &mut self.connection {
+            connection.half_close();
+        }
+    }
+
+    /// The permit of the request, for sending it again in place of reading this body.
+    pub fn take_permit(&mut self) -> Option<RequestPermit> {
+        self.permit.take().or_else(|| self.in_flight.as_mut()?.permit.take())
+    }
+
     /// Returns the connection to the pool, or closes it, once the response is complete.
     fn release_at_end(&mut self) {
         if !self.is_end_stream() {
             return;
         }
-        let (connection, in_flight) = (self.connection.take(), self.in_flight.take());
-        // A connection on which a request was not sent completely cannot be reused.
-        if let (Some(connection), Some(in_flight), None, true) =
-            (connection, in_flight, self.upload.take(), self.is_reusable)
-        {
+        let connection = self.connection.take();
+        let Some(mut in_flight) = self.in_flight.take() else { return };
+        if let (Some(connection), true) = (connection, self.is_reusable) {
             in_flight.return_connection(connection);
+        }
+        // The backend has finished. The client may still read, and counts until it has.
+        self.permit = in_flight.permit.take();
+        if let Some(permit) = &mut self.permit {
+            permit.release_slot();
         }
     }
 
@@ -105,7 +148,8 @@ impl ResponseBody {
 
     /// Closes the connection.
     fn abort(&mut self) {
-        (self.connection, self.in_flight) = (None, None);
+        self.connection = None;
+        self.permit = self.in_flight.take().and_then(|mut in_flight| in_flight.permit.take());
     }
 
     /// Splices received bytes into an empty pipe, and returns their number. Returns 0 if the body has to be read
@@ -132,9 +176,8 @@ impl ResponseBody {
         let Some(connection) = self.connection.as_mut() else { return Poll::Ready(None) };
         if let Some(upload) = &mut self.upload {
             match upload.poll(&mut connection.stream, cx, &mut false) {
-                Poll::Ready(Ok(())) => self.upload = None,
-                // The response may still be complete; the connection is not reused.
-                Poll::Ready(Err(_)) => (self.upload, self.is_reusable) = (None, false),
+                // The response may still be complete after an error.
+                Poll::Ready(_) => self.upload = None,
                 Poll::Pending => {}
             }
         }
@@ -186,6 +229,27 @@ impl ResponseBody {
                 Ok(_) => {}
                 Err(error) => return broken(&error.to_string()),
             }
+        }
+    }
+}
+
+impl Drop for ResponseBody {
+    fn drop(&mut self) {
+        if let (Some(connection), Some(in_flight)) = (self.connection.take(), self.in_flight.take()) {
+            let remaining = std::mem::replace(&mut self.remaining, RemainingBody::Done);
+            let progress_timeout = std::mem::replace(&mut self.progress_timeout, ProgressTimeout::new(Duration::MAX));
+            let connection = Some(connection);
+            let (upload, permit) = (None, None);
+            let body = ResponseBody {
+                connection,
+                remaining,
+                upload,
+                in_flight: None,
+                permit,
+                is_reusable: false,
+                progress_timeout,
+            };
+            abandon_response(in_flight, body);
         }
     }
 }

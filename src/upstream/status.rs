@@ -40,6 +40,10 @@ pub struct EndpointStatus {
     pub tried_in: Option<u64>,
     /// Requests whose responses are not complete.
     pub in_flight: u64,
+    /// Requests in flight whose clients have left.
+    pub abandoned: u64,
+    /// Requests whose clients left before the response was complete.
+    pub abandonments: u64,
     /// Open connections, idle or with a request.
     pub open: u64,
     /// Open connections that wait for a request.
@@ -124,6 +128,8 @@ impl EndpointStatus {
             since: unix_seconds(health.since),
             tried_in: tried_in.filter(|_| standing == EndpointState::Ejected),
             in_flight: counts.in_flight,
+            abandoned: counts.abandoned,
+            abandonments: counts.abandonments,
             open: counts.open_connections,
             idle: counts.open_connections.saturating_sub(counts.in_flight),
             answers: counts.responses,

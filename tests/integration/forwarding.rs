@@ -101,7 +101,15 @@ fn a_chunked_body_is_forwarded_without_its_trailers() {
     assert_eq!(client.read_response().status, 200);
     let seen = upstream.only_request();
     assert_eq!(seen.body, b"hello world");
-    assert_eq!(seen.header("transfer-encoding"), "chunked");
+    // A small body is sent with its length; a larger one in chunks.
+    assert_eq!(seen.header("content-length"), "11");
+    assert_eq!(seen.header("x-forwarded-user"), "alice");
+    client.write(head.as_bytes());
+    let large = "x".repeat(100_000);
+    client.write(format!("186a0\r\n{large}\r\n0\r\nx-forwarded-user: evil\r\n\r\n").as_bytes());
+    assert_eq!(client.read_response().status, 200);
+    let seen = &upstream.log()[1];
+    assert_eq!((seen.body.len(), seen.header("transfer-encoding")), (100_000, "chunked"));
     assert_eq!(seen.header("x-forwarded-user"), "alice");
 }
 
@@ -177,6 +185,8 @@ fn a_slow_backend_applies_backpressure_to_the_client() {
          Content-Length: 100000000\r\n\r\n"
     );
     client.write_all(head.as_bytes()).expect("written");
+    // The gateway connects once it has `limits.buffer`.
+    client.write_all(&[b'x'; 64 * 1024]).expect("written");
     let _unread = upstream.accept().expect("a connection").0;
     let mut written = 0_usize;
     let chunk = vec![b'x'; 64 * 1024];

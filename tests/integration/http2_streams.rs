@@ -160,7 +160,7 @@ fn an_early_response_arrives_before_the_end_of_the_upload() {
     let upstream = Upstream::with_behaviour_at_head(|stream| {
         respond(stream, 403, "{\"status\":\"error\"}");
     });
-    let gateway = Gateway::start(upstream, &[]);
+    let gateway = Gateway::start(upstream, &[("LIMITS_BUFFER", "16KiB")]);
     let (mut frames, token) = connect(&gateway);
     let part = frame(DATA, 0, 1, &[b'x'; 16_000]);
     frames.send(&post(1, &token, &[("content-length", "160007")]));

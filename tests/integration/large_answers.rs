@@ -304,10 +304,11 @@ fn a_response_may_begin_before_the_request_ends() {
     client.write(
         format!(
             "POST /timbr/api/x HTTP/1.1\r\nHost: h\r\nContent-Type: application/json\r\nx-api-key: {token}\r\n\
-             Content-Length: 10\r\n\r\nhalf"
+             Content-Length: 200000\r\n\r\n"
         )
         .as_bytes(),
     );
+    client.write(&vec![b' '; 100_000]);
     let got = client.read_response();
     assert!(got.complete && got.body == bytes(2 * MIB), "{} bytes", got.body.len());
 }

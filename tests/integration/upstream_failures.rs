@@ -207,9 +207,11 @@ fn an_early_response_is_forwarded_while_the_body_arrives() {
     let mut client = gateway.client();
     let head = format!(
         "POST /timbr/api/x HTTP/1.1\r\nHost: h\r\nContent-Type: application/json\r\nx-api-key: {token}\r\n\
-         Content-Length: 1000000\r\n\r\nstart"
+         Content-Length: 1000000\r\n\r\n"
     );
     client.write(head.as_bytes());
+    // More than `limits.buffer`.
+    client.write(&[b' '; 100_000]);
     let got = client.read_response();
     assert_eq!((got.status, got.text()), (413, "much"));
 }

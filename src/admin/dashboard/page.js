@@ -306,7 +306,7 @@ const draw = {
           return el("tr", {},
             el("th", { scope: "row" }, el("span", { class: "mono" }, one.address), one.authority !== one.address ? el("span", { class: "sub muted" }, ` ${one.authority}`) : null, one.upstream !== "default" ? el("span", { class: "sub muted" }, ` ${one.upstream}`) : null),
             cell("state", { class: "wide" }, badge(status, word), why && el("span", { class: "sub" }, why)),
-            cell("in flight", { class: "num" }, count(one.in_flight)),
+            cell("in flight", { class: "num" }, count(one.in_flight), one.abandoned ? el("span", { class: "sub" }, `${count(one.abandoned)} abandoned`) : null),
             cell("connections", { class: "num" }, `${count(one.open)} (${count(one.idle)} idle)`),
             cell("responses", { class: "num" }, count(one.answers)),
             cell("failures", { class: "num" }, count(one.failures)),

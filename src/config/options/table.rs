@@ -11,8 +11,8 @@ use tracing::level_filters::LevelFilter;
 use crate::base::glob::Glob;
 use crate::base::secret::Secret;
 use crate::config::choices::{
-    AdminCommands, AdminSocketMode, AuthorizationMode, ClientAuthMode, CredentialKind, OwnKeys, ProxyProtocol,
-    StoreMode, StoreType, VerifierKind,
+    AbandonedPolicy, AdminCommands, AdminSocketMode, AuthorizationMode, ClientAuthMode, CredentialKind, OwnKeys,
+    ProxyProtocol, StoreMode, StoreType, VerifierKind,
 };
 use crate::config::file::Node;
 use crate::config::options::types::{Count, DurationOrZero, Limit, Size};
@@ -130,6 +130,11 @@ group! { UPSTREAM: UpstreamKeys = "upstream." {
     idle_timeout: Duration = "1500ms",
         "Time after which an idle connection to the backend is closed. Must be shorter than the keep-alive timeout of \
          the backend (gunicorn: 2s).";
+    abandoned: AbandonedPolicy = "half-close",
+        "Handling of the backend connection of a request whose client has left. half-close: the gateway closes its \
+         direction, and the request counts toward all limits until the backend has responded or closed the connection, at \
+         most for upstream.response_timeout. close: for backends that misread a half-closed connection; the request \
+         does not count any longer, although the backend may still process it.";
     requests: Limit<usize> = "0",
         "Maximum number of concurrent requests to all backends together, such as the number of the backend's threads. \
          Further requests are queued, and slots are shared fairly among callers. 0: no limit.";
@@ -308,6 +313,9 @@ group! {
     LIMITS: LimitKeys = "limits." => LimitOptions {
     body: Size = "100MiB",
         "Maximum size of a request body. A route can override it with max_body.";
+    buffer: Size = "64KiB",
+        "Part of a request body that is received before the request is queued or sent to the backend. A smaller body is \
+         sent in one piece, with its length.";
     headers: Count = "100" ["1"..="1000"],
         "Maximum number of headers of a request.";
     header_size: Size<usize> = "32KiB" ["1KiB"..="256KiB"],

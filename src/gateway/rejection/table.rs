@@ -651,7 +651,7 @@ rejections! {
         rules: ["upstream.credential"],
         message: "Your key for the backend had expired and was renewed. The request was not executed; send it again.",
         remedy: "The backend rejected the user's own key, and the platform issued a new one, but the request body \
-                 (over 64 KiB) could not be sent again. Send the request again.",
+                 (over limits.buffer) could not be sent again. Send the request again.",
     }
     /// Too many passwords are being checked.
     VerifierBusy {

@@ -30,6 +30,8 @@ pub struct ResponseHead {
     pub extent: BodyExtent,
     /// Whether the connection can be used for the next request.
     pub keep_alive: bool,
+    /// The time after which the peer closes an idle connection, if it announced that.
+    pub max_idle: Option<Duration>,
 }
 
 /// Parses a complete head, whose end was found before. The headers keep its memory.
@@ -57,8 +59,23 @@ pub fn parse_response(head: Vec<u8>, method: &Method) -> Result<ResponseHead, He
         Some(framing) => BodyExtent::Framed(framing),
         None => BodyExtent::UntilClose,
     };
-    let keep_alive = is_keep_alive(&headers, version) && extent != BodyExtent::UntilClose;
-    Ok(ResponseHead { status, headers, extent, keep_alive })
+    // SECURITY: a peer that declares a body where none can be may send one, and it must not be read as the response to the
+    // next request.
+    let has_forbidden_body =
+        is_bodiless(method, status) && matches!(declared, Some(Framing::Length(_) | Framing::Chunked));
+    if has_forbidden_body && status.is_informational() {
+        return Err(HeadError::Malformed("an informational response declares a body"));
+    }
+    let keep_alive = is_keep_alive(&headers, version) && extent != BodyExtent::UntilClose && !has_forbidden_body;
+    let max_idle = headers.get(HeaderName::KeepAlive).and_then(max_idle);
+    Ok(ResponseHead { status, headers, extent, keep_alive, max_idle })
+}
+
+/// The time after which the peer closes an idle connection, from `Keep-Alive: timeout=5, max=100`.
+fn max_idle(value: &[u8]) -> Option<Duration> {
+    let mut parameters = std::str::from_utf8(value).ok()?.split(',').filter_map(|parameter| parameter.split_once('='));
+    let (_, seconds) = parameters.find(|(name, _)| name.trim().eq_ignore_ascii_case("timeout"))?;
+    Some(Duration::from_secs(seconds.trim().parse().ok()?))
 }
 
 /// Whether a response has no body, regardless of its headers (RFC 9112 section 6.3).
@@ -279,10 +296,35 @@ mod tests {
             of("Content-Length: 5\r\nConnection: close\r\n"),
             Ok((200, BodyExtent::Framed(Framing::Length(5)), false))
         );
-        let none = Ok((200, BodyExtent::Framed(Framing::None), true));
-        assert_eq!(parsed("HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n", &Method::HEAD), none);
+        let none = |status, keep_alive| Ok((status, BodyExtent::Framed(Framing::None), keep_alive));
+        assert_eq!(parsed("HTTP/1.1 200 OK\r\n\r\n", &Method::HEAD), none(200, true));
         let old = parsed("HTTP/1.0 304 \r\nContent-Length: 5\r\n\r\n", &Method::GET);
-        assert_eq!(old, Ok((304, BodyExtent::Framed(Framing::None), false)));
+        assert_eq!(old, none(304, false));
+    }
+
+    #[test]
+    fn a_connection_is_not_reused_after_the_head_of_a_body_that_must_not_follow() {
+        for (status, method) in [(204, Method::POST), (304, Method::GET), (200, Method::HEAD)] {
+            let keeps = |header: &str| {
+                let head = parsed(&format!("HTTP/1.1 {status} X\r\n{header}\r\n"), &method).expect("valid");
+                assert_eq!(head.1, BodyExtent::Framed(Framing::None));
+                head.2
+            };
+            assert!(keeps("") && keeps("Content-Length: 0\r\n"), "{status}");
+            assert!(!keeps("Content-Length: 5\r\n") && !keeps("Transfer-Encoding: chunked\r\n"), "{status}");
+        }
+        assert!(parsed("HTTP/1.1 102 X\r\nContent-Length: 5\r\n\r\n", &Method::GET).is_err());
+    }
+
+    #[test]
+    fn the_announced_idle_timeout_is_read() {
+        let announced = |value: &str| {
+            let text = format!("HTTP/1.1 200 OK\r\nKeep-Alive: {value}\r\nContent-Length: 0\r\n\r\n");
+            parse_response(text.into_bytes(), &Method::GET).expect("valid").max_idle.map(|limit| limit.as_secs())
+        };
+        assert_eq!(announced("timeout=5, max=100"), Some(5));
+        assert_eq!(announced("max=3,Timeout = 0"), Some(0));
+        assert_eq!((announced("max=3"), announced("timeout=x"), announced("timeout=-1")), (None, None, None));
     }
 
     #[test]

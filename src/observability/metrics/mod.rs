@@ -109,7 +109,7 @@ impl Default for Metrics {
             workers,
             connections: catalogue.register_gauge("client_connections", "Open client connections"),
             requests_in_flight: catalogue
-                .register_gauge("requests_in_flight", "Requests in flight, until the end of the response body"),
+                .register_gauge("requests_in_flight", "Requests in flight, until the end of the response body; with abandoned ones"),
             requests_queued: catalogue.register_gauge(
                 "requests_queued",
                 "Requests in flight that are queued because upstream.requests is reached",
@@ -320,6 +320,8 @@ mod tests {
             address: "10.0.0.1:8000".into(),
             is_usable: true,
             in_flight: 1,
+            abandoned: 0,
+            abandonments: 0,
             open_connections: 2,
             responses: 3,
             failures: 0,

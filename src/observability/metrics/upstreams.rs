@@ -24,6 +24,10 @@ pub struct EndpointMetrics {
     pub is_usable: bool,
     /// Requests whose response has not ended.
     pub in_flight: u64,
+    /// Requests in flight whose clients have left.
+    pub abandoned: u64,
+    /// Requests whose clients left before the response was complete.
+    pub abandonments: u64,
     /// Open connections, idle or busy.
     pub open_connections: u64,
     /// Responses of any status.
@@ -39,6 +43,8 @@ pub struct EndpointMetrics {
 pub struct UpstreamMetrics {
     usable: Family<EndpointLabels, Gauge>,
     in_flight: Family<EndpointLabels, Gauge>,
+    abandoned: Family<EndpointLabels, Gauge>,
+    abandonments: Family<EndpointLabels, Counter>,
     connections: Family<EndpointLabels, Gauge>,
     responses: Family<EndpointLabels, Counter>,
     failures: Family<EndpointLabels, Counter>,
@@ -60,6 +66,18 @@ impl UpstreamMetrics {
                 MetricKind::Gauge,
                 ENDPOINT_LABELS,
                 "Requests to this endpoint whose response has not ended",
+            ),
+            abandoned: catalogue.register_family(
+                "upstream_requests_abandoned",
+                MetricKind::Gauge,
+                ENDPOINT_LABELS,
+                "Requests in flight to this endpoint whose clients have left; they count toward upstream.requests",
+            ),
+            abandonments: catalogue.register_family(
+                "upstream_abandonments",
+                MetricKind::Counter,
+                ENDPOINT_LABELS,
+                "Requests to this endpoint whose clients left before the response was complete",
             ),
             connections: catalogue.register_family(
                 "upstream_connections",
@@ -97,10 +115,10 @@ impl UpstreamMetrics {
     /// Replaces all values, so that removed endpoints disappear. `lookup_failures` has the upstream and the name of
     /// each backend that is resolved by DNS, and the number of failed lookups.
     pub fn update(&self, endpoints: &[EndpointMetrics], lookup_failures: &[(String, String, u64)]) {
-        for family in [&self.usable, &self.in_flight, &self.connections] {
+        for family in [&self.usable, &self.in_flight, &self.abandoned, &self.connections] {
             family.clear();
         }
-        for family in [&self.responses, &self.failures, &self.ejections] {
+        for family in [&self.abandonments, &self.responses, &self.failures, &self.ejections] {
             family.clear();
         }
         self.lookup_failures.clear();
@@ -113,6 +131,8 @@ impl UpstreamMetrics {
             let gauge = |value| i64::try_from(value).unwrap_or(i64::MAX);
             self.usable.get_or_create(&labels).set(i64::from(endpoint.is_usable));
             self.in_flight.get_or_create(&labels).set(gauge(endpoint.in_flight));
+            self.abandoned.get_or_create(&labels).set(gauge(endpoint.abandoned));
+            self.abandonments.get_or_create(&labels).inc_by(endpoint.abandonments);
             self.connections.get_or_create(&labels).set(gauge(endpoint.open_connections));
             self.responses.get_or_create(&labels).inc_by(endpoint.responses);
             self.failures.get_or_create(&labels).inc_by(endpoint.failures);

@@ -1,6 +1,8 @@
 //! Several backends: load balancing, health and retries.
 
+mod abandoned;
 mod balance;
+mod buffering;
 mod checks;
 mod named;
 mod names;

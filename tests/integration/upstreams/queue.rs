@@ -140,7 +140,9 @@ fn queries(lines: &Mutex<Vec<Value>>) -> Vec<(u64, String)> {
 fn a_disconnected_client_leaves_the_queue_or_aborts_its_query() {
     for queued in [false, true] {
         let (upstream, open) = gate();
-        let options = [("UPSTREAM_REQUESTS", "1"), ("LISTEN_ADMIN", "127.0.0.1:0")];
+        // A query whose client has left keeps its slot while the backend works on it.
+        let slots = if queued { "1" } else { "2" };
+        let options = [("UPSTREAM_REQUESTS", slots), ("LISTEN_ADMIN", "127.0.0.1:0")];
         let (program, lines) = Program::start_logged(upstream.address(), &options, "exec \"$0\" serve");
         let token = program.token();
         let headers = |id: &'static str| [JSON, ("x-api-key", token.as_str()), ("x-request-id", id)];
@@ -175,7 +177,7 @@ fn a_disconnected_client_leaves_the_queue_or_aborts_its_query() {
             assert_eq!(first.read_response().status, 200);
             assert_eq!(upstream.log().len(), here, "abandoned requests were not sent");
         }
-        // Its slot is released: with a limit of one, no further request would be served otherwise.
+        // The slots are released: no further request would be served otherwise.
         let mut next = Client::connect(program.http);
         assert_eq!(next.send(QUERY, &headers("next"), b"{}").status, 200);
     }

@@ -1,0 +1,120 @@
+//! Requests whose clients have left before the backend has responded completely.
+//!
+//! The gateway half-closes the connection. A backend that watches for the departure of its client then ends the query;
+//! one that does not (WSGI) executes it to its end. In both cases the permit, the slot and the endpoint's count are kept
+//! until the backend has responded or closed the connection: otherwise clients that leave again and again could put any
+//! number of queries on the backend.
+
+use std::future::poll_fn;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::time::Duration;
+
+use http::Method;
+use http_body::Body;
+use tokio::sync::mpsc::UnboundedReceiver;
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+
+use crate::upstream::connection::UpstreamConnection;
+use crate::upstream::exchange::ResponseHeadReader;
+use crate::upstream::load_balancer::{UpstreamInFlight, WorkerEndpoint};
+use crate::upstream::response_body::ResponseBody;
+
+/// Maximum bytes that are read and discarded. A backend that still sends after that notices the closed connection with
+/// its next write, so there is no reason to transfer the rest.
+const MAX_DISCARDED: u64 = 1024 * 1024;
+
+/// A request that was sent, at least in part, and whose client has left.
+pub struct AbandonedRequest {
+    stage: Stage,
+    // Fields are dropped from top to bottom: the connection is closed before the permit is released.
+    _in_flight: UpstreamInFlight,
+    _count: AbandonedCount,
+}
+
+enum Stage {
+    /// The head of the response has not arrived.
+    Head(Box<UpstreamConnection>, Method),
+    /// The rest of this body has not arrived.
+    Body(Box<ResponseBody>),
+}
+
+/// Counts an abandoned request of an endpoint while it exists.
+struct AbandonedCount(Rc<WorkerEndpoint>);
+
+impl Drop for AbandonedCount {
+    fn drop(&mut self) {
+        self.0.counters().abandoned.decrement();
+    }
+}
+
+/// Abandons a request whose response has not begun.
+pub fn abandon_before_response(in_flight: UpstreamInFlight, connection: Box<UpstreamConnection>, method: Method) {
+    hand_over(in_flight, Stage::Head(connection, method));
+}
+
+/// Abandons a request whose response has begun.
+pub fn abandon_response(in_flight: UpstreamInFlight, body: ResponseBody) {
+    hand_over(in_flight, Stage::Body(Box::new(body)));
+}
+
+fn hand_over(in_flight: UpstreamInFlight, stage: Stage) {
+    // Requests of the gateway itself have no client, and no permit that could limit their number.
+    if in_flight.permit.is_none() {
+        return;
+    }
+    let target = Rc::clone(&in_flight.target);
+    target.counters().abandonments.increment();
+    if let Some(sender) = &target.abandoned {
+        target.counters().abandoned.increment();
+        let request = AbandonedRequest { stage, _in_flight: in_flight, _count: AbandonedCount(Rc::clone(&target)) };
+        // Without a receiver the worker ends, and the request is dropped.
+        let _ = sender.send(request);
+    }
+}
+
+/// Finishes all abandoned requests of a worker's client, each within `limit`. Ends with the last sender.
+pub async fn finish_all(mut requests: UnboundedReceiver<AbandonedRequest>, limit: Duration, max_pause: Duration) {
+    let mut tasks = JoinSet::new();
+    loop {
+        tokio::select! {
+            request = requests.recv() => {
+                let Some(request) = request else { break };
+                tasks.spawn_local(async move {
+                    let _ = timeout(limit, request.finish(max_pause)).await;
+                });
+            }
+            Some(_) = tasks.join_next() => {}
+        }
+    }
+    while tasks.join_next().await.is_some() {}
+}
+
+impl AbandonedRequest {
+    /// Waits until the backend has responded or closed the connection.
+    async fn finish(self, max_pause: Duration) {
+        let AbandonedRequest { stage, _in_flight, _count } = self;
+        let mut body = match stage {
+            Stage::Body(mut body) => {
+                body.half_close();
+                body
+            }
+            Stage::Head(mut connection, method) => {
+                connection.half_close();
+                let mut reader = ResponseHeadReader::default();
+                match poll_fn(|cx| reader.poll(&mut connection, &method, cx)).await {
+                    Ok(head) => Box::new(ResponseBody::without_request(connection, head.extent, max_pause)),
+                    Err(_) => return,
+                }
+            }
+        };
+        let mut read = 0;
+        while let Some(Ok(frame)) = poll_fn(|cx| Pin::new(&mut *body).poll_frame(cx)).await {
+            read += frame.data_ref().map_or(0, |data| data.len() as u64);
+            if read > MAX_DISCARDED {
+                return;
+            }
+        }
+    }
+}
