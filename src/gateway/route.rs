@@ -78,7 +78,7 @@ fn require_single_host(uri: &Uri, headers: &Headers) -> Result<(), Rejection> {
         _ if uri.scheme_str().is_some_and(|scheme| !matches!(scheme, "http" | "https")) => {
             Err(Rejection::RequestLineAmbiguous("its scheme is neither http nor https"))
         }
-        (Some(authority), Some(header)) if !header.eq_ignore_ascii_case(authority.as_str().as_bytes()) => {
+        (Some(authority), Some(header)) if !is_same_host(authority.as_str().as_bytes(), header, uri.scheme_str()) => {
             Err(Rejection::RequestLineAmbiguous("it and the `Host` header name different hosts"))
         }
         (Some(authority), _) if !is_host(authority.as_str().as_bytes()) => {
@@ -89,6 +89,18 @@ fn require_single_host(uri: &Uri, headers: &Headers) -> Result<(), Rejection> {
         }
         _ => Ok(()),
     }
+}
+
+/// True if both are the same name with the same port, where the default port of the scheme equals none (RFC 9110 section
+/// 4.2.3).
+fn is_same_host(one: &[u8], other: &[u8], scheme: Option<&str>) -> bool {
+    let default_port: &[u8] = match scheme {
+        Some("http") => b":80",
+        Some("https") => b":443",
+        _ => b"",
+    };
+    let [one, other] = [one, other].map(|host| host.strip_suffix(default_port).unwrap_or(host));
+    one.eq_ignore_ascii_case(other)
 }
 
 /// True for a name or an address, IPv6 in brackets, with an optional port.

@@ -87,12 +87,19 @@ pub fn reject_ambiguous_headers(headers: &Headers) -> Result<(), Rejection> {
             return Err(Rejection::HeaderAmbiguous(name.as_str()));
         }
     }
-    // The offer of HTTP/2 is ignored, as RFC 9110 section 7.8 allows: some clients always send it. A client that
-    // requests a different protocol expects a tunnel, which the gateway does not provide.
-    if headers.all(HeaderName::Upgrade).any(|value| !value.eq_ignore_ascii_case(b"h2c")) {
+    let mut offers = headers.all(HeaderName::Upgrade).flat_map(|value| value.split(|byte| *byte == b','));
+    if offers.any(|offer| !is_optional_upgrade(offer.trim_ascii())) {
         return Err(Rejection::UpgradeRefused);
     }
     Ok(())
+}
+
+/// Whether a client that offers this protocol in `Upgrade` also accepts plain HTTP: TLS and other versions of HTTP. Some
+/// clients offer them in each request (Apache HttpClient: `TLS/1.2`), and RFC 9110 section 7.8 allows a server to ignore
+/// the offer. With any other protocol the client expects a tunnel, which the gateway does not provide.
+fn is_optional_upgrade(protocol: &[u8]) -> bool {
+    let name = protocol.split(|byte| *byte == b'/').next().unwrap_or_default();
+    [&b""[..], b"h2c", b"h2", b"http", b"tls"].iter().any(|optional| name.eq_ignore_ascii_case(optional))
 }
 
 /// Checks that `Content-Type` is present, well formed and accepted. `accepted_list` is for the message to the client.

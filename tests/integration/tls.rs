@@ -55,6 +55,9 @@ fn a_request_for_a_different_host_is_misdirected() {
     for (name, host, status) in [
         ("api.test", "api.test", 200),
         ("api.test", "API.test:8443", 200),
+        ("api.test", "api.test.", 200),
+        ("api.test", "api.test.:8443", 200),
+        ("api.test", "localhost.", 421),
         ("api.test", "localhost", 421),
         ("api.test", "other.test", 421),
         ("x.apps.test", "y.apps.test", 200),
@@ -67,7 +70,7 @@ fn a_request_for_a_different_host_is_misdirected() {
         assert_eq!(got, status, "{name} {host}: {body}");
         assert_eq!(got == 421, body.contains("\"misdirected\""), "{body}");
     }
-    assert_eq!(upstream.log().len(), 4);
+    assert_eq!(upstream.log().len(), 6);
 }
 
 #[test]

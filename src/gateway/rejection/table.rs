@@ -142,7 +142,7 @@ rejections! {
         header: Some("upgrade"),
         rules: [],
         message: "Protocol upgrades are not supported. Remove the `Upgrade` header.",
-        remedy: "`Upgrade` names a protocol other than `h2c`, which is ignored, as HTTP allows.",
+        remedy: "`Upgrade` names a protocol other than TLS and HTTP. Offers of those (`h2c`, `TLS/1.2`) are ignored, as HTTP allows.",
     }
     /// The request line names no path, a host other than `Host`, or an ambiguous path.
     RequestLineAmbiguous(cause: &'static str) {

@@ -21,11 +21,26 @@ pub struct ChunkedDecoder {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum ChunkState {
-    Size { size: u64, digits: u8 },
-    ExtensionStart { size: u64 },
-    Extension { size: u64 },
-    SizeLf { size: u64 },
-    Data { left: u64 },
+    Size {
+        size: u64,
+        digits: u8,
+    },
+    /// Blanks between the size and `;`.
+    SizeBlank {
+        size: u64,
+    },
+    ExtensionStart {
+        size: u64,
+    },
+    Extension {
+        size: u64,
+    },
+    SizeLf {
+        size: u64,
+    },
+    Data {
+        left: u64,
+    },
     DataCr,
     DataLf,
     TrailerStart,
@@ -62,7 +77,8 @@ impl ChunkedDecoder {
     /// Decodes bytes from the front of `buffer` and removes them.
     ///
     /// SECURITY: a size consists of hexadecimal digits only, and a line ends with CR LF only. Programs that accept more
-    /// disagree about where a body ends.
+    /// disagree about where a body ends. Blanks are accepted around the `;` of an extension, as RFC 9112 section 7.1.1
+    /// demands, and nowhere else.
     pub fn decode(&mut self, buffer: &mut BytesMut) -> Result<Decoded, ChunkError> {
         loop {
             if let ChunkState::Data { left } = self.state {
@@ -111,9 +127,18 @@ impl ChunkedDecoder {
                 (_, Some(digit)) => ChunkState::Size { size: size * 16 + u64::from(digit), digits: digits + 1 },
                 _ if digits == 0 => return Err(SIZE),
                 (b';', _) => ChunkState::ExtensionStart { size },
+                (b' ' | b'\t', _) => self.count_overhead(ChunkState::SizeBlank { size })?,
                 (b'\r', _) => ChunkState::SizeLf { size },
                 _ => return Err(SIZE),
             },
+            ChunkState::SizeBlank { size } => match byte {
+                b' ' | b'\t' => self.count_overhead(ChunkState::SizeBlank { size })?,
+                b';' => ChunkState::ExtensionStart { size },
+                _ => return Err(SIZE),
+            },
+            ChunkState::ExtensionStart { size } if matches!(byte, b' ' | b'\t') => {
+                self.count_overhead(ChunkState::ExtensionStart { size })?
+            }
             ChunkState::ExtensionStart { size } if ByteClass::TOKEN.contains(byte) => {
                 self.count_overhead(ChunkState::Extension { size })?
             }
@@ -203,6 +228,17 @@ mod tests {
     }
 
     #[test]
+    fn blanks_around_extensions_are_accepted() {
+        for size in ["5 ;x", "5\t; x", "5; x", "5 \t ; \tx = \"y\" ; z ", "5;x ;y"] {
+            let text = format!("{size}\r\nhello\r\n0 ; x\r\n\r\nGET /");
+            for part in [1, text.len()] {
+                let (body, rest) = decode(text.as_bytes(), part).expect(size).expect("whole");
+                assert_eq!((&body[..], &rest[..]), (&b"hello"[..], &b"GET /"[..]), "{size:?}");
+            }
+        }
+    }
+
+    #[test]
     fn the_end_is_known_with_the_last_data() {
         let mut decoder = ChunkedDecoder::default();
         let mut buffer = BytesMut::from(&b"2\r\nhi\r\n0\r\n\r\n"[..]);
@@ -217,7 +253,11 @@ mod tests {
             "FFFFFFFFFFFFFFFFF\r\nhello\r\n0\r\n\r\n",
             "0x5\r\nhello\r\n0\r\n\r\n",
             "5 \r\nhello\r\n0\r\n\r\n",
-            "5 ;x\r\nhello\r\n0\r\n\r\n",
+            "5 x\r\nhello\r\n0\r\n\r\n",
+            "5\r ;x\nhello\r\n0\r\n\r\n",
+            "5; \r\nhello\r\n0\r\n\r\n",
+            "5 ; \r\nhello\r\n0\r\n\r\n",
+            "5;;x\r\nhello\r\n0\r\n\r\n",
             " 5\r\nhello\r\n0\r\n\r\n",
             "+5\r\nhello\r\n0\r\n\r\n",
             "-5\r\nhello\r\n0\r\n\r\n",
@@ -250,6 +290,10 @@ mod tests {
         assert!(decode(extension.as_bytes(), 1000).is_err());
         let trailers = format!("0\r\n{}\r\n", "x: y\r\n".repeat(MAX_OVERHEAD / 4 + 1));
         assert!(decode(trailers.as_bytes(), 1000).is_err());
+        for blanks in [format!("5{};x", " ".repeat(MAX_OVERHEAD + 1)), format!("5;{}x", "\t".repeat(MAX_OVERHEAD + 1))]
+        {
+            assert!(decode(format!("{blanks}\r\nhello\r\n0\r\n\r\n").as_bytes(), 1000).is_err());
+        }
         let chunks = "1;x\r\na\r\n".repeat(MAX_OVERHEAD + 1);
         assert!(decode(chunks.as_bytes(), 1000).is_err(), "over all chunks together");
     }

@@ -105,6 +105,9 @@ fn target_and_host_must_agree() {
     let others: &[&[u8]] = &[
         b"http://other@T",
         b"http://gateway.test:81@T",
+        b"http://gateway.test:443@T",
+        b"https://gateway.test:80@T",
+        b"http://gateway.test:080@T",
         b"http://gateway.test.@T",
         b"http://user@gateway.test@T",
         b"http://gateway.test@other@T",
@@ -119,6 +122,6 @@ fn target_and_host_must_agree() {
         b"@T?a#b",
     ];
     site.refuses_by_policy(&[400], &between("GET ", others, " HTTP/1.1\r\n@H\r\n"));
-    let same: &[&[u8]] = &[b"http://gateway.test@T", b"http://GATEWAY.test@T", b"HTTP://gateway.test@T"];
+    let same: &[&[u8]] = &[b"http://gateway.test@T", b"http://GATEWAY.test@T", b"HTTP://gateway.test:80@T"];
     site.serves(b"", &between("GET ", same, " HTTP/1.1\r\n@H\r\n"));
 }

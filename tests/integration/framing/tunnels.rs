@@ -32,18 +32,21 @@ fn trace_and_targets_without_a_path_are_rejected() {
     Site::new(&[]).refuses_by_policy(&[400, 404, 405, 501], &between("", lines, ""));
 }
 
-/// An upgrade to HTTP/2 is silently ignored, any other one is rejected. The next request is handled normally.
+/// An offer of TLS or a version of HTTP is silently ignored, any other one is rejected. The next request is handled normally.
 #[test]
 fn an_upgrade_is_not_granted() {
     let refused: &[&[u8]] = &[
         b"Upgrade: foo\r\n",
         b"Upgrade: foo\r\nConnection: upgrade\r\n",
         b"Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Key: eA==\r\nSec-WebSocket-Version: 13\r\n",
-        b"Upgrade: TLS/1.3\r\nConnection: upgrade\r\n",
         b"Upgrade: h2c, foo\r\nConnection: upgrade\r\n",
+        b"Upgrade: TLS/1.2\r\nUpgrade: websocket\r\nConnection: upgrade\r\n",
+        b"Upgrade: tlsx/1.2\r\nConnection: upgrade\r\n",
     ];
     let declined: &[&[u8]] = &[
         b"Upgrade: h2c\r\nConnection: Upgrade, HTTP2-Settings\r\nHTTP2-Settings: AAMAAABkAARAAAAA\r\n",
+        b"Upgrade: TLS/1.2\r\nConnection: Upgrade\r\n",
+        b"Upgrade: h2, HTTP/2.0, TLS/1.3\r\nConnection: upgrade\r\n",
         b"Connection: upgrade\r\n",
     ];
     let site = Site::new(&[]);
