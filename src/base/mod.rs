@@ -8,6 +8,7 @@ pub mod glob;
 pub mod hex;
 pub mod identity_hasher;
 pub mod join_within;
+pub mod pem;
 pub mod percent;
 pub mod rate;
 pub mod secret;

@@ -3,13 +3,17 @@
 use std::path::Path;
 
 use rustls::RootCertStore;
-use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::pem::{self, PemObject};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
+use crate::base::pem::PemText;
 use crate::config::CertificateFiles;
 use crate::tls::TlsError;
 
 pub type ChainAndKey = (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>);
+
+const CERTIFICATE: &str = "certificate";
+const PRIVATE_KEY: &str = "private key";
 
 /// Reads the certificates of a file as trust anchors.
 pub fn load_roots(path: &Path, option: &'static str) -> Result<RootCertStore, TlsError> {
@@ -23,28 +27,33 @@ pub fn load_roots(path: &Path, option: &'static str) -> Result<RootCertStore, Tl
 /// Reads a chain and a key. Does not check that they belong together.
 pub fn load_pair(files: &CertificateFiles) -> Result<ChainAndKey, TlsError> {
     let [chain, key] = files.options;
-    let key =
-        PrivateKeyDer::from_pem_file(&files.key).map_err(|error| file_error("private key", key, &files.key, &error))?;
-    Ok((load_chain(&files.chain, chain)?, key))
+    Ok((load_chain(&files.chain, chain)?, load_key(&files.key, key)?))
 }
 
 /// Reads the certificates of a file, at least one.
 pub fn load_chain(path: &Path, option: &'static str) -> Result<Vec<CertificateDer<'static>>, TlsError> {
-    use rustls::pki_types::pem::Error::NoItemsFound;
-    let failed = |error| file_error("certificate", option, path, &error);
-    let chain = CertificateDer::pem_file_iter(path).and_then(Iterator::collect::<Result<Vec<_>, _>>).map_err(failed)?;
-    if chain.is_empty() { Err(failed(NoItemsFound)) } else { Ok(chain) }
+    let failed = |reason| file_error(CERTIFICATE, option, path, reason);
+    let text = PemText::read(path).map_err(failed)?;
+    let chain = CertificateDer::pem_slice_iter(&text.pem).collect::<Result<Vec<_>, _>>();
+    let chain = chain.map_err(|error| failed(error.to_string()))?;
+    if chain.is_empty() { Err(failed(format!("it contains no PEM {CERTIFICATE}"))) } else { Ok(chain) }
 }
 
-fn file_error(
-    kind: &'static str,
-    option: &'static str,
-    path: &Path,
-    error: &rustls::pki_types::pem::Error,
-) -> TlsError {
-    let reason = match error {
-        rustls::pki_types::pem::Error::NoItemsFound => format!("it contains no PEM {kind}"),
-        other => other.to_string(),
-    };
+fn load_key(path: &Path, option: &'static str) -> Result<PrivateKeyDer<'static>, TlsError> {
+    let failed = |reason| file_error(PRIVATE_KEY, option, path, reason);
+    let text = PemText::read(path).map_err(failed)?;
+    if text.is_encrypted {
+        let advice = "it is encrypted, and the gateway has no passphrase; decrypt it: openssl pkey -in FILE -out NEW";
+        return Err(failed(advice.to_owned()));
+    }
+    PrivateKeyDer::from_pem_slice(&text.pem).map_err(|error| {
+        failed(match error {
+            pem::Error::NoItemsFound => format!("it contains no PEM {PRIVATE_KEY}"),
+            other => other.to_string(),
+        })
+    })
+}
+
+fn file_error(kind: &'static str, option: &'static str, path: &Path, reason: String) -> TlsError {
     TlsError::File { kind, option, path: path.to_owned(), reason }
 }

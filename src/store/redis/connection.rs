@@ -12,6 +12,7 @@ use redis::{
     RedisConnectionInfo, RedisFuture, RedisResult, TlsCertificates, TlsMode, Value,
 };
 
+use crate::base::pem::PemText;
 use crate::config::options::STORE;
 use crate::config::{Problem, RedisNode, RedisOptions, RedisTopology};
 
@@ -193,7 +194,9 @@ fn timeouts() -> AsyncConnectionConfig {
 /// Reads the CA certificate and the client certificate for `rediss://`; `None` if no node uses it.
 fn read_certificates(options: &RedisOptions) -> Result<Option<TlsCertificates>, Problem> {
     let read = |option: &str, path: &std::path::Path| {
-        std::fs::read(path).map_err(|error| Problem::new(option, format!("cannot read {}: {error}", path.display())))
+        let text = PemText::read(path);
+        let pem = text.map(|text| text.pem.to_vec());
+        pem.map_err(|error| Problem::new(option, format!("cannot read {}: {error}", path.display())))
     };
     if !options.nodes.iter().any(|node| node.tls) {
         return Ok(None);
