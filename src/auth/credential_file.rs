@@ -42,8 +42,8 @@ pub(super) fn parse_lines(text: &str, mut add: impl FnMut(&str) -> Result<(), St
     problems
 }
 
-/// The entry in a line; `None` for an empty line or a comment.
+/// The entry in a line; `None` for an empty line or a comment. Some editors begin a file with a byte-order mark.
 pub(super) fn entry(line: &str) -> Option<&str> {
-    let line = line.trim();
+    let line = line.trim_start_matches('\u{feff}').trim();
     (!line.is_empty() && !line.starts_with('#')).then_some(line)
 }

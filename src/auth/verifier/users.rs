@@ -108,6 +108,14 @@ mod tests {
     }
 
     #[test]
+    fn a_byte_order_mark_is_not_part_of_the_first_name() {
+        let text = ["\u{feff}alice:", &hash(), "\nbob:", &hash(), "\n"].concat();
+        let users = Users::parse(&text).expect("valid");
+        assert_eq!(users.sorted().iter().map(|(user, _)| *user).collect::<Vec<_>>(), ["alice", "bob"]);
+        assert_eq!(edit_users("\u{feff}alice:1\n", "alice", Some("2")), ("alice:2\n".to_owned(), true));
+    }
+
+    #[test]
     fn an_edit_changes_one_line() {
         let text = "# users\nalice:1\n\nbob:2";
         assert_eq!(edit_users(text, "alice", Some("3")), ("# users\nalice:3\n\nbob:2\n".to_owned(), true));
