@@ -74,6 +74,9 @@ impl BearerOpener {
     /// Returns the credentials in a bearer, and the index of the salt that opened it.
     pub fn open_with_salt(&self, bearer: &str) -> Result<(u8, Credentials), BearerError> {
         let (salt, payload) = self.decrypt(bearer)?;
+        // Many encoders break their lines (RFC 2045 section 6.8), such as Python's `encodebytes`.
+        let payload: Vec<u8> = payload.iter().copied().filter(|byte| !matches!(byte, b'\r' | b'\n')).collect();
+        let payload = Zeroizing::new(payload);
         let text = PAYLOAD.decode(payload.trim_ascii()).map(Zeroizing::new);
         let text = text.map_err(|_| BearerError::NoCredentials)?;
         // The first colon is the separator: a password may contain colons.
@@ -168,6 +171,20 @@ mod tests {
         }
         let raw = bearer(SALT, b"alice:not-in-base64", NOW);
         assert_eq!(opener(&[SALT], None).open(&raw).expect_err("raw"), BearerError::NoCredentials);
+    }
+
+    #[test]
+    fn the_base64_of_the_payload_may_have_line_breaks() {
+        let text = PAYLOAD.encode(format!("alice:{}", "long secret ".repeat(20)));
+        for end in ["\n", "\r\n"] {
+            let lines: Vec<_> =
+                text.as_bytes().chunks(76).map(|line| std::str::from_utf8(line).expect("text")).collect();
+            let payload = format!("{}{end}", lines.join(end));
+            let credentials = opener(&[SALT], None).open(&bearer(SALT, payload.as_bytes(), NOW)).expect("valid");
+            assert_eq!(credentials.user.to_string(), "alice");
+        }
+        let payload = format!("{} {}", &text[..76], &text[76..]);
+        assert!(opener(&[SALT], None).open(&bearer(SALT, payload.as_bytes(), NOW)).is_err(), "no other characters");
     }
 
     #[test]
