@@ -43,12 +43,16 @@ pub async fn watch_workers(
             liveness.record_ended(number);
         });
     }
-    let Some(limit) = service_manager.watchdog_interval() else { return std::future::pending().await };
+    if service_manager.watchdog_interval().is_none() {
+        return std::future::pending().await;
+    }
+    // Notified with each heartbeat, so that a short pause costs one of many notifications. With two of them in the
+    // manager's interval, a pause at the wrong moment would silence the watchdog for longer than that.
     loop {
         if liveness.is_alive_within(interval * 2) {
             service_manager.notify_watchdog();
         }
-        sleep(limit / 2).await;
+        sleep(interval).await;
     }
 }
 
@@ -61,6 +65,7 @@ async fn send_heartbeat(worker: &UnboundedSender<WorkerCommand>) -> bool {
 #[cfg(test)]
 mod tests {
     use std::os::unix::net::{SocketAddr, UnixDatagram};
+    use std::time::Instant;
 
     use tokio::sync::mpsc::unbounded_channel;
     use tokio::task::LocalSet;
@@ -78,6 +83,46 @@ mod tests {
             messages.push(String::from_utf8_lossy(&buffer[..length]).into_owned());
         }
         messages
+    }
+
+    /// The pause is longer than a worker may hang unnoticed, and much shorter than the manager's interval.
+    #[tokio::test]
+    async fn a_short_pause_does_not_silence_the_watchdog_for_its_interval() {
+        const LIMIT: Duration = Duration::from_secs(2);
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("notify");
+        let socket = UnixDatagram::bind(&path).expect("bound");
+        socket.set_nonblocking(true).expect("set");
+        let manager = ServiceManager::new(SocketAddr::from_pathname(&path).expect("a path"), Some(LIMIT));
+        let (worker, mut commands) = unbounded_channel();
+        let tasks = LocalSet::new();
+        tasks.spawn_local(watch_workers(vec![worker], Rc::new(WorkerLiveness::new(1)), manager, "serving".to_owned()));
+        tasks.spawn_local(async move {
+            for number in 0.. {
+                let Some(command) = commands.recv().await else { return };
+                let (WorkerCommand::Heartbeat(reply) | WorkerCommand::Apply(_, reply)) = command;
+                if number == 3 {
+                    sleep(LIMIT * 6 / 10).await;
+                }
+                let _ = reply.send(());
+            }
+        });
+        let longest = tasks.run_until(async {
+            let (begun, mut last, mut longest) = (Instant::now(), Instant::now(), Duration::ZERO);
+            while begun.elapsed() < 2 * LIMIT {
+                sleep(Duration::from_millis(5)).await;
+                let mut buffer = [0; 1024];
+                while let Ok(length) = socket.recv(&mut buffer) {
+                    if &buffer[..length] == b"WATCHDOG=1\n" {
+                        longest = longest.max(last.elapsed());
+                        last = Instant::now();
+                    }
+                }
+            }
+            longest.max(last.elapsed())
+        });
+        let longest = longest.await;
+        assert!(longest < LIMIT, "{longest:?}");
     }
 
     #[tokio::test]
