@@ -1,11 +1,14 @@
 //! `timbr-gateway serve`: loads the configuration and runs the gateway. The supervision is in `app`.
 
-use std::process::ExitCode;
+use std::process::{self, ExitCode};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
 use anyhow::Context;
 use clap::{ArgMatches, Command};
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::runtime::Runtime;
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing::warn;
 
 use crate::admin::control::{self, ControlHandle};
@@ -32,8 +35,12 @@ pub fn command() -> Command {
 }
 
 pub fn run(matches: &ArgMatches) -> CliResult {
+    // First of all: without a handler, a signal of the service manager would end the process.
+    let signals = SignalHandlers::install()?;
     // Before other threads start and before the environment is read, because this removes variables.
     let sockets = PassedSockets::from_env()?;
+    let (control, commands) = control::channel();
+    let has_started = signals.handle_in_thread(control)?;
     let sources = options::sources(matches);
     let (config, settings) = options::load(&sources)?;
     let _log = log::init(config.log)?;
@@ -47,11 +54,10 @@ pub fn run(matches: &ArgMatches) -> CliResult {
         core_dumps::disable_permanently().context("cannot disable core dumps permanently")?;
     }
     let _traces = otlp::start(|name| std::env::var(name).ok())?;
-    let (control, commands) = control::channel();
-    spawn_signal_thread(control)?;
     let manager = ServiceManager::from_env();
     let inherited = Inherited { sockets, service_manager: manager, config_source: Some((sources, settings)) };
     let bound = app::bind_inherited(config, inherited, &Clock::system())?;
+    has_started.store(true, Ordering::Release);
     Ok(exit_code(bound.run(commands)?))
 }
 
@@ -63,32 +69,53 @@ pub fn exit_code(outcome: RunOutcome) -> ExitCode {
     }
 }
 
-/// Starts the thread that handles signals: SIGTERM and SIGINT shut down, SIGHUP reloads. Needed as process 1 too, for
-/// which the kernel ignores signals without a handler.
-pub fn spawn_signal_thread(control: ControlHandle) -> anyhow::Result<()> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let (mut terminate, mut interrupt, mut hangup) = {
-        let _entered = runtime.enter();
-        (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?, signal(SignalKind::hangup())?)
-    };
-    let handle_signals = move || {
-        runtime.block_on(async {
-            loop {
-                tokio::select! {
-                    _ = terminate.recv() => {}
-                    _ = interrupt.recv() => {}
-                    _ = hangup.recv() => {
-                        drop(control.reload("SIGHUP"));
-                        continue;
+/// Handlers of SIGTERM and SIGINT, which shut down, and SIGHUP, which reloads. Needed as process 1 too, for which the
+/// kernel ignores signals without a handler.
+pub struct SignalHandlers {
+    runtime: Runtime,
+    stop: [Signal; 2],
+    hangup: Signal,
+}
+
+impl SignalHandlers {
+    /// Installs the handlers. From now on signals are kept until [`SignalHandlers::handle_in_thread`].
+    pub fn install() -> anyhow::Result<SignalHandlers> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let (stop, hangup) = {
+            let _entered = runtime.enter();
+            ([signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?], signal(SignalKind::hangup())?)
+        };
+        Ok(SignalHandlers { runtime, stop, hangup })
+    }
+
+    /// Starts the thread that passes signals on to the gateway. Until the returned flag is set, the gateway is starting:
+    /// then a stop ends the process at once, as there is nothing to drain and reading a file may take long.
+    pub fn handle_in_thread(self, control: ControlHandle) -> anyhow::Result<Arc<AtomicBool>> {
+        let SignalHandlers { runtime, stop: [mut terminate, mut interrupt], mut hangup } = self;
+        let has_started = Arc::new(AtomicBool::new(false));
+        let started = Arc::clone(&has_started);
+        let handle_signals = move || {
+            runtime.block_on(async {
+                loop {
+                    tokio::select! {
+                        _ = terminate.recv() => {}
+                        _ = interrupt.recv() => {}
+                        _ = hangup.recv() => {
+                            drop(control.reload("SIGHUP"));
+                            continue;
+                        }
                     }
+                    if !started.load(Ordering::Acquire) {
+                        process::exit(0);
+                    }
+                    control.stop();
                 }
-                control.stop();
-            }
-        });
-    };
-    thread::Builder::new()
-        .name("signals".to_owned())
-        .spawn(handle_signals)
-        .context("cannot start the signal thread")?;
-    Ok(())
+            });
+        };
+        thread::Builder::new()
+            .name("signals".to_owned())
+            .spawn(handle_signals)
+            .context("cannot start the signal thread")?;
+        Ok(has_started)
+    }
 }

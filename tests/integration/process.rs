@@ -166,3 +166,58 @@ fn an_unread_log_delays_no_request() {
     let path = lines.iter().find_map(|line| line["path"].as_str()).expect("an access line");
     assert_eq!(path.len(), 512);
 }
+
+/// The program reads its configuration from a pipe, so that it is starting until the test says otherwise.
+fn start_from_pipe(folder: &std::path::Path) -> (Child, std::fs::File) {
+    let pipe = folder.join("gateway.yaml");
+    assert!(Command::new("mkfifo").arg(&pipe).status().expect("mkfifo runs").success());
+    let child = Command::new(env!("CARGO_BIN_EXE_timbr-gateway"))
+        .args(["serve", "--config"])
+        .arg(&pipe)
+        .env_clear()
+        .env("API_AUTH_SALT", SALT)
+        .env("TIMBR_GATEWAY_UPSTREAM_URL", "http://127.0.0.1:1")
+        .env("TIMBR_GATEWAY_LOG_FORMAT", "json")
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("started");
+    // Opens when the program reads it.
+    let writer = std::fs::OpenOptions::new().write(true).open(&pipe).expect("opened");
+    (child, writer)
+}
+
+fn send_signal(child: &Child, name: &str) {
+    let sent = Command::new("kill").args(["-s", name, &child.id().to_string()]).status().expect("kill runs");
+    assert!(sent.success());
+}
+
+#[test]
+fn signals_during_the_start_are_handled() {
+    use std::io::Write;
+    let folder = tempfile::tempdir().expect("a folder");
+    let (mut child, mut writer) = start_from_pipe(folder.path());
+    send_signal(&child, "HUP");
+    let content = "listen: {https: 'off', http: '127.0.0.1:0', admin: 'off'}\n";
+    // The reload reads a file.
+    let file = folder.path().join("plain");
+    std::fs::write(&file, content).expect("written");
+    std::fs::rename(&file, folder.path().join("gateway.yaml")).expect("renamed");
+    writer.write_all(content.as_bytes()).expect("written");
+    drop(writer);
+    let mut log = BufReader::new(child.stderr.take().expect("piped"));
+    let mut line = String::new();
+    while !line.contains("timbr-gateway started") {
+        line.clear();
+        assert_ne!(log.read_line(&mut line).expect("text"), 0, "SIGHUP ended it");
+    }
+    send_signal(&child, "TERM");
+    assert!(child.wait().expect("ended").success());
+
+    let folder = tempfile::tempdir().expect("a folder");
+    let (mut child, writer) = start_from_pipe(folder.path());
+    send_signal(&child, "TERM");
+    assert_eq!(child.wait().expect("ended").code(), Some(0), "nothing has to be drained");
+    drop(writer);
+}

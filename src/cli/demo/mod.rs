@@ -4,6 +4,7 @@ use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::atomic::Ordering;
 use std::sync::mpsc;
 use std::thread;
 
@@ -19,7 +20,7 @@ use crate::auth::bearer::make_bearer;
 use crate::base::clock::Clock;
 use crate::base::secret::Secret;
 use crate::cli::demo::backend::{DemoBackend, PLATFORM_KEY};
-use crate::cli::serve::{exit_code, spawn_signal_thread};
+use crate::cli::serve::{SignalHandlers, exit_code};
 use crate::cli::{CliResult, print_line};
 use crate::config::sources::format_problems;
 use crate::config::{Sources, load};
@@ -74,7 +75,7 @@ pub fn run(matches: &ArgMatches) -> CliResult {
     let address = bound.addresses().https.context("the demo has no HTTPS listener")?;
 
     let (control, commands) = control::channel();
-    spawn_signal_thread(control.clone())?;
+    SignalHandlers::install()?.handle_in_thread(control.clone())?.store(true, Ordering::Release);
     let gateway = thread::spawn(move || bound.run(commands));
     let client = DemoClient::new(address, &pem)?;
     let result = round_trip(&client, &salt, &ca, backend.address(), received);
