@@ -42,6 +42,8 @@ choices! {
     AdminSocketMode { "0600" => Owner, "0660" => Group }
     /// `listen.proxy_protocol`
     ProxyProtocol { "off" => Off, "required" => Required }
+    /// `limits.half_close`
+    HalfClose { "cancel" => Cancel, "serve" => Serve }
     /// `tls.client_auth`
     ClientAuthMode { "off" => Off, "optional" => Optional, "required" => Required }
     /// `upstream.credential`

@@ -41,7 +41,7 @@ use crate::base::secret::Secret;
 use crate::observability::log::LogOptions;
 
 pub use admin::{AdminOptions, admin_exposure};
-pub use choices::{AbandonedPolicy, AdminCommands};
+pub use choices::{AbandonedPolicy, AdminCommands, HalfClose};
 pub use jwt::JwtOptions;
 pub use ldap::LdapOptions;
 pub use limit_rules::LimitRule;
@@ -332,6 +332,7 @@ impl LimitOptions {
             streams: u32::MAX,
             resets: usize::MAX,
             control_frames: u32::MAX,
+            half_close: HalfClose::Cancel,
             failures_per_address: 0,
             failures_per_user: 0,
         }

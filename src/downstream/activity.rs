@@ -31,14 +31,20 @@ pub struct Activity {
     /// When the first part of a request's head arrived, until the head is complete. Not recorded for HTTP/2, whose
     /// frames need not belong to a request.
     head_started_at: Cell<Option<Instant>>,
+    /// The handshake is complete.
+    is_established: Cell<bool>,
     is_multiplexed: Cell<bool>,
     write_blocked_since: Cell<Option<Instant>>,
     must_linger: Cell<bool>,
+    /// Set once the gateway will shut down: the next response is the last, and an idle connection closes at this time.
+    close_idle_at: Cell<Option<Instant>>,
     draining_since: Cell<Option<Instant>>,
     closing_since: Cell<Option<Instant>>,
     /// When the client last read or sent data after the connection began to close.
     last_progress: Cell<Option<Instant>>,
     close_request: Cell<Option<CloseMode>>,
+    /// Why the gateway aborts requests in flight.
+    abort_reason: Cell<Option<&'static str>>,
     waker: RefCell<Option<Waker>>,
 }
 
@@ -91,13 +97,16 @@ impl Activity {
             idle_since: Cell::new(now),
             is_quiescent: Cell::new(false),
             head_started_at: Cell::new(None),
+            is_established: Cell::new(false),
             is_multiplexed: Cell::new(false),
             write_blocked_since: Cell::new(None),
             must_linger: Cell::new(false),
+            close_idle_at: Cell::new(None),
             draining_since: Cell::new(None),
             closing_since: Cell::new(None),
             last_progress: Cell::new(None),
             close_request: Cell::new(None),
+            abort_reason: Cell::new(None),
             waker: RefCell::new(None),
         }
     }
@@ -105,6 +114,12 @@ impl Activity {
     /// Marks the connection as HTTP/2.
     pub fn set_multiplexed(&self) {
         self.is_multiplexed.set(true);
+    }
+
+    /// Records that the handshake is complete: the time for the first request begins.
+    pub fn record_handshake(&self) {
+        self.idle_since.set(Instant::now());
+        self.is_established.set(true);
     }
 
     /// Records that the first part of a request's head has arrived.
@@ -119,6 +134,13 @@ impl Activity {
         if !blocked {
             self.write_blocked_since.set(None);
         } else if self.write_blocked_since.get().is_none() {
+            self.write_blocked_since.set(Some(Instant::now()));
+        }
+    }
+
+    /// Records that the client sends data of its request while it does not read the response.
+    pub fn record_upload_progress(&self) {
+        if self.write_blocked_since.get().is_some() {
             self.write_blocked_since.set(Some(Instant::now()));
         }
     }
@@ -168,8 +190,8 @@ impl Activity {
         self.is_quiescent.set(false);
         self.in_flight.set(self.in_flight.get() + 1);
         self.request_count.set(self.request_count.get() + 1);
-        if self.draining_since.get().is_some() {
-            self.request_close(CloseMode::Graceful);
+        if self.draining_since.get().is_some() || self.close_idle_at.get().is_some() {
+            self.close_gracefully();
         }
         let mut slots = self.responses.borrow_mut();
         let index = slots.iter().position(|slot| slot.progress == ResponseProgress::Unused).unwrap_or(slots.len());
@@ -196,6 +218,17 @@ impl Activity {
         self.close_request.take()
     }
 
+    /// The reason in the log for the requests that the connection has in flight when it is aborted.
+    pub fn abort_reason(&self) -> Option<&'static str> {
+        self.abort_reason.get()
+    }
+
+    /// Aborts the connection. `reason` is logged for its requests in flight.
+    pub(super) fn abort(&self, reason: &'static str) {
+        self.abort_reason.set(Some(reason));
+        self.request_close(CloseMode::Abort);
+    }
+
     pub(super) fn request_close(&self, mode: CloseMode) {
         if self.closing_since.get().is_none() {
             self.closing_since.set(Some(Instant::now()));
@@ -217,6 +250,31 @@ impl Activity {
             self.is_quiescent.set(true);
             self.wake();
         }
+    }
+
+    /// The next response announces that the connection closes after it. An idle connection closes at this time.
+    pub(super) fn announce_close(&self, close_idle_at: Instant) {
+        self.close_idle_at.set(Some(close_idle_at));
+        if self.in_flight.get() > 0 {
+            self.close_gracefully();
+        }
+    }
+
+    /// Since when the connection is idle and could be closed for a new one; `None` if it is in use.
+    pub(super) fn idle_since(&self, now: Instant) -> Option<Instant> {
+        let idle_since = self.idle_since.get();
+        let is_idle = self.in_flight.get() == 0
+            && self.head_started_at.get().is_none()
+            && self.write_blocked_since.get().is_none()
+            && self.closing_since.get().is_none();
+        // A client that has just connected or received a response is about to send a request.
+        (is_idle && now.duration_since(idle_since) >= QUIESCENT_AFTER).then_some(idle_since)
+    }
+
+    /// Closes an idle connection as fast as possible.
+    pub(super) fn close_idle(&self) {
+        // HTTP/2 would wait for the client.
+        self.request_close(if self.is_multiplexed.get() { CloseMode::Abort } else { CloseMode::Graceful });
     }
 
     /// Starts the drain: the connection closes after its requests in flight.
@@ -274,8 +332,18 @@ impl Activity {
         match self.closing_since.get() {
             // A slow client that still reads the end of a response is not idle; the write timeout limits it.
             _ if self.write_blocked_since.get().is_some() => None,
-            None => has_expired(Some(self.idle_since.get()), timeouts.idle)
-                .then_some((CloseMode::Graceful, Some(CloseCause::IdleTimeout))),
+            None if self.is_quiescent.get() && self.close_idle_at.get().is_some_and(|at| now >= at) => {
+                Some((CloseMode::Graceful, None))
+            }
+            None => {
+                let (limit, cause) = match self.request_count.get() {
+                    0 if self.is_established.get() && timeouts.header < timeouts.idle => {
+                        (timeouts.header, CloseCause::HeaderTimeout)
+                    }
+                    _ => (timeouts.idle, CloseCause::IdleTimeout),
+                };
+                has_expired(Some(self.idle_since.get()), limit).then_some((CloseMode::Graceful, Some(cause)))
+            }
             Some(closing_since) => {
                 let idle_since = closing_since.max(self.idle_since.get());
                 // A client may read the end of an HTTP/2 response in small pieces.
@@ -378,12 +446,44 @@ pub(super) mod tests {
     #[test]
     fn an_idle_connection_is_closed_and_an_active_one_is_not() {
         let activity = &Rc::new(Activity::unregistered());
-        assert_eq!(after(activity, 4), None);
-        assert_eq!(after(activity, 5), Some(CloseMode::Graceful));
         let request = activity.begin_request();
         assert_eq!(after(activity, 3600), None);
         drop(request);
         assert_eq!(after(activity, 4), None);
+        assert_eq!(after(activity, 5), Some(CloseMode::Graceful));
+    }
+
+    #[test]
+    fn the_first_request_has_the_time_of_a_head() {
+        let activity = &Rc::new(Activity::unregistered());
+        assert_eq!(after(activity, 4), None, "the handshake has a timeout of its own");
+        activity.record_handshake();
+        assert_eq!(after(activity, 1), None);
+        let result = activity.check_timeouts(Instant::now() + 2 * SECOND, &timeouts());
+        assert_eq!(result, Some((CloseMode::Graceful, Some(CloseCause::HeaderTimeout))));
+        let timeouts = Timeouts { header: 9 * SECOND, ..timeouts() };
+        let result = activity.check_timeouts(Instant::now() + 5 * SECOND, &timeouts);
+        assert_eq!(result, Some((CloseMode::Graceful, Some(CloseCause::IdleTimeout))));
+    }
+
+    #[test]
+    fn an_announced_close_follows_the_next_response_or_the_idle_time() {
+        let now = Instant::now();
+        let [idle, busy, fresh] = [(), (), ()].map(|()| Rc::new(Activity::unregistered()));
+        drop(idle.begin_request());
+        let request = busy.begin_request();
+        for activity in [&idle, &busy, &fresh] {
+            activity.announce_close(now + 3 * SECOND);
+        }
+        assert_eq!(busy.take_close_request(), Some(CloseMode::Graceful));
+        drop(request);
+        assert_eq!(idle.take_close_request(), None);
+        idle.update_quiescence(now + SECOND);
+        assert_eq!(after(&idle, 2), None);
+        assert_eq!(after(&idle, 4), Some(CloseMode::Graceful));
+        assert_eq!(fresh.take_close_request(), None);
+        let _request = fresh.begin_request();
+        assert_eq!(fresh.take_close_request(), Some(CloseMode::Graceful), "its response announces the close");
     }
 
     #[test]

@@ -2,6 +2,7 @@
 //! ends. It passes requests to the gateway, and knows nothing about authentication, routes or backends.
 
 mod activity;
+mod departure;
 mod frame_meter;
 mod handshake_failure;
 mod http1;
@@ -79,11 +80,12 @@ impl ServingConfig {
     }
 
     fn http1_limits(&self) -> http1::Http1Limits {
-        let LimitOptions { headers, header_size, uri, requests_per_connection, .. } = self.limits;
+        let LimitOptions { headers, header_size, uri, requests_per_connection, half_close, .. } = self.limits;
         http1::Http1Limits {
             head: HeadLimits { max_headers: headers, max_bytes: header_size, max_target: uri },
             max_requests: requests_per_connection,
             max_age: self.timeouts.connection_age,
+            half_close,
         }
     }
 
@@ -178,6 +180,7 @@ impl Service {
     where
         I: AsyncRead + AsyncWrite + ClientSocket + Unpin + 'static,
     {
+        activity.record_handshake();
         let _open = self.serving.get().gateway.worker_metrics().open_connection(Protocol::Http1);
         let io = WatchedIo::new(io, Rc::clone(activity));
         let result = http1::serve(io, self.serving.clone(), peer, Rc::clone(activity)).await;
@@ -188,6 +191,7 @@ impl Service {
     where
         I: AsyncRead + AsyncWrite + Unpin + 'static,
     {
+        activity.record_handshake();
         let _open = self.serving.get().gateway.worker_metrics().open_connection(Protocol::Http2);
         let (control_frames, limits, metrics) = {
             let serving = self.serving.get();

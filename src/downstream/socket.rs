@@ -27,6 +27,9 @@ pub trait ClientSocket {
     /// not, the bytes have to be written as usual.
     fn buffer_final_write(&mut self, parts: [&[u8]; 3]) -> bool;
 
+    /// The TCP socket.
+    fn tcp(&self) -> &TcpStream;
+
     /// The TCP socket, if data is sent unencrypted.
     fn plain_tcp(&self) -> Option<&TcpStream>;
 }
@@ -40,6 +43,10 @@ impl ClientSocket for TcpStream {
         false
     }
 
+    fn tcp(&self) -> &TcpStream {
+        self
+    }
+
     fn plain_tcp(&self) -> Option<&TcpStream> {
         Some(self)
     }
@@ -47,11 +54,15 @@ impl ClientSocket for TcpStream {
 
 impl ClientSocket for Box<ClientTlsStream> {
     fn reset_on_drop(&self) {
-        self.get_ref().0.0.reset_on_drop();
+        self.tcp().reset_on_drop();
     }
 
     fn buffer_final_write(&mut self, parts: [&[u8]; 3]) -> bool {
         buffer_final_write(self.get_mut().1, parts)
+    }
+
+    fn tcp(&self) -> &TcpStream {
+        &self.get_ref().0.0
     }
 
     fn plain_tcp(&self) -> Option<&TcpStream> {

@@ -219,8 +219,12 @@ impl Drop for AccessRecord {
     fn drop(&mut self) {
         // Read once, so that metrics and log line agree.
         let total = clock::now().duration_since(self.context.started_at);
-        if self.to_head.is_none() {
-            self.reason = "client_closed";
+        match self.context.peer.abort_reason.get() {
+            Some(reason) if self.to_head.is_none() || (!self.complete && self.reason.is_empty()) => {
+                self.reason = reason
+            }
+            None if self.to_head.is_none() => self.reason = "client_closed",
+            _ => {}
         }
         let received = self.context.received_bytes.as_ref().map_or(0, |received| received.get());
         self.route.record(&CompletedRequest {

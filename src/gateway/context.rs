@@ -33,6 +33,8 @@ pub struct Peer {
     pub sni: Option<SniMatch>,
     /// The identity in the verified client certificate.
     pub certificate_subject: Option<String>,
+    /// Why the gateway has aborted the connection, for the log; `None` unless it has.
+    pub abort_reason: Cell<Option<&'static str>>,
 }
 
 impl Peer {
@@ -46,6 +48,7 @@ impl Peer {
             tls_handshake: Cell::new(None),
             sni: None,
             certificate_subject: None,
+            abort_reason: Cell::new(None),
         }
     }
 }

@@ -123,6 +123,15 @@ impl ObservedBody {
         self.record.reason = reason;
     }
 
+    /// Sends more of the request to the backend, while the client does not read the response. Returns whether there was
+    /// progress.
+    pub fn poll_upload(&mut self, cx: &mut Context<'_>) -> bool {
+        match &mut self.source {
+            BodySource::Local(_) => false,
+            BodySource::Upstream(body) => body.poll_upload(cx),
+        }
+    }
+
     /// Moves bytes that have arrived from the backend into an empty pipe, and returns their number. With 0, the body
     /// has to be read instead.
     pub fn splice_into(&mut self, pipe: &mut SplicePipe) -> usize {

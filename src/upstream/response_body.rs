@@ -172,15 +172,23 @@ impl ResponseBody {
         moved
     }
 
-    fn poll_data(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, ResponseBodyError>>> {
-        let Some(connection) = self.connection.as_mut() else { return Poll::Ready(None) };
-        if let Some(upload) = &mut self.upload {
-            match upload.poll(&mut connection.stream, cx, &mut false) {
-                // The response may still be complete after an error.
-                Poll::Ready(_) => self.upload = None,
-                Poll::Pending => {}
-            }
+    /// Sends more of the request, if it is not sent completely. Reading the response does this too; call it while the
+    /// response is not read, because its client may read only after it has sent the whole request. Returns whether there
+    /// was progress.
+    pub fn poll_upload(&mut self, cx: &mut Context<'_>) -> bool {
+        let (Some(upload), Some(connection)) = (&mut self.upload, &mut self.connection) else { return false };
+        let mut progress = false;
+        match upload.poll(&mut connection.stream, cx, &mut progress) {
+            // The response may still be complete after an error.
+            Poll::Ready(_) => self.upload = None,
+            Poll::Pending => {}
         }
+        progress
+    }
+
+    fn poll_data(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, ResponseBodyError>>> {
+        self.poll_upload(cx);
+        let Some(connection) = self.connection.as_mut() else { return Poll::Ready(None) };
         let broken = |why: &str| Poll::Ready(Some(Err(ResponseBodyError::Broken(why.to_owned()))));
         loop {
             let unread = &mut connection.unread;

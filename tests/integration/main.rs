@@ -7,6 +7,7 @@ mod authorization;
 mod command_line;
 mod dashboard;
 mod delegated;
+mod departure;
 mod docs;
 mod drain;
 mod explain;

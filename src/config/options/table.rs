@@ -11,8 +11,8 @@ use tracing::level_filters::LevelFilter;
 use crate::base::glob::Glob;
 use crate::base::secret::Secret;
 use crate::config::choices::{
-    AbandonedPolicy, AdminCommands, AdminSocketMode, AuthorizationMode, ClientAuthMode, CredentialKind, OwnKeys,
-    ProxyProtocol, StoreMode, StoreType, VerifierKind,
+    AbandonedPolicy, AdminCommands, AdminSocketMode, AuthorizationMode, ClientAuthMode, CredentialKind, HalfClose,
+    OwnKeys, ProxyProtocol, StoreMode, StoreType, VerifierKind,
 };
 use crate::config::file::Node;
 use crate::config::options::types::{Count, DurationOrZero, Limit, Size};
@@ -344,6 +344,10 @@ group! {
     control_frames: Count<u32> = "1000" ["1"..="1000000"],
         "Maximum number of HTTP/2 frames without effect (PING, SETTINGS, PRIORITY, empty DATA) on one connection, beyond \
          those that accompany requests.";
+    half_close: HalfClose = "cancel",
+        "The request of an HTTP/1.1 client that closes its side of the connection while it waits. cancel: the client has \
+         disconnected, so the request is cancelled. serve: it gets its response; a client that has disconnected is not \
+         noticed before that.";
     failures_per_address: Limit = "120",
         "Rate limit for failed authentication per client address (IPv6: /64 network), per minute: wrong keys and bearers \
          and, counted separately, wrong passwords. Above it, failures receive 429, and neither passwords nor unknown keys \

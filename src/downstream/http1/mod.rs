@@ -19,6 +19,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::timeout;
 
 use crate::base::current::Current;
+use crate::config::HalfClose;
 use crate::downstream::activity::{Activity, CloseMode};
 use crate::downstream::socket::ClientSocket;
 use crate::downstream::watched_io::WatchedIo;
@@ -47,6 +48,8 @@ pub struct Http1Limits {
     pub max_requests: u64,
     /// Maximum age, which is checked with each response.
     pub max_age: Option<Duration>,
+    /// What happens to the request of a client that closes its side of the connection.
+    pub half_close: HalfClose,
 }
 
 /// Why a connection ends without an orderly close.
@@ -222,7 +225,7 @@ where
         // SECURITY: data after a CONNECT is intended for the tunnel, and must not be parsed as requests.
         let keep_alive = keep_alive && head.method != Method::CONNECT;
         let mut request = RequestSummary { method: head.method.clone(), version, keep_alive };
-        self.wire.borrow_mut().expect_body(framing, expects_continue);
+        self.wire.borrow_mut().expect_body(framing, version, expects_continue);
         let response = self.call_gateway(head).await?;
         // Boxed, as it is rare.
         request.keep_alive &= self.wire.borrow().is_body_complete() || Box::pin(self.discard_body()).await?;
@@ -245,9 +248,10 @@ where
         };
         let (gateway, peer) = (Rc::clone(&self.serving.get().gateway), Rc::clone(&self.peer));
         let mut handling = pin!(gateway.handle(peer, head, body));
+        let half_close = self.limits.half_close;
         let response = self.until_shutdown(|cx, _| match handling.as_mut().poll(cx) {
             Poll::Ready(response) => Poll::Ready(Some(response)),
-            Poll::Pending => wire.borrow_mut().poll_disconnect(cx).map(|()| None),
+            Poll::Pending => wire.borrow_mut().poll_disconnect(cx, half_close).map(|()| None),
         });
         response.await?.ok_or_else(|| ConnectionEnd::Disconnected(io::ErrorKind::ConnectionAborted.into()))
     }
@@ -291,11 +295,14 @@ where
         &mut self,
         mut poll: impl FnMut(&mut Context<'_>, bool) -> Poll<T>,
     ) -> Result<T, ConnectionEnd> {
-        let (activity, is_closing) = (&self.activity, &mut self.is_closing);
+        let (activity, peer, is_closing) = (&self.activity, &self.peer, &mut self.is_closing);
         poll_fn(|cx| {
             activity.register_waker(cx.waker());
             match activity.take_close_request() {
-                Some(CloseMode::Abort) => return Poll::Ready(Err(ConnectionEnd::Aborted)),
+                Some(CloseMode::Abort) => {
+                    peer.abort_reason.set(activity.abort_reason());
+                    return Poll::Ready(Err(ConnectionEnd::Aborted));
+                }
                 Some(CloseMode::Graceful) => *is_closing = true,
                 None => {}
             }

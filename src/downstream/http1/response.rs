@@ -57,12 +57,13 @@ where
             ResponseFraming::Length(length) => (length, true),
             _ => (u64::MAX, false),
         };
-        let wire = Rc::clone(&self.wire);
+        let (wire, half_close) = (Rc::clone(&self.wire), self.limits.half_close);
         let is_large = has_length && remaining >= MIN_SPLICE_LENGTH;
         let mut pipe = (is_large && wire.borrow().can_splice()).then(SplicePipe::default);
         let mut is_complete = false;
+        let activity = Rc::clone(&self.activity);
         let result = self.until_shutdown(|cx, _| {
-            loop {
+            let mut poll_response = || loop {
                 if is_complete && !stays_open {
                     wire.borrow_mut().buffer_final_write(&mut batch);
                 }
@@ -122,11 +123,17 @@ where
                         if let Poll::Ready(Err(error)) = wire.poll_flush(cx) {
                             return Poll::Ready(Err(ConnectionEnd::Disconnected(error)));
                         }
-                        ready!(wire.poll_disconnect(cx));
+                        ready!(wire.poll_disconnect(cx, half_close));
                         return Poll::Ready(Err(ConnectionEnd::Disconnected(io::ErrorKind::ConnectionAborted.into())));
                     }
                 }
+            };
+            let polled = poll_response();
+            // The client may read only after it has sent its whole request.
+            if polled.is_pending() && body.poll_upload(cx) {
+                activity.record_upload_progress();
             }
+            polled
         });
         let result = result.await?;
         if matches!(result, Err(ConnectionEnd::ResponseIncomplete)) && framing == ResponseFraming::Close {

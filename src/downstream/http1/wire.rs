@@ -9,8 +9,11 @@ use std::pin::{Pin, pin};
 use std::task::{Context, Poll, Waker, ready};
 
 use bytes::{Bytes, BytesMut};
+use http::Version;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
 
+use crate::config::HalfClose;
+use crate::downstream::departure::DepartureWatch;
 use crate::downstream::socket::ClientSocket;
 use crate::downstream::watched_io::WatchedIo;
 use crate::http::client_body::{ClientBodySource, IncompleteBody};
@@ -43,6 +46,12 @@ pub struct Wire<I> {
     needs_flush: bool,
     /// Wakes the connection's task when the body ends.
     connection_waker: Option<Waker>,
+    /// The reader of the body waits for data, so it detects that the client disconnects.
+    is_reader_waiting: bool,
+    /// Detects that the client disconnects while its upload is blocked; created when that happens first.
+    departure: Option<DepartureWatch>,
+    /// The client accepts interim responses: it uses HTTP/1.1, and the final response has not begun.
+    accepts_interim: bool,
 }
 
 /// The part of the request body that is still to be read.
@@ -63,6 +72,9 @@ impl<I: AsyncRead + AsyncWrite + Unpin> Wire<I> {
             pending_continue: &[],
             needs_flush: false,
             connection_waker: None,
+            is_reader_waiting: false,
+            departure: None,
+            accepts_interim: false,
         }
     }
 
@@ -78,20 +90,30 @@ impl<I: AsyncRead + AsyncWrite + Unpin> Wire<I> {
         scanner: &mut HeadScanner,
         limits: &HeadLimits,
     ) -> Poll<io::Result<read_head::HeadRead>> {
-        match ready!(read_head::poll_read_head(&mut self.io, cx, &mut self.unread, scanner, limits))? {
-            None if !self.unread.is_empty() => Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into())),
-            head => Poll::Ready(Ok(head)),
+        match read_head::poll_read_head(&mut self.io, cx, &mut self.unread, scanner, limits)? {
+            Poll::Ready(None) if !self.unread.is_empty() => Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into())),
+            Poll::Ready(head) => Poll::Ready(Ok(head)),
+            Poll::Pending => {
+                // RFC 9112 section 2.2: an empty line before a request is ignored. Old clients send one after a POST.
+                if *self.unread == *b"\r\n" {
+                    self.unread = BytesMut::new();
+                    *scanner = HeadScanner::default();
+                }
+                Poll::Pending
+            }
         }
     }
 
     /// Sets the framing of the body that follows the head.
-    pub fn expect_body(&mut self, framing: Framing, expects_continue: bool) {
+    pub fn expect_body(&mut self, framing: Framing, version: Version, expects_continue: bool) {
         self.body = match framing {
             Framing::None => RequestBodyState::Ended,
             Framing::Length(length) => RequestBodyState::Length(length),
             Framing::Chunked => RequestBodyState::Chunked(ChunkedDecoder::default()),
         };
         self.is_body_requested = false;
+        self.accepts_interim = version == Version::HTTP_11;
+        self.departure = None;
         // A client that already sends its body does not wait for the 100 response.
         self.pending_continue = if expects_continue && self.unread.is_empty() { CONTINUE_RESPONSE } else { &[] };
     }
@@ -137,6 +159,7 @@ impl<I: AsyncRead + AsyncWrite + Unpin> Wire<I> {
             Poll::Ready(_) => true,
             Poll::Pending => false,
         };
+        self.is_reader_waiting = polled.is_pending();
         if over && let Some(server) = self.connection_waker.take() {
             server.wake();
         }
@@ -211,30 +234,9 @@ impl<I: AsyncRead + AsyncWrite + Unpin> Wire<I> {
         Poll::Ready(Ok(()))
     }
 
-    /// Ready when the client disconnects while its request is served. While a body is being read, its reader detects
-    /// that.
-    pub fn poll_disconnect(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        // A body that was not polled yet is read ahead, because its client may disconnect while the request waits in
-        // the queue.
-        if !self.is_body_complete() && (self.is_body_requested || matches!(self.body, RequestBodyState::Broken(_))) {
-            if !matches!(self.body, RequestBodyState::Broken(_))
-                && !self.connection_waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker()))
-            {
-                self.connection_waker = Some(cx.waker().clone());
-            }
-            return Poll::Pending;
-        }
-        while self.unread.len() < MAX_READ_AHEAD {
-            match ready!(read_head::poll_read_more(&mut self.io, cx, &mut self.unread)) {
-                Ok(0) | Err(_) => return Poll::Ready(()),
-                Ok(_) => {}
-            }
-        }
-        Poll::Pending
-    }
-
-    /// Writes a batch. TLS may buffer data until [`Wire::poll_flush`].
+    /// Writes a batch of the final response. TLS may buffer data until [`Wire::poll_flush`].
     pub fn poll_write(&mut self, cx: &mut Context<'_>, batch: &mut WriteBatch) -> Poll<io::Result<()>> {
+        self.accepts_interim = false;
         batch.poll_write(&mut self.io, cx)
     }
 
@@ -251,7 +253,58 @@ impl<I: AsyncRead + AsyncWrite + Unpin> Wire<I> {
     }
 }
 
-impl<I: ClientSocket> Wire<I> {
+impl<I: AsyncRead + AsyncWrite + ClientSocket + Unpin> Wire<I> {
+    /// Ready when the client disconnects while its request is served. While the reader of a body waits for data, it
+    /// detects that.
+    pub fn poll_disconnect(&mut self, cx: &mut Context<'_>, half_close: HalfClose) -> Poll<()> {
+        // A body that was not polled yet is read ahead, because its client may disconnect while the request waits in
+        // the queue.
+        if !self.is_body_complete() && (self.is_body_requested || matches!(self.body, RequestBodyState::Broken(_))) {
+            if matches!(self.body, RequestBodyState::Broken(_)) {
+                return Poll::Pending;
+            }
+            if !self.connection_waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
+                self.connection_waker = Some(cx.waker().clone());
+            }
+            return self.poll_departure(cx, half_close);
+        }
+        while self.unread.len() < MAX_READ_AHEAD {
+            match ready!(read_head::poll_read_more(&mut self.io, cx, &mut self.unread)) {
+                // The request is complete, so the client may wait for the response.
+                Ok(0) if half_close == HalfClose::Serve && self.is_body_complete() => return Poll::Pending,
+                Ok(0) | Err(_) => return Poll::Ready(()),
+                Ok(_) => {}
+            }
+        }
+        self.poll_departure(cx, half_close)
+    }
+
+    /// Ready when the client disconnects while nothing is read from its socket.
+    fn poll_departure(&mut self, cx: &mut Context<'_>, half_close: HalfClose) -> Poll<()> {
+        // The rest of the request may be in the socket's buffer, before the FIN.
+        if half_close == HalfClose::Serve {
+            return Poll::Pending;
+        }
+        if self.is_reader_waiting {
+            if let Some(departure) = &mut self.departure {
+                departure.record_progress();
+            }
+            return Poll::Pending;
+        }
+        let accepts_probe = self.accepts_interim && !self.is_body_complete();
+        let is_sending = !self.pending_continue.is_empty() || self.needs_flush;
+        let departure = self.departure.get_or_insert_with(|| DepartureWatch::new(self.io.inner().tcp()));
+        if departure.poll_departure(cx).is_ready() {
+            return Poll::Ready(());
+        }
+        if accepts_probe && !is_sending && departure.poll_probe(cx).is_ready() {
+            // RFC 9110 section 15.2: a client ignores a 100 response that it does not expect.
+            self.pending_continue = CONTINUE_RESPONSE;
+            let _ = self.poll_send_continue(cx);
+        }
+        Poll::Pending
+    }
+
     /// Buffers the last batch of the connection together with the close of TLS, if possible: the next flush sends both.
     pub fn buffer_final_write(&mut self, batch: &mut WriteBatch) {
         if batch.written() == 0 && self.io.inner_mut().buffer_final_write([&batch.prefix, &batch.data, batch.suffix]) {
@@ -336,7 +389,7 @@ mod tests {
     #[test]
     fn a_blocked_100_response_is_flushed_later() {
         let mut wire = Wire::new(WatchedIo::new(BufferedPeer::default(), Rc::new(Activity::unregistered())));
-        wire.expect_body(Framing::Length(4), true);
+        wire.expect_body(Framing::Length(4), Version::HTTP_11, true);
         let cx = &mut Context::from_waker(Waker::noop());
         assert!(wire.poll_body(cx).is_pending());
         match wire.poll_body(cx) {

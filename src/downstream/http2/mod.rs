@@ -148,7 +148,10 @@ where
                     connection.graceful_shutdown();
                     continue;
                 }
-                (Some(_), _) => return Poll::Ready(Ok(())),
+                (Some(_), _) => {
+                    self.peer.abort_reason.set(self.activity.abort_reason());
+                    return Poll::Ready(Ok(()));
+                }
             }
             match ready!(self.poll_flush(cx)) {
                 Ok(Flushed::MoreWaiting) => {}
