@@ -113,18 +113,20 @@ impl Admission {
     }
 
     /// A permit for a connection, or `None` if a limit is reached, which it records in the metrics. `is_shared` says
-    /// that many clients use this address, such as a proxy's; then no limit per address applies.
-    pub fn admit_connection(self: &Arc<Admission>, address: IpAddr, is_shared: bool) -> Option<ConnectionPermit> {
-        let network = (!is_shared).then(|| self.connections.hash_key(&network(address)));
-        if let Some(network) = network
-            && !self.connections.try_increment(network, self.limits.connections_per_address)
-        {
-            self.metrics.record_connection_end(CloseCause::AddressLimit);
+    /// that many clients use this address, such as a proxy's; then no limit per address applies. At the limit on all
+    /// connections, `make_room` asks an idle connection to close, and returns whether there is one.
+    pub fn admit_connection(
+        self: &Arc<Admission>,
+        address: IpAddr,
+        is_shared: bool,
+        make_room: impl FnOnce() -> bool,
+    ) -> Option<ConnectionPermit> {
+        let before = self.metrics.connections.inc();
+        let mut permit = ConnectionPermit { admission: Arc::clone(self), network: None };
+        if !is_shared && !permit.count_for(address) {
             return None;
         }
-        let permit = ConnectionPermit { admission: Arc::clone(self), network };
-        let before = self.metrics.connections.inc();
-        if usize::try_from(before).is_ok_and(|before| before >= self.limits.connections) {
+        if usize::try_from(before).is_ok_and(|before| before >= self.limits.connections) && !make_room() {
             self.metrics.record_connection_end(CloseCause::ConnectionsLimit);
             return None;
         }
@@ -154,6 +156,22 @@ pub struct ConnectionPermit {
     admission: Arc<Admission>,
     /// `None`: no limit per address applies.
     network: Option<u64>,
+}
+
+impl ConnectionPermit {
+    /// Counts the connection toward the limit of an address, which it does once. Returns false if the limit is reached,
+    /// which it records in the metrics.
+    pub fn count_for(&mut self, address: IpAddr) -> bool {
+        let Admission { connections, limits, metrics, .. } = &*self.admission;
+        let network = connections.hash_key(&network(address));
+        debug_assert!(self.network.is_none());
+        if !connections.try_increment(network, limits.connections_per_address) {
+            metrics.record_connection_end(CloseCause::AddressLimit);
+            return false;
+        }
+        self.network = Some(network);
+        true
+    }
 }
 
 impl Drop for ConnectionPermit {
@@ -316,7 +334,34 @@ mod tests {
     }
 
     fn connect(admission: &Arc<Admission>, address: &str) -> Option<ConnectionPermit> {
-        admission.admit_connection(address.parse().expect("an address"), false)
+        admission.admit_connection(address.parse().expect("an address"), false, || false)
+    }
+
+    #[test]
+    fn an_idle_connection_makes_room_for_a_new_one() {
+        let admission = admission();
+        let open: Vec<_> = ["10.0.0.1", "10.0.0.2", "10.0.0.3"].map(|address| connect(&admission, address)).into();
+        assert!(open.iter().all(Option::is_some));
+        let address = |text: &str| text.parse().expect("an address");
+        assert!(admission.admit_connection(address("10.0.0.4"), false, || false).is_none());
+        assert!(admission.admit_connection(address("10.0.0.4"), false, || true).is_some());
+        assert!(connect(&admission, "10.0.0.1").is_none(), "the total is checked");
+        let more = admission.admit_connection(address("10.0.0.1"), false, || true);
+        assert!(more.is_some());
+        assert!(admission.admit_connection(address("10.0.0.1"), false, || panic!("no room is needed")).is_none());
+    }
+
+    #[test]
+    fn a_connection_can_be_counted_for_its_client_later() {
+        let admission = admission();
+        let shared = || admission.admit_connection([10, 0, 0, 9].into(), true, || false).expect("a permit");
+        let (mut one, mut two) = (shared(), shared());
+        let client = "192.0.2.1".parse().expect("an address");
+        assert!(one.count_for(client) && two.count_for(client));
+        let mut three = shared();
+        assert!(!three.count_for(client), "two connections for each address");
+        drop((one, three));
+        assert!(shared().count_for(client));
     }
 
     #[test]

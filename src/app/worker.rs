@@ -12,6 +12,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::LocalOptions;
 use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::sync::oneshot;
+use tokio::task::coop::unconstrained;
 use tokio::task::{JoinError, JoinSet};
 use tokio::time::sleep;
 use tracing::debug;
@@ -74,7 +75,7 @@ impl Worker {
             () = run_commands(commands, updater) => unreachable!("it runs forever"),
             () = sweep_periodically(&serving, &reaper) => unreachable!("it runs forever"),
             failure = acceptor_failed(&mut accept_tasks) => Err(io::Error::other(failure)),
-            aborted = drain(signal, &reaper) => Ok(aborted),
+            aborted = drain(signal, &serving, &reaper) => Ok(aborted),
         }
     }
 }
@@ -98,6 +99,7 @@ fn serving_config(snapshot: &Snapshot, upstreams: &[UpstreamClient], rejections:
         proxy_protocol: config.listen.proxy_protocol,
         timeouts: config.timeouts,
         limits: config.limits,
+        drain_delay: config.drain.delay,
         admission: Arc::clone(admission),
     }
 }
@@ -155,7 +157,8 @@ async fn accept_connections(
 ) {
     let start = |(stream, peer): (TcpStream, SocketAddr)| {
         let serving = service.serving.get();
-        if let Some(permit) = serving.admission.admit_connection(peer.ip(), serving.is_trusted_proxy(peer.ip())) {
+        let (admission, is_shared) = (&serving.admission, serving.is_trusted_proxy(peer.ip()));
+        if let Some(permit) = admission.admit_connection(peer.ip(), is_shared, || reaper.make_room()) {
             tokio::task::spawn_local(serve(Rc::clone(&service), stream, peer, reaper.register(permit)));
         }
     };
@@ -169,18 +172,18 @@ async fn accept_connections(
     }
     // Connections in the accept queue have completed their TCP handshake; closing the listener would reset them.
     tokio::task::yield_now().await;
-    while let Some(Ok(connection)) = poll_once(|cx| listener.poll_accept(cx)).await {
-        start(connection);
-    }
-}
-
-/// Polls once, and returns the result if it is ready.
-async fn poll_once<T>(mut poll: impl FnMut(&mut std::task::Context<'_>) -> Poll<T>) -> Option<T> {
-    poll_fn(|cx| match poll(cx) {
-        Poll::Ready(result) => Poll::Ready(Some(result)),
-        Poll::Pending => Poll::Ready(None),
-    })
-    .await
+    // Unconstrained: the runtime would pretend after some of them that the queue is empty.
+    unconstrained(poll_fn(|cx| {
+        while let Poll::Ready(accepted) = listener.poll_accept(cx) {
+            match accepted {
+                Ok(connection) => start(connection),
+                Err(error) if listener::is_connection_error(&error) => {}
+                Err(_) => break,
+            }
+        }
+        Poll::Ready(())
+    }))
+    .await;
 }
 
 async fn sweep_periodically(serving: &Current<Rc<ServingConfig>>, reaper: &Reaper) {
@@ -193,7 +196,9 @@ async fn sweep_periodically(serving: &Current<Rc<ServingConfig>>, reaper: &Reape
 }
 
 /// Waits for the drain and for the end of all connections. Returns the number of connections that were aborted.
-async fn drain(mut signal: ShutdownSignal, reaper: &Reaper) -> usize {
+async fn drain(mut signal: ShutdownSignal, serving: &Current<Rc<ServingConfig>>, reaper: &Reaper) -> usize {
+    signal.wait_for(ShutdownPhase::NotReady).await;
+    reaper.announce_drain(serving.get().drain_delay);
     signal.wait_for(ShutdownPhase::Draining).await;
     // Let the accept tasks empty their queues first.
     tokio::task::yield_now().await;

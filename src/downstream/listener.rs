@@ -70,7 +70,8 @@ pub async fn accept(listener: &TcpListener, failures: &Counter) -> (TcpStream, S
     }
 }
 
-fn is_connection_error(error: &io::Error) -> bool {
+/// Whether only one connection failed, before it was accepted.
+pub fn is_connection_error(error: &io::Error) -> bool {
     use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset};
     matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset)
 }

@@ -69,6 +69,8 @@ pub struct ServingConfig {
     pub timeouts: Timeouts,
     /// Limits per client connection and request.
     pub limits: LimitOptions,
+    /// Time from the announcement of a drain to its start.
+    pub drain_delay: Duration,
     /// Limits on concurrent connections and requests.
     pub admission: Arc<Admission>,
 }
@@ -101,13 +103,19 @@ impl ServingConfig {
 }
 
 /// Serves a connection until it ends. Errors that a client causes are logged at debug level only.
-pub async fn serve(service: Rc<Service>, mut stream: TcpStream, address: SocketAddr, registration: Registration) {
+pub async fn serve(service: Rc<Service>, mut stream: TcpStream, address: SocketAddr, mut registration: Registration) {
     // Futures that few connections need, or only for a moment, are boxed: most connections are idle HTTP/1.1.
-    let activity = &registration.activity;
     let mut peer = Peer::new(address.ip().to_canonical(), service.tls.is_some());
     if service.serving.get().proxy_protocol {
-        match Box::pin(service.read_proxy_header(&mut stream, peer.address, activity)).await {
-            Ok(client) => peer = Peer::new(client, peer.is_tls),
+        match Box::pin(service.read_proxy_header(&mut stream, peer.address, &registration.activity)).await {
+            Ok(None) => {}
+            Ok(Some(client)) => {
+                // The proxy's own address, which many clients share, was not counted.
+                if !service.serving.get().is_trusted_proxy(client) && !registration.count_for(client) {
+                    return;
+                }
+                peer = Peer::new(client, peer.is_tls);
+            }
             Err(error) => {
                 let is_timeout = error.kind() == io::ErrorKind::TimedOut;
                 let kind = if is_timeout { HandshakeFailure::Timeout } else { HandshakeFailure::ProxyProtocol };
@@ -115,6 +123,7 @@ pub async fn serve(service: Rc<Service>, mut stream: TcpStream, address: SocketA
             }
         }
     }
+    let activity = &registration.activity;
     let failure = match &service.tls {
         None => service.serve_http1(stream, Rc::new(peer), activity).await,
         Some(tls) => match Box::pin(service.accept_tls(&tls.current(), stream, peer, activity)).await {
@@ -135,17 +144,22 @@ pub async fn serve(service: Rc<Service>, mut stream: TcpStream, address: SocketA
 // No connection keeps a `ServingConfig` while it waits for a request: a replaced one would live as long as the
 // connection.
 impl Service {
-    /// Reads the client's address from the load balancer's PROXY protocol header.
+    /// Reads the client's address from the load balancer's PROXY protocol header, if it has one.
     ///
     /// SECURITY: a header from an untrusted peer would let it claim any address, so such connections are closed.
-    async fn read_proxy_header(&self, stream: &mut TcpStream, peer: IpAddr, activity: &Activity) -> io::Result<IpAddr> {
+    async fn read_proxy_header(
+        &self,
+        stream: &mut TcpStream,
+        peer: IpAddr,
+        activity: &Activity,
+    ) -> io::Result<Option<IpAddr>> {
         let serving = self.serving.get();
         if !serving.is_trusted_proxy(peer) {
             let message = "listen.proxy_protocol is set, but the peer is not in trusted_proxies";
             return Err(io::Error::new(io::ErrorKind::PermissionDenied, message));
         }
         let header = proxy_protocol::read_header(stream);
-        Ok(with_timeout(header, serving.timeouts.handshake, activity).await?.unwrap_or(peer))
+        with_timeout(header, serving.timeouts.handshake, activity).await
     }
 
     /// Performs the TLS handshake, and adds what it shows about the client.

@@ -13,10 +13,14 @@ const SIGNATURE: [u8; 12] = *b"\r\n\r\n\0\r\nQUIT\n";
 /// Maximum length of a version 1 line, including its line end.
 const MAX_V1_LINE: usize = 107;
 
+/// Length of the two addresses of a Unix socket in a version 2 header.
+const UNIX_ADDRESSES: usize = 216;
+
 /// Maximum length of the variable part of a version 2 header: two addresses, and extensions (TLVs).
 const MAX_V2_PAYLOAD: u16 = 2048;
 
-/// Reads the header, and no byte after it. `None`: the connection is the load balancer's own, such as a health check.
+/// Reads the header, and no byte after it. `None`: the connection is the load balancer's own, such as a health check, or
+/// its client has no IP address.
 ///
 /// SECURITY: the caller must have checked that the peer is trusted. A header that cannot be parsed is an error that
 /// closes the connection: a client behind the load balancer must not be treated as the load balancer.
@@ -97,6 +101,9 @@ async fn read_v2(stream: &mut (impl AsyncRead + Unpin)) -> io::Result<Option<IpA
         },
         // UNSPEC: the load balancer does not know the address, or the protocol is not TCP.
         (0x21, 0x00) => Ok(None),
+        // A Unix socket of the load balancer's machine has no IP address.
+        (0x21, 0x31) if rest.len() >= UNIX_ADDRESSES => Ok(None),
+        (0x21, 0x31) => Err(invalid_header("the PROXY protocol header has no addresses")),
         _ => Err(invalid_header("the PROXY protocol header has an unknown version, command or address family")),
     }
 }
@@ -134,6 +141,8 @@ mod tests {
             (binary(0x20, 0x00, &[]), None),
             (binary(0x20, 0x11, &four), None),
             (binary(0x21, 0x00, &[]), None),
+            (binary(0x21, 0x31, &[b'/'; 216]), None),
+            (binary(0x21, 0x31, &[b'/'; 240]), None),
         ] {
             let (read, unread) = header(&[&bytes[..], b"next"].concat()).await;
             let expected = expected.map(|text| text.parse::<IpAddr>().expect("an address"));
@@ -159,6 +168,8 @@ mod tests {
             binary(0x31, 0x11, &[0; 12]),
             binary(0x22, 0x11, &[0; 12]),
             binary(0x21, 0x12, &[0; 12]),
+            binary(0x21, 0x31, &[0; 215]),
+            binary(0x21, 0x32, &[0; 216]),
             binary(0x21, 0x11, &[0; 4000]),
         ] {
             let (read, _) = header(&bytes).await;

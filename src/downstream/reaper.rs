@@ -5,6 +5,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
+use std::net::IpAddr;
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -14,13 +15,24 @@ use tokio::sync::Notify;
 use crate::admission::ConnectionPermit;
 use crate::base::clock;
 use crate::config::Timeouts;
-use crate::downstream::activity::{Activity, CloseMode};
-use crate::observability::metrics::Metrics;
+use crate::downstream::activity::Activity;
+use crate::observability::metrics::{CloseCause, Metrics};
+
+/// Share of the idle connections that make room for new ones, so that the search is rare: one of this many.
+const MAKE_ROOM_SHARE: usize = 100;
+
+/// The reason in the log for requests in flight that the end of `drain.timeout` aborts.
+const DRAIN_TIMEOUT: &str = "drain_timeout";
+
+/// The reason in the log for requests in flight that `timeouts.write` aborts.
+const WRITE_TIMEOUT: &str = "write_timeout";
 
 /// All client connections of a worker.
 pub struct Reaper {
     connections: RefCell<HashMap<u64, Weak<Activity>>>,
     next_id: Cell<u64>,
+    /// When an idle connection that is opened now closes, once the gateway will shut down.
+    close_idle_at: Cell<Option<Instant>>,
     is_draining: Cell<bool>,
     became_empty: Notify,
     timeouts: Cell<Timeouts>,
@@ -33,7 +45,14 @@ pub struct Registration {
     id: u64,
     /// The state of the connection.
     pub activity: Rc<Activity>,
-    _permit: ConnectionPermit,
+    permit: ConnectionPermit,
+}
+
+impl Registration {
+    /// Counts the connection for a client behind a proxy. Returns false if the client has too many.
+    pub fn count_for(&mut self, client: IpAddr) -> bool {
+        self.permit.count_for(client)
+    }
 }
 
 impl Reaper {
@@ -42,6 +61,7 @@ impl Reaper {
         Reaper {
             connections: RefCell::default(),
             next_id: Cell::new(0),
+            close_idle_at: Cell::new(None),
             is_draining: Cell::new(false),
             became_empty: Notify::new(),
             timeouts: Cell::new(timeouts),
@@ -64,12 +84,15 @@ impl Reaper {
     pub fn register(self: &Rc<Reaper>, permit: ConnectionPermit) -> Registration {
         let now = Instant::now();
         let activity = Rc::new(Activity::new(now));
+        if let Some(at) = self.close_idle_at.get() {
+            activity.announce_close(at);
+        }
         if self.is_draining.get() {
             activity.begin_drain(now);
         }
         let id = self.next_id.replace(self.next_id.get() + 1);
         self.connections.borrow_mut().insert(id, Rc::downgrade(&activity));
-        Registration { reaper: Rc::clone(self), id, activity, _permit: permit }
+        Registration { reaper: Rc::clone(self), id, activity, permit }
     }
 
     /// Checks the timeouts of all connections.
@@ -81,10 +104,36 @@ impl Reaper {
                 if let Some(cause) = cause {
                     self.metrics.record_connection_end(cause);
                 }
-                activity.request_close(order);
+                match cause {
+                    Some(CloseCause::WriteTimeout) => activity.abort(WRITE_TIMEOUT),
+                    _ => activity.request_close(order),
+                }
             }
             activity.update_quiescence(now);
         });
+    }
+
+    /// Closes the connections that have been idle for the longest time. Returns whether there are any.
+    pub fn make_room(&self) -> bool {
+        let now = clock::now();
+        let connections = self.connections.borrow();
+        let all = connections.values().filter_map(Weak::upgrade);
+        let mut idle: Vec<_> = all.filter_map(|activity| Some((activity.idle_since(now)?, activity))).collect();
+        let Some(last) = (idle.len() / MAKE_ROOM_SHARE).max(1).min(idle.len()).checked_sub(1) else { return false };
+        idle.select_nth_unstable_by_key(last, |(since, _)| *since);
+        for (_, activity) in &idle[..=last] {
+            self.metrics.record_connection_end(CloseCause::MadeRoom);
+            activity.close_idle();
+        }
+        true
+    }
+
+    /// Announces that the gateway will drain after `delay`: each connection closes after its next response. Idle
+    /// connections close one after the other until then, so that their clients do not reconnect all at once.
+    pub fn announce_drain(&self, delay: Duration) {
+        let now = Instant::now();
+        self.close_idle_at.set(Some(now + delay));
+        self.for_each(|activity| activity.announce_close(now + delay.mul_f64(fastrand::f64())));
     }
 
     /// Closes all connections, including those that are still to be accepted, after their requests in flight.
@@ -94,9 +143,9 @@ impl Reaper {
         self.for_each(|activity| activity.begin_drain(now));
     }
 
-    /// Closes all connections immediately.
+    /// Closes all connections immediately, because `drain.timeout` has passed.
     pub fn abort_all(&self) {
-        self.for_each(|activity| activity.request_close(CloseMode::Abort));
+        self.for_each(|activity| activity.abort(DRAIN_TIMEOUT));
     }
 
     /// Waits until all connections have ended.
@@ -137,11 +186,47 @@ mod tests {
     use super::*;
     use crate::admission::Admission;
     use crate::config::LimitOptions;
+    use crate::downstream::activity::CloseMode;
     use crate::downstream::activity::tests::{SECOND, timeouts};
 
     fn permit() -> ConnectionPermit {
         let admission = Arc::new(Admission::new(LimitOptions::unlimited(), &[], Vec::new(), Arc::default()));
-        admission.admit_connection([127, 0, 0, 1].into(), false).expect("a permit")
+        admission.admit_connection([127, 0, 0, 1].into(), false, || false).expect("a permit")
+    }
+
+    #[test]
+    fn the_longest_idle_connection_makes_room() {
+        let reaper = Rc::new(Reaper::new(timeouts(), Arc::default()));
+        let [old, busy, started, new] = [(), (), (), ()].map(|()| reaper.register(permit()));
+        assert!(!reaper.make_room(), "all of them have just been opened");
+        std::thread::sleep(SECOND);
+        let _request = busy.activity.begin_request();
+        started.activity.record_head_started();
+        // As for the access log, before a request ends.
+        clock::now();
+        drop(new.activity.begin_request());
+        assert!(reaper.make_room());
+        let closing = [&old, &busy, &started, &new].map(|registration| registration.activity.take_close_request());
+        assert_eq!(closing, [Some(CloseMode::Graceful), None, None, None]);
+        assert!(!reaper.make_room());
+    }
+
+    #[test]
+    fn an_announced_drain_closes_idle_connections_one_after_the_other() {
+        let reaper = Rc::new(Reaper::new(timeouts(), Arc::default()));
+        let all: Vec<_> = (0..100).map(|_| reaper.register(permit())).collect();
+        for one in &all {
+            drop(one.activity.begin_request());
+        }
+        reaper.announce_drain(4 * SECOND);
+        let start = Instant::now();
+        let closed_after = |seconds: u32| {
+            let now = start + seconds * SECOND;
+            all.iter().for_each(|one| one.activity.update_quiescence(now));
+            all.iter().filter(|one| one.activity.check_timeouts(now, &timeouts()).is_some()).count()
+        };
+        let counts = [1, 2, 3, 4].map(closed_after);
+        assert!(counts[0] > 0 && counts[0] < counts[1] && counts[1] < counts[2] && counts[3] == 100, "{counts:?}");
     }
 
     #[test]

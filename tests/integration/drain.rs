@@ -12,6 +12,7 @@ use crate::support::client::Client;
 use crate::support::frames::{DATA, END_HEADERS, END_STREAM, HEADERS, PING, SETTINGS, WINDOW_UPDATE, frame, good_head};
 use crate::support::gateway::Gateway;
 use crate::support::h2_client::{H2Client, tls_stream};
+use crate::support::program::Program;
 use crate::support::upstream::{Upstream, respond, write};
 use crate::support::wait_until;
 
@@ -218,4 +219,87 @@ fn a_second_signal_ends_the_process_immediately() {
     gateway.begin_shutdown();
     gateway.begin_shutdown();
     assert_eq!(gateway.wait(), RunOutcome::Aborted);
+}
+
+/// More connections than the runtime accepts without a pause.
+#[test]
+fn the_accept_queue_is_emptied_before_the_listener_closes() {
+    let upstream = Upstream::start();
+    let gateway = Gateway::start(upstream.address(), &[]);
+    let token = gateway.token();
+    let mut clients: Vec<_> = (0..400).map(|_| gateway.client()).collect();
+    gateway.begin_shutdown();
+    for client in &mut clients {
+        assert_eq!(client.send("GET /timbr/api/x", &[JSON, ("x-api-key", &token)], b"").status, 200);
+    }
+    assert_eq!(gateway.wait(), RunOutcome::Drained { cut: 0 });
+}
+
+#[test]
+fn the_drain_is_announced_during_the_delay() {
+    let upstream = slow_upstream(300);
+    let gateway = Gateway::start(upstream.address(), &[("DRAIN_DELAY", "3s")]);
+    let token = gateway.token();
+    let headers = [JSON, ("x-api-key", &*token)];
+    let (mut used, mut busy, mut idle) = (gateway.client(), gateway.client(), gateway.client());
+    for client in [&mut used, &mut idle] {
+        assert_eq!(client.send("GET /timbr/api/x", &headers, b"").header("connection"), "");
+    }
+    let h2 = H2Client::connect(gateway.https(), gateway.certificate_pem());
+    assert_eq!(h2.send("GET /timbr/api/x", &headers, b"").status, 200);
+    busy.write_request("GET /timbr/api/x", &headers, b"");
+    wait_until("all requests have arrived", || upstream.log().len() == 4);
+    let start = std::time::Instant::now();
+    gateway.begin_shutdown();
+    wait_until("the gateway is not ready any more", || readiness(&gateway) == 503);
+    assert_eq!(busy.read_response().header("connection"), "close", "a request in flight");
+    assert_eq!(h2.send("GET /timbr/api/x", &headers, b"").status, 200);
+    assert!(h2.try_send("GET /timbr/api/x", &headers, b"").is_err(), "GOAWAY came with the response");
+    assert_eq!(used.send("GET /timbr/api/x", &headers, b"").header("connection"), "close", "the next request");
+    let mut new = gateway.client();
+    assert_eq!(new.send("GET /timbr/api/x", &headers, b"").header("connection"), "close", "a new connection");
+    assert!(start.elapsed() < Duration::from_secs(3), "all of this was during the delay");
+    assert!(idle.is_closed() && used.is_closed() && busy.is_closed() && new.is_closed());
+    assert_eq!(gateway.wait(), RunOutcome::Drained { cut: 0 });
+}
+
+/// In the log, a request that the gateway aborts does not look like one whose client disconnected.
+#[test]
+fn aborted_requests_have_their_own_reason() {
+    let upstream = Upstream::with_behaviour(|request, stream| {
+        if request.line.contains("/cut") {
+            write(stream, b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nhello");
+        }
+        thread::sleep(Duration::from_secs(5));
+        respond(stream, 200, "{}")
+    });
+    let options = [("DRAIN_TIMEOUT", "300ms"), ("LISTEN_ADMIN", "off")];
+    let (mut program, lines) = Program::start_logged(upstream.address(), &options, "exec \"$0\" serve");
+    let token = program.token();
+    let headers = [JSON, ("x-api-key", &*token)];
+    let reasons = |path: &str| -> Vec<String> {
+        let lines = lines.lock().expect("no panic");
+        let of_path = lines.iter().filter(|line| line["target"] == "access" && line["path"] == path);
+        of_path.map(|line| line["reason"].as_str().expect("text").to_owned()).collect()
+    };
+    let mut left = Client::connect(program.http);
+    left.write_request("POST /timbr/api/left", &headers, b"{}");
+    wait_until("the request has arrived", || upstream.log().len() == 1);
+    drop(left);
+    wait_until("its line is written", || reasons("/timbr/api/left") == ["client_closed"]);
+    let (mut waiting, mut cut) = (Client::connect(program.http), Client::connect(program.http));
+    waiting.write_request("POST /timbr/api/waiting", &headers, b"{}");
+    cut.write_request("POST /timbr/api/cut", &headers, b"{}");
+    assert_eq!(cut.read_head().expect("a head").status, 200);
+    let h2 = H2Client::connect(program.https, &program.authority_pem);
+    thread::scope(|scope| {
+        let sent = scope.spawn(|| h2.try_send("POST /timbr/api/second", &headers, b"{}").is_err());
+        wait_until("all requests have arrived", || upstream.log().len() == 4);
+        program.begin_shutdown();
+        assert!(sent.join().expect("no panic"));
+    });
+    assert!(program.wait().success());
+    for path in ["/timbr/api/waiting", "/timbr/api/cut", "/timbr/api/second"] {
+        wait_until("its line is written", || reasons(path) == ["drain_timeout"]);
+    }
 }

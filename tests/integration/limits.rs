@@ -272,3 +272,42 @@ fn a_get_with_a_body_of_unknown_length_is_forwarded() {
     assert_eq!(client.read_response().status, 200);
     assert_eq!(upstream.only_request().body, b"hello");
 }
+
+#[test]
+fn at_the_limit_the_longest_idle_connection_makes_room() {
+    let gateway = Gateway::start(slow_upstream().address(), &[("LIMITS_CONNECTIONS", "3")]);
+    let token = gateway.token();
+    let headers = [JSON, ("x-api-key", &*token)];
+    wait_until("no connection is open", || gateway.metric("timbr_gateway_client_connections") == 0.0);
+    let (mut oldest, mut other, mut busy) = (gateway.client(), gateway.client(), gateway.client());
+    for client in [&mut oldest, &mut other] {
+        assert_eq!(client.send("GET /", &[], b"").status, 404);
+    }
+    // Until they are not expected to send the next request immediately.
+    thread::sleep(Duration::from_millis(700));
+    assert_eq!(other.send("GET /", &[], b"").status, 404);
+    busy.write_request(X, &headers, b"");
+    wait_until("the request is in flight", || gateway.metric("timbr_gateway_requests_in_flight") > 0.0);
+    let mut new = gateway.client();
+    assert_eq!(new.send("GET /", &[], b"").status, 404);
+    assert!(oldest.is_closed());
+    gateway.expect_metric(&ended("made_room"), 1.0);
+    assert_eq!(busy.read_response().status, 200);
+    assert_eq!(other.send("GET /", &[], b"").status, 404);
+}
+
+#[test]
+fn a_connection_without_a_first_request_has_the_time_of_a_head() {
+    let gateway = Gateway::start(Upstream::start().address(), &[("TIMEOUTS_HEADER", "300ms")]);
+    let start = Instant::now();
+    let mut silent = gateway.client();
+    let mut tls = tls_stream(gateway.https(), gateway.certificate_pem(), &["http/1.1"]);
+    tls.flush().expect("the handshake");
+    assert!(silent.is_closed(), "without a response");
+    assert_eq!(tls.read(&mut [0]).unwrap_or(0), 0);
+    assert!(start.elapsed() < Duration::from_secs(5), "not timeouts.idle");
+    let mut used = gateway.client();
+    assert_eq!(used.send("GET /", &[], b"").status, 404);
+    thread::sleep(Duration::from_millis(800));
+    assert_eq!(used.send("GET /", &[], b"").status, 404, "after a request, timeouts.idle applies");
+}

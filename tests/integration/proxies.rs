@@ -94,6 +94,7 @@ fn the_proxy_protocol_sets_the_client_address() {
         (b"PROXY TCP4 203.0.113.7 10.0.0.1 4711 443\r\n".to_vec(), "203.0.113.7"),
         (version_2.concat(), "203.0.113.8"),
         (b"PROXY UNKNOWN\r\n".to_vec(), "127.0.0.1"),
+        ([b"\r\n\r\n\0\r\nQUIT\n\x21\x31\0\xd8".to_vec(), vec![b'/'; 216]].concat(), "127.0.0.1"),
     ] {
         let mut client = Client::connect(gateway.http());
         // Header and request in one write, and byte by byte.
@@ -174,4 +175,32 @@ fn a_proxy_that_is_not_trusted_is_logged_once() {
         });
         assert_eq!(count("trusted_proxies is empty"), expected);
     }
+}
+
+#[test]
+fn clients_behind_the_proxy_protocol_are_limited_by_their_address() {
+    let upstream = Upstream::start();
+    let options = [
+        ("LISTEN_PROXY_PROTOCOL", "required"),
+        ("TRUSTED_PROXIES", "127.0.0.1, 10.0.0.0/8"),
+        ("LIMITS_CONNECTIONS_PER_ADDRESS", "2"),
+    ];
+    let gateway = Gateway::start(upstream.address(), &options);
+    let connect = |source: &str| {
+        let mut client = Client::connect(gateway.http());
+        client.write(format!("PROXY TCP4 {source} 10.0.0.1 4711 443\r\n").as_bytes());
+        client.write(b"GET / HTTP/1.1\r\nHost: h\r\n\r\n");
+        let status = client.read_head().map(|response| response.status);
+        (client, status)
+    };
+    let open: Vec<_> = (0..2).map(|_| connect("203.0.113.7")).collect();
+    assert!(open.iter().all(|(_, status)| *status == Some(404)));
+    assert_eq!(connect("203.0.113.7").1, None);
+    gateway.expect_metric("timbr_gateway_connections_ended_total{cause=\"address_limit\"}", 1.0);
+    assert_eq!(connect("203.0.113.8").1, Some(404), "a different client");
+    let shared: Vec<_> = (0..4).map(|_| connect("10.1.1.1")).collect();
+    assert!(shared.iter().all(|(_, status)| *status == Some(404)), "many clients share a trusted proxy's address");
+    drop(open);
+    gateway.expect_metric("timbr_gateway_client_connections", 4.0);
+    assert_eq!(connect("203.0.113.7").1, Some(404));
 }

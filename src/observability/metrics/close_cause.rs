@@ -5,6 +5,8 @@
 pub enum CloseCause {
     /// `limits.connections` was reached.
     ConnectionsLimit,
+    /// It was idle, and `limits.connections` was reached.
+    MadeRoom,
     /// `limits.connections_per_address` was reached.
     AddressLimit,
     /// `limits.requests_per_connection` was reached.
@@ -29,8 +31,9 @@ pub enum CloseCause {
 
 impl CloseCause {
     /// All causes.
-    pub const ALL: [CloseCause; 11] = [
+    pub const ALL: [CloseCause; 12] = [
         CloseCause::ConnectionsLimit,
+        CloseCause::MadeRoom,
         CloseCause::AddressLimit,
         CloseCause::RequestsLimit,
         CloseCause::MaxAge,
@@ -47,6 +50,7 @@ impl CloseCause {
     pub fn as_str(self) -> &'static str {
         match self {
             CloseCause::ConnectionsLimit => "connections_limit",
+            CloseCause::MadeRoom => "made_room",
             CloseCause::AddressLimit => "address_limit",
             CloseCause::RequestsLimit => "requests_limit",
             CloseCause::MaxAge => "age",
