@@ -132,7 +132,11 @@ async fn send_response(
         if let Some(request_body) = request_body.filter(|body| Rc::strong_count(body) == 1) {
             let _ = request_body.poll_discard(cx, MAX_DISCARDED_BODY);
         }
-        sender.poll(cx)
+        let polled = sender.poll(cx);
+        if polled.is_pending() && sender.body.poll_upload(cx) {
+            sender.delivery.in_flight().record_progress();
+        }
+        polled
     })
     .await;
     sender.finish(end);
