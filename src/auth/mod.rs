@@ -145,8 +145,9 @@ impl Auth {
     ) -> Result<MintedToken, MintError> {
         let attempt = attempt.for_user(&login.user);
         let verifying = self.verifier.verify(&login, bearer, attempt);
-        let VerifiedLogin { upstream_key, session, evidence } =
+        let VerifiedLogin { user, upstream_key, session, evidence } =
             timing.measure(Phase::Verifier, verifying, verifier_outcome).await?;
+        let login = Credentials { user: user.unwrap_or(login.user), ..login };
         // SECURITY: what has proven this login. If it is withdrawn while the password is being checked, the token is
         // not accepted.
         let evidence = match &*self.verifier {

@@ -102,12 +102,14 @@ fn verifier_id(config: &Config) -> String {
         // Users are compared one by one, by the evidence.
         VerifierOptions::UsersFile(_) => "users-file".to_owned(),
         VerifierOptions::Platform => {
-            format!("platform {}", origin(config.platform.url.as_ref().unwrap_or(config.upstream.url())))
+            // SECURITY: without the page, the names of users are those that clients sent.
+            let user_path = config.platform.user_path.as_deref().unwrap_or_default();
+            format!("platform {} {user_path:?}", origin(config.platform.url.as_ref().unwrap_or(config.upstream.url())))
         }
         VerifierOptions::Delegate => format!("delegate {}", backends(config)),
         VerifierOptions::Ldap(ldap) => {
             let entries = match &ldap.lookup {
-                LdapLookup::Template(template) => format!("{template:?}"),
+                LdapLookup::Template { dn, .. } => format!("{dn:?}"),
                 LdapLookup::Search { base, filter, attribute, .. } => format!("{base:?} {filter:?} {attribute:?}"),
             };
             format!("ldap {} {entries}", origin(&ldap.url))

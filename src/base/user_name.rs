@@ -3,22 +3,23 @@
 use std::fmt;
 use std::sync::Arc;
 
-/// A user name: 1 to 256 printable ASCII characters except `:`, without spaces at either end. Cheap to clone.
+/// A user name: 1 to 256 printable ASCII characters except `:` and `,`, without spaces at either end. Cheap to clone.
 ///
 /// SECURITY: the name is sent upstream in a header that the backend believes. Names that a header cannot carry, or that
-/// two parsers could read differently, are rejected here, once.
+/// two parsers could read differently, are rejected here, once. A comma separates the values of a header, so a backend
+/// could read `alice,bob` as two users.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct UserName(Arc<str>);
 
 /// The text is not a valid user name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("a user name is 1 to 256 printable ASCII characters without `:` and without spaces at its ends")]
+#[error("a user name is 1 to 256 printable ASCII characters without `:` and `,` and without spaces at its ends")]
 pub struct InvalidUserName;
 
 impl UserName {
     /// Validates a name.
     pub fn parse(name: &[u8]) -> Result<UserName, InvalidUserName> {
-        let printable = |byte: &u8| (b' '..=b'~').contains(byte) && *byte != b':';
+        let printable = |byte: &u8| (b' '..=b'~').contains(byte) && !b":,".contains(byte);
         let valid = !name.is_empty() && name.len() <= 256 && name.iter().all(printable);
         if !valid || name.first() == Some(&b' ') || name.last() == Some(&b' ') {
             return Err(InvalidUserName);
@@ -58,7 +59,9 @@ mod tests {
     #[test]
     fn ambiguous_names_are_rejected() {
         let long = "x".repeat(257);
-        for name in ["", " alice", "alice ", "a\nb", "a\r\nx-api-key: b", "a\0", "a\tb", "josé", "a:b", &long] {
+        for name in
+            ["", " alice", "alice ", "a\nb", "a\r\nx-api-key: b", "a\0", "a\tb", "josé", "a:b", "a,b", "a, b", &long]
+        {
             assert!(UserName::parse(name.as_bytes()).is_err(), "{name:?}");
         }
         assert!(UserName::parse(b"a\xff").is_err());

@@ -2,10 +2,10 @@
 
 use http::HeaderValue;
 
-use crate::config::choices::{CredentialKind, VerifierKind};
-use crate::config::options::{AUTH, IMPERSONATION, Key, LDAP, PLATFORM, UPSTREAM};
+use crate::config::choices::{AuthorizationMode, CredentialKind, VerifierKind};
+use crate::config::options::{AUTH, AUTHORIZATION, IMPERSONATION, Key, LDAP, LIMIT_RULES, PLATFORM, UPSTREAM};
 use crate::config::reader::{Reader, complete};
-use crate::config::{AuthOptions, CredentialMode, PlatformOptions, UpstreamOptions, VerifierOptions};
+use crate::config::{AuthOptions, CredentialMode, LimitRule, PlatformOptions, UpstreamOptions, VerifierOptions};
 
 impl Reader<'_> {
     pub(super) fn credential(&mut self) -> Option<CredentialMode> {
@@ -83,6 +83,7 @@ impl Reader<'_> {
             ca_file: Some(ca_file),
             login_path: self.url_path(&PLATFORM.login_path),
             token_path: self.url_path(&PLATFORM.token_path),
+            user_path: Some(self.url_path(&PLATFORM.user_path)),
             timeout: self.get(&PLATFORM.timeout),
         })
     }
@@ -130,6 +131,42 @@ impl Reader<'_> {
             };
             self.problem(format!("upstreams[{index}].credential"), message);
         }
+    }
+
+    /// SECURITY: a server may accept several spellings of a user's name. If it does not return the right one, a client
+    /// could choose the spelling that a rule does not match, or that the backend takes for a different user.
+    pub(super) fn require_canonical_names(
+        &mut self,
+        auth: Option<&AuthOptions>,
+        platform: Option<&PlatformOptions>,
+        upstreams: &[UpstreamOptions],
+        limit_rules: &[LimitRule],
+    ) {
+        let (Some(auth), Some(platform)) = (auth, platform) else { return };
+        let remedy = match &auth.verifier {
+            VerifierOptions::SaltHolder | VerifierOptions::UsersFile(_) | VerifierOptions::Ldap(_) => return,
+            VerifierOptions::Platform if platform.user_path.is_some() => return,
+            VerifierOptions::Platform => "set platform.user_path",
+            VerifierOptions::Delegate => "use a different verifier",
+        };
+        let impersonates =
+            |upstream: &UpstreamOptions| matches!(upstream.credential, CredentialMode::Impersonate { .. });
+        let what = if self.get(&UPSTREAM.credential) == Some(CredentialKind::Impersonate)
+            || upstreams.iter().any(impersonates)
+        {
+            "upstream.credential=impersonate"
+        } else if self.get(&IMPERSONATION.rules).is_some_and(|rules| !rules.is_empty()) {
+            IMPERSONATION.rules.key
+        } else if self.get(&AUTHORIZATION.mode) != Some(AuthorizationMode::Off) {
+            AUTHORIZATION.rules.key
+        } else if limit_rules.iter().any(|rule| rule.users.is_some()) {
+            LIMIT_RULES.rules.key
+        } else {
+            return;
+        };
+        let message =
+            format!("does not return the name of the user as the server spells it, which {what} relies on: {remedy}");
+        self.problem(AUTH.verifier.key, message);
     }
 
     /// SECURITY: every client script holds the salt. With `salt-holder` each of them may name any user, and with

@@ -29,8 +29,13 @@ pub struct LdapOptions {
 /// How the entry of a user is found.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum LdapLookup {
-    /// By a distinguished name that contains the placeholder.
-    Template(String),
+    /// By its distinguished name.
+    Template {
+        /// Distinguished name that begins with `attribute` and the placeholder.
+        dn: String,
+        /// Attribute that has the user's name.
+        attribute: String,
+    },
     /// By a search.
     Search {
         /// Distinguished name and password of the search; `None`: an anonymous search.
@@ -92,16 +97,15 @@ impl Reader<'_> {
 
     fn lookup(&mut self) -> Option<LdapLookup> {
         match (self.get(&LDAP.user_dn), self.get(&LDAP.base_dn)) {
-            (Some(template), None) => {
+            (Some(dn), None) => {
                 let keys = [LDAP.bind_dn.key, LDAP.bind_password.key];
                 self.reject_set(&keys, "has no effect with ldap.user_dn, which finds users without a search");
-                if template.matches(USER_PLACEHOLDER).count() != 1
-                    || !template.contains(&format!("={USER_PLACEHOLDER}"))
-                {
-                    let message = "must contain {user} once, such as uid={user},ou=people,dc=example,dc=com";
+                let Some(attribute) = first_attribute(&dn).map(str::to_owned) else {
+                    let message = "must begin with the attribute that has the user's name and contain {user} once, such \
+                                   as uid={user},ou=people,dc=example,dc=com";
                     return self.missing(LDAP.user_dn.key, message);
-                }
-                Some(LdapLookup::Template(template))
+                };
+                Some(LdapLookup::Template { dn, attribute })
             }
             (None, Some(base)) => self.search(base),
             _ => self.missing(LDAP.user_dn.key, "set either ldap.user_dn, or ldap.base_dn for a search"),
@@ -135,13 +139,24 @@ fn attribute(filter: &str) -> Option<&str> {
     let whole = filter.starts_with('(') && filter.ends_with(')');
     let (before, after) = filter.split_once(&format!("={USER_PLACEHOLDER}"))?;
     let name = before.rsplit('(').next()?;
-    let plain = !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-;.".contains(&byte));
     (whole
-        && plain
+        && is_attribute_name(name)
         && after.starts_with(')')
         && !after.contains(USER_PLACEHOLDER)
         && !before.contains(USER_PLACEHOLDER))
     .then_some(name)
+}
+
+/// The attribute of a template `attribute={user},…`.
+fn first_attribute(template: &str) -> Option<&str> {
+    let (name, rest) = template.split_once('=')?;
+    let after = rest.strip_prefix(USER_PLACEHOLDER)?;
+    let is_whole = after.is_empty() || after.starts_with(',');
+    (is_attribute_name(name) && is_whole && !after.contains(USER_PLACEHOLDER)).then_some(name)
+}
+
+fn is_attribute_name(name: &str) -> bool {
+    !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-;.".contains(&byte))
 }
 
 #[cfg(test)]
@@ -174,6 +189,21 @@ mod tests {
     }
 
     #[test]
+    fn a_template_begins_with_the_attribute_of_the_name() {
+        for (template, expected) in [
+            ("uid={user},dc=x", Some("uid")),
+            ("cn={user}", Some("cn")),
+            ("{user}@corp.example", None),
+            ("uid={user}+cn=x,dc=x", None),
+            ("uid=x{user},dc=x", None),
+            ("cn=x,uid={user}", None),
+            ("ou={user},uid={user}", None),
+        ] {
+            assert_eq!(first_attribute(template), expected, "{template}");
+        }
+    }
+
+    #[test]
     fn unsafe_and_ineffective_options_are_rejected() {
         for (options, expected) in [
             (&[LDAP, TEMPLATE][..], "ldap.url: is required"),
@@ -181,7 +211,7 @@ mod tests {
             (&[LDAP, HERE, TEMPLATE, BASE], "set either"),
             (&[LDAP, ("LDAP_URL", "https://x"), TEMPLATE], "must be ldap://"),
             (&[LDAP, ("LDAP_URL", "ldap://x"), ("LDAP_START_TLS", "false"), TEMPLATE], "must be true unless"),
-            (&[LDAP, HERE, ("LDAP_USER_DN", "uid=alice,dc=x")], "must contain {user}"),
+            (&[LDAP, HERE, ("LDAP_USER_DN", "uid=alice,dc=x")], "must begin with the attribute"),
             (&[LDAP, HERE, BASE, ("LDAP_FILTER", "uid={user}")], "must be a filter"),
             (&[LDAP, HERE, BASE, ("LDAP_FILTER", "(|(uid={user})(mail={user}))")], "must be a filter"),
             (&[LDAP, HERE, BASE, ("LDAP_FILTER", "(uid={user}*)")], "must be a filter"),

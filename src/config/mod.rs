@@ -161,6 +161,8 @@ pub struct PlatformOptions {
     pub login_path: String,
     /// Path of the page that holds the user's token.
     pub token_path: String,
+    /// Path of the page with the user's name; `None`: the name is used as the client sent it.
+    pub user_path: Option<String>,
     /// Limit for each request to the platform.
     pub timeout: Duration,
 }

@@ -47,6 +47,7 @@ pub(super) fn config(settings: &Settings, problems: &mut Vec<Problem>) -> Option
     let core_dumps = reader.get(&GLOBAL.core_dumps);
     let workers = reader.get(&GLOBAL.workers).unwrap_or_else(cores);
     reader.require_trust_in_salt_holders(&upstreams);
+    reader.require_canonical_names(auth.as_ref(), platform.as_ref(), &upstreams, &limit_rules);
     reader.require_verifier_of_credential();
     reader.require_one_per_user_credential(upstream.as_ref(), &upstreams);
     reader.require_client_auth_for_routes(&routes);
@@ -295,6 +296,33 @@ mod tests {
         assert!(matches!(config.upstream.credential, CredentialMode::Impersonate { .. }));
         let verified = [env[0], env[1], ("AUTH_VERIFIER", "users-file"), ("AUTH_USERS_FILE", "/users")];
         assert!(with(&verified).is_ok());
+    }
+
+    #[test]
+    fn a_verifier_without_the_users_name_cannot_be_combined_with_rules() {
+        let impersonate = &[("UPSTREAM_CREDENTIAL", "impersonate"), ("UPSTREAM_API_KEY", "tk_1")][..];
+        let may_act = &[("IMPERSONATION_RULES", "[{users: alice, act_as: '*'}]")][..];
+        let authorize = &[("AUTHORIZATION_MODE", "enforce"), ("AUTHORIZATION_RULES", "[{users: alice}]")][..];
+        let limit = &[("LIMITS_RULES", "[{name: a, users: alice, concurrent: 1}]")][..];
+        let ldap = [("AUTH_VERIFIER", "ldap"), ("LDAP_URL", "ldaps://directory")];
+        let delegate = &[("AUTH_VERIFIER", "delegate")][..];
+        let platform = [("AUTH_VERIFIER", "platform"), ("PLATFORM_USER_PATH", "/api/v1/me/")];
+        for (verifier, returns_name) in [
+            (delegate, false),
+            (&platform[..1], false),
+            (&platform, true),
+            (&[&ldap[..], &[("LDAP_USER_DN", "uid={user},dc=x")]].concat(), true),
+            (&[&ldap[..], &[("LDAP_BASE_DN", "dc=x")]].concat(), true),
+        ] {
+            assert!(with(verifier).is_ok(), "{verifier:?}");
+            for rules in [impersonate, may_act, authorize, limit] {
+                let checked = with(&[verifier, rules].concat());
+                assert_eq!(checked.is_ok(), returns_name, "{verifier:?} {rules:?} {checked:?}");
+                if let Err(error) = checked {
+                    assert!(error.contains("auth.verifier: does not return the name of the user"), "{error}");
+                }
+            }
+        }
     }
 
     #[test]

@@ -45,8 +45,8 @@ class Setup:
         platform.wait_ready()
         return platform
 
-    def directory(self, users):
-        directory = Directory(self._folder("directory"), self.pki, users)
+    def directory(self, users, **options):
+        directory = Directory(self._folder("directory"), self.pki, users, **options)
         self.backends.append(directory)
         directory.wait_ready()
         return directory

@@ -96,6 +96,16 @@ def test_the_platform_as_verifier_only(setup, platform, backend, arrived):
     assert platform.tokens["alice"] not in str(arrived())
 
 
+def test_the_platform_spells_the_name(setup, platform, backend, arrived):
+    """The platform ignores the case of a name. The backend, rules and limits must see one name."""
+    gateway = setup.gateway(backend.url, **OPTIONS, PLATFORM_URL=platform.url, PLATFORM_USER_PATH="/timbr/me/",
+                            UPSTREAM_CREDENTIAL="impersonate", UPSTREAM_API_KEY="tk_service")
+    token = gateway.token("alice", "wonder:land & more")
+    assert gateway.token("ALICE", "wonder:land & more") == token
+    assert gateway.send("GET", "timbr/api/get_ontologies/", token).status_code == 200
+    assert [seen["user"] for seen in arrived()] == ["alice"]
+
+
 def test_tokens_stay_valid_while_the_platform_is_down(setup, backend):
     platform = setup.platform({"alice": "wonder:land & more"})
     gateway = setup.gateway(backend.url, **OPTIONS, PLATFORM_URL=platform.url)

@@ -3,14 +3,17 @@
 use std::sync::Arc;
 
 use aws_lc_rs::rand;
+use ldap3::exop::WhoAmI;
 use ldap3::{
-    Ldap, LdapConnAsync, LdapConnSettings, LdapError, Scope, SearchEntry, SearchResult, dn_escape, ldap_escape,
+    Ldap, LdapConnAsync, LdapConnSettings, LdapError, ResultEntry, Scope, SearchEntry, SearchResult, dn_escape,
+    ldap_escape,
 };
 use rustls::ClientConfig;
 use tokio::time::timeout;
 
 use crate::auth::bearer::Credentials;
 use crate::auth::verifier::{VerifiedLogin, VerifyError, unavailable};
+use crate::base::user_name::UserName;
 use crate::config::ldap::{LdapLookup, LdapOptions, USER_PLACEHOLDER};
 use crate::config::options::LDAP;
 use crate::tls::{TlsError, trust_only_config};
@@ -50,8 +53,8 @@ impl LdapDirectory {
             return Err(VerifyError::WrongCredentials);
         }
         match timeout(self.0.options.timeout, self.0.bind_as(credentials)).await {
-            Ok(Ok(true)) => Ok(VerifiedLogin::default()),
-            Ok(Ok(false)) => Err(VerifyError::WrongCredentials),
+            Ok(Ok(Some(login))) => Ok(login),
+            Ok(Ok(None)) => Err(VerifyError::WrongCredentials),
             Ok(Err(why)) => Err(unavailable(SERVER, why)),
             Err(_) => Err(unavailable(SERVER, "timed out")),
         }
@@ -59,14 +62,14 @@ impl LdapDirectory {
 }
 
 impl LdapClient {
-    /// Returns whether a bind as the user succeeds. The error says why the password could not be verified.
-    async fn bind_as(&self, credentials: &Credentials) -> Result<bool, String> {
+    /// Binds as the user; `None` if the directory rejects that. The error says why the password could not be verified.
+    async fn bind_as(&self, credentials: &Credentials) -> Result<Option<VerifiedLogin>, String> {
         let user = credentials.user.as_str();
         let mut ldap = self.connect().await?;
         let (entry, is_known) = match &self.options.lookup {
             // SECURITY: the user name is escaped, so it is a value in the distinguished name and cannot add parts to
             // it.
-            LdapLookup::Template(template) => (template.replace(USER_PLACEHOLDER, &dn_escape(user)), true),
+            LdapLookup::Template { dn, .. } => (dn.replace(USER_PLACEHOLDER, &dn_escape(user)), true),
             LdapLookup::Search { base, .. } => match self.search(&mut ldap, user).await? {
                 Some(entry) => (entry, true),
                 // SECURITY: an unknown user causes the same number of LDAP operations as a known one.
@@ -75,13 +78,40 @@ impl LdapClient {
         };
         let bound = ldap.simple_bind(&entry, credentials.password.expose()).await;
         let result = bound.map_err(|error| error_summary(&error))?;
+        let login = match result.rc {
+            0 if is_known => self.name_in_entry(&mut ldap, &entry, user).await?,
+            0 => None,
+            code if REJECTED_RESULT_CODES.contains(&code) => None,
+            other => return Err(format!("the bind as the user failed with result {other}")),
+        };
         // Errors do not matter: dropping the handle closes the connection.
         let _ = ldap.unbind().await;
-        match result.rc {
-            0 => Ok(is_known),
-            code if REJECTED_RESULT_CODES.contains(&code) => Ok(false),
-            other => Err(format!("the bind as the user failed with result {other}")),
+        Ok(login)
+    }
+
+    /// The login with the name as the entry spells it, if it is the client's in a different case.
+    ///
+    /// SECURITY: with a template, the directory compares names, and it ignores case and spaces.
+    async fn name_in_entry(&self, ldap: &mut Ldap, entry: &str, user: &str) -> Result<Option<VerifiedLogin>, String> {
+        let LdapLookup::Template { attribute, .. } = &self.options.lookup else {
+            // `search` has compared it exactly.
+            return Ok(Some(VerifiedLogin::default()));
+        };
+        let found = ldap.search(entry, Scope::Base, "(objectClass=*)", [attribute]).await;
+        let entries = found.and_then(SearchResult::success).map(|(entries, _)| entries).unwrap_or_default();
+        let mut names: Vec<_> = entries.into_iter().flat_map(|entry| attribute_values(entry, attribute)).collect();
+        if names.is_empty() {
+            // Users may not be allowed to read their own entry.
+            names.extend(bound_dn(ldap).await.and_then(|dn| first_value_of_dn(&dn, attribute)));
         }
+        if names.is_empty() {
+            let message = "the directory does not return the user's name: allow users to read their own entry, or use \
+                           ldap.base_dn";
+            return Err(message.to_owned());
+        }
+        let name = names.into_iter().find(|name| name.eq_ignore_ascii_case(user));
+        let name = name.and_then(|name| UserName::parse(name.as_bytes()).ok());
+        Ok(name.map(|name| VerifiedLogin { user: Some(name), ..VerifiedLogin::default() }))
     }
 
     async fn connect(&self) -> Result<Ldap, String> {
@@ -115,17 +145,54 @@ impl LdapClient {
         let found = ldap.search(base, Scope::Subtree, &filter, [attribute.as_str()]).await;
         let found = found.and_then(SearchResult::success);
         let (entries, _) = found.map_err(|error| format!("the search failed: {}", error_summary(&error)))?;
-        let entries: Vec<_> = entries.into_iter().filter(|entry| !entry.is_ref()).map(SearchEntry::construct).collect();
-        match &entries[..] {
-            [] => Ok(None),
-            [entry] => {
-                let values = entry.attrs.iter().filter(|(name, _)| name.eq_ignore_ascii_case(attribute));
-                let is_exact = values.flat_map(|(_, values)| values).any(|value| value == user);
-                Ok(Some(entry.dn.clone()).filter(|dn| is_exact && !dn.is_empty()))
+        let mut entries = entries.into_iter().filter(|entry| !entry.is_ref());
+        match (entries.next(), entries.next()) {
+            (None, _) => Ok(None),
+            (Some(entry), None) => {
+                let dn = SearchEntry::construct(entry.clone()).dn;
+                let is_exact = attribute_values(entry, attribute).any(|value| value == user);
+                Ok(Some(dn).filter(|dn| is_exact && !dn.is_empty()))
             }
             _ => Err("more than one entry matches ldap.filter".to_owned()),
         }
     }
+}
+
+/// The values of an attribute in an entry that a search found.
+fn attribute_values(entry: ResultEntry, attribute: &str) -> impl Iterator<Item = String> {
+    let attributes = SearchEntry::construct(entry).attrs.into_iter();
+    attributes.filter(move |(name, _)| name.eq_ignore_ascii_case(attribute)).flat_map(|(_, values)| values)
+}
+
+/// The distinguished name of the entry that the connection is bound as (RFC 4532).
+async fn bound_dn(ldap: &mut Ldap) -> Option<String> {
+    let (response, _) = ldap.extended(WhoAmI).await.ok()?.success().ok()?;
+    let identity = String::from_utf8(response.val?).ok()?;
+    identity.strip_prefix("dn:").map(str::to_owned)
+}
+
+/// The value of `attribute`, if a distinguished name begins with it (RFC 4514 section 3). `None` if it has bytes that
+/// are not ASCII.
+fn first_value_of_dn(dn: &str, attribute: &str) -> Option<String> {
+    let (name, rest) = dn.split_once('=')?;
+    let (mut value, mut rest) = (String::new(), rest.chars());
+    loop {
+        match rest.next() {
+            None | Some(',') => break,
+            Some('\\') => match (rest.next()?, rest.clone().next()) {
+                (high, Some(low)) if high.is_ascii_hexdigit() && low.is_ascii_hexdigit() => {
+                    rest.next();
+                    let byte = u8::from_str_radix(&format!("{high}{low}"), 16).ok()?;
+                    value.push(char::from(byte).is_ascii().then_some(char::from(byte))?);
+                }
+                (escaped, _) => value.push(escaped),
+            },
+            // The name has more than one attribute.
+            Some('+') => return None,
+            Some(other) => value.push(other),
+        }
+    }
+    name.trim().eq_ignore_ascii_case(attribute).then_some(value)
 }
 
 /// A random distinguished name below the base, which no entry has.
@@ -144,5 +211,26 @@ fn error_summary(error: &LdapError) -> String {
         LdapError::FilterParsing => "ldap.filter cannot be parsed".to_owned(),
         LdapError::DNSName { .. } => "the host name in ldap.url is not valid in a certificate".to_owned(),
         _ => "the connection failed".to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_distinguished_name_begins_with_the_name_of_the_user() {
+        for (dn, expected) in [
+            ("uid=alice,ou=people,dc=x", Some("alice")),
+            ("UID=Alice", Some("Alice")),
+            (r"uid=bob\, the \(builder\)\2a,dc=x", Some("bob, the (builder)*")),
+            (r"uid=a\+b,dc=x", Some("a+b")),
+            ("uid=alice+cn=x,dc=x", None),
+            (r"uid=jos\c3\a9,dc=x", None),
+            ("cn=alice,dc=x", None),
+            ("", None),
+        ] {
+            assert_eq!(first_value_of_dn(dn, "uid").as_deref(), expected, "{dn}");
+        }
     }
 }

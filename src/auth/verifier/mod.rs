@@ -21,6 +21,7 @@ use crate::auth::bearer::Credentials;
 use crate::auth::failure_limiter::{Attempt, Charge, TooManyFailures};
 use crate::auth::token_binding::Evidence;
 use crate::base::secret::Secret;
+use crate::base::user_name::UserName;
 
 pub use delegate::Delegate;
 pub use ldap::LdapDirectory;
@@ -57,6 +58,11 @@ pub enum RemoteVerifier {
 /// The result of a successful login.
 #[derive(Debug, Default)]
 pub struct VerifiedLogin {
+    /// The user's name as the verifier spells it; `None`: as the client sent it.
+    ///
+    /// SECURITY: servers accept several spellings (`ALICE`, an e-mail address) for one user. Rules, limits, revocations
+    /// and the backend must see one name.
+    pub user: Option<UserName>,
     /// The user's own key at the backend, if the verifier provides one.
     pub upstream_key: Option<Secret>,
     /// The session that can renew this key.

@@ -18,6 +18,7 @@ use crate::auth::ApiKey;
 use crate::auth::bearer::Credentials;
 use crate::auth::verifier::{VerifiedLogin, VerifyError, html_form, unavailable};
 use crate::base::secret::Secret;
+use crate::base::user_name::UserName;
 use crate::config::options::PLATFORM;
 use crate::config::{Config, PlatformOptions};
 use crate::outbound::http_client::HttpClient;
@@ -50,6 +51,18 @@ pub struct PlatformSession(Secret);
 #[derive(Deserialize)]
 struct PlatformToken {
     token: String,
+}
+
+/// `{"username": "alice"}`, also inside of `{"result": …}`.
+#[derive(Deserialize)]
+struct PlatformUser {
+    username: Option<String>,
+    result: Option<PlatformUserResult>,
+}
+
+#[derive(Deserialize)]
+struct PlatformUserResult {
+    username: String,
 }
 
 impl Platform {
@@ -99,11 +112,30 @@ impl Platform {
             }
         }
         let key = self.fetch_key(&mut jar).await?;
+        let user = self.fetch_user(&mut jar).await?;
         Ok(VerifiedLogin {
+            user,
             upstream_key: Some(key),
             session: Some(PlatformSession(jar.to_secret())),
             ..VerifiedLogin::default()
         })
+    }
+
+    /// Fetches the name of the session's user, if there is a page for it.
+    async fn fetch_user(&self, jar: &mut CookieJar) -> Result<Option<UserName>, VerifyError> {
+        let Some(path) = &self.0.options.user_path else { return Ok(None) };
+        let response = self.send(Method::GET, path, jar, Bytes::new()).await?;
+        let page = serde_json::from_slice::<PlatformUser>(response.body()).ok();
+        let name = page.filter(|_| response.status() == StatusCode::OK).and_then(|page| match page {
+            PlatformUser { username: Some(name), result: None } => Some(name),
+            PlatformUser { username: None, result: Some(PlatformUserResult { username }) } => Some(username),
+            _ => None,
+        });
+        let user = name.and_then(|name| UserName::parse(name.as_bytes()).ok());
+        match user {
+            Some(user) => Ok(Some(user)),
+            None => Err(unavailable(SERVER, format!("the response of {path} has no valid `username`"))),
+        }
     }
 
     /// Fetches the user's current key. `WrongCredentials` means that the session has expired.

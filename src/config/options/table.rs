@@ -196,6 +196,9 @@ group! { PLATFORM: PlatformKeys = "platform." {
         "Path of the platform's login form.";
     token_path: String = "/timbr/get_timbr_user_token/",
         "Path of the platform's page that holds the user's token.";
+    user_path: String,
+        "Path of a page with the name of the user who is logged in, as JSON: {\"username\": …}, also inside of \
+         {\"result\": …}, such as /api/v1/me/. Then that name is used, however the client spells it.";
     timeout: Duration = "10s",
         "Timeout of each request to the platform.";
 } }
@@ -208,7 +211,8 @@ group! { LDAP: LdapKeys = "ldap." {
     ca_file: PathBuf,
         "Certificate authorities (PEM) for the directory, in place of the system's.";
     user_dn: String,
-        "Distinguished name of a user's entry, such as uid={user},ou=people,dc=example,dc=com.";
+        "Distinguished name of a user's entry, which begins with the attribute that has the user's name, such as \
+         uid={user},ou=people,dc=example,dc=com.";
     base_dn: String,
         "Base of the search for a user's entry, in place of ldap.user_dn.";
     filter: String = "(uid={user})",

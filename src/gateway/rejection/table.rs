@@ -610,9 +610,10 @@ rejections! {
         response_header: INVALID_BEARER,
         header: Some("authorization"),
         rules: [],
-        message: "The bearer can be decrypted, but its user name has characters other than printable ASCII, or spaces \
-                  at its ends.",
-        remedy: "The user name cannot be sent in a header: characters other than printable ASCII, or more than 256.",
+        message: "The bearer can be decrypted, but its user name has characters other than printable ASCII, a comma, or \
+                  spaces at its ends.",
+        remedy: "The user name cannot be sent in a header: a comma, characters other than printable ASCII, or more than \
+                 256.",
     }
     /// Unknown user or wrong password.
     CredentialsWrong {

@@ -49,6 +49,11 @@ class Timbr(BaseView):
         record_request({"user": g.user.username})
         return jsonify(token=tokens()[g.user.username])
 
+    @expose("/me/")
+    @has_access
+    def me(self):
+        return jsonify(result={"username": g.user.username})
+
 
 def owner():
     key = request.headers.get("x-api-key")

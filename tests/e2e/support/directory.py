@@ -27,7 +27,7 @@ suffix "{base}"
 rootdn "cn=root,{base}"
 directory {folder}/data
 access to attrs=userPassword by anonymous auth by * none
-access to * by dn.exact="{gateway}" read by * auth
+access to * by dn.exact="{gateway}" read {own}by * auth
 """
 
 
@@ -45,13 +45,13 @@ def escaped(value):
 
 
 class Directory:
-    def __init__(self, folder, pki, users):
+    def __init__(self, folder, pki, users, is_readable=False):
         self.folder = folder
         self.port, self.tls_port = free_port(), free_port()
         self.pki = pki
         (folder / "data").mkdir()
         configuration = CONFIGURATION.format(folder=folder, ca=pki.ca_file, certificate=pki.certificate, key=pki.key,
-                                             base=BASE, gateway=GATEWAY)
+                                             base=BASE, gateway=GATEWAY, own="by self read " if is_readable else "")
         (folder / "slapd.conf").write_text(configuration)
         people = f"ou=people,{BASE}"
         ldif = entry(BASE, objectClass=["dcObject", "organization"], dc="example", o="example")
