@@ -110,8 +110,10 @@ struct AdminRoute {
     action: Action,
 }
 
-static ROUTES: [AdminRoute; 22] = [
+static ROUTES: [AdminRoute; 23] = [
     probe("/livez", |parts, admin| probe_response(Probe::Live, parts, admin)),
+    // The name that many load balancers expect.
+    probe("/healthz", |parts, admin| probe_response(Probe::Live, parts, admin)),
     probe("/readyz", |parts, admin| probe_response(Probe::Ready, parts, admin)),
     probe("/startupz", |parts, admin| probe_response(Probe::Startup, parts, admin)),
     AdminRoute { path: "/metrics", access: Access::Monitoring, action: Action::Page(metrics) },

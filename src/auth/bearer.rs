@@ -112,7 +112,7 @@ impl BearerOpener {
 }
 
 /// The creation time in the bearer, in seconds since the epoch; `None` if it is malformed. Not authenticated.
-fn creation_time(bearer: &str) -> Option<u64> {
+pub fn creation_time(bearer: &str) -> Option<u64> {
     if bearer.len() > MAX_LENGTH {
         return None;
     }

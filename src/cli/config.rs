@@ -1,8 +1,9 @@
 //! `timbr-gateway config check|print|schema`: reads the configuration without starting a gateway.
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Arg, ArgAction, ArgMatches, Command};
+use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
 
 use crate::app;
 use crate::cli::{CliResult, options, print_error, print_line};
@@ -24,10 +25,17 @@ pub fn command() -> Command {
         .subcommand_required(true)
         .subcommand(options::add_all(
             Command::new("check")
+                .arg(
+                    Arg::new("file")
+                        .value_name("FILE")
+                        .value_parser(value_parser!(PathBuf))
+                        .conflicts_with("config")
+                        .help("Configuration file (YAML), the same as --config"),
+                )
                 .about("Validate the configuration and all files that `serve` reads, and report every error")
                 .after_help(
                     "The exit code is 1 if there is an error. Warnings do not affect it.\n\n\
-                     Example:\n  timbr-gateway config check -c gateway.yaml",
+                     Example:\n  timbr-gateway config check gateway.yaml",
                 ),
         ))
         .subcommand(
@@ -56,7 +64,9 @@ pub fn command() -> Command {
 pub fn run(matches: &ArgMatches) -> CliResult {
     match matches.subcommand() {
         Some(("check", matches)) => {
-            let (config, settings) = options::load(&options::sources(matches))?;
+            let mut sources = options::sources(matches);
+            sources.file = matches.get_one::<PathBuf>("file").cloned().or(sources.file);
+            let (config, settings) = options::load(&sources)?;
             let of_files = app::check(&config)?;
             otlp::check(|name| std::env::var(name).ok())?;
             let all = warnings(&config, &settings).into_iter().chain(admin_exposure(&config)).chain(of_files);

@@ -1,9 +1,10 @@
-//! `timbr-gateway healthcheck`: a liveness or readiness probe for images without a shell.
+//! `timbr-gateway healthcheck`: a liveness or readiness probe for images without a shell; `timbr-gateway wait` repeats it
+//! until it succeeds.
 
 use std::process::ExitCode;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use anyhow::bail;
+use anyhow::{Context, bail};
 use clap::{Arg, ArgAction, ArgMatches, Command};
 
 use crate::cli::admin_client::{self, AdminClient};
@@ -21,6 +22,48 @@ pub fn command() -> Command {
              Example, in a Dockerfile:\n  HEALTHCHECK CMD [\"/usr/local/bin/timbr-gateway\", \"healthcheck\"]",
     );
     admin_client::add_arguments(command)
+}
+
+pub fn wait_command() -> Command {
+    let state = Arg::new("for")
+        .long("for")
+        .value_name("STATE")
+        .value_parser(["ready", "live"])
+        .default_value("ready")
+        .help("ready: it accepts requests (/readyz). live: it runs (/livez)");
+    let timeout = Arg::new("timeout")
+        .long("timeout")
+        .value_name("DURATION")
+        .default_value("60s")
+        .help("Maximum time to wait, such as 30s or 5m");
+    let command =
+        Command::new("wait").about("Wait until a running gateway is ready").arg(state).arg(timeout).after_help(
+            "Exit code 0: it is. 1: it is not after the timeout; the message says why.\n\n\
+         Example:\n  timbr-gateway serve -c gateway.yaml &\n  timbr-gateway wait --for ready --timeout 30s",
+        );
+    admin_client::add_arguments(command)
+}
+
+pub fn wait(matches: &ArgMatches) -> CliResult {
+    let gateway = AdminClient::from_arguments(matches, ADMIN_TIMEOUT)?;
+    let path = if matches.get_one::<String>("for").is_some_and(|state| state == "live") { "/livez" } else { "/readyz" };
+    let timeout = matches.get_one::<String>("timeout").expect("it has a default");
+    let timeout = humantime::parse_duration(timeout).with_context(|| format!("--timeout {timeout:?}"))?;
+    let started = Instant::now();
+    loop {
+        let problem = match gateway.get(path) {
+            Ok(response) if response.status == "200" => {
+                print_line(response.body)?;
+                return Ok(ExitCode::SUCCESS);
+            }
+            Ok(response) => format!("{path} returned {}: {}", response.status, response.body),
+            Err(error) => format!("{error:#}"),
+        };
+        if started.elapsed() >= timeout {
+            bail!("{gateway} is not ready after {}: {problem}", humantime::format_duration(timeout));
+        }
+        std::thread::sleep(Duration::from_millis(100));
+    }
 }
 
 pub fn run(matches: &ArgMatches) -> CliResult {

@@ -59,6 +59,7 @@ fn dispatch() -> CliResult {
         Some(("config", matches)) => config::run(matches),
         Some(("doctor", matches)) => doctor::run(matches),
         Some(("healthcheck", matches)) => healthcheck::run(matches),
+        Some(("wait", matches)) => healthcheck::wait(matches),
         Some(("completions", matches)) => completions::run(matches),
         Some(("man", matches)) => man::run(matches),
         _ => unreachable!("clap accepts no other subcommand"),
@@ -85,6 +86,7 @@ pub fn command() -> Command {
         .subcommand(config::command())
         .subcommand(doctor::command())
         .subcommand(healthcheck::command())
+        .subcommand(healthcheck::wait_command())
         .subcommand(completions::command())
         .subcommand(man::command())
         .after_help(

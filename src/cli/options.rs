@@ -1,12 +1,14 @@
 //! The configuration options as command line flags, generated from the table of options in `config`.
 
+use std::ffi::OsStr;
 use std::path::PathBuf;
 
 use anyhow::bail;
+use clap::builder::{PossibleValue, StringValueParser, TypedValueParser};
 use clap::{Arg, ArgMatches, Command, value_parser};
 
 use crate::base::secret::Secret;
-use crate::config::options::{self, OptionSpec, flag_of};
+use crate::config::options::{self, OptionSpec, Shape, flag_of};
 use crate::config::sources::{self, format_problems};
 use crate::config::{self, Config, Settings, Sources};
 
@@ -50,6 +52,15 @@ fn config_argument() -> Arg {
 }
 
 fn option_argument(option: &'static OptionSpec) -> Arg {
+    let argument = bare_argument(option).help_heading(option.key.split_once('.').map_or("Options", |(group, _)| group));
+    match option.shape {
+        // Completions offer the words. The configuration rejects others, with the option's name.
+        Shape::Choice(words) => argument.value_parser(SuggestedWords(words)).hide_possible_values(true),
+        _ => argument,
+    }
+}
+
+fn bare_argument(option: &'static OptionSpec) -> Arg {
     let default = option.default.map(|text| format!(" [default: {text}]")).unwrap_or_default();
     let range = option.range.map(|(min, max)| format!(" [range: {min} to {max}]")).unwrap_or_default();
     let variable = option.variable();
@@ -65,6 +76,22 @@ fn option_argument(option: &'static OptionSpec) -> Arg {
                 option.help
             ))
         }
+    }
+}
+
+/// Any text; completions suggest these words.
+#[derive(Clone)]
+struct SuggestedWords(&'static [&'static str]);
+
+impl TypedValueParser for SuggestedWords {
+    type Value = String;
+
+    fn parse_ref(&self, command: &Command, argument: Option<&Arg>, value: &OsStr) -> Result<String, clap::Error> {
+        StringValueParser::new().parse_ref(command, argument, value)
+    }
+
+    fn possible_values(&self) -> Option<Box<dyn Iterator<Item = PossibleValue> + '_>> {
+        Some(Box::new(self.0.iter().map(|word| PossibleValue::new(*word))))
     }
 }
 

@@ -1,7 +1,8 @@
-//! `timbr-gateway users add|remove|list`: edits the users file. A running gateway notices the change itself.
+//! `timbr-gateway users add|remove|list|verify`: edits the users file, or checks a password. A running gateway notices
+//! the change itself.
 
 use std::fs::{self, OpenOptions};
-use std::io::{ErrorKind, Write};
+use std::io::{BufRead, ErrorKind, IsTerminal, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -36,12 +37,17 @@ pub fn command() -> Command {
     let list = Command::new("list")
         .about("Print user names and hash algorithms")
         .after_help("Example:\n  timbr-gateway users list --auth-users-file users");
+    let verify = Command::new("verify").about("Check whether a password is the one of a user").arg(user()).after_help(
+        "Exit code 0: it is. 1: it is not, or there is no such user.\n\n\
+         Example:\n  timbr-gateway users verify alice --auth-users-file users",
+    );
     Command::new("users")
         .about("Edit the users file (auth.verifier=users-file)")
         .subcommand_required(true)
         .subcommand(options::add_one(add.args(password::arguments()), USERS_FILE))
         .subcommand(options::add_one(remove, USERS_FILE))
         .subcommand(options::add_one(list, USERS_FILE))
+        .subcommand(options::add_one(verify.args(password::arguments()), USERS_FILE))
         .after_help(
             "The password is read from the terminal by default. It cannot be an argument, because arguments are \
              visible to other users.\n\
@@ -56,6 +62,7 @@ pub fn run(matches: &ArgMatches) -> CliResult {
         Some(("add", matches)) => add(matches)?,
         Some(("remove", matches)) => remove(matches)?,
         Some(("list", matches)) => print_list(matches)?,
+        Some(("verify", matches)) => verify(matches)?,
         _ => unreachable!("clap accepts no other subcommand"),
     }
     Ok(ExitCode::SUCCESS)
@@ -67,12 +74,41 @@ fn add(matches: &ArgMatches) -> anyhow::Result<()> {
         Err(error) if error.kind() == ErrorKind::NotFound => Zeroizing::default(),
         read => read.with_context(|| format!("cannot read {}", file.display()))?,
     };
+    if parse_users(&file, &text)?.hash_of(user).is_some() {
+        confirm_replacement(user)?;
+    }
     let method = if matches.get_flag("bcrypt") { HashAlgorithm::Bcrypt } else { HashAlgorithm::Argon2id };
     let hash = PasswordHash::hash_password(&password::read(matches)?, method).map_err(anyhow::Error::msg)?;
     let (text, existed) = edit_users(&text, user, Some(&hash));
     replace_file(&file, &Zeroizing::new(text))?;
     let result = if existed { "has a new password" } else { "added" };
     Ok(print_line(format!("{user} {result}: {}", file.display()))?)
+}
+
+/// Asks at a terminal. A script has decided already.
+fn confirm_replacement(user: &str) -> anyhow::Result<()> {
+    if !std::io::stdin().is_terminal() {
+        return Ok(());
+    }
+    let mut terminal = std::io::stderr();
+    write!(terminal, "{user} has a password. Replace it, and revoke the tokens of {user}? [y/N] ")?;
+    terminal.flush()?;
+    let mut answer = String::new();
+    std::io::stdin().lock().read_line(&mut answer)?;
+    if !answer.trim().eq_ignore_ascii_case("y") {
+        bail!("the password of {user} was not changed");
+    }
+    Ok(())
+}
+
+fn verify(matches: &ArgMatches) -> anyhow::Result<()> {
+    let (file, user) = (users_file_path(matches)?, user_argument(matches)?);
+    let users = parse_users(&file, &read_file(&file)?)?;
+    let Some(hash) = users.hash_of(user) else { bail!("{} has no user {user}", file.display()) };
+    if !hash.is_hash_of(&password::read(matches)?) {
+        bail!("this is not the password of {user} in {}", file.display());
+    }
+    Ok(print_line(format!("the password of {user} is correct: {}", file.display()))?)
 }
 
 fn remove(matches: &ArgMatches) -> anyhow::Result<()> {

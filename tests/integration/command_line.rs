@@ -82,6 +82,47 @@ fn a_new_salt_can_be_used() {
 }
 
 #[test]
+fn a_bearer_is_decoded_without_its_password() {
+    let make = |salt: &str| {
+        let arguments = ["bearer", "--user", "alice", "--password-stdin"];
+        text(&program(&arguments, &[("API_AUTH_SALT", salt)], "wonderland").stdout).trim().to_owned()
+    };
+    let other = text(&program(&["salt"], &[], "").stdout).trim().to_owned();
+    let both = format!("{other},{SALT}");
+    for (salts, bearer, number) in [(SALT, make(SALT), "1 of 1"), (&both, format!("Bearer {}\n", make(SALT)), "2 of 2")]
+    {
+        let output = program(&["bearer", "--decode"], &[("API_AUTH_SALT", salts)], &bearer);
+        let shown = text(&output.stdout);
+        assert!(shown.starts_with("user     alice\ncreated  20"), "{output:?}");
+        assert!(shown.ends_with(&format!("salt     {number}\n")) && !shown.contains("wonderland"), "{output:?}");
+    }
+    let foreign = program(&["bearer", "--decode"], &[("API_AUTH_SALT", &other)], &make(SALT));
+    assert_eq!(foreign.status.code(), Some(1));
+    assert!(text(&foreign.stderr).contains("not a Fernet token made with this API_AUTH_SALT"), "{foreign:?}");
+}
+
+#[test]
+fn a_password_of_the_users_file_is_verified() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("users");
+    let users = |command: &str, user: &str, password: &str| {
+        let file = file.to_str().expect("text");
+        program(&["users", command, user, "--auth-users-file", file, "--password-stdin"], &[], password)
+    };
+    assert!(users("add", "alice", "wonderland").status.success());
+    assert!(users("verify", "alice", "wonderland").status.success());
+    for (user, password, expected) in
+        [("alice", "queenofhearts", "not the password of alice"), ("eve", "wonderland", "has no user eve")]
+    {
+        let output = users("verify", user, password);
+        assert_eq!(output.status.code(), Some(1));
+        assert!(text(&output.stderr).contains(expected), "{output:?}");
+    }
+    assert!(users("add", "alice", "queenofhearts").status.success(), "a script is not asked");
+    assert!(users("verify", "alice", "queenofhearts").status.success());
+}
+
+#[test]
 fn errors_of_the_bearer_command_are_explained() {
     for (arguments, environment, input, expected) in [
         (&["bearer", "--user", "alice"][..], &[][..], "x", "set API_AUTH_SALT"),
@@ -184,6 +225,22 @@ fn healthcheck_checks_a_running_gateway() {
 }
 
 #[test]
+fn wait_ends_when_the_gateway_is_ready_or_after_the_timeout() {
+    let upstream = crate::support::upstream::Upstream::start();
+    let gateway = crate::support::gateway::Gateway::start(upstream.address(), &[]);
+    let admin = gateway.admin().to_string();
+    for state in ["ready", "live"] {
+        let output = program(&["wait", "--for", state, "--listen-admin", &admin], &[], "");
+        assert!(output.status.success() && text(&output.stdout) == "ok\n", "{output:?}");
+    }
+    let nobody = std::net::TcpListener::bind("127.0.0.1:0").expect("bound").local_addr().expect("an address");
+    let output = program(&["wait", "--timeout", "300ms", "--listen-admin", &nobody.to_string()], &[], "");
+    assert_eq!(output.status.code(), Some(1));
+    let problem = text(&output.stderr);
+    assert!(problem.contains("is not ready after 300ms") && problem.contains("Connection refused"), "{problem}");
+}
+
+#[test]
 fn healthcheck_uses_the_configuration_file() {
     let folder = tempfile::tempdir().expect("a folder");
     let file = folder.path().join("gateway.yaml");
@@ -242,6 +299,8 @@ fn bash_completes_subcommands() {
     std::fs::write(file.path(), asked).expect("written");
     let output = Command::new("bash").arg("--norc").arg(file.path()).output().expect("bash");
     assert_eq!(text(&output.stdout).trim(), "print", "{output:?}");
+    let words = text(&script.stdout).lines().any(|line| line.contains("memory") && line.contains("redis"));
+    assert!(words, "the values of --store-kind are suggested");
 }
 
 #[test]
