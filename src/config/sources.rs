@@ -153,7 +153,7 @@ pub fn upstream_entry(at: &str, node: Node, problems: &mut Vec<Problem>) -> Opti
             },
             (_, None) => {
                 let is_inline = |option: &&OptionSpec| option.shape != Shape::Secret;
-                let secrets = keys().filter_map(|option| option.file_twin());
+                let secrets = keys().filter_map(OptionSpec::file_twin);
                 let known = keys().filter(is_inline).map(|option| option.key.to_owned()).chain(secrets);
                 let known: Vec<_> = known.map(|key| key["upstream.".len()..].to_owned()).collect();
                 problem(format!("unknown key; must be one of name, {}", known.join(", ")));
