@@ -84,6 +84,9 @@ pub fn to_yaml(settings: &Settings, routes: &[RouteProfile], comments: OriginCom
             route.accepts.words().join(", "),
             quoted(&route.upstream_name)
         );
+        if let Some(interval) = route.response_keepalive {
+            let _ = writeln!(text, "    response_keepalive: {}", humantime::format_duration(interval));
+        }
     }
     // SECURITY: a default route that is missing from the file would be enabled, so disabled ones are printed, too.
     for route in defaults(0) {
@@ -117,6 +120,7 @@ pub fn to_json(settings: &Settings, routes: &[RouteProfile]) -> Value {
             "client_certificate": if route.client_certificate { "required" } else { "optional" },
             "credentials": route.accepts.words(),
             "upstream": route.upstream_name,
+            "response_keepalive": route.response_keepalive.map(|interval| humantime::format_duration(interval).to_string()),
         })
     });
     json!({ "options": options.collect::<Vec<_>>(), "routes": routes.collect::<Vec<_>>() })

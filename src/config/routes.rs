@@ -1,10 +1,12 @@
 //! Reads the route profiles: which paths are forwarded, and what requests to them must contain. Matches no request.
 
 use std::fmt;
+use std::time::Duration;
 
 use http::Method;
 
 use crate::config::file::Node;
+use crate::config::options::OptionType;
 use crate::config::sources::Problem;
 use crate::config::{DEFAULT_UPSTREAM, size};
 use crate::http::media_type::MediaType;
@@ -22,6 +24,8 @@ pub struct RouteProfile {
     pub methods: Vec<Method>,
     /// Maximum size of a request body in bytes.
     pub max_body: u64,
+    /// The time after which a response begins before the backend's, and the interval of its blanks.
+    pub response_keepalive: Option<Duration>,
     /// Whether a TLS client certificate is required.
     pub client_certificate: bool,
     /// Accepted credentials.
@@ -96,6 +100,7 @@ fn profile(name: &str, prefix: &str, content_types: &[&str], max_body: u64) -> R
         content_types: content_types.iter().map(media_type).collect(),
         methods: METHODS.to_vec(),
         max_body,
+        response_keepalive: None,
         client_certificate: false,
         accepts: AcceptedCredentials::DEFAULT,
         has_explicit_credentials: false,
@@ -162,6 +167,7 @@ struct RouteChange {
     content_types: Option<Vec<MediaType>>,
     methods: Option<Vec<Method>>,
     max_body: Option<u64>,
+    response_keepalive: Option<Duration>,
     client_certificate: Option<bool>,
     accepts: Option<AcceptedCredentials>,
     upstream: Option<usize>,
@@ -206,6 +212,13 @@ impl RouteEntry<'_> {
                     change.max_body = size::parse(text);
                 }
                 ("max_body", _) => self.problem("max_body", "must be a size with its unit, such as \"10MiB\""),
+                ("response_keepalive", Node::Text(text)) => match keepalive(text) {
+                    Ok(interval) => change.response_keepalive = Some(interval),
+                    Err(message) => self.problem("response_keepalive", message),
+                },
+                ("response_keepalive", _) => {
+                    self.problem("response_keepalive", "must be a duration with its unit, such as \"20s\"");
+                }
                 ("client_certificate", Node::Text(word)) if word == "required" || word == "optional" => {
                     change.client_certificate = Some(word == "required");
                 }
@@ -228,8 +241,8 @@ impl RouteEntry<'_> {
                 ("enabled", _) => self.problem("enabled", "must be true or false"),
                 (other, _) => self.problem(
                     other,
-                    "unknown key; must be one of name, prefix, content_types, methods, max_body, client_certificate, \
-                     credentials, upstream, enabled",
+                    "unknown key; must be one of name, prefix, content_types, methods, max_body, response_keepalive, \
+                     client_certificate, credentials, upstream, enabled",
                 ),
             }
         }
@@ -279,6 +292,7 @@ impl RouteEntry<'_> {
         profile.content_types = change.content_types.unwrap_or(profile.content_types);
         profile.methods = change.methods.unwrap_or(profile.methods);
         profile.max_body = change.max_body.unwrap_or(profile.max_body);
+        profile.response_keepalive = change.response_keepalive.or(profile.response_keepalive);
         profile.client_certificate = change.client_certificate.unwrap_or(profile.client_certificate);
         if let Some(index) = change.upstream {
             profile.upstream = index;
@@ -290,6 +304,13 @@ impl RouteEntry<'_> {
         }
         profiles.push(profile);
     }
+}
+
+/// An interval of at least a second: each one costs a write and a wakeup per request.
+fn keepalive(text: &str) -> Result<Duration, String> {
+    let interval = <Duration as OptionType>::parse(text)?;
+    <Duration as OptionType>::check(&interval, Some(("1s", "10m")))?;
+    Ok(interval)
 }
 
 pub(super) fn is_name(text: &str) -> bool {
@@ -373,6 +394,8 @@ mod tests {
             ("- {name: api, content_types: []}", "must not be empty"),
             ("- {name: api, methods: [CONNECT]}", "routes[0].methods: \"CONNECT\" is not valid"),
             ("- {name: api, max_body: 10}", "routes[0].max_body: must be a size"),
+            ("- {name: api, response_keepalive: 20}", "routes[0].response_keepalive: must be a duration"),
+            ("- {name: api, response_keepalive: 10ms}", "response_keepalive: must be between 1s and 10m"),
             ("- {name: api, client_certificate: yes}", "routes[0].client_certificate: must be required"),
             ("- {name: api, upstream: mdx}", "routes[0].upstream: must be the name of an upstream: default, timbr-"),
             ("- {name: api, colour: red}", "routes[0].colour: unknown key"),

@@ -138,18 +138,20 @@ impl AccessRecord {
         }
     }
 
-    /// Records that the backend has sent the head of its response.
-    pub fn upstream_responded(&mut self, sent_at: Instant) {
+    /// Records the end of the exchange with the backend: the head of its response, or a failure.
+    pub fn upstream_finished(&mut self, sent_at: Instant, has_response: bool) {
+        match has_response {
+            true => self.upstream_responded(sent_at),
+            false => self.trace_upstream(Interval { start: sent_at, end: clock::now() }),
+        }
+    }
+
+    fn upstream_responded(&mut self, sent_at: Instant) {
         let now = clock::now();
         let duration = now.duration_since(sent_at);
         self.route.record_upstream(duration);
         self.upstream_to_head = Some(duration);
         self.trace_upstream(Interval { start: sent_at, end: now });
-    }
-
-    /// Records that the backend did not respond.
-    pub fn upstream_failed(&mut self, sent_at: Instant) {
-        self.trace_upstream(Interval { start: sent_at, end: clock::now() });
     }
 
     fn trace_upstream(&self, interval: Interval) {

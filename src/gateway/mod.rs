@@ -16,6 +16,7 @@ mod head_limits;
 pub mod header_policy;
 mod impersonate;
 mod limit;
+mod padded_body;
 pub mod recent_rejections;
 pub mod rejection;
 mod respond;
@@ -54,6 +55,7 @@ use handshake::{require_client_certificate, require_host_of_certificate};
 use head_limits::check_head_limits;
 use impersonate::impersonate;
 use limit::limit;
+use padded_body::can_be_padded;
 use recent_rejections::RejectionRecorder;
 use rejection::Rejection;
 use respond::GatewayResponse;
@@ -183,19 +185,18 @@ impl Gateway {
         let identity = impersonate(&self.auth, &upstream.rewriter, &screened, identity, exchange)?;
         authorize(&self.auth, &screened, &identity, exchange, self.admission.metrics())?;
         limit(&screened, &identity, exchange)?;
+        let without_cookies = !upstream.rewriter.is_client_session(&identity);
+        let padding = screened.response_keepalive().filter(|_| can_be_padded(&screened));
         let mut request = upstream.rewriter.rewrite(screened, body, &identity, exchange.context());
         // Before the slot: a client that does not send its body must not occupy one.
         request.buffer_body(self.limits.buffer).await.map_err(|error| Rejection::from(&error))?;
         exchange.permit().wait_for_slot(profile.upstream).await?;
-        let response = self.send(&upstream.client, request, &identity, exchange).await?;
-        if upstream.rewriter.is_gateway_token_forwarded(&identity) {
-            self.auth.token_acceptance().record(response.status);
-        }
-        let response = GatewayResponse::from_upstream(response);
-        Ok(match upstream.rewriter.is_client_session(&identity) {
-            true => response,
-            false => response.without_cookies(),
-        })
+        let response = match padding {
+            None => self.send(upstream, request, &identity, exchange).await?,
+            // Boxed, as it is rare.
+            Some(interval) => Box::pin(self.send_with_padding(upstream, request, identity, interval, exchange)).await?,
+        };
+        Ok(if without_cookies { response.without_cookies() } else { response })
     }
 
     fn begin_record(&self, peer: Rc<Peer>, head: &Head, body: &ClientBody) -> Box<AccessRecord> {

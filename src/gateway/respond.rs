@@ -2,7 +2,7 @@
 //! protocol of the connection.
 
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 use http::StatusCode;
@@ -10,6 +10,7 @@ use http_body::{Body, Frame, SizeHint};
 
 use crate::admission::RequestPermit;
 use crate::gateway::access_record::AccessRecord;
+use crate::gateway::padded_body::{self, PaddedBody, PaddedFrame};
 use crate::http::headers::{HeaderName, Headers};
 use crate::os::splice::SplicePipe;
 use crate::upstream::{ResponseBody, ResponseBodyError, UpstreamResponse};
@@ -35,6 +36,8 @@ enum BodySource {
     /// Of the gateway; `None` once it was read.
     Local(Option<Bytes>),
     Upstream(ResponseBody),
+    /// Begins before the backend's response. Boxed, as it is rare.
+    Padded(Box<PaddedBody>),
 }
 
 impl GatewayResponse {
@@ -57,6 +60,14 @@ impl GatewayResponse {
     /// A response of the gateway itself.
     pub fn local(status: StatusCode, headers: Headers, body: Bytes) -> GatewayResponse {
         GatewayResponse { status, headers, source: BodySource::Local(Some(body)) }
+    }
+
+    /// A response that begins before the backend's.
+    pub fn padded(body: PaddedBody) -> GatewayResponse {
+        let mut headers = Headers::new();
+        headers.push(HeaderName::ContentType, padded_body::MEDIA_TYPE);
+        headers.push(HeaderName::CacheControl, b"no-store");
+        GatewayResponse { status: StatusCode::OK, headers, source: BodySource::Padded(Box::new(body)) }
     }
 
     /// Moves the record and the permit into the body: when it is dropped, the record is written, and then the permit
@@ -129,6 +140,7 @@ impl ObservedBody {
         match &mut self.source {
             BodySource::Local(_) => false,
             BodySource::Upstream(body) => body.poll_upload(cx),
+            BodySource::Padded(body) => body.poll_upload(cx),
         }
     }
 
@@ -147,17 +159,19 @@ impl Body for ObservedBody {
     type Error = ResponseBodyError;
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
-        let polled = match &mut self.source {
+        let this = &mut *self;
+        let polled = match &mut this.source {
             BodySource::Local(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
             BodySource::Upstream(body) => Pin::new(body).poll_frame(cx),
+            BodySource::Padded(body) => poll_padded(body, &mut this.record, cx),
         };
         match &polled {
             Poll::Ready(Some(Ok(frame))) => {
                 let bytes = frame.data_ref().map_or(0, Bytes::len);
                 self.record.sent += bytes as u64;
             }
-            Poll::Ready(Some(Err(_))) => self.record.reason = "upstream_body_broken",
-            Poll::Ready(None) | Poll::Pending => {}
+            Poll::Ready(Some(Err(_))) if self.record.reason.is_empty() => self.record.reason = "upstream_body_broken",
+            Poll::Ready(Some(Err(_)) | None) | Poll::Pending => {}
         }
         polled
     }
@@ -166,6 +180,7 @@ impl Body for ObservedBody {
         match &self.source {
             BodySource::Local(bytes) => bytes.is_none(),
             BodySource::Upstream(body) => body.is_end_stream(),
+            BodySource::Padded(body) => body.is_end_stream(),
         }
     }
 
@@ -173,6 +188,39 @@ impl Body for ObservedBody {
         match &self.source {
             BodySource::Local(bytes) => SizeHint::with_exact(bytes.as_ref().map_or(0, Bytes::len) as u64),
             BodySource::Upstream(body) => body.size_hint(),
+            BodySource::Padded(_) => SizeHint::new(),
         }
+    }
+}
+
+/// The next frame of a padded body. Records what the client cannot learn any more: how the backend responded.
+fn poll_padded(
+    body: &mut PaddedBody,
+    record: &mut AccessRecord,
+    cx: &mut Context<'_>,
+) -> Poll<Option<Result<Frame<Bytes>, ResponseBodyError>>> {
+    loop {
+        let failure = match ready!(body.poll_next(cx)) {
+            PaddedFrame::Blank(blank) => return Poll::Ready(Some(Ok(Frame::data(blank)))),
+            PaddedFrame::Frame(frame) => return Poll::Ready(frame),
+            PaddedFrame::Begun => {
+                record.upstream_finished(body.sent_at, true);
+                continue;
+            }
+            PaddedFrame::Unsuitable(status) => {
+                record.upstream_finished(body.sent_at, true);
+                record.status = status;
+                record.reason = "padded_response_failed";
+                "it is not the JSON that was announced"
+            }
+            PaddedFrame::Rejected(rejection) => {
+                record.upstream_finished(body.sent_at, false);
+                record.status = rejection.status();
+                record.reason = rejection.reason();
+                body.recorder.record(&rejection, record);
+                "there is none"
+            }
+        };
+        return Poll::Ready(Some(Err(ResponseBodyError::Broken(failure.to_owned()))));
     }
 }

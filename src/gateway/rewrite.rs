@@ -183,7 +183,8 @@ impl Rewriter {
         identity: &Identity,
         context: &RequestContext,
     ) -> UpstreamRequest {
-        let ScreenedParts { method, uri, headers, credential, connection_options, max_body } = screened.into_parts();
+        let ScreenedParts { method, uri, headers, credential, connection_options, max_body, plain_response } =
+            screened.into_parts();
         let mut head = Vec::with_capacity(INITIAL_MESSAGE_CAPACITY);
         write_request_start(&mut head, &method, &uri);
         // `upstream` inserts the name of the chosen backend.
@@ -193,6 +194,7 @@ impl Rewriter {
             connection_options: &connection_options,
             dropped_headers: &self.dropped_headers,
             continues_trace: context.continues_trace,
+            encodings: !plain_response,
             // SECURITY: the cookie of a session is a credential. Beside a key that is not the client's own, it would
             // let the client act in a session that this key, or a different client, began.
             cookies: self.is_client_session(identity),
@@ -271,6 +273,7 @@ struct ForwardedHeaders<'a> {
     connection_options: &'a [http::HeaderName],
     dropped_headers: &'a [Glob],
     continues_trace: bool,
+    encodings: bool,
     cookies: bool,
     impersonation: bool,
 }
@@ -292,6 +295,7 @@ impl ForwardedHeaders<'_> {
             && match header.name {
                 HeaderName::Cookie => self.cookies,
                 HeaderName::XApiImpersonateUser => self.impersonation,
+                HeaderName::AcceptEncoding => self.encodings,
                 HeaderName::Tracestate => self.continues_trace,
                 _ => true,
             }

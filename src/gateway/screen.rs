@@ -1,6 +1,8 @@
 //! The header policy: a request that passes is not ambiguous, and has what its route requires. It does not check
 //! the credential.
 
+use std::time::Duration;
+
 use http::{Method, Uri};
 
 use crate::auth::jwt::Jwt;
@@ -17,6 +19,7 @@ pub struct Screened {
     credential: ClientCredential,
     connection_options: Vec<http::HeaderName>,
     max_body: u64,
+    response_keepalive: Option<Duration>,
 }
 
 impl Screened {
@@ -40,10 +43,22 @@ impl Screened {
         &self.head.headers
     }
 
+    /// The time after which the response begins before the backend's, if the route has one.
+    pub fn response_keepalive(&self) -> Option<Duration> {
+        self.response_keepalive
+    }
+
     /// The parts from which `rewrite` makes the request to the backend.
     pub(super) fn into_parts(self) -> ScreenedParts {
-        let Screened { head: Head { method, uri, headers }, credential, connection_options, max_body } = self;
-        ScreenedParts { method, uri, headers, credential, connection_options, max_body }
+        let Screened {
+            head: Head { method, uri, headers },
+            credential,
+            connection_options,
+            max_body,
+            response_keepalive,
+        } = self;
+        let plain_response = response_keepalive.is_some();
+        ScreenedParts { method, uri, headers, credential, connection_options, max_body, plain_response }
     }
 }
 
@@ -57,6 +72,8 @@ pub(super) struct ScreenedParts {
     pub connection_options: Vec<http::HeaderName>,
     /// Maximum size of the body in bytes.
     pub max_body: u64,
+    /// Whether the backend must not compress its response.
+    pub plain_response: bool,
 }
 
 /// Checks the headers of a request for its route.
@@ -70,7 +87,8 @@ pub fn screen(profile: &RouteProfile, head: Head) -> Result<Screened, Rejection>
         return Err(Rejection::RequestBodyTooLarge);
     }
     let credential = client_credential(profile, &head.headers)?;
-    Ok(Screened { head, credential, connection_options, max_body })
+    let response_keepalive = profile.response_keepalive;
+    Ok(Screened { head, credential, connection_options, max_body, response_keepalive })
 }
 
 /// SECURITY: headers that decide about the request occur once, in their canonical spelling. A server that uses the

@@ -1,66 +1,140 @@
 //! Sends a rewritten request to the backend, and once more with a renewed key where the backend rejects the user's own.
 //! It chooses neither endpoints nor connections; `upstream` does.
 
-use std::time::Instant;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use http::StatusCode;
+use tokio::time::timeout;
 use tracing::warn;
 
-use crate::auth::Identity;
+use crate::admission::RequestPermit;
 use crate::auth::upstream_keys::Renewal;
+use crate::auth::{Auth, Identity};
 use crate::base::clock;
-use crate::gateway::Gateway;
 use crate::gateway::exchange::Exchange;
+use crate::gateway::padded_body::{PaddedBody, PendingExchange};
 use crate::gateway::rejection::Rejection;
+use crate::gateway::respond::GatewayResponse;
 use crate::gateway::rewrite::UpstreamRequest;
+use crate::gateway::{Gateway, GatewayUpstream};
 use crate::upstream::{RequestBodyError, UpstreamClient, UpstreamError, UpstreamResponse};
+
+/// What an exchange with the backend needs, besides the request.
+struct Sender<'a> {
+    auth: &'a Auth,
+    client: &'a UpstreamClient,
+    /// Of the default upstream, which verifies keys.
+    key_client: &'a UpstreamClient,
+    identity: &'a Identity,
+    /// Whether the backend receives a token of the gateway.
+    is_gateway_token: bool,
+    request_id: &'a str,
+    sent_at: Instant,
+}
 
 impl Gateway {
     /// Sends the request and records how long the backend took.
     pub(super) async fn send(
         &self,
-        client: &UpstreamClient,
+        upstream: &GatewayUpstream,
         request: UpstreamRequest,
         identity: &Identity,
         exchange: &mut Exchange,
-    ) -> Result<UpstreamResponse, Rejection> {
-        let sent_at = clock::now();
-        let result = match identity.renewable_key() {
-            None => client
-                .send(request, exchange.permit.take(), sent_at)
-                .await
-                .map_err(|error| rejection_for(&error, exchange)),
-            // Boxed, as it is rare and large.
-            Some(_) => Box::pin(self.send_with_renewal(client, request, sent_at, identity, exchange)).await,
+    ) -> Result<GatewayResponse, Rejection> {
+        let (sent_at, permit) = (clock::now(), exchange.permit.take());
+        let sender = Sender {
+            auth: &self.auth,
+            client: &upstream.client,
+            key_client: &self.upstreams[0].client,
+            identity,
+            is_gateway_token: upstream.rewriter.is_gateway_token_forwarded(identity),
+            request_id: exchange.context().request_id(),
+            sent_at,
         };
-        match &result {
-            Ok(_) => exchange.record.upstream_responded(sent_at),
-            Err(_) => exchange.record.upstream_failed(sent_at),
+        let result = sender.send(request, permit).await;
+        exchange.record.upstream_finished(sent_at, result.is_ok());
+        result.map(GatewayResponse::from_upstream)
+    }
+
+    /// Sends the request. If the backend does not respond within `interval`, the response to the client begins: see
+    /// [`PaddedBody`].
+    pub(super) async fn send_with_padding(
+        &self,
+        upstream: &GatewayUpstream,
+        request: UpstreamRequest,
+        identity: Identity,
+        interval: Duration,
+        exchange: &mut Exchange,
+    ) -> Result<GatewayResponse, Rejection> {
+        let (sent_at, permit) = (clock::now(), exchange.permit.take());
+        let (auth, client) = (Arc::clone(&self.auth), upstream.client.clone());
+        let key_client = self.upstreams[0].client.clone();
+        let is_gateway_token = upstream.rewriter.is_gateway_token_forwarded(&identity);
+        let request_id = exchange.context().request_id().to_owned();
+        let mut pending: PendingExchange = Box::pin(async move {
+            let (auth, client, key_client, identity) = (&*auth, &client, &key_client, &identity);
+            let request_id = request_id.as_str();
+            let sender = Sender { auth, client, key_client, identity, is_gateway_token, request_id, sent_at };
+            sender.send(request, permit).await
+        });
+        match timeout(interval, pending.as_mut()).await {
+            Ok(result) => {
+                exchange.record.upstream_finished(sent_at, result.is_ok());
+                result.map(GatewayResponse::from_upstream)
+            }
+            Err(_) => {
+                let recorder = self.rejection_recorder.clone();
+                Ok(GatewayResponse::padded(PaddedBody::new(pending, interval, sent_at, recorder)))
+            }
         }
-        result
+    }
+}
+
+impl Sender<'_> {
+    /// Sends the request, and once more if the backend rejects the user's key and there is a new one.
+    async fn send(
+        &self,
+        request: UpstreamRequest,
+        permit: Option<RequestPermit>,
+    ) -> Result<UpstreamResponse, Rejection> {
+        let response = match self.identity.renewable_key() {
+            None => self.send_once(request, permit, self.sent_at).await?,
+            // Boxed, as it is rare and large.
+            Some(_) => Box::pin(self.send_with_renewal(request, permit)).await?,
+        };
+        if self.is_gateway_token {
+            self.auth.token_acceptance().record(response.status);
+        }
+        Ok(response)
+    }
+
+    async fn send_once(
+        &self,
+        request: UpstreamRequest,
+        permit: Option<RequestPermit>,
+        sent_at: Instant,
+    ) -> Result<UpstreamResponse, Rejection> {
+        self.client.send(request, permit, sent_at).await.map_err(|error| rejection_for(&error, self.request_id))
     }
 
     /// Sends the request, and once more if the backend rejects the upstream key of the user's token and the platform
     /// has a new one. A request that was rejected with 401 was not executed, so the retry is safe.
     async fn send_with_renewal(
         &self,
-        client: &UpstreamClient,
         request: UpstreamRequest,
-        sent_at: Instant,
-        identity: &Identity,
-        exchange: &mut Exchange,
+        permit: Option<RequestPermit>,
     ) -> Result<UpstreamResponse, Rejection> {
         let copy = request.copy_for_resend();
-        let response = client.send(request, exchange.permit.take(), sent_at).await;
-        let mut response = response.map_err(|error| rejection_for(&error, exchange))?;
+        let mut response = self.send_once(request, permit, self.sent_at).await?;
         if response.status != StatusCode::UNAUTHORIZED {
             return Ok(response);
         }
-        match self.auth.renew_upstream_key(identity, &self.upstreams[0].client).await {
+        match self.auth.renew_upstream_key(self.identity, self.key_client).await {
             Some(Renewal::NewKey(key)) => {
                 let retry = copy.with_key(&key).ok_or(Rejection::UpstreamKeyRenewed)?;
                 let permit = response.body.take_permit();
-                client.send(retry, permit, clock::now()).await.map_err(|error| rejection_for(&error, exchange))
+                self.send_once(retry, permit, clock::now()).await
             }
             Some(Renewal::TokenRevoked) => Err(Rejection::TokenRevoked),
             Some(Renewal::Unavailable) => Err(Rejection::VerifierUnavailable),
@@ -80,7 +154,7 @@ impl From<&RequestBodyError> for Rejection {
 }
 
 /// The rejection for a failed exchange with the backend. The log gets the cause, the client does not.
-fn rejection_for(error: &UpstreamError, exchange: &Exchange) -> Rejection {
+fn rejection_for(error: &UpstreamError, request_id: &str) -> Rejection {
     let rejection = match error {
         // Logged when the last endpoint was ejected, not for each request.
         UpstreamError::Unavailable => return Rejection::UpstreamUnavailable,
@@ -92,6 +166,6 @@ fn rejection_for(error: &UpstreamError, exchange: &Exchange) -> Rejection {
         UpstreamError::RequestBody(error) => return error.into(),
     };
     let cause = std::error::Error::source(error).map(ToString::to_string).unwrap_or_default();
-    warn!(request_id = exchange.context().request_id(), cause, "{error}");
+    warn!(request_id, cause, "{error}");
     rejection
 }

@@ -26,6 +26,7 @@ mod layers;
 mod limit_rules;
 mod limits;
 mod logs;
+mod long_queries;
 mod plain_english;
 mod policy;
 mod process;

@@ -45,6 +45,8 @@ pub(super) enum EntryForm {
     Number,
     /// A number of bytes with its unit: `10MiB`.
     Size,
+    /// A duration with its unit: `20s`.
+    Duration,
     /// A list of media types.
     MediaTypes,
     /// The form of this option.
@@ -81,6 +83,12 @@ pub const ROUTES: &[EntryKey] = &[
         "Accepted credentials: `api_key`, `jwt` and `basic`. Default: `api_key` and, if `auth.jwt_issuers` is set, `jwt`.",
     ),
     key("max_body", EntryForm::Size, "Maximum size of a request body, such as `10MiB`. Default: `limits.body`."),
+    key(
+        "response_keepalive",
+        EntryForm::Duration,
+        "Time after which a response begins although the backend has not responded, such as `20s`; see *Long queries*. \
+         Default: never.",
+    ),
     key(
         "client_certificate",
         EntryForm::Word(&["required", "optional"]),

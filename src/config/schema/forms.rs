@@ -175,6 +175,7 @@ fn form(form: EntryForm) -> Value {
         EntryForm::Name => json!({ "type": "string", "pattern": NAME }),
         EntryForm::Prefix => json!({ "type": "string", "pattern": PREFIX }),
         EntryForm::Size => json!({ "type": "string", "pattern": SIZE }),
+        EntryForm::Duration => json!({ "type": "string", "pattern": format!("^{DURATION}$") }),
         EntryForm::MediaTypes => list(json!({ "type": "string", "pattern": MEDIA_TYPE })),
         EntryForm::WordList(choice) => list(words(choice)),
         EntryForm::Word(choice) => words(choice),

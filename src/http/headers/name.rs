@@ -89,6 +89,7 @@ names! {
     WwwAuthenticate "www-authenticate"
     XApiImpersonateUser "x-api-impersonate-user"
     XApiKey "x-api-key"
+    XAsync "x-async"
     XAuthenticatedUser "x-authenticated-user"
     XClientIp "x-client-ip"
     XContentTypeOptions "x-content-type-options"
