@@ -18,8 +18,8 @@ use tracing::level_filters::LevelFilter;
 use tracing::warn;
 
 use crate::admin::control::{ControlHandle, ReloadResult};
-use crate::admin::routes::{AdminError, CallResult};
-use crate::observability::log;
+use crate::admin::routes::{AdminError, Call, CallResult};
+use crate::observability::log::{self, label};
 
 /// A reload may read many files, and a file system may hang forever.
 const RELOAD_TIMEOUT: Duration = Duration::from_secs(30);
@@ -77,11 +77,12 @@ pub fn log_level() -> CallResult {
 }
 
 /// Sets the minimum level of log lines.
-pub fn set_log_level(body: &[u8]) -> CallResult {
-    let level = parse_level(body).ok_or_else(|| {
+pub fn set_log_level(call: &Call<'_>) -> CallResult {
+    let level = parse_level(&call.body).ok_or_else(|| {
         AdminError::bad_request("the body must be {\"level\": …} with error, warn, info, debug or trace")
     })?;
-    log::level().ok_or_else(no_log)?;
+    call.note(label!("old"), log::level().ok_or_else(no_log)?);
+    call.note(label!("new"), level);
     log::set_level(level);
     // At a level that is always logged, so that the log shows why its level changes.
     warn!(level = %level, "log level changed by an operator");

@@ -1,6 +1,7 @@
 //! The routes of the admin listener: path, access, methods and function of each, and their dispatch. It knows nothing
 //! about what the functions do.
 
+use std::cell::RefCell;
 use std::pin::Pin;
 use std::time::Duration;
 
@@ -18,7 +19,7 @@ use crate::admin::health::{Probe, ProbeResult};
 use crate::admin::{AdminBody, AdminContext, access, commands, dashboard, rejections, tokens, update_upstream_metrics};
 use crate::base::percent::decode_query_value;
 use crate::config::AdminCommands;
-use crate::observability::log::{self, LogRecord, label};
+use crate::observability::log::{self, Label, LogRecord, label};
 use crate::observability::metrics::ExpositionFormat;
 use crate::os::unix_socket::user_name;
 use crate::upstream::UpstreamStatus;
@@ -36,12 +37,27 @@ pub struct Call<'a> {
     query: &'a str,
     /// Empty for GET.
     pub body: Bytes,
+    notes: &'a AuditNotes,
 }
 
+/// What a command adds to its line in the audit log, such as a previous value.
+type AuditNotes = RefCell<Vec<(Label, String)>>;
+
 impl<'a> Call<'a> {
-    fn new(admin: &'a AdminContext, route: &AdminRoute, parts: &'a Parts, body: Bytes) -> Call<'a> {
+    fn new(
+        admin: &'a AdminContext,
+        route: &AdminRoute,
+        parts: &'a Parts,
+        body: Bytes,
+        notes: &'a AuditNotes,
+    ) -> Call<'a> {
         let rest = route.strip_route(parts.uri.path()).expect("it was chosen by its path");
-        Call { admin, rest, query: parts.uri.query().unwrap_or_default(), body }
+        Call { admin, rest, query: parts.uri.query().unwrap_or_default(), body, notes }
+    }
+
+    /// Adds a value to the line of the command in the audit log.
+    pub fn note(&self, label: Label, value: impl ToString) {
+        self.notes.borrow_mut().push((label, value.to_string()));
     }
 
     /// The decoded parameters of the query.
@@ -132,7 +148,7 @@ static ROUTES: [AdminRoute; 23] = [
     read("/refusals", Access::Local, |call| ready(rejections::list(&call))),
     read("/explain/", Access::Local, |call| ready(rejections::explain(&call))),
     read("/log-level", Access::Operators, |_| ready(commands::log_level())),
-    command(Method::PUT, "/log-level", "log-level", |call| ready(commands::set_log_level(&call.body))),
+    command(Method::PUT, "/log-level", "log-level", |call| ready(commands::set_log_level(&call))),
     command(Method::POST, "/tokens/revoke", "revoke", |call| Box::pin(tokens::revoke(call))),
     command(Method::POST, "/reload", "reload", |call| Box::pin(commands::reload(&call.admin.control))),
     command(Method::POST, "/drain", "drain", |call| ready(Ok(commands::drain(&call.admin.control)))),
@@ -202,16 +218,17 @@ pub async fn respond(request: Request<Incoming>, peer: AdminPeer, admin: &AdminC
         let methods: Vec<_> = routes().flat_map(AdminRoute::methods).map(Method::as_str).collect();
         return method_not_allowed(first, &methods.join(", "));
     };
+    let notes = AuditNotes::default();
     let result = match (&route.action, authorize_operator(route.access, &parts, peer, admin)) {
         (Action::Page(_) | Action::Read(_), Err(error)) => return route.error_response(&error),
         (Action::Page(respond), Ok(())) => return respond(&parts, admin),
-        (Action::Read(read), Ok(())) => read(Call::new(admin, route, &parts, Bytes::new())).await,
+        (Action::Read(read), Ok(())) => read(Call::new(admin, route, &parts, Bytes::new(), &notes)).await,
         (Action::Command(_, name, run), access) => {
             let (decision, result) = match access.and_then(|()| access::authorize_change(&parts.headers)) {
                 Err(error) => ("denied", Err(error)),
                 Ok(()) => {
                     let result = match read_body(body).await {
-                        Ok(body) => run(Call::new(admin, route, &parts, body)).await,
+                        Ok(body) => run(Call::new(admin, route, &parts, body, &notes)).await,
                         Err(error) => Err(error),
                     };
                     (if result.is_ok() { "done" } else { "failed" }, result)
@@ -220,6 +237,9 @@ pub async fn respond(request: Request<Incoming>, peer: AdminPeer, admin: &AdminC
             log::write_audit(|record| {
                 record.text(label!("what"), name);
                 record.text(label!("decision"), decision);
+                for (label, value) in notes.borrow().iter() {
+                    record.text(*label, value);
+                }
                 record_operator(record, peer, admin.snapshot.get().config.admin.commands);
             });
             result

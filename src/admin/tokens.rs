@@ -15,7 +15,7 @@ use tracing::{info, warn};
 use crate::admin::routes::{AdminError, Call, CallResult};
 use crate::base::secret::Secret;
 use crate::base::user_name::UserName;
-use crate::observability::log::{self, label};
+use crate::observability::log::label;
 use crate::store::{Fingerprint, Revocation, Timestamp, TokenFilter, TokenId, TokenSummary};
 
 const DEFAULT_LIST_LIMIT: usize = 1000;
@@ -73,11 +73,8 @@ pub async fn revoke(call: Call<'_>) -> CallResult {
         Revocation::User(user) => format!("user {user}"),
         Revocation::Token(fingerprint) => format!("token {fingerprint}"),
     };
-    log::write_audit(|record| {
-        record.text(label!("what"), "revocation");
-        record.text(label!("decision"), if revoked.is_ok() { "done" } else { "done here only" });
-        record.text(label!("tokens"), &tokens);
-    });
+    call.note(label!("tokens"), &tokens);
+    call.note(label!("scope"), if revoked.is_ok() { "all replicas" } else { "this gateway" });
     if revoked.is_err() {
         warn!(what = tokens, "tokens revoked at this gateway only: the token store is unavailable");
         return Err(unavailable(

@@ -6,7 +6,7 @@ use std::time::SystemTime;
 
 use tracing::{info, warn};
 
-use crate::app::StartError;
+use crate::app::{StartError, audit};
 use crate::auth::{Auth, EndedLogins};
 use crate::base::clock::Clock;
 use crate::config::changes::Changes;
@@ -54,8 +54,9 @@ pub(super) fn load(config: &Config, clock: &Clock) -> Result<Components, StartEr
     let auth = Auth::new(config, clock).map_err(|errors| problems.extend(errors)).ok();
     let upstreams = load_upstreams(config).map_err(|error| problems.push(problem(&error))).ok();
     let server_tls = server_tls(config).map_err(|error| problems.push(problem(&error))).ok();
+    problems.extend(audit::check(&config.audit));
     match (auth, upstreams, server_tls) {
-        (Some(auth), Some(upstreams), Some((tls, certificate_pem))) => {
+        (Some(auth), Some(upstreams), Some((tls, certificate_pem))) if problems.is_empty() => {
             Ok(Components { auth: Arc::new(auth), tls, certificate_pem, upstreams })
         }
         _ => Err(StartError::Files(problems)),
@@ -215,7 +216,7 @@ pub(super) fn effective_limits(config: &Config) -> LimitOptions {
 }
 
 /// The host name of this machine or pod.
-fn host_name() -> Option<String> {
+pub(super) fn host_name() -> Option<String> {
     let name = std::fs::read_to_string("/proc/sys/kernel/hostname").ok()?;
     let name = name.trim();
     (!name.is_empty()).then(|| name.to_owned())

@@ -96,6 +96,10 @@ impl Maintenance {
             self.apply(snapshot).await;
         }
         log_outcome(by, &outcome);
+        let changed = match &outcome {
+            Ok(Some(applied)) => applied.changed.join(", "),
+            _ => String::new(),
+        };
         let result = match outcome {
             Ok(applied) => ReloadResult::Applied {
                 needs_restart: applied.map(|applied| applied.needs_restart).unwrap_or_default(),
@@ -121,6 +125,7 @@ impl Maintenance {
             record.text(label!("what"), "reload");
             record.text(label!("decision"), if is_applied { "taken" } else { "refused" });
             record.text(label!("by"), by);
+            record.text(label!("changed"), &changed);
         });
         result
     }

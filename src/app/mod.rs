@@ -1,5 +1,6 @@
 //! The whole gateway: bound, then running, then drained. It is the only place that assembles the concrete components.
 
+pub mod audit;
 mod components;
 mod graceful_shutdown;
 mod liveness;

@@ -12,13 +12,16 @@ use crate::auth::FileReload;
 use crate::base::clock::Clock;
 use crate::base::watched_files::{FileStamps, FileWatch};
 use crate::config::changes::LoadedSettings;
-use crate::config::{self, Problem, Sources};
+use crate::config::{self, Config, Problem, Sources};
 use crate::gateway::snapshot::Snapshot;
 use crate::tls::TlsReloader;
 
 /// Interval for reading a rejected configuration again, even if its files have not changed: it may refer to a file that
 /// is created later.
 const RETRY_INTERVAL: Duration = Duration::from_secs(5);
+
+/// Characters of a value in the log: lists of rules can be long.
+const MAX_VALUE_IN_LOG: usize = 200;
 
 /// Reads the configuration and all files that it depends on again.
 pub(super) struct ConfigReloader {
@@ -42,8 +45,8 @@ struct Source {
 /// A configuration that has become active.
 pub(super) struct AppliedConfig {
     pub snapshot: Arc<Snapshot>,
-    /// Keys of the options that changed.
-    pub changed: Vec<&'static str>,
+    /// The options that changed: `limits.uri: 8KiB -> 300B`.
+    pub changed: Vec<String>,
     /// Keys of those that take effect after a restart.
     pub needs_restart: Vec<&'static str>,
 }
@@ -142,9 +145,10 @@ impl ConfigReloader {
         let new = NewComponents::build(&config, &changes, &self.snapshot, self.tls.as_ref(), &self.clock)?;
         source.last_read = settings.clone();
         source.active = settings.retain_previous(&needs_restart, &source.active);
+        let changed = changes.keys().map(|key| describe_change(key, &self.snapshot.config, &config)).collect();
         self.snapshot = new.activate(config, &changes, &self.snapshot, self.tls.as_mut());
         let snapshot = Arc::clone(&self.snapshot);
-        Ok(Some(AppliedConfig { snapshot, changed: changes.keys().collect(), needs_restart }))
+        Ok(Some(AppliedConfig { snapshot, changed, needs_restart }))
     }
 
     /// Returns whether the problems are new.
@@ -155,12 +159,28 @@ impl ConfigReloader {
     }
 }
 
+/// The key of a changed option with the old and the new value. SECURITY: secrets have no values here.
+fn describe_change(key: &str, before: &Config, now: &Config) -> String {
+    let value = |config: &Config| {
+        let option = config.effective_options.iter().find(|option| option.key == key)?;
+        option.value.as_ref().map(|text| text.chars().take(MAX_VALUE_IN_LOG).collect::<String>())
+    };
+    match (value(before), value(now)) {
+        (None, None) => key.to_owned(),
+        (before, now) if before == now => key.to_owned(),
+        (before, now) => {
+            let shown = |value: Option<String>| value.unwrap_or_else(|| "(unset)".to_owned());
+            format!("{key}: {} -> {}", shown(before), shown(now))
+        }
+    }
+}
+
 /// Logs the outcome of a reload.
 pub(super) fn log_outcome(by: &str, outcome: &ReloadOutcome) {
     match outcome {
         Ok(None) => {}
         Ok(Some(AppliedConfig { changed, needs_restart, .. })) => {
-            info!(by, changed = changed.join(" "), "the configuration was reloaded and is active");
+            info!(by, changed = changed.join(", "), "the configuration was reloaded and is active");
             if !needs_restart.is_empty() {
                 warn!(options = needs_restart.join(" "), "changed options that take effect after a restart");
             }

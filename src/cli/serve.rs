@@ -16,7 +16,7 @@ use crate::app::{self, Inherited, RunOutcome};
 use crate::base::clock::Clock;
 use crate::cli::{CliResult, options};
 use crate::config::warnings;
-use crate::observability::log;
+use crate::observability::log::{self, label};
 use crate::os::core_dumps;
 use crate::os::sd_notify::ServiceManager;
 use crate::os::socket_activation::PassedSockets;
@@ -44,6 +44,7 @@ pub fn run(matches: &ArgMatches) -> CliResult {
     let sources = options::sources(matches);
     let (config, settings) = options::load(&sources)?;
     let _log = log::init(config.log)?;
+    let _audit = app::audit::start(&config.audit)?;
     for warning in warnings(&config, &settings) {
         warn!("{warning}");
     }
@@ -58,7 +59,18 @@ pub fn run(matches: &ArgMatches) -> CliResult {
     let inherited = Inherited { sockets, service_manager: manager, config_source: Some((sources, settings)) };
     let bound = app::bind_inherited(config, inherited, &Clock::system())?;
     has_started.store(true, Ordering::Release);
-    Ok(exit_code(bound.run(commands)?))
+    audit_process("start", env!("CARGO_PKG_VERSION"));
+    let outcome = bound.run(commands)?;
+    audit_process("stop", &format!("{outcome:?}"));
+    Ok(exit_code(outcome))
+}
+
+/// The numbers of lines begin again at 1 with each process: a start without a stop before it is a crash.
+fn audit_process(what: &str, decision: &str) {
+    log::write_audit(|record| {
+        record.text(label!("what"), what);
+        record.text(label!("decision"), decision);
+    });
 }
 
 pub fn exit_code(outcome: RunOutcome) -> ExitCode {

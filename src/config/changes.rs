@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use aws_lc_rs::digest::{self, Digest, SHA256, digest};
 use zeroize::Zeroizing;
 
-use crate::config::options::{self, AUTH, GLOBAL, LISTEN, LOG, Shape};
+use crate::config::options::{self, AUDIT, AUTH, GLOBAL, LISTEN, LOG, Shape};
 use crate::config::{Config, ListenOptions, Settings, jwt, upstream};
 
 /// Bytes of a file that are read at a time.
@@ -36,8 +36,8 @@ impl LoadedSettings {
     }
 
     /// The files that cause a reload when they change: the configuration file, files with secrets, and files that
-    /// options name. Files that other modules watch are not included: certificates, users, the file of the store and the
-    /// admin socket.
+    /// options name. Files that other modules watch are not included: certificates, users, the file of the store, the
+    /// admin socket and the audit log.
     pub fn files(&self) -> Vec<PathBuf> {
         let named = named_files(&self.settings).map(|(_, path)| path);
         self.settings.files.iter().cloned().chain(named).collect()
@@ -102,6 +102,7 @@ impl Changes {
         config.workers = current.workers;
         config.store = current.store.clone();
         config.core_dumps = current.core_dumps;
+        config.audit.clone_from(&current.audit);
         config.log.format = current.log.format;
         config.log.access = current.log.access;
         let holds_salts = current.store.has_keys_of_salts;
@@ -120,7 +121,10 @@ impl Changes {
             LOG.access.key,
         ];
         let is_fixed = |key: &&str| {
-            fixed.contains(key) || key.starts_with("store.") || (holds_salts && *key == GLOBAL.api_auth_salt.key)
+            fixed.contains(key)
+                || key.starts_with("audit.")
+                || key.starts_with("store.")
+                || (holds_salts && *key == GLOBAL.api_auth_salt.key)
         };
         self.keys().filter(is_fixed).collect()
     }
@@ -160,7 +164,7 @@ fn hash_of_file(path: &Path) -> io::Result<Digest> {
 /// Keys of options with each file that they name.
 fn named_files(settings: &Settings) -> impl Iterator<Item = (&'static str, PathBuf)> {
     let is_watched_elsewhere = |key: &str| {
-        [AUTH.users_file.key, LISTEN.admin_socket.key].contains(&key)
+        [AUTH.users_file.key, LISTEN.admin_socket.key, AUDIT.file.key].contains(&key)
             || key.starts_with("tls.")
             || key.starts_with("store.")
     };

@@ -36,6 +36,8 @@ macro_rules! choices {
 }
 
 choices! {
+    /// `audit.on_failure`
+    AuditFailure { "continue" => Continue, "refuse" => Refuse }
     /// `listen.admin_commands`
     AdminCommands { "loopback" => Loopback, "token" => Token, "socket" => Socket }
     /// `listen.admin_socket_mode`

@@ -2,6 +2,7 @@
 //! problem. Does not apply anything.
 
 mod admin;
+pub mod audit;
 pub mod changes;
 mod choices;
 
@@ -98,6 +99,8 @@ pub struct Config {
     pub readiness_requires_upstream: bool,
     /// Level and format of the log.
     pub log: LogOptions,
+    /// Outputs of the audit log.
+    pub audit: audit::AuditOptions,
     /// Whether core dumps and debuggers are allowed.
     pub core_dumps: bool,
     /// Number of worker threads; at least one.

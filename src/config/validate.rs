@@ -44,6 +44,7 @@ pub(super) fn config(settings: &Settings, problems: &mut Vec<Problem>) -> Option
     let drain = Drain::read(&mut reader);
     let readiness_requires_upstream = reader.get(&READINESS.upstream);
     let log = reader.log();
+    let audit = reader.audit();
     let core_dumps = reader.get(&GLOBAL.core_dumps);
     let workers = reader.get(&GLOBAL.workers).unwrap_or_else(cores);
     reader.require_trust_in_salt_holders(&upstreams);
@@ -74,6 +75,7 @@ pub(super) fn config(settings: &Settings, problems: &mut Vec<Problem>) -> Option
         drain: drain?,
         readiness_requires_upstream: readiness_requires_upstream?,
         log: log?,
+        audit: audit?,
         core_dumps: core_dumps?,
         workers,
         routes,

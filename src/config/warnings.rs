@@ -1,6 +1,7 @@
 //! Reports settings that are valid but probably not intended.
 
-use crate::config::options::{AUTH, AUTHORIZATION, GLOBAL, PLATFORM, STORE};
+use crate::config::audit::SyslogServer;
+use crate::config::options::{AUDIT, AUTH, AUTHORIZATION, GLOBAL, PLATFORM, STORE};
 use crate::config::sources::{Problem, Settings};
 use crate::config::{Config, CredentialMode, StoreKind, VerifierOptions, url};
 
@@ -33,6 +34,10 @@ fn secrets_in_clear_text(config: &Config) -> Vec<Problem> {
     if let StoreKind::Redis(redis) = &config.store.kind {
         let host = first_in_clear(redis.nodes.iter().map(|node| (node.tls, node.host.as_str())));
         found.push((STORE.urls.key, host, "the password of the store and all records", "rediss://"));
+    }
+    if let Some(SyslogServer::Tcp { host, tls, .. }) = &config.audit.syslog {
+        let host = first_in_clear([(*tls, host.as_str())].into_iter());
+        found.push((AUDIT.syslog.key, host, "user names and client addresses", "tls://"));
     }
     let warning = |(key, host, what, scheme): (&str, Option<String>, &str, &str)| {
         let message = format!("sends {what} to {} without encryption; use {scheme}", host?);
@@ -112,6 +117,14 @@ mod tests {
         let checked = [rules[0], rules[1], ("AUTH_VERIFIER", "users-file"), ("AUTH_USERS_FILE", "/users")];
         for silent in [&trusted[..], &checked, &[]] {
             assert_eq!(warned(silent), [""; 0]);
+        }
+    }
+
+    #[test]
+    fn an_unencrypted_audit_log_causes_a_warning() {
+        for (server, count) in [("tcp://siem:601", 1), ("tcp://[::1]:601", 0), ("tls://siem:6514", 0), ("unix:/x", 0)] {
+            let (config, settings) = load_with_settings("", &[("AUDIT_SYSLOG", server)]).expect("valid");
+            assert_eq!(warnings(&config, &settings).len(), count, "{server}");
         }
     }
 }

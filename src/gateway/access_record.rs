@@ -11,7 +11,7 @@ use crate::base::clock;
 use crate::base::user_name::UserName;
 use crate::gateway::context::RequestContext;
 use crate::observability::auth_timing::AuthTiming;
-use crate::observability::log::{self, LogRecord, label};
+use crate::observability::log::{self, AuditLineLost, LogRecord, label};
 use crate::observability::metrics::{self, CompletedRequest};
 use crate::observability::trace::{Interval, RequestAttributes, Trace};
 use crate::store::Fingerprint;
@@ -101,6 +101,11 @@ impl AccessRecord {
     /// Writes a line to the audit log: the request, its client, and what was decided.
     pub fn audit(&self, what: &str, decision: &str) {
         log::write_audit(|line| self.write_audit(line, what, decision));
+    }
+
+    /// Writes a successful login to the audit log. If the audit log is required, waits until the line is written.
+    pub async fn audit_login(&self) -> Result<(), AuditLineLost> {
+        log::write_audit_required(|line| self.write_audit(line, "mint", "granted")).await
     }
 
     /// Writes a failed login to the audit log, so that an attack on one account is visible.

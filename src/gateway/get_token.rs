@@ -37,7 +37,11 @@ impl Gateway {
         let body = format!(r#"{{"data":["{}"],"status":"success"}}"#, minted.token.expose());
         exchange.record.user = Some(minted.user);
         exchange.record.key = Some(minted.fingerprint);
-        exchange.record.audit("mint", "granted");
+        // SECURITY: the token does not leave the gateway without a line about it, if the audit log is required.
+        if exchange.record.audit_login().await.is_err() {
+            exchange.record.audit("mint", Rejection::AuditUnavailable.reason());
+            return Err(Rejection::AuditUnavailable);
+        }
         Ok(GatewayResponse::local(StatusCode::OK, headers, Bytes::from(body)))
     }
 

@@ -3,3 +3,4 @@
 
 pub mod http_client;
 pub mod otlp;
+pub mod syslog;

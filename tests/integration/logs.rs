@@ -243,7 +243,7 @@ fn each_audit_line_has_the_time_of_its_own_command() {
     let folder = tempfile::tempdir().expect("a folder");
     let log = folder.path().join("log");
     let logging = Logging::start(upstream.address(), &log);
-    let revocations = || lines(&log).into_iter().filter(|line| line["what"] == "revocation").collect::<Vec<_>>();
+    let revocations = || lines(&log).into_iter().filter(|line| line["what"] == "revoke").collect::<Vec<_>>();
     let mut times = Vec::new();
     for user in ["alice", "bob"] {
         // The clock of the log has a resolution of a microsecond; only the second command has to come later.

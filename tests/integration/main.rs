@@ -3,6 +3,7 @@
 mod support;
 
 mod admin_access;
+mod audit;
 mod authorization;
 mod command_line;
 mod dashboard;

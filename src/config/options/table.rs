@@ -10,9 +10,10 @@ use tracing::level_filters::LevelFilter;
 
 use crate::base::glob::Glob;
 use crate::base::secret::Secret;
+use crate::config::audit::SyslogServer;
 use crate::config::choices::{
-    AbandonedPolicy, AdminCommands, AdminSocketMode, AuthorizationMode, ClientAuthMode, CredentialKind, HalfClose,
-    OwnKeys, ProxyProtocol, StoreMode, StoreType, VerifierKind,
+    AbandonedPolicy, AdminCommands, AdminSocketMode, AuditFailure, AuthorizationMode, ClientAuthMode, CredentialKind,
+    HalfClose, OwnKeys, ProxyProtocol, StoreMode, StoreType, VerifierKind,
 };
 use crate::config::file::Node;
 use crate::config::options::types::{Count, DurationOrZero, Limit, Size};
@@ -42,6 +43,7 @@ pub fn all() -> impl Iterator<Item = &'static OptionSpec> {
         DrainKeys::SPECS,
         ReadinessKeys::SPECS,
         LogKeys::SPECS,
+        AuditKeys::SPECS,
     ];
     groups.into_iter().flatten()
 }
@@ -409,4 +411,21 @@ group! { LOG: LogKeys = "log." {
         "Format of log lines.";
     access: bool = "true",
         "Write an access log line for each request.";
+} }
+
+group! { AUDIT: AuditKeys = "audit." {
+    file: PathBuf,
+        "File that the audit log is appended to, as JSON lines, in addition to the log. It is opened again when it has been \
+         renamed. Created with mode 0640 if it does not exist.";
+    file_max_size: Size = "100MiB",
+        "Size at which audit.file is renamed to audit.file.1, and so on. 0B: never.";
+    file_keep: Count = "10" ["1"..="1000"],
+        "Number of renamed files of audit.file that are kept.";
+    syslog: SyslogServer,
+        "Syslog server (RFC 5424) for the audit log: unix:/path, tcp://host:port or tls://host:port.";
+    syslog_ca_file: PathBuf,
+        "Certificate authorities (PEM) for a tls:// syslog server, in place of the system's.";
+    on_failure: AuditFailure = "continue",
+        "Logins whose audit line cannot be written to audit.file and audit.syslog. continue: they succeed, and lost lines \
+         are counted. refuse: they receive 503.";
 } }

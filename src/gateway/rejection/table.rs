@@ -338,6 +338,20 @@ rejections! {
         remedy: "The token store does not respond, so a token that is not in the memory of this gateway can be neither \
                  read nor made. Tokens in memory keep working.",
     }
+    /// The audit log cannot be written, and it is required.
+    AuditUnavailable {
+        status: SERVICE_UNAVAILABLE,
+        reason: "audit_unavailable",
+        phases: [GetToken],
+        fault: Dependency,
+        response_header: RetryAfter(5),
+        header: None,
+        rules: ["audit.on_failure", "audit.file", "audit.syslog"],
+        message: "The gateway cannot write its audit log, so it issues no token. Try again in a moment.",
+        remedy: "`audit.on_failure` is `refuse`, and the line about the login was not written to `audit.file` and \
+                 `audit.syslog` within two seconds: the disk is full, or the syslog server is unreachable. Existing \
+                 tokens keep working.",
+    }
     /// The backend could not say whether it knows a key.
     ApiKeyUnverifiable {
         status: SERVICE_UNAVAILABLE,

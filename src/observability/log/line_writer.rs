@@ -10,6 +10,7 @@ use std::thread;
 use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex, MutexGuard};
+use tokio::sync::oneshot;
 use tracing_subscriber::fmt::MakeWriter;
 
 /// Maximum size of the buffer.
@@ -43,6 +44,8 @@ struct LineQueue {
     is_writing: bool,
     is_closing: bool,
     dropped: usize,
+    /// Receive a value once the buffer has been written without loss.
+    confirmations: Vec<oneshot::Sender<()>>,
 }
 
 impl LineWriter {
@@ -57,6 +60,18 @@ impl LineWriter {
 
     /// Appends one line to the buffer, or counts it as dropped if the buffer is full. Never waits for the output.
     pub fn push(&self, line: &[u8]) {
+        self.push_with(line, None);
+    }
+
+    /// Like [`LineWriter::push`]. The receiver gets a value when the output has accepted the line, and an error if it has
+    /// not, or has lost a line that was written together with it.
+    pub fn push_confirmed(&self, line: &[u8]) -> oneshot::Receiver<()> {
+        let (confirmation, receiver) = oneshot::channel();
+        self.push_with(line, Some(confirmation));
+        receiver
+    }
+
+    fn push_with(&self, line: &[u8], confirmation: Option<oneshot::Sender<()>>) {
         let mut queue = self.0.queue.lock();
         if queue.buffer.len() + line.len() > MAX_BUFFERED_BYTES {
             queue.dropped += 1;
@@ -64,6 +79,7 @@ impl LineWriter {
         }
         let was_empty = queue.buffer.is_empty();
         queue.buffer.extend_from_slice(line);
+        queue.confirmations.extend(confirmation);
         drop(queue);
         if was_empty {
             self.0.work_available.notify_one();
@@ -111,9 +127,15 @@ impl WriterState {
             let mut queue = self.queue.lock();
             std::mem::swap(&mut queue.buffer, &mut batch);
             queue.is_writing = true;
+            let confirmations = std::mem::take(&mut queue.confirmations);
             drop(queue);
             // A closed output or a full disk accepts nothing.
             let lost = write_batch(&mut output, &batch, &mut is_inside_line);
+            if lost == 0 {
+                for confirmation in confirmations {
+                    let _ = confirmation.send(());
+                }
+            }
             batch.clear();
             batch.shrink_to(RETAINED_CAPACITY);
             let mut queue = self.queue.lock();
@@ -153,8 +175,8 @@ fn write_while_accepted(output: &mut impl Write, bytes: &[u8]) -> usize {
             Ok(_) | Err(_) => break,
         }
     }
-    let _ = output.flush();
-    bytes.len() - rest.len()
+    // What a disk has not stored is lost.
+    if output.flush().is_ok() { bytes.len() - rest.len() } else { 0 }
 }
 
 impl Write for LineWriter {

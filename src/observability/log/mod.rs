@@ -4,6 +4,8 @@
 //! Lines go through a bounded buffer to a writer thread, so that a terminal, pipe or disk that blocks never delays a
 //! request. Lines that do not fit are dropped and counted.
 
+mod audit;
+mod audit_file;
 mod line_writer;
 mod record;
 
@@ -22,8 +24,8 @@ use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{Layer, Registry, reload};
 
-use crate::base::clock;
-
+pub use audit::{AuditGuard, AuditLineLost, start as start_audit, write_audit, write_audit_required};
+pub use audit_file::RotatingFile;
 use line_writer::LineWriter;
 pub(crate) use record::label;
 pub use record::{Label, LogRecord};
@@ -84,19 +86,9 @@ pub fn write_access(fill: impl FnOnce(&mut LogRecord<'_>)) {
     }
 }
 
-/// Writes a line to the audit log, regardless of the level.
-pub fn write_audit(fill: impl FnOnce(&mut LogRecord<'_>)) {
-    if let (Some(format), Some(writer)) = (FORMAT.get(), WRITER.get()) {
-        // A line is stamped with the time that its thread read last. Only workers read the clock for each request: the
-        // main thread, which writes about admin commands and reloads, may have read it at its start.
-        clock::now();
-        LogRecord::write(*format, "audit", fill, |line| writer.push(line));
-    }
-}
-
-/// Number of lines dropped since the log was initialized.
+/// Number of lines of all outputs dropped since the log was initialized.
 pub fn dropped_lines() -> usize {
-    WRITER.get().map_or(0, LineWriter::dropped)
+    WRITER.get().map_or(0, LineWriter::dropped) + audit::lost_lines()
 }
 
 /// Logs the number of dropped lines if it has grown since the last call. Called periodically.
