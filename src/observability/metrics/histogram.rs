@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use crate::base::counter::SingleWriterCounter;
 
-/// Upper bounds of the buckets in nanoseconds, from the response of a local backend to a query that runs for minutes.
-const BUCKET_BOUNDS: [u64; 19] = [
+/// Upper bounds of the buckets in nanoseconds, from the response of a local backend to a query that runs for an hour.
+const BUCKET_BOUNDS: [u64; 22] = [
     250_000,
     500_000,
     1_000_000,
@@ -26,6 +26,9 @@ const BUCKET_BOUNDS: [u64; 19] = [
     60_000_000_000,
     120_000_000_000,
     300_000_000_000,
+    600_000_000_000,
+    1_800_000_000_000,
+    3_600_000_000_000,
 ];
 
 /// Upper bounds of the buckets in seconds.
@@ -145,10 +148,10 @@ mod tests {
 
     #[test]
     fn a_duration_counts_in_the_first_bucket_whose_bound_it_does_not_exceed() {
-        let histogram = histogram_of(&[0, 1, 2, 400_000]);
+        let histogram = histogram_of(&[0, 1, 2, 4_000_000]);
         let filled: Vec<_> = histogram.buckets().into_iter().filter(|(_, count)| *count > 0).collect();
         assert_eq!(filled, [(0.000_25, 1), (0.001, 1), (0.002_5, 1), (f64::INFINITY, 1)]);
-        assert_eq!((histogram.count(), histogram.sum_seconds()), (4, 400.003));
+        assert_eq!((histogram.count(), histogram.sum_seconds()), (4, 4000.003));
     }
 
     #[test]
@@ -159,7 +162,7 @@ mod tests {
         assert!((0.001..=0.0025).contains(&median), "{median}");
         let high = histogram.quantile(0.99).expect("some");
         assert!((0.05..=0.1).contains(&high), "{high}");
-        assert_eq!(histogram_of(&[400_000]).quantile(0.5), Some(300.0));
+        assert_eq!(histogram_of(&[4_000_000]).quantile(0.5), Some(3600.0));
     }
 
     #[test]
