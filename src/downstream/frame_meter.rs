@@ -13,6 +13,9 @@ const HEADER_LENGTH: usize = 9;
 /// Control frames that the budget gains with each request.
 const FRAMES_PER_REQUEST: u32 = 8;
 
+/// What a reset costs. More than a request adds, because the backend works on requests whose streams were reset.
+const FRAMES_PER_RESET: u32 = FRAMES_PER_REQUEST + 1;
+
 /// Bytes sent to the client with which the budget gains one frame, such as the `WINDOW_UPDATE` that acknowledges them.
 const BYTES_PER_FRAME: usize = 1024;
 
@@ -98,6 +101,7 @@ impl FrameMeter {
     fn charge_frame(&mut self) {
         const DATA: u8 = 0;
         const HEADERS: u8 = 1;
+        const RST_STREAM: u8 = 3;
         const CONTINUATION: u8 = 9;
         const END_STREAM: u8 = 1;
         const PADDED: u8 = 8;
@@ -106,6 +110,7 @@ impl FrameMeter {
         self.skip = usize::from(a) << 16 | usize::from(b) << 8 | usize::from(c);
         match kind {
             HEADERS => self.credit(FRAMES_PER_REQUEST),
+            RST_STREAM => self.budget = self.budget.saturating_sub(FRAMES_PER_RESET),
             // A frame that may consist of padding only.
             DATA if flags & PADDED != 0 && self.skip <= MAX_PADDING => {
                 self.budget = self.budget.saturating_sub(1);
@@ -171,6 +176,14 @@ mod tests {
             meter.inspect(&frame(8, 0, &[0; 4])).is_none()
         });
         assert!(allowed.count() < 20);
+    }
+
+    #[test]
+    fn a_request_does_not_pay_for_its_reset() {
+        let mut meter = meter(100);
+        let opened_and_reset = [frame(1, 4, &[0; 20]), frame(3, 0, &[0; 4])].concat();
+        let ended = (0..1000).position(|_| meter.inspect(&opened_and_reset).is_some());
+        assert!(ended.is_some_and(|count| (50..150).contains(&count)), "{ended:?}");
     }
 
     #[test]
