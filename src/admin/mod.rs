@@ -137,7 +137,8 @@ fn update_upstream_metrics(admin: &AdminContext) {
         failures: endpoint.failures,
         ejections: endpoint.ejections,
     };
-    let endpoints: Vec<_> = status.endpoints.into_iter().map(metrics).collect();
+    let endpoints: Vec<_> = status.endpoints.into_iter().map(&metrics).collect();
+    let removed: Vec<_> = status.removed.into_iter().map(metrics).collect();
     let names: Vec<_> = status.names.into_iter().map(|name| (name.upstream, name.host, name.failures)).collect();
-    admin.metrics.upstreams.update(&endpoints, &names);
+    admin.metrics.upstreams.update(&endpoints, &removed, &names);
 }

@@ -156,8 +156,6 @@ impl From<&RequestBodyError> for Rejection {
 /// The rejection for a failed exchange with the backend. The log gets the cause, the client does not.
 fn rejection_for(error: &UpstreamError, request_id: &str) -> Rejection {
     let rejection = match error {
-        // Logged when the last endpoint was ejected, not for each request.
-        UpstreamError::Unavailable => return Rejection::UpstreamUnavailable,
         UpstreamError::Connect(_) => Rejection::UpstreamUnreachable,
         UpstreamError::ConnectTimeout => Rejection::UpstreamConnectTimeout,
         UpstreamError::Closed(_) => Rejection::UpstreamClosed,

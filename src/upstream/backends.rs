@@ -24,6 +24,8 @@ pub struct Backends {
     origins: Vec<Arc<UpstreamOrigin>>,
     workers: usize,
     endpoints: Mutex<Arc<[Arc<Endpoint>]>>,
+    /// Endpoints that get no new requests, until their last connection is closed.
+    removed: Mutex<Vec<Arc<Endpoint>>>,
     /// Incremented when the endpoints change. Workers compare it with each request.
     generation: AtomicU64,
     /// The same number, for tasks that wait for a change.
@@ -57,6 +59,7 @@ impl Backends {
             origins,
             workers,
             endpoints: Mutex::default(),
+            removed: Mutex::default(),
             generation: AtomicU64::new(0),
             changes: watch::Sender::new(0),
         }
@@ -91,6 +94,7 @@ impl Backends {
             if known.is_empty() { ip_endpoint(origin, workers).into_iter().collect() } else { known }
         });
         new.endpoints = Mutex::new(endpoints.collect());
+        new.removed = Mutex::new(self.removed().into_iter().chain(before.iter().map(Arc::clone)).collect());
         Arc::new(new)
     }
 
@@ -110,6 +114,16 @@ impl Backends {
     /// The current endpoints of all backends; a later change does not affect the returned list.
     pub fn endpoints(&self) -> Arc<[Arc<Endpoint>]> {
         Arc::clone(&self.endpoints.lock())
+    }
+
+    /// Endpoints of names or configurations that are not active any longer, and that still have connections.
+    pub fn removed(&self) -> Vec<Arc<Endpoint>> {
+        let mut removed = self.removed.lock();
+        removed.retain(|endpoint| {
+            let totals = endpoint.totals();
+            totals.in_flight > 0 || totals.open_connections > 0
+        });
+        removed.clone()
     }
 
     /// Changes when the endpoints change.
@@ -160,9 +174,10 @@ impl Backends {
         let removed: Vec<_> = removed.into_iter().map(Arc::clone).collect();
         *endpoints = kept.into_iter().map(Arc::clone).chain(new).collect();
         drop(endpoints);
-        for endpoint in removed {
+        for endpoint in &removed {
             endpoint.mark_removed();
         }
+        self.removed.lock().extend(removed);
         self.notify_change();
     }
 
@@ -173,12 +188,12 @@ impl Backends {
     }
 
     /// Records a response of an endpoint.
-    pub(super) fn record_response(&self, endpoint: &Endpoint, status: StatusCode) {
+    pub(super) fn record_response(&self, endpoint: &Endpoint, status: StatusCode, was_ejected: bool) {
         match status {
             StatusCode::BAD_GATEWAY | StatusCode::SERVICE_UNAVAILABLE | StatusCode::GATEWAY_TIMEOUT => {
                 self.record_failure(endpoint, EndpointFailure::ErrorStatus);
             }
-            _ => endpoint.record_success(),
+            _ => endpoint.record_success(was_ejected),
         }
     }
 
@@ -238,9 +253,6 @@ impl Backends {
 
     /// The error for a request without an endpoint.
     pub(super) fn no_endpoint_error(&self) -> UpstreamError {
-        if !self.endpoints.lock().is_empty() {
-            return UpstreamError::Unavailable;
-        }
         let error = self.origins.iter().find_map(|origin| origin.resolution().last_error.clone());
         let error = error.unwrap_or_else(|| "the name has no address".to_owned());
         UpstreamError::Connect(io::Error::new(io::ErrorKind::NotFound, error))
@@ -359,5 +371,23 @@ mod tests {
         );
         assert_eq!(states(&new), [("127.0.0.9".to_owned(), EndpointState::Healthy)]);
         assert!(!new.has_looked_up_all_names());
+    }
+
+    #[test]
+    fn removed_endpoints_are_counted_while_they_have_requests() {
+        let backends = Backends::new(options(&[]), plain(2), 1);
+        let address = |last: u8| IpAddr::from([10, 0, 0, last]);
+        backends.set_addresses(&backends.origins()[0], &[address(1), address(2)]);
+        let busy = Arc::clone(&backends.endpoints()[1]);
+        assert!(busy.address.ip() == address(1), "{:?}", busy.address);
+        busy.counters_of(0).in_flight.add(1);
+        backends.set_addresses(&backends.origins()[0], &[address(3)]);
+        let removed =
+            |backends: &Backends| backends.removed().iter().map(|endpoint| endpoint.address.ip()).collect::<Vec<_>>();
+        assert_eq!(removed(&backends), [address(1)], "the other one has no request");
+        let new = backends.with_options(options(&[]), plain(2), 1, TlsChange::Unchanged);
+        assert_eq!(removed(&new), [address(1)], "after a reload too");
+        busy.counters_of(0).in_flight.decrement();
+        assert_eq!((removed(&backends), removed(&new)), (vec![], vec![]));
     }
 }

@@ -81,12 +81,13 @@ impl UpstreamClient {
         permit: Option<RequestPermit>,
         now: std::time::Instant,
     ) -> Result<UpstreamResponse, UpstreamError> {
+        let affinity = outgoing.affinity();
         let message = outgoing.into_message();
         let method = message.method.clone();
-        let (target, now) = match self.0.load_balancer.choose(&[]) {
+        let (target, now) = match self.0.load_balancer.choose(&[], affinity) {
             Some(target) => (target, Instant::from_std(now)),
             // Boxed because it is rare: an inline future would enlarge this one.
-            None => (Box::pin(self.wait_for_endpoint()).await?, Instant::now()),
+            None => (Box::pin(self.wait_for_endpoint(affinity)).await?, Instant::now()),
         };
         let mut upload = Upload::new(message, &target.endpoint.origin.authority);
         let mut request = PendingRequest::new(target, permit, method);
@@ -106,7 +107,7 @@ impl UpstreamClient {
             }
         }
         // Boxed because most requests reuse a connection: an inline future would enlarge all of them.
-        let connection = Box::pin(self.connect(request.in_flight(), &mut upload)).await?;
+        let connection = Box::pin(self.connect(request.in_flight(), &mut upload, affinity)).await?;
         match self.exchange(&mut request, connection, &mut upload, Instant::now()).await {
             Ok(head) => Ok(self.begin_response(head, request, upload)),
             Err(error) => Err(self.record_failure(error, request.in_flight())),
@@ -118,6 +119,7 @@ impl UpstreamClient {
         &self,
         in_flight: &mut UpstreamInFlight,
         upload: &mut Upload,
+        affinity: Option<u64>,
     ) -> Result<Box<UpstreamConnection>, UpstreamError> {
         let UpstreamClientInner { backends, load_balancer, .. } = &*self.0;
         let started = Instant::now();
@@ -146,14 +148,14 @@ impl UpstreamClient {
             if started.elapsed() >= total {
                 return Err(error);
             }
-            let Some(next) = load_balancer.choose(&tried) else { return Err(error) };
+            let Some(next) = load_balancer.choose(&tried, affinity) else { return Err(error) };
             upload.set_host(&next.endpoint.origin.authority);
             in_flight.move_to(next);
         }
     }
 
     /// Waits for the first lookup of the names if no endpoint is known yet.
-    async fn wait_for_endpoint(&self) -> Result<Rc<WorkerEndpoint>, UpstreamError> {
+    async fn wait_for_endpoint(&self, affinity: Option<u64>) -> Result<Rc<WorkerEndpoint>, UpstreamError> {
         let UpstreamClientInner { backends, load_balancer, .. } = &*self.0;
         let mut changes = backends.subscribe();
         let waiting = async {
@@ -161,7 +163,7 @@ impl UpstreamClient {
                 changes.borrow_and_update();
                 // Read before choosing, because endpoints may appear in between.
                 let is_complete = backends.has_looked_up_all_names();
-                if let Some(target) = load_balancer.choose(&[]) {
+                if let Some(target) = load_balancer.choose(&[], affinity) {
                     return Ok(target);
                 }
                 if is_complete || changes.changed().await.is_err() {
@@ -181,7 +183,7 @@ impl UpstreamClient {
             UpstreamError::Invalid(_) | UpstreamError::UnexpectedUpgrade => EndpointFailure::InvalidResponse,
             // An endpoint that responded to other requests meanwhile is healthy: this is a long query.
             UpstreamError::ResponseTimeout if in_flight.responses_since() == 0 => EndpointFailure::ResponseTimeout,
-            UpstreamError::ResponseTimeout | UpstreamError::RequestBody(_) | UpstreamError::Unavailable => {
+            UpstreamError::ResponseTimeout | UpstreamError::RequestBody(_) => {
                 return error;
             }
         };
@@ -245,7 +247,7 @@ impl UpstreamClient {
             connection.max_idle = limit.saturating_sub(IDLE_MARGIN);
         }
         in_flight.target.counters().responses.add(1);
-        self.0.backends.record_response(&in_flight.target.endpoint, status);
+        self.0.backends.record_response(&in_flight.target.endpoint, status, in_flight.was_ejected);
         // SECURITY: a backend that responds before it has read the request may take the rest for the next request.
         let is_reusable = keep_alive && upload.is_done();
         let upload = (!upload.is_done()).then(|| Box::new(upload));

@@ -209,16 +209,24 @@ impl Endpoint {
         self.ejections.load(Ordering::Relaxed)
     }
 
-    /// Records a response: resets the failures, and ends probing.
-    pub fn record_success(&self) {
+    /// Records a response: resets the failures, and ends probing. A response to a request that was sent although the
+    /// endpoint was ejected ends the ejection too, unless health checks decide about it.
+    pub fn record_success(&self, was_ejected: bool) {
         if self.consecutive_failures.load(Ordering::Relaxed) != 0 {
             self.consecutive_failures.store(0, Ordering::Relaxed);
         }
-        if self.state() == EndpointState::Probing {
-            let mut health = self.health();
-            if self.state() == EndpointState::Probing {
+        if self.state() == EndpointState::Healthy {
+            return;
+        }
+        let mut health = self.health();
+        let ends_ejection = was_ejected && health.failure != Some(EndpointFailure::HealthCheck);
+        match self.state() {
+            EndpointState::Ejected if ends_ejection => {
+                (health.ejected_until, health.restored_at) = (None, Some(Instant::now()));
                 self.set_state(&mut health, EndpointState::Healthy, None);
             }
+            EndpointState::Probing => self.set_state(&mut health, EndpointState::Healthy, None),
+            EndpointState::Ejected | EndpointState::Healthy => {}
         }
     }
 
@@ -376,9 +384,25 @@ mod tests {
         );
         assert_eq!(endpoint.state(), EndpointState::Probing);
         assert_eq!(endpoint.record_failure(), OPTIONS.eject_after);
-        endpoint.record_success();
+        endpoint.record_success(false);
         assert_eq!(endpoint.state(), EndpointState::Healthy);
         assert_eq!(endpoint.record_failure(), 1, "failures are counted since the last response");
+    }
+
+    #[test]
+    fn a_response_to_a_request_that_was_sent_in_spite_of_an_ejection_ends_it() {
+        for (failure, expected) in [
+            (EndpointFailure::Connect, EndpointState::Healthy),
+            (EndpointFailure::ErrorStatus, EndpointState::Healthy),
+            (EndpointFailure::HealthCheck, EndpointState::Ejected),
+        ] {
+            let endpoint = endpoint();
+            assert!(endpoint.eject(failure, &OPTIONS, Instant::now()));
+            endpoint.record_success(false);
+            assert_eq!(endpoint.state(), EndpointState::Ejected, "it was sent before the ejection");
+            endpoint.record_success(true);
+            assert_eq!(endpoint.state(), expected, "{failure:?}");
+        }
     }
 
     #[test]

@@ -29,8 +29,8 @@ const INFORMATIONAL_BURST: u64 = 32 * 1024;
 const INFORMATIONAL_RATE: u64 = 8 * 1024;
 const MIN_INFORMATIONAL_COST: u64 = 512;
 
-/// A body up to this size fits into the socket buffers even if the backend does not read.
-const MAX_BUFFERED_BODY: u64 = 32 * 1024;
+/// A request up to this size fits into the receive buffer of every backend, even if it does not read.
+const MAX_BUFFERED_REQUEST: u64 = 4 * 1024;
 
 /// A request that is being sent. It is not tied to a connection until a byte of it is written.
 pub struct Upload {
@@ -45,6 +45,8 @@ pub struct Upload {
     body_left: u64,
     state: UploadState,
     unsent: bool,
+    /// The size of head and body, if it is known.
+    size: Option<u64>,
     /// Everything that the client has sent is written.
     awaits_client: bool,
 }
@@ -80,6 +82,7 @@ impl Upload {
             None => (Framing::Chunked, u64::MAX),
         };
         write_request_end(&mut head, &method, framing);
+        let size = body.exact_size().map(|length| length.saturating_add(head.len() as u64));
         let retry_head = is_repeatable(&method, framing).then(|| head.clone());
         let batch = WriteBatch::with_head(head);
         Upload {
@@ -91,6 +94,7 @@ impl Upload {
             body_left,
             state: UploadState::Sending,
             unsent: true,
+            size,
             awaits_client: false,
         }
     }
@@ -139,11 +143,7 @@ impl Upload {
     /// Returns whether the socket buffers can hold the whole request, so that the kernel accepts it even if the backend
     /// does not read.
     pub fn can_be_buffered(&self) -> bool {
-        match self.framing {
-            Framing::None => true,
-            Framing::Length(length) => length <= MAX_BUFFERED_BODY,
-            Framing::Chunked => false,
-        }
+        self.size.is_some_and(|size| size <= MAX_BUFFERED_REQUEST)
     }
 
     /// Sends what is available. Sets `progress` if at least one byte was written.

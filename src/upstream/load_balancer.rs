@@ -2,6 +2,8 @@
 //! knows nothing about requests or responses.
 
 use std::cell::{Cell, RefCell};
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -49,6 +51,8 @@ pub struct UpstreamInFlight {
     pub target: Rc<WorkerEndpoint>,
     /// The endpoint's responses to this worker when the request started.
     responses_before: u64,
+    /// The endpoint was ejected when it was chosen, as there was no other one.
+    pub was_ejected: bool,
     /// The permit of the request; `None` for requests of the gateway itself.
     pub permit: Option<RequestPermit>,
 }
@@ -58,7 +62,8 @@ impl UpstreamInFlight {
         let counters = target.counters();
         counters.in_flight.add(1);
         let responses_before = counters.responses.get();
-        UpstreamInFlight { target, responses_before, permit }
+        let was_ejected = target.endpoint.state() == EndpointState::Ejected;
+        UpstreamInFlight { target, responses_before, was_ejected, permit }
     }
 
     /// Counts the request for a different endpoint.
@@ -114,21 +119,32 @@ impl LoadBalancer {
     /// Power of two choices: of two random endpoints, the one with fewer requests of this worker in flight. Each worker
     /// sees a fair sample of all clients, so its own counters are enough, and it does not have to read those of other
     /// workers.
-    pub fn choose(&self, tried: &[Rc<WorkerEndpoint>]) -> Option<Rc<WorkerEndpoint>> {
+    ///
+    /// With `affinity`, the healthy endpoint that belongs to this hash.
+    pub fn choose(&self, tried: &[Rc<WorkerEndpoint>], affinity: Option<u64>) -> Option<Rc<WorkerEndpoint>> {
         if self.generation.get() != self.backends.generation() {
             self.refresh();
         }
         let targets = self.targets.borrow();
         if let [only] = &targets[..] {
-            let is_available = only.endpoint.state() != EndpointState::Ejected && tried.is_empty();
-            return is_available.then(|| Rc::clone(only));
+            return tried.is_empty().then(|| Rc::clone(only));
         }
         let untried = |target: &&Rc<WorkerEndpoint>| !tried.iter().any(|other| Rc::ptr_eq(other, target));
         let available = |target: &&Rc<WorkerEndpoint>| target.is_available() && untried(target);
         let probing =
             |target: &&Rc<WorkerEndpoint>| target.endpoint.state() == EndpointState::Probing && untried(target);
-        // If no endpoint is available, use a probing one that already has a request instead of failing.
-        less_loaded_of_two(&targets, available).or_else(|| less_loaded_of_two(&targets, probing))
+        if let Some(affinity) = affinity {
+            let healthy = |target: &&Rc<WorkerEndpoint>| target.endpoint.state() == EndpointState::Healthy;
+            let candidates = targets.iter().filter(|target| healthy(target) && untried(target));
+            if let Some(target) = candidates.max_by_key(|target| rendezvous_weight(affinity, target.endpoint.address)) {
+                return Some(Rc::clone(target));
+            }
+        }
+        // If no endpoint is available, use a probing one that already has a request, and at last an ejected one. It may
+        // have recovered, and rejecting the request would help no one.
+        less_loaded_of_two(&targets, available)
+            .or_else(|| less_loaded_of_two(&targets, probing))
+            .or_else(|| less_loaded_of_two(&targets, untried))
     }
 
     /// The number of available endpoints other than those in `tried`.
@@ -174,6 +190,15 @@ impl LoadBalancer {
     }
 }
 
+/// Rendezvous hashing: of all endpoints, the one with the highest weight belongs to a hash. When an endpoint appears or
+/// disappears, only the hashes that belong to it change their endpoint.
+fn rendezvous_weight(affinity: u64, address: SocketAddr) -> u64 {
+    // Without random keys, so that all workers and replicas agree.
+    let mut hasher = DefaultHasher::new();
+    (affinity, address).hash(&mut hasher);
+    hasher.finish()
+}
+
 fn less_loaded_of_two(
     targets: &[Rc<WorkerEndpoint>],
     is_candidate: impl Fn(&&Rc<WorkerEndpoint>) -> bool,
@@ -191,4 +216,25 @@ fn less_loaded_of_two(
         }
     };
     Some(Rc::clone(target))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_hashes_of_a_removed_endpoint_move() {
+        let addresses: Vec<SocketAddr> = (1..=4).map(|host| SocketAddr::from(([10, 0, 0, host], 8000))).collect();
+        let chosen = |affinity: u64, among: &[SocketAddr]| {
+            *among.iter().max_by_key(|address| rendezvous_weight(affinity, **address)).expect("not empty")
+        };
+        for affinity in 0..400 {
+            let (before, after) = (chosen(affinity, &addresses), chosen(affinity, &addresses[1..]));
+            assert!(before == after || before == addresses[0], "{affinity}");
+        }
+        for address in &addresses {
+            let share = (0..400).filter(|affinity| chosen(*affinity, &addresses) == *address).count();
+            assert!((60..140).contains(&share), "{share} of 400 for {address}");
+        }
+    }
 }

@@ -44,6 +44,12 @@ pub use status::{EndpointStatus, NameStatus, UpstreamStatus};
 pub trait OutgoingRequest {
     /// Converts it into the bytes to send and the body.
     fn into_message(self) -> OutgoingMessage;
+
+    /// A hash of what the request belongs to, such as a session. Requests with the same hash go to the same endpoint while
+    /// it is available, in every worker and replica.
+    fn affinity(&self) -> Option<u64> {
+        None
+    }
 }
 
 /// A request head, without the headers that frame the body, and the body.
@@ -72,9 +78,6 @@ pub struct UpstreamResponse {
 /// Why a request failed without a response.
 #[derive(Debug, thiserror::Error)]
 pub enum UpstreamError {
-    /// No endpoint is usable; nothing was sent.
-    #[error("no endpoint of the upstream is usable")]
-    Unavailable,
     /// The connection attempt failed; nothing was sent.
     #[error("cannot connect to the upstream")]
     Connect(#[source] io::Error),

@@ -16,6 +16,9 @@ pub struct UpstreamStatus {
     pub usable: bool,
     /// All endpoints of all backends.
     pub endpoints: Vec<EndpointStatus>,
+    /// Endpoints that get no new requests, because their name does not resolve to them any longer or the configuration
+    /// has changed, and that still have connections.
+    pub removed: Vec<EndpointStatus>,
     /// All backends whose host is a DNS name.
     pub names: Vec<NameStatus>,
 }
@@ -75,10 +78,11 @@ impl UpstreamStatus {
     /// Takes a snapshot of all endpoints and names.
     pub fn of_all(upstreams: &[Arc<Backends>]) -> UpstreamStatus {
         let status = upstreams.iter().map(|backends| backends.status());
-        let empty = UpstreamStatus { usable: true, endpoints: Vec::new(), names: Vec::new() };
+        let empty = UpstreamStatus { usable: true, endpoints: Vec::new(), removed: Vec::new(), names: Vec::new() };
         status.fold(empty, |mut all, one| {
             all.usable &= one.usable;
             all.endpoints.extend(one.endpoints);
+            all.removed.extend(one.removed);
             all.names.extend(one.names);
             all
         })
@@ -93,6 +97,7 @@ impl Backends {
         UpstreamStatus {
             usable: self.is_usable(),
             endpoints: endpoints.iter().map(|endpoint| EndpointStatus::new(upstream, endpoint)).collect(),
+            removed: self.removed().iter().map(|endpoint| EndpointStatus::new(upstream, endpoint)).collect(),
             names: names.map(|origin| NameStatus::new(upstream, origin)).collect(),
         }
     }

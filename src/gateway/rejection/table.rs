@@ -745,20 +745,6 @@ rejections! {
         remedy: "The backend had `upstream.requests` requests, and this one was queued for longer than \
                  `upstream.queue_timeout`. Nothing was sent.",
     }
-    /// All endpoints of the backend are ejected.
-    UpstreamUnavailable {
-        status: SERVICE_UNAVAILABLE,
-        reason: "upstream_unavailable",
-        phases: [Upstream],
-        fault: Dependency,
-        response_header: RetryAfter(1),
-        header: None,
-        rules: ["upstream.eject_after", "upstream.health_path"],
-        message: "The Timbr backend is out of service at the moment. The request was not sent; try again in a moment.",
-        remedy: "All endpoints of the backend are ejected: each rejected several requests or failed its health checks, \
-                 and none has recovered yet. Nothing was sent. The log, and `/upstreams` on the admin listener, have \
-                 the cause; see [upstreams.md](upstreams.md).",
-    }
     /// Connecting to the backend failed.
     UpstreamUnreachable {
         status: BAD_GATEWAY,

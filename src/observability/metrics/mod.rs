@@ -327,7 +327,7 @@ mod tests {
             failures: 0,
             ejections: 0,
         };
-        metrics.upstreams.update(&[endpoint], &[("default".into(), "timbr".into(), 0)]);
+        metrics.upstreams.update(&[endpoint], &[], &[("default".into(), "timbr".into(), 0)]);
         metrics
     }
 

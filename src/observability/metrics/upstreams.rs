@@ -112,9 +112,15 @@ impl UpstreamMetrics {
         }
     }
 
-    /// Replaces all values, so that removed endpoints disappear. `lookup_failures` has the upstream and the name of
-    /// each backend that is resolved by DNS, and the number of failed lookups.
-    pub fn update(&self, endpoints: &[EndpointMetrics], lookup_failures: &[(String, String, u64)]) {
+    /// Replaces all values, so that removed endpoints disappear. Of the `removed` ones that still have connections, only
+    /// these and their requests are counted. `lookup_failures` has the upstream and the name of each backend that is
+    /// resolved by DNS, and the number of failed lookups.
+    pub fn update(
+        &self,
+        endpoints: &[EndpointMetrics],
+        removed: &[EndpointMetrics],
+        lookup_failures: &[(String, String, u64)],
+    ) {
         for family in [&self.usable, &self.in_flight, &self.abandoned, &self.connections] {
             family.clear();
         }
@@ -123,24 +129,30 @@ impl UpstreamMetrics {
         }
         self.lookup_failures.clear();
         for endpoint in endpoints {
-            let labels = [
-                ("upstream", endpoint.upstream.clone()),
-                ("backend", endpoint.backend.clone()),
-                ("address", endpoint.address.clone()),
-            ];
-            let gauge = |value| i64::try_from(value).unwrap_or(i64::MAX);
+            let labels = endpoint.labels();
             self.usable.get_or_create(&labels).set(i64::from(endpoint.is_usable));
-            self.in_flight.get_or_create(&labels).set(gauge(endpoint.in_flight));
-            self.abandoned.get_or_create(&labels).set(gauge(endpoint.abandoned));
             self.abandonments.get_or_create(&labels).inc_by(endpoint.abandonments);
-            self.connections.get_or_create(&labels).set(gauge(endpoint.open_connections));
             self.responses.get_or_create(&labels).inc_by(endpoint.responses);
             self.failures.get_or_create(&labels).inc_by(endpoint.failures);
             self.ejections.get_or_create(&labels).inc_by(endpoint.ejections);
+        }
+        // An address may have been removed and added again, or kept by a reload: its gauges are sums.
+        for endpoint in endpoints.iter().chain(removed) {
+            let labels = endpoint.labels();
+            let count = |value| i64::try_from(value).unwrap_or(i64::MAX);
+            self.in_flight.get_or_create(&labels).inc_by(count(endpoint.in_flight));
+            self.abandoned.get_or_create(&labels).inc_by(count(endpoint.abandoned));
+            self.connections.get_or_create(&labels).inc_by(count(endpoint.open_connections));
         }
         for (upstream, backend, failures) in lookup_failures {
             let labels = [("upstream", upstream.clone()), ("backend", backend.clone())];
             self.lookup_failures.get_or_create(&labels).inc_by(*failures);
         }
+    }
+}
+
+impl EndpointMetrics {
+    fn labels(&self) -> EndpointLabels {
+        [("upstream", self.upstream.clone()), ("backend", self.backend.clone()), ("address", self.address.clone())]
     }
 }

@@ -42,25 +42,53 @@ fn a_backend_that_is_down_fails_no_request() {
 }
 
 #[test]
-fn without_a_healthy_endpoint_requests_fail_immediately() {
+fn the_only_endpoint_is_used_even_if_it_is_ejected() {
     let down = closed_port();
     let gateway = Gateway::start(down, &[("UPSTREAM_EJECT_AFTER", "3")]);
     let token = gateway.token();
-    for _ in 0..3 {
+    for _ in 0..20 {
         let refused = post(&gateway, &token, "a");
         assert_eq!((refused.status, refused.reason().as_str()), (502, "upstream_unreachable"));
-    }
-    for _ in 0..20 {
-        let refused = post(&gateway, &token, "b");
-        assert_eq!((refused.status, refused.reason().as_str()), (503, "upstream_unavailable"));
         assert_eq!(refused.header("retry-after"), "1");
     }
-    assert_eq!(endpoint(&gateway, down)["failures"], 3, "no further attempts");
+    assert_eq!(endpoint(&gateway, down)["state"], "ejected");
     let back = Upstream::listen_on(TcpListener::bind(down).expect("bound"), |_, stream| respond(stream, 200, "{}"));
-    let listening = Instant::now();
+    assert_eq!(post(&gateway, &token, "b").status, 200, "at once");
+    assert_eq!((back.log().len(), endpoint(&gateway, down)["state"].as_str()), (1, Some("usable")));
+}
+
+/// Whatever happens to the other one: its own ejection was decided when there was an alternative.
+#[test]
+fn an_ejected_endpoint_is_used_again_when_the_other_one_fails() {
+    let well = Arc::<AtomicBool>::default();
+    let (broken, alternative) =
+        (misbehaving(|stream| respond(stream, 503, "{}"), &well), TcpListener::bind("127.0.0.1:0").expect("bound"));
+    let address = alternative.local_addr().expect("an address");
+    let sound = std::thread::spawn(move || {
+        // Responds to the first requests only.
+        for stream in alternative.incoming().take(12) {
+            let mut stream = stream.expect("a connection");
+            let _ = std::io::Read::read(&mut stream, &mut [0; 4096]);
+            write(&mut stream, b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 2\r\n\r\n{}");
+        }
+    });
+    let options = [("UPSTREAM_EJECT_AFTER", "2"), ("UPSTREAM_EJECT_TIME", "5m")];
+    let gateway = gateway(&[broken.address(), address], &options);
+    let token = gateway.token();
+    while endpoint(&gateway, broken.address())["state"] != "ejected" {
+        post(&gateway, &token, "a");
+    }
+    well.store(true, Ordering::SeqCst);
+    // The health checker connects to neither: the requests use up the other backend.
+    while !sound.is_finished() {
+        post(&gateway, &token, "b");
+    }
+    sound.join().expect("no panic");
     wait_until("requests are served again", || post(&gateway, &token, "c").status == 200);
-    assert!(listening.elapsed() < Duration::from_secs(1), "{:?}", listening.elapsed());
-    assert_eq!(back.log().len(), 1);
+    for number in 0..10 {
+        assert_eq!(post(&gateway, &token, &number.to_string()).status, 200);
+    }
+    assert_eq!(endpoint(&gateway, broken.address())["state"], "usable");
 }
 
 #[test]

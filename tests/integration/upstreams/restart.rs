@@ -139,7 +139,7 @@ fn a_backend_restart_under_load_sends_no_post_twice() {
         last_failure.map(|sent| sent.saturating_duration_since(listening))
     );
     assert!(outcomes.iter().all(|(_, status, again)| *status == 200 || ([502, 503].contains(status) && *again)));
-    assert!(count(503) > count(502), "the restart caused errors");
+    assert!(count(502) > 100, "requests are rejected at once: {}", count(502));
     let late = |sent: &Instant| *sent > listening + Duration::from_secs(1);
     assert!(!outcomes.iter().any(|(sent, status, _)| late(sent) && *status != 200));
     let most = arrived.lock().expect("no panic").values().copied().max();
