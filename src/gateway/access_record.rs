@@ -228,7 +228,7 @@ impl Drop for AccessRecord {
         let total = clock::now().duration_since(self.context.started_at);
         match self.context.peer.abort_reason.get() {
             Some(reason) if self.to_head.is_none() || (!self.complete && self.reason.is_empty()) => {
-                self.reason = reason
+                self.reason = reason;
             }
             None if self.to_head.is_none() => self.reason = "client_closed",
             _ => {}

@@ -32,6 +32,7 @@ pub struct DownstreamResponse {
     pub body: ObservedBody,
 }
 
+#[expect(clippy::large_enum_variant, reason = "the common variant is the large one")]
 enum BodySource {
     /// Of the gateway; `None` once it was read.
     Local(Option<Bytes>),
