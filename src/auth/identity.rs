@@ -53,6 +53,11 @@ impl Identity {
         Identity { source: IdentitySource::Jwt, groups, ..Identity::from_key(Some(user), None, fingerprint) }
     }
 
+    /// The identity of a JWT whose issuer only the backend knows.
+    pub(super) fn from_foreign_jwt(fingerprint: Fingerprint) -> Identity {
+        Identity { source: IdentitySource::Jwt, ..Identity::from_key(None, None, fingerprint) }
+    }
+
     /// The same caller, with permission to impersonate `user`.
     pub(super) fn impersonating(self, user: UserName) -> Identity {
         Identity { impersonated_user: Some(user), ..self }

@@ -205,11 +205,20 @@ impl Auth {
     /// audience, does not: a known issuer signed it.
     async fn identify_jwt(&self, jwt: &Jwt, client: IpAddr, timing: &AuthTiming) -> Result<Identity, KeyError> {
         let id = jwt.id();
+        // SECURITY: decrypting is expensive, so a client with too many failures cannot cause it.
+        if jwt.is_encrypted() && !self.jwt_verifier.is_cached(&id) {
+            let reserved = self.failure_limiter.begin_attempt(client).reserve();
+            drop(reserved.map_err(|error| KeyError::TooManyFailures(error.into()))?);
+        }
         match self.jwt_verifier.verify(jwt, id, timing).await {
             Ok(caller) => Ok(Identity::from_jwt(caller, id.fingerprint())),
-            Err(JwtError::Invalid(why)) => {
+            // SECURITY: the operator states that the backend verifies them with every request.
+            Err(JwtError::UnknownIssuer) if self.jwt_verifier.forwards_unknown_issuers() => {
+                Ok(Identity::from_foreign_jwt(id.fingerprint()))
+            }
+            Err(error @ (JwtError::Invalid(_) | JwtError::UnknownIssuer)) => {
                 self.failure_limiter.begin_attempt(client).record_failure().map_err(KeyError::TooManyFailures)?;
-                Err(KeyError::Jwt(JwtError::Invalid(why)))
+                Err(KeyError::Jwt(error))
             }
             Err(error) => Err(KeyError::Jwt(error)),
         }

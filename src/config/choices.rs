@@ -69,6 +69,8 @@ choices! {
     OwnKeys { "backend" => Backend, "deny" => Deny }
     /// `authorization.mode`
     AuthorizationMode { "off" => Off, "shadow" => Shadow, "enforce" => Enforce }
+    /// `auth.jwt_unknown_issuers`
+    UnknownIssuers { "reject" => Reject, "forward" => Forward }
     /// `store.kind`
     StoreType { "memory" => Memory, "file" => File, "redis" => Redis }
     /// `store.mode`

@@ -8,6 +8,7 @@ use jsonwebtoken::{Algorithm, AlgorithmFamily};
 use crate::base::glob::Glob;
 use crate::base::secret::Secret;
 use crate::base::user_name::UserName;
+use crate::config::choices::UnknownIssuers;
 use crate::config::file::Node;
 use crate::config::list_entry::ListEntry;
 use crate::config::options::AUTH;
@@ -20,6 +21,8 @@ use crate::config::{AuthOptions, RouteProfile};
 pub struct JwtOptions {
     /// Identity providers; without any, no JWT is accepted.
     pub issuers: Vec<IssuerOptions>,
+    /// Whether tokens of other issuers are forwarded.
+    pub unknown_issuers: UnknownIssuers,
     /// Tolerated clock difference.
     pub leeway: Duration,
     /// Interval at which key sets are fetched.
@@ -31,7 +34,7 @@ pub struct JwtOptions {
 impl JwtOptions {
     /// Whether any JWT can be accepted.
     pub fn is_enabled(&self) -> bool {
-        !self.issuers.is_empty()
+        !self.issuers.is_empty() || self.unknown_issuers == UnknownIssuers::Forward
     }
 }
 
@@ -42,6 +45,8 @@ pub struct IssuerOptions {
     pub issuer: String,
     /// The keys that verify signatures.
     pub keys: JwksSource,
+    /// The private key that decrypts its encrypted tokens.
+    pub decryption_key_file: Option<PathBuf>,
     /// The claim `aud` must contain one of them.
     pub audiences: Vec<String>,
     /// Accepted signature algorithms.
@@ -92,6 +97,13 @@ pub enum JwksSource {
         /// Certificate authorities; `None`: the system's.
         ca_file: Option<PathBuf>,
     },
+    /// A document that names the URL of the key set (OpenID Connect Discovery), fetched regularly.
+    Discovery {
+        /// URL of the document.
+        url: ResourceUrl,
+        /// Certificate authorities for both URLs; `None`: the system's.
+        ca_file: Option<PathBuf>,
+    },
     /// Path of a JSON Web Key Set.
     File(PathBuf),
     /// The shared secret of an HMAC.
@@ -109,6 +121,7 @@ impl Reader<'_> {
     pub(super) fn jwt(&mut self) -> Option<JwtOptions> {
         complete!(JwtOptions {
             issuers: Some(self.issuers()),
+            unknown_issuers: self.get(&AUTH.jwt_unknown_issuers),
             leeway: self.get(&AUTH.jwt_leeway),
             refresh: self.get(&AUTH.jwt_refresh),
             refetch: self.get(&AUTH.jwt_refetch),
@@ -172,7 +185,12 @@ pub(super) fn secret_files(text: &str) -> Vec<PathBuf> {
         let Some(mut entry) = ListEntry::new(AUTH.jwt_issuers.to_string(), node, &mut problems) else {
             continue;
         };
-        files.extend(["secret_file", "ca_file"].iter().filter_map(|key| entry.text(key)).map(PathBuf::from));
+        files.extend(
+            ["secret_file", "ca_file", "decryption_key_file"]
+                .iter()
+                .filter_map(|key| entry.text(key))
+                .map(PathBuf::from),
+        );
     }
     files
 }
@@ -180,6 +198,7 @@ pub(super) fn secret_files(text: &str) -> Vec<PathBuf> {
 fn issuer(mut entry: ListEntry<'_>) -> Option<IssuerOptions> {
     let issuer = entry.required("issuer");
     let keys = keys(&mut entry);
+    let decryption_key_file = entry.text("decryption_key_file").map(PathBuf::from);
     let audiences = entry.texts("audiences");
     if audiences.is_none() {
         entry.problem("audiences", "is missing: tokens for other services would be accepted");
@@ -212,6 +231,7 @@ fn issuer(mut entry: ListEntry<'_>) -> Option<IssuerOptions> {
     let options = IssuerOptions {
         issuer: issuer?,
         keys: keys?,
+        decryption_key_file,
         audiences: audiences?,
         algorithms,
         types,
@@ -228,22 +248,22 @@ fn issuer(mut entry: ListEntry<'_>) -> Option<IssuerOptions> {
 }
 
 fn keys(entry: &mut ListEntry<'_>) -> Option<JwksSource> {
-    const ONE: &str = "set exactly one of jwks_url, jwks_file and secret_file";
-    let (from_url, file, secret) = (entry.text("jwks_url"), entry.text("jwks_file"), entry.text("secret_file"));
+    const ONE: &str = "set exactly one of jwks_url, discovery_url, jwks_file and secret_file";
+    let urls = (entry.text("jwks_url"), entry.text("discovery_url"));
+    let (file, secret) = (entry.text("jwks_file"), entry.text("secret_file"));
     let ca_file = entry.text("ca_file").map(PathBuf::from);
-    if ca_file.is_some() && from_url.is_none() {
-        entry.problem("ca_file", "has no effect without jwks_url");
+    if ca_file.is_some() && urls == (None, None) {
+        entry.problem("ca_file", "has no effect without jwks_url or discovery_url");
     }
-    match (from_url, file, secret) {
-        (Some(text), None, None) => match url::parse_trusted_resource(&text) {
-            Ok(url) => Some(JwksSource::Url { url, ca_file }),
-            Err(message) => {
-                entry.problem("jwks_url", message);
-                None
-            }
-        },
-        (None, Some(path), None) => Some(JwksSource::File(path.into())),
-        (None, None, Some(path)) => match Secret::read_file(path.as_ref()) {
+    match (urls, file, secret) {
+        ((Some(text), None), None, None) => {
+            trusted_url(entry, "jwks_url", &text).map(|url| JwksSource::Url { url, ca_file })
+        }
+        ((None, Some(text)), None, None) => {
+            trusted_url(entry, "discovery_url", &text).map(|url| JwksSource::Discovery { url, ca_file })
+        }
+        ((None, None), Some(path), None) => Some(JwksSource::File(path.into())),
+        ((None, None), None, Some(path)) => match Secret::read_file(path.as_ref()) {
             Ok(secret) if secret.expose().len() >= MIN_SECRET_LENGTH => Some(JwksSource::Secret(secret)),
             Ok(_) => {
                 entry.problem("secret_file", format!("must contain at least {MIN_SECRET_LENGTH} bytes"));
@@ -259,6 +279,10 @@ fn keys(entry: &mut ListEntry<'_>) -> Option<JwksSource> {
             None
         }
     }
+}
+
+fn trusted_url(entry: &mut ListEntry<'_>, key: &str, text: &str) -> Option<ResourceUrl> {
+    url::parse_trusted_resource(text).map_err(|message| entry.problem(key, message)).ok()
 }
 
 /// SECURITY: a public key must never be used as the secret of an HMAC. HMAC algorithms are accepted with `secret_file`
@@ -346,6 +370,8 @@ mod tests {
             (format!("issuer: i, audiences: a, secret_file: {long}"), "algorithms: is missing"),
             (format!("issuer: i, audiences: a, secret_file: {short}, algorithms: HS256"), "at least 32 bytes"),
             ("issuer: i, audiences: a, jwks_file: k, ca_file: c".to_owned(), "no effect without jwks_url"),
+            ("issuer: i, audiences: a, jwks_file: k, discovery_url: 'https://idp'".to_owned(), "set exactly one of"),
+            ("issuer: i, audiences: a, discovery_url: 'http://idp'".to_owned(), "must be https"),
             ("issuer: i, audiences: a, jwks_file: k, audience: b".to_owned(), "audience: unknown key"),
             ("issuer: i, audiences: a, jwks_file: k, user_prefix: 'a:'".to_owned(), "user_prefix: must be printable"),
             ("issuer: i, audiences: a, jwks_file: k, tenant_user: true".to_owned(), "tenant_user: needs tenant_claim"),

@@ -42,7 +42,7 @@ use crate::base::secret::Secret;
 use crate::observability::log::LogOptions;
 
 pub use admin::{AdminOptions, admin_exposure};
-pub use choices::{AbandonedPolicy, AdminCommands, HalfClose};
+pub use choices::{AbandonedPolicy, AdminCommands, HalfClose, UnknownIssuers};
 pub use jwt::JwtOptions;
 pub use ldap::LdapOptions;
 pub use limit_rules::LimitRule;

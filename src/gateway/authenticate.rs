@@ -42,6 +42,7 @@ pub async fn authenticate(
         KeyError::Unverifiable => Rejection::ApiKeyUnverifiable,
         KeyError::Busy => Rejection::ApiKeyCheckBusy,
         KeyError::Jwt(JwtError::Invalid(cause)) => Rejection::JwtInvalid(cause),
+        KeyError::Jwt(JwtError::UnknownIssuer) => Rejection::JwtInvalid("its issuer is unknown"),
         KeyError::Jwt(JwtError::Expired) => Rejection::JwtExpired,
         KeyError::Jwt(JwtError::Unacceptable(cause)) => Rejection::JwtUnacceptable(cause),
         KeyError::Jwt(JwtError::UnknownKey(wait)) => Rejection::JwtKeyUnknown(wait),

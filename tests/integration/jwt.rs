@@ -2,9 +2,13 @@
 
 use std::time::Duration;
 
+use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
+use aws_lc_rs::rsa::{OAEP_SHA1_MGF1SHA1, OaepPublicEncryptingKey, PrivateDecryptingKey, PublicEncryptingKey};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use jsonwebtoken::{Algorithm, EncodingKey, Header, encode};
+use rustls::pki_types::PrivateKeyDer;
+use rustls::pki_types::pem::PemObject;
 use serde_json::{Value, json};
 
 use crate::support::client::Response;
@@ -374,6 +378,100 @@ fn secrets_and_key_files_are_supported() {
     std::fs::write(&secret_file, rotated).expect("written");
     wait_until("the secret is reloaded", || get(&hmac(&internal, rotated)).status == 200);
     assert_eq!(get(&hmac(&internal, secret)).reason(), "jwt_invalid", "the old secret signs no valid tokens");
+}
+
+#[test]
+fn the_keys_are_found_by_discovery() {
+    let key = SigningKey::new("one");
+    let idp = Idp::start(&[&key]);
+    let upstream = Upstream::start();
+    let start = |path: &str| {
+        let url = format!("http://{}{path}", idp.address());
+        let issuers = format!("[{{issuer: '{ISSUER}', discovery_url: '{url}', audiences: timbr, user_claim: email}}]");
+        Gateway::start_at(&format!("http://{}", upstream.address()), &[("AUTH_JWT_ISSUERS", &issuers)], NOW)
+    };
+    let token = key.sign(&claims(NOW, &json!({})));
+    let get = |gateway: &Gateway| gateway.client().send("GET /timbr/api/x", &[JSON, ("x-jwt-token", &token)], b"");
+    assert_eq!(get(&start("/discovery")).status, 200);
+    let refused = get(&start("/discovery-of-the-wrong-issuer"));
+    assert_eq!((refused.status, refused.reason().as_str()), (503, "jwt_keys_unavailable"));
+    assert_eq!(upstream.log().len(), 1);
+}
+
+/// A token encrypted with RSA-OAEP and A256GCM.
+fn encrypt(content: &str, key: &PublicEncryptingKey) -> String {
+    let header = URL_SAFE_NO_PAD.encode(r#"{"alg":"RSA-OAEP","enc":"A256GCM","cty":"JWT"}"#);
+    let content_key = [7; 32];
+    let oaep = OaepPublicEncryptingKey::new(key.clone()).expect("a key");
+    let mut wrapped = vec![0; oaep.ciphertext_size()];
+    oaep.encrypt(&OAEP_SHA1_MGF1SHA1, &content_key, &mut wrapped, None).expect("encrypted");
+    let mut text = content.as_bytes().to_vec();
+    let key = LessSafeKey::new(UnboundKey::new(&AES_256_GCM, &content_key).expect("a key"));
+    let nonce = Nonce::assume_unique_for_key([1; 12]);
+    let tag = key.seal_in_place_separate_tag(nonce, Aad::from(header.as_bytes()), &mut text).expect("encrypted");
+    let parts = [&wrapped[..], &[1; 12], &text, tag.as_ref()].map(|part| URL_SAFE_NO_PAD.encode(part));
+    format!("{header}.{}", parts.join("."))
+}
+
+#[test]
+fn an_encrypted_jwt_is_decrypted_verified_and_forwarded_unchanged() {
+    let file = format!("{}/tests/data/jwe/key.pem", env!("CARGO_MANIFEST_DIR"));
+    let pem = std::fs::read(&file).expect("read");
+    let der = PrivateKeyDer::from_pem_slice(&pem).expect("a key");
+    let public = PrivateDecryptingKey::from_pkcs8(der.secret_der()).expect("a key").public_key();
+    let setup = Setup::new(&format!(", decryption_key_file: '{file}'"), &[("LIMITS_FAILURES_PER_ADDRESS", "6")]);
+    let signed = setup.token(&json!({}));
+    let token = encrypt(&signed, &public);
+    for _ in 0..2 {
+        assert_eq!(setup.get(&token, &[]).status, 200);
+    }
+    let log = setup.upstream.log();
+    assert!(log.iter().all(|seen| seen.header("x-jwt-token") == token));
+    assert!(log.iter().all(|seen| seen.header("x-forwarded-user") == "alice@example.com"));
+    assert_eq!(setup.get(&signed, &[]).status, 200, "encryption is not required");
+    let claims = claims(NOW, &json!({"email": "root"}));
+    for (content, expected) in [
+        (claims.to_string(), "not signed"),
+        (SigningKey::new("one").sign(&claims), "signature is invalid"),
+        (format!("{}.{}.", URL_SAFE_NO_PAD.encode(r#"{"alg":"none"}"#), "e30"), "unknown algorithm"),
+        (encrypt(&signed, &public), "not signed"),
+    ] {
+        let refused = setup.get(&encrypt(&content, &public), &[]);
+        assert_eq!((refused.status, refused.reason().as_str()), (401, "jwt_invalid"), "{content}");
+        assert!(refused.text().contains(expected), "{expected}: {}", refused.text());
+    }
+    for _ in 0..2 {
+        let refused = setup.get(&format!("{token}A"), &[]);
+        assert!(refused.text().contains("cannot be decrypted"), "{}", refused.text());
+    }
+    assert_eq!(setup.get(&encrypt(&signed, &public), &[]).reason(), "too_many_failures", "nothing is decrypted now");
+    assert_eq!(setup.get(&token, &[]).status, 200, "a verified token keeps working");
+}
+
+#[test]
+fn jwts_of_unknown_issuers_are_forwarded_if_the_operator_says_so() {
+    let options = [
+        ("AUTH_JWT_UNKNOWN_ISSUERS", "forward"),
+        ("AUTHORIZATION_MODE", "enforce"),
+        ("AUTHORIZATION_RULES", "[{unknown_users: true, methods: GET}]"),
+        ("UPSTREAM_CREDENTIAL", "impersonate"),
+        ("UPSTREAM_API_KEY", "tk_service"),
+        ("AUTH_TRUST_SALT_HOLDER", "true"),
+        ("LIMITS_FAILURES_PER_ADDRESS", "1"),
+    ];
+    let setup = Setup::new("", &options);
+    let other = SigningKey::new("two").sign(&claims(NOW, &json!({"iss": "https://other"})));
+    for token in [other.as_str(), "a.b.c.d.e"] {
+        assert_eq!(setup.get(token, &[("x-jwt-tenant-id", "acme")]).status, 200);
+        let log = setup.upstream.log();
+        let seen = log.last().expect("forwarded");
+        assert_eq!((seen.header("x-jwt-token"), seen.header("x-jwt-tenant-id")), (token, "acme"));
+        assert_eq!((seen.header("x-api-key"), seen.header("x-forwarded-user")), ("", ""), "no rights of the gateway");
+    }
+    assert_eq!(setup.get(&other, &[("x-api-impersonate-user", "root")]).status, 403);
+    let forged = SigningKey::new("one").sign(&claims(NOW, &json!({})));
+    assert_eq!(setup.get(&forged, &[]).reason(), "jwt_invalid", "tokens of a known issuer are verified here");
+    assert_eq!(setup.upstream.log().len(), 2);
 }
 
 #[test]

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use jsonwebtoken::{Algorithm, DecodingKey, Header, Validation, decode};
 
 use crate::auth::jwt::claims::{ClaimRules, Claims, VerifiedClaims};
+use crate::auth::jwt::encryption::DecryptionKey;
 use crate::auth::jwt::issuer_keys::{IssuerKeys, NewerKeys};
 use crate::auth::jwt::key_set::KeySet;
 use crate::auth::jwt::{Jwt, JwtCaller, JwtError};
@@ -16,6 +17,8 @@ use crate::config::jwt::IssuerOptions;
 pub struct Issuer {
     /// The keys that verify its tokens.
     pub keys: IssuerKeys,
+    /// Decrypts its encrypted tokens.
+    pub decryption_key: Option<DecryptionKey>,
     algorithms: Vec<Algorithm>,
     /// Accepted values of the header `typ`, in lower case; `None`: any.
     types: Option<Vec<String>>,
@@ -41,7 +44,8 @@ impl Issuer {
     /// Reads key files. Key sets with a URL are fetched later, by [`IssuerKeys::refresh_forever`].
     pub fn new(issuer: &IssuerOptions, options: &JwtOptions, clock: &Clock) -> Result<Issuer, String> {
         Ok(Issuer {
-            keys: IssuerKeys::new(&issuer.keys, options, clock)?,
+            keys: IssuerKeys::new(issuer, options, clock)?,
+            decryption_key: issuer.decryption_key_file.as_deref().map(DecryptionKey::read).transpose()?,
             algorithms: issuer.algorithms.clone(),
             types: issuer.types.as_ref().map(|types| types.iter().map(|typ| media_type(typ)).collect()),
             rules: ClaimRules::new(issuer, options.leeway.as_secs()),

@@ -1,12 +1,13 @@
 //! The current keys of an issuer: fetches or reads them again, and keeps the previous ones on failure.
 
 use std::convert::Infallible as Never;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use http::{Request, StatusCode};
 use parking_lot::Mutex;
+use serde::Deserialize;
 use tokio::sync::{Notify, watch};
 use tokio::time::{sleep, timeout};
 use tracing::{info, warn};
@@ -16,8 +17,9 @@ use crate::auth::{FileReload, changed_file};
 use crate::base::clock::{Clock, Tick};
 use crate::base::watched_files::FileWatch;
 use crate::config::JwtOptions;
-use crate::config::jwt::JwksSource;
+use crate::config::jwt::{IssuerOptions, JwksSource};
 use crate::config::options::AUTH;
+use crate::config::url;
 use crate::outbound::http_client::HttpClient;
 
 /// Timeout for fetching keys, and for a request that waits for them.
@@ -40,8 +42,21 @@ pub struct IssuerKeys {
 }
 
 enum IssuerKeysLocation {
-    Url { origin: HttpClient, target: String },
-    File { path: PathBuf, watch: Mutex<FileWatch> },
+    Url {
+        origin: HttpClient,
+        target: String,
+    },
+    /// The URL of the keys is in a document at this one, which must be of this issuer.
+    Discovery {
+        origin: HttpClient,
+        target: String,
+        issuer: String,
+        ca_file: Option<PathBuf>,
+    },
+    File {
+        path: PathBuf,
+        watch: Mutex<FileWatch>,
+    },
     Secret,
 }
 
@@ -69,15 +84,21 @@ struct IssuerKeysState {
 
 impl IssuerKeys {
     /// Reads a key file. Keys with a URL are fetched later, by [`IssuerKeys::refresh_forever`].
-    pub fn new(source: &JwksSource, options: &JwtOptions, clock: &Clock) -> Result<IssuerKeys, String> {
+    pub fn new(issuer: &IssuerOptions, options: &JwtOptions, clock: &Clock) -> Result<IssuerKeys, String> {
         let mut state = IssuerKeysState::default();
-        let location = match source {
+        let location = match &issuer.keys {
             JwksSource::Url { url, ca_file } => {
                 let origin = HttpClient::new(&url.origin, ca_file.as_deref(), AUTH.jwt_issuers.key, FETCH_TIMEOUT);
                 IssuerKeysLocation::Url {
                     origin: origin.map_err(|error| error.to_string())?,
                     target: url.target.clone(),
                 }
+            }
+            JwksSource::Discovery { url, ca_file } => {
+                let (issuer, ca_file) = (issuer.issuer.clone(), ca_file.clone());
+                let origin = HttpClient::new(&url.origin, ca_file.as_deref(), AUTH.jwt_issuers.key, FETCH_TIMEOUT);
+                let origin = origin.map_err(|error| error.to_string())?;
+                IssuerKeysLocation::Discovery { origin, target: url.target.clone(), issuer, ca_file }
             }
             JwksSource::File(path) => {
                 let read = std::fs::read(path).map_err(|error| format!("cannot be read: {error}"));
@@ -106,7 +127,9 @@ impl IssuerKeys {
         let now = self.clock.now();
         let is_stale = |confirmed| now.since(confirmed) >= MAX_STALENESS;
         let is_usable = match self.location {
-            IssuerKeysLocation::Url { .. } => !state.confirmed_at.is_none_or(is_stale),
+            IssuerKeysLocation::Url { .. } | IssuerKeysLocation::Discovery { .. } => {
+                !state.confirmed_at.is_none_or(is_stale)
+            }
             IssuerKeysLocation::File { .. } | IssuerKeysLocation::Secret => true,
         };
         state.set.clone().filter(|_| is_usable)
@@ -125,7 +148,7 @@ impl IssuerKeys {
         if let Some(newer) = self.current().filter(is_newer) {
             return NewerKeys::Found(newer);
         }
-        if !matches!(self.location, IssuerKeysLocation::Url { .. }) {
+        if matches!(self.location, IssuerKeysLocation::File { .. } | IssuerKeysLocation::Secret) {
             return NewerKeys::None;
         }
         // SECURITY: forged tokens must not cause unlimited requests to the identity provider.
@@ -154,8 +177,11 @@ impl IssuerKeys {
 
     /// Fetches the keys periodically and on request. Never returns.
     pub async fn refresh_forever(&self) -> Never {
-        let IssuerKeysLocation::Url { origin, target } = &self.location else {
-            return std::future::pending().await;
+        let (origin, target) = match &self.location {
+            IssuerKeysLocation::Url { origin, target } | IssuerKeysLocation::Discovery { origin, target, .. } => {
+                (origin, target)
+            }
+            IssuerKeysLocation::File { .. } | IssuerKeysLocation::Secret => return std::future::pending().await,
         };
         loop {
             // Wakes no waiting request.
@@ -163,7 +189,13 @@ impl IssuerKeys {
                 state.begun_at = Some(self.clock.now());
                 false
             });
-            let fetched = fetch_key_set(origin, target).await;
+            let fetched = match &self.location {
+                IssuerKeysLocation::Discovery { issuer, ca_file, .. } => match fetch(origin, target).await {
+                    Ok(document) => fetch_discovered(&document, issuer, ca_file.as_deref()).await,
+                    Err(why) => Err(why),
+                },
+                _ => fetch(origin, target).await,
+            };
             // `update` logged a failure and set the state.
             let _ = self.update(fetched, &format!("{}{target}", origin.authority()));
             let is_failing = self.state.borrow().is_failing;
@@ -238,7 +270,25 @@ impl IssuerKeys {
     }
 }
 
-async fn fetch_key_set(origin: &HttpClient, target: &str) -> Result<Vec<u8>, String> {
+/// Fetches the keys that the discovery document of an issuer names.
+async fn fetch_discovered(document: &[u8], issuer: &str, ca_file: Option<&Path>) -> Result<Vec<u8>, String> {
+    #[derive(Deserialize)]
+    struct Discovery {
+        issuer: String,
+        jwks_uri: String,
+    }
+    let found: Discovery = serde_json::from_slice(document)
+        .map_err(|_| "the discovery document does not have `issuer` and `jwks_uri`".to_owned())?;
+    // SECURITY: OpenID Connect Discovery 1.0 section 4.3; otherwise one issuer could publish keys for another one.
+    if found.issuer != issuer {
+        return Err(format!("the discovery document is of the issuer {:?}", found.issuer));
+    }
+    let url = url::parse_trusted_resource(&found.jwks_uri).map_err(|message| format!("its jwks_uri {message}"))?;
+    let origin = HttpClient::new(&url.origin, ca_file, AUTH.jwt_issuers.key, FETCH_TIMEOUT);
+    fetch(&origin.map_err(|error| error.to_string())?, &url.target).await
+}
+
+async fn fetch(origin: &HttpClient, target: &str) -> Result<Vec<u8>, String> {
     let request = Request::get(target).header(http::header::ACCEPT, "application/json");
     let request = request.body(http_body_util::Full::default()).map_err(|error| error.to_string())?;
     let response = origin.send(request).await.map_err(|error| error.to_string())?;

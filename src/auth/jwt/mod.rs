@@ -4,6 +4,7 @@
 //! rest of a request.
 
 mod claims;
+mod encryption;
 mod issuer;
 mod issuer_keys;
 mod key_set;
@@ -16,12 +17,13 @@ use std::time::Duration;
 
 use dashmap::DashMap;
 use jsonwebtoken::decode_header;
+use zeroize::Zeroizing;
 
 use crate::auth::FileReload;
 use crate::base::byte_class::ByteClass;
 use crate::base::clock::Clock;
 use crate::base::user_name::UserName;
-use crate::config::{JwtOptions, Problem};
+use crate::config::{JwtOptions, Problem, UnknownIssuers};
 use crate::http::headers::{HeaderName, Headers};
 use crate::observability::auth_timing::AuthTiming;
 use crate::observability::metrics::AuthOutcome;
@@ -38,7 +40,15 @@ const MAX_CACHED: usize = 100_000;
 const TOKEN_HEADERS: [HeaderName; 4] =
     [HeaderName::XJwtTenantId, HeaderName::XJwtIssuer, HeaderName::XJwtClientId, HeaderName::XJwtNonce];
 
-/// A token as sent by a client, three base64 parts separated by dots, with the headers that describe it.
+/// The parts of a signed token (RFC 7515) and of an encrypted one (RFC 7516), separated by dots.
+const SIGNED_PARTS: usize = 3;
+const ENCRYPTED_PARTS: usize = 5;
+
+fn part_count(token: &[u8]) -> usize {
+    token.split(|byte| *byte == b'.').count()
+}
+
+/// A token as sent by a client, three or five base64 parts separated by dots, with the headers that describe it.
 #[derive(Clone)]
 pub struct Jwt {
     token: Box<[u8]>,
@@ -57,6 +67,9 @@ pub struct JwtCaller {
 /// Why a token is not accepted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum JwtError {
+    /// No configured issuer has this name or, for an encrypted token, a key.
+    #[error("its issuer is unknown")]
+    UnknownIssuer,
     /// Not signed by a known issuer.
     #[error("{0}")]
     Invalid(&'static str),
@@ -78,16 +91,21 @@ impl Jwt {
     /// Parses the token and the headers beside it; `None` if one is malformed.
     pub fn parse(token: &[u8], headers: &Headers) -> Option<Jwt> {
         let is_valid = |byte: &u8| byte.is_ascii_alphanumeric() || b"-_.".contains(byte);
-        let has_three_parts = token.iter().filter(|byte| **byte == b'.').count() == 2;
+        let has_form = matches!(part_count(token), SIGNED_PARTS | ENCRYPTED_PARTS);
         let of_token = TOKEN_HEADERS.iter().filter_map(|name| Some((*name, headers.get(*name)?)));
         let of_token = of_token.map(|(name, value)| Some((name, parse_token_header(value)?.into())));
         let headers = of_token.collect::<Option<_>>()?;
-        (has_three_parts && token.iter().all(is_valid)).then(|| Jwt { token: token.into(), headers })
+        (has_form && token.iter().all(is_valid)).then(|| Jwt { token: token.into(), headers })
     }
 
     /// The header value, to send in a request.
     pub fn expose(&self) -> &[u8] {
         &self.token
+    }
+
+    /// Whether the token is encrypted.
+    pub fn is_encrypted(&self) -> bool {
+        part_count(&self.token) == ENCRYPTED_PARTS
     }
 
     /// The headers beside the token, to send in a request.
@@ -123,6 +141,7 @@ fn parse_token_header(value: &[u8]) -> Option<&str> {
 /// All issuers, with a cache of verified tokens.
 pub struct JwtVerifier {
     issuers: Vec<Issuer>,
+    forwards_unknown_issuers: bool,
     cache: DashMap<TokenId, CachedJwt>,
     clock: Clock,
 }
@@ -146,7 +165,8 @@ impl JwtVerifier {
         if !problems.is_empty() {
             return Err(problems);
         }
-        Ok(JwtVerifier { issuers, cache: DashMap::new(), clock: clock.clone() })
+        let forwards_unknown_issuers = options.unknown_issuers == UnknownIssuers::Forward;
+        Ok(JwtVerifier { issuers, forwards_unknown_issuers, cache: DashMap::new(), clock: clock.clone() })
     }
 
     /// Verifies a token and returns its caller. `id` is [`Jwt::id`].
@@ -164,13 +184,17 @@ impl JwtVerifier {
     }
 
     async fn verify_uncached(&self, jwt: &Jwt, id: TokenId, now: u64) -> Result<JwtCaller, JwtError> {
-        let token = jwt.expose();
+        let decrypted = if jwt.is_encrypted() { Some(self.decrypt(jwt)?) } else { None };
+        let token = decrypted.as_ref().map_or(jwt.expose(), |(_, token)| token);
         let header = decode_header(token)
             .map_err(|_| JwtError::Invalid("its header is malformed or has an unknown algorithm"))?;
         // Only selects the keys to verify with; not trusted.
         let claimed = claims::claimed_issuer(token).ok_or(JwtError::Invalid("it has no issuer (`iss`)"))?;
         let issuer = self.issuers.iter().enumerate().find(|(_, issuer)| issuer.name() == claimed);
-        let (index, issuer) = issuer.ok_or(JwtError::Invalid("its issuer is unknown"))?;
+        let (index, issuer) = issuer.ok_or(JwtError::UnknownIssuer)?;
+        if decrypted.as_ref().is_some_and(|(key_of, _)| *key_of != index) {
+            return Err(JwtError::Invalid("it is encrypted with the key of a different issuer"));
+        }
         let verified = issuer.verify(token, &header, now).await?;
         issuer.check_headers(jwt, &verified)?;
         let caller = verified.caller();
@@ -178,6 +202,29 @@ impl JwtVerifier {
             self.cache.insert(id, CachedJwt { issuer: index, verified });
         }
         Ok(caller)
+    }
+
+    /// The signed token inside an encrypted one, and the issuer whose key has decrypted it.
+    fn decrypt(&self, jwt: &Jwt) -> Result<(usize, Zeroizing<Vec<u8>>), JwtError> {
+        let keys = self.issuers.iter().enumerate();
+        let mut keys = keys.filter_map(|(index, issuer)| Some((index, issuer.decryption_key.as_ref()?))).peekable();
+        keys.peek().ok_or(JwtError::UnknownIssuer)?;
+        let (index, token) = keys
+            .find_map(|(index, key)| Some((index, key.decrypt(jwt.expose()).ok()?)))
+            .ok_or(JwtError::Invalid("it cannot be decrypted"))?;
+        // SECURITY: everyone can encrypt, so the content must be signed.
+        let is_signed = part_count(&token) == SIGNED_PARTS;
+        is_signed.then_some((index, token)).ok_or(JwtError::Invalid("it is encrypted, but not signed"))
+    }
+
+    /// Whether a token was verified before. Not whether it is still valid.
+    pub fn is_cached(&self, id: &TokenId) -> bool {
+        self.cache.contains_key(id)
+    }
+
+    /// Whether tokens of unknown issuers are forwarded, for the backend to verify.
+    pub fn forwards_unknown_issuers(&self) -> bool {
+        self.forwards_unknown_issuers
     }
 
     /// Fetches keys periodically. Never returns.
@@ -222,12 +269,13 @@ mod tests {
     }
 
     #[test]
-    fn a_token_has_three_parts() {
+    fn a_token_has_three_or_five_parts() {
         let jwt = parse("a-_.b.c", Some("acme")).expect("valid");
         assert_eq!(jwt.headers().collect::<Vec<_>>(), [(HeaderName::XJwtTenantId, "acme")]);
         // An unsigned token has an empty third part; it is rejected for its algorithm.
-        assert!(parse("a.b.", None).is_some());
-        for wrong in ["", "a", "a.b", "a.b.c.d", "a.b.c,d.e.f", "a b.c.d", "a.b.c=", "a.b/c.d"] {
+        assert!(parse("a.b.", None).is_some_and(|jwt| !jwt.is_encrypted()));
+        assert!(parse("a.b.c.d.e", None).is_some_and(|jwt| jwt.is_encrypted()));
+        for wrong in ["", "a", "a.b", "a.b.c.d", "a.b.c.d.e.f", "a.b.c,d.e.f", "a b.c.d", "a.b.c=", "a.b/c.d"] {
             assert!(parse(wrong, None).is_none(), "{wrong}");
         }
         for wrong in ["", "a b", "a,b"] {

@@ -13,7 +13,7 @@ use crate::base::secret::Secret;
 use crate::config::audit::SyslogServer;
 use crate::config::choices::{
     AbandonedPolicy, AdminCommands, AdminSocketMode, AuditFailure, AuthorizationMode, ClientAuthMode, CredentialKind,
-    HalfClose, OwnKeys, ProxyProtocol, StoreMode, StoreType, VerifierKind,
+    HalfClose, OwnKeys, ProxyProtocol, StoreMode, StoreType, UnknownIssuers, VerifierKind,
 };
 use crate::config::file::Node;
 use crate::config::options::types::{Count, DurationOrZero, Limit, Size};
@@ -181,6 +181,9 @@ group! { AUTH: AuthKeys = "auth." {
     jwt_issuers: Vec<Node>,
         "Identity providers whose JSON Web Tokens are accepted in x-jwt-token: a list of {issuer, jwks_url or jwks_file \
          or secret_file, audiences, …}. See configuration.md.";
+    jwt_unknown_issuers: UnknownIssuers = "reject",
+        "Handling of JSON Web Tokens whose issuer is not in auth.jwt_issuers. forward: the backend receives them \
+         unchanged and verifies them; their user is unknown to the gateway.";
     jwt_leeway: DurationOrZero = "30s" ["0s"..="5m"],
         "Tolerated clock difference between the gateway and an identity provider.";
     jwt_refresh: Duration = "10m",

@@ -101,13 +101,29 @@ pub const ROUTES: &[EntryKey] = &[
 const JWT_ISSUERS: &[EntryKey] = &[
     required("issuer", EntryForm::Text, "Expected claim `iss`, compared exactly."),
     one_of("jwks_url", EntryForm::Text, "URL of the key set: `https`, or `http` on this machine."),
+    one_of(
+        "discovery_url",
+        EntryForm::Text,
+        "URL of the issuer's OpenID Connect discovery document, which names the key set, in place of `jwks_url`: \
+         `https://…/.well-known/openid-configuration`.",
+    ),
     one_of("jwks_file", EntryForm::Text, "File with the key set, in place of `jwks_url`. Reloaded when it changes."),
     one_of(
         "secret_file",
         EntryForm::Text,
         "File with the shared secret of an HMAC, in place of a key set; at least 32 bytes.",
     ),
-    key("ca_file", EntryForm::Text, "Certificate authorities (PEM) for `jwks_url`, in place of the system's."),
+    key(
+        "ca_file",
+        EntryForm::Text,
+        "Certificate authorities (PEM) for `jwks_url` or `discovery_url`, in place of the system's.",
+    ),
+    key(
+        "decryption_key_file",
+        EntryForm::Text,
+        "RSA private key (PEM, PKCS #8) that decrypts encrypted tokens: `RSA-OAEP` or `RSA-OAEP-256` with `A128GCM`, \
+         `A256GCM`, `A128CBC-HS256` or `A256CBC-HS512`. The token inside must be signed by the issuer.",
+    ),
     required("audiences", EntryForm::Texts, "Accepted audiences: the claim `aud` must contain one of them."),
     key(
         "algorithms",

@@ -53,8 +53,13 @@ impl Idp {
         let set = Arc::<Mutex<Vec<Value>>>::default();
         let shown = Arc::clone(&set);
         let server = Upstream::with_behaviour(move |request: &Recorded, stream| -> AfterRequest {
-            assert_eq!(request.line, "GET /keys HTTP/1.1");
             let keys = shown.lock().expect("no panic").clone();
+            if request.line.starts_with("GET /discovery") {
+                let issuer = if request.line.contains("wrong") { "https://other" } else { ISSUER };
+                let jwks_uri = format!("http://{}/keys", request.header("host"));
+                return respond(stream, 200, &json!({"issuer": issuer, "jwks_uri": jwks_uri}).to_string());
+            }
+            assert_eq!(request.line, "GET /keys HTTP/1.1");
             match keys.is_empty() {
                 true => respond(stream, 500, "{}"),
                 false => respond(stream, 200, &json!({"keys": keys}).to_string()),
