@@ -53,7 +53,7 @@ fn main() {
 fn filled(count: u64) -> (Store, usize) {
     let before = resident();
     let day = Duration::from_secs(86_400);
-    let limits = TokenLimits { ttl: day, idle_ttl: None, max: usize::MAX };
+    let limits = TokenLimits { ttl: day, idle_ttl: None, max: usize::MAX, max_per_user: 0 };
     let store = Store::in_memory(limits, KeyRing::new(&[]), Clock::system());
     for number in 0..count {
         let user = UserName::parse(format!("user{number}").as_bytes()).expect("a name");

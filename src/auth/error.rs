@@ -1,5 +1,7 @@
 //! Why a credential or a login is not accepted. It does not know the responses: `gateway::rejection` does.
 
+use std::time::Duration;
+
 use crate::auth::bearer::BearerError;
 use crate::auth::failure_limiter::TooManyFailures;
 use crate::auth::jwt::JwtError;
@@ -42,6 +44,9 @@ pub enum MintError {
     /// The login was not accepted, or the client has too many failures.
     #[error(transparent)]
     Login(#[from] VerifyError),
+    /// Too many new tokens for the client's address.
+    #[error("too many new tokens")]
+    TooManyTokens(Duration),
     /// The token could not be stored.
     #[error("the token store is unavailable")]
     StoreUnavailable,

@@ -1,8 +1,8 @@
 //! Limits wrong credentials per client address (leaky buckets). Knows nothing about how credentials are verified.
 //!
-//! There are three kinds of buckets: an address's wrong keys and bearers, an address's wrong passwords, and an
+//! There are three kinds of buckets for failures: an address's wrong keys and bearers, an address's wrong passwords, and an
 //! address's wrong passwords for one user. The first two hold `limits.failures_per_address` failures, the last one
-//! `limits.failures_per_user`; a full bucket drains in a minute.
+//! `limits.failures_per_user`; a full bucket drains in a minute. A fourth kind counts the new tokens of an address.
 //!
 //! A check of a credential charges its buckets before it starts, and is refunded if the credential is right. So
 //! concurrent checks cannot exceed a limit, whatever their number, and right credentials never fill a bucket.
@@ -41,6 +41,7 @@ const MAX_BUCKETS_PER_GENERATION: usize = 10_000;
 pub struct FailureLimiter {
     address_rate: Option<Rate>,
     user_rate: Option<Rate>,
+    token_rate: Option<Rate>,
     buckets: Arc<Buckets>,
     bucket_key: Key,
     publish: PublishFailure,
@@ -97,6 +98,9 @@ const KEY_FAILURES: u8 = 0;
 const PASSWORD_FAILURES: u8 = 1;
 const USER_FAILURES: u8 = 2;
 
+/// The new tokens of an address. Each replica counts its own.
+const NEW_TOKENS: u8 = 3;
+
 /// The right to start one check. Dropping it gives it back.
 pub struct Reservation(Option<Charge>);
 
@@ -124,6 +128,7 @@ impl FailureLimiter {
         FailureLimiter {
             address_rate: Rate::per_minute(limits.per_address),
             user_rate: Rate::per_minute(limits.per_user),
+            token_rate: Rate::per_minute(limits.new_tokens),
             buckets: Arc::default(),
             bucket_key: Key::new(HMAC_SHA256, key),
             publish,
@@ -195,7 +200,9 @@ impl FailureLimiter {
         if has_failed {
             shard.add_failure(bucket, rate, now);
             drop(shard);
-            (self.publish)(CredentialFailure { kind, bucket });
+            if kind != NEW_TOKENS {
+                (self.publish)(CredentialFailure { kind, bucket });
+            }
         }
     }
 
@@ -215,6 +222,18 @@ impl Attempt {
         let name = user.as_str().to_ascii_lowercase();
         let user = self.limiter.bucket_id(&[&[USER_FAILURES], &address_bytes, name.as_bytes()]);
         Attempt { address_bucket: address, user_bucket: Some(user), limiter: self.limiter }
+    }
+
+    /// Counts a new token of the client, unless it already has too many. Not for an attempt of [`Attempt::for_user`].
+    ///
+    /// SECURITY: without this limit, a client with the salt could fill the store with tokens of invented users.
+    pub fn record_new_token(&self) -> Result<(), TooManyFailures> {
+        let Some(rate) = self.limiter.token_rate else { return Ok(()) };
+        let bucket = self.limiter.bucket_id(&[&[NEW_TOKENS], &self.address_bucket.to_be_bytes()]);
+        let charged = ChargedBucket { kind: NEW_TOKENS, rate, bucket };
+        self.limiter.charge(charged)?;
+        self.limiter.end_check(charged, true);
+        Ok(())
     }
 
     /// Charges one check. Fails, and charges nothing, if a bucket could become too full.
@@ -373,7 +392,7 @@ mod tests {
         let clock = Clock::manual(0);
         (
             Arc::new(FailureLimiter::new(
-                FailureLimits { per_address, per_user },
+                FailureLimits { per_address, per_user, new_tokens: 3 },
                 &[7; 32],
                 Box::new(drop),
                 clock.clone(),
@@ -418,7 +437,7 @@ mod tests {
     fn new_limits_keep_the_counts() {
         let (limiter, _) = limiter(10, 0);
         assert_eq!(failures_until_limit(&limiter.begin_attempt(address("192.0.2.1"))), 10);
-        let limits = FailureLimits { per_address: 20, per_user: 0 };
+        let limits = FailureLimits { per_address: 20, per_user: 0, new_tokens: 0 };
         let changed = Arc::new(limiter.with_limits(limits, &[7; 32], Box::new(drop)));
         assert_eq!(failures_until_limit(&changed.begin_attempt(address("192.0.2.1"))), 0, "the bucket has not drained");
         assert_eq!(failures_until_limit(&changed.begin_attempt(address("192.0.2.2"))), 20);
@@ -443,6 +462,19 @@ mod tests {
     }
 
     #[test]
+    fn new_tokens_have_a_bucket_of_their_own() {
+        let (limiter, clock) = limiter(10, 3);
+        let new_tokens = |text| {
+            let attempt = limiter.begin_attempt(address(text));
+            (0..1000).take_while(|_| attempt.record_new_token().is_ok()).count()
+        };
+        assert_eq!((new_tokens("192.0.2.1"), new_tokens("192.0.2.1"), new_tokens("192.0.2.2")), (3, 0, 3));
+        assert_eq!(failures_until_limit(&limiter.begin_attempt(address("192.0.2.1"))), 10);
+        clock.advance(PERIOD / 3);
+        assert_eq!(new_tokens("192.0.2.1"), 1);
+    }
+
+    #[test]
     fn an_ipv6_network_is_one_client() {
         let (limiter, _) = limiter(10, 0);
         assert_eq!(failures_until_limit(&limiter.begin_attempt(address("2001:db8::1"))), 10);
@@ -457,7 +489,7 @@ mod tests {
             let other = Arc::clone(&other);
             Box::new(move |failure| other.count_remote_failure(failure))
         };
-        let limits = FailureLimits { per_address: 10, per_user: 3 };
+        let limits = FailureLimits { per_address: 10, per_user: 3, new_tokens: 0 };
         let limiter = Arc::new(FailureLimiter::new(limits, &[7; 32], publish, Clock::manual(0)));
         let at = |limiter: &Arc<FailureLimiter>| limiter.begin_attempt(address("192.0.2.1"));
         assert_eq!(failures_until_limit(&at(&limiter).for_user(&user("alice"))), 3);

@@ -143,7 +143,7 @@ impl Auth {
     /// belongs to this state. Returns the tokens that ended.
     pub fn take_over(&mut self, config: &Config, before: &Auth) -> EndedLogins {
         let tokens = &config.tokens;
-        self.store.set_limits(TokenLimits { ttl: tokens.ttl, idle_ttl: tokens.idle_ttl, max: tokens.max });
+        self.store.set_limits(TokenLimits::new(tokens));
         *self.active_limiter.lock() = Arc::downgrade(&self.failure_limiter);
         let is_same =
             Arc::ptr_eq(&self.verifier, &before.verifier) && self.token_binder.is_same_as(&before.token_binder);

@@ -43,7 +43,7 @@ pub use loading::EndedLogins;
 
 use authorization::Authorization;
 use bearer::{BearerError, BearerOpener, Credentials};
-use failure_limiter::{Attempt, FailureLimiter};
+use failure_limiter::{Attempt, FailureLimiter, TooManyFailures};
 use foreign_keys::{ForeignKeys, KeyVerdict};
 use impersonation::Impersonation;
 use jwt::{Jwt, JwtError, JwtVerifier};
@@ -143,8 +143,7 @@ impl Auth {
         attempt: Attempt,
         timing: &AuthTiming,
     ) -> Result<MintedToken, MintError> {
-        let attempt = attempt.for_user(&login.user);
-        let verifying = self.verifier.verify(&login, bearer, attempt);
+        let verifying = self.verifier.verify(&login, bearer, attempt.clone().for_user(&login.user));
         let VerifiedLogin { user, upstream_key, session, evidence } =
             timing.measure(Phase::Verifier, verifying, verifier_outcome).await?;
         let login = Credentials { user: user.unwrap_or(login.user), ..login };
@@ -169,6 +168,7 @@ impl Auth {
                 seed
             }
             (None, upstream_key) => {
+                attempt.record_new_token().map_err(|TooManyFailures(wait)| MintError::TooManyTokens(wait))?;
                 let user = login.user.clone();
                 let new = NewToken { login: login_id, user, upstream_key, binding, key: PRIMARY_KEY };
                 // Rounded up: in doubt the store decides.

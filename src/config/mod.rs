@@ -283,13 +283,15 @@ pub enum ForeignKeyPolicy {
     Reject,
 }
 
-/// Rate limits for failed authentication, per minute; 0: no limit.
+/// Rate limits for failed authentication and for new tokens, per minute; 0: no limit.
 #[derive(Clone, Copy, Debug)]
 pub struct FailureLimits {
     /// Failures of one client address.
     pub per_address: u32,
     /// Wrong passwords of one user from one client address.
     pub per_user: u32,
+    /// New tokens for one client address.
+    pub new_tokens: u32,
 }
 
 /// Limit on concurrent requests to an upstream, and the queue for it.
@@ -317,7 +319,11 @@ impl Config {
 
 impl LimitOptions {
     fn failures(&self) -> FailureLimits {
-        FailureLimits { per_address: self.failures_per_address, per_user: self.failures_per_user }
+        FailureLimits {
+            per_address: self.failures_per_address,
+            per_user: self.failures_per_user,
+            new_tokens: self.tokens_per_address,
+        }
     }
 
     /// No limits, for tests.
@@ -340,6 +346,7 @@ impl LimitOptions {
             half_close: HalfClose::Cancel,
             failures_per_address: 0,
             failures_per_user: 0,
+            tokens_per_address: 0,
         }
     }
 }

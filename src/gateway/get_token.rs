@@ -80,6 +80,7 @@ fn mint_rejection(error: MintError) -> Rejection {
         MintError::Bearer(BearerError::MadeInFuture) => Rejection::BearerFromTheFuture,
         MintError::Bearer(BearerError::NoCredentials) => Rejection::BearerWithoutCredentials,
         MintError::Bearer(BearerError::InvalidUserName) => Rejection::BearerUserName,
+        MintError::TooManyTokens(wait) => Rejection::TooManyTokens(wait),
         MintError::StoreUnavailable => Rejection::TokenStoreUnavailable,
         MintError::Login(VerifyError::Unavailable) => Rejection::VerifierUnavailable,
         MintError::Login(VerifyError::Busy) => Rejection::VerifierBusy,

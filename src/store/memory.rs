@@ -3,13 +3,14 @@
 //! A bounded concurrent map with lifetimes. It knows neither the persistent store nor how tokens are made.
 
 use std::borrow::Borrow;
-use std::collections::VecDeque;
-use std::hash::{Hash, Hasher};
+use std::collections::{HashMap, VecDeque};
+use std::hash::{BuildHasher, Hash, Hasher, RandomState};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use dashmap::{DashMap, Entry};
 use parking_lot::Mutex;
+use smallvec::SmallVec;
 
 use crate::base::clock::{Clock, Tick};
 use crate::base::identity_hasher::IdentityHasher;
@@ -33,6 +34,8 @@ pub struct MemoryStore {
     /// Live tokens that were evicted since the start of the process.
     evicted: AtomicU64,
     ended: Mutex<EndedTokens>,
+    /// SECURITY: secret, so that a client cannot choose a name with the hash of a different user.
+    user_hasher: RandomState,
     limits: AtomicTokenLimits,
     clock: Clock,
 }
@@ -66,6 +69,9 @@ struct EvictionQueue {
     /// The oldest first. Removed tokens keep their entry until it is the oldest, or until a walk removes it; they do
     /// not count toward the maximum.
     ids: VecDeque<TokenId>,
+    /// The tokens of each user, the oldest first, by a hash of the name. Removed tokens stay until the user gets a new
+    /// one, or until a walk removes them. Most users have one token.
+    by_user: HashMap<u64, SmallVec<[TokenId; 1]>, IdentityHasher>,
     /// Insertions since the last walk over all entries.
     mints_since_walk: usize,
 }
@@ -90,6 +96,7 @@ impl MemoryStore {
             count: AtomicUsize::new(0),
             evicted: AtomicU64::new(0),
             ended: Mutex::default(),
+            user_hasher: RandomState::new(),
             limits: AtomicTokenLimits::new(limits),
             clock,
         }
@@ -194,11 +201,38 @@ impl MemoryStore {
         if self.tokens.insert(id, Arc::clone(&record)).is_none() {
             self.count.fetch_add(1, Ordering::Relaxed);
             queue.ids.push_back(id);
+            self.add_to_user(queue, id, &record);
         }
         if queue.ids.len() > 2 * self.len() + MIN_STALE_ENTRIES {
             queue.ids.retain(|id| self.tokens.contains_key(id));
         }
         record
+    }
+
+    /// Adds a token to those of its user, and evicts the user's oldest token above the maximum.
+    ///
+    /// SECURITY: a client that gets many tokens for one user evicts only tokens of that user.
+    fn add_to_user(&self, queue: &mut EvictionQueue, id: TokenId, record: &TokenRecord) {
+        if queue.by_user.len() > self.len() + MIN_STALE_ENTRIES {
+            queue.by_user.retain(|_, ids| ids.iter().any(|id| self.tokens.contains_key(id)));
+        }
+        let ids = queue.by_user.entry(self.user_hasher.hash_one(&record.user)).or_default();
+        ids.retain(|id| self.tokens.contains_key(id));
+        let max = self.limits.max_per_user();
+        if max > 0 && ids.len() >= max {
+            let now = self.clock.now();
+            ids.drain(..=ids.len() - max).for_each(|id| self.evict(&id, now));
+        }
+        ids.push(id);
+    }
+
+    fn evict(&self, id: &TokenId, now: Tick) {
+        if let Some(record) = self.remove(id)
+            && self.is_live(&record, now)
+        {
+            self.evicted.fetch_add(1, Ordering::Relaxed);
+            self.ended.lock().add(*id, TokenEnd::Evicted, record.expires);
+        }
     }
 
     fn set_current(&self, record: &Arc<TokenRecord>) {
@@ -350,12 +384,7 @@ impl MemoryStore {
         }
         while self.len() > max {
             let Some(id) = queue.ids.pop_front() else { return };
-            if let Some(record) = self.remove(&id)
-                && self.is_live(&record, now)
-            {
-                self.evicted.fetch_add(1, Ordering::Relaxed);
-                self.ended.lock().add(id, TokenEnd::Evicted, record.expires);
-            }
+            self.evict(&id, now);
         }
     }
 
@@ -377,7 +406,7 @@ mod tests {
 
     fn store(idle_ttl: Option<Duration>, max: usize) -> (MemoryStore, Clock) {
         let clock = Clock::manual(0);
-        (MemoryStore::new(TokenLimits { ttl: HOUR, idle_ttl, max }, clock.clone()), clock)
+        (MemoryStore::new(TokenLimits { ttl: HOUR, idle_ttl, max, max_per_user: 0 }, clock.clone()), clock)
     }
 
     fn id_of(seed: &Seed) -> TokenId {
@@ -398,6 +427,43 @@ mod tests {
 
     fn is_live(store: &MemoryStore, seed: u8) -> bool {
         find(store, seed).is_some()
+    }
+
+    #[test]
+    fn a_user_with_too_many_tokens_loses_its_oldest() {
+        let (store, clock) = store(None, 10);
+        store.set_limits(TokenLimits { max_per_user: 2, ..store.limits() });
+        let of = |user: &str, seed: u8| {
+            let user = UserName::parse(user.as_bytes()).expect("valid");
+            let token = NewToken {
+                login: LoginId([seed; 16]),
+                user,
+                upstream_key: None,
+                binding: TokenBinding([0; 8]),
+                key: 0,
+            };
+            let record = |now, expires| TokenRecord::new(token, [seed; 20], Timestamp(0), now, expires);
+            store.insert([seed; 20], LoginId([seed; 16]), record, id_of);
+        };
+        of("alice", 1);
+        for seed in 2..9 {
+            of("mallory", seed);
+        }
+        let live: Vec<_> = (1..9).filter(|seed| is_live(&store, *seed)).collect();
+        assert_eq!((live, store.evicted()), (vec![1, 7, 8], 5));
+        assert_eq!(store.end_of(&id_of(&[2; 20])), TokenEnd::Evicted);
+        store.remove(&id_of(&[8; 20]));
+        of("mallory", 9);
+        assert!(is_live(&store, 7) && is_live(&store, 9), "a removed token does not count");
+        clock.advance(HOUR);
+        store.sweep();
+        of("mallory", 10);
+        assert_eq!(
+            store.eviction_queue.lock().by_user
+                [&store.user_hasher.hash_one(UserName::parse(b"mallory").expect("valid"))]
+                .len(),
+            1
+        );
     }
 
     #[test]

@@ -119,7 +119,7 @@ impl Store {
     /// nothing before [`Store::start`].
     pub fn new(config: &Config, clock: &Clock) -> Result<Store, Problem> {
         let tokens = &config.tokens;
-        let limits = TokenLimits { ttl: tokens.ttl, idle_ttl: tokens.idle_ttl, max: tokens.max };
+        let limits = TokenLimits::new(tokens);
         let mut store = Store::in_memory(limits, KeyRing::new(&config.store.keys), clock.clone());
         let keys = || StoreKeys::new(&store.key_ring);
         let (memory, store_clock) = (Arc::clone(&store.memory), Arc::clone(&store.store_clock));
@@ -308,8 +308,11 @@ impl Store {
         let evicted = self.memory.evicted();
         let new = evicted - self.logged_evictions.swap(evicted, Ordering::Relaxed);
         if new > 0 {
-            let max = self.memory.limits().max;
-            warn!(tokens = new, max, "live tokens were evicted from memory: tokens.max is reached");
+            let TokenLimits { max, max_per_user, .. } = self.memory.limits();
+            warn!(
+                tokens = new,
+                max, max_per_user, "live tokens were evicted from memory: tokens.max or tokens.max_per_user is reached"
+            );
         }
     }
 }

@@ -3,6 +3,8 @@
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
+use crate::config::TokenOptions;
+
 /// The lifetimes and the maximum number of tokens.
 #[derive(Clone, Copy, Debug)]
 pub struct TokenLimits {
@@ -12,9 +14,16 @@ pub struct TokenLimits {
     pub idle_ttl: Option<Duration>,
     /// Maximum number of tokens; when it is reached, the oldest is evicted.
     pub max: usize,
+    /// Maximum number of tokens of one user; when it is reached, the user's oldest is evicted. 0: no limit.
+    pub max_per_user: usize,
 }
 
 impl TokenLimits {
+    /// The limits that these options set.
+    pub fn new(tokens: &TokenOptions) -> TokenLimits {
+        TokenLimits { ttl: tokens.ttl, idle_ttl: tokens.idle_ttl, max: tokens.max, max_per_user: tokens.max_per_user }
+    }
+
     /// The interval for writing the last uses of tokens to a persistent store: at most `max_delay`, and short enough
     /// that no token becomes idle there while it is in use.
     pub(super) fn write_interval(&self, max_delay: Duration) -> Duration {
@@ -30,14 +39,19 @@ pub(super) struct AtomicTokenLimits {
     /// Nanoseconds; [`NO_IDLE_TTL`] for none.
     idle_ttl: AtomicU64,
     max: AtomicUsize,
+    max_per_user: AtomicUsize,
 }
 
 const NO_IDLE_TTL: u64 = u64::MAX;
 
 impl AtomicTokenLimits {
     pub fn new(limits: TokenLimits) -> AtomicTokenLimits {
-        let atomic =
-            AtomicTokenLimits { ttl: AtomicU64::new(0), idle_ttl: AtomicU64::new(0), max: AtomicUsize::new(0) };
+        let atomic = AtomicTokenLimits {
+            ttl: AtomicU64::new(0),
+            idle_ttl: AtomicU64::new(0),
+            max: AtomicUsize::new(0),
+            max_per_user: AtomicUsize::new(0),
+        };
         atomic.set(limits);
         atomic
     }
@@ -47,10 +61,11 @@ impl AtomicTokenLimits {
         self.ttl.store(nanos(limits.ttl), Ordering::Relaxed);
         self.idle_ttl.store(limits.idle_ttl.map_or(NO_IDLE_TTL, nanos), Ordering::Relaxed);
         self.max.store(limits.max, Ordering::Relaxed);
+        self.max_per_user.store(limits.max_per_user, Ordering::Relaxed);
     }
 
     pub fn load(&self) -> TokenLimits {
-        TokenLimits { ttl: self.ttl(), idle_ttl: self.idle_ttl(), max: self.max() }
+        TokenLimits { ttl: self.ttl(), idle_ttl: self.idle_ttl(), max: self.max(), max_per_user: self.max_per_user() }
     }
 
     pub fn ttl(&self) -> Duration {
@@ -64,5 +79,9 @@ impl AtomicTokenLimits {
 
     pub fn max(&self) -> usize {
         self.max.load(Ordering::Relaxed)
+    }
+
+    pub fn max_per_user(&self) -> usize {
+        self.max_per_user.load(Ordering::Relaxed)
     }
 }

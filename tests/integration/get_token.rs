@@ -205,3 +205,34 @@ fn a_slow_password_check_does_not_delay_requests() {
     });
     assert!(answered > 20, "only {answered} requests were served while the only worker checked a password");
 }
+
+#[test]
+fn many_logins_of_one_user_evict_only_its_own_tokens() {
+    let upstream = Upstream::start();
+    let gateway = Gateway::start(upstream.address(), &[("TOKENS_MAX", "20"), ("TOKENS_MAX_PER_USER", "5")]);
+    let token = gateway.token();
+    let tokens: Vec<_> = (0..40).map(|number| gateway.token_of("mallory", &format!("p{number}"))).collect();
+    let get = |token: &str| gateway.client().send("GET /timbr/api/x", &[JSON, ("x-api-key", token)], b"");
+    assert_eq!(get(&token).status, 200);
+    assert_eq!(tokens.iter().filter(|token| get(token).status == 200).count(), 5);
+    assert_eq!(get(&tokens[0]).reason(), "token_evicted");
+}
+
+#[test]
+fn new_tokens_are_limited_per_address() {
+    let upstream = Upstream::start();
+    let gateway = Gateway::start(upstream.address(), &[("LIMITS_TOKENS_PER_ADDRESS", "3")]);
+    let login = |user: &str| {
+        let authorization = format!("Bearer {}", bearer(user, "secret"));
+        gateway.client().send("POST /timbr/api/get_token", &[JSON, ("Authorization", &authorization)], b"")
+    };
+    for user in ["a", "b", "c"] {
+        assert_eq!(login(user).status, 200, "{user}");
+    }
+    let refused = login("d");
+    assert_eq!((refused.status, refused.reason().as_str()), (429, "too_many_tokens"));
+    assert_eq!(refused.header("retry-after"), "21");
+    assert_eq!(login("a").status, 200, "its token exists");
+    gateway.clock.advance(Duration::from_secs(20));
+    assert_eq!((login("d").status, login("e").status), (200, 429));
+}

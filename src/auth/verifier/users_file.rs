@@ -184,7 +184,7 @@ mod tests {
     }
 
     fn attempt_within(per_user: u32) -> Attempt {
-        let limits = FailureLimits { per_address: 0, per_user };
+        let limits = FailureLimits { per_address: 0, per_user, new_tokens: 0 };
         let user = UserName::parse(b"alice").expect("valid");
         Arc::new(FailureLimiter::new(limits, &[7; 32], Box::new(drop), Clock::manual(0)))
             .begin_attempt([192, 0, 2, 1].into())

@@ -263,6 +263,9 @@ group! {
         "Time without use after which a token expires.";
     max: Count = "1000000",
         "Maximum number of stored tokens. When it is exceeded, the oldest token is evicted.";
+    max_per_user: Limit<usize> = "50",
+        "Maximum number of tokens of one user in the memory of a replica. When it is exceeded, the oldest token of that \
+         user is evicted. Each password of a user has its own token. 0: no limit.";
     keys_file: PathBuf,
         "Keys that are known in advance, one per line: user:sha256-of-the-key[:upstream key].";
     foreign: ForeignKeyPolicy = "verify",
@@ -363,6 +366,9 @@ group! {
          are checked; tokens, known keys and valid bearers are still accepted. 0: no limit.";
     failures_per_user: Limit = "10",
         "Rate limit for wrong passwords of one user from one address, per minute. 0: no limit.";
+    tokens_per_address: Limit = "600",
+        "Rate limit for new tokens per client address (IPv6: /64 network), per minute. A login that receives its existing \
+         token does not count. Above it, logins receive 429 and Retry-After. 0: no limit.";
 } }
 
 group! { LIMIT_RULES: LimitRuleKeys = "limits." {

@@ -319,10 +319,11 @@ rejections! {
         fault: Credentials,
         response_header: API_KEY,
         header: Some("x-api-key"),
-        rules: ["tokens.max"],
+        rules: ["tokens.max", "tokens.max_per_user"],
         message: "The token was replaced by newer ones. Get a new one with POST /timbr/api/get_token.",
-        remedy: "The gateway holds tokens.max tokens, and this one was the oldest. Get a new token; raise tokens.max if \
-                 there are so many users, or find the client that requests so many tokens.",
+        remedy: "The gateway holds tokens.max tokens, or tokens.max_per_user of this user, and this one was the oldest. \
+                 Get a new token; raise tokens.max if there are so many users, or find the client that requests so many \
+                 tokens.",
     }
     /// The token store could not read or write a token.
     TokenStoreUnavailable {
@@ -501,6 +502,21 @@ rejections! {
         remedy: "Too many wrong keys, bearers or passwords from one address (`limits.failures_per_address`), or for \
                  one user (`limits.failures_per_user`). `Retry-After` says when the next attempt is possible. Known \
                  tokens and keys keep working; rejected attempts are not counted.",
+    }
+    /// Too many new tokens for the client's address. The data is the time until the next one.
+    TooManyTokens(wait: Duration) {
+        status: TOO_MANY_REQUESTS,
+        reason: "too_many_tokens",
+        phases: [GetToken],
+        fault: Rules,
+        response_header: RetryAfter(wait.as_secs() + 1),
+        header: None,
+        rules: ["limits.tokens_per_address"],
+        detail: format!("the next token is possible after {} s", wait.as_secs() + 1),
+        message: "Too many new tokens were requested from your address. Wait as long as `Retry-After` says, and use one \
+                  token for all requests of a user.",
+        remedy: "More new tokens for one address than `limits.tokens_per_address`. A login that receives its existing \
+                 token is not limited. Behind a proxy, set `trusted_proxies`, so that its clients do not share a limit.",
     }
     /// No rule lets the caller act as the user in `x-api-impersonate-user`.
     ImpersonationDenied {

@@ -121,7 +121,7 @@ impl Default for Metrics {
             store: StoreMetrics::new(&mut catalogue),
             tokens_evicted: catalogue.register_counter(
                 "tokens_evicted",
-                "Live tokens that were evicted from memory because tokens.max was reached",
+                "Live tokens that were evicted from memory because tokens.max or tokens.max_per_user was reached",
             ),
             tokens: catalogue.register_gauge("tokens", "Tokens in memory; expired ones are evicted after some seconds"),
             certificates: catalogue.register_gauges(
