@@ -66,6 +66,17 @@ pub enum StartError {
         /// The error, or what is wrong with the folder.
         source: io::Error,
     },
+    /// A port below 1024 needs a privilege that the process does not have.
+    #[error(
+        "{key}: cannot listen on {address}: ports below 1024 need the capability CAP_NET_BIND_SERVICE; grant it \
+         (AmbientCapabilities= in the systemd unit, or the securityContext of the container) or use a higher port"
+    )]
+    PrivilegedPort {
+        /// Key of the option.
+        key: &'static str,
+        /// Its value.
+        address: SocketAddr,
+    },
     /// The service manager passed a socket for a listener that is disabled.
     #[error(
         "the service manager passes a socket for {0}, which is disabled; set an address, or remove the socket unit"

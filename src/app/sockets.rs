@@ -1,5 +1,6 @@
 //! The listening sockets: opened by the gateway, or passed by the service manager (socket activation).
 
+use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::path::PathBuf;
 
@@ -76,7 +77,10 @@ fn open_or_inherit(
         // SECURITY: a leftover socket unit must not enable a listener that the operator has disabled.
         return if passed.is_empty() { Ok(Vec::new()) } else { Err(StartError::SocketForDisabledListener(key)) };
     };
-    let failed = |source| StartError::Bind { key, address, source };
+    let failed = |source: io::Error| match source.kind() {
+        io::ErrorKind::PermissionDenied if address.port() < 1024 => StartError::PrivilegedPort { key, address },
+        _ => StartError::Bind { key, address, source },
+    };
     if passed.is_empty() {
         let opened = listener::bind(address, count).map_err(failed)?;
         return Ok(opened.into_iter().map(|socket| vec![socket]).collect());

@@ -14,6 +14,21 @@ pub fn parse(text: &str) -> Option<u64> {
     number.parse::<u64>().ok()?.checked_mul(factor)
 }
 
+/// The size that a text with a decimal or abbreviated unit probably means: `10MiB` for `10 MB`, `10mb` and `10M`.
+pub fn suggest(text: &str) -> Option<String> {
+    let digits = text.bytes().take_while(u8::is_ascii_digit).count();
+    let (number, unit) = text.split_at(digits);
+    let unit = match unit.trim().to_ascii_lowercase().as_str() {
+        "k" | "kb" | "kib" => "KiB",
+        "m" | "mb" | "mib" => "MiB",
+        "g" | "gb" | "gib" => "GiB",
+        "b" | "bytes" => "B",
+        _ => return None,
+    };
+    let size = format!("{number}{unit}");
+    parse(&size).map(|_| size)
+}
+
 /// Formats a size in the largest unit that gives a whole number.
 pub fn format(bytes: u64) -> String {
     let units = [(30, "GiB"), (20, "MiB"), (10, "KiB")];
@@ -35,6 +50,18 @@ mod tests {
         }
         for text in ["", "10", "10MB", "1.5GiB", "-1B", "GiB", "99999999999999999999B", "99999999999GiB"] {
             assert_eq!(parse(text), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn decimal_units_are_understood_in_errors() {
+        for (text, size) in
+            [("10 MB", "10MiB"), ("10mb", "10MiB"), ("5k", "5KiB"), ("2 gib", "2GiB"), ("7 bytes", "7B")]
+        {
+            assert_eq!(suggest(text).as_deref(), Some(size));
+        }
+        for text in ["", "10", "MB", "1.5MB", "10 apples", "99999999999 GB"] {
+            assert_eq!(suggest(text), None, "{text}");
         }
     }
 

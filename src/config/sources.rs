@@ -199,11 +199,13 @@ fn setting(
 
 fn read_secret(file: &Setting, option: &OptionSpec, problems: &mut Vec<Problem>) -> Option<Setting> {
     let origin = file.origin.clone();
-    match Secret::read_file(Path::new(file.text.expose())) {
+    let path = Path::new(file.text.expose());
+    match Secret::read_file(path) {
         Ok(text) => Some(Setting { text, origin }),
         Err(error) => {
-            // SECURITY: the path is not shown, because it may be the secret itself, set by mistake.
-            let message = format!("cannot read the file named by {origin}: {error}");
+            // SECURITY: the text is shown only if it is a path, because it may be the secret itself, set by mistake.
+            let shown = if is_certainly_path(path) { format!(" {}", path.display()) } else { String::new() };
+            let message = format!("cannot read the file{shown} named by {origin}: {error}");
             problems.push(Problem::new(option.key, message));
             None
         }
@@ -257,6 +259,7 @@ impl FileReader<'_> {
             }
             Node::Null if is_group(key) => {}
             _ if is_group(key) => self.problem(key, format!("is a group of keys, not {}", node.kind())),
+            Node::Map(_) if !key.contains('.') => self.problem(key, unknown_name("section", key, &all_groups())),
             _ => self.problem(key, unknown_name("key", key, &all_keys())),
         }
     }
@@ -277,8 +280,20 @@ fn shape_of(key: &str) -> Option<Shape> {
     })
 }
 
+/// Whether one of its folders, other than the root, exists.
+fn is_certainly_path(path: &Path) -> bool {
+    path.ancestors().skip(1).any(|folder| folder.file_name().is_some() && folder.is_dir())
+}
+
 fn is_group(key: &str) -> bool {
     options::all().any(|option| option.key.strip_prefix(key).is_some_and(|rest| rest.starts_with('.')))
+}
+
+fn all_groups() -> Vec<String> {
+    let mut groups: Vec<_> =
+        options::all().filter_map(|option| Some(option.key.split_once('.')?.0.to_owned())).collect();
+    groups.dedup();
+    groups
 }
 
 fn all_keys() -> Vec<String> {
@@ -477,6 +492,15 @@ mod tests {
         assert!(problems[0].to_string().contains("keep one of them"), "{problems:?}");
         let (_, problems) = merged(&[], &[("API_AUTH_SALT_FILE", "/nonexistent")], "");
         assert!(problems[0].to_string().contains("named by variable API_AUTH_SALT_FILE"), "{problems:?}");
+        assert!(!problems[0].to_string().contains("/nonexistent"), "{problems:?}");
+        let missing = format!("{path}.missing");
+        let (_, problems) = merged(&[], &[("API_AUTH_SALT_FILE", missing.as_str())], "");
+        assert!(problems[0].to_string().contains(&missing), "{problems:?}");
+        let (_, problems) = merged(&[], &[], "tokns: {ttl: 1h}\n");
+        assert!(
+            problems.iter().any(|one| one.to_string() == "tokns: unknown section; did you mean tokens?"),
+            "{problems:?}"
+        );
     }
 
     #[test]

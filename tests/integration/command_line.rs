@@ -395,3 +395,22 @@ fn rules_without_password_checks_cause_a_warning() {
     assert_eq!(told["steps"][1]["outcome"], "warning", "{told}");
     assert_eq!(told["steps"][1]["fix"], "authorization.rules");
 }
+
+/// Without the capability, as for a container that is not root. The port is privileged in a network namespace of its own.
+#[test]
+fn a_privileged_port_without_the_capability_has_its_own_error() {
+    let script = r#"export PATH=/usr/sbin:/usr/bin:/sbin:/bin; map=-rn; [ "$(id -u)" != 0 ] || map=-n
+        exec unshare $map /bin/sh -c 'exec setpriv --bounding-set -net_bind_service --inh-caps -net_bind_service \
+        -- "$0" serve' "$0""#;
+    let output = std::process::Command::new("/bin/sh")
+        .args(["-c", script, env!("CARGO_BIN_EXE_timbr-gateway")])
+        .env_clear()
+        .env("API_AUTH_SALT", crate::support::bearer::SALT)
+        .env("TIMBR_GATEWAY_UPSTREAM_URL", "http://127.0.0.1:1")
+        .env("TIMBR_GATEWAY_LISTEN_HTTP", "127.0.0.1:80")
+        .output()
+        .expect("it runs");
+    let error = String::from_utf8(output.stderr).expect("text");
+    assert_eq!(output.status.code(), Some(1), "{error}");
+    assert!(error.contains("listen.http") && error.contains("CAP_NET_BIND_SERVICE"), "{error}");
+}

@@ -110,7 +110,14 @@ impl OptionType for bool {
     const SHAPE: Shape = Shape::Bool;
 
     fn parse(text: &str) -> Result<bool, String> {
-        text.parse().map_err(|_| "must be true or false".to_owned())
+        text.parse().map_err(|_| {
+            let meant = match text.to_ascii_lowercase().as_str() {
+                "yes" | "y" | "on" | "1" | "true" => "; did you mean true?",
+                "no" | "n" | "off" | "0" | "false" => "; did you mean false?",
+                _ => "",
+            };
+            format!("must be true or false, not {text:?}{meant}")
+        })
     }
 }
 
@@ -289,7 +296,10 @@ impl<T: TryFrom<u64> + PartialOrd> OptionType for Size<T> {
     fn parse(text: &str) -> Result<T, String> {
         match size::parse(text) {
             Some(size) => T::try_from(size).map_err(|_| format!("is too large: {text}")),
-            None => Err(format!("must be a size with its unit, such as 512KiB, 100MiB or 2GiB, not {text:?}")),
+            None => {
+                let meant = size::suggest(text).map(|size| format!("; did you mean {size}?")).unwrap_or_default();
+                Err(format!("must be a size with its unit, such as 512KiB, 100MiB or 2GiB, not {text:?}{meant}"))
+            }
         }
     }
 
