@@ -78,7 +78,9 @@ impl Fixture {
         let gateway = Rc::new(Gateway::new(&config, auth, vec![upstream], Arc::clone(&admission), rejections));
         let (timeouts, limits) = (config.timeouts, config.limits);
         let trusted_proxies = Vec::new();
-        let serving = ServingConfig { gateway, trusted_proxies, proxy_protocol: false, timeouts, limits, admission };
+        let (proxy_protocol, drain_delay) = (false, config.drain.delay);
+        let serving =
+            ServingConfig { gateway, trusted_proxies, proxy_protocol, timeouts, limits, drain_delay, admission };
         let service = Service { serving: Current::new(Rc::new(serving)), tls: None };
         let address = listener.local_addr().expect("an address");
         let reaper = Rc::new(Reaper::new(config.timeouts, metrics));
@@ -89,8 +91,8 @@ impl Fixture {
     async fn run_connection(&self, bytes: &[u8]) {
         let mut client = TcpStream::connect(self.address).await.expect("connected");
         let (stream, peer) = self.listener.accept().await.expect("accepted");
-        let permit =
-            self.service.serving.get().admission.admit_connection(peer.ip(), false).expect("one connection at a time");
+        let admission = Arc::clone(&self.service.serving.get().admission);
+        let permit = admission.admit_connection(peer.ip(), false, || false).expect("one connection at a time");
         let serving = serve(Rc::clone(&self.service), stream, peer, self.reaper.register(permit));
         let served = tokio::task::spawn_local(serving);
         let (mut reader, mut writer) = client.split();

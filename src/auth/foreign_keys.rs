@@ -317,7 +317,7 @@ impl OutgoingRequest for KeyCheckRequest {
         write_header(&mut head, HeaderName::ContentType, b"application/json");
         write_header(&mut head, HeaderName::Accept, b"application/json");
         write_header(&mut head, HeaderName::XApiKey, self.key.expose());
-        OutgoingMessage { method: Method::GET, head, host_offset: host, body: RequestBody::empty() }
+        OutgoingMessage { method: Method::GET, head, host_offset: Some(host), body: RequestBody::empty() }
     }
 }
 

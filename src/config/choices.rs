@@ -44,6 +44,12 @@ choices! {
     AdminSocketMode { "0600" => Owner, "0660" => Group }
     /// `listen.proxy_protocol`
     ProxyProtocol { "off" => Off, "required" => Required }
+    /// `upstream.host_header`
+    HostHeader { "backend" => Backend, "client" => Client }
+    /// `trusted_proxies_header`
+    ProxyHeader { "x-forwarded-for" => XForwardedFor, "forwarded" => Forwarded }
+    /// `tls.min_version`
+    TlsMinVersion { "1.2" => Tls12, "1.3" => Tls13 }
     /// `limits.half_close`
     HalfClose { "cancel" => Cancel, "serve" => Serve }
     /// `tls.client_auth`
@@ -75,6 +81,13 @@ choices! {
     StoreType { "memory" => Memory, "file" => File, "redis" => Redis }
     /// `store.mode`
     StoreMode { "standalone" => Standalone, "sentinel" => Sentinel, "cluster" => Cluster }
+}
+
+#[allow(clippy::derivable_impls, reason = "the macro declares the variants")]
+impl Default for TlsMinVersion {
+    fn default() -> TlsMinVersion {
+        TlsMinVersion::Tls12
+    }
 }
 
 words! { ForeignKeyPolicy { "verify" => ForeignKeyPolicy::Verify, "forward" => ForeignKeyPolicy::Forward, "reject" => ForeignKeyPolicy::Reject } }

@@ -42,7 +42,7 @@ use crate::base::secret::Secret;
 use crate::observability::log::LogOptions;
 
 pub use admin::{AdminOptions, admin_exposure};
-pub use choices::{AbandonedPolicy, AdminCommands, HalfClose, UnknownIssuers};
+pub use choices::{AbandonedPolicy, AdminCommands, HalfClose, HostHeader, ProxyHeader, TlsMinVersion, UnknownIssuers};
 pub use jwt::JwtOptions;
 pub use ldap::LdapOptions;
 pub use limit_rules::LimitRule;
@@ -67,6 +67,8 @@ pub struct Config {
     pub tls: TlsOptions,
     /// Networks whose information about the client address is trusted. Often empty.
     pub trusted_proxies: Vec<IpNet>,
+    /// The header in which they report the client.
+    pub trusted_proxies_header: ProxyHeader,
     /// Headers of clients that are not forwarded, in lower case.
     pub dropped_headers: Vec<Glob>,
     /// The default upstream, which also verifies keys.
@@ -131,6 +133,8 @@ pub struct TlsOptions {
     pub certificates: Vec<CertificateFiles>,
     /// Client certificates; `None`: they are not requested.
     pub client_auth: Option<ClientAuth>,
+    /// Lowest version of TLS that clients may use.
+    pub min_version: TlsMinVersion,
 }
 
 /// Client certificates in the TLS handshake.

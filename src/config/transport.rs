@@ -13,8 +13,8 @@ impl Reader<'_> {
             let entry = ListEntry::new(format!("{}[{index}]", TLS.certificates), node, self.problems);
             certificates.extend(entry.and_then(certificate));
         }
-        let client_auth = self.client_auth();
-        Some(TlsOptions { certificates, client_auth: client_auth? })
+        let (client_auth, min_version) = (self.client_auth(), self.get(&TLS.min_version));
+        Some(TlsOptions { certificates, client_auth: client_auth?, min_version: min_version? })
     }
 
     fn client_auth(&mut self) -> Option<Option<ClientAuth>> {

@@ -8,7 +8,7 @@ use crate::config::file::Node;
 use crate::config::options::{GLOBAL, UPSTREAM};
 use crate::config::reader::{Reader, complete};
 use crate::config::sources::{self, Problem, ValueOrigin};
-use crate::config::{AbandonedPolicy, CertificateFiles, QueueOptions, routes};
+use crate::config::{AbandonedPolicy, CertificateFiles, HostHeader, QueueOptions, routes};
 
 /// Each backend has a connection pool in each worker, and a health check task.
 const MAX_URLS: usize = 64;
@@ -39,6 +39,8 @@ pub struct UpstreamOptions {
     pub body_timeout: Duration,
     /// Age at which an idle connection is closed.
     pub idle_timeout: Duration,
+    /// The name in `host` that the backend receives.
+    pub host_header: HostHeader,
     /// Handling of requests whose clients have left.
     pub abandoned: AbandonedPolicy,
     /// Interval of DNS lookups.
@@ -147,6 +149,7 @@ impl Reader<'_> {
             response_timeout: self.get(&UPSTREAM.response_timeout),
             body_timeout: self.get(&UPSTREAM.body_timeout),
             idle_timeout: self.get(&UPSTREAM.idle_timeout),
+            host_header: self.get(&UPSTREAM.host_header),
             abandoned: self.get(&UPSTREAM.abandoned),
             resolve_interval: self.get(&UPSTREAM.resolve_interval),
             queue: self.queue(),

@@ -26,6 +26,7 @@ pub(super) fn config(settings: &Settings, problems: &mut Vec<Problem>) -> Option
     let admin = reader.admin();
     let tls = reader.tls();
     let trusted_proxies = reader.get(&GLOBAL.trusted_proxies).unwrap_or_default();
+    let trusted_proxies_header = reader.get(&GLOBAL.trusted_proxies_header);
     let dropped_headers = reader.dropped_headers();
     let upstream = reader.upstream();
     let upstreams = reader.named_upstreams();
@@ -59,6 +60,7 @@ pub(super) fn config(settings: &Settings, problems: &mut Vec<Problem>) -> Option
         admin: admin?,
         tls: tls?,
         trusted_proxies,
+        trusted_proxies_header: trusted_proxies_header?,
         dropped_headers,
         upstream: upstream?,
         upstreams,

@@ -11,6 +11,7 @@ use ipnet::IpNet;
 
 use crate::base::clock;
 use crate::base::hex;
+use crate::config::ProxyHeader;
 use crate::gateway::forwarded::{ClientOrigin, resolve_client};
 use crate::http::headers::{HeaderName, Headers};
 use crate::observability::trace::{Interval, Trace, Tracer};
@@ -82,10 +83,15 @@ const TRACEPARENT_LENGTH: usize = 55;
 
 impl RequestContext {
     /// Uses the client's `x-request-id` and `traceparent` if they are valid, else new ones.
-    pub fn new(peer: Rc<Peer>, headers: &Headers, trusted_proxies: &[IpNet]) -> RequestContext {
+    pub fn new(
+        peer: Rc<Peer>,
+        headers: &Headers,
+        trusted_proxies: &[IpNet],
+        proxy_header: ProxyHeader,
+    ) -> RequestContext {
         let from_client = headers.single(HeaderName::Traceparent).and_then(parse_traceparent);
         RequestContext {
-            origin: resolve_client(peer.address, headers, trusted_proxies),
+            origin: resolve_client(peer.address, headers, trusted_proxies, proxy_header),
             peer,
             request_id: match headers.single(HeaderName::XRequestId).and_then(parse_request_id) {
                 Some(id) => RequestId::FromClient(id.into()),
@@ -208,7 +214,7 @@ mod tests {
             map.append(http::HeaderName::from_bytes(name.as_bytes()).expect("a name"), value.parse().expect("a value"));
         }
         let peer = Peer::new(IpAddr::from([127, 0, 0, 1]), true);
-        RequestContext::new(Rc::new(peer), &Headers::from(&map), &[])
+        RequestContext::new(Rc::new(peer), &Headers::from(&map), &[], ProxyHeader::XForwardedFor)
     }
 
     #[test]

@@ -7,6 +7,7 @@ use std::sync::Once;
 use ipnet::IpNet;
 use tracing::warn;
 
+use crate::config::ProxyHeader;
 use crate::gateway::context::Peer;
 use crate::http::headers::{HeaderName, Headers};
 
@@ -24,25 +25,31 @@ pub struct ClientOrigin {
     pub is_tls: Option<bool>,
 }
 
-/// Reads the headers of trusted proxies. `peer` is the address of the connection.
+/// Reads the header of trusted proxies. `peer` is the address of the connection.
 ///
 /// SECURITY: any client can send these headers. They are read only if the peer is trusted, and from the right, where
 /// the peer has written: up to the first address that is not a trusted proxy's, which is the client. Everything left
-/// of it was written by the client and is discarded.
-pub fn resolve_client(peer: IpAddr, headers: &Headers, trusted: &[IpNet]) -> ClientOrigin {
+/// of it was written by the client and is discarded. Only one of the headers is read, as a proxy that does not write
+/// the other one forwards what the client wrote.
+pub fn resolve_client(peer: IpAddr, headers: &Headers, trusted: &[IpNet], header: ProxyHeader) -> ClientOrigin {
     if !is_trusted(peer, trusted) {
         return ClientOrigin { address: peer, forwarded_for: None, is_tls: None };
     }
     let mut hops = vec![peer];
-    for claimed in claimed_addresses(headers).into_iter().rev().take(MAX_HOPS) {
+    let mut proto = match header {
+        ProxyHeader::XForwardedFor => headers.single(HeaderName::XForwardedProto),
+        ProxyHeader::Forwarded => None,
+    };
+    for (claimed, claimed_proto) in claims(headers, header).into_iter().rev().take(MAX_HOPS) {
         // An unreadable address ends the chain: nothing left of it can be trusted.
         let Some(address) = claimed else { break };
         hops.push(address);
+        proto = claimed_proto.or(proto);
         if !is_trusted(address, trusted) {
             break;
         }
     }
-    let is_tls = match headers.single(HeaderName::XForwardedProto) {
+    let is_tls = match proto {
         Some(b"https") => Some(true),
         Some(b"http") => Some(false),
         _ => None,
@@ -75,23 +82,30 @@ pub fn is_trusted(address: IpAddr, trusted: &[IpNet]) -> bool {
     trusted.iter().any(|network| network.contains(&address))
 }
 
-/// The addresses in the headers, from left to right; `None` for an invalid one. `X-Forwarded-For` has precedence over
-/// `Forwarded`, as most proxies write the former and forward the latter unread.
-fn claimed_addresses(headers: &Headers) -> Vec<Option<IpAddr>> {
+/// The address that one proxy reports, `None` for an invalid one, and the scheme that its client used.
+type Claim<'a> = (Option<IpAddr>, Option<&'a [u8]>);
+
+/// The claims in the header, from left to right.
+fn claims(headers: &Headers, header: ProxyHeader) -> Vec<Claim<'_>> {
     let items = |name: HeaderName| {
         headers.all(name).flat_map(|value| value.split(|byte| *byte == b',')).map(<[u8]>::trim_ascii)
     };
-    if headers.contains(HeaderName::XForwardedFor) {
-        return items(HeaderName::XForwardedFor).map(parse_address).collect();
+    match header {
+        ProxyHeader::XForwardedFor => {
+            items(HeaderName::XForwardedFor).map(|item| (parse_address(item), None)).collect()
+        }
+        ProxyHeader::Forwarded => {
+            let address = |element| parse_address(parameter(element, b"for=")?);
+            items(HeaderName::Forwarded).map(|element| (address(element), parameter(element, b"proto="))).collect()
+        }
     }
-    items(HeaderName::Forwarded).map(|element| parse_address(for_parameter(element)?)).collect()
 }
 
-/// The value of `for` in an element of `Forwarded` (RFC 7239 section 4).
-fn for_parameter(element: &[u8]) -> Option<&[u8]> {
+/// The value of a parameter in an element of `Forwarded` (RFC 7239 section 4). `start` is its name and `=`.
+fn parameter<'a>(element: &'a [u8], start: &[u8]) -> Option<&'a [u8]> {
     let mut values = element.split(|byte| *byte == b';').map(<[u8]>::trim_ascii).filter_map(|pair| {
-        let (name, value) = pair.split_at_checked(4)?;
-        name.eq_ignore_ascii_case(b"for=").then_some(value)
+        let (name, value) = pair.split_at_checked(start.len())?;
+        name.eq_ignore_ascii_case(start).then_some(value)
     });
     let value = values.next()?;
     if values.next().is_some() {
@@ -114,13 +128,19 @@ mod tests {
 
     use super::*;
 
-    fn resolve(peer: &str, headers: &[(&'static str, &'static str)]) -> (String, String, Option<bool>) {
+    type TestHeaders = [(&'static str, &'static str)];
+
+    fn resolve(peer: &str, headers: &TestHeaders) -> (String, String, Option<bool>) {
+        resolve_by(ProxyHeader::XForwardedFor, peer, headers)
+    }
+
+    fn resolve_by(header: ProxyHeader, peer: &str, headers: &TestHeaders) -> (String, String, Option<bool>) {
         let trusted = ["10.0.0.0/8", "fd00::/8"].map(|text| text.parse().expect("a network"));
         let mut map = HeaderMap::new();
         for (name, value) in headers {
             map.append(*name, HeaderValue::from_static(value));
         }
-        let client = resolve_client(peer.parse().expect("an address"), &Headers::from(&map), &trusted);
+        let client = resolve_client(peer.parse().expect("an address"), &Headers::from(&map), &trusted, header);
         let forwarded_for = client.forwarded_for.unwrap_or_else(|| peer.to_owned());
         (client.address.to_string(), forwarded_for, client.is_tls)
     }
@@ -148,12 +168,7 @@ mod tests {
             (&[("x-forwarded-for", "203.0.113.5, unknown, 10.2.2.2")], "10.2.2.2", "10.2.2.2, 10.0.0.1"),
             (&[("x-forwarded-for", "garbage")], "10.0.0.1", "10.0.0.1"),
             (&[("x-forwarded-for", "10.3.3.3, 10.2.2.2")], "10.3.3.3", "10.3.3.3, 10.2.2.2, 10.0.0.1"),
-            (
-                &[("forwarded", "for=6.6.6.6, For=\"[2001:db8::7]:1\";proto=http")],
-                "2001:db8::7",
-                "2001:db8::7, 10.0.0.1",
-            ),
-            (&[("forwarded", "for=_hidden")], "10.0.0.1", "10.0.0.1"),
+            (&[("forwarded", "for=6.6.6.6")], "10.0.0.1", "10.0.0.1"),
             (
                 &[("forwarded", "for=6.6.6.6"), ("x-forwarded-for", "203.0.113.5")],
                 "203.0.113.5",
@@ -162,6 +177,28 @@ mod tests {
             (&[], "10.0.0.1", "10.0.0.1"),
         ] {
             assert_eq!(resolve("10.0.0.1", headers), (address.into(), hops.into(), None), "{headers:?}");
+        }
+    }
+
+    /// A proxy that writes one of the headers forwards the other one as the client wrote it.
+    #[test]
+    fn only_the_configured_header_is_read() {
+        for (forwarded, address, hops, is_tls) in [
+            ("for=6.6.6.6, For=\"[2001:db8::7]:1\";Proto=http", "2001:db8::7", "2001:db8::7, 10.0.0.1", Some(false)),
+            (
+                "for=6.6.6.6;proto=http, for=203.0.113.5;proto=https, for=10.2.2.2;proto=http",
+                "203.0.113.5",
+                "203.0.113.5, 10.2.2.2, 10.0.0.1",
+                Some(true),
+            ),
+            ("for=203.0.113.5, for=10.2.2.2;proto=https", "203.0.113.5", "203.0.113.5, 10.2.2.2, 10.0.0.1", Some(true)),
+            ("for=203.0.113.5;proto=https;proto=http", "203.0.113.5", "203.0.113.5, 10.0.0.1", None),
+            ("for=_hidden", "10.0.0.1", "10.0.0.1", None),
+            ("proto=https", "10.0.0.1", "10.0.0.1", None),
+        ] {
+            let headers = [("forwarded", forwarded), ("x-forwarded-for", "7.7.7.7"), ("x-forwarded-proto", "https")];
+            let result = resolve_by(ProxyHeader::Forwarded, "10.0.0.1", &headers);
+            assert_eq!(result, (address.into(), hops.into(), is_tls), "{forwarded}");
         }
     }
 

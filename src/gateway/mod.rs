@@ -18,6 +18,7 @@ mod impersonate;
 mod limit;
 mod padded_body;
 pub mod recent_rejections;
+mod redirect;
 pub mod rejection;
 mod respond;
 mod rewrite;
@@ -37,7 +38,7 @@ use tracing::error;
 
 use crate::admission::Admission;
 use crate::auth::Auth;
-use crate::config::{Config, LimitOptions};
+use crate::config::{Config, LimitOptions, ProxyHeader};
 use crate::http::client_body::ClientBody;
 use crate::http::headers::{Head, Headers};
 use crate::observability::metrics;
@@ -90,6 +91,7 @@ pub struct Gateway {
     upstreams: Vec<GatewayUpstream>,
     limits: LimitOptions,
     trusted_proxies: Vec<IpNet>,
+    proxy_header: ProxyHeader,
     admission: Arc<Admission>,
     rejection_recorder: RejectionRecorder,
 }
@@ -107,7 +109,7 @@ impl Gateway {
         let body_limits = BodyLimits { max_pause: config.timeouts.body, min_rate: config.limits.body_rate };
         let upstreams = config.all_upstreams().zip(clients).map(|(options, client)| GatewayUpstream {
             client,
-            rewriter: Rewriter::new(&options.credential, config.dropped_headers.clone(), body_limits),
+            rewriter: Rewriter::new(options, config.dropped_headers.clone(), body_limits),
         });
         let routes = RouteTable::new(config.routes.clone());
         let worker = admission.metrics().worker();
@@ -124,6 +126,7 @@ impl Gateway {
             upstreams: upstreams.collect(),
             limits: config.limits,
             trusted_proxies: config.trusted_proxies.clone(),
+            proxy_header: config.trusted_proxies_header,
             admission,
             rejection_recorder,
         }
@@ -154,7 +157,7 @@ impl Gateway {
     /// Responds to bytes that could not be read as a request.
     pub fn reject(&self, peer: Rc<Peer>, rejection: &Rejection) -> DownstreamResponse {
         let unknown = Method::from_bytes(b"-").expect("a token");
-        let context = RequestContext::new(peer, &Headers::new(), &[]);
+        let context = RequestContext::new(peer, &Headers::new(), &[], self.proxy_header);
         let record = AccessRecord::new(context, unknown, "", &self.route_metrics.no_route, &self.worker);
         self.reject_without_permit(rejection, Box::new(record))
     }
@@ -187,6 +190,7 @@ impl Gateway {
         limit(&screened, &identity, exchange)?;
         let without_cookies = !upstream.rewriter.is_client_session(&identity);
         let padding = screened.response_keepalive().filter(|_| can_be_padded(&screened));
+        let named_host = upstream.rewriter.forwarded_host(&screened);
         let mut request = upstream.rewriter.rewrite(screened, body, &identity, exchange.context());
         // Before the slot: a client that does not send its body must not occupy one.
         request.buffer_body(self.limits.buffer).await.map_err(|error| Rejection::from(&error))?;
@@ -196,6 +200,9 @@ impl Gateway {
             // Boxed, as it is rare.
             Some(interval) => Box::pin(self.send_with_padding(upstream, request, identity, interval, exchange)).await?,
         };
+        let response = response.with_local_urls(|host: &str, port| {
+            upstream.client.is_backend(host, port) || named_host.as_ref().is_some_and(|named| named.is(host, port))
+        });
         Ok(if without_cookies { response.without_cookies() } else { response })
     }
 
@@ -203,7 +210,7 @@ impl Gateway {
         if self.trusted_proxies.is_empty() {
             warn_about_unknown_proxy(&peer, &head.headers);
         }
-        let mut context = RequestContext::new(peer, &head.headers, &self.trusted_proxies);
+        let mut context = RequestContext::new(peer, &head.headers, &self.trusted_proxies, self.proxy_header);
         context.received_bytes = (!body.is_end_stream()).then(Rc::default);
         let trace = self.tracer.and_then(|tracer| context.start_trace(tracer));
         let (method, path) = (head.method.clone(), head.uri.path());

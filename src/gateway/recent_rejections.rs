@@ -234,6 +234,7 @@ mod tests {
     use http::Method;
 
     use super::*;
+    use crate::config::ProxyHeader;
     use crate::gateway::context::{Peer, RequestContext};
     use crate::http::headers::{HeaderName, Headers};
     use crate::observability::metrics::Metrics;
@@ -242,7 +243,8 @@ mod tests {
         let mut headers = Headers::new();
         headers.push(HeaderName::XRequestId, id.as_bytes());
         let peer = Rc::new(Peer::new(IpAddr::from([192, 0, 2, 1]), false));
-        let (context, worker) = (RequestContext::new(peer, &headers, &[]), Metrics::default().worker());
+        let (context, worker) =
+            (RequestContext::new(peer, &headers, &[], ProxyHeader::XForwardedFor), Metrics::default().worker());
         let request = AccessRecord::new(context, Method::GET, "/timbr/api/query/", &worker.route(""), &worker);
         recorder.record(&Rejection::ApiKeyMissing, &request);
     }

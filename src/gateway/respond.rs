@@ -11,6 +11,7 @@ use http_body::{Body, Frame, SizeHint};
 use crate::admission::RequestPermit;
 use crate::gateway::access_record::AccessRecord;
 use crate::gateway::padded_body::{self, PaddedBody, PaddedFrame};
+use crate::gateway::redirect::{NamesBackend, has_url, rewrite_urls};
 use crate::http::headers::{HeaderName, Headers};
 use crate::os::splice::SplicePipe;
 use crate::upstream::{ResponseBody, ResponseBodyError, UpstreamResponse};
@@ -47,6 +48,14 @@ impl GatewayResponse {
         let UpstreamResponse { status, mut headers, body } = response;
         remove_hop_by_hop(&mut headers);
         GatewayResponse { status, headers, source: BodySource::Upstream(body) }
+    }
+
+    /// Makes paths of the URLs in the headers that name the backend, as `names_backend` says.
+    pub fn with_local_urls(mut self, names_backend: impl NamesBackend) -> GatewayResponse {
+        if self.headers.iter().any(|header| has_url(header.name)) {
+            rewrite_urls(&mut self.headers, names_backend);
+        }
+        self
     }
 
     /// Removes the cookies that the backend sets.

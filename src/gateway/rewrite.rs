@@ -4,13 +4,14 @@
 //! may be forwarded, then the gateway's, so that no header of the client can replace one of the gateway.
 
 use bytes::Bytes;
-use http::{HeaderValue, Method};
+use http::uri::Authority;
+use http::{HeaderValue, Method, Uri};
 
 use crate::auth::{ClientCredential, Identity, basic_authorization};
 use crate::base::glob::Glob;
 use crate::base::secret::Secret;
 use crate::base::user_name::UserName;
-use crate::config::CredentialMode;
+use crate::config::{CredentialMode, HostHeader, UpstreamOptions};
 use crate::gateway::context::RequestContext;
 use crate::gateway::header_policy::{Disposition, disposition};
 use crate::gateway::screen::{Screened, ScreenedParts};
@@ -58,7 +59,7 @@ impl UpstreamRequest {
 pub struct ResendableRequest {
     method: Method,
     head: Vec<u8>,
-    host_offset: usize,
+    host_offset: Option<usize>,
     body: Option<Bytes>,
     key_header: KeyHeader,
 }
@@ -97,9 +98,20 @@ const INITIAL_MESSAGE_CAPACITY: usize = 1000;
 /// Writes requests with the credential that the configuration chooses.
 pub struct Rewriter {
     mode: RewriteMode,
+    host_header: HostHeader,
     /// `headers.drop`
     dropped_headers: Vec<Glob>,
     body_limits: BodyLimits,
+}
+
+/// The host and port that the client used.
+pub struct NamedHost(Authority);
+
+impl NamedHost {
+    /// Whether a URL with this host and port names it.
+    pub fn is(&self, host: &str, port: Option<u16>) -> bool {
+        self.0.host().eq_ignore_ascii_case(host) && self.0.port_u16() == port
+    }
 }
 
 enum RewriteMode {
@@ -123,8 +135,8 @@ enum UpstreamCredential<'a> {
 
 impl Rewriter {
     /// `dropped_headers` are in lower case; `body_limits` apply to the bodies of clients.
-    pub fn new(credential: &CredentialMode, dropped_headers: Vec<Glob>, body_limits: BodyLimits) -> Rewriter {
-        let mode = match credential {
+    pub fn new(upstream: &UpstreamOptions, dropped_headers: Vec<Glob>, body_limits: BodyLimits) -> Rewriter {
+        let mode = match &upstream.credential {
             CredentialMode::Forward => RewriteMode::Forward,
             CredentialMode::Platform | CredentialMode::Delegate => RewriteMode::PerUser,
             // The configuration has checked that the key is a valid header value.
@@ -132,7 +144,15 @@ impl Rewriter {
                 RewriteMode::Impersonate { service_key: service_key.clone() }
             }
         };
-        Rewriter { mode, dropped_headers, body_limits }
+        Rewriter { mode, host_header: upstream.host_header, dropped_headers, body_limits }
+    }
+
+    /// The host that the client used, if the backend receives it as its own name.
+    pub fn forwarded_host(&self, screened: &Screened) -> Option<NamedHost> {
+        if self.host_header == HostHeader::Backend {
+            return None;
+        }
+        Authority::try_from(client_host(screened.uri(), screened.headers())?).ok().map(NamedHost)
     }
 
     /// True if the backend receives the client's own key and knows it, so that it can decide what the key may do.
@@ -187,9 +207,12 @@ impl Rewriter {
             screened.into_parts();
         let mut head = Vec::with_capacity(INITIAL_MESSAGE_CAPACITY);
         write_request_start(&mut head, &method, &uri);
-        // `upstream` inserts the name of the chosen backend.
+        // By default, `upstream` inserts the name of the chosen backend.
         write_header(&mut head, HeaderName::Host, b"");
-        let host_offset = head.len();
+        let host_offset = (self.host_header == HostHeader::Backend).then(|| head.len());
+        if host_offset.is_none() {
+            head.extend_from_slice(client_host(&uri, &headers).unwrap_or_default());
+        }
         let forwarded = ForwardedHeaders {
             connection_options: &connection_options,
             dropped_headers: &self.dropped_headers,
@@ -209,9 +232,7 @@ impl Rewriter {
         write_header(&mut head, HeaderName::XForwardedFor, forwarded_for.as_bytes());
         let proto = if context.origin.is_tls.unwrap_or(context.peer.is_tls) { "https" } else { "http" };
         write_header(&mut head, HeaderName::XForwardedProto, proto.as_bytes());
-        // The host that the client requested.
-        let host = uri.authority().map(|authority| authority.as_str().as_bytes());
-        if let Some(host) = host.or_else(|| headers.get(HeaderName::Host)) {
+        if let Some(host) = client_host(&uri, &headers) {
             write_header(&mut head, HeaderName::XForwardedHost, host);
         }
         write_header(&mut head, HeaderName::XRequestId, context.request_id_bytes());
@@ -257,6 +278,12 @@ impl Rewriter {
             }
         }
     }
+}
+
+/// The host that the client requested.
+fn client_host<'a>(uri: &'a Uri, headers: &'a Headers) -> Option<&'a [u8]> {
+    let authority = uri.authority().map(|authority| authority.as_str().as_bytes());
+    authority.or_else(|| headers.get(HeaderName::Host))
 }
 
 fn write_key(head: &mut Vec<u8>, key: &[u8], key_header: KeyHeader) {

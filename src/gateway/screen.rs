@@ -38,6 +38,11 @@ impl Screened {
         self.head.uri.path()
     }
 
+    /// The target as the client sent it.
+    pub fn uri(&self) -> &Uri {
+        &self.head.uri
+    }
+
     /// All headers as the client sent them.
     pub fn headers(&self) -> &Headers {
         &self.head.headers

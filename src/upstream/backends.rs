@@ -65,6 +65,16 @@ impl Backends {
         }
     }
 
+    /// Returns whether a URL with this host and port names one of the backends.
+    pub fn has_name(&self, host: &str, port: Option<u16>) -> bool {
+        let host = host.trim_start_matches('[').trim_end_matches(']');
+        self.origins.iter().any(|origin| {
+            // The backend may write the scheme that the client used, with its own port.
+            let is_port = port.map_or_else(|| origin.has_default_port(), |port| port == origin.port);
+            origin.host.eq_ignore_ascii_case(host) && is_port
+        })
+    }
+
     /// Creates the backends of a new configuration. Known addresses of a name stay active until the next lookup. The
     /// state of an endpoint is copied if it is still meaningful.
     pub fn with_options(

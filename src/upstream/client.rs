@@ -62,6 +62,11 @@ impl UpstreamClient {
         Arc::ptr_eq(&self.0.backends, backends)
     }
 
+    /// Returns whether a URL with this host and port names one of the backends; the port is `None` if the URL has none.
+    pub fn is_backend(&self, host: &str, port: Option<u16>) -> bool {
+        self.0.backends.has_name(host, port)
+    }
+
     /// Closes connections that exceeded the idle timeout, and those of removed endpoints.
     pub fn close_expired(&self) {
         self.0.load_balancer.close_expired();

@@ -36,8 +36,8 @@ const MAX_BUFFERED_REQUEST: u64 = 4 * 1024;
 pub struct Upload {
     /// A copy of the head, if the request may be retried.
     retry_head: Option<Vec<u8>>,
-    /// Where the backend's name is in the head.
-    host_range: Range<usize>,
+    /// Where the backend's name is in the head; `None` if the head has a different one.
+    host_range: Option<Range<usize>>,
     batch: WriteBatch,
     body: RequestBody,
     framing: Framing,
@@ -75,7 +75,7 @@ impl Upload {
     /// Prepares a request for the backend with this name.
     pub fn new(message: OutgoingMessage, authority: &str) -> Upload {
         let OutgoingMessage { method, mut head, host_offset, body } = message;
-        let host_range = replace_range(&mut head, host_offset..host_offset, authority.as_bytes());
+        let host_range = host_offset.map(|at| replace_range(&mut head, at..at, authority.as_bytes()));
         let (framing, body_left) = match body.exact_size() {
             Some(0) => (Framing::None, 0),
             Some(length) => (Framing::Length(length), length),
@@ -102,11 +102,11 @@ impl Upload {
     /// Changes the `host` header, before anything is written.
     pub fn set_host(&mut self, authority: &str) {
         debug_assert!(self.unsent);
-        let host = self.host_range.clone();
+        let Some(host) = self.host_range.clone() else { return };
         if let Some(head) = &mut self.retry_head {
             replace_range(head, host.clone(), authority.as_bytes());
         }
-        self.host_range = replace_range(&mut self.batch.prefix, host, authority.as_bytes());
+        self.host_range = Some(replace_range(&mut self.batch.prefix, host, authority.as_bytes()));
     }
 
     /// Returns whether no byte of the request was written.
@@ -368,7 +368,7 @@ mod tests {
     #[test]
     fn the_host_header_can_be_changed_before_sending() {
         let mut head = b"GET / HTTP/1.1\r\nhost: ".to_vec();
-        let host_offset = head.len();
+        let host_offset = Some(head.len());
         head.extend_from_slice(b"\r\naccept: */*");
         let message = OutgoingMessage { method: Method::GET, head, host_offset, body: RequestBody::empty() };
         let mut upload = Upload::new(message, "first:8000");
@@ -402,7 +402,7 @@ mod tests {
     #[test]
     fn a_stalled_upload_makes_no_progress() {
         let head = b"GET / HTTP/1.1\r\nhost: ".to_vec();
-        let host_offset = head.len();
+        let host_offset = Some(head.len());
         let mut upload =
             Upload::new(OutgoingMessage { method: Method::GET, head, host_offset, body: RequestBody::empty() }, "b");
         let cx = &mut Context::from_waker(std::task::Waker::noop());

@@ -219,7 +219,7 @@ fn health_check_message(path: &str) -> OutgoingMessage {
     let mut head = Vec::new();
     write_request_start(&mut head, &Method::GET, &uri);
     write_header(&mut head, HeaderName::Host, b"");
-    let host_offset = head.len();
+    let host_offset = Some(head.len());
     write_header(&mut head, HeaderName::UserAgent, b"timbr-gateway");
     write_header(&mut head, HeaderName::Accept, b"*/*");
     write_header(&mut head, HeaderName::Connection, b"close");

@@ -59,8 +59,9 @@ pub struct OutgoingMessage {
     /// The request line, with the target in origin form, and the headers: `host` with an empty value, no hop-by-hop
     /// headers, no headers that frame the body.
     pub head: Vec<u8>,
-    /// Offset in `head` at which the backend's name is inserted once an endpoint is chosen.
-    pub host_offset: usize,
+    /// Offset in `head` at which the backend's name is inserted once an endpoint is chosen; `None` if `host` has a value
+    /// already.
+    pub host_offset: Option<usize>,
     /// The body, which is streamed.
     pub body: RequestBody,
 }

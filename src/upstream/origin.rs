@@ -51,6 +51,11 @@ impl UpstreamOrigin {
         self.host == other.host && self.port == other.port
     }
 
+    /// Returns whether the port is the one of a URL without a port.
+    pub fn has_default_port(&self) -> bool {
+        matches!(self.port, 80 | 443)
+    }
+
     /// The IP address, if the host is one.
     pub fn ip_literal(&self) -> Option<IpAddr> {
         self.host.parse().ok()

@@ -50,7 +50,7 @@ mod tests {
 
     fn upload(method: Method) -> Upload {
         let head = b"GET / HTTP/1.1\r\nhost: ".to_vec();
-        let host_offset = head.len();
+        let host_offset = Some(head.len());
         Upload::new(OutgoingMessage { method, head, host_offset, body: RequestBody::empty() }, "b")
     }
 

@@ -244,3 +244,58 @@ fn http_1_0_is_served_and_closed() {
     assert!(client.is_closed());
     assert!(upstream.only_request().line.ends_with("HTTP/1.1"));
 }
+
+/// A backend that redirects to the URL in the query, in which `@` is the value of `host` that it received.
+fn redirecting_upstream() -> Upstream {
+    Upstream::with_behaviour(|request, stream| {
+        let url = request.line.split(['?', ' ']).nth(2).expect("a query").replace('@', request.header("host"));
+        let head = format!(
+            "HTTP/1.1 308 Permanent Redirect\r\nLocation: {url}\r\nContent-Location: {url}\r\n\
+             Refresh: 5; url={url}\r\nContent-Length: 0\r\n\r\n"
+        );
+        write(stream, head.as_bytes())
+    })
+}
+
+/// A client that follows a redirect to the backend itself would send its key past the gateway.
+#[test]
+fn redirects_to_the_backend_stay_at_the_gateway() {
+    let upstream = redirecting_upstream();
+    let by_name = format!("http://localhost:{}", upstream.address().port());
+    for url in [format!("http://{}", upstream.address()), by_name] {
+        let gateway = Gateway::start_with_url(&url, &[]);
+        let token = gateway.token();
+        for (told, expected) in [
+            ("http://@/timbr/api/y/", "/timbr/api/y/"),
+            ("https://@/timbr/api/y/", "/timbr/api/y/"),
+            ("//@//elsewhere.example/", "/.//elsewhere.example/"),
+            ("/timbr/api/y/", "/timbr/api/y/"),
+            ("https://elsewhere.example/x", "https://elsewhere.example/x"),
+            ("http://gateway.test/x", "http://gateway.test/x"),
+        ] {
+            let headers = [JSON, ("x-api-key", &*token)];
+            let response = gateway.client().send(&format!("GET /timbr/api/x?{told}"), &headers, b"");
+            let refresh = format!("5; url={expected}");
+            for (name, expected) in [("location", expected), ("content-location", expected), ("refresh", &refresh)] {
+                assert_eq!(response.header(name), expected, "{told}");
+            }
+        }
+    }
+}
+
+#[test]
+fn the_backend_receives_the_host_of_the_client_if_configured() {
+    let upstream = redirecting_upstream();
+    for (option, expected) in [("backend", upstream.address().to_string()), ("client", "gateway.test".to_owned())] {
+        let gateway = Gateway::start(upstream.address(), &[("UPSTREAM_HOST_HEADER", option)]);
+        let token = gateway.token();
+        let headers = [JSON, ("x-api-key", &*token)];
+        let response = gateway.client().send("GET /timbr/api/x?http://@/y", &headers, b"");
+        assert_eq!(response.header("location"), "/y", "the backend's own name");
+        let log = upstream.log();
+        let arrived = log.last().expect("a request");
+        assert_eq!((arrived.header("host"), arrived.header("x-forwarded-host")), (&*expected, "gateway.test"));
+        let internal = format!("GET /timbr/api/x?http://{}/y", upstream.address());
+        assert_eq!(gateway.client().send(&internal, &headers, b"").header("location"), "/y", "{option}");
+    }
+}

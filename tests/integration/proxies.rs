@@ -204,3 +204,26 @@ fn clients_behind_the_proxy_protocol_are_limited_by_their_address() {
     gateway.expect_metric("timbr_gateway_client_connections", 4.0);
     assert_eq!(connect("203.0.113.7").1, Some(404));
 }
+
+#[test]
+fn one_header_of_trusted_proxies_is_read() {
+    let upstream = Upstream::start();
+    for (option, address, proto) in [("x-forwarded-for", "203.0.113.7", "http"), ("forwarded", "203.0.113.8", "https")]
+    {
+        let options = [("TRUSTED_PROXIES", "127.0.0.1"), ("TRUSTED_PROXIES_HEADER", option)];
+        let gateway = Gateway::start(upstream.address(), &options);
+        let token = gateway.token();
+        let headers = [
+            JSON,
+            ("x-api-key", &*token),
+            ("X-Forwarded-For", "203.0.113.7"),
+            ("X-Forwarded-Proto", "http"),
+            ("Forwarded", "for=203.0.113.8;proto=https"),
+        ];
+        assert_eq!(gateway.client().send("GET /timbr/api/x", &headers, b"").status, 200);
+        let log = upstream.log();
+        let arrived = log.last().expect("a request");
+        assert_eq!(arrived.header("x-forwarded-for"), format!("{address}, 127.0.0.1"));
+        assert_eq!(arrived.header("x-forwarded-proto"), proto);
+    }
+}

@@ -13,7 +13,8 @@ use crate::base::secret::Secret;
 use crate::config::audit::SyslogServer;
 use crate::config::choices::{
     AbandonedPolicy, AdminCommands, AdminSocketMode, AuditFailure, AuthorizationMode, ClientAuthMode, CredentialKind,
-    HalfClose, OwnKeys, ProxyProtocol, StoreMode, StoreType, UnknownIssuers, VerifierKind,
+    HalfClose, HostHeader, OwnKeys, ProxyHeader, ProxyProtocol, StoreMode, StoreType, TlsMinVersion, UnknownIssuers,
+    VerifierKind,
 };
 use crate::config::file::Node;
 use crate::config::options::types::{Count, DurationOrZero, Limit, Size};
@@ -55,6 +56,10 @@ group! { GLOBAL: GlobalKeys = "" {
     trusted_proxies: Vec<IpNet>,
         "Networks of the proxies in front of the gateway, such as 10.0.0.0/8. The client addresses in X-Forwarded-For, \
          Forwarded and PROXY protocol headers are trusted only if they come from one of these networks.";
+    trusted_proxies_header: ProxyHeader = "x-forwarded-for",
+        "Header in which the trusted proxies report the client. x-forwarded-for: X-Forwarded-For and X-Forwarded-Proto. \
+         forwarded: Forwarded (RFC 7239), with for and proto. The other one is ignored, because a proxy that does not \
+         write it forwards what the client wrote.";
     upstreams: Vec<Node>,
         "Further upstreams, for routes that name one: a list of {name, url or urls, …} with the keys of upstream. See \
          upstreams.md.";
@@ -96,6 +101,8 @@ group! { TLS: TlsKeys = "tls." {
     certificates: Vec<Node>,
         "Additional certificates, selected by server name (SNI): a list of {cert_file, key_file}. Clients whose server \
          name matches none receive tls.cert_file or, if it is not set, the first certificate of this list.";
+    min_version: TlsMinVersion = "1.2",
+        "Lowest version of TLS that clients may use.";
     client_auth: ClientAuthMode = "off",
         "Whether HTTPS clients present a certificate signed by tls.client_ca_file. optional: they may, and a route can \
          require it (client_certificate). required: every client must.";
@@ -132,6 +139,9 @@ group! { UPSTREAM: UpstreamKeys = "upstream." {
     idle_timeout: Duration = "1500ms",
         "Time after which an idle connection to the backend is closed. Must be shorter than the keep-alive timeout of \
          the backend (gunicorn: 2s).";
+    host_header: HostHeader = "backend",
+        "Name in the host header of requests. backend: the host of the URL. client: the host that the client used, for a \
+         backend that is a virtual host of that name or builds URLs from it. It is always in x-forwarded-host too.";
     abandoned: AbandonedPolicy = "half-close",
         "Handling of the backend connection of a request whose client has left. half-close: the gateway closes its \
          direction, and the request counts toward all limits until the backend has responded or closed the connection, at \

@@ -1,0 +1,150 @@
+//! Rewrites the URLs in a response that name the backend itself. It does not know which backend sent the response.
+
+use crate::http::headers::{HeaderName, Headers};
+
+/// Whether a URL with this host and port names the backend; the port is `None` if the URL has none.
+pub trait NamesBackend: Fn(&str, Option<u16>) -> bool {}
+
+impl<F: Fn(&str, Option<u16>) -> bool> NamesBackend for F {}
+
+/// The headers that contain a URL for the client.
+pub fn has_url(name: HeaderName) -> bool {
+    matches!(name, HeaderName::Location | HeaderName::ContentLocation | HeaderName::Refresh)
+}
+
+/// Replaces URLs of the backend by their path, which the client resolves against the scheme, host and port that it used.
+///
+/// SECURITY: a client that follows a redirect to the backend sends its key past the gateway, possibly unencrypted. The
+/// replacement is a path and not a URL, because `Host` is chosen by the client.
+pub fn rewrite_urls(headers: &mut Headers, names_backend: impl NamesBackend) {
+    for name in [HeaderName::Location, HeaderName::ContentLocation, HeaderName::Refresh] {
+        let rewritten = |value: &[u8]| {
+            let value = std::str::from_utf8(value).ok()?;
+            let start = if name == HeaderName::Refresh { start_of_refresh_url(value)? } else { 0 };
+            let (before, url) = value.split_at(start);
+            let (url, after) = url.find(['"', '\'']).map_or((url, ""), |end| url.split_at(end));
+            Some(format!("{before}{}{after}", local_reference(url, &names_backend)?))
+        };
+        let values: Vec<_> = headers.all(name).map(|value| (value.to_vec(), rewritten(value))).collect();
+        if values.iter().all(|(_, rewritten)| rewritten.is_none()) {
+            continue;
+        }
+        headers.remove(name);
+        for (value, rewritten) in values {
+            headers.push(name, rewritten.as_ref().map_or(&value, |text| text.as_bytes()));
+        }
+    }
+}
+
+/// Where the URL begins in `5; url=http://…` or `0;URL='http://…'`.
+fn start_of_refresh_url(value: &str) -> Option<usize> {
+    let key = value.to_ascii_lowercase().find("url")? + "url".len();
+    let rest = value[key..].trim_start().strip_prefix('=')?.trim_start();
+    Some(value.len() - rest.strip_prefix(['"', '\'']).unwrap_or(rest).len())
+}
+
+/// The path, query and fragment of a URL that names the backend; `None` for any other URL or path.
+fn local_reference(url: &str, names_backend: impl NamesBackend) -> Option<String> {
+    let rest = ["http://", "https://", "//"].iter().find_map(|scheme| {
+        let (start, rest) = url.split_at_checked(scheme.len())?;
+        start.eq_ignore_ascii_case(scheme).then_some(rest)
+    })?;
+    let (authority, rest) = rest.split_at(rest.find(['/', '\\', '?', '#']).unwrap_or(rest.len()));
+    let authority = authority.rsplit_once('@').map_or(authority, |(_, host)| host);
+    let (host, port) = match authority.rsplit_once(':') {
+        Some((host, port)) if !port.contains(']') => (host, Some(port.parse().ok()?)),
+        _ => (authority, None),
+    };
+    if !names_backend(host, port) {
+        return None;
+    }
+    // SECURITY: what begins with two slashes is a URL of a different host; clients also read `\` as a slash and ignore
+    // tabs.
+    let is_ambiguous = matches!(rest.as_bytes(), [b'/', b'/' | b'\\' | b'\t', ..] | [b'\\', ..]);
+    Some(match rest.starts_with('/') {
+        _ if is_ambiguous => format!("/.{}{rest}", if rest.starts_with('/') { "" } else { "/" }),
+        true => rest.to_owned(),
+        false => format!("/{rest}"),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use http::{HeaderMap, HeaderValue};
+
+    use super::*;
+
+    fn rewritten(name: &'static str, value: &'static str) -> String {
+        let mut map = HeaderMap::new();
+        map.append(name, HeaderValue::from_static(value));
+        let mut headers = Headers::from(&map);
+        rewrite_urls(&mut headers, |host: &str, port| {
+            host.eq_ignore_ascii_case("backend") && matches!(port, None | Some(80 | 8000)) || host == "[::1]"
+        });
+        let values: Vec<_> = headers.all(HeaderName::parse(name.as_bytes())).collect();
+        assert_eq!(values.len(), 1);
+        String::from_utf8(values[0].to_vec()).expect("text")
+    }
+
+    #[test]
+    fn urls_of_the_backend_become_paths() {
+        for (url, expected) in [
+            ("http://backend:8000/timbr/api/query/?a=1#b", "/timbr/api/query/?a=1#b"),
+            ("HTTPS://Backend/x", "/x"),
+            ("//backend:8000/x", "/x"),
+            ("http://user:secret@backend:8000/x", "/x"),
+            ("http://backend", "/"),
+            ("http://backend?a", "/?a"),
+            ("http://[::1]:8000/x", "/x"),
+            ("http://[::1]/x", "/x"),
+        ] {
+            assert_eq!(rewritten("location", url), expected, "{url}");
+            assert_eq!(rewritten("content-location", url), expected, "{url}");
+        }
+    }
+
+    #[test]
+    fn other_urls_and_paths_are_unchanged() {
+        for url in [
+            "https://elsewhere.example/x?next=http://backend:8000/",
+            "http://backend:9000/x",
+            "http://backend.example/x",
+            "http://elsewhere@other/",
+            "http://backend:x/",
+            "/x",
+            "x",
+            "",
+            "ftp://backend/",
+        ] {
+            assert_eq!(rewritten("location", url), url);
+        }
+    }
+
+    /// A path that a client would read as a URL of a different host.
+    #[test]
+    fn a_path_never_names_a_host() {
+        for (url, expected) in [
+            ("http://backend//elsewhere.example/", "/.//elsewhere.example/"),
+            ("http://backend/\\elsewhere.example/", "/./\\elsewhere.example/"),
+            ("http://backend\\elsewhere.example/", "/./\\elsewhere.example/"),
+            ("http://backend/\t/elsewhere.example/", "/./\t/elsewhere.example/"),
+        ] {
+            assert_eq!(rewritten("location", url), expected, "{url}");
+        }
+    }
+
+    #[test]
+    fn the_url_of_a_refresh_is_rewritten() {
+        for (value, expected) in [
+            ("5; url=http://backend:8000/x", "5; url=/x"),
+            ("0;URL = 'http://backend:8000/x?y'", "0;URL = '/x?y'"),
+            ("0; url=\"http://backend/\"", "0; url=\"/\""),
+            ("5; url=http://elsewhere.example/", "5; url=http://elsewhere.example/"),
+            ("5; url=/x", "5; url=/x"),
+            ("5", "5"),
+            ("5; url", "5; url"),
+        ] {
+            assert_eq!(rewritten("refresh", value), expected, "{value}");
+        }
+    }
+}
