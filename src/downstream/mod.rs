@@ -35,6 +35,7 @@ use crate::config::{LimitOptions, Timeouts};
 use crate::gateway::Gateway;
 use crate::gateway::context::Peer;
 use crate::gateway::forwarded::is_trusted;
+use crate::gateway::rejection::Rejection;
 use crate::http::h1::head::HeadLimits;
 use crate::observability::metrics::{CloseCause, HandshakeFailure, Protocol, TlsVersion};
 use crate::observability::trace::Interval;
@@ -102,6 +103,20 @@ impl ServingConfig {
     }
 }
 
+/// Why there is no TLS on a connection.
+enum TlsRejection {
+    /// The handshake failed.
+    Failed(io::Error),
+    /// The client sends an HTTP request instead of a handshake.
+    PlainHttp(TcpStream),
+}
+
+impl From<io::Error> for TlsRejection {
+    fn from(error: io::Error) -> TlsRejection {
+        TlsRejection::Failed(error)
+    }
+}
+
 /// Serves a connection until it ends. Errors that a client causes are logged at debug level only.
 pub async fn serve(service: Rc<Service>, mut stream: TcpStream, address: SocketAddr, mut registration: Registration) {
     // Futures that few connections need, or only for a moment, are boxed: most connections are idle HTTP/1.1.
@@ -127,8 +142,11 @@ pub async fn serve(service: Rc<Service>, mut stream: TcpStream, address: SocketA
     let failure = match &service.tls {
         None => service.serve_http1(stream, Rc::new(peer), activity).await,
         Some(tls) => match Box::pin(service.accept_tls(&tls.current(), stream, peer, activity)).await {
-            Err(error) => {
+            Err(TlsRejection::Failed(error)) => {
                 return service.record_failed_handshake(address, &error, handshake_failure::classify(&error));
+            }
+            Err(TlsRejection::PlainHttp(stream)) => {
+                Box::pin(service.reject_plain_http(stream, address, activity)).await
             }
             Ok((stream, peer)) if stream.get_ref().1.alpn_protocol() == Some(b"h2") => {
                 Box::pin(service.serve_http2(stream, peer, activity)).await
@@ -169,11 +187,17 @@ impl Service {
         stream: TcpStream,
         peer: Peer,
         activity: &Activity,
-    ) -> io::Result<(Box<ClientTlsStream>, Rc<Peer>)> {
+    ) -> Result<(Box<ClientTlsStream>, Rc<Peer>), TlsRejection> {
         let begun = Instant::now();
-        let handshake = tls.acceptor().accept(TlsTransport(stream));
         let limit = self.serving.get().timeouts.handshake;
-        let stream = Box::new(with_timeout(handshake, limit, activity).await?);
+        let mut first = [0];
+        let received = with_timeout(stream.peek(&mut first), limit, activity).await?;
+        // Methods consist of capital letters, and no TLS record begins with one.
+        if received > 0 && first[0].is_ascii_uppercase() {
+            return Err(TlsRejection::PlainHttp(stream));
+        }
+        let handshake = tls.acceptor().accept(TlsTransport(stream));
+        let stream = Box::new(with_timeout(handshake, limit.saturating_sub(begun.elapsed()), activity).await?);
         let connection = stream.get_ref().1;
         let is_resumed = connection.handshake_kind() == Some(HandshakeKind::Resumed);
         let version = match connection.protocol_version() {
@@ -217,6 +241,19 @@ impl Service {
         if result.as_ref().is_err_and(http2::Http2Error::is_abuse) {
             self.serving.get().admission.metrics().record_connection_end(CloseCause::Resets);
         }
+        result.err().map(|error| error.to_string())
+    }
+
+    /// Responds in HTTP to a client that uses `http://` in place of `https://`: a failed handshake would not say why.
+    ///
+    /// SECURITY: the request is not processed, although it may have a valid key: it would be accepted without encryption.
+    async fn reject_plain_http(&self, io: TcpStream, address: SocketAddr, activity: &Rc<Activity>) -> Option<String> {
+        let io = WatchedIo::new(io, Rc::clone(activity));
+        let peer = Rc::new(Peer::new(address.ip().to_canonical(), false));
+        activity.record_handshake();
+        let kind = HandshakeFailure::PlainHttp;
+        self.serving.get().gateway.worker_metrics().record_handshake_failure(kind);
+        let result = http1::reject(io, self.serving.clone(), peer, Rc::clone(activity), Rejection::TlsRequired).await;
         result.err().map(|error| error.to_string())
     }
 

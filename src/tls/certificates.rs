@@ -5,12 +5,17 @@ use std::collections::HashMap;
 use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use rustls::pki_types::CertificateDer;
 use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::{FromDer, X509Certificate};
+use x509_parser::public_key::PublicKey;
+
+/// Length of the shortest RSA key that the crypto provider accepts, in bits.
+const MIN_RSA_BITS: usize = 2048;
 
 /// The subject alternative names of a certificate. The common name is ignored, as by all clients.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -32,6 +37,13 @@ impl CertificateNames {
         let below = host.split_once('.').filter(|(label, _)| !label.is_empty()).map(|(_, parent)| parent);
         self.exact.iter().any(|name| name == host)
             || below.is_some_and(|parent| self.wildcards.iter().any(|name| name == parent))
+    }
+
+    /// Whether both have at least one name or address.
+    pub fn shares_a_name(&self, other: &CertificateNames) -> bool {
+        self.exact.iter().any(|name| other.exact.contains(name))
+            || self.wildcards.iter().any(|name| other.wildcards.contains(name))
+            || self.addresses.iter().any(|address| other.addresses.contains(address))
     }
 
     fn from_certificate(certificate: &X509Certificate<'_>) -> CertificateNames {
@@ -68,6 +80,15 @@ pub fn alternative_names<'a>(certificate: &'a X509Certificate<'_>) -> &'a [Gener
     }
 }
 
+/// Whether the key of a certificate is an RSA key that is too short to be used.
+pub fn has_short_rsa_key(certificate: &CertificateDer<'_>) -> bool {
+    let Ok((_, certificate)) = X509Certificate::from_der(certificate) else { return false };
+    match certificate.public_key().parsed() {
+        Ok(PublicKey::RSA(key)) => key.key_size() < MIN_RSA_BITS,
+        _ => false,
+    }
+}
+
 fn parse_address(bytes: &[u8]) -> Option<IpAddr> {
     let four = <[u8; 4]>::try_from(bytes).map(IpAddr::from);
     four.or_else(|_| <[u8; 16]>::try_from(bytes).map(IpAddr::from)).ok()
@@ -91,6 +112,12 @@ impl Certificate {
         let (names, not_after) =
             (Arc::new(CertificateNames::from_certificate(&leaf)), leaf.validity().not_after.timestamp());
         Ok(Certificate { key: Arc::new(key), names, not_after })
+    }
+
+    /// Whether its validity has ended.
+    pub fn has_expired(&self, now: SystemTime) -> bool {
+        let now = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
+        self.not_after < i64::try_from(now).unwrap_or(i64::MAX)
     }
 
     /// The chain, leaf first.

@@ -15,6 +15,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
+use rustls::pki_types::CertificateDer;
 
 use crate::config::CertificateFiles;
 use crate::config::options::UPSTREAM;
@@ -45,8 +46,8 @@ pub enum TlsError {
     Pair {
         /// The files of the pair.
         files: Box<CertificateFiles>,
-        /// The error of rustls.
-        reason: rustls::Error,
+        /// Why they cannot.
+        reason: String,
     },
     /// The certificate of an authority cannot be used.
     #[error("{} contains a certificate that cannot be used as a trust anchor: {reason}", path.display())]
@@ -68,6 +69,16 @@ pub enum TlsError {
         /// The message of the parser.
         reason: String,
     },
+    /// A renewed certificate has expired already.
+    #[error("{} contains a certificate for {names} that has expired; the active one is still valid", path.display())]
+    Expired {
+        /// The option that names the file.
+        option: &'static str,
+        /// The path of the file.
+        path: PathBuf,
+        /// The names in the certificate.
+        names: String,
+    },
     /// The system has no certificate authorities.
     #[error(
         "the system has no certificate authorities to trust ({0}); install ca-certificates or set \
@@ -86,7 +97,9 @@ impl TlsError {
     /// The option to change.
     pub fn option(&self) -> &'static str {
         match self {
-            TlsError::File { option, .. } | TlsError::Certificate { option, .. } => option,
+            TlsError::File { option, .. } | TlsError::Certificate { option, .. } | TlsError::Expired { option, .. } => {
+                option
+            }
             TlsError::Pair { files, .. } => files.options[1],
             TlsError::Anchor { option, .. } => option,
             TlsError::NoSystemRoots(_) => UPSTREAM.ca_file.key,
@@ -94,6 +107,19 @@ impl TlsError {
             TlsError::Setup(_) => "tls",
         }
     }
+}
+
+/// The error of a certificate and its key that cannot be used together, with what to do about it.
+fn pair_error(files: &CertificateFiles, chain: &[CertificateDer<'_>], error: rustls::Error) -> TlsError {
+    // The library does not say why it rejects a key.
+    let reason = if chain.first().is_some_and(certificates::has_short_rsa_key) {
+        "RSA keys below 2048 bits are not supported; create a larger key".to_owned()
+    } else if let rustls::Error::InconsistentKeys(_) = error {
+        "the private key belongs to a different certificate".to_owned()
+    } else {
+        error.to_string()
+    };
+    TlsError::Pair { files: Box::new(files.clone()), reason }
 }
 
 /// The crypto provider, with the 128-bit suites first: they are considered equally secure, and hashing and encryption

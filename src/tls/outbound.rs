@@ -11,7 +11,7 @@ use rustls::{ClientConfig, ConfigBuilder, RootCertStore};
 use crate::config::UpstreamOptions;
 use crate::config::options::UPSTREAM;
 use crate::tls::pem_files::{load_pair, load_roots};
-use crate::tls::{TlsError, provider, setup_error};
+use crate::tls::{TlsError, pair_error, provider, setup_error};
 
 /// The TLS configuration for one server.
 #[derive(Clone, Debug)]
@@ -32,9 +32,7 @@ pub fn backend_tls(options: &UpstreamOptions) -> Result<Vec<Option<OutboundTls>>
         None => builder.with_no_client_auth(),
         Some(files) => {
             let (chain, key) = load_pair(files)?;
-            builder
-                .with_client_auth_cert(chain, key)
-                .map_err(|reason| TlsError::Pair { files: Box::new(files.clone()), reason })?
+            builder.with_client_auth_cert(chain.clone(), key).map_err(|error| pair_error(files, &chain, error))?
         }
     };
     let config = with_http1_alpn(config);

@@ -77,6 +77,7 @@ impl TlsReloader {
     /// `self_signed`, or else the previous self-signed certificate.
     pub fn prepare(&self, options: TlsOptions, self_signed: Option<SelfSigned>) -> Result<PreparedTls, TlsError> {
         let material = TlsMaterial::load(&options, self_signed.as_ref().or(self.self_signed.as_ref()))?;
+        material.keep_valid_certificates(&options, &self.current.borrow(), SystemTime::now())?;
         let same_authorities =
             material.authorities == self.authorities && options.client_auth == self.options.client_auth;
         let authorities = material.authorities.clone();
@@ -185,6 +186,7 @@ impl TlsReloader {
             debug!("the certificate files were reloaded without changes");
             return Ok(false);
         }
+        material.keep_valid_certificates(&self.options, &self.current.borrow(), SystemTime::now())?;
         let authorities = material.authorities.clone();
         // SECURITY: a resumed session is not verified again. When the authorities change, no session may be resumed
         // that a removed authority vouched for.
@@ -246,7 +248,7 @@ mod tests {
             write_pair(&files, "one.test");
             write_pair(&ca, "authority.test");
             let client_auth = Some(ClientAuth { ca_file: ca.chain.clone(), required: true });
-            let options = TlsOptions { certificates: vec![files.clone()], client_auth };
+            let options = TlsOptions { certificates: vec![files.clone()], client_auth, ..TlsOptions::default() };
             let (reloader, tls) = TlsReloader::start(options, None).expect("valid");
             ReloadSetup { _folder: folder, files, ca, reloader, tls }
         }
@@ -295,6 +297,33 @@ mod tests {
         setup.reloader.reload_if_changed();
         assert!(!setup.reloader.is_failing());
         assert_eq!(setup.name(), "two.test");
+    }
+
+    #[test]
+    fn an_expired_certificate_replaces_only_an_expired_one() {
+        let mut setup = ReloadSetup::new();
+        let write = |name: &str, end: i32| {
+            let key = rcgen::KeyPair::generate().expect("a key");
+            let mut params = rcgen::CertificateParams::new(vec![name.to_owned()]).expect("valid");
+            params.not_after = rcgen::date_time_ymd(end, 1, 1);
+            std::fs::write(&setup.files.chain, params.self_signed(&key).expect("signed").pem()).expect("written");
+            std::fs::write(&setup.files.key, key.serialize_pem()).expect("written");
+        };
+        write("one.test", 2020);
+        setup.reloader.reload_if_changed();
+        assert!(setup.reloader.is_failing());
+        let error = setup.reloader.prepare(setup.reloader.options.clone(), None).err().expect("expired").to_string();
+        assert!(error.contains("one.test that has expired") && error.contains("tls.crt"), "{error}");
+        write("one.test", 2090);
+        setup.reloader.reload_if_changed();
+        assert!(!setup.reloader.is_failing());
+        // A name that had no certificate before.
+        write("two.test", 2020);
+        setup.reloader.reload_if_changed();
+        assert_eq!((setup.name().as_str(), setup.reloader.is_failing()), ("two.test", false));
+        write("two.test", 2021);
+        setup.reloader.reload_if_changed();
+        assert!(!setup.reloader.is_failing());
     }
 
     #[test]

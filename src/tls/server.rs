@@ -7,16 +7,17 @@ use rustls::crypto::aws_lc_rs::Ticketer;
 use rustls::pki_types::CertificateDer;
 use rustls::server::{ProducesTickets, ServerSessionMemoryCache, StoresServerSessions};
 use rustls::sign::CertifiedKey;
+use rustls::version::{TLS12, TLS13};
 use rustls::{RootCertStore, ServerConfig, ServerConnection};
 use tokio::sync::watch;
 use tokio_rustls::TlsAcceptor;
 
-use crate::config::TlsOptions;
 use crate::config::options::TLS;
+use crate::config::{TlsMinVersion, TlsOptions};
 use crate::tls::certificates::{Certificate, CertificateNames, Certificates};
 use crate::tls::client_auth::{self, ClientCertificateError};
 use crate::tls::pem_files::{load_chain, load_pair};
-use crate::tls::{SelfSigned, TlsError, provider, setup_error};
+use crate::tls::{SelfSigned, TlsError, pair_error, provider, setup_error};
 
 /// Maximum number of cached sessions, for TLS 1.2 clients without ticket support.
 const MAX_SESSIONS: usize = 1024;
@@ -115,8 +116,8 @@ impl TlsMaterial {
         let mut certificates = Vec::with_capacity(options.certificates.len().max(1));
         for files in &options.certificates {
             let (chain, key) = load_pair(files)?;
-            let pair = CertifiedKey::from_der(chain, key, &provider())
-                .map_err(|reason| TlsError::Pair { files: Box::new(files.clone()), reason })?;
+            let pair = CertifiedKey::from_der(chain.clone(), key, &provider())
+                .map_err(|error| pair_error(files, &chain, error))?;
             let [option, _] = files.options;
             certificates.push(Certificate::new(pair).map_err(|reason| TlsError::Certificate {
                 option,
@@ -136,19 +137,42 @@ impl TlsMaterial {
         Ok(TlsMaterial { certificates, authorities })
     }
 
+    /// An error if one of the certificates has expired, and would replace one that is still valid.
+    ///
+    /// SECURITY: clients reject an expired certificate, so a failed renewal must not end all connections.
+    pub fn keep_valid_certificates(
+        &self,
+        options: &TlsOptions,
+        current: &TlsSnapshot,
+        now: SystemTime,
+    ) -> Result<(), TlsError> {
+        let has_expired = |certificate: &Certificate| certificate.has_expired(now);
+        for (certificate, files) in self.certificates.iter().zip(&options.certificates) {
+            let replaced = current.certificates().iter().find(|active| certificate.names.shares_a_name(&active.names));
+            if has_expired(certificate) && replaced.is_some_and(|active| !has_expired(active)) {
+                let names = certificate.names.to_string();
+                return Err(TlsError::Expired { option: files.options[0], path: files.chain.clone(), names });
+            }
+        }
+        Ok(())
+    }
+
     /// Whether `current` has the same certificates. A certificate determines its key, so keys are not compared.
     pub fn has_same_certificates(&self, current: &TlsSnapshot) -> bool {
         let chains = |all: &[Certificate]| all.iter().map(|one| one.chain().to_vec()).collect::<Vec<_>>();
         chains(&self.certificates) == chains(current.certificates())
     }
 
-    /// Builds the configuration: TLS 1.2 and 1.3 with the suites of the provider, all of them AEAD with ephemeral keys;
-    /// HTTP/2 preferred over HTTP/1.1.
+    /// Builds the configuration: TLS 1.3 and, unless it is disabled, 1.2, with the suites of the provider, all of them
+    /// AEAD with ephemeral keys; HTTP/2 preferred over HTTP/1.1.
     pub fn build(self, options: &TlsOptions, resumption: &Resumption) -> Result<TlsSnapshot, TlsError> {
         let certificates = Arc::new(Certificates::new(self.certificates));
-        let builder = ServerConfig::builder_with_provider(provider())
-            .with_safe_default_protocol_versions()
-            .map_err(setup_error)?;
+        let versions: &[_] = match options.min_version {
+            TlsMinVersion::Tls12 => &[&TLS13, &TLS12],
+            TlsMinVersion::Tls13 => &[&TLS13],
+        };
+        let builder =
+            ServerConfig::builder_with_provider(provider()).with_protocol_versions(versions).map_err(setup_error)?;
         // SECURITY: one verifier for all names, so that no requested name admits a client without a certificate.
         let builder = match &options.client_auth {
             None => builder.with_no_client_auth(),
@@ -181,7 +205,7 @@ mod tests {
     use crate::tls::{TlsReloader, generate_self_signed};
 
     fn start(files: &CertificateFiles) -> Result<Arc<TlsSnapshot>, TlsError> {
-        let options = TlsOptions { certificates: vec![files.clone()], client_auth: None };
+        let options = TlsOptions { certificates: vec![files.clone()], client_auth: None, ..TlsOptions::default() };
         TlsReloader::start(options, None).map(|(_, tls)| tls.current())
     }
 
@@ -198,7 +222,7 @@ mod tests {
 
         std::fs::write(&files.key, &other.1).expect("written");
         let error = start(&files).expect_err("the key of a different certificate").to_string();
-        assert!(error.contains("tls.key") && error.contains("cannot be used together"), "{error}");
+        assert!(error.contains("tls.key") && error.contains("belongs to a different certificate"), "{error}");
 
         std::fs::write(&files.key, "nothing").expect("written");
         let error = start(&files).expect_err("no key").to_string();
@@ -208,6 +232,22 @@ mod tests {
         std::fs::write(&files.key, &pair.1).expect("written");
         let error = start(&files).expect_err("no certificate").to_string();
         assert!(error.contains("no PEM certificate"), "{error}");
+    }
+
+    #[test]
+    fn unusable_keys_are_reported_with_the_remedy() {
+        let files = |name: &str| {
+            let at = |end: &str| std::path::Path::new("tests/data").join(format!("{name}.{end}"));
+            CertificateFiles { chain: at("crt"), key: at("key"), options: ["tls.cert_file", "tls.key_file"] }
+        };
+        let error = start(&files("short-rsa")).expect_err("too short").to_string();
+        assert!(error.contains("short-rsa.key") && error.contains("below 2048 bits"), "{error}");
+        let dir = tempfile::tempdir().expect("a directory");
+        let key = dir.path().join("encrypted.key");
+        let text = "-----BEGIN ENCRYPTED PRIVATE KEY-----\nAAAA\n-----END ENCRYPTED PRIVATE KEY-----\n";
+        std::fs::write(&key, text).expect("written");
+        let error = start(&CertificateFiles { key, ..files("short-rsa") }).expect_err("encrypted").to_string();
+        assert!(error.contains("encrypted.key") && error.contains("openssl pkey"), "{error}");
     }
 
     fn rcgen_pair() -> (String, String) {

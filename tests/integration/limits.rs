@@ -201,7 +201,7 @@ fn connections_ended_by_timeouts_are_counted() {
     let mut silent = std::net::TcpStream::connect(gateway.https()).expect("connected");
     assert_eq!(silent.read(&mut [0]).unwrap_or(0), 0);
     let mut wrong = std::net::TcpStream::connect(gateway.https()).expect("connected");
-    wrong.write_all(b"GET / HTTP/1.1\r\n\r\n").expect("written");
+    wrong.write_all(b"no handshake\r\n\r\n").expect("written");
     let _ = wrong.read_to_end(&mut Vec::new());
     for cause in ["idle_timeout", "header_timeout", "handshake_timeout", "handshake_failed"] {
         gateway.expect_metric(&ended(cause), 1.0);

@@ -186,3 +186,51 @@ fn a_route_can_require_a_client_certificate() {
     assert_eq!(plain.status, 403, "plain HTTP has no certificate");
     assert_eq!(upstream.log().len(), 1);
 }
+
+/// A client that confuses the ports gets a response that it can show, and its key is not accepted.
+#[test]
+fn plain_http_on_the_tls_port_is_rejected_in_http() {
+    let upstream = Upstream::start();
+    let gateway = Gateway::start(upstream.address(), &[]);
+    let token = gateway.token();
+    let mut client = crate::support::client::Client::connect(gateway.https());
+    let headers = [("Content-Type", "application/json"), ("x-api-key", &*token)];
+    let response = client.send("POST /timbr/api/x", &headers, b"{}");
+    assert_eq!((response.status, response.reason().as_str()), (400, "tls_required"));
+    assert_eq!(response.header("connection"), "close");
+    assert!(client.is_closed());
+    gateway.expect_metric("timbr_gateway_handshake_failures_total{kind=\"plain_http\"}", 1.0);
+    assert!(upstream.log().is_empty());
+    // The preface of HTTP/2 without TLS.
+    let mut client = crate::support::client::Client::connect(gateway.https());
+    client.write(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n");
+    assert_eq!(client.read_response().reason(), "tls_required");
+}
+
+#[test]
+fn the_lowest_version_is_configurable() {
+    let upstream = Upstream::start();
+    let hello = |options: &[(&str, &str)]| {
+        let gateway = Gateway::start(upstream.address(), options);
+        let provider = std::sync::Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let mut roots = rustls::RootCertStore::empty();
+        let pem = gateway.certificate_pem().as_bytes();
+        roots.add(rustls::pki_types::pem::PemObject::from_pem_slice(pem).expect("PEM")).expect("a root");
+        let config = rustls::ClientConfig::builder_with_provider(provider)
+            .with_protocol_versions(&[&rustls::version::TLS12])
+            .expect("a version")
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        let name = "localhost".try_into().expect("a name");
+        let mut client = rustls::ClientConnection::new(std::sync::Arc::new(config), name).expect("a connection");
+        let mut socket = TcpStream::connect(gateway.https()).expect("connected");
+        while client.is_handshaking() {
+            if client.complete_io(&mut socket).is_err() {
+                return false;
+            }
+        }
+        true
+    };
+    assert!(hello(&[]) && hello(&[("TLS_MIN_VERSION", "1.2")]));
+    assert!(!hello(&[("TLS_MIN_VERSION", "1.3")]));
+}

@@ -107,19 +107,35 @@ pub async fn serve<I>(
 where
     I: AsyncRead + AsyncWrite + ClientSocket + Unpin + 'static,
 {
-    let mut connection = Http1Connection {
-        wire: Rc::new(RefCell::new(Wire::new(io))),
-        limits: serving.get().http1_limits(),
-        serving,
-        peer,
-        activity,
-        opened_at: Instant::now(),
-        request_count: 0,
-        is_closing: false,
-    };
+    let mut connection = Http1Connection::new(io, serving, peer, activity);
     let result = connection.run().await;
     connection.wire.borrow_mut().abandon_body();
-    match result {
+    result_of(result)
+}
+
+/// Rejects the first request of a connection, whatever it is, and closes the connection.
+pub async fn reject<I>(
+    io: WatchedIo<I>,
+    serving: Current<Rc<ServingConfig>>,
+    peer: Rc<Peer>,
+    activity: Rc<Activity>,
+    rejection: Rejection,
+) -> io::Result<()>
+where
+    I: AsyncRead + AsyncWrite + ClientSocket + Unpin + 'static,
+{
+    let mut connection = Http1Connection::new(io, serving, peer, activity);
+    let result = async {
+        if let NextRequest::Head(_) = connection.next_request(Wait::ForRequest).await? {
+            connection.reject(rejection).await?;
+        }
+        connection.shut_down().await
+    };
+    result_of(result.await)
+}
+
+fn result_of(end: Result<(), ConnectionEnd>) -> io::Result<()> {
+    match end {
         Ok(()) | Err(ConnectionEnd::Aborted | ConnectionEnd::ResponseIncomplete) => Ok(()),
         Err(ConnectionEnd::Disconnected(error)) => Err(error),
     }
@@ -129,6 +145,24 @@ impl<I> Http1Connection<I>
 where
     I: AsyncRead + AsyncWrite + ClientSocket + Unpin + 'static,
 {
+    fn new(
+        io: WatchedIo<I>,
+        serving: Current<Rc<ServingConfig>>,
+        peer: Rc<Peer>,
+        activity: Rc<Activity>,
+    ) -> Http1Connection<I> {
+        Http1Connection {
+            wire: Rc::new(RefCell::new(Wire::new(io))),
+            limits: serving.get().http1_limits(),
+            serving,
+            peer,
+            activity,
+            opened_at: Instant::now(),
+            request_count: 0,
+            is_closing: false,
+        }
+    }
+
     async fn run(&mut self) -> Result<(), ConnectionEnd> {
         while let NextRequest::Head(head) = self.next_request(Wait::ForRequest).await? {
             // Boxed, so that an idle connection is small.
@@ -137,6 +171,10 @@ where
             }
         }
         self.wire.borrow_mut().abandon_body();
+        self.shut_down().await
+    }
+
+    async fn shut_down(&mut self) -> Result<(), ConnectionEnd> {
         let wire = Rc::clone(&self.wire);
         Ok(self.until_shutdown(|cx, _| wire.borrow_mut().poll_shutdown(cx)).await??)
     }

@@ -31,6 +31,19 @@ rejections! {
         remedy: "Not an HTTP/1.1 request, or an ambiguous one: two lengths, a bare line feed, a folded header. The \
                  message names the cause. The connection is closed.",
     }
+    /// An HTTP request without TLS arrived at `listen.https`.
+    TlsRequired {
+        status: BAD_REQUEST,
+        reason: "tls_required",
+        phases: [Read],
+        fault: Request,
+        response_header: NoHeader,
+        header: None,
+        rules: [],
+        message: "This port requires HTTPS, but the request was sent without encryption. Use an https:// URL.",
+        remedy: "A client uses `http://` with the port of `listen.https`. If its request had a key, that key crossed the \
+                 network unencrypted: replace it.",
+    }
     /// Too many headers, or too many bytes of them.
     RequestHeadTooLarge {
         status: REQUEST_HEADER_FIELDS_TOO_LARGE,

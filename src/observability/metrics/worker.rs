@@ -79,6 +79,8 @@ label_values! {
         Incompatible = "incompatible",
         /// The client sent no certificate, or an invalid one.
         Certificate = "client_certificate",
+        /// The client sent an HTTP request without TLS.
+        PlainHttp = "plain_http",
         /// The client did not send valid TLS messages.
         Malformed = "malformed",
         /// The PROXY protocol header is missing or invalid, or the peer is not trusted.
