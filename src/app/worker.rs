@@ -59,6 +59,7 @@ impl Worker {
         let Worker { snapshot, number, rejections, listeners, started, signal, commands } = self;
         let metrics = Arc::clone(snapshot.admission.metrics());
         let reaper = Rc::new(Reaper::new(snapshot.config.timeouts, metrics));
+        reaper.set_min_read_rate(snapshot.config.limits.response_rate);
         let upstreams = upstream_clients(&snapshot, number, &[]);
         let serving = Current::new(Rc::new(serving_config(&snapshot, &upstreams, rejections.clone())));
         drop(snapshot);
@@ -119,6 +120,7 @@ impl ConfigUpdater {
         self.upstreams = upstream_clients(snapshot, self.number, &self.upstreams);
         let serving = serving_config(snapshot, &self.upstreams, self.rejections.clone());
         self.reaper.set_timeouts(snapshot.config.timeouts);
+        self.reaper.set_min_read_rate(snapshot.config.limits.response_rate);
         drop(self.serving.replace(Rc::new(serving)));
     }
 }

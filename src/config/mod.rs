@@ -339,6 +339,7 @@ impl LimitOptions {
             header_size: usize::MAX,
             uri: usize::MAX,
             body_rate: 0,
+            response_rate: 0,
             connections: usize::MAX,
             connections_per_address: usize::MAX,
             requests: usize::MAX,

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use crate::base::clock;
 use crate::config::Timeouts;
+use crate::downstream::response_slot::{ReadDebt, ResponseProgress, ResponseSlot};
 use crate::observability::metrics::CloseCause;
 
 /// The way in which a connection is to be closed.
@@ -35,6 +36,8 @@ pub struct Activity {
     is_established: Cell<bool>,
     is_multiplexed: Cell<bool>,
     write_blocked_since: Cell<Option<Instant>>,
+    /// Of the socket, for the requests in flight.
+    reading: Cell<ReadDebt>,
     must_linger: Cell<bool>,
     /// Set once the gateway will shut down: the next response is the last, and an idle connection closes at this time.
     close_idle_at: Cell<Option<Instant>>,
@@ -46,26 +49,6 @@ pub struct Activity {
     /// Why the gateway aborts requests in flight.
     abort_reason: Cell<Option<&'static str>>,
     waker: RefCell<Option<Waker>>,
-}
-
-/// The response of a request in flight.
-struct ResponseSlot {
-    progress: ResponseProgress,
-    /// Wakes the task that sends the response.
-    waker: Option<Waker>,
-}
-
-/// Progress of a response's body.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum ResponseProgress {
-    /// No request has this index.
-    Unused,
-    /// The client can receive more data.
-    WaitingForBackend,
-    /// Since then, the client has not made room for more data.
-    WaitingForClient(Instant),
-    /// The client did not make room in time: the response is to be aborted.
-    TimedOut,
 }
 
 /// Time for the first request of a connection that was opened just before the drain: its client expects a response.
@@ -100,6 +83,7 @@ impl Activity {
             is_established: Cell::new(false),
             is_multiplexed: Cell::new(false),
             write_blocked_since: Cell::new(None),
+            reading: Cell::default(),
             must_linger: Cell::new(false),
             close_idle_at: Cell::new(None),
             draining_since: Cell::new(None),
@@ -132,10 +116,23 @@ impl Activity {
     /// Records whether the last write was blocked because the client does not read.
     pub fn set_write_blocked(&self, blocked: bool) {
         if !blocked {
-            self.write_blocked_since.set(None);
+            if let Some(since) = self.write_blocked_since.take() {
+                self.update_reading(|reading| reading.add_pause(since));
+            }
         } else if self.write_blocked_since.get().is_none() {
             self.write_blocked_since.set(Some(Instant::now()));
         }
+    }
+
+    /// Records that the socket has accepted this number of bytes.
+    pub fn record_written(&self, bytes: usize) {
+        self.update_reading(|reading| reading.bytes += bytes as u64);
+    }
+
+    fn update_reading(&self, change: impl FnOnce(&mut ReadDebt)) {
+        let mut reading = self.reading.get();
+        change(&mut reading);
+        self.reading.set(reading);
     }
 
     /// Records that the client sends data of its request while it does not read the response.
@@ -188,6 +185,9 @@ impl Activity {
     pub fn begin_request(self: &Rc<Activity>) -> InFlightRequest {
         self.head_started_at.set(None);
         self.is_quiescent.set(false);
+        if self.in_flight.get() == 0 {
+            self.reading.set(ReadDebt::default());
+        }
         self.in_flight.set(self.in_flight.get() + 1);
         self.request_count.set(self.request_count.get() + 1);
         if self.draining_since.get().is_some() || self.close_idle_at.get().is_some() {
@@ -195,7 +195,7 @@ impl Activity {
         }
         let mut slots = self.responses.borrow_mut();
         let index = slots.iter().position(|slot| slot.progress == ResponseProgress::Unused).unwrap_or(slots.len());
-        let slot = ResponseSlot { progress: ResponseProgress::WaitingForBackend, waker: None };
+        let slot = ResponseSlot { progress: ResponseProgress::WaitingForBackend, ..ResponseSlot::default() };
         if index == slots.len() {
             slots.push(slot);
         } else {
@@ -287,14 +287,24 @@ impl Activity {
         }
     }
 
-    /// Aborts responses whose client has not made room for more data in `limit`. At most half of those are aborted at
+    /// Compares what the client has read since the last update with this rate, in bytes per second.
+    pub(super) fn update_read_debts(&self, min_rate: u64) {
+        self.update_reading(|reading| reading.update(min_rate));
+        for slot in self.responses.borrow_mut().iter_mut() {
+            slot.reading.update(min_rate);
+        }
+    }
+
+    /// Aborts responses whose client has not made room for more data in `limit`, or only very slowly. At most half of those are aborted at
     /// once, those that have waited longest first: a response may wait only because the unread data of others fills the
     /// window of the connection.
     pub(super) fn abort_blocked_responses(&self, now: Instant, limit: Duration) {
         let mut slots = self.responses.borrow_mut();
         let mut blocked: Vec<_> = (slots.iter().enumerate())
             .filter_map(|(index, slot)| match slot.progress {
-                ResponseProgress::WaitingForClient(since) if now.duration_since(since) >= limit => Some((since, index)),
+                ResponseProgress::WaitingForClient(since) if slot.reading.debt + now.duration_since(since) >= limit => {
+                    Some((since, index))
+                }
                 _ => None,
             })
             .collect();
@@ -310,7 +320,8 @@ impl Activity {
     /// Returns how to close the connection if a timeout has expired, with the cause if the client is responsible.
     pub(super) fn check_timeouts(&self, now: Instant, timeouts: &Timeouts) -> Option<(CloseMode, Option<CloseCause>)> {
         let has_expired = |since: Option<Instant>, limit| since.is_some_and(|since| now.duration_since(since) >= limit);
-        if has_expired(self.write_blocked_since.get(), timeouts.write) {
+        let pause_limit = timeouts.write.saturating_sub(self.reading.get().debt);
+        if has_expired(self.write_blocked_since.get(), pause_limit) {
             return Some((CloseMode::Abort, Some(CloseCause::WriteTimeout)));
         }
         // An HTTP/1 connection checks its age itself, when it responds to a request.
@@ -366,6 +377,7 @@ pub struct InFlightRequest {
 impl InFlightRequest {
     /// Records that the client can receive more of the response.
     pub fn record_waiting_for_backend(&self) {
+        self.record_read(0);
         self.set_progress(ResponseProgress::WaitingForBackend);
     }
 
@@ -378,7 +390,25 @@ impl InFlightRequest {
     }
 
     /// Records that a part of the response has left.
-    pub fn record_progress(&self) {
+    pub fn record_progress(&self, bytes: usize) {
+        self.record_read(bytes);
+        self.restart_pause();
+    }
+
+    /// Records that the client sends data of its request while it does not read the response.
+    pub fn record_upload_progress(&self) {
+        self.restart_pause();
+    }
+
+    fn record_read(&self, bytes: usize) {
+        let slot = &mut self.activity.responses.borrow_mut()[self.index];
+        slot.reading.bytes += bytes as u64;
+        if let ResponseProgress::WaitingForClient(since) = slot.progress {
+            slot.reading.add_pause(since);
+        }
+    }
+
+    fn restart_pause(&self) {
         if let ResponseProgress::WaitingForClient(_) = self.progress() {
             self.set_progress(ResponseProgress::WaitingForClient(Instant::now()));
         }
@@ -411,8 +441,7 @@ impl InFlightRequest {
 
 impl Drop for InFlightRequest {
     fn drop(&mut self) {
-        self.activity.responses.borrow_mut()[self.index] =
-            ResponseSlot { progress: ResponseProgress::Unused, waker: None };
+        self.activity.responses.borrow_mut()[self.index] = ResponseSlot::default();
         let remaining = self.activity.in_flight.get() - 1;
         self.activity.in_flight.set(remaining);
         if remaining == 0 {
@@ -451,6 +480,34 @@ pub(super) mod tests {
         drop(request);
         assert_eq!(after(activity, 4), None);
         assert_eq!(after(activity, 5), Some(CloseMode::Graceful));
+    }
+
+    /// The client reads one byte every two seconds, which is less than the write timeout.
+    #[test]
+    fn single_bytes_do_not_keep_a_response_alive() {
+        const RATE: u64 = 100;
+        let ago = |seconds: u32| Some(Instant::now() - seconds * SECOND);
+        let activity = &Rc::new(Activity::unregistered());
+        let request = activity.begin_request();
+        let slot = || activity.responses.borrow_mut();
+        for (bytes, expected) in [(1, Some(CloseMode::Abort)), (250, None)] {
+            activity.reading.set(ReadDebt::default());
+            slot()[0].reading = ReadDebt::default();
+            for _ in 0..2 {
+                activity.write_blocked_since.set(ago(2));
+                activity.set_write_blocked(false);
+                activity.record_written(bytes);
+                slot()[0].progress = ResponseProgress::WaitingForClient(Instant::now() - 2 * SECOND);
+                request.record_progress(bytes);
+                activity.update_read_debts(RATE);
+            }
+            activity.set_write_blocked(true);
+            assert_eq!(after(activity, 0), expected, "{bytes} bytes");
+            assert_eq!(after(activity, 3), Some(CloseMode::Abort), "after the write timeout");
+            activity.abort_blocked_responses(Instant::now(), timeouts().write);
+            assert_eq!(request.progress() == ResponseProgress::TimedOut, expected.is_some(), "{bytes} bytes");
+            slot()[0].progress = ResponseProgress::WaitingForBackend;
+        }
     }
 
     #[test]

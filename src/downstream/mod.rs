@@ -10,6 +10,7 @@ mod http2;
 pub mod listener;
 mod proxy_protocol;
 pub mod reaper;
+mod response_slot;
 mod socket;
 mod watched_io;
 

@@ -36,6 +36,8 @@ pub struct Reaper {
     is_draining: Cell<bool>,
     became_empty: Notify,
     timeouts: Cell<Timeouts>,
+    /// `limits.response_rate`.
+    min_read_rate: Cell<u64>,
     metrics: Arc<Metrics>,
 }
 
@@ -65,6 +67,7 @@ impl Reaper {
             is_draining: Cell::new(false),
             became_empty: Notify::new(),
             timeouts: Cell::new(timeouts),
+            min_read_rate: Cell::new(1),
             metrics,
         }
     }
@@ -78,6 +81,11 @@ impl Reaper {
     /// Changes the timeouts, for open connections too.
     pub fn set_timeouts(&self, timeouts: Timeouts) {
         self.timeouts.set(timeouts);
+    }
+
+    /// Sets the minimum rate at which clients read responses, in bytes per second.
+    pub fn set_min_read_rate(&self, rate: u64) {
+        self.min_read_rate.set(rate);
     }
 
     /// Registers a new connection.
@@ -99,6 +107,7 @@ impl Reaper {
     pub fn sweep(&self) {
         let (now, timeouts) = (clock::now(), self.timeouts.get());
         self.for_each(|activity| {
+            activity.update_read_debts(self.min_read_rate.get());
             activity.abort_blocked_responses(now, timeouts.write);
             if let Some((order, cause)) = activity.check_timeouts(now, &timeouts) {
                 if let Some(cause) = cause {

@@ -89,7 +89,8 @@ impl<I> WatchedIo<I> {
         if let (Some(metered), Poll::Ready(Ok(bytes))) = (&mut self.frame_limit, &written) {
             metered.meter.credit_sent_bytes(*bytes);
         }
-        if matches!(written, Poll::Ready(Ok(1..))) {
+        if let Poll::Ready(Ok(bytes @ 1..)) = written {
+            self.activity.record_written(bytes);
             self.activity.record_progress();
         }
         self.track_blocking(written)
@@ -101,8 +102,9 @@ impl<I: ClientSocket> WatchedIo<I> {
     pub fn poll_drain_pipe(&mut self, cx: &mut Context<'_>, pipe: &mut SplicePipe) -> Poll<io::Result<()>> {
         while !pipe.is_empty() {
             let socket = self.io.plain_tcp().ok_or(io::ErrorKind::Unsupported)?;
-            if ready!(self.track_blocking(pipe.poll_drain(cx, socket)))? == 0 {
-                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+            match ready!(self.track_blocking(pipe.poll_drain(cx, socket)))? {
+                0 => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
+                written => self.activity.record_written(written),
             }
         }
         Poll::Ready(Ok(()))

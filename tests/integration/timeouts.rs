@@ -95,6 +95,31 @@ fn an_unread_response_is_aborted() {
     assert!(!got.complete && got.body.len() < 100_000_000, "{} bytes", got.body.len());
 }
 
+/// Each read is progress, so the pauses alone are within the timeout.
+#[test]
+fn a_response_that_is_read_too_slowly_is_aborted() {
+    let upstream = Upstream::with_behaviour(|_, stream| {
+        crate::support::upstream::write(stream, b"HTTP/1.1 200 OK\r\nContent-Length: 100000000\r\n\r\n");
+        crate::support::upstream::write(stream, &vec![b'x'; 100_000_000])
+    });
+    let options = [("TIMEOUTS_WRITE", "600ms"), ("LIMITS_RESPONSE_RATE", "10MiB"), ("UPSTREAM_REQUESTS", "1")];
+    let gateway = Gateway::start(upstream.address(), &options);
+    let token = gateway.token();
+    let mut client = gateway.client();
+    client.write_request("GET /timbr/api/x", &[JSON, ("x-api-key", &token)], b"");
+    let mut stream = client.try_clone();
+    let start = Instant::now();
+    // About 1 MiB a second.
+    let mut some = vec![0; 100_000];
+    while start.elapsed() < Duration::from_secs(20) && matches!(stream.read(&mut some), Ok(1..)) {
+        std::thread::sleep(Duration::from_millis(100));
+        if gateway.metric("timbr_gateway_requests_in_flight") == 0.0 {
+            return;
+        }
+    }
+    panic!("the response is not aborted");
+}
+
 #[test]
 fn an_incomplete_handshake_times_out() {
     let gateway = Gateway::start(Upstream::start().address(), &[("TIMEOUTS_HANDSHAKE", "300ms")]);

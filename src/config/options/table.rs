@@ -346,6 +346,9 @@ group! {
         "Maximum length of the request target, including the query.";
     body_rate: Size = "512B",
         "Minimum rate of a request body: bytes per second on average, after a grace period of timeouts.body.";
+    response_rate: Size = "512B",
+        "Minimum rate at which a client reads a response while the gateway waits for it: bytes per second, after a grace \
+         period of timeouts.write. A slower response is aborted.";
     connections: Count = "50000",
         "Maximum number of client connections. Further connections are closed immediately.";
     connections_per_address: Count = "12000",

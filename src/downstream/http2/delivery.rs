@@ -188,7 +188,7 @@ impl Delivery {
         self.unsent.set(self.unsent.get() - bytes);
         self.sent.set(self.sent.get() + bytes as u64);
         self.queue.remove(bytes);
-        self.in_flight.record_progress();
+        self.in_flight.record_progress(bytes);
         self.check_end();
     }
 }

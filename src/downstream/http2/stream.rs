@@ -134,7 +134,7 @@ async fn send_response(
         }
         let polled = sender.poll(cx);
         if polled.is_pending() && sender.body.poll_upload(cx) {
-            sender.delivery.in_flight().record_progress();
+            sender.delivery.in_flight().record_upload_progress();
         }
         polled
     })
