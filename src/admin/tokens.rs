@@ -2,11 +2,15 @@
 //!
 //! ```text
 //! GET  /tokens[?user=NAME][&limit=N]   {"tokens": [{user, fingerprint, minted, expires, last_used}], "more": false}
-//! POST /tokens/revoke                  {"user": NAME} or {"fingerprint": HEX} or {"token": TOKEN} or {"all": true}
+//! POST /tokens/revoke                  {"user": NAME} or {"fingerprint": HEX} or {"token": TOKEN} or {"all": true};
+//!                                      also {"dry_run": true} or, without "all", {"deny_seconds": N}
+//!                                      {"status": "success", "revoked": N, "denied_until": T}
 //! GET  /salts                          {"since_start": false, "salts": [{salt, last_used, users}]}
 //! ```
 //!
 //! Times are in seconds since the Unix epoch.
+
+use std::time::Duration;
 
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -16,7 +20,7 @@ use crate::admin::routes::{AdminError, Call, CallResult};
 use crate::base::secret::Secret;
 use crate::base::user_name::UserName;
 use crate::observability::log::label;
-use crate::store::{Fingerprint, Revocation, Timestamp, TokenFilter, TokenId, TokenSummary};
+use crate::store::{DeniedSubject, Fingerprint, MAX_DENIAL, Revocation, Timestamp, TokenFilter, TokenId, TokenSummary};
 
 const DEFAULT_LIST_LIMIT: usize = 1000;
 
@@ -30,6 +34,19 @@ struct RevocationRequest {
     fingerprint: Option<String>,
     token: Option<String>,
     all: Option<bool>,
+    /// Count, but change nothing.
+    #[serde(default)]
+    dry_run: bool,
+    /// Also deny the user or the credential for so long; 0 ends that.
+    deny_seconds: Option<u64>,
+}
+
+/// What a request wants.
+#[derive(Debug, PartialEq, Eq)]
+struct RevocationPlan {
+    revocation: Revocation,
+    is_dry_run: bool,
+    denial: Option<(DeniedSubject, Duration)>,
 }
 
 /// Lists active tokens: those of one user or of all, up to a limit.
@@ -64,44 +81,82 @@ fn token_json(token: &TokenSummary) -> Value {
     })
 }
 
-/// Revokes the tokens that the body names.
+/// Revokes the tokens that the body names, and returns the number of live tokens that this ended.
 pub async fn revoke(call: Call<'_>) -> CallResult {
-    let revocation = parse_revocation(&call.body).map_err(AdminError::bad_request)?;
-    let revoked = call.admin.snapshot.get().auth.store().revoke(revocation.clone()).await;
+    let RevocationPlan { revocation, is_dry_run, denial } =
+        parse_revocation(&call.body).map_err(AdminError::bad_request)?;
     let tokens = match &revocation {
-        Revocation::All => "all".to_owned(),
         Revocation::User(user) => format!("user {user}"),
         Revocation::Token(fingerprint) => format!("token {fingerprint}"),
+        Revocation::All | Revocation::Deny(..) => "all".to_owned(),
     };
     call.note(label!("tokens"), &tokens);
-    call.note(label!("scope"), if revoked.is_ok() { "all replicas" } else { "this gateway" });
-    if revoked.is_err() {
-        warn!(what = tokens, "tokens revoked at this gateway only: the token store is unavailable");
-        return Err(unavailable(
-            "The tokens are revoked at this gateway. Other replicas learn of it when the store is available again, unless \
-             this gateway stops before: then revoke them again.",
-        ));
+    let auth = &call.admin.snapshot.get().auth;
+    if is_dry_run {
+        call.note(label!("scope"), "none (dry run)");
+        let count = auth.store().count_covered(&revocation).await;
+        let count = count.map_err(|_| unavailable("Cannot count the tokens."))?;
+        return Ok(json!({ "status": "success", "revoked": count, "dry_run": true }));
     }
-    info!(what = tokens, "tokens revoked");
-    Ok(json!({ "status": "success" }))
+    // SECURITY: the denial first, so that no new token is used in between.
+    let denied = match denial {
+        Some((subject, duration)) => {
+            call.note(label!("denied_for"), humantime::format_duration(duration));
+            auth.store().deny(subject, duration).await.map(Some)
+        }
+        None => Ok(None),
+    };
+    let revoked = auth.store().revoke(revocation).await;
+    match (revoked, denied) {
+        (Ok(count), Ok(denied)) => {
+            call.note(label!("scope"), "all replicas");
+            call.note(label!("revoked"), count);
+            info!(what = tokens, count, "tokens revoked");
+            let mut document = json!({ "status": "success", "revoked": count });
+            if let Some(until) = denied {
+                document["denied_until"] = until.unix_seconds().into();
+            }
+            Ok(document)
+        }
+        _ => {
+            call.note(label!("scope"), "this gateway");
+            warn!(what = tokens, "tokens revoked at this gateway only: the token store is unavailable");
+            Err(unavailable(
+                "The tokens are revoked at this gateway. Other replicas learn of it when the store is available again, \
+                 unless this gateway stops before: then revoke them again.",
+            ))
+        }
+    }
 }
 
-fn parse_revocation(body: &[u8]) -> Result<Revocation, String> {
-    const FORM: &str =
-        "the body must be one of {\"user\": …}, {\"fingerprint\": …}, {\"token\": …} and {\"all\": true}";
+fn parse_revocation(body: &[u8]) -> Result<RevocationPlan, String> {
+    const FORM: &str = "the body must be one of {\"user\": …}, {\"fingerprint\": …}, {\"token\": …} and {\"all\": true}, \
+                        with an optional \"dry_run\" or, without \"all\", \"deny_seconds\"";
     // SECURITY: not the parser's message, which may quote a token.
     let request: RevocationRequest = serde_json::from_slice(body).map_err(|_| FORM.to_owned())?;
-    match (request.user, request.fingerprint, request.token.map(Secret::new), request.all) {
-        (Some(name), None, None, None) => parse_user(&name).map(Revocation::User),
-        (None, Some(text), None, None) => Fingerprint::from_hex(&text)
-            .map(Revocation::Token)
-            .ok_or_else(|| "a fingerprint has 8 hex digits, as in the log and in the list".to_owned()),
-        (None, None, Some(token), None) => {
-            Ok(Revocation::Token(TokenId::from_token(token.expose().as_bytes()).fingerprint()))
+    let (revocation, subject) = match (request.user, request.fingerprint, request.token.map(Secret::new), request.all) {
+        (Some(name), None, None, None) => {
+            let user = parse_user(&name)?;
+            (Revocation::User(user.clone()), Some(DeniedSubject::User(user)))
         }
-        (None, None, None, Some(true)) => Ok(Revocation::All),
-        _ => Err(FORM.to_owned()),
-    }
+        (None, Some(text), None, None) => Fingerprint::from_hex(&text)
+            .map(|fingerprint| (Revocation::Token(fingerprint), Some(DeniedSubject::Credential(fingerprint))))
+            .ok_or_else(|| "a fingerprint has 8 hex digits, as in the log and in the list".to_owned())?,
+        (None, None, Some(token), None) => {
+            let fingerprint = TokenId::from_token(token.expose().as_bytes()).fingerprint();
+            (Revocation::Token(fingerprint), Some(DeniedSubject::Credential(fingerprint)))
+        }
+        (None, None, None, Some(true)) => (Revocation::All, None),
+        _ => return Err(FORM.to_owned()),
+    };
+    let denial = match (request.deny_seconds.map(Duration::from_secs), subject) {
+        (None, _) => None,
+        (Some(_), _) if request.dry_run => return Err(FORM.to_owned()),
+        (Some(duration), _) if duration > MAX_DENIAL => return Err("deny_seconds is at most 30 days".to_owned()),
+        (Some(duration), Some(subject)) => Some((subject, duration)),
+        (Some(_), None) => return Err(FORM.to_owned()),
+    };
+    Ok(RevocationPlan { revocation, is_dry_run: request.dry_run, denial })
 }
 
 fn parse_user(name: &str) -> Result<UserName, String> {
@@ -144,7 +199,8 @@ mod tests {
             (r#"{"token":"tk_x"}"#.to_owned(), Revocation::Token(fingerprint)),
             (r#"{"all":true}"#.to_owned(), Revocation::All),
         ] {
-            assert_eq!(parse_revocation(body.as_bytes()), Ok(revocation), "{body}");
+            let plan = RevocationPlan { revocation, is_dry_run: false, denial: None };
+            assert_eq!(parse_revocation(body.as_bytes()), Ok(plan), "{body}");
         }
         for body in [
             "",
@@ -157,6 +213,9 @@ mod tests {
             r#"{"fingerprint":"abc"}"#,
             r#"{"fingerprint":"+1234567"}"#,
             r#"{"token":1}"#,
+            r#"{"all":true,"deny_seconds":5}"#,
+            r#"{"user":"alice","deny_seconds":5,"dry_run":true}"#,
+            r#"{"user":"alice","deny_seconds":2592001}"#,
         ] {
             assert!(parse_revocation(body.as_bytes()).is_err(), "{body}");
         }

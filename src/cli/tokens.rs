@@ -15,6 +15,9 @@ use crate::base::secret::Secret;
 use crate::cli::admin_client::{self, AdminClient};
 use crate::cli::{CliResult, print_line};
 
+/// The exit code of a revocation that ended nothing.
+const NO_TOKEN_MATCHES: u8 = 4;
+
 const ADMIN_TIMEOUT: Duration = Duration::from_secs(35);
 
 pub fn command() -> Command {
@@ -54,10 +57,24 @@ pub fn command() -> Command {
         )
         .arg(Arg::new("token-stdin").long("token-stdin").action(ArgAction::SetTrue).help("The token on standard input"))
         .arg(Arg::new("all").long("all").action(ArgAction::SetTrue).help("All tokens of all users"))
+        .arg(Arg::new("dry-run").long("dry-run").action(ArgAction::SetTrue).help("Count the tokens, but revoke none"))
+        .arg(
+            Arg::new("deny-for")
+                .long("deny-for")
+                .value_name("DURATION")
+                .conflicts_with_all(["dry-run", "all"])
+                .value_parser(|text: &str| humantime::parse_duration(text).map_err(|error| error.to_string()))
+                .help(
+                    "Also deny the user or the credential for this time (at most 30d), with every kind of credential: \
+                     tokens, logins, keys and JWTs. 0s: end that",
+                ),
+        )
         .group(ArgGroup::new("which").args(["user", "fingerprint", "token-file", "token-stdin", "all"]).required(true))
         .after_help(
-            "A token cannot be an argument, because arguments are visible to other users.\n\n\
+            "A token cannot be an argument, because arguments are visible to other users. The exit code is 4 if no token \
+             matches.\n\n\
              Examples:\n  timbr-gateway tokens revoke --user alice\n  \
+             timbr-gateway tokens revoke --user alice --deny-for 24h\n  \
              timbr-gateway tokens revoke --token-stdin < token",
         );
     Command::new("tokens")
@@ -74,11 +91,10 @@ pub fn command() -> Command {
 
 pub fn run(matches: &ArgMatches) -> CliResult {
     match matches.subcommand() {
-        Some(("list", matches)) => print_list(matches)?,
-        Some(("revoke", matches)) => revoke(matches)?,
+        Some(("list", matches)) => print_list(matches).map(|()| ExitCode::SUCCESS),
+        Some(("revoke", matches)) => revoke(matches),
         _ => unreachable!("clap accepts no other subcommand"),
     }
-    Ok(ExitCode::SUCCESS)
 }
 
 fn print_list(matches: &ArgMatches) -> anyhow::Result<()> {
@@ -111,9 +127,9 @@ fn print_list(matches: &ArgMatches) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn revoke(matches: &ArgMatches) -> anyhow::Result<()> {
+fn revoke(matches: &ArgMatches) -> CliResult {
     let text = |name: &str| matches.get_one::<String>(name).cloned();
-    let command = if let Some(user) = text("user") {
+    let mut command = if let Some(user) = text("user") {
         json!({ "user": user })
     } else if let Some(fingerprint) = text("fingerprint") {
         json!({ "fingerprint": fingerprint })
@@ -122,10 +138,26 @@ fn revoke(matches: &ArgMatches) -> anyhow::Result<()> {
     } else {
         json!({ "token": read_token(matches)?.expose() })
     };
+    let is_dry_run = matches.get_flag("dry-run");
+    if is_dry_run {
+        command["dry_run"] = true.into();
+    }
+    if let Some(duration) = matches.get_one::<Duration>("deny-for") {
+        command["deny_seconds"] = duration.as_secs().into();
+    }
     let command = Zeroizing::new(command.to_string());
-    AdminClient::from_arguments(matches, ADMIN_TIMEOUT)?.request_json("/tokens/revoke", Some(&command))?;
-    print_line("Revoked.")?;
-    Ok(())
+    let client = AdminClient::from_arguments(matches, ADMIN_TIMEOUT)?;
+    let response = client.request_json("/tokens/revoke", Some(&command))?;
+    let count = response["revoked"].as_u64().unwrap_or_default();
+    let verb = if is_dry_run { "Would revoke" } else { "Revoked" };
+    print_line(format_args!("{verb} {count} token{}.", if count == 1 { "" } else { "s" }))?;
+    match response["denied_until"].as_u64() {
+        Some(0) => print_line("Not denied any more.")?,
+        Some(until) => print_line(format_args!("Denied until {}.", format_time(until)))?,
+        None if count == 0 => return Ok(ExitCode::from(NO_TOKEN_MATCHES)),
+        None => {}
+    }
+    Ok(ExitCode::SUCCESS)
 }
 
 fn read_token(matches: &ArgMatches) -> anyhow::Result<Secret> {

@@ -35,8 +35,13 @@ impl Gateway {
         headers.push(HeaderName::ContentType, b"application/json");
         headers.push(HeaderName::CacheControl, b"no-store");
         let body = format!(r#"{{"data":["{}"],"status":"success"}}"#, minted.token.expose());
+        let is_denied = self.auth.store().denies(Some(&minted.user), minted.fingerprint);
         exchange.record.user = Some(minted.user);
         exchange.record.key = Some(minted.fingerprint);
+        if is_denied {
+            exchange.record.audit("mint", Rejection::CredentialDenied.reason());
+            return Err(Rejection::CredentialDenied);
+        }
         // SECURITY: the token does not leave the gateway without a line about it, if the audit log is required.
         if exchange.record.audit_login().await.is_err() {
             exchange.record.audit("mint", Rejection::AuditUnavailable.reason());

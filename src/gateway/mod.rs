@@ -184,6 +184,10 @@ impl Gateway {
         // Keys are verified by the default upstream, whatever the upstream of the route.
         let identity = authenticate(&self.auth, &self.upstreams[0].client, &screened, exchange).await?;
         exchange.set_identity(&identity);
+        // SECURITY: for every kind of credential, as keys and JWTs have no entry in the store that a revocation could end.
+        if self.auth.store().denies(identity.user(), identity.fingerprint()) {
+            return Err(Rejection::CredentialDenied);
+        }
         exchange.permit().count_for(&identity.caller_key())?;
         let identity = impersonate(&self.auth, &upstream.rewriter, &screened, identity, exchange)?;
         authorize(&self.auth, &screened, &identity, exchange, self.admission.metrics())?;

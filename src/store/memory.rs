@@ -15,6 +15,7 @@ use smallvec::SmallVec;
 use crate::base::clock::{Clock, Tick};
 use crate::base::identity_hasher::IdentityHasher;
 use crate::base::secret::Secret;
+use crate::store::deny_list::DenyList;
 use crate::store::ended_tokens::{EndedTokens, TokenEnd};
 use crate::store::token_limits::{AtomicTokenLimits, TokenLimits};
 use crate::store::{LoginId, Seed, TokenId, TokenRecord};
@@ -36,6 +37,7 @@ pub struct MemoryStore {
     ended: Mutex<EndedTokens>,
     /// SECURITY: secret, so that a client cannot choose a name with the hash of a different user.
     user_hasher: RandomState,
+    deny_list: DenyList,
     limits: AtomicTokenLimits,
     clock: Clock,
 }
@@ -97,9 +99,15 @@ impl MemoryStore {
             evicted: AtomicU64::new(0),
             ended: Mutex::default(),
             user_hasher: RandomState::new(),
+            deny_list: DenyList::default(),
             limits: AtomicTokenLimits::new(limits),
             clock,
         }
+    }
+
+    /// The denied users and credentials. It is here because every driver has the memory.
+    pub(super) fn deny_list(&self) -> &DenyList {
+        &self.deny_list
     }
 
     /// The active limits.

@@ -4,6 +4,7 @@
 //! waiting; behind it may be a file, or a Redis that replicas share, driven by a thread of its own. Revocation is in
 //! `revocation.rs`.
 
+mod deny_list;
 mod driver;
 mod ended_tokens;
 mod file;
@@ -38,13 +39,14 @@ use keys::StoreKeys;
 use salt_usage::SaltUsageCounter;
 use time::StoreClock;
 
+pub use deny_list::DeniedSubject;
 pub use driver::RunningDriver;
 pub use ended_tokens::TokenEnd;
 pub use keys::{KeyNumber, KeyRing, PRIMARY_KEY};
 pub use listing::{TokenFilter, TokenListing, TokenSummary};
 pub use memory::MemoryStore;
 pub use record::{NewToken, TokenBinding, TokenRecord};
-pub use revocation::Revocation;
+pub use revocation::{MAX_DENIAL, Revocation};
 pub use salt_usage::{SaltName, SaltUsage};
 pub use time::Timestamp;
 pub use token_id::{Fingerprint, TokenId};
@@ -305,6 +307,7 @@ impl Store {
     /// Removes expired tokens from memory, and logs evictions. Called every ten seconds on the main thread.
     pub fn sweep(&self) {
         self.memory.sweep();
+        self.memory.deny_list().sweep(self.store_clock.now());
         let evicted = self.memory.evicted();
         let new = evicted - self.logged_evictions.swap(evicted, Ordering::Relaxed);
         if new > 0 {

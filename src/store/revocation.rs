@@ -5,8 +5,9 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use crate::base::user_name::UserName;
+use crate::store::deny_list::DeniedSubject;
 use crate::store::memory::MemoryStore;
-use crate::store::{Fingerprint, Store, Timestamp, TokenId, TokenRecord, Unavailable};
+use crate::store::{Fingerprint, Store, Timestamp, TokenFilter, TokenId, TokenRecord, TokenSummary, Unavailable};
 
 impl Store {
     /// Revokes tokens everywhere, and returns the number of live tokens that this ended. After `Ok`, this gateway
@@ -17,6 +18,34 @@ impl Store {
             None => Ok(revoke_in_memory(&self.memory, &revocation, |_, _| {})),
             Some(driver) => self.record_operation("revoke", driver.revoke(revocation)).await,
         }
+    }
+
+    /// Denies a user or a credential for this time, at most [`MAX_DENIAL`]; zero ends that. Returns the end. Effective
+    /// as [`Store::revoke`] is.
+    pub async fn deny(&self, subject: DeniedSubject, duration: Duration) -> Result<Timestamp, Unavailable> {
+        let until = if duration.is_zero() { Timestamp(0) } else { self.now().after(duration.min(MAX_DENIAL)) };
+        let denial = Revocation::Deny(subject, until);
+        // SECURITY: here in any case, even if the store is unavailable.
+        denial.apply_denial(&self.memory);
+        self.revoke(denial).await?;
+        Ok(until)
+    }
+
+    /// Whether a user or a credential is denied. Never waits.
+    pub fn denies(&self, user: Option<&UserName>, credential: Fingerprint) -> bool {
+        self.memory.deny_list().denies(user, credential, || self.now())
+    }
+
+    /// The number of live tokens that a revocation would end.
+    pub async fn count_covered(&self, revocation: &Revocation) -> Result<u64, Unavailable> {
+        let user = if let Revocation::User(user) = revocation { Some(user.clone()) } else { None };
+        let live = self.list(TokenFilter { user, limit: usize::MAX }).await?.tokens;
+        let is_covered = |token: &&TokenSummary| match revocation {
+            Revocation::Token(fingerprint) => token.fingerprint == *fingerprint,
+            Revocation::User(_) | Revocation::All => true,
+            Revocation::Deny(..) => false,
+        };
+        Ok(live.iter().filter(is_covered).count() as u64)
     }
 
     /// Ends the tokens in the memory of this process for which the predicate is true, and returns the users of those
@@ -37,6 +66,7 @@ pub(super) fn revoke_in_memory(
     revocation: &Revocation,
     mut visit: impl FnMut(&TokenId, &TokenRecord),
 ) -> u64 {
+    revocation.apply_denial(memory);
     let mut count = 0;
     let is_covered = |id: &TokenId, record: &TokenRecord| revocation.covers(id, &record.user);
     memory.revoke_if(is_covered, |id, record| {
@@ -46,7 +76,7 @@ pub(super) fn revoke_in_memory(
     count
 }
 
-/// Which tokens to revoke.
+/// Which tokens to revoke, or whom to deny.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Revocation {
     /// The token with this fingerprint. If two live tokens share it, which has a probability of 1 in 4 × 10⁹, both
@@ -56,7 +86,12 @@ pub enum Revocation {
     User(UserName),
     /// All tokens.
     All,
+    /// Ends no token, but denies a user or a credential until this time; zero ends that.
+    Deny(DeniedSubject, Timestamp),
 }
+
+/// Entries of the deny list are kept as long as revocations, which is at least this long.
+pub const MAX_DENIAL: Duration = Duration::from_secs(30 * 24 * 60 * 60);
 
 impl Revocation {
     /// True if it applies to this token.
@@ -65,6 +100,14 @@ impl Revocation {
             Revocation::Token(fingerprint) => id.fingerprint() == *fingerprint,
             Revocation::User(name) => name == user,
             Revocation::All => true,
+            Revocation::Deny(..) => false,
+        }
+    }
+
+    /// Applies an entry of the deny list.
+    pub(super) fn apply_denial(&self, memory: &MemoryStore) {
+        if let Revocation::Deny(subject, until) = self {
+            memory.deny_list().set(subject.clone(), *until);
         }
     }
 
@@ -74,6 +117,13 @@ impl Revocation {
             Revocation::Token(fingerprint) => [b"t", &fingerprint.bytes()[..]].concat(),
             Revocation::User(name) => [b"u", name.as_str().as_bytes()].concat(),
             Revocation::All => b"a".to_vec(),
+            Revocation::Deny(subject, until) => {
+                let subject = match subject {
+                    DeniedSubject::User(user) => Revocation::User(user.clone()),
+                    DeniedSubject::Credential(fingerprint) => Revocation::Token(*fingerprint),
+                };
+                [b"d", &until.0.to_be_bytes()[..], &subject.encode()].concat()
+            }
         }
     }
 
@@ -82,6 +132,15 @@ impl Revocation {
             (b't', rest) => rest.try_into().ok().map(Fingerprint::from_bytes).map(Revocation::Token),
             (b'u', rest) => UserName::parse(rest).ok().map(Revocation::User),
             (b'a', []) => Some(Revocation::All),
+            (b'd', rest) => {
+                let (until, subject) = rest.split_first_chunk()?;
+                let subject = match Revocation::decode(subject)? {
+                    Revocation::User(user) => DeniedSubject::User(user),
+                    Revocation::Token(fingerprint) => DeniedSubject::Credential(fingerprint),
+                    Revocation::All | Revocation::Deny(..) => return None,
+                };
+                Some(Revocation::Deny(subject, Timestamp(u64::from_be_bytes(*until))))
+            }
             _ => None,
         }
     }
@@ -93,6 +152,8 @@ pub struct Revocations {
     tokens: HashMap<Fingerprint, Timestamp>,
     users: HashMap<UserName, Timestamp>,
     all: Timestamp,
+    /// With the end of each entry.
+    denied: HashMap<DeniedSubject, (Timestamp, Timestamp)>,
 }
 
 impl Revocations {
@@ -102,6 +163,13 @@ impl Revocations {
             Revocation::Token(fingerprint) => self.tokens.entry(*fingerprint).or_default(),
             Revocation::User(name) => self.users.entry(name.clone()).or_default(),
             Revocation::All => &mut self.all,
+            Revocation::Deny(subject, until) => {
+                let (latest, known) = self.denied.entry(subject.clone()).or_default();
+                if at > *latest {
+                    *known = *until;
+                }
+                latest
+            }
         };
         let is_new = at > *latest;
         *latest = at.max(*latest);
@@ -122,6 +190,7 @@ impl Revocations {
             Revocation::Token(fingerprint) => self.tokens.get(fingerprint).copied().unwrap_or_default(),
             Revocation::User(name) => self.users.get(name).copied().unwrap_or_default(),
             Revocation::All => self.all,
+            Revocation::Deny(subject, _) => self.denied.get(subject).map(|(at, _)| *at).unwrap_or_default(),
         }
     }
 
@@ -130,6 +199,7 @@ impl Revocations {
         let oldest = now.before(ttl);
         self.tokens.retain(|_, at| *at >= oldest);
         self.users.retain(|_, at| *at >= oldest);
+        self.denied.retain(|_, (at, _)| *at >= oldest);
     }
 
     /// All known revocations with their latest times.
@@ -137,7 +207,8 @@ impl Revocations {
         let tokens = self.tokens.iter().map(|(fingerprint, at)| (Revocation::Token(*fingerprint), *at));
         let users = self.users.iter().map(|(name, at)| (Revocation::User(name.clone()), *at));
         let all = (self.all > Timestamp(0)).then_some((Revocation::All, self.all));
-        tokens.chain(users).chain(all)
+        let denied = self.denied.iter().map(|(subject, (at, until))| (Revocation::Deny(subject.clone(), *until), *at));
+        tokens.chain(users).chain(all).chain(denied)
     }
 }
 
@@ -166,10 +237,15 @@ mod tests {
     fn revocations_survive_encoding() {
         let user = UserName::parse(b"alice").expect("valid");
         let token = Revocation::Token(TokenId::from_token(b"a").fingerprint());
-        for revocation in [token, Revocation::User(user), Revocation::All] {
+        let until = Timestamp(1 << 40);
+        let denials = [
+            Revocation::Deny(DeniedSubject::User(user.clone()), until),
+            Revocation::Deny(DeniedSubject::Credential(TokenId::from_token(b"a").fingerprint()), until),
+        ];
+        for revocation in [token, Revocation::User(user), Revocation::All].into_iter().chain(denials) {
             assert_eq!(Revocation::decode(&revocation.encode()), Some(revocation));
         }
-        for invalid in [&b""[..], b"a1", b"t123", b"t12345", b"u", b"x"] {
+        for invalid in [&b""[..], b"a1", b"t123", b"t12345", b"u", b"x", b"d12345678a", b"d1"] {
             assert_eq!(Revocation::decode(invalid), None);
         }
     }

@@ -240,14 +240,14 @@ fn the_documented_fields_are_those_of_the_lines_and_of_the_sample() {
     let commands = [
         ("PUT /log-level", r#"{"level":"warn"}"#),
         ("POST /reload", "{}"),
-        ("POST /tokens/revoke", r#"{"user":"alice"}"#),
+        ("POST /tokens/revoke", r#"{"user":"alice","deny_seconds":60}"#),
         ("POST /drain", "{}"),
     ];
     let revoke = std::process::Command::new(env!("CARGO_BIN_EXE_timbr-gateway"))
         .args(["tokens", "revoke", "--all", "--listen-admin-socket", &socket_text])
         .env_clear()
-        .status();
-    assert!(revoke.is_ok());
+        .output();
+    assert!(revoke.is_ok_and(|output| output.status.success()));
     for (line, body) in commands {
         assert_eq!(command(&program, line, body), 200, "{line}");
     }

@@ -8,6 +8,7 @@ mod authorization;
 mod command_line;
 mod dashboard;
 mod delegated;
+mod deny;
 mod departure;
 mod docs;
 mod drain;

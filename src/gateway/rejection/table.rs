@@ -324,6 +324,19 @@ rejections! {
         remedy: "An operator revoked the token, the user was removed or has a new password, the verifier was replaced, or \
                  the backend rejects the upstream key of the token. Get a new token.",
     }
+    /// An operator denies the user or the credential.
+    CredentialDenied {
+        status: FORBIDDEN,
+        reason: "credential_denied",
+        phases: [Authenticate, GetToken],
+        fault: Rules,
+        response_header: NoHeader,
+        header: None,
+        rules: [],
+        message: "An operator of the gateway has denied this user or credential for a while.",
+        remedy: "An operator denied the user or the credential with `timbr-gateway tokens revoke --deny-for DURATION`. The \
+                 same command with `--deny-for 0s` ends that.",
+    }
     /// A token of this gateway that newer tokens have evicted.
     TokenEvicted {
         status: UNAUTHORIZED,

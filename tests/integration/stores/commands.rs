@@ -60,7 +60,7 @@ fn tokens_are_listed_and_revoked_without_printing_them() {
     assert!(some.contains("There are more than 2"), "{some}");
 
     let by_user = program(&gateway, &["tokens", "revoke", "--user", "alice"], "");
-    assert_eq!(said(&by_user), "Revoked.\n");
+    assert_eq!(said(&by_user), "Revoked 1 token.\n");
     said(&program(&gateway, &["tokens", "revoke", "--fingerprint", &fingerprint(&tokens[1])], ""));
     said(&program(&gateway, &["tokens", "revoke", "--token-stdin"], &format!("{}\n", tokens[2])));
     assert_eq!(tokens.each_ref().map(|token| status(&gateway, token)), [401, 401, 401, 200]);
