@@ -390,7 +390,7 @@ rejections! {
         rules: ["tokens.foreign"],
         message: "The `x-api-key` could not be checked because the backend does not respond. Try again in a moment.",
         remedy: "The backend did not respond to the check of a foreign key, responded with neither 200 nor 401 or 403, \
-                 or accepted a random key that the gateway sent as a test. The log has the cause.",
+                 or did not reject the random key that the gateway sends first. The log has the cause.",
     }
     /// Too many keys are being checked at the backend.
     ApiKeyCheckBusy {
