@@ -64,9 +64,8 @@ pub fn resolve_client(peer: IpAddr, headers: &Headers, trusted: &[IpNet], header
 /// SECURITY: all clients of such a proxy share its address, and so its failure limits.
 pub fn warn_about_unknown_proxy(peer: &Peer, headers: &Headers) {
     static WARNED: Once = Once::new();
-    if !WARNED.is_completed()
-        && (headers.contains(HeaderName::XForwardedFor) || headers.contains(HeaderName::Forwarded))
-    {
+    let is_claim = |name| matches!(name, HeaderName::XForwardedFor | HeaderName::Forwarded);
+    if !WARNED.is_completed() && headers.iter().any(|header| is_claim(header.name)) {
         WARNED.call_once(|| {
             warn!(
                 peer = peer.address_text.as_str(),
