@@ -73,7 +73,7 @@ fn screen_the_headers(bencher: Bencher<'_, '_>) {
     let routes = RouteTable::new(config().routes);
     let head = parsed(REQUEST);
     let Ok(RouteMatch::Profile(profile, _)) = routes.find(&head) else { panic!("the request has a route") };
-    bencher.with_inputs(|| parsed(REQUEST)).bench_values(|head| screen(profile, head).is_ok());
+    bencher.with_inputs(|| parsed(REQUEST)).bench_values(|head| screen(profile, head, true).is_ok());
 }
 
 #[divan::bench]
@@ -95,7 +95,7 @@ fn identify_a_token(bencher: Bencher<'_, '_>) {
     let head = parsed(&REQUEST.replace(KEY, token.expose()));
     let routes = RouteTable::new(config.routes.clone());
     let Ok(RouteMatch::Profile(profile, _)) = routes.find(&head) else { panic!("the request has a route") };
-    let screened = screen(profile, parsed(&REQUEST.replace(KEY, token.expose()))).expect("the request is valid");
+    let screened = screen(profile, parsed(&REQUEST.replace(KEY, token.expose())), true).expect("the request is valid");
     let steps = steps();
     bencher.bench_local(|| poll_ready(auth.identify(black_box(screened.credential()), CLIENT, &upstream, &steps)));
 }

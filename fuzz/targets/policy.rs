@@ -85,7 +85,7 @@ fuzz_target!(|data: &[u8]| {
     let prefix = profile.prefix.as_bytes();
     assert!(path.starts_with(prefix) || prefix.strip_suffix(b"/") == Some(path.as_slice()));
     assert!(profile.methods.contains(&head.method));
-    if screen(profile, head).is_ok() {
+    if screen(profile, head, true).is_ok() {
         for name in POLICY_HEADERS.map(HeaderName::as_str) {
             let count: usize = headers
                 .keys()

@@ -32,6 +32,7 @@ pub struct Admission {
     requests: Arc<KeyedCounts>,
     /// Requests that wait for the proof of their identity.
     unauthenticated: Arc<AtomicUsize>,
+    streams: Arc<KeyedCounts>,
     /// One for each upstream, by its index in the configuration.
     queues: Vec<UpstreamQueue>,
     rules: Arc<[Arc<RuleLimiter>]>,
@@ -55,6 +56,8 @@ pub enum LimitExceeded {
     Unauthenticated,
     /// `limits.requests_per_identity`.
     Caller,
+    /// `limits.streams_per_identity`.
+    CallerStreams,
 }
 
 impl Admission {
@@ -73,8 +76,8 @@ impl Admission {
             fair_queue: limits.map(|limits| FairQueue::new(limits, Arc::clone(&metrics))),
         };
         let queues = queues.into_iter().map(queue).collect();
-        let (connections, requests, unauthenticated) = Default::default();
-        Admission { limits, metrics, connections, requests, unauthenticated, queues, rules }
+        let (connections, requests, streams, unauthenticated) = Default::default();
+        Admission { limits, metrics, connections, requests, streams, unauthenticated, queues, rules }
     }
 
     /// The same counts with new limits. If the limits of a fair queue change, the new queue starts empty: it does
@@ -89,6 +92,7 @@ impl Admission {
         admission.connections = Arc::clone(&self.connections);
         admission.requests = Arc::clone(&self.requests);
         admission.unauthenticated = Arc::clone(&self.unauthenticated);
+        admission.streams = Arc::clone(&self.streams);
         for queue in &mut admission.queues {
             let is_same = |old: &&UpstreamQueue| old.upstream == queue.upstream && old.limits == queue.limits;
             if let Some(old) = self.queues.iter().find(is_same) {
@@ -139,6 +143,7 @@ impl Admission {
             admission: Arc::clone(self),
             caller: None,
             is_unauthenticated: false,
+            kind: RequestKind::Query,
             slot: None,
             rules: SmallVec::new(),
         };
@@ -183,10 +188,21 @@ impl Drop for ConnectionPermit {
     }
 }
 
+/// What a request is for the limits of its caller.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum RequestKind {
+    /// A request that the backend works on until it has responded.
+    #[default]
+    Query,
+    /// A stream of events that stays open while its client runs, and keeps no thread of the backend busy.
+    EventStream,
+}
+
 /// The right to process one request. Dropping it releases the counts and the slot.
 #[derive(Debug)]
 pub struct RequestPermit {
     admission: Arc<Admission>,
+    kind: RequestKind,
     /// The hash of the identity; `None` before [`RequestPermit::count_for`].
     caller: Option<u64>,
     /// True while it counts as a request without a proven identity.
@@ -218,14 +234,24 @@ impl RequestPermit {
     }
 
     /// Counts the request toward the limit of its caller, once the identity is proven.
-    pub fn count_for(&mut self, caller: &impl Hash) -> Result<(), LimitExceeded> {
-        let counts = &self.admission.requests;
-        let caller = counts.hash_key(caller);
-        if !counts.try_increment(caller, self.admission.limits.requests_per_identity) {
-            return Err(LimitExceeded::Caller);
+    pub fn count_for(&mut self, caller: &impl Hash, kind: RequestKind) -> Result<(), LimitExceeded> {
+        let Admission { requests, streams, limits, .. } = &*self.admission;
+        let caller = requests.hash_key(caller);
+        let (counts, max, exceeded) = match kind {
+            RequestKind::Query => (requests, limits.requests_per_identity, LimitExceeded::Caller),
+            RequestKind::EventStream => (streams, limits.streams_per_identity, LimitExceeded::CallerStreams),
+        };
+        if !counts.try_increment(caller, max) {
+            return Err(exceeded);
         }
+        self.kind = kind;
         self.caller = Some(caller);
         Ok(())
+    }
+
+    /// What the request was counted as.
+    pub fn kind(&self) -> RequestKind {
+        self.kind
     }
 
     /// The rules of `limits.rules`.
@@ -240,9 +266,9 @@ impl RequestPermit {
     }
 
     /// Waits until the request may be sent to the upstream with this index, behind the other requests of the same
-    /// caller. The permit holds the slot until it is dropped.
+    /// caller. The permit holds the slot until it is dropped. A stream of events needs none.
     pub async fn wait_for_slot(&mut self, upstream: usize) -> Result<(), QueueError> {
-        let queue = self.admission.queues.get(upstream);
+        let queue = self.admission.queues.get(upstream).filter(|_| self.kind == RequestKind::Query);
         let Some(fair_queue) = queue.and_then(|queue| queue.fair_queue.as_ref()) else { return Ok(()) };
         self.slot = fair_queue.try_slot();
         if self.slot.is_none() {
@@ -262,7 +288,10 @@ impl Drop for RequestPermit {
     fn drop(&mut self) {
         self.end_authentication();
         if let Some(caller) = self.caller {
-            self.admission.requests.decrement(caller);
+            match self.kind {
+                RequestKind::Query => self.admission.requests.decrement(caller),
+                RequestKind::EventStream => self.admission.streams.decrement(caller),
+            }
         }
         self.admission.metrics.requests_in_flight.dec();
     }
@@ -385,7 +414,7 @@ mod tests {
         let admission = admission();
         let request = |caller: &str| {
             let mut permit = admission.admit_request()?;
-            permit.count_for(&caller).map(|()| permit)
+            permit.count_for(&caller, RequestKind::Query).map(|()| permit)
         };
         let both = (request("a").expect("a permit"), request("a").expect("a permit"));
         assert_eq!(request("a").expect_err("too many"), LimitExceeded::Caller);
@@ -446,5 +475,27 @@ mod tests {
         let mut permit = new.admit_request().expect("a permit");
         assert_eq!(permit.wait_for_slot(2).await, Err(QueueError::Full), "the same queue at a different index");
         assert_eq!(permit.wait_for_slot(0).await, Ok(()), "a queue with new limits starts empty");
+    }
+
+    #[tokio::test]
+    async fn event_streams_have_a_limit_of_their_own_and_no_slot() {
+        let queue = QueueOptions { requests: 1, queue: 0, timeout: std::time::Duration::from_secs(1) };
+        let limits = LimitOptions { requests_per_identity: 1, streams_per_identity: 2, ..LimitOptions::unlimited() };
+        let admission = Arc::new(Admission::new(limits, &[], vec![("a".to_owned(), Some(queue))], Arc::default()));
+        let request = |kind| {
+            let mut permit = admission.admit_request()?;
+            permit.count_for(&"alice", kind).map(|()| permit)
+        };
+        let mut streams =
+            [request(RequestKind::EventStream), request(RequestKind::EventStream)].map(|s| s.expect("two"));
+        assert_eq!(request(RequestKind::EventStream).expect_err("three"), LimitExceeded::CallerStreams);
+        for stream in &mut streams {
+            assert_eq!(stream.wait_for_slot(0).await, Ok(()));
+        }
+        let mut query = request(RequestKind::Query).expect("one query");
+        assert_eq!(query.wait_for_slot(0).await, Ok(()));
+        assert_eq!(request(RequestKind::Query).expect_err("two"), LimitExceeded::Caller);
+        drop((streams, query));
+        assert_eq!((admission.requests.counts.len(), admission.streams.counts.len()), (0, 0));
     }
 }

@@ -44,23 +44,60 @@ impl ApiKey {
     }
 }
 
-/// The user name that Timbr's clients send in `Authorization: Basic` when the password is a key.
-const BASIC_USER: &str = "token:";
+/// The user name that Timbr's clients send in `Authorization: Basic` when the password is a key, alone or followed by
+/// `@` and an ontology.
+const BASIC_USER: &str = "token";
 
-impl ApiKey {
-    /// The key in the value of `Authorization: Basic` (RFC 7617).
-    pub fn parse_basic(value: &[u8]) -> Option<ApiKey> {
+/// A key in `Authorization: Basic`, with the user name that the backend receives unchanged.
+#[derive(Clone)]
+pub struct BasicKey {
+    user: Box<str>,
+    key: ApiKey,
+}
+
+impl BasicKey {
+    /// The key in the value of `Authorization: Basic` (RFC 7617). The user name must be `token` or `token@<ontology>`.
+    pub fn parse(value: &[u8]) -> Option<BasicKey> {
         let (scheme, rest) = value.split_at_checked(6)?;
         let decoded = Zeroizing::new(STANDARD.decode(rest.trim_ascii()).ok()?);
-        let key = decoded.strip_prefix(BASIC_USER.as_bytes())?;
-        ApiKey::parse(key).filter(|_| scheme.eq_ignore_ascii_case(b"basic "))
+        let separator = decoded.iter().position(|byte| *byte == b':')?;
+        let user = std::str::from_utf8(&decoded[..separator]).ok()?;
+        let ontology = user.strip_prefix(BASIC_USER)?;
+        let is_valid = ontology.is_empty() || ontology.strip_prefix('@').is_some_and(is_ontology);
+        let key = ApiKey::parse(&decoded[separator + 1..])?;
+        (is_valid && scheme.eq_ignore_ascii_case(b"basic ")).then(|| BasicKey { user: user.into(), key })
+    }
+
+    /// The user name as sent.
+    pub fn user(&self) -> &str {
+        &self.user
+    }
+
+    /// The ontology in the user name.
+    pub fn ontology(&self) -> Option<&str> {
+        self.user.split_once('@').map(|(_, ontology)| ontology)
+    }
+
+    /// The key.
+    pub fn key(&self) -> &ApiKey {
+        &self.key
     }
 }
 
-/// The header value `Basic …` for a key.
-pub fn basic_authorization(key: &[u8]) -> Zeroizing<String> {
-    let pair = Zeroizing::new([BASIC_USER.as_bytes(), key].concat());
+fn is_ontology(text: &str) -> bool {
+    !text.is_empty() && !text.chars().any(|c| c.is_control() || c == '/')
+}
+
+/// The header value `Basic …` for a user name and a key.
+pub fn basic_authorization(user: &str, key: &[u8]) -> Zeroizing<String> {
+    let pair = Zeroizing::new([user.as_bytes(), b":", key].concat());
     Zeroizing::new(format!("Basic {}", &*Zeroizing::new(STANDARD.encode(&*pair))))
+}
+
+/// The token in the value of `Authorization: Bearer` (RFC 6750); `None` for a different scheme.
+pub fn bearer_token(value: &[u8]) -> Option<&[u8]> {
+    let (scheme, token) = value.split_at_checked(7)?;
+    scheme.eq_ignore_ascii_case(b"bearer ").then(|| token.trim_ascii())
 }
 
 /// The one credential of a request, not yet verified.
@@ -68,10 +105,14 @@ pub fn basic_authorization(key: &[u8]) -> Zeroizing<String> {
 pub enum ClientCredential {
     /// `x-api-key`.
     Key(ApiKey),
-    /// A key as the password of the user `token` in `Authorization: Basic`.
-    Basic(ApiKey),
+    /// A key in `Authorization: Basic`.
+    Basic(BasicKey),
     /// `x-jwt-token`.
     Jwt(Jwt),
+    /// A JWT in `Authorization: Bearer`.
+    BearerJwt(Jwt),
+    /// On a route without credentials: the sender's `Authorization`, which the gateway does not read.
+    Unchecked(Option<Box<[u8]>>),
 }
 
 #[cfg(test)]
@@ -80,10 +121,17 @@ mod tests {
 
     #[test]
     fn a_basic_authorization_contains_a_key() {
-        let value = basic_authorization(b"tk_a:b");
+        let value = basic_authorization("token", b"tk_a:b");
         assert_eq!(&*value, "Basic dG9rZW46dGtfYTpi");
         for good in [&*value, "basic dG9rZW46dGtfYTpi", "BASIC  dG9rZW46dGtfYTpi "] {
-            assert!(ApiKey::parse_basic(good.as_bytes()).is_some_and(|key| key.expose() == b"tk_a:b"), "{good}");
+            let basic = BasicKey::parse(good.as_bytes()).expect(good);
+            assert_eq!((basic.key().expose(), basic.user(), basic.ontology()), (&b"tk_a:b"[..], "token", None));
+        }
+        let value = basic_authorization("token@my sales", b"tk_a");
+        let basic = BasicKey::parse(value.as_bytes()).expect("valid");
+        assert_eq!((basic.user(), basic.ontology()), ("token@my sales", Some("my sales")));
+        for user in ["token@", "token@a\n", "tokens", "alice@sales", "Token", "", "token@a/b"] {
+            assert!(BasicKey::parse(basic_authorization(user, b"tk_a").as_bytes()).is_none(), "{user}");
         }
         // `alice:tk_a`, `token:` without a key, a key with a comma, invalid base64, a different scheme.
         for wrong in [
@@ -96,7 +144,7 @@ mod tests {
             "Basic",
             "",
         ] {
-            assert!(ApiKey::parse_basic(wrong.as_bytes()).is_none(), "{wrong}");
+            assert!(BasicKey::parse(wrong.as_bytes()).is_none(), "{wrong}");
         }
     }
 

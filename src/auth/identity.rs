@@ -1,9 +1,11 @@
 //! The proven identity of a caller. Only `auth` makes one.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use http::HeaderValue;
 
+use crate::admission::network;
 use crate::auth::jwt::JwtCaller;
 use crate::base::glob::Glob;
 use crate::base::user_name::UserName;
@@ -18,6 +20,8 @@ enum IdentitySource {
     Key,
     /// A JWT of an identity provider.
     Jwt,
+    /// Nothing, on a route without credentials.
+    Unauthenticated,
 }
 
 /// A caller whose credential was verified.
@@ -58,6 +62,13 @@ impl Identity {
         Identity { source: IdentitySource::Jwt, ..Identity::from_key(None, None, fingerprint) }
     }
 
+    /// The sender of a request on a route without credentials: the client's network, for limits.
+    pub(super) fn unauthenticated(client: IpAddr) -> Identity {
+        let (version, network) = network(client);
+        let id = TokenId::from_token(&[&[version], &network.to_be_bytes()[..]].concat());
+        Identity { source: IdentitySource::Unauthenticated, ..Identity::from_key(None, None, id.fingerprint()) }
+    }
+
     /// The same caller, with permission to impersonate `user`.
     pub(super) fn impersonating(self, user: UserName) -> Identity {
         Identity { impersonated_user: Some(user), ..self }
@@ -86,8 +97,13 @@ impl Identity {
     fn token_id(&self) -> Option<TokenId> {
         match self.source {
             IdentitySource::Token(id) => Some(id),
-            IdentitySource::Key | IdentitySource::Jwt => None,
+            IdentitySource::Key | IdentitySource::Jwt | IdentitySource::Unauthenticated => None,
         }
+    }
+
+    /// Returns whether the route requires no credential: the caller has proven nothing.
+    pub fn is_unauthenticated(&self) -> bool {
+        self.source == IdentitySource::Unauthenticated
     }
 
     /// Returns whether the credential is a JWT.

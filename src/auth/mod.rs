@@ -36,7 +36,7 @@ use crate::observability::phase::Phase;
 use crate::store::{Fingerprint, NewToken, PRIMARY_KEY, SaltName, Store, TokenEnd, TokenId, TokenRecord, Unavailable};
 use crate::upstream::UpstreamClient;
 
-pub use api_key::{ApiKey, ClientCredential, basic_authorization};
+pub use api_key::{ApiKey, BasicKey, ClientCredential, basic_authorization, bearer_token};
 pub use error::{KeyError, MintError, MintFailure};
 pub use identity::Identity;
 pub use loading::EndedLogins;
@@ -194,10 +194,12 @@ impl Auth {
         timing: &AuthTiming,
     ) -> Result<Identity, KeyError> {
         match credential {
-            ClientCredential::Key(key) | ClientCredential::Basic(key) => {
-                self.identify_key(key, client, upstream, timing).await
+            ClientCredential::Key(key) => self.identify_key(key, client, upstream, timing).await,
+            ClientCredential::Basic(basic) => self.identify_key(basic.key(), client, upstream, timing).await,
+            ClientCredential::Jwt(jwt) | ClientCredential::BearerJwt(jwt) => {
+                self.identify_jwt(jwt, client, timing).await
             }
-            ClientCredential::Jwt(jwt) => self.identify_jwt(jwt, client, timing).await,
+            ClientCredential::Unchecked(_) => Ok(Identity::unauthenticated(client)),
         }
     }
 

@@ -330,7 +330,7 @@ mod tests {
         let issuer = &config.auth.jwt.issuers[0];
         assert_eq!((issuer.audiences.as_slice(), issuer.user_claim.as_str()), (&["timbr".to_owned()][..], "sub"));
         assert!(issuer.algorithms.iter().all(|algorithm| algorithm.family() != AlgorithmFamily::Hmac));
-        assert!(config.routes.iter().all(|route| route.accepts.jwt));
+        assert!(config.routes.iter().all(|route| route.accepts.jwt || route.accepts.basic));
         assert!(loaded("[]").expect("valid").routes.iter().all(|route| !route.accepts.jwt));
     }
 

@@ -9,7 +9,7 @@ use crate::base::glob::Glob;
 use crate::base::rate::Rate;
 use crate::config::RouteProfile;
 use crate::config::list_entry::ListEntry;
-use crate::config::options::LIMIT_RULES;
+use crate::config::options::{LIMIT_RULES, LIMITS};
 use crate::config::reader::Reader;
 use crate::config::rules::{globs, route_names};
 
@@ -50,7 +50,24 @@ impl Reader<'_> {
                 self.problem(key, format!("has two rules with the name {}", rule.name));
             }
         }
-        rules
+        rules.into_iter().chain(self.unauthenticated_rule(routes)).collect()
+    }
+
+    /// The rate limit for routes without credentials, whose callers are client addresses.
+    fn unauthenticated_rule(&mut self, routes: &[RouteProfile]) -> Option<LimitRule> {
+        let open: Vec<_> = routes.iter().filter(|route| route.accepts.none).map(|route| route.name.clone()).collect();
+        let per_second = self.get(&LIMITS.unauthenticated_rate)?;
+        let rate = Rate::new(per_second.into(), per_second.saturating_mul(10))?;
+        (!open.is_empty()).then(|| LimitRule {
+            name: LIMITS.unauthenticated_rate.key.into(),
+            users: None,
+            addresses: None,
+            routes: Some(open),
+            ontologies: None,
+            rate: Some(rate),
+            concurrent: None,
+            is_enforced: true,
+        })
     }
 }
 

@@ -47,7 +47,7 @@ pub use jwt::JwtOptions;
 pub use ldap::LdapOptions;
 pub use limit_rules::LimitRule;
 pub use options::{Drain, LimitOptions, Timeouts, TokenOptions};
-pub use routes::{AcceptedCredentials, RouteProfile};
+pub use routes::{AffinityKey, ContentTypeRule, CorsOptions, RouteProfile};
 pub use rules::{AuthorizationOptions, ImpersonationOptions};
 pub use sources::{Problem, Settings, Sources};
 pub use store::StoreKey;
@@ -344,6 +344,8 @@ impl LimitOptions {
             connections_per_address: usize::MAX,
             requests: usize::MAX,
             requests_per_identity: usize::MAX,
+            streams_per_identity: usize::MAX,
+            unauthenticated_rate: 0,
             requests_per_connection: u64::MAX,
             streams: u32::MAX,
             resets: usize::MAX,

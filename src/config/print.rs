@@ -1,6 +1,7 @@
 //! Prints the effective configuration as YAML and JSON, with the origin of each value and without secrets.
 
 use std::fmt::Write as _;
+use std::time::Duration;
 
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -8,8 +9,8 @@ use serde_json::{Value, json};
 use crate::config::file::Node;
 use crate::config::options::{self, OptionSpec, Shape};
 use crate::config::routes::{RouteProfile, defaults};
-use crate::config::size;
 use crate::config::sources::{Settings, ValueOrigin};
+use crate::config::{ContentTypeRule, HostHeader, size};
 use crate::http::media_type::MediaType;
 
 /// An option that has a value.
@@ -70,22 +71,11 @@ pub fn to_yaml(settings: &Settings, routes: &[RouteProfile], comments: OriginCom
     }
     text.push_str("routes:\n");
     for route in routes {
-        let content_types: Vec<_> = route.content_types.iter().map(|t| quoted(t.as_str())).collect();
-        let methods: Vec<_> = route.methods.iter().map(|m| quoted(m.as_str())).collect();
-        let _ = writeln!(
-            text,
-            "  - name: {}\n    prefix: {}\n    content_types: [{}]\n    methods: [{}]\n    max_body: {}\n    client_certificate: {}\n    credentials: [{}]\n    upstream: {}",
-            quoted(&route.name),
-            quoted(&route.prefix),
-            content_types.join(", "),
-            methods.join(", "),
-            quoted(&size::format(route.max_body)),
-            if route.client_certificate { "required" } else { "optional" },
-            route.accepts.words().join(", "),
-            quoted(&route.upstream_name)
-        );
-        if let Some(interval) = route.response_keepalive {
-            let _ = writeln!(text, "    response_keepalive: {}", humantime::format_duration(interval));
+        let Value::Object(keys) = route_json(route) else { unreachable!("a route is an object") };
+        let _ = writeln!(text, "  - name: {}", quoted(&route.name));
+        for (key, value) in keys.iter().filter(|(key, _)| *key != "name") {
+            // JSON is YAML.
+            let _ = writeln!(text, "    {key}: {value}");
         }
     }
     // SECURITY: a default route that is missing from the file would be enabled, so disabled ones are printed, too.
@@ -110,20 +100,58 @@ pub fn to_json(settings: &Settings, routes: &[RouteProfile]) -> Value {
             }
         })
     });
-    let routes = routes.iter().map(|route| {
-        json!({
-            "name": route.name,
-            "prefix": route.prefix,
-            "content_types": route.content_types.iter().map(MediaType::as_str).collect::<Vec<_>>(),
-            "methods": route.methods.iter().map(http::Method::as_str).collect::<Vec<_>>(),
-            "max_body": size::format(route.max_body),
-            "client_certificate": if route.client_certificate { "required" } else { "optional" },
-            "credentials": route.accepts.words(),
-            "upstream": route.upstream_name,
-            "response_keepalive": route.response_keepalive.map(|interval| humantime::format_duration(interval).to_string()),
-        })
-    });
+    let routes = routes.iter().map(route_json);
     json!({ "options": options.collect::<Vec<_>>(), "routes": routes.collect::<Vec<_>>() })
+}
+
+/// The keys of an entry of `routes`.
+fn route_json(route: &RouteProfile) -> Value {
+    let content_types = route.content_types.as_ref();
+    let types = content_types.map(|types| types.iter().map(MediaType::as_str).collect::<Vec<_>>());
+    let methods =
+        |methods: &[http::Method]| methods.iter().map(http::Method::as_str).map(Value::from).collect::<Value>();
+    let duration = |duration: Duration| humantime::format_duration(duration).to_string();
+    let mut json = json!({
+        "name": route.name,
+        "prefixes": route.prefixes,
+        "content_types": types.map_or(json!("any"), |types| json!(types)),
+        "content_type": match route.content_type {
+            ContentTypeRule::Always => "always",
+            ContentTypeRule::WithContent => "with_content",
+        },
+        "methods": methods(&route.methods),
+        "max_body": size::format(route.max_body),
+        "client_certificate": if route.client_certificate { "required" } else { "optional" },
+        "credentials": route.accepts.words(),
+        "upstream": route.upstream_name,
+        "affinity": route.affinity.as_ref().map_or("none".to_owned(), ToString::to_string),
+    });
+    let timeouts = [
+        ("response_timeout", route.response_timeout),
+        ("body_timeout", route.body_timeout),
+        ("response_keepalive", route.response_keepalive),
+    ];
+    for (key, timeout) in timeouts.into_iter().filter_map(|(key, timeout)| Some((key, timeout?))) {
+        json[key] = duration(timeout).into();
+    }
+    if let Some(host) = route.host_header {
+        json["host_header"] = match host {
+            HostHeader::Backend => "backend".into(),
+            HostHeader::Client => "client".into(),
+        };
+    }
+    if let Some(cors) = &route.cors {
+        json["cors"] = json!({
+            "origins": if cors.origins.is_empty() { vec!["*"] } else { cors.origins.iter().map(String::as_str).collect() },
+            "headers": cors.headers,
+            "credentials": cors.credentials,
+            "max_age": duration(cors.max_age),
+        });
+        if !cors.methods.is_empty() {
+            json["cors"]["methods"] = methods(&cors.methods);
+        }
+    }
+    json
 }
 
 /// A value as a JSON number, boolean or list where it has that type, otherwise as a string.
@@ -186,7 +214,7 @@ mod tests {
         let printed = to_yaml(&settings, &config.routes, OriginComments::Omitted);
         let (again, _) = load_exactly(&printed, &[("API_AUTH_SALT", SALT)]).expect("valid");
         let names: Vec<_> = again.routes.iter().map(|route| route.name.as_str()).collect();
-        assert_eq!(names, ["api"]);
+        assert_eq!(names, ["api", "mcp", "agent-log"]);
     }
 
     fn strip_origins(text: &str) -> String {

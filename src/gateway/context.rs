@@ -143,6 +143,11 @@ impl RequestContext {
         Some(trace)
     }
 
+    /// The scheme that the client used: that of the connection, or what a trusted proxy says.
+    pub fn scheme(&self) -> &'static str {
+        if self.origin.is_tls.unwrap_or(self.peer.is_tls) { "https" } else { "http" }
+    }
+
     /// The trace id as hex digits.
     pub fn trace_id(&self) -> &[u8; 32] {
         self.traceparent[3..].first_chunk().expect("it is longer")

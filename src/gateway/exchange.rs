@@ -1,12 +1,14 @@
 //! The state of one exchange while the request path decides: the permit of the request, and the record of what is
 //! known so far. It does not decide anything itself.
 
+use std::borrow::Cow;
 use std::rc::Rc;
 
 use crate::admission::RequestPermit;
 use crate::auth::Identity;
 use crate::gateway::access_record::AccessRecord;
 use crate::gateway::context::{Peer, RequestContext};
+use crate::gateway::cors::CorsGrant;
 use crate::observability::metrics;
 
 /// A request that was admitted, until its response begins.
@@ -15,12 +17,16 @@ pub struct Exchange {
     pub record: Box<AccessRecord>,
     /// The permit of the request. `None` once the request was sent: then the response of the backend has it.
     pub permit: Option<RequestPermit>,
+    /// What the page that sent the request may do with the response; `None` for other clients.
+    pub cors: Option<CorsGrant>,
+    /// What a 401 of the gateway also offers to the client.
+    pub challenge: Option<Cow<'static, str>>,
 }
 
 impl Exchange {
     /// Begins when the request is admitted.
     pub fn new(record: Box<AccessRecord>, permit: RequestPermit) -> Exchange {
-        Exchange { record, permit: Some(permit) }
+        Exchange { record, permit: Some(permit), cors: None, challenge: None }
     }
 
     /// The permit, before the request is sent.
@@ -48,9 +54,12 @@ impl Exchange {
         self.record.route = Rc::clone(route);
     }
 
-    /// Records the proven identity.
+    /// Records the proven identity, if there is one.
     pub fn set_identity(&mut self, identity: &Identity) {
         self.record.user = identity.user().cloned();
+        if identity.is_unauthenticated() {
+            return;
+        }
         self.record.key = Some(identity.fingerprint());
     }
 }

@@ -19,6 +19,10 @@ pub fn impersonate(
     identity: Identity,
     exchange: &mut Exchange,
 ) -> Result<Identity, Rejection> {
+    // The header is not forwarded.
+    if identity.is_unauthenticated() {
+        return Ok(identity);
+    }
     let Some(named) = screened.headers().get(HeaderName::XApiImpersonateUser) else { return Ok(identity) };
     let named_text = String::from_utf8_lossy(named).into_owned();
     let with_own_key = rewriter.is_backend_key_forwarded(&identity);

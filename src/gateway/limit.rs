@@ -3,22 +3,23 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use crate::admission::RequestKind;
 use crate::auth::Identity;
 use crate::base::glob::Glob;
 use crate::base::user_name::UserName;
 use crate::config::LimitRule;
-use crate::gateway::authorize::ontology_in_path;
 use crate::gateway::exchange::Exchange;
+use crate::gateway::ontology::requested_ontology;
 use crate::gateway::rejection::Rejection;
 use crate::gateway::screen::Screened;
 
 /// Counts the request for every rule that matches it, and rejects it if it exceeds a limit that is enforced.
 pub fn limit(screened: &Screened, identity: &Identity, exchange: &mut Exchange) -> Result<(), Rejection> {
     let (record, permit) = exchange.parts();
-    if permit.rules().is_empty() {
+    if permit.rules().is_empty() || permit.kind() == RequestKind::EventStream {
         return Ok(());
     }
-    let ontology = ontology_in_path(screened.path());
+    let ontology = requested_ontology(screened)?;
     let request = LimitedRequest {
         user: identity.user().map(UserName::as_str),
         address: record.context.origin.address,

@@ -7,7 +7,9 @@ mod access_record;
 mod authenticate;
 mod authorize;
 mod catch_panic;
+mod challenge;
 pub mod context;
+mod cors;
 mod exchange;
 pub mod forwarded;
 mod get_token;
@@ -16,6 +18,7 @@ mod head_limits;
 pub mod header_policy;
 mod impersonate;
 mod limit;
+mod ontology;
 mod padded_body;
 pub mod recent_rejections;
 mod redirect;
@@ -49,7 +52,9 @@ use access_record::AccessRecord;
 use authenticate::authenticate;
 use authorize::authorize;
 use catch_panic::{Panicked, catch_panic};
+use challenge::route_challenge;
 use context::{Peer, RequestContext};
+use cors::{CorsGrant, preflight_response};
 use exchange::Exchange;
 use forwarded::warn_about_unknown_proxy;
 use handshake::{require_client_certificate, require_host_of_certificate};
@@ -83,6 +88,8 @@ struct GatewayUpstream {
 /// Everything that a worker thread needs to handle requests.
 pub struct Gateway {
     routes: RouteTable,
+    /// Whether MCP clients can log in with OAuth, through the route `mcp-oauth`.
+    has_oauth: bool,
     route_metrics: RouteMetrics,
     worker: metrics::WorkerMetrics,
     tracer: Option<&'static Tracer>,
@@ -119,6 +126,7 @@ impl Gateway {
                 get_token: worker.route(get_token::ROUTE_NAME),
                 profiles: routes.names().map(|name| worker.route(name)).collect(),
             },
+            has_oauth: config.routes.iter().any(|route| route.name == "mcp-oauth"),
             routes,
             worker,
             tracer: Tracer::installed(),
@@ -146,12 +154,20 @@ impl Gateway {
             error!(request_id = exchange.context().request_id(), "panic while handling a request");
             Err(Rejection::InternalError)
         });
-        match decision {
-            Ok(response) => response.into_downstream(exchange.record, exchange.permit),
-            // SECURITY: the permit is released before the response. Otherwise clients without any credential could
-            // hold all permits, by not reading their responses.
-            Err(rejection) => self.reject_without_permit(&rejection, exchange.record),
+        let Exchange { mut record, permit, cors, challenge } = exchange;
+        // SECURITY: the permit of a rejected request is released before the response. Otherwise clients without any
+        // credential could hold all permits, by not reading their responses.
+        let (mut response, permit) = match decision {
+            Ok(response) => (response, permit),
+            Err(rejection) => (self.rejection_response(&rejection, &mut record), None),
+        };
+        if let Some(challenge) = challenge {
+            response.add_challenge(&challenge);
         }
+        if let Some(grant) = cors {
+            response.grant(&grant);
+        }
+        response.into_downstream(record, permit)
     }
 
     /// Responds to bytes that could not be read as a request.
@@ -176,10 +192,18 @@ impl Gateway {
             // Boxed, as it is rare, and every request would need as much memory.
             RouteMatch::GetToken => return Box::pin(self.get_token(&head, exchange)).await,
             RouteMatch::Profile(profile, number) => (profile, number),
+            RouteMatch::Preflight(profile, number) => {
+                exchange.set_route(&self.route_metrics.profiles[number]);
+                exchange.cors = CorsGrant::for_request(profile, &head.headers);
+                return Ok(preflight_response(profile, exchange.cors.as_ref()));
+            }
         };
+        exchange.cors = CorsGrant::for_request(profile, &head.headers);
+        exchange.challenge = route_challenge(profile, self.has_oauth, &head, exchange.context());
         require_client_certificate(exchange.peer(), profile)?;
         exchange.set_route(&self.route_metrics.profiles[number]);
-        let screened = screen(profile, head)?;
+        let has_content = !body.is_end_stream();
+        let screened = screen(profile, head, has_content)?;
         let upstream = &self.upstreams[profile.upstream];
         // Keys are verified by the default upstream, whatever the upstream of the route.
         let identity = authenticate(&self.auth, &self.upstreams[0].client, &screened, exchange).await?;
@@ -188,14 +212,14 @@ impl Gateway {
         if self.auth.store().denies(identity.user(), identity.fingerprint()) {
             return Err(Rejection::CredentialDenied);
         }
-        exchange.permit().count_for(&identity.caller_key())?;
+        exchange.permit().count_for(&identity.caller_key(), screened.kind(profile))?;
         let identity = impersonate(&self.auth, &upstream.rewriter, &screened, identity, exchange)?;
         authorize(&self.auth, &screened, &identity, exchange, self.admission.metrics())?;
         limit(&screened, &identity, exchange)?;
-        let without_cookies = !upstream.rewriter.is_client_session(&identity);
+        let without_cookies = !upstream.rewriter.is_client_session(screened.credential(), &identity);
         let padding = screened.response_keepalive().filter(|_| can_be_padded(&screened));
-        let named_host = upstream.rewriter.forwarded_host(&screened);
-        let mut request = upstream.rewriter.rewrite(screened, body, &identity, exchange.context());
+        let named_host = upstream.rewriter.forwarded_host(&screened, profile);
+        let mut request = upstream.rewriter.rewrite(screened, profile, body, &identity, exchange.context());
         // Before the slot: a client that does not send its body must not occupy one.
         request.buffer_body(self.limits.buffer).await.map_err(|error| Rejection::from(&error))?;
         exchange.permit().wait_for_slot(profile.upstream).await?;

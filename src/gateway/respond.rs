@@ -10,6 +10,7 @@ use http_body::{Body, Frame, SizeHint};
 
 use crate::admission::RequestPermit;
 use crate::gateway::access_record::AccessRecord;
+use crate::gateway::cors::CorsGrant;
 use crate::gateway::padded_body::{self, PaddedBody, PaddedFrame};
 use crate::gateway::redirect::{NamesBackend, has_url, rewrite_urls};
 use crate::http::headers::{HeaderName, Headers};
@@ -65,6 +66,26 @@ impl GatewayResponse {
     pub fn without_cookies(mut self) -> GatewayResponse {
         self.headers.remove(HeaderName::SetCookie);
         self
+    }
+
+    /// Adds a way to authenticate to a 401 of the gateway.
+    pub fn add_challenge(&mut self, challenge: &str) {
+        let is_present = |value: &[u8]| value == challenge.as_bytes();
+        if self.status == StatusCode::UNAUTHORIZED
+            && matches!(self.source, BodySource::Local(_))
+            && !self.headers.all(HeaderName::WwwAuthenticate).any(is_present)
+        {
+            self.headers.push(HeaderName::WwwAuthenticate, challenge.as_bytes());
+        }
+    }
+
+    /// Adds what pages of other origins may do with the response.
+    pub fn grant(&mut self, grant: &CorsGrant) {
+        // Browsers reject a response with two headers of the same name.
+        if matches!(self.source, BodySource::Upstream(_)) {
+            self.headers.retain(|header| !header.text().starts_with(b"access-control-"));
+        }
+        grant.write(&mut self.headers);
     }
 
     /// A response of the gateway itself.

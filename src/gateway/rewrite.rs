@@ -11,7 +11,7 @@ use crate::auth::{ClientCredential, Identity, basic_authorization};
 use crate::base::glob::Glob;
 use crate::base::secret::Secret;
 use crate::base::user_name::UserName;
-use crate::config::{CredentialMode, HostHeader, UpstreamOptions};
+use crate::config::{CredentialMode, HostHeader, RouteProfile, UpstreamOptions};
 use crate::gateway::context::RequestContext;
 use crate::gateway::header_policy::{Disposition, disposition};
 use crate::gateway::screen::{Screened, ScreenedParts};
@@ -19,7 +19,7 @@ use crate::http::client_body::ClientBody;
 use crate::http::h1::request::write_request_start;
 use crate::http::h1::response::{copy_header, write_header};
 use crate::http::headers::{Header, HeaderName, Headers};
-use crate::upstream::{BodyLimits, OutgoingMessage, OutgoingRequest, RequestBody, RequestBodyError};
+use crate::upstream::{BodyLimits, OutgoingMessage, OutgoingRequest, RequestBody, RequestBodyError, SendOptions};
 
 /// A request that may be sent: screened, authenticated and rewritten.
 pub struct UpstreamRequest {
@@ -27,9 +27,14 @@ pub struct UpstreamRequest {
     /// Where the credential begins in the head. It is the last header.
     credential_offset: usize,
     key_header: KeyHeader,
+    options: SendOptions,
 }
 
 impl OutgoingRequest for UpstreamRequest {
+    fn options(&self) -> SendOptions {
+        self.options
+    }
+
     fn into_message(self) -> OutgoingMessage {
         self.message
     }
@@ -50,7 +55,8 @@ impl UpstreamRequest {
             head,
             host_offset: *host_offset,
             body: body.whole(),
-            key_header: self.key_header,
+            key_header: self.key_header.clone(),
+            options: self.options,
         }
     }
 }
@@ -62,32 +68,36 @@ pub struct ResendableRequest {
     host_offset: Option<usize>,
     body: Option<Bytes>,
     key_header: KeyHeader,
+    options: SendOptions,
 }
 
 impl ResendableRequest {
     /// The same request with a different key; `None` if its body was too large to be buffered.
     pub fn with_key(self, key: &HeaderValue) -> Option<UpstreamRequest> {
-        let ResendableRequest { method, mut head, host_offset, body, key_header } = self;
+        let ResendableRequest { method, mut head, host_offset, body, key_header, options } = self;
         let (credential_offset, body) = (head.len(), RequestBody::received(body?));
-        write_key(&mut head, key.as_bytes(), key_header);
+        write_key(&mut head, key.as_bytes(), &key_header);
         let message = OutgoingMessage { method, head, host_offset, body };
-        Some(UpstreamRequest { message, credential_offset, key_header })
+        Some(UpstreamRequest { message, credential_offset, key_header, options })
     }
 }
 
 /// The header that carries the key, to the gateway and to the backend.
-#[derive(Clone, Copy)]
+#[derive(Clone)]
 enum KeyHeader {
     XApiKey,
-    /// `Authorization: Basic` with the user name `token` and the key as the password.
-    BasicAuthorization,
+    /// `Authorization: Basic` with this user name, and the key as the password.
+    BasicAuthorization(Box<str>),
 }
 
 impl KeyHeader {
     fn of_credential(credential: &ClientCredential) -> KeyHeader {
         match credential {
-            ClientCredential::Basic(_) => KeyHeader::BasicAuthorization,
-            ClientCredential::Key(_) | ClientCredential::Jwt(_) => KeyHeader::XApiKey,
+            ClientCredential::Basic(basic) => KeyHeader::BasicAuthorization(basic.user().into()),
+            ClientCredential::Key(_)
+            | ClientCredential::Jwt(_)
+            | ClientCredential::BearerJwt(_)
+            | ClientCredential::Unchecked(_) => KeyHeader::XApiKey,
         }
     }
 }
@@ -148,8 +158,8 @@ impl Rewriter {
     }
 
     /// The host that the client used, if the backend receives it as its own name.
-    pub fn forwarded_host(&self, screened: &Screened) -> Option<NamedHost> {
-        if self.host_header == HostHeader::Backend {
+    pub fn forwarded_host(&self, screened: &Screened, profile: &RouteProfile) -> Option<NamedHost> {
+        if profile.host_header.unwrap_or(self.host_header) == HostHeader::Backend {
             return None;
         }
         Authority::try_from(client_host(screened.uri(), screened.headers())?).ok().map(NamedHost)
@@ -166,12 +176,16 @@ impl Rewriter {
             && self.is_client_key_forwarded(identity)
             && !identity.is_gateway_token()
             && !identity.is_jwt()
+            && !identity.is_unauthenticated()
     }
 
     /// True if a session that the backend begins for this request belongs to the client: its own key, without
-    /// impersonation.
-    pub fn is_client_session(&self, identity: &Identity) -> bool {
-        self.is_client_key_forwarded(identity) && identity.impersonated_user().is_none()
+    /// impersonation. Never with `Authorization: Basic`, for which HiveServer2 sets a cookie: Hive's JDBC driver would
+    /// send the cookie in place of the credential.
+    pub fn is_client_session(&self, credential: &ClientCredential, identity: &Identity) -> bool {
+        self.is_client_key_forwarded(identity)
+            && identity.impersonated_user().is_none()
+            && !matches!(credential, ClientCredential::Basic(_))
     }
 
     /// True if the backend receives a token of this gateway.
@@ -199,6 +213,7 @@ impl Rewriter {
     pub fn rewrite(
         &self,
         screened: Screened,
+        profile: &RouteProfile,
         body: ClientBody,
         identity: &Identity,
         context: &RequestContext,
@@ -209,7 +224,7 @@ impl Rewriter {
         write_request_start(&mut head, &method, &uri);
         // By default, `upstream` inserts the name of the chosen backend.
         write_header(&mut head, HeaderName::Host, b"");
-        let host_offset = (self.host_header == HostHeader::Backend).then(|| head.len());
+        let host_offset = (profile.host_header.unwrap_or(self.host_header) == HostHeader::Backend).then(|| head.len());
         if host_offset.is_none() {
             head.extend_from_slice(client_host(&uri, &headers).unwrap_or_default());
         }
@@ -220,7 +235,7 @@ impl Rewriter {
             encodings: !plain_response,
             // SECURITY: the cookie of a session is a credential. Beside a key that is not the client's own, it would
             // let the client act in a session that this key, or a different client, began.
-            cookies: self.is_client_session(identity),
+            cookies: self.is_client_session(&credential, identity),
             // If a rule of the gateway allows impersonation, the gateway writes the header itself.
             impersonation: identity.impersonated_user().is_none() && self.is_backend_key_forwarded(identity),
         };
@@ -230,8 +245,7 @@ impl Rewriter {
         }
         let forwarded_for = context.origin.forwarded_for.as_ref().unwrap_or(&context.peer.address_text);
         write_header(&mut head, HeaderName::XForwardedFor, forwarded_for.as_bytes());
-        let proto = if context.origin.is_tls.unwrap_or(context.peer.is_tls) { "https" } else { "http" };
-        write_header(&mut head, HeaderName::XForwardedProto, proto.as_bytes());
+        write_header(&mut head, HeaderName::XForwardedProto, context.scheme().as_bytes());
         if let Some(host) = client_host(&uri, &headers) {
             write_header(&mut head, HeaderName::XForwardedHost, host);
         }
@@ -242,11 +256,16 @@ impl Rewriter {
         }
         let credential_offset = head.len();
         let key_header = KeyHeader::of_credential(&credential);
-        self.write_credential(&mut head, &credential, key_header, identity);
+        self.write_credential(&mut head, &credential, &key_header, identity);
         let body =
             RequestBody::streaming(body, max_body, self.body_limits).with_counter(context.received_bytes.clone());
         let message = OutgoingMessage { method, head, host_offset, body };
-        UpstreamRequest { message, credential_offset, key_header }
+        let options = SendOptions {
+            response_timeout: profile.response_timeout,
+            body_timeout: profile.body_timeout,
+            affinity: None,
+        };
+        UpstreamRequest { message, credential_offset, key_header, options }
     }
 
     /// The user whom the key acts as, according to the gateway.
@@ -261,15 +280,27 @@ impl Rewriter {
         &self,
         head: &mut Vec<u8>,
         credential: &ClientCredential,
-        key_header: KeyHeader,
+        key_header: &KeyHeader,
         identity: &Identity,
     ) {
         match (self.upstream_credential(identity), credential) {
-            (UpstreamCredential::AsSent, ClientCredential::Key(key) | ClientCredential::Basic(key)) => {
-                write_key(head, key.expose(), key_header);
+            (UpstreamCredential::AsSent, ClientCredential::Key(key)) => write_key(head, key.expose(), key_header),
+            (UpstreamCredential::AsSent, ClientCredential::Basic(basic)) => {
+                write_key(head, basic.key().expose(), key_header);
             }
-            (UpstreamCredential::AsSent, ClientCredential::Jwt(jwt)) => {
-                write_header(head, HeaderName::XJwtToken, jwt.expose());
+            // SECURITY: nothing of the gateway's is added to a request that it has not authenticated.
+            (UpstreamCredential::AsSent, ClientCredential::Unchecked(authorization)) => {
+                if let Some(value) = authorization {
+                    write_header(head, HeaderName::Authorization, value);
+                }
+            }
+            (UpstreamCredential::AsSent, ClientCredential::Jwt(jwt) | ClientCredential::BearerJwt(jwt)) => {
+                if matches!(credential, ClientCredential::BearerJwt(_)) {
+                    write_header(head, HeaderName::Authorization, b"Bearer ");
+                    head.extend_from_slice(jwt.expose());
+                } else {
+                    write_header(head, HeaderName::XJwtToken, jwt.expose());
+                }
                 jwt.headers().for_each(|(name, value)| write_header(head, name, value.as_bytes()));
             }
             (UpstreamCredential::Replaced(key), _) => write_key(head, key.as_bytes(), key_header),
@@ -286,11 +317,11 @@ fn client_host<'a>(uri: &'a Uri, headers: &'a Headers) -> Option<&'a [u8]> {
     authority.or_else(|| headers.get(HeaderName::Host))
 }
 
-fn write_key(head: &mut Vec<u8>, key: &[u8], key_header: KeyHeader) {
+fn write_key(head: &mut Vec<u8>, key: &[u8], key_header: &KeyHeader) {
     match key_header {
         KeyHeader::XApiKey => write_header(head, HeaderName::XApiKey, key),
-        KeyHeader::BasicAuthorization => {
-            write_header(head, HeaderName::Authorization, basic_authorization(key).as_bytes());
+        KeyHeader::BasicAuthorization(user) => {
+            write_header(head, HeaderName::Authorization, basic_authorization(user, key).as_bytes());
         }
     }
 }

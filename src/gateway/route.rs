@@ -7,6 +7,7 @@ use http::{Method, Uri};
 use crate::base::byte_class::ByteClass;
 use crate::base::hex;
 use crate::config::RouteProfile;
+use crate::gateway::cors;
 use crate::gateway::rejection::Rejection;
 use crate::http::headers::{Head, HeaderName, Headers};
 
@@ -17,21 +18,31 @@ pub enum RouteMatch<'a> {
     GetToken,
     /// The request is forwarded if it satisfies the profile. The number is the index in [`RouteTable::names`].
     Profile(&'a RouteProfile, usize),
+    /// A browser asks whether a page may send a request; the gateway responds itself.
+    Preflight(&'a RouteProfile, usize),
 }
 
-/// The route profiles, the longest prefix first.
-pub struct RouteTable(Vec<RouteProfile>);
+/// The route profiles, and their prefixes.
+pub struct RouteTable {
+    profiles: Vec<RouteProfile>,
+    /// With the number of the profile, the longest one first.
+    prefixes: Vec<(String, usize)>,
+}
 
 impl RouteTable {
-    /// Sorts the profiles. The configuration has checked that their prefixes differ.
-    pub fn new(mut profiles: Vec<RouteProfile>) -> RouteTable {
-        profiles.sort_by_key(|profile| std::cmp::Reverse(profile.prefix.len()));
-        RouteTable(profiles)
+    /// Sorts the prefixes. The configuration has checked that they differ.
+    pub fn new(profiles: Vec<RouteProfile>) -> RouteTable {
+        let of_profile = |(number, profile): (usize, &RouteProfile)| {
+            profile.prefixes.iter().map(|prefix| (prefix.clone(), number)).collect::<Vec<_>>()
+        };
+        let mut prefixes: Vec<_> = profiles.iter().enumerate().flat_map(of_profile).collect();
+        prefixes.sort_by_key(|(prefix, _)| std::cmp::Reverse(prefix.len()));
+        RouteTable { profiles, prefixes }
     }
 
     /// The names of the profiles, by their numbers.
     pub fn names(&self) -> impl Iterator<Item = &str> {
-        self.0.iter().map(|profile| profile.name.as_str())
+        self.profiles.iter().map(|profile| profile.name.as_str())
     }
 
     /// Finds the route of a request, or rejects a target that is ambiguous or has no route.
@@ -45,14 +56,35 @@ impl RouteTable {
                 _ => Err(Rejection::MethodNotAllowed("POST".to_owned())),
             };
         }
-        let number = self.0.iter().position(|profile| has_prefix(path, &profile.prefix));
-        let number = number.ok_or(Rejection::NotFound)?;
-        let profile = &self.0[number];
+        let found = self.prefixes.iter().find(|(prefix, _)| has_prefix(path, prefix));
+        let number = found.ok_or(Rejection::NotFound)?.1;
+        let profile = &self.profiles[number];
+        if profile.accepts.none {
+            self.reject_other_case(path)?;
+        }
+        if profile.cors.is_some() && cors::is_preflight(head) {
+            return Ok(RouteMatch::Preflight(profile, number));
+        }
         if !profile.methods.contains(&head.method) {
             let methods: Vec<_> = profile.methods.iter().map(Method::as_str).collect();
             return Err(Rejection::MethodNotAllowed(methods.join(", ")));
         }
         Ok(RouteMatch::Profile(profile, number))
+    }
+
+    /// SECURITY: a path of a route without credentials must not be one that requires a credential in a different case.
+    /// A backend that ignores case would serve it.
+    fn reject_other_case(&self, path: &str) -> Result<(), Rejection> {
+        let matches = |(prefix, _): &&(String, usize)| {
+            let without_slash = &prefix.as_bytes()[..prefix.len() - 1];
+            let start = path.as_bytes().get(..prefix.len());
+            start.is_some_and(|start| start.eq_ignore_ascii_case(prefix.as_bytes()))
+                || without_slash.eq_ignore_ascii_case(path.as_bytes())
+        };
+        match self.prefixes.iter().find(matches) {
+            Some((_, number)) if !self.profiles[*number].accepts.none => Err(Rejection::NotFound),
+            _ => Ok(()),
+        }
     }
 }
 
@@ -192,7 +224,7 @@ mod tests {
         let routes = RouteTable::new(routes::defaults(1000));
         match routes.find(&head(method, target, Some("h")))? {
             RouteMatch::GetToken => Ok("get_token".into()),
-            RouteMatch::Profile(profile, _) => Ok(profile.name.clone()),
+            RouteMatch::Profile(profile, _) | RouteMatch::Preflight(profile, _) => Ok(profile.name.clone()),
         }
     }
 
@@ -229,7 +261,11 @@ mod tests {
     #[test]
     fn the_longest_prefix_wins() {
         let mut profiles = routes::defaults(1000);
-        profiles.push(RouteProfile { name: "kb".into(), prefix: "/timbr/api/kb/".into(), ..profiles[0].clone() });
+        profiles.push(RouteProfile {
+            name: "kb".into(),
+            prefixes: vec!["/timbr/api/kb/".into()],
+            ..profiles[0].clone()
+        });
         let routes = RouteTable::new(profiles);
         let head = head("POST", "/timbr/api/kb/search", Some("h"));
         assert!(matches!(routes.find(&head), Ok(RouteMatch::Profile(profile, _)) if profile.name == "kb"));
@@ -238,7 +274,7 @@ mod tests {
     #[test]
     fn a_prefix_matches_without_its_last_slash() {
         let mut profiles = routes::defaults(1000);
-        let kb = RouteProfile { name: "kb".into(), prefix: "/timbr/api/kb/".into(), ..profiles[0].clone() };
+        let kb = RouteProfile { name: "kb".into(), prefixes: vec!["/timbr/api/kb/".into()], ..profiles[0].clone() };
         profiles.push(kb);
         let routes = RouteTable::new(profiles);
         for (target, name) in [

@@ -5,10 +5,12 @@ use std::time::Duration;
 
 use http::{Method, Uri};
 
+use crate::admission::RequestKind;
 use crate::auth::jwt::Jwt;
-use crate::auth::{ApiKey, ClientCredential};
-use crate::config::RouteProfile;
+use crate::auth::{ApiKey, BasicKey, ClientCredential, bearer_token};
+use crate::config::{ContentTypeRule, RouteProfile};
 use crate::gateway::header_policy::{self, Disposition, POLICY_HEADERS};
+use crate::gateway::ontology::requested_ontology;
 use crate::gateway::rejection::Rejection;
 use crate::http::headers::{Head, HeaderName, Headers};
 use crate::http::media_type::essence;
@@ -53,6 +55,19 @@ impl Screened {
         self.response_keepalive
     }
 
+    /// Whether the request opens a stream of events.
+    ///
+    /// SECURITY: only on a route with such streams, as they need no slot of the upstream.
+    pub fn kind(&self, profile: &RouteProfile) -> RequestKind {
+        let accept = || self.head.headers.all(HeaderName::Accept);
+        let is_stream = profile.has_event_streams
+            && self.head.method == Method::GET
+            && accept().flat_map(|value| value.split(|byte| *byte == b',')).any(|item| {
+                essence(item.trim_ascii()).is_some_and(|essence| essence.eq_ignore_ascii_case(b"text/event-stream"))
+            });
+        if is_stream { RequestKind::EventStream } else { RequestKind::Query }
+    }
+
     /// The parts from which `rewrite` makes the request to the backend.
     pub(super) fn into_parts(self) -> ScreenedParts {
         let Screened {
@@ -81,19 +96,28 @@ pub(super) struct ScreenedParts {
     pub plain_response: bool,
 }
 
-/// Checks the headers of a request for its route.
-pub fn screen(profile: &RouteProfile, head: Head) -> Result<Screened, Rejection> {
+/// Checks the headers of a request for its route. `has_content` says whether a body follows.
+pub fn screen(profile: &RouteProfile, head: Head, has_content: bool) -> Result<Screened, Rejection> {
     reject_ambiguous_headers(&head.headers)?;
     let connection_options = connection_options(&head.headers)?;
-    let is_accepted = |essence: &[u8]| profile.content_types.iter().any(|accepted| accepted.matches(essence));
-    require_content_type(&head.headers, is_accepted, || profile.content_type_list())?;
+    let is_optional = profile.content_type == ContentTypeRule::WithContent && !has_content;
+    if let Some(accepted) = &profile.content_types
+        && !(is_optional && !head.headers.contains(HeaderName::ContentType))
+    {
+        let is_accepted = |essence: &[u8]| accepted.iter().any(|accepted| accepted.matches(essence));
+        require_content_type(&head.headers, is_accepted, || profile.content_type_list())?;
+    }
     let max_body = profile.max_body;
     if content_length(&head.headers).is_some_and(|length| length > max_body) {
         return Err(Rejection::RequestBodyTooLarge);
     }
     let credential = client_credential(profile, &head.headers)?;
     let response_keepalive = profile.response_keepalive;
-    Ok(Screened { head, credential, connection_options, max_body, response_keepalive })
+    let screened = Screened { head, credential, connection_options, max_body, response_keepalive };
+    if matches!(screened.credential, ClientCredential::Basic(_)) {
+        requested_ontology(&screened)?;
+    }
+    Ok(screened)
 }
 
 /// SECURITY: headers that decide about the request occur once, in their canonical spelling. A server that uses the
@@ -146,11 +170,16 @@ fn content_length(headers: &Headers) -> Option<u64> {
 }
 
 /// SECURITY: exactly one credential, whether the route accepts it or not, so that no server has to choose between two.
-/// `Authorization` counts only on routes that accept it, because many clients always send it.
+/// `Authorization` counts only where its scheme is accepted, because many clients always send it.
 fn client_credential(profile: &RouteProfile, headers: &Headers) -> Result<ClientCredential, Rejection> {
     let accepts = profile.accepts;
-    let basic = headers.get(HeaderName::Authorization).filter(|_| accepts.basic);
-    match (headers.get(HeaderName::XApiKey), headers.get(HeaderName::XJwtToken), basic) {
+    let authorization = headers.get(HeaderName::Authorization);
+    if accepts.none {
+        return Ok(ClientCredential::Unchecked(authorization.map(Box::from)));
+    }
+    let basic = authorization.filter(|_| accepts.basic);
+    let bearer = authorization.filter(|_| accepts.bearer).and_then(bearer_token);
+    match (headers.get(HeaderName::XApiKey), headers.get(HeaderName::XJwtToken), basic.or(bearer)) {
         (None, Some(token), None) if accepts.jwt => {
             let jwt = Jwt::parse(token, headers);
             jwt.map(ClientCredential::Jwt).ok_or(Rejection::JwtInvalid("it does not have the form of a JWT"))
@@ -158,8 +187,9 @@ fn client_credential(profile: &RouteProfile, headers: &Headers) -> Result<Client
         (Some(key), None, None) if accepts.api_key => {
             ApiKey::parse(key).map(ClientCredential::Key).ok_or(Rejection::ApiKeyMalformed)
         }
+        (None, None, Some(token)) if bearer.is_some() => bearer_credential(profile, token, headers),
         (None, None, Some(value)) => {
-            ApiKey::parse_basic(value).map(ClientCredential::Basic).ok_or(Rejection::BasicMalformed)
+            BasicKey::parse(value).map(ClientCredential::Basic).ok_or(Rejection::BasicMalformed)
         }
         (Some(_), Some(_), _) | (Some(_), _, Some(_)) | (_, Some(_), Some(_)) => Err(Rejection::CredentialsAmbiguous),
         // The configuration has removed JWTs from the credentials of the route.
@@ -169,6 +199,16 @@ fn client_credential(profile: &RouteProfile, headers: &Headers) -> Result<Client
         _ if accepts.api_key => Err(Rejection::ApiKeyMissing),
         _ if accepts.basic => Err(Rejection::BasicMissing),
         _ => Err(Rejection::JwtMissing),
+    }
+}
+
+/// A key, or a JWT, which is recognized by its form; keys of Timbr begin with `tk_`.
+fn bearer_credential(profile: &RouteProfile, token: &[u8], headers: &Headers) -> Result<ClientCredential, Rejection> {
+    let jwt = if token.starts_with(b"tk_") { None } else { Jwt::parse(token, headers) };
+    match jwt {
+        Some(jwt) if profile.accepts.jwt => Ok(ClientCredential::BearerJwt(jwt)),
+        Some(_) => Err(Rejection::JwtNotConfigured),
+        None => ApiKey::parse(token).map(ClientCredential::Key).ok_or(Rejection::ApiKeyMalformed),
     }
 }
 
@@ -224,7 +264,7 @@ mod tests {
             builder = builder.header(*name, *value);
         }
         let head = Head::from(builder.body(()).expect("a request").into_parts().0);
-        screen(&routes::defaults(1000)[profile], head)
+        screen(&routes::defaults(1000)[profile], head, false)
     }
 
     fn reason(profile: usize, headers: &[(&str, &str)]) -> &'static str {

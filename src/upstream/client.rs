@@ -24,7 +24,7 @@ use crate::upstream::endpoint::EndpointFailure;
 use crate::upstream::exchange::{Upload, UpstreamExchange};
 use crate::upstream::load_balancer::{LoadBalancer, UpstreamInFlight, WorkerEndpoint};
 use crate::upstream::retry::{Retry, decide_retry};
-use crate::upstream::{OutgoingRequest, RequestBodyError, ResponseBody, UpstreamError, UpstreamResponse};
+use crate::upstream::{OutgoingRequest, RequestBodyError, ResponseBody, SendOptions, UpstreamError, UpstreamResponse};
 
 /// Minimum time for one connection attempt if more endpoints remain to be tried; at most half of the total connect
 /// timeout.
@@ -86,16 +86,16 @@ impl UpstreamClient {
         permit: Option<RequestPermit>,
         now: std::time::Instant,
     ) -> Result<UpstreamResponse, UpstreamError> {
-        let affinity = outgoing.affinity();
+        let options = outgoing.options();
         let message = outgoing.into_message();
         let method = message.method.clone();
-        let (target, now) = match self.0.load_balancer.choose(&[], affinity) {
+        let (target, now) = match self.0.load_balancer.choose(&[], options.affinity) {
             Some(target) => (target, Instant::from_std(now)),
             // Boxed because it is rare: an inline future would enlarge this one.
-            None => (Box::pin(self.wait_for_endpoint(affinity)).await?, Instant::now()),
+            None => (Box::pin(self.wait_for_endpoint(options.affinity)).await?, Instant::now()),
         };
         let mut upload = Upload::new(message, &target.endpoint.origin.authority);
-        let mut request = PendingRequest::new(target, permit, method);
+        let mut request = PendingRequest::new(target, permit, method, options);
         while let Some(connection) = request.in_flight().target.pool.take_connection(now.into_std()) {
             match self.exchange(&mut request, connection, &mut upload, now).await {
                 Ok(head) => return Ok(self.begin_response(head, request, upload)),
@@ -112,7 +112,7 @@ impl UpstreamClient {
             }
         }
         // Boxed because most requests reuse a connection: an inline future would enlarge all of them.
-        let connection = Box::pin(self.connect(request.in_flight(), &mut upload, affinity)).await?;
+        let connection = Box::pin(self.connect(request.in_flight(), &mut upload, options.affinity)).await?;
         match self.exchange(&mut request, connection, &mut upload, Instant::now()).await {
             Ok(head) => Ok(self.begin_response(head, request, upload)),
             Err(error) => Err(self.record_failure(error, request.in_flight())),
@@ -205,7 +205,7 @@ impl UpstreamClient {
         upload: &mut Upload,
         now: Instant,
     ) -> Result<ResponseHead, UpstreamError> {
-        let limit = self.0.backends.options.response_timeout;
+        let limit = request.options.response_timeout.unwrap_or(self.0.backends.options.response_timeout);
         connection.set_user_timeout(user_timeout(upload));
         connection.expect_response(now, limit);
         let PendingRequest { connection: slot, method, is_sent, .. } = request;
@@ -246,6 +246,7 @@ impl UpstreamClient {
     }
 
     fn begin_response(&self, head: ResponseHead, request: PendingRequest, upload: Upload) -> UpstreamResponse {
+        let options = request.options;
         let (mut connection, in_flight) = request.into_parts();
         let ResponseHead { status, headers, extent, keep_alive, max_idle } = head;
         if let Some(limit) = max_idle {
@@ -256,7 +257,7 @@ impl UpstreamClient {
         // SECURITY: a backend that responds before it has read the request may take the rest for the next request.
         let is_reusable = keep_alive && upload.is_done();
         let upload = (!upload.is_done()).then(|| Box::new(upload));
-        let max_pause = self.0.backends.options.body_timeout;
+        let max_pause = options.body_timeout.unwrap_or(self.0.backends.options.body_timeout);
         let body = ResponseBody::new(connection, extent, upload, in_flight, is_reusable, max_pause);
         UpstreamResponse { status, headers, body }
     }
@@ -271,14 +272,20 @@ struct PendingRequest {
     in_flight: Option<UpstreamInFlight>,
     connection: Option<Box<UpstreamConnection>>,
     method: Method,
+    options: SendOptions,
     /// At least one byte was written to `connection`.
     is_sent: bool,
 }
 
 impl PendingRequest {
-    fn new(target: Rc<WorkerEndpoint>, permit: Option<RequestPermit>, method: Method) -> PendingRequest {
+    fn new(
+        target: Rc<WorkerEndpoint>,
+        permit: Option<RequestPermit>,
+        method: Method,
+        options: SendOptions,
+    ) -> PendingRequest {
         let in_flight = Some(UpstreamInFlight::new(target, permit));
-        PendingRequest { in_flight, connection: None, method, is_sent: false }
+        PendingRequest { in_flight, connection: None, method, options, is_sent: false }
     }
 
     fn in_flight(&mut self) -> &mut UpstreamInFlight {

@@ -29,6 +29,7 @@ mod retry;
 mod status;
 
 use std::io;
+use std::time::Duration;
 
 use http::{Method, StatusCode};
 
@@ -45,18 +46,29 @@ pub trait OutgoingRequest {
     /// Converts it into the bytes to send and the body.
     fn into_message(self) -> OutgoingMessage;
 
+    /// Deviations from the options of the upstream.
+    fn options(&self) -> SendOptions {
+        SendOptions::default()
+    }
+}
+
+/// How a request is sent differently from what the options of its upstream say.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct SendOptions {
+    /// In place of the timeout for the response head.
+    pub response_timeout: Option<Duration>,
+    /// In place of the timeout between two reads of the response body.
+    pub body_timeout: Option<Duration>,
     /// A hash of what the request belongs to, such as a session. Requests with the same hash go to the same endpoint while
     /// it is available, in every worker and replica.
-    fn affinity(&self) -> Option<u64> {
-        None
-    }
+    pub affinity: Option<u64>,
 }
 
 /// A request head, without the headers that frame the body, and the body.
 pub struct OutgoingMessage {
     /// The method; also part of `head`.
     pub method: Method,
-    /// The request line, with the target in origin form, and the headers: `host` with an empty value, no hop-by-hop
+    /// The request line, with the target in origin form, and the headers: `host`, no hop-by-hop
     /// headers, no headers that frame the body.
     pub head: Vec<u8>,
     /// Offset in `head` at which the backend's name is inserted once an endpoint is chosen; `None` if `host` has a value

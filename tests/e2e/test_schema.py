@@ -102,7 +102,7 @@ GOOD = [
     "trusted_proxies: [10.0.0.0/8, 'fd00::/8', 192.168.1.1]",
     "trusted_proxies: 10.0.0.0/8, fd00::1",
     "log: {access: 'false', level: debug}\ncore_dumps: false",
-    "routes: [{name: thrift, enabled: true}, {name: api, credentials: [api_key], max_body: 1GiB, client_certificate: optional}]",
+    "routes: [{name: hive, enabled: true}, {name: api, credentials: [api_key], max_body: 1GiB, client_certificate: optional}]",
     "auth: {jwt_issuers: [{issuer: i, audiences: a, jwks_url: 'https://idp/keys', ca_file: c, algorithms: RS256, tenants: [t]}]}",
     "auth: {jwt_issuers: [{issuer: i, audiences: [a, b], secret_file: /run/secrets/hmac, algorithms: [HS256, HS512]}]}",
     "auth: {jwt_issuers: '[{issuer: i, audiences: a, jwks_file: k}]'}",

@@ -1,4 +1,4 @@
-//! Authorization rules, and keys in `Authorization: Basic` on the thrift route.
+//! Authorization rules, and keys in `Authorization: Basic` on the hive route.
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -70,9 +70,9 @@ fn basic(user: &str, key: &str) -> String {
 }
 
 #[test]
-fn the_thrift_route_accepts_a_key_as_password() {
+fn the_hive_route_accepts_a_key_as_password() {
     let upstream = Upstream::start();
-    let on = "routes:\n  - {name: thrift, enabled: true}\n";
+    let on = "routes:\n  - {name: hive}\n";
     let gateway = Gateway::start_with_file(upstream.address(), on, &[("TOKENS_FOREIGN", "reject")]);
     let token = gateway.token();
     assert_eq!(thrift(&gateway, &basic("token", &token), &[]).status, 200);
@@ -113,7 +113,7 @@ fn the_service_key_is_sent_in_the_same_form() {
         ("UPSTREAM_API_KEY", "tk_service"),
         ("AUTH_TRUST_SALT_HOLDER", "true"),
     ];
-    let on = "routes: [{name: thrift, enabled: true}]\n";
+    let on = "routes: [{name: hive}]\n";
     let gateway = Gateway::start_with_file(upstream.address(), on, &options);
     assert_eq!(thrift(&gateway, &basic("token", &gateway.token()), &[]).status, 200);
     let seen = upstream.only_request();
@@ -122,7 +122,7 @@ fn the_service_key_is_sent_in_the_same_form() {
 }
 
 #[test]
-fn the_thrift_route_is_off_by_default() {
+fn the_hive_route_is_off_by_default() {
     let upstream = Upstream::start();
     let gateway = Gateway::start(upstream.address(), &[]);
     assert_eq!(thrift(&gateway, &basic("token", &gateway.token()), &[]).reason(), "not_found");

@@ -37,6 +37,7 @@ mod properties;
 mod proxies;
 mod reload;
 mod reload_figures;
+mod routes;
 mod service_manager;
 mod stores;
 mod supply_chain;

@@ -359,6 +359,12 @@ group! {
     requests_per_identity: Count = "1024",
         "Maximum number of concurrent requests of one caller: a user, or a key whose user only the backend knows. Further \
          requests receive 429 and Retry-After.";
+    streams_per_identity: Count = "64",
+        "Maximum number of open event streams (MCP) of one caller, which count for no other limit on requests but \
+         limits.requests. Further streams receive 429 and Retry-After.";
+    unauthenticated_rate: Limit = "20",
+        "Requests per second of one client address (IPv6: /64 network) on routes without credentials; ten times as many \
+         may come at once. Further requests receive 429 and Retry-After. 0: no limit.";
     requests_per_connection: Count<u64> = "1000000",
         "Maximum number of requests on one connection. It is then closed gracefully.";
     streams: Count<u32> = "128" ["1"..="1000000"],

@@ -4,6 +4,7 @@
 use std::sync::LazyLock;
 
 use crate::config::options::{self, OptionSpec, Shape};
+use crate::config::routes::CREDENTIALS;
 
 /// A key of an entry.
 #[derive(Clone, Copy, Debug)]
@@ -39,7 +40,7 @@ pub(super) enum EntryForm {
     Flag,
     /// A word of lower-case letters, digits, `-` and `_`.
     Name,
-    /// Prefix of a path, with `/` at both ends.
+    /// Prefix of a path.
     Prefix,
     /// A number.
     Number,
@@ -47,8 +48,12 @@ pub(super) enum EntryForm {
     Size,
     /// A duration with its unit: `20s`.
     Duration,
-    /// A list of media types.
+    /// `any`, or a list of media types.
     MediaTypes,
+    /// A list of prefixes.
+    Prefixes,
+    /// A group of these keys.
+    Group(&'static [EntryKey]),
     /// The form of this option.
     Option(&'static OptionSpec),
 }
@@ -65,22 +70,39 @@ const fn one_of(key: &'static str, form: EntryForm, meaning: &'static str) -> En
     EntryKey { key, form, required: false, one_of: true, meaning }
 }
 
-const METHODS: &[&str] = &["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"];
+const METHODS: &[&str] = &["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"];
 
 /// The keys of `routes`, which exists in the file only.
 pub const ROUTES: &[EntryKey] = &[
     required("name", EntryForm::Name, "Name of the profile, shown in logs and metrics in place of the path."),
-    key("prefix", EntryForm::Prefix, "Prefix of the path; begins and ends with `/`."),
-    key("content_types", EntryForm::MediaTypes, "Accepted media types of `Content-Type`, without parameters."),
+    key(
+        "prefix",
+        EntryForm::Prefix,
+        "Prefix of the path, such as `/timbr/api/`. It matches with and without its last slash.",
+    ),
+    key("prefixes", EntryForm::Prefixes, "Several prefixes, in place of `prefix`."),
+    key(
+        "content_types",
+        EntryForm::MediaTypes,
+        "Accepted media types of `Content-Type`, without parameters, or `any`. Default of a new route: `application/json`.",
+    ),
+    key(
+        "content_type",
+        EntryForm::Word(&["always", "with_content"]),
+        "`always`: every request must have a `Content-Type`, as Timbr documents it for `api` and `openapi`. \
+         `with_content`: those with a body. Default: `with_content`, except for `api` and `openapi`.",
+    ),
     key(
         "methods",
         EntryForm::WordList(METHODS),
-        "Accepted methods: GET, HEAD, POST, PUT, PATCH, DELETE. Default: all of them.",
+        "Accepted methods: GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS. Default of a new route: all except OPTIONS.",
     ),
     key(
         "credentials",
-        EntryForm::WordList(&["api_key", "jwt", "basic"]),
-        "Accepted credentials: `api_key`, `jwt` and `basic`. Default: `api_key` and, if `auth.jwt_issuers` is set, `jwt`.",
+        EntryForm::WordList(&CREDENTIALS),
+        "Accepted credentials: `api_key`, `jwt`, `basic` (`token` or `token@<ontology>`, and a key), `bearer` (a key or a \
+         JWT in `Authorization: Bearer`), or `none` alone: the backend authenticates the sender. Default: `api_key` and, \
+         if `auth.jwt_issuers` is set, `jwt`.",
     ),
     key("max_body", EntryForm::Size, "Maximum size of a request body, such as `10MiB`. Default: `limits.body`."),
     key(
@@ -95,7 +117,29 @@ pub const ROUTES: &[EntryKey] = &[
         "`required`: this path requires a TLS client certificate (see `tls.client_auth`). Default: `optional`.",
     ),
     key("upstream", EntryForm::Name, "Name of an entry of `upstreams`. Default: `default`, the section `upstream`."),
+    key(
+        "cors",
+        EntryForm::Group(CORS),
+        "Pages of other origins that may send requests: {origins, methods, headers, credentials, max_age}.",
+    ),
+    key("response_timeout", EntryForm::Duration, "In place of `response_timeout` of the upstream."),
+    key("body_timeout", EntryForm::Duration, "In place of `body_timeout` of the upstream."),
+    key(
+        "affinity",
+        EntryForm::Text,
+        "What keeps requests on one endpoint: `mcp-session-id`, `user`, the name of a header, `cookie:NAME`, or `none`. \
+         Default: `mcp-session-id` for `mcp`, else `none`.",
+    ),
+    key("host_header", EntryForm::Word(&["backend", "client"]), "In place of `host_header` of the upstream."),
     key("enabled", EntryForm::Flag, "`false` disables the profile."),
+];
+
+const CORS: &[EntryKey] = &[
+    required("origins", EntryForm::Texts, "Origins such as https://app.example.com, or `*`."),
+    key("methods", EntryForm::Words(METHODS), "Methods that pages may use. Default: those of the route."),
+    key("headers", EntryForm::Texts, "Headers that pages may send. Default: those of Timbr's clients."),
+    key("credentials", EntryForm::Flag, "`true`: the browser sends cookies and client certificates."),
+    key("max_age", EntryForm::Duration, "How long a browser caches the permission. Default: 10m."),
 ];
 
 const JWT_ISSUERS: &[EntryKey] = &[

@@ -4,6 +4,7 @@ use serde_json::{Value, json};
 
 use super::entries::{EntryForm, EntryKey, ROUTES, entry_keys};
 use crate::config::options::{OptionSpec, Shape};
+use crate::config::routes::BUILT_IN;
 
 /// Patterns use only what every engine supports, so no lookaround.
 const URL: &str = r"^https?://[^/?#@\s]+/?$";
@@ -22,8 +23,8 @@ const DURATION: &str = concat!(
     r"(\s*\d+(\.\d+)?\s*(nanos|nsec|ns|usec|us|µs|millis|msec|ms|seconds|second|secs|sec|s|minutes|minute|mins|min|m",
     r"|hours|hour|hrs|hr|h|days|day|d|weeks|week|wks|wk|w|months|month|M|years|year|yrs|yr|y))+\s*"
 );
-/// With `/` at both ends and no character that could be escaped.
-const PREFIX: &str = r"^/([A-Za-z0-9._~-]+/)*$";
+/// Without characters that could be escaped.
+const PREFIX: &str = r"^/([A-Za-z0-9._~-]+/)*[A-Za-z0-9._~-]*$";
 const NAME: &str = r"^[a-z0-9_-]+$";
 const MEDIA_TYPE: &str = r"^[^\s/;,]+/[^\s/;,]+$";
 
@@ -51,13 +52,13 @@ pub fn file_twin(option: &OptionSpec) -> Value {
 /// The schema of `routes`, which exists in the file only.
 pub fn routes() -> Value {
     let mut entry = group(ROUTES, EmptyKeys::Rejected);
-    let known = json!({ "properties": { "name": { "enum": ["api", "openapi", "thrift"] } } });
-    entry["anyOf"] = json!([known, { "required": ["prefix", "content_types"] }]);
+    let known = json!({ "properties": { "name": { "enum": BUILT_IN } } });
+    entry["anyOf"] = json!([known, { "required": ["prefix"] }, { "required": ["prefixes"] }]);
     json!({
         "type": ["array", "null"],
         "items": entry,
-        "description": "Requirements for requests below a path. An entry with a known name (api, openapi, thrift) \
-                        changes that profile; an entry with a new name adds a profile.",
+        "description": "Requirements for requests below a path. An entry with the name of a built-in profile \
+                        enables and changes it; an entry with a new name adds a profile.",
     })
 }
 
@@ -175,8 +176,12 @@ fn form(form: EntryForm) -> Value {
         EntryForm::Name => json!({ "type": "string", "pattern": NAME }),
         EntryForm::Prefix => json!({ "type": "string", "pattern": PREFIX }),
         EntryForm::Size => json!({ "type": "string", "pattern": SIZE }),
-        EntryForm::Duration => json!({ "type": "string", "pattern": format!("^{DURATION}$") }),
-        EntryForm::MediaTypes => list(json!({ "type": "string", "pattern": MEDIA_TYPE })),
+        EntryForm::MediaTypes => {
+            json!({ "anyOf": [{ "enum": ["any"] }, list(json!({ "type": "string", "pattern": MEDIA_TYPE }))] })
+        }
+        EntryForm::Prefixes => list(json!({ "type": "string", "pattern": PREFIX })),
+        EntryForm::Duration => json!({ "type": "string", "pattern": format!("^(0|{DURATION})$") }),
+        EntryForm::Group(keys) => group(keys, EmptyKeys::NotSet),
         EntryForm::WordList(choice) => list(words(choice)),
         EntryForm::Word(choice) => words(choice),
         EntryForm::Option(option) => shape(option),

@@ -97,7 +97,7 @@ macro_rules! rejections {
 
 mod table;
 
-pub use table::Rejection;
+pub use table::{BASIC_CHALLENGE, Rejection};
 
 /// The constant columns of the table.
 #[derive(Debug)]
@@ -214,6 +214,7 @@ impl From<LimitExceeded> for Rejection {
         match exceeded {
             LimitExceeded::Total | LimitExceeded::Unauthenticated => Rejection::Overloaded,
             LimitExceeded::Caller => Rejection::TooManyRequests,
+            LimitExceeded::CallerStreams => Rejection::TooManyStreams,
         }
     }
 }

@@ -12,7 +12,9 @@ use crate::gateway::rejection::{ExampleData, Fault, RejectionEntry};
 use crate::observability::phase::Phase;
 
 const API_KEY: ResponseHeader<'static> = Challenge("ApiKey realm=\"timbr\"");
-const BASIC: ResponseHeader<'static> = Challenge("Basic realm=\"timbr\"");
+/// The challenge of routes that accept `Authorization: Basic`.
+pub const BASIC_CHALLENGE: &str = "Basic realm=\"timbr\"";
+const BASIC: ResponseHeader<'static> = Challenge(BASIC_CHALLENGE);
 const BEARER: ResponseHeader<'static> = Challenge("Bearer realm=\"timbr\"");
 const INVALID_BEARER: ResponseHeader<'static> = Challenge("Bearer realm=\"timbr\", error=\"invalid_token\"");
 
@@ -130,6 +132,18 @@ rejections! {
         rules: ["limits.requests_per_identity"],
         message: "Too many of your requests are in progress. Wait until some of them have finished.",
         remedy: "More requests of one caller are in flight than `limits.requests_per_identity`.",
+    }
+    /// Too many event streams of this caller.
+    TooManyStreams {
+        status: TOO_MANY_REQUESTS,
+        reason: "too_many_streams",
+        phases: [Share],
+        fault: Rules,
+        response_header: RetryAfter(1),
+        header: None,
+        rules: ["limits.streams_per_identity"],
+        message: "Too many of your event streams are open. Close some of them.",
+        remedy: "One caller has more event streams open than `limits.streams_per_identity`. Each running MCP client has one.",
     }
     /// A rule of `limits.rules` limits this caller.
     RateLimited(exceeded: RuleExceeded) {
@@ -580,7 +594,8 @@ rejections! {
         response_header: BASIC,
         header: Some("authorization"),
         rules: ["routes.credentials"],
-        message: "Send `Authorization: Basic` with the user name `token` and your Timbr token as the password.",
+        message: "Send `Authorization: Basic` with the user name `token` or `token@<ontology>` and your Timbr token as the \
+                  password.",
         remedy: "No `Authorization: Basic …` on a route with `credentials: [basic]`.",
     }
     /// `Authorization: Basic` without a key.
@@ -592,8 +607,22 @@ rejections! {
         response_header: BASIC,
         header: Some("authorization"),
         rules: [],
-        message: "The `Authorization` header must be `Basic` with base64 of `token:` and your Timbr token.",
-        remedy: "On such a route, `Authorization` is not `Basic` with base64 of `token:` and a key.",
+        message: "The `Authorization` header must be `Basic` with the user name `token` or `token@<ontology>` and your Timbr \
+                  token as the password.",
+        remedy: "On such a route, `Authorization` is not `Basic` with `token` or `token@<ontology>` as the user name and a \
+                 key as the password.",
+    }
+    /// The user name, the path and the headers name different ontologies.
+    OntologyAmbiguous {
+        status: BAD_REQUEST,
+        reason: "ontology_ambiguous",
+        phases: [Screen, Authorize],
+        fault: Request,
+        response_header: NoHeader,
+        header: None,
+        rules: [],
+        message: "The request names two different ontologies. Use the same one in the user name, the path and the headers.",
+        remedy: "The ontology in `token@<ontology>`, in the path and in `x-ontology` must be the same.",
     }
     /// There is no `Authorization: Bearer`.
     BearerMissing {

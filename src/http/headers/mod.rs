@@ -189,7 +189,7 @@ impl Headers {
     }
 
     /// Appends a header by the text of its name, in lower case. Both must be valid.
-    fn push_text(&mut self, text: &str, value: &[u8]) {
+    pub fn push_text(&mut self, text: &str, value: &[u8]) {
         let name = HeaderName::parse(text.as_bytes());
         let text = if name == HeaderName::Other { self.append_bytes(text.as_bytes()) } else { ByteRange::default() };
         let value = self.append_bytes(value);

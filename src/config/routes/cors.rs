@@ -1,0 +1,104 @@
+//! Reads `cors` of a route: pages of which other origins may send requests to it (the CORS protocol of the Fetch
+//! standard). Handles no request.
+
+use std::time::Duration;
+
+use http::Method;
+
+use crate::config::file::Node;
+use crate::config::list_entry::ListEntry;
+use crate::config::options::OptionType;
+use crate::config::routes::method;
+use crate::config::sources::Problem;
+use crate::config::url;
+
+/// Which pages may send requests, and what they may send and read.
+#[derive(Clone, Debug, PartialEq)]
+pub struct CorsOptions {
+    /// Origins such as `https://app.example.com`; empty: every origin.
+    pub origins: Vec<String>,
+    /// Methods for `Access-Control-Allow-Methods`; empty: those of the route.
+    pub methods: Vec<Method>,
+    /// Names of request headers for `Access-Control-Allow-Headers`.
+    pub headers: Vec<String>,
+    /// Whether the browser sends cookies and client certificates.
+    pub credentials: bool,
+    /// How long a browser caches the response to a preflight.
+    pub max_age: Duration,
+}
+
+/// The request headers of Timbr's clients that the Fetch standard does not allow by itself.
+const DEFAULT_HEADERS: [&str; 14] = [
+    "authorization",
+    "content-type",
+    "last-event-id",
+    "mcp-protocol-version",
+    "mcp-session-id",
+    "nested",
+    "results-limit",
+    "x-agent",
+    "x-api-impersonate-user",
+    "x-api-key",
+    "x-async",
+    "x-jwt-tenant-id",
+    "x-jwt-token",
+    "x-ontology",
+];
+
+const DEFAULT_MAX_AGE: Duration = Duration::from_secs(10 * 60);
+
+/// Reads the value of `cors` at a place such as `routes[0].cors`.
+pub fn read(at: String, node: &Node, problems: &mut Vec<Problem>) -> Option<CorsOptions> {
+    let mut entry = ListEntry::new(at, node.clone(), problems)?;
+    let origins = origins(&mut entry);
+    let methods: Vec<_> =
+        entry.texts("methods").unwrap_or_default().into_iter().map(|name| (method(&name), name)).collect();
+    let headers = entry.texts("headers");
+    let credentials = entry.flag("credentials");
+    let max_age = entry.text("max_age").map(|text| Duration::parse(&text));
+    for (_, name) in methods.iter().filter(|(method, _)| method.is_none()) {
+        entry.problem("methods", format!("{name:?} is not a valid method"));
+    }
+    for name in headers.iter().flatten().filter(|name| http::HeaderName::from_bytes(name.as_bytes()).is_err()) {
+        entry.problem("headers", format!("{name:?} is not the name of a header"));
+    }
+    if let Some(Err(message)) = &max_age {
+        entry.problem("max_age", message);
+    }
+    // SECURITY: every page of the web could act with the cookies of its visitors.
+    if credentials && origins.as_ref().is_some_and(Vec::is_empty) {
+        entry.problem("credentials", "cannot be true for every origin; list the origins");
+    }
+    let headers = headers.unwrap_or_else(|| DEFAULT_HEADERS.map(str::to_owned).to_vec());
+    let cors = CorsOptions {
+        origins: origins.unwrap_or_default(),
+        methods: methods.into_iter().filter_map(|(method, _)| method).collect(),
+        headers: headers.into_iter().map(|name| name.to_ascii_lowercase()).collect(),
+        credentials,
+        max_age: max_age.and_then(Result::ok).unwrap_or(DEFAULT_MAX_AGE),
+    };
+    entry.finish().then_some(cors)
+}
+
+/// Empty for `*`; `None` after a problem.
+fn origins(entry: &mut ListEntry<'_>) -> Option<Vec<String>> {
+    let Some(origins) = entry.texts("origins") else {
+        entry.problem("origins", "is missing: a list such as [\"https://app.example.com\"], or \"*\"");
+        return None;
+    };
+    if origins == ["*"] {
+        return Some(Vec::new());
+    }
+    let mut serialized = Vec::with_capacity(origins.len());
+    for origin in origins {
+        // SECURITY: a browser sends the origin in exactly one form, and it is compared byte for byte.
+        match url::parse_origin(&origin) {
+            Ok(parsed) => {
+                let scheme = if parsed.tls { "https" } else { "http" };
+                serialized.push(format!("{scheme}://{}", parsed.authority().to_ascii_lowercase()));
+            }
+            Err(_) => entry.problem("origins", format!("{origin:?} must be an origin such as https://app.example.com")),
+        }
+    }
+    Some(serialized)
+}

@@ -1,0 +1,77 @@
+//! The ontology that a request names: in its path, or in the user name of `Authorization: Basic`. Bodies are not read.
+
+use std::borrow::Cow;
+
+use crate::auth::ClientCredential;
+use crate::base::percent;
+use crate::gateway::rejection::Rejection;
+use crate::gateway::screen::Screened;
+
+/// The headers with which clients select an ontology.
+const ONTOLOGY_HEADERS: [&[u8]; 2] = [b"x-ontology", b"ontology"];
+
+/// The ontology of a request for rules; `None` if it names none.
+///
+/// SECURITY: a request that names two different ones is rejected: the backend might use the one that no rule was
+/// applied to. A header alone names none for the rules, because backends ignore it for most paths.
+pub fn requested_ontology(screened: &Screened) -> Result<Option<Cow<'_, str>>, Rejection> {
+    let in_user_name = match screened.credential() {
+        ClientCredential::Basic(basic) => basic.ontology(),
+        _ => None,
+    };
+    let named = match (in_user_name, ontology_in_path(screened.path())) {
+        (Some(one), Some(other)) if *one != *other => return Err(Rejection::OntologyAmbiguous),
+        (Some(one), _) => Some(Cow::Borrowed(one)),
+        (None, in_path) => in_path,
+    };
+    if let Some(named) = &named {
+        let is_other = |value: &[u8]| value != named.as_bytes();
+        let mut headers = screened.headers().iter().filter(|header| ONTOLOGY_HEADERS.contains(&header.text()));
+        if headers.any(|header| is_other(header.value)) {
+            return Err(Rejection::OntologyAmbiguous);
+        }
+    }
+    Ok(named)
+}
+
+/// The ontology that a path of the API names. `route` has already rejected ambiguous paths.
+fn ontology_in_path(path: &str) -> Option<Cow<'_, str>> {
+    let mut segments = path.strip_prefix('/')?.split('/');
+    let segment = match (segments.next()?, segments.next()?) {
+        ("timbr-server", "ontology") => segments.next()?,
+        ("timbr", "openapi") if segments.next() == Some("ontology") => segments.next()?,
+        ("timbr", "api") => match segments.next()? {
+            "q" | "get_ontology" | "get_config" | "clear_cache" => segments.next()?,
+            _ => return None,
+        },
+        _ => return None,
+    };
+    percent::decode(segment).filter(|name| !name.is_empty())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths_name_ontologies() {
+        for (path, expected) in [
+            ("/timbr/openapi/ontology/sales/query", Some("sales")),
+            ("/timbr/api/q/sales/concept/customer", Some("sales")),
+            ("/timbr/api/get_ontology/my%20sales", Some("my sales")),
+            ("/timbr/api/get_config/s%C3%A9", Some("sé")),
+            ("/timbr/api/clear_cache/sales/", Some("sales")),
+            ("/timbr/api/clear_cache/%ff", None),
+            ("/timbr/api/clear_cache/", None),
+            ("/timbr/api/query/", None),
+            ("/timbr/api/get_ontologies/", None),
+            ("/timbr/openapi/get-async-results/x", None),
+            ("/timbr-server/ontology/sales", Some("sales")),
+            ("/timbr-server/ontology/", None),
+            ("/timbr-server/", None),
+            ("/other/openapi/ontology/sales", None),
+        ] {
+            assert_eq!(ontology_in_path(path).as_deref(), expected, "{path}");
+        }
+    }
+}
