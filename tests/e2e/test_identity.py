@@ -100,7 +100,7 @@ def test_a_rule_lets_one_user_act_as_another_and_the_log_tells(setup, backend, a
     assert len(arrived()) == 1
 
     def decisions():
-        lines = [line for line in gateway.process.output.splitlines() if ' audit: what="impersonation" ' in line]
+        lines = [line for line in gateway.process.output.splitlines() if ' audit: ' in line and ' what="impersonation" ' in line]
         return lines if len(lines) == 2 else None
 
     allowed, denied = wait_until("both decisions are logged", decisions)

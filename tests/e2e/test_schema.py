@@ -56,7 +56,8 @@ def gateway_says(tmp_path_factory):
     """The gateway's errors for a file, or None. The salt and the upstream URL are added unless the file has them."""
     folder = tmp_path_factory.mktemp("schema")
     for name, text in [("salt", gateway("salt").stdout), ("service-key", "tk_service"), ("ldap-password", "secret"),
-                       ("redis-password", "secret"), ("hmac", "x" * 40)]:
+                       ("redis-password", "secret"), ("hmac", "x" * 40),
+                       ("store-key", gateway("store", "key").stdout)]:
         (folder / name).write_text(text)
 
     def say(text, command="print"):
