@@ -47,6 +47,7 @@ impl OpenFileStore {
             }
         }
         write.commit()?;
+        self.commits += 1;
         self.pending_salt_uses.clear();
         Ok(())
     }
@@ -83,7 +84,9 @@ impl OpenFileStore {
             self.expiry_cursor =
                 store.remove_expired(&mut tokens, &mut write.open_table(LOGINS)?, self.expiry_cursor)?;
         }
-        Ok(write.commit()?)
+        write.commit()?;
+        self.commits += 1;
+        Ok(())
     }
 }
 

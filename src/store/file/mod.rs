@@ -4,6 +4,7 @@
 //! for the disk. The last use of a token, and the removal of expired ones, are written later in small batches.
 
 mod deferred_writes;
+mod journal;
 mod write;
 
 use std::collections::{HashMap, VecDeque};
@@ -26,9 +27,12 @@ use crate::store::driver::{Command, ReplySender};
 use crate::store::keys::{KeyNumber, RecordName, StoreKeys};
 use crate::store::listing::list_memory;
 use crate::store::memory::MemoryStore;
+use crate::store::revocation::{Revocation, Revocations};
 use crate::store::time::StoreClock;
 use crate::store::wire::{StoredLogin, StoredToken};
 use crate::store::{NewToken, SaltName, Seed, Timestamp, TokenId, Unavailable};
+
+use journal::RevocationJournal;
 
 /// By the name of a token: its last use, its expiry, and the sealed token; see [`split_value`].
 const TOKENS: TableDefinition<'_, &[u8; 16], &[u8]> = TableDefinition::new("tokens 2");
@@ -36,6 +40,9 @@ const TOKENS: TableDefinition<'_, &[u8; 16], &[u8]> = TableDefinition::new("toke
 const LOGINS: TableDefinition<'_, &[u8; 16], &[u8]> = TableDefinition::new("logins 2");
 /// By the name of a salt and the pseudonym of a user: the last use.
 const SALTS: TableDefinition<'_, (&str, &[u8; 16]), u64> = TableDefinition::new("salts 1");
+
+/// Written after a failure, to find out whether the disk has space for a token again.
+const PROBE: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("probe");
 
 /// Tables of earlier versions, whose values cannot be read any more.
 const OLD_TABLES: [TableDefinition<'_, &[u8; 16], &[u8]>; 2] =
@@ -49,6 +56,12 @@ const DEFERRED_BATCH_INTERVAL: Duration = Duration::from_millis(50);
 
 /// The maximum delay of deferred writes, used where tokens have no idle lifetime.
 const MAX_DEFERRED_INTERVAL: Duration = Duration::from_secs(60);
+
+/// After a failed write, the next attempt follows after this time at the latest.
+const RETRY_INTERVAL: Duration = Duration::from_secs(1);
+
+/// The context of the sealed entries of the journal.
+const JOURNAL_CONTEXT: &[u8] = b"journal";
 
 /// The database's cache for pages of the file, in bytes.
 const PAGE_CACHE_BYTES: usize = 16 * 1024 * 1024;
@@ -66,6 +79,13 @@ pub struct OpenFileStore {
     store: FileStore,
     /// `None` after a write error, until the file has been opened again.
     database: Option<Database>,
+    journal: RevocationJournal,
+    /// The entries of revoked tokens that are still in the file.
+    pending_removals: Vec<RevokedEntries>,
+    /// The number of successful commits.
+    commits: u64,
+    /// True if the last commit failed.
+    is_failing: bool,
     /// The uses of salts that are not in the file yet.
     pending_salt_uses: HashMap<(SaltName, RecordName), Timestamp>,
     /// The tokens whose last use is not in the file yet.
@@ -78,6 +98,12 @@ pub struct OpenFileStore {
     uses_written_at: Tick,
     /// The name of the last token that the search for expired tokens has visited; `None`: it starts over.
     expiry_cursor: Option<[u8; 16]>,
+}
+
+/// The names of a revoked token and of its login.
+struct RevokedEntries {
+    token: RecordName,
+    login: RecordName,
 }
 
 /// A token whose last use is to be written.
@@ -108,12 +134,20 @@ impl FileStore {
     /// Opens the file and loads its tokens into memory. The error is a message for operators.
     pub fn open(self) -> Result<OpenFileStore, String> {
         let database = self.open_database()?;
-        self.load(&database).map_err(|error| format!("cannot read {}: {error}", self.path.display()))?;
+        let (mut journal, entries) = RevocationJournal::open(&self.path)
+            .map_err(|error| format!("cannot open {}.revoked: {error}", self.path.display()))?;
+        let revocations = self.read_revocations(&entries);
+        self.load(&database, &revocations).map_err(|error| format!("cannot read {}: {error}", self.path.display()))?;
+        journal.clear().map_err(|error| format!("cannot write {}.revoked: {error}", self.path.display()))?;
         let deferred_due = Instant::now() + self.deferred_interval();
         Ok(OpenFileStore {
             uses_written_at: self.store_clock.now_tick(),
             store: self,
             database: Some(database),
+            journal,
+            pending_removals: Vec::new(),
+            commits: 0,
+            is_failing: false,
             pending_salt_uses: HashMap::new(),
             pending_uses: VecDeque::new(),
             deferred_due,
@@ -150,9 +184,31 @@ impl FileStore {
         OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(&self.path)
     }
 
-    fn load(&self, database: &Database) -> FileResult<()> {
+    /// The revocations in the journal.
+    fn read_revocations(&self, entries: &[Vec<u8>]) -> Revocations {
+        let mut revocations = Revocations::default();
+        for entry in entries {
+            let Some((_, plaintext)) = self.keys.open(JOURNAL_CONTEXT, entry) else { continue };
+            let Some((at, revocation)) = plaintext.split_first_chunk() else { continue };
+            if let Some(revocation) = Revocation::decode(revocation) {
+                revocations.add(&revocation, Timestamp(u64::from_be_bytes(*at)));
+            }
+        }
+        revocations
+    }
+
+    fn load(&self, database: &Database, revocations: &Revocations) -> FileResult<()> {
         let write = database.begin_write()?;
-        let (tokens, unreadable) = self.live_tokens(&write.open_table(TOKENS)?)?;
+        let (mut tokens, unreadable) = self.live_tokens(&write.open_table(TOKENS)?)?;
+        {
+            // SECURITY: before the process stopped, their revocation could not be written here.
+            let mut table = write.open_table(TOKENS)?;
+            for (_, stored) in tokens.extract_if(.., |(_, stored)| {
+                stored.minted <= revocations.latest_covering(&stored.id, &stored.token.user)
+            }) {
+                table.remove(&self.keys.token_name(stored.token.key, &stored.id).0)?;
+            }
+        }
         write.open_table(LOGINS)?;
         write.open_table(SALTS)?;
         for table in OLD_TABLES {
@@ -162,8 +218,7 @@ impl FileStore {
         let count = tokens.len();
         for (last_used, mut stored) in tokens {
             // A wall clock that was set back must not extend the lifetime of tokens.
-            let latest = self.store_clock.now().after(self.memory.limits().ttl);
-            stored.expires = stored.expires.min(latest);
+            stored.limit_lifetime(&self.store_clock, self.memory.limits().ttl);
             let id = stored.id;
             let record = stored.into_record(&self.store_clock);
             record.set_last_used(self.store_clock.tick(last_used));
@@ -228,7 +283,11 @@ impl OpenFileStore {
     /// Executes commands until all senders are gone.
     pub async fn serve(mut self, mut commands: mpsc::Receiver<Command>, up: Gauge) {
         loop {
-            let wake = if self.pending_uses.is_empty() { self.deferred_due } else { self.next_batch };
+            let mut wake = if self.pending_uses.is_empty() { self.deferred_due } else { self.next_batch };
+            if self.is_failing {
+                wake = wake.min(Instant::now() + RETRY_INTERVAL);
+            }
+            let commits = self.commits;
             let result = tokio::select! {
                 command = commands.recv() => {
                     let Some(command) = command else { break };
@@ -238,37 +297,66 @@ impl OpenFileStore {
                     }
                     self.run_batch(batch)
                 }
-                () = sleep_until(wake) => self.write_deferred(),
+                () = sleep_until(wake) => {
+                    let result = self.write_removals().and_then(|()| self.write_deferred());
+                    self.check(result)
+                }
             };
-            up.set(i64::from(result.is_ok()));
-            if let Err(error) = result {
-                error!(
-                    "cannot write to the token file: {error}. New tokens are rejected with 503; known tokens keep \
-                     working"
-                );
-                // After an error, the database must be opened again.
-                self.database = None;
-            }
+            self.report(&up, result, commits);
         }
         self.deferred_due = Instant::now();
+        let _ = self.write_removals();
         while self.write_deferred().is_ok() && !self.pending_uses.is_empty() {}
     }
 
+    /// Shows whether the last commit succeeded. Commands that commit nothing do not change that.
+    fn report(&mut self, up: &Gauge, result: FileResult<()>, commits_before: u64) {
+        match result {
+            Err(error) => {
+                if !std::mem::replace(&mut self.is_failing, true) {
+                    error!(
+                        "cannot write to the token file: {error}. New tokens are rejected with 503; known tokens keep \
+                         working"
+                    );
+                }
+            }
+            Ok(()) if self.commits > commits_before => {
+                if std::mem::take(&mut self.is_failing) {
+                    info!("the token file can be written again");
+                }
+            }
+            Ok(()) => {}
+        }
+        up.set(i64::from(!self.is_failing));
+    }
+
+    /// After an error, the database must be opened again.
+    fn check<T>(&mut self, result: FileResult<T>) -> FileResult<T> {
+        if result.is_err() {
+            self.database = None;
+        }
+        result
+    }
+
+    /// An error of one command does not affect the others. Returns the first one.
     fn run_batch(&mut self, commands: Vec<Command>) -> FileResult<()> {
-        let mut mints = Vec::new();
+        let (mut mints, mut result) = (Vec::new(), Ok(()));
         for command in commands {
             match command {
-                Command::Mint { token, seed, id, reply } => {
+                Command::Mint { token, seed, id, reply, .. } => {
                     mints.push(PendingMint { token, seed, id, reply });
                 }
                 other => {
                     // Commands take effect in sequence.
-                    self.mint(std::mem::take(&mut mints))?;
-                    self.run(other)?;
+                    let minted = self.mint(std::mem::take(&mut mints));
+                    result = result.and(self.check(minted));
+                    let done = self.run(other);
+                    result = result.and(self.check(done));
                 }
             }
         }
-        self.mint(mints)
+        let minted = self.mint(mints);
+        result.and(self.check(minted))
     }
 
     fn run(&mut self, command: Command) -> FileResult<()> {
@@ -289,7 +377,11 @@ impl OpenFileStore {
             }
             // There are no replicas.
             Command::PublishFailure(_) => {}
-            Command::Revoke { revocation, reply } => return send_reply(reply, self.revoke(&revocation)),
+            Command::Revoke { revocation, reply } => {
+                let (count, result) = self.revoke(&revocation);
+                let _ = reply.send(count);
+                return result;
+            }
             Command::SetUpstreamKey { id, key, reply } => {
                 return send_reply(reply, self.set_upstream_key(&id, key));
             }

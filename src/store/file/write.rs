@@ -1,13 +1,14 @@
 //! Writes that must be on the disk before the reply: new tokens, revocations, and new upstream keys.
 
 use redb::ReadableTable;
+use tracing::error;
 
 use crate::base::secret::Secret;
 use crate::store::file::{
-    FileResult, FileStore, LOGINS, OpenFileStore, PendingMint, SealedTable, TOKENS, open_if_closed, seal_context,
-    split_value,
+    FileResult, FileStore, JOURNAL_CONTEXT, LOGINS, OpenFileStore, PROBE, PendingMint, RevokedEntries, SealedTable,
+    TOKENS, open_if_closed, seal_context, split_value,
 };
-use crate::store::keys::KeyNumber;
+use crate::store::keys::{KeyNumber, PRIMARY_KEY};
 use crate::store::revocation::revoke_in_memory;
 use crate::store::wire::StoredToken;
 use crate::store::{Revocation, Seed, TokenId, Unavailable};
@@ -58,31 +59,59 @@ impl OpenFileStore {
             }
         }
         write.commit()?;
+        self.commits += 1;
         for stored in new_tokens {
             store.memory.insert_minted(stored.id, stored.into_record(&store.store_clock));
         }
         Ok(seeds)
     }
 
-    /// Returns the number of live tokens that this ended.
-    pub(super) fn revoke(&mut self, revocation: &Revocation) -> FileResult<u64> {
-        let store = &self.store;
+    /// Returns the number of live tokens that this ended, and the error of the file if there is one.
+    ///
+    /// SECURITY: from memory first, so that the tokens end even if the disk fails. What cannot be removed from the file
+    /// is written to the journal, so that it survives a crash, and is retried.
+    pub(super) fn revoke(&mut self, revocation: &Revocation) -> (Result<u64, Unavailable>, FileResult<()>) {
+        let (keys, at) = (&self.store.keys, self.store.store_clock.now());
         let mut revoked = Vec::new();
-        // SECURITY: from memory first, so that the tokens end even if the disk fails.
-        let count = revoke_in_memory(&store.memory, revocation, |id, record| {
-            revoked.push((store.keys.token_name(record.key, id), store.keys.login_name(&record.login)));
+        let count = revoke_in_memory(&self.store.memory, revocation, |id, record| {
+            let (token, login) = (keys.token_name(record.key, id), keys.login_name(&record.login));
+            revoked.push(RevokedEntries { token, login });
         });
-        let write = open_if_closed(&mut self.database, store)?.begin_write()?;
+        self.pending_removals.append(&mut revoked);
+        match self.write_removals() {
+            Ok(()) => (Ok(count), Ok(())),
+            Err(error) => {
+                let plaintext = [&at.0.to_be_bytes()[..], &revocation.encode()].concat();
+                let sealed = self.store.keys.seal(PRIMARY_KEY, JOURNAL_CONTEXT, &plaintext);
+                let journaled = self.journal.append(&sealed).inspect_err(|error| {
+                    error!("cannot write a revocation: {error}. It is in effect until the process ends");
+                });
+                (journaled.map(|()| count).map_err(|_| Unavailable), Err(error))
+            }
+        }
+    }
+
+    /// Removes revoked tokens from the file. Writes nothing if there are none, unless the last write failed.
+    pub(super) fn write_removals(&mut self) -> FileResult<()> {
+        if self.pending_removals.is_empty() && !self.is_failing {
+            return Ok(());
+        }
+        let write = open_if_closed(&mut self.database, &self.store)?.begin_write()?;
         {
             let (mut tokens, mut logins) = (write.open_table(TOKENS)?, write.open_table(LOGINS)?);
-            for (token_name, login_name) in &revoked {
-                tokens.remove(&token_name.0)?;
+            for entries in &self.pending_removals {
+                tokens.remove(&entries.token.0)?;
                 // If the login has a newer token, it receives a third one next time, which does no harm.
-                logins.remove(&login_name.0)?;
+                logins.remove(&entries.login.0)?;
+            }
+            if self.is_failing {
+                write.open_table(PROBE)?.insert("", [0; 1024].as_slice())?;
             }
         }
         write.commit()?;
-        Ok(count)
+        self.commits += 1;
+        self.pending_removals.clear();
+        self.journal.clear().map_err(redb::Error::Io)
     }
 
     pub(super) fn set_upstream_key(&mut self, id: &TokenId, key: Secret) -> FileResult<()> {
@@ -94,6 +123,7 @@ impl OpenFileStore {
             store.write_upstream_key(&mut tokens, id, record.key, &key)?;
         }
         write.commit()?;
+        self.commits += 1;
         store.memory.set_upstream_key(id, key);
         Ok(())
     }

@@ -12,6 +12,7 @@ use crate::support::client::Client;
 use crate::support::program::Program;
 use crate::support::stores::{StoreFixture, id_of};
 use crate::support::upstream::Upstream;
+use crate::support::wait_until;
 
 const JSON: (&str, &str) = ("Content-Type", "application/json");
 
@@ -160,10 +161,12 @@ fn a_full_disk_affects_only_new_tokens() {
     let fixture = fixture();
     let path = fixture.path().to_str().expect("text").to_owned();
     let upstream = Upstream::start();
-    let options = [("STORE_KIND", "file"), ("STORE_PATH", &*path)];
+    let options =
+        [("STORE_KIND", "file"), ("STORE_PATH", &*path), ("TOKENS_FOREIGN", "reject"), ("LISTEN_ADMIN", "127.0.0.1:0")];
     // In blocks of 512 bytes. Writing beyond the limit fails, because the shell's child ignores SIGXFSZ.
-    let program = Program::start_as(upstream.address(), &options, "trap '' XFSZ; ulimit -f 1024; exec \"$0\" serve");
-    let mut last = None;
+    let mut program =
+        Program::start_as(upstream.address(), &options, "trap '' XFSZ; ulimit -f 1024; exec \"$0\" serve");
+    let (mut first, mut last) = (None, None);
     let mut refused = None;
     for number in 0..20_000 {
         let authorization = format!("Bearer {}", bearer(&format!("user-{number:0>200}"), "secret"));
@@ -171,13 +174,35 @@ fn a_full_disk_affects_only_new_tokens() {
         let response = client.send("POST /timbr/api/get_token", &[JSON, ("Authorization", &authorization)], b"");
         if response.status == 200 {
             last = response.json()["data"][0].as_str().map(str::to_owned);
+            first = first.or_else(|| last.clone());
         } else {
             refused = Some((response.status, response.reason()));
             break;
         }
     }
     assert_eq!(refused, Some((503, "token_store_unavailable".to_owned())));
-    assert_eq!(use_token(&program, &last.expect("some were given out")), 200, "known tokens stay valid");
+    let (first, last) = (first.expect("some were given out"), last.expect("some were given out"));
+    assert_eq!(use_token(&program, &last), 200, "known tokens stay valid");
+    let up = |program: &Program| {
+        let metrics = Client::connect(program.admin.expect("enabled"))
+            .send("GET /metrics", &[("Host", "localhost")], b"")
+            .text()
+            .to_owned();
+        let line = metrics.lines().find(|line| line.starts_with("timbr_gateway_store_up "));
+        line.expect("the metric") == "timbr_gateway_store_up 1"
+    };
+    wait_until("the failure is shown", || !up(&program));
+    let body = format!("{{\"token\":\"{last}\"}}");
+    let mut client = Client::connect(program.admin.expect("enabled"));
+    let head = format!("Host: localhost\r\nContent-Type: application/json\r\nContent-Length: {}\r\n", body.len());
+    client.write(format!("POST /tokens/revoke HTTP/1.1\r\n{head}\r\n{body}").as_bytes());
+    let revoked = client.read_response();
+    assert_eq!(revoked.status, 200, "{revoked:?}");
+    assert_eq!(use_token(&program, &last), 401);
+    program.kill();
+    let program = Program::start(upstream.address(), &options);
+    assert_eq!((use_token(&program, &last), use_token(&program, &first)), (401, 200), "after a crash");
+    assert!(up(&program));
 }
 
 #[test]
