@@ -168,7 +168,9 @@ impl Auth {
                 seed
             }
             (None, upstream_key) => {
-                attempt.record_new_token().map_err(|TooManyFailures(wait)| MintError::TooManyTokens(wait))?;
+                if !self.store.knows_login(&login_id, id_of) {
+                    attempt.record_new_token().map_err(|TooManyFailures(wait)| MintError::TooManyTokens(wait))?;
+                }
                 let user = login.user.clone();
                 let new = NewToken { login: login_id, user, upstream_key, binding, key: PRIMARY_KEY };
                 // Rounded up: in doubt the store decides.

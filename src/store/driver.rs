@@ -47,13 +47,40 @@ pub(super) type ReplySender<T> = oneshot::Sender<Result<T, Unavailable>>;
 
 /// A command for the store's thread.
 pub(super) enum Command {
-    Fetch { id: TokenId, key: KeyNumber, reply: ReplySender<FetchedToken> },
-    Mint { token: NewToken, seed: Seed, id: TokenId, reply: ReplySender<Seed> },
-    SetUpstreamKey { id: TokenId, key: Secret, reply: ReplySender<()> },
-    Revoke { revocation: Revocation, reply: ReplySender<u64> },
-    List { filter: TokenFilter, reply: ReplySender<TokenListing> },
-    SaltUsage { salts: Vec<SaltName>, reply: ReplySender<Vec<SaltUsage>> },
-    RecordSaltUse { salt: SaltName, user: UserName },
+    Fetch {
+        id: TokenId,
+        key: KeyNumber,
+        reply: ReplySender<FetchedToken>,
+    },
+    /// `known` is the token of the login in memory, with its seed.
+    Mint {
+        token: NewToken,
+        seed: Seed,
+        id: TokenId,
+        known: Option<(TokenId, Seed)>,
+        reply: ReplySender<Seed>,
+    },
+    SetUpstreamKey {
+        id: TokenId,
+        key: Secret,
+        reply: ReplySender<()>,
+    },
+    Revoke {
+        revocation: Revocation,
+        reply: ReplySender<u64>,
+    },
+    List {
+        filter: TokenFilter,
+        reply: ReplySender<TokenListing>,
+    },
+    SaltUsage {
+        salts: Vec<SaltName>,
+        reply: ReplySender<Vec<SaltUsage>>,
+    },
+    RecordSaltUse {
+        salt: SaltName,
+        user: UserName,
+    },
     PublishFailure(CredentialFailure),
 }
 
@@ -120,13 +147,18 @@ impl Availability {
         self.is_up()
     }
 
-    fn is_up(&self) -> bool {
+    pub(super) fn is_up(&self) -> bool {
         self.up.load(Ordering::Acquire)
     }
 
     /// Requests a check of the store, as a command has timed out.
     pub(super) fn request_check(&self) {
         self.check_request.notify_one();
+    }
+
+    /// True if the memory holds all tokens, and not only those that this process has seen.
+    pub(super) fn is_authoritative(&self) -> bool {
+        self.fresh_until.load(Ordering::Relaxed) == u64::MAX
     }
 
     /// Waits for a request to check the store.
@@ -150,8 +182,13 @@ impl DriverHandle {
         self.request(self.timeout, |reply| Command::Fetch { id, key, reply }).await
     }
 
-    pub(super) async fn mint(&self, token: NewToken, seed: Seed, id: TokenId) -> Result<Seed, Unavailable> {
-        self.request(self.timeout * MAX_STEPS, |reply| Command::Mint { token, seed, id, reply }).await
+    pub(super) async fn mint(
+        &self,
+        token: NewToken,
+        (seed, id): (Seed, TokenId),
+        known: Option<(TokenId, Seed)>,
+    ) -> Result<Seed, Unavailable> {
+        self.request(self.timeout * MAX_STEPS, |reply| Command::Mint { token, seed, id, known, reply }).await
     }
 
     pub(super) async fn set_upstream_key(&self, id: TokenId, key: Secret) -> Result<(), Unavailable> {

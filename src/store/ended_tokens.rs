@@ -52,6 +52,12 @@ impl EndedTokens {
         known.map_or(TokenEnd::Expired, |ended| ended.end)
     }
 
+    /// When this token would have expired, if it was revoked before.
+    pub fn expiry_of_revoked(&self, id: &TokenId, now: Tick) -> Option<Tick> {
+        let ended = self.by_id.get(id)?;
+        (ended.end == TokenEnd::Revoked && now < ended.expires).then_some(ended.expires)
+    }
+
     pub fn sweep(&mut self, now: Tick) {
         while let Some(oldest) = self.queue.front()
             && self.by_id.get(oldest).is_none_or(|ended| now >= ended.expires)

@@ -100,6 +100,11 @@ impl StoreKeys {
         self.record_name(PRIMARY_KEY, &[b"user", user.as_str().as_bytes()])
     }
 
+    /// The record name of the mark with this id.
+    pub fn mark_name(&self, id: &[u8]) -> RecordName {
+        self.record_name(PRIMARY_KEY, &[b"mark", id])
+    }
+
     fn record_name(&self, key: KeyNumber, parts: &[&[u8]]) -> RecordName {
         let tag = hmac_tag(&self.0[usize::from(key)].index_key, parts);
         RecordName(tag[..16].try_into().expect("a tag has 32 bytes"))

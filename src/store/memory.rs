@@ -315,6 +315,11 @@ impl MemoryStore {
         self.ended.lock().end_of(id, self.clock.now())
     }
 
+    /// When this token would have expired, if it was revoked before, as far as is known.
+    pub fn expiry_of_revoked(&self, id: &TokenId) -> Option<Tick> {
+        self.ended.lock().expiry_of_revoked(id, self.clock.now())
+    }
+
     /// The number of live tokens that were evicted since the start of the process.
     pub fn evicted(&self) -> u64 {
         self.evicted.load(Ordering::Relaxed)

@@ -208,7 +208,23 @@ impl Store {
     }
 
     /// The seed of the login's live token, if this process knows it and a tenth of its lifetime remains. Never waits.
+    ///
+    /// While replicas share a store, [`Store::insert`] finds it: the store may have lost the token, and then the other
+    /// replicas would reject it.
     pub fn find_seed(&self, login: &LoginId, id_of: impl Fn(&Seed) -> TokenId) -> Option<Seed> {
+        let is_shared = self.driver.as_ref().is_some_and(|driver| {
+            let availability = &driver.availability;
+            availability.is_up() && !availability.is_authoritative()
+        });
+        (!is_shared).then(|| self.known_seed(login, id_of)).flatten()
+    }
+
+    /// True if this process knows a live token of the login, so that it will not receive a new one.
+    pub fn knows_login(&self, login: &LoginId, id_of: impl Fn(&Seed) -> TokenId) -> bool {
+        self.known_seed(login, id_of).is_some()
+    }
+
+    fn known_seed(&self, login: &LoginId, id_of: impl Fn(&Seed) -> TokenId) -> Option<Seed> {
         self.is_fresh(self.clock.now()).then(|| self.memory.find_seed(login, id_of)).flatten()
     }
 
@@ -221,7 +237,12 @@ impl Store {
         id_of: impl Fn(&Seed) -> TokenId,
     ) -> Result<Seed, Unavailable> {
         if let Some(driver) = &self.driver {
-            return self.record_operation("mint", driver.mint(token, seed, id_of(&seed))).await;
+            let known = self.known_seed(&token.login, &id_of);
+            // A token that the client has in any case needs no store. A new key for the backend does.
+            let fallback = known.filter(|_| token.upstream_key.is_none());
+            let known = known.map(|seed| (id_of(&seed), seed));
+            let minting = driver.mint(token, (seed, id_of(&seed)), known);
+            return self.record_operation("mint", minting).await.or_else(|error| fallback.ok_or(error));
         }
         let login = token.login;
         let record = |now, expires| TokenRecord::new(token, seed, self.store_clock.timestamp(now), now, expires);

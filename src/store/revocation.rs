@@ -104,6 +104,14 @@ impl Revocation {
         }
     }
 
+    /// Identifies the mark of this revocation, which a later one of the same kind replaces.
+    pub(super) fn mark_id(&self) -> Vec<u8> {
+        match self {
+            Revocation::Deny(subject, _) => Revocation::Deny(subject.clone(), Timestamp(0)).encode(),
+            other => other.encode(),
+        }
+    }
+
     /// Applies an entry of the deny list.
     pub(super) fn apply_denial(&self, memory: &MemoryStore) {
         if let Revocation::Deny(subject, until) = self {

@@ -13,6 +13,8 @@
 //! | length of the user name, user name | 2 + n | | | |
 //! | upstream key, possibly empty | rest | | | |
 
+use std::time::Duration;
+
 use zeroize::Zeroizing;
 
 use crate::base::secret::Secret;
@@ -23,6 +25,9 @@ use crate::store::{LoginId, NewToken, Seed, Timestamp, TokenBinding, TokenId, To
 
 /// The first byte of every value. Values with a different version are not read.
 const WIRE_VERSION: u8 = 2;
+
+/// The first byte of the value that replaces a revoked token.
+const TOMBSTONE: u8 = 0xff;
 
 /// The length of an encoded token without user name and upstream key.
 const FIXED_LENGTH: usize = 1 + 8 + 8 + 16 + 16 + 20 + 8 + 2;
@@ -59,6 +64,11 @@ impl StoredToken {
         StoredToken { id, seed: record.seed, minted: record.minted, expires, token }
     }
 
+    /// SECURITY: `ttl` limits the lifetime from now on, whatever the time was when the token was minted.
+    pub fn limit_lifetime(&mut self, store_clock: &StoreClock, ttl: Duration) {
+        self.expires = self.expires.min(store_clock.now().after(ttl));
+    }
+
     /// A record for this process's memory, which counts as used now.
     pub fn into_record(self, store_clock: &StoreClock) -> TokenRecord {
         let (now, expires) = (store_clock.now_tick(), store_clock.tick(self.expires));
@@ -79,6 +89,16 @@ impl StoredToken {
     pub fn open(keys: &StoreKeys, context: &[u8], sealed: &[u8]) -> Option<StoredToken> {
         let (key, bytes) = keys.open(context, sealed)?;
         StoredToken::decode(&bytes, key)
+    }
+
+    /// A sealed value in the place of a revoked token. `key` is the key that made the token.
+    pub fn seal_tombstone(keys: &StoreKeys, key: KeyNumber, context: &[u8]) -> Vec<u8> {
+        keys.seal(key, context, &[TOMBSTONE])
+    }
+
+    /// True if this is the sealed value in the place of a revoked token.
+    pub fn is_tombstone(keys: &StoreKeys, context: &[u8], sealed: &[u8]) -> bool {
+        keys.open(context, sealed).is_some_and(|(_, bytes)| **bytes == [TOMBSTONE])
     }
 
     fn encode(&self) -> Zeroizing<Vec<u8>> {

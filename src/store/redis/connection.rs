@@ -12,6 +12,8 @@ use redis::{
     RedisConnectionInfo, RedisFuture, RedisResult, TlsCertificates, TlsMode, Value,
 };
 
+use tokio::task::JoinSet;
+
 use crate::base::pem::PemText;
 use crate::config::options::STORE;
 use crate::config::{Problem, RedisNode, RedisOptions, RedisTopology};
@@ -58,8 +60,11 @@ impl ConnectionLike for RedisConnection {
 }
 
 impl RedisConnection {
-    /// Executes independent commands, and returns one result for each.
-    pub async fn query_all<T: FromRedisValue>(&mut self, commands: impl Iterator<Item = Cmd>) -> RedisResult<Vec<T>> {
+    /// Executes independent commands, and returns one result for each. Must run on a `LocalSet`.
+    pub async fn query_all<T: FromRedisValue + 'static>(
+        &mut self,
+        commands: impl Iterator<Item = Cmd>,
+    ) -> RedisResult<Vec<T>> {
         match self {
             RedisConnection::One(connection) => {
                 let mut pipeline = redis::pipe();
@@ -70,11 +75,18 @@ impl RedisConnection {
             }
             // The keys may be on different servers.
             RedisConnection::Cluster(connection) => {
-                let mut results = Vec::new();
-                for command in commands {
-                    results.push(command.query_async(connection).await?);
+                let mut running = JoinSet::new();
+                for (index, command) in commands.enumerate() {
+                    let mut connection = connection.clone();
+                    running.spawn_local(async move { (index, command.query_async(&mut connection).await) });
                 }
-                Ok(results)
+                let mut results = Vec::with_capacity(running.len());
+                while let Some(finished) = running.join_next().await {
+                    let Ok((index, result)) = finished else { continue };
+                    results.push((index, result?));
+                }
+                results.sort_by_key(|(index, _)| *index);
+                Ok(results.into_iter().map(|(_, result)| result).collect())
             }
         }
     }

@@ -1,35 +1,32 @@
 //! Polls the store four times a second, which shows whether it is available and delivers the changes by other
 //! replicas.
 //!
-//! Each poll reads the server's time, its role, and the new entries of both streams. Polling cannot miss a revocation,
-//! as a message that is published once could.
+//! Each poll reads the server's time, its role, whether it still has its data, and the new events. Polling cannot miss a
+//! revocation, as a message that is published once could.
 
 use std::time::Duration;
 
+use aws_lc_rs::rand;
 use redis::aio::ConnectionLike;
-use redis::cluster_routing::{RoutingInfo, SingleNodeRoutingInfo};
 use redis::{Value, cmd, pipe};
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{sleep, timeout};
 
-use crate::store::Timestamp;
+use crate::base::hex;
 use crate::store::redis::connection::{RedisConnection, connect};
-use crate::store::redis::event_log::{EventLog, StreamEntries};
-use crate::store::redis::{RedisSession, StoreError, StoreResult, parse};
+use crate::store::redis::events::NewEvents;
+use crate::store::redis::{RedisSession, StoreError, StoreResult, is_connection_error, parse};
 
 /// Revocations by other replicas take effect within this time and one round trip.
 const HEARTBEAT_INTERVAL: Duration = Duration::from_millis(250);
 
 const RECONNECT_DELAY: Duration = Duration::from_millis(200);
 
-/// For finding a server, connecting, logging in, and reading the event log.
+/// For finding a server, connecting, logging in, and reading the marks.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// The connection is dropped after this number of heartbeats without a response: a single one may be due to a short
 /// pause of the machine.
 const MAX_MISSED_HEARTBEATS: usize = 2;
-
-/// The interval for reading the whole event log again, to find entries whose ids are older than those read before.
-const REREAD_INTERVAL: Duration = Duration::from_secs(30);
 
 impl RedisSession {
     /// Connects, polls until the connection fails, and connects again. Never returns.
@@ -50,31 +47,30 @@ impl RedisSession {
     /// A connection, after all events have been exchanged.
     async fn connect_and_sync(&self, attempt: usize) -> StoreResult<RedisConnection> {
         let mut connection = connect(&self.redis_options, attempt).await?;
-        self.event_log.borrow_mut().rewind();
-        self.poll_store(&mut connection).await?;
-        self.repair_log(&mut connection).await?;
+        for script in [&self.claim, &self.touch, &self.read_events, &self.write_event] {
+            self.with_timeout(script.load_async(&mut connection)).await?;
+        }
+        let new = self.read_store(&mut connection).await?;
+        // SECURITY: a revocation is in the marks before its event, so none is missed.
+        self.read_marks(&mut connection).await?;
+        self.apply_events(new).await;
+        self.write_pending(&mut connection).await?;
         Ok(connection)
     }
 
     /// Makes the connection available to commands, and polls until it fails.
     async fn watch_connection(&self, mut connection: RedisConnection) {
         *self.connection.borrow_mut() = Some(connection.clone());
-        if !self.context.memory.is_empty() {
-            self.reconnected.notify_one();
-        }
+        // A failover may have lost some tokens.
+        self.restore_all();
         self.availability.mark_fresh(self.context.store_clock.now_tick());
         self.report_up();
         let mut missed = 0;
-        let mut last_reread = Instant::now();
         loop {
             tokio::select! {
                 () = sleep(if missed == 0 { HEARTBEAT_INTERVAL } else { Duration::ZERO }) => {}
                 () = self.availability.check_requested() => {}
                 () = self.connection_lost.notified() => return,
-            }
-            if last_reread.elapsed() >= REREAD_INTERVAL {
-                last_reread = Instant::now();
-                self.event_log.borrow_mut().rewind();
             }
             match self.poll_store(&mut connection).await {
                 Ok(()) => {
@@ -90,60 +86,95 @@ impl RedisSession {
         }
     }
 
-    /// Reads and applies all new entries, and writes those of this replica.
+    /// Reads and applies what is new, and writes what could not be written before.
     async fn poll_store(&self, connection: &mut RedisConnection) -> StoreResult<()> {
-        loop {
-            let (events, failures) = self.with_timeout(self.read_new_entries(connection)).await?;
-            let is_complete = events.len() < EventLog::PAGE && failures.len() < EventLog::PAGE;
-            self.apply_events(events).await;
-            self.apply_failures(failures);
-            if is_complete {
-                break;
-            }
+        let new = self.read_store(connection).await?;
+        if new.has_gap {
+            self.read_marks(connection).await?;
         }
-        let publish = async {
-            if self.event_log.borrow().has_unpublished() {
-                self.repair_log(connection).await?;
-            }
-            self.publish_failures(connection).await
-        };
-        self.with_timeout(publish).await
+        self.apply_events(new).await;
+        self.write_pending(connection).await
     }
 
-    async fn read_new_entries(&self, connection: &mut RedisConnection) -> StoreResult<(StreamEntries, StreamEntries)> {
-        let (event_key, failure_key) = (self.redis_key("notices", ""), self.redis_key("failures", ""));
-        let (events_from, failures_from) = self.event_log.borrow().positions(self.context.store_clock.now());
-        let (time, events, failures) = match connection {
-            RedisConnection::One(one) => {
-                let (time, role, events, failures): ((u64, u64), Vec<Value>, StreamEntries, StreamEntries) = pipe()
-                    .cmd("TIME")
-                    .cmd("ROLE")
-                    .cmd("XRANGE")
-                    .arg((&event_key, events_from, "+", "COUNT", EventLog::PAGE))
-                    .cmd("XRANGE")
-                    .arg((&failure_key, failures_from, "+", "COUNT", EventLog::PAGE))
-                    .query_async(one)
-                    .await?;
-                ensure_primary(role)?;
-                (time, events, failures)
-            }
-            RedisConnection::Cluster(cluster) => {
-                let any_primary = RoutingInfo::SingleNode(SingleNodeRoutingInfo::RandomPrimary);
-                let time = cluster.route_command(cmd("TIME"), any_primary).await?;
-                let events = read_stream(cluster, &event_key, &events_from).await?;
-                let failures = read_stream(cluster, &failure_key, &failures_from).await?;
-                (parse(time)?, events, failures)
-            }
+    /// Reads the state of the store and the new events, in one round trip unless it is a cluster.
+    async fn read_store(&self, connection: &mut RedisConnection) -> StoreResult<NewEvents> {
+        let epoch_key = self.redis_key("epoch", "");
+        let [changes, failures] = self.read_commands();
+        let read = async {
+            let (epoch, pages): (Option<String>, [Value; 2]) = match connection {
+                RedisConnection::One(one) => {
+                    let (role, epoch, changes, failures): (Vec<Value>, Option<String>, Value, Value) = pipe()
+                        .cmd("ROLE")
+                        .cmd("GET")
+                        .arg(&epoch_key)
+                        .add_command(changes)
+                        .add_command(failures)
+                        .query_async(one)
+                        .await?;
+                    ensure_primary(role)?;
+                    (epoch, [changes, failures])
+                }
+                RedisConnection::Cluster(cluster) => {
+                    let epoch = cmd("GET").arg(&epoch_key).query_async(cluster).await?;
+                    let changes = cluster.req_packed_command(&changes).await?;
+                    (epoch, [changes, cluster.req_packed_command(&failures).await?])
+                }
+            };
+            Ok::<_, StoreError>((epoch, self.finish_read(connection, pages).await?))
         };
+        let (epoch, new) = self.with_timeout(read).await?;
         // The response has been under way for a moment, so this clock is never ahead of the server's.
-        let (seconds, micros): (u64, u64) = time;
-        self.context.store_clock.set_now(Timestamp(seconds * 1000 + micros / 1000));
-        Ok((events, failures))
+        self.context.store_clock.set_now(new.now);
+        self.check_epoch(connection, &epoch_key, epoch).await?;
+        Ok(new)
     }
-}
 
-async fn read_stream(connection: &mut impl ConnectionLike, key: &str, from: &str) -> StoreResult<StreamEntries> {
-    Ok(cmd("XRANGE").arg((key, from, "+", "COUNT", EventLog::PAGE)).query_async(connection).await?)
+    /// Detects that the server has lost its data without closing the connection: a random value in it is
+    /// a different one, or missing. The first replica that misses it writes a new one.
+    async fn check_epoch(&self, connection: &mut RedisConnection, key: &str, found: Option<String>) -> StoreResult<()> {
+        let is_known = found.is_some() && found == *self.epoch.borrow();
+        if is_known {
+            return Ok(());
+        }
+        let epoch = match found {
+            Some(epoch) => epoch,
+            None => {
+                let mut random = [0; 16];
+                rand::fill(&mut random).expect("the system's random source works");
+                let mut set = cmd("SET");
+                set.arg((key, hex::encode(&random), "NX"));
+                // A full server keeps none; then it is not known whether it has lost data.
+                match self.with_timeout(set.query_async::<Value>(connection)).await {
+                    Err(StoreError::Redis(error)) if !is_connection_error(&error) => return Ok(()),
+                    other => drop(other?),
+                }
+                self.with_timeout(cmd("GET").arg(key).query_async::<Option<String>>(connection))
+                    .await?
+                    .unwrap_or_default()
+            }
+        };
+        if self.epoch.replace(Some(epoch)).is_some() {
+            self.read_marks(connection).await?;
+            self.restore_all();
+        }
+        Ok(())
+    }
+
+    /// Writes marks and events that could not be written before. A server that is full, or does not permit it, is not
+    /// lost: then they stay pending.
+    async fn write_pending(&self, connection: &mut RedisConnection) -> StoreResult<()> {
+        let write = async {
+            self.write_missing_marks(connection).await?;
+            self.publish_pending(connection).await
+        };
+        match self.with_timeout(write).await {
+            Err(StoreError::Redis(error)) if !is_connection_error(&error) => {
+                self.warn_of_failure(&StoreError::Redis(error));
+                Ok(())
+            }
+            other => other,
+        }
+    }
 }
 
 /// SECURITY: a Redis replica may be behind its primary, so it may not know a revocation yet. It accepts no writes

@@ -1,6 +1,5 @@
 //! Lists the live tokens of all replicas, for operators.
 
-use std::collections::HashSet;
 use std::ops::ControlFlow;
 
 use redis::aio::ConnectionLike;
@@ -10,7 +9,7 @@ use redis::{Cmd, RedisResult, Value, cmd, from_redis_value};
 use crate::store::redis::connection::RedisConnection;
 use crate::store::redis::{RedisSession, StoreResult, parse};
 use crate::store::wire::StoredToken;
-use crate::store::{Revocation, Timestamp, TokenFilter, TokenListing, TokenSummary};
+use crate::store::{Timestamp, TokenFilter, TokenListing, TokenSummary};
 
 /// The number of keys that one SCAN visits, which blocks the server for less than a millisecond.
 const PAGE: usize = 500;
@@ -27,8 +26,8 @@ impl RedisSession {
     /// Live tokens, whichever replica minted them.
     pub(super) async fn list(&self, filter: TokenFilter) -> StoreResult<TokenListing> {
         let mut listing = TokenListing::default();
-        self.for_each_live(|stored, last_used| {
-            if !filter.matches(&stored.token.user) {
+        self.for_each_token(|stored, last_used| {
+            if !self.is_live(&stored) || !filter.matches(&stored.token.user) {
                 return ControlFlow::Continue(());
             }
             let mut token = TokenSummary {
@@ -52,21 +51,11 @@ impl RedisSession {
         Ok(listing.into_sorted())
     }
 
-    /// The number of live tokens that a revocation covers.
-    pub(super) async fn count(&self, revocation: &Revocation) -> StoreResult<u64> {
-        let mut covered = HashSet::new();
-        self.for_each_live(|stored, _| {
-            if revocation.covers(&stored.id, &stored.token.user) {
-                covered.insert(stored.id);
-            }
-            ControlFlow::Continue(())
-        })
-        .await?;
-        Ok(u64::try_from(covered.len()).unwrap_or(u64::MAX))
-    }
-
-    /// Calls `visit` with every live token and its last use, some of them twice, until it breaks.
-    async fn for_each_live(&self, mut visit: impl FnMut(StoredToken, Timestamp) -> ControlFlow<()>) -> StoreResult<()> {
+    /// Calls `visit` with every token in the store, live or not, and its last use, some of them twice, until it breaks.
+    pub(super) async fn for_each_token(
+        &self,
+        mut visit: impl FnMut(StoredToken, Timestamp) -> ControlFlow<()>,
+    ) -> StoreResult<()> {
         let mut connection = self.connection()?;
         for target in scan_targets(&mut connection).await? {
             let mut cursor = "0".to_owned();
@@ -77,11 +66,11 @@ impl RedisSession {
                 if !keys.is_empty() {
                     let values: Vec<Option<Vec<u8>>> = cmd("MGET").arg(&keys).query_async(&mut connection).await?;
                     for (key, value) in keys.iter().zip(values) {
-                        // The value is gone if the token has just expired, and cannot be opened if a different key
-                        // made it.
+                        // The value is gone if the token has just expired, and cannot be opened if the token was
+                        // revoked, or a different key made it.
                         let Some(value) = value else { continue };
                         let Some(stored) = self.unseal_token(key, &value) else { continue };
-                        if self.is_live(&stored) && visit(stored, RedisSession::last_used(&value)).is_break() {
+                        if visit(stored, RedisSession::last_used(&value)).is_break() {
                             return Ok(());
                         }
                     }

@@ -2,20 +2,24 @@
 //!
 //! | key, after `store.prefix` | value |
 //! | --- | --- |
-//! | `t:<name>` | a token: its last use (8 bytes), then the sealed token |
+//! | `t:<name>` | a token: its last use (8 bytes), then the sealed token, or a sealed tombstone if it was revoked |
 //! | `l:<name>` | the token that a login receives: seed and id, sealed |
-//! | `notices` | a stream of revocations and changes, sealed |
-//! | `failures` | a stream of credential failures, sealed |
+//! | `marks` | a hash of revocations: since when the tokens of a user, or all, are valid, sealed |
+//! | `events` | a sorted set of recent changes, sealed |
+//! | `attempts` | a sorted set of recent credential failures, sealed |
+//! | `epoch` | a random value, by which replicas detect that the server has lost its data |
 //! | `salt:<salt>` | a sorted set of the pseudonyms of users by their last use of the salt |
 //!
 //! A token is written before its login refers to it, and a login is replaced by compare-and-set. So all replicas give
 //! a login the same token, even if a step fails. No step uses two keys, which a cluster would not allow.
 
 mod connection;
-mod event_log;
+mod events;
 mod heartbeat;
 mod listing;
+mod marks;
 mod repair;
+mod revoke;
 mod tokens;
 mod usage;
 
@@ -28,7 +32,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use redis::{Cmd, FromRedisValue, RedisError, Script, ServerErrorKind, Value, from_redis_value};
 use tokio::sync::{Notify, mpsc};
 use tokio::task::spawn_local;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 use tracing::{error, info, warn};
 
 use crate::base::single_flight::SingleFlight;
@@ -36,12 +40,13 @@ use crate::config::{Problem, RedisOptions, StoreOptions};
 use crate::store::driver::{Availability, Command};
 use crate::store::keys::StoreKeys;
 use crate::store::memory::MemoryStore;
-use crate::store::revocation::Revocations;
+use crate::store::revocation::{Revocation, Revocations};
 use crate::store::time::StoreClock;
-use crate::store::{FetchedToken, LoginId, OnFailure, Seed, TokenId, Unavailable};
+use crate::store::{FetchedToken, LoginId, OnFailure, Seed, Timestamp, TokenId, Unavailable};
 
 use connection::RedisConnection;
-use event_log::EventLog;
+use events::{EventFeed, PendingEvents};
+use repair::Repair;
 use usage::PendingUses;
 
 /// The parts that the Redis store shares with [`crate::store::Store`].
@@ -71,6 +76,8 @@ pub(super) enum StoreError {
     Revoked,
     #[error("the value cannot be read")]
     Unreadable,
+    #[error("the token is not in the store, and another replica may restore it")]
+    Missing,
 }
 
 type StoreResult<T> = Result<T, StoreError>;
@@ -105,21 +112,35 @@ struct RedisSession {
     connection: RefCell<Option<RedisConnection>>,
     /// The connection failed: a new one is needed immediately.
     connection_lost: Notify,
-    /// A connection was made while tokens were in memory: the server may have lost some of them.
-    reconnected: Notify,
     /// Why the store is unavailable, for the log.
     down_reason: RefCell<String>,
     was_up: Cell<bool>,
+    /// When a failed command was last logged.
+    last_warning: Cell<Option<Instant>>,
     revocations: RefCell<Revocations>,
+    /// Revocations whose tokens may still be in memory.
+    unapplied: RefCell<Vec<(Revocation, Timestamp)>>,
+    /// The revocations that the store has, as far as is known.
+    marks_in_store: RefCell<Revocations>,
+    has_unwritten_marks: Cell<bool>,
     /// The number of revocations by this replica.
     revocation_count: Cell<u64>,
-    event_log: RefCell<EventLog>,
+    feeds: RefCell<[EventFeed; 2]>,
+    pending_events: RefCell<PendingEvents>,
+    /// The last value of `epoch`; `None` before the first connection.
+    epoch: RefCell<Option<String>>,
+    repair: Repair,
     pending_uses: RefCell<PendingUses>,
     fetches: SingleFlight<TokenId, Result<FetchedToken, Unavailable>>,
     mints: SingleFlight<LoginId, Result<Seed, Unavailable>>,
     claim: Script,
     touch: Script,
+    read_events: Script,
+    write_event: Script,
 }
+
+/// A failed command is logged at most once in this time, as a full server causes many.
+const WARNING_INTERVAL: Duration = Duration::from_secs(10);
 
 impl RedisStore {
     /// Reads the certificate files that the options name. The error is about them.
@@ -150,16 +171,24 @@ impl RedisStore {
             on_failure,
             connection: RefCell::default(),
             connection_lost: Notify::new(),
-            reconnected: Notify::new(),
             down_reason: RefCell::default(),
             was_up: Cell::new(true),
+            last_warning: Cell::default(),
             revocations: RefCell::default(),
+            unapplied: RefCell::default(),
+            marks_in_store: RefCell::default(),
+            has_unwritten_marks: Cell::default(),
             revocation_count: Cell::default(),
-            event_log: RefCell::default(),
+            feeds: RefCell::new([EventFeed::changes(), EventFeed::failures()]),
+            pending_events: RefCell::default(),
+            epoch: RefCell::default(),
+            repair: Repair::default(),
             fetches: SingleFlight::new(Err(Unavailable)),
             mints: SingleFlight::new(Err(Unavailable)),
             claim: Script::new(CLAIM),
             touch: Script::new(TOUCH),
+            read_events: Script::new(events::READ),
+            write_event: Script::new(events::WRITE),
         });
         let commands_end = async {
             while let Some(command) = commands.recv().await {
@@ -170,6 +199,7 @@ impl RedisStore {
             () = commands_end => {}
             () = session.run_heartbeat() => {}
             () = session.run_usage_writer() => {}
+            () = session.run_repair() => {}
         }
         // Recent uses are written so that the tokens do not become idle. If the store is unavailable now, they are
         // lost.
@@ -188,11 +218,11 @@ impl RedisSession {
                     });
                 }
             }
-            Command::Mint { token, seed, id, reply } => {
+            Command::Mint { token, seed, id, known, reply } => {
                 if let Some(leader) = self.mints.join(token.login, reply) {
                     let revocations = self.revocation_count.get();
                     spawn_local(async move {
-                        let result = session.mint(token, seed, id, revocations).await;
+                        let result = session.mint(token, seed, id, known, revocations).await;
                         leader.finish(session.handle_failure(result));
                     });
                 }
@@ -215,7 +245,7 @@ impl RedisSession {
                 let now = self.context.store_clock.now();
                 self.pending_uses.borrow_mut().add_salt_use(salt, user, now);
             }
-            Command::PublishFailure(failure) => self.event_log.borrow_mut().add_failure(failure),
+            Command::PublishFailure(failure) => self.pending_events.borrow_mut().add_failure(failure),
         }
     }
 
@@ -226,13 +256,18 @@ impl RedisSession {
                 StoreError::Redis(error) if is_connection_error(error) => self.drop_connection(error),
                 // The next heartbeat finds out whether the store is unavailable.
                 StoreError::Timeout => self.availability.request_check(),
-                StoreError::NoConnection | StoreError::Revoked => {}
-                StoreError::Redis(_) | StoreError::Unreadable => {
-                    warn!("a command of the token store failed: {error}");
-                }
+                StoreError::NoConnection | StoreError::Revoked | StoreError::Missing => {}
+                StoreError::Redis(_) | StoreError::Unreadable => self.warn_of_failure(&error),
             }
             Unavailable
         })
+    }
+
+    fn warn_of_failure(&self, error: &StoreError) {
+        if self.last_warning.get().is_none_or(|last| last.elapsed() >= WARNING_INTERVAL) {
+            self.last_warning.set(Some(Instant::now()));
+            warn!("a command of the token store failed: {error}");
+        }
     }
 
     /// Executes one step on the current connection.

@@ -2,12 +2,13 @@
 
 use std::time::Duration;
 
-use redis::{ExistenceCheck, SetExpiry, SetOptions, cmd};
+use redis::{Cmd, ExistenceCheck, SetExpiry, SetOptions, cmd};
 use tracing::error;
 
 use crate::base::secret::Secret;
 use crate::store::keys::{KeyNumber, PRIMARY_KEY};
-use crate::store::redis::event_log::StoreEvent;
+use crate::store::redis::events::StoreEvent;
+use crate::store::redis::usage::MAX_TOKEN_WRITE_INTERVAL;
 use crate::store::redis::{RedisSession, StoreError, StoreResult};
 use crate::store::time::millis;
 use crate::store::wire::{StoredLogin, StoredToken};
@@ -18,31 +19,61 @@ const LAST_USED_LENGTH: usize = 8;
 
 /// A login in the store; the default if there is none.
 #[derive(Default)]
-pub(super) struct FoundLogin {
+struct FoundLogin {
     /// `None` if no key opens the value.
     login: Option<StoredLogin>,
     /// The value, for compare-and-set.
     bytes: Vec<u8>,
 }
 
+/// What the store has for a token.
+enum FoundToken {
+    Missing,
+    /// It was revoked.
+    Tombstone,
+    /// Live, expired or revoked.
+    Token(Box<StoredToken>),
+}
+
 impl RedisSession {
     /// The token, if it is live. Adds it to the memory.
     pub(super) async fn fetch(&self, id: TokenId, key: KeyNumber) -> StoreResult<FetchedToken> {
         let stored = match self.read_token(&id, key).await? {
-            None => return Ok(Err(self.context.memory.end_of(&id))),
-            Some(stored) if self.is_revoked(&stored) => return Ok(Err(TokenEnd::Revoked)),
-            Some(stored) if !self.is_live(&stored) => return Ok(Err(TokenEnd::Expired)),
-            Some(stored) => stored,
+            FoundToken::Missing => match self.context.memory.end_of(&id) {
+                TokenEnd::Expired if self.ask_for(id, key) => return Err(StoreError::Missing),
+                end => return Ok(Err(end)),
+            },
+            FoundToken::Tombstone => return Ok(Err(TokenEnd::Revoked)),
+            FoundToken::Token(stored) if self.is_revoked(&stored) => return Ok(Err(TokenEnd::Revoked)),
+            FoundToken::Token(stored) if !self.is_live(&stored) => return Ok(Err(TokenEnd::Expired)),
+            FoundToken::Token(stored) => *stored,
         };
         let record = stored.into_record(&self.context.store_clock);
         Ok(Ok(self.context.memory.insert_fetched(id, record)))
     }
 
-    /// The login's token: the one that it has, or this new one. `revocations` is the number of revocations when the
-    /// token was requested.
-    pub(super) async fn mint(&self, token: NewToken, seed: Seed, id: TokenId, revocations: u64) -> StoreResult<Seed> {
+    /// The login's token: the one that it has, or this new one. `known` is the one that this replica knows, and
+    /// `revocations` the number of revocations when the token was requested.
+    pub(super) async fn mint(
+        &self,
+        token: NewToken,
+        seed: Seed,
+        id: TokenId,
+        known: Option<(TokenId, Seed)>,
+        revocations: u64,
+    ) -> StoreResult<Seed> {
         let found = self.read_login(&token).await?;
         if let Some(seed) = self.reuse_token(&found, &token).await? {
+            return Ok(seed);
+        }
+        // The store has lost the token, which the client may still have.
+        if let Some((known, seed)) = known
+            && found.login.is_none_or(|login| login.id == known)
+            && self.restore_known(known).await?
+        {
+            if let Some(key) = token.upstream_key {
+                self.set_upstream_key(known, key).await?;
+            }
             return Ok(seed);
         }
         // SECURITY: the new token would be younger than a revocation since the request, but the login was proven
@@ -50,8 +81,8 @@ impl RedisSession {
         if self.revocation_count.get() != revocations {
             return Err(StoreError::Revoked);
         }
-        let minted = self.mint_time(&token, &id);
-        let stored = StoredToken { id, seed, minted, expires: minted.after(self.ttl()), token };
+        let (now, minted) = (self.context.store_clock.now(), self.mint_time(&token, &id));
+        let stored = StoredToken { id, seed, minted, expires: now.after(self.ttl()), token };
         self.write_token(&stored, self.new_token_options(&stored)).await?;
         let current = self.claim_login(&stored, &found).await?;
         if current.login == Some(stored.login()) {
@@ -105,25 +136,42 @@ impl RedisSession {
     async fn rewrite_token(&self, stored: &StoredToken) -> StoreResult<()> {
         let options = SetOptions::default().with_expiration(SetExpiry::KEEPTTL).conditional_set(ExistenceCheck::XX);
         self.write_token(stored, options).await?;
-        self.publish(&StoreEvent::Changed(stored.id)).await.map(drop)
+        self.publish(StoreEvent::Changed(stored.id)).await
     }
 
     /// The token, if it exists and is live.
     async fn live_token(&self, id: &TokenId, key: KeyNumber) -> StoreResult<Option<StoredToken>> {
-        Ok(self.read_token(id, key).await?.filter(|stored| self.is_live(stored)))
+        match self.read_token(id, key).await? {
+            FoundToken::Token(stored) => Ok(Some(*stored).filter(|stored| self.is_live(stored))),
+            FoundToken::Missing | FoundToken::Tombstone => Ok(None),
+        }
     }
 
-    /// The token, if it exists.
-    async fn read_token(&self, id: &TokenId, key: KeyNumber) -> StoreResult<Option<StoredToken>> {
+    /// What the store has for a token.
+    ///
+    /// SECURITY: its lifetime is limited from now on, in case the clock was wrong when it was minted. One that was
+    /// minted before an idle lifetime was configured is subject to it; the store may know its last use late.
+    async fn read_token(&self, id: &TokenId, key: KeyNumber) -> StoreResult<FoundToken> {
         let redis_key = self.token_key(key, id);
         let value: Option<Vec<u8>> = self.query(cmd("GET").arg(&redis_key)).await?;
-        let Some(value) = value else { return Ok(None) };
-        let Some(stored) = self.unseal_token(&redis_key, &value) else {
+        let Some(value) = value else { return Ok(FoundToken::Missing) };
+        let Some(mut stored) = self.unseal_token(&redis_key, &value) else {
+            let sealed = value.get(LAST_USED_LENGTH..).unwrap_or_default();
+            if StoredToken::is_tombstone(&self.context.keys, redis_key.as_bytes(), sealed) {
+                return Ok(FoundToken::Tombstone);
+            }
             // SECURITY: neither accepted nor rejected. It was tampered with, or written by a newer version.
             error!("cannot read a token in the token store");
             return Err(StoreError::Unreadable);
         };
-        Ok(Some(stored))
+        let limits = self.context.memory.limits();
+        self.context.store_clock.advance_to(stored.minted);
+        stored.limit_lifetime(&self.context.store_clock, limits.ttl);
+        if let Some(idle_ttl) = limits.idle_ttl {
+            let idle_at = RedisSession::last_used(&value).after(idle_ttl + MAX_TOKEN_WRITE_INTERVAL);
+            stored.expires = stored.expires.min(idle_at);
+        }
+        Ok(FoundToken::Token(Box::new(stored)))
     }
 
     /// True if the token is neither expired nor revoked.
@@ -149,7 +197,7 @@ impl RedisSession {
     }
 
     /// Gives the login this token, unless its value has changed since it was `found`. Returns its current value.
-    pub(super) async fn claim_login(&self, stored: &StoredToken, found: &FoundLogin) -> StoreResult<FoundLogin> {
+    async fn claim_login(&self, stored: &StoredToken, found: &FoundLogin) -> StoreResult<FoundLogin> {
         let key = self.login_key(&stored.token);
         let sealed = stored.login().seal(&self.context.keys, key.as_bytes());
         let mut connection = self.connection()?;
@@ -159,13 +207,22 @@ impl RedisSession {
         Ok(self.unseal_login(&key, bytes))
     }
 
+    /// Gives the login this token, unless it has one.
+    pub(super) fn claim_command(&self, stored: &StoredToken) -> Cmd {
+        let key = self.login_key(&stored.token);
+        let sealed = stored.login().seal(&self.context.keys, key.as_bytes());
+        let mut command = cmd("EVALSHA");
+        command.arg((self.claim.get_hash(), 1, key, "", sealed, millis(self.ttl())));
+        command
+    }
+
     /// A value that no key opens counts as no login, so it is replaced.
     fn unseal_login(&self, key: &str, bytes: Vec<u8>) -> FoundLogin {
         FoundLogin { login: StoredLogin::open(&self.context.keys, key.as_bytes(), &bytes), bytes }
     }
 
     /// False if a condition in the options was not met.
-    pub(super) async fn write_token(&self, stored: &StoredToken, options: SetOptions) -> StoreResult<bool> {
+    async fn write_token(&self, stored: &StoredToken, options: SetOptions) -> StoreResult<bool> {
         let key = self.token_key(stored.token.key, &stored.id);
         let value = self.seal_token(stored, &key);
         let written: Option<String> = self.query(cmd("SET").arg(&key).arg(value).arg(options)).await?;
@@ -177,7 +234,7 @@ impl RedisSession {
     }
 
     /// The value of a token, which counts as used now.
-    fn seal_token(&self, stored: &StoredToken, key: &str) -> Vec<u8> {
+    pub(super) fn seal_token(&self, stored: &StoredToken, key: &str) -> Vec<u8> {
         let sealed = stored.seal(&self.context.keys, key.as_bytes());
         let last_used = self.context.store_clock.now().max(stored.minted);
         [&last_used.0.to_be_bytes()[..], &sealed].concat()

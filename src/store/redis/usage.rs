@@ -15,7 +15,7 @@ use crate::store::salt_usage::USAGE_WINDOW;
 use crate::store::{SaltName, SaltUsage, Timestamp, TokenId};
 
 /// The interval for writing uses of tokens that have no idle lifetime.
-const MAX_TOKEN_WRITE_INTERVAL: Duration = Duration::from_secs(300);
+pub(super) const MAX_TOKEN_WRITE_INTERVAL: Duration = Duration::from_secs(300);
 
 /// The number of tokens in one round trip.
 const PAGE: usize = 500;
@@ -70,18 +70,13 @@ impl RedisSession {
         self.context.memory.limits().write_interval(MAX_TOKEN_WRITE_INTERVAL)
     }
 
-    /// Writes uses periodically, and restores lost tokens after a reconnect. Never returns.
+    /// Writes uses periodically. Never returns.
     pub(super) async fn run_usage_writer(&self) {
         let interval = self.token_write_interval();
         let mut tokens_due = Instant::now() + interval;
         loop {
-            let reconnected = tokio::select! {
-                () = sleep(interval.min(SALT_WRITE_INTERVAL)) => false,
-                () = self.reconnected.notified() => true,
-            };
-            let result = if reconnected {
-                self.restore_lost_tokens().await.inspect_err(|_| self.reconnected.notify_one())
-            } else if Instant::now() >= tokens_due {
+            sleep(interval.min(SALT_WRITE_INTERVAL)).await;
+            let result = if Instant::now() >= tokens_due {
                 tokens_due = Instant::now() + interval;
                 self.write_uses().await
             } else {
@@ -124,8 +119,8 @@ impl RedisSession {
         let exists: Vec<u64> = connection.query_all(page.iter().map(|token_use| self.touch_command(token_use))).await?;
         for (token_use, exists) in page.iter().zip(exists) {
             if exists == 0 {
-                // A replica with a shorter lifetime let it expire, or the server evicted it.
-                self.context.memory.remove(&token_use.id);
+                // The server evicted it, or has lost it.
+                self.restore_soon(token_use.id, token_use.key);
             }
         }
         Ok(())

@@ -10,3 +10,4 @@ mod redis;
 mod revocation;
 mod rolling_restart;
 mod topologies;
+mod untrusted;

@@ -127,7 +127,7 @@ fn an_empty_server_is_repaired() {
     let tokens: Vec<_> = users.iter().map(|user| scene.gateway.token_of(user, "secret")).collect();
     scene.gateway.revoke("{\"user\":\"user-7\"}");
     redis.restart();
-    assert_eq!(redis.command::<u64>(&["EXISTS", "timbr-gateway:notices"]), 0, "the server is empty");
+    assert_eq!(redis.command::<u64>(&["EXISTS", "timbr-gateway:marks"]), 0, "the server is empty");
     let url = redis.url();
     let options = [("STORE_KIND", "redis"), ("STORE_URLS", url.as_str()), ("STORE_TIMEOUT", "2s")];
     let other = Gateway::start(scene.upstream.address(), &options);

@@ -64,11 +64,11 @@ fn a_revocation_lost_by_a_failover_is_written_again() {
     let value: Vec<u8> = redis.command(&["GET", &key]);
     replica.block_on(replica.store().revoke(Revocation::Token(id.fingerprint()))).expect("it responds");
     // The state of a server that lagged behind: the token, but not its revocation.
-    let _: () = redis.command(&["DEL", "timbr-gateway:notices"]);
+    let _: () = redis.command(&["DEL", "timbr-gateway:marks", "timbr-gateway:events"]);
     let _: () = ::redis::cmd("SET").arg(&key).arg(&value).query(&mut redis.connect()).expect("set");
     assert!(!replica.lives(&id), "a replica that knows the revocation keeps it");
     let _: u64 = redis.command(&["CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes"]);
-    wait_until("the revocation is written again", || redis.command::<u64>(&["XLEN", "timbr-gateway:notices"]) == 1);
+    wait_until("the revocation is written again", || redis.command::<u64>(&["HLEN", "timbr-gateway:marks"]) == 1);
     let other = fixture.open();
     assert!(!other.lives(&id), "a new replica knows it too");
 }

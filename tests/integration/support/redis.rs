@@ -117,7 +117,7 @@ impl Redis {
             all.extend(&key);
             let value: redis::Value = match kind.as_str() {
                 "string" => redis::cmd("GET").arg(&key).query(&mut connection),
-                "stream" => redis::cmd("XRANGE").arg(&key).arg(("-", "+")).query(&mut connection),
+                "hash" => redis::cmd("HGETALL").arg(&key).query(&mut connection),
                 "zset" => redis::cmd("ZRANGE").arg(&key).arg((0, -1, "WITHSCORES")).query(&mut connection),
                 other => panic!("a key of type {other}"),
             }

@@ -161,8 +161,9 @@ impl Replica {
         }
     }
 
+    /// Returns whether the token is accepted. One that the store does not have is not, but not yet rejected either.
     pub fn lives(&self, id: &TokenId) -> bool {
-        self.find(id, PRIMARY_KEY).expect("the store responds").is_ok()
+        self.find(id, PRIMARY_KEY).is_ok_and(|found| found.is_ok())
     }
 
     pub fn block_on<T>(&self, operation: impl Future<Output = T>) -> T {

@@ -1,0 +1,379 @@
+//! Events that replicas exchange: each is read by all replicas within a moment, and then forgotten. What must last is
+//! in the marks and the tokens.
+//!
+//! Two sorted sets hold sealed events by the time of the server that received them, one for changes and one for
+//! credential failures. Scripts read that clock, so that a reader and a writer cannot disagree on it.
+//!
+//! SECURITY: the score of an event decides only when it is read and removed. Its content, including its time, is sealed.
+//! A replayed event is known by its nonce, is too old, or changes nothing.
+
+use std::collections::HashSet;
+use std::time::Duration;
+
+use aws_lc_rs::rand;
+use redis::{Cmd, Value, cmd};
+use tracing::warn;
+
+use crate::store::keys::{KeyNumber, PRIMARY_KEY};
+use crate::store::redis::connection::RedisConnection;
+use crate::store::redis::{RedisSession, StoreError, StoreResult, parse};
+use crate::store::revocation::Revocation;
+use crate::store::{CredentialFailure, Timestamp, TokenId};
+
+/// Appends `ARGV[1]`, for at least `ARGV[2]` milliseconds.
+pub(super) const WRITE: &str = "local t = redis.call('TIME')
+redis.call('ZADD', KEYS[1], t[1] * 1000 + math.floor(t[2] / 1000), ARGV[1])
+redis.call('PEXPIRE', KEYS[1], ARGV[2])
+return 1";
+
+/// Returns the time of the server, and a page of `ARGV[5]` events from `ARGV[4]` on that were written since `ARGV[1]`
+/// minus `ARGV[3]`. If the clock of the server has been set back, all of the last `ARGV[2]` milliseconds. Removes older
+/// ones, and those that seem to be from the next day.
+pub(super) const READ: &str = "local t = redis.call('TIME')
+local now = t[1] * 1000 + math.floor(t[2] / 1000)
+local oldest = now - ARGV[2]
+redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', oldest)
+redis.call('ZREMRANGEBYSCORE', KEYS[1], now + 86400000, '+inf')
+local from = tonumber(ARGV[1])
+if from > now then from = oldest else from = math.max(oldest, from - ARGV[3]) end
+local found = redis.call('ZRANGE', KEYS[1], from, '+inf', 'BYSCORE', 'LIMIT', ARGV[4], ARGV[5])
+table.insert(found, 1, now)
+return found";
+
+/// Replicas that were disconnected for longer read the marks again.
+const CHANGE_RETENTION: Duration = Duration::from_secs(3600);
+
+/// Older failures no longer count toward any limit.
+const FAILURE_RETENTION: Duration = Duration::from_secs(60);
+
+/// A clock of a server that is set back by less than this hides no change.
+const CHANGE_OVERLAP: Duration = Duration::from_secs(60);
+
+const FAILURE_OVERLAP: Duration = Duration::from_secs(2);
+
+/// The maximum number of events in one read.
+const PAGE: usize = 1000;
+
+/// Further events are not published: a client that causes this number of failures has reached its limits by then.
+const MAX_PENDING: usize = 10_000;
+
+/// The length of the nonce with which a sealed value begins.
+const NONCE_LENGTH: usize = 12;
+
+/// A change that the other replicas have to know.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum StoreEvent {
+    /// Tokens minted at this time or earlier were revoked.
+    Revoked(Revocation, Timestamp),
+    /// A token in the store was changed, so that its copies in memory are out of date.
+    Changed(TokenId),
+    /// A client uses this token, which the store does not have: a replica that knows it should restore it. With the
+    /// key that made it.
+    Wanted(TokenId, KeyNumber),
+}
+
+impl StoreEvent {
+    fn encode(&self, now: Timestamp) -> Vec<u8> {
+        let time = |at: Timestamp| at.0.to_be_bytes();
+        match self {
+            StoreEvent::Revoked(revocation, at) => [b"r", &time(*at)[..], &revocation.encode()].concat(),
+            StoreEvent::Changed(id) => [b"c", &time(now)[..], id.bytes()].concat(),
+            StoreEvent::Wanted(id, key) => [b"w", &time(now)[..], &[*key], id.bytes()].concat(),
+        }
+    }
+
+    /// The event with its time.
+    fn decode(bytes: &[u8]) -> Option<(StoreEvent, Timestamp)> {
+        let (kind, rest) = bytes.split_first()?;
+        let (at, rest) = rest.split_first_chunk()?;
+        let at = Timestamp(u64::from_be_bytes(*at));
+        let id = |bytes: &[u8]| bytes.try_into().ok().map(TokenId::from_bytes);
+        let event = match kind {
+            b'r' => StoreEvent::Revoked(Revocation::decode(rest)?, at),
+            b'c' => StoreEvent::Changed(id(rest)?),
+            b'w' => {
+                let (key, rest) = rest.split_first()?;
+                StoreEvent::Wanted(id(rest)?, *key)
+            }
+            _ => return None,
+        };
+        Some((event, at))
+    }
+}
+
+/// A sorted set of events, and how far this replica has read it.
+pub struct EventFeed {
+    name: &'static str,
+    retention: Duration,
+    overlap: Duration,
+    /// The time of the server at the last complete read, in milliseconds.
+    read_until: u64,
+    /// The nonces of the events in the last complete read.
+    seen: HashSet<[u8; NONCE_LENGTH]>,
+}
+
+impl EventFeed {
+    pub fn changes() -> EventFeed {
+        EventFeed::new("events", CHANGE_RETENTION, CHANGE_OVERLAP)
+    }
+
+    pub fn failures() -> EventFeed {
+        EventFeed::new("attempts", FAILURE_RETENTION, FAILURE_OVERLAP)
+    }
+
+    fn new(name: &'static str, retention: Duration, overlap: Duration) -> EventFeed {
+        EventFeed { name, retention, overlap, read_until: 0, seen: HashSet::new() }
+    }
+
+    /// Takes the new ones of the events that were read, and remembers all.
+    fn take_new(&mut self, page: EventPage) -> Vec<Vec<u8>> {
+        let nonce = |event: &Vec<u8>| event.first_chunk::<NONCE_LENGTH>().copied().unwrap_or_default();
+        let all: HashSet<_> = page.events.iter().map(nonce).collect();
+        let new = page.events.into_iter().filter(|event| !self.seen.contains(&nonce(event))).collect();
+        self.seen = all;
+        self.read_until = page.now;
+        new
+    }
+
+    fn read_command(&self, script_hash: &str, key: &str, offset: usize) -> Cmd {
+        let mut command = cmd("EVALSHA");
+        command.arg((script_hash, 1, key, self.read_until));
+        command.arg((millis(self.retention), millis(self.overlap), offset, PAGE));
+        command
+    }
+}
+
+fn millis(duration: Duration) -> u64 {
+    crate::store::time::millis(duration)
+}
+
+/// A response of the script [`READ`].
+struct EventPage {
+    now: u64,
+    events: Vec<Vec<u8>>,
+}
+
+impl EventPage {
+    fn parse(value: Value) -> StoreResult<EventPage> {
+        let Value::Array(values) = value else { return Err(StoreError::Unreadable) };
+        let mut values = values.into_iter();
+        let now = values.next().map(parse).transpose()?.ok_or(StoreError::Unreadable)?;
+        Ok(EventPage { now, events: values.map(parse).collect::<StoreResult<_>>()? })
+    }
+}
+
+/// Events that this replica has yet to publish.
+#[derive(Default)]
+pub struct PendingEvents {
+    changes: Vec<StoreEvent>,
+    failures: Vec<CredentialFailure>,
+    /// Distinguishes this replica's failures from others'; created when it is first needed.
+    replica_id: Option<[u8; 8]>,
+}
+
+impl PendingEvents {
+    pub fn add(&mut self, event: StoreEvent) {
+        if self.changes.len() < MAX_PENDING {
+            self.changes.push(event);
+        }
+    }
+
+    /// Queues a failure for the other replicas.
+    pub fn add_failure(&mut self, failure: CredentialFailure) {
+        if self.failures.len() < MAX_PENDING {
+            self.failures.push(failure);
+        }
+    }
+
+    fn replica_id(&mut self) -> [u8; 8] {
+        *self.replica_id.get_or_insert_with(|| {
+            let mut id = [0; 8];
+            rand::fill(&mut id).expect("the system's random source works");
+            id
+        })
+    }
+}
+
+/// What one poll has read.
+pub struct NewEvents {
+    changes: Vec<Vec<u8>>,
+    failures: Vec<Vec<u8>>,
+    /// The time of the server.
+    pub now: Timestamp,
+    /// True if some changes may have been removed since the last poll.
+    pub has_gap: bool,
+}
+
+impl RedisSession {
+    /// The commands that read the first page of each feed, for one round trip.
+    pub(super) fn read_commands(&self) -> [Cmd; 2] {
+        let feeds = self.feeds.borrow();
+        feeds.each_ref().map(|feed| feed.read_command(self.read_events.get_hash(), &self.redis_key(feed.name, ""), 0))
+    }
+
+    /// Completes the read with further pages.
+    pub(super) async fn finish_read(
+        &self,
+        connection: &mut RedisConnection,
+        first_pages: [Value; 2],
+    ) -> StoreResult<NewEvents> {
+        let mut new = Vec::new();
+        let (mut now, mut has_gap) = (0, false);
+        for (index, value) in first_pages.into_iter().enumerate() {
+            let mut page = EventPage::parse(value)?;
+            while page.events.len() >= PAGE && page.events.len().is_multiple_of(PAGE) {
+                let command = {
+                    let feed = &self.feeds.borrow()[index];
+                    let key = self.redis_key(feed.name, "");
+                    feed.read_command(self.read_events.get_hash(), &key, page.events.len())
+                };
+                let more = EventPage::parse(command.query_async(connection).await?)?;
+                if more.events.is_empty() {
+                    break;
+                }
+                page.events.extend(more.events);
+            }
+            let feed = &mut self.feeds.borrow_mut()[index];
+            if index == 0 {
+                now = page.now;
+                has_gap = page.now.saturating_sub(feed.read_until) >= millis(feed.retention);
+            }
+            new.push(feed.take_new(page));
+        }
+        let failures = new.pop().unwrap_or_default();
+        Ok(NewEvents { changes: new.pop().unwrap_or_default(), failures, now: Timestamp(now), has_gap })
+    }
+
+    /// Applies what other replicas, or this one, have published.
+    pub(super) async fn apply_events(&self, new: NewEvents) {
+        let now = self.context.store_clock.now();
+        for sealed in new.changes {
+            let event = self.open_event(0, &sealed).and_then(|text| StoreEvent::decode(&text));
+            let Some((event, at)) = event else {
+                warn!(
+                    "cannot read an event in the token store: check that all replicas have the same store.key and version"
+                );
+                continue;
+            };
+            self.context.store_clock.advance_to(at);
+            match event {
+                StoreEvent::Revoked(revocation, at) => {
+                    self.marks_in_store.borrow_mut().add(&revocation, at);
+                    self.add_revocation(revocation, at);
+                }
+                // Replayed, it would only cause a further lookup.
+                StoreEvent::Changed(_) | StoreEvent::Wanted(..) if now.millis_since(at) > millis(CHANGE_RETENTION) => {}
+                StoreEvent::Changed(id) => drop(self.context.memory.remove(&id)),
+                StoreEvent::Wanted(id, key) if usize::from(key) < self.context.keys.numbers().count() => {
+                    self.restore_soon(id, key);
+                }
+                StoreEvent::Wanted(..) => {}
+            }
+        }
+        self.remove_revoked().await;
+        self.apply_failures(new.failures);
+    }
+
+    /// Counts the failures that other replicas have published.
+    fn apply_failures(&self, new: Vec<Vec<u8>>) {
+        let own_id = self.pending_events.borrow_mut().replica_id();
+        let now = self.context.store_clock.now();
+        for sealed in new {
+            let Some(plaintext) = self.open_event(1, &sealed) else { continue };
+            let Some((at, rest)) = plaintext.split_first_chunk() else { continue };
+            let Some((replica_id, failures)) = rest.split_first_chunk::<8>() else { continue };
+            let is_old = now.millis_since(Timestamp(u64::from_be_bytes(*at))) > millis(FAILURE_RETENTION);
+            if *replica_id == own_id || is_old {
+                continue;
+            }
+            for failure in failures.chunks_exact(9) {
+                let bucket = u64::from_be_bytes(failure[1..].try_into().expect("eight bytes"));
+                (self.on_failure)(CredentialFailure { kind: failure[0], bucket });
+            }
+        }
+    }
+
+    fn open_event(&self, feed: usize, sealed: &[u8]) -> Option<zeroize::Zeroizing<Vec<u8>>> {
+        let key = self.redis_key(self.feeds.borrow()[feed].name, "");
+        self.context.keys.open(key.as_bytes(), sealed).map(|(_, plaintext)| plaintext)
+    }
+
+    fn write_command(&self, feed: usize, plaintext: &[u8]) -> Cmd {
+        let feed = &self.feeds.borrow()[feed];
+        let key = self.redis_key(feed.name, "");
+        let sealed = self.context.keys.seal(PRIMARY_KEY, key.as_bytes(), plaintext);
+        let mut command = cmd("EVALSHA");
+        command.arg((self.write_event.get_hash(), 1, key, sealed, millis(feed.retention)));
+        command
+    }
+
+    /// Publishes an event. If that fails, it is published with the next poll that succeeds.
+    pub(super) async fn publish(&self, event: StoreEvent) -> StoreResult<()> {
+        let command = self.write_command(0, &event.encode(self.context.store_clock.now()));
+        let published = self.query::<u64>(&command).await;
+        if published.is_err() {
+            self.pending_events.borrow_mut().add(event);
+        }
+        published.map(drop)
+    }
+
+    /// Publishes what could not be published before, and the failures since the last call.
+    pub(super) async fn publish_pending(&self, connection: &mut RedisConnection) -> StoreResult<()> {
+        let pending = std::mem::take(&mut self.pending_events.borrow_mut().changes);
+        for (index, event) in pending.iter().enumerate() {
+            let command = self.write_command(0, &event.encode(self.context.store_clock.now()));
+            if let Err(error) = command.query_async::<u64>(connection).await {
+                let mut events = self.pending_events.borrow_mut();
+                pending[index..].iter().for_each(|event| events.add(event.clone()));
+                return Err(error.into());
+            }
+        }
+        let (failures, replica_id) = {
+            let mut events = self.pending_events.borrow_mut();
+            (std::mem::take(&mut events.failures), events.replica_id())
+        };
+        if failures.is_empty() {
+            return Ok(());
+        }
+        // The time, the replica's id, then 9 bytes for each failure. Best effort: it counts here in any case.
+        let mut plaintext = [self.context.store_clock.now().0.to_be_bytes(), replica_id].concat();
+        for failure in failures {
+            plaintext.push(failure.kind);
+            plaintext.extend(failure.bucket.to_be_bytes());
+        }
+        Ok(self.write_command(1, &plaintext).query_async::<u64>(connection).await.map(drop)?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn events_survive_encoding() {
+        let (id, now) = (TokenId::from_token(b"x"), Timestamp(7));
+        for event in [
+            StoreEvent::Revoked(Revocation::All, now),
+            StoreEvent::Revoked(Revocation::Token(id.fingerprint()), now),
+            StoreEvent::Changed(id),
+            StoreEvent::Wanted(id, 3),
+        ] {
+            assert_eq!(StoreEvent::decode(&event.encode(now)), Some((event, now)));
+        }
+        for invalid in [&b""[..], b"r", b"r12345678", b"c12345678123", b"x12345678a"] {
+            assert_eq!(StoreEvent::decode(invalid), None);
+        }
+    }
+
+    #[test]
+    fn an_event_is_taken_once_while_reads_overlap() {
+        let event = |n: u8| vec![n; 20];
+        let mut feed = EventFeed::changes();
+        let mut read =
+            |now, events: &[u8]| feed.take_new(EventPage { now, events: events.iter().copied().map(event).collect() });
+        assert_eq!(read(10, &[1, 2]), [event(1), event(2)]);
+        assert_eq!(read(20, &[1, 2, 3]), [event(3)]);
+        assert_eq!(read(5, &[3, 4]), [event(4)], "the server's clock was set back");
+        assert_eq!(feed.read_until, 5);
+    }
+}
