@@ -135,6 +135,8 @@ pub struct TlsOptions {
     pub client_auth: Option<ClientAuth>,
     /// Lowest version of TLS that clients may use.
     pub min_version: TlsMinVersion,
+    /// Keys of session tickets; `None`: each process has its own.
+    pub ticket_keys_file: Option<PathBuf>,
 }
 
 /// Client certificates in the TLS handshake.

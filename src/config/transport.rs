@@ -14,7 +14,8 @@ impl Reader<'_> {
             certificates.extend(entry.and_then(certificate));
         }
         let (client_auth, min_version) = (self.client_auth(), self.get(&TLS.min_version));
-        Some(TlsOptions { certificates, client_auth: client_auth?, min_version: min_version? })
+        let ticket_keys_file = self.get(&TLS.ticket_keys_file);
+        Some(TlsOptions { certificates, client_auth: client_auth?, min_version: min_version?, ticket_keys_file })
     }
 
     fn client_auth(&mut self) -> Option<Option<ClientAuth>> {

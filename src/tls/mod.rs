@@ -10,6 +10,7 @@ mod pem_files;
 mod reload;
 mod self_signed;
 mod server;
+mod ticket_keys;
 
 use std::path::PathBuf;
 use std::sync::Arc;

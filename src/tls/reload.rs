@@ -143,7 +143,8 @@ impl TlsReloader {
         }
         let pairs = self.options.certificates.iter().flat_map(|files| [&files.chain, &files.key]);
         let authorities = self.options.client_auth.iter().map(|auth| &auth.ca_file);
-        if let Some(stamps) = self.watch.changed(pairs.chain(authorities).map(|path| &**path)) {
+        let files = pairs.chain(authorities).chain(&self.options.ticket_keys_file);
+        if let Some(stamps) = self.watch.changed(files.map(|path| &**path)) {
             self.read_files(stamps);
         }
     }

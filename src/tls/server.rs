@@ -17,6 +17,7 @@ use crate::config::{TlsMinVersion, TlsOptions};
 use crate::tls::certificates::{Certificate, CertificateNames, Certificates};
 use crate::tls::client_auth::{self, ClientCertificateError};
 use crate::tls::pem_files::{load_chain, load_pair};
+use crate::tls::ticket_keys::TicketKeys;
 use crate::tls::{SelfSigned, TlsError, pair_error, provider, setup_error};
 
 /// Maximum number of cached sessions, for TLS 1.2 clients without ticket support.
@@ -40,6 +41,7 @@ impl ServerTls {
 pub struct TlsSnapshot {
     config: Arc<ServerConfig>,
     certificates: Arc<Certificates>,
+    ticket_keys: Option<Arc<TicketKeys>>,
 }
 
 /// The name that a client requested, and the certificate that is presented to it.
@@ -108,6 +110,8 @@ pub struct TlsMaterial {
     pub certificates: Vec<Certificate>,
     /// The authorities that issue client certificates.
     pub authorities: Vec<CertificateDer<'static>>,
+    /// The ticket keys that replicas share; `None`: each process has its own.
+    pub ticket_keys: Option<Arc<TicketKeys>>,
 }
 
 impl TlsMaterial {
@@ -134,7 +138,17 @@ impl TlsMaterial {
             None => Vec::new(),
             Some(auth) => load_chain(&auth.ca_file, CLIENT_CA)?,
         };
-        Ok(TlsMaterial { certificates, authorities })
+        let ticket_keys = match &options.ticket_keys_file {
+            None => None,
+            Some(path) => {
+                let required = options.client_auth.as_ref().is_some_and(|auth| auth.required);
+                let required = [u8::from(required)];
+                let authorities = authorities.iter().map(|authority| &**authority);
+                let context: Vec<_> = std::iter::once(&required[..]).chain(authorities).collect();
+                Some(Arc::new(TicketKeys::load(path, &context.concat())?))
+            }
+        };
+        Ok(TlsMaterial { certificates, authorities, ticket_keys })
     }
 
     /// An error if one of the certificates has expired, and would replace one that is still valid.
@@ -157,10 +171,11 @@ impl TlsMaterial {
         Ok(())
     }
 
-    /// Whether `current` has the same certificates. A certificate determines its key, so keys are not compared.
+    /// Whether `current` has the same certificates and ticket keys. A certificate determines its key, so keys of
+    /// certificates are not compared.
     pub fn has_same_certificates(&self, current: &TlsSnapshot) -> bool {
         let chains = |all: &[Certificate]| all.iter().map(|one| one.chain().to_vec()).collect::<Vec<_>>();
-        chains(&self.certificates) == chains(current.certificates())
+        chains(&self.certificates) == chains(current.certificates()) && self.ticket_keys == current.ticket_keys
     }
 
     /// Builds the configuration: TLS 1.3 and, unless it is disabled, 1.2, with the suites of the provider, all of them
@@ -192,9 +207,12 @@ impl TlsMaterial {
         config.ignore_client_order = true;
         // SECURITY: early data can be replayed by anyone who recorded it.
         config.max_early_data_size = 0;
-        config.ticketer = Arc::clone(&resumption.ticketer);
+        config.ticketer = match &self.ticket_keys {
+            Some(keys) => Arc::clone(keys) as _,
+            None => Arc::clone(&resumption.ticketer),
+        };
         config.session_storage = Arc::clone(&resumption.sessions);
-        Ok(TlsSnapshot { config: Arc::new(config), certificates })
+        Ok(TlsSnapshot { config: Arc::new(config), certificates, ticket_keys: self.ticket_keys })
     }
 }
 

@@ -8,6 +8,7 @@ use crate::support::gateway::Gateway;
 use crate::support::pki::Pki;
 use crate::support::tls_client::{TlsClient, leaf};
 use crate::support::upstream::Upstream;
+use crate::support::wait_until;
 
 /// A gateway with certificates for `localhost`, `api.test` and `*.apps.test`.
 fn several(pki: &Pki, upstream: &Upstream, more: &[(&str, &str)]) -> (Gateway, [std::path::PathBuf; 3]) {
@@ -134,6 +135,33 @@ fn sessions_are_resumed_without_early_data() {
     // The tickets arrive with the response.
     assert_eq!(first.get("/nowhere", "Host: localhost\r\n").expect("a response").0, 404);
     assert!(client.connect(gateway.https(), "localhost").expect("connected").is_resumed());
+}
+
+/// Each gateway has a certificate of its own here, so the client accepts the second one only with a resumed session.
+#[test]
+fn replicas_with_the_same_ticket_keys_resume_each_others_sessions() {
+    let (upstream, folder) = (Upstream::start(), tempfile::tempdir().expect("a folder"));
+    let file = folder.path().join("ticket-keys");
+    let key = |byte: &str| format!("{}=\n", byte.repeat(43));
+    std::fs::write(&file, key("A")).expect("written");
+    let options = [("TLS_TICKET_KEYS_FILE", file.to_str().expect("text"))];
+    let gateways = [&options[..], &options[..], &[]].map(|options| Gateway::start(upstream.address(), options));
+    let client = TlsClient::new(gateways[0].certificate_pem(), None);
+    let mut first = client.connect(gateways[0].https(), "localhost").expect("connected");
+    assert_eq!(first.get("/nowhere", "Host: localhost\r\n").expect("a response").0, 404);
+    let mut second = client.connect(gateways[1].https(), "localhost").expect("resumed");
+    assert!(second.is_resumed());
+    assert_eq!(second.get("/nowhere", "Host: localhost\r\n").expect("a response").0, 404);
+    // After a rotation the previous key still decrypts, and without it no session is resumed.
+    for (keys, is_resumed) in [(key("E") + &key("A"), true), (key("I"), false)] {
+        std::fs::write(&file, keys).expect("written");
+        gateways[1].reload();
+        wait_until("the keys are reloaded", || {
+            let connected = client.connect(gateways[1].https(), "localhost");
+            connected.is_ok_and(|connection| connection.is_resumed()) == is_resumed
+        });
+    }
+    assert!(client.connect(gateways[2].https(), "localhost").is_err(), "a gateway without these keys");
 }
 
 #[test]

@@ -108,6 +108,9 @@ group! { TLS: TlsKeys = "tls." {
          require it (client_certificate). required: every client must.";
     client_ca_file: PathBuf,
         "Certificate authorities (PEM) for client certificates.";
+    ticket_keys_file: PathBuf,
+        "Keys of TLS session tickets that replicas share, so that clients can resume a session with each of them: base64 of \
+         32 random bytes on each line. The first one encrypts, all decrypt. Default: each process has its own key.";
 } }
 
 group! { UPSTREAM: UpstreamKeys = "upstream." {
