@@ -81,8 +81,8 @@ pub fn set_log_level(call: &Call<'_>) -> CallResult {
     let level = parse_level(&call.body).ok_or_else(|| {
         AdminError::bad_request("the body must be {\"level\": …} with error, warn, info, debug or trace")
     })?;
-    call.note(label!("old"), log::level().ok_or_else(no_log)?);
-    call.note(label!("new"), level);
+    call.note(label!("old"), &log::level().ok_or_else(no_log)?);
+    call.note(label!("new"), &level);
     log::set_level(level);
     // At a level that is always logged, so that the log shows why its level changes.
     warn!(level = %level, "log level changed by an operator");

@@ -2,6 +2,7 @@
 //! about what the functions do.
 
 use std::cell::RefCell;
+use std::fmt::Display;
 use std::pin::Pin;
 use std::time::Duration;
 
@@ -56,7 +57,7 @@ impl<'a> Call<'a> {
     }
 
     /// Adds a value to the line of the command in the audit log.
-    pub fn note(&self, label: Label, value: impl ToString) {
+    pub fn note(&self, label: Label, value: &dyn Display) {
         self.notes.borrow_mut().push((label, value.to_string()));
     }
 

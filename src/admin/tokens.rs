@@ -93,7 +93,7 @@ pub async fn revoke(call: Call<'_>) -> CallResult {
     call.note(label!("tokens"), &tokens);
     let auth = &call.admin.snapshot.get().auth;
     if is_dry_run {
-        call.note(label!("scope"), "none (dry run)");
+        call.note(label!("scope"), &"none (dry run)");
         let count = auth.store().count_covered(&revocation).await;
         let count = count.map_err(|_| unavailable("Cannot count the tokens."))?;
         return Ok(json!({ "status": "success", "revoked": count, "dry_run": true }));
@@ -101,7 +101,7 @@ pub async fn revoke(call: Call<'_>) -> CallResult {
     // SECURITY: the denial first, so that no new token is used in between.
     let denied = match denial {
         Some((subject, duration)) => {
-            call.note(label!("denied_for"), humantime::format_duration(duration));
+            call.note(label!("denied_for"), &humantime::format_duration(duration));
             auth.store().deny(subject, duration).await.map(Some)
         }
         None => Ok(None),
@@ -109,8 +109,8 @@ pub async fn revoke(call: Call<'_>) -> CallResult {
     let revoked = auth.store().revoke(revocation).await;
     match (revoked, denied) {
         (Ok(count), Ok(denied)) => {
-            call.note(label!("scope"), "all replicas");
-            call.note(label!("revoked"), count);
+            call.note(label!("scope"), &"all replicas");
+            call.note(label!("revoked"), &count);
             info!(what = tokens, count, "tokens revoked");
             let mut document = json!({ "status": "success", "revoked": count });
             if let Some(until) = denied {
@@ -119,7 +119,7 @@ pub async fn revoke(call: Call<'_>) -> CallResult {
             Ok(document)
         }
         _ => {
-            call.note(label!("scope"), "this gateway");
+            call.note(label!("scope"), &"this gateway");
             warn!(what = tokens, "tokens revoked at this gateway only: the token store is unavailable");
             Err(unavailable(
                 "The tokens are revoked at this gateway. Other replicas learn of it when the store is available again, \

@@ -169,18 +169,30 @@ fn prepare_tls(config: &Config, reloader: Option<&TlsReloader>) -> Result<Option
     reloader.prepare(config.tls.clone(), self_signed).map(Some)
 }
 
+/// The number of users for which the audit log has a line each when their tokens end together. A new verifier may end
+/// the tokens of all users, which would fill the buffer of the log.
+const MAX_AUDITED_USERS: usize = 1000;
+
 /// Logs the tokens that ended by a reload.
 pub(super) fn log_ended_tokens(ended: &EndedLogins) {
     if ended.tokens == 0 {
         return;
     }
     let scope = format!("{} of {} users", ended.tokens, ended.users.len());
-    log::write_audit(|record| {
-        record.text(label!("what"), "revocation");
-        record.text(label!("decision"), "done");
-        record.text(label!("tokens"), &scope);
-        record.text(label!("by"), "reload");
-    });
+    let audit = |tokens: &str| {
+        log::write_audit(|record| {
+            record.text(label!("what"), "revocation");
+            record.text(label!("decision"), "done");
+            record.text(label!("tokens"), tokens);
+            record.text(label!("by"), "reload");
+        });
+    };
+    for user in ended.users.iter().take(MAX_AUDITED_USERS) {
+        audit(&format!("user {user}"));
+    }
+    if ended.users.len() > MAX_AUDITED_USERS {
+        audit(&scope);
+    }
     info!(tokens = scope, "tokens ended: the verifier does not vouch for their logins any more");
 }
 

@@ -74,6 +74,26 @@ fn the_file_has_all_lines_in_sequence_with_old_and_new_values() {
 }
 
 #[test]
+fn the_users_whose_tokens_a_new_users_file_ends_are_named() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (file, users) = (folder.path().join("audit.json"), folder.path().join("users"));
+    let hash = bcrypt::hash("secret", 4).expect("hashed");
+    std::fs::write(&users, format!("alice:{hash}\nbob:{hash}\n")).expect("written");
+    let options = [
+        ("AUDIT_FILE", file.to_str().expect("text")),
+        ("AUTH_VERIFIER", "users-file"),
+        ("AUTH_USERS_FILE", users.to_str().expect("text")),
+    ];
+    let program = Program::start(Upstream::start().address(), &options);
+    assert_eq!(login(&program, "secret").status, 200);
+    std::fs::write(&users, format!("bob:{hash}\n")).expect("written");
+    let revoked = || lines(&file).into_iter().find(|line| line["what"] == "revocation");
+    wait_until("the tokens have ended", || revoked().is_some());
+    let line = revoked().expect("just seen");
+    assert_eq!((&line["tokens"], &line["by"]), (&"user alice".into(), &"reload".into()));
+}
+
+#[test]
 fn logins_are_refused_while_a_required_line_cannot_be_written() {
     for (on_failure, status) in [("refuse", 503), ("continue", 200)] {
         let folder = tempfile::tempdir().expect("a folder");
