@@ -111,7 +111,7 @@ impl TlsError {
 }
 
 /// The error of a certificate and its key that cannot be used together, with what to do about it.
-fn pair_error(files: &CertificateFiles, chain: &[CertificateDer<'_>], error: rustls::Error) -> TlsError {
+fn pair_error(files: &CertificateFiles, chain: &[CertificateDer<'_>], error: &rustls::Error) -> TlsError {
     // The library does not say why it rejects a key.
     let reason = if chain.first().is_some_and(certificates::has_short_rsa_key) {
         "RSA keys below 2048 bits are not supported; create a larger key".to_owned()

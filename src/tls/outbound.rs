@@ -32,7 +32,7 @@ pub fn backend_tls(options: &UpstreamOptions) -> Result<Vec<Option<OutboundTls>>
         None => builder.with_no_client_auth(),
         Some(files) => {
             let (chain, key) = load_pair(files)?;
-            builder.with_client_auth_cert(chain.clone(), key).map_err(|error| pair_error(files, &chain, error))?
+            builder.with_client_auth_cert(chain.clone(), key).map_err(|error| pair_error(files, &chain, &error))?
         }
     };
     let config = with_http1_alpn(config);

@@ -121,7 +121,7 @@ impl TlsMaterial {
         for files in &options.certificates {
             let (chain, key) = load_pair(files)?;
             let pair = CertifiedKey::from_der(chain.clone(), key, &provider())
-                .map_err(|error| pair_error(files, &chain, error))?;
+                .map_err(|error| pair_error(files, &chain, &error))?;
             let [option, _] = files.options;
             certificates.push(Certificate::new(pair).map_err(|reason| TlsError::Certificate {
                 option,
