@@ -224,7 +224,8 @@ impl Rewriter {
         write_request_start(&mut head, &method, &uri);
         // By default, `upstream` inserts the name of the chosen backend.
         write_header(&mut head, HeaderName::Host, b"");
-        let host_offset = (profile.host_header.unwrap_or(self.host_header) == HostHeader::Backend).then_some(head.len());
+        let host_offset =
+            (profile.host_header.unwrap_or(self.host_header) == HostHeader::Backend).then_some(head.len());
         if host_offset.is_none() {
             head.extend_from_slice(client_host(&uri, &headers).unwrap_or_default());
         }
