@@ -5,6 +5,7 @@ mod activity;
 mod departure;
 mod frame_meter;
 mod handshake_failure;
+mod head_block;
 mod http1;
 mod http2;
 pub mod listener;

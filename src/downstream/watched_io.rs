@@ -1,7 +1,6 @@
 //! A client's socket that records reads and writes in the connection's [`Activity`], limits HTTP/2 control frames, and
 //! closes in a way that the client receives its last response. It knows nothing about requests.
 
-use std::cell::Cell;
 use std::io;
 use std::mem::MaybeUninit;
 use std::pin::Pin;
@@ -14,7 +13,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep, sleep};
 
 use crate::downstream::activity::Activity;
-use crate::downstream::frame_meter::{FrameMeter, INVALID_PING};
+use crate::downstream::frame_meter::{FrameMeter, FrameState, INVALID_PING};
 use crate::downstream::socket::ClientSocket;
 use crate::observability::metrics::{CloseCause, Metrics};
 use crate::os::splice::SplicePipe;
@@ -45,16 +44,9 @@ pub struct WatchedIo<I> {
 struct FrameLimit {
     meter: FrameMeter,
     metrics: Arc<Metrics>,
-    credit: Rc<Cell<u32>>,
+    state: Rc<FrameState>,
     /// Bytes that replace the client's once it has exceeded the limit.
     injected: Option<&'static [u8]>,
-}
-
-impl FrameLimit {
-    fn inspect(&mut self, received: &[u8]) -> Option<usize> {
-        self.meter.credit(self.credit.take());
-        self.meter.inspect(received)
-    }
 }
 
 impl<I> WatchedIo<I> {
@@ -64,9 +56,9 @@ impl<I> WatchedIo<I> {
     }
 
     /// Limits HTTP/2 control frames; a client that exceeds the limit has its connection closed.
-    /// `credit` receives the frames that the client may send for those that it receives.
-    pub fn with_frame_limit(self, per_minute: u32, metrics: Arc<Metrics>, credit: Rc<Cell<u32>>) -> WatchedIo<I> {
-        let metered = FrameLimit { meter: FrameMeter::new(per_minute), metrics, credit, injected: None };
+    /// Reports malformed heads in `state`.
+    pub fn with_frame_limit(self, per_minute: u32, metrics: Arc<Metrics>, state: Rc<FrameState>) -> WatchedIo<I> {
+        let metered = FrameLimit { meter: FrameMeter::new(per_minute), metrics, state, injected: None };
         WatchedIo { frame_limit: Some(Box::new(metered)), ..self }
     }
 
@@ -155,7 +147,7 @@ impl<I: AsyncRead + Unpin> AsyncRead for WatchedIo<I> {
         if buf.filled().len() > before {
             let activity = Rc::clone(&self.activity);
             if let Some(metered) = &mut self.frame_limit
-                && let Some(boundary) = metered.inspect(&buf.filled()[before..])
+                && let Some(boundary) = metered.meter.inspect(&mut buf.filled_mut()[before..], &metered.state)
             {
                 metered.metrics.record_connection_end(CloseCause::ControlFrames);
                 metered.injected = Some(&INVALID_PING);

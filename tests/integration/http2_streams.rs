@@ -292,3 +292,38 @@ fn a_stream_whose_upload_is_too_large_to_discard_is_reset_after_its_response() {
     let reset = frames.received.iter().find(|received| received.kind == RST_STREAM).expect("one");
     assert_eq!((reset.stream, reset.code()), (1, 0));
 }
+
+/// The library removes a fragment, and ends the connection for a value that it cannot represent.
+#[test]
+fn a_malformed_head_ends_its_stream_only() {
+    let (release, released) = mpsc::channel::<()>();
+    let released = std::sync::Mutex::new(released);
+    let upstream = Upstream::with_behaviour(move |_, stream| {
+        let _ = released.lock().expect("no panic").recv();
+        respond(stream, 200, "\"done\"")
+    });
+    let gateway = Gateway::start(upstream.address(), &[]);
+    let (mut frames, token) = connect(&gateway);
+    frames.send(&get(1, "/timbr/api/first", &token));
+    wait_until("the first request is forwarded", || upstream.log().len() == 1);
+    let with = |name: &str, value: &[u8]| [good_head("GET", "/timbr/api/x", &token), header(name, value)].concat();
+    let heads = [
+        good_head("GET", "/timbr/api/x#y", &token),
+        good_head("GET", "/timbr/api/x?a=1#", &token),
+        good_head("GET", "/timbr/api/x\0", &token),
+        with("x-note", b"a\0b"),
+        with("x-note", b"a\nb"),
+        with("x-note", b"a\r\nx-api-key: b"),
+        with("x y", b"a"),
+        with("X-Upper", b"a"),
+        with("te", b"gzip"),
+    ];
+    for (stream, head) in (3..).step_by(2).zip(heads) {
+        frames.send(&frame(HEADERS, END_HEADERS | END_STREAM, stream, &head));
+        assert!(frames.wait_for(|frames| frames.is_complete(stream) || frames.is_reset(stream)), "{stream}");
+        assert!(!frames.has_ended() && frames.status(stream).is_none_or(|status| status == 400), "{stream}");
+    }
+    release.send(()).expect("the backend waits");
+    assert!(frames.wait_for(|frames| frames.is_complete(1)) && frames.body(1) == b"\"done\"");
+    assert_eq!(upstream.log().len(), 1);
+}

@@ -8,6 +8,7 @@ use std::task::{Context, Poll, Waker};
 use bytes::{Buf, Bytes};
 
 use crate::downstream::activity::InFlightRequest;
+use crate::downstream::frame_meter::FrameState;
 
 /// Maximum bytes of all responses of a connection that the library holds.
 const MAX_QUEUED: usize = 512 * 1024;
@@ -24,8 +25,7 @@ pub struct SendQueue {
     /// Responses of which every byte is in the write buffer: the next flush delivers them.
     written: RefCell<Vec<Rc<Delivery>>>,
     is_closed: Cell<bool>,
-    /// The `WINDOW_UPDATE` frames that normal clients send for the frames sent so far, since they were last taken.
-    credit: Rc<Cell<u32>>,
+    frames: Rc<FrameState>,
 }
 
 /// The progress of one response.
@@ -52,14 +52,14 @@ enum DeliveryState {
 }
 
 impl SendQueue {
-    /// Adds the frames that the client may send in response to `credit`.
-    pub fn new(credit: Rc<Cell<u32>>) -> SendQueue {
+    /// Adds the frames that the client may send in response to `frames`.
+    pub fn new(frames: Rc<FrameState>) -> SendQueue {
         SendQueue {
             queued: Cell::new(0),
             waiting: RefCell::default(),
             written: RefCell::default(),
             is_closed: Cell::new(false),
-            credit,
+            frames,
         }
     }
 
@@ -128,8 +128,7 @@ impl Delivery {
         self.unsent.set(self.unsent.get() + bytes.len());
         self.queue.queued.set(self.queue.queued.get() + bytes.len());
         if !is_cut || bytes.len() >= MIN_CREDITED {
-            let credit = &self.queue.credit;
-            credit.set(credit.get().saturating_add(2));
+            self.queue.frames.add_credit(2);
         }
         SentData { bytes, delivery: Rc::clone(self) }
     }

@@ -6,7 +6,6 @@ mod delivery;
 mod request_body;
 mod stream;
 
-use std::cell::Cell;
 use std::future::poll_fn;
 use std::io;
 use std::pin::Pin;
@@ -21,6 +20,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use crate::base::current::Current;
 use crate::downstream::ServingConfig;
 use crate::downstream::activity::{Activity, CloseMode};
+use crate::downstream::frame_meter::FrameState;
 use crate::downstream::watched_io::WatchedIo;
 use crate::gateway::context::Peer;
 
@@ -52,6 +52,7 @@ struct Http2Connection<I> {
     io: CoalescedIo<WatchedIo<I>>,
     state: ConnectionState<I>,
     queue: Rc<SendQueue>,
+    frames: Rc<FrameState>,
     serving: Current<Rc<ServingConfig>>,
     peer: Rc<Peer>,
     activity: Rc<Activity>,
@@ -65,15 +66,14 @@ enum ConnectionState<I> {
     Open(Box<Connection<CoalescedIo<WatchedIo<I>>, SentData>>),
 }
 
-/// Serves a connection until it ends. `credit` receives the number of control frames that normal clients send for the
-/// frames that they receive.
+/// Serves a connection until it ends. `frames` is shared with `io`.
 pub async fn serve<I>(
     io: WatchedIo<I>,
     serving: Current<Rc<ServingConfig>>,
     peer: Rc<Peer>,
     activity: &Rc<Activity>,
     limits: Http2Limits,
-    credit: Rc<Cell<u32>>,
+    frames: Rc<FrameState>,
 ) -> Result<(), Http2Error>
 where
     I: AsyncRead + AsyncWrite + Unpin + 'static,
@@ -92,10 +92,11 @@ where
     let mut connection = Http2Connection {
         io,
         state: ConnectionState::Handshake(Box::new(handshake)),
-        queue: Rc::new(SendQueue::new(credit)),
+        queue: Rc::new(SendQueue::new(Rc::clone(&frames))),
         serving,
         peer,
         activity: Rc::clone(activity),
+        frames,
         max_requests: limits.max_requests,
         is_flush_deferred: false,
     };
@@ -185,7 +186,8 @@ where
         }
         let gateway = Rc::clone(&self.serving.get().gateway);
         let delivery = Rc::new(Delivery::new(Rc::clone(&self.queue), in_flight));
-        let stream = stream::serve(gateway, Rc::clone(&self.peer), request, respond, delivery);
+        let is_malformed = self.frames.take_malformed(respond.stream_id().as_u32());
+        let stream = stream::serve(gateway, Rc::clone(&self.peer), request, is_malformed, respond, delivery);
         tokio::task::spawn_local(stream);
     }
 

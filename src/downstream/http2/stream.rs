@@ -44,21 +44,26 @@ enum ResponseEnd {
     Cancelled,
 }
 
-/// Serves a stream until it ends.
+/// Serves a stream until it ends. `is_malformed`: its head had bytes that are not allowed, which were changed.
 pub async fn serve(
     gateway: Rc<Gateway>,
     peer: Rc<Peer>,
     request: Request<RecvStream>,
+    is_malformed: bool,
     mut respond: SendResponse<SentData>,
     delivery: Rc<Delivery>,
 ) {
     let (parts, receive) = request.into_parts();
     let method = parts.method.clone();
     let body = (!receive.is_end_stream()).then(|| Rc::new(request_body(&parts.headers, receive)));
-    let response = match has_padded_value(&parts.headers) {
-        // SECURITY: whether blanks belong to a value depends on who reads it (RFC 9113 section 8.2.1).
-        true => Some(gateway.reject(peer, &Rejection::RequestMalformed("a header value starts or ends with a blank"))),
-        false => {
+    // SECURITY: whether blanks belong to a value depends on who reads it (RFC 9113 section 8.2.1).
+    let fault = match is_malformed {
+        true => Some("a header or the path has a byte that is not allowed"),
+        false => has_padded_value(&parts.headers).then_some("a header value starts or ends with a blank"),
+    };
+    let response = match fault {
+        Some(fault) => Some(gateway.reject(peer, &Rejection::RequestMalformed(fault))),
+        None => {
             let client_body = body.clone().map_or(ClientBody::Empty, |body| ClientBody::Streaming(body));
             let mut handling = pin!(gateway.handle(peer, Head::from(parts), client_body));
             poll_fn(|cx| {
