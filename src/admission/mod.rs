@@ -3,6 +3,7 @@
 //! All workers share the counts. A permit releases its count when dropped. This module knows neither sockets nor HTTP.
 
 mod fair_queue;
+mod memory;
 mod rule_limiter;
 
 use std::hash::{BuildHasher, Hash, RandomState};
@@ -20,6 +21,7 @@ use crate::observability::metrics::{CloseCause, Metrics};
 
 pub use fair_queue::QueueError;
 use fair_queue::{FairQueue, Slot};
+use memory::{LateConnection, MemoryLimit};
 use rule_limiter::RulePermit;
 pub use rule_limiter::{RuleExceeded, RuleLimiter};
 
@@ -30,6 +32,7 @@ pub struct Admission {
     metrics: Arc<Metrics>,
     connections: Arc<KeyedCounts>,
     requests: Arc<KeyedCounts>,
+    memory: Arc<MemoryLimit>,
     /// Requests that wait for the proof of their identity.
     unauthenticated: Arc<AtomicUsize>,
     streams: Arc<KeyedCounts>,
@@ -50,6 +53,8 @@ struct UpstreamQueue {
 /// The limit that a request would exceed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LimitExceeded {
+    /// `limits.memory`.
+    Memory,
     /// `limits.requests`, over all callers.
     Total,
     /// The share of `limits.requests` for requests without a proven identity.
@@ -76,8 +81,8 @@ impl Admission {
             fair_queue: limits.map(|limits| FairQueue::new(limits, Arc::clone(&metrics))),
         };
         let queues = queues.into_iter().map(queue).collect();
-        let (connections, requests, streams, unauthenticated) = Default::default();
-        Admission { limits, metrics, connections, requests, streams, unauthenticated, queues, rules }
+        let (connections, requests, memory, streams, unauthenticated) = Default::default();
+        Admission { limits, metrics, connections, requests, memory, streams, unauthenticated, queues, rules }
     }
 
     /// The same counts with new limits. If the limits of a fair queue change, the new queue starts empty: it does
@@ -91,6 +96,7 @@ impl Admission {
         let mut admission = Admission::new(limits, rules, queues, Arc::clone(&self.metrics));
         admission.connections = Arc::clone(&self.connections);
         admission.requests = Arc::clone(&self.requests);
+        admission.memory = Arc::clone(&self.memory);
         admission.unauthenticated = Arc::clone(&self.unauthenticated);
         admission.streams = Arc::clone(&self.streams);
         for queue in &mut admission.queues {
@@ -126,7 +132,7 @@ impl Admission {
         make_room: impl FnOnce() -> bool,
     ) -> Option<ConnectionPermit> {
         let before = self.metrics.connections.inc();
-        let mut permit = ConnectionPermit { admission: Arc::clone(self), network: None };
+        let mut permit = ConnectionPermit { admission: Arc::clone(self), network: None, _late: None };
         if !is_shared && !permit.count_for(address) {
             return None;
         }
@@ -134,7 +140,20 @@ impl Admission {
             self.metrics.record_connection_end(CloseCause::ConnectionsLimit);
             return None;
         }
+        if !self.memory.is_exhausted() {
+            return Some(permit);
+        }
+        permit._late = self.memory.admit_late_connection();
+        if permit._late.is_none() {
+            self.metrics.record_connection_end(CloseCause::MemoryLimit);
+            return None;
+        }
         Some(permit)
+    }
+
+    /// The limit on memory.
+    pub fn memory(&self) -> &MemoryLimit {
+        &self.memory
     }
 
     /// A permit for a request, which counts toward the total only: see [`RequestPermit::count_for`].
@@ -151,6 +170,9 @@ impl Admission {
         if usize::try_from(before).is_ok_and(|before| before >= self.limits.requests) {
             return Err(LimitExceeded::Total);
         }
+        if self.memory.is_exhausted() {
+            return Err(LimitExceeded::Memory);
+        }
         Ok(permit)
     }
 }
@@ -161,6 +183,8 @@ pub struct ConnectionPermit {
     admission: Arc<Admission>,
     /// `None`: no limit per address applies.
     network: Option<u64>,
+    /// It was opened while memory was exhausted.
+    _late: Option<LateConnection>,
 }
 
 impl ConnectionPermit {

@@ -7,7 +7,7 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
 use tokio::sync::{oneshot, watch};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
-use tracing::error;
+use tracing::{error, info, warn};
 
 use crate::admin::control::{ReloadRequest, ReloadResult};
 use crate::admin::dashboard::LastReload;
@@ -18,6 +18,7 @@ use crate::base::shutdown_phase::{ShutdownPhase, ShutdownSignal};
 use crate::gateway::snapshot::Snapshot;
 use crate::observability::log::{self, label};
 use crate::observability::metrics::Metrics;
+use crate::os::memory::MemoryUsage;
 use crate::os::sd_notify::ServiceManager;
 use crate::upstream::Backends;
 
@@ -26,6 +27,9 @@ const FILE_CHECK_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Interval between removals of expired tokens.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(10);
+
+/// Interval between readings of the memory in use. Attackers fill memory quickly.
+const MEMORY_CHECK_INTERVAL: Duration = Duration::from_millis(100);
 
 /// Time after which a worker that has not applied a snapshot counts as hanging.
 const APPLY_TIMEOUT: Duration = Duration::from_secs(5);
@@ -211,5 +215,25 @@ pub async fn sweep_expired(mut snapshot: watch::Receiver<Arc<Snapshot>>) {
         current.auth.sweep();
         current.admission.sweep();
         log::report_dropped_lines();
+    }
+}
+
+/// Measures the memory in use. Never returns.
+pub async fn watch_memory(mut snapshot: watch::Receiver<Arc<Snapshot>>) {
+    let (usage, default_limit) = MemoryUsage::detect();
+    let mut ticks = tokio::time::interval(MEMORY_CHECK_INTERVAL);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        let current = Arc::clone(&snapshot.borrow_and_update());
+        let limit = current.config.limits.memory.or(default_limit).unwrap_or(u64::MAX);
+        let used = if limit == u64::MAX { 0 } else { usage.read().unwrap_or_default() };
+        match current.admission.memory().record_usage(used, limit) {
+            Some(true) => {
+                warn!(used, limit, "limits.memory is exceeded; requests are rejected and idle connections closed");
+            }
+            Some(false) => info!(used, limit, "memory is available again"),
+            None => {}
+        }
     }
 }

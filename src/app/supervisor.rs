@@ -17,7 +17,7 @@ use crate::admin::{self, AdminContext};
 use crate::app::graceful_shutdown::StopReason;
 use crate::app::liveness::watch_workers;
 use crate::app::maintenance::{
-    Maintenance, backends_for_readiness, maintain_backends, refresh_issuer_keys, sweep_expired,
+    Maintenance, backends_for_readiness, maintain_backends, refresh_issuer_keys, sweep_expired, watch_memory,
 };
 use crate::app::reload::ConfigReloader;
 use crate::app::workers::Workers;
@@ -122,6 +122,7 @@ impl<'a> Supervisor<'a> {
         tasks.spawn_local(maintenance.watch_files(reloader, reloads));
         tasks.spawn_local(refresh_issuer_keys(snapshot.clone()));
         tasks.spawn_local(sweep_expired(snapshot.clone()));
+        tasks.spawn_local(watch_memory(snapshot.clone()));
         tasks.spawn_local(maintain_backends(snapshot.clone()));
         let worker_exits = exits;
         let _admin_socket = sockets.admin_socket;

@@ -193,6 +193,9 @@ async fn sweep_periodically(serving: &Current<Rc<ServingConfig>>, reaper: &Reape
         // A reload may change the timeouts, and so the interval.
         sleep(reaper.interval()).await;
         reaper.sweep();
+        if serving.get().admission.memory().is_exhausted() {
+            reaper.close_idle();
+        }
         serving.get().gateway.sweep_pools();
     }
 }

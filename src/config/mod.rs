@@ -344,6 +344,7 @@ impl LimitOptions {
             response_rate: 0,
             connections: usize::MAX,
             connections_per_address: usize::MAX,
+            memory: None,
             requests: usize::MAX,
             requests_per_identity: usize::MAX,
             streams_per_identity: usize::MAX,

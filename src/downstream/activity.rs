@@ -243,6 +243,21 @@ impl Activity {
         }
     }
 
+    /// Closes the connection if no request is in flight: gracefully after a request, and otherwise immediately. Returns
+    /// whether it begins to close.
+    pub(super) fn close_if_idle(&self) -> bool {
+        let is_idle = self.in_flight.get() == 0 && self.closing_since.get().is_none();
+        let has_pending_head = self.head_started_at.get().is_some();
+        // A new connection has a moment to send its first request, which is rejected.
+        let is_new = self.request_count.get() == 0 && self.opened_at.elapsed() < FIRST_REQUEST_TIMEOUT;
+        if !is_idle || (is_new && !has_pending_head) {
+            return false;
+        }
+        let is_served = self.request_count.get() > 0 && !has_pending_head;
+        self.request_close(if is_served { CloseMode::Graceful } else { CloseMode::Abort });
+        true
+    }
+
     /// Marks the connection as quiescent if no request has arrived for a while.
     pub(super) fn update_quiescence(&self, now: Instant) {
         let is_idle = self.in_flight.get() == 0 && self.request_count.get() > 0;

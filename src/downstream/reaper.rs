@@ -145,6 +145,15 @@ impl Reaper {
         self.for_each(|activity| activity.announce_close(now + delay.mul_f64(fastrand::f64())));
     }
 
+    /// Closes the connections without a request in flight, to release their memory.
+    pub fn close_idle(&self) {
+        self.for_each(|activity| {
+            if activity.close_if_idle() {
+                self.metrics.record_connection_end(CloseCause::MemoryLimit);
+            }
+        });
+    }
+
     /// Closes all connections, including those that are still to be accepted, after their requests in flight.
     pub fn begin_drain(&self) {
         self.is_draining.set(true);

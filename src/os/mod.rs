@@ -2,6 +2,7 @@
 
 pub mod core_dumps;
 pub mod fd_limit;
+pub mod memory;
 pub mod sd_notify;
 pub mod socket_activation;
 pub mod splice;

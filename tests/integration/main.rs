@@ -29,6 +29,7 @@ mod limit_rules;
 mod limits;
 mod logs;
 mod long_queries;
+mod memory;
 mod plain_english;
 mod policy;
 mod process;

@@ -356,6 +356,9 @@ group! {
         "Maximum number of client connections. Further connections are closed immediately.";
     connections_per_address: Count = "12000",
         "Maximum number of connections from one client address (IPv6: one /64 network).";
+    memory: Size ["1MiB"..="1024GiB"],
+        "Maximum memory of the process, or of its control group if that has a limit. Above it, requests receive 503, and \
+         idle connections are closed. Default: 85 % of the control group's limit; unlimited if there is none.";
     requests: Count = "8192",
         "Maximum number of concurrent requests, of which at most half may wait for the check of their credential. \
          Further requests receive 503 and Retry-After.";

@@ -212,6 +212,7 @@ impl Rejection {
 impl From<LimitExceeded> for Rejection {
     fn from(exceeded: LimitExceeded) -> Rejection {
         match exceeded {
+            LimitExceeded::Memory => Rejection::MemoryExhausted,
             LimitExceeded::Total | LimitExceeded::Unauthenticated => Rejection::Overloaded,
             LimitExceeded::Caller => Rejection::TooManyRequests,
             LimitExceeded::CallerStreams => Rejection::TooManyStreams,

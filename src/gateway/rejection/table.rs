@@ -121,6 +121,20 @@ rejections! {
         remedy: "More requests in flight than `limits.requests`, or more than half of that number wait for the check of \
                  their credential.",
     }
+    /// The process uses more memory than it may.
+    MemoryExhausted {
+        status: SERVICE_UNAVAILABLE,
+        reason: "memory_exhausted",
+        phases: [Admission],
+        fault: Rules,
+        response_header: RetryAfter(1),
+        header: None,
+        rules: ["limits.memory"],
+        message: "The gateway is out of memory. Try again in a moment.",
+        remedy: "The gateway uses more than `limits.memory`. Until a sixteenth of it is free, all requests receive this \
+                 rejection, idle connections are closed, and few new connections are accepted. Give it more memory, or \
+                 lower `limits.connections` and `limits.requests`.",
+    }
     /// Too many requests of this identity are in flight.
     TooManyRequests {
         status: TOO_MANY_REQUESTS,

@@ -9,6 +9,8 @@ pub enum CloseCause {
     MadeRoom,
     /// `limits.connections_per_address` was reached.
     AddressLimit,
+    /// `limits.memory` was exceeded.
+    MemoryLimit,
     /// `limits.requests_per_connection` was reached.
     RequestsLimit,
     /// `timeouts.connection_age` has passed.
@@ -35,6 +37,7 @@ impl CloseCause {
         CloseCause::ConnectionsLimit,
         CloseCause::MadeRoom,
         CloseCause::AddressLimit,
+        CloseCause::MemoryLimit,
         CloseCause::RequestsLimit,
         CloseCause::MaxAge,
         CloseCause::HandshakeFailed,
@@ -52,6 +55,7 @@ impl CloseCause {
             CloseCause::ConnectionsLimit => "connections_limit",
             CloseCause::MadeRoom => "made_room",
             CloseCause::AddressLimit => "address_limit",
+            CloseCause::MemoryLimit => "memory_limit",
             CloseCause::RequestsLimit => "requests_limit",
             CloseCause::MaxAge => "age",
             CloseCause::HandshakeFailed => "handshake_failed",

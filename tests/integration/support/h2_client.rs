@@ -121,6 +121,31 @@ impl H2Client {
         })
     }
 
+    /// Sends requests with a body of `size` bytes each, as far as the gateway takes them within `time`. Their streams stay
+    /// open until they are dropped.
+    pub fn begin_uploads(
+        &self,
+        line: &str,
+        headers: &[(&str, &str)],
+        count: usize,
+        size: usize,
+        time: Duration,
+    ) -> Vec<(h2::client::ResponseFuture, h2::SendStream<Bytes>)> {
+        let body = Bytes::from(vec![b'x'; size]);
+        self.runtime.block_on(async {
+            let mut uploads = Vec::new();
+            for _ in 0..count {
+                let mut sender = self.sender.clone().ready().await.expect("room for a stream");
+                let (response, mut stream) = sender.send_request(request(line, headers), false).expect("sent");
+                // Fails for a stream that was reset.
+                let _ = stream.send_data(body.clone(), false);
+                uploads.push((response, stream));
+            }
+            tokio::time::sleep(time).await;
+            uploads
+        })
+    }
+
     /// Sends a request, resets its stream when `is_there`, and waits until `is_over`.
     pub fn send_and_reset(
         &self,
