@@ -33,7 +33,7 @@ pub enum CloseCause {
 
 impl CloseCause {
     /// All causes.
-    pub const ALL: [CloseCause; 12] = [
+    pub const ALL: [CloseCause; 13] = [
         CloseCause::ConnectionsLimit,
         CloseCause::MadeRoom,
         CloseCause::AddressLimit,
