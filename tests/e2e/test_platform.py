@@ -1,6 +1,8 @@
 """`auth.verifier=platform` and `upstream.credential=platform`, with a real Flask-AppBuilder login."""
 
+import base64
 import concurrent.futures
+import os
 
 import pytest
 
@@ -78,13 +80,19 @@ def test_a_body_that_is_too_large_to_send_again_is_rejected(setup, platform):
     assert query(gateway, token, large).json()[0]["length"] == len(large)
 
 
-def test_without_a_session_the_token_is_revoked(setup, platform):
-    gateway = setup.gateway(platform.url, **OPTIONS, UPSTREAM_CREDENTIAL="platform")
+def test_without_a_session_a_rejected_key_ends_the_token(setup, platform, tmp_path):
+    options = {**OPTIONS, "UPSTREAM_CREDENTIAL": "platform", "STORE_KIND": "file", "STORE_PATH": str(tmp_path / "tokens"),
+               "STORE_KEY": base64.b64encode(os.urandom(32)).decode()}
+    gateway = setup.gateway(platform.url, **options)
     token = gateway.token("alice", "wonder:land & more")
-    # The session is known only to the process that made the token, so this process cannot renew the key.
-    other = setup.gateway(platform.url, **OPTIONS, UPSTREAM_CREDENTIAL="platform")
-    rejected = query(other, token)
+    assert gateway.process.stop()
+    # The session was known only to the process that made the token, so this process cannot renew the key.
+    gateway = setup.gateway(platform.url, **options)
+    assert query(gateway, token).status_code == 200
+    platform.rotate("alice")
+    rejected = query(gateway, token)
     assert (rejected.status_code, rejected.json()["reason"]) == (401, "token_revoked")
+    assert query(gateway, gateway.token("alice", "wonder:land & more")).status_code == 200
 
 
 def test_the_platform_as_verifier_only(setup, platform, backend, arrived):
