@@ -4,6 +4,7 @@
 //! the backend is a new one, written from what the decisions were based on.
 
 mod access_record;
+mod affinity;
 mod authenticate;
 mod authorize;
 mod catch_panic;
@@ -49,6 +50,7 @@ use crate::observability::trace::Tracer;
 use crate::upstream::{BodyLimits, UpstreamClient};
 
 use access_record::AccessRecord;
+use affinity::{RequestAffinity, request_affinity};
 use authenticate::authenticate;
 use authorize::authorize;
 use catch_panic::{Panicked, catch_panic};
@@ -219,7 +221,11 @@ impl Gateway {
         let without_cookies = !upstream.rewriter.is_client_session(screened.credential(), &identity);
         let padding = screened.response_keepalive().filter(|_| can_be_padded(&screened));
         let named_host = upstream.rewriter.forwarded_host(&screened, profile);
+        let affinity = request_affinity(profile, screened.headers(), &identity);
         let mut request = upstream.rewriter.rewrite(screened, profile, body, &identity, exchange.context());
+        if let Some(affinity) = affinity {
+            request.set_affinity(affinity.hash);
+        }
         // Before the slot: a client that does not send its body must not occupy one.
         request.buffer_body(self.limits.buffer).await.map_err(|error| Rejection::from(&error))?;
         exchange.permit().wait_for_slot(profile.upstream).await?;
@@ -231,6 +237,10 @@ impl Gateway {
         let response = response.with_local_urls(|host: &str, port| {
             upstream.client.is_backend(host, port) || named_host.as_ref().is_some_and(|named| named.is(host, port))
         });
+        let response = match affinity {
+            Some(RequestAffinity { hash, tags_sessions: true }) => response.with_tagged_session(hash),
+            _ => response,
+        };
         Ok(if without_cookies { response.without_cookies() } else { response })
     }
 

@@ -10,6 +10,7 @@ use http_body::{Body, Frame, SizeHint};
 
 use crate::admission::RequestPermit;
 use crate::gateway::access_record::AccessRecord;
+use crate::gateway::affinity::tag_session;
 use crate::gateway::cors::CorsGrant;
 use crate::gateway::padded_body::{self, PaddedBody, PaddedFrame};
 use crate::gateway::redirect::{NamesBackend, has_url, rewrite_urls};
@@ -65,6 +66,12 @@ impl GatewayResponse {
     /// for that key, the client could act in it after the gateway has revoked the token.
     pub fn without_cookies(mut self) -> GatewayResponse {
         self.headers.remove(HeaderName::SetCookie);
+        self
+    }
+
+    /// Appends the affinity of the request to the session ID.
+    pub fn with_tagged_session(mut self, hash: u64) -> GatewayResponse {
+        tag_session(&mut self.headers, hash);
         self
     }
 

@@ -11,7 +11,8 @@ use crate::auth::{ClientCredential, Identity, basic_authorization};
 use crate::base::glob::Glob;
 use crate::base::secret::Secret;
 use crate::base::user_name::UserName;
-use crate::config::{CredentialMode, HostHeader, RouteProfile, UpstreamOptions};
+use crate::config::{AffinityKey, CredentialMode, HostHeader, RouteProfile, UpstreamOptions};
+use crate::gateway::affinity::split_tag;
 use crate::gateway::context::RequestContext;
 use crate::gateway::header_policy::{Disposition, disposition};
 use crate::gateway::screen::{Screened, ScreenedParts};
@@ -44,6 +45,11 @@ impl UpstreamRequest {
     /// Receives the body, or at least `limit` bytes of it.
     pub async fn buffer_body(&mut self, limit: u64) -> Result<(), RequestBodyError> {
         self.message.body.buffer(limit).await
+    }
+
+    /// Sends the request to the endpoint of this hash.
+    pub fn set_affinity(&mut self, hash: u64) {
+        self.options.affinity = Some(hash);
     }
 
     /// A copy for a retry with a different key.
@@ -236,6 +242,7 @@ impl Rewriter {
             encodings: !plain_response,
             // SECURITY: the cookie of a session is a credential. Beside a key that is not the client's own, it would
             // let the client act in a session that this key, or a different client, began.
+            has_tagged_session: profile.affinity == Some(AffinityKey::McpSession),
             cookies: self.is_client_session(&credential, identity),
             // If a rule of the gateway allows impersonation, the gateway writes the header itself.
             impersonation: identity.impersonated_user().is_none() && self.is_backend_key_forwarded(identity),
@@ -333,6 +340,8 @@ struct ForwardedHeaders<'a> {
     dropped_headers: &'a [Glob],
     continues_trace: bool,
     encodings: bool,
+    /// Whether the gateway has appended something to the session ID of MCP.
+    has_tagged_session: bool,
     cookies: bool,
     impersonation: bool,
 }
@@ -341,7 +350,9 @@ impl ForwardedHeaders<'_> {
     fn write(&self, head: &mut Vec<u8>, headers: &Headers) {
         let mut cookies_written = false;
         for header in headers.iter().filter(|header| self.is_forwarded(*header)) {
-            if header.name != HeaderName::Cookie {
+            if self.has_tagged_session && header.name == HeaderName::McpSessionId {
+                write_header(head, header.name, split_tag(header.value).0);
+            } else if header.name != HeaderName::Cookie {
                 copy_header(head, header);
             } else if !std::mem::replace(&mut cookies_written, true) {
                 write_cookies(head, headers);

@@ -287,3 +287,60 @@ fn a_rejected_mcp_client_finds_the_authorization_server() {
     assert_eq!(send(&gateway, "POST /timbr/api/oauth/token", &[form, client], b"grant_type=x").status, 200);
     assert_eq!(upstream.log().pop().expect("forwarded").header("authorization"), client.1);
 }
+
+#[test]
+fn requests_of_a_session_reach_the_backend_that_issued_its_id() {
+    let backend = || {
+        Upstream::with_behaviour(|seen, stream| {
+            let id = format!("session-of-{}", stream.local_addr().expect("an address").port());
+            let is_ours = matches!(seen.header("mcp-session-id"), sent if sent.is_empty() || sent == id);
+            let status = if is_ours { "200 OK" } else { "404 Not Found" };
+            let head = format!("HTTP/1.1 {status}\r\nMcp-Session-Id: {id}\r\nContent-Length: 2\r\n\r\n{{}}");
+            stream.write_all(head.as_bytes()).expect("written");
+            AfterRequest::KeepOpen
+        })
+    };
+    let backends = [backend(), backend(), backend()];
+    let urls = backends.each_ref().map(|backend| format!("http://{}", backend.address())).join(",");
+    let options = [("UPSTREAM_URLS", urls.as_str()), ("TOKENS_FOREIGN", "forward"), ("WORKERS", "2")];
+    // As after a restart, or at a different replica.
+    let gateways = [Gateway::start_with_url("", &options), Gateway::start_with_url("", &options)];
+    let post = |gateway: &Gateway, session: &[(&str, &str)]| {
+        send(gateway, "POST /timbr/api/mcp", &[&[JSON, ("x-api-key", "tk_any")], session].concat(), b"{}")
+    };
+    for number in 0..24 {
+        let begun = post(&gateways[number % 2], &[]);
+        let id = begun.header("mcp-session-id");
+        assert!(id.starts_with("session-of-"), "{begun:?}");
+        for gateway in gateways.iter().chain(&gateways) {
+            let response = post(gateway, &[("mcp-session-id", id)]);
+            assert_eq!((response.status, response.header("mcp-session-id")), (200, id));
+        }
+    }
+    assert!(backends.iter().all(|backend| !backend.log().is_empty()), "sessions are spread");
+    let unknown = post(&gateways[0], &[("mcp-session-id", "unknown")]);
+    assert_eq!(unknown.status, 404, "the backend's response");
+}
+
+#[test]
+fn a_route_can_keep_the_requests_of_a_user_on_one_backend() {
+    let backends = [Upstream::start(), Upstream::start()];
+    let urls = backends.each_ref().map(|backend| format!("http://{}", backend.address())).join(",");
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("gateway.yaml");
+    std::fs::write(&file, "routes: [{name: openapi, affinity: user}]\n").expect("written");
+    let gateway = Gateway::start_with_path(file, &[("UPSTREAM_URL", ""), ("UPSTREAM_URLS", &urls)]);
+    let mut used = [0, 0];
+    for user in ["a", "b", "c", "d", "e", "f", "g", "h"] {
+        let token = gateway.token_of(user, "secret");
+        let before = backends.each_ref().map(|backend| backend.log().len());
+        for _ in 0..6 {
+            let headers = [JSON, ("x-api-key", token.as_str())];
+            assert_eq!(send(&gateway, "POST /timbr/openapi/ontology/o/query", &headers, b"{}").status, 200);
+        }
+        let grown = [0, 1].map(|index| backends[index].log().len() - before[index]);
+        assert!(grown.contains(&6), "{user}: {grown:?}");
+        used[usize::from(grown[1] == 6)] += 1;
+    }
+    assert!(!used.contains(&0), "users are spread: {used:?}");
+}

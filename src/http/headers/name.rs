@@ -60,6 +60,7 @@ names! {
     KeepAlive "keep-alive"
     LastModified "last-modified"
     Location "location"
+    McpSessionId "mcp-session-id"
     Nested "nested"
     Origin "origin"
     PathInfo "path-info"
