@@ -13,8 +13,10 @@ use tracing::{error, warn};
 
 use crate::auth::ApiKey;
 use crate::auth::failure_limiter::{Attempt, Charge, Reservation, TooManyFailures};
+use crate::auth::key_user::UserQuery;
 use crate::base::clock::{self, Clock, Tick};
 use crate::base::single_flight::SingleFlight;
+use crate::base::user_name::UserName;
 use crate::http::h1::request::write_request_start;
 use crate::http::h1::response::write_header;
 use crate::http::headers::HeaderName;
@@ -76,9 +78,15 @@ pub struct VerdictTtls {
 #[derive(Clone)]
 pub struct ForeignKeys(Arc<ForeignKeyCache>);
 
+struct AcceptedKey {
+    until: Tick,
+    /// The user, if the backend has been asked for it and has responded with a name.
+    user: Option<UserName>,
+}
+
 struct ForeignKeyCache {
     /// Entries stay for [`KNOWN_KEY_PERIOD`] after they have expired.
-    accepted: DashMap<TokenId, Tick>,
+    accepted: DashMap<TokenId, AcceptedKey>,
     rejected: DashMap<TokenId, Tick>,
     checks: SingleFlight<TokenId, KeyVerdict>,
     rechecks: SingleFlight<TokenId, KeyVerdict>,
@@ -86,12 +94,13 @@ struct ForeignKeyCache {
     /// True if the backend rejects a random key; the result is valid until this time.
     random_key_check: Mutex<Option<(bool, Tick)>>,
     ttls: VerdictTtls,
+    user_query: Option<UserQuery>,
     clock: Clock,
 }
 
 impl ForeignKeys {
-    /// An empty cache.
-    pub fn new(ttls: VerdictTtls, clock: Clock) -> ForeignKeys {
+    /// An empty cache. `user_query` looks up the users of accepted keys.
+    pub fn new(ttls: VerdictTtls, user_query: Option<UserQuery>, clock: Clock) -> ForeignKeys {
         ForeignKeys(Arc::new(ForeignKeyCache {
             accepted: DashMap::new(),
             rejected: DashMap::new(),
@@ -100,6 +109,7 @@ impl ForeignKeys {
             check_permits: Arc::new(Semaphore::new(MAX_CONCURRENT_CHECKS)),
             random_key_check: Mutex::default(),
             ttls,
+            user_query,
             clock,
         }))
     }
@@ -107,6 +117,12 @@ impl ForeignKeys {
     /// The cached verdict, unless it has expired.
     pub fn cached(&self, id: &TokenId) -> Option<KeyVerdict> {
         self.0.cached(id)
+    }
+
+    /// The user of an accepted key, if the backend has named one.
+    pub fn user_of(&self, id: &TokenId) -> Option<UserName> {
+        self.0.user_query.as_ref()?;
+        self.0.accepted.get(id)?.user.clone()
     }
 
     /// Checks a key at the backend, or joins a check of the same key. Must be called on a `LocalSet`.
@@ -165,7 +181,7 @@ impl ForeignKeys {
     /// Removes expired verdicts.
     pub fn sweep(&self) {
         let now = self.0.clock.now();
-        self.0.accepted.retain(|_, until| now < until.after(KNOWN_KEY_PERIOD));
+        self.0.accepted.retain(|_, key| now < key.until.after(KNOWN_KEY_PERIOD));
         self.0.rejected.retain(|_, until| now < *until);
     }
 }
@@ -173,19 +189,18 @@ impl ForeignKeys {
 impl ForeignKeyCache {
     fn cached(&self, id: &TokenId) -> Option<KeyVerdict> {
         let now = self.clock.now();
-        let has_valid = |map: &DashMap<TokenId, Tick>| map.get(id).is_some_and(|until| now < *until);
-        if has_valid(&self.accepted) {
+        if self.accepted.get(id).is_some_and(|key| now < key.until) {
             return Some(KeyVerdict::Accepted);
         }
-        has_valid(&self.rejected).then_some(KeyVerdict::Rejected)
+        self.rejected.get(id).is_some_and(|until| now < *until).then_some(KeyVerdict::Rejected)
     }
 
-    fn store_verdict(&self, id: TokenId, verdict: KeyVerdict) {
+    fn store_verdict(&self, id: TokenId, verdict: KeyVerdict, user: Option<UserName>) {
         let now = self.clock.now();
         match verdict {
             KeyVerdict::Accepted if self.accepted.len() < MAX_ACCEPTED || self.accepted.contains_key(&id) => {
                 self.rejected.remove(&id);
-                self.accepted.insert(id, now.after(self.ttls.accept));
+                self.accepted.insert(id, AcceptedKey { until: now.after(self.ttls.accept), user });
             }
             KeyVerdict::Rejected => {
                 self.accepted.remove(&id);
@@ -211,8 +226,12 @@ impl ForeignKeyCache {
             return KeyVerdict::Unknown;
         }
         let charge = reservation.map(Reservation::start);
-        let verdict = check_key(key, upstream).await;
-        self.store_verdict(id, verdict);
+        let verdict = check_key(key.clone(), upstream).await;
+        let user = match &self.user_query {
+            Some(query) if verdict == KeyVerdict::Accepted => query.user_of(&key, upstream).await,
+            _ => None,
+        };
+        self.store_verdict(id, verdict, user);
         if verdict == KeyVerdict::Accepted {
             charge.into_iter().for_each(Charge::refund);
         }
@@ -357,11 +376,11 @@ mod tests {
     fn verdicts_expire() {
         let clock = Clock::manual(0);
         let ttls = VerdictTtls { accept: Duration::from_secs(300), reject: Duration::from_secs(10) };
-        let keys = ForeignKeys::new(ttls, clock.clone());
+        let keys = ForeignKeys::new(ttls, None, clock.clone());
         let [accepted, rejected, unknown] = [&b"accepted"[..], b"rejected", b"unknown"].map(TokenId::from_token);
-        keys.0.store_verdict(accepted, KeyVerdict::Accepted);
-        keys.0.store_verdict(rejected, KeyVerdict::Rejected);
-        keys.0.store_verdict(unknown, KeyVerdict::Unknown);
+        keys.0.store_verdict(accepted, KeyVerdict::Accepted, None);
+        keys.0.store_verdict(rejected, KeyVerdict::Rejected, None);
+        keys.0.store_verdict(unknown, KeyVerdict::Unknown, None);
         assert_eq!(keys.0.cached(&accepted), Some(KeyVerdict::Accepted));
         assert_eq!(keys.0.cached(&rejected), Some(KeyVerdict::Rejected));
         assert_eq!(keys.0.cached(&unknown), None);
@@ -372,11 +391,11 @@ mod tests {
         assert_eq!(keys.0.cached(&accepted), None);
         keys.sweep();
         assert!(keys.0.accepted.contains_key(&accepted) && keys.0.rejected.is_empty());
-        keys.0.store_verdict(accepted, KeyVerdict::Unknown);
+        keys.0.store_verdict(accepted, KeyVerdict::Unknown, None);
         assert!(keys.0.accepted.contains_key(&accepted), "an inconclusive response changes nothing");
-        keys.0.store_verdict(accepted, KeyVerdict::Rejected);
+        keys.0.store_verdict(accepted, KeyVerdict::Rejected, None);
         assert!(!keys.0.accepted.contains_key(&accepted));
-        keys.0.store_verdict(accepted, KeyVerdict::Accepted);
+        keys.0.store_verdict(accepted, KeyVerdict::Accepted, None);
         assert_eq!(keys.0.cached(&accepted), Some(KeyVerdict::Accepted));
         clock.advance(ttls.accept + KNOWN_KEY_PERIOD);
         keys.sweep();

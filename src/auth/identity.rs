@@ -16,8 +16,10 @@ use crate::store::{Fingerprint, TokenId};
 enum IdentitySource {
     /// A token that this gateway, or a replica, made.
     Token(TokenId),
-    /// A key of the keys file, or one that the backend accepts.
+    /// A key of the keys file.
     Key,
+    /// A key that the backend accepts.
+    ForeignKey,
     /// A JWT of an identity provider.
     Jwt,
     /// Nothing, on a route without credentials.
@@ -44,6 +46,11 @@ impl Identity {
     ) -> Identity {
         let source = IdentitySource::Key;
         Identity { user, groups: None, upstream_key, source, impersonated_user: None, fingerprint }
+    }
+
+    /// The identity of a foreign key. `user` is who the backend says it belongs to.
+    pub(super) fn from_foreign_key(user: Option<UserName>, fingerprint: Fingerprint) -> Identity {
+        Identity { source: IdentitySource::ForeignKey, ..Identity::from_key(user, None, fingerprint) }
     }
 
     /// The identity of a token of this gateway. `upstream_key` is sent to the backend in its place.
@@ -97,13 +104,19 @@ impl Identity {
     fn token_id(&self) -> Option<TokenId> {
         match self.source {
             IdentitySource::Token(id) => Some(id),
-            IdentitySource::Key | IdentitySource::Jwt | IdentitySource::Unauthenticated => None,
+            IdentitySource::Key | IdentitySource::ForeignKey | IdentitySource::Jwt => None,
+            IdentitySource::Unauthenticated => None,
         }
     }
 
     /// Returns whether the route requires no credential: the caller has proven nothing.
     pub fn is_unauthenticated(&self) -> bool {
         self.source == IdentitySource::Unauthenticated
+    }
+
+    /// Returns whether the credential is a key of the backend.
+    pub fn is_foreign_key(&self) -> bool {
+        self.source == IdentitySource::ForeignKey
     }
 
     /// Returns whether the credential is a JWT.

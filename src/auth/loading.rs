@@ -12,6 +12,7 @@ use crate::auth::failure_limiter::{FailureLimiter, PublishFailure};
 use crate::auth::foreign_keys::{ForeignKeys, VerdictTtls};
 use crate::auth::impersonation::Impersonation;
 use crate::auth::jwt::JwtVerifier;
+use crate::auth::key_user::UserQuery;
 use crate::auth::keys_file::KnownKeys;
 use crate::auth::token::TokenMint;
 use crate::auth::token_acceptance::TokenAcceptance;
@@ -29,7 +30,8 @@ use crate::store::{RunningDriver, SaltName, Store, StoreStartError, TokenLimits}
 /// The options that each part depends on. A reload that changes one of them builds the part from scratch instead of
 /// keeping its state.
 const VERIFIER_OPTIONS: [&str; 5] = [AUTH.verifier.key, AUTH.users_file.key, "ldap.", "platform.", "upstream"];
-const FOREIGN_KEY_OPTIONS: [&str; 4] = ["auth.", "platform.", "upstream", TOKENS.foreign.key];
+const FOREIGN_KEY_OPTIONS: [&str; 5] =
+    ["auth.", "platform.", "upstream", TOKENS.foreign.key, TOKENS.foreign_user_query.key];
 const JWT_OPTIONS: [&str; 1] = ["auth.jwt"];
 const UPSTREAM_KEY_OPTIONS: [&str; 6] =
     [AUTH.verifier.key, "ldap.", "platform.", "upstream", TOKENS.ttl.key, TOKENS.max.key];
@@ -103,7 +105,8 @@ impl Auth {
             // SECURITY: a different backend, or connection to it, has not accepted any key yet.
             None => {
                 let ttls = VerdictTtls { accept: tokens.foreign_accept_ttl, reject: tokens.foreign_reject_ttl };
-                ForeignKeys::new(ttls, clock.clone())
+                let user_query = tokens.foreign_user_query.as_deref().map(UserQuery::new);
+                ForeignKeys::new(ttls, user_query, clock.clone())
             }
         };
         Ok(Auth {

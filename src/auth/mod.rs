@@ -11,6 +11,7 @@ pub mod foreign_keys;
 mod identity;
 pub mod impersonation;
 pub mod jwt;
+mod key_user;
 mod keys_file;
 mod loading;
 pub mod token;
@@ -280,7 +281,7 @@ impl Auth {
             }
         };
         match verdict {
-            KeyVerdict::Accepted => Ok(Identity::from_key(None, None, fingerprint)),
+            KeyVerdict::Accepted => Ok(Identity::from_foreign_key(self.foreign_keys.user_of(&id), fingerprint)),
             KeyVerdict::Rejected => Err(KeyError::Unknown),
             KeyVerdict::Unknown => Err(KeyError::Unverifiable),
             KeyVerdict::Busy => Err(KeyError::Busy),

@@ -3,9 +3,11 @@
 use http::HeaderValue;
 
 use crate::config::choices::{AuthorizationMode, CredentialKind, VerifierKind};
-use crate::config::options::{AUTH, AUTHORIZATION, IMPERSONATION, Key, LDAP, LIMIT_RULES, PLATFORM, UPSTREAM};
+use crate::config::options::{AUTH, AUTHORIZATION, IMPERSONATION, Key, LDAP, LIMIT_RULES, PLATFORM, TOKENS, UPSTREAM};
 use crate::config::reader::{Reader, complete};
-use crate::config::{AuthOptions, CredentialMode, LimitRule, PlatformOptions, UpstreamOptions, VerifierOptions};
+use crate::config::{
+    AuthOptions, CredentialMode, ForeignKeyPolicy, LimitRule, PlatformOptions, UpstreamOptions, VerifierOptions,
+};
 
 impl Reader<'_> {
     pub(super) fn credential(&mut self) -> Option<CredentialMode> {
@@ -167,6 +169,13 @@ impl Reader<'_> {
         let message =
             format!("does not return the name of the user as the server spells it, which {what} relies on: {remedy}");
         self.problem(AUTH.verifier.key, message);
+    }
+
+    /// Only keys that the backend has accepted have a user there.
+    pub(super) fn require_verification_for_user_query(&mut self) {
+        if self.is_set(&TOKENS.foreign_user_query) && self.get(&TOKENS.foreign) != Some(ForeignKeyPolicy::Verify) {
+            self.problem(TOKENS.foreign_user_query.key, "has no effect without tokens.foreign=verify");
+        }
     }
 
     /// SECURITY: every client script holds the salt. With `salt-holder` each of them may name any user, and with

@@ -48,6 +48,7 @@ pub(super) fn config(settings: &Settings, problems: &mut Vec<Problem>) -> Option
     let audit = reader.audit();
     let core_dumps = reader.get(&GLOBAL.core_dumps);
     let workers = reader.get(&GLOBAL.workers).unwrap_or_else(cores);
+    reader.require_verification_for_user_query();
     reader.require_trust_in_salt_holders(&upstreams);
     reader.require_canonical_names(auth.as_ref(), platform.as_ref(), &upstreams, &limit_rules);
     reader.require_verifier_of_credential();

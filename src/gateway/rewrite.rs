@@ -203,12 +203,12 @@ impl Rewriter {
         matches!(self.upstream_credential(identity), UpstreamCredential::AsSent)
     }
 
-    /// SECURITY: a foreign key is never replaced by the service key. Its user is not known here, so the service key
-    /// would act for no user. It is forwarded unchanged.
+    /// SECURITY: a foreign key is never replaced by the service key. Its user is not known here, or only by a statement
+    /// of the operator, so the service key would act for no user or for a wrong one. It is forwarded unchanged.
     fn upstream_credential<'a>(&'a self, identity: &'a Identity) -> UpstreamCredential<'a> {
         match (identity.upstream_key(), &self.mode, identity.user()) {
             (Some(key), _, _) => UpstreamCredential::Replaced(key),
-            (None, RewriteMode::Impersonate { service_key }, Some(user)) => {
+            (None, RewriteMode::Impersonate { service_key }, Some(user)) if !identity.is_foreign_key() => {
                 UpstreamCredential::ServiceKey(service_key, user)
             }
             (None, _, _) => UpstreamCredential::AsSent,

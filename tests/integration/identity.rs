@@ -293,6 +293,69 @@ fn under_impersonate_a_foreign_key_is_forwarded_unchanged() {
     }
 }
 
+const USER_QUERY: &str = "SHOW MY NAME";
+
+/// Like [`platform`], with the names of its users.
+fn platform_with_names(name: &'static str) -> Upstream {
+    Upstream::with_behaviour(move |request, stream| {
+        let is_good = request.header("x-api-key").starts_with("tk_platform");
+        let is_query = request.line.contains("/ontology/system_db/query") && request.body == USER_QUERY.as_bytes();
+        match (is_good, is_query) {
+            (false, _) => respond(stream, 401, "{}"),
+            (true, true) => respond(stream, 200, name),
+            (true, false) => respond(stream, 200, "{}"),
+        }
+    })
+}
+
+#[test]
+fn the_backend_can_name_the_user_of_a_foreign_key() {
+    let upstream = platform_with_names(r#"[{"name": "dora"}]"#);
+    let rules = "[{users: dora, methods: GET}]";
+    let options = [
+        ("TOKENS_FOREIGN_USER_QUERY", USER_QUERY),
+        ("AUTHORIZATION_MODE", "enforce"),
+        ("AUTHORIZATION_RULES", rules),
+        ("AUTH_TRUST_SALT_HOLDER", "true"),
+    ];
+    let gateway = Gateway::start(upstream.address(), &options);
+    for _ in 0..3 {
+        assert_eq!(get(&gateway, "tk_platform", &[]).status, 200);
+    }
+    assert_eq!(get(&gateway, "tk_wrong", &[]).status, 401);
+    let log = upstream.log();
+    let queries: Vec<_> = log.iter().filter(|seen| seen.line.contains("system_db")).collect();
+    assert_eq!(queries.len(), 1, "cached with the verdict, and not sent with a key that is not accepted");
+    assert_eq!(queries[0].line, "POST /timbr/openapi/ontology/system_db/query HTTP/1.1");
+    assert_eq!(queries[0].header("content-type"), "application/text");
+    let forwarded: Vec<_> = log.iter().filter(|seen| seen.header("x-forwarded-user") == "dora").collect();
+    assert_eq!(forwarded.len(), 3);
+    assert!(forwarded.iter().all(|seen| seen.header("x-api-key") == "tk_platform"));
+}
+
+#[test]
+fn a_named_foreign_key_never_meets_the_service_key() {
+    let upstream = platform_with_names(r#"[{"name": "root"}]"#);
+    let options = [&IMPERSONATE[..], &[("TOKENS_FOREIGN_USER_QUERY", USER_QUERY)]].concat();
+    let gateway = Gateway::start(upstream.address(), &options);
+    assert_eq!(get(&gateway, "tk_platform", &[]).status, 200);
+    for seen in upstream.log() {
+        assert_ne!(seen.header("x-api-key"), "tk_service", "{seen:?}");
+        assert!(seen.folded_headers("x-api-impersonate-user").is_empty());
+    }
+}
+
+#[test]
+fn a_foreign_key_without_a_clear_name_stays_unknown() {
+    for response in ["[]", r#"[{"name": "dora"}, {"name": "root"}]"#, r#"{"status": "error", "data": "no"}"#] {
+        let upstream = platform_with_names(response);
+        let gateway = Gateway::start(upstream.address(), &[("TOKENS_FOREIGN_USER_QUERY", USER_QUERY)]);
+        assert_eq!(get(&gateway, "tk_platform", &[]).status, 200);
+        let log = upstream.log();
+        assert_eq!(log.last().expect("forwarded").header("x-forwarded-user"), "", "{response}");
+    }
+}
+
 #[test]
 fn an_inconclusive_check_accepts_no_key() {
     for status in [302, 404, 500, 503] {

@@ -284,6 +284,9 @@ group! {
     foreign: ForeignKeyPolicy = "verify",
         "Handling of keys that the gateway does not know. verify: ask the backend once and cache the result. forward: \
          let the backend decide on each request. reject: reject the request.";
+    foreign_user_query: String,
+        "Statement that returns the name of a foreign key's user, in one row with one column. It is sent to the ontology \
+         system_db with each foreign key that the backend has accepted. Default: these users are unknown by name.";
     foreign_accept_ttl: Duration = "5m",
         "Cache time of the backend's acceptance of a foreign key.";
     foreign_reject_ttl: Duration = "10s",
