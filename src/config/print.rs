@@ -134,6 +134,9 @@ fn route_json(route: &RouteProfile) -> Value {
     for (key, timeout) in timeouts.into_iter().filter_map(|(key, timeout)| Some((key, timeout?))) {
         json[key] = duration(timeout).into();
     }
+    if let Some(size) = route.buffer {
+        json["buffer"] = size::format(size).into();
+    }
     if let Some(host) = route.host_header {
         json["host_header"] = match host {
             HostHeader::Backend => "backend".into(),

@@ -227,7 +227,10 @@ impl Gateway {
             request.set_affinity(affinity.hash);
         }
         // Before the slot: a client that does not send its body must not occupy one.
-        request.buffer_body(self.limits.buffer).await.map_err(|error| Rejection::from(&error))?;
+        request
+            .buffer_body(profile.buffer.unwrap_or(self.limits.buffer))
+            .await
+            .map_err(|error| Rejection::from(&error))?;
         exchange.permit().wait_for_slot(profile.upstream).await?;
         let response = match padding {
             None => self.send(upstream, request, &identity, exchange).await?,

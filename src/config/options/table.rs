@@ -343,7 +343,7 @@ group! {
         "Maximum size of a request body. A route can override it with max_body.";
     buffer: Size = "64KiB",
         "Part of a request body that is received before the request is queued or sent to the backend. A smaller body is \
-         sent in one piece, with its length.";
+         sent in one piece, with its length. A route can override it with buffer.";
     headers: Count = "100" ["1"..="1000"],
         "Maximum number of headers of a request.";
     header_size: Size<usize> = "32KiB" ["1KiB"..="256KiB"],

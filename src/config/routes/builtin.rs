@@ -85,6 +85,7 @@ pub(super) fn profile(name: &str, prefixes: &[&str], content_types: &[&str], max
         content_type: ContentTypeRule::WithContent,
         methods: METHODS.into_iter().filter(|method| *method != Method::OPTIONS).collect(),
         max_body,
+        buffer: None,
         response_keepalive: None,
         client_certificate: false,
         accepts: AcceptedCredentials::DEFAULT,

@@ -23,6 +23,7 @@ pub struct RouteChange {
     content_type: Option<ContentTypeRule>,
     methods: Option<Vec<Method>>,
     max_body: Option<u64>,
+    buffer: Option<u64>,
     response_keepalive: Option<Duration>,
     client_certificate: Option<bool>,
     accepts: Option<AcceptedCredentials>,
@@ -90,7 +91,10 @@ impl RouteEntry<'_> {
             }
             ("methods", value) => change.methods = self.list("methods", value, method),
             ("max_body", Node::Text(text)) if size::parse(text).is_some() => change.max_body = size::parse(text),
-            ("max_body", _) => self.problem("max_body", "must be a size with its unit, such as \"10MiB\""),
+            ("buffer", Node::Text(text)) if size::parse(text).is_some() => change.buffer = size::parse(text),
+            (key @ ("max_body" | "buffer"), _) => {
+                self.problem(key, "must be a size with its unit, such as \"10MiB\"");
+            }
             ("response_keepalive", value) => {
                 change.response_keepalive = self.duration("response_keepalive", value).filter(|interval| {
                     // Each interval costs a write and a wakeup per request.
@@ -130,7 +134,7 @@ impl RouteEntry<'_> {
             (other, _) => self.problem(
                 other,
                 "unknown key; must be one of name, prefix, prefixes, content_types, content_type, methods, max_body, \
-                 response_keepalive, client_certificate, credentials, upstream, cors, response_timeout, body_timeout, affinity, \
+                 buffer, response_keepalive, client_certificate, credentials, upstream, cors, response_timeout, body_timeout, affinity, \
                  host_header, enabled",
             ),
         }
@@ -208,6 +212,7 @@ impl RouteEntry<'_> {
         profile.content_type = change.content_type.unwrap_or(profile.content_type);
         profile.methods = change.methods.unwrap_or(profile.methods);
         profile.max_body = change.max_body.unwrap_or(profile.max_body);
+        profile.buffer = change.buffer.or(profile.buffer);
         profile.response_keepalive = change.response_keepalive.or(profile.response_keepalive);
         profile.client_certificate = change.client_certificate.unwrap_or(profile.client_certificate);
         if let Some(index) = change.upstream {

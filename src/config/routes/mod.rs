@@ -35,6 +35,8 @@ pub struct RouteProfile {
     pub methods: Vec<Method>,
     /// Maximum size of a request body in bytes.
     pub max_body: u64,
+    /// Part of a request body that is received before the request is sent; `None`: `limits.buffer`.
+    pub buffer: Option<u64>,
     /// The time after which a response begins before the backend's, and the interval of its blanks.
     pub response_keepalive: Option<Duration>,
     /// Whether a TLS client certificate is required.
@@ -245,7 +247,7 @@ mod tests {
     fn entries_change_known_profiles_and_add_new_ones() {
         let (routes, problems) = merged(
             "- {name: api, content_types: [application/json, text/json]}\n\
-             - {name: extra, prefix: /extra/, content_types: [text/csv], methods: [GET], max_body: 1MiB}\n",
+             - {name: extra, prefix: /extra/, content_types: [text/csv], methods: [GET], max_body: 1MiB, buffer: 1MiB}\n",
         );
         assert_eq!(problems, [""; 0]);
         let api = routes.iter().find(|r| r.name == "api").expect("kept");
@@ -256,6 +258,7 @@ mod tests {
         let extra = routes.iter().find(|r| r.name == "extra").expect("added");
         assert_eq!(extra.methods, [Method::GET]);
         assert_eq!((api.max_body, extra.max_body), (1000, 1 << 20));
+        assert_eq!((api.buffer, extra.buffer), (None, Some(1 << 20)));
         assert_eq!(extra.content_type_list(), "`text/csv`");
         assert_eq!(routes.len(), 5);
     }
@@ -331,6 +334,7 @@ mod tests {
             ("- {name: api, content_types: []}", "must not be empty"),
             ("- {name: api, methods: [CONNECT]}", "routes[0].methods: \"CONNECT\" is not valid"),
             ("- {name: api, max_body: 10}", "routes[0].max_body: must be a size"),
+            ("- {name: api, buffer: x}", "routes[0].buffer: must be a size"),
             ("- {name: api, response_keepalive: 20}", "routes[0].response_keepalive: must be a duration"),
             ("- {name: api, response_keepalive: 10ms}", "response_keepalive: must be between 1s and 10m"),
             ("- {name: api, client_certificate: yes}", "routes[0].client_certificate: must be required"),

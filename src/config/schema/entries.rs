@@ -106,6 +106,11 @@ pub const ROUTES: &[EntryKey] = &[
     ),
     key("max_body", EntryForm::Size, "Maximum size of a request body, such as `10MiB`. Default: `limits.body`."),
     key(
+        "buffer",
+        EntryForm::Size,
+        "Part of a request body that is received before the request is sent, such as `1MiB`. Default: `limits.buffer`.",
+    ),
+    key(
         "response_keepalive",
         EntryForm::Duration,
         "Time after which a response begins although the backend has not responded, such as `20s`; see *Long queries*. \
