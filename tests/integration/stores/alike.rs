@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use timbr_gateway::base::secret::Secret;
 use timbr_gateway::base::user_name::UserName;
-use timbr_gateway::store::{Revocation, SaltName, TokenEnd, TokenFilter};
+use timbr_gateway::store::{DeniedSubject, Revocation, SaltName, TokenEnd, TokenFilter};
 
 use crate::support::bearer::SALT;
-use crate::support::stores::{StoreFixture, id_of, new_token};
+use crate::support::stores::{Replica, StoreFixture, id_of, new_token};
 use crate::support::wait_until;
 
 const STORE_KEY: &str = "cw/0x689RpI+jtRR7oE8h/eQsKImvJapLeSbXpwF4eA=";
@@ -33,6 +33,8 @@ fn every_store_fulfils_the_contract() {
                 persistent_stores_keep_tokens_across_restarts(&fixture);
                 keys_rotate(&fixture);
                 salt_usage_is_counted(&fixture);
+                lost_keys_are_restored(&fixture);
+                a_denial_reaches_all_replicas(&fixture);
             });
         }
     });
@@ -176,6 +178,50 @@ fn keys_rotate(fixture: &StoreFixture) {
     let replica = fixture.open_with(&keys[1]);
     assert!(replica.lives(&new) && !replica.lives(&old), "{}: tokens of the old key end", fixture.name());
     replica.close();
+}
+
+fn lost_keys_are_restored(fixture: &StoreFixture) {
+    if !fixture.is_shared() {
+        return;
+    }
+    let (here, there) = (fixture.open(), fixture.open());
+    let user = UserName::parse(b"lost-2").expect("valid");
+    let patterns = ["timbr-gateway:[tl]:*", "timbr-gateway:marks", "timbr-gateway:*"];
+    for (seed, pattern) in (1..).step_by(10).zip(patterns) {
+        let (kept, revoked) = (here.mint("lost-1", seed).expect("minted"), here.mint("lost-2", seed).expect("minted"));
+        let revoke = here.store().revoke(Revocation::User(user.clone()));
+        assert_eq!(here.block_on(revoke), Ok(1), "{} {pattern}", fixture.name());
+        fixture.lose_keys(pattern);
+        assert_eq!(here.mint("lost-1", seed + 1), Ok(kept), "{} {pattern}: the login keeps its token", fixture.name());
+        wait_until("the other replica accepts it", || there.lives(&kept));
+        wait_until("the other replica knows why the other one ended", || {
+            there.find(&revoked, 0).is_ok_and(|found| found.err() == Some(TokenEnd::Revoked))
+        });
+        let fresh = fixture.open();
+        wait_until("a new replica accepts it", || fresh.lives(&kept));
+        assert!(!fresh.lives(&revoked), "{} {pattern}", fixture.name());
+        assert_eq!(here.block_on(here.store().revoke(Revocation::Token(kept.fingerprint()))), Ok(1));
+        wait_until("it is revoked everywhere", || !there.lives(&kept) && !fresh.lives(&kept));
+    }
+}
+
+fn a_denial_reaches_all_replicas(fixture: &StoreFixture) {
+    let here = fixture.open();
+    let denied = DeniedSubject::User(UserName::parse(b"denied").expect("valid"));
+    let denies = |replica: &Replica| {
+        let user = UserName::parse(b"denied").expect("valid");
+        replica.store().denies(Some(&user), id_of("denied", &[1; 20]).fingerprint())
+    };
+    let deny = |seconds| here.block_on(here.store().deny(denied.clone(), Duration::from_secs(seconds)));
+    deny(600).expect("it responds");
+    assert!(denies(&here));
+    if fixture.is_shared() {
+        let other = fixture.open();
+        assert!(denies(&other), "{}: a replica that has just started", fixture.name());
+        deny(0).expect("it responds");
+        wait_until("the denial ends everywhere", || !denies(&here) && !denies(&other));
+        assert!(!denies(&fixture.open()));
+    }
 }
 
 fn salt_usage_is_counted(fixture: &StoreFixture) {

@@ -147,7 +147,9 @@ impl Drop for Redis {
 }
 
 fn spawn(arguments: &[String]) -> Child {
-    Command::new("redis-server")
+    // Such as the path of a valkey-server.
+    let program = std::env::var("REDIS_SERVER").unwrap_or_else(|_| "redis-server".to_owned());
+    Command::new(program)
         .args(arguments)
         .stdin(Stdio::null())
         .stdout(Stdio::null())

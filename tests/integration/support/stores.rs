@@ -16,7 +16,8 @@ use timbr_gateway::store::{
 };
 
 use crate::support::bearer::SALT;
-use crate::support::redis::{Cluster, Redis, Sentinels};
+use crate::support::pki::Pki;
+use crate::support::redis::{Cluster, Redis, Sentinels, free_port};
 use crate::support::wait_until;
 
 /// The servers or files of a store. Removed when dropped.
@@ -24,6 +25,8 @@ pub enum StoreFixture {
     Memory,
     File(tempfile::TempDir),
     Redis(Redis),
+    /// The same over TLS, at the second port.
+    Tls(Redis, u16, Pki),
     Sentinels(Sentinels),
     Cluster(Cluster),
 }
@@ -36,9 +39,47 @@ impl StoreFixture {
             StoreFixture::Memory,
             StoreFixture::File(folder),
             StoreFixture::Redis(Redis::start()),
+            StoreFixture::tls(),
             StoreFixture::Sentinels(Sentinels::start()),
             StoreFixture::Cluster(Cluster::start()),
         ]
+    }
+
+    fn tls() -> StoreFixture {
+        let (pki, port) = (Pki::new(), free_port());
+        let (certificate, key) = pki.issue("localhost");
+        let files = [certificate, key, pki.ca_file()].map(|path| path.to_str().expect("text").to_owned());
+        let redis = Redis::start_with(&[
+            "--tls-port",
+            &port.to_string(),
+            "--tls-cert-file",
+            &files[0],
+            "--tls-key-file",
+            &files[1],
+            "--tls-ca-cert-file",
+            &files[2],
+            "--tls-auth-clients",
+            "no",
+        ]);
+        StoreFixture::Tls(redis, port, pki)
+    }
+
+    /// Deletes the keys that match, as an eviction or a loss of data does. The connections stay open.
+    pub fn lose_keys(&self, pattern: &str) {
+        let servers: Vec<&Redis> = match self {
+            StoreFixture::Memory | StoreFixture::File(_) => vec![],
+            StoreFixture::Redis(server) | StoreFixture::Tls(server, ..) => vec![server],
+            StoreFixture::Sentinels(all) => {
+                let primary = all.primary();
+                all.servers.iter().filter(|server| server.port == primary).collect()
+            }
+            StoreFixture::Cluster(all) => all.0.iter().collect(),
+        };
+        for server in servers {
+            for key in server.command::<Vec<String>>(&["KEYS", pattern]) {
+                let _: u64 = server.command(&["DEL", &key]);
+            }
+        }
     }
 
     pub fn name(&self) -> &'static str {
@@ -46,6 +87,7 @@ impl StoreFixture {
             StoreFixture::Memory => "memory",
             StoreFixture::File(_) => "file",
             StoreFixture::Redis(_) => "redis",
+            StoreFixture::Tls(..) => "tls",
             StoreFixture::Sentinels(_) => "sentinel",
             StoreFixture::Cluster(_) => "cluster",
         }
@@ -72,6 +114,11 @@ impl StoreFixture {
                 vec![("STORE_KIND", "file".into()), ("STORE_PATH", self.path().to_str().expect("text").into())]
             }
             StoreFixture::Redis(server) => [redis(server.url()), vec![patient]].concat(),
+            StoreFixture::Tls(_, port, pki) => [
+                redis(format!("rediss://localhost:{port}")),
+                vec![("STORE_CA_FILE", pki.ca_file().to_str().expect("text").into()), patient],
+            ]
+            .concat(),
             StoreFixture::Sentinels(servers) => [
                 redis(servers.urls()),
                 vec![("STORE_MODE", "sentinel".into()), ("STORE_SENTINEL_MASTER", "main".into()), patient],
