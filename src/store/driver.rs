@@ -42,6 +42,15 @@ const FIRST_CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 /// The minimum for `store.timeout` where the store is a file: only logins wait for the disk, which may be slow.
 const MIN_FILE_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// How long a login waits for the store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum LoginWait {
+    /// The caller can do without a reply.
+    Short,
+    /// Each step has its timeout.
+    Full,
+}
+
 /// Receives the result of a command.
 pub(super) type ReplySender<T> = oneshot::Sender<Result<T, Unavailable>>;
 
@@ -187,8 +196,13 @@ impl DriverHandle {
         token: NewToken,
         (seed, id): (Seed, TokenId),
         known: Option<(TokenId, Seed)>,
+        wait: LoginWait,
     ) -> Result<Seed, Unavailable> {
-        self.request(self.timeout * MAX_STEPS, |reply| Command::Mint { token, seed, id, known, reply }).await
+        let limit = match wait {
+            LoginWait::Short => self.timeout / 2,
+            LoginWait::Full => self.timeout * MAX_STEPS,
+        };
+        self.request(limit, |reply| Command::Mint { token, seed, id, known, reply }).await
     }
 
     pub(super) async fn set_upstream_key(&self, id: TokenId, key: Secret) -> Result<(), Unavailable> {

@@ -34,7 +34,7 @@ use crate::base::user_name::UserName;
 use crate::config::{Config, Problem, StoreKind};
 use crate::observability::metrics::StoreMetrics;
 
-use driver::{DriverHandle, PersistentStore, PreparedDriver};
+use driver::{DriverHandle, LoginWait, PersistentStore, PreparedDriver};
 use keys::StoreKeys;
 use salt_usage::SaltUsageCounter;
 use time::StoreClock;
@@ -241,7 +241,8 @@ impl Store {
             // A token that the client has in any case needs no store. A new key for the backend does.
             let fallback = known.filter(|_| token.upstream_key.is_none());
             let known = known.map(|seed| (id_of(&seed), seed));
-            let minting = driver.mint(token, (seed, id_of(&seed)), known);
+            let wait = if fallback.is_some() { LoginWait::Short } else { LoginWait::Full };
+            let minting = driver.mint(token, (seed, id_of(&seed)), known, wait);
             return self.record_operation("mint", minting).await.or_else(|error| fallback.ok_or(error));
         }
         let login = token.login;
