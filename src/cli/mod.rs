@@ -28,6 +28,8 @@ use clap::Command;
 
 use crate::os::core_dumps;
 
+use serve::SignalHandlers;
+
 /// The exit code of a command, or an error to print.
 type CliResult = anyhow::Result<ExitCode>;
 
@@ -44,8 +46,11 @@ pub fn run() -> ExitCode {
 }
 
 fn dispatch() -> CliResult {
+    // Before the arguments are parsed, which takes milliseconds: until then a signal ends the process.
+    let is_serve = std::env::args_os().nth(1).is_some_and(|name| name == "serve");
+    let signals = if is_serve { Some(SignalHandlers::install()?) } else { None };
     match command().get_matches().subcommand() {
-        Some(("serve", matches)) => serve::run(matches),
+        Some(("serve", matches)) => serve::run(matches, signals.map_or_else(SignalHandlers::install, Ok)?),
         Some(("demo", matches)) => demo::run(matches),
         Some(("bearer", matches)) => bearer::run(matches),
         Some(("salt", matches)) => salt::run(matches),

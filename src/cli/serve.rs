@@ -34,9 +34,7 @@ pub fn command() -> Command {
     )
 }
 
-pub fn run(matches: &ArgMatches) -> CliResult {
-    // First of all: without a handler, a signal of the service manager would end the process.
-    let signals = SignalHandlers::install()?;
+pub fn run(matches: &ArgMatches, signals: SignalHandlers) -> CliResult {
     // Before other threads start and before the environment is read, because this removes variables.
     let sockets = PassedSockets::from_env()?;
     let (control, commands) = control::channel();
