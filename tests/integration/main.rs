@@ -1,5 +1,6 @@
 //! Integration tests: real listeners, a backend that records every byte, and misbehaving clients.
 
+mod all_services;
 mod support;
 
 mod admin_access;

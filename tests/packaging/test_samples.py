@@ -42,6 +42,19 @@ def test_the_compose_file(program, files):
     check(program, files, services["gateway"]["environment"])
 
 
+def test_the_compose_file_of_all_services(program, files):
+    services = yaml.safe_load((ROOT / "deploy/timbr/compose.yaml").read_text())["services"]
+    sample = ROOT / "deploy/timbr/gateway.yaml"
+    variables = services["gateway"]["environment"]
+    assert variables.pop("TIMBR_GATEWAY_CONFIG") == services["gateway"]["volumes"][0].split(":")[1]
+    check(program, files, variables, "--config", str(sample))
+    # Each upstream is a service of the file, on the port that it listens on.
+    config = yaml.safe_load(sample.read_text())
+    for url in [config["upstream"]["url"], *(upstream["url"] for upstream in config["upstreams"])]:
+        name, port = url.removeprefix("http://").split(":")
+        assert port in services[name]["command"][-1], url
+
+
 def test_the_unit(program, files, tmp_path):
     unit = (ROOT / "deploy/systemd/timbr-gateway.service").read_text()
     variables = dict(line.split("=", 1) for line in re.findall(r"^Environment=(.*)$", unit, re.M))
