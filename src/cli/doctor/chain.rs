@@ -82,6 +82,8 @@ impl ClientChain {
             admin: None,
             proxy_protocol: false,
         };
+        // The socket belongs to the running gateway.
+        config.admin.socket = None;
         config.workers = 1;
         let bound = app::bind(config, &Clock::system())?;
         let port = bound.addresses().http.context("the HTTP listener is configured")?.port();

@@ -46,7 +46,7 @@ def content_of(path: str) -> str:
     """What stands in a file of that name."""
     authority, certificate, key = pki()
     known = {
-        "salt": salt(), "users-file": USERS, "keys-file": KEYS, "tls.crt": certificate, "tls.key": key, "ca.crt": authority,
+        "salt": salt(), "store-key": run(GATEWAY, "store", "key").stdout, "users-file": USERS, "keys-file": KEYS, "tls.crt": certificate, "tls.key": key, "ca.crt": authority,
     }
     return known.get(path, "a-secret\n")
 
