@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use crate::base::clock;
 use crate::config::Timeouts;
-use crate::downstream::response_slot::{ReadDebt, ResponseProgress, ResponseSlot};
+use crate::downstream::response_slot::{ReadDebt, ResponseProgress, ResponseSlot, abort_blocked};
 use crate::observability::metrics::CloseCause;
 
 /// The way in which a connection is to be closed.
@@ -310,26 +310,9 @@ impl Activity {
         }
     }
 
-    /// Aborts responses whose client has not made room for more data in `limit`, or only very slowly. At most half of those are aborted at
-    /// once, those that have waited longest first: a response may wait only because the unread data of others fills the
-    /// window of the connection.
+    /// See [`abort_blocked`].
     pub(super) fn abort_blocked_responses(&self, now: Instant, limit: Duration) {
-        let mut slots = self.responses.borrow_mut();
-        let mut blocked: Vec<_> = (slots.iter().enumerate())
-            .filter_map(|(index, slot)| match slot.progress {
-                ResponseProgress::WaitingForClient(since) if slot.reading.debt + now.duration_since(since) >= limit => {
-                    Some((since, index))
-                }
-                _ => None,
-            })
-            .collect();
-        blocked.sort_unstable();
-        for (_, index) in &blocked[..blocked.len().div_ceil(2)] {
-            slots[*index].progress = ResponseProgress::TimedOut;
-            if let Some(waker) = slots[*index].waker.take() {
-                waker.wake();
-            }
-        }
+        abort_blocked(&mut self.responses.borrow_mut(), now, limit);
     }
 
     /// Returns how to close the connection if a timeout has expired, with the cause if the client is responsible.

@@ -12,6 +12,27 @@ pub struct ResponseSlot {
     pub waker: Option<Waker>,
 }
 
+/// Aborts responses whose client has not made room for more data in `limit`, or only very slowly. At most half of those are aborted at
+/// once, those that have waited longest first: a response may wait only because the unread data of others fills the
+/// window of the connection.
+pub fn abort_blocked(slots: &mut [ResponseSlot], now: Instant, limit: Duration) {
+    let mut blocked: Vec<_> = (slots.iter().enumerate())
+        .filter_map(|(index, slot)| match slot.progress {
+            ResponseProgress::WaitingForClient(since) if slot.reading.debt + now.duration_since(since) >= limit => {
+                Some((since, index))
+            }
+            _ => None,
+        })
+        .collect();
+    blocked.sort_unstable();
+    for (_, index) in &blocked[..blocked.len().div_ceil(2)] {
+        slots[*index].progress = ResponseProgress::TimedOut;
+        if let Some(waker) = slots[*index].waker.take() {
+            waker.wake();
+        }
+    }
+}
+
 /// By how much a client is slower than `limits.response_rate`.
 ///
 /// SECURITY: single bytes are progress, so without it a client could hold a response, and with it the backend, for any
