@@ -199,7 +199,12 @@ impl Service {
             return Err(TlsRejection::PlainHttp(stream));
         }
         let handshake = tls.acceptor().accept(TlsTransport(stream));
-        let stream = Box::new(with_timeout(handshake, limit.saturating_sub(begun.elapsed()), activity).await?);
+        let mut stream = Box::new(with_timeout(handshake, limit.saturating_sub(begun.elapsed()), activity).await?);
+        let is_http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
+        if is_http2 {
+            // A write is passed on as a whole.
+            stream.get_mut().1.set_buffer_limit(Some(http2::MAX_BUFFERED));
+        }
         let connection = stream.get_ref().1;
         let is_resumed = connection.handshake_kind() == Some(HandshakeKind::Resumed);
         let version = match connection.protocol_version() {
@@ -211,7 +216,6 @@ impl Service {
         peer.tls_handshake.set(Some(Interval { start: begun, end: ended }));
         let sni = tls.sni_match(connection);
         let certificate_subject = TlsSnapshot::client_identity(connection).map_err(io::Error::other)?;
-        let is_http2 = connection.alpn_protocol() == Some(b"h2");
         let protocol = if is_http2 { Protocol::Http2 } else { Protocol::Http1 }.as_str();
         Ok((stream, Rc::new(Peer { sni, certificate_subject, protocol, ..peer })))
     }

@@ -12,8 +12,9 @@ use std::task::{Context, Poll, ready};
 use bytes::{Buf, BytesMut};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-/// Maximum number of buffered bytes. With a further frame of 16 KiB it is one write of four TLS records.
-const MAX_BUFFERED: usize = 48 * 1024;
+/// Maximum number of buffered bytes, which are one write: the four frames that a stream may have in h2, and those of
+/// other streams.
+pub const MAX_BUFFERED: usize = 80 * 1024;
 
 /// A client's socket with a write buffer, shared by h2 and the connection.
 pub struct CoalescedIo<I>(Rc<RefCell<BufferedSocket<I>>>);

@@ -25,13 +25,15 @@ use crate::downstream::watched_io::WatchedIo;
 use crate::gateway::context::Peer;
 
 use coalesced_io::{CoalescedIo, Flushed};
+
+pub use coalesced_io::MAX_BUFFERED;
 use delivery::{Delivery, SendQueue, SentData};
 
 /// Flow control window of a stream: what a request costs while its body is not read. The window of the connection is as
 /// large as those of all its streams, so that bodies that are not read block no other stream.
 const STREAM_WINDOW: u32 = 64 * 1024;
 
-/// Maximum bytes that a stream may pass to the library before they can be written.
+/// Maximum bytes that a stream may pass to the library before they can be written: four frames.
 const MAX_SEND_BUFFER: usize = 64 * 1024;
 
 /// Limits of one connection.
