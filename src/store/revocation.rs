@@ -112,6 +112,11 @@ impl Revocation {
         }
     }
 
+    /// Whether it is an entry of the deny list that has ended.
+    pub(super) fn has_ended(&self, now: Timestamp) -> bool {
+        matches!(self, Revocation::Deny(_, until) if *until <= now)
+    }
+
     /// Applies an entry of the deny list.
     pub(super) fn apply_denial(&self, memory: &MemoryStore) {
         if let Revocation::Deny(subject, until) = self {

@@ -24,7 +24,7 @@ use tracing::{error, info, warn};
 
 use crate::base::clock::Tick;
 use crate::store::driver::{Command, ReplySender};
-use crate::store::keys::{KeyNumber, RecordName, StoreKeys};
+use crate::store::keys::{KeyNumber, PRIMARY_KEY, RecordName, StoreKeys};
 use crate::store::listing::list_memory;
 use crate::store::memory::MemoryStore;
 use crate::store::revocation::{Revocation, Revocations};
@@ -38,6 +38,8 @@ use journal::RevocationJournal;
 const TOKENS: TableDefinition<'_, &[u8; 16], &[u8]> = TableDefinition::new("tokens 2");
 /// By the name of a login: the token that it receives, sealed.
 const LOGINS: TableDefinition<'_, &[u8; 16], &[u8]> = TableDefinition::new("logins 2");
+/// By the name of a mark: an entry of the deny list with its time, sealed.
+const DENIED: TableDefinition<'_, &[u8; 16], &[u8]> = TableDefinition::new("denied 1");
 /// By the name of a salt and the pseudonym of a user: the last use.
 const SALTS: TableDefinition<'_, (&str, &[u8; 16]), u64> = TableDefinition::new("salts 1");
 
@@ -188,13 +190,42 @@ impl FileStore {
     fn read_revocations(&self, entries: &[Vec<u8>]) -> Revocations {
         let mut revocations = Revocations::default();
         for entry in entries {
-            let Some((_, plaintext)) = self.keys.open(JOURNAL_CONTEXT, entry) else { continue };
-            let Some((at, revocation)) = plaintext.split_first_chunk() else { continue };
-            if let Some(revocation) = Revocation::decode(revocation) {
-                revocations.add(&revocation, Timestamp(u64::from_be_bytes(*at)));
+            if let Some((revocation, at)) = self.open_revocation(JOURNAL_CONTEXT, entry) {
+                revocations.add(&revocation, at);
             }
         }
         revocations
+    }
+
+    fn seal_revocation(&self, context: &[u8], revocation: &Revocation, at: Timestamp) -> Vec<u8> {
+        self.keys.seal(PRIMARY_KEY, context, &[&at.0.to_be_bytes()[..], &revocation.encode()].concat())
+    }
+
+    fn open_revocation(&self, context: &[u8], sealed: &[u8]) -> Option<(Revocation, Timestamp)> {
+        let (_, plaintext) = self.keys.open(context, sealed)?;
+        let (at, revocation) = plaintext.split_first_chunk()?;
+        Some((Revocation::decode(revocation)?, Timestamp(u64::from_be_bytes(*at))))
+    }
+
+    /// Applies the deny list, and removes entries that have ended or were replaced under a different key.
+    fn load_deny_list(&self, table: &mut SealedTable<'_>) -> FileResult<()> {
+        let (mut entries, mut latest) = (Vec::new(), Revocations::default());
+        for entry in table.iter()? {
+            let (name, sealed) = entry?;
+            let name = *name.value();
+            if let Some((denial, at)) = self.open_revocation(&seal_context(b'd', &name), sealed.value()) {
+                latest.add(&denial, at);
+                entries.push((name, denial, at));
+            }
+        }
+        for (name, denial, at) in entries {
+            if at < latest.time_of(&denial) || denial.has_ended(self.store_clock.now()) {
+                table.remove(&name)?;
+            } else {
+                denial.apply_denial(&self.memory);
+            }
+        }
+        Ok(())
     }
 
     fn load(&self, database: &Database, revocations: &Revocations) -> FileResult<()> {
@@ -209,6 +240,7 @@ impl FileStore {
                 table.remove(&self.keys.token_name(stored.token.key, &stored.id).0)?;
             }
         }
+        self.load_deny_list(&mut write.open_table(DENIED)?)?;
         write.open_table(LOGINS)?;
         write.open_table(SALTS)?;
         for table in OLD_TABLES {

@@ -5,13 +5,13 @@ use tracing::error;
 
 use crate::base::secret::Secret;
 use crate::store::file::{
-    FileResult, FileStore, JOURNAL_CONTEXT, LOGINS, OpenFileStore, PROBE, PendingMint, RevokedEntries, SealedTable,
-    TOKENS, open_if_closed, seal_context, split_value,
+    DENIED, FileResult, FileStore, JOURNAL_CONTEXT, LOGINS, OpenFileStore, PROBE, PendingMint, RevokedEntries,
+    SealedTable, TOKENS, open_if_closed, seal_context, split_value,
 };
-use crate::store::keys::{KeyNumber, PRIMARY_KEY};
+use crate::store::keys::{KeyNumber, RecordName};
 use crate::store::revocation::revoke_in_memory;
 use crate::store::wire::StoredToken;
-use crate::store::{Revocation, Seed, TokenId, Unavailable};
+use crate::store::{Revocation, Seed, Timestamp, TokenId, Unavailable};
 
 impl OpenFileStore {
     /// Writes new tokens, and replies when they are on the disk.
@@ -72,6 +72,13 @@ impl OpenFileStore {
     /// is written to the journal, so that it survives a crash, and is retried.
     pub(super) fn revoke(&mut self, revocation: &Revocation) -> (Result<u64, Unavailable>, FileResult<()>) {
         let (keys, at) = (&self.store.keys, self.store.store_clock.now());
+        if let Revocation::Deny(subject, _) = revocation {
+            revocation.apply_denial(&self.store.memory);
+            let name = keys.mark_name(&Revocation::Deny(subject.clone(), Timestamp(0)).encode());
+            let sealed = self.store.seal_revocation(&seal_context(b'd', &name.0), revocation, at);
+            let written = self.write_denial(&name, &sealed);
+            return (if written.is_ok() { Ok(0) } else { Err(Unavailable) }, written);
+        }
         let mut revoked = Vec::new();
         let count = revoke_in_memory(&self.store.memory, revocation, |id, record| {
             let (token, login) = (keys.token_name(record.key, id), keys.login_name(&record.login));
@@ -81,14 +88,22 @@ impl OpenFileStore {
         match self.write_removals() {
             Ok(()) => (Ok(count), Ok(())),
             Err(error) => {
-                let plaintext = [&at.0.to_be_bytes()[..], &revocation.encode()].concat();
-                let sealed = self.store.keys.seal(PRIMARY_KEY, JOURNAL_CONTEXT, &plaintext);
+                let sealed = self.store.seal_revocation(JOURNAL_CONTEXT, revocation, at);
                 let journaled = self.journal.append(&sealed).inspect_err(|error| {
                     error!("cannot write a revocation: {error}. It is in effect until the process ends");
                 });
                 (journaled.map(|()| count).map_err(|_| Unavailable), Err(error))
             }
         }
+    }
+
+    /// Writes an entry of the deny list. It replaces the previous one of its subject.
+    fn write_denial(&mut self, name: &RecordName, sealed: &[u8]) -> FileResult<()> {
+        let write = open_if_closed(&mut self.database, &self.store)?.begin_write()?;
+        write.open_table(DENIED)?.insert(&name.0, sealed)?;
+        write.commit()?;
+        self.commits += 1;
+        Ok(())
     }
 
     /// Removes revoked tokens from the file. Writes nothing if there are none, unless the last write failed.

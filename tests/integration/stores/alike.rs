@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use timbr_gateway::base::secret::Secret;
 use timbr_gateway::base::user_name::UserName;
-use timbr_gateway::store::{DeniedSubject, Revocation, SaltName, TokenEnd, TokenFilter};
+use timbr_gateway::store::{DeniedSubject, Revocation, SaltName, Store, TokenEnd, TokenFilter};
 
 use crate::support::bearer::SALT;
 use crate::support::stores::{Replica, StoreFixture, id_of, new_token};
@@ -28,6 +28,7 @@ fn every_store_fulfils_the_contract() {
                 a_login_keeps_its_token(&fixture);
                 an_upstream_key_is_stored_and_can_be_changed(&fixture);
                 a_revoked_token_stays_revoked(&fixture);
+                denied_users_are_shared_and_survive_a_restart(&fixture);
                 live_tokens_are_listed(&fixture);
                 concurrent_mints_of_one_login_agree(&fixture);
                 persistent_stores_keep_tokens_across_restarts(&fixture);
@@ -79,6 +80,41 @@ fn an_upstream_key_is_stored_and_can_be_changed(fixture: &StoreFixture) {
     let unknown = id_of("nobody", &[9; 20]);
     replica.block_on(replica.store().set_upstream_key(&unknown, Secret::new("tk_x".into()))).expect("it responds");
     assert!(!replica.lives(&unknown));
+}
+
+fn denied_users_are_shared_and_survive_a_restart(fixture: &StoreFixture) {
+    let [alice, bob] = ["d-alice", "d-bob"].map(|name| UserName::parse(name.as_bytes()).expect("valid"));
+    let key = id_of("d-key", &[1; 20]).fingerprint();
+    let replica = fixture.open();
+    let other = fixture.is_shared().then(|| fixture.open());
+    let deny = |subject, seconds| {
+        replica.block_on(replica.store().deny(subject, Duration::from_secs(seconds))).expect("it responds")
+    };
+    let subjects =
+        [DeniedSubject::User(alice.clone()), DeniedSubject::User(bob.clone()), DeniedSubject::Credential(key)];
+    for subject in subjects.clone() {
+        deny(subject, 3600);
+    }
+    deny(subjects[1].clone(), 0);
+    let is_right = |store: &Store| {
+        let [of_alice, of_bob] =
+            [&alice, &bob].map(|user| store.denies(Some(user), id_of("d-x", &[2; 20]).fingerprint()));
+        of_alice && !of_bob && store.denies(None, key)
+    };
+    assert!(is_right(replica.store()), "{}", fixture.name());
+    if let Some(other) = &other {
+        wait_until("the other replica knows it", || is_right(other.store()));
+    }
+    if fixture.name() == "memory" {
+        return;
+    }
+    drop((replica, other));
+    let again = fixture.open();
+    wait_until("the entries are there after a restart", || is_right(again.store()));
+    for subject in subjects {
+        again.block_on(again.store().deny(subject, Duration::ZERO)).expect("it responds");
+    }
+    assert!(!again.store().denies(Some(&alice), key), "{}", fixture.name());
 }
 
 fn a_revoked_token_stays_revoked(fixture: &StoreFixture) {
