@@ -8,7 +8,7 @@ BENCH ?=
 
 # Duration of each fuzz target, in seconds.
 FUZZ_SECONDS ?= 15
-FUZZ_TARGETS ?= bearer policy token config http1 connection
+FUZZ_TARGETS ?= bearer policy token config http1 connection statement
 
 .PHONY: test lint unit servers figures e2e readme chart packaging image dashboard demo release bench micro instructions deny fuzz sbom clean
 

@@ -6,6 +6,7 @@ use crate::auth::Identity;
 use crate::base::user_name::UserName;
 use crate::config::AuthorizationOptions;
 use crate::config::rules::AuthorizationRule;
+use crate::http::statement::StatementClass;
 
 /// The configured authorization rules.
 pub struct Authorization(pub(super) AuthorizationOptions);
@@ -17,8 +18,10 @@ pub struct Action<'a> {
     pub route: &'a str,
     /// The request method.
     pub method: &'a Method,
-    /// The ontology in the path, if there is one.
+    /// The ontology that the request names, if it names one.
     pub ontology: Option<&'a str>,
+    /// The class of the statement in the body; `None` if it has none, or was not read.
+    pub statement: Option<StatementClass>,
 }
 
 impl Authorization {
@@ -27,9 +30,12 @@ impl Authorization {
         self.0.enforce
     }
 
+    /// Returns whether a rule depends on what a body contains.
+    pub fn depends_on_statements(&self) -> bool {
+        self.0.rules.iter().any(|rule| rule.statements.is_some() || rule.ontologies.is_some())
+    }
+
     /// Returns whether a rule allows the action. For an impersonated user, that user's rules apply.
-    ///
-    /// SECURITY: a rule with ontologies allows only paths that contain the ontology, because bodies are not read.
     pub fn allows(&self, identity: &Identity, action: Action<'_>) -> bool {
         self.0.rules.iter().any(|rule| is_for_caller(rule, identity) && is_for_action(rule, action))
     }
@@ -51,6 +57,7 @@ fn is_for_action(rule: &AuthorizationRule, action: Action<'_>) -> bool {
         && rule.ontologies.as_ref().is_none_or(|ontologies| {
             action.ontology.is_some_and(|ontology| ontologies.iter().any(|glob| glob.matches(ontology)))
         })
+        && rule.statements.as_ref().is_none_or(|classes| action.statement.is_some_and(|class| classes.contains(&class)))
 }
 
 #[cfg(test)]
@@ -75,6 +82,7 @@ mod tests {
             routes: None,
             methods: None,
             ontologies: None,
+            statements: None,
         };
         let rules = vec![
             any(&["root"]),
@@ -99,12 +107,12 @@ mod tests {
             (None, "api", Method::GET, None, false),
             (Some("eve"), "openapi", Method::POST, Some("sales"), false),
         ] {
-            let action = Action { route, method: &method, ontology };
+            let action = Action { route, method: &method, ontology, statement: None };
             assert_eq!(authorization.allows(&identity(user), action), expected, "{user:?} {action:?}");
         }
         let rules = vec![AuthorizationRule { groups: globs(&["analysts"]), ..any(&[]) }];
         let by_group = Authorization(AuthorizationOptions { enforce: true, rules });
-        let action = Action { route: "api", method: &Method::GET, ontology: None };
+        let action = Action { route: "api", method: &Method::GET, ontology: None, statement: None };
         let member = |group: &str| {
             let user = UserName::parse(b"alice").expect("valid");
             let caller = JwtCaller { user, groups: Some(vec![group.into()].into()) };
@@ -114,7 +122,7 @@ mod tests {
         let acting = member("analysts").impersonating(UserName::parse(b"eve").expect("valid"));
         assert!(!by_group.allows(&acting, action), "the groups of the caller do not count for another user");
         let acting = identity(Some("root")).impersonating(UserName::parse(b"eve").expect("valid"));
-        let action = Action { route: "api", method: &Method::GET, ontology: None };
+        let action = Action { route: "api", method: &Method::GET, ontology: None, statement: None };
         assert!(!authorization.allows(&acting, action), "the rules of the impersonated user apply");
     }
 }

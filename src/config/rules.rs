@@ -9,6 +9,7 @@ use crate::config::list_entry::ListEntry;
 use crate::config::options::{AUTHORIZATION, IMPERSONATION, Key};
 use crate::config::reader::Reader;
 use crate::config::{RouteProfile, routes};
+use crate::http::statement::StatementClass;
 
 /// Rules for `x-api-impersonate-user`.
 #[derive(Clone, Debug)]
@@ -52,8 +53,10 @@ pub struct AuthorizationRule {
     pub routes: Option<Vec<String>>,
     /// HTTP methods.
     pub methods: Option<Vec<Method>>,
-    /// Patterns of the ontology in the path; a path without one does not match.
+    /// Patterns of the ontology that the request names; a request that names none does not match.
     pub ontologies: Option<Vec<Glob>>,
+    /// Classes of the statement in the body; a body without one does not match.
+    pub statements: Option<Vec<StatementClass>>,
 }
 
 impl Reader<'_> {
@@ -106,8 +109,26 @@ fn authorization_rule(mut entry: ListEntry<'_>, profiles: &[RouteProfile]) -> Op
         methods
     });
     let ontologies = globs(&mut entry, "ontologies");
+    let statements = entry.texts("statements").map(|words| {
+        let mut classes = Vec::new();
+        for word in words {
+            match StatementClass::parse(&word) {
+                Some(class) => classes.push(class),
+                None => entry.problem("statements", format!("{word:?} must be read, write, admin, show or unknown")),
+            }
+        }
+        classes
+    });
     let (users, groups) = (users.unwrap_or_default(), groups.unwrap_or_default());
-    entry.finish().then_some(AuthorizationRule { users, groups, unknown_users, routes, methods, ontologies })
+    entry.finish().then_some(AuthorizationRule {
+        users,
+        groups,
+        unknown_users,
+        routes,
+        methods,
+        ontologies,
+        statements,
+    })
 }
 
 fn impersonation_rule(mut entry: ListEntry<'_>) -> Option<ImpersonationRule> {
@@ -160,6 +181,7 @@ mod tests {
             ("enforce", "[{users: a, methods: [FETCH]}]", "\"FETCH\" is not a valid method"),
             ("enforce", "[{users: a, unknown_users: 'yes'}]", "must be true or false"),
             ("enforce", "[{users: a, ontology: sales}]", "unknown key"),
+            ("enforce", "[{users: a, statements: select}]", "must be read, write, admin, show or unknown"),
         ] {
             let error = with(mode, rules).expect_err(rules);
             assert!(error.contains(expected), "{mode} {rules}: {error}");

@@ -1,29 +1,82 @@
 //! Checks whether the rules allow an authenticated request. `auth::authorization` has the rules; this applies
-//! them to a request.
+//! them to a request, and to the statement in its body if a rule depends on it.
 
-use crate::auth::authorization::Action;
+use std::borrow::Cow;
+
+use http::Method;
+
+use crate::auth::authorization::{Action, Authorization};
 use crate::auth::{Auth, Identity};
 use crate::gateway::exchange::Exchange;
 use crate::gateway::ontology::requested_ontology;
 use crate::gateway::rejection::Rejection;
 use crate::gateway::screen::Screened;
+use crate::http::headers::HeaderName;
+use crate::http::media_type::essence;
+use crate::http::statement::{Statement, StatementFormat};
 use crate::observability::metrics::Metrics;
 
-/// Rejects what no rule allows. In shadow mode it only writes and counts the decision.
+/// A request that cannot be decided before its body is there.
+pub struct StatementCheck {
+    format: StatementFormat,
+    method: Method,
+    ontology: Option<String>,
+}
+
+/// Rejects what no rule allows. In shadow mode it only writes and counts the decision. `Some` if the decision depends on
+/// the statement in the body: then [`authorize_statement`] makes it.
 pub fn authorize(
     auth: &Auth,
     screened: &Screened,
     identity: &Identity,
     exchange: &Exchange,
     metrics: &Metrics,
-) -> Result<(), Rejection> {
-    let Some(authorization) = auth.authorization() else { return Ok(()) };
+) -> Result<Option<StatementCheck>, Rejection> {
+    let Some(authorization) = auth.authorization() else { return Ok(None) };
     if identity.is_unauthenticated() {
-        return Ok(());
+        return Ok(None);
     }
     let ontology = requested_ontology(screened)?;
+    if authorization.depends_on_statements()
+        && let Some(format) = statement_format(screened)
+    {
+        let (method, ontology) = (screened.method().clone(), ontology.map(Cow::into_owned));
+        return Ok(Some(StatementCheck { format, method, ontology }));
+    }
     let route = exchange.record.route.name();
-    let action = Action { route, method: screened.method(), ontology: ontology.as_deref() };
+    let action = Action { route, method: screened.method(), ontology: ontology.as_deref(), statement: None };
+    decide(authorization, action, identity, exchange, metrics).map(|()| None)
+}
+
+/// Decides about a request whose body is there: `None` if it is larger than `limits.buffer`.
+///
+/// SECURITY: the class of a body that was not read completely is unknown.
+pub fn authorize_statement(
+    auth: &Auth,
+    check: &StatementCheck,
+    body: Option<&[u8]>,
+    identity: &Identity,
+    exchange: &Exchange,
+    metrics: &Metrics,
+) -> Result<(), Rejection> {
+    let Some(authorization) = auth.authorization() else { return Ok(()) };
+    let statement = Statement::read(check.format, body.unwrap_or_default());
+    let ontology = match (check.ontology.as_deref(), statement.ontology.as_deref()) {
+        (Some(one), Some(other)) if one != other => return Err(Rejection::OntologyAmbiguous),
+        (one, other) => one.or(other),
+    };
+    let route = exchange.record.route.name();
+    let action = Action { route, method: &check.method, ontology, statement: Some(statement.class) };
+    decide(authorization, action, identity, exchange, metrics)
+}
+
+fn decide(
+    authorization: &Authorization,
+    action: Action<'_>,
+    identity: &Identity,
+    exchange: &Exchange,
+    metrics: &Metrics,
+) -> Result<(), Rejection> {
     if authorization.allows(identity, action) {
         return Ok(());
     }
@@ -34,4 +87,17 @@ pub fn authorize(
     }
     metrics.authorization_shadow_denials.inc();
     Ok(())
+}
+
+/// How the body of a request carries a statement; `None` if it carries none.
+fn statement_format(screened: &Screened) -> Option<StatementFormat> {
+    let media_type = screened.headers().single(HeaderName::ContentType).and_then(essence)?;
+    let path = screened.path().trim_end_matches('/');
+    if media_type.eq_ignore_ascii_case(b"application/x-thrift") {
+        return Some(StatementFormat::Thrift);
+    }
+    if path == "/timbr/api/query" {
+        return Some(StatementFormat::Json);
+    }
+    (path.starts_with("/timbr/openapi/ontology/") && path.ends_with("/query")).then_some(StatementFormat::Sql)
 }

@@ -52,7 +52,7 @@ use crate::upstream::{BodyLimits, UpstreamClient};
 use access_record::AccessRecord;
 use affinity::{RequestAffinity, request_affinity};
 use authenticate::authenticate;
-use authorize::authorize;
+use authorize::{authorize, authorize_statement};
 use catch_panic::{Panicked, catch_panic};
 use challenge::route_challenge;
 use context::{Peer, RequestContext};
@@ -216,7 +216,7 @@ impl Gateway {
         }
         exchange.permit().count_for(&identity.caller_key(), screened.kind(profile))?;
         let identity = impersonate(&self.auth, &upstream.rewriter, &screened, identity, exchange)?;
-        authorize(&self.auth, &screened, &identity, exchange, self.admission.metrics())?;
+        let statement_check = authorize(&self.auth, &screened, &identity, exchange, self.admission.metrics())?;
         limit(&screened, &identity, exchange)?;
         let without_cookies = !upstream.rewriter.is_client_session(screened.credential(), &identity);
         let padding = screened.response_keepalive().filter(|_| can_be_padded(&screened));
@@ -231,6 +231,10 @@ impl Gateway {
             .buffer_body(profile.buffer.unwrap_or(self.limits.buffer))
             .await
             .map_err(|error| Rejection::from(&error))?;
+        if let Some(check) = statement_check {
+            let (body, metrics) = (request.whole_body(), self.admission.metrics());
+            authorize_statement(&self.auth, &check, body.as_deref(), &identity, exchange, metrics)?;
+        }
         exchange.permit().wait_for_slot(profile.upstream).await?;
         let response = match padding {
             None => self.send(upstream, request, &identity, exchange).await?,

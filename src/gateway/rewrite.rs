@@ -52,6 +52,11 @@ impl UpstreamRequest {
         self.options.affinity = Some(hash);
     }
 
+    /// The body, if it was received completely.
+    pub fn whole_body(&self) -> Option<Bytes> {
+        self.message.body.whole()
+    }
+
     /// A copy for a retry with a different key.
     pub fn copy_for_resend(&self) -> ResendableRequest {
         let OutgoingMessage { method, head, host_offset, body } = &self.message;

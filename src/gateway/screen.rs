@@ -102,7 +102,7 @@ pub fn screen(profile: &RouteProfile, head: Head, has_content: bool) -> Result<S
     let connection_options = connection_options(&head.headers)?;
     let is_optional = profile.content_type == ContentTypeRule::WithContent && !has_content;
     if let Some(accepted) = &profile.content_types
-        && !(is_optional && !head.headers.contains(HeaderName::ContentType))
+        && (!is_optional || head.headers.contains(HeaderName::ContentType))
     {
         let is_accepted = |essence: &[u8]| accepted.iter().any(|accepted| accepted.matches(essence));
         require_content_type(&head.headers, is_accepted, || profile.content_type_list())?;

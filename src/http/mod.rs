@@ -4,3 +4,4 @@ pub mod client_body;
 pub mod h1;
 pub mod headers;
 pub mod media_type;
+pub mod statement;

@@ -128,3 +128,68 @@ fn the_hive_route_is_off_by_default() {
     assert_eq!(thrift(&gateway, &basic("token", &gateway.token()), &[]).reason(), "not_found");
     assert!(upstream.log().is_empty());
 }
+
+const QUERY: &str = "POST /timbr/openapi/ontology/sales/query";
+
+fn send_body(gateway: &Gateway, line: &str, media_type: &str, key: &str, body: &str) -> Response {
+    gateway.client().send(line, &[("Content-Type", media_type), ("x-api-key", key)], body.as_bytes())
+}
+
+#[test]
+fn rules_allow_classes_of_statements() {
+    let upstream = Upstream::start();
+    let rules = "[{users: alice, ontologies: sales, statements: [read, show]}, {users: '*', methods: GET}]";
+    let options = [("AUTHORIZATION_MODE", "enforce"), ("AUTHORIZATION_RULES", rules), ("LIMITS_BUFFER", "4KiB")];
+    let gateway = Gateway::start(upstream.address(), &options);
+    let token = gateway.token();
+    let long = format!("SELECT '{}'", "x".repeat(300 * 1024));
+    for (body, allowed) in [
+        ("SELECT name FROM customer", true),
+        ("-- a comment\nshow tables;", true),
+        ("DROP TABLE customer", false),
+        ("INSERT INTO t VALUES (1)", false),
+        ("SELECT 1; DROP TABLE customer", false),
+        (r"SELECT '\'; DROP TABLE customer -- '", false),
+        ("WITH a AS (SELECT 1) DELETE FROM t", false),
+        ("", false),
+        (&long, false),
+    ] {
+        let before = upstream.log().len();
+        let response = send_body(&gateway, QUERY, "application/text", &token, body);
+        assert_eq!(response.status == 200, allowed, "{body:.60}: {}", response.status);
+        assert_eq!(upstream.log().len() - before, usize::from(allowed), "{body:.60}");
+        if !allowed {
+            assert_eq!(response.reason(), "not_authorized", "{body:.60}");
+        }
+    }
+    assert_eq!(send(&gateway, "GET /timbr/openapi/get-async-results/x", &token).status, 200);
+    let other = send_body(&gateway, "POST /timbr/openapi/ontology/hr/query", "application/text", &token, "SELECT 1");
+    assert_eq!(other.reason(), "not_authorized");
+    let json = "POST /timbr/api/query/";
+    for (body, allowed) in [
+        (r#"{"ontology_name":"sales","query":"select 1"}"#, true),
+        (r#"{"ontology_name":"hr","query":"select 1"}"#, false),
+        (r#"{"ontology_name":"sales","query":"drop table t"}"#, false),
+        (r#"{"ontology_name":"sales","ontology_name":"hr","query":"select 1"}"#, false),
+        (r#"{"query":"select 1"}"#, false),
+        (r#"{"ontology_name":"sales","query":"select 1""#, false),
+    ] {
+        let response = send_body(&gateway, json, "application/json", &token, body);
+        assert_eq!(response.status == 200, allowed, "{body}: {}", response.status);
+    }
+}
+
+#[test]
+fn in_shadow_mode_statements_that_no_rule_allows_are_forwarded_whole() {
+    let upstream = Upstream::start();
+    let rules = "[{users: alice, statements: read}]";
+    let options = [("AUTHORIZATION_MODE", "shadow"), ("AUTHORIZATION_RULES", rules)];
+    let gateway = Gateway::start(upstream.address(), &options);
+    let token = gateway.token();
+    let long = format!("SELECT '{}'", "x".repeat(200 * 1024));
+    for body in ["SELECT 1", "DROP TABLE t", &long] {
+        assert_eq!(send_body(&gateway, QUERY, "application/text", &token, body).status, 200);
+        assert_eq!(upstream.log().pop().expect("it arrived").body, body.as_bytes());
+    }
+    assert_eq!(gateway.metric("timbr_gateway_authorization_shadow_denials_total"), 2.0);
+}

@@ -240,9 +240,15 @@ const AUTHORIZATION_RULES: &[EntryKey] = &[
     key(
         "ontologies",
         EntryForm::Texts,
-        "Ontologies: names or patterns. Matches only if the path contains the ontology: `/timbr/openapi/ontology/<name>/…`, \
-         `/timbr/api/q/<name>/…`, `get_ontology`, `get_config` and `clear_cache`. Bodies are not read, so such a rule \
-         does not allow `/timbr/api/query/`.",
+        "Ontologies: names or patterns. Matches only if the request names the ontology: `/timbr/openapi/ontology/<name>/…`, \
+         `/timbr/api/q/<name>/…`, `get_ontology`, `get_config` and `clear_cache`; `ontology_name` of \
+         `/timbr/api/query/`, in a body of at most `limits.buffer`; the user part of Basic credentials.",
+    ),
+    key(
+        "statements",
+        EntryForm::Words(&["read", "write", "admin", "show", "unknown"]),
+        "Classes of the statement in the body: see below. A request without a statement does not match. Default: all \
+         requests.",
     ),
 ];
 

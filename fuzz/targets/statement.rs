@@ -1,0 +1,32 @@
+//! Reads statements from bodies of any form. A statement that may only read must stay one whatever surrounds it, and a
+//! second statement must never hide behind it.
+
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+use timbr_gateway::http::statement::{Statement, StatementClass, StatementFormat};
+
+const FORMATS: [StatementFormat; 4] =
+    [StatementFormat::Sql, StatementFormat::Json, StatementFormat::Thrift, StatementFormat::Mcp];
+
+fuzz_target!(|body: &[u8]| {
+    for format in FORMATS {
+        let statement = Statement::read(format, body);
+        assert_eq!(statement.fingerprint.is_some(), statement.class != StatementClass::Unknown);
+        // A body that was cut off in the middle is not mistaken for a statement of a different class.
+        if format != StatementFormat::Sql && !body.is_empty() && statement.class != StatementClass::Unknown {
+            let cut = Statement::read(format, &body[..body.len() - 1]);
+            assert!(cut.class == StatementClass::Unknown || body.ends_with(b"\n") || body.ends_with(b" "), "{cut:?}");
+        }
+    }
+    let Ok(text) = std::str::from_utf8(body) else { return };
+    let read = |text: &str| Statement::read(StatementFormat::Sql, text.as_bytes()).class;
+    let class = read(text);
+    if class == StatementClass::Unknown {
+        return;
+    }
+    assert_eq!(read(&format!("-- a comment\n/* one more */ {text}")), class);
+    assert_eq!(read(&format!("{text}\n;\n")), class);
+    assert_eq!(read(&format!("{text}\n; DROP TABLE t")), StatementClass::Unknown);
+    assert_eq!(read(&format!("WITH a AS (SELECT 1) DELETE FROM t WHERE x IN ({text}\n)")), StatementClass::Write);
+});

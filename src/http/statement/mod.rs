@@ -1,0 +1,196 @@
+//! Reads which statement a request body holds: its class, its ontology and its fingerprint. It decides nothing.
+//!
+//! SECURITY: whatever is incomplete or ambiguous has the class `unknown`, and no rule that names a class allows it.
+
+mod sql;
+mod thrift;
+
+use std::borrow::Cow;
+use std::fmt;
+
+use aws_lc_rs::digest::{SHA256, digest};
+use serde::Deserialize;
+
+use crate::base::hex;
+
+/// What a statement does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StatementClass {
+    /// Reads data.
+    Read,
+    /// Changes data.
+    Write,
+    /// Changes ontologies, rights or settings.
+    Admin,
+    /// Shows metadata; over Thrift also the calls that belong to a session or fetch results.
+    Show,
+    /// Not understood.
+    Unknown,
+}
+
+impl StatementClass {
+    /// All classes.
+    pub const ALL: [StatementClass; 5] = [
+        StatementClass::Read,
+        StatementClass::Write,
+        StatementClass::Admin,
+        StatementClass::Show,
+        StatementClass::Unknown,
+    ];
+
+    /// The class of a word; `None` for any other text.
+    pub fn parse(word: &str) -> Option<StatementClass> {
+        StatementClass::ALL.into_iter().find(|class| class.as_str() == word)
+    }
+
+    /// The word in options and logs.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            StatementClass::Read => "read",
+            StatementClass::Write => "write",
+            StatementClass::Admin => "admin",
+            StatementClass::Show => "show",
+            StatementClass::Unknown => "unknown",
+        }
+    }
+}
+
+/// How a route carries statements.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StatementFormat {
+    /// The body is the statement.
+    Sql,
+    /// JSON with `query` and `ontology_name`.
+    Json,
+    /// A Thrift call.
+    Thrift,
+    /// A JSON-RPC request of the Model Context Protocol.
+    Mcp,
+}
+
+/// What is known of the statement in a body.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Statement<'a> {
+    /// Its class.
+    pub class: StatementClass,
+    /// The ontology that the body names.
+    pub ontology: Option<Cow<'a, str>>,
+    /// The tool that an MCP request calls.
+    pub tool: Option<Cow<'a, str>>,
+    /// The hash of the statement without its literals; `None` without a statement, or if it is unknown.
+    pub fingerprint: Option<StatementFingerprint>,
+}
+
+/// The first 8 bytes of the SHA-256 of a statement without its literals.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct StatementFingerprint([u8; 8]);
+
+impl fmt::Display for StatementFingerprint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&hex::encode(&self.0))
+    }
+}
+
+impl fmt::Debug for StatementFingerprint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+#[derive(Deserialize)]
+struct JsonQuery<'a> {
+    #[serde(borrow)]
+    query: Cow<'a, str>,
+    #[serde(borrow)]
+    ontology_name: Option<Cow<'a, str>>,
+}
+
+#[derive(Deserialize)]
+struct McpRequest<'a> {
+    #[serde(borrow)]
+    method: Cow<'a, str>,
+    #[serde(borrow)]
+    params: Option<McpParameters<'a>>,
+}
+
+#[derive(Deserialize)]
+struct McpParameters<'a> {
+    #[serde(borrow)]
+    name: Option<Cow<'a, str>>,
+}
+
+impl<'a> Statement<'a> {
+    const UNKNOWN: Statement<'static> =
+        Statement { class: StatementClass::Unknown, ontology: None, tool: None, fingerprint: None };
+
+    /// Reads a body. `body` must be complete: the rest of a longer one could change its meaning.
+    pub fn read(format: StatementFormat, body: &'a [u8]) -> Statement<'a> {
+        let statement = match format {
+            StatementFormat::Sql => std::str::from_utf8(body).ok().map(|text| Statement::from_sql(text, None)),
+            // A repeated key is an error.
+            StatementFormat::Json => serde_json::from_slice::<JsonQuery<'a>>(body)
+                .ok()
+                .map(|json| Statement::from_sql(&json.query, json.ontology_name)),
+            StatementFormat::Thrift if thrift::is_session_call(body) => {
+                Some(Statement { class: StatementClass::Show, ..Statement::UNKNOWN })
+            }
+            StatementFormat::Thrift => thrift::statement(body).map(|text| Statement::from_sql(text, None)),
+            StatementFormat::Mcp => serde_json::from_slice::<McpRequest<'a>>(body).ok().map(Statement::from_mcp),
+        };
+        statement.unwrap_or(Statement::UNKNOWN)
+    }
+
+    fn from_sql(text: &str, ontology: Option<Cow<'a, str>>) -> Statement<'a> {
+        let sql::Classified { class, normalized } = sql::classify(text);
+        let fingerprint = (class != StatementClass::Unknown).then(|| {
+            let hash = digest(&SHA256, normalized.as_bytes());
+            StatementFingerprint(*hash.as_ref().first_chunk().expect("SHA-256 has 32 bytes"))
+        });
+        Statement { class, ontology, tool: None, fingerprint }
+    }
+
+    fn from_mcp(request: McpRequest<'a>) -> Statement<'a> {
+        let is_call = request.method == "tools/call";
+        let tool = request.params.and_then(|parameters| parameters.name).filter(|_| is_call);
+        Statement { tool, ..Statement::UNKNOWN }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(format: StatementFormat, body: &str) -> Statement<'_> {
+        Statement::read(format, body.as_bytes())
+    }
+
+    #[test]
+    fn bodies_of_each_format() {
+        let sql = read(StatementFormat::Sql, "SELECT name FROM customer WHERE id = 7");
+        assert_eq!((sql.class, &sql.ontology), (StatementClass::Read, &None));
+        let json = r#"{"ontology_name": "sales", "query": "select name from customer\nwhere id=8", "x": [1]}"#;
+        let json = read(StatementFormat::Json, json);
+        assert_eq!((json.class, json.ontology.as_deref()), (StatementClass::Read, Some("sales")));
+        assert_eq!(json.fingerprint, sql.fingerprint, "they differ in a literal and in blanks");
+        let mcp = r#"{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"query","arguments":{}}}"#;
+        assert_eq!(read(StatementFormat::Mcp, mcp).tool.as_deref(), Some("query"));
+    }
+
+    #[test]
+    fn what_does_not_fit_is_unknown() {
+        for (format, body) in [
+            (StatementFormat::Sql, "hello"),
+            (StatementFormat::Json, "{}"),
+            (StatementFormat::Json, r#"{"query": "SELECT 1""#),
+            (StatementFormat::Json, r#"{"query": "SELECT 1", "query": "DROP TABLE t"}"#),
+            (StatementFormat::Json, r#"{"query": ["SELECT 1"]}"#),
+            (StatementFormat::Json, r#"[{"query": "SELECT 1"}]"#),
+            (StatementFormat::Thrift, "SELECT 1"),
+            (StatementFormat::Mcp, r#"[{"method":"tools/call","params":{"name":"a"}}]"#),
+            (StatementFormat::Mcp, r#"{"method":"tools/list","params":{"name":"a"}}"#),
+        ] {
+            assert_eq!(read(format, body), Statement::UNKNOWN, "{body}");
+        }
+        assert_eq!(Statement::read(StatementFormat::Sql, b"SELECT '\xff'"), Statement::UNKNOWN);
+    }
+}
