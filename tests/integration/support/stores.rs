@@ -21,6 +21,7 @@ use crate::support::redis::{Cluster, Redis, Sentinels, free_port};
 use crate::support::wait_until;
 
 /// The servers or files of a store. Removed when dropped.
+#[expect(clippy::large_enum_variant, reason = "a test has one of them")]
 pub enum StoreFixture {
     Memory,
     File(tempfile::TempDir),
