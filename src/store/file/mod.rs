@@ -4,6 +4,7 @@
 //! for the disk. The last use of a token, and the removal of expired ones, are written later in small batches.
 
 mod deferred_writes;
+mod entries;
 mod journal;
 mod write;
 
@@ -24,14 +25,15 @@ use tracing::{error, info, warn};
 
 use crate::base::clock::Tick;
 use crate::store::driver::{Command, ReplySender};
-use crate::store::keys::{KeyNumber, PRIMARY_KEY, RecordName, StoreKeys};
+use crate::store::keys::{KeyNumber, RecordName, StoreKeys};
 use crate::store::listing::list_memory;
 use crate::store::memory::MemoryStore;
-use crate::store::revocation::{Revocation, Revocations};
+use crate::store::revocation::Revocations;
 use crate::store::time::StoreClock;
-use crate::store::wire::{StoredLogin, StoredToken};
+use crate::store::wire::StoredToken;
 use crate::store::{NewToken, SaltName, Seed, Timestamp, TokenId, Unavailable};
 
+use entries::{seal_context, split_value};
 use journal::RevocationJournal;
 
 /// By the name of a token: its last use, its expiry, and the sealed token; see [`split_value`].
@@ -197,16 +199,6 @@ impl FileStore {
         revocations
     }
 
-    fn seal_revocation(&self, context: &[u8], revocation: &Revocation, at: Timestamp) -> Vec<u8> {
-        self.keys.seal(PRIMARY_KEY, context, &[&at.0.to_be_bytes()[..], &revocation.encode()].concat())
-    }
-
-    fn open_revocation(&self, context: &[u8], sealed: &[u8]) -> Option<(Revocation, Timestamp)> {
-        let (_, plaintext) = self.keys.open(context, sealed)?;
-        let (at, revocation) = plaintext.split_first_chunk()?;
-        Some((Revocation::decode(revocation)?, Timestamp(u64::from_be_bytes(*at))))
-    }
-
     /// Applies the deny list, and removes entries that have ended or were replaced under a different key.
     fn load_deny_list(&self, table: &mut SealedTable<'_>) -> FileResult<()> {
         let (mut entries, mut latest) = (Vec::new(), Revocations::default());
@@ -288,21 +280,6 @@ impl FileStore {
         }
         tokens.sort_by_key(|(_, stored)| stored.minted);
         Ok((tokens, unreadable))
-    }
-
-    fn unseal_token(&self, name: &[u8; 16], sealed: &[u8]) -> Option<StoredToken> {
-        StoredToken::open(&self.keys, &seal_context(b't', name), sealed)
-    }
-
-    /// The name and the value of a token's entry.
-    fn seal_token(&self, stored: &StoredToken, last_used: Timestamp) -> (RecordName, Vec<u8>) {
-        let name = self.keys.token_name(stored.token.key, &stored.id);
-        let sealed = stored.seal(&self.keys, &seal_context(b't', &name.0));
-        (name, [&last_used.0.to_be_bytes()[..], &stored.expires.0.to_be_bytes(), &sealed].concat())
-    }
-
-    fn unseal_login(&self, name: &RecordName, sealed: &[u8]) -> Option<StoredLogin> {
-        StoredLogin::open(&self.keys, &seal_context(b'l', &name.0), sealed)
     }
 
     /// The delay of deferred writes.
@@ -439,18 +416,4 @@ fn send_reply<T>(reply: ReplySender<T>, result: FileResult<T>) -> FileResult<()>
     };
     let _ = reply.send(result);
     error
-}
-
-/// The table and the name of an entry: a value that is sealed for it opens nowhere else.
-fn seal_context(table: u8, name: &[u8; 16]) -> [u8; 17] {
-    let mut context = [table; 17];
-    context[1..].copy_from_slice(name);
-    context
-}
-
-/// The last use, the expiry, and the sealed token.
-fn split_value(value: &[u8]) -> Option<(Timestamp, Timestamp, &[u8])> {
-    let (last_used, rest) = value.split_first_chunk()?;
-    let (expires, sealed) = rest.split_first_chunk()?;
-    Some((Timestamp(u64::from_be_bytes(*last_used)), Timestamp(u64::from_be_bytes(*expires)), sealed))
 }
