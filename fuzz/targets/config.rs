@@ -26,7 +26,7 @@ fn read(text: &[u8]) -> Option<String> {
     match load(&sources) {
         Ok((config, settings)) => {
             assert!(
-                !config.salts.is_empty() && config.workers > 0 && config.routes.iter().all(|r| !r.prefix.is_empty())
+                !config.salts.is_empty() && config.workers > 0 && config.routes.iter().all(|r| !r.prefixes.is_empty())
             );
             Some(to_yaml(&settings, &config.routes, OriginComments::Omitted))
         }

@@ -1,6 +1,7 @@
 """The documentation's script: a bearer made with `cryptography`, then plain `requests`."""
 
 import base64
+import subprocess
 
 import pytest
 import requests
@@ -61,4 +62,12 @@ def test_both_salts_open_bearers_during_a_rotation(setup, backend):
     for salt, status in [(new, 200), (old, 200), (setup.salt, 401)]:
         assert gateway.get_token(salt=salt).status_code == status
     tokens = {gateway.get_token(salt=salt).json()["data"][0] for salt in (new, old)}
-    assert len(tokens) == 1, "the same login gets the same token with either salt"
+    assert len(tokens) == 2, "where no password is verified, the salt is the proof, and a token ends with it"
+
+
+def test_a_verified_login_gets_the_same_token_with_either_salt(setup, backend, tmp_path):
+    new, old = Fernet.generate_key().decode(), Fernet.generate_key().decode()
+    users = tmp_path / "users"
+    subprocess.run(["htpasswd", "-c", "-b", "-B", "-C", "5", str(users), "alice", "wonder:land"], check=True, capture_output=True)
+    gateway = setup.gateway(backend.url, API_AUTH_SALT=f"{new},{old}", AUTH_VERIFIER="users-file", AUTH_USERS_FILE=users)
+    assert len({gateway.get_token(salt=salt).json()["data"][0] for salt in (new, old)}) == 1

@@ -141,7 +141,7 @@ BAD = [
     "routes: [{name: A}]",
     "routes: [{name: x}]",
     "routes: [{prefix: /x/, content_types: [text/csv]}]",
-    "routes: [{name: x, prefix: /x, content_types: [text/csv]}]",
+    "routes: [{name: x, prefix: x/, content_types: [text/csv]}]",
     "routes: [{name: api, content_types: []}]",
     "routes: [{name: api, methods: GET}]",
     "routes: [{name: api, max_body: 10}]",

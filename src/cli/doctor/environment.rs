@@ -171,6 +171,12 @@ async fn check_upstream(
             return false;
         }
     };
+    // Servers respond so to plain HTTP at a TLS port.
+    if !tls && response.status() == StatusCode::BAD_REQUEST {
+        let detail = format!("{} returned 400 to a request without TLS", client.authority());
+        report.failed("upstream", detail, "upstream.url (does the backend expect https?)");
+        return false;
+    }
     let over_tls = if tls { " over TLS" } else { "" };
     if upstream.name != DEFAULT_UPSTREAM {
         report.ok("upstream", format!("{} ({}) responds{over_tls}", client.authority(), upstream.name));
