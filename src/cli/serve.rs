@@ -59,7 +59,12 @@ pub fn run(matches: &ArgMatches, signals: SignalHandlers) -> CliResult {
     has_started.store(true, Ordering::Release);
     audit_process("start", env!("CARGO_PKG_VERSION"));
     let outcome = bound.run(commands)?;
-    audit_process("stop", &format!("{outcome:?}"));
+    let how = match outcome {
+        RunOutcome::Drained { .. } => "drained",
+        RunOutcome::Aborted => "aborted",
+        RunOutcome::Failed => "failed",
+    };
+    audit_process("stop", how);
     Ok(exit_code(outcome))
 }
 
