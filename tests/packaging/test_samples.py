@@ -58,7 +58,7 @@ def test_the_compose_file_of_all_services(program, files):
 def test_the_unit(program, files, tmp_path):
     unit = (ROOT / "deploy/systemd/timbr-gateway.service").read_text()
     variables = dict(line.split("=", 1) for line in re.findall(r"^Environment=(.*)$", unit, re.M))
-    assert len(variables) == 4
+    assert len(variables) == 7
     sample = tmp_path / "gateway.yaml"
     sample.write_text(here((ROOT / "deploy/systemd/gateway.yaml").read_text(), files))
     assert "--config /etc/timbr-gateway/gateway.yaml" in unit
