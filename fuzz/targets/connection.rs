@@ -71,7 +71,8 @@ impl Fixture {
         let (config, _) = load(&Sources { environment, ..Sources::default() }).expect("valid");
         let auth = Arc::new(Auth::new(&config, &Clock::system()).expect("loaded"));
         let backends = Backends::new(config.upstream.clone(), vec![None], 1);
-        let upstream = UpstreamClient::new(backends, 0, Arc::default());
+        // It starts tasks.
+        let upstream = local.block_on(&runtime, async { UpstreamClient::new(backends, 0, Arc::default()) });
         let metrics = Arc::<Metrics>::default();
         let admission = Arc::new(Admission::new(config.limits, &[], Vec::new(), Arc::clone(&metrics)));
         let rejections = RecentRejections::new(1).recorder(0);

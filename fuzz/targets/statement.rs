@@ -12,11 +12,14 @@ const FORMATS: [StatementFormat; 4] =
 fuzz_target!(|body: &[u8]| {
     for format in FORMATS {
         let statement = Statement::read(format, body);
-        assert_eq!(statement.fingerprint.is_some(), statement.class != StatementClass::Unknown);
+        // Calls of a Thrift session have a class, but no statement.
+        let has_statement = !matches!(statement.class, StatementClass::Unknown | StatementClass::Show);
+        assert!(statement.fingerprint.is_some() || !has_statement);
+        assert!(statement.fingerprint.is_none() || statement.class != StatementClass::Unknown);
         // A body that was cut off in the middle is not mistaken for a statement of a different class.
         if format != StatementFormat::Sql && !body.is_empty() && statement.class != StatementClass::Unknown {
             let cut = Statement::read(format, &body[..body.len() - 1]);
-            assert!(cut.class == StatementClass::Unknown || body.ends_with(b"\n") || body.ends_with(b" "), "{cut:?}");
+            assert!(cut.class == StatementClass::Unknown || body[body.len() - 1].is_ascii_whitespace(), "{cut:?}");
         }
     }
     let Ok(text) = std::str::from_utf8(body) else { return };
@@ -28,5 +31,8 @@ fuzz_target!(|body: &[u8]| {
     assert_eq!(read(&format!("-- a comment\n/* one more */ {text}")), class);
     assert_eq!(read(&format!("{text}\n;\n")), class);
     assert_eq!(read(&format!("{text}\n; DROP TABLE t")), StatementClass::Unknown);
-    assert_eq!(read(&format!("WITH a AS (SELECT 1) DELETE FROM t WHERE x IN ({text}\n)")), StatementClass::Write);
+    if !text.contains(';') {
+        let part = format!("WITH a AS (SELECT 1) DELETE FROM t WHERE x IN ({text}\n)");
+        assert_eq!(read(&part), StatementClass::Write);
+    }
 });

@@ -29,9 +29,10 @@ const SESSION_CALLS: [&str; 15] = [
     "FetchResults",
 ];
 
-/// Whether a message is a call that executes no statement.
+/// Whether a message is one complete call that executes no statement.
 pub fn is_session_call(message: &[u8]) -> bool {
-    call(message).is_some_and(|(name, _)| SESSION_CALLS.contains(&name))
+    let Some((name, mut arguments)) = call(message) else { return false };
+    SESSION_CALLS.contains(&name) && arguments.skip(STRUCT, 0).is_some() && arguments.0.is_empty()
 }
 
 /// The text of the statement; `None` if the message is not a complete `ExecuteStatement` call.
@@ -187,6 +188,9 @@ mod tests {
         assert_eq!(statement(&execute(&[])), None);
         let other = [&CALL.to_be_bytes()[..], &[0, 0, 0, 1], b"x", &[0, 0, 0, 0, STOP]].concat();
         assert_eq!(statement(&other), None);
+        let fetch = [&CALL.to_be_bytes()[..], &[0, 0, 0, 12], b"FetchResults", &[0, 0, 0, 0, STOP]].concat();
+        assert!(is_session_call(&fetch) && !is_session_call(&fetch[..fetch.len() - 1]));
+        assert!(!is_session_call(&[fetch, execute(&["DROP TABLE t"])].concat()), "a second call behind it");
         // A list of 2^32 empty structs costs no time.
         let mut deep = CALL.to_be_bytes().to_vec();
         text(&mut deep, "ExecuteStatement");
