@@ -55,9 +55,11 @@ pub fn run(matches: &ArgMatches, signals: SignalHandlers) -> CliResult {
     let _traces = otlp::start(|name| std::env::var(name).ok())?;
     let manager = ServiceManager::from_env();
     let inherited = Inherited { sockets, service_manager: manager, config_source: Some((sources, settings)) };
-    let bound = app::bind_inherited(config, inherited, &Clock::system())?;
-    has_started.store(true, Ordering::Release);
+    // Before the listeners: it is the first line, whatever a client sends at once.
     audit_process("start", env!("CARGO_PKG_VERSION"));
+    let bound = app::bind_inherited(config, inherited, &Clock::system())
+        .inspect_err(|_| audit_process("stop", "not started"))?;
+    has_started.store(true, Ordering::Release);
     let outcome = bound.run(commands)?;
     let how = match outcome {
         RunOutcome::Drained { .. } => "drained",
