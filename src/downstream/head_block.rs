@@ -318,7 +318,7 @@ mod tests {
         let with_name = |index: u8| [&[0x0f, index - 15, 3][..], b"/a#"].concat();
         assert!(!filtered(blocks, &with_name(62)).1);
         assert!(filtered(blocks, &with_name(63)).1);
-        assert!(!filtered(blocks, &with_name(64)).1, "there is no such entry");
+        assert!(!filtered(blocks, &with_name(64)).1, "the table has no entry 64");
     }
 
     #[test]

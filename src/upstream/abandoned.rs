@@ -22,7 +22,7 @@ use crate::upstream::load_balancer::{UpstreamInFlight, WorkerEndpoint};
 use crate::upstream::response_body::ResponseBody;
 
 /// Maximum bytes that are read and discarded. A backend that still sends after that notices the closed connection with
-/// its next write, so there is no reason to transfer the rest.
+/// its next write, so the rest need not be transferred.
 const MAX_DISCARDED: u64 = 1024 * 1024;
 
 /// A request that was sent, at least in part, and whose client has left.

@@ -62,7 +62,7 @@ fn a_rejected_head_request_gets_no_body() {
 fn a_rejected_request_may_finish_a_small_body() {
     let gateway = Gateway::start(Upstream::start().address(), &[]);
     let mut frames = Frames::connect(gateway.https(), gateway.certificate_pem());
-    let head = good_head("POST", "/timbr/api/x", "nobody's");
+    let head = good_head("POST", "/timbr/api/x", "unknown-key");
     let part = frame(DATA, 0, 1, &[b'x'; 16 * 1024]);
     frames.send(&frame(HEADERS, END_HEADERS, 1, &head));
     assert!(frames.wait_for(|frames| frames.has_body(1)), "before the body arrives");

@@ -147,7 +147,7 @@ fn a_client_that_expects_100_continue_gets_it_when_its_request_is_accepted() {
     assert!(frames.wait_for(|frames| frames.is_complete(1)) && heads(&frames, 1) == 2);
     assert_eq!(upstream.only_request().body, b"hello");
 
-    frames.send(&post(3, "nobody's", &expects));
+    frames.send(&post(3, "unknown-key", &expects));
     assert!(frames.wait_for(|frames| frames.is_complete(3)));
     assert_eq!((frames.status(3), heads(&frames, 3)), (Some(401), 1));
     // A client that does not wait needs no 100.
@@ -263,7 +263,7 @@ fn ping_acknowledgements_without_a_ping_write_no_warnings() {
     let (program, lines) = Program::start_logged(upstream.address(), &[], "exec \"$0\" serve");
     let mut frames = Frames::connect(program.https, &program.authority_pem);
     frames.send(&frame(PING, 1, 0, &[1; 8]).repeat(20));
-    frames.send(&get(1, "/timbr/api/seen", "nobody's"));
+    frames.send(&get(1, "/timbr/api/seen", "unknown-key"));
     assert!(frames.wait_for(|frames| frames.is_complete(1)));
     wait_until("the request is logged", || {
         lines.lock().expect("no panic").iter().any(|line| line["path"] == "/timbr/api/seen")
@@ -279,7 +279,7 @@ fn ping_acknowledgements_without_a_ping_write_no_warnings() {
 fn a_stream_whose_upload_is_too_large_to_discard_is_reset_after_its_response() {
     let gateway = Gateway::start(Upstream::start().address(), &[]);
     let (mut frames, _) = connect(&gateway);
-    frames.send(&post(1, "nobody's", &[]));
+    frames.send(&post(1, "unknown-key", &[]));
     frames.send(&frame(DATA, 0, 1, &[b'x'; 16_384]).repeat(3));
     assert!(frames.wait_for(|frames| frames.is_complete(1)));
     for _ in 0..5 {

@@ -27,7 +27,7 @@ pub struct CorsOptions {
     pub max_age: Duration,
 }
 
-/// The request headers of Timbr's clients that the Fetch standard does not allow by itself.
+/// The request headers of Timbr's clients that require a permission under the Fetch standard.
 const DEFAULT_HEADERS: [&str; 14] = [
     "authorization",
     "content-type",

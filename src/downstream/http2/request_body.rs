@@ -24,7 +24,7 @@ struct State {
     small: BytesMut,
     /// The bytes left, by the client's `content-length`; the library compares it with the data.
     remaining: Option<u64>,
-    /// Why there is no more data in `stream`; `Ok` at the end of the body.
+    /// The error that ended the data of `stream`; `Ok` at the end of the body.
     ended: Option<Result<(), IncompleteBody>>,
     /// The client waits for a 100 response before it sends the body.
     expects_continue: bool,

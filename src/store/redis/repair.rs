@@ -30,7 +30,7 @@ const RETRY_DELAY: Duration = Duration::from_millis(500);
 /// The time that other replicas have for restoring a token that a client uses here.
 const MAX_WAIT: Duration = Duration::from_secs(5);
 
-/// A token that is missing is asked for again after this time.
+/// A token that is missing is requested again after this time.
 const FORGET_AFTER: Duration = Duration::from_secs(60);
 
 /// With an idle lifetime most missing tokens are idle, so the wait is limited to this time after a loss of data.

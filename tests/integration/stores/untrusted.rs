@@ -185,7 +185,7 @@ fn a_token_that_the_store_has_lost_is_restored_by_the_replica_that_knows_it() {
     let _: String = redis.command(&["FLUSHALL"]);
     let [fresh] = gateways(&redis, &upstream, &[]);
     assert_eq!(status(&fresh, &lost), 503);
-    wait_until("nobody has restored it", || query(&fresh, &lost).reason() == "token_expired");
+    wait_until("no replica has restored it", || query(&fresh, &lost).reason() == "token_expired");
 }
 
 /// `TOKENS=20000` gives the figure of docs/tokens.md.

@@ -219,8 +219,8 @@ fn a_backend_that_watches_notices_that_the_client_has_left() {
         wait_until("the backend notices it", || noticed.load(Ordering::SeqCst) == 1);
         let quick = gateway.client().send("POST /timbr/api/quick", &[JSON, ("x-api-key", &token)], b"{}");
         assert_eq!(quick.status, 200, "{policy}: the slot is free");
-        let told = endpoint(&gateway, upstream.address());
-        assert_eq!((told["abandonments"].as_u64(), told["abandoned"].as_u64()), (Some(1), Some(0)), "{told}");
+        let shown = endpoint(&gateway, upstream.address());
+        assert_eq!((shown["abandonments"].as_u64(), shown["abandoned"].as_u64()), (Some(1), Some(0)), "{shown}");
     }
 }
 
@@ -286,7 +286,7 @@ fn a_slot_is_free_when_the_backend_has_finished() {
     drop(slow);
 }
 
-/// The backend stops a response that nobody reads, and the gateway does not read it to its end.
+/// The backend stops a response that no client reads, and the gateway does not read it to its end.
 #[test]
 fn an_endless_response_of_an_abandoned_request_ends() {
     let ended = Arc::<AtomicUsize>::default();
