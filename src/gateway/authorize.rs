@@ -19,6 +19,8 @@ use crate::observability::metrics::Metrics;
 /// A request that cannot be decided before its body is there.
 pub struct StatementCheck {
     format: StatementFormat,
+    /// Whether the body is the text that the backend reads.
+    is_plain: bool,
     method: Method,
     ontology: Option<String>,
 }
@@ -41,7 +43,8 @@ pub fn authorize(
         && let Some(format) = statement_format(screened)
     {
         let (method, ontology) = (screened.method().clone(), ontology.map(Cow::into_owned));
-        return Ok(Some(StatementCheck { format, method, ontology }));
+        let is_plain = is_plain_text(screened);
+        return Ok(Some(StatementCheck { format, is_plain, method, ontology }));
     }
     let route = exchange.record.route.name();
     let action = Action { route, method: screened.method(), ontology: ontology.as_deref(), statement: None };
@@ -60,7 +63,7 @@ pub fn authorize_statement(
     metrics: &Metrics,
 ) -> Result<(), Rejection> {
     let Some(authorization) = auth.authorization() else { return Ok(()) };
-    let statement = Statement::read(check.format, body.unwrap_or_default());
+    let statement = Statement::read(check.format, body.filter(|_| check.is_plain).unwrap_or_default());
     let ontology = match (check.ontology.as_deref(), statement.ontology.as_deref()) {
         (Some(one), Some(other)) if one != other => return Err(Rejection::OntologyAmbiguous),
         (one, other) => one.or(other),
@@ -89,15 +92,26 @@ fn decide(
     Ok(())
 }
 
+/// SECURITY: a backend that decompresses or converts the body reads a different statement.
+fn is_plain_text(screened: &Screened) -> bool {
+    let headers = screened.headers();
+    let is_plain = |charset: &str| ["utf-8", "utf8", "us-ascii"].iter().any(|plain| charset.starts_with(plain));
+    headers.all(HeaderName::ContentEncoding).all(|value| value.eq_ignore_ascii_case(b"identity"))
+        && headers.all(HeaderName::ContentType).all(|value| {
+            let value = String::from_utf8_lossy(value).to_ascii_lowercase().replace('"', "");
+            value.split("charset=").skip(1).all(is_plain)
+        })
+}
+
 /// How the body of a request carries a statement; `None` if it carries none.
 fn statement_format(screened: &Screened) -> Option<StatementFormat> {
     let media_type = screened.headers().single(HeaderName::ContentType).and_then(essence)?;
     let path = screened.path().trim_end_matches('/');
-    if media_type.eq_ignore_ascii_case(b"application/x-thrift") {
-        return Some(StatementFormat::Thrift);
-    }
     if path == "/timbr/api/query" {
         return Some(StatementFormat::Json);
     }
-    (path.starts_with("/timbr/openapi/ontology/") && path.ends_with("/query")).then_some(StatementFormat::Sql)
+    if path.starts_with("/timbr/openapi/ontology/") && path.ends_with("/query") {
+        return Some(StatementFormat::Sql);
+    }
+    media_type.eq_ignore_ascii_case(b"application/x-thrift").then_some(StatementFormat::Thrift)
 }

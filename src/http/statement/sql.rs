@@ -40,7 +40,7 @@ enum Token<'a> {
 fn normalize(text: &str) -> Option<(StatementClass, String)> {
     let mut classifier = Classifier::default();
     let mut normalized = String::new();
-    let mut tokens = Tokens { text, position: 0 };
+    let mut tokens = Tokens { text, position: 0, in_brackets: false };
     let mut is_ended = false;
     while let Some(token) = tokens.next_token()? {
         if token == Token::Semicolon {
@@ -53,7 +53,7 @@ fn normalize(text: &str) -> Option<(StatementClass, String)> {
         classifier.take(token);
         push(&mut normalized, token);
     }
-    Some((classifier.class?, normalized))
+    Some((classifier.finish(), normalized))
 }
 
 fn push(normalized: &mut String, token: Token<'_>) {
@@ -79,29 +79,53 @@ struct Classifier {
     depth: usize,
     /// After `WITH`: the statement follows the common table expressions.
     in_with: bool,
-    previous: Option<Previous>,
+    /// A part of the statement changes data.
+    has_changes: bool,
+    /// A part of the statement could do anything.
+    is_ambiguous: bool,
+    previous: Previous,
     started: bool,
 }
 
 /// The token before, where it matters.
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
 enum Previous {
     Opening,
     Closing,
+    /// After it comes a name, an expression or a part of the same statement.
+    #[default]
+    Continues,
+    /// The first word of a statement that shows metadata.
+    Show,
+    Truncate,
+    /// After it, T-SQL can begin a statement without a semicolon.
+    Ends,
+}
+
+impl Previous {
+    fn of(token: Token<'_>) -> Previous {
+        match token {
+            Token::Symbol(b'(') => Previous::Opening,
+            Token::Symbol(b')') => Previous::Closing,
+            Token::Symbol(b']' | b'}' | b'*') => Previous::Ends,
+            Token::Symbol(_) => Previous::Continues,
+            Token::Word(word) if is_one_of(&["AS", "FOR", "SELECT", "BY"], word) => Previous::Continues,
+            Token::Word(word) if word.eq_ignore_ascii_case("TRUNCATE") => Previous::Truncate,
+            Token::Word(_) | Token::QuotedName(_) | Token::Literal | Token::Semicolon => Previous::Ends,
+        }
+    }
 }
 
 impl Classifier {
     fn take(&mut self, token: Token<'_>) {
-        let previous = self.previous.take();
+        let previous = std::mem::replace(&mut self.previous, Previous::of(token));
         match token {
             Token::Symbol(b'(') => {
                 self.depth += 1;
-                self.previous = Some(Previous::Opening);
+                // The options of EXPLAIN can make it execute the statement.
+                self.is_ambiguous |= previous == Previous::Show;
             }
-            Token::Symbol(b')') => {
-                self.depth = self.depth.saturating_sub(1);
-                self.previous = Some(Previous::Closing);
-            }
+            Token::Symbol(b')') => self.depth = self.depth.saturating_sub(1),
             Token::Word(word) => self.take_word(word, previous),
             _ if !self.started => self.class = Some(Unknown),
             _ => {}
@@ -110,35 +134,66 @@ impl Classifier {
         self.started |= token != Token::Symbol(b'(');
     }
 
-    fn take_word(&mut self, word: &str, previous: Option<Previous>) {
+    fn take_word(&mut self, word: &str, previous: Previous) {
         let class = class_of(word);
         if !self.started {
             self.in_with = word.eq_ignore_ascii_case("WITH");
             self.class = Some(if self.in_with { Unknown } else { class });
-        } else if self.in_with
-            && self.depth == 0
-            && previous == Some(Previous::Closing)
-            && !word.eq_ignore_ascii_case("AS")
-        {
+            if class == Show {
+                self.previous = Previous::Show;
+            }
+        } else if self.in_with && self.depth == 0 && previous == Previous::Closing && !word.eq_ignore_ascii_case("AS") {
             // Not a keyword as the name of an expression: the statement follows the last expression's parenthesis.
             self.in_with = false;
-            self.class = Some(if self.class == Some(Write) { Write } else { class });
-        } else if previous == Some(Previous::Opening) && CHANGES.iter().any(|change| change.eq_ignore_ascii_case(word))
-        {
-            // A common table expression can change data.
-            self.class = Some(Write);
-        } else if self.class == Some(Read) && word.eq_ignore_ascii_case("INTO") {
-            // SELECT … INTO writes to a table or a file.
-            self.class = Some(Write);
-        } else if self.class == Some(Show) && word.eq_ignore_ascii_case("ANALYZE") {
-            // EXPLAIN ANALYZE executes the statement.
-            self.class = Some(Unknown);
+            self.class = Some(class);
+        } else {
+            self.take_inner_word(word, previous);
+        }
+    }
+
+    /// A word after the one that says what the statement does.
+    fn take_inner_word(&mut self, word: &str, previous: Previous) {
+        let can_begin_statement = match previous {
+            Previous::Opening | Previous::Closing | Previous::Ends => true,
+            Previous::Truncate => word.eq_ignore_ascii_case("TABLE"),
+            Previous::Continues | Previous::Show => false,
+        };
+        // A common table expression can change data, and SELECT … INTO writes to a table or a file.
+        self.has_changes |= can_begin_statement && (previous == Previous::Truncate || is_one_of(&CHANGES, word));
+        self.has_changes |= word.eq_ignore_ascii_case("INTO");
+        self.is_ambiguous |= can_begin_statement && is_one_of(&POWERFUL, word);
+        // In an UPDATE it belongs to the statement.
+        self.is_ambiguous |= can_begin_statement && self.class == Some(Read) && word.eq_ignore_ascii_case("SET");
+        // EXPLAIN ANALYZE executes the statement.
+        self.is_ambiguous |= self.class == Some(Show) && is_one_of(&["ANALYZE", "ANALYSE"], word);
+    }
+
+    /// The class of the whole statement.
+    fn finish(self) -> StatementClass {
+        match self.class {
+            // More rights than to create and drop do not exist.
+            Some(Admin) => Admin,
+            Some(Read | Write) if self.is_ambiguous => Unknown,
+            Some(Read) if self.has_changes => Write,
+            Some(Show) if self.is_ambiguous || self.has_changes => Unknown,
+            class => class.unwrap_or(Unknown),
         }
     }
 }
 
-/// Statements that may be part of another one.
-const CHANGES: [&str; 4] = ["INSERT", "UPDATE", "DELETE", "MERGE"];
+fn is_one_of(words: &[&str], word: &str) -> bool {
+    words.iter().any(|other| other.eq_ignore_ascii_case(word))
+}
+
+/// Statements that change data and may be part of another one, or follow it without a semicolon.
+const CHANGES: [&str; 8] = ["INSERT", "UPDATE", "DELETE", "MERGE", "LOAD", "BULK", "WRITETEXT", "UPDATETEXT"];
+
+/// SECURITY: in T-SQL a statement needs no semicolon before it: `SELECT 1 DROP TABLE t` executes both. These words are
+/// reserved there, so they begin a statement wherever one can begin.
+const POWERFUL: [&str; 13] = [
+    "DROP", "ALTER", "CREATE", "GRANT", "REVOKE", "DENY", "EXEC", "EXECUTE", "BACKUP", "RESTORE", "SHUTDOWN", "KILL",
+    "DBCC",
+];
 
 fn class_of(keyword: &str) -> StatementClass {
     const CLASSES: [(StatementClass, &[&str]); 4] = [
@@ -147,13 +202,14 @@ fn class_of(keyword: &str) -> StatementClass {
         (Write, &["INSERT", "UPDATE", "DELETE", "MERGE", "REPLACE", "UPSERT", "LOAD", "COPY", "TRUNCATE"]),
         (Admin, &["CREATE", "ALTER", "DROP", "GRANT", "REVOKE", "SET", "RESET", "USE", "REFRESH", "CACHE", "UNCACHE"]),
     ];
-    let is_in = |words: &[&str]| words.iter().any(|word| word.eq_ignore_ascii_case(keyword));
-    CLASSES.iter().find(|(_, words)| is_in(words)).map_or(Unknown, |(class, _)| *class)
+    CLASSES.iter().find(|(_, words)| is_one_of(words, keyword)).map_or(Unknown, |(class, _)| *class)
 }
 
 struct Tokens<'a> {
     text: &'a str,
     position: usize,
+    /// Between `[` and the next `]`, which is a name in T-SQL: quotes and comments in it are part of the name there.
+    in_brackets: bool,
 }
 
 impl<'a> Tokens<'a> {
@@ -169,13 +225,21 @@ impl<'a> Tokens<'a> {
             }
             b'"' | b'`' => Token::QuotedName(self.quoted(byte)?),
             b'0'..=b'9' => {
-                // Also 1e-5, 0x1F and 1.5.
-                self.advance_while(|byte| byte.is_ascii_alphanumeric() || byte == b'.' || byte == b'_');
+                self.advance_while(|byte| is_word(byte) || byte.is_ascii_digit() || byte == b'.');
+                if !is_number(&self.text[start..self.position]) {
+                    return None;
+                }
                 Token::Literal
             }
             byte if is_word(byte) => {
                 self.advance_while(|byte| is_word(byte) || byte.is_ascii_digit());
-                Token::Word(&self.text[start..self.position])
+                let word = &self.text[start..self.position];
+                // Quotes within q'[…]' end it in all dialects but one.
+                let has_own_quotes = self.bytes().first() == Some(&b'\'') && is_one_of(&["Q", "NQ"], word);
+                if has_own_quotes || word.chars().any(is_ambiguous) {
+                    return None;
+                }
+                Token::Word(word)
             }
             b';' => {
                 self.position += 1;
@@ -183,8 +247,11 @@ impl<'a> Tokens<'a> {
             }
             // Comments or quotes in some dialects.
             b'#' | b'$' | b'\\' => return None,
+            // A comment in some dialects.
+            b'/' if self.bytes().get(1) == Some(&b'/') => return None,
             byte if byte.is_ascii_graphic() => {
                 self.position += 1;
+                self.in_brackets = byte == b'[' || (self.in_brackets && byte != b']');
                 Token::Symbol(byte)
             }
             _ => return None,
@@ -211,15 +278,17 @@ impl<'a> Tokens<'a> {
                     }
                     // A carriage return alone ends a line in some dialects only.
                     let end = rest.iter().position(|byte| *byte == b'\n').unwrap_or(rest.len());
-                    if rest[..end].iter().rev().skip(1).any(|byte| *byte == b'\r') {
+                    if rest[..end].iter().rev().skip(1).any(|byte| *byte == b'\r') || self.ends_brackets(&rest[..end]) {
                         return None;
                     }
                     self.position += 2 + end;
                 }
                 [b'/', b'*', rest @ ..] => {
                     let end = rest.windows(2).position(|pair| pair == b"*/")?;
-                    // Executable in MySQL; nested in some dialects.
-                    if rest.first() == Some(&b'!') || rest[..end].windows(2).any(|pair| pair == b"/*") {
+                    // Executable in MySQL and MariaDB; nested in some dialects.
+                    let is_executable = rest.starts_with(b"!") || rest.starts_with(b"M!");
+                    let is_nested = rest[..=end].windows(2).any(|pair| pair == b"/*");
+                    if is_executable || is_nested || self.ends_brackets(&rest[..end]) {
                         return None;
                     }
                     self.position += 2 + end + 2;
@@ -243,9 +312,40 @@ impl<'a> Tokens<'a> {
                 _ => end += 1,
             }
         }
+        if self.ends_brackets(&bytes[..end]) {
+            return None;
+        }
         self.position += end + 1;
         Some(&self.text[start..self.position])
     }
+
+    /// Whether a text in quotes or a comment would end a name of T-SQL.
+    fn ends_brackets(&self, text: &[u8]) -> bool {
+        self.in_brackets && text.contains(&b']')
+    }
+}
+
+/// Whether letters after the digits belong to the number in all dialects: `1e-5`, `0x1F`, `1L`, `1.0BD`. `1INTO` is two
+/// tokens in some.
+fn is_number(text: &str) -> bool {
+    if let Some(digits) = text.strip_prefix("0x").or_else(|| text.strip_prefix("0X")) {
+        return !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_hexdigit());
+    }
+    let is_plain = |byte: u8| byte.is_ascii_digit() || byte == b'.';
+    let suffix = text.trim_start_matches(|character: char| is_plain(character as u8) && character.is_ascii());
+    match suffix.as_bytes() {
+        [] => true,
+        [letter] => letter.is_ascii_alphabetic(),
+        [b'e' | b'E', exponent @ ..] if exponent.iter().all(u8::is_ascii_digit) => true,
+        other => other.eq_ignore_ascii_case(b"BD"),
+    }
+}
+
+/// SECURITY: a blank of Unicode separates words in some dialects, and some programs turn these letters into those of a
+/// keyword when they change the case.
+fn is_ambiguous(character: char) -> bool {
+    let has_ascii_case = matches!(character, 'ı' | 'İ' | 'ſ' | '\u{212a}');
+    !character.is_ascii() && (has_ascii_case || !character.is_alphanumeric())
 }
 
 fn is_word(byte: u8) -> bool {
@@ -285,6 +385,24 @@ mod tests {
             ("DROP TABLE t", Admin),
             ("GRANT QUERY ON x TO y", Admin),
             ("FROM t INSERT INTO u SELECT *", Unknown),
+            ("WITH a AS (WITH b AS (SELECT 1) DELETE FROM t RETURNING *) SELECT * FROM a", Write),
+            ("WITH a AS (SELECT 1), b AS (WITH c (x) AS (SELECT 2) UPDATE t SET y = 1) TABLE a", Unknown),
+            ("SELECT (1) DELETE FROM t", Write),
+            ("SELECT a FROM t TRUNCATE TABLE t", Write),
+            ("SELECT truncate(a, 1), t.update, insert('a', 1, 1, 'b') FROM t ORDER BY delete FOR UPDATE", Read),
+            ("SELECT [a b], x['key'], 1e5, 1.5E-3, 0x1F, 7L, 1.0BD AS set FROM straße", Read),
+            ("SHOW CREATE TABLE t", Show),
+            ("EXPLAIN DELETE FROM t", Show),
+            ("EXPLAIN ANALYSE DELETE FROM t", Unknown),
+            ("EXPLAIN (\"analyze\") DELETE FROM t", Unknown),
+            ("EXPLAIN VERBOSE DELETE FROM t", Unknown),
+            ("CREATE TABLE t (update INT)", Admin),
+            ("GRANT SELECT ON (update) TO x", Admin),
+            ("CALL p((update))", Unknown),
+            (
+                "MERGE INTO t USING u ON (a = b) WHEN MATCHED THEN UPDATE SET a = 1 WHEN NOT MATCHED THEN INSERT *",
+                Write,
+            ),
             ("CALL p()", Unknown),
             ("'SELECT'", Unknown),
             ("\"SELECT\" 1", Unknown),
@@ -312,6 +430,27 @@ mod tests {
             "SELECT 'never ended",
             "SELECT\u{a0}1",
             "SELECT\0 1",
+            "SELECT 1 // '\n INTO u // '",
+            "SELECT /*M! DELETE */ 1",
+            "SELECT 1 /*/*/ FROM t",
+            "SELECT [a'] INTO u FROM t --']",
+            "SELECT [a--]\n INTO u FROM t",
+            "SELECT [a/*] INTO u FROM t --]*/",
+            "SELECT q'[']' INTO u FROM t --'",
+            "SELECT 1INTO u",
+            "SELECT 0xINTO u",
+            "SELECT 1e5DROP TABLE t",
+            "SELECT 1\u{3000}INTO u",
+            "SELECT 1 \u{feff}INTO u",
+            "SELECT 1 \u{131}nto u",
+            "SELECT 1 DROP TABLE t",
+            "SELECT a FROM t EXEC p",
+            "SELECT * CREATE TABLE u (a INT)",
+            "SELECT 'a' SET ROWCOUNT 1",
+            "SELECT [a] GRANT CONTROL TO x",
+            "SELECT (1) EXEC ('DROP TABLE t')",
+            "INSERT INTO t EXEC p",
+            "UPDATE t SET a = 1 DROP TABLE u",
         ] {
             assert_eq!(class(text), Unknown, "{text}");
         }
