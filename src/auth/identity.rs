@@ -27,7 +27,7 @@ enum IdentitySource {
 }
 
 /// A caller whose credential was verified.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Identity {
     user: Option<UserName>,
     groups: Option<Arc<[Box<str>]>>,

@@ -7,36 +7,24 @@
 use std::hash::{DefaultHasher, Hash, Hasher};
 
 use crate::auth::Identity;
-use crate::config::{AffinityKey, RouteProfile};
+use crate::config::AffinityKey;
 use crate::http::headers::{HeaderName, Headers};
-
-/// The affinity of a request.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct RequestAffinity {
-    /// Requests with the same hash go to the same endpoint while it is healthy.
-    pub hash: u64,
-    /// Whether session IDs in the response get the hash.
-    pub tags_sessions: bool,
-}
 
 /// Hex digits of a hash.
 const TAG_LENGTH: usize = 16;
 
-/// The affinity of a request; `None` if the route has none, or the request does not name what it belongs to.
-pub fn request_affinity(profile: &RouteProfile, headers: &Headers, identity: &Identity) -> Option<RequestAffinity> {
-    let of = |hash| RequestAffinity { hash, tags_sessions: false };
-    match profile.affinity.as_ref()? {
-        AffinityKey::McpSession => {
-            let hash = match headers.single(HeaderName::McpSessionId) {
-                Some(id) => split_tag(id).1.unwrap_or_else(|| hash_of(&id)),
-                None => fastrand::u64(..),
-            };
-            Some(RequestAffinity { hash, tags_sessions: true })
-        }
-        AffinityKey::User => Some(of(hash_of(&identity.caller_key()))),
+/// The affinity of a request: requests with the same hash go to the same endpoint while it is healthy. `None` if the
+/// request does not name what it belongs to.
+pub fn request_affinity(key: &AffinityKey, headers: &Headers, identity: &Identity) -> Option<u64> {
+    match key {
+        AffinityKey::McpSession => match headers.single(HeaderName::McpSessionId) {
+            Some(id) => Some(split_tag(id).1.unwrap_or_else(|| hash_of(&id))),
+            None => Some(fastrand::u64(..)),
+        },
+        AffinityKey::User => Some(hash_of(&identity.caller_key())),
         AffinityKey::Header(name) => {
             let header = headers.iter().find(|header| header.text() == name.as_str().as_bytes())?;
-            Some(of(hash_of(&header.value)))
+            Some(hash_of(&header.value))
         }
         AffinityKey::Cookie(name) => {
             let pairs = headers.all(HeaderName::Cookie).flat_map(|value| value.split(|byte| *byte == b';'));
@@ -44,7 +32,7 @@ pub fn request_affinity(profile: &RouteProfile, headers: &Headers, identity: &Id
                 let (found, value) = pair.split_at_checked(name.len())?;
                 value.strip_prefix(b"=").filter(|_| found == name.as_bytes())
             });
-            value.map(|value| of(hash_of(&value)))
+            value.map(|value| hash_of(&value))
         }
     }
 }

@@ -13,27 +13,39 @@ use crate::gateway::screen::Screened;
 use crate::store::TokenEnd;
 use crate::upstream::UpstreamClient;
 
-/// Proves the identity of the request's credential. Only a request that has to wait for that counts as one without an
-/// identity.
+/// Proves the identity of the request's credential, and records it. Only a request that has to wait for that counts as
+/// one without an identity.
 pub async fn authenticate(
     auth: &Auth,
     upstream: &UpstreamClient,
     screened: &Screened,
     exchange: &mut Exchange,
 ) -> Result<Identity, Rejection> {
-    let (record, permit) = exchange.parts();
-    let mut identifying =
-        pin!(auth.identify(screened.credential(), record.context.origin.address, upstream, &record.timing));
-    let identified = match poll_fn(|cx| Poll::Ready(identifying.as_mut().poll(cx))).await {
-        Poll::Ready(identified) => identified,
-        Poll::Pending => {
-            permit.begin_authentication()?;
-            let identified = identifying.await;
-            permit.end_authentication();
-            identified
+    let identified = {
+        let (record, permit) = exchange.parts();
+        let address = record.context.origin.address;
+        let mut identifying = pin!(auth.identify(screened.credential(), address, upstream, &record.timing));
+        match poll_fn(|cx| Poll::Ready(identifying.as_mut().poll(cx))).await {
+            Poll::Ready(identified) => identified,
+            Poll::Pending => {
+                permit.begin_authentication()?;
+                let identified = identifying.await;
+                permit.end_authentication();
+                identified
+            }
         }
     };
-    identified.map_err(|error| match error {
+    let identity = identified.map_err(rejection_for)?;
+    exchange.set_identity(&identity);
+    // SECURITY: for every kind of credential, as keys and JWTs have no entry in the store that a revocation could end.
+    if auth.store().denies(identity.user(), identity.fingerprint()) {
+        return Err(Rejection::CredentialDenied);
+    }
+    Ok(identity)
+}
+
+fn rejection_for(error: KeyError) -> Rejection {
+    match error {
         KeyError::TokenEnded(TokenEnd::Expired) => Rejection::TokenExpired,
         KeyError::TokenEnded(TokenEnd::Revoked) => Rejection::TokenRevoked,
         KeyError::TokenEnded(TokenEnd::Evicted) => Rejection::TokenEvicted,
@@ -48,5 +60,5 @@ pub async fn authenticate(
         KeyError::Jwt(JwtError::UnknownKey(wait)) => Rejection::JwtKeyUnknown(wait),
         KeyError::Jwt(JwtError::KeysUnavailable) => Rejection::JwtKeysUnavailable,
         KeyError::TooManyFailures(TooManyFailures(wait)) => Rejection::TooManyFailures(wait),
-    })
+    }
 }

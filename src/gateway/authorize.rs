@@ -10,6 +10,7 @@ use crate::auth::{Auth, Identity};
 use crate::gateway::exchange::Exchange;
 use crate::gateway::ontology::requested_ontology;
 use crate::gateway::rejection::Rejection;
+use crate::gateway::rewrite::UpstreamRequest;
 use crate::gateway::screen::Screened;
 use crate::http::headers::HeaderName;
 use crate::http::media_type::essence;
@@ -51,19 +52,20 @@ pub fn authorize(
     decide(authorization, action, identity, exchange, metrics).map(|()| None)
 }
 
-/// Decides about a request whose body is there: `None` if it is larger than `limits.buffer`.
+/// Decides about a request by the statement in its buffered body.
 ///
 /// SECURITY: the class of a body that was not read completely is unknown.
 pub fn authorize_statement(
     auth: &Auth,
     check: &StatementCheck,
-    body: Option<&[u8]>,
+    request: &UpstreamRequest,
     identity: &Identity,
     exchange: &Exchange,
     metrics: &Metrics,
 ) -> Result<(), Rejection> {
     let Some(authorization) = auth.authorization() else { return Ok(()) };
-    let statement = Statement::read(check.format, body.filter(|_| check.is_plain).unwrap_or_default());
+    let body = request.whole_body().filter(|_| check.is_plain);
+    let statement = Statement::read(check.format, body.as_deref().unwrap_or_default());
     let ontology = match (check.ontology.as_deref(), statement.ontology.as_deref()) {
         (Some(one), Some(other)) if one != other => return Err(Rejection::OntologyAmbiguous),
         (one, other) => one.or(other),

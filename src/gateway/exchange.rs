@@ -3,12 +3,14 @@
 
 use std::borrow::Cow;
 use std::rc::Rc;
+use std::time::Duration;
 
 use crate::admission::RequestPermit;
 use crate::auth::Identity;
 use crate::gateway::access_record::AccessRecord;
 use crate::gateway::context::{Peer, RequestContext};
 use crate::gateway::cors::CorsGrant;
+use crate::gateway::response_edits::ResponseEdits;
 use crate::observability::metrics;
 
 /// A request that was admitted, until its response begins.
@@ -21,12 +23,17 @@ pub struct Exchange {
     pub cors: Option<CorsGrant>,
     /// What a 401 of the gateway also offers to the client.
     pub challenge: Option<Cow<'static, str>>,
+    /// What is changed in the backend's response.
+    pub edits: ResponseEdits,
+    /// The time after which the response begins before the backend's.
+    pub padding: Option<Duration>,
 }
 
 impl Exchange {
     /// Begins when the request is admitted.
     pub fn new(record: Box<AccessRecord>, permit: RequestPermit) -> Exchange {
-        Exchange { record, permit: Some(permit), cors: None, challenge: None }
+        let edits = ResponseEdits::default();
+        Exchange { record, permit: Some(permit), cors: None, challenge: None, edits, padding: None }
     }
 
     /// The permit, before the request is sent.

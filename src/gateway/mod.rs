@@ -25,6 +25,7 @@ pub mod recent_rejections;
 mod redirect;
 pub mod rejection;
 mod respond;
+mod response_edits;
 mod rewrite;
 pub mod route;
 pub mod screen;
@@ -50,7 +51,6 @@ use crate::observability::trace::Tracer;
 use crate::upstream::{BodyLimits, UpstreamClient};
 
 use access_record::AccessRecord;
-use affinity::{RequestAffinity, request_affinity};
 use authenticate::authenticate;
 use authorize::{authorize, authorize_statement};
 use catch_panic::{Panicked, catch_panic};
@@ -63,7 +63,6 @@ use handshake::{require_client_certificate, require_host_of_certificate};
 use head_limits::check_head_limits;
 use impersonate::impersonate;
 use limit::limit;
-use padded_body::can_be_padded;
 use recent_rejections::RejectionRecorder;
 use rejection::Rejection;
 use respond::GatewayResponse;
@@ -156,7 +155,7 @@ impl Gateway {
             error!(request_id = exchange.context().request_id(), "panic while handling a request");
             Err(Rejection::InternalError)
         });
-        let Exchange { mut record, permit, cors, challenge } = exchange;
+        let Exchange { mut record, permit, cors, challenge, .. } = exchange;
         // SECURITY: the permit of a rejected request is released before the response. Otherwise clients without any
         // credential could hold all permits, by not reading their responses.
         let (mut response, permit) = match decision {
@@ -204,51 +203,23 @@ impl Gateway {
         exchange.challenge = route_challenge(profile, self.has_oauth, &head, exchange.context());
         require_client_certificate(exchange.peer(), profile)?;
         exchange.set_route(&self.route_metrics.profiles[number]);
-        let has_content = !body.is_end_stream();
-        let screened = screen(profile, head, has_content)?;
+        let screened = screen(profile, head, !body.is_end_stream())?;
         let upstream = &self.upstreams[profile.upstream];
         // Keys are verified by the default upstream, whatever the upstream of the route.
         let identity = authenticate(&self.auth, &self.upstreams[0].client, &screened, exchange).await?;
-        exchange.set_identity(&identity);
-        // SECURITY: for every kind of credential, as keys and JWTs have no entry in the store that a revocation could end.
-        if self.auth.store().denies(identity.user(), identity.fingerprint()) {
-            return Err(Rejection::CredentialDenied);
-        }
         exchange.permit().count_for(&identity.caller_key(), screened.kind(profile))?;
         let identity = impersonate(&self.auth, &upstream.rewriter, &screened, identity, exchange)?;
-        let statement_check = authorize(&self.auth, &screened, &identity, exchange, self.admission.metrics())?;
+        let metrics = self.admission.metrics();
+        let statement_check = authorize(&self.auth, &screened, &identity, exchange, metrics)?;
         limit(&screened, &identity, exchange)?;
-        let without_cookies = !upstream.rewriter.is_client_session(screened.credential(), &identity);
-        let padding = screened.response_keepalive().filter(|_| can_be_padded(&screened));
-        let named_host = upstream.rewriter.forwarded_host(&screened, profile);
-        let affinity = request_affinity(profile, screened.headers(), &identity);
-        let mut request = upstream.rewriter.rewrite(screened, profile, body, &identity, exchange.context());
-        if let Some(affinity) = affinity {
-            request.set_affinity(affinity.hash);
-        }
+        let mut request = upstream.rewriter.rewrite(screened, profile, body, &identity, exchange);
         // Before the slot: a client that does not send its body must not occupy one.
-        request
-            .buffer_body(profile.buffer.unwrap_or(self.limits.buffer))
-            .await
-            .map_err(|error| Rejection::from(&error))?;
+        request.buffer_body(profile.buffer.unwrap_or(self.limits.buffer)).await?;
         if let Some(check) = statement_check {
-            let (body, metrics) = (request.whole_body(), self.admission.metrics());
-            authorize_statement(&self.auth, &check, body.as_deref(), &identity, exchange, metrics)?;
+            authorize_statement(&self.auth, &check, &request, &identity, exchange, metrics)?;
         }
         exchange.permit().wait_for_slot(profile.upstream).await?;
-        let response = match padding {
-            None => self.send(upstream, request, &identity, exchange).await?,
-            // Boxed, as it is rare.
-            Some(interval) => Box::pin(self.send_with_padding(upstream, request, identity, interval, exchange)).await?,
-        };
-        let response = response.with_local_urls(|host: &str, port| {
-            upstream.client.is_backend(host, port) || named_host.as_ref().is_some_and(|named| named.is(host, port))
-        });
-        let response = match affinity {
-            Some(RequestAffinity { hash, tags_sessions: true }) => response.with_tagged_session(hash),
-            _ => response,
-        };
-        Ok(if without_cookies { response.without_cookies() } else { response })
+        self.send(upstream, request, &identity, exchange).await
     }
 
     fn begin_record(&self, peer: Rc<Peer>, head: &Head, body: &ClientBody) -> Box<AccessRecord> {

@@ -15,7 +15,6 @@ use tokio::time::Sleep;
 
 use crate::gateway::recent_rejections::RejectionRecorder;
 use crate::gateway::rejection::Rejection;
-use crate::gateway::screen::Screened;
 use crate::http::headers::{HeaderName, Headers};
 use crate::http::media_type::essence;
 use crate::upstream::{ResponseBody, ResponseBodyError, UpstreamResponse};
@@ -59,9 +58,9 @@ pub enum PaddedFrame {
 }
 
 /// Whether a request can have a padded response. The client of an asynchronous query expects status 202.
-pub fn can_be_padded(screened: &Screened) -> bool {
-    let is_async = screened.headers().all(HeaderName::XAsync).any(|value| !value.eq_ignore_ascii_case(b"false"));
-    *screened.method() != Method::HEAD && !is_async
+pub fn can_be_padded(method: &Method, headers: &Headers) -> bool {
+    let is_async = headers.all(HeaderName::XAsync).any(|value| !value.eq_ignore_ascii_case(b"false"));
+    *method != Method::HEAD && !is_async
 }
 
 impl PaddedBody {

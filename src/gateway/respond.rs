@@ -10,13 +10,12 @@ use http_body::{Body, Frame, SizeHint};
 
 use crate::admission::RequestPermit;
 use crate::gateway::access_record::AccessRecord;
-use crate::gateway::affinity::tag_session;
 use crate::gateway::cors::CorsGrant;
 use crate::gateway::padded_body::{self, PaddedBody, PaddedFrame};
-use crate::gateway::redirect::{NamesBackend, has_url, rewrite_urls};
+use crate::gateway::response_edits::ResponseEdits;
 use crate::http::headers::{HeaderName, Headers};
 use crate::os::splice::SplicePipe;
-use crate::upstream::{ResponseBody, ResponseBodyError, UpstreamResponse};
+use crate::upstream::{ResponseBody, ResponseBodyError, UpstreamClient, UpstreamResponse};
 
 /// A response before its record and permit move into its body.
 pub struct GatewayResponse {
@@ -45,34 +44,12 @@ enum BodySource {
 }
 
 impl GatewayResponse {
-    /// The backend's response, without the headers that concern its connection only.
-    pub fn from_upstream(response: UpstreamResponse) -> GatewayResponse {
+    /// The backend's response, as `client` has received it, without the headers that concern its connection only.
+    pub fn from_upstream(response: UpstreamResponse, edits: &ResponseEdits, client: &UpstreamClient) -> Self {
         let UpstreamResponse { status, mut headers, body } = response;
         remove_hop_by_hop(&mut headers);
+        edits.apply(&mut headers, client);
         GatewayResponse { status, headers, source: BodySource::Upstream(body) }
-    }
-
-    /// Makes paths of the URLs in the headers that name the backend, as `names_backend` says.
-    pub fn with_local_urls(mut self, names_backend: impl NamesBackend) -> GatewayResponse {
-        if self.headers.iter().any(|header| has_url(header.name)) {
-            rewrite_urls(&mut self.headers, names_backend);
-        }
-        self
-    }
-
-    /// Removes the cookies that the backend sets.
-    ///
-    /// SECURITY: for responses to a key that is not the client's. With the cookie of a session that the backend began
-    /// for that key, the client could act in it after the gateway has revoked the token.
-    pub fn without_cookies(mut self) -> GatewayResponse {
-        self.headers.remove(HeaderName::SetCookie);
-        self
-    }
-
-    /// Appends the affinity of the request to the session ID.
-    pub fn with_tagged_session(mut self, hash: u64) -> GatewayResponse {
-        tag_session(&mut self.headers, hash);
-        self
     }
 
     /// Adds a way to authenticate to a 401 of the gateway.

@@ -12,15 +12,18 @@ use crate::base::glob::Glob;
 use crate::base::secret::Secret;
 use crate::base::user_name::UserName;
 use crate::config::{AffinityKey, CredentialMode, HostHeader, RouteProfile, UpstreamOptions};
-use crate::gateway::affinity::split_tag;
-use crate::gateway::context::RequestContext;
+use crate::gateway::affinity::{request_affinity, split_tag};
+use crate::gateway::exchange::Exchange;
 use crate::gateway::header_policy::{Disposition, disposition};
+use crate::gateway::padded_body::can_be_padded;
+use crate::gateway::rejection::Rejection;
+use crate::gateway::response_edits::ResponseEdits;
 use crate::gateway::screen::{Screened, ScreenedParts};
 use crate::http::client_body::ClientBody;
 use crate::http::h1::request::write_request_start;
 use crate::http::h1::response::{copy_header, write_header};
 use crate::http::headers::{Header, HeaderName, Headers};
-use crate::upstream::{BodyLimits, OutgoingMessage, OutgoingRequest, RequestBody, RequestBodyError, SendOptions};
+use crate::upstream::{BodyLimits, OutgoingMessage, OutgoingRequest, RequestBody, SendOptions};
 
 /// A request that may be sent: screened, authenticated and rewritten.
 pub struct UpstreamRequest {
@@ -43,13 +46,8 @@ impl OutgoingRequest for UpstreamRequest {
 
 impl UpstreamRequest {
     /// Receives the body, or at least `limit` bytes of it.
-    pub async fn buffer_body(&mut self, limit: u64) -> Result<(), RequestBodyError> {
-        self.message.body.buffer(limit).await
-    }
-
-    /// Sends the request to the endpoint of this hash.
-    pub fn set_affinity(&mut self, hash: u64) {
-        self.options.affinity = Some(hash);
+    pub async fn buffer_body(&mut self, limit: u64) -> Result<(), Rejection> {
+        self.message.body.buffer(limit).await.map_err(|error| Rejection::from(&error))
     }
 
     /// The body, if it was received completely.
@@ -125,16 +123,6 @@ pub struct Rewriter {
     body_limits: BodyLimits,
 }
 
-/// The host and port that the client used.
-pub struct NamedHost(Authority);
-
-impl NamedHost {
-    /// Whether a URL with this host and port names it.
-    pub fn is(&self, host: &str, port: Option<u16>) -> bool {
-        self.0.host().eq_ignore_ascii_case(host) && self.0.port_u16() == port
-    }
-}
-
 enum RewriteMode {
     Forward,
     /// The upstream key of each user's token.
@@ -168,14 +156,6 @@ impl Rewriter {
         Rewriter { mode, host_header: upstream.host_header, dropped_headers, body_limits }
     }
 
-    /// The host that the client used, if the backend receives it as its own name.
-    pub fn forwarded_host(&self, screened: &Screened, profile: &RouteProfile) -> Option<NamedHost> {
-        if profile.host_header.unwrap_or(self.host_header) == HostHeader::Backend {
-            return None;
-        }
-        Authority::try_from(client_host(screened.uri(), screened.headers())?).ok().map(NamedHost)
-    }
-
     /// True if the backend receives the client's own key and knows it, so that it can decide what the key may do.
     ///
     /// SECURITY: with the operator's or the gateway's key, the client would borrow the rights of that key. A token of
@@ -193,7 +173,7 @@ impl Rewriter {
     /// True if a session that the backend begins for this request belongs to the client: its own key, without
     /// impersonation. Never with `Authorization: Basic`, for which HiveServer2 sets a cookie: Hive's JDBC driver would
     /// send the cookie in place of the credential.
-    pub fn is_client_session(&self, credential: &ClientCredential, identity: &Identity) -> bool {
+    fn is_client_session(&self, credential: &ClientCredential, identity: &Identity) -> bool {
         self.is_client_key_forwarded(identity)
             && identity.impersonated_user().is_none()
             && !matches!(credential, ClientCredential::Basic(_))
@@ -220,35 +200,46 @@ impl Rewriter {
         }
     }
 
-    /// Writes the request for the backend.
+    /// Writes the request for the backend, and decides what is changed in the response.
     pub fn rewrite(
         &self,
         screened: Screened,
         profile: &RouteProfile,
         body: ClientBody,
         identity: &Identity,
-        context: &RequestContext,
+        exchange: &mut Exchange,
     ) -> UpstreamRequest {
-        let ScreenedParts { method, uri, headers, credential, connection_options, max_body, plain_response } =
+        let ScreenedParts { method, uri, headers, credential, connection_options, max_body, response_keepalive } =
             screened.into_parts();
+        let forwards_host = profile.host_header.unwrap_or(self.host_header) != HostHeader::Backend;
+        let is_client_session = self.is_client_session(&credential, identity);
+        let affinity = profile.affinity.as_ref().and_then(|key| request_affinity(key, &headers, identity));
+        let has_tagged_session = profile.affinity == Some(AffinityKey::McpSession);
+        let host = client_host(&uri, &headers);
+        exchange.padding = response_keepalive.filter(|_| can_be_padded(&method, &headers));
+        exchange.edits = ResponseEdits {
+            removes_cookies: !is_client_session,
+            session_tag: affinity.filter(|_| has_tagged_session),
+            forwarded_host: host.filter(|_| forwards_host).and_then(|host| Authority::try_from(host).ok()),
+        };
+        let context = exchange.context();
         let mut head = Vec::with_capacity(INITIAL_MESSAGE_CAPACITY);
         write_request_start(&mut head, &method, &uri);
         // By default, `upstream` inserts the name of the chosen backend.
         write_header(&mut head, HeaderName::Host, b"");
-        let host_offset =
-            (profile.host_header.unwrap_or(self.host_header) == HostHeader::Backend).then_some(head.len());
-        if host_offset.is_none() {
-            head.extend_from_slice(client_host(&uri, &headers).unwrap_or_default());
+        let host_offset = (!forwards_host).then_some(head.len());
+        if forwards_host {
+            head.extend_from_slice(host.unwrap_or_default());
         }
         let forwarded = ForwardedHeaders {
             connection_options: &connection_options,
             dropped_headers: &self.dropped_headers,
             continues_trace: context.continues_trace,
-            encodings: !plain_response,
+            encodings: response_keepalive.is_none(),
             // SECURITY: the cookie of a session is a credential. Beside a key that is not the client's own, it would
             // let the client act in a session that this key, or a different client, began.
-            has_tagged_session: profile.affinity == Some(AffinityKey::McpSession),
-            cookies: self.is_client_session(&credential, identity),
+            cookies: is_client_session,
+            has_tagged_session,
             // If a rule of the gateway allows impersonation, the gateway writes the header itself.
             impersonation: identity.impersonated_user().is_none() && self.is_backend_key_forwarded(identity),
         };
@@ -259,7 +250,7 @@ impl Rewriter {
         let forwarded_for = context.origin.forwarded_for.as_ref().unwrap_or(&context.peer.address_text);
         write_header(&mut head, HeaderName::XForwardedFor, forwarded_for.as_bytes());
         write_header(&mut head, HeaderName::XForwardedProto, context.scheme().as_bytes());
-        if let Some(host) = client_host(&uri, &headers) {
+        if let Some(host) = host {
             write_header(&mut head, HeaderName::XForwardedHost, host);
         }
         write_header(&mut head, HeaderName::XRequestId, context.request_id_bytes());
@@ -273,11 +264,8 @@ impl Rewriter {
         let body =
             RequestBody::streaming(body, max_body, self.body_limits).with_counter(context.received_bytes.clone());
         let message = OutgoingMessage { method, head, host_offset, body };
-        let options = SendOptions {
-            response_timeout: profile.response_timeout,
-            body_timeout: profile.body_timeout,
-            affinity: None,
-        };
+        let options =
+            SendOptions { response_timeout: profile.response_timeout, body_timeout: profile.body_timeout, affinity };
         UpstreamRequest { message, credential_offset, key_header, options }
     }
 

@@ -40,19 +40,9 @@ impl Screened {
         self.head.uri.path()
     }
 
-    /// The target as the client sent it.
-    pub fn uri(&self) -> &Uri {
-        &self.head.uri
-    }
-
     /// All headers as the client sent them.
     pub fn headers(&self) -> &Headers {
         &self.head.headers
-    }
-
-    /// The time after which the response begins before the backend's, if the route has one.
-    pub fn response_keepalive(&self) -> Option<Duration> {
-        self.response_keepalive
     }
 
     /// Whether the request opens a stream of events.
@@ -77,8 +67,7 @@ impl Screened {
             max_body,
             response_keepalive,
         } = self;
-        let plain_response = response_keepalive.is_some();
-        ScreenedParts { method, uri, headers, credential, connection_options, max_body, plain_response }
+        ScreenedParts { method, uri, headers, credential, connection_options, max_body, response_keepalive }
     }
 }
 
@@ -92,8 +81,8 @@ pub(super) struct ScreenedParts {
     pub connection_options: Vec<http::HeaderName>,
     /// Maximum size of the body in bytes.
     pub max_body: u64,
-    /// Whether the backend must not compress its response.
-    pub plain_response: bool,
+    /// The time after which the response begins before the backend's, if the route has one.
+    pub response_keepalive: Option<Duration>,
 }
 
 /// Checks the headers of a request for its route. `has_content` says whether a body follows.

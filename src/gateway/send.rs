@@ -34,7 +34,7 @@ struct Sender<'a> {
 }
 
 impl Gateway {
-    /// Sends the request and records how long the backend took.
+    /// Sends the request, records how long the backend took, and makes the client's response of the backend's.
     pub(super) async fn send(
         &self,
         upstream: &GatewayUpstream,
@@ -42,6 +42,10 @@ impl Gateway {
         identity: &Identity,
         exchange: &mut Exchange,
     ) -> Result<GatewayResponse, Rejection> {
+        if let Some(interval) = exchange.padding {
+            // Boxed, as it is rare.
+            return Box::pin(self.send_with_padding(upstream, request, identity.clone(), interval, exchange)).await;
+        }
         let (sent_at, permit) = (clock::now(), exchange.permit.take());
         let sender = Sender {
             auth: &self.auth,
@@ -54,12 +58,12 @@ impl Gateway {
         };
         let result = sender.send(request, permit).await;
         exchange.record.upstream_finished(sent_at, result.is_ok());
-        result.map(GatewayResponse::from_upstream)
+        result.map(|response| GatewayResponse::from_upstream(response, &exchange.edits, &upstream.client))
     }
 
     /// Sends the request. If the backend does not respond within `interval`, the response to the client begins: see
     /// [`PaddedBody`].
-    pub(super) async fn send_with_padding(
+    async fn send_with_padding(
         &self,
         upstream: &GatewayUpstream,
         request: UpstreamRequest,
@@ -81,7 +85,7 @@ impl Gateway {
         match timeout(interval, pending.as_mut()).await {
             Ok(result) => {
                 exchange.record.upstream_finished(sent_at, result.is_ok());
-                result.map(GatewayResponse::from_upstream)
+                result.map(|response| GatewayResponse::from_upstream(response, &exchange.edits, &upstream.client))
             }
             Err(_) => {
                 let recorder = self.rejection_recorder.clone();
