@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use timbr_gateway::base::clock::Clock;
 use timbr_gateway::base::user_name::UserName;
+use timbr_gateway::config::StoreKey;
 use timbr_gateway::store::{KeyRing, LoginId, NewToken, PRIMARY_KEY, Store, TokenBinding, TokenId, TokenLimits};
 
 /// The same allocator as in the gateway.
@@ -54,7 +55,7 @@ fn filled(count: u64) -> (Store, usize) {
     let before = resident();
     let day = Duration::from_secs(86_400);
     let limits = TokenLimits { ttl: day, idle_ttl: None, max: usize::MAX, max_per_user: 0 };
-    let store = Store::in_memory(limits, KeyRing::new(&[]), Clock::system());
+    let store = Store::in_memory(limits, KeyRing::new(&[StoreKey::random()]), Clock::system());
     for number in 0..count {
         let user = UserName::parse(format!("user{number}").as_bytes()).expect("a name");
         let login = LoginId((u128::from(number) << 64 | u128::from(number)).to_be_bytes());

@@ -11,10 +11,11 @@ use timbr_gateway::auth::bearer::Credentials;
 use timbr_gateway::auth::token::TokenMint;
 use timbr_gateway::base::secret::Secret;
 use timbr_gateway::base::user_name::UserName;
+use timbr_gateway::config::StoreKey;
 use timbr_gateway::store::{KeyRing, TokenId};
 
 static MINT: LazyLock<TokenMint> =
-    LazyLock::new(|| TokenMint::new(&KeyRing::new(&[])));
+    LazyLock::new(|| TokenMint::new(&KeyRing::new(&[StoreKey::random()])));
 static TOKEN: LazyLock<Vec<u8>> = LazyLock::new(|| {
     let user = UserName::parse(b"alice").expect("a name");
     let login = Credentials { user, password: Secret::new("secret".to_owned()) };

@@ -233,7 +233,9 @@ impl Auth {
     /// `tokens.foreign=forward` the operator states that the backend verifies every request.
     ///
     /// Known keys are accepted regardless of failures from the same address. An expired token of this gateway is not a
-    /// failure: its checksum cannot be made without the key of the store.
+    /// failure. Its checksum cannot be made without the key of the store, or, while that is a random one or one of the
+    /// salts, without a salt. A client that makes one gains nothing: the backend is not asked about it, and the store
+    /// would have to know its 128 random bits.
     async fn identify_key(
         &self,
         key: &ApiKey,

@@ -9,7 +9,7 @@ use aws_lc_rs::digest::{self, Digest, SHA256, digest};
 use zeroize::Zeroizing;
 
 use crate::config::options::{self, AUDIT, AUTH, GLOBAL, LISTEN, LOG, Shape};
-use crate::config::{Config, ListenOptions, Settings, jwt, upstream};
+use crate::config::{Config, ListenOptions, Settings, StoreKeyOptions, jwt, upstream};
 
 /// Bytes of a file that are read at a time.
 const HASH_BUFFER_SIZE: usize = 64 * 1024;
@@ -105,7 +105,7 @@ impl Changes {
         config.audit.clone_from(&current.audit);
         config.log.format = current.log.format;
         config.log.access = current.log.access;
-        let holds_salts = current.store.has_keys_of_salts;
+        let holds_salts = matches!(current.store.keys, StoreKeyOptions::OfSalts(_));
         if holds_salts {
             config.salts.clone_from(&current.salts);
         }

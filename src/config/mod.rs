@@ -207,14 +207,26 @@ pub enum VerifierOptions {
 pub struct StoreOptions {
     /// Where tokens are stored.
     pub kind: StoreKind,
-    /// The keys of the store, the primary one first. Empty: a random key is made at start.
-    pub keys: Vec<StoreKey>,
-    /// Whether stored data depends on the salts, because `keys` are derived from them.
-    pub has_keys_of_salts: bool,
+    /// The keys that protect it.
+    pub keys: StoreKeyOptions,
     /// Limit for a store operation during a request.
     pub timeout: Duration,
     /// How long cached tokens are accepted while the store is down.
     pub max_stale: Duration,
+}
+
+/// The keys of the store, the primary one first.
+#[derive(Clone, Debug)]
+pub enum StoreKeyOptions {
+    /// `store.key`.
+    Configured(Vec<StoreKey>),
+    /// Derived from the salts, so that stored data depends on them.
+    OfSalts(Vec<StoreKey>),
+    /// A random key that is made at start. Only the checksums of tokens have keys that are derived from the salts.
+    Random {
+        /// These keys.
+        checksum_keys: Vec<StoreKey>,
+    },
 }
 
 /// Where tokens are stored.

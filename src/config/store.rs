@@ -16,7 +16,7 @@ use crate::base::secret::Secret;
 use crate::config::choices::{StoreMode, StoreType, VerifierKind};
 use crate::config::options::{AUTH, Key, STORE};
 use crate::config::reader::Reader;
-use crate::config::{RedisNode, RedisOptions, RedisTopology, StoreKind, StoreOptions};
+use crate::config::{RedisNode, RedisOptions, RedisTopology, StoreKeyOptions, StoreKind, StoreOptions};
 
 /// The longest time that a request waits for the store, even if `store.timeout` is longer.
 const MAX_TIMEOUT: Duration = Duration::from_secs(10);
@@ -108,22 +108,22 @@ impl Reader<'_> {
             }
         };
         let kind = kind?;
-        let (keys, has_keys_of_salts) = self.store_keys(&kind, salts)?;
+        let keys = self.store_keys(&kind, salts)?;
         let timeout = timeout?.min(MAX_TIMEOUT);
-        Some(StoreOptions { kind, keys, has_keys_of_salts, timeout, max_stale: max_stale? })
+        Some(StoreOptions { kind, keys, timeout, max_stale: max_stale? })
     }
 
-    /// The keys of the store, and whether they are derived from the salts.
+    /// The keys of the store.
     ///
     /// SECURITY: every client holds the salt, so a store protected by it would be open to them. Only where the salt
     /// lets its holder act as every user anyway, its keys may be derived from it.
-    fn store_keys(&mut self, kind: &StoreKind, salts: &[Secret]) -> Option<(Vec<StoreKey>, bool)> {
+    fn store_keys(&mut self, kind: &StoreKind, salts: &[Secret]) -> Option<StoreKeyOptions> {
         let Some(text) = self.get(&STORE.key) else {
             let is_salt_holder = self.get(&AUTH.verifier)? == VerifierKind::SaltHolder;
-            let is_memory = matches!(kind, StoreKind::Memory);
+            let keys_of_salts = salts.iter().filter_map(StoreKey::from_salt).collect();
             return match kind {
-                _ if is_salt_holder => Some((salts.iter().filter_map(StoreKey::from_salt).collect(), !is_memory)),
-                StoreKind::Memory => Some((Vec::new(), false)),
+                StoreKind::Memory => Some(StoreKeyOptions::Random { checksum_keys: keys_of_salts }),
+                _ if is_salt_holder => Some(StoreKeyOptions::OfSalts(keys_of_salts)),
                 _ => self.missing(
                     STORE.key.key,
                     "is required with store.kind=file and redis: a secret of the gateways, which clients do not have. \
@@ -150,7 +150,7 @@ impl Reader<'_> {
         if keys.len() > MAX_KEYS {
             self.problem(STORE.key.key, format!("has {} keys; the maximum is {MAX_KEYS}", keys.len()));
         }
-        Some((keys, false))
+        Some(StoreKeyOptions::Configured(keys))
     }
 
     fn redis(&mut self) -> Option<RedisOptions> {
@@ -344,21 +344,24 @@ mod tests {
         let file: [(&str, &str); 2] = [("STORE_KIND", "file"), ("STORE_PATH", "/x")];
         let users = [("AUTH_VERIFIER", "users-file"), ("AUTH_USERS_FILE", "/users")];
         let keys = |more: &[&[(&str, &str)]]| {
-            let store = load("", &more.concat()).map(|config| config.store)?;
-            Ok::<_, String>((store.keys.len(), store.has_keys_of_salts))
+            Ok::<_, String>(match load("", &more.concat())?.store.keys {
+                StoreKeyOptions::Configured(keys) => ("configured", keys.len()),
+                StoreKeyOptions::OfSalts(keys) => ("of salts", keys.len()),
+                StoreKeyOptions::Random { checksum_keys } => ("random", checksum_keys.len()),
+            })
         };
-        assert_eq!(keys(&[&users]), Ok((0, false)), "in memory, a random one is made");
-        assert_eq!(keys(&[]), Ok((1, false)), "a reload of the salts does not change it");
-        assert_eq!(keys(&[&file]), Ok((1, true)), "the holder of the salt is trusted anyway");
+        assert_eq!(keys(&[&users]), Ok(("random", 1)));
+        assert_eq!(keys(&[]), Ok(("random", 1)), "a reload of the salts does not change it");
+        assert_eq!(keys(&[&file]), Ok(("of salts", 1)), "the holder of the salt is trusted anyway");
         assert!(keys(&[&file, &users]).expect_err("required").contains("store.key: is required"));
         let key = "Lz8/Pz8/Pz8/Pz8/Pz8/Pz8/Pz8/Pz8/Pz8/Pz8/Pz8=";
         let bare = key.trim_end_matches('=').replace('/', "_");
         let other = StoreKey::random().to_text();
         for good in [key, &bare, other.expose()] {
-            assert_eq!(keys(&[&file, &users, &[("STORE_KEY", good)]]), Ok((1, false)), "{good}");
+            assert_eq!(keys(&[&file, &users, &[("STORE_KEY", good)]]), Ok(("configured", 1)), "{good}");
         }
         let both = format!("{key}, {}", other.expose());
-        assert_eq!(keys(&[&file, &users, &[("STORE_KEY", &both)]]), Ok((2, false)));
+        assert_eq!(keys(&[&file, &users, &[("STORE_KEY", &both)]]), Ok(("configured", 2)));
         let salt = crate::config::testing::SALT;
         for (bad, part) in [
             ("abcd", "is not 32 bytes"),

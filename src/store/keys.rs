@@ -17,7 +17,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use zeroize::Zeroizing;
 
 use crate::base::user_name::UserName;
-use crate::config::StoreKey;
+use crate::config::{StoreKey, StoreKeyOptions};
 use crate::store::{LoginId, TokenId};
 
 /// The number of a key in the ring. It stays the same while the process runs.
@@ -27,23 +27,51 @@ pub type KeyNumber = u8;
 pub const PRIMARY_KEY: KeyNumber = 0;
 
 /// The keys of the store, the primary one first. Each use has keys of its own, which are derived from them.
-pub struct KeyRing(Vec<StoreKey>);
+pub struct KeyRing {
+    /// Not empty.
+    keys: Vec<StoreKey>,
+    /// The keys for the checksums of tokens; `None`: the same. Used only with tokens in memory.
+    checksum_keys: Option<Vec<StoreKey>>,
+}
 
 impl KeyRing {
-    /// The configured keys; without any, a random one that ends with the process.
+    /// At least one key.
     pub fn new(keys: &[StoreKey]) -> KeyRing {
-        KeyRing(if keys.is_empty() { vec![StoreKey::random()] } else { keys.to_vec() })
+        KeyRing { keys: keys.to_vec(), checksum_keys: None }
+    }
+
+    /// The keys that these options configure.
+    ///
+    /// SECURITY: a process with a random key would take the tokens of the process before it for invented keys: it would
+    /// charge their holders with failures and send the tokens to the backend. So the checksums of tokens have keys that
+    /// holders of a salt know as well. What they forge with them shows only that it has expired.
+    pub fn from_options(options: &StoreKeyOptions) -> KeyRing {
+        match options {
+            StoreKeyOptions::Configured(keys) | StoreKeyOptions::OfSalts(keys) => KeyRing::new(keys),
+            StoreKeyOptions::Random { checksum_keys } => {
+                KeyRing { keys: vec![StoreKey::random()], checksum_keys: Some(checksum_keys.clone()) }
+            }
+        }
     }
 
     /// A key for one purpose from each key of the ring, in the same sequence.
     pub fn derive(&self, purpose: &str) -> impl Iterator<Item = Zeroizing<[u8; 32]>> {
-        self.0.iter().map(move |key| hmac_tag(&hmac::Key::new(HMAC_SHA256, key.bytes()), &[purpose.as_bytes()]))
+        derive(&self.keys, purpose)
+    }
+
+    /// The keys for the checksums of tokens, the one for new tokens first.
+    pub fn derive_checksum_keys(&self, purpose: &str) -> impl Iterator<Item = Zeroizing<[u8; 32]>> {
+        derive(self.checksum_keys.as_ref().unwrap_or(&self.keys), purpose)
     }
 
     /// A key for one purpose from the primary key.
     pub fn derive_primary(&self, purpose: &str) -> Zeroizing<[u8; 32]> {
         self.derive(purpose).next().expect("a ring has a key")
     }
+}
+
+fn derive(keys: &[StoreKey], purpose: &str) -> impl Iterator<Item = Zeroizing<[u8; 32]>> {
+    keys.iter().map(move |key| hmac_tag(&hmac::Key::new(HMAC_SHA256, key.bytes()), &[purpose.as_bytes()]))
 }
 
 fn hmac_tag(key: &hmac::Key, parts: &[&[u8]]) -> Zeroizing<[u8; 32]> {
@@ -158,7 +186,6 @@ mod tests {
         assert_eq!(open(&[KEY], b"here", &sealed), Some((0, b"a text".to_vec())));
         assert_eq!(open(&[OTHER, KEY], b"here", &sealed), Some((1, b"a text".to_vec())));
         assert_eq!(open(&[OTHER], b"here", &sealed), None);
-        assert_eq!(open(&[], b"here", &sealed), None, "a random key");
         assert_eq!(open(&[KEY], b"there", &sealed), None);
         for end in 0..sealed.len() {
             assert_eq!(open(&[KEY], b"here", &sealed[..end]), None, "{end}");

@@ -122,7 +122,7 @@ impl Store {
     pub fn new(config: &Config, clock: &Clock) -> Result<Store, Problem> {
         let tokens = &config.tokens;
         let limits = TokenLimits::new(tokens);
-        let mut store = Store::in_memory(limits, KeyRing::new(&config.store.keys), clock.clone());
+        let mut store = Store::in_memory(limits, KeyRing::from_options(&config.store.keys), clock.clone());
         let keys = || StoreKeys::new(&store.key_ring);
         let (memory, store_clock) = (Arc::clone(&store.memory), Arc::clone(&store.store_clock));
         let persistent = match &config.store.kind {

@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use crate::support::bearer::{bearer, bearer_with};
+use crate::support::bearer::{SALT, bearer, bearer_with};
 use crate::support::client::Response;
 use crate::support::gateway::Gateway;
 use crate::support::upstream::{AfterRequest, Recorded, Upstream, respond};
@@ -72,6 +72,39 @@ fn an_expired_token_is_not_a_failure() {
         assert_eq!(get(&gateway, &token).reason(), "token_expired");
     }
     assert_eq!(get(&gateway, "tk_1").status, 401);
+}
+
+/// The key of the store is a random one at each start.
+#[test]
+fn a_token_from_before_a_restart_is_neither_a_failure_nor_sent_to_the_backend() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = users(&folder, 4);
+    let upstream = Upstream::with_behaviour(|_, stream| respond(stream, 401, "{}"));
+    let verified = [("AUTH_VERIFIER", "users-file"), ("AUTH_USERS_FILE", file.as_str()), FEW];
+    let token = Gateway::start(upstream.address(), &verified).token_of("alice", "wonder");
+    let two_salts = format!("{OTHER_SALT},{SALT}");
+    for options in [&[][..], &[("TOKENS_FOREIGN", "forward")], &[("API_AUTH_SALT", two_salts.as_str())]] {
+        let gateway = Gateway::start(upstream.address(), &[&verified[..], options].concat());
+        for _ in 0..20 {
+            assert_eq!(get(&gateway, &token).reason(), "token_expired", "{options:?}");
+        }
+        assert_eq!(upstream.log().len(), 0, "{options:?}");
+    }
+    // Another gateway's, or an invented one.
+    let stranger = Gateway::start(upstream.address(), &[&verified[..], &[("API_AUTH_SALT", OTHER_SALT)]].concat());
+    let gateway = Gateway::start(upstream.address(), &verified);
+    let changed = format!("{}{}", &token[..58], if token.ends_with('0') { '1' } else { '0' });
+    for (gateway, key) in [(&stranger, &token), (&gateway, &changed)] {
+        let before = upstream.log().len();
+        assert_eq!(get(gateway, key).reason(), "api_key_unknown");
+        assert!(upstream.log().len() > before, "the backend was asked");
+    }
+    for number in 0..20 {
+        let invented = format!("tk_{number:056x}");
+        assert!(matches!(get(&gateway, &invented).status, 401 | 429));
+    }
+    assert!(is_too_many(&get(&gateway, &format!("tk_{}", "9".repeat(56)))));
+    assert_eq!(get(&gateway, &token).reason(), "token_expired", "whatever others at the address do");
 }
 
 #[test]

@@ -336,8 +336,9 @@ rejections! {
         header: Some("x-api-key"),
         rules: ["tokens.ttl", "tokens.idle_ttl"],
         message: "The token has expired. Get a new one with POST /timbr/api/get_token.",
-        remedy: "A token of this gateway, or of one with the same store.key, that is not valid any more: it expired, was \
-                 not used for too long, or ended so long ago that the reason is not known. Get a new token.",
+        remedy: "A token of this gateway, or of one with the same store.key or salt, that is not valid any more: it \
+                 expired, was not used for too long, ended so long ago that the reason is not known, or, with \
+                 store.kind=memory, was made before a restart. Get a new token.",
     }
     /// A token of this gateway that was revoked.
     TokenRevoked {
