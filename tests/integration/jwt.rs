@@ -125,19 +125,25 @@ fn users_of_two_issuers_are_kept_apart() {
         format!("{{issuer: {issuer}, jwks_file: '{file}', audiences: timbr, user_claim: email, {more}}}")
     };
     let (staff, partners) = (SigningKey::new("one"), SigningKey::new("two"));
+    let (file, public) = encryption_key();
     let issuers = format!(
         "[{}, {}]",
-        entry("staff", &staff, "users: '*@example.com'"),
-        entry("partners", &partners, "user_prefix: partner/")
+        entry("staff", &staff, &format!("users: '*@example.com', decryption_key_file: '{file}'")),
+        entry("partners", &partners, &format!("user_prefix: partner/, decryption_key_file: '{file}'"))
     );
     let upstream = Upstream::start();
     let options = [("AUTH_JWT_ISSUERS", issuers.as_str())];
     let gateway = Gateway::start_at(&format!("http://{}", upstream.address()), &options, NOW);
     let get = |key: &SigningKey, issuer: &str, user: &str| {
         let token = key.sign(&claims(NOW, &json!({"iss": issuer, "email": user})));
-        let response = gateway.client().send("GET /timbr/api/x", &[JSON, ("x-jwt-token", &token)], b"");
-        (response.status == 200)
-            .then(|| upstream.log().last().expect("forwarded").header("x-forwarded-user").to_owned())
+        // Both issuers encrypt for the same key.
+        let users = [encrypt(&token, &public), token].map(|token| {
+            let response = gateway.client().send("GET /timbr/api/x", &[JSON, ("x-jwt-token", &token)], b"");
+            (response.status == 200)
+                .then(|| upstream.log().last().expect("forwarded").header("x-forwarded-user").to_owned())
+        });
+        assert_eq!(users[0], users[1]);
+        users[0].clone()
     };
     assert_eq!(get(&staff, "staff", "a@example.com").as_deref(), Some("a@example.com"));
     assert_eq!(get(&partners, "partners", "a@example.com").as_deref(), Some("partner/a@example.com"));
@@ -413,12 +419,17 @@ fn encrypt(content: &str, key: &PublicEncryptingKey) -> String {
     format!("{header}.{}", parts.join("."))
 }
 
-#[test]
-fn an_encrypted_jwt_is_decrypted_verified_and_forwarded_unchanged() {
+/// The file of a private key, and the public one.
+fn encryption_key() -> (String, PublicEncryptingKey) {
     let file = format!("{}/tests/data/jwe/key.pem", env!("CARGO_MANIFEST_DIR"));
     let pem = std::fs::read(&file).expect("read");
     let der = PrivateKeyDer::from_pem_slice(&pem).expect("a key");
-    let public = PrivateDecryptingKey::from_pkcs8(der.secret_der()).expect("a key").public_key();
+    (file, PrivateDecryptingKey::from_pkcs8(der.secret_der()).expect("a key").public_key())
+}
+
+#[test]
+fn an_encrypted_jwt_is_decrypted_verified_and_forwarded_unchanged() {
+    let (file, public) = encryption_key();
     let setup = Setup::new(&format!(", decryption_key_file: '{file}'"), &[("LIMITS_FAILURES_PER_ADDRESS", "6")]);
     let signed = setup.token(&json!({}));
     let token = encrypt(&signed, &public);
