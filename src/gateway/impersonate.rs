@@ -2,6 +2,7 @@
 
 use crate::auth::impersonation::Permission;
 use crate::auth::{Auth, Identity};
+use crate::base::user_name::UserName;
 use crate::gateway::exchange::Exchange;
 use crate::gateway::rejection::Rejection;
 use crate::gateway::rewrite::Rewriter;
@@ -26,13 +27,19 @@ pub fn impersonate(
     let Some(named) = screened.headers().get(HeaderName::XApiImpersonateUser) else { return Ok(identity) };
     let named_text = String::from_utf8_lossy(named).into_owned();
     let with_own_key = rewriter.is_backend_key_forwarded(&identity);
+    // SECURITY: a denied user does not act through the credential of a different one either.
+    let is_denied = UserName::parse(named).is_ok_and(|user| auth.store().denies(Some(&user), identity.fingerprint()));
     let permitted = auth.impersonation().permit(identity, named, with_own_key);
     let decision = match &permitted {
+        _ if is_denied => "denied".to_owned(),
         Ok((_, Permission::Rule(number))) => format!("rule {number}"),
         Ok((_, Permission::BackendDecides)) => "left to the backend".to_owned(),
         Err(_) => "denied".to_owned(),
     };
     exchange.record.acts_as = Some(named_text);
     exchange.record.audit("impersonation", &decision);
+    if is_denied {
+        return Err(Rejection::CredentialDenied);
+    }
     permitted.map(|(identity, _)| identity).map_err(|_| Rejection::ImpersonationDenied)
 }

@@ -101,8 +101,11 @@ fn a_denied_user_is_rejected_with_every_credential() {
     for credential in of_bob {
         assert_eq!(get(&gateway, credential).status, 200, "{credential:?}");
     }
+    let as_alice = [JSON, of_bob[0], ("x-api-impersonate-user", "alice")];
+    let refused = gateway.client().send("GET /timbr/api/x", &as_alice, b"");
+    assert_eq!((refused.status, refused.reason().as_str()), (403, "credential_denied"), "nor may others act as alice");
     let rejections = gateway.get("/refusals?reason=credential_denied");
-    let rejection = &rejections["refusals"][0];
+    let rejection = &rejections["refusals"][1];
     assert_eq!(rejection["user"], "alice");
     assert!(rejection["advice"].as_str().is_some_and(|advice| advice.contains("--deny-for")), "{rejection}");
 

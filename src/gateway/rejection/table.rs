@@ -357,7 +357,7 @@ rejections! {
     CredentialDenied {
         status: FORBIDDEN,
         reason: "credential_denied",
-        phases: [Authenticate, GetToken],
+        phases: [Authenticate, GetToken, Impersonate],
         fault: Rules,
         response_header: NoHeader,
         header: None,
