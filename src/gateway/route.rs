@@ -7,6 +7,7 @@ use http::{Method, Uri};
 use crate::base::byte_class::ByteClass;
 use crate::base::hex;
 use crate::config::RouteProfile;
+use crate::config::routes::requires_credential;
 use crate::gateway::cors;
 use crate::gateway::rejection::Rejection;
 use crate::http::headers::{Head, HeaderName, Headers};
@@ -60,7 +61,7 @@ impl RouteTable {
         let number = found.ok_or(Rejection::NotFound)?.1;
         let profile = &self.profiles[number];
         if profile.accepts.none {
-            self.reject_other_case(path)?;
+            self.reject_protected_path(path)?;
         }
         if profile.cors.is_some() && cors::is_preflight(head) {
             return Ok(RouteMatch::Preflight(profile, number));
@@ -72,9 +73,13 @@ impl RouteTable {
         Ok(RouteMatch::Profile(profile, number))
     }
 
-    /// SECURITY: a path of a route without credentials must not be one that requires a credential in a different case.
-    /// A backend that ignores case would serve it.
-    fn reject_other_case(&self, path: &str) -> Result<(), Rejection> {
+    /// SECURITY: a path of a route without credentials must not be one that requires a credential, not even in a
+    /// different case: a backend that ignores case would serve it. That includes the paths of Timbr whose own route is
+    /// not enabled. Otherwise no rule, limit or revocation would apply to them.
+    fn reject_protected_path(&self, path: &str) -> Result<(), Rejection> {
+        if requires_credential(path) {
+            return Err(Rejection::NotFound);
+        }
         let matches = |(prefix, _): &&(String, usize)| {
             let without_slash = &prefix.as_bytes()[..prefix.len() - 1];
             let start = path.as_bytes().get(..prefix.len());

@@ -162,6 +162,9 @@ fn a_route_without_credentials_adds_nothing_of_the_gateway() {
         ("GET /Timbr/API/get_ontologies/", "not_found"),
         ("GET /timbr/API", "not_found"),
         ("GET /timbr/api/Chatbot/x", "api_key_missing"),
+        ("POST /timbr-server/", "not_found"),
+        ("POST /Hive2", "not_found"),
+        ("POST /mdx", "not_found"),
         ("DELETE /chatbot/x", "method_not_allowed"),
     ] {
         assert_eq!(send(&gateway, line, &[JSON], b"").reason(), reason, "{line}");
@@ -173,10 +176,13 @@ fn a_route_without_credentials_adds_nothing_of_the_gateway() {
 fn requests_without_credentials_have_a_rate_limit_for_each_address() {
     let upstream = Upstream::start();
     let gateway = Gateway::start_with_file(upstream.address(), OPEN, &[("LIMITS_UNAUTHENTICATED_RATE", "1")]);
-    let statuses: Vec<_> = (0..20).map(|_| send(&gateway, "GET /chatbot/x", &[], b"").status).collect();
-    let served = statuses.iter().filter(|status| **status == 200).count();
-    assert!((10..=13).contains(&served), "a burst of ten: {statuses:?}");
-    assert_eq!(send(&gateway, "GET /chatbot/x", &[], b"").reason(), "rate_limited");
+    let begun = Instant::now();
+    let mut responses = (0..1000).map(|_| send(&gateway, "GET /chatbot/x", &[], b""));
+    let served = responses.by_ref().take_while(|response| response.status == 200).count();
+    assert_eq!(responses.find(|response| response.status != 200).expect("limited").reason(), "rate_limited");
+    // One each second on a slow machine.
+    let most = 11 + usize::try_from(begun.elapsed().as_secs()).expect("short");
+    assert!((10..=most).contains(&served), "a burst of ten: {served}");
     let token = gateway.token();
     assert_eq!(send(&gateway, "GET /timbr/api/x", &[JSON, ("x-api-key", &token)], b"").status, 200);
 }
@@ -249,17 +255,15 @@ fn event_streams_need_no_slot_and_have_a_limit_of_their_own() {
 fn a_route_has_timeouts_and_a_host_of_its_own() {
     let upstream = Upstream::with_behaviour(|seen, stream| {
         if seen.line.contains("/slow") {
-            std::thread::sleep(Duration::from_millis(700));
+            std::thread::sleep(Duration::from_secs(4));
         }
         respond(stream, 200, "{}")
     });
-    let file = "routes:\n  - {name: short, prefix: /short, response_timeout: 150ms, host_header: client}\n";
+    let file = "routes:\n  - {name: short, prefix: /short, response_timeout: 2s, host_header: client}\n";
     let gateway = Gateway::start_with_file(upstream.address(), file, &[]);
     let token = gateway.token();
     let headers = [JSON, ("x-api-key", token.as_str())];
-    let start = Instant::now();
     assert_eq!(send(&gateway, "GET /short/slow", &headers, b"").reason(), "upstream_timeout");
-    assert!(start.elapsed() < Duration::from_millis(600), "{:?}", start.elapsed());
     assert_eq!(send(&gateway, "GET /timbr/api/slow", &headers, b"").status, 200);
     assert_eq!(send(&gateway, "GET /short/x", &headers, b"").status, 200);
     let hosts: Vec<_> = upstream.log().iter().map(|seen| seen.header("host").to_owned()).collect();

@@ -18,6 +18,7 @@ use crate::http::media_type::MediaType;
 pub use builtin::{BUILT_IN, defaults};
 pub use cors::CorsOptions;
 use entry::RouteEntry;
+pub use open::requires_credential;
 
 /// Requirements for requests below a path.
 #[derive(Clone, Debug, PartialEq)]

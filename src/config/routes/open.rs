@@ -1,4 +1,4 @@
-//! Checks the routes that need no credential (`credentials: [none]`).
+//! Checks the routes that need no credential (`credentials: [none]`), and which paths they never serve.
 
 use crate::config::routes::RouteProfile;
 use crate::config::sources::Problem;
@@ -23,6 +23,15 @@ const CREDENTIAL_PATHS: [&str; 17] = [
     "/cliservice/",
     "/mdx/",
 ];
+
+/// Whether Timbr requires a credential for a path, in any letter case.
+pub fn requires_credential(path: &str) -> bool {
+    CREDENTIAL_PATHS.iter().any(|prefix| {
+        let (path, prefix) = (path.as_bytes(), prefix.as_bytes());
+        let start = path.get(..prefix.len()).unwrap_or(path);
+        start.eq_ignore_ascii_case(prefix) || path.eq_ignore_ascii_case(&prefix[..prefix.len() - 1])
+    })
+}
 
 /// SECURITY: such a route must not take requests for which Timbr requires a credential away from a stricter route. A
 /// backend may compare paths without regard to case.
