@@ -58,7 +58,7 @@ impl RuleLimiter {
     fn admit_at_rate(&self, rate: Rate, caller: u64, now: Instant) -> Result<(), Duration> {
         // A request above the rate leaves the bucket as it is: it then passes one interval after the last admitted one.
         let mut empty_at = self.buckets.entry(caller).or_insert(now);
-        *empty_at = rate.admit(Some(*empty_at), now)?;
+        *empty_at = now + rate.admit(empty_at.saturating_duration_since(now))?;
         Ok(())
     }
 
@@ -95,7 +95,8 @@ mod tests {
     fn limiter(rate: Option<Rate>, concurrent: Option<usize>) -> Arc<RuleLimiter> {
         let (users, addresses, routes, ontologies) = (None, None, None, None);
         let name = Arc::from("rule");
-        let rule = LimitRule { name, users, addresses, routes, ontologies, rate, concurrent, is_enforced: true };
+        let rule =
+            LimitRule { name, users, addresses, routes, ontologies, rate, concurrent, is_enforced: true };
         Arc::new(RuleLimiter::new(rule, Counter::default()))
     }
 

@@ -24,12 +24,10 @@ use tokio::sync::Notify;
 
 use crate::admission::network;
 use crate::base::clock::{Clock, Tick};
+use crate::base::rate::Rate;
 use crate::base::user_name::UserName;
 use crate::config::FailureLimits;
 use crate::store::CredentialFailure;
-
-/// The time in which a full bucket drains.
-const PERIOD: Duration = Duration::from_secs(60);
 
 /// The number of maps, each with its own lock.
 const SHARDS: usize = 16;
@@ -181,9 +179,9 @@ impl FailureLimiter {
         let now = self.clock.now();
         let mut shard = self.shard(bucket).lock();
         let level = shard.level(bucket, now);
-        rate.check(level).map_err(ChargeError::Failures)?;
+        rate.admit(level).map_err(|wait| ChargeError::Failures(TooManyFailures(wait)))?;
         let in_flight = shard.in_flight.get(&bucket).copied().unwrap_or_default();
-        rate.check(level + rate.failure_interval * in_flight).map_err(|_| ChargeError::ChecksInFlight)?;
+        rate.admit_after(level, in_flight).map_err(|_| ChargeError::ChecksInFlight)?;
         shard.in_flight.insert(bucket, in_flight + 1);
         Ok(())
     }
@@ -323,34 +321,6 @@ impl Drop for Charge {
     }
 }
 
-/// The generic cell rate algorithm: a bucket is stored as the time at which it will be empty.
-#[derive(Clone, Copy, Debug)]
-struct Rate {
-    /// The time in which one failure drains.
-    failure_interval: Duration,
-}
-
-impl Rate {
-    /// A limit of `failures` per minute; `None` if it is 0.
-    fn per_minute(failures: u32) -> Option<Rate> {
-        (failures > 0).then(|| Rate { failure_interval: (PERIOD / failures).max(Duration::from_millis(1)) })
-    }
-
-    /// Checks whether a bucket with this level has room for one more failure.
-    fn check(self, level: Duration) -> Result<(), TooManyFailures> {
-        match (level + self.failure_interval).checked_sub(PERIOD) {
-            None | Some(Duration::ZERO) => Ok(()),
-            Some(wait) => Err(TooManyFailures(wait)),
-        }
-    }
-
-    fn fill(self, empty: Option<Tick>, now: Tick) -> Tick {
-        let filled = empty.map_or(now, |empty| empty.max(now)).after(self.failure_interval);
-        // Failures that several replicas report at once may overfill the bucket; this bounds it.
-        filled.min(now.after(PERIOD))
-    }
-}
-
 /// Buckets in two generations: when the current generation is full it becomes the previous one, and the previous one is
 /// dropped. So eviction takes constant time, and addresses that keep failing are not evicted.
 #[derive(Default)]
@@ -368,8 +338,9 @@ impl BucketShard {
     }
 
     fn add_failure(&mut self, bucket: BucketId, rate: Rate, now: Tick) {
-        let empty = rate.fill(self.empty_at(bucket), now);
-        self.set(bucket, empty);
+        // Failures that several replicas report at once do not overfill the bucket.
+        let filled = rate.fill(self.level(bucket, now));
+        self.set(bucket, now.after(filled));
     }
 
     fn empty_at(&self, bucket: BucketId) -> Option<Tick> {
@@ -387,6 +358,9 @@ impl BucketShard {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// The time in which a full bucket drains.
+    const PERIOD: Duration = Duration::from_secs(60);
 
     fn limiter(per_address: u32, per_user: u32) -> (Arc<FailureLimiter>, Clock) {
         let clock = Clock::manual(0);

@@ -1,6 +1,7 @@
-//! The generic cell rate algorithm: a leaky bucket that is stored as the moment at which it will be empty.
+//! The generic cell rate algorithm: a leaky bucket that is stored as the moment at which it will be empty. Its level is
+//! the time until then.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// A rate with a burst.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,14 +23,29 @@ impl Rate {
             .then_some(Rate { interval, capacity })
     }
 
-    /// Adds a request to a bucket that is empty at `empty_at`: the moment at which it is empty afterwards, or the time
-    /// until there is room again.
-    pub fn admit(self, empty_at: Option<Instant>, now: Instant) -> Result<Instant, Duration> {
-        let after = empty_at.map_or(now, |empty_at| empty_at.max(now)) + self.interval;
-        match after.duration_since(now).checked_sub(self.capacity) {
+    /// A bucket for `count` events that drains in a minute; `None` if it is 0.
+    pub fn per_minute(count: u32) -> Option<Rate> {
+        let capacity = Duration::from_secs(60);
+        (count > 0).then(|| Rate { interval: (capacity / count).max(Duration::from_millis(1)), capacity })
+    }
+
+    /// Adds an event to a bucket with this level: the level afterwards, or the time until there is room again.
+    pub fn admit(self, level: Duration) -> Result<Duration, Duration> {
+        let after = level + self.interval;
+        match after.checked_sub(self.capacity) {
             None | Some(Duration::ZERO) => Ok(after),
             Some(wait) => Err(wait),
         }
+    }
+
+    /// As [`Rate::admit`], with `pending` events that are not in the bucket yet.
+    pub fn admit_after(self, level: Duration, pending: u32) -> Result<Duration, Duration> {
+        self.admit(level + self.interval * pending)
+    }
+
+    /// Adds an event that has happened, even if there is no room: the level afterwards, at most that of a full bucket.
+    pub fn fill(self, level: Duration) -> Duration {
+        (level + self.interval).min(self.capacity)
     }
 }
 
@@ -43,9 +59,7 @@ mod tests {
     #[test]
     fn a_burst_passes_and_then_the_rate() {
         let rate = Rate::new(2.0, 3).expect("valid");
-        let start = Instant::now();
-        let at = |millis| start + Duration::from_millis(millis);
-        let mut empty_at = None;
+        let mut empty_at = 0;
         for (millis, expected) in [
             (0, Ok(())),
             (0, Ok(())),
@@ -59,9 +73,19 @@ mod tests {
             (9000, Ok(())),
             (9000, Err(500)),
         ] {
-            let result = rate.admit(empty_at, at(millis)).map(|after| empty_at = Some(after));
+            let level = Duration::from_millis(u64::saturating_sub(empty_at, millis));
+            let result = rate.admit(level).map(|after| empty_at = millis + after.as_millis() as u64);
             assert_eq!(result.map_err(|wait| wait.as_millis()), expected, "after {millis} ms");
         }
+    }
+
+    #[test]
+    fn a_bucket_is_never_overfull() {
+        let rate = Rate::per_minute(2).expect("valid");
+        let level = (0..5).fold(Duration::ZERO, |level, _| rate.fill(level));
+        assert_eq!((level, rate.admit(level)), (Duration::from_secs(60), Err(Duration::from_secs(30))));
+        assert!(rate.admit_after(Duration::ZERO, 1).is_ok() && rate.admit_after(Duration::ZERO, 2).is_err());
+        assert_eq!(Rate::per_minute(0), None);
     }
 
     #[test]
