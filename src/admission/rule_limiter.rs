@@ -93,10 +93,10 @@ mod tests {
     use super::*;
 
     fn limiter(rate: Option<Rate>, concurrent: Option<usize>) -> Arc<RuleLimiter> {
-        let (users, addresses, routes, ontologies) = (None, None, None, None);
+        let (users, groups, addresses, routes, ontologies) = (None, Vec::new(), None, None, None);
         let name = Arc::from("rule");
         let rule =
-            LimitRule { name, users, addresses, routes, ontologies, rate, concurrent, is_enforced: true };
+            LimitRule { name, users, groups, addresses, routes, ontologies, rate, concurrent, is_enforced: true };
         Arc::new(RuleLimiter::new(rule, Counter::default()))
     }
 

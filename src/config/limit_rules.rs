@@ -20,6 +20,8 @@ pub struct LimitRule {
     pub name: Arc<str>,
     /// Patterns of user names.
     pub users: Option<Vec<Glob>>,
+    /// Patterns of the callers' groups; with `users`, one of both must match.
+    pub groups: Vec<Glob>,
     /// Networks of the clients.
     pub addresses: Option<Vec<IpNet>>,
     /// Names of route profiles.
@@ -61,6 +63,7 @@ impl Reader<'_> {
         (!open.is_empty()).then(|| LimitRule {
             name: LIMITS.unauthenticated_rate.key.into(),
             users: None,
+            groups: Vec::new(),
             addresses: None,
             routes: Some(open),
             ontologies: None,
@@ -77,6 +80,7 @@ fn limit_rule(mut entry: ListEntry<'_>, profiles: &[RouteProfile]) -> Option<Lim
         entry.problem("name", "must be a word of a-z, 0-9, `-` and `_`, of at most 64 characters");
     }
     let users = globs(&mut entry, "users");
+    let groups = globs(&mut entry, "groups").unwrap_or_default();
     let addresses = entry.texts("addresses").map(|texts| networks(&mut entry, texts));
     let routes = route_names(&mut entry, profiles);
     let ontologies = globs(&mut entry, "ontologies");
@@ -92,7 +96,8 @@ fn limit_rule(mut entry: ListEntry<'_>, profiles: &[RouteProfile]) -> Option<Lim
     }
     let is_enforced = is_enforced(&mut entry);
     let complete = entry.finish();
-    let rule = LimitRule { name: name?.into(), users, addresses, routes, ontologies, rate, concurrent, is_enforced };
+    let name = name?.into();
+    let rule = LimitRule { name, users, groups, addresses, routes, ontologies, rate, concurrent, is_enforced };
     complete.then_some(rule)
 }
 
@@ -149,10 +154,11 @@ mod tests {
     fn limit_rules() {
         let with = |rules| load("", &[("LIMITS_RULES", rules)]);
         let rules = "[{name: bots, users: 'bot-*', requests_per_second: 0.5, burst: 4, mode: shadow}, \
-                     {name: office, addresses: [10.0.0.0/8, '2001:db8::1'], concurrent: 2, routes: api}]";
+                     {name: office, addresses: [10.0.0.0/8, '2001:db8::1'], concurrent: 2, routes: api, groups: staff}]";
         let rules = with(rules).expect("valid").limit_rules;
         assert_eq!((rules[0].rate, rules[0].is_enforced), (Rate::new(0.5, 4), false));
         assert_eq!((rules[1].concurrent, rules[1].is_enforced), (Some(2), true));
+        assert_eq!((rules[1].groups.len(), rules[1].users.is_none()), (1, true));
         assert_eq!(rules[1].addresses.as_ref().map(Vec::len), Some(2));
         for (rules, expected) in [
             ("[{requests_per_second: 1}]", "limits.rules[0].name: is missing"),

@@ -5,7 +5,6 @@ use std::sync::Arc;
 
 use crate::admission::RequestKind;
 use crate::auth::Identity;
-use crate::base::glob::Glob;
 use crate::base::user_name::UserName;
 use crate::config::LimitRule;
 use crate::gateway::exchange::Exchange;
@@ -21,7 +20,7 @@ pub fn limit(screened: &Screened, identity: &Identity, exchange: &mut Exchange) 
     }
     let ontology = requested_ontology(screened)?;
     let request = LimitedRequest {
-        user: identity.user().map(UserName::as_str),
+        identity,
         address: record.context.origin.address,
         route: record.route.name(),
         ontology: ontology.as_deref(),
@@ -42,7 +41,7 @@ pub fn limit(screened: &Screened, identity: &Identity, exchange: &mut Exchange) 
 
 /// What the conditions of a rule are compared with.
 struct LimitedRequest<'a> {
-    user: Option<&'a str>,
+    identity: &'a Identity,
     address: IpAddr,
     route: &'a str,
     ontology: Option<&'a str>,
@@ -50,11 +49,22 @@ struct LimitedRequest<'a> {
 
 impl LimitedRequest<'_> {
     fn matches(&self, rule: &LimitRule) -> bool {
-        let is_one_of =
-            |globs: &[Glob], text: Option<&str>| text.is_some_and(|text| globs.iter().any(|glob| glob.matches(text)));
-        rule.users.as_ref().is_none_or(|users| is_one_of(users, self.user))
+        self.is_caller_of(rule)
             && rule.addresses.as_ref().is_none_or(|all| all.iter().any(|network| network.contains(&self.address)))
             && rule.routes.as_ref().is_none_or(|routes| routes.iter().any(|route| route == self.route))
-            && rule.ontologies.as_ref().is_none_or(|ontologies| is_one_of(ontologies, self.ontology))
+            && rule.ontologies.as_ref().is_none_or(|ontologies| {
+                self.ontology.is_some_and(|ontology| ontologies.iter().any(|glob| glob.matches(ontology)))
+            })
+    }
+
+    fn is_caller_of(&self, rule: &LimitRule) -> bool {
+        let user = || self.identity.user().map(UserName::as_str);
+        match &rule.users {
+            None if rule.groups.is_empty() => true,
+            users => {
+                let is_listed = |user: &str| users.iter().flatten().any(|glob| glob.matches(user));
+                user().is_some_and(is_listed) || self.identity.is_in_group(&rule.groups)
+            }
+        }
     }
 }

@@ -151,6 +151,23 @@ fn users_of_two_issuers_are_kept_apart() {
 }
 
 #[test]
+fn a_rate_limit_can_name_groups_of_a_jwt() {
+    let rules = "[{name: agents, users: [bob], groups: agents, requests_per_second: 0.01, burst: 1}]";
+    let setup = Setup::new(", groups_claims: realm_access.roles", &[("LIMITS_RULES", rules)]);
+    let member = |name: &str, groups: &[&str]| setup.token(&json!({"email": name, "realm_access": {"roles": groups}}));
+    for (name, groups, second) in [
+        ("alice", &["agents"][..], 429),
+        ("bob", &[][..], 429),
+        ("carol", &["others"][..], 200),
+        ("dave", &["agents"], 429),
+    ] {
+        let token = member(name, groups);
+        let statuses = [(); 2].map(|()| setup.get(&token, &[]).status);
+        assert_eq!(statuses, [200, second], "{name}");
+    }
+}
+
+#[test]
 fn rules_can_name_groups_of_a_jwt() {
     let rules = "[{groups: analysts, routes: api}, {users: '*', methods: HEAD}]";
     let options = [

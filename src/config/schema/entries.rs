@@ -259,6 +259,12 @@ const LIMIT_RULES: &[EntryKey] = &[
         EntryForm::Texts,
         "Callers: names or patterns. Default: every caller, also those whom only the backend knows.",
     ),
+    key(
+        "groups",
+        EntryForm::Texts,
+        "Groups of callers with a JWT (`groups_claims`): names or patterns. A rule with `users` and `groups` matches \
+         callers of either. Each caller is counted on its own.",
+    ),
     key("addresses", EntryForm::Texts, "Addresses or networks of the clients. Default: all."),
     key("routes", EntryForm::Texts, "Names of routes. Default: all."),
     key(
