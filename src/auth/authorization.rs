@@ -6,7 +6,7 @@ use crate::auth::Identity;
 use crate::base::user_name::UserName;
 use crate::config::AuthorizationOptions;
 use crate::config::rules::AuthorizationRule;
-use crate::http::statement::StatementClass;
+use crate::http::statement::{McpCall, StatementClass};
 
 /// The configured authorization rules.
 pub struct Authorization(pub(super) AuthorizationOptions);
@@ -22,6 +22,8 @@ pub struct Action<'a> {
     pub ontology: Option<&'a str>,
     /// The class of the statement in the body; `None` if it has none, or was not read.
     pub statement: Option<StatementClass>,
+    /// What an MCP request does; `None` for other requests, or if it was not understood.
+    pub mcp: Option<&'a McpCall<'a>>,
 }
 
 impl Authorization {
@@ -32,7 +34,7 @@ impl Authorization {
 
     /// Returns whether a rule depends on what a body contains.
     pub fn depends_on_statements(&self) -> bool {
-        self.0.rules.iter().any(|rule| rule.statements.is_some() || rule.ontologies.is_some())
+        self.0.rules.iter().any(|rule| rule.statements.is_some() || rule.ontologies.is_some() || rule.tools.is_some())
     }
 
     /// Returns whether a rule allows the action. For an impersonated user, that user's rules apply.
@@ -58,6 +60,12 @@ fn is_for_action(rule: &AuthorizationRule, action: Action<'_>) -> bool {
             action.ontology.is_some_and(|ontology| ontologies.iter().any(|glob| glob.matches(ontology)))
         })
         && rule.statements.as_ref().is_none_or(|classes| action.statement.is_some_and(|class| classes.contains(&class)))
+        && rule.tools.as_ref().is_none_or(|tools| {
+            action.mcp.is_some_and(|call| match call {
+                McpCall::Tool(tool) => tools.iter().any(|glob| glob.matches(tool)),
+                McpCall::NoTool => true,
+            })
+        })
 }
 
 #[cfg(test)]
@@ -83,6 +91,7 @@ mod tests {
             methods: None,
             ontologies: None,
             statements: None,
+            tools: None,
         };
         let rules = vec![
             any(&["root"]),
@@ -107,12 +116,25 @@ mod tests {
             (None, "api", Method::GET, None, false),
             (Some("eve"), "openapi", Method::POST, Some("sales"), false),
         ] {
-            let action = Action { route, method: &method, ontology, statement: None };
+            let action = Action { route, method: &method, ontology, statement: None, mcp: None };
             assert_eq!(authorization.allows(&identity(user), action), expected, "{user:?} {action:?}");
+        }
+        let rules = vec![AuthorizationRule { tools: Some(globs(&["query*"])), ..any(&["alice"]) }];
+        let by_tool = Authorization(AuthorizationOptions { enforce: true, rules });
+        assert!(by_tool.depends_on_statements());
+        for (mcp, expected) in [
+            (Some(McpCall::Tool("query_sales".into())), true),
+            (Some(McpCall::Tool("delete".into())), false),
+            (Some(McpCall::NoTool), true),
+            (None, false),
+        ] {
+            let mcp = mcp.as_ref();
+            let action = Action { route: "mcp", method: &Method::POST, ontology: None, statement: None, mcp };
+            assert_eq!(by_tool.allows(&identity(Some("alice")), action), expected, "{action:?}");
         }
         let rules = vec![AuthorizationRule { groups: globs(&["analysts"]), ..any(&[]) }];
         let by_group = Authorization(AuthorizationOptions { enforce: true, rules });
-        let action = Action { route: "api", method: &Method::GET, ontology: None, statement: None };
+        let action = Action { route: "api", method: &Method::GET, ontology: None, statement: None, mcp: None };
         let member = |group: &str| {
             let user = UserName::parse(b"alice").expect("valid");
             let caller = JwtCaller { user, groups: Some(vec![group.into()].into()) };
@@ -122,7 +144,7 @@ mod tests {
         let acting = member("analysts").impersonating(UserName::parse(b"eve").expect("valid"));
         assert!(!by_group.allows(&acting, action), "the groups of the caller do not count for another user");
         let acting = identity(Some("root")).impersonating(UserName::parse(b"eve").expect("valid"));
-        let action = Action { route: "api", method: &Method::GET, ontology: None, statement: None };
+        let action = Action { route: "api", method: &Method::GET, ontology: None, statement: None, mcp: None };
         assert!(!authorization.allows(&acting, action), "the rules of the impersonated user apply");
     }
 }

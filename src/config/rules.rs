@@ -57,6 +57,8 @@ pub struct AuthorizationRule {
     pub ontologies: Option<Vec<Glob>>,
     /// Classes of the statement in the body; a body without one does not match.
     pub statements: Option<Vec<StatementClass>>,
+    /// Patterns of MCP tools; a request that is no MCP request does not match.
+    pub tools: Option<Vec<Glob>>,
 }
 
 impl Reader<'_> {
@@ -119,8 +121,10 @@ fn authorization_rule(mut entry: ListEntry<'_>, profiles: &[RouteProfile]) -> Op
         }
         classes
     });
+    let tools = globs(&mut entry, "tools");
     let (users, groups) = (users.unwrap_or_default(), groups.unwrap_or_default());
     entry.finish().then_some(AuthorizationRule {
+        tools,
         users,
         groups,
         unknown_users,

@@ -48,7 +48,7 @@ pub fn authorize(
         return Ok(Some(StatementCheck { format, is_plain, method, ontology }));
     }
     let route = exchange.record.route.name();
-    let action = Action { route, method: screened.method(), ontology: ontology.as_deref(), statement: None };
+    let action = Action { route, method: screened.method(), ontology: ontology.as_deref(), statement: None, mcp: None };
     decide(authorization, action, identity, exchange, metrics).map(|()| None)
 }
 
@@ -65,13 +65,13 @@ pub fn authorize_statement(
 ) -> Result<(), Rejection> {
     let Some(authorization) = auth.authorization() else { return Ok(()) };
     let body = request.whole_body().filter(|_| check.is_plain);
-    let statement = Statement::read(check.format, body.as_deref().unwrap_or_default());
-    let ontology = match (check.ontology.as_deref(), statement.ontology.as_deref()) {
+    let read = body.as_deref().map_or(Statement::UNKNOWN, |body| Statement::read(check.format, body));
+    let ontology = match (check.ontology.as_deref(), read.ontology.as_deref()) {
         (Some(one), Some(other)) if one != other => return Err(Rejection::OntologyAmbiguous),
         (one, other) => one.or(other),
     };
-    let route = exchange.record.route.name();
-    let action = Action { route, method: &check.method, ontology, statement: Some(statement.class) };
+    let (route, statement) = (exchange.record.route.name(), Some(read.class));
+    let action = Action { route, method: &check.method, ontology, statement, mcp: read.mcp.as_ref() };
     decide(authorization, action, identity, exchange, metrics)
 }
 
@@ -106,9 +106,12 @@ fn is_plain_text(screened: &Screened) -> bool {
 }
 
 /// How the body of a request carries a statement; `None` if it carries none.
-fn statement_format(screened: &Screened) -> Option<StatementFormat> {
-    let media_type = screened.headers().single(HeaderName::ContentType).and_then(essence)?;
+pub fn statement_format(screened: &Screened) -> Option<StatementFormat> {
     let path = screened.path().trim_end_matches('/');
+    if path == "/timbr/api/mcp" || path.starts_with("/timbr/api/mcp/") {
+        return Some(StatementFormat::Mcp);
+    }
+    let media_type = screened.headers().single(HeaderName::ContentType).and_then(essence)?;
     if path == "/timbr/api/query" {
         return Some(StatementFormat::Json);
     }

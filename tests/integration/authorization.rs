@@ -202,3 +202,43 @@ fn in_shadow_mode_statements_that_no_rule_allows_are_forwarded_whole() {
     }
     assert_eq!(gateway.metric("timbr_gateway_authorization_shadow_denials_total"), 2.0);
 }
+
+#[test]
+fn a_rule_limits_the_tools_of_mcp() {
+    let upstream = Upstream::start();
+    let rules = "[{users: '*', routes: mcp, tools: [query, 'list_*']}]";
+    let options = [
+        ("AUTHORIZATION_MODE", "enforce"),
+        ("AUTHORIZATION_RULES", rules),
+        ("LIMITS_BUFFER", "4KiB"),
+        ("WORKERS", "1"),
+    ];
+    let gateway = Gateway::start(upstream.address(), &options);
+    let token = gateway.token();
+    let post = |body: &str| {
+        gateway.client().send("POST /timbr/api/mcp/", &[JSON, ("x-api-key", token.as_str())], body.as_bytes())
+    };
+    let call = |tool: &str| {
+        format!(r#"{{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{{"name":"{tool}","arguments":{{}}}}}}"#)
+    };
+    for body in [call("query"), call("list_ontologies"), r#"{"jsonrpc":"2.0","id":1,"method":"tools/list"}"#.to_owned()]
+    {
+        assert_eq!(post(&body).status, 200, "{body}");
+    }
+    let headers = [("x-api-key", token.as_str()), ("mcp-session-id", "1")];
+    assert_eq!(gateway.client().send("DELETE /timbr/api/mcp/", &headers, b"").status, 200, "it ends a session");
+    let arrived = upstream.log().len();
+    let large = call("query").replace("{}", &format!("{{\"x\":\"{}\"}}", "x".repeat(100_000)));
+    for body in [
+        call("delete"),
+        format!("[{}]", call("query")),
+        format!("[\"ping\",{}]", call("delete")),
+        "{}".to_owned(),
+        large,
+    ] {
+        let response = post(&body);
+        assert_eq!((response.status, response.reason().as_str()), (403, "not_authorized"), "{body}");
+    }
+    assert_eq!(send(&gateway, "GET /timbr/api/x", &token).status, 403, "the rule is for MCP");
+    assert_eq!(upstream.log().len(), arrived, "nothing else arrives");
+}

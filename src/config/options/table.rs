@@ -257,7 +257,7 @@ group! { AUTHORIZATION: AuthorizationKeys = "authorization." {
         "Whether authorization.rules are applied. shadow: requests that no rule allows are logged, counted and \
          forwarded. enforce: they are rejected.";
     rules: Vec<Node>,
-        "Requests that are allowed: a list of {users, unknown_users, routes, methods, ontologies}. See configuration.md.";
+        "Requests that are allowed: a list of {users, groups, unknown_users, routes, methods, ontologies, statements, tools}. See configuration.md.";
 } }
 
 group! { HEADERS: HeaderKeys = "headers." {
@@ -401,7 +401,7 @@ group! {
 
 group! { LIMIT_RULES: LimitRuleKeys = "limits." {
     rules: Vec<Node>,
-        "Rate limits and concurrency limits for each caller: a list of {name, users, addresses, routes, ontologies, \
+        "Rate limits and concurrency limits for each caller: a list of {name, users, groups, addresses, routes, ontologies, \
          requests_per_second, burst, concurrent, mode}. See configuration.md.";
 } }
 

@@ -250,6 +250,12 @@ const AUTHORIZATION_RULES: &[EntryKey] = &[
         "Classes of the statement in the body: see below. A request without a statement does not match. Default: all \
          requests.",
     ),
+    key(
+        "tools",
+        EntryForm::Texts,
+        "MCP tools: names or patterns. Matches requests to `/timbr/api/mcp/` that call one of them with `tools/call`, in a \
+         body of at most `limits.buffer`, and all MCP requests that call none. Default: all requests.",
+    ),
 ];
 
 const LIMIT_RULES: &[EntryKey] = &[

@@ -75,10 +75,19 @@ pub struct Statement<'a> {
     pub class: StatementClass,
     /// The ontology that the body names.
     pub ontology: Option<Cow<'a, str>>,
-    /// The tool that an MCP request calls.
-    pub tool: Option<Cow<'a, str>>,
+    /// What an MCP request does; `None` for other formats, or if it was not understood.
+    pub mcp: Option<McpCall<'a>>,
     /// The hash of the statement without its literals; `None` without a statement, or if it is unknown.
     pub fingerprint: Option<StatementFingerprint>,
+}
+
+/// What an MCP request does.
+#[derive(Debug, PartialEq, Eq)]
+pub enum McpCall<'a> {
+    /// It calls this tool.
+    Tool(Cow<'a, str>),
+    /// It calls none: it opens a session, lists tools and the like.
+    NoTool,
 }
 
 /// The first 8 bytes of the SHA-256 of a statement without its literals.
@@ -120,22 +129,26 @@ struct McpParameters<'a> {
 }
 
 impl<'a> Statement<'a> {
-    const UNKNOWN: Statement<'static> =
-        Statement { class: StatementClass::Unknown, ontology: None, tool: None, fingerprint: None };
+    /// What is known of a body that is too large or incomplete: nothing.
+    pub const UNKNOWN: Statement<'static> =
+        Statement { class: StatementClass::Unknown, ontology: None, mcp: None, fingerprint: None };
 
     /// Reads a body. `body` must be complete: the rest of a longer one could change its meaning.
     pub fn read(format: StatementFormat, body: &'a [u8]) -> Statement<'a> {
         let statement = match format {
             StatementFormat::Sql => std::str::from_utf8(body).ok().map(|text| Statement::from_sql(text, None)),
-            // A repeated key is an error.
-            StatementFormat::Json => serde_json::from_slice::<JsonQuery<'a>>(body)
-                .ok()
-                .map(|json| Statement::from_sql(&json.query, json.ontology_name)),
+            StatementFormat::Json => {
+                read_object::<JsonQuery<'a>>(body).map(|json| Statement::from_sql(&json.query, json.ontology_name))
+            }
             StatementFormat::Thrift if thrift::is_session_call(body) => {
                 Some(Statement { class: StatementClass::Show, ..Statement::UNKNOWN })
             }
             StatementFormat::Thrift => thrift::statement(body).map(|text| Statement::from_sql(text, None)),
-            StatementFormat::Mcp => serde_json::from_slice::<McpRequest<'a>>(body).ok().map(Statement::from_mcp),
+            // Without a body it opens a stream or ends a session.
+            StatementFormat::Mcp if body.is_empty() => {
+                Some(Statement { mcp: Some(McpCall::NoTool), ..Statement::UNKNOWN })
+            }
+            StatementFormat::Mcp => read_object::<McpRequest<'a>>(body).map(Statement::from_mcp),
         };
         statement.unwrap_or(Statement::UNKNOWN)
     }
@@ -146,14 +159,25 @@ impl<'a> Statement<'a> {
             let hash = digest(&SHA256, normalized.as_bytes());
             StatementFingerprint(*hash.as_ref().first_chunk().expect("SHA-256 has 32 bytes"))
         });
-        Statement { class, ontology, tool: None, fingerprint }
+        Statement { class, ontology, mcp: None, fingerprint }
     }
 
     fn from_mcp(request: McpRequest<'a>) -> Statement<'a> {
-        let is_call = request.method == "tools/call";
-        let tool = request.params.and_then(|parameters| parameters.name).filter(|_| is_call);
-        Statement { tool, ..Statement::UNKNOWN }
+        let mcp = match &*request.method {
+            "tools/call" => request.params.and_then(|parameters| parameters.name).map(McpCall::Tool),
+            _ => Some(McpCall::NoTool),
+        };
+        Statement { mcp, ..Statement::UNKNOWN }
     }
+}
+
+/// Reads a JSON object; a repeated key is an error.
+///
+/// SECURITY: serde also reads an object from an array of its values. A batch of JSON-RPC requests is an array, whose
+/// elements the backend could execute one by one.
+fn read_object<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Option<T> {
+    let is_object = body.iter().find(|byte| !byte.is_ascii_whitespace()) == Some(&b'{');
+    serde_json::from_slice(body).ok().filter(|_| is_object)
 }
 
 #[cfg(test)]
@@ -173,7 +197,9 @@ mod tests {
         assert_eq!((json.class, json.ontology.as_deref()), (StatementClass::Read, Some("sales")));
         assert_eq!(json.fingerprint, sql.fingerprint, "they differ in a literal and in blanks");
         let mcp = r#"{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"query","arguments":{}}}"#;
-        assert_eq!(read(StatementFormat::Mcp, mcp).tool.as_deref(), Some("query"));
+        assert_eq!(read(StatementFormat::Mcp, mcp).mcp, Some(McpCall::Tool("query".into())));
+        let list = r#" {"method":"tools/list","params":{"name":"a"}}"#;
+        assert_eq!(read(StatementFormat::Mcp, list).mcp, Some(McpCall::NoTool));
     }
 
     #[test]
@@ -187,7 +213,11 @@ mod tests {
             (StatementFormat::Json, r#"[{"query": "SELECT 1"}]"#),
             (StatementFormat::Thrift, "SELECT 1"),
             (StatementFormat::Mcp, r#"[{"method":"tools/call","params":{"name":"a"}}]"#),
-            (StatementFormat::Mcp, r#"{"method":"tools/list","params":{"name":"a"}}"#),
+            (StatementFormat::Mcp, r#"["ping",{"method":"tools/call","params":{"name":"a"}}]"#),
+            (StatementFormat::Mcp, r#"{"method":"ping","method":"tools/call","params":{"name":"a"}}"#),
+            (StatementFormat::Mcp, r#"{"method":"tools/call","params":{"name":"a","name":"b"}}"#),
+            (StatementFormat::Mcp, r#"{"method":"tools/call"}"#),
+            (StatementFormat::Json, r#"["SELECT 1", "sales"]"#),
         ] {
             assert_eq!(read(format, body), Statement::UNKNOWN, "{body}");
         }
