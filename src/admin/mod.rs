@@ -10,6 +10,7 @@ pub mod dashboard;
 pub mod health;
 mod rejections;
 mod routes;
+mod stops;
 mod tokens;
 
 use std::convert::Infallible;

@@ -17,7 +17,9 @@ use tokio::time::timeout;
 
 use crate::admin::access::AdminPeer;
 use crate::admin::health::{Probe, ProbeResult};
-use crate::admin::{AdminBody, AdminContext, access, commands, dashboard, rejections, tokens, update_upstream_metrics};
+use crate::admin::{
+    AdminBody, AdminContext, access, commands, dashboard, rejections, stops, tokens, update_upstream_metrics,
+};
 use crate::base::percent::decode_query_value;
 use crate::config::AdminCommands;
 use crate::observability::log::{self, Label, LogRecord, label};
@@ -127,7 +129,7 @@ struct AdminRoute {
     action: Action,
 }
 
-static ROUTES: [AdminRoute; 23] = [
+static ROUTES: [AdminRoute; 26] = [
     probe("/livez", |parts, admin| probe_response(Probe::Live, parts, admin)),
     // The name that many load balancers expect.
     probe("/healthz", |parts, admin| probe_response(Probe::Live, parts, admin)),
@@ -151,6 +153,9 @@ static ROUTES: [AdminRoute; 23] = [
     read("/log-level", Access::Operators, |_| ready(commands::log_level())),
     command(Method::PUT, "/log-level", "log-level", |call| ready(commands::set_log_level(&call))),
     command(Method::POST, "/tokens/revoke", "revoke", |call| Box::pin(tokens::revoke(call))),
+    read("/stops", Access::Operators, |call| ready(Ok(stops::list(call.admin)))),
+    command(Method::POST, "/stop", "stop-requests", |call| Box::pin(stops::stop(call))),
+    command(Method::POST, "/resume", "resume-requests", |call| Box::pin(stops::resume(call))),
     command(Method::POST, "/reload", "reload", |call| Box::pin(commands::reload(&call.admin.control))),
     command(Method::POST, "/drain", "drain", |call| ready(Ok(commands::drain(&call.admin.control)))),
     command(Method::POST, "/quit", "quit", |call| ready(Ok(commands::quit(&call.admin.control)))),

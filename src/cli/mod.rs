@@ -15,6 +15,7 @@ mod options;
 mod password;
 mod salt;
 mod serve;
+mod stops;
 mod store;
 mod tokens;
 mod users;
@@ -58,6 +59,9 @@ fn dispatch() -> CliResult {
         Some(("reload", matches)) => admin_commands::reload(matches),
         Some(("drain", matches)) => admin_commands::drain(matches),
         Some(("log-level", matches)) => admin_commands::log_level(matches),
+        Some(("stop", matches)) => stops::stop(matches),
+        Some(("resume", matches)) => stops::resume(matches),
+        Some(("stopped", matches)) => stops::stopped(matches),
         Some(("tokens", matches)) => tokens::run(matches),
         Some(("explain", matches)) => explain::run(matches),
         Some(("users", matches)) => users::run(matches),
@@ -85,6 +89,7 @@ pub fn command() -> Command {
         .subcommand(salt::command())
         .subcommand(store::command())
         .subcommands(admin_commands::commands())
+        .subcommands(stops::commands())
         .subcommand(tokens::command())
         .subcommand(explain::command())
         .subcommand(users::command())

@@ -13,6 +13,7 @@ use crate::gateway::exchange::Exchange;
 use crate::gateway::rejection::Rejection;
 use crate::gateway::respond::GatewayResponse;
 use crate::gateway::screen::{reject_ambiguous_headers, require_content_type};
+use crate::gateway::stop::{reject_stopped_route, reject_stopped_user};
 use crate::http::headers::{Head, HeaderName, Headers};
 
 /// The name of this route in logs, metrics and `explain`.
@@ -23,6 +24,7 @@ impl Gateway {
     /// `{"data":["tk_…"],"status":"success"}`.
     pub(super) async fn get_token(&self, head: &Head, exchange: &mut Exchange) -> Result<GatewayResponse, Rejection> {
         exchange.set_route(&self.route_metrics.get_token);
+        reject_stopped_route(self.auth.store(), ROUTE_NAME)?;
         exchange.permit().begin_authentication()?;
         let minted = match self.mint(head, exchange).await {
             Ok(minted) => minted,
@@ -35,19 +37,24 @@ impl Gateway {
         headers.push(HeaderName::ContentType, b"application/json");
         headers.push(HeaderName::CacheControl, b"no-store");
         let body = format!(r#"{{"data":["{}"],"status":"success"}}"#, minted.token.expose());
-        let is_denied = self.auth.store().denies(Some(&minted.user), minted.fingerprint);
+        let allowed = self.reject_denied_login(&minted);
         exchange.record.user = Some(minted.user);
         exchange.record.key = Some(minted.fingerprint);
-        if is_denied {
-            exchange.record.audit("mint", Rejection::CredentialDenied.reason());
-            return Err(Rejection::CredentialDenied);
-        }
+        allowed.inspect_err(|rejection| exchange.record.audit("mint", rejection.reason()))?;
         // SECURITY: the token does not leave the gateway without a line about it, if the audit log is required.
         if exchange.record.audit_login().await.is_err() {
             exchange.record.audit("mint", Rejection::AuditUnavailable.reason());
             return Err(Rejection::AuditUnavailable);
         }
         Ok(GatewayResponse::local(StatusCode::OK, headers, Bytes::from(body)))
+    }
+
+    fn reject_denied_login(&self, minted: &MintedToken) -> Result<(), Rejection> {
+        let store = self.auth.store();
+        if store.denies(Some(&minted.user), minted.fingerprint) {
+            return Err(Rejection::CredentialDenied);
+        }
+        reject_stopped_user(store, &minted.user)
     }
 
     /// The error has the user that an authentic bearer names.

@@ -31,6 +31,7 @@ pub mod route;
 pub mod screen;
 mod send;
 pub mod snapshot;
+mod stop;
 
 use std::pin::pin;
 use std::rc::Rc;
@@ -69,6 +70,7 @@ use respond::GatewayResponse;
 use rewrite::Rewriter;
 use route::{RouteMatch, RouteTable};
 use screen::screen;
+use stop::{reject_stopped, reject_stopped_statement};
 
 pub use respond::{DownstreamResponse, ObservedBody};
 
@@ -209,12 +211,16 @@ impl Gateway {
         let identity = authenticate(&self.auth, &self.upstreams[0].client, &screened, exchange).await?;
         exchange.permit().count_for(&identity.caller_key(), screened.kind(profile))?;
         let identity = impersonate(&self.auth, &upstream.rewriter, &screened, identity, exchange)?;
+        let stop_check = reject_stopped(&self.auth, &screened, &identity, exchange)?;
         let metrics = self.admission.metrics();
         let statement_check = authorize(&self.auth, &screened, &identity, exchange, metrics)?;
         limit(&screened, &identity, exchange)?;
         let mut request = upstream.rewriter.rewrite(screened, profile, body, &identity, exchange);
         // Before the slot: a client that does not send its body must not occupy one.
         request.buffer_body(profile.buffer.unwrap_or(self.limits.buffer)).await?;
+        if let Some(format) = stop_check {
+            reject_stopped_statement(&self.auth, format, request.whole_body().as_deref())?;
+        }
         if let Some(check) = statement_check {
             authorize_statement(&self.auth, &check, &request, &identity, exchange, metrics)?;
         }

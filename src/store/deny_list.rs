@@ -1,5 +1,5 @@
-//! Users and credentials that are denied for a while, whatever proves them: tokens, keys or JWTs. It does not know how
-//! replicas exchange its entries.
+//! Users and credentials that are denied for a while, whatever proves them (tokens, keys or JWTs), and what an operator
+//! has stopped. It does not know how replicas exchange its entries.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use parking_lot::RwLock;
 
 use crate::base::user_name::UserName;
+use crate::store::stop::{ActiveStop, StopKind, StopNote, StopTarget};
 use crate::store::{Fingerprint, Timestamp};
 
 /// What is denied.
@@ -16,46 +17,97 @@ pub enum DeniedSubject {
     User(UserName),
     /// One credential: a token, a key or a JWT.
     Credential(Fingerprint),
+    /// What an operator has stopped.
+    Stopped(StopTarget),
 }
 
-/// The entries that are in effect, with their ends. Shared by all threads.
+/// An entry of the deny list.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Denial {
+    /// When it ends; zero removes the entry.
+    pub until: Timestamp,
+    /// Present for what an operator has stopped.
+    pub note: Option<StopNote>,
+}
+
+impl Denial {
+    /// Removes an entry.
+    pub const END: Denial = Denial { until: Timestamp(0), note: None };
+}
+
+/// The entries that are in effect. Shared by all threads.
 #[derive(Debug, Default)]
 pub struct DenyList {
     /// Read by every request, so that an empty list costs nothing more.
     count: AtomicUsize,
-    until: RwLock<HashMap<DeniedSubject, Timestamp>>,
+    entries: RwLock<HashMap<DeniedSubject, Denial>>,
 }
 
 impl DenyList {
-    /// Adds or replaces an entry. Zero removes it.
-    pub fn set(&self, subject: DeniedSubject, until: Timestamp) {
-        let mut entries = self.until.write();
-        if until == Timestamp(0) {
+    /// Adds, replaces or removes an entry.
+    pub fn set(&self, subject: DeniedSubject, denial: Denial) {
+        let mut entries = self.entries.write();
+        if denial.until == Timestamp(0) {
             entries.remove(&subject);
         } else {
-            entries.insert(subject, until);
+            entries.insert(subject, denial);
         }
         self.count.store(entries.len(), Ordering::Release);
     }
 
-    /// Whether the user or the credential is denied. `now` is called only if there are entries.
-    pub fn denies(&self, user: Option<&UserName>, credential: Fingerprint, now: impl FnOnce() -> Timestamp) -> bool {
-        if self.count.load(Ordering::Acquire) == 0 {
-            return false;
-        }
-        let (now, entries) = (now(), self.until.read());
-        let is_denied = |subject: &DeniedSubject| entries.get(subject).is_some_and(|until| now < *until);
+    /// Whether there are no entries at all.
+    pub fn is_empty(&self) -> bool {
+        self.count.load(Ordering::Acquire) == 0
+    }
+
+    /// Whether the user or the credential is denied.
+    pub fn denies(&self, user: Option<&UserName>, credential: Fingerprint, now: Timestamp) -> bool {
+        let entries = self.entries.read();
+        let is_denied = |subject: &DeniedSubject| entries.get(subject).is_some_and(|denial| now < denial.until);
         is_denied(&DeniedSubject::Credential(credential))
             || user.is_some_and(|user| is_denied(&DeniedSubject::User(user.clone())))
     }
 
+    /// The entry of something that an operator has stopped.
+    pub fn find_stop(&self, target: StopTarget, now: Timestamp) -> Option<ActiveStop> {
+        let entries = self.entries.read();
+        let (subject, denial) = entries.get_key_value(&DeniedSubject::Stopped(target))?;
+        active_stop(subject, denial, now)
+    }
+
+    /// Whether an ontology is stopped.
+    pub fn stops_ontologies(&self) -> bool {
+        let is_ontology = |subject: &DeniedSubject| {
+            matches!(subject, DeniedSubject::Stopped(StopTarget { kind: StopKind::Ontology, .. }))
+        };
+        self.entries.read().keys().any(is_ontology)
+    }
+
+    /// Everything that operators have stopped, sorted by kind and name.
+    pub fn stops(&self, now: Timestamp) -> Vec<ActiveStop> {
+        let entries = self.entries.read();
+        let mut stops: Vec<_> =
+            entries.iter().filter_map(|(subject, denial)| active_stop(subject, denial, now)).collect();
+        stops.sort_by_cached_key(|stop| stop.target.to_string());
+        stops
+    }
+
     /// Removes entries that have ended.
     pub fn sweep(&self, now: Timestamp) {
-        if self.count.load(Ordering::Acquire) > 0 {
-            let mut entries = self.until.write();
-            entries.retain(|_, until| now < *until);
+        if !self.is_empty() {
+            let mut entries = self.entries.write();
+            entries.retain(|_, denial| now < denial.until);
             self.count.store(entries.len(), Ordering::Release);
         }
+    }
+}
+
+fn active_stop(subject: &DeniedSubject, denial: &Denial, now: Timestamp) -> Option<ActiveStop> {
+    match (subject, &denial.note) {
+        (DeniedSubject::Stopped(target), Some(note)) if now < denial.until => {
+            Some(ActiveStop { target: target.clone(), note: note.clone(), until: denial.until })
+        }
+        _ => None,
     }
 }
 
@@ -70,16 +122,36 @@ mod tests {
         let fingerprint = |text: &[u8]| TokenId::from_token(text).fingerprint();
         let list = DenyList::default();
         let denies = |name: Option<&str>, key: &[u8], now| {
-            list.denies(name.map(user).as_ref(), fingerprint(key), || Timestamp(now))
+            list.denies(name.map(user).as_ref(), fingerprint(key), Timestamp(now))
         };
+        let until = |time| Denial { until: Timestamp(time), note: None };
         assert!(!denies(Some("alice"), b"a", 1));
-        list.set(DeniedSubject::User(user("alice")), Timestamp(10));
-        list.set(DeniedSubject::Credential(fingerprint(b"b")), Timestamp(20));
+        list.set(DeniedSubject::User(user("alice")), until(10));
+        list.set(DeniedSubject::Credential(fingerprint(b"b")), until(20));
         assert!(denies(Some("alice"), b"a", 9) && !denies(Some("alice"), b"a", 10));
         assert!(denies(Some("bob"), b"b", 19) && denies(None, b"b", 19) && !denies(Some("bob"), b"a", 5));
         list.sweep(Timestamp(10));
         assert_eq!(list.count.load(Ordering::Acquire), 1);
-        list.set(DeniedSubject::Credential(fingerprint(b"b")), Timestamp(0));
-        assert!(!denies(None, b"b", 11) && list.count.load(Ordering::Acquire) == 0);
+        list.set(DeniedSubject::Credential(fingerprint(b"b")), Denial::END);
+        assert!(!denies(None, b"b", 11) && list.is_empty());
+    }
+
+    #[test]
+    fn stops_are_separate_from_denials_and_end() {
+        let list = DenyList::default();
+        let target = |kind, name| StopTarget::new(kind, name).expect("valid");
+        let alice = target(StopKind::User, "alice");
+        let note = StopNote { why: "Too many queries.".into(), since: Timestamp(1), has_end: true };
+        let denial = Denial { until: Timestamp(10), note: Some(note) };
+        list.set(DeniedSubject::Stopped(alice.clone()), denial.clone());
+        let user = UserName::parse(b"alice").expect("valid");
+        assert!(!list.denies(Some(&user), TokenId::from_token(b"a").fingerprint(), Timestamp(5)));
+        assert!(list.find_stop(alice.clone(), Timestamp(9)).is_some());
+        assert!(list.find_stop(alice, Timestamp(10)).is_none() && list.stops(Timestamp(10)).is_empty());
+        assert!(list.find_stop(target(StopKind::Route, "alice"), Timestamp(5)).is_none() && !list.stops_ontologies());
+        list.set(DeniedSubject::Stopped(target(StopKind::Ontology, "sales")), denial);
+        let names: Vec<_> = list.stops(Timestamp(5)).iter().map(|stop| stop.target.to_string()).collect();
+        assert_eq!(names, ["ontology sales", "user alice"]);
+        assert!(list.stops_ontologies());
     }
 }

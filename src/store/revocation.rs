@@ -5,8 +5,9 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use crate::base::user_name::UserName;
-use crate::store::deny_list::DeniedSubject;
+use crate::store::deny_list::{Denial, DeniedSubject, DenyList};
 use crate::store::memory::MemoryStore;
+use crate::store::stop::{self, ActiveStop, StopNote, StopTarget};
 use crate::store::{Fingerprint, Store, Timestamp, TokenFilter, TokenId, TokenRecord, TokenSummary, Unavailable};
 
 impl Store {
@@ -23,8 +24,34 @@ impl Store {
     /// Denies a user or a credential for this time, at most [`MAX_DENIAL`]; zero ends that. Returns the end. Effective
     /// as [`Store::revoke`] is.
     pub async fn deny(&self, subject: DeniedSubject, duration: Duration) -> Result<Timestamp, Unavailable> {
+        self.set_denial(subject, duration, None).await
+    }
+
+    /// Stops an ontology, a user or a route, with this text for the clients, for this time or for [`MAX_DENIAL`]. Returns
+    /// the end. Effective as [`Store::revoke`] is.
+    pub async fn stop(
+        &self,
+        target: StopTarget,
+        why: &str,
+        duration: Option<Duration>,
+    ) -> Result<Timestamp, Unavailable> {
+        let note = StopNote { why: why.into(), since: self.now(), has_end: duration.is_some() };
+        self.set_denial(DeniedSubject::Stopped(target), duration.unwrap_or(MAX_DENIAL), Some(note)).await
+    }
+
+    /// Ends what [`Store::stop`] began.
+    pub async fn resume(&self, target: StopTarget) -> Result<(), Unavailable> {
+        self.set_denial(DeniedSubject::Stopped(target), Duration::ZERO, None).await.map(|_| ())
+    }
+
+    async fn set_denial(
+        &self,
+        subject: DeniedSubject,
+        duration: Duration,
+        note: Option<StopNote>,
+    ) -> Result<Timestamp, Unavailable> {
         let until = if duration.is_zero() { Timestamp(0) } else { self.now().after(duration.min(MAX_DENIAL)) };
-        let denial = Revocation::Deny(subject, until);
+        let denial = Revocation::Deny(subject, Denial { until, note });
         // SECURITY: here in any case, even if the store is unavailable.
         denial.apply_denial(&self.memory);
         self.revoke(denial).await?;
@@ -33,7 +60,37 @@ impl Store {
 
     /// Whether a user or a credential is denied. Never waits.
     pub fn denies(&self, user: Option<&UserName>, credential: Fingerprint) -> bool {
-        self.memory.deny_list().denies(user, credential, || self.now())
+        self.deny_list().is_some_and(|list| list.denies(user, credential, self.now()))
+    }
+
+    /// Whether anything is denied or stopped: one read.
+    pub fn has_denials(&self) -> bool {
+        self.deny_list().is_some()
+    }
+
+    /// What operators have stopped. Never waits.
+    pub fn stops(&self) -> Vec<ActiveStop> {
+        self.deny_list().map(|list| list.stops(self.now())).unwrap_or_default()
+    }
+
+    /// The entry of one thing that an operator has stopped. Never waits.
+    pub fn find_stop(&self, target: impl FnOnce() -> Option<StopTarget>) -> Option<ActiveStop> {
+        self.deny_list()?.find_stop(target()?, self.now())
+    }
+
+    /// Whether an ontology is stopped. Never waits.
+    pub fn stops_ontologies(&self) -> bool {
+        self.deny_list().is_some_and(DenyList::stops_ontologies)
+    }
+
+    /// The time until a stop ends.
+    pub fn time_left(&self, stop: &ActiveStop) -> Duration {
+        Duration::from_millis(stop.until.millis_since(self.now()))
+    }
+
+    /// `None` while it is empty, which costs one read.
+    fn deny_list(&self) -> Option<&DenyList> {
+        Some(self.memory.deny_list()).filter(|list| !list.is_empty())
     }
 
     /// The number of live tokens that a revocation would end.
@@ -86,8 +143,8 @@ pub enum Revocation {
     User(UserName),
     /// All tokens.
     All,
-    /// Ends no token, but denies a user or a credential until this time; zero ends that.
-    Deny(DeniedSubject, Timestamp),
+    /// Ends no token, but sets or removes an entry of the deny list.
+    Deny(DeniedSubject, Denial),
 }
 
 /// Entries of the deny list are kept as long as revocations, which is at least this long.
@@ -107,20 +164,20 @@ impl Revocation {
     /// Identifies the mark of this revocation, which a later one of the same kind replaces.
     pub(super) fn mark_id(&self) -> Vec<u8> {
         match self {
-            Revocation::Deny(subject, _) => Revocation::Deny(subject.clone(), Timestamp(0)).encode(),
+            Revocation::Deny(subject, _) => Revocation::Deny(subject.clone(), Denial::END).encode(),
             other => other.encode(),
         }
     }
 
     /// Whether it is an entry of the deny list that has ended.
     pub(super) fn has_ended(&self, now: Timestamp) -> bool {
-        matches!(self, Revocation::Deny(_, until) if *until <= now)
+        matches!(self, Revocation::Deny(_, denial) if denial.until <= now)
     }
 
     /// Applies an entry of the deny list.
     pub(super) fn apply_denial(&self, memory: &MemoryStore) {
-        if let Revocation::Deny(subject, until) = self {
-            memory.deny_list().set(subject.clone(), *until);
+        if let Revocation::Deny(subject, denial) = self {
+            memory.deny_list().set(subject.clone(), denial.clone());
         }
     }
 
@@ -130,12 +187,13 @@ impl Revocation {
             Revocation::Token(fingerprint) => [b"t", &fingerprint.bytes()[..]].concat(),
             Revocation::User(name) => [b"u", name.as_str().as_bytes()].concat(),
             Revocation::All => b"a".to_vec(),
-            Revocation::Deny(subject, until) => {
-                let subject = match subject {
-                    DeniedSubject::User(user) => Revocation::User(user.clone()),
-                    DeniedSubject::Credential(fingerprint) => Revocation::Token(*fingerprint),
+            Revocation::Deny(subject, Denial { until, note }) => {
+                let (kind, subject) = match subject {
+                    DeniedSubject::User(user) => (b"d", Revocation::User(user.clone()).encode()),
+                    DeniedSubject::Credential(fingerprint) => (b"d", Revocation::Token(*fingerprint).encode()),
+                    DeniedSubject::Stopped(target) => (b"s", stop::encode(target, note.as_ref())),
                 };
-                [b"d", &until.0.to_be_bytes()[..], &subject.encode()].concat()
+                [kind, &until.0.to_be_bytes()[..], &subject].concat()
             }
         }
     }
@@ -152,7 +210,14 @@ impl Revocation {
                     Revocation::Token(fingerprint) => DeniedSubject::Credential(fingerprint),
                     Revocation::All | Revocation::Deny(..) => return None,
                 };
-                Some(Revocation::Deny(subject, Timestamp(u64::from_be_bytes(*until))))
+                let until = Timestamp(u64::from_be_bytes(*until));
+                Some(Revocation::Deny(subject, Denial { until, note: None }))
+            }
+            (b's', rest) => {
+                let (until, rest) = rest.split_first_chunk()?;
+                let (target, note) = stop::decode(rest)?;
+                let until = Timestamp(u64::from_be_bytes(*until));
+                Some(Revocation::Deny(DeniedSubject::Stopped(target), Denial { until, note }))
             }
             _ => None,
         }
@@ -165,8 +230,8 @@ pub struct Revocations {
     tokens: HashMap<Fingerprint, Timestamp>,
     users: HashMap<UserName, Timestamp>,
     all: Timestamp,
-    /// With the end of each entry.
-    denied: HashMap<DeniedSubject, (Timestamp, Timestamp)>,
+    /// The entries of the deny list, those that were removed included.
+    denied: HashMap<DeniedSubject, (Timestamp, Denial)>,
 }
 
 impl Revocations {
@@ -176,10 +241,11 @@ impl Revocations {
             Revocation::Token(fingerprint) => self.tokens.entry(*fingerprint).or_default(),
             Revocation::User(name) => self.users.entry(name.clone()).or_default(),
             Revocation::All => &mut self.all,
-            Revocation::Deny(subject, until) => {
-                let (latest, known) = self.denied.entry(subject.clone()).or_default();
+            Revocation::Deny(subject, denial) => {
+                let unknown = || (Timestamp(0), Denial::END);
+                let (latest, known) = self.denied.entry(subject.clone()).or_insert_with(unknown);
                 if at > *latest {
-                    *known = *until;
+                    known.clone_from(denial);
                 }
                 latest
             }
@@ -220,7 +286,8 @@ impl Revocations {
         let tokens = self.tokens.iter().map(|(fingerprint, at)| (Revocation::Token(*fingerprint), *at));
         let users = self.users.iter().map(|(name, at)| (Revocation::User(name.clone()), *at));
         let all = (self.all > Timestamp(0)).then_some((Revocation::All, self.all));
-        let denied = self.denied.iter().map(|(subject, (at, until))| (Revocation::Deny(subject.clone(), *until), *at));
+        let denied = self.denied.iter();
+        let denied = denied.map(|(subject, (at, denial))| (Revocation::Deny(subject.clone(), denial.clone()), *at));
         tokens.chain(users).chain(all).chain(denied)
     }
 }
@@ -228,6 +295,7 @@ impl Revocations {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::store::stop::StopKind;
 
     #[test]
     fn a_revocation_covers_tokens_minted_before_it() {
@@ -250,15 +318,20 @@ mod tests {
     fn revocations_survive_encoding() {
         let user = UserName::parse(b"alice").expect("valid");
         let token = Revocation::Token(TokenId::from_token(b"a").fingerprint());
-        let until = Timestamp(1 << 40);
+        let denial = |note| Denial { until: Timestamp(1 << 40), note };
+        let note = StopNote { why: "Too slow.".into(), since: Timestamp(1 << 39), has_end: false };
+        let target = StopTarget::new(StopKind::Ontology, "sales").expect("valid");
         let denials = [
-            Revocation::Deny(DeniedSubject::User(user.clone()), until),
-            Revocation::Deny(DeniedSubject::Credential(TokenId::from_token(b"a").fingerprint()), until),
+            Revocation::Deny(DeniedSubject::User(user.clone()), denial(None)),
+            Revocation::Deny(DeniedSubject::Credential(TokenId::from_token(b"a").fingerprint()), denial(None)),
+            Revocation::Deny(DeniedSubject::Stopped(target.clone()), denial(Some(note))),
+            Revocation::Deny(DeniedSubject::Stopped(target), Denial::END),
         ];
+        assert_eq!(denials[2].mark_id(), denials[3].mark_id());
         for revocation in [token, Revocation::User(user), Revocation::All].into_iter().chain(denials) {
             assert_eq!(Revocation::decode(&revocation.encode()), Some(revocation));
         }
-        for invalid in [&b""[..], b"a1", b"t123", b"t12345", b"u", b"x", b"d12345678a", b"d1"] {
+        for invalid in [&b""[..], b"a1", b"t123", b"t12345", b"u", b"x", b"d12345678a", b"d1", b"s12345678o"] {
             assert_eq!(Revocation::decode(invalid), None);
         }
     }

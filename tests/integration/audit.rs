@@ -261,6 +261,8 @@ fn the_documented_fields_are_those_of_the_lines_and_of_the_sample() {
         ("PUT /log-level", r#"{"level":"warn"}"#),
         ("POST /reload", "{}"),
         ("POST /tokens/revoke", r#"{"user":"alice","deny_seconds":60}"#),
+        ("POST /stop", r#"{"kind":"route","name":"api","why":"Maintenance.","seconds":60}"#),
+        ("POST /resume", r#"{"kind":"route","name":"api"}"#),
         ("POST /drain", "{}"),
     ];
     let revoke = std::process::Command::new(env!("CARGO_BIN_EXE_timbr-gateway"))
@@ -274,7 +276,18 @@ fn the_documented_fields_are_those_of_the_lines_and_of_the_sample() {
     wait_until("all lines are written", || lines(&file).iter().any(|line| line["what"] == "drain"));
     let all = lines(&file);
     let whats: Vec<_> = all.iter().filter_map(|line| line["what"].as_str()).collect();
-    for what in ["start", "mint", "authorization", "impersonation", "revoke", "reload", "log-level", "drain"] {
+    for what in [
+        "start",
+        "mint",
+        "authorization",
+        "impersonation",
+        "revoke",
+        "reload",
+        "log-level",
+        "stop-requests",
+        "resume-requests",
+        "drain",
+    ] {
         assert!(whats.contains(&what), "{what} in {whats:?}");
     }
     for line in &all {

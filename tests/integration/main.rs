@@ -41,6 +41,7 @@ mod reload;
 mod reload_figures;
 mod routes;
 mod service_manager;
+mod stops;
 mod stores;
 mod supply_chain;
 mod timeouts;

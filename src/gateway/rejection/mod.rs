@@ -13,6 +13,7 @@ use http::StatusCode;
 use crate::admission::{LimitExceeded, QueueError, RuleExceeded};
 use crate::gateway::get_token;
 use crate::observability::phase::Phase;
+use crate::store::{ActiveStop, StopKind, StopNote, StopTarget, Timestamp};
 
 /// Generates [`Rejection`] from its table: the enum, [`Rejection::entry`] for what is constant, and one method for each
 /// column that may depend on the data of the variant.
@@ -181,6 +182,33 @@ impl ExampleData for Duration {
 impl ExampleData for RuleExceeded {
     fn example() -> RuleExceeded {
         RuleExceeded { rule: "…".into(), retry_after: Duration::ZERO }
+    }
+}
+
+/// A request that an operator has stopped.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StoppedRequest {
+    /// What is stopped, and why.
+    pub stop: ActiveStop,
+    /// When a retry may succeed, if the operator named an end.
+    pub retry_after: Option<Duration>,
+}
+
+impl StoppedRequest {
+    fn response_header(&self) -> ResponseHeader<'_> {
+        match self.retry_after {
+            Some(duration) => ResponseHeader::RetryAfter(duration.as_millis().div_ceil(1000) as u64),
+            None => ResponseHeader::NoHeader,
+        }
+    }
+}
+
+impl ExampleData for Box<StoppedRequest> {
+    fn example() -> Box<StoppedRequest> {
+        let target = StopTarget::new(StopKind::Ontology, "…").expect("a valid name");
+        let note = StopNote { why: "…".into(), since: Timestamp(0), has_end: false };
+        let stop = ActiveStop { target, note, until: Timestamp(0) };
+        Box::new(StoppedRequest { stop, retry_after: None })
     }
 }
 

@@ -8,7 +8,7 @@ use http::StatusCode;
 use crate::admission::RuleExceeded;
 
 use crate::gateway::rejection::ResponseHeader::{self, Allow, Challenge, NoHeader, RetryAfter};
-use crate::gateway::rejection::{ExampleData, Fault, RejectionEntry};
+use crate::gateway::rejection::{ExampleData, Fault, RejectionEntry, StoppedRequest};
 use crate::observability::phase::Phase;
 
 const API_KEY: ResponseHeader<'static> = Challenge("ApiKey realm=\"timbr\"");
@@ -365,6 +365,20 @@ rejections! {
         message: "An operator of the gateway has denied this user or credential for a while.",
         remedy: "An operator denied the user or the credential with `timbr-gateway tokens revoke --deny-for DURATION`. The \
                  same command with `--deny-for 0s` ends that.",
+    }
+    /// An operator has stopped the user, the route or the ontology.
+    StoppedByOperator(stopped: Box<StoppedRequest>) {
+        status: SERVICE_UNAVAILABLE,
+        reason: "stopped_by_operator",
+        phases: [Authorize, GetToken],
+        fault: Rules,
+        response_header: stopped.response_header(),
+        header: None,
+        rules: [],
+        detail: format!("{} is stopped", stopped.stop.target),
+        message: String::from(&*stopped.stop.note.why),
+        remedy: "An operator stopped the user, the route or the ontology with `timbr-gateway stop`; the message is the \
+                 operator's. `timbr-gateway stopped` lists what is stopped, and `timbr-gateway resume` ends it.",
     }
     /// A token of this gateway that newer tokens have evicted.
     TokenEvicted {

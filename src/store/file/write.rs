@@ -11,7 +11,7 @@ use crate::store::file::{
 use crate::store::keys::{KeyNumber, RecordName};
 use crate::store::revocation::revoke_in_memory;
 use crate::store::wire::StoredToken;
-use crate::store::{Revocation, Seed, Timestamp, TokenId, Unavailable};
+use crate::store::{Revocation, Seed, TokenId, Unavailable};
 
 impl OpenFileStore {
     /// Writes new tokens, and replies when they are on the disk.
@@ -72,9 +72,9 @@ impl OpenFileStore {
     /// is written to the journal, so that it survives a crash, and is retried.
     pub(super) fn revoke(&mut self, revocation: &Revocation) -> (Result<u64, Unavailable>, FileResult<()>) {
         let (keys, at) = (&self.store.keys, self.store.store_clock.now());
-        if let Revocation::Deny(subject, _) = revocation {
+        if let Revocation::Deny(..) = revocation {
             revocation.apply_denial(&self.store.memory);
-            let name = keys.mark_name(&Revocation::Deny(subject.clone(), Timestamp(0)).encode());
+            let name = keys.mark_name(&revocation.mark_id());
             let sealed = self.store.seal_revocation(&seal_context(b'd', &name.0), revocation, at);
             let written = self.write_denial(&name, &sealed);
             return (if written.is_ok() { Ok(0) } else { Err(Unavailable) }, written);

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use timbr_gateway::base::secret::Secret;
 use timbr_gateway::base::user_name::UserName;
-use timbr_gateway::store::{DeniedSubject, Revocation, SaltName, Store, TokenEnd, TokenFilter};
+use timbr_gateway::store::{DeniedSubject, Revocation, SaltName, StopKind, StopTarget, Store, TokenEnd, TokenFilter};
 
 use crate::support::bearer::SALT;
 use crate::support::stores::{Replica, StoreFixture, id_of, new_token};
@@ -35,6 +35,7 @@ fn every_store_fulfils_the_contract() {
                 keys_rotate(&fixture);
                 salt_usage_is_counted(&fixture);
                 lost_keys_are_restored(&fixture);
+                stops_are_shared_and_survive_a_restart(&fixture);
             });
         }
     });
@@ -244,6 +245,36 @@ fn lost_keys_are_restored(fixture: &StoreFixture) {
         assert!(!fresh.lives(&revoked), "{} {pattern}", fixture.name());
         assert_eq!(here.block_on(here.store().revoke(Revocation::Token(kept.fingerprint()))), Ok(1));
         wait_until("it is revoked everywhere", || !there.lives(&kept) && !fresh.lives(&kept));
+    }
+}
+
+fn stops_are_shared_and_survive_a_restart(fixture: &StoreFixture) {
+    let target = |name: &str| StopTarget::new(StopKind::Ontology, name).expect("valid");
+    let replica = fixture.open();
+    let other = fixture.is_shared().then(|| fixture.open());
+    for (name, duration) in [("sales", None), ("hr", Some(Duration::from_secs(600)))] {
+        replica.block_on(replica.store().stop(target(name), "Maintenance.", duration)).expect("it responds");
+    }
+    let stops = |replica: &Replica| {
+        let of =
+            |stop: timbr_gateway::store::ActiveStop| format!("{} {} {}", stop.target, stop.note.why, stop.note.has_end);
+        replica.store().stops().into_iter().map(of).collect::<Vec<_>>()
+    };
+    let both = ["ontology hr Maintenance. true", "ontology sales Maintenance. false"];
+    assert_eq!(stops(&replica), both, "{}", fixture.name());
+    if let Some(other) = &other {
+        wait_until("the other replica knows them", || stops(other) == both);
+        other.block_on(other.store().resume(target("hr"))).expect("it responds");
+        wait_until("one is resumed everywhere", || stops(&replica).len() == 1);
+    } else {
+        replica.block_on(replica.store().resume(target("hr"))).expect("it responds");
+    }
+    if fixture.name() != "memory" {
+        drop((replica, other));
+        let again = fixture.open();
+        wait_until("it is there after a restart", || stops(&again) == both[1..]);
+        again.block_on(again.store().resume(target("sales"))).expect("it responds");
+        assert!(!again.store().has_denials() || stops(&again).is_empty());
     }
 }
 

@@ -1,0 +1,64 @@
+//! Rejects requests that an operator has stopped: by user, route or ontology. The store has the list; this compares a
+//! request with it.
+//!
+//! A stop protects the backend and replaces no rule: a request that names no ontology, or names it where the gateway does
+//! not read it, is not stopped by its ontology.
+
+use crate::auth::{Auth, Identity};
+use crate::base::user_name::UserName;
+use crate::gateway::authorize::statement_format;
+use crate::gateway::exchange::Exchange;
+use crate::gateway::ontology::requested_ontology;
+use crate::gateway::rejection::{Rejection, StoppedRequest};
+use crate::gateway::screen::Screened;
+use crate::http::statement::{Statement, StatementFormat};
+use crate::store::{StopKind, StopTarget, Store};
+
+/// Rejects a request whose route, user or ontology is stopped. `Some` if the ontology may be in the body: then
+/// [`reject_stopped_statement`] decides.
+pub fn reject_stopped(
+    auth: &Auth,
+    screened: &Screened,
+    identity: &Identity,
+    exchange: &Exchange,
+) -> Result<Option<StatementFormat>, Rejection> {
+    let store = auth.store();
+    if !store.has_denials() {
+        return Ok(None);
+    }
+    reject_stopped_route(store, exchange.record.route.name())?;
+    // SECURITY: who a request acts as counts too, or a stopped user's work could go on in the name of a service.
+    let users = [identity.user().map(UserName::as_str), exchange.record.acts_as.as_deref()];
+    users.into_iter().flatten().try_for_each(|user| reject(store, StopKind::User, user))?;
+    if !store.stops_ontologies() {
+        return Ok(None);
+    }
+    match requested_ontology(screened)? {
+        Some(ontology) => reject(store, StopKind::Ontology, &ontology).map(|()| None),
+        None => Ok(statement_format(screened)),
+    }
+}
+
+/// Rejects a request whose body names a stopped ontology. `None`: the body is larger than `limits.buffer`.
+pub fn reject_stopped_statement(auth: &Auth, format: StatementFormat, body: Option<&[u8]>) -> Result<(), Rejection> {
+    match Statement::read(format, body.unwrap_or_default()).ontology {
+        Some(ontology) => reject(auth.store(), StopKind::Ontology, &ontology),
+        None => Ok(()),
+    }
+}
+
+/// Rejects a request whose route is stopped.
+pub fn reject_stopped_route(store: &Store, route: &str) -> Result<(), Rejection> {
+    reject(store, StopKind::Route, route)
+}
+
+/// Rejects a login of a stopped user.
+pub fn reject_stopped_user(store: &Store, user: &UserName) -> Result<(), Rejection> {
+    reject(store, StopKind::User, user.as_str())
+}
+
+fn reject(store: &Store, kind: StopKind, name: &str) -> Result<(), Rejection> {
+    let Some(stop) = store.find_stop(|| StopTarget::new(kind, name)) else { return Ok(()) };
+    let retry_after = stop.note.has_end.then(|| store.time_left(&stop));
+    Err(Rejection::StoppedByOperator(Box::new(StoppedRequest { stop, retry_after })))
+}
