@@ -96,8 +96,9 @@ impl Maintenance {
 
     /// Activates a reloaded configuration, and reports the outcome.
     async fn finish_reload(&self, by: &'static str, outcome: ReloadOutcome) -> ReloadResult {
-        if let Ok(Some(AppliedConfig { snapshot, .. })) = &outcome {
+        if let Ok(Some(AppliedConfig { snapshot, needs_restart, .. })) = &outcome {
             self.apply(snapshot).await;
+            self.metrics.restart_pending.set(i64::try_from(needs_restart.len()).unwrap_or(i64::MAX));
         }
         log_outcome(by, &outcome);
         let changed = match &outcome {
@@ -159,7 +160,7 @@ impl Maintenance {
     fn update_file_metrics(&self, reloader: &ConfigReloader) {
         let auth = &reloader.snapshot().auth;
         if let Some(tls) = reloader.tls() {
-            self.metrics.set_certificates(&tls.expiries());
+            self.metrics.set_certificates(&tls.validities());
             self.metrics.certificates_unusable.set(i64::from(tls.is_failing()));
         }
         self.metrics.tokens.set(i64::try_from(auth.store().token_count()).unwrap_or(i64::MAX));

@@ -100,6 +100,8 @@ pub struct Certificate {
     key: Arc<CertifiedKey>,
     /// The names that it covers.
     pub names: Arc<CertificateNames>,
+    /// The start of its validity, in seconds of Unix time.
+    pub not_before: i64,
     /// The end of its validity, in seconds of Unix time.
     pub not_after: i64,
 }
@@ -109,9 +111,9 @@ impl Certificate {
     pub fn new(key: CertifiedKey) -> Result<Certificate, String> {
         let leaf = key.cert.first().ok_or("an empty chain")?;
         let (_, leaf) = X509Certificate::from_der(leaf).map_err(|error| error.to_string())?;
-        let (names, not_after) =
-            (Arc::new(CertificateNames::from_certificate(&leaf)), leaf.validity().not_after.timestamp());
-        Ok(Certificate { key: Arc::new(key), names, not_after })
+        let names = Arc::new(CertificateNames::from_certificate(&leaf));
+        let (not_before, not_after) = (leaf.validity().not_before.timestamp(), leaf.validity().not_after.timestamp());
+        Ok(Certificate { key: Arc::new(key), names, not_before, not_after })
     }
 
     /// Whether its validity has ended.

@@ -109,6 +109,11 @@ impl TlsReloader {
         self.current.borrow().expiries()
     }
 
+    /// The names, the start and the end of the validity of each certificate, in seconds of Unix time.
+    pub fn validities(&self) -> Vec<(String, [i64; 2])> {
+        self.current.borrow().validities()
+    }
+
     /// Logs the active certificates, and warns about those that expire soon.
     pub fn log_certificates(&mut self) {
         for certificate in self.current.borrow().certificates() {

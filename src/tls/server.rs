@@ -73,6 +73,12 @@ impl TlsSnapshot {
         chain.map(|chain| client_auth::identity(chain, SystemTime::now())).transpose()
     }
 
+    /// The names, the start and the end of the validity of each certificate, in seconds of Unix time.
+    pub fn validities(&self) -> Vec<(String, [i64; 2])> {
+        let validity = |one: &Certificate| (one.names.to_string(), [one.not_before, one.not_after]);
+        self.certificates().iter().map(validity).collect()
+    }
+
     /// The names and the expiry of each certificate, in seconds of Unix time, the default first.
     pub fn expiries(&self) -> Vec<(String, i64)> {
         let expiry = |certificate: &Certificate| (certificate.names.to_string(), certificate.not_after);

@@ -100,6 +100,20 @@ fn alert_rules_pass_their_tests() {
     satisfied(&promtool(&["test", "rules", "tests.yaml"], ""));
 }
 
+#[test]
+fn each_alert_has_a_runbook() {
+    let rules = std::fs::read_to_string(deployed("prometheus/rules.yaml")).expect("the rules");
+    let after = |line: &str, key: &str| line.trim().strip_prefix(key).map(str::to_owned);
+    let alerts: Vec<_> = rules.lines().filter_map(|line| after(line, "- alert: ")).collect();
+    let runbooks: Vec<_> = rules.lines().filter_map(|line| after(line, "runbook_url: ")).collect();
+    let page = "https://github.com/OWNER/timbr-gateway/blob/main/docs/alerts.md#";
+    let expected: Vec<_> = alerts.iter().map(|alert| format!("{page}{}", alert.to_lowercase())).collect();
+    assert_eq!(runbooks, expected);
+    let sections: Vec<_> = include_str!("../../docs/alerts.md").lines().filter_map(|line| after(line, "## ")).collect();
+    let sorted = |names: &[String]| names.iter().cloned().collect::<BTreeSet<_>>();
+    assert_eq!(sorted(&sections), sorted(&alerts));
+}
+
 /// A running server. Killed when dropped.
 struct Prometheus {
     child: Child,

@@ -92,6 +92,6 @@ fn write(fill: impl Fn(&mut LogRecord<'_>), mut push: impl FnMut(&LineWriter, &[
 }
 
 /// Number of lines that the outputs have lost.
-pub(super) fn lost_lines() -> usize {
+pub fn lost_lines() -> usize {
     OUTPUTS.get().map_or(0, |outputs| outputs.writers.iter().map(LineWriter::dropped).sum())
 }

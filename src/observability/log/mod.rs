@@ -24,7 +24,9 @@ use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{Layer, Registry, reload};
 
-pub use audit::{AuditGuard, AuditLineLost, start as start_audit, write_audit, write_audit_required};
+pub use audit::{
+    AuditGuard, AuditLineLost, lost_lines as lost_audit_lines, start as start_audit, write_audit, write_audit_required,
+};
 pub use audit_file::RotatingFile;
 use line_writer::LineWriter;
 pub(crate) use record::label;
@@ -88,7 +90,7 @@ pub fn write_access(fill: impl FnOnce(&mut LogRecord<'_>)) {
 
 /// Number of lines of all outputs dropped since the log was initialized.
 pub fn dropped_lines() -> usize {
-    WRITER.get().map_or(0, LineWriter::dropped) + audit::lost_lines()
+    WRITER.get().map_or(0, LineWriter::dropped) + lost_audit_lines()
 }
 
 /// Logs the number of dropped lines if it has grown since the last call. Called periodically.

@@ -66,9 +66,12 @@ pub struct Metrics {
     pub tokens: Gauge,
     /// Expiry of each certificate, by its names.
     certificates: Family<Vec<(&'static str, String)>, Gauge>,
+    certificate_starts: Family<Vec<(&'static str, String)>, Gauge>,
     reloads: Counters<1>,
     last_reload_successful: Gauge,
     last_reload_timestamp: Gauge,
+    /// The number of changed options that become active only with a restart.
+    pub restart_pending: Gauge,
     /// 1 if the users file could not be read and the previous users are kept.
     pub users_unusable: Gauge,
     /// Number of JWT issuers whose keys could not be fetched or read at the last attempt.
@@ -87,6 +90,7 @@ pub struct Metrics {
     pub panics: Counter,
     /// Dropped log lines.
     log_lines_dropped: Counter,
+    audit_lines_lost: Counter,
     spans_dropped: Counter,
     spans_exported: Counter,
     connections_ended: Counters<1>,
@@ -129,6 +133,11 @@ impl Default for Metrics {
                 &["names"],
                 "Expiry of a server certificate in seconds since the Unix epoch",
             ),
+            certificate_starts: catalogue.register_gauges(
+                "certificate_start_timestamp_seconds",
+                &["names"],
+                "Start of the validity of a server certificate in seconds since the Unix epoch",
+            ),
             reloads: catalogue.register_counters(
                 "config_reloads",
                 &["outcome"],
@@ -141,6 +150,10 @@ impl Default for Metrics {
             last_reload_timestamp: catalogue.register_gauge(
                 "config_last_reload_success_timestamp_seconds",
                 "Time of the last successful configuration load in seconds since the Unix epoch",
+            ),
+            restart_pending: catalogue.register_gauge(
+                "config_restart_pending",
+                "Number of changed options that become active only with a restart",
             ),
             users_unusable: catalogue.register_gauge(
                 "users_unusable",
@@ -173,6 +186,10 @@ impl Default for Metrics {
             panics: catalogue.register_counter("panics", "Requests that ended with a panic"),
             log_lines_dropped: catalogue
                 .register_counter("log_lines_dropped", "Log lines dropped because the output did not keep up"),
+            audit_lines_lost: catalogue.register_counter(
+                "audit_lines_lost",
+                "Lines that an output of the audit log has lost; also counted as dropped log lines",
+            ),
             spans_dropped: catalogue.register_counter(
                 "trace_spans_dropped",
                 "Trace spans dropped because the queue was full or the collector did not accept them",
@@ -252,21 +269,27 @@ impl Metrics {
         self.last_reload_timestamp.set(i64::try_from(now.as_secs()).unwrap_or(i64::MAX));
     }
 
-    /// Replaces the server certificates: the names of each, and its expiry in seconds since the Unix epoch.
-    pub fn set_certificates(&self, expiries: &[(String, i64)]) {
+    /// Replaces the server certificates: the names of each, and the start and the end of its validity in seconds since
+    /// the Unix epoch.
+    pub fn set_certificates(&self, validities: &[(String, [i64; 2])]) {
         self.certificates.clear();
-        for (names, expiry) in expiries {
-            self.certificates.get_or_create(&vec![("names", names.clone())]).set(*expiry);
+        self.certificate_starts.clear();
+        for (names, [start, end]) in validities {
+            let names = vec![("names", names.clone())];
+            self.certificates.get_or_create(&names).set(*end);
+            self.certificate_starts.get_or_create(&names).set(*start);
         }
     }
 
     /// All metrics as text, the response body of `/metrics`.
     pub fn encode(&self, format: ExpositionFormat) -> String {
-        let dropped = u64::try_from(log::dropped_lines()).unwrap_or(u64::MAX);
-        self.log_lines_dropped.inc_by(dropped.saturating_sub(self.log_lines_dropped.get()));
-        for (counter, total) in
-            [(&self.spans_dropped, trace::dropped_spans()), (&self.spans_exported, trace::exported_spans())]
-        {
+        let count = |lines: usize| u64::try_from(lines).unwrap_or(u64::MAX);
+        for (counter, total) in [
+            (&self.log_lines_dropped, count(log::dropped_lines())),
+            (&self.audit_lines_lost, count(log::lost_audit_lines())),
+            (&self.spans_dropped, trace::dropped_spans()),
+            (&self.spans_exported, trace::exported_spans()),
+        ] {
             counter.inc_by(total.saturating_sub(counter.get()));
         }
         format.encode(&[&self.registry, &self.process])
@@ -312,7 +335,7 @@ mod tests {
         metrics.connections.inc();
         metrics.limit_rule("bots").inc();
         metrics.store.record_operation("fetch", true, Duration::from_millis(2));
-        metrics.set_certificates(&[("a.test, b.test".into(), 1_900_000_000)]);
+        metrics.set_certificates(&[("a.test, b.test".into(), [1_800_000_000, 1_900_000_000])]);
         metrics.record_reload(false);
         let endpoint = EndpointMetrics {
             upstream: "default".into(),
@@ -352,6 +375,7 @@ mod tests {
             "timbr_gateway_client_connections 1",
             "timbr_gateway_store_operations_total{operation=\"fetch\",outcome=\"ok\"} 1",
             "timbr_gateway_certificate_expiry_timestamp_seconds{names=\"a.test, b.test\"} 1900000000",
+            "timbr_gateway_certificate_start_timestamp_seconds{names=\"a.test, b.test\"} 1800000000",
             "timbr_gateway_config_reloads_total{outcome=\"failure\"} 1",
             "timbr_gateway_config_last_reload_successful 0",
             "# TYPE timbr_gateway_requests counter",

@@ -19,7 +19,7 @@ pub struct StoreMetrics {
 
 impl StoreMetrics {
     pub(super) fn new(catalogue: &mut MetricCatalogue) -> StoreMetrics {
-        StoreMetrics {
+        let metrics = StoreMetrics {
             up: catalogue.register_gauge("store_up", "1 while the token store responds, otherwise 0"),
             operations: catalogue.register_counters(
                 "store_operations",
@@ -31,7 +31,10 @@ impl StoreMetrics {
                 &["operation"],
                 "Duration of operations of the persistent token store",
             ),
-        }
+        };
+        // `rate()` does not see the first event of a series that it creates.
+        drop(metrics.operations.get_or_create(&[("operation", "revoke"), ("outcome", "unavailable")]));
+        metrics
     }
 
     /// Records the result and duration of an operation.
