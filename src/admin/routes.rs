@@ -129,7 +129,7 @@ struct AdminRoute {
     action: Action,
 }
 
-static ROUTES: [AdminRoute; 26] = [
+static ROUTES: [AdminRoute; 27] = [
     probe("/livez", |parts, admin| probe_response(Probe::Live, parts, admin)),
     // The name that many load balancers expect.
     probe("/healthz", |parts, admin| probe_response(Probe::Live, parts, admin)),
@@ -149,6 +149,7 @@ static ROUTES: [AdminRoute; 26] = [
         ready(Ok(json!(UpstreamStatus::of_all(&call.admin.snapshot.get().upstreams))))
     }),
     read("/refusals", Access::Local, |call| ready(rejections::list(&call))),
+    read("/top", Access::Local, |call| ready(Ok(dashboard::top(call.admin)))),
     read("/explain/", Access::Local, |call| ready(rejections::explain(&call))),
     read("/log-level", Access::Operators, |_| ready(commands::log_level())),
     command(Method::PUT, "/log-level", "log-level", |call| ready(commands::set_log_level(&call))),

@@ -18,6 +18,7 @@ mod serve;
 mod stops;
 mod store;
 mod tokens;
+mod top;
 mod users;
 
 use std::fmt::Display;
@@ -62,6 +63,7 @@ fn dispatch() -> CliResult {
         Some(("stop", matches)) => stops::stop(matches),
         Some(("resume", matches)) => stops::resume(matches),
         Some(("stopped", matches)) => stops::stopped(matches),
+        Some(("top", matches)) => top::run(matches),
         Some(("tokens", matches)) => tokens::run(matches),
         Some(("explain", matches)) => explain::run(matches),
         Some(("users", matches)) => users::run(matches),
@@ -90,6 +92,7 @@ pub fn command() -> Command {
         .subcommand(store::command())
         .subcommands(admin_commands::commands())
         .subcommands(stops::commands())
+        .subcommand(top::command())
         .subcommand(tokens::command())
         .subcommand(explain::command())
         .subcommand(users::command())

@@ -243,6 +243,8 @@ impl Drop for AccessRecord {
             received,
             sent: self.sent,
         });
+        let address = self.context.origin.address;
+        self.timing.worker().record_caller(self.user.as_ref(), address, self.status, self.reason);
         if let Some(trace) = self.timing.trace.take() {
             self.finish_trace(*trace, received);
         }

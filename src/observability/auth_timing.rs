@@ -21,6 +21,11 @@ impl AuthTiming {
         AuthTiming { worker, trace: None }
     }
 
+    /// The metrics of the request's thread.
+    pub fn worker(&self) -> &WorkerMetrics {
+        &self.worker
+    }
+
     /// Awaits `future` and records its duration as that of `phase`, with the outcome that `outcome` derives from its
     /// result.
     pub async fn measure<T>(

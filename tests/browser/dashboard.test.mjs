@@ -22,7 +22,10 @@ const problems = [];
 
 before(async () => {
   backend = await new Backend().start();
-  gateway = await Gateway.start(backend);
+  gateway = await Gateway.start(backend, {
+    TIMBR_GATEWAY_LIMITS_RULES: "[{name: flood, users: [mallory], requests_per_second: 1, burst: 5}]",
+    TIMBR_GATEWAY_LIMITS_FAILURES_PER_ADDRESS: "20",
+  });
   tokens = [];
   for (const user of ["alice", "bob", "reporting@example.com"]) tokens.push(await gateway.token(user));
   browser = await chromium.launch({ executablePath: process.env.CHROMIUM, args: FLAGS });
@@ -81,6 +84,10 @@ test("all sections show the current state", async () => {
   assert.match(await text("store"), /memory[\s\S]*available/);
   assert.match(await text("configuration"), /api_auth_salt\s+set, hidden\s+variable API_AUTH_SALT/);
   assert.match(await text("attention"), /No problems/);
+  await page.locator("#callers-users tbody tr", { hasText: "alice" }).waitFor();
+  assert.match(await text("callers-addresses"), /127\.0\.0\.1/);
+  assert.match(await text("callers-routes"), /api[\s\S]*\d/);
+  assert.ok(await page.locator("#range input[value=fine]").isChecked(), "the range fits the age of the process");
   const whole = await page.content();
   for (const secret of [gateway.salt, "planted-in-a-query", ...tokens]) assert.ok(!whole.includes(secret));
   await page.context().close();
@@ -88,7 +95,7 @@ test("all sections show the current state", async () => {
 
 test("charts have points, axes and a text alternative", async () => {
   const page = await open();
-  await page.getByText("5 min").click();
+  await page.locator("#range label", { hasText: "5 min" }).click();
   await page.locator("#chart-requests svg.plot path.line.s-a").waitFor();
   await page.locator("#chart-durations svg.plot .line, #chart-durations svg.plot .dot").first().waitFor();
   const title = await page.locator("#chart-requests svg.plot title").textContent();
@@ -172,7 +179,7 @@ test("options can be filtered", async () => {
 for (const [colorScheme, viewport, name] of [["light", WIDE, "light"], ["dark", WIDE, "dark"], ["light", TABLET, "tablet"], ["light", PHONE, "phone"], ["dark", PHONE, "phone-dark"]]) {
   test(`the page is accessible and fits: ${name}`, async () => {
     const page = await open({ colorScheme, viewport, reducedMotion: "reduce" });
-    await page.getByText("5 min").click();
+    await page.locator("#range label", { hasText: "5 min" }).click();
     await page.locator("#tokens tbody tr").first().waitFor();
     await page.locator("#recent .expand").first().click();
     await page.locator("#recent .explanation .steps").waitFor();
@@ -198,15 +205,66 @@ test("without JavaScript the page links to the JSON", async () => {
   for (const link of links) assert.equal((await fetch(gateway.admin + link)).status, 200, link);
 });
 
+test("both charts have the same time axis", async () => {
+  const page = await open();
+  await page.locator("#chart-requests svg.plot path.line.s-a").waitFor();
+  const times = (id) => page.locator(`#${id} svg.plot text[text-anchor=middle]`).allTextContents();
+  await until("the axes are equal", async () => {
+    const [one, other] = [await times("chart-requests"), await times("chart-durations")];
+    return one.length > 0 && one.join() === other.join();
+  });
+  await page.context().close();
+});
+
+test("long lists of tokens fold", async () => {
+  for (let number = 0; number < 12; number += 1) await gateway.token(`folded-${number}`);
+  const page = await open();
+  const rows = page.locator("#tokens tbody tr");
+  await page.locator("#tokens").getByRole("button", { name: /^Show all \d+$/ }).click();
+  await until("all rows are there", async () => (await rows.count()) >= 12);
+  await page.locator("#tokens").getByRole("button", { name: "Show fewer" }).click();
+  await until("the list is folded", async () => (await rows.count()) === 8);
+  await page.context().close();
+});
+
+test("a flood, a stopped ontology and an attack are named", async () => {
+  const page = await open();
+  const attention = page.locator("#attention");
+  const json = { "content-type": "application/json" };
+  const key = { "x-api-key": await gateway.token("mallory") };
+  for (let number = 0; number < 300; number += 1) await gateway.ask("GET /timbr/api/q/sales", { ...json, ...key });
+  const row = page.locator("#callers-users tbody tr", { hasText: "mallory" });
+  await row.getByText("rate_limited").waitFor();
+  await attention.getByText(/\d+ % of the requests of the last minute were rejected/).waitFor();
+  await shot(page, "flood");
+  assert.match(gateway.run("top"), /\nmallory +30\d +2\d\d +0 +rate_limited/);
+
+  gateway.run("stop", "ontology", "sales", "--why", "Sales is loaded again until six.");
+  const stopped = await gateway.ask("GET /timbr/api/q/sales", { ...json, "x-api-key": tokens[0] });
+  assert.deepEqual([stopped.status, JSON.parse(stopped.body).data], [503, "Sales is loaded again until six."]);
+  await attention.getByText("Stopped by an operator: ontology sales").waitFor();
+  await checkAccessibility(page, "stopped ontology");
+  await shot(page, "stopped-ontology");
+  gateway.run("resume", "ontology", "sales");
+  await attention.getByText("Stopped by an operator").waitFor({ state: "detached" });
+
+  for (let number = 0; number < 40; number += 1) await gateway.ask("POST /timbr/api/get_token", { ...json, authorization: "Bearer guess" });
+  await attention.getByText(/Clients are locked out after failed logins/).waitFor();
+  await page.locator("#reasons tbody tr", { hasText: "too_many_failures" }).waitFor();
+  await shot(page, "attack");
+  await page.context().close();
+});
+
 test("an outage of the backend and its end are shown", async () => {
   const page = await open({ colorScheme: "dark" });
-  await page.getByText("5 min").click();
+  await page.locator("#range label", { hasText: "5 min" }).click();
   const { port } = backend;
   await backend.stop();
   const json = { "content-type": "application/json", "x-api-key": tokens[0] };
   const asking = setInterval(() => gateway.ask("GET /timbr/api/q/sales", json).catch(() => {}), 40);
   try {
     await page.locator("#attention li[data-status=bad]", { hasText: "No endpoint is usable" }).waitFor();
+    await page.locator("#state", { hasText: "No usable backend" }).waitFor();
     await until("the title shows the problem", async () => (await page.title()).startsWith("✖"));
     await page.locator("#upstreams").getByText(/ejected|unhealthy/).first().waitFor();
     await page.locator("#chart-requests svg.plot path.line.s-c").waitFor();

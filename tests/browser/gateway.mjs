@@ -84,6 +84,12 @@ export class Gateway {
     });
   }
 
+  /** Runs a command of an operator, and returns what it prints. */
+  run(...command) {
+    const admin = this.admin.replace("http://", "");
+    return execFileSync(PROGRAM, [...command, "--listen-admin", admin], { env: {}, encoding: "utf8" });
+  }
+
   async token(user) {
     const bearer = execFileSync(PROGRAM, ["bearer", "--user", user, "--password-stdin"], { env: { API_AUTH_SALT: this.salt }, input: "secret", encoding: "utf8" }).trim();
     const response = await this.ask("POST /timbr/api/get_token", { "content-type": "application/json", authorization: `Bearer ${bearer}` });

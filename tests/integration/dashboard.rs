@@ -140,3 +140,56 @@ fn event_streams_are_limited_and_do_not_block_probes() {
         ask(&gateway, "/events").read_head().is_some_and(|response| response.status == 200)
     });
 }
+
+#[test]
+fn the_busiest_callers_and_the_reasons_are_listed() {
+    let rules = "[{name: flood, requests_per_second: 0.01, burst: 2}]";
+    let gateway = Gateway::start(Upstream::start().address(), &[("LIMITS_RULES", rules)]);
+    let (alice, bob) = (gateway.token(), gateway.token_of("bob", "secret"));
+    let send = |token: &str| gateway.client().send("GET /timbr/api/x", &[JSON, ("x-api-key", token)], b"").status;
+    assert_eq!([send(&alice), send(&alice), send(&alice), send(&bob)], [200, 200, 429, 200]);
+    let row = |kind: &str, name: &str| {
+        let top = get(&gateway, "/top").json();
+        let rows = top[kind].as_array().cloned().unwrap_or_default();
+        rows.into_iter().find(|row| row["name"] == name).unwrap_or_default()
+    };
+    // With the login of each user.
+    wait_until("the requests are counted", || {
+        row("users", "alice")["requests"] == 4 && row("users", "bob")["requests"] == 2
+    });
+    let alices = row("users", "alice");
+    assert_eq!(
+        (&alices["rejected"], &alices["failed"], &alices["reason"]),
+        (&1.into(), &0.into(), &"rate_limited".into())
+    );
+    assert_eq!(row("addresses", "127.0.0.1")["requests"], 6);
+    assert_eq!(
+        (row("routes", "api")["requests"].clone(), row("reasons", "rate_limited")["requests"].clone()),
+        (4.into(), 1.into())
+    );
+    let output = std::process::Command::new(env!("CARGO_BIN_EXE_timbr-gateway"))
+        .args(["top", "--listen-admin", &gateway.admin().to_string()])
+        .env_clear()
+        .output()
+        .expect("it runs");
+    let text = String::from_utf8(output.stdout).expect("text");
+    let first = text.lines().skip_while(|line| !line.starts_with("USER")).nth(1).unwrap_or_default();
+    assert!(first.starts_with("alice") && first.ends_with("rate_limited"), "{text}");
+}
+
+#[test]
+fn the_banner_names_rejections_lock_outs_and_stops() {
+    let gateway = Gateway::start(Upstream::start().address(), &[("LIMITS_FAILURES_PER_ADDRESS", "3")]);
+    let overview = || get(&gateway, "/overview").json();
+    wait_until("nothing needs attention", || overview()["attention"] == serde_json::json!([]));
+    assert_eq!(overview()["state"]["usable"], true);
+    for _ in 0..30 {
+        gateway.client().send("POST /timbr/api/get_token", &[JSON, ("Authorization", "Bearer guess")], b"");
+    }
+    let stop = r#"{"kind":"ontology","name":"sales","why":"Maintenance."}"#;
+    assert_eq!(gateway.admin_command("POST /stop", stop).status, 200);
+    let has = |text: &str| overview()["attention"].to_string().contains(text);
+    assert!(has("Stopped by an operator: ontology sales") && has("Maintenance."), "{}", overview()["attention"]);
+    wait_until("the rejections are counted", || has("% of the requests of the last minute were rejected"));
+    wait_until("the lock-out is shown", || has("Clients are locked out after failed logins"));
+}

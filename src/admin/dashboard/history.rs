@@ -175,6 +175,19 @@ impl TrafficHistory {
         minute.failed >= 5 && minute.failed * 20 > all
     }
 
+    /// The percentage of the requests of the last minute that were rejected, if it is over 20 % of at least 20 requests.
+    pub fn high_rejection_percentage(&self) -> Option<u64> {
+        let minute = self.last_minute();
+        let all = minute.answered + minute.rejected + minute.failed;
+        (all >= 20 && minute.rejected * 5 > all).then(|| minute.rejected * 100 / all)
+    }
+
+    /// The number of requests of the last five minutes that were rejected for one of these reasons.
+    pub fn recent_count_of(&self, reasons: &[&str]) -> u64 {
+        let of = |point: &HistoryPoint| reasons.iter().map(|reason| point.counts.count_of(reason)).sum::<u64>();
+        self.fine.points.iter().map(of).sum()
+    }
+
     fn last_minute(&self) -> TrafficCounts {
         let mut counts = TrafficCounts::default();
         self.fine.points.iter().rev().take(POINTS_PER_MINUTE).for_each(|point| counts.add(&point.counts));

@@ -10,9 +10,11 @@
 //! GET /overview    all sections as one JSON document
 //! ```
 
+mod attention;
 mod event_stream;
 mod history;
 mod overview;
+mod top;
 
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -30,10 +32,13 @@ use crate::admin::control::ReloadResult;
 use crate::admin::{AdminBody, AdminContext};
 use crate::base::current::Current;
 use crate::base::shutdown_phase::ShutdownPhase;
+use crate::observability::metrics::Metrics;
 use crate::tls::ServerTls;
 
+use attention::RecentEvents;
 use event_stream::Sections;
 use history::{SAMPLE_INTERVAL, TrafficCounts, TrafficHistory};
+use top::TopCallers;
 
 pub use event_stream::EventStream;
 
@@ -68,6 +73,8 @@ pub struct Dashboard {
     tls: Option<ServerTls>,
     has_generated_certificate: bool,
     history: RefCell<TrafficHistory>,
+    top: RefCell<TopCallers>,
+    recent_events: RefCell<RecentEvents>,
     /// `None` once the drain has started.
     sections: RefCell<Option<watch::Sender<Sections>>>,
     event_stream_permits: Arc<Semaphore>,
@@ -86,9 +93,19 @@ impl Dashboard {
             tls,
             has_generated_certificate,
             history: RefCell::new(TrafficHistory::new(TrafficCounts::default())),
+            top: RefCell::default(),
+            recent_events: RefCell::default(),
             sections: RefCell::new(Some(watch::channel(Sections::default()).0)),
             event_stream_permits: Arc::new(Semaphore::new(MAX_EVENT_STREAMS)),
         }
+    }
+
+    /// Adds what has happened since the last sample, `elapsed` ago.
+    fn add_sample(&self, metrics: &Metrics, elapsed: Duration) {
+        let totals = metrics.totals();
+        self.history.borrow_mut().add(TrafficCounts::from_metrics(&totals), elapsed);
+        self.top.borrow_mut().add(metrics.take_callers(), &totals, elapsed);
+        self.recent_events.borrow_mut().add(metrics);
     }
 
     /// The names of each certificate, and its last second.
@@ -114,8 +131,7 @@ pub async fn publish_updates(admin: Rc<AdminContext>) {
         }
         let elapsed = last.elapsed();
         if elapsed >= SAMPLE_INTERVAL / 2 {
-            let counts = TrafficCounts::from_metrics(&admin.metrics.totals());
-            admin.dashboard.history.borrow_mut().add(counts, elapsed);
+            admin.dashboard.add_sample(&admin.metrics, elapsed);
             last = Instant::now();
         }
         publish(&admin);
@@ -157,6 +173,11 @@ pub fn icon() -> Response<AdminBody> {
 pub fn overview(admin: &AdminContext) -> Response<AdminBody> {
     let document = overview::document(&overview::sections(admin));
     response_with_headers("application/json", Either::Left(Full::from(document)))
+}
+
+/// Who and what has the most requests of the last minutes.
+pub fn top(admin: &AdminContext) -> serde_json::Value {
+    admin.dashboard.top.borrow().to_json()
 }
 
 /// A stream of the sections that change, or an error if too many are open or the drain has started.

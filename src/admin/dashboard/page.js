@@ -5,6 +5,8 @@ const $ = (id) => document.getElementById(id);
 /** The latest value of each section. */
 const latest = {};
 let range = "coarse";
+/** Whether the range was chosen by the reader, or by the age of the process. */
+let rangeIsChosen = false;
 let clockOffset = 0;
 
 // ---- Elements ----------------------------------------------------------------------------------------------------
@@ -140,11 +142,17 @@ function segments(times, values) {
   return all;
 }
 
-function chart(figure, { title, unit, times, lines, scale, show, area, noData }) {
+/** The time axis that both charts share: the range, or as much of it as there is data. */
+function timeAxis() {
+  const to = now(), longest = range === "fine" ? 300 : 3600;
+  return { from: to - Math.min(longest, Math.max(120, to - latest.state.started)), to };
+}
+
+function chart(figure, { title, unit, times, axis, lines, scale, show, area, noData }) {
   const width = Math.max(figure.clientWidth - 28, 240);
   const height = figure.querySelector("svg.plot")?.clientHeight || (window.innerWidth < 640 ? 176 : 208);
   const left = 46, right = 8, top = 8, bottom = 20;
-  const from = now() - (range === "fine" ? 300 : 3600), to = now();
+  const { from, to } = axis;
   const x = (time) => left + ((time - from) / (to - from)) * (width - left - right);
   const y = (value) => top + (1 - scale.at(value)) * (height - top - bottom);
   const plot = svg("svg", { class: "plot", viewBox: `0 0 ${width} ${height}`, role: "img", "aria-labelledby": `${figure.id}-title` });
@@ -154,7 +162,7 @@ function chart(figure, { title, unit, times, lines, scale, show, area, noData })
     plot.append(svg("line", { class: tick === scale.ticks[0] ? "axis base" : "axis", x1: left, x2: width - right, y1: at, y2: at }),
       svg("text", { x: left - 6, y: at + 4, "text-anchor": "end" }, show(tick)));
   }
-  const step = range === "fine" ? 60 : width < 420 ? 1200 : 600;
+  const step = [60, 120, 300, 600, 1200].find((seconds) => ((to - from) / seconds) * 64 <= width) || 1200;
   for (let time = Math.ceil(from / step) * step; time <= to; time += step) {
     if (x(time) < left + 12 || x(time) > width - right - 12) continue;
     plot.append(svg("line", { class: "axis", x1: x(time), x2: x(time), y1: height - bottom, y2: height - bottom + 4 }),
@@ -245,8 +253,9 @@ const draw = {
     clockOffset = state.now - Date.now() / 1000;
     $("version").textContent = state.version;
     const [status, text] = state.phase === "serving" ? ["ok", "Ready"] : state.phase === "starting" ? ["warn", "Starting"] : ["warn", "Draining"];
-    $("state").dataset.status = state.ready ? status : status === "ok" ? "bad" : status;
-    $("state-text").textContent = state.ready ? text : status === "ok" ? `Not ready: ${state.why}` : text;
+    const problem = status !== "ok" ? null : !state.ready ? `Not ready: ${state.why}` : !state.usable ? "No usable backend" : null;
+    $("state").dataset.status = problem ? "bad" : status;
+    $("state-text").textContent = problem || text;
     figures();
   },
 
@@ -265,7 +274,11 @@ const draw = {
   },
 
   traffic() {
-    const data = latest.traffic[range];
+    if (!rangeIsChosen) {
+      range = now() - latest.state.started < 600 ? "fine" : "coarse";
+      document.querySelector(`#range input[value=${range}]`).checked = true;
+    }
+    const data = latest.traffic[range], axis = timeAxis();
     const { t: times } = data;
     const last = (values) => values.length ? values.at(-1) : 0;
     const served = { name: "served", series: "a", values: data.answered, now: `${rate(last(data.answered))}/s` };
@@ -274,14 +287,14 @@ const draw = {
       { name: "failed", series: "c", values: data.failed, now: `${rate(last(data.failed))}/s` }];
     const max = Math.max(...rates.flatMap((line) => line.values), 0);
     chart($("chart-requests"), {
-      title: "Requests", unit: "per second", times, lines: rates, scale: linear(max), area: served,
+      title: "Requests", unit: "per second", times, axis, lines: rates, scale: linear(max), area: served,
       show: (value) => (value === null ? "–" : rate(value)), noData: "No data yet",
     });
     const { whole } = data;
     const quantiles = [["p50", "a"], ["p95", "b"], ["p99", "c"]].map(([name, series]) => ({ name, series, values: data[name], now: duration(whole[name]) }));
     const allValues = quantiles.flatMap((line) => line.values).filter((value) => value !== null);
     chart($("chart-durations"), {
-      title: "Duration", unit: `to the end of the response; percentiles of the ${rangeWords()}`, times, lines: quantiles,
+      title: "Duration", unit: `to the end of the response; percentiles of the ${rangeWords()}`, times, axis, lines: quantiles,
       scale: logarithmic(Math.min(...allValues, 1), Math.max(...allValues, 10)), show: duration, noData: "No requests in this period",
     });
     reasons();
@@ -289,6 +302,21 @@ const draw = {
   },
 
   refusals() { recent(); },
+
+  top(top) {
+    $("callers-hint").textContent = top.seconds ? `last ${formatSeconds(top.seconds)}` : "";
+    for (const [kind, title] of [["users", "User"], ["addresses", "Address"], ["routes", "Route"]]) {
+      const list = top[kind];
+      render($(`callers-${kind}`), list.length
+        ? table(`By ${title.toLowerCase()}`, [{ name: title }, { name: "Requests", class: "num" }, { name: "Rejected", class: "num" }, { name: "Failed", class: "num" }],
+          list.slice(0, SHOWN_CALLERS).map((one) => el("tr", {},
+            el("th", { scope: "row", class: "break" }, one.name, one.reason ? el("span", { class: "sub muted mono" }, one.reason) : null),
+            cell("requests", { class: "num" }, count(one.requests)),
+            cell("rejected", { class: "num" }, count(one.rejected)),
+            cell("failed", { class: "num" }, count(one.failed)))))
+        : emptyState(`No ${kind} yet.`, kind === "users" ? "Users are counted once their identity is proven." : "Requests of the last minutes are counted here."));
+    }
+  },
 
   upstreams(upstreams) {
     const { endpoints, names } = upstreams;
@@ -342,6 +370,9 @@ const draw = {
 
   configuration() { configuration(); },
 };
+
+/** Number of callers in each list; `timbr-gateway top` prints more. */
+const SHOWN_CALLERS = 5;
 
 function figures() {
   const { state, traffic, upstreams } = latest;
@@ -457,7 +488,11 @@ function explanation(rejection, trace) {
 // ---- Tokens ------------------------------------------------------------------------------------------------------
 
 const MAX_TOKENS = 50;
+/** Number of tokens in the collapsed list. */
+const COLLAPSED_TOKENS = 8;
 let tokenRequests = 0;
+let showsAllTokens = false;
+let tokenList = null;
 
 async function tokens() {
   const user = $("tokens-user").value.trim();
@@ -476,9 +511,21 @@ async function tokens() {
     render($("tokens-body"), emptyState("Cannot list the tokens.", problem));
     return;
   }
+  tokenList = list;
+  showTokens(user);
+}
+
+function showTokens(user) {
+  const list = tokenList, all = list.tokens.length;
+  const shown = list.tokens.slice(0, showsAllTokens ? all : COLLAPSED_TOKENS);
+  const toggle = () => {
+    showsAllTokens = !showsAllTokens;
+    showTokens(user);
+  };
   const columns = [{ name: "User", class: "wide" }, { name: "Fingerprint" }, { name: "Issued" }, { name: "Last used" }, { name: "Expires" }, { name: "Action", hidden: true }];
   render($("tokens-body"), list.tokens.length
-    ? [table("Active tokens", columns, list.tokens.map(tokenRow), { quiet: true }),
+    ? [table("Active tokens", columns, shown.map(tokenRow), { quiet: true }),
+      all > COLLAPSED_TOKENS ? el("p", { class: "more" }, el("button", { class: "small", type: "button", "data-focus": "all-tokens", "aria-expanded": String(showsAllTokens), onclick: toggle }, showsAllTokens ? "Show fewer" : `Show all ${all}`)) : null,
       list.more ? el("p", { class: "more" }, `There are more than ${MAX_TOKENS} tokens; filter by user, or run `, el("code", {}, "timbr-gateway tokens list"), ".") : null]
     : emptyState(user ? `${user} has no active token.` : "No tokens yet.", "Clients get a token with POST /timbr/api/get_token."));
 }
@@ -537,7 +584,7 @@ function configuration() {
 
 // ---- Updates -----------------------------------------------------------------------------------------------------
 
-const SECTIONS = ["state", "attention", "traffic", "refusals", "upstreams", "certificates", "store", "configuration"];
+const SECTIONS = ["state", "attention", "traffic", "top", "refusals", "upstreams", "certificates", "store", "configuration"];
 /** When the gateway became unreachable, or 0. */
 let unreachableSince = 0;
 let failures = 0;
@@ -605,6 +652,7 @@ function subscribe() {
 document.addEventListener("DOMContentLoaded", () => {
   $("range").addEventListener("change", (event) => {
     range = event.target.value;
+    rangeIsChosen = true;
     if (latest.traffic) draw.traffic();
   });
   for (const id of ["tokens-search", "configuration-search"]) $(id).addEventListener("submit", (event) => event.preventDefault());

@@ -4,6 +4,7 @@
 //! [`WorkerMetrics`], whose counters belong to one thread and are summed up for a scrape. Rare events have one shared
 //! counter.
 
+mod callers;
 mod catalogue;
 mod close_cause;
 mod exposition;
@@ -30,6 +31,7 @@ use catalogue::{Counters, MetricCatalogue};
 use process::ProcessCollector;
 use worker_collector::WorkerCollector;
 
+pub use callers::{CallerTally, TakenCallers};
 pub use catalogue::{MetricDescriptor, MetricKind};
 pub use close_cause::CloseCause;
 pub use exposition::ExpositionFormat;
@@ -221,6 +223,11 @@ impl Metrics {
     /// The sums over all workers. Cheap enough to call once a second.
     pub fn totals(&self) -> MetricsTotals {
         self.workers.totals()
+    }
+
+    /// The requests by user and by address since the last call. For one reader.
+    pub fn take_callers(&self) -> TakenCallers {
+        self.workers.take_callers()
     }
 
     /// Descriptions of all exported metrics, sorted by name.

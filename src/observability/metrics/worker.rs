@@ -1,14 +1,18 @@
 //! The counters of one worker, which only its thread writes, and the handle by which it writes them.
 
 use std::marker::PhantomData;
+use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::thread::ThreadId;
 use std::time::Duration;
 
+use http::StatusCode;
 use parking_lot::Mutex;
 
 use crate::base::counter::SingleWriterCounter;
+use crate::base::user_name::UserName;
+use crate::observability::metrics::callers::CallerCounts;
 use crate::observability::metrics::histogram::{DurationHistogram, Histogram};
 use crate::observability::metrics::route::{CompletedRequest, RouteCounters, RouteTotals};
 use crate::observability::phase::Phase;
@@ -102,6 +106,8 @@ pub struct WorkerCounters {
     handshakes: [[SingleWriterCounter; 2]; TlsVersion::ALL.len()],
     handshake_failures: [SingleWriterCounter; HandshakeFailure::ALL.len()],
     handshake_duration: DurationHistogram,
+    /// Only the reader of all workers contends for the lock, every two seconds.
+    pub callers: Mutex<CallerCounts>,
 }
 
 impl WorkerCounters {
@@ -115,6 +121,7 @@ impl WorkerCounters {
             handshakes: Default::default(),
             handshake_failures: Default::default(),
             handshake_duration: DurationHistogram::default(),
+            callers: Mutex::default(),
         }
     }
 
@@ -192,6 +199,11 @@ impl WorkerMetrics {
         if let Some(durations) = self.0.phases.get(phase as usize) {
             durations[outcome as usize].record(duration);
         }
+    }
+
+    /// Counts a request of a user, if one is proven, and of a client address.
+    pub fn record_caller(&self, user: Option<&UserName>, address: IpAddr, status: StatusCode, reason: &'static str) {
+        self.0.callers.lock().record(user, address, status.as_u16(), reason);
     }
 
     /// Counts a connection as open until the guard is dropped.

@@ -8,6 +8,7 @@ use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, MetricEncoder, NoLabelSet};
 use prometheus_client::metrics::exemplar::Exemplar;
 
+use crate::observability::metrics::callers::TakenCallers;
 use crate::observability::metrics::catalogue::{MetricDescriptor, MetricKind};
 use crate::observability::metrics::histogram::Histogram;
 use crate::observability::metrics::worker::{
@@ -30,6 +31,13 @@ impl WorkerCollector {
         let counters = Arc::new(WorkerCounters::new(owner));
         workers.push(Arc::clone(&counters));
         WorkerMetrics::new(counters)
+    }
+
+    /// Moves the counts of callers out of all workers.
+    pub fn take_callers(&self) -> TakenCallers {
+        let mut taken = TakenCallers::default();
+        self.0.lock().iter().for_each(|counters| counters.callers.lock().take_to(&mut taken));
+        taken
     }
 
     /// The sums over all workers, with routes sorted by name.
