@@ -237,7 +237,7 @@ test("a flood, a stopped ontology and an attack are named", async () => {
   await row.getByText("rate_limited").waitFor();
   await attention.getByText(/\d+ % of the requests of the last minute were rejected/).waitFor();
   await shot(page, "flood");
-  assert.match(gateway.run("top"), /\nmallory +30\d +2\d\d +0 +rate_limited/);
+  await until("all requests are counted", () => /\nmallory +30\d +2\d\d +0 +rate_limited/.test(gateway.run("top")));
 
   gateway.run("stop", "ontology", "sales", "--why", "Sales is loaded again until six.");
   const stopped = await gateway.ask("GET /timbr/api/q/sales", { ...json, "x-api-key": tokens[0] });

@@ -155,7 +155,9 @@ fn the_busiest_callers_and_the_reasons_are_listed() {
     };
     // With the login of each user.
     wait_until("the requests are counted", || {
-        row("users", "alice")["requests"] == 4 && row("users", "bob")["requests"] == 2
+        let of_users = row("users", "alice")["requests"] == 4 && row("users", "bob")["requests"] == 2;
+        // Counted apart, and so perhaps one sample later.
+        of_users && row("routes", "api")["requests"] == 4
     });
     let alices = row("users", "alice");
     assert_eq!(
@@ -163,10 +165,7 @@ fn the_busiest_callers_and_the_reasons_are_listed() {
         (&1.into(), &0.into(), &"rate_limited".into())
     );
     assert_eq!(row("addresses", "127.0.0.1")["requests"], 6);
-    assert_eq!(
-        (row("routes", "api")["requests"].clone(), row("reasons", "rate_limited")["requests"].clone()),
-        (4.into(), 1.into())
-    );
+    assert_eq!(row("reasons", "rate_limited")["requests"], 1);
     let output = std::process::Command::new(env!("CARGO_BIN_EXE_timbr-gateway"))
         .args(["top", "--listen-admin", &gateway.admin().to_string()])
         .env_clear()
