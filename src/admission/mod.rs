@@ -290,8 +290,11 @@ impl RequestPermit {
     }
 
     /// Waits until the request may be sent to the upstream with this index, behind the other requests of the same
-    /// caller. The permit holds the slot until it is dropped. A stream of events needs none.
+    /// caller. The permit holds the slot until it is dropped. A stream of events needs none. Does nothing if it has one.
     pub async fn wait_for_slot(&mut self, upstream: usize) -> Result<(), QueueError> {
+        if self.slot.is_some() {
+            return Ok(());
+        }
         let queue = self.admission.queues.get(upstream).filter(|_| self.kind == RequestKind::Query);
         let Some(fair_queue) = queue.and_then(|queue| queue.fair_queue.as_ref()) else { return Ok(()) };
         self.slot = fair_queue.try_slot();
@@ -490,7 +493,12 @@ mod tests {
         let queues = vec![one("default", 1), one("other", 1), ("unlimited".to_owned(), None)];
         let old = Arc::new(Admission::new(LimitOptions::unlimited(), &[], queues, Arc::default()));
         let mut permits: Vec<_> = (0..3).map(|_| old.admit_request().expect("a permit")).collect();
-        assert_eq!(permits[0].wait_for_slot(0).await, Ok(()));
+        for _ in 0..2 {
+            assert_eq!(permits[0].wait_for_slot(0).await, Ok(()), "it keeps its slot");
+        }
+        assert_eq!(permits[1].wait_for_slot(0).await, Err(QueueError::Full));
+        permits[0].release_slot();
+        assert_eq!(permits[0].wait_for_slot(0).await, Ok(()), "it asks again");
         assert_eq!(permits[1].wait_for_slot(0).await, Err(QueueError::Full));
         assert_eq!(permits[1].wait_for_slot(1).await, Ok(()), "a different upstream");
         assert_eq!(permits[2].wait_for_slot(2).await, Ok(()), "no limit");

@@ -84,6 +84,8 @@ struct RouteMetrics {
 
 /// An upstream as the request path uses it.
 struct GatewayUpstream {
+    /// Its index in the configuration.
+    index: usize,
     client: UpstreamClient,
     rewriter: Rewriter,
 }
@@ -117,10 +119,12 @@ impl Gateway {
         rejection_recorder: RejectionRecorder,
     ) -> Gateway {
         let body_limits = BodyLimits { max_pause: config.timeouts.body, min_rate: config.limits.body_rate };
-        let upstreams = config.all_upstreams().zip(clients).map(|(options, client)| GatewayUpstream {
-            client,
-            rewriter: Rewriter::new(options, config.dropped_headers.clone(), body_limits),
-        });
+        let upstreams =
+            config.all_upstreams().zip(clients).enumerate().map(|(index, (options, client))| GatewayUpstream {
+                index,
+                client,
+                rewriter: Rewriter::new(options, config.dropped_headers.clone(), body_limits),
+            });
         let routes = RouteTable::new(config.routes.clone());
         let worker = admission.metrics().worker();
         Gateway {

@@ -23,6 +23,8 @@ use crate::upstream::{RequestBodyError, UpstreamClient, UpstreamError, UpstreamR
 /// What an exchange with the backend needs, besides the request.
 struct Sender<'a> {
     auth: &'a Auth,
+    /// The index of the upstream.
+    upstream: usize,
     client: &'a UpstreamClient,
     /// Of the default upstream, which verifies keys.
     key_client: &'a UpstreamClient,
@@ -49,6 +51,7 @@ impl Gateway {
         let (sent_at, permit) = (clock::now(), exchange.permit.take());
         let sender = Sender {
             auth: &self.auth,
+            upstream: upstream.index,
             client: &upstream.client,
             key_client: &self.upstreams[0].client,
             identity,
@@ -72,14 +75,15 @@ impl Gateway {
         exchange: &mut Exchange,
     ) -> Result<GatewayResponse, Rejection> {
         let (sent_at, permit) = (clock::now(), exchange.permit.take());
-        let (auth, client) = (Arc::clone(&self.auth), upstream.client.clone());
+        let (auth, index, client) = (Arc::clone(&self.auth), upstream.index, upstream.client.clone());
         let key_client = self.upstreams[0].client.clone();
         let is_gateway_token = upstream.rewriter.is_gateway_token_forwarded(&identity);
         let request_id = exchange.context().request_id().to_owned();
         let mut pending: PendingExchange = Box::pin(async move {
             let (auth, client, key_client, identity) = (&*auth, &client, &key_client, &identity);
             let request_id = request_id.as_str();
-            let sender = Sender { auth, client, key_client, identity, is_gateway_token, request_id, sent_at };
+            let upstream = index;
+            let sender = Sender { auth, upstream, client, key_client, identity, is_gateway_token, request_id, sent_at };
             sender.send(request, permit).await
         });
         match timeout(interval, pending.as_mut()).await {
@@ -137,7 +141,12 @@ impl Sender<'_> {
         match self.auth.renew_upstream_key(self.identity, self.key_client).await {
             Some(Renewal::NewKey(key)) => {
                 let retry = copy.with_key(&key).ok_or(Rejection::UpstreamKeyRenewed)?;
-                let permit = response.body.take_permit();
+                let mut permit = response.body.take_permit();
+                drop(response);
+                if let Some(permit) = &mut permit {
+                    // A complete response has passed its slot on.
+                    permit.wait_for_slot(self.upstream).await?;
+                }
                 self.send_once(retry, permit, clock::now()).await
             }
             Some(Renewal::TokenRevoked) => Err(Rejection::TokenRevoked),
