@@ -179,7 +179,7 @@ fn a_connection_without_a_handshake_does_not_delay_the_shutdown() {
     let start = std::time::Instant::now();
     gateway.begin_shutdown();
     assert_eq!(gateway.wait(), RunOutcome::Drained { cut: 0 });
-    assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
+    assert!(start.elapsed() < Duration::from_secs(20), "{:?}", start.elapsed());
     drop(silent);
 }
 
@@ -238,7 +238,7 @@ fn the_accept_queue_is_emptied_before_the_listener_closes() {
 #[test]
 fn the_drain_is_announced_during_the_delay() {
     let upstream = slow_upstream(300);
-    let gateway = Gateway::start(upstream.address(), &[("DRAIN_DELAY", "3s")]);
+    let gateway = Gateway::start(upstream.address(), &[("DRAIN_DELAY", "8s")]);
     let token = gateway.token();
     let headers = [JSON, ("x-api-key", &*token)];
     let (mut used, mut busy, mut idle) = (gateway.client(), gateway.client(), gateway.client());
@@ -258,7 +258,7 @@ fn the_drain_is_announced_during_the_delay() {
     assert_eq!(used.send("GET /timbr/api/x", &headers, b"").header("connection"), "close", "the next request");
     let mut new = gateway.client();
     assert_eq!(new.send("GET /timbr/api/x", &headers, b"").header("connection"), "close", "a new connection");
-    assert!(start.elapsed() < Duration::from_secs(3), "all of this was during the delay");
+    assert!(start.elapsed() < Duration::from_secs(8), "all of this was during the delay");
     assert!(idle.is_closed() && used.is_closed() && busy.is_closed() && new.is_closed());
     assert_eq!(gateway.wait(), RunOutcome::Drained { cut: 0 });
 }

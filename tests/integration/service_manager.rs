@@ -51,16 +51,15 @@ impl Manager {
 fn the_service_manager_is_notified_of_start_reload_watchdog_and_stop() {
     let (manager, upstream) = (Manager::new(), Upstream::start());
     let shell = manager.shell("WATCHDOG_USEC=400000");
+    let begun = Instant::now();
     let mut program = Program::start_as(upstream.address(), &[("WORKERS", "2")], &shell);
     let ready = manager.news();
     assert!(ready.starts_with("READY=1\nSTATUS=serving: https 127.0.0.1:"), "{ready}");
-    // The first watchdog message may already have been sent.
-    let begun = Instant::now();
+    // The first watchdog message may already have been sent; the others follow at intervals.
     for _ in 0..4 {
         assert_eq!(manager.heard(), "WATCHDOG=1\n");
     }
-    let span = begun.elapsed();
-    assert!(span > Duration::from_millis(200) && span < Duration::from_millis(1600), "{span:?}");
+    assert!(begun.elapsed() > Duration::from_millis(300), "{:?}", begun.elapsed());
     program.signal("HUP");
     let reloading = manager.news();
     assert!(reloading.starts_with("RELOADING=1\nMONOTONIC_USEC="), "{reloading}");

@@ -7,35 +7,32 @@ use std::time::{Duration, Instant};
 use crate::support::gateway::Gateway;
 use crate::support::h2_client::{H2Client, tls_stream};
 use crate::support::upstream::Upstream;
+use crate::support::wait_until;
 
 const JSON: (&str, &str) = ("Content-Type", "application/json");
 
-/// The time until the gateway closed.
-fn closed_after(mut closed: impl FnMut() -> bool) -> Duration {
-    let start = Instant::now();
-    assert!(closed());
-    start.elapsed()
-}
+/// Far more than the configured timeouts on a busy machine, and less than the default ones.
+const BUSY: Duration = Duration::from_secs(9);
 
 #[test]
 fn an_incomplete_head_times_out() {
     let gateway = Gateway::start(Upstream::start().address(), &[("TIMEOUTS_HEADER", "400ms")]);
     let in_time = |start: Instant| {
         let waited = start.elapsed();
-        assert!(waited >= Duration::from_millis(350) && waited < Duration::from_secs(1), "{waited:?}");
+        assert!(waited >= Duration::from_millis(350) && waited < BUSY, "{waited:?}");
     };
     let head = b"GET /timbr/api/x HTTP/1.1\r\nHost: h\r\n";
     let mut client = gateway.client();
-    client.write(head);
     let start = Instant::now();
+    client.write(head);
     let response = client.read_response();
     assert_eq!((response.status, response.reason()), (408, "request_head_stalled".to_owned()));
     assert!(client.is_closed());
     in_time(start);
 
     let mut tls = tls_stream(gateway.https(), gateway.certificate_pem(), &["http/1.1"]);
-    tls.write_all(head).expect("sent");
     let (start, mut response) = (Instant::now(), String::new());
+    tls.write_all(head).expect("sent");
     tls.read_to_string(&mut response).expect("a graceful end");
     assert!(response.starts_with("HTTP/1.1 408 ") && response.contains("request_head_stalled"), "{response}");
     in_time(start);
@@ -47,18 +44,20 @@ fn an_idle_connection_ends_after_the_idle_timeout() {
     let gateway = Gateway::start(Upstream::start().address(), &options);
     let token = gateway.token();
     let mut client = gateway.client();
+    let start = Instant::now();
     assert_eq!(client.send("GET /timbr/api/x", &[JSON, ("x-api-key", &token)], b"").status, 200);
-    let waited = closed_after(|| client.is_closed());
-    assert!(waited >= Duration::from_millis(850) && waited < Duration::from_secs(2), "{waited:?}");
+    assert!(client.is_closed());
+    let waited = start.elapsed();
+    assert!(waited >= Duration::from_millis(850) && waited < BUSY, "{waited:?}");
 }
 
 #[test]
 fn a_slow_query_is_not_idle() {
     let upstream = Upstream::with_behaviour(|_, stream| {
-        std::thread::sleep(Duration::from_millis(900));
+        std::thread::sleep(Duration::from_secs(3));
         crate::support::upstream::respond(stream, 200, "{}")
     });
-    let options = [("TIMEOUTS_IDLE", "200ms"), ("TIMEOUTS_HEADER", "200ms"), ("TIMEOUTS_BODY", "200ms")];
+    let options = [("TIMEOUTS_IDLE", "1s"), ("TIMEOUTS_HEADER", "1s"), ("TIMEOUTS_BODY", "1s")];
     let gateway = Gateway::start(upstream.address(), &options);
     let token = gateway.token();
     assert_eq!(gateway.client().send("POST /timbr/api/x", &[JSON, ("x-api-key", &token)], b"{}").status, 200);
@@ -90,7 +89,8 @@ fn an_unread_response_is_aborted() {
     let token = gateway.token();
     let mut client = gateway.client();
     client.write_request("GET /timbr/api/x", &[JSON, ("x-api-key", &token)], b"");
-    std::thread::sleep(Duration::from_millis(1500)); // Longer than the client may read nothing.
+    wait_until("it has arrived", || gateway.metric("timbr_gateway_requests_in_flight") == 1.0);
+    wait_until("it is aborted", || gateway.metric("timbr_gateway_requests_in_flight") == 0.0);
     let got = client.read_response();
     assert!(!got.complete && got.body.len() < 100_000_000, "{} bytes", got.body.len());
 }
@@ -123,10 +123,12 @@ fn a_response_that_is_read_too_slowly_is_aborted() {
 #[test]
 fn an_incomplete_handshake_times_out() {
     let gateway = Gateway::start(Upstream::start().address(), &[("TIMEOUTS_HANDSHAKE", "300ms")]);
+    let start = Instant::now();
     let mut stream = TcpStream::connect(gateway.https()).expect("connected");
-    stream.set_read_timeout(Some(Duration::from_secs(5))).expect("set");
-    let waited = closed_after(|| matches!(stream.read(&mut [0]), Ok(0)));
-    assert!(waited >= Duration::from_millis(250) && waited < Duration::from_secs(1), "{waited:?}");
+    stream.set_read_timeout(Some(BUSY)).expect("set");
+    assert!(matches!(stream.read(&mut [0]), Ok(0)));
+    let waited = start.elapsed();
+    assert!(waited >= Duration::from_millis(250) && waited < BUSY, "{waited:?}");
 }
 
 /// HTTP/2 has a preface and a graceful close; a silent client must not keep its connection open.
@@ -140,12 +142,9 @@ fn a_silent_http2_client_times_out() {
     for sent in [&[][..], &PREFACE[..10], &[PREFACE, SETTINGS].concat(), &[PREFACE, SETTINGS, HALF_A_HEAD].concat()] {
         let mut stream = tls_stream(gateway.https(), gateway.certificate_pem(), &["h2"]);
         stream.write_all(sent).expect("written");
-        let waited = closed_after(|| {
-            let mut buffer = [0; 1024];
-            while matches!(stream.read(&mut buffer), Ok(count) if count > 0) {}
-            true
-        });
-        assert!(waited < Duration::from_secs(4), "{} bytes sent: {waited:?}", sent.len());
+        let (start, mut buffer) = (Instant::now(), [0; 1024]);
+        while matches!(stream.read(&mut buffer), Ok(count) if count > 0) {}
+        assert!(start.elapsed() < 2 * BUSY, "{} bytes sent: {:?}", sent.len(), start.elapsed());
     }
 }
 
@@ -163,17 +162,20 @@ fn an_unread_http2_response_is_aborted() {
     let ended = client.send_without_reading_body("GET /timbr/api/x", &[JSON, ("x-api-key", &token)]);
     assert!(ended.is_err(), "{ended:?}");
     let waited = start.elapsed();
-    assert!(waited >= Duration::from_millis(350) && waited < Duration::from_secs(2), "{waited:?}");
+    assert!(waited >= Duration::from_millis(350) && waited < 2 * BUSY, "{waited:?}");
 }
 
-/// Reads up to the end of the connection, as HTTP/1.0 clients do.
-fn read_to_the_end(mut stream: impl Read + Write, request: &str) -> String {
-    stream.write_all(request.as_bytes()).expect("sent");
+/// Reads up to the end of the connection, as HTTP/1.0 clients do. Also returns how long that took.
+fn read_to_the_end(mut stream: impl Read + Write, request: &str) -> (String, Duration) {
     let (start, mut response) = (Instant::now(), String::new());
+    stream.write_all(request.as_bytes()).expect("sent");
     stream.read_to_string(&mut response).expect("a graceful end");
-    let waited = start.elapsed();
-    assert!(waited < Duration::from_millis(700), "{waited:?} for the end of {response}");
-    response
+    (response, start.elapsed())
+}
+
+/// Whether one of many attempts is this fast. A delay in the gateway would affect all of them, a busy machine does not.
+fn is_fast(limit: Duration, mut attempt: impl FnMut() -> Duration) -> bool {
+    (0..100).any(|_| attempt() < limit)
 }
 
 #[test]
@@ -184,12 +186,16 @@ fn connection_close_is_not_delayed() {
     for (target, ending) in [("/timbr/api/x HTTP/1.1", "Connection: close\r\n"), ("/timbr/api/x HTTP/1.0", "")] {
         for (headers, status) in [(&*good, " 200 "), ("Host: localhost\r\n", " 400 ")] {
             let request = format!("GET {target}\r\n{headers}{ending}\r\n");
-            let plain = TcpStream::connect(gateway.http()).expect("connected");
-            // rustls reports a close without `close_notify` as an error.
-            let tls = tls_stream(gateway.https(), gateway.certificate_pem(), &["http/1.1"]);
-            for response in [read_to_the_end(plain, &request), read_to_the_end(tls, &request)] {
+            let took = |(response, took): (String, Duration)| {
                 assert!(response.starts_with("HTTP/1.1") && response.contains(status), "{response}");
-            }
+                took
+            };
+            let plain = || TcpStream::connect(gateway.http()).expect("connected");
+            // rustls reports a close without `close_notify` as an error.
+            let tls = || tls_stream(gateway.https(), gateway.certificate_pem(), &["http/1.1"]);
+            let limit = Duration::from_millis(150);
+            assert!(is_fast(limit, || took(read_to_the_end(plain(), &request))), "{request}");
+            assert!(is_fast(limit, || took(read_to_the_end(tls(), &request))), "{request} over TLS");
         }
     }
 }
@@ -199,14 +205,13 @@ fn connection_close_is_not_delayed() {
 #[test]
 fn the_first_request_is_not_delayed_by_a_late_acknowledgement() {
     let gateway = Gateway::start(Upstream::start().address(), &[]);
-    let took = |_| {
+    let attempt = || {
         let tls = tls_stream(gateway.https(), gateway.certificate_pem(), &["http/1.1"]);
         assert!(!tls.sock.nodelay().expect("read"));
-        let start = Instant::now();
         let request = "GET /timbr/api/x HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
-        assert!(read_to_the_end(tls, request).starts_with("HTTP/1.1 400 "));
-        start.elapsed()
+        let (response, took) = read_to_the_end(tls, request);
+        assert!(response.starts_with("HTTP/1.1 400 "));
+        took
     };
-    let fastest = (0..8).map(took).min().expect("some");
-    assert!(fastest < Duration::from_millis(30), "{fastest:?}");
+    assert!(is_fast(Duration::from_millis(30), attempt));
 }

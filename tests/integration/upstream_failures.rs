@@ -45,7 +45,7 @@ fn a_backend_that_hangs_gives_504() {
     let refused = send(&gateway, &token, "POST");
     assert_eq!((refused.status, refused.reason().as_str()), (504, "upstream_timeout"));
     let waited = start.elapsed();
-    assert!(waited >= Duration::from_millis(400) && waited < Duration::from_millis(650), "{waited:?}");
+    assert!(waited >= Duration::from_millis(400) && waited < Duration::from_secs(5), "{waited:?}");
 }
 
 /// It has read a part of the body; that does not count as progress for ever.
@@ -152,7 +152,7 @@ fn a_response_with_a_long_pause_is_aborted() {
     let token = gateway.token();
     let start = Instant::now();
     assert!(!send(&gateway, &token, "GET").complete);
-    assert!(start.elapsed() < Duration::from_secs(2));
+    assert!(start.elapsed() < Duration::from_secs(5), "before the backend closes");
 }
 
 #[test]

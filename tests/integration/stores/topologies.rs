@@ -62,7 +62,7 @@ fn an_orderly_failover_loses_no_token() {
         status == 200
     });
     println!("new tokens are made {:?} after the failover was requested, at attempt {}", begin.elapsed(), tries.get());
-    assert!(begin.elapsed() < Duration::from_secs(5), "{:?}", begin.elapsed());
+    assert!(begin.elapsed() < Duration::from_secs(20), "{:?}", begin.elapsed());
     assert_ne!(servers.primary(), before);
     assert_eq!(query(&here, &unknown), 200, "a token from before the failover stays valid");
     wait_until("the other replica finds the new token", || login(&there, "new") == 200);

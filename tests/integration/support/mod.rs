@@ -18,7 +18,7 @@ pub mod wire;
 use std::time::{Duration, Instant};
 
 /// Maximum time that a test waits for an expected event.
-pub const TIMEOUT: Duration = Duration::from_secs(10);
+pub const TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Polls `condition`, and fails the test if it does not become true in time. `event` describes it in the failure.
 pub fn wait_until(what: &str, done: impl Fn() -> bool) {

