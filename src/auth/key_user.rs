@@ -2,31 +2,14 @@
 //! valid.
 
 use std::sync::Arc;
-use std::time::Duration;
 
-use bytes::Bytes;
-use http::{Method, StatusCode, Uri};
-use http_body_util::{BodyExt, Limited};
 use serde_json::{Map, Value};
-use tokio::time::timeout;
 use tracing::warn;
 
 use crate::auth::ApiKey;
-use crate::base::clock;
+use crate::auth::system_query::{SystemCredential, SystemQueryError, query};
 use crate::base::user_name::UserName;
-use crate::http::h1::request::write_request_start;
-use crate::http::h1::response::write_header;
-use crate::http::headers::HeaderName;
-use crate::upstream::{OutgoingMessage, OutgoingRequest, RequestBody, UpstreamClient};
-
-/// The ontology that exists in every Timbr.
-const STATEMENT_PATH: &str = "/timbr/openapi/ontology/system_db/query";
-
-/// Includes the response body.
-const STATEMENT_TIMEOUT: Duration = Duration::from_secs(15);
-
-/// Maximum size of the response.
-const MAX_RESPONSE_BYTES: usize = 64 * 1024;
+use crate::upstream::UpstreamClient;
 
 /// The statement of `tokens.foreign_user_query`.
 #[derive(Clone, Debug)]
@@ -41,16 +24,11 @@ impl UserQuery {
     /// The user of a key that the backend has accepted; `None` if it is unknown.
     pub async fn user_of(&self, key: &ApiKey, upstream: &UpstreamClient) -> Option<UserName> {
         let fingerprint = key.id().fingerprint();
-        let request = StatementRequest { statement: Bytes::copy_from_slice(self.0.as_bytes()), key: key.clone() };
-        let query = async {
-            let response = upstream.send(request, None, clock::now()).await.map_err(|error| error.to_string())?;
-            if response.status != StatusCode::OK {
-                return Err(format!("the response has status {}", response.status));
-            }
-            let body = Limited::new(response.body, MAX_RESPONSE_BYTES).collect().await.map_err(|e| e.to_string())?;
-            user_in_rows(&body.to_bytes()).ok_or_else(|| "the response is not one row with a user name".to_owned())
+        let user = match query(&self.0, SystemCredential::Key(key.clone()), upstream).await {
+            Ok(body) => user_in_rows(&body).ok_or_else(|| "the response is not one row with a user name".to_owned()),
+            Err(SystemQueryError::Rejected) => Err("the backend rejects the key".to_owned()),
+            Err(SystemQueryError::Failed(why)) => Err(why),
         };
-        let user = timeout(STATEMENT_TIMEOUT, query).await.unwrap_or_else(|_| Err("timeout".to_owned()));
         user.inspect_err(|why| warn!(key = %fingerprint, why, "cannot look up the user of a foreign key")).ok()
     }
 }
@@ -64,26 +42,6 @@ fn user_in_rows(body: &[u8]) -> Option<UserName> {
     let mut values = row.values();
     let (Some(Value::String(name)), None) = (values.next(), values.next()) else { return None };
     UserName::parse(name.as_bytes()).ok()
-}
-
-/// `POST /timbr/openapi/ontology/system_db/query` with the key.
-struct StatementRequest {
-    statement: Bytes,
-    key: ApiKey,
-}
-
-impl OutgoingRequest for StatementRequest {
-    fn into_message(self) -> OutgoingMessage {
-        let mut head = Vec::new();
-        write_request_start(&mut head, &Method::POST, &Uri::from_static(STATEMENT_PATH));
-        write_header(&mut head, HeaderName::Host, b"");
-        let host = head.len();
-        write_header(&mut head, HeaderName::ContentType, b"application/text");
-        write_header(&mut head, HeaderName::Accept, b"application/json");
-        write_header(&mut head, HeaderName::XApiKey, self.key.expose());
-        let body = RequestBody::received(self.statement);
-        OutgoingMessage { method: Method::POST, head, host_offset: Some(host), body }
-    }
 }
 
 #[cfg(test)]

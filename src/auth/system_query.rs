@@ -1,0 +1,90 @@
+//! Statements that the gateway itself sends to the backend, with the credential of a client. Knows no users.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{Method, StatusCode, Uri};
+use http_body_util::{BodyExt, Limited};
+use tokio::time::timeout;
+
+use crate::auth::ApiKey;
+use crate::auth::jwt::Jwt;
+use crate::base::clock;
+use crate::http::h1::request::write_request_start;
+use crate::http::h1::response::write_header;
+use crate::http::headers::HeaderName;
+use crate::upstream::{OutgoingMessage, OutgoingRequest, RequestBody, UpstreamClient};
+
+/// The ontology that exists in every Timbr.
+const STATEMENT_PATH: &str = "/timbr/openapi/ontology/system_db/query";
+
+/// Includes the response body.
+const STATEMENT_TIMEOUT: Duration = Duration::from_secs(15);
+
+/// Maximum size of the response.
+const MAX_RESPONSE_BYTES: usize = 64 * 1024;
+
+/// What proves the client to the backend.
+#[derive(Clone)]
+pub enum SystemCredential {
+    /// A key that the backend has issued.
+    Key(ApiKey),
+    /// A JWT with the headers beside it.
+    Jwt(Jwt),
+}
+
+/// Why there is no result.
+#[derive(Debug)]
+pub enum SystemQueryError {
+    /// The backend rejects the credential.
+    Rejected,
+    /// Everything else, for the log.
+    Failed(String),
+}
+
+/// Sends a statement to the ontology `system_db`, and returns the body of a response with status 200.
+pub async fn query(
+    statement: &str,
+    credential: SystemCredential,
+    upstream: &UpstreamClient,
+) -> Result<Bytes, SystemQueryError> {
+    let failed = |why: &dyn ToString| SystemQueryError::Failed(why.to_string());
+    let request = SystemQuery { statement: Bytes::copy_from_slice(statement.as_bytes()), credential };
+    let query = async {
+        let response = upstream.send(request, None, clock::now()).await.map_err(|error| failed(&error))?;
+        match response.status {
+            StatusCode::OK => {}
+            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => return Err(SystemQueryError::Rejected),
+            status => return Err(failed(&format!("the response has status {status}"))),
+        }
+        let body = Limited::new(response.body, MAX_RESPONSE_BYTES).collect().await.map_err(|error| failed(&error))?;
+        Ok(body.to_bytes())
+    };
+    timeout(STATEMENT_TIMEOUT, query).await.unwrap_or_else(|_| Err(failed(&"timeout")))
+}
+
+/// `POST /timbr/openapi/ontology/system_db/query`.
+struct SystemQuery {
+    statement: Bytes,
+    credential: SystemCredential,
+}
+
+impl OutgoingRequest for SystemQuery {
+    fn into_message(self) -> OutgoingMessage {
+        let mut head = Vec::new();
+        write_request_start(&mut head, &Method::POST, &Uri::from_static(STATEMENT_PATH));
+        write_header(&mut head, HeaderName::Host, b"");
+        let host = head.len();
+        write_header(&mut head, HeaderName::ContentType, b"application/text");
+        write_header(&mut head, HeaderName::Accept, b"application/json");
+        match &self.credential {
+            SystemCredential::Key(key) => write_header(&mut head, HeaderName::XApiKey, key.expose()),
+            SystemCredential::Jwt(jwt) => {
+                write_header(&mut head, HeaderName::XJwtToken, jwt.expose());
+                jwt.headers().for_each(|(name, value)| write_header(&mut head, name, value.as_bytes()));
+            }
+        }
+        let body = RequestBody::received(self.statement);
+        OutgoingMessage { method: Method::POST, head, host_offset: Some(host), body }
+    }
+}
