@@ -9,7 +9,10 @@ use aws_lc_rs::aead::{AES_128_GCM, AES_256_GCM, Aad, LessSafeKey, Nonce, Unbound
 use aws_lc_rs::cipher::{AES_128, AES_256, DecryptionContext, PaddedBlockDecryptingKey, UnboundCipherKey};
 use aws_lc_rs::hmac;
 use aws_lc_rs::iv::FixedLength;
-use aws_lc_rs::rsa::{OAEP_SHA1_MGF1SHA1, OAEP_SHA256_MGF1SHA256, OaepPrivateDecryptingKey, PrivateDecryptingKey};
+use aws_lc_rs::key_wrap::{self, AesBlockCipher, AesKek, KeyWrap};
+use aws_lc_rs::rsa::{
+    OAEP_SHA1_MGF1SHA1, OAEP_SHA256_MGF1SHA256, OaepAlgorithm, OaepPrivateDecryptingKey, PrivateDecryptingKey,
+};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use rustls::pki_types::PrivateKeyDer;
@@ -18,8 +21,16 @@ use serde::Deserialize;
 use subtle::ConstantTimeEq;
 use zeroize::Zeroizing;
 
-/// The private key of the gateway for tokens of an issuer.
-pub struct DecryptionKey(OaepPrivateDecryptingKey);
+/// The key of the gateway for tokens of an issuer.
+pub enum DecryptionKey {
+    /// The private key of a pair.
+    Rsa(OaepPrivateDecryptingKey),
+    /// A key that the issuer shares with the gateway.
+    Shared(Zeroizing<Vec<u8>>),
+}
+
+/// The lengths of shared keys in bytes: those of the content keys that are supported.
+const SHARED_KEY_LENGTHS: [usize; 3] = [16, 32, 64];
 
 /// The token cannot be decrypted.
 ///
@@ -36,23 +47,46 @@ struct JweHeader {
 }
 
 impl DecryptionKey {
-    /// Reads an RSA key in PEM (PKCS #8).
+    /// Reads an RSA key in PEM (PKCS #8), or a shared key in base64.
     pub fn read(path: &Path) -> Result<DecryptionKey, String> {
         let at = path.display();
-        let key = PrivateKeyDer::from_pem_file(path)
-            .map_err(|error| format!("decryption_key_file {at} has no private key in PEM: {error}"))?;
+        let text = std::fs::read_to_string(path).map(Zeroizing::new);
+        let text = text.map_err(|error| format!("cannot read decryption_key_file {at}: {error}"))?;
+        if let Some(key) = parse_shared_key(&text) {
+            return Ok(DecryptionKey::Shared(key));
+        }
+        let key = PrivateKeyDer::from_pem_slice(text.as_bytes()).map_err(|error| {
+            format!(
+                "decryption_key_file {at} has neither a private key in PEM nor 16, 32 or 64 bytes in base64: {error}"
+            )
+        })?;
         let PrivateKeyDer::Pkcs8(key) = &key else {
             return Err(format!("decryption_key_file {at} must be in PKCS #8: convert it with `openssl pkcs8 -topk8`"));
         };
         let key = PrivateDecryptingKey::from_pkcs8(key.secret_pkcs8_der())
             .map_err(|_| format!("decryption_key_file {at} is not an RSA key of 2048 to 8192 bits"))?;
         let key = OaepPrivateDecryptingKey::new(key).map_err(|_| format!("decryption_key_file {at} is not usable"))?;
-        Ok(DecryptionKey(key))
+        Ok(DecryptionKey::Rsa(key))
     }
 
     /// The content of an encrypted token.
     pub fn decrypt(&self, token: &[u8]) -> Result<Zeroizing<Vec<u8>>, UndecryptableToken> {
         self.try_decrypt(token).ok_or(UndecryptableToken)
+    }
+
+    /// The key of the content (RFC 7518 section 4). `encrypted` is the second part of the token.
+    ///
+    /// SECURITY: the kind of the configured key decides which algorithms are possible, so a public key is never used as
+    /// a shared one.
+    fn content_key(&self, algorithm: &str, encrypted: &[u8]) -> Option<Zeroizing<Vec<u8>>> {
+        match (self, algorithm) {
+            (DecryptionKey::Rsa(key), "RSA-OAEP") => open_oaep(key, &OAEP_SHA1_MGF1SHA1, encrypted),
+            (DecryptionKey::Rsa(key), "RSA-OAEP-256") => open_oaep(key, &OAEP_SHA256_MGF1SHA256, encrypted),
+            (DecryptionKey::Shared(key), "dir") => encrypted.is_empty().then(|| key.clone()),
+            (DecryptionKey::Shared(key), "A128KW") => unwrap_key(&key_wrap::AES_128, key, encrypted),
+            (DecryptionKey::Shared(key), "A256KW") => unwrap_key(&key_wrap::AES_256, key, encrypted),
+            _ => None,
+        }
     }
 
     fn try_decrypt(&self, token: &[u8]) -> Option<Zeroizing<Vec<u8>>> {
@@ -64,13 +98,7 @@ impl DecryptionKey {
         if header.zip.is_some() || header.crit.is_some() {
             return None;
         }
-        let oaep = match header.alg.as_str() {
-            "RSA-OAEP" => &OAEP_SHA1_MGF1SHA1,
-            "RSA-OAEP-256" => &OAEP_SHA256_MGF1SHA256,
-            _ => return None,
-        };
-        let mut plain = Zeroizing::new(vec![0; self.0.min_output_size()]);
-        let content_key = &*self.0.decrypt(oaep, &decode(key)?, &mut plain, None).ok()?;
+        let content_key = &*self.content_key(&header.alg, &decode(key)?)?;
         let (nonce, ciphertext, tag) = (decode(nonce)?, decode(ciphertext)?, decode(tag)?);
         match header.enc.as_str() {
             "A128GCM" => open_gcm(&AES_128_GCM, content_key, &nonce, protected, [ciphertext, tag]),
@@ -80,6 +108,32 @@ impl DecryptionKey {
             _ => None,
         }
     }
+}
+
+fn open_oaep(
+    key: &OaepPrivateDecryptingKey,
+    algorithm: &'static OaepAlgorithm,
+    encrypted: &[u8],
+) -> Option<Zeroizing<Vec<u8>>> {
+    let mut plain = Zeroizing::new(vec![0; key.min_output_size()]);
+    let length = key.decrypt(algorithm, encrypted, &mut plain, None).ok()?.len();
+    plain.truncate(length);
+    Some(plain)
+}
+
+/// AES key wrap (RFC 3394). It authenticates the key.
+fn unwrap_key(cipher: &'static AesBlockCipher, key: &[u8], wrapped: &[u8]) -> Option<Zeroizing<Vec<u8>>> {
+    let mut plain = Zeroizing::new(vec![0; wrapped.len()]);
+    let length = AesKek::new(cipher, key).ok()?.unwrap(wrapped, &mut plain).ok()?.len();
+    plain.truncate(length);
+    Some(plain)
+}
+
+/// 16, 32 or 64 bytes in base64, in either alphabet.
+fn parse_shared_key(text: &str) -> Option<Zeroizing<Vec<u8>>> {
+    let text = Zeroizing::new(text.trim().replace('+', "-").replace('/', "_"));
+    let key = URL_SAFE_NO_PAD.decode(text.trim_end_matches('=')).ok().map(Zeroizing::new)?;
+    SHARED_KEY_LENGTHS.contains(&key.len()).then_some(key)
 }
 
 /// AES-GCM (RFC 7518 section 5.3).
@@ -152,20 +206,53 @@ mod tests {
         assert_eq!(decrypted, 8);
     }
 
+    /// The keys and the tokens in `shared.json`, for keys of the issuer and the gateway, were made by `jwcrypto`.
+    #[test]
+    fn tokens_with_a_shared_key_are_decrypted() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let file = folder.path().join("key");
+        let tokens = include_str!("../../../tests/data/jwe/shared.json");
+        let tokens: BTreeMap<String, [String; 2]> = serde_json::from_str(tokens).expect("JSON");
+        assert_eq!(tokens.len(), 9);
+        let (rsa, rsa_tokens) = fixtures();
+        for (name, [key, token]) in &tokens {
+            std::fs::write(&file, format!("{key}\n")).expect("written");
+            let shared = DecryptionKey::read(&file).expect("a key");
+            let text = shared.decrypt(token.as_bytes()).ok();
+            assert_eq!(text.as_deref().map(Vec::as_slice), Some(&b"header.claims.signature"[..]), "{name}");
+            assert!(rsa.decrypt(token.as_bytes()).is_err(), "{name}");
+            assert!(rsa_tokens.values().all(|other| shared.decrypt(other.as_bytes()).is_err()), "{name}");
+            let others = tokens.values().filter(|[other, _]| other != key);
+            assert!(others.into_iter().all(|[_, other]| shared.decrypt(other.as_bytes()).is_err()), "{name}");
+            changed_tokens_are_rejected(&shared, name, token);
+        }
+    }
+
     #[test]
     fn a_changed_token_is_not_decrypted() {
         let (key, tokens) = fixtures();
         for (name, token) in &tokens {
-            for part in 0..5 {
-                let mut parts: Vec<_> = token.split('.').map(str::to_owned).collect();
-                let mut bytes = URL_SAFE_NO_PAD.decode(&parts[part]).expect("base64");
-                let last = bytes.len() - 1;
-                bytes[last] ^= 1;
-                parts[part] = URL_SAFE_NO_PAD.encode(&bytes);
-                assert!(key.decrypt(parts.join(".").as_bytes()).is_err(), "{name} {part}");
-                parts[part].clear();
-                assert!(key.decrypt(parts.join(".").as_bytes()).is_err(), "{name} without part {part}");
+            changed_tokens_are_rejected(&key, name, token);
+        }
+    }
+
+    fn changed_tokens_are_rejected(key: &DecryptionKey, name: &str, token: &str) {
+        for part in 0..5 {
+            let mut parts: Vec<_> = token.split('.').map(str::to_owned).collect();
+            let mut bytes = URL_SAFE_NO_PAD.decode(&parts[part]).expect("base64");
+            match bytes.last_mut() {
+                Some(last) => *last ^= 1,
+                // The second part is empty without a wrapped key.
+                None => bytes.push(1),
             }
+            let was_empty = parts[part].is_empty();
+            parts[part] = URL_SAFE_NO_PAD.encode(&bytes);
+            assert!(key.decrypt(parts.join(".").as_bytes()).is_err(), "{name} {part}");
+            if was_empty {
+                continue;
+            }
+            parts[part].clear();
+            assert!(key.decrypt(parts.join(".").as_bytes()).is_err(), "{name} without part {part}");
         }
     }
 
@@ -179,7 +266,8 @@ mod tests {
         };
         let ec = rcgen::KeyPair::generate().expect("a key").serialize_pem();
         for (text, expected) in [
-            ("", "has no private key in PEM"),
+            ("", "neither a private key in PEM nor"),
+            ("c2hvcnQ=", "neither a private key in PEM nor"),
             ("-----BEGIN RSA PRIVATE KEY-----\nAAAA\n-----END RSA PRIVATE KEY-----\n", "must be in PKCS #8"),
             (ec.as_str(), "is not an RSA key"),
         ] {
