@@ -91,7 +91,7 @@ fn identify_a_token(bencher: Bencher<'_, '_>) {
     let config = config();
     let auth = auth(&config);
     let upstream = UpstreamClient::new(backends(&config), 0, Arc::<Metrics>::default());
-    let token = poll_ready(auth.mint(&bearer_of_alice(&config), CLIENT, &steps())).expect("minted").token;
+    let token = poll_ready(auth.mint(&bearer_of_alice(&config), CLIENT, &upstream, &steps())).expect("minted").token;
     let head = parsed(&REQUEST.replace(KEY, token.expose()));
     let routes = RouteTable::new(config.routes.clone());
     let Ok(RouteMatch::Profile(profile, _)) = routes.find(&head) else { panic!("the request has a route") };
@@ -105,9 +105,10 @@ fn identify_a_token(bencher: Bencher<'_, '_>) {
 fn mint_a_token_again(bencher: Bencher<'_, '_>) {
     let config = config();
     let auth = auth(&config);
+    let upstream = UpstreamClient::new(backends(&config), 0, Arc::<Metrics>::default());
     let bearer = bearer_of_alice(&config);
     let steps = steps();
-    bencher.bench_local(|| poll_ready(auth.mint(black_box(&bearer), CLIENT, &steps)).expect("minted"));
+    bencher.bench_local(|| poll_ready(auth.mint(black_box(&bearer), CLIENT, &upstream, &steps)).expect("minted"));
 }
 
 #[divan::bench]

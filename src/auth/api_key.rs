@@ -5,9 +5,12 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use zeroize::Zeroizing;
 
+use crate::auth::bearer::Credentials;
 use crate::auth::jwt::Jwt;
 use crate::base::byte_class::ByteClass;
 use crate::base::hex;
+use crate::base::secret::Secret;
+use crate::base::user_name::UserName;
 use crate::store::TokenId;
 
 /// An API key as sent by a client: 1 to 1024 printable ASCII characters without space and comma.
@@ -58,14 +61,12 @@ pub struct BasicKey {
 impl BasicKey {
     /// The key in the value of `Authorization: Basic` (RFC 7617). The user name must be `token` or `token@<ontology>`.
     pub fn parse(value: &[u8]) -> Option<BasicKey> {
-        let (scheme, rest) = value.split_at_checked(6)?;
-        let decoded = Zeroizing::new(STANDARD.decode(rest.trim_ascii()).ok()?);
-        let separator = decoded.iter().position(|byte| *byte == b':')?;
-        let user = std::str::from_utf8(&decoded[..separator]).ok()?;
+        let decoded = decode_basic(value)?;
+        let (user, key) = split_basic(&decoded)?;
         let ontology = user.strip_prefix(BASIC_USER)?;
         let is_valid = ontology.is_empty() || ontology.strip_prefix('@').is_some_and(is_ontology);
-        let key = ApiKey::parse(&decoded[separator + 1..])?;
-        (is_valid && scheme.eq_ignore_ascii_case(b"basic ")).then(|| BasicKey { user: user.into(), key })
+        let key = ApiKey::parse(key).filter(|_| is_valid)?;
+        Some(BasicKey { user: user.into(), key })
     }
 
     /// The user name as sent.
@@ -82,6 +83,62 @@ impl BasicKey {
     pub fn key(&self) -> &ApiKey {
         &self.key
     }
+}
+
+/// A user's name and password in `Authorization: Basic`, with the ontology that may follow the name.
+#[derive(Clone)]
+pub struct BasicPassword {
+    login: Credentials,
+    ontology: Option<Box<str>>,
+}
+
+impl BasicPassword {
+    /// The login in the value of `Authorization: Basic` (RFC 7617): `<name>` or `<name>@<ontology>`, and a password. The
+    /// last `@` separates them, so a name with an `@` needs an ontology behind it.
+    pub fn parse(value: &[u8]) -> Option<BasicPassword> {
+        let decoded = decode_basic(value)?;
+        let (user, password) = split_basic(&decoded)?;
+        let (name, ontology) = match user.rsplit_once('@') {
+            Some((name, ontology)) => (name, Some(ontology)),
+            None => (user, None),
+        };
+        // SECURITY: `token` announces a key, which no verifier must see.
+        let is_valid = name != BASIC_USER && ontology.is_none_or(is_ontology) && !password.is_empty();
+        let password = std::str::from_utf8(password).ok().filter(|_| is_valid)?;
+        let login =
+            Credentials { user: UserName::parse(name.as_bytes()).ok()?, password: Secret::new(password.to_owned()) };
+        Some(BasicPassword { login, ontology: ontology.map(Box::from) })
+    }
+
+    /// The user name and the password, not verified.
+    pub fn login(&self) -> &Credentials {
+        &self.login
+    }
+
+    /// The ontology behind the user name.
+    pub fn ontology(&self) -> Option<&str> {
+        self.ontology.as_deref()
+    }
+
+    /// The user name for the backend, which receives a key as the password.
+    pub fn key_user(&self) -> Box<str> {
+        match self.ontology() {
+            Some(ontology) => format!("{BASIC_USER}@{ontology}").into(),
+            None => BASIC_USER.into(),
+        }
+    }
+}
+
+/// What `Authorization: Basic` contains.
+fn decode_basic(value: &[u8]) -> Option<Zeroizing<Vec<u8>>> {
+    let (scheme, rest) = value.split_at_checked(6)?;
+    STANDARD.decode(rest.trim_ascii()).ok().map(Zeroizing::new).filter(|_| scheme.eq_ignore_ascii_case(b"basic "))
+}
+
+/// The user name, and the password behind the first colon.
+fn split_basic(decoded: &[u8]) -> Option<(&str, &[u8])> {
+    let separator = decoded.iter().position(|byte| *byte == b':')?;
+    Some((std::str::from_utf8(&decoded[..separator]).ok()?, &decoded[separator + 1..]))
 }
 
 fn is_ontology(text: &str) -> bool {
@@ -107,6 +164,8 @@ pub enum ClientCredential {
     Key(ApiKey),
     /// A key in `Authorization: Basic`.
     Basic(BasicKey),
+    /// A user's name and password in `Authorization: Basic`.
+    Password(BasicPassword),
     /// `x-jwt-token`.
     Jwt(Jwt),
     /// A JWT in `Authorization: Bearer`.

@@ -137,8 +137,8 @@ mod tests {
         let action = Action { route: "api", method: &Method::GET, ontology: None, statement: None, mcp: None };
         let member = |group: &str| {
             let user = UserName::parse(b"alice").expect("valid");
-            let caller = JwtCaller { user, groups: Some(vec![group.into()].into()) };
-            Identity::from_jwt(caller, TokenId::from_token(b"jwt").fingerprint())
+            let caller = JwtCaller { user, groups: Some(vec![group.into()].into()), expires_at: 0, issuer: 0 };
+            Identity::from_jwt(caller, TokenId::from_token(b"jwt").fingerprint(), None)
         };
         assert!(by_group.allows(&member("analysts"), action) && !by_group.allows(&member("others"), action));
         let acting = member("analysts").impersonating(UserName::parse(b"eve").expect("valid"));

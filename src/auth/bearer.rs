@@ -90,6 +90,11 @@ impl BearerOpener {
         Ok((salt, Credentials { user, password: Secret::new(password.to_owned()) }))
     }
 
+    /// A new bearer with these credentials, made with the primary salt.
+    pub fn make(&self, login: &Credentials) -> Secret {
+        encrypt(&self.keys[0], login.user.as_str(), &login.password)
+    }
+
     fn decrypt(&self, bearer: &str) -> Result<(u8, Zeroizing<Vec<u8>>), BearerError> {
         let created = creation_time(bearer).ok_or(BearerError::NotAuthentic)?;
         // SECURITY: decrypts with the creation time as the current time, so that only the signature decides whether the
@@ -125,10 +130,13 @@ pub fn creation_time(bearer: &str) -> Option<u64> {
 
 /// Makes the bearer for a user, as the documentation's Python script does. `None` if the salt is not a Fernet key.
 pub fn make_bearer(salt: &Secret, user: &str, password: &Secret) -> Option<Secret> {
-    let key = Fernet::new(salt.expose())?;
+    Fernet::new(salt.expose()).map(|key| encrypt(&key, user, password))
+}
+
+fn encrypt(key: &Fernet, user: &str, password: &Secret) -> Secret {
     let text = Zeroizing::new(format!("{user}:{}", password.expose()));
     let payload = Zeroizing::new(PAYLOAD.encode(text.as_bytes()));
-    Some(Secret::new(key.encrypt(payload.as_bytes())))
+    Secret::new(key.encrypt(payload.as_bytes()))
 }
 
 #[cfg(test)]

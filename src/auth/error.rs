@@ -5,6 +5,7 @@ use std::time::Duration;
 use crate::auth::bearer::BearerError;
 use crate::auth::failure_limiter::TooManyFailures;
 use crate::auth::jwt::JwtError;
+use crate::auth::key_exchange::ExchangeError;
 use crate::auth::verifier::VerifyError;
 use crate::base::user_name::UserName;
 use crate::store::TokenEnd;
@@ -30,6 +31,15 @@ pub enum KeyError {
     /// A JSON Web Token that was not accepted.
     #[error("JWT rejected: {0}")]
     Jwt(JwtError),
+    /// A user name with a password, which no verifier can check.
+    #[error("passwords are not checked")]
+    PasswordUnsupported,
+    /// A user name with a password that was not accepted.
+    #[error("login rejected: {0}")]
+    Login(MintError),
+    /// A valid login without a key of its user at the backend.
+    #[error("no key of the user")]
+    Exchange(ExchangeError),
     /// An unknown key from a client address with too many failures. The backend was not consulted.
     #[error("too many wrong keys")]
     TooManyFailures(TooManyFailures),
@@ -44,6 +54,9 @@ pub enum MintError {
     /// The login was not accepted, or the client has too many failures.
     #[error(transparent)]
     Login(#[from] VerifyError),
+    /// The login is valid, but its user got no key from the backend.
+    #[error("no key of the user")]
+    Exchange(ExchangeError),
     /// Too many new tokens for the client's address.
     #[error("too many new tokens")]
     TooManyTokens(Duration),

@@ -22,6 +22,8 @@ enum IdentitySource {
     ForeignKey,
     /// A JWT of an identity provider.
     Jwt,
+    /// A JWT that was exchanged for the user's key.
+    ExchangedJwt(TokenId),
     /// Nothing, on a route without credentials.
     Unauthenticated,
 }
@@ -35,6 +37,18 @@ pub struct Identity {
     source: IdentitySource,
     impersonated_user: Option<UserName>,
     fingerprint: Fingerprint,
+    jwt_issuer: Option<usize>,
+    /// Boxed, as few identities have one.
+    login_token: Option<Box<(HeaderValue, LoginAge)>>,
+}
+
+/// Whether a password was verified for this request or before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LoginAge {
+    /// For this request.
+    New,
+    /// A short while ago.
+    Known,
 }
 
 impl Identity {
@@ -45,7 +59,16 @@ impl Identity {
         fingerprint: Fingerprint,
     ) -> Identity {
         let source = IdentitySource::Key;
-        Identity { user, groups: None, upstream_key, source, impersonated_user: None, fingerprint }
+        Identity {
+            user,
+            groups: None,
+            upstream_key,
+            source,
+            impersonated_user: None,
+            fingerprint,
+            jwt_issuer: None,
+            login_token: None,
+        }
     }
 
     /// The identity of a foreign key. `user` is who the backend says it belongs to.
@@ -58,10 +81,23 @@ impl Identity {
         Identity { source: IdentitySource::Token(id), ..Identity::from_key(Some(user), upstream_key, id.fingerprint()) }
     }
 
-    /// The identity of a JWT.
-    pub(super) fn from_jwt(caller: JwtCaller, fingerprint: Fingerprint) -> Identity {
-        let JwtCaller { user, groups } = caller;
-        Identity { source: IdentitySource::Jwt, groups, ..Identity::from_key(Some(user), None, fingerprint) }
+    /// The identity of a JWT, and the user's key that it was exchanged for.
+    pub(super) fn from_jwt(
+        caller: JwtCaller,
+        fingerprint: Fingerprint,
+        exchanged: Option<(TokenId, HeaderValue)>,
+    ) -> Identity {
+        let JwtCaller { user, groups, issuer, .. } = caller;
+        let (source, upstream_key) = match exchanged {
+            Some((id, key)) => (IdentitySource::ExchangedJwt(id), Some(key)),
+            None => (IdentitySource::Jwt, None),
+        };
+        Identity {
+            source,
+            groups,
+            jwt_issuer: Some(issuer),
+            ..Identity::from_key(Some(user), upstream_key, fingerprint)
+        }
     }
 
     /// The identity of a JWT whose issuer only the backend knows.
@@ -79,6 +115,26 @@ impl Identity {
     /// The same caller, with permission to impersonate `user`.
     pub(super) fn impersonating(self, user: UserName) -> Identity {
         Identity { impersonated_user: Some(user), ..self }
+    }
+
+    /// The same token, as the one of a login with a password.
+    pub(super) fn with_login_token(self, token: HeaderValue, age: LoginAge) -> Identity {
+        Identity { login_token: Some(Box::new((token, age))), ..self }
+    }
+
+    /// The token of a login with a password, which the client has not sent.
+    pub fn login_token(&self) -> Option<&HeaderValue> {
+        self.login_token.as_ref().map(|login| &login.0)
+    }
+
+    /// Whether the password of the request was verified just now.
+    pub fn is_new_login(&self) -> bool {
+        self.login_token.as_ref().is_some_and(|login| login.1 == LoginAge::New)
+    }
+
+    /// The index of the issuer of a verified JWT.
+    pub(super) fn jwt_issuer(&self) -> Option<usize> {
+        self.jwt_issuer
     }
 
     /// The user; `None` for a foreign key, whose user only the backend knows.
@@ -104,8 +160,8 @@ impl Identity {
     fn token_id(&self) -> Option<TokenId> {
         match self.source {
             IdentitySource::Token(id) => Some(id),
-            IdentitySource::Key | IdentitySource::ForeignKey | IdentitySource::Jwt => None,
-            IdentitySource::Unauthenticated => None,
+            IdentitySource::Key | IdentitySource::ForeignKey | IdentitySource::Unauthenticated => None,
+            IdentitySource::Jwt | IdentitySource::ExchangedJwt(_) => None,
         }
     }
 
@@ -121,7 +177,7 @@ impl Identity {
 
     /// Returns whether the credential is a JWT.
     pub fn is_jwt(&self) -> bool {
-        self.source == IdentitySource::Jwt
+        matches!(self.source, IdentitySource::Jwt | IdentitySource::ExchangedJwt(_))
     }
 
     /// The impersonated user, if an impersonation rule allows it.
@@ -140,8 +196,9 @@ impl Identity {
         self.fingerprint
     }
 
-    /// The token and its upstream key, if the identity has one: a key that can be renewed.
+    /// The token or the exchanged JWT, and its upstream key: a key that can be renewed.
     pub fn renewable_key(&self) -> Option<(TokenId, &HeaderValue)> {
-        Some((self.token_id()?, self.upstream_key()?))
+        let (IdentitySource::Token(id) | IdentitySource::ExchangedJwt(id)) = self.source else { return None };
+        Some((id, self.upstream_key()?))
     }
 }

@@ -12,8 +12,10 @@ use crate::auth::failure_limiter::{FailureLimiter, PublishFailure};
 use crate::auth::foreign_keys::{ForeignKeys, VerdictTtls};
 use crate::auth::impersonation::Impersonation;
 use crate::auth::jwt::JwtVerifier;
+use crate::auth::key_exchange::KeyExchange;
 use crate::auth::key_user::UserQuery;
 use crate::auth::keys_file::KnownKeys;
+use crate::auth::password_logins::PasswordLogins;
 use crate::auth::token::TokenMint;
 use crate::auth::token_acceptance::TokenAcceptance;
 use crate::auth::token_binding::TokenBinder;
@@ -23,7 +25,7 @@ use crate::base::clock::Clock;
 use crate::base::user_name::UserName;
 use crate::config::changes::Changes;
 use crate::config::options::{AUTH, TOKENS};
-use crate::config::{Config, Problem, VerifierOptions};
+use crate::config::{Config, CredentialMode, Problem, VerifierOptions};
 use crate::observability::metrics::StoreMetrics;
 use crate::store::{RunningDriver, SaltName, Store, StoreStartError, TokenLimits};
 
@@ -35,6 +37,8 @@ const FOREIGN_KEY_OPTIONS: [&str; 5] =
 const JWT_OPTIONS: [&str; 1] = ["auth.jwt"];
 const UPSTREAM_KEY_OPTIONS: [&str; 6] =
     [AUTH.verifier.key, "ldap.", "platform.", "upstream", TOKENS.ttl.key, TOKENS.max.key];
+const PASSWORD_OPTIONS: [&str; 5] =
+    [AUTH.verifier.key, AUTH.users_file.key, "ldap.", "platform.", TOKENS.foreign_accept_ttl.key];
 
 /// Tokens that ended because their login is not valid any more.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -100,6 +104,15 @@ impl Auth {
                 Arc::new(UpstreamKeys::new(platform, tokens.ttl, tokens.max, clock.clone()))
             }),
         };
+        let key_exchange = match unchanged(&UPSTREAM_KEY_OPTIONS) {
+            Some(auth) => auth.key_exchange.clone(),
+            None => (config.upstream.credential == CredentialMode::ShowToken)
+                .then(|| Arc::new(KeyExchange::new(clock.clone()))),
+        };
+        let password_logins = match unchanged(&PASSWORD_OPTIONS) {
+            Some(auth) => Arc::clone(&auth.password_logins),
+            None => Arc::new(PasswordLogins::new(tokens.foreign_accept_ttl, clock.clone())),
+        };
         let foreign_keys = match unchanged(&FOREIGN_KEY_OPTIONS) {
             Some(auth) => auth.foreign_keys.clone(),
             // SECURITY: a different backend, or connection to it, has not accepted any key yet.
@@ -127,6 +140,8 @@ impl Auth {
             impersonation: Impersonation(config.impersonation.clone()),
             authorization: config.authorization.clone().map(Authorization),
             upstream_keys,
+            key_exchange,
+            password_logins,
         })
     }
 

@@ -1,17 +1,21 @@
-//! Logins: from a bearer with a user name and a password to the token of the login. The verifier checks the password.
+//! Logins: from a user name and a password, or a JWT, to the token of the login. The verifier checks passwords.
 
 use std::net::IpAddr;
 
-use crate::auth::bearer::{self, BearerError, Credentials};
+use crate::auth::bearer::{BearerError, Credentials};
 use crate::auth::failure_limiter::{Attempt, TooManyFailures};
+use crate::auth::identity::LoginAge;
+use crate::auth::key_exchange::ExchangeError;
+use crate::auth::upstream_keys::sensitive_header_value;
 use crate::auth::verifier::{VerifiedLogin, Verifier, VerifyError};
-use crate::auth::{Auth, MintError, MintFailure, store_outcome};
+use crate::auth::{Auth, BasicPassword, Identity, KeyError, MintError, MintFailure, store_outcome, token_binding};
 use crate::base::secret::Secret;
 use crate::base::user_name::UserName;
 use crate::observability::auth_timing::AuthTiming;
 use crate::observability::metrics::AuthOutcome;
 use crate::observability::phase::Phase;
-use crate::store::{Fingerprint, NewToken, PRIMARY_KEY, TokenId};
+use crate::store::{NewToken, PRIMARY_KEY, TokenId};
+use crate::upstream::UpstreamClient;
 
 /// A token that `get_token` returns.
 #[derive(Debug)]
@@ -20,8 +24,8 @@ pub struct MintedToken {
     pub token: Secret,
     /// The user that the token identifies.
     pub user: UserName,
-    /// The token's identifier in logs.
-    pub fingerprint: Fingerprint,
+    /// The hash of the token.
+    pub id: TokenId,
 }
 
 impl Auth {
@@ -30,7 +34,13 @@ impl Auth {
     ///
     /// SECURITY: a bearer that is not authentic and a wrong password count as failures. A bearer that is authentic but
     /// too old, or has no credentials, does not count: its maker has the salt.
-    pub async fn mint(&self, bearer: &str, client: IpAddr, timing: &AuthTiming) -> Result<MintedToken, MintFailure> {
+    pub async fn mint(
+        &self,
+        bearer: &str,
+        client: IpAddr,
+        upstream: &UpstreamClient,
+        timing: &AuthTiming,
+    ) -> Result<MintedToken, MintFailure> {
         let attempt = self.failure_limiter.begin_attempt(client);
         let opened = timing.measure_sync(Phase::Bearer, || self.bearer_opener.open_with_salt(bearer), bearer_outcome);
         let (salt, login) = match opened {
@@ -48,17 +58,24 @@ impl Auth {
             }
         };
         let claimed_user = login.user.clone();
-        let minting = self.mint_for(login, salt, bearer, attempt, timing);
-        minting.await.map_err(|error| MintFailure { error, claimed_user: Some(claimed_user) })
+        let proof = LoginProof { salt: Some(salt), bearer };
+        let minting = self.mint_for(login, proof, attempt, upstream, timing);
+        match minting.await {
+            Ok(minted) => {
+                self.store.record_salt_use(self.salt_names[usize::from(salt)], &minted.user);
+                Ok(minted)
+            }
+            Err(error) => Err(MintFailure { error, claimed_user: Some(claimed_user) }),
+        }
     }
 
-    /// Verifies a login whose bearer is authentic, and returns its token.
+    /// Verifies a login, and returns its token.
     async fn mint_for(
         &self,
         login: Credentials,
-        salt: u8,
-        bearer: &str,
+        LoginProof { salt, bearer }: LoginProof<'_>,
         attempt: Attempt,
+        upstream: &UpstreamClient,
         timing: &AuthTiming,
     ) -> Result<MintedToken, MintError> {
         let verifying = self.verifier.verify(&login, bearer, attempt.clone().for_user(&login.user));
@@ -67,15 +84,39 @@ impl Auth {
         let login = Credentials { user: user.unwrap_or(login.user), ..login };
         // SECURITY: what has proven this login. If it is withdrawn while the password is being checked, the token is
         // not accepted.
-        let evidence = match &*self.verifier {
-            Verifier::SaltHolder => self.token_binder.salt_evidence(usize::from(salt)),
-            Verifier::UsersFile(_) | Verifier::Remote(..) => evidence,
+        let evidence = match (&*self.verifier, salt) {
+            (Verifier::SaltHolder, Some(salt)) => self.token_binder.salt_evidence(usize::from(salt)),
+            // SECURITY: nothing has proven it.
+            (Verifier::SaltHolder, None) => return Err(VerifyError::WrongCredentials.into()),
+            (Verifier::UsersFile(_) | Verifier::Remote(..), _) => evidence,
         };
-        let binding = self.token_binder.bind(&login.user, &evidence);
-        let upstream_key = upstream_key.filter(|_| self.upstream_keys.is_some());
-        let token_of = |seed: &_| self.token_mint.token(&login, seed);
+        let upstream_key = match (upstream_key.filter(|_| self.upstream_keys.is_some()), &self.key_exchange) {
+            (Some(key), Some(exchange)) => {
+                Some(exchange.key_of_login(&key, upstream).await.map_err(MintError::Exchange)?)
+            }
+            (None, Some(_)) => return Err(MintError::Exchange(ExchangeError::Rejected)),
+            (key, None) => key,
+        };
+        let (id, token) = self.token_of(&login, &evidence, upstream_key, &attempt, timing).await?;
+        if let (Some(keys), Some(session)) = (&self.upstream_keys, session) {
+            keys.store_session(id, session);
+        }
+        Ok(MintedToken { token, id, user: login.user })
+    }
+
+    /// The token of a proven login: the existing one, or a new one.
+    async fn token_of(
+        &self,
+        login: &Credentials,
+        evidence: &[u8],
+        upstream_key: Option<Secret>,
+        attempt: &Attempt,
+        timing: &AuthTiming,
+    ) -> Result<(TokenId, Secret), MintError> {
+        let binding = self.token_binder.bind(&login.user, evidence);
+        let token_of = |seed: &_| self.token_mint.token(login, seed);
         let id_of = |seed: &_| TokenId::from_token(token_of(seed).expose().as_bytes());
-        let login_id = self.token_mint.login_id(&login, &binding);
+        let login_id = self.token_mint.login_id(login, &binding);
         let unavailable = |_| MintError::StoreUnavailable;
         let seed = match (self.store.find_seed(&login_id, id_of), upstream_key) {
             (Some(seed), None) => seed,
@@ -97,16 +138,76 @@ impl Auth {
                 timing.measure(Phase::Store, storing, store_outcome).await.map_err(unavailable)?
             }
         };
-        self.store.record_salt_use(self.salt_names[usize::from(salt)], &login.user);
-        if let (Some(keys), Some(session)) = (&self.upstream_keys, session) {
-            keys.store_session(id_of(&seed), session);
+        Ok((id_of(&seed), token_of(&seed)))
+    }
+
+    /// A token for the user of a JWT, in place of the user's own key. `None` if there can be none: the issuer is
+    /// unknown, or the backend would have to receive a key that the gateway does not have.
+    ///
+    /// SECURITY: the token ends with the issuer's entry in the configuration, but not with the JWT. Its login has no
+    /// password, which no other login has, so that no two logins share a token.
+    pub async fn mint_for_jwt(
+        &self,
+        identity: &Identity,
+        client: IpAddr,
+        timing: &AuthTiming,
+    ) -> Result<Option<MintedToken>, MintError> {
+        let (Some(issuer), Some(user)) = (identity.jwt_issuer(), identity.user()) else { return Ok(None) };
+        let upstream_key = match (&self.upstream_keys, identity.upstream_key()) {
+            (Some(_), None) => return Ok(None),
+            (Some(_), Some(key)) => Some(Secret::new(key.to_str().unwrap_or_default().to_owned())),
+            (None, _) => None,
+        };
+        let login = Credentials { user: user.clone(), password: Secret::new(String::new()) };
+        let evidence = token_binding::jwt_evidence(self.jwt_verifier.issuer_name(issuer));
+        let attempt = self.failure_limiter.begin_attempt(client);
+        let (id, token) = self.token_of(&login, &evidence, upstream_key, &attempt, timing).await?;
+        Ok(Some(MintedToken { token, id, user: login.user }))
+    }
+
+    /// The identity of a login with a user name and a password: that of its token, which the client does not receive.
+    /// A right password is verified once and then for a while not again.
+    pub(super) async fn identify_password(
+        &self,
+        basic: &BasicPassword,
+        client: IpAddr,
+        upstream: &UpstreamClient,
+        timing: &AuthTiming,
+    ) -> Result<Identity, KeyError> {
+        if matches!(*self.verifier, Verifier::SaltHolder) {
+            return Err(KeyError::PasswordUnsupported);
         }
-        let fingerprint = id_of(&seed).fingerprint();
-        Ok(MintedToken { token: token_of(&seed), fingerprint, user: login.user })
+        let login = basic.login();
+        let key = self.password_logins.key(login);
+        if let Some((id, token)) = self.password_logins.find(&key)
+            && let Some(record) = self.store.find(&id)
+            && let Ok(identity) = self.token_identity(id, &record)
+        {
+            return Ok(identity.with_login_token(token, LoginAge::Known));
+        }
+        let bearer = self.bearer_opener.make(login);
+        let proof = LoginProof { salt: None, bearer: bearer.expose() };
+        let attempt = self.failure_limiter.begin_attempt(client);
+        // Boxed, as it is rare and large.
+        let minting = Box::pin(self.mint_for(login.clone(), proof, attempt, upstream, timing));
+        let MintedToken { token, id, .. } = minting.await.map_err(KeyError::Login)?;
+        let record = self.store.find(&id).ok_or(KeyError::StoreUnavailable)?;
+        let identity = self.token_identity(id, &record)?;
+        let token = sensitive_header_value(&token).expect("a token is hex digits");
+        self.password_logins.insert(key, id, token.clone());
+        Ok(identity.with_login_token(token, LoginAge::New))
     }
 }
 
-fn bearer_outcome(opened: &Result<(u8, bearer::Credentials), BearerError>) -> AuthOutcome {
+/// What came with a login.
+struct LoginProof<'a> {
+    /// The salt that the client's bearer was made with; `None` without a bearer of the client.
+    salt: Option<u8>,
+    /// The bearer for the API service.
+    bearer: &'a str,
+}
+
+fn bearer_outcome(opened: &Result<(u8, Credentials), BearerError>) -> AuthOutcome {
     if opened.is_ok() { AuthOutcome::Ok } else { AuthOutcome::Refused }
 }
 

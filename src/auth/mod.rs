@@ -11,10 +11,12 @@ pub mod foreign_keys;
 mod identity;
 pub mod impersonation;
 pub mod jwt;
+pub mod key_exchange;
 mod key_user;
 mod keys_file;
 mod loading;
 mod login;
+mod password_logins;
 mod system_query;
 pub mod token;
 mod token_acceptance;
@@ -37,7 +39,7 @@ use crate::observability::phase::Phase;
 use crate::store::{SaltName, Store, TokenEnd, TokenId, TokenRecord, Unavailable};
 use crate::upstream::UpstreamClient;
 
-pub use api_key::{ApiKey, BasicKey, ClientCredential, basic_authorization, bearer_token};
+pub use api_key::{ApiKey, BasicKey, BasicPassword, ClientCredential, basic_authorization, bearer_token};
 pub use error::{KeyError, MintError, MintFailure};
 pub use identity::Identity;
 pub use loading::EndedLogins;
@@ -49,7 +51,9 @@ use failure_limiter::FailureLimiter;
 use foreign_keys::{ForeignKeys, KeyVerdict};
 use impersonation::Impersonation;
 use jwt::{Jwt, JwtError, JwtVerifier};
+use key_exchange::KeyExchange;
 use keys_file::KnownKeys;
+use password_logins::PasswordLogins;
 use token::{AuthenticToken, TokenMint};
 use token_acceptance::TokenAcceptance;
 use token_binding::TokenBinder;
@@ -90,6 +94,9 @@ pub struct Auth {
     authorization: Option<Authorization>,
     /// Set where `upstream.credential` sends the user's own key.
     upstream_keys: Option<Arc<UpstreamKeys>>,
+    /// Set where the gateway asks the backend for the user's own key.
+    key_exchange: Option<Arc<KeyExchange>>,
+    password_logins: Arc<PasswordLogins>,
 }
 
 impl Auth {
@@ -109,8 +116,9 @@ impl Auth {
         match credential {
             ClientCredential::Key(key) => self.identify_key(key, client, upstream, timing).await,
             ClientCredential::Basic(basic) => self.identify_key(basic.key(), client, upstream, timing).await,
+            ClientCredential::Password(basic) => self.identify_password(basic, client, upstream, timing).await,
             ClientCredential::Jwt(jwt) | ClientCredential::BearerJwt(jwt) => {
-                self.identify_jwt(jwt, client, timing).await
+                self.identify_jwt(jwt, client, upstream, timing).await
             }
             ClientCredential::Unchecked(_) => Ok(Identity::unauthenticated(client)),
         }
@@ -118,7 +126,13 @@ impl Auth {
 
     /// SECURITY: a token without a valid signature counts as a failure. A token that has expired, or has a different
     /// audience, does not: a known issuer signed it.
-    async fn identify_jwt(&self, jwt: &Jwt, client: IpAddr, timing: &AuthTiming) -> Result<Identity, KeyError> {
+    async fn identify_jwt(
+        &self,
+        jwt: &Jwt,
+        client: IpAddr,
+        upstream: &UpstreamClient,
+        timing: &AuthTiming,
+    ) -> Result<Identity, KeyError> {
         let id = jwt.id();
         // SECURITY: decrypting is expensive, so a client with too many failures cannot cause it.
         if jwt.is_encrypted() && !self.jwt_verifier.is_cached(&id) {
@@ -126,7 +140,16 @@ impl Auth {
             drop(reserved.map_err(|error| KeyError::TooManyFailures(error.into()))?);
         }
         match self.jwt_verifier.verify(jwt, id, timing).await {
-            Ok(caller) => Ok(Identity::from_jwt(caller, id.fingerprint())),
+            Ok(caller) => {
+                let exchanged = match &self.key_exchange {
+                    None => None,
+                    Some(exchange) => {
+                        let exchanged = Box::pin(exchange.key_of_jwt(jwt, caller.expires_at, upstream)).await;
+                        Some(exchanged.map_err(KeyError::Exchange)?)
+                    }
+                };
+                Ok(Identity::from_jwt(caller, id.fingerprint(), exchanged))
+            }
             // SECURITY: the operator states that the backend verifies them with every request.
             Err(JwtError::UnknownIssuer) if self.jwt_verifier.forwards_unknown_issuers() => {
                 Ok(Identity::from_foreign_jwt(id.fingerprint()))
@@ -218,6 +241,9 @@ impl Auth {
     /// Renews the upstream key after the backend rejected it. `None` if the identity has no renewable key.
     pub async fn renew_upstream_key(&self, identity: &Identity, upstream: &UpstreamClient) -> Option<Renewal> {
         let (id, rejected) = identity.renewable_key()?;
+        if identity.is_jwt() {
+            return Some(self.key_exchange.as_ref()?.renew(id, rejected, upstream).await);
+        }
         let checks = (&self.foreign_keys, upstream);
         Some(self.upstream_keys.as_ref()?.renew(&self.store, id, rejected, checks).await)
     }
@@ -238,6 +264,8 @@ impl Auth {
         self.foreign_keys.sweep();
         self.jwt_verifier.sweep();
         self.upstream_keys.iter().for_each(|keys| keys.sweep());
+        self.key_exchange.iter().for_each(|keys| keys.sweep());
+        self.password_logins.sweep();
         self.failure_limiter.sweep();
     }
 

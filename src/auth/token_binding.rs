@@ -27,12 +27,18 @@ pub(super) fn next_generation() -> u64 {
     LAST_GENERATION.fetch_add(1, Ordering::AcqRel) + 1
 }
 
+/// The evidence of a login with a JWT of this issuer. The blank distinguishes it from a salt and from a password hash.
+pub fn jwt_evidence(issuer: &str) -> Evidence {
+    format!("jwt {issuer}").into_bytes()
+}
+
 /// Makes and checks the bindings of tokens for one configuration.
 pub struct TokenBinder {
     /// One for each key of the store.
     keys: Vec<Key>,
     verifier_id: String,
     salts: Vec<Secret>,
+    jwt_issuers: Vec<String>,
     generation: u64,
 }
 
@@ -43,6 +49,7 @@ impl TokenBinder {
             keys: ring.derive("token binding 1").map(|key| Key::new(HMAC_SHA256, &*key)).collect(),
             verifier_id: verifier_id(config),
             salts: config.salts.clone(),
+            jwt_issuers: config.auth.jwt.issuers.iter().map(|issuer| issuer.issuer.clone()).collect(),
             generation: next_generation(),
         }
     }
@@ -81,16 +88,17 @@ impl TokenBinder {
 
     fn compare(&self, record: &TokenRecord, verifier: &Verifier) -> bool {
         let is_proven_by = |evidence: &[u8]| self.binding(record.key, &record.user, evidence) == record.binding;
-        match verifier {
+        let is_proven_by_verifier = match verifier {
             Verifier::SaltHolder => self.salts.iter().any(|salt| is_proven_by(salt.expose().as_bytes())),
             Verifier::UsersFile(users) => users.evidence(&record.user).is_some_and(|evidence| is_proven_by(&evidence)),
             Verifier::Remote(..) => is_proven_by(&[]),
-        }
+        };
+        is_proven_by_verifier || self.jwt_issuers.iter().any(|issuer| is_proven_by(&jwt_evidence(issuer)))
     }
 
     /// True if both accept the same bindings with the same verifier.
     pub fn is_same_as(&self, other: &TokenBinder) -> bool {
-        self.verifier_id == other.verifier_id && self.salts == other.salts
+        self.verifier_id == other.verifier_id && self.salts == other.salts && self.jwt_issuers == other.jwt_issuers
     }
 }
 
@@ -119,6 +127,7 @@ fn verifier_id(config: &Config) -> String {
     let upstream_keys = match &config.upstream.credential {
         credential if !credential.is_per_user() => String::new(),
         CredentialMode::Platform => format!("platform keys {}", backends(config)),
+        CredentialMode::ShowToken => format!("shown keys {}", backends(config)),
         _ => format!("delegate keys {}", backends(config)),
     };
     format!("{authority} {upstream_keys}").replace('\0', "")

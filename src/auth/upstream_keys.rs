@@ -18,7 +18,7 @@ use crate::upstream::UpstreamClient;
 
 /// Minimum time between two renewals of the same key: an earlier one would return the same key. Also between two checks
 /// of a key that cannot be renewed.
-const RENEWAL_INTERVAL: Duration = Duration::from_secs(30);
+pub const RENEWAL_INTERVAL: Duration = Duration::from_secs(30);
 
 /// The result of renewing a rejected upstream key.
 #[derive(Debug)]

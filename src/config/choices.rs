@@ -60,7 +60,10 @@ choices! {
         "impersonate" => Impersonate,
         "platform" => Platform,
         "delegate" => Delegate,
+        "show-token" => ShowToken,
     }
+    /// `tokens.show_token`
+    ShowTokenPolicy { "backend" => Backend, "deny" => Deny, "mint" => Mint }
     /// `auth.verifier`
     VerifierKind {
         "salt-holder" => SaltHolder,

@@ -6,7 +6,8 @@ use crate::config::choices::{AuthorizationMode, CredentialKind, VerifierKind};
 use crate::config::options::{AUTH, AUTHORIZATION, IMPERSONATION, Key, LDAP, LIMIT_RULES, PLATFORM, TOKENS, UPSTREAM};
 use crate::config::reader::{Reader, complete};
 use crate::config::{
-    AuthOptions, CredentialMode, ForeignKeyPolicy, LimitRule, PlatformOptions, UpstreamOptions, VerifierOptions,
+    AuthOptions, CredentialMode, ForeignKeyPolicy, LimitRule, PlatformOptions, ShowTokenPolicy, UpstreamOptions,
+    VerifierOptions,
 };
 
 impl Reader<'_> {
@@ -17,6 +18,7 @@ impl Reader<'_> {
             (CredentialKind::Forward, None) => Some(CredentialMode::Forward),
             (CredentialKind::Platform, None) => Some(CredentialMode::Platform),
             (CredentialKind::Delegate, None) => Some(CredentialMode::Delegate),
+            (CredentialKind::ShowToken, None) => Some(CredentialMode::ShowToken),
             (CredentialKind::Impersonate, Some(service_key)) if is_header_value(service_key.expose()) => {
                 Some(CredentialMode::Impersonate { service_key })
             }
@@ -99,8 +101,26 @@ impl Reader<'_> {
     }
 
     /// Requires the verifier of the same name for `platform` and `delegate`: only that verifier returns the user's own
-    /// key.
-    pub(super) fn require_verifier_of_credential(&mut self) {
+    /// key. `show-token` needs any login that the backend accepts.
+    ///
+    /// SECURITY: a client must not receive the key that `show-token` keeps from it.
+    pub(super) fn require_verifier_of_credential(&mut self, auth: Option<&AuthOptions>) {
+        if self.get(&UPSTREAM.credential) == Some(CredentialKind::ShowToken) {
+            if self.get(&TOKENS.show_token) == Some(ShowTokenPolicy::Backend) {
+                let message = "must be deny or mint with upstream.credential=show-token: the backend would return the \
+                               user's key to the client";
+                self.problem(TOKENS.show_token.key, message);
+            }
+            let returns_key = |auth: &AuthOptions| {
+                matches!(auth.verifier, VerifierOptions::Platform | VerifierOptions::Delegate)
+                    || !auth.jwt.issuers.is_empty()
+            };
+            if !auth.is_none_or(returns_key) {
+                let message = "must be platform or delegate with upstream.credential=show-token, or set \
+                               auth.jwt_issuers: the backend must accept the login";
+                self.problem(AUTH.verifier.key, message);
+            }
+        }
         let (word, needed) = match self.get(&UPSTREAM.credential) {
             Some(CredentialKind::Platform) => ("platform", VerifierKind::Platform),
             Some(CredentialKind::Delegate) => ("delegate", VerifierKind::Delegate),
@@ -125,8 +145,8 @@ impl Reader<'_> {
             }
             let message = match (default.credential.is_per_user(), upstream.credential.is_per_user()) {
                 (true, _) => {
-                    "must be left out: with upstream.credential=platform or delegate, all upstreams get the \
-                              user's own key"
+                    "must be left out: with upstream.credential=platform, delegate or show-token, all upstreams get \
+                              the user's own key"
                 }
                 (false, true) => "must be forward or impersonate, because upstream.credential is",
                 (false, false) => continue,

@@ -42,7 +42,9 @@ use crate::base::secret::Secret;
 use crate::observability::log::LogOptions;
 
 pub use admin::{AdminOptions, admin_exposure};
-pub use choices::{AbandonedPolicy, AdminCommands, HalfClose, HostHeader, ProxyHeader, TlsMinVersion, UnknownIssuers};
+pub use choices::{
+    AbandonedPolicy, AdminCommands, HalfClose, HostHeader, ProxyHeader, ShowTokenPolicy, TlsMinVersion, UnknownIssuers,
+};
 pub use jwt::JwtOptions;
 pub use ldap::LdapOptions;
 pub use limit_rules::LimitRule;
@@ -111,6 +113,19 @@ pub struct Config {
     pub routes: Vec<RouteProfile>,
     /// Values and origins of the options, for display.
     pub effective_options: Arc<[print::EffectiveOption]>,
+}
+
+impl Config {
+    /// `tokens.show_token`, or its default, which depends on the credential that the backend receives.
+    ///
+    /// SECURITY: with `show-token`, clients must not receive the key that they are kept from.
+    pub fn show_token(&self) -> ShowTokenPolicy {
+        let default = match self.upstream.credential {
+            CredentialMode::ShowToken => ShowTokenPolicy::Mint,
+            _ => ShowTokenPolicy::Backend,
+        };
+        self.tokens.show_token.unwrap_or(default)
+    }
 }
 
 /// Addresses of the listeners; `None`: disabled.

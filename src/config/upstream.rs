@@ -117,6 +117,8 @@ pub enum CredentialMode {
     Platform,
     /// The token that the backend's own `get_token` returned to the user.
     Delegate,
+    /// The key that the backend returns for `SHOW TOKEN` with the user's JWT, or with the key that the user's login returned.
+    ShowToken,
     /// The gateway's key, and the user's name in `x-api-impersonate-user`.
     Impersonate {
         /// A Timbr token that is allowed to impersonate.
@@ -127,7 +129,7 @@ pub enum CredentialMode {
 impl CredentialMode {
     /// Whether each user has its own key at the backend.
     pub fn is_per_user(&self) -> bool {
-        matches!(self, CredentialMode::Platform | CredentialMode::Delegate)
+        matches!(self, CredentialMode::Platform | CredentialMode::Delegate | CredentialMode::ShowToken)
     }
 }
 

@@ -51,7 +51,7 @@ pub(super) fn config(settings: &Settings, problems: &mut Vec<Problem>) -> Option
     reader.require_verification_for_user_query();
     reader.require_trust_in_salt_holders(&upstreams);
     reader.require_canonical_names(auth.as_ref(), platform.as_ref(), &upstreams, &limit_rules);
-    reader.require_verifier_of_credential();
+    reader.require_verifier_of_credential(auth.as_ref());
     reader.require_one_per_user_credential(upstream.as_ref(), &upstreams);
     reader.require_client_auth_for_routes(&routes);
     reader.check_unread();

@@ -6,8 +6,10 @@ use std::task::Poll;
 
 use crate::auth::failure_limiter::TooManyFailures;
 use crate::auth::jwt::JwtError;
-use crate::auth::{Auth, Identity, KeyError};
+use crate::auth::key_exchange::ExchangeError;
+use crate::auth::{Auth, ClientCredential, Identity, KeyError};
 use crate::gateway::exchange::Exchange;
+use crate::gateway::get_token::mint_rejection;
 use crate::gateway::rejection::Rejection;
 use crate::gateway::screen::Screened;
 use crate::store::TokenEnd;
@@ -35,11 +37,21 @@ pub async fn authenticate(
             }
         }
     };
-    let identity = identified.map_err(rejection_for)?;
+    let identity = identified.map_err(|error| {
+        let rejection = rejection_for(error);
+        if let ClientCredential::Password(basic) = screened.credential() {
+            exchange.record.audit_failed_login(rejection.reason(), Some(&basic.login().user));
+        }
+        rejection
+    })?;
     exchange.set_identity(&identity);
     // SECURITY: for every kind of credential, as keys and JWTs have no entry in the store that a revocation could end.
     if auth.store().denies(identity.user(), identity.fingerprint()) {
         return Err(Rejection::CredentialDenied);
+    }
+    // SECURITY: no request passes after a login without a line about it, if the audit log is required.
+    if identity.is_new_login() {
+        Box::pin(exchange.record.audit_login()).await.map_err(|_| Rejection::AuditUnavailable)?;
     }
     Ok(identity)
 }
@@ -53,6 +65,9 @@ fn rejection_for(error: KeyError) -> Rejection {
         KeyError::StoreUnavailable => Rejection::TokenStoreUnavailable,
         KeyError::Unverifiable => Rejection::ApiKeyUnverifiable,
         KeyError::Busy => Rejection::ApiKeyCheckBusy,
+        KeyError::PasswordUnsupported => Rejection::BasicMalformed,
+        KeyError::Login(error) => mint_rejection(error),
+        KeyError::Exchange(error) => error.into(),
         KeyError::Jwt(JwtError::Invalid(cause)) => Rejection::JwtInvalid(cause),
         KeyError::Jwt(JwtError::UnknownIssuer) => Rejection::JwtInvalid("its issuer is unknown"),
         KeyError::Jwt(JwtError::Expired) => Rejection::JwtExpired,
@@ -60,5 +75,14 @@ fn rejection_for(error: KeyError) -> Rejection {
         KeyError::Jwt(JwtError::UnknownKey(wait)) => Rejection::JwtKeyUnknown(wait),
         KeyError::Jwt(JwtError::KeysUnavailable) => Rejection::JwtKeysUnavailable,
         KeyError::TooManyFailures(TooManyFailures(wait)) => Rejection::TooManyFailures(wait),
+    }
+}
+
+impl From<ExchangeError> for Rejection {
+    fn from(error: ExchangeError) -> Rejection {
+        match error {
+            ExchangeError::Rejected => Rejection::UserKeyRefused,
+            ExchangeError::Unavailable => Rejection::UserKeyUnavailable,
+        }
     }
 }

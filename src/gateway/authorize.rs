@@ -95,7 +95,7 @@ fn decide(
 }
 
 /// SECURITY: a backend that decompresses or converts the body reads a different statement.
-fn is_plain_text(screened: &Screened) -> bool {
+pub fn is_plain_text(screened: &Screened) -> bool {
     let headers = screened.headers();
     let is_plain = |charset: &str| ["utf-8", "utf8", "us-ascii"].iter().any(|plain| charset.starts_with(plain));
     headers.all(HeaderName::ContentEncoding).all(|value| value.eq_ignore_ascii_case(b"identity"))

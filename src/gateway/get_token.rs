@@ -39,7 +39,7 @@ impl Gateway {
         let body = format!(r#"{{"data":["{}"],"status":"success"}}"#, minted.token.expose());
         let allowed = self.reject_denied_login(&minted);
         exchange.record.user = Some(minted.user);
-        exchange.record.key = Some(minted.fingerprint);
+        exchange.record.key = Some(minted.id.fingerprint());
         allowed.inspect_err(|rejection| exchange.record.audit("mint", rejection.reason()))?;
         // SECURITY: the token does not leave the gateway without a line about it, if the audit log is required.
         if exchange.record.audit_login().await.is_err() {
@@ -49,9 +49,9 @@ impl Gateway {
         Ok(GatewayResponse::local(StatusCode::OK, headers, Bytes::from(body)))
     }
 
-    fn reject_denied_login(&self, minted: &MintedToken) -> Result<(), Rejection> {
+    pub(super) fn reject_denied_login(&self, minted: &MintedToken) -> Result<(), Rejection> {
         let store = self.auth.store();
-        if store.denies(Some(&minted.user), minted.fingerprint) {
+        if store.denies(Some(&minted.user), minted.id.fingerprint()) {
             return Err(Rejection::CredentialDenied);
         }
         reject_stopped_user(store, &minted.user)
@@ -61,7 +61,7 @@ impl Gateway {
     async fn mint(&self, head: &Head, exchange: &Exchange) -> Result<MintedToken, (Rejection, Option<UserName>)> {
         let bearer = screen_login(&head.headers).map_err(|rejection| (rejection, None))?;
         let (client, timing) = (exchange.context().origin.address, &exchange.record.timing);
-        let minted = self.auth.mint(bearer, client, timing).await;
+        let minted = self.auth.mint(bearer, client, &self.upstreams[0].client, timing).await;
         minted.map_err(|MintFailure { error, claimed_user }| (mint_rejection(error), claimed_user))
     }
 }
@@ -85,13 +85,14 @@ fn bearer_token(headers: &Headers) -> Result<&str, Rejection> {
     }
 }
 
-fn mint_rejection(error: MintError) -> Rejection {
+pub(super) fn mint_rejection(error: MintError) -> Rejection {
     match error {
         MintError::Bearer(BearerError::NotAuthentic) => Rejection::BearerInvalid,
         MintError::Bearer(BearerError::TooOld) => Rejection::BearerExpired,
         MintError::Bearer(BearerError::MadeInFuture) => Rejection::BearerFromTheFuture,
         MintError::Bearer(BearerError::NoCredentials) => Rejection::BearerWithoutCredentials,
         MintError::Bearer(BearerError::InvalidUserName) => Rejection::BearerUserName,
+        MintError::Exchange(error) => error.into(),
         MintError::TooManyTokens(wait) => Rejection::TooManyTokens(wait),
         MintError::StoreUnavailable => Rejection::TokenStoreUnavailable,
         MintError::Login(VerifyError::Unavailable) => Rejection::VerifierUnavailable,

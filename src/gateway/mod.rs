@@ -30,6 +30,7 @@ mod rewrite;
 pub mod route;
 pub mod screen;
 mod send;
+mod show_token;
 pub mod snapshot;
 mod stop;
 
@@ -44,7 +45,7 @@ use tracing::error;
 
 use crate::admission::Admission;
 use crate::auth::Auth;
-use crate::config::{Config, LimitOptions, ProxyHeader};
+use crate::config::{Config, LimitOptions, ProxyHeader, ShowTokenPolicy};
 use crate::http::client_body::ClientBody;
 use crate::http::headers::{Head, Headers};
 use crate::observability::metrics;
@@ -70,6 +71,7 @@ use respond::GatewayResponse;
 use rewrite::Rewriter;
 use route::{RouteMatch, RouteTable};
 use screen::screen;
+use show_token::ShowTokenCheck;
 use stop::{reject_stopped, reject_stopped_statement};
 
 pub use respond::{DownstreamResponse, ObservedBody};
@@ -102,6 +104,7 @@ pub struct Gateway {
     /// By the index in the configuration; the first one also verifies keys.
     upstreams: Vec<GatewayUpstream>,
     limits: LimitOptions,
+    show_token: ShowTokenPolicy,
     trusted_proxies: Vec<IpNet>,
     proxy_header: ProxyHeader,
     admission: Arc<Admission>,
@@ -140,6 +143,7 @@ impl Gateway {
             auth,
             upstreams: upstreams.collect(),
             limits: config.limits,
+            show_token: config.show_token(),
             trusted_proxies: config.trusted_proxies.clone(),
             proxy_header: config.trusted_proxies_header,
             admission,
@@ -219,6 +223,7 @@ impl Gateway {
         let metrics = self.admission.metrics();
         let statement_check = authorize(&self.auth, &screened, &identity, exchange, metrics)?;
         limit(&screened, &identity, exchange)?;
+        let show_token = ShowTokenCheck::for_request(self.show_token, &screened, !body.is_end_stream(), &identity);
         let mut request = upstream.rewriter.rewrite(screened, profile, body, &identity, exchange);
         // Before the slot: a client that does not send its body must not occupy one.
         request.buffer_body(profile.buffer.unwrap_or(self.limits.buffer)).await?;
@@ -227,6 +232,11 @@ impl Gateway {
         }
         if let Some(check) = statement_check {
             authorize_statement(&self.auth, &check, &request, &identity, exchange, metrics)?;
+        }
+        if let Some(check) = show_token
+            && let Some(response) = Box::pin(self.show_token(check, request.whole_body(), &identity, exchange)).await?
+        {
+            return Ok(response);
         }
         exchange.permit().wait_for_slot(profile.upstream).await?;
         self.send(upstream, request, &identity, exchange).await

@@ -17,6 +17,7 @@ const ONTOLOGY_HEADERS: [&[u8]; 2] = [b"x-ontology", b"ontology"];
 pub fn requested_ontology(screened: &Screened) -> Result<Option<Cow<'_, str>>, Rejection> {
     let in_user_name = match screened.credential() {
         ClientCredential::Basic(basic) => basic.ontology(),
+        ClientCredential::Password(basic) => basic.ontology(),
         _ => None,
     };
     let named = match (in_user_name, ontology_in_path(screened.path())) {

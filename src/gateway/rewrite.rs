@@ -103,6 +103,7 @@ impl KeyHeader {
     fn of_credential(credential: &ClientCredential) -> KeyHeader {
         match credential {
             ClientCredential::Basic(basic) => KeyHeader::BasicAuthorization(basic.user().into()),
+            ClientCredential::Password(basic) => KeyHeader::BasicAuthorization(basic.key_user()),
             ClientCredential::Key(_)
             | ClientCredential::Jwt(_)
             | ClientCredential::BearerJwt(_)
@@ -147,7 +148,7 @@ impl Rewriter {
     pub fn new(upstream: &UpstreamOptions, dropped_headers: Vec<Glob>, body_limits: BodyLimits) -> Rewriter {
         let mode = match &upstream.credential {
             CredentialMode::Forward => RewriteMode::Forward,
-            CredentialMode::Platform | CredentialMode::Delegate => RewriteMode::PerUser,
+            CredentialMode::Platform | CredentialMode::Delegate | CredentialMode::ShowToken => RewriteMode::PerUser,
             // The configuration has checked that the key is a valid header value.
             CredentialMode::Impersonate { service_key } => {
                 RewriteMode::Impersonate { service_key: service_key.clone() }
@@ -176,7 +177,7 @@ impl Rewriter {
     fn is_client_session(&self, credential: &ClientCredential, identity: &Identity) -> bool {
         self.is_client_key_forwarded(identity)
             && identity.impersonated_user().is_none()
-            && !matches!(credential, ClientCredential::Basic(_))
+            && !matches!(credential, ClientCredential::Basic(_) | ClientCredential::Password(_))
     }
 
     /// True if the backend receives a token of this gateway.
@@ -288,6 +289,11 @@ impl Rewriter {
             (UpstreamCredential::AsSent, ClientCredential::Key(key)) => write_key(head, key.expose(), key_header),
             (UpstreamCredential::AsSent, ClientCredential::Basic(basic)) => {
                 write_key(head, basic.key().expose(), key_header);
+            }
+            // SECURITY: the token of the login, never the password.
+            (UpstreamCredential::AsSent, ClientCredential::Password(_)) => {
+                let token = identity.login_token().map(HeaderValue::as_bytes).unwrap_or_default();
+                write_key(head, token, key_header);
             }
             // SECURITY: nothing of the gateway's is added to a request that it has not authenticated.
             (UpstreamCredential::AsSent, ClientCredential::Unchecked(authorization)) => {

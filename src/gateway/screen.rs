@@ -7,7 +7,7 @@ use http::{Method, Uri};
 
 use crate::admission::RequestKind;
 use crate::auth::jwt::Jwt;
-use crate::auth::{ApiKey, BasicKey, ClientCredential, bearer_token};
+use crate::auth::{ApiKey, BasicKey, BasicPassword, ClientCredential, bearer_token};
 use crate::config::{ContentTypeRule, RouteProfile};
 use crate::gateway::header_policy::{self, Disposition, POLICY_HEADERS};
 use crate::gateway::ontology::requested_ontology;
@@ -103,7 +103,7 @@ pub fn screen(profile: &RouteProfile, head: Head, has_content: bool) -> Result<S
     let credential = client_credential(profile, &head.headers)?;
     let response_keepalive = profile.response_keepalive;
     let screened = Screened { head, credential, connection_options, max_body, response_keepalive };
-    if matches!(screened.credential, ClientCredential::Basic(_)) {
+    if matches!(screened.credential, ClientCredential::Basic(_) | ClientCredential::Password(_)) {
         requested_ontology(&screened)?;
     }
     Ok(screened)
@@ -178,7 +178,9 @@ fn client_credential(profile: &RouteProfile, headers: &Headers) -> Result<Client
         }
         (None, None, Some(token)) if bearer.is_some() => bearer_credential(profile, token, headers),
         (None, None, Some(value)) => {
-            BasicKey::parse(value).map(ClientCredential::Basic).ok_or(Rejection::BasicMalformed)
+            let key = BasicKey::parse(value).map(ClientCredential::Basic);
+            let password = || BasicPassword::parse(value).map(ClientCredential::Password);
+            key.or_else(password).ok_or(Rejection::BasicMalformed)
         }
         (Some(_), Some(_), _) | (Some(_), _, Some(_)) | (_, Some(_), Some(_)) => Err(Rejection::CredentialsAmbiguous),
         // The configuration has removed JWTs from the credentials of the route.

@@ -36,6 +36,9 @@
 {{- if and (has $credential (list "platform" "delegate")) (ne $credential $verifier) -}}
 {{- $problems = append $problems (printf "config.upstream.credential %s requires config.auth.verifier %s, which obtains the key" $credential $credential) -}}
 {{- end -}}
+{{- if and (eq $credential "show-token") (not (or (has $verifier (list "platform" "delegate")) ($config.auth).jwt_issuers)) -}}
+{{- $problems = append $problems "config.upstream.credential show-token requires config.auth.verifier platform or delegate, or config.auth.jwt_issuers: the backend must accept the login" -}}
+{{- end -}}
 {{- if and (eq $verifier "users-file") (not (or $secrets.usersFile.existingSecret ($config.auth).users_file)) -}}
 {{- $problems = append $problems "config.auth.verifier is users-file: name the Secret with the users and password hashes in secrets.usersFile.existingSecret" -}}
 {{- end -}}

@@ -34,9 +34,10 @@ pub struct VerifiedJwt {
 }
 
 impl VerifiedJwt {
-    /// The caller.
-    pub fn caller(&self) -> JwtCaller {
-        JwtCaller { user: self.claims.user.clone(), groups: self.claims.groups.clone() }
+    /// The caller. `issuer` is the index of this issuer.
+    pub fn caller(&self, issuer: usize) -> JwtCaller {
+        let VerifiedClaims { user, groups, expires_at, .. } = &self.claims;
+        JwtCaller { user: user.clone(), groups: groups.clone(), expires_at: *expires_at, issuer }
     }
 }
 

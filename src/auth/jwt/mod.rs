@@ -62,6 +62,10 @@ pub struct JwtCaller {
     pub user: UserName,
     /// The groups or roles; `None` if the issuer has no claim for them.
     pub groups: Option<Arc<[Box<str>]>>,
+    /// When the token expires, in seconds of Unix time, leeway included.
+    pub expires_at: u64,
+    /// The index of the issuer.
+    pub issuer: usize,
 }
 
 /// Why a token is not accepted.
@@ -122,6 +126,15 @@ impl Jwt {
     pub fn id(&self) -> TokenId {
         TokenId::from_token(&self.token)
     }
+
+    /// The hash of the token and the headers beside it.
+    pub fn id_with_headers(&self) -> TokenId {
+        let mut text = self.token.to_vec();
+        // Neither a token nor the value of a header contains a comma.
+        self.headers()
+            .for_each(|(name, value)| text.extend_from_slice(format!(",{},{value}", name.as_str()).as_bytes()));
+        TokenId::from_token(&text)
+    }
 }
 
 fn outcome(verified: &Result<JwtCaller, JwtError>) -> AuthOutcome {
@@ -176,7 +189,7 @@ impl JwtVerifier {
             let (issuer, verified) = (&self.issuers[cached.issuer], &cached.verified);
             if now < verified.claims.expires_at && issuer.keys.generation() == Some(verified.generation) {
                 issuer.check_headers(jwt, verified)?;
-                return Ok(verified.caller());
+                return Ok(verified.caller(cached.issuer));
             }
         }
         // Boxed, because a token is verified once and then cached.
@@ -199,7 +212,7 @@ impl JwtVerifier {
         }
         let verified = issuer.verify(token, &header, now).await?;
         issuer.check_headers(jwt, &verified)?;
-        let caller = verified.caller();
+        let caller = verified.caller(index);
         if self.cache.len() < MAX_CACHED {
             self.cache.insert(id, CachedJwt { issuer: index, verified });
         }
@@ -217,6 +230,11 @@ impl JwtVerifier {
         // SECURITY: everyone can encrypt, so the content must be signed.
         let is_signed = part_count(&token) == SIGNED_PARTS;
         is_signed.then_some((index, token)).ok_or(JwtError::Invalid("it is encrypted, but not signed"))
+    }
+
+    /// The name of an issuer, by [`JwtCaller::issuer`].
+    pub fn issuer_name(&self, index: usize) -> &str {
+        self.issuers[index].name()
     }
 
     /// Whether a token was verified before. Not whether it is still valid.

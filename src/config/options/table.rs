@@ -13,8 +13,8 @@ use crate::base::secret::Secret;
 use crate::config::audit::SyslogServer;
 use crate::config::choices::{
     AbandonedPolicy, AdminCommands, AdminSocketMode, AuditFailure, AuthorizationMode, ClientAuthMode, CredentialKind,
-    HalfClose, HostHeader, OwnKeys, ProxyHeader, ProxyProtocol, StoreMode, StoreType, TlsMinVersion, UnknownIssuers,
-    VerifierKind,
+    HalfClose, HostHeader, OwnKeys, ProxyHeader, ProxyProtocol, ShowTokenPolicy, StoreMode, StoreType, TlsMinVersion,
+    UnknownIssuers, VerifierKind,
 };
 use crate::config::file::Node;
 use crate::config::options::types::{Count, DurationOrZero, Limit, Size};
@@ -122,7 +122,8 @@ group! { UPSTREAM: UpstreamKeys = "upstream." {
         "Credential that is sent to the backend. forward: the client's own x-api-key, with the user in \
          x-forwarded-user. impersonate: the gateway's service key, with the user in x-api-impersonate-user. platform: \
          the user's own key, which the platform returns at login. delegate: the token that the backend's own get_token \
-         returned to the user.";
+         returned to the user. show-token: the user's own key, which the gateway requests with the statement SHOW TOKEN, \
+         the user's JWT or what the login returned; see tokens.md.";
     api_key: Secret,
         "Service key for upstream.credential=impersonate: a Timbr token that is allowed to impersonate.";
     ca_file: PathBuf,
@@ -287,6 +288,10 @@ group! {
     foreign_user_query: String,
         "Statement that returns the name of a foreign key's user, in one row with one column. It is sent to the ontology \
          system_db with each foreign key that the backend has accepted. Default: these users are unknown by name.";
+    show_token: ShowTokenPolicy,
+        "What a client receives that sends the statement SHOW TOKEN, which returns the user's own key. backend: the \
+         backend's response. deny: a rejection. mint: a token of the gateway, or the key that the client sent. Default: \
+         backend; with upstream.credential=show-token: mint. See tokens.md.";
     foreign_accept_ttl: Duration = "5m",
         "Cache time of the backend's acceptance of a foreign key.";
     foreign_reject_ttl: Duration = "10s",

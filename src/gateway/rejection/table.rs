@@ -412,7 +412,7 @@ rejections! {
     AuditUnavailable {
         status: SERVICE_UNAVAILABLE,
         reason: "audit_unavailable",
-        phases: [GetToken],
+        phases: [Authenticate, Authorize, GetToken],
         fault: Dependency,
         response_header: RetryAfter(5),
         header: None,
@@ -485,6 +485,32 @@ rejections! {
                   `x-api-key`, or ask the operator to configure your identity provider.",
         remedy: "A client sent a JWT, and `auth.jwt_issuers` is empty. Add its identity provider, or give the client a \
                  key.",
+    }
+    /// The login is valid, but the backend returns no key of its user.
+    UserKeyRefused {
+        status: FORBIDDEN,
+        reason: "user_key_refused",
+        phases: [Authenticate, GetToken],
+        fault: Credentials,
+        response_header: NoHeader,
+        header: None,
+        rules: ["upstream.credential"],
+        message: "Your login is valid, but Timbr returns no key for it. Ask the operator whether Timbr knows your user.",
+        remedy: "With `upstream.credential: show-token`, the backend rejected `SHOW TOKEN` with the user's login, or the \
+                 login has nothing that the backend could accept.",
+    }
+    /// The backend did not say which key the user has.
+    UserKeyUnavailable {
+        status: SERVICE_UNAVAILABLE,
+        reason: "user_key_unavailable",
+        phases: [Authenticate, GetToken],
+        fault: Dependency,
+        response_header: RetryAfter(2),
+        header: None,
+        rules: ["upstream.credential"],
+        message: "Your key in Timbr cannot be requested at the moment. Try again in a few seconds.",
+        remedy: "With `upstream.credential: show-token`, the backend did not respond to `SHOW TOKEN`, or not with one row \
+                 with a key in `token`, or too many such requests were in progress. The log has the cause.",
     }
     /// The `x-jwt-token` is malformed, or no known issuer has signed it.
     JwtInvalid(cause: &'static str) {
@@ -576,7 +602,7 @@ rejections! {
     TooManyTokens(wait: Duration) {
         status: TOO_MANY_REQUESTS,
         reason: "too_many_tokens",
-        phases: [GetToken],
+        phases: [Authenticate, GetToken],
         fault: Rules,
         response_header: RetryAfter(wait.as_secs() + 1),
         header: None,
@@ -614,6 +640,21 @@ rejections! {
         message: "You are authenticated, but no rule allows this request. Ask for a rule (authorization.rules).",
         remedy: "With `authorization.mode: enforce`, no rule of `authorization.rules` allows this request to the user.",
     }
+    /// The statement asks for the user's key, which clients do not receive.
+    ShowTokenDenied {
+        status: FORBIDDEN,
+        reason: "show_token_denied",
+        phases: [Authorize],
+        fault: Rules,
+        response_header: NoHeader,
+        header: None,
+        rules: ["tokens.show_token", "limits.buffer"],
+        message: "Clients do not receive their key through this gateway. `SHOW TOKEN`, and statements in which the gateway \
+                  cannot exclude it, are rejected. Log in with get_token.",
+        remedy: "`tokens.show_token` is `deny`; or it is `mint`, and the statement is not exactly `SHOW TOKEN` in a query, \
+                 or there can be no token of the gateway for its sender. Statements that are larger than `limits.buffer` or \
+                 ambiguous are rejected, too.",
+    }
     /// There is no `Authorization: Basic`, on a route that accepts it.
     BasicMissing {
         status: UNAUTHORIZED,
@@ -631,15 +672,15 @@ rejections! {
     BasicMalformed {
         status: UNAUTHORIZED,
         reason: "basic_malformed",
-        phases: [Screen],
+        phases: [Screen, Authenticate],
         fault: Credentials,
         response_header: BASIC,
         header: Some("authorization"),
         rules: [],
         message: "The `Authorization` header must be `Basic` with the user name `token` or `token@<ontology>` and your Timbr \
-                  token as the password.",
+                  token as the password. A user's own password is accepted only where the gateway can check it.",
         remedy: "On such a route, `Authorization` is not `Basic` with `token` or `token@<ontology>` as the user name and a \
-                 key as the password.",
+                 key as the password, or it has a user's name and `auth.verifier` is `salt-holder`, which checks no password.",
     }
     /// The user name, the path and the headers name different ontologies.
     OntologyAmbiguous {
@@ -733,7 +774,7 @@ rejections! {
     CredentialsWrong {
         status: UNAUTHORIZED,
         reason: "credentials_wrong",
-        phases: [GetToken],
+        phases: [Authenticate, GetToken],
         fault: Credentials,
         response_header: INVALID_BEARER,
         header: None,
@@ -745,7 +786,7 @@ rejections! {
     VerifierUnavailable {
         status: SERVICE_UNAVAILABLE,
         reason: "verifier_unavailable",
-        phases: [Upstream, GetToken],
+        phases: [Authenticate, Upstream, GetToken],
         fault: Dependency,
         response_header: RetryAfter(5),
         header: None,
@@ -772,7 +813,7 @@ rejections! {
     VerifierBusy {
         status: SERVICE_UNAVAILABLE,
         reason: "verifier_busy",
-        phases: [GetToken],
+        phases: [Authenticate, GetToken],
         fault: Rules,
         response_header: RetryAfter(5),
         header: None,

@@ -4,6 +4,7 @@
 
 mod sql;
 mod thrift;
+mod token_request;
 
 use std::borrow::Cow;
 use std::fmt;
@@ -12,6 +13,8 @@ use aws_lc_rs::digest::{SHA256, digest};
 use serde::Deserialize;
 
 use crate::base::hex;
+
+pub use token_request::TokenRequest;
 
 /// What a statement does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
