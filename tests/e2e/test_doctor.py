@@ -37,8 +37,9 @@ def test_all_steps_run_on_a_working_setup(doctor, backend, arrived):
     json_type, text_type = "application/json", "application/text"
     assert received[0] == ("/timbr/api/get_ontologies/", json_type), "with the random key"
     assert received[1:3] == [("/timbr/api/get_ontologies/", json_type), ("/timbr/api/query/", json_type)]
-    assert [kind for _, kind in received[3:]] == [text_type] * 5, "a query, an asynchronous one, and its polls"
-    assert [path for path, _ in received[5:]] == ["/timbr/openapi"] * 3
+    assert [kind for _, kind in received[3:8]] == [text_type] * 5, "a query, an asynchronous one, and its polls"
+    assert [path for path, _ in received[5:8]] == ["/timbr/openapi"] * 3
+    assert received[8:] == [("/timbr/api/mcp", json_type), ("/timbr-server/log_agent", json_type)], "the other routes"
     assert failures(doctor(backend.url, "--json")) == {}
 
 

@@ -19,6 +19,7 @@ use crate::base::percent;
 use crate::base::secret::Secret;
 use crate::cli::doctor::RESPONSE_TIMEOUT;
 use crate::cli::doctor::report::DoctorReport;
+use crate::cli::doctor::routes;
 use crate::config::{Config, ListenOptions, ServerUrl, StoreKind};
 use crate::outbound::http_client::HttpClient;
 
@@ -38,15 +39,15 @@ pub struct ClientChain {
 }
 
 /// A client of the gateway under test.
-struct DoctorClient {
+pub struct DoctorClient {
     http: HttpClient,
     token: Option<String>,
 }
 
 /// The part of a response that is checked; the body is null unless it is JSON.
-struct DoctorResponse {
-    status: StatusCode,
-    body: Value,
+pub struct DoctorResponse {
+    pub status: StatusCode,
+    pub body: Value,
 }
 
 impl ClientChain {
@@ -85,6 +86,7 @@ impl ClientChain {
         // The socket belongs to the running gateway.
         config.admin.socket = None;
         config.workers = 1;
+        let profiles = config.routes.clone();
         let bound = app::bind(config, &Clock::system())?;
         let port = bound.addresses().http.context("the HTTP listener is configured")?.port();
         let (control, commands) = control::channel();
@@ -93,6 +95,8 @@ impl ClientChain {
         let mut client = DoctorClient { http: HttpClient::with_tls(&url, None, RESPONSE_TIMEOUT), token: None };
         if client.get_token(&salt, &login, report).await {
             self.run_queries(&client, report).await;
+            let token = client.token.take().unwrap_or_default();
+            routes::check(&profiles, &token, &client, report).await;
         } else {
             report.skipped("queries", "requires a token");
         }
@@ -103,7 +107,8 @@ impl ClientChain {
     }
 
     async fn run_queries(&self, client: &DoctorClient, report: &mut DoctorReport) {
-        let response = client.send(Method::GET, "/timbr/api/get_ontologies/", "application/json", &[], "").await;
+        let response =
+            client.send(Method::GET, "/timbr/api/get_ontologies/", "application/json", &[], Bytes::new()).await;
         let Some(ontologies) = report_response("get_ontologies", &response, report, |body| body["data"].is_array())
         else {
             return report.skipped("queries", "requires get_ontologies to succeed");
@@ -114,15 +119,16 @@ impl ClientChain {
         };
         // The request of `pytimbr_api.executeQuery`.
         let body = json!({"ontology_name": ontology, "query": self.query}).to_string();
-        let response = client.send(Method::POST, "/timbr/api/query/", "application/json", &[], &body).await;
+        let response = client.send(Method::POST, "/timbr/api/query/", "application/json", &[], Bytes::from(body)).await;
         report_response("query", &response, report, |body| body["status"] == "success");
         // The request of `pytimbr_api.run_query`.
         let path = format!("/timbr/openapi/ontology/{}/query", percent::encode(&ontology));
         let text = "application/text";
-        let response = client.send(Method::POST, &path, text, &[("nested", "false")], &self.query).await;
+        let query = Bytes::from(self.query.clone());
+        let response = client.send(Method::POST, &path, text, &[("nested", "false")], query.clone()).await;
         report_response("openapi query", &response, report, |_| true);
         let headers = [("nested", "false"), ("x-async", "true")];
-        let response = client.send(Method::POST, &path, text, &headers, &self.query).await;
+        let response = client.send(Method::POST, &path, text, &headers, query).await;
         if let Some(body) = report_response("async query", &response, report, |body| body["response_id"].is_string()) {
             let id = body["response_id"].as_str().unwrap_or_default();
             client.poll(&format!("/timbr/openapi/get-async-results/{}", percent::encode(id)), report).await;
@@ -139,7 +145,8 @@ impl DoctorClient {
         };
         let authorization = format!("Bearer {}", bearer.expose());
         let headers = [(AUTHORIZATION.as_str(), authorization.as_str())];
-        let response = self.send(Method::POST, "/timbr/api/get_token", "application/json", &headers, "").await;
+        let response =
+            self.send(Method::POST, "/timbr/api/get_token", "application/json", &headers, Bytes::new()).await;
         let body = report_response("get_token", &response, report, |body| body["data"][0].is_string());
         self.token = body.and_then(|body| body["data"][0].as_str().map(str::to_owned));
         self.token.is_some()
@@ -147,7 +154,7 @@ impl DoctorClient {
 
     async fn poll(&self, path: &str, report: &mut DoctorReport) {
         for _ in 0..MAX_POLLS {
-            let response = self.send(Method::GET, path, "application/text", &[], "").await;
+            let response = self.send(Method::GET, path, "application/text", &[], Bytes::new()).await;
             let running = response.as_ref().is_ok_and(|response| response.body["status"] == "running");
             if !running {
                 report_response("async result", &response, report, |body| body["status"] == "completed");
@@ -158,13 +165,14 @@ impl DoctorClient {
         report.failed("async result", "still running after 30 seconds", "the backend, or a shorter --query");
     }
 
-    async fn send(
+    /// Sends a request through the gateway, with the token if there is one.
+    pub async fn send(
         &self,
         method: Method,
         path: &str,
         content_type: &str,
         headers: &[(&str, &str)],
-        body: &str,
+        body: Bytes,
     ) -> Result<DoctorResponse, String> {
         let mut request = Request::builder().method(method).uri(path).header(CONTENT_TYPE, content_type);
         request = request.header(CONNECTION, "close");
@@ -174,7 +182,7 @@ impl DoctorClient {
         if let Some(token) = &self.token {
             request = request.header("x-api-key", token);
         }
-        let request = request.body(Full::new(Bytes::copy_from_slice(body.as_bytes())));
+        let request = request.body(Full::new(body));
         let request = request.map_err(|_| "the request is invalid".to_owned())?;
         let response = self.http.send(request).await.map_err(|error| error.to_string())?;
         let body = serde_json::from_slice(response.body()).unwrap_or_default();
@@ -209,17 +217,21 @@ fn report_response(
     None
 }
 
-const BACKEND_REJECTS_TOKEN: &str = "upstream.credential: the backend does not know the tokens that the gateway makes, or \
+/// The fix for a backend that rejects the credential.
+pub const BACKEND_REJECTS_TOKEN: &str = "upstream.credential: the backend does not know the tokens that the gateway makes, or \
      rejects the key behind them. For an unmodified API service, set auth.verifier and upstream.credential to delegate; \
      with forward, the backend must trust x-forwarded-user; with impersonate, the service key must be allowed to \
      impersonate";
 
 /// The setting that fixes a rejection by the gateway (`reason`) or an error of the backend (no reason).
-fn suggest_fix(reason: Option<&str>, status: StatusCode) -> &'static str {
+pub fn suggest_fix(reason: Option<&str>, status: StatusCode) -> &'static str {
     match (reason, status) {
         (Some("credentials_wrong"), _) => "--user and the password, or auth.verifier and its settings",
         (Some("verifier_unavailable" | "verifier_busy"), _) => {
             "the server of auth.verifier (platform.url, ldap.url, upstream.url); see the log above"
+        }
+        (Some("user_key_refused" | "user_key_unavailable"), _) => {
+            "upstream.credential: the backend returns no key for SHOW TOKEN; see the log above"
         }
         (Some("token_store_unavailable"), _) => "store.urls, store.password, store.ca_file; see the log above",
         // Its own gateway has just made the token, so these come from a backend that has such reasons, too.

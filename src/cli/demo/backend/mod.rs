@@ -100,7 +100,7 @@ async fn respond(request: Request<Incoming>, state: &Mutex<DemoState>) -> Respon
 /// Trusts the user name sent by the gateway, as the backend of a sidecar on the loopback address may.
 fn authenticate(head: &Parts) -> Option<String> {
     let header = |name| head.headers.get(name).and_then(|value| value.to_str().ok());
-    match (header("x-forwarded-user"), header("x-api-key")) {
+    match (header("x-forwarded-user"), header("x-api-key").or(header("authorization"))) {
         (Some(user), Some(_)) => Some(user.to_owned()),
         (None, Some(PLATFORM_KEY)) => Some("platform-user".to_owned()),
         _ => None,
