@@ -86,9 +86,10 @@ def test_sqlalchemy_by_pytimbr_sqla_and_pyhive(front, timbr_server, key):
 
 def test_jdbc_by_pytimbr(front, timbr_server, key):
     arrived = timbr_server.mark()
-    assert clients.run("sample_pytimbr_jdbc.py", front, key) == ["['customer', 'order']"] * 3
+    assert clients.run("sample_pytimbr_jdbc.py", front, key) == ["['customer', 'order']"] * 4
     seen = arrived()
-    assert {(one["path"], one["basic"], one["cookie"]) for one in seen} == {("/timbr-server", f"token:{key}", None)}
+    assert {(one["path"], one["basic"], one["cookie"]) for one in seen} == {
+        (path, f"token:{key}", None) for path in ("/timbr-server", "/timbr-server/ontology/sales")}
 
 
 def test_all_requests_of_langchain_timbr(front, timbr_server, backend, key):
@@ -98,7 +99,9 @@ def test_all_requests_of_langchain_timbr(front, timbr_server, backend, key):
     assert "Ada Lovelace" in printed[0] and "Ada" in printed[2] and printed[3] == "prompt True", printed
     assert [one["path"] for one in arrived() if "log_agent" in one["path"]] == [
         f"/timbr-server/log_agent/{name}" for name in ("running", "running_update_step", "history")], "in this order"
-    assert {one["basic"] for one in arrived() if "log_agent" in one["path"]} == {f"token:{key}"}
+    assert [one["path"] for one in arrived() if "log_benchmark" in one["path"]] == [
+        f"/timbr-server/log_benchmark/{name}" for name in ("running", "running_update_completed", "history")]
+    assert {one["basic"] for one in arrived() if "/log_" in one["path"]} == {f"token:{key}"}
     assert any(seen["path"] == "/timbr/api/kb/search" for seen in queries())
 
 

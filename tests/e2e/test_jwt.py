@@ -8,9 +8,10 @@ import pytest
 import requests
 from pytimbr_api import timbr_http_connector as timbr
 
-from backend.keys import SERVICE_KEY
+from backend.keys import PLATFORM_KEYS, SERVICE_KEY
 from support.gateway import JSON
 from support.idp import Idp
+from support.langchain import langchain_module
 
 SQL = "SELECT name FROM customer ORDER BY customer_id LIMIT 1"
 ROWS = [{"name": "Ada Lovelace"}]
@@ -49,6 +50,23 @@ def test_impersonate_sends_the_service_key_instead_of_the_jwt(setup, backend, id
                            verify_ssl=gateway.ca) == ROWS
     (seen,) = arrived()
     assert seen["user"] == "carol" and token not in str(seen)
+
+
+def test_langchain_timbr_exchanges_a_jwt_without_receiving_the_permanent_key(setup, backend, idp, arrived):
+    """`langchain_timbr.utils.timbr_auth` 6.4.1: `SHOW TOKEN` on `system_db`, then `x-api-key`."""
+    permanent = next(key for key, user in PLATFORM_KEYS.items() if user == "dora")
+    gateway = setup.gateway(backend.url, **idp.options(), UPSTREAM_CREDENTIAL="show-token")
+    jwt = idp.token("dora")
+    gateway.secrets.add(jwt)
+    auth = langchain_module("utils.timbr_auth")
+    token, is_jwt = auth.resolve_timbr_auth(gateway.url, jwt, True, verify_ssl=gateway.ca)
+    assert (is_jwt, token.startswith("tk_"), token == permanent) == (False, True, False)
+    gateway.secrets.add(token)
+    rows = timbr.run_query(url=gateway.url, ontology="sales", token=token, query=SQL, verify_ssl=gateway.ca)
+    assert rows == ROWS
+    exchange, query = arrived()
+    assert exchange["folded"]["HTTP_X_JWT_TOKEN"] == jwt, "by the gateway"
+    assert (query["folded"]["HTTP_X_API_KEY"], query["user"]) == (permanent, "dora")
 
 
 @pytest.mark.parametrize(("claims", "reason"), [
