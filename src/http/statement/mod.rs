@@ -82,6 +82,10 @@ pub struct Statement<'a> {
     pub mcp: Option<McpCall<'a>>,
     /// The hash of the statement without its literals; `None` without a statement, or if it is unknown.
     pub fingerprint: Option<StatementFingerprint>,
+    /// The statement as it was sent; `None` without one.
+    pub text: Option<Cow<'a, str>>,
+    /// The statement without its literals; empty if its class is unknown.
+    pub normalized: String,
 }
 
 /// What an MCP request does.
@@ -133,20 +137,26 @@ struct McpParameters<'a> {
 
 impl<'a> Statement<'a> {
     /// What is known of a body that is too large or incomplete: nothing.
-    pub const UNKNOWN: Statement<'static> =
-        Statement { class: StatementClass::Unknown, ontology: None, mcp: None, fingerprint: None };
+    pub const UNKNOWN: Statement<'static> = Statement {
+        class: StatementClass::Unknown,
+        ontology: None,
+        mcp: None,
+        fingerprint: None,
+        text: None,
+        normalized: String::new(),
+    };
 
     /// Reads a body. `body` must be complete: the rest of a longer one could change its meaning.
     pub fn read(format: StatementFormat, body: &'a [u8]) -> Statement<'a> {
         let statement = match format {
-            StatementFormat::Sql => std::str::from_utf8(body).ok().map(|text| Statement::from_sql(text, None)),
+            StatementFormat::Sql => std::str::from_utf8(body).ok().map(|text| Statement::from_sql(text.into(), None)),
             StatementFormat::Json => {
-                read_object::<JsonQuery<'a>>(body).map(|json| Statement::from_sql(&json.query, json.ontology_name))
+                read_object::<JsonQuery<'a>>(body).map(|json| Statement::from_sql(json.query, json.ontology_name))
             }
             StatementFormat::Thrift if thrift::is_session_call(body) => {
                 Some(Statement { class: StatementClass::Show, ..Statement::UNKNOWN })
             }
-            StatementFormat::Thrift => thrift::statement(body).map(|text| Statement::from_sql(text, None)),
+            StatementFormat::Thrift => thrift::statement(body).map(|text| Statement::from_sql(text.into(), None)),
             // Without a body it opens a stream or ends a session.
             StatementFormat::Mcp if body.is_empty() => {
                 Some(Statement { mcp: Some(McpCall::NoTool), ..Statement::UNKNOWN })
@@ -156,13 +166,19 @@ impl<'a> Statement<'a> {
         statement.unwrap_or(Statement::UNKNOWN)
     }
 
-    fn from_sql(text: &str, ontology: Option<Cow<'a, str>>) -> Statement<'a> {
-        let sql::Classified { class, normalized } = sql::classify(text);
+    /// Whether the body is a call that executes no statement.
+    pub fn is_session_call(&self) -> bool {
+        let is_of_thrift_session = self.class == StatementClass::Show && self.text.is_none();
+        is_of_thrift_session || self.mcp == Some(McpCall::NoTool)
+    }
+
+    fn from_sql(text: Cow<'a, str>, ontology: Option<Cow<'a, str>>) -> Statement<'a> {
+        let sql::Classified { class, normalized } = sql::classify(&text);
         let fingerprint = (class != StatementClass::Unknown).then(|| {
             let hash = digest(&SHA256, normalized.as_bytes());
             StatementFingerprint(*hash.as_ref().first_chunk().expect("SHA-256 has 32 bytes"))
         });
-        Statement { class, ontology, mcp: None, fingerprint }
+        Statement { class, ontology, mcp: None, fingerprint, text: Some(text), normalized }
     }
 
     fn from_mcp(request: McpRequest<'a>) -> Statement<'a> {
@@ -222,7 +238,8 @@ mod tests {
             (StatementFormat::Mcp, r#"{"method":"tools/call"}"#),
             (StatementFormat::Json, r#"["SELECT 1", "sales"]"#),
         ] {
-            assert_eq!(read(format, body), Statement::UNKNOWN, "{body}");
+            let read = read(format, body);
+            assert_eq!(Statement { text: None, ..read }, Statement::UNKNOWN, "{body}");
         }
         assert_eq!(Statement::read(StatementFormat::Sql, b"SELECT '\xff'"), Statement::UNKNOWN);
     }
