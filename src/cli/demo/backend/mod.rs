@@ -83,6 +83,8 @@ async fn serve(listener: std::net::TcpListener, state: Arc<Mutex<DemoState>>) {
 async fn respond(request: Request<Incoming>, state: &Mutex<DemoState>) -> Response<Full<Bytes>> {
     let (head, body) = request.into_parts();
     let body = Limited::new(body, MAX_BODY_BYTES).collect().await.map(Collected::to_bytes).unwrap_or_default();
+    // A client that leaves ends the statement, as this future is dropped.
+    tokio::time::sleep(sql::duration(&String::from_utf8_lossy(&body))).await;
     let mut state = state.lock();
     let (status, body) = match authenticate(&head) {
         Some(user) => {

@@ -1,13 +1,31 @@
 //! A subset of SQL: `SELECT * | columns FROM [dtimbr.]concept [LIMIT n]`, and `SELECT 1`, which clients and `doctor`
-//! send as a connection test.
+//! send as a connection test. `SELECT SLEEP(seconds)` takes that time.
+
+use std::time::Duration;
 
 use serde_json::{Map, Value, json};
 
 use crate::cli::demo::backend::data::{CONCEPTS, DemoConcept};
 
+/// Maximum duration of a statement.
+const MAX_SLEEP: Duration = Duration::from_secs(3600);
+
+/// How long a statement takes.
+pub fn duration(sql: &str) -> Duration {
+    sleep_seconds(sql).map_or(Duration::ZERO, |seconds| Duration::from_secs(seconds).min(MAX_SLEEP))
+}
+
+fn sleep_seconds(sql: &str) -> Option<u64> {
+    let sql = sql.trim().trim_end_matches(';').to_ascii_lowercase();
+    sql.strip_prefix("select sleep(")?.strip_suffix(')')?.parse().ok()
+}
+
 /// Returns the rows as objects, or an error message for the client.
 pub fn run(ontology: &str, sql: &str) -> Result<Vec<Value>, String> {
     const USAGE: &str = "the demo supports SELECT * | columns FROM concept [LIMIT n]";
+    if let Some(seconds) = sleep_seconds(sql) {
+        return Ok(vec![json!({ "sleep": seconds })]);
+    }
     let sql = sql.trim().trim_end_matches(';').replace(',', " , ");
     let words: Vec<&str> = sql.split_whitespace().collect();
     if let [select, number] = words[..]
@@ -62,6 +80,13 @@ mod tests {
         assert_eq!(rows, [serde_json::json!({"name": "Ada Lovelace", "country": "United Kingdom"})]);
         assert_eq!(run("sales", "SELECT 1").expect("supported"), [serde_json::json!({"1": 1})]);
         assert_eq!(run("logistics", "SELECT * FROM warehouse").expect("supported").len(), 3);
+    }
+
+    #[test]
+    fn a_statement_can_take_time() {
+        assert_eq!(duration("SELECT SLEEP(60)"), Duration::from_secs(60));
+        assert_eq!(run("sales", "select sleep(2);").expect("supported"), [serde_json::json!({"sleep": 2})]);
+        assert_eq!((duration("select sleep(99999)"), duration("SELECT 1")), (MAX_SLEEP, Duration::ZERO));
     }
 
     #[test]
